@@ -1,0 +1,1 @@
+"""Vision transformers in JAX/Flax: pretraining, transfer, published tables."""

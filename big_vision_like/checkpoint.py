@@ -1,0 +1,316 @@
+"""Nothing is lost: saving, resuming, and starting from other weights.
+
+A run's folder holds `config.json` and `checkpoints/STEP/`, each with the state, the
+position of the input and the seconds spent, committed at once when it is complete.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections as mlc
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from big_vision_like.errors import UserError
+from big_vision_like.metrics import say
+from big_vision_like.ops import positions
+from big_vision_like.weights import tree as trees
+
+Tree = dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Keeps the last `keep_last`, every one at a multiple of `keep_every` steps, and the
+  best by the evaluation scalar `keep_best` (such as 'val/top1'; larger is better).
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    keep_last: int = 2,
+    keep_every: int | None = None,
+    keep_best: str | None = None,
+  ):
+    self.folder = workdir.absolute() / 'checkpoints'
+    policies = [managers.LatestN(keep_last)]
+    if keep_every:
+      policies.append(managers.EveryNSteps(keep_every))
+    if keep_best:
+      best = managers.BestN(
+        get_metric_fn=lambda scalars: scalars[keep_best],
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      )
+      policies.append(best)
+    self._keep_best = keep_best
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind: type | None, *_) -> None:
+    with contextlib.suppress(Exception) if kind else _saving(self):
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @property
+  def latest(self) -> int | None:
+    """The step of the newest complete checkpoint."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    position: Mapping[str, Any],
+    seconds: float,
+    scalars: Mapping[str, float] | None = None,
+    wait: bool = False,
+  ) -> None:
+    """Starts to write a checkpoint; the state may be donated when this returns."""
+    best = None
+    if scalars and self._keep_best in scalars:
+      best = {self._keep_best: float(scalars[self._keep_best])}
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state.replace(frozen=None)),
+      progress=ocp.args.JsonSave({'position': position, 'seconds': seconds}),
+    )
+    with _saving(self):
+      self._manager.save(step, args=items, metrics=best)
+      if wait:
+        self._manager.wait_until_finished()
+
+  def check(self) -> None:
+    """Raises if writing in the background has failed."""
+    with _saving(self):
+      self._manager.check_for_errors()
+
+  def restore(self, state: Any) -> tuple[Any, Mapping[str, Any], float] | None:
+    """The newest readable state, input position and seconds; None where none is.
+
+    `state` is abstract, with shardings. Unreadable checkpoints newer than the one
+    taken are set aside under another name, never deleted.
+    """
+    reasons = {}
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(state.replace(frozen=None)),
+      progress=ocp.args.JsonRestore(),
+    )
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        restored = self._manager.restore(step, args=items)
+        break
+      except Exception as error:  # whatever a damaged file makes the readers raise
+        reasons[step] = _first_line(error)
+    else:
+      if reasons:
+        listed = '; '.join(f'step {step}: {why}' for step, why in reasons.items())
+        raise UserError(
+          f'no checkpoint in {self.folder} can be read ({listed}). Was the model'
+          ' changed since? Move the folder away to start anew.'
+        )
+      return None
+    for bad, why in reasons.items():
+      aside = self.folder.parent / f'unreadable-{bad}'
+      os.replace(self.folder / str(bad), aside)
+      say('restore', f'checkpoint {bad} is unreadable ({why}): set aside as {aside}')
+    if reasons:
+      self._manager.reload()
+      say('restore', f'going on from the previous good checkpoint, step {step}')
+    progress = restored.progress
+    return restored.state, progress['position'], progress['seconds']
+
+
+@contextlib.contextmanager
+def _saving(checkpoints: Checkpoints) -> Iterator[None]:
+  """Turns whatever writing raises into one sentence."""
+  try:
+    yield
+  except Exception as error:
+    with contextlib.suppress(Exception):
+      checkpoints._manager.reload()
+    good = checkpoints.latest
+    last = 'there is none yet' if good is None else f'the last good one is step {good}'
+    raise UserError(
+      f'saving a checkpoint to {checkpoints.folder} failed ({_first_line(error)});'
+      f' {last}. Free space there and run the same command again.'
+    ) from error
+
+
+def _first_line(error: BaseException) -> str:
+  text = ' '.join(str(error).split())
+  return f'{type(error).__name__}: {text[:200]}'
+
+
+def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
+  """Saves the config in a new folder; refuses the folder of another config."""
+  path = workdir / 'config.json'
+  plain = json.loads(config.to_json())
+  if path.exists():
+    before, now = _flat(json.loads(path.read_text())), _flat(plain)
+    changes = [
+      f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
+      for key in sorted({*before, *now})
+      if before.get(key, ...) != now.get(key, ...)
+    ]
+    if changes:
+      listed = '\n'.join(changes)
+      raise UserError(
+        f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
+        ' --workdir, or the saved config: --config=' + str(path)
+      )
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(plain, indent=2) + '\n')
+  os.replace(temporary, path)
+
+
+def _flat(node: Any, path: str = '') -> dict[str, Any]:
+  if isinstance(node, dict) and node:
+    parts = [_flat(v, f'{path}.{k}' if path else k) for k, v in node.items()]
+  elif isinstance(node, list) and node:
+    parts = [_flat(v, f'{path}[{i}]') for i, v in enumerate(node)]
+  else:
+    return {path: node}
+  return {k: v for part in parts for k, v in part.items()}
+
+
+def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tree]:
+  """Parameters, averages and batch statistics of a run, as numpy: (step, dict).
+
+  The dict has `params`, `ema` (None where not kept) and `mutable`.
+  """
+  folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+  names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+  steps = sorted(int(name) for name in names if name.isdigit())
+  if not steps:
+    raise UserError(f'{workdir} holds no checkpoint: has that run been started?')
+  if step is not None and step not in steps:
+    listed = ', '.join(map(str, steps))
+    raise UserError(f'{workdir} has no checkpoint of step {step}, only of {listed}.')
+  step = steps[-1] if step is None else step
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      path = folder / str(step) / 'state'
+      saved = reader.metadata(path).item_metadata.tree
+      wanted = {k: saved[k] for k in ('params', 'ema', 'mutable') if k in saved}
+      like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted)
+      kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+      arguments = ocp.args.PyTreeRestore(
+        item=like, restore_args=kind, partial_restore=True
+      )
+      return step, {'ema': None, 'mutable': {}} | reader.restore(path, arguments)
+  except (ValueError, OSError, KeyError) as error:
+    raise UserError(
+      f'checkpoint {step} of {workdir} cannot be read ({_first_line(error)}).'
+    ) from error
+
+
+def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Tree:
+  """The parameters of another run, for `InitFrom`; its running average if it has one."""
+  _, saved = load(workdir, step)
+  return saved['ema'] if ema and saved['ema'] is not None else saved['params']
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+  """Parameters to start from, fitted to the model of a new run.
+
+  `weights` is a tree from a reader (`from_run`, `vit.from_npz`, ...); what matches the
+  patterns in `leave_out` starts anew, like the head. Position embeddings are resized,
+  to `grid` (height, width) where it is not square. Names or shapes that do not fit
+  raise, except those that `allow_missing` (in the weights) or `allow_unused` matches.
+  """
+
+  weights: Tree
+  leave_out: Sequence[str] = ('head/.*',)
+  allow_missing: Sequence[str] = ()
+  allow_unused: Sequence[str] = ()
+  grid: tuple[int, int] | None = None
+
+  def fit(self, params: Tree) -> Tree:
+    """`params` (of the new model) with all that the weights have; prints an account."""
+    scanned = _is_stacked(params)
+    ours = trees.flatten(trees.unstack_blocks(params))
+    theirs = trees.flatten(trees.unstack_blocks(self.weights))
+    result, resized, missing, wrong = dict(ours), [], [], []
+    for name, value in ours.items():
+      if _matches(self.leave_out, name):
+        continue
+      if name not in theirs:
+        missing.append(name)
+        continue
+      loaded = theirs[name]
+      if name.endswith('pos_embedding') and loaded.shape != value.shape:
+        loaded = self._resized(loaded, value.shape)
+        resized.append(f'{name} {theirs[name].shape} -> {value.shape}')
+      if loaded.shape != value.shape:
+        wrong.append(f'{name}: {loaded.shape} in the weights, {value.shape} here')
+        continue
+      result[name] = np.asarray(loaded, value.dtype)
+    unused = [n for n in theirs if n not in ours and not _matches(self.leave_out, n)]
+    problems = [f'shape of {text}' for text in wrong]
+    problems += [
+      f'not in the weights: {n}' for n in missing if not _matches(self.allow_missing, n)
+    ]
+    problems += [
+      f'not in the model: {n}' for n in unused if not _matches(self.allow_unused, n)
+    ]
+    if problems:
+      listed = '\n  '.join(problems)
+      raise UserError(
+        f'init_from does not fit the model:\n  {listed}\nName what may differ in'
+        ' init_from.leave_out, allow_missing or allow_unused (regular expressions).'
+      )
+    fresh = [n for n in ours if _matches(self.leave_out, n)] + missing
+    dropped = [n for n in theirs if _matches(self.leave_out, n)] + unused
+    taken = [n for n in ours if n not in fresh]
+    size = sum(ours[n].size for n in taken)
+    say('init', f'loaded {len(taken)} of {len(ours)} parameters ({size:,} values)')
+    for title, names in [
+      ('resized', resized),
+      ('starting anew', fresh),
+      ('left out of the weights', dropped),
+    ]:
+      if names:
+        say('', f'{title}: {", ".join(names)}')
+    nested = trees.unflatten(result)
+    return trees.stack_blocks(nested) if scanned else nested
+
+  def _resized(self, pos_1ND: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    grid_from, prefix_from = positions.square_grid(pos_1ND.shape[1])
+    if self.grid is None:
+      grid_to, prefix_to = positions.square_grid(shape[1])
+    else:
+      grid_to = tuple(self.grid)
+      prefix_to = shape[1] - grid_to[0] * grid_to[1]
+    if prefix_from and not prefix_to:
+      pos_1ND, prefix_from = pos_1ND[:, 1:], 0
+    elif prefix_to and not prefix_from:
+      pos_1ND, prefix_from = np.pad(pos_1ND, ((0, 0), (1, 0), (0, 0))), 1
+    return positions.resize(pos_1ND, grid_from, grid_to, num_prefix=prefix_from)
+
+
+def _is_stacked(params: Tree) -> bool:
+  return any(re.search(r'(^|/)blocks/', name) for name in trees.flatten(params))
+
+
+def _matches(patterns: Sequence[str], name: str) -> bool:
+  return any(re.fullmatch(pattern, name) for pattern in patterns)

@@ -1,0 +1,114 @@
+"""Where examples come from: random access to dicts of numpy values."""
+
+import dataclasses
+import functools
+import importlib
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from big_vision_like.errors import UserError
+
+# Data sets that this package knows how to write; importing the module tells TFDS.
+OUR_BUILDERS = {
+  'digits': 'big_vision_like.data.digits',
+  'glyphs': 'big_vision_like.data.procedural.glyphs',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+  """A split of a TFDS data set stored as array_record, images still encoded.
+
+  `name` is as in TFDS (`'glyphs/32'`, `'cifar10:3.0.2'`), `split` too
+  (`'train[:90%]'`); `data_dir` defaults to TFDS's own (`TFDS_DATA_DIR` or
+  `~/tensorflow_datasets`).
+  """
+
+  name: str
+  split: str = 'train'
+  data_dir: str | None = None
+
+  @functools.cached_property
+  def builder(self) -> Any:
+    """The TFDS builder; raises `UserError` where the data set is not prepared."""
+    import tensorflow_datasets as tfds
+
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    module = OUR_BUILDERS.get(self.name.partition('/')[0].partition(':')[0])
+    if module is not None:
+      importlib.import_module(module)
+    try:
+      builder = tfds.builder(self.name, data_dir=self.data_dir)
+    except Exception as error:  # TFDS raises several unrelated types here
+      raise UserError(f'TFDS knows no data set {self.name!r}: {error}') from error
+    if not builder.is_prepared():
+      raise MissingDataError(self, str(builder.data_path))
+    return builder
+
+  @functools.cached_property
+  def records(self) -> Any:
+    """TFDS's random-access reader of the split."""
+    import tensorflow_datasets as tfds
+
+    features = self.builder.info.features
+    encoded = {
+      name: tfds.decode.SkipDecoding()
+      for name, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
+    }
+    try:
+      return self.builder.as_data_source(split=self.split, decoders=encoded)
+    except (ValueError, KeyError) as error:
+      splits = ', '.join(self.builder.info.splits)
+      raise UserError(
+        f'{self.name} has no split {self.split!r}; it has {splits}.'
+      ) from error
+
+  @property
+  def label_names(self) -> list[str] | None:
+    """The classes' names in order, where the data set has them."""
+    feature = self.builder.info.features.get('label')
+    return list(feature.names) if getattr(feature, 'names', None) else None
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.records[index]
+
+  def __getstate__(self) -> dict[str, Any]:
+    # Workers open their own files.
+    return {k: v for k, v in self.__dict__.items() if k not in ('builder', 'records')}
+
+
+class MissingDataError(UserError):
+  """A data set that has to be prepared first."""
+
+  def __init__(self, source: Tfds, path: str):
+    self.source = source
+    super().__init__(f'data set {source.name!r} is not at {path}. {remedy([source])}')
+
+
+def remedy(sources: Iterable[Tfds]) -> str:
+  """The command that prepares these data sets."""
+  names = ' '.join(dict.fromkeys(s.name for s in sources))
+  folders = dict.fromkeys(s.data_dir for s in sources if s.data_dir)
+  where = ''.join(f' --data-dir {folder}' for folder in folders)
+  return f'Prepare it with: python tools/prepare_data.py {names}{where}'
+
+
+def check_prepared(sources: Iterable[Tfds]) -> None:
+  """Raises one error that names every data set still to be prepared."""
+  missing = []
+  for source in sources:
+    try:
+      len(source)
+    except MissingDataError as error:
+      missing.append(error)
+  if len(missing) == 1:
+    raise missing[0]
+  if missing:
+    absent = [error.source for error in missing]
+    names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
+    raise UserError(f'data sets {names} are not prepared. {remedy(absent)}')

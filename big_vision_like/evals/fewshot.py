@@ -1,0 +1,59 @@
+"""Few-shot linear probe on frozen features, arXiv:2010.11929 section 4.1.
+
+Axes: N training examples, M test examples, D features, C classes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from big_vision_like.data import pipeline
+from big_vision_like.evals import evaluator
+from big_vision_like.evals.evaluator import Arrays, Predict, Put, Results
+from big_vision_like.ops import ridge
+
+
+@dataclasses.dataclass(kw_only=True)
+class FewShot(evaluator.Evaluator):
+  """Accuracy on `data` of ridge regression fitted to k examples per class of `train`.
+
+  Features are the model's `pre_logits`. The mean over `seeds` draws of examples is
+  reported for each k in `shots` as 'K-shot', its standard deviation as 'K-shot std'.
+  """
+
+  train: pipeline.EvalInput
+  shots: Sequence[int] = (1, 5, 10, 25)
+  seeds: int = 3
+  l2: float = 2.0**10
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh, put: Put) -> Results:
+    def outputs(state: Any, batch: Arrays) -> Arrays:
+      features = predict(state, batch, jax.random.key(0))['pre_logits']
+      return {'features': features, 'label': batch['label'], 'mask': batch['mask']}
+
+    step = self.compiled(outputs, mesh)
+
+    def features(data: pipeline.EvalInput) -> tuple[np.ndarray, np.ndarray]:
+      rows = list(evaluator.whole_batches(step, data, state, mesh, put))
+      joined = {k: np.concatenate([r[k] for r in rows]) for k in ('features', 'label')}
+      return joined['features'].astype(np.float32), joined['label']
+
+    x_ND, y_N = features(self.train)
+    x_MD, y_M = features(self.data)
+    num_classes = int(max(y_N.max(), y_M.max())) + 1
+    results = {}
+    for k in self.shots:
+      accuracies = []
+      for seed in range(self.seeds):
+        drawn = ridge.fewshot_indices(y_N, k, seed)
+        scores_MC = ridge.ridge_scores(
+          x_ND[drawn], y_N[drawn], x_MD, num_classes, self.l2
+        )
+        accuracies.append(np.mean(np.asarray(scores_MC).argmax(axis=-1) == y_M))
+      results[f'{k}-shot'] = float(np.mean(accuracies))
+      results[f'{k}-shot std'] = float(np.std(accuracies))
+    return results

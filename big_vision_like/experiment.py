@@ -1,0 +1,166 @@
+"""A config made real: its task, input, evaluators and mesh, and the compiled step."""
+
+import argparse
+import dataclasses
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections as mlc
+
+from big_vision_like import mesh as meshes
+from big_vision_like import spec
+from big_vision_like.data import pipeline, sources
+from big_vision_like.errors import UserError
+from big_vision_like.evals.evaluator import Evaluator
+from big_vision_like.tasks.task import State, Task
+
+# The length of an epoch where no training data is at hand and none is needed.
+NOMINAL_EPOCH = 10**6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
+
+  `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
+  (path regex, axes); `keep_best` names an evaluation scalar such as 'val/top1'.
+  """
+
+  task: Any
+  train_data: Any
+  total_steps: Any
+  evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  seed: int = 0
+  init_from: Any = None
+  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  sharding: Sequence[Any] = ()
+  log_every: int = 50
+  checkpoint_every: Any = 1000
+  keep_last: int = 2
+  keep_every: int | None = None
+  keep_best: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What a config builds. `data` and `batches` are None where nothing is trained."""
+
+  run: Run
+  task: Task
+  evaluators: Mapping[str, Evaluator]
+  mesh: jax.sharding.Mesh
+  data: pipeline.TrainInput | None
+
+  @functools.cached_property
+  def example(self) -> pipeline.Batch:
+    """This process's rows of the first batch."""
+    batches = iter(self.data)
+    try:
+      return next(batches)
+    finally:
+      batches.close()
+
+  @property
+  def key(self) -> jax.Array:
+    """Where all randomness on the devices comes from."""
+    return jax.random.key(self.run.seed)
+
+  @functools.cached_property
+  def abstract_state(self) -> State:
+    """Shapes, types and shardings of the state."""
+    example = meshes.put(self.example, self.mesh)
+    shapes = jax.eval_shape(self.task.init, self.key, example)
+    shardings = meshes.state_shardings(self.mesh, shapes, self.run.sharding)
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+
+  @property
+  def shardings(self) -> State:
+    """How the state lies on the devices."""
+    return jax.tree.map(lambda x: x.sharding, self.abstract_state)
+
+  def init(self) -> State:
+    """The state before the first step, each device making its own part."""
+    init = jax.jit(self.task.init, out_shardings=self.shardings)
+    return init(self.key, meshes.put(self.example, self.mesh))
+
+  def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    """One training step, its key from the seed and the step's number."""
+    key = jax.random.fold_in(self.key, state.step)
+    return self.task.train_step(state, batch, key)
+
+  @functools.cached_property
+  def compiled_step(self) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """`step` jitted over the mesh; it takes the old state's memory for the new one."""
+    out = (self.shardings, meshes.replicated(self.mesh))
+    return jax.jit(self.step, donate_argnums=0, out_shardings=out)
+
+
+def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
+  """Builds a config; all data sets it names must be there before anything starts."""
+  wanted = config if training else config.get('evals', {})
+  sources.check_prepared(
+    spec.build(node, path)
+    for path, node in spec.calls(wanted)
+    if spec.symbol(node, path) is sources.Tfds
+  )
+  data = None
+  epoch, batch_size = NOMINAL_EPOCH, 1
+  if training:
+    data = spec.build(config.train_data, 'config.train_data')
+    epoch, batch_size = data.examples_per_epoch, data.batch_size
+  run = Run(**spec.in_steps(config, epoch, batch_size))
+  if training and run.total_steps < 1:
+    raise UserError(f'config.total_steps comes to {run.total_steps}: train longer.')
+  mesh = meshes.make_mesh(**run.mesh)
+  evaluators = {
+    name: spec.build(node, f'config.evals.{name}') for name, node in run.evals.items()
+  }
+  if training:
+    meshes.check_batch_size(mesh, batch_size, 'config.train_data.batch_size')
+  for name, evaluator in evaluators.items():
+    where = f'config.evals.{name}.data.batch_size'
+    meshes.check_batch_size(mesh, evaluator.data.batch_size, where)
+  task = spec.build(run.task, 'config.task')
+  return Experiment(run, task, evaluators, mesh, data)
+
+
+def parse(
+  parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, mlc.ConfigDict]:
+  """Parses `--config`, `--workdir`, `--config.FIELD=VALUE` and the parser's own flags.
+
+  Without --config the one saved in the workdir is used.
+  """
+  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax and TFDS chat through it
+  parser.add_argument('--config', help='a config file, FILE.py[:ARGUMENT]')
+  parser.add_argument('--workdir', help='the folder of the run')
+  parser.epilog = 'Any field of the config: --config.task.model.depth=24'
+  args, rest = parser.parse_known_args(argv)
+  overrides = []
+  rest = collect_pairs(rest)
+  for text in rest:
+    if not text.startswith('--config.'):
+      raise UserError(f'unknown argument {text!r}; see --help.')
+    overrides.append(text.removeprefix('--config.'))
+  if args.config is None and args.workdir is not None:
+    args.config = str(pathlib.Path(args.workdir) / 'config.json')
+  if args.config is None:
+    raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
+  return args, spec.load(args.config, overrides, root=Run)
+
+
+def collect_pairs(words: Sequence[str]) -> list[str]:
+  """Joins `--config.a 3` to `--config.a=3`."""
+  joined: list[str] = []
+  for word in words:
+    if joined and not word.startswith('--') and '=' not in joined[-1]:
+      joined[-1] += f'={word}'
+    else:
+      joined.append(word)
+  return joined

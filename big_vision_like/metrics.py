@@ -1,0 +1,199 @@
+"""What a run tells the world: progress lines, metrics.jsonl, TensorBoard."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import tensorboardX
+
+from big_vision_like import flops
+
+
+class Metrics:
+  """Writes one run's metrics; only process 0 writes and prints.
+
+  `metrics.jsonl` holds one object a line: `step`, `kind` ('train', 'eval', 'info') and
+  scalars. Lines after `start_step`, left by a run that was killed, are dropped.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    start_step: int,
+    total_steps: int,
+    batch_size: int,
+    seconds: float = 0.0,
+  ):
+    self._total_steps, self._batch_size = total_steps, batch_size
+    self._flops_per_step = None
+    self._start_step, self._before = start_step, seconds
+    self._last = (start_step, time.perf_counter())
+    self._paused = 0.0
+    self._started = time.perf_counter()
+    self._active = jax.process_index() == 0
+    if self._active:
+      path = workdir / 'metrics.jsonl'
+      _drop_after(path, start_step)
+      self._lines = path.open('a')
+      self._board = tensorboardX.SummaryWriter(
+        str(workdir / 'tensorboard'), purge_step=start_step or None
+      )
+
+  def __enter__(self) -> 'Metrics':
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._active:
+      self._lines.close()
+      self._board.close()
+
+  @property
+  def seconds(self) -> float:
+    """Seconds spent on this run so far, interrupted ones included."""
+    return self._before + time.perf_counter() - self._started
+
+  def say(self, title: str, text: str) -> None:
+    """Prints one line of the run's account of itself."""
+    if self._active:
+      say(title, text)
+
+  def measure(self, step: int, flops_per_step: int | None) -> None:
+    """Starts the clock of throughput, after compilation."""
+    self._flops_per_step = flops_per_step
+    self._last = (step, time.perf_counter())
+    self._paused = 0.0
+
+  def pause(self, seconds: float) -> None:
+    """Takes time spent on evaluation out of the throughput."""
+    self._paused += seconds
+
+  def train(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Logs the scalars of a training step and prints the progress line."""
+    now = time.perf_counter()
+    last_step, last_time = self._last
+    elapsed = max(now - last_time - self._paused, 1e-9)
+    rate = (step - last_step) / elapsed
+    self._last, self._paused = (step, now), 0.0
+    scalars = dict(scalars)
+    if step > last_step:
+      scalars['examples_per_second'] = rate * self._batch_size
+      peak = flops.peak(jax.devices()[0])
+      if peak and self._flops_per_step:
+        scalars['mfu'] = self._flops_per_step * rate / (peak * jax.device_count())
+    scalars['seconds'] = self.seconds
+    self.write(step, 'train', scalars)
+    if self._active:
+      left = (self._total_steps - step) / rate if step > last_step else None
+      print(progress_line(step, self._total_steps, scalars, left), flush=True)
+
+  def evaluation(
+    self, step: int, name: str, scalars: Mapping[str, float], seconds: float
+  ) -> None:
+    """Logs and prints what an evaluator measured."""
+    named = {f'{name}/{key}': value for key, value in scalars.items()}
+    self.write(step, 'eval', named)
+    values = '  '.join(f'{key} {value:.4g}' for key, value in scalars.items())
+    self.say(name, f'{values}  ({seconds:.1f} s)')
+
+  def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+    """Appends to metrics.jsonl and TensorBoard."""
+    if not self._active:
+      return
+    record = {'step': step, 'kind': kind} | {k: float(v) for k, v in scalars.items()}
+    self._lines.write(json.dumps(record) + '\n')
+    self._lines.flush()
+    for key, value in scalars.items():
+      tag = key if kind == 'eval' else f'{kind}/{key}'
+      self._board.add_scalar(tag, float(value), step)
+
+  def pictures(self, step: int, name: str, images_BHWC: np.ndarray) -> None:
+    """Writes a sheet of uint8 images (B, H, W, 1 or 3) to TensorBoard."""
+    if self._active:
+      images_BHWC = np.repeat(images_BHWC, 3 // images_BHWC.shape[-1], axis=-1)
+      self._board.add_images(name, images_BHWC, step, dataformats='NHWC')
+
+
+def say(title: str, text: str) -> None:
+  """One line with a title in a column of its own."""
+  print(f'{title:<10}{text}', flush=True)
+
+
+def progress_line(
+  step: int, total: int, scalars: Mapping[str, float], seconds_left: float | None
+) -> str:
+  """'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'."""
+  width = len(f'{total:,}')
+  parts = [f'step {step:>{width},}/{total:,}  {100 * step // total:>3} %']
+  parts += [f'{k} {scalars[k]:.4f}' for k in ('loss', 'top1') if k in scalars]
+  if 'examples_per_second' in scalars:
+    parts.append(f'{scalars["examples_per_second"]:,.0f} examples/s')
+  if 'mfu' in scalars:
+    parts.append(f'MFU {100 * scalars["mfu"]:.1f} %')
+  if seconds_left is not None:
+    parts.append(f'ETA {duration(seconds_left)}')
+  return '  '.join(parts)
+
+
+def duration(seconds: float) -> str:
+  """'1:02:03' or '4:05'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def read(workdir: pathlib.Path | str) -> list[dict]:
+  """The records of a run's metrics.jsonl; a last line cut short is left out."""
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  records = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      print(f'{path}: left out an unreadable line: {line[:60]!r}', file=sys.stderr)
+  return records
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+  if not path.exists():
+    return
+  kept = [json.dumps(r) + '\n' for r in read(path.parent) if r['step'] <= step]
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(''.join(kept))
+  os.replace(temporary, path)
+
+
+class CompileWatch:
+  """Tells of every compilation that was not expected, and the shapes at hand.
+
+  Set `expected` around what may compile; `now` is the (step, batch) being worked on.
+  """
+
+  EVENT = '/jax/core/compile/backend_compile_duration'
+
+  def __init__(self, metrics: Metrics):
+    self._metrics = metrics
+    self.expected = True
+    self.now: tuple[int, Mapping[str, jax.Array]] = (0, {})
+
+  def __enter__(self) -> 'CompileWatch':
+    jax.monitoring.register_event_duration_secs_listener(self._heard)
+    return self
+
+  def __exit__(self, *_) -> None:
+    jax.monitoring.unregister_event_duration_listener(self._heard)
+
+  def _heard(self, event: str, seconds: float, **details) -> None:
+    if event != self.EVENT or self.expected:
+      return
+    step, batch = self.now
+    shapes = ', '.join(f'{k} {v.dtype}{list(v.shape)}' for k, v in batch.items())
+    name = details.get('fun_name', 'a function')
+    self._metrics.say(
+      'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'
+    )
+    self._metrics.write(step, 'info', {'recompile_seconds': seconds})

@@ -1,0 +1,157 @@
+"""Optimizers from parts: schedules, clipping, per-parameter decay and rates.
+
+Rules are ordered (path regex, factor) pairs; the first that matches a parameter's whole
+'/'-joined path counts, and a parameter that none matches takes the default.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from big_vision_like.errors import UserError
+
+Rules = Sequence[tuple[str, float]]
+Tree = dict
+
+
+def path_of(keys: Sequence[jax.tree_util.KeyEntry]) -> str:
+  """'encoder/block_0/mlp/fc1/kernel' for a leaf of a tree."""
+  return jax.tree_util.keystr(keys, simple=True, separator='/')
+
+
+def factors(tree: Tree, rules: Rules, default: float) -> Tree:
+  """The factor that the rules give each leaf; a rule that matches nothing raises."""
+  unused = [pattern for pattern, _ in rules]
+
+  def factor(keys: Sequence[jax.tree_util.KeyEntry], _) -> float:
+    for pattern, value in rules:
+      if re.fullmatch(pattern, path_of(keys)):
+        if pattern in unused:
+          unused.remove(pattern)
+        return value
+    return default
+
+  result = jax.tree_util.tree_map_with_path(factor, tree)
+  for pattern in unused:
+    # A later rule may be shadowed by an earlier one on purpose; a typo matches nothing.
+    if not any(
+      re.fullmatch(pattern, path_of(keys))
+      for keys, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ):
+      raise UserError(f'the rule {pattern!r} matches no parameter')
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """An optax transformation that also knows its rules for each parameter.
+
+  The update is -rate(step) * rate_factor * (transform(gradient) + decay * parameter),
+  after the gradients were clipped to a global norm of `clip_norm`.
+  """
+
+  transform: optax.GradientTransformation
+  rate: Callable[[jax.Array], jax.Array] | float
+  weight_decay: float = 0.0
+  clip_norm: float | None = None
+  decay_rules: Rules = (('.*kernel', 1.0),)
+  rate_rules: Rules = ()
+
+  def rate_at(self, step: jax.Array | int) -> jax.Array:
+    """The learning rate of step `step` (0 is the first)."""
+    return jnp.asarray(self.rate(step) if callable(self.rate) else self.rate)
+
+  def decay_of(self, params: Tree) -> Tree:
+    """Weight decay of each parameter."""
+    rules = self.decay_rules if self.weight_decay else ()
+    return jax.tree.map(lambda f: self.weight_decay * f, factors(params, rules, 0.0))
+
+  def rate_factor_of(self, params: Tree) -> Tree:
+    """What multiplies the learning rate of each parameter."""
+    return factors(params, self.rate_rules, 1.0)
+
+  def _chain(self, params: Tree) -> optax.GradientTransformation:
+    parts = []
+    if self.clip_norm is not None:
+      parts.append(optax.clip_by_global_norm(self.clip_norm))
+    parts.append(self.transform)
+    if self.weight_decay:
+      parts.append(_add_decay(self.decay_of(params)))
+    parts.append(optax.scale_by_learning_rate(self.rate))
+    if self.rate_rules:
+      parts.append(_scale(self.rate_factor_of(params)))
+    return optax.chain(*parts)
+
+  def init(self, params: Tree) -> optax.OptState:
+    """The optimizer's state before the first step."""
+    return self._chain(params).init(params)
+
+  def update(
+    self, grads: Tree, state: optax.OptState, params: Tree
+  ) -> tuple[Tree, optax.OptState]:
+    """What to add to the parameters, and the next state."""
+    return self._chain(params).update(grads, state, params)
+
+
+def _add_decay(decay: Tree) -> optax.GradientTransformation:
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(
+      lambda u, p, d: u + d * p, updates, params, decay
+    )
+  )
+
+
+def _scale(factor: Tree) -> optax.GradientTransformation:
+  return optax.stateless(
+    lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factor)
+  )
+
+
+def adamw(
+  rate: Callable[[jax.Array], jax.Array] | float,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  mu_dtype: str | None = None,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+) -> Optimizer:
+  """Adam with decoupled decay, which the rate multiplies (arXiv:1711.05101)."""
+  transform = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=mu_dtype)
+  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+
+
+def momentum(
+  rate: Callable[[jax.Array], jax.Array] | float,
+  decay: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  dtype: str | None = None,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+) -> Optimizer:
+  """SGD with momentum, its buffer kept in `dtype` (how the ViTs are fine-tuned)."""
+  transform = optax.trace(decay, nesterov, accumulator_dtype=dtype)
+  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+
+
+def layer_decay(decay: float, depth: int) -> list[tuple[str, float]]:
+  """Rate rules of layer-wise decay (arXiv:2111.06377): the head 1, block i decay^(L-i).
+
+  For the unrolled layout (`block_0`, ...), L = `depth`.
+  """
+  embed = '(embed/.*|cls|pos_embedding)'
+  rules = [(f'encoder/block_{i}/.*', decay ** (depth - i)) for i in range(depth)]
+  return [(embed, decay ** (depth + 1)), *rules]
+
+
+def ema(average: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:
+  """Running average whose decay grows with the step as (1 + t) / (10 + t) at most."""
+  decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)

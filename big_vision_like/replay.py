@@ -1,0 +1,109 @@
+"""A loss that is not finite: stop, keep the evidence, and show the very step again."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from big_vision_like import checkpoint
+from big_vision_like import mesh as meshes
+from big_vision_like.data.pipeline import Batch
+from big_vision_like.errors import UserError
+from big_vision_like.experiment import Experiment
+from big_vision_like.metrics import say
+
+
+def check_finite(
+  workdir: pathlib.Path,
+  step: int,
+  batch: Batch,
+  scalars: Mapping[str, np.ndarray],
+  last_good: int | None,
+) -> None:
+  """Raises if a scalar is not finite, after saving a capsule of the step."""
+  bad = [name for name, value in scalars.items() if not np.isfinite(value)]
+  if not bad:
+    return
+  folder = workdir / f'capsule-{step}'
+  folder.mkdir(exist_ok=True)
+  np.savez(folder / f'batch-{jax.process_index()}.npz', **batch)
+  values = {name: str(value) for name, value in scalars.items()}
+  story = {'step': step, 'scalars': values, 'last_good_checkpoint': last_good}
+  (folder / 'capsule.json').write_text(json.dumps(story, indent=2) + '\n')
+  kept = 'none was saved yet' if last_good is None else f'step {last_good:,} is kept'
+  raise UserError(
+    f'{", ".join(bad)} is not finite at step {step:,} (loss {values["loss"]}).'
+    f' Last good checkpoint: {kept}. Its batch and scalars are in {folder}.'
+    f' To see the step again: python -m big_vision_like.train --workdir={workdir}'
+    f' --replay={step}'
+  )
+
+
+def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
+  """Goes from the last good checkpoint to `step` and names what is not finite first."""
+  path = workdir / f'capsule-{step}' / f'batch-{jax.process_index()}.npz'
+  if not path.exists():
+    found = sorted(p.name for p in workdir.glob('capsule-*')) or ['none']
+    raise UserError(
+      f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
+    )
+  batches = iter(run.data)
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    restored = checkpoints.restore(run.abstract_state)
+  if restored is None:
+    from big_vision_like.train import initial_state
+
+    state = initial_state(run)
+  else:
+    state, position, _ = restored
+    batches.set_state(position)
+  if int(state.step) >= step:
+    raise UserError(f'the checkpoint is at step {int(state.step)}, after {step}.')
+  say('replay', f'from step {int(state.step):,} to {step:,}')
+  while int(state.step) < step - 1:
+    state, _ = run.compiled_step(state, meshes.put(next(batches), run.mesh))
+  with np.load(path) as saved:
+    batch = dict(saved)
+  same = all(np.array_equal(batch[k], v) for k, v in next(batches).items())
+  batches.close()
+  say('replay', f'the batch of step {step:,} is {"the same" if same else "DIFFERENT"}')
+  _report(run, state, meshes.put(batch, run.mesh), step)
+
+
+def _report(run: Experiment, state, batch: dict[str, jax.Array], step: int) -> None:
+  for name, tree in [('parameters', state.params), ('batch', batch)]:
+    bad = _not_finite(tree)
+    say('replay', f'{name} before the step: {bad or "all finite"}')
+  after, scalars = jax.jit(run.step)(state, batch)
+  for name, value in jax.device_get(scalars).items():
+    say('replay', f'{name} = {value}')
+  say('replay', f'parameters after the step: {_not_finite(after.params)}')
+  with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
+    try:
+      run.step(state, batch)
+    except FloatingPointError as error:
+      frames = _our_frames(error)
+      say('replay', f'first: {error} {frames}')
+    else:
+      say('replay', f'step {step:,} is finite when run operation by operation')
+
+
+def _not_finite(tree) -> str:
+  names = [
+    jax.tree_util.keystr(keys, simple=True, separator='/')
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+    and not np.isfinite(np.asarray(leaf, np.float32)).all()
+  ]
+  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+  return f'not finite in {", ".join(names[:5])}{more}' if names else ''
+
+
+def _our_frames(error: BaseException) -> str:
+  import traceback
+
+  frames = traceback.extract_tb(error.__traceback__)
+  ours = [f for f in frames if 'big_vision_like' in f.filename]
+  return f'at {ours[-1].filename}:{ours[-1].lineno} ({ours[-1].line})' if ours else ''

@@ -1,0 +1,241 @@
+"""How configs name things: `spec` records a call as plain data, `build` makes it.
+
+A config is a `ConfigDict` of plain values, so it serialises to JSON and takes overrides
+from the command line, yet it is written with the real classes: an editor jumps to them,
+and a misspelt argument fails while the file loads.
+"""
+
+import ast
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections as mlc
+
+from big_vision_like.errors import UserError
+
+
+def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
+  """Records the call `fn(**kwargs)` as plain data; wrong names fail here."""
+  root, name = fn.__module__.partition('.')[0], fn.__qualname__
+  # The public path where there is one: optax:adamw, not optax._src.alias:adamw.
+  public = getattr(sys.modules[root], name, None) is fn
+  path = f'{root if public else fn.__module__}:{name}'
+  _check_names(fn, kwargs, path)
+  # Not type safe: a fork may put 100 where epochs(2) was; overrides check types.
+  return mlc.ConfigDict({'_fn': path, **kwargs}, type_safe=False)
+
+
+def epochs(count: float) -> mlc.ConfigDict:
+  """A duration in passes over the training data, wherever a config wants steps."""
+  return mlc.ConfigDict({'epochs': count})
+
+
+def examples(count: int) -> mlc.ConfigDict:
+  """A duration in training examples seen, wherever a config wants steps."""
+  return mlc.ConfigDict({'examples': count})
+
+
+def build(node: Any, path: str = 'config') -> Any:
+  """Makes the recorded calls, innermost first.
+
+  Raises `UserError` naming the place in the config for unknown or missing arguments.
+  """
+  if isinstance(node, (list, tuple)):
+    return type(node)(build(v, f'{path}[{i}]') for i, v in enumerate(node))
+  if not isinstance(node, (dict, mlc.ConfigDict)):
+    return node
+  kwargs = {k: build(v, f'{path}.{k}') for k, v in node.items() if k != '_fn'}
+  if '_fn' not in node:
+    return kwargs
+  fn = symbol(node, path)
+  _check_names(fn, kwargs, path, complete=True)
+  try:
+    return fn(**kwargs)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+
+
+def symbol(node: Mapping[str, Any], path: str = 'config') -> Callable[..., Any]:
+  """The function or class that a recorded call names."""
+  module, _, name = node['_fn'].partition(':')
+  try:
+    return getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError) as error:
+    raise UserError(f'{path}._fn: cannot import {node["_fn"]!r} ({error}).') from error
+
+
+def calls(node: Any, path: str = 'config') -> Iterator[tuple[str, Mapping[str, Any]]]:
+  """Every recorded call below `node`, with its place in the config."""
+  if isinstance(node, (list, tuple)):
+    for i, value in enumerate(node):
+      yield from calls(value, f'{path}[{i}]')
+  elif isinstance(node, (dict, mlc.ConfigDict)):
+    if '_fn' in node:
+      yield path, node
+    for key, value in node.items():
+      yield from calls(value, f'{path}.{key}')
+
+
+def in_steps(node: Any, examples_per_epoch: int, batch_size: int) -> Any:
+  """Plain copy of a config in which every duration is a number of steps."""
+  if isinstance(node, (list, tuple)):
+    return type(node)(in_steps(v, examples_per_epoch, batch_size) for v in node)
+  if not isinstance(node, (dict, mlc.ConfigDict)):
+    return node
+  if set(node) == {'epochs'}:
+    return round(node['epochs'] * examples_per_epoch / batch_size)
+  if set(node) == {'examples'}:
+    return round(node['examples'] / batch_size)
+  return {k: in_steps(v, examples_per_epoch, batch_size) for k, v in node.items()}
+
+
+def load(
+  path: str, overrides: Sequence[str] = (), root: Callable[..., Any] | None = None
+) -> mlc.ConfigDict:
+  """Loads `file.py[:arg]` (its `get_config(arg)`) or a saved `config.json`.
+
+  `overrides` are `task.model.depth=24` strings, applied in order; derived values
+  follow. `root` is the callable whose arguments are the fields of the config itself.
+  """
+  name, _, arg = path.partition(':')
+  file = pathlib.Path(name)
+  if not file.is_file():
+    raise UserError(f'--config: no file {name!r}.')
+  if file.suffix == '.json':
+    config = mlc.ConfigDict(json.loads(file.read_text()))
+  else:
+    module_spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    config = module.get_config(arg) if arg else module.get_config()
+  for text in overrides:
+    override(config, text, root)
+  if root is not None:
+    _check_names(root, dict(config.items()), 'config')
+  for where, node in calls(config):
+    kwargs = {k: v for k, v in node.items() if k != '_fn'}
+    _check_names(symbol(node, where), kwargs, where)
+  return config
+
+
+def override(
+  config: mlc.ConfigDict, text: str, root: Callable[..., Any] | None = None
+) -> None:
+  """Applies one `a.b[1].c=value`; the value is a Python literal or else a string."""
+  path, equals, raw = text.partition('=')
+  if not equals:
+    raise UserError(f'--config.{text}: write --config.{text}=VALUE.')
+  try:
+    value = ast.literal_eval(raw)
+  except (ValueError, SyntaxError):
+    value = {'true': True, 'false': False, 'none': None}.get(raw.lower(), raw)
+  *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
+  node, where = config, 'config'
+  for key in parents:
+    node, where = _child(node, key, where), _join(where, key)
+  if isinstance(node, (list, tuple)):
+    _child(node, last, where)
+    if isinstance(node, tuple):
+      raise UserError(f'{where} is a tuple: override it whole.')
+    _check_type(node[last], value, _join(where, last))
+    node[last] = value
+    return
+  if not isinstance(node, (dict, mlc.ConfigDict)):
+    raise UserError(f'{where} is {node!r}: it has no field {last!r}.')
+  if last not in node:
+    fn = symbol(node, where) if '_fn' in node else root if node is config else None
+    fields = inspect.signature(fn).parameters if fn else {}
+    if last not in fields:
+      names = [*(k for k in node if k != '_fn'), *fields]
+      raise UserError(f'{where} has no field {last!r}; {_nearest(last, names)}')
+    _check_type(fields[last], value, _join(where, last))
+  else:
+    _check_type(node[last], value, _join(where, last))
+  unlocked = getattr(node, 'unlocked', contextlib.nullcontext)
+  ignore_type = getattr(node, 'ignore_type', contextlib.nullcontext)
+  with unlocked(), ignore_type():
+    node[last] = type(node[last])(value) if _widens(node.get(last), value) else value
+
+
+def _child(node: Any, key: int | str, where: str) -> Any:
+  try:
+    return node[key]
+  except (KeyError, IndexError, TypeError, AttributeError):
+    pass
+  if isinstance(node, (list, tuple)):
+    raise UserError(f'{where} has {len(node)} entries: no [{key}].')
+  if isinstance(node, (dict, mlc.ConfigDict)):
+    names = [k for k in node if k != '_fn']
+    raise UserError(f'{where} has no field {key!r}; {_nearest(str(key), names)}')
+  raise UserError(f'{where} is {node!r}: it has no field {key!r}.')
+
+
+def _join(where: str, key: int | str) -> str:
+  return f'{where}[{key}]' if isinstance(key, int) else f'{where}.{key}'
+
+
+def _widens(old: Any, new: Any) -> bool:
+  """A whole number where a float is expected, a list where a tuple is."""
+  widens = (type(old), type(new)) in [(float, int), (tuple, list)]
+  return widens
+
+
+def _check_type(old: Any, new: Any, where: str) -> None:
+  """`old` is the value to replace, or the parameter of a signature to fill."""
+  if isinstance(old, inspect.Parameter):
+    if old.default not in (None, inspect.Parameter.empty):
+      old = old.default
+    elif old.annotation in (int, float, str, bool) and new is not None:
+      old = old.annotation()
+    else:
+      return
+  if old is None or new is None or type(old) is type(new) or _widens(old, new):
+    return
+  if isinstance(old, (dict, mlc.ConfigDict)):
+    if isinstance(new, int) and set(old) <= {'epochs', 'examples'}:
+      return  # a number of steps instead of epochs(...) or examples(...)
+    raise UserError(f'{where} is a group of fields: override one of {_fields(old)}.')
+  raise UserError(
+    f'{where} takes a {type(old).__name__} (now {old!r}), not {new!r}'
+    f' of type {type(new).__name__}.'
+  )
+
+
+def _fields(node: Mapping[str, Any]) -> str:
+  return ', '.join(k for k in node if k != '_fn')
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+  close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  if close:
+    return f'did you mean {close[0]!r}?'
+  return f'it has {", ".join(names)}.' if names else 'it has none.'
+
+
+def _check_names(
+  fn: Callable[..., Any], kwargs: Mapping[str, Any], path: str, complete: bool = False
+) -> None:
+  """Raises if `fn` does not take these arguments (`complete`: or needs more)."""
+  parameters = inspect.signature(fn).parameters
+  if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    return
+  for name in kwargs:
+    if name not in parameters:
+      title = '' if path == 'config' else f' ({getattr(fn, "__qualname__", fn)})'
+      raise UserError(
+        f'{path}{title} has no field {name!r}; {_nearest(name, list(parameters))}'
+      )
+  if complete:
+    required = [n for n, p in parameters.items() if p.default is p.empty]
+    missing = [n for n in required if n not in kwargs]
+    if missing:
+      raise UserError(f'{path} ({fn.__qualname__}) needs {", ".join(missing)}.')

@@ -1,0 +1,80 @@
+"""Images to classes.  Axes: B batch, H W image, C channels or classes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import images, losses, mixing
+from big_vision_like.tasks import task
+from big_vision_like.tasks.task import Arrays, State
+
+LOSSES = {
+  'softmax': losses.softmax_cross_entropy,
+  'sigmoid': losses.sigmoid_cross_entropy,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(task.GradientTask):
+  """Cross-entropy over classes; batches hold `image` (uint8 or [-1, 1]) and `label`.
+
+  `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs were
+  pre-trained on ImageNet-21k and JFT). `mixup` is the alpha of arXiv:1710.09412.
+  """
+
+  loss_type: str = 'softmax'
+  label_smoothing: float = 0.0
+  mixup: float = 0.0
+
+  def __post_init__(self) -> None:
+    if self.loss_type not in LOSSES:
+      raise UserError(f'loss_type={self.loss_type!r} is not one of {", ".join(LOSSES)}')
+
+  def check(self, batch: dict) -> None:
+    labels, classes = batch['label'], self.model.num_classes
+    for i in ((labels < 0) | (labels >= classes)).nonzero()[0]:
+      which = f' of the example with id {batch["id"][i]}' if 'id' in batch else ''
+      raise UserError(
+        f'label {labels[i]}{which} is out of range: the model has {classes} classes'
+        f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
+      )
+
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    return (images.normalize(batch['image']),)
+
+  def loss(
+    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    key_mixup, key_dropout = jax.random.split(key)
+    (image_BHWC,) = self.model_inputs(batch)
+    target_BC = jax.nn.one_hot(batch['label'], self.model.num_classes)
+    if self.label_smoothing:
+      smooth = self.label_smoothing
+      target_BC = target_BC * (1.0 - smooth) + smooth / self.model.num_classes
+    if self.mixup:
+      image_BHWC, target_BC = mixing.mixup(key_mixup, image_BHWC, target_BC, self.mixup)
+    outputs, mutable = self.model.apply(
+      {'params': params, **mutable},
+      image_BHWC,
+      train=True,
+      rngs={'dropout': key_dropout},
+      mutable=list(mutable),
+    )
+    logits_BC = outputs['logits']
+    loss = LOSSES[self.loss_type](logits_BC, target_BC).mean()
+    hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
+    return loss, (mutable, {'top1': hits_B.mean(dtype=jnp.float32)})
+
+  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    del key  # nothing is random in evaluation
+    params = state.params if state.ema is None else state.ema
+    outputs = self.model.apply(
+      {'params': params, **state.mutable}, *self.model_inputs(batch), train=False
+    )
+    if 'label' in batch:
+      target_BC = jax.nn.one_hot(batch['label'], self.model.num_classes)
+      outputs['loss'] = LOSSES[self.loss_type](outputs['logits'], target_BC)
+    return outputs

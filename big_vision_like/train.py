@@ -1,0 +1,242 @@
+"""The loop: `python -m big_vision_like.train --config=FILE --workdir=FOLDER`.
+
+It knows the contracts of task, input and evaluator and nothing else; methods live in
+tasks. Any field of the config can be overridden: `--config.total_steps=200`.
+"""
+
+import time
+
+STARTED = time.perf_counter()  # before the imports, which are part of the start
+
+import argparse  # noqa: E402
+import collections  # noqa: E402
+import contextlib  # noqa: E402
+import os  # noqa: E402
+import pathlib  # noqa: E402
+import signal  # noqa: E402
+import threading  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
+
+import jax  # noqa: E402
+import ml_collections as mlc  # noqa: E402
+
+from big_vision_like import checkpoint, errors, flops, replay, spec  # noqa: E402
+from big_vision_like import experiment as experiments  # noqa: E402
+from big_vision_like import mesh as meshes  # noqa: E402
+from big_vision_like.experiment import Experiment  # noqa: E402
+from big_vision_like.metrics import CompileWatch, Metrics, duration, say  # noqa: E402
+from big_vision_like.tasks.task import State  # noqa: E402
+
+IMPORTED = time.perf_counter()
+
+
+def train(
+  config: mlc.ConfigDict, workdir: str | os.PathLike, import_seconds: float = 0.0
+) -> State:
+  """Trains to the config's last step, going on from what the folder holds."""
+  workdir = pathlib.Path(workdir)
+  phases = {'import': import_seconds}
+  with timed(phases, 'data'):
+    run = experiments.make(config)
+    batches = iter(run.data)
+    run.task.check(run.example)
+  checkpoint.claim(workdir, config)
+  with contextlib.ExitStack() as stack:
+    stack.callback(batches.close)
+    checkpoints = stack.enter_context(
+      checkpoint.Checkpoints(
+        workdir, run.run.keep_last, run.run.keep_every, run.run.keep_best
+      )
+    )
+    with timed(phases, 'restore'):
+      restored = checkpoints.restore(run.abstract_state)
+    if restored is None:
+      with timed(phases, 'init'):
+        state, seconds = initial_state(run), 0.0
+    else:
+      state, position, seconds = restored
+      batches.set_state(position)
+    start, total = int(state.step), run.run.total_steps
+    describe(run, workdir, state, resumed_at=None if restored is None else start)
+    log = stack.enter_context(
+      Metrics(workdir, start, total, run.data.batch_size, seconds)
+    )
+    if start >= total:
+      log.say('done', f'{workdir} is already at step {start:,} of {total:,}.')
+      return state
+    return loop(run, state, batches, checkpoints, log, workdir, phases)
+
+
+def loop(
+  run: Experiment,
+  state: State,
+  batches: Iterator,
+  checkpoints: checkpoint.Checkpoints,
+  log: Metrics,
+  workdir: pathlib.Path,
+  phases: dict[str, float],
+) -> State:
+  """Steps until the last one, or until SIGTERM."""
+  start, total = int(state.step), run.run.total_steps
+  if start == 0 and 'image' in run.example:
+    log.pictures(0, 'train/images', run.example['image'][:32])
+  late: collections.deque = collections.deque()
+
+  def settle() -> None:
+    """Fetches the oldest scalars that are still on the device, and looks at them."""
+    step, batch, scalars = late.popleft()
+    scalars = jax.device_get(scalars)
+    replay.check_finite(workdir, step, batch, scalars, checkpoints.latest)
+    if step % run.run.log_every == 0 or step == total:
+      log.train(step, scalars)
+
+  with sigterm() as terminated, CompileWatch(log) as compilations:
+    for step in range(start + 1, total + 1):
+      batch = next(batches)
+      run.task.check(batch)
+      arrays = meshes.put(batch, run.mesh)
+      compilations.now = (step, arrays)
+      if step == start + 1:
+        with timed(phases, 'compile'):
+          operations = flops.total(run.compiled_step.trace(state, arrays).jaxpr)
+          state, scalars = run.compiled_step(state, arrays)
+        first_step(log, phases, step, operations, run.data.batch_size)
+      else:
+        compilations.expected = step == start + 2
+        with jax.transfer_guard('disallow'):
+          state, scalars = run.compiled_step(state, arrays)
+      late.append((step, batch, scalars))
+      while len(late) > 1:  # one step late: the device always has work to do
+        settle()
+
+      last, stop = step == total, terminated.is_set()
+      due = [
+        n for n, e in run.evaluators.items() if last or e.every and not step % e.every
+      ]
+      save = last or stop or step % run.run.checkpoint_every == 0
+      while late and (due or save):
+        settle()
+      compilations.expected = True
+      results = evaluate(run, due, state, step, log)
+      if save:
+        position = batches.get_state()
+        checkpoints.save(step, state, position, log.seconds, results, wait=last or stop)
+      compilations.expected = False
+      if stop and not last:
+        log.say(
+          'stopped', f'on SIGTERM; step {step:,} is saved, the same command goes on.'
+        )
+        return state
+  log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {workdir}')
+  return state
+
+
+def initial_state(run: Experiment) -> State:
+  """The state before the first step, with parameters from `init_from` where given."""
+  state = run.init()
+  if run.run.init_from is None:
+    return state
+  init_from = spec.build(run.run.init_from, 'config.init_from')
+  params = init_from.fit(jax.device_get(state.params))
+  shardings = run.shardings
+  state = state.replace(params=meshes.put_tree(params, shardings.params))
+  if state.ema is not None:
+    state = state.replace(ema=meshes.put_tree(params, shardings.ema))
+  return state
+
+
+def evaluate(
+  run: Experiment, names: Sequence[str], state: State, step: int, log: Metrics
+) -> dict[str, float]:
+  """Runs these evaluators and logs what they find, as 'NAME/WHAT'."""
+  results = {}
+  for name in names:
+    started = time.perf_counter()
+    evaluator = run.evaluators[name]
+    found = evaluator.run(run.task.predict, state, run.mesh, meshes.put)
+    scalars = {k: v for k, v in found.items() if not hasattr(v, 'shape') or v.ndim == 0}
+    for key in found.keys() - scalars.keys():
+      log.pictures(step, f'{name}/{key}', found[key])
+    seconds = time.perf_counter() - started
+    log.evaluation(step, name, scalars, seconds)
+    log.pause(seconds)
+    results |= {f'{name}/{key}': value for key, value in scalars.items()}
+  return results
+
+
+def describe(
+  run: Experiment, workdir: pathlib.Path, state: State, resumed_at: int | None
+) -> None:
+  """Prints what is about to run."""
+  if jax.process_index():
+    return
+  mesh, data = run.mesh, run.data
+  how = 'new' if resumed_at is None else f'resumed at step {resumed_at:,}'
+  sizes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
+  count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  epochs = run.run.total_steps * data.batch_size / data.examples_per_epoch
+  say('run', f'{workdir} ({how})')
+  say('devices', f'{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {sizes}')
+  say('params', f'{count:,}')
+  say(
+    'data',
+    f'{data.examples_per_epoch:,} examples, batch {data.batch_size:,},'
+    f' {run.run.total_steps:,} steps ({epochs:.1f} epochs)',
+  )
+
+
+def first_step(
+  log: Metrics, phases: dict[str, float], step: int, operations: int, batch_size: int
+) -> None:
+  """Prints where the time before the first step went; starts the clock."""
+  each = '  '.join(f'{name} {seconds:.1f} s' for name, seconds in phases.items())
+  log.say('flops', f'{operations / batch_size / 1e9:.3g} G per example and step')
+  log.say('start', f'{each}  = {sum(phases.values()):.1f} s to the first step')
+  log.write(step, 'info', {f'{k}_seconds': v for k, v in phases.items()})
+  log.measure(step, operations)
+
+
+@contextlib.contextmanager
+def timed(phases: dict[str, float], name: str) -> Iterator[None]:
+  """Adds the seconds inside to `phases[name]`."""
+  started = time.perf_counter()
+  yield
+  phases[name] = phases.get(name, 0.0) + time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def sigterm() -> Iterator[threading.Event]:
+  """An event that is set when SIGTERM comes, instead of dying of it."""
+  event = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield event  # handlers belong to the main thread
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+  try:
+    yield event
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses the command line and trains."""
+  parser = argparse.ArgumentParser(
+    prog='python -m big_vision_like.train',
+    description='Trains a config; the same command goes on where it stopped.',
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    '--replay', type=int, metavar='STEP', help='replay the step that was not finite'
+  )
+  args, config = experiments.parse(parser, argv)
+  if args.workdir is None:
+    raise errors.UserError('name a folder for the run: --workdir=runs/NAME')
+  if args.replay is not None:
+    replay.replay(experiments.make(config), pathlib.Path(args.workdir), args.replay)
+    return
+  train(config, args.workdir, IMPORTED - STARTED)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""A small ViT pretrained on drawn characters (62 classes, 32x32), the demo of `make train`.
+
+    python -m big_vision_like.train --config=configs/vit/pretrain_glyphs.py \
+        --workdir=runs/pretrain_glyphs
+
+Two CPU cores: about 2 minutes.
+"""
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data import pipeline, sources
+from big_vision_like.data.transforms import image
+from big_vision_like.evals import classification
+from big_vision_like.models import vit
+from big_vision_like.spec import epochs, spec
+from big_vision_like.tasks import classification as tasks
+
+
+def get_config() -> mlc.ConfigDict:
+  c = mlc.ConfigDict(dict(seed=0, total_steps=1500, log_every=100, keep_last=1))
+  c.checkpoint_every = 500
+  c.train_data = spec(
+    pipeline.TrainInput,
+    source=spec(sources.Tfds, name='glyphs/32', split='train'),
+    transforms=[spec(image.Decode, channels=1)],
+    batch_size=128,
+    seed=c.get_ref('seed'),
+  )
+  c.task = spec(
+    tasks.Classification,
+    model=spec(
+      vit.ViT,
+      num_classes=62,
+      patch=4,
+      width=64,
+      depth=4,
+      num_heads=4,
+      mlp_dim=128,
+      pool='gap',
+      posemb='learned',
+    ),
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.warmup_cosine_decay_schedule,
+        init_value=0.0,
+        peak_value=2e-3,
+        warmup_steps=100,
+        decay_steps=c.get_ref('total_steps'),
+      ),
+      weight_decay=0.05,
+      clip_norm=1.0,
+    ),
+  )
+  c.evals = dict(
+    val=spec(
+      classification.Accuracy,
+      data=spec(
+        pipeline.EvalInput,
+        source=spec(sources.Tfds, name='glyphs/32', split='test'),
+        transforms=[spec(image.Decode, channels=1)],
+        batch_size=256,
+      ),
+      every=epochs(2),
+    )
+  )
+  return c
