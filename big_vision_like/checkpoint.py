@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,7 @@ class Checkpoints:
       progress=ocp.args.JsonSave({'position': position, 'seconds': seconds}),
     )
     with _saving(self):
+      self._check_space(state)
       self._manager.save(step, args=items, metrics=best)
       if wait:
         self._manager.wait_until_finished()
@@ -100,6 +102,13 @@ class Checkpoints:
     """Raises if writing in the background has failed."""
     with _saving(self):
       self._manager.check_for_errors()
+
+  def _check_space(self, state: Any) -> None:
+    # Not to start is quieter than to fail in the middle, in threads of the writers.
+    needed = sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count()
+    free = shutil.disk_usage(self.folder).free
+    if free < needed:
+      raise OSError(f'{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free')
 
   def restore(self, state: Any) -> tuple[Any, Mapping[str, Any], float] | None:
     """The newest readable state, input position and seconds; None where none is.
@@ -117,7 +126,7 @@ class Checkpoints:
         restored = self._manager.restore(step, args=items)
         break
       except Exception as error:  # whatever a damaged file makes the readers raise
-        reasons[step] = _first_line(error)
+        reasons[step] = _briefly(error)
     else:
       if reasons:
         listed = '; '.join(f'step {step}: {why}' for step, why in reasons.items())
@@ -148,14 +157,16 @@ def _saving(checkpoints: Checkpoints) -> Iterator[None]:
     good = checkpoints.latest
     last = 'there is none yet' if good is None else f'the last good one is step {good}'
     raise UserError(
-      f'saving a checkpoint to {checkpoints.folder} failed ({_first_line(error)});'
+      f'saving a checkpoint to {checkpoints.folder} failed ({_briefly(error)});'
       f' {last}. Free space there and run the same command again.'
     ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def _briefly(error: BaseException) -> str:
   text = ' '.join(str(error).split())
-  return f'{type(error).__name__}: {text[:200]}'
+  if len(text) > 200:  # what went wrong, and the system's word for it at the end
+    text = f'{text[:90]} ... {text[-90:]}'
+  return f'{type(error).__name__}: {text}'
 
 
 def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
@@ -219,12 +230,12 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
       return step, {'ema': None, 'mutable': {}} | reader.restore(path, arguments)
   except (ValueError, OSError, KeyError) as error:
     raise UserError(
-      f'checkpoint {step} of {workdir} cannot be read ({_first_line(error)}).'
+      f'checkpoint {step} of {workdir} cannot be read ({_briefly(error)}).'
     ) from error
 
 
 def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Tree:
-  """The parameters of another run, for `InitFrom`; its running average if it has one."""
+  """The parameters of another run, for `InitFrom`; its average where it keeps one."""
   _, saved = load(workdir, step)
   return saved['ema'] if ema and saved['ema'] is not None else saved['params']
 

@@ -117,6 +117,7 @@ def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
   run = Run(**spec.in_steps(config, epoch, batch_size))
   if training and run.total_steps < 1:
     raise UserError(f'config.total_steps comes to {run.total_steps}: train longer.')
+  spec.check_names(meshes.make_mesh, run.mesh, 'config.mesh')
   mesh = meshes.make_mesh(**run.mesh)
   evaluators = {
     name: spec.build(node, f'config.evals.{name}') for name, node in run.evals.items()
@@ -137,7 +138,8 @@ def parse(
 
   Without --config the one saved in the workdir is used.
   """
-  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax and TFDS chat through it
+  # Orbax and TFDS chat through it; what goes wrong there is raised, and told once.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   parser.add_argument('--config', help='a config file, FILE.py[:ARGUMENT]')
   parser.add_argument('--workdir', help='the folder of the run')
   parser.epilog = 'Any field of the config: --config.task.model.depth=24'

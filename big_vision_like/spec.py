@@ -29,7 +29,7 @@ def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
   # The public path where there is one: optax:adamw, not optax._src.alias:adamw.
   public = getattr(sys.modules[root], name, None) is fn
   path = f'{root if public else fn.__module__}:{name}'
-  _check_names(fn, kwargs, path)
+  check_names(fn, kwargs, path)
   # Not type safe: a fork may put 100 where epochs(2) was; overrides check types.
   return mlc.ConfigDict({'_fn': path, **kwargs}, type_safe=False)
 
@@ -57,11 +57,11 @@ def build(node: Any, path: str = 'config') -> Any:
   if '_fn' not in node:
     return kwargs
   fn = symbol(node, path)
-  _check_names(fn, kwargs, path, complete=True)
+  check_names(fn, kwargs, path, complete=True)
   try:
     return fn(**kwargs)
-  except UserError as error:
-    raise UserError(f'{path}: {error}') from error
+  except ValueError as error:
+    raise UserError(f'{path} ({fn.__qualname__}): {error}') from error
 
 
 def symbol(node: Mapping[str, Any], path: str = 'config') -> Callable[..., Any]:
@@ -98,6 +98,26 @@ def in_steps(node: Any, examples_per_epoch: int, batch_size: int) -> Any:
   return {k: in_steps(v, examples_per_epoch, batch_size) for k, v in node.items()}
 
 
+def check_names(
+  fn: Callable[..., Any], kwargs: Mapping[str, Any], path: str, complete: bool = False
+) -> None:
+  """Raises if `fn` does not take these arguments (`complete`: or needs more)."""
+  parameters = inspect.signature(fn).parameters
+  if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    return
+  for name in kwargs:
+    if name not in parameters:
+      title = '' if path == 'config' else f' ({getattr(fn, "__qualname__", fn)})'
+      raise UserError(
+        f'{path}{title} has no field {name!r}; {_nearest(name, list(parameters))}'
+      )
+  if complete:
+    required = [n for n, p in parameters.items() if p.default is p.empty]
+    missing = [n for n in required if n not in kwargs]
+    if missing:
+      raise UserError(f'{path} ({fn.__qualname__}) needs {", ".join(missing)}.')
+
+
 def load(
   path: str, overrides: Sequence[str] = (), root: Callable[..., Any] | None = None
 ) -> mlc.ConfigDict:
@@ -120,10 +140,10 @@ def load(
   for text in overrides:
     override(config, text, root)
   if root is not None:
-    _check_names(root, dict(config.items()), 'config')
+    check_names(root, dict(config.items()), 'config')
   for where, node in calls(config):
     kwargs = {k: v for k, v in node.items() if k != '_fn'}
-    _check_names(symbol(node, where), kwargs, where)
+    check_names(symbol(node, where), kwargs, where)
   return config
 
 
@@ -140,6 +160,11 @@ def override(
     value = {'true': True, 'false': False, 'none': None}.get(raw.lower(), raw)
   *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
   node, where = config, 'config'
+  if root is not None and parents and parents[0] not in config:
+    field = inspect.signature(root).parameters.get(parents[0])
+    if field is not None and field.default is not None:
+      with config.unlocked():
+        config[parents[0]] = {}  # an optional group of fields, such as mesh
   for key in parents:
     node, where = _child(node, key, where), _join(where, key)
   if isinstance(node, (list, tuple)):
@@ -154,10 +179,11 @@ def override(
   if last not in node:
     fn = symbol(node, where) if '_fn' in node else root if node is config else None
     fields = inspect.signature(fn).parameters if fn else {}
-    if last not in fields:
+    if last not in fields and not (node is not config and len(node) == 0):
       names = [*(k for k in node if k != '_fn'), *fields]
       raise UserError(f'{where} has no field {last!r}; {_nearest(last, names)}')
-    _check_type(fields[last], value, _join(where, last))
+    if last in fields:
+      _check_type(fields[last], value, _join(where, last))
   else:
     _check_type(node[last], value, _join(where, last))
   unlocked = getattr(node, 'unlocked', contextlib.nullcontext)
@@ -192,7 +218,7 @@ def _widens(old: Any, new: Any) -> bool:
 def _check_type(old: Any, new: Any, where: str) -> None:
   """`old` is the value to replace, or the parameter of a signature to fill."""
   if isinstance(old, inspect.Parameter):
-    if old.default not in (None, inspect.Parameter.empty):
+    if isinstance(old.default, (bool, int, float, str, list, tuple)):
       old = old.default
     elif old.annotation in (int, float, str, bool) and new is not None:
       old = old.annotation()
@@ -219,23 +245,3 @@ def _nearest(name: str, names: Sequence[str]) -> str:
   if close:
     return f'did you mean {close[0]!r}?'
   return f'it has {", ".join(names)}.' if names else 'it has none.'
-
-
-def _check_names(
-  fn: Callable[..., Any], kwargs: Mapping[str, Any], path: str, complete: bool = False
-) -> None:
-  """Raises if `fn` does not take these arguments (`complete`: or needs more)."""
-  parameters = inspect.signature(fn).parameters
-  if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-    return
-  for name in kwargs:
-    if name not in parameters:
-      title = '' if path == 'config' else f' ({getattr(fn, "__qualname__", fn)})'
-      raise UserError(
-        f'{path}{title} has no field {name!r}; {_nearest(name, list(parameters))}'
-      )
-  if complete:
-    required = [n for n, p in parameters.items() if p.default is p.empty]
-    missing = [n for n in required if n not in kwargs]
-    if missing:
-      raise UserError(f'{path} ({fn.__qualname__}) needs {", ".join(missing)}.')

@@ -89,6 +89,7 @@ def loop(
     replay.check_finite(workdir, step, batch, scalars, checkpoints.latest)
     if step % run.run.log_every == 0 or step == total:
       log.train(step, scalars)
+      checkpoints.check()
 
   with sigterm() as terminated, CompileWatch(log) as compilations:
     for step in range(start + 1, total + 1):
@@ -123,9 +124,7 @@ def loop(
         checkpoints.save(step, state, position, log.seconds, results, wait=last or stop)
       compilations.expected = False
       if stop and not last:
-        log.say(
-          'stopped', f'on SIGTERM; step {step:,} is saved, the same command goes on.'
-        )
+        log.say('stopped', f'on SIGTERM at step {step:,}, saved; run it again to go on')
         return state
   log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {workdir}')
   return state

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,7 +33,6 @@ class Tfds:
     """The TFDS builder; raises `UserError` where the data set is not prepared."""
     import tensorflow_datasets as tfds
 
-    logging.getLogger('absl').setLevel(logging.ERROR)
     module = OUR_BUILDERS.get(self.name.partition('/')[0].partition(':')[0])
     if module is not None:
       importlib.import_module(module)

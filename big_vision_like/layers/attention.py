@@ -6,6 +6,7 @@ Axes: B batch, N queries, M keys, D width, H heads, K size of a head.
 import flax.linen as nn
 import jax
 
+from big_vision_like.errors import UserError
 from big_vision_like.ops import attention
 
 
@@ -29,7 +30,7 @@ class MultiHeadAttention(nn.Module):
     kv_BMD = x_BND if kv_BMD is None else kv_BMD
     width = x_BND.shape[-1]
     if width % self.num_heads:
-      raise ValueError(f'width {width} is not divisible by {self.num_heads} heads')
+      raise UserError(f'width {width} is not divisible by {self.num_heads} heads')
     # DenseGeneral draws its kernel as (D, H*K): Xavier's fan-out is that of all heads.
     project = dict(
       features=(self.num_heads, width // self.num_heads),

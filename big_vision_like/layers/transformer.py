@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from big_vision_like.errors import UserError
 from big_vision_like.layers import attention
 
 LAYER_NORM_EPSILON = 1e-6
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
   def __call__(self, x_BND: jax.Array, train: bool = False) -> jax.Array:
     if self.remat not in ('none', *REMAT_POLICIES):
       known = ', '.join(['none', *REMAT_POLICIES])
-      raise ValueError(f'remat={self.remat!r} is not one of {known}')
+      raise UserError(f'remat={self.remat!r} is not one of {known}')
     block_class = EncoderBlock
     if self.remat != 'none':
       block_class = nn.remat(

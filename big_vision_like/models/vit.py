@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from big_vision_like.errors import UserError
 from big_vision_like.layers import attention, transformer
 from big_vision_like.ops import positions
 
@@ -36,7 +37,7 @@ def variant(name: str) -> dict[str, int]:
   match = re.fullmatch(r'(\w+)/(\d+)', name)
   if match is None or match[1] not in SIZES:
     known = ', '.join(SIZES)
-    raise ValueError(f'no ViT variant {name!r}: write SIZE/PATCH with SIZE of {known}')
+    raise UserError(f'no ViT variant {name!r}: write SIZE/PATCH with SIZE of {known}')
   width, depth, mlp_dim, num_heads = SIZES[match[1]]
   return dict(
     patch=int(match[2]),
@@ -78,7 +79,7 @@ class ViT(nn.Module):
     patch = (self.patch,) * 2 if isinstance(self.patch, int) else tuple(self.patch)
     batch, height, width, _ = image_BHWC.shape
     if height % patch[0] or width % patch[1]:
-      raise ValueError(
+      raise UserError(
         f'images of {height}x{width} do not divide into patches of'
         f' {patch[0]}x{patch[1]}'
       )
@@ -138,7 +139,7 @@ class ViT(nn.Module):
       pos_1ND = positions.sincos2d(height, width, dim)
       pos_1ND = jnp.pad(pos_1ND, ((0, 0), (int(with_token), 0), (0, 0)))
     else:
-      raise ValueError(
+      raise UserError(
         f"posemb={self.posemb!r} is not one of 'learned', 'sincos2d', 'none'"
       )
     return x_BND + pos_1ND.astype(x_BND.dtype)
@@ -153,7 +154,7 @@ class ViT(nn.Module):
       return MapHead(self.num_heads, self.mlp_dim, self.dtype, name='map_head')(
         tokens_BND
       )
-    raise ValueError(f"pool={self.pool!r} is not one of 'token', 'gap', 'map'")
+    raise UserError(f"pool={self.pool!r} is not one of 'token', 'gap', 'map'")
 
 
 class MapHead(nn.Module):

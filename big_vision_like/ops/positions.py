@@ -1,7 +1,7 @@
 """Position embeddings of patch grids.
 
 Axes: N positions of a grid in raster order, D width, h w the grid they come from,
-H W the grid they go to. `P` counts prefix positions (class token), kept in front.
+H W the grid they go to; P prefix positions (class token) in front, G = h*w, M = H*W.
 """
 
 import math
@@ -84,8 +84,8 @@ def resize(
     )
   if tuple(grid_from) == tuple(grid_to):
     return pos_1ND.copy()
-  prefix_1PD, grid_1ND = pos_1ND[:, :num_prefix], pos_1ND[:, num_prefix:]
-  grid_hwD = grid_1ND.reshape(height, width, -1).astype(np.float64)
+  prefix_1PD, grid_1GD = pos_1ND[:, :num_prefix], pos_1ND[:, num_prefix:]
+  grid_hwD = grid_1GD.reshape(height, width, -1).astype(np.float64)
   rows_Hh = matrices[method](height, grid_to[0])
   columns_Ww = matrices[method](width, grid_to[1])
   resized_HWD = np.einsum('Hh,hwD,Ww->HWD', rows_Hh, grid_hwD, columns_Ww)

@@ -1,4 +1,4 @@
-"""A small ViT pretrained on drawn characters (62 classes, 32x32), the demo of `make train`.
+"""A small ViT pretrained on drawn characters (62 classes), as `make train` does.
 
     python -m big_vision_like.train --config=configs/vit/pretrain_glyphs.py \
         --workdir=runs/pretrain_glyphs
@@ -19,8 +19,8 @@ from big_vision_like.tasks import classification as tasks
 
 
 def get_config() -> mlc.ConfigDict:
-  c = mlc.ConfigDict(dict(seed=0, total_steps=1500, log_every=100, keep_last=1))
-  c.checkpoint_every = 500
+  c = mlc.ConfigDict(dict(seed=0, total_steps=3000, log_every=250, keep_last=1))
+  c.checkpoint_every = 1000
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(sources.Tfds, name='glyphs/32', split='train'),
@@ -33,13 +33,12 @@ def get_config() -> mlc.ConfigDict:
     model=spec(
       vit.ViT,
       num_classes=62,
-      patch=4,
-      width=64,
+      patch=8,
+      width=96,
       depth=4,
       num_heads=4,
-      mlp_dim=128,
+      mlp_dim=192,
       pool='gap',
-      posemb='learned',
     ),
     optimizer=spec(
       optim.adamw,
@@ -63,7 +62,7 @@ def get_config() -> mlc.ConfigDict:
         transforms=[spec(image.Decode, channels=1)],
         batch_size=256,
       ),
-      every=epochs(2),
+      every=epochs(4),
     )
   )
   return c

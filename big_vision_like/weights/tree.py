@@ -1,0 +1,118 @@
+"""Trees of parameters: nested dicts of arrays, and their flat 'a/b/c' form.
+
+A stack of equal blocks has two layouts: unrolled, one subtree `block_{i}` per block
+(the canonical one, on disk), and scanned, one subtree `blocks` whose arrays have a
+leading depth axis (what nn.scan declares).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_dtypes  # also lets numpy, and so safetensors, know bfloat16
+import numpy as np
+
+Tree = dict[str, Any]
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the leaves of a nested dict under '/'-joined names, in its order."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= {f'{name}/{rest}': leaf for rest, leaf in flatten(value).items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Tree:
+  """The inverse of `flatten`."""
+  tree: Tree = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+      if not isinstance(node, dict):
+        raise ValueError(f'{name!r} lies under a name that is itself an array.')
+    if last in node:
+      raise ValueError(f'{name!r} is both an array and a parent of others.')
+    node[last] = leaf
+  return tree
+
+
+def stack_blocks(tree: Mapping[str, Any]) -> Tree:
+  """Unrolled to scanned: siblings `block_0, block_1, ...` become `blocks`."""
+  found, result = {}, {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      value = stack_blocks(value)
+      if match := re.fullmatch(r'block_(\d+)', name):
+        found[int(match[1])] = flatten(value)
+        continue
+    result[name] = value
+  if not found:
+    return result
+  if 'blocks' in result:
+    raise ValueError("A tree has either 'block_0', 'block_1', ... or 'blocks'.")
+  if sorted(found) != list(range(len(found))):
+    raise ValueError(f'Blocks must be numbered 0 to depth - 1, got {sorted(found)}.')
+  blocks = [found[i] for i in range(len(found))]
+  for i, block in enumerate(blocks):
+    check_names(
+      f'block_{i} differs from block_0',
+      block.keys() - blocks[0],
+      blocks[0].keys() - block,
+    )
+  stacked = {name: np.stack([block[name] for block in blocks]) for name in blocks[0]}
+  return result | {'blocks': unflatten(stacked)}
+
+
+def unstack_blocks(tree: Mapping[str, Any]) -> Tree:
+  """Scanned to unrolled, the inverse of `stack_blocks`."""
+  result: Tree = {}
+  for name, value in tree.items():
+    if not isinstance(value, Mapping):
+      result[name] = value
+    elif name != 'blocks':
+      result[name] = unstack_blocks(value)
+    else:
+      flat = flatten(value)
+      depths = {np.shape(leaf)[:1] for leaf in flat.values()}
+      if len(depths) != 1 or depths == {()}:
+        raise ValueError(
+          f"Arrays under 'blocks' must share their leading axis, got {depths}."
+        )
+      for i in range(depths.pop()[0]):
+        block = {leaf_name: np.asarray(leaf)[i] for leaf_name, leaf in flat.items()}
+        result[f'block_{i}'] = unstack_blocks(unflatten(block))
+  return result
+
+
+def as_float32(name: str, array: np.ndarray) -> np.ndarray:
+  """Returns the array as float32; two-byte voids are what .npz makes of bfloat16."""
+  array = np.asarray(array)
+  if array.dtype == np.dtype('V2'):
+    array = array.view(ml_dtypes.bfloat16)
+  if array.dtype.kind != 'f' and array.dtype != ml_dtypes.bfloat16:
+    raise ValueError(f'{name!r} holds {array.dtype}, not floating-point numbers.')
+  return array.astype(np.float32)
+
+
+def check_names(
+  source: str, unknown: Iterable[str] = (), missing: Iterable[str] = ()
+) -> None:
+  """Raises a ValueError that lists names a reader does not know or does not find."""
+  parts = [
+    f'{what} {_listed(sorted(names))}'
+    for what, names in (('unknown', set(unknown)), ('missing', set(missing)))
+    if names
+  ]
+  if parts:
+    raise ValueError(f'{source}: {"; ".join(parts)}.')
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+  rest = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + rest

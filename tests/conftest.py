@@ -1,0 +1,80 @@
+"""What every test shares: strict JAX, tiny data sets, one compilation cache."""
+
+import os
+
+# Before JAX starts: eight simulated devices, no search for accelerators.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+
+import pathlib  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from unittest import mock  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+TINY_CONFIG = REPOSITORY / 'tests' / 'tiny_config.py'
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def key() -> jax.Array:
+  return jax.random.key(0)
+
+
+@pytest.fixture(scope='session')
+def golden() -> pathlib.Path:
+  return REPOSITORY / 'tests' / 'golden'
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory) -> pathlib.Path:
+  """Digits and a glyphs of 620 examples, prepared once; where TFDS looks by default."""
+  import tensorflow_datasets as tfds
+
+  from big_vision_like.data import digits
+  from big_vision_like.data.procedural import glyphs
+
+  folder = tmp_path_factory.mktemp('tensorflow_datasets')
+  os.environ['TFDS_DATA_DIR'] = str(folder)
+  tfds.disable_progress_bar()
+  small = [glyphs.GlyphsConfig(name='32', size=32, per_class=(10, 3))]
+  with mock.patch.object(glyphs.Glyphs, 'BUILDER_CONFIGS', small):
+    builders = [glyphs.Glyphs(data_dir=folder), digits.Digits(data_dir=folder)]
+  for builder in builders:
+    builder.download_and_prepare(file_format='array_record')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def command(data_dir, tmp_path_factory) -> Callable[..., list]:
+  """Makes (argv, environment) of `python -m big_vision_like.MODULE ...`."""
+  cache = tmp_path_factory.mktemp('compilation_cache')
+
+  def make(*words: str, devices: int = 1, **environment: str) -> dict:
+    env = os.environ | {
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'TFDS_DATA_DIR': str(data_dir),
+      'JAX_COMPILATION_CACHE_DIR': str(cache),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      **environment,
+    }
+    return dict(args=[sys.executable, *words], env=env, cwd=REPOSITORY)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def run(command) -> Callable[..., subprocess.CompletedProcess]:
+  """Runs Python with these words and returns what it printed and its status."""
+
+  def call(*words: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+      **command(*words, **options), capture_output=True, text=True, timeout=300
+    )
+
+  return call

@@ -1,0 +1,95 @@
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from big_vision_like.ops import ridge
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'fewshot_lsr'
+
+
+def golden_cases():
+  cases = json.loads(GOLDEN.with_suffix('.json').read_text())['config']
+  with np.load(GOLDEN.with_suffix('.npz')) as arrays:
+    for case in cases:
+      number = f'{case["case"]}/'
+      yield (
+        case,
+        {
+          name.split(number)[1]: arrays[name]
+          for name in arrays.files
+          if f'/{number}' in name
+        },
+      )
+
+
+def exact_scores(x_train, y_train, x_test, num_classes, l2):
+  """The normal equations in float64."""
+  mean, std = x_train.mean(axis=0), x_train.std(axis=0) + 1e-5
+  a, b = (
+    np.pad((x.astype(np.float64) - mean) / std, ((0, 0), (0, 1)), constant_values=100)
+    for x in (x_train, x_test)
+  )
+  y = 2 * np.eye(num_classes)[y_train] - 1
+  return b @ np.linalg.solve(a.T @ a + l2 * np.eye(a.shape[1]), a.T @ y)
+
+
+def test_scores_and_predictions_match_big_vision():
+  for case, arrays in golden_cases():
+    scores = ridge.ridge_scores(
+      arrays['x_train'],
+      arrays['y_train'],
+      arrays['x_test'],
+      case['classes'],
+      case['l2_reg'],
+    )
+    want = arrays['scores']
+    np.testing.assert_allclose(scores, want, rtol=0, atol=1e-3 * max(1, want.max()))
+    np.testing.assert_array_equal(np.argmax(scores, axis=1), arrays['pred'])
+
+
+def test_draws_match_big_vision():
+  count = 0
+  for _, arrays in golden_cases():
+    for name in arrays:
+      if match := re.fullmatch(r'indices_seed(\d+)_(\d+)shot', name):
+        seed, shots = map(int, match.groups())
+        drawn = ridge.fewshot_indices(arrays['y_train'], shots, seed)
+        np.testing.assert_array_equal(drawn, arrays[name])
+        count += 1
+  assert count == 18
+
+
+@pytest.mark.parametrize('num_examples', [12, 40])  # dual and primal
+def test_scores_solve_the_normal_equations(num_examples):
+  rng = np.random.default_rng(0)
+  y_train = rng.permutation(num_examples) % 4
+  x_train = rng.normal(size=(num_examples, 16)).astype(np.float32)
+  x_train[:, 0] = 3.0  # a dead feature: its deviation is 0
+  x_test = rng.normal(size=(7, 16)).astype(np.float32)
+  got = ridge.ridge_scores(x_train, y_train, x_test, num_classes=4)
+  want = exact_scores(x_train, y_train, x_test, 4, 1024.0)
+  assert got.shape == (7, 4)
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_fewer_shots_of_a_seed_are_part_of_more():
+  labels = np.arange(60) % 3
+  one, five = (ridge.fewshot_indices(labels, shots, seed=2) for shots in (1, 5))
+  np.testing.assert_array_equal(labels[five], np.repeat([0, 1, 2], 5))
+  np.testing.assert_array_equal(one, five[::5])
+  assert len(set(five)) == 15
+  assert not np.array_equal(five, ridge.fewshot_indices(labels, 5, seed=3))
+
+
+def test_a_class_with_too_few_examples_is_named():
+  with pytest.raises(ValueError, match='Class 7 has 2 examples, fewer than the 3'):
+    ridge.fewshot_indices([0, 0, 0, 7, 7], 3, seed=0)
+
+
+@pytest.mark.parametrize('labels, shots', [([], 1), ([[0, 1]], 1), ([0, 1], 0)])
+def test_unusable_labels_and_shots(labels, shots):
+  with pytest.raises(ValueError, match='vector|at least 1'):
+    ridge.fewshot_indices(labels, shots, seed=0)

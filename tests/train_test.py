@@ -1,0 +1,253 @@
+"""The loop as a user meets it: real processes, killed, stopped, misused."""
+
+import json
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from big_vision_like import metrics
+
+STEPS = 120
+TRAIN = ('-m', 'big_vision_like.train', '--config=tests/tiny_config.py')
+LONG = (*TRAIN, f'--config.total_steps={STEPS}', '--config.checkpoint_every=25')
+
+
+def saved(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+  """Every leaf of a checkpoint's state, and the input's position."""
+  folder = (workdir / 'checkpoints' / str(step)).absolute()
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    like = reader.metadata(folder / 'state').item_metadata.tree
+    kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    tree = reader.restore(folder / 'state', ocp.args.PyTreeRestore(restore_args=kind))
+  leaves = {
+    jax.tree_util.keystr(keys): np.asarray(leaf)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  progress = json.loads((folder / 'progress' / 'metadata').read_text())
+  return leaves | {'examples': np.asarray(progress['position']['examples'])}
+
+
+def assert_bit_equal(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
+  a, b = saved(one, step), saved(other, step)
+  assert a.keys() == b.keys() and len(a) > 100
+  assert any('ema' in name for name in a) and any('nu' in name for name in a)
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def started(
+  command, workdir: pathlib.Path, until: int, *words: str
+) -> subprocess.Popen:
+  """A run in the background, returned when it has printed step `until`."""
+  process = subprocess.Popen(
+    **command(*LONG, f'--workdir={workdir}', *words),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  for line in process.stdout:
+    if line.startswith('step') and int(line.split('/')[0].split()[1]) >= until:
+      return process
+  raise AssertionError(f'ended with {process.wait()} before step {until}')
+
+
+@pytest.fixture(scope='session')
+def unbroken(run, tmp_path_factory) -> pathlib.Path:
+  workdir = tmp_path_factory.mktemp('unbroken') / 'run'
+  done = run(*LONG, f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  assert 'compiled' not in done.stdout  # nothing compiles after the first steps
+  return workdir
+
+
+def test_killed_run_ends_bit_equal(command, run, unbroken, tmp_path):
+  until = random.randrange(5, STEPS - 40, 5)
+  process = started(command, tmp_path / 'run', until)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  assert again.returncode == 0, again.stderr
+  assert ('resumed at step' in again.stdout) == (until >= 30)
+  assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
+  steps = [r['step'] for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
+  assert steps == list(range(5, STEPS + 1, 5))  # none twice, none lost
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(command, run, unbroken, tmp_path):
+  process = started(command, tmp_path / 'run', 40)
+  process.send_signal(signal.SIGTERM)
+  output = process.stdout.read()
+  assert process.wait() == 0
+  assert 'stopped   on SIGTERM at step' in output
+  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  assert again.returncode == 0, again.stderr
+  stopped_at = output.split('SIGTERM at step ')[1].split(', saved')[0]
+  assert f'resumed at step {stopped_at})' in again.stdout
+  assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
+
+
+def test_damaged_checkpoint_falls_back_to_the_good_one(run, unbroken, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  kept = sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir())
+  newest = workdir / 'checkpoints' / str(kept[-1])
+  largest = max(newest.rglob('*'), key=lambda p: p.stat().st_size * p.is_file())
+  largest.write_bytes(largest.read_bytes()[:100])
+  again = run(*LONG, f'--workdir={workdir}')
+  assert again.returncode == 0, again.stderr
+  assert f'checkpoint {STEPS} is unreadable' in again.stdout
+  assert f'previous good checkpoint, step {kept[-2]}' in again.stdout
+  assert (workdir / f'unreadable-{STEPS}').is_dir()
+  assert_bit_equal(unbroken, workdir, STEPS)
+
+
+def test_half_written_checkpoint_is_ignored(run, unbroken, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  checkpoints = workdir / 'checkpoints'
+  kept = sorted(int(p.name) for p in checkpoints.iterdir())
+  unfinished = checkpoints / f'{STEPS}.orbax-checkpoint-tmp'
+  (checkpoints / str(STEPS)).rename(unfinished)
+  again = run(*LONG, f'--workdir={workdir}')
+  assert again.returncode == 0, again.stderr
+  assert f'resumed at step {kept[-2]}' in again.stdout
+  assert not unfinished.exists()
+  assert_bit_equal(unbroken, workdir, STEPS)
+
+
+def test_disk_too_small_for_a_checkpoint(run, unbroken, tmp_path):
+  full = run(
+    '-c',
+    'import shutil, sys; from big_vision_like import train;'
+    'shutil.disk_usage = lambda _: type("Usage", (), {"free": 1000});'
+    f'sys.exit(train.main({[*LONG[2:], f"--workdir={tmp_path}/run"]}))',
+  )
+  assert full.returncode == 1
+  assert full.stderr.count('\n') == 1 and full.stderr.startswith('error: saving')
+  assert 'MB needed' in full.stderr and 'Free space' in full.stderr
+  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  assert again.returncode == 0, again.stderr
+  assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
+
+
+def test_disk_that_fills_up_while_writing(command, run, unbroken, tmp_path):
+  limit = 'import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (30_000, 30_000));'
+  main = 'import sys; from big_vision_like import train;'
+  words = [*LONG[2:], f'--workdir={tmp_path}/run']
+  full = run(
+    '-c',
+    f'{limit} {main} sys.exit(train.main({words}))',
+    JAX_ENABLE_COMPILATION_CACHE='false',
+  )
+  assert full.returncode == 1
+  last = full.stderr.strip().splitlines()[-1]
+  assert last.startswith('error: saving a checkpoint') and 'File too large' in last
+  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  assert again.returncode == 0, again.stderr
+  assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
+
+
+def test_finished_run_says_so(run, unbroken):
+  before = (unbroken / 'metrics.jsonl').read_text()
+  again = run(*LONG, f'--workdir={unbroken}')
+  assert again.returncode == 0
+  assert f'is already at step {STEPS} of {STEPS}' in again.stdout
+  assert (unbroken / 'metrics.jsonl').read_text() == before
+
+
+def test_folder_of_another_config_is_refused(run, unbroken):
+  before = (unbroken / 'config.json').read_text()
+  other = run(*LONG, f'--workdir={unbroken}', '--config.task.mixup=0.5')
+  assert other.returncode == 1
+  assert 'config.task.mixup: 0.2 -> 0.5' in other.stderr
+  assert (unbroken / 'config.json').read_text() == before
+
+
+def test_evaluate_finds_what_training_found(run, unbroken):
+  done = run('-m', 'big_vision_like.evaluate', f'--workdir={unbroken}')
+  assert done.returncode == 0, done.stderr
+  found = json.loads((unbroken / f'evaluation-{STEPS}.json').read_text())
+  last = [r for r in metrics.read(unbroken) if r['kind'] == 'eval'][-1]
+  assert found['val/top1'] == pytest.approx(last['val/top1'], abs=1e-6)
+  assert found['val/loss'] == pytest.approx(last['val/loss'], rel=1e-5)
+
+
+def test_checkpoints_of_a_gone_model_are_kept(run, unbroken, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  change = ('--config.task.model.width=32', f'--workdir={workdir}')
+  config = json.loads((workdir / 'config.json').read_text())
+  config['task']['model']['width'] = 32  # as if the model file had been changed
+  (workdir / 'config.json').write_text(json.dumps(config))
+  again = run(*LONG, *change)
+  assert again.returncode == 1
+  assert 'can be read' in again.stderr and 'Was the model' in again.stderr
+  assert (workdir / 'checkpoints' / str(STEPS)).is_dir()
+
+
+def test_start_from_another_run_with_another_head(run, unbroken, tmp_path):
+  done = run(
+    '-c',
+    'from big_vision_like import checkpoint, spec, train;'
+    f'c = spec.load("tests/tiny_config.py");'
+    'c.task.model.num_classes = 12; c.total_steps = 9;'
+    'c.init_from = spec.spec(checkpoint.InitFrom,'
+    f' weights=spec.spec(checkpoint.from_run, workdir="{unbroken}"));'
+    f'train.train(c, "{tmp_path / "run"}")',
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'starting anew: head/bias, head/kernel' in done.stdout
+
+
+def test_loss_that_is_not_finite_leaves_a_capsule_to_replay(run, tmp_path):
+  words = (f'--workdir={tmp_path / "run"}', '--config.checkpoint_every=1')
+  rate = '--config.task.optimizer.rate.peak_value=1e30'
+  broken = run(*TRAIN, *words, rate, '--config.task.optimizer.clip_norm=None')
+  assert broken.returncode == 1
+  assert 'is not finite at step' in broken.stderr
+  assert 'Traceback' not in broken.stderr
+  replay = broken.stderr.strip().split('python ')[-1].split()
+  step = int(replay[-1].removeprefix('--replay='))
+  kept = [int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir()]
+  assert max(kept) < step
+  again = run(*replay)
+  assert again.returncode == 0, again.stderr
+  assert f'the batch of step {step} is the same' in again.stdout
+  assert 'first:' in again.stdout
+
+
+def test_missing_data_is_named_before_anything_starts(run, tmp_path):
+  done = run(*TRAIN, f'--workdir={tmp_path / "run"}', TFDS_DATA_DIR=str(tmp_path))
+  assert done.returncode == 1
+  assert 'python tools/prepare_data.py digits' in done.stderr
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('words', 'devices', 'sentence'),
+  [
+    (['--config.task.modle.depth=3'], 1, "did you mean 'model'?"),
+    (['--config.task.model.dept=3'], 1, "config.task.model has no field 'dept'"),
+    (['--config.task.model.depth=deep'], 1, 'config.task.model.depth takes a int'),
+    (['--config.totl_steps=3'], 1, "did you mean 'total_steps'?"),
+    (['--config.train_data.batch_size=30'], 4, 'batch_size=30 does not divide over 4'),
+    (['--config.mesh.fsdp=3'], 4, 'does not fit 4 devices'),
+    (['--config.mesh.fdsp=2'], 4, "did you mean 'fsdp'?"),
+    (['--config.task.model.num_classes=5'], 1, 'out of range: the model has 5 classes'),
+    (['--config.task.model.patch=3'], 1, 'do not divide into patches'),
+    (['--config.train_data.source.split=trian'], 1, "has no split 'trian'"),
+  ],
+)
+def test_bad_input_is_one_sentence(run, tmp_path, words, devices, sentence):
+  done = run(*TRAIN, f'--workdir={tmp_path / "run"}', *words, devices=devices)
+  assert done.returncode == 1
+  assert sentence in done.stderr
+  assert 'Traceback' not in done.stderr
+  assert not list((tmp_path / 'run').glob('checkpoints/*'))

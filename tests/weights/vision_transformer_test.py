@@ -1,0 +1,155 @@
+import pathlib
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from big_vision_like.models import vit
+from big_vision_like.weights import tree, vision_transformer
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
+
+
+def arrays_of(name, prefix):
+  with np.load(GOLDEN / f'{name}.npz') as arrays:
+    return {
+      key.removeprefix(prefix): arrays[key]
+      for key in arrays.files
+      if key.startswith(prefix)
+    }
+
+
+@pytest.fixture
+def published():
+  return arrays_of('vit_published_npz', 'published/')
+
+
+def assert_equal(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].dtype == b[name].dtype
+    np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_published_file_to_the_converted_tree(published, tmp_path):
+  np.savez(tmp_path / 'vit.npz', **published)
+  params = vision_transformer.read_npz(tmp_path / 'vit.npz')
+  assert set(params) == {
+    'cls',
+    'embed',
+    'encoder',
+    'head',
+    'pos_embedding',
+    'pre_logits',
+  }
+  want = arrays_of('vit_published_npz', 'converted/')
+  assert_equal(vision_transformer.to_big_vision(params), want)
+
+
+def test_published_file_in_unrolled_and_scanned_model(published):
+  params = vision_transformer.from_npz(published)
+  image = arrays_of('vit_published_npz', 'input/')['image']
+  want = arrays_of('vit_published_npz', 'output/')['logits']
+  sizes = dict(patch=4, width=24, depth=2, num_heads=3, mlp_dim=48, rep_size=24)
+  unrolled = vit.ViT(num_classes=6, **sizes)
+  scanned = vit.ViT(num_classes=6, **sizes, scan=True)
+  logits = unrolled.apply({'params': params}, image)['logits']
+  np.testing.assert_allclose(logits, want, rtol=0, atol=2e-5)
+  stacked = scanned.apply({'params': tree.stack_blocks(params)}, image)['logits']
+  np.testing.assert_allclose(stacked, logits, rtol=0, atol=1e-6)
+
+
+def test_the_converted_tree_is_the_same_function(published):
+  params = vision_transformer.from_npz(published)
+  converted = vision_transformer.to_big_vision(params)
+  again = vision_transformer.from_npz(converted)
+  assert again['pos_embedding'].shape == params['pos_embedding'].shape
+  assert not again['pos_embedding'][:, 0].any()
+  np.testing.assert_array_equal(
+    again['cls'] + again['pos_embedding'][:, :1],
+    params['cls'] + params['pos_embedding'][:, :1],
+  )
+  assert_equal(vision_transformer.to_big_vision(again), converted)
+
+
+def test_names_old_and_new_and_what_is_written(published):
+  params = vision_transformer.from_npz(published)
+  written = vision_transformer.to_npz(params)
+  assert 'Transformer/encoderblock_1/MlpBlock_0/Dense_1/bias' in written
+  assert 'Transformer/posembed_input/pos_embedding' in written
+  again = vision_transformer.from_npz({f'params/{n}': a for n, a in written.items()})
+  assert_equal(tree.flatten(again), tree.flatten(params))
+  assert_equal(vision_transformer.to_npz(tree.stack_blocks(params)), written)
+
+
+def test_positions_inside_the_encoder(published):
+  moved = published.pop('Transformer/posembed_input/pos_embedding')
+  published['Transformer/pos_embedding'] = moved  # big_vision before 2022
+  params = vision_transformer.from_npz(published)
+  np.testing.assert_array_equal(params['pos_embedding'], moved)
+
+
+def test_stacked_blocks_and_bfloat16(published, tmp_path):
+  params = vision_transformer.from_npz(published)
+  flat = vision_transformer.to_big_vision(params, scan=True)
+  assert flat['Transformer/encoderblock/LayerNorm_0/scale'].shape == (2, 24)
+  half = {f'params/{n}': a.astype(ml_dtypes.bfloat16) for n, a in flat.items()}
+  np.savez(tmp_path / 'scan.npz', **half)
+  got = vision_transformer.read_npz(tmp_path / 'scan.npz')
+  rounded = {n: a.astype(ml_dtypes.bfloat16).astype('float32') for n, a in flat.items()}
+  assert_equal(vision_transformer.to_big_vision(got, scan=True), rounded)
+  assert 'block_1' in got['encoder']
+
+
+def test_map_head_and_its_old_inlined_names():
+  flat = arrays_of('vit_bv_map_learn', 'param/')
+  params = vision_transformer.from_npz(flat)
+  assert set(params['map_head']) == {'probe', 'attention', 'norm', 'mlp'}
+  assert_equal(vision_transformer.to_big_vision(params), flat)
+  inlined = {name.removeprefix('MAPHead_0/'): array for name, array in flat.items()}
+  assert_equal(
+    vision_transformer.to_npz(vision_transformer.from_npz(inlined)),
+    vision_transformer.to_npz(params),
+  )
+
+
+def test_unknown_and_missing_names_are_listed(published):
+  del published['embedding/bias']
+  del published['head/bias']
+  del published['Transformer/encoderblock_0/LayerNorm_2/scale']
+  with pytest.raises(
+    ValueError,
+    match='my.npz: missing Transformer/encoderblock_0/LayerNorm_1/scale, '
+    'embedding/bias, head/bias',
+  ):
+    vision_transformer.from_npz(published, source='my.npz')
+  published['gn_root/scale'] = np.ones(3)
+  with pytest.raises(ValueError, match='unknown gn_root/scale'):
+    vision_transformer.from_npz(published)
+
+
+def test_a_missing_block_is_noticed(published):
+  shifted = {name.replace('block_1', 'block_2'): a for name, a in published.items()}
+  with pytest.raises(ValueError, match='missing Transformer/encoderblock_1/'):
+    vision_transformer.from_npz(shifted)
+
+
+def test_one_array_under_two_names(published):
+  published['params/cls'] = published['cls']
+  with pytest.raises(ValueError, match='there twice'):
+    vision_transformer.from_npz(published)
+
+
+def test_parameters_that_are_no_vit():
+  with pytest.raises(ValueError, match='unknown conv/kernel; missing'):
+    vision_transformer.to_npz({'conv': {'kernel': np.ones(3)}})
+
+
+def test_pickles_are_not_executed(published, tmp_path):
+  published['head/bias'] = np.array([print], dtype=object)
+  np.savez(tmp_path / 'bad.npz', **published)
+  with pytest.raises(ValueError, match="bad.npz: cannot read 'head/bias'"):
+    vision_transformer.read_npz(tmp_path / 'bad.npz')
+  (tmp_path / 'other.npz').write_text('no archive')
+  with pytest.raises(ValueError, match='other.npz is not an .npz file'):
+    vision_transformer.read_npz(tmp_path / 'other.npz')

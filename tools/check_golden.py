@@ -1,0 +1,463 @@
+"""Compares our code with golden files: numbers computed by original implementations.
+
+  python tools/check_golden.py tests/golden/*.npz
+
+Each FILE.npz holds inputs, parameters under the reference's own names, and outputs and
+gradients; FILE.json beside it names the reference and its configuration. Every array
+under output/, grad/ and converted/ is compared. Exit status: 0 if all are within
+tolerance, 1 if one is not or has no counterpart, 2 if a file cannot be checked.
+
+A new kind of file is one function from description and arrays to values by name, and
+one line in KINDS.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.models import vit
+from big_vision_like.ops import losses, positions, ridge
+from big_vision_like.weights import timm_vit, tree, vision_transformer
+
+COMPARED = ('output/', 'grad/', 'converted/')
+
+
+class Tolerance(NamedTuple):
+  """Largest error allowed; `relative` to the largest magnitude of the golden array."""
+
+  absolute: float = 0.0
+  relative: float = 0.0
+
+
+EXACT = Tolerance()
+LOGITS = Tolerance(absolute=2e-5)
+LOSS = Tolerance(relative=1e-5)
+LAYER = Tolerance(relative=1e-4)
+FLOAT = Tolerance(absolute=1e-6)
+# Torch's own float32 interpolation is 2e-6 away from its float64 one.
+CUBIC = Tolerance(absolute=1e-5)
+# For small l2 the published float32 solver itself moves by 1e-3 between machines.
+SCORES = Tolerance(relative=1e-3)
+
+Results = dict[str, tuple[Any, Tolerance]]
+
+
+class Fields(dict):
+  """A dict that says which name is missing."""
+
+  def __missing__(self, name: str):
+    raise UserError(f'it lacks {name!r}')
+
+
+def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+  """The arrays whose names start with `prefix`, without it."""
+  return {
+    name.removeprefix(prefix): array
+    for name, array in arrays.items()
+    if name.startswith(prefix)
+  }
+
+
+def vit_jax(description: Fields, arrays: Fields) -> Results:
+  """A ViT of google-research/vision_transformer: modules, logits, loss, gradients."""
+  config = description['config']
+  if config.get('resnet'):
+    reference = description['reference']
+    raise UserError(f'no function here checks {reference!r} with a ResNet stem')
+  params = vision_transformer.from_npz(select(arrays, 'param/'))
+  model = vit.ViT(
+    num_classes=config['num_classes'],
+    patch=two(config['patch_size']),
+    width=config['hidden_size'],
+    depth=config['num_layers'],
+    num_heads=config['num_heads'],
+    mlp_dim=config['mlp_dim'],
+    pool=choice(config, 'classifier', {'token': 'token', 'gap': 'gap'}),
+    posemb='learned' if 'pos_embedding' in params else 'none',
+    rep_size=config['representation_size'] or 0,
+  )
+  outputs, modules = forward(model, params, arrays['input/image'])
+  results = {
+    f'output/{name}': (value, LAYER)
+    for path, value in modules.items()
+    if (name := vision_transformer.published_name(path)) is not None
+  }
+  results['output/Transformer/posembed_input'] = (modules['with_position'], LAYER)
+  results['output/logits'] = (outputs['logits'], LOGITS)
+  if 'pre_logits' not in modules:  # with a layer of that name, its output before tanh
+    results['output/pre_logits'] = (outputs['features'], LAYER)
+  gradients = loss_and_gradients(results, description, arrays, model, params)
+  return results | gradient_results(gradients, vision_transformer.to_npz)
+
+
+def big_vision(description: Fields, arrays: Fields) -> Results:
+  """A ViT of big_vision: its dict of intermediates, logits, loss, gradients."""
+  config = description['config']
+  width = config['width']
+  rep_size = config['rep_size']
+  model = vit.ViT(
+    num_classes=config['num_classes'],
+    patch=two(config['patch_size']),
+    width=width,
+    depth=config['depth'],
+    num_heads=config['num_heads'],
+    mlp_dim=config['mlp_dim'] or 4 * width,
+    pool=choice(config, 'pool_type', {'tok': 'token', 'gap': 'gap', 'map': 'map'}),
+    posemb=choice(config, 'posemb', {'learn': 'learned', 'sincos2d': 'sincos2d'}),
+    rep_size=width if rep_size is True else int(rep_size or 0),
+  )
+  params = vision_transformer.from_npz(select(arrays, 'param/'))
+  outputs, modules = forward(model, params, arrays['input/image'])
+  num_tokens = int(model.pool == 'token')
+  stem_BhwD = modules['embed']
+  _, height, width, _ = stem_BhwD.shape
+  patches_BGD = outputs['tokens'][:, num_tokens:]
+  pre_logits_BhwR = patches_BGD.reshape(-1, height, width, model.width)
+  if model.rep_size:
+    pre_logits_BhwR = jnp.tanh(dense(params['pre_logits'], pre_logits_BhwR))
+  values = {
+    'stem': stem_BhwD,
+    'with_posemb': modules['with_position'][:, num_tokens:],
+    'encoded': outputs['tokens'],
+    'head_input': outputs['features'],
+    'pre_logits': outputs['pre_logits'],
+    'pre_logits_2d': pre_logits_BhwR,
+  }
+  x_BND = modules['with_position']
+  for i in range(model.depth):
+    block = f'encoder/block_{i}'
+    parts = {
+      'sa': modules[f'{block}/attention'],
+      '+sa': x_BND + modules[f'{block}/attention'],
+      'mlp': modules[f'{block}/mlp'],
+      '+mlp': modules[block],
+    }
+    values |= {f'encoder/block{i:02d}/{name}': value for name, value in parts.items()}
+    x_BND = modules[block]
+  values['encoder/pre_ln'] = x_BND
+  results = {f'output/{name}': (value, LAYER) for name, value in values.items()}
+  if model.posemb == 'sincos2d':
+    pos_1ND = positions.sincos2d(height, width, model.width)
+    results['output/posemb_sincos_2d'] = (pos_1ND, FLOAT)
+  results['output/logits'] = (outputs['logits'], LOGITS)
+  results['output/logits_2d'] = (dense(params['head'], pre_logits_BhwR), LOGITS)
+  gradients = loss_and_gradients(results, description, arrays, model, params)
+  return results | gradient_results(gradients, big_vision_gradients)
+
+
+def published_npz(description: Fields, arrays: Fields) -> Results:
+  """A file named as those of gs://vit_models: the converted tree, and logits."""
+  config = description['config']
+  params = vision_transformer.from_npz(select(arrays, 'published/'))
+  model = vit.ViT(
+    num_classes=config['num_classes'],
+    patch=two(config['patch']),
+    width=config['width'],
+    depth=config['depth'],
+    num_heads=config['num_heads'],
+    mlp_dim=config['mlp_dim'],
+    pool='token' if 'cls' in params else 'gap',
+    rep_size=config['rep_size'] or 0,
+  )
+  outputs, _ = forward(model, params, arrays['input/image'])
+  converted = vision_transformer.to_big_vision(params)
+  results = {f'converted/{name}': (value, EXACT) for name, value in converted.items()}
+  return results | {'output/logits': (outputs['logits'], LOGITS)}
+
+
+def timm(description: Fields, arrays: Fields) -> Results:
+  """ViTs of timm, several to a file: tokens, features, logits."""
+  pools = {'token': 'token', 'avg': 'gap', 'map': 'map'}
+  results = {}
+  for config in description['config']:
+    case = config['case']
+    params = timm_vit.from_timm(
+      select(arrays, f'param/{case}/'), config['num_heads'], config['no_embed_class']
+    )
+    model = vit.ViT(
+      num_classes=config['num_classes'],
+      patch=two(config['patch_size']),
+      width=config['embed_dim'],
+      depth=config['depth'],
+      num_heads=config['num_heads'],
+      mlp_dim=int(config['embed_dim'] * config['mlp_ratio']),
+      pool=choice(config, 'global_pool', pools),
+    )
+    outputs, _ = forward(model, params, arrays[f'input/{case}/image'])
+    results |= {
+      f'output/{case}/tokens': (outputs['tokens'], LAYER),
+      f'output/{case}/pre_logits': (outputs['features'], LAYER),
+      f'output/{case}/logits': (outputs['logits'], LOGITS),
+    }
+  return results
+
+
+def resized_positions(description: Fields, arrays: Fields) -> Results:
+  """Position embeddings resized with aligned corners."""
+  return resize_cases(description, arrays, 'linear', FLOAT)
+
+
+def cubic_positions(description: Fields, arrays: Fields) -> Results:
+  """Position embeddings resized by torch's bicubic interpolation."""
+  return resize_cases(description, arrays, 'cubic_torch', CUBIC)
+
+
+def fewshot(description: Fields, arrays: Fields) -> Results:
+  """Closed-form few-shot classifiers and the draws of their examples."""
+  results = {}
+  for config in description['config']:
+    case = config['case']
+    data = Fields(select(arrays, f'input/{case}/'))
+    x_train_ND, y_train_N = data['x_train'], data['y_train']
+    scores_MC = ridge.ridge_scores(
+      x_train_ND, y_train_N, data['x_test'], config['classes'], config['l2_reg']
+    )
+    predicted_M = np.asarray(scores_MC).argmax(axis=1)
+    accuracy = np.mean(predicted_M == data['y_test'])
+    results |= {
+      f'output/{case}/scores': (scores_MC, SCORES),
+      f'output/{case}/pred': (predicted_M, EXACT),
+      f'output/{case}/accuracy': (accuracy, FLOAT),
+    }
+    for name in select(arrays, f'output/{case}/'):
+      if match := re.fullmatch(r'indices_seed(\d+)_(\d+)shot', name):
+        seed, shots = int(match[1]), int(match[2])
+        drawn = ridge.fewshot_indices(y_train_N, shots, seed)
+        results[f'output/{case}/{name}'] = (drawn, EXACT)
+  return results
+
+
+# Which function checks a file: the first whose words are in the file's "reference".
+KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
+  ('vision_transformer vit_jax/models_vit.py', vit_jax),
+  ('big_vision models/vit.py _Model', big_vision),
+  ('gs://vit_models', published_npz),
+  ('timm/models/vision_transformer.py', timm),
+  ('checkpoint.interpolate_posembed', resized_positions),
+  ('deit main.py --finetune', cubic_positions),
+  ('evaluators/fewshot_lsr.py', fewshot),
+]
+
+
+def two(size: int | list[int]) -> tuple[int, int]:
+  """A size given once or for both axes."""
+  return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def choice(config: Fields, name: str, ours: Mapping[str, str]) -> str:
+  """Our word for the config's; says so if we have none."""
+  if config[name] not in ours:
+    raise UserError(f'{name} {config[name]!r} is not one of {", ".join(ours)}')
+  return ours[config[name]]
+
+
+def dense(params: Mapping[str, np.ndarray], x: jax.Array) -> jax.Array:
+  """A linear layer over the last axis."""
+  y = jnp.einsum('...i,io->...o', x, params['kernel'])
+  return y + jnp.broadcast_to(params['bias'], y.shape)
+
+
+def forward(
+  model: vit.ViT, params: tree.Tree, image_BHWC: np.ndarray
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """Returns the model's outputs, and the outputs of its submodules by path."""
+  fit_parameters(model, params, image_BHWC)
+  outputs, state = jax.jit(
+    lambda params, image_BHWC: model.apply(
+      {'params': params},
+      image_BHWC,
+      capture_intermediates=True,
+      mutable=['intermediates'],
+    )
+  )(params, image_BHWC)
+  modules = {
+    path.removesuffix('/__call__'): values[0]
+    for path, values in tree.flatten(state['intermediates']).items()
+  }
+  return outputs, modules
+
+
+def fit_parameters(model: vit.ViT, params: tree.Tree, image_BHWC: np.ndarray) -> None:
+  """Raises unless the parameters are those of the model, in names and shapes."""
+  variables = jax.eval_shape(model.init, jax.random.key(0), image_BHWC)
+  want, have = tree.flatten(variables['params']), tree.flatten(params)
+  tree.check_names(
+    'its parameters do not fit its config',
+    have.keys() - want.keys(),
+    want.keys() - have.keys(),
+  )
+  for name, array in have.items():
+    if array.shape != want[name].shape:
+      raise UserError(
+        f'{name} has shape {array.shape}, its config asks for {want[name].shape}'
+      )
+
+
+def loss_and_gradients(
+  results: Results,
+  description: Fields,
+  arrays: Fields,
+  model: vit.ViT,
+  params: tree.Tree,
+) -> tree.Tree:
+  """Adds the losses the file asks for to results; returns the last one's gradients."""
+  functions = {
+    'softmax_xent': losses.softmax_cross_entropy,
+    'sigmoid_xent': losses.sigmoid_cross_entropy,
+  }
+  names = [name for name in functions if f'output/loss_{name}' in arrays]
+  if 'loss' in description:
+    named = choice(description, 'loss', {name: name for name in functions})
+    names = [name for name in names if name != named] + [named]
+  if not names and not select(arrays, 'grad/'):
+    return {}
+  if not names:
+    raise UserError('it has gradients but does not say of which loss')
+  labels_BC = arrays.get('input/labels_onehot')
+  if labels_BC is None:
+    labels_BC = arrays['input/labels']
+  if labels_BC.ndim == 1:
+    labels_BC = jax.nn.one_hot(labels_BC, model.num_classes)
+
+  def mean_loss(params: tree.Tree, name: str) -> jax.Array:
+    logits_BC = model.apply({'params': params}, arrays['input/image'])['logits']
+    return functions[name](logits_BC, labels_BC).mean()
+
+  for name in names:
+    value, gradients = jax.jit(jax.value_and_grad(mean_loss), static_argnames='name')(
+      params, name=name
+    )
+    results[f'output/loss_{name}'] = (value, LOSS)
+  return gradients
+
+
+def gradient_results(
+  gradients: tree.Tree, rename: Callable[[tree.Tree], dict[str, np.ndarray]]
+) -> Results:
+  """Gradients under the reference's names."""
+  if not gradients:
+    return {}
+  named = rename(gradients)
+  # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
+  rounding = 1e-7 * max(float(np.abs(array).max()) for array in named.values())
+  tolerance = LAYER._replace(absolute=rounding)
+  return {f'grad/{name}': (array, tolerance) for name, array in named.items()}
+
+
+def big_vision_gradients(gradients: tree.Tree) -> dict[str, np.ndarray]:
+  """Gradients in the layout of big_vision: each block's, and those of all stacked."""
+  if 'cls' in gradients and 'pos_embedding' in gradients:
+    pos_1ND = np.array(gradients['pos_embedding'])
+    pos_1ND[:, 0] = 0.0  # to_big_vision would add it to the class token's gradient
+    gradients = {**gradients, 'pos_embedding': pos_1ND}
+  stacked = vision_transformer.to_big_vision(gradients, scan=True)
+  return vision_transformer.to_big_vision(gradients) | stacked
+
+
+def resize_cases(
+  description: Fields, arrays: Fields, method: str, tolerance: Tolerance
+) -> Results:
+  """Position embeddings resized, several to a file."""
+  results = {}
+  for config in description['config']:
+    case = config['case']
+    key = 'extra_tokens' if 'extra_tokens' in config else 'has_class_token'
+    resized_1ND = positions.resize(
+      arrays[f'input/posemb_{case}'],
+      two(config['grid_from']),
+      two(config['grid_to']),
+      num_prefix=int(config[key]),
+      method=method,
+    )
+    results[f'output/posemb_{case}'] = (resized_1ND, tolerance)
+  return results
+
+
+def compute(path: pathlib.Path) -> tuple[str, dict[str, np.ndarray], Results]:
+  """Returns the file's reference, its golden arrays, and our values."""
+  if path.suffix != '.npz' or not zipfile.is_zipfile(path):
+    raise UserError('there is no such .npz file')
+  description_path = path.with_suffix('.json')
+  try:
+    description = json.loads(description_path.read_text(), object_hook=Fields)
+  except FileNotFoundError:
+    raise UserError(f'{description_path.name} is not beside it') from None
+  except json.JSONDecodeError as error:
+    raise UserError(f'{description_path.name} cannot be parsed: {error}') from None
+  reference = description['reference']
+  function = next((check for words, check in KINDS if words in reference), None)
+  if function is None:
+    raise UserError(f'no function here checks the reference {reference!r}')
+  with np.load(path, allow_pickle=False) as file:
+    arrays = Fields(file)
+  golden = {name: array for name, array in arrays.items() if name.startswith(COMPARED)}
+  if not golden:
+    raise UserError('it holds nothing to compare')
+  with jax.default_matmul_precision('highest'):
+    return reference, golden, function(description, arrays)
+
+
+def compare(want: np.ndarray, result: tuple[Any, Tolerance] | None) -> tuple[str, bool]:
+  """Returns the error, relative error, tolerance and verdict of a row; and if ok."""
+  if result is None:
+    return 'no counterpart', False
+  got, tolerance = np.asarray(result[0]), result[1]
+  if got.shape != want.shape:
+    return f'ours has shape {shape_text(got)}', False
+  error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
+  largest = np.abs(want.astype(np.float64)).max()
+  allowed = tolerance.absolute + tolerance.relative * largest
+  ok = bool(error <= allowed)  # false for NaN
+  relative = error / largest if largest else float(error > 0)
+  verdict = 'ok' if ok else 'TOO LARGE'
+  return f'{error:9.1e}  {relative:9.1e}  {allowed:9.1e}  {verdict}', ok
+
+
+def shape_text(array: np.ndarray) -> str:
+  return 'x'.join(map(str, array.shape)) or 'scalar'
+
+
+def check(path: pathlib.Path) -> bool:
+  """Prints the table of one file; returns whether all is within tolerance."""
+  reference, golden, results = compute(path)
+  names = max(map(len, golden))
+  shapes = max(len('shape'), *(len(shape_text(array)) for array in golden.values()))
+  print(f'{path}: {reference}')
+  head = f'{"max abs":>9}  {"max rel":>9}  {"allowed":>9}'
+  print(f'  {"name":{names}}  {"shape":{shapes}}  {head}')
+  count = 0
+  for name, want in golden.items():
+    text, ok = compare(want, results.get(name))
+    count += ok
+    print(f'  {name:{names}}  {shape_text(want):{shapes}}  {text}')
+  print(f'  {count} of {len(golden)} within tolerance\n')
+  return count == len(golden)
+
+
+def main(arguments: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE.npz')
+  status = 0
+  for path in parser.parse_args(arguments).files:
+    try:
+      status = max(status, 0 if check(path) else 1)
+    except ValueError as error:
+      print(f'{path}: {str(error).rstrip(".")}.', file=sys.stderr)
+      status = 2
+  return status
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,135 @@
+"""What a config builds: the model's tree, its parameters and what is done to each.
+
+    python tools/explain.py --config=configs/vit/pretrain_glyphs.py
+
+Prints shapes, parameters and operations by block, then weight decay, learning-rate
+factor of every parameter. Nothing is trained.
+"""
+
+import argparse
+import collections
+import re
+from collections.abc import Sequence
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from big_vision_like import errors, experiment, flops, optim
+from big_vision_like import mesh as meshes
+from big_vision_like.weights import tree as trees
+
+
+def blocks(run: experiment.Experiment, console: rich.console.Console) -> None:
+  """Prints each module of the model: output shape, parameters, operations."""
+  model, inputs = run.task.model, run.task.model_inputs
+  batch = jax.eval_shape(lambda: meshes.put(run.example, run.mesh))
+  params = run.abstract_state.params
+  variables = {'params': params, **run.abstract_state.mutable}
+
+  def forward(variables, batch):
+    return model.apply(
+      variables,
+      *inputs(batch),
+      capture_intermediates=True,
+      mutable=['intermediates'],
+    )
+
+  found = jax.eval_shape(forward, variables, batch)[1]['intermediates']
+  plain = jax.make_jaxpr(lambda v, b: model.apply(v, *inputs(b)))(variables, batch)
+  operations = collections.Counter()
+  for scope, number in flops.by_scope(plain).items():
+    # 'ViT/encoder/blocks.<lambda>/blocks/mlp': what a scanned body adds to the name.
+    name = re.sub(r'[^/]*<lambda>/', '', scope.partition('/')[2])
+    for prefix in _prefixes(name):
+      operations[prefix] += number
+  sizes = collections.Counter()
+  for name, leaf in trees.flatten(params).items():
+    for prefix in _prefixes(name):
+      sizes[prefix] += leaf.size
+  examples = next(iter(batch.values())).shape[0]
+
+  table = _table(f'{type(model).__name__}, one example', 'module')
+  for title in ('output', 'parameters', 'MFLOPs forward'):
+    table.add_column(title, justify='right')
+  for name in sorted(set(sizes) | set(operations), key=_natural):
+    if name in trees.flatten(params) or (name not in sizes and name not in found):
+      continue
+    depth = name.count('/') + 1 if name else 0
+    table.add_row(
+      '  ' * depth + (name.rpartition('/')[2] or 'all'),
+      _shape(found, name, examples),
+      f'{sizes[name]:,}',
+      f'{operations[name] / examples / 1e6:,.3f}',
+    )
+  console.print(table)
+
+
+def parameters(run: experiment.Experiment, console: rich.console.Console) -> None:
+  """Prints each parameter: shape, weight decay, learning-rate factor."""
+  params = run.abstract_state.params
+  optimizer = run.task.optimizer
+  decay = jax.tree.leaves(optimizer.decay_of(params))
+  factor = jax.tree.leaves(optimizer.rate_factor_of(params))
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  table = _table(f'{count:,} parameters', 'parameter')
+  for title in ('shape', 'decay', 'rate x'):
+    table.add_column(title, justify='right')
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  rows = [
+    (optim.path_of(keys), leaf, d, f)
+    for (keys, leaf), d, f in zip(leaves, decay, factor, strict=True)
+  ]
+  for name, leaf, d, f in sorted(rows, key=lambda row: _natural(row[0])):
+    table.add_row(name, _size(leaf.shape), f'{d:g}', f'{f:g}')
+  console.print(table)
+
+
+def _table(title: str, first: str) -> rich.table.Table:
+  table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE)
+  table.add_column(first, no_wrap=True)
+  return table
+
+
+def _prefixes(name: str) -> list[str]:
+  parts = name.split('/')
+  return [''] + ['/'.join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _natural(name: str) -> list:
+  return [int(s) if s.isdigit() else s for s in re.split(r'(\d+)', name)]
+
+
+def _shape(found: dict, name: str, examples: int) -> str:
+  node = found
+  for part in name.split('/') if name else []:
+    node = node.get(part, {})
+  outputs = jax.tree.leaves(node.get('__call__', ()))
+  if len(outputs) != 1:
+    return ''
+  shape = outputs[0].shape
+  return _size(n for i, n in enumerate(shape) if not (n == examples and i < 2))
+
+
+def _size(shape: Sequence[int]) -> str:
+  return 'x'.join(map(str, shape)) or 'scalar'
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses the command line and prints both tables."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  _, config = experiment.parse(parser, argv)
+  run = experiment.make(config)
+  console = rich.console.Console()
+  blocks(run, console)
+  parameters(run, console)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
