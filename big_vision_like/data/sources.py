@@ -66,7 +66,8 @@ class Tfds:
   @property
   def label_names(self) -> list[str] | None:
     """The classes' names in order, where the data set has them."""
-    feature = self.builder.info.features.get('label')
+    features = self.builder.info.features
+    feature = features['label'] if 'label' in features else None
     return list(feature.names) if getattr(feature, 'names', None) else None
 
   def __len__(self) -> int:

@@ -92,7 +92,7 @@ class GradientTask(Task):
     ema = state.ema
     if ema is not None:
       ema = optim.ema(ema, params, self.ema_decay, state.step)
-    scalars['gradient_norm'] = optax.global_norm(grads)
+    scalars['gradient_norm'] = optax.tree.norm(grads)
     scalars['rate'] = self.optimizer.rate_at(state.step)
     state = state.replace(
       step=state.step + 1,

@@ -1,0 +1,1 @@
+"""Arrays in, pictures out: numpy and OpenCV only, nothing of ours is imported."""

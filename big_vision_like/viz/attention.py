@@ -1,0 +1,92 @@
+"""What a vision transformer's attention looks at (arXiv:2010.11929, section 4.5).
+
+Axes: L layers, B images, H heads, N tokens (the class token, if any, is the first),
+P patch tokens, h w patch grid.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def stack_attention(intermediates: Mapping[str, Any]) -> np.ndarray:
+  """Returns the sown attention probabilities of all blocks, (L, B, H, N, N) float32.
+
+  `intermediates` is that collection of a model with an `encoder` of blocks, unrolled
+  (`block_0`, `block_1`, ...: one (B, H, N, N) each) or scanned (`blocks`: one
+  (L, B, H, N, N)). ValueError when no block has sown `attention/probs`.
+  """
+
+  def sown(block: str) -> np.ndarray:
+    attention = encoder[block].get('attention', {})
+    if 'probs' not in attention:
+      raise ValueError(f'encoder/{block} has no sown `attention/probs`')
+    return np.asarray(attention['probs'][-1], np.float32)
+
+  encoder = intermediates.get('encoder', {})
+  if 'blocks' in encoder:
+    return sown('blocks')
+  numbers = sorted(int(m[1]) for k in encoder if (m := re.fullmatch(r'block_(\d+)', k)))
+  if not numbers:
+    raise ValueError('the model has no `encoder` of blocks with sown attention')
+  return np.stack([sown(f'block_{number}') for number in numbers])
+
+
+def rollout(probs_LBHNN: np.ndarray, has_class_token: bool) -> np.ndarray:
+  """Attention rollout (arXiv:2005.00928): how much each patch reaches the output.
+
+  Heads are averaged, the identity (the residual path) is added, rows are normalised
+  and the layers multiplied. Returns (B, P): the class token's row without its own
+  entry (figure 6), or, without a class token, the mean over all rows, because mean
+  pooling reads every token alike. Entries are >= 0; without a class token they sum
+  to 1, with one to 1 minus what the class token keeps of itself.
+  """
+  check_square(probs_LBHNN)
+  mixed_LBNN = probs_LBHNN.mean(axis=2, dtype=np.float64)
+  mixed_LBNN = mixed_LBNN + np.eye(mixed_LBNN.shape[-1])
+  mixed_LBNN /= mixed_LBNN.sum(axis=-1, keepdims=True)
+  flow_BNN = mixed_LBNN[0]
+  for layer_BNN in mixed_LBNN[1:]:
+    flow_BNN = layer_BNN @ flow_BNN
+  return flow_BNN[:, 0, 1:] if has_class_token else flow_BNN.mean(axis=1)
+
+
+def attention_distance(
+  probs_LBHNN: np.ndarray,
+  grid: tuple[int, int],
+  patch: int | tuple[int, int],
+  has_class_token: bool,
+) -> np.ndarray:
+  """Mean attention distance of each head in pixels, (L, H) (figure 7 right, 11).
+
+  The distance between two patches is Euclidean, `patch` pixels (or rows and columns
+  of pixels) per grid step; each query patch averages it with its attention as
+  weights, then queries and images are averaged. The class token's row and column are
+  dropped and the rest is not normalised again (the authors' code,
+  google-research/vision_transformer#162), so attention paid to the class token counts
+  as distance 0. ValueError when `grid` (rows, columns) does not hold the patch tokens.
+  """
+  check_square(probs_LBHNN)
+  first = int(has_class_token)
+  probs_LBHPP = probs_LBHNN[..., first:, first:]
+  height, width = grid
+  if probs_LBHPP.shape[-1] != height * width:
+    raise ValueError(
+      f'attention over {probs_LBHPP.shape[-1]} patch tokens does not fit a grid of '
+      f'{height} x {width}; check the grid and has_class_token={has_class_token}'
+    )
+  places_P2 = np.indices(grid).reshape(2, -1).T * np.broadcast_to(patch, (1, 2))
+  distance_PP = np.linalg.norm(places_P2[:, None] - places_P2[None], axis=-1)
+  reach_LBHP = np.einsum('LBHPQ,PQ->LBHP', probs_LBHPP, distance_PP)
+  return reach_LBHP.mean(axis=(1, 3))
+
+
+def check_square(probs_LBHNN: np.ndarray) -> None:
+  """ValueError unless the array is (L, B, H, N, N)."""
+  shape = probs_LBHNN.shape
+  if len(shape) != 5 or shape[-1] != shape[-2]:
+    raise ValueError(
+      f'attention probabilities must be (layers, images, heads, N, N), not {shape}'
+    )

@@ -1,0 +1,180 @@
+"""A page that is one file: pictures inside, no script, nothing fetched."""
+
+import base64
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from big_vision_like.viz import images
+
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { max-width: 1160px; margin: 0 auto; padding: 24px 20px 64px; background: #fff;
+  color: #222; font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+h1 { font-size: 26px; margin: 8px 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 20px; margin: 40px 0 4px; padding-bottom: 4px;
+  border-bottom: 1px solid #ddd; }
+h3 { font-size: 15px; margin: 16px 0 8px; overflow-wrap: anywhere; }
+p { margin: 4px 0 12px; max-width: 80ch; }
+p.note { color: #555; }
+p.absent { color: #666; font-style: italic; }
+a { color: #0060a0; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0 0; font-size: 14px; }
+table { border-collapse: collapse; margin: 8px 0 16px; font-size: 14px;
+  max-width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0;
+  border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
+th { font-weight: 600; } tbody th { white-space: nowrap; color: #444; }
+details { margin: 8px 0; } summary { cursor: pointer; color: #0060a0; }
+pre { font: 12.5px/1.45 ui-monospace, Consolas, "DejaVu Sans Mono", monospace;
+  background: #f6f7f8; padding: 12px; margin: 8px 0; white-space: pre-wrap;
+  overflow-wrap: anywhere; border-radius: 4px; }
+figure { margin: 8px 0 16px; }
+figcaption { font-size: 13.5px; color: #555; max-width: 80ch; margin-top: 6px; }
+img { display: block; max-width: 100%; height: auto; }
+.card img, .tiles img { outline: 1px solid #d8d8d8; }
+svg.chart { max-width: 100%; height: auto; font-family: inherit; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr));
+  gap: 16px 24px; margin: 8px 0; }
+.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr));
+  gap: 8px 32px; align-items: start; }
+.beside > *, .charts > * { min-width: 0; break-inside: avoid; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr));
+  gap: 16px 12px; margin: 8px 0 16px; }
+.card { font-size: 12.5px; line-height: 1.35; break-inside: avoid; min-width: 0; }
+.card img { margin-bottom: 6px; }
+.tiles { display: flex; flex-wrap: wrap; gap: 8px; max-width: 1008px; padding: 1px; }
+.card div { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.bar { display: grid; grid-template-columns: 1fr 4.2em; gap: 4px; position: relative;
+  font-size: 12px; }
+.bar i { position: absolute; left: 0; top: 1px; bottom: 1px; background: #dbe9f4; }
+.bar.true i { background: #cdeadd; }
+.bar span { position: relative; padding-left: 3px; overflow: hidden;
+  text-overflow: ellipsis; }
+.bar span:last-child { text-align: right; }
+@media (max-width: 560px) { .charts, .beside { grid-template-columns: 1fr; } }
+@media print { body { max-width: none; padding: 0; font-size: 11pt; }
+  nav { display: none; } h2, h3 { break-after: avoid; } a { color: inherit; }
+  .charts, .beside { grid-template-columns: 1fr 1fr; }
+  .bar i, pre { print-color-adjust: exact; } }
+"""
+
+
+def document(title: str, note: str, sections: Sequence[tuple[str, str]]) -> str:
+  """The whole page from (heading, content) pairs; content is HTML, the rest is text."""
+  links = ''.join(
+    f'<a href="#{anchor(heading)}">{html.escape(heading)}</a>'
+    for heading, _ in sections
+  )
+  body = ''.join(
+    f'<section><h2 id="{anchor(heading)}">{html.escape(heading)}</h2>{content}'
+    '</section>'
+    for heading, content in sections
+  )
+  return (
+    '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    # An empty icon, or the browser asks for one.
+    '<link rel="icon" href="data:,">'
+    f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>'
+    f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>'
+    f'<nav>{links}</nav>{body}</body></html>\n'
+  )
+
+
+def anchor(heading: str) -> str:
+  """A name for links within the page."""
+  return html.escape('-'.join(heading.lower().split()))
+
+
+def paragraph(text: str, kind: str = 'note') -> str:
+  """A line of text; `kind` is its style, 'note' or 'absent'."""
+  return f'<p class="{kind}">{html.escape(text)}</p>'
+
+
+def picture(image_HWC: np.ndarray, alt: str) -> str:
+  """An RGB uint8 picture at its own size, embedded as PNG; hovering shows `alt`."""
+  height, width = image_HWC.shape[:2]
+  data, alt = base64.b64encode(images.png(image_HWC)).decode(), html.escape(alt)
+  return (
+    f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
+    f'alt="{alt}" title="{alt}">'
+  )
+
+
+def figure(content: str, *captions: str) -> str:
+  """Content (HTML) with sentences that say how to read it, a line each."""
+  lines = ''.join(f'<figcaption>{html.escape(c)}</figcaption>' for c in captions)
+  return f'<figure>{content}{lines}</figure>'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Rows of text; the first cell of each is its name. An empty header is left out."""
+  head = ''.join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
+  body = ''.join(
+    f'<tr><th scope="row">{html.escape(name)}</th>'
+    + ''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)
+    + '</tr>'
+    for name, *cells in rows
+  )
+  head = f'<thead><tr>{head}</tr></thead>' if header else ''
+  return f'<table>{head}<tbody>{body}</tbody></table>'
+
+
+def details(summary: str, content: str) -> str:
+  """Content (HTML) that opens on a click."""
+  return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
+
+
+def preformatted(text: str) -> str:
+  """Text with its own line breaks."""
+  return f'<pre>{html.escape(text)}</pre>'
+
+
+def heading(text: str) -> str:
+  """The title of a part of a section."""
+  return f'<h3>{html.escape(text)}</h3>'
+
+
+def charts(contents: Sequence[str]) -> str:
+  """Charts (HTML) side by side, two on a wide page."""
+  return f'<div class="charts">{"".join(contents)}</div>'
+
+
+def arranged(contents: Sequence[str], layout: str) -> str:
+  """Parts (HTML) of a section, one per run, 'beside' or 'below' each other."""
+  parts = ''.join(f'<div>{content}</div>' for content in contents)
+  return f'<div class="{layout}">{parts}</div>'
+
+
+def cards(contents: Sequence[str]) -> str:
+  """Cards (HTML) side by side, as many as fit."""
+  return f'<div class="cards">{"".join(contents)}</div>'
+
+
+def card(pictures: str, title: str, lines: str) -> str:
+  """A thumbnail (HTML), what hovering over it says, and the lines below it (HTML)."""
+  return f'<div class="card" title="{html.escape(title)}">{pictures}{lines}</div>'
+
+
+def tiles(contents: Sequence[str]) -> str:
+  """Small pictures (HTML) in rows, fourteen of 64 pixels on a wide page."""
+  return f'<div class="tiles">{"".join(contents)}</div>'
+
+
+def text_line(text: str) -> str:
+  """A line of text that is cut off where it does not fit; hovering shows it all."""
+  text = html.escape(text)
+  return f'<div title="{text}">{text}</div>'
+
+
+def bar(name: str, share: float, is_true: bool) -> str:
+  """A line with a bar behind its name: a probability, green where it is the truth's."""
+  kind = 'bar true' if is_true else 'bar'
+  name, percent = html.escape(name), f'{100 * share:.1f}'
+  return (
+    f'<div class="{kind}" title="{name}"><i style="width:{percent}%"></i>'
+    f'<span>{name}</span><span>{percent} %</span></div>'
+  )

@@ -1,0 +1,41 @@
+"""What position embeddings learned (arXiv:2010.11929, figure 7 centre).
+
+Axes: N patches, D width, h w patch grid; the first pair of h w is the patch whose
+panel it is, the second the patch compared with.
+"""
+
+import numpy as np
+
+from big_vision_like.viz import images
+
+
+def position_similarity(embedding_ND: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+  """Cosine similarity of every pair of position embeddings, (h, w, h, w) in [-1, 1].
+
+  Patches are in row-major order and without the class token's row; an embedding of
+  length zero is similar to nothing (0). ValueError when `grid` does not hold them.
+  """
+  height, width = grid
+  if len(embedding_ND) != height * width:
+    raise ValueError(
+      f'{len(embedding_ND)} position embeddings do not fit a grid of {height} x {width}'
+    )
+  length_N1 = np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+  unit_ND = embedding_ND / np.maximum(length_N1, np.finfo(np.float32).tiny)
+  return (unit_ND @ unit_ND.T).reshape(height, width, height, width)
+
+
+def similarity_picture(similarity_hwhw: np.ndarray, side: int = 640) -> np.ndarray:
+  """Draws a grid of grids, one panel per patch, about `side` pixels wide; RGB uint8.
+
+  Colours run from -1 (dark) to 1 (bright), the scale of the paper's figure.
+  """
+  height, width = similarity_hwhw.shape[:2]
+  factor = max(1, side // width**2)
+  panels_NHWC = np.stack(
+    [
+      images.enlarge(images.colormap(panel_hw, -1.0, 1.0), factor)
+      for panel_hw in similarity_hwhw.reshape(-1, height, width)
+    ]
+  )
+  return images.tile(panels_NHWC, columns=width, gap=max(2, factor // 2))

@@ -1,0 +1,302 @@
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from big_vision_like import optim
+from big_vision_like.errors import UserError
+from big_vision_like.weights import tree
+
+
+def parameters(seed: int = 0) -> dict:
+  rng = np.random.default_rng(seed)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  return {
+    'embed': {'kernel': normal(2, 3), 'bias': normal(3)},
+    'encoder': {
+      'block_0': {'kernel': normal(3, 3), 'norm': {'scale': normal(3)}},
+      'block_1': {'kernel': normal(3, 3), 'norm': {'scale': normal(3)}},
+      'norm': {'scale': normal(3)},
+    },
+    'head': {'kernel': normal(3, 2), 'bias': normal(2)},
+  }
+
+
+GRADS = [parameters(seed) for seed in (1, 2, 3, 4)]
+
+
+def descend(optimizer, params=None, grads=GRADS):
+  """The parameters after a step for each of `grads`."""
+  params = parameters() if params is None else params
+  state = optimizer.init(params)
+  for gradient in grads:
+    updates, state = optimizer.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+def assert_close(got, want, **tolerance):
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, **{'rtol': 1e-6, **tolerance}),
+    got,
+    want,
+  )
+
+
+class Optax:
+  """An optax transformation, called as an `Optimizer` is."""
+
+  def __init__(self, transform):
+    self.init, self.update = transform.init, transform.update
+
+
+def kernels(params):
+  return jax.tree_util.tree_map_with_path(
+    lambda keys, _: optim.path_of(keys).endswith('kernel'), params
+  )
+
+
+def test_adamw_is_that_of_optax():
+  rate = optax.linear_schedule(0.1, 0.01, 3)
+  ours = optim.adamw(rate, b1=0.8, b2=0.9, weight_decay=0.3)
+  theirs = optax.adamw(rate, b1=0.8, b2=0.9, weight_decay=0.3, mask=kernels)
+  assert_close(descend(ours), descend(Optax(theirs)))
+
+
+def test_adamw_by_hand():
+  grads = [np.array([3.0, -4.0]), np.array([0.3, 0.1])]
+  w, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+  for t, g in enumerate(grads, start=1):
+    g = g / max(1.0, np.linalg.norm(g) / 2.0)
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    w = w - 0.1 * (step + 0.5 * w)
+  optimizer = optim.adamw(0.1, weight_decay=0.5, clip_norm=2.0)
+  params = {'kernel': jnp.array([1.0, 2.0])}
+  got = descend(optimizer, params, [{'kernel': jnp.float32(g)} for g in grads])
+  np.testing.assert_allclose(got['kernel'], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_momentum_by_hand(nesterov):
+  grads = [np.array([1.0, -2.0]), np.array([0.5, 3.0]), np.array([1.0, 1.0])]
+  w, buffer = np.array([1.0, 2.0]), np.zeros(2)
+  for g in grads:
+    buffer = 0.8 * buffer + g
+    w = w - 0.1 * ((g + 0.8 * buffer if nesterov else buffer) + 0.5 * w)
+  optimizer = optim.momentum(0.1, decay=0.8, nesterov=nesterov, weight_decay=0.5)
+  params = {'kernel': jnp.array([1.0, 2.0])}
+  got = descend(optimizer, params, [{'kernel': jnp.float32(g)} for g in grads])
+  np.testing.assert_allclose(got['kernel'], w, rtol=1e-6)
+
+
+def test_gradients_are_clipped_to_their_global_norm():
+  clipped = descend(optim.momentum(0.1, clip_norm=0.5), grads=GRADS[:1])
+  norm = float(optax.global_norm(GRADS[0]))
+  assert norm > 0.5
+  want = jax.tree.map(lambda p, g: p - 0.1 * g * 0.5 / norm, parameters(), GRADS[0])
+  assert_close(clipped, want)
+  small = jax.tree.map(lambda g: g * 0.1 / norm, GRADS[0])
+  assert_close(
+    descend(optim.momentum(0.1, clip_norm=0.5), grads=[small]),
+    descend(optim.momentum(0.1), grads=[small]),
+  )
+
+
+def moment_types(state) -> set[str]:
+  return {str(x.dtype) for x in jax.tree.leaves(state) if x.ndim > 0}
+
+
+def test_buffers_have_the_type_asked_for():
+  params = parameters()
+  assert moment_types(optim.momentum(0.1).init(params)) == {'float32'}
+  optimizer = optim.momentum(0.1, dtype='bfloat16')
+  state = optimizer.init(params)
+  assert moment_types(state) == {'bfloat16'}
+  updates, state = optimizer.update(GRADS[0], state, params)
+  assert moment_types(state) == {'bfloat16'}
+  assert moment_types(optax.apply_updates(params, updates)) == {'float32'}
+  close = descend(optim.momentum(0.1))
+  assert_close(descend(optimizer), close, rtol=0, atol=0.02)
+  moments = optim.adamw(0.1, mu_dtype='bfloat16').init(params)
+  assert moment_types(moments) == {'bfloat16', 'float32'}
+
+
+@pytest.mark.parametrize('make', [optim.adamw, optim.momentum])
+def test_the_rate_of_step_n_is_the_schedule_at_n(make):
+  schedule = optax.piecewise_constant_schedule(0.0, {})  # step 0 changes nothing
+  assert_close(descend(make(schedule, weight_decay=0.1)), parameters(), rtol=0)
+
+  def warmup(step):
+    return 0.1 * (jnp.asarray(step) > 0)
+
+  optimizer = make(warmup, weight_decay=0.1)
+  assert [float(optimizer.rate_at(n)) for n in (0, 1)] == [0.0, np.float32(0.1)]
+  assert_close(descend(optimizer, grads=GRADS[:1]), parameters(), rtol=0)
+  moved = descend(optimizer, grads=GRADS[:2])
+  assert not np.allclose(moved['head']['kernel'], parameters()['head']['kernel'])
+  assert float(make(0.3).rate_at(7)) == np.float32(0.3)
+
+
+# Rules
+
+
+def flat(tree_of_factors) -> dict[str, float]:
+  return tree.flatten(tree_of_factors)
+
+
+def test_kernels_alone_are_decayed_by_default():
+  factors = flat(optim.adamw(0.1, weight_decay=0.5).decay_of(parameters()))
+  assert factors == {
+    'embed/kernel': 0.5,
+    'embed/bias': 0.0,
+    'encoder/block_0/kernel': 0.5,
+    'encoder/block_0/norm/scale': 0.0,
+    'encoder/block_1/kernel': 0.5,
+    'encoder/block_1/norm/scale': 0.0,
+    'encoder/norm/scale': 0.0,
+    'head/kernel': 0.5,
+    'head/bias': 0.0,
+  }
+
+
+def test_the_first_rule_that_matches_the_whole_path_counts():
+  rules = [('head/kernel', 3.0), ('.*kernel', 1.0), ('head/.*', 7.0)]
+  factors = flat(optim.factors(parameters(), rules, default=0.25))
+  assert factors['head/kernel'] == 3.0
+  assert factors['encoder/block_0/kernel'] == 1.0
+  assert factors['head/bias'] == 7.0
+  assert factors['embed/bias'] == 0.25
+
+
+def test_decay_rules_change_the_update():
+  rules = [('head/kernel', 10.0), ('.*kernel', 1.0)]
+  zero = jax.tree.map(jnp.zeros_like, parameters())
+  optimizer = optim.momentum(0.1, weight_decay=0.2, decay_rules=rules)
+  got = flat(descend(optimizer, grads=[zero]))
+  for name, before in flat(parameters()).items():
+    factor = 10.0 if name == 'head/kernel' else 1.0 if 'kernel' in name else 0.0
+    np.testing.assert_allclose(got[name], before * (1 - 0.02 * factor), rtol=1e-6)
+
+
+def test_rate_rules_multiply_the_whole_update():
+  optimizer = optim.adamw(0.1, weight_decay=0.2, rate_rules=[('encoder/.*', 0.25)])
+  plain = flat(descend(optim.adamw(0.1, weight_decay=0.2), grads=GRADS[:1]))
+  got = flat(descend(optimizer, grads=GRADS[:1]))
+  for name, before in flat(parameters()).items():
+    factor = 0.25 if name.startswith('encoder/') else 1.0
+    np.testing.assert_allclose(
+      got[name] - before, factor * (plain[name] - before), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_rate_of_zero_freezes():
+  optimizer = optim.adamw(0.1, weight_decay=0.2, rate_rules=[('embed/.*', 0.0)])
+  got = descend(optimizer)
+  assert_close(got['embed'], parameters()['embed'], rtol=0)
+  assert not np.allclose(got['head']['bias'], parameters()['head']['bias'])
+
+
+@pytest.mark.parametrize(
+  'optimizer',
+  [
+    optim.adamw(0.1, rate_rules=[('encoder/.*', 0.5), ('heads/.*', 1.0)]),
+    optim.adamw(0.1, weight_decay=0.1, decay_rules=[('heads/.*', 1.0)]),
+  ],
+)
+def test_a_rule_that_matches_nothing_is_named(optimizer):
+  with pytest.raises(UserError, match=re.escape("'heads/.*' matches no parameter")):
+    optimizer.init(parameters())
+
+
+def test_a_rule_matches_whole_paths_only():
+  with pytest.raises(UserError, match="'kernel' matches no parameter"):
+    optim.factors(parameters(), [('kernel', 1.0)], 0.0)
+
+
+def test_a_rule_shadowed_by_an_earlier_one_is_no_error():
+  rules = [('.*', 2.0), ('.*bias', 1.0)]
+  assert set(flat(optim.factors(parameters(), rules, 0.0)).values()) == {2.0}
+
+
+def test_layer_decay():
+  params = parameters() | {'cls': jnp.zeros((1, 1, 3)), 'pos_embedding': jnp.zeros(3)}
+  optimizer = optim.adamw(0.1, rate_rules=optim.layer_decay(0.5, depth=2))
+  factors = flat(optimizer.rate_factor_of(params))
+  assert factors == {
+    'embed/kernel': 0.125,
+    'embed/bias': 0.125,
+    'cls': 0.125,
+    'pos_embedding': 0.125,
+    'encoder/block_0/kernel': 0.25,
+    'encoder/block_0/norm/scale': 0.25,
+    'encoder/block_1/kernel': 0.5,
+    'encoder/block_1/norm/scale': 0.5,
+    'encoder/norm/scale': 1.0,
+    'head/kernel': 1.0,
+    'head/bias': 1.0,
+  }
+
+
+# Running averages
+
+
+@pytest.mark.parametrize(
+  'step, decay', [(0, 1 / 10), (8, 9 / 18), (90, 91 / 100), (99_990, 0.999)]
+)
+def test_ema_warms_up(step, decay):
+  average, params = {'a': jnp.array([1.0, 2.0])}, {'a': jnp.array([5.0, -1.0])}
+  got = optim.ema(average, params, 0.999, jnp.int32(step))
+  want = decay * np.array([1.0, 2.0]) + (1 - decay) * np.array([5.0, -1.0])
+  np.testing.assert_allclose(got['a'], want, rtol=1e-5)
+
+
+# The published optimizer
+
+
+@pytest.mark.parametrize('case', [0, 1])
+def test_big_vision_optimizer(case, golden):
+  config = json.loads((golden / 'big_vision_optimizer.json').read_text())['config']
+  options = config['cases'][case]
+  lr, decay = options['lr'], options['wd']
+  schedule = optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=lr,
+    warmup_steps=options['schedule']['warmup_steps'],
+    decay_steps=config['steps'],
+  )
+  if case == 0:
+    # There the decay is not multiplied by the rate, only by the schedule.
+    optimizer = optim.adamw(schedule, weight_decay=decay / lr, clip_norm=1.0)
+    tolerance = 1e-6
+  else:
+    optimizer = optim.momentum(schedule, dtype='bfloat16', clip_norm=1.0)
+    tolerance = 1e-3
+  with np.load(golden / 'big_vision_optimizer.npz') as arrays:
+
+    def part(prefix):
+      names = [name for name in arrays.files if name.startswith(prefix)]
+      return tree.unflatten({n.removeprefix(prefix): arrays[n] for n in names})
+
+    relative = arrays[f'output/{case}/schedule']
+    np.testing.assert_allclose(
+      [optimizer.rate_at(n) for n in range(config['steps'])], lr * relative, atol=1e-8
+    )
+    params = part('input/p0/')
+    state = optimizer.init(params)
+    compared = []
+    for step in range(config['steps']):
+      updates, state = optimizer.update(part(f'input/g{step}/'), state, params)
+      params = optax.apply_updates(params, updates)
+      want = part(f'output/{case}/step{step}/')
+      if want:
+        assert_close(params, want, rtol=0, atol=tolerance)
+        compared.append(step)
+  assert compared == [0, 1, 5]

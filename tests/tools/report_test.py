@@ -1,0 +1,389 @@
+import base64
+import dataclasses
+import html.parser
+import importlib.util
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import types
+
+import cv2
+import flax.linen as nn
+import jax
+import ml_collections as mlc
+import numpy as np
+import optax
+import pytest
+
+from big_vision_like import experiment, optim, train
+from big_vision_like.data import pipeline
+from big_vision_like.evals import classification as accuracy
+from big_vision_like.models import vit
+from big_vision_like.spec import spec
+from big_vision_like.tasks import classification
+from big_vision_like.viz import attention
+
+HEADINGS = [
+  'Summary',
+  'Curves',
+  'Inputs',
+  'Predictions',
+  'Patch filters',
+  'Position embeddings',
+  'Attention rollout',
+  'Attention distance',
+]
+BROWSER = next(
+  filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))),
+  None,
+)
+# Added to a copy of the page: what only a browser knows, written where a test finds it.
+PROBE = """<script>
+  addEventListener('load', () => {
+    const all = [...document.querySelectorAll('body *')];
+    const data = document.documentElement.dataset;
+    data.images = document.images.length;
+    data.broken = [...document.images].filter(i => !i.naturalWidth).length;
+    data.fetched = performance.getEntriesByType('resource').filter(
+      e => !e.name.startsWith('data:')).length;
+    data.overflowing = all.filter(
+      e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);
+    data.tall = document.documentElement.scrollHeight;
+  });
+</script>"""
+
+
+def load_report() -> types.ModuleType:
+  path = pathlib.Path(__file__).parents[2] / 'tools' / 'report.py'
+  module_spec = importlib.util.spec_from_file_location('tools_report', path)
+  module = importlib.util.module_from_spec(module_spec)
+  sys.modules['tools_report'] = module  # dataclasses look their module up
+  module_spec.loader.exec_module(module)
+  return module
+
+
+report = load_report()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+  """8 x 12 images with a bright bar, lying or standing, or none."""
+
+  length: int
+  label_names = ('lying <b>', 'standing & tall', 'neither')
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(index)
+    image_HWC = random.integers(0, 90, (8, 12, 3)).astype(np.uint8)
+    label, place = index % 3, random.integers(8)
+    if label < 2:
+      image_HWC[(place,) if label == 0 else (slice(None), place)] = 255
+    return {'image': image_HWC, 'label': np.int32(label), 'id': np.int64(index)}
+
+
+class Linear(nn.Module):
+  num_classes: int = 3
+
+  @nn.compact
+  def __call__(self, image_BHWC, train=False):
+    flat_BF = image_BHWC.reshape(len(image_BHWC), -1)
+    return {'logits': nn.Dense(self.num_classes, name='head')(flat_BF)}
+
+
+def config_of(model: mlc.ConfigDict, rate: float = 3e-3) -> mlc.ConfigDict:
+  rate = spec(
+    optax.warmup_cosine_decay_schedule,
+    init_value=0.0,
+    peak_value=rate,
+    warmup_steps=2,
+    decay_steps=12,
+  )
+  return mlc.ConfigDict(
+    dict(
+      total_steps=12,
+      log_every=1,
+      checkpoint_every=100,
+      task=spec(
+        classification.Classification,
+        model=model,
+        optimizer=spec(optim.adamw, rate=rate),
+        ema_decay=0.5,
+      ),
+      train_data=spec(pipeline.TrainInput, source=spec(Bars, length=72), batch_size=24),
+      evals=dict(
+        val=spec(
+          accuracy.Accuracy,
+          data=spec(pipeline.EvalInput, source=spec(Bars, length=50), batch_size=16),
+          every=6,
+        )
+      ),
+    )
+  )
+
+
+def vit_spec(**kwargs) -> mlc.ConfigDict:
+  sizes = dict(num_classes=3, patch=4, width=12, depth=2, num_heads=3, mlp_dim=16)
+  return spec(vit.ViT, **sizes | kwargs)
+
+
+@pytest.fixture(scope='session')
+def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
+  folder = tmp_path_factory.mktemp('runs')
+  configs = {
+    'token': config_of(vit_spec()),
+    'gap_scan': config_of(vit_spec(pool='gap', scan=True), rate=1e-3),
+    'linear': config_of(spec(Linear)),
+  }
+  for name, config in configs.items():
+    train.train(config, folder / name)
+  return {name: folder / name for name in configs}
+
+
+@pytest.fixture(scope='session')
+def token_page(runs) -> pathlib.Path:
+  assert report.main([str(runs['token'])]) == 0
+  return runs['token'] / 'report.html'
+
+
+@pytest.fixture(scope='session')
+def pair_page(runs) -> pathlib.Path:
+  out = runs['token'].parent / 'pair.html'
+  assert report.main([str(runs['token']), str(runs['gap_scan']), f'--out={out}']) == 0
+  return out
+
+
+def source_of(workdir: pathlib.Path, num_examples: int = 1024):
+  return report.read(str(workdir), None, num_examples, '')
+
+
+class Reader(html.parser.HTMLParser):
+  """The text and the headings of a page, and how many pictures it has."""
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__()
+    self.text, self.headings, self.images, self._tag = '', [], [], ''
+    self.feed(path.read_text())
+
+  def handle_starttag(self, tag, attrs):
+    self._tag = tag
+    if tag == 'img':
+      self.images.append(dict(attrs)['src'])
+
+  def handle_data(self, data):
+    self.text += data + '\n'
+    if self._tag == 'h2':
+      self.headings.append(data)
+
+  def handle_endtag(self, tag):
+    self._tag = ''
+
+
+def test_a_page_has_every_section_and_valid_pictures(token_page):
+  reader = Reader(token_page)
+  assert reader.headings == HEADINGS
+  assert 'Not shown' not in reader.text
+  assert len(reader.images) > 40
+  for source in set(reader.images):
+    data = base64.b64decode(source.removeprefix('data:image/png;base64,'))
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+  for shown in ('lying <b>', 'standing & tall', '12 of 12', 'top-1 accuracy'):
+    assert shown in reader.text
+  size = sum(leaf.size for leaf in jax.tree.leaves(source_of(token_page.parent).params))
+  assert f'{size:,}' in reader.text
+
+
+def test_predictions_agree_with_the_evaluator(runs, token_page):
+  source = source_of(runs['token'])
+  found = source.predictions
+  assert found.evaluator == 'val'
+  np.testing.assert_array_equal(found.id_B, range(50))
+  np.testing.assert_allclose(found.probability_BC.sum(axis=-1), 1.0, rtol=1e-5)
+  right = (found.probability_BC.argmax(axis=-1) == found.label_B).sum()
+  last = [r for r in source.log.records if r['kind'] == 'eval'][-1]
+  np.testing.assert_allclose(right / 50, last['val/top1'], rtol=1e-6)
+  assert f'{right} of the first 50 examples of val are right' in token_page.read_text()
+
+
+def test_fewer_examples_can_be_asked_for(runs):
+  found = source_of(runs['token'], num_examples=18).predictions
+  np.testing.assert_array_equal(found.id_B, range(18))
+  assert found.image_BHWC.shape == (18, 8, 12, 3)
+
+
+def test_inputs_are_the_first_of_training(runs):
+  source = source_of(runs['token'])
+  made = experiment.make(config_of(vit_spec()))
+  expected = [report.thumbnail(image) for image in made.example['image']]
+  content, caption = report.sample_inputs(source)
+  found = re.findall('<img[^>]*>', content)
+  assert len(found) == report.NUM_INPUTS and found == expected[: len(found)]
+  assert '8 x 12 x 3' in caption
+
+
+def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
+  source = source_of(runs['gap_scan'])
+  monkeypatch.setattr(report, 'NUM_FOR_DISTANCE', 20)
+  assert report.ATTENTION_BATCH == 8, 'the last of the batches is to be smaller'
+  attended = source.attention
+  rows = report.evenly(50, 20)
+  image_BHWC = source.predictions.image_BHWC.astype(np.float32) / 127.5 - 1.0
+  _, collected = source.run.task.model.apply(
+    {'params': source.run.state.ema}, image_BHWC, mutable=['intermediates']
+  )
+  probs_LBHNN = attention.stack_attention(collected['intermediates'])
+  assert probs_LBHNN.shape == (2, 50, 3, 6, 6)
+  expected_BP = attention.rollout(probs_LBHNN, has_class_token=False)
+  assert len(attended.rows) == report.NUM_ROLLOUTS
+  np.testing.assert_allclose(attended.rollout_BP, expected_BP[attended.rows], atol=1e-6)
+  expected_LH = attention.attention_distance(probs_LBHNN[:, rows], (2, 3), 4, False)
+  np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('count', 'most', 'expected'),
+  [(5, 8, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (1, 4, [0]), (0, 4, [])],
+)
+def test_evenly_spreads_and_never_repeats(count, most, expected):
+  assert list(report.evenly(count, most)) == expected
+
+
+def test_most_confident_mistakes_come_first():
+  source = report.Source(None, None, '', 10, '')
+  source.predictions = report.Predictions(
+    evaluator='val',
+    image_BHWC=np.zeros((4, 2, 2, 1), np.uint8),
+    label_B=np.array([0, 1, 0, 2]),
+    id_B=np.array([10, 11, 12, 13]),
+    probability_BC=np.array(
+      [[0.4, 0.6, 0.0], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9], [0.3, 0.4, 0.3]]
+    ),
+    names=['a', 'b', 'c'],
+  )
+  content, _ = report.predicted(source)
+  assert '1 of the first 4 examples of val are right (25.00' in content
+  assert re.findall(r'title="example (\d+)"', content) == ['12', '10', '13', '11']
+
+
+def test_labels_beyond_the_classes_are_a_reason(runs):
+  source = source_of(runs['token'])
+  task = source.run.task
+  few = types.SimpleNamespace(
+    predict=lambda *args: {'logits': task.predict(*args)['logits'][:, :2]}
+  )
+  source.run = dataclasses.replace(source.run, task=few)
+  with pytest.raises(ValueError, match='labels up to 2, the model 2 classes'):
+    report.predict(source)
+
+
+def test_several_runs_share_curves_and_tell_their_differences(runs, pair_page):
+  reader = Reader(pair_page)
+  assert reader.headings == HEADINGS and 'Not shown' not in reader.text
+  differences = reader.text.split('Where the configs differ')[1].split('Full config')[0]
+  assert {
+    'task.model.pool',
+    'task.model.scan',
+    'task.optimizer.rate.peak_value',
+  } <= set(differences.split())
+  assert 'task.model.width' not in differences
+  loss = re.search(r'<svg[^>]*aria-label="loss".*?</svg>', pair_page.read_text())[0]
+  for name in ('token', 'gap_scan'):
+    for where in ('training', 'val'):
+      assert f'<title>{runs[name]}, {where}</title>' in loss
+
+
+def test_a_model_without_patches_shows_what_applies(runs):
+  assert report.main([str(runs['linear'])]) == 0
+  reader = Reader(runs['linear'] / 'report.html')
+  assert reader.headings == HEADINGS
+  assert 'examples of val are right' in reader.text
+  assert reader.text.count('Not shown: Linear has no patch embedding') == 4 - 1
+  assert 'Not shown: the model has no learned position embedding' in reader.text
+
+
+def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path):
+  for name in ('config.json', 'metrics.jsonl'):
+    shutil.copy(runs['token'] / name, tmp_path)
+  assert report.main([str(tmp_path)]) == 0
+  reader = Reader(tmp_path / 'report.html')
+  assert reader.headings == HEADINGS
+  assert reader.text.count('holds no checkpoint') == 5
+  assert 'Training images after all transforms' in reader.text
+  (tmp_path / 'metrics.jsonl').unlink()
+  assert report.main([str(tmp_path)]) == 0
+  assert 'No curves: metrics.jsonl is missing' in (tmp_path / 'report.html').read_text()
+
+
+def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
+  folder = tmp_path / 'run'
+  shutil.copytree(runs['token'], folder)
+  config = json.loads((folder / 'config.json').read_text())
+  source = {
+    '_fn': 'big_vision_like.data.sources:Tfds',
+    'name': 'glyphs/32',
+    'data_dir': str(tmp_path),
+  }
+  config['train_data']['source'] = config['evals']['val']['data']['source'] = source
+  (folder / 'config.json').write_text(json.dumps(config))
+  assert report.main([str(folder)]) == 0
+  reader = Reader(folder / 'report.html')
+  assert reader.text.count('Prepare it with: python tools/prepare_data.py') >= 2
+  assert 'principal components' in reader.text, 'the filters need no data'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['nowhere'], 'nowhere is not the folder of a run'),
+    (['RUN', '--step=7'], 'no checkpoint of step 7'),
+    (['RUN', '--examples=0'], '--examples=0'),
+    (['RUN', '--evaluator=test'], '--evaluator=test: the config of .* has val'),
+  ],
+)
+def test_wrong_arguments_get_one_sentence(runs, capsys, arguments, message):
+  arguments = [str(runs['token']) if a == 'RUN' else a for a in arguments]
+  assert report.main(arguments) == 1
+  error = capsys.readouterr().err
+  assert re.search(message, error) and 'Traceback' not in error
+
+
+def browse(page: pathlib.Path, profile: pathlib.Path) -> tuple[str, str]:
+  """The page's DOM after loading in a browser, and what the browser complained of."""
+  if BROWSER is None:
+    pytest.skip('no chromium, chromium-browser or google-chrome is installed')
+  probed = profile / 'page.html'
+  probed.write_text(page.read_text().replace('</head>', f'{PROBE}</head>'))
+  flags = (
+    'headless no-sandbox disable-gpu disable-quic no-first-run '
+    'disable-background-networking disable-component-update disable-sync '
+    'enable-logging=stderr v=0 window-size=1200,900 dump-dom '
+    f'user-data-dir={profile}/profile'
+  )
+  result = subprocess.run(
+    [BROWSER, *(f'--{flag}' for flag in flags.split()), probed.as_uri()],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  )
+  return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize('name', ['token_page', 'pair_page'])
+def test_a_browser_shows_the_page(name, request, tmp_path):
+  page = request.getfixturevalue(name)
+  dom, log = browse(page, tmp_path)
+  assert 'CONSOLE' not in log
+  for heading in HEADINGS:
+    assert f'>{heading}</h2>' in dom
+  [root] = re.findall('<html[^>]*>', dom)
+  found = dict(re.findall(r'data-(\w+)="([^"]*)"', root))
+  assert int(found['images']) == len(Reader(page).images)
+  assert found['broken'] == '0' and found['fetched'] == '0'
+  assert found['overflowing'] == '', 'something is wider than 1200 pixels'
+  assert int(found['tall']) > 2000

@@ -1,0 +1,174 @@
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision_like.models import vit
+from big_vision_like.viz import attention
+
+LAYERS, BATCH, HEADS, GRID, PATCH = 3, 2, 5, (2, 4), 7
+
+
+def random_probs(tokens: int, seed: int = 0) -> np.ndarray:
+  shape = (LAYERS, BATCH, HEADS, tokens, tokens)
+  logits = 2 * np.random.default_rng(seed).normal(size=shape)
+  return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+
+def constant_probs(matrix: np.ndarray) -> np.ndarray:
+  return np.broadcast_to(matrix, (LAYERS, BATCH, HEADS, *matrix.shape))
+
+
+def plain_rollout(probs: np.ndarray, image: int) -> list[list[float]]:
+  """The definition with nothing but loops: one image's (N, N) matrix."""
+  size = probs.shape[-1]
+  flow = [[float(i == j) for j in range(size)] for i in range(size)]
+  for layer in range(LAYERS):
+    mixed = []
+    for i in range(size):
+      row = [
+        sum(probs[layer, image, head, i, j] for head in range(HEADS)) / HEADS + (i == j)
+        for j in range(size)
+      ]
+      mixed.append([value / sum(row) for value in row])
+    flow = [
+      [sum(mixed[i][k] * flow[k][j] for k in range(size)) for j in range(size)]
+      for i in range(size)
+    ]
+  return flow
+
+
+def plain_distance(probs: np.ndarray, layer: int, head: int, first: int) -> float:
+  rows, columns = GRID
+  places = [(r, c) for r in range(rows) for c in range(columns)]
+  per_image = []
+  for image in range(BATCH):
+    reach = 0.0
+    for q, (q_row, q_column) in enumerate(places):
+      for k, (k_row, k_column) in enumerate(places):
+        pixels = PATCH * math.hypot(q_row - k_row, q_column - k_column)
+        reach += probs[layer, image, head, first + q, first + k] * pixels
+    per_image.append(reach / len(places))
+  return sum(per_image) / BATCH
+
+
+@pytest.mark.parametrize('has_class_token', [True, False])
+def test_rollout_is_the_definition(has_class_token):
+  probs = random_probs(tokens=math.prod(GRID) + has_class_token)
+  found = attention.rollout(probs, has_class_token)
+  assert found.shape == (BATCH, math.prod(GRID))
+  for image in range(BATCH):
+    flow = plain_rollout(probs, image)
+    expected = flow[0][1:] if has_class_token else np.mean(flow, axis=0)
+    np.testing.assert_allclose(found[image], expected, rtol=1e-6)
+
+
+def test_rollout_multiplies_later_layers_from_the_left():
+  # In the last layer the class token reads patch 1, which in the first layer read 2.
+  first, last = np.eye(4), np.eye(4)
+  first[2], last[0] = np.eye(4)[3], np.eye(4)[2]
+  probs = np.stack([first, last])[:, None, None]
+  found = attention.rollout(probs, has_class_token=True)
+  np.testing.assert_allclose(found, [[0.0, 0.25, 0.25]])
+  found = attention.rollout(probs[::-1], has_class_token=True)
+  np.testing.assert_allclose(found, [[0.0, 0.5, 0.0]])
+
+
+def test_rollout_of_special_attention():
+  identity = constant_probs(np.eye(6))
+  np.testing.assert_allclose(attention.rollout(identity, False), 1 / 6)
+  np.testing.assert_allclose(attention.rollout(identity, True), 0.0)
+  uniform = constant_probs(np.full((6, 6), 1 / 6))
+  np.testing.assert_allclose(attention.rollout(uniform, False), 1 / 6)
+  weights = attention.rollout(uniform, True)
+  # Half of the class token's own weight stays with it in each layer.
+  np.testing.assert_allclose(weights, (1 - 0.5**LAYERS) / 6)
+
+
+@pytest.mark.parametrize('has_class_token', [True, False])
+def test_attention_distance_is_the_definition(has_class_token):
+  first = int(has_class_token)
+  probs = random_probs(tokens=math.prod(GRID) + first)
+  found = attention.attention_distance(probs, GRID, PATCH, has_class_token)
+  assert found.shape == (LAYERS, HEADS)
+  for layer in range(LAYERS):
+    for head in range(HEADS):
+      expected = plain_distance(probs, layer, head, first)
+      np.testing.assert_allclose(found[layer, head], expected, rtol=1e-6)
+
+
+def test_attention_distance_of_special_attention():
+  def distance(matrix, grid, patch, has_class_token=False):
+    return attention.attention_distance(
+      constant_probs(matrix), grid, patch, has_class_token
+    )
+
+  assert np.all(distance(np.eye(8), GRID, PATCH) == 0)
+  # Two patches, uniform: half the attention goes one patch away.
+  np.testing.assert_allclose(distance(np.full((2, 2), 0.5), (1, 2), 16), 8.0)
+  # 2 x 2 patches, uniform: distances 0, 1, 1 and the diagonal.
+  expected = 16 * (2 + math.sqrt(2)) / 4
+  np.testing.assert_allclose(distance(np.full((4, 4), 0.25), (2, 2), 16), expected)
+  # All attention on the class token counts as no distance.
+  to_class_token = np.zeros((5, 5))
+  to_class_token[:, 0] = 1.0
+  assert np.all(distance(to_class_token, (2, 2), 16, has_class_token=True) == 0)
+  # Rows are 10 pixels apart, columns 2.
+  swap = np.array([[0.0, 1.0], [1.0, 0.0]])
+  np.testing.assert_allclose(distance(swap, (2, 1), (10, 2)), 10.0)
+  np.testing.assert_allclose(distance(swap, (1, 2), (10, 2)), 2.0)
+
+
+def test_attention_distance_names_the_grid_that_does_not_fit():
+  with pytest.raises(ValueError, match='9 patch tokens does not fit a grid of 2 x 4'):
+    attention.attention_distance(random_probs(9), GRID, PATCH, has_class_token=False)
+  with pytest.raises(ValueError, match='layers, images, heads'):
+    attention.rollout(random_probs(9)[0], has_class_token=True)
+
+
+def test_stack_attention_reads_blocks_in_numerical_order():
+  blocks = {
+    f'block_{i}': {'attention': {'probs': (np.full((2, 1, 3, 3), i),)}}
+    for i in (10, 2, 0, 1, 3, 4, 5, 6, 7, 8, 9)
+  }
+  probs = attention.stack_attention({'encoder': blocks, 'with_position': ()})
+  assert probs.shape == (11, 2, 1, 3, 3)
+  np.testing.assert_array_equal(probs[:, 0, 0, 0, 0], range(11))
+
+
+def test_stack_attention_says_what_is_missing():
+  with pytest.raises(ValueError, match='no `encoder` of blocks'):
+    attention.stack_attention({'stem': {}})
+  with pytest.raises(ValueError, match='encoder/block_0 has no sown'):
+    attention.stack_attention({'encoder': {'block_0': {'mlp': {}}}})
+
+
+@pytest.mark.parametrize('pool', ['token', 'gap'])
+def test_stack_attention_scanned_equals_unrolled(pool):
+  model = vit.ViT(
+    num_classes=3, patch=4, width=12, depth=2, num_heads=3, mlp_dim=5, pool=pool
+  )
+  image_BHWC = jax.random.normal(jax.random.key(0), (2, 8, 16, 1))
+  params = model.init(jax.random.key(1), image_BHWC)['params']
+  blocks = [params['encoder'][f'block_{i}'] for i in range(2)]
+  scanned = dict(
+    params,
+    encoder={
+      'norm': params['encoder']['norm'],
+      'blocks': jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks),
+    },
+  )
+
+  def probs(model: nn.Module, params: dict) -> np.ndarray:
+    _, state = model.apply({'params': params}, image_BHWC, mutable=['intermediates'])
+    return attention.stack_attention(state['intermediates'])
+
+  unrolled_LBHNN = probs(model, params)
+  assert unrolled_LBHNN.shape == (2, 2, 3, 8 + (pool == 'token'), 8 + (pool == 'token'))
+  np.testing.assert_allclose(unrolled_LBHNN.sum(-1), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(
+    probs(model.clone(scan=True), scanned), unrolled_LBHNN, atol=1e-6
+  )
