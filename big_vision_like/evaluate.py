@@ -16,7 +16,7 @@ import ml_collections as mlc
 
 from big_vision_like import checkpoint, errors, experiment, spec
 from big_vision_like import mesh as meshes
-from big_vision_like.metrics import say
+from big_vision_like.metrics import listed, say
 from big_vision_like.tasks.task import State, Task
 
 
@@ -68,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.perf_counter()
     found = evaluator.run(loaded.task.predict, state, made.mesh, meshes.put)
     scalars = {k: float(v) for k, v in found.items() if not getattr(v, 'ndim', 0)}
-    values = '  '.join(f'{key} {value:.4g}' for key, value in scalars.items())
-    say(name, f'{values}  ({time.perf_counter() - started:.1f} s)')
+    say(name, f'{listed(scalars)}  ({time.perf_counter() - started:.1f} s)')
     results |= {f'{name}/{key}': value for key, value in scalars.items()}
   if jax.process_index() == 0:
     path = pathlib.Path(args.workdir) / f'evaluation-{step}.json'

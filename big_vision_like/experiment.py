@@ -131,6 +131,15 @@ def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
   return Experiment(run, task, evaluators, mesh, data)
 
 
+def set_up_jax() -> None:
+  """What a program does before it builds anything: quiet logs, a compilation cache."""
+  # Orbax and TFDS chat through absl; what goes wrong there is raised, and told once.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  if jax.config.jax_compilation_cache_dir is None:
+    cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+
+
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> tuple[argparse.Namespace, mlc.ConfigDict]:
@@ -138,8 +147,7 @@ def parse(
 
   Without --config the one saved in the workdir is used.
   """
-  # Orbax and TFDS chat through it; what goes wrong there is raised, and told once.
-  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  set_up_jax()
   parser.add_argument('--config', help='a config file, FILE.py[:ARGUMENT]')
   parser.add_argument('--workdir', help='the folder of the run')
   parser.epilog = 'Any field of the config: --config.task.model.depth=24'

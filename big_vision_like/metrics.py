@@ -97,8 +97,7 @@ class Metrics:
     """Logs and prints what an evaluator measured."""
     named = {f'{name}/{key}': value for key, value in scalars.items()}
     self.write(step, 'eval', named)
-    values = '  '.join(f'{key} {value:.4g}' for key, value in scalars.items())
-    self.say(name, f'{values}  ({seconds:.1f} s)')
+    self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
     """Appends to metrics.jsonl and TensorBoard."""
@@ -123,6 +122,16 @@ def say(title: str, text: str) -> None:
   print(f'{title:<10}{text}', flush=True)
 
 
+def listed(scalars: Mapping[str, float]) -> str:
+  """'top1 0.9639  5-shot 0.887 +- 0.006': 'NAME std' goes with 'NAME'."""
+  parts = []
+  for key, value in scalars.items():
+    if not key.endswith(' std'):
+      spread = f' +- {scalars[f"{key} std"]:.3f}' if f'{key} std' in scalars else ''
+      parts.append(f'{key} {value:.4g}{spread}')
+  return '  '.join(parts)
+
+
 def progress_line(
   step: int, total: int, scalars: Mapping[str, float], seconds_left: float | None
 ) -> str:
@@ -137,6 +146,16 @@ def progress_line(
   if seconds_left is not None:
     parts.append(f'ETA {duration(seconds_left)}')
   return '  '.join(parts)
+
+
+def process_seconds() -> float:
+  """How long this process has lived; 0 where the system does not tell."""
+  try:
+    fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2].split()
+    started = int(fields[19]) / os.sysconf('SC_CLK_TCK')
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+  except (OSError, AttributeError, ValueError):
+    return 0.0
 
 
 def duration(seconds: float) -> str:

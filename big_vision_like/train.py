@@ -4,30 +4,25 @@ It knows the contracts of task, input and evaluator and nothing else; methods li
 tasks. Any field of the config can be overridden: `--config.total_steps=200`.
 """
 
+import argparse
+import collections
+import contextlib
+import os
+import pathlib
+import signal
+import threading
 import time
+from collections.abc import Iterator, Sequence
 
-STARTED = time.perf_counter()  # before the imports, which are part of the start
+import jax
+import ml_collections as mlc
 
-import argparse  # noqa: E402
-import collections  # noqa: E402
-import contextlib  # noqa: E402
-import os  # noqa: E402
-import pathlib  # noqa: E402
-import signal  # noqa: E402
-import threading  # noqa: E402
-from collections.abc import Iterator, Sequence  # noqa: E402
-
-import jax  # noqa: E402
-import ml_collections as mlc  # noqa: E402
-
-from big_vision_like import checkpoint, errors, flops, replay, spec  # noqa: E402
-from big_vision_like import experiment as experiments  # noqa: E402
-from big_vision_like import mesh as meshes  # noqa: E402
-from big_vision_like.experiment import Experiment  # noqa: E402
-from big_vision_like.metrics import CompileWatch, Metrics, duration, say  # noqa: E402
-from big_vision_like.tasks.task import State  # noqa: E402
-
-IMPORTED = time.perf_counter()
+from big_vision_like import checkpoint, errors, flops, metrics, replay, spec
+from big_vision_like import experiment as experiments
+from big_vision_like import mesh as meshes
+from big_vision_like.experiment import Experiment
+from big_vision_like.metrics import CompileWatch, Metrics, duration, say
+from big_vision_like.tasks.task import State
 
 
 def train(
@@ -220,6 +215,7 @@ def sigterm() -> Iterator[threading.Event]:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line and trains."""
+  import_seconds = metrics.process_seconds()
   parser = argparse.ArgumentParser(
     prog='python -m big_vision_like.train',
     description='Trains a config; the same command goes on where it stopped.',
@@ -234,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.replay is not None:
     replay.replay(experiments.make(config), pathlib.Path(args.workdir), args.replay)
     return
-  train(config, args.workdir, IMPORTED - STARTED)
+  train(config, args.workdir, import_seconds)
 
 
 if __name__ == '__main__':

@@ -99,7 +99,7 @@ def test_momentum_by_hand(nesterov):
 
 def test_gradients_are_clipped_to_their_global_norm():
   clipped = descend(optim.momentum(0.1, clip_norm=0.5), grads=GRADS[:1])
-  norm = float(optax.global_norm(GRADS[0]))
+  norm = float(optax.tree.norm(GRADS[0]))
   assert norm > 0.5
   want = jax.tree.map(lambda p, g: p - 0.1 * g * 0.5 / norm, parameters(), GRADS[0])
   assert_close(clipped, want)
@@ -131,9 +131,6 @@ def test_buffers_have_the_type_asked_for():
 
 @pytest.mark.parametrize('make', [optim.adamw, optim.momentum])
 def test_the_rate_of_step_n_is_the_schedule_at_n(make):
-  schedule = optax.piecewise_constant_schedule(0.0, {})  # step 0 changes nothing
-  assert_close(descend(make(schedule, weight_decay=0.1)), parameters(), rtol=0)
-
   def warmup(step):
     return 0.1 * (jnp.asarray(step) > 0)
 
@@ -290,10 +287,10 @@ def test_big_vision_optimizer(case, golden):
       [optimizer.rate_at(n) for n in range(config['steps'])], lr * relative, atol=1e-8
     )
     params = part('input/p0/')
-    state = optimizer.init(params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     compared = []
     for step in range(config['steps']):
-      updates, state = optimizer.update(part(f'input/g{step}/'), state, params)
+      updates, state = update(part(f'input/g{step}/'), state, params)
       params = optax.apply_updates(params, updates)
       want = part(f'output/{case}/step{step}/')
       if want:

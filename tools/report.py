@@ -137,6 +137,12 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
   return Source(log, run, why, num_examples, evaluator)
 
 
+def distinct_names(folders: Sequence[str]) -> list[str]:
+  """The folders' last parts, or the whole paths where those are not distinct."""
+  names = [pathlib.Path(folder).resolve().name for folder in folders]
+  return names if len(set(names)) == len(names) else list(folders)
+
+
 def predict(source: Source) -> Predictions:
   """Runs the model on the first examples of an evaluator's data."""
   task, state = source.restored.task, source.restored.state
@@ -484,6 +490,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   sources = [
     read(run, options.step, options.examples, options.evaluator) for run in options.runs
   ]
+  for source, name in zip(sources, distinct_names(options.runs), strict=True):
+    source.log = dataclasses.replace(source.log, name=name)
   out = pathlib.Path(options.out or pathlib.Path(options.runs[0]) / 'report.html')
   out.write_text(render(sources), encoding='utf-8')
   print(out)

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,8 @@ def summary(logs: Sequence[Log]) -> str:
     keys = dict.fromkeys(key for config in flat for key in config)
     rows = [[key, *(config.get(key, '(absent)') for config in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    text += page.heading('Where the configs differ')
-    text += page.table(header, rows) if rows else page.paragraph('Nowhere.')
+    differences = page.table(header, rows) if rows else page.paragraph('Nowhere.')
+    text += page.details('Where the configs differ', differences)
   for log in logs:
     which = f' of {log.name}' if len(logs) > 1 else ''
     config = page.preformatted(json.dumps(log.config, indent=2))
@@ -130,7 +131,7 @@ def learning_curves(logs: Sequence[Log]) -> str:
       group.append(curves.Curve(label, steps, values, colour=colour, dash=dash))
   if not groups:
     return page.paragraph('No curves: metrics.jsonl is missing or empty.', 'absent')
-  others = {q: q for q in sorted(groups) if q not in TITLES | FOLDED}
+  others = {q: q for q in sorted(groups, key=_natural) if q not in TITLES | FOLDED}
   spreads = {q: others.pop(q) for q in list(others) if q.endswith(SPREAD)}
   drawn, folded = (
     [curve_chart(title, groups[q]) for q, title in titles.items() if q in groups]
@@ -197,3 +198,8 @@ def flattened(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
       yield from flattened(value, f'{path}[{index}]')
   else:
     yield path, described(node)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+  """Sorts '5-shot' before '10-shot'."""
+  return [(int(n or 0), text) for n, text in re.findall(r'(\d*)(\D*)', name)]

@@ -12,15 +12,15 @@ import optax
 from big_vision_like import optim
 from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image
-from big_vision_like.evals import classification
+from big_vision_like.evals import classification, fewshot
 from big_vision_like.models import vit
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 
 def get_config() -> mlc.ConfigDict:
-  c = mlc.ConfigDict(dict(seed=0, total_steps=3000, log_every=250, keep_last=1))
-  c.checkpoint_every = 1000
+  c = mlc.ConfigDict(dict(seed=0, total_steps=2200, log_every=100, keep_last=1))
+  c.checkpoint_every = 500
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(sources.Tfds, name='glyphs/32', split='train'),
@@ -45,7 +45,7 @@ def get_config() -> mlc.ConfigDict:
       rate=spec(
         optax.warmup_cosine_decay_schedule,
         init_value=0.0,
-        peak_value=2e-3,
+        peak_value=3e-3,
         warmup_steps=100,
         decay_steps=c.get_ref('total_steps'),
       ),
@@ -54,15 +54,31 @@ def get_config() -> mlc.ConfigDict:
     ),
   )
   c.evals = dict(
-    val=spec(
-      classification.Accuracy,
-      data=spec(
-        pipeline.EvalInput,
-        source=spec(sources.Tfds, name='glyphs/32', split='test'),
-        transforms=[spec(image.Decode, channels=1)],
-        batch_size=256,
-      ),
-      every=epochs(4),
-    )
+    val=spec(classification.Accuracy, data=glyphs_test(), every=epochs(1)),
+    digits=spec(
+      fewshot.FewShot, train=digits('train'), data=digits('test'), every=epochs(1)
+    ),
   )
   return c
+
+
+def glyphs_test() -> mlc.ConfigDict:
+  return spec(
+    pipeline.EvalInput,
+    source=spec(sources.Tfds, name='glyphs/32', split='test'),
+    transforms=[spec(image.Decode, channels=1)],
+    batch_size=256,
+  )
+
+
+def digits(split: str) -> mlc.ConfigDict:
+  """Real handwritten digits, scanned at 8x8, at the size of the glyphs."""
+  return spec(
+    pipeline.EvalInput,
+    source=spec(sources.Tfds, name='digits', split=split),
+    transforms=[
+      spec(image.Decode, channels=1),
+      spec(image.Resize, size=32, method='bicubic'),
+    ],
+    batch_size=256,
+  )

@@ -14,7 +14,7 @@ import optax
 from big_vision_like import checkpoint, optim
 from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image
-from big_vision_like.evals import classification, fewshot
+from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
@@ -62,10 +62,16 @@ def get_config() -> mlc.ConfigDict:
     ),
     mixup=0.2,
   )
-  test = evaluation_data('test')
   c.evals = dict(
-    test=spec(classification.Accuracy, data=test),
-    probe=spec(fewshot.FewShot, train=evaluation_data('train'), data=test),
+    test=spec(
+      classification.Accuracy,
+      data=spec(
+        pipeline.EvalInput,
+        source=spec(sources.Tfds, name='digits', split='test'),
+        transforms=digits_as_glyphs(),
+        batch_size=256,
+      ),
+    )
   )
   return c
 
@@ -76,12 +82,3 @@ def digits_as_glyphs() -> list[mlc.ConfigDict]:
     spec(image.Decode, channels=1),
     spec(image.Resize, size=32, method='bicubic'),
   ]
-
-
-def evaluation_data(split: str) -> mlc.ConfigDict:
-  return spec(
-    pipeline.EvalInput,
-    source=spec(sources.Tfds, name='digits', split=split),
-    transforms=digits_as_glyphs(),
-    batch_size=256,
-  )

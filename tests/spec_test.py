@@ -1,0 +1,396 @@
+import json
+
+import ml_collections as mlc
+import numpy as np
+import optax
+import pytest
+import tiny_config
+
+from big_vision_like import experiment, optim, spec
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+from big_vision_like.models import vit
+from big_vision_like.spec import build, epochs, examples
+
+SIZES = dict(num_classes=10, patch=4, width=8, depth=1, num_heads=2, mlp_dim=8)
+
+
+def root(
+  seed: int = 0,
+  steps: int = 10,
+  rate: float = 0.1,
+  name: str = 'a',
+  debug: bool = False,
+  limit: int | None = None,
+  shape: tuple = (1, 2),
+  duration=None,
+  parts=(),
+  model=None,
+):
+  """The fields of the configs in this file."""
+
+
+def overridden(config: mlc.ConfigDict | dict, *texts: str) -> dict:
+  config = mlc.ConfigDict(config)
+  for text in texts:
+    spec.override(config, text, root)
+  return config.to_dict()
+
+
+# spec() and build()
+
+
+def test_build_makes_the_recorded_calls_innermost_first():
+  node = spec.spec(
+    optim.adamw,
+    rate=spec.spec(optax.constant_schedule, value=0.5),
+    decay_rules=[('.*kernel', 1.0), ('head/.*', 2.0)],
+  )
+  optimizer = build(node)
+  assert isinstance(optimizer, optim.Optimizer)
+  assert float(optimizer.rate_at(3)) == 0.5
+  assert optimizer.decay_rules == [('.*kernel', 1.0), ('head/.*', 2.0)]
+
+
+def test_a_recorded_call_is_plain_data_under_the_public_name():
+  assert spec.spec(optax.constant_schedule, value=1.0).to_dict() == {
+    '_fn': 'optax:constant_schedule',
+    'value': 1.0,
+  }
+  assert spec.spec(image.Resize, size=8).to_dict() == {
+    '_fn': 'big_vision_like.data.transforms.image:Resize',
+    'size': 8,
+  }
+
+
+def test_build_goes_through_lists_tuples_and_dicts():
+  resize = spec.spec(image.Resize, size=3)
+  built = build(mlc.ConfigDict(dict(a=[resize, 1], b=(resize, 'x'), c=dict(d=resize))))
+  made = image.Resize(3)
+  assert built == dict(a=[made, 1], b=(made, 'x'), c=dict(d=made))
+
+
+@pytest.mark.parametrize(
+  'make, words',
+  [
+    (lambda: spec.spec(image.Resize, sise=8), "no field 'sise'; did you mean 'size'?"),
+    (lambda: spec.spec(vit.ViT, dept=3), "'dept'; did you mean 'depth'?"),
+    (
+      lambda: spec.spec(image.Resize, colour=8),
+      "no field 'colour'; it has size, method.",
+    ),
+    (
+      lambda: build(mlc.ConfigDict(dict(a=[spec.spec(image.Resize)]))),
+      r'config.a[0] (Resize) needs size.',
+    ),
+    (
+      lambda: build({'_fn': 'big_vision_like.models.vit:ViTT'}, 'config.model'),
+      "config.model._fn: cannot import 'big_vision_like.models.vit:ViTT'",
+    ),
+    (
+      lambda: build({'_fn': 'big_vision_like.models.vitt:ViT'}),
+      "config._fn: cannot import 'big_vision_like.models.vitt:ViT'",
+    ),
+    (
+      lambda: build(dict(a=spec.spec(image.Resize, size=2, method='cubic'))),
+      "config.a (Resize): method='cubic' is not one of nearest",
+    ),
+  ],
+)
+def test_what_is_wrong_is_named_with_its_place(make, words):
+  with pytest.raises(UserError) as error:
+    make()
+  assert words in str(error.value)
+
+
+def test_functions_with_any_keywords_take_any():
+  node = spec.spec(json.dumps, obj=[1, 2], separators=(',', ':'), anything=3)
+  del node.anything
+  assert build(node) == '[1,2]'
+
+
+def test_a_fork_may_put_a_number_where_a_duration_was():
+  config = mlc.ConfigDict(dict(a=spec.spec(image.Resize, size=epochs(2))))
+  config.a.size = 100
+  assert config.a.size == 100
+
+
+def test_calls_finds_every_recorded_call():
+  resize, decode = spec.spec(image.Resize, size=3), spec.spec(image.Decode)
+  config = mlc.ConfigDict(dict(a=[decode, dict(b=resize)], c=(decode,), d=3))
+  found = [(path, node['_fn'].split(':')[1]) for path, node in spec.calls(config)]
+  assert found == [
+    ('config.a[0]', 'Decode'),
+    ('config.a[1].b', 'Resize'),
+    ('config.c[0]', 'Decode'),
+  ]
+
+
+def test_calls_inside_calls_come_too():
+  node = spec.spec(optim.adamw, rate=spec.spec(optax.constant_schedule, value=1.0))
+  assert [path for path, _ in spec.calls(node)] == ['config', 'config.rate']
+
+
+def test_json_round_trip_builds_the_same():
+  config = tiny_config.get_config()
+  again = mlc.ConfigDict(json.loads(config.to_json()))
+  plain, plain_again = (spec.in_steps(c, 1000, 10) for c in (config, again))
+  assert plain_again == plain
+  one, other = build(plain), build(plain_again)
+  assert one['train_data'] == other['train_data']
+  assert one['evals'] == other['evals']
+  assert one['task'].model == other['task'].model
+  params = {'kernel': np.ones((2, 2), np.float32)}
+  updates = []
+  for made in (one, other):
+    optimizer = made['task'].optimizer
+    updates.append(optimizer.update(params, optimizer.init(params), params)[0])
+  np.testing.assert_array_equal(updates[0]['kernel'], updates[1]['kernel'])
+
+
+# Durations
+
+
+def test_in_steps():
+  config = mlc.ConfigDict(
+    dict(
+      total=epochs(2),
+      evals=[dict(every=epochs(0.5)), dict(every=3)],
+      parts=(examples(1280), 7),
+      text='epochs',
+    )
+  )
+  assert spec.in_steps(config, examples_per_epoch=1000, batch_size=64) == dict(
+    total=31,  # 31.25
+    evals=[dict(every=8), dict(every=3)],
+    parts=(20, 7),
+    text='epochs',
+  )
+  assert config.total.to_dict() == dict(epochs=2)  # the config stays as it is
+
+
+def test_in_steps_follows_references():
+  config = mlc.ConfigDict(dict(total=100))
+  config.warmup = config.get_ref('total') // 10
+  config.total = 500
+  assert spec.in_steps(config, 1000, 10) == dict(total=500, warmup=50)
+
+
+# Overrides
+
+
+FIELDS = dict(
+  steps=10, rate=0.1, name='a', debug=False, limit=None, shape=(1, 2), rest=0
+)
+
+
+@pytest.mark.parametrize(
+  'text, field, value',
+  [
+    ('steps=20', 'steps', 20),
+    ('rate=1e-3', 'rate', 1e-3),
+    ('rate=1', 'rate', 1.0),
+    ('name=b', 'name', 'b'),
+    ("name='1'", 'name', '1'),
+    ('debug=True', 'debug', True),
+    ('debug=true', 'debug', True),
+    ('limit=3', 'limit', 3),
+    ('steps=None', 'steps', None),
+    ('steps=none', 'steps', None),
+    ('shape=(3, 4)', 'shape', (3, 4)),
+    ('shape=[3, 4]', 'shape', (3, 4)),
+    ('shape=(3,)', 'shape', (3,)),
+    ('seed=3', 'seed', 3),  # a field that the config leaves at its default
+  ],
+)
+def test_override_sets_one_field(text, field, value):
+  result = overridden(FIELDS, text)
+  assert result == {**FIELDS, field: value}
+  assert type(result[field]) is type(value)
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('stepz=20', "config has no field 'stepz'; did you mean 'steps'?"),
+    ('sed=3', "config has no field 'sed'; did you mean 'seed'?"),
+    ('steps', 'write --config.steps=VALUE'),
+    ('steps=1.5', 'config.steps takes a int (now 10), not 1.5 of type float'),
+    ('steps=True', 'config.steps takes a int (now 10), not True'),
+    ('steps=ten', "config.steps takes a int (now 10), not 'ten' of type str"),
+    ('rate=fast', "config.rate takes a float (now 0.1), not 'fast'"),
+    ('debug=1', 'config.debug takes a bool (now False), not 1'),
+    ('debug=no', "config.debug takes a bool (now False), not 'no'"),
+    ('name=3', "config.name takes a str (now 'a'), not 3"),
+    ('seed=x', "config.seed takes a int (now 0), not 'x'"),
+    ('shape[0]=3', 'config.shape is a tuple: override it whole'),
+    ('shape[2]=3', 'config.shape has 2 entries: no [2]'),
+    ('steps.more=3', "config.steps is 10: it has no field 'more'"),
+    ('parts[0].size=3', 'config.parts has no'),
+    ('seed.more=3', 'config.seed'),
+  ],
+)
+def test_override_refuses(text, words):
+  config = mlc.ConfigDict(FIELDS)
+  with pytest.raises(UserError) as error:
+    spec.override(config, text, root)
+  assert words in str(error.value)
+  assert {name: config[name] for name in FIELDS} == FIELDS
+
+
+def nested() -> mlc.ConfigDict:
+  parts = [spec.spec(image.Decode), spec.spec(image.Resize, size=8)]
+  model = spec.spec(vit.ViT, **SIZES)
+  return mlc.ConfigDict(dict(parts=parts, model=model, duration=epochs(2.0)))
+
+
+def test_override_reaches_into_lists_and_calls():
+  config = nested()
+  for text in ('parts[1].size=96', 'parts[0].channels=1', 'model.pool=gap'):
+    spec.override(config, text, root)
+  assert config.parts[1].size == 96
+  assert build(config.parts) == [image.Decode(channels=1), image.Resize(96)]
+  assert build(config.model) == vit.ViT(**SIZES, pool='gap')
+
+
+def test_override_replaces_an_entry_of_a_list():
+  assert overridden(dict(parts=[1, 2, 3]), 'parts[1]=7')['parts'] == [1, 7, 3]
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('parts[1].sise=9', "config.parts[1] has no field 'sise'; did you mean 'size'?"),
+    ('parts[1].method=3', "config.parts[1].method takes a str (now 'bilinear')"),
+    ('parts[2].size=9', 'config.parts has 2 entries: no [2]'),
+    ('model.dept=9', "config.model has no field 'dept'; did you mean 'depth'?"),
+    ('modle.depth=9', "config has no field 'modle'; did you mean 'model'?"),
+    ('model=9', 'config.model is a group of fields: override one of depth, mlp_dim'),
+    ('model.dropout=x', "config.model.dropout takes a float (now 0.0), not 'x'"),
+  ],
+)
+def test_override_names_the_place_in_lists_and_calls(text, words):
+  with pytest.raises(UserError) as error:
+    spec.override(nested(), text, root)
+  assert words in str(error.value)
+
+
+def test_override_fills_a_group_that_the_config_leaves_out():
+  config = mlc.ConfigDict(dict(total_steps=3))
+  for text in ('mesh.fsdp=2', 'mesh.data=4', "sharding=[('.*kernel', ('fsdp',))]"):
+    spec.override(config, text, experiment.Run)
+  assert config.mesh.to_dict() == dict(fsdp=2, data=4)
+  assert config.sharding == (('.*kernel', ('fsdp',)),)
+
+
+def test_overrides_of_durations():
+  assert overridden(nested(), 'duration=100')['duration'] == 100
+  assert overridden(nested(), 'duration.epochs=3')['duration'] == dict(epochs=3.0)
+  with pytest.raises(UserError, match='config.duration is a group of fields'):
+    overridden(nested(), 'duration=long')
+
+
+def test_whole_epochs_can_become_parts_of_one():
+  config = dict(duration=epochs(2))
+  assert overridden(config, 'duration.epochs=0.5')['duration'] == dict(epochs=0.5)
+
+
+def test_a_float_argument_written_as_a_whole_number_stays_a_float():
+  config = dict(parts=[spec.spec(image.RandomAffine, rotate=10)])
+  assert overridden(config, 'parts[0].rotate=7.5')['parts'][0]['rotate'] == 7.5
+
+
+def test_derived_values_follow_overrides():
+  config = mlc.ConfigDict(dict(steps=100))
+  config.rate = spec.spec(
+    optax.warmup_cosine_decay_schedule,
+    init_value=0.0,
+    peak_value=1.0,
+    warmup_steps=config.get_ref('steps') // 10,
+    decay_steps=config.get_ref('steps'),
+  )
+  spec.override(config, 'steps=50', root)
+  assert (config.rate.warmup_steps, config.rate.decay_steps) == (5, 50)
+  assert float(build(config.rate)(5)) == 1.0
+
+
+def test_an_overridden_derived_value_leaves_its_origin():
+  config = mlc.ConfigDict(dict(steps=100))
+  config.rate = spec.spec(
+    optax.cosine_decay_schedule, init_value=1.0, decay_steps=config.get_ref('steps')
+  )
+  spec.override(config, 'rate.decay_steps=10', root)
+  assert (config.rate.decay_steps, config.steps) == (10, 100)
+
+
+# load()
+
+
+SOURCE = """
+import ml_collections as mlc
+from big_vision_like.data.transforms import image
+from big_vision_like.spec import spec
+
+def get_config(arg='96'):
+  c = mlc.ConfigDict(dict(steps=int(arg)))
+  c.parts = [spec(image.Resize, size=c.get_ref('steps'))]
+  return c
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+  path = tmp_path / 'recipe.py'
+  path.write_text(SOURCE)
+  return path
+
+
+def test_load_with_argument_and_overrides(config_file):
+  assert spec.load(str(config_file)).parts[0].size == 96
+  assert spec.load(f'{config_file}:64', root=root).parts[0].size == 64
+  config = spec.load(
+    f'{config_file}:64', ['steps=7', 'parts[0].method=area', 'seed=5'], root=root
+  )
+  assert build(config.parts) == [image.Resize(7, 'area')]
+  assert config.seed == 5
+
+
+def test_load_of_json_builds_the_same(config_file, tmp_path):
+  config = spec.load(f'{config_file}:64', root=root)
+  saved = tmp_path / 'config.json'
+  saved.write_text(config.to_json())
+  again = spec.load(str(saved), root=root)
+  assert json.loads(again.to_json()) == json.loads(config.to_json())
+  assert build(again.parts) == [image.Resize(64)]
+  again = spec.load(str(saved), ['parts[0].size=3'], root=root)
+  assert build(again.parts) == [image.Resize(3)]
+
+
+def test_load_refuses_what_a_saved_config_should_not_have(tmp_path):
+  saved = tmp_path / 'config.json'
+  for text, words in [
+    ('{"stepz": 3}', "config has no field 'stepz'; did you mean 'steps'?"),
+    (
+      '{"parts": [{"_fn": "big_vision_like.models.vit:ViT", "dept": 3}]}',
+      "config.parts[0] (ViT) has no field 'dept'; did you mean 'depth'?",
+    ),
+    (
+      '{"parts": [{"_fn": "big_vision_like.models.vot:ViT"}]}',
+      "config.parts[0]._fn: cannot import 'big_vision_like.models.vot:ViT'",
+    ),
+  ]:
+    saved.write_text(text)
+    with pytest.raises(UserError) as error:
+      spec.load(str(saved), root=root)
+    assert words in str(error.value)
+
+
+def test_load_names_a_file_that_is_not_there(tmp_path):
+  with pytest.raises(UserError, match="--config: no file '.*none.py'"):
+    spec.load(f'{tmp_path}/none.py:8')
+
+
+def test_load_tells_that_a_config_takes_no_argument(config_file):
+  config_file.write_text(SOURCE.replace("arg='96'", '').replace('arg', '3'))
+  with pytest.raises(UserError, match='recipe.py'):
+    spec.load(f'{config_file}:64')

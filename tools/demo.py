@@ -1,0 +1,118 @@
+"""Pretrains on glyphs, transfers to digits, prints the table, writes the report.
+
+    python tools/demo.py [--runs runs/demo]
+
+What `make train` does once the data sets are there. Started again it goes on where it
+was stopped; every part is an ordinary run of the loop.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+import rich.box
+import rich.console
+import rich.table
+
+from big_vision_like import errors, experiment, metrics, spec, train
+from big_vision_like import mesh as meshes
+
+PRETRAIN = 'configs/vit/pretrain_glyphs.py'
+TRANSFER = 'configs/vit/transfer_digits.py'
+# name of the run: (labels, overrides of the transfer config)
+BUDGETS = {
+  'all': ('1,347', ['total_steps=600']),
+  '100': ('100', ['total_steps=300', 'train_data.source.split=train[:100]']),
+}
+
+
+def random_weights(run: experiment.Experiment) -> dict[str, float]:
+  """What the linear probe finds before the first step."""
+  evaluator = run.evaluators['digits']
+  found = evaluator.run(run.task.predict, run.init(), run.mesh, meshes.put)
+  metrics.say('digits', metrics.listed(found))
+  return {f'digits/{key}': value for key, value in found.items()}
+
+
+def last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
+  """All that a run's evaluators found at its end."""
+  records = [r for r in metrics.read(workdir) if r['kind'] == 'eval']
+  last = max(r['step'] for r in records)
+  return {k: v for r in records if r['step'] == last for k, v in r.items()}
+
+
+def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
+  """Pretrained beside random weights, in percent."""
+  result = rich.table.Table(
+    title='digits: 1,797 real scans, 450 of them for testing, top-1 %',
+    title_justify='left',
+    box=rich.box.SIMPLE_HEAD,
+  )
+  result.add_column('method')
+  for name in ('labels', 'random weights', 'pretrained', 'gain'):
+    result.add_column(name, justify='right')
+  for method, labels, before, after in rows:
+    result.add_row(
+      method,
+      labels,
+      f'{100 * before:.1f}',
+      f'{100 * after:.1f}',
+      f'{100 * (after - before):+.1f}',
+    )
+  return result
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the five trainings and the probe."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--runs', default='runs', help='where the runs go')
+  parser.add_argument(
+    '--override', action='append', default=[], help='of every config, FIELD=VALUE'
+  )
+  args = parser.parse_args(argv)
+  runs, import_seconds = pathlib.Path(args.runs), metrics.process_seconds()
+  experiment.set_up_jax()
+
+  print('\n1. Pretraining on glyphs: 62 classes of drawn characters\n')
+  pretrained = runs / 'pretrain_glyphs'
+  config = spec.load(PRETRAIN, args.override, root=experiment.Run)
+  train.train(config, pretrained, import_seconds)
+
+  print('\n2. Linear probe on digits, from random weights\n')
+  found = last_evaluation(pretrained)
+  random = random_weights(experiment.make(config))
+  rows = [
+    (f'{k}-shot linear probe', f'{10 * k}', random[name], found[name])
+    for k in (1, 5, 10, 25)
+    if (name := f'digits/{k}-shot') in found
+  ]
+
+  for number, (name, (labels, overrides)) in enumerate(BUDGETS.items(), start=3):
+    print(f'\n{number}. Fine-tuning on {labels} labels, pretrained and from scratch\n')
+    results = []
+    for start, source in [
+      ('scratch', 'init_from=None'),
+      ('pretrained', f'init_from.weights.workdir={pretrained}'),
+    ]:
+      workdir = runs / f'digits_{name}_{start}'
+      config = spec.load(
+        TRANSFER, [*overrides, *args.override, source], root=experiment.Run
+      )
+      train.train(config, workdir)
+      results.append(last_evaluation(workdir)['test/top1'])
+      print()
+    rows.append(('fine-tuning', labels, *results))
+
+  console = rich.console.Console()
+  console.print(table(rows))
+  print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
+  print(f'time     {metrics.duration(metrics.process_seconds())}')
+  import report  # after the clock: the pictures are not part of training
+
+  shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
+  report.main([*map(str, shown), f'--out={runs / "report.html"}'])
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
