@@ -69,9 +69,9 @@ def unbroken(run, tmp_path_factory) -> pathlib.Path:
 
 def test_killed_run_ends_bit_equal(command, run, unbroken, tmp_path):
   until = random.randrange(5, STEPS - 40, 5)
-  process = started(command, tmp_path / 'run', until)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
+  with started(command, tmp_path / 'run', until) as process:
+    process.send_signal(signal.SIGKILL)
+  assert process.returncode == -signal.SIGKILL
   again = run(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
   assert ('resumed at step' in again.stdout) == (until >= 30)
@@ -81,10 +81,10 @@ def test_killed_run_ends_bit_equal(command, run, unbroken, tmp_path):
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(command, run, unbroken, tmp_path):
-  process = started(command, tmp_path / 'run', 40)
-  process.send_signal(signal.SIGTERM)
-  output = process.stdout.read()
-  assert process.wait() == 0
+  with started(command, tmp_path / 'run', 40) as process:
+    process.send_signal(signal.SIGTERM)
+    output = process.stdout.read()
+  assert process.returncode == 0
   assert 'stopped   on SIGTERM at step' in output
   again = run(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
