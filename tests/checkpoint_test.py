@@ -1,0 +1,141 @@
+"""What is kept, and how other weights are fitted. Killing and resuming: train_test."""
+
+import jax
+import numpy as np
+import pytest
+
+from big_vision_like import checkpoint, spec
+from big_vision_like.errors import UserError
+from big_vision_like.models import vit
+from big_vision_like.tasks.task import State
+from big_vision_like.weights import timm_vit, vision_transformer
+from big_vision_like.weights import tree as trees
+
+SMALL = dict(patch=4, width=16, depth=2, num_heads=2, mlp_dim=24)
+
+
+def params_of(size: int = 16, seed: int = 0, num_classes: int = 5, **change) -> dict:
+  """Random parameters of a small ViT."""
+  model = vit.ViT(num_classes=num_classes, **SMALL | change)
+  image = np.zeros((1, size, size, 3), np.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+def state_of(step: int) -> State:
+  return State(
+    step=np.int32(step), params={'w': np.full(3, step, np.float32)}, opt_state=()
+  )
+
+
+def kept(folder) -> set[int]:
+  return {int(path.name) for path in (folder / 'checkpoints').iterdir()}
+
+
+def test_keeps_the_last_every_tenth_and_the_best(tmp_path):
+  accuracy = {3: 0.9, 6: 0.8, 9: 0.7, 12: 0.1, 15: 0.2}
+  with checkpoint.Checkpoints(
+    tmp_path, keep_last=2, keep_every=6, keep_best='val/top1'
+  ) as checkpoints:
+    for step in range(1, 16):
+      found = {'val/top1': accuracy[step]} if step in accuracy else None
+      checkpoints.save(step, state_of(step), {'examples': step}, 1.5, found, wait=True)
+  assert kept(tmp_path) == {3, 6, 12, 14, 15}
+  step, saved = checkpoint.load(tmp_path)
+  assert step == 15
+  np.testing.assert_array_equal(saved['params']['w'], np.full(3, 15.0))
+  assert checkpoint.load(tmp_path, 3)[0] == 3
+  with pytest.raises(UserError, match='no checkpoint of step 4, only of 3, 6, 12'):
+    checkpoint.load(tmp_path, 4)
+
+
+def test_restores_state_position_and_seconds(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.restore(state_of(0)) is None
+    checkpoints.save(7, state_of(7), {'examples': 70}, 12.5)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    shapes = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, state_of(0)))
+    state, position, seconds = checkpoints.restore(shapes)
+  assert int(state.step) == 7 and position == {'examples': 70} and seconds == 12.5
+
+
+def test_folder_without_checkpoints_says_so(tmp_path):
+  with pytest.raises(UserError, match='holds no checkpoint: has that run been started'):
+    checkpoint.load(tmp_path / 'nothing')
+
+
+def test_fit_takes_all_but_the_head(capsys):
+  weights, ours = params_of(seed=1, num_classes=7), params_of()
+  fitted = checkpoint.InitFrom(weights).fit(ours)
+  flat, theirs, before = map(trees.flatten, (fitted, weights, ours))
+  for name in flat:
+    wanted = before if name.startswith('head/') else theirs
+    np.testing.assert_array_equal(flat[name], wanted[name], err_msg=name)
+  text = capsys.readouterr().out
+  assert 'starting anew: head/bias, head/kernel' in text
+  assert f'loaded {len(flat) - 2} of {len(flat)} parameters' in text
+
+
+def test_fit_resizes_positions_and_says_so(capsys):
+  fitted = checkpoint.InitFrom(params_of(16, seed=1)).fit(params_of(24))
+  assert fitted['pos_embedding'].shape == (1, 37, 16)
+  assert 'resized: pos_embedding (1, 17, 16) -> (1, 37, 16)' in capsys.readouterr().out
+
+
+def test_fit_drops_or_adds_the_class_token_position():
+  token, gap = params_of(seed=1), params_of(pool='gap')
+  taken = checkpoint.InitFrom(token, leave_out=['head/.*', 'cls']).fit(gap)
+  np.testing.assert_array_equal(taken['pos_embedding'], token['pos_embedding'][:, 1:])
+  back = checkpoint.InitFrom(gap, leave_out=['head/.*', 'cls']).fit(token)
+  np.testing.assert_array_equal(back['pos_embedding'][:, 1:], gap['pos_embedding'])
+  np.testing.assert_array_equal(back['pos_embedding'][:, 0], np.zeros((1, 16)))
+
+
+@pytest.mark.parametrize('from_scanned', [False, True])
+def test_fit_between_layouts(from_scanned):
+  weights, ours = params_of(seed=1), params_of(scan=True)
+  if from_scanned:
+    weights, ours = trees.stack_blocks(weights), params_of()
+  fitted = checkpoint.InitFrom(weights, leave_out=[]).fit(ours)
+  assert jax.tree.structure(fitted) == jax.tree.structure(ours)
+  a = trees.flatten(trees.unstack_blocks(fitted))
+  b = trees.flatten(trees.unstack_blocks(weights))
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_fit_lists_all_that_does_not_fit():
+  weights = params_of(seed=1, mlp_dim=32)
+  del weights['cls']
+  weights['extra'] = np.zeros(3)
+  with pytest.raises(UserError) as error:
+    checkpoint.InitFrom(weights).fit(params_of())
+  text = str(error.value)
+  assert 'shape of encoder/block_1/mlp/fc1/kernel: (16, 32) in the weights' in text
+  assert 'not in the weights: cls' in text and 'not in the model: extra' in text
+  allowed = checkpoint.InitFrom(
+    weights,
+    leave_out=['head/.*', '.*/mlp/.*'],
+    allow_missing=['cls'],
+    allow_unused=['extra'],
+  )
+  assert 'cls' in allowed.fit(params_of())
+
+
+@pytest.mark.parametrize('kind', ['npz', 'safetensors'])
+def test_fit_published_files_through_a_config(kind, tmp_path):
+  import safetensors.numpy
+
+  weights = params_of(seed=1)
+  path = tmp_path / f'weights.{kind}'
+  if kind == 'npz':
+    np.savez(path, **vision_transformer.to_npz(weights))
+    reader = spec.spec(vision_transformer.read_npz, path=str(path))
+  else:
+    safetensors.numpy.save_file(timm_vit.to_timm(weights), path)
+    reader = spec.spec(timm_vit.read_safetensors, path=str(path), num_heads=2)
+  init_from = spec.build(spec.spec(checkpoint.InitFrom, weights=reader, leave_out=[]))
+  fitted, expected = trees.flatten(init_from.fit(params_of())), trees.flatten(weights)
+  for name in expected:
+    np.testing.assert_array_equal(fitted[name], expected[name], err_msg=name)

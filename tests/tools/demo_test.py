@@ -1,0 +1,21 @@
+"""`make train` in small: the five trainings, the table and the page."""
+
+import re
+
+
+def test_demo_prints_its_table_and_writes_its_page(run, tmp_path):
+  words = ('tools/demo.py', f'--runs={tmp_path}', '--override=total_steps=4')
+  words += ('--override=task.optimizer.rate.warmup_steps=1',)
+  done = run(*words)
+  assert done.returncode == 0, done.stderr
+  for row in ('5-shot linear probe +50', 'fine-tuning +1,347', 'fine-tuning +100'):
+    assert re.search(rf'{row} +[0-9.]+ +[0-9.]+ +[+-][0-9.]+', done.stdout), row
+  assert 'glyphs   top-1' in done.stdout
+  page = (tmp_path / 'report.html').read_text()
+  assert 'Attention rollout' in page and 'digits_all_pretrained' in page
+  # The scratch run starts elsewhere, the pretrained one where pretraining ended.
+  assert done.stdout.count('loaded 69 of 71 parameters') == 2
+
+  again = run(*words)
+  assert again.returncode == 0, again.stderr
+  assert again.stdout.count('is already at step 4 of 4') == 5

@@ -1,0 +1,31 @@
+"""The tree that explain prints."""
+
+import re
+
+
+def test_explain_counts_parameters_operations_and_rules(run):
+  done = run(
+    'tools/explain.py',
+    '--config=tests/tiny_config.py',
+    '--config.task.optimizer.rate_rules=[("embed/.*", 0.5)]',
+    '--config.task.model.drop_path=0.0',
+  )
+  assert done.returncode == 0, done.stderr
+  text = done.stdout
+  assert re.search(r'  all +4,490 +[0-9.]+', text)
+  assert re.search(r'block_1 +17x16 +', text)
+  # 17 tokens of width 16 to 24: multiplications and additions.
+  assert re.search(rf'fc1 +17x24 +408 +{2 * 17 * 16 * 24 / 1e6:.3f}', text)
+  assert re.search(r'embed/kernel +2x2x1x16 +0.05 +0.5', text)
+  assert re.search(r'encoder/block_0/attention/query/kernel +16x2x8 +0.05 +1', text)
+  assert re.search(r'encoder/norm/scale +16 +0 +1', text)
+
+
+def test_explain_refuses_a_rule_that_matches_nothing(run):
+  done = run(
+    'tools/explain.py',
+    '--config=tests/tiny_config.py',
+    '--config.task.optimizer.decay_rules=[("blocks/.*", 1.0)]',
+  )
+  assert done.returncode == 1
+  assert "the rule 'blocks/.*' matches no parameter" in done.stderr
