@@ -124,9 +124,9 @@ def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
   }
   if training:
     meshes.check_batch_size(mesh, batch_size, 'config.train_data.batch_size')
-  for name, evaluator in evaluators.items():
-    where = f'config.evals.{name}.data.batch_size'
-    meshes.check_batch_size(mesh, evaluator.data.batch_size, where)
+  for path, node in spec.calls(run.evals, 'config.evals'):
+    if spec.symbol(node, path) is pipeline.EvalInput:
+      meshes.check_batch_size(mesh, node['batch_size'], f'{path}.batch_size')
   task = spec.build(run.task, 'config.task')
   return Experiment(run, task, evaluators, mesh, data)
 

@@ -67,7 +67,9 @@ def _operations(jaxpr: core.Jaxpr, scope: str, times: int) -> Iterator[tuple[str
     elif name == 'conv_general_dilated':
       kernel = eqn.invars[1].aval
       features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
-      yield inner, 2 * times * eqn.outvars[0].aval.size * kernel.size // features
+      size = eqn.outvars[0].aval.size * kernel.size // features
+      # The zeros that a strided gradient is spread with are no work.
+      yield inner, 2 * times * size // math.prod(params['lhs_dilation'])
     elif name == 'cond':
       branches = [list(_operations(b.jaxpr, inner, times)) for b in params['branches']]
       yield from max(branches, key=lambda found: sum(n for _, n in found))

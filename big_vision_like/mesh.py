@@ -39,7 +39,7 @@ def make_mesh(
   if sizes.count(-1) > 1:
     raise UserError(f'mesh={sizes}: only one axis can be -1')
   known = math.prod(n for n in sizes if n != -1)
-  if -1 in sizes and len(devices) % known == 0:
+  if -1 in sizes and known and len(devices) % known == 0:
     sizes[sizes.index(-1)] = len(devices) // known
   if math.prod(sizes) != len(devices):
     raise UserError(
@@ -79,7 +79,11 @@ def _fsdp(shape: tuple[int, ...], size: int) -> P:
 def _checked(
   mesh: Mesh, path: str, shape: tuple[int, ...], axes: Sequence[str | None]
 ) -> Sequence[str | None]:
+  if len(axes) > len(shape):
+    raise UserError(f'{path} of shape {shape} has fewer dimensions than {axes}')
   for n, axis in zip(shape, axes, strict=False):
+    if axis is not None and axis not in AXES:
+      raise UserError(f'{path}: {axis!r} is not one of the axes {", ".join(AXES)}')
     if axis is not None and n % mesh.shape[axis]:
       raise UserError(
         f'{path} of shape {shape}: {n} does not divide over {mesh.shape[axis]}'

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tensorboardX
 
 from big_vision_like import flops
 
@@ -37,11 +36,13 @@ class Metrics:
     self._started = time.perf_counter()
     self._active = jax.process_index() == 0
     if self._active:
+      import tensorboardX  # loads torch wherever that is installed
+
       path = workdir / 'metrics.jsonl'
       _drop_after(path, start_step)
       self._lines = path.open('a')
       self._board = tensorboardX.SummaryWriter(
-        str(workdir / 'tensorboard'), purge_step=start_step or None
+        str(workdir / 'tensorboard'), purge_step=start_step + 1 if start_step else None
       )
 
   def __enter__(self) -> 'Metrics':

@@ -36,7 +36,7 @@ def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
 
 def epochs(count: float) -> mlc.ConfigDict:
   """A duration in passes over the training data, wherever a config wants steps."""
-  return mlc.ConfigDict({'epochs': count})
+  return mlc.ConfigDict({'epochs': float(count)})
 
 
 def examples(count: int) -> mlc.ConfigDict:
@@ -92,9 +92,11 @@ def in_steps(node: Any, examples_per_epoch: int, batch_size: int) -> Any:
   if not isinstance(node, (dict, mlc.ConfigDict)):
     return node
   if set(node) == {'epochs'}:
-    return round(node['epochs'] * examples_per_epoch / batch_size)
+    steps = node['epochs'] * examples_per_epoch / batch_size
+    return max(1, round(steps)) if steps > 0 else 0
   if set(node) == {'examples'}:
-    return round(node['examples'] / batch_size)
+    steps = node['examples'] / batch_size
+    return max(1, round(steps)) if steps > 0 else 0
   return {k: in_steps(v, examples_per_epoch, batch_size) for k, v in node.items()}
 
 
@@ -112,7 +114,11 @@ def check_names(
         f'{path}{title} has no field {name!r}; {_nearest(name, list(parameters))}'
       )
   if complete:
-    required = [n for n, p in parameters.items() if p.default is p.empty]
+    required = [
+      name
+      for name, p in parameters.items()
+      if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+    ]
     missing = [n for n in required if n not in kwargs]
     if missing:
       raise UserError(f'{path} ({fn.__qualname__}) needs {", ".join(missing)}.')
@@ -136,6 +142,8 @@ def load(
     module_spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
+    if arg and not inspect.signature(module.get_config).parameters:
+      raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
   for text in overrides:
     override(config, text, root)
@@ -161,8 +169,7 @@ def override(
   *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
   node, where = config, 'config'
   if root is not None and parents and parents[0] not in config:
-    field = inspect.signature(root).parameters.get(parents[0])
-    if field is not None and field.default is not None:
+    if _is_group(root, parents[0]):
       with config.unlocked():
         config[parents[0]] = {}  # an optional group of fields, such as mesh
   for key in parents:
@@ -179,13 +186,19 @@ def override(
   if last not in node:
     fn = symbol(node, where) if '_fn' in node else root if node is config else None
     fields = inspect.signature(fn).parameters if fn else {}
-    if last not in fields and not (node is not config and len(node) == 0):
+    free = len(parents) == 1 and root is not None and _is_group(root, parents[0])
+    if last not in fields and not (
+      free and not any(_holds_fields(v) for v in node.values())
+    ):
       names = [*(k for k in node if k != '_fn'), *fields]
       raise UserError(f'{where} has no field {last!r}; {_nearest(last, names)}')
     if last in fields:
       _check_type(fields[last], value, _join(where, last))
   else:
-    _check_type(node[last], value, _join(where, last))
+    _check_type(_widest(node, last, where), value, _join(where, last))
+    if node is not config and _shares_root(config, node, last):
+      with node.unlocked():
+        del node[last]  # its own from here on
   unlocked = getattr(node, 'unlocked', contextlib.nullcontext)
   ignore_type = getattr(node, 'ignore_type', contextlib.nullcontext)
   with unlocked(), ignore_type():
@@ -203,6 +216,36 @@ def _child(node: Any, key: int | str, where: str) -> Any:
     names = [k for k in node if k != '_fn']
     raise UserError(f'{where} has no field {key!r}; {_nearest(str(key), names)}')
   raise UserError(f'{where} is {node!r}: it has no field {key!r}.')
+
+
+def _is_group(root: Callable[..., Any], name: str) -> bool:
+  """Whether a field of the config is a dict that starts out empty, such as mesh."""
+  field = inspect.signature(root).parameters.get(name)
+  plain = (bool, int, float, str, list, tuple, type(None), type)
+  return field is not None and not isinstance(field.default, plain)
+
+
+def _holds_fields(value: Any) -> bool:
+  return isinstance(value, (dict, mlc.ConfigDict))
+
+
+def _widest(node: Mapping[str, Any], name: str, where: str) -> Any:
+  """The value to replace; a whole number that stands for a float as a float."""
+  value = node[name]
+  if type(value) is int and '_fn' in node:
+    field = inspect.signature(symbol(node, where)).parameters.get(name)
+    if field is not None and field.annotation is float:
+      return float(value)
+  return value
+
+
+def _shares_root(config: mlc.ConfigDict, node: Any, name: str) -> bool:
+  """Whether a field is a reference to one at the top of the config."""
+  if not isinstance(node, mlc.ConfigDict) or _holds_fields(node[name]):
+    return False
+  reference = node.get_ref(name)
+  tops = (key for key in config if not _holds_fields(config[key]))
+  return any(config.get_ref(key) is reference for key in tops)
 
 
 def _join(where: str, key: int | str) -> str:

@@ -109,7 +109,8 @@ def loop(
       due = [
         n for n, e in run.evaluators.items() if last or e.every and not step % e.every
       ]
-      save = last or stop or step % run.run.checkpoint_every == 0
+      every = run.run.checkpoint_every
+      save = last or stop or (every and step % every == 0)
       while late and (due or save):
         settle()
       compilations.expected = True

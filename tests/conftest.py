@@ -6,9 +6,12 @@ import os
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 
+import atexit  # noqa: E402
 import pathlib  # noqa: E402
+import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from unittest import mock  # noqa: E402
 
@@ -17,6 +20,10 @@ import pytest  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 TINY_CONFIG = REPOSITORY / 'tests' / 'tiny_config.py'
+
+# TFDS looks at this when it is imported.
+os.environ['TFDS_DATA_DIR'] = tempfile.mkdtemp(prefix='tensorflow_datasets')
+atexit.register(shutil.rmtree, os.environ['TFDS_DATA_DIR'], ignore_errors=True)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -32,15 +39,14 @@ def golden() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
-def data_dir(tmp_path_factory) -> pathlib.Path:
+def data_dir() -> pathlib.Path:
   """Digits and a glyphs of 620 examples, prepared once; where TFDS looks by default."""
   import tensorflow_datasets as tfds
 
   from big_vision_like.data import digits
   from big_vision_like.data.procedural import glyphs
 
-  folder = tmp_path_factory.mktemp('tensorflow_datasets')
-  os.environ['TFDS_DATA_DIR'] = str(folder)
+  folder = pathlib.Path(os.environ['TFDS_DATA_DIR'])
   tfds.disable_progress_bar()
   small = [glyphs.GlyphsConfig(name='32', size=32, per_class=(10, 3))]
   with mock.patch.object(glyphs.Glyphs, 'BUILDER_CONFIGS', small):

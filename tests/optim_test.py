@@ -213,9 +213,10 @@ def test_a_rule_that_matches_nothing_is_named(optimizer):
     optimizer.init(parameters())
 
 
-def test_a_rule_matches_whole_paths_only():
-  with pytest.raises(UserError, match="'kernel' matches no parameter"):
-    optim.factors(parameters(), [('kernel', 1.0)], 0.0)
+@pytest.mark.parametrize('pattern', ['kernel', 'head', 'head/.'])
+def test_a_rule_matches_whole_paths_only(pattern):
+  with pytest.raises(UserError, match=f"'{pattern}' matches no parameter"):
+    optim.factors(parameters(), [(pattern, 1.0)], 0.0)
 
 
 def test_a_rule_shadowed_by_an_earlier_one_is_no_error():

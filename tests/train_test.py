@@ -148,8 +148,9 @@ def test_disk_that_fills_up_while_writing(command, run, unbroken, tmp_path):
     JAX_ENABLE_COMPILATION_CACHE='false',
   )
   assert full.returncode == 1
-  last = full.stderr.strip().splitlines()[-1]
-  assert last.startswith('error: saving a checkpoint') and 'File too large' in last
+  # Beside it the threads that were writing say what they like.
+  (told,) = [line for line in full.stderr.splitlines() if line.startswith('error: ')]
+  assert 'saving a checkpoint' in told and 'File too large' in told
   again = run(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
   assert_bit_equal(unbroken, tmp_path / 'run', STEPS)

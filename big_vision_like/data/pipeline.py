@@ -109,6 +109,8 @@ class EvalInput:
 
   def epoch(self) -> Iterator[Batch]:
     """Batches with `mask` (bool, False where a row only fills the last batch)."""
+    if len(self.source) == 0:
+      raise UserError(f'{self.source} holds no examples.')
     process_count = jax.process_count()
     padded = _Padded(self.source, self.batch_size)
     rows = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
@@ -161,7 +163,8 @@ def _transformed(
 ) -> grain.MapDataset:
   for i, transform in enumerate(transforms):
     if isinstance(transform, grain.transforms.RandomMap):
-      examples = examples.random_map(transform, seed=seed + i + 1)
+      own = np.random.SeedSequence((seed, i)).generate_state(1).item()
+      examples = examples.random_map(transform, seed=own)
     else:
       examples = examples.map(transform)
   return examples
@@ -170,12 +173,19 @@ def _transformed(
 def _stacked(rows: grain.MapDataset, size: int) -> grain.MapDataset:
   def stack(examples: Sequence[dict[str, Any]]) -> Batch:
     batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
-    # What JAX would do anyway on the way to the device, but aloud.
-    return {
-      k: v.astype(np.int32) if v.dtype == np.int64 else v for k, v in batch.items()
-    }
+    return {k: _narrow(k, v) if v.dtype == np.int64 else v for k, v in batch.items()}
 
   return rows.batch(size, batch_fn=stack)
+
+
+def _narrow(name: str, values: np.ndarray) -> np.ndarray:
+  """int32, as JAX would make it on the way to the device, or an error."""
+  narrow = values.astype(np.int32)
+  if (narrow != values).any():
+    raise UserError(
+      f'{name} holds {values.max()}, which int32 cannot: number them anew.'
+    )
+  return narrow
 
 
 def _started(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[Batch]:

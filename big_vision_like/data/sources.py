@@ -90,11 +90,16 @@ class MissingDataError(UserError):
 
 
 def remedy(sources: Iterable[Tfds]) -> str:
-  """The command that prepares these data sets."""
-  names = ' '.join(dict.fromkeys(s.name for s in sources))
-  folders = dict.fromkeys(s.data_dir for s in sources if s.data_dir)
-  where = ''.join(f' --data-dir {folder}' for folder in folders)
-  return f'Prepare it with: python tools/prepare_data.py {names}{where}'
+  """The commands that prepare these data sets, one for each folder."""
+  by_folder: dict[str | None, dict[str, None]] = {}
+  for source in sources:
+    by_folder.setdefault(source.data_dir, {})[source.name] = None
+  commands = [
+    f'python tools/prepare_data.py {" ".join(names)}'
+    + (f' --data-dir {folder}' if folder else '')
+    for folder, names in by_folder.items()
+  ]
+  return f'Prepare it with: {" && ".join(commands)}'
 
 
 def check_prepared(sources: Iterable[Tfds]) -> None:

@@ -35,9 +35,12 @@ class Evaluator(abc.ABC):
   def run(self, predict: Predict, state: Any, mesh: Mesh, put: Put) -> Results:
     """Returns what was measured, by name."""
 
-  def compiled(self, fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`fn` jitted with results in every process, once for the life of the evaluator."""
-    if not hasattr(self, '_compiled'):
+  def compiled(
+    self, fn: Callable[..., Arrays], predict: Predict, mesh: Mesh
+  ) -> Callable[..., Arrays]:
+    """`fn` (made of `predict`) jitted, with results in every process, once."""
+    if getattr(self, '_compiled_for', None) != (predict, mesh):
+      self._compiled_for = (predict, mesh)
       self._compiled = jax.jit(fn, out_shardings=NamedSharding(mesh, P()))
     return self._compiled
 
@@ -56,7 +59,7 @@ class MeanEvaluator(Evaluator):
       values = self.measure(outputs, batch) | {'count': jnp.ones(batch['mask'].shape)}
       return {k: jnp.where(batch['mask'], v, 0.0).sum() for k, v in values.items()}
 
-    step = self.compiled(sums, mesh)
+    step = self.compiled(sums, predict, mesh)
     total: dict[str, float] = {}
     for batch in self.data.epoch():
       for name, value in jax.device_get(step(state, put(batch, mesh))).items():

@@ -35,7 +35,7 @@ class FewShot(evaluator.Evaluator):
       features = predict(state, batch, jax.random.key(0))['pre_logits']
       return {'features': features, 'label': batch['label'], 'mask': batch['mask']}
 
-    step = self.compiled(outputs, mesh)
+    step = self.compiled(outputs, predict, mesh)
 
     def features(data: pipeline.EvalInput) -> tuple[np.ndarray, np.ndarray]:
       rows = list(evaluator.whole_batches(step, data, state, mesh, put))

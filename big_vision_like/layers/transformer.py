@@ -47,7 +47,7 @@ class DropPath(nn.Module):
     shape = (x_BND.shape[0],) + (1,) * (x_BND.ndim - 1)
     keep = 1.0 - rate
     kept_B11 = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
-    return x_BND * (kept_B11 / keep).astype(x_BND.dtype)
+    return x_BND * (kept_B11.astype(jnp.float32) / keep).astype(x_BND.dtype)
 
 
 class EncoderBlock(nn.Module):
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
       stochastic_depth=self.drop_path > 0,
       dtype=self.dtype,
     )
-    rates_L = self.drop_path * jnp.arange(self.depth) / max(1, self.depth - 1)
+    rates_L = jnp.linspace(0.0, self.drop_path, self.depth)
     if self.scan:
       blocks = block_class(**block, name='blocks')
       x_BND, _ = nn.scan(

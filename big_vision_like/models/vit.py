@@ -5,7 +5,8 @@ Transformer encoder reads them. Pooling by class token (the paper), global avera
 (arXiv:2205.01580) or attention (arXiv:2106.04560); fixed sine-cosine positions as in
 arXiv:2205.01580.
 
-Axes: B batch, H W image, h w grid, C channels or classes, N tokens, D width.
+Axes: B batch, H W image, h w grid, C channels or classes, N tokens, D width,
+R size of the representation (D without one).
 """
 
 import re
@@ -103,9 +104,9 @@ class ViT(nn.Module):
       name='encoder',
     )(x_BND, train)
     features_BD = self.pooled(tokens_BND)
-    pre_logits_BD = features_BD
+    pre_logits_BR = features_BD
     if self.rep_size:
-      pre_logits_BD = nn.tanh(
+      pre_logits_BR = nn.tanh(
         nn.Dense(self.rep_size, dtype=self.dtype, name='pre_logits')(features_BD)
       )
     logits_BC = nn.Dense(
@@ -114,10 +115,10 @@ class ViT(nn.Module):
       bias_init=nn.initializers.constant(self.head_bias),
       dtype=self.dtype,
       name='head',
-    )(pre_logits_BD)
+    )(pre_logits_BR)
     return {
       'logits': logits_BC.astype(jnp.float32),
-      'pre_logits': pre_logits_BD,
+      'pre_logits': pre_logits_BR,
       'features': features_BD,
       'tokens': tokens_BND,
     }
@@ -136,8 +137,10 @@ class ViT(nn.Module):
       shape = (1, x_BND.shape[1], dim)
       pos_1ND = self.param('pos_embedding', nn.initializers.normal(0.02), shape)
     elif self.posemb == 'sincos2d':
-      pos_1ND = positions.sincos2d(height, width, dim)
-      pos_1ND = jnp.pad(pos_1ND, ((0, 0), (int(with_token), 0), (0, 0)))
+      pos_1ND = jnp.pad(
+        positions.sincos2d(height, width, dim),
+        ((0, 0), (int(with_token), 0), (0, 0)),
+      )
     else:
       raise UserError(
         f"posemb={self.posemb!r} is not one of 'learned', 'sincos2d', 'none'"

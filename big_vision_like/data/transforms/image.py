@@ -28,20 +28,27 @@ class Decode(grain.transforms.Map):
 
   channels: int = 3
 
+  def __post_init__(self) -> None:
+    if self.channels not in (1, 3):
+      raise UserError(f'channels={self.channels} is not 1 (grey) or 3 (RGB)')
+
   def map(self, example: Example) -> Example:
     encoded = example['image']
     try:
       image = _decode(encoded, self.channels)
     except (ValueError, cv2.error) as error:
       name = example.get('id', 'unknown')
+      reason = str(error).strip()
       raise UserError(
         f'the image of the example with id {name} cannot be decoded'
-        f' ({len(encoded)} bytes: {error}); prepare the data set again or remove it.'
+        f' ({len(encoded)} bytes: {reason}); prepare the data set again or remove it.'
       ) from error
     return example | {'image': image}
 
 
 def _decode(encoded: bytes, channels: int) -> np.ndarray:
+  if not encoded:
+    raise ValueError('the file is empty')
   if simplejpeg.is_jpeg(encoded):
     return simplejpeg.decode_jpeg(encoded, {1: 'GRAY', 3: 'RGB'}[channels])
   flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR

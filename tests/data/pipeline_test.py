@@ -1,0 +1,285 @@
+import dataclasses
+import itertools
+import json
+import os
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from big_vision_like.data import pipeline
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+
+SIZE = 10
+EXAMPLES = [
+  {
+    'image': np.random.default_rng(i).integers(0, 256, (8, 8, 1), dtype=np.uint8),
+    'label': np.int64(i % 3),
+    'id': np.int64(i),
+  }
+  for i in range(SIZE)
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Double(grain.transforms.Map):
+  def map(self, example):
+    return example | {'label': example['label'] * 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw(grain.transforms.RandomMap):
+  """Adds two random numbers under names of one's choice."""
+
+  name: str = 'drawn'
+
+  def random_map(self, example, rng):
+    return example | {self.name: rng.uniform(size=2)}
+
+
+def train_input(batch_size=4, **options):
+  return pipeline.TrainInput(source=EXAMPLES, batch_size=batch_size, **options)
+
+
+def take(data, count, process_index=0, process_count=1):
+  batches = pipeline.TrainBatches(data, process_index, process_count)
+  try:
+    return list(itertools.islice(batches, count))
+  finally:
+    batches.close()
+
+
+def ids(batches) -> list[int]:
+  return np.concatenate([batch['id'] for batch in batches]).tolist()
+
+
+def assert_equal(batches, others):
+  assert len(batches) == len(others)
+  for batch, other in zip(batches, others, strict=True):
+    assert batch.keys() == other.keys()
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+# Training
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+  order = ids(take(train_input(batch_size=4), 10))  # batches go across epochs
+  epochs = [tuple(order[i : i + SIZE]) for i in range(0, 40, SIZE)]
+  assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+  assert len(set(epochs)) == 4
+  assert tuple(range(SIZE)) not in epochs
+
+
+def test_the_order_depends_on_the_seed_alone():
+  first = ids(take(train_input(seed=1), 5))
+  assert first == ids(take(train_input(seed=1), 5))
+  assert first != ids(take(train_input(seed=2), 5))
+  assert first == ids(take(train_input(seed=1, batch_size=10), 2))
+  assert first == ids(take(train_input(seed=1, transforms=[Draw()]), 5))
+
+
+def test_batches_are_stacked_arrays():
+  (batch,) = take(train_input(), 1)
+  assert batch['image'].shape == (4, 8, 8, 1) and batch['image'].dtype == np.uint8
+  assert batch['label'].shape == (4,) and batch['label'].dtype == np.int32
+  for row, i in enumerate(batch['id']):
+    np.testing.assert_array_equal(batch['image'][row], EXAMPLES[i]['image'])
+    assert batch['label'][row] == i % 3
+
+
+def test_transforms_are_applied_in_order():
+  @dataclasses.dataclass(frozen=True)
+  class Add(grain.transforms.Map):
+    def map(self, example):
+      return example | {'label': example['label'] + 1}
+
+  (batch,) = take(train_input(transforms=[Double(), Add()]), 1)
+  np.testing.assert_array_equal(batch['label'], batch['id'] % 3 * 2 + 1)
+
+
+def test_randomness_is_new_for_each_position_and_transform():
+  data = train_input(batch_size=10, transforms=[Draw('a'), Draw('b')])
+  batches = take(data, 3)
+  drawn = np.concatenate([batch[name] for batch in batches for name in ('a', 'b')])
+  assert len(np.unique(drawn)) == drawn.size
+
+
+def test_seeds_share_no_randomness():
+  data = train_input(batch_size=10, transforms=[Draw('a'), Draw('b')])
+  drawn = [
+    batch[name]
+    for seed in (0, 1, 2)
+    for batch in take(dataclasses.replace(data, seed=seed), 1)
+    for name in ('a', 'b')
+  ]
+  assert len(np.unique(drawn)) == 3 * 2 * 10 * 2
+
+
+WITH_NOISE = dict(
+  transforms=[image.RandomAffine(rotate=20.0, shift=0.2)], batch_size=4, seed=3
+)
+
+
+@pytest.fixture(scope='module')
+def expected():
+  return take(train_input(**WITH_NOISE, threads=1), 7)
+
+
+def test_threads_change_nothing(expected):
+  assert_equal(take(train_input(**WITH_NOISE, threads=4), 7), expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Process(grain.transforms.Map):
+  """Tells which process it runs in."""
+
+  def map(self, example):
+    return example | {'process': np.int32(os.getpid())}
+
+
+def test_workers_change_nothing(expected):
+  transforms = [*WITH_NOISE['transforms'], Process()]
+  data = train_input(**WITH_NOISE | dict(transforms=transforms), workers=2)
+  batches = pipeline.TrainBatches(data, 0, 1)
+  try:
+    batches.set_state({'examples': 4})
+    got = list(itertools.islice(batches, 6))
+  finally:
+    batches.close()
+  processes = {int(i) for batch in got for i in batch.pop('process')}
+  assert len(processes) == 2 and os.getpid() not in processes
+  assert_equal(got, expected[1:])
+
+
+@pytest.mark.parametrize('used', [0, 1, 3])
+def test_a_saved_position_goes_on_with_the_same_batches(used, expected):
+  data = train_input(**WITH_NOISE)
+  batches = pipeline.TrainBatches(data, 0, 1)
+  for _ in range(used):
+    next(batches)
+  state = json.loads(json.dumps(batches.get_state()))
+  assert state == {'examples': 4 * used}
+  batches.close()
+  again = pipeline.TrainBatches(data, 0, 1)
+  next(again)  # read ahead of what is restored
+  again.set_state(state)
+  assert again.get_state() == state
+  assert_equal([next(again) for _ in range(7 - used)], expected[used:])
+  again.close()
+
+
+def test_closing_keeps_the_position(expected):
+  batches = pipeline.TrainBatches(train_input(**WITH_NOISE), 0, 1)
+  first = [next(batches), next(batches)]
+  batches.close()
+  assert_equal([*first, next(batches)], expected[:3])
+  batches.close()
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_the_rows_of_all_processes_are_the_batch_of_one(count, expected):
+  parts = [take(train_input(**WITH_NOISE), 7, i, count) for i in range(count)]
+  joined = [
+    {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
+    for same_step in zip(*parts, strict=True)
+  ]
+  assert len(parts[0][0]['id']) == 4 // count
+  assert_equal(joined, expected)
+
+
+def test_a_saved_position_serves_another_batch_size(expected):
+  batches = pipeline.TrainBatches(train_input(**WITH_NOISE | dict(batch_size=6)), 0, 1)
+  batches.set_state({'examples': 12})
+  got = next(batches)
+  batches.close()
+  want = {k: np.concatenate([b[k] for b in expected[3:5]])[:6] for k in expected[0]}
+  assert_equal([got], [want])
+
+
+def test_a_position_between_two_batches_is_refused():
+  batches = pipeline.TrainBatches(train_input(batch_size=5), 0, 1)
+  with pytest.raises(UserError) as error:
+    batches.set_state({'examples': 12})
+  assert str(error.value) == (
+    'train_data.batch_size=5 does not divide the 12 examples already used: take a'
+    ' divisor of that number.'
+  )
+
+
+def test_an_empty_source_is_refused():
+  with pytest.raises(UserError, match='holds no examples'):
+    iter(pipeline.TrainInput(source=[], batch_size=2))
+
+
+def test_a_batch_must_divide_over_processes():
+  with pytest.raises(UserError, match='batch_size=4 does not divide over 3 processes'):
+    take(train_input(), 1, 0, 3)
+
+
+def test_the_length_of_an_epoch():
+  assert train_input().examples_per_epoch == SIZE
+
+
+def test_large_ids_are_not_changed_silently():
+  source = [{'id': np.int64(2**40 + i)} for i in range(4)]
+  try:
+    (batch,) = take(pipeline.TrainInput(source=source, batch_size=4), 1)
+  except UserError:
+    return
+  assert sorted(batch['id'].tolist()) == [2**40 + i for i in range(4)]
+
+
+# Evaluation
+
+
+def eval_input(batch_size, **options):
+  return pipeline.EvalInput(source=EXAMPLES, batch_size=batch_size, **options)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 5, 10, 16])
+def test_every_example_comes_once_and_in_order(batch_size):
+  batches = list(eval_input(batch_size).epoch())
+  assert len(batches) == -(-SIZE // batch_size)
+  for batch in batches:
+    assert batch['mask'].shape == (batch_size,) and batch['mask'].dtype == bool
+    assert batch['image'].shape == (batch_size, 8, 8, 1)
+  masks = np.concatenate([batch['mask'] for batch in batches])
+  assert masks.tolist() == [True] * SIZE + [False] * (len(masks) - SIZE)
+  assert np.array(ids(batches))[masks].tolist() == list(range(SIZE))
+
+
+def test_an_epoch_can_be_had_again():
+  data = eval_input(4, transforms=[Double()])
+  first, second = list(data.epoch()), list(data.epoch())
+  assert_equal(first, second)
+  np.testing.assert_array_equal(first[0]['label'], [0, 2, 4, 0])
+
+
+def test_an_epoch_may_be_left_early():
+  epoch = eval_input(2, threads=4).epoch()
+  np.testing.assert_array_equal(next(epoch)['id'], [0, 1])
+  epoch.close()
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_every_example_comes_once_over_all_processes(count, monkeypatch):
+  want = list(eval_input(4).epoch())
+  monkeypatch.setattr(jax, 'process_count', lambda: count)
+  parts = []
+  for i in range(count):
+    monkeypatch.setattr(jax, 'process_index', lambda i=i: i)
+    parts.append(list(eval_input(4).epoch()))
+  joined = [
+    {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
+    for same_step in zip(*parts, strict=True)
+  ]
+  assert_equal(joined, want)
+
+
+def test_random_transforms_are_refused():
+  with pytest.raises(UserError, match='RandomAffine is random, which evaluation may'):
+    eval_input(4, transforms=[Double(), image.RandomAffine(rotate=10.0)])

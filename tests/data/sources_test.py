@@ -1,0 +1,107 @@
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from big_vision_like.data import sources
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def digits(data_dir):
+  return sources.Tfds('digits', 'train', data_dir=str(data_dir))
+
+
+def test_examples_of_a_data_set(digits):
+  source = dataclasses.replace(digits, split='test')
+  assert len(source) == 450
+  example = source[3]
+  assert example.keys() == {'image', 'label', 'id'}
+  assert isinstance(example['image'], bytes)
+  decoded = image.Decode(channels=1).map(example)['image']
+  assert decoded.shape == (8, 8, 1) and decoded.dtype == np.uint8
+  assert source[3] == example and source[4] != example
+
+
+def test_splits_may_be_cut(digits):
+  part = dataclasses.replace(digits, split='train[10:30]')
+  assert (len(digits), len(part)) == (1347, 20)
+  assert part[0] == digits[10]
+
+
+def test_label_names(digits, data_dir):
+  assert digits.label_names == list('0123456789')
+  names = sources.Tfds('glyphs/32', data_dir=str(data_dir)).label_names
+  assert len(names) == len(set(names)) == 62
+
+
+def test_a_source_travels_to_workers(digits):
+  before = digits[7]
+  copy = pickle.loads(pickle.dumps(digits))
+  assert copy == digits and 'records' not in copy.__dict__
+  assert copy[7] == before
+
+
+def test_a_data_set_that_is_not_prepared_is_named_with_the_command(tmp_path):
+  source = sources.Tfds('digits', data_dir=str(tmp_path))
+  with pytest.raises(UserError) as error:
+    len(source)
+  assert str(error.value) == (
+    f"data set 'digits' is not at {tmp_path}/digits/1.0.0. Prepare it with:"
+    f' python tools/prepare_data.py digits --data-dir {tmp_path}'
+  )
+
+
+def test_all_missing_data_sets_are_named_at_once(digits, tmp_path):
+  folder = str(tmp_path)
+  wanted = [
+    sources.Tfds('digits', data_dir=folder),
+    digits,  # this one is there
+    sources.Tfds('digits', 'test', data_dir=folder),
+    sources.Tfds('glyphs/32', data_dir=folder),
+  ]
+  with pytest.raises(UserError) as error:
+    sources.check_prepared(wanted)
+  assert str(error.value) == (
+    "data sets 'digits', 'glyphs/32' are not prepared. Prepare it with:"
+    f' python tools/prepare_data.py digits glyphs/32 --data-dir {folder}'
+  )
+
+
+def test_the_default_folder_is_not_part_of_the_command():
+  wanted = [sources.Tfds('digits'), sources.Tfds('glyphs/32')]
+  command = 'Prepare it with: python tools/prepare_data.py digits glyphs/32'
+  assert sources.remedy(wanted) == command
+
+
+def test_a_command_prepares_in_one_folder(tmp_path):
+  folders = [str(tmp_path / name) for name in 'ab']
+  wanted = [
+    sources.Tfds('digits', data_dir=folders[0]),
+    sources.Tfds('glyphs/32', data_dir=folders[1]),
+  ]
+  with pytest.raises(UserError) as error:
+    sources.check_prepared(wanted)
+  for name, folder in zip(('digits', 'glyphs/32'), folders, strict=True):
+    assert f'prepare_data.py {name} --data-dir {folder}' in str(error.value)
+
+
+def test_what_is_prepared_passes(digits, data_dir):
+  glyphs = sources.Tfds('glyphs/32', 'test', data_dir=str(data_dir))
+  sources.check_prepared([digits, glyphs])
+
+
+def test_an_unknown_split_is_named_with_those_there_are(digits):
+  with pytest.raises(UserError) as error:
+    len(dataclasses.replace(digits, split='validation'))
+  message, _, splits = str(error.value).partition('; it has ')
+  assert message == "digits has no split 'validation'"
+  assert sorted(splits.removesuffix('.').split(', ')) == ['test', 'train']
+
+
+@pytest.mark.parametrize('name', ['digitz', 'glyphs/33'])
+def test_an_unknown_data_set_is_named(name, data_dir):
+  with pytest.raises(UserError, match=f"TFDS knows no data set '{name}'"):
+    len(sources.Tfds(name, data_dir=str(data_dir)))

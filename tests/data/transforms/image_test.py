@@ -1,0 +1,190 @@
+import cv2
+import numpy as np
+import pytest
+
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def picture():
+  """A smooth colour picture, 24 high and 40 wide, whose channels differ."""
+  y, x = np.mgrid[0:24, 0:40]
+  channels = [40 + 5 * x, 200 - 5 * y, 60 + 2 * x + 2 * y]
+  return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def encode(picture, extension, *options) -> bytes:
+  bgr = picture[..., ::-1] if picture.shape[-1] == 3 else picture
+  done, buffer = cv2.imencode(extension, bgr, list(options))
+  assert done
+  return buffer.tobytes()
+
+
+def decode(encoded, channels=3, **more):
+  return image.Decode(channels).map({'image': encoded, **more})['image']
+
+
+ENCODINGS = {
+  'png': ('.png',),
+  'webp': ('.webp', cv2.IMWRITE_WEBP_QUALITY, 101),  # above 100 is lossless
+  'jpeg': ('.jpg', cv2.IMWRITE_JPEG_QUALITY, 98),
+}
+
+
+@pytest.mark.parametrize('name', ENCODINGS)
+def test_decode_gives_rgb(name, picture):
+  got = decode(encode(picture, *ENCODINGS[name]))
+  assert got.shape == (24, 40, 3) and got.dtype == np.uint8
+  difference = np.abs(got.astype(int) - picture)
+  assert difference.max() <= (8 if name == 'jpeg' else 0)
+
+
+@pytest.mark.parametrize('name', ENCODINGS)
+def test_decode_to_grey(name, picture):
+  got = decode(encode(picture, *ENCODINGS[name]), channels=1)
+  assert got.shape == (24, 40, 1) and got.dtype == np.uint8
+  luma = picture @ np.array([0.299, 0.587, 0.114])
+  assert np.abs(got[..., 0] - luma).max() <= 3
+
+
+@pytest.mark.parametrize('name', ['png', 'jpeg'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_grey_files(name, channels, picture):
+  grey = picture[..., :1]
+  got = decode(encode(grey, *ENCODINGS[name]), channels)
+  assert got.shape == (24, 40, channels)
+  tolerance = 3 if name == 'jpeg' else 0
+  assert np.abs(got.astype(int) - grey).max() <= tolerance
+
+
+def test_decode_keeps_what_else_an_example_has(picture):
+  example = {'image': encode(picture, '.png'), 'label': 3, 'id': 5}
+  got = image.Decode().map(example)
+  assert (got['label'], got['id']) == (3, 5)
+  assert isinstance(example['image'], bytes)
+
+
+@pytest.mark.parametrize('name', ENCODINGS)
+@pytest.mark.parametrize('damage', ['cut', 'head', 'empty', 'junk'])
+def test_corrupt_bytes_are_named(name, damage, picture):
+  encoded = encode(picture, *ENCODINGS[name])
+  broken = {
+    'cut': encoded[: len(encoded) // 2],
+    'head': encoded[:20],
+    'empty': b'',
+    'junk': b'not an image',
+  }[damage]
+  with pytest.raises(UserError) as error:
+    decode(broken, id=4711)
+  assert 'the example with id 4711 cannot be decoded' in str(error.value)
+  assert f'({len(broken)} bytes' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_damage_inside_a_jpeg_is_told(picture):
+  encoded = bytearray(encode(picture, '.jpg'))
+  start = encoded.index(b'\xff\xda') + 16  # in the compressed data
+  encoded[start : start + 40] = b'\xff\xd9' * 20
+  with pytest.raises(UserError, match='id 4711 cannot be decoded'):
+    decode(bytes(encoded), id=4711)
+
+
+@pytest.mark.parametrize('channels', [2, 4])
+def test_a_number_of_channels_that_no_image_has_is_refused(channels):
+  with pytest.raises(UserError, match=f'channels={channels}'):
+    image.Decode(channels)
+
+
+# Resize
+
+
+@pytest.mark.parametrize('method', ['nearest', 'bilinear', 'bicubic', 'area'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_resize_squeezes_to_a_square(method, channels, picture):
+  example = {'image': picture[..., :channels], 'label': 2}
+  got = image.Resize(12, method).map(example)
+  assert got['image'].shape == (12, 12, channels) and got['image'].dtype == np.uint8
+  assert got['label'] == 2
+  corners = got['image'][[0, -1], [0, -1], 0].astype(int)
+  np.testing.assert_allclose(corners, [45, 225], atol=12)
+
+
+def test_resize_to_the_same_size_changes_nothing(picture):
+  square = picture[:24, :24]
+  got = image.Resize(24).map({'image': square})['image']
+  np.testing.assert_array_equal(got, square)
+
+
+def test_bilinear_does_not_average_and_area_does():
+  stripes = np.zeros((8, 8, 1), np.uint8)
+  stripes[:, ::4] = 255  # every fourth column
+  bilinear, area = (
+    image.Resize(2, method).map({'image': stripes})['image']
+    for method in ('bilinear', 'area')
+  )
+  np.testing.assert_array_equal(bilinear, 0)  # takes columns 1, 2 and 5, 6
+  np.testing.assert_array_equal(area, 64)
+
+
+def test_an_unknown_method_is_named():
+  with pytest.raises(UserError, match="method='cubic' is not one of nearest, bilinear"):
+    image.Resize(8, 'cubic')
+
+
+# RandomAffine
+
+
+class Drawn:
+  """A generator that draws given numbers: angle, zoom, dx, dy in -1 to 1."""
+
+  def __init__(self, *numbers):
+    self._numbers = numbers
+
+  def uniform(self, low, high, size):
+    assert (low, high, size) == (-1.0, 1.0, len(self._numbers))
+    return np.array(self._numbers)
+
+
+def moved(picture, rng, **options):
+  return image.RandomAffine(**options).random_map({'image': picture}, rng)['image']
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_affine_of_nothing_is_the_identity(channels, picture):
+  given = picture[..., :channels]
+  got = moved(given, np.random.default_rng(0))
+  np.testing.assert_array_equal(got, given)
+
+
+def test_affine_shifts_by_shares_of_the_side(picture):
+  got = moved(picture, Drawn(0.0, 0.0, 0.5, -1.0), shift=0.25, fill=7)
+  right, up = 5, 6  # half of a quarter of 40; a quarter of 24
+  np.testing.assert_array_equal(got[:-up, right:], picture[up:, :-right])
+  assert (got[:, :right] == 7).all() and (got[-up:] == 7).all()
+
+
+def test_affine_rotates_about_the_centre(picture):
+  square = picture[:, :24]
+  got = moved(square, Drawn(1.0, 0.0, 0.0, 0.0), rotate=90.0)
+  assert np.abs(got.astype(int) - np.rot90(square)).max() <= 1
+
+
+def test_affine_scales_about_the_centre():
+  spot = np.zeros((9, 9, 1), np.uint8)
+  spot[3:6, 3:6] = 255
+  larger = moved(spot, Drawn(0.0, 1.0, 0.0, 0.0), scale=0.5)
+  smaller = moved(spot, Drawn(0.0, -1.0, 0.0, 0.0), scale=0.5)
+  assert smaller.sum() < spot.sum() < larger.sum()
+  np.testing.assert_array_equal(larger, larger[::-1, ::-1])
+  assert larger[4, 4] == smaller[4, 4] == 255
+
+
+def test_affine_draws_from_the_generator_it_is_given(picture):
+  options = dict(rotate=20.0, scale=0.2, shift=0.2)
+  first, again, other = (
+    moved(picture, np.random.default_rng(seed), **options) for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+  assert first.shape == picture.shape and first.dtype == np.uint8

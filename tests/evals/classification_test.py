@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision_like import mesh as meshes
+from big_vision_like.data import pipeline
+from big_vision_like.evals import classification
+
+SIZE, CLASSES = 13, 7
+
+
+@pytest.fixture(scope='module')
+def examples():
+  rng = np.random.default_rng(0)
+  return [
+    {
+      'logits': rng.normal(size=CLASSES).astype(np.float32),
+      'label': np.int32(rng.integers(CLASSES)),
+    }
+    for _ in range(SIZE)
+  ]
+
+
+def predict(state, batch, key):
+  """The logits are in the data; `state` scales the loss."""
+  log_p = jax.nn.log_softmax(batch['logits'])
+  loss = -jnp.take_along_axis(log_p, batch['label'][:, None], axis=1)[:, 0]
+  return {'logits': batch['logits'], 'loss': state * loss, 'unused': batch['logits']}
+
+
+def evaluate(examples, batch_size, devices=1, predict=predict, state=1.0):
+  data = pipeline.EvalInput(source=examples, batch_size=batch_size)
+  mesh = meshes.make_mesh(devices=jax.devices()[:devices])
+  accuracy = classification.Accuracy(data=data)
+  return accuracy.run(predict, jnp.float32(state), mesh, meshes.put)
+
+
+@pytest.fixture(scope='module')
+def expected(examples):
+  logits = np.stack([e['logits'] for e in examples]).astype(np.float64)
+  labels = np.array([e['label'] for e in examples])
+  order = np.argsort(-logits, axis=1)
+  log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  return {
+    'top1': np.mean(order[:, 0] == labels),
+    'top5': np.mean((order[:, :5] == labels[:, None]).any(axis=1)),
+    'loss': -np.mean(log_p[np.arange(SIZE), labels]),
+  }
+
+
+@pytest.mark.parametrize('batch_size, devices', [(13, 1), (5, 1), (16, 1), (8, 8)])
+def test_every_example_counts_once(batch_size, devices, examples, expected):
+  got = evaluate(examples, batch_size, devices)
+  assert got.keys() == expected.keys()
+  for name, value in expected.items():
+    assert got[name] == pytest.approx(value, rel=1e-5), name
+  assert 0 < got['top1'] < got['top5'] < 1
+
+
+def test_rows_that_fill_a_batch_do_not_count_even_if_not_finite(examples, expected):
+  def broken(state, batch, key):
+    outputs = predict(state, batch, key)
+    loss = jnp.where(batch['mask'], outputs['loss'], jnp.nan)
+    return outputs | {'loss': loss}
+
+  got = evaluate(examples, 8, predict=broken)
+  assert got['loss'] == pytest.approx(expected['loss'], rel=1e-5)
+
+
+def test_top5_of_fewer_classes():
+  examples = [
+    {'logits': np.float32([0.1, 0.9]), 'label': np.int32(label)} for label in (0, 1, 1)
+  ]
+  got = evaluate(examples, 2)
+  assert (got['top1'], got['top5']) == (pytest.approx(2 / 3), 1.0)
+
+
+def test_a_later_state_needs_no_new_compilation(examples, expected):
+  traces = []
+
+  def counted(state, batch, key):
+    traces.append(1)
+    return predict(state, batch, key)
+
+  data = pipeline.EvalInput(source=examples, batch_size=4)
+  mesh = meshes.make_mesh(devices=jax.devices()[:1])
+  accuracy = classification.Accuracy(data=data)
+  for state in (1.0, 3.0):
+    got = accuracy.run(counted, jnp.float32(state), mesh, meshes.put)
+    assert got['loss'] == pytest.approx(state * expected['loss'], rel=1e-5)
+  assert len(traces) == 1
+
+
+def test_an_empty_data_set_is_named():
+  with pytest.raises(ValueError, match='holds no examples'):
+    evaluate([], 4)

@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision_like import mesh as meshes
+from big_vision_like.data import pipeline
+from big_vision_like.evals import fewshot
+
+CLASSES = 4
+
+
+def examples(count, noise, seed):
+  """One-hot labels and, in `noisy`, the same with noise."""
+  rng = np.random.default_rng(seed)
+  labels = np.arange(count) % CLASSES
+  return [
+    {
+      'features': np.eye(CLASSES, dtype=np.float32)[label],
+      'noisy': (np.eye(CLASSES)[label] + noise * rng.normal(size=CLASSES)).astype(
+        np.float32
+      ),
+      'label': np.int32(label),
+    }
+    for label in labels
+  ]
+
+
+TRAIN, TEST = examples(43, 0.7, seed=0), examples(61, 0.7, seed=1)
+
+
+def predict(state, batch, key):
+  return {'pre_logits': batch['features'], 'features': 0 * batch['features']}
+
+
+def predict_noisy(state, batch, key):
+  return {'pre_logits': state * batch['noisy']}
+
+
+def probe(predict, devices=1, train=TRAIN, test=TEST, **options):
+  data = [pipeline.EvalInput(source=s, batch_size=16) for s in (train, test)]
+  evaluator = fewshot.FewShot(train=data[0], data=data[1], **options)
+  mesh = meshes.make_mesh(devices=jax.devices()[:devices])
+  return evaluator.run(predict, jnp.float32(1.0), mesh, meshes.put)
+
+
+def test_one_hot_labels_as_features_are_learnt_from_one_shot():
+  got = probe(predict, shots=(1, 5))
+  assert got == {'1-shot': 1.0, '1-shot std': 0.0, '5-shot': 1.0, '5-shot std': 0.0}
+
+
+@pytest.fixture(scope='module')
+def noisy():
+  return probe(predict_noisy, shots=(1, 2, 10), seeds=3)
+
+
+def test_more_shots_do_better(noisy):
+  assert 1 / CLASSES < noisy['1-shot'] < noisy['10-shot'] < 1.0
+  assert noisy['1-shot std'] > 0
+
+
+def test_the_same_twice(noisy):
+  assert probe(predict_noisy, shots=(1, 2, 10), seeds=3) == noisy
+
+
+def test_the_same_on_eight_devices(noisy):
+  sharded = probe(predict_noisy, devices=8, shots=(1, 2, 10), seeds=3)
+  assert sharded.keys() == noisy.keys()
+  for name in noisy:
+    assert sharded[name] == pytest.approx(noisy[name], abs=1e-6), name
+
+
+def test_the_mean_is_over_draws(noisy):
+  singles = probe(predict_noisy, shots=(2,), seeds=1)
+  assert singles['2-shot std'] == 0.0
+  assert noisy['2-shot std'] > 0.0 and noisy['2-shot'] != singles['2-shot']
+
+
+def test_labels_that_say_nothing_give_chance():
+  rng = np.random.default_rng(2)
+  shuffled = [e | {'label': np.int32(rng.integers(CLASSES))} for e in TRAIN]
+  got = probe(predict, train=shuffled, shots=(5,), seeds=3)
+  assert got['5-shot'] < 0.75
+
+
+def test_too_few_examples_of_a_class_are_told():
+  with pytest.raises(ValueError, match='has 10 examples, fewer than the 11 shots'):
+    probe(predict, shots=(11,))

@@ -1,0 +1,236 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision_like.layers import attention, transformer
+from big_vision_like.weights import tree
+
+DEPTH = 2
+SIZES = dict(depth=DEPTH, num_heads=2, mlp_dim=12)
+
+
+@pytest.fixture(scope='module')
+def x():
+  return jax.random.normal(jax.random.key(7), (4, 5, 8))
+
+
+@pytest.fixture(scope='module')
+def params(x):
+  """Random unrolled parameters."""
+  shapes = jax.eval_shape(transformer.Encoder(**SIZES).init, jax.random.key(0), x)
+  rng = np.random.default_rng(0)
+
+  def normal(leaf):
+    return rng.normal(0, 0.5, leaf.shape).astype(np.float32)
+
+  return jax.tree.map(normal, shapes['params'])
+
+
+def loss_and_grads(params, x, **options):
+  encoder = transformer.Encoder(**SIZES, **options)
+  if encoder.scan:
+    params = tree.stack_blocks(params)
+
+  def loss(params, x):
+    return (encoder.apply({'params': params}, x) ** 2).mean()
+
+  value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+  if encoder.scan:
+    grads = tree.unstack_blocks(jax.device_get(grads[0])), grads[1]
+  return value, grads
+
+
+@pytest.fixture(scope='module')
+def plain(params, x):
+  return loss_and_grads(params, x)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    dict(remat='dots'),
+    dict(remat='full'),
+    dict(scan=True),
+    dict(scan=True, remat='dots'),
+    dict(scan=True, remat='full'),
+  ],
+  ids=lambda options: '-'.join(map(str, options.values())),
+)
+def test_scan_and_remat_change_nothing(options, params, x, plain):
+  result = loss_and_grads(params, x, **options)
+  jax.tree.map(
+    lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6),
+    result,
+    plain,
+  )
+  assert min(np.abs(g).max() for g in jax.tree.leaves(plain[1][1])) > 0
+
+
+def test_scanned_parameters_are_drawn_block_by_block(x):
+  options = dict(depth=2, num_heads=4, mlp_dim=64)
+  encoder = transformer.Encoder(**options, scan=True)
+  x = jnp.zeros((1, 2, 64))
+  params = jax.device_get(jax.jit(encoder.init)(jax.random.key(0), x)['params'])
+  assert params.keys() == {'blocks', 'norm'}
+  unrolled = transformer.Encoder(**options)
+  want = jax.eval_shape(unrolled.init, jax.random.key(0), x)['params']
+  shapes = jax.tree.map(np.shape, tree.unstack_blocks(params))
+  assert shapes == jax.tree.map(lambda leaf: leaf.shape, want)
+  blocks = params['blocks']
+  # Xavier's limit for 64 inputs and 64 outputs (of all heads), as without scan.
+  for kernel in (
+    blocks['attention']['query']['kernel'],
+    blocks['mlp']['fc1']['kernel'],
+  ):
+    assert np.abs(kernel).max() == pytest.approx(np.sqrt(6 / 128), rel=0.02)
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_attention_maps_are_sown_in_both_layouts(params, x):
+  @jax.jit
+  def sown():
+    found = []
+    for scan in (False, True):
+      encoder = transformer.Encoder(**SIZES, scan=scan)
+      variables = {'params': tree.stack_blocks(params) if scan else params}
+      found.append(encoder.apply(variables, x, mutable=['intermediates'])[1])
+    return found
+
+  unrolled, scanned = (s['intermediates'] for s in sown())
+  (probs_LBHNM,) = scanned['blocks']['attention']['probs']
+  assert probs_LBHNM.shape == (DEPTH, 4, 2, 5, 5)
+  for i in range(DEPTH):
+    (probs_BHNM,) = unrolled[f'block_{i}']['attention']['probs']
+    np.testing.assert_allclose(probs_LBHNM[i], probs_BHNM, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_remat_is_named(x):
+  encoder = transformer.Encoder(**SIZES, remat='half')
+  with pytest.raises(ValueError, match="remat='half' is not one of none, dots, full"):
+    jax.eval_shape(encoder.init, jax.random.key(0), x)
+
+
+def test_heads_must_divide_the_width(x):
+  with pytest.raises(ValueError, match='width 8 is not divisible by 3 heads'):
+    jax.eval_shape(attention.MultiHeadAttention(num_heads=3).init, jax.random.key(0), x)
+
+
+def test_half_precision_keeps_float32_parameters(x):
+  encoder = transformer.Encoder(**SIZES, dtype='bfloat16')
+  y, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), x)
+  assert y.dtype == jnp.bfloat16
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {'float32'}
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_no_types_are_promoted_by_accident(scan, x):
+  encoder = transformer.Encoder(**SIZES, scan=scan, dropout=0.1, drop_path=0.1)
+
+  def forward(x):
+    key = jax.random.key(0)
+    variables = encoder.init(key, x)
+    return encoder.apply(variables, x, train=True, rngs={'dropout': key})
+
+  # In float32 only: Flax's own norms promote bfloat16.
+  with jax.numpy_dtype_promotion('strict'):
+    assert jax.eval_shape(forward, x).dtype == jnp.float32
+
+
+# Dropout and drop path
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+  x = jnp.ones((4000, 2, 3))
+  module = transformer.DropPath()
+  y = np.asarray(module.apply({}, x, 0.25, rngs={'dropout': jax.random.key(0)}))
+  example = y[:, 0, 0]
+  np.testing.assert_array_equal(y, np.broadcast_to(example[:, None, None], y.shape))
+  np.testing.assert_allclose(np.unique(example), [0, 1 / 0.75], rtol=1e-6)
+  assert abs((example == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)
+  assert abs(y.mean() - 1.0) < 0.05
+  kept = module.apply({}, x, 0.0, rngs={'dropout': jax.random.key(0)})
+  np.testing.assert_array_equal(kept, x)
+
+
+def test_drop_path_keeps_half_precision():
+  x = jnp.ones((4, 2, 3), jnp.bfloat16)
+  y = transformer.DropPath().apply(
+    {}, x, jnp.float32(0.5), rngs={'dropout': jax.random.key(0)}
+  )
+  assert y.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('depth, rates', [(3, [0.0, 0.2, 0.4]), (1, [0.0])])
+def test_drop_path_grows_linearly_with_depth(depth, rates, x):
+  encoder = transformer.Encoder(depth=depth, num_heads=2, mlp_dim=4, drop_path=0.4)
+  key = jax.random.key(0)
+
+  @jax.jit
+  def rates_used():
+    seen = []
+
+    def record(call, args, kwargs, context):
+      if isinstance(context.module, transformer.DropPath):
+        seen.append(args[1])
+      return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+      encoder.init({'params': key, 'dropout': key}, x, train=True)
+    return seen
+
+  np.testing.assert_allclose(rates_used(), np.repeat(rates, 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_drop_path_of_a_whole_encoder(scan, params, x):
+  # Rate 1 - epsilon in the last block: almost always what comes before it.
+  options = SIZES | dict(depth=2)
+  two = {name: params[name] for name in ('block_0', 'block_1', 'norm')}
+  encoder = transformer.Encoder(**options, drop_path=1 - 1e-6, scan=scan)
+  variables = {'params': tree.stack_blocks(two) if scan else two}
+  got = encoder.apply(variables, x, train=True, rngs={'dropout': jax.random.key(0)})
+  one = {name: params[name] for name in ('block_0', 'norm')}
+  want = transformer.Encoder(**SIZES | dict(depth=1)).apply({'params': one}, x)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [dict(dropout=0.5), dict(drop_path=0.5), dict(dropout=0.5, scan=True)],
+  ids=lambda options: '-'.join(options),
+)
+def test_randomness_is_for_training_only(options, params, x):
+  encoder = transformer.Encoder(**SIZES, **options)
+  without = transformer.Encoder(**SIZES, scan=encoder.scan)
+  variables = {'params': tree.stack_blocks(params) if encoder.scan else params}
+
+  @jax.jit
+  def forward(key):
+    train = encoder.apply(variables, x, train=True, rngs={'dropout': key})
+    return train, encoder.apply(variables, x), without.apply(variables, x)
+
+  (first, *evaluations), (again, *_), (other, *_) = (
+    forward(jax.random.key(seed)) for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(*evaluations)
+  np.testing.assert_array_equal(first, again)
+  assert not np.allclose(first, other)
+  assert not np.allclose(first, evaluations[0])
+
+
+def test_dropout_after_every_branch_and_in_the_mlp(x):
+  encoder = transformer.Encoder(**SIZES | dict(depth=1), dropout=0.25)
+  rates = []
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, nn.Dropout):
+      rates.append(context.module.rate)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), x)
+  assert rates == [0.25] * 3  # after attention, GELU and the second Dense
