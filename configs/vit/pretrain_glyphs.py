@@ -19,7 +19,7 @@ from big_vision_like.tasks import classification as tasks
 
 
 def get_config() -> mlc.ConfigDict:
-  c = mlc.ConfigDict(dict(seed=0, total_steps=2200, log_every=100, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=2600, log_every=100, keep_last=1))
   c.checkpoint_every = 500
   c.train_data = spec(
     pipeline.TrainInput,

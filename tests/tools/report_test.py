@@ -294,7 +294,7 @@ def test_several_runs_share_curves_and_tell_their_differences(runs, pair_page):
   loss = re.search(r'<svg[^>]*aria-label="loss".*?</svg>', pair_page.read_text())[0]
   for name in ('token', 'gap_scan'):
     for where in ('training', 'val'):
-      assert f'<title>{runs[name]}, {where}</title>' in loss
+      assert f'<title>{name}, {where}</title>' in loss
 
 
 def test_a_model_without_patches_shows_what_applies(runs):
