@@ -241,11 +241,15 @@ def _widest(node: Mapping[str, Any], name: str, where: str) -> Any:
 
 def _shares_root(config: mlc.ConfigDict, node: Any, name: str) -> bool:
   """Whether a field is a reference to one at the top of the config."""
-  if not isinstance(node, mlc.ConfigDict) or _holds_fields(node[name]):
+  if not isinstance(node, mlc.ConfigDict) or _unshared(node[name]):
     return False
   reference = node.get_ref(name)
-  tops = (key for key in config if not _holds_fields(config[key]))
+  tops = (key for key, value in config.items() if not _unshared(value))
   return any(config.get_ref(key) is reference for key in tops)
+
+
+def _unshared(value: Any) -> bool:
+  return value is None or _holds_fields(value)
 
 
 def _join(where: str, key: int | str) -> str:

@@ -394,3 +394,11 @@ def test_load_tells_that_a_config_takes_no_argument(config_file):
   config_file.write_text(SOURCE.replace("arg='96'", '').replace('arg', '3'))
   with pytest.raises(UserError, match='recipe.py'):
     spec.load(f'{config_file}:64')
+
+
+def test_override_beside_a_field_that_was_made_none():
+  config = mlc.ConfigDict({'start': spec.epochs(1), 'group': {'a': 1, 'b': None}})
+  spec.override(config, 'start=None')
+  spec.override(config, 'group.a=2')
+  spec.override(config, 'group.b=3')
+  assert config.to_dict() == {'start': None, 'group': {'a': 2, 'b': 3}}
