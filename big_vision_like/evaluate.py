@@ -36,7 +36,7 @@ def load_run(
   """Loads what prediction needs of a run: task, parameters, averages, statistics."""
   workdir = pathlib.Path(workdir)
   if config is None:
-    config = spec.load(str(workdir / 'config.json'), root=experiment.Run)
+    config = spec.load(str(workdir / 'config.json'), root=experiment.Settings)
   # Schedules are built and not used: any length of an epoch does.
   plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, 1)
   step, saved = checkpoint.load(workdir, step)
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   if not made.evaluators:
     raise errors.UserError('the config has no evaluators (config.evals is empty).')
   state = meshes.put_tree(
-    loaded.state, meshes.state_shardings(made.mesh, loaded.state, made.run.sharding)
+    loaded.state,
+    meshes.state_shardings(made.mesh, loaded.state, made.settings.sharding),
   )
   results = {}
   for name, evaluator in made.evaluators.items():

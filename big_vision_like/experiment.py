@@ -23,7 +23,7 @@ NOMINAL_EPOCH = 10**6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Settings:
   """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
 
   `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
@@ -49,7 +49,7 @@ class Run:
 class Experiment:
   """What a config builds. `data` and `batches` are None where nothing is trained."""
 
-  run: Run
+  settings: Settings
   task: Task
   evaluators: Mapping[str, Evaluator]
   mesh: jax.sharding.Mesh
@@ -67,14 +67,14 @@ class Experiment:
   @property
   def key(self) -> jax.Array:
     """Where all randomness on the devices comes from."""
-    return jax.random.key(self.run.seed)
+    return jax.random.key(self.settings.seed)
 
   @functools.cached_property
   def abstract_state(self) -> State:
     """Shapes, types and shardings of the state."""
     example = meshes.put(self.example, self.mesh)
     shapes = jax.eval_shape(self.task.init, self.key, example)
-    shardings = meshes.state_shardings(self.mesh, shapes, self.run.sharding)
+    shardings = meshes.state_shardings(self.mesh, shapes, self.settings.sharding)
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
@@ -114,21 +114,24 @@ def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
   if training:
     data = spec.build(config.train_data, 'config.train_data')
     epoch, batch_size = data.examples_per_epoch, data.batch_size
-  run = Run(**spec.in_steps(config, epoch, batch_size))
-  if training and run.total_steps < 1:
-    raise UserError(f'config.total_steps comes to {run.total_steps}: train longer.')
-  spec.check_names(meshes.make_mesh, run.mesh, 'config.mesh')
-  mesh = meshes.make_mesh(**run.mesh)
+  settings = Settings(**spec.in_steps(config, epoch, batch_size))
+  if training and settings.total_steps < 1:
+    raise UserError(
+      f'config.total_steps comes to {settings.total_steps}: train longer.'
+    )
+  spec.check_names(meshes.make_mesh, settings.mesh, 'config.mesh')
+  mesh = meshes.make_mesh(**settings.mesh)
   evaluators = {
-    name: spec.build(node, f'config.evals.{name}') for name, node in run.evals.items()
+    name: spec.build(node, f'config.evals.{name}')
+    for name, node in settings.evals.items()
   }
   if training:
     meshes.check_batch_size(mesh, batch_size, 'config.train_data.batch_size')
-  for path, node in spec.calls(run.evals, 'config.evals'):
+  for path, node in spec.calls(settings.evals, 'config.evals'):
     if spec.symbol(node, path) is pipeline.EvalInput:
       meshes.check_batch_size(mesh, node['batch_size'], f'{path}.batch_size')
-  task = spec.build(run.task, 'config.task')
-  return Experiment(run, task, evaluators, mesh, data)
+  task = spec.build(settings.task, 'config.task')
+  return Experiment(settings, task, evaluators, mesh, data)
 
 
 def set_up_jax() -> None:
@@ -153,8 +156,7 @@ def parse(
   parser.epilog = 'Any field of the config: --config.task.model.depth=24'
   args, rest = parser.parse_known_args(argv)
   overrides = []
-  rest = collect_pairs(rest)
-  for text in rest:
+  for text in collect_pairs(rest):
     if not text.startswith('--config.'):
       raise UserError(f'unknown argument {text!r}; see --help.')
     overrides.append(text.removeprefix('--config.'))
@@ -162,7 +164,7 @@ def parse(
     args.config = str(pathlib.Path(args.workdir) / 'config.json')
   if args.config is None:
     raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
-  return args, spec.load(args.config, overrides, root=Run)
+  return args, spec.load(args.config, overrides, root=Settings)
 
 
 def collect_pairs(words: Sequence[str]) -> list[str]:

@@ -169,7 +169,7 @@ def override(
   *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
   node, where = config, 'config'
   if root is not None and parents and parents[0] not in config:
-    if _is_group(root, parents[0]):
+    if _is_free_group(root, parents[0], {}):
       with config.unlocked():
         config[parents[0]] = {}  # an optional group of fields, such as mesh
   for key in parents:
@@ -183,22 +183,18 @@ def override(
     return
   if not isinstance(node, (dict, mlc.ConfigDict)):
     raise UserError(f'{where} is {node!r}: it has no field {last!r}.')
-  if last not in node:
-    fn = symbol(node, where) if '_fn' in node else root if node is config else None
-    fields = inspect.signature(fn).parameters if fn else {}
-    free = len(parents) == 1 and root is not None and _is_group(root, parents[0])
-    if last not in fields and not (
-      free and not any(_holds_fields(v) for v in node.values())
-    ):
-      names = [*(k for k in node if k != '_fn'), *fields]
-      raise UserError(f'{where} has no field {last!r}; {_nearest(last, names)}')
-    if last in fields:
-      _check_type(fields[last], value, _join(where, last))
-  else:
+  if last in node:
     _check_type(_widest(node, last, where), value, _join(where, last))
     if node is not config and _shares_root(config, node, last):
       with node.unlocked():
         del node[last]  # its own from here on
+  elif not (len(parents) == 1 and root and _is_free_group(root, parents[0], node)):
+    fn = symbol(node, where) if '_fn' in node else root if node is config else None
+    fields = inspect.signature(fn).parameters if fn else {}
+    if last not in fields:
+      names = [*(k for k in node if k != '_fn'), *fields]
+      raise UserError(f'{where} has no field {last!r}; {_nearest(last, names)}')
+    _check_type(fields[last], value, _join(where, last))
   unlocked = getattr(node, 'unlocked', contextlib.nullcontext)
   ignore_type = getattr(node, 'ignore_type', contextlib.nullcontext)
   with unlocked(), ignore_type():
@@ -218,11 +214,15 @@ def _child(node: Any, key: int | str, where: str) -> Any:
   raise UserError(f'{where} is {node!r}: it has no field {key!r}.')
 
 
-def _is_group(root: Callable[..., Any], name: str) -> bool:
-  """Whether a field of the config is a dict that starts out empty, such as mesh."""
+def _is_free_group(
+  root: Callable[..., Any], name: str, node: Mapping[str, Any]
+) -> bool:
+  """Whether a field of the config is a dict of plain values (as `node`), like mesh."""
   field = inspect.signature(root).parameters.get(name)
   plain = (bool, int, float, str, list, tuple, type(None), type)
-  return field is not None and not isinstance(field.default, plain)
+  if field is None or isinstance(field.default, plain):
+    return False
+  return not any(map(_holds_fields, node.values()))
 
 
 def _holds_fields(value: Any) -> bool:
@@ -258,8 +258,7 @@ def _join(where: str, key: int | str) -> str:
 
 def _widens(old: Any, new: Any) -> bool:
   """A whole number where a float is expected, a list where a tuple is."""
-  widens = (type(old), type(new)) in [(float, int), (tuple, list)]
-  return widens
+  return (type(old), type(new)) in [(float, int), (tuple, list)]
 
 
 def _check_type(old: Any, new: Any, where: str) -> None:

@@ -40,7 +40,7 @@ def train(
     stack.callback(batches.close)
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(
-        workdir, run.run.keep_last, run.run.keep_every, run.run.keep_best
+        workdir, run.settings.keep_last, run.settings.keep_every, run.settings.keep_best
       )
     )
     with timed(phases, 'restore'):
@@ -51,7 +51,7 @@ def train(
     else:
       state, position, seconds = restored
       batches.set_state(position)
-    start, total = int(state.step), run.run.total_steps
+    start, total = int(state.step), run.settings.total_steps
     describe(run, workdir, state, resumed_at=None if restored is None else start)
     log = stack.enter_context(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
@@ -72,7 +72,7 @@ def loop(
   phases: dict[str, float],
 ) -> State:
   """Steps until the last one, or until SIGTERM."""
-  start, total = int(state.step), run.run.total_steps
+  start, total = int(state.step), run.settings.total_steps
   if start == 0 and 'image' in run.example:
     log.pictures(0, 'train/images', run.example['image'][:32])
   late: collections.deque = collections.deque()
@@ -82,7 +82,7 @@ def loop(
     step, batch, scalars = late.popleft()
     scalars = jax.device_get(scalars)
     replay.check_finite(workdir, step, batch, scalars, checkpoints.latest)
-    if step % run.run.log_every == 0 or step == total:
+    if is_due(step, run.settings.log_every) or step == total:
       log.train(step, scalars)
       checkpoints.check()
 
@@ -106,11 +106,8 @@ def loop(
         settle()
 
       last, stop = step == total, terminated.is_set()
-      due = [
-        n for n, e in run.evaluators.items() if last or e.every and not step % e.every
-      ]
-      every = run.run.checkpoint_every
-      save = last or stop or (every and step % every == 0)
+      due = [n for n, e in run.evaluators.items() if last or is_due(step, e.every)]
+      save = last or stop or is_due(step, run.settings.checkpoint_every)
       while late and (due or save):
         settle()
       compilations.expected = True
@@ -126,12 +123,17 @@ def loop(
   return state
 
 
+def is_due(step: int, every: int) -> bool:
+  """Whether something done `every` so many steps is done now; 0 is never."""
+  return every > 0 and step % every == 0
+
+
 def initial_state(run: Experiment) -> State:
   """The state before the first step, with parameters from `init_from` where given."""
   state = run.init()
-  if run.run.init_from is None:
+  if run.settings.init_from is None:
     return state
-  init_from = spec.build(run.run.init_from, 'config.init_from')
+  init_from = spec.build(run.settings.init_from, 'config.init_from')
   params = init_from.fit(jax.device_get(state.params))
   shardings = run.shardings
   state = state.replace(params=meshes.put_tree(params, shardings.params))
@@ -169,14 +171,14 @@ def describe(
   how = 'new' if resumed_at is None else f'resumed at step {resumed_at:,}'
   sizes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  epochs = run.run.total_steps * data.batch_size / data.examples_per_epoch
+  epochs = run.settings.total_steps * data.batch_size / data.examples_per_epoch
   say('run', f'{workdir} ({how})')
   say('devices', f'{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {sizes}')
   say('params', f'{count:,}')
   say(
     'data',
     f'{data.examples_per_epoch:,} examples, batch {data.batch_size:,},'
-    f' {run.run.total_steps:,} steps ({epochs:.1f} epochs)',
+    f' {run.settings.total_steps:,} steps ({epochs:.1f} epochs)',
   )
 
 

@@ -12,7 +12,7 @@ CONFIGS = sorted(pathlib.Path(__file__).parent.parent.glob('configs/*/*.py'))
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: f'{p.parent.name}/{p.stem}')
 def test_config(path, data_dir):
-  config = spec.load(str(path), root=experiment.Run)
+  config = spec.load(str(path), root=experiment.Settings)
   assert spec.load(str(path)).to_json() == config.to_json()  # the same every time
   run = experiment.make(config)
   run.task.check(run.example)

@@ -278,7 +278,7 @@ def test_override_names_the_place_in_lists_and_calls(text, words):
 def test_override_fills_a_group_that_the_config_leaves_out():
   config = mlc.ConfigDict(dict(total_steps=3))
   for text in ('mesh.fsdp=2', 'mesh.data=4', "sharding=[('.*kernel', ('fsdp',))]"):
-    spec.override(config, text, experiment.Run)
+    spec.override(config, text, experiment.Settings)
   assert config.mesh.to_dict() == dict(fsdp=2, data=4)
   assert list(config.sharding) == [('.*kernel', ('fsdp',))]
 
@@ -402,3 +402,9 @@ def test_override_beside_a_field_that_was_made_none():
   spec.override(config, 'group.a=2')
   spec.override(config, 'group.b=3')
   assert config.to_dict() == {'start': None, 'group': {'a': 2, 'b': 3}}
+
+
+def test_override_adds_no_evaluator_by_a_slip():
+  config = mlc.ConfigDict({'evals': {'val': {'every': 3}}})
+  with pytest.raises(UserError, match="config.evals has no field 'vall'.*'val'"):
+    spec.override(config, 'evals.vall=3', root=experiment.Settings)

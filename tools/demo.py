@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   print('\n1. Pretraining on glyphs: 62 classes of drawn characters\n')
   pretrained = runs / 'pretrain_glyphs'
-  config = spec.load(PRETRAIN, args.override, root=experiment.Run)
+  config = spec.load(PRETRAIN, args.override, root=experiment.Settings)
   train.train(config, pretrained, import_seconds)
 
   print('\n2. Linear probe on digits, from random weights\n')
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]:
       workdir = runs / f'digits_{name}_{start}'
       config = spec.load(
-        TRANSFER, [*overrides, *args.override, source], root=experiment.Run
+        TRANSFER, [*overrides, *args.override, source], root=experiment.Settings
       )
       train.train(config, workdir)
       results.append(last_evaluation(workdir)['test/top1'])
