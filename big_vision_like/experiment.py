@@ -47,7 +47,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What a config builds. `data` and `batches` are None where nothing is trained."""
+  """What a config builds; `data` is None where nothing is trained."""
 
   settings: Settings
   task: Task
@@ -85,9 +85,21 @@ class Experiment:
     return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
   def init(self) -> State:
-    """The state before the first step, each device making its own part."""
+    """Random weights, each device making its own part."""
     init = jax.jit(self.task.init, out_shardings=self.shardings)
     return init(self.key, meshes.put(self.example, self.mesh))
+
+  def first_state(self) -> State:
+    """The state before the first step, with parameters from `init_from` where given."""
+    state, shardings = self.init(), self.shardings
+    if self.settings.init_from is None:
+      return state
+    init_from = spec.build(self.settings.init_from, 'config.init_from')
+    params = init_from.fit(jax.device_get(state.params))
+    state = state.replace(params=meshes.put_tree(params, shardings.params))
+    if state.ema is not None:
+      state = state.replace(ema=meshes.put_tree(params, shardings.ema))
+    return state
 
   def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
     """One training step, its key from the seed and the step's number."""

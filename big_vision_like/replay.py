@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import traceback
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from big_vision_like.data.pipeline import Batch
 from big_vision_like.errors import UserError
 from big_vision_like.experiment import Experiment
 from big_vision_like.metrics import say
+from big_vision_like.tasks.task import State
 
 
 def check_finite(
@@ -53,9 +56,7 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   with checkpoint.Checkpoints(workdir) as checkpoints:
     restored = checkpoints.restore(run.abstract_state)
   if restored is None:
-    from big_vision_like.train import initial_state
-
-    state = initial_state(run)
+    state = run.first_state()
   else:
     state, position, _ = restored
     batches.set_state(position)
@@ -72,10 +73,11 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   _report(run, state, meshes.put(batch, run.mesh), step)
 
 
-def _report(run: Experiment, state, batch: dict[str, jax.Array], step: int) -> None:
+def _report(
+  run: Experiment, state: State, batch: dict[str, jax.Array], step: int
+) -> None:
   for name, tree in [('parameters', state.params), ('batch', batch)]:
-    bad = _not_finite(tree)
-    say('replay', f'{name} before the step: {bad or "all finite"}')
+    say('replay', f'{name} before the step: {_not_finite(tree)}')
   after, scalars = jax.jit(run.step)(state, batch)
   for name, value in jax.device_get(scalars).items():
     say('replay', f'{name} = {value}')
@@ -90,7 +92,7 @@ def _report(run: Experiment, state, batch: dict[str, jax.Array], step: int) -> N
       say('replay', f'step {step:,} is finite when run operation by operation')
 
 
-def _not_finite(tree) -> str:
+def _not_finite(tree: Any) -> str:
   names = [
     jax.tree_util.keystr(keys, simple=True, separator='/')
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -98,12 +100,10 @@ def _not_finite(tree) -> str:
     and not np.isfinite(np.asarray(leaf, np.float32)).all()
   ]
   more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return f'not finite in {", ".join(names[:5])}{more}' if names else ''
+  return f'not finite in {", ".join(names[:5])}{more}' if names else 'all finite'
 
 
 def _our_frames(error: BaseException) -> str:
-  import traceback
-
   frames = traceback.extract_tb(error.__traceback__)
   ours = [f for f in frames if 'big_vision_like' in f.filename]
   return f'at {ours[-1].filename}:{ours[-1].lineno} ({ours[-1].line})' if ours else ''

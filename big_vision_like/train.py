@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, errors, flops, metrics, replay, spec
+from big_vision_like import checkpoint, errors, flops, metrics, replay
 from big_vision_like import experiment as experiments
 from big_vision_like import mesh as meshes
 from big_vision_like.experiment import Experiment
@@ -47,7 +47,7 @@ def train(
       restored = checkpoints.restore(run.abstract_state)
     if restored is None:
       with timed(phases, 'init'):
-        state, seconds = initial_state(run), 0.0
+        state, seconds = run.first_state(), 0.0
     else:
       state, position, seconds = restored
       batches.set_state(position)
@@ -126,20 +126,6 @@ def loop(
 def is_due(step: int, every: int) -> bool:
   """Whether something done `every` so many steps is done now; 0 is never."""
   return every > 0 and step % every == 0
-
-
-def initial_state(run: Experiment) -> State:
-  """The state before the first step, with parameters from `init_from` where given."""
-  state = run.init()
-  if run.settings.init_from is None:
-    return state
-  init_from = spec.build(run.settings.init_from, 'config.init_from')
-  params = init_from.fit(jax.device_get(state.params))
-  shardings = run.shardings
-  state = state.replace(params=meshes.put_tree(params, shardings.params))
-  if state.ema is not None:
-    state = state.replace(ema=meshes.put_tree(params, shardings.ema))
-  return state
 
 
 def evaluate(
