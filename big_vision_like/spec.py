@@ -15,6 +15,8 @@ import json
 import pathlib
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -184,7 +186,7 @@ def override(
   if not isinstance(node, (dict, mlc.ConfigDict)):
     raise UserError(f'{where} is {node!r}: it has no field {last!r}.')
   if last in node:
-    _check_type(_widest(node, last, where), value, _join(where, last))
+    _check_type(_widest(node, last, value, where), value, _join(where, last))
     if node is not config and _shares_root(config, node, last):
       with node.unlocked():
         del node[last]  # its own from here on
@@ -229,13 +231,22 @@ def _holds_fields(value: Any) -> bool:
   return isinstance(value, (dict, mlc.ConfigDict))
 
 
-def _widest(node: Mapping[str, Any], name: str, where: str) -> Any:
-  """The value to replace; a whole number that stands for a float as a float."""
+def _widest(node: Mapping[str, Any], name: str, new: Any, where: str) -> Any:
+  """The value to replace, as the argument's annotation lets it be.
+
+  A whole number that stands for a float is a float; where the annotation is a union
+  (`int | tuple[int, int]`) the type of `new` may be another one of it.
+  """
   value = node[name]
-  if type(value) is int and '_fn' in node:
-    field = inspect.signature(symbol(node, where)).parameters.get(name)
-    if field is not None and field.annotation is float:
-      return float(value)
+  if '_fn' not in node:
+    return value
+  parameter = inspect.signature(symbol(node, where)).parameters.get(name)
+  kinds = getattr(parameter, 'annotation', None)
+  if type(value) is int and kinds is float:
+    return float(value)
+  if isinstance(kinds, types.UnionType):
+    known = [typing.get_origin(kind) or kind for kind in typing.get_args(kinds)]
+    return new if type(new) in known else value
   return value
 
 

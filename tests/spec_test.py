@@ -408,3 +408,11 @@ def test_override_adds_no_evaluator_by_a_slip():
   config = mlc.ConfigDict({'evals': {'val': {'every': 3}}})
   with pytest.raises(UserError, match="config.evals has no field 'vall'.*'val'"):
     spec.override(config, 'evals.vall=3', root=experiment.Settings)
+
+
+def test_override_with_another_type_that_the_annotation_names():
+  config = mlc.ConfigDict({'model': spec.spec(vit.ViT, patch=4)})
+  spec.override(config, 'model.patch=(4, 8)')
+  assert config.model.patch == (4, 8)
+  with pytest.raises(UserError, match="config.model.patch takes a tuple.*not 'four'"):
+    spec.override(config, 'model.patch=four')
