@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import checkpoint
+from big_vision_like import checkpoint, optim
 from big_vision_like import mesh as meshes
 from big_vision_like.data.pipeline import Batch
 from big_vision_like.errors import UserError
@@ -94,7 +94,7 @@ def _report(
 
 def _not_finite(tree: Any) -> str:
   names = [
-    jax.tree_util.keystr(keys, simple=True, separator='/')
+    optim.path_of(keys)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
     if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
     and not np.isfinite(np.asarray(leaf, np.float32)).all()
