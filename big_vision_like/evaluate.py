@@ -62,12 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise errors.UserError('the config has no evaluators (config.evals is empty).')
   state = meshes.put_tree(
     loaded.state,
-    meshes.state_shardings(made.mesh, loaded.state, made.settings.sharding),
+    meshes.state_shardings(
+      made.mesh, loaded.state, made.settings.sharding, loaded.task.sharding_rules
+    ),
   )
   results = {}
   for name, evaluator in made.evaluators.items():
     started = time.perf_counter()
-    found = evaluator.run(loaded.task.predict, state, made.mesh, meshes.put)
+    found = evaluator.run(loaded.task.predict, state, made.mesh)
     scalars = {k: float(v) for k, v in found.items() if not getattr(v, 'ndim', 0)}
     say(name, f'{listed(scalars)}  ({time.perf_counter() - started:.1f} s)')
     results |= {f'{name}/{key}': value for key, value in scalars.items()}

@@ -1,6 +1,7 @@
 """A config made real: its task, input, evaluators and mesh, and the compiled step."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -16,6 +17,7 @@ from big_vision_like import spec
 from big_vision_like.data import pipeline, sources
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
+from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State, Task
 
 # The length of an epoch where no training data is at hand and none is needed.
@@ -55,14 +57,15 @@ class Experiment:
   mesh: jax.sharding.Mesh
   data: pipeline.TrainInput | None
 
+  def batches(self) -> pipeline.TrainBatches:
+    """The training data: the rows that this process must read."""
+    return self.data.batches(sharding.local_rows(self.mesh, self.data.batch_size))
+
   @functools.cached_property
   def example(self) -> pipeline.Batch:
     """This process's rows of the first batch."""
-    batches = iter(self.data)
-    try:
+    with contextlib.closing(self.batches()) as batches:
       return next(batches)
-    finally:
-      batches.close()
 
   @property
   def key(self) -> jax.Array:
@@ -72,9 +75,11 @@ class Experiment:
   @functools.cached_property
   def abstract_state(self) -> State:
     """Shapes, types and shardings of the state."""
-    example = meshes.put(self.example, self.mesh)
+    example = sharding.put(self.example, self.mesh)
     shapes = jax.eval_shape(self.task.init, self.key, example)
-    shardings = meshes.state_shardings(self.mesh, shapes, self.settings.sharding)
+    shardings = meshes.state_shardings(
+      self.mesh, shapes, self.settings.sharding, self.task.sharding_rules
+    )
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
@@ -87,7 +92,7 @@ class Experiment:
   def init(self) -> State:
     """Random weights, each device making its own part."""
     init = jax.jit(self.task.init, out_shardings=self.shardings)
-    return init(self.key, meshes.put(self.example, self.mesh))
+    return init(self.key, sharding.put(self.example, self.mesh))
 
   def first_state(self) -> State:
     """The state before the first step, with parameters from `init_from` where given."""
@@ -104,12 +109,13 @@ class Experiment:
   def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
     """One training step, its key from the seed and the step's number."""
     key = jax.random.fold_in(self.key, state.step)
-    return self.task.train_step(state, batch, key)
+    with sharding.on_mesh(self.mesh):
+      return self.task.train_step(state, batch, key)
 
   @functools.cached_property
   def compiled_step(self) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """`step` jitted over the mesh; it takes the old state's memory for the new one."""
-    out = (self.shardings, meshes.replicated(self.mesh))
+    out = (self.shardings, sharding.replicated(self.mesh))
     return jax.jit(self.step, donate_argnums=0, out_shardings=out)
 
 

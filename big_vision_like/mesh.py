@@ -1,7 +1,8 @@
-"""One program on one chip or a pod: device mesh, shardings, host <-> global arrays.
+"""One program on one chip or a pod: the device mesh, and how the state lies on it.
 
-The mesh has three named axes: `data` splits the batch, `fsdp` splits batch and state,
-`tensor` splits the state only. Replicated data parallelism is the mesh `data=-1`.
+Parameters are split by ordered rules (path regex, axes by dimension): those of the
+config, then those of the model (`tensor`); what they leave is split over `fsdp` along
+its largest dimension. Averages and the optimizer's moments lie as their parameters do.
 """
 
 import math
@@ -17,14 +18,13 @@ from jax.sharding import PartitionSpec as P
 
 from big_vision_like import optim
 from big_vision_like.errors import UserError
-
-AXES = ('data', 'fsdp', 'tensor')
-BATCH = ('data', 'fsdp')
+from big_vision_like.ops import sharding
+from big_vision_like.ops.sharding import AXES, Axis
 
 # Leaves smaller than this stay whole on each device: splitting them saves nothing.
 MIN_FSDP_SIZE = 2**16
 
-Rules = Sequence[tuple[str, Sequence[str | None]]]
+Rules = Sequence[tuple[str, Sequence[Axis]]]
 
 
 def make_mesh(
@@ -33,7 +33,11 @@ def make_mesh(
   tensor: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """A mesh over all devices (or these); one size may be -1 and takes what is left."""
+  """A mesh over all devices (or these); one size may be -1 and takes what is left.
+
+  Neighbours along `tensor`, then `fsdp`, are neighbours in the hardware; slices (or
+  machines) that only a slow network joins are spread over `data` as far as it goes.
+  """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
   if sizes.count(-1) > 1:
@@ -46,65 +50,134 @@ def make_mesh(
       f'mesh of data={data}, fsdp={fsdp}, tensor={tensor} does not fit'
       f' {len(devices)} devices: the sizes must multiply to that number (-1 fills)'
     )
-  return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES)
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1:
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  else:
+    outer = _across_slices(sizes, slices)
+    inner = [size // n for size, n in zip(sizes, outer, strict=True)]
+    grid = mesh_utils.create_hybrid_device_mesh(
+      inner, outer, devices, allow_split_physical_axes=True
+    )
+  return Mesh(grid, AXES)
 
 
-def state_shardings(mesh: Mesh, state: Any, rules: Rules = ()) -> Any:
-  """A sharding for each leaf of an (abstract) state.
+def _across_slices(sizes: Sequence[int], slices: int) -> list[int]:
+  """How many of the slices each axis spans."""
+  outer, left = [], slices
+  for size in sizes[:-1]:
+    outer.append(math.gcd(size, left))
+    left //= outer[-1]
+  if left > 1:
+    raise UserError(
+      f'mesh of data={sizes[0]}, fsdp={sizes[1]}, tensor={sizes[2]} would split'
+      f' `tensor` over slices: make data a multiple of the {slices} slices'
+    )
+  return [*outer, 1]
 
-  The first rule (path regex, axes of the mesh by dimension) that matches a leaf's path
-  counts; other leaves are split over `fsdp` along their largest divisible dimension.
+
+def state_shardings(
+  mesh: Mesh, state: Any, rules: Rules = (), model_rules: Rules = ()
+) -> Any:
+  """A sharding for each leaf of an (abstract) state with `params`.
+
+  The first of `rules` that matches a parameter's whole path counts; without one, the
+  first of `model_rules`, with `fsdp` on the largest dimension that it leaves. Both name
+  the axes of one block: scanned blocks get their leading axis by themselves, which is
+  never split. A rule that matches nothing, or does not divide, raises `UserError`.
   """
+  params = {
+    optim.path_of(keys): leaf
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+  }
+  for pattern, _ in rules:
+    if not any(re.fullmatch(pattern, path) for path in params):
+      raise UserError(
+        f'config.sharding: the rule {pattern!r} matches no parameter (such as'
+        f' {next(iter(params))!r})'
+      )
+  specs = {
+    path: _spec(mesh, path, leaf.shape, rules, model_rules)
+    for path, leaf in params.items()
+  }
 
-  def sharding(keys: Sequence[Any], leaf: Any) -> NamedSharding:
-    path = optim.path_of(keys)
-    for pattern, axes in rules:
-      if re.fullmatch(pattern, path):
-        return NamedSharding(mesh, P(*_checked(mesh, path, leaf.shape, axes)))
-    return NamedSharding(mesh, _fsdp(leaf.shape, mesh.shape['fsdp']))
+  def place(keys: Sequence[Any], leaf: Any) -> NamedSharding:
+    parts = optim.path_of(keys).split('/')
+    for i in range(len(parts)):  # 'opt_state/1/mu/head/kernel' lies as 'head/kernel'
+      path = '/'.join(parts[i:])
+      if path in params and params[path].shape == leaf.shape:
+        return NamedSharding(mesh, specs[path])
+    return NamedSharding(mesh, _with_fsdp(mesh, leaf.shape, [None] * len(leaf.shape)))
 
-  return jax.tree_util.tree_map_with_path(sharding, state)
+  return jax.tree_util.tree_map_with_path(place, state)
 
 
-def _fsdp(shape: tuple[int, ...], size: int) -> P:
-  if size == 1 or math.prod(shape) < MIN_FSDP_SIZE:
-    return P()
-  divisible = [i for i, n in enumerate(shape) if n % size == 0]
-  if not divisible:
-    return P()
-  largest = max(divisible, key=lambda i: shape[i])
-  return P(*[None] * largest, 'fsdp')
+def _spec(
+  mesh: Mesh, path: str, shape: tuple[int, ...], rules: Rules, model_rules: Rules
+) -> P:
+  first = 1 if 'blocks' in path.split('/') else 0  # the axis of scanned blocks
+  for pattern, axes in rules:
+    if re.fullmatch(pattern, path):
+      return _trimmed(_checked(mesh, path, shape, [None] * first + list(axes)))
+  axes: list[Axis] = [None] * len(shape)
+  for pattern, by_model in model_rules:
+    if re.fullmatch(pattern, path) and mesh.shape[sharding.TENSOR] > 1:
+      axes = _checked(mesh, path, shape, [None] * first + list(by_model))
+      break
+  return _with_fsdp(mesh, shape, axes, first)
+
+
+def _with_fsdp(
+  mesh: Mesh, shape: tuple[int, ...], axes: Sequence[Axis], first: int = 0
+) -> P:
+  """`fsdp` along the largest free dimension that divides; small arrays stay whole."""
+  size, axes = mesh.shape['fsdp'], list(axes)
+  free = [i for i in range(first, len(shape)) if axes[i] is None]
+  free = [i for i in free if shape[i] % size == 0]
+  if free and size > 1 and math.prod(shape) >= MIN_FSDP_SIZE:
+    axes[max(free, key=lambda i: shape[i])] = 'fsdp'
+  return _trimmed(axes)
+
+
+def _trimmed(axes: list[Axis]) -> P:
+  while axes and axes[-1] is None:
+    axes.pop()
+  return P(*axes)
 
 
 def _checked(
-  mesh: Mesh, path: str, shape: tuple[int, ...], axes: Sequence[str | None]
-) -> Sequence[str | None]:
+  mesh: Mesh, path: str, shape: tuple[int, ...], axes: Sequence[Axis]
+) -> list[Axis]:
+  """`axes`, one for each dimension, or an error that names the parameter."""
   if len(axes) > len(shape):
     raise UserError(f'{path} of shape {shape} has fewer dimensions than {axes}')
+  checked = []
   for n, axis in zip(shape, axes, strict=False):
-    if axis is not None and axis not in AXES:
-      raise UserError(f'{path}: {axis!r} is not one of the axes {", ".join(AXES)}')
-    if axis is not None and n % mesh.shape[axis]:
+    names = [axis] if isinstance(axis, str) else list(axis or ())
+    for name in names:
+      if name not in AXES:
+        raise UserError(f'{path}: {name!r} is not one of the axes {", ".join(AXES)}')
+    size = math.prod(mesh.shape[name] for name in names)
+    if n % size:
       raise UserError(
-        f'{path} of shape {shape}: {n} does not divide over {mesh.shape[axis]}'
-        f' devices of axis {axis!r}'
+        f'{path} of shape {shape}: {n} does not divide over {size} devices of axis'
+        f' {"+".join(names)!r}; take another mesh, or give it a rule in config.sharding'
       )
-  return axes
+    checked.append(tuple(names) if len(names) > 1 else (*names, None)[0])
+  return checked + [None] * (len(shape) - len(axes))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds all of it."""
-  return NamedSharding(mesh, P())
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over all devices that hold different examples."""
-  return NamedSharding(mesh, P(BATCH))
+def bytes_per_device(tree: Any) -> int:
+  """What one device holds of a tree of (abstract) sharded arrays."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, where: str) -> None:
   """Raises unless a global batch splits evenly over the devices."""
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  shards = sharding.num_shards(mesh)
   if batch_size % shards:
     lower = batch_size // shards * shards
     nearest = f'{lower} or {lower + shards}' if lower else f'{shards}'
@@ -113,19 +186,11 @@ def check_batch_size(mesh: Mesh, batch_size: int, where: str) -> None:
     )
 
 
-def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows of a batch to the devices, as part of the global batch."""
-  sharding = batch_sharding(mesh)
-  return {
-    k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()
-  }
-
-
 def put_tree(tree: Any, shardings: Any) -> Any:
   """Whole host arrays (the same in every process) to sharded global arrays."""
 
-  def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  def place(x: np.ndarray, like: NamedSharding) -> jax.Array:
     x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    return jax.make_array_from_callback(x.shape, like, lambda index: x[index])
 
   return jax.tree.map(place, tree, shardings)

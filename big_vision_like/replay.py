@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from big_vision_like import checkpoint, optim
-from big_vision_like import mesh as meshes
 from big_vision_like.data.pipeline import Batch
 from big_vision_like.errors import UserError
 from big_vision_like.experiment import Experiment
 from big_vision_like.metrics import say
+from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State
 
 
@@ -52,7 +52,7 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
     raise UserError(
       f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
     )
-  batches = iter(run.data)
+  batches = run.batches()
   with checkpoint.Checkpoints(workdir) as checkpoints:
     restored = checkpoints.restore(run.abstract_state)
   if restored is None:
@@ -64,13 +64,13 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
     raise UserError(f'the checkpoint is at step {int(state.step)}, after {step}.')
   say('replay', f'from step {int(state.step):,} to {step:,}')
   while int(state.step) < step - 1:
-    state, _ = run.compiled_step(state, meshes.put(next(batches), run.mesh))
+    state, _ = run.compiled_step(state, sharding.put(next(batches), run.mesh))
   with np.load(path) as saved:
     batch = dict(saved)
   same = all(np.array_equal(batch[k], v) for k, v in next(batches).items())
   batches.close()
   say('replay', f'the batch of step {step:,} is {"the same" if same else "DIFFERENT"}')
-  _report(run, state, meshes.put(batch, run.mesh), step)
+  _report(run, state, sharding.put(batch, run.mesh), step)
 
 
 def _report(

@@ -19,9 +19,9 @@ import ml_collections as mlc
 
 from big_vision_like import checkpoint, errors, flops, metrics, replay
 from big_vision_like import experiment as experiments
-from big_vision_like import mesh as meshes
 from big_vision_like.experiment import Experiment
 from big_vision_like.metrics import CompileWatch, Metrics, duration, say
+from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State
 
 
@@ -33,7 +33,7 @@ def train(
   phases = {'import': import_seconds}
   with timed(phases, 'data'):
     run = experiments.make(config)
-    batches = iter(run.data)
+    batches = run.batches()
     run.task.check(run.example)
   checkpoint.claim(workdir, config)
   with contextlib.ExitStack() as stack:
@@ -90,7 +90,7 @@ def loop(
     for step in range(start + 1, total + 1):
       batch = next(batches)
       run.task.check(batch)
-      arrays = meshes.put(batch, run.mesh)
+      arrays = sharding.put(batch, run.mesh)
       compilations.now = (step, arrays)
       if step == start + 1:
         with timed(phases, 'compile'):
@@ -136,7 +136,7 @@ def evaluate(
   for name in names:
     started = time.perf_counter()
     evaluator = run.evaluators[name]
-    found = evaluator.run(run.task.predict, state, run.mesh, meshes.put)
+    found = evaluator.run(run.task.predict, state, run.mesh)
     scalars = {k: v for k, v in found.items() if not hasattr(v, 'shape') or v.ndim == 0}
     for key in found.keys() - scalars.keys():
       log.pictures(step, f'{name}/{key}', found[key])

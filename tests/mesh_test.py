@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_like import mesh as meshes
 from big_vision_like import optim
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
-from big_vision_like.ops import mixing
+from big_vision_like.ops import mixing, sharding
 from big_vision_like.tasks import classification
+from big_vision_like.tasks.task import State
 
 # Meshes and batches
 
@@ -82,6 +84,12 @@ def abstract(*shape):
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
+def specs_of(mesh, params, rules=(), model_rules=()):
+  state = State(step=abstract(), params=params, opt_state=None)
+  shardings = meshes.state_shardings(mesh, state, rules, model_rules)
+  return jax.tree.map(lambda s: s.spec, shardings.params)
+
+
 def test_fsdp_splits_the_largest_dimension_that_divides(monkeypatch):
   monkeypatch.setattr(meshes, 'MIN_FSDP_SIZE', 64)
   state = dict(
@@ -93,8 +101,7 @@ def test_fsdp_splits_the_largest_dimension_that_divides(monkeypatch):
     scalar=abstract(),
   )
   mesh = meshes.make_mesh(data=2, fsdp=4)
-  specs = jax.tree.map(lambda s: s.spec, meshes.state_shardings(mesh, state))
-  assert specs == dict(
+  assert specs_of(mesh, state) == dict(
     first=P('fsdp'),
     last=P(None, None, 'fsdp'),
     middle=P(None, 'fsdp'),
@@ -105,16 +112,13 @@ def test_fsdp_splits_the_largest_dimension_that_divides(monkeypatch):
 
 
 def test_fsdp_leaves_all_whole_where_its_axis_is_one():
-  shardings = meshes.state_shardings(meshes.make_mesh(), dict(a=abstract(1024, 1024)))
-  assert shardings['a'].spec == P()
+  assert specs_of(meshes.make_mesh(), dict(a=abstract(1024, 1024))) == dict(a=P())
 
 
 def test_small_leaves_are_those_below_the_limit():
   mesh = meshes.make_mesh(data=1, fsdp=8)
   state = dict(large=abstract(256, 256), small=abstract(256, 255))
-  shardings = meshes.state_shardings(mesh, state)
-  assert shardings['large'].spec == P('fsdp')
-  assert shardings['small'].spec == P()
+  assert specs_of(mesh, state) == dict(large=P('fsdp'), small=P())
 
 
 def test_the_first_rule_counts_before_the_fsdp_rule(monkeypatch):
@@ -122,8 +126,9 @@ def test_the_first_rule_counts_before_the_fsdp_rule(monkeypatch):
   mesh = meshes.make_mesh(data=2, fsdp=2, tensor=2)
   state = dict(mlp=dict(kernel=abstract(4, 8), bias=abstract(8)), head=abstract(6, 2))
   rules = [('mlp/kernel', (None, 'tensor')), ('mlp/.*', ()), ('head', ('fsdp',))]
-  specs = jax.tree.map(lambda s: s.spec, meshes.state_shardings(mesh, state, rules))
-  assert specs == dict(mlp=dict(kernel=P(None, 'tensor'), bias=P()), head=P('fsdp'))
+  assert specs_of(mesh, state, rules) == dict(
+    mlp=dict(kernel=P(None, 'tensor'), bias=P()), head=P('fsdp')
+  )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_rules_that_do_not_fit(axes, words):
   mesh = meshes.make_mesh(data=2, tensor=4)
   state = dict(a=dict(kernel=abstract(6, 8)))
   with pytest.raises(UserError, match=words):
-    meshes.state_shardings(mesh, state, [('.*kernel', axes)])
+    specs_of(mesh, state, [('.*kernel', axes)])
 
 
 # Between host and devices
@@ -150,7 +155,7 @@ def test_put_splits_rows_over_data_and_fsdp():
     image=np.arange(8 * 3 * 3, dtype=np.uint8).reshape(8, 3, 3),
     label=np.arange(8, dtype=np.int32),
   )
-  arrays = meshes.put(batch, mesh)
+  arrays = sharding.put(batch, mesh)
   for name, array in arrays.items():
     assert array.dtype == batch[name].dtype
     np.testing.assert_array_equal(array, batch[name])
@@ -168,7 +173,7 @@ def test_put_tree_round_trip(monkeypatch):
     step=np.int32(7),
     odd=np.arange(5.0, dtype=np.float32),
   )
-  shardings = meshes.state_shardings(mesh, tree)
+  shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs_of(mesh, tree))
   arrays = meshes.put_tree(tree, shardings)
   assert arrays['kernel'].sharding == shardings['kernel']
   assert {s.data.shape for s in arrays['kernel'].addressable_shards} == {(8, 3)}
@@ -211,9 +216,9 @@ def step_on(mesh, state, batch, rules=()):
   shardings = meshes.state_shardings(mesh, state, rules)
   step = jax.jit(
     functools.partial(TASK.train_step, key=jax.random.key(3)),
-    out_shardings=(shardings, meshes.replicated(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
   )
-  return step(meshes.put_tree(state, shardings), meshes.put(batch, mesh))
+  return step(meshes.put_tree(state, shardings), sharding.put(batch, mesh))
 
 
 def assert_same(got, want):
@@ -278,6 +283,6 @@ def test_partners_of_mixup_come_from_the_whole_batch(batch):
   target = np.eye(8, dtype=np.float32)
   key = jax.random.key(0)
   want = mixing.mixup(key, image, target, alpha=1.0)
-  arrays = meshes.put(dict(image=image, target=target), meshes.make_mesh())
+  arrays = sharding.put(dict(image=image, target=target), meshes.make_mesh())
   mixup = jax.jit(functools.partial(mixing.mixup, key, alpha=1.0))
   assert_same(mixup(arrays['image'], arrays['target']), want)

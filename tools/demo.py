@@ -15,7 +15,6 @@ import rich.console
 import rich.table
 
 from big_vision_like import errors, experiment, metrics, spec, train
-from big_vision_like import mesh as meshes
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'
@@ -29,7 +28,7 @@ BUDGETS = {
 def random_weights(run: experiment.Experiment) -> dict[str, float]:
   """What the linear probe finds before the first step."""
   evaluator = run.evaluators['digits']
-  found = evaluator.run(run.task.predict, run.init(), run.mesh, meshes.put)
+  found = evaluator.run(run.task.predict, run.init(), run.mesh)
   metrics.say('digits', metrics.listed(found))
   return {f'digits/{key}': value for key, value in found.items()}
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import grain
-import jax
 import numpy as np
 from absl import flags
 
@@ -42,21 +41,24 @@ class TrainInput:
     return len(self.source)
 
   def __iter__(self) -> 'TrainBatches':
-    return TrainBatches(self, jax.process_index(), jax.process_count())
+    return self.batches(np.arange(self.batch_size))
+
+  def batches(self, rows: np.ndarray) -> 'TrainBatches':
+    """These rows of each batch: all, or those that one process must read."""
+    return TrainBatches(self, rows)
 
 
 class TrainBatches(Iterator[Batch]):
-  """This process's rows of each batch, from a position that can be saved."""
+  """Some rows of each batch, from a position that can be saved."""
 
-  def __init__(self, data: TrainInput, process_index: int, process_count: int):
+  def __init__(self, data: TrainInput, rows: np.ndarray):
     self._data = data
     self._step = 0
     if len(data.source) == 0:
       raise UserError(f'{data.source} holds no examples.')
     examples = grain.MapDataset.source(data.source).shuffle(seed=data.seed).repeat(None)
-    rows = _transformed(examples, data.transforms, data.seed)
-    rows = _ProcessRows(rows, data.batch_size, process_index, process_count)
-    self._batches = _stacked(rows, data.batch_size // process_count)
+    examples = _transformed(examples, data.transforms, data.seed)
+    self._batches = _stacked(_Rows(examples, data.batch_size, rows), len(rows))
     self._iterator = None
 
   def __next__(self) -> Batch:
@@ -107,15 +109,17 @@ class EvalInput:
           f'{type(transform).__name__} is random, which evaluation may not be.'
         )
 
-  def epoch(self) -> Iterator[Batch]:
-    """Batches with `mask` (bool, False where a row only fills the last batch)."""
+  def epoch(self, rows: np.ndarray | None = None) -> Iterator[Batch]:
+    """Batches with `mask` (bool, False where a row only fills the last batch).
+
+    `rows` are those of each batch that are wanted, as a process reads only its own.
+    """
     if len(self.source) == 0:
       raise UserError(f'{self.source} holds no examples.')
-    process_count = jax.process_count()
+    rows = np.arange(self.batch_size) if rows is None else rows
     padded = _Padded(self.source, self.batch_size)
-    rows = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
-    rows = _ProcessRows(rows, self.batch_size, jax.process_index(), process_count)
-    batches = _stacked(rows, self.batch_size // process_count)
+    examples = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
+    batches = _stacked(_Rows(examples, self.batch_size, rows), len(rows))
     with contextlib.closing(_started(batches, self.workers, self.threads)) as stream:
       yield from stream
 
@@ -135,27 +139,21 @@ class _Padded:
     return self._source[min(index, last)] | {'mask': np.bool_(index <= last)}
 
 
-class _ProcessRows(grain.MapDataset):
-  """The rows of each global batch that belong to one process, in order."""
+class _Rows(grain.MapDataset):
+  """Some rows of each batch, in order."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, index: int, count: int):
-    if batch_size % count:
-      raise UserError(
-        f'batch_size={batch_size} does not divide over {count} processes: use a'
-        f' multiple of {count}.'
-      )
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: np.ndarray):
     super().__init__(parent)
-    self._batch_size, self._index, self._count = batch_size, index, count
+    self._batch_size, self._rows = batch_size, rows
 
   def __len__(self) -> int:
-    return len(self._parent) // self._count
+    return len(self._parent) // self._batch_size * len(self._rows)
 
   def __getitem__(self, index: SupportsIndex | slice) -> Any:
     if isinstance(index, slice):
       return self.slice(index)
-    rows = self._batch_size // self._count
-    step, row = divmod(index, rows)
-    return self._parent[step * self._batch_size + self._index * rows + row]
+    step, row = divmod(index, len(self._rows))
+    return self._parent[step * self._batch_size + int(self._rows[row])]
 
 
 def _transformed(

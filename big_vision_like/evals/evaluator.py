@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from big_vision_like.data import pipeline
+from big_vision_like.ops import sharding
 
 Arrays = dict[str, jax.Array]
 Predict = Callable[[Any, Arrays, jax.Array], Arrays]
-Put = Callable[[pipeline.Batch, Mesh], Arrays]
 Results = dict[str, float | np.ndarray]
 
 
@@ -32,7 +31,7 @@ class Evaluator(abc.ABC):
   every: int = 0
 
   @abc.abstractmethod
-  def run(self, predict: Predict, state: Any, mesh: Mesh, put: Put) -> Results:
+  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
     """Returns what was measured, by name."""
 
   def compiled(
@@ -41,7 +40,12 @@ class Evaluator(abc.ABC):
     """`fn` (made of `predict`) jitted, with results in every process, once."""
     if getattr(self, '_compiled_for', None) != (predict, mesh):
       self._compiled_for = (predict, mesh)
-      self._compiled = jax.jit(fn, out_shardings=NamedSharding(mesh, P()))
+
+      def on_mesh(*args: Any) -> Arrays:
+        with sharding.on_mesh(mesh):
+          return fn(*args)
+
+      self._compiled = jax.jit(on_mesh, out_shardings=sharding.replicated(mesh))
     return self._compiled
 
 
@@ -53,7 +57,7 @@ class MeanEvaluator(Evaluator):
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns one number per example (B,) for each name."""
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh, put: Put) -> Results:
+  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
     def sums(state: Any, batch: Arrays) -> Arrays:
       outputs = predict(state, batch, jax.random.key(0))
       values = self.measure(outputs, batch) | {'count': jnp.ones(batch['mask'].shape)}
@@ -61,11 +65,17 @@ class MeanEvaluator(Evaluator):
 
     step = self.compiled(sums, predict, mesh)
     total: dict[str, float] = {}
-    for batch in self.data.epoch():
-      for name, value in jax.device_get(step(state, put(batch, mesh))).items():
+    for batch in batches(self.data, mesh):
+      for name, value in jax.device_get(step(state, batch)).items():
         total[name] = total.get(name, 0.0) + float(value)
     count = total.pop('count')
     return {name: value / count for name, value in total.items()}
+
+
+def batches(data: pipeline.EvalInput, mesh: Mesh) -> Iterator[Arrays]:
+  """Global batches on the devices; each process reads what its own devices hold."""
+  for batch in data.epoch(sharding.local_rows(mesh, data.batch_size)):
+    yield sharding.put(batch, mesh)
 
 
 def whole_batches(
@@ -73,9 +83,8 @@ def whole_batches(
   data: pipeline.EvalInput,
   state: Any,
   mesh: Mesh,
-  put: Put,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields what a compiled step returns (`mask` too), less the rows that only fill."""
-  for batch in data.epoch():
-    arrays = jax.device_get(step(state, put(batch, mesh)))
+  for batch in batches(data, mesh):
+    arrays = jax.device_get(step(state, batch))
     yield {k: v[arrays['mask']] for k, v in arrays.items()}

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from big_vision_like.data import pipeline
 from big_vision_like.evals import evaluator
-from big_vision_like.evals.evaluator import Arrays, Predict, Put, Results
+from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.ops import ridge
 
 
@@ -30,7 +30,7 @@ class FewShot(evaluator.Evaluator):
   seeds: int = 3
   l2: float = 2.0**10
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh, put: Put) -> Results:
+  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
     def outputs(state: Any, batch: Arrays) -> Arrays:
       features = predict(state, batch, jax.random.key(0))['pre_logits']
       return {'features': features, 'label': batch['label'], 'mask': batch['mask']}
@@ -38,7 +38,7 @@ class FewShot(evaluator.Evaluator):
     step = self.compiled(outputs, predict, mesh)
 
     def features(data: pipeline.EvalInput) -> tuple[np.ndarray, np.ndarray]:
-      rows = list(evaluator.whole_batches(step, data, state, mesh, put))
+      rows = list(evaluator.whole_batches(step, data, state, mesh))
       joined = {k: np.concatenate([r[k] for r in rows]) for k in ('features', 'label')}
       return joined['features'].astype(np.float32), joined['label']
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import attention
+from big_vision_like.ops import attention, sharding
 
 
 class MultiHeadAttention(nn.Module):
@@ -37,9 +37,13 @@ class MultiHeadAttention(nn.Module):
       kernel_init=nn.initializers.xavier_uniform(),
       dtype=self.dtype,
     )
+    by_head = (sharding.BATCH, None, sharding.TENSOR, None)
     q_BNHK = nn.DenseGeneral(**project, name='query')(x_BND)
     k_BMHK = nn.DenseGeneral(**project, name='key')(kv_BMD)
     v_BMHK = nn.DenseGeneral(**project, name='value')(kv_BMD)
+    q_BNHK, k_BMHK, v_BMHK = (
+      sharding.constrain(x, *by_head) for x in (q_BNHK, k_BMHK, v_BMHK)
+    )
     if self.is_mutable_collection('intermediates'):
       p_BHNM = attention.probabilities(q_BNHK, k_BMHK, bias_BHNM, mask_BHNM)
       self.sow('intermediates', 'probs', p_BHNM)

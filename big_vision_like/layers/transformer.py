@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import attention
+from big_vision_like.ops import sharding
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -16,6 +17,18 @@ REMAT_POLICIES = {
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
+
+
+# How the parameters of blocks lie on a mesh with a `tensor` axis (arXiv:1909.08053
+# section 3): heads and hidden units are split, so that each block sums twice.
+SHARDING_RULES = (
+  ('(.*/)?attention/(query|key|value)/kernel', (None, sharding.TENSOR, None)),
+  ('(.*/)?attention/(query|key|value)/bias', (sharding.TENSOR, None)),
+  ('(.*/)?attention/out/kernel', (sharding.TENSOR, None, None)),
+  ('(.*/)?mlp/fc1/kernel', (None, sharding.TENSOR)),
+  ('(.*/)?mlp/fc1/bias', (sharding.TENSOR,)),
+  ('(.*/)?mlp/fc2/kernel', (sharding.TENSOR, None)),
+)
 
 
 class Mlp(nn.Module):
@@ -33,7 +46,9 @@ class Mlp(nn.Module):
       dtype=self.dtype,
     )
     width = x_BND.shape[-1]
-    x_BNM = nn.gelu(nn.Dense(self.hidden, **init, name='fc1')(x_BND))
+    x_BNM = nn.Dense(self.hidden, **init, name='fc1')(x_BND)
+    x_BNM = sharding.constrain(x_BNM, sharding.BATCH, None, sharding.TENSOR)
+    x_BNM = nn.gelu(x_BNM)
     x_BNM = nn.Dropout(self.dropout, deterministic=not train)(x_BNM)
     x_BND = nn.Dense(width, **init, name='fc2')(x_BNM)
     return nn.Dropout(self.dropout, deterministic=not train)(x_BND)
@@ -64,6 +79,8 @@ class EncoderBlock(nn.Module):
     self, x_BND: jax.Array, drop_path: jax.Array, train: bool = False
   ) -> jax.Array:
     norm = dict(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+    # Of batch and state, which fsdp both splits, it is the state that is gathered.
+    x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
     y_BND = nn.LayerNorm(**norm, name='norm1')(x_BND)
     y_BND = attention.MultiHeadAttention(self.num_heads, self.dtype, name='attention')(
       y_BND

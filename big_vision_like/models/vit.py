@@ -73,6 +73,8 @@ class ViT(nn.Module):
   remat: str = 'none'
   dtype: str = 'float32'
 
+  sharding_rules = transformer.SHARDING_RULES
+
   @nn.compact
   def __call__(
     self, image_BHWC: jax.Array, train: bool = False

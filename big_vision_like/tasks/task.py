@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -44,6 +45,11 @@ class Task(abc.ABC):
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
     """Returns a dict of named arrays, one row per example."""
 
+  @property
+  def sharding_rules(self) -> Sequence[tuple[str, Sequence[Any]]]:
+    """Default rules (path regex, axes of the mesh) for the parameters; see `mesh`."""
+    return ()
+
   def check(self, batch: dict) -> None:  # noqa: B027 - a hook, most tasks need none
     """Raises `UserError` for a host batch (numpy) that cannot be learnt from."""
 
@@ -60,6 +66,10 @@ class GradientTask(Task):
   optimizer: optim.Optimizer
   ema_decay: float | None = None
   accumulate: int = 1
+
+  @property
+  def sharding_rules(self) -> Sequence[tuple[str, Sequence[Any]]]:
+    return getattr(self.model, 'sharding_rules', ())
 
   @abc.abstractmethod
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:

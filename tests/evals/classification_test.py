@@ -33,7 +33,7 @@ def evaluate(examples, batch_size, devices=1, predict=predict, state=1.0):
   data = pipeline.EvalInput(source=examples, batch_size=batch_size)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   accuracy = classification.Accuracy(data=data)
-  return accuracy.run(predict, jnp.float32(state), mesh, meshes.put)
+  return accuracy.run(predict, jnp.float32(state), mesh)
 
 
 @pytest.fixture(scope='module')
@@ -87,7 +87,7 @@ def test_a_later_state_needs_no_new_compilation(examples, expected):
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
   accuracy = classification.Accuracy(data=data)
   for state in (1.0, 3.0):
-    got = accuracy.run(counted, jnp.float32(state), mesh, meshes.put)
+    got = accuracy.run(counted, jnp.float32(state), mesh)
     assert got['loss'] == pytest.approx(state * expected['loss'], rel=1e-5)
   assert len(traces) == 1
 

@@ -14,6 +14,7 @@ import pytest
 
 from big_vision_like import mesh as meshes
 from big_vision_like.models import vit
+from big_vision_like.ops import sharding
 from big_vision_like.weights import tree as trees
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'params'
@@ -141,7 +142,7 @@ def test_scanned_is_unrolled(case, remat):
 def test_four_devices_are_one(case):
   model, variables, image = case
   mesh = meshes.make_mesh(devices=jax.devices()[:4])
-  spread = meshes.put({'image': np.asarray(image)}, mesh)['image']
+  spread = sharding.put({'image': np.asarray(image)}, mesh)['image']
   assert len(spread.sharding.device_set) == 4
   one = jax.jit(model.apply)(variables, image)
   four = jax.jit(model.apply)(variables, spread)

@@ -1,0 +1,97 @@
+"""How arrays lie on the devices: axes of the mesh, constraints, batches to devices.
+
+The mesh has three named axes: `data` splits the batch, `fsdp` splits batch and state,
+`tensor` splits the state and, inside the layers, heads and hidden units.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from big_vision_like.errors import UserError
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = ('data', 'fsdp')
+TENSOR = 'tensor'
+
+Axis = str | tuple[str, ...] | None
+
+
+def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
+  """`x` laid out by these mesh axes, one for each dimension (None: not split).
+
+  Outside of such a mesh (`on_mesh`) it is `x` itself: a model knows no devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.axis_names != AXES:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def on_mesh(mesh: Mesh) -> jax.sharding.use_abstract_mesh:
+  """A context, for use while a function is traced, in which `constrain` sees a mesh."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds all of it."""
+  return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The first axis is split over all devices that hold different examples."""
+  return NamedSharding(mesh, P(BATCH))
+
+
+@functools.lru_cache(maxsize=8)
+def local_shards(mesh: Mesh) -> tuple[int, ...]:
+  """The parts of a batch, by number, that the devices of this process hold.
+
+  Processes that share a `tensor` group hold the same part.
+  """
+  devices_ST = mesh.devices.reshape(-1, mesh.shape[TENSOR])
+  here = jax.process_index()
+  return tuple(
+    n
+    for n, devices in enumerate(devices_ST)
+    if any(device.process_index == here for device in devices)
+  )
+
+
+def num_shards(mesh: Mesh) -> int:
+  """Into how many parts a batch is split."""
+  return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a global batch this process must read, in order."""
+  size = batch_size // num_shards(mesh)
+  starts = [n * size for n in local_shards(mesh)]
+  return np.concatenate([np.arange(start, start + size) for start in starts])
+
+
+def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """This process's rows of a batch to its devices, as part of the global batch."""
+  shards = local_shards(mesh)
+
+  def place(name: str, x: np.ndarray) -> jax.Array:
+    size, rest = divmod(len(x), len(shards))
+    if rest:
+      raise UserError(
+        f'{len(x)} rows of {name!r} do not divide over {len(shards)} devices'
+      )
+    first = {n * size: i * size for i, n in enumerate(shards)}
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      start = first[index[0].start or 0]
+      return x[start : start + size]
+
+    shape = (size * num_shards(mesh), *x.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
+
+  return {name: place(name, x) for name, x in batch.items()}
