@@ -141,6 +141,85 @@ def momentum(
   return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
 
 
+def adafactor(
+  rate: Callable[[jax.Array], jax.Array] | float,
+  b1: float | None = 0.9,
+  b2_cap: float = 0.999,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  mu_dtype: str | None = 'bfloat16',
+  min_size_to_factor: int = 32,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+) -> Optimizer:
+  """Adam with a factored second moment and no first where b1 is None.
+
+  Of arXiv:1804.04235 as arXiv:2106.04560 section 3.4 trains ViT-g and ViT-G with it:
+  the second moment's decay is 1 - t^-0.8, at most `b2_cap`; updates are not clipped.
+  The state is half that of `adamw`, a quarter with the moment in bfloat16.
+  """
+
+  def second_decay(count: jax.Array, exponent: float) -> jax.Array:
+    steps = jnp.asarray(count, jnp.float32) + 1.0
+    return jnp.minimum(b2_cap, 1.0 - steps**-exponent)
+
+  transform = _by_block(
+    optax.scale_by_factored_rms(
+      min_dim_size_to_factor=min_size_to_factor, decay_rate_fn=second_decay
+    )
+  )
+  if b1 is not None:
+    momentum = optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
+    transform = optax.chain(transform, momentum)
+  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+
+
+def _by_block(
+  transform: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Applies to each of scanned blocks, not to their stack (where shapes decide)."""
+
+  def labels(tree: Tree) -> Tree:
+    return jax.tree_util.tree_map_with_path(
+      lambda keys, _: 'blocks' if 'blocks' in path_of(keys).split('/') else 'others',
+      tree,
+    )
+
+  stacked = optax.GradientTransformation(
+    jax.vmap(transform.init), jax.vmap(transform.update)
+  )
+  parted = optax.partition({'blocks': stacked, 'others': transform}, labels)
+
+  def part(tree: Tree) -> optax.GradientTransformation:
+    return parted if 'blocks' in jax.tree.leaves(labels(tree)) else transform
+
+  return optax.GradientTransformation(
+    lambda params: part(params).init(params),
+    lambda updates, state, params: part(updates).update(updates, state, params),
+  )
+
+
+def rsqrt(
+  peak_value: float,
+  warmup_steps: int,
+  timescale: int,
+  total_steps: int,
+  cooldown_steps: int = 0,
+) -> Callable[[jax.Array], jax.Array]:
+  """Linear warm-up, then 1 / sqrt(1 + steps / timescale), then linearly to zero.
+
+  The schedule of arXiv:2106.04560 section 3.3, which can be cooled down at any step.
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    since = jnp.maximum(step - warmup_steps, 0)
+    rate = peak_value / jnp.sqrt(1.0 + since / timescale)
+    rate *= jnp.minimum(1.0, step / max(warmup_steps, 1))
+    return rate * jnp.minimum(1.0, (total_steps - step) / max(cooldown_steps, 1))
+
+  return schedule
+
+
 def layer_decay(decay: float, depth: int) -> list[tuple[str, float]]:
   """Rate rules of layer-wise decay (arXiv:2111.06377): the head 1, block i decay^(L-i).
 

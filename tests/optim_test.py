@@ -259,23 +259,32 @@ def test_ema_warms_up(step, decay):
 # The published optimizer
 
 
-@pytest.mark.parametrize('case', [0, 1])
+@pytest.mark.parametrize('case', [0, 1, 2])
 def test_big_vision_optimizer(case, golden):
   config = json.loads((golden / 'big_vision_optimizer.json').read_text())['config']
   options = config['cases'][case]
   lr, decay = options['lr'], options['wd']
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=lr,
-    warmup_steps=options['schedule']['warmup_steps'],
-    decay_steps=config['steps'],
-  )
+  warmup = options['schedule']['warmup_steps']
+  if options['schedule']['decay_type'] == 'cosine':
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup, config['steps'])
+  else:
+    timescale = options['schedule']['timescale']
+    cooldown = options['schedule']['cooldown_steps']
+    schedule = optim.rsqrt(lr, warmup, timescale, config['steps'], cooldown)
   if case == 0:
     # There the decay is not multiplied by the rate, only by the schedule.
     optimizer = optim.adamw(schedule, weight_decay=decay / lr, clip_norm=1.0)
     tolerance = 1e-6
-  else:
+  elif case == 1:
     optimizer = optim.momentum(schedule, dtype='bfloat16', clip_norm=1.0)
+    tolerance = 1e-3
+  else:
+    rules = [
+      (pattern.replace('*/', '*'), mult) for pattern, mult in options['wd_mults']
+    ]
+    optimizer = optim.adafactor(
+      schedule, weight_decay=decay / lr, clip_norm=1.0, decay_rules=rules
+    )
     tolerance = 1e-3
   with np.load(golden / 'big_vision_optimizer.npz') as arrays:
 
@@ -298,3 +307,30 @@ def test_big_vision_optimizer(case, golden):
         assert_close(params, want, rtol=0, atol=tolerance)
         compared.append(step)
   assert compared == [0, 1, 5]
+
+
+def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
+  def blocks(seed):
+    rng = np.random.default_rng(seed)
+    shapes = {'kernel': (40, 48), 'bias': (40,), 'scale': (3, 40)}
+    return {
+      'encoder': {
+        f'block_{i}': {
+          name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+          for name, shape in shapes.items()
+        }
+        for i in range(36)
+      },
+      'head': {'kernel': jnp.asarray(rng.normal(size=(40, 33)), jnp.float32)},
+    }
+
+  params, grads = blocks(0), [blocks(1), blocks(2)]
+  optimizer = optim.adafactor(0.1, weight_decay=0.1)
+  want = descend(optimizer, params, grads)
+  stacked = descend(
+    optimizer, tree.stack_blocks(params), [tree.stack_blocks(g) for g in grads]
+  )
+  assert_close(tree.unstack_blocks(stacked), want, rtol=1e-5, atol=1e-7)
+  moments = optimizer.init(tree.stack_blocks(params))
+  size = sum(x.size for x in jax.tree.leaves(moments) if x.dtype == jnp.float32)
+  assert size < 0.2 * sum(x.size for x in jax.tree.leaves(params))
