@@ -325,12 +325,13 @@ def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
     }
 
   params, grads = blocks(0), [blocks(1), blocks(2)]
-  optimizer = optim.adafactor(0.1, weight_decay=0.1)
+  # In float32: bfloat16 rounds two orders of summation to different sides.
+  optimizer = optim.adafactor(0.1, weight_decay=0.1, mu_dtype='float32')
   want = descend(optimizer, params, grads)
   stacked = descend(
     optimizer, tree.stack_blocks(params), [tree.stack_blocks(g) for g in grads]
   )
   assert_close(tree.unstack_blocks(stacked), want, rtol=1e-5, atol=1e-7)
   moments = optimizer.init(tree.stack_blocks(params))
-  size = sum(x.size for x in jax.tree.leaves(moments) if x.dtype == jnp.float32)
-  assert size < 0.2 * sum(x.size for x in jax.tree.leaves(params))
+  size = sum(x.size for x in jax.tree.leaves(moments))
+  assert size < 1.2 * sum(x.size for x in jax.tree.leaves(params))

@@ -80,6 +80,82 @@ class Resize(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
+class InceptionCrop(grain.transforms.RandomMap):
+  """A random box (arXiv:1409.4842) resized to `size` x `size`, bilinear.
+
+  `area` is its share of the image, `aspect` its width over height. Where no box fits
+  in 100 draws, the whole image is taken.
+  """
+
+  size: int
+  area: tuple[float, float] = (0.05, 1.0)
+  aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    image = example['image']
+    top, left, height, width = self._box(*image.shape[:2], rng)
+    box = image[top : top + height, left : left + width]
+    resized = cv2.resize(box, (self.size,) * 2, interpolation=cv2.INTER_LINEAR)
+    return example | {'image': resized.reshape(self.size, self.size, -1)}
+
+  def _box(
+    self, height: int, width: int, rng: np.random.Generator
+  ) -> tuple[int, int, int, int]:
+    for _ in range(100):
+      area = rng.uniform(*self.area) * height * width
+      aspect = rng.uniform(*self.aspect)
+      h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+      if 0 < h <= height and 0 < w <= width:
+        return rng.integers(height - h + 1), rng.integers(width - w + 1), h, w
+    return 0, 0, height, width
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(grain.transforms.RandomMap):
+  """Left for right, every other time."""
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    if rng.random() < 0.5:
+      return example
+    return example | {'image': np.ascontiguousarray(example['image'][:, ::-1])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeSmall(grain.transforms.Map):
+  """The shorter side to `size`, averaging areas; the aspect ratio stays."""
+
+  size: int
+
+  def map(self, example: Example) -> Example:
+    image = example['image']
+    height, width = image.shape[:2]
+    scale = self.size / min(height, width)
+    side = (max(round(width * scale), self.size), max(round(height * scale), self.size))
+    resized = cv2.resize(image, side, interpolation=cv2.INTER_AREA)
+    return example | {'image': resized.reshape(side[1], side[0], -1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CentralCrop(grain.transforms.Map):
+  """The `size` x `size` in the middle."""
+
+  size: int
+
+  def map(self, example: Example) -> Example:
+    image = example['image']
+    height, width = image.shape[:2]
+    if min(height, width) < self.size:
+      raise UserError(
+        f'CentralCrop(size={self.size}) of an image of {height}x{width} (id'
+        f' {example.get("id", "unknown")}): resize first, with ResizeSmall.'
+      )
+    top, left = (height - self.size) // 2, (width - self.size) // 2
+    return example | {
+      'image': image[top : top + self.size, left : left + self.size]
+    }
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomAffine(grain.transforms.RandomMap):
   """Rotation (degrees), scale, shift (share of the side): uniform in +-value."""
 
