@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections as mlc
 
 from big_vision_like import mesh as meshes
@@ -49,7 +50,11 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What a config builds; `data` is None where nothing is trained."""
+  """What a config builds; `data` is None where nothing is trained.
+
+  All but `example`, `init`, `first_state` and calls of the step works for devices that
+  are not there, as a plan does.
+  """
 
   settings: Settings
   task: Task
@@ -67,6 +72,15 @@ class Experiment:
     with contextlib.closing(self.batches()) as batches:
       return next(batches)
 
+  @functools.cached_property
+  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of a batch."""
+    size, split = self.data.batch_size, sharding.batch_sharding(self.mesh)
+    return {
+      name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=split)
+      for name, x in self.data.example().items()
+    }
+
   @property
   def key(self) -> jax.Array:
     """Where all randomness on the devices comes from."""
@@ -75,8 +89,7 @@ class Experiment:
   @functools.cached_property
   def abstract_state(self) -> State:
     """Shapes, types and shardings of the state."""
-    example = sharding.put(self.example, self.mesh)
-    shapes = jax.eval_shape(self.task.init, self.key, example)
+    shapes = jax.eval_shape(self._init, self.key)
     shardings = meshes.state_shardings(
       self.mesh, shapes, self.settings.sharding, self.task.sharding_rules
     )
@@ -91,8 +104,12 @@ class Experiment:
 
   def init(self) -> State:
     """Random weights, each device making its own part."""
-    init = jax.jit(self.task.init, out_shardings=self.shardings)
-    return init(self.key, sharding.put(self.example, self.mesh))
+    return jax.jit(self._init, out_shardings=self.shardings)(self.key)
+
+  def _init(self, key: jax.Array) -> State:
+    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in self.abstract_batch.items()}
+    with sharding.on_mesh(self.mesh):
+      return self.task.init(key, zeros)
 
   def first_state(self) -> State:
     """The state before the first step, with parameters from `init_from` where given."""
@@ -119,18 +136,28 @@ class Experiment:
     return jax.jit(self.step, donate_argnums=0, out_shardings=out)
 
 
-def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
-  """Builds a config; all data sets it names must be there before anything starts."""
-  wanted = config if training else config.get('evals', {})
-  sources.check_prepared(
-    spec.build(node, path)
-    for path, node in spec.calls(wanted)
-    if spec.symbol(node, path) is sources.Tfds
-  )
+def make(
+  config: mlc.ConfigDict,
+  training: bool = True,
+  planned_for: Sequence[jax.Device] | None = None,
+) -> Experiment:
+  """Builds a config; all data sets it names must be there before anything starts.
+
+  `planned_for` are devices that need not exist; then the data need not either.
+  """
+  if planned_for is None:
+    wanted = config if training else config.get('evals', {})
+    sources.check_prepared(
+      spec.build(node, path)
+      for path, node in spec.calls(wanted)
+      if spec.symbol(node, path) is sources.Tfds
+    )
   data = None
   epoch, batch_size = NOMINAL_EPOCH, 1
   if training:
     data = spec.build(config.train_data, 'config.train_data')
+    if planned_for is not None and hasattr(data.source, 'planned'):
+      data = dataclasses.replace(data, source=data.source.planned())
     epoch, batch_size = data.examples_per_epoch, data.batch_size
   settings = Settings(**spec.in_steps(config, epoch, batch_size))
   if training and settings.total_steps < 1:
@@ -138,7 +165,7 @@ def make(config: mlc.ConfigDict, training: bool = True) -> Experiment:
       f'config.total_steps comes to {settings.total_steps}: train longer.'
     )
   spec.check_names(meshes.make_mesh, settings.mesh, 'config.mesh')
-  mesh = meshes.make_mesh(**settings.mesh)
+  mesh = meshes.make_mesh(**settings.mesh, devices=planned_for)
   evaluators = {
     name: spec.build(node, f'config.evals.{name}')
     for name, node in settings.evals.items()

@@ -17,14 +17,13 @@ import rich.console
 import rich.table
 
 from big_vision_like import errors, experiment, flops, optim
-from big_vision_like.ops import sharding
 from big_vision_like.weights import tree as trees
 
 
 def blocks(run: experiment.Experiment, console: rich.console.Console) -> None:
   """Prints each module of the model: output shape, parameters, operations."""
   model, inputs = run.task.model, run.task.model_inputs
-  batch = jax.eval_shape(lambda: sharding.put(run.example, run.mesh))
+  batch = run.abstract_batch
   params = run.abstract_state.params
   variables = {'params': params, **run.abstract_state.mutable}
 

@@ -40,6 +40,12 @@ class TrainInput:
     """How many examples the source holds."""
     return len(self.source)
 
+  def example(self) -> dict[str, np.ndarray]:
+    """One example of a batch: what tells the shapes and types of all."""
+    examples = grain.MapDataset.source([self.source[0]])
+    rows = _transformed(examples, self.transforms, self.seed)
+    return {name: values[0] for name, values in _stacked(rows, 1)[0].items()}
+
   def __iter__(self) -> 'TrainBatches':
     return self.batches(np.arange(self.batch_size))
 

@@ -6,6 +6,9 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import simplejpeg
+
 from big_vision_like.errors import UserError
 
 # Data sets that this package knows how to write; importing the module tells TFDS.
@@ -21,12 +24,14 @@ class Tfds:
 
   `name` is as in TFDS (`'glyphs/32'`, `'cifar10:3.0.2'`), `split` too
   (`'train[:90%]'`); `data_dir` defaults to TFDS's own (`TFDS_DATA_DIR` or
-  `~/tensorflow_datasets`).
+  `~/tensorflow_datasets`). `examples` says how many the split holds, for plans made
+  before the data are there; data with another number are refused.
   """
 
   name: str
   split: str = 'train'
   data_dir: str | None = None
+  examples: int | None = None
 
   @functools.cached_property
   def builder(self) -> Any:
@@ -39,7 +44,8 @@ class Tfds:
     try:
       builder = tfds.builder(self.name, data_dir=self.data_dir)
     except Exception as error:  # TFDS raises several unrelated types here
-      raise UserError(f'TFDS knows no data set {self.name!r}: {error}') from error
+      reason = str(error).strip().splitlines()[0]  # after it, the whole catalogue
+      raise UserError(f'TFDS knows no data set {self.name!r}: {reason}') from error
     if not builder.is_prepared():
       raise MissingDataError(self, str(builder.data_path))
     return builder
@@ -56,12 +62,18 @@ class Tfds:
       if isinstance(feature, tfds.features.Image)
     }
     try:
-      return self.builder.as_data_source(split=self.split, decoders=encoded)
+      records = self.builder.as_data_source(split=self.split, decoders=encoded)
     except (ValueError, KeyError) as error:
       splits = ', '.join(self.builder.info.splits)
       raise UserError(
         f'{self.name} has no split {self.split!r}; it has {splits}.'
       ) from error
+    if self.examples not in (None, len(records)):
+      raise UserError(
+        f'{self.name} {self.split!r} holds {len(records):,} examples, not the'
+        f' {self.examples:,} that the config says: set examples to what is true.'
+      )
+    return records
 
   @property
   def label_names(self) -> list[str] | None:
@@ -69,6 +81,14 @@ class Tfds:
     features = self.builder.info.features
     feature = features['label'] if 'label' in features else None
     return list(feature.names) if getattr(feature, 'names', None) else None
+
+  def planned(self) -> 'Tfds | Planned':
+    """The split, or a stand-in where it is not prepared."""
+    try:
+      self.builder  # noqa: B018 - looks for the data
+    except UserError:
+      return Planned(self.examples)
+    return self
 
   def __len__(self) -> int:
     return len(self.records)
@@ -79,6 +99,26 @@ class Tfds:
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
     return {k: v for k, v in self.__dict__.items() if k not in ('builder', 'records')}
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """Stands for labelled images that are not there, in the planning of a run."""
+
+  examples: int | None
+
+  def __len__(self) -> int:
+    if self.examples is None:
+      raise UserError(
+        'the data are not prepared: say how many examples there are, with'
+        ' --config.train_data.source.examples=N'
+      )
+    return self.examples
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    grey = np.full((512, 512, 3), 128, np.uint8)
+    encoded = simplejpeg.encode_jpeg(grey)
+    return {'image': encoded, 'label': np.int64(0), 'id': np.int64(index)}
 
 
 class MissingDataError(UserError):

@@ -150,9 +150,7 @@ class CentralCrop(grain.transforms.Map):
         f' {example.get("id", "unknown")}): resize first, with ResizeSmall.'
       )
     top, left = (height - self.size) // 2, (width - self.size) // 2
-    return example | {
-      'image': image[top : top + self.size, left : left + self.size]
-    }
+    return example | {'image': image[top : top + self.size, left : left + self.size]}
 
 
 @dataclasses.dataclass(frozen=True)

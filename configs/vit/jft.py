@@ -1,0 +1,119 @@
+"""ViT pre-trained on 300M labelled images, as on JFT in arXiv:2010.11929 (table 3).
+
+    python -m big_vision_like.train --config=configs/vit/jft.py:H/14 \
+        --workdir=runs/jft_h14
+
+Batch 4,096; Adam with decay 0.1 (times the rate), linear decay to zero, sigmoid loss
+summed over classes, no dropout. After fine-tuning the authors report ImageNet top-1
+of 88.55 for H/14 (2.5k TPUv3-core-days) and 87.76 for L/16 (0.68k).
+
+JFT is not public: prepare your own data under the name `jft` (or give another as
+`--config.train_data.source.name`) with a split `train`, of which the first 51,200
+examples are held out; set `num_classes` and `examples` to what they are.
+"""
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data import pipeline, sources
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+from big_vision_like.evals import classification
+from big_vision_like.models import vit
+from big_vision_like.spec import spec
+from big_vision_like.tasks import classification as tasks
+
+EXAMPLES, HELD_OUT = 303_000_000, 51_200
+# Epochs, learning rate: table 3.
+RECIPES = {
+  'B/32': (7, 8e-4),
+  'B/16': (7, 8e-4),
+  'L/32': (7, 6e-4),
+  'L/16': (14, 4e-4),
+  'H/14': (14, 3e-4),
+}
+
+
+def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
+  if variant not in RECIPES:
+    raise UserError(f'{variant!r} was not trained on JFT: take {", ".join(RECIPES)}')
+  num_epochs, rate = RECIPES[variant]
+  sizes = vit.variant(variant)
+  c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
+  c.keep_every = 50_000
+  c.total_steps = num_epochs * (EXAMPLES - HELD_OUT) // 4096
+  c.train_data = spec(
+    pipeline.TrainInput,
+    source=spec(
+      sources.Tfds,
+      name='jft',
+      split=f'train[{HELD_OUT}:]',
+      examples=EXAMPLES - HELD_OUT,
+    ),
+    transforms=[
+      spec(image.Decode),
+      spec(image.InceptionCrop, size=224),
+      spec(image.Flip),
+    ],
+    batch_size=4096,
+    seed=c.get_ref('seed'),
+    workers=32,
+  )
+  c.task = spec(
+    tasks.Classification,
+    model=spec(
+      vit.ViT,
+      num_classes=18_291,
+      **sizes,
+      rep_size=sizes['width'],
+      head_bias=-10.0,
+      scan=True,
+      remat='none',
+      dtype='bfloat16',
+    ),
+    loss_type='sigmoid',
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.join_schedules,
+        schedules=[
+          spec(
+            optax.linear_schedule,
+            init_value=0.0,
+            end_value=rate,
+            transition_steps=10_000,
+          ),
+          spec(
+            optax.linear_schedule,
+            init_value=rate,
+            end_value=0.0,
+            transition_steps=c.get_ref('total_steps') - 10_000,
+          ),
+        ],
+        boundaries=[10_000],
+      ),
+      weight_decay=0.1,
+      clip_norm=1.0,
+    ),
+  )
+  c.evals = dict(
+    val=spec(
+      classification.Accuracy,
+      data=spec(
+        pipeline.EvalInput,
+        source=spec(
+          sources.Tfds, name='jft', split=f'train[:{HELD_OUT}]', examples=HELD_OUT
+        ),
+        transforms=[
+          spec(image.Decode),
+          spec(image.ResizeSmall, size=256),
+          spec(image.CentralCrop, size=224),
+        ],
+        batch_size=4096,
+        workers=32,
+      ),
+      every=5000,
+    )
+  )
+  return c
