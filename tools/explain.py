@@ -3,13 +3,14 @@
     python tools/explain.py --config=configs/vit/pretrain_glyphs.py
 
 Prints shapes, parameters and operations by block, then weight decay, learning-rate
-factor of every parameter. Nothing is trained.
+factor, axes of the mesh and bytes per device of every parameter. Nothing is trained.
 """
 
 import argparse
 import collections
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 
 import jax
 import rich.box
@@ -17,6 +18,8 @@ import rich.console
 import rich.table
 
 from big_vision_like import errors, experiment, flops, optim
+from big_vision_like import mesh as meshes
+from big_vision_like.tasks.task import State
 from big_vision_like.weights import tree as trees
 
 
@@ -51,7 +54,7 @@ def blocks(run: experiment.Experiment, console: rich.console.Console) -> None:
 
   table = _table(f'{type(model).__name__}, one example', 'module')
   for title in ('output', 'parameters', 'MFLOPs forward'):
-    table.add_column(title, justify='right')
+    table.add_column(title, justify='right', no_wrap=True)
   for name in sorted(set(sizes) | set(operations), key=_natural):
     if name in trees.flatten(params) or (name not in sizes and name not in found):
       continue
@@ -73,16 +76,40 @@ def parameters(run: experiment.Experiment, console: rich.console.Console) -> Non
   factor = jax.tree.leaves(optimizer.rate_factor_of(params))
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   table = _table(f'{count:,} parameters', 'parameter')
-  for title in ('shape', 'decay', 'rate x'):
-    table.add_column(title, justify='right')
+  for title in ('shape', 'decay', 'rate x', 'axes', 'bytes/device'):
+    table.add_column(title, justify='right', no_wrap=True)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   rows = [
     (optim.path_of(keys), leaf, d, f)
     for (keys, leaf), d, f in zip(leaves, decay, factor, strict=True)
   ]
   for name, leaf, d, f in sorted(rows, key=lambda row: _natural(row[0])):
-    table.add_row(name, _size(leaf.shape), f'{d:g}', f'{f:g}')
+    axes, size = _axes(leaf.sharding.spec), meshes.bytes_per_device(leaf)
+    table.add_row(name, _size(leaf.shape), f'{d:g}', f'{f:g}', axes, f'{size:,}')
   console.print(table)
+
+
+def memory(run: experiment.Experiment, console: rich.console.Console) -> None:
+  """Prints what one device of the mesh holds of each part of the state."""
+  sizes = ' '.join(f'{axis}={size}' for axis, size in run.mesh.shape.items())
+  table = _table(f'State on a mesh of {sizes}', 'part')
+  for title in ('bytes', 'bytes per device', 'x an even split'):
+    table.add_column(title, justify='right', no_wrap=True)
+  parts = {f.name: getattr(run.abstract_state, f.name) for f in fields(State)}
+  for name, tree in [*parts.items(), ('all', run.abstract_state)]:
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    if whole:
+      held = meshes.bytes_per_device(tree)
+      table.add_row(
+        name, f'{whole:,}', f'{held:,}', f'{held * run.mesh.size / whole:.2f}'
+      )
+  console.print(table)
+
+
+def _axes(spec: jax.sharding.PartitionSpec) -> str:
+  """'-, fsdp+tensor' for a spec; '' for what is whole on every device."""
+  names = ['+'.join([a] if isinstance(a, str) else a or '-') for a in spec]
+  return ', '.join(names)
 
 
 def _table(title: str, first: str) -> rich.table.Table:
@@ -117,17 +144,19 @@ def _size(shape: Sequence[int]) -> str:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line and prints both tables."""
+  """Parses the command line and prints the tables."""
   parser = argparse.ArgumentParser(
     description=__doc__,
     allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   _, config = experiment.parse(parser, argv)
-  run = experiment.make(config)
+  run = experiment.make(config, planned_for=jax.devices())
   console = rich.console.Console()
+  console.width = max(console.width, 120)  # rather folded lines than cut cells
   blocks(run, console)
   parameters(run, console)
+  memory(run, console)
 
 
 if __name__ == '__main__':
