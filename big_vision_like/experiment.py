@@ -200,16 +200,16 @@ def parse(
   parser.add_argument('--workdir', help='the folder of the run')
   parser.epilog = 'Any field of the config: --config.task.model.depth=24'
   args, rest = parser.parse_known_args(argv)
-  overrides = []
+  args.overrides = []
   for text in collect_pairs(rest):
     if not text.startswith('--config.'):
       raise UserError(f'unknown argument {text!r}; see --help.')
-    overrides.append(text.removeprefix('--config.'))
+    args.overrides.append(text.removeprefix('--config.'))
   if args.config is None and args.workdir is not None:
     args.config = str(pathlib.Path(args.workdir) / 'config.json')
   if args.config is None:
     raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
-  return args, spec.load(args.config, overrides, root=Settings)
+  return args, spec.load(args.config, args.overrides, root=Settings)
 
 
 def collect_pairs(words: Sequence[str]) -> list[str]:

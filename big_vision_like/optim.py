@@ -199,6 +199,19 @@ def _by_block(
   )
 
 
+def linear(
+  peak_value: float, warmup_steps: int, total_steps: int, end_value: float = 0.0
+) -> Callable[[jax.Array], jax.Array]:
+  """Linear warm-up to `peak_value`, then linearly to `end_value` at `total_steps`."""
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, peak_value, warmup_steps),
+      optax.linear_schedule(peak_value, end_value, total_steps - warmup_steps),
+    ],
+    [warmup_steps],
+  )
+
+
 def rsqrt(
   peak_value: float,
   warmup_steps: int,

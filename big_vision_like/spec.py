@@ -167,7 +167,7 @@ def override(
   try:
     value = ast.literal_eval(raw)
   except (ValueError, SyntaxError):
-    value = {'true': True, 'false': False, 'none': None}.get(raw.lower(), raw)
+    value = raw
   *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
   node, where = config, 'config'
   if root is not None and parents and parents[0] not in config:
@@ -176,6 +176,8 @@ def override(
         config[parents[0]] = {}  # an optional group of fields, such as mesh
   for key in parents:
     node, where = _child(node, key, where), _join(where, key)
+  if value is raw and not isinstance(_now(node, last), str):
+    value = {'true': True, 'false': False, 'none': None}.get(raw.lower(), raw)
   if isinstance(node, (list, tuple)):
     _child(node, last, where)
     if isinstance(node, tuple):
@@ -201,6 +203,16 @@ def override(
   ignore_type = getattr(node, 'ignore_type', contextlib.nullcontext)
   with unlocked(), ignore_type():
     node[last] = type(node[last])(value) if _widens(node.get(last), value) else value
+
+
+def _now(node: Any, key: int | str) -> Any:
+  """What a field holds, or would by default; None where there is no such field."""
+  if isinstance(node, (list, tuple)):
+    return node[key] if isinstance(key, int) and key < len(node) else None
+  if isinstance(node, (dict, mlc.ConfigDict)) and key not in node and '_fn' in node:
+    parameter = inspect.signature(symbol(node)).parameters.get(key)
+    return parameter.default if parameter is not None else None
+  return node.get(key) if isinstance(node, (dict, mlc.ConfigDict)) else None
 
 
 def _child(node: Any, key: int | str, where: str) -> Any:

@@ -169,6 +169,14 @@ def test_in_steps():
   assert config.total.to_dict() == dict(epochs=2)  # the config stays as it is
 
 
+def test_references_to_a_duration_follow_it():
+  config = mlc.ConfigDict(dict(total=epochs(2)))
+  config.schedule = dict(steps=config.get_ref('total'))
+  assert spec.in_steps(config, 1000, 10)['schedule'] == dict(steps=200)
+  spec.override(config, 'total.epochs=3')
+  assert spec.in_steps(config, 1000, 10)['schedule'] == dict(steps=300)
+
+
 def test_in_steps_follows_references():
   config = mlc.ConfigDict(dict(total=100))
   config.warmup = config.get_ref('total') // 10
@@ -416,3 +424,13 @@ def test_override_with_another_type_that_the_annotation_names():
   assert config.model.patch == (4, 8)
   with pytest.raises(UserError, match="config.model.patch takes a tuple.*not 'four'"):
     spec.override(config, 'model.patch=four')
+
+
+@pytest.mark.parametrize('name', ['none', 'None', 'true'])
+def test_a_field_of_text_takes_words_as_text(name):
+  config = spec.spec(vit.ViT, **vit.variant('Ti/16'), num_classes=3)
+  spec.override(config, f'remat={name}')  # not given before: its default is text
+  assert config.remat == (None if name == 'None' else name)
+  config.remat = 'full'
+  spec.override(config, 'remat=none')
+  assert config.remat == 'none'

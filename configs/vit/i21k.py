@@ -13,14 +13,13 @@ the first 51,200 examples are held out, as in google-research/big_vision.
 """
 
 import ml_collections as mlc
-import optax
 
 from big_vision_like import optim
 from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
-from big_vision_like.spec import spec
+from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 EXAMPLES, HELD_OUT = 14_197_122, 51_200  # the release of 2011
@@ -30,7 +29,7 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
   sizes = vit.variant(variant)
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.keep_every = 50_000
-  c.total_steps = 90 * (EXAMPLES - HELD_OUT) // 4096
+  c.total_steps = epochs(90)
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(
@@ -65,22 +64,11 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
     optimizer=spec(
       optim.adamw,
       rate=spec(
-        optax.join_schedules,
-        schedules=[
-          spec(
-            optax.linear_schedule,
-            init_value=0.0,
-            end_value=1e-3,
-            transition_steps=10_000,
-          ),
-          spec(
-            optax.linear_schedule,
-            init_value=1e-3,
-            end_value=1e-5,
-            transition_steps=c.get_ref('total_steps') - 10_000,
-          ),
-        ],
-        boundaries=[10_000],
+        optim.linear,
+        peak_value=1e-3,
+        warmup_steps=10_000,
+        total_steps=c.get_ref('total_steps'),
+        end_value=1e-5,
       ),
       weight_decay=0.03,
       clip_norm=1.0,

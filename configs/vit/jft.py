@@ -13,7 +13,6 @@ examples are held out; set `num_classes` and `examples` to what they are.
 """
 
 import ml_collections as mlc
-import optax
 
 from big_vision_like import optim
 from big_vision_like.data import pipeline, sources
@@ -21,7 +20,7 @@ from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
-from big_vision_like.spec import spec
+from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 EXAMPLES, HELD_OUT = 303_000_000, 51_200
@@ -42,7 +41,7 @@ def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
   sizes = vit.variant(variant)
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.keep_every = 50_000
-  c.total_steps = num_epochs * (EXAMPLES - HELD_OUT) // 4096
+  c.total_steps = epochs(num_epochs)
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(
@@ -76,22 +75,10 @@ def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
     optimizer=spec(
       optim.adamw,
       rate=spec(
-        optax.join_schedules,
-        schedules=[
-          spec(
-            optax.linear_schedule,
-            init_value=0.0,
-            end_value=rate,
-            transition_steps=10_000,
-          ),
-          spec(
-            optax.linear_schedule,
-            init_value=rate,
-            end_value=0.0,
-            transition_steps=c.get_ref('total_steps') - 10_000,
-          ),
-        ],
-        boundaries=[10_000],
+        optim.linear,
+        peak_value=rate,
+        warmup_steps=10_000,
+        total_steps=c.get_ref('total_steps'),
       ),
       weight_decay=0.1,
       clip_norm=1.0,
