@@ -13,28 +13,6 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# Peak dense bfloat16 operations per second of one chip, from the vendors' data sheets.
-PEAK = {
-  'TPU v2': 45e12,
-  'TPU v3': 123e12,
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5': 459e12,
-  'TPU v5p': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU v6e': 918e12,
-  'NVIDIA A100': 312e12,
-  'NVIDIA H100': 989e12,
-  'NVIDIA H200': 989e12,
-}
-
-
-def peak(device: jax.Device) -> float | None:
-  """Operations per second that a device could make, where its kind is known."""
-  matches = [name for name in PEAK if device.device_kind.startswith(name)]
-  return PEAK[max(matches, key=len)] if matches else None
-
 
 def count(fn: Callable[..., Any], *args: Any) -> int:
   """Operations of one call of `fn` on these (abstract) arguments."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from big_vision_like import flops
+from big_vision_like import chips
 
 
 class Metrics:
@@ -83,9 +83,10 @@ class Metrics:
     scalars = dict(scalars)
     if step > last_step:
       scalars['examples_per_second'] = rate * self._batch_size
-      peak = flops.peak(jax.devices()[0])
-      if peak and self._flops_per_step:
-        scalars['mfu'] = self._flops_per_step * rate / (peak * jax.device_count())
+      chip = chips.of(jax.devices()[0])
+      if chip and self._flops_per_step:
+        peak = chip.peak_flops * jax.device_count()
+        scalars['mfu'] = self._flops_per_step * rate / peak
     scalars['seconds'] = self.seconds
     self.write(step, 'train', scalars)
     if self._active:

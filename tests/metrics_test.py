@@ -1,6 +1,7 @@
 import json
 import re
 import struct
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from big_vision_like import flops, metrics
+from big_vision_like import chips, metrics
 
 
 def records(workdir) -> list[dict]:
@@ -154,7 +155,8 @@ def test_throughput_leaves_out_evaluation(tmp_path, clock, capsys):
 
 
 def test_model_flops_utilisation(tmp_path, clock, monkeypatch):
-  monkeypatch.setattr(flops, 'peak', lambda device: 100.0)
+  chip = types.SimpleNamespace(peak_flops=100.0)
+  monkeypatch.setattr(chips, 'of', lambda device: chip)
   with opened(tmp_path) as log:
     log.measure(0, flops_per_step=40 * jax.device_count())
     clock[0] += 5.0
