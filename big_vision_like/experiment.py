@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,16 @@ from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State, Task
+
+# libtpu looks for the TPU that it is to drive, and says at length that there is none.
+QUIET_LIBTPU = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_STDERR_LOG_LEVEL': '3',
+  'TPU_MIN_LOG_LEVEL': '3',
+}
 
 # The length of an epoch where no training data is at hand and none is needed.
 NOMINAL_EPOCH = 10**6
@@ -180,7 +191,14 @@ def make(
 
 
 def set_up_jax() -> None:
-  """What a program does before it builds anything: quiet logs, a compilation cache."""
+  """What a program does before it builds anything: quiet logs, a compilation cache.
+
+  The cache may be shared by all processes of a run and by many runs.
+  """
+  devices = pathlib.Path('/dev')
+  if not [*devices.glob('accel*'), *devices.glob('vfio/[0-9]*')]:
+    for name, value in QUIET_LIBTPU.items():
+      os.environ.setdefault(name, value)
   # Orbax and TFDS chat through absl; what goes wrong there is raised, and told once.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   if jax.config.jax_compilation_cache_dir is None:

@@ -1,6 +1,6 @@
 """What a run will need on a machine that nobody has to own.
 
-    python -m big_vision_like.plan --config=configs/vit/i21k.py:L/16 --topology=v5e:16x16
+    python -m big_vision_like.plan --topology=v5e:16x16 --config=configs/vit/i21k.py
 
 Compiles the config's real training step for that TPU slice, from shapes alone, and
 prints whether it fits, how long a step takes by what the program itself does, and what
@@ -8,21 +8,29 @@ the whole recipe costs. `--topology=cpu:8` takes simulated devices. `--sweep` tr
 meshes, remat policies and batches, and prints the config of what fits and is fastest.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import functools
+import inspect
+import itertools
+import json
+import math
 import os
+import pathlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import ml_collections as mlc
 from jax.experimental import topologies
 
-from big_vision_like import chips, experiment, flops, hlo, spec
+from big_vision_like import chips, errors, experiment, flops, hlo, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.errors import UserError
+from big_vision_like.metrics import say
 
 GIB = 2**30
 
@@ -35,16 +43,6 @@ SLICES = {
     52,
   ),
   'v6e': ('1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16', 45),
-}
-
-# libtpu looks for the TPU it drives and says at length that there is none.
-QUIET = {
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_STDERR_LOG_LEVEL': '3',
-  'TPU_MIN_LOG_LEVEL': '3',
 }
 
 
@@ -136,8 +134,7 @@ def slice_devices(topology: str, slices: int = 1) -> Sequence[Any]:
     return devices
   if family not in SLICES or not re.fullmatch(r'\d+(x\d+){1,2}', shape):
     raise UserError(f'unknown topology {topology!r}. {_known()}')
-  for name, value in QUIET.items():
-    os.environ.setdefault(name, value)
+  os.environ.update(experiment.QUIET_LIBTPU)
   options = {'num_slices': slices} if slices > 1 else {}
   if family in ('v4', 'v5p'):
     options['chip_config_name'] = 'megacore'  # both cores of a chip are one device
@@ -152,7 +149,7 @@ def slice_devices(topology: str, slices: int = 1) -> Sequence[Any]:
 
 
 def _known() -> str:
-  lines = [f'  {family}: {shapes}' for family, (shapes, _) in SLICES.items()]
+  lines = [f'  {family}: {shapes}' for family, shapes in SLICES.items()]
   return '\n'.join(['Known ones:', *lines, '  cpu: any number, such as cpu:8'])
 
 
@@ -164,12 +161,15 @@ def plan(
   devices = slice_devices(topology, slices)
   run = experiment.make(config, planned_for=devices)
   traced = run.compiled_step.trace(run.abstract_state, run.abstract_batch)
-  state = run.abstract_state
-  parameters = meshes.bytes_per_device(state.params)
-  held = meshes.bytes_per_device(state)
+  parameters = meshes.bytes_per_device(run.abstract_state.params)
+  held = meshes.bytes_per_device(run.abstract_state)
   started = time.perf_counter()
+  costs = None
   try:
     compiled = traced.lower().compile()
+  except jax.errors.JaxRuntimeError as error:
+    needed = _asked_for(str(error), held)
+  else:
     sizes = compiled.memory_analysis()
     needed = (
       sizes.argument_size_in_bytes
@@ -178,8 +178,6 @@ def plan(
       - sizes.alias_size_in_bytes
     )
     costs = hlo.costs(compiled.as_text())
-  except jax.errors.JaxRuntimeError as error:
-    costs, needed = None, _asked_for(str(error), held)
   return Plan(
     topology=topology if slices == 1 else f'{slices} x {topology}',
     overrides=tuple(overrides),
@@ -206,3 +204,232 @@ def _asked_for(message: str, held: int) -> int:
   if match := re.search(r'temporaries \(([\d.]+)([KMG])\) exceeds', message):
     return int(float(match[1]) * unit[match[2]]) + held
   raise UserError(f'the compiler gave up: {message[:2000]}')
+
+
+def variants(
+  config: mlc.ConfigDict, chips: int, batches: Sequence[int] = ()
+) -> Iterator[tuple[str, ...]]:
+  """Overrides worth trying, from the cheapest in communication and operations on."""
+  grids = [{'data': chips}, {'data': 1, 'fsdp': chips}]
+  if chips > 16:
+    grids.append({'data': chips // 16, 'fsdp': 16})
+  if chips > 2:
+    grids.append({'data': 1, 'fsdp': chips // 2, 'tensor': 2})
+  meshed = [[f'mesh.{axis}={size}' for axis, size in grid.items()] for grid in grids]
+  model = config.task.get('model', {})
+  recomputing = [[]]
+  if '_fn' in model and 'remat' in inspect.signature(spec.symbol(model)).parameters:
+    recomputing = [[f'task.model.remat={name}'] for name in ('none', 'dots', 'full')]
+  sizes = [[f'train_data.batch_size={n}'] for n in batches] or [[]]
+  for parts in itertools.product(sizes, meshed, recomputing):
+    yield tuple(itertools.chain(*parts))
+
+
+def nearest(
+  path: str, topology: str, slices: int, overrides: Sequence[str], chips: int
+) -> Plan | None:
+  """The first variant that fits; where none does, with the batch in parts."""
+  config = spec.load(path, overrides, root=experiment.Settings)
+  tries = list(variants(config, chips))
+  tries += [(*tries[-1], f'task.accumulate={n}') for n in (2, 4, 8)]
+  for extra in tries:
+    with contextlib.suppress(UserError):  # what does not divide
+      found = plan(path, topology, slices, [*overrides, *extra])
+      if found.fits:
+        return found
+  return None
+
+
+def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> float:
+  """Examples a second that one core here reads, decodes and transforms.
+
+  Where the data are not prepared, of a made-up picture of the size usual on the web.
+  """
+  config = spec.load(path, overrides, root=experiment.Settings)
+  data = experiment.make(config, planned_for=jax.devices('cpu')[:1]).data
+  data.example()  # imports, caches
+  started, count = time.perf_counter(), 0
+  while time.perf_counter() - started < seconds:
+    data.example()
+    count += 1
+  return count / (time.perf_counter() - started)
+
+
+def gib(size: float) -> str:
+  """'1.23 GiB', or MiB below a hundredth."""
+  return f'{size / GIB:.2f} GiB' if size >= GIB / 100 else f'{size / 2**20:.2f} MiB'
+
+
+def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> None:
+  """Prints a plan, a line for each question."""
+  sizes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
+  each = plan.batch_size / plan.chips
+  say('mesh', f'{sizes}; batch {plan.batch_size:,}, {each:g} a chip')
+  parts = (
+    f'parameters {gib(plan.parameters)}, optimizer {gib(plan.optimizer)},'
+    f' temporaries {gib(plan.temporaries)} a chip'
+  )
+  limit = plan.chip.hbm_bytes if plan.chip else None
+  if not plan.fits:
+    over = f' by {gib(plan.needed - limit)}' if limit else ''
+    say(
+      'memory', f'does NOT fit{over}: {gib(plan.needed)} of {gib(limit or 0)}; {parts}'
+    )
+    return
+  room = f' of {gib(limit)}: fits, {gib(limit - plan.needed)} to spare' if limit else ''
+  say('memory', f'{gib(plan.needed)}{room}; {parts}')
+  again = plan.costs.flops * plan.chips / plan.flops
+  say(
+    'work',
+    f'{plan.flops / 1e12:,.4g} TFLOP a step, {plan.flops / plan.batch_size / 1e9:,.4g}'
+    f' GFLOP an example, {again:.2f} x with what is computed again',
+  )
+  say('traffic', f'{gib(plan.costs.bytes)} between chip and memory a step')
+  for c in plan.costs.collectives:
+    how = 'beside other work' if c.overlapped else 'waited for'
+    say(
+      'network',
+      f'{c.kind} over {c.group}: {c.times:,} of together {gib(c.payload)}, {how}',
+    )
+  if plan.seconds is None:
+    say('time', f'no data sheet for {plan.topology}: no estimate')
+    return
+  floor, expected = plan.roofline, plan.expected
+  say(
+    'time',
+    f'{1e3 * plan.seconds:,.1f} ms a step (at best {1e3 * floor.total:,.1f}: work'
+    f' {1e3 * floor.compute:,.1f}, network {1e3 * floor.collectives:,.1f} waited for,'
+    f' {1e3 * floor.overlapped_collectives:,.1f} beside; the compiler expects'
+    f' {1e3 * expected.total:,.1f})',
+  )
+  speed = plan.batch_size / plan.seconds
+  say(
+    'speed',
+    f'{speed / plan.chips:,.1f} examples/s a chip, {speed:,.0f} in all, MFU'
+    f' {100 * plan.mfu:.1f} %',
+  )
+  seconds = plan.total_steps * plan.seconds
+  hours = seconds / 3600 * plan.chips
+  cost = f', {price * hours:,.0f} at {price:g} a chip-hour' if price else ''
+  say(
+    'recipe',
+    f'{plan.total_steps:,} steps: {seconds / 3600:,.1f} hours, {hours:,.0f} chip-hours'
+    f'{cost}',
+  )
+  need = speed / plan.hosts
+  hosts = f'each of {plan.hosts} hosts' if plan.hosts > 1 else 'the host'
+  if given:
+    bound = need / rate
+    verdict = f'input-bound by {bound:.1f}x' if bound > 1 else 'not input-bound'
+    against = f'{rate:,.0f} given: {verdict}'
+  else:
+    against = f'one core here does {rate:,.0f}: {math.ceil(need / rate)} cores a host'
+  say('input', f'{hosts} must prepare {need:,.0f} examples/s; {against}')
+
+
+def markdown(name: str, plan: Plan) -> str:
+  """One row of the table in docs/scaling.md; `HEADER` goes above."""
+  axes = ' '.join(f'{axis}={n}' for axis, n in plan.mesh.items() if n > 1)
+  rest = [o.rpartition('.')[2] for o in plan.overrides if not o.startswith('mesh.')]
+  memory = f'{plan.needed / GIB:.1f} of {plan.chip.hbm_bytes / GIB:.1f}'
+  return (
+    f'| {name} | {plan.topology} | {plan.batch_size:,} | {axes} | {" ".join(rest)} |'
+    f' {memory} | {1e3 * plan.seconds:,.0f} | {100 * plan.mfu:.0f} |'
+    f' {plan.batch_size / plan.seconds / plan.chips:,.0f} |'
+    f' {plan.total_steps * plan.seconds / 3600 * plan.chips:,.0f} |'
+    f' {plan.compile_seconds:.0f} |'
+  )
+
+
+HEADER = """\
+| config | slice | batch | mesh | and | GiB a chip | ms a step | MFU % | examples/s a chip | chip-hours | compiled in s |
+|---|---|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
+
+
+def sweep(
+  path: str,
+  topology: str,
+  slices: int,
+  overrides: Sequence[str],
+  batches: Sequence[int],
+) -> Plan:
+  """Tries every variant, prints a line for each, and returns the fastest that fits."""
+  config = spec.load(path, overrides, root=experiment.Settings)
+  chips = len(slice_devices(topology, slices))
+  best, fastest = None, 0.0
+  for extra in variants(config, chips, batches):
+    label = ' '.join(extra)
+    try:
+      found = plan(path, topology, slices, [*overrides, *extra])
+    except UserError as error:
+      say('skipped', f'{label}: {error}')
+      continue
+    if not found.fits:
+      say('too large', f'{label}: {gib(found.needed)}')
+      continue
+    speed = found.batch_size / found.seconds if found.seconds else 0.0
+    say(
+      'fits',
+      f'{label}: {gib(found.needed)}, {speed / found.chips:,.1f} examples/s a chip',
+    )
+    if best is None or speed > fastest:
+      best, fastest = found, speed
+  if best is None:
+    raise UserError('nothing fits: take more chips, or a smaller batch (--batch).')
+  return best
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, compiles and prints."""
+  jax.config.update('jax_platforms', 'cpu')
+  parser = argparse.ArgumentParser(
+    prog='python -m big_vision_like.plan',
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    '--topology', required=True, help='v4:2x2x1, v5e:16x16, v5p:4x4x4, v6e:4x4, cpu:8'
+  )
+  parser.add_argument('--slices', type=int, default=1, help='so many of them')
+  parser.add_argument('--price', type=float, help='of a chip-hour')
+  parser.add_argument(
+    '--host-rate', type=float, help='examples/s that a host prepares; default: measure'
+  )
+  parser.add_argument(
+    '--bill', action='store_true', help='the ten dearest instructions'
+  )
+  parser.add_argument('--sweep', action='store_true', help='find the fastest that fits')
+  parser.add_argument(
+    '--batch', type=int, nargs='+', default=[], help='batch sizes for --sweep'
+  )
+  parser.add_argument('--json', type=pathlib.Path, help='also write the plan here')
+  args, _ = experiment.parse(parser, argv)
+  where = args.topology if args.slices == 1 else f'{args.slices} x {args.topology}'
+  devices = slice_devices(args.topology, args.slices)
+  say('plan', f'{args.config} on {where}, {len(devices)} x {devices[0].device_kind}')
+  if args.sweep:
+    made = sweep(args.config, args.topology, args.slices, args.overrides, args.batch)
+    say('best', ' '.join(f'--config.{text}' for text in made.overrides))
+  else:
+    made = plan(args.config, args.topology, args.slices, args.overrides)
+  given = args.host_rate is not None
+  rate = args.host_rate if given else host_rate(args.config, args.overrides)
+  tell(made, args.price, rate, given)
+  if args.bill and made.roofline is not None:
+    for seconds, item in made.costs.bill(made.chip, expected=True)[:10]:
+      say('', f'{1e3 * seconds:8.2f} ms  {item.times:>4} x {item.op_name or item.name}')
+  if args.json is not None:
+    args.json.write_text(json.dumps(made.record(), indent=2) + '\n')
+  if not made.fits:
+    say('nearest', 'looking for settings that fit')
+    found = nearest(args.config, args.topology, args.slices, args.overrides, made.chips)
+    if found is None:
+      raise UserError('no mesh or remat policy fits: take more chips.')
+    say('fits', ' '.join(f'--config.{text}' for text in found.overrides))
+    tell(found, args.price, rate, given)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
