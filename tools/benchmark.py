@@ -1,0 +1,485 @@
+"""How fast a config runs on this machine: training step, prediction, share of the peak.
+
+    python tools/benchmark.py --config=configs/vit/pretrain_glyphs.py [--config.x=...]
+
+Prints JSON, and a short table on stderr. The config's first batch stays on the device,
+so that input is not measured, except --with-input. The peak is that of large square
+matrix products, measured in the same run.
+
+--against timm measures timm's ViT of the same sizes in turns with ours: forward,
+backward, clipping and fused AdamW, compiled on CUDA; mixup and averages are ours alone.
+--profile FOLDER writes a trace and tells where the time of a step went.
+--checkpoint measures for how long saving holds up training.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+import trace_bill
+
+from big_vision_like import checkpoint, errors, experiment, flops
+from big_vision_like.models import vit
+from big_vision_like.ops import sharding
+
+REPEAT_SECONDS = 0.3  # so much of the same work makes one measurement
+TRACED_STEPS = 5
+
+# Does the work so many times, and returns when it is done.
+Work = Callable[[int], None]
+
+
+class Ours:
+  """A config's compiled step and prediction, on one batch that stays on the devices."""
+
+  def __init__(self, run: experiment.Experiment):
+    self.run = run
+    self.batch = sharding.put(run.example, run.mesh)
+    self.state = run.init()
+    traced = run.compiled_step.trace(self.state, self.batch)
+    self.operations = flops.total(traced.jaxpr)
+    self.step = traced.lower().compile()
+
+    def predict(state, batch):
+      with sharding.on_mesh(run.mesh):
+        outputs = run.task.predict(state, batch, run.key)
+      return outputs.get('logits', outputs)
+
+    self.prediction = jax.jit(predict).lower(self.state, self.batch).compile()
+
+  def train(self, steps: int) -> None:
+    for _ in range(steps):
+      self.state, scalars = self.step(self.state, self.batch)
+    jax.block_until_ready((self.state, scalars))
+
+  def predict(self, steps: int) -> None:
+    for _ in range(steps):
+      outputs = self.prediction(self.state, self.batch)
+    jax.block_until_ready(outputs)
+
+  def peak_memory(self) -> dict[str, Any]:
+    """Bytes of the first device, as the backend counts them or as was compiled."""
+    counted = self.run.mesh.devices.flat[0].memory_stats()
+    if counted and 'peak_bytes_in_use' in counted:
+      return {'bytes': counted['peak_bytes_in_use'], 'source': 'device statistics'}
+    sizes = self.step.memory_analysis()
+    planned = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+    planned += sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
+    return {'bytes': planned, 'source': 'memory analysis of the compiled step'}
+
+  def loop(
+    self, steps: int, inside: Callable[[], Any] = contextlib.nullcontext
+  ) -> tuple[float, list[float]]:
+    """Trains on real input: seconds of a step, and what the host waited for each."""
+    with contextlib.closing(self.run.batches()) as batches:
+      self.train_on(batches, 2)  # starts the workers
+      with inside():
+        started = time.perf_counter()
+        waits = self.train_on(batches, steps)
+        return (time.perf_counter() - started) / steps, waits
+
+  def train_on(self, batches: Iterator, steps: int) -> list[float]:
+    """Steps as in training: the host is one step ahead of the devices."""
+    waits, late = [], None
+    for n in range(steps):
+      with jax.profiler.TraceAnnotation(trace_bill.INPUT):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waits.append(time.perf_counter() - asked)
+      arrays = sharding.put(batch, self.run.mesh)
+      with jax.profiler.StepTraceAnnotation('train', step_num=n):
+        self.state, scalars = self.step(self.state, arrays)
+      jax.block_until_ready(late)
+      late = scalars
+    jax.block_until_ready((self.state, late))
+    return waits
+
+
+class Timm:
+  """timm's ViT of the same sizes, trained on the same batch by PyTorch."""
+
+  def __init__(self, run: experiment.Experiment):
+    torch, timm = import_timm()
+    model = getattr(run.task, 'model', None)
+    if not isinstance(model, vit.ViT) or model.rep_size:
+      raise errors.UserError('--against timm compares a plain ViT (rep_size=0) only.')
+    if run.mesh.size > 1:
+      raise errors.UserError(
+        f'--against timm compares on one device, not {run.mesh.size}: hide the others'
+        ' (CUDA_VISIBLE_DEVICES=0).'
+      )
+    cuda = torch.cuda.is_available() and jax.default_backend() == 'gpu'
+    self.torch, self.device = torch, torch.device('cuda' if cuda else 'cpu')
+    image = run.example['image']
+    net = timm.models.vision_transformer.VisionTransformer(
+      img_size=image.shape[1:3],
+      in_chans=image.shape[3],
+      patch_size=model.patch,
+      embed_dim=model.width,
+      depth=model.depth,
+      num_heads=model.num_heads,
+      mlp_ratio=model.mlp_dim / model.width,
+      num_classes=model.num_classes,
+      class_token=model.pool == 'token',
+      global_pool={'gap': 'avg'}.get(model.pool, model.pool),
+      fc_norm=False,
+      pos_embed='none' if model.posemb == 'none' else 'learn',
+      pos_drop_rate=model.dropout,
+      proj_drop_rate=model.dropout,
+      drop_path_rate=model.drop_path,
+      norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+      act_layer=timm.layers.GELUTanh,
+    ).to(self.device)
+    self.net = net
+    self.call = torch.compile(net) if cuda else net
+    self.autocast = functools.partial(
+      torch.autocast,
+      self.device.type,
+      dtype=torch.bfloat16,
+      enabled=model.dtype == 'bfloat16',
+    )
+    optimizer = run.task.optimizer
+    self.clip_norm = optimizer.clip_norm
+    self.optimizer = torch.optim.AdamW(
+      net.parameters(), lr=1e-4, weight_decay=optimizer.weight_decay, fused=True
+    )
+    # As on our side: the batch as it comes from the input, on the device.
+    self.image_BHWC = torch.from_numpy(np.array(image)).to(self.device)
+    label = np.array(run.example['label'], np.int64)
+    self.label_B = torch.from_numpy(label).to(self.device)
+
+  def logits(self) -> Any:
+    image_BCHW = self.image_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    with self.autocast():
+      return self.call(image_BCHW)
+
+  def wait(self) -> None:
+    if self.device.type == 'cuda':
+      self.torch.cuda.synchronize()
+
+  def train(self, steps: int) -> None:
+    functional = self.torch.nn.functional
+    self.net.train()
+    for _ in range(steps):
+      self.optimizer.zero_grad(set_to_none=True)
+      loss = functional.cross_entropy(self.logits().float(), self.label_B)
+      loss.backward()
+      if self.clip_norm is not None:
+        self.torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_norm)
+      self.optimizer.step()
+    self.wait()
+
+  def predict(self, steps: int) -> None:
+    self.net.eval()
+    with self.torch.inference_mode():
+      for _ in range(steps):
+        self.logits()
+    self.wait()
+
+
+def import_timm() -> tuple[Any, Any]:
+  """torch and timm, or a sentence about what to install."""
+  try:
+    import torch
+
+    try:
+      import timm
+    except RuntimeError:  # torchvision's compiled part does not fit torch's
+      boxes = 'Tensor dets, Tensor scores, float iou_threshold'
+      library = torch.library.Library('torchvision', 'FRAGMENT')
+      for name in ('nms', 'qnms'):
+        library.define(f'{name}({boxes}) -> Tensor')
+      torch.timm_benchmark_library = library  # the operators live as long as it does
+      import timm
+  except ImportError as error:
+    raise errors.UserError(
+      f"--against timm needs the extra 'parity': pip install -e '.[parity]' ({error})."
+    ) from error
+  return torch, timm
+
+
+def measured(sides: Sequence[Work], repeats: int, steps: int | None) -> list[list]:
+  """Seconds of one step for each side, measured in turns."""
+  counts = []
+  for side in sides:
+    side(2)  # compiles, allocates
+    started = time.perf_counter()
+    side(1)
+    seconds = time.perf_counter() - started
+    counts.append(steps or max(1, min(200, round(REPEAT_SECONDS / seconds))))
+  found: list[list] = [[] for _ in sides]
+  for _ in range(repeats):
+    for side, count, times in zip(sides, counts, found, strict=True):
+      started = time.perf_counter()
+      side(count)
+      times.append((time.perf_counter() - started) / count)
+  return found
+
+
+def summary(times: Sequence[float], batch_size: int) -> dict[str, Any]:
+  """Median with spread, and the examples per second at the median."""
+  low, median, high = np.percentile(times, [10, 50, 90])
+  return {
+    'step_seconds': {'median': median, 'p10': low, 'p90': high},
+    'examples_per_second': batch_size / median,
+  }
+
+
+def matmul_peak(device: jax.Device, dtype: str, repeats: int = 5) -> float:
+  """Operations per second of the best of some large square products on one device."""
+  size, chained = (2048, 1) if device.platform == 'cpu' else (8192, 8)
+  # Random numbers: chips clock higher on constants.
+  x, w = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
+  x, w = (jax.device_put(a.astype(dtype), device) for a in (x, w / size**0.5))
+
+  @jax.jit
+  def products(x, w):
+    for _ in range(chained):
+      x = x @ w
+    return x
+
+  best = np.inf
+  for _ in range(repeats + 1):  # the first compiles
+    started = time.perf_counter()
+    jax.block_until_ready(products(x, w))
+    best = min(best, time.perf_counter() - started)
+  return 2 * chained * size**3 / best
+
+
+def utilization(ours: Ours, step_seconds: float) -> dict[str, Any]:
+  """Operations per second of all devices, and their share of the peaks."""
+  device, count = ours.run.mesh.devices.flat[0], ours.run.mesh.size
+  dtype = getattr(getattr(ours.run.task, 'model', None), 'dtype', 'float32')
+  names = sorted({'bfloat16', 'float32', dtype})
+  peaks = {name: matmul_peak(device, name) for name in names}
+  rate, sheet = ours.operations / step_seconds, flops.peak(device)
+  return {
+    'operations_per_step': ours.operations,
+    'operations_per_second': rate,
+    'matmul_peak_per_device': peaks,
+    'dtype': dtype,
+    'mfu_of_measured_peak': rate / (peaks[dtype] * count),
+    'mfu_of_data_sheet': None if sheet is None else rate / (sheet * count),
+  }
+
+
+def with_input(ours: Ours, steps: int) -> dict[str, Any]:
+  """The same with the config's input: what a step takes, and the host's waits."""
+  seconds, waits = ours.loop(steps)
+  return {
+    'step_seconds': seconds,
+    'examples_per_second': ours.run.data.batch_size / seconds,
+    'wait_seconds': {'mean': np.mean(waits), 'p90': np.percentile(waits, 90)},
+    'wait_share': np.mean(waits) / seconds,
+  }
+
+
+def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
+  """The bill of a step with the config's input; the trace stays in the folder."""
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0  # Python's own calls would slow the host
+
+  @contextlib.contextmanager
+  def traced() -> Iterator[None]:
+    with jax.profiler.trace(str(folder), profiler_options=options):
+      with jax.profiler.TraceAnnotation(trace_bill.LOOP):
+        yield
+
+  ours.loop(TRACED_STEPS, traced)
+  sources = trace_bill.sources_of(ours.step.as_text())
+  return trace_bill.bill(folder, TRACED_STEPS, sources)
+
+
+def saving(
+  ours: Ours, step_seconds: float, repeats: int, steps: int | None
+) -> dict[str, Any]:
+  """What a checkpoint adds to the loop, medians over several.
+
+  `call` is the time in `save` itself; `stall` how much longer a second of steps takes
+  (or `steps`) takes when it begins with a save, whose writing goes on beside them.
+  """
+  steps = steps or max(3, min(500, round(1.0 / step_seconds)))
+
+  def seconds(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+  found = []
+  with tempfile.TemporaryDirectory() as folder:
+    with checkpoint.Checkpoints(pathlib.Path(folder)) as checkpoints:
+      for n in range(repeats + 1):
+        alone = seconds(lambda: ours.train(steps))
+        save = functools.partial(checkpoints.save, 2 * n, ours.state, {}, 0.0)
+        call = seconds(save)
+        found.append((call, call + seconds(lambda: ours.train(steps)) - alone))
+        checkpoints.save(2 * n + 1, ours.state, {}, 0.0, wait=True)
+  call, stall = np.median(found[1:], axis=0)  # the first also sets up
+  return {
+    'call_seconds': call,
+    'stall_seconds': stall,
+    'stall_steps': stall / step_seconds,
+    'bytes': sum(x.nbytes for x in jax.tree.leaves(ours.state)),
+  }
+
+
+def table(result: dict[str, Any]) -> rich.table.Table:
+  """The numbers at a glance."""
+  rows = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  rows.add_column('')
+  for name in ('step', 'p10 - p90', 'examples/s'):
+    rows.add_column(name, justify='right')
+  theirs = result.get('timm', {})
+  for title, found in [
+    ('train', result['train']),
+    ('train, timm', theirs.get('train')),
+    ('predict', result['predict']),
+    ('predict, timm', theirs.get('predict')),
+  ]:
+    if found:
+      times = found['step_seconds']
+      spread = f'{1e3 * times["p10"]:,.2f} - {1e3 * times["p90"]:,.2f}'
+      step = f'{1e3 * times["median"]:,.2f} ms'
+      rows.add_row(title, step, spread, f'{found["examples_per_second"]:,.1f}')
+  if 'with_input' in result:
+    found = result['with_input']
+    rows.add_row(
+      'train with input',
+      f'{1e3 * found["step_seconds"]:,.2f} ms',
+      f'waits {100 * found["wait_share"]:.1f} %',
+      f'{found["examples_per_second"]:,.1f}',
+    )
+  return rows
+
+
+def remarks(result: dict[str, Any]) -> Iterator[str]:
+  """What does not fit the table, a line each."""
+  used, memory = result['utilization'], result['peak_memory']
+  peak = used['matmul_peak_per_device'][used['dtype']]
+  yield (
+    f'{used["operations_per_second"] / 1e12:.4g} TFLOP/s:'
+    f' {100 * used["mfu_of_measured_peak"]:.1f} % of the {peak / 1e12:.4g} that'
+    f' {used["dtype"]} products reach here'
+  )
+  if used['mfu_of_data_sheet'] is not None:
+    yield f'{100 * used["mfu_of_data_sheet"]:.1f} % of the bfloat16 data sheet'
+  yield f'{memory["bytes"] / 2**20:,.0f} MiB ({memory["source"]})'
+  if 'timm' in result:
+    ratio = result['timm']['ratio']
+    yield (
+      f'times as fast as timm: train {ratio["train"]:.2f}, predict'
+      f' {ratio["predict"]:.2f}'
+    )
+  if 'checkpoint' in result:
+    found = result['checkpoint']
+    yield (
+      f'a checkpoint of {found["bytes"] / 2**20:,.1f} MiB holds training up for'
+      f' {1e3 * found["stall_seconds"]:,.1f} ms, {found["stall_steps"]:.2f} steps'
+      f' ({1e3 * found["call_seconds"]:,.1f} ms in the call)'
+    )
+  if 'profile' in result:
+    found = result['profile']
+    whole = found['step_seconds']
+    parts = [f'{name} {100 * s / whole:.1f} %' for name, s in found['parts'].items()]
+    yield f'{1e3 * whole:,.2f} ms a step with input: ' + ', '.join(parts)
+    for entry in found['operations']:
+      yield (
+        f'  {1e3 * entry["seconds"]:9.3f} ms {100 * entry["share"]:5.1f} % '
+        f' {entry["name"]}'
+      )
+
+
+def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str, Any]:
+  """All measurements that the command line asks for."""
+  theirs = Timm(run) if args.against else None
+  ours, size = Ours(run), run.data.batch_size
+  sides = [ours, theirs] if theirs else [ours]
+  trained = measured([s.train for s in sides], args.repeats, args.steps)
+  predicted = measured([s.predict for s in sides], args.repeats, args.steps)
+  device = run.mesh.devices.flat[0]
+  result = {
+    'config': args.config,
+    'device': device.device_kind,
+    'devices': run.mesh.size,
+    'jax': jax.__version__,
+    'batch_size': size,
+    'train': summary(trained[0], size),
+    'predict': summary(predicted[0], size),
+    'peak_memory': ours.peak_memory(),
+  }
+  seconds = result['train']['step_seconds']['median']
+  result['utilization'] = utilization(ours, seconds)
+  if theirs:
+    result['timm'] = {
+      'torch': theirs.torch.__version__,
+      'train': summary(trained[1], size),
+      'predict': summary(predicted[1], size),
+      'ratio': {
+        'train': np.median(trained[1]) / np.median(trained[0]),
+        'predict': np.median(predicted[1]) / np.median(predicted[0]),
+      },
+    }
+  if args.with_input:
+    steps = args.steps or max(10, min(500, round(3.0 / seconds)))
+    result['with_input'] = with_input(ours, steps)
+  if args.checkpoint:
+    result['checkpoint'] = saving(ours, seconds, args.repeats, args.steps)
+  if args.profile:
+    result['profile'] = profile(ours, pathlib.Path(args.profile))
+  return result
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, measures, prints."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
+  parser.add_argument(
+    '--steps', type=int, help='in one measurement; 0.3 s where absent'
+  )
+  parser.add_argument('--with-input', action='store_true', help='measure input as well')
+  parser.add_argument('--against', choices=['timm'])
+  parser.add_argument(
+    '--profile', metavar='FOLDER', help='write a trace, read its bill'
+  )
+  parser.add_argument('--checkpoint', action='store_true', help='measure saving')
+  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  args, config = experiment.parse(parser, argv)
+  for name in ('repeats', 'steps'):
+    if getattr(args, name) is not None and getattr(args, name) < 1:
+      raise errors.UserError(f'--{name} must be 1 or more.')
+  if args.against:
+    import_timm()
+    # Both frameworks share the card; JAX would take three quarters of it at once.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  result = benchmark(experiment.make(config), args)
+  text = json.dumps(result, indent=2, default=float) + '\n'
+  if args.output:
+    pathlib.Path(args.output).write_text(text)
+  else:
+    sys.stdout.write(text)
+  console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+  console.print(table(result))
+  for line in remarks(result):
+    console.print(line, markup=False)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
