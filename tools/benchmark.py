@@ -14,14 +14,17 @@ backward, clipping and fused AdamW, compiled on CUDA; mixup and averages are our
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -108,58 +111,85 @@ class Ours:
     return waits
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What timm's side needs to know, as plain data."""
+
+  model: dict[str, Any]
+  dtype: str
+  weight_decay: float
+  clip_norm: float | None
+  image: np.ndarray
+  label: np.ndarray
+  cuda: bool
+
+
+def timm_job(run: experiment.Experiment) -> Job:
+  """The same model and batch for timm, or a sentence about what cannot be compared."""
+  model = getattr(run.task, 'model', None)
+  if not isinstance(model, vit.ViT) or model.rep_size:
+    raise errors.UserError('--against timm compares a plain ViT (rep_size=0) only.')
+  if run.mesh.size > 1:
+    raise errors.UserError(
+      f'--against timm compares on one device, not {run.mesh.size}: hide the others'
+      ' (CUDA_VISIBLE_DEVICES=0).'
+    )
+  image = run.example['image']
+  arguments = dict(
+    img_size=image.shape[1:3],
+    in_chans=image.shape[3],
+    patch_size=model.patch,
+    embed_dim=model.width,
+    depth=model.depth,
+    num_heads=model.num_heads,
+    mlp_ratio=model.mlp_dim / model.width,
+    num_classes=model.num_classes,
+    class_token=model.pool == 'token',
+    global_pool={'gap': 'avg'}.get(model.pool, model.pool),
+    fc_norm=False,
+    pos_embed='none' if model.posemb == 'none' else 'learn',
+    pos_drop_rate=model.dropout,
+    proj_drop_rate=model.dropout,
+    drop_path_rate=model.drop_path,
+  )
+  return Job(
+    model=arguments,
+    dtype=model.dtype,
+    weight_decay=run.task.optimizer.weight_decay,
+    clip_norm=run.task.optimizer.clip_norm,
+    image=np.array(image),
+    label=np.array(run.example['label'], np.int64),
+    cuda=jax.default_backend() == 'gpu',
+  )
+
+
 class Timm:
   """timm's ViT of the same sizes, trained on the same batch by PyTorch."""
 
-  def __init__(self, run: experiment.Experiment):
+  def __init__(self, job: Job):
     torch, timm = import_timm()
-    model = getattr(run.task, 'model', None)
-    if not isinstance(model, vit.ViT) or model.rep_size:
-      raise errors.UserError('--against timm compares a plain ViT (rep_size=0) only.')
-    if run.mesh.size > 1:
-      raise errors.UserError(
-        f'--against timm compares on one device, not {run.mesh.size}: hide the others'
-        ' (CUDA_VISIBLE_DEVICES=0).'
-      )
-    cuda = torch.cuda.is_available() and jax.default_backend() == 'gpu'
-    self.torch, self.device = torch, torch.device('cuda' if cuda else 'cpu')
-    image = run.example['image']
-    net = timm.models.vision_transformer.VisionTransformer(
-      img_size=image.shape[1:3],
-      in_chans=image.shape[3],
-      patch_size=model.patch,
-      embed_dim=model.width,
-      depth=model.depth,
-      num_heads=model.num_heads,
-      mlp_ratio=model.mlp_dim / model.width,
-      num_classes=model.num_classes,
-      class_token=model.pool == 'token',
-      global_pool={'gap': 'avg'}.get(model.pool, model.pool),
-      fc_norm=False,
-      pos_embed='none' if model.posemb == 'none' else 'learn',
-      pos_drop_rate=model.dropout,
-      proj_drop_rate=model.dropout,
-      drop_path_rate=model.drop_path,
+    if job.cuda and not torch.cuda.is_available():
+      raise errors.UserError('--against timm: PyTorch finds no GPU, JAX has one.')
+    self.torch, self.device = torch, torch.device('cuda' if job.cuda else 'cpu')
+    self.net = timm.models.vision_transformer.VisionTransformer(
+      **job.model,
       norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
       act_layer=timm.layers.GELUTanh,
     ).to(self.device)
-    self.net = net
-    self.call = torch.compile(net) if cuda else net
+    self.call = torch.compile(self.net) if job.cuda else self.net
     self.autocast = functools.partial(
       torch.autocast,
       self.device.type,
       dtype=torch.bfloat16,
-      enabled=model.dtype == 'bfloat16',
+      enabled=job.dtype == 'bfloat16',
     )
-    optimizer = run.task.optimizer
-    self.clip_norm = optimizer.clip_norm
+    self.clip_norm = job.clip_norm
     self.optimizer = torch.optim.AdamW(
-      net.parameters(), lr=1e-4, weight_decay=optimizer.weight_decay, fused=True
+      self.net.parameters(), lr=1e-4, weight_decay=job.weight_decay, fused=True
     )
     # As on our side: the batch as it comes from the input, on the device.
-    self.image_BHWC = torch.from_numpy(np.array(image)).to(self.device)
-    label = np.array(run.example['label'], np.int64)
-    self.label_B = torch.from_numpy(label).to(self.device)
+    self.image_BHWC = torch.from_numpy(job.image).to(self.device)
+    self.label_B = torch.from_numpy(job.label).to(self.device)
 
   def logits(self) -> Any:
     image_BCHW = self.image_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -209,6 +239,57 @@ def import_timm() -> tuple[Any, Any]:
       f"--against timm needs the extra 'parity': pip install -e '.[parity]' ({error})."
     ) from error
   return torch, timm
+
+
+def serve(connection: Connection, job: Job) -> None:
+  """timm's side: answers each ('train' or 'predict', count) when it is done."""
+  try:
+    side = Timm(job)
+    connection.send(side.torch.__version__)
+    while request := connection.recv():
+      getattr(side, request[0])(request[1])
+      connection.send(None)
+  except errors.UserError as error:
+    connection.send(error)
+  except Exception as error:  # whatever it is, the other process has to tell it
+    connection.send(errors.UserError(f'--against timm: PyTorch failed ({error!r}).'))
+
+
+class Theirs:
+  """`Timm` in a process of its own, so that the threads of the two do not meet."""
+
+  def __init__(self, job: Job):
+    # OpenMP's busy waiting makes steps ten times as long on cores that others use too.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    context = multiprocessing.get_context('spawn')
+    self.connection, other = context.Pipe()
+    self.process = context.Process(target=serve, args=(other, job), daemon=True)
+    self.process.start()
+    other.close()
+    self.version = self.answer()
+
+  def answer(self) -> Any:
+    try:
+      answer = self.connection.recv()
+    except EOFError:
+      answer = errors.UserError('--against timm: its process ended without a word.')
+    if isinstance(answer, errors.UserError):
+      raise answer
+    return answer
+
+  def ask(self, name: str, count: int) -> None:
+    self.connection.send((name, count))
+    self.answer()
+
+  def train(self, steps: int) -> None:
+    self.ask('train', steps)
+
+  def predict(self, steps: int) -> None:
+    self.ask('predict', steps)
+
+  def close(self) -> None:
+    self.connection.send(None)
+    self.process.join()
 
 
 def measured(sides: Sequence[Work], repeats: int, steps: int | None) -> list[list]:
@@ -404,11 +485,13 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
 
 def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str, Any]:
   """All measurements that the command line asks for."""
-  theirs = Timm(run) if args.against else None
+  theirs = Theirs(timm_job(run)) if args.against else None
   ours, size = Ours(run), run.data.batch_size
   sides = [ours, theirs] if theirs else [ours]
   trained = measured([s.train for s in sides], args.repeats, args.steps)
   predicted = measured([s.predict for s in sides], args.repeats, args.steps)
+  if theirs:
+    theirs.close()
   device = run.mesh.devices.flat[0]
   result = {
     'config': args.config,
@@ -424,7 +507,7 @@ def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str,
   result['utilization'] = utilization(ours, seconds)
   if theirs:
     result['timm'] = {
-      'torch': theirs.torch.__version__,
+      'torch': theirs.version,
       'train': summary(trained[1], size),
       'predict': summary(predicted[1], size),
       'ratio': {
@@ -466,7 +549,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise errors.UserError(f'--{name} must be 1 or more.')
   if args.against:
-    import_timm()
     # Both frameworks share the card; JAX would take three quarters of it at once.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   result = benchmark(experiment.make(config), args)
