@@ -319,33 +319,42 @@ def summary(times: Sequence[float], batch_size: int) -> dict[str, Any]:
   }
 
 
-def matmul_peak(device: jax.Device, dtype: str, repeats: int = 5) -> float:
-  """Operations per second of the best of some large square products on one device."""
-  size, chained = (2048, 1) if device.platform == 'cpu' else (8192, 8)
-  # Random numbers: chips clock higher on constants.
-  x, w = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
-  x, w = (jax.device_put(a.astype(dtype), device) for a in (x, w / size**0.5))
+class Products:
+  """Large square matrix products on one device: what it can reach at best."""
 
-  @jax.jit
-  def products(x, w):
-    for _ in range(chained):
-      x = x @ w
-    return x
+  def __init__(self, device: jax.Device, dtype: str):
+    size, chained = (2048, 1) if device.platform == 'cpu' else (8192, 8)
+    self.operations = 2 * chained * size**3
+    # Random numbers: chips clock higher on constants.
+    x, w = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
+    self.x = jax.device_put(x.astype(dtype), device)
+    self.w = jax.device_put((w / size**0.5).astype(dtype), device)
 
-  best = np.inf
-  for _ in range(repeats + 1):  # the first compiles
-    started = time.perf_counter()
-    jax.block_until_ready(products(x, w))
-    best = min(best, time.perf_counter() - started)
-  return 2 * chained * size**3 / best
+    @jax.jit
+    def products(x, w):
+      for _ in range(chained):
+        x = x @ w
+      return x
+
+    self.products = products
+
+  def multiply(self, times: int) -> None:
+    for _ in range(times):
+      result = self.products(self.x, self.w)
+    jax.block_until_ready(result)
 
 
-def utilization(ours: Ours, step_seconds: float) -> dict[str, Any]:
+def dtype_of(run: experiment.Experiment) -> str:
+  """The type that a config computes in."""
+  return getattr(getattr(run.task, 'model', None), 'dtype', 'float32')
+
+
+def utilization(
+  ours: Ours, step_seconds: float, peaks: dict[str, float]
+) -> dict[str, Any]:
   """Operations per second of all devices, and their share of the peaks."""
   device, count = ours.run.mesh.devices.flat[0], ours.run.mesh.size
-  dtype = getattr(getattr(ours.run.task, 'model', None), 'dtype', 'float32')
-  names = sorted({'bfloat16', 'float32', dtype})
-  peaks = {name: matmul_peak(device, name) for name in names}
+  dtype = dtype_of(ours.run)
   rate, sheet = ours.operations / step_seconds, flops.peak(device)
   return {
     'operations_per_step': ours.operations,
@@ -488,11 +497,20 @@ def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str,
   theirs = Theirs(timm_job(run)) if args.against else None
   ours, size = Ours(run), run.data.batch_size
   sides = [ours, theirs] if theirs else [ours]
-  trained = measured([s.train for s in sides], args.repeats, args.steps)
+  device = run.mesh.devices.flat[0]
+  # In turns with the steps: a machine that others use is not as fast at all times.
+  names = sorted({'bfloat16', 'float32', dtype_of(run)})
+  products = [Products(device, name) for name in names]
+  works = [s.train for s in sides] + [p.multiply for p in products]
+  trained = measured(works, args.repeats, args.steps)
+  best = map(min, trained[len(sides) :])
+  peaks = {
+    name: product.operations / seconds
+    for name, product, seconds in zip(names, products, best, strict=True)
+  }
   predicted = measured([s.predict for s in sides], args.repeats, args.steps)
   if theirs:
     theirs.close()
-  device = run.mesh.devices.flat[0]
   result = {
     'config': args.config,
     'device': device.device_kind,
@@ -504,7 +522,7 @@ def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str,
     'peak_memory': ours.peak_memory(),
   }
   seconds = result['train']['step_seconds']['median']
-  result['utilization'] = utilization(ours, seconds)
+  result['utilization'] = utilization(ours, seconds, peaks)
   if theirs:
     result['timm'] = {
       'torch': theirs.version,
