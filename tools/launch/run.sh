@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# One worker's part of a run:  tools/launch/run.sh tpu|gpu|cpu COMMAND...
+#
+# Sets the platform's flags (xla_flags.py), hands SIGTERM on to the command, and tells
+# "stopped, start me again" (status 75) from "done" (0): training saves and ends with 0
+# on SIGTERM, which a cluster would take for the end of the run.
+#
+# With RUN_PID_FILE set, what an earlier attempt left running is stopped first: it would
+# hold the accelerators.
+set -u
+if (($# < 2)); then
+  echo "usage: $0 tpu|gpu|cpu COMMAND..." >&2
+  exit 2
+fi
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+flags=$(python3 "$here/xla_flags.py" "$1") || exit
+eval "$flags"
+shift
+
+if [[ -n ${RUN_PID_FILE:-} ]]; then
+  old=$(cat "$RUN_PID_FILE" 2>/dev/null)
+  lives() { grep -q run.sh "/proc/$old/cmdline" 2>/dev/null; }
+  if [[ -n $old ]] && lives; then
+    echo "run.sh: stopping the attempt that still runs here (process $old)" >&2
+    kill -TERM "$old"
+    for ((waited = 0; waited < 300; waited++)); do
+      lives || break
+      sleep 1
+    done
+    lives && pkill -KILL -P "$old"
+  fi
+  echo $$ >"$RUN_PID_FILE"
+fi
+
+child='' stopped=''
+hand_on() {
+  stopped=1
+  [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
+}
+trap hand_on TERM INT
+"$@" &
+child=$!
+[[ -z $stopped ]] || kill -TERM "$child"
+wait "$child"
+status=$?
+while kill -0 "$child" 2>/dev/null; do # a signal ends `wait`, not the command
+  wait "$child"
+  status=$?
+done
+# 143: SIGTERM came before training listened to it.
+if [[ -n $stopped ]] && ((status == 0 || status == 143)); then
+  exit 75
+fi
+exit "$status"
