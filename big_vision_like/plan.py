@@ -34,15 +34,12 @@ from big_vision_like.metrics import say
 
 GIB = 2**30
 
-# Slices that the cloud offers; cores of the host's processor for each chip.
+# Slices that the cloud offers.
 SLICES = {
-  'v4': ('2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x12 8x8x16 8x16x16', 60),
-  'v5e': ('1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16', 28),
-  'v5p': (
-    '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16',
-    52,
-  ),
-  'v6e': ('1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16', 45),
+  'v4': '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x12 8x8x16 8x16x16',
+  'v5e': '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16',
+  'v5p': '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16',
+  'v6e': '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16',
 }
 
 
@@ -271,10 +268,8 @@ def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> No
   )
   limit = plan.chip.hbm_bytes if plan.chip else None
   if not plan.fits:
-    over = f' by {gib(plan.needed - limit)}' if limit else ''
-    say(
-      'memory', f'does NOT fit{over}: {gib(plan.needed)} of {gib(limit or 0)}; {parts}'
-    )
+    over = f'{gib(plan.needed - limit)} over {gib(limit)}'
+    say('memory', f'{gib(plan.needed)}: does NOT fit, {over}; {parts}')
     return
   room = f' of {gib(limit)}: fits, {gib(limit - plan.needed)} to spare' if limit else ''
   say('memory', f'{gib(plan.needed)}{room}; {parts}')
@@ -291,6 +286,9 @@ def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> No
       'network',
       f'{c.kind} over {c.group}: {c.times:,} of together {gib(c.payload)}, {how}',
     )
+  if plan.costs.unknown_loops:
+    count = len(plan.costs.unknown_loops)
+    say('', f'{count} loops of unknown length count as one round')
   if plan.seconds is None:
     say('time', f'no data sheet for {plan.topology}: no estimate')
     return

@@ -6,8 +6,10 @@ import jax
 import pytest
 
 from big_vision_like import experiment, spec
+from big_vision_like import mesh as meshes
 
-CONFIGS = sorted(pathlib.Path(__file__).parent.parent.glob('configs/*/*.py'))
+FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
+CONFIGS = sorted(FOLDER.glob('*/*.py'))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: f'{p.parent.name}/{p.stem}')
@@ -23,3 +25,12 @@ def test_config(path, data_dir):
     assert (before.shape, before.dtype) == (now.shape, now.dtype)
   assert scalars['loss'].shape == ()
   assert path.read_text().startswith('"""')  # says what it reproduces, and how
+
+
+@pytest.mark.parametrize('name', ['i21k.py:L/16', 'scaling.py:g/14'])
+def test_eight_devices_share_the_state_of_a_recipe(name):
+  overrides = ['mesh.data=1', 'mesh.fsdp=8']
+  config = spec.load(str(FOLDER / 'vit' / name), overrides, root=experiment.Settings)
+  state = experiment.make(config, planned_for=jax.devices()).abstract_state
+  total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  assert total / 8 <= meshes.bytes_per_device(state) <= 1.1 * total / 8

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_like import mesh as meshes
-from big_vision_like import optim
+from big_vision_like import optim, plan
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
 from big_vision_like.ops import mixing, sharding
@@ -146,6 +146,110 @@ def test_rules_that_do_not_fit(axes, words):
     specs_of(mesh, state, [('.*kernel', axes)])
 
 
+def test_rules_of_the_model_leave_the_rest_to_fsdp(monkeypatch):
+  monkeypatch.setattr(meshes, 'MIN_FSDP_SIZE', 1)
+  params = dict(kernel=abstract(6, 8), other=abstract(6, 8))
+  rules = [('kernel', (None, 'tensor'))]
+  mesh = meshes.make_mesh(data=2, fsdp=2, tensor=2)
+  assert specs_of(mesh, params, model_rules=rules) == dict(
+    kernel=P('fsdp', 'tensor'), other=P(None, 'fsdp')
+  )
+  whole = meshes.make_mesh(data=4, fsdp=2)
+  assert specs_of(whole, params, model_rules=rules) == dict(
+    kernel=P(None, 'fsdp'), other=P(None, 'fsdp')
+  )
+  mine = specs_of(mesh, params, rules=[('kernel', ())], model_rules=rules)
+  assert mine['kernel'] == P()  # the config's rules go before, as they are
+
+
+def test_a_rule_that_matches_nothing_names_itself_and_a_parameter():
+  mesh = meshes.make_mesh()
+  with pytest.raises(UserError, match=r"'a/bias' matches no parameter .*'a/kernel'"):
+    specs_of(mesh, dict(a=dict(kernel=abstract(6, 8))), [('a/bias', ('fsdp',))])
+
+
+def test_heads_that_do_not_divide_are_named():
+  mesh = meshes.make_mesh(data=2, tensor=4)
+  model = vit.ViT(num_classes=4, **vit.variant('Ti/16'))
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  with pytest.raises(UserError) as error:
+    specs_of(mesh, params['params'], model_rules=model.sharding_rules)
+  assert str(error.value) == (
+    'encoder/block_0/attention/key/bias of shape (3, 64): 3 does not divide over 4'
+    " devices of axis 'tensor'; take another mesh, or give it a rule in config.sharding"
+  )
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
+  monkeypatch.setattr(meshes, 'MIN_FSDP_SIZE', 1)
+  model = vit.ViT(
+    num_classes=8, patch=4, width=8, depth=2, num_heads=2, mlp_dim=16, scan=scan
+  )
+  task = classification.Classification(
+    model=model, optimizer=optim.adamw(0.1), ema_decay=0.9
+  )
+  image = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+  state = jax.eval_shape(task.init, jax.random.key(0), dict(image=image))
+  mesh = meshes.make_mesh(data=2, fsdp=2, tensor=2)
+  found = meshes.state_shardings(mesh, state, model_rules=task.sharding_rules)
+  adam = found.opt_state[0]
+  assert found.ema == found.params == adam.mu == adam.nu
+  block = found.params['encoder']['blocks' if scan else 'block_1']
+  query, fc2 = block['attention']['query'], block['mlp']['fc2']
+  first = (None,) if scan else ()  # scanned blocks are never split from each other
+  assert query['kernel'].spec == P(*first, 'fsdp', 'tensor')
+  assert fc2['kernel'].spec == P(*first, 'tensor', 'fsdp')
+  assert found.params['head']['kernel'].spec == P('fsdp')
+
+
+def test_bytes_per_device():
+  mesh = meshes.make_mesh(data=1, fsdp=8)
+  leaf = jax.ShapeDtypeStruct((16, 3), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
+  part = jax.ShapeDtypeStruct(
+    (16, 3), jnp.float32, sharding=NamedSharding(mesh, P('fsdp'))
+  )
+  assert meshes.bytes_per_device(dict(leaf=leaf, part=part)) == 16 * 3 * 2 + 2 * 3 * 4
+
+
+# Slices and machines that only a slow network joins
+
+
+@pytest.fixture(scope='module')
+def two_slices():
+  pytest.importorskip('libtpu')
+  return plan.slice_devices('v5e:2x2', slices=2)
+
+
+def test_slices_are_spread_over_data(two_slices):
+  mesh = meshes.make_mesh(data=4, fsdp=2, devices=two_slices)
+  slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+  assert slices[:, 0, 0].tolist() == slices[:, 1, 0].tolist() == [0, 0, 1, 1]
+  only_fsdp = meshes.make_mesh(data=1, fsdp=8, devices=two_slices)
+  assert [d.slice_index for d in only_fsdp.devices.flat] == [0] * 4 + [1] * 4
+  with pytest.raises(UserError, match='make data a multiple of the 2 slices'):
+    meshes.make_mesh(data=1, tensor=8, devices=two_slices)
+
+
+@pytest.mark.parametrize('tensor', [1, 2, 8])
+def test_each_process_reads_what_its_devices_hold(tensor, two_slices, monkeypatch):
+  devices = plan.slice_devices('v5e:4x4')  # four processes of four devices
+  mesh = meshes.make_mesh(data=-1, tensor=tensor, devices=devices)
+  read = []
+  for process in range(4):
+    sharding.local_shards.cache_clear()
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    rows = sharding.local_rows(mesh, 32)
+    assert len(rows) == 32 * max(4, tensor) // 16
+    here = [d for d in mesh.devices.flat if d.process_index == process]
+    held = sharding.batch_sharding(mesh).devices_indices_map((32,))
+    wanted = {i for d in here for i in range(*held[d][0].indices(32))}
+    assert set(rows.tolist()) == wanted
+    read.extend(rows.tolist())
+  sharding.local_shards.cache_clear()
+  assert sorted(read) == sorted([*range(32)] * max(1, tensor // 4))
+
+
 # Between host and devices
 
 
@@ -213,9 +317,14 @@ def state(batch):
 
 
 def step_on(mesh, state, batch, rules=()):
-  shardings = meshes.state_shardings(mesh, state, rules)
+  shardings = meshes.state_shardings(mesh, state, rules, TASK.sharding_rules)
+
+  def train_step(state, batch):
+    with sharding.on_mesh(mesh):
+      return TASK.train_step(state, batch, key=jax.random.key(3))
+
   step = jax.jit(
-    functools.partial(TASK.train_step, key=jax.random.key(3)),
+    train_step,
     out_shardings=(shardings, sharding.replicated(mesh)),
   )
   return step(meshes.put_tree(state, shardings), sharding.put(batch, mesh))
@@ -248,6 +357,8 @@ TENSOR_RULES = [
     (2, dict(data=2), ()),
     (4, dict(data=1, fsdp=4), ()),
     (8, dict(data=8), ()),
+    (4, dict(data=2, tensor=2), ()),
+    (8, dict(data=2, fsdp=2, tensor=2), ()),
     (8, dict(data=2, fsdp=2, tensor=2), TENSOR_RULES),
   ],
 )

@@ -46,11 +46,13 @@ class Mlp(nn.Module):
       dtype=self.dtype,
     )
     width = x_BND.shape[-1]
-    x_BNM = nn.Dense(self.hidden, **init, name='fc1')(x_BND)
+    by_hidden = dict(dot_general=sharding.dot_general(None, sharding.TENSOR))
+    x_BNM = nn.Dense(self.hidden, **init, **by_hidden, name='fc1')(x_BND)
     x_BNM = sharding.constrain(x_BNM, sharding.BATCH, None, sharding.TENSOR)
     x_BNM = nn.gelu(x_BNM)
     x_BNM = nn.Dropout(self.dropout, deterministic=not train)(x_BNM)
-    x_BND = nn.Dense(width, **init, name='fc2')(x_BNM)
+    by_hidden = dict(dot_general=sharding.dot_general(sharding.TENSOR, None))
+    x_BND = nn.Dense(width, **init, **by_hidden, name='fc2')(x_BNM)
     return nn.Dropout(self.dropout, deterministic=not train)(x_BND)
 
 

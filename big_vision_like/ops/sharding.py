@@ -6,7 +6,8 @@ The mesh has three named axes: `data` splits the batch, `fsdp` splits batch and 
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +32,30 @@ def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
   if mesh.axis_names != AXES:
     return x
   return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(w: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:
+  """A weight brought together from the `fsdp` axis, split by these axes alone.
+
+  Left to itself the compiler may rather move the activations, or loop over the parts of
+  the weight. Its gradient is not constrained, so it is summed straight into the parts.
+  """
+  return constrain(w, *axes)
+
+
+gathered.defvjp(
+  lambda w, axes: (constrain(w, *axes), None), lambda axes, _, grad: (grad,)
+)
+
+
+def dot_general(*axes: Axis) -> Callable[..., jax.Array]:
+  """For the `dot_general` of Linen layers: its right side, the kernel, `gathered`."""
+
+  def dot(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    return jax.lax.dot_general(x, gathered(kernel, axes), *args, **kwargs)
+
+  return dot
 
 
 def on_mesh(mesh: Mesh) -> jax.sharding.use_abstract_mesh:

@@ -1,0 +1,178 @@
+import json
+import pathlib
+
+import pytest
+import tiny_config
+
+from big_vision_like import chips, experiment, flops, plan, spec
+from big_vision_like import mesh as meshes
+from big_vision_like.errors import UserError
+
+TINY = tiny_config.__file__
+I21K = str(pathlib.Path(TINY).parent.parent / 'configs' / 'vit' / 'i21k.py')
+
+
+@pytest.fixture(scope='module')
+def on_tpu(data_dir):
+  pytest.importorskip('libtpu')
+  return plan.plan(TINY, 'v5e:2x2', overrides=['mesh.data=2', 'mesh.fsdp=2'])
+
+
+@pytest.fixture(scope='module')
+def on_cpu(data_dir):
+  return plan.plan(TINY, 'cpu:8')
+
+
+def test_a_plan_is_that_of_the_real_step(on_tpu):
+  run = experiment.make(spec.load(TINY, root=experiment.Settings))
+  jaxpr = run.compiled_step.trace(run.abstract_state, run.abstract_batch).jaxpr
+  assert on_tpu.flops == flops.total(jaxpr)
+  assert on_tpu.mesh == dict(data=2, fsdp=2, tensor=1)
+  assert (on_tpu.chips, on_tpu.hosts, on_tpu.batch_size) == (4, 1, 32)
+  assert on_tpu.chip is chips.V5E and on_tpu.fits
+  # Without rematerialisation the chips together compute what the step needs.
+  assert on_tpu.costs.flops * 4 == pytest.approx(on_tpu.flops, rel=0.05)
+  held = meshes.bytes_per_device(run.abstract_state)
+  assert on_tpu.parameters + on_tpu.optimizer == held  # too small to be split
+  assert on_tpu.needed > held
+  assert {c.kind for c in on_tpu.costs.collectives} >= {'all-reduce'}
+
+
+def test_the_estimate_follows_the_program(on_tpu):
+  assert on_tpu.seconds >= on_tpu.roofline.total > 0
+  rate = on_tpu.flops / on_tpu.seconds / 4
+  assert on_tpu.mfu == pytest.approx(rate / chips.V5E.peak_flops)
+  assert 0 < on_tpu.mfu < 1
+
+
+def test_simulated_devices_have_sizes_and_no_times(on_cpu):
+  assert on_cpu.fits and on_cpu.seconds is None and on_cpu.mfu is None
+  assert on_cpu.chips == 8 and on_cpu.mesh['data'] == 8
+  json.dumps(on_cpu.record())
+
+
+@pytest.mark.parametrize(
+  'topology, words',
+  [
+    ('v9:2x2', r"unknown topology 'v9:2x2'. Known ones:\n  v4: 2x2x1 (.*\n)+  v5e: "),
+    ('v5e', "unknown topology 'v5e'"),
+    ('v5e:abc', "unknown topology 'v5e:abc'"),
+    ('cpu:x', "unknown topology 'cpu:x'"),
+    ('cpu:99', 'cpu:99: this process has only 8 devices'),
+  ],
+)
+def test_unknown_topologies_list_the_known_ones(topology, words):
+  with pytest.raises(UserError, match=words):
+    plan.slice_devices(topology)
+
+
+def test_a_shape_that_no_slice_has():
+  pytest.importorskip('libtpu')
+  with pytest.raises(UserError, match="no topology 'v5e:3x5' .*. Known ones:"):
+    plan.slice_devices('v5e:3x5')
+
+
+@pytest.mark.parametrize('name, chips', [('v4:2x2x1', 4), ('v5p:2x2x1', 4)])
+def test_both_cores_of_a_chip_are_one_device(name, chips):
+  pytest.importorskip('libtpu')
+  assert len(plan.slice_devices(name)) == chips
+
+
+def test_what_does_not_fit_says_by_how_much(capsys):
+  pytest.importorskip('libtpu')
+  made = plan.plan(I21K + ':B/16', 'v5e:2x2')
+  assert not made.fits and made.needed > made.chip.hbm_bytes
+  plan.tell(made, price=None, rate=1.0, given=True)
+  printed = capsys.readouterr().out
+  over = plan.gib(made.needed - made.chip.hbm_bytes)
+  assert f'does NOT fit, {over} over 15.75 GiB' in printed
+
+
+def test_the_compilers_two_ways_to_say_that_it_is_too_much():
+  used = 'Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G.'
+  assert plan._asked_for(used, held=7) == 22.5 * 2**30
+  temporaries = 'HLO temporaries (39.50G) exceeds available HBM (15.75G)'
+  assert plan._asked_for(temporaries, held=7) == 39.5 * 2**30 + 7
+  with pytest.raises(UserError, match='gave up: another reason'):
+    plan._asked_for('another reason', held=0)
+
+
+def test_variants_to_try():
+  config = spec.load(I21K, root=experiment.Settings)
+  found = list(plan.variants(config, chips=32, batches=[1024, 2048]))
+  assert len(found) == 2 * 4 * 3
+  assert found[0] == (
+    'train_data.batch_size=1024',
+    'mesh.data=32',
+    'task.model.remat=none',
+  )
+  mesh = ('mesh.data=1', 'mesh.fsdp=16', 'mesh.tensor=2')
+  assert ('train_data.batch_size=2048', *mesh, 'task.model.remat=full') in found
+  for overrides in found[:12]:
+    changed = spec.load(I21K, overrides, root=experiment.Settings)
+    assert changed.mesh.data * changed.mesh.get('fsdp', 1) in (32, 16)
+
+
+def test_sweep_takes_the_fastest_that_fits(monkeypatch, capsys, data_dir):
+  known = {'a': (3.0, True), 'b': (1.0, False), 'c': (2.0, True)}
+
+  def planned(path, topology, slices, overrides):
+    name = overrides[-1]
+    if name == 'd':
+      raise UserError('does not divide')
+    return Planned(name, *known[name])
+
+  monkeypatch.setattr(plan, 'variants', lambda *_: [('a',), ('b',), ('c',), ('d',)])
+  monkeypatch.setattr(plan, 'plan', planned)
+  best = plan.sweep(TINY, 'cpu:8', 1, [], [])
+  assert best.name == 'c'
+  printed = capsys.readouterr().out
+  assert 'too large b' in printed and 'skipped   d: does not divide' in printed
+  known.update(a=(3.0, False), c=(2.0, False))
+  with pytest.raises(UserError, match='nothing fits'):
+    plan.sweep(TINY, 'cpu:8', 1, [], [])
+
+
+class Planned:
+  """As much of a plan as a sweep looks at."""
+
+  chips, batch_size, needed = 8, 64, 2**20
+
+  def __init__(self, name, seconds, fits):
+    self.name, self.seconds, self.fits = name, seconds, fits
+
+
+def test_command(run, tmp_path):
+  """What a user sees, with not a word of libtpu's."""
+  pytest.importorskip('libtpu')
+  out = tmp_path / 'plan.json'
+  words = ['--topology=v5e:2x2', f'--config={TINY}', '--config.task.accumulate=2']
+  done = run(
+    '-m', 'big_vision_like.plan', *words, '--price=1.5', '--host-rate=10',
+    f'--json={out}', '--bill',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == ''
+  titles = [line.split()[0] for line in done.stdout.splitlines() if line[0] != ' ']
+  assert titles[:5] == ['plan', 'mesh', 'memory', 'work', 'traffic']
+  assert titles[-4:] == ['time', 'speed', 'recipe', 'input']
+  assert 'input-bound by' in done.stdout and 'at 1.5 a chip-hour' in done.stdout
+  record = json.loads(out.read_text())
+  assert record['overrides'] == ['task.accumulate=2'] and record['fits']
+  assert record['seconds'] >= record['roofline_seconds']
+  assert any(c['kind'] == 'all-reduce' for c in record['collectives'])
+
+
+def test_command_with_a_wrong_topology(run):
+  done = run('-m', 'big_vision_like.plan', '--topology=v3:8', f'--config={TINY}')
+  assert done.returncode == 1 and done.stdout == ''
+  assert done.stderr.startswith("error: unknown topology 'v3:8'. Known ones:")
+
+
+def test_plans_without_libtpu(monkeypatch):
+  def missing(*_, **__):
+    raise RuntimeError('no libtpu')
+
+  monkeypatch.setattr(plan.topologies, 'get_topology_desc', missing)
+  with pytest.raises(UserError, match=r'need the package libtpu \(pip install'):
+    plan.slice_devices('v5e:2x2')
