@@ -21,10 +21,10 @@ Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'pallas')
 
-# From this many tokens on, a TPU takes the kernel. Compiled for v5e (bfloat16, batch 32,
-# 12 heads of 64), a layer and its gradient move 1.4 GiB through XLA and 0.7 through the
-# kernel at 256 tokens, 6.8 and 3.0 at 577, 14.4 and 2.7 at 1024; but in that count it
-# does not show how long the matrix units wait between blocks of few tokens.
+# From this many tokens on, a TPU takes the kernel. Compiled for v5e (bfloat16, batch
+# 32, 12 heads of 64), a layer and its gradient move 1.4 GiB through XLA and 0.7 through
+# the kernel at 256 tokens, 6.8 and 3.0 at 577, 14.4 and 2.7 at 1024; the count does not
+# show how long the matrix units wait between blocks of few tokens.
 PALLAS_MIN_TOKENS = 512
 
 # Blocks of queries and keys are multiples of a TPU's lanes; larger ones, with their
@@ -70,10 +70,10 @@ def attend(
 
   `implementation` is 'xla' (all (B, H, N, M) probabilities, anywhere), 'cudnn' (flash
   attention, arXiv:2205.14135, on NVIDIA GPUs; half precision, K = V a multiple of 8 up
-  to 128), 'pallas' (the splash kernel on TPUs; interpreted elsewhere, slowly) or 'auto':
-  of these the fastest that can serve, chosen when the program is lowered for a platform.
-  Kernels take neither bias nor mask; where batch or heads do not divide over the mesh,
-  'xla' serves.
+  to 128), 'pallas' (the splash kernel on TPUs; interpreted elsewhere, slowly) or
+  'auto': of these the fastest that can serve, chosen when the program is lowered for a
+  platform. Kernels take neither bias nor mask; where batch or heads do not divide over
+  the mesh, 'xla' serves.
 
   Raises `UserError` for an implementation that cannot serve.
   """
