@@ -1,4 +1,5 @@
 import functools
+from unittest import mock
 
 import hypothesis
 import jax
@@ -6,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.sharding import Mesh
 
-from big_vision_like.ops import attention
+from big_vision_like.errors import UserError
+from big_vision_like.ops import attention, sharding
 
 B, N, M, H, K, V = 2, 5, 7, 3, 4, 6
 
@@ -166,3 +170,181 @@ def test_permuting_queries_permutes_outputs_and_keys_do_not_matter(seed, queries
     mask[:, :, queries][..., keys],
   )
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def square(batch=2, tokens=5, heads=2, size=64, dtype=jnp.float32, seed=0):
+  """Queries, keys and values of self-attention, as the kernels take them."""
+  x = np.random.default_rng(seed).normal(size=(3, batch, tokens, heads, size))
+  return tuple(jnp.asarray(x, dtype))
+
+
+def output_and_gradients(implementation):
+  """A function of (q, k, v) whose gradient weighs every output differently."""
+
+  def loss(q, k, v):
+    y = attention.attend(q, k, v, implementation=implementation)
+    return (
+      y.astype(jnp.float32) * jnp.sin(jnp.arange(y.size)).reshape(y.shape)
+    ).sum(), y
+
+  return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+
+
+def assert_equal_to_xla(qkv, implementation, tolerance):
+  got, want = (
+    jax.jit(output_and_gradients(name))(*qkv) for name in (implementation, 'xla')
+  )
+  (_, y), grads = jax.tree.map(lambda x: np.asarray(x, np.float32), got)
+  (_, want_y), want_grads = jax.tree.map(lambda x: np.asarray(x, np.float32), want)
+  for x, want_x in zip((y, *grads), (want_y, *want_grads), strict=True):
+    scale = np.abs(want_x).max()
+    np.testing.assert_allclose(x, want_x, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [('float32', 2e-6), ('bfloat16', 0.02)])
+@pytest.mark.parametrize('tokens, size', [(5, 64), (197, 80), (256, 64)])
+def test_the_kernel_is_exact(tokens, size, dtype, tolerance):
+  assert_equal_to_xla(
+    square(tokens=tokens, size=size, dtype=dtype), 'pallas', tolerance
+  )
+
+
+@pytest.mark.parametrize('queries, keys', [(1, 197), (197, 5)])
+def test_the_kernel_takes_queries_of_another_sequence(queries, keys):
+  q, _, _ = square(tokens=queries, seed=1)
+  _, k, v = square(tokens=keys)
+  assert_equal_to_xla((q, k, v[..., :40]), 'pallas', 2e-6)
+
+
+def test_the_kernel_in_several_blocks(monkeypatch):
+  monkeypatch.setattr(attention, 'MAX_BLOCK', 128)
+  assert_equal_to_xla(square(tokens=300, heads=1), 'pallas', 2e-6)
+
+
+@pytest.mark.parametrize(
+  'tokens, want', [(5, (128, 128)), (577, (640, 640)), (1025, (640, 1280))]
+)
+def test_blocks_hold_all_tokens(tokens, want):
+  assert attention._blocks(tokens) == want
+
+
+@pytest.mark.parametrize('batch', [8, 3])  # that divides over the mesh, and does not
+def test_the_kernel_runs_on_each_device_of_a_mesh(batch):
+  mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), sharding.AXES)
+  qkv = square(batch=batch, tokens=7)
+
+  def on_mesh(*qkv):
+    with sharding.on_mesh(mesh):
+      return output_and_gradients('pallas')(*qkv)
+
+  jaxpr = str(jax.make_jaxpr(on_mesh)(*qkv))
+  assert ('shard_map' in jaxpr) == ('pallas_call' in jaxpr) == (batch == 8)
+  on_devices = jax.device_put(qkv, sharding.replicated(mesh))
+  (_, y), grads = jax.jit(on_mesh)(*on_devices)
+  (_, want_y), want = jax.jit(output_and_gradients('xla'))(*qkv)
+  for x, want_x in zip((y, *grads), (want_y, *want), strict=True):
+    np.testing.assert_allclose(x, want_x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'options, implementation, message',
+  [
+    ({}, 'flash', "'flash' is not one of auto, xla, cudnn, pallas"),
+    (dict(dtype='float32'), 'cudnn', 'bfloat16 or float16, not float32'),
+    (dict(dtype='bfloat16', size=132), 'cudnn', 'heads of 132'),
+    (dict(dtype='bfloat16', size=60), 'cudnn', 'heads of 60'),
+    (dict(dtype='bfloat16'), 'cudnn', 'no cuDNN'),
+    (dict(dtype='float16'), 'pallas', 'bfloat16 or float32, not float16'),
+    (dict(size=136), 'pallas', 'heads of 136'),
+  ],
+)
+def test_an_implementation_that_cannot_serve_says_why(options, implementation, message):
+  with mock.patch.object(attention, '_has_cudnn', lambda: False):
+    with pytest.raises(UserError, match=message):
+      attention.attend(*square(**options), implementation=implementation)
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+  """As on a machine with cuDNN, which JAX asks for its version when it traces."""
+  monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91_100)
+  attention._has_cudnn.cache_clear()
+  yield
+  attention._has_cudnn.cache_clear()
+
+
+@pytest.mark.parametrize('name', ['bias_BHNM', 'mask_BHNM'])
+def test_kernels_take_neither_bias_nor_mask(name, cudnn):
+  qkv = square(tokens=512, dtype='bfloat16')
+  more = {name: jnp.ones((1, 2, 1, 512), bool if name == 'mask_BHNM' else float)}
+  for implementation in 'cudnn', 'pallas':
+    with pytest.raises(UserError, match='neither bias nor mask'):
+      attention.attend(*qkv, **more, implementation=implementation)
+  for more, kernels in (more, False), ({}, True):  # noqa: B020
+    jaxpr = jax.make_jaxpr(functools.partial(attention.attend, **more))(*qkv)
+    assert ('platform_index' in str(jaxpr)) == kernels
+
+
+def lowered(platform, **options):
+  qkv = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in square(**options)]
+  traced = jax.jit(output_and_gradients('auto')).trace(*qkv)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(
+  'options, taken',
+  [
+    (dict(dtype='bfloat16', tokens=197), True),
+    (dict(dtype='float16', tokens=197, size=80), True),
+    (dict(dtype='bfloat16', tokens=197, size=60), False),
+    (dict(dtype='bfloat16', tokens=197, size=136), False),
+    (dict(dtype='float32', tokens=197), False),
+  ],
+)
+def test_auto_is_cudnn_on_nvidia_where_it_can(options, taken, cudnn):
+  text = lowered('cuda', **options)
+  assert ('__cudnn$fmhaSoftmax(' in text) == taken
+  assert ('__cudnn$fmhaSoftmaxBackward(' in text) == taken
+  assert 'cudnn' not in lowered('cpu', **options)
+  assert 'cudnn' not in lowered('tpu', **options)
+
+
+def test_auto_needs_no_cudnn():
+  if attention._has_cudnn():
+    pytest.skip('cuDNN is installed')
+  assert 'cudnn' not in lowered('cuda', dtype='bfloat16', tokens=197)
+
+
+def test_auto_is_exact_on_the_cpu(cudnn):
+  assert_equal_to_xla(square(dtype='bfloat16'), 'auto', 1e-6)
+
+
+@pytest.fixture(scope='session')
+def tpu_devices():
+  """The four chips of a slice that programs can be compiled for, without having it."""
+  pytest.importorskip('libtpu')
+  from jax.experimental import topologies
+
+  with mock.patch.dict('os.environ', ALLOW_MULTIPLE_LIBTPU_LOAD='1'):
+    try:
+      return topologies.get_topology_desc('v5e:2x2', 'tpu').devices
+    except Exception as e:
+      pytest.skip(f'no TPU compiler: {e}')
+
+
+@pytest.mark.parametrize('tokens, taken', [(196, False), (577, True)])
+def test_auto_is_the_kernel_on_a_tpu_with_many_tokens(tokens, taken, tpu_devices):
+  mesh = Mesh(np.array(tpu_devices).reshape(1, 2, 2), sharding.AXES)
+  by_head = jax.sharding.NamedSharding(
+    mesh, jax.P(sharding.BATCH, None, sharding.TENSOR, None)
+  )
+  shape = 4, tokens, 2, 80
+  x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=by_head)
+
+  def on_mesh(*qkv):
+    with sharding.on_mesh(mesh):
+      return output_and_gradients('auto')(*qkv)
+
+  text = jax.jit(on_mesh).lower(x, x, x).compile().as_text()
+  assert text.count('custom_call_target="tpu_custom_call"') == (2 if taken else 0)
+  assert not any(moved in text for moved in ('all-gather', 'all-to-all'))
