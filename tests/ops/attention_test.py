@@ -309,6 +309,25 @@ def test_auto_is_cudnn_on_nvidia_where_it_can(options, taken, cudnn):
   assert 'cudnn' not in lowered('tpu', **options)
 
 
+def test_cudnn_runs_on_each_device_of_a_mesh(cudnn):
+  mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), sharding.AXES)
+  by_head = jax.sharding.NamedSharding(
+    mesh, jax.P(sharding.BATCH, None, sharding.TENSOR, None)
+  )
+  x = jax.ShapeDtypeStruct((8, 197, 4, 64), jnp.bfloat16, sharding=by_head)
+
+  def on_mesh(*qkv):
+    with sharding.on_mesh(mesh):
+      return output_and_gradients('cudnn')(*qkv)
+
+  text = jax.jit(on_mesh).trace(x, x, x).lower(lowering_platforms=('cuda',)).as_text()
+  calls = [line for line in text.splitlines() if '__cudnn$fmhaSoftmax' in line]
+  assert len(calls) == 2  # forward and backward
+  # Of 8 examples 2, of 4 heads 2; an odd number of tokens has no gradient.
+  assert all('tensor<2x198x2x64xbf16>' in call for call in calls)
+  assert 'CustomSPMDPartitioning' not in text
+
+
 def test_auto_needs_no_cudnn():
   if attention._has_cudnn():
     pytest.skip('cuDNN is installed')
