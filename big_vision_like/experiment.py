@@ -166,9 +166,7 @@ def make(
   data = None
   epoch, batch_size = NOMINAL_EPOCH, 1
   if training:
-    data = spec.build(config.train_data, 'config.train_data')
-    if planned_for is not None and hasattr(data.source, 'planned'):
-      data = dataclasses.replace(data, source=data.source.planned())
+    data = train_input(config, planned=planned_for is not None)
     epoch, batch_size = data.examples_per_epoch, data.batch_size
   settings = Settings(**spec.in_steps(config, epoch, batch_size))
   if training and settings.total_steps < 1:
@@ -188,6 +186,14 @@ def make(
       meshes.check_batch_size(mesh, node['batch_size'], f'{path}.batch_size')
   task = spec.build(settings.task, 'config.task')
   return Experiment(settings, task, evaluators, mesh, data)
+
+
+def train_input(config: mlc.ConfigDict, planned: bool = False) -> pipeline.TrainInput:
+  """The training data of a config; `planned`: or a stand-in where there are none."""
+  data = spec.build(config.train_data, 'config.train_data')
+  if planned and hasattr(data.source, 'planned'):
+    data = dataclasses.replace(data, source=data.source.planned())
+  return data
 
 
 def set_up_jax() -> None:

@@ -243,7 +243,7 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
   Where the data are not prepared, of a made-up picture of the size usual on the web.
   """
   config = spec.load(path, overrides, root=experiment.Settings)
-  data = experiment.make(config, planned_for=jax.devices('cpu')[:1]).data
+  data = experiment.train_input(config, planned=True)
   data.example()  # imports, caches
   started, count = time.perf_counter(), 0
   while time.perf_counter() - started < seconds:
@@ -323,25 +323,6 @@ def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> No
   else:
     against = f'one core here does {rate:,.0f}: {math.ceil(need / rate)} cores a host'
   say('input', f'{hosts} must prepare {need:,.0f} examples/s; {against}')
-
-
-def markdown(name: str, plan: Plan) -> str:
-  """One row of the table in docs/scaling.md; `HEADER` goes above."""
-  axes = ' '.join(f'{axis}={n}' for axis, n in plan.mesh.items() if n > 1)
-  rest = [o.rpartition('.')[2] for o in plan.overrides if not o.startswith('mesh.')]
-  memory = f'{plan.needed / GIB:.1f} of {plan.chip.hbm_bytes / GIB:.1f}'
-  return (
-    f'| {name} | {plan.topology} | {plan.batch_size:,} | {axes} | {" ".join(rest)} |'
-    f' {memory} | {1e3 * plan.seconds:,.0f} | {100 * plan.mfu:.0f} |'
-    f' {plan.batch_size / plan.seconds / plan.chips:,.0f} |'
-    f' {plan.total_steps * plan.seconds / 3600 * plan.chips:,.0f} |'
-    f' {plan.compile_seconds:.0f} |'
-  )
-
-
-HEADER = """\
-| config | slice | batch | mesh | and | GiB a chip | ms a step | MFU % | examples/s a chip | chip-hours | compiled in s |
-|---|---|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
 
 
 def sweep(

