@@ -229,6 +229,11 @@ def parse(
     if not text.startswith('--config.'):
       raise UserError(f'unknown argument {text!r}; see --help.')
     args.overrides.append(text.removeprefix('--config.'))
+  if '://' in (args.workdir or ''):
+    raise UserError(
+      f'--workdir={args.workdir} is not a folder: mount the bucket (gcsfuse does it for'
+      ' gs://) and give the path.'
+    )
   if args.config is None and args.workdir is not None:
     args.config = str(pathlib.Path(args.workdir) / 'config.json')
   if args.config is None:

@@ -3,7 +3,7 @@
     python tools/launch/jobset.py tpu --name=vit --image=IMAGE \
         --accelerator=tpu-v5-lite-podslice --topology=4x4 --slices=2 -- \
         python -m big_vision_like.train --config=configs/... \
-        --workdir=gs://bucket/runs/x --multi-process | kubectl apply -f -
+        --workdir=/mnt/bucket/runs/x --multi-process | kubectl apply -f -
 
     python tools/launch/jobset.py gpu --name=vit --image=IMAGE --nodes=4 --gpus=8 -- \
         python -m big_vision_like.train ... --multi-process | kubectl apply -f -

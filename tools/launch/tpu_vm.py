@@ -2,7 +2,7 @@
 
     python tools/launch/tpu_vm.py NAME --zone=us-west4-a -- \
         python -m big_vision_like.train --config=configs/... \
-        --workdir=gs://bucket/runs/x --multi-process
+        --workdir=/mnt/bucket/runs/x --multi-process
 
 Copies this repository to every worker, installs it there and runs the command on all of
 them through `gcloud`. With --accelerator-type it asks for the machines itself, as a
