@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import ctypes
 import functools
+import multiprocessing
 import os
 import signal
 import socket
@@ -85,8 +86,8 @@ def start(args: argparse.Namespace) -> None:
     f'error: not all processes of this run came within {args.start_seconds:g} s.'
     ' Start the same command in every process, at about the same time.'
   )
-  if place is not None and place['process_id'] > 0:
-    _reach(place, args.start_seconds)
+  if place is not None:
+    _reach(place, args.start_seconds) if place['process_id'] else _check_port(place)
   try:
     jax.distributed.initialize(
       **(place or {}),
@@ -159,6 +160,18 @@ def _place(args: argparse.Namespace) -> dict[str, str | int] | None:
   )
 
 
+def _check_port(place: dict[str, str | int]) -> None:
+  """Raises where process 0 cannot listen: JAX's own attempt ends in a crash."""
+  port = int(place['coordinator_address'].rpartition(':')[2])
+  try:
+    socket.create_server(('', port)).close()
+  except OSError as error:
+    raise UserError(
+      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): name another'
+      ' in --coordinator, of every process.'
+    ) from error
+
+
 def _reach(place: dict[str, str | int], seconds: float) -> None:
   """Waits until the coordinator listens: JAX's own attempt ends in an abort."""
   host, _, port = place['coordinator_address'].rpartition(':')
@@ -193,7 +206,7 @@ class _Aborted:
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(_: int) -> None:
       print(cls.sentence, file=sys.stderr, flush=True)
-      os._exit(1)
+      _end()
 
     cls._handler = handler
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
@@ -248,6 +261,12 @@ def _leave(seconds: float) -> None:
   goodbye = threading.Thread(target=say_goodbye, daemon=True)
   goodbye.start()
   goodbye.join(seconds)
+  _end()
+
+
+def _end() -> None:
+  for worker in multiprocessing.active_children():  # of the input; they would stay
+    worker.kill()
   sys.stdout.flush()
   os._exit(1)
 
@@ -263,12 +282,13 @@ def together() -> Iterator[None]:
     yield
   except Exception as error:
     trouble = error
-  texts = gather(f'{type(trouble).__name__}: {trouble}' if trouble else '')
+  kind = '' if isinstance(trouble, UserError) else f'{type(trouble).__name__}: '
+  texts = gather(f'{kind}{trouble}' if trouble else '')
   if trouble is not None:
     raise trouble
   for index, text in enumerate(texts):
     if text:
-      raise UserError(f'process {index} failed ({text}), so all stop.')
+      raise UserError(f'process {index} says: {text}')
 
 
 def gather(text: str, size: int = 2000) -> list[str]:

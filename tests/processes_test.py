@@ -212,6 +212,28 @@ def test_other_numbers_of_devices_and_processes(train, alone, tmp_path):
   assert_same_losses(tmp_path / 'run', alone[0])
 
 
+def test_copies_that_drift_apart_are_never_saved(train, tmp_path):
+  drift = {'DRIFT_AT': '12'}
+  words = ('--config.check_replicas_every=4', '--config.checkpoint_every=10')
+  done, _ = train(tmp_path, 2, 2, *words, own={0: ((), drift), 1: ((), drift)})
+  for index, process in enumerate(done):
+    assert process.returncode == 1
+    (told,) = [line for line in process.sentences if 'error' in line]
+    assert told.startswith(f'process {index}: error: copies of the state drifted apart')
+    assert re.search(r'device \d+ of process 1 deviates from 3 others', told)
+    assert 'head/bias' in told and 'by step 12' in told and 'step 10 is kept' in told
+  assert [p.name for p in (tmp_path / 'run' / 'checkpoints').iterdir()] == ['10']
+
+
+def test_what_goes_wrong_in_one_process_stops_all(train, tmp_path):
+  started = time.monotonic()
+  done, _ = train(tmp_path, 2, 2, own={1: ((), {'FAIL_AT': '12'})})
+  assert [process.returncode for process in done] == [1, 1]
+  assert 'process 1: error: this example is broken' in done[1].stderr
+  assert 'process 0: error: another process of this run died' in done[0].stderr
+  assert time.monotonic() - started < 60
+
+
 def test_coordinator_that_is_not_there(run, tmp_path):
   words = ('--coordinator=127.0.0.1:9', '--num-processes=2', '--start-seconds=1')
   done = run(*train_test.TRAIN, f'--workdir={tmp_path}/run', *words, '--process-id=1')
