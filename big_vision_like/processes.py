@@ -167,8 +167,8 @@ def _check_port(place: dict[str, str | int]) -> None:
     socket.create_server(('', port)).close()
   except OSError as error:
     raise UserError(
-      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): name another'
-      ' in --coordinator, of every process.'
+      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): take'
+      ' another for --coordinator, in every process.'
     ) from error
 
 
