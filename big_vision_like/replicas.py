@@ -7,6 +7,7 @@ Axes: D F T the mesh (data, fsdp, tensor), L leaves, P parts of a leaf, R their 
 """
 
 import collections
+import math
 from typing import Any
 
 import jax
@@ -30,11 +31,7 @@ class Replicas:
     self._mesh = mesh
     self._names = [optim.path_of(keys) for keys, _ in leaves]
     self._specs = [leaf.sharding.spec for _, leaf in leaves]
-    self._copied = any(
-      mesh.size
-      > len(set(map(str, leaf.sharding.devices_indices_map(leaf.shape).values())))
-      for _, leaf in leaves
-    )
+    self._copied = any(_parts(mesh, spec) < mesh.size for spec in self._specs)
     specs = jax.tree.map(lambda leaf: leaf.sharding.spec, state)
     local = jax.shard_map(
       _local_sums,
@@ -72,13 +69,9 @@ class Replicas:
 
   def _disagreement(self, spec: P, sums_DFT: np.ndarray) -> str:
     """Which devices hold something else than most copies of the same part."""
-    split = {
-      name
-      for axes in spec
-      for name in ([axes] if isinstance(axes, str) else axes or ())
-    }
+    split = _split_axes(spec)
     order = sorted(range(3), key=lambda i: sharding.AXES[i] not in split)
-    parts = int(np.prod([self._mesh.shape[name] for name in split], dtype=int))
+    parts = _parts(self._mesh, spec)
     sums_PR = sums_DFT.transpose(order).reshape(parts, -1)
     devices_PR = self._mesh.devices.transpose(order).reshape(parts, -1)
     for sums_R, devices_R in zip(sums_PR, devices_PR, strict=True):
@@ -86,12 +79,21 @@ class Replicas:
       if not others:
         continue
       if 2 * count > len(sums_R):
-        listed = ', '.join(_name(d) for d in devices_R[sums_R != most][:4])
-        return f'{listed} deviates from {count} others'
+        wrong = [_name(device) for device in devices_R[sums_R != most]]
+        verb = 'deviates' if len(wrong) == 1 else 'deviate'
+        return f'{", ".join(wrong[:4])} {verb} from {count} others'
       if len(sums_R) == 2:
         return f'two devices disagree, {_name(devices_R[0])} and {_name(devices_R[1])},'
       return f'{len(sums_R)} devices disagree with no majority'
     return ''
+
+
+def _split_axes(spec: P) -> set[str]:
+  return {a for axes in spec for a in ([axes] if isinstance(axes, str) else axes or ())}
+
+
+def _parts(mesh: Mesh, spec: P) -> int:
+  return math.prod(mesh.shape[axis] for axis in _split_axes(spec))
 
 
 def _local_sums(state: Any) -> jax.Array:
