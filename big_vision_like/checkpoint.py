@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from big_vision_like import processes
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 from big_vision_like.ops import positions
@@ -54,7 +56,7 @@ class Checkpoints:
       )
       policies.append(best)
     self._keep_best = keep_best
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=managers.AnyPreservationPolicy(policies),
@@ -83,8 +85,13 @@ class Checkpoints:
     seconds: float,
     scalars: Mapping[str, float] | None = None,
     wait: bool = False,
-  ) -> None:
-    """Starts to write a checkpoint; the state may be donated when this returns."""
+  ) -> float:
+    """Starts to write a checkpoint; the state may be donated when this returns.
+
+    Returns the seconds that it took: the copy to the host, and whatever was left to
+    write of the checkpoint before.
+    """
+    started = time.perf_counter()
     best = None
     if scalars and self._keep_best in scalars:
       best = {self._keep_best: float(scalars[self._keep_best])}
@@ -93,10 +100,12 @@ class Checkpoints:
       progress=ocp.args.JsonSave({'position': position, 'seconds': seconds}),
     )
     with _saving(self):
-      self._check_space(state)
+      with processes.together():
+        self._check_space(state)
       self._manager.save(step, args=items, metrics=best)
       if wait:
         self._manager.wait_until_finished()
+    return time.perf_counter() - started
 
   def check(self) -> None:
     """Raises if writing in the background has failed."""
@@ -123,7 +132,8 @@ class Checkpoints:
     )
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        restored = self._manager.restore(step, args=items)
+        with processes.together():
+          restored = self._manager.restore(step, args=items)
         break
       except Exception as error:  # whatever a damaged file makes the readers raise
         reasons[step] = _briefly(error)
@@ -137,13 +147,21 @@ class Checkpoints:
       return None
     for bad, why in reasons.items():
       aside = self.folder.parent / f'unreadable-{bad}'
-      os.replace(self.folder / str(bad), aside)
+      with processes.together():
+        if jax.process_index() == 0:
+          os.replace(self.folder / str(bad), aside)
       say('restore', f'checkpoint {bad} is unreadable ({why}): set aside as {aside}')
     if reasons:
       self._manager.reload()
       say('restore', f'going on from the previous good checkpoint, step {step}')
     progress = restored.progress
     return restored.state, progress['position'], progress['seconds']
+
+
+class _Manager(ocp.CheckpointManager):
+  def reached_preemption(self, step: int) -> bool:
+    # JAX says so once, at the agreed step, to the first who asks: that is the loop.
+    return False
 
 
 @contextlib.contextmanager
@@ -170,10 +188,19 @@ def _briefly(error: BaseException) -> str:
 
 
 def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
-  """Saves the config in a new folder; refuses the folder of another config."""
+  """Saves the config in a new folder; refuses the folder of another config.
+
+  Process 0 claims the folder, then all compare: they may have been told differently.
+  """
   path = workdir / 'config.json'
   plain = json.loads(config.to_json())
-  if path.exists():
+  with processes.together():
+    if jax.process_index() == 0 and not path.exists():
+      workdir.mkdir(parents=True, exist_ok=True)
+      temporary = path.with_suffix('.tmp')
+      temporary.write_text(json.dumps(plain, indent=2) + '\n')
+      os.replace(temporary, path)
+  with processes.together():
     before, now = _flat(json.loads(path.read_text())), _flat(plain)
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
@@ -186,11 +213,6 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
         f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
         ' --workdir, or the saved config: --config=' + str(path)
       )
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(plain, indent=2) + '\n')
-  os.replace(temporary, path)
 
 
 def _flat(node: Any, path: str = '') -> dict[str, Any]:

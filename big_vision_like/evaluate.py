@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections as mlc
+import numpy as np
 
-from big_vision_like import checkpoint, errors, experiment, spec
+from big_vision_like import checkpoint, errors, experiment, processes, spec
 from big_vision_like import mesh as meshes
+from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.metrics import listed, say
 from big_vision_like.tasks.task import State, Task
 
@@ -44,17 +46,32 @@ def load_run(
   return LoadedRun(workdir, config, spec.build(plain['task'], 'config.task'), state)
 
 
+def measure(
+  evaluator: Evaluator, task: Task, state: State, mesh: jax.sharding.Mesh
+) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
+  """Runs an evaluator: the scalars it finds, its pictures, and the seconds it took."""
+  started = time.perf_counter()
+  found = evaluator.run(task.predict, state, mesh)
+  pictures = {k: v for k, v in found.items() if getattr(v, 'ndim', 0)}
+  scalars = {k: float(v) for k, v in found.items() if k not in pictures}
+  return scalars, pictures, time.perf_counter() - started
+
+
 @errors.told_plainly
+@processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints what every evaluator finds; writes `evaluation-STEP.json` in the workdir."""
   parser = argparse.ArgumentParser(
     prog='python -m big_vision_like.evaluate', description=__doc__, allow_abbrev=False
   )
   parser.add_argument('--step', type=int, help='the checkpoint; default the newest')
+  processes.add_flags(parser)
   args, config = experiment.parse(parser, argv)
   if args.workdir is None:
     raise errors.UserError('name the folder of a run: --workdir=runs/NAME')
-  made = experiment.make(config, training=False)
+  processes.start(args)
+  with processes.together():
+    made = experiment.make(config, training=False)
   loaded = load_run(args.workdir, args.step, config)
   step = int(loaded.state.step)
   say('run', f'{args.workdir}, step {step:,}')
@@ -68,10 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   results = {}
   for name, evaluator in made.evaluators.items():
-    started = time.perf_counter()
-    found = evaluator.run(loaded.task.predict, state, made.mesh)
-    scalars = {k: float(v) for k, v in found.items() if not getattr(v, 'ndim', 0)}
-    say(name, f'{listed(scalars)}  ({time.perf_counter() - started:.1f} s)')
+    scalars, _, seconds = measure(evaluator, loaded.task, state, made.mesh)
+    say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
     results |= {f'{name}/{key}': value for key, value in scalars.items()}
   if jax.process_index() == 0:
     path = pathlib.Path(args.workdir) / f'evaluation-{step}.json'

@@ -41,7 +41,9 @@ class Settings:
   """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
 
   `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
-  (path regex, axes); `keep_best` names an evaluation scalar such as 'val/top1'.
+  (path regex, axes); `keep_best` names an evaluation scalar such as 'val/top1'. Copies
+  of the state are compared every `check_replicas_every` steps and before each save (0:
+  never).
   """
 
   task: Any
@@ -54,6 +56,7 @@ class Settings:
   sharding: Sequence[Any] = ()
   log_every: int = 50
   checkpoint_every: Any = 1000
+  check_replicas_every: int = 1000
   keep_last: int = 2
   keep_every: int | None = None
   keep_best: str | None = None

@@ -1,11 +1,13 @@
 """What a run tells the world: progress lines, metrics.jsonl, TensorBoard."""
 
+import collections
 import json
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,6 +35,7 @@ class Metrics:
     self._start_step, self._before = start_step, seconds
     self._last = (start_step, time.perf_counter())
     self._paused = 0.0
+    self._rate = 0.0
     self._started = time.perf_counter()
     self._active = jax.process_index() == 0
     if self._active:
@@ -60,37 +63,42 @@ class Metrics:
 
   def say(self, title: str, text: str) -> None:
     """Prints one line of the run's account of itself."""
-    if self._active:
-      say(title, text)
+    say(title, text)
 
   def measure(self, step: int, flops_per_step: int | None) -> None:
     """Starts the clock of throughput, after compilation."""
     self._flops_per_step = flops_per_step
     self._last = (step, time.perf_counter())
-    self._paused = 0.0
+    self._paused = self._rate = 0.0
 
   def pause(self, seconds: float) -> None:
     """Takes time spent on evaluation out of the throughput."""
     self._paused += seconds
 
-  def train(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Logs the scalars of a training step and prints the progress line."""
-    now = time.perf_counter()
-    last_step, last_time = self._last
-    elapsed = max(now - last_time - self._paused, 1e-9)
-    rate = (step - last_step) / elapsed
-    self._last, self._paused = (step, now), 0.0
+  def train(
+    self, step: int, scalars: Mapping[str, float], done: int | None = None
+  ) -> None:
+    """Logs the scalars of a training step and prints the progress line.
+
+    `done` is the last step that the devices have finished by now, if not this one.
+    """
+    now, done = time.perf_counter(), done or step
+    last_done, last_time = self._last
+    if done > last_done:
+      elapsed = max(now - last_time - self._paused, 1e-9)
+      self._rate = (done - last_done) / elapsed
+      self._last, self._paused = (done, now), 0.0
     scalars = dict(scalars)
-    if step > last_step:
-      scalars['examples_per_second'] = rate * self._batch_size
+    if self._rate:
+      scalars['examples_per_second'] = self._rate * self._batch_size
       chip = chips.of(jax.devices()[0])
       if chip and self._flops_per_step:
         peak = chip.peak_flops * jax.device_count()
-        scalars['mfu'] = self._flops_per_step * rate / peak
+        scalars['mfu'] = self._flops_per_step * self._rate / peak
     scalars['seconds'] = self.seconds
     self.write(step, 'train', scalars)
     if self._active:
-      left = (self._total_steps - step) / rate if step > last_step else None
+      left = (self._total_steps - done) / self._rate if self._rate else None
       print(progress_line(step, self._total_steps, scalars, left), flush=True)
 
   def evaluation(
@@ -119,9 +127,40 @@ class Metrics:
       self._board.add_images(name, images_BHWC, step, dataformats='NHWC')
 
 
+class Unread:
+  """What the last steps measured, left on the devices until it must be known.
+
+  So the devices never wait for the host. Nor may the host run far ahead of them, as
+  batches take memory: `wait` keeps it `ahead` steps ahead at most.
+  """
+
+  def __init__(self, ahead: int = 2):
+    self._ahead = ahead
+    self._steps: collections.deque[tuple[int, Any, Any, Any]] = collections.deque()
+
+  def add(self, step: int, position: Any, scalars: Any, sums: Any) -> None:
+    """Keeps the arrays of a step, with the input's position before it."""
+    self._steps.append((step, position, scalars, sums))
+
+  def wait(self) -> int:
+    """Waits until all but the newest steps are done; returns the last that is."""
+    if len(self._steps) > self._ahead:
+      jax.block_until_ready(self._steps[-1 - self._ahead][2])
+    return self._steps[-1][0] - self._ahead
+
+  def take(self, until: int) -> list[tuple[int, Any, Any, Any]]:
+    """What was kept of the steps up to this one, fetched at once, in order."""
+    taken = []
+    while self._steps and self._steps[0][0] <= until:
+      taken.append(self._steps.popleft())
+    fetched = jax.device_get([entry[2:] for entry in taken])
+    return [(*e[:2], *f) for e, f in zip(taken, fetched, strict=True)]
+
+
 def say(title: str, text: str) -> None:
-  """One line with a title in a column of its own."""
-  print(f'{title:<10}{text}', flush=True)
+  """One line with a title in a column of its own; of several processes, 0 says it."""
+  if not jax.distributed.is_initialized() or jax.process_index() == 0:
+    print(f'{title:<10}{text}', flush=True)
 
 
 def listed(scalars: Mapping[str, float]) -> str:

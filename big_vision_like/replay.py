@@ -1,5 +1,6 @@
 """A loss that is not finite: stop, keep the evidence, and show the very step again."""
 
+import contextlib
 import json
 import pathlib
 import traceback
@@ -17,24 +18,35 @@ from big_vision_like.metrics import say
 from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State
 
+ROWS = 'rows_in_batch'  # of the arrays beside it, in a capsule
+
 
 def check_finite(
+  run: Experiment,
   workdir: pathlib.Path,
   step: int,
-  batch: Batch,
+  position: Mapping[str, int],
   scalars: Mapping[str, np.ndarray],
   last_good: int | None,
 ) -> None:
-  """Raises if a scalar is not finite, after saving a capsule of the step."""
+  """Raises if a scalar is not finite, after saving a capsule of the step.
+
+  `position` is where the input stood before the step: its batch is read again.
+  """
   bad = [name for name, value in scalars.items() if not np.isfinite(value)]
   if not bad:
     return
   folder = workdir / f'capsule-{step}'
   folder.mkdir(exist_ok=True)
-  np.savez(folder / f'batch-{jax.process_index()}.npz', **batch)
+  with contextlib.closing(run.batches()) as batches:
+    batches.set_state(position)
+    rows = sharding.local_rows(run.mesh, run.data.batch_size)
+    path = folder / f'batch-{jax.process_index()}.npz'
+    np.savez(path, **{ROWS: rows}, **next(batches))
   values = {name: str(value) for name, value in scalars.items()}
   story = {'step': step, 'scalars': values, 'last_good_checkpoint': last_good}
-  (folder / 'capsule.json').write_text(json.dumps(story, indent=2) + '\n')
+  if jax.process_index() == 0:
+    (folder / 'capsule.json').write_text(json.dumps(story, indent=2) + '\n')
   kept = 'none was saved yet' if last_good is None else f'step {last_good:,} is kept'
   raise UserError(
     f'{", ".join(bad)} is not finite at step {step:,} (loss {values["loss"]}).'
@@ -46,12 +58,7 @@ def check_finite(
 
 def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   """Goes from the last good checkpoint to `step` and names what is not finite first."""
-  path = workdir / f'capsule-{step}' / f'batch-{jax.process_index()}.npz'
-  if not path.exists():
-    found = sorted(p.name for p in workdir.glob('capsule-*')) or ['none']
-    raise UserError(
-      f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
-    )
+  batch = _saved_batch(run, workdir, step)
   batches = run.batches()
   with checkpoint.Checkpoints(workdir) as checkpoints:
     restored = checkpoints.restore(run.abstract_state)
@@ -65,12 +72,30 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   say('replay', f'from step {int(state.step):,} to {step:,}')
   while int(state.step) < step - 1:
     state, _ = run.compiled_step(state, sharding.put(next(batches), run.mesh))
-  with np.load(path) as saved:
-    batch = dict(saved)
   same = all(np.array_equal(batch[k], v) for k, v in next(batches).items())
   batches.close()
   say('replay', f'the batch of step {step:,} is {"the same" if same else "DIFFERENT"}')
   _report(run, state, sharding.put(batch, run.mesh), step)
+
+
+def _saved_batch(run: Experiment, workdir: pathlib.Path, step: int) -> Batch:
+  """This process's rows of the capsule, whatever processes it was saved by."""
+  paths = sorted((workdir / f'capsule-{step}').glob('batch-*.npz'))
+  if not paths:
+    found = sorted(p.name for p in workdir.glob('capsule-*')) or ['none']
+    raise UserError(
+      f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
+    )
+  whole: Batch = {}
+  for path in paths:
+    with np.load(path) as saved:
+      part = dict(saved)
+    rows = part.pop(ROWS)
+    for name, x in part.items():
+      shape = (run.data.batch_size, *x.shape[1:])
+      whole.setdefault(name, np.zeros(shape, x.dtype))[rows] = x
+  mine = sharding.local_rows(run.mesh, run.data.batch_size)
+  return {name: x[mine] for name, x in whole.items()}
 
 
 def _report(

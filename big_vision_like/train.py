@@ -5,33 +5,39 @@ tasks. Any field of the config can be overridden: `--config.total_steps=200`.
 """
 
 import argparse
-import collections
 import contextlib
 import os
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, errors, flops, metrics, replay
+from big_vision_like import checkpoint, errors, flops, metrics, processes, replay
 from big_vision_like import experiment as experiments
+from big_vision_like.data.pipeline import TrainBatches
+from big_vision_like.evaluate import measure
 from big_vision_like.experiment import Experiment
-from big_vision_like.metrics import CompileWatch, Metrics, duration, say
+from big_vision_like.metrics import CompileWatch, Metrics, Unread, duration, say
 from big_vision_like.ops import sharding
+from big_vision_like.replicas import Replicas
 from big_vision_like.tasks.task import State
 
 
 def train(
-  config: mlc.ConfigDict, workdir: str | os.PathLike, import_seconds: float = 0.0
+  config: mlc.ConfigDict,
+  workdir: str | os.PathLike,
+  import_seconds: float = 0.0,
+  drill: int | None = None,
 ) -> State:
-  """Trains to the config's last step, going on from what the folder holds."""
+  """Trains to the config's last step, going on from what the folder holds.
+
+  At step `drill` the run is interrupted as machines that are taken away interrupt it.
+  """
   workdir = pathlib.Path(workdir)
   phases = {'import': import_seconds}
-  with timed(phases, 'data'):
+  with timed(phases, 'data'), processes.together():
     run = experiments.make(config)
     batches = run.batches()
     run.task.check(run.example)
@@ -59,62 +65,67 @@ def train(
     if start >= total:
       log.say('done', f'{workdir} is already at step {start:,} of {total:,}.')
       return state
-    return loop(run, state, batches, checkpoints, log, workdir, phases)
+    return loop(run, state, batches, checkpoints, log, workdir, phases, drill)
 
 
 def loop(
   run: Experiment,
   state: State,
-  batches: Iterator,
+  batches: TrainBatches,
   checkpoints: checkpoint.Checkpoints,
   log: Metrics,
   workdir: pathlib.Path,
   phases: dict[str, float],
+  drill: int | None = None,
 ) -> State:
   """Steps until the last one, or until SIGTERM."""
   start, total = int(state.step), run.settings.total_steps
   if start == 0 and 'image' in run.example:
     log.pictures(0, 'train/images', run.example['image'][:32])
-  late: collections.deque = collections.deque()
+  replicas = Replicas(run.mesh, run.abstract_state)
+  every = run.settings.check_replicas_every
+  unread = Unread()
 
-  def settle() -> None:
-    """Fetches the oldest scalars that are still on the device, and looks at them."""
-    step, batch, scalars = late.popleft()
-    scalars = jax.device_get(scalars)
-    replay.check_finite(workdir, step, batch, scalars, checkpoints.latest)
-    if is_due(step, run.settings.log_every) or step == total:
-      log.train(step, scalars)
-      checkpoints.check()
+  def look(until: int) -> None:
+    """Fetches what was measured up to this step, and raises if something is wrong."""
+    for step, position, scalars, sums in unread.take(until):
+      replay.check_finite(run, workdir, step, position, scalars, checkpoints.latest)
+      replicas.check(step, sums, checkpoints.latest)
+      if is_due(step, run.settings.log_every) or step == total:
+        log.train(step, scalars, done=until)
+        checkpoints.check()
 
-  with sigterm() as terminated, CompileWatch(log) as compilations:
+  with processes.preemption(drill) as preempted, CompileWatch(log) as compilations:
     for step in range(start + 1, total + 1):
-      batch = next(batches)
+      position, batch = batches.get_state(), next(batches)
       run.task.check(batch)
       arrays = sharding.put(batch, run.mesh)
       compilations.now = (step, arrays)
       if step == start + 1:
         with timed(phases, 'compile'):
           operations = flops.total(run.compiled_step.trace(state, arrays).jaxpr)
-          state, scalars = run.compiled_step(state, arrays)
+          state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
         first_step(log, phases, step, operations, run.data.batch_size)
       else:
         compilations.expected = step == start + 2
         with jax.transfer_guard('disallow'):
           state, scalars = run.compiled_step(state, arrays)
-      late.append((step, batch, scalars))
-      while len(late) > 1:  # one step late: the device always has work to do
-        settle()
+      compilations.expected = True
 
-      last, stop = step == total, terminated.is_set()
+      last, stop = step == total, preempted(step)
       due = [n for n, e in run.evaluators.items() if last or is_due(step, e.every)]
       save = last or stop or is_due(step, run.settings.checkpoint_every)
-      while late and (due or save):
-        settle()
-      compilations.expected = True
+      compare = every > 0 and (save or is_due(step, every))
+      unread.add(step, position, scalars, replicas.sums(state) if compare else None)
+      done = step if due or save else unread.wait()
+      if due or save or is_due(done, run.settings.log_every):
+        look(done)
       results = evaluate(run, due, state, step, log)
       if save:
-        position = batches.get_state()
-        checkpoints.save(step, state, position, log.seconds, results, wait=last or stop)
+        stalled = checkpoints.save(
+          step, state, batches.get_state(), log.seconds, results, wait=last or stop
+        )
+        log.write(step, 'info', {'save_seconds': stalled})
       compilations.expected = False
       if stop and not last:
         log.say('stopped', f'on SIGTERM at step {step:,}, saved; run it again to go on')
@@ -134,13 +145,11 @@ def evaluate(
   """Runs these evaluators and logs what they find, as 'NAME/WHAT'."""
   results = {}
   for name in names:
-    started = time.perf_counter()
-    evaluator = run.evaluators[name]
-    found = evaluator.run(run.task.predict, state, run.mesh)
-    scalars = {k: v for k, v in found.items() if not hasattr(v, 'shape') or v.ndim == 0}
-    for key in found.keys() - scalars.keys():
-      log.pictures(step, f'{name}/{key}', found[key])
-    seconds = time.perf_counter() - started
+    scalars, pictures, seconds = measure(
+      run.evaluators[name], run.task, state, run.mesh
+    )
+    for key, images_BHWC in pictures.items():
+      log.pictures(step, f'{name}/{key}', images_BHWC)
     log.evaluation(step, name, scalars, seconds)
     log.pause(seconds)
     results |= {f'{name}/{key}': value for key, value in scalars.items()}
@@ -151,15 +160,16 @@ def describe(
   run: Experiment, workdir: pathlib.Path, state: State, resumed_at: int | None
 ) -> None:
   """Prints what is about to run."""
-  if jax.process_index():
-    return
   mesh, data = run.mesh, run.data
   how = 'new' if resumed_at is None else f'resumed at step {resumed_at:,}'
   sizes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   epochs = run.settings.total_steps * data.batch_size / data.examples_per_epoch
   say('run', f'{workdir} ({how})')
-  say('devices', f'{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {sizes}')
+  count_processes = jax.process_count()
+  where = f' in {count_processes} processes' if count_processes > 1 else ''
+  kind = mesh.devices.flat[0].device_kind
+  say('devices', f'{mesh.size} x {kind}{where}, mesh {sizes}')
   say('params', f'{count:,}')
   say(
     'data',
@@ -187,21 +197,8 @@ def timed(phases: dict[str, float], name: str) -> Iterator[None]:
   phases[name] = phases.get(name, 0.0) + time.perf_counter() - started
 
 
-@contextlib.contextmanager
-def sigterm() -> Iterator[threading.Event]:
-  """An event that is set when SIGTERM comes, instead of dying of it."""
-  event = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield event  # handlers belong to the main thread
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-  try:
-    yield event
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
 @errors.told_plainly
+@processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line and trains."""
   import_seconds = metrics.process_seconds()
@@ -213,13 +210,21 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--replay', type=int, metavar='STEP', help='replay the step that was not finite'
   )
+  parser.add_argument(
+    '--drill',
+    metavar='preempt@STEP',
+    help='rehearse: at this step the process gets SIGTERM from itself',
+  )
+  processes.add_flags(parser)
   args, config = experiments.parse(parser, argv)
   if args.workdir is None:
     raise errors.UserError('name a folder for the run: --workdir=runs/NAME')
+  drill = processes.drill_step(args.drill)
+  processes.start(args)
   if args.replay is not None:
     replay.replay(experiments.make(config), pathlib.Path(args.workdir), args.replay)
     return
-  train(config, args.workdir, import_seconds)
+  train(config, args.workdir, import_seconds, drill)
 
 
 if __name__ == '__main__':

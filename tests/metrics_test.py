@@ -164,6 +164,37 @@ def test_model_flops_utilisation(tmp_path, clock, monkeypatch):
   assert records(tmp_path)[0]['mfu'] == pytest.approx(40 * 2 / 100)
 
 
+def test_throughput_counts_what_the_devices_have_done(tmp_path, clock):
+  with opened(tmp_path, total_steps=100, batch_size=8) as log:
+    log.measure(0, flops_per_step=None)
+    clock[0] += 6.0
+    log.train(10, {'loss': 1.0}, done=12)
+    clock[0] += 4.0
+    log.train(19, {'loss': 1.0}, done=20)
+    log.train(20, {'loss': 1.0}, done=20)
+  rates = [r['examples_per_second'] for r in records(tmp_path)]
+  assert rates == [12 * 8 / 6.0, 8 * 8 / 4.0, 8 * 8 / 4.0]
+
+
+def test_unread_scalars_are_fetched_in_order(monkeypatch):
+  unread = metrics.Unread(ahead=2)
+  waited = []
+  monkeypatch.setattr(metrics.jax, 'block_until_ready', waited.append)
+  for step in range(1, 6):
+    unread.add(step, f'before {step}', {'loss': jnp.float32(step)}, None)
+    assert unread.wait() == step - 2
+  assert [int(scalars['loss']) for scalars in waited] == [1, 2, 3]
+  taken = unread.take(3)
+  assert [(step, position) for step, position, _, _ in taken] == [
+    (1, 'before 1'),
+    (2, 'before 2'),
+    (3, 'before 3'),
+  ]
+  assert all(isinstance(scalars['loss'], np.ndarray) for _, _, scalars, _ in taken)
+  assert [step for step, *_ in unread.take(99)] == [4, 5]
+  assert unread.take(99) == []
+
+
 @pytest.mark.parametrize(
   'arguments, line',
   [

@@ -6,13 +6,17 @@ import random
 import shutil
 import signal
 import subprocess
+import types
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from big_vision_like import metrics
+from big_vision_like import checkpoint, experiment, metrics, train
+from big_vision_like import mesh as meshes
+from big_vision_like.errors import UserError
+from big_vision_like.tasks.task import State
 
 STEPS = 200
 TRAIN = ('-m', 'big_vision_like.train', '--config=tests/tiny_config.py')
@@ -36,7 +40,7 @@ def saved(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
 
 def assert_bit_equal(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
   a, b = saved(one, step), saved(other, step)
-  assert a.keys() == b.keys() and len(a) > 100
+  assert a.keys() == b.keys() and len(a) > 15
   assert any('ema' in name for name in a) and any('nu' in name for name in a)
   for name in a:
     np.testing.assert_array_equal(a[name], b[name], err_msg=name)
@@ -223,6 +227,96 @@ def test_loss_that_is_not_finite_leaves_a_capsule_to_replay(run, tmp_path):
   assert again.returncode == 0, again.stderr
   assert f'the batch of step {step} is the same' in again.stdout
   assert 'first:' in again.stdout
+
+
+class Counting:
+  """Batches of ones, whose position is known."""
+
+  def __init__(self):
+    self.step = 0
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    self.step += 1
+    return {'x': np.full((8, 3), self.step, np.float32)}
+
+  def get_state(self) -> dict[str, int]:
+    return {'examples': 8 * self.step}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    self.step = state['examples'] // 8
+
+  def close(self) -> None:
+    pass
+
+
+@pytest.fixture
+def looped(tmp_path):
+  """Runs the loop on a trivial task, not finite from step `bad_from` on."""
+
+  def call(bad_from=0, **settings) -> Counting:
+    mesh = meshes.make_mesh()
+
+    def step(state, batch):
+      state = state.replace(step=state.step + 1)
+      bad = (state.step >= bad_from) & (bad_from > 0)
+      return state, {'loss': jax.numpy.where(bad, jax.numpy.nan, batch['x'].mean())}
+
+    state = State(step=np.int32(0), params={'w': np.ones(3, np.float32)}, opt_state=())
+    shardings = meshes.state_shardings(mesh, state)
+    state = meshes.put_tree(state, shardings)
+    settings = dict(total_steps=23, log_every=10, checkpoint_every=0) | settings
+    run = types.SimpleNamespace(
+      settings=experiment.Settings(task=None, train_data=None, **settings),
+      mesh=mesh,
+      example={},
+      evaluators={},
+      task=types.SimpleNamespace(check=lambda batch: None),
+      data=types.SimpleNamespace(batch_size=8),
+      abstract_state=state,
+      batches=Counting,
+      compiled_step=jax.jit(step, donate_argnums=0),
+    )
+    batches = Counting()
+    call.batches = batches
+    with (
+      checkpoint.Checkpoints(tmp_path) as checkpoints,
+      metrics.Metrics(tmp_path, 0, 23, 8) as log,
+    ):
+      train.loop(run, state, batches, checkpoints, log, tmp_path, {})
+
+  return call
+
+
+def test_nothing_is_fetched_between_logs(looped, tmp_path, monkeypatch):
+  fetched_at = set()
+  kind = type(jax.numpy.zeros(1))
+  value = kind._value.fget
+
+  def counted(array: jax.Array) -> np.ndarray:
+    if hasattr(looped, 'batches'):
+      fetched_at.add(looped.batches.step)
+    return value(array)
+
+  monkeypatch.setattr(kind, '_value', property(counted))
+  looped(check_replicas_every=5)
+  # Each log comes when the devices have done that step, with two more on their way.
+  assert fetched_at == {0, 12, 22, 23}
+  records = [r for r in metrics.read(tmp_path) if r['kind'] == 'train']
+  assert [(r['step'], r['loss']) for r in records] == [(10, 10), (20, 20), (23, 23)]
+  assert all(r['examples_per_second'] > 0 for r in records)
+  (info,) = [r for r in metrics.read(tmp_path) if 'save_seconds' in r]
+  assert info['step'] == 23 and info['save_seconds'] > 0
+
+
+@pytest.mark.parametrize('every', [0, 9])
+def test_first_bad_step_is_named_however_late_it_is_seen(looped, tmp_path, every):
+  with pytest.raises(UserError, match='loss is not finite at step 13 .loss nan'):
+    looped(bad_from=13, checkpoint_every=every)
+  with np.load(tmp_path / 'capsule-13' / 'batch-0.npz') as saved:
+    np.testing.assert_array_equal(saved['x'], np.full((8, 3), 13))
+  assert [p.name for p in tmp_path.glob('capsule-*')] == ['capsule-13']
+  kept = [p.name for p in (tmp_path / 'checkpoints').iterdir()]
+  assert kept == (['9'] if every else [])
 
 
 def test_missing_data_is_named_before_anything_starts(run, tmp_path):
