@@ -29,6 +29,9 @@ from big_vision_like.weights import tree as trees
 
 Tree = dict[str, Any]
 
+# Fields of a config that say where a run computes, not what.
+LAYOUT = ('mesh', 'sharding')
+
 
 class Checkpoints:
   """The checkpoints of one run.
@@ -190,7 +193,8 @@ def _briefly(error: BaseException) -> str:
 def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
   """Saves the config in a new folder; refuses the folder of another config.
 
-  Process 0 claims the folder, then all compare: they may have been told differently.
+  The layout may change, as when a run goes on with other devices. Process 0 claims the
+  folder, then all compare: they may have been told differently.
   """
   path = workdir / 'config.json'
   plain = json.loads(config.to_json())
@@ -205,7 +209,8 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
       for key in sorted({*before, *now})
-      if before.get(key, ...) != now.get(key, ...)
+      if re.split(r'[.\[]', key)[0] not in LAYOUT
+      and before.get(key, ...) != now.get(key, ...)
     ]
     if changes:
       listed = '\n'.join(changes)

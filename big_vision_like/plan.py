@@ -112,6 +112,7 @@ class Plan:
     }
     record |= {'overrides': list(self.overrides), 'mesh': dict(self.mesh)}
     if self.fits:
+      record['compiled_flops'] = self.costs.flops * self.chips
       record['traffic'] = self.costs.bytes
       record['collectives'] = [dataclasses.asdict(c) for c in self.costs.collectives]
     if self.roofline is not None:

@@ -1,10 +1,13 @@
 """What is kept, and how other weights are fitted. Killing and resuming: train_test."""
 
+import argparse
+
 import jax
+import ml_collections as mlc
 import numpy as np
 import pytest
 
-from big_vision_like import checkpoint, spec
+from big_vision_like import checkpoint, experiment, spec
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
 from big_vision_like.tasks.task import State
@@ -139,3 +142,20 @@ def test_fit_published_files_through_a_config(kind, tmp_path):
   fitted, expected = trees.flatten(init_from.fit(params_of())), trees.flatten(weights)
   for name in expected:
     np.testing.assert_array_equal(fitted[name], expected[name], err_msg=name)
+
+
+def test_a_folder_belongs_to_one_config_wherever_it_computes(tmp_path):
+  config = mlc.ConfigDict(dict(total_steps=3, mesh=dict(data=-1), task=dict(a=1)))
+  checkpoint.claim(tmp_path, config)
+  config.mesh = dict(data=2, fsdp=4)
+  config.sharding = [('head/kernel', ('fsdp',))]
+  checkpoint.claim(tmp_path, config)
+  assert 'fsdp' not in (tmp_path / 'config.json').read_text()  # as it was begun
+  config.task.a = 2
+  with pytest.raises(UserError, match=r'another config:\n  config.task.a: 1 -> 2\nUse'):
+    checkpoint.claim(tmp_path, config)
+
+
+def test_a_bucket_is_no_folder():
+  with pytest.raises(UserError, match=r'--workdir=gs://b/x is not a folder: mount'):
+    experiment.parse(argparse.ArgumentParser(), ['--workdir=gs://b/x'])
