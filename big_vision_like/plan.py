@@ -258,48 +258,58 @@ def gib(size: float) -> str:
   return f'{size / GIB:.2f} GiB' if size >= GIB / 100 else f'{size / 2**20:.2f} MiB'
 
 
-def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> None:
-  """Prints a plan, a line for each question."""
-  sizes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
+def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
+  """Prints a plan, a line or two for each question."""
+  axes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
   each = plan.batch_size / plan.chips
-  say('mesh', f'{sizes}; batch {plan.batch_size:,}, {each:g} a chip')
-  parts = (
+  say('mesh', f'{axes}; batch {plan.batch_size:,}, {each:g} a chip')
+  if plan.chip is None:
+    say('memory', f'{gib(plan.needed)} a device')
+  elif plan.fits:
+    room = plan.chip.hbm_bytes - plan.needed
+    limit = gib(plan.chip.hbm_bytes)
+    say('memory', f'{gib(plan.needed)} of {limit} a chip: fits, {gib(room)} to spare')
+  else:
+    over, limit = plan.needed - plan.chip.hbm_bytes, gib(plan.chip.hbm_bytes)
+    say('memory', f'{gib(plan.needed)} a chip: does NOT fit, {gib(over)} over {limit}')
+  say(
+    '',
     f'parameters {gib(plan.parameters)}, optimizer {gib(plan.optimizer)},'
-    f' temporaries {gib(plan.temporaries)} a chip'
+    f' temporaries {gib(plan.temporaries)}',
   )
-  limit = plan.chip.hbm_bytes if plan.chip else None
   if not plan.fits:
-    over = f'{gib(plan.needed - limit)} over {gib(limit)}'
-    say('memory', f'{gib(plan.needed)}: does NOT fit, {over}; {parts}')
     return
-  room = f' of {gib(limit)}: fits, {gib(limit - plan.needed)} to spare' if limit else ''
-  say('memory', f'{gib(plan.needed)}{room}; {parts}')
   again = plan.costs.flops * plan.chips / plan.flops
   say(
     'work',
     f'{plan.flops / 1e12:,.4g} TFLOP a step, {plan.flops / plan.batch_size / 1e9:,.4g}'
-    f' GFLOP an example, {again:.2f} x with what is computed again',
+    f' GFLOP an example; {again:.2f} x with what is computed again',
   )
   say('traffic', f'{gib(plan.costs.bytes)} between chip and memory a step')
   for c in plan.costs.collectives:
     how = 'beside other work' if c.overlapped else 'waited for'
-    say(
-      'network',
-      f'{c.kind} over {c.group}: {c.times:,} of together {gib(c.payload)}, {how}',
-    )
+    say('network', f'{c.times:,} {c.kind} over {c.group}: {gib(c.payload)}, {how}')
   if plan.costs.unknown_loops:
     count = len(plan.costs.unknown_loops)
     say('', f'{count} loops of unknown length count as one round')
   if plan.seconds is None:
-    say('time', f'no data sheet for {plan.topology}: no estimate')
-    return
-  floor, expected = plan.roofline, plan.expected
+    say('time', f'no data sheet of {plan.topology}: no estimate')
+  else:
+    tell_time(plan, price, rate, given)
+
+
+def tell_time(plan: Plan, price: float | None, rate: float, given: bool) -> None:
+  """Prints how long it takes, what it costs and what the hosts must do."""
+  best, milli = plan.roofline, 1e3
   say(
     'time',
-    f'{1e3 * plan.seconds:,.1f} ms a step (at best {1e3 * floor.total:,.1f}: work'
-    f' {1e3 * floor.compute:,.1f}, network {1e3 * floor.collectives:,.1f} waited for,'
-    f' {1e3 * floor.overlapped_collectives:,.1f} beside; the compiler expects'
-    f' {1e3 * expected.total:,.1f})',
+    f'{milli * plan.seconds:,.1f} ms a step as the compiler expects;'
+    f' {milli * best.total:,.1f} at best',
+  )
+  say(
+    '',
+    f'(work {milli * best.compute:,.1f}, network {milli * best.collectives:,.1f} waited'
+    f' for and {milli * best.overlapped_collectives:,.1f} beside)',
   )
   speed = plan.batch_size / plan.seconds
   say(
@@ -307,12 +317,12 @@ def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> No
     f'{speed / plan.chips:,.1f} examples/s a chip, {speed:,.0f} in all, MFU'
     f' {100 * plan.mfu:.1f} %',
   )
-  seconds = plan.total_steps * plan.seconds
-  hours = seconds / 3600 * plan.chips
-  cost = f', {price * hours:,.0f} at {price:g} a chip-hour' if price else ''
+  hours = plan.total_steps * plan.seconds / 3600
+  chip_hours = hours * plan.chips
+  cost = f', {price * chip_hours:,.0f} at {price:g} a chip-hour' if price else ''
   say(
     'recipe',
-    f'{plan.total_steps:,} steps: {seconds / 3600:,.1f} hours, {hours:,.0f} chip-hours'
+    f'{plan.total_steps:,} steps: {hours:,.1f} hours, {chip_hours:,.0f} chip-hours'
     f'{cost}',
   )
   need = speed / plan.hosts
@@ -322,7 +332,7 @@ def tell(plan: Plan, price: float | None, rate: float | None, given: bool) -> No
     verdict = f'input-bound by {bound:.1f}x' if bound > 1 else 'not input-bound'
     against = f'{rate:,.0f} given: {verdict}'
   else:
-    against = f'one core here does {rate:,.0f}: {math.ceil(need / rate)} cores a host'
+    against = f'one core here does {rate:,.0f}: takes {math.ceil(need / rate)} of them'
   say('input', f'{hosts} must prepare {need:,.0f} examples/s; {against}')
 
 

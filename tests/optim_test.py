@@ -312,21 +312,23 @@ def test_big_vision_optimizer(case, golden):
 def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
   def blocks(seed):
     rng = np.random.default_rng(seed)
-    shapes = {'kernel': (40, 48), 'bias': (40,), 'scale': (3, 40)}
+    shapes = {'kernel': (8, 9), 'bias': (8,), 'scale': (3, 8)}
     return {
       'encoder': {
         f'block_{i}': {
           name: jnp.asarray(rng.normal(size=shape), jnp.float32)
           for name, shape in shapes.items()
         }
-        for i in range(36)
+        for i in range(5)  # enough to be factored over, wrongly
       },
-      'head': {'kernel': jnp.asarray(rng.normal(size=(40, 33)), jnp.float32)},
+      'head': {'kernel': jnp.asarray(rng.normal(size=(8, 7)), jnp.float32)},
     }
 
   params, grads = blocks(0), [blocks(1), blocks(2)]
   # In float32: bfloat16 rounds two orders of summation to different sides.
-  optimizer = optim.adafactor(0.1, weight_decay=0.1, mu_dtype='float32')
+  optimizer = optim.adafactor(
+    0.1, weight_decay=0.1, mu_dtype='float32', min_size_to_factor=4
+  )
   want = descend(optimizer, params, grads)
   stacked = descend(
     optimizer, tree.stack_blocks(params), [tree.stack_blocks(g) for g in grads]
@@ -334,4 +336,4 @@ def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
   assert_close(tree.unstack_blocks(stacked), want, rtol=1e-5, atol=1e-7)
   moments = optimizer.init(tree.stack_blocks(params))
   size = sum(x.size for x in jax.tree.leaves(moments))
-  assert size < 1.2 * sum(x.size for x in jax.tree.leaves(params))
+  assert size < 1.6 * sum(x.size for x in jax.tree.leaves(params))

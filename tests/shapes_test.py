@@ -43,11 +43,11 @@ def test_vit(options, key):
     outputs, _ = jax.eval_shape(forward, image)
   assert outputs['logits'].shape == (BATCH, CHANNELS)
   expected = {'image_BHWC', 'x_BhwD', 'tokens_BND', 'features_BD', 'logits_BC'}
-  expected |= {'q_BNHK', 'kv_BMD', 'p_BHNM', 'rates_L', 'x_BNM'}
+  expected |= {'q_BNHK', 'y_BNTHK', 'p_BHNM', 'rates_L', 'x_BNM'}
   if model.pool == 'token':
     expected |= {'token_11D', 'token_B1D'}
   if model.pool == 'map':
-    expected |= {'probe_11D', 'x_B1D', 'y_B1D'}
+    expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'kv_BMD'}
   if model.posemb != 'none':
     expected.add('pos_1ND')
   if model.drop_path:
