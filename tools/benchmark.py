@@ -34,7 +34,7 @@ import rich.console
 import rich.table
 import trace_bill
 
-from big_vision_like import checkpoint, errors, experiment, flops
+from big_vision_like import checkpoint, chips, errors, experiment, flops
 from big_vision_like.models import vit
 from big_vision_like.ops import sharding
 
@@ -355,14 +355,14 @@ def utilization(
   """Operations per second of all devices, and their share of the peaks."""
   device, count = ours.run.mesh.devices.flat[0], ours.run.mesh.size
   dtype = dtype_of(ours.run)
-  rate, sheet = ours.operations / step_seconds, flops.peak(device)
+  rate, chip = ours.operations / step_seconds, chips.of(device)
   return {
     'operations_per_step': ours.operations,
     'operations_per_second': rate,
     'matmul_peak_per_device': peaks,
     'dtype': dtype,
     'mfu_of_measured_peak': rate / (peaks[dtype] * count),
-    'mfu_of_data_sheet': None if sheet is None else rate / (sheet * count),
+    'mfu_of_data_sheet': rate / (chip.peak_flops * count) if chip else None,
   }
 
 

@@ -40,9 +40,9 @@ class TrainInput:
     """How many examples the source holds."""
     return len(self.source)
 
-  def example(self) -> dict[str, np.ndarray]:
-    """One example of a batch: what tells the shapes and types of all."""
-    examples = grain.MapDataset.source([self.source[0]])
+  def example(self, record: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """An example of a batch, of this record or the first: what tells all shapes."""
+    examples = grain.MapDataset.source([record or self.source[0]])
     rows = _transformed(examples, self.transforms, self.seed)
     return {name: values[0] for name, values in _stacked(rows, 1)[0].items()}
 

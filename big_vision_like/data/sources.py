@@ -6,9 +6,6 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import simplejpeg
-
 from big_vision_like.errors import UserError
 
 # Data sets that this package knows how to write; importing the module tells TFDS.
@@ -82,12 +79,14 @@ class Tfds:
     feature = features['label'] if 'label' in features else None
     return list(feature.names) if getattr(feature, 'names', None) else None
 
-  def planned(self) -> 'Tfds | Planned':
-    """The split, or a stand-in where it is not prepared."""
+  def planned(self) -> Any:
+    """The split, or where it is not prepared what stands in for it in a plan."""
+    from big_vision_like.data import planned
+
     try:
       self.builder  # noqa: B018 - looks for the data
     except UserError:
-      return Planned(self.examples)
+      return planned.Pictures(self.examples)
     return self
 
   def __len__(self) -> int:
@@ -99,26 +98,6 @@ class Tfds:
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
     return {k: v for k, v in self.__dict__.items() if k not in ('builder', 'records')}
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-  """Stands for labelled images that are not there, in the planning of a run."""
-
-  examples: int | None
-
-  def __len__(self) -> int:
-    if self.examples is None:
-      raise UserError(
-        'the data are not prepared: say how many examples there are, with'
-        ' --config.train_data.source.examples=N'
-      )
-    return self.examples
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    grey = np.full((512, 512, 3), 128, np.uint8)
-    encoded = simplejpeg.encode_jpeg(grey)
-    return {'image': encoded, 'label': np.int64(0), 'id': np.int64(index)}
 
 
 class MissingDataError(UserError):

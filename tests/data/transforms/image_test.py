@@ -188,3 +188,66 @@ def test_affine_draws_from_the_generator_it_is_given(picture):
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
   assert first.shape == picture.shape and first.dtype == np.uint8
+
+
+# Crops
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+  """Pixels that tell their row, column and a constant."""
+  rows, columns = np.mgrid[:height, :width]
+  return np.stack([rows, columns, np.full_like(rows, 7)], -1).astype(np.uint8)
+
+
+def test_inception_crop_takes_boxes_of_the_shares_and_aspects_asked_for():
+  crop = image.InceptionCrop(size=8, area=(0.2, 0.5), aspect=(0.5, 2.0))
+  rng = np.random.default_rng(0)
+  boxes = np.array([crop._box(60, 90, rng) for _ in range(500)])
+  top, left, height, width = boxes.T
+  assert (top >= 0).all() and (top + height <= 60).all()
+  assert (left >= 0).all() and (left + width <= 90).all()
+  share, aspect = height * width / 5400, width / height
+  assert 0.19 < share.min() < 0.22 and 0.45 < share.max() < 0.51
+  assert 0.45 < aspect.min() < 0.65 and 1.6 < aspect.max() < 2.1
+  assert len(np.unique(top)) > 20 and len(np.unique(left)) > 30
+
+
+def test_inception_crop_resizes_its_box_alone():
+  crop = image.InceptionCrop(size=8, area=(0.1, 0.1), aspect=(1.0, 1.0))
+  out = crop.random_map({'image': ramp(40, 40)}, np.random.default_rng(1))['image']
+  assert out.shape == (8, 8, 3) and (out[..., 2] == 7).all()
+  side = round((0.1 * 1600) ** 0.5)
+  assert out[..., 0].max() - out[..., 0].min() < side  # rows of the box, not of all
+
+
+def test_inception_crop_without_a_box_that_fits_takes_all():
+  crop = image.InceptionCrop(size=4, area=(1.0, 1.0), aspect=(8.0, 8.0))
+  assert crop._box(10, 10, np.random.default_rng(0)) == (0, 0, 10, 10)
+
+
+def test_flip_turns_half_of_the_images():
+  rng = np.random.default_rng(0)
+  before = ramp(3, 5)
+  flips = 0
+  for _ in range(200):
+    after = image.Flip().random_map({'image': before}, rng)['image']
+    flipped = (after[0, 0] != before[0, 0]).any()
+    np.testing.assert_array_equal(after, before[:, ::-1] if flipped else before)
+    flips += flipped
+  assert 75 < flips < 125
+
+
+@pytest.mark.parametrize('height, width', [(20, 31), (31, 20), (7, 7), (100, 3)])
+def test_resize_small_keeps_the_aspect(height, width):
+  out = image.ResizeSmall(size=10).map({'image': ramp(height, width)})['image']
+  scale = 10 / min(height, width)
+  assert min(out.shape[:2]) == 10
+  assert abs(out.shape[0] - height * scale) <= 0.5 + 1e-9
+  assert abs(out.shape[1] - width * scale) <= 0.5 + 1e-9
+
+
+def test_central_crop_is_the_middle():
+  out = image.CentralCrop(size=4).map({'image': ramp(8, 11)})['image']
+  np.testing.assert_array_equal(out, ramp(8, 11)[2:6, 3:7])
+  with pytest.raises(UserError, match=r'image of 3x11 \(id 5\): resize first'):
+    image.CentralCrop(size=4).map({'image': ramp(3, 11), 'id': 5})
