@@ -14,27 +14,11 @@ from big_vision_like import errors, experiment, plan
 
 # Config, slice, overrides: the batch is the published one, the rest is what fits.
 ROWS = {
-  'B/16': ('i21k.py:B/16', 'v5e:16x16', ('task.model.remat=dots',)),
-  'L/16': (
-    'i21k.py:L/16',
-    'v5e:16x16',
-    ('mesh.data=64', 'mesh.fsdp=4', 'task.model.remat=dots'),
-  ),
-  'H/14': (
-    'jft.py:H/14',
-    'v5e:16x16',
-    ('mesh.data=16', 'mesh.fsdp=16', 'task.model.remat=dots'),
-  ),
-  'g/14': (
-    'scaling.py:g/14',
-    'v4:8x8x8',
-    ('mesh.data=64', 'mesh.fsdp=8', 'task.model.remat=dots'),
-  ),
-  'G/14': (
-    'scaling.py:G/14',
-    'v4:8x8x8',
-    ('mesh.data=64', 'mesh.fsdp=8', 'task.model.remat=dots'),
-  ),
+  'B/16': ('i21k.py:B/16', 'v5e:16x16', ()),
+  'L/16': ('i21k.py:L/16', 'v5e:16x16', ('mesh.data=64', 'mesh.fsdp=4')),
+  'H/14': ('jft.py:H/14', 'v5e:16x16', ('mesh.data=16', 'mesh.fsdp=16')),
+  'g/14': ('scaling.py:g/14', 'v4:8x8x8', ('mesh.data=64', 'mesh.fsdp=8')),
+  'G/14': ('scaling.py:G/14', 'v4:8x8x8', ('mesh.data=64', 'mesh.fsdp=8')),
 }
 
 COLUMNS = (
@@ -42,7 +26,6 @@ COLUMNS = (
   'slice',
   'batch',
   'mesh',
-  'remat',
   'GiB a chip',
   'ms a step',
   'MFU %',
@@ -55,9 +38,8 @@ COLUMNS = (
 def cells(config: str, made: plan.Plan) -> list[str]:
   """What the columns say of a plan."""
   mesh = ' '.join(f'{axis}={n}' for axis, n in made.mesh.items() if n > 1)
-  remat = [o.partition('=')[2] for o in made.overrides if 'remat' in o]
   memory = f'{made.needed / plan.GIB:.1f} of {made.chip.hbm_bytes / plan.GIB:.1f}'
-  start = [f'`{config}`', made.topology, f'{made.batch_size:,}', mesh, *remat, memory]
+  start = [f'`{config}`', made.topology, f'{made.batch_size:,}', mesh, memory]
   if not made.fits:
     return [*start, 'does not fit', '', '', '', f'{made.compile_seconds:.0f}']
   speed = made.batch_size / made.seconds / made.chips

@@ -57,7 +57,7 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
       head_bias=-10.0,
       dropout=0.1,
       scan=True,
-      remat='none',
+      remat='dots',
       dtype='bfloat16',
     ),
     loss_type='sigmoid',

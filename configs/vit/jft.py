@@ -68,7 +68,7 @@ def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
       rep_size=sizes['width'],
       head_bias=-10.0,
       scan=True,
-      remat='none',
+      remat='dots',
       dtype='bfloat16',
     ),
     loss_type='sigmoid',

@@ -52,7 +52,7 @@ def get_config(variant: str = 'g/14') -> mlc.ConfigDict:
       pool='map',
       head_bias=-10.0,
       scan=True,
-      remat='full',
+      remat='dots',
       dtype='bfloat16',
     ),
     loss_type='sigmoid',

@@ -29,3 +29,31 @@ def test_explain_refuses_a_rule_that_matches_nothing(run):
   )
   assert done.returncode == 1
   assert "the rule 'blocks/.*' matches no parameter" in done.stderr
+
+
+def test_explain_prints_axes_and_bytes_per_device(run):
+  done = run(
+    'tools/explain.py',
+    '--config=tests/tiny_config.py',
+    '--config.sharding=[("head/kernel", ("fsdp",))]',
+    '--config.mesh.fsdp=2',
+    '--config.mesh.tensor=2',
+    devices=8,
+  )
+  assert done.returncode == 0, done.stderr
+  rows = {row[0]: row[1:] for row in map(str.split, done.stdout.splitlines()) if row}
+  assert rows['head/kernel'] == ['16x10', '0.05', '1', 'fsdp', '320']
+  query = rows['encoder/block_1/attention/query/kernel']
+  assert query == ['16x2x8', '0.05', '1', '-,', 'tensor', '512']
+  assert rows['encoder/norm/scale'] == ['16', '0', '1', '64']  # whole: no axes
+  assert 'State on a mesh of data=2 fsdp=2 tensor=2' in done.stdout
+  whole, held, ratio = rows['params']
+  assert float(ratio) > 1
+  assert int(held.replace(',', '')) < int(whole.replace(',', ''))
+
+
+def test_explain_names_a_rule_that_matches_nothing(run):
+  wrong = '--config.sharding=[("heads/.*", ("fsdp",))]'
+  done = run('tools/explain.py', '--config=tests/tiny_config.py', wrong)
+  assert done.returncode == 1 and done.stdout == ''
+  assert "the rule 'heads/.*' matches no parameter" in done.stderr
