@@ -569,7 +569,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.against:
     # Both frameworks share the card; JAX would take three quarters of it at once.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  result = benchmark(experiment.make(config), args)
+  result = benchmark(experiment.make(config, planned_for=jax.devices()), args)
   text = json.dumps(result, indent=2, default=float) + '\n'
   if args.output:
     pathlib.Path(args.output).write_text(text)
