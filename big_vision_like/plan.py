@@ -229,7 +229,8 @@ def nearest(
   """The first variant that fits; where none does, with the batch in parts."""
   config = spec.load(path, overrides, root=experiment.Settings)
   tries = list(variants(config, chips))
-  tries += [(*tries[-1], f'task.accumulate={n}') for n in (2, 4, 8)]
+  smallest = [extra for extra in tries if f'mesh.fsdp={chips}' in extra][-1]
+  tries += [(*smallest, f'task.accumulate={n}') for n in (2, 4, 8)]
   for extra in tries:
     with contextlib.suppress(UserError):  # what does not divide
       found = plan(path, topology, slices, [*overrides, *extra])

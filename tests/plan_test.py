@@ -133,6 +133,25 @@ def test_sweep_takes_the_fastest_that_fits(monkeypatch, capsys, data_dir):
     plan.sweep(TINY, 'cpu:8', 1, [], [])
 
 
+def test_nearest_is_the_first_that_fits_or_the_batch_in_parts(monkeypatch, data_dir):
+  tried = []
+
+  def planned(path, topology, slices, overrides):
+    tried.append(overrides)
+    return Planned(overrides, 1.0, fits=wanted in overrides)
+
+  monkeypatch.setattr(plan, 'plan', planned)
+  wanted = 'task.model.remat=full'
+  found = plan.nearest(TINY, 'cpu:8', 1, ['seed=1'], 8)
+  assert found.name == ['seed=1', 'mesh.data=8', 'task.model.remat=full']
+  assert len(tried) == 3
+  wanted = 'task.accumulate=4'
+  found = plan.nearest(TINY, 'cpu:8', 1, [], 8)
+  assert found.name == ['mesh.data=1', 'mesh.fsdp=8', 'task.model.remat=full', wanted]
+  wanted = 'nothing'
+  assert plan.nearest(TINY, 'cpu:8', 1, [], 8) is None
+
+
 class Planned:
   """As much of a plan as a sweep looks at."""
 
