@@ -227,8 +227,11 @@ def rsqrt(
   def schedule(step: jax.Array) -> jax.Array:
     since = jnp.maximum(step - warmup_steps, 0)
     rate = peak_value / jnp.sqrt(1.0 + since / timescale)
-    rate *= jnp.minimum(1.0, step / max(warmup_steps, 1))
-    return rate * jnp.minimum(1.0, (total_steps - step) / max(cooldown_steps, 1))
+    if warmup_steps:
+      rate *= jnp.minimum(1.0, step / warmup_steps)
+    if cooldown_steps:
+      rate *= jnp.minimum(1.0, (total_steps - step) / cooldown_steps)
+    return rate
 
   return schedule
 

@@ -8,6 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'golden'
 FILES = [
+  'big_vision_optimizer',
   'fewshot_lsr',
   'posemb_resize',
   'posemb_resize_bicubic',
@@ -66,6 +67,11 @@ CHANGES = {
   'posemb_resize': {'output/posemb_1': 2e-6},
   'fewshot_lsr': {'output/0/scores': 2e-3, 'output/0/indices_seed1_3shot': 1},
   'timm_vit': {'output/map/logits': np.nan},
+  'big_vision_optimizer': {
+    'output/0/schedule': 2e-6,
+    'output/0/step5/head/kernel': 2e-6,
+    'output/2/step1/head/kernel': 2e-3,
+  },
 }
 
 
