@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from big_vision_like import optim
+from big_vision_like import experiment, optim
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
 from big_vision_like.ops import losses, positions, ridge
@@ -535,8 +535,9 @@ def main(arguments: list[str] | None = None) -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE.npz')
-  status = 0
-  for path in parser.parse_args(arguments).files:
+  status, files = 0, parser.parse_args(arguments).files
+  experiment.set_up_jax()
+  for path in files:
     try:
       status = max(status, 0 if check(path) else 1)
     except ValueError as error:

@@ -16,7 +16,6 @@ import dataclasses
 import datetime
 import functools
 import json
-import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import errors, evaluate, metrics
+from big_vision_like import errors, evaluate, experiment, metrics
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import MeanEvaluator
@@ -484,7 +483,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     '--examples', type=int, default=1024, help='how many evaluation examples to predict'
   )
   options = parser.parse_args(arguments)
-  logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax and TFDS chat through it
+  experiment.set_up_jax()
   if options.examples < 1:
     raise UserError(f'--examples={options.examples}: at least one is needed.')
   sources = [
