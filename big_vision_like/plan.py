@@ -213,7 +213,10 @@ def variants(
     grids.append({'data': chips // 16, 'fsdp': 16})
   if chips > 2:
     grids.append({'data': 1, 'fsdp': chips // 2, 'tensor': 2})
-  meshed = [[f'mesh.{axis}={size}' for axis, size in grid.items()] for grid in grids]
+  given = {axis: 1 for axis in config.get('mesh', {})}  # or it would stay as it is
+  meshed = [
+    [f'mesh.{axis}={size}' for axis, size in (given | grid).items()] for grid in grids
+  ]
   model = config.task.get('model', {})
   recomputing = [[]]
   if '_fn' in model and 'remat' in inspect.signature(spec.symbol(model)).parameters:

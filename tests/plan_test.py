@@ -113,6 +113,12 @@ def test_variants_to_try():
     assert changed.mesh.data * changed.mesh.get('fsdp', 1) in (32, 16)
 
 
+def test_variants_leave_nothing_of_the_mesh_given():
+  config = spec.load(I21K, ['mesh.fsdp=4'], root=experiment.Settings)
+  found = next(plan.variants(config, chips=32))
+  assert set(found) == {'mesh.fsdp=1', 'mesh.data=32', 'task.model.remat=none'}
+
+
 def test_sweep_takes_the_fastest_that_fits(monkeypatch, capsys, data_dir):
   known = {'a': (3.0, True), 'b': (1.0, False), 'c': (2.0, True)}
 
