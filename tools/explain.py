@@ -63,7 +63,7 @@ def blocks(run: experiment.Experiment, console: rich.console.Console) -> None:
       '  ' * depth + (name.rpartition('/')[2] or 'all'),
       _shape(found, name, examples),
       f'{sizes[name]:,}',
-      f'{operations[name] / examples / 1e6:,.3f}',
+      f'{operations[name] / examples / 1e6:,.3f}' if operations[name] else '',
     )
   console.print(table)
 
