@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import ml_collections as mlc
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from big_vision_like import chips, errors, experiment, flops, hlo, spec
 from big_vision_like import mesh as meshes
@@ -164,7 +165,8 @@ def plan(
   started = time.perf_counter()
   costs = None
   try:
-    compiled = traced.lower().compile()
+    with _uncached():
+      compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:
     needed = _asked_for(str(error), held)
   else:
@@ -192,6 +194,19 @@ def plan(
     costs=costs,
     compile_seconds=time.perf_counter() - started,
   )
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+  """Without the cache: programs for chips that are not there cannot be read again."""
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # JAX looks at the setting only once
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()
 
 
 def _asked_for(message: str, held: int) -> int:
@@ -401,8 +416,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument('--json', type=pathlib.Path, help='also write the plan here')
   args, _ = experiment.parse(parser, argv)
-  # A program for chips that are not there can be kept, but not read again.
-  jax.config.update('jax_enable_compilation_cache', False)
   where = args.topology if args.slices == 1 else f'{args.slices} x {args.topology}'
   devices = slice_devices(args.topology, args.slices)
   say('plan', f'{args.config} on {where}, {len(devices)} x {devices[0].device_kind}')

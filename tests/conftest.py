@@ -26,6 +26,8 @@ os.environ['TFDS_DATA_DIR'] = tempfile.mkdtemp(prefix='tensorflow_datasets')
 atexit.register(shutil.rmtree, os.environ['TFDS_DATA_DIR'], ignore_errors=True)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# What a program under test sets up must not let tests read what others compiled.
+jax.config.update('jax_enable_compilation_cache', False)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import jax
 import pytest
 import tiny_config
 
@@ -95,6 +96,27 @@ def test_the_compilers_two_ways_to_say_that_it_is_too_much():
   assert plan._asked_for(temporaries, held=7) == 39.5 * 2**30 + 7
   with pytest.raises(UserError, match='gave up: another reason'):
     plan._asked_for('another reason', held=0)
+
+
+def test_a_plan_reads_no_program_compiled_before(tmp_path, on_tpu):
+  """JAX keeps a program for chips that are not there, and cannot read it again."""
+  settings = {
+    'jax_enable_compilation_cache': True,
+    'jax_compilation_cache_dir': str(tmp_path),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  try:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    for _ in range(2):
+      again = plan.plan(TINY, 'v5e:2x2', overrides=['mesh.data=2', 'mesh.fsdp=2'])
+      assert again.needed == on_tpu.needed
+    assert jax.config.jax_enable_compilation_cache
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    plan.compilation_cache.reset_cache()
 
 
 def test_variants_to_try():

@@ -59,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Prints the rows asked for, each as soon as it is there."""
   experiment.set_up_jax()
   jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_enable_compilation_cache', False)  # the seconds are real
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
