@@ -109,6 +109,7 @@ def test_a_plan_reads_no_program_compiled_before(tmp_path, on_tpu):
   try:
     for name, value in settings.items():
       jax.config.update(name, value)
+    plan.compilation_cache.reset_cache()
     for _ in range(2):
       again = plan.plan(TINY, 'v5e:2x2', overrides=['mesh.data=2', 'mesh.fsdp=2'])
       assert again.needed == on_tpu.needed
