@@ -131,18 +131,19 @@ def _xla(
 
 
 def _divides_over_mesh(x_BNHK: jax.Array) -> bool:
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.axis_names != sharding.AXES:
+  mesh = sharding.current_mesh()
+  if mesh is None:
     return True
   batch, _, heads, _ = x_BNHK.shape
-  shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
-  return batch % shards == 0 and heads % mesh.shape[sharding.TENSOR] == 0
+  return (
+    batch % sharding.num_shards(mesh) == 0 and heads % mesh.shape[sharding.TENSOR] == 0
+  )
 
 
 def _on_each_device(kernel: Kernel) -> Kernel:
   """The kernel for a device's own examples and heads: XLA cannot split it itself."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.axis_names != sharding.AXES:
+  mesh = sharding.current_mesh()
+  if mesh is None:
     return kernel
   spec = P(sharding.BATCH, None, sharding.TENSOR, None)
   # Kernels do not say over which axes of the mesh their outputs vary.

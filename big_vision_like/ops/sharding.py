@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from big_vision_like.errors import UserError
@@ -23,13 +23,18 @@ TENSOR = 'tensor'
 Axis = str | tuple[str, ...] | None
 
 
+def current_mesh() -> AbstractMesh | None:
+  """The mesh that a function is being traced for (`on_mesh`), if it has our axes."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if mesh.axis_names == AXES else None
+
+
 def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
   """`x` laid out by these mesh axes, one for each dimension (None: not split).
 
   Outside of such a mesh (`on_mesh`) it is `x` itself: a model knows no devices.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.axis_names != AXES:
+  if current_mesh() is None:
     return x
   return jax.lax.with_sharding_constraint(x, P(*axes))
 
@@ -88,7 +93,7 @@ def local_shards(mesh: Mesh) -> tuple[int, ...]:
   )
 
 
-def num_shards(mesh: Mesh) -> int:
+def num_shards(mesh: Mesh | AbstractMesh) -> int:
   """Into how many parts a batch is split."""
   return math.prod(mesh.shape[axis] for axis in BATCH)
 
