@@ -77,12 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   say('run', f'{args.workdir}, step {step:,}')
   if not made.evaluators:
     raise errors.UserError('the config has no evaluators (config.evals is empty).')
-  state = meshes.put_tree(
-    loaded.state,
-    meshes.state_shardings(
-      made.mesh, loaded.state, made.settings.sharding, loaded.task.sharding_rules
-    ),
-  )
+  state = meshes.put_tree(loaded.state, made.lay_out(loaded.state))
   results = {}
   for name, evaluator in made.evaluators.items():
     scalars, _, seconds = measure(evaluator, loaded.task, state, made.mesh)

@@ -104,11 +104,15 @@ class Experiment:
   def abstract_state(self) -> State:
     """Shapes, types and shardings of the state."""
     shapes = jax.eval_shape(self._init, self.key)
-    shardings = meshes.state_shardings(
-      self.mesh, shapes, self.settings.sharding, self.task.sharding_rules
-    )
+    shardings = self.lay_out(shapes)
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+
+  def lay_out(self, state: State) -> State:
+    """Where each part of a state lies, by the config's rules and the model's."""
+    return meshes.state_shardings(
+      self.mesh, state, self.settings.sharding, self.task.sharding_rules
     )
 
   @property

@@ -33,8 +33,6 @@ from big_vision_like import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 
-GIB = 2**30
-
 # Slices that the cloud offers.
 SLICES = {
   'v4': '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x12 8x8x16 8x16x16',
@@ -275,7 +273,11 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
 
 def gib(size: float) -> str:
   """'1.23 GiB', or MiB below a hundredth."""
-  return f'{size / GIB:.2f} GiB' if size >= GIB / 100 else f'{size / 2**20:.2f} MiB'
+  return (
+    f'{size / chips.GIB:.2f} GiB'
+    if size >= chips.GIB / 100
+    else f'{size / 2**20:.2f} MiB'
+  )
 
 
 def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:

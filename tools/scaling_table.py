@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 
-from big_vision_like import errors, experiment, plan
+from big_vision_like import chips, errors, experiment, plan
 
 # Config, slice, overrides: the batch is the published one, the rest is what fits.
 ROWS = {
@@ -38,7 +38,7 @@ COLUMNS = (
 def cells(config: str, made: plan.Plan) -> list[str]:
   """What the columns say of a plan."""
   mesh = ' '.join(f'{axis}={n}' for axis, n in made.mesh.items() if n > 1)
-  memory = f'{made.needed / plan.GIB:.1f} of {made.chip.hbm_bytes / plan.GIB:.1f}'
+  memory = f'{made.needed / chips.GIB:.1f} of {made.chip.hbm_bytes / chips.GIB:.1f}'
   start = [f'`{config}`', made.topology, f'{made.batch_size:,}', mesh, memory]
   if not made.fits:
     return [*start, 'does not fit', '', '', '', f'{made.compile_seconds:.0f}']
