@@ -120,9 +120,10 @@ def adamw(
   mu_dtype: str | None = None,
   decay_rules: Rules = (('.*kernel', 1.0),),
   rate_rules: Rules = (),
+  eps: float = 1e-8,
 ) -> Optimizer:
   """Adam with decoupled decay, which the rate multiplies (arXiv:1711.05101)."""
-  transform = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=mu_dtype)
+  transform = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
   return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
 
 
@@ -232,6 +233,21 @@ def rsqrt(
     if cooldown_steps:
       rate *= jnp.minimum(1.0, (total_steps - step) / cooldown_steps)
     return rate
+
+  return schedule
+
+
+def noam(
+  width: int, warmup_steps: int, factor: float = 1.0
+) -> Callable[[jax.Array], jax.Array]:
+  """factor * width^-0.5 * min(n^-0.5, n * warmup_steps^-1.5) for the n-th step.
+
+  arXiv:1706.03762 equation 3, where the first step is n = 1 (and here step 0).
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    n = jnp.asarray(step, jnp.float32) + 1.0
+    return factor * width**-0.5 * jnp.minimum(n**-0.5, n * warmup_steps**-1.5)
 
   return schedule
 

@@ -102,7 +102,7 @@ def test_of_two_branches_the_dearer_counts():
 
 
 def encoder_count(**options):
-  encoder = transformer.Encoder(depth=3, num_heads=2, mlp_dim=24, **options)
+  encoder = transformer.Stack(depth=3, num_heads=2, mlp_dim=24, **options)
   x = array(2, 5, 16)
   variables = jax.eval_shape(encoder.init, jax.random.key(0), x)
 

@@ -43,11 +43,11 @@ def test_vit(options, key):
     outputs, _ = jax.eval_shape(forward, image)
   assert outputs['logits'].shape == (BATCH, CHANNELS)
   expected = {'image_BHWC', 'x_BhwD', 'tokens_BND', 'features_BD', 'logits_BC'}
-  expected |= {'q_BNHK', 'y_BNTHK', 'p_BHNM', 'rates_L', 'x_BNM'}
+  expected |= {'q_BNHK', 'y_BNTHK', 'p_BHNM', 'rates_L', 'x_BNF'}
   if model.pool == 'token':
     expected |= {'token_11D', 'token_B1D'}
   if model.pool == 'map':
-    expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'kv_BMD'}
+    expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'key_BMD'}
   if model.posemb != 'none':
     expected.add('pos_1ND')
   if model.drop_path:
@@ -81,7 +81,7 @@ def test_ops(key):
     for count in (6, 12):  # fewer and more examples than features
       train, test = rng.normal(size=(count, 8)), rng.normal(size=(5, 8))
       ridge.ridge_scores(train, np.arange(count) % 3, test, num_classes=3)
-  assert {'v_BMHV', 'mask_BHNM', 'losses_BC', 'grid_hwD', 'a_NE'} <= seen.keys()
+  assert {'v_BMGV', 'mask_BHNM', 'losses_BC', 'grid_hwD', 'a_NE'} <= seen.keys()
 
 
 PLANTED = """
@@ -125,14 +125,14 @@ def test_a_wrong_suffix_is_caught(line, words, tmp_path):
 
 def test_a_lie_planted_in_the_encoder_is_caught(tmp_path, key):
   source = (shapes.ROOT / 'big_vision_like/layers/transformer.py').read_text()
-  assert source.count('x_BNM') > 1
+  assert source.count('x_BNF') > 1
   path = tmp_path / 'transformer.py'
-  path.write_text(source.replace('x_BNM', 'x_BMN'))
+  path.write_text(source.replace('x_BNF', 'x_BFN'))
   module_spec = importlib.util.spec_from_file_location('planted', path)
   planted = importlib.util.module_from_spec(module_spec)
   module_spec.loader.exec_module(planted)
-  encoder = planted.Encoder(depth=2, num_heads=2, mlp_dim=14)
+  encoder = planted.Stack(depth=2, num_heads=2, mlp_dim=14)
   x = jax.ShapeDtypeStruct((5, 7, 8), jnp.float32)
-  with pytest.raises(AssertionError, match=r'x_BMN has shape \(5, 7, 14\), but N is 7'):
+  with pytest.raises(AssertionError, match=r'x_BFN has shape \(5, 7, 14\), but N is 7'):
     with shapes.checked(str(tmp_path)):
       jax.eval_shape(encoder.init, key, x)

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +29,15 @@ import optax
 
 from big_vision_like import experiment, optim
 from big_vision_like.errors import UserError
-from big_vision_like.models import vit
-from big_vision_like.ops import losses, positions, ridge
-from big_vision_like.weights import timm_vit, tree, vision_transformer
+from big_vision_like.models import transformer, vit
+from big_vision_like.ops import attention, losses, positions, ridge, search
+from big_vision_like.tasks import seq2seq
+from big_vision_like.weights import (
+  timm_vit,
+  torch_transformer,
+  tree,
+  vision_transformer,
+)
 
 COMPARED = ('output/', 'grad/', 'converted/')
 
@@ -47,6 +54,8 @@ LOGITS = Tolerance(absolute=2e-5)
 LOSS = Tolerance(relative=1e-5)
 LAYER = Tolerance(relative=1e-4)
 FLOAT = Tolerance(absolute=1e-6)
+TOKENS = Tolerance(absolute=2e-5)
+NUMBER = Tolerance(absolute=1e-5)
 # Torch's own float32 interpolation is 2e-6 away from its float64 one.
 CUBIC = Tolerance(absolute=1e-5)
 # For small l2 the published float32 solver itself moves by 1e-3 between machines.
@@ -322,6 +331,124 @@ def optimizer_of(config: Fields, steps: int) -> tuple[optim.Optimizer, Tolerance
   return optimizer, Tolerance(absolute=1e-3) if half else FLOAT
 
 
+def encoder_decoder(description: Fields, arrays: Fields) -> Results:
+  """The Transformer: every layer, attention, logits, losses, gradients, greedy ids."""
+  model = transformer.Transformer(
+    vocab_size=description['vocab'],
+    width=description['d_model'],
+    depth=description['encoder_layers'],
+    decoder_depth=description['decoder_layers'],
+    num_heads=description['heads'],
+    mlp_dim=description['d_ff'],
+    dropout=0.0,
+    norm='pre' if description['pre_norm'] else 'post',
+    final_norm=description['final_norm'],
+    epsilon=description['layernorm_eps'],
+    pad_id=description['pad_id'],
+    mlp_args=dict(activation=description['activation']),
+  )
+  params = torch_transformer.from_torch(select(arrays, 'param/'), model.num_heads)
+  source_BS, target_BT = arrays['input/src'], arrays['input/tgt_out']
+  inputs = source_BS, arrays['input/tgt_in']
+  outputs, modules = forward(model, params, *inputs)
+  results = {
+    'output/memory': (outputs['memory'], TOKENS),
+    'output/logits': (outputs['logits'], LOGITS),
+    'output/encoder_layer0_attn_probs': (
+      modules['encoder/block_0/attention/probs'],
+      Tolerance(absolute=1e-5),
+    ),
+  }
+  for stack, depth in ('encoder', model.depth), ('decoder', model.decoder_depth):
+    for i in range(depth):
+      results[f'output/{stack}_layer{i}'] = (modules[f'{stack}/block_{i}'], TOKENS)
+  count = len(arrays.get('output/pos_encoding', ()))
+  table_ND = positions.sinusoid(jnp.arange(count), model.width)
+  results['output/pos_encoding'] = (table_ND, FLOAT)
+
+  def mean_loss(params: tree.Tree, smoothing: float, form: str) -> jax.Array:
+    logits_BTV = model.apply({'params': params}, *inputs)['logits']
+    counted_BT = target_BT != model.pad_id
+    loss_BT = losses.smoothed_cross_entropy(logits_BTV, target_BT, smoothing, form)
+    return jnp.where(counted_BT, loss_BT, 0.0).sum() / counted_BT.sum()
+
+  smoothing = description['label_smoothing']
+  for name, form in [
+    ('v_minus_1', 't2t'),
+    ('uniform_v', 'torch'),
+    ('kl_v_minus_2', 'annotated'),
+  ]:
+    results[f'output/loss_smooth_{name}'] = (mean_loss(params, smoothing, form), NUMBER)
+  results['output/loss_nll'] = (mean_loss(params, 0.0, 't2t'), NUMBER)
+  gradients = jax.jit(jax.grad(mean_loss), static_argnums=(1, 2))(
+    params, smoothing, 't2t'
+  )
+  results |= gradient_results(gradients, torch_transformer.to_torch)
+  if 'output/greedy8' in arrays:
+    results['output/greedy8'] = (
+      greedy_ids(model, description, params, source_BS, arrays['output/greedy8']),
+      EXACT,
+    )
+  # One query of 64 numbers whose products with two keys are 112 and 96.
+  q_64 = jnp.full(64, 2.0)
+  k_M64 = jnp.stack([jnp.full(64, 112 / 128), jnp.full(64, 96 / 128)])
+  p_1112 = attention.probabilities(q_64[None, None, None], k_M64[None, :, None])
+  return results | {
+    'output/illustrated_scores': (k_M64 @ q_64 / 8, FLOAT),
+    'output/illustrated_softmax': (p_1112[0, 0, 0], FLOAT),
+    'output/noam_lr_512_4000': (
+      optim.noam(512, 4000)(np.array([1, 100, 4000, 100_000]) - 1),
+      Tolerance(relative=1e-6),
+    ),
+  }
+
+
+def greedy_ids(
+  model: transformer.Transformer,
+  description: Fields,
+  params: tree.Tree,
+  source_BS: np.ndarray,
+  wanted_BN: np.ndarray,
+) -> np.ndarray:
+  """BOS and what greedy search finds, in as many tokens as wanted."""
+  task = seq2seq.Seq2Seq(
+    model=model,
+    optimizer=optim.adamw(1e-3),
+    bos_id=description['bos_id'],
+    eos_id=description['eos_id'],
+    extra_length=wanted_BN.shape[1] - 1 - source_BS.shape[1],
+    never=(),
+  )
+  ids_BN = jax.jit(task.greedy)({'params': params}, source_BS)
+  return np.pad(ids_BN, ((0, 0), (1, 0)), constant_values=task.bos_id)
+
+
+def searched(description: Fields, arrays: Fields) -> Results:
+  """Beam search where the logits are a table; there the best sequence is the last."""
+  table_BIPV = jnp.asarray(arrays['input/logit_table'])
+  beams, bos_id = description['beam_size'], description['bos_id']
+  batch = len(table_BIPV)
+
+  def step(token_b: jax.Array, index: jax.Array, cache: None) -> tuple[jax.Array, None]:
+    example_b = jnp.repeat(jnp.arange(batch), beams)
+    return table_BIPV[example_b, index, token_b], None
+
+  ids_BKN, scores_BK = search.beam_search(
+    step,
+    None,
+    jnp.full((batch,), bos_id),
+    description['max_decode_len'] - 1,
+    description['eos_id'],
+    beams,
+    description['alpha'],
+  )
+  sequences_BKN = jnp.pad(ids_BKN, ((0, 0), (0, 0), (1, 0)), constant_values=bos_id)
+  return {
+    'output/sequences': (sequences_BKN[:, ::-1], EXACT),
+    'output/scores': (scores_BK[:, ::-1], Tolerance(absolute=1e-4)),
+  }
+
+
 # Which function checks a file: the first whose words are in the file's "reference".
 KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
   ('vision_transformer vit_jax/models_vit.py', vit_jax),
@@ -332,6 +459,15 @@ KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
   ('deit main.py --finetune', cubic_positions),
   ('evaluators/fewshot_lsr.py', fewshot),
   ('big_vision optax.make', optimizers),
+]
+# For files that name no reference: the first of which a file has all these fields.
+FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
+  (
+    {'encoder_layers', 'decoder_layers', 'pre_norm'},
+    'torch.nn.Transformer layers',
+    encoder_decoder,
+  ),
+  ({'beam_size', 'alpha', 'max_decode_len'}, 'flax examples/wmt decode.py', searched),
 ]
 
 
@@ -354,18 +490,18 @@ def dense(params: Mapping[str, np.ndarray], x: jax.Array) -> jax.Array:
 
 
 def forward(
-  model: vit.ViT, params: tree.Tree, image_BHWC: np.ndarray
+  model: nn.Module, params: tree.Tree, *inputs: np.ndarray
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
   """Returns the model's outputs, and the outputs of its submodules by path."""
-  fit_parameters(model, params, image_BHWC)
+  fit_parameters(model, params, *inputs)
   outputs, state = jax.jit(
-    lambda params, image_BHWC: model.apply(
+    lambda params, *inputs: model.apply(
       {'params': params},
-      image_BHWC,
+      *inputs,
       capture_intermediates=True,
       mutable=['intermediates'],
     )
-  )(params, image_BHWC)
+  )(params, *inputs)
   modules = {
     path.removesuffix('/__call__'): values[0]
     for path, values in tree.flatten(state['intermediates']).items()
@@ -373,9 +509,9 @@ def forward(
   return outputs, modules
 
 
-def fit_parameters(model: vit.ViT, params: tree.Tree, image_BHWC: np.ndarray) -> None:
+def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> None:
   """Raises unless the parameters are those of the model, in names and shapes."""
-  variables = jax.eval_shape(model.init, jax.random.key(0), image_BHWC)
+  variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   want, have = tree.flatten(variables['params']), tree.flatten(params)
   tree.check_names(
     'its parameters do not fit its config',
@@ -469,6 +605,19 @@ def resize_cases(
   return results
 
 
+def kind_of(description: Fields) -> tuple[str, Callable[[Fields, Fields], Results]]:
+  """The reference that computed a file, and the function that checks it."""
+  if 'reference' not in description:
+    for fields, reference, function in FIELDS:
+      if fields <= description.keys():
+        return reference, function
+  reference = description['reference']
+  function = next((check for words, check in KINDS if words in reference), None)
+  if function is None:
+    raise UserError(f'no function here checks the reference {reference!r}')
+  return reference, function
+
+
 def compute(path: pathlib.Path) -> tuple[str, dict[str, np.ndarray], Results]:
   """Returns the file's reference, its golden arrays, and our values."""
   if path.suffix != '.npz' or not zipfile.is_zipfile(path):
@@ -480,10 +629,7 @@ def compute(path: pathlib.Path) -> tuple[str, dict[str, np.ndarray], Results]:
     raise UserError(f'{description_path.name} is not beside it') from None
   except json.JSONDecodeError as error:
     raise UserError(f'{description_path.name} cannot be parsed: {error}') from None
-  reference = description['reference']
-  function = next((check for words, check in KINDS if words in reference), None)
-  if function is None:
-    raise UserError(f'no function here checks the reference {reference!r}')
+  reference, function = kind_of(description)
   with np.load(path, allow_pickle=False) as file:
     arrays = Fields(file)
   golden = {name: array for name, array in arrays.items() if name.startswith(COMPARED)}

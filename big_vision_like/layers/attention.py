@@ -1,8 +1,10 @@
 """Multi-head attention, arXiv:1706.03762 section 3.2.2.
 
-Axes: B batch, N queries, M keys, D width, H heads, K size of a head, T projections.
+Axes: B batch, N queries, M keys, D width, H heads, K size of a head, T projections; S
+keys of the cache; n queries of all beams.
 """
 
+import collections
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -11,7 +13,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import attention, sharding
+from big_vision_like.ops import attention, masks, sharding
+from big_vision_like.ops.masks import Mask
 
 # What remat='dots' keeps for the backward pass. By name, because of a joined product
 # its parts are wanted (compiled for v5e, keeping them moves 5 % less memory).
@@ -23,9 +26,10 @@ class Projection(nn.Module):
 
   num_heads: int
   size: int
+  use_bias: bool = True
 
   @nn.compact
-  def parameters(self, width: int) -> tuple[jax.Array, jax.Array]:
+  def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
     def init(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
       # Xavier's fan-out is that of all heads.
       flat = width, self.num_heads * self.size
@@ -33,14 +37,31 @@ class Projection(nn.Module):
 
     heads = self.num_heads, self.size
     kernel_DHK = self.param('kernel', init, (width, *heads))
-    bias_HK = self.param('bias', nn.initializers.zeros, heads)
-    return kernel_DHK, bias_HK
+    if not self.use_bias:
+      return kernel_DHK, None
+    return kernel_DHK, self.param('bias', nn.initializers.zeros, heads)
 
 
 def project(
-  x_BND: jax.Array, projections: Sequence[Projection], dtype: str
+  pairs: Sequence[tuple[jax.Array, Projection]], dtype: str
 ) -> list[jax.Array]:
-  """Each projection (B, N, H, K) of the same sequence, by one matrix product."""
+  """Each sequence (B, N, D) by its projection: (B, N, H, K).
+
+  Projections of one shape of the same sequence are one matrix product.
+  """
+  joined = collections.defaultdict(list)
+  for i, (x_BND, projection) in enumerate(pairs):
+    joined[id(x_BND), projection.num_heads, projection.size].append(i)
+  results: dict[int, jax.Array] = {}
+  for places in joined.values():
+    projected = _project([pairs[i][1] for i in places], pairs[places[0]][0], dtype)
+    results |= zip(places, projected, strict=True)
+  return [results[i] for i in range(len(pairs))]
+
+
+def _project(
+  projections: Sequence[Projection], x_BND: jax.Array, dtype: str
+) -> list[jax.Array]:
   parameters = [p.parameters(x_BND.shape[-1]) for p in projections]
   kernel_DTHK = jnp.stack([kernel.astype(dtype) for kernel, _ in parameters], axis=1)
   kernel_DTHK = sharding.gathered(kernel_DTHK, (None, None, sharding.TENSOR, None))
@@ -52,56 +73,128 @@ def project(
   y_BNTHK = sharding.constrain(
     y_BNTHK, sharding.BATCH, None, None, sharding.TENSOR, None
   )
-  return [
-    checkpoint_name(y_BNTHK[:, :, t] + bias_HK.astype(dtype)[None, None], PRODUCT)
-    for t, (_, bias_HK) in enumerate(parameters)
-  ]
+  results = []
+  for t, (_, bias_HK) in enumerate(parameters):
+    y_BNHK = y_BNTHK[:, :, t]
+    if bias_HK is not None:
+      y_BNHK += bias_HK.astype(dtype)[None, None]
+    results.append(checkpoint_name(y_BNHK, PRODUCT))
+  return results
 
 
 class MultiHeadAttention(nn.Module):
   """Queries from one sequence, keys and values from another (or the same).
 
-  What comes from the same sequence is projected at once. `implementation` is that of
-  `ops.attention.attend`. The probabilities (B, H, N, M) are sown as `probs` where
-  intermediates are collected.
+  `size` is that of a head's queries and keys, `value_size` that of its values (the
+  width over the heads, unless given). `num_kv_heads` heads of keys and values are
+  shared by all `num_heads` of queries (1: arXiv:1911.02150, more: arXiv:2305.13245).
+  `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). `dropout` is that of
+  the probabilities; `implementation` is that of `ops.attention.attend`. The
+  probabilities (B, H, N, M) are sown as `probs` where intermediates are collected.
+
+  With `cache_length` the tokens continue those of earlier calls, whose keys and values
+  are kept in the collection `cache`, for so many tokens; those of another sequence are
+  computed once. There, queries may be k beams for each example, (B * k, N, D).
   """
 
   num_heads: int
   dtype: str = 'float32'
   implementation: str = 'auto'
+  num_kv_heads: int | None = None
+  size: int | None = None
+  value_size: int | None = None
+  use_bias: bool = True
+  qk_norm: bool = False
+  dropout: float = 0.0
 
   @nn.compact
   def __call__(
     self,
     x_BND: jax.Array,
-    kv_BMD: jax.Array | None = None,
+    key_BMD: jax.Array | None = None,
+    value_BMD: jax.Array | None = None,
     bias_BHNM: jax.Array | None = None,
-    mask_BHNM: jax.Array | None = None,
+    mask: Mask | jax.Array | None = None,
+    train: bool = False,
+    cache_length: int | None = None,
   ) -> jax.Array:
-    width = x_BND.shape[-1]
-    if width % self.num_heads:
-      raise UserError(f'width {width} is not divisible by {self.num_heads} heads')
-    query, key, value = (
-      Projection(self.num_heads, width // self.num_heads, name=name)
-      for name in ('query', 'key', 'value')
-    )
-    if kv_BMD is None or kv_BMD is x_BND:
-      q_BNHK, k_BMHK, v_BMHK = project(x_BND, (query, key, value), self.dtype)
+    width, heads = x_BND.shape[-1], self.num_heads
+    groups = self.num_kv_heads or heads
+    if (self.size is None or self.value_size is None) and width % heads:
+      raise UserError(f'width {width} is not divisible by {heads} heads')
+    if heads % groups:
+      raise UserError(f'{heads} heads are not divisible by num_kv_heads={groups}')
+    size = self.size or width // heads
+    value_size = self.value_size or width // heads
+    query = Projection(heads, size, self.use_bias, name='query')
+    key = Projection(groups, size, self.use_bias, name='key')
+    value = Projection(groups, value_size, self.use_bias, name='value')
+
+    cached = cache_length is not None and self.has_variable('cache', 'keys')
+    if cached and key_BMD is not None:
+      (q_BNHK,) = self.normed(project([(x_BND, query)], self.dtype))
+      k_BMHK, v_BMHK = (self.get_variable('cache', name) for name in ('keys', 'values'))
     else:
-      (q_BNHK,) = project(x_BND, (query,), self.dtype)
-      k_BMHK, v_BMHK = project(kv_BMD, (key, value), self.dtype)
+      key_BMD, is_self = (x_BND, True) if key_BMD is None else (key_BMD, False)
+      value_BMD = key_BMD if value_BMD is None else value_BMD
+      pairs = [(x_BND, query), (key_BMD, key), (value_BMD, value)]
+      q_BNHK, k_BMHK, v_BMHK = self.normed(project(pairs, self.dtype))
+      if cache_length is not None and is_self:
+        k_BMHK, v_BMHK, mask = self.remember(k_BMHK, v_BMHK, cache_length)
+      elif cache_length is not None:
+        self.put_variable('cache', 'keys', k_BMHK)
+        self.put_variable('cache', 'values', v_BMHK)
     if self.is_mutable_collection('intermediates'):
-      p_BHNM = attention.probabilities(q_BNHK, k_BMHK, bias_BHNM, mask_BHNM)
+      p_BHNM = attention.probabilities(q_BNHK, k_BMHK, bias_BHNM, mask)
       self.sow('intermediates', 'probs', p_BHNM)
-    y_BNHK = attention.attend(
-      q_BNHK, k_BMHK, v_BMHK, bias_BHNM, mask_BHNM, self.implementation
+    dropout = self.dropout if train else 0.0
+    q_shape, batch = q_BNHK.shape, len(k_BMHK)
+    queries = q_shape[0] // batch * q_shape[1]  # beams are more of them
+    y_BnHK = attention.attend(
+      q_BNHK.reshape(batch, queries, *q_shape[2:]),
+      k_BMHK,
+      v_BMHK,
+      bias_BHNM,
+      mask,
+      self.implementation,
+      dropout=dropout,
+      dropout_key=self.make_rng('dropout') if dropout else None,
     )
     x_BND = nn.DenseGeneral(
       width,
       axis=(-2, -1),
+      use_bias=self.use_bias,
       kernel_init=nn.initializers.xavier_uniform(),
       dtype=self.dtype,
       dot_general=sharding.dot_general(sharding.TENSOR, None, None),
       name='out',
-    )(y_BNHK)
+    )(y_BnHK.reshape(*q_shape[:3], value_size))
     return checkpoint_name(x_BND, PRODUCT)
+
+  def normed(self, qkv: Sequence[jax.Array]) -> list[jax.Array]:
+    """Queries and keys normed over a head, where asked for; values as they are."""
+    if not self.qk_norm:
+      return list(qkv)
+    return [
+      nn.LayerNorm(epsilon=1e-6, use_bias=False, dtype=self.dtype, name=f'{name}_norm')(
+        x_BNHK
+      )
+      for name, x_BNHK in zip(('query', 'key'), qkv, strict=False)
+    ] + list(qkv[2:])
+
+  def remember(
+    self, k_BNHK: jax.Array, v_BNHK: jax.Array, length: int
+  ) -> tuple[jax.Array, jax.Array, Mask]:
+    """All keys and values so far, in a cache of `length`, and what may be seen."""
+    index = self.variable('cache', 'index', jnp.zeros, (), jnp.int32)
+    mask = masks.up_to(index.value)
+    so_far = []
+    for name, x_BNHK in ('keys', k_BNHK), ('values', v_BNHK):
+      shape = len(x_BNHK), length, *x_BNHK.shape[2:]
+      x_BSHK = self.variable('cache', name, jnp.zeros, shape, x_BNHK.dtype)
+      x_BSHK.value = jax.lax.dynamic_update_slice_in_dim(
+        x_BSHK.value, x_BNHK, index.value, axis=1
+      )
+      so_far.append(x_BSHK.value)
+    index.value += k_BNHK.shape[1]
+    return *so_far, mask

@@ -1,9 +1,14 @@
-"""Pre-norm Transformer encoder, as in arXiv:2010.11929 equations 2 and 3.
+"""Stacks of Transformer blocks, encoders and decoders (arXiv:1706.03762 section 3.1).
 
-Axes: B batch, N tokens, D width, L depth.
+Axes: B batch, N tokens, M tokens of the memory, D width, H heads, F hidden units, I O
+features before and after a layer, L depth.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -11,8 +16,16 @@ from jax.ad_checkpoint import checkpoint_name
 from big_vision_like.errors import UserError
 from big_vision_like.layers import attention
 from big_vision_like.ops import sharding
+from big_vision_like.ops.masks import Mask
 
 LAYER_NORM_EPSILON = 1e-6
+
+ACTIVATIONS = {
+  'gelu': nn.gelu,  # the tanh approximation
+  'gelu_exact': lambda x: nn.gelu(x, approximate=False),
+  'relu': nn.relu,
+  'silu': nn.silu,  # also known as swish
+}
 
 REMAT_POLICIES = {
   'dots': jax.checkpoint_policies.save_only_these_names(attention.PRODUCT),
@@ -23,39 +36,71 @@ REMAT_POLICIES = {
 # How the parameters of blocks lie on a mesh with a `tensor` axis (arXiv:1909.08053
 # section 3): heads and hidden units are split, so that each block sums twice.
 SHARDING_RULES = (
-  ('(.*/)?attention/(query|key|value)/kernel', (None, sharding.TENSOR, None)),
-  ('(.*/)?attention/(query|key|value)/bias', (sharding.TENSOR, None)),
-  ('(.*/)?attention/out/kernel', (sharding.TENSOR, None, None)),
-  ('(.*/)?mlp/fc1/kernel', (None, sharding.TENSOR)),
-  ('(.*/)?mlp/fc1/bias', (sharding.TENSOR,)),
+  ('(.*/)?(cross_)?attention/(query|key|value)/kernel', (None, sharding.TENSOR, None)),
+  ('(.*/)?(cross_)?attention/(query|key|value)/bias', (sharding.TENSOR, None)),
+  ('(.*/)?(cross_)?attention/out/kernel', (sharding.TENSOR, None, None)),
+  ('(.*/)?mlp/(fc1|gate)/kernel', (None, sharding.TENSOR)),
+  ('(.*/)?mlp/(fc1|gate)/bias', (sharding.TENSOR,)),
   ('(.*/)?mlp/fc2/kernel', (sharding.TENSOR, None)),
 )
 
 
 class Mlp(nn.Module):
-  """Dense, GELU (tanh approximation), Dense, with dropout after each."""
+  """Dense, activation, Dense, with dropout after each.
+
+  `hidden_dropout` is the rate after the activation, where it is another one. `gated`
+  multiplies by a second Dense: activation(gate(x)) * fc1(x) (arXiv:2002.05202).
+  """
 
   hidden: int
   dropout: float = 0.0
   dtype: str = 'float32'
+  activation: str = 'gelu'
+  gated: bool = False
+  use_bias: bool = True
+  hidden_dropout: float | None = None
 
   @nn.compact
   def __call__(self, x_BND: jax.Array, train: bool = False) -> jax.Array:
-    init = dict(
-      kernel_init=nn.initializers.xavier_uniform(),
-      bias_init=nn.initializers.normal(1e-6),
-      dtype=self.dtype,
+    if self.activation not in ACTIVATIONS:
+      known = ', '.join(ACTIVATIONS)
+      raise UserError(f'activation={self.activation!r} is not one of {known}')
+    activation, dtype = ACTIVATIONS[self.activation], self.dtype
+    by_hidden = dict(use_bias=self.use_bias, dtype=dtype, axes=(None, sharding.TENSOR))
+    x_BNF = activation(
+      _dense(self.hidden, 'gate' if self.gated else 'fc1', x_BND, **by_hidden)
     )
-    width = x_BND.shape[-1]
-    by_hidden = dict(dot_general=sharding.dot_general(None, sharding.TENSOR))
-    x_BNM = nn.Dense(self.hidden, **init, **by_hidden, name='fc1')(x_BND)
-    x_BNM = checkpoint_name(x_BNM, attention.PRODUCT)
-    x_BNM = sharding.constrain(x_BNM, sharding.BATCH, None, sharding.TENSOR)
-    x_BNM = nn.gelu(x_BNM)
-    x_BNM = nn.Dropout(self.dropout, deterministic=not train)(x_BNM)
-    by_hidden = dict(dot_general=sharding.dot_general(sharding.TENSOR, None))
-    x_BND = nn.Dense(width, **init, **by_hidden, name='fc2')(x_BNM)
+    if self.gated:
+      x_BNF *= _dense(self.hidden, 'fc1', x_BND, **by_hidden)
+    rate = self.dropout if self.hidden_dropout is None else self.hidden_dropout
+    x_BNF = nn.Dropout(rate, deterministic=not train)(x_BNF)
+    axes = (sharding.TENSOR, None)
+    x_BND = _dense(x_BND.shape[-1], 'fc2', x_BNF, self.use_bias, dtype, axes)
     return nn.Dropout(self.dropout, deterministic=not train)(x_BND)
+
+
+def _dense(
+  features: int,
+  name: str,
+  x_BNI: jax.Array,
+  use_bias: bool,
+  dtype: str,
+  axes: tuple[sharding.Axis, sharding.Axis],
+) -> jax.Array:
+  """A Dense whose kernel is split over these axes of the mesh."""
+  y_BNO = nn.Dense(
+    features,
+    use_bias=use_bias,
+    kernel_init=nn.initializers.xavier_uniform(),
+    bias_init=nn.initializers.normal(1e-6),
+    dtype=dtype,
+    dot_general=sharding.dot_general(*axes),
+    name=name,
+  )(x_BNI)
+  if axes[1] is None:
+    return y_BNO
+  y_BNO = checkpoint_name(y_BNO, attention.PRODUCT)
+  return sharding.constrain(y_BNO, sharding.BATCH, None, axes[1])
 
 
 class DropPath(nn.Module):
@@ -69,43 +114,114 @@ class DropPath(nn.Module):
     return x_BND * (kept_B11.astype(jnp.float32) / keep).astype(x_BND.dtype)
 
 
-class EncoderBlock(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x))."""
+@flax.struct.dataclass
+class Context:
+  """What all blocks of a stack are given besides their tokens.
+
+  `bias_BHNM` and `mask` are those of self-attention. `position_BND` is added to its
+  queries and keys (arXiv:2005.12872). With a `memory_BMD` the blocks are a decoder's:
+  they attend to it too, as far as `memory_mask` lets them, with `memory_position_BMD`
+  added to its keys.
+  """
+
+  bias_BHNM: jax.Array | None = None
+  mask: Mask | jax.Array | None = None
+  position_BND: jax.Array | None = None
+  memory_BMD: jax.Array | None = None
+  memory_mask: Mask | jax.Array | None = None
+  memory_position_BMD: jax.Array | None = None
+
+
+class Block(nn.Module):
+  """Self-attention, attention to a memory if there is one, MLP.
+
+  Each is a residual branch f: with norm='pre', x + f(norm(x)) (arXiv:2010.11929
+  equations 2 and 3); with 'post', norm(x + f(x)) (arXiv:1706.03762). `layer_scale`
+  multiplies branches by a learned vector that starts there (arXiv:2103.17239).
+  `attention_args` and `mlp_args` are more arguments of `MultiHeadAttention` and `Mlp`.
+  """
 
   num_heads: int
   mlp_dim: int
   dropout: float = 0.0
   stochastic_depth: bool = False
   dtype: str = 'float32'
+  norm: str = 'pre'
+  epsilon: float = LAYER_NORM_EPSILON
+  layer_scale: float | None = None
+  attention_args: Mapping[str, Any] = flax.core.FrozenDict()
+  mlp_args: Mapping[str, Any] = flax.core.FrozenDict()
 
   @nn.compact
   def __call__(
-    self, x_BND: jax.Array, drop_path: jax.Array, train: bool = False
+    self,
+    x_BND: jax.Array,
+    drop_path: jax.Array,
+    train: bool = False,
+    cache_length: int | None = None,
+    context: Context = Context(),  # noqa: B008 - it cannot be changed
   ) -> jax.Array:
-    norm = dict(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+    attend = dict(train=train, cache_length=cache_length)
+    attention_args = dict(
+      num_heads=self.num_heads, dtype=self.dtype, **self.attention_args
+    )
+
+    def attention_branch(y_BND: jax.Array) -> jax.Array:
+      # One sequence is one argument, whose projections are joined.
+      query_BND = _plus(y_BND, context.position_BND)
+      key_BND = None if query_BND is y_BND else query_BND
+      return attention.MultiHeadAttention(**attention_args, name='attention')(
+        query_BND, key_BND, y_BND, context.bias_BHNM, context.mask, **attend
+      )
+
+    def memory_branch(y_BND: jax.Array) -> jax.Array:
+      memory_BMD = context.memory_BMD
+      return attention.MultiHeadAttention(**attention_args, name='cross_attention')(
+        _plus(y_BND, context.position_BND),
+        _plus(memory_BMD, context.memory_position_BMD),
+        memory_BMD,
+        mask=context.memory_mask,
+        **attend,
+      )
+
+    def mlp_branch(y_BND: jax.Array) -> jax.Array:
+      return Mlp(self.mlp_dim, self.dropout, self.dtype, **self.mlp_args, name='mlp')(
+        y_BND, train
+      )
+
     # Of batch and state, which fsdp both splits, it is the state that is gathered.
     x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
-    y_BND = nn.LayerNorm(**norm, name='norm1')(x_BND)
-    y_BND = attention.MultiHeadAttention(self.num_heads, self.dtype, name='attention')(
-      y_BND
-    )
-    y_BND = nn.Dropout(self.dropout, deterministic=not train)(y_BND)
-    if train and self.stochastic_depth:
-      y_BND = DropPath(name='drop_path1')(y_BND, drop_path)
-    x_BND = x_BND + y_BND
-    y_BND = nn.LayerNorm(**norm, name='norm2')(x_BND)
-    y_BND = Mlp(self.mlp_dim, self.dropout, self.dtype, name='mlp')(y_BND, train)
-    if train and self.stochastic_depth:
-      y_BND = DropPath(name='drop_path2')(y_BND, drop_path)
-    return x_BND + y_BND
+    branches = [attention_branch, mlp_branch]
+    if context.memory_BMD is not None:
+      branches.insert(1, memory_branch)
+    for number, branch in enumerate(branches, start=1):
+      norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f'norm{number}')
+      y_BND = branch(norm(x_BND) if self.norm == 'pre' else x_BND)
+      if branch is not mlp_branch:  # which has its own
+        y_BND = nn.Dropout(self.dropout, deterministic=not train)(y_BND)
+      if self.layer_scale is not None:
+        init = nn.initializers.constant(self.layer_scale)
+        scale_D = self.param(f'layer_scale{number}', init, y_BND.shape[-1:])
+        y_BND *= scale_D.astype(y_BND.dtype)[None, None]
+      if train and self.stochastic_depth:
+        y_BND = DropPath(name=f'drop_path{number}')(y_BND, drop_path)
+      x_BND = x_BND + y_BND
+      if self.norm == 'post':
+        x_BND = norm(x_BND)
+    return x_BND
 
 
-class Encoder(nn.Module):
-  """A stack of blocks and a final norm.
+def _plus(x_BND: jax.Array, position_BND: jax.Array | None) -> jax.Array:
+  return x_BND if position_BND is None else x_BND + position_BND.astype(x_BND.dtype)
+
+
+class Stack(nn.Module):
+  """Blocks one after the other, and a final norm: an encoder, or with memory a decoder.
 
   `scan` compiles one block and loops over it: parameters are stacked under `blocks`
   instead of named `block_0`, ...; `remat` ('none', 'dots', 'full') says what is
   recomputed in the backward pass. `drop_path` grows linearly from 0 to its value.
+  `block_args` are more arguments of `Block`.
   """
 
   depth: int
@@ -116,18 +232,30 @@ class Encoder(nn.Module):
   scan: bool = False
   remat: str = 'none'
   dtype: str = 'float32'
+  norm: str = 'pre'
+  final_norm: bool = True
+  epsilon: float = LAYER_NORM_EPSILON
+  block_args: Mapping[str, Any] = flax.core.FrozenDict()
 
   @nn.compact
-  def __call__(self, x_BND: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(
+    self,
+    x_BND: jax.Array,
+    train: bool = False,
+    context: Context = Context(),  # noqa: B008 - it cannot be changed
+    cache_length: int | None = None,
+  ) -> jax.Array:
     if self.remat not in ('none', *REMAT_POLICIES):
       known = ', '.join(['none', *REMAT_POLICIES])
       raise UserError(f'remat={self.remat!r} is not one of {known}')
-    block_class = EncoderBlock
+    if self.norm not in ('pre', 'post'):
+      raise UserError(f"norm={self.norm!r} is not one of 'pre', 'post'")
+    block_class = Block
     if self.remat != 'none':
       block_class = nn.remat(
-        EncoderBlock,
+        Block,
         policy=REMAT_POLICIES[self.remat],
-        static_argnums=(3,),  # train
+        static_argnums=(3, 4),  # train, cache_length
         prevent_cse=not self.scan,  # a loop body is not merged with its recomputation
       )
     block = dict(
@@ -136,19 +264,28 @@ class Encoder(nn.Module):
       dropout=self.dropout,
       stochastic_depth=self.drop_path > 0,
       dtype=self.dtype,
+      norm=self.norm,
+      epsilon=self.epsilon,
+      **self.block_args,
     )
     rates_L = jnp.linspace(0.0, self.drop_path, self.depth)
     if self.scan:
       blocks = block_class(**block, name='blocks')
       x_BND, _ = nn.scan(
-        lambda block, x_BND, rate: (block(x_BND, rate, train), None),
-        variable_axes={'params': 0, 'intermediates': 0},
+        lambda block, x_BND, rate, context: (
+          block(x_BND, rate, train, cache_length, context),
+          None,
+        ),
+        variable_axes={'params': 0, 'intermediates': 0, 'cache': 0},
         split_rngs={'params': True, 'dropout': True},
+        in_axes=(0, nn.broadcast),
         length=self.depth,
-      )(blocks, x_BND, rates_L)
+      )(blocks, x_BND, rates_L, context)
     else:
       for i in range(self.depth):
-        x_BND = block_class(**block, name=f'block_{i}')(x_BND, rates_L[i], train)
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name='norm')(
-      x_BND
-    )
+        x_BND = block_class(**block, name=f'block_{i}')(
+          x_BND, rates_L[i], train, cache_length, context
+        )
+    if not self.final_norm:
+      return x_BND
+    return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_BND)

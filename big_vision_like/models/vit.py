@@ -94,7 +94,7 @@ class ViT(nn.Module):
     x_BND = self.add_positions(x_BND, height, width)
     self.sow('intermediates', 'with_position', x_BND)
     x_BND = nn.Dropout(self.dropout, deterministic=not train)(x_BND)
-    tokens_BND = transformer.Encoder(
+    tokens_BND = transformer.Stack(
       depth=self.depth,
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,

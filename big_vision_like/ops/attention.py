@@ -1,12 +1,13 @@
 """Scaled dot-product attention, arXiv:1706.03762 section 3.2.1.
 
-Axes: B batch, N queries, M keys, H heads, K query/key size, V value size; n m as N and
-M, padded to whole blocks.
+Axes: B batch, N queries, M keys, H heads of queries, G heads of keys and values (H, or
+a divisor of it: arXiv:2305.13245), R = H / G, K query/key size, V value size; n m as N
+and M, padded to whole blocks.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,10 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import sharding
+from big_vision_like.ops import masks, sharding
+from big_vision_like.ops.masks import Mask
 
-Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Kernel = Callable[..., jax.Array]
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'pallas')
 
@@ -33,84 +35,174 @@ LANES = 128
 MAX_BLOCK = 1024
 MAX_HEAD = 128
 
+# Added to what each query takes of each key before the weighted mean over keys, where
+# the softmax runs over queries (arXiv:2006.15055, algorithm 1).
+MEAN_EPSILON = 1e-8
+
+# How (B, N, H, K) is split over a mesh.
+HEADS = (sharding.BATCH, None, sharding.TENSOR, None)
+
 
 def probabilities(
   q_BNHK: jax.Array,
-  k_BMHK: jax.Array,
+  k_BMGK: jax.Array,
   bias_BHNM: jax.Array | None = None,
-  mask_BHNM: jax.Array | None = None,
+  mask: Mask | jax.Array | None = None,
+  over: str = 'keys',
 ) -> jax.Array:
   """Softmax over keys of q.k / sqrt(K) + bias: (B, H, N, M), in float32.
 
-  Bias (float) and mask (bool, True may be attended) broadcast to (B, H, N, M). A query
-  with nothing to attend gets zeros.
+  Bias (float) and mask (a `masks.Mask`, or bool with True where a key is seen)
+  broadcast to (B, H, N, M). A query with nothing to attend gets zeros. With
+  `over='queries'` the queries compete for each key: the softmax runs over them.
+
+  Raises `UserError` for shapes or types that do not fit each other.
   """
-  logits_BHNM = jnp.einsum(
-    'BNHK,BMHK->BHNM', _scaled(q_BNHK), k_BMHK, preferred_element_type=jnp.float32
-  )
+  if over not in ('keys', 'queries'):
+    raise UserError(f"over={over!r} is not one of 'keys', 'queries'")
+  mask = _checked(q_BNHK, k_BMGK, bias_BHNM, mask)
+  batch, num_queries, heads, _ = q_BNHK.shape
+  num_keys, groups = k_BMGK.shape[1:3]
+  q_BNHK = _scaled(q_BNHK)
+  if groups == heads:
+    logits_BHNM = jnp.einsum(
+      'BNHK,BMHK->BHNM', q_BNHK, k_BMGK, preferred_element_type=jnp.float32
+    )
+  else:
+    logits_BGRNM = jnp.einsum(
+      'BNGRK,BMGK->BGRNM',
+      q_BNHK.reshape(batch, num_queries, groups, -1, q_BNHK.shape[-1]),
+      k_BMGK,
+      preferred_element_type=jnp.float32,
+    )
+    logits_BHNM = logits_BGRNM.reshape(batch, heads, num_queries, num_keys)
   if bias_BHNM is not None:
     logits_BHNM += bias_BHNM
+  axis = -1 if over == 'keys' else -2
+  mask_BHNM = None if mask is None else mask.dense(num_queries, num_keys)
   if mask_BHNM is None:
-    return jax.nn.softmax(logits_BHNM, axis=-1)
-  mask_BHNM = jnp.broadcast_to(mask_BHNM, logits_BHNM.shape)
+    return jax.nn.softmax(logits_BHNM, axis=axis)
   lowest = jnp.finfo(jnp.float32).min
-  p_BHNM = jax.nn.softmax(jnp.where(mask_BHNM, logits_BHNM, lowest), axis=-1)
-  return jnp.where(mask_BHNM, p_BHNM, 0.0)
+  p_BHNM = jax.nn.softmax(jnp.where(mask_BHNM, logits_BHNM, lowest), axis=axis)
+  # What is hidden is zero already, except where all is.
+  return jnp.where(mask_BHNM.any(axis=axis, keepdims=True), p_BHNM, 0.0)
 
 
 def attend(
   q_BNHK: jax.Array,
-  k_BMHK: jax.Array,
-  v_BMHV: jax.Array,
+  k_BMGK: jax.Array,
+  v_BMGV: jax.Array,
   bias_BHNM: jax.Array | None = None,
-  mask_BHNM: jax.Array | None = None,
+  mask: Mask | jax.Array | None = None,
   implementation: str = 'auto',
+  over: str = 'keys',
+  dropout: float = 0.0,
+  dropout_key: jax.Array | None = None,
 ) -> jax.Array:
   """Values averaged with the attention `probabilities`: (B, N, H, V), dtype of v.
+
+  With `over='queries'` each query takes the mean of the values, weighted by its
+  probabilities. `dropout` drops single probabilities, by `dropout_key`.
 
   `implementation` is 'xla' (all (B, H, N, M) probabilities, anywhere), 'cudnn' (flash
   attention, arXiv:2205.14135, on NVIDIA GPUs; half precision, K = V a multiple of 8 up
   to 128), 'pallas' (the splash kernel on TPUs; interpreted elsewhere, slowly) or
   'auto': of these the fastest that can serve, chosen when the program is lowered for a
-  platform. Kernels take neither bias nor mask; where batch or heads do not divide over
-  the mesh, 'xla' serves.
+  platform. Kernels take neither bias nor dropout; 'pallas' skips what causal and window
+  masks hide, reads segments, and takes no listed mask; 'cudnn' skips what is causal and
+  wants other masks listed. Where batch or heads do not divide over the mesh, 'xla'
+  serves.
 
-  Raises `UserError` for an implementation that cannot serve.
+  Raises `UserError` for shapes or types that do not fit each other, and for an
+  implementation that cannot serve.
   """
   if implementation not in IMPLEMENTATIONS:
     known = ', '.join(IMPLEMENTATIONS)
     raise UserError(
       f'attention implementation {implementation!r} is not one of {known}'
     )
-  qkv = q_BNHK, k_BMHK, v_BMHV
-  if bias_BHNM is None and mask_BHNM is None:
-    refused = {'cudnn': _why_not_cudnn(*qkv), 'pallas': _why_not_pallas(*qkv)}
-  else:
-    refused = dict.fromkeys(('cudnn', 'pallas'), 'it takes neither bias nor mask')
+  mask = _checked(q_BNHK, k_BMGK, bias_BHNM, mask, v_BMGV)
+  if dropout and dropout_key is None:
+    raise UserError(f'attention with dropout={dropout} needs a dropout_key')
+  qkv = q_BNHK, k_BMGK, v_BMGV
+
+  def plain(*qkv: jax.Array) -> jax.Array:
+    return _xla(*qkv, bias_BHNM, mask, over, dropout, dropout_key)
+
+  reason = None
+  if bias_BHNM is not None:
+    reason = 'it takes no bias'
+  elif over == 'queries':
+    reason = 'its softmax runs over keys'
+  elif dropout:
+    reason = 'it has no dropout'
+  refused = {
+    'cudnn': reason or _why_not_cudnn(*qkv),
+    'pallas': reason or _why_not_pallas(*qkv, mask),
+  }
   if reason := refused.get(implementation):
     raise UserError(
       f"attention implementation {implementation!r} cannot serve: {reason}; use 'auto'"
     )
-
-  plain = functools.partial(_xla, bias_BHNM=bias_BHNM, mask_BHNM=mask_BHNM)
-  if implementation == 'xla' or not _divides_over_mesh(q_BNHK):
+  if implementation == 'xla' or not _divides_over_mesh(q_BNHK, k_BMGK):
     return plain(*qkv)
   if implementation == 'cudnn':
-    return _on_each_device(_cudnn)(*qkv)
+    return _cudnn(*qkv, mask)
   if implementation == 'pallas':
-    interpreted = _on_each_device(functools.partial(_splash, interpret=True))
     return jax.lax.platform_dependent(
-      *qkv, tpu=_on_each_device(_splash), default=interpreted
+      *qkv,
+      tpu=functools.partial(_splash, mask=mask),
+      default=functools.partial(_splash, mask=mask, interpret=True),
     )
   kernels = {}
   if not refused['cudnn']:
-    kernels['cuda'] = _on_each_device(_cudnn)
-  tokens = min(q_BNHK.shape[1], k_BMHK.shape[1])
+    kernels['cuda'] = functools.partial(_cudnn, mask=mask)
+  tokens = min(q_BNHK.shape[1], k_BMGK.shape[1])
   if tokens >= PALLAS_MIN_TOKENS and not refused['pallas']:
-    kernels['tpu'] = _on_each_device(_splash)
+    kernels['tpu'] = functools.partial(_splash, mask=mask)
   if not kernels:
     return plain(*qkv)
   return jax.lax.platform_dependent(*qkv, **kernels, default=plain)
+
+
+def _checked(
+  q_BNHK: jax.Array,
+  k_BMGK: jax.Array,
+  bias_BHNM: jax.Array | None,
+  mask: Mask | jax.Array | None,
+  v_BMGV: jax.Array | None = None,
+) -> Mask | None:
+  """The mask, after all shapes were found to fit."""
+  shapes = f'queries {q_BNHK.shape} and keys {k_BMGK.shape}'
+  if q_BNHK.ndim != 4 or k_BMGK.ndim != 4:
+    raise UserError(f'{shapes} are not (batch, tokens, heads, size)')
+  batch, num_queries, heads, size = q_BNHK.shape
+  other, num_keys, groups, key_size = k_BMGK.shape
+  if (batch, size) != (other, key_size):
+    raise UserError(f'{shapes} differ in batch or size')
+  if heads % groups:
+    raise UserError(f'{shapes}: {groups} heads of keys do not divide {heads}')
+  if v_BMGV is not None and v_BMGV.shape[:3] != k_BMGK.shape[:3]:
+    raise UserError(
+      f'keys {k_BMGK.shape} and values {v_BMGV.shape} differ in more than the size'
+    )
+  if mask is not None and not isinstance(mask, Mask):
+    mask = masks.listed(mask)
+  whole = batch, heads, num_queries, num_keys
+  parts = {'bias': (bias_BHNM, whole)}
+  if mask is not None:
+    parts['mask'] = mask.listed_BHNM, whole
+    parts['segments of queries'] = mask.queries_BN, (batch, num_queries)
+    parts['segments or padding of keys'] = mask.keys_BM, (batch, num_keys)
+  for name, (array, shape) in parts.items():
+    if array is None:
+      continue
+    fits = array.ndim == len(shape) and all(
+      n in (1, m) for n, m in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+      raise UserError(f'{name} of shape {array.shape} do not broadcast to {shape}')
+  return mask
 
 
 def _scaled(q_BNHK: jax.Array) -> jax.Array:
@@ -121,45 +213,71 @@ def _scaled(q_BNHK: jax.Array) -> jax.Array:
 
 def _xla(
   q_BNHK: jax.Array,
-  k_BMHK: jax.Array,
-  v_BMHV: jax.Array,
-  bias_BHNM: jax.Array | None = None,
-  mask_BHNM: jax.Array | None = None,
+  k_BMGK: jax.Array,
+  v_BMGV: jax.Array,
+  bias_BHNM: jax.Array | None,
+  mask: Mask | None,
+  over: str,
+  dropout: float,
+  dropout_key: jax.Array | None,
 ) -> jax.Array:
-  p_BHNM = probabilities(q_BNHK, k_BMHK, bias_BHNM, mask_BHNM)
-  return jnp.einsum('BHNM,BMHV->BNHV', p_BHNM.astype(v_BMHV.dtype), v_BMHV)
+  p_BHNM = probabilities(q_BNHK, k_BMGK, bias_BHNM, mask, over)
+  batch, heads, num_queries, num_keys = p_BHNM.shape
+  groups = v_BMGV.shape[2]
+  if over == 'queries':
+    mask_BHNM = None if mask is None else mask.dense(num_queries, num_keys)
+    p_BHNM += MEAN_EPSILON if mask_BHNM is None else MEAN_EPSILON * mask_BHNM
+    sum_BHN1 = p_BHNM.sum(axis=-1, keepdims=True)
+    p_BHNM /= jnp.where(sum_BHN1 == 0.0, 1.0, sum_BHN1)
+  if dropout:
+    kept_BHNM = jax.random.bernoulli(dropout_key, 1.0 - dropout, p_BHNM.shape)
+    p_BHNM = jnp.where(kept_BHNM, p_BHNM / (1.0 - dropout), 0.0)
+  p_BHNM = p_BHNM.astype(v_BMGV.dtype)
+  if groups == heads:
+    return jnp.einsum('BHNM,BMHV->BNHV', p_BHNM, v_BMGV)
+  p_BGRNM = p_BHNM.reshape(batch, groups, -1, num_queries, num_keys)
+  y_BNGRV = jnp.einsum('BGRNM,BMGV->BNGRV', p_BGRNM, v_BMGV)
+  return y_BNGRV.reshape(batch, num_queries, heads, -1)
 
 
-def _divides_over_mesh(x_BNHK: jax.Array) -> bool:
+def _divides_over_mesh(q_BNHK: jax.Array, k_BMGK: jax.Array) -> bool:
   mesh = sharding.current_mesh()
   if mesh is None:
     return True
-  batch, _, heads, _ = x_BNHK.shape
+  batch, groups = len(q_BNHK), k_BMGK.shape[2]
   return (
-    batch % sharding.num_shards(mesh) == 0 and heads % mesh.shape[sharding.TENSOR] == 0
+    batch % sharding.num_shards(mesh) == 0 and groups % mesh.shape[sharding.TENSOR] == 0
   )
 
 
-def _on_each_device(kernel: Kernel) -> Kernel:
-  """The kernel for a device's own examples and heads: XLA cannot split it itself."""
+def _on_each_device(
+  kernel: Kernel, arrays: Sequence[jax.Array], axes: Sequence[Sequence[sharding.Axis]]
+) -> jax.Array:
+  """The kernel on a device's own examples and heads: XLA cannot split it itself.
+
+  `axes` are those of the mesh by which arrays are split, but where they broadcast.
+  """
   mesh = sharding.current_mesh()
   if mesh is None:
-    return kernel
-  spec = P(sharding.BATCH, None, sharding.TENSOR, None)
+    return kernel(*arrays)
+  specs = [
+    P(*(axis if n > 1 else None for n, axis in zip(x.shape, by, strict=True)))
+    for x, by in zip(arrays, axes, strict=True)
+  ]
   # Kernels do not say over which axes of the mesh their outputs vary.
   return jax.shard_map(
-    kernel, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
-  )
+    kernel, mesh=mesh, in_specs=tuple(specs), out_specs=P(*HEADS), check_vma=False
+  )(*arrays)
 
 
 def _why_not_cudnn(
-  q_BNHK: jax.Array, k_BMHK: jax.Array, v_BMHV: jax.Array
+  q_BNHK: jax.Array, k_BMGK: jax.Array, v_BMGV: jax.Array
 ) -> str | None:
-  dtypes = {x.dtype for x in (q_BNHK, k_BMHK, v_BMHV)}
+  dtypes = {x.dtype for x in (q_BNHK, k_BMGK, v_BMGV)}
   if dtypes not in ({jnp.dtype('bfloat16')}, {jnp.dtype('float16')}):
     names = ', '.join(sorted(map(str, dtypes)))
     return f'it computes in bfloat16 or float16, not {names}'
-  size, value_size = q_BNHK.shape[-1], v_BMHV.shape[-1]
+  size, value_size = q_BNHK.shape[-1], v_BMGV.shape[-1]
   if size != value_size or size > 128 or size % 8:
     return (
       f'heads of {size} (values of {value_size}) are not of one size, a multiple of 8'
@@ -175,69 +293,153 @@ def _has_cudnn() -> bool:
   """Whether JAX can trace it: without the library, it knows no version."""
   x_1818 = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
   try:
-    jax.eval_shape(_cudnn, x_1818, x_1818, x_1818)
+    jax.eval_shape(functools.partial(_cudnn, mask=None), x_1818, x_1818, x_1818)
   except RuntimeError:
     return False
   return True
 
 
-def _cudnn(q_BNHK: jax.Array, k_BMHK: jax.Array, v_BMHV: jax.Array) -> jax.Array:
+def _cudnn(
+  q_BNHK: jax.Array, k_BMGK: jax.Array, v_BMGV: jax.Array, mask: Mask | None
+) -> jax.Array:
   """Pads tokens to an even number, without which it has no gradient."""
-  batch, num_queries, _, _ = q_BNHK.shape
-  num_keys = k_BMHK.shape[1]
-  padding = dict(key_value_seq_lengths=jnp.full((batch,), num_keys, jnp.int32))
-  y_BnHV = jax.nn.dot_product_attention(
-    _pad_tokens(q_BNHK, num_queries + num_queries % 2),
-    _pad_tokens(k_BMHK, num_keys + num_keys % 2),
-    _pad_tokens(v_BMHV, num_keys + num_keys % 2),
-    implementation='cudnn',
-    **(padding if num_keys % 2 else {}),
-  )
-  return y_BnHV[:, :num_queries]
+  num_queries, num_keys = q_BNHK.shape[1], k_BMGK.shape[1]
+  rows, columns = num_queries % 2, num_keys % 2
+  arrays = [
+    _pad_tokens(q_BNHK, num_queries + rows),
+    _pad_tokens(k_BMGK, num_keys + columns),
+    _pad_tokens(v_BMGV, num_keys + columns),
+  ]
+  causal = mask is not None and mask.is_causal_alone
+  mask_BHNM = None
+  if mask is not None and not causal:
+    mask_BHNM = mask.dense(num_queries, num_keys)
+  if mask_BHNM is not None:
+    whole = *mask_BHNM.shape[:2], num_queries, num_keys
+    padding = (0, 0), (0, 0), (0, rows), (0, columns)
+    arrays.append(jnp.pad(jnp.broadcast_to(mask_BHNM, whole), padding))
+
+  def kernel(
+    q_BnHK: jax.Array, k_BmGK: jax.Array, v_BmGV: jax.Array, *listed: jax.Array
+  ) -> jax.Array:
+    lengths_B = jnp.full((len(q_BnHK),), num_keys, jnp.int32)
+    return jax.nn.dot_product_attention(
+      q_BnHK,
+      k_BmGK,
+      v_BmGV,
+      mask=listed[0] if listed else None,
+      is_causal=causal,
+      key_value_seq_lengths=lengths_B if columns and not listed else None,
+      implementation='cudnn',
+    )
+
+  axes = [HEADS] * 3 + [(sharding.BATCH, sharding.TENSOR, None, None)]
+  y_BNHV = _on_each_device(kernel, arrays, axes[: len(arrays)])[:, :num_queries]
+  if mask_BHNM is None:
+    return y_BNHV
+  seen_BNH1 = mask_BHNM.any(axis=-1, keepdims=True).swapaxes(1, 2)
+  return jnp.where(seen_BNH1, y_BNHV, 0)
 
 
 def _why_not_pallas(
-  q_BNHK: jax.Array, k_BMHK: jax.Array, v_BMHV: jax.Array
+  q_BNHK: jax.Array, k_BMGK: jax.Array, v_BMGV: jax.Array, mask: Mask | None
 ) -> str | None:
-  dtypes = {x.dtype for x in (q_BNHK, k_BMHK, v_BMHV)}
+  if mask is not None and mask.listed_BHNM is not None:
+    return 'it takes no listed mask'
+  if mask is not None and mask.first is not None:
+    return 'it takes no mask for a step of decoding'
+  dtypes = {x.dtype for x in (q_BNHK, k_BMGK, v_BMGV)}
   if dtypes not in ({jnp.dtype('bfloat16')}, {jnp.dtype('float32')}):
     names = ', '.join(sorted(map(str, dtypes)))
     return f'it computes in bfloat16 or float32, not {names}'
-  size = max(q_BNHK.shape[-1], v_BMHV.shape[-1])
+  size = max(q_BNHK.shape[-1], v_BMGV.shape[-1])
   if size > MAX_HEAD:
     return f'heads of {size} are larger than {MAX_HEAD}'
   return None
 
 
 def _splash(
-  q_BNHK: jax.Array, k_BMHK: jax.Array, v_BMHV: jax.Array, interpret: bool = False
+  q_BNHK: jax.Array,
+  k_BMGK: jax.Array,
+  v_BMGV: jax.Array,
+  mask: Mask | None,
+  interpret: bool = False,
 ) -> jax.Array:
   """Pads tokens to whole blocks; no query sees the keys of the padding."""
-  num_queries, num_keys = q_BNHK.shape[1], k_BMHK.shape[1]
+  num_queries, num_keys = q_BNHK.shape[1], k_BMGK.shape[1]
   block_q, padded_queries = _blocks(num_queries)
   block_k, padded_keys = _blocks(num_keys)
-  mask_nm = np.broadcast_to(
-    np.arange(padded_keys) < num_keys, (padded_queries, padded_keys)
+  arrays = [
+    _pad_tokens(_scaled(q_BNHK), padded_queries),
+    _pad_tokens(k_BMGK, padded_keys),
+    _pad_tokens(v_BMGV, padded_keys),
+  ]
+  mask = Mask() if mask is None else mask
+  if mask.keys_BM is not None:
+    queries_BN, keys_BM = mask.as_segments(num_queries)
+    arrays += [
+      _pad_tokens(queries_BN, padded_queries),
+      _pad_tokens(keys_BM, padded_keys),
+    ]
+  static = _splash_mask(mask, (num_queries, num_keys), (padded_queries, padded_keys))
+  block_sizes = splash_attention.BlockSizes(
+    block_q=block_q,
+    block_kv=block_k,
+    block_q_dkv=block_q,
+    block_kv_dkv=block_k,
+    use_fused_bwd_kernel=True,
   )
-  kernel = splash_attention.make_splash_mha_single_device(
-    splash_attention.MultiHeadMask(
-      [splash_attention.NumpyMask(mask_nm)] * q_BNHK.shape[2]
-    ),
-    block_sizes=splash_attention.BlockSizes(
-      block_q=block_q,
-      block_kv=block_k,
-      block_q_dkv=block_q,
-      block_kv_dkv=block_k,
-      use_fused_bwd_kernel=True,
-    ),
-    interpret=interpret,
-  )
-  y_BHnV = jax.vmap(kernel)(
-    _pad_tokens(_scaled(q_BNHK), padded_queries).swapaxes(1, 2),
-    _pad_tokens(k_BMHK, padded_keys).swapaxes(1, 2),
-    _pad_tokens(v_BMHV, padded_keys).swapaxes(1, 2),
-  )
-  return y_BHnV[:, :, :num_queries].swapaxes(1, 2)
+
+  def kernel(
+    q_BnHK: jax.Array, k_BmGK: jax.Array, v_BmGV: jax.Array, *segments: jax.Array
+  ) -> jax.Array:
+    batch, _, heads, _ = q_BnHK.shape
+    groups = k_BmGK.shape[2]
+    make = splash_attention.make_splash_mqa_single_device
+    one_example = make(
+      splash_attention.MultiHeadMask([static] * (heads // groups)),
+      block_sizes=block_sizes,
+      interpret=interpret,
+    )
+    # Each head of keys with its heads of queries, each example with its segments.
+    each_head = jax.vmap(one_example, in_axes=(0, 0, 0, None))
+    ids = None
+    if segments:
+      ids = splash_attention.SegmentIds(
+        *(jnp.broadcast_to(x_BN, (batch, x_BN.shape[1])) for x_BN in segments)
+      )
+    q_BHnK = q_BnHK.swapaxes(1, 2)
+    y_BGRnV = jax.vmap(each_head)(
+      q_BHnK.reshape(batch, groups, -1, *q_BHnK.shape[2:]),
+      k_BmGK.swapaxes(1, 2),
+      v_BmGV.swapaxes(1, 2),
+      ids,
+    )
+    return y_BGRnV.reshape(batch, heads, *y_BGRnV.shape[3:]).swapaxes(1, 2)
+
+  axes = [HEADS] * 3 + [(sharding.BATCH, None)] * 2
+  y_BNHV = _on_each_device(kernel, arrays, axes[: len(arrays)])[:, :num_queries]
+  seen_BN = mask.sees_any(num_queries, num_keys)
+  return y_BNHV if seen_BN is None else jnp.where(seen_BN[:, :, None, None], y_BNHV, 0)
+
+
+def _splash_mask(
+  mask: Mask, tokens: tuple[int, int], padded: tuple[int, int]
+) -> splash_attention.Mask:
+  """What is hidden whatever the arrays hold, the keys of the padding too."""
+  if mask.left is None and mask.right is None:
+    static = splash_attention.FullMask(padded)
+  elif mask.left is None and mask.right == 0:
+    static = splash_attention.CausalMask(padded)
+  else:
+    static = splash_attention.LocalMask(padded, (mask.left, mask.right), offset=0)
+  num_queries, num_keys = tokens
+  behind = mask.right is not None and num_queries + mask.right <= num_keys
+  if padded[1] == num_keys or behind or mask.keys_BM is not None:
+    return static  # and segments hide the padding
+  seen_nm = np.broadcast_to(np.arange(padded[1]) < num_keys, padded)
+  keys = splash_attention.NumpyMask(seen_nm)
+  return keys if isinstance(static, splash_attention.FullMask) else static & keys
 
 
 def _blocks(tokens: int) -> tuple[int, int]:
@@ -247,6 +449,6 @@ def _blocks(tokens: int) -> tuple[int, int]:
   return size, number * size
 
 
-def _pad_tokens(x_BNHK: jax.Array, padded: int) -> jax.Array:
-  padding = padded - x_BNHK.shape[1]
-  return jnp.pad(x_BNHK, ((0, 0), (0, padding), (0, 0), (0, 0)))
+def _pad_tokens(x: jax.Array, padded: int) -> jax.Array:
+  """Zeros behind the second axis, that of tokens."""
+  return jnp.pad(x, [(0, padded - n if i == 1 else 0) for i, n in enumerate(x.shape)])

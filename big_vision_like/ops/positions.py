@@ -1,7 +1,9 @@
-"""Position embeddings of patch grids.
+"""Position embeddings of sequences and of patch grids.
 
-Axes: N positions of a grid in raster order, D width, h w the grid they come from,
-H W the grid they go to; P prefix positions (class token) in front, G = h*w, M = H*W.
+Axes: B batch, N positions (of a grid in raster order), D width, E half of it, F
+frequencies, h w the grid they come from, H W the grid they go to; P prefix positions
+(class token) in front, G = h*w, M = H*W; L learned positions, T entries of a table of
+relative positions.
 """
 
 import math
@@ -9,6 +11,78 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from big_vision_like.errors import UserError
+
+SINUSOIDS = ('interleaved', 'halves', 't2t')
+
+
+def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.Array:
+  """Sine and cosine of positions, float32, of the shape of `position` and `dim`.
+
+  Position p has sin(p / 10000^(2i/dim)) and cos(...) for i < dim/2, in turns
+  ('interleaved', arXiv:1706.03762 section 3.5) or all sines first ('halves', Marian).
+  't2t' has all sines first and exponents i / (dim/2 - 1), up to and with 1
+  (tensor2tensor, and the WMT example of Flax).
+  """
+  if layout not in SINUSOIDS:
+    raise UserError(f'layout={layout!r} is not one of {", ".join(SINUSOIDS)}')
+  if dim % 2:
+    raise UserError(f'sinusoids need an even width, not {dim}')
+  count = dim // 2
+  # On the host, in float64: float32 powers are off in the sixth digit.
+  exponent_F = np.arange(count) / (max(count - 1, 1) if layout == 't2t' else count)
+  frequency_F = jnp.asarray(10_000.0**-exponent_F, jnp.float32)
+  ones = (1,) * position.ndim
+  angle = position[..., None].astype(jnp.float32) * frequency_F.reshape(*ones, count)
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  if layout == 'interleaved':
+    return jnp.stack([sin, cos], axis=-1).reshape(*position.shape, dim)
+  return jnp.concatenate([sin, cos], axis=-1)
+
+
+def lookup(table_LD: jax.Array, position_BN: jax.Array) -> jax.Array:
+  """Learned positions, (B, N, D), of sequences that are not longer than the table."""
+  length, tokens = len(table_LD), position_BN.shape[1]
+  if tokens > length:
+    raise UserError(
+      f'a sequence of {tokens} tokens (positions {position_BN.shape}) is longer than'
+      f' the {length} learned positions (table {table_LD.shape})'
+    )
+  return table_LD[position_BN]
+
+
+def grid2d(rows_hE: jax.Array, columns_wE: jax.Array) -> jax.Array:
+  """Learned positions of a grid, (1, h*w, 2E): each one its column's, then its row's.
+
+  As in arXiv:2010.11929 appendix D.4 and the learned positions of arXiv:2005.12872.
+  """
+  (height, size), width = rows_hE.shape, len(columns_wE)
+  columns_hwE = jnp.broadcast_to(columns_wE[None], (height, width, size))
+  rows_hwE = jnp.broadcast_to(rows_hE[:, None], (height, width, size))
+  grid_hwD = jnp.concatenate([columns_hwE, rows_hwE], axis=-1)
+  return grid_hwD.reshape(1, height * width, 2 * size)
+
+
+def relative_index(height: int, width: int) -> np.ndarray:
+  """Which entry of a table of relative positions a pair of a grid has, (N, N) int.
+
+  Of (2 * height - 1) * (2 * width - 1) entries, row by row, that of query minus key
+  (arXiv:2103.14030 section 3.2); a sequence is a grid of height 1.
+  """
+  place_2N = np.indices((height, width)).reshape(2, -1)
+  rows_NN, columns_NN = place_2N[:, :, None] - place_2N[:, None, :]
+  return (rows_NN + height - 1) * (2 * width - 1) + columns_NN + width - 1
+
+
+def relative_bias(table_TH: jax.Array, index_NM: np.ndarray) -> jax.Array:
+  """The bias of attention, (1, H, N, M), from a table with an entry for each head."""
+  if index_NM.max() >= len(table_TH):
+    raise UserError(
+      f'relative positions {index_NM.shape} go up to {index_NM.max()}, the table'
+      f' {table_TH.shape} has {len(table_TH)}'
+    )
+  return jnp.moveaxis(table_TH[index_NM], -1, 0)[None]
 
 
 def sincos2d(

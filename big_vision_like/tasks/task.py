@@ -79,7 +79,11 @@ class GradientTask(Task):
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
-    """Returns the mean loss, and the next mutable variables with more scalars."""
+    """Returns the mean loss, and the next mutable variables with more scalars.
+
+    A scalar `weight` (such as the number of tokens) says how much the mean counts
+    among those of other parts of the batch, where there are several.
+    """
 
   def init(self, key: jax.Array, batch: Arrays) -> State:
     variables = self.model.init(key, *self.model_inputs(batch))
@@ -138,14 +142,17 @@ class GradientTask(Task):
       mutable, total = carry
       batch, index = xs
       mutable, result = part(mutable, batch, jax.random.fold_in(key, index))
-      return (mutable, jax.tree.map(jnp.add, total, result)), None
+      weight = result[1].get('weight', 1.0)
+      added = jax.tree.map(lambda sum, x: sum + weight * x, total, (result, 1.0))
+      return (mutable, added), None
 
     parts = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(part, state.mutable, first, key)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (mutable, total), _ = jax.lax.scan(
-      body, (state.mutable, zeros), (parts, jnp.arange(self.accumulate))
+      body, (state.mutable, (zeros, 0.0)), (parts, jnp.arange(self.accumulate))
     )
-    grads, scalars = jax.tree.map(lambda x: x / self.accumulate, total)
+    total, weight = total
+    grads, scalars = jax.tree.map(lambda x: x / weight, total)
     return grads, mutable, scalars

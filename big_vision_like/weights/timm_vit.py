@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from big_vision_like.weights import tree, vit_names
+from big_vision_like.weights import linear, tree, vit_names
 
 _TOP = {'patch_embed.proj': ['embed'], 'norm': ['encoder/norm'], 'head': ['head']}
 _BLOCK = {
@@ -71,9 +71,9 @@ def from_timm(
       flat[_PLAIN[name]] = tree.as_float32(name, array)
     elif module in modules and leaf in ('weight', 'bias'):
       array = tree.as_float32(name, array)
-      pieces = _split(name, array, len(modules[module]))
+      pieces = linear.split(name, array, len(modules[module]))
       for ours, piece in zip(modules[module], pieces, strict=True):
-        our_leaf, piece = _to_ours(ours, leaf, piece, num_heads)
+        our_leaf, piece = linear.to_ours(ours, leaf, piece, num_heads)
         flat[f'{ours}/{our_leaf}'] = piece
     else:
       unknown.append(name)
@@ -96,7 +96,9 @@ def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   pieces: dict[str, list[np.ndarray]] = {}
   for ours, theirs in names.items():  # in the order query, key, value
     if ours in flat:
-      pieces.setdefault(theirs, []).append(_to_timm(ours, np.asarray(flat[ours])))
+      pieces.setdefault(theirs, []).append(
+        linear.to_torch(ours, np.asarray(flat[ours]))
+      )
   return {
     # safetensors writes the memory as it lies.
     name: np.ascontiguousarray(np.concatenate(arrays))
@@ -124,41 +126,3 @@ def _timm_names(modules: Mapping[str, list[str]]) -> dict[str, str]:
       for leaf in ('kernel', 'scale', 'bias'):
         names[f'{ours}/{leaf}'] = f'{theirs}.{"bias" if leaf == "bias" else "weight"}'
   return names
-
-
-def _split(name: str, array: np.ndarray, count: int) -> list[np.ndarray]:
-  if len(array) % count:
-    raise ValueError(f'{name!r} of shape {array.shape} does not split into {count}.')
-  return np.split(array, count)
-
-
-def _to_ours(
-  module: str, leaf: str, array: np.ndarray, num_heads: int
-) -> tuple[str, np.ndarray]:
-  """Returns leaf name and array for one of our modules."""
-  if module.endswith(('/query', '/key', '/value')):
-    if len(array) % num_heads:
-      raise ValueError(f'Width {len(array)} does not divide into {num_heads} heads.')
-    split = (num_heads, len(array) // num_heads)
-    if leaf == 'bias':
-      return 'bias', array.reshape(split)
-    return 'kernel', array.T.reshape(-1, *split)
-  if leaf == 'bias':
-    return 'bias', array
-  if module.endswith('attention/out'):
-    return 'kernel', array.T.reshape(num_heads, -1, len(array))
-  if array.ndim == 4:
-    return 'kernel', array.transpose(2, 3, 1, 0)
-  return ('scale', array) if array.ndim == 1 else ('kernel', array.T)
-
-
-def _to_timm(name: str, array: np.ndarray) -> np.ndarray:
-  """Returns one of our arrays in timm's axes, before query, key, value are joined."""
-  module, _, leaf = name.rpartition('/')
-  if module.endswith(('/query', '/key', '/value')):
-    return array.reshape(-1) if leaf == 'bias' else array.reshape(len(array), -1).T
-  if leaf != 'kernel':
-    return array
-  if module.endswith('attention/out'):
-    return array.reshape(-1, array.shape[-1]).T
-  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T

@@ -21,7 +21,7 @@ def x():
 @pytest.fixture(scope='module')
 def params(x):
   """Random unrolled parameters."""
-  shapes = jax.eval_shape(transformer.Encoder(**SIZES).init, jax.random.key(0), x)
+  shapes = jax.eval_shape(transformer.Stack(**SIZES).init, jax.random.key(0), x)
   rng = np.random.default_rng(0)
 
   def normal(leaf):
@@ -31,7 +31,7 @@ def params(x):
 
 
 def loss_and_grads(params, x, **options):
-  encoder = transformer.Encoder(**SIZES, **options)
+  encoder = transformer.Stack(**SIZES, **options)
   if encoder.scan:
     params = tree.stack_blocks(params)
 
@@ -72,11 +72,11 @@ def test_scan_and_remat_change_nothing(options, params, x, plain):
 
 def test_scanned_parameters_are_drawn_block_by_block(x):
   options = dict(depth=2, num_heads=4, mlp_dim=64)
-  encoder = transformer.Encoder(**options, scan=True)
+  encoder = transformer.Stack(**options, scan=True)
   x = jnp.zeros((1, 2, 64))
   params = jax.device_get(jax.jit(encoder.init)(jax.random.key(0), x)['params'])
   assert params.keys() == {'blocks', 'norm'}
-  unrolled = transformer.Encoder(**options)
+  unrolled = transformer.Stack(**options)
   want = jax.eval_shape(unrolled.init, jax.random.key(0), x)['params']
   shapes = jax.tree.map(np.shape, tree.unstack_blocks(params))
   assert shapes == jax.tree.map(lambda leaf: leaf.shape, want)
@@ -95,7 +95,7 @@ def test_attention_maps_are_sown_in_both_layouts(params, x):
   def sown():
     found = []
     for scan in (False, True):
-      encoder = transformer.Encoder(**SIZES, scan=scan)
+      encoder = transformer.Stack(**SIZES, scan=scan)
       variables = {'params': tree.stack_blocks(params) if scan else params}
       found.append(encoder.apply(variables, x, mutable=['intermediates'])[1])
     return found
@@ -109,7 +109,7 @@ def test_attention_maps_are_sown_in_both_layouts(params, x):
 
 
 def test_unknown_remat_is_named(x):
-  encoder = transformer.Encoder(**SIZES, remat='half')
+  encoder = transformer.Stack(**SIZES, remat='half')
   with pytest.raises(ValueError, match="remat='half' is not one of none, dots, full"):
     jax.eval_shape(encoder.init, jax.random.key(0), x)
 
@@ -120,7 +120,7 @@ def test_heads_must_divide_the_width(x):
 
 
 def test_half_precision_keeps_float32_parameters(x):
-  encoder = transformer.Encoder(**SIZES, dtype='bfloat16')
+  encoder = transformer.Stack(**SIZES, dtype='bfloat16')
   y, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), x)
   assert y.dtype == jnp.bfloat16
   assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {'float32'}
@@ -128,7 +128,7 @@ def test_half_precision_keeps_float32_parameters(x):
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_no_types_are_promoted_by_accident(scan, x):
-  encoder = transformer.Encoder(**SIZES, scan=scan, dropout=0.1, drop_path=0.1)
+  encoder = transformer.Stack(**SIZES, scan=scan, dropout=0.1, drop_path=0.1)
 
   def forward(x):
     key = jax.random.key(0)
@@ -166,7 +166,7 @@ def test_drop_path_keeps_half_precision():
 
 @pytest.mark.parametrize('depth, rates', [(3, [0.0, 0.2, 0.4]), (1, [0.0])])
 def test_drop_path_grows_linearly_with_depth(depth, rates, x):
-  encoder = transformer.Encoder(depth=depth, num_heads=2, mlp_dim=4, drop_path=0.4)
+  encoder = transformer.Stack(depth=depth, num_heads=2, mlp_dim=4, drop_path=0.4)
   key = jax.random.key(0)
 
   @jax.jit
@@ -190,11 +190,11 @@ def test_drop_path_of_a_whole_encoder(scan, params, x):
   # Rate 1 - epsilon in the last block: almost always what comes before it.
   options = SIZES | dict(depth=2)
   two = {name: params[name] for name in ('block_0', 'block_1', 'norm')}
-  encoder = transformer.Encoder(**options, drop_path=1 - 1e-6, scan=scan)
+  encoder = transformer.Stack(**options, drop_path=1 - 1e-6, scan=scan)
   variables = {'params': tree.stack_blocks(two) if scan else two}
   got = encoder.apply(variables, x, train=True, rngs={'dropout': jax.random.key(0)})
   one = {name: params[name] for name in ('block_0', 'norm')}
-  want = transformer.Encoder(**SIZES | dict(depth=1)).apply({'params': one}, x)
+  want = transformer.Stack(**SIZES | dict(depth=1)).apply({'params': one}, x)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -204,8 +204,8 @@ def test_drop_path_of_a_whole_encoder(scan, params, x):
   ids=lambda options: '-'.join(options),
 )
 def test_randomness_is_for_training_only(options, params, x):
-  encoder = transformer.Encoder(**SIZES, **options)
-  without = transformer.Encoder(**SIZES, scan=encoder.scan)
+  encoder = transformer.Stack(**SIZES, **options)
+  without = transformer.Stack(**SIZES, scan=encoder.scan)
   variables = {'params': tree.stack_blocks(params) if encoder.scan else params}
 
   @jax.jit
@@ -223,7 +223,7 @@ def test_randomness_is_for_training_only(options, params, x):
 
 
 def test_dropout_after_every_branch_and_in_the_mlp(x):
-  encoder = transformer.Encoder(**SIZES | dict(depth=1), dropout=0.25)
+  encoder = transformer.Stack(**SIZES | dict(depth=1), dropout=0.25)
   rates = []
 
   def record(call, args, kwargs, context):

@@ -87,7 +87,7 @@ def test_a_query_that_sees_nothing_gets_zeros_and_passes_no_gradient():
   @jax.jit
   def outputs_and_gradients(q, k, v, mask):
     def loss(q, k, v):
-      y = attention.attend(q, k, v, mask_BHNM=mask)
+      y = attention.attend(q, k, v, mask=mask)
       return (y**2).sum() + y.sum(), y
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
@@ -274,10 +274,10 @@ def cudnn(monkeypatch):
   attention._has_cudnn.cache_clear()
 
 
-@pytest.mark.parametrize('name', ['bias_BHNM', 'mask_BHNM'])
+@pytest.mark.parametrize('name', ['bias_BHNM', 'mask'])
 def test_kernels_take_neither_bias_nor_mask(name, cudnn):
   qkv = square(tokens=512, dtype='bfloat16')
-  more = {name: jnp.ones((1, 2, 1, 512), bool if name == 'mask_BHNM' else float)}
+  more = {name: jnp.ones((1, 2, 1, 512), bool if name == 'mask' else float)}
   for implementation in 'cudnn', 'pallas':
     with pytest.raises(UserError, match='neither bias nor mask'):
       attention.attend(*qkv, **more, implementation=implementation)

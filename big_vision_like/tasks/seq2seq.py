@@ -1,0 +1,165 @@
+"""Sequences to sequences.  Axes: B batch, S source, T target tokens, N tokens found,
+K beams, V vocabulary.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from big_vision_like.errors import UserError
+from big_vision_like.models import transformer
+from big_vision_like.ops import losses, search
+from big_vision_like.tasks import task
+from big_vision_like.tasks.task import Arrays, State
+
+PACKED = ('source_segment', 'target_segment', 'source_position', 'target_position')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seq2Seq(task.GradientTask):
+  """Cross-entropy per target token; `predict` also finds targets, greedy and by beams.
+
+  Batches hold int `source` (B, S) and `target` (B, T), ids that end with EOS, 0 behind;
+  packed ones also segments and positions (see `data.packing`). The decoder reads the
+  target shifted right, BOS first. `smoothing_form` is that of
+  `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` tokens more
+  than the source, and none of `never`.
+  """
+
+  label_smoothing: float = 0.1
+  smoothing_form: str = 't2t'
+  bos_id: int = 1
+  eos_id: int = 2
+  beams: int = 4
+  alpha: float = 0.6
+  extra_length: int = 50
+  never: Sequence[int] = ()
+
+  def __post_init__(self) -> None:
+    if self.smoothing_form not in losses.SMOOTHINGS:
+      known = ', '.join(losses.SMOOTHINGS)
+      raise UserError(f'smoothing_form={self.smoothing_form!r} is not one of {known}')
+
+  def check(self, batch: dict) -> None:
+    vocabulary, pad_id = self.model.vocab_size, self.model.pad_id
+    for name in 'source', 'target':
+      ids = batch[name]
+      for row, column in zip(*((ids < 0) | (ids >= vocabulary)).nonzero(), strict=True):
+        raise UserError(
+          f'{name} {ids.shape} has the token id {ids[row, column]} in row {row}: the'
+          f' model knows 0 to {vocabulary - 1}; set task.model.vocab_size to what the'
+          ' data has'
+        )
+    for row in (batch['source'] == pad_id).all(axis=1).nonzero()[0]:
+      which = f' (id {batch["id"][row]})' if 'id' in batch else ''
+      raise UserError(
+        f'the source in row {row} of {batch["source"].shape}{which} is empty: leave'
+        ' such pairs out of the data'
+      )
+
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    target_BT = batch['target']
+    shifted_BT = jnp.pad(target_BT, ((0, 0), (1, 0)))[:, :-1]
+    if 'target_segment' not in batch:
+      first_1T = jnp.arange(target_BT.shape[1])[None] == 0
+      return batch['source'], jnp.where(first_1T, self.bos_id, shifted_BT)
+    first_BT = (batch['target_position'] == 0) & (batch['target_segment'] != 0)
+    inputs_BT = jnp.where(first_BT, self.bos_id, shifted_BT)
+    return batch['source'], inputs_BT, *(batch[name] for name in PACKED)
+
+  def loss(
+    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    outputs, mutable = self.model.apply(
+      {'params': params, **mutable},
+      *self.model_inputs(batch),
+      train=True,
+      rngs={'dropout': key},
+      mutable=list(mutable),
+    )
+    logits_BTV, target_BT = outputs['logits'], batch['target']
+    counted_BT = target_BT != self.model.pad_id
+    tokens = counted_BT.sum(dtype=jnp.float32)
+
+    def mean(values_BT: jax.Array) -> jax.Array:
+      return jnp.where(counted_BT, values_BT, 0.0).sum() / jnp.maximum(tokens, 1.0)
+
+    loss_BT = losses.smoothed_cross_entropy(
+      logits_BTV, target_BT, self.label_smoothing, self.smoothing_form
+    )
+    hits_BT = logits_BTV.argmax(axis=-1) == target_BT
+    return mean(loss_BT), (mutable, {'accuracy': mean(hits_BT), 'weight': tokens})
+
+  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """`logits` (B, T, V), `nll` and `tokens` (B,); `greedy`, `beam` (B, N); all beams
+    and their scores, `beams` (B, K, N) and `scores` (B, K), best first.
+    """
+    del key  # nothing is random in evaluation
+    params = state.params if state.ema is None else state.ema
+    variables = {'params': params, **state.mutable}
+    outputs = self.model.apply(variables, *self.model_inputs(batch))
+    counted_BT = batch['target'] != self.model.pad_id
+    nll_BT = losses.smoothed_cross_entropy(outputs['logits'], batch['target'], 0.0)
+    found = {
+      'nll': jnp.where(counted_BT, nll_BT, 0.0).sum(axis=1),
+      'tokens': counted_BT.sum(axis=1),
+    }
+    if 'source_segment' in batch:  # several sources in a row
+      return outputs | found
+    beams_BKN, scores_BK = self.beam_search(variables, batch['source'])
+    found |= {'beams': beams_BKN, 'beam': beams_BKN[:, 0], 'scores': scores_BK}
+    return outputs | found | {'greedy': self.greedy(variables, batch['source'])}
+
+  def greedy(self, variables: Any, source_BS: jax.Array) -> jax.Array:
+    """The likeliest next token, one after the other: ids (B, N)."""
+    step, cache, first_B, length = self._start(variables, source_BS, beams=1)
+    return search.greedy(step, cache, first_B, length, self.eos_id, self.never)
+
+  def beam_search(
+    self, variables: Any, source_BS: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """The best targets, best first: ids (B, K, N) and scores (B, K)."""
+    step, cache, first_B, length = self._start(variables, source_BS, self.beams)
+    return search.beam_search(
+      step,
+      cache,
+      first_B,
+      length,
+      self.eos_id,
+      self.beams,
+      self.alpha,
+      transformer.reorder,
+      self.never,
+    )
+
+  def _start(
+    self, variables: Any, source_BS: jax.Array, beams: int
+  ) -> tuple[Callable[..., Any], Any, jax.Array, int]:
+    """A search's step with the decoder's cache, BOS, and how many tokens at most."""
+    batch, length = len(source_BS), source_BS.shape[1] + self.extra_length
+    memory_BSD = self.model.apply(variables, source_BS, method='encode')
+    # No token at all makes the cache: empty, but for what is attended to in the source.
+    _, start = self.model.apply(
+      variables,
+      jnp.zeros((batch * beams, 0), jnp.int32),
+      memory_BSD,
+      source_BS,
+      cache_length=length,
+      method='decode',
+      mutable=['cache'],
+    )
+    next_logits = functools.partial(
+      self.model.apply, method='next_logits', mutable=['cache']
+    )
+
+    def step(token_b: jax.Array, index: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+      logits_bV, changed = next_logits(
+        {**variables, 'cache': cache}, token_b, index, memory_BSD, source_BS, length
+      )
+      return logits_bV, changed['cache']
+
+    return step, start['cache'], jnp.full((batch,), self.bos_id), length
