@@ -295,3 +295,23 @@ def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
 )
 def test_schedules(schedule, rates):
   np.testing.assert_allclose([schedule(n) for n in range(len(rates))], rates, 1e-6)
+
+
+def test_noam_is_the_published_schedule():
+  schedule = optim.noam(512, 4000)
+  steps = np.array([1, 100, 4000, 100_000])
+  want = [1.747e-7, 1.747e-5, 6.988e-4, 1.398e-4]
+  np.testing.assert_allclose(schedule(steps - 1), want, rtol=1e-3)
+  n = np.arange(1, 9000, 7)
+  formula = 2.0 * 512**-0.5 * np.minimum(n**-0.5, n * 4000**-1.5)
+  got = optim.noam(512, 4000, factor=2.0)(n - 1)
+  np.testing.assert_allclose(got, formula, rtol=1e-5)
+  assert n[np.argmax(got)] == pytest.approx(4000, abs=7)
+
+
+def test_epsilon_of_adam():
+  params, grads = {'x': jnp.ones(3)}, {'x': jnp.full(3, 1e-6)}
+  for eps, want in ((1e-9, 1.0), (1.0, 1e-6)):
+    optimizer = optim.adamw(1.0, eps=eps, decay_rules=[])
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(-updates['x'], want, rtol=2e-3)

@@ -373,16 +373,20 @@ def encoder_decoder(description: Fields, arrays: Fields) -> Results:
     return jnp.where(counted_BT, loss_BT, 0.0).sum() / counted_BT.sum()
 
   smoothing = description['label_smoothing']
-  for name, form in [
-    ('v_minus_1', 't2t'),
-    ('uniform_v', 'torch'),
-    ('kl_v_minus_2', 'annotated'),
-  ]:
-    results[f'output/loss_smooth_{name}'] = (mean_loss(params, smoothing, form), NUMBER)
-  results['output/loss_nll'] = (mean_loss(params, 0.0, 't2t'), NUMBER)
-  gradients = jax.jit(jax.grad(mean_loss), static_argnums=(1, 2))(
-    params, smoothing, 't2t'
-  )
+  forms = {
+    'smooth_v_minus_1': (smoothing, 't2t'),
+    'smooth_uniform_v': (smoothing, 'torch'),
+    'smooth_kl_v_minus_2': (smoothing, 'annotated'),
+    'nll': (0.0, 't2t'),
+  }
+
+  @jax.jit
+  def all_losses(params: tree.Tree) -> tuple[dict[str, jax.Array], tree.Tree]:
+    values = {name: mean_loss(params, *form) for name, form in forms.items()}
+    return values, jax.grad(mean_loss)(params, smoothing, 't2t')
+
+  values, gradients = all_losses(params)
+  results |= {f'output/loss_{name}': (x, NUMBER) for name, x in values.items()}
   results |= gradient_results(gradients, torch_transformer.to_torch)
   if 'output/greedy8' in arrays:
     results['output/greedy8'] = (

@@ -175,15 +175,13 @@ class Transformer(nn.Module):
     self,
     source_BS: jax.Array,
     segment_BS: jax.Array | None = None,
-    position_BS: jax.Array | None = None,
+    position: jax.Array | None = None,
     train: bool = False,
   ) -> jax.Array:
     """The encoder's output for each source token, (B, S, D)."""
     if source_BS.ndim != 2 or source_BS.shape[1] == 0:
-      raise UserError(
-        f'the source has shape {source_BS.shape}: (batch, tokens) expected'
-      )
-    x_BSD = self.embed(source_BS, position_BS)
+      raise UserError(f'a source of shape {source_BS.shape} is not (batch, tokens)')
+    x_BSD = self.embed(source_BS, position)
     if self.t2t_inputs:
       x_BSD += self.target_space.astype(x_BSD.dtype)[None, None]
     x_BSD = self.drop(x_BSD, deterministic=not train)
@@ -200,14 +198,14 @@ class Transformer(nn.Module):
     source_BS: jax.Array,
     source_segment_BS: jax.Array | None = None,
     target_segment_BT: jax.Array | None = None,
-    position_BT: jax.Array | None = None,
+    position: jax.Array | None = None,
     train: bool = False,
     cache_length: int | None = None,
   ) -> jax.Array:
     """The decoder's output for each target token, (B, T, D); see `logits`.
 
     With `cache_length` (and `cache` mutable) the tokens go on from those of earlier
-    calls, at `position_BT`, and may be several beams for each source, (b, T).
+    calls, at `position` (which broadcasts), and may be several beams for each source, (b, T).
     """
     if target_segment_BT is None:
       # The first token is seen even where BOS and padding are one id.
@@ -218,29 +216,29 @@ class Transformer(nn.Module):
     else:
       mask = masks.causal() & masks.segments(target_segment_BT)
       memory_mask = masks.segments(target_segment_BT, source_segment_BS)
-    x_BTD = self.embed(target_BT, position_BT)
+    x_BTD = self.embed(target_BT, position)
     x_BTD = self.drop(x_BTD, deterministic=not train)
     context = transformer.Context(
       mask=mask, memory_BMD=memory_BSD, memory_mask=memory_mask
     )
     return self.decoder(x_BTD, train, context, cache_length)
 
-  def embed(self, ids_BT: jax.Array, position_BT: jax.Array | None) -> jax.Array:
+  def embed(self, ids_BT: jax.Array, position: jax.Array | None) -> jax.Array:
     """Tokens and their positions as vectors, (B, T, D)."""
     x_BTD = self.embedding.astype(self.dtype)[ids_BT]
     if self.embedding_scale == 'input':
       x_BTD *= self.width**0.5
     if self.t2t_inputs:
       x_BTD *= (ids_BT != self.pad_id).astype(x_BTD.dtype)[..., None]
-    if position_BT is None:
-      position_BT = jnp.arange(ids_BT.shape[1])[None]
-    if self.positions == 'learned':
-      added_BTD = positions.lookup(self.pos_embedding, position_BT)
-    elif self.positions == 'none':
+    if self.positions == 'none':
       return x_BTD
+    if position is None:
+      position = jnp.arange(ids_BT.shape[1])[None]  # the same for all
+    if self.positions == 'learned':
+      added = positions.lookup(self.pos_embedding, position)
     else:
-      added_BTD = positions.sinusoid(position_BT, self.width, self.positions)
-    return x_BTD + added_BTD.astype(x_BTD.dtype)
+      added = positions.sinusoid(position, self.width, self.positions)
+    return x_BTD + added.astype(x_BTD.dtype)
 
   def logits(self, features_BTD: jax.Array) -> jax.Array:
     """Logits over the vocabulary, float32 (B, T, V)."""
@@ -269,7 +267,7 @@ class Transformer(nn.Module):
       token_b[:, None],
       memory_BSD,
       source_BS,
-      position_BT=jnp.full((1, 1), index),
+      position=jnp.full((1, 1), index),
       cache_length=cache_length,
     )
     return self.logits(features_b1D)[:, 0]

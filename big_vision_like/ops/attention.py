@@ -61,7 +61,7 @@ def probabilities(
   if over not in ('keys', 'queries'):
     raise UserError(f"over={over!r} is not one of 'keys', 'queries'")
   mask = _checked(q_BNHK, k_BMGK, bias_BHNM, mask)
-  batch, num_queries, heads, _ = q_BNHK.shape
+  batch, num_queries, heads, size = q_BNHK.shape
   num_keys, groups = k_BMGK.shape[1:3]
   q_BNHK = _scaled(q_BNHK)
   if groups == heads:
@@ -71,7 +71,7 @@ def probabilities(
   else:
     logits_BGRNM = jnp.einsum(
       'BNGRK,BMGK->BGRNM',
-      q_BNHK.reshape(batch, num_queries, groups, -1, q_BNHK.shape[-1]),
+      q_BNHK.reshape(batch, num_queries, groups, heads // groups, size),
       k_BMGK,
       preferred_element_type=jnp.float32,
     )
@@ -235,9 +235,9 @@ def _xla(
   p_BHNM = p_BHNM.astype(v_BMGV.dtype)
   if groups == heads:
     return jnp.einsum('BHNM,BMHV->BNHV', p_BHNM, v_BMGV)
-  p_BGRNM = p_BHNM.reshape(batch, groups, -1, num_queries, num_keys)
+  p_BGRNM = p_BHNM.reshape(batch, groups, heads // groups, num_queries, num_keys)
   y_BNGRV = jnp.einsum('BGRNM,BMGV->BNGRV', p_BGRNM, v_BMGV)
-  return y_BNGRV.reshape(batch, num_queries, heads, -1)
+  return y_BNGRV.reshape(batch, num_queries, heads, v_BMGV.shape[-1])
 
 
 def _divides_over_mesh(q_BNHK: jax.Array, k_BMGK: jax.Array) -> bool:

@@ -27,7 +27,7 @@ class Seq2Seq(task.GradientTask):
   packed ones also segments and positions (see `data.packing`). The decoder reads the
   target shifted right, BOS first. `smoothing_form` is that of
   `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` tokens more
-  than the source, and none of `never`.
+  than the source, and none of `never` (padding).
   """
 
   label_smoothing: float = 0.1
@@ -37,7 +37,7 @@ class Seq2Seq(task.GradientTask):
   beams: int = 4
   alpha: float = 0.6
   extra_length: int = 50
-  never: Sequence[int] = ()
+  never: Sequence[int] = (0,)
 
   def __post_init__(self) -> None:
     if self.smoothing_form not in losses.SMOOTHINGS:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import attention
-from big_vision_like.ops import sharding
+from big_vision_like.ops import masks, sharding
 
 B, N, M, D, H = 3, 5, 7, 24, 4
 
@@ -156,3 +156,135 @@ def test_heads_are_split_without_moving_kernels(key):
   np.testing.assert_allclose(
     forward(placed, x_placed), module.apply({'params': params}, x), rtol=1e-5, atol=1e-6
   )
+
+
+# What later models ask of it
+
+
+def test_sources_of_their_own(key):
+  """Queries, keys and values from three sequences: as DETR adds positions to two."""
+  rng = np.random.default_rng(1)
+  x, kv = sequences()
+  position = jnp.asarray(rng.normal(size=(B, M, D)), jnp.float32)
+  module = attention.MultiHeadAttention(H)
+  params = module.init(key, x, kv + position, kv)['params']
+  got = module.apply({'params': params}, x, kv + position, kv)
+  q, k, v = (
+    jnp.einsum('bnd,dhk->bnhk', source, params[name]['kernel'])
+    for name, source in (('query', x), ('key', kv + position), ('value', kv))
+  )
+  y = jax.nn.dot_product_attention(q, k, v)
+  want = jnp.einsum('bnhk,hkd->bnd', y, params['out']['kernel'])
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_sizes_of_heads(key):
+  x, _ = sequences()
+  module = attention.MultiHeadAttention(H, num_kv_heads=2, size=3, value_size=5)
+  params = with_biases(module.init(key, x)['params'], key)
+  shapes_of = jax.tree.map(jnp.shape, params)
+  assert shapes_of['query'] == {'kernel': (D, H, 3), 'bias': (H, 3)}
+  assert shapes_of['key'] == {'kernel': (D, 2, 3), 'bias': (2, 3)}
+  assert shapes_of['value'] == {'kernel': (D, 2, 5), 'bias': (2, 5)}
+  assert shapes_of['out'] == {'kernel': (H, 5, D), 'bias': (D,)}
+  # The same with every head's own keys and values.
+  own = dict(params)
+  for name in ('key', 'value'):
+    own[name] = jax.tree.map(lambda p: p.repeat(2, axis=-2), params[name])
+  want = attention.MultiHeadAttention(H, size=3, value_size=5).apply({'params': own}, x)
+  got = module.apply({'params': params}, x)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_without_biases(key):
+  params = attention.MultiHeadAttention(H, use_bias=False).init(key, sequences()[0])
+  assert all(p.keys() == {'kernel'} for p in params['params'].values())
+
+
+def test_normed_queries_and_keys_bound_the_logits(key):
+  x, _ = sequences()
+  module = attention.MultiHeadAttention(H, qk_norm=True)
+  params = module.init(key, x)['params']
+  assert params['query_norm'].keys() == params['key_norm'].keys() == {'scale'}
+
+  def probs(x):
+    _, state = module.apply({'params': params}, x, mutable=['intermediates'])
+    return state['intermediates']['probs'][0]
+
+  np.testing.assert_allclose(probs(1e3 * x), probs(x), rtol=1e-3, atol=1e-4)
+  largest = D // H / np.sqrt(D // H)  # of normed vectors: their length squared
+  logits = np.log(probs(x))
+  assert np.ptp(logits, axis=-1).max() <= 2 * largest + 1e-3
+
+
+def test_dropout_of_probabilities_is_for_training(key):
+  x, _ = sequences()
+  module = attention.MultiHeadAttention(H, dropout=0.5)
+  variables = module.init(key, x)
+  plain = attention.MultiHeadAttention(H).apply(variables, x)
+  np.testing.assert_array_equal(module.apply(variables, x), plain)
+  dropped = module.apply(variables, x, train=True, rngs={'dropout': key})
+  assert np.abs(dropped - plain).max() > 1e-2
+
+
+def test_masks_and_bias_are_handed_on(key):
+  x, kv = sequences()
+  module = attention.MultiHeadAttention(H)
+  variables = module.init(key, x, kv)
+  seen = jnp.arange(M)[None] < 4
+  got = module.apply(variables, x, kv, mask=masks.padding(seen))
+  want = module.apply(variables, x, kv[:, :4])
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  bias = jnp.where(seen, 0.0, -1e9)[:, None, None]
+  got = module.apply(variables, x, kv, bias_BHNM=bias)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  with pytest.raises(UserError, match=r'\(1, 9\) do not broadcast to \(3, 7\)'):
+    module.apply(variables, x, kv, mask=masks.padding(jnp.ones((1, 9))))
+
+
+def test_heads_of_keys_must_divide_those_of_queries(key):
+  module = attention.MultiHeadAttention(H, num_kv_heads=3)
+  with pytest.raises(UserError, match='4 heads are not divisible by num_kv_heads=3'):
+    module.init(key, sequences()[0])
+
+
+@pytest.mark.parametrize('chunks', [[1] * N, [2, 3], [0, 4, 1]])
+def test_cached_is_causal_attention(chunks, key):
+  x, _ = sequences()
+  module = attention.MultiHeadAttention(H, num_kv_heads=2, qk_norm=True)
+  params = with_biases(module.init(key, x)['params'], key)
+  want = module.apply({'params': params}, x, mask=masks.causal())
+  cache, start, parts = {}, 0, []
+  for size in chunks:
+    y, changed = module.apply(
+      {'params': params, **cache},
+      x[:, start : start + size],
+      cache_length=N + 2,
+      mutable=['cache'],
+    )
+    cache, start = changed, start + size
+    parts.append(y)
+  got = jnp.concatenate(parts, axis=1)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  assert cache['cache']['keys'].shape == (B, N + 2, 2, D // H)
+  assert cache['cache']['index'] == N
+
+
+def test_what_is_cached_of_another_sequence_serves_all_beams(key):
+  x, kv = sequences()
+  module = attention.MultiHeadAttention(H)
+  params = with_biases(module.init(key, x, kv)['params'], key)
+  mask = masks.padding(jnp.arange(M)[None] < jnp.array([[7], [3], [5]]))
+  beams = jnp.stack([x, x[:, ::-1] * 2], axis=1).reshape(B * 2, N, D)
+  _, cache = module.apply(
+    {'params': params}, beams[:, :0], kv, mask=mask, cache_length=9, mutable=['cache']
+  )
+  assert cache['cache']['keys'].shape == (B, M, H, D // H)  # once, for both beams
+  got = module.apply(
+    {'params': params, **cache}, beams, kv * jnp.nan, mask=mask, cache_length=9
+  )
+  want = module.apply({'params': params}, x, kv, mask=mask)
+  got = got.reshape(B, 2, N, D)
+  np.testing.assert_allclose(got[:, 0], want, rtol=1e-5, atol=1e-6)
+  want = module.apply({'params': params}, x[:, ::-1] * 2, kv, mask=mask)
+  np.testing.assert_allclose(got[:, 1], want, rtol=1e-5, atol=1e-6)

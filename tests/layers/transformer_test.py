@@ -1,4 +1,5 @@
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from big_vision_like.layers import attention, transformer
+from big_vision_like.ops import masks
 from big_vision_like.weights import tree
 
 DEPTH = 2
@@ -234,3 +236,149 @@ def test_dropout_after_every_branch_and_in_the_mlp(x):
   with nn.intercept_methods(record):
     jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), x)
   assert rates == [0.25] * 3  # after attention, GELU and the second Dense
+
+
+# Kinds of blocks
+
+
+def some(shape, seed):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def test_post_norm_norms_the_sum(x):
+  block = transformer.Block(num_heads=2, mlp_dim=12, norm='post')
+  variables = block.init(jax.random.key(0), x, 0.0)
+  y = np.asarray(block.apply(variables, x, 0.0))
+  np.testing.assert_allclose(y.mean(axis=-1), 0.0, atol=1e-5)
+  np.testing.assert_allclose(y.std(axis=-1), 1.0, atol=1e-3)
+  pre = transformer.Block(num_heads=2, mlp_dim=12)
+  assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+    jnp.shape, pre.init(jax.random.key(0), x, 0.0)
+  )
+  # Without branches a pre-norm block changes nothing, a post-norm block norms twice.
+  nothing = jax.tree.map(jnp.zeros_like, variables['params'])
+  nothing |= {f'norm{n}': variables['params'][f'norm{n}'] for n in (1, 2)}
+  np.testing.assert_array_equal(pre.apply({'params': nothing}, x, 0.0), x)
+  normed = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+  got = block.apply({'params': nothing}, x, 0.0)
+  np.testing.assert_allclose(got, normed, atol=1e-4)
+
+
+def test_a_decoder_reads_its_memory(x):
+  memory, other = some((4, 6, 10), 1), some((4, 6, 10), 2)
+  decoder = transformer.Stack(**SIZES)
+  context = transformer.Context(
+    mask=masks.causal(),
+    memory_BMD=memory,
+    memory_mask=masks.padding(jnp.arange(6)[None] < 4),
+  )
+  params = decoder.init(jax.random.key(0), x, context=context)['params']
+  assert params['block_1'].keys() == {
+    *('norm1', 'attention', 'norm2', 'cross_attention', 'norm3', 'mlp')
+  }
+  assert params['block_1']['cross_attention']['key']['kernel'].shape == (10, 2, 4)
+
+  @jax.jit
+  def run(x, memory):
+    return decoder.apply(
+      {'params': params}, x, context=context.replace(memory_BMD=memory)
+    )
+
+  want = run(x, memory)
+  assert np.abs(run(x, other) - want).max() > 0.01
+  hidden = memory.at[:, 4:].set(other[:, 4:])
+  np.testing.assert_array_equal(run(x, hidden), want)
+  later = x.at[:, 3:].multiply(-1.0)
+  np.testing.assert_array_equal(run(later, memory)[:, :3], want[:, :3])
+  assert np.abs(run(later, memory)[:, 3:] - want[:, 3:]).max() > 0.01
+
+
+def test_positions_go_to_queries_and_keys_alone(x):
+  """Moving tokens with their positions moves the output; values have none."""
+  position = some((1, 5, 8), 3)
+  block = transformer.Block(num_heads=2, mlp_dim=12, norm='post')
+  context = transformer.Context(position_BND=position)
+  variables = block.init(jax.random.key(0), x, 0.0, context=context)
+  want = block.apply(variables, x, 0.0, context=context)
+  order = np.array([2, 0, 4, 1, 3])
+  moved = transformer.Context(position_BND=position[:, order])
+  got = block.apply(variables, x[:, order], 0.0, context=moved)
+  np.testing.assert_allclose(got, want[:, order], rtol=1e-4, atol=1e-5)
+  unmoved = block.apply(variables, x[:, order], 0.0, context=context)
+  assert np.abs(unmoved - want[:, order]).max() > 1e-3
+  # With one token alone, the weights are 1 whatever its position.
+  alone = block.apply(
+    variables, x[:, :1], 0.0, context=transformer.Context(position_BND=position[:, :1])
+  )
+  np.testing.assert_allclose(
+    alone, block.apply(variables, x[:, :1], 0.0), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_layer_scale_starts_small(x):
+  block = transformer.Block(num_heads=2, mlp_dim=12, layer_scale=1e-3)
+  variables = block.init(jax.random.key(0), x, 0.0)
+  assert variables['params']['layer_scale1'].shape == (8,)
+  assert 0 < np.abs(block.apply(variables, x, 0.0) - x).max() < 0.02
+
+
+@pytest.mark.parametrize('activation', transformer.ACTIVATIONS)
+@pytest.mark.parametrize('gated', [False, True])
+def test_kinds_of_mlp(activation, gated, x):
+  mlp = transformer.Mlp(12, activation=activation, gated=gated)
+  variables = mlp.init(jax.random.key(0), x)
+  params = variables['params']
+
+  def dense(name, x):
+    return x @ np.asarray(params[name]['kernel']) + np.asarray(params[name]['bias'])
+
+  functions = {
+    'gelu': lambda x: x / 2 * (1 + np.tanh((x + 0.044715 * x**3) * (2 / np.pi) ** 0.5)),
+    'gelu_exact': lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
+    'relu': lambda x: np.maximum(x, 0),
+    'silu': lambda x: x / (1 + np.exp(-x)),
+  }
+  hidden = functions[activation](dense('gate' if gated else 'fc1', np.asarray(x)))
+  if gated:
+    hidden = hidden * dense('fc1', np.asarray(x))
+  got = mlp.apply(variables, x)
+  np.testing.assert_allclose(got, dense('fc2', hidden), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'option, words',
+  [
+    (dict(norm='sandwich'), "norm='sandwich' is not one of 'pre', 'post'"),
+    (
+      dict(block_args=dict(mlp_args=dict(activation='selu'))),
+      "activation='selu' is not one of gelu, gelu_exact, relu, silu",
+    ),
+  ],
+)
+def test_unknown_kinds_are_named(option, words, x):
+  with pytest.raises(ValueError, match=words):
+    jax.eval_shape(transformer.Stack(**SIZES, **option).init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_a_cached_decoder_is_the_whole_one(scan, x):
+  decoder = transformer.Stack(**SIZES, scan=scan, norm='post', final_norm=False)
+  context = transformer.Context(mask=masks.causal(), memory_BMD=some((4, 6, 8), 1))
+  variables = decoder.init(jax.random.key(0), x, context=context)
+  want = decoder.apply(variables, x, context=context)
+  _, cache = decoder.apply(
+    variables, x[:, :0], context=context, cache_length=7, mutable=['cache']
+  )
+  shapes = jax.tree.map(jnp.shape, cache)
+
+  @jax.jit
+  def step(cache, x):
+    return decoder.apply(
+      {**variables, **cache}, x, context=context, cache_length=7, mutable=['cache']
+    )
+
+  for n in range(5):
+    y, cache = step(cache, x[:, n : n + 1])
+    np.testing.assert_allclose(y[:, 0], want[:, n], rtol=1e-5, atol=1e-5)
+  assert jax.tree.map(jnp.shape, cache) == shapes
+  assert step._cache_size() == 1

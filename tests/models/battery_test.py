@@ -13,51 +13,76 @@ import numpy as np
 import pytest
 
 from big_vision_like import mesh as meshes
-from big_vision_like.models import vit
+from big_vision_like.models import transformer, vit
 from big_vision_like.ops import sharding
 from big_vision_like.weights import tree as trees
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'params'
 SMALL = dict(num_classes=5, width=24, depth=2, num_heads=3, mlp_dim=40)
 
-# name: (model, shape of its images)
+WORDS = dict(vocab_size=9, width=24, depth=2, num_heads=3, mlp_dim=40)
+TEXT = ((4, 6), (4, 5))
+
+# name: (model, shapes of its inputs: images (B, H, W, C) or tokens (B, T))
 MODELS = {
-  'vit_token': (vit.ViT(**SMALL, patch=8, rep_size=7), (4, 16, 32, 3)),
+  'vit_token': (vit.ViT(**SMALL, patch=8, rep_size=7), ((4, 16, 32, 3),)),
   'vit_gap_sincos2d': (
     vit.ViT(**SMALL, patch=(4, 8), pool='gap', posemb='sincos2d'),
-    (4, 16, 32, 3),
+    ((4, 16, 32, 3),),
   ),
-  'vit_map': (vit.ViT(**SMALL, patch=8, pool='map'), (4, 16, 32, 1)),
-  'vit_no_position': (vit.ViT(**SMALL, patch=8, posemb='none'), (4, 16, 32, 3)),
-  'vit_b16': (vit.ViT(num_classes=1000, **vit.variant('B/16')), (4, 224, 224, 3)),
+  'vit_map': (vit.ViT(**SMALL, patch=8, pool='map'), ((4, 16, 32, 1),)),
+  'vit_no_position': (vit.ViT(**SMALL, patch=8, posemb='none'), ((4, 16, 32, 3),)),
+  'vit_b16': (vit.ViT(num_classes=1000, **vit.variant('B/16')), ((4, 224, 224, 3),)),
+  'transformer': (transformer.Transformer(**WORDS), TEXT),
+  'transformer_t2t': (
+    transformer.Transformer(**WORDS, **transformer.STYLES['t2t']),
+    TEXT,
+  ),
+  'transformer_base': (
+    transformer.Transformer(vocab_size=37_000, **transformer.variant('base')),
+    TEXT,
+  ),
 }
-RUNNABLE = [name for name in MODELS if name != 'vit_b16']
+RUNNABLE = [
+  *('vit_token', 'vit_gap_sincos2d', 'vit_map', 'vit_no_position', 'transformer')
+]
 
 
-def listed(model: nn.Module, shape: tuple[int, ...]) -> str:
+def inputs_of(shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+  """Random images or tokens."""
+  keys = jax.random.split(jax.random.key(1), len(shapes))
+  return [
+    jax.random.uniform(key, shape, minval=-1.0)
+    if len(shape) == 4
+    else jax.random.randint(key, shape, 1, 9)
+    for key, shape in zip(keys, shapes, strict=True)
+  ]
+
+
+def listed(model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> str:
   """Names and shapes of all parameters, one a line."""
-  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))['params']
+  params = jax.eval_shape(model.init, jax.random.key(0), *inputs_of(shapes))['params']
   flat = trees.flatten(params)
   lines = [f'{name} {"x".join(map(str, flat[name].shape))}' for name in sorted(flat)]
   total = sum(leaf.size for leaf in flat.values())
   return '\n'.join([*lines, f'total {total:,}']) + '\n'
 
 
-def started(name: str) -> tuple[nn.Module, dict, jax.Array]:
-  """The model, variables away from their special starting points, and images."""
-  model, shape = MODELS[name]
-  image = jax.random.uniform(jax.random.key(1), shape, minval=-1.0)
-  variables = jax.jit(model.init)(jax.random.key(0), image)
+def started(name: str) -> tuple[nn.Module, dict, list[jax.Array]]:
+  """The model, variables away from their special starting points, and inputs."""
+  model, shapes = MODELS[name]
+  inputs = inputs_of(shapes)
+  variables = jax.jit(model.init)(jax.random.key(0), *inputs)
   leaves, structure = jax.tree.flatten(variables)
   keys = jax.random.split(jax.random.key(2), len(leaves))
   noisy = [
     x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
   ]
-  return model, jax.tree.unflatten(structure, noisy), image
+  return model, jax.tree.unflatten(structure, noisy), inputs
 
 
 @pytest.fixture(params=RUNNABLE, scope='module')
-def case(request) -> tuple[nn.Module, dict, jax.Array]:
+def case(request) -> tuple[nn.Module, dict, list[jax.Array]]:
   return started(request.param)
 
 
@@ -67,10 +92,10 @@ def test_parameter_tree_is_the_golden_one(name):
 
 
 def test_gradient_reaches_every_parameter(case):
-  model, variables, image = case
+  model, variables, inputs = case
 
   def loss(params):
-    logits = model.apply(variables | {'params': params}, image)['logits']
+    logits = model.apply(variables | {'params': params}, *inputs)['logits']
     return (logits * jnp.arange(logits.size).reshape(logits.shape)).sum()
 
   grads = trees.flatten(jax.jit(jax.grad(loss))(variables['params']))
@@ -83,23 +108,25 @@ def test_gradient_reaches_every_parameter(case):
 
 
 def test_examples_do_not_see_each_other(case):
-  model, variables, image = case
-  apply = jax.jit(lambda image: model.apply(variables, image))
-  one, other = apply(image), apply(image.at[1].multiply(-0.5))
+  model, variables, inputs = case
+  apply = jax.jit(lambda inputs: model.apply(variables, *inputs))
+  changed = [x.at[1].set(x[1, ::-1]) for x in inputs]
+  one, other = apply(inputs), apply(changed)
   for name in one:
     np.testing.assert_allclose(one[name][0], other[name][0], atol=1e-6, err_msg=name)
     assert np.abs(one[name][1] - other[name][1]).max() > 1e-3, name
 
 
 def test_training_is_random_and_evaluation_is_not(case):
-  model, variables, image = case
-  model = model.clone(dropout=0.3, drop_path=0.3)
+  model, variables, inputs = case
+  rates = {n: 0.3 for n in ('dropout', 'drop_path') if hasattr(model, n)}
+  model = model.clone(**rates)
 
   @jax.jit
   def train(key):
-    return model.apply(variables, image, train=True, rngs={'dropout': key})['logits']
+    return model.apply(variables, *inputs, train=True, rngs={'dropout': key})['logits']
 
-  evaluate = jax.jit(lambda: model.apply(variables, image, train=False)['logits'])
+  evaluate = jax.jit(lambda: model.apply(variables, *inputs, train=False)['logits'])
   keys = jax.random.split(jax.random.key(3))
   assert np.abs(train(keys[0]) - train(keys[1])).max() > 1e-3
   np.testing.assert_array_equal(train(keys[0]), train(keys[0]))
@@ -108,31 +135,37 @@ def test_training_is_random_and_evaluation_is_not(case):
 
 
 def test_bfloat16_is_finite_and_near(case):
-  model, variables, image = case
-  exact = jax.jit(model.apply)(variables, image)
-  rough = jax.jit(model.clone(dtype='bfloat16').apply)(variables, image)
+  model, variables, inputs = case
+  exact = jax.jit(model.apply)(variables, *inputs)
+  rough = jax.jit(model.clone(dtype='bfloat16').apply)(variables, *inputs)
   assert rough['logits'].dtype == jnp.float32
-  assert rough['tokens'].dtype == jnp.bfloat16
+  assert rough['features'].dtype == jnp.bfloat16
   for name, value in rough.items():
     assert np.isfinite(value.astype(jnp.float32)).all(), name
   scale = np.abs(exact['logits']).max()
   assert np.abs(rough['logits'] - exact['logits']).max() < 0.05 * scale
 
 
+def loss_and_grads(model, variables, inputs):
+  def loss(variables):
+    return (model.apply(variables, *inputs)['logits'] ** 2).mean()
+
+  return jax.jit(jax.value_and_grad(loss))(variables)
+
+
+@pytest.fixture(scope='module')
+def unrolled(case):
+  return loss_and_grads(*case)
+
+
 @pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
-def test_scanned_is_unrolled(case, remat):
-  model, variables, image = case
-  scanned = model.clone(scan=True, remat=remat)
+def test_scanned_is_unrolled(case, unrolled, remat):
+  model, variables, inputs = case
+  loss, grads = unrolled
   stacked = {'params': trees.stack_blocks(variables['params'])}
-
-  def results(model, variables):
-    def loss(variables):
-      return (model.apply(variables, image)['logits'] ** 2).mean()
-
-    return jax.jit(jax.value_and_grad(loss))(variables)
-
-  loss, grads = results(model, variables)
-  loss_scanned, grads_scanned = results(scanned, stacked)
+  loss_scanned, grads_scanned = loss_and_grads(
+    model.clone(scan=True, remat=remat), stacked, inputs
+  )
   np.testing.assert_allclose(loss, loss_scanned, rtol=1e-5)
   back = trees.flatten(trees.unstack_blocks(grads_scanned['params']))
   for name, grad in trees.flatten(grads['params']).items():
@@ -140,16 +173,17 @@ def test_scanned_is_unrolled(case, remat):
 
 
 def test_four_devices_are_one(case):
-  model, variables, image = case
+  model, variables, inputs = case
   mesh = meshes.make_mesh(devices=jax.devices()[:4])
-  spread = sharding.put({'image': np.asarray(image)}, mesh)['image']
-  assert len(spread.sharding.device_set) == 4
-  one = jax.jit(model.apply)(variables, image)
-  four = jax.jit(model.apply)(variables, spread)
+  named = {str(n): np.asarray(x) for n, x in enumerate(inputs)}
+  spread = sharding.put(named, mesh).values()
+  assert all(len(x.sharding.device_set) == 4 for x in spread)
+  one = jax.jit(model.apply)(variables, *inputs)
+  four = jax.jit(model.apply)(variables, *spread)
   for name in one:
     np.testing.assert_allclose(one[name], four[name], atol=2e-5, err_msg=name)
 
 
 if __name__ == '__main__':
-  for name, (model, shape) in MODELS.items():
-    (GOLDEN / f'{name}.txt').write_text(listed(model, shape))
+  for name, (model, shapes) in MODELS.items():
+    (GOLDEN / f'{name}.txt').write_text(listed(model, shapes))

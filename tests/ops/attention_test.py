@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from big_vision_like import plan
 from big_vision_like.errors import UserError
-from big_vision_like.ops import attention, sharding
+from big_vision_like.ops import attention, masks, sharding
 
 B, N, M, H, K, V = 2, 5, 7, 3, 4, 6
 
@@ -179,11 +179,11 @@ def square(batch=2, tokens=5, heads=2, size=64, dtype=jnp.float32, seed=0):
   return tuple(jnp.asarray(x, dtype))
 
 
-def output_and_gradients(implementation):
+def output_and_gradients(implementation, **options):
   """A function of (q, k, v) whose gradient weighs every output differently."""
 
   def loss(q, k, v):
-    y = attention.attend(q, k, v, implementation=implementation)
+    y = attention.attend(q, k, v, implementation=implementation, **options)
     return (
       y.astype(jnp.float32) * jnp.sin(jnp.arange(y.size)).reshape(y.shape)
     ).sum(), y
@@ -191,9 +191,10 @@ def output_and_gradients(implementation):
   return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
 
 
-def assert_equal_to_xla(qkv, implementation, tolerance):
+def assert_equal_to_xla(qkv, implementation, tolerance, **options):
   got, want = (
-    jax.jit(output_and_gradients(name))(*qkv) for name in (implementation, 'xla')
+    jax.jit(output_and_gradients(name, **options))(*qkv)
+    for name in (implementation, 'xla')
   )
   (_, y), grads = jax.tree.map(lambda x: np.asarray(x, np.float32), got)
   (_, want_y), want_grads = jax.tree.map(lambda x: np.asarray(x, np.float32), want)
@@ -220,6 +221,134 @@ def test_the_kernel_takes_queries_of_another_sequence(queries, keys):
 def test_the_kernel_in_several_blocks(monkeypatch):
   monkeypatch.setattr(attention, 'MAX_BLOCK', 128)
   assert_equal_to_xla(square(tokens=300, heads=1), 'pallas', 2e-6)
+
+
+PACKED = jnp.array([[1] * 40 + [2] * 90 + [0] * 10, [3] * 140])
+SEEN = jnp.array([[1] * 90 + [0] * 50, [0] * 140])  # of the second example nothing
+
+
+@pytest.mark.parametrize(
+  'mask',
+  [
+    masks.causal(),
+    masks.window(20, 5),
+    masks.padding(SEEN),
+    masks.causal() & masks.segments(PACKED),
+    masks.window(None, 30) & masks.padding(SEEN),
+    masks.window(9, 9) & masks.segments(PACKED),
+  ],
+  ids=['causal', 'window', 'padding', 'packed', 'window-padding', 'window-packed'],
+)
+def test_the_kernel_with_masks(mask, monkeypatch):
+  monkeypatch.setattr(attention, 'MAX_BLOCK', 128)
+  assert_equal_to_xla(square(tokens=140), 'pallas', 3e-6, mask=mask)
+
+
+def test_the_kernel_with_fewer_heads_of_keys():
+  q, _, _ = square(tokens=20, heads=6)
+  _, k, v = square(tokens=30, heads=2, seed=1)
+  mask = masks.padding(jnp.arange(30)[None] < 25)
+  assert_equal_to_xla((q, k, v), 'pallas', 2e-6, mask=mask)
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('masked', [False, True])
+def test_heads_may_share_keys_and_values(groups, masked):
+  q, _, _ = square(heads=4)
+  _, k, v = square(tokens=7, heads=groups, seed=1)
+  mask = masks.listed(jnp.asarray(np.random.default_rng(0).random((2, 4, 5, 7)) < 0.5))
+  mask = mask if masked else None
+  got = attention.attend(q, k, v, mask=mask)
+  repeated = (x.repeat(4 // groups, axis=2) for x in (k, v))
+  np.testing.assert_allclose(
+    got, attention.attend(q, *repeated, mask=mask), rtol=1e-5, atol=1e-6
+  )
+  if not masked:
+    want = jax.nn.dot_product_attention(q, k, v)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+# The worked example of The Illustrated Transformer: a query of 64 numbers whose
+# products with two keys are 112 and 96.
+
+
+def test_illustrated_transformer():
+  q = jnp.full((1, 1, 1, 64), 2.0)
+  k = jnp.stack([jnp.full(64, 112 / 128), jnp.full(64, 96 / 128)])[None, :, None]
+  p = attention.probabilities(q, k)
+  np.testing.assert_allclose(p.reshape(2), [0.880797, 0.119203], rtol=0, atol=1e-6)
+  v = jnp.array([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+  z = attention.attend(q, k, v).reshape(2)
+  np.testing.assert_allclose(z, [0.88, 0.12], rtol=0, atol=5e-3)
+
+
+# Queries that compete for keys
+
+
+def test_softmax_over_queries():
+  q, k, v = inputs()
+  mask = some_mask()
+  p = attention.probabilities(q, k, some_bias(), mask, over='queries')
+  logits = np.einsum('bnhk,bmhk->bhnm', q, k) / np.sqrt(K) + np.asarray(some_bias())
+  exp = np.where(mask, np.exp(logits), 0.0)
+  total = exp.sum(axis=2, keepdims=True)
+  want = np.divide(exp, total, out=np.zeros_like(exp), where=total > 0)
+  np.testing.assert_allclose(p, want, rtol=1e-5, atol=1e-6)
+
+  y = attention.attend(q, k, v, some_bias(), mask, over='queries')
+  weights = np.where(mask, want + 1e-8, 0.0)
+  sums = weights.sum(axis=-1, keepdims=True)
+  weights = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+  mean = np.einsum('bhnm,bmhv->bnhv', weights, v)
+  np.testing.assert_allclose(y, mean, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(y[0, 0], 0.0)  # that query sees nothing
+
+
+def test_permuted_queries_compete_alike():
+  q, k, v = inputs()
+  order = np.array([3, 0, 4, 1, 2])
+  want = attention.attend(q, k, v, over='queries')[:, order]
+  got = attention.attend(q[:, order], k, v, over='queries')
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_of_probabilities():
+  q, k, _ = inputs()
+  v = jnp.broadcast_to(jnp.eye(M)[None, :, None], (B, M, H, M))  # shows what is taken
+  draw = jax.jit(
+    jax.vmap(lambda key: attention.attend(q, k, v, dropout=0.25, dropout_key=key))
+  )
+  taken = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
+  kept = attention.attend(q, k, v) / 0.75
+  dropped = taken == 0.0
+  np.testing.assert_allclose(taken, np.where(dropped, 0.0, kept), rtol=1e-5, atol=1e-6)
+  assert abs(dropped.mean() - 0.25) < 0.005
+  assert abs(dropped.mean(axis=0) - 0.25).max() < 0.12  # of each probability
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (dict(mask=jnp.ones((B, N, M, 1, 1), bool)), r'4 dimensions.*\(2, 5, 7, 1, 1\)'),
+    (dict(mask=jnp.ones((B, H, N, M))), r'\(2, 3, 5, 7\) is float32'),
+    (dict(mask=jnp.ones((B, H, M, N), bool)), r'\(2, 3, 7, 5\) do not broadcast to'),
+    (
+      dict(mask=masks.padding(jnp.ones((B, N)))),
+      r'\(2, 5\) do not broadcast to \(2, 7',
+    ),
+    (dict(bias_BHNM=jnp.ones((B, N, M))), r'bias of shape \(2, 5, 7\)'),
+    (dict(k_BMGK=jnp.ones((B, M, 2, K))), '2 heads of keys do not divide 3'),
+    (dict(k_BMGK=jnp.ones((B, M, H, 5))), r'\(2, 7, 3, 5\) differ in batch or size'),
+    (dict(v_BMGV=jnp.ones((B, N, H, V))), r'values \(2, 5, 3, 6\) differ'),
+    (dict(q_BNHK=jnp.ones((N, H, K))), r'queries \(5, 3, 4\)'),
+    (dict(over='heads'), "over='heads' is not one of"),
+    (dict(dropout=0.1), 'needs a dropout_key'),
+  ],
+)
+def test_what_does_not_fit_is_named(change, words):
+  arguments = dict(zip(('q_BNHK', 'k_BMGK', 'v_BMGV'), inputs(), strict=True))
+  with pytest.raises(UserError, match=words):
+    attention.attend(**arguments | change)
 
 
 @pytest.mark.parametrize(
@@ -274,21 +403,34 @@ def cudnn(monkeypatch):
   attention._has_cudnn.cache_clear()
 
 
-@pytest.mark.parametrize('name', ['bias_BHNM', 'mask'])
-def test_kernels_take_neither_bias_nor_mask(name, cudnn):
+@pytest.mark.parametrize(
+  'more, refused',
+  [
+    (dict(bias_BHNM=jnp.ones((1, 2, 1, 512))), ('cudnn', 'pallas')),
+    (dict(over='queries'), ('cudnn', 'pallas')),
+    (dict(dropout=0.1, dropout_key=jax.random.key(0)), ('cudnn', 'pallas')),
+    (dict(mask=jnp.ones((1, 2, 1, 512), bool)), ('pallas',)),
+    (dict(mask=masks.up_to(3)), ('pallas',)),
+    (dict(mask=masks.causal()), ()),
+    (dict(mask=masks.blocks(512, 64)), ()),
+  ],
+)
+def test_what_kernels_do_not_take(more, refused, cudnn):
   qkv = square(tokens=512, dtype='bfloat16')
-  more = {name: jnp.ones((1, 2, 1, 512), bool if name == 'mask' else float)}
   for implementation in 'cudnn', 'pallas':
-    with pytest.raises(UserError, match='neither bias nor mask'):
-      attention.attend(*qkv, **more, implementation=implementation)
-  for more, kernels in (more, False), ({}, True):  # noqa: B020
-    jaxpr = jax.make_jaxpr(functools.partial(attention.attend, **more))(*qkv)
-    assert ('platform_index' in str(jaxpr)) == kernels
+    call = functools.partial(attention.attend, **more, implementation=implementation)
+    if implementation in refused:
+      with pytest.raises(UserError, match='cannot serve: it'):
+        jax.eval_shape(call, *qkv)
+    else:
+      jax.eval_shape(call, *qkv)
+  jaxpr = jax.make_jaxpr(functools.partial(attention.attend, **more))(*qkv)
+  assert ('platform_index' in str(jaxpr)) == (len(refused) < 2)
 
 
-def lowered(platform, **options):
+def lowered(platform, mask=None, **options):
   qkv = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in square(**options)]
-  traced = jax.jit(output_and_gradients('auto')).trace(*qkv)
+  traced = jax.jit(output_and_gradients('auto', mask=mask)).trace(*qkv)
   return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -308,6 +450,15 @@ def test_auto_is_cudnn_on_nvidia_where_it_can(options, taken, cudnn):
   assert ('__cudnn$fmhaSoftmaxBackward(' in text) == taken
   assert 'cudnn' not in lowered('cpu', **options)
   assert 'cudnn' not in lowered('tpu', **options)
+
+
+def test_cudnn_skips_what_is_causal_and_lists_the_rest(cudnn):
+  options = dict(dtype='bfloat16', tokens=197)
+  causal = lowered('cuda', masks.causal(), **options)
+  assert 'CAUSAL' in causal and '__cudnn$fmhaScaleBiasSoftmax' not in causal
+  seen = masks.padding(jnp.ones((2, 197)))
+  text = lowered('cuda', masks.causal() & seen, **options)
+  assert '__cudnn$fmhaScaleBiasSoftmax' in text
 
 
 def test_cudnn_runs_on_each_device_of_a_mesh(cudnn):
@@ -361,3 +512,24 @@ def test_auto_is_the_kernel_on_a_tpu_with_many_tokens(tokens, taken, tpu_devices
   text = jax.jit(on_mesh).lower(x, x, x).compile().as_text()
   assert text.count('custom_call_target="tpu_custom_call"') == (2 if taken else 0)
   assert not any(moved in text for moved in ('all-gather', 'all-to-all'))
+
+
+def temporaries(tpu_device, tokens, mask):
+  """Bytes a TPU needs beside arguments and results, for attention and gradients."""
+  one = jax.sharding.SingleDeviceSharding(tpu_device)
+  x = jax.ShapeDtypeStruct((1, tokens, 2, 64), jnp.bfloat16, sharding=one)
+  step = jax.jit(output_and_gradients('auto', mask=mask))
+  return step.lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_memory_of_the_kernel_grows_with_the_tokens_not_their_square(
+  masked, tpu_devices
+):
+  sizes = []
+  for tokens in 2048, 8192:
+    mask = masks.causal() & masks.blocks(tokens, 512) if masked else None
+    sizes.append(temporaries(tpu_devices[0], tokens, mask))
+  assert sizes[1] < 4.5 * sizes[0]
+  probabilities = 2 * 8192**2 * 2
+  assert sizes[1] < probabilities / 4

@@ -67,3 +67,39 @@ def test_large_logits_stay_finite(loss):
   value, grad = jax.value_and_grad(lambda x: loss(x, target).sum())(logits)
   assert np.isfinite(value) and np.isfinite(grad).all()
   assert value >= 1e4
+
+
+def targets(label, classes, smoothing, form):
+  """The smoothed target of one label."""
+  if form == 'torch':
+    return (1 - smoothing) * np.eye(classes)[label] + smoothing / classes
+  others = np.ones(classes)
+  if form == 'annotated':
+    others[0] = 0
+  others[label] = 0
+  return (1 - smoothing) * np.eye(classes)[label] + smoothing * others / others.sum()
+
+
+@pytest.mark.parametrize('form', losses.SMOOTHINGS)
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_smoothed_cross_entropy_is_the_definition(form, smoothing):
+  rng = np.random.default_rng(0)
+  logits, label = rng.normal(size=(2, 3, 5)), rng.integers(1, 5, (2, 3))
+  got = losses.smoothed_cross_entropy(jnp.asarray(logits), label, smoothing, form)
+  logp = np.asarray(jax.nn.log_softmax(logits))
+  for place in np.ndindex(2, 3):
+    target = targets(label[place], 5, smoothing, form)
+    want = -(target * logp[place]).sum()
+    if form != 'torch':
+      want += sum(t * np.log(t) for t in target if t > 0)
+    np.testing.assert_allclose(got[place], want, rtol=1e-5, atol=1e-6)
+    if smoothing and form == 't2t':  # the best model reaches zero
+      best = losses.smoothed_cross_entropy(
+        jnp.log(target)[None, None], label[place][None, None], smoothing, form
+      )
+      np.testing.assert_allclose(best, 0.0, atol=1e-5)
+
+
+def test_unknown_smoothing_is_told():
+  with pytest.raises(ValueError, match="form 'kl' is not one of t2t, torch, annotated"):
+    losses.smoothed_cross_entropy(jnp.ones((1, 1, 3)), jnp.ones((1, 1), int), 0.1, 'kl')

@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -112,3 +113,69 @@ def test_square_grid():
   for count in (0, 15, 18):
     with pytest.raises(ValueError, match=f'{count} positions'):
       positions.square_grid(count)
+
+
+# Sequences
+
+
+@pytest.mark.parametrize('layout', positions.SINUSOIDS)
+def test_sinusoids_are_the_formula(layout):
+  count, dim = 40, 12
+  p, i = np.arange(count)[:, None], np.arange(dim // 2)[None]
+  exponent = i / (dim // 2 - 1) if layout == 't2t' else 2 * i / dim
+  angle = p / 10_000.0**exponent
+  want = np.zeros((count, dim))
+  if layout == 'interleaved':
+    want[:, ::2], want[:, 1::2] = np.sin(angle), np.cos(angle)
+  else:
+    want[:, : dim // 2], want[:, dim // 2 :] = np.sin(angle), np.cos(angle)
+  got = positions.sinusoid(jnp.arange(count), dim, layout)
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+  again = positions.sinusoid(jnp.array([[3, 0], [7, 39]]), dim, layout)
+  np.testing.assert_array_equal(again, got[np.array([[3, 0], [7, 39]])])
+
+
+@pytest.mark.parametrize(
+  'dim, layout, words',
+  [(5, 'halves', 'even width, not 5'), (4, 'tape', "layout='tape'")],
+)
+def test_impossible_sinusoids_are_told(dim, layout, words):
+  with pytest.raises(ValueError, match=words):
+    positions.sinusoid(jnp.arange(3), dim, layout)
+
+
+def test_learned_positions_are_looked_up():
+  table = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
+  position = jnp.array([[0, 4, 1]])
+  np.testing.assert_array_equal(positions.lookup(table, position)[0, 1], table[4])
+  with pytest.raises(ValueError, match=r'6 tokens.*\(1, 6\).*5 learned.*\(5, 3\)'):
+    positions.lookup(table, jnp.zeros((1, 6), int))
+
+
+def test_a_grid_of_rows_and_columns():
+  rows, columns = jnp.arange(6.0).reshape(2, 3), 10 + jnp.arange(12.0).reshape(4, 3)
+  grid = positions.grid2d(rows, columns).reshape(2, 4, 6)
+  for y in range(2):
+    for x in range(4):
+      np.testing.assert_array_equal(grid[y, x], np.r_[columns[x], rows[y]])
+
+
+def test_relative_positions_depend_on_the_difference_alone():
+  height, width = 3, 4
+  index = positions.relative_index(height, width)
+  places = [(y, x) for y in range(height) for x in range(width)]
+  entries = {}
+  for n, (y, x) in enumerate(places):
+    for m, (v, u) in enumerate(places):
+      entries.setdefault((y - v, x - u), set()).add(int(index[n, m]))
+  assert all(len(found) == 1 for found in entries.values())
+  found = sorted(entry.pop() for entry in entries.values())
+  assert found == list(range((2 * height - 1) * (2 * width - 1)))
+  assert index[0, 0] == (height - 1) * (2 * width - 1) + width - 1
+
+  table = jnp.asarray(np.random.default_rng(0).normal(size=(35, 2)))
+  bias = positions.relative_bias(table, index)
+  assert bias.shape == (1, 2, 12, 12)
+  np.testing.assert_array_equal(bias[0, 1, 3, 7], table[index[3, 7], 1])
+  with pytest.raises(ValueError, match=r'up to 34, the table \(20, 2\) has 20'):
+    positions.relative_bias(table[:20], index)
