@@ -86,3 +86,27 @@ def run(command) -> Callable[..., subprocess.CompletedProcess]:
     )
 
   return call
+
+
+@pytest.fixture(scope='session')
+def vocabulary(tmp_path_factory):
+  """A sentencepiece model of 150 pieces, of `texts.PAIRS`."""
+  import sentencepiece
+  import texts
+
+  from big_vision_like.data.vocabulary import SentencePiece
+
+  file = tmp_path_factory.mktemp('vocabulary') / 'tiny.model'
+  with file.open('wb') as model:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter([text for pair in texts.PAIRS for text in pair.values()]),
+      model_writer=model,
+      vocab_size=150,
+      model_type='bpe',
+      pad_id=0,
+      bos_id=1,
+      eos_id=2,
+      unk_id=3,
+      minloglevel=2,
+    )
+  return SentencePiece(str(file))

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
-import importlib
 import logging
 import pathlib
 import sys
@@ -21,7 +20,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision_like.data.sources import OUR_BUILDERS
+from big_vision_like.data import sources
 from big_vision_like.errors import UserError
 
 CATALOGUE = 'https://www.tensorflow.org/datasets/catalog'
@@ -43,9 +42,9 @@ def builder_of(name: str, data_dir: str | None) -> Any:
   import tensorflow_datasets as tfds
 
   family = name.partition('/')[0].partition(':')[0]
-  if family in OUR_BUILDERS:
-    importlib.import_module(OUR_BUILDERS[family])
-  known = sorted({*OUR_BUILDERS, *tfds.list_builders(with_community_datasets=False)})
+  sources.announce(name)
+  catalogue = tfds.list_builders(with_community_datasets=False)
+  known = sorted({*sources.OUR_BUILDERS, *catalogue})
   if family not in known:
     raise UserError(f'There is no data set {name!r}{_nearest(family, known)}.')
   configs = [

@@ -37,3 +37,29 @@ def _picture() -> bytes:
   image = cv2.resize(shapes, (500, 375), interpolation=cv2.INTER_CUBIC)
   image = np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
   return simplejpeg.encode_jpeg(image, quality=90)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Packed rows (see `data.packing`), full of pairs of some 25 tokens."""
+
+  rows: int | None
+  source_length: int
+  target_length: int
+
+  def __len__(self) -> int:
+    if self.rows is None:
+      raise UserError(
+        'the data are not prepared: say how many packed rows there are, about, with'
+        ' --config.train_data.source.rows=N'
+      )
+    return self.rows
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    row = {}
+    for name in ('source', 'target'):
+      places = np.arange(getattr(self, f'{name}_length'), dtype=np.int32)
+      row[name] = np.full_like(places, 3)
+      row[f'{name}_segment'] = places // 25 + 1
+      row[f'{name}_position'] = places % 25
+    return row

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from big_vision_like.errors import UserError
@@ -13,6 +13,17 @@ OUR_BUILDERS = {
   'digits': 'big_vision_like.data.digits',
   'glyphs': 'big_vision_like.data.procedural.glyphs',
 }
+
+
+def announce(name: str) -> None:
+  """Tells TFDS of a data set that it would not find by itself."""
+  family = name.partition('/')[0].partition(':')[0]
+  if family in OUR_BUILDERS:
+    importlib.import_module(OUR_BUILDERS[family])
+  elif family.endswith('_translate'):
+    # Where TensorFlow is missing, TFDS stops importing its catalogue at the first
+    # module that needs it, long before this one, which does not.
+    importlib.import_module('tensorflow_datasets.translate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +46,7 @@ class Tfds:
     """The TFDS builder; raises `UserError` where the data set is not prepared."""
     import tensorflow_datasets as tfds
 
-    module = OUR_BUILDERS.get(self.name.partition('/')[0].partition(':')[0])
-    if module is not None:
-      importlib.import_module(module)
+    announce(self.name)
     try:
       builder = tfds.builder(self.name, data_dir=self.data_dir)
     except Exception as error:  # TFDS raises several unrelated types here
@@ -94,6 +103,10 @@ class Tfds:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return self.records[index]
+
+  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Many examples at once: a fraction of the time of one after the other."""
+    return self.records.__getitems__(list(indices))
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.

@@ -1,11 +1,13 @@
 import dataclasses
 import pickle
+import sys
 
 import numpy as np
 import pytest
+import texts
 
 from big_vision_like.data import sources
-from big_vision_like.data.transforms import image
+from big_vision_like.data.transforms import image, text
 from big_vision_like.errors import UserError
 
 
@@ -105,3 +107,38 @@ def test_an_unknown_split_is_named_with_those_there_are(digits):
 def test_an_unknown_data_set_is_named(name, data_dir):
   with pytest.raises(UserError, match=f"TFDS knows no data set '{name}'"):
     len(sources.Tfds(name, data_dir=str(data_dir)))
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp('texts'))
+  return sources.Tfds(texts.prepared(texts.TinyTranslation, folder), data_dir=folder)
+
+
+def test_translations_are_read_without_tensorflow(pairs, vocabulary):
+  assert len(pairs) == len(texts.PAIRS)
+  assert pairs[5] == {k: v.encode() for k, v in texts.PAIRS[5].items()}
+  assert pairs.label_names is None
+  example = text.Tokenize(vocabulary, source='de', target='en').map(pairs[5])
+  for name, feature in (('source', 'de'), ('target', 'en')):
+    assert vocabulary.decode(example[name].tolist()) == texts.PAIRS[5][feature]
+  assert 'tensorflow' not in sys.modules
+
+
+def test_texts_are_read_beside_other_features(tmp_path, vocabulary):
+  name = texts.prepared(texts.TinyTexts, tmp_path)
+  source = sources.Tfds(name, data_dir=str(tmp_path))
+  example = text.Tokenize(vocabulary, source='en', target='de').map(source[8])
+  assert example['id'] == 108
+  assert vocabulary.decode(example['target'].tolist()) == texts.PAIRS[8]['de']
+
+
+def test_many_examples_at_once(pairs):
+  indices = [7, 3, 3, 190]
+  assert pairs.__getitems__(indices) == [pairs[i] for i in indices]
+
+
+def test_translations_of_the_catalogue_are_found_without_tensorflow(tmp_path):
+  # TFDS by itself finds them only where TensorFlow is installed.
+  with pytest.raises(UserError, match='prepare_data.py wmt14_translate/de-en '):
+    len(sources.Tfds('wmt14_translate/de-en', data_dir=str(tmp_path)))

@@ -1,0 +1,66 @@
+"""Translations against those of people."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from big_vision_like.data import vocabulary
+from big_vision_like.data.transforms import text
+from big_vision_like.errors import UserError
+from big_vision_like.evals import evaluator
+from big_vision_like.evals.evaluator import Arrays, Predict, Results
+
+TOKENIZERS = ('13a', 'intl', 'zh', 'char', 'none')
+
+
+@dataclasses.dataclass(kw_only=True)
+class Bleu(evaluator.Evaluator):
+  """sacreBLEU and chrF (0 to 100) of detokenised translations, case and all.
+
+  `data` gives `source` ids; references are the texts `target` of its source, untouched.
+  `output` names what `predict` found, int ids (B, any) up to EOS. `tokenize` is
+  sacreBLEU's: '13a' is what WMT reports, 'intl' comes closer to the BLEU of
+  arXiv:1706.03762. `length_ratio` is of all words translated to those of references.
+  """
+
+  vocabulary: vocabulary.SentencePiece
+  target: str
+  output: str = 'beam'
+  tokenize: str = '13a'
+
+  def __post_init__(self) -> None:
+    if self.tokenize not in TOKENIZERS:
+      known = ', '.join(TOKENIZERS)
+      raise UserError(f'tokenize={self.tokenize!r} is not one of {known}')
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
+    try:
+      from sacrebleu import metrics
+    except ImportError as error:
+      raise UserError(
+        'BLEU needs the package sacrebleu: install the extra `text`: pip install -e'
+        " '.[text]'"
+      ) from error
+
+    def found(state: Any, batch: Arrays) -> Arrays:
+      outputs = predict(state, batch, jax.random.key(0))
+      return {'ids': outputs[self.output], 'mask': batch['mask']}
+
+    step = self.compiled(found, predict, mesh)
+    translations = [
+      self.vocabulary.decode(ids)
+      for rows in evaluator.whole_batches(step, self.data, state, mesh)
+      for ids in rows['ids'].tolist()
+    ]
+    source = self.data.source
+    references = [text.text_of(source[i], self.target) for i in range(len(source))]
+    # `force` only silences a warning about translations that look tokenised.
+    bleu = metrics.BLEU(tokenize=self.tokenize, force=True)
+    score = bleu.corpus_score(translations, [references])
+    return {
+      'bleu': score.score,
+      'chrf': metrics.CHRF().corpus_score(translations, [references]).score,
+      'length_ratio': score.sys_len / score.ref_len,
+    }

@@ -1,0 +1,109 @@
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from big_vision_like.data import pipeline
+from big_vision_like.data.procedural import sequences
+from big_vision_like.errors import UserError
+
+TRAIN = sequences.Reverse(examples=3000, split='train')
+TEST = dataclasses.replace(TRAIN, examples=400, split='test')
+
+
+def symbols(ids):
+  """What stands before EOS; checks what stands behind."""
+  (end,) = np.flatnonzero(ids == 2)
+  assert not ids[end + 1 :].any() and (ids[:end] >= 3).all()
+  return ids[:end].tolist()
+
+
+@pytest.mark.parametrize(
+  'target, of', [('reverse', lambda x: x[::-1]), ('copy', list), ('sort', sorted)]
+)
+def test_targets(target, of):
+  source = dataclasses.replace(TRAIN, target=target)
+  for i in range(200):
+    example = source[i]
+    assert example.keys() == {'source', 'target', 'id'} and example['id'] == i
+    for name in 'source', 'target':
+      assert example[name].shape == (13,) and example[name].dtype == np.int32
+    assert symbols(example['target']) == of(symbols(example['source']))
+
+
+def test_lengths_and_symbols_are_uniform():
+  drawn = [symbols(TRAIN[i]['source']) for i in range(3000)]
+  _, lengths = np.unique([len(x) for x in drawn], return_counts=True)
+  values, counts = np.unique(np.concatenate(drawn), return_counts=True)
+  assert len(lengths) == 9 and values.tolist() == list(range(3, 20))
+  # Chi-square, degrees of freedom 8 and 16: the bounds are those of one in 10,000.
+  assert ((lengths - 3000 / 9) ** 2 / (3000 / 9)).sum() < 31.8
+  assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 44.3
+
+
+def test_no_test_string_occurs_in_training():
+  seen = {tuple(TRAIN[i]['source']) for i in range(3000)}
+  seen |= {tuple(dataclasses.replace(TRAIN, seed=5)[i]['source']) for i in range(3000)}
+  assert not seen & {tuple(TEST[i]['source']) for i in range(400)}
+  # Short strings of few symbols, all of which are seen: 1 in 10 is for tests.
+  few = dict(vocab_size=7, min_length=4, max_length=4)
+  strings = {
+    split: {
+      tuple(dataclasses.replace(TRAIN, split=split, **few)[i]['source'])
+      for i in range(3000)
+    }
+    for split in ('train', 'test')
+  }
+  assert not strings['train'] & strings['test']
+  assert len(strings['train'] | strings['test']) == 4**4
+  assert 0.05 < len(strings['test']) / 4**4 < 0.2
+
+
+def test_examples_depend_on_seed_split_and_index_alone():
+  def strings(source):
+    return [source[i]['source'].tolist() for i in range(20)]
+
+  again = sequences.Reverse(examples=20, split='train')
+  assert strings(again) == strings(TRAIN)
+  assert strings(dataclasses.replace(TRAIN, seed=1)) != strings(TRAIN)
+  assert len({tuple(x) for x in strings(TRAIN)}) == 20
+  # The very numbers, on every machine.
+  assert symbols(TRAIN[0]['source']) == [18, 4, 15, 19, 3, 12, 16, 9, 15, 15]
+
+
+def test_reading_is_fast():
+  start = time.process_time()
+  for i in range(2000):
+    TRAIN[i]
+  # 100,000 a second on a free core; here at least a twentieth of it.
+  assert time.process_time() - start < 0.4
+
+
+def test_it_is_a_source_of_the_pipeline():
+  data = pipeline.TrainInput(source=TRAIN, batch_size=4)
+  batch = next(iter(data))
+  assert batch['source'].shape == (4, 13) and batch['id'].dtype == np.int32
+  assert len(list(TEST)) == 400
+
+
+@pytest.mark.parametrize(
+  'wrong, sentence',
+  [
+    (dict(split='val'), "split='val' is not one of train, test"),
+    (dict(target='x'), "target='x' is not one of reverse, copy, sort"),
+    (dict(min_length=0), 'min_length=0 and max_length=12'),
+    (dict(min_length=13), 'min_length=13 and max_length=12'),
+    (dict(vocab_size=3), 'vocab_size=3 leaves no symbols'),
+  ],
+)
+def test_wrong_fields_are_told(wrong, sentence):
+  with pytest.raises(UserError, match=sentence):
+    dataclasses.replace(TRAIN, **wrong)
+
+
+def test_too_few_strings_for_two_splits_are_told():
+  one = dict(vocab_size=4, min_length=1, max_length=1)
+  with pytest.raises(UserError, match='of 1 symbols was found for the split'):
+    for split in ('train', 'test'):
+      dataclasses.replace(TRAIN, split=split, **one)[0]
