@@ -230,20 +230,25 @@ def _flat(node: Any, path: str = '') -> dict[str, Any]:
   return {k: v for part in parts for k, v in part.items()}
 
 
+def steps(workdir: str | pathlib.Path) -> list[int]:
+  """The steps of a run's checkpoints, oldest first."""
+  folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+  names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
 def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tree]:
   """Parameters, averages and batch statistics of a run, as numpy: (step, dict).
 
   The dict has `params`, `ema` (None where not kept) and `mutable`.
   """
-  folder = pathlib.Path(workdir).absolute() / 'checkpoints'
-  names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
-  steps = sorted(int(name) for name in names if name.isdigit())
-  if not steps:
+  folder, there = pathlib.Path(workdir).absolute() / 'checkpoints', steps(workdir)
+  if not there:
     raise UserError(f'{workdir} holds no checkpoint: has that run been started?')
-  if step is not None and step not in steps:
-    listed = ', '.join(map(str, steps))
+  if step is not None and step not in there:
+    listed = ', '.join(map(str, there))
     raise UserError(f'{workdir} has no checkpoint of step {step}, only of {listed}.')
-  step = steps[-1] if step is None else step
+  step = there[-1] if step is None else step
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       path = folder / str(step) / 'state'

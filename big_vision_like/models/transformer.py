@@ -205,7 +205,8 @@ class Transformer(nn.Module):
     """The decoder's output for each target token, (B, T, D); see `logits`.
 
     With `cache_length` (and `cache` mutable) the tokens go on from those of earlier
-    calls, at `position` (which broadcasts), and may be several beams for each source, (b, T).
+    calls, at `position` (which broadcasts). There may be several beams for each source,
+    (b, T).
     """
     if target_segment_BT is None:
       # The first token is seen even where BOS and padding are one id.

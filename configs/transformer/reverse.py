@@ -1,0 +1,64 @@
+"""Reversal of random strings: a task on which only an order of positions helps.
+
+    python -m big_vision_like.train --config=configs/transformer/reverse.py \
+        --workdir=runs/reverse
+
+Strings of 4 to 12 of 17 symbols, written backwards by a Transformer of 168,704
+parameters; test strings do not occur in training.
+"""
+
+import ml_collections as mlc
+
+from big_vision_like import optim
+from big_vision_like.data import pipeline
+from big_vision_like.data.procedural import sequences
+from big_vision_like.evals import sequences as evals
+from big_vision_like.models import transformer
+from big_vision_like.spec import spec
+from big_vision_like.tasks import seq2seq
+
+
+def get_config(target: str = 'reverse') -> mlc.ConfigDict:
+  c = mlc.ConfigDict(dict(seed=0, total_steps=2500, log_every=100, keep_last=1))
+  c.checkpoint_every = 1000
+  c.train_data = spec(
+    pipeline.TrainInput,
+    source=spec(
+      sequences.Reverse, examples=100_000, split='train', vocab_size=20, target=target
+    ),
+    batch_size=64,
+    seed=c.get_ref('seed'),
+  )
+  c.task = spec(
+    seq2seq.Seq2Seq,
+    model=spec(
+      transformer.Transformer,
+      vocab_size=20,
+      width=64,
+      depth=2,
+      num_heads=4,
+      mlp_dim=128,
+      dropout=0.1,
+    ),
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(optim.noam, width=64, warmup_steps=400),
+      b2=0.98,
+      eps=1e-9,
+      decay_rules=[],
+    ),
+    label_smoothing=0.1,
+    extra_length=2,
+  )
+  test = spec(
+    pipeline.EvalInput,
+    source=spec(
+      sequences.Reverse, examples=2_000, split='test', vocab_size=20, target=target
+    ),
+    batch_size=400,
+  )
+  c.evals = dict(
+    greedy=spec(evals.ExactMatch, data=test, output='greedy', every=500),
+    beam=spec(evals.ExactMatch, data=test, output='beam', every=500),
+  )
+  return c

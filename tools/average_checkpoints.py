@@ -1,0 +1,87 @@
+"""Averages the parameters of a run's last checkpoints, for evaluation.
+
+  python tools/average_checkpoints.py runs/wmt14_ende_base --last 5 --out runs/average
+  python -m big_vision_like.evaluate --workdir=runs/average
+
+As arXiv:1706.03762 section 6.1 does. The new folder has the run's config and one
+checkpoint, to be evaluated, reported on or started from (`init_from`), not trained on.
+The run must have kept as many checkpoints: `keep_last` of its config.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from big_vision_like import checkpoint, errors, experiment
+from big_vision_like.errors import UserError
+from big_vision_like.metrics import say
+from big_vision_like.tasks.task import State
+
+
+def last_steps(workdir: pathlib.Path, count: int) -> list[int]:
+  """The steps of the newest checkpoints; `UserError` where there are fewer."""
+  steps = checkpoint.steps(workdir)
+  if len(steps) < count:
+    raise UserError(
+      f'{workdir} holds {len(steps)} checkpoints ({", ".join(map(str, steps))}), not'
+      f' {count}: take fewer with --last, or train with --config.keep_last={count}'
+    )
+  return steps[-count:]
+
+
+def average(workdir: pathlib.Path, steps: Sequence[int]) -> State:
+  """The newest state with the mean of all parameters, summed in float64."""
+  total = None
+  for step in steps:
+    _, saved = checkpoint.load(workdir, step)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), saved['params'])
+    total = params if total is None else jax.tree.map(np.add, total, params)
+  mean = jax.tree.map(
+    lambda x, like: (x / len(steps)).astype(like.dtype), total, saved['params']
+  )
+  return State(
+    step=np.int32(steps[-1]), params=mean, opt_state=None, mutable=saved['mutable']
+  )
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Writes the new folder; an existing one is left alone."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('workdir', type=pathlib.Path, help='the folder of a run')
+  parser.add_argument('--last', type=int, default=5, help='how many; default 5')
+  parser.add_argument('--out', type=pathlib.Path, required=True, help='a new folder')
+  args = parser.parse_args(argv)
+  experiment.set_up_jax()
+  if args.last < 1:
+    raise UserError(f'--last={args.last}: at least one checkpoint is averaged')
+  if args.out.exists():
+    raise UserError(f'{args.out} is there already: name a new folder')
+  config = args.workdir / 'config.json'
+  if not config.is_file():
+    raise UserError(f'{args.workdir} is not the folder of a run: it has no config.json')
+  steps = last_steps(args.workdir, args.last)
+  state = average(args.workdir, steps)
+  part = args.out.with_name(f'{args.out.name}.part')
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  with checkpoint.Checkpoints(part) as checkpoints:
+    checkpoints.save(steps[-1], state, position={'examples': 0}, seconds=0.0, wait=True)
+  shutil.copy(config, part)
+  (part / 'averaged.json').write_text(
+    json.dumps({'workdir': str(args.workdir), 'steps': steps}, indent=2) + '\n'
+  )
+  part.rename(args.out)
+  say('averaged', f'steps {", ".join(map(str, steps))} of {args.workdir}')
+  say('', f'python -m big_vision_like.evaluate --workdir={args.out}')
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
