@@ -1,7 +1,7 @@
 """What a vision transformer's attention looks at (arXiv:2010.11929, section 4.5).
 
 Axes: L layers, B images, H heads, N tokens (the class token, if any, is the first),
-P patch tokens, h w patch grid.
+M tokens attended to, P patch tokens, h w patch grid.
 """
 
 import re
@@ -11,26 +11,29 @@ from typing import Any
 import numpy as np
 
 
-def stack_attention(intermediates: Mapping[str, Any]) -> np.ndarray:
-  """Returns the sown attention probabilities of all blocks, (L, B, H, N, N) float32.
+def stack_attention(
+  intermediates: Mapping[str, Any], stack: str = 'encoder', module: str = 'attention'
+) -> np.ndarray:
+  """Returns the sown attention probabilities of all blocks, (L, B, H, N, M) float32.
 
-  `intermediates` is that collection of a model with an `encoder` of blocks, unrolled
-  (`block_0`, `block_1`, ...: one (B, H, N, N) each) or scanned (`blocks`: one
-  (L, B, H, N, N)). ValueError when no block has sown `attention/probs`.
+  `intermediates` is that collection of a model with a `stack` of blocks, unrolled
+  (`block_0`, `block_1`, ...: one (B, H, N, M) each) or scanned (`blocks`: one
+  (L, B, H, N, M)), whose `module` attends: from N queries to M keys, in self-attention
+  the same. ValueError when a block has not sown `probs` there.
   """
 
   def sown(block: str) -> np.ndarray:
-    attention = encoder[block].get('attention', {})
+    attention = blocks[block].get(module, {})
     if 'probs' not in attention:
-      raise ValueError(f'encoder/{block} has no sown `attention/probs`')
+      raise ValueError(f'{stack}/{block} has no sown `{module}/probs`')
     return np.asarray(attention['probs'][-1], np.float32)
 
-  encoder = intermediates.get('encoder', {})
-  if 'blocks' in encoder:
+  blocks = intermediates.get(stack, {})
+  if 'blocks' in blocks:
     return sown('blocks')
-  numbers = sorted(int(m[1]) for k in encoder if (m := re.fullmatch(r'block_(\d+)', k)))
+  numbers = sorted(int(m[1]) for k in blocks if (m := re.fullmatch(r'block_(\d+)', k)))
   if not numbers:
-    raise ValueError('the model has no `encoder` of blocks with sown attention')
+    raise ValueError(f'the model has no `{stack}` of blocks with sown attention')
   return np.stack([sown(f'block_{number}') for number in numbers])
 
 

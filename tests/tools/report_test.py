@@ -1,13 +1,9 @@
 import base64
 import dataclasses
-import html.parser
-import importlib.util
 import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import types
 
 import cv2
@@ -16,6 +12,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 import optax
+import pages
 import pytest
 
 from big_vision_like import experiment, optim, train
@@ -36,36 +33,7 @@ HEADINGS = [
   'Attention rollout',
   'Attention distance',
 ]
-BROWSER = next(
-  filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))),
-  None,
-)
-# Added to a copy of the page: what only a browser knows, written where a test finds it.
-PROBE = """<script>
-  addEventListener('load', () => {
-    const all = [...document.querySelectorAll('body *')];
-    const data = document.documentElement.dataset;
-    data.images = document.images.length;
-    data.broken = [...document.images].filter(i => !i.naturalWidth).length;
-    data.fetched = performance.getEntriesByType('resource').filter(
-      e => !e.name.startsWith('data:')).length;
-    data.overflowing = all.filter(
-      e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);
-    data.tall = document.documentElement.scrollHeight;
-  });
-</script>"""
-
-
-def load_report() -> types.ModuleType:
-  path = pathlib.Path(__file__).parents[2] / 'tools' / 'report.py'
-  module_spec = importlib.util.spec_from_file_location('tools_report', path)
-  module = importlib.util.module_from_spec(module_spec)
-  sys.modules['tools_report'] = module  # dataclasses look their module up
-  module_spec.loader.exec_module(module)
-  return module
-
-
-report = load_report()
+report, report_images = pages.load_tools('report', 'report_images')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,30 +130,8 @@ def source_of(workdir: pathlib.Path, num_examples: int = 1024):
   return report.read(str(workdir), None, num_examples, '')
 
 
-class Reader(html.parser.HTMLParser):
-  """The text and the headings of a page, and how many pictures it has."""
-
-  def __init__(self, path: pathlib.Path):
-    super().__init__()
-    self.text, self.headings, self.images, self._tag = '', [], [], ''
-    self.feed(path.read_text())
-
-  def handle_starttag(self, tag, attrs):
-    self._tag = tag
-    if tag == 'img':
-      self.images.append(dict(attrs)['src'])
-
-  def handle_data(self, data):
-    self.text += data + '\n'
-    if self._tag == 'h2':
-      self.headings.append(data)
-
-  def handle_endtag(self, tag):
-    self._tag = ''
-
-
 def test_a_page_has_every_section_and_valid_pictures(token_page):
-  reader = Reader(token_page)
+  reader = pages.Reader(token_page)
   assert reader.headings == HEADINGS
   assert 'Not shown' not in reader.text
   assert len(reader.images) > 40
@@ -219,19 +165,19 @@ def test_fewer_examples_can_be_asked_for(runs):
 def test_inputs_are_the_first_of_training(runs):
   source = source_of(runs['token'])
   made = experiment.make(config_of(vit_spec()))
-  expected = [report.thumbnail(image) for image in made.example['image']]
-  content, caption = report.sample_inputs(source)
+  expected = [report_images.thumbnail(image) for image in made.example['image']]
+  content, caption = report_images.sample_inputs(source)
   found = re.findall('<img[^>]*>', content)
-  assert len(found) == report.NUM_INPUTS and found == expected[: len(found)]
+  assert len(found) == report_images.NUM_INPUTS and found == expected[: len(found)]
   assert '8 x 12 x 3' in caption
 
 
 def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
   source = source_of(runs['gap_scan'])
-  monkeypatch.setattr(report, 'NUM_FOR_DISTANCE', 20)
-  assert report.ATTENTION_BATCH == 8, 'the last of the batches is to be smaller'
+  monkeypatch.setattr(report_images, 'NUM_FOR_DISTANCE', 20)
+  assert report_images.ATTENTION_BATCH == 8, 'the last of the batches is to be smaller'
   attended = source.attention
-  rows = report.evenly(50, 20)
+  rows = report_images.evenly(50, 20)
   image_BHWC = source.predictions.image_BHWC.astype(np.float32) / 127.5 - 1.0
   _, collected = source.run.task.model.apply(
     {'params': source.run.state.ema}, image_BHWC, mutable=['intermediates']
@@ -239,7 +185,7 @@ def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
   probs_LBHNN = attention.stack_attention(collected['intermediates'])
   assert probs_LBHNN.shape == (2, 50, 3, 6, 6)
   expected_BP = attention.rollout(probs_LBHNN, has_class_token=False)
-  assert len(attended.rows) == report.NUM_ROLLOUTS
+  assert len(attended.rows) == report_images.NUM_ROLLOUTS
   np.testing.assert_allclose(attended.rollout_BP, expected_BP[attended.rows], atol=1e-6)
   expected_LH = attention.attention_distance(probs_LBHNN[:, rows], (2, 3), 4, False)
   np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-5)
@@ -250,12 +196,12 @@ def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
   [(5, 8, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (1, 4, [0]), (0, 4, [])],
 )
 def test_evenly_spreads_and_never_repeats(count, most, expected):
-  assert list(report.evenly(count, most)) == expected
+  assert list(report_images.evenly(count, most)) == expected
 
 
 def test_most_confident_mistakes_come_first():
-  source = report.Source(None, None, '', 10, '')
-  source.predictions = report.Predictions(
+  source = report_images.Source(None, None, '', 10, '')
+  source.predictions = report_images.Predictions(
     evaluator='val',
     image_BHWC=np.zeros((4, 2, 2, 1), np.uint8),
     label_B=np.array([0, 1, 0, 2]),
@@ -265,7 +211,7 @@ def test_most_confident_mistakes_come_first():
     ),
     names=['a', 'b', 'c'],
   )
-  content, _ = report.predicted(source)
+  content, _ = report_images.predicted(source)
   assert '1 of the first 4 examples of val are right (25.00' in content
   assert re.findall(r'title="example (\d+)"', content) == ['12', '10', '13', '11']
 
@@ -278,11 +224,11 @@ def test_labels_beyond_the_classes_are_a_reason(runs):
   )
   source.run = dataclasses.replace(source.run, task=few)
   with pytest.raises(ValueError, match='labels up to 2, the model 2 classes'):
-    report.predict(source)
+    report_images.predict(source)
 
 
 def test_several_runs_share_curves_and_tell_their_differences(runs, pair_page):
-  reader = Reader(pair_page)
+  reader = pages.Reader(pair_page)
   assert reader.headings == HEADINGS and 'Not shown' not in reader.text
   differences = reader.text.split('Where the configs differ')[1].split('Full config')[0]
   assert {
@@ -299,7 +245,7 @@ def test_several_runs_share_curves_and_tell_their_differences(runs, pair_page):
 
 def test_a_model_without_patches_shows_what_applies(runs):
   assert report.main([str(runs['linear'])]) == 0
-  reader = Reader(runs['linear'] / 'report.html')
+  reader = pages.Reader(runs['linear'] / 'report.html')
   assert reader.headings == HEADINGS
   assert 'examples of val are right' in reader.text
   assert reader.text.count('Not shown: Linear has no patch embedding') == 4 - 1
@@ -310,7 +256,7 @@ def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path):
   for name in ('config.json', 'metrics.jsonl'):
     shutil.copy(runs['token'] / name, tmp_path)
   assert report.main([str(tmp_path)]) == 0
-  reader = Reader(tmp_path / 'report.html')
+  reader = pages.Reader(tmp_path / 'report.html')
   assert reader.headings == HEADINGS
   assert reader.text.count('holds no checkpoint') == 5
   assert 'Training images after all transforms' in reader.text
@@ -331,7 +277,7 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
   config['train_data']['source'] = config['evals']['val']['data']['source'] = source
   (folder / 'config.json').write_text(json.dumps(config))
   assert report.main([str(folder)]) == 0
-  reader = Reader(folder / 'report.html')
+  reader = pages.Reader(folder / 'report.html')
   assert reader.text.count('Prepare it with: python tools/prepare_data.py') >= 2
   assert 'principal components' in reader.text, 'the filters need no data'
 
@@ -352,38 +298,15 @@ def test_wrong_arguments_get_one_sentence(runs, capsys, arguments, message):
   assert re.search(message, error) and 'Traceback' not in error
 
 
-def browse(page: pathlib.Path, profile: pathlib.Path) -> tuple[str, str]:
-  """The page's DOM after loading in a browser, and what the browser complained of."""
-  if BROWSER is None:
-    pytest.skip('no chromium, chromium-browser or google-chrome is installed')
-  probed = profile / 'page.html'
-  probed.write_text(page.read_text().replace('</head>', f'{PROBE}</head>'))
-  flags = (
-    'headless no-sandbox disable-gpu disable-quic no-first-run '
-    'disable-background-networking disable-component-update disable-sync '
-    'enable-logging=stderr v=0 window-size=1200,900 dump-dom '
-    f'user-data-dir={profile}/profile'
-  )
-  result = subprocess.run(
-    [BROWSER, *(f'--{flag}' for flag in flags.split()), probed.as_uri()],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=True,
-  )
-  return result.stdout, result.stderr
-
-
 @pytest.mark.parametrize('name', ['token_page', 'pair_page'])
 def test_a_browser_shows_the_page(name, request, tmp_path):
   page = request.getfixturevalue(name)
-  dom, log = browse(page, tmp_path)
+  dom, log = pages.browse(page, tmp_path)
   assert 'CONSOLE' not in log
   for heading in HEADINGS:
     assert f'>{heading}</h2>' in dom
-  [root] = re.findall('<html[^>]*>', dom)
-  found = dict(re.findall(r'data-(\w+)="([^"]*)"', root))
-  assert int(found['images']) == len(Reader(page).images)
+  found = pages.probed(dom)
+  assert int(found['images']) == len(pages.Reader(page).images)
   assert found['broken'] == '0' and found['fetched'] == '0'
   assert found['overflowing'] == '', 'something is wider than 1200 pixels'
   assert int(found['tall']) > 2000

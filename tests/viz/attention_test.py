@@ -139,11 +139,29 @@ def test_stack_attention_reads_blocks_in_numerical_order():
   np.testing.assert_array_equal(probs[:, 0, 0, 0, 0], range(11))
 
 
+def test_stack_attention_reads_the_module_asked_for():
+  decoder = {
+    f'block_{i}': {
+      'attention': {'probs': (np.zeros((2, 1, 3, 3)),)},
+      'cross_attention': {'probs': (np.full((2, 1, 3, 5), i),)},
+    }
+    for i in range(2)
+  }
+  scanned = {'blocks': {'cross_attention': {'probs': (np.zeros((4, 2, 1, 3, 5)),)}}}
+  probs = attention.stack_attention({'decoder': decoder}, 'decoder', 'cross_attention')
+  assert probs.shape == (2, 2, 1, 3, 5) and list(probs[:, 0, 0, 0, 0]) == [0, 1]
+  probs = attention.stack_attention({'decoder': scanned}, 'decoder', 'cross_attention')
+  assert probs.shape == (4, 2, 1, 3, 5)
+
+
 def test_stack_attention_says_what_is_missing():
   with pytest.raises(ValueError, match='no `encoder` of blocks'):
     attention.stack_attention({'stem': {}})
   with pytest.raises(ValueError, match='encoder/block_0 has no sown'):
     attention.stack_attention({'encoder': {'block_0': {'mlp': {}}}})
+  with pytest.raises(ValueError, match='decoder/block_0 has no sown `cross_attention'):
+    blocks = {'block_0': {'attention': {}}}
+    attention.stack_attention({'decoder': blocks}, 'decoder', 'cross_attention')
 
 
 @pytest.mark.parametrize('pool', ['token', 'gap'])

@@ -1,0 +1,85 @@
+"""What the sections of a report are made from, whatever the run."""
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like import spec as specs
+from big_vision_like.errors import UserError
+from big_vision_like.viz import runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part of a page: `show` gives what it shows of a run and how to read that.
+
+  Runs stand `beside` each other or, being wide, `below`.
+  """
+
+  heading: str
+  show: Callable[[Any], tuple[str, str]]
+  layout: str
+
+
+@dataclasses.dataclass
+class Source(abc.ABC):
+  """A run to report on: what it logged and, with a checkpoint, the restored run."""
+
+  log: runs.Log
+  run: Any  # None without a checkpoint; `why` says why
+  why: str
+  num_examples: int
+  evaluator: str
+
+  @property
+  @abc.abstractmethod
+  def sections(self) -> Sequence[Section]:
+    """What a page shows of such a run."""
+
+  @property
+  def restored(self) -> Any:
+    """The run with its task and state."""
+    if self.run is None:
+      raise UserError(self.why)
+    return self.run
+
+  @property
+  def params(self) -> Mapping[str, Any]:
+    """The parameters that predictions are made with."""
+    state = self.restored.state
+    return state.params if state.ema is None else state.ema
+
+  def training_batch(self, size: int) -> tuple[Any, Mapping[str, np.ndarray]]:
+    """The training data, and its first `size` examples, augmented."""
+    node = self.log.config.get('train_data')
+    if not node:
+      raise UserError('the config has no `train_data`.')
+    # The stream does not depend on these two, and a full batch takes its time.
+    node = node | {k: v for k, v in (('batch_size', size), ('workers', 0)) if k in node}
+    data = specs.build(node, 'config.train_data')
+    with contextlib.closing(iter(data)) as batches:
+      return data, next(batches)
+
+  def evaluation(
+    self, fits: Callable[[Any], bool], what: str
+  ) -> tuple[str, Mapping[str, Any]]:
+    """Name and recorded call of the evaluator whose examples are shown.
+
+    Without one asked for it is the first whose class `fits`; if there is none, no
+    evaluator does `what`.
+    """
+    nodes, name = self.log.config.get('evals', {}), self.evaluator
+    if not name:
+      name = next((k for k, node in nodes.items() if fits(specs.symbol(node))), None)
+    if name is None:
+      raise UserError(f'no evaluator of the config {what}.')
+    return name, nodes[name]
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+  """At most `most` of `count` indices, spread because data may be in class order."""
+  return np.linspace(0, count - 1, min(count, most)).round().astype(int)
