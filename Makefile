@@ -21,7 +21,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Against timm on PyTorch, at random weights.
+# Against timm, torch and transformers, at random weights.
 parity: $(VENV)/.installed-test
 	$(BIN)/pip install --quiet --editable '.[parity]'
 	$(BIN)/python -m pytest tests/parity

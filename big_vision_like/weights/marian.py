@@ -1,0 +1,367 @@
+"""Marian's translation models as Hugging Face keeps them (`opus-mt-*`).
+
+A folder has `config.json`, `model.safetensors` and often `generation_config.json`.
+Matrices are (out, in). One embedding serves source, target and logits; files may have
+it under each of their names. Tables of positions may be there too, though they are
+computed.
+
+Axes: L positions, D width.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import linear, tree
+
+_EMBEDDINGS = (
+  'model.shared.weight',
+  'model.encoder.embed_tokens.weight',
+  'model.decoder.embed_tokens.weight',
+  'lm_head.weight',
+)
+_BIAS = 'final_logits_bias'
+_POSITIONS = 'embed_positions.weight'
+_ATTENTIONS = {'self_attn': 'attention', 'encoder_attn': 'cross_attention'}
+_PROJECTIONS = {
+  'q_proj': 'query',
+  'k_proj': 'key',
+  'v_proj': 'value',
+  'out_proj': 'out',
+}
+# In the order of the branches that they follow.
+_NORMS = {
+  'encoder': ('self_attn_layer_norm', 'final_layer_norm'),
+  'decoder': ('self_attn_layer_norm', 'encoder_attn_layer_norm', 'final_layer_norm'),
+}
+_ACTIVATIONS = {
+  'swish': 'silu',
+  'silu': 'silu',
+  'relu': 'relu',
+  'gelu': 'gelu_exact',
+  'gelu_new': 'gelu',
+  'gelu_pytorch_tanh': 'gelu',
+}
+# Fields of a config that describe another model where they are not so.
+_FIXED = {
+  'model_type': 'marian',
+  'normalize_before': False,
+  'normalize_embedding': False,
+  'add_final_layer_norm': False,
+  'static_position_embeddings': True,
+  'share_encoder_decoder_embeddings': True,
+  'tie_word_embeddings': True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What a folder says of its model.
+
+  `model_args` are the arguments of `models.transformer.Transformer`. `bos_id` is what
+  the decoder reads first, `never` what is not to be found, `max_length` the number of
+  positions of source and target, `beams` how many were used.
+  """
+
+  model_args: dict[str, Any]
+  bos_id: int
+  eos_id: int
+  never: tuple[int, ...]
+  max_length: int
+  beams: int
+
+
+def read_folder(path: str | os.PathLike) -> tuple[Config, tree.Tree]:
+  """Reads a folder: what its model is, and the parameters, float32.
+
+  Raises a `UserError` that says what does not fit.
+  """
+  config, file = read_config(path), pathlib.Path(path) / 'model.safetensors'
+  if not file.is_file():
+    hint = ''
+    if (file.parent / 'pytorch_model.bin').is_file():
+      hint = (
+        '; its pytorch_model.bin is a pickle, which is not read. Convert it where'
+        ' transformers is installed: MarianMTModel.from_pretrained(FOLDER)'
+        '.save_pretrained(FOLDER)'
+      )
+    raise UserError(f'{path} has no model.safetensors{hint}')
+  try:
+    state = safetensors.numpy.load_file(file)
+  except safetensors.SafetensorError as error:
+    raise UserError(
+      f'{file} is no whole .safetensors file ({error}): copy it again'
+    ) from error
+  args = config.model_args
+  params = from_marian(state, args['num_heads'], source=str(file))
+  vocab_size, width = params['embedding'].shape
+  found = dict(
+    vocab_size=vocab_size,
+    width=width,
+    depth=_depth(params['encoder']),
+    decoder_depth=_depth(params['decoder']),
+    mlp_dim=len(params['encoder']['block_0']['mlp']['fc1']['bias']),
+  )
+  for name, size in found.items():
+    if args[name] != size:
+      raise UserError(f'{file}: {name} is {size}, but {args[name]} in its config.json')
+  return config, params
+
+
+def read_params(path: str | os.PathLike) -> tree.Tree:
+  """The parameters in a folder, to start a run from (`checkpoint.InitFrom`)."""
+  return read_folder(path)[1]
+
+
+def read_config(path: str | os.PathLike) -> Config:
+  """What a folder says of its model, without its parameters."""
+  file = pathlib.Path(path) / 'config.json'
+  config = _read_json(file)
+  for name, value in _FIXED.items():
+    if config.get(name, value) != value or 'model_type' not in config:
+      raise UserError(
+        f'{file}: {name} is {config.get(name)!r}; read are Marian models with {value!r}'
+      )
+  vocab_size = _size(file, config, 'vocab_size')
+  if config.get('decoder_vocab_size', vocab_size) not in (vocab_size, None):
+    raise UserError(
+      f'{file}: decoder_vocab_size {config["decoder_vocab_size"]} is not vocab_size'
+      f' {vocab_size}: one vocabulary for source and target is read'
+    )
+  activation = config.get('activation_function')
+  if activation not in _ACTIVATIONS:
+    known = ', '.join(_ACTIVATIONS)
+    raise UserError(f'{file}: activation_function {activation!r} is not one of {known}')
+  width = _size(file, config, 'd_model')
+  heads = _size(file, config, 'encoder_attention_heads', 'decoder_attention_heads')
+  if width % heads or width % 2:
+    raise UserError(
+      f'{file}: d_model {width} does not divide into {heads} heads, or is odd'
+    )
+  # Older folders say in config.json how sequences are found.
+  search_file = file.with_name('generation_config.json')
+  search = config | (_read_json(search_file) if search_file.exists() else {})
+  never = search.get('bad_words_ids') or []
+  if any(len(ids) != 1 for ids in never):
+    raise UserError(f'{file}: bad_words_ids {never} has words of several tokens')
+  pad_id = _token(file, search, vocab_size, 'pad_token_id')
+  return Config(
+    model_args=dict(
+      vocab_size=vocab_size,
+      width=width,
+      depth=_size(file, config, 'encoder_layers'),
+      decoder_depth=_size(file, config, 'decoder_layers'),
+      num_heads=heads,
+      mlp_dim=_size(file, config, 'encoder_ffn_dim', 'decoder_ffn_dim'),
+      dropout=config.get('dropout', 0.1),
+      epsilon=1e-5,
+      positions='halves',
+      embedding_scale='input' if config.get('scale_embedding') else 'none',
+      logits_bias=True,
+      pad_id=pad_id,
+      attention_args=dict(dropout=config.get('attention_dropout', 0.0)),
+      mlp_args=dict(
+        activation=_ACTIVATIONS[activation],
+        hidden_dropout=config.get('activation_dropout', 0.0),
+      ),
+    ),
+    bos_id=_token(file, search, vocab_size, 'decoder_start_token_id'),
+    eos_id=_token(file, search, vocab_size, 'eos_token_id'),
+    never=tuple(sorted({pad_id, *(ids[0] for ids in never)})),
+    max_length=_size(file, config, 'max_position_embeddings'),
+    beams=search.get('num_beams') or 1,
+  )
+
+
+def from_marian(
+  state: Mapping[str, np.ndarray], num_heads: int, source: str = 'state dict'
+) -> tree.Tree:
+  """A state dict as the parameters of our Transformer, float32.
+
+  Raises a `UserError` that lists names which are unknown or missing, shapes that do not
+  fit, and arrays that hold NaN or infinities; `source` is named in it.
+  """
+  state = {name: tree.as_float32(name, array) for name, array in state.items()}
+  embedding = _embedding(state, source)
+  depths = _depths(state, r'model\.(\w+)\.layers\.(\d+)\.')
+  first = state.get('model.encoder.layers.0.fc1.weight')
+  mlp_dim = len(first) if first is not None and first.ndim else 0
+  shapes = _shapes(depths, *embedding.shape, mlp_dim)
+  state.setdefault(_BIAS, np.zeros(shapes[_BIAS], np.float32))  # as transformers does
+  positions = {name for name in state if name.endswith(f'coder.{_POSITIONS}')}
+  unknown = state.keys() - shapes.keys() - positions - set(_EMBEDDINGS)
+  try:
+    tree.check_names(source, unknown, shapes.keys() - state.keys())
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  wrong = [
+    f'{name} {state[name].shape} is not {shape}'
+    for name, shape in shapes.items()
+    if state[name].shape != shape
+  ]
+  _refuse(source, 'shapes that do not fit', wrong)
+  broken = [name for name, x in state.items() if not np.isfinite(x).all()]
+  _refuse(source, 'NaN or infinities in', broken)
+  _check_positions(source, {name: state[name] for name in positions}, embedding)
+  if embedding.shape[1] % num_heads:
+    raise UserError(
+      f'{source}: width {embedding.shape[1]} does not divide into {num_heads} heads'
+    )
+
+  flat = {'embedding': embedding, 'logits_bias': state[_BIAS][0]}
+  for theirs, ours in modules(depths).items():
+    for leaf in 'weight', 'bias':
+      array = state[f'{theirs}.{leaf}']
+      our_leaf, array = linear.to_ours(ours, leaf, array, num_heads)
+      flat[f'{ours}/{our_leaf}'] = array
+  return tree.unflatten(flat)
+
+
+def to_marian(params: Mapping[str, object]) -> dict[str, np.ndarray]:
+  """Our parameters (unrolled or scanned) under the names of a `model.safetensors`."""
+  flat = {
+    k: np.asarray(v) for k, v in tree.flatten(tree.unstack_blocks(params)).items()
+  }
+  depths = _depths(flat, r'(\w+)/block_(\d+)/')
+  names = {'embedding': _EMBEDDINGS[0], 'logits_bias': _BIAS}
+  for theirs, ours in modules(depths).items():
+    for leaf in linear.leaves(ours):
+      their_leaf = 'bias' if leaf == 'bias' else 'weight'
+      names[f'{ours}/{leaf}'] = f'{theirs}.{their_leaf}'
+  tree.check_names('parameters', flat.keys() - names.keys(), names.keys() - flat.keys())
+  # safetensors writes the memory as it lies.
+  result = {
+    theirs: np.ascontiguousarray(linear.to_torch(ours, flat[ours]))
+    for ours, theirs in names.items()
+  }
+  return result | {_BIAS: result[_BIAS][None]}
+
+
+def modules(depths: Mapping[str, int]) -> dict[str, str]:
+  """Our module for each of theirs that has a weight and a bias."""
+  found = {}
+  for stack, depth in depths.items():
+    norms = _NORMS[stack]
+    for i in range(depth):
+      theirs, ours = f'model.{stack}.layers.{i}.', f'{stack}/block_{i}/'
+      for name, attention in _ATTENTIONS.items():
+        if f'{name}_layer_norm' in norms:
+          for their_part, part in _PROJECTIONS.items():
+            found[f'{theirs}{name}.{their_part}'] = f'{ours}{attention}/{part}'
+      found |= {f'{theirs}{fc}': f'{ours}mlp/{fc}' for fc in ('fc1', 'fc2')}
+      found |= {f'{theirs}{x}': f'{ours}norm{n}' for n, x in enumerate(norms, start=1)}
+  return found
+
+
+def _shapes(
+  depths: Mapping[str, int], vocab_size: int, width: int, mlp_dim: int
+) -> dict[str, tuple[int, ...]]:
+  """All that a state dict must have besides an embedding."""
+  sizes = {'fc1': (mlp_dim, width), 'fc2': (width, mlp_dim)}
+  shapes: dict[str, tuple[int, ...]] = {_BIAS: (1, vocab_size)}
+  for module in modules(depths):
+    kind = module.rpartition('.')[2]
+    shape = sizes.get(kind, (width, width) if kind in _PROJECTIONS else (width,))
+    shapes |= {f'{module}.weight': shape, f'{module}.bias': shape[:1]}
+  return shapes
+
+
+def _embedding(state: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+  """The one embedding, which may be there under several names."""
+  stored = [name for name in _EMBEDDINGS if name in state]
+  if not stored:
+    raise UserError(f'{source}: missing {_EMBEDDINGS[0]}.')
+  embedding = state[stored[0]]
+  if embedding.ndim != 2:
+    raise UserError(f'{source}: {stored[0]} {embedding.shape} is not (tokens, width)')
+  for name in stored[1:]:
+    if not np.array_equal(state[name], embedding, equal_nan=True):
+      raise UserError(
+        f'{source}: {name} is not the same as {stored[0]}; read are models with one'
+        ' embedding for source, target and logits'
+      )
+  return embedding
+
+
+def _check_positions(
+  source: str, tables: Mapping[str, np.ndarray], embedding: np.ndarray
+) -> None:
+  """Stored tables of positions must be what is computed, up to two-byte floats."""
+  width = embedding.shape[1]
+  for name, table_LD in tables.items():
+    if table_LD.ndim != 2 or table_LD.shape[1] != width:
+      raise UserError(f'{source}: {name} {table_LD.shape} is not (positions, {width})')
+    frequency = 10_000.0 ** -(np.arange(0, width, 2) / width)
+    angle = np.arange(len(table_LD))[:, None] * frequency[None]
+    computed_LD = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    if not np.allclose(table_LD, computed_LD, rtol=0, atol=5e-3):
+      raise UserError(
+        f'{source}: {name} are not the sines and cosines that are computed'
+      )
+
+
+def _depths(names: Collection[str], block: str) -> dict[str, int]:
+  """How many blocks the names tell of each stack, at least one."""
+  depths = {'encoder': 1, 'decoder': 1}
+  for name in names:
+    match = re.match(block, name)
+    if match and match[1] in depths and int(match[2]) < len(names):
+      depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
+  return depths
+
+
+def _depth(stack: Mapping[str, Any]) -> int:
+  return sum(name.startswith('block_') for name in stack)
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = json.loads(file.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    raise UserError(f'{file.parent} has no {file.name}') from error
+  except ValueError as error:
+    raise UserError(f'{file} is not JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise UserError(f'{file} holds a {type(content).__name__}, not fields by name')
+  return content
+
+
+def _size(file: pathlib.Path, config: Mapping[str, Any], *names: str) -> int:
+  """A positive whole number, which all of `names` must be."""
+  values = {name: config.get(name) for name in names}
+  if any(type(value) is not int or value < 1 for value in values.values()):
+    raise UserError(f'{file}: {_said(values)}: not a positive whole number')
+  if len(set(values.values())) > 1:
+    raise UserError(f'{file}: {_said(values)}: encoder and decoder must agree')
+  return values[names[0]]
+
+
+def _token(
+  file: pathlib.Path, search: Mapping[str, Any], vocab_size: int, name: str
+) -> int:
+  value = search.get(name)
+  value = value[0] if isinstance(value, list) and len(value) == 1 else value
+  if type(value) is not int or not 0 <= value < vocab_size:
+    raise UserError(
+      f'{file}: {name} is {value!r}, not one of the tokens 0 to {vocab_size - 1}'
+    )
+  return value
+
+
+def _said(values: Mapping[str, Any]) -> str:
+  return ', '.join(f'{name} is {value!r}' for name, value in values.items())
+
+
+def _refuse(source: str, what: str, found: list[str], most: int = 10) -> None:
+  if found:
+    rest = f' and {len(found) - most} more' if len(found) > most else ''
+    raise UserError(f'{source}: {what}: {", ".join(found[:most])}{rest}')
