@@ -1,6 +1,7 @@
 import pathlib
 
 import ml_dtypes
+import jax
 import numpy as np
 import pytest
 
@@ -53,9 +54,10 @@ def test_published_file_in_unrolled_and_scanned_model(published):
   sizes = dict(patch=4, width=24, depth=2, num_heads=3, mlp_dim=48, rep_size=24)
   unrolled = vit.ViT(num_classes=6, **sizes)
   scanned = vit.ViT(num_classes=6, **sizes, scan=True)
-  logits = unrolled.apply({'params': params}, image)['logits']
+  logits = jax.jit(unrolled.apply)({'params': params}, image)['logits']
   np.testing.assert_allclose(logits, want, rtol=0, atol=2e-5)
-  stacked = scanned.apply({'params': tree.stack_blocks(params)}, image)['logits']
+  stacked = {'params': tree.stack_blocks(params)}
+  stacked = jax.jit(scanned.apply)(stacked, image)['logits']
   np.testing.assert_allclose(stacked, logits, rtol=0, atol=1e-6)
 
 
