@@ -10,8 +10,9 @@ train: $(VENV)/.installed
 	$(BIN)/python tools/prepare_data.py digits glyphs
 	$(BIN)/python tools/demo.py
 
+# Two files of tests at a time.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -2,9 +2,13 @@
 
 import os
 
-# Before JAX starts: eight simulated devices, no search for accelerators.
+# Before JAX starts: eight simulated devices, no search for accelerators. Programs that
+# run once on tiny arrays are compiled without optimisation, in half the time.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = (
+  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+  ' --xla_llvm_disable_expensive_passes=true'
+)
 
 import atexit  # noqa: E402
 import pathlib  # noqa: E402

@@ -34,13 +34,17 @@ from big_vision_like.tasks import seq2seq
 
 # Batch, tokens, heads, size of a head.
 SHAPES = {
-  'ViT-S/16 at 224': (8, 196, 6, 64),
-  'ViT-B/16 at 384': (2, 576, 12, 64),
-  'base, 64 tokens': (16, 64, 8, 64),
-  'windows of 7x7': (128, 49, 3, 32),
+  'ViT-S/16 at 224: 8 x 196 x 6 x 64': (8, 196, 6, 64),
+  'ViT-B/16 at 384: 2 x 576 x 12 x 64': (2, 576, 12, 64),
+  'Transformer: 16 x 64 x 8 x 64': (16, 64, 8, 64),
+  'windows: 128 x 49 x 3 x 32': (128, 49, 3, 32),
 }
 KINDS = ('plain', 'causal', 'padding')
 MEMORY_TOKENS = (1024, 2048, 4096, 8192, 16384)
+MODELS = {
+  'small': dict(width=128, depth=4, mlp_dim=512, num_heads=4),
+  'base': transformer.variant('base'),
+}
 DECODE = dict(batch=4, source=32, length=64, beams=4)
 
 Row = dict[str, Any]
@@ -73,7 +77,6 @@ def attend(repeats: int) -> list[Row]:
         rows.append(
           dict(
             shape=shape_name,
-            sizes=[batch, tokens, heads, size],
             mask=kind,
             what=what,
             seconds=seconds,
@@ -123,11 +126,8 @@ def decode(repeats: int) -> list[Row]:
   """Seconds of beam search for a batch, always to the last token."""
   batch, beams, length = DECODE['batch'], DECODE['beams'], DECODE['length']
   rows = []
-  for name in 'small', 'base':
-    sizes = dict(width=128, depth=4, mlp_dim=512, num_heads=4)
-    model = transformer.Transformer(
-      vocab_size=1000, **(sizes if name == 'small' else transformer.variant('base'))
-    )
+  for name, sizes in MODELS.items():
+    model = transformer.Transformer(vocab_size=1000, **sizes)
     task = seq2seq.Seq2Seq(
       model=model,
       optimizer=optim.adamw(1e-3),
@@ -154,7 +154,7 @@ def decode(repeats: int) -> list[Row]:
         seconds_without_cache=np.median(times[1]),
         ratio=np.median(np.divide(times[1], times[0])),
         same_tokens=float(np.mean(ids == plain_ids)),
-        largest_difference_of_scores=float(np.abs(scores - plain_scores).max()),
+        score_difference=float(np.abs(scores - plain_scores).max()),
       )
     )
   return rows
@@ -239,7 +239,7 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
   """One line a measurement; times in ms, bytes in MiB."""
   result = rich.table.Table(title=name, title_justify='left', box=None)
   for column in rows[0]:
-    result.add_column(column.replace('_', ' '), justify='right')
+    result.add_column(column.replace('_', ' '), justify='right', no_wrap=True)
   for row in rows:
     result.add_row(*(shown(column, row.get(column)) for column in rows[0]))
   return result

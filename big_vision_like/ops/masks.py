@@ -60,9 +60,9 @@ class Mask:
     ahead_NM = np.arange(num_keys)[None, :] - np.arange(num_queries)[:, None]
     if self.first is not None:
       ahead_NM = jnp.asarray(ahead_NM) - self.first
-    near_NM = ahead_NM >= -num_keys if self.left is None else ahead_NM >= -self.left
+    near_NM = None if self.left is None else ahead_NM >= -self.left
     if self.right is not None:
-      near_NM &= ahead_NM <= self.right
+      near_NM = _both(near_NM, ahead_NM <= self.right)
     return _both(mask_BHNM, jnp.asarray(near_NM)[None, None])
 
   def _same_segment(self) -> jax.Array | None:

@@ -27,7 +27,7 @@ class Seq2Seq(task.GradientTask):
   packed ones also segments and positions (see `data.packing`). The decoder reads the
   target shifted right, BOS first. `smoothing_form` is that of
   `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` tokens more
-  than the source, and none of `never` (padding).
+  than the source's row, and none of `never` (padding).
   """
 
   label_smoothing: float = 0.1
@@ -141,6 +141,8 @@ class Seq2Seq(task.GradientTask):
   ) -> tuple[Callable[..., Any], Any, jax.Array, int]:
     """A search's step with the decoder's cache, BOS, and how many tokens at most."""
     batch, length = len(source_BS), source_BS.shape[1] + self.extra_length
+    if self.model.positions == 'learned':
+      length = min(length, self.model.max_length)
     memory_BSD = self.model.apply(variables, source_BS, method='encode')
     # No token at all makes the cache: empty, but for what is attended to in the source.
     _, start = self.model.apply(

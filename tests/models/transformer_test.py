@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import shapes
 
+from big_vision_like import spec
 from big_vision_like.errors import UserError
 from big_vision_like.models import transformer
 from big_vision_like.ops import positions
@@ -39,6 +40,22 @@ def test_parameters_are_the_published_number():
   assert count(of_torch) - 512 == 44_140_544  # torch.nn.Transformer()
   reversal = dict(SMALL, vocab_size=20, width=64, num_heads=4, mlp_dim=128)
   assert count(abstract_params(transformer.Transformer(**reversal))) == 168_704
+
+
+@pytest.mark.parametrize(
+  'row, millions',
+  # arXiv:1706.03762 table 3, where `base` has 65: all but the rows with another width,
+  # because its vocabulary seems to be larger than the 37,000 of the text.
+  [('dk=16', 58), ('dk=32', 60), ('N=2', 36), ('N=4', 50), ('N=8', 80)]
+  + [('dff=1024', 53), ('dff=4096', 90)],
+)
+def test_rows_of_table_3_differ_from_the_base_as_published(row, millions):
+  def size(row):
+    config = spec.load(f'configs/transformer/table3.py:{row}')
+    return count(abstract_params(spec.build(config.task.model))) / 1e6
+
+  # Both published numbers are rounded.
+  assert size(row) - size('base') == pytest.approx(millions - 65, abs=1.0)
 
 
 @pytest.fixture(scope='module')

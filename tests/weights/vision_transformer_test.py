@@ -1,7 +1,7 @@
 import pathlib
 
-import ml_dtypes
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
