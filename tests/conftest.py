@@ -5,10 +5,8 @@ import os
 # Before JAX starts: eight simulated devices, no search for accelerators. Programs that
 # run once on tiny arrays are compiled without optimisation, in half the time.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-  ' --xla_llvm_disable_expensive_passes=true'
-)
+QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK}'
 
 import atexit  # noqa: E402
 import pathlib  # noqa: E402
@@ -69,7 +67,7 @@ def command(data_dir, tmp_path_factory) -> Callable[..., list]:
 
   def make(*words: str, devices: int = 1, **environment: str) -> dict:
     env = os.environ | {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK}',
       'TFDS_DATA_DIR': str(data_dir),
       'JAX_COMPILATION_CACHE_DIR': str(cache),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',

@@ -40,7 +40,7 @@ SHAPES = {
   'windows: 128 x 49 x 3 x 32': (128, 49, 3, 32),
 }
 KINDS = ('plain', 'causal', 'padding')
-MEMORY_TOKENS = (1024, 2048, 4096, 8192, 16384)
+MEMORY_TOKENS = (2048, 8192, 16384, 32768)
 MODELS = {
   'small': dict(width=128, depth=4, mlp_dim=512, num_heads=4),
   'base': transformer.variant('base'),
@@ -118,7 +118,8 @@ def memory() -> list[Row]:
         )
         step = jax.jit(gradient_of(f)).lower(x, x, x).compile()
         found[implementation] = step.memory_analysis().temp_size_in_bytes
-      rows.append(dict(mask=kind, tokens=tokens, **found))
+      bytes_a_token = found['pallas'] / tokens
+      rows.append(dict(mask=kind, tokens=tokens, **found, bytes_a_token=bytes_a_token))
   return rows
 
 
@@ -238,10 +239,11 @@ PARTS = ('attend', 'memory', 'decode', 'compile')
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
   """One line a measurement; times in ms, bytes in MiB."""
   result = rich.table.Table(title=name, title_justify='left', box=None)
-  for column in rows[0]:
+  columns = list(max(rows, key=len))
+  for column in columns:
     result.add_column(column.replace('_', ' '), justify='right', no_wrap=True)
   for row in rows:
-    result.add_row(*(shown(column, row.get(column)) for column in rows[0]))
+    result.add_row(*(shown(column, row.get(column)) for column in columns))
   return result
 
 
@@ -252,6 +254,8 @@ def shown(column: str, value: Any) -> str:
     return f'{1e3 * value:,.2f} ms'
   if column in ('pallas', 'xla'):
     return f'{value / 2**20:,.1f} MiB'
+  if column == 'bytes_a_token':
+    return f'{value:,.0f}'
   return f'{value:.3g}' if isinstance(value, float) else str(value)
 
 
@@ -280,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     'compile': functools.partial(compiled, args.repeats),
   }
   result = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
-  console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+  console = rich.console.Console(stderr=True, width=110, highlight=False)
   for part in args.parts or PARTS:
     result[part] = measure[part]()
     console.print(table(part, result[part]))

@@ -35,6 +35,10 @@ LANES = 128
 MAX_BLOCK = 1024
 MAX_HEAD = 128
 
+# One kernel for all gradients keeps those of the queries once for each block of keys:
+# with more blocks than this a second kernel, whose memory grows with the tokens alone.
+MAX_FUSED_BLOCKS = 2
+
 # Added to what each query takes of each key before the weighted mean over keys, where
 # the softmax runs over queries (arXiv:2006.15055, algorithm 1).
 MEAN_EPSILON = 1e-8
@@ -411,12 +415,15 @@ def _splash(
       _pad_tokens(keys_BM, padded_keys),
     ]
   static = _splash_mask(mask, (num_queries, num_keys), (padded_queries, padded_keys))
+  fused = padded_keys // block_k <= MAX_FUSED_BLOCKS
   block_sizes = splash_attention.BlockSizes(
     block_q=block_q,
     block_kv=block_k,
     block_q_dkv=block_q,
     block_kv_dkv=block_k,
-    use_fused_bwd_kernel=True,
+    block_q_dq=None if fused else block_q,
+    block_kv_dq=None if fused else block_k,
+    use_fused_bwd_kernel=fused,
   )
 
   def kernel(

@@ -101,6 +101,7 @@ class GradientTask(Task):
     self, state: State, batch: Arrays, key: jax.Array
   ) -> tuple[State, Arrays]:
     grads, mutable, scalars = self._gradients(state, batch, key)
+    scalars.pop('weight', None)  # which only parts of a batch need
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema

@@ -15,7 +15,7 @@ def test_parts_are_measured(tool, monkeypatch, tmp_path, capsys):
   sizes = dict(width=8, depth=1, mlp_dim=8, num_heads=2)
   monkeypatch.setattr(tool, 'MODELS', {'tiny': sizes})
   monkeypatch.setattr(tool, 'DECODE', dict(batch=2, source=4, length=6, beams=2))
-  monkeypatch.setattr(tool, 'MEMORY_TOKENS', (512, 1024))
+  monkeypatch.setattr(tool, 'MEMORY_TOKENS', (2048, 4096))
   out = tmp_path / 'result.json'
   parts = ['attend', 'memory', 'decode']
   assert tool.main([*parts, '--repeats=1', f'--output={out}']) == 0
