@@ -42,8 +42,9 @@ def blocks(run: experiment.Experiment, console: rich.console.Console) -> None:
   plain = jax.make_jaxpr(lambda v, b: model.apply(v, *inputs(b)))(variables, batch)
   operations = collections.Counter()
   for scope, number in flops.by_scope(plain).items():
-    # 'ViT/encoder/blocks.<lambda>/blocks/mlp': what a scanned body adds to the name.
-    name = re.sub(r'[^/]*<lambda>/', '', scope.partition('/')[2])
+    # Scanned bodies and methods of a model add to the name: 'blocks.<lambda>' in front
+    # of 'blocks', 'Transformer.encode' of 'encoder'.
+    name = re.sub(r'[^/]*\.[^/]*(/|$)', '', scope.partition('/')[2])
     for prefix in _prefixes(name):
       operations[prefix] += number
   sizes = collections.Counter()

@@ -57,3 +57,12 @@ def test_explain_names_a_rule_that_matches_nothing(run):
   done = run('tools/explain.py', '--config=tests/tiny_config.py', wrong)
   assert done.returncode == 1 and done.stdout == ''
   assert "the rule 'heads/.*' matches no parameter" in done.stderr
+
+
+def test_explain_counts_what_methods_of_a_model_do(run):
+  done = run('tools/explain.py', '--config=configs/transformer/reverse.py')
+  assert done.returncode == 0, done.stderr
+  rows = {row[0]: row[1:] for row in map(str.split, done.stdout.splitlines()) if row}
+  tokens, width, hidden = 13, 64, 128
+  block = 2 * tokens * (4 * width**2 + 2 * tokens * width + 2 * width * hidden)
+  assert rows['encoder'] == ['13x64', '66,944', f'{2 * block / 1e6:.3f}']
