@@ -8,25 +8,11 @@ import functools
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 
 from big_vision_like.models import vit
 from big_vision_like.weights import timm_vit, tree
-
-
-@pytest.fixture(scope='module')
-def timm():
-  """The package; it imports torchvision, whose compiled part may not fit torch's."""
-  try:
-    import timm
-  except RuntimeError:  # operator torchvision::nms does not exist
-    boxes = 'Tensor dets, Tensor scores, float iou_threshold'
-    library = torch.library.Library('torchvision', 'FRAGMENT')
-    for name in ('nms', 'qnms'):
-      library.define(f'{name}({boxes}) -> Tensor')
-    import timm
-  yield timm  # the operators last as long as `library` does
-
 
 # pool and arguments of timm's model; sizes differ so that no two axes can be confused.
 POOLS = {
@@ -38,7 +24,7 @@ SIZES = dict(img_size=(24, 40), patch_size=8, embed_dim=36, depth=2, num_heads=3
 
 
 @pytest.fixture(params=POOLS)
-def models(request, timm):
+def models(request):
   torch.manual_seed(0)
   theirs = timm.models.vision_transformer.VisionTransformer(
     **SIZES,
