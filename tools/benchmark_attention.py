@@ -41,6 +41,7 @@ SHAPES = {
 }
 KINDS = ('plain', 'causal', 'padding')
 MEMORY_TOKENS = (2048, 8192, 16384, 32768)
+MEMORY_MASKS = ('plain', 'causal', 'packed')
 MODELS = {
   'small': dict(width=128, depth=4, mlp_dim=512, num_heads=4),
   'base': transformer.variant('base'),
@@ -104,10 +105,11 @@ def memory() -> list[Row]:
   """Bytes of temporaries of attention and its gradient, compiled for a TPU v5e."""
   device = jax.sharding.SingleDeviceSharding(plan.slice_devices('v5e:2x2')[0])
   rows = []
-  for kind, mask in ('plain', None), ('causal', masks.causal()), ('packed', None):
+  for kind in MEMORY_MASKS:
     for tokens in MEMORY_TOKENS:
+      mask = None if kind == 'plain' else masks.causal()
       if kind == 'packed':
-        mask = masks.causal() & masks.blocks(tokens, 512)
+        mask &= masks.blocks(tokens, 512)
       x = jax.ShapeDtypeStruct((1, tokens, 8, 64), jnp.bfloat16, sharding=device)
       found = {}
       for implementation in 'pallas', 'xla':

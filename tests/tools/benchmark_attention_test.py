@@ -15,7 +15,8 @@ def test_parts_are_measured(tool, monkeypatch, tmp_path, capsys):
   sizes = dict(width=8, depth=1, mlp_dim=8, num_heads=2)
   monkeypatch.setattr(tool, 'MODELS', {'tiny': sizes})
   monkeypatch.setattr(tool, 'DECODE', dict(batch=2, source=4, length=6, beams=2))
-  monkeypatch.setattr(tool, 'MEMORY_TOKENS', (2048, 4096))
+  monkeypatch.setattr(tool, 'MEMORY_TOKENS', (2048,))
+  monkeypatch.setattr(tool, 'MEMORY_MASKS', ('plain',))
   out = tmp_path / 'result.json'
   parts = ['attend', 'memory', 'decode']
   assert tool.main([*parts, '--repeats=1', f'--output={out}']) == 0
@@ -25,9 +26,8 @@ def test_parts_are_measured(tool, monkeypatch, tmp_path, capsys):
   (decoded,) = result['decode']
   assert decoded['same_tokens'] == 1.0
   assert decoded['score_difference'] < 1e-4
-  plain = [row for row in result['memory'] if row['mask'] == 'plain']
-  assert plain[1]['pallas'] < 3 * plain[0]['pallas']
-  assert plain[1]['xla'] > 3 * plain[0]['xla']
+  (plain,) = result['memory']
+  assert plain['pallas'] < plain['xla']
   printed = capsys.readouterr()
   assert 'attend' in printed.err and not printed.out
 
