@@ -1,8 +1,8 @@
-import importlib.util
 import json
 import pathlib
 
 import numpy as np
+import pages
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,11 +27,7 @@ FILES = [
 
 @pytest.fixture(scope='module')
 def check_golden():
-  path = ROOT / 'tools' / 'check_golden.py'
-  spec = importlib.util.spec_from_file_location('check_golden', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return pages.load_tools('check_golden')[0]
 
 
 @pytest.fixture
@@ -110,7 +106,6 @@ def config_of(name, **changes):
   [
     (dict(reference='someone/else'), [], "the reference 'someone/else'"),
     ({}, ['param/head/bias'], 'missing head/bias'),
-    (dict(config=config_of('vit_gap_norep', resnet={'a': 1})), [], 'ResNet stem'),
     (dict(config=config_of('vit_gap_norep', classifier='x')), [], "classifier 'x'"),
     (dict(config=config_of('vit_gap_norep', num_layers=3)), [], 'encoder/block_2'),
     (dict(config=config_of('vit_gap_norep', mlp_dim=73)), [], 'shape'),

@@ -1,0 +1,155 @@
+"""What golden checks share: tolerances, and running a model as a file says."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import losses
+from big_vision_like.weights import tree
+
+
+class Tolerance(NamedTuple):
+  """Largest error allowed; `relative` to the largest magnitude of the golden array."""
+
+  absolute: float = 0.0
+  relative: float = 0.0
+
+
+EXACT = Tolerance()
+LOGITS = Tolerance(absolute=2e-5)
+LOSS = Tolerance(relative=1e-5)
+LAYER = Tolerance(relative=1e-4)
+FLOAT = Tolerance(absolute=1e-6)
+TOKENS = Tolerance(absolute=2e-5)
+NUMBER = Tolerance(absolute=1e-5)
+# Torch's own float32 interpolation is 2e-6 away from its float64 one.
+CUBIC = Tolerance(absolute=1e-5)
+# For small l2 the published float32 solver itself moves by 1e-3 between machines.
+SCORES = Tolerance(relative=1e-3)
+Results = dict[str, tuple[Any, Tolerance]]
+
+
+class Fields(dict):
+  """A dict that says which name is missing."""
+
+  def __missing__(self, name: str):
+    raise UserError(f'it lacks {name!r}')
+
+
+def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+  """The arrays whose names start with `prefix`, without it."""
+  return {
+    name.removeprefix(prefix): array
+    for name, array in arrays.items()
+    if name.startswith(prefix)
+  }
+
+
+def two(size: int | list[int]) -> tuple[int, int]:
+  """A size given once or for both axes."""
+  return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def choice(config: Fields, name: str, ours: Mapping[str, str]) -> str:
+  """Our word for the config's; says so if we have none."""
+  if config[name] not in ours:
+    raise UserError(f'{name} {config[name]!r} is not one of {", ".join(ours)}')
+  return ours[config[name]]
+
+
+def dense(params: Mapping[str, np.ndarray], x: jax.Array) -> jax.Array:
+  """A linear layer over the last axis."""
+  y = jnp.einsum('...i,io->...o', x, params['kernel'])
+  return y + jnp.broadcast_to(params['bias'], y.shape)
+
+
+def forward(
+  model: nn.Module, params: tree.Tree, *inputs: np.ndarray
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """Returns the model's outputs, and the outputs of its submodules by path."""
+  fit_parameters(model, params, *inputs)
+  outputs, state = jax.jit(
+    lambda params, *inputs: model.apply(
+      {'params': params},
+      *inputs,
+      capture_intermediates=True,
+      mutable=['intermediates'],
+    )
+  )(params, *inputs)
+  modules = {
+    path.removesuffix('/__call__'): values[0]
+    for path, values in tree.flatten(state['intermediates']).items()
+  }
+  return outputs, modules
+
+
+def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> None:
+  """Raises unless the parameters are those of the model, in names and shapes."""
+  variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+  want, have = tree.flatten(variables['params']), tree.flatten(params)
+  tree.check_names(
+    'its parameters do not fit its config',
+    have.keys() - want.keys(),
+    want.keys() - have.keys(),
+  )
+  for name, array in have.items():
+    if array.shape != want[name].shape:
+      raise UserError(
+        f'{name} has shape {array.shape}, its config asks for {want[name].shape}'
+      )
+
+
+def loss_and_gradients(
+  results: Results,
+  description: Fields,
+  arrays: Fields,
+  model: nn.Module,
+  params: tree.Tree,
+) -> tree.Tree:
+  """Adds the losses the file asks for to results; returns the last one's gradients."""
+  functions = {
+    'softmax_xent': losses.softmax_cross_entropy,
+    'sigmoid_xent': losses.sigmoid_cross_entropy,
+  }
+  names = [name for name in functions if f'output/loss_{name}' in arrays]
+  if 'loss' in description:
+    named = choice(description, 'loss', {name: name for name in functions})
+    names = [name for name in names if name != named] + [named]
+  if not names and not select(arrays, 'grad/'):
+    return {}
+  if not names:
+    raise UserError('it has gradients but does not say of which loss')
+  labels_BC = arrays.get('input/labels_onehot')
+  if labels_BC is None:
+    labels_BC = arrays['input/labels']
+  if labels_BC.ndim == 1:
+    labels_BC = jax.nn.one_hot(labels_BC, model.num_classes)
+
+  def mean_loss(params: tree.Tree, name: str) -> jax.Array:
+    logits_BC = model.apply({'params': params}, arrays['input/image'])['logits']
+    return functions[name](logits_BC, labels_BC).mean()
+
+  for name in names:
+    value, gradients = jax.jit(jax.value_and_grad(mean_loss), static_argnames='name')(
+      params, name=name
+    )
+    results[f'output/loss_{name}'] = (value, LOSS)
+  return gradients
+
+
+def gradient_results(
+  gradients: tree.Tree, rename: Callable[[tree.Tree], dict[str, np.ndarray]]
+) -> Results:
+  """Gradients under the reference's names."""
+  if not gradients:
+    return {}
+  named = rename(gradients)
+  # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
+  rounding = 1e-7 * max(float(np.abs(array).max()) for array in named.values())
+  tolerance = LAYER._replace(absolute=rounding)
+  return {f'grad/{name}': (array, tolerance) for name, array in named.items()}
