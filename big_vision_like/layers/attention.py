@@ -1,7 +1,7 @@
 """Multi-head attention, arXiv:1706.03762 section 3.2.2.
 
 Axes: B batch, N queries, M keys, D width, H heads, K size of a head, T projections; S
-keys of the cache; n queries of all beams.
+keys of the cache; n queries of all beams; R distances.
 """
 
 import collections
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import attention, masks, sharding
+from big_vision_like.ops import attention, masks, positions, sharding
 from big_vision_like.ops.masks import Mask
 
 # What remat='dots' keeps for the backward pass. By name, because of a joined product
@@ -95,6 +95,9 @@ class MultiHeadAttention(nn.Module):
   With `cache_length` the tokens continue those of earlier calls, whose keys and values
   are kept in the collection `cache`, for so many tokens; those of another sequence are
   computed once. There, queries may be k beams for each example, (B * k, N, D).
+
+  `relative_RHK` are more keys, one for each distance between two tokens: the queries'
+  products with them are added to the logits (arXiv:2010.11929 appendix D.4).
   """
 
   num_heads: int
@@ -117,6 +120,7 @@ class MultiHeadAttention(nn.Module):
     mask: Mask | jax.Array | None = None,
     train: bool = False,
     cache_length: int | None = None,
+    relative_RHK: jax.Array | None = None,
   ) -> jax.Array:
     width, heads = x_BND.shape[-1], self.num_heads
     groups = self.num_kv_heads or heads
@@ -144,6 +148,9 @@ class MultiHeadAttention(nn.Module):
       elif cache_length is not None:
         self.put_variable('cache', 'keys', k_BMHK)
         self.put_variable('cache', 'values', v_BMHK)
+    if relative_RHK is not None:
+      relative_BHNM = positions.relative_logits(q_BNHK, relative_RHK)
+      bias_BHNM = relative_BHNM if bias_BHNM is None else bias_BHNM + relative_BHNM
     if self.is_mutable_collection('intermediates'):
       p_BHNM = attention.probabilities(q_BNHK, k_BMHK, bias_BHNM, mask)
       self.sow('intermediates', 'probs', p_BHNM)

@@ -121,7 +121,8 @@ class Context:
   `bias_BHNM` and `mask` are those of self-attention. `position_BND` is added to its
   queries and keys (arXiv:2005.12872). With a `memory_BMD` the blocks are a decoder's:
   they attend to it too, as far as `memory_mask` lets them, with `memory_position_BMD`
-  added to its keys.
+  added to its keys. `input_1ND` is added to the tokens in front of each block, and
+  `relative_RHK` are keys by distance (see `MultiHeadAttention`).
   """
 
   bias_BHNM: jax.Array | None = None
@@ -130,6 +131,8 @@ class Context:
   memory_BMD: jax.Array | None = None
   memory_mask: Mask | jax.Array | None = None
   memory_position_BMD: jax.Array | None = None
+  input_1ND: jax.Array | None = None
+  relative_RHK: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -171,7 +174,13 @@ class Block(nn.Module):
       query_BND = _plus(y_BND, context.position_BND)
       key_BND = None if query_BND is y_BND else query_BND
       return attention.MultiHeadAttention(**attention_args, name='attention')(
-        query_BND, key_BND, y_BND, context.bias_BHNM, context.mask, **attend
+        query_BND,
+        key_BND,
+        y_BND,
+        context.bias_BHNM,
+        context.mask,
+        relative_RHK=context.relative_RHK,
+        **attend,
       )
 
     def memory_branch(y_BND: jax.Array) -> jax.Array:
@@ -189,6 +198,7 @@ class Block(nn.Module):
         y_BND, train
       )
 
+    x_BND = _plus(x_BND, context.input_1ND)
     # Of batch and state, which fsdp both splits, it is the state that is gathered.
     x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
     branches = [attention_branch, mlp_branch]
@@ -221,7 +231,8 @@ class Stack(nn.Module):
   `scan` compiles one block and loops over it: parameters are stacked under `blocks`
   instead of named `block_0`, ...; `remat` ('none', 'dots', 'full') says what is
   recomputed in the backward pass. `drop_path` grows linearly from 0 to its value.
-  `block_args` are more arguments of `Block`.
+  `block_args` are more arguments of `Block`; `each` are fields of `context` of which
+  every block has its own, with a leading axis L.
   """
 
   depth: int
@@ -244,6 +255,7 @@ class Stack(nn.Module):
     train: bool = False,
     context: Context = Context(),  # noqa: B008 - it cannot be changed
     cache_length: int | None = None,
+    each: Mapping[str, jax.Array] = flax.core.FrozenDict(),
   ) -> jax.Array:
     if self.remat not in ('none', *REMAT_POLICIES):
       known = ', '.join(['none', *REMAT_POLICIES])
@@ -272,19 +284,23 @@ class Stack(nn.Module):
     if self.scan:
       blocks = block_class(**block, name='blocks')
       x_BND, _ = nn.scan(
-        lambda block, x_BND, rate, context: (
-          block(x_BND, rate, train, cache_length, context),
+        lambda block, x_BND, rate, own, context: (
+          block(x_BND, rate, train, cache_length, context.replace(**own)),
           None,
         ),
         variable_axes={'params': 0, 'intermediates': 0, 'cache': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast),
+        in_axes=(0, 0, nn.broadcast),
         length=self.depth,
-      )(blocks, x_BND, rates_L, context)
+      )(blocks, x_BND, rates_L, dict(each), context)
     else:
       for i in range(self.depth):
         x_BND = block_class(**block, name=f'block_{i}')(
-          x_BND, rates_L[i], train, cache_length, context
+          x_BND,
+          rates_L[i],
+          train,
+          cache_length,
+          context.replace(**{name: array[i] for name, array in each.items()}),
         )
     if not self.final_norm:
       return x_BND

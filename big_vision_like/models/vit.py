@@ -1,60 +1,89 @@
 """Vision Transformer, arXiv:2010.11929.
 
 An image is cut into patches, each embedded linearly; with positions added, a pre-norm
-Transformer encoder reads them. Pooling by class token (the paper), global average
-(arXiv:2205.01580) or attention (arXiv:2106.04560); fixed sine-cosine positions as in
-arXiv:2205.01580.
+Transformer encoder reads them. Hybrids cut the feature map of a ResNet instead. Pooling
+by class token (the paper), global average (arXiv:2205.01580) or attention
+(arXiv:2106.04560); fixed sine-cosine positions as in arXiv:2205.01580, register tokens
+as in arXiv:2309.16588.
 
-Axes: B batch, H W image, h w grid, C channels or classes, N tokens, D width,
-R size of the representation (D without one).
+Axes: B batch, H W image, h w grid, C channels or classes, N tokens, D width, E half of
+it, L depth, P register tokens; R size of the representation (D without one).
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
-from big_vision_like.layers import attention, transformer
+from big_vision_like.layers import attention, resnet, transformer
 from big_vision_like.ops import positions
 
 # Width, depth, hidden width of the MLP, heads: arXiv:2010.11929 table 1,
-# arXiv:2106.04560 table 2, arXiv:2106.10270 table 2.
+# arXiv:2106.04560 table 2, arXiv:2106.10270 table 2; So400m, g-opt, G-opt and e are of
+# arXiv:2305.13035 and arXiv:2209.06794.
 SIZES = {
   'Ti': (192, 12, 768, 3),
   'S': (384, 12, 1536, 6),
   'M': (512, 12, 2048, 8),
   'B': (768, 12, 3072, 12),
   'L': (1024, 24, 4096, 16),
+  'So400m': (1152, 27, 4304, 16),
   'H': (1280, 32, 5120, 16),
   'g': (1408, 40, 6144, 16),
+  'g-opt': (1536, 40, 6144, 16),
   'G': (1664, 48, 8192, 16),
+  'G-opt': (1536, 48, 8192, 16),
+  'e': (1792, 56, 15360, 16),
+}
+# Units in each stage of the ResNet, and the patch on its map, by the stride of both.
+# R/16 has the root alone, whose stride of 4 makes 32 of a patch of 8: its name is that
+# of the published files.
+HYBRIDS = {
+  'R/16': ((), 8),
+  'R26/32': ((2, 2, 2, 2), 1),
+  'R50/16': ((3, 4, 9), 1),
+  'R50/32': ((3, 4, 6, 3), 1),
 }
 
 
-def variant(name: str) -> dict[str, int]:
-  """The sizes of `'B/16'` and the like, as arguments of `ViT`."""
-  match = re.fullmatch(r'(\w+)/(\d+)', name)
-  if match is None or match[1] not in SIZES:
+def variant(name: str) -> dict[str, Any]:
+  """The sizes of `'B/16'`, `'R50+B/16'` and the like, as arguments of `ViT`."""
+  match = re.fullmatch(r'(?:(R\d*)\+)?([\w-]+)/(\d+)', name)
+  if match is None or match[2] not in SIZES:
     known = ', '.join(SIZES)
     raise UserError(f'no ViT variant {name!r}: write SIZE/PATCH with SIZE of {known}')
-  width, depth, mlp_dim, num_heads = SIZES[match[1]]
-  return dict(
-    patch=int(match[2]),
+  width, depth, mlp_dim, num_heads = SIZES[match[2]]
+  sizes = dict(
+    patch=int(match[3]),
     width=width,
     depth=depth,
     mlp_dim=mlp_dim,
     num_heads=num_heads,
   )
+  if match[1] is None:
+    return sizes
+  trunk = f'{match[1]}/{match[3]}'
+  if trunk not in HYBRIDS:
+    known = ', '.join(HYBRIDS)
+    raise UserError(f'no hybrid {name!r}: ResNets and strides are {known}')
+  stages, patch = HYBRIDS[trunk]
+  return sizes | dict(patch=patch, resnet=stages)
 
 
 class ViT(nn.Module):
   """Images (B, H, W, C) in [-1, 1] to a dict of named arrays, float32 logits.
 
-  `pool` is 'token', 'gap' or 'map'; `posemb` 'learned', 'sincos2d' or 'none';
-  `rep_size` > 0 adds the tanh layer used in pre-training; the head starts at zero
-  with bias `head_bias`. Image and patch may be any size that divide, square or not.
+  `pool` is 'token', 'gap' or 'map'. `posemb` is 'learned', 'learned2d' (one table for
+  rows and one for columns), 'relative' (keys by distance), 'sincos2d' or 'none';
+  `posemb_at` says where positions come in: at the 'stem', in front of 'every' block its
+  own, or the same ones 'shared' by all blocks. `resnet` gives the units of each stage
+  of a hybrid's ResNet. `registers` are tokens that only the encoder sees. `rep_size` >
+  0 adds the tanh layer used in pre-training; the head starts at zero with bias
+  `head_bias`. Image and patch may be any size that divide, square or not.
   """
 
   num_classes: int
@@ -65,6 +94,9 @@ class ViT(nn.Module):
   mlp_dim: int
   pool: str = 'token'
   posemb: str = 'learned'
+  posemb_at: str = 'stem'
+  resnet: Sequence[int] | None = None
+  registers: int = 0
   rep_size: int = 0
   dropout: float = 0.0
   drop_path: float = 0.0
@@ -79,22 +111,37 @@ class ViT(nn.Module):
   def __call__(
     self, image_BHWC: jax.Array, train: bool = False
   ) -> dict[str, jax.Array]:
+    x_BhwC = image_BHWC
+    if self.resnet is not None:
+      *_, x_BhwC = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
+        image_BHWC
+      ).values()
     patch = (self.patch,) * 2 if isinstance(self.patch, int) else tuple(self.patch)
-    batch, height, width, _ = image_BHWC.shape
+    batch, height, width, _ = x_BhwC.shape
     if height % patch[0] or width % patch[1]:
+      what = 'images' if self.resnet is None else 'feature maps'
       raise UserError(
-        f'images of {height}x{width} do not divide into patches of'
+        f'{what} of {height}x{width} do not divide into patches of'
         f' {patch[0]}x{patch[1]}'
       )
     x_BhwD = nn.Conv(
       self.width, patch, strides=patch, padding='VALID', dtype=self.dtype, name='embed'
-    )(image_BHWC)
-    _, height, width, _ = x_BhwD.shape
-    x_BND = x_BhwD.reshape(batch, height * width, self.width)
-    x_BND = self.add_positions(x_BND, height, width)
+    )(x_BhwC)
+    grid = x_BhwD.shape[1:3]
+    x_BND = x_BhwD.reshape(batch, grid[0] * grid[1], self.width)
+    if self.pool == 'token':
+      cls_11D = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
+      x_BND = self.in_front(cls_11D, x_BND)
+    stem_1ND, each = self.positions(grid)
+    if stem_1ND is not None:
+      x_BND += stem_1ND.astype(x_BND.dtype)
     self.sow('intermediates', 'with_position', x_BND)
+    if self.registers:
+      init = nn.initializers.normal(0.02)
+      registers_1PD = self.param('registers', init, (1, self.registers, self.width))
+      x_BND = self.in_front(registers_1PD, x_BND)
     x_BND = nn.Dropout(self.dropout, deterministic=not train)(x_BND)
-    tokens_BND = transformer.Stack(
+    x_BND = transformer.Stack(
       depth=self.depth,
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
@@ -104,7 +151,8 @@ class ViT(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
       name='encoder',
-    )(x_BND, train)
+    )(x_BND, train, each=each)
+    tokens_BND = x_BND[:, self.registers :]
     features_BD = self.pooled(tokens_BND)
     pre_logits_BR = features_BD
     if self.rep_size:
@@ -125,29 +173,78 @@ class ViT(nn.Module):
       'tokens': tokens_BND,
     }
 
-  def add_positions(self, x_BND: jax.Array, height: int, width: int) -> jax.Array:
-    """Adds positions to the patches, and the class token in front of them."""
-    batch, dim = x_BND.shape[0], x_BND.shape[-1]
-    with_token = self.pool == 'token'
-    if with_token:
-      token_11D = self.param('cls', nn.initializers.zeros, (1, 1, dim))
-      token_B1D = jnp.broadcast_to(token_11D, (batch, 1, dim)).astype(x_BND.dtype)
-      x_BND = jnp.concatenate([token_B1D, x_BND], axis=1)
-    if self.posemb == 'none':
-      return x_BND
-    if self.posemb == 'learned':
-      shape = (1, x_BND.shape[1], dim)
-      pos_1ND = self.param('pos_embedding', nn.initializers.normal(0.02), shape)
-    elif self.posemb == 'sincos2d':
-      pos_1ND = jnp.pad(
-        positions.sincos2d(height, width, dim),
-        ((0, 0), (int(with_token), 0), (0, 0)),
-      )
-    else:
+  def in_front(self, learned_1PD: jax.Array, x_BND: jax.Array) -> jax.Array:
+    """The tokens behind learned ones, which are the same for all images."""
+    shape = (len(x_BND), *learned_1PD.shape[1:])
+    learned_BPD = jnp.broadcast_to(learned_1PD, shape).astype(x_BND.dtype)
+    return jnp.concatenate([learned_BPD, x_BND], axis=1)
+
+  def positions(
+    self, grid: tuple[int, int]
+  ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
+    """What is added to the tokens at the stem, and what each block is given."""
+    if self.posemb_at not in ('stem', 'every', 'shared'):
       raise UserError(
-        f"posemb={self.posemb!r} is not one of 'learned', 'sincos2d', 'none'"
+        f"posemb_at={self.posemb_at!r} is not one of 'stem', 'every', 'shared'"
       )
-    return x_BND + pos_1ND.astype(x_BND.dtype)
+    if self.posemb == 'none':
+      return None, {}
+    at_stem = self.posemb_at == 'stem'
+    layers = self.depth if self.posemb_at == 'every' else 1
+    if self.posemb == 'relative':
+      if at_stem:
+        raise UserError(
+          "posemb='relative' acts in the blocks: posemb_at must be 'every' or 'shared'"
+        )
+      heads = self.num_heads, self.width // self.num_heads
+      count = self.registers + int(self.pool == 'token') + grid[0] * grid[1]
+      keys_LRHK = self.table('relative_keys', (layers, 2 * count - 1, *heads), grid)
+      return None, {'relative_RHK': self.by_block(keys_LRHK)}
+    pos_LND = self.position_table(layers, grid)
+    if at_stem:
+      return pos_LND, {}
+    # The registers, which come in front, have no position.
+    pos_LND = jnp.pad(pos_LND, ((0, 0), (self.registers, 0), (0, 0)))
+    return None, {'input_1ND': self.by_block(pos_LND[:, None])}
+
+  def position_table(self, layers: int, grid: tuple[int, int]) -> jax.Array:
+    """Positions of the class token, if there is one, and of the grid: (L, N, D)."""
+    prefix, width = int(self.pool == 'token'), self.width
+    if self.posemb == 'learned':
+      count = prefix + grid[0] * grid[1]
+      return self.table('pos_embedding', (layers, count, width), grid)
+    if self.posemb == 'sincos2d':
+      pos_LND = positions.sincos2d(*grid, width)
+    elif self.posemb == 'learned2d':
+      lead = (layers,) if self.posemb_at == 'every' else ()
+      rows_hE, columns_wE = (
+        self.table(f'pos_{name}', (*lead, size, width // 2), grid)
+        for name, size in zip(('rows', 'columns'), grid, strict=True)
+      )
+      if lead:
+        pos_LND = jax.vmap(positions.grid2d)(rows_hE, columns_wE)[:, 0]
+      else:
+        pos_LND = positions.grid2d(rows_hE, columns_wE)
+    else:
+      known = "'learned', 'learned2d', 'relative', 'sincos2d', 'none'"
+      raise UserError(f'posemb={self.posemb!r} is not one of {known}')
+    return jnp.pad(pos_LND, ((0, 0), (prefix, 0), (0, 0)))
+
+  def table(self, name: str, shape: Sequence[int], grid: tuple[int, int]) -> jax.Array:
+    """A learned table; an error that names both grids where it is for another one."""
+    if self.has_variable('params', name):
+      have = self.get_variable('params', name).shape
+      if have != tuple(shape):
+        raise UserError(
+          f'the parameter {name} has shape {have}, images of this size make a grid of'
+          f' {grid[0]}x{grid[1]} that needs {tuple(shape)}: resize the positions with'
+          ' ops.positions.resize, init_from or load(..., image_size=...)'
+        )
+    return self.param(name, nn.initializers.normal(0.02), tuple(shape))
+
+  def by_block(self, table: jax.Array) -> jax.Array:
+    """The table of each block, where there is one for all or one for each."""
+    return jnp.broadcast_to(table, (self.depth, *table.shape[1:]))
 
   def pooled(self, tokens_BND: jax.Array) -> jax.Array:
     """One vector per image."""

@@ -75,6 +75,25 @@ def relative_index(height: int, width: int) -> np.ndarray:
   return (rows_NN + height - 1) * (2 * width - 1) + columns_NN + width - 1
 
 
+def relative_logits(q_BNHK: jax.Array, key_RHK: jax.Array) -> jax.Array:
+  """Products of queries with learned keys by distance: (B, H, N, N).
+
+  Of 2 * N - 1 keys, a query at n and a key at m take that of n - m + N - 1; products
+  are divided by sqrt(K), as those with the tokens' own keys are (arXiv:2010.11929
+  appendix D.4).
+  """
+  count, size = q_BNHK.shape[1], q_BNHK.shape[3]
+  if len(key_RHK) != 2 * count - 1:
+    raise UserError(
+      f'{len(key_RHK)} relative keys are for {(len(key_RHK) + 1) // 2} tokens, these'
+      f' are {count}'
+    )
+  key_RHK = key_RHK.astype(q_BNHK.dtype)
+  logits_BHNR = jnp.einsum('BNHK,RHK->BHNR', q_BNHK, key_RHK) / math.sqrt(size)
+  index_11NN = jnp.asarray(relative_index(1, count))[None, None]
+  return jnp.take_along_axis(logits_BHNR, index_11NN, axis=-1)
+
+
 def relative_bias(table_TH: jax.Array, index_NM: np.ndarray) -> jax.Array:
   """The bias of attention, (1, H, N, M), from a table with an entry for each head."""
   if index_NM.max() >= len(table_TH):
@@ -127,7 +146,7 @@ def square_grid(num_positions: int) -> tuple[tuple[int, int], int]:
 
 
 def resize(
-  pos_1ND: np.ndarray,
+  pos_LND: np.ndarray,
   grid_from: tuple[int, int],
   grid_to: tuple[int, int],
   num_prefix: int = 0,
@@ -135,36 +154,39 @@ def resize(
 ) -> np.ndarray:
   """Resizes learned position embeddings to another grid, on the host.
 
+  There is one layer of them (L = 1), or one for each of a model's layers.
+
   The first `num_prefix` positions are no part of the grid and stay as they are.
   `method`: 'linear' aligns the corners of both grids, as scipy.ndimage.zoom of order
   1 in the published ViT code does; 'cubic_torch' is torch's bicubic interpolation
   (a = -0.75, half-pixel centres, no antialiasing), as used by DeiT.
 
-  Returns float32 (1, num_prefix + H*W, D). The own size is the identity, bit by bit.
+  Returns float32 (L, num_prefix + H*W, D). The own size is the identity, bit by bit.
   """
   matrices = {'linear': _linear_matrix, 'cubic_torch': _cubic_matrix}
   if method not in matrices:
     raise ValueError(f'Unknown method {method!r}; choose from {sorted(matrices)}.')
   if min(*grid_from, *grid_to) < 1:
     raise ValueError(f'Grids need sides of at least 1, got {grid_from}, {grid_to}.')
-  pos_1ND = np.asarray(pos_1ND, np.float32)
-  if pos_1ND.ndim != 3 or pos_1ND.shape[0] != 1:
-    raise ValueError(f'Position embeddings are (1, N, D), got {pos_1ND.shape}.')
+  pos_LND = np.asarray(pos_LND, np.float32)
+  if pos_LND.ndim != 3:
+    raise ValueError(f'Position embeddings are (1, N, D), got {pos_LND.shape}.')
   height, width = grid_from
-  if pos_1ND.shape[1] != num_prefix + height * width:
+  if pos_LND.shape[1] != num_prefix + height * width:
     raise ValueError(
-      f'{pos_1ND.shape[1]} positions do not fit a {height}x{width} grid with '
+      f'{pos_LND.shape[1]} positions do not fit a {height}x{width} grid with '
       f'{num_prefix} prefix tokens ({num_prefix + height * width} positions).'
     )
   if tuple(grid_from) == tuple(grid_to):
-    return pos_1ND.copy()
-  prefix_1PD, grid_1GD = pos_1ND[:, :num_prefix], pos_1ND[:, num_prefix:]
-  grid_hwD = grid_1GD.reshape(height, width, -1).astype(np.float64)
+    return pos_LND.copy()
+  prefix_LPD, grid_LGD = pos_LND[:, :num_prefix], pos_LND[:, num_prefix:]
+  grid_LhwD = grid_LGD.reshape(len(pos_LND), height, width, -1).astype(np.float64)
   rows_Hh = matrices[method](height, grid_to[0])
   columns_Ww = matrices[method](width, grid_to[1])
-  resized_HWD = np.einsum('Hh,hwD,Ww->HWD', rows_Hh, grid_hwD, columns_Ww)
-  resized_1MD = resized_HWD.reshape(1, -1, pos_1ND.shape[-1]).astype(np.float32)
-  return np.concatenate([prefix_1PD, resized_1MD], axis=1)
+  resized_LHWD = np.einsum('Hh,LhwD,Ww->LHWD', rows_Hh, grid_LhwD, columns_Ww)
+  resized_LMD = resized_LHWD.reshape(len(pos_LND), -1, pos_LND.shape[-1])
+  resized_LMD = resized_LMD.astype(np.float32)
+  return np.concatenate([prefix_LPD, resized_LMD], axis=1)
 
 
 def _linear_matrix(size: int, new_size: int) -> np.ndarray:

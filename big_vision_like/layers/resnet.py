@@ -1,0 +1,189 @@
+"""ResNets with group norm and weight standardisation (arXiv:1912.11370 section 4.2).
+
+The trunk of BiT and of hybrid ViTs. Two orders of its parts: norms and activations
+after convolutions (v1, arXiv:1512.03385) or before them (v2, arXiv:1603.05027).
+
+Axes: B batch, H W image, h w feature map, C channels, I O input and output channels.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+GROUPS = 32
+
+
+class StdConv(nn.Module):
+  """A convolution without bias whose kernel is standardised for each output channel.
+
+  Mean 0, and variance 1 but for `epsilon`, over height, width and input channels: where
+  `epsilon_in` is 'std', the kernel is divided by std + epsilon (vision_transformer,
+  big_vision), where 'variance', by sqrt(var + epsilon) (big_transfer). In float32.
+  """
+
+  features: int
+  kernel_size: tuple[int, int]
+  stride: int = 1
+  padding: str | int = 'SAME'
+  epsilon: float = 1e-5
+  epsilon_in: str = 'std'
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BHWI: jax.Array) -> jax.Array:
+    shape = (*self.kernel_size, x_BHWI.shape[-1], self.features)
+    kernel_HWIO = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    kernel_HWIO = standardised(kernel_HWIO, self.epsilon, self.epsilon_in)
+    padding = self.padding
+    if isinstance(padding, int):
+      padding = ((padding, padding),) * 2
+    return jax.lax.conv_general_dilated(
+      x_BHWI.astype(self.dtype),
+      kernel_HWIO.astype(self.dtype),
+      (self.stride,) * 2,
+      padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+def standardised(kernel_HWIO: jax.Array, epsilon: float, epsilon_in: str) -> jax.Array:
+  """The kernel that `StdConv` convolves with."""
+  mean_111O = kernel_HWIO.mean(axis=(0, 1, 2), keepdims=True)
+  variance_111O = kernel_HWIO.var(axis=(0, 1, 2), keepdims=True)
+  if epsilon_in == 'variance':
+    return (kernel_HWIO - mean_111O) * jax.lax.rsqrt(variance_111O + epsilon)
+  return (kernel_HWIO - mean_111O) / (jnp.sqrt(variance_111O) + epsilon)
+
+
+class Unit(nn.Module):
+  """A bottleneck of three convolutions beside a shortcut, v1: ReLU after the sum.
+
+  The first of a stage may have a stride; where shapes change the shortcut is a
+  convolution and a norm.
+  """
+
+  channels: int
+  stride: int = 1
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+    def norm(name: str, **kwargs) -> nn.Module:
+      return nn.GroupNorm(GROUPS, dtype=self.dtype, name=name, **kwargs)
+
+    def conv(name: str, channels: int, size: int, stride: int = 1) -> nn.Module:
+      return StdConv(channels, (size, size), stride, dtype=self.dtype, name=name)
+
+    shortcut_BhwC, wide = x_BhwC, 4 * self.channels
+    if self.stride > 1 or x_BhwC.shape[-1] != wide:
+      shortcut_BhwC = conv('conv_proj', wide, 1, self.stride)(x_BhwC)
+      shortcut_BhwC = norm('norm_proj')(shortcut_BhwC)
+    y_BhwC = nn.relu(norm('norm1')(conv('conv1', self.channels, 1)(x_BhwC)))
+    y_BhwC = conv('conv2', self.channels, 3, self.stride)(y_BhwC)
+    y_BhwC = nn.relu(norm('norm2')(y_BhwC))
+    y_BhwC = conv('conv3', wide, 1)(y_BhwC)
+    # At the start a unit is its shortcut.
+    y_BhwC = norm('norm3', scale_init=nn.initializers.zeros)(y_BhwC)
+    return nn.relu(shortcut_BhwC + y_BhwC)
+
+
+class PreUnit(nn.Module):
+  """As `Unit`, v2: norm and ReLU before each convolution, nothing after the sum."""
+
+  channels: int
+  stride: int = 1
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+    def act(name: str, x_BhwC: jax.Array) -> jax.Array:
+      norm = nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=self.dtype, name=name)
+      return nn.relu(norm(x_BhwC))
+
+    def conv(
+      name: str, channels: int, size: int, stride: int, x_BhwC: jax.Array
+    ) -> jax.Array:
+      return pre_conv(channels, size, stride, size // 2, self.dtype, name)(x_BhwC)
+
+    wide = 4 * self.channels
+    y_BhwC = act('norm1', x_BhwC)
+    shortcut_BhwC = x_BhwC
+    if self.stride > 1 or x_BhwC.shape[-1] != wide:
+      shortcut_BhwC = conv('conv_proj', wide, 1, self.stride, y_BhwC)
+    y_BhwC = act('norm2', conv('conv1', self.channels, 1, 1, y_BhwC))
+    y_BhwC = act('norm3', conv('conv2', self.channels, 3, self.stride, y_BhwC))
+    return shortcut_BhwC + conv('conv3', wide, 1, 1, y_BhwC)
+
+
+def pre_conv(
+  channels: int, size: int, stride: int, padding: int, dtype: str, name: str
+) -> nn.Module:
+  """A convolution of v2, whose zeros lie evenly on both sides."""
+  return StdConv(
+    channels,
+    (size, size),
+    stride,
+    padding,
+    epsilon=1e-10,
+    epsilon_in='variance',
+    dtype=dtype,
+    name=name,
+  )
+
+
+class Stage(nn.Module):
+  """Units of one width, the first with a stride."""
+
+  depth: int
+  channels: int
+  stride: int
+  pre: bool
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+    unit = PreUnit if self.pre else Unit
+    for i in range(self.depth):
+      stride = self.stride if i == 0 else 1
+      x_BhwC = unit(self.channels, stride, self.dtype, name=f'unit{i + 1}')(x_BhwC)
+    return x_BhwC
+
+
+class Trunk(nn.Module):
+  """Root and stages; images (B, H, W, C) to maps by name, `root`, `stage1`, ...
+
+  Stage i has `depths[i - 1]` units of 256 * `width` * 2^(i - 1) channels and, but the
+  first, halves height and width, after the root made them a quarter. `pre` is v2, whose
+  norm before the head is here too: what it gives is `normed`.
+  """
+
+  depths: Sequence[int]
+  width: int = 1
+  pre: bool = False
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, image_BHWC: jax.Array) -> dict[str, jax.Array]:
+    channels = 64 * self.width
+    if self.pre:
+      # No norm, so that the activations are signed, and zeros beyond the border.
+      x_BhwC = pre_conv(channels, 7, 2, 3, self.dtype, name='conv_root')(image_BHWC)
+      x_BhwC = jnp.pad(x_BhwC, ((0, 0), (1, 1), (1, 1), (0, 0)))
+      x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2), 'VALID')
+    else:
+      conv = StdConv(channels, (7, 7), 2, dtype=self.dtype, name='conv_root')
+      norm = nn.GroupNorm(GROUPS, dtype=self.dtype, name='norm_root')
+      x_BhwC = nn.max_pool(nn.relu(norm(conv(image_BHWC))), (3, 3), (2, 2), 'SAME')
+    maps = {'root': x_BhwC}
+    for i, depth in enumerate(self.depths):
+      name, stride = f'stage{i + 1}', 1 if i == 0 else 2
+      x_BhwC = Stage(depth, channels * 2**i, stride, self.pre, self.dtype, name=name)(
+        x_BhwC
+      )
+      maps[name] = x_BhwC
+    if self.pre:
+      norm = nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=self.dtype, name='norm')
+      maps['normed'] = nn.relu(norm(x_BhwC))
+    return maps
