@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapes
 
-from big_vision_like.models import vit
+from big_vision_like.models import bit, vit
 from big_vision_like.ops import attention, images, losses, mixing, positions, ridge
 
 OURS = ('big_vision_like/models', 'big_vision_like/layers', 'big_vision_like/ops')
@@ -27,11 +27,15 @@ SIZES = dict(
     dict(posemb='sincos2d', scan=True, remat='full'),
     dict(pool='gap', dropout=0.1, drop_path=0.1, remat='dots'),
     dict(pool='map', dropout=0.1, drop_path=0.1, scan=True),
+    dict(posemb='relative', posemb_at='every', registers=4, scan=True),
+    dict(posemb='learned2d', posemb_at='every'),
+    dict(posemb='learned', posemb_at='shared', registers=4),
+    dict(resnet=(1, 2), patch=1),
   ],
   ids=lambda options: '-'.join(map(str, options.values())),
 )
 def test_vit(options, key):
-  model = vit.ViT(**SIZES, **options)
+  model = vit.ViT(**SIZES | options)
   image = jax.ShapeDtypeStruct((BATCH, HEIGHT, WIDTH, CHANNELS), jnp.float32)
 
   def forward(image):
@@ -45,14 +49,27 @@ def test_vit(options, key):
   expected = {'image_BHWC', 'x_BhwD', 'tokens_BND', 'features_BD', 'logits_BC'}
   expected |= {'q_BNHK', 'y_BNTHK', 'p_BHNM', 'rates_L', 'x_BNF'}
   if model.pool == 'token':
-    expected |= {'token_11D', 'token_B1D'}
+    expected |= {'cls_11D', 'learned_1PD', 'learned_BPD'}
   if model.pool == 'map':
     expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'key_BMD'}
-  if model.posemb != 'none':
-    expected.add('pos_1ND')
+  if model.posemb == 'relative':
+    expected |= {'keys_LRHK', 'logits_BHNR'}
+  elif model.posemb != 'none':
+    expected |= {'pos_LND'}
+  if model.resnet:
+    expected |= {'map_BfgI', 'kernel_HWIO', 'y_BhwC', 'y_BuvO'}
   if model.drop_path:
     expected.add('kept_B11')
   assert expected <= seen.keys()
+
+
+@pytest.mark.parametrize('model_class', [bit.BiT, bit.BiTv1])
+def test_bit(model_class, key):
+  model = model_class(num_classes=7, depths=(2, 1))
+  image = jax.ShapeDtypeStruct((BATCH, 24, 40, 7), jnp.float32)
+  with shapes.checked(*OURS) as seen:
+    jax.eval_shape(model.init, key, image)
+  assert {'x_BhwI', 'shortcut_BuvO', 'features_BD', 'logits_BC'} <= seen.keys()
 
 
 def test_ops(key):
@@ -81,7 +98,7 @@ def test_ops(key):
     for count in (6, 12):  # fewer and more examples than features
       train, test = rng.normal(size=(count, 8)), rng.normal(size=(5, 8))
       ridge.ridge_scores(train, np.arange(count) % 3, test, num_classes=3)
-  assert {'v_BMGV', 'mask_BHNM', 'losses_BC', 'grid_hwD', 'a_NE'} <= seen.keys()
+  assert {'v_BMGV', 'mask_BHNM', 'losses_BC', 'grid_LhwD', 'a_NE'} <= seen.keys()
 
 
 PLANTED = """

@@ -2,13 +2,17 @@
 
   python tools/check_golden.py tests/golden/*.npz
 
+  python tools/check_golden.py ../shared/golden/bit_hyperrule.json
+
 Each FILE.npz holds inputs, parameters under the reference's own names, and outputs and
 gradients; FILE.json beside it names the reference and its configuration. Every array
-under output/, grad/ and converted/ is compared. Exit status: 0 if all are within
+under output/, grad/ and converted/ is compared. Some files are a FILE.json alone, whose
+numbers are what is compared. Exit status: 0 if all are within
 tolerance, 1 if one is not or has no counterpart, 2 if a file cannot be checked.
 
 A new kind of file is one function from description and arrays to values by name, and
-one line in KINDS.
+one line in KINDS; of a FILE.json alone, from description to its numbers and our values,
+in ALONE.
 """
 
 import argparse
@@ -19,6 +23,8 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import golden_bit
+import golden_input
 import golden_optim
 import golden_transformer
 import golden_vit
@@ -40,6 +46,15 @@ KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
   ('deit main.py --finetune', golden_vit.cubic_positions),
   ('evaluators/fewshot_lsr.py', golden_vit.fewshot),
   ('big_vision optax.make', golden_optim.optimizers),
+  ('bit_pytorch/models.py', golden_bit.big_transfer),
+  ('big_vision models/bit.py', golden_bit.big_vision_v1),
+  ('pp/archive/autoaugment.py', golden_input.augmented),
+  ('data/mixup.Mixup', golden_input.mixed),
+  ('reassessed-imagenet', golden_input.real_accuracy),
+]
+# The same of files without arrays.
+ALONE: list[tuple[str, Callable[[Fields], tuple[dict[str, np.ndarray], Results]]]] = [
+  ('big_transfer bit_hyperrule.py', golden_input.hyperrule),
 ]
 # For files that name no reference: the first of which a file has all these fields.
 FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
@@ -56,31 +71,42 @@ FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
 ]
 
 
-def kind_of(description: Fields) -> tuple[str, Callable[[Fields, Fields], Results]]:
+def kind_of(description: Fields, kinds: list[tuple[str, Any]]) -> tuple[str, Any]:
   """The reference that computed a file, and the function that checks it."""
   if 'reference' not in description:
     for fields, reference, function in FIELDS:
       if fields <= description.keys():
         return reference, function
   reference = description['reference']
-  function = next((check for words, check in KINDS if words in reference), None)
+  function = next((check for words, check in kinds if words in reference), None)
   if function is None:
     raise UserError(f'no function here checks the reference {reference!r}')
   return reference, function
 
 
+def described(path: pathlib.Path) -> Fields:
+  """What a FILE.json says."""
+  try:
+    return json.loads(path.read_text(), object_hook=Fields)
+  except FileNotFoundError:
+    raise UserError(f'{path.name} is not beside it') from None
+  except json.JSONDecodeError as error:
+    raise UserError(f'{path.name} cannot be parsed: {error}') from None
+
+
 def compute(path: pathlib.Path) -> tuple[str, dict[str, np.ndarray], Results]:
   """Returns the file's reference, its golden arrays, and our values."""
+  if (
+    path.suffix == '.json' and path.is_file() and not path.with_suffix('.npz').exists()
+  ):
+    description = described(path)
+    reference, function = kind_of(description, ALONE)
+    return reference, *function(description)
+  path = path.with_suffix('.npz') if path.suffix == '.json' else path
   if path.suffix != '.npz' or not zipfile.is_zipfile(path):
     raise UserError('there is no such .npz file')
-  description_path = path.with_suffix('.json')
-  try:
-    description = json.loads(description_path.read_text(), object_hook=Fields)
-  except FileNotFoundError:
-    raise UserError(f'{description_path.name} is not beside it') from None
-  except json.JSONDecodeError as error:
-    raise UserError(f'{description_path.name} cannot be parsed: {error}') from None
-  reference, function = kind_of(description)
+  description = described(path.with_suffix('.json'))
+  reference, function = kind_of(description, KINDS)
   with np.load(path, allow_pickle=False) as file:
     arrays = Fields(file)
   wanted = {name: array for name, array in arrays.items() if name.startswith(COMPARED)}
@@ -141,3 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
       print(f'{path}: {str(error).rstrip(".")}.', file=sys.stderr)
       status = 2
   return status
+
+
+if __name__ == '__main__':
+  sys.exit(main())

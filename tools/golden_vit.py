@@ -23,6 +23,7 @@ from golden import (
   two,
 )
 
+from big_vision_like.errors import UserError
 from big_vision_like.models import vit
 from big_vision_like.ops import positions, ridge
 from big_vision_like.weights import timm_vit, tree, vision_transformer
@@ -30,7 +31,11 @@ from big_vision_like.weights import timm_vit, tree, vision_transformer
 
 def vit_jax(description: Fields, arrays: Fields) -> Results:
   """A ViT of google-research/vision_transformer: modules, logits, loss, gradients."""
-  config = description['config']
+  config, trunk = description['config'], None
+  if config.get('resnet'):
+    trunk = tuple(config['resnet']['num_layers'])
+    if config['resnet']['width_factor'] != 1:
+      raise UserError('resnet.width_factor other than 1 is no published hybrid')
   params = vision_transformer.from_npz(select(arrays, 'param/'))
   model = vit.ViT(
     num_classes=config['num_classes'],
@@ -42,6 +47,7 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
     pool=choice(config, 'classifier', {'token': 'token', 'gap': 'gap'}),
     posemb='learned' if 'pos_embedding' in params else 'none',
     rep_size=config['representation_size'] or 0,
+    resnet=trunk,
   )
   outputs, modules = forward(model, params, arrays['input/image'])
   results = {

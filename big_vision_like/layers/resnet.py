@@ -3,7 +3,8 @@
 The trunk of BiT and of hybrid ViTs. Two orders of its parts: norms and activations
 after convolutions (v1, arXiv:1512.03385) or before them (v2, arXiv:1603.05027).
 
-Axes: B batch, H W image, h w feature map, C channels, I O input and output channels.
+Axes: B batch, H W image or kernel, h w feature map, u v the same after a stride, C
+channels, I O input and output channels.
 """
 
 from collections.abc import Sequence
@@ -32,15 +33,15 @@ class StdConv(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BHWI: jax.Array) -> jax.Array:
-    shape = (*self.kernel_size, x_BHWI.shape[-1], self.features)
+  def __call__(self, x_BhwI: jax.Array) -> jax.Array:
+    shape = (*self.kernel_size, x_BhwI.shape[-1], self.features)
     kernel_HWIO = self.param('kernel', nn.initializers.lecun_normal(), shape)
     kernel_HWIO = standardised(kernel_HWIO, self.epsilon, self.epsilon_in)
     padding = self.padding
     if isinstance(padding, int):
       padding = ((padding, padding),) * 2
     return jax.lax.conv_general_dilated(
-      x_BHWI.astype(self.dtype),
+      x_BhwI.astype(self.dtype),
       kernel_HWIO.astype(self.dtype),
       (self.stride,) * 2,
       padding,
@@ -69,24 +70,25 @@ class Unit(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+  def __call__(self, x_BhwI: jax.Array) -> jax.Array:
     def norm(name: str, **kwargs) -> nn.Module:
       return nn.GroupNorm(GROUPS, dtype=self.dtype, name=name, **kwargs)
 
     def conv(name: str, channels: int, size: int, stride: int = 1) -> nn.Module:
       return StdConv(channels, (size, size), stride, dtype=self.dtype, name=name)
 
-    shortcut_BhwC, wide = x_BhwC, 4 * self.channels
-    if self.stride > 1 or x_BhwC.shape[-1] != wide:
-      shortcut_BhwC = conv('conv_proj', wide, 1, self.stride)(x_BhwC)
-      shortcut_BhwC = norm('norm_proj')(shortcut_BhwC)
-    y_BhwC = nn.relu(norm('norm1')(conv('conv1', self.channels, 1)(x_BhwC)))
-    y_BhwC = conv('conv2', self.channels, 3, self.stride)(y_BhwC)
-    y_BhwC = nn.relu(norm('norm2')(y_BhwC))
-    y_BhwC = conv('conv3', wide, 1)(y_BhwC)
+    wide = 4 * self.channels
+    shortcut_BuvO = x_BhwI
+    if self.stride > 1 or x_BhwI.shape[-1] != wide:
+      shortcut_BuvO = conv('conv_proj', wide, 1, self.stride)(x_BhwI)
+      shortcut_BuvO = norm('norm_proj')(shortcut_BuvO)
+    y_BhwC = nn.relu(norm('norm1')(conv('conv1', self.channels, 1)(x_BhwI)))
+    y_BuvC = conv('conv2', self.channels, 3, self.stride)(y_BhwC)
+    y_BuvC = nn.relu(norm('norm2')(y_BuvC))
+    y_BuvO = conv('conv3', wide, 1)(y_BuvC)
     # At the start a unit is its shortcut.
-    y_BhwC = norm('norm3', scale_init=nn.initializers.zeros)(y_BhwC)
-    return nn.relu(shortcut_BhwC + y_BhwC)
+    y_BuvO = norm('norm3', scale_init=nn.initializers.zeros)(y_BuvO)
+    return nn.relu(shortcut_BuvO + y_BuvO)
 
 
 class PreUnit(nn.Module):
@@ -97,24 +99,22 @@ class PreUnit(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-    def act(name: str, x_BhwC: jax.Array) -> jax.Array:
-      norm = nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=self.dtype, name=name)
-      return nn.relu(norm(x_BhwC))
+  def __call__(self, x_BhwI: jax.Array) -> jax.Array:
+    def norm(name: str) -> nn.Module:
+      return nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=self.dtype, name=name)
 
-    def conv(
-      name: str, channels: int, size: int, stride: int, x_BhwC: jax.Array
-    ) -> jax.Array:
-      return pre_conv(channels, size, stride, size // 2, self.dtype, name)(x_BhwC)
+    def conv(name: str, channels: int, size: int, stride: int = 1) -> nn.Module:
+      return pre_conv(channels, size, stride, size // 2, self.dtype, name)
 
     wide = 4 * self.channels
-    y_BhwC = act('norm1', x_BhwC)
-    shortcut_BhwC = x_BhwC
-    if self.stride > 1 or x_BhwC.shape[-1] != wide:
-      shortcut_BhwC = conv('conv_proj', wide, 1, self.stride, y_BhwC)
-    y_BhwC = act('norm2', conv('conv1', self.channels, 1, 1, y_BhwC))
-    y_BhwC = act('norm3', conv('conv2', self.channels, 3, self.stride, y_BhwC))
-    return shortcut_BhwC + conv('conv3', wide, 1, 1, y_BhwC)
+    y_BhwI = nn.relu(norm('norm1')(x_BhwI))
+    shortcut_BuvO = x_BhwI
+    if self.stride > 1 or x_BhwI.shape[-1] != wide:
+      shortcut_BuvO = conv('conv_proj', wide, 1, self.stride)(y_BhwI)
+    y_BhwC = nn.relu(norm('norm2')(conv('conv1', self.channels, 1)(y_BhwI)))
+    y_BuvC = conv('conv2', self.channels, 3, self.stride)(y_BhwC)
+    y_BuvC = nn.relu(norm('norm3')(y_BuvC))
+    return shortcut_BuvO + conv('conv3', wide, 1)(y_BuvC)
 
 
 def pre_conv(
@@ -165,17 +165,17 @@ class Trunk(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, image_BHWC: jax.Array) -> dict[str, jax.Array]:
+  def __call__(self, image_BHWI: jax.Array) -> dict[str, jax.Array]:
     channels = 64 * self.width
     if self.pre:
       # No norm, so that the activations are signed, and zeros beyond the border.
-      x_BhwC = pre_conv(channels, 7, 2, 3, self.dtype, name='conv_root')(image_BHWC)
+      x_BhwC = pre_conv(channels, 7, 2, 3, self.dtype, name='conv_root')(image_BHWI)
       x_BhwC = jnp.pad(x_BhwC, ((0, 0), (1, 1), (1, 1), (0, 0)))
       x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2), 'VALID')
     else:
       conv = StdConv(channels, (7, 7), 2, dtype=self.dtype, name='conv_root')
       norm = nn.GroupNorm(GROUPS, dtype=self.dtype, name='norm_root')
-      x_BhwC = nn.max_pool(nn.relu(norm(conv(image_BHWC))), (3, 3), (2, 2), 'SAME')
+      x_BhwC = nn.max_pool(nn.relu(norm(conv(image_BHWI))), (3, 3), (2, 2), 'SAME')
     maps = {'root': x_BhwC}
     for i, depth in enumerate(self.depths):
       name, stride = f'stage{i + 1}', 1 if i == 0 else 2

@@ -221,8 +221,8 @@ class Block(nn.Module):
     return x_BND
 
 
-def _plus(x_BND: jax.Array, position_BND: jax.Array | None) -> jax.Array:
-  return x_BND if position_BND is None else x_BND + position_BND.astype(x_BND.dtype)
+def _plus(x_BND: jax.Array, position: jax.Array | None) -> jax.Array:
+  return x_BND if position is None else x_BND + position.astype(x_BND.dtype)
 
 
 class Stack(nn.Module):

@@ -6,8 +6,9 @@ by class token (the paper), global average (arXiv:2205.01580) or attention
 (arXiv:2106.04560); fixed sine-cosine positions as in arXiv:2205.01580, register tokens
 as in arXiv:2309.16588.
 
-Axes: B batch, H W image, h w grid, C channels or classes, N tokens, D width, E half of
-it, L depth, P register tokens; R size of the representation (D without one).
+Axes: B batch, H W image, f g what is cut into patches (the image or a feature map of I
+channels), h w grid, C channels or classes, N tokens, M with registers, D width, E half
+of it, L depth, P learned tokens; R size of the representation (D without one).
 """
 
 import re
@@ -111,13 +112,13 @@ class ViT(nn.Module):
   def __call__(
     self, image_BHWC: jax.Array, train: bool = False
   ) -> dict[str, jax.Array]:
-    x_BhwC = image_BHWC
+    map_BfgI = image_BHWC
     if self.resnet is not None:
-      *_, x_BhwC = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
+      *_, map_BfgI = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
         image_BHWC
       ).values()
     patch = (self.patch,) * 2 if isinstance(self.patch, int) else tuple(self.patch)
-    batch, height, width, _ = x_BhwC.shape
+    batch, height, width, _ = map_BfgI.shape
     if height % patch[0] or width % patch[1]:
       what = 'images' if self.resnet is None else 'feature maps'
       raise UserError(
@@ -126,7 +127,7 @@ class ViT(nn.Module):
       )
     x_BhwD = nn.Conv(
       self.width, patch, strides=patch, padding='VALID', dtype=self.dtype, name='embed'
-    )(x_BhwC)
+    )(map_BfgI)
     grid = x_BhwD.shape[1:3]
     x_BND = x_BhwD.reshape(batch, grid[0] * grid[1], self.width)
     if self.pool == 'token':
@@ -136,12 +137,13 @@ class ViT(nn.Module):
     if stem_1ND is not None:
       x_BND += stem_1ND.astype(x_BND.dtype)
     self.sow('intermediates', 'with_position', x_BND)
+    x_BMD = x_BND
     if self.registers:
       init = nn.initializers.normal(0.02)
       registers_1PD = self.param('registers', init, (1, self.registers, self.width))
-      x_BND = self.in_front(registers_1PD, x_BND)
-    x_BND = nn.Dropout(self.dropout, deterministic=not train)(x_BND)
-    x_BND = transformer.Stack(
+      x_BMD = self.in_front(registers_1PD, x_BND)
+    x_BMD = nn.Dropout(self.dropout, deterministic=not train)(x_BMD)
+    x_BMD = transformer.Stack(
       depth=self.depth,
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
@@ -151,8 +153,8 @@ class ViT(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
       name='encoder',
-    )(x_BND, train, each=each)
-    tokens_BND = x_BND[:, self.registers :]
+    )(x_BMD, train, each=each)
+    tokens_BND = x_BMD[:, self.registers :]
     features_BD = self.pooled(tokens_BND)
     pre_logits_BR = features_BD
     if self.rep_size:
@@ -216,15 +218,9 @@ class ViT(nn.Module):
     if self.posemb == 'sincos2d':
       pos_LND = positions.sincos2d(*grid, width)
     elif self.posemb == 'learned2d':
-      lead = (layers,) if self.posemb_at == 'every' else ()
-      rows_hE, columns_wE = (
-        self.table(f'pos_{name}', (*lead, size, width // 2), grid)
-        for name, size in zip(('rows', 'columns'), grid, strict=True)
-      )
-      if lead:
-        pos_LND = jax.vmap(positions.grid2d)(rows_hE, columns_wE)[:, 0]
-      else:
-        pos_LND = positions.grid2d(rows_hE, columns_wE)
+      rows_LhE = self.table('pos_rows', (layers, grid[0], width // 2), grid)
+      columns_LwE = self.table('pos_columns', (layers, grid[1], width // 2), grid)
+      pos_LND = jax.vmap(positions.grid2d)(rows_LhE, columns_LwE)[:, 0]
     else:
       known = "'learned', 'learned2d', 'relative', 'sincos2d', 'none'"
       raise UserError(f'posemb={self.posemb!r} is not one of {known}')

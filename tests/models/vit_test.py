@@ -198,7 +198,7 @@ def test_every_layer_may_share_what_it_could_have_alone(posemb):
   alone = shared.clone(posemb_at='every')
   params = shared.init(jax.random.key(0), image)['params']
   repeated = {
-    name: jnp.stack([value.reshape(value.shape[-2:])] * 2)
+    name: jnp.concatenate([value] * 2)
     for name, value in params.items()
     if name.startswith('pos_')
   }

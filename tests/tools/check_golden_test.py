@@ -9,9 +9,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'golden'
 FILES = [
   'big_vision_optimizer',
+  'bit_v1_gn_ws',
+  'bit_v2',
   'fewshot_lsr',
+  'imagenet_real_metric',
+  'mixup_cutmix',
   'posemb_resize',
   'posemb_resize_bicubic',
+  'randaugment_tf_ops',
   'timm_vit',
   'transformer_beam_search',
   'transformer_postnorm_tiny',
@@ -20,6 +25,8 @@ FILES = [
   'vit_bv_map_learn',
   'vit_bv_tok_learn',
   'vit_gap_norep',
+  'vit_hybrid',
+  'vit_hybrid_stem',
   'vit_published_npz',
   'vit_tok_rep',
 ]
@@ -55,6 +62,16 @@ def test_golden_file_is_within_tolerance(check_golden, name, capsys):
   assert check_golden.main([str(GOLDEN / f'{name}.npz')]) == 0, capsys.readouterr().out
 
 
+def test_a_description_alone(check_golden, tmp_path, capsys):
+  text = (GOLDEN / 'bit_hyperrule.json').read_text()
+  assert check_golden.main([str(GOLDEN / 'bit_hyperrule.json')]) == 0
+  assert '37 of 37 within tolerance' in capsys.readouterr().out
+  changed = tmp_path / 'changed.json'
+  changed.write_text(text.replace('0.00297', '0.00298'))
+  assert check_golden.main([str(changed)]) == 1
+  assert 'TOO LARGE' in capsys.readouterr().out
+
+
 CHANGES = {
   'vit_bv_tok_learn': {
     'output/logits': 3e-5,
@@ -63,6 +80,8 @@ CHANGES = {
     'grad/pos_embedding': 1e-4,
   },
   'vit_published_npz': {'converted/cls': 1e-6},
+  'bit_v2': {'output/root': 1e-2, 'grad/resnet/head/conv2d/bias': 1e-3},
+  'imagenet_real_metric': {'output/n_scored': 1},
   'posemb_resize': {'output/posemb_1': 2e-6},
   'fewshot_lsr': {'output/0/scores': 2e-3, 'output/0/indices_seed1_3shot': 1},
   'timm_vit': {'output/map/logits': np.nan},
