@@ -266,3 +266,49 @@ def ema(average: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:
   """Running average whose decay grows with the step as (1 + t) / (10 + t) at most."""
   decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
+
+
+def staircase(
+  peak_value: float,
+  warmup_steps: int,
+  boundaries: Sequence[int],
+  factor: float = 0.1,
+) -> Callable[[jax.Array], jax.Array]:
+  """Linear warm-up, then times `factor` after each of the boundaries.
+
+  Step `boundary` still has the rate before it, as in the BiT-HyperRule.
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    passed = sum(jnp.asarray(step) > boundary for boundary in boundaries)
+    rate = peak_value * factor ** jnp.asarray(passed, jnp.float32)
+    if warmup_steps:
+      rate *= jnp.minimum(1.0, step / warmup_steps)
+    return rate
+
+  return schedule
+
+
+def hyperrule_steps(examples: int) -> tuple[int, ...]:
+  """BiT-HyperRule (arXiv:1912.11370 section 3.3) for so many training examples.
+
+  Steps when the warm-up ends, when the rate falls (three times), and in total.
+  """
+  if examples < 20_000:
+    return 100, 200, 300, 400, 500
+  if examples < 500_000:
+    return 500, 3000, 6000, 9000, 10_000
+  return 500, 6000, 12_000, 18_000, 20_000
+
+
+def hyperrule_rate(
+  examples: int, peak_value: float = 0.003
+) -> Callable[[jax.Array], jax.Array]:
+  """The BiT-HyperRule's learning rate at batches of 512 images."""
+  warmup, *boundaries, _ = hyperrule_steps(examples)
+  return staircase(peak_value, warmup, boundaries)
+
+
+def hyperrule_mixup(examples: int) -> float:
+  """The BiT-HyperRule's alpha of mixup; 0 is none."""
+  return 0.0 if examples < 20_000 else 0.1

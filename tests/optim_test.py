@@ -1,3 +1,4 @@
+import json
 import re
 
 import jax
@@ -315,3 +316,24 @@ def test_epsilon_of_adam():
     optimizer = optim.adamw(1.0, eps=eps, decay_rules=[])
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_allclose(-updates['x'], want, rtol=2e-3)
+
+
+def test_staircase():
+  schedule = optim.staircase(8.0, 2, [3, 5], factor=0.5)
+  want = [0.0, 4.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0]
+  np.testing.assert_allclose(schedule(np.arange(8)), want, rtol=1e-6)
+  traced = jax.jit(optim.staircase(8.0, 0, [0]))
+  np.testing.assert_allclose([traced(n) for n in (0, 1)], [8.0, 0.8], rtol=1e-6)
+
+
+def test_the_hyperrule_is_the_published_one(golden):
+  published = json.loads((golden / 'bit_hyperrule.json').read_text())
+  for examples, rule in published['by_train_examples'].items():
+    *_, total = steps = optim.hyperrule_steps(int(examples))
+    assert list(steps) == rule['schedule']
+    assert optim.hyperrule_mixup(int(examples)) == rule['mixup']
+    rates = {int(step): rate for step, rate in rule['lr'].items() if rate is not None}
+    assert rates.keys() == {n for n in map(int, rule['lr']) if n < total}
+    schedule = optim.hyperrule_rate(int(examples), published['base_lr'])
+    got = schedule(np.array(list(rates)))
+    np.testing.assert_allclose(got, list(rates.values()), rtol=2e-7, atol=0)

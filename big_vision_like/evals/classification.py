@@ -1,4 +1,4 @@
-"""Accuracy of single-label classification."""
+"""Accuracy of classification.  Axes: B batch, C classes, K best classes, S labels."""
 
 import dataclasses
 
@@ -13,12 +13,35 @@ class Accuracy(evaluator.MeanEvaluator):
   """Shares of examples whose label is the first, or among the first five; mean loss."""
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    logits_BC, label_B = outputs['logits'], batch['label']
-    k = min(5, logits_BC.shape[-1])
-    _, best_Bk = jax.lax.top_k(logits_BC, k)
-    hits_Bk = best_Bk == label_B[:, None]
+    hits_BK = best_classes(outputs['logits']) == batch['label'][:, None]
     return {
-      'top1': hits_Bk[:, 0],
-      'top5': hits_Bk.any(axis=-1),
+      'top1': hits_BK[:, 0],
+      'top5': hits_BK.any(axis=-1),
       'loss': outputs['loss'],
     }
+
+
+@dataclasses.dataclass(kw_only=True)
+class RealAccuracy(evaluator.MeanEvaluator):
+  """Shares of images whose first class, or one of the first five, is a right one.
+
+  ImageNet-ReaL (arXiv:2006.07159): `labels` (B, S) are all classes that fit an image,
+  filled up with -1 (`data.transforms.labels.RealLabels`). Images without any do not
+  count.
+  """
+
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    labels_BS = batch['labels']
+    best_BK = best_classes(outputs['logits'])
+    hits_BK = (best_BK[:, :, None] == labels_BS[:, None, :]).any(axis=-1)
+    return {
+      'top1': hits_BK[:, 0],
+      'top5': hits_BK.any(axis=-1),
+      'count': (labels_BS >= 0).any(axis=-1),
+    }
+
+
+def best_classes(logits_BC: jax.Array) -> jax.Array:
+  """The five best classes (B, K), the best first; or all, if there are fewer."""
+  _, best_BK = jax.lax.top_k(logits_BC, min(5, logits_BC.shape[-1]))
+  return best_BK

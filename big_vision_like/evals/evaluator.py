@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from big_vision_like.data import pipeline
+from big_vision_like.errors import UserError
 from big_vision_like.ops import sharding
 
 Arrays = dict[str, jax.Array]
@@ -55,13 +56,17 @@ class MeanEvaluator(Evaluator):
 
   @abc.abstractmethod
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns one number per example (B,) for each name."""
+    """Returns one number per example (B,) for each name.
+
+    Under `count`, False for examples that are left out, if there are such.
+    """
 
   def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
     def sums(state: Any, batch: Arrays) -> Arrays:
       outputs = predict(state, batch, jax.random.key(0))
-      values = self.measure(outputs, batch) | {'count': jnp.ones(batch['mask'].shape)}
-      return {k: jnp.where(batch['mask'], v, 0.0).sum() for k, v in values.items()}
+      values = {'count': batch['mask']} | self.measure(outputs, batch)
+      counted = batch['mask'] & values['count']
+      return {k: jnp.where(counted, v, 0.0).sum() for k, v in values.items()}
 
     step = self.compiled(sums, predict, mesh)
     total: dict[str, float] = {}
@@ -69,6 +74,8 @@ class MeanEvaluator(Evaluator):
       for name, value in jax.device_get(step(state, batch)).items():
         total[name] = total.get(name, 0.0) + float(value)
     count = total.pop('count')
+    if not count:
+      raise UserError(f'of {self.data.source}, no example counts.')
     return {name: value / count for name, value in total.items()}
 
 

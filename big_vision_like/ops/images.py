@@ -1,11 +1,24 @@
 """Images on the device.  Axes: B batch, H W image, C channels."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def normalize(image_BHWC: jax.Array) -> jax.Array:
-  """uint8 to float32 in [-1, 1]; float images are taken to be there already."""
+def normalize(
+  image_BHWC: jax.Array,
+  mean: float | Sequence[float] = 0.5,
+  std: float | Sequence[float] = 0.5,
+) -> jax.Array:
+  """uint8 to float32 in [-1, 1], or as `mean` and `std` of values in [0, 1] make them.
+
+  These are one number, or one for each channel. Float images are taken to be there
+  already.
+  """
   if image_BHWC.dtype != jnp.uint8:
     return image_BHWC
-  return image_BHWC.astype(jnp.float32) / 127.5 - 1.0
+  mean_111C, std_111C = (np.reshape(x, (1, 1, 1, -1)) for x in (mean, std))
+  scale_111C = np.float32(255 * std_111C)
+  return image_BHWC.astype(jnp.float32) / scale_111C - np.float32(mean_111C / std_111C)

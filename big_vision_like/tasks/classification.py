@@ -22,14 +22,19 @@ class Classification(task.GradientTask):
   """Cross-entropy over classes; batches hold `image` (uint8 or [-1, 1]) and `label`.
 
   `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs were
-  pre-trained on ImageNet-21k and JFT). `mixup` is the alpha of arXiv:1710.09412.
+  pre-trained on ImageNet-21k and JFT). `mixup` is the alpha of arXiv:1710.09412, and
+  `mixup_partner` one of `ops.mixing.PARTNERS`.
   """
 
   loss_type: str = 'softmax'
   label_smoothing: float = 0.0
   mixup: float = 0.0
+  mixup_partner: str = 'rolled'
 
   def __post_init__(self) -> None:
+    if self.mixup_partner not in mixing.PARTNERS:
+      known = ', '.join(mixing.PARTNERS)
+      raise UserError(f'mixup_partner={self.mixup_partner!r} is not one of {known}')
     if self.loss_type not in LOSSES:
       raise UserError(f'loss_type={self.loss_type!r} is not one of {", ".join(LOSSES)}')
 
@@ -55,7 +60,9 @@ class Classification(task.GradientTask):
       smooth = self.label_smoothing
       target_BC = target_BC * (1.0 - smooth) + smooth / self.model.num_classes
     if self.mixup:
-      image_BHWC, target_BC = mixing.mixup(key_mixup, image_BHWC, target_BC, self.mixup)
+      image_BHWC, target_BC = mixing.mixup(
+        key_mixup, image_BHWC, target_BC, self.mixup, self.mixup_partner
+      )
     outputs, mutable = self.model.apply(
       {'params': params, **mutable},
       image_BHWC,

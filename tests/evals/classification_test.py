@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from big_vision_like import mesh as meshes
 from big_vision_like.data import pipeline
+from big_vision_like.data.transforms import labels
 from big_vision_like.evals import classification
 
 SIZE, CLASSES = 13, 7
@@ -95,3 +98,43 @@ def test_a_later_state_needs_no_new_compilation(examples, expected):
 def test_an_empty_data_set_is_named():
   with pytest.raises(ValueError, match='holds no examples'):
     evaluate([], 4)
+
+
+# ImageNet-ReaL
+
+
+def real_accuracy(examples, batch_size, devices=1):
+  transforms = [labels.RealLabels(), labels.Keep(names=('logits', 'labels'))]
+  data = pipeline.EvalInput(
+    source=examples, batch_size=batch_size, transforms=transforms
+  )
+  accuracy = classification.RealAccuracy(data=data)
+  mesh = meshes.make_mesh(devices=jax.devices()[:devices])
+  return accuracy.run(lambda _, batch, key: {'logits': batch['logits']}, None, mesh)
+
+
+@pytest.mark.parametrize('batch_size, devices', [(60, 1), (7, 1), (16, 8)])
+def test_real_accuracy_is_the_published_one(batch_size, devices, golden):
+  found = json.loads((golden / 'imagenet_real_metric.json').read_text())['labels']
+  with np.load(golden / 'imagenet_real_metric.npz') as file:
+    logits, want = file['input/logits'], float(file['output/real_accuracy'])
+    scored = int(file['output/n_scored'])
+  examples = [
+    {'logits': each, 'real_label': classes}
+    for each, classes in zip(logits, found, strict=True)
+  ]
+  got = real_accuracy(examples, batch_size, devices)
+  assert got['top1'] == pytest.approx(want, rel=1e-6)
+  assert scored == sum(map(bool, found)) < len(found)
+  best = np.argsort(-logits, axis=1)[:, :5]
+  hits = sum(bool({*five} & {*them}) for five, them in zip(best, found, strict=True))
+  assert got['top5'] == pytest.approx(hits / scored, rel=1e-6)
+  assert got.keys() == {'top1', 'top5'}
+
+
+def test_images_without_labels_do_not_count():
+  logits = np.float32([0.0, 3.0, 1.0])
+  examples = [{'logits': logits, 'real_label': c} for c in ([1, 2], [], [0], [], [])]
+  assert real_accuracy(examples, 2) == {'top1': 0.5, 'top5': 1.0}
+  with pytest.raises(ValueError, match='no example counts'):
+    real_accuracy(examples[3:], 2)

@@ -1,4 +1,5 @@
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,64 @@ def test_another_key_mixes_differently_and_the_same_key_equally(batch):
   )
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
+
+
+def test_the_reversed_batch_as_partner(batch):
+  image, target = batch
+  folded = 0
+  for seed in range(6):
+    key = jax.random.key(seed)
+    mixed = mixing.mixup(key, image, target, alpha=0.5, partner='reversed')
+    weight = weights_of(mixed[1])
+    assert len(set(weight.tolist())) == 1
+    weight = weight[0]
+    folded += weight < 0.5
+    for got, x in zip(mixed, batch, strict=True):
+      want = weight * x + (1 - weight) * x[::-1]
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  assert 0 < folded < 6  # the weight is as drawn
+
+
+def test_the_published_mixup_and_cutmix(golden):
+  config = json.loads((golden / 'mixup_cutmix.json').read_text())['config']
+  with np.load(golden / 'mixup_cutmix.npz') as file:
+    arrays = dict(file)
+  image, classes = arrays['input/image'], config['num_classes']
+  smooth = config['label_smoothing']
+  target = jax.nn.one_hot(arrays['input/label'], classes)
+  target = target * (1 - smooth) + smooth / classes
+  for i, case in enumerate(config['cases']):
+    share = weight = case['lam']
+    if case['kind'] == 'cutmix':
+      share, weight = mixing.cutmix_share(
+        weight, case['centre_y'], case['centre_x'], *image.shape[1:3]
+      )
+    got = mixing.blend(image, target, share, weight, 'reversed')
+    for name, value in zip(('image', 'target'), got, strict=True):
+      want = arrays[f'output/{i}/{name}']
+      np.testing.assert_allclose(value, want, rtol=1e-6, atol=1e-6)
+
+
+def test_one_of_mixup_and_cutmix():
+  # Each image holds its number, each target its class.
+  image = jnp.broadcast_to(jnp.arange(4.0).reshape(4, 1, 1, 1), (4, 6, 10, 1))
+  keys = jax.random.split(jax.random.key(2), 60)
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  @functools.partial(jax.vmap, in_axes=(0, None))
+  def mix(key, switch):
+    return mixing.mixup_or_cutmix(key, image, jnp.eye(4), 0.8, 1.0, switch)
+
+  images, targets = mix(keys, jnp.array([0.0, 0.5, 1.0]))
+  own = targets[..., 0, 0]
+  np.testing.assert_allclose(targets[..., 0, 3], 1 - own, atol=1e-6)
+  first = np.asarray(images[..., 0, :, :, 0])  # of example 0, whose partner is 3
+  # Either way the target says how much of the image is whose.
+  np.testing.assert_allclose(first.mean(axis=(2, 3)), 3 * (1 - own), atol=1e-5)
+  cut = (np.isclose(first, 0) | np.isclose(first, 3)).all(axis=(2, 3)).sum(axis=1)
+  assert cut[0] < 5 and 15 < cut[1] < 45 and cut[2] == 60
+  assert all(len(np.unique(weights)) > 20 for weights in own)
 
 
 def test_normalize():

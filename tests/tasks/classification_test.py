@@ -198,6 +198,18 @@ def test_mixup_trains_on_mixed_images_and_labels(batch, monkeypatch):
   np.testing.assert_allclose(scalars['loss'], want, rtol=1e-5)
 
 
+def test_mixup_with_the_reversed_batch(batch, monkeypatch):
+  monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.25))
+  task = make(mixup=0.1, mixup_partner='reversed')
+  before, _, scalars = stepped(task, batch)
+  image, target = normalized(batch), np.eye(CLASSES)[batch['label']]
+  mixed = 0.25 * image + 0.75 * image[::-1]
+  logits = Small().apply({'params': before.params}, mixed)['logits']
+  target = 0.25 * target + 0.75 * target[::-1]
+  want = -(target * np.asarray(jax.nn.log_softmax(logits))).sum(axis=1).mean()
+  np.testing.assert_allclose(scalars['loss'], want, rtol=1e-5)
+
+
 # Prediction
 
 
@@ -279,6 +291,11 @@ def test_a_label_out_of_range_is_named_with_the_remedy(label, batch):
 
 def test_labels_in_range_pass(batch):
   make().check(batch | dict(label=np.arange(8) % CLASSES))
+
+
+def test_an_unknown_partner_is_named():
+  with pytest.raises(UserError, match="mixup_partner='any' is not one of rolled, rev"):
+    make(mixup_partner='any')
 
 
 def test_an_unknown_loss_is_named():

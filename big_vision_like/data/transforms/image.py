@@ -7,6 +7,7 @@ import cv2
 import grain
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from big_vision_like.errors import UserError
 
@@ -20,6 +21,29 @@ INTERPOLATIONS = {
   'bicubic': cv2.INTER_CUBIC,
   'area': cv2.INTER_AREA,
 }
+# Antialiased: what timm and transformers resize with.
+PILLOW = {
+  f'pillow_{kernel.name.lower()}': kernel
+  for kernel in Image.Resampling
+  if kernel is not Image.Resampling.NEAREST
+}
+METHODS = (*INTERPOLATIONS, *PILLOW)
+
+
+def check_method(method: str) -> None:
+  """Raises unless `method` is one of METHODS."""
+  if method not in METHODS:
+    raise UserError(f'method={method!r} is not one of {", ".join(METHODS)}')
+
+
+def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
+  """(height, width, C); no antialiasing but in 'area' and Pillow's."""
+  if method in PILLOW:
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    small = np.asarray(picture.resize((width, height), PILLOW[method]))
+  else:
+    small = cv2.resize(image, (width, height), interpolation=INTERPOLATIONS[method])
+  return small.reshape(height, width, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +85,29 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Resize(grain.transforms.Map):
-  """To `size` x `size`, whatever the aspect ratio; no antialiasing but in 'area'."""
+  """To `size` (a side, or height and width), whatever the aspect ratio.
 
-  size: int
+  No antialiasing but in 'area' and the methods of Pillow.
+  """
+
+  size: int | tuple[int, int]
   method: str = 'bilinear'
 
   def __post_init__(self) -> None:
-    if self.method not in INTERPOLATIONS:
-      known = ', '.join(INTERPOLATIONS)
-      raise UserError(f'method={self.method!r} is not one of {known}')
+    check_method(self.method)
 
   def map(self, example: Example) -> Example:
-    side = (self.size, self.size)
-    image = cv2.resize(
-      example['image'], side, interpolation=INTERPOLATIONS[self.method]
-    )
-    return example | {'image': image.reshape(*side, -1)}
+    image = resized(example['image'], *_sides(self.size), self.method)
+    return example | {'image': image}
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+  return (size, size) if isinstance(size, int) else tuple(size)
 
 
 @dataclasses.dataclass(frozen=True)
 class InceptionCrop(grain.transforms.RandomMap):
-  """A random box (arXiv:1409.4842) resized to `size` x `size`, bilinear.
+  """A random box (arXiv:1409.4842) resized to `size` x `size`.
 
   `area` is its share of the image, `aspect` its width over height. Where no box fits
   in 100 draws, the whole image is taken.
@@ -90,13 +116,16 @@ class InceptionCrop(grain.transforms.RandomMap):
   size: int
   area: tuple[float, float] = (0.05, 1.0)
   aspect: tuple[float, float] = (3 / 4, 4 / 3)
+  method: str = 'bilinear'
+
+  def __post_init__(self) -> None:
+    check_method(self.method)
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     image = example['image']
     top, left, height, width = self._box(*image.shape[:2], rng)
     box = image[top : top + height, left : left + width]
-    resized = cv2.resize(box, (self.size,) * 2, interpolation=cv2.INTER_LINEAR)
-    return example | {'image': resized.reshape(self.size, self.size, -1)}
+    return example | {'image': resized(box, self.size, self.size, self.method)}
 
   def _box(
     self, height: int, width: int, rng: np.random.Generator
@@ -122,35 +151,81 @@ class Flip(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class ResizeSmall(grain.transforms.Map):
-  """The shorter side to `size`, averaging areas; the aspect ratio stays."""
+  """The shorter side to `size`; the aspect ratio stays."""
 
   size: int
+  method: str = 'area'
+
+  def __post_init__(self) -> None:
+    check_method(self.method)
 
   def map(self, example: Example) -> Example:
     image = example['image']
     height, width = image.shape[:2]
     scale = self.size / min(height, width)
-    side = (max(round(width * scale), self.size), max(round(height * scale), self.size))
-    resized = cv2.resize(image, side, interpolation=cv2.INTER_AREA)
-    return example | {'image': resized.reshape(side[1], side[0], -1)}
+    sides = (max(round(side * scale), self.size) for side in (height, width))
+    return example | {'image': resized(image, *sides, self.method)}
 
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrop(grain.transforms.Map):
-  """The `size` x `size` in the middle."""
+  """The `size` (a side, or height and width) in the middle."""
 
-  size: int
+  size: int | tuple[int, int]
 
   def map(self, example: Example) -> Example:
     image = example['image']
     height, width = image.shape[:2]
-    if min(height, width) < self.size:
+    h, w = _sides(self.size)
+    if height < h or width < w:
       raise UserError(
         f'CentralCrop(size={self.size}) of an image of {height}x{width} (id'
         f' {example.get("id", "unknown")}): resize first, with ResizeSmall.'
       )
-    top, left = (height - self.size) // 2, (width - self.size) // 2
+    top, left = (height - h) // 2, (width - w) // 2
+    return example | {'image': image[top : top + h, left : left + w]}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop(grain.transforms.RandomMap):
+  """Any `size` x `size`, each as likely as the others."""
+
+  size: int
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    image = example['image']
+    height, width = image.shape[:2]
+    if min(height, width) < self.size:
+      raise UserError(
+        f'RandomCrop(size={self.size}) of an image of {height}x{width} (id'
+        f' {example.get("id", "unknown")}): resize first, with Resize or ResizeSmall.'
+      )
+    top = rng.integers(height - self.size + 1)
+    left = rng.integers(width - self.size + 1)
     return example | {'image': image[top : top + self.size, left : left + self.size]}
+
+
+def bit_sizes(
+  height: int, width: int, large: tuple[int, int] = (448, 384)
+) -> tuple[int, int]:
+  """What a data set's images are resized to and cropped to, by their original size.
+
+  The BiT-HyperRule (arXiv:1912.11370 section 3.3): `Resize`, then `RandomCrop`; and to
+  evaluate, `Resize` to the size of the crop. The paper has (512, 480) as `large` for
+  R152x4 alone, its published code for all models.
+  """
+  return (160, 128) if height * width < 96 * 96 else large
+
+
+@dataclasses.dataclass(frozen=True)
+class Brighten(grain.transforms.Map):
+  """Times `factor`, at most 255: for images stored as 0 and 1."""
+
+  factor: int = 255
+
+  def map(self, example: Example) -> Example:
+    bright = np.minimum(example['image'].astype(np.int32) * self.factor, 255)
+    return example | {'image': bright.astype(np.uint8)}
 
 
 @dataclasses.dataclass(frozen=True)

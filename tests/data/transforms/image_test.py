@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -251,3 +253,52 @@ def test_central_crop_is_the_middle():
   np.testing.assert_array_equal(out, ramp(8, 11)[2:6, 3:7])
   with pytest.raises(UserError, match=r'image of 3x11 \(id 5\): resize first'):
     image.CentralCrop(size=4).map({'image': ramp(3, 11), 'id': 5})
+
+
+@pytest.mark.parametrize('method', ['nearest', 'bilinear', 'bicubic', 'area'])
+def test_crops_are_interpolated_as_asked(method):
+  stripes = np.zeros((8, 8, 1), np.uint8)
+  stripes[:, ::4] = 255
+  whole = dict(area=(1.0, 1.0), aspect=(1.0, 1.0), method=method)
+  got = image.InceptionCrop(size=2, **whole).random_map(
+    {'image': stripes}, np.random.default_rng(0)
+  )['image']
+  small = image.ResizeSmall(size=2, method=method).map({'image': stripes})['image']
+  want = image.Resize(2, method).map({'image': stripes})['image']
+  np.testing.assert_array_equal(got, want)
+  np.testing.assert_array_equal(small, want)
+
+
+@pytest.mark.parametrize('transform', [image.InceptionCrop, image.ResizeSmall])
+def test_an_unknown_method_of_others_is_named(transform):
+  with pytest.raises(UserError, match="method='cubic' is not one of nearest, bilinear"):
+    transform(size=8, method='cubic')
+
+
+def test_sizes_of_the_hyperrule_are_the_published_ones(golden):
+  rule = json.loads((golden / 'bit_hyperrule.json').read_text())
+  for size, want in rule['resolution_precrop_crop'].items():
+    height, width = map(int, size.split('x'))
+    assert image.bit_sizes(height, width, large=(512, 480)) == tuple(want), size
+  assert image.bit_sizes(96, 96) == (448, 384)
+
+
+def test_random_crop_takes_every_place():
+  crop, rng = image.RandomCrop(size=3), np.random.default_rng(0)
+  places = set()
+  for _ in range(200):
+    out = crop.random_map({'image': ramp(5, 4)}, rng)['image']
+    top, left, _ = out[0, 0].tolist()
+    np.testing.assert_array_equal(out, ramp(5, 4)[top : top + 3, left : left + 3])
+    places.add((top, left))
+  assert places == {(top, left) for top in range(3) for left in range(2)}
+  with pytest.raises(UserError, match=r'image of 5x2 \(id 6\): resize first'):
+    crop.random_map({'image': ramp(5, 2), 'id': 6}, rng)
+
+
+def test_brighten_makes_ones_white():
+  binary = np.array([[[0], [1]]], np.uint8)
+  out = image.Brighten().map({'image': binary})['image']
+  assert out.dtype == np.uint8 and out.ravel().tolist() == [0, 255]
+  out = image.Brighten(factor=3).map({'image': np.uint8([[[50, 90]]])})['image']
+  assert out.ravel().tolist() == [150, 255]
