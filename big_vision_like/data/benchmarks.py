@@ -1,10 +1,335 @@
 """Input of published benchmarks, as parts of configs."""
 
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+
 import ml_collections as mlc
 
 from big_vision_like.data import packing, pipeline, sources, vocabulary
-from big_vision_like.data.transforms import text
+from big_vision_like.data.transforms import image, labels, text
+from big_vision_like.errors import UserError
 from big_vision_like.spec import spec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+  """Labelled images of TFDS, and which of them a protocol uses for what.
+
+  `parts` are splits with the number of their examples (None: not said): `train` is all
+  that may be learnt from, `fit` what is while rates are chosen on `val`, and `test` is
+  reported. `prepare` comes between decoding and a config's own transforms. `crop` and
+  `flip` say whether labels survive them, `size` what images measure, where it matters.
+  """
+
+  name: str
+  num_classes: int
+  parts: Mapping[str, tuple[str, int | None]]
+  group: str = ''
+  prepare: Sequence[mlc.ConfigDict] = ()
+  crop: bool = True
+  flip: bool = True
+  size: tuple[int, int] = (224, 224)
+
+  def source(self, part: str) -> mlc.ConfigDict:
+    """The examples of a part."""
+    split, examples = self.parts[part]
+    return spec(sources.Tfds, name=self.name, split=split, examples=examples)
+
+  def train_input(
+    self,
+    part: str,
+    transforms: Sequence[mlc.ConfigDict],
+    batch_size: int,
+    seed: int = 0,
+    workers: int = 8,
+  ) -> mlc.ConfigDict:
+    """Shuffled batches of a part."""
+    return spec(
+      pipeline.TrainInput,
+      source=self.source(part),
+      transforms=self._transforms(transforms),
+      batch_size=batch_size,
+      seed=seed,
+      workers=workers,
+    )
+
+  def eval_input(
+    self,
+    part: str,
+    transforms: Sequence[mlc.ConfigDict],
+    batch_size: int,
+    workers: int = 8,
+  ) -> mlc.ConfigDict:
+    """Every example of a part once."""
+    return spec(
+      pipeline.EvalInput,
+      source=self.source(part),
+      transforms=self._transforms(transforms),
+      batch_size=batch_size,
+      workers=workers,
+    )
+
+  def _transforms(self, own: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
+    # Copies: an override of one input of a config must not reach into another.
+    parts = [spec(image.Decode), *self.prepare, *own, spec(labels.Keep)]
+    return [part.copy_and_resolve_references() for part in parts]
+
+
+def imagenet_real(
+  transforms: Sequence[mlc.ConfigDict], batch_size: int, workers: int = 8
+) -> mlc.ConfigDict:
+  """ImageNet's validation images with all labels that fit, arXiv:2006.07159."""
+  return spec(
+    pipeline.EvalInput,
+    source=spec(
+      sources.Tfds, name='imagenet2012_real', split='validation', examples=50_000
+    ),
+    transforms=[
+      spec(image.Decode),
+      *transforms,
+      spec(labels.RealLabels),
+      spec(labels.Keep, names=('image', 'labels')),
+    ],
+    batch_size=batch_size,
+    workers=workers,
+  )
+
+
+IMAGENET = Images(
+  name='imagenet2012',
+  num_classes=1000,
+  parts=dict(
+    train=('train', 1_281_167),
+    fit=('train[:99%]', 1_268_355),
+    val=('train[99%:]', 12_812),
+    test=('validation', 50_000),
+  ),
+)
+# Not in TFDS's catalogue: yours to prepare. The release of 2011, of which 51,200 are
+# held out, as in google-research/big_vision.
+IMAGENET21K = Images(
+  name='imagenet21k',
+  num_classes=21_843,
+  parts=dict(train=('full[51200:]', 14_145_922), val=('full[:51200]', 51_200)),
+)
+# Not public: whatever data of yours stand in for it.
+JFT = Images(
+  name='jft',
+  num_classes=18_291,
+  parts=dict(train=('train[51200:]', 302_948_800), val=('train[:51200]', 51_200)),
+)
+
+# What arXiv:2010.11929 and arXiv:1912.11370 fine-tune on.
+TRANSFER = {
+  'imagenet': IMAGENET,
+  'cifar10': Images(
+    name='cifar10',
+    num_classes=10,
+    parts=dict(
+      train=('train', 50_000),
+      fit=('train[:98%]', 49_000),
+      val=('train[98%:]', 1000),
+      test=('test', 10_000),
+    ),
+    size=(32, 32),
+  ),
+  'cifar100': Images(
+    name='cifar100',
+    num_classes=100,
+    parts=dict(
+      train=('train', 50_000),
+      fit=('train[:98%]', 49_000),
+      val=('train[98%:]', 1000),
+      test=('test', 10_000),
+    ),
+    size=(32, 32),
+  ),
+  'pets': Images(
+    name='oxford_iiit_pet',
+    num_classes=37,
+    parts=dict(
+      train=('train', 3680),
+      fit=('train[:90%]', 3312),
+      val=('train[90%:]', 368),
+      test=('test', 3669),
+    ),
+  ),
+  'flowers': Images(
+    name='oxford_flowers102',
+    num_classes=102,
+    parts=dict(
+      train=('train', 1020),
+      fit=('train[:90%]', 918),
+      val=('train[90%:]', 102),
+      test=('test', 6149),
+    ),
+  ),
+}
+
+
+def _vtab(
+  group: str,
+  name: str,
+  num_classes: int,
+  val: str = 'validation[:200]',
+  test: str = 'test',
+  **rest,
+) -> Images:
+  """A task of VTAB-1k: 800 examples to fit, 200 to choose on, both to train on."""
+  fit = 'train[:800]'
+  parts = dict(fit=(fit, 800), val=(val, 200), train=(f'{fit}+{val}', 1000))
+  parts['test'] = (test, None)
+  return Images(name=name, num_classes=num_classes, parts=parts, group=group, **rest)
+
+
+# VTAB-1k, arXiv:1910.04867; splits of google-research/task_adaptation. Tasks are not
+# cropped or flipped where that may change their label, by our reading of what that is.
+VTAB = {
+  'caltech101': _vtab('natural', 'caltech101:3.*.*', 102, 'train[2754:2954]'),
+  'cifar100': _vtab(
+    'natural', 'cifar100:3.*.*', 100, 'train[45000:45200]', size=(32, 32)
+  ),
+  'dtd': _vtab('natural', 'dtd:3.*.*', 47),
+  'flowers102': _vtab('natural', 'oxford_flowers102:2.*.*', 102),
+  # The paper's 3.*.* can no longer be prepared; the images and splits are the same.
+  'pets': _vtab('natural', 'oxford_iiit_pet:4.*.*', 37, 'train[2944:3144]'),
+  'sun397': _vtab('natural', 'sun397/tfds:4.*.*', 397),
+  'svhn': _vtab(
+    'natural', 'svhn_cropped:3.*.*', 10, 'train[65931:66131]', flip=False, size=(32, 32)
+  ),
+  'patch_camelyon': _vtab('specialised', 'patch_camelyon:2.*.*', 2, size=(96, 96)),
+  'eurosat': _vtab(
+    'specialised',
+    'eurosat/rgb:2.*.*',
+    10,
+    'train[16200:16400]',
+    'train[21600:]',
+    size=(64, 64),
+  ),
+  'resisc45': _vtab(
+    'specialised', 'resisc45:3.*.*', 45, 'train[18900:19100]', 'train[25200:]'
+  ),
+  'diabetic_retinopathy': _vtab(
+    'specialised', 'diabetic_retinopathy_detection/btgraham-300:3.*.*', 5
+  ),
+  'clevr_count': _vtab(
+    'structured',
+    'clevr:3.*.*',
+    8,
+    'train[63000:63200]',
+    'validation',
+    prepare=[spec(labels.ClevrCount)],
+    crop=False,
+  ),
+  'clevr_dist': _vtab(
+    'structured',
+    'clevr:3.*.*',
+    6,
+    'train[63000:63200]',
+    'validation',
+    prepare=[spec(labels.ClevrDistance)],
+    crop=False,
+  ),
+  'dmlab': _vtab('structured', 'dmlab:2.0.1', 6, crop=False),
+  'kitti_dist': _vtab(
+    'structured', 'kitti:3.1.0', 4, prepare=[spec(labels.KittiDistance)], crop=False
+  ),
+  'dsprites_loc': _vtab(
+    'structured',
+    'dsprites:2.*.*',
+    16,
+    'train[589824:590024]',
+    'train[663552:]',
+    prepare=[
+      spec(labels.Binned, name='label_x_position', values=32),
+      spec(image.Brighten),
+    ],
+    crop=False,
+    flip=False,
+    size=(64, 64),
+  ),
+  'dsprites_ori': _vtab(
+    'structured',
+    'dsprites:2.*.*',
+    16,
+    'train[589824:590024]',
+    'train[663552:]',
+    prepare=[
+      spec(labels.Binned, name='label_orientation', values=40),
+      spec(image.Brighten),
+    ],
+    crop=False,
+    flip=False,
+    size=(64, 64),
+  ),
+  'smallnorb_azimuth': _vtab(
+    'structured',
+    'smallnorb:2.*.*',
+    18,
+    'test[:200]',
+    'test[50%:]',
+    prepare=[spec(labels.Label, name='label_azimuth')],
+    size=(96, 96),
+    flip=False,
+  ),
+  'smallnorb_elevation': _vtab(
+    'structured',
+    'smallnorb:2.*.*',
+    9,
+    'test[:200]',
+    'test[50%:]',
+    prepare=[spec(labels.Label, name='label_elevation')],
+    size=(96, 96),
+  ),
+}
+
+
+def vtab_means(accuracies: Mapping[str, float]) -> dict[str, float]:
+  """Means over the tasks of each group of VTAB-1k, and over all 19 tasks (`all`)."""
+  missing, unknown = VTAB.keys() - accuracies, accuracies.keys() - VTAB
+  if missing or unknown:
+    raise UserError(
+      'VTAB-1k is the mean over its 19 tasks:'
+      f' missing {", ".join(sorted(missing)) or "none"};'
+      f' unknown {", ".join(sorted(unknown)) or "none"}.'
+    )
+  groups: dict[str, list[float]] = {}
+  for name, task in VTAB.items():
+    groups.setdefault(task.group, []).append(accuracies[name])
+  means = {group: statistics.fmean(found) for group, found in groups.items()}
+  return means | {'all': statistics.fmean(accuracies.values())}
+
+
+def _fewshot(
+  name: str,
+  num_classes: int,
+  train: str = 'train',
+  test: str = 'test',
+  examples: tuple[int | None, int | None] = (None, None),
+) -> Images:
+  parts = dict(train=(train, examples[0]), test=(test, examples[1]))
+  return Images(name=name, num_classes=num_classes, parts=parts)
+
+
+# Linear probes of arXiv:2010.11929 section 4.1, as google-research/big_vision has them.
+FEWSHOT = {
+  'caltech101': _fewshot('caltech101', 102),
+  'cars196': _fewshot('cars196:2.1.0', 196),
+  'cifar100': _fewshot('cifar100', 100),
+  'dtd': _fewshot('dtd', 47),
+  # At least 30 examples of each class.
+  'imagenet': _fewshot('imagenet2012', 1000, 'train[:65000]', 'validation'),
+  'oxford_iiit_pet': _fewshot('oxford_iiit_pet', 37),
+  'uc_merced': _fewshot('uc_merced', 21, 'train[:1000]', 'train[1000:]', (1000, 1100)),
+}
+
+
+def chosen(name: str, choices: Mapping[str, Images], what: str = 'data set') -> Images:
+  """The data of an argument of a config."""
+  if name not in choices:
+    raise UserError(f'no {what} {name!r}: take one of {", ".join(choices)}')
+  return choices[name]
 
 
 def sentence_pieces(data_set: str, size: int) -> mlc.ConfigDict:

@@ -5,7 +5,8 @@
 
 Batch 4,096; Adam with decay 0.1 (times the rate), linear decay to zero, sigmoid loss
 summed over classes, no dropout. After fine-tuning the authors report ImageNet top-1
-of 88.55 for H/14 (2.5k TPUv3-core-days) and 87.76 for L/16 (0.68k).
+of 88.55 for H/14 (2.5k TPUv3-core-days) and 87.76 for L/16 (0.68k): what follows is in
+transfer.py, transfer_hires.py and vtab.py.
 
 JFT is not public: prepare your own data under the name `jft` (or give another as
 `--config.train_data.source.name`) with a split `train`, of which the first 51,200
@@ -31,7 +32,10 @@ RECIPES = {
   'L/32': (7, 6e-4),
   'L/16': (14, 4e-4),
   'H/14': (14, 3e-4),
+  'R50+B/16': (7, 8e-4),
+  'R50+L/32': (7, 2e-4),
 }
+ARGUMENTS = ('H/14', 'L/16', 'R50+B/16')
 
 
 def get_config(variant: str = 'H/14') -> mlc.ConfigDict:

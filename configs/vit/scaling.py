@@ -23,6 +23,7 @@ from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 
 HELD_OUT = 51_200
+ARGUMENTS = ('g/14', 'G/14')
 
 
 def get_config(variant: str = 'g/14') -> mlc.ConfigDict:

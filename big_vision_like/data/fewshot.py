@@ -1,0 +1,47 @@
+"""A few examples of each class."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import ridge
+
+
+@dataclasses.dataclass(frozen=True)
+class PerClass:
+  """`count` examples of each class of a source, other ones for another `seed`.
+
+  All labels are read once, to know the classes; `classes` says how many there are, for
+  plans made before the data are there.
+  """
+
+  source: Any
+  count: int
+  classes: int | None = None
+  seed: int = 0
+
+  @functools.cached_property
+  def indices(self) -> np.ndarray:
+    """Where in the source the examples are."""
+    label_N = np.array([self.source[i]['label'] for i in range(len(self.source))])
+    try:
+      return ridge.fewshot_indices(label_N, self.count, self.seed)
+    except ValueError as error:
+      raise UserError(f'count={self.count} of {self.source}: {error}') from error
+
+  def planned(self) -> Any:
+    """These, or where the source is not prepared what stands in for them in a plan."""
+    there = self.source.planned()
+    if there is self.source:
+      return self
+    count = None if self.classes is None else self.count * self.classes
+    return dataclasses.replace(there, examples=count)
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.source[int(self.indices[index])]

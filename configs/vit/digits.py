@@ -1,0 +1,82 @@
+"""ViTs on 8x8 handwritten digits: what positions are worth, in small.
+
+    python -m big_vision_like.train --config=configs/vit/digits.py:learned \
+        --workdir=runs/digits_learned
+
+The ablation of arXiv:2010.11929 appendix D.4 with four blocks and 1,347 scans: `none`,
+`learned`, `learned2d`, `sincos2d` at the stem, or as `learned,every` and
+`learned,shared` in front of each block; `relative,every` and `relative,shared`. About
+99 % of the test scans with any, half of them without. Two CPU cores: 2 minutes.
+"""
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data import pipeline, sources
+from big_vision_like.data.transforms import image
+from big_vision_like.evals import classification
+from big_vision_like.models import vit
+from big_vision_like.spec import epochs, spec
+from big_vision_like.tasks import classification as tasks
+
+ARGUMENTS = (
+  *('sincos2d', 'learned', 'learned2d', 'none'),
+  *('learned,every', 'learned,shared', 'relative,every', 'relative,shared'),
+)
+
+
+def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
+  posemb, _, place = positions.partition(',')
+  c = mlc.ConfigDict(dict(seed=0, total_steps=3000, log_every=100, keep_last=1))
+  c.train_data = spec(
+    pipeline.TrainInput,
+    source=spec(sources.Tfds, name='digits', split='train'),
+    transforms=[
+      spec(image.Decode, channels=1),
+      spec(image.RandomAffine, rotate=12.0, scale=0.12, shift=0.125),
+    ],
+    batch_size=64,
+    seed=c.get_ref('seed'),
+  )
+  c.task = spec(
+    tasks.Classification,
+    model=spec(
+      vit.ViT,
+      num_classes=10,
+      patch=2,
+      width=48,
+      depth=4,
+      num_heads=4,
+      mlp_dim=96,
+      pool='gap',
+      posemb=posemb,
+      posemb_at=place or 'stem',
+    ),
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.warmup_cosine_decay_schedule,
+        init_value=0.0,
+        peak_value=2e-3,
+        warmup_steps=100,
+        decay_steps=c.get_ref('total_steps'),
+      ),
+      weight_decay=0.05,
+      clip_norm=1.0,
+    ),
+    mixup=0.2,
+  )
+  c.evals = dict(
+    test=spec(
+      classification.Accuracy,
+      data=spec(
+        pipeline.EvalInput,
+        source=spec(sources.Tfds, name='digits', split='test'),
+        transforms=[spec(image.Decode, channels=1)],
+        batch_size=256,
+      ),
+      every=epochs(20),
+    )
+  )
+  return c
