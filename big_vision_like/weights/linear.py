@@ -1,14 +1,76 @@
 """Layers as PyTorch keeps them: matrices (out, in), convolutions OIHW, heads joined."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import tree
+
+# Our arrays behind each of a state dict; several where they are joined in one.
+Table = dict[str, list[str]]
+
+
+def table(modules: Mapping[str, Sequence[str]], plain: Mapping[str, str]) -> Table:
+  """From our modules behind each of theirs, and arrays that are not of a layer."""
+  found = {theirs: [ours] for theirs, ours in plain.items()}
+  for theirs, ours in modules.items():
+    for leaf in leaves(ours[0]):
+      their_leaf = 'bias' if leaf == 'bias' else 'weight'
+      found[f'{theirs}.{their_leaf}'] = [f'{module}/{leaf}' for module in ours]
+  return found
+
+
+def differences(
+  names: Collection[str],
+  known: Table,
+  unfit: Callable[[Collection[str]], tree.Differences],
+) -> tree.Differences:
+  """Their names that our model has nothing for, and those that it would need too."""
+  theirs = {ours: name for name, all_ours in known.items() for ours in all_ours}
+  strange = {name for name in names if name not in known}
+  ours = [piece for name in names if name in known for piece in known[name]]
+  unknown, missing = unfit(ours)
+  return (
+    strange | {theirs[name] for name in unknown},
+    {theirs.get(name, name) for name in missing},
+  )
+
+
+def from_state(
+  state: Mapping[str, np.ndarray], known: Table, num_heads: int
+) -> dict[str, np.ndarray]:
+  """Our flat arrays, float32; names that the table does not know are left out."""
+  flat = {}
+  for name, all_ours in known.items():
+    if name not in state:
+      continue
+    array = tree.as_float32(name, state[name])
+    pieces = split(name, array, len(all_ours)) if len(all_ours) > 1 else [array]
+    for ours, piece in zip(all_ours, pieces, strict=True):
+      module, _, leaf = ours.rpartition('/')
+      if leaf in ('kernel', 'scale', 'bias'):
+        their_leaf = 'bias' if leaf == 'bias' else 'weight'
+        _, piece = to_ours(module, their_leaf, piece, num_heads)
+      flat[ours] = piece
+  return flat
+
+
+def to_state(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarray]:
+  """Our flat arrays under their names and in their axes."""
+  return {
+    theirs: np.ascontiguousarray(
+      np.concatenate([to_torch(name, np.asarray(flat[name])) for name in ours])
+    )
+    for theirs, ours in known.items()
+    if ours[0] in flat
+  }
 
 
 def split(name: str, array: np.ndarray, count: int) -> list[np.ndarray]:
   """The arrays of `count` layers that lie in one, as query, key and value do."""
   if len(array) % count:
-    raise ValueError(f'{name!r} of shape {array.shape} does not split into {count}.')
+    raise UserError(f'{name!r} of shape {array.shape} does not split into {count}')
   return np.split(array, count)
 
 
@@ -18,7 +80,7 @@ def to_ours(
   """Leaf name and array for one of our modules, from PyTorch's weight or bias."""
   if module.endswith(('/query', '/key', '/value')):
     if len(array) % num_heads:
-      raise ValueError(f'Width {len(array)} does not divide into {num_heads} heads.')
+      raise UserError(f'width {len(array)} does not divide into {num_heads} heads')
     heads = (num_heads, len(array) // num_heads)
     if leaf == 'bias':
       return 'bias', array.reshape(heads)
@@ -27,6 +89,8 @@ def to_ours(
     return 'bias', array
   if module.endswith('attention/out'):
     return 'kernel', array.T.reshape(num_heads, -1, len(array))
+  if module == 'head' and array.ndim == 4:  # a convolution of single points
+    return 'kernel', array[:, :, 0, 0].T
   if array.ndim == 4:
     return 'kernel', array.transpose(2, 3, 1, 0)
   return ('scale', array) if array.ndim == 1 else ('kernel', array.T)
@@ -42,6 +106,19 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
   if module.endswith('attention/out'):
     return array.reshape(-1, array.shape[-1]).T
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def timm_preprocessing(image_size: Sequence[int], channels: int) -> dict[str, object]:
+  """How images become what our models take, as timm says it."""
+  return dict(
+    input_size=[channels, *image_size],
+    mean=[0.5] * channels,
+    std=[0.5] * channels,
+    interpolation='bilinear',
+    crop_pct=1.0,
+    crop_mode='squash',
+    pool_size=None,
+  )
 
 
 def leaves(module: str) -> Sequence[str]:

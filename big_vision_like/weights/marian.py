@@ -17,11 +17,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from big_vision_like.errors import UserError
-from big_vision_like.weights import linear, tree
+from big_vision_like.weights import files, linear, tree
 
 _EMBEDDINGS = (
   'model.shared.weight',
@@ -95,12 +93,7 @@ def read_folder(path: str | os.PathLike) -> tuple[Config, tree.Tree]:
         '.save_pretrained(FOLDER)'
       )
     raise UserError(f'{path} has no model.safetensors{hint}')
-  try:
-    state = safetensors.numpy.load_file(file)
-  except safetensors.SafetensorError as error:
-    raise UserError(
-      f'{file} is no whole .safetensors file ({error}): copy it again'
-    ) from error
+  state = files.read_safetensors(file)
   args = config.model_args
   params = from_marian(state, args['num_heads'], source=str(file))
   vocab_size, width = params['embedding'].shape
@@ -199,10 +192,7 @@ def from_marian(
   state.setdefault(_BIAS, np.zeros(shapes[_BIAS], np.float32))  # as transformers does
   positions = {name for name in state if name.endswith(f'coder.{_POSITIONS}')}
   unknown = state.keys() - shapes.keys() - positions - set(_EMBEDDINGS)
-  try:
-    tree.check_names(source, unknown, shapes.keys() - state.keys())
-  except ValueError as error:
-    raise UserError(str(error)) from error
+  tree.check_names(source, unknown, shapes.keys() - state.keys())
   wrong = [
     f'{name} {state[name].shape} is not {shape}'
     for name, shape in shapes.items()

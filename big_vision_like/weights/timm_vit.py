@@ -1,21 +1,27 @@
 """Weights of timm's VisionTransformer (.safetensors, or a state dict of arrays).
 
-Understood are plain ViTs that pool by class token, by average of normed tokens
+Understood are ViTs that pool by class token, by average of normed tokens
 (`global_pool='avg', fc_norm=False`) or by attention (`global_pool='map'`, no class
-token). timm keeps matrices as (out, in), convolutions as OIHW, and query, key and value
-in one matrix. Its GELU is exact unless `act_layer=GELUTanh`, ours is the tanh form.
+token), with registers (`reg_tokens`), and hybrids with timm's ResNetV2 (`vit_*_r50_*`).
+timm keeps matrices as (out, in), convolutions as OIHW, and query, key and value in one
+matrix. Its GELU is exact unless `act_layer=GELUTanh`, ours is the tanh form.
 """
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from big_vision_like.weights import linear, tree, vit_names
+from big_vision_like.errors import UserError
+from big_vision_like.weights import (
+  files,
+  linear,
+  resnet_names,
+  torch_resnet,
+  tree,
+  vit_names,
+)
 
 _TOP = {'patch_embed.proj': ['embed'], 'norm': ['encoder/norm'], 'head': ['head']}
 _BLOCK = {
@@ -36,19 +42,36 @@ _POOL = {
 }
 _PLAIN = {
   'cls_token': 'cls',
+  'reg_token': 'registers',
   'pos_embed': 'pos_embedding',
   'attn_pool.latent': 'map_head/probe',
 }
+_BACKBONE = 'patch_embed.backbone.'
+# Functions that make the model, by width and by the trunk's stages; all arguments of a
+# plain ViT can be given to any of its functions.
+_PLAIN_MODELS = {
+  192: 'vit_tiny_patch16_224',
+  384: 'vit_small_patch16_224',
+  768: 'vit_base_patch16_224',
+  1024: 'vit_large_patch16_224',
+  1280: 'vit_huge_patch14_224',
+  1408: 'vit_giant_patch14_224',
+  1664: 'vit_gigantic_patch14_224',
+}
+_HYBRID_MODELS = {
+  (): 'vit_tiny_r_s16_p8_224',
+  (2, 2, 2, 2): 'vit_small_r26_s32_224',
+  (3, 4, 9): 'vit_base_r50_s16_224',
+  (3, 4, 6, 3): 'vit_large_r50_s32_224',
+}
+_POOLS = {'token': 'token', 'gap': 'avg', 'map': 'map'}
 
 
 def read_safetensors(
   path: str | os.PathLike, num_heads: int, no_embed_class: bool = False
 ) -> tree.Tree:
   """Reads a timm ViT file as a nested dict in the naming of our ViT, float32."""
-  try:
-    state = safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is not a .safetensors file: {error}') from error
+  state = files.read_safetensors(path)
   return from_timm(state, num_heads, no_embed_class, source=str(path))
 
 
@@ -60,69 +83,165 @@ def from_timm(
 ) -> tree.Tree:
   """As `read_safetensors`, from the arrays by name; `source` is named in errors.
 
-  `no_embed_class` means the same as in timm: the class token has no row among the
-  positions; ours is then zero. Raises a ValueError that lists unknown or missing names.
+  `no_embed_class` means the same as in timm: class token and registers have no rows
+  among the positions. In our tree the class token's is then zero; registers never have
+  one: it is added to them. Raises a `UserError` that lists unknown or missing names.
   """
-  modules = _modules(state, r'blocks\.(\d+)\.')
-  flat, unknown = {}, []
-  for name, array in state.items():
-    module, _, leaf = name.rpartition('.')
-    if name in _PLAIN:
-      flat[_PLAIN[name]] = tree.as_float32(name, array)
-    elif module in modules and leaf in ('weight', 'bias'):
-      array = tree.as_float32(name, array)
-      pieces = linear.split(name, array, len(modules[module]))
-      for ours, piece in zip(modules[module], pieces, strict=True):
-        our_leaf, piece = linear.to_ours(ours, leaf, piece, num_heads)
-        flat[f'{ours}/{our_leaf}'] = piece
-    else:
-      unknown.append(name)
-  _, missing = vit_names.unfit(flat)
-  names = _timm_names(modules)
-  tree.check_names(source, unknown, [names[name] for name in missing])
+  tree.check_names(source, *differences(state))
+  flat = linear.from_state(state, _table(state), num_heads)
   if 'cls' in flat and 'map_head/probe' in flat:
-    raise ValueError(f'{source}: has a class token as well as attention pooling.')
-  if no_embed_class and {'cls', 'pos_embedding'} <= flat.keys():
-    flat['pos_embedding'] = np.pad(flat['pos_embedding'], ((0, 0), (1, 0), (0, 0)))
+    raise UserError(f'{source}: has a class token as well as attention pooling')
+  if 'pos_embedding' in flat:
+    prefix, count = _prefix(flat)
+    pos_1ND = flat['pos_embedding']
+    if no_embed_class:
+      pos_1ND = np.pad(pos_1ND, ((0, 0), (prefix, 0), (0, 0)))
+    has_cls = prefix - count
+    if count:
+      flat['registers'] = flat['registers'] + pos_1ND[:, has_cls:prefix]
+    flat['pos_embedding'] = np.delete(pos_1ND, np.s_[has_cls:prefix], axis=1)
   return tree.unflatten(flat)
 
 
 def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as timm's state dict of arrays."""
+  """Our parameters (unrolled or scanned) as timm's state dict of arrays.
+
+  The positions have rows for class token and registers, those of registers zero.
+  """
   flat = tree.flatten(tree.unstack_blocks(params))
-  names = _timm_names(_modules(flat, r'encoder/block_(\d+)/'))
+  refuse = {
+    'pre_logits/kernel': 'a layer before the head (pre_logits)',
+    'pos_rows': 'positions by row and column',
+    'relative_keys': 'relative positions',
+  }
+  for name, what in refuse.items():
+    if name in flat:
+      raise UserError(f'parameters: timm has no place for {what}: unknown {name}')
+  known = _table(flat, ours=True)
+  named = {name for names in known.values() for name in names}
   unfit, missing = vit_names.unfit(flat)
-  tree.check_names('parameters', unfit | (flat.keys() - names.keys()), missing)
-  pieces: dict[str, list[np.ndarray]] = {}
-  for ours, theirs in names.items():  # in the order query, key, value
-    if ours in flat:
-      pieces.setdefault(theirs, []).append(
-        linear.to_torch(ours, np.asarray(flat[ours]))
-      )
+  tree.check_names('parameters', unfit | (flat.keys() - named), missing)
+  if 'pos_embedding' in flat and len(flat['pos_embedding']) > 1:
+    raise UserError('parameters: timm has no place for positions of every block')
+  if 'pos_embedding' in flat and 'registers' in flat:
+    prefix, count = _prefix(flat)
+    zeros_1RD = np.zeros_like(flat['registers'])
+    flat['pos_embedding'] = np.insert(
+      np.asarray(flat['pos_embedding']), [prefix - count] * count, zeros_1RD, axis=1
+    )
+  return linear.to_state(flat, known)
+
+
+def config(
+  architecture: Mapping[str, Any],
+  num_classes: int,
+  image_size: Sequence[int],
+  channels: int = 3,
+) -> dict[str, Any]:
+  """What the config.json beside a model.safetensors says, for timm.create_model."""
+  width, trunk = architecture['width'], architecture['resnet']
+  if trunk is not None and tuple(trunk) not in _HYBRID_MODELS:
+    known = ', '.join(map(str, _HYBRID_MODELS))
+    raise UserError(
+      f'timm has no hybrid whose ResNet has stages of {tuple(trunk)} units, only'
+      f' {known}: write a .safetensors file without config.json'
+    )
+  pool = architecture['pool']
+  arguments = dict(
+    img_size=list(image_size),
+    in_chans=channels,
+    patch_size=architecture['patch'],
+    embed_dim=width,
+    depth=architecture['depth'],
+    num_heads=architecture['num_heads'],
+    mlp_ratio=_ratio(width, architecture['mlp_dim']),
+    class_token=pool == 'token',
+    reg_tokens=architecture['registers'],
+    pos_embed='none' if architecture['posemb'] == 'none' else 'learn',
+    global_pool=_POOLS[pool],
+    fc_norm=False,
+    act_layer='gelu_tanh',
+  )
+  name = _PLAIN_MODELS.get(width, 'vit_base_patch16_224')
+  first = 'patch_embed.proj'
+  if trunk is not None:
+    name = _HYBRID_MODELS[tuple(trunk)]
+    first = f'{_BACKBONE}stem.conv' if trunk else f'{_BACKBONE}conv'
   return {
-    # safetensors writes the memory as it lies.
-    name: np.ascontiguousarray(np.concatenate(arrays))
-    for name, arrays in pieces.items()
+    'architecture': name,
+    'num_classes': num_classes,
+    'num_features': width,
+    'global_pool': _POOLS[pool],
+    'model_args': arguments,
+    'pretrained_cfg': linear.timm_preprocessing(image_size, channels)
+    | dict(
+      num_classes=num_classes,
+      fixed_input_size=True,
+      first_conv=first,
+      classifier='head',
+    ),
   }
 
 
-def _modules(names: Iterable[str], block: str) -> dict[str, list[str]]:
-  """Our modules behind each module of timm, for as many blocks as the names tell."""
-  indices = [int(match[1]) for name in names if (match := re.match(block, name))]
+def _ratio(width: int, mlp_dim: int) -> float:
+  """What gives the hidden units exactly, as int(width * ratio)."""
+  ratio = mlp_dim / width
+  return ratio if int(width * ratio) == mlp_dim else (mlp_dim + 0.5) / width
+
+
+def differences(names: Collection[str]) -> tree.Differences:
+  """Names that a file of such a ViT does not have, and those that it lacks."""
+  return linear.differences(names, _table(names), vit_names.unfit)
+
+
+def positions_without_class(state: Mapping[str, np.ndarray]) -> bool | None:
+  """Whether the file was made with `no_embed_class`, as far as a square grid tells.
+
+  None where the rows are a square neither way, or both ways.
+  """
+  if 'pos_embed' not in state:
+    return False
+  prefix = sum(
+    state[name].shape[1] for name in ('cls_token', 'reg_token') if name in state
+  )
+  rows = state['pos_embed'].shape[1]
+  if not prefix:
+    return False
+  without, within = _square(rows), _square(rows - prefix)
+  return without if without != within else None
+
+
+def _square(count: int) -> bool:
+  return count > 0 and round(count**0.5) ** 2 == count
+
+
+def _prefix(flat: Mapping[str, np.ndarray]) -> tuple[int, int]:
+  """How many tokens are in front of the patches, and how many of them registers."""
+  count = flat['registers'].shape[1] if 'registers' in flat else 0
+  return count + int('cls' in flat), count
+
+
+def _table(names: Collection[str], ours: bool = False) -> linear.Table:
+  """Our arrays behind timm's, for as many blocks and units as the names tell."""
+  block = r'encoder/block_(\d+)/' if ours else r'blocks\.(\d+)\.'
   modules = dict(_TOP)
-  for i in range(max(indices, default=0) + 1):
-    for theirs, ours in _BLOCK.items():
-      modules[f'blocks.{i}.{theirs}'] = [f'encoder/block_{i}/{name}' for name in ours]
-  for theirs, ours in _POOL.items():
-    modules[f'attn_pool.{theirs}'] = [f'map_head/{name}' for name in ours]
-  return modules
+  for i in range(vit_names.depth(names, block) or 1):
+    for theirs, pieces in _BLOCK.items():
+      modules[f'blocks.{i}.{theirs}'] = [f'encoder/block_{i}/{name}' for name in pieces]
+  for theirs, pieces in _POOL.items():
+    modules[f'attn_pool.{theirs}'] = [f'map_head/{name}' for name in pieces]
+  return linear.table(modules | _trunk(names, ours), _PLAIN)
 
 
-def _timm_names(modules: Mapping[str, list[str]]) -> dict[str, str]:
-  """Timm's name for each of our arrays."""
-  names = {ours: theirs for theirs, ours in _PLAIN.items()}
-  for theirs, all_ours in modules.items():
-    for ours in all_ours:
-      for leaf in ('kernel', 'scale', 'bias'):
-        names[f'{ours}/{leaf}'] = f'{theirs}.{"bias" if leaf == "bias" else "weight"}'
-  return names
+def _trunk(names: Collection[str], ours: bool) -> torch_resnet.Modules:
+  if not any(name.startswith('resnet/' if ours else _BACKBONE) for name in names):
+    return {}
+  if ours:
+    depths = resnet_names.depths(names)
+  else:
+    unit = rf'{_BACKBONE}stages\.(\d+)\.blocks\.(\d+)\.'
+    depths = resnet_names.depths(names, unit, first=0)
+  # Without stages the backbone is the stem itself.
+  root = f'{_BACKBONE}stem.' if depths else _BACKBONE
+  unit = f'{_BACKBONE}stages.{{stage}}.blocks.{{unit}}.'
+  return torch_resnet.modules(depths, 1, root, unit)

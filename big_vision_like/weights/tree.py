@@ -12,7 +12,12 @@ from typing import Any
 import ml_dtypes  # also lets numpy, and so safetensors, know bfloat16
 import numpy as np
 
+from big_vision_like.errors import UserError
+from big_vision_like.weights import files
+
 Tree = dict[str, Any]
+# Names that a format does not have, and names of it that are missing.
+Differences = tuple[set[str], set[str]]
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,23 +101,18 @@ def as_float32(name: str, array: np.ndarray) -> np.ndarray:
   if array.dtype == np.dtype('V2'):
     array = array.view(ml_dtypes.bfloat16)
   if array.dtype.kind != 'f' and array.dtype != ml_dtypes.bfloat16:
-    raise ValueError(f'{name!r} holds {array.dtype}, not floating-point numbers.')
+    raise UserError(f'{name!r} holds {array.dtype}, not floating-point numbers')
   return array.astype(np.float32)
 
 
 def check_names(
   source: str, unknown: Iterable[str] = (), missing: Iterable[str] = ()
 ) -> None:
-  """Raises a ValueError that lists names a reader does not know or does not find."""
+  """Raises a `UserError` that lists names a reader does not know or does not find."""
   parts = [
-    f'{what} {_listed(sorted(names))}'
+    f'{what} {files.listed(sorted(names))}'
     for what, names in (('unknown', set(unknown)), ('missing', set(missing)))
     if names
   ]
   if parts:
-    raise ValueError(f'{source}: {"; ".join(parts)}.')
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-  rest = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + rest
+    raise UserError(f'{source}: {"; ".join(parts)}')

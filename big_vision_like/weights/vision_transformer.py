@@ -3,7 +3,8 @@
 Read are: names such as `Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel`, with
 the sub-module numbers of old files (norms 0 and 2, attention 1, MLP 3) or of newer ones
 (0 and 1, 0, 0); names under `params/`; blocks stacked by nn.scan, which lie under
-`Transformer/encoderblock`; bfloat16 saved as raw two-byte voids.
+`Transformer/encoderblock`; bfloat16 saved as raw two-byte voids. Hybrids have the names
+of big_vision's models/bit.py besides (`conv_root`, `block1/unit1/gn1`, ...).
 
 The two code bases place the class token's position differently. vision_transformer
 keeps the positions inside `Transformer` with the class token's in row 0, as we do.
@@ -13,13 +14,13 @@ the class token comes in front: row 0 of ours is then zero.
 
 import os
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from big_vision_like.weights import tree, vit_names
+from big_vision_like.errors import UserError
+from big_vision_like.weights import bit, files, tree, vit_names
 
 _POSITIONS = 'Transformer/posembed_input/pos_embedding'
 _TOP = {
@@ -40,6 +41,8 @@ _BLOCK = {
   'MlpBlock_0/Dense_0': 'mlp/fc1',
   'MlpBlock_0/Dense_1': 'mlp/fc2',
 }
+# What our ViT may have and published files do not.
+_NAMELESS = ('registers', 'pos_rows', 'pos_columns', 'relative_keys')
 _MAP_HEAD = {**_BLOCK, 'LayerNorm_0': 'norm', 'probe': 'probe'}
 # What earlier versions wrote, and what it is called now.
 _OLD = [
@@ -57,19 +60,10 @@ _OLD = [
 def read_npz(path: str | os.PathLike) -> tree.Tree:
   """Reads a published .npz file as a nested dict in the naming of our ViT, float32.
 
-  Nothing in the file is executed. Raises a ValueError that lists names which are
+  Nothing in the file is executed. Raises a `UserError` that lists names which are
   unknown or missing.
   """
-  if not zipfile.is_zipfile(path):
-    raise ValueError(f'{path} is not an .npz file.')
-  flat = {}
-  with np.load(path, allow_pickle=False) as arrays:
-    for name in arrays.files:
-      try:
-        flat[name] = arrays[name]
-      except ValueError as error:  # a pickled object
-        raise ValueError(f'{path}: cannot read {name!r}: {error}') from error
-  return from_npz(flat, source=str(path))
+  return from_npz(files.read_npz(path), source=str(path))
 
 
 def from_npz(flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tree:
@@ -82,8 +76,10 @@ def from_npz(flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tr
       unknown.append(name)
       continue
     if ours in arrays:
-      raise ValueError(f'{source}: {name!r} is there twice, under an old name too.')
+      raise UserError(f'{source}: {name!r} is there twice, under an old name too')
     array = tree.as_float32(name, array)
+    if ours.startswith('resnet/'):
+      array = bit.squeezed(ours, array)
     # Only the place says whether the class token has a row: 17 positions may be a
     # class token and 4x4 patches, or 1x17 patches.
     if _modern(name) == 'pos_embedding' and {'cls', 'params/cls'} & flat.keys():
@@ -96,8 +92,16 @@ def from_npz(flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tr
 
 
 def to_npz(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as vision_transformer names them today."""
+  """Our parameters (unrolled or scanned) as vision_transformer names them today.
+
+  Raises a `UserError` for registers and the positions of ablations: no published file
+  has them.
+  """
   flat = tree.flatten(tree.unstack_blocks(params))
+  nameless = [name for name in _NAMELESS if name in flat]
+  if nameless or len(flat.get('pos_embedding', [None])) > 1:
+    listed = files.listed(nameless or ['pos_embedding of every block'])
+    raise UserError(f'published .npz files have no name for {listed}')
   _check(flat, 'parameters')
   return {published_name(name): np.asarray(array) for name, array in flat.items()}
 
@@ -123,6 +127,25 @@ def to_big_vision(
   return flat
 
 
+def differences(names: Collection[str]) -> tree.Differences:
+  """Names that such a file does not have, and those that it lacks, as they are today.
+
+  Of blocks stacked by nn.scan the first is looked at.
+  """
+  ours = {name: our_name(name) for name in names}
+  strange = {name for name, known in ours.items() if known is None}
+  theirs = {
+    re.sub(r'^encoder/blocks/', 'encoder/block_0/', known): name
+    for name, known in ours.items()
+    if known is not None
+  }
+  unknown, missing = vit_names.unfit(theirs)
+  return (
+    strange | {theirs[name] for name in unknown},
+    {published_name(name) or name for name in missing},
+  )
+
+
 def our_name(name: str) -> str | None:
   """Our name of a published array or module; None if ViT has nothing of the kind."""
   name = _modern(name)
@@ -131,6 +154,8 @@ def our_name(name: str) -> str | None:
   if match := re.fullmatch(r'Transformer/encoderblock(_\d+)?(/.+)?', name):
     block = f'encoder/block{match[1] or "s"}'
     return block if match[2] is None else _join(block, _swap(match[2][1:], _BLOCK))
+  if trunk := bit.our_v1_name(name):
+    return trunk
   if name.startswith('MAPHead_0/'):
     return _join('map_head', _swap(name.removeprefix('MAPHead_0/'), _MAP_HEAD))
   return _swap(name, _TOP)
@@ -142,6 +167,8 @@ def published_name(name: str) -> str | None:
     block = f'Transformer/encoderblock{match[1].removeprefix("s")}'
     inverse = {ours: theirs for theirs, ours in _BLOCK.items()}
     return block if match[2] is None else _join(block, _swap(match[2][1:], inverse))
+  if name.startswith('resnet/'):
+    return bit.big_vision_v1_name(name)
   if name.startswith('map_head/'):
     inverse = {ours: theirs for theirs, ours in _MAP_HEAD.items()}
     return _join('MAPHead_0', _swap(name.removeprefix('map_head/'), inverse))

@@ -1,7 +1,12 @@
 """Which arrays the parameter tree of our ViT holds, unrolled, by flat name."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import files, resnet_names
 
 _ATTENTION = [
   f'attention/{part}/{leaf}'
@@ -22,24 +27,84 @@ _REQUIRED = [
 # Each of these is there as a whole or not at all.
 _OPTIONAL = [
   ['cls'],
+  ['registers'],
   ['pos_embedding'],
+  ['pos_rows', 'pos_columns'],
+  ['relative_keys'],
   ['map_head/probe', *(f'map_head/norm/{leaf}' for leaf in _NORM)]
   + [f'map_head/{name}' for name in _ATTENTION + _MLP],
   ['pre_logits/kernel', 'pre_logits/bias'],
   ['head/kernel', 'head/bias'],
+]
+# Axes: P Q patch, I its channels, D width, H heads, K features of one, M hidden
+# units, L blocks or 1, N tokens, R registers, S representation (D without), C classes.
+_SHAPES = [
+  (r'embed/kernel', 'PQID'),
+  (r'embed/bias', 'D'),
+  (r'cls|map_head/probe', '11D'),
+  (r'registers', '1RD'),
+  (r'pos_embedding', 'LND'),
+  (r'.*/(norm|norm1|norm2)/(scale|bias)', 'D'),
+  (r'.*/attention/(query|key|value)/kernel', 'DHK'),
+  (r'.*/attention/(query|key|value)/bias', 'HK'),
+  (r'.*/attention/out/kernel', 'HKD'),
+  (r'.*/mlp/fc1/kernel', 'DM'),
+  (r'.*/mlp/fc1/bias', 'M'),
+  (r'.*/mlp/fc2/kernel', 'MD'),
+  (r'.*/(attention/out|mlp/fc2)/bias', 'D'),
+  (r'pre_logits/kernel', 'DS'),
+  (r'pre_logits/bias', 'S'),
+  (r'head/kernel', 'SC'),
+  (r'head/bias', 'C'),
 ]
 
 
 def unfit(names: Collection[str]) -> tuple[set[str], set[str]]:
   """Returns which of the names no ViT has, and which ones a ViT with these lacks."""
   have = set(names)
-  indices = [
-    int(match[1]) for name in have if (match := re.match(r'encoder/block_(\d+)/', name))
-  ]
   want = set(_REQUIRED)
-  for i in range(max(indices, default=0) + 1):
+  for i in range(depth(have) or 1):
     want |= {f'encoder/block_{i}/{name}' for name in _BLOCK}
+  if any(name.startswith('resnet/') for name in have):
+    want |= resnet_names.trunk(resnet_names.depths(have), version=1).keys()
   for group in _OPTIONAL:
     if have.intersection(group):
       want.update(group)
   return have - want, want - have
+
+
+def depth(names: Collection[str], block: str = r'encoder/block_(\d+)/') -> int:
+  """How many blocks the names tell of; `block` finds the number of one, from 0."""
+  numbers = [int(match[1]) for name in names if (match := re.match(block, name))]
+  # No file has more blocks than arrays.
+  return max((n + 1 for n in numbers if n < len(names)), default=0)
+
+
+def check_shapes(flat: Mapping[str, np.ndarray], source: str) -> dict[str, int]:
+  """The sizes of a ViT by letter; a `UserError` that names shapes that do not fit."""
+  sizes, trunk = {'1': 1}, {}
+  if 'pre_logits/bias' not in flat:
+    sizes['S'] = flat['embed/kernel'].shape[-1]
+  if 'resnet/conv_root/kernel' in flat:
+    stages = resnet_names.depths(flat)
+    trunk = resnet_names.trunk(stages, version=1)
+    sizes['I'] = 64 * 2 ** (len(stages) + 1) if stages else 64
+  rest = {name: array for name, array in flat.items() if name not in trunk}
+  wrong = resnet_names.wrong_shapes(flat, trunk)
+  for name, array in rest.items():
+    letters = next((s for p, s in _SHAPES if re.fullmatch(p, name)), '')
+    if not letters:  # the tables of ablations
+      continue
+    new = dict(zip(letters, array.shape, strict=False))
+    if array.ndim != len(letters) or new != new | _known(sizes, letters):
+      told = ', '.join(str(sizes.get(letter, letter)) for letter in letters)
+      wrong.append(f'{name} {array.shape} is not ({told})')
+    else:
+      sizes |= new
+  if wrong:
+    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+  return sizes
+
+
+def _known(sizes: Mapping[str, int], letters: str) -> dict[str, int]:
+  return {letter: sizes[letter] for letter in letters if letter in sizes}

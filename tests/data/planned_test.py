@@ -23,6 +23,14 @@ def test_data_that_are_not_there_have_a_stand_in():
   assert 80_000 < len(found[0]['image']) < 140_000
 
 
+def test_a_stand_in_has_all_that_the_catalogue_says():
+  example = sources.Tfds('clevr', examples=50).planned()[7]
+  assert example['objects'].keys() >= {'pixel_coords'}
+  assert len(example['image']) > 80_000
+  small = sources.Tfds('cifar10', examples=50).planned()[7]
+  assert image.Decode().map(small)['image'].shape == (32, 32, 3)
+
+
 def test_data_that_are_there_stand_for_themselves(data_dir):
   source = sources.Tfds('digits')
   assert source.planned() is source
@@ -30,7 +38,7 @@ def test_data_that_are_there_stand_for_themselves(data_dir):
 
 def test_a_plan_asks_how_many_examples_there_are():
   with pytest.raises(UserError, match='how many examples there are, with --config'):
-    len(planned.Pictures(None))
+    len(planned.Pictures('no_such_data', None))
 
 
 def test_data_of_another_size_than_the_config_says(data_dir):

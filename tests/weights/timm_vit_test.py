@@ -6,6 +6,7 @@ import pathlib
 import ml_dtypes
 import numpy as np
 import pytest
+import random_weights
 import safetensors.numpy
 
 from big_vision_like.models import vit
@@ -91,7 +92,7 @@ def test_unknown_and_missing_names_are_listed(state):
 
 def test_missing_joint_matrix_is_named_once(state):
   del state['blocks.0.attn.qkv.bias']
-  with pytest.raises(ValueError, match=r'missing blocks\.0\.attn\.qkv\.bias\.$'):
+  with pytest.raises(ValueError, match=r'missing blocks\.0\.attn\.qkv\.bias$'):
     timm_vit.from_timm(state, num_heads=3)
 
 
@@ -109,11 +110,84 @@ def test_wrong_number_of_heads(state):
 def test_representation_layer_has_no_place_in_timm(state):
   params = timm_vit.from_timm(state, num_heads=3)
   params['pre_logits'] = {'kernel': np.ones((24, 24)), 'bias': np.ones(24)}
-  with pytest.raises(ValueError, match='unknown pre_logits/bias, pre_logits/kernel'):
+  with pytest.raises(ValueError, match='no place for a layer before the head'):
     timm_vit.to_timm(params)
 
 
 def test_not_a_safetensors_file(tmp_path):
   (tmp_path / 'bad.safetensors').write_bytes(b'abc' * 100)
-  with pytest.raises(ValueError, match='bad.safetensors is not a .safetensors file'):
+  with pytest.raises(ValueError, match='bad.safetensors is not a whole .safetensors'):
     timm_vit.read_safetensors(tmp_path / 'bad.safetensors', num_heads=3)
+
+
+def test_registers_have_no_position_of_their_own():
+  params = random_weights.small_vit(registers=2)
+  state = timm_vit.to_timm(params)
+  assert state['reg_token'].shape == (1, 2, 36)
+  assert state['pos_embed'].shape == (1, 12, 36)  # class token, registers, 3x3 patches
+  assert not state['pos_embed'][:, 1:3].any()
+  random_weights.assert_same(timm_vit.from_timm(state, num_heads=3), params)
+
+  # Rows of registers are added to them; without rows for tokens in front, both agree.
+  state['pos_embed'][:, 1:3] = 1
+  got = timm_vit.from_timm(state, num_heads=3)
+  np.testing.assert_array_equal(got['registers'], params['registers'] + 1)
+  np.testing.assert_array_equal(got['pos_embedding'], params['pos_embedding'])
+  state['pos_embed'] = state['pos_embed'][:, 3:]
+  got = timm_vit.from_timm(state, num_heads=3, no_embed_class=True)
+  np.testing.assert_array_equal(got['registers'], params['registers'])
+  assert not got['pos_embedding'][:, 0].any()
+  np.testing.assert_array_equal(
+    got['pos_embedding'][:, 1:], params['pos_embedding'][:, 1:]
+  )
+
+
+@pytest.mark.parametrize(
+  'tokens, rows, want',
+  [
+    ('cls_token', 17, False),
+    ('cls_token', 16, True),
+    ('cls_token', 19, None),  # 3x6 or 2x9
+    ('cls_token', 1, True),  # 1x1 or 0
+    ('reg_token', 20, False),
+    ('reg_token', 16, True),
+    ('none', 15, False),
+  ],
+)
+def test_whether_tokens_have_positions(tokens, rows, want):
+  state = {
+    'pos_embed': np.ones((1, rows, 8)),
+    tokens: np.ones((1, {'cls_token': 1}.get(tokens, 4), 8)),
+  }
+  assert timm_vit.positions_without_class(state) is want
+
+
+@pytest.mark.parametrize('resnet, patch', [((), 2), ((2, 1), 1)])
+def test_hybrids(resnet, patch):
+  params = random_weights.small_vit(resnet=resnet, patch=patch)
+  state = timm_vit.to_timm(params)
+  stem = 'patch_embed.backbone.stem' if resnet else 'patch_embed.backbone'
+  assert state[f'{stem}.conv.weight'].shape == (64, 3, 7, 7)
+  if resnet:
+    norm = 'patch_embed.backbone.stages.0.blocks.0.downsample.norm.weight'
+    assert state[norm].shape == (256,)
+  random_weights.assert_same(timm_vit.from_timm(state, num_heads=3), params)
+
+
+@pytest.mark.parametrize('mlp_dim, width', [(6144, 1408), (8192, 1664), (70, 48)])
+def test_the_ratio_gives_the_hidden_units(mlp_dim, width):
+  sizes = dict(patch=8, width=width, depth=2, num_heads=4, mlp_dim=mlp_dim)
+  more = dict(pool='gap', posemb='learned', resnet=None, registers=0)
+  told = timm_vit.config(sizes | more, num_classes=7, image_size=(32, 40))
+  assert int(width * told['model_args']['mlp_ratio']) == mlp_dim
+
+
+def test_only_hybrids_of_timm_have_a_config():
+  sizes = dict(patch=1, width=48, depth=2, num_heads=4, mlp_dim=96)
+  more = dict(pool='token', posemb='learned', resnet=(3, 4, 9), registers=0)
+  told = timm_vit.config(sizes | more, num_classes=7, image_size=(32, 32))
+  assert told['architecture'] == 'vit_base_r50_s16_224'
+  with pytest.raises(
+    ValueError, match=r'no hybrid whose ResNet has stages of \(2, 1\)'
+  ):
+    timm_vit.config(sizes | more | {'resnet': (2, 1)}, 7, (32, 32))

@@ -4,6 +4,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import random_weights
 
 from big_vision_like.models import vit
 from big_vision_like.weights import tree, vision_transformer
@@ -125,8 +126,8 @@ def test_unknown_and_missing_names_are_listed(published):
     'embedding/bias, head/bias',
   ):
     vision_transformer.from_npz(published, source='my.npz')
-  published['gn_root/scale'] = np.ones(3)
-  with pytest.raises(ValueError, match='unknown gn_root/scale'):
+  published['pos_rows'] = np.ones(3)
+  with pytest.raises(ValueError, match='unknown pos_rows'):
     vision_transformer.from_npz(published)
 
 
@@ -150,8 +151,50 @@ def test_parameters_that_are_no_vit():
 def test_pickles_are_not_executed(published, tmp_path):
   published['head/bias'] = np.array([print], dtype=object)
   np.savez(tmp_path / 'bad.npz', **published)
-  with pytest.raises(ValueError, match="bad.npz: cannot read 'head/bias'"):
+  with pytest.raises(ValueError, match="bad.npz: 'head/bias' is a pickled"):
     vision_transformer.read_npz(tmp_path / 'bad.npz')
   (tmp_path / 'other.npz').write_text('no archive')
-  with pytest.raises(ValueError, match='other.npz is not an .npz file'):
+  with pytest.raises(ValueError, match='other.npz is not a whole .npz file'):
     vision_transformer.read_npz(tmp_path / 'other.npz')
+
+
+@pytest.mark.parametrize('resnet, patch', [((), 2), ((2, 1), 1)])
+def test_hybrids_have_a_resnet_too(resnet, patch):
+  params = random_weights.small_vit(resnet=resnet, patch=patch)
+  flat = vision_transformer.to_npz(params)
+  assert flat['conv_root/kernel'].shape == (7, 7, 3, 64)
+  assert ('block1/unit2/gn3/scale' in flat) == bool(resnet)
+  assert ('block2/unit1/gn_proj/bias' in flat) == bool(resnet)
+  assert vision_transformer.differences(flat) == (set(), set())
+  assert_equal(tree.flatten(vision_transformer.from_npz(flat)), tree.flatten(params))
+  # As group norms were saved once.
+  old = {n: a[None, None, None] if 'gn' in n else a for n, a in flat.items()}
+  assert old['gn_root/bias'].shape == (1, 1, 1, 64)
+  assert_equal(tree.flatten(vision_transformer.from_npz(old)), tree.flatten(params))
+  del flat['gn_root/bias']
+  with pytest.raises(ValueError, match='missing gn_root/bias$'):
+    vision_transformer.from_npz(flat)
+
+
+@pytest.mark.parametrize(
+  'other, words',
+  [
+    (dict(registers=2), 'no name for registers$'),
+    (dict(posemb='learned2d'), 'no name for pos_rows, pos_columns$'),
+    (dict(posemb='relative', posemb_at='shared'), 'no name for relative_keys$'),
+    (dict(posemb_at='every'), 'no name for pos_embedding of every block$'),
+  ],
+)
+def test_what_no_published_file_has_is_not_written(other, words):
+  with pytest.raises(ValueError, match=words):
+    vision_transformer.to_npz(random_weights.small_vit(**other))
+
+
+def test_differences_are_told_by_name_alone(published):
+  assert vision_transformer.differences(published) == (set(), set())
+  stacked = vision_transformer.to_big_vision(
+    vision_transformer.from_npz(published), scan=True
+  )
+  assert vision_transformer.differences(stacked) == (set(), set())
+  names = (published.keys() - {'head/bias'}) | {'opt/step'}
+  assert vision_transformer.differences(names) == ({'opt/step'}, {'head/bias'})

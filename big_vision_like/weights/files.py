@@ -1,0 +1,112 @@
+"""Files of arrays by name, .npz and .safetensors: nothing in them is executed."""
+
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+
+import ml_dtypes  # noqa: F401 - lets safetensors know bfloat16
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from big_vision_like.errors import UserError
+
+PICKLES = ('.pt', '.pth', '.bin', '.pkl', '.pickle', '.ckpt')
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The arrays of a file; its suffix says the format.
+
+  Raises a `UserError` where there is no such file, and for one that is cut off, of
+  another format, or holds Python objects.
+  """
+  path = pathlib.Path(path)
+  if path.suffix in PICKLES:
+    raise UserError(
+      f'{path} is a pickle, a program that would run here, and is not read: convert it'
+      ' to .safetensors where you trust it (safetensors.torch.save_file)'
+    )
+  readers = {'.npz': read_npz, '.safetensors': read_safetensors}
+  if path.suffix not in readers:
+    raise UserError(f'{path} ends in none of {", ".join(readers)}')
+  return readers[path.suffix](path)
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The arrays of an .npz file."""
+  _check_there(path)
+  if not zipfile.is_zipfile(path):  # the last bytes of an archive say what is in it
+    raise UserError(f'{path} is not a whole .npz file: copy it again')
+  with np.load(path, allow_pickle=False) as arrays:
+    return {name: _array(path, arrays, name) for name in arrays.files}
+
+
+def _array(path: str | os.PathLike, arrays: Mapping, name: str) -> np.ndarray:
+  try:
+    return arrays[name]
+  # What NumPy and zipfile raise of damaged members.
+  except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    if 'pickle' in str(error):
+      raise UserError(
+        f'{path}: {name!r} is a pickled Python object and is not read: save arrays of'
+        ' numbers without it'
+      ) from error
+    raise UserError(f'{path}: {name!r} is damaged ({error}): copy it again') from error
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The arrays of a .safetensors file."""
+  _check_there(path)
+  try:
+    return safetensors.numpy.load_file(path)
+  except (safetensors.SafetensorError, KeyError) as error:
+    raise UserError(
+      f'{path} is not a whole .safetensors file ({error}): copy it again'
+    ) from error
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes an .npz or .safetensors file, which appears when it is complete."""
+  path = pathlib.Path(path)
+  part = path.with_name(f'{path.name}.part')
+  try:
+    if path.suffix == '.safetensors':
+      # It writes the memory as it lies.
+      whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+      # timm and transformers want to know whose the tensors are.
+      safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
+    else:
+      with part.open('wb') as file:
+        np.savez(file, **arrays)
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
+  """Raises a `UserError` that names the arrays with NaN or infinities."""
+  broken = sorted(name for name, array in arrays.items() if not _finite(array))
+  if broken:
+    raise UserError(f'{source}: NaN or infinities in {listed(broken)}')
+
+
+def _finite(array: np.ndarray) -> bool:
+  if array.dtype == np.dtype('V2'):  # what .npz makes of bfloat16
+    array = array.view(ml_dtypes.bfloat16)
+  if array.dtype.kind not in 'fV':
+    return True
+  return bool(np.isfinite(array).all())
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+  """The first names, and how many more there are."""
+  names = list(names)
+  rest = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + rest
+
+
+def _check_there(path: str | os.PathLike) -> None:
+  if not pathlib.Path(path).is_file():
+    raise UserError(f'{path} is not a file')

@@ -1,0 +1,407 @@
+"""Published weights of any source: which it is, and what model they are of.
+
+A file is taken by the reader whose names it has, all of them and no others; its shapes
+tell the rest of the architecture. What they cannot tell (heads in PyTorch's layout,
+positions that are computed) comes from JSON files beside the weights, else it is
+assumed and `Published.assumed` says so.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import (
+  bit,
+  files,
+  resnet_names,
+  timm_bit,
+  timm_vit,
+  transformers_bit,
+  transformers_vit,
+  tree,
+  vision_transformer,
+  vit_names,
+)
+
+# Heads of the published sizes that have not one for every 64 features.
+_HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16, 1792: 16}
+_EMBED_BIAS = ('patch_embed.proj.bias', 'patch_embeddings.projection.bias')
+_TABLES = {
+  'pos_embedding': 'learned',
+  'pos_rows': 'learned2d',
+  'relative_keys': 'relative',
+}
+_METADATA = ('config.json', 'preprocessor_config.json')
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """Weights of one file, as our model takes them.
+
+  `family` is 'vit', 'bit' or 'bit_v1'; `architecture` are the arguments of `vit.ViT`,
+  `bit.BiT` or `bit.BiTv1` but for `num_classes`, which is 0 without a head. `metadata`
+  are the JSON files beside the weights by file name, as they are.
+  """
+
+  params: tree.Tree
+  family: str
+  architecture: dict[str, Any]
+  num_classes: int
+  source: str = ''
+  assumed: tuple[str, ...] = ()
+  metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def channels(self) -> int:
+    """Of the images."""
+    root = self.params.get('resnet', {}).get('conv_root', self.params.get('embed'))
+    return root['kernel'].shape[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+  source: str
+  suffix: str
+  family: str
+  differences: Callable[[Collection[str]], tree.Differences]
+  read: Callable[..., tree.Tree]
+
+
+_READERS = (
+  _Reader(
+    'vision_transformer or big_vision ViT',
+    '.npz',
+    'vit',
+    vision_transformer.differences,
+    vision_transformer.from_npz,
+  ),
+  _Reader(
+    'big_transfer BiT',
+    '.npz',
+    'bit',
+    bit.big_transfer_differences,
+    bit.from_big_transfer,
+  ),
+  _Reader(
+    'big_vision BiT',
+    '.npz',
+    'bit',
+    bit.big_vision_v2_differences,
+    bit.from_big_vision_v2,
+  ),
+  _Reader(
+    'big_vision BiT v1',
+    '.npz',
+    'bit_v1',
+    bit.big_vision_v1_differences,
+    bit.from_big_vision_v1,
+  ),
+  _Reader('timm ViT', '.safetensors', 'vit', timm_vit.differences, timm_vit.from_timm),
+  *(
+    _Reader(
+      f'{library} BiT{" v1" if version == 1 else ""}',
+      '.safetensors',
+      'bit_v1' if version == 1 else 'bit',
+      partial(differences, version=version),
+      partial(read, version=version),
+    )
+    for library, differences, read in (
+      ('timm', timm_bit.differences, timm_bit.from_timm),
+      (
+        'transformers',
+        transformers_bit.differences,
+        transformers_bit.from_transformers,
+      ),
+    )
+    for version in (2, 1)
+  ),
+  _Reader(
+    'transformers ViT',
+    '.safetensors',
+    'vit',
+    transformers_vit.differences,
+    transformers_vit.from_transformers,
+  ),
+)
+
+
+def read(
+  path: str | os.PathLike,
+  num_heads: int | None = None,
+  no_embed_class: bool | None = None,
+) -> Published:
+  """Reads an .npz or .safetensors file, or a folder with a model.safetensors.
+
+  `num_heads` and `no_embed_class` (as in timm) are for files that do not tell. Raises a
+  `UserError` that says why a file is not read; nothing in it is executed.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    path = _in_folder(path)
+  arrays = files.read(path)
+  reader = _reader(arrays, path)
+  files.check_finite(arrays, str(path))
+  metadata = _metadata(path)
+  arguments, assumed = {}, ()
+  if reader.source in ('timm ViT', 'transformers ViT'):
+    assumed = _activation(reader, metadata)
+    width = next(a.size for name, a in arrays.items() if name.endswith(_EMBED_BIAS))
+    arguments['num_heads'], told = _num_heads(width, num_heads, metadata)
+    assumed += told
+  if reader.source == 'timm ViT':
+    _check_pooling(arrays, metadata, path)
+    arguments['no_embed_class'] = _no_embed_class(
+      arrays, no_embed_class, metadata, path
+    )
+  try:
+    params = reader.read(arrays, source=str(path), **arguments)
+  except UserError:
+    raise
+  except (ValueError, IndexError) as error:  # NumPy, of shapes
+    raise UserError(f'{path}: shapes that do not fit: {error}') from error
+  # timm's may have no positions at all, where big_vision's are computed.
+  without = 'none' if reader.source == 'timm ViT' else 'sincos2d'
+  described = describe(params, reader.family, str(path), without)
+  architecture, assumed = described.architecture, assumed + described.assumed
+  ours = metadata.get(sidecar(path).name, {})
+  if _is_ours(ours):
+    architecture = _same_model(ours['architecture'], architecture, sidecar(path))
+    assumed = tuple(ours['assumed'])
+  return dataclasses.replace(
+    described,
+    architecture=architecture,
+    source=reader.source,
+    assumed=assumed,
+    metadata=metadata,
+  )
+
+
+def read_params(
+  path: str | os.PathLike,
+  num_heads: int | None = None,
+  no_embed_class: bool | None = None,
+) -> tree.Tree:
+  """The parameters alone, for `checkpoint.InitFrom`; as `read`."""
+  return read(path, num_heads, no_embed_class).params
+
+
+def sidecar(path: str | os.PathLike) -> pathlib.Path:
+  """The JSON file beside an .npz file that says what our writer knew of it."""
+  return pathlib.Path(path).with_suffix('.json')
+
+
+def describe(
+  params: Mapping[str, Any],
+  family: str,
+  source: str = 'parameters',
+  without: str = 'sincos2d',
+) -> Published:
+  """Parameters in our naming (unrolled or scanned) with what their shapes tell.
+
+  `without` is the `posemb` of a ViT that holds no table of positions. Raises a
+  `UserError` that names shapes which do not fit each other.
+  """
+  params = tree.unstack_blocks(params)
+  flat = tree.flatten(params)
+  num_classes = len(flat['head/bias']) if 'head/bias' in flat else 0
+  if family == 'vit':
+    architecture, assumed = _vit(flat, source, without)
+  else:
+    architecture, assumed = _bit(flat, family, source, num_classes), ()
+  return Published(params, family, architecture, num_classes, assumed=assumed)
+
+
+def _vit(
+  flat: Mapping[str, np.ndarray], source: str, without: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  sizes, assumed = vit_names.check_shapes(flat, source), ()
+  depth = vit_names.depth(flat)
+  posemb, posemb_at = _positions(flat) or (without, 'stem')
+  if posemb == 'sincos2d':
+    assumed = ("posemb='sincos2d': the file has no positions, they are computed",)
+  patch = sizes['P'], sizes['Q']
+  trunk = 'resnet/conv_root/kernel' in flat
+  architecture = dict(
+    patch=patch[0] if patch[0] == patch[1] else patch,
+    width=sizes['D'],
+    depth=depth,
+    num_heads=sizes['H'],
+    mlp_dim=sizes['M'],
+    pool='token' if 'cls' in flat else 'map' if 'map_head/probe' in flat else 'gap',
+    posemb=posemb,
+    posemb_at=posemb_at,
+    resnet=tuple(resnet_names.depths(flat)) if trunk else None,
+    registers=sizes.get('R', 0),
+    rep_size=sizes['S'] if 'pre_logits/bias' in flat else 0,
+  )
+  return architecture, assumed
+
+
+def _positions(flat: Mapping[str, np.ndarray]) -> tuple[str, str] | None:
+  """What kind of positions there are, and where they come in."""
+  for name, posemb in _TABLES.items():
+    if name in flat:
+      # Relative positions are never at the stem.
+      once = 'shared' if posemb == 'relative' else 'stem'
+      return posemb, 'every' if len(flat[name]) > 1 else once
+  return None
+
+
+def _bit(
+  flat: Mapping[str, np.ndarray], family: str, source: str, num_classes: int
+) -> dict[str, Any]:
+  version = 1 if family == 'bit_v1' else 2
+  depths, root = resnet_names.depths(flat), flat['resnet/conv_root/kernel'].shape
+  want = resnet_names.bit(depths, version, root[-1], root[-2], num_classes)
+  wrong = resnet_names.wrong_shapes(flat, want)
+  if wrong:
+    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+  width = root[-1] / 64
+  return dict(depths=tuple(depths), width=int(width) if width.is_integer() else width)
+
+
+def _in_folder(folder: pathlib.Path) -> pathlib.Path:
+  path = folder / 'model.safetensors'
+  if path.is_file():
+    return path
+  pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in files.PICKLES]
+  if pickles:
+    files.read(folder / pickles[0])  # says what to do
+  raise UserError(f'{folder} has no model.safetensors: name a file of weights')
+
+
+def _reader(names: Collection[str], path: pathlib.Path) -> _Reader:
+  """The reader whose names these are; a `UserError` with what differs from the next."""
+  nearest, differs = None, ()
+  for reader in _READERS:
+    if reader.suffix != path.suffix:
+      continue
+    unknown, missing = reader.differences(names)
+    if not unknown and not missing:
+      return reader
+    # The nearest knows most of the names, and misses fewest others.
+    if not differs or (len(unknown), len(missing)) < tuple(map(len, differs)):
+      nearest, differs = reader, (sorted(unknown), sorted(missing))
+  known = ', '.join(r.source for r in _READERS if r.suffix == path.suffix)
+  unknown, missing = differs
+  most = max(5, 10 - len(missing))  # of both kinds some
+  lines = [f'unknown {name}' for name in unknown[:most]]
+  lines += [f'missing {name}' for name in missing[: 10 - len(lines)]]
+  listed = '\n  '.join(lines)
+  raise UserError(
+    f'{path} has the weights of another architecture: of those that are read ({known})'
+    f' it is nearest to {nearest.source}, but differs in {len(unknown) + len(missing)}'
+    f' names, the first of them:\n  {listed}'
+  )
+
+
+def _metadata(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON files beside the weights, and those that our writer put into one."""
+  names = _METADATA if path.suffix == '.safetensors' else (sidecar(path).name,)
+  found = {}
+  for name in names:
+    file = path.with_name(name)
+    if not file.is_file():
+      continue
+    try:
+      content = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise UserError(f'{file} is not JSON: {error}') from error
+    if not isinstance(content, dict):
+      raise UserError(f'{file} holds a {type(content).__name__}, not fields by name')
+    found[name] = content
+    if _is_ours(content):
+      found |= content['metadata']
+  return found
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+  """Whether a JSON file beside an .npz file is that of our writer."""
+  return {'family', 'architecture', 'metadata'} <= content.keys()
+
+
+def _num_heads(
+  width: int, asked: int | None, metadata: Mapping[str, Any]
+) -> tuple[int, tuple[str, ...]]:
+  """How many heads, and what was assumed for it."""
+  config = metadata.get('config.json', {})
+  told = config.get('num_attention_heads') or _model_args(metadata).get('num_heads')
+  if asked or told:
+    return asked or told, ()
+  heads = _HEADS.get(width) or max(width // 64, 1)
+  return heads, (
+    f'num_heads={heads}: neither the file nor a config.json tells, published ViTs of'
+    f' width {width} have as many',
+  )
+
+
+def _model_args(metadata: Mapping[str, Any]) -> dict[str, Any]:
+  return metadata.get('config.json', {}).get('model_args') or {}
+
+
+def _activation(reader: _Reader, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+  """What our ViT computes otherwise than the code that the weights come from."""
+  config, told = metadata.get('config.json', {}), []
+  if reader.source == 'timm ViT':
+    name = _model_args(metadata).get('act_layer', 'gelu')
+  else:
+    name = config.get('hidden_act', 'gelu')
+    if config.get('layer_norm_eps', 1e-6) != 1e-6:
+      told.append(f'epsilon of LayerNorm 1e-6, not {config["layer_norm_eps"]}')
+  if name == 'gelu':
+    told.append(
+      'GELU by tanh, not exact as there by default: logits differ (2e-4 in two layers)'
+    )
+  elif name not in ('gelu_tanh', 'gelu_pytorch_tanh'):
+    raise UserError(f'config.json: the activation {name!r} is not the GELU of our ViT')
+  return tuple(told)
+
+
+def _check_pooling(
+  arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any], path: pathlib.Path
+) -> None:
+  pool = 'map' if 'attn_pool.latent' in arrays else 'avg'
+  pool = 'token' if 'cls_token' in arrays else pool
+  told = metadata.get('config.json', {}).get('global_pool', pool)
+  if told != pool:
+    raise UserError(
+      f'{path}: config.json says global_pool={told!r}, our ViT with these arrays pools'
+      f' by {pool!r}'
+    )
+
+
+def _no_embed_class(
+  arrays: Mapping[str, np.ndarray],
+  asked: bool | None,
+  metadata: Mapping[str, Any],
+  path: pathlib.Path,
+) -> bool:
+  told = _model_args(metadata).get('no_embed_class')
+  for answer in (asked, told, timm_vit.positions_without_class(arrays)):
+    if answer is not None:
+      return answer
+  raise UserError(
+    f'{path}: {arrays["pos_embed"].shape[1]} positions may or may not include those of'
+    ' class token and registers: say with no_embed_class, as in timm'
+  )
+
+
+def _same_model(
+  told: Mapping[str, Any], found: Mapping[str, Any], file: pathlib.Path
+) -> dict[str, Any]:
+  """The architecture of our writer, which the shapes do not contradict."""
+  told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+  for name, value in found.items():
+    # Shapes do not tell which positions are computed, or shared by all blocks.
+    if name not in ('posemb', 'posemb_at') and told.get(name) != value:
+      raise UserError(
+        f'{file}: {name} is {told.get(name)}, but {value} in the weights beside it'
+      )
+  return told

@@ -1,0 +1,120 @@
+"""Weights of transformers' ViTForImageClassification and ViTModel (.safetensors).
+
+A classifier reads the class token; a ViTModel may have a pooler, which is our
+`pre_logits`. Both at once, or another pooling, have no class there. Their GELU is exact
+unless `hidden_act='gelu_pytorch_tanh'`, ours is the tanh form; their LayerNorms have
+another epsilon unless `layer_norm_eps=1e-6`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import linear, tree, vit_names
+
+_PLAIN = {
+  'embeddings.cls_token': 'cls',
+  'embeddings.position_embeddings': 'pos_embedding',
+}
+_TOP = {
+  'embeddings.patch_embeddings.projection': 'embed',
+  'layernorm': 'encoder/norm',
+  'pooler.dense': 'pre_logits',
+}
+_BLOCK = {
+  'layernorm_before': 'norm1',
+  'attention.attention.query': 'attention/query',
+  'attention.attention.key': 'attention/key',
+  'attention.attention.value': 'attention/value',
+  'attention.output.dense': 'attention/out',
+  'layernorm_after': 'norm2',
+  'intermediate.dense': 'mlp/fc1',
+  'output.dense': 'mlp/fc2',
+}
+
+
+def from_transformers(
+  state: Mapping[str, np.ndarray], num_heads: int, source: str = 'state dict'
+) -> tree.Tree:
+  """A state dict as the parameters of our ViT, float32."""
+  tree.check_names(source, *differences(state))
+  flat = linear.from_state(state, _table(state), num_heads)
+  _check(flat, source)
+  return tree.unflatten(flat)
+
+
+def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Our parameters (unrolled or scanned): a ViTForImageClassification, or a ViTModel.
+
+  Raises a `UserError` where transformers has no class for them.
+  """
+  flat = tree.flatten(tree.unstack_blocks(params))
+  _check(flat, 'parameters')
+  known = _known(vit_names.depth(flat) or 1, 'vit.' if 'head/kernel' in flat else '')
+  named = {name for names in known.values() for name in names}
+  unknown, missing = vit_names.unfit(flat)
+  tree.check_names('parameters', unknown | (flat.keys() - named), missing)
+  return linear.to_state(flat, known)
+
+
+def differences(names: Collection[str]) -> tree.Differences:
+  """Names that a file of such a ViT does not have, and those that it lacks."""
+  return linear.differences(names, _table(names), vit_names.unfit)
+
+
+def config(
+  architecture: Mapping[str, Any],
+  num_classes: int,
+  image_size: Sequence[int],
+  channels: int = 3,
+) -> dict[str, Any]:
+  """What the config.json beside such a file says."""
+  return {
+    'architectures': ['ViTForImageClassification' if num_classes else 'ViTModel'],
+    'model_type': 'vit',
+    'hidden_size': architecture['width'],
+    'num_hidden_layers': architecture['depth'],
+    'num_attention_heads': architecture['num_heads'],
+    'intermediate_size': architecture['mlp_dim'],
+    'hidden_act': 'gelu_pytorch_tanh',
+    'layer_norm_eps': 1e-6,
+    'image_size': list(image_size),
+    'patch_size': architecture['patch'],
+    'num_channels': channels,
+    'qkv_bias': True,
+    'pooler_output_size': architecture['rep_size'] or architecture['width'],
+    'pooler_act': 'tanh',
+    **({'num_labels': num_classes} if num_classes else {}),
+  }
+
+
+def _check(flat: Mapping[str, Any], source: str) -> None:
+  if 'cls' not in flat or len(flat.get('pos_embedding', ())) != 1:
+    raise UserError(
+      f'{source}: a ViT of transformers has a class token and learned positions, one'
+      ' for each token'
+    )
+  if 'pre_logits/kernel' in flat and 'head/kernel' in flat:
+    raise UserError(
+      f'{source}: a ViT of transformers has a pooler (our pre_logits) or a classifier'
+      ' (our head), not one after the other'
+    )
+
+
+def _table(names: Collection[str]) -> linear.Table:
+  prefix = 'vit.' if any(name.startswith('vit.') for name in names) else ''
+  block = rf'{prefix}encoder\.layer\.(\d+)\.'
+  return _known(vit_names.depth(names, block) or 1, prefix)
+
+
+def _known(depth: int, prefix: str) -> linear.Table:
+  modules = {f'{prefix}{theirs}': [ours] for theirs, ours in _TOP.items()}
+  for i in range(depth):
+    for theirs, ours in _BLOCK.items():
+      modules[f'{prefix}encoder.layer.{i}.{theirs}'] = [f'encoder/block_{i}/{ours}']
+  if prefix:
+    modules['classifier'] = ['head']
+  plain = {f'{prefix}{theirs}': ours for theirs, ours in _PLAIN.items()}
+  return linear.table(modules, plain)

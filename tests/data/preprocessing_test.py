@@ -1,0 +1,242 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from big_vision_like.data import preprocessing
+from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+
+TIMM = dict(
+  input_size=[3, 20, 20],
+  mean=[0.5, 0.4, 0.3],
+  std=[0.2, 0.25, 0.5],
+  interpolation='bicubic',
+  crop_pct=0.8,
+  crop_mode='center',
+)
+TRANSFORMERS = dict(
+  do_resize=True,
+  size={'height': 20, 'width': 24},
+  resample=2,
+  do_rescale=True,
+  rescale_factor=1 / 255,
+  do_normalize=True,
+  image_mean=[0.5, 0.4, 0.3],
+  image_std=[0.2, 0.25, 0.5],
+)
+
+
+@pytest.fixture(scope='module')
+def picture():
+  """A smooth colour picture, 24 high and 40 wide, whose channels differ."""
+  y, x = np.mgrid[0:24, 0:40]
+  channels = [40 + 5 * x, 200 - 5 * y, 60 + 2 * x + 2 * y]
+  return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def encoded(picture, mode='RGB', kind='PNG'):
+  file = io.BytesIO()
+  Image.fromarray(picture).convert(mode).save(file, kind)
+  return file.getvalue()
+
+
+def test_it_is_what_evaluation_does(picture):
+  squash = Preprocessing((8, 16))
+  want = image.Resize((8, 16)).map({'image': picture})['image']
+  np.testing.assert_array_equal(squash.sized(picture), want)
+  np.testing.assert_allclose(squash(picture), want / 127.5 - 1, atol=1e-6)
+  crop = Preprocessing((8, 8), resize=12, interpolation='area')
+  example = image.ResizeSmall(12).map({'image': picture})
+  want = image.CentralCrop(8).map(example)['image']
+  np.testing.assert_array_equal(crop.sized(picture), want)
+  both = Preprocessing((8, 8), resize=(12, 12))
+  assert both.transforms == (image.Resize(12), image.CentralCrop(8))
+  assert [node.to_dict() for node in crop.specs()] == [
+    {'_fn': f'{image.__name__}:ResizeSmall', 'size': 12, 'method': 'area'},
+    {'_fn': f'{image.__name__}:CentralCrop', 'size': 8},
+  ]
+
+
+def test_mean_and_deviation_of_each_channel(picture):
+  mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+  own = Preprocessing((24, 40), mean=mean, std=std)
+  got = own.batch([picture, picture[::-1]])
+  assert got.dtype == np.float32 and got.shape == (2, 24, 40, 3)
+  np.testing.assert_allclose(got[0], (picture / 255 - mean) / std, atol=1e-6)
+  np.testing.assert_array_equal(got[1], own(picture[::-1]))
+
+
+def test_pictures_of_all_kinds(picture, tmp_path):
+  same = Preprocessing((24, 40))
+  (tmp_path / 'a.png').write_bytes(encoded(picture))
+  rgba = np.concatenate([picture, np.full((24, 40, 1), 9, np.uint8)], axis=-1)
+  for kind in (
+    tmp_path / 'a.png',
+    str(tmp_path / 'a.png'),
+    encoded(picture),
+    encoded(picture, 'RGBA'),
+    Image.fromarray(picture),
+    rgba,
+  ):
+    np.testing.assert_array_equal(same.sized(kind), picture)
+  cmyk = same.sized(encoded(picture, 'CMYK', 'JPEG'))
+  assert np.abs(cmyk.astype(int) - picture).max() < 12
+  grey = np.asarray(Image.fromarray(picture).convert('L'))
+  for kind in (grey, grey[..., None], encoded(picture, 'L')):
+    np.testing.assert_array_equal(same.sized(kind), np.stack([grey] * 3, axis=-1))
+  one = Preprocessing((24, 40), mean=(0.5,), std=(0.5,))
+  for kind in (grey, picture, Image.fromarray(picture)):
+    np.testing.assert_array_equal(one.sized(kind), grey[..., None])
+
+
+def test_what_is_no_picture(tmp_path):
+  own = Preprocessing((8, 8))
+  (tmp_path / 'a.jpg').write_bytes(b'no image')
+  with pytest.raises(UserError, match=r'a\.jpg is not a readable JPEG, PNG or WebP'):
+    own(tmp_path / 'a.jpg')
+  with pytest.raises(UserError, match=r'b\.jpg cannot be read: No such file'):
+    own(str(tmp_path / 'b.jpg'))
+  with pytest.raises(UserError, match=r'not ndarray float64 \(8, 8, 3\)'):
+    own(np.zeros((8, 8, 3)))
+
+
+def test_top_names_classes():
+  named = Preprocessing((8, 8), label_names=('cat', 'dog'))
+  logits = np.log([0.1, 0.7, 0.2])
+  best = named.top(logits, k=2)
+  assert [name for name, _ in best] == ['dog', '2']
+  np.testing.assert_allclose([score for _, score in best], [0.7, 0.2])
+  yes = dataclasses.replace(named, scores='sigmoid').top(np.array([0.0, -2000.0]))
+  assert yes == [('cat', 0.5), ('dog', 0.0)]
+  with pytest.raises(UserError, match=r'of one image, not \(1, 3\)'):
+    named.top(logits[None])
+
+
+@pytest.mark.parametrize(
+  'resize, want', [('squash', 'squash'), (256, 512), ((250, 300), (500, 600))]
+)
+def test_another_size_keeps_the_share_of_the_crop(resize, want):
+  twice = Preprocessing((224, 224), resize=resize).with_size(448)
+  assert (twice.size, twice.resize) == ((448, 448), want)
+
+
+def test_as_plain_data():
+  own = Preprocessing((8, 9), resize=(10, 12), label_names=('a',), scores='sigmoid')
+  assert preprocessing.from_json(json.loads(json.dumps(own.to_json()))) == own
+  with pytest.raises(UserError, match='unexpected'):
+    preprocessing.from_json({'sise': 8})
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(interpolation='cubic'), "method='cubic' is not one of"),
+    (dict(mean=(0.5,)), 'one for each channel'),
+    (dict(std=(0.5, 0.0, 0.5)), 'std not 0'),
+    (dict(scores='logits'), "scores='logits' is not one of softmax, sigmoid"),
+  ],
+)
+def test_wrong_fields(fields, message):
+  with pytest.raises(UserError, match=message):
+    Preprocessing((8, 8), **fields)
+
+
+def test_from_timm():
+  names = dict(label_names=['n1', 'n2'], label_descriptions={'n1': 'cat'})
+  found = preprocessing.from_timm(names | {'pretrained_cfg': TIMM})
+  assert (found.size, found.resize) == ((20, 20), 25)
+  assert found.interpolation == 'pillow_bicubic'
+  assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+  assert found.label_names == ('cat', 'n2')
+  squash = TIMM | dict(crop_mode='squash')
+  assert preprocessing.from_timm({'pretrained_cfg': squash}).resize == (25, 25)
+  whole = squash | dict(crop_pct=1.0, input_size=[3, 20, 24])
+  found = preprocessing.from_timm({'pretrained_cfg': whole})
+  assert (found.size, found.resize) == ((20, 24), 'squash')
+
+
+def test_from_transformers():
+  config = {'id2label': {'10': 'k', '2': 'c', '0': 'a'}}
+  found = preprocessing.from_transformers(TRANSFORMERS, config)
+  assert (found.size, found.resize) == ((20, 24), 'squash')
+  assert found.interpolation == 'pillow_bilinear'
+  assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+  assert found.label_names == ('a', 'c', 'k')
+  crop = dict(size={'shortest_edge': 25}, do_center_crop=True, crop_size=20)
+  config = {'id2label': {'0': 'LABEL_0'}}  # no name
+  found = preprocessing.from_transformers(TRANSFORMERS | crop, config)
+  assert (found.size, found.resize, found.label_names) == ((20, 20), 25, ())
+  plain = preprocessing.from_transformers(TRANSFORMERS | dict(do_normalize=False), {})
+  assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(rescale_factor=1.0), 'not scaled to'),
+    (dict(do_resize=False), 'do_resize is false'),
+    (dict(size={'shortest_edge': 20}), 'a shortest edge of 20 and no crop'),
+    (dict(size={'longest_edge': 20}), "lacks or misstates 'height'"),
+  ],
+)
+def test_what_transformers_may_say_that_is_not_done(change, message):
+  with pytest.raises(UserError, match=message):
+    preprocessing.from_transformers(TRANSFORMERS | change, {})
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(crop_mode='border'), "crop_mode='border'"),
+    (dict(interpolation='random'), "interpolation 'random'"),
+    (dict(input_size=[3, 20, 24]), 'central crops of 20x24 are not square'),
+  ],
+)
+def test_what_timm_may_say_that_is_not_done(change, message):
+  with pytest.raises(UserError, match=message):
+    preprocessing.from_timm({'pretrained_cfg': TIMM | change})
+
+
+@pytest.mark.parametrize(
+  'name, size',
+  [
+    ('ViT-B_16', 224),
+    ('BiT-M-R50x1', 224),
+    ('BiT-M-R50x1-ILSVRC2012', 384),
+    ('BiT-M-R152x4-ILSVRC2012', 480),
+    ('BiT-M-R50x1-run1-dtd', 384),
+    ('R50x1_160', 160),
+    ('R152x2_T_384', 384),
+  ],
+)
+def test_sizes_that_only_names_tell(name, size):
+  assert preprocessing.size_by_name(name) == size
+  found = preprocessing.of_weights({}, name, None, 5)
+  assert (found.size, found.resize, found.mean) == ((size, size), 'squash', (0.5,) * 3)
+
+
+def test_who_says_it():
+  beside = {'config.json': {'pretrained_cfg': TIMM}}
+  assert preprocessing.of_weights(beside, 'm', None, 5).resize == 25
+  beside['preprocessor_config.json'] = TRANSFORMERS
+  assert preprocessing.of_weights(beside, 'm', None, 5).size == (20, 24)
+  ours = Preprocessing((7, 7), label_names=('x',))
+  beside['m.json'] = {'preprocessing': ours.to_json()}
+  assert preprocessing.of_weights(beside, 'm', None, 5) == ours
+  google = preprocessing.of_weights({}, 'm', (32, 16), 21_843, channels=1)
+  assert (google.size, google.mean, google.scores) == ((32, 16), (0.5,), 'sigmoid')
+  assert google.label_names == ()
+
+
+def test_names_of_imagenet():
+  """In the order of the numbers of WordNet, as every source of 1,000 classes has them.
+
+  Class 0 is the tench, n01440764.
+  """
+  names = preprocessing.of_weights({}, 'm', None, 1000).label_names
+  assert len(names) == 1000 and names[0] == 'n01440764' and list(names) == sorted(names)

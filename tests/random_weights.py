@@ -1,0 +1,37 @@
+"""Parameters of a model at random, none of them zero, without compiling it."""
+
+import jax
+import numpy as np
+
+from big_vision_like.models import bit, vit
+
+VIT = dict(patch=8, width=36, depth=2, num_heads=3, mlp_dim=72)
+MODELS = {'vit': vit.ViT, 'bit': bit.BiT, 'bit_v1': bit.BiTv1}
+
+
+def params_of(model, image_size=(24, 24), channels=3, seed=0):
+  image = jax.ShapeDtypeStruct((1, *image_size, channels), 'float32')
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: rng.normal(size=x.shape).astype('float32'), shapes)
+
+
+def small_vit(num_classes=5, **kwargs):
+  model = vit.ViT(num_classes=num_classes, **VIT | kwargs)
+  stride = 1 if model.resnet is None else 4 * 2 ** max(len(model.resnet) - 1, 0)
+  side = 3 * model.patch * stride
+  return params_of(model, (side, side))
+
+
+def small_bit(family='bit', depths=(2, 1), num_classes=5):
+  model = MODELS[family](num_classes=num_classes, depths=depths)
+  return params_of(model, (32, 32))
+
+
+def assert_same(a, b):
+  """Equal names, types and bits of two trees or flat dicts."""
+  a, b = (dict(jax.tree_util.tree_flatten_with_path(x)[0]) for x in (a, b))
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].dtype == b[name].dtype, name
+    np.testing.assert_array_equal(a[name], b[name], err_msg=str(name))

@@ -1,0 +1,204 @@
+import json
+import re
+
+import jax
+import numpy as np
+import pages
+import pytest
+import random_weights
+from random_weights import assert_same
+
+from big_vision_like import checkpoint, experiment, spec
+from big_vision_like.models import vit
+from big_vision_like.tasks.task import State
+from big_vision_like.weights import bit, files, published, tree, vision_transformer
+
+
+@pytest.fixture(scope='module')
+def tool():
+  return pages.load_tools('convert_weights')[0]
+
+
+def convert(tool, *words):
+  return tool.main([str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+  'other, out, to',
+  [
+    ({}, 'out.safetensors', 'timm'),
+    ({}, 'out', 'timm'),
+    ({}, 'out', 'transformers'),
+    (dict(pool='map'), 'out', 'timm'),
+    (dict(resnet=(2, 1), patch=1), 'out.safetensors', 'timm'),
+    (dict(resnet=(), patch=2), 'out', 'timm'),
+    (dict(pool='gap', rep_size=8), 'out.npz', 'big_vision'),
+  ],
+)
+def test_vit_there_and_back(tool, other, out, to, tmp_path, capsys):
+  params = random_weights.small_vit(**other)
+  flat = vision_transformer.to_npz(params)
+  files.write(tmp_path / 'in.npz', flat)
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
+  words = ['--num-heads=3'] if out.endswith('.safetensors') else []
+  assert convert(tool, tmp_path / out, tmp_path / 'back.npz', *words) == 0
+  assert_same(files.read(tmp_path / 'back.npz'), flat)
+  told = capsys.readouterr()
+  count = sum(array.size for array in flat.values())
+  assert f'5 classes, {count:,} parameters' in told.out
+  assert 'width=36' in told.out and 'back.npz' in told.out and not told.err
+  assert not list(tmp_path.glob('*.part'))
+
+
+@pytest.mark.parametrize(
+  'to, out', [('timm', 'out.safetensors'), ('transformers', 'out')]
+)
+@pytest.mark.parametrize(
+  'family, write', [('bit', bit.to_big_transfer), ('bit_v1', bit.to_big_vision_v1)]
+)
+def test_bit_there_and_back(tool, family, write, to, out, tmp_path):
+  flat = write(random_weights.small_bit(family))
+  files.write(tmp_path / 'in.npz', flat)
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
+  assert convert(tool, tmp_path / out, tmp_path / 'back.npz') == 0
+  assert_same(files.read(tmp_path / 'back.npz'), flat)
+
+
+def test_what_timm_said_of_images_is_kept(tool, tmp_path):
+  flat = vision_transformer.to_npz(random_weights.small_vit())
+  files.write(tmp_path / 'in.npz', flat)
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out') == 0
+  config = json.loads((tmp_path / 'out/config.json').read_text())
+  assert config['pretrained_cfg']['input_size'] == [3, 24, 24]
+  config['label_names'] = ['cat', 'dog', 'cow', 'owl', 'eel']
+  config['pretrained_cfg'] |= {'mean': [0.1, 0.2, 0.3], 'crop_pct': 0.9}
+  (tmp_path / 'out/config.json').write_text(json.dumps(config))
+  assert convert(tool, tmp_path / 'out', tmp_path / 'kept.npz') == 0
+  assert published.read(tmp_path / 'kept.npz').metadata['config.json'] == config
+  assert convert(tool, tmp_path / 'kept.npz', tmp_path / 'again') == 0
+  assert json.loads((tmp_path / 'again/config.json').read_text()) == config
+
+
+def test_what_transformers_said_is_kept(tool, tmp_path):
+  files.write(
+    tmp_path / 'in.npz', vision_transformer.to_npz(random_weights.small_vit())
+  )
+  to = '--to=transformers'
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out', to) == 0
+  images = json.loads((tmp_path / 'out/preprocessor_config.json').read_text())
+  images['image_mean'] = [0.1, 0.2, 0.3]
+  (tmp_path / 'out/preprocessor_config.json').write_text(json.dumps(images))
+  config = json.loads((tmp_path / 'out/config.json').read_text())
+  config |= {'id2label': {'0': 'cat'}, 'label2id': {'cat': 0}}
+  (tmp_path / 'out/config.json').write_text(json.dumps(config))
+  assert convert(tool, tmp_path / 'out', tmp_path / 'again', to) == 0
+  assert json.loads((tmp_path / 'again/preprocessor_config.json').read_text()) == images
+  again = json.loads((tmp_path / 'again/config.json').read_text())
+  assert again['id2label'] == {'0': 'cat'} and 'num_labels' not in again
+
+
+def test_computed_positions_are_written_out(tool, tmp_path):
+  params = random_weights.small_vit(pool='gap', posemb='sincos2d')
+  files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
+  with pytest.raises(ValueError, match='computed from the size .*--image-size'):
+    tool.image_size(published.describe(params, 'vit'), None)
+  words = ['--image-size', '16', '24']
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out', *words) == 0
+  got = published.read(tmp_path / 'out')
+  image_BHWC = np.random.default_rng(0).normal(size=(2, 16, 24, 3)).astype('float32')
+  args = random_weights.VIT | dict(num_classes=5, pool='gap')
+  before, after = (
+    jax.jit(vit.ViT(**args, posemb=posemb).apply)({'params': found}, image_BHWC)
+    for posemb, found in (('sincos2d', params), ('learned', got.params))
+  )
+  np.testing.assert_allclose(after['logits'], before['logits'], rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run of the config for tests, whose average differs from its parameters."""
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'config.json').write_text(config.to_json())
+  model = spec.build(config.task.to_dict()['model'], 'model')
+  params, average = (
+    random_weights.params_of(model, (8, 8), 1, seed) for seed in (0, 1)
+  )
+  state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  return folder, average
+
+
+def test_the_average_of_a_run_into_timm_and_back(tool, workdir, tmp_path, capsys):
+  folder, average = workdir
+  assert convert(tool, folder, tmp_path / 'out', '--image-size=8') == 0
+  assert 'run, step 7' in capsys.readouterr().out
+  got = published.read(tmp_path / 'out')
+  assert got.channels == 1 and got.assumed == ()
+  flat, want = tree.flatten(got.params), tree.flatten(average)
+  for name in want:
+    np.testing.assert_array_equal(flat[name], want[name])
+
+
+def test_runs_of_other_models(tool, tmp_path, capsys):
+  config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/config.json').write_text(config.to_json())
+  state = State(step=np.int32(7), params={'a': np.ones(2)}, opt_state=None)
+  with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  assert convert(tool, tmp_path / 'run', tmp_path / 'out') == 1
+  words = 'is a run of Transformer: what is converted is ViT, BiT, BiTv1'
+  assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    (['out.pth'], 'OUT ends in .npz or .safetensors, or is a folder'),
+    (['out.npz', '--to=timm'], '--to=timm does not go into .*published or big_vision'),
+    (['out', '--to=published'], '--to=published does not .*timm or transformers'),
+    (['in.npz'], 'in.npz is there already: name a new OUT'),
+    (['taken.npz'], 'taken.json is there already'),
+    (['out', '--to=transformers'], 'has a class token and learned positions'),
+  ],
+)
+def test_what_cannot_be_written(tool, words, message, tmp_path, capsys):
+  params = random_weights.small_vit(pool='gap')
+  files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
+  (tmp_path / 'taken.json').write_text('{}')
+  before = sorted(tmp_path.iterdir())
+  out, *rest = words
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, *rest) == 1
+  error = capsys.readouterr().err
+  assert error.startswith('error: ')
+  assert re.search(message, error)
+  assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+  'other, message',
+  [
+    (dict(posemb_at='every'), 'no other code adds positions'),
+    (dict(rep_size=4), 'no place for a layer before the head'),
+    (dict(posemb='learned2d'), "no other code has posemb='learned2d'"),
+  ],
+)
+def test_models_that_no_other_code_has(tool, other, message, tmp_path):
+  weights = published.describe(random_weights.small_vit(**other), 'vit')
+  with pytest.raises(ValueError, match=message):
+    tool.write(weights, tmp_path / 'out', 'timm', None)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_that_is_no_square_asks_for_the_size(tool):
+  params = random_weights.small_vit()
+  params['pos_embedding'] = params['pos_embedding'][:, :7]
+  weights = published.describe(params, 'vit')
+  with pytest.raises(ValueError, match='6 positions are no square.*--image-size'):
+    tool.image_size(weights, None)
+  assert tool.image_size(weights, [16, 24]) == (16, 24)
+  hybrid = published.describe(random_weights.small_vit(resnet=(2, 1), patch=1), 'vit')
+  assert tool.image_size(hybrid, None) == (24, 24)

@@ -1,0 +1,113 @@
+import pathlib
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import files
+
+ARRAYS = {
+  'a/b': np.arange(6, dtype=np.float32).reshape(2, 3),
+  'c': np.ones(4, ml_dtypes.bfloat16),
+}
+
+
+class Bomb:
+  """Leaves a trace where it is unpickled."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (pathlib.Path(self.path),)
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
+def test_written_and_read(suffix, tmp_path):
+  path = tmp_path / f'weights{suffix}'
+  transposed = ARRAYS | {'a/b': ARRAYS['a/b'].T}  # safetensors writes memory as it lies
+  files.write(path, transposed)
+  got = files.read(path)
+  assert got.keys() == ARRAYS.keys()
+  np.testing.assert_array_equal(got['a/b'], transposed['a/b'])
+  np.testing.assert_array_equal(got['c'].view(ml_dtypes.bfloat16), ARRAYS['c'])
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
+def test_what_fails_leaves_nothing(suffix, tmp_path):
+  path = tmp_path / f'weights{suffix}'
+  files.write(path, ARRAYS)
+  before = path.read_bytes()
+  with pytest.raises(Exception, match='broken'):
+    files.write(path, ARRAYS | {'d': Broken()})
+  assert path.read_bytes() == before
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+class Broken:
+  def __array__(self, *args, **kwargs):
+    raise RuntimeError('broken')
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
+@pytest.mark.parametrize('keep', [0, 10, 0.5, -5])
+def test_cut_off(suffix, keep, tmp_path):
+  path = tmp_path / f'weights{suffix}'
+  files.write(path, ARRAYS)
+  content = path.read_bytes()
+  path.write_bytes(content[: int(keep * len(content)) if 0 < keep < 1 else keep])
+  with pytest.raises(
+    UserError, match=f'weights{suffix} is not a whole .*copy it again'
+  ):
+    files.read(path)
+
+
+def test_a_flipped_byte(tmp_path):
+  path = tmp_path / 'weights.npz'
+  files.write(path, ARRAYS)
+  content = bytearray(path.read_bytes())
+  where = content.index(ARRAYS['a/b'].tobytes())
+  content[where + 2] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=r"'a/b' is damaged \(Bad CRC.*copy it again"):
+    files.read(path)
+
+
+def test_pickles_are_not_executed(tmp_path):
+  trace = tmp_path / 'trace'
+  np.savez(tmp_path / 'bad.npz', good=np.ones(2), bad=np.array([Bomb(str(trace))]))
+  with pytest.raises(UserError, match="'bad' is a pickled Python object"):
+    files.read(tmp_path / 'bad.npz')
+  for name in ('bad.npz', 'bad.safetensors', 'bad.pt', 'bad.pth', 'bad.bin', 'bad.pkl'):
+    (tmp_path / name).write_bytes(pickle.dumps(Bomb(str(trace))))
+    words = r'not a whole|is a pickle.*convert it to \.safetensors'
+    with pytest.raises(UserError, match=words):
+      files.read(tmp_path / name)
+  assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+  'name, words', [('x.npz', 'not a file'), ('x.h5', 'ends in none of .npz, .safe')]
+)
+def test_no_such_file(name, words, tmp_path):
+  with pytest.raises(UserError, match=words):
+    files.read(tmp_path / name)
+
+
+def test_nan_and_infinities_are_named():
+  bad = ARRAYS | {
+    'half': np.array([1, np.nan], ml_dtypes.bfloat16).view('V2'),
+    'whole': np.array([1, -np.inf]),
+    'number': np.array(3),
+  }
+  with pytest.raises(UserError, match='my.npz: NaN or infinities in half, whole$'):
+    files.check_finite(bad, 'my.npz')
+  files.check_finite(ARRAYS, 'my.npz')
+
+
+def test_only_the_first_names_are_listed():
+  assert files.listed('abc') == 'a, b, c'
+  assert files.listed('abcdefghijkl') == 'a, b, c, d, e, f, g, h, i, j and 2 more'

@@ -1,0 +1,303 @@
+"""Converts weights of ViT and BiT between the names of their sources.
+
+    python tools/convert_weights.py IN OUT [--to published|big_vision|timm|transformers]
+
+IN is a published .npz, a .safetensors file of timm or transformers, a folder with one,
+or the folder of a run. OUT is a new .npz (published names, or big_vision's), a new
+.safetensors (timm's names, or transformers'), or a new folder with model.safetensors
+and config.json, which `timm.create_model('local-dir:OUT', pretrained=True)` or
+`from_pretrained('OUT')` loads. No bit of a parameter changes, where both sides have the
+same arrays.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like import checkpoint, errors, evaluate, experiment
+from big_vision_like.errors import UserError
+from big_vision_like.metrics import say
+from big_vision_like.models import bit as bit_models
+from big_vision_like.models import vit as vit_models
+from big_vision_like.ops import positions
+from big_vision_like.weights import (
+  bit,
+  files,
+  published,
+  timm_bit,
+  timm_vit,
+  transformers_bit,
+  transformers_vit,
+  tree,
+  vision_transformer,
+)
+from big_vision_like.weights.published import Published
+
+FAMILIES = {
+  vit_models.ViT: 'vit',
+  bit_models.BiT: 'bit',
+  bit_models.BiTv1: 'bit_v1',
+}
+TO_NPZ = {
+  ('published', 'vit'): vision_transformer.to_npz,
+  ('published', 'bit'): bit.to_big_transfer,
+  ('published', 'bit_v1'): bit.to_big_vision_v1,
+  ('big_vision', 'vit'): vision_transformer.to_big_vision,
+  ('big_vision', 'bit'): bit.to_big_vision_v2,
+  ('big_vision', 'bit_v1'): bit.to_big_vision_v1,
+}
+
+
+def load(path: pathlib.Path, step: int | None, num_heads: int | None) -> Published:
+  """Weights of a file, of a folder with one, or of a run."""
+  if not checkpoint.steps(path):
+    return published.read(path, num_heads=num_heads)
+  run = evaluate.load_run(path, step)
+  model = getattr(run.task, 'model', None)
+  if type(model) not in FAMILIES:
+    known = ', '.join(model.__name__ for model in FAMILIES)
+    raise UserError(
+      f'{path} is a run of {type(model).__name__}: what is converted is {known}'
+    )
+  params = run.state.params if run.state.ema is None else run.state.ema
+  found = published.describe(params, FAMILIES[type(model)], str(path))
+  # What shapes do not tell: computed positions, and those shared by all blocks.
+  told = {name: getattr(model, name) for name in found.architecture}
+  told = {
+    k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+    for k, v in told.items()
+  }
+  source = f'run, step {int(run.state.step):,}'
+  return dataclasses.replace(found, architecture=told, source=source, assumed=())
+
+
+def image_size(weights: Published, asked: Sequence[int] | None) -> tuple[int, int]:
+  """Height and width of the images that the positions are for."""
+  if asked:
+    return asked[0], asked[-1]
+  architecture, params = weights.architecture, weights.params
+  if weights.family != 'vit' or architecture['posemb'] == 'none':
+    return 224, 224
+  if architecture['posemb'] == 'sincos2d':
+    raise UserError(
+      'positions are computed from the size of images: say which with --image-size'
+    )
+  if architecture['posemb'] != 'learned':
+    raise UserError(f'no other code has posemb={architecture["posemb"]!r}')
+  count = params['pos_embedding'].shape[1] - int('cls' in params)
+  side = round(count**0.5)
+  if side**2 != count:
+    raise UserError(
+      f'{count} positions are no square: say what images they are for with --image-size'
+      ' HEIGHT WIDTH'
+    )
+  height, width = stride(architecture)
+  return side * height, side * width
+
+
+def stride(architecture: Mapping[str, Any]) -> tuple[int, int]:
+  """Pixels of one token, down and across."""
+  patch, trunk = architecture['patch'], architecture['resnet']
+  height, width = (patch, patch) if isinstance(patch, int) else patch
+  factor = 1 if trunk is None else 4 * 2 ** max(len(trunk) - 1, 0)
+  return height * factor, width * factor
+
+
+def with_positions(weights: Published, size: tuple[int, int]) -> Published:
+  """The same ViT with its computed positions as an array, which PyTorch's need."""
+  architecture = weights.architecture
+  if weights.family != 'vit' or architecture['posemb'] != 'sincos2d':
+    return weights
+  height, width = stride(architecture)
+  pos_1ND = positions.sincos2d(
+    size[0] // height, size[1] // width, architecture['width']
+  )
+  has_cls = int('cls' in weights.params)
+  pos_1ND = np.pad(np.asarray(pos_1ND), ((0, 0), (has_cls, 0), (0, 0)))
+  return dataclasses.replace(
+    weights,
+    params=weights.params | {'pos_embedding': pos_1ND},
+    architecture=architecture | {'posemb': 'learned'},
+  )
+
+
+def state_dict(weights: Published, library: str) -> dict[str, np.ndarray]:
+  """The weights as timm or transformers names them."""
+  version = 1 if weights.family == 'bit_v1' else 2
+  if library == 'timm':
+    if weights.family == 'vit':
+      return timm_vit.to_timm(weights.params)
+    return timm_bit.to_timm(weights.params, version)
+  if weights.family == 'vit':
+    return transformers_vit.to_transformers(weights.params)
+  return transformers_bit.to_transformers(weights.params, version)
+
+
+def configs(
+  weights: Published, library: str, size: tuple[int, int]
+) -> dict[str, dict[str, Any]]:
+  """The JSON files beside a state dict, by name."""
+  told, sizes = weights.architecture, (weights.num_classes, size, weights.channels)
+  if library == 'transformers':
+    return transformers_configs(weights, size)
+  if weights.family == 'bit_v1':
+    raise UserError(
+      'timm has no function that makes a BiT v1: write a .safetensors file, for'
+      " ResNetV2(preact=False, stem_type='same', ...)"
+    )
+  if weights.family == 'bit':
+    made = timm_bit.config(told['depths'], told['width'], *sizes)
+  else:
+    made = timm_vit.config(told, *sizes)
+  before = weights.metadata.get('config.json', {})
+  if 'pretrained_cfg' in before:  # from timm: as it was there
+    images = made['pretrained_cfg'] | before['pretrained_cfg']
+    kept = {k: before[k] for k in ('label_names', 'label_descriptions') if k in before}
+    made |= kept | {'pretrained_cfg': images | {'input_size': [sizes[2], *size]}}
+  return {'config.json': made}
+
+
+def transformers_configs(
+  weights: Published, size: tuple[int, int]
+) -> dict[str, dict[str, Any]]:
+  """config.json and preprocessor_config.json for transformers."""
+  told, classes, channels = weights.architecture, weights.num_classes, weights.channels
+  if weights.family == 'vit':
+    made = transformers_vit.config(told, classes, size, channels)
+  else:
+    version = 1 if weights.family == 'bit_v1' else 2
+    made = transformers_bit.config(
+      told['depths'], told['width'], version, classes, channels
+    )
+  before = weights.metadata.get('config.json', {})
+  if 'id2label' in before:  # from transformers: as it was there
+    made = {k: v for k, v in made.items() if k != 'num_labels'}
+    made |= {k: before[k] for k in ('id2label', 'label2id')}
+  images = weights.metadata.get('preprocessor_config.json') or {
+    'image_processor_type': 'ViTImageProcessor',
+    'size': {'height': size[0], 'width': size[1]},
+    'do_resize': True,
+    'resample': 2,  # bilinear
+    'do_rescale': True,
+    'do_normalize': True,
+    'image_mean': [0.5] * channels,
+    'image_std': [0.5] * channels,
+  }
+  return {'config.json': made, 'preprocessor_config.json': images}
+
+
+def write(
+  weights: Published, out: pathlib.Path, to: str, asked: Sequence[int] | None
+) -> list[pathlib.Path]:
+  """Writes the new file or folder, whole or not at all; returns its files."""
+  if weights.family == 'vit' and weights.architecture['posemb_at'] != 'stem':
+    raise UserError(
+      f'posemb_at={weights.architecture["posemb_at"]!r}: no other code adds positions'
+      ' in front of every block'
+    )
+  out.parent.mkdir(parents=True, exist_ok=True)
+  if out.suffix == '.npz':
+    files.write(out, TO_NPZ[to, weights.family](weights.params))
+    about = {
+      'family': weights.family,
+      'architecture': weights.architecture,
+      'num_classes': weights.num_classes,
+      'assumed': weights.assumed,
+      'metadata': weights.metadata,
+    }
+    write_json(published.sidecar(out), about)
+    return [out, published.sidecar(out)]
+  size = image_size(weights, asked)
+  weights = with_positions(weights, size)
+  arrays = state_dict(weights, to)
+  if out.suffix == '.safetensors':
+    files.write(out, arrays)
+    return [out]
+  beside = configs(weights, to, size)
+  part = out.with_name(f'{out.name}.part')
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir()
+  try:
+    files.write(part / 'model.safetensors', arrays)
+    for name, content in beside.items():
+      write_json(part / name, content)
+    part.rename(out)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+  return sorted(out.iterdir())
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes a JSON file that appears when it is complete."""
+  part = path.with_name(f'{path.name}.part')
+  part.write_text(json.dumps(content, indent=2) + '\n')
+  os.replace(part, path)
+
+
+def target(out: pathlib.Path, to: str | None) -> str:
+  """Whose names are written, if they go into such a file."""
+  if out.suffix not in ('', '.npz', '.safetensors'):
+    raise UserError(f'{out}: OUT ends in .npz or .safetensors, or is a folder')
+  fitting = (
+    ('published', 'big_vision') if out.suffix == '.npz' else ('timm', 'transformers')
+  )
+  to = to or fitting[0]
+  if to not in fitting:
+    raise UserError(f'--to={to} does not go into {out}: {" or ".join(fitting)} does')
+  return to
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Converts one file; what exists is left alone."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    'source', metavar='IN', type=pathlib.Path, help='weights or a run'
+  )
+  parser.add_argument(
+    'out', metavar='OUT', type=pathlib.Path, help='new, .npz or other'
+  )
+  parser.add_argument(
+    '--to',
+    choices=('published', 'big_vision', 'timm', 'transformers'),
+    help='whose names; default published for .npz, timm for others',
+  )
+  parser.add_argument(
+    '--image-size',
+    type=int,
+    nargs='+',
+    metavar='PIXELS',
+    help='height and width, where positions are computed or the grid is not square',
+  )
+  parser.add_argument('--num-heads', type=int, help='where IN does not tell')
+  parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
+  args = parser.parse_args(argv)
+  experiment.set_up_jax()
+  to = target(args.out, args.to)
+  there = [args.out] + [published.sidecar(args.out)] * (args.out.suffix == '.npz')
+  for path in there:
+    if path.exists():
+      raise UserError(f'{path} is there already: name a new OUT')
+  weights = load(args.source, args.step, args.num_heads)
+  sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())
+  count = sum(array.size for array in tree.flatten(weights.params).values())
+  say('read', f'{args.source}: {weights.source}')
+  say(weights.family, sizes)
+  say('', f'{weights.num_classes:,} classes, {count:,} parameters')
+  for text in weights.assumed:
+    say('assumed', text)
+  for path in write(weights, args.out, to, args.image_size):
+    say('written', f'{path} ({path.stat().st_size:,} bytes)')
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
