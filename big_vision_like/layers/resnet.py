@@ -160,13 +160,13 @@ class Trunk(nn.Module):
   """
 
   depths: Sequence[int]
-  width: int = 1
+  width: float = 1
   pre: bool = False
   dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, image_BHWI: jax.Array) -> dict[str, jax.Array]:
-    channels = 64 * self.width
+    channels = round(64 * self.width)
     if self.pre:
       # No norm, so that the activations are signed, and zeros beyond the border.
       x_BhwC = pre_conv(channels, 7, 2, 3, self.dtype, name='conv_root')(image_BHWI)

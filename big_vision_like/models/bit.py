@@ -43,7 +43,7 @@ class BiT(nn.Module):
 
   num_classes: int
   depths: Sequence[int]
-  width: int = 1
+  width: float = 1
   head_bias: float = 0.0
   dtype: str = 'float32'
 
@@ -60,7 +60,7 @@ class BiTv1(nn.Module):
 
   num_classes: int
   depths: Sequence[int]
-  width: int = 1
+  width: float = 1
   head_bias: float = 0.0
   dtype: str = 'float32'
 
