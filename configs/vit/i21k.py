@@ -17,7 +17,7 @@ import ml_collections as mlc
 
 from big_vision_like import optim
 from big_vision_like.data import pipeline, sources
-from big_vision_like.data.transforms import image
+from big_vision_like.data.transforms import image, labels
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import epochs, spec
@@ -46,6 +46,7 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
       spec(image.Decode),
       spec(image.InceptionCrop, size=224),
       spec(image.Flip),
+      spec(labels.Keep),
     ],
     batch_size=4096,
     seed=c.get_ref('seed'),
@@ -93,6 +94,7 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
           spec(image.Decode),
           spec(image.ResizeSmall, size=256),
           spec(image.CentralCrop, size=224),
+          spec(labels.Keep),
         ],
         batch_size=4096,
         workers=32,

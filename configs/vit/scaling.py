@@ -16,7 +16,7 @@ import ml_collections as mlc
 
 from big_vision_like import optim
 from big_vision_like.data import pipeline, sources
-from big_vision_like.data.transforms import image
+from big_vision_like.data.transforms import image, labels
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
@@ -39,6 +39,7 @@ def get_config(variant: str = 'g/14') -> mlc.ConfigDict:
       spec(image.Decode),
       spec(image.InceptionCrop, size=224),
       spec(image.Flip),
+      spec(labels.Keep),
     ],
     batch_size=16_384,
     seed=c.get_ref('seed'),
@@ -84,6 +85,7 @@ def get_config(variant: str = 'g/14') -> mlc.ConfigDict:
           spec(image.Decode),
           spec(image.ResizeSmall, size=256),
           spec(image.CentralCrop, size=224),
+          spec(labels.Keep),
         ],
         batch_size=4096,
         workers=32,
