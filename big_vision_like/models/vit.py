@@ -82,8 +82,9 @@ class ViT(nn.Module):
   rows and one for columns), 'relative' (keys by distance), 'sincos2d' or 'none';
   `posemb_at` says where positions come in: at the 'stem', in front of 'every' block its
   own, or the same ones 'shared' by all blocks. `resnet` gives the units of each stage
-  of a hybrid's ResNet. `registers` are tokens that only the encoder sees. `rep_size` >
-  0 adds the tanh layer used in pre-training; the head starts at zero with bias
+  of a hybrid's ResNet. `registers` are tokens that only the encoder sees. `activation`
+  (see `layers.transformer`) is that of the MLPs, `epsilon` that of the norms. `rep_size`
+  > 0 adds the tanh layer used in pre-training; the head starts at zero with bias
   `head_bias`. Image and patch may be any size that divide, square or not.
   """
 
@@ -99,6 +100,8 @@ class ViT(nn.Module):
   resnet: Sequence[int] | None = None
   registers: int = 0
   rep_size: int = 0
+  activation: str = 'gelu'
+  epsilon: float = transformer.LAYER_NORM_EPSILON
   dropout: float = 0.0
   drop_path: float = 0.0
   head_bias: float = 0.0
@@ -152,6 +155,8 @@ class ViT(nn.Module):
       scan=self.scan,
       remat=self.remat,
       dtype=self.dtype,
+      epsilon=self.epsilon,
+      block_args={'mlp_args': {'activation': self.activation}},
       name='encoder',
     )(x_BMD, train, each=each)
     tokens_BND = x_BMD[:, self.registers :]
@@ -249,9 +254,14 @@ class ViT(nn.Module):
     if self.pool == 'gap':
       return tokens_BND.mean(axis=1)
     if self.pool == 'map':
-      return MapHead(self.num_heads, self.mlp_dim, self.dtype, name='map_head')(
-        tokens_BND
-      )
+      return MapHead(
+        self.num_heads,
+        self.mlp_dim,
+        self.activation,
+        self.epsilon,
+        self.dtype,
+        name='map_head',
+      )(tokens_BND)
     raise UserError(f"pool={self.pool!r} is not one of 'token', 'gap', 'map'")
 
 
@@ -260,6 +270,8 @@ class MapHead(nn.Module):
 
   num_heads: int
   mlp_dim: int
+  activation: str = 'gelu'
+  epsilon: float = transformer.LAYER_NORM_EPSILON
   dtype: str = 'float32'
 
   @nn.compact
@@ -270,8 +282,8 @@ class MapHead(nn.Module):
     x_B1D = attention.MultiHeadAttention(self.num_heads, self.dtype, name='attention')(
       probe_B1D, x_BND
     )
-    y_B1D = nn.LayerNorm(
-      epsilon=transformer.LAYER_NORM_EPSILON, dtype=self.dtype, name='norm'
-    )(x_B1D)
-    y_B1D = transformer.Mlp(self.mlp_dim, dtype=self.dtype, name='mlp')(y_B1D)
+    y_B1D = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_B1D)
+    y_B1D = transformer.Mlp(
+      self.mlp_dim, dtype=self.dtype, activation=self.activation, name='mlp'
+    )(y_B1D)
     return (x_B1D + y_B1D)[:, 0]

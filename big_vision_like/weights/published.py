@@ -38,6 +38,13 @@ _TABLES = {
   'pos_rows': 'learned2d',
   'relative_keys': 'relative',
 }
+# Our activation for theirs.
+_ACTIVATIONS = {
+  'gelu': 'gelu_exact',
+  'gelu_tanh': 'gelu',
+  'gelu_pytorch_tanh': 'gelu',
+  'gelu_new': 'gelu',
+}
 _METADATA = ('config.json', 'preprocessor_config.json')
 
 
@@ -149,9 +156,9 @@ def read(
   reader = _reader(arrays, path)
   files.check_finite(arrays, str(path))
   metadata = _metadata(path)
-  arguments, assumed = {}, ()
+  arguments, computed, assumed = {}, {}, ()
   if reader.source in ('timm ViT', 'transformers ViT'):
-    assumed = _activation(reader, metadata)
+    computed, assumed = _computed(reader, metadata)
     width = next(a.size for name, a in arrays.items() if name.endswith(_EMBED_BIAS))
     arguments['num_heads'], told = _num_heads(width, num_heads, metadata)
     assumed += told
@@ -169,7 +176,8 @@ def read(
   # timm's may have no positions at all, where big_vision's are computed.
   without = 'none' if reader.source == 'timm ViT' else 'sincos2d'
   described = describe(params, reader.family, str(path), without)
-  architecture, assumed = described.architecture, assumed + described.assumed
+  architecture = described.architecture | computed
+  assumed += described.assumed
   ours = metadata.get(sidecar(path).name, {})
   if _is_ours(ours):
     architecture = _same_model(ours['architecture'], architecture, sidecar(path))
@@ -181,15 +189,6 @@ def read(
     assumed=assumed,
     metadata=metadata,
   )
-
-
-def read_params(
-  path: str | os.PathLike,
-  num_heads: int | None = None,
-  no_embed_class: bool | None = None,
-) -> tree.Tree:
-  """The parameters alone, for `checkpoint.InitFrom`; as `read`."""
-  return read(path, num_heads, no_embed_class).params
 
 
 def sidecar(path: str | os.PathLike) -> pathlib.Path:
@@ -240,6 +239,8 @@ def _vit(
     resnet=tuple(resnet_names.depths(flat)) if trunk else None,
     registers=sizes.get('R', 0),
     rep_size=sizes['S'] if 'pre_logits/bias' in flat else 0,
+    activation='gelu',
+    epsilon=1e-6,
   )
   return architecture, assumed
 
@@ -346,22 +347,22 @@ def _model_args(metadata: Mapping[str, Any]) -> dict[str, Any]:
   return metadata.get('config.json', {}).get('model_args') or {}
 
 
-def _activation(reader: _Reader, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-  """What our ViT computes otherwise than the code that the weights come from."""
-  config, told = metadata.get('config.json', {}), []
+def _computed(
+  reader: _Reader, metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """What the code that the weights come from computes, and what was assumed of it."""
   if reader.source == 'timm ViT':
-    name = _model_args(metadata).get('act_layer', 'gelu')
+    told, epsilon = _model_args(metadata).get('act_layer'), 1e-6
   else:
-    name = config.get('hidden_act', 'gelu')
-    if config.get('layer_norm_eps', 1e-6) != 1e-6:
-      told.append(f'epsilon of LayerNorm 1e-6, not {config["layer_norm_eps"]}')
-  if name == 'gelu':
-    told.append(
-      'GELU by tanh, not exact as there by default: logits differ (2e-4 in two layers)'
-    )
-  elif name not in ('gelu_tanh', 'gelu_pytorch_tanh'):
-    raise UserError(f'config.json: the activation {name!r} is not the GELU of our ViT')
-  return tuple(told)
+    config = metadata.get('config.json', {})
+    told, epsilon = config.get('hidden_act'), config.get('layer_norm_eps', 1e-12)
+  if (told or 'gelu') not in _ACTIVATIONS:
+    raise UserError(f'config.json: the activation {told!r} is not one of our ViT')
+  activation = _ACTIVATIONS[told or 'gelu']
+  assumed: tuple[str, ...] = ()
+  if told is None:
+    assumed = (f'activation={activation!r}: that of {reader.source}s unless told',)
+  return {'activation': activation, 'epsilon': epsilon}, assumed
 
 
 def _check_pooling(

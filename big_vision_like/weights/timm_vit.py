@@ -4,7 +4,7 @@ Understood are ViTs that pool by class token, by average of normed tokens
 (`global_pool='avg', fc_norm=False`) or by attention (`global_pool='map'`, no class
 token), with registers (`reg_tokens`), and hybrids with timm's ResNetV2 (`vit_*_r50_*`).
 timm keeps matrices as (out, in), convolutions as OIHW, and query, key and value in one
-matrix. Its GELU is exact unless `act_layer=GELUTanh`, ours is the tanh form.
+matrix. Its GELU is exact unless `act_layer='gelu_tanh'`.
 """
 
 import os
@@ -58,6 +58,8 @@ _PLAIN_MODELS = {
   1408: 'vit_giant_patch14_224',
   1664: 'vit_gigantic_patch14_224',
 }
+# timm's activation for ours.
+_ACTIVATIONS = {'gelu': 'gelu_tanh', 'gelu_exact': 'gelu'}
 _HYBRID_MODELS = {
   (): 'vit_tiny_r_s16_p8_224',
   (2, 2, 2, 2): 'vit_small_r26_s32_224',
@@ -140,6 +142,11 @@ def config(
 ) -> dict[str, Any]:
   """What the config.json beside a model.safetensors says, for timm.create_model."""
   width, trunk = architecture['width'], architecture['resnet']
+  if architecture['epsilon'] != 1e-6:
+    raise UserError(
+      f"a config.json of timm cannot say that the norms' epsilon is"
+      f' {architecture["epsilon"]}, not 1e-6: write a .safetensors file'
+    )
   if trunk is not None and tuple(trunk) not in _HYBRID_MODELS:
     known = ', '.join(map(str, _HYBRID_MODELS))
     raise UserError(
@@ -160,7 +167,7 @@ def config(
     pos_embed='none' if architecture['posemb'] == 'none' else 'learn',
     global_pool=_POOLS[pool],
     fc_norm=False,
-    act_layer='gelu_tanh',
+    act_layer=_ACTIVATIONS[architecture['activation']],
   )
   name = _PLAIN_MODELS.get(width, 'vit_base_patch16_224')
   first = 'patch_embed.proj'

@@ -2,8 +2,8 @@
 
 A classifier reads the class token; a ViTModel may have a pooler, which is our
 `pre_logits`. Both at once, or another pooling, have no class there. Their GELU is exact
-unless `hidden_act='gelu_pytorch_tanh'`, ours is the tanh form; their LayerNorms have
-another epsilon unless `layer_norm_eps=1e-6`.
+unless `hidden_act='gelu_pytorch_tanh'`, the epsilon of their norms is 1e-12 unless
+`layer_norm_eps` says otherwise.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +23,8 @@ _TOP = {
   'layernorm': 'encoder/norm',
   'pooler.dense': 'pre_logits',
 }
+# Their activation for ours.
+_ACTIVATIONS = {'gelu': 'gelu_pytorch_tanh', 'gelu_exact': 'gelu'}
 _BLOCK = {
   'layernorm_before': 'norm1',
   'attention.attention.query': 'attention/query',
@@ -78,8 +80,8 @@ def config(
     'num_hidden_layers': architecture['depth'],
     'num_attention_heads': architecture['num_heads'],
     'intermediate_size': architecture['mlp_dim'],
-    'hidden_act': 'gelu_pytorch_tanh',
-    'layer_norm_eps': 1e-6,
+    'hidden_act': _ACTIVATIONS[architecture['activation']],
+    'layer_norm_eps': architecture['epsilon'],
     'image_size': list(image_size),
     'patch_size': architecture['patch'],
     'num_channels': channels,

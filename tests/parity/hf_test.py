@@ -1,9 +1,10 @@
 """Our ViT against transformers' at random weights.
 
-Theirs is built with the tanh GELU and the epsilon 1e-6 of LayerNorm. transformers has
-no hybrid ViT any more.
+Theirs is built with our GELU and epsilon, and with its own. transformers has no hybrid
+ViT any more.
 """
 
+import itertools
 import json
 
 import jax
@@ -17,18 +18,24 @@ from big_vision_like.models import vit
 from big_vision_like.weights import files, published, transformers_vit, tree
 
 SIZES = dict(patch=8, width=36, depth=2, num_heads=3, mlp_dim=72)
+COMPUTED = {'ours': ('gelu', 1e-6), 'theirs': ('gelu_exact', 1e-12)}
 CLASSES = {
   'classifier': (transformers.ViTForImageClassification, dict(num_classes=7)),
   'pooler': (transformers.ViTModel, dict(num_classes=0, rep_size=20)),
 }
 
 
-@pytest.fixture(params=CLASSES)
+@pytest.fixture(params=itertools.product(CLASSES, COMPUTED), ids='-'.join)
 def theirs(request):
   torch.manual_seed(0)
-  made, args = CLASSES[request.param]
+  kind, whose = request.param
+  made, args = CLASSES[kind]
+  activation, epsilon = COMPUTED[whose]
   told = transformers_vit.config(
-    SIZES | {'rep_size': args.get('rep_size', 0)}, args['num_classes'], (24, 24)
+    SIZES
+    | dict(activation=activation, epsilon=epsilon, rep_size=args.get('rep_size', 0)),
+    args['num_classes'],
+    (24, 24),
   )
   model = made(transformers.ViTConfig(**told)).eval()
   with torch.no_grad():
