@@ -43,7 +43,8 @@ class Settings:
   `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
   (path regex, axes); `keep_best` names an evaluation scalar such as 'val/top1'. Copies
   of the state are compared every `check_replicas_every` steps and before each save (0:
-  never).
+  never). `reproduces` lists cells of published tables, for tools/paper_tables.py: dicts
+  of paper, table, row, column, value, spread and the evaluation scalar, metric.
   """
 
   task: Any
@@ -60,6 +61,7 @@ class Settings:
   keep_last: int = 2
   keep_every: int | None = None
   keep_best: str | None = None
+  reproduces: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Experiment:
     if self.settings.init_from is None:
       return state
     init_from = spec.build(self.settings.init_from, 'config.init_from')
+    init_from.check(self.task)
     params = init_from.fit(jax.device_get(state.params))
     state = state.replace(params=meshes.put_tree(params, shardings.params))
     if state.ema is not None:
@@ -201,6 +204,14 @@ def train_input(config: mlc.ConfigDict, planned: bool = False) -> pipeline.Train
   if planned and hasattr(data.source, 'planned'):
     data = dataclasses.replace(data, source=data.source.planned())
   return data
+
+
+def total_steps(config: mlc.ConfigDict) -> int:
+  """The last step of a config; where it counts epochs, the data say how long one is."""
+  if isinstance(config.total_steps, int):
+    return config.total_steps
+  data = train_input(config, planned=True)
+  return spec.in_steps(config, data.examples_per_epoch, data.batch_size)['total_steps']
 
 
 def set_up_jax() -> None:

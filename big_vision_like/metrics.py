@@ -218,6 +218,14 @@ def read(workdir: pathlib.Path | str) -> list[dict]:
   return records
 
 
+def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
+  """All that a run's evaluators found when they last did, and the step; or nothing."""
+  records = [r for r in read(workdir) if r['kind'] == 'eval']
+  last = max((r['step'] for r in records), default=0)
+  found = {k: v for r in records if r['step'] == last for k, v in r.items()}
+  return {k: v for k, v in found.items() if k != 'kind'}
+
+
 def _drop_after(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return

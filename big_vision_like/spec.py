@@ -141,9 +141,7 @@ def load(
   if file.suffix == '.json':
     config = mlc.ConfigDict(json.loads(file.read_text()))
   else:
-    module_spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = _module(file)
     if arg and not inspect.signature(module.get_config).parameters:
       raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
@@ -155,6 +153,19 @@ def load(
     kwargs = {k: v for k, v in node.items() if k != '_fn'}
     check_names(symbol(node, where), kwargs, where)
   return config
+
+
+def variants(path: str | pathlib.Path) -> list[str]:
+  """`FILE.py:ARG` for each of the ARGUMENTS of a config file, or just the file."""
+  arguments = getattr(_module(pathlib.Path(path)), 'ARGUMENTS', ())
+  return [f'{path}:{argument}' for argument in arguments] or [str(path)]
+
+
+def _module(file: pathlib.Path) -> types.ModuleType:
+  module_spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  return module
 
 
 def override(
@@ -176,7 +187,7 @@ def override(
         config[parents[0]] = {}  # an optional group of fields, such as mesh
   for key in parents:
     node, where = _child(node, key, where), _join(where, key)
-  if value is raw and not isinstance(_now(node, last), str):
+  if value is raw and not isinstance(held(node, last), str):
     value = {'true': True, 'false': False, 'none': None}.get(raw.lower(), raw)
   if isinstance(node, (list, tuple)):
     _child(node, last, where)
@@ -205,7 +216,7 @@ def override(
     node[last] = type(node[last])(value) if _widens(node.get(last), value) else value
 
 
-def _now(node: Any, key: int | str) -> Any:
+def held(node: Any, key: int | str) -> Any:
   """What a field holds, or would by default; None where there is no such field."""
   if isinstance(node, (list, tuple)):
     return node[key] if isinstance(key, int) and key < len(node) else None

@@ -119,7 +119,17 @@ def test_a_last_line_cut_short_is_left_out(tmp_path, capsys):
 
 
 def test_a_run_without_metrics_has_none(tmp_path):
-  assert metrics.read(tmp_path) == []
+  assert metrics.read(tmp_path) == [] and metrics.last_evaluation(tmp_path) == {}
+
+
+def test_the_last_evaluation_is_that_of_all_evaluators(tmp_path):
+  with opened(tmp_path) as log:
+    log.evaluation(3, 'val', {'top1': 0.1, 'old': 1.0}, 0.0)
+    log.evaluation(6, 'val', {'top1': 0.2}, 0.0)
+    log.evaluation(6, 'test', {'top1': 0.3}, 0.0)
+    log.write(7, 'train', {'loss': 1})
+  found = {'step': 6, 'val/top1': 0.2, 'test/top1': 0.3}
+  assert metrics.last_evaluation(tmp_path) == found
 
 
 def test_seconds_go_on_counting_after_an_interruption(tmp_path):

@@ -33,13 +33,6 @@ def random_weights(run: experiment.Experiment) -> dict[str, float]:
   return {f'digits/{key}': value for key, value in found.items()}
 
 
-def last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
-  """All that a run's evaluators found at its end."""
-  records = [r for r in metrics.read(workdir) if r['kind'] == 'eval']
-  last = max(r['step'] for r in records)
-  return {k: v for r in records if r['step'] == last for k, v in r.items()}
-
-
 def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
   """Pretrained beside random weights, in percent."""
   result = rich.table.Table(
@@ -79,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   train.train(config, pretrained, import_seconds)
 
   print('\n2. Linear probe on digits, from random weights\n')
-  found = last_evaluation(pretrained)
+  found = metrics.last_evaluation(pretrained)
   random = random_weights(experiment.make(config))
   rows = [
     (f'{k}-shot linear probe', f'{10 * k}', random[name], found[name])
@@ -99,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         TRANSFER, [*overrides, *args.override, source], root=experiment.Settings
       )
       train.train(config, workdir)
-      results.append(last_evaluation(workdir)['test/top1'])
+      results.append(metrics.last_evaluation(workdir)['test/top1'])
       print()
     rows.append(('fine-tuning', labels, *results))
 

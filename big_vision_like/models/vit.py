@@ -83,8 +83,8 @@ class ViT(nn.Module):
   `posemb_at` says where positions come in: at the 'stem', in front of 'every' block its
   own, or the same ones 'shared' by all blocks. `resnet` gives the units of each stage
   of a hybrid's ResNet. `registers` are tokens that only the encoder sees. `activation`
-  (see `layers.transformer`) is that of the MLPs, `epsilon` that of the norms. `rep_size`
-  > 0 adds the tanh layer used in pre-training; the head starts at zero with bias
+  (see `layers.transformer`) is that of MLPs, `epsilon` that of norms. `rep_size` > 0
+  adds the tanh layer used in pre-training; the head starts at zero with bias
   `head_bias`. Image and patch may be any size that divide, square or not.
   """
 

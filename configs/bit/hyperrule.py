@@ -37,7 +37,6 @@ from big_vision_like.evals import classification
 from big_vision_like.models import bit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.weights import published
 
 ARGUMENTS = (
   'cifar10,R50x1',
@@ -165,7 +164,7 @@ def pretrained(model: str, weights: str) -> mlc.ConfigDict:
   if weights == 'l':
     return spec(checkpoint.from_run, workdir=f'runs/bit_l_{model}')
   path = f'weights/BiT-{weights.upper()}-{model}.npz'
-  return spec(published.read_params, path=path)
+  return spec(checkpoint.from_file, path=path)
 
 
 def cells(

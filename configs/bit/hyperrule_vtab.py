@@ -28,7 +28,6 @@ from big_vision_like.evals import classification
 from big_vision_like.models import bit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.weights import published
 
 ARGUMENTS = ('caltech101,R50x1', 'dsprites_loc,R50x1', 'svhn,R50x3,l,tune')
 
@@ -48,7 +47,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   if 'l' in words:
     weights = spec(checkpoint.from_run, workdir=f'runs/bit_l_{model}')
   else:
-    weights = spec(published.read_params, path=f'weights/BiT-M-{model}.npz')
+    weights = spec(checkpoint.from_file, path=f'weights/BiT-M-{model}.npz')
   c.init_from = spec(checkpoint.InitFrom, weights=weights)
   squashed = spec(image.Resize, size=cropped)
   if task.crop:

@@ -28,7 +28,6 @@ from big_vision_like.evals import fewshot
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.weights import published
 
 ARGUMENTS = ('B/16', 'R50+B/16')
 
@@ -39,7 +38,7 @@ def get_config(model: str = 'B/16') -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=1, log_every=1))
   c.init_from = spec(
     checkpoint.InitFrom,
-    weights=spec(published.read_params, path=f'weights/{resnet}{plus}ViT-{body}.npz'),
+    weights=spec(checkpoint.from_file, path=f'weights/{resnet}{plus}ViT-{body}.npz'),
     leave_out=[],
   )
   squashed = [spec(image.Resize, size=256), spec(image.CentralCrop, size=224)]

@@ -42,7 +42,6 @@ from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.weights import published
 
 ARGUMENTS = (
   'cifar10,B/16',
@@ -241,10 +240,10 @@ def pretrained(model: str, weights: str) -> mlc.ConfigDict:
   resnet, plus, body = model.replace('/', '_').rpartition('+')
   if weights == 'i21k':
     path = f'weights/{resnet}{plus}ViT-{body}.npz'
-    return spec(published.read_params, path=path)
+    return spec(checkpoint.from_file, path=path)
   if weights == 'augreg':
     path = f'weights/augreg/{model.replace("/", "_").replace("+", "_")}.npz'
-    return spec(published.read_params, path=path)
+    return spec(checkpoint.from_file, path=path)
   name = model.lower().replace('/', '').replace('+', '_')
   return spec(checkpoint.from_run, workdir=f'runs/{weights}_{name}')
 

@@ -29,7 +29,6 @@ from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.weights import published
 
 ARGUMENTS = ('L/16', 'L/16,tune', 'H/14,jft')
 SIZES = {'L/16': 512, 'H/14': 518}
@@ -52,7 +51,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   name = model.replace('/', '_')
   c.init_from = spec(
     checkpoint.InitFrom,
-    weights=spec(published.read_params, path=f'weights/ViT-{name}.npz')
+    weights=spec(checkpoint.from_file, path=f'weights/ViT-{name}.npz')
     if weights == 'i21k'
     else spec(checkpoint.from_run, workdir=f'runs/jft_{name.lower().replace("_", "")}'),
     leave_out=['head/.*', 'pre_logits/.*'],

@@ -34,7 +34,6 @@ from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.weights import published
 
 ARGUMENTS = (
   'caltech101,L/16',
@@ -150,4 +149,4 @@ def pretrained(model: str, weights: str) -> mlc.ConfigDict:
     name = model.lower().replace('/', '').replace('+', '_')
     return spec(checkpoint.from_run, workdir=f'runs/jft_{name}')
   resnet, plus, body = model.replace('/', '_').rpartition('+')
-  return spec(published.read_params, path=f'weights/{resnet}{plus}ViT-{body}.npz')
+  return spec(checkpoint.from_file, path=f'weights/{resnet}{plus}ViT-{body}.npz')

@@ -1,0 +1,160 @@
+"""The tables as published agree with the configs; what runs give stands beside them."""
+
+import json
+
+import pages
+import pytest
+
+from big_vision_like import experiment, spec
+
+paper_cells, paper_tables = pages.load_tools('paper_cells', 'paper_tables')
+
+CELLS = {c.key: c for paper in paper_cells.papers() for c in paper_cells.cells(paper)}
+
+
+def test_the_files_fit_together():
+  tables = {(t.paper, t.table) for t in paper_cells.tables()}
+  assert {key[:2] for key in CELLS} == tables
+  count = sum(len(paper_cells.cells(paper)) for paper in paper_cells.papers())
+  assert len(CELLS) == count  # no cell twice
+  models = {model.model for model in paper_cells.models()}
+  for cell in CELLS.values():
+    assert cell.model in models and float(cell.value) > 0
+    assert cell.unit in {*paper_cells.FACTORS, 'TPUv3-core-days'}
+    assert cell.spread == '' or float(cell.spread) >= 0
+  assert len([c for c in CELLS if c[:2] == ('2010.11929', '2')]) == 5 * 8 - 5
+  assert len([c for c in CELLS if c[:2] == ('2010.11929', '9')]) == 3 * 19
+
+
+def test_means_over_tables_are_what_the_paper_prints():
+  means = [cell for cell in CELLS.values() if cell.mean_of]
+  assert len(means) == 3
+  for cell in means:
+    parts = [float(part.value) for part in paper_tables.column_of(cell)]
+    assert sum(parts) / 19 == pytest.approx(float(cell.value), abs=0.011)
+
+
+def test_configs_and_tables_say_the_same():
+  names = paper_cells.configs()
+  assert len(names) > len(set(paper_cells.CONFIGS.glob('*/*.py')))
+  named = paper_cells.reproducing(names)
+  for cell in CELLS.values():
+    assert not cell.config or cell.config in named[cell.key], cell
+  for name in names:
+    config = experiment.Settings(**paper_cells.load(name))
+    for said in config.reproduces:
+      cell = CELLS[paper_cells.key_of(said)]
+      assert said['value'] == float(cell.value), (name, said)
+      assert said['spread'] == (float(cell.spread) if cell.spread else None), name
+      assert said['metric'].partition('/')[0] in config.evals, (name, said)
+
+
+@pytest.mark.parametrize('name', ['ViT-Ti/16', 'ViT-S/16', 'ViT-R26+S/32'])
+def test_sizes_are_the_published_ones(name):
+  [model] = [m for m in paper_cells.models() if m.model == name]
+  parameters, macs = paper_cells.counted(model)
+  assert parameters == int(model.parameters)
+  # What was published of ResNets counts normalisations too.
+  tolerance = 0.03 if model.note else 0.01
+  assert macs / 1e9 == pytest.approx(float(model.gmacs), rel=tolerance)
+
+
+def test_a_config_is_counted_at_its_own_size():
+  pixels, parameters, macs = paper_cells.counted_config('configs/vit/plain.py:90')
+  assert pixels == 224 and macs / 1e9 == pytest.approx(4.6, rel=0.02)
+  # No class token, fixed positions; a layer of the width before the head.
+  assert parameters == 22_050_664 - 384 * 198 + 384 * 385
+
+
+CONFIG, STEPS = 'configs/vit/plain.py:90', round(90 * 1_268_355 / 1024)
+
+
+def write_run(folder, top1, step=STEPS, overrides=()):
+  folder.mkdir(parents=True)
+  config = spec.load(CONFIG, overrides)
+  (folder / 'config.json').write_text(config.to_json())
+  record = {'step': step, 'kind': 'eval', 'test/top1': top1, 'val/top1': 0.1}
+  (folder / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
+  return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+  folder = tmp_path / 'runs'
+  write_run(folder / 'a', 0.764)
+  write_run(folder / 'sweep' / 'b', 0.766, overrides=['seed=1', 'log_every=7'])
+  write_run(folder / 'short', 0.3, overrides=['seed=2', 'total_steps=100'], step=100)
+  write_run(folder / 'unfinished', 0.5, step=5000, overrides=['seed=3'])
+  (folder / 'other').mkdir()
+  return folder
+
+
+def test_runs_stand_beside_the_published_number(runs, tmp_path, capsys):
+  words = ['2205.01580', '--runs', str(runs), f'--out={tmp_path / "out"}']
+  assert paper_tables.main(words) == 0, capsys.readouterr().err
+  shown = capsys.readouterr().out
+  assert '76.5 ± 0.1 (2)' in shown
+  text = (tmp_path / 'out' / '2205.01580.md').read_text()
+  lines = text.splitlines()
+  row = lines.index('| Better plain ViT-S/16 | 76.5 | 78.5 | 80.0 |')
+  assert lines[row + 1] == '| reproduced | 76.5 ± 0.1 (2) | to run | to run |'
+  assert f'{runs / "a"}, {runs / "sweep" / "b"} |' in text  # and not the short one
+  assert f'{runs / "unfinished"}: at step 5,000 of {STEPS:,}' in text
+  assert '| run configs/vit/plain.py:150 | 150 epochs: Better plain ViT-S/16 |' in text
+  assert 'original recipe' in text and 'not as in the config' not in text
+  assert '| ViT-S/16 | 224 | 22,050,664 | 22,050,664 | 4.61 | ' in text
+  page = pages.Reader(tmp_path / 'out' / '2205.01580.html')
+  assert page.headings[0].startswith('Table 1: ViT-S/16 on ImageNet')
+  assert '76.5 ± 0.1 (2)' in page.text and 'to run' in page.text
+
+
+def test_runs_with_other_settings_count_where_there_are_no_others(tmp_path):
+  write_run(tmp_path / 'short', 0.3, overrides=['total_steps=100'], step=100)
+  runs, _ = paper_cells.find_runs([str(tmp_path)])
+  cell = CELLS['2205.01580', '1', 'Better plain ViT-S/16', '90 epochs']
+  found = paper_cells.ours(cell, runs, [CONFIG])
+  assert found.text(cell) == '30.0 (1)'
+  assert 'total_steps=100 instead of (absent)' in found.differences
+  shown = paper_tables.grid([cell], paper_tables.Results(runs, {cell.key: [CONFIG]}))
+  assert shown.rows[1] == ['reproduced', '30.0 (1)']
+  assert 'not as in the config: ' in shown.remarks[0]
+
+
+def test_a_mean_is_taken_over_the_seeds_that_all_cells_have():
+  parts = [
+    paper_cells.Ours({0: 50.0, 1: 60.0, 2: 0.0}, ['a', 'b'], ['x']),
+    paper_cells.Ours({1: 70.0, 0: 52.0}, ['c'], []),
+  ]
+  mean = paper_cells.mean_of(parts)
+  assert mean.values == {0: 51.0, 1: 65.0}
+  assert mean.folders == ['a', 'b', 'c'] and mean.differences == ['x']
+  assert paper_cells.mean_of([*parts, paper_cells.Ours({3: 1.0}, [], [])]) is None
+
+
+def test_why_a_cell_is_missing_is_said():
+  results = paper_tables.Results([], paper_cells.reproducing([CONFIG]))
+  why = {
+    ('2205.01580', '1', 'Better plain ViT-S/16', '90 epochs'): f'run {CONFIG}',
+    ('2010.11929', '2', 'ImageNet', 'BiT-L (ResNet152x4)'): 'JFT-300M is not public',
+    ('2010.11929', '2', 'VTAB (19 tasks)', 'Ours-I21K (ViT-L/16)'): '0 of 19 cells',
+    ('2106.10270', 'timm', 'ViT-B/8, 224', 'ImageNet'): 'no config yet',
+  }
+  for key, sentence in why.items():
+    assert sentence in results.missing(CELLS[key])[1]
+  assert paper_tables.absent('EfficientNet-L2') in (
+    '',
+    'the model EfficientNet-L2 is not here yet',
+  )
+
+
+def test_bad_input_is_one_sentence(tmp_path, capsys):
+  for words, sentence in [
+    (['1234.5678'], "no tables of '1234.5678'"),
+    (['2010.11929', '--table=3'], "has no table '3' here: take 2, 5, 8, 9"),
+    (['2010.11929', '--runs', 'no/such'], '--runs: no folder no/such.'),
+  ]:
+    assert paper_tables.main([*words, f'--out={tmp_path}']) == 1
+    told = capsys.readouterr().err
+    assert sentence in told and told.count('\n') == 1
+  assert paper_tables.main([]) == 0
+  assert 'How to train your ViT?' in capsys.readouterr().out

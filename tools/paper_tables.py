@@ -1,0 +1,328 @@
+"""Published tables beside what our runs give, and what is still missing.
+
+    python tools/paper_tables.py
+    python tools/paper_tables.py 2010.11929 --table=2 --runs runs
+
+Without a paper it lists those that are known. Of each table it prints the published
+numbers and ours (from finished runs in or below the folders of --runs; mean and sample
+standard deviation over the seeds, and their number), parameters and operations of the
+models as published and as counted from ours, and which config is to be run for what is
+not there yet. It writes the same as Markdown and as a page into --out.
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import paper_cells
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+from paper_cells import Cell, Ours, Run, Table
+
+from big_vision_like import errors, experiment
+from big_vision_like.errors import UserError
+from big_vision_like.viz import page
+
+MEMORY = 'quoted from memory, not checked against the paper'
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A heading with a table of text and remarks, however it will be shown."""
+
+  heading: str
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  remarks: Sequence[str] = ()
+
+
+class Results:
+  """What configs and runs say of cells."""
+
+  def __init__(self, runs: Sequence[Run], names: Mapping[paper_cells.Key, list[str]]):
+    self.runs, self.names = runs, names
+    self.ours = functools.cache(self._ours)
+
+  def configs(self, cell: Cell) -> list[str]:
+    """The configs that reproduce a cell."""
+    return self.names.get(cell.key, [])
+
+  def _ours(self, cell: Cell) -> Ours | None:
+    """What our runs give for a cell."""
+    if not cell.mean_of:
+      return paper_cells.ours(cell, self.runs, self.configs(cell))
+    parts = [self.ours(part) for part in column_of(cell)]
+    return None if None in parts else paper_cells.mean_of(parts)
+
+  def missing(self, cell: Cell) -> tuple[str, str]:
+    """Why there is nothing of ours: in two words, and in a sentence."""
+    if cell.unit not in paper_cells.FACTORS:
+      return 'not a score', f'{cell.unit} are not measured here'
+    there = [self.ours(part) is not None for part in column_of(cell)]
+    if cell.private and not any(there):
+      return 'private data', f'{cell.private} is not public'
+    if cell.mean_of:
+      share = f'{sum(there)} of {len(there)}'
+      return share, f'a mean over table {cell.mean_of}: {share} cells are there'
+    if self.configs(cell):
+      return 'to run', f'run {self.configs(cell)[0]}'
+    if why := absent(cell.model):
+      return 'no model', why
+    return 'no config', 'no config yet'
+
+
+def column_of(cell: Cell) -> list[Cell]:
+  """The cells that a cell is the mean of, if it is one."""
+  return [
+    part
+    for part in paper_cells.cells(cell.paper)
+    if (part.table, part.column) == (cell.mean_of, cell.column)
+  ]
+
+
+def absent(model: str) -> str:
+  """Why a published model cannot be built here, if so."""
+  for known in paper_cells.models():
+    if known.model == model:
+      try:
+        paper_cells.build(known)
+      except UserError:
+        return f'the model {model} is not here yet'
+  return ''
+
+
+def grid(cells: Sequence[Cell], results: Results) -> Part:
+  """Published numbers with ours below them."""
+  columns = list(dict.fromkeys(cell.column for cell in cells))
+  at = {(cell.row, cell.column): cell for cell in cells}
+  rows, remarks = [], []
+  for row in dict.fromkeys(cell.row for cell in cells):
+    published, found = [row], ['reproduced']
+    for column in columns:
+      cell = at.get((row, column))
+      published.append(cell.text if cell else '-')
+      ours = results.ours(cell) if cell else None
+      found.append(
+        ours.text(cell) if ours else results.missing(cell)[0] if cell else ''
+      )
+      if ours and ours.differences:
+        how = '; '.join(ours.differences)
+        remarks.append(f'{row}, {column}: not as in the config: {how}.')
+    rows.append(published)
+    if {*found[1:]} - {'', 'not a score'}:
+      rows.append(found)
+  for cell in cells:
+    if cell.note and cell.note != 'from memory':
+      remarks.append(f'{cell.row}, {cell.column}: {cell.note}.')
+  recalled = sum(cell.note == 'from memory' for cell in cells)
+  if recalled:
+    which = 'All numbers are' if recalled == len(cells) else f'{recalled} numbers are'
+    remarks.append(f'{which} {MEMORY}.')
+  return Part('', ['', *columns], rows, remarks)
+
+
+def sizes(cells: Sequence[Cell], results: Results) -> Part:
+  """Parameters and operations: of published models, then of what configs train."""
+  header = ['model', 'pixels', 'parameters', 'counted', 'GMACs', 'counted', 'GFLOPs']
+  rows, notes = [], {}
+  wanted = dict.fromkeys(cell.model for cell in cells)
+  for model in paper_cells.models():
+    if model.model in wanted:
+      published = f'{int(model.parameters):,}' if model.parameters else ''
+      try:
+        parameters, macs = paper_cells.counted(model)
+      except UserError:
+        found = ['no model', '', '']
+      else:
+        found = [f'{parameters:,}', f'{macs / 1e9:.2f}', f'{2 * macs / 1e9:.2f}']
+      row = [model.model, model.size, published, found[0], model.gmacs, *found[1:]]
+      rows.append(row)
+      if model.note:
+        notes[f'{model.note}.'] = True
+  first, seen = {}, set()
+  for name in dict.fromkeys(n for cell in cells for n in results.configs(cell)[:1]):
+    first.setdefault(paper_cells.shape_of(name), name)
+  for (model, _), name in first.items():
+    pixels, parameters, macs = paper_cells.counted_config(name)
+    if (model, pixels) in seen:  # the data alone differ
+      continue
+    seen.add((model, pixels))
+    gmacs, gflops = f'{macs / 1e9:.2f}', f'{2 * macs / 1e9:.2f}'
+    rows.append([name, str(pixels), '', f'{parameters:,}', '', gmacs, gflops])
+  remarks = [
+    *notes,
+    'MACs are multiply-accumulates of one image forward, FLOPs twice as many, counted'
+    ' from our models: matrix products and convolutions. Published models have 1000'
+    ' classes.',
+  ]
+  return Part('Models', header, rows, remarks)
+
+
+def missing(cells: Sequence[Cell], results: Results) -> Part:
+  """What has to be run, and what cannot be."""
+  reasons = collections.defaultdict(list)
+  for cell in cells:
+    if results.ours(cell) is None and cell.unit in paper_cells.FACTORS:
+      reasons[results.missing(cell)[1]].append(cell)
+  rows = [[why, listed(group, cells)] for why, group in reasons.items()]
+  files = {
+    name.partition(':')[0]
+    for cell in cells
+    if cell.private
+    for name in results.configs(cell)
+  }
+  remarks = []
+  if files:
+    remarks.append(f'Recipes for private data, or yours: {", ".join(sorted(files))}.')
+  return Part('Missing', ['what to do', 'cells'], rows, remarks)
+
+
+def listed(group: Sequence[Cell], cells: Sequence[Cell]) -> str:
+  """'ViT-B/16: ImageNet, CIFAR-10; ViT-L/16: all'."""
+  parts = []
+  scores = [cell.column for cell in cells if cell.unit in paper_cells.FACTORS]
+  for column in dict.fromkeys(cell.column for cell in group):
+    rows = [cell.row for cell in group if cell.column == column]
+    whole = 1 < len(rows) == scores.count(column)
+    parts.append(f'{column}: {"all" if whole else ", ".join(rows)}')
+  return '; '.join(parts)
+
+
+def used(cells: Sequence[Cell], results: Results) -> Part:
+  """The runs behind the numbers."""
+  rows = []
+  for cell in cells:
+    ours = None if cell.mean_of else results.ours(cell)
+    if ours:
+      rows.append([f'{cell.row}, {cell.column}', ', '.join(ours.folders)])
+  return Part('Runs', ['cell', 'folders'], rows)
+
+
+def section(table: Table, results: Results) -> tuple[str, list[Part]]:
+  """All of one table."""
+  cells = [c for c in paper_cells.cells(table.paper) if c.table == table.table]
+  parts = [grid(cells, results), sizes(cells, results), missing(cells, results)]
+  parts.append(used(cells, results))
+  shown = [part for part in parts if part.rows or part.remarks]
+  return f'Table {table.table}: {table.title}', shown
+
+
+def show(heading: str, parts: Sequence[Part]) -> None:
+  """Prints a section."""
+  console = rich.console.Console()
+  console.width = max(console.width, 120)  # rather folded lines than cut cells
+  console.rule(heading, align='left')
+  for part in parts:
+    table = rich.table.Table(
+      title=part.heading or None, title_justify='left', box=rich.box.SIMPLE
+    )
+    console.print()
+    for name in part.header:
+      table.add_column(rich.text.Text(name), overflow='fold')
+    for row in part.rows:
+      table.add_row(*map(rich.text.Text, row))
+    if part.rows:
+      console.print(table)
+    for remark in part.remarks:
+      console.print(f'  {remark}', highlight=False, markup=False)
+  console.print()
+
+
+def markdown(title: str, sections: Sequence[tuple[str, Sequence[Part]]]) -> str:
+  """The same as Markdown."""
+  text = f'# {title}\n'
+  for heading, parts in sections:
+    text += f'\n## {heading}\n'
+    for part in parts:
+      text += f'\n### {part.heading}\n' if part.heading else ''
+      if part.rows:
+        lines = [part.header, ['---'] * len(part.header), *part.rows]
+        text += '\n' + ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+      text += ''.join(f'\n{remark}\n' for remark in part.remarks)
+  return text
+
+
+def document(title: str, sections: Sequence[tuple[str, Sequence[Part]]]) -> str:
+  """The same as a page."""
+  shown = []
+  for heading, parts in sections:
+    content = ''
+    for part in parts:
+      content += page.heading(part.heading) if part.heading else ''
+      content += page.table(part.header, part.rows) if part.rows else ''
+      content += ''.join(page.paragraph(remark) for remark in part.remarks)
+    shown.append((heading, content))
+  note = (
+    'Published numbers; below each what runs of this code give: mean ± standard'
+    ' deviation (number of seeds).'
+  )
+  return page.document(title, note, shown)
+
+
+def selected(paper: str, table: str | None) -> list[Table]:
+  """The tables that are asked for."""
+  known = [t for t in paper_cells.tables() if t.paper == paper]
+  if not known:
+    listed = ', '.join(paper_cells.papers())
+    raise UserError(f'no tables of {paper!r} in {paper_cells.PAPERS}, only of {listed}')
+  chosen = [t for t in known if table in (None, t.table)]
+  if not chosen:
+    raise UserError(
+      f'{paper} has no table {table!r} here: take {", ".join(t.table for t in known)}'
+    )
+  return chosen
+
+
+def papers() -> Part:
+  """What is known."""
+  rows = [[t.paper, t.paper_title, t.table, t.title] for t in paper_cells.tables()]
+  return Part('', ['paper', 'title', 'table', 'of what'], rows)
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, prints and writes the tables."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('paper', nargs='?', help='arXiv number; default: list them')
+  parser.add_argument('--table', help='one of its tables; default: all')
+  parser.add_argument(
+    '--runs', nargs='*', default=[], metavar='FOLDER', help='runs, or folders of runs'
+  )
+  parser.add_argument(
+    '--out', default='runs/tables', help='where files go; default: %(default)s'
+  )
+  args = parser.parse_args(argv)
+  jax.config.update('jax_platforms', 'cpu')  # shapes alone
+  experiment.set_up_jax()
+  if args.paper is None:
+    show('Papers whose tables are known', [papers()])
+    return
+  tables = selected(args.paper, args.table)
+  names = paper_cells.reproducing(paper_cells.configs())
+  runs, unfinished = paper_cells.find_runs(args.runs)
+  results = Results(runs, names)
+  sections = [section(table, results) for table in tables]
+  if unfinished:
+    sections.append(('Runs left out', [Part('', [], [], unfinished)]))
+  for heading, parts in sections:
+    show(heading, parts)
+  title = f'{tables[0].paper_title}, arXiv:{args.paper}'
+  name = args.paper + (f'_table_{args.table}' if args.table else '')
+  out = pathlib.Path(args.out)
+  out.mkdir(parents=True, exist_ok=True)
+  for end, text in (('md', markdown), ('html', document)):
+    file = out / f'{name}.{end}'
+    file.write_text(text(title, sections), encoding='utf-8')
+    print(f'written    {file}')
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())

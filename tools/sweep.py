@@ -1,0 +1,390 @@
+"""Trains configs over values and seeds, one run after the other; picks on validation.
+
+    python tools/sweep.py configs/vit/transfer.py:cifar10,B/16 \
+        configs/vit/transfer.py:pets,B/16 --seeds=0,1,2 --out=runs/sweeps/b16 \
+        --over=task.optimizer.rate.peak_value=0.001,0.003,0.01,0.03
+
+Of each config first the variant for tuning, CONFIG,tune, with every combination of the
+values and the first seed; then the config itself with the values that are best by
+--metric (larger is better, of equals the first) and each seed: mean and sample standard
+deviation of --test. Without --over nothing is tuned. Any field of all runs can be
+overridden: --config.total_steps=500.
+
+Every run is a process of its own in a folder of its own. The same command goes on where
+it stopped and tries again what failed; finished runs are read, not repeated.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from big_vision_like import checkpoint, errors, experiment, metrics, spec
+from big_vision_like.data import benchmarks
+from big_vision_like.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training: a config, what all runs override, its own values, what is wanted."""
+
+  config: str
+  fixed: Sequence[str]
+  values: Mapping[str, str]
+  seed: str
+  folder: pathlib.Path
+  scalar: str
+
+  @property
+  def overrides(self) -> list[str]:
+    """All that is overridden."""
+    own = [f'{field}={value}' for field, value in self.values.items()]
+    return [*self.fixed, *own, f'seed={self.seed}']
+
+  def load(self) -> Any:
+    """The config as the run will see it; raises for unknown fields and evaluators."""
+    config = spec.load(self.config, self.overrides, root=experiment.Settings)
+    evals = experiment.Settings(**config).evals
+    if self.scalar.partition('/')[0] not in evals:
+      listed = ', '.join(evals) or 'none'
+      raise UserError(
+        f'{self.config} has no evaluator for {self.scalar!r}: it has {listed}.'
+      )
+    if (self.folder / 'config.json').exists():
+      checkpoint.claim(self.folder, config)
+    return config
+
+  def command(self) -> list[str]:
+    """What trains it, or goes on with it."""
+    words = ['-m', 'big_vision_like.train', f'--config={self.config}']
+    words += [f'--workdir={self.folder}', *(f'--config.{o}' for o in self.overrides)]
+    return [sys.executable, *words]
+
+
+class Sweep:
+  """The runs of one command, and what is known of them (results.json in its folder)."""
+
+  def __init__(self, command: Mapping[str, Any], out: pathlib.Path):
+    self.command, self.out = command, out
+    self.over = [read_values(text) for text in command['over']]
+    self.file = out / 'results.json'
+    self.known: dict[str, dict[str, Any]] = {}
+    self.results: list[dict[str, Any]] = []
+    self.failed: dict[str, str] = {}
+    self.number, self.started = 0, time.perf_counter()
+    if self.file.exists():
+      saved = json.loads(self.file.read_text())
+      check_same(saved['command'], command, out)
+      self.known = saved['runs']
+
+  @property
+  def total(self) -> int:
+    """How many runs there are in all."""
+    tuned = math.prod(len(values) for _, values in self.over) if self.over else 0
+    return len(self.command['configs']) * (tuned + len(self.command['seeds']))
+
+  def tuning(self, config: str) -> list[Run]:
+    """The runs that choose values for a config: one for each combination."""
+    if not self.over:
+      return []
+    fields = [field for field, _ in self.over]
+    variant = config + (',' if ':' in config else ':') + 'tune'
+    return [
+      self.run(variant, config, 'tune', values, self.command['seeds'][0])
+      for combination in itertools.product(*(values for _, values in self.over))
+      for values in [dict(zip(fields, combination, strict=True))]
+    ]
+
+  def final(self, config: str, values: Mapping[str, str]) -> list[Run]:
+    """The runs that are reported, one for each seed."""
+    seeds = self.command['seeds']
+    return [self.run(config, config, 'final', values, seed) for seed in seeds]
+
+  def run(
+    self, config: str, name: str, phase: str, values: Mapping[str, str], seed: str
+  ) -> Run:
+    """A run of a config (or its variant for tuning) with some of the values."""
+    place = ','.join([f'{field}={value}' for field, value in values.items()])
+    return Run(
+      config,
+      self.command['overrides'],
+      values,
+      seed,
+      self.out / file_name(name) / phase / file_name(f'{place},seed={seed}'.strip(',')),
+      self.command['metric' if phase == 'tune' else 'test'],
+    )
+
+  def check(self) -> None:
+    """Raises for whatever is wrong with a config, before anything runs."""
+    folders = {file_name(config) for config in self.command['configs']}
+    if len(folders) < len(self.command['configs']):
+      raise UserError('the same config twice: name each once.')
+    # Which values the final runs will have is not known yet; their fields are.
+    some = {field: values[0] for field, values in self.over}
+    for config in self.command['configs']:
+      for run in [*self.tuning(config), *self.final(config, some)]:
+        run.load()
+
+  def value(self, run: Run) -> float | None:
+    """What a run found, trained where that is still to be done; None: it failed."""
+    self.number += 1
+    key = str(run.folder.relative_to(self.out))
+    elapsed = metrics.duration(time.perf_counter() - self.started)
+    count = f'[{self.number:>{len(str(self.total))}}/{self.total}]'
+    what = f'{run.config}  {shortly({**run.values, "seed": run.seed})}'
+    print(f'{count}  {elapsed:>7}  {what}', end='  ', flush=True)
+    entry = self.known.get(key, {})
+    if 'error' in entry or not metrics.last_evaluation(run.folder):
+      entry = {}
+    how = 'read' if entry else ''
+    if not entry:
+      before = time.perf_counter()
+      error = train(run)
+      entry = {'config': run.config, 'overrides': run.overrides}
+      entry['seconds'] = time.perf_counter() - before
+      entry |= {'error': error} if error else {'scalars': scalars(run.folder)}
+      self.known[key] = entry
+      self.save()
+      how = metrics.duration(entry['seconds'])
+    if 'error' in entry:
+      self.failed[key] = entry['error']
+      print(f'FAILED ({how}): {entry["error"]}', flush=True)
+      return None
+    if run.scalar not in entry['scalars']:
+      print(flush=True)
+      raise UserError(
+        f'{run.folder} has found no {run.scalar!r}, only {", ".join(entry["scalars"])}.'
+      )
+    print(f'{run.scalar} {entry["scalars"][run.scalar]:.4f}  ({how})', flush=True)
+    return entry['scalars'][run.scalar]
+
+  def do(self, config: str) -> None:
+    """Tunes a config and runs it with each seed."""
+    result = {'config': config, 'chosen': {}, 'validation': None, 'test': []}
+    runs = self.tuning(config)
+    found = [(self.value(run), run) for run in runs]
+    good = [(value, run) for value, run in found if value is not None]
+    if runs and not good:
+      self.number += len(self.command['seeds'])
+      print(f'{config}: every run that was to tune it failed, so it is not run.')
+    else:
+      if good:
+        result['validation'], best = max(good, key=lambda pair: pair[0])
+        result['chosen'] = best.values
+      tests = [self.value(run) for run in self.final(config, result['chosen'])]
+      result['test'] = [value for value in tests if value is not None]
+    self.results.append(result | spread(result['test']))
+    self.save()
+
+  def save(self) -> None:
+    """Writes results.json, at once or not at all."""
+    self.out.mkdir(parents=True, exist_ok=True)
+    saved = {'command': self.command, 'runs': self.known, 'results': self.results}
+    saved['groups'] = groups(self.results)
+    temporary = self.file.with_suffix('.tmp')
+    temporary.write_text(json.dumps(saved, indent=2) + '\n')
+    os.replace(temporary, self.file)
+
+
+def train(run: Run) -> str | None:
+  """Runs the training as a process; returns what went wrong, if anything."""
+  run.folder.mkdir(parents=True, exist_ok=True)
+  log = run.folder / 'train.log'
+  with log.open('ab') as file:
+    start = file.tell()
+    process = subprocess.Popen(run.command(), stdout=file, stderr=subprocess.STDOUT)
+    try:
+      status = process.wait()
+    except BaseException:  # the training saves its state before it stops
+      process.terminate()
+      process.wait()
+      raise
+  said = log.read_bytes()[start:].decode(errors='replace').splitlines()
+  if status < 0:
+    return f'killed by {signal.Signals(-status).name}, see {log}'
+  if status:
+    said = [line for line in said if line.strip()] or [f'exit status {status}']
+    told = [line for line in said if line.startswith('error: ')] or said
+    return told[-1].removeprefix('error: ').strip()
+  step = metrics.last_evaluation(run.folder).get('step', 0)
+  total = experiment.total_steps(spec.load(str(run.folder / 'config.json')))
+  return None if step == total else f'stopped at step {step:,} of {total:,}'
+
+
+def scalars(folder: pathlib.Path) -> dict[str, float]:
+  """What a finished run has found at its end."""
+  return {k: v for k, v in metrics.last_evaluation(folder).items() if k != 'step'}
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+  """Mean and sample standard deviation, as far as there are any."""
+  return {
+    'mean': statistics.fmean(values) if values else None,
+    'std': statistics.stdev(values) if len(values) > 1 else None,
+  }
+
+
+def read_values(text: str) -> tuple[str, list[str]]:
+  """'a.b=1,2,(3, 4)' as ('a.b', ['1', '2', '(3, 4)'])."""
+  field, equals, rest = text.partition('=')
+  values = [v.strip() for v in re.split(r',(?![^(\[]*[)\]])', rest)]
+  if not equals or not all(values):
+    raise UserError(f'{text!r}: write FIELD=VALUE,VALUE.')
+  return field, list(dict.fromkeys(values))
+
+
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Any) -> None:
+  """Raises if a folder belongs to a sweep with another command."""
+  changes = [f'{k}: {saved[k]} -> {now[k]}' for k in now if saved[k] != now[k]]
+  if changes:
+    raise UserError(
+      f'--out={out} belongs to another sweep ({"; ".join(changes)}): take another.'
+    )
+
+
+def shortly(values: Mapping[str, str]) -> str:
+  """'peak_value=0.1' where that is of 'task.optimizer.rate.peak_value'."""
+  return ' '.join(f'{field.rpartition(".")[2]}={v}' for field, v in values.items())
+
+
+def file_name(text: str) -> str:
+  """A config or values as the name of a folder."""
+  text = text.removeprefix('configs/').replace('.py', '')
+  return re.sub(r'[^\w.,=+()-]+', '-', text).strip('-')
+
+
+def cells(result: Mapping[str, Any]) -> list[str]:
+  """A row of the table at the end."""
+  validation = '' if result['validation'] is None else f'{result["validation"]:.4f}'
+  chosen = shortly(result['chosen'])
+  return [result['config'], chosen, validation, *mean_cells(result)]
+
+
+def mean_cells(result: Mapping[str, Any]) -> list[str]:
+  """Mean, deviation and number of runs."""
+  if result['mean'] is None:
+    return ['failed', '', '0']
+  std = '' if result['std'] is None else f'{result["std"]:.4f}'
+  return [f'{result["mean"]:.4f}', std, str(len(result['test']))]
+
+
+def groups(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Means over VTAB-1k and its groups, where all tasks of a vtab config are there.
+
+  A mean is taken for each seed; its deviation is that over the seeds.
+  """
+  tasks: dict[tuple[str, str], dict[str, Sequence[float]]] = {}
+  for result in results:
+    file, _, argument = result['config'].partition(':')
+    task, _, rest = argument.partition(',')
+    if pathlib.Path(file).stem.endswith('vtab'):
+      tasks.setdefault((file, rest), {})[task] = result['test']
+  rows = []
+  for (file, rest), tests in tasks.items():
+    if (
+      tests.keys() == benchmarks.VTAB.keys() and len(set(map(len, tests.values()))) == 1
+    ):
+      each = [
+        benchmarks.vtab_means(dict(zip(tests, values, strict=True)))
+        for values in zip(*tests.values(), strict=True)
+      ]
+      for group in each[0] if each else []:
+        values = [means[group] for means in each]
+        row = {'config': f'{file}: {rest} {group}', 'chosen': {}, 'validation': None}
+        rows.append(row | {'test': values} | spread(values))
+  return rows
+
+
+def tell(sweep: Sweep) -> None:
+  """Prints the table of results and writes it to results.md."""
+  command, title = sweep.command, str(sweep.out)
+  header = ['config', 'chosen', command['metric'], command['test'], 'std', 'runs']
+  rows = [cells(result) for result in [*sweep.results, *groups(sweep.results)]]
+  table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE)
+  for name in header:
+    table.add_column(name, justify='left' if name in header[:2] else 'right')
+  for row in rows:
+    table.add_row(*row)
+  console = rich.console.Console()
+  console.width = max(console.width, 120)  # rather folded lines than cut cells
+  console.print(table)
+  text = f'# {title}\n\n'
+  for line in [header, ['---'] * len(header), *rows]:
+    text += f'| {" | ".join(line)} |\n'
+  for name, why in sweep.failed.items():
+    text += f'\nFailed: {name}: {why}\n'
+  (sweep.out / 'results.md').write_text(text)
+  print(f'written    {sweep.file}, {sweep.out / "results.md"}')
+
+
+def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
+  """The command as plain data, and its folder."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('configs', nargs='+', metavar='CONFIG', help='FILE.py[:ARGUMENT]')
+  parser.add_argument(
+    '--over', action='append', default=[], help='FIELD=VALUE,VALUE: what to choose from'
+  )
+  parser.add_argument('--seeds', default='0,1,2', help='default: %(default)s')
+  parser.add_argument(
+    '--metric', default='val/top1', help='chosen by it; default: %(default)s'
+  )
+  parser.add_argument('--test', default='test/top1', help='default: %(default)s')
+  parser.add_argument('--out', required=True, help='the folder of the sweep')
+  args, rest = parser.parse_known_intermixed_args(argv)
+  for word in rest:
+    if not word.startswith('--config.') or '=' not in word:
+      raise UserError(f'unknown argument {word!r}; see --help.')
+  command = vars(args) | {
+    'seeds': read_values(f'seeds={args.seeds}')[1],
+    'overrides': [word.removeprefix('--config.') for word in rest],
+  }
+  return command, pathlib.Path(command.pop('out'))
+
+
+def stop(*_) -> NoReturn:
+  """SIGTERM ends the sweep as Ctrl-C does: the run at work is stopped first."""
+  raise SystemExit(128 + signal.SIGTERM)
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses the command line and runs the sweep."""
+  jax.config.update('jax_platforms', 'cpu')  # the accelerators are for the runs
+  experiment.set_up_jax()
+  signal.signal(signal.SIGTERM, stop)
+  sweep = Sweep(*parse(argv))
+  sweep.check()
+  sweep.save()  # the folder is this sweep's from here on
+  print(f'{sweep.total} runs in {sweep.out}', flush=True)
+  for config in sweep.command['configs']:
+    sweep.do(config)
+  tell(sweep)
+  for name, why in sweep.failed.items():
+    print(f'failed: {name}: {why}', file=sys.stderr)
+  if sweep.failed:
+    raise UserError(f'{len(sweep.failed)} of {sweep.total} runs failed, see above.')
+  return 0
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())
