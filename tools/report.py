@@ -1,13 +1,17 @@
-"""Writes one self-contained HTML page about one or more training runs.
+"""Writes one self-contained HTML page about training runs, or about weights.
 
   python tools/report.py runs/digits
   python tools/report.py runs/small runs/large --out=comparison.html
+  python tools/report.py --weights=B_16.npz --images cat.jpg dog.jpg
 
 The page shows configs and final metrics, curves, inputs as the model sees them and
 predictions. Of a vision transformer it shows what it learned: patch filters, position
 embeddings, attention (arXiv:2010.11929, figures 6, 7 and 11); of a sequence to sequence
 run the attention between tokens, head by head. Several runs stand side by side, and
 their curves share axes. What a run cannot show is left out with a reason.
+
+Of weights, which may be published ones (.npz, .safetensors) or a run's, the page shows
+the same of a vision transformer, with images of one's own.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from typing import Any
 import jax
 import report_images
 import report_sequences
+import report_weights
 from report_source import Section, Source
 
 from big_vision_like import errors, evaluate, experiment, metrics
@@ -80,26 +85,47 @@ def render(sources: Sequence[Source]) -> str:
   for heading, pairs in shown.items():
     parts, captions = [], {}
     for source, section in pairs:
-      try:
-        content, caption = section.show(source)
-        captions[caption] = True
-      except UserError as reason:
-        content = page.paragraph(f'Not shown: {reason}', 'absent')
+      content, caption = shown_or_why(section, source)
+      captions |= dict.fromkeys(caption)
       title = page.heading(source.log.name) if len(sources) > 1 else ''
       parts.append(title + content)
     content = page.arranged(parts, pairs[0][1].layout)
     sections.append((heading, page.figure(content, *captions)))
-  now = datetime.datetime.now().strftime('%Y-%m-%d %H:%M')
   title = ', '.join(source.log.name for source in sources)
-  return page.document(title, f'Training report, written {now}', sections)
+  return page.document(title, f'Training report, written {now()}', sections)
+
+
+def render_weights(source: report_weights.Source) -> str:
+  """The whole page about weights."""
+  sections = []
+  for section in source.sections:
+    content, caption = shown_or_why(section, source)
+    sections.append((section.heading, page.figure(content, *caption)))
+  title = pathlib.Path(source.path).name
+  return page.document(title, f'Report on weights, written {now()}', sections)
+
+
+def shown_or_why(section: Section, source: Any) -> tuple[str, list[str]]:
+  """A section of a page and its caption, or the reason why there is none."""
+  try:
+    content, caption = section.show(source)
+  except UserError as reason:
+    return page.paragraph(f'Not shown: {reason}', 'absent'), []
+  return content, [caption] if caption else []
+
+
+def now() -> str:
+  return datetime.datetime.now().strftime('%Y-%m-%d %H:%M')
 
 
 @errors.told_plainly
 def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line and writes the page."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('runs', nargs='+', help='folders of runs (--workdir of train)')
-  parser.add_argument('--out', help='the page; default: report.html in the first run')
+  parser.add_argument('runs', nargs='*', help='folders of runs (--workdir of train)')
+  parser.add_argument(
+    '--out', help='the page; default: report.html in the first run, or by the weights'
+  )
   parser.add_argument('--step', type=int, help='checkpoint to show; default: the last')
   parser.add_argument(
     '--evaluator', default='', help='whose examples to show; default: the first fitting'
@@ -107,8 +133,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--examples', type=int, default=1024, help='how many evaluation examples to predict'
   )
+  parser.add_argument(
+    '--weights', help='a file of weights, a folder with one or a run, instead of runs'
+  )
+  parser.add_argument('--images', nargs='+', default=[], help='what --weights look at')
+  parser.add_argument(
+    '--image-size',
+    type=int,
+    nargs='+',
+    metavar='PIXELS',
+    help='of --images: a side, or height and width; default what the weights want',
+  )
   options = parser.parse_args(arguments)
   experiment.set_up_jax()
+  if options.weights:
+    out, text = about_weights(options)
+  else:
+    out, text = about_runs(options)
+  out.write_text(text, encoding='utf-8')
+  print(out)
+
+
+def about_runs(options: argparse.Namespace) -> tuple[pathlib.Path, str]:
+  """Where the page goes, and the page."""
+  if not options.runs:
+    raise UserError('name the folders of runs, or --weights.')
+  if options.images or options.image_size:
+    raise UserError('--images and --image-size are for --weights.')
   if options.examples < 1:
     raise UserError(f'--examples={options.examples}: at least one is needed.')
   sources = [
@@ -117,8 +168,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
   for source, name in zip(sources, distinct_names(options.runs), strict=True):
     source.log = dataclasses.replace(source.log, name=name)
   out = pathlib.Path(options.out or pathlib.Path(options.runs[0]) / 'report.html')
-  out.write_text(render(sources), encoding='utf-8')
-  print(out)
+  return out, render(sources)
+
+
+def about_weights(options: argparse.Namespace) -> tuple[pathlib.Path, str]:
+  """The same of weights: the page lies in or beside them."""
+  if options.runs:
+    raise UserError(f'--weights stands alone, without {", ".join(options.runs)}.')
+  weights, size = pathlib.Path(options.weights), options.image_size
+  if size is not None and len(size) > 2:
+    raise UserError('--image-size takes a side, or height and width.')
+  size = size and (size[0], size[-1])
+  source = report_weights.read(options.weights, options.images, size, options.step)
+  if options.out:
+    out = pathlib.Path(options.out)
+  elif weights.is_dir():
+    out = weights / 'report.html'
+  else:
+    out = weights.with_suffix('.html')
+  return out, render_weights(source)
 
 
 if __name__ == '__main__':

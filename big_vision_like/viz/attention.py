@@ -1,7 +1,16 @@
 """What a vision transformer's attention looks at (arXiv:2010.11929, section 4.5).
 
-Axes: L layers, B images, H heads, N tokens (the class token, if any, is the first),
-M tokens attended to, P patch tokens, h w patch grid.
+Of the tokens, registers come first, if there are any, then the class token, if there is
+one, then the patches; `num_prefix` counts those in front of the patches. The rollout of
+a model is
+
+  probs_LBHNN = stack_attention(intermediates)
+  output_BN = output_weights(intermediates, model.pool, model.registers)
+  num_prefix = model.registers + int(model.pool == 'token')
+  rollout_BP = rollout(probs_LBHNN, output_BN, num_prefix)
+
+Axes: L layers, B images, H heads, N tokens, M tokens attended to, P patch tokens, h w
+patch grid.
 """
 
 import re
@@ -37,48 +46,74 @@ def stack_attention(
   return np.stack([sown(f'block_{number}') for number in numbers])
 
 
-def rollout(probs_LBHNN: np.ndarray, has_class_token: bool) -> np.ndarray:
+def output_weights(
+  intermediates: Mapping[str, Any], pool: str, registers: int = 0
+) -> np.ndarray:
+  """Returns with which weights the output reads the encoder's last tokens, (B, N).
+
+  `pool` 'token' reads the class token alone, 'gap' all tokens but registers alike,
+  'map' with the attention that `map_head` has sown, its heads averaged. The model has
+  sown `with_position`, its tokens without registers.
+  """
+  batch, tokens, _ = intermediates['with_position'][-1].shape
+  output_BN = np.zeros((batch, registers + tokens))
+  if pool == 'token':
+    output_BN[:, registers] = 1.0
+  elif pool == 'gap':
+    output_BN[:, registers:] = 1.0 / tokens
+  elif pool == 'map':
+    probs_BH1N = intermediates['map_head']['attention']['probs'][-1]
+    output_BN[:, registers:] = np.asarray(probs_BH1N, np.float32).mean(axis=(1, 2))
+  else:
+    raise ValueError(f"pool={pool!r} is not one of 'token', 'gap', 'map'")
+  return output_BN
+
+
+def rollout(
+  probs_LBHNN: np.ndarray, output_BN: np.ndarray, num_prefix: int
+) -> np.ndarray:
   """Attention rollout (arXiv:2005.00928): how much each patch reaches the output.
 
   Heads are averaged, the identity (the residual path) is added, rows are normalised
-  and the layers multiplied. Returns (B, P): the class token's row without its own
-  entry (figure 6), or, without a class token, the mean over all rows, because mean
-  pooling reads every token alike. Entries are >= 0; without a class token they sum
-  to 1, with one to 1 minus what the class token keeps of itself.
+  and the layers multiplied. Returns (B, P): the mean of the rows, with the weights
+  `output_BN` (see `output_weights`), without the first `num_prefix` tokens' entries.
+  With a class token that is its row (figure 6). Entries are >= 0 and sum to 1 minus
+  what comes from the tokens left out.
   """
   check_square(probs_LBHNN)
   mixed_LBNN = probs_LBHNN.mean(axis=2, dtype=np.float64)
   mixed_LBNN = mixed_LBNN + np.eye(mixed_LBNN.shape[-1])
   mixed_LBNN /= mixed_LBNN.sum(axis=-1, keepdims=True)
-  flow_BNN = mixed_LBNN[0]
-  for layer_BNN in mixed_LBNN[1:]:
-    flow_BNN = layer_BNN @ flow_BNN
-  return flow_BNN[:, 0, 1:] if has_class_token else flow_BNN.mean(axis=1)
+  # From the output back, a vector at a time.
+  flow_BN = output_BN
+  for layer_BNN in mixed_LBNN[::-1]:
+    flow_BN = np.einsum('BN,BNM->BM', flow_BN, layer_BNN)
+  return flow_BN[:, num_prefix:]
 
 
 def attention_distance(
   probs_LBHNN: np.ndarray,
   grid: tuple[int, int],
-  patch: int | tuple[int, int],
-  has_class_token: bool,
+  patch: float | tuple[float, float],
+  num_prefix: int,
 ) -> np.ndarray:
   """Mean attention distance of each head in pixels, (L, H) (figure 7 right, 11).
 
   The distance between two patches is Euclidean, `patch` pixels (or rows and columns
   of pixels) per grid step; each query patch averages it with its attention as
-  weights, then queries and images are averaged. The class token's row and column are
-  dropped and the rest is not normalised again (the authors' code,
-  google-research/vision_transformer#162), so attention paid to the class token counts
-  as distance 0. ValueError when `grid` (rows, columns) does not hold the patch tokens.
+  weights, then queries and images are averaged. The rows and columns of the first
+  `num_prefix` tokens are dropped and the rest is not normalised again (the authors'
+  code, google-research/vision_transformer#162), so attention paid to the class token
+  counts as distance 0. ValueError when `grid` (rows, columns) does not hold the patch
+  tokens.
   """
   check_square(probs_LBHNN)
-  first = int(has_class_token)
-  probs_LBHPP = probs_LBHNN[..., first:, first:]
+  probs_LBHPP = probs_LBHNN[..., num_prefix:, num_prefix:]
   height, width = grid
   if probs_LBHPP.shape[-1] != height * width:
     raise ValueError(
       f'attention over {probs_LBHPP.shape[-1]} patch tokens does not fit a grid of '
-      f'{height} x {width}; check the grid and has_class_token={has_class_token}'
+      f'{height} x {width}; check the grid and num_prefix={num_prefix}'
     )
   places_P2 = np.indices(grid).reshape(2, -1).T * np.broadcast_to(patch, (1, 2))
   distance_PP = np.linalg.norm(places_P2[:, None] - places_P2[None], axis=-1)

@@ -31,6 +31,11 @@ def enlarge(image_HWC: np.ndarray, factor: int) -> np.ndarray:
   return image_HWC.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def stretch(image_hwC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Brings a picture to height and width `size`, each pixel a rectangle."""
+  return cv2.resize(image_hwC, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
 def fit(image_HWC: np.ndarray, side: int) -> np.ndarray:
   """Brings the longer side near `side`: whole repeats of pixels up, area means down."""
   height, width = image_HWC.shape[:2]

@@ -38,4 +38,25 @@ def similarity_picture(similarity_hwhw: np.ndarray, side: int = 640) -> np.ndarr
       for panel_hw in similarity_hwhw.reshape(-1, height, width)
     ]
   )
-  return images.tile(panels_NHWC, columns=width, gap=max(2, factor // 2))
+  return images.tile(panels_NHWC, columns=width, gap=min(max(2, factor // 2), 8))
+
+
+def along_rows_and_columns(
+  similarity_hwhw: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """How similar the grid's rows are to each other, (h, h), and its columns, (w, w).
+
+  Two rows are compared in the same column, which leaves no difference but the row's,
+  and the mean over columns taken; two columns likewise.
+  """
+  rows_hh = np.einsum('ijkj->ik', similarity_hwhw) / similarity_hwhw.shape[1]
+  columns_ww = np.einsum('ijik->jk', similarity_hwhw) / similarity_hwhw.shape[0]
+  return rows_hh, columns_ww
+
+
+def by_distance(similarity_NN: np.ndarray) -> np.ndarray:
+  """The mean similarity of rows (or columns) that are 0, 1, ... N - 1 apart, (N,)."""
+  size = len(similarity_NN)
+  return np.array([np.trace(similarity_NN, offset) for offset in range(size)]) / (
+    size - np.arange(size)
+  )

@@ -1,5 +1,6 @@
 import base64
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -175,19 +176,20 @@ def test_inputs_are_the_first_of_training(runs):
 def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
   source = source_of(runs['gap_scan'])
   monkeypatch.setattr(report_images, 'NUM_FOR_DISTANCE', 20)
-  assert report_images.ATTENTION_BATCH == 8, 'the last of the batches is to be smaller'
+  # In batches of 8, the last one smaller.
   attended = source.attention
   rows = report_images.evenly(50, 20)
   image_BHWC = source.predictions.image_BHWC.astype(np.float32) / 127.5 - 1.0
-  _, collected = source.run.task.model.apply(
-    {'params': source.run.state.ema}, image_BHWC, mutable=['intermediates']
-  )
+  apply = jax.jit(functools.partial(source.run.task.model.apply, mutable=True))
+  _, collected = apply({'params': source.run.state.ema}, image_BHWC)
   probs_LBHNN = attention.stack_attention(collected['intermediates'])
   assert probs_LBHNN.shape == (2, 50, 3, 6, 6)
-  expected_BP = attention.rollout(probs_LBHNN, has_class_token=False)
-  assert len(attended.rows) == report_images.NUM_ROLLOUTS
-  np.testing.assert_allclose(attended.rollout_BP, expected_BP[attended.rows], atol=1e-6)
-  expected_LH = attention.attention_distance(probs_LBHNN[:, rows], (2, 3), 4, False)
+  expected_BP = attention.rollout(probs_LBHNN, np.full((50, 6), 1 / 6), num_prefix=0)
+  assert len(attended.shown) == report_images.NUM_ROLLOUTS and attended.count == 20
+  np.testing.assert_allclose(
+    attended.rollout_BP, expected_BP[attended.shown], atol=1e-6
+  )
+  expected_LH = attention.attention_distance(probs_LBHNN[:, rows], (2, 3), 4, 0)
   np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-5)
 
 
@@ -248,8 +250,9 @@ def test_a_model_without_patches_shows_what_applies(runs):
   reader = pages.Reader(runs['linear'] / 'report.html')
   assert reader.headings == HEADINGS
   assert 'examples of val are right' in reader.text
-  assert reader.text.count('Not shown: Linear has no patch embedding') == 4 - 1
-  assert 'Not shown: the model has no learned position embedding' in reader.text
+  assert reader.text.count('Not shown: Linear has no patch embedding') == 1
+  assert reader.text.count('Not shown: Linear has no patches that attend') == 2
+  assert 'Not shown: the model has no position embedding' in reader.text
 
 
 def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path):
@@ -289,6 +292,9 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
     (['RUN', '--step=7'], 'no checkpoint of step 7'),
     (['RUN', '--examples=0'], '--examples=0'),
     (['RUN', '--evaluator=test'], '--evaluator=test: the config of .* has val'),
+    ([], 'name the folders of runs, or --weights'),
+    (['RUN', '--images', 'a.png'], '--images and --image-size are for --weights'),
+    (['RUN', '--weights=a.npz'], '--weights stands alone'),
   ],
 )
 def test_wrong_arguments_get_one_sentence(runs, capsys, arguments, message):

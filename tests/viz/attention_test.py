@@ -55,56 +55,60 @@ def plain_distance(probs: np.ndarray, layer: int, head: int, first: int) -> floa
   return sum(per_image) / BATCH
 
 
-@pytest.mark.parametrize('has_class_token', [True, False])
-def test_rollout_is_the_definition(has_class_token):
-  probs = random_probs(tokens=math.prod(GRID) + has_class_token)
-  found = attention.rollout(probs, has_class_token)
+def on_token(index: int, tokens: int, batch: int = BATCH) -> np.ndarray:
+  """An output that reads one token of the last layer."""
+  return np.tile(np.eye(tokens)[index], (batch, 1))
+
+
+@pytest.mark.parametrize('num_prefix', [0, 1, 3])
+def test_rollout_is_the_definition(num_prefix):
+  tokens = math.prod(GRID) + num_prefix
+  probs = random_probs(tokens)
+  output = np.random.default_rng(1).dirichlet(np.ones(tokens), size=BATCH)
+  found = attention.rollout(probs, output, num_prefix)
   assert found.shape == (BATCH, math.prod(GRID))
   for image in range(BATCH):
-    flow = plain_rollout(probs, image)
-    expected = flow[0][1:] if has_class_token else np.mean(flow, axis=0)
-    np.testing.assert_allclose(found[image], expected, rtol=1e-6)
+    expected = output[image] @ np.array(plain_rollout(probs, image))
+    np.testing.assert_allclose(found[image], expected[num_prefix:], rtol=1e-6)
 
 
 def test_rollout_multiplies_later_layers_from_the_left():
   # In the last layer the class token reads patch 1, which in the first layer read 2.
   first, last = np.eye(4), np.eye(4)
   first[2], last[0] = np.eye(4)[3], np.eye(4)[2]
-  probs = np.stack([first, last])[:, None, None]
-  found = attention.rollout(probs, has_class_token=True)
+  probs, output = np.stack([first, last])[:, None, None], on_token(0, 4, batch=1)
+  found = attention.rollout(probs, output, num_prefix=1)
   np.testing.assert_allclose(found, [[0.0, 0.25, 0.25]])
-  found = attention.rollout(probs[::-1], has_class_token=True)
+  found = attention.rollout(probs[::-1], output, num_prefix=1)
   np.testing.assert_allclose(found, [[0.0, 0.5, 0.0]])
 
 
 def test_rollout_of_special_attention():
+  mean, class_token = np.full((BATCH, 6), 1 / 6), on_token(0, 6)
   identity = constant_probs(np.eye(6))
-  np.testing.assert_allclose(attention.rollout(identity, False), 1 / 6)
-  np.testing.assert_allclose(attention.rollout(identity, True), 0.0)
+  np.testing.assert_allclose(attention.rollout(identity, mean, 0), 1 / 6)
+  np.testing.assert_allclose(attention.rollout(identity, class_token, 1), 0.0)
   uniform = constant_probs(np.full((6, 6), 1 / 6))
-  np.testing.assert_allclose(attention.rollout(uniform, False), 1 / 6)
-  weights = attention.rollout(uniform, True)
+  np.testing.assert_allclose(attention.rollout(uniform, mean, 0), 1 / 6)
+  weights = attention.rollout(uniform, class_token, 1)
   # Half of the class token's own weight stays with it in each layer.
   np.testing.assert_allclose(weights, (1 - 0.5**LAYERS) / 6)
 
 
-@pytest.mark.parametrize('has_class_token', [True, False])
-def test_attention_distance_is_the_definition(has_class_token):
-  first = int(has_class_token)
-  probs = random_probs(tokens=math.prod(GRID) + first)
-  found = attention.attention_distance(probs, GRID, PATCH, has_class_token)
+@pytest.mark.parametrize('num_prefix', [0, 1, 3])
+def test_attention_distance_is_the_definition(num_prefix):
+  probs = random_probs(tokens=math.prod(GRID) + num_prefix)
+  found = attention.attention_distance(probs, GRID, PATCH, num_prefix)
   assert found.shape == (LAYERS, HEADS)
   for layer in range(LAYERS):
     for head in range(HEADS):
-      expected = plain_distance(probs, layer, head, first)
+      expected = plain_distance(probs, layer, head, num_prefix)
       np.testing.assert_allclose(found[layer, head], expected, rtol=1e-6)
 
 
 def test_attention_distance_of_special_attention():
-  def distance(matrix, grid, patch, has_class_token=False):
-    return attention.attention_distance(
-      constant_probs(matrix), grid, patch, has_class_token
-    )
+  def distance(matrix, grid, patch, num_prefix=0):
+    return attention.attention_distance(constant_probs(matrix), grid, patch, num_prefix)
 
   assert np.all(distance(np.eye(8), GRID, PATCH) == 0)
   # Two patches, uniform: half the attention goes one patch away.
@@ -115,7 +119,7 @@ def test_attention_distance_of_special_attention():
   # All attention on the class token counts as no distance.
   to_class_token = np.zeros((5, 5))
   to_class_token[:, 0] = 1.0
-  assert np.all(distance(to_class_token, (2, 2), 16, has_class_token=True) == 0)
+  assert np.all(distance(to_class_token, (2, 2), 16, num_prefix=1) == 0)
   # Rows are 10 pixels apart, columns 2.
   swap = np.array([[0.0, 1.0], [1.0, 0.0]])
   np.testing.assert_allclose(distance(swap, (2, 1), (10, 2)), 10.0)
@@ -124,9 +128,41 @@ def test_attention_distance_of_special_attention():
 
 def test_attention_distance_names_the_grid_that_does_not_fit():
   with pytest.raises(ValueError, match='9 patch tokens does not fit a grid of 2 x 4'):
-    attention.attention_distance(random_probs(9), GRID, PATCH, has_class_token=False)
+    attention.attention_distance(random_probs(9), GRID, PATCH, num_prefix=0)
   with pytest.raises(ValueError, match='layers, images, heads'):
-    attention.rollout(random_probs(9)[0], has_class_token=True)
+    attention.rollout(random_probs(9)[0], on_token(0, 9), num_prefix=1)
+
+
+@pytest.mark.parametrize(
+  ('pool', 'registers', 'expected'),
+  [
+    ('token', 0, [1.0, 0.0, 0.0]),
+    ('token', 2, [0.0, 0.0, 1.0, 0.0, 0.0]),
+    ('gap', 0, [1 / 3, 1 / 3, 1 / 3]),
+    ('gap', 1, [0.0, 1 / 3, 1 / 3, 1 / 3]),
+  ],
+)
+def test_output_weights_are_of_the_tokens_that_are_pooled(pool, registers, expected):
+  intermediates = {'with_position': (np.zeros((2, 3, 12)),)}
+  found_BN = attention.output_weights(intermediates, pool, registers)
+  np.testing.assert_allclose(found_BN, [expected, expected])
+
+
+def test_output_weights_of_attention_pooling_are_those_of_its_heads():
+  sizes = dict(num_classes=3, patch=4, width=12, depth=1, num_heads=3, mlp_dim=5)
+  model = vit.ViT(**sizes, pool='map', registers=2)
+  image_BHWC = jax.random.normal(jax.random.key(0), (2, 8, 16, 1))
+  variables = jax.jit(model.init)(jax.random.key(1), image_BHWC)
+  _, state = model.apply(variables, image_BHWC, mutable=['intermediates'])
+  intermediates = state['intermediates']
+  assert attention.stack_attention(intermediates).shape == (1, 2, 3, 10, 10)
+  found_BN = attention.output_weights(intermediates, 'map', 2)
+  np.testing.assert_array_equal(found_BN[:, :2], 0.0)
+  np.testing.assert_allclose(found_BN.sum(axis=1), 1.0, rtol=1e-6)
+  [probs_BH1N] = intermediates['map_head']['attention']['probs']
+  np.testing.assert_allclose(found_BN[1, 2:], probs_BH1N[1, :, 0].mean(0), rtol=1e-6)
+  with pytest.raises(ValueError, match="pool='max' is not one of"):
+    attention.output_weights(intermediates, 'max', 2)
 
 
 def test_stack_attention_reads_blocks_in_numerical_order():

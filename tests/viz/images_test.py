@@ -48,6 +48,13 @@ def test_fit_repeats_whole_pixels_or_shrinks():
   assert images.fit(np.full((40, 80, 3), 9, np.uint8), 20).max() == 9
 
 
+def test_stretch_keeps_colours_and_gives_each_pixel_its_share():
+  image = picture(2, 3)
+  stretched = images.stretch(image, (6, 12))
+  np.testing.assert_array_equal(stretched, image.repeat(3, axis=0).repeat(4, axis=1))
+  assert images.stretch(image, (5, 7)).shape == (5, 7, 3)
+
+
 def test_tile_places_pictures_row_by_row():
   pictures = np.stack([np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)])
   sheet = images.tile(pictures, columns=2, gap=1, background=255)

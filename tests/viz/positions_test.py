@@ -40,3 +40,18 @@ def test_picture_has_one_panel_per_patch_in_its_place(grid):
   assert len(rows) == height * width * factor**2
   assert (rows.min(), columns.min()) == (0, 0)
   assert (rows.max() + 1, columns.max() + 1) == picture.shape[:2]
+
+
+def test_rows_are_compared_in_the_same_column_and_columns_in_the_same_row():
+  similarity = np.random.default_rng(0).normal(size=(2, 3, 2, 3))
+  rows, columns = positions.along_rows_and_columns(similarity)
+  assert rows.shape == (2, 2) and columns.shape == (3, 3)
+  expected = np.mean([similarity[0, c, 1, c] for c in range(3)])
+  np.testing.assert_allclose(rows[0, 1], expected)
+  expected = np.mean([similarity[r, 2, r, 0] for r in range(2)])
+  np.testing.assert_allclose(columns[2, 0], expected)
+
+
+def test_similarity_by_distance_is_the_mean_of_each_diagonal():
+  matrix = np.array([[1.0, 0.5, 0.1], [0.5, 1.0, 0.3], [0.1, 0.3, 1.0]])
+  np.testing.assert_allclose(positions.by_distance(matrix), [1.0, 0.4, 0.1])
