@@ -21,16 +21,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import processes
+from big_vision_like import processes, spec
+from big_vision_like.data import preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 from big_vision_like.ops import positions
+from big_vision_like.weights import published
 from big_vision_like.weights import tree as trees
 
 Tree = dict[str, Any]
 
-# Fields of a config that say where a run computes, not what.
-LAYOUT = ('mesh', 'sharding')
+# Fields of a config that say where a run computes and what people compare it with, not
+# what it does.
+BESIDE = ('mesh', 'sharding', 'reproduces')
 
 
 class Checkpoints:
@@ -193,8 +196,8 @@ def _briefly(error: BaseException) -> str:
 def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
   """Saves the config in a new folder; refuses the folder of another config.
 
-  The layout may change, as when a run goes on with other devices. Process 0 claims the
-  folder, then all compare: they may have been told differently.
+  What is `BESIDE` may change, as when a run goes on with other devices. Process 0
+  claims the folder, then all compare: they may have been told differently.
   """
   path = workdir / 'config.json'
   plain = json.loads(config.to_json())
@@ -209,7 +212,7 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
       for key in sorted({*before, *now})
-      if re.split(r'[.\[]', key)[0] not in LAYOUT
+      if re.split(r'[.\[]', key)[0] not in BESIDE
       and before.get(key, ...) != now.get(key, ...)
     ]
     if changes:
@@ -266,33 +269,83 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
     ) from error
 
 
-def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Tree:
-  """The parameters of another run, for `InitFrom`; its average where it keeps one."""
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Parameters to start from, and how the images were normalised that they know.
+
+  `mean` and `std` are those of values in [0, 1]; None where they know no images.
+  """
+
+  params: Tree
+  mean: float | Sequence[float] | None = None
+  std: float | Sequence[float] | None = None
+
+
+def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Weights:
+  """Those of another run, for `InitFrom`; its average where it keeps one."""
   _, saved = load(workdir, step)
-  return saved['ema'] if ema and saved['ema'] is not None else saved['params']
+  task = json.loads((pathlib.Path(workdir) / 'config.json').read_text())['task']
+  params = saved['ema'] if ema and saved['ema'] is not None else saved['params']
+  return Weights(params, spec.held(task, 'mean'), spec.held(task, 'std'))
+
+
+def from_file(
+  path: str, num_heads: int | None = None, no_embed_class: bool | None = None
+) -> Weights:
+  """Published ones, for `InitFrom`; as `weights.published.read`."""
+  found = published.read(path, num_heads, no_embed_class)
+  images = preprocessing.of_weights(
+    found.metadata, pathlib.Path(path).stem, None, found.num_classes, found.channels
+  )
+  return Weights(found.params, images.mean, images.std)
 
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
   """Parameters to start from, fitted to the model of a new run.
 
-  `weights` is a tree from a reader (`from_run`, `vit.from_npz`, ...); what matches the
-  patterns in `leave_out` starts anew, like the head. Position embeddings are resized,
-  to `grid` (height, width) where it is not square. Names or shapes that do not fit
-  raise, except those that `allow_missing` (in the weights) or `allow_unused` matches.
+  `weights` are those of a reader (`from_run`, `from_file`) or a tree of parameters;
+  what matches the patterns in `leave_out` starts anew, like the head. Position
+  embeddings are resized, to `grid` (height, width) where it is not square. Names or
+  shapes that do not fit raise, except those that `allow_missing` (in the weights) or
+  `allow_unused` matches. So do images normalised otherwise than the weights know them,
+  unless `allow_other_normalization`.
   """
 
-  weights: Tree
+  weights: Weights | Tree
   leave_out: Sequence[str] = ('head/.*',)
   allow_missing: Sequence[str] = ()
   allow_unused: Sequence[str] = ()
   grid: tuple[int, int] | None = None
+  allow_other_normalization: bool = False
+
+  def check(self, task: Any) -> None:
+    """Raises where a task gives its model other images than the weights know."""
+    if not isinstance(self.weights, Weights) or self.weights.mean is None:
+      return
+    if self.allow_other_normalization or not hasattr(task, 'mean'):
+      return
+    theirs, ours = (
+      [np.atleast_1d(x) for x in (has.mean, has.std)] for has in (self.weights, task)
+    )
+    if any(np.any(a != b) for a, b in zip(theirs, ours, strict=True)):
+      raise UserError(
+        'init_from: the weights know images normalised with'
+        f' mean={self.weights.mean} and std={self.weights.std}, the task does it with'
+        f' mean={task.mean} and std={task.std}: set task.mean and task.std to theirs,'
+        ' or init_from.allow_other_normalization=True'
+      )
+
+  @property
+  def params(self) -> Tree:
+    """What the weights hold."""
+    return self.weights.params if isinstance(self.weights, Weights) else self.weights
 
   def fit(self, params: Tree) -> Tree:
     """`params` (of the new model) with all that the weights have; prints an account."""
     scanned = _is_stacked(params)
     ours = trees.flatten(trees.unstack_blocks(params))
-    theirs = trees.flatten(trees.unstack_blocks(self.weights))
+    theirs = trees.flatten(trees.unstack_blocks(self.params))
     result, resized, missing, wrong = dict(ours), [], [], []
     for name, value in ours.items():
       if _matches(self.leave_out, name):

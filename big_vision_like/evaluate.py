@@ -2,6 +2,10 @@
 
 `--workdir=runs/x` uses the saved config and the newest checkpoint; `--step` another
 one, `--config` and overrides other evaluators.
+
+`--weights=FILE --config=configs/vit/evaluate.py:imagenet` evaluates weights without a
+run. The model is theirs, and so is what happens to images, whatever the config says;
+`--preprocessing=config` keeps the config's.
 """
 
 import argparse
@@ -11,39 +15,20 @@ import pathlib
 import time
 from collections.abc import Sequence
 
+import flax.linen as nn
 import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import checkpoint, errors, experiment, processes, spec
+from big_vision_like import errors, experiment, loading, processes, spec
 from big_vision_like import mesh as meshes
+from big_vision_like.data import preprocessing
+from big_vision_like.data.preprocessing import Preprocessing
 from big_vision_like.evals.evaluator import Evaluator
+from big_vision_like.loading import load_run
 from big_vision_like.metrics import listed, say
 from big_vision_like.tasks.task import State, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedRun:
-  """A finished or running run, as evaluation and reports see it."""
-
-  workdir: pathlib.Path
-  config: mlc.ConfigDict
-  task: Task
-  state: State
-
-
-def load_run(
-  workdir: str | pathlib.Path, step: int | None = None, config: mlc.ConfigDict = None
-) -> LoadedRun:
-  """Loads what prediction needs of a run: task, parameters, averages, statistics."""
-  workdir = pathlib.Path(workdir)
-  if config is None:
-    config = spec.load(str(workdir / 'config.json'), root=experiment.Settings)
-  # Schedules are built and not used: any length of an epoch does.
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, 1)
-  step, saved = checkpoint.load(workdir, step)
-  state = State(step=jax.numpy.int32(step), opt_state=None, **saved)
-  return LoadedRun(workdir, config, spec.build(plain['task'], 'config.task'), state)
+from big_vision_like.weights import tree
 
 
 def measure(
@@ -57,34 +42,127 @@ def measure(
   return scalars, pictures, time.perf_counter() - started
 
 
+def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.ConfigDict:
+  """The config with a model of weights, which must be of the same kind and classes.
+
+  Where and in what numbers it computes (`scan`, `remat`, `dtype`) stays.
+  """
+  node = config.task.model
+  kind, classes = spec.symbol(node), spec.held(node, 'num_classes')
+  theirs, ours = (
+    f'{type(model).__name__} of {model.num_classes} classes',
+    f'{kind.__name__} of {classes} classes',
+  )
+  if kind is not type(model) or classes != model.num_classes:
+    raise errors.UserError(
+      f'{source} is a {theirs}, the config has a {ours}: take a config for such a model'
+    )
+  sizes = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+  kept = ('parent', 'name', 'scan', 'remat', 'dtype')
+  config = config.copy_and_resolve_references()
+  config.task.model = spec.spec(
+    kind,
+    **{k: v for k, v in node.items() if k in kept},
+    **{k: v for k, v in sizes.items() if k not in kept},
+  )
+  return config
+
+
+def with_preprocessing(
+  config: mlc.ConfigDict, preprocess: Preprocessing
+) -> mlc.ConfigDict:
+  """The config with evaluators whose images are sized and normalised like this."""
+  config = config.copy_and_resolve_references()
+  for _, node in spec.calls(config.evals):
+    if loading.decodes(node):
+      node['transforms'] = _sized(node['transforms'], preprocess)
+  for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
+    if spec.held(config.task, name) is None:
+      task = spec.symbol(config.task).__name__
+      raise errors.UserError(f'{task} does not normalise images: it has no {name}')
+    with config.task.ignore_type():  # one number, or one for each channel
+      config.task[name] = values
+  return config
+
+
+def _sized(
+  nodes: Sequence[mlc.ConfigDict], preprocess: Preprocessing
+) -> list[mlc.ConfigDict]:
+  """Transforms of a config, with others that size images."""
+  decode, *rest = nodes
+  sizing = [spec.symbol(node) in preprocessing.SIZING for node in rest]
+  place = sizing.index(True) if True in sizing else 0
+  kept = [n for n, sizes in zip(rest, sizing, strict=True) if not sizes]
+  decode = spec.spec(spec.symbol(decode), channels=preprocess.channels)
+  return [decode, *kept[:place], *preprocess.specs(), *kept[place:]]
+
+
+def load_weights(
+  args: argparse.Namespace, config: mlc.ConfigDict
+) -> tuple[mlc.ConfigDict, State]:
+  """The config as weights want it, and their state; says what was replaced."""
+  model, variables, preprocess = loading.load(args.weights, args.image_size, args.step)
+  config = with_model(config, model, args.weights)
+  say('weights', f'{args.weights}, {type(model).__name__}')
+  if args.preprocessing == 'config':
+    say('images', 'as the config has them, not as the weights do (--preprocessing)')
+    say('', f'theirs: {preprocess} ({preprocess.source})')
+  else:
+    say('images', f'as the weights have them, not the config: {preprocess}')
+    say('', f"({preprocess.source}); --preprocessing=config keeps the config's")
+    config = with_preprocessing(config, preprocess)
+  params = tree.unstack_blocks(jax.device_get(variables.pop('params')))
+  if spec.held(config.task.model, 'scan'):
+    params = tree.stack_blocks(params)
+  step = jax.numpy.int32(0)
+  return config, State(step=step, params=params, opt_state=None, mutable=variables)
+
+
 @errors.told_plainly
 @processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints what every evaluator finds; writes `evaluation-STEP.json` in the workdir."""
   parser = argparse.ArgumentParser(
-    prog='python -m big_vision_like.evaluate', description=__doc__, allow_abbrev=False
+    prog='python -m big_vision_like.evaluate',
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--step', type=int, help='the checkpoint; default the newest')
+  parser.add_argument('--weights', help='a file of weights, or a folder with one')
+  parser.add_argument(
+    '--preprocessing',
+    choices=('weights', 'config'),
+    default='weights',
+    help='with --weights, whose sizes and normalisation of images (%(default)s)',
+  )
+  parser.add_argument(
+    '--image-size', type=int, help='with --weights, of other images than they say'
+  )
   processes.add_flags(parser)
   args, config = experiment.parse(parser, argv)
-  if args.workdir is None:
+  if args.workdir is None and args.weights is None:
     raise errors.UserError('name the folder of a run: --workdir=runs/NAME')
   processes.start(args)
+  if args.weights is not None:
+    config, state = load_weights(args, config)
   with processes.together():
     made = experiment.make(config, training=False)
-  loaded = load_run(args.workdir, args.step, config)
-  step = int(loaded.state.step)
-  say('run', f'{args.workdir}, step {step:,}')
+  if args.weights is None:
+    state = load_run(args.workdir, args.step, config).state
+    say('run', f'{args.workdir}, step {int(state.step):,}')
   if not made.evaluators:
     raise errors.UserError('the config has no evaluators (config.evals is empty).')
-  state = meshes.put_tree(loaded.state, made.lay_out(loaded.state))
+  step = int(state.step)
+  state = meshes.put_tree(state, made.lay_out(state))
   results = {}
   for name, evaluator in made.evaluators.items():
-    scalars, _, seconds = measure(evaluator, loaded.task, state, made.mesh)
+    scalars, _, seconds = measure(evaluator, made.task, state, made.mesh)
     say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
     results |= {f'{name}/{key}': value for key, value in scalars.items()}
-  if jax.process_index() == 0:
+  if jax.process_index() == 0 and args.workdir is not None:
     path = pathlib.Path(args.workdir) / f'evaluation-{step}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + '\n')
 
 

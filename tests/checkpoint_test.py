@@ -1,6 +1,7 @@
 """What is kept, and how other weights are fitted. Killing and resuming: train_test."""
 
 import argparse
+import json
 
 import jax
 import ml_collections as mlc
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from big_vision_like import checkpoint, experiment, spec
+from big_vision_like.data import preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
+from big_vision_like.tasks import classification
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import timm_vit, vision_transformer
 from big_vision_like.weights import tree as trees
@@ -144,11 +147,52 @@ def test_fit_published_files_through_a_config(kind, tmp_path):
     np.testing.assert_array_equal(fitted[name], expected[name], err_msg=name)
 
 
+def test_images_must_be_normalised_as_the_weights_know_them(tmp_path):
+  half = classification.Classification(model=None, optimizer=None)
+  own = classification.Classification(model=None, optimizer=None, mean=0.4, std=(0.2,))
+  weights = checkpoint.Weights({}, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
+  checkpoint.InitFrom(weights).check(own)
+  with pytest.raises(UserError, match=r'mean=\(0.4, .*does it with mean=0.5 and std'):
+    checkpoint.InitFrom(weights).check(half)
+  checkpoint.InitFrom(weights, allow_other_normalization=True).check(half)
+  for anything in ({}, checkpoint.Weights({})):  # which know no images
+    checkpoint.InitFrom(anything).check(own)
+  checkpoint.InitFrom(weights).check(object())  # a task of no images
+
+
+def test_a_file_brings_its_normalisation(tmp_path):
+  weights = params_of(seed=1)
+  np.savez(tmp_path / 'a.npz', **vision_transformer.to_npz(weights))
+  found = checkpoint.from_file(str(tmp_path / 'a.npz'))
+  assert (found.mean, found.std) == ((0.5,) * 3, (0.5,) * 3)
+  told = dict(size=(16, 16), mean=(0.1,) * 3, std=(0.2,) * 3)
+  found = preprocessing.Preprocessing(**told)
+  beside = {'preprocessing': found.to_json()}
+  (tmp_path / 'a.json').write_text(json.dumps(beside))
+  found = checkpoint.from_file(str(tmp_path / 'a.npz'))
+  assert (found.mean, found.std) == ((0.1,) * 3, (0.2,) * 3)
+  fitted = checkpoint.InitFrom(found, leave_out=[]).fit(params_of())
+  for name, value in trees.flatten(weights).items():
+    np.testing.assert_array_equal(trees.flatten(fitted)[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize('fields, mean', [({}, 0.5), ({'mean': 0.3}, 0.3)])
+def test_a_run_brings_its_normalisation(fields, mean, tmp_path):
+  task = spec.spec(classification.Classification, **fields)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(7, state_of(7), {'examples': 70}, 12.5)
+  (tmp_path / 'config.json').write_text(mlc.ConfigDict(dict(task=task)).to_json())
+  found = checkpoint.from_run(str(tmp_path))
+  assert (found.mean, found.std) == (mean, 0.5)
+  np.testing.assert_array_equal(found.params['w'], np.full(3, 7.0))
+
+
 def test_a_folder_belongs_to_one_config_wherever_it_computes(tmp_path):
   config = mlc.ConfigDict(dict(total_steps=3, mesh=dict(data=-1), task=dict(a=1)))
   checkpoint.claim(tmp_path, config)
   config.mesh = dict(data=2, fsdp=4)
   config.sharding = [('head/kernel', ('fsdp',))]
+  config.reproduces = [dict(paper='2010.11929', value=85.3)]
   checkpoint.claim(tmp_path, config)
   assert 'fsdp' not in (tmp_path / 'config.json').read_text()  # as it was begun
   config.task.a = 2

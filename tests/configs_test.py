@@ -9,13 +9,15 @@ from big_vision_like import experiment, spec
 from big_vision_like import mesh as meshes
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
-CONFIGS = sorted(FOLDER.glob('*/*.py'))
+CONFIGS = [
+  name for file in sorted(FOLDER.glob('*/*.py')) for name in spec.variants(file)
+]
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: f'{p.parent.name}/{p.stem}')
-def test_config(path, data_dir):
-  config = spec.load(str(path), root=experiment.Settings)
-  assert spec.load(str(path)).to_json() == config.to_json()  # the same every time
+@pytest.mark.parametrize('name', CONFIGS, ids=lambda name: name[len(f'{FOLDER}/') :])
+def test_config(name, data_dir):
+  config = spec.load(name, root=experiment.Settings)
+  assert spec.load(name).to_json() == config.to_json()  # the same every time
   run = experiment.make(config, planned_for=jax.devices())
   run.task.check({k: v[None] for k, v in run.data.example().items()})
   state = run.abstract_state
@@ -24,7 +26,14 @@ def test_config(path, data_dir):
   for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
     assert (before.shape, before.dtype) == (now.shape, now.dtype)
   assert scalars['loss'].shape == ()
-  assert path.read_text().startswith('"""')  # says what it reproduces, and how
+
+
+@pytest.mark.parametrize('file', sorted(FOLDER.glob('*/*.py')), ids=lambda p: p.stem)
+def test_a_config_says_what_it_reproduces_and_how(file):
+  assert file.read_text().startswith('"""')
+  config = spec.load(str(file), root=experiment.Settings)
+  first, *_ = spec.variants(file)  # the default
+  assert spec.load(first).to_json() == config.to_json()
 
 
 @pytest.mark.parametrize('name', ['i21k.py:L/16', 'scaling.py:g/14'])

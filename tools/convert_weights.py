@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like import checkpoint, errors, evaluate, experiment
+from big_vision_like import checkpoint, errors, experiment, loading
+from big_vision_like.data import preprocessing
+from big_vision_like.data.preprocessing import Preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 from big_vision_like.models import bit as bit_models
@@ -55,19 +57,24 @@ TO_NPZ = {
 }
 
 
-def load(path: pathlib.Path, step: int | None, num_heads: int | None) -> Published:
-  """Weights of a file, of a folder with one, or of a run."""
+def load(
+  path: pathlib.Path,
+  step: int | None,
+  num_heads: int | None,
+  asked: tuple[int, int] | None,
+) -> tuple[Published, Preprocessing]:
+  """Weights of a file, of a folder with one, or of a run, and what images they know."""
   if not checkpoint.steps(path):
-    return published.read(path, num_heads=num_heads)
-  run = evaluate.load_run(path, step)
+    found = published.read(path, num_heads=num_heads)
+    return found, loading.preprocessing_of_file(found, path)
+  run = loading.load_run(path, step)
   model = getattr(run.task, 'model', None)
   if type(model) not in FAMILIES:
     known = ', '.join(model.__name__ for model in FAMILIES)
     raise UserError(
       f'{path} is a run of {type(model).__name__}: what is converted is {known}'
     )
-  params = run.state.params if run.state.ema is None else run.state.ema
-  found = published.describe(params, FAMILIES[type(model)], str(path))
+  found = published.describe(run.params, FAMILIES[type(model)], str(path))
   # What shapes do not tell: computed positions, and those shared by all blocks.
   told = {name: getattr(model, name) for name in found.architecture}
   told = {
@@ -75,16 +82,19 @@ def load(path: pathlib.Path, step: int | None, num_heads: int | None) -> Publish
     for k, v in told.items()
   }
   source = f'run, step {int(run.state.step):,}'
-  return dataclasses.replace(found, architecture=told, source=source, assumed=())
+  found = dataclasses.replace(found, architecture=told, source=source, assumed=())
+  return found, loading.preprocessing_of(run, asked)
 
 
-def image_size(weights: Published, asked: Sequence[int] | None) -> tuple[int, int]:
+def image_size(
+  weights: Published, images: Preprocessing, asked: tuple[int, int] | None
+) -> tuple[int, int]:
   """Height and width of the images that the positions are for."""
   if asked:
-    return asked[0], asked[-1]
+    return asked
   architecture, params = weights.architecture, weights.params
   if weights.family != 'vit' or architecture['posemb'] == 'none':
-    return 224, 224
+    return images.size
   if architecture['posemb'] == 'sincos2d':
     raise UserError(
       'positions are computed from the size of images: say which with --image-size'
@@ -141,12 +151,13 @@ def state_dict(weights: Published, library: str) -> dict[str, np.ndarray]:
 
 
 def configs(
-  weights: Published, library: str, size: tuple[int, int]
+  weights: Published, images: Preprocessing, library: str
 ) -> dict[str, dict[str, Any]]:
   """The JSON files beside a state dict, by name."""
-  told, sizes = weights.architecture, (weights.num_classes, size, weights.channels)
+  told = weights.architecture
+  sizes = weights.num_classes, images.size, weights.channels
   if library == 'transformers':
-    return transformers_configs(weights, size)
+    return transformers_configs(weights, images)
   if weights.family == 'bit_v1':
     raise UserError(
       'timm has no function that makes a BiT v1: write a .safetensors file, for'
@@ -158,19 +169,25 @@ def configs(
     made = timm_vit.config(told, *sizes)
   before = weights.metadata.get('config.json', {})
   if 'pretrained_cfg' in before:  # from timm: as it was there
-    images = made['pretrained_cfg'] | before['pretrained_cfg']
-    kept = {k: before[k] for k in ('label_names', 'label_descriptions') if k in before}
-    made |= kept | {'pretrained_cfg': images | {'input_size': [sizes[2], *size]}}
+    size = {'input_size': [weights.channels, *images.size]}
+    made['pretrained_cfg'] |= before['pretrained_cfg'] | size
+  else:
+    made['pretrained_cfg'] |= preprocessing.to_timm(images)
+  if 'label_names' in before:
+    kept = ('label_names', 'label_descriptions')
+    made |= {k: before[k] for k in kept if k in before}
+  elif images.label_names:
+    made['label_names'] = list(images.label_names)
   return {'config.json': made}
 
 
 def transformers_configs(
-  weights: Published, size: tuple[int, int]
+  weights: Published, images: Preprocessing
 ) -> dict[str, dict[str, Any]]:
   """config.json and preprocessor_config.json for transformers."""
   told, classes, channels = weights.architecture, weights.num_classes, weights.channels
   if weights.family == 'vit':
-    made = transformers_vit.config(told, classes, size, channels)
+    made = transformers_vit.config(told, classes, images.size, channels)
   else:
     version = 1 if weights.family == 'bit_v1' else 2
     made = transformers_bit.config(
@@ -180,21 +197,21 @@ def transformers_configs(
   if 'id2label' in before:  # from transformers: as it was there
     made = {k: v for k, v in made.items() if k != 'num_labels'}
     made |= {k: before[k] for k in ('id2label', 'label2id')}
-  images = weights.metadata.get('preprocessor_config.json') or {
-    'image_processor_type': 'ViTImageProcessor',
-    'size': {'height': size[0], 'width': size[1]},
-    'do_resize': True,
-    'resample': 2,  # bilinear
-    'do_rescale': True,
-    'do_normalize': True,
-    'image_mean': [0.5] * channels,
-    'image_std': [0.5] * channels,
-  }
-  return {'config.json': made, 'preprocessor_config.json': images}
+  elif images.label_names:
+    made = {k: v for k, v in made.items() if k != 'num_labels'}
+    named = {str(i): name for i, name in enumerate(images.label_names)}
+    made |= {'id2label': named, 'label2id': {v: int(k) for k, v in named.items()}}
+  processor = weights.metadata.get('preprocessor_config.json', {})
+  processor = processor | preprocessing.to_transformers(images)
+  return {'config.json': made, 'preprocessor_config.json': processor}
 
 
 def write(
-  weights: Published, out: pathlib.Path, to: str, asked: Sequence[int] | None
+  weights: Published,
+  images: Preprocessing,
+  out: pathlib.Path,
+  to: str,
+  asked: tuple[int, int] | None,
 ) -> list[pathlib.Path]:
   """Writes the new file or folder, whole or not at all; returns its files."""
   if weights.family == 'vit' and weights.architecture['posemb_at'] != 'stem':
@@ -210,17 +227,18 @@ def write(
       'architecture': weights.architecture,
       'num_classes': weights.num_classes,
       'assumed': weights.assumed,
+      'preprocessing': images.to_json(),
       'metadata': weights.metadata,
     }
     write_json(published.sidecar(out), about)
     return [out, published.sidecar(out)]
-  size = image_size(weights, asked)
-  weights = with_positions(weights, size)
+  images = images.with_size(image_size(weights, images, asked))
+  weights = with_positions(weights, images.size)
   arrays = state_dict(weights, to)
   if out.suffix == '.safetensors':
     files.write(out, arrays)
     return [out]
-  beside = configs(weights, to, size)
+  beside = configs(weights, images, to)
   part = out.with_name(f'{out.name}.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir()
@@ -287,7 +305,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   for path in there:
     if path.exists():
       raise UserError(f'{path} is there already: name a new OUT')
-  weights = load(args.source, args.step, args.num_heads)
+  asked = args.image_size and (args.image_size[0], args.image_size[-1])
+  weights, images = load(args.source, args.step, args.num_heads, asked)
   sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())
   count = sum(array.size for array in tree.flatten(weights.params).values())
   say('read', f'{args.source}: {weights.source}')
@@ -295,7 +314,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   say('', f'{weights.num_classes:,} classes, {count:,} parameters')
   for text in weights.assumed:
     say('assumed', text)
-  for path in write(weights, args.out, to, args.image_size):
+  say('images', str(images))
+  for path in write(weights, images, args.out, to, asked):
     say('written', f'{path} ({path.stat().st_size:,} bytes)')
 
 

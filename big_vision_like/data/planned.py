@@ -8,14 +8,25 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from big_vision_like.data import fake
 from big_vision_like.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-  """Labelled images that are as dear to decode as photographs from the web."""
+  """Made-up examples, with images as dear to decode as photographs from the web.
 
+  They have the features of the data set `name` where TFDS's catalogue has it, else
+  `image`, `label` and `id`; labels are 0.
+  """
+
+  name: str
   examples: int | None
+
+  @functools.cached_property
+  def made_up(self) -> fake.Fake:
+    """What the examples are but for their images."""
+    return fake.Fake(self.name, examples=len(self), classes=1)
 
   def __len__(self) -> int:
     if self.examples is None:
@@ -26,7 +37,9 @@ class Pictures:
     return self.examples
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return {'image': _picture(), 'label': np.int64(0), 'id': np.int64(index)}
+    features, example = self.made_up.features, self.made_up[index]
+    free = 'image' in features and features['image'].shape[:2] == (None, None)
+    return example | {'image': _picture()} if free else example
 
 
 @functools.cache

@@ -59,14 +59,7 @@ class Tfds:
   @functools.cached_property
   def records(self) -> Any:
     """TFDS's random-access reader of the split."""
-    import tensorflow_datasets as tfds
-
-    features = self.builder.info.features
-    encoded = {
-      name: tfds.decode.SkipDecoding()
-      for name, feature in features.items()
-      if isinstance(feature, tfds.features.Image)
-    }
+    encoded = still_encoded(self.builder.info.features)
     try:
       records = self.builder.as_data_source(split=self.split, decoders=encoded)
     except (ValueError, KeyError) as error:
@@ -95,7 +88,7 @@ class Tfds:
     try:
       self.builder  # noqa: B018 - looks for the data
     except UserError:
-      return planned.Pictures(self.examples)
+      return planned.Pictures(self.name, self.examples)
     return self
 
   def __len__(self) -> int:
@@ -111,6 +104,17 @@ class Tfds:
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
     return {k: v for k, v in self.__dict__.items() if k not in ('builder', 'records')}
+
+
+def still_encoded(features: Any) -> dict[str, Any]:
+  """Decoders of TFDS that leave images as they are stored."""
+  import tensorflow_datasets as tfds
+
+  return {
+    name: tfds.decode.SkipDecoding()
+    for name, feature in features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
 
 
 class MissingDataError(UserError):

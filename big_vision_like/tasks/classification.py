@@ -1,6 +1,7 @@
 """Images to classes.  Axes: B batch, H W image, C channels or classes."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,13 +24,17 @@ class Classification(task.GradientTask):
 
   `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs were
   pre-trained on ImageNet-21k and JFT). `mixup` is the alpha of arXiv:1710.09412, and
-  `mixup_partner` one of `ops.mixing.PARTNERS`.
+  `mixup_partner` one of `ops.mixing.PARTNERS`. `mean` and `std` of values in [0, 1]
+  (one, or one for each channel) are those that pre-trained weights know; those of ours
+  and of Google's see [-1, 1].
   """
 
   loss_type: str = 'softmax'
   label_smoothing: float = 0.0
   mixup: float = 0.0
   mixup_partner: str = 'rolled'
+  mean: float | Sequence[float] = 0.5
+  std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
     if self.mixup_partner not in mixing.PARTNERS:
@@ -48,7 +53,7 @@ class Classification(task.GradientTask):
       )
 
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    return (images.normalize(batch['image']),)
+    return (images.normalize(batch['image'], self.mean, self.std),)
 
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array

@@ -175,6 +175,26 @@ def test_from_transformers():
   assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
+@pytest.mark.parametrize('resize', ['squash', 256, 257, 333, (250, 250)])
+def test_what_timm_and_transformers_are_told_they_do(resize):
+  own = Preprocessing(
+    (224, 224),
+    resize=resize,
+    interpolation='pillow_bicubic',
+    mean=(0.4, 0.5, 0.6),
+    std=(0.1, 0.2, 0.3),
+  )
+  timm = {'pretrained_cfg': preprocessing.to_timm(own)}
+  transformers = json.loads(json.dumps(preprocessing.to_transformers(own)))
+  for back in (
+    preprocessing.from_timm(timm),
+    preprocessing.from_transformers(transformers, {}),
+  ):
+    assert dataclasses.replace(back, source='') == own
+  with pytest.raises(UserError, match='timm crops squares of squares only'):
+    preprocessing.to_timm(dataclasses.replace(own, resize=(250, 260)))
+
+
 @pytest.mark.parametrize(
   'change, message',
   [

@@ -130,5 +130,7 @@ def test_normalize():
   got = images.normalize(jnp.asarray(image))
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(np.ravel(got), [-1.0, -0.6, 1.0], rtol=1e-6)
+  own = images.normalize(jnp.asarray(image.reshape(1, 1, 1, 3)), (0.5, 0.2, 0.1), 0.25)
+  np.testing.assert_allclose(np.ravel(own), [-2.0, 0.0, 3.6], atol=1e-6)
   done = jnp.full((1, 2, 2, 3), 0.25)
   np.testing.assert_array_equal(images.normalize(done), done)

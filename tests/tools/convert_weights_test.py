@@ -8,10 +8,14 @@ import pytest
 import random_weights
 from random_weights import assert_same
 
-from big_vision_like import checkpoint, experiment, spec
+from big_vision_like import checkpoint, experiment, loading, spec
+from big_vision_like.data import preprocessing
+from big_vision_like.data.transforms import image
 from big_vision_like.models import vit
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import bit, files, published, tree, vision_transformer
+
+IMAGES = preprocessing.Preprocessing((224, 224))
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +105,7 @@ def test_computed_positions_are_written_out(tool, tmp_path):
   params = random_weights.small_vit(pool='gap', posemb='sincos2d')
   files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
   with pytest.raises(ValueError, match='computed from the size .*--image-size'):
-    tool.image_size(published.describe(params, 'vit'), None)
+    tool.image_size(published.describe(params, 'vit'), IMAGES, None)
   words = ['--image-size', '16', '24']
   assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out', *words) == 0
   got = published.read(tmp_path / 'out')
@@ -114,11 +118,8 @@ def test_computed_positions_are_written_out(tool, tmp_path):
   np.testing.assert_allclose(after['logits'], before['logits'], rtol=0, atol=1e-5)
 
 
-@pytest.fixture
-def workdir(tmp_path):
-  """A run of the config for tests, whose average differs from its parameters."""
-  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
-  folder = tmp_path / 'run'
+def run_of(config, folder):
+  """A run of a config, whose average differs from its parameters; the average."""
   folder.mkdir()
   (folder / 'config.json').write_text(config.to_json())
   model = spec.build(config.task.to_dict()['model'], 'model')
@@ -128,7 +129,14 @@ def workdir(tmp_path):
   state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
   with checkpoint.Checkpoints(folder) as checkpoints:
     checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
-  return folder, average
+  return average
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A run of the config for tests."""
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  return tmp_path / 'run', run_of(config, tmp_path / 'run')
 
 
 def test_the_average_of_a_run_into_timm_and_back(tool, workdir, tmp_path, capsys):
@@ -140,6 +148,39 @@ def test_the_average_of_a_run_into_timm_and_back(tool, workdir, tmp_path, capsys
   flat, want = tree.flatten(got.params), tree.flatten(average)
   for name in want:
     np.testing.assert_array_equal(flat[name], want[name])
+
+
+@pytest.mark.parametrize('out, to', [('o.npz', 'published'), ('o', 'timm')])
+def test_what_a_run_does_with_images_goes_with_it(tool, tmp_path, out, to):
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  config.task.update(mean=0.3, std=0.2)
+  config.evals.val.data.transforms = [
+    spec.spec(image.Decode, channels=1),
+    spec.spec(image.ResizeSmall, size=10, method='bilinear'),
+    spec.spec(image.CentralCrop, size=8),
+  ]
+  run_of(config, tmp_path / 'run')
+  assert convert(tool, tmp_path / 'run', tmp_path / out, f'--to={to}') == 0
+  _, _, images = loading.load(tmp_path / out)
+  assert (images.size, images.resize) == ((8, 8), 10)
+  assert (images.mean, images.std) == ((0.3,), (0.2,))
+  assert images.interpolation.endswith('bilinear')
+
+
+def test_what_timm_said_is_told_to_transformers(tool, tmp_path):
+  flat = vision_transformer.to_npz(random_weights.small_vit())
+  files.write(tmp_path / 'in.npz', flat)
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'timm') == 0
+  config = json.loads((tmp_path / 'timm/config.json').read_text())
+  config['label_names'] = ['cat', 'dog', 'cow', 'owl', 'eel']
+  images = {'mean': [0.1, 0.2, 0.3], 'crop_pct': 0.75, 'crop_mode': 'center'}
+  config['pretrained_cfg'] |= images
+  (tmp_path / 'timm/config.json').write_text(json.dumps(config))
+  to = '--to=transformers'
+  assert convert(tool, tmp_path / 'timm', tmp_path / 'theirs', to) == 0
+  _, _, got = loading.load(tmp_path / 'theirs')
+  assert (got.mean, got.resize, got.size) == ((0.1, 0.2, 0.3), 32, (24, 24))
+  assert got.label_names == ('cat', 'dog', 'cow', 'owl', 'eel')
 
 
 def test_runs_of_other_models(tool, tmp_path, capsys):
@@ -189,7 +230,7 @@ def test_what_cannot_be_written(tool, words, message, tmp_path, capsys):
 def test_models_that_no_other_code_has(tool, other, message, tmp_path):
   weights = published.describe(random_weights.small_vit(**other), 'vit')
   with pytest.raises(ValueError, match=message):
-    tool.write(weights, tmp_path / 'out', 'timm', None)
+    tool.write(weights, IMAGES, tmp_path / 'out', 'timm', None)
   assert not list(tmp_path.iterdir())
 
 
@@ -198,7 +239,7 @@ def test_a_grid_that_is_no_square_asks_for_the_size(tool):
   params['pos_embedding'] = params['pos_embedding'][:, :7]
   weights = published.describe(params, 'vit')
   with pytest.raises(ValueError, match='6 positions are no square.*--image-size'):
-    tool.image_size(weights, None)
-  assert tool.image_size(weights, [16, 24]) == (16, 24)
+    tool.image_size(weights, IMAGES, None)
+  assert tool.image_size(weights, IMAGES, (16, 24)) == (16, 24)
   hybrid = published.describe(random_weights.small_vit(resnet=(2, 1), patch=1), 'vit')
-  assert tool.image_size(hybrid, None) == (24, 24)
+  assert tool.image_size(hybrid, IMAGES, None) == (24, 24)

@@ -302,3 +302,23 @@ def test_brighten_makes_ones_white():
   assert out.dtype == np.uint8 and out.ravel().tolist() == [0, 255]
   out = image.Brighten(factor=3).map({'image': np.uint8([[[50, 90]]])})['image']
   assert out.ravel().tolist() == [150, 255]
+
+
+def test_sizes_that_are_not_square(picture):
+  got = image.Resize((8, 20)).map({'image': picture})['image']
+  assert got.shape == (8, 20, 3)
+  got = image.CentralCrop((8, 20)).map({'image': picture})['image']
+  np.testing.assert_array_equal(got, picture[8:16, 10:30])
+  with pytest.raises(UserError, match=r'CentralCrop\(size=\(8, 41\)\) of .* 24x40'):
+    image.CentralCrop((8, 41)).map({'image': picture})
+
+
+@pytest.mark.parametrize('method', image.PILLOW)
+def test_methods_of_pillow_average_what_they_shrink(method):
+  """Of a fine pattern 'bilinear' sees every fourth line only."""
+  lines = np.zeros((32, 32, 1), np.uint8)
+  lines[::4] = 255
+  got = image.Resize(8, method).map({'image': lines})['image']
+  assert got.shape == (8, 8, 1) and got.std() < 12 and abs(got.mean() - 64) < 12
+  plain = image.Resize(8).map({'image': lines})['image']
+  assert abs(plain.mean() - 64) > 30

@@ -1,0 +1,413 @@
+"""How pictures become what a model takes, as its weights say it.
+
+Axes: B batch, H W image, C channels or classes.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import ml_collections as mlc
+import numpy as np
+from PIL import Image
+
+from big_vision_like.data.transforms import image as transforms
+from big_vision_like.errors import UserError
+from big_vision_like.ops import images
+from big_vision_like.spec import spec
+
+# What makes the size of an image what a model takes.
+SIZING = (transforms.Resize, transforms.ResizeSmall, transforms.CentralCrop)
+# Pillow's numbers of kernels, which transformers writes, and timm's names: both resize
+# with Pillow.
+_RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
+SCORES = ('softmax', 'sigmoid')
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """From a picture to the float32 (H, W, C) that a model takes.
+
+  `size` is height and width. `resize` says how images get there: 'squash' straight,
+  whatever the aspect ratio; a number of pixels for the shorter side, or a height and
+  width, and then the central crop. `interpolation` is one of
+  `data.transforms.image.METHODS`. `mean` and `std` are of values in [0, 1], one for
+  each channel. Classes without a name in `label_names` are called by their number;
+  `scores` ('softmax' or 'sigmoid') says what of their logits. `source` is who says all
+  this.
+  """
+
+  size: tuple[int, int]
+  resize: str | int | tuple[int, int] = 'squash'
+  interpolation: str = 'bilinear'
+  mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+  std: tuple[float, ...] = (0.5, 0.5, 0.5)
+  label_names: tuple[str, ...] = ()
+  scores: str = 'softmax'
+  source: str = ''
+
+  def __post_init__(self) -> None:
+    if len(self.mean) != len(self.std) or not all(self.std):
+      raise UserError(
+        f'mean={self.mean} and std={self.std} are not one for each channel, std not 0'
+      )
+    if self.scores not in SCORES:
+      raise UserError(f'scores={self.scores!r} is not one of {", ".join(SCORES)}')
+    self.transforms  # noqa: B018 - they check the rest
+
+  @property
+  def channels(self) -> int:
+    """1 (grey) or 3 (RGB)."""
+    return len(self.mean)
+
+  @property
+  def transforms(self) -> tuple[grain.transforms.Map, ...]:
+    """What comes after decoding, as in a config."""
+    size, method = _side(self.size), self.interpolation
+    if self.resize == 'squash':
+      return (transforms.Resize(size, method),)
+    if isinstance(self.resize, int):
+      first = transforms.ResizeSmall(self.resize, method)
+    else:
+      first = transforms.Resize(_side(self.resize), method)
+    return first, transforms.CentralCrop(size)
+
+  def specs(self) -> list[mlc.ConfigDict]:
+    """`transforms`, for a config."""
+    return [spec(type(step), **dataclasses.asdict(step)) for step in self.transforms]
+
+  def sized(self, image: Any) -> np.ndarray:
+    """A picture as the model sees it, but uint8 (H, W, C).
+
+    It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
+    and alpha are made what the model takes.
+    """
+    example = {'image': self._decoded(image)}
+    for step in self.transforms:
+      example = step.map(example)
+    return example['image']
+
+  def normalized(self, image_BHWC: np.ndarray) -> np.ndarray:
+    """uint8 images (B, H, W, C) with the mean and deviation that the model knows."""
+    return np.asarray(images.normalize(image_BHWC, self.mean, self.std))
+
+  def __call__(self, image: Any) -> np.ndarray:
+    """A picture, as `sized` takes it, to float32 (H, W, C)."""
+    return self.normalized(self.sized(image)[None])[0]
+
+  def batch(self, pictures: Sequence[Any]) -> np.ndarray:
+    """Several pictures to float32 (B, H, W, C)."""
+    return self.normalized(np.stack([self.sized(picture) for picture in pictures]))
+
+  def top(self, logits_C: np.ndarray, k: int = 5) -> list[tuple[str, float]]:
+    """The best classes of one image, the best first: name and score in [0, 1]."""
+    logits_C = np.asarray(logits_C, np.float64)
+    if logits_C.ndim != 1:
+      raise UserError(f'top() takes the logits of one image, not {logits_C.shape}')
+    if self.scores == 'sigmoid':
+      score_C = 0.5 * (1.0 + np.tanh(logits_C / 2))
+    else:
+      score_C = np.exp(logits_C - logits_C.max(initial=-np.inf))
+      score_C /= score_C.sum()
+    best = np.argsort(-logits_C, kind='stable')[:k]
+    return [(self.name(label), float(score_C[label])) for label in best]
+
+  def name(self, label: int) -> str:
+    """What a class is called."""
+    known = label < len(self.label_names)
+    return self.label_names[label] if known else str(label)
+
+  def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
+    """The same for images of another size, of which the crop is the same share."""
+    new = (size, size) if isinstance(size, int) else (size[0], size[1])
+    resize = self.resize
+    if isinstance(resize, int):
+      resize = round(resize * min(new) / min(self.size))
+    elif resize != 'squash':
+      resize = tuple(
+        round(side * n / o) for side, n, o in zip(resize, new, self.size, strict=True)
+      )
+    return dataclasses.replace(self, size=new, resize=resize)
+
+  def to_json(self) -> dict[str, Any]:
+    """As plain data, which `from_json` reads."""
+    return json.loads(json.dumps(dataclasses.asdict(self)))
+
+  def __str__(self) -> str:
+    how = self.resize
+    if how == 'squash':
+      how = 'whatever the aspect ratio'
+    else:
+      side = 'shorter side' if isinstance(how, int) else 'resized'
+      how = f'central crop of {side} {how if isinstance(how, int) else _x(how)}'
+    return (
+      f'{_x(self.size)}, {how}, {self.interpolation}; mean {_listed(self.mean)},'
+      f' std {_listed(self.std)}'
+    )
+
+  def _decoded(self, image: Any) -> np.ndarray:
+    name = 'the picture'
+    if isinstance(image, str | os.PathLike):
+      name = str(image)
+      try:
+        image = pathlib.Path(image).read_bytes()
+      except OSError as error:
+        raise UserError(f'{name} cannot be read: {error.strerror}') from error
+    if isinstance(image, bytes):
+      try:
+        decode = transforms.Decode(self.channels)
+        return decode.map({'image': image})['image']
+      except UserError as error:
+        raise UserError(f'{name} is not a readable JPEG, PNG or WebP') from error
+    if not isinstance(image, Image.Image):
+      if np.asarray(image).dtype != np.uint8 or np.ndim(image) not in (2, 3):
+        raise UserError(
+          f'a picture is a path, bytes, a PIL image or a uint8 array (H, W, C), not'
+          f' {type(image).__name__} {getattr(image, "dtype", "")}'
+          f' {getattr(image, "shape", "")}'.rstrip()
+        )
+      image = np.asarray(image)
+      if image.ndim == 3 and image.shape[-1] == self.channels:
+        return image
+      if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+      image = Image.fromarray(image)
+    mode = 'L' if self.channels == 1 else 'RGB'
+    return np.asarray(image.convert(mode)).reshape(image.height, image.width, -1)
+
+
+def from_json(content: Mapping[str, Any]) -> Preprocessing:
+  """What `to_json` wrote."""
+  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+  try:
+    return Preprocessing(**fields)
+  except TypeError as error:
+    raise UserError(f'preprocessing: {error}') from error
+
+
+def of_weights(
+  metadata: Mapping[str, Any],
+  name: str,
+  size: tuple[int, int] | None,
+  num_classes: int,
+  channels: int = 3,
+) -> Preprocessing:
+  """What the JSON files beside published weights say, else what is known of the source.
+
+  `size` is that of images that the positions are for, where there are such. Google's
+  ViTs and BiTs take [-1, 1] of images resized whatever their aspect ratio.
+  """
+  for content in metadata.values():
+    if 'preprocessing' in content:  # our own writer's
+      return from_json(content['preprocessing'])
+  config = metadata.get('config.json', {})
+  if 'preprocessor_config.json' in metadata:
+    found = from_transformers(metadata['preprocessor_config.json'], config)
+  elif 'pretrained_cfg' in config:
+    found = from_timm(config)
+  else:
+    size = size or (size_by_name(name),) * 2
+    half = (0.5,) * channels
+    found = Preprocessing(size, mean=half, std=half, source='as published by Google')
+  if not found.label_names and num_classes == 1000:
+    found = dataclasses.replace(found, label_names=imagenet_names())
+  # More classes than these were pre-trained as so many questions of yes or no.
+  scores = 'sigmoid' if num_classes > 1000 else 'softmax'
+  return dataclasses.replace(found, scores=scores)
+
+
+def size_by_name(name: str) -> int:
+  """The size of images where no parameter tells, by the name of a published file.
+
+  Distilled BiTs name it (`R50x1_160`). Those fine-tuned on ImageNet or VTAB have seen
+  384 pixels, R152x4 480: the sizes of arXiv:1912.11370 section 3.3, where its code has
+  480 for all. All others were pre-trained on 224.
+  """
+  named = re.search(r'[-_](\d{3})$', name)
+  if named:
+    return int(named[1])
+  if 'ILSVRC2012' in name or re.search(r'-run\d+-', name):
+    return 480 if 'R152x4' in name else 384
+  return 224
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocessing:
+  """Of timm's config.json."""
+  told, source = config['pretrained_cfg'], "timm's config.json"
+  try:
+    channels, *size = told['input_size']
+    mean, std = (_channels(told[k], channels) for k in ('mean', 'std'))
+    method = told['interpolation']
+    mode, share = told.get('crop_mode') or 'center', told['crop_pct']
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'{source}: pretrained_cfg lacks or misstates {error}') from error
+  if mode not in ('center', 'squash'):
+    raise UserError(f'{source}: crop_mode={mode!r} is neither center nor squash')
+  resize = tuple(int(side / share) for side in size)
+  if mode == 'center' and len({*size}) == 1:
+    resize = resize[0]
+  elif resize == tuple(size):
+    resize = 'squash'
+  elif mode == 'center':
+    raise UserError(f'{source}: central crops of {_x(size)} are not square')
+  names = config.get('label_names') or told.get('label_names') or ()
+  described = config.get('label_descriptions') or told.get('label_descriptions') or {}
+  if isinstance(described, list):
+    names, described = described, {}
+  return Preprocessing(
+    size=tuple(size),
+    resize=resize,
+    interpolation=_pillow(method, source),
+    mean=mean,
+    std=std,
+    label_names=tuple(described.get(name, name) for name in names),
+    source=source,
+  )
+
+
+def from_transformers(
+  processor: Mapping[str, Any], config: Mapping[str, Any]
+) -> Preprocessing:
+  """Of preprocessor_config.json, and the names of classes in config.json."""
+  source = 'preprocessor_config.json'
+  if processor.get('do_resize') is False:
+    raise UserError(f'{source}: do_resize is false, so it says no size')
+  scale = processor.get('rescale_factor', 1 / 255)
+  if processor.get('do_rescale') is False or abs(scale * 255 - 1) > 1e-6:
+    raise UserError(f'{source}: pixels are not scaled to [0, 1]')
+  try:
+    resize = _transformers_size(processor['size'])
+    mean, std = (tuple(processor[f'image_{k}']) for k in ('mean', 'std'))
+    size = resize
+    if processor.get('do_center_crop'):
+      size = _transformers_size(processor['crop_size'])
+      size = (size, size) if isinstance(size, int) else size
+  except (KeyError, TypeError) as error:
+    raise UserError(f'{source} lacks or misstates {error}') from error
+  if isinstance(size, int):
+    if 'shortest_edge' in processor['size']:
+      raise UserError(f'{source}: a shortest edge of {size} and no crop is no size')
+  if processor.get('do_normalize') is False:
+    mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+  names = config.get('id2label') or {}
+  generic = all(re.fullmatch(r'LABEL_\d+', name) for name in names.values())
+  ordered = [names[k] for k in sorted(names, key=int)]
+  method = processor.get('resample', 2)  # bilinear, as its ViTs have it
+  return Preprocessing(
+    size=size,
+    resize='squash' if resize == size else resize,
+    interpolation=_pillow(_RESAMPLE[method], source),
+    mean=mean,
+    std=std,
+    label_names=() if generic else tuple(ordered),
+    source=source,
+  )
+
+
+def to_timm(own: Preprocessing) -> dict[str, Any]:
+  """What timm's `pretrained_cfg` says of it."""
+  mode, share = 'squash', 1.0
+  if own.resize != 'squash':
+    sides = {own.resize} if isinstance(own.resize, int) else {*own.resize}
+    if len(sides) > 1 or len({*own.size}) > 1:
+      raise UserError(f'timm crops squares of squares only, not {own}')
+    [side] = sides
+    mode = 'center' if isinstance(own.resize, int) else 'squash'
+    share = own.size[0] / side
+    while int(own.size[0] / share) < side:  # timm rounds down
+      share = float(np.nextafter(share, 0))
+  return dict(
+    input_size=[own.channels, *own.size],
+    mean=list(own.mean),
+    std=list(own.std),
+    interpolation=_kernel(own),
+    crop_pct=share,
+    crop_mode=mode,
+  )
+
+
+def to_transformers(own: Preprocessing) -> dict[str, Any]:
+  """The preprocessor_config.json that says so."""
+  crop = own.resize != 'squash'
+  resized = own.resize if crop else own.size
+  size = {'shortest_edge': resized}
+  if not isinstance(resized, int):
+    size = {'height': resized[0], 'width': resized[1]}
+  return dict(
+    image_processor_type='BitImageProcessor' if crop else 'ViTImageProcessor',
+    do_resize=True,
+    size=size,
+    resample=_RESAMPLE.index(_kernel(own)),
+    do_center_crop=crop,
+    **({'crop_size': {'height': own.size[0], 'width': own.size[1]}} if crop else {}),
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=list(own.mean),
+    image_std=list(own.std),
+  )
+
+
+def imagenet_names() -> tuple[str, ...]:
+  """ImageNet-1k's classes as TFDS names them, by their numbers in WordNet."""
+  [folder] = importlib.util.find_spec('tensorflow_datasets').submodule_search_locations
+  file = pathlib.Path(folder) / 'datasets' / 'imagenet2012' / 'labels.txt'
+  return read_names(file) if file.is_file() else ()
+
+
+def read_names(path: str | os.PathLike) -> tuple[str, ...]:
+  """Names of classes, one a line."""
+  try:
+    return tuple(pathlib.Path(path).read_text(encoding='utf-8').splitlines())
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f'{path} is not a text file of names: {error}') from error
+
+
+def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
+  """A number of pixels for the shorter side, or height and width."""
+  if isinstance(told, int):
+    return told, told
+  if 'shortest_edge' in told:
+    return told['shortest_edge']
+  return told['height'], told['width']
+
+
+def _pillow(kernel: str, source: str) -> str:
+  """Our name of what timm and transformers do: they resize with Pillow."""
+  name = kernel if kernel == 'nearest' else f'pillow_{kernel}'
+  if name not in transforms.METHODS:
+    raise UserError(
+      f'{source}: interpolation {kernel!r}: of {", ".join(transforms.METHODS)} none'
+      ' does that'
+    )
+  return name
+
+
+def _kernel(own: Preprocessing) -> str:
+  """Pillow's kernel that is next to ours: a box takes means of areas."""
+  name = own.interpolation.removeprefix('pillow_')
+  return 'box' if name == 'area' else name
+
+
+def _channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+  return tuple(np.broadcast_to(values, channels).tolist())
+
+
+def _side(size: Sequence[int]) -> int | tuple[int, int]:
+  """One number for a square, as configs write it."""
+  return size[0] if size[0] == size[1] else tuple(size)
+
+
+def _x(size: Sequence[int]) -> str:
+  return f'{size[0]}x{size[1]}'
+
+
+def _listed(values: Sequence[float]) -> str:
+  """One number where all are the same."""
+  values = values[:1] if len({*values}) == 1 else values
+  return ' '.join(f'{value:g}' for value in values)

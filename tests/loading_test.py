@@ -1,0 +1,228 @@
+import json
+import subprocess
+import sys
+
+import jax
+import ml_collections as mlc
+import numpy as np
+import pytest
+import random_weights
+
+import big_vision_like
+from big_vision_like import checkpoint, experiment, loading, spec
+from big_vision_like.data import pipeline, sources
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+from big_vision_like.models import bit, vit
+from big_vision_like.ops import positions
+from big_vision_like.tasks.task import State
+from big_vision_like.weights import bit as bit_weights
+from big_vision_like.weights import files, timm_vit, vision_transformer
+
+
+def picture(height=30, width=40):
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def shapes(model, variables, preprocess):
+  return jax.eval_shape(model.apply, variables, preprocess(picture())[None])
+
+
+def tiny_run(folder, **task):
+  """A run of the config for tests, whose average differs from its parameters."""
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  config.task.update(task)
+  folder.mkdir()
+  (folder / 'config.json').write_text(config.to_json())
+  model = spec.build(config.task.to_dict()['model'], 'model')
+  params, average = (
+    random_weights.params_of(model, (8, 8), 1, seed) for seed in (0, 1)
+  )
+  state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  return average
+
+
+def test_published_weights_in_three_lines(tmp_path):
+  params = random_weights.small_vit()
+  files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
+  model, variables, preprocess = big_vision_like.load(tmp_path / 'a.npz')
+  assert preprocess.size == (24, 24) and preprocess.mean == (0.5,) * 3
+  image_1HWC = preprocess(picture())[None]
+  logits_C = model.apply(variables, image_1HWC)['logits'][0]
+  want = vit.ViT(num_classes=5, **random_weights.VIT).apply(
+    {'params': params}, image_1HWC
+  )
+  np.testing.assert_allclose(logits_C, want['logits'][0], rtol=0, atol=1e-5)
+  assert preprocess.top(logits_C, 1)[0][0] == str(logits_C.argmax())
+
+
+@pytest.mark.parametrize('size, grid', [(40, (5, 5)), ((16, 40), (2, 5))])
+def test_another_size_resizes_positions(size, grid, tmp_path):
+  params = random_weights.small_vit()
+  files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
+  model, variables, preprocess = loading.load(tmp_path / 'a.npz', image_size=size)
+  assert preprocess.size == (grid[0] * 8, grid[1] * 8)
+  want = positions.resize(params['pos_embedding'], (3, 3), grid, num_prefix=1)
+  np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
+  assert shapes(model, variables, preprocess)['logits'].shape == (1, 5)
+
+
+def test_another_size_that_was_not_asked_for_names_both_grids(tmp_path):
+  params = random_weights.small_vit()
+  files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
+  model, variables, preprocess = loading.load(tmp_path / 'a.npz')
+  with pytest.raises(UserError, match=r'\(1, 10, 36\).*5x5.*\(1, 26, 36\).*image_size'):
+    shapes(model, variables, preprocess.with_size(40))
+
+
+@pytest.mark.parametrize(
+  'other, stride',
+  [(dict(resnet=(2, 1), patch=1), 8), (dict(resnet=(), patch=2), 8)],
+)
+def test_hybrids(other, stride, tmp_path):
+  params = random_weights.small_vit(**other)
+  files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
+  model, variables, preprocess = loading.load(tmp_path / 'a.npz', 4 * stride)
+  assert loading.grid_of(model, preprocess.size) == (4, 4)
+  assert shapes(model, variables, preprocess)['logits'].shape == (1, 5)
+
+
+def test_positions_that_are_not_square():
+  model = vit.ViT(num_classes=5, **random_weights.VIT)
+  params = random_weights.params_of(model, (16, 24))
+  got = loading.resized(model, params, (16, 24), (32, 24))['pos_embedding']
+  want = positions.resize(params['pos_embedding'], (2, 3), (4, 3), num_prefix=1)
+  np.testing.assert_array_equal(got, want)
+  with pytest.raises(UserError, match='7 positions are not those of images of 24x24'):
+    loading.resized(model, params, (24, 24), (32, 24))
+
+
+def test_positions_of_rows_and_columns_are_not_resized():
+  model = vit.ViT(num_classes=5, **random_weights.VIT, posemb='learned2d')
+  params = random_weights.params_of(model, (24, 24))
+  random_weights.assert_same(loading.resized(model, params, (24, 24), (24, 24)), params)
+  with pytest.raises(UserError, match='of the kind of pos_rows are not resized'):
+    loading.resized(model, params, (24, 24), (32, 24))
+
+
+def test_bit_has_its_size_by_name(tmp_path):
+  params = random_weights.small_bit()
+  path = tmp_path / 'BiT-M-R50x1-ILSVRC2012.npz'
+  files.write(path, bit_weights.to_big_transfer(params))
+  model, variables, preprocess = loading.load(path)
+  assert type(model) is bit.BiT and not loading.attends(model)
+  assert preprocess.size == (384, 384)
+  _, same, smaller = loading.load(path, image_size=32)
+  assert smaller.size == (32, 32)
+  random_weights.assert_same(variables, same)
+
+
+def test_weights_without_a_head(tmp_path):
+  params = random_weights.small_vit(rep_size=8)
+  del params['head']
+  files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
+  model, variables, preprocess = loading.load(tmp_path / 'a.npz')
+  outputs = shapes(model, variables, preprocess)
+  assert outputs['logits'].shape == (1, 0) and outputs['pre_logits'].shape == (1, 8)
+
+
+def test_what_timm_says_beside_its_weights(tmp_path, capsys):
+  params = random_weights.small_vit()
+  files.write(tmp_path / 'model.safetensors', timm_vit.to_timm(params))
+  told = dict(input_size=[3, 24, 24], mean=[0.4] * 3, std=[0.2] * 3)
+  told |= dict(interpolation='bicubic', crop_pct=0.75, crop_mode='center')
+  names = ['a', 'b', 'c', 'd', 'e']
+  beside = {
+    'model_args': {'num_heads': 3, 'no_embed_class': False},
+    'pretrained_cfg': told,
+    'label_names': names,
+  }
+  (tmp_path / 'config.json').write_text(json.dumps(beside))
+  _, _, preprocess = loading.load(tmp_path)
+  assert (preprocess.size, preprocess.resize) == ((24, 24), 32)
+  assert preprocess.mean == (0.4,) * 3 and preprocess.label_names == tuple(names)
+  assert capsys.readouterr().out.startswith('assumed   ')
+
+
+def test_a_run(tmp_path, data_dir):
+  average = tiny_run(tmp_path / 'run', mean=0.3, std=[0.4], loss_type='sigmoid')
+  model, variables, preprocess = loading.load(tmp_path / 'run')
+  random_weights.assert_same(variables['params'], average)
+  assert preprocess.size == (8, 8) and preprocess.channels == 1
+  assert (preprocess.mean, preprocess.std) == ((0.3,), (0.4,))
+  assert preprocess.label_names == tuple('0123456789')
+  assert preprocess.scores == 'sigmoid' and 'run, step 7' in preprocess.source
+  model, variables, preprocess = loading.load(tmp_path / 'run', 12, step=7)
+  assert shapes(model, variables, preprocess)['logits'].shape == (1, 10)
+
+
+def test_runs_that_do_something_else(tmp_path):
+  config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/config.json').write_text(config.to_json())
+  state = State(step=np.int32(7), params={'a': np.ones(2)}, opt_state=None)
+  with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  with pytest.raises(UserError, match='a run of Seq2Seq: load.. is for Classification'):
+    loading.load(tmp_path / 'run')
+
+
+def test_a_step_of_a_file(tmp_path):
+  with pytest.raises(UserError, match='no run: it has no checkpoint of step 3'):
+    loading.load(tmp_path / 'a.npz', step=3)
+
+
+RESIZE, CROP = image.Resize(8), image.CentralCrop(6)
+
+
+@pytest.mark.parametrize(
+  'steps, want',
+  [
+    ([], (None, 'squash', 'bilinear')),
+    ([image.Brighten(), RESIZE], ((8, 8), 'squash', 'bilinear')),
+    ([RESIZE, CROP], ((6, 6), (8, 8), 'bilinear')),
+    ([image.ResizeSmall(8), CROP], ((6, 6), 8, 'area')),
+  ],
+)
+def test_what_transforms_come_to(steps, want):
+  assert loading.sizing(steps) == want
+
+
+def test_transforms_that_come_to_no_size():
+  with pytest.raises(UserError, match='CentralCrop, not of CentralCrop, Resize'):
+    loading.sizing([CROP, RESIZE])
+
+
+def test_the_input_that_tells():
+  """Evaluation before training; an input that decodes nothing does not count."""
+
+  def read(split, *transforms):
+    source = spec.spec(sources.Tfds, name='digits', split=split)
+    return spec.spec(
+      pipeline.EvalInput, source=source, batch_size=2, transforms=transforms
+    )
+
+  decode = spec.spec(image.Decode)
+  config = mlc.ConfigDict(dict(train_data=read('train', decode), evals={}))
+  assert loading.encoded_images(config).source.split == 'train'
+  config.evals = dict(a=read('a'), b=read('b', decode))
+  assert loading.encoded_images(config).source.split == 'b'
+  config = mlc.ConfigDict(dict(train_data=read('train')))
+  with pytest.raises(UserError, match='no input of the config decodes images'):
+    loading.encoded_images(config)
+
+
+def test_the_package_itself_stays_light():
+  program = (
+    'import sys, big_vision_like\n'
+    'print({n for n in ("jax", "numpy", "grain") if n in sys.modules})\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert done.stdout == 'set()\n'
+  with pytest.raises(AttributeError, match="no attribute 'lod'"):
+    big_vision_like.lod  # noqa: B018

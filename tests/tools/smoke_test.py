@@ -1,0 +1,193 @@
+"""Configs in small: how they are shrunk, and what is found to be wrong with them."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import jax.numpy as jnp
+import ml_collections as mlc
+import pytest
+import tiny_config
+
+from big_vision_like import checkpoint, optim
+from big_vision_like import spec as spec_module
+from big_vision_like.data import pipeline, sources
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+from big_vision_like.evals import fewshot
+from big_vision_like.models import bit, vit
+from big_vision_like.spec import build, epochs, spec
+from big_vision_like.tasks.task import State
+
+FILE = pathlib.Path(__file__).parents[2] / 'tools' / 'smoke.py'
+_spec = importlib.util.spec_from_file_location('smoke', FILE)
+smoke = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(smoke)
+
+
+def large_config() -> mlc.ConfigDict:
+  c = tiny_config.get_config()
+  c.total_steps = 30_000
+  c.mesh = {'fsdp': 8}
+  c.init_from = spec(
+    checkpoint.InitFrom, weights=spec(checkpoint.from_run, workdir='runs/none')
+  )
+  c.train_data.source = spec(
+    sources.Tfds, name='no_such_data', split='full[512:]', examples=14_000_000
+  )
+  c.train_data.transforms = [
+    spec(image.Decode),
+    spec(image.ResizeSmall, size=256),
+    spec(image.InceptionCrop, size=224),
+  ]
+  c.train_data.batch_size = 4096
+  c.train_data.workers = 32
+  c.task.model = spec(
+    vit.ViT, **vit.variant('So400m/14'), num_classes=21_843, scan=True
+  )
+  c.task.optimizer.rate_rules = optim.layer_decay(0.75, depth=27)
+  c.task.accumulate = 16
+  data = spec(
+    pipeline.EvalInput,
+    source=spec(sources.Tfds, name='cifar10', split='test'),
+    transforms=[spec(image.Decode), spec(image.Resize, size=32)],
+    batch_size=1024,
+  )
+  c.evals = dict(few=spec(fewshot.FewShot, train=data, data=data, every=epochs(1)))
+  return c
+
+
+def test_a_config_is_shrunk(tmp_path):
+  small, notes = smoke.shrink(large_config(), tmp_path / 'words.model')
+  assert notes == ['made up: cifar10, no_such_data', 'init_from left out']
+  assert small.total_steps == 2 and small.init_from is None
+  data = build(small.train_data)
+  assert (data.batch_size, data.workers, len(data.source)) == (8, 0, 20)
+  assert data.example()['image'].shape == (64, 64, 3)  # of 224, while 256 is 96
+  assert data.transforms[1].size == 96
+  model = build(small.task.model)
+  assert (model.width, model.depth, model.num_heads, model.mlp_dim) == (32, 2, 2, 64)
+  assert (model.patch, model.num_classes, model.scan) == (8, 1000, True)
+  assert [pattern for pattern, _ in small.task.optimizer.rate_rules] == [
+    '(embed/.*|cls|pos_embedding)',
+    'encoder/block_0/.*',
+    'encoder/block_1/.*',
+  ]
+  assert small.task.optimizer.rate.decay_steps == 30_000  # of the whole run
+  few = build(small.evals.few)
+  assert (few.shots, few.every, few.data.batch_size) == ((1, 5), 0, 8)
+  assert few.data.transforms[1].size == 32  # small enough
+
+
+def test_a_small_config_stays_as_it_is(tmp_path):
+  small, _ = smoke.shrink(tiny_config.get_config(), tmp_path / 'words.model')
+  assert small.task.model.to_dict() == tiny_config.get_config().task.model.to_dict()
+
+
+def test_resnets_are_shrunk(tmp_path):
+  config = large_config()
+  config.task.model = spec(bit.BiT, num_classes=10, **bit.variant('R152x4'))
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  assert small.task.model.depths == (2, 1) and small.task.model.width == 1
+  config.task.model = spec(vit.ViT, num_classes=10, **vit.variant('R50+L/32'))
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  assert small.task.model.resnet == (2, 1) and small.task.model.patch == 1
+
+
+def test_texts_get_a_vocabulary_of_what_is_made_up(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(FILE.parent)
+  config = spec_module.load(str(smoke.CONFIGS / 'transformer' / 'table3.py'))
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  row = build(small.train_data).example()
+  assert row['source'].shape == row['target'].shape == (64,)
+  vocabulary = build(small.evals.newstest2013_bleu.vocabulary)
+  assert row['source'].max() < vocabulary.size <= small.task.model.vocab_size
+  words = vocabulary.decode(row['target'][row['target_segment'] == 1].tolist())
+  assert {*words.split()} <= {*smoke.fake.WORDS}
+
+
+def test_a_rate_that_is_not_finite_is_found():
+  config = tiny_config.get_config()
+  smoke.check_rates(config)
+  config.task.optimizer.rate = spec(
+    optim.noam, width=1, warmup_steps=1, factor=float('inf')
+  )
+  with pytest.raises(UserError, match=r'config\.task\.optimizer\.rate is inf at step'):
+    smoke.check_rates(config)
+
+
+def test_a_restored_state_of_other_bits_is_found(tmp_path):
+  def state(last):
+    params = {'a': jnp.arange(3.0), 'b': {'c': jnp.array([1.0, last])}}
+    return State(step=jnp.int32(1), params=params, opt_state=())
+
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(0.0), {'examples': 8}, 0.0, wait=True)
+  smoke.check_restored(tmp_path, state(0.0))
+  with pytest.raises(UserError, match='params/b/c is restored with other bits'):
+    smoke.check_restored(tmp_path, state(-0.0))
+
+
+def run_of(folder, evaluation=None, loss=1.0, step=2):
+  """What a run leaves behind, as far as it is looked at."""
+  (folder / 'checkpoints' / str(step)).mkdir(parents=True)
+  records = [
+    {'step': 1, 'kind': 'train', 'loss': 1.5},
+    {'step': 2, 'kind': 'train', 'loss': loss},
+    {'step': 2, 'kind': 'eval'} | (evaluation or {'val/top1': 0.5}),
+  ]
+  lines = ''.join(json.dumps(record) + '\n' for record in records)
+  (folder / 'metrics.jsonl').write_text(lines)
+  return folder
+
+
+def test_records_of_a_run_that_is_well(tmp_path):
+  config = tiny_config.get_config()
+  config.keep_best = 'val/top1'
+  smoke.check_records(config, run_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+  'changes, keep_best, problem',
+  [
+    (dict(step=1), None, r'no checkpoint of step 2, only of \[1\]'),
+    (dict(loss=float('nan')), None, 'the loss is nan at step 2'),
+    (dict(evaluation={'test/top1': 1.0}), None, 'config.evals.val found no scalars'),
+    (dict(evaluation={'val/a': float('inf')}), None, 'val found that val/a is inf'),
+    ({}, 'val/top', "config.keep_best='val/top' is found by no evaluator"),
+  ],
+)
+def test_records_that_show_what_is_wrong(tmp_path, changes, keep_best, problem):
+  config = tiny_config.get_config()
+  config.keep_best = keep_best
+  with pytest.raises(UserError, match=problem):
+    smoke.check_records(config, run_of(tmp_path, **changes))
+
+
+BROKEN = {
+  'classes.py': 'c.task.model.num_classes = 9',
+  'evaluator.py': 'c.evals.val.data.transforms[0].channels = 2',
+  'typo.py': 'c.task.model.widht = 3',
+}
+
+
+def test_a_sample_of_configs_passes_and_broken_ones_are_told(run, tmp_path):
+  shutil.copy(tiny_config.__file__, tmp_path / 'tiny_config.py')
+  for name, line in BROKEN.items():
+    text = pathlib.Path(tiny_config.__file__).read_text()
+    text = text.replace('  return c\n', f'  {line}\n  return c\n')
+    (tmp_path / name).write_text(text)
+  sample = ['configs/vit/jft.py:L/16', 'configs/bit/i21k.py:R50x1']
+  broken = [str(tmp_path / name) for name in [*BROKEN, 'absent.py']]
+  done = run('tools/smoke.py', *broken, *sample)
+  assert done.returncode == 1, done.stderr
+  rows, summary = done.stdout.split('\n\n')
+  assert len(rows.splitlines()) == 6 and rows.count('FAILED') == 4
+  assert 'jft.py:L/16  ok; made up: jft' in rows
+  assert 'i21k.py:R50x1  ok; made up: imagenet21k' in rows
+  assert summary.startswith('2 of 6 configs pass, in ')
+  assert 'classes.py: label 9' in summary and 'num_classes' in summary
+  assert 'channels=2 is not 1 (grey) or 3 (RGB)' in summary
+  assert 'widht' in summary and 'did you mean' in summary
+  assert 'no file' in summary
