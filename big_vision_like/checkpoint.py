@@ -306,16 +306,18 @@ class InitFrom:
 
   `weights` are those of a reader (`from_run`, `from_file`) or a tree of parameters;
   what matches the patterns in `leave_out` starts anew, like the head. Position
-  embeddings are resized, to `grid` (height, width) where it is not square. Names or
-  shapes that do not fit raise, except those that `allow_missing` (in the weights) or
-  `allow_unused` matches. So do images normalised otherwise than the weights know them,
-  unless `allow_other_normalization`.
+  embeddings are resized by a method of `ops.positions.resize` (None: they must fit), to
+  `grid` (height, width) where it is not square. Names or shapes that do not fit raise,
+  except those that `allow_missing` (in the weights) or `allow_unused` matches. So do
+  images normalised otherwise than the weights know them, unless
+  `allow_other_normalization`.
   """
 
   weights: Weights | Tree
   leave_out: Sequence[str] = ('head/.*',)
   allow_missing: Sequence[str] = ()
   allow_unused: Sequence[str] = ()
+  resize: str | None = 'linear'
   grid: tuple[int, int] | None = None
   allow_other_normalization: bool = False
 
@@ -354,8 +356,8 @@ class InitFrom:
         missing.append(name)
         continue
       loaded = theirs[name]
-      if name.endswith('pos_embedding') and loaded.shape != value.shape:
-        loaded = self._resized(loaded, value.shape)
+      if re.search(r'(^|/)pos_\w+$', name) and loaded.shape != value.shape:
+        loaded = self._resized(name, loaded, value.shape)
         resized.append(f'{name} {theirs[name].shape} -> {value.shape}')
       if loaded.shape != value.shape:
         wrong.append(f'{name}: {loaded.shape} in the weights, {value.shape} here')
@@ -390,7 +392,13 @@ class InitFrom:
     nested = trees.unflatten(result)
     return trees.stack_blocks(nested) if scanned else nested
 
-  def _resized(self, pos_1ND: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  def _resized(
+    self, name: str, pos_1ND: np.ndarray, shape: tuple[int, ...]
+  ) -> np.ndarray:
+    if not name.endswith('pos_embedding'):  # a table of rows or columns
+      line_from, line_to = (pos_1ND.shape[1], 1), (shape[1], 1)
+      self._check_resize(name, line_from, line_to)
+      return positions.resize(pos_1ND, line_from, line_to, method=self.resize)
     grid_from, prefix_from = positions.square_grid(pos_1ND.shape[1])
     if self.grid is None:
       grid_to, prefix_to = positions.square_grid(shape[1])
@@ -401,7 +409,18 @@ class InitFrom:
       pos_1ND, prefix_from = pos_1ND[:, 1:], 0
     elif prefix_to and not prefix_from:
       pos_1ND, prefix_from = np.pad(pos_1ND, ((0, 0), (1, 0), (0, 0))), 1
-    return positions.resize(pos_1ND, grid_from, grid_to, num_prefix=prefix_from)
+    self._check_resize(name, grid_from, grid_to)
+    return positions.resize(pos_1ND, grid_from, grid_to, prefix_from, self.resize)
+
+  def _check_resize(
+    self, name: str, grid_from: tuple[int, int], grid_to: tuple[int, int]
+  ) -> None:
+    if self.resize is None and grid_from != grid_to:
+      theirs, ours = ('x'.join(map(str, grid)) for grid in (grid_from, grid_to))
+      raise UserError(
+        f'init_from: {name} of the weights is for a grid of {theirs}, the model has one'
+        f" of {ours}: set init_from.resize='linear'"
+      )
 
 
 def _is_stacked(params: Tree) -> bool:

@@ -237,9 +237,16 @@ def resized(
   grid_from, grid_to = (
     grid_of(model, size) for size in (positions_size(model, params) or before, after)
   )
-  for name in ('pos_rows', 'relative_keys'):
-    if name in params and grid_from != grid_to:
-      raise UserError(f'positions of the kind of {name} are not resized')
+  if 'relative_keys' in params and grid_from != grid_to:
+    raise UserError('relative positions are not resized')
+  if 'pos_rows' in params:
+    tables = {
+      name: positions.resize(params[name], (size_from, 1), (size_to, 1))
+      for name, size_from, size_to in zip(
+        ('pos_rows', 'pos_columns'), grid_from, grid_to, strict=True
+      )
+    }
+    return dict(params) | tables
   if 'pos_embedding' not in params:
     return dict(params)
   table_LND, prefix = np.asarray(params['pos_embedding']), int('cls' in params)

@@ -89,6 +89,22 @@ def test_fit_resizes_positions_and_says_so(capsys):
   assert 'resized: pos_embedding (1, 17, 16) -> (1, 37, 16)' in capsys.readouterr().out
 
 
+def test_fit_resizes_positions_of_rows_and_columns():
+  weights = params_of(16, seed=1, posemb='learned2d')
+  ours = params_of(24, posemb='learned2d')
+  fitted = checkpoint.InitFrom(weights).fit(ours)
+  assert fitted['pos_rows'].shape == fitted['pos_columns'].shape == (1, 6, 8)
+  for end in (0, -1):  # corners stay where they are
+    a, b = fitted['pos_rows'][0, end], weights['pos_rows'][0, end]
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_fit_resizes_nothing_unless_asked():
+  init = checkpoint.InitFrom(params_of(16), resize=None)
+  with pytest.raises(UserError, match='for a grid of 4x4, the model has one of 6x6'):
+    init.fit(params_of(24))
+
+
 def test_fit_drops_or_adds_the_class_token_position():
   token, gap = params_of(seed=1), params_of(pool='gap')
   taken = checkpoint.InitFrom(token, leave_out=['head/.*', 'cls']).fit(gap)

@@ -100,11 +100,21 @@ def test_positions_that_are_not_square():
     loading.resized(model, params, (24, 24), (32, 24))
 
 
-def test_positions_of_rows_and_columns_are_not_resized():
+def test_positions_of_rows_and_columns_are_resized_alone():
   model = vit.ViT(num_classes=5, **random_weights.VIT, posemb='learned2d')
   params = random_weights.params_of(model, (24, 24))
   random_weights.assert_same(loading.resized(model, params, (24, 24), (24, 24)), params)
-  with pytest.raises(UserError, match='of the kind of pos_rows are not resized'):
+  got = loading.resized(model, params, (24, 24), (32, 24))
+  want = positions.resize(params['pos_rows'], (3, 1), (4, 1))
+  np.testing.assert_array_equal(got['pos_rows'], want)
+  np.testing.assert_array_equal(got['pos_columns'], params['pos_columns'])
+
+
+def test_relative_positions_are_not_resized():
+  kind = dict(posemb='relative', posemb_at='every')
+  model = vit.ViT(num_classes=5, **random_weights.VIT, **kind)
+  params = random_weights.params_of(model, (24, 24))
+  with pytest.raises(UserError, match='relative positions are not resized'):
     loading.resized(model, params, (24, 24), (32, 24))
 
 

@@ -19,6 +19,5 @@ def normalize(
   """
   if image_BHWC.dtype != jnp.uint8:
     return image_BHWC
-  mean_111C, std_111C = (np.reshape(x, (1, 1, 1, -1)) for x in (mean, std))
-  scale_111C = np.float32(255 * std_111C)
-  return image_BHWC.astype(jnp.float32) / scale_111C - np.float32(mean_111C / std_111C)
+  mean, std = (np.reshape(x, (1, 1, 1, -1)) for x in (mean, std))
+  return image_BHWC.astype(jnp.float32) / np.float32(255 * std) - np.float32(mean / std)
