@@ -1,10 +1,11 @@
-# `make train`: data, pretraining, transfer, report.  `make test`: the whole test suite.
+# `make train`: data, pretraining, transfer, report.  `make test`: the whole test suite;
+# `make test-configs`: every config.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test lint format parity clean
+.PHONY: train test test-configs lint format parity clean
 
 train: $(VENV)/.installed
 	$(BIN)/python tools/prepare_data.py digits glyphs
@@ -13,6 +14,10 @@ train: $(VENV)/.installed
 # Two files of tests at a time.
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Every config in small: two steps, a restart, every evaluator.
+test-configs: $(VENV)/.installed-test
+	$(BIN)/python tools/smoke.py --jobs 2
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
