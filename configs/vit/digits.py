@@ -1,4 +1,4 @@
-"""ViTs on 8x8 handwritten digits: what positions are worth, in small.
+"""ViTs on handwritten digits: what positions are worth, in small.
 
     python -m big_vision_like.train --config=configs/vit/digits.py:learned \
         --workdir=runs/digits_learned
@@ -34,7 +34,7 @@ def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
     source=spec(sources.Tfds, name='digits', split='train'),
     transforms=[
       spec(image.Decode, channels=1),
-      spec(image.RandomAffine, rotate=12.0, scale=0.12, shift=0.125),
+      spec(image.RandomAffine, rotate=12.0, scale=0.12, shift=0.125, method='bicubic'),
     ],
     batch_size=64,
     seed=c.get_ref('seed'),

@@ -236,6 +236,7 @@ class RandomAffine(grain.transforms.RandomMap):
   scale: float = 0.0
   shift: float = 0.0
   fill: int = 0
+  method: str = 'bilinear'
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     image = example['image']
@@ -246,6 +247,10 @@ class RandomAffine(grain.transforms.RandomMap):
     )
     matrix[:, 2] += dx * self.shift * width, dy * self.shift * height
     moved = cv2.warpAffine(
-      image, matrix, (width, height), borderValue=(self.fill,) * image.shape[2]
+      image,
+      matrix,
+      (width, height),
+      flags=INTERPOLATIONS[self.method],
+      borderValue=(self.fill,) * image.shape[2],
     )
     return example | {'image': moved.reshape(image.shape)}
