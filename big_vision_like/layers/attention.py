@@ -74,8 +74,10 @@ def _project(
     y_BNTHK, sharding.BATCH, None, None, sharding.TENSOR, None
   )
   results = []
-  for t, (_, bias_HK) in enumerate(parameters):
-    y_BNHK = y_BNTHK[:, :, t]
+  # A split, whose gradient is a concatenation; that of slices is a sum of padded ones.
+  parts = jax.lax.split(y_BNTHK, (1,) * len(parameters), axis=2)
+  for y_BN1HK, (_, bias_HK) in zip(parts, parameters, strict=True):
+    y_BNHK = y_BN1HK[:, :, 0]
     if bias_HK is not None:
       y_BNHK += bias_HK.astype(dtype)[None, None]
     results.append(checkpoint_name(y_BNHK, PRODUCT))
