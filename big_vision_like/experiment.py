@@ -232,6 +232,9 @@ def set_up_jax() -> None:
       os.environ.setdefault(name, value)
   if not has_tpu and not any(devices.glob('nvidia[0-9]*')):
     keep_memory()
+    if not jax.config.jax_platforms and not (devices / 'kfd').exists():
+      # Else libtpu is loaded where it is installed, and a profile crashes in it.
+      jax.config.update('jax_platforms', 'cpu')
   # Orbax and TFDS chat through absl; what goes wrong there is raised, and told once.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   if jax.config.jax_compilation_cache_dir is None:

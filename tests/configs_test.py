@@ -10,6 +10,7 @@ import pytest
 
 from big_vision_like import experiment, spec
 from big_vision_like import mesh as meshes
+from big_vision_like.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
 FILES = sorted(FOLDER.glob('*/*.py'))
@@ -32,6 +33,30 @@ def test_config(file, data_dir):
   for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
     assert (before.shape, before.dtype) == (now.shape, now.dtype)
   assert scalars['loss'].shape == ()
+
+
+@pytest.mark.parametrize(
+  ('name', 'sentence'),
+  [
+    ('vit/transfer.py:pets,B/16,jft,tune,i1k', 'has several weights: jft, i1k'),
+    ('bit/hyperrule.py:pets,R50x1,s,code,m', 'has both s and m: take one'),
+    ('bit/hyperrule.py:pets,R50x1,1-shot,5-shot', 'has both 1-shot and 5-shot'),
+  ],
+)
+def test_words_of_an_argument_that_contradict_each_other_are_refused(name, sentence):
+  with pytest.raises(UserError, match=sentence):
+    spec.load(str(FOLDER / name), root=experiment.Settings)
+
+
+def test_dropout_of_transfer_is_that_of_the_original_code():
+  # google-research/vision_transformer vit_jax/configs/models.py.
+  known = {'B/16': 0.0, 'L/16': 0.1, 'L/32': 0.0, 'H/14': 0.1, 'R50+L/32': 0.1}
+  for model, dropout in known.items():
+    for name in (f'transfer.py:pets,{model}', f'vtab.py:dtd,{model}'):
+      config = spec.load(str(FOLDER / 'vit' / name), root=experiment.Settings)
+      assert config.task.model.dropout == dropout, name
+  config = spec.load(str(FOLDER / 'vit' / 'transfer.py:pets,L/16,augreg'))
+  assert config.task.model.dropout == 0.0
 
 
 @pytest.mark.parametrize('name', ['i21k.py:L/16', 'scaling.py:g/14'])

@@ -1,8 +1,6 @@
 """Compares our code with golden files: numbers computed by original implementations.
 
-  python tools/check_golden.py tests/golden/*.npz
-
-  python tools/check_golden.py ../shared/golden/bit_hyperrule.json
+  python tools/check_golden.py tests/golden/*.npz tests/golden/bit_hyperrule.json
 
 Each FILE.npz holds inputs, parameters under the reference's own names, and outputs and
 gradients; FILE.json beside it names the reference and its configuration. Every array

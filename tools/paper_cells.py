@@ -236,11 +236,9 @@ def ours(cell: Cell, runs: Sequence[Run], names: Sequence[str]) -> Ours | None:
   if not groups or cell.unit not in FACTORS:
     return None
   changes = min(groups, key=len)
-  values = {
-    run.config['seed']: FACTORS[cell.unit] * run.finds(cell.key)
-    for run in groups[changes]
-  }
-  return Ours(values, [run.folder for run in groups[changes]], changes)
+  by_seed = {run.config['seed']: run for run in groups[changes]}
+  values = {s: FACTORS[cell.unit] * run.finds(cell.key) for s, run in by_seed.items()}
+  return Ours(values, [run.folder for run in by_seed.values()], changes)
 
 
 def mean_of(parts: Sequence[Ours]) -> Ours | None:

@@ -74,7 +74,7 @@ class Results:
       return 'to run', f'run {self.configs(cell)[0]}'
     if why := absent(cell.model):
       return 'no model', why
-    return 'no config', 'no config yet'
+    return 'no config', 'no config names it yet'
 
 
 def column_of(cell: Cell) -> list[Cell]:

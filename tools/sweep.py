@@ -135,6 +135,9 @@ class Sweep:
     folders = {file_name(config) for config in self.command['configs']}
     if len(folders) < len(self.command['configs']):
       raise UserError('the same config twice: name each once.')
+    fields = [field for field, _ in self.over]
+    if twice := [field for field in fields if fields.count(field) > 1]:
+      raise UserError(f'--over has {twice[0]} twice: give all its values at once.')
     # Which values the final runs will have is not known yet; their fields are.
     some = {field: values[0] for field, values in self.over}
     for config in self.command['configs']:

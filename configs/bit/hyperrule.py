@@ -10,8 +10,8 @@ The argument is DATA,MODEL and then, in any order:
   jft.py, here `runs/bit_l_R152x4`;
 - 1-shot, 5-shot, ...: so many examples of each class, others for another seed;
 - code: the resolution of google-research/big_transfer, 512 pixels cropped to 480. The
-  paper has 448 cropped to 384, and that only for R152x4. Images of fewer than 96 x 96
-  pixels (CIFAR) take 160 cropped to 128 either way;
+  paper has that for R152x4 alone, for others 448 cropped to 384. Images of fewer than
+  96 x 96 pixels (CIFAR) take 160 cropped to 128 either way;
 - tune: trains on what is kept for it (98 % of CIFAR, 99 % of ImageNet, 90 % of Pets and
   Flowers) and evaluates the rest. The rule itself needs no tuning.
 
@@ -156,6 +156,9 @@ def parse(argument: str) -> tuple[str, str, list[str]]:
         f'no {word!r} in {argument!r}: after DATA,MODEL come s, m or l, N-shot, code'
         ' and tune'
       )
+  for kind in (r's|m|l', r'\d+-shot'):
+    if len(same := [word for word in words if re.fullmatch(kind, word)]) > 1:
+      raise UserError(f'{argument!r} has both {" and ".join(same)}: take one')
   return data, model, words
 
 

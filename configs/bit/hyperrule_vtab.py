@@ -11,7 +11,7 @@ The rule as in hyperrule.py, for 1,000 examples: 500 steps of 512 images, rate 0
 mixup; 160 pixels cropped to 128 where images have fewer than 96 x 96, else 448 cropped
 to 384 (R152x4: 512 to 480). Accuracy on the whole test set; `tune` trains on 800
 examples and evaluates the other 200. Crops and flips are left out where they may change
-the label.
+the label. tools/sweep.py gives the means by group, as configs/vit/vtab.py says.
 
 Means: R152x4 70.64 in the paper (table 2; BiT-L 76.29 +- 1.70), 73.51 run again by the
 authors (80.77 natural, 85.67 specialised, 61.08 structured); R101x3 72.65 (80.29,

@@ -15,7 +15,6 @@ TIMM.
 """
 
 import ml_collections as mlc
-import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
@@ -57,8 +56,7 @@ def get_config(data: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.task = spec(
     tasks.Classification,
     model=spec(vit.ViT, num_classes=images.num_classes, **vit.variant('B/16')),
-    # Nothing is trained.
-    optimizer=spec(optim.momentum, rate=spec(optax.constant_schedule, value=0.0)),
+    optimizer=spec(optim.momentum, rate=0.0),  # nothing is trained
   )
   test = images.eval_input('test', squashed, batch_size=256)
   c.evals = dict(test=spec(classification.Accuracy, data=test))

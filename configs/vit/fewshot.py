@@ -49,7 +49,7 @@ def get_config(model: str = 'B/16') -> mlc.ConfigDict:
     tasks.Classification,
     model=spec(
       vit.ViT,
-      num_classes=21_843,
+      num_classes=benchmarks.IMAGENET21K.num_classes,
       **sizes,
       rep_size=sizes['width'],
       scan=True,

@@ -16,14 +16,13 @@ the first 51,200 examples are held out, as in google-research/big_vision.
 import ml_collections as mlc
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
-from big_vision_like.data.transforms import image, labels
+from big_vision_like.data import benchmarks
+from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-EXAMPLES, HELD_OUT = 14_197_122, 51_200  # the release of 2011
 ARGUMENTS = ('B/16', 'L/16', 'R50+B/16')
 # Validation precision@1 at the end.
 UPSTREAM = {'B/16': 47.88, 'B/32': 44.04, 'L/16': 49.90, 'L/32': 45.42, 'H/14': 49.06}
@@ -34,20 +33,9 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.keep_every = 50_000
   c.total_steps = epochs(90)
-  c.train_data = spec(
-    pipeline.TrainInput,
-    source=spec(
-      sources.Tfds,
-      name='imagenet21k',
-      split=f'full[{HELD_OUT}:]',
-      examples=EXAMPLES - HELD_OUT,
-    ),
-    transforms=[
-      spec(image.Decode),
-      spec(image.InceptionCrop, size=224),
-      spec(image.Flip),
-      spec(labels.Keep),
-    ],
+  c.train_data = benchmarks.IMAGENET21K.train_input(
+    'train',
+    [spec(image.InceptionCrop, size=224), spec(image.Flip)],
     batch_size=4096,
     seed=c.get_ref('seed'),
     workers=32,
@@ -56,7 +44,7 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
     tasks.Classification,
     model=spec(
       vit.ViT,
-      num_classes=21_843,
+      num_classes=benchmarks.IMAGENET21K.num_classes,
       **sizes,
       rep_size=sizes['width'],
       head_bias=-10.0,
@@ -82,20 +70,9 @@ def get_config(variant: str = 'B/16') -> mlc.ConfigDict:
   c.evals = dict(
     val=spec(
       classification.Accuracy,
-      data=spec(
-        pipeline.EvalInput,
-        source=spec(
-          sources.Tfds,
-          name='imagenet21k',
-          split=f'full[:{HELD_OUT}]',
-          examples=HELD_OUT,
-        ),
-        transforms=[
-          spec(image.Decode),
-          spec(image.ResizeSmall, size=256),
-          spec(image.CentralCrop, size=224),
-          spec(labels.Keep),
-        ],
+      data=benchmarks.IMAGENET21K.eval_input(
+        'val',
+        [spec(image.ResizeSmall, size=256), spec(image.CentralCrop, size=224)],
         batch_size=4096,
         workers=32,
       ),

@@ -16,15 +16,14 @@ examples are held out; set `num_classes` and `examples` to what they are.
 import ml_collections as mlc
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
-from big_vision_like.data.transforms import image, labels
+from big_vision_like.data import benchmarks
+from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-EXAMPLES, HELD_OUT = 303_000_000, 51_200
 # Epochs, learning rate: table 3.
 RECIPES = {
   'B/32': (7, 8e-4),
@@ -46,20 +45,9 @@ def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.keep_every = 50_000
   c.total_steps = epochs(num_epochs)
-  c.train_data = spec(
-    pipeline.TrainInput,
-    source=spec(
-      sources.Tfds,
-      name='jft',
-      split=f'train[{HELD_OUT}:]',
-      examples=EXAMPLES - HELD_OUT,
-    ),
-    transforms=[
-      spec(image.Decode),
-      spec(image.InceptionCrop, size=224),
-      spec(image.Flip),
-      spec(labels.Keep),
-    ],
+  c.train_data = benchmarks.JFT.train_input(
+    'train',
+    [spec(image.InceptionCrop, size=224), spec(image.Flip)],
     batch_size=4096,
     seed=c.get_ref('seed'),
     workers=32,
@@ -68,7 +56,7 @@ def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
     tasks.Classification,
     model=spec(
       vit.ViT,
-      num_classes=18_291,
+      num_classes=benchmarks.JFT.num_classes,
       **sizes,
       rep_size=sizes['width'],
       head_bias=-10.0,
@@ -92,17 +80,9 @@ def get_config(variant: str = 'H/14') -> mlc.ConfigDict:
   c.evals = dict(
     val=spec(
       classification.Accuracy,
-      data=spec(
-        pipeline.EvalInput,
-        source=spec(
-          sources.Tfds, name='jft', split=f'train[:{HELD_OUT}]', examples=HELD_OUT
-        ),
-        transforms=[
-          spec(image.Decode),
-          spec(image.ResizeSmall, size=256),
-          spec(image.CentralCrop, size=224),
-          spec(labels.Keep),
-        ],
+      data=benchmarks.JFT.eval_input(
+        'val',
+        [spec(image.ResizeSmall, size=256), spec(image.CentralCrop, size=224)],
         batch_size=4096,
         workers=32,
       ),

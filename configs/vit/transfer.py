@@ -78,7 +78,7 @@ AUGREG = {
   'flowers': (0.003, 'inception'),
 }
 # As in google-research/vision_transformer; none in AugReg.
-DROPOUT = {'L/16': 0.1, 'L/32': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1}
+DROPOUT = {'L/16': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1, 'R50+L/32': 0.1}
 
 ROWS = (
   'ImageNet',
@@ -232,6 +232,8 @@ def parse(argument: str) -> tuple[str, str, str, bool]:
         ' and tune'
       )
   weights = [word for word in words if word != 'tune']
+  if len(weights) > 1:
+    raise UserError(f'{argument!r} has several weights: {", ".join(weights)}')
   return data, model, (weights or ['i21k'])[0], 'tune' in words
 
 

@@ -72,7 +72,7 @@ TABLE_9 = {
   'smallnorb_elevation': (51.2, 51.1, 41.7),
 }
 # As in google-research/vision_transformer.
-DROPOUT = {'L/16': 0.1, 'L/32': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1}
+DROPOUT = {'L/16': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1, 'R50+L/32': 0.1}
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:

@@ -120,6 +120,15 @@ def test_runs_with_other_settings_count_where_there_are_no_others(tmp_path):
   assert 'not as in the config: ' in shown.remarks[0]
 
 
+def test_of_runs_with_the_same_seed_the_last_counts_and_is_named(tmp_path):
+  write_run(tmp_path / 'a', 0.3)
+  write_run(tmp_path / 'b', 0.4)
+  runs, _ = paper_cells.find_runs([str(tmp_path)])
+  cell = CELLS['2205.01580', '1', 'Better plain ViT-S/16', '90 epochs']
+  found = paper_cells.ours(cell, runs, [CONFIG])
+  assert (found.text(cell), found.folders) == ('40.0 (1)', [str(tmp_path / 'b')])
+
+
 def test_a_mean_is_taken_over_the_seeds_that_all_cells_have():
   parts = [
     paper_cells.Ours({0: 50.0, 1: 60.0, 2: 0.0}, ['a', 'b'], ['x']),
@@ -137,7 +146,8 @@ def test_why_a_cell_is_missing_is_said():
     ('2205.01580', '1', 'Better plain ViT-S/16', '90 epochs'): f'run {CONFIG}',
     ('2010.11929', '2', 'ImageNet', 'BiT-L (ResNet152x4)'): 'JFT-300M is not public',
     ('2010.11929', '2', 'VTAB (19 tasks)', 'Ours-I21K (ViT-L/16)'): '0 of 19 cells',
-    ('2106.10270', 'timm', 'ViT-B/8, 224', 'ImageNet'): 'no config yet',
+    ('2106.10270', 'timm', 'ViT-B/8, 224', 'ImageNet'): 'no config names it',
+    ('2010.11929', '8', '1-D', 'stem'): 'JFT-300M is not public',
   }
   for key, sentence in why.items():
     assert sentence in results.missing(CELLS[key])[1]

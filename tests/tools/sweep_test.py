@@ -113,6 +113,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
     (dict(test='real/top1'), "no evaluator for 'real/top1': it has test"),
     (dict(metric='test/top1', over=[f'{RATE}=1']), "for 'test/top1': it has val"),
     (dict(over=[f'{RATE}=1,,2']), 'write FIELD=VALUE,VALUE'),
+    (dict(over=[f'{RATE}=1', f'{RATE}=2']), f'--over has {RATE} twice'),
   ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(

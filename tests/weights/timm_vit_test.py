@@ -18,6 +18,8 @@ CASES = {
   for case in json.loads(GOLDEN.with_suffix('.json').read_text())['config']
 }
 
+COMPUTED = dict(activation='gelu', epsilon=1e-6)
+
 
 def arrays_of(prefix):
   with np.load(GOLDEN.with_suffix('.npz')) as arrays:
@@ -177,14 +179,27 @@ def test_hybrids(resnet, patch):
 @pytest.mark.parametrize('mlp_dim, width', [(6144, 1408), (8192, 1664), (70, 48)])
 def test_the_ratio_gives_the_hidden_units(mlp_dim, width):
   sizes = dict(patch=8, width=width, depth=2, num_heads=4, mlp_dim=mlp_dim)
-  more = dict(pool='gap', posemb='learned', resnet=None, registers=0)
+  more = dict(pool='gap', posemb='learned', resnet=None, registers=0) | COMPUTED
   told = timm_vit.config(sizes | more, num_classes=7, image_size=(32, 40))
   assert int(width * told['model_args']['mlp_ratio']) == mlp_dim
 
 
+@pytest.mark.parametrize(
+  'activation, named', [('gelu', 'gelu_tanh'), ('gelu_exact', 'gelu')]
+)
+def test_activation_and_epsilon(activation, named):
+  sizes = dict(patch=8, width=48, depth=2, num_heads=4, mlp_dim=96)
+  sizes |= dict(pool='gap', posemb='learned', resnet=None, registers=0)
+  sizes |= dict(activation=activation, epsilon=1e-6)
+  told = timm_vit.config(sizes, num_classes=7, image_size=(32, 40))
+  assert told['model_args']['act_layer'] == named
+  with pytest.raises(ValueError, match="cannot say that the norms' epsilon is 1e-12"):
+    timm_vit.config(sizes | dict(epsilon=1e-12), 7, (32, 40))
+
+
 def test_only_hybrids_of_timm_have_a_config():
   sizes = dict(patch=1, width=48, depth=2, num_heads=4, mlp_dim=96)
-  more = dict(pool='token', posemb='learned', resnet=(3, 4, 9), registers=0)
+  more = dict(pool='token', posemb='learned', resnet=(3, 4, 9), registers=0) | COMPUTED
   told = timm_vit.config(sizes | more, num_classes=7, image_size=(32, 32))
   assert told['architecture'] == 'vit_base_r50_s16_224'
   with pytest.raises(
