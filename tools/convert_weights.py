@@ -221,23 +221,12 @@ def write(
     )
   out.parent.mkdir(parents=True, exist_ok=True)
   if out.suffix == '.npz':
-    files.write(out, TO_NPZ[to, weights.family](weights.params))
-    about = {
-      'family': weights.family,
-      'architecture': weights.architecture,
-      'num_classes': weights.num_classes,
-      'assumed': weights.assumed,
-      'preprocessing': images.to_json(),
-      'metadata': weights.metadata,
-    }
-    write_json(published.sidecar(out), about)
-    return [out, published.sidecar(out)]
+    return write_file(weights, images, out, TO_NPZ[to, weights.family](weights.params))
   images = images.with_size(image_size(weights, images, asked))
   weights = with_positions(weights, images.size)
   arrays = state_dict(weights, to)
   if out.suffix == '.safetensors':
-    files.write(out, arrays)
-    return [out]
+    return write_file(weights, images, out, arrays)
   beside = configs(weights, images, to)
   part = out.with_name(f'{out.name}.part')
   shutil.rmtree(part, ignore_errors=True)
@@ -250,6 +239,26 @@ def write(
   finally:
     shutil.rmtree(part, ignore_errors=True)
   return sorted(out.iterdir())
+
+
+def write_file(
+  weights: Published,
+  images: Preprocessing,
+  out: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+) -> list[pathlib.Path]:
+  """Writes arrays, and beside them what they do not tell."""
+  files.write(out, arrays)
+  about = {
+    'family': weights.family,
+    'architecture': weights.architecture,
+    'num_classes': weights.num_classes,
+    'assumed': weights.assumed,
+    'preprocessing': images.to_json(),
+    'metadata': weights.metadata,
+  }
+  write_json(published.sidecar(out), about)
+  return [out, published.sidecar(out)]
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -301,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   experiment.set_up_jax()
   to = target(args.out, args.to)
-  there = [args.out] + [published.sidecar(args.out)] * (args.out.suffix == '.npz')
+  there = [args.out] + [published.sidecar(args.out)] * bool(args.out.suffix)
   for path in there:
     if path.exists():
       raise UserError(f'{path} is there already: name a new OUT')

@@ -45,6 +45,8 @@ _ACTIVATIONS = {
   'gelu_pytorch_tanh': 'gelu',
   'gelu_new': 'gelu',
 }
+# What shapes do not tell: positions may be computed, or shared by all blocks.
+_UNTOLD = ('posemb', 'posemb_at', 'activation', 'epsilon')
 _METADATA = ('config.json', 'preprocessor_config.json')
 
 
@@ -157,6 +159,9 @@ def read(
   files.check_finite(arrays, str(path))
   metadata = _metadata(path)
   arguments, computed, assumed = {}, {}, ()
+  ours = metadata.get(sidecar(path).name, {})
+  if _is_ours(ours) and num_heads is None and reader.family == 'vit':
+    num_heads = ours['architecture']['num_heads']
   if reader.source in ('timm ViT', 'transformers ViT'):
     computed, assumed = _computed(reader, metadata)
     width = next(a.size for name, a in arrays.items() if name.endswith(_EMBED_BIAS))
@@ -178,7 +183,6 @@ def read(
   described = describe(params, reader.family, str(path), without)
   architecture = described.architecture | computed
   assumed += described.assumed
-  ours = metadata.get(sidecar(path).name, {})
   if _is_ours(ours):
     architecture = _same_model(ours['architecture'], architecture, sidecar(path))
     assumed = tuple(ours['assumed'])
@@ -192,7 +196,7 @@ def read(
 
 
 def sidecar(path: str | os.PathLike) -> pathlib.Path:
-  """The JSON file beside an .npz file that says what our writer knew of it."""
+  """The JSON file beside a file of weights that says what our writer knew of it."""
   return pathlib.Path(path).with_suffix('.json')
 
 
@@ -305,7 +309,9 @@ def _reader(names: Collection[str], path: pathlib.Path) -> _Reader:
 
 def _metadata(path: pathlib.Path) -> dict[str, Any]:
   """The JSON files beside the weights, and those that our writer put into one."""
-  names = _METADATA if path.suffix == '.safetensors' else (sidecar(path).name,)
+  names = (sidecar(path).name,)
+  if path.suffix == '.safetensors':
+    names += _METADATA
   found = {}
   for name in names:
     file = path.with_name(name)
@@ -324,7 +330,7 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_ours(content: Mapping[str, Any]) -> bool:
-  """Whether a JSON file beside an .npz file is that of our writer."""
+  """Whether a JSON file beside weights is that of our writer."""
   return {'family', 'architecture', 'metadata'} <= content.keys()
 
 
@@ -400,8 +406,7 @@ def _same_model(
   """The architecture of our writer, which the shapes do not contradict."""
   told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
   for name, value in found.items():
-    # Shapes do not tell which positions are computed, or shared by all blocks.
-    if name not in ('posemb', 'posemb_at') and told.get(name) != value:
+    if name not in _UNTOLD and told.get(name) != value:
       raise UserError(
         f'{file}: {name} is {told.get(name)}, but {value} in the weights beside it'
       )
