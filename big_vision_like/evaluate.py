@@ -143,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   args, config = experiment.parse(parser, argv)
   if args.workdir is None and args.weights is None:
     raise errors.UserError('name the folder of a run: --workdir=runs/NAME')
+  if args.image_size is not None and args.weights is None:
+    raise errors.UserError('--image-size is for --weights: a run has its own')
   processes.start(args)
   if args.weights is not None:
     config, state = load_weights(args, config)

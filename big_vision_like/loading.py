@@ -250,6 +250,9 @@ def resized(
   if 'pos_embedding' not in params:
     return dict(params)
   table_LND, prefix = np.asarray(params['pos_embedding']), int('cls' in params)
+  fits = [table_LND.shape[1] == prefix + g[0] * g[1] for g in (grid_from, grid_to)]
+  if fits == [False, True]:  # positions of no square grid: that of these images
+    return dict(params)
   if table_LND.shape[1] != prefix + grid_from[0] * grid_from[1]:
     raise UserError(
       f'{table_LND.shape[1]} positions are not those of images of'

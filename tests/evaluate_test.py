@@ -121,6 +121,8 @@ def test_configs_of_something_else(weights, run, tmp_path):
   assert 'is a ViT of 5 classes, the config has a ViT of 7 classes: take' in err
   status, _, err = run()
   assert status == 1 and 'name the folder of a run: --workdir' in err
+  status, _, err = run('--workdir=gone', '--image-size=40')
+  assert status == 1 and '--image-size is for --weights' in err
 
 
 def test_only_what_sizes_images_is_replaced():

@@ -96,8 +96,18 @@ def test_positions_that_are_not_square():
   got = loading.resized(model, params, (16, 24), (32, 24))['pos_embedding']
   want = positions.resize(params['pos_embedding'], (2, 3), (4, 3), num_prefix=1)
   np.testing.assert_array_equal(got, want)
+  got = loading.resized(model, params, (24, 24), (16, 24))  # 24x24 was a guess
+  np.testing.assert_array_equal(got['pos_embedding'], params['pos_embedding'])
   with pytest.raises(UserError, match='7 positions are not those of images of 24x24'):
     loading.resized(model, params, (24, 24), (32, 24))
+
+
+@pytest.mark.parametrize('size', [0, -8, (8,), 7])
+def test_sizes_that_are_none(size, tmp_path):
+  flat = vision_transformer.to_npz(random_weights.small_vit())
+  files.write(tmp_path / 'a.npz', flat)
+  with pytest.raises(UserError, match='is not a positive height and width|at least 1'):
+    loading.load(tmp_path / 'a.npz', size)
 
 
 def test_positions_of_rows_and_columns_are_resized_alone():

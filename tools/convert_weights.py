@@ -90,11 +90,25 @@ def image_size(
   weights: Published, images: Preprocessing, asked: tuple[int, int] | None
 ) -> tuple[int, int]:
   """Height and width of the images that the positions are for."""
-  if asked:
-    return asked
   architecture, params = weights.architecture, weights.params
   if weights.family != 'vit' or architecture['posemb'] == 'none':
-    return images.size
+    return asked or images.size
+  height, width = stride(architecture)
+  if asked:
+    rows, columns = asked[0] // height, asked[1] // width
+    if (rows * height, columns * width) != asked:
+      raise UserError(
+        f'--image-size: {asked[0]}x{asked[1]} does not divide into tokens of'
+        f' {height}x{width} pixels'
+      )
+    if 'pos_embedding' in params:
+      count = params['pos_embedding'].shape[1] - int('cls' in params)
+      if rows * columns != count:
+        raise UserError(
+          f'--image-size: {asked[0]}x{asked[1]} makes a grid of {rows}x{columns}, the'
+          f' weights have {count} positions, which are not resized here'
+        )
+    return asked
   if architecture['posemb'] == 'sincos2d':
     raise UserError(
       'positions are computed from the size of images: say which with --image-size'
@@ -108,7 +122,6 @@ def image_size(
       f'{count} positions are no square: say what images they are for with --image-size'
       ' HEIGHT WIDTH'
     )
-  height, width = stride(architecture)
   return side * height, side * width
 
 
@@ -221,6 +234,8 @@ def write(
     )
   out.parent.mkdir(parents=True, exist_ok=True)
   if out.suffix == '.npz':
+    if asked:
+      images = images.with_size(image_size(weights, images, asked))
     return write_file(weights, images, out, TO_NPZ[to, weights.family](weights.params))
   images = images.with_size(image_size(weights, images, asked))
   weights = with_positions(weights, images.size)
@@ -248,7 +263,6 @@ def write_file(
   arrays: Mapping[str, np.ndarray],
 ) -> list[pathlib.Path]:
   """Writes arrays, and beside them what they do not tell."""
-  files.write(out, arrays)
   about = {
     'family': weights.family,
     'architecture': weights.architecture,
@@ -258,6 +272,11 @@ def write_file(
     'metadata': weights.metadata,
   }
   write_json(published.sidecar(out), about)
+  try:
+    files.write(out, arrays)
+  except BaseException:
+    published.sidecar(out).unlink()  # else it would be taken for that of a new OUT
+    raise
   return [out, published.sidecar(out)]
 
 
@@ -314,6 +333,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   for path in there:
     if path.exists():
       raise UserError(f'{path} is there already: name a new OUT')
+  if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
+    given = ' '.join(map(str, args.image_size))
+    raise UserError(f'--image-size {given} is no side, or height and width')
   asked = args.image_size and (args.image_size[0], args.image_size[-1])
   weights, images = load(args.source, args.step, args.num_heads, asked)
   sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())

@@ -134,7 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   predictor = Predictor(model, variables, preprocess)
   say('images', f'{preprocess} ({preprocess.source})')
   if args.out is not None and predictor.attends:
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+      args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(f'--out={args.out} is no folder: {error.strerror}') from error
   elif args.out is not None:
     say('pictures', f'none: a {type(model).__name__} has no attention to draw')
   rows, written, status = [], {}, 0

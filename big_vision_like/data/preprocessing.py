@@ -57,6 +57,8 @@ class Preprocessing:
       raise UserError(
         f'mean={self.mean} and std={self.std} are not one for each channel, std not 0'
       )
+    if len(self.size) != 2 or min(self.size) < 1:
+      raise UserError(f'size={self.size} is not a positive height and width')
     if self.scores not in SCORES:
       raise UserError(f'scores={self.scores!r} is not one of {", ".join(SCORES)}')
     self.transforms  # noqa: B018 - they check the rest
@@ -125,7 +127,7 @@ class Preprocessing:
 
   def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
     """The same for images of another size, of which the crop is the same share."""
-    new = (size, size) if isinstance(size, int) else (size[0], size[1])
+    new = (size, size) if isinstance(size, int) else tuple(size)
     resize = self.resize
     if isinstance(resize, int):
       resize = round(resize * min(new) / min(self.size))
@@ -166,9 +168,10 @@ class Preprocessing:
       except UserError as error:
         raise UserError(f'{name} is not a readable JPEG, PNG or WebP') from error
     if not isinstance(image, Image.Image):
-      if np.asarray(image).dtype != np.uint8 or np.ndim(image) not in (2, 3):
+      if np.asarray(image).dtype != np.uint8 or not _is_picture(np.shape(image)):
         raise UserError(
-          f'a picture is a path, bytes, a PIL image or a uint8 array (H, W, C), not'
+          f'a picture is a path, bytes, a PIL image or a uint8 array (H, W, C), C 1 to'
+          f' 4, not'
           f' {type(image).__name__} {getattr(image, "dtype", "")}'
           f' {getattr(image, "shape", "")}'.rstrip()
         )
@@ -245,17 +248,17 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     mean, std = (_channels(told[k], channels) for k in ('mean', 'std'))
     method = told['interpolation']
     mode, share = told.get('crop_mode') or 'center', told['crop_pct']
-  except (KeyError, TypeError, ValueError) as error:
+    resize = tuple(int(side / share) for side in size)
+  except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f'{source}: pretrained_cfg lacks or misstates {error}') from error
   if mode not in ('center', 'squash'):
     raise UserError(f'{source}: crop_mode={mode!r} is neither center nor squash')
-  resize = tuple(int(side / share) for side in size)
   if mode == 'center' and len({*size}) == 1:
     resize = resize[0]
-  elif resize == tuple(size):
-    resize = 'squash'
   elif mode == 'center':
     raise UserError(f'{source}: central crops of {_x(size)} are not square')
+  elif resize == tuple(size):
+    resize = 'squash'
   names = config.get('label_names') or told.get('label_names') or ()
   described = config.get('label_descriptions') or told.get('label_descriptions') or {}
   if isinstance(described, list):
@@ -278,7 +281,7 @@ def from_transformers(
   source = 'preprocessor_config.json'
   if processor.get('do_resize') is False:
     raise UserError(f'{source}: do_resize is false, so it says no size')
-  scale = processor.get('rescale_factor', 1 / 255)
+  scale = processor.get('rescale_factor') or 1 / 255
   if processor.get('do_rescale') is False or abs(scale * 255 - 1) > 1e-6:
     raise UserError(f'{source}: pixels are not scaled to [0, 1]')
   try:
@@ -297,8 +300,13 @@ def from_transformers(
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
   names = config.get('id2label') or {}
   generic = all(re.fullmatch(r'LABEL_\d+', name) for name in names.values())
-  ordered = [names[k] for k in sorted(names, key=int)]
+  try:
+    ordered = [names[k] for k in sorted(names, key=int)]
+  except ValueError as error:
+    raise UserError(f'config.json: id2label is not by number: {error}') from error
   method = processor.get('resample', 2)  # bilinear, as its ViTs have it
+  if method not in range(len(_RESAMPLE)):
+    raise UserError(f'{source}: resample={method!r} is no kernel of Pillow')
   return Preprocessing(
     size=size,
     resize='squash' if resize == size else resize,
@@ -375,6 +383,11 @@ def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
   if 'shortest_edge' in told:
     return told['shortest_edge']
   return told['height'], told['width']
+
+
+def _is_picture(shape: Sequence[int]) -> bool:
+  """Whether it is that of pixels: grey or in colours, with alpha or without."""
+  return len(shape) in (2, 3) and 0 not in shape and (*shape, 1)[2] <= 4
 
 
 def _pillow(kernel: str, source: str) -> str:

@@ -117,7 +117,7 @@ def sincos2d(
   frequencies run from 1 to 1/temperature inclusive, hence the division by dim/4 - 1.
   """
   if dim % 4:
-    raise ValueError(f'sincos2d needs a width divisible by 4, got {dim}.')
+    raise UserError(f'sincos2d needs a width divisible by 4, got {dim}.')
   count = dim // 4
   omega_F = temperature ** (-jnp.arange(count) / max(count - 1, 1))
   y_h, x_w = jnp.arange(height), jnp.arange(width)
@@ -139,7 +139,7 @@ def square_grid(num_positions: int) -> tuple[tuple[int, int], int]:
     side = math.isqrt(max(num_positions - num_prefix, 0))
     if side and side * side + num_prefix == num_positions:
       return (side, side), num_prefix
-  raise ValueError(
+  raise UserError(
     f'{num_positions} positions are no square grid with 0 or 1 class token; '
     'name the grid they belong to.'
   )
@@ -165,15 +165,15 @@ def resize(
   """
   matrices = {'linear': _linear_matrix, 'cubic_torch': _cubic_matrix}
   if method not in matrices:
-    raise ValueError(f'Unknown method {method!r}; choose from {sorted(matrices)}.')
+    raise UserError(f'Unknown method {method!r}; choose from {sorted(matrices)}.')
   if min(*grid_from, *grid_to) < 1:
-    raise ValueError(f'Grids need sides of at least 1, got {grid_from}, {grid_to}.')
+    raise UserError(f'Grids need sides of at least 1, got {grid_from}, {grid_to}.')
   pos_LND = np.asarray(pos_LND, np.float32)
   if pos_LND.ndim != 3:
-    raise ValueError(f'Position embeddings are (1, N, D), got {pos_LND.shape}.')
+    raise UserError(f'Position embeddings are (1, N, D), got {pos_LND.shape}.')
   height, width = grid_from
   if pos_LND.shape[1] != num_prefix + height * width:
-    raise ValueError(
+    raise UserError(
       f'{pos_LND.shape[1]} positions do not fit a {height}x{width} grid with '
       f'{num_prefix} prefix tokens ({num_prefix + height * width} positions).'
     )

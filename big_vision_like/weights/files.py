@@ -13,6 +13,16 @@ import safetensors.numpy
 
 from big_vision_like.errors import UserError
 
+# What NumPy and zipfile raise of damaged files.
+_DAMAGE = (
+  OSError,
+  EOFError,
+  ValueError,
+  MemoryError,
+  RuntimeError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 PICKLES = ('.pt', '.pth', '.bin', '.pkl', '.pickle', '.ckpt')
 
 
@@ -23,6 +33,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   another format, or holds Python objects.
   """
   path = pathlib.Path(path)
+  _check_there(path)
   if path.suffix in PICKLES:
     raise UserError(
       f'{path} is a pickle, a program that would run here, and is not read: convert it'
@@ -39,21 +50,28 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   _check_there(path)
   if not zipfile.is_zipfile(path):  # the last bytes of an archive say what is in it
     raise UserError(f'{path} is not a whole .npz file: copy it again')
-  with np.load(path, allow_pickle=False) as arrays:
-    return {name: _array(path, arrays, name) for name in arrays.files}
+  with open(path, 'rb') as file:  # which NumPy leaves open where it fails
+    try:
+      arrays = np.load(file, allow_pickle=False)
+    except _DAMAGE as error:
+      raise UserError(f'{path} is damaged ({error}): copy it again') from error
+    with arrays:
+      return {name: _array(path, arrays, name) for name in arrays.files}
 
 
 def _array(path: str | os.PathLike, arrays: Mapping, name: str) -> np.ndarray:
   try:
-    return arrays[name]
-  # What NumPy and zipfile raise of damaged members.
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    array = arrays[name]
+  except _DAMAGE as error:
     if 'pickle' in str(error):
       raise UserError(
         f'{path}: {name!r} is a pickled Python object and is not read: save arrays of'
         ' numbers without it'
       ) from error
     raise UserError(f'{path}: {name!r} is damaged ({error}): copy it again') from error
+  if not isinstance(array, np.ndarray):  # NumPy gives other files as bytes
+    raise UserError(f'{path}: {name!r} is not an array')
+  return array
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -95,7 +113,8 @@ def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
 def _finite(array: np.ndarray) -> bool:
   if array.dtype == np.dtype('V2'):  # what .npz makes of bfloat16
     array = array.view(ml_dtypes.bfloat16)
-  if array.dtype.kind not in 'fV':
+  # What is no number, `tree.as_float32` refuses.
+  if array.dtype.kind not in 'fV' or np.issubdtype(array.dtype, np.void):
     return True
   return bool(np.isfinite(array).all())
 

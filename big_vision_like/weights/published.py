@@ -44,6 +44,9 @@ _ACTIVATIONS = {
   'gelu_tanh': 'gelu',
   'gelu_pytorch_tanh': 'gelu',
   'gelu_new': 'gelu',
+  'relu': 'relu',
+  'silu': 'silu',
+  'swish': 'silu',
 }
 # What shapes do not tell: positions may be computed, or shared by all blocks.
 _UNTOLD = ('posemb', 'posemb_at', 'activation', 'epsilon')
@@ -157,11 +160,15 @@ def read(
   arrays = files.read(path)
   reader = _reader(arrays, path)
   files.check_finite(arrays, str(path))
+  if numbers := [name for name, array in arrays.items() if not array.ndim]:
+    raise UserError(f'{path}: single numbers, no arrays: {files.listed(numbers)}')
   metadata = _metadata(path)
   arguments, computed, assumed = {}, {}, ()
   ours = metadata.get(sidecar(path).name, {})
   if _is_ours(ours) and num_heads is None and reader.family == 'vit':
     num_heads = ours['architecture']['num_heads']
+  if _is_ours(ours) and no_embed_class is None:
+    no_embed_class = False  # as our writer has it
   if reader.source in ('timm ViT', 'transformers ViT'):
     computed, assumed = _computed(reader, metadata)
     width = next(a.size for name, a in arrays.items() if name.endswith(_EMBED_BIAS))
@@ -169,18 +176,19 @@ def read(
     assumed += told
   if reader.source == 'timm ViT':
     _check_pooling(arrays, metadata, path)
-    arguments['no_embed_class'] = _no_embed_class(
-      arrays, no_embed_class, metadata, path
-    )
+  # timm's may have no positions at all, where big_vision's are computed.
+  without = 'none' if reader.source == 'timm ViT' else 'sincos2d'
   try:
+    if reader.source == 'timm ViT':
+      arguments['no_embed_class'] = _no_embed_class(
+        arrays, no_embed_class, metadata, path
+      )
     params = reader.read(arrays, source=str(path), **arguments)
+    described = describe(params, reader.family, str(path), without)
   except UserError:
     raise
   except (ValueError, IndexError) as error:  # NumPy, of shapes
     raise UserError(f'{path}: shapes that do not fit: {error}') from error
-  # timm's may have no positions at all, where big_vision's are computed.
-  without = 'none' if reader.source == 'timm ViT' else 'sincos2d'
-  described = describe(params, reader.family, str(path), without)
   architecture = described.architecture | computed
   assumed += described.assumed
   if _is_ours(ours):
@@ -264,7 +272,9 @@ def _bit(
 ) -> dict[str, Any]:
   version = 1 if family == 'bit_v1' else 2
   depths, root = resnet_names.depths(flat), flat['resnet/conv_root/kernel'].shape
-  want = resnet_names.bit(depths, version, root[-1], root[-2], num_classes)
+  want = resnet_names.bit(depths, version, root[-1], root[-2])
+  features, _ = want['head/kernel']
+  want |= {'head/kernel': (features, num_classes), 'head/bias': (num_classes,)}
   wrong = resnet_names.wrong_shapes(flat, want)
   if wrong:
     raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
@@ -331,7 +341,7 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
 
 def _is_ours(content: Mapping[str, Any]) -> bool:
   """Whether a JSON file beside weights is that of our writer."""
-  return {'family', 'architecture', 'metadata'} <= content.keys()
+  return {'family', 'architecture', 'assumed', 'metadata'} <= content.keys()
 
 
 def _num_heads(
@@ -340,6 +350,8 @@ def _num_heads(
   """How many heads, and what was assumed for it."""
   config = metadata.get('config.json', {})
   told = config.get('num_attention_heads') or _model_args(metadata).get('num_heads')
+  if told and not isinstance(told, int):
+    raise UserError(f'config.json: {told!r} is no number of heads')
   if asked or told:
     return asked or told, ()
   heads = _HEADS.get(width) or max(width // 64, 1)
@@ -350,7 +362,10 @@ def _num_heads(
 
 
 def _model_args(metadata: Mapping[str, Any]) -> dict[str, Any]:
-  return metadata.get('config.json', {}).get('model_args') or {}
+  told = metadata.get('config.json', {}).get('model_args') or {}
+  if not isinstance(told, dict):
+    raise UserError(f'config.json: model_args={told!r} are no arguments by name')
+  return told
 
 
 def _computed(
@@ -396,7 +411,8 @@ def _no_embed_class(
       return answer
   raise UserError(
     f'{path}: {arrays["pos_embed"].shape[1]} positions may or may not include those of'
-    ' class token and registers: say with no_embed_class, as in timm'
+    ' class token and registers: say with no_embed_class, as in timm, or in model_args'
+    ' of a config.json beside it'
   )
 
 

@@ -59,7 +59,12 @@ _PLAIN_MODELS = {
   1664: 'vit_gigantic_patch14_224',
 }
 # timm's activation for ours.
-_ACTIVATIONS = {'gelu': 'gelu_tanh', 'gelu_exact': 'gelu'}
+_ACTIVATIONS = {
+  'gelu': 'gelu_tanh',
+  'gelu_exact': 'gelu',
+  'relu': 'relu',
+  'silu': 'silu',
+}
 _HYBRID_MODELS = {
   (): 'vit_tiny_r_s16_p8_224',
   (2, 2, 2, 2): 'vit_small_r26_s32_224',
@@ -164,6 +169,7 @@ def config(
     mlp_ratio=_ratio(width, architecture['mlp_dim']),
     class_token=pool == 'token',
     reg_tokens=architecture['registers'],
+    no_embed_class=False,
     pos_embed='none' if architecture['posemb'] == 'none' else 'learn',
     global_pool=_POOLS[pool],
     fc_norm=False,

@@ -24,7 +24,12 @@ _TOP = {
   'pooler.dense': 'pre_logits',
 }
 # Their activation for ours.
-_ACTIVATIONS = {'gelu': 'gelu_pytorch_tanh', 'gelu_exact': 'gelu'}
+_ACTIVATIONS = {
+  'gelu': 'gelu_pytorch_tanh',
+  'gelu_exact': 'gelu',
+  'relu': 'relu',
+  'silu': 'silu',
+}
 _BLOCK = {
   'layernorm_before': 'norm1',
   'attention.attention.query': 'attention/query',

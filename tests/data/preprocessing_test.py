@@ -103,6 +103,9 @@ def test_what_is_no_picture(tmp_path):
     own(str(tmp_path / 'b.jpg'))
   with pytest.raises(UserError, match=r'not ndarray float64 \(8, 8, 3\)'):
     own(np.zeros((8, 8, 3)))
+  for shape in ((8, 8, 5), (0, 8, 3)):
+    with pytest.raises(UserError, match='C 1 to 4, not ndarray uint8'):
+      own(np.zeros(shape, np.uint8))
 
 
 def test_top_names_classes():
@@ -202,6 +205,7 @@ def test_what_timm_and_transformers_are_told_they_do(resize):
     (dict(do_resize=False), 'do_resize is false'),
     (dict(size={'shortest_edge': 20}), 'a shortest edge of 20 and no crop'),
     (dict(size={'longest_edge': 20}), "lacks or misstates 'height'"),
+    (dict(resample=9), 'resample=9 is no kernel of Pillow'),
   ],
 )
 def test_what_transformers_may_say_that_is_not_done(change, message):
@@ -215,6 +219,9 @@ def test_what_transformers_may_say_that_is_not_done(change, message):
     (dict(crop_mode='border'), "crop_mode='border'"),
     (dict(interpolation='random'), "interpolation 'random'"),
     (dict(input_size=[3, 20, 24]), 'central crops of 20x24 are not square'),
+    (dict(input_size=[3, 20, 24], crop_pct=1.0), 'central crops of 20x24 are not'),
+    (dict(crop_pct=None), 'lacks or misstates'),
+    (dict(crop_pct=0), 'lacks or misstates'),
   ],
 )
 def test_what_timm_may_say_that_is_not_done(change, message):

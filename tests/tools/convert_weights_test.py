@@ -195,6 +195,17 @@ def test_runs_of_other_models(tool, tmp_path, capsys):
   assert words in capsys.readouterr().err
 
 
+def test_half_a_file_leaves_nothing(tool, tmp_path, monkeypatch):
+  def full(path, arrays):
+    raise OSError('no space left')
+
+  weights = published.describe(random_weights.small_vit(), 'vit')
+  monkeypatch.setattr(files, 'write', full)
+  with pytest.raises(OSError, match='no space'):
+    tool.write(weights, IMAGES, tmp_path / 'out.npz', 'published', None)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
   'words, message',
   [
@@ -204,6 +215,13 @@ def test_runs_of_other_models(tool, tmp_path, capsys):
     (['in.npz'], 'in.npz is there already: name a new OUT'),
     (['taken.npz'], 'taken.json is there already'),
     (['out', '--to=transformers'], 'has a class token and learned positions'),
+    (['out', '--image-size=32'], 'a grid of 4x4, the weights have 9 positions'),
+    (['out.npz', '--image-size=25'], '25x25 does not divide into tokens of 8x8'),
+    (
+      ['out', '--image-size', '8', '8', '8'],
+      '--image-size 8 8 8 is no side, or height',
+    ),
+    (['out', '--image-size=0'], '--image-size 0 is no side'),
   ],
 )
 def test_what_cannot_be_written(tool, words, message, tmp_path, capsys):
@@ -232,6 +250,18 @@ def test_models_that_no_other_code_has(tool, other, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     tool.write(weights, IMAGES, tmp_path / 'out', 'timm', None)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('out', ['out', 'out.safetensors', 'out.npz'])
+def test_a_grid_that_is_no_square_there_and_back(tool, out, tmp_path):
+  model = vit.ViT(num_classes=5, **random_weights.VIT)
+  flat = vision_transformer.to_npz(random_weights.params_of(model, (16, 40)))
+  files.write(tmp_path / 'in.npz', flat)
+  size = ['--image-size', '16', '40']
+  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, *size) == 0
+  assert loading.load(tmp_path / out)[2].size == (16, 40)
+  assert convert(tool, tmp_path / out, tmp_path / 'back.npz', *size) == 0
+  assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
 def test_a_grid_that_is_no_square_asks_for_the_size(tool):

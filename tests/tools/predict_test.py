@@ -100,6 +100,7 @@ def test_a_resnet_has_no_attention_to_draw(predict, pictures, tmp_path):
     (['--image-size=8x8x8'], '--image-size=8x8x8 is neither 384 nor 384x512'),
     (['--labels=LABELS'], '--labels=.* has 1 lines, the model 5 classes'),
     (['--labels=gone.txt'], 'gone.txt is not a text file of names'),
+    (['--out=LABELS'], '--out=.*names.txt is no folder: File exists'),
     (['--image-size=20'], 'images of 20x20 do not divide into patches of 8x8'),
   ],
 )

@@ -1,5 +1,6 @@
 import pathlib
 import pickle
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -93,8 +94,26 @@ def test_pickles_are_not_executed(tmp_path):
   'name, words', [('x.npz', 'not a file'), ('x.h5', 'ends in none of .npz, .safe')]
 )
 def test_no_such_file(name, words, tmp_path):
+  if name == 'x.h5':
+    (tmp_path / name).touch()
   with pytest.raises(UserError, match=words):
     files.read(tmp_path / name)
+
+
+def test_archives_that_are_damaged_inside(tmp_path):
+  path = tmp_path / 'weights.npz'
+  np.savez(path, one=np.ones(2))
+  whole = path.read_bytes()
+  for mark, byte in ((b'PK\1\2', 0), (b'PK\1\2', 10)):  # its list, its compression
+    bad = bytearray(whole)
+    bad[whole.index(mark) + byte] = 99
+    path.write_bytes(bad)
+    with pytest.raises(UserError, match=r'weights.npz.* is damaged .*copy it again'):
+      files.read(path)
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('one', 'text')
+  with pytest.raises(UserError, match="'one' is not an array"):
+    files.read(path)
 
 
 def test_nan_and_infinities_are_named():
@@ -102,6 +121,7 @@ def test_nan_and_infinities_are_named():
     'half': np.array([1, np.nan], ml_dtypes.bfloat16).view('V2'),
     'whole': np.array([1, -np.inf]),
     'number': np.array(3),
+    'bytes': np.zeros(2, 'V4'),
   }
   with pytest.raises(UserError, match='my.npz: NaN or infinities in half, whole$'):
     files.check_finite(bad, 'my.npz')

@@ -158,9 +158,24 @@ def test_heads_come_from_beside_or_are_assumed(tmp_path):
   assert told.assumed == ()
   assert told.architecture['activation'] == 'gelu_exact'
   assert told.architecture['epsilon'] == 1e-12
-  path = save(tmp_path, state, config=config | {'hidden_act': 'relu'})
-  with pytest.raises(UserError, match="the activation 'relu' is not one of our ViT"):
+  path = save(tmp_path, state, config=config | {'hidden_act': 'silu'})
+  assert published.read(path).architecture['activation'] == 'silu'
+  path = save(tmp_path, state, config=config | {'hidden_act': 'quick_gelu'})
+  with pytest.raises(UserError, match="the activation 'quick_gelu' is not one of our"):
     published.read(path)
+
+
+@pytest.mark.parametrize(
+  'config, words',
+  [
+    (dict(num_attention_heads='3'), "'3' is no number of heads"),
+    (dict(model_args=[3]), r'model_args=\[3\] are no arguments by name'),
+  ],
+)
+def test_configs_that_say_something_else(config, words, tmp_path):
+  state = timm_vit.to_timm(random_weights.small_vit())
+  with pytest.raises(UserError, match=words):
+    published.read(save(tmp_path, state, config=config))
 
 
 def test_the_published_giants_have_sixteen_heads(tmp_path):
@@ -257,6 +272,26 @@ def test_shapes_that_do_not_fit_each_other(name, shape, words, tmp_path):
   flat[name] = np.ones(shape)
   with pytest.raises(UserError, match=f'shapes that do not fit: .*{words}'):
     published.read(save(tmp_path, flat, '.npz'))
+
+
+@pytest.mark.parametrize('source, write, args, family', FILES)
+@pytest.mark.parametrize('shape', [(), (3,), (0,), (1, 1, 1, 1, 1)])
+def test_no_shape_gets_through(source, write, args, family, shape, tmp_path):
+  model = random_weights.small_vit if family == 'vit' else random_weights.small_bit
+  if family == 'vit':
+    params = model()
+    firsts = 'cls', 'pos', 'embed', 'attn', 'query', 'head'
+  else:
+    params = model(family)
+    firsts = 'root', 'stem', 'embedder', 'head'
+  arrays = write(params, **args)
+  torch = source.startswith(('timm', 'transformers'))
+  suffix = '.safetensors' if torch else '.npz'
+  for first in firsts:
+    for name in [name for name in arrays if first in name and 'block1' not in name][:2]:
+      bad = arrays | {name: np.ones(shape, np.float32)}
+      with pytest.raises(UserError):
+        published.read(save(tmp_path, bad, suffix), num_heads=3)
 
 
 def test_shapes_of_other_layouts_that_do_not_fit(tmp_path):
