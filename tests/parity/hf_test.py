@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+from big_vision_like.data.preprocessing import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.weights import files, published, transformers_vit, tree
 
@@ -89,7 +90,7 @@ def test_ours_in_transformers(tmp_path, key):
   [tool] = pages.load_tools('convert_weights')
   out = tmp_path / 'out'
   weights = published.describe(tree.stack_blocks(params), 'vit')
-  tool.write(weights, out, 'transformers', None)
+  tool.write(weights, Preprocessing((24, 24)), out, 'transformers', None)
   theirs = transformers.ViTForImageClassification.from_pretrained(out).eval()
   want = ours.apply({'params': params}, image_BHWC)['logits']
   np.testing.assert_allclose(run(theirs, image_BHWC), want, rtol=0, atol=2e-5)
