@@ -210,6 +210,12 @@ def grid_of(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
   return rows // patch[0], columns // patch[1]
 
 
+def stride(model: nn.Module) -> tuple[int, int]:
+  """Pixels of one token of a ViT, down and across."""
+  trunk, patch = _trunk_stride(model), _two(model.patch)
+  return trunk * patch[0], trunk * patch[1]
+
+
 def positions_size(
   model: nn.Module, params: Mapping[str, Any]
 ) -> tuple[int, int] | None:
@@ -223,8 +229,8 @@ def positions_size(
   side = round(count**0.5)
   if side**2 != count:
     return None
-  stride, patch = _trunk_stride(model), _two(model.patch)
-  return side * stride * patch[0], side * stride * patch[1]
+  height, width = stride(model)
+  return side * height, side * width
 
 
 def resized(

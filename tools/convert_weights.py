@@ -26,8 +26,6 @@ from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import Preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
-from big_vision_like.models import bit as bit_models
-from big_vision_like.models import vit as vit_models
 from big_vision_like.ops import positions
 from big_vision_like.weights import (
   bit,
@@ -42,11 +40,7 @@ from big_vision_like.weights import (
 )
 from big_vision_like.weights.published import Published
 
-FAMILIES = {
-  vit_models.ViT: 'vit',
-  bit_models.BiT: 'bit',
-  bit_models.BiTv1: 'bit_v1',
-}
+FAMILIES = {kind: family for family, kind in loading.MODELS.items()}
 TO_NPZ = {
   ('published', 'vit'): vision_transformer.to_npz,
   ('published', 'bit'): bit.to_big_transfer,
@@ -93,7 +87,7 @@ def image_size(
   architecture, params = weights.architecture, weights.params
   if weights.family != 'vit' or architecture['posemb'] == 'none':
     return asked or images.size
-  height, width = stride(architecture)
+  height, width = loading.stride(loading.model_of(weights))
   if asked:
     rows, columns = asked[0] // height, asked[1] // width
     if (rows * height, columns * width) != asked:
@@ -115,22 +109,14 @@ def image_size(
     )
   if architecture['posemb'] != 'learned':
     raise UserError(f'no other code has posemb={architecture["posemb"]!r}')
-  count = params['pos_embedding'].shape[1] - int('cls' in params)
-  side = round(count**0.5)
-  if side**2 != count:
+  size = loading.positions_size(loading.model_of(weights), params)
+  if size is None:
+    count = params['pos_embedding'].shape[1] - int('cls' in params)
     raise UserError(
       f'{count} positions are no square: say what images they are for with --image-size'
       ' HEIGHT WIDTH'
     )
-  return side * height, side * width
-
-
-def stride(architecture: Mapping[str, Any]) -> tuple[int, int]:
-  """Pixels of one token, down and across."""
-  patch, trunk = architecture['patch'], architecture['resnet']
-  height, width = (patch, patch) if isinstance(patch, int) else patch
-  factor = 1 if trunk is None else 4 * 2 ** max(len(trunk) - 1, 0)
-  return height * factor, width * factor
+  return size
 
 
 def with_positions(weights: Published, size: tuple[int, int]) -> Published:
@@ -138,7 +124,7 @@ def with_positions(weights: Published, size: tuple[int, int]) -> Published:
   architecture = weights.architecture
   if weights.family != 'vit' or architecture['posemb'] != 'sincos2d':
     return weights
-  height, width = stride(architecture)
+  height, width = loading.stride(loading.model_of(weights))
   pos_1ND = positions.sincos2d(
     size[0] // height, size[1] // width, architecture['width']
   )
