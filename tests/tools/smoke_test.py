@@ -1,12 +1,12 @@
 """Configs in small: how they are shrunk, and what is found to be wrong with them."""
 
-import importlib.util
 import json
 import pathlib
 import shutil
 
 import jax.numpy as jnp
 import ml_collections as mlc
+import pages
 import pytest
 import tiny_config
 
@@ -20,10 +20,7 @@ from big_vision_like.models import bit, vit
 from big_vision_like.spec import build, epochs, spec
 from big_vision_like.tasks.task import State
 
-FILE = pathlib.Path(__file__).parents[2] / 'tools' / 'smoke.py'
-_spec = importlib.util.spec_from_file_location('smoke', FILE)
-smoke = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(smoke)
+[smoke] = pages.load_tools('smoke')
 
 
 def large_config() -> mlc.ConfigDict:
@@ -95,8 +92,7 @@ def test_resnets_are_shrunk(tmp_path):
   assert small.task.model.resnet == (2, 1) and small.task.model.patch == 1
 
 
-def test_texts_get_a_vocabulary_of_what_is_made_up(tmp_path, monkeypatch):
-  monkeypatch.syspath_prepend(FILE.parent)
+def test_texts_get_a_vocabulary_of_what_is_made_up(tmp_path):
   config = spec_module.load(str(smoke.CONFIGS / 'transformer' / 'table3.py'))
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
   row = build(small.train_data).example()
