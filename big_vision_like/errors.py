@@ -1,4 +1,4 @@
-"""The one exception that is for the person at the terminal."""
+"""The exceptions that are for the person at the terminal."""
 
 import functools
 import sys
@@ -7,6 +7,13 @@ from collections.abc import Callable
 
 class UserError(ValueError):
   """Wrong input that one sentence explains; `main` prints it without a traceback."""
+
+
+class BadRecordError(UserError):
+  """One example of a data set that cannot be used, for the reason that it gives.
+
+  Training counts it and takes another, see `data.pipeline`; anything else stops.
+  """
 
 
 def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
