@@ -1,12 +1,13 @@
 """What a run tells the world: progress lines, metrics.jsonl, TensorBoard."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +15,16 @@ import numpy as np
 
 from big_vision_like import chips
 
+# Of the records that a process replaces so many are told on the terminal.
+BAD_RECORDS_PRINTED = 10
+
 
 class Metrics:
   """Writes one run's metrics; only process 0 writes and prints.
 
   `metrics.jsonl` holds one object a line: `step`, `kind` ('train', 'eval', 'info') and
-  scalars. Lines after `start_step`, left by a run that was killed, are dropped.
+  scalars. Lines after `start_step`, left by a run that was killed, are dropped. What is
+  said of bad records is in `bad_records.txt`, of each process in a file of its own.
   """
 
   def __init__(
@@ -34,10 +39,15 @@ class Metrics:
     self._flops_per_step = None
     self._start_step, self._before = start_step, seconds
     self._last = (start_step, time.perf_counter())
-    self._paused = 0.0
-    self._rate = 0.0
+    self._paused = self._waited = 0.0
+    self._rate = self._wait_share = 0.0
+    self._bad = 0
     self._started = time.perf_counter()
-    self._active = jax.process_index() == 0
+    index = jax.process_index()
+    name = f'bad_records-{index}.txt' if index else 'bad_records.txt'
+    self._bad_records = workdir / name
+    _drop_bad_records(self._bad_records, start_step)
+    self._active = index == 0
     if self._active:
       import tensorboardX  # loads torch wherever that is installed
 
@@ -69,7 +79,26 @@ class Metrics:
     """Starts the clock of throughput, after compilation."""
     self._flops_per_step = flops_per_step
     self._last = (step, time.perf_counter())
-    self._paused = self._rate = 0.0
+    self._paused = self._waited = self._rate = 0.0
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts the time inside as waiting for the input."""
+    started = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - started
+
+  def bad_records(self, step: int, news: Sequence[str]) -> None:
+    """Writes down what was replaced; each process prints its first ones."""
+    if not news:
+      return
+    with self._bad_records.open('a') as file:
+      file.writelines(f'step {step}: {line}\n' for line in news)
+    for line in news[: max(BAD_RECORDS_PRINTED - self._bad, 0)]:
+      print(f'{"replaced":<10}{line}', flush=True)
+    before, self._bad = self._bad, self._bad + len(news)
+    if before < BAD_RECORDS_PRINTED <= self._bad:
+      print(f'{"replaced":<10}others are in {self._bad_records}', flush=True)
 
   def pause(self, seconds: float) -> None:
     """Takes time spent on evaluation out of the throughput."""
@@ -87,10 +116,14 @@ class Metrics:
     if done > last_done:
       elapsed = max(now - last_time - self._paused, 1e-9)
       self._rate = (done - last_done) / elapsed
-      self._last, self._paused = (done, now), 0.0
+      self._wait_share = self._waited / elapsed
+      self._last, self._paused, self._waited = (done, now), 0.0, 0.0
     scalars = dict(scalars)
+    if self._bad:
+      scalars['bad_records'] = self._bad
     if self._rate:
       scalars['examples_per_second'] = self._rate * self._batch_size
+      scalars['input_wait'] = self._wait_share
       chip = chips.of(jax.devices()[0])
       if chip and self._flops_per_step:
         peak = chip.peak_flops * jax.device_count()
@@ -184,6 +217,8 @@ def progress_line(
     parts.append(f'{scalars["examples_per_second"]:,.0f} examples/s')
   if 'mfu' in scalars:
     parts.append(f'MFU {100 * scalars["mfu"]:.1f} %')
+  if scalars.get('input_wait', 0.0) >= 0.01:
+    parts.append(f'{100 * scalars["input_wait"]:.0f} % waiting for input')
   if seconds_left is not None:
     parts.append(f'ETA {duration(seconds_left)}')
   return '  '.join(parts)
@@ -227,11 +262,20 @@ def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-  if not path.exists():
-    return
-  kept = [json.dumps(r) + '\n' for r in read(path.parent) if r['step'] <= step]
+  if path.exists():
+    kept = [json.dumps(r) + '\n' for r in read(path.parent) if r['step'] <= step]
+    _rewrite(path, kept)
+
+
+def _drop_bad_records(path: pathlib.Path, step: int) -> None:
+  if path.exists():
+    lines = path.read_text().splitlines(keepends=True)
+    _rewrite(path, [x for x in lines if int(x.split(':')[0].split()[1]) <= step])
+
+
+def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
   temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(kept))
+  temporary.write_text(''.join(lines))
   os.replace(temporary, path)
 
 

@@ -256,17 +256,16 @@ def nearest(
 
 
 def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> float:
-  """Examples a second that one core here decodes and transforms.
+  """Examples a second that one core here reads, decodes and transforms.
 
   Where the data are not prepared, of a made-up picture as dear as a photograph.
   """
   config = spec.load(path, overrides, root=experiment.Settings)
   data = experiment.train_input(config, planned=True)
-  record = data.source[0]
-  data.example(record)  # imports, caches
+  data.example()  # imports, caches
   started, count = time.perf_counter(), 0
   while time.perf_counter() - started < seconds:
-    data.example(record)
+    data.example(count)
     count += 1
   return count / (time.perf_counter() - started)
 

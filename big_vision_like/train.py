@@ -97,7 +97,10 @@ def loop(
 
   with processes.preemption(drill) as preempted, CompileWatch(log) as compilations:
     for step in range(start + 1, total + 1):
-      position, batch = batches.get_state(), next(batches)
+      position = batches.get_state()
+      with log.waiting():
+        batch = next(batches)
+      log.bad_records(step, batches.news())
       run.task.check(batch)
       arrays = sharding.put(batch, run.mesh)
       compilations.now = (step, arrays)

@@ -48,6 +48,7 @@ def test_what_is_written(tmp_path, capsys):
   info, train, evaluation = records(tmp_path)
   assert info == {'step': 1, 'kind': 'info', 'compile_seconds': 2.0}
   assert train.pop('seconds') > 0 and train.pop('examples_per_second') > 0
+  assert train.pop('input_wait') == 0.0
   assert train == {'step': 5, 'kind': 'train', 'loss': 0.5, 'rate': 0.25}
   assert evaluation == {'step': 5, 'kind': 'eval', 'val/top1': 0.75}
   assert metrics.read(tmp_path) == records(tmp_path)
@@ -162,6 +163,37 @@ def test_throughput_leaves_out_evaluation(tmp_path, clock, capsys):
   assert second['seconds'] == 11.0
   assert 'mfu' not in second  # nobody knows the peak of a CPU
   assert capsys.readouterr().out.endswith('20 examples/s  ETA 0:32\n')
+
+
+def test_time_spent_waiting_for_the_input(tmp_path, clock, capsys):
+  with opened(tmp_path) as log:
+    log.measure(0, flops_per_step=None)
+    for step, seconds in ((10, 2.0), (20, 0.0)):
+      with log.waiting():
+        clock[0] += seconds
+      clock[0] += 8.0
+      log.train(step, {'loss': 1.0})
+  assert [r['input_wait'] for r in records(tmp_path)] == [0.2, 0.0]
+  first, second = capsys.readouterr().out.splitlines()
+  assert '20 % waiting for input' in first and 'input' not in second
+
+
+def test_replaced_records_are_written_down(tmp_path, capsys):
+  with opened(tmp_path) as log:
+    log.bad_records(1, [])
+    assert not (tmp_path / 'bad_records.txt').exists()
+    log.bad_records(2, ['record 7: broken'])
+    log.bad_records(4, [f'record {i}: broken' for i in range(20)])
+    log.train(5, {'loss': 1.0})
+  assert records(tmp_path)[0]['bad_records'] == 21
+  lines = (tmp_path / 'bad_records.txt').read_text().splitlines()
+  assert lines[0] == 'step 2: record 7: broken' and len(lines) == 21
+  printed = capsys.readouterr().out.splitlines()[:-1]
+  assert printed[0] == 'replaced  record 7: broken'
+  assert len(printed) == metrics.BAD_RECORDS_PRINTED + 1
+  assert printed[-1] == f'replaced  others are in {tmp_path}/bad_records.txt'
+  opened(tmp_path, start_step=3).__exit__()  # as a run that goes on from step 3
+  assert (tmp_path / 'bad_records.txt').read_text() == 'step 2: record 7: broken\n'
 
 
 def test_model_flops_utilisation(tmp_path, clock, monkeypatch):

@@ -245,6 +245,9 @@ class Counting:
   def set_state(self, state: dict[str, int]) -> None:
     self.step = state['examples'] // 8
 
+  def news(self) -> list[str]:
+    return []
+
   def close(self) -> None:
     pass
 

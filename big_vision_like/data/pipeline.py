@@ -4,10 +4,17 @@ The training stream is an endless list of examples that depends on the seed alon
 source shuffled anew each epoch, each transform with randomness of its own for each
 position. Step s takes examples s*B to (s+1)*B, of which every process reads its own
 rows. So the position is one number, whatever the number of workers or processes.
+
+A record that cannot be used raises `BadRecordError` where that is found out: while it
+is read, decoded or checked. Training puts another in its place; evaluation stops.
 """
 
 import contextlib
 import dataclasses
+import functools
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
@@ -15,36 +22,61 @@ import grain
 import numpy as np
 from absl import flags
 
-from big_vision_like.errors import UserError
+from big_vision_like.data.mixture import Mixture, Part, Transforms
+from big_vision_like.data.order import Order, epoch_length
+from big_vision_like.errors import BadRecordError, UserError
 
 Batch = dict[str, np.ndarray]
-Transforms = Sequence[grain.transforms.Map | grain.transforms.RandomMap]
+
+# What is said of replaced records, in an example and in a batch on its way here.
+REPLACED = '_replaced'
+# How many other records are tried in place of one.
+ATTEMPTS = 10
+# The share of bad records is that of so many examples at least.
+FEW = 1000
+# The length of lists without end; Grain counts in floats here and there.
+ENDLESS = 2**50
+# How often a worker looks whether its program still runs.
+WATCH_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainInput:
   """Shuffled batches without end; `batch_size` counts all processes.
 
-  `workers` are processes that decode and transform; 0 does it on `threads` threads.
+  `source` may be a `mixture.Mixture`; `repeats` and `window` are those of
+  `order.Order`. `workers` are processes that decode and transform; 0 does it on
+  `threads` threads.
+
+  A record that cannot be used is replaced by another of its source, the same each time,
+  and told. The run stops when these are more than `bad_share` of the examples that a
+  process has read since it started, or of the first thousand.
   """
 
   source: Any
   batch_size: int
   transforms: Transforms = ()
   seed: int = 0
+  repeats: int = 1
+  window: int = 16
   workers: int = 0
   threads: int = 2
+  bad_share: float = 0.001
 
   @property
   def examples_per_epoch(self) -> int:
-    """How many examples the source holds."""
-    return len(self.source)
+    """How many examples durations take for an epoch."""
+    return epoch_length(len(self.source), self.repeats)
 
-  def example(self, record: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
-    """An example of a batch, of this record or the first: what tells all shapes."""
-    examples = grain.MapDataset.source([record or self.source[0]])
-    rows = _transformed(examples, self.transforms, self.seed)
-    return {name: values[0] for name, values in _stacked(rows, 1)[0].items()}
+  @functools.cached_property
+  def examples(self) -> grain.MapDataset:
+    """The endless list of examples, each made when it is asked for."""
+    return _Examples(self)
+
+  def example(self, position: int = 0) -> dict[str, np.ndarray]:
+    """An example as it is in a batch: what tells all shapes."""
+    batch = stack([self.examples[position]])
+    return {name: values[0] for name, values in batch.items() if name != REPLACED}
 
   def __iter__(self) -> 'TrainBatches':
     return self.batches(np.arange(self.batch_size))
@@ -55,26 +87,45 @@ class TrainInput:
 
 
 class TrainBatches(Iterator[Batch]):
-  """Some rows of each batch, from a position that can be saved."""
+  """Some rows of each batch, from a position that can be saved.
+
+  `replaced` counts the records that others took the place of.
+  """
 
   def __init__(self, data: TrainInput, rows: np.ndarray):
-    self._data = data
-    self._step = 0
-    if len(data.source) == 0:
-      raise UserError(f'{data.source} holds no examples.')
-    examples = grain.MapDataset.source(data.source).shuffle(seed=data.seed).repeat(None)
-    examples = _transformed(examples, data.transforms, data.seed)
-    self._batches = _stacked(_Rows(examples, data.batch_size, rows), len(rows))
+    self._data, self._rows = data, rows
+    self._step = self._used = self.replaced = 0
+    self._news: list[str] = []
+    self._batches = _batched(data.examples, data.batch_size, rows)
     self._iterator = None
 
   def __next__(self) -> Batch:
+    self._check_share()
     if self._iterator is None:
       self._iterator = _started(
         self._batches[self._step :], self._data.workers, self._data.threads
       )
     batch = next(self._iterator)
     self._step += 1
+    self._used += len(self._rows)
+    replaced = batch.pop(REPLACED, [])
+    self.replaced += len(replaced)
+    self._news += replaced
     return batch
+
+  def _check_share(self) -> None:
+    # Here, where the loop comes after it has written down the news.
+    share = self._data.bad_share
+    if self.replaced > share * max(self._used, FEW):
+      raise UserError(
+        f'{self.replaced:,} of {self._used:,} examples could not be used, more than'
+        f' train_data.bad_share={share:g} allows: mend the data, or raise it.'
+      )
+
+  def news(self) -> list[str]:
+    """Which records were replaced since this was last asked, and why."""
+    news, self._news = self._news, []
+    return news
 
   def get_state(self) -> dict[str, int]:
     """The position: how many examples of the whole stream have been used."""
@@ -125,7 +176,7 @@ class EvalInput:
     rows = np.arange(self.batch_size) if rows is None else rows
     padded = _Padded(self.source, self.batch_size)
     examples = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
-    batches = _stacked(_Rows(examples, self.batch_size, rows), len(rows))
+    batches = _batched(examples, self.batch_size, rows)
     with contextlib.closing(_started(batches, self.workers, self.threads)) as stream:
       yield from stream
 
@@ -143,6 +194,86 @@ class _Padded:
   def __getitem__(self, index: int) -> dict[str, Any]:
     last = len(self._source) - 1
     return self._source[min(index, last)] | {'mask': np.bool_(index <= last)}
+
+
+class _Endless(grain.MapDataset):
+  """A list without end; what is at a position is made when it is asked for."""
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    return self.slice(index) if isinstance(index, slice) else self.make(index)
+
+  def make(self, position: int) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+class _Records(_Endless):
+  """The records of a source in their order, or those of an attempt to replace them."""
+
+  def __init__(self, order: Order, attempt: int):
+    super().__init__()
+    self._order, self._attempt = order, attempt
+
+  def make(self, position: int) -> dict[str, Any]:
+    return self._order.source[self._order.index(position, self._attempt)]
+
+
+class _Mixed(_Endless):
+  """Examples of several parts, as a mixture places them."""
+
+  def __init__(self, parts: Sequence[grain.MapDataset], mixture: Mixture):
+    super().__init__(parts)
+    self._mixture = mixture
+
+  def make(self, position: int) -> dict[str, Any]:
+    part, place = self._mixture.place(position)
+    return self.parents[part][place] | {'part': np.int32(part)}
+
+
+class _Examples(_Endless):
+  """The examples of an input; one that cannot be used gives way to another."""
+
+  def __init__(self, data: TrainInput):
+    self._mixture = data.source if isinstance(data.source, Mixture) else None
+    if self._mixture:
+      parts = list(self._mixture.parts.values())
+      seeds = np.random.SeedSequence(data.seed).generate_state(len(parts)).tolist()
+    else:
+      parts, seeds = [Part(source=data.source)], [data.seed]
+    self._orders = [
+      Order(part.source, seed, data.repeats, data.window)
+      for part, seed in zip(parts, seeds, strict=True)
+    ]
+
+    def stream(attempt: int) -> grain.MapDataset:
+      streams = [
+        _transformed(_Records(order, attempt), part.transforms, order.seed)
+        for part, order in zip(parts, self._orders, strict=True)
+      ]
+      mixed = _Mixed(streams, self._mixture) if self._mixture else streams[0]
+      return _transformed(mixed, data.transforms, data.seed)
+
+    super().__init__([stream(attempt) for attempt in range(ATTEMPTS + 1)])
+
+  def make(self, position: int) -> dict[str, Any]:
+    told = []
+    for attempt, stream in enumerate(self.parents):
+      try:
+        example = stream[position]
+      except BadRecordError as error:
+        told.append(f'{self._name(position, attempt)}: {error}')
+      else:
+        return example | {REPLACED: told} if told else example
+    raise UserError(f'{len(told)} records in turn could not be used; {told[-1]}')
+
+  def _name(self, position: int, attempt: int) -> str:
+    part = 0
+    if self._mixture:
+      part, position = self._mixture.place(position)
+    order = self._orders[part]
+    return f'record {order.index(position, attempt):,} of {order.source}'
 
 
 class _Rows(grain.MapDataset):
@@ -174,12 +305,35 @@ def _transformed(
   return examples
 
 
-def _stacked(rows: grain.MapDataset, size: int) -> grain.MapDataset:
-  def stack(examples: Sequence[dict[str, Any]]) -> Batch:
-    batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
-    return {k: _narrow(k, v) if v.dtype == np.int64 else v for k, v in batch.items()}
+def _batched(
+  examples: grain.MapDataset, batch_size: int, rows: np.ndarray
+) -> grain.MapDataset:
+  return _Rows(examples, batch_size, rows).batch(len(rows), batch_fn=stack)
 
-  return rows.batch(size, batch_fn=stack)
+
+def stack(examples: Sequence[dict[str, Any]]) -> Batch:
+  """Examples as a batch; what was said of replaced records is a list for all."""
+  told = [line for example in examples for line in example.pop(REPLACED, ())]
+  for name in sorted(set().union(*examples) - set.intersection(*map(set, examples))):
+    raise UserError(
+      f'some examples have {name!r} and some have not: keep what all have, with'
+      ' labels.Keep(names=...).'
+    )
+  batch = {name: _stacked(name, examples) for name in examples[0]}
+  return batch | {REPLACED: told} if told else batch
+
+
+def _stacked(name: str, examples: Sequence[dict[str, Any]]) -> np.ndarray:
+  try:
+    values = np.stack([example[name] for example in examples])
+  except ValueError as error:
+    shapes = {np.shape(example[name]): None for example in examples}
+    listed = ', '.join('x'.join(map(str, shape)) or 'scalar' for shape in shapes)
+    raise UserError(
+      f'{name!r} has several shapes ({listed}), which make no batch: resize, crop or'
+      ' pad them to one.'
+    ) from error
+  return _narrow(name, values) if values.dtype == np.int64 else values
 
 
 def _narrow(name: str, values: np.ndarray) -> np.ndarray:
@@ -198,5 +352,20 @@ def _started(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads absl flags; this program has none
-    stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    stream = stream.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
+    )
   return iter(stream)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+  """Lets a worker end when its program is gone, also one that was killed."""
+  del worker, workers
+  parent = os.getppid()
+
+  def watch() -> None:
+    while os.getppid() == parent:
+      time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

@@ -2,6 +2,11 @@ import dataclasses
 import itertools
 import json
 import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
 
 import grain
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 
 from big_vision_like.data import pipeline
 from big_vision_like.data.transforms import image
-from big_vision_like.errors import UserError
+from big_vision_like.errors import BadRecordError, UserError
 
 SIZE = 10
 EXAMPLES = [
@@ -144,9 +149,10 @@ class Process(grain.transforms.Map):
     return example | {'process': np.int32(os.getpid())}
 
 
-def test_workers_change_nothing(expected):
+@pytest.mark.parametrize('workers', [1, 4])
+def test_workers_change_nothing(workers, expected):
   transforms = [*WITH_NOISE['transforms'], Process()]
-  data = train_input(**WITH_NOISE | dict(transforms=transforms), workers=2)
+  data = train_input(**WITH_NOISE | dict(transforms=transforms), workers=workers)
   batches = iter(data)
   try:
     batches.set_state({'examples': 4})
@@ -154,7 +160,7 @@ def test_workers_change_nothing(expected):
   finally:
     batches.close()
   processes = {int(i) for batch in got for i in batch.pop('process')}
-  assert len(processes) == 2 and os.getpid() not in processes
+  assert len(processes) == workers and os.getpid() not in processes
   assert_equal(got, expected[1:])
 
 
@@ -194,6 +200,25 @@ def test_the_rows_of_all_processes_are_the_batch_of_one(count, expected):
   assert_equal(joined, expected)
 
 
+def test_processes_may_come_and_go_within_an_epoch(expected):
+  """Steps of one process, then of two, then of four: nothing lost, nothing twice."""
+  state, got = {'examples': 0}, []
+  for count, steps in ((1, 2), (2, 3), (4, 2)):
+    parts = []
+    for index in range(count):
+      batches = train_input(**WITH_NOISE).batches(rows_of(4, index, count))
+      batches.set_state(state)
+      parts.append(list(itertools.islice(batches, steps)))
+      batches.close()
+      new_state = batches.get_state()
+    state = new_state
+    got += [
+      {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
+      for same_step in zip(*parts, strict=True)
+    ]
+  assert_equal(got, expected)
+
+
 def test_a_saved_position_serves_another_batch_size(expected):
   batches = iter(train_input(**WITH_NOISE | dict(batch_size=6)))
   batches.set_state({'examples': 12})
@@ -229,6 +254,149 @@ def test_large_ids_are_not_changed_silently():
   except UserError:
     return
   assert sorted(batch['id'].tolist()) == [2**40 + i for i in range(4)]
+
+
+def test_images_of_several_sizes_make_no_batch():
+  source = [{'image': np.zeros((8, 8 + i, 1), np.uint8)} for i in range(2)]
+  with pytest.raises(UserError, match=r"'image' has several shapes \(8x[89]x1, 8x"):
+    take(pipeline.TrainInput(source=source, batch_size=2), 1)
+
+
+# Bad records
+
+BAD = (2, 7)
+
+
+class Damaged:
+  """EXAMPLES of which two cannot be read; another cannot be transformed."""
+
+  def __len__(self):
+    return SIZE
+
+  def __getitem__(self, index):
+    if index in BAD:
+      raise BadRecordError(f'shard {index} ends too early')
+    return EXAMPLES[index]
+
+  def __repr__(self):
+    return 'the damaged data'
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosy(grain.transforms.Map):
+  def map(self, example):
+    if example['id'] == 4:
+      raise BadRecordError('label 4 is too large')
+    return example
+
+
+def damaged(**options):
+  options = {'bad_share': 1.0, 'batch_size': 5, 'threads': 1} | options
+  return pipeline.TrainInput(
+    source=Damaged(), transforms=[Draw(), Choosy()], seed=3, **options
+  )
+
+
+def told(data, count):
+  """Batches, and what was said of replaced records at each step."""
+  batches, got, news = iter(data), [], []
+  for _ in range(count):
+    got.append(next(batches))
+    news.append(batches.news())
+  batches.close()
+  return got, news, batches.replaced
+
+
+@pytest.fixture(scope='module')
+def replaced():
+  return told(damaged(), 6)
+
+
+def test_bad_records_are_replaced_and_told(replaced):
+  got, news, count = replaced
+  clean = take(
+    pipeline.TrainInput(source=EXAMPLES, batch_size=5, seed=3, transforms=[Draw()]), 6
+  )
+  wrong = {*BAD, 4}
+  for batch, other in zip(got, clean, strict=True):
+    for place in range(5):
+      assert batch['id'][place] not in wrong
+      if other['id'][place] not in wrong:
+        assert batch['id'][place] == other['id'][place]
+      # Augmentation is the position's.
+      assert batch['drawn'][place].tolist() == other['drawn'][place].tolist()
+  lines = [line for step in news for line in step]
+  assert len(lines) == count >= 9  # three in each of three epochs
+  assert {line.partition(':')[0] for line in lines} == {
+    f'record {i} of the damaged data' for i in wrong
+  }
+  assert 'record 7 of the damaged data: shard 7 ends too early' in lines
+  assert 'record 4 of the damaged data: label 4 is too large' in lines
+  assert 'replaced' not in ''.join(got[0])
+
+
+@pytest.mark.parametrize('options', [dict(threads=3), dict(workers=2)])
+def test_what_replaces_them_is_the_same_each_time(options, replaced):
+  got, news, count = told(damaged(**options), 6)
+  assert_equal(got, replaced[0])
+  assert (news, count) == replaced[1:]
+
+
+def test_more_bad_records_than_allowed_stop_the_run():
+  # Of the first thousand 3 in 10 are bad: more than 5 of them are too many.
+  batches = iter(damaged(bad_share=0.005))
+  with pytest.raises(UserError) as error:
+    for _ in range(20):
+      next(batches)
+  batches.close()
+  assert re.fullmatch(
+    r'6 of 10 examples could not be used, more than train_data.bad_share=0.005 allows:'
+    ' mend the data, or raise it.',
+    str(error.value),
+  ), error.value
+  assert len(batches.news()) == 6
+
+
+def test_a_source_of_bad_records_alone():
+  source = [{'id': np.int64(4)}] * 3
+  data = pipeline.TrainInput(source=source, batch_size=1, transforms=[Choosy()])
+  with pytest.raises(UserError, match='11 records in turn could not be used; record'):
+    take(data, 1)
+
+
+def test_evaluation_stops_at_a_bad_record():
+  data = pipeline.EvalInput(source=Damaged(), batch_size=2)
+  with pytest.raises(BadRecordError, match='shard 2 ends too early'):
+    list(data.epoch())
+
+
+def test_workers_end_with_a_program_that_is_killed():
+  code = """
+import sys
+sys.path.insert(0, 'tests/data')
+import pipeline_test as test
+batches = iter(test.train_input(transforms=[test.Process()], workers=2))
+print(*next(batches)['process'][:1], *next(batches)['process'][:1], flush=True)
+input()
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+  ) as program:
+    workers = [int(word) for word in program.stdout.readline().split()]
+    program.kill()
+  assert len(set(workers)) == 2
+  limit = time.monotonic() + 20
+  while any(running(worker) for worker in workers) and time.monotonic() < limit:
+    time.sleep(0.1)
+  assert not any(running(worker) for worker in workers)
+
+
+def running(process: int) -> bool:
+  try:
+    state = pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2]
+  except OSError:
+    return False
+  return state.split()[0] != 'Z'
 
 
 # Evaluation

@@ -17,6 +17,7 @@ FILES = [
   'posemb_resize',
   'posemb_resize_bicubic',
   'randaugment_tf_ops',
+  'repeated_augmentation',
   'timm_vit',
   'transformer_beam_search',
   'transformer_postnorm_tiny',

@@ -1,0 +1,118 @@
+"""Which record of a source each position of the training stream has.
+
+Pure functions of seed and position, so that nothing has to be remembered but the
+position: epochs that are permutations, repeated augmentation, windows over groups.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+
+from big_vision_like.errors import UserError
+
+# An epoch with repeats is cut to a multiple of this, as the sampler of DeiT does.
+REPEATED_MULTIPLE = 256
+# Names what a draw is for, beside the seed.
+EPOCHS, OTHERS, WINDOWS = range(3)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Order:
+  """The order of a source's records: new in each epoch, each record once.
+
+  With `repeats` every record comes that many times in a row, and an epoch ends where
+  it would without them: repeated augmentation (arXiv:1901.09335; arXiv:2012.12877 deals
+  the copies to different devices, as rows of one batch are here).
+
+  A source with `groups`, the starts of runs of records that are cheap only when they
+  are read together, is shuffled by groups and then within windows of `window` of them.
+  """
+
+  source: Any
+  seed: int
+  repeats: int = 1
+  window: int = 16
+
+  def __post_init__(self) -> None:
+    for name in ('repeats', 'window'):
+      if getattr(self, name) < 1:
+        raise UserError(f'{name}={getattr(self, name)} is less than 1')
+    if len(self.source) == 0:
+      raise UserError(f'{self.source} holds no examples.')
+
+  def index(self, position: int, attempt: int = 0) -> int:
+    """The record at a position; or what to try, the same each time, in its place."""
+    if attempt:
+      rng = np.random.default_rng((self.seed, OTHERS, position, attempt))
+      return int(rng.integers(len(self.source)))
+    return self._shuffled(*place(position, len(self.source), self.repeats))
+
+  def _shuffled(self, epoch: int, rank: int) -> int:
+    count = len(self.source)
+    if self._groups is None:
+      return self._permutations[epoch * count + rank]
+    ends, _ = self._windows(epoch)
+    window = int(np.searchsorted(ends, rank, side='right'))
+    start = ends[window - 1] if window else 0
+    return int(self._within(epoch, window)[rank - start])
+
+  @functools.cached_property
+  def _groups(self) -> np.ndarray | None:
+    return getattr(self.source, 'groups', None)
+
+  @functools.cached_property
+  def _permutations(self) -> grain.MapDataset:
+    """Permutations of all records, or of their groups, one after the other."""
+    seed = np.random.SeedSequence((self.seed, EPOCHS)).generate_state(1).item()
+    count = len(self.source) if self._groups is None else len(self._groups) - 1
+    return grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
+
+  @functools.cached_property
+  def _windows(self) -> Callable[[int], tuple[np.ndarray, list[int]]]:
+    """Where the windows of an epoch end, and all groups in their order."""
+
+    def windows(epoch: int) -> tuple[np.ndarray, list[int]]:
+      count = len(self._groups) - 1
+      order = [self._permutations[epoch * count + i] for i in range(count)]
+      sizes = np.diff(self._groups)[order]
+      return np.add.reduceat(sizes, np.arange(0, count, self.window)).cumsum(), order
+
+    return functools.lru_cache(maxsize=2)(windows)
+
+  @functools.cached_property
+  def _within(self) -> Callable[[int, int], np.ndarray]:
+    """The records of a window of an epoch in their order."""
+
+    def within(epoch: int, window: int) -> np.ndarray:
+      _, order = self._windows(epoch)
+      starts = self._groups
+      records = np.concatenate(
+        [
+          np.arange(starts[group], starts[group + 1])
+          for group in order[window * self.window : (window + 1) * self.window]
+        ]
+      )
+      rng = np.random.default_rng((self.seed, WINDOWS, epoch, window))
+      return rng.permutation(records)
+
+    return functools.lru_cache(maxsize=4)(within)
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def place(position: int, examples: int, repeats: int) -> tuple[int, int]:
+  """The epoch of a position, and which record of its permutation comes there."""
+  epoch, within = divmod(position, epoch_length(examples, repeats))
+  return epoch, within // repeats
+
+
+def epoch_length(examples: int, repeats: int) -> int:
+  """How many positions an epoch over so many examples has."""
+  if repeats == 1 or examples < REPEATED_MULTIPLE:
+    return examples
+  return examples // REPEATED_MULTIPLE * REPEATED_MULTIPLE
