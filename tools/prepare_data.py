@@ -2,27 +2,43 @@
 
   python tools/prepare_data.py digits glyphs
   python tools/prepare_data.py glyphs/64 cifar10 --data-dir /data
+  python tools/prepare_data.py --from folder:photos/train --name photos --split train
 
 `digits` and `glyphs` are made here, without a download. All other names are those of
 the TFDS catalogue; most of its builders need TensorFlow (the extra `tf`) to write,
 none to read. What is already there is left as it is; an interrupted preparation
 leaves nothing that looks complete.
+
+--from converts one split of data that are there already:
+  folder:PATH           images in PATH/CLASS/
+  tar:FILES             tar files as WebDataset names what is in them, also .tar.gz
+  parquet:FILES         Parquet files of Hugging Face (the extra `parquet`)
+  tfrecord:FILES        tf.train.Example in TFRecord files, also compressed
+  array_record:FILES    tf.train.Example in array_record files
+  tfds:PATH             what TFDS wrote, as TFRecord for instance: the folder that has
+                        dataset_info.json
+FILES may have * and ?, {000..127} and {a,b}; quote them. Examples are shuffled, so that
+a part such as train[:1%] has all classes. The same command goes on after a kill.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import logging
+import os
 import pathlib
+import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision_like.data import sources
 from big_vision_like.errors import UserError
 
+KINDS = ('folder', 'tar', 'parquet', 'tfrecord', 'array_record', 'tfds')
 CATALOGUE = 'https://www.tensorflow.org/datasets/catalog'
 
 
@@ -40,6 +56,8 @@ class Prepared:
 def builder_of(name: str, data_dir: str | None) -> Any:
   """The TFDS builder of a name such as `glyphs/64`; `UserError` if there is none."""
   import tensorflow_datasets as tfds
+
+  from big_vision_like.data import sources
 
   family = name.partition('/')[0].partition(':')[0]
   sources.announce(name)
@@ -75,12 +93,15 @@ def prepare(name: str, data_dir: str | None = None) -> Prepared:
       print(f'{stale} was left by a run that was killed; it can be deleted.')
     print(f'{name}: preparing in {folder}', flush=True)
     _write(builder, name)
-  seconds = time.perf_counter() - start
-  if builder.info.file_format.value != 'array_record':
+  if builder.info.file_format.value not in ('array_record', 'tfrecord'):
     raise UserError(
-      f'{name} is stored as {builder.info.file_format.value} in {builder.data_path}, '
-      'but training reads array_record; name another folder with --data-dir.'
+      f'{name} is stored as {builder.info.file_format.value} in {builder.data_path},'
+      ' which training cannot read; name another folder with --data-dir.'
     )
+  return _prepared(builder, name, start, there)
+
+
+def _prepared(builder: Any, name: str, start: float, there: bool) -> Prepared:
   splits = {split: info.num_examples for split, info in builder.info.splits.items()}
   if there:
     counts = _counts(splits)
@@ -88,7 +109,105 @@ def prepare(name: str, data_dir: str | None = None) -> Prepared:
   files = pathlib.Path(builder.data_path).glob('*')
   megabytes = sum(file.stat().st_size for file in files) / 1e6
   full_name = builder.info.full_name.rpartition('/')[0]
+  seconds = time.perf_counter() - start
   return Prepared(full_name, str(builder.version), splits, megabytes, seconds)
+
+
+def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
+  """Writes a split of the data set `--name` from what `--from` names."""
+  import tensorflow_datasets as tfds
+
+  from big_vision_like.data import conversion
+
+  if not re.fullmatch(r'[a-z]\w*', options.name or ''):
+    raise UserError(f'--name {options.name}: give a word in small letters')
+  kind, _, where = options.source.partition(':')
+  if kind not in KINDS or not where:
+    raise UserError(
+      f'--from {options.source}: give one of {", ".join(KINDS)} and files'
+    )
+  start = time.perf_counter()
+  version = options.version or (pathlib.Path(where).name if kind == 'tfds' else '1.0.0')
+  folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  folder = folder / options.name / version
+  target = conversion.Split(folder, options.name, options.split)
+  there = conversion.info(folder)
+  finished = there is not None and options.split in there.splits
+  unpacked = target.beside('unpacked')
+  conversion.convert(
+    _input(kind, where, options, there, unpacked),
+    target,
+    workers=options.workers or os.cpu_count() or 1,
+    num_shards=options.shards,
+    shrink=options.resize_small
+    and conversion.Shrink(options.resize_small, options.quality),
+    bad_share=options.bad_share,
+  )
+  shutil.rmtree(unpacked, ignore_errors=True)
+  listed = target.beside('bad_records.txt')
+  if listed.exists():
+    count = len(listed.read_text().splitlines())
+    print(f'{count:,} bad examples were left out; {listed} says which and why.')
+  builder = tfds.builder_from_directory(str(folder))
+  return _prepared(builder, options.name, start, finished)
+
+
+def _input(
+  kind: str, where: str, options: argparse.Namespace, there: Any, unpacked: pathlib.Path
+) -> Any:
+  """What to convert; `there` describes the other splits, `unpacked` is a folder."""
+  from big_vision_like.data import (
+    array_records,
+    conversion,
+    folders,
+    parquet,
+    protos,
+    shards,
+    sources,
+    tars,
+    tfrecords,
+  )
+
+  keys = dict(pair.split('=', 1) for pair in options.keys) or None
+  if keys and kind not in ('parquet', 'tfrecord', 'array_record'):
+    raise UserError(f'--keys is not for {kind}')
+  names = None
+  if options.labels:
+    names = pathlib.Path(options.labels).read_text().splitlines()
+  describe = functools.partial(
+    conversion.Input, name=options.source, keys=keys, label_names=names
+  )
+  if kind == 'folder':
+    known = protos.label_names(there.features) if there else None
+    folder = folders.Folder(where, names or known)
+    return describe(source=lambda: folder, files=folder.files)
+  if kind == 'tfds':
+    split = sources.Tfds(*_stored(where, options.split))
+    return describe(source=lambda: split, files=split.files)
+  files = [os.path.abspath(file) for file in shards.found(where)]
+  make = {
+    'tar': lambda: tars.Tars(copied(shards.is_gzip)),
+    'tfrecord': lambda: tfrecords.TFRecord(copied(tfrecords.is_compressed), keys),
+    'array_record': lambda: array_records.ArrayRecord(files, keys),
+    'parquet': lambda: parquet.Parquet(files, keys),
+  }
+
+  def copied(is_compressed: Any) -> list[str]:
+    return conversion.unpacked(files, unpacked, is_compressed)
+
+  return describe(source=make[kind], files=files)
+
+
+def _stored(path: str, split: str) -> tuple[str, str, str]:
+  """Name for TFDS, split and data directory of a folder that TFDS wrote."""
+  import tensorflow_datasets as tfds
+
+  folder = pathlib.Path(path).expanduser().absolute()
+  if not (folder / 'dataset_info.json').exists():
+    raise UserError(f'{folder} has no dataset_info.json, as folders of TFDS have')
+  full_name = tfds.builder_from_directory(str(folder)).info.full_name
+  name, _, version = full_name.rpartition('/')
+  return f'{name}:{version}', split, str(folder.parents[full_name.count('/')])
 
 
 def _write(builder: Any, name: str) -> None:
@@ -133,16 +252,59 @@ def table(results: Sequence[Prepared]) -> str:
   )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-  """Prepares every data set named; stops at the first that cannot be."""
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('names', nargs='+', metavar='name', help='digits, glyphs/64, ...')
+  parser.add_argument('names', nargs='*', metavar='name', help='digits, glyphs/64, ...')
   parser.add_argument(
     '--data-dir', help='default: $TFDS_DATA_DIR, else ~/tensorflow_datasets'
   )
+  group = parser.add_argument_group('conversion')
+  add = group.add_argument
+  add('--from', dest='source', metavar='KIND:FILES', help='what to convert')
+  add('--name', help='of the data set that is written')
+  add('--split', default='train', help='to be written; of tfds also to be read')
+  add('--version', help='default: that of the data set for tfds, else 1.0.0')
+  add(
+    '--keys',
+    nargs='+',
+    default=[],
+    type=_pair,
+    metavar='NEW=OLD',
+    help='features or columns that are taken, and their new names',
+  )
+  add('--labels', metavar='FILE', help="the classes' names in order, one a line")
+  add('--shards', type=int, help='default: about 128 MB each')
+  add('--workers', type=int, help='processes; default: as many as cores')
+  add(
+    '--bad-share',
+    type=float,
+    default=0.0,
+    help='share of the examples that may be bad and are left out; default: 0',
+  )
+  add(
+    '--resize-small',
+    type=int,
+    metavar='PIXELS',
+    help='shrink images with a longer short side to this one, as JPEG',
+  )
+  add('--quality', type=int, default=90, help='of these JPEG; default: 90')
+  return parser
+
+
+def _pair(text: str) -> str:
+  if not re.fullmatch('[^=]+=[^=]+', text):
+    raise argparse.ArgumentTypeError(f'{text!r} is not NEW=OLD')
+  return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Prepares every data set named; stops at the first that cannot be."""
+  parser = _parser()
   options = parser.parse_args(arguments)
+  if bool(options.names) == bool(options.source):
+    parser.error('give either names of data sets or --from')
   # TFDS and its downloader report every retry and every missing README.
   for chatty in ('absl', 'urllib3'):
     logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -153,11 +315,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
   except UserError as error:
     parser.exit(2, f'{error}\n')
   try:
-    print(table([prepare(name, data_dir) for name in options.names]))
+    if options.source:
+      print(table([convert(options, data_dir)]))
+    else:
+      print(table([prepare(name, data_dir) for name in options.names]))
   except UserError as error:
     parser.exit(1, f'{error}\n')
   except KeyboardInterrupt:
-    parser.exit(130, 'Interrupted; what was not finished is not kept.\n')
+    rest = 'what was not finished is not kept'
+    if options.source:
+      rest = 'the same command goes on'
+    parser.exit(130, f'Interrupted; {rest}.\n')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data import sources
+from big_vision_like.data import protos, sources
 from big_vision_like.errors import UserError
 
 WORDS = (
@@ -62,7 +62,7 @@ class Fake:
     example = _value(self.features, self.name, rng, index, self.classes)
     # To disk and back: so they have the types that TFDS gives what it reads.
     record = self.features.serialize_example(example)
-    decoders = sources.still_encoded(self.features)
+    decoders = protos.still_encoded(self.features)
     return self.features.deserialize_example_np(record, decoders=decoders)
 
   def __repr__(self) -> str:

@@ -4,22 +4,16 @@ Axes: N pairs, R rows, M steps of packing, L lanes, K open rows of a lane; 2 is 
 and target.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
-import json
-import os
 import pathlib
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from big_vision_like.data import planned
+from big_vision_like.data import cache, planned
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import UserError
 
@@ -79,12 +73,7 @@ class Packed:
     file = self._cache()
     if file is None:
       return self._measure()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file.with_suffix('.lock')):  # processes of one host: one does it
-      if not file.exists():
-        _save(file, self._measure())
-      with np.load(file) as saved:
-        return saved['lengths_2N']
+    return cache.arrays(file, lambda: {'lengths_2N': self._measure()})['lengths_2N']
 
   @property
   def left_out(self) -> dict[str, int]:
@@ -155,7 +144,8 @@ class Packed:
     # Reading many at once pays for thousands, not for the few of a row.
     read = getattr(self.source, '__getitems__', lambda i: [self.source[j] for j in i])
     lengths_2N = np.zeros((2, len(self.source)), np.int32)
-    for start in _progress(range(0, len(self.source), CHUNK), 'measuring pairs'):
+    starts = range(0, len(self.source), CHUNK)
+    for start in cache.progress(starts, 'measuring pairs', len(starts)):
       stop = min(start + CHUNK, len(self.source))
       for side, sequences in enumerate(self._ids(read(range(start, stop)))):
         lengths_2N[side, start:stop] = [len(ids) for ids in sequences]
@@ -169,9 +159,7 @@ class Packed:
     if self.tokenize is not None:
       known += [self.tokenize.source, self.tokenize.target, self.tokenize.max_length]
       known += [self.tokenize.vocabulary.sha256]
-    name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-    folder = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'packing'
-    return folder / f'{name}.npz'
+    return cache.file('packing', known)
 
 
 def pack(lengths_2N: np.ndarray, room: tuple[int, int], seed: int) -> Plan:
@@ -224,26 +212,3 @@ def _unfit(
   empty_N = lengths_2N[0] < 2
   long_N = (lengths_2N > np.array(room)[:, None]).any(axis=0)
   return empty_N, long_N & ~empty_N
-
-
-def _save(file: pathlib.Path, lengths_2N: np.ndarray) -> None:
-  with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-    np.savez(part, lengths_2N=lengths_2N)
-  os.replace(part.name, file)
-
-
-@contextlib.contextmanager
-def _locked(file: pathlib.Path) -> Iterator[None]:
-  with open(file, 'w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
-
-
-def _progress(steps: range, title: str) -> Iterator[int]:
-  if not sys.stderr.isatty():
-    return iter(steps)
-  import rich.console
-  import rich.progress
-
-  console = rich.console.Console(stderr=True)
-  return iter(rich.progress.track(steps, title, console=console, transient=True))

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from big_vision_like.data import array_records, protos, tfrecords
 from big_vision_like.errors import UserError
 
 # Data sets that this package knows how to write; importing the module tells TFDS.
@@ -13,6 +14,8 @@ OUR_BUILDERS = {
   'digits': 'big_vision_like.data.digits',
   'glyphs': 'big_vision_like.data.procedural.glyphs',
 }
+# Formats of TFDS that can be read at any place.
+READERS = {'array_record': array_records.Reader, 'tfrecord': tfrecords.Reader}
 
 
 def announce(name: str) -> None:
@@ -28,7 +31,7 @@ def announce(name: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Tfds:
-  """A split of a TFDS data set stored as array_record, images still encoded.
+  """A split of a TFDS data set in array_record or TFRecord, images still encoded.
 
   `name` is as in TFDS (`'glyphs/32'`, `'cifar10:3.0.2'`), `split` too
   (`'train[:90%]'`); `data_dir` defaults to TFDS's own (`TFDS_DATA_DIR` or
@@ -58,15 +61,23 @@ class Tfds:
 
   @functools.cached_property
   def records(self) -> Any:
-    """TFDS's random-access reader of the split."""
-    encoded = still_encoded(self.builder.info.features)
+    """Random access to the split's examples as they are stored, in bytes."""
+    info = self.builder.info
     try:
-      records = self.builder.as_data_source(split=self.split, decoders=encoded)
+      parts = info.splits[self.split].file_instructions
     except (ValueError, KeyError) as error:
-      splits = ', '.join(self.builder.info.splits)
+      splits = ', '.join(info.splits)
       raise UserError(
         f'{self.name} has no split {self.split!r}; it has {splits}.'
       ) from error
+    if not parts:
+      raise UserError(f'{self.name} {self.split!r} holds no examples.')
+    if info.file_format.value not in READERS:
+      raise UserError(
+        f'{self.name} is stored as {info.file_format.value} in'
+        f' {self.builder.data_path}, but only {" and ".join(READERS)} can be read.'
+      )
+    records = READERS[info.file_format.value](parts)
     if self.examples not in (None, len(records)):
       raise UserError(
         f'{self.name} {self.split!r} holds {len(records):,} examples, not the'
@@ -75,11 +86,26 @@ class Tfds:
     return records
 
   @property
+  def features(self) -> Any:
+    """TFDS's description of an example."""
+    return self.builder.info.features
+
+  @property
   def label_names(self) -> list[str] | None:
     """The classes' names in order, where the data set has them."""
-    features = self.builder.info.features
-    feature = features['label'] if 'label' in features else None
-    return list(feature.names) if getattr(feature, 'names', None) else None
+    return protos.label_names(self.features)
+
+  @property
+  def files(self) -> list[str]:
+    """The paths of what the split is read from."""
+    return [part.filename for part in self.records.parts]
+
+  def problems(self) -> list[str]:
+    """What keeps it from being read, and the files that are damaged."""
+    try:
+      return self.records.problems()
+    except UserError as error:
+      return [str(error)]
 
   def planned(self) -> Any:
     """The split, or where it is not prepared what stands in for it in a plan."""
@@ -94,27 +120,25 @@ class Tfds:
   def __len__(self) -> int:
     return len(self.records)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def record(self, index: int) -> bytes:
+    """An example as it is stored."""
     return self.records[index]
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._parsed(self.records[index], index)
 
   def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
     """Many examples at once: a fraction of the time of one after the other."""
-    return self.records.__getitems__(list(indices))
+    indices = list(indices)
+    records = self.records.__getitems__(indices)
+    return [self._parsed(r, i) for r, i in zip(records, indices, strict=True)]
+
+  def _parsed(self, record: bytes, index: int) -> dict[str, Any]:
+    return protos.parsed(record, self.features, f'example {index} of {self.name}')
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
     return {k: v for k, v in self.__dict__.items() if k not in ('builder', 'records')}
-
-
-def still_encoded(features: Any) -> dict[str, Any]:
-  """Decoders of TFDS that leave images as they are stored."""
-  import tensorflow_datasets as tfds
-
-  return {
-    name: tfds.decode.SkipDecoding()
-    for name, feature in features.items()
-    if isinstance(feature, tfds.features.Image)
-  }
 
 
 class MissingDataError(UserError):
@@ -136,19 +160,3 @@ def remedy(sources: Iterable[Tfds]) -> str:
     for folder, names in by_folder.items()
   ]
   return f'Prepare it with: {" && ".join(commands)}'
-
-
-def check_prepared(sources: Iterable[Tfds]) -> None:
-  """Raises one error that names every data set still to be prepared."""
-  missing = []
-  for source in sources:
-    try:
-      len(source)
-    except MissingDataError as error:
-      missing.append(error)
-  if len(missing) == 1:
-    raise missing[0]
-  if missing:
-    absent = [error.source for error in missing]
-    names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
-    raise UserError(f'data sets {names} are not prepared. {remedy(absent)}')

@@ -56,43 +56,10 @@ def test_a_data_set_that_is_not_prepared_is_named_with_the_command(tmp_path):
   )
 
 
-def test_all_missing_data_sets_are_named_at_once(digits, tmp_path):
-  folder = str(tmp_path)
-  wanted = [
-    sources.Tfds('digits', data_dir=folder),
-    digits,  # this one is there
-    sources.Tfds('digits', 'test', data_dir=folder),
-    sources.Tfds('glyphs/32', data_dir=folder),
-  ]
-  with pytest.raises(UserError) as error:
-    sources.check_prepared(wanted)
-  assert str(error.value) == (
-    "data sets 'digits', 'glyphs/32' are not prepared. Prepare it with:"
-    f' python tools/prepare_data.py digits glyphs/32 --data-dir {folder}'
-  )
-
-
 def test_the_default_folder_is_not_part_of_the_command():
   wanted = [sources.Tfds('digits'), sources.Tfds('glyphs/32')]
   command = 'Prepare it with: python tools/prepare_data.py digits glyphs/32'
   assert sources.remedy(wanted) == command
-
-
-def test_a_command_prepares_in_one_folder(tmp_path):
-  folders = [str(tmp_path / name) for name in 'ab']
-  wanted = [
-    sources.Tfds('digits', data_dir=folders[0]),
-    sources.Tfds('glyphs/32', data_dir=folders[1]),
-  ]
-  with pytest.raises(UserError) as error:
-    sources.check_prepared(wanted)
-  for name, folder in zip(('digits', 'glyphs/32'), folders, strict=True):
-    assert f'prepare_data.py {name} --data-dir {folder}' in str(error.value)
-
-
-def test_what_is_prepared_passes(digits, data_dir):
-  glyphs = sources.Tfds('glyphs/32', 'test', data_dir=str(data_dir))
-  sources.check_prepared([digits, glyphs])
 
 
 def test_an_unknown_split_is_named_with_those_there_are(digits):
