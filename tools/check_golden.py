@@ -48,7 +48,9 @@ KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
   ('big_vision models/bit.py', golden_bit.big_vision_v1),
   ('pp/archive/autoaugment.py', golden_input.augmented),
   ('data/mixup.Mixup', golden_input.mixed),
+  ('deit samplers.RASampler', golden_input.repeated),
   ('reassessed-imagenet', golden_input.real_accuracy),
+  ('torch.nn.functional.interpolate', golden_input.resampled),
 ]
 # The same of files without arrays.
 ALONE: list[tuple[str, Callable[[Fields], tuple[dict[str, np.ndarray], Results]]]] = [

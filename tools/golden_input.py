@@ -1,20 +1,21 @@
-"""Golden files of augmentation, mixing, ReaL labels and the BiT-HyperRule."""
+"""Golden files of augmentation, repeats, mixing, sizes, ReaL and the BiT-HyperRule."""
 
+import math
 import re
 from typing import Any
 
 import jax
 import numpy as np
-from golden import EXACT, FLOAT, Fields, Results, Tolerance
+from golden import CUBIC, EXACT, FLOAT, Fields, Results, Tolerance
 
 from big_vision_like import mesh as meshes
 from big_vision_like import optim
-from big_vision_like.data import pipeline
+from big_vision_like.data import order, pipeline
 from big_vision_like.data.transforms import image as images
 from big_vision_like.data.transforms import randaugment
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
-from big_vision_like.ops import mixing
+from big_vision_like.ops import mixing, positions, resampling
 
 
 def augmented(description: Fields, arrays: Fields) -> Results:
@@ -75,6 +76,22 @@ def mixed(description: Fields, arrays: Fields) -> Results:
   return results
 
 
+def repeated(description: Fields, arrays: Fields) -> Results:
+  """Which records each rank is dealt in an epoch whose permutation is given."""
+  config, results = description['config'], {}
+  size, ranks = config['dataset_size'], config['num_replicas']
+  repeats = config['num_repeats']
+  length = order.epoch_length(size, repeats) // ranks
+  for name in arrays:
+    if found := re.fullmatch(r'output/epoch(\d+)_rank(\d+)', name):
+      epoch, rank = map(int, found.groups())
+      permutation = arrays[f'input/permutation_epoch{epoch}']
+      places = (order.place(rank + i * ranks, size, repeats) for i in range(length))
+      dealt = np.array([permutation[place] for _, place in places])
+      results[name] = (dealt, EXACT)
+  return results
+
+
 def real_accuracy(description: Fields, arrays: Fields) -> Results:
   """Accuracy over the images that have labels, and how many those are."""
   multihot_BC = arrays['input/labels_multihot']
@@ -102,6 +119,32 @@ def real_accuracy(description: Fields, arrays: Fields) -> Results:
     'output/real_accuracy': (np.float32(result['top1']), FLOAT),
     'output/n_scored': (np.sum(counted), EXACT),
   }
+
+
+def resampled(description: Fields, arrays: Fields) -> Results:
+  """Square grids and tables in other sizes, named 'output/grid0_bicubic_12x9'.
+
+  Or 'output/grid0_adaptive_avg_3' and, of relative positions, 'output/table0_to_23'.
+  """
+  results = {}
+  for name in arrays:
+    found = re.fullmatch(r'output/([a-z]+\d+)_(\w+?)_(\d+)(?:x(\d+))?', name)
+    if found is None:
+      continue
+    source, method, height = found[1], found[2], int(found[3])
+    x = arrays[f'input/{source}']
+    side = math.isqrt(x.shape[-2])
+    if method == 'to':
+      ours = positions.resize_relative(x, (side, side), (height, height))
+    else:
+      x_BhwC = x.reshape(len(x), side, side, -1)
+      if method == 'adaptive_avg':
+        ours = resampling.adaptive_average(x_BhwC, height)
+      else:
+        ours = resampling.resize(x_BhwC, (height, int(found[4] or height)), method)
+        ours = ours.reshape(len(x), -1, x.shape[-1])
+    results[name] = (ours, CUBIC)
+  return results
 
 
 def hyperrule(description: Fields) -> tuple[dict[str, Any], Results]:

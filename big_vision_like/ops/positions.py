@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_like.errors import UserError
+from big_vision_like.ops import resampling
 
 SINUSOIDS = ('interleaved', 'halves', 't2t')
 
@@ -163,7 +164,7 @@ def resize(
 
   Returns float32 (L, num_prefix + H*W, D). The own size is the identity, bit by bit.
   """
-  matrices = {'linear': _linear_matrix, 'cubic_torch': _cubic_matrix}
+  matrices = {'linear': _linear_matrix, 'cubic_torch': resampling.cubic_matrix}
   if method not in matrices:
     raise UserError(f'Unknown method {method!r}; choose from {sorted(matrices)}.')
   if min(*grid_from, *grid_to) < 1:
@@ -189,26 +190,18 @@ def resize(
   return np.concatenate([prefix_LPD, resized_LMD], axis=1)
 
 
+def resize_relative(
+  table_TH: np.ndarray, size_from: tuple[int, int], size_to: tuple[int, int]
+) -> np.ndarray:
+  """A table of relative positions for another grid or window, on the host.
+
+  A table of a grid of h x w has the size (2 * h - 1, 2 * w - 1), see `relative_index`.
+  Torch's bicubic interpolation ('cubic_torch' above), as used by Swin; float32.
+  """
+  return resize(table_TH[None], size_from, size_to, method='cubic_torch')[0]
+
+
 def _linear_matrix(size: int, new_size: int) -> np.ndarray:
   """Linear weights (new_size, size), source index i*(size-1)/(new_size-1)."""
   source = np.arange(new_size) * (size - 1) / max(new_size - 1, 1)
   return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(size)[None, :]))
-
-
-def _cubic_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
-  """Cubic convolution weights (new_size, size), source index (i+.5)*size/new_size-.5.
-
-  Taps beyond the border repeat the border sample.
-  """
-  source = (np.arange(new_size) + 0.5) * size / new_size - 0.5
-  base = np.floor(source).astype(int)
-  weights = np.zeros((new_size, size))
-  for tap in range(-1, 3):
-    distance = np.abs(source - (base + tap))
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    column = np.clip(base + tap, 0, size - 1)
-    np.add.at(
-      weights, (np.arange(new_size), column), np.where(distance <= 1, near, far)
-    )
-  return weights

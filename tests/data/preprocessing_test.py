@@ -57,8 +57,13 @@ def test_it_is_what_evaluation_does(picture):
   both = Preprocessing((8, 8), resize=(12, 12))
   assert both.transforms == (image.Resize(12), image.CentralCrop(8))
   assert [node.to_dict() for node in crop.specs()] == [
-    {'_fn': f'{image.__name__}:ResizeSmall', 'size': 12, 'method': 'area'},
-    {'_fn': f'{image.__name__}:CentralCrop', 'size': 8},
+    {
+      '_fn': f'{image.__name__}:ResizeSmall',
+      'size': 12,
+      'method': 'area',
+      'rounding': 'nearest',
+    },
+    {'_fn': f'{image.__name__}:CentralCrop', 'size': 8, 'rounding': 'down'},
   ]
 
 

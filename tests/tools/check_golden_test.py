@@ -19,6 +19,7 @@ FILES = [
   'randaugment_tf_ops',
   'repeated_augmentation',
   'timm_vit',
+  'torch_resize',
   'transformer_beam_search',
   'transformer_postnorm_tiny',
   'transformer_prenorm_tiny',

@@ -1,11 +1,13 @@
 import json
+import pickle
 
 import cv2
 import numpy as np
 import pytest
 
-from big_vision_like.data.transforms import image
-from big_vision_like.errors import UserError
+from big_vision_like.data.transforms import cropping, decoding, image
+from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.spec import build, spec
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +79,7 @@ def test_corrupt_bytes_are_named(name, damage, picture):
     'empty': b'',
     'junk': b'not an image',
   }[damage]
-  with pytest.raises(UserError) as error:
+  with pytest.raises(BadRecordError) as error:
     decode(broken, id=4711)
   assert 'the example with id 4711 cannot be decoded' in str(error.value)
   assert f'({len(broken)} bytes' in str(error.value)
@@ -88,7 +90,7 @@ def test_damage_inside_a_jpeg_is_told(picture):
   encoded = bytearray(encode(picture, '.jpg'))
   start = encoded.index(b'\xff\xda') + 16  # in the compressed data
   encoded[start : start + 40] = b'\xff\xd9' * 20
-  with pytest.raises(UserError, match='id 4711 cannot be decoded'):
+  with pytest.raises(BadRecordError, match='id 4711 cannot be decoded.*missing'):
     decode(bytes(encoded), id=4711)
 
 
@@ -96,6 +98,20 @@ def test_damage_inside_a_jpeg_is_told(picture):
 def test_a_number_of_channels_that_no_image_has_is_refused(channels):
   with pytest.raises(UserError, match=f'channels={channels}'):
     image.Decode(channels)
+  with pytest.raises(UserError, match=f'channels={channels}'):
+    image.DecodeCrop(image.InceptionCrop(8), channels)
+
+
+def test_the_fast_transform_is_a_choice(picture):
+  encoded = encode(picture, '.jpg')
+  accurate, fast = (
+    image.Decode(dct=dct).map({'image': encoded})['image'] for dct in decoding.DCT
+  )
+  np.testing.assert_array_equal(accurate, decode(encoded))
+  difference = np.abs(fast.astype(int) - accurate)
+  assert 0 < difference.max() <= 8
+  with pytest.raises(UserError, match="dct='slow' is not one of accurate, fast"):
+    image.Decode(dct='slow')
 
 
 # Resize
@@ -201,30 +217,111 @@ def ramp(height: int, width: int) -> np.ndarray:
   return np.stack([rows, columns, np.full_like(rows, 7)], -1).astype(np.uint8)
 
 
-def test_inception_crop_takes_boxes_of_the_shares_and_aspects_asked_for():
-  crop = image.InceptionCrop(size=8, area=(0.2, 0.5), aspect=(0.5, 2.0))
-  rng = np.random.default_rng(0)
-  boxes = np.array([crop._box(60, 90, rng) for _ in range(500)])
-  top, left, height, width = boxes.T
-  assert (top >= 0).all() and (top + height <= 60).all()
-  assert (left >= 0).all() and (left + width <= 90).all()
-  share, aspect = height * width / 5400, width / height
-  assert 0.19 < share.min() < 0.22 and 0.45 < share.max() < 0.51
-  assert 0.45 < aspect.min() < 0.65 and 1.6 < aspect.max() < 2.1
-  assert len(np.unique(top)) > 20 and len(np.unique(left)) > 30
+CROPS = [image.InceptionCrop, image.EfficientNetCrop, image.RandomResizedCrop]
 
 
-def test_inception_crop_resizes_its_box_alone():
-  crop = image.InceptionCrop(size=8, area=(0.1, 0.1), aspect=(1.0, 1.0))
+@pytest.mark.parametrize('transform', CROPS)
+def test_crops_resize_their_box_alone(transform):
+  crop = transform(size=8, area=(0.18, 0.22), aspect=(1.0, 1.0))
   out = crop.random_map({'image': ramp(40, 40)}, np.random.default_rng(1))['image']
   assert out.shape == (8, 8, 3) and (out[..., 2] == 7).all()
-  side = round((0.1 * 1600) ** 0.5)
-  assert out[..., 0].max() - out[..., 0].min() < side  # rows of the box, not of all
+  assert 9 < np.ptp(out[..., 0]) < 19  # rows of the box, not of all
+  again = pickle.loads(pickle.dumps(crop))
+  same = again.random_map({'image': ramp(40, 40)}, np.random.default_rng(1))['image']
+  np.testing.assert_array_equal(same, out)
 
 
-def test_inception_crop_without_a_box_that_fits_takes_all():
-  crop = image.InceptionCrop(size=4, area=(1.0, 1.0), aspect=(8.0, 8.0))
-  assert crop._box(10, 10, np.random.default_rng(0)) == (0, 0, 10, 10)
+def test_crops_without_a_box_that_fits():
+  rng = np.random.default_rng(0)
+  impossible = dict(size=4, area=(1.0, 1.0), aspect=(8.0, 8.0))
+  assert image.InceptionCrop(**impossible).box(10, 10, rng) == (0, 0, 10, 10)
+  # 4 / 36 of 90 is 10.
+  assert image.EfficientNetCrop(**impossible).box(90, 91, rng) == (40, 41, 10, 10)
+  # The widest that is still as flat as asked for.
+  assert image.RandomResizedCrop(**impossible).box(10, 10, rng) == (4, 0, 1, 10)
+
+
+def test_all_of_an_image_is_a_central_crop_to_efficientnet():
+  crop = image.EfficientNetCrop(size=224, area=(1.0, 1.0), aspect=(1.0, 1.0))
+  rng = np.random.default_rng(0)
+  assert crop.box(256, 256, rng) == cropping.efficientnet_box(256, 256, 224)
+  assert cropping.efficientnet_box(256, 256, 224) == (16, 16, 224, 224)
+
+
+# Decoding and cropping in one
+
+
+@pytest.fixture(scope='module')
+def large():
+  """A JPEG of 200 x 300 with waves of a dozen pixels."""
+  y, x = np.mgrid[0:200, 0:300]
+  waves = [np.sin(x / 5), np.cos(y / 7), np.sin((x + y) / 9)]
+  return encode((128 + 100 * np.stack(waves, -1)).astype(np.uint8), '.jpg')
+
+
+@pytest.mark.parametrize('transform', CROPS)
+def test_decode_crop_without_scaling_is_both_bit_by_bit(transform, large, picture):
+  for encoded in (large, encode(picture, '.png')):
+    example = {'image': encoded, 'id': 3}
+    for seed in range(5):
+      crop = transform(size=16)
+      decoded = image.Decode().map(example)
+      want = crop.random_map(decoded, np.random.default_rng(seed))
+      fused = image.DecodeCrop(crop, margin=None)
+      got = fused.random_map(example, np.random.default_rng(seed))
+      np.testing.assert_array_equal(got['image'], want['image'])
+      assert got['id'] == 3
+
+
+@pytest.mark.parametrize('method', ['area', 'pillow_bilinear', 'pillow_bicubic'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_decode_crop_is_near_to_both(method, channels, large):
+  crop = image.RandomResizedCrop(size=16, method=method)
+  fused = image.DecodeCrop(crop, channels)
+  full, factors = decode(large, channels), set()
+  for seed in range(20):
+    got = fused.random_map({'image': large}, np.random.default_rng(seed))['image']
+    box = crop.box(200, 300, np.random.default_rng(seed))
+    factor = fused._factor(box)
+    factors.add(factor)
+    near = tuple(factor * x for x in image._divided(box, factor))
+    assert np.abs(np.subtract(near, box)).max() <= factor
+    want = image.resized(image._cut(full, near), 16, 16, method)
+    assert got.shape == want.shape == (16, 16, channels)
+    assert np.abs(got.astype(int) - want).mean() < 2.5  # of waves of +-100
+  assert factors == {2, 4}
+
+
+def test_decode_crop_divides_its_box(large):
+  crop = image.RandomResizedCrop(size=16, area=(1.0, 1.0), aspect=(1.5, 1.5))
+  rng = np.random.default_rng(0)
+  got = image.DecodeCrop(crop, margin=1.0).random_map({'image': large}, rng)['image']
+  small = decoding.decode(large, factor=8)
+  assert small.shape == (25, 38, 3)  # of 200 and 300, rounded up
+  want = image.resized(small[:, :38], 16, 16, 'pillow_bicubic')
+  np.testing.assert_array_equal(got, want)
+
+
+def test_decode_crop_names_what_it_cannot_decode(large):
+  fused = image.DecodeCrop(image.InceptionCrop(16))
+  with pytest.raises(BadRecordError, match=r'id 7 cannot be decoded \(9 bytes'):
+    fused.random_map({'image': b'not a jpg', 'id': 7}, np.random.default_rng(0))
+  with pytest.raises(BadRecordError, match='id 7 .*Premature end'):
+    fused.random_map({'image': large[:-50], 'id': 7}, np.random.default_rng(0))
+  with pytest.raises(UserError, match='margin=0.5 is below 1'):
+    image.DecodeCrop(image.InceptionCrop(16), margin=0.5)
+
+
+def test_decode_crop_in_a_config(large):
+  config = spec(
+    image.DecodeCrop, crop=spec(image.RandomResizedCrop, size=16), margin=1.5
+  )
+  fused = build(config)
+  assert fused == image.DecodeCrop(image.RandomResizedCrop(16), margin=1.5)
+  got = pickle.loads(pickle.dumps(fused)).random_map(
+    {'image': large}, np.random.default_rng(0)
+  )
+  assert got['image'].shape == (16, 16, 3)
 
 
 def test_flip_turns_half_of_the_images():
@@ -248,6 +345,59 @@ def test_resize_small_keeps_the_aspect(height, width):
   assert abs(out.shape[1] - width * scale) <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize(
+  'rounding, size, height, width, want',
+  [
+    # 387 * (448 / 384) is half of a pixel more, but less in float32.
+    ('nearest', 448, 384, 387, (448, 451)),
+    ('nearest', 10, 20, 31, (10, 16)),
+    ('down', 10, 20, 31, (10, 15)),
+    ('down', 256, 375, 500, (256, 341)),
+    ('nearest', 256, 375, 500, (256, 341)),
+    ('down', 7, 500, 333, (10, 7)),
+  ],
+)
+def test_the_longer_side_is_rounded(rounding, size, height, width, want):
+  picture = np.zeros((height, width, 3), np.uint8)
+  got = image.ResizeSmall(size, rounding=rounding).map({'image': picture})['image']
+  assert got.shape[:2] == want
+  turned = picture.transpose(1, 0, 2)
+  got = image.ResizeSmall(size, rounding=rounding).map({'image': turned})['image']
+  assert got.shape[:2] == want[::-1]
+
+
+@pytest.mark.parametrize(
+  'rounding, places', [('down', (2, 3)), ('nearest', (2, 4)), ('up', (3, 4))]
+)
+def test_the_middle_of_an_odd_number_is_rounded(rounding, places):
+  out = image.CentralCrop(4, rounding).map({'image': ramp(9, 11)})['image']
+  assert tuple(out[0, 0, :2]) == places
+
+
+def test_an_unknown_rounding_is_named():
+  with pytest.raises(UserError, match="rounding='up' is not one of nearest, down$"):
+    image.ResizeSmall(8, rounding='up')
+  with pytest.raises(UserError, match="rounding='half' is not one of nearest, down, "):
+    image.CentralCrop(8, rounding='half')
+
+
+def test_the_central_crop_of_efficientnet():
+  got = image.EfficientNetCentralCrop(size=32, method='nearest').map(
+    {'image': ramp(64, 75)}
+  )['image']
+  assert got.shape == (32, 32, 3)
+  assert tuple(got[0, 0, :2]) == (16, 22)  # half of 64 - 32 and of 75 - 32, rounded up
+  np.testing.assert_array_equal(got, ramp(64, 75)[16:48, 22:54])
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_reflect_pad_does_not_repeat_the_border(channels):
+  picture = ramp(5, 6)[..., :channels]
+  got = image.ReflectPad(size=2).map({'image': picture})['image']
+  want = np.pad(picture, [(2, 2), (2, 2), (0, 0)], mode='reflect')
+  np.testing.assert_array_equal(got, want)
+
+
 def test_central_crop_is_the_middle():
   out = image.CentralCrop(size=4).map({'image': ramp(8, 11)})['image']
   np.testing.assert_array_equal(out, ramp(8, 11)[2:6, 3:7])
@@ -269,7 +419,9 @@ def test_crops_are_interpolated_as_asked(method):
   np.testing.assert_array_equal(small, want)
 
 
-@pytest.mark.parametrize('transform', [image.InceptionCrop, image.ResizeSmall])
+@pytest.mark.parametrize(
+  'transform', [*CROPS, image.ResizeSmall, image.EfficientNetCentralCrop]
+)
 def test_an_unknown_method_of_others_is_named(transform):
   with pytest.raises(UserError, match="method='cubic' is not one of nearest, bilinear"):
     transform(size=8, method='cubic')
@@ -313,7 +465,7 @@ def test_sizes_that_are_not_square(picture):
     image.CentralCrop((8, 41)).map({'image': picture})
 
 
-@pytest.mark.parametrize('method', image.PILLOW)
+@pytest.mark.parametrize('method', image.PILLOW.keys() - {'pillow_nearest'})
 def test_methods_of_pillow_average_what_they_shrink(method):
   """Of a fine pattern 'bilinear' sees every fourth line only."""
   lines = np.zeros((32, 32, 1), np.uint8)

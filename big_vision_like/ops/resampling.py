@@ -1,0 +1,97 @@
+"""Grids of features in other sizes, as matrices times rows and columns.
+
+The matrices are float64, on the host.  Axes: B batch, h w the size there is, H W the
+new one, C channels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like.errors import UserError
+
+
+def resize(x_BhwC: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
+  """To (B, *size, C), as `torch.nn.functional.interpolate` does it.
+
+  `method` is 'bilinear' or 'bicubic' (a = -0.75), with align_corners=False: half-pixel
+  centres, no antialiasing. Computes in float32; the type stays.
+  """
+  if method not in MATRICES:
+    raise UserError(f'method={method!r} is not one of {", ".join(MATRICES)}')
+  if min(size) < 1:
+    raise UserError(f'size={size} is not positive')
+  matrix = MATRICES[method]
+  rows_Hh = matrix(x_BhwC.shape[1], size[0])
+  columns_Ww = matrix(x_BhwC.shape[2], size[1])
+  return _product(x_BhwC, rows_Hh, columns_Ww)
+
+
+def adaptive_average(x_BhwC: jax.Array, size: int) -> jax.Array:
+  """Means over size x size parts that cover the grid: (B, size, size, C).
+
+  As `torch.nn.functional.adaptive_avg_pool2d`: where sides do not divide, neighbours
+  share rows and columns. Computes in float32; the type stays.
+  """
+  if size < 1:
+    raise UserError(f'size={size} is not positive')
+  rows_Hh = average_matrix(x_BhwC.shape[1], size)
+  columns_Ww = average_matrix(x_BhwC.shape[2], size)
+  return _product(x_BhwC, rows_Hh, columns_Ww)
+
+
+def linear_matrix(size: int, new_size: int) -> np.ndarray:
+  """Linear weights (new_size, size) of the pixels on both sides of `centres`."""
+  source = np.clip(centres(size, new_size), 0, size - 1)
+  return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(size)[None, :]))
+
+
+def cubic_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
+  """Cubic convolution weights (new_size, size) of the four pixels around `centres`.
+
+  Taps beyond the border repeat the border sample.
+  """
+  source = centres(size, new_size)
+  base = np.floor(source).astype(int)
+  weights = np.zeros((new_size, size))
+  for tap in range(-1, 3):
+    distance = np.abs(source - (base + tap))
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    column = np.clip(base + tap, 0, size - 1)
+    np.add.at(
+      weights, (np.arange(new_size), column), np.where(distance <= 1, near, far)
+    )
+  return weights
+
+
+def average_matrix(size: int, new_size: int) -> np.ndarray:
+  """Weights (new_size, size) of means over floor(i * s) to ceil((i + 1) * s).
+
+  s = size / new_size.
+  """
+  part = np.arange(new_size)
+  first, last = part * size // new_size, -(-(part + 1) * size // new_size)
+  place = np.arange(size)[None, :]
+  inside = (place >= first[:, None]) & (place < last[:, None])
+  return inside / (last - first)[:, None]
+
+
+def centres(size: int, new_size: int) -> np.ndarray:
+  """Where the centres of `new_size` pixels lie among `size`, whose first is at 0."""
+  return (np.arange(new_size) + 0.5) * size / new_size - 0.5
+
+
+MATRICES = {'bilinear': linear_matrix, 'bicubic': cubic_matrix}
+
+
+def _product(
+  x_BhwC: jax.Array, rows_Hh: np.ndarray, columns_Ww: np.ndarray
+) -> jax.Array:
+  # Else accelerators multiply in bfloat16, which is off in the third digit.
+  precision = jax.lax.Precision.HIGHEST
+  rows_Hh, columns_Ww = (jnp.asarray(m, jnp.float32) for m in (rows_Hh, columns_Ww))
+  y_BhwC = x_BhwC.astype(jnp.float32)
+  y_BHwC = jnp.einsum('Hh,BhwC->BHwC', rows_Hh, y_BhwC, precision=precision)
+  y_BHWC = jnp.einsum('Ww,BHwC->BHWC', columns_Ww, y_BHwC, precision=precision)
+  return y_BHWC.astype(x_BhwC.dtype)

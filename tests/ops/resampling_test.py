@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import shapes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import positions, resampling
+
+SIDE = st.integers(1, 12)
+
+
+def golden_arrays(golden, prefix):
+  """Output name, input (B, side, side, C) and output of the square grids."""
+  with np.load(golden / 'torch_resize.npz') as arrays:
+    for name in arrays:
+      if name.startswith(f'output/{prefix}'):
+        x = arrays[f'input/{name[7:].split("_")[0]}']
+        side = round(x.shape[-2] ** 0.5)
+        yield name, x.reshape(-1, side, side, x.shape[-1]), arrays[name]
+
+
+def test_grids_are_resized_as_by_torch(golden):
+  seen = set()
+  for name, x, want in golden_arrays(golden, 'grid'):
+    _, kind, *_, size = name.split('_')
+    if kind == 'adaptive':
+      got = jax.jit(resampling.adaptive_average, static_argnums=1)(x, int(size))
+    else:
+      sides = tuple(map(int, size.split('x')))
+      got = resampling.resize(x, sides, kind).reshape(want.shape)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=name)
+    seen.add(kind)
+  assert seen == {'adaptive', 'bilinear', 'bicubic'}
+
+
+def test_tables_of_relative_positions_are_resized_as_by_torch(golden):
+  for name, x, want in golden_arrays(golden, 'table'):
+    side, new = x.shape[1], int(name.split('_')[-1])
+    table = x.reshape(-1, x.shape[-1])
+    got = positions.resize_relative(table, (side, side), (new, new))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=name)
+    on_device = resampling.resize(x, (new, new), 'bicubic').reshape(want.shape)
+    np.testing.assert_allclose(on_device, want, rtol=0, atol=1e-5, err_msg=name)
+
+
+MATRICES = [
+  resampling.linear_matrix,
+  resampling.cubic_matrix,
+  resampling.average_matrix,
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=SIDE, new_size=SIDE)
+def test_matrices_keep_constants_and_mirrors(size, new_size):
+  for matrix in MATRICES:
+    weights = matrix(size, new_size)
+    assert weights.shape == (new_size, size) and weights.dtype == np.float64
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(weights[::-1, ::-1], weights, atol=1e-12)
+    np.testing.assert_allclose(matrix(size, size), np.eye(size), atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=SIDE, new_size=st.integers(1, 30))
+def test_slopes_are_kept(size, new_size):
+  centres = np.clip(resampling.centres(size, new_size), 0, size - 1)
+  got = resampling.linear_matrix(size, new_size) @ np.arange(size)
+  np.testing.assert_allclose(got, centres, atol=1e-12)
+
+
+def test_rows_and_columns_are_told_apart():
+  x = jnp.arange(2 * 3 * 5 * 4, dtype=jnp.float32).reshape(2, 3, 5, 4)
+  with shapes.checked('big_vision_like/ops') as seen:
+    got = resampling.resize(x, (7, 6), 'bilinear')
+    mean = resampling.adaptive_average(x, 1)
+  assert got.shape == (2, 7, 6, 4) and {'x_BhwC', 'y_BHwC', 'y_BHWC'} <= seen.keys()
+  np.testing.assert_allclose(mean, x.mean((1, 2), keepdims=True), rtol=1e-6)
+  turned = resampling.resize(x.swapaxes(1, 2), (6, 7), 'bilinear')
+  np.testing.assert_allclose(turned.swapaxes(1, 2), got, rtol=1e-6)
+
+
+def test_the_type_stays_and_gradients_flow():
+  x = jnp.ones((1, 3, 3, 2), jnp.bfloat16)
+  assert resampling.resize(x, (5, 4), 'bicubic').dtype == jnp.bfloat16
+  assert resampling.adaptive_average(x, 2).dtype == jnp.bfloat16
+  gradient = jax.grad(lambda x: resampling.resize(x, (6, 6), 'bilinear').sum())(
+    jnp.ones((1, 3, 3, 2))
+  )
+  np.testing.assert_allclose(gradient, 4.0, rtol=1e-6)  # of each pixel four are made
+
+
+@pytest.mark.parametrize(
+  'call, words',
+  [
+    (
+      lambda x: resampling.resize(x, (2, 2), 'area'),
+      "method='area'.*bilinear, bicubic",
+    ),
+    (lambda x: resampling.resize(x, (0, 2), 'bilinear'), r'size=\(0, 2\)'),
+    (lambda x: resampling.adaptive_average(x, 0), 'size=0'),
+  ],
+)
+def test_impossible_sizes_and_methods_are_named(call, words):
+  with pytest.raises(UserError, match=words):
+    call(jnp.zeros((1, 3, 3, 1)))
