@@ -7,7 +7,15 @@ import pytest
 import shapes
 
 from big_vision_like.models import bit, vit
-from big_vision_like.ops import attention, images, losses, mixing, positions, ridge
+from big_vision_like.ops import (
+  attention,
+  erasing,
+  images,
+  losses,
+  mixing,
+  positions,
+  ridge,
+)
 
 OURS = ('big_vision_like/models', 'big_vision_like/layers', 'big_vision_like/ops')
 
@@ -76,6 +84,9 @@ def test_ops(key):
   def all_of_them(q, k, v, bias, mask, image, logits):
     attention.attend(q, k, v, bias, mask)
     mixing.mixup(key, images.normalize(image), logits, alpha=0.2)
+    mixing.mixup_or_cutmix(key, images.normalize(image), logits, 0.8, 1.0)
+    mixing.cutmix(key, images.normalize(image), logits, alpha=1.0)
+    erasing.erase(key, images.normalize(images.flip(key, image)), 0.25)
     losses.softmax_cross_entropy(logits, logits)
     losses.sigmoid_cross_entropy(logits, logits)
 
@@ -98,6 +109,7 @@ def test_ops(key):
     for count in (6, 12):  # fewer and more examples than features
       train, test = rng.normal(size=(count, 8)), rng.normal(size=(5, 8))
       ridge.ridge_scores(train, np.arange(count) % 3, test, num_classes=3)
+  assert {'turned_B', 'h_BA', 'box_BHW', 'share_1HW1'} <= seen.keys()
   assert {'v_BMGV', 'mask_BHNM', 'losses_BC', 'grid_LhwD', 'a_NE'} <= seen.keys()
 
 

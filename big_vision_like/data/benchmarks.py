@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 import ml_collections as mlc
 
 from big_vision_like.data import packing, pipeline, sources, vocabulary
-from big_vision_like.data.transforms import image, labels, text
+from big_vision_like.data.transforms import (
+  color,
+  compose,
+  image,
+  labels,
+  text,
+  timm_randaugment,
+)
 from big_vision_like.errors import UserError
 from big_vision_like.spec import spec
 
@@ -72,7 +79,8 @@ class Images:
 
   def _transforms(self, own: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
     # Copies: an override of one input of a config must not reach into another.
-    parts = [spec(image.Decode), *self.prepare, *own, spec(labels.Keep)]
+    check = spec(labels.InRange, classes=self.num_classes)
+    parts = [spec(image.Decode), *self.prepare, *own, check, spec(labels.Keep)]
     return [part.copy_and_resolve_references() for part in parts]
 
 
@@ -393,3 +401,40 @@ def translation_eval(
     ],
     batch_size=batch_size,
   )
+
+
+def deit_augmentation(size: int = 224) -> list[mlc.ConfigDict]:
+  """What DeiT (arXiv:2012.12877 table 9) and Swin train on, as far as the host does it.
+
+  `Classification(erasing=0.25, mixup=0.8, cutmix=1.0, mixup_partner='reversed',
+  label_smoothing=0.1)` with ImageNet's mean and deviation does the rest.
+  """
+  return [
+    spec(image.RandomResizedCrop, size=size),
+    spec(image.Flip),
+    spec(timm_randaugment.RandAugment),
+  ]
+
+
+def three_augment(
+  size: int = 224, simple_crop: bool = False, jitter: float = 0.3
+) -> list[mlc.ConfigDict]:
+  """3-Augment of DeiT III (arXiv:2204.07118 section 3.2).
+
+  Grey, solarised or out of focus, then jitter of colours. With `simple_crop`, as for
+  ImageNet-21k, nearly all of the image is seen.
+  """
+  crop = [spec(image.RandomResizedCrop, size=size)]
+  if simple_crop:
+    crop = [
+      spec(image.ResizeSmall, size=size, method='pillow_bicubic', rounding='down'),
+      spec(image.ReflectPad, size=4),
+      spec(image.RandomCrop, size=size),
+    ]
+  changes = [spec(color.Grayscale), spec(color.Solarize), spec(color.GaussianBlur)]
+  return [
+    *crop,
+    spec(image.Flip),
+    spec(compose.OneOf, transforms=changes),
+    spec(color.ColorJitter, brightness=jitter, contrast=jitter, saturation=jitter),
+  ]

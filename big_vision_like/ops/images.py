@@ -21,3 +21,9 @@ def normalize(
     return image_BHWC
   mean, std = (np.reshape(x, (1, 1, 1, -1)) for x in (mean, std))
   return image_BHWC.astype(jnp.float32) / np.float32(255 * std) - np.float32(mean / std)
+
+
+def flip(key: jax.Array, image_BHWC: jax.Array) -> jax.Array:
+  """Left for right, each image every other time."""
+  turned_B = jax.random.bernoulli(key, 0.5, image_BHWC.shape[:1])
+  return jnp.where(turned_B[:, None, None, None], image_BHWC[:, :, ::-1], image_BHWC)

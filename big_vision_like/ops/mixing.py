@@ -72,6 +72,34 @@ def cutmix_share(
   return share_HW[None, :, :, None], share_HW.mean()
 
 
+def cutmix(
+  key: jax.Array,
+  image_BHWC: jax.Array,
+  target_BC: jax.Array,
+  alpha: float,
+  partner: str = 'reversed',
+) -> tuple[jax.Array, jax.Array]:
+  """CutMix (arXiv:1905.04899) with one box for the batch, anywhere in the image.
+
+  Its share of the image is drawn from Beta(alpha, alpha).
+  """
+  share_1HW1, around = _drawn_cutmix(jax.random.split(key, 3), image_BHWC, alpha)
+  return blend(image_BHWC, target_BC, share_1HW1, around, partner)
+
+
+def _drawn_cutmix(
+  keys: jax.Array, image_BHWC: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+  _, height, width, _ = image_BHWC.shape
+  return cutmix_share(
+    jax.random.beta(keys[0], alpha, alpha),
+    jax.random.randint(keys[1], (), 0, height),
+    jax.random.randint(keys[2], (), 0, width),
+    height,
+    width,
+  )
+
+
 def mixup_or_cutmix(
   key: jax.Array,
   image_BHWC: jax.Array,
@@ -86,15 +114,8 @@ def mixup_or_cutmix(
   Weights are drawn from Beta(alpha, alpha) of either, the box's centre uniformly.
   """
   keys = jax.random.split(key, 5)
-  _, height, width, _ = image_BHWC.shape
   weight = jax.random.beta(keys[0], mixup_alpha, mixup_alpha)
-  share_1HW1, around = cutmix_share(
-    jax.random.beta(keys[1], cutmix_alpha, cutmix_alpha),
-    jax.random.randint(keys[2], (), 0, height),
-    jax.random.randint(keys[3], (), 0, width),
-    height,
-    width,
-  )
+  share_1HW1, around = _drawn_cutmix(keys[1:4], image_BHWC, cutmix_alpha)
   cut = jax.random.bernoulli(keys[4], switch)
   return blend(
     image_BHWC,

@@ -109,3 +109,23 @@ def test_real_labels_go_into_batches():
 def test_an_unknown_name_is_told_with_those_there_are():
   with pytest.raises(UserError, match="no task 'stanford': take one of caltech101, "):
     benchmarks.chosen('stanford', benchmarks.VTAB, 'task')
+
+
+@pytest.mark.parametrize(
+  'transforms',
+  [
+    benchmarks.deit_augmentation(32),
+    benchmarks.three_augment(32),
+    benchmarks.three_augment(32, simple_crop=True),
+  ],
+  ids=['deit', 'three', 'three simple'],
+)
+def test_augmentation(transforms):
+  source = fake.Fake('imagenet2012', examples=3, classes=7)
+  task = benchmarks.IMAGENET.train_input('train', transforms, batch_size=6, workers=0)
+  batches = pipeline.TrainInput(
+    source=source, batch_size=6, transforms=build(task.transforms)
+  )
+  batch = next(iter(batches))
+  assert batch['image'].shape == (6, 32, 32, 3) and batch['image'].dtype == np.uint8
+  assert len({image.tobytes() for image in batch['image']}) == 6

@@ -125,6 +125,30 @@ def test_one_of_mixup_and_cutmix():
   assert all(len(np.unique(weights)) > 20 for weights in own)
 
 
+def test_cutmix_alone():
+  image = jnp.broadcast_to(jnp.arange(4.0).reshape(4, 1, 1, 1), (4, 6, 10, 1))
+  keys = jax.random.split(jax.random.key(3), 50)
+  cut = jax.jit(jax.vmap(lambda key: mixing.cutmix(key, image, jnp.eye(4), 1.0)))
+  images, targets = cut(keys)
+  own = targets[:, 1, 1]
+  np.testing.assert_allclose(targets[:, 1, 2], 1 - own, atol=1e-6)
+  second = np.asarray(images[:, 1, ..., 0])  # of example 1, whose partner is 2
+  assert ((second == 1) | (second == 2)).all()
+  np.testing.assert_allclose((second == 1).mean(axis=(1, 2)), own, atol=1e-6)
+  assert len(np.unique(own)) > 15
+
+
+def test_flips_are_of_single_images():
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.integers(0, 256, (200, 2, 3, 1), dtype=np.uint8))
+  got = np.asarray(jax.jit(images.flip)(jax.random.key(0), image))
+  same, turned = (
+    (got == x).all(axis=(1, 2, 3)) for x in (np.asarray(image), image[:, :, ::-1])
+  )
+  assert (same | turned).all() and got.dtype == np.uint8
+  assert 70 < turned.sum() < 130
+
+
 def test_normalize():
   image = np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1)
   got = images.normalize(jnp.asarray(image))

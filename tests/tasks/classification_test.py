@@ -210,6 +210,85 @@ def test_mixup_with_the_reversed_batch(batch, monkeypatch):
   np.testing.assert_allclose(scalars['loss'], want, rtol=1e-5)
 
 
+# The device's augmentation
+
+
+def augmented(batch, **options):
+  image, target = make(**options).augmented(batch, KEY)
+  return np.asarray(image), np.asarray(target)
+
+
+def test_nothing_is_augmented_unless_asked(batch):
+  image, target = augmented(batch)
+  np.testing.assert_allclose(image, normalized(batch), rtol=1e-6)
+  np.testing.assert_array_equal(target, np.eye(CLASSES)[batch['label']])
+
+
+def test_the_loss_is_that_of_what_is_augmented(batch, monkeypatch):
+  monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.4))
+  options = dict(flip=True, erasing=0.5, cutmix=1.0, label_smoothing=0.1)
+  before, _, scalars = stepped(make(**options), batch)
+  image, target = augmented(batch, **options)
+  logits = Small().apply({'params': before.params}, image)['logits']
+  want = -(target * np.asarray(jax.nn.log_softmax(logits))).sum(axis=1).mean()
+  np.testing.assert_allclose(scalars['loss'], want, rtol=1e-5)
+
+
+def test_more_augmentation_leaves_the_randomness_of_mixup():
+  # What was drawn before a task could also flip and erase: runs go on as they were.
+  four, two = (jax.random.key_data(jax.random.split(KEY, n)) for n in (4, 2))
+  np.testing.assert_array_equal(four[:2], two)
+
+
+def test_images_are_flipped_and_erased_one_by_one():
+  rng = np.random.default_rng(0)
+  big = dict(
+    image=rng.integers(0, 256, (40, 6, 7, 3), dtype=np.uint8), label=np.arange(40) % 3
+  )
+  plain = augmented(big)[0]
+  flipped, target = augmented(big, flip=True)
+  turned = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
+  assert 10 < turned.sum() < 30
+  np.testing.assert_array_equal(flipped[~turned], plain[~turned])
+  erased, _ = augmented(big, erasing=0.4)
+  changed = (erased != plain).any(axis=(1, 2, 3))
+  assert 6 < changed.sum() < 26
+  np.testing.assert_array_equal(target, np.eye(CLASSES)[big['label']])
+
+
+def test_erasing_comes_before_mixing(batch, monkeypatch):
+  monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.25))
+  noise = jnp.arange(8.0).reshape(8, 1, 1, 1) * jnp.ones((8, 2, 2, 1))
+  erase = lambda key, image, probability: noise  # noqa: E731
+  monkeypatch.setattr(classification.erasing, 'erase', erase)
+  options = dict(mixup=0.8, erasing=0.25, label_smoothing=0.1)
+  image, target = augmented(batch, mixup_partner='reversed', **options)
+  np.testing.assert_allclose(image, 0.25 * noise + 0.75 * noise[::-1], rtol=1e-6)
+  smooth = 0.9 * np.eye(CLASSES)[batch['label']] + 0.1 / CLASSES
+  np.testing.assert_allclose(target, 0.25 * smooth + 0.75 * smooth[::-1], rtol=1e-5)
+
+
+def test_one_of_mixup_and_cutmix_or_either(batch, monkeypatch):
+  called = []
+
+  def recording(name):
+    def mix(key, image, target, *rest):
+      called.append((name, *rest))
+      return image, target
+
+    return mix
+
+  for name in ('mixup', 'cutmix', 'mixup_or_cutmix'):
+    monkeypatch.setattr(classification.mixing, name, recording(name))
+  for options in (dict(mixup=0.8), dict(cutmix=1.0), dict(mixup=0.8, cutmix=1.0)):
+    augmented(batch, switch=0.4, mixup_partner='reversed', **options)
+  assert called == [
+    ('mixup', 0.8, 'reversed'),
+    ('cutmix', 1.0, 'reversed'),
+    ('mixup_or_cutmix', 0.8, 1.0, 0.4, 'reversed'),
+  ]
+
+
 # Prediction
 
 
@@ -296,6 +375,12 @@ def test_labels_in_range_pass(batch):
 def test_an_unknown_partner_is_named():
   with pytest.raises(UserError, match="mixup_partner='any' is not one of rolled, rev"):
     make(mixup_partner='any')
+
+
+@pytest.mark.parametrize('options', [dict(erasing=1.5), dict(switch=-0.1)])
+def test_probabilities_are_checked(options):
+  with pytest.raises(UserError, match=r'=\S+ is not a probability, 0 to 1'):
+    make(**options)
 
 
 def test_an_unknown_loss_is_named():

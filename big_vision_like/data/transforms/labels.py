@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
 
@@ -43,6 +43,22 @@ class Keep(grain.transforms.Map):
     if isinstance(example.get('id'), (int, np.integer)):
       kept['id'] = example['id']
     return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class InRange(grain.transforms.Map):
+  """Raises BadRecordError for a `label` that is not one of so many `classes`."""
+
+  classes: int
+
+  def map(self, example: Example) -> Example:
+    label = int(feature(example, 'label'))
+    if not 0 <= label < self.classes:
+      raise BadRecordError(
+        f'label {label} of the example with id {example.get("id", "unknown")} is not'
+        f' one of {self.classes:,} classes (0 to {self.classes - 1:,})'
+      )
+    return example
 
 
 @dataclasses.dataclass(frozen=True)

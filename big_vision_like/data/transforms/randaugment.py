@@ -1,13 +1,15 @@
 """RandAugment (arXiv:1909.13719) as the ViTs of arXiv:2106.10270 were trained with it.
 
-That is the published TensorFlow code with its surprises, each marked below. Images are
+That is the published TensorFlow code with its surprises, each marked below; that of
+EfficientNet and Noisy Student is the same. DeiT's is in `timm_randaugment`. Images are
 uint8 (H, W, 3); every operation is a pure function that returns a new image. What an
 operation uncovers becomes grey (128).
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -20,6 +22,12 @@ Example = dict[str, Any]
 
 FILL = 128
 VALUES = np.arange(256)
+# What red, green and blue add to the grey of a pixel, in float32.
+GREYS = [
+  np.arange(256, dtype=np.float32) * np.float32(1 / 255) * np.float32(share)
+  for share in (0.2989, 0.5870, 0.1140)
+]
+SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,38 +35,67 @@ class RandAugment(grain.transforms.RandomMap):
   """`layers` operations, one after the other, each drawn from all and always applied.
 
   The magnitude is 10 for the ranges of the paper; arXiv:2106.10270 goes from 0, where
-  most operations still change the image, to 20.
+  most operations still change the image, to 20. `translate` and half the side of
+  `cutout` are pixels at magnitude 10.
+
+  Noisy Student (arXiv:1911.04252) takes `names=WITHOUT_CUTOUT` and magnitude 27; for
+  images of 32x32, all names and 4 pixels for both.
   """
 
   layers: int = 2
   magnitude: float = 10
+  names: Sequence[str] = dataclasses.field(default_factory=lambda: NAMES)
+  translate: float = 100.0
+  cutout: int = 40
 
   def __post_init__(self) -> None:
+    check_names(self.names, NAMES)
     if self.layers < 0 or self.magnitude < 0:
       raise UserError(
         f'layers={self.layers} and magnitude={self.magnitude} may not be negative'
       )
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    image = example['image']
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-      raise UserError(
-        f'RandAugment takes uint8 (H, W, 3), not {image.dtype} {image.shape} (id'
-        f' {example.get("id", "unknown")}): decode with channels=3.'
-      )
+    image = rgb(example, 'RandAugment')
+    at_ten = at_ten_with(self.translate, self.cutout)
     for _ in range(self.layers):
-      name = NAMES[rng.integers(len(NAMES))]
-      image = distort(name, image, self.magnitude, rng)
+      name = self.names[rng.integers(len(self.names))]
+      image = distort(name, image, self.magnitude, rng, at_ten)
     return example | {'image': image}
 
 
+def rgb(example: Example, transform: str) -> np.ndarray:
+  """The image, if it has colours: uint8 (H, W, 3)."""
+  image = example['image']
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    raise UserError(
+      f'{transform} takes uint8 (H, W, 3), not {image.dtype} {image.shape} (id'
+      f' {example.get("id", "unknown")}): decode with channels=3.'
+    )
+  return image
+
+
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+  """Raises unless there are names, of operations that are known."""
+  unknown = [name for name in names if name not in known]
+  if unknown or not names:
+    raise UserError(
+      f'names={tuple(names)}: take some of {", ".join(known)}'
+      + (f', not {", ".join(unknown)}' if unknown else '')
+    )
+
+
 def distort(
-  name: str, image: np.ndarray, magnitude: float, rng: np.random.Generator
+  name: str,
+  image: np.ndarray,
+  magnitude: float,
+  rng: np.random.Generator,
+  at_ten: Mapping[str, float] | None = None,
 ) -> np.ndarray:
   """The operation of that name; signs and places are drawn from `rng`."""
   if name in PLAIN:
     return PLAIN[name](image)
-  amount = argument(name, magnitude)
+  amount = argument(name, magnitude, at_ten)
   if name == 'Cutout':
     height, width = image.shape[:2]
     return cutout(image, amount, rng.integers(height), rng.integers(width))
@@ -67,13 +104,24 @@ def distort(
   return GRADED[name](image, amount)
 
 
-def argument(name: str, magnitude: float) -> float:
-  """The argument of an operation, without its sign; an integer where it has to be."""
+def at_ten_with(translate: float, cutout: int) -> dict[str, float]:
+  """AT_TEN with other pixels."""
+  moves = dict.fromkeys(('TranslateX', 'TranslateY'), float(translate))
+  return AT_TEN | moves | {'Cutout': cutout}
+
+
+def argument(
+  name: str, magnitude: float, at_ten: Mapping[str, float] | None = None
+) -> float:
+  """The argument of an operation, without its sign; an integer where it has to be.
+
+  `at_ten` is AT_TEN, if not given.
+  """
   share = magnitude / 10
   if name in ('Color', 'Contrast', 'Brightness', 'Sharpness'):
     return share * 1.8 + 0.1
-  at_ten = AT_TEN[name]
-  return int(share * at_ten) if isinstance(at_ten, int) else share * at_ten
+  most = (at_ten or AT_TEN)[name]
+  return int(share * most) if isinstance(most, int) else share * most
 
 
 # Colours
@@ -83,30 +131,32 @@ def invert(image: np.ndarray) -> np.ndarray:
   return 255 - image
 
 
-def autocontrast(image: np.ndarray) -> np.ndarray:
+def autocontrast(image: np.ndarray, precision: type = np.float32) -> np.ndarray:
   """Each channel stretched from its darkest and brightest value to 0 and 255."""
-  tables = []
-  for channel in cv2.split(image):
-    low, high, table = np.float32(channel.min()), np.float32(channel.max()), VALUES
-    if high > low:
-      scale = np.float32(255) / (high - low)
-      table = np.clip(VALUES.astype(np.float32) * scale + -low * scale, 0, 255)
-    tables.append(table)
-  return look_up(image, np.stack(tables, axis=-1))
+
+  def stretched(channel: np.ndarray) -> np.ndarray:
+    low, high = precision(channel.min()), precision(channel.max())
+    if high == low:
+      return channel
+    scale = precision(255) / (high - low)
+    stretch = VALUES.astype(precision) * scale + -low * scale
+    return look_up(channel, np.clip(stretch, 0, 255))
+
+  return cv2.merge([stretched(channel) for channel in cv2.split(image)])
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
   """Each channel so that all values are about as frequent."""
-  tables = []
-  for channel in cv2.split(image):
-    counts = np.bincount(channel.ravel(), minlength=256)
+
+  def equalized(channel: np.ndarray) -> np.ndarray:
+    counts = cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel().astype(int)
     step = (channel.size - counts[counts > 0][-1]) // 255
-    table = VALUES
-    if step:
-      before = np.cumsum(counts) - counts
-      table = np.where(VALUES > 0, (before + step // 2) // step, 0)
-    tables.append(np.minimum(table, 255))
-  return look_up(image, np.stack(tables, axis=-1))
+    if not step:
+      return channel
+    before = np.cumsum(counts) - counts
+    return look_up(channel, np.minimum((before + step // 2) // step, 255))
+
+  return cv2.merge([equalized(channel) for channel in cv2.split(image)])
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
@@ -142,37 +192,41 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
   """From grey (0) to the image (1) and beyond."""
-  return blend(luma(image)[..., None], image, factor)
+  return blend(cv2.cvtColor(luma(image), cv2.COLOR_GRAY2RGB), image, factor)
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
   """From smooth (0) to the image (1) and beyond, but for pixels at the border."""
-  kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13)
   # Sums in float32, so that fractions are cut off where TensorFlow's are.
-  smooth = cv2.filter2D(image.astype(np.float32), cv2.CV_32F, kernel)
-  smooth, inner = smooth[1:-1, 1:-1].astype(np.uint8), image[1:-1, 1:-1]
-  result = image.copy()
-  result[1:-1, 1:-1] = blend(smooth, inner, factor)
+  smooth = cv2.filter2D(image.astype(np.float32), cv2.CV_32F, SMOOTH)
+  result = blend(smooth.astype(np.uint8), image, factor)
+  for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+    result[border] = image[border]
   return result
 
 
 def luma(image: np.ndarray) -> np.ndarray:
   """uint8 (H, W), rounded as TensorFlow does."""
-  unit = image.astype(np.float32) * np.float32(1 / 255)
-  grey = unit @ np.array([0.2989, 0.5870, 0.1140], np.float32)
-  return (grey * np.float32(255.5)).astype(np.uint8)
+  channels = zip(cv2.split(image), GREYS, strict=True)
+  red, green, blue = (cv2.LUT(channel, greys) for channel, greys in channels)
+  # In this order it is the grey of TensorFlow for each of the 2^24 colours.
+  red += green
+  red += blue
+  red *= np.float32(255.5)
+  return red.astype(np.uint8)
 
 
 def blend(degenerate: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
   """uint8: `degenerate` at factor 0, `image` at 1; fractions are cut off."""
-  first, second = degenerate.astype(np.float32), image.astype(np.float32)
-  mixed = first + np.float32(factor) * (second - first)
-  return np.clip(mixed, 0, 255).astype(np.uint8)
+  mixed = np.subtract(image, degenerate, dtype=np.float32)
+  mixed *= np.float32(factor)
+  mixed += degenerate
+  return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
 
 
-def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-  """Each value replaced by its entry; the table is (256,), or (256, C) by channel."""
-  return cv2.LUT(image, table.astype(np.uint8).reshape(1, 256, -1))
+def look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+  """Each value replaced by its entry of the table (256,)."""
+  return cv2.LUT(values, table.astype(np.uint8)).reshape(values.shape)
 
 
 # Places
@@ -210,16 +264,26 @@ def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
 
 def moved(image: np.ndarray, x: tuple[float, ...], y: tuple[float, ...]) -> np.ndarray:
   """Every pixel p = (column, row, 1) taken from the one nearest to (x . p, y . p)."""
-  rows, columns = (np.arange(size, dtype=np.float32) for size in image.shape[:2])
-  places = []
-  for a, b, c in np.array([x, y], np.float32):
+  places = nearest(*image.shape[:2], x, y)
+  return cv2.remap(
+    image, places, None, cv2.INTER_NEAREST, borderValue=(FILL,) * image.shape[2]
+  )
+
+
+# The magnitude of a policy is fixed, so that the same few come again and again.
+@functools.lru_cache(maxsize=32)
+def nearest(
+  height: int, width: int, x: tuple[float, ...], y: tuple[float, ...]
+) -> np.ndarray:
+  """Where each pixel is taken from: int16 (height, width, 2), column and row."""
+  rows, columns = (np.arange(size, dtype=np.float32) for size in (height, width))
+  places = np.empty((height, width, 2), np.int16)
+  for i, (a, b, c) in enumerate(np.array([x, y], np.float32)):
     exact = (a * columns)[None] + (b * rows)[:, None] + c
     # Halves go away from zero: -0.5 lies outside.
-    places.append(np.trunc(exact + np.copysign(np.float32(0.5), exact)))
-  nearest = np.stack(places, axis=-1).astype(np.int16)
-  return cv2.remap(
-    image, nearest, None, cv2.INTER_NEAREST, borderValue=(FILL,) * image.shape[2]
-  )
+    places[..., i] = np.trunc(exact + np.copysign(np.float32(0.5), exact))
+  places.flags.writeable = False
+  return places
 
 
 def cutout(image: np.ndarray, size: int, row: int, column: int) -> np.ndarray:
@@ -264,3 +328,4 @@ AT_TEN = {
   'TranslateY': 100.0,
 }
 NAMES = (*PLAIN, *GRADED, 'Cutout')
+WITHOUT_CUTOUT = NAMES[:-1]

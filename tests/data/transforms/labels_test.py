@@ -5,7 +5,7 @@ import pytest
 
 from big_vision_like.data import pipeline
 from big_vision_like.data.transforms import labels
-from big_vision_like.errors import UserError
+from big_vision_like.errors import BadRecordError, UserError
 
 
 def label(transform, **example):
@@ -116,3 +116,14 @@ def test_an_id_that_is_a_text_is_left_out():
   assert got == {'a': 1}
   with pytest.raises(UserError, match="no 'label'; they have a, id"):
     labels.Keep(names=('a', 'label')).map({'a': 1, 'id': 2})
+
+
+def test_labels_out_of_range_are_bad_records():
+  check = labels.InRange(classes=3)
+  assert check.map({'label': np.int64(2)}) == {'label': 2}
+  for label in (-1, 3):
+    with pytest.raises(BadRecordError) as error:
+      check.map({'label': label, 'id': 7})
+    assert str(error.value) == (
+      f'label {label} of the example with id 7 is not one of 3 classes (0 to 2)'
+    )

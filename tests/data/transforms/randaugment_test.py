@@ -146,8 +146,8 @@ def test_cutout_is_drawn_anywhere(picture):
 def test_layers_are_drawn_from_all_and_always_applied(picture, monkeypatch):
   drawn = collections.Counter()
 
-  def distort(name, image, magnitude, rng):
-    assert magnitude == 7
+  def distort(name, image, magnitude, rng, at_ten):
+    assert magnitude == 7 and at_ten == randaugment.AT_TEN
     drawn[name] += 1
     return image + 1
 
@@ -180,6 +180,52 @@ def test_images_of_another_kind_are_refused(image):
     randaugment.RandAugment().random_map(
       {'image': image, 'id': 8}, np.random.default_rng(0)
     )
+
+
+def test_pixels_that_images_move_by(picture):
+  at_ten = randaugment.at_ten_with(translate=4, cutout=3)
+  got = randaugment.argument('TranslateY', 5, at_ten)
+  assert got == 2.0 and isinstance(got, float)
+  assert randaugment.argument('Cutout', 5, at_ten) == 1
+  augment = randaugment.RandAugment(1, 20, ('TranslateX',), translate=4)
+  got = augment.random_map({'image': picture}, np.random.default_rng(0))['image']
+  uncovered = (got == 128).all(axis=(0, 2))
+  assert uncovered.sum() == 8
+
+
+def test_names_are_the_operations_drawn(picture):
+  augment = randaugment.RandAugment(3, 0, randaugment.WITHOUT_CUTOUT)
+  assert len(augment.names) == 15 and 'Cutout' not in augment.names
+  inverted = randaugment.RandAugment(3, 10, ('Invert',))
+  got = inverted.random_map({'image': picture}, np.random.default_rng(0))['image']
+  np.testing.assert_array_equal(got, 255 - picture)
+
+
+@pytest.mark.parametrize(
+  'names, words',
+  [(('Invert', 'Blur'), 'not Blur$'), ((), 'names=.*: take some of Auto')],
+)
+def test_unknown_names_are_refused(names, words):
+  with pytest.raises(UserError, match=words):
+    randaugment.RandAugment(names=names)
+
+
+def test_places_are_kept_and_stay(picture):
+  first = randaugment.rotate(picture, 20.0)
+  places = randaugment.nearest(3, 4, (1, 0, 0), (0, 1, 0))
+  assert places is randaugment.nearest(3, 4, (1, 0, 0), (0, 1, 0))
+  with pytest.raises(ValueError, match='read-only'):
+    places[0] = 7
+  for degrees in range(-40, 40):
+    randaugment.rotate(picture, degrees)
+  np.testing.assert_array_equal(randaugment.rotate(picture, 20.0), first)
+
+
+def test_greys_at_the_edge_of_rounding():
+  # As TensorFlow 2.21; sums in another order fall on the other side.
+  colors = [(16, 218, 140), (23, 195, 100), (24, 133, 189), (67, 239, 82)]
+  got = randaugment.luma(np.array([colors], np.uint8))
+  np.testing.assert_array_equal(got, [[148, 132, 107, 170]])
 
 
 @pytest.mark.parametrize('options', [dict(layers=-1), dict(magnitude=-5)])

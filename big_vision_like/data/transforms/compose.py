@@ -1,0 +1,87 @@
+"""Transforms made of transforms."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from big_vision_like.errors import UserError
+
+Example = dict[str, Any]
+Transform = grain.transforms.Map | grain.transforms.RandomMap
+
+
+def applied(
+  transforms: Sequence[Transform], example: Example, rng: np.random.Generator
+) -> Example:
+  """What the transforms make of an example, one after the other."""
+  for transform in transforms:
+    if isinstance(transform, grain.transforms.RandomMap):
+      example = transform.random_map(example, rng)
+    else:
+      example = transform.map(example)
+  return example
+
+
+@dataclasses.dataclass(frozen=True)
+class Sometimes(grain.transforms.RandomMap):
+  """All of the transforms with `probability`, else none."""
+
+  transforms: Sequence[Transform]
+  probability: float
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.probability <= 1:
+      raise UserError(f'probability={self.probability} is not from 0 to 1')
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    if rng.random() < self.probability:
+      return applied(self.transforms, example, rng)
+    return example
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf(grain.transforms.RandomMap):
+  """One of the transforms, each as likely as the others."""
+
+  transforms: Sequence[Transform]
+
+  def __post_init__(self) -> None:
+    if not self.transforms:
+      raise UserError('OneOf needs transforms to choose from')
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    return applied([self.transforms[rng.integers(len(self.transforms))]], example, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiCrop(grain.transforms.RandomMap):
+  """Several views of an image (arXiv:2006.09882 section 3.2).
+
+  `views` names what the example gets: for each name one list of transforms per view,
+  which begins with a random crop and has randomness of its own. Views of one name have
+  one size, and become uint8 (views, H, W, C).
+  """
+
+  views: Mapping[str, Sequence[Sequence[Transform]]]
+
+  def __post_init__(self) -> None:
+    for name, views in self.views.items():
+      if not views:
+        raise UserError(f'{name!r} needs a view at least: a list of transforms')
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    made = {}
+    for name, views in self.views.items():
+      images = [applied(view, example, rng)['image'] for view in views]
+      shapes = {image.shape: None for image in images}
+      if len(shapes) > 1:
+        listed = ', '.join('x'.join(map(str, shape)) for shape in shapes)
+        raise UserError(
+          f'the views {name!r} have several shapes ({listed}): crop them to one, or'
+          ' give those of another size another name.'
+        )
+      made[name] = np.stack(images)
+    return example | made

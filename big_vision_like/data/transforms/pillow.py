@@ -1,0 +1,133 @@
+"""Operations on images, to the bit as Pillow does them.
+
+timm and torchvision augment with these. Images are uint8 (H, W, 3); every operation is
+a pure function that returns a new image. What others compute in the same way comes from
+`randaugment`: `blend`, `brightness`, `equalize`, `invert`, `solarize_add`.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFilter
+
+from big_vision_like.data.transforms import randaugment
+from big_vision_like.data.transforms.randaugment import VALUES, look_up
+
+METHODS = {
+  'nearest': Image.Resampling.NEAREST,
+  'bilinear': Image.Resampling.BILINEAR,
+  'bicubic': Image.Resampling.BICUBIC,
+}
+
+# Colours
+
+
+def autocontrast(image: np.ndarray) -> np.ndarray:
+  """Each channel stretched from its darkest and brightest value to 0 and 255."""
+  return randaugment.autocontrast(image, np.float64)
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+  """The upper `bits` (0 to 8) of each value."""
+  shift = 8 - min(bits, 8)
+  return look_up(image, VALUES >> shift << shift)
+
+
+def solarize(image: np.ndarray, threshold: float = 128) -> np.ndarray:
+  """Values from the threshold on are inverted."""
+  return look_up(image, np.where(threshold > VALUES, VALUES, 255 - VALUES))
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+  """From the image's mean grey (0) to the image (1) and beyond."""
+  mean = np.full(256, int(luma(image).mean() + 0.5))
+  return look_up(image, randaugment.blend(mean, VALUES, factor))
+
+
+def color(image: np.ndarray, factor: float) -> np.ndarray:
+  """From grey (0) to the image (1) and beyond."""
+  return randaugment.blend(grayscale(image), image, factor)
+
+
+def grayscale(image: np.ndarray) -> np.ndarray:
+  """Without colours; still three channels."""
+  return cv2.cvtColor(luma(image), cv2.COLOR_GRAY2RGB)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+  """uint8 (H, W)."""
+  return np.asarray(Image.fromarray(image).convert('L'))
+
+
+def hue(image: np.ndarray, turn: float) -> np.ndarray:
+  """Hues go round by so much of the circle, -0.5 to 0.5."""
+  hues, *rest = Image.fromarray(image).convert('HSV').split()
+  turned = hues.point([(value + int(turn * 255)) % 256 for value in range(256)])
+  return np.asarray(Image.merge('HSV', (turned, *rest)).convert('RGB'))
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+  """From smooth (0) to the image (1) and beyond, but for pixels at the border."""
+  smooth = cv2.filter2D(image, cv2.CV_8U, randaugment.SMOOTH)
+  result = randaugment.blend(smooth, image, factor)
+  for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+    result[border] = image[border]
+  return result
+
+
+def gaussian_blur(image: np.ndarray, radius: float) -> np.ndarray:
+  """Three boxes that are together about a Gaussian of that deviation, in pixels."""
+  return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
+
+
+# Places. What is uncovered gets the colour `fill`; `method` is one of METHODS.
+
+
+def rotate(
+  image: np.ndarray, degrees: float, fill: Sequence[int], method: str
+) -> np.ndarray:
+  """About the centre; clockwise where `degrees` are negative."""
+  picture = Image.fromarray(image)
+  return np.asarray(picture.rotate(degrees, METHODS[method], fillcolor=tuple(fill)))
+
+
+def shear_x(
+  image: np.ndarray, level: float, fill: Sequence[int], method: str
+) -> np.ndarray:
+  """Rows moved left by `level` times their distance from the top."""
+  return moved(image, (1, level, 0, 0, 1, 0), fill, method)
+
+
+def shear_y(
+  image: np.ndarray, level: float, fill: Sequence[int], method: str
+) -> np.ndarray:
+  """Columns moved up by `level` times their distance from the left."""
+  return moved(image, (1, 0, 0, level, 1, 0), fill, method)
+
+
+def translate_x(
+  image: np.ndarray, share: float, fill: Sequence[int], method: str
+) -> np.ndarray:
+  """To the left by that share of the width."""
+  return moved(image, (1, 0, share * image.shape[1], 0, 1, 0), fill, method)
+
+
+def translate_y(
+  image: np.ndarray, share: float, fill: Sequence[int], method: str
+) -> np.ndarray:
+  """Upwards by that share of the height."""
+  return moved(image, (1, 0, 0, 0, 1, share * image.shape[0]), fill, method)
+
+
+def moved(
+  image: np.ndarray, matrix: Sequence[float], fill: Sequence[int], method: str
+) -> np.ndarray:
+  """Every pixel p = (column, row, 1) taken from (matrix[:3] . p, matrix[3:] . p)."""
+  picture = Image.fromarray(image)
+  affine = Image.Transform.AFFINE
+  return np.asarray(
+    picture.transform(
+      picture.size, affine, matrix, METHODS[method], fillcolor=tuple(fill)
+    )
+  )
