@@ -1,0 +1,446 @@
+"""Clips of videos.
+
+A video is the bytes of a file, a list of encoded frames, or frames that are decoded
+already, uint8 (T, H, W, C). The frames of a clip are chosen first; no others are
+decoded, but for those of a file that the chosen ones build on.
+"""
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from big_vision_like.data.transforms import image, resizing
+from big_vision_like.errors import BadRecordError, UserError
+
+Example = dict[str, Any]
+# From how many frames there are, and how many to a second, to those wanted.
+Choice = Callable[[int, float], np.ndarray]
+
+# What TimeSformer takes for a second; and the rate of frames that come without a file.
+FPS = 30.0
+# A file may announce a few frames more than it has, for many only estimate them; one
+# with fewer than this share is damaged.
+COMPLETE = 0.9
+
+
+# Which frames
+
+
+def random_clip(
+  available: int, fps: float, frames: int, stride: int, rng: np.random.Generator
+) -> np.ndarray:
+  """`frames` frames, `stride` 30ths of a second apart, starting anywhere.
+
+  int64 (frames,), of `available` frames, `fps` a second. So TimeSformer is trained on
+  Kinetics (arXiv:2102.05095, published code). Too short a video repeats its last frame.
+  """
+  length = clip_length(fps, frames, stride)
+  start = rng.uniform(0, max(available - length, 0))
+  return spread(start, length, frames, available)
+
+
+def uniform_clip(
+  available: int, fps: float, frames: int, stride: int, clip: int = 0, clips: int = 1
+) -> np.ndarray:
+  """The same, for clip number `clip` of `clips` to test on; the first starts at 0.
+
+  int64 (frames,). The last does not end with the video: starts are `clip` / `clips` of
+  the latest possible one, as in the published code.
+  """
+  length = clip_length(fps, frames, stride)
+  start = max(available - length, 0) * clip / clips
+  return spread(start, length, frames, available)
+
+
+def covering_clips(available: int, fps: float, frames: int, stride: int) -> np.ndarray:
+  """As many clips, one after the other, as it takes to see the whole video.
+
+  int64 (clips, frames). So TimeSformer is tested on the long videos of HowTo100M.
+  """
+  length = clip_length(fps, frames, stride)
+  starts = length * np.arange(math.ceil(available / length))
+  return np.stack([spread(start, length, frames, available) for start in starts])
+
+
+def random_segments(
+  available: int, frames: int, rng: np.random.Generator
+) -> np.ndarray:
+  """A frame from each of `frames` equal parts of the video; int64 (frames,).
+
+  So TimeSformer is trained on Something-Something. The ends of parts belong to both
+  neighbours.
+  """
+  ends = _segment_ends(available, frames)
+  return rng.integers(ends[:-1], ends[1:], endpoint=True)
+
+
+def middle_segments(available: int, frames: int) -> np.ndarray:
+  """The middle frame of each of `frames` equal parts of the video; int64 (frames,)."""
+  ends = _segment_ends(available, frames)
+  return (ends[:-1] + ends[1:]) // 2
+
+
+def _segment_ends(available: int, frames: int) -> np.ndarray:
+  return np.round((available - 1) / frames * np.arange(frames + 1)).astype(np.int64)
+
+
+def clip_length(fps: float, frames: int, stride: int) -> float:
+  """How many frames of the video a clip spans."""
+  return stride * frames / FPS * fps
+
+
+def spread(start: float, length: float, frames: int, available: int) -> np.ndarray:
+  """`frames` frames from `start` to `start + length - 1`, cut to whole ones that exist.
+
+  So they are a little more than the stride apart, as in the published code.
+  """
+  # As torch.linspace: in float32, each half from its own end.
+  first, last = np.float32(start), np.float32(start + length - 1)
+  last = last if frames > 1 else first
+  step = (last - first) / np.float32(max(frames - 1, 1))
+  up = np.arange(frames, dtype=np.float32)
+  places = np.where(up < frames // 2, first + step * up, last - step * up[::-1])
+  return np.clip(places, 0, available - 1).astype(np.int64)
+
+
+# Clips
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomClip(grain.transforms.RandomMap):
+  """`video` becomes uint8 (frames, H, W, C): `random_clip`.
+
+  `fps` is that of videos that are not files, which say it themselves.
+  """
+
+  frames: int
+  stride: int
+  fps: float = FPS
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    seed = rng.integers(2**63)  # a choice may be made twice
+
+    def choose(available: int, fps: float) -> np.ndarray:
+      own = np.random.default_rng(seed)
+      return random_clip(available, fps, self.frames, self.stride, own)
+
+    return example | {'video': chosen_frames(example, choose, self.fps)}
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformClips(grain.transforms.Map):
+  """`video` becomes uint8 (frames, H, W, C), or (clips, frames, H, W, C) of several."""
+
+  frames: int
+  stride: int
+  clips: int = 1
+  fps: float = FPS
+
+  def map(self, example: Example) -> Example:
+    def choose(available: int, fps: float) -> np.ndarray:
+      return np.stack(
+        [
+          uniform_clip(available, fps, self.frames, self.stride, clip, self.clips)
+          for clip in range(self.clips)
+        ]
+      )
+
+    video = chosen_frames(example, choose, self.fps)
+    return example | {'video': video if self.clips > 1 else video[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class CoveringClips(grain.transforms.Map):
+  """`video` becomes uint8 (clips, frames, H, W, C), a whole video in order.
+
+  `view_mask`, bool (clips,), is False where a clip only fills up and repeats the last
+  frame. A video that takes more than `clips` is an error.
+  """
+
+  frames: int
+  stride: int
+  clips: int
+  fps: float = FPS
+
+  def map(self, example: Example) -> Example:
+    filled = 0
+
+    def choose(available: int, fps: float) -> np.ndarray:
+      nonlocal filled
+      found = covering_clips(available, fps, self.frames, self.stride)
+      filled = len(found)
+      if filled > self.clips:
+        raise BadRecordError(
+          f'the video of {_named(example)} takes {filled} clips to cover: more than'
+          f' clips={self.clips}; raise it.'
+        )
+      rest = np.full((self.clips - filled, self.frames), available - 1)
+      return np.concatenate([found, rest])
+
+    video = chosen_frames(example, choose, self.fps)
+    return example | {'video': video, 'view_mask': np.arange(self.clips) < filled}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSegments(grain.transforms.RandomMap):
+  """`video` becomes uint8 (frames, H, W, C): `random_segments`."""
+
+  frames: int
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    seed = rng.integers(2**63)
+
+    def choose(available: int, fps: float) -> np.ndarray:
+      return random_segments(available, self.frames, np.random.default_rng(seed))
+
+    return example | {'video': chosen_frames(example, choose, FPS)}
+
+
+@dataclasses.dataclass(frozen=True)
+class MiddleSegments(grain.transforms.Map):
+  """`video` becomes uint8 (frames, H, W, C): `middle_segments`."""
+
+  frames: int
+
+  def map(self, example: Example) -> Example:
+    def choose(available: int, fps: float) -> np.ndarray:
+      return middle_segments(available, self.frames)
+
+    return example | {'video': chosen_frames(example, choose, FPS)}
+
+
+# Decoding
+
+
+def chosen_frames(example: Example, choose: Choice, fps: float) -> np.ndarray:
+  """The chosen frames of `video`: uint8, the shape of the choice before (H, W, C).
+
+  Raises `BadRecordError` where there are no frames, or one cannot be read.
+  """
+  video = example['video']
+  if isinstance(video, bytes):
+    indices, frames = _of_file(video, choose, _named(example))
+  else:
+    indices, frames = _of_list(video, choose, fps, example)
+  shapes = {frame.shape for frame in frames.values()}
+  if len(shapes) > 1:
+    raise BadRecordError(
+      f'the video of {_named(example)} has frames of several sizes: {sorted(shapes)}.'
+    )
+  clip = np.stack([frames[index] for index in indices.ravel().tolist()])
+  return clip.reshape(*indices.shape, *clip.shape[1:])
+
+
+def _of_list(
+  video: Sequence[Any], choose: Choice, fps: float, example: Example
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+  if len(video) == 0:
+    raise BadRecordError(f'the video of {_named(example)} has no frames.')
+  indices, decode, frames = choose(len(video), fps), image.Decode(), {}
+  for index in np.unique(indices).tolist():
+    frame = video[index]
+    if isinstance(frame, bytes):
+      try:
+        frame = decode.map(example | {'image': frame})['image']
+      except UserError as error:
+        raise BadRecordError(f'frame {index} of a video: {error}') from error
+    frames[index] = frame
+  return indices, frames
+
+
+def _of_file(
+  data: bytes, choose: Choice, name: str
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+  with tempfile.NamedTemporaryFile() as file:
+    file.write(data)
+    file.flush()
+    announced, fps = _announced(file.name, name)
+    if announced <= 0:  # written as a stream: nobody knew
+      announced = _read(file.name, [np.iinfo(np.int64).max])[0]
+    indices = choose(max(announced, 1), fps)
+    wanted = np.unique(indices).tolist()
+    found, frames = _read(file.name, wanted)
+    if len(frames) < len(wanted):
+      if found == 0 or found < COMPLETE * announced:
+        raise BadRecordError(
+          f'the video of {name} is damaged: {found} of its {announced} frames can be'
+          ' decoded.'
+        )
+      indices = choose(found, fps)
+      _, frames = _read(file.name, np.unique(indices).tolist())
+  return indices, frames
+
+
+def _announced(path: str, name: str) -> tuple[int, float]:
+  """How many frames a file says it has, 0 where it does not say, and to a second."""
+  capture = _opened(path)
+  try:
+    if not capture.isOpened():
+      size = os.path.getsize(path)
+      raise BadRecordError(f'the video of {name} cannot be read ({size} bytes).')
+    count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+  finally:
+    capture.release()
+  return int(count) if count > 0 else 0, fps if fps > 0 else FPS
+
+
+def _read(path: str, wanted: Iterable[int]) -> tuple[int, dict[int, np.ndarray]]:
+  """RGB frames by number, in rising order, and how many were decoded to reach them.
+
+  Stops at the end of the file. Goes frame by frame: where distances vary, seeking gives
+  others than asked for, and it is slower for clips that span most of a video.
+  """
+  capture, frames, decoded = _opened(path), {}, 0
+  try:
+    for index in wanted:
+      while decoded < index and capture.grab():
+        decoded += 1
+      done, frame = capture.read()
+      if not done:
+        break
+      frames[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+      decoded += 1
+  finally:
+    capture.release()
+  return decoded, frames
+
+
+def _opened(path: str) -> cv2.VideoCapture:
+  # One thread: workers and threads are the pipeline's business.
+  capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+  capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # as stored, like images
+  return capture
+
+
+def _named(example: Example) -> str:
+  return f'the example with id {example.get("id", "unknown")}'
+
+
+# Transforms of frames
+
+
+@dataclasses.dataclass(frozen=True)
+class EachFrame(grain.transforms.Map):
+  """A transform of `image` that is not random, on every frame of `video`."""
+
+  transform: grain.transforms.Map
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.transform, grain.transforms.Map):
+      raise UserError(f'{self.transform} is random: use EachFrameAlike.')
+
+  def map(self, example: Example) -> Example:
+    return _each_frame(example, self.transform.map)
+
+
+@dataclasses.dataclass(frozen=True)
+class EachFrameAlike(grain.transforms.RandomMap):
+  """A random transform of `image` on every frame of `video`, all drawn the same."""
+
+  transform: grain.transforms.RandomMap
+
+  def __post_init__(self) -> None:
+    if not isinstance(self.transform, grain.transforms.RandomMap):
+      raise UserError(f'{self.transform} is not random: use EachFrame.')
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    state = rng.bit_generator.state
+
+    def change(frame: Example) -> Example:
+      rng.bit_generator.state = state
+      return self.transform.random_map(frame, rng)
+
+    return _each_frame(example, change)
+
+
+def _each_frame(example: Example, change: Callable[[Example], Example]) -> Example:
+  video = example['video']
+  frames = video.reshape(-1, *video.shape[-3:])
+  changed = np.stack([change(example | {'image': frame})['image'] for frame in frames])
+  return example | {'video': changed.reshape(*video.shape[:-3], *changed.shape[1:])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleAndCrop(grain.transforms.RandomMap):
+  """The shorter side of `image` to a random length, then a random square of it.
+
+  How TimeSformer is trained (arXiv:2102.05095, published code), without antialiasing.
+  `reciprocal` draws 1 / length uniformly, which makes shorter sides likelier, as for
+  Something-Something. For all frames of a video go through `EachFrameAlike`.
+  """
+
+  size: int
+  short_side: tuple[int, int] = (256, 320)
+  reciprocal: bool = False
+
+  def __post_init__(self) -> None:
+    low, high = self.short_side
+    if not self.size <= low <= high:
+      raise UserError(
+        f'short_side={self.short_side} has to rise and be at least size={self.size}'
+      )
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    low, high = self.short_side
+    if self.reciprocal:
+      side = round(1 / rng.uniform(1 / high, 1 / low))
+    else:
+      side = round(rng.uniform(low, high))
+    large = with_short_side(example['image'], side)
+    # The last place is never taken, as in the published code.
+    top, left = (int(rng.integers(max(n - self.size, 1))) for n in large.shape[:2])
+    crop = large[top : top + self.size, left : left + self.size]
+    return example | {'image': crop}
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreeCrops(grain.transforms.Map):
+  """Squares that cover the longer side, all of the shorter: the views of a video.
+
+  `video` (T, H, W, C) becomes (3, T, size, size, C): left, centre, right, or top,
+  centre, bottom. Several clips (clips, T, H, W, C) become (clips * 3, T, size, size, C)
+  and their `view_mask` (clips * 3,).
+  """
+
+  size: int
+
+  def map(self, example: Example) -> Example:
+    video = example['video']
+    clips = [
+      np.stack([with_short_side(frame, self.size) for frame in clip])
+      for clip in video.reshape(-1, *video.shape[-4:])
+    ]
+    views = [view for clip in clips for view in three_crops(clip, self.size)]
+    result = example | {'video': np.stack(views)}
+    if 'view_mask' in example:
+      result['view_mask'] = example['view_mask'].repeat(3)
+    return result
+
+
+def three_crops(video_THWC: np.ndarray, size: int) -> list[np.ndarray]:
+  """Three (T, size, size, C) along the longer side; the shorter is `size` already."""
+  height, width = video_THWC.shape[1:3]
+  rest = max(height, width) - size
+  crops = []
+  for start in (0, math.ceil(rest / 2), rest):
+    top, left = (start, 0) if height > width else (0, start)
+    crops.append(video_THWC[:, top : top + size, left : left + size])
+  return crops
+
+
+def with_short_side(frame: np.ndarray, side: int) -> np.ndarray:
+  """Brings the shorter side of (H, W, C) to `side`; cuts the longer to whole pixels."""
+  height, width = frame.shape[:2]
+  if min(height, width) == side:
+    return frame
+  # In this order, for fractions that floating point puts just below a whole number.
+  long = math.floor(max(height, width) / min(height, width) * side)
+  new = (long, side) if height > width else (side, long)
+  return resizing.resized(frame, *new, 'bilinear')

@@ -1,0 +1,313 @@
+import pickle
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from big_vision_like.data.transforms import boxes
+from big_vision_like.errors import BadRecordError, UserError
+
+
+def example(rectangles, height=40, width=60, masks=True):
+  """An image whose object i is bright in channel i; (left, top, right, bottom)."""
+  image = np.zeros((height, width, 3), np.uint8)
+  drawn = np.zeros((len(rectangles), height, width), np.uint8)
+  for i, (left, top, right, bottom) in enumerate(rectangles):
+    image[top:bottom, left:right, i] = 255
+    drawn[i, top:bottom, left:right] = 1
+  result = {
+    'id': 7,
+    'image': image,
+    'boxes': np.array(rectangles, np.float32).reshape(-1, 4),
+    'box_labels': np.arange(len(rectangles), dtype=np.int32),
+    'dropped': np.int32(0),
+  }
+  return result | ({'masks': drawn} if masks else {})
+
+
+def tight(mask):
+  """The box of what is true of (H, W), or None."""
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  if len(rows) == 0:
+    return None
+  return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def check_consistent(got, tolerance=0.0, mask_tolerance=0.0):
+  """Boxes lie in the image, and where its colours and the masks say, within pixels."""
+  height, width = got['image'].shape[:2]
+  assert got['boxes'].dtype == np.float32 and got['box_labels'].dtype == np.int32
+  assert (got['boxes'] >= 0).all() and (got['boxes'] <= [width, height] * 2).all()
+  for box, label, mask in zip(
+    got['boxes'], got['box_labels'], got['masks'], strict=True
+  ):
+    seen = tight(got['image'][..., label] > 127)
+    assert mask.shape == (height, width) and set(np.unique(mask)) <= {0, 1}
+    if (box[2:] - box[:2] > 1 + 2 * tolerance).all():  # not a sliver
+      np.testing.assert_allclose(seen, box, atol=tolerance + 1e-3)
+    if (box[2:] - box[:2] > 1 + 2 * mask_tolerance).all():
+      np.testing.assert_allclose(tight(mask), box, atol=mask_tolerance + 1e-3)
+
+
+@st.composite
+def rectangles(draw, height=40, width=60):
+  """Up to three, that may overlap, at least five pixels wide and high."""
+  found = []
+  for _ in range(draw(st.integers(0, 3))):
+    left, top = draw(st.integers(0, width - 5)), draw(st.integers(0, height - 5))
+    right = draw(st.integers(left + 5, width))
+    found.append((left, top, right, draw(st.integers(top + 5, height))))
+  return found
+
+
+STEPS = st.one_of(
+  st.just(boxes.Flip()),
+  st.integers(25, 90).map(lambda size: boxes.ResizeShort(size, longest=120)),
+  st.just(boxes.RandomResizeShort(sizes=[30, 44, 71], longest=100)),
+  st.tuples(st.integers(10, 20), st.integers(20, 50)).map(
+    lambda sides: boxes.RandomSizeCrop(*sides)
+  ),
+)
+
+
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
+@hypothesis.given(rectangles(), st.lists(STEPS, max_size=4), st.integers(0, 99))
+def test_boxes_follow_the_image_whatever_is_done(rectangles, steps, seed):
+  got, tolerance, mask_tolerance = example(rectangles), 0.0, 0.0
+  for step in steps:
+    before = got['image'].shape
+    if isinstance(step, boxes.RandomSizeCrop) and min(before[:2]) < 20:
+      continue
+    got = boxes.Either([step], [], 1.0).random_map(got, np.random.default_rng(seed))
+    if isinstance(step, (boxes.ResizeShort, boxes.RandomResizeShort)):
+      # A pixel is as large as it becomes later; the nearest may be one away.
+      scale = max(np.divide(got['image'].shape, before))
+      tolerance, mask_tolerance = tolerance * scale + 0.8, mask_tolerance * scale + 1
+  check_consistent(got, tolerance, mask_tolerance)
+  assert len(got['boxes']) + got['dropped'] == len(rectangles)
+  assert len(got['masks']) == len(got['boxes']) == len(got['box_labels'])
+
+
+@hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
+@hypothesis.given(rectangles())
+def test_flipping_twice_changes_nothing(rectangles):
+  given = example(rectangles)
+  once = boxes.flip(given)
+  check_consistent(once)
+  twice = boxes.flip(once)
+  for name in given:
+    np.testing.assert_array_equal(twice[name], given[name])
+
+
+def test_flip_turns_half_of_the_images():
+  given, rng = example([(5, 3, 20, 30)]), np.random.default_rng(0)
+  turned = [boxes.Flip().random_map(given, rng)['boxes'][0, 0] for _ in range(200)]
+  assert set(turned) == {5.0, 40.0} and 75 < turned.count(40.0) < 125
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+  'height, width, size, longest, want',
+  [
+    (480, 640, 800, 1333, (800, 1066)),  # 1066.67 is cut, not rounded
+    (640, 480, 800, 1333, (1066, 800)),
+    (427, 640, 800, 1333, (800, 1199)),
+    (300, 640, 800, 1333, (625, 1333)),  # 1333 * 300 / 640 = 624.8
+    (640, 480, 480, 1333, (640, 480)),
+    (500, 500, 608, 1333, (608, 608)),
+    (333, 500, 800, None, (800, 1201)),
+    (100, 1000, 800, 1333, (133, 1330)),  # longer side below the limit: cut twice
+  ],
+)
+def test_sizes_are_the_published_ones(height, width, size, longest, want):
+  assert boxes.short_side_size(height, width, size, longest) == want
+
+
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.given(st.integers(40, 1400), st.integers(40, 1400), st.integers(400, 800))
+def test_the_longer_side_keeps_to_its_limit(height, width, size):
+  got = boxes.short_side_size(height, width, size, 1333)
+  assert min(got) <= size and max(got) <= 1333 + max(height, width) / min(height, width)
+  assert (got[0] > got[1]) == (height > width) or got[0] == got[1]
+
+
+def test_resizing_averages_what_it_shrinks():
+  lines = example([(0, 0, 1, 32)], height=32, width=32)
+  lines['image'][:, ::4] = 255
+  got = boxes.ResizeShort(8).map(lines)['image']
+  assert got.shape == (8, 8, 3) and got[..., 0].std() < 12
+  assert abs(got[..., 0].mean() - 64) < 12
+
+
+def test_random_sizes_are_all_taken():
+  resize, rng = boxes.RandomResizeShort([10, 20, 30]), np.random.default_rng(0)
+  given = example([(5, 3, 20, 30)])
+  sizes = [resize.random_map(given, rng)['image'].shape[0] for _ in range(60)]
+  assert set(sizes) == {10, 20, 30}
+  assert all(type(size) is int for size in sizes)
+
+
+# Crops
+
+
+def test_crop_cuts_shifts_and_drops():
+  given = example([(0, 0, 20, 20), (10, 10, 30, 30), (50, 0, 60, 5)])
+  got = boxes.crop(given, top=5, left=20, height=20, width=30)
+  np.testing.assert_array_equal(got['boxes'], [[0, 5, 10, 20]])
+  np.testing.assert_array_equal(got['box_labels'], [1])
+  assert got['dropped'] == 2 and got['dropped'].dtype == np.int32
+  check_consistent(got)
+  again = boxes.crop(got, top=0, left=15, height=5, width=5)
+  assert again['boxes'].shape == (0, 4) and again['dropped'] == 3
+  assert again['masks'].shape == (0, 5, 5)
+
+
+def test_crops_have_every_size_and_place():
+  crop, rng = boxes.RandomSizeCrop(4, 6), np.random.default_rng(0)
+  rows, columns = np.mgrid[:7, :5]
+  picture = np.stack([rows, columns, rows], -1).astype(np.uint8)
+  given = example([], 7, 5) | {'image': picture}
+  found = set()
+  for _ in range(600):
+    got = crop.random_map(given, rng)['image']
+    top, left, _ = got[0, 0].tolist()
+    height, width = got.shape[:2]
+    np.testing.assert_array_equal(got, picture[top : top + height, left : left + width])
+    found.add((height, width, top, left))
+  assert found == {
+    (h, w, top, left)
+    for h in (4, 5, 6)
+    for w in (4, 5)  # 6 is more than there is
+    for top in range(8 - h)
+    for left in range(6 - w)
+  }
+
+
+def test_a_crop_of_too_small_an_image_is_an_error():
+  with pytest.raises(UserError, match=r'low=50\) of an image of 40x60 \(id 7\): resiz'):
+    boxes.RandomSizeCrop(50, 60).random_map(example([]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize('probability, flipped', [(1.0, True), (0.0, False)])
+def test_either_of_two(probability, flipped):
+  always = boxes.Either([boxes.ResizeShort(80)], [], probability)
+  got = always.random_map(example([(5, 3, 20, 30)]), np.random.default_rng(0))
+  assert (got['image'].shape[0] == 80) == flipped
+  half = boxes.Either([boxes.ResizeShort(80)], [boxes.ResizeShort(20)], 0.25)
+  rng = np.random.default_rng(0)
+  heights = [half.random_map(example([]), rng)['image'].shape[0] for _ in range(200)]
+  assert set(heights) == {20, 80} and 30 < heights.count(80) < 70
+
+
+# Objects of TFDS
+
+
+def record(bboxes, crowd=None, labels=None):
+  objects = {'bbox': bboxes, 'label': labels or list(range(len(bboxes)))}
+  if crowd is not None:
+    objects['is_crowd'] = crowd
+  return {'id': 7, 'image': np.zeros((40, 60, 3), np.uint8), 'objects': objects}
+
+
+def test_objects_become_pixels():
+  got = boxes.Objects().map(record([[0.25, 0.1, 0.5, 0.2]], labels=[17]))
+  np.testing.assert_allclose(got['boxes'], [[6, 10, 12, 20]], rtol=1e-6)
+  assert got['boxes'].dtype == np.float32 and 'crowd' not in got
+  np.testing.assert_array_equal(got['box_labels'], np.array([17], np.int32))
+  assert got['dropped'] == 0
+
+
+def test_objects_outside_and_without_area_are_dropped_and_counted():
+  nan = float('nan')
+  bboxes = [[0, 0, 1.5, 1.5], [0.2, 0.2, 0.2, 0.4], [1.1, 0, 1.2, 1], [0, 0, nan, 1]]
+  got = boxes.Objects().map(record(bboxes))
+  np.testing.assert_array_equal(got['boxes'], [[0, 0, 60, 40]])
+  np.testing.assert_array_equal(got['box_labels'], [0])
+  assert got['dropped'] == 3
+
+
+def test_crowds_go_unless_asked_for():
+  given = record([[0, 0, 0.5, 0.5], [0, 0, 1, 1]], crowd=[True, False])
+  without, asked = boxes.Objects().map(given), boxes.Objects(crowds=True).map(given)
+  assert without['box_labels'].tolist() == [1] and without['dropped'] == 1
+  assert asked['crowd'].tolist() == [True, False] and asked['dropped'] == 0
+  assert asked['crowd'].dtype == bool
+  cropped = boxes.crop(asked, top=30, left=40, height=10, width=20)
+  assert cropped['crowd'].tolist() == [False]
+
+
+@pytest.mark.parametrize('empty', [[], np.zeros((0, 4), np.float32)])
+def test_images_without_objects_stay(empty):
+  got = boxes.Objects().map(record(empty))
+  assert got['boxes'].shape == (0, 4) and got['box_labels'].shape == (0,)
+  for step in (boxes.ResizeShort(20), boxes.Pad([(20, 30)], 3), boxes.Normalize()):
+    got = step.map(boxes.flip(got) if 'size' not in got else got)
+  assert got['boxes'].shape == (3, 4) and not got['box_mask'].any()
+
+
+def test_examples_without_objects_are_told():
+  with pytest.raises(UserError, match="no 'objects/bbox'; they have image"):
+    boxes.Objects().map({'image': np.zeros((4, 4, 3), np.uint8)})
+
+
+# Padding
+
+
+def test_pad_makes_one_shape_and_says_what_is_real():
+  given = example([(5, 3, 20, 30), (0, 0, 60, 40)]) | {'crowd': np.array([True, False])}
+  got = boxes.Pad([(50, 70)], max_boxes=5).map(given)
+  assert got['image'].shape == (50, 70, 3) and got['masks'].shape == (5, 50, 70)
+  np.testing.assert_array_equal(got['image'][:40, :60], given['image'])
+  np.testing.assert_array_equal(got['masks'][:2, :40, :60], given['masks'])
+  assert not got['image'][40:].any() and not got['image'][:, 60:].any()
+  assert got['masks'].sum() == given['masks'].sum()
+  np.testing.assert_array_equal(got['boxes'][:2], given['boxes'])
+  assert got['boxes'].shape == (5, 4) and not got['boxes'][2:].any()
+  assert got['box_labels'].tolist() == [0, 1, 0, 0, 0]
+  assert got['box_mask'].tolist() == [True, True, False, False, False]
+  assert got['crowd'].tolist() == [True, False, False, False, False]
+  np.testing.assert_array_equal(got['size'], np.array([40, 60], np.int32))
+  for name, dtype in [('boxes', 'f4'), ('box_labels', 'i4'), ('size', 'i4')]:
+    assert got[name].dtype == dtype
+
+
+def test_pad_takes_the_smallest_size_that_fits():
+  pad = boxes.Pad([(64, 64), (60, 40), (40, 60)], max_boxes=1)
+  shapes = [
+    pad.map(example([], height, width))['image'].shape[:2]
+    for height, width in [(40, 60), (30, 50), (50, 40), (50, 50), (61, 5)]
+  ]
+  assert shapes == [(40, 60), (40, 60), (60, 40), (64, 64), (64, 64)]
+  with pytest.raises(UserError, match=r'of an image of 65x5 \(id 7\): resize first'):
+    pad.map(example([], 65, 5))
+
+
+def test_more_objects_than_places_are_an_error():
+  with pytest.raises(BadRecordError, match='id 7 has 3 objects: more than max_boxes=2'):
+    boxes.Pad([(40, 60)], max_boxes=2).map(example([(0, 0, 9, 9)] * 3))
+
+
+def test_normalized_boxes_do_not_depend_on_the_padding():
+  given = example([(15, 10, 45, 40)])
+  want = [[0.5, 0.625, 0.5, 0.75]]
+  np.testing.assert_allclose(boxes.Normalize().map(given)['boxes'], want)
+  padded = boxes.Normalize().map(boxes.Pad([(99, 99)], 2).map(given))['boxes']
+  np.testing.assert_allclose(padded, [*want, [0, 0, 0, 0]])
+  assert padded.dtype == np.float32
+
+
+def test_transforms_travel_to_workers():
+  crop = boxes.RandomSizeCrop(10, 20)
+  policy = boxes.Either([boxes.Flip(), boxes.ResizeShort(50)], [crop])
+  copy = pickle.loads(pickle.dumps(policy))
+  given = example([(5, 3, 20, 30)])
+  for seed in range(4):
+    first, second = (
+      p.random_map(given, np.random.default_rng(seed)) for p in (policy, copy)
+    )
+    for name in given:
+      np.testing.assert_array_equal(first[name], second[name])
+  np.testing.assert_array_equal(given['boxes'], [[5, 3, 20, 30]])  # not changed
