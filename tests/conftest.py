@@ -20,7 +20,7 @@ from unittest import mock  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from big_vision_like import experiment  # noqa: E402
+from big_vision_like import malloc  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 TINY_CONFIG = REPOSITORY / 'tests' / 'tiny_config.py'
@@ -33,7 +33,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # What a program under test sets up must not let tests read what others compiled.
 jax.config.update('jax_enable_compilation_cache', False)
 # One process runs many programs, whose memory is not to be kept.
-experiment.MALLOC.clear()
+malloc.MALLOC.clear()
 
 
 @pytest.fixture

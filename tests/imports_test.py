@@ -13,7 +13,7 @@ MAY_IMPORT = {
   'layers': {'ops'},
   'models': {'layers', 'ops', 'weights'},
   'tasks': {'models', 'ops', 'optim'},
-  'data': {'ops', 'spec'},
+  'data': {'ops', 'spec', 'malloc'},
   'evals': {'ops', 'data'},
   'weights': set(),
   'viz': set(),

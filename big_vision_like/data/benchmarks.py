@@ -16,7 +16,7 @@ from big_vision_like.data.transforms import (
   timm_randaugment,
 )
 from big_vision_like.errors import UserError
-from big_vision_like.spec import spec
+from big_vision_like.spec import spec, symbol
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,12 @@ class Images:
 
   def _transforms(self, own: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
     # Copies: an override of one input of a config must not reach into another.
+    first = [spec(image.Decode)]
+    if own and not self.prepare and hasattr(symbol(own[0], 'transforms[0]'), 'box'):
+      # As one they decode less, and give the same.
+      first, own = [spec(image.DecodeCrop, crop=own[0])], own[1:]
     check = spec(labels.InRange, classes=self.num_classes)
-    parts = [spec(image.Decode), *self.prepare, *own, check, spec(labels.Keep)]
+    parts = [*first, *self.prepare, *own, check, spec(labels.Keep)]
     return [part.copy_and_resolve_references() for part in parts]
 
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from big_vision_like import malloc
 from big_vision_like.data.mixture import Mixture, Part, Transforms
 from big_vision_like.data.order import Order, epoch_length
 from big_vision_like.errors import BadRecordError, UserError
@@ -36,6 +38,11 @@ ATTEMPTS = 10
 FEW = 1000
 # The length of lists without end; Grain counts in floats here and there.
 ENDLESS = 2**50
+# Batches under way when workers stop are cleared up at the end of the program, by a
+# process of Python's that has its warnings from here and would call them leaked.
+NO_LEAK = 'ignore:resource_tracker:UserWarning'
+# Where workers put batches, if there is such a place.
+SHARED = '/dev/shm'
 # How often a worker looks whether its program still runs.
 WATCH_SECONDS = 1.0
 
@@ -102,6 +109,8 @@ class TrainBatches(Iterator[Batch]):
   def __next__(self) -> Batch:
     self._check_share()
     if self._iterator is None:
+      if self._data.workers:
+        _check_room(self._data.example(), len(self._rows), self._data.workers)
       self._iterator = _started(
         self._batches[self._step :], self._data.workers, self._data.threads
       )
@@ -352,15 +361,35 @@ def _started(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads absl flags; this program has none
+    if NO_LEAK not in sys.warnoptions:
+      sys.warnoptions.append(NO_LEAK)
     stream = stream.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
+      grain.MultiprocessingOptions(num_workers=workers), _start_worker
     )
   return iter(stream)
 
 
-def _end_with_parent(worker: int, workers: int) -> None:
-  """Lets a worker end when its program is gone, also one that was killed."""
+def _check_room(example: dict[str, np.ndarray], rows: int, workers: int) -> None:
+  """Raises where batches do not fit into the memory that they come through."""
+  if not os.path.isdir(SHARED):
+    return
+  room = os.statvfs(SHARED)
+  free = room.f_bavail * room.f_frsize / 2**20
+  # One waits with each worker, one is on its way here, one is in use.
+  batch = rows * sum(np.asarray(value).nbytes for value in example.values()) / 2**20
+  needed = (2 * workers + 1) * batch
+  if needed > free:
+    raise UserError(
+      f'{SHARED} has {free:,.0f} MiB left, but batches of {batch:,.0f} MiB from'
+      f' {workers} workers take {needed:,.0f}: make it larger (docker run --shm-size),'
+      ' or set train_data.workers=0 and train_data.threads.'
+    )
+
+
+def _start_worker(worker: int, workers: int) -> None:
+  """Keeps memory, and lets a worker end when its program is gone, even if killed."""
   del worker, workers
+  malloc.keep_memory()
   parent = os.getppid()
 
   def watch() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 import grain
 import numpy as np
@@ -368,6 +369,20 @@ def test_evaluation_stops_at_a_bad_record():
   data = pipeline.EvalInput(source=Damaged(), batch_size=2)
   with pytest.raises(BadRecordError, match='shard 2 ends too early'):
     list(data.epoch())
+
+
+def test_batches_must_fit_into_shared_memory(monkeypatch):
+  room = types.SimpleNamespace(f_bavail=1, f_frsize=1024)
+  monkeypatch.setattr(pipeline.os, 'statvfs', lambda path: room)
+  source = [{'image': np.zeros((512, 1024), np.uint8)}] * 8
+  data = pipeline.TrainInput(source=source, batch_size=4, workers=3)
+  with pytest.raises(UserError) as error:
+    take(data, 1)
+  assert str(error.value) == (
+    '/dev/shm has 0 MiB left, but batches of 2 MiB from 3 workers take 14: make it'
+    ' larger (docker run --shm-size), or set train_data.workers=0 and'
+    ' train_data.threads.'
+  )
 
 
 def test_workers_end_with_a_program_that_is_killed():

@@ -242,3 +242,45 @@ def test_smaller_jpegs_are_means(factor, channels, picture):
 
 def test_others_keep_their_size(picture):
   assert decoding.decode(saved(picture, 'PNG'), factor=4).shape == (48, 80, 3)
+
+
+@pytest.mark.parametrize('rows', [1, 9, 16, 25, 31, 40, 48])
+@pytest.mark.parametrize('dct', decoding.DCT)
+@pytest.mark.parametrize(
+  'options',
+  [
+    dict(subsampling='4:2:0'),
+    dict(subsampling='4:2:2'),
+    dict(subsampling='4:4:4'),
+    dict(mode='L'),
+    dict(progressive=True),
+    dict(restart_marker_rows=1),
+    dict(exif=b'Exif\0\0' + b'\xff\xc0' * 40),  # looks like a frame
+  ],
+)
+def test_upper_rows_are_those_of_the_whole(options, dct, rows, picture):
+  encoded = saved(picture, 'JPEG', quality=90, **options)
+  whole, got = decoding.decode(encoded, dct=dct), None
+  got = decoding.decode(encoded, dct=dct, rows=rows)
+  np.testing.assert_array_equal(got[:rows], whole[:rows])
+  one_pass = not {'progressive', 'restart_marker_rows'} & options.keys()
+  assert (len(got) < 48) == (one_pass and rows + 16 < 48)
+
+
+def test_upper_rows_of_a_small_copy(picture):
+  encoded = saved(picture, 'JPEG', quality=90)
+  whole = decoding.decode(encoded, factor=2)
+  got = decoding.decode(encoded, factor=2, rows=20)
+  assert got.shape[1:] == (40, 3) and len(got) < 24
+  np.testing.assert_array_equal(got[:10], whole[:10])
+
+
+def test_damage_below_the_upper_rows_is_seen(picture):
+  encoded = saved(picture, 'JPEG', quality=90)
+  with pytest.raises(ValueError, match='Premature end'):
+    decoding.decode(encoded[:-40], rows=10)
+  # What is only a warning of the whole is none of its upper rows.
+  place = encoded.rindex(b'\xff\xd9')
+  extra = encoded[:place] + bytes(20) + encoded[place:]
+  whole = decoding.decode(extra)
+  np.testing.assert_array_equal(decoding.decode(extra, rows=10)[:10], whole[:10])

@@ -263,11 +263,11 @@ def large():
 def test_decode_crop_without_scaling_is_both_bit_by_bit(transform, large, picture):
   for encoded in (large, encode(picture, '.png')):
     example = {'image': encoded, 'id': 3}
-    for seed in range(5):
+    for seed in range(20):
       crop = transform(size=16)
       decoded = image.Decode().map(example)
       want = crop.random_map(decoded, np.random.default_rng(seed))
-      fused = image.DecodeCrop(crop, margin=None)
+      fused = image.DecodeCrop(crop)
       got = fused.random_map(example, np.random.default_rng(seed))
       np.testing.assert_array_equal(got['image'], want['image'])
       assert got['id'] == 3
@@ -277,7 +277,7 @@ def test_decode_crop_without_scaling_is_both_bit_by_bit(transform, large, pictur
 @pytest.mark.parametrize('channels', [1, 3])
 def test_decode_crop_is_near_to_both(method, channels, large):
   crop = image.RandomResizedCrop(size=16, method=method)
-  fused = image.DecodeCrop(crop, channels)
+  fused = image.DecodeCrop(crop, channels, margin=2.0)
   full, factors = decode(large, channels), set()
   for seed in range(20):
     got = fused.random_map({'image': large}, np.random.default_rng(seed))['image']
