@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import logging
@@ -15,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections as mlc
 
+from big_vision_like import malloc, preflight, spec
 from big_vision_like import mesh as meshes
-from big_vision_like import spec
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data import pipeline
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
@@ -32,11 +31,6 @@ QUIET_LIBTPU = {
   'TPU_STDERR_LOG_LEVEL': '3',
   'TPU_MIN_LOG_LEVEL': '3',
 }
-
-# Parameters of glibc's mallopt: one arena, since those of threads cannot be large; only
-# from 1 GiB on memory is mapped apart; as much is kept when it is freed.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-MALLOC = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1}
 
 # The length of an epoch where no training data is at hand and none is needed.
 NOMINAL_EPOCH = 10**6
@@ -172,17 +166,13 @@ def make(
 
   `planned_for` are devices that need not exist; then the data need not either.
   """
-  if planned_for is None:
-    wanted = config if training else config.get('evals', {})
-    sources.check_prepared(
-      spec.build(node, path)
-      for path, node in spec.calls(wanted)
-      if spec.symbol(node, path) is sources.Tfds
-    )
+  made = preflight.require(config, training) if planned_for is None else {}
   data = None
   epoch, batch_size = NOMINAL_EPOCH, 1
   if training:
-    data = train_input(config, planned=planned_for is not None)
+    data = made.get('config.train_data')
+    if data is None:
+      data = train_input(config, planned=planned_for is not None)
     epoch, batch_size = data.examples_per_epoch, data.batch_size
   settings = Settings(**spec.in_steps(config, epoch, batch_size))
   if training and settings.total_steps < 1:
@@ -192,7 +182,7 @@ def make(
   spec.check_names(meshes.make_mesh, settings.mesh, 'config.mesh')
   mesh = meshes.make_mesh(**settings.mesh, devices=planned_for)
   evaluators = {
-    name: spec.build(node, f'config.evals.{name}')
+    name: spec.build(node, f'config.evals.{name}', made)
     for name, node in settings.evals.items()
   }
   if training:
@@ -231,7 +221,7 @@ def set_up_jax() -> None:
     for name, value in QUIET_LIBTPU.items():
       os.environ.setdefault(name, value)
   if not has_tpu and not any(devices.glob('nvidia[0-9]*')):
-    keep_memory()
+    malloc.keep_memory()
     if not jax.config.jax_platforms and not (devices / 'kfd').exists():
       # Else libtpu is loaded where it is installed, and a profile crashes in it.
       jax.config.update('jax_platforms', 'cpu')
@@ -240,18 +230,6 @@ def set_up_jax() -> None:
   if jax.config.jax_compilation_cache_dir is None:
     cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
     jax.config.update('jax_compilation_cache_dir', str(cache))
-
-
-def keep_memory() -> None:
-  """Lets glibc keep what a CPU program frees, for the next step.
-
-  XLA asks for the temporaries of each step anew; taken from the system they are cleared
-  page by page, 17 % of a step of ViT-S/16.
-  """
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-  if mallopt is not None:
-    for parameter, value in MALLOC.items():
-      mallopt(parameter, value)
 
 
 def parse(

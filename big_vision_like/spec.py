@@ -46,16 +46,21 @@ def examples(count: int) -> mlc.ConfigDict:
   return mlc.ConfigDict({'examples': count})
 
 
-def build(node: Any, path: str = 'config') -> Any:
-  """Makes the recorded calls, innermost first.
+def build(
+  node: Any, path: str = 'config', made: Mapping[str, Any] | None = None
+) -> Any:
+  """Makes the recorded calls, innermost first; `made` are some already, by their path.
 
   Raises `UserError` naming the place in the config for unknown or missing arguments.
   """
+  made = made or {}
+  if path in made:
+    return made[path]
   if isinstance(node, (list, tuple)):
-    return type(node)(build(v, f'{path}[{i}]') for i, v in enumerate(node))
+    return type(node)(build(v, f'{path}[{i}]', made) for i, v in enumerate(node))
   if not isinstance(node, (dict, mlc.ConfigDict)):
     return node
-  kwargs = {k: build(v, f'{path}.{k}') for k, v in node.items() if k != '_fn'}
+  kwargs = {k: build(v, f'{path}.{k}', made) for k, v in node.items() if k != '_fn'}
   if '_fn' not in node:
     return kwargs
   fn = symbol(node, path)

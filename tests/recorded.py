@@ -10,6 +10,7 @@ import jax
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
+from big_vision_like import preflight
 from big_vision_like.errors import UserError
 from big_vision_like.tasks import classification
 
@@ -39,6 +40,8 @@ class Recorded(classification.Classification):
 
   def check(self, batch: dict) -> None:
     super().check(batch)
+    if len(batch['id']) == preflight.SAMPLE:
+      return  # looked at before the run
     path = f'{os.environ["RECORD_TO"]}/ids-{jax.process_index()}.jsonl'
     with open(path, 'a') as lines:
       lines.write(json.dumps(batch['id'].tolist()) + '\n')

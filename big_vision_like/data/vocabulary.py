@@ -54,6 +54,14 @@ class SentencePiece:
       )
     return processor
 
+  def problems(self) -> list[str]:
+    """What keeps it from being used, in sentences."""
+    try:
+      self.processor  # noqa: B018 - looks for package and file
+    except UserError as error:
+      return [str(error)]
+    return []
+
   @property
   def _file(self) -> pathlib.Path:
     file = pathlib.Path(self.path).expanduser()

@@ -12,6 +12,8 @@ from big_vision_like.evals.evaluator import Arrays
 class Accuracy(evaluator.MeanEvaluator):
   """Shares of examples whose label is the first, or among the first five; mean loss."""
 
+  needs = ('label',)
+
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     hits_BK = best_classes(outputs['logits']) == batch['label'][:, None]
     return {
@@ -29,6 +31,8 @@ class RealAccuracy(evaluator.MeanEvaluator):
   filled up with -1 (`data.transforms.labels.RealLabels`). Images without any do not
   count.
   """
+
+  needs = ('labels',)
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     labels_BS = batch['labels']

@@ -25,8 +25,11 @@ class Evaluator(abc.ABC):
 
   `run` gets the task's un-jitted `predict`, so that it compiles its own reduction and
   unused outputs cost nothing. It returns named scalars, and where people would rather
-  look, sheets of pictures as uint8 arrays (B, H, W, C).
+  look, sheets of pictures as uint8 arrays (B, H, W, C). `needs` are arrays that batches
+  must have besides what the task predicts from.
   """
+
+  needs = ()
 
   data: pipeline.EvalInput
   every: int = 0

@@ -25,6 +25,8 @@ class FewShot(evaluator.Evaluator):
   reported for each k in `shots` as 'K-shot', its standard deviation as 'K-shot std'.
   """
 
+  needs = ('label',)
+
   train: pipeline.EvalInput
   shots: Sequence[int] = (1, 5, 10, 25)
   seeds: int = 3

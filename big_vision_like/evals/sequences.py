@@ -21,6 +21,8 @@ class ExactMatch(evaluator.MeanEvaluator):
   EOS.
   """
 
+  needs = ('target',)
+
   output: str = 'greedy'
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:

@@ -1,6 +1,7 @@
 """Translations against those of people."""
 
 import dataclasses
+import importlib.util
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
 
 TOKENIZERS = ('13a', 'intl', 'zh', 'char', 'none')
+NO_SACREBLEU = (
+  "BLEU needs the package sacrebleu: install the extra `text`: pip install -e '.[text]'"
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -25,6 +29,8 @@ class Bleu(evaluator.Evaluator):
   arXiv:1706.03762. `length_ratio` is of all words translated to those of references.
   """
 
+  needs = ('source',)
+
   vocabulary: vocabulary.SentencePiece
   target: str
   output: str = 'beam'
@@ -35,14 +41,15 @@ class Bleu(evaluator.Evaluator):
       known = ', '.join(TOKENIZERS)
       raise UserError(f'tokenize={self.tokenize!r} is not one of {known}')
 
+  def problems(self) -> list[str]:
+    """What keeps it from working, in sentences."""
+    return [] if importlib.util.find_spec('sacrebleu') else [NO_SACREBLEU]
+
   def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
     try:
       from sacrebleu import metrics
     except ImportError as error:
-      raise UserError(
-        'BLEU needs the package sacrebleu: install the extra `text`: pip install -e'
-        " '.[text]'"
-      ) from error
+      raise UserError(NO_SACREBLEU) from error
 
     def found(state: Any, batch: Arrays) -> Arrays:
       outputs = predict(state, batch, jax.random.key(0))

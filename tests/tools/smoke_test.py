@@ -183,7 +183,7 @@ def test_a_sample_of_configs_passes_and_broken_ones_are_told(run, tmp_path):
   assert 'jft.py:L/16  ok; made up: jft' in rows
   assert 'i21k.py:R50x1  ok; made up: imagenet21k' in rows
   assert summary.startswith('2 of 6 configs pass, in ')
-  assert 'classes.py: label 9' in summary and 'num_classes' in summary
+  assert 'classes.py: train_data, evals.val.data: the data have 10 classes' in summary
   assert 'channels=2 is not 1 (grey) or 3 (RGB)' in summary
   assert 'widht' in summary and 'did you mean' in summary
   assert 'no file' in summary
