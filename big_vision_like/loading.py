@@ -143,7 +143,7 @@ def preprocessing_of(
   """
   node = encoded_images(run.config)
   decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
-  size, resize, method = sizing(rest)
+  size, resize, method, rounding = sizing(rest)
   if size is None:
     size = image_size or positions_size(run.task.model, run.params)
     size = size or _first_size(node, decode)
@@ -155,6 +155,7 @@ def preprocessing_of(
     size=size,
     resize=resize,
     interpolation=method,
+    rounding=rounding,
     mean=mean,
     std=std,
     label_names=_label_names(run.config, run.task.model.num_classes),
@@ -173,29 +174,33 @@ def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def decodes(node: Mapping[str, Any]) -> bool:
-  """Whether a recorded call is an input whose first transform is image.Decode."""
+  """Whether a recorded call is an input whose first transform decodes."""
   steps = node.get('transforms') or ()
-  return bool(steps) and spec.symbol(steps[0]) is image.Decode
+  return bool(steps) and spec.symbol(steps[0]) in (image.Decode, image.DecodeCrop)
 
 
 def sizing(
   steps: Sequence[Any],
-) -> tuple[tuple[int, int] | None, str | int | tuple[int, int], str]:
-  """`size`, `resize` and `interpolation` that these transforms come to.
+) -> tuple[tuple[int, int] | None, str | int | tuple[int, int], str, tuple[str, str]]:
+  """`size`, `resize`, `interpolation` and `rounding` that these transforms come to.
 
   Other transforms are the data set's business, or training's. Without any that size
   images, `size` is None.
   """
   found = [step for step in steps if isinstance(step, preprocessing.SIZING)]
   kinds = [type(step) for step in found]
+  rounding = Preprocessing.rounding
   if not kinds:
-    return None, 'squash', 'bilinear'
+    return None, 'squash', 'bilinear', rounding
   if kinds == [image.Resize]:
-    return _two(found[0].size), 'squash', found[0].method
+    return _two(found[0].size), 'squash', found[0].method, rounding
+  first, last = found[0], found[-1]
   if kinds == [image.Resize, image.CentralCrop]:
-    return _two(found[1].size), _two(found[0].size), found[0].method
+    rounding = (rounding[0], last.rounding)
+    return _two(last.size), _two(first.size), first.method, rounding
   if kinds == [image.ResizeSmall, image.CentralCrop]:
-    return _two(found[1].size), found[0].size, found[0].method
+    rounding = (first.rounding, last.rounding)
+    return _two(last.size), first.size, first.method, rounding
   names = ', '.join(kind.__name__ for kind in kinds)
   raise UserError(
     f'images of one size come of Resize, or of Resize or ResizeSmall and CentralCrop,'

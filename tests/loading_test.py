@@ -201,10 +201,14 @@ RESIZE, CROP = image.Resize(8), image.CentralCrop(6)
 @pytest.mark.parametrize(
   'steps, want',
   [
-    ([], (None, 'squash', 'bilinear')),
-    ([image.Brighten(), RESIZE], ((8, 8), 'squash', 'bilinear')),
-    ([RESIZE, CROP], ((6, 6), (8, 8), 'bilinear')),
-    ([image.ResizeSmall(8), CROP], ((6, 6), 8, 'area')),
+    ([], (None, 'squash', 'bilinear', ('nearest', 'down'))),
+    ([image.Brighten(), RESIZE], ((8, 8), 'squash', 'bilinear', ('nearest', 'down'))),
+    ([RESIZE, CROP], ((6, 6), (8, 8), 'bilinear', ('nearest', 'down'))),
+    ([image.ResizeSmall(8), CROP], ((6, 6), 8, 'area', ('nearest', 'down'))),
+    (
+      [image.ResizeSmall(8, rounding='down'), image.CentralCrop(6, rounding='up')],
+      ((6, 6), 8, 'area', ('down', 'up')),
+    ),
   ],
 )
 def test_what_transforms_come_to(steps, want):

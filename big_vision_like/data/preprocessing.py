@@ -37,15 +37,17 @@ class Preprocessing:
   `size` is height and width. `resize` says how images get there: 'squash' straight,
   whatever the aspect ratio; a number of pixels for the shorter side, or a height and
   width, and then the central crop. `interpolation` is one of
-  `data.transforms.image.METHODS`. `mean` and `std` are of values in [0, 1], one for
-  each channel. Classes without a name in `label_names` are called by their number;
-  `scores` ('softmax' or 'sigmoid') says what of their logits. `source` is who says all
-  this.
+  `data.transforms.image.METHODS`; `rounding` says how the longer side and the place of
+  the crop become whole numbers, see `ResizeSmall` and `CentralCrop`. `mean` and `std`
+  are of values in [0, 1], one for each channel. Classes without a name in `label_names`
+  are called by their number; `scores` ('softmax' or 'sigmoid') says what of their
+  logits. `source` is who says all this.
   """
 
   size: tuple[int, int]
   resize: str | int | tuple[int, int] = 'squash'
   interpolation: str = 'bilinear'
+  rounding: tuple[str, str] = ('nearest', 'down')
   mean: tuple[float, ...] = (0.5, 0.5, 0.5)
   std: tuple[float, ...] = (0.5, 0.5, 0.5)
   label_names: tuple[str, ...] = ()
@@ -74,11 +76,12 @@ class Preprocessing:
     size, method = _side(self.size), self.interpolation
     if self.resize == 'squash':
       return (transforms.Resize(size, method),)
+    longer, place = self.rounding
     if isinstance(self.resize, int):
-      first = transforms.ResizeSmall(self.resize, method)
+      first = transforms.ResizeSmall(self.resize, method, longer)
     else:
       first = transforms.Resize(_side(self.resize), method)
-    return first, transforms.CentralCrop(size)
+    return first, transforms.CentralCrop(size, place)
 
   def specs(self) -> list[mlc.ConfigDict]:
     """`transforms`, for a config."""
@@ -267,6 +270,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     size=tuple(size),
     resize=resize,
     interpolation=_pillow(method, source),
+    rounding=('down', 'nearest'),
     mean=mean,
     std=std,
     label_names=tuple(described.get(name, name) for name in names),
@@ -311,6 +315,7 @@ def from_transformers(
     size=size,
     resize='squash' if resize == size else resize,
     interpolation=_pillow(_RESAMPLE[method], source),
+    rounding=('down', 'down'),
     mean=mean,
     std=std,
     label_names=() if generic else tuple(ordered),
@@ -392,7 +397,7 @@ def _is_picture(shape: Sequence[int]) -> bool:
 
 def _pillow(kernel: str, source: str) -> str:
   """Our name of what timm and transformers do: they resize with Pillow."""
-  name = kernel if kernel == 'nearest' else f'pillow_{kernel}'
+  name = f'pillow_{kernel}'
   if name not in transforms.METHODS:
     raise UserError(
       f'{source}: interpolation {kernel!r}: of {", ".join(transforms.METHODS)} none'
