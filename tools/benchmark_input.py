@@ -3,10 +3,11 @@
     python tools/benchmark_input.py > input.json
 
 Photographs of 500 x 375 pixels and some 110 kB become random crops of 224 pixels,
-flipped at random, in batches of uint8; once more with RandAugment(2, 15). Measured, in
-images a second: one core alone, and one worker process to one for each core. Then how
-long a program waits for a batch whose steps take longer than the input does, and
-whether memory stays flat over --examples.
+flipped at random, in batches of uint8; once more with RandAugment(2, 15), and of files
+with restart markers, as `prepare_data.py --restarts` writes them. Measured, in images a
+second: one core alone, and one worker process to one for each core. Then how long a
+program waits for a batch whose steps take longer than the input does, and whether
+memory stays flat over --examples.
 
 --against tensorflow measures the same files in turns through tf.data, with
 decode_and_crop_jpeg and resize, as google-research/big_vision does it; TensorFlow may
@@ -31,18 +32,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-SIZE, SHAPE, QUALITY = 224, (375, 500), 94
+SIZE, SHAPE, QUALITY = 224, (375, 500), 95
 BATCH = 64
 WARM_UP_BATCHES = 4
-VARIANTS = {'crop and flip': (), 'with RandAugment(2, 15)': (2, 15)}
+# What becomes of images, and whether their files have restart markers.
+VARIANTS = {
+  'crop and flip': ((), False),
+  'with RandAugment(2, 15)': ((2, 15), False),
+  'crop and flip, restart markers': ((), True),
+  'with RandAugment(2, 15), restart markers': ((2, 15), True),
+}
 
 
-def photographs(count: int) -> Iterator[bytes]:
+def photographs(count: int, markers: bool = False) -> Iterator[bytes]:
   """Parts of two photographs, of several scales and tones, as JPEGs."""
   import cv2
   import numpy as np
   import simplejpeg
   from sklearn import datasets
+
+  from big_vision_like.data import restarts
 
   rng, sources = np.random.default_rng(0), datasets.load_sample_images().images
   height, width = SHAPE
@@ -56,10 +65,13 @@ def photographs(count: int) -> Iterator[bytes]:
     noisy = part * rng.uniform(0.7, 1.2) + rng.normal(0, 6, part.shape)
     part = np.clip(noisy, 0, 255).astype(np.uint8)
     flipped = part[:, :: rng.choice([-1, 1])].copy()
-    yield simplejpeg.encode_jpeg(flipped, QUALITY, colorsubsampling='420')
+    if markers:
+      yield restarts.encode(flipped, QUALITY)
+    else:
+      yield simplejpeg.encode_jpeg(flipped, QUALITY, colorsubsampling='420')
 
 
-def write(folder: pathlib.Path, count: int) -> float:
+def write(folder: pathlib.Path, count: int, markers: bool = False) -> float:
   """Writes the photographs as a TFDS data set and as files; returns their mean kB."""
   import numpy as np
   import tensorflow_datasets as tfds
@@ -82,7 +94,7 @@ def write(folder: pathlib.Path, count: int) -> float:
       return {'train': self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-      for index, jpeg in enumerate(photographs(count)):
+      for index, jpeg in enumerate(photographs(count, markers)):
         (folder / f'{index:06}.jpg').write_bytes(jpeg)
         yield index, {'image': jpeg, 'label': index % 1000}
 
@@ -227,12 +239,14 @@ def rates(
   cores = len(os.sched_getaffinity(0))
   counts = sorted({0, 1, cores})
   rows = []
-  for name, randaugment in VARIANTS.items():
+  for name, (randaugment, markers) in VARIANTS.items():
     # All of a row's processes stand ready, and take turns.
     keys = [(kind, workers) for kind in kinds for workers in counts]
     keys = [(k, w) for k, w in keys if k == 'ours' or w != 1 or cores == 1]
     children = {
-      (kind, workers): start(kind=kind, randaugment=randaugment, workers=workers)
+      (kind, workers): start(
+        kind=kind, markers=markers, randaugment=randaugment, workers=workers
+      )
       for kind, workers in keys
     }
     found: dict[Any, list[float]] = {key: [] for key in keys}
@@ -293,7 +307,7 @@ def show(result: dict[str, Any]) -> None:
       f'{row["images_per_second"]:,.0f}',
       f'{low:,.0f} - {high:,.0f}',
     )
-  console = rich.console.Console(stderr=True, width=100)
+  console = rich.console.Console(stderr=True, width=110)
   console.print(table)
   for name, own in result['ratios'].items():
     for what, value in own.items():
@@ -336,24 +350,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
   kinds = ['ours', 'tf.data'] if options.against else ['ours']
   if options.against and not options.big_vision:
     parser.error('--against tensorflow needs --big-vision FOLDER for its RandAugment')
-  with tempfile.TemporaryDirectory() as folder:
-    kilobytes = write(pathlib.Path(folder), options.photographs)
+  with tempfile.TemporaryDirectory() as temporary:
+    folders = {}
+    kilobytes = {}
+    for markers in (False, True):
+      folders[markers] = folder = pathlib.Path(temporary) / str(markers)
+      folder.mkdir()
+      kilobytes[markers] = write(folder, options.photographs, markers)
 
-    def start(kind: str, **description: Any) -> Child:
+    def start(kind: str, markers: bool, **description: Any) -> Child:
       extra = {'big_vision': options.big_vision} if kind == 'tf.data' else {}
       python = options.python if kind == 'tf.data' else sys.executable
+      folder = str(folders[markers])
       return Child(python, kind=kind, folder=folder, **description, **extra)
 
     rows = rates(start, kinds, options)
     cores = len(os.sched_getaffinity(0))
-    child = start(kind='ours', randaugment=(), workers=cores)
+    child = start(kind='ours', markers=False, randaugment=(), workers=cores)
     all_cores = child.ask('rate', options.seconds)
     step = 1.5 * BATCH / all_cores
     share = child.ask('wait', step, 4 * options.seconds)
     result = {
       'cores': cores,
       'photographs': options.photographs,
-      'kilobytes': kilobytes,
+      'kilobytes': kilobytes[False],
+      'kilobytes_with_markers': kilobytes[True],
       'rates': rows,
       'ratios': ratios(rows),
       'wait': {'step_seconds': step, 'share': share},

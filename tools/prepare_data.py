@@ -126,6 +126,10 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
     raise UserError(
       f'--from {options.source}: give one of {", ".join(KINDS)} and files'
     )
+  if options.restarts:
+    from big_vision_like.data import restarts
+
+    restarts.check()
   start = time.perf_counter()
   version = options.version or (pathlib.Path(where).name if kind == 'tfds' else '1.0.0')
   folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -141,6 +145,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
     num_shards=options.shards,
     shrink=options.resize_small
     and conversion.Shrink(options.resize_small, options.quality),
+    restarts=options.restarts,
     bad_share=options.bad_share,
   )
   shutil.rmtree(unpacked, ignore_errors=True)
@@ -290,6 +295,11 @@ def _parser() -> argparse.ArgumentParser:
     help='shrink images with a longer short side to this one, as JPEG',
   )
   add('--quality', type=int, default=90, help='of these JPEG; default: 90')
+  add(
+    '--restarts',
+    action='store_true',
+    help='restart markers into JPEG, whose crops then decode faster; needs jpegtran',
+  )
   return parser
 
 

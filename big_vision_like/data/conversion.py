@@ -55,27 +55,24 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Shrink:
-  """Images with a short side above `size` become JPEG with that one; others stay."""
+  """Images with a short side above `size` become JPEG with that one; others stay.
+
+  These JPEG have restart markers.
+  """
 
   size: int
   quality: int = 90
 
   def shrunk(self, image: bytes, channels: int, index: int) -> bytes:
     """The image as it will be stored; `index` names one that cannot be decoded."""
-    import simplejpeg
-
+    from big_vision_like.data import restarts
     from big_vision_like.data.transforms.image import Decode, ResizeSmall
 
     pixels = Decode(channels).map({'image': image, 'id': index})['image']
     if min(pixels.shape[:2]) <= self.size:
       return image
     pixels = ResizeSmall(self.size).map({'image': pixels})['image']
-    return simplejpeg.encode_jpeg(
-      np.ascontiguousarray(pixels),
-      self.quality,
-      {1: 'GRAY', 3: 'RGB'}[channels],
-      '420' if channels == 3 else 'Gray',
-    )
+    return restarts.encode(pixels, self.quality)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +84,7 @@ class Work:
   target: Split
   shards: int
   shrink: Shrink | None
+  restarts: bool
 
   @functools.cached_property
   def order(self) -> np.ndarray:
@@ -136,13 +134,20 @@ class Work:
       if not example[name]:
         raise BadRecordError(f'{name} of example {index} is empty')
     _check_label(example, self.features, index)
-    if self.shrink is None:
+    if self.shrink is None and not self.restarts:
       return record
-    shrunk = {
-      name: self.shrink.shrunk(example[name], self.features[name].shape[-1], index)
+    stored = {
+      name: self._stored(example[name], self.features[name].shape[-1], index)
       for name in images
     }
-    return protos.changed(record, shrunk)
+    return protos.changed(record, stored)
+
+  def _stored(self, image: bytes, channels: int, index: int) -> bytes:
+    from big_vision_like.data import restarts
+
+    if self.shrink is not None:
+      image = self.shrink.shrunk(image, channels, index)
+    return restarts.insert(image, index) if self.restarts else image
 
 
 def _serialized(example: protos.Example, features: Any, name: str) -> bytes:
@@ -187,9 +192,10 @@ def convert(
   workers: int,
   num_shards: int | None = None,
   shrink: Shrink | None = None,
+  restarts: bool = False,
   bad_share: float = 0.0,
 ) -> None:
-  """Writes a split, or what is missing of it.
+  """Writes a split, or what is missing of it; `restarts`: with restart markers.
 
   Raises `UserError` where more than `bad_share` of the examples are bad; the others are
   then kept, so that another share finishes at once.
@@ -202,6 +208,7 @@ def convert(
       'labels': given.label_names and _sha256(given.label_names),
       'files': _fingerprint(given.files),
       'shrink': shrink and dataclasses.asdict(shrink),
+      'restarts': restarts or None,
     }
     there = info(target.folder)
     if there is not None and target.split in there.splits:
@@ -222,7 +229,7 @@ def convert(
       plan, target, f'another --name or --version, or delete {target.beside("*")}'
     )
     _write(target.beside('plan.json'), json.dumps(plan, indent=2))
-    work = Work(source, features, target, count, shrink)
+    work = Work(source, features, target, count, shrink, restarts)
     _write_missing(work, workers)
     _check_bad(work, bad_share)
     _describe(work, there)

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import simplejpeg
 import tensorflow_datasets as tfds
 
 from big_vision_like.data import array_records, sources
+from big_vision_like.data.transforms import jpeg
 from big_vision_like.errors import UserError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / 'tools' / 'prepare_data.py'
@@ -339,9 +341,44 @@ def test_images_are_shrunk(convert, tmp_path):
   examples = by_id(convert(f'folder:{tmp_path}/from', *words))
   assert [e['id'] for e in examples] == [0, 1]
   assert examples[0]['image'] == small
+  assert not jpeg.read_header(small).interval
+  assert jpeg.read_header(examples[1]['image']).cuttable
   pixels = simplejpeg.decode_jpeg(examples[1]['image'])
   assert pixels.shape == (30, 45, 3)
   assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 3
+
+
+@pytest.mark.skipif(
+  shutil.which('jpegtran') is None, reason='jpegtran (libjpeg-turbo) is not installed'
+)
+def test_restart_markers_are_inserted(convert, capsys, tmp_path):
+  rng = np.random.default_rng(0)
+  place = tmp_path / 'from' / 'a'
+  place.mkdir(parents=True)
+  pixels = rng.integers(0, 256, (60, 90, 3)).astype(np.uint8)
+  encoded = simplejpeg.encode_jpeg(pixels)
+  (place / '0.jpg').write_bytes(encoded)
+  (place / '1.png').write_bytes(pictures.EXAMPLES[18]['image'])
+  (place / '2.jpg').write_bytes(encoded[:-30])
+  words = ['--restarts', '--bad-share', '0.4']
+  first, second = by_id(convert(f'folder:{tmp_path}/from', *words))
+  assert jpeg.read_header(first['image']).interval == 6  # all of a row
+  np.testing.assert_array_equal(
+    simplejpeg.decode_jpeg(first['image']), simplejpeg.decode_jpeg(encoded)
+  )
+  assert second['image'] == pictures.EXAMPLES[18]['image']
+  capsys.readouterr()
+  with pytest.raises(SystemExit):
+    convert(f'folder:{tmp_path}/from', *words[1:])
+  assert 'begun with other restarts' in capsys.readouterr().err
+
+
+def test_restart_markers_need_a_program(tool, home, capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv('PATH', str(tmp_path))
+  with pytest.raises(SystemExit) as stop:
+    tool.main(['--from', f'folder:{tmp_path}', '--name', 'a', '--restarts'])
+  assert stop.value.code == 1
+  assert 'libjpeg-turbo-progs' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

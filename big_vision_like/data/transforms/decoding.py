@@ -12,29 +12,26 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from big_vision_like.data.transforms import cropping, jpeg
+
 DCT = ('accurate', 'fast')
-# Rows decoded below those that are wanted: the last one lacks the colours below it.
-MARGIN = 8
-# Markers of what a JPEG starts with: frames of one pass, and intervals to start anew.
-ONE_PASS, RESTARTS, SCAN = (0xC0, 0xC1), 0xDD, 0xDA
+# Pixels decoded around those that are wanted: colours are interpolated, but not in an
+# image with no more than two of them in a row.
+REACH = 4
+# The end of what libjpeg says of a file whose height was made smaller.
+BEHIND = 'extraneous bytes before marker 0xd9'
 # No record has more pixels, but a damaged header may well ask for 12 GB.
 MOST_PIXELS = 2**28
 
 
 def decode(
-  encoded: bytes,
-  channels: int = 3,
-  dct: str = 'accurate',
-  factor: int = 1,
-  rows: int | None = None,
+  encoded: bytes, channels: int = 3, dct: str = 'accurate', factor: int = 1
 ) -> np.ndarray:
   """A JPEG, PNG, WebP or what else OpenCV reads, to uint8 (H, W, channels).
 
   `channels` is 1 (grey) or 3 (RGB); CMYK and palettes become that. A JPEG may be
   decoded to sides `factor` (2, 4 or 8) times smaller, rounded up; damaged ones and
-  other formats keep their size. Where no more than the upper `rows` (of the full size)
-  are wanted, those below may be missing. Raises ValueError where the image is not
-  complete.
+  other formats keep their size. Raises ValueError where the image is not complete.
   """
   if not encoded:
     raise ValueError('the file is empty')
@@ -42,20 +39,8 @@ def decode(
     return _with_opencv(encoded, channels)
   size, warning = jpeg_size(encoded), 'its header is damaged'
   if size is not None:
-    options = dict(
-      colorspace={1: 'GRAY', 3: 'RGB'}[channels],
-      fastdct=dct == 'fast',
-      min_width=-(-size[1] // factor),
-      min_factor=factor,
-    )
-    if rows is not None and rows + 2 * MARGIN < size[0]:
-      image = _upper(encoded, rows + MARGIN, factor, options)
-      if image is not None:
-        return image
     try:
-      return simplejpeg.decode_jpeg(
-        encoded, min_height=-(-size[0] // factor), **options
-      )
+      return simplejpeg.decode_jpeg(encoded, **_options(size, channels, dct, factor))
     except ValueError as error:
       warning = str(error)
       if 'Premature end of JPEG file' in warning:
@@ -68,43 +53,70 @@ def decode(
   return image
 
 
-def _upper(
-  encoded: bytes, rows: int, factor: int, options: dict[str, Any]
-) -> np.ndarray | None:
-  """The upper rows of a JPEG; None where it takes its whole to tell if it is sound.
+def decode_box(
+  encoded: bytes,
+  box: cropping.Box,
+  channels: int = 3,
+  dct: str = 'accurate',
+  factor: int = 1,
+) -> np.ndarray:
+  """The box (top, left, height, width) of what `decode` gives, the same bit by bit.
 
-  libjpeg stops decoding where the height ends that the header says: there a smaller one
-  is written. What it then says of the bytes behind is what it would say of a sound file.
+  The box is one of the full size, which becomes `factor` times smaller where the image
+  does, its edges rounded. Of a JPEG no more is decoded than it takes: what lies above
+  the end of the box, or around it where there are restart markers. Damage between
+  these, away from the box, is then not seen.
   """
-  place = _height_at(encoded)
-  if place is None:
-    return None
-  shorter = bytearray(encoded)
-  shorter[place : place + 2] = rows.to_bytes(2, 'big')
-  channels = 1 if options['colorspace'] == 'GRAY' else 3
-  height, width = -(-rows // factor), options['min_width']
-  image = np.empty((height, width, channels), np.uint8)
+  size = jpeg_size(encoded) if is_jpeg(encoded) else None
+  part = None if size is None else jpeg.cut(encoded, box, REACH * factor)
+  image = None if part is None else _decoded(part, channels, dct, factor)
+  if image is not None:
+    return _cut(image, box, factor, part.top, part.left)
+  image = decode(encoded, channels, dct, factor)
+  return _cut(image, box, 1 if size in (None, image.shape[:2]) else factor)
+
+
+def _cut(
+  image: np.ndarray, box: cropping.Box, factor: int, top: int = 0, left: int = 0
+) -> np.ndarray:
+  """The box of what starts at `top` and `left`, `factor` times smaller."""
+  rows, columns = (
+    [round(x / factor) - start // factor for x in (first, first + size)]
+    for first, size, start in ((box[0], box[2], top), (box[1], box[3], left))
+  )
+  return image[slice(*rows), slice(*columns)]
+
+
+def _decoded(
+  part: jpeg.Part, channels: int, dct: str, factor: int
+) -> np.ndarray | None:
+  """A part of a JPEG; None where it takes the whole to tell if it is sound.
+
+  libjpeg stops decoding where the height ends that the header says. What it then says
+  of the bytes behind is what it would say of a sound file.
+  """
+  options = _options((part.height, part.width), channels, dct, factor)
+  shape = options['min_height'], options['min_width'], channels
+  image = np.empty(shape, np.uint8)
   try:
-    simplejpeg.decode_jpeg(shorter, min_height=height, buffer=image, **options)
+    simplejpeg.decode_jpeg(part.encoded, buffer=image, **options)
   except ValueError as error:
-    if not str(error).endswith('extraneous bytes before marker 0xd9'):
+    if not part.cut_off or not str(error).endswith(BEHIND):
       return None
   return image
 
 
-def _height_at(encoded: bytes) -> int | None:
-  """Where a JPEG of one pass without restarts has its height; None for others."""
-  place, found = 2, None
-  while place + 8 < len(encoded) and encoded[place] == 0xFF:
-    marker = encoded[place + 1]
-    if marker in ONE_PASS:
-      found = place + 5
-    elif marker == SCAN:
-      return found
-    elif marker == RESTARTS:
-      return None
-    place += 2 + int.from_bytes(encoded[place + 2 : place + 4], 'big')
-  return None
+def _options(
+  size: tuple[int, int], channels: int, dct: str, factor: int
+) -> dict[str, Any]:
+  height, width = size
+  return dict(
+    colorspace={1: 'GRAY', 3: 'RGB'}[channels],
+    fastdct=dct == 'fast',
+    min_height=-(-height // factor),
+    min_width=-(-width // factor),
+    min_factor=factor,
+  )
 
 
 def is_jpeg(encoded: bytes) -> bool:

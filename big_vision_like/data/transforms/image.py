@@ -183,11 +183,12 @@ def _cut(image: np.ndarray, box: cropping.Box) -> np.ndarray:
 class DecodeCrop(grain.transforms.RandomMap):
   """`Decode` and a random crop in one, which decodes no more than it must.
 
-  A JPEG is decoded down to the last row of the box, which changes no bit. With a
-  `margin`, one much larger than what is made of it is decoded to sides 2, 4 or 8 times
-  smaller, while the box keeps at least `margin` times the size that it is resized to;
-  the box's edges then move to multiples of that. docs/data.md has what is gained and
-  lost.
+  A JPEG is decoded down to the last row of the box, or around the box alone where it
+  has restart markers, which changes no bit; damage between these, away from the box, is
+  not seen. With a `margin`, one much larger than what is made of it is decoded to sides
+  2, 4 or 8 times smaller, while the box keeps at least `margin` times the size that it
+  is resized to; the box's edges then move to multiples of that. docs/data.md has what
+  is gained and lost.
   """
 
   crop: BoxCrop
@@ -204,32 +205,22 @@ class DecodeCrop(grain.transforms.RandomMap):
     encoded, side = example['image'], self.crop.size
     with _told(example):
       shape = decoding.jpeg_size(encoded) if decoding.is_jpeg(encoded) else None
-      box = None if shape is None else self.crop.box(*shape, rng)
-      factor = 1 if box is None else self._factor(box)
-      rows = None if box is None else box[0] + box[2]
-      image = decoding.decode(encoded, self.channels, self.dct, factor, rows)
-    if box is None:
+      if shape is None:
+        image = decoding.decode(encoded, self.channels, self.dct)
+      else:
+        box = self.crop.box(*shape, rng)
+        image = decoding.decode_box(
+          encoded, box, self.channels, self.dct, self._factor(box)
+        )
+    if shape is None:
       return self.crop.random_map(example | {'image': image}, rng)
-    if image.shape[1] != shape[1]:
-      box = _divided(box, factor)
-    image = resized(_cut(image, box), side, side, self.crop.method)
-    return example | {'image': image}
+    return example | {'image': resized(image, side, side, self.crop.method)}
 
   def _factor(self, box: cropping.Box) -> int:
     if self.margin is None:
       return 1
     least = self.margin * self.crop.size
     return next((f for f in (8, 4, 2) if min(box[2:]) >= f * least), 1)
-
-
-def _divided(box: cropping.Box, factor: int) -> cropping.Box:
-  """The box in an image with sides that many times smaller."""
-  top, left, height, width = box
-  rows, columns = (
-    [round(x / factor) for x in (first, first + size)]
-    for first, size in ((top, height), (left, width))
-  )
-  return rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]
 
 
 @dataclasses.dataclass(frozen=True)

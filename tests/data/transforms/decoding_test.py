@@ -244,43 +244,80 @@ def test_others_keep_their_size(picture):
   assert decoding.decode(saved(picture, 'PNG'), factor=4).shape == (48, 80, 3)
 
 
-@pytest.mark.parametrize('rows', [1, 9, 16, 25, 31, 40, 48])
+# A box
+
+
+FORMS = {
+  'shared colours': dict(subsampling='4:2:0'),
+  'colours shared across': dict(subsampling='4:2:2'),
+  'all colours': dict(subsampling='4:4:4'),
+  'grey': dict(mode='L'),
+  'progressive': dict(progressive=True),
+  'what looks like a frame': dict(exif=b'Exif\0\0' + b'\xff\xc0' * 40),
+}
+# Of 48 x 80: at all borders, in all corners, in the middle, all, a pixel.
+BOXES = [
+  (0, 0, 9, 80),
+  (0, 0, 20, 30),
+  (0, 63, 16, 17),
+  (33, 0, 15, 16),
+  (25, 41, 23, 39),
+  (15, 15, 18, 34),
+  (0, 0, 48, 80),
+  (31, 32, 1, 1),
+]
+
+
+@pytest.mark.parametrize('box', BOXES)
 @pytest.mark.parametrize('dct', decoding.DCT)
-@pytest.mark.parametrize(
-  'options',
-  [
-    dict(subsampling='4:2:0'),
-    dict(subsampling='4:2:2'),
-    dict(subsampling='4:4:4'),
-    dict(mode='L'),
-    dict(progressive=True),
-    dict(restart_marker_rows=1),
-    dict(exif=b'Exif\0\0' + b'\xff\xc0' * 40),  # looks like a frame
-  ],
-)
-def test_upper_rows_are_those_of_the_whole(options, dct, rows, picture):
-  encoded = saved(picture, 'JPEG', quality=90, **options)
-  whole, got = decoding.decode(encoded, dct=dct), None
-  got = decoding.decode(encoded, dct=dct, rows=rows)
-  np.testing.assert_array_equal(got[:rows], whole[:rows])
-  one_pass = not {'progressive', 'restart_marker_rows'} & options.keys()
-  assert (len(got) < 48) == (one_pass and rows + 16 < 48)
+@pytest.mark.parametrize('form', FORMS)
+def test_a_box_is_that_of_the_whole(form, dct, box, picture):
+  encoded = saved(picture, 'JPEG', quality=90, **FORMS[form])
+  top, left, height, width = box
+  whole = decoding.decode(encoded, dct=dct)
+  got = decoding.decode_box(encoded, box, dct=dct)
+  want = whole[top : top + height, left : left + width]
+  np.testing.assert_array_equal(got, want)
+  rows = len(got.base if got.base is not None else got)  # that were decoded
+  ends = top + height + decoding.REACH
+  assert rows == (48 if form == 'progressive' else min(ends, 48))
 
 
-def test_upper_rows_of_a_small_copy(picture):
-  encoded = saved(picture, 'JPEG', quality=90)
-  whole = decoding.decode(encoded, factor=2)
-  got = decoding.decode(encoded, factor=2, rows=20)
-  assert got.shape[1:] == (40, 3) and len(got) < 24
-  np.testing.assert_array_equal(got[:10], whole[:10])
+@pytest.mark.parametrize('form', ['PNG', 'WEBP'])
+def test_a_box_of_others(form, picture):
+  encoded = saved(picture, form)
+  got = decoding.decode_box(encoded, (5, 6, 7, 8), factor=2)  # which JPEGs alone have
+  np.testing.assert_array_equal(got, decoding.decode(encoded)[5:12, 6:14])
 
 
-def test_damage_below_the_upper_rows_is_seen(picture):
-  encoded = saved(picture, 'JPEG', quality=90)
+@pytest.mark.parametrize('restarts', [{}, dict(restart_marker_blocks=1)])
+@pytest.mark.parametrize('factor', [2, 4, 8])
+def test_a_box_of_a_small_copy(factor, restarts, picture):
+  large = np.tile(picture, (3, 2, 1))[:139, :157]
+  encoded = saved(large, 'JPEG', quality=90, **restarts)
+  whole = decoding.decode(encoded, factor=factor)
+  for box in [(0, 0, 50, 90), (53, 27, 61, 70), (12, 12, 20, 20), (100, 99, 39, 58)]:
+    rows, columns = (
+      slice(round(start / factor), round((start + size) / factor))
+      for start, size in (box[::2], box[1::2])
+    )
+    got = decoding.decode_box(encoded, box, factor=factor)
+    np.testing.assert_array_equal(got, whole[rows, columns])
+
+
+def test_a_box_of_a_small_copy_with_few_colours(picture):
+  options = dict(subsampling='4:2:2', restart_marker_blocks=1)
+  encoded = saved(picture[:17, :20], 'JPEG', **options)
+  got = decoding.decode_box(encoded, (1, 2, 11, 4), factor=4)
+  np.testing.assert_array_equal(got, decoding.decode(encoded, factor=4)[0:3, 0:2])
+
+
+def test_damage_below_a_box_is_seen_without_restart_markers(picture):
+  encoded, box = saved(picture, 'JPEG', quality=90), (0, 0, 10, 80)
   with pytest.raises(ValueError, match='Premature end'):
-    decoding.decode(encoded[:-40], rows=10)
+    decoding.decode_box(encoded[:-40], box)
   # What is only a warning of the whole is none of its upper rows.
   place = encoded.rindex(b'\xff\xd9')
   extra = encoded[:place] + bytes(20) + encoded[place:]
   whole = decoding.decode(extra)
-  np.testing.assert_array_equal(decoding.decode(extra, rows=10)[:10], whole[:10])
+  np.testing.assert_array_equal(decoding.decode_box(extra, box), whole[:10])
