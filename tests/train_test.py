@@ -3,11 +3,13 @@
 import json
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
 import types
 
+import cv2
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -227,6 +229,46 @@ def test_loss_that_is_not_finite_leaves_a_capsule_to_replay(run, tmp_path):
   assert again.returncode == 0, again.stderr
   assert f'the batch of step {step} is the same' in again.stdout
   assert 'first:' in again.stdout
+
+
+@pytest.fixture
+def damaged(tmp_path, monkeypatch) -> pathlib.Path:
+  """Forty JPEGs in two classes; one is cut short, one is empty."""
+  folder = tmp_path / 'pictures'
+  for index in range(40):
+    pixels = np.full((16, 20, 3), 6 * index, np.uint8)
+    encoded = cv2.imencode('.jpg', pixels)[1].tobytes()
+    encoded = {7: encoded[:-90], 31: b''}.get(index, encoded)
+    file = folder / f'class{index % 2}' / f'{index:02}.jpg'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(encoded)
+  monkeypatch.setenv('PICTURES', str(folder))
+  return folder
+
+
+def test_bad_records_are_replaced_and_written_down(run, damaged, tmp_path):
+  train = ('-m', 'big_vision_like.train', '--config=tests/damaged_config.py')
+  workdir = tmp_path / 'run'
+  done = run(*train, f'--workdir={workdir}')
+  assert done.returncode == 0, done.stderr
+  # 96 examples are two epochs and a bit.
+  lines = (workdir / 'bad_records.txt').read_text().splitlines()
+  assert 4 <= len(lines) <= 8 and done.stdout.count('replaced  record ') == len(lines)
+  assert {int(line.split(' record ')[1].split()[0]) for line in lines} == {23, 35}
+  assert all(line.startswith('step ') and 'cannot be decoded' in line for line in lines)
+  last = [r for r in metrics.read(workdir) if r['kind'] == 'train'][-1]
+  assert last['bad_records'] == len(lines) and 0 <= last['input_wait'] < 1
+  assert done.stderr == ''  # no word of shared memory
+
+  again = run(*train, f'--workdir={tmp_path}/other', '--config.train_data.bad_share=0')
+  assert again.returncode == 1
+  assert re.search(
+    r'^error: \d+ of \d+ examples could not be used, more than train_data.bad_share=0'
+    r' allows: mend the data, or raise it.$',
+    again.stderr,
+    re.MULTILINE,
+  ), again.stderr
+  assert (tmp_path / 'other' / 'bad_records.txt').exists()
 
 
 class Counting:

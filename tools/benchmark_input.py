@@ -76,27 +76,29 @@ def write(folder: pathlib.Path, count: int, markers: bool = False) -> float:
   import numpy as np
   import tensorflow_datasets as tfds
 
-  class Photographs(tfds.core.GeneratorBasedBuilder):
-    """Made from a seed."""
+  with tfds.core.registered.skip_registration():  # it is made twice
 
-    VERSION = tfds.core.Version('1.0.0')
+    class Photographs(tfds.core.GeneratorBasedBuilder):
+      """Made from a seed."""
 
-    def _info(self) -> tfds.core.DatasetInfo:
-      features = {
-        'image': tfds.features.Image(shape=(*SHAPE, 3), encoding_format='jpeg'),
-        'label': tfds.features.ClassLabel(num_classes=1000),
-      }
-      return tfds.core.DatasetInfo(
-        builder=self, features=tfds.features.FeaturesDict(features)
-      )
+      VERSION = tfds.core.Version('1.0.0')
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-      return {'train': self._generate_examples()}
+      def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+          'image': tfds.features.Image(shape=(*SHAPE, 3), encoding_format='jpeg'),
+          'label': tfds.features.ClassLabel(num_classes=1000),
+        }
+        return tfds.core.DatasetInfo(
+          builder=self, features=tfds.features.FeaturesDict(features)
+        )
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-      for index, jpeg in enumerate(photographs(count, markers)):
-        (folder / f'{index:06}.jpg').write_bytes(jpeg)
-        yield index, {'image': jpeg, 'label': index % 1000}
+      def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {'train': self._generate_examples()}
+
+      def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, jpeg in enumerate(photographs(count, markers)):
+          (folder / f'{index:06}.jpg').write_bytes(jpeg)
+          yield index, {'image': jpeg, 'label': index % 1000}
 
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(None):

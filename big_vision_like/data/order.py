@@ -16,6 +16,8 @@ from big_vision_like.errors import UserError
 
 # An epoch with repeats is cut to a multiple of this, as the sampler of DeiT does.
 REPEATED_MULTIPLE = 256
+# Permutations of so many things are kept, 8 bytes each; Grain makes those of more.
+SMALL = 2**21
 # Names what a draw is for, beside the seed.
 EPOCHS, OTHERS, WINDOWS = range(3)
 
@@ -54,7 +56,7 @@ class Order:
   def _shuffled(self, epoch: int, rank: int) -> int:
     count = len(self.source)
     if self._groups is None:
-      return self._permutations[epoch * count + rank]
+      return self._permuted(epoch, rank, count)
     ends, _ = self._windows(epoch)
     window = int(np.searchsorted(ends, rank, side='right'))
     start = ends[window - 1] if window else 0
@@ -64,9 +66,23 @@ class Order:
   def _groups(self) -> np.ndarray | None:
     return getattr(self.source, 'groups', None)
 
+  def _permuted(self, epoch: int, rank: int, count: int) -> int:
+    """What is at a place of an epoch's permutation of `count` things."""
+    # Of 2**(2k) + 1 things Grain 0.2.18 leaves one out and takes another twice.
+    if count <= SMALL or (count - 1).bit_count() == 1:
+      return int(self._small(epoch, count)[rank])
+    return self._large[epoch * count + rank]
+
   @functools.cached_property
-  def _permutations(self) -> grain.MapDataset:
-    """Permutations of all records, or of their groups, one after the other."""
+  def _small(self) -> Callable[[int, int], np.ndarray]:
+    def permutation(epoch: int, count: int) -> np.ndarray:
+      return np.random.default_rng((self.seed, EPOCHS, epoch)).permutation(count)
+
+    return functools.lru_cache(maxsize=2)(permutation)
+
+  @functools.cached_property
+  def _large(self) -> grain.MapDataset:
+    """Permutations one after the other, of which Grain makes any place at a time."""
     seed = np.random.SeedSequence((self.seed, EPOCHS)).generate_state(1).item()
     count = len(self.source) if self._groups is None else len(self._groups) - 1
     return grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
@@ -77,7 +93,7 @@ class Order:
 
     def windows(epoch: int) -> tuple[np.ndarray, list[int]]:
       count = len(self._groups) - 1
-      order = [self._permutations[epoch * count + i] for i in range(count)]
+      order = [self._permuted(epoch, i, count) for i in range(count)]
       sizes = np.diff(self._groups)[order]
       return np.add.reduceat(sizes, np.arange(0, count, self.window)).cumsum(), order
 

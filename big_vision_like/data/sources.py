@@ -138,7 +138,8 @@ class Tfds:
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
-    return {k: v for k, v in self.__dict__.items() if k not in ('builder', 'records')}
+    own = ('builder', 'features', 'records')
+    return {k: v for k, v in self.__dict__.items() if k not in own}
 
 
 class MissingDataError(UserError):

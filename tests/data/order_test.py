@@ -28,7 +28,18 @@ def test_each_epoch_is_a_permutation(size, seed):
   assert all(sorted(epoch) == list(range(size)) for epoch in found)
 
 
-def test_epochs_and_seeds_share_no_permutation():
+@pytest.mark.parametrize('size', [2**14, 2**14 + 1, 2**16 + 1, 20_011])
+def test_each_epoch_is_a_permutation_of_many(size, monkeypatch):
+  monkeypatch.setattr(order, 'SMALL', 1000)
+  found = epochs(order.Order(range(size), 3), size, 2)
+  for epoch in found:
+    assert np.array_equal(np.sort(epoch), np.arange(size))
+  assert found[0] != found[1]
+
+
+@pytest.mark.parametrize('small', [0, order.SMALL])
+def test_epochs_and_seeds_share_no_permutation(small, monkeypatch):
+  monkeypatch.setattr(order, 'SMALL', small)
   orders = [tuple(e) for s in range(4) for e in epochs(order.Order(range(50), s), 50)]
   assert len(set(orders)) == 4 * 3
   assert orders[:3] == [tuple(e) for e in epochs(order.Order(range(50), 0), 50)]

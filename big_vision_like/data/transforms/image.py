@@ -64,8 +64,8 @@ def _told(example: Example) -> Iterator[None]:
 class Resize(grain.transforms.Map):
   """To `size` (a side, or height and width), whatever the aspect ratio.
 
-  No antialiasing but in 'area' and the methods of Pillow; docs/data.md tells which
-  `method` reproduces which published pipeline.
+  No antialiasing but in 'area' and the methods of Pillow; docs/transforms.md tells
+  which `method` reproduces which published pipeline.
   """
 
   size: int | tuple[int, int]
@@ -187,8 +187,8 @@ class DecodeCrop(grain.transforms.RandomMap):
   has restart markers, which changes no bit; damage between these, away from the box, is
   not seen. With a `margin`, one much larger than what is made of it is decoded to sides
   2, 4 or 8 times smaller, while the box keeps at least `margin` times the size that it
-  is resized to; the box's edges then move to multiples of that. docs/data.md has what
-  is gained and lost.
+  is resized to; the box's edges then move to multiples of that. docs/transforms.md has
+  what is gained and lost.
   """
 
   crop: BoxCrop

@@ -167,7 +167,8 @@ def _markers(encoded: bytes, scan: int, count: int) -> np.ndarray | None:
   turn, with no other marker between, and the end follows.
   """
   data = np.frombuffer(encoded, np.uint8, offset=scan)
-  found = np.flatnonzero((data[:-1] == 0xFF) & (data[1:] != 0))[:count]
+  found = np.flatnonzero(data[:-1] == 0xFF)  # few, so that looking twice is faster
+  found = found[data[found + 1] != 0][:count]
   if not np.array_equal(data[found + 1], _numbered(count)):
     return None
   return np.concatenate([[-2], found]) + scan

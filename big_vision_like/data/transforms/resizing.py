@@ -1,7 +1,7 @@
 """Images on the host, uint8 (H, W, C), to other sizes.
 
-docs/data.md says how far each method is from TensorFlow's, and which published pipeline
-it reproduces.
+docs/transforms.md says how far each method is from TensorFlow's, and which published
+pipeline it reproduces.
 """
 
 import cv2
