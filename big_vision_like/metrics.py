@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ class Metrics:
     """Writes down what was replaced; each process prints its first ones."""
     if not news:
       return
+    news = [' '.join(line.split()) for line in news]  # libraries write several lines
     with self._bad_records.open('a') as file:
       file.writelines(f'step {step}: {line}\n' for line in news)
     for line in news[: max(BAD_RECORDS_PRINTED - self._bad, 0)]:
@@ -269,8 +271,9 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 def _drop_bad_records(path: pathlib.Path, step: int) -> None:
   if path.exists():
-    lines = path.read_text().splitlines(keepends=True)
-    _rewrite(path, [x for x in lines if int(x.split(':')[0].split()[1]) <= step])
+    # A last line cut short is left out too.
+    steps = re.finditer(r'^step (\d+): .*\n', path.read_text(), re.MULTILINE)
+    _rewrite(path, [line[0] for line in steps if int(line[1]) <= step])
 
 
 def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:

@@ -182,7 +182,7 @@ def test_replaced_records_are_written_down(tmp_path, capsys):
   with opened(tmp_path) as log:
     log.bad_records(1, [])
     assert not (tmp_path / 'bad_records.txt').exists()
-    log.bad_records(2, ['record 7: broken'])
+    log.bad_records(2, ['record 7:\nbroken\n'])
     log.bad_records(4, [f'record {i}: broken' for i in range(20)])
     log.train(5, {'loss': 1.0})
   assert records(tmp_path)[0]['bad_records'] == 21
@@ -192,6 +192,8 @@ def test_replaced_records_are_written_down(tmp_path, capsys):
   assert printed[0] == 'replaced  record 7: broken'
   assert len(printed) == metrics.BAD_RECORDS_PRINTED + 1
   assert printed[-1] == f'replaced  others are in {tmp_path}/bad_records.txt'
+  with (tmp_path / 'bad_records.txt').open('a') as file:
+    file.write('step 2: cut sho')
   opened(tmp_path, start_step=3).__exit__()  # as a run that goes on from step 3
   assert (tmp_path / 'bad_records.txt').read_text() == 'step 2: record 7: broken\n'
 

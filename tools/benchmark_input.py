@@ -232,6 +232,7 @@ class Child:
   def close(self) -> None:
     self._process.stdin.close()
     self._process.wait()
+    self._process.stdout.close()
 
 
 def rates(

@@ -36,6 +36,7 @@ from big_vision_like import errors, experiment, preflight, spec
 from big_vision_like.data import mixture, pipeline
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.metrics import say
+from big_vision_like.ops import boxes as box_ops
 from big_vision_like.viz import boxes, images, video
 
 SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
@@ -261,16 +262,28 @@ def shares(target_C: np.ndarray, name: Callable[[int], str]) -> Lines:
 def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
   """An image with its boxes, or a clip: RGB uint8 (H, W, 3) of a size to look at."""
   if 'video' in example:
-    frames = [images.fit(images.to_rgb(seen(f)), SIDE) for f in example['video']]
+    clips = example['video']
+    clips = clips.reshape(-1, *clips.shape[-3:])  # of several views
+    frames = [images.fit(images.to_rgb(seen(f)), SIDE) for f in clips]
     return video.strip(np.stack(frames), columns=min(len(frames), FRAMES))
-  image_HWC = images.to_rgb(seen(example['image']))
+  image_HWC = example['image']
+  if image_HWC.ndim > 3:  # several views
+    views = image_HWC.reshape(-1, *image_HWC.shape[-3:])
+    views = np.stack([images.fit(images.to_rgb(seen(view)), SIDE) for view in views])
+    return video.strip(views, columns=min(len(views), FRAMES))
+  image_HWC = images.to_rgb(seen(image_HWC))
   if 'boxes' not in example:
     return images.fit(image_HWC, SIDE)
   grown_HWC = images.fit(image_HWC, LARGE)  # so that tags can be read
   real_N = example.get('box_mask', np.ones(len(example['boxes']), bool))
   labels_N = example.get('box_labels', np.zeros(len(real_N), int))
   scale = grown_HWC.shape[1] / image_HWC.shape[1]
-  boxes_N4 = example['boxes'][real_N] * scale
+  boxes_N4 = example['boxes'][real_N]
+  if 'size' in example and boxes_N4.max(initial=0) <= 1:  # as boxes.Normalize has them
+    height, width = example['size']
+    sides = np.array([width, height, width, height], np.float32)
+    boxes_N4 = np.asarray(box_ops.cxcywh_to_xyxy(boxes_N4)) * sides
+  boxes_N4 = boxes_N4 * scale
   return boxes.draw(grown_HWC, boxes_N4, labels_N[real_N].tolist())
 
 

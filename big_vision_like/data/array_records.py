@@ -62,6 +62,8 @@ class Reader:
         reader = opened(path)
         if not reader.ok():  # it would give empty records
           raise UserError(unreadable(path))
+        if len(self._open) >= shards.MAX_OPEN:  # a file is closed once nobody reads it
+          del self._open[next(iter(self._open))]
         self._open[number] = reader
       return self._open[number]
 

@@ -222,6 +222,12 @@ def convert(
         f'{target.folder} has other features or classes than what is to be added:'
         f' {described(there.features)}; and {described(features)}'
       )
+    others = set(protos.still_encoded(features)) - {'image'}
+    if shrink is not None and others:
+      raise UserError(
+        f'--resize-small makes JPEGs of images, but {", ".join(sorted(others))} would'
+        ' be changed by that: leave it out.'
+      )
     earlier = _earlier(target)
     count = num_shards or earlier.get('shards') or _shards(given.files, len(source))
     plan |= {'examples': len(source), 'features': described(features), 'shards': count}
@@ -285,7 +291,7 @@ def _write_missing(work: Work, workers: int) -> None:
   target = work.target
   paths = [target.shard(i, work.shards) for i in range(work.shards)]
   for stale in target.folder.glob(f'{target.name}-{target.split}.*.part'):
-    stale.unlink()
+    shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
   counts = shards.on_threads(array_records.count, map(str, paths))
   missing = [i for i, count in enumerate(counts) if count is None]
   total = sum(len(work.places(i)) for i in missing)
@@ -422,7 +428,8 @@ def unpacked(
     with open(path, 'rb') as file:
       if not compressed(file.read(shards.START)):
         return path
-    target = folder / hashlib.sha256(path.encode()).hexdigest()[:32]
+    stamp = repr(shards.stamps([path]))
+    target = folder / hashlib.sha256(stamp.encode()).hexdigest()[:32]
     if not target.exists():
       folder.mkdir(parents=True, exist_ok=True)
       part = target.with_suffix('.part')

@@ -50,7 +50,14 @@ class Cached:
     weakref.finalize(self, os.unlink, file.name)
     with file:
       for index in range(len(self.source)):
-        lengths.append(file.write(pickle.dumps(self._made(index))))
+        try:
+          lengths.append(file.write(pickle.dumps(self._made(index))))
+        except OSError as error:
+          raise UserError(
+            f'{index:,} of the {len(self.source):,} examples of {self.source} fill'
+            f' {pathlib.Path(file.name).parent}: make it larger (docker run'
+            ' --shm-size), or keep smaller images.'
+          ) from error
         if file.tell() > self.limit_gib * 2**30:
           raise UserError(
             f'{index + 1:,} of the {len(self.source):,} examples of {self.source} take'

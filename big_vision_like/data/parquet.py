@@ -99,6 +99,8 @@ class Parquet:
       table = self._kept.get(group, lambda: _read(path, place, columns))
     except (OSError, ValueError) as error:  # those of pyarrow are both
       raise BadRecordError(f'{name} cannot be read: {error}') from error
+    if absent := [column for column in columns if column not in table.column_names]:
+      raise BadRecordError(f'{name} has no {absent[0]!r}, as the first file has')
     return {
       new: _plain(table[column][row].as_py(), table.schema.field(column).type, name)
       for new, column in self._columns.items()

@@ -1,6 +1,7 @@
 """tf.train.Example protos and features of TFDS, without TensorFlow."""
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import json
@@ -256,14 +257,27 @@ def is_image(value: bytes) -> bool:
   return value.startswith((b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')) or webp
 
 
+def _number(value: Any, dtype: np.dtype) -> Any:
+  """A number, or an array of a list of them; BadRecordError if that loses something."""
+  exact = None
+  with contextlib.suppress(ValueError):  # lists of several lengths
+    exact = np.array(value)
+  numbers = exact is not None and exact.dtype.kind in 'biuf'
+  if not numbers or (dtype.kind != 'f' and (exact.astype(dtype) != exact).any()):
+    raise BadRecordError(f'{value!r} is not {dtype}, as in other examples')
+  return exact.astype(dtype) if isinstance(value, list) else value
+
+
 def fitted(value: Any, feature: Any) -> Any:
   """A value of JSON as its feature wants it; as JSON where it is a text but no str."""
   import tensorflow_datasets as tfds
 
   if isinstance(feature, tfds.features.Sequence) and isinstance(value, list):
     return [fitted(item, feature.feature) for item in value]
-  if isinstance(value, list) and type(feature) is tfds.features.Tensor:
-    return np.array(value, feature.np_dtype)
+  if isinstance(feature, tfds.features.Tensor):
+    dtype = np.dtype(feature.np_dtype)
+    if dtype.kind in 'biuf':
+      return _number(value, dtype)
   if not isinstance(feature, tfds.features.Text) or isinstance(value, bytes):
     return value
   return (value if isinstance(value, str) else json.dumps(value)).encode()

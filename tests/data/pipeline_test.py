@@ -351,8 +351,8 @@ def test_more_bad_records_than_allowed_stop_the_run():
       next(batches)
   batches.close()
   assert re.fullmatch(
-    r'[6-8] of 1[05] examples could not be used, more than train_data.bad_share=0.005 allows:'
-    ' mend the data, or raise it.',
+    r'[6-8] of 1[05] examples could not be used, more than train_data.bad_share=0.005'
+    ' allows: mend the data, or raise it.',
     str(error.value),
   ), error.value
   assert len(batches.news()) == batches.replaced > 5

@@ -47,6 +47,13 @@ def _check_decoding(channels: int, dct: str) -> None:
     raise UserError(f'dct={dct!r} is not one of {", ".join(decoding.DCT)}')
 
 
+def _key(example: Example) -> Any:
+  """By what a person finds an example: its file, its key or its id."""
+  keys = (example[name] for name in ('file', '__key__', 'id') if name in example)
+  key = next(keys, 'unknown')
+  return key.decode(errors='replace') if isinstance(key, bytes) else key
+
+
 @contextlib.contextmanager
 def _told(example: Example) -> Iterator[None]:
   """Says which example it is whose image cannot be decoded."""
@@ -54,7 +61,7 @@ def _told(example: Example) -> Iterator[None]:
     yield
   except ValueError as error:
     raise BadRecordError(
-      f'the image of the example with id {example.get("id", "unknown")} cannot be'
+      f'the image of the example with id {_key(example)} cannot be'
       f' decoded ({len(example["image"])} bytes: {str(error).strip()}); prepare the'
       ' data set again or remove it.'
     ) from error

@@ -477,3 +477,9 @@ def test_methods_of_pillow_average_what_they_shrink(method):
   assert got.shape == (8, 8, 1) and got.std() < 12 and abs(got.mean() - 64) < 12
   plain = image.Resize(8).map({'image': lines})['image']
   assert abs(plain.mean() - 64) > 30
+
+
+def test_what_cannot_be_decoded_is_called_by_its_file():
+  example = {'image': b'', 'file': b'cats/7.jpg', '__key__': b'7', 'id': 3}
+  with pytest.raises(BadRecordError, match='with id cats/7.jpg cannot be decoded'):
+    image.Decode().map(example)
