@@ -36,8 +36,7 @@ def get_config(variant: str = 'g/14') -> mlc.ConfigDict:
       sources.Tfds, name='jft3b', split=f'train[{HELD_OUT}:]', examples=3_000_000_000
     ),
     transforms=[
-      spec(image.Decode),
-      spec(image.InceptionCrop, size=224),
+      spec(image.DecodeCrop, crop=spec(image.InceptionCrop, size=224)),
       spec(image.Flip),
       spec(labels.Keep),
     ],
