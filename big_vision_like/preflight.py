@@ -17,13 +17,13 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import ml_collections as mlc
 import numpy as np
 from PIL import Image
 
 from big_vision_like import errors, spec
 from big_vision_like.data import mixture, pipeline, sources
+from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import classification
 from big_vision_like.metrics import say
@@ -333,9 +333,7 @@ def through(transforms: Sequence[Any], record: Example) -> Example:
 def applied(transform: Any, example: Example, rng: np.random.Generator) -> Example:
   """One transform of an example; whatever goes wrong in it is a `UserError`."""
   try:
-    if isinstance(transform, grain.transforms.RandomMap):
-      return transform.random_map(example, rng)
-    return transform.map(example)
+    return compose.applied([transform], example, rng)
   except UserError:
     raise
   except Exception as error:  # its author did not think of such examples

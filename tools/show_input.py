@@ -260,17 +260,12 @@ def shares(target_C: np.ndarray, name: Callable[[int], str]) -> Lines:
 
 
 def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
-  """An image with its boxes, or a clip: RGB uint8 (H, W, 3) of a size to look at."""
-  if 'video' in example:
-    clips = example['video']
-    clips = clips.reshape(-1, *clips.shape[-3:])  # of several views
-    frames = [images.fit(images.to_rgb(seen(f)), SIDE) for f in clips]
+  """An image with its boxes, or frames or views: RGB uint8 (H, W, 3), to look at."""
+  image_HWC = example['video' if 'video' in example else 'image']
+  if image_HWC.ndim > 3:  # frames, or views
+    frames = image_HWC.reshape(-1, *image_HWC.shape[-3:])
+    frames = [images.fit(images.to_rgb(seen(frame)), SIDE) for frame in frames]
     return video.strip(np.stack(frames), columns=min(len(frames), FRAMES))
-  image_HWC = example['image']
-  if image_HWC.ndim > 3:  # several views
-    views = image_HWC.reshape(-1, *image_HWC.shape[-3:])
-    views = np.stack([images.fit(images.to_rgb(seen(view)), SIDE) for view in views])
-    return video.strip(views, columns=min(len(views), FRAMES))
   image_HWC = images.to_rgb(seen(image_HWC))
   if 'boxes' not in example:
     return images.fit(image_HWC, SIDE)

@@ -17,8 +17,6 @@ import os
 import pathlib
 import shutil
 import sys
-import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data import array_records, protos, shards
+from big_vision_like.data import workers as processes
 from big_vision_like.errors import BadRecordError, UserError
 
 # What a shard is to have, about; but no fewer examples than MIN_EXAMPLES.
@@ -323,13 +322,7 @@ def _start(work: Work, done: Any, parent: int) -> None:
   """In a process that writes."""
   global _work, _done
   _work, _done = work, done
-
-  def watch() -> None:
-    while os.getppid() == parent:
-      time.sleep(0.5)
-    os._exit(1)  # it was killed: nobody waits for the rest
-
-  threading.Thread(target=watch, daemon=True).start()
+  processes.end_with(parent)
 
 
 def _write_one(shard: int) -> None:

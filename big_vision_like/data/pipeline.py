@@ -14,8 +14,6 @@ import dataclasses
 import functools
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
 
@@ -24,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from big_vision_like import malloc
+from big_vision_like.data import workers as processes
 from big_vision_like.data.mixture import Mixture, Part, Transforms
 from big_vision_like.data.order import Order, epoch_length
 from big_vision_like.errors import BadRecordError, UserError
@@ -43,8 +42,6 @@ ENDLESS = 2**50
 NO_LEAK = 'ignore:resource_tracker:UserWarning'
 # Where workers put batches, if there is such a place.
 SHARED = '/dev/shm'
-# How often a worker looks whether its program still runs.
-WATCH_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -386,15 +383,8 @@ def _check_room(example: dict[str, np.ndarray], rows: int, workers: int) -> None
     )
 
 
-def _start_worker(worker: int, workers: int) -> None:
+def _start_worker(worker: int, count: int) -> None:
   """Keeps memory, and lets a worker end when its program is gone, even if killed."""
-  del worker, workers
+  del worker, count
   malloc.keep_memory()
-  parent = os.getppid()
-
-  def watch() -> None:
-    while os.getppid() == parent:
-      time.sleep(WATCH_SECONDS)
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
+  processes.end_with(os.getppid())
