@@ -53,6 +53,17 @@ def lookup(table_LD: jax.Array, position_BN: jax.Array) -> jax.Array:
   return table_LD[position_BN]
 
 
+def ramps(height: int, width: int) -> jax.Array:
+  """How far places are from the top, left, bottom and right of a grid: (h, w, 4).
+
+  Float32 from 0 at that edge to 1 at the other (soft positions of arXiv:2006.15055).
+  """
+  y_h1 = np.linspace(0.0, 1.0, height)[:, None]
+  x_1w = np.linspace(0.0, 1.0, width)[None, :]
+  edges = np.broadcast_arrays(y_h1, x_1w, 1.0 - y_h1, 1.0 - x_1w)
+  return jnp.asarray(np.stack(edges, axis=-1), jnp.float32)
+
+
 def grid2d(rows_hE: jax.Array, columns_wE: jax.Array) -> jax.Array:
   """Learned positions of a grid, (1, h*w, 2E): each one its column's, then its row's.
 

@@ -1,0 +1,82 @@
+"""Images to objects and back, without labels.
+
+Axes: B batch, H W image, C channels, T iterations, S slots, D their size.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from big_vision_like.ops import images
+from big_vision_like.tasks import task
+from big_vision_like.tasks.task import Arrays, State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectDiscovery(task.GradientTask):
+  """Mean squared error of the reconstruction (arXiv:2006.15055, section 3.1).
+
+  Batches hold `image` (uint8 or [-1, 1]). What slots start from is sampled anew in each
+  step; in `predict`, by its key.
+  """
+
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    return (images.normalize(batch['image']),)
+
+  def loss(
+    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    (image_BHWC,) = self.model_inputs(batch)
+    outputs, mutable = self.model.apply(
+      {'params': params, **mutable},
+      image_BHWC,
+      train=True,
+      rngs={'slots': key},
+      mutable=list(mutable),
+    )
+    return squared_error(image_BHWC, outputs['reconstruction']).mean(), (mutable, {})
+
+  def predict(
+    self,
+    state: State,
+    batch: Arrays,
+    key: jax.Array,
+    num_slots: int | None = None,
+    iterations: int | None = None,
+  ) -> Arrays:
+    """What the model gives, with other numbers of slots and iterations if asked for.
+
+    Besides, `image` as the model sees it, `mse` (B,), and after each iteration
+    `iterate_reconstructions` (B, T, H, W, C), `iterate_masks` (B, T, S, H, W) and
+    `iterate_contents` (B, T, S, H, W, C).
+    """
+    params = state.params if state.ema is None else state.ema
+    variables = {'params': params, **state.mutable}
+    (image_BHWC,) = self.model_inputs(batch)
+    outputs = self.model.apply(
+      variables,
+      image_BHWC,
+      num_slots=num_slots,
+      iterations=iterations,
+      rngs={'slots': key},
+    )
+    iterates_BTSD = outputs['iterates']
+    steps = iterates_BTSD.shape[1]
+    decoded = [
+      self.model.apply(variables, iterates_BTSD[:, t], method='decode')
+      for t in range(steps)
+    ]
+    for name in 'reconstruction', 'masks', 'contents':
+      plural = name if name.endswith('s') else f'{name}s'
+      outputs[f'iterate_{plural}'] = jnp.stack([x[name] for x in decoded], axis=1)
+    return outputs | {
+      'image': image_BHWC,
+      'mse': squared_error(image_BHWC, outputs['reconstruction']),
+    }
+
+
+def squared_error(image_BHWC: jax.Array, other_BHWC: jax.Array) -> jax.Array:
+  """Mean over pixels and channels: (B,)."""
+  return jnp.square(image_BHWC - other_BHWC).mean(axis=(1, 2, 3))

@@ -1,0 +1,86 @@
+"""Weights of Slot Attention in the naming of google-research's slot_attention (Keras).
+
+Names are the paths of attributes, such as `slot_attention/project_q/kernel`. Arrays are
+the same as ours, the kernels of transposed convolutions (kh, kw, out, in) too.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from big_vision_like.weights import tree
+
+_ATTENTION = {
+  'slot_attention/slots_mu': 'attention/mu',
+  'slot_attention/slots_log_sigma': 'attention/log_sigma',
+  'slot_attention/project_q': 'attention/query',
+  'slot_attention/project_k': 'attention/key',
+  'slot_attention/project_v': 'attention/value',
+  'slot_attention/norm_inputs': 'attention/norm_inputs',
+  'slot_attention/norm_slots': 'attention/norm_slots',
+  'slot_attention/norm_mlp': 'attention/norm_mlp',
+  'slot_attention/gru': 'attention/gru',
+  'slot_attention/mlp/0': 'attention/mlp/fc1',
+  'slot_attention/mlp/1': 'attention/mlp/fc2',
+}
+_MODULES = _ATTENTION | {
+  'encoder_pos/dense': 'encoder/position/dense',
+  'layer_norm': 'encoder/norm',
+  'mlp/0': 'encoder/mlp/fc1',
+  'mlp/1': 'encoder/mlp/fc2',
+  'decoder_pos/dense': 'decoder/position/dense',
+  'mlp_classifier/0': 'head_fc1',
+  'mlp_classifier/1': 'head_fc2',
+}
+_OURS = {ours: theirs for theirs, ours in _MODULES.items()}
+_LEAVES = {'gamma': 'scale', 'beta': 'bias'}
+
+
+def from_keras(flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tree:
+  """Arrays by name as the parameters of our `AutoEncoder` or `SetClassifier`.
+
+  Raises a ValueError that lists names which are unknown.
+  """
+  found, unknown = {}, []
+  for name, array in flat.items():
+    ours = our_name(name)
+    if ours is None:
+      unknown.append(name)
+    else:
+      found[ours] = tree.as_float32(name, array)
+  tree.check_names(source, unknown)
+  return tree.unflatten(found)
+
+
+def to_keras(params: Mapping[str, object]) -> dict[str, np.ndarray]:
+  """The inverse: our parameters (or their gradients) under the names of Keras."""
+  flat = tree.flatten(params)
+  return {their_name(name): np.asarray(array) for name, array in flat.items()}
+
+
+def our_name(name: str) -> str | None:
+  """Our name of an array of theirs; None if there is none such."""
+  if name in _MODULES:
+    return _MODULES[name]
+  module, _, leaf = name.rpartition('/')
+  conv = re.fullmatch(r'(encoder|decoder)_cnn/(\d+)', module)
+  if conv:
+    return f'{conv[1]}/conv_{conv[2]}/{leaf}'
+  if module not in _MODULES:
+    return None
+  return f'{_MODULES[module]}/{_LEAVES.get(leaf, leaf)}'
+
+
+def their_name(name: str) -> str:
+  """Their name of an array of ours."""
+  if name in _OURS:
+    return _OURS[name]
+  module, _, leaf = name.rpartition('/')
+  conv = re.fullmatch(r'(encoder|decoder)/conv_(\d+)', module)
+  if conv:
+    return f'{conv[1]}_cnn/{conv[2]}/{leaf}'
+  theirs = _OURS[module]
+  if 'norm' in theirs and leaf in ('scale', 'bias'):
+    leaf = {'scale': 'gamma', 'bias': 'beta'}[leaf]
+  return f'{theirs}/{leaf}'
