@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import ml_collections as mlc
 
@@ -12,11 +13,14 @@ from big_vision_like.data.transforms import (
   compose,
   image,
   labels,
+  objects,
   text,
   timm_randaugment,
 )
 from big_vision_like.errors import UserError
 from big_vision_like.spec import spec, symbol
+
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -337,7 +341,7 @@ FEWSHOT = {
 }
 
 
-def chosen(name: str, choices: Mapping[str, Images], what: str = 'data set') -> Images:
+def chosen(name: str, choices: Mapping[str, T], what: str = 'data set') -> T:
   """The data of an argument of a config."""
   if name not in choices:
     raise UserError(f'no {what} {name!r}: take one of {", ".join(choices)}')
@@ -442,3 +446,125 @@ def three_augment(
     spec(compose.OneOf, transforms=changes),
     spec(color.ColorJitter, brightness=jitter, contrast=jitter, saturation=jitter),
   ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenes:
+  """Pictures of several objects, to find these or to predict what they are.
+
+  `parts` are sources: `train`, `val` to choose on, `test`, which is reported. Batches
+  of evaluation hold `names`: `image`, and `segmentation` or `targets` (see
+  `transforms.objects`). Those to train on have no `segmentation`, which nothing learns
+  from. `transforms` are of these alone.
+  """
+
+  parts: Mapping[str, mlc.ConfigDict]
+  transforms: Sequence[mlc.ConfigDict] = ()
+  names: Sequence[str] = ('image', 'segmentation')
+
+  def source(self, part: str) -> mlc.ConfigDict:
+    """The examples of a part."""
+    return chosen(part, self.parts, 'part').copy_and_resolve_references()
+
+  def train_input(
+    self, batch_size: int, part: str = 'train', seed: int = 0, workers: int = 8
+  ) -> mlc.ConfigDict:
+    """Shuffled batches of a part."""
+    names = [name for name in self.names if name != 'segmentation']
+    return spec(
+      pipeline.TrainInput,
+      source=self.source(part),
+      transforms=self._transforms(names),
+      batch_size=batch_size,
+      seed=seed,
+      workers=workers,
+    )
+
+  def eval_input(
+    self, batch_size: int, part: str = 'val', workers: int = 8
+  ) -> mlc.ConfigDict:
+    """Every example of a part once."""
+    return spec(
+      pipeline.EvalInput,
+      source=self.source(part),
+      transforms=self._transforms(self.names),
+      batch_size=batch_size,
+      workers=workers,
+    )
+
+  def _transforms(self, names: Sequence[str]) -> list[mlc.ConfigDict]:
+    made = {'segmentation': objects.DecodeSegmentation, 'targets': objects.ClevrTargets}
+    first = [spec(image.Decode), *(spec(made[n]) for n in names if n in made)]
+    own = [part.copy_and_resolve_references() for part in self.transforms]
+    return [*first, spec(labels.Keep, names=list(names)), *own]
+
+
+def _parts(name: str, **splits: tuple[str, int | None]) -> dict[str, mlc.ConfigDict]:
+  """Splits of a data set of TFDS, with the numbers of their examples."""
+  return {
+    part: spec(sources.Tfds, name=name, split=split, examples=examples)
+    for part, (split, examples) in splits.items()
+  }
+
+
+def _scenes(
+  name: str,
+  train: int | None,
+  rest: int = 320,
+  transforms: Sequence[mlc.ConfigDict] = (),
+  **others: mlc.ConfigDict,
+) -> Scenes:
+  own = dict(train=('train', train), val=('validation', rest), test=('test', rest))
+  return Scenes(parts=_parts(name, **own) | others, transforms=transforms)
+
+
+# What objects are found in. The first are drawn, as alike to the published sets as is
+# known; `multi_object` are these. Numbers are those of arXiv:2006.15055 section 4.1.
+# Scenes have six objects at most, but in the part `more` up to ten.
+DISCOVERY = {
+  'tetrominoes': _scenes('tetrominoes', 60_000),
+  'multi_dsprites': _scenes('multi_dsprites', 60_000),
+  'solids': _scenes(
+    'solids/discovery',
+    35_000,
+    **_parts('solids/discovery', more=('crowded', 320)),
+  ),
+  'solids_32': _scenes(
+    'solids/discovery_32',
+    20_000,
+    **_parts('solids/discovery_32', more=('crowded', 320)),
+  ),
+  'blocks': _scenes('tetrominoes/blocks', 20_000, 256),
+  'published_tetrominoes': _scenes('multi_object/tetrominoes', 60_000),
+  'published_multi_dsprites': _scenes(
+    'multi_object/multi_dsprites_colored_on_grayscale', 60_000
+  ),
+  'clevr': _scenes(
+    'multi_object/clevr6_with_masks',
+    None,
+    transforms=[spec(objects.Resize, size=128, crop=(29, 64, 192, 192))],
+    **_parts('multi_object/clevr_with_masks', more=('test', 320)),
+  ),
+}
+
+
+def _properties(name: str, train: int, test: int, size: int | None = None) -> Scenes:
+  """The first 512 are held out, as in google-research/slot_attention."""
+  return Scenes(
+    parts=_parts(
+      name,
+      train=('train[512:]', train - 512),
+      val=('train[:512]', 512),
+      test=('validation', test),
+    ),
+    transforms=[] if size is None else [spec(objects.Resize, size=size)],
+    names=('image', 'targets'),
+  )
+
+
+# Whose objects are predicted as a set; those that are drawn have their size already.
+PROPERTIES = {
+  'clevr': _properties('clevr:3.1.0', 70_000, 15_000, size=128),
+  'solids': _properties('solids/128', 70_000, 15_000),
+  'solids_64': _properties('solids/64', 20_000, 1_000),
+}

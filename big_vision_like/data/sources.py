@@ -13,6 +13,10 @@ from big_vision_like.errors import UserError
 OUR_BUILDERS = {
   'digits': 'big_vision_like.data.digits',
   'glyphs': 'big_vision_like.data.procedural.glyphs',
+  'multi_dsprites': 'big_vision_like.data.procedural.multi_dsprites',
+  'multi_object': 'big_vision_like.data.multi_object',
+  'solids': 'big_vision_like.data.procedural.solids',
+  'tetrominoes': 'big_vision_like.data.procedural.tetrominoes',
 }
 # Formats of TFDS that can be read at any place.
 READERS = {'array_record': array_records.Reader, 'tfrecord': tfrecords.Reader}

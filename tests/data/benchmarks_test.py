@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from big_vision_like.data import benchmarks, fake, pipeline, sources
+from big_vision_like.data.procedural import solids
 from big_vision_like.errors import UserError
 from big_vision_like.spec import build, calls, spec, symbol
 
@@ -129,3 +131,127 @@ def test_augmentation(transforms):
   batch = next(iter(batches))
   assert batch['image'].shape == (6, 32, 32, 3) and batch['image'].dtype == np.uint8
   assert len({image.tobytes() for image in batch['image']}) == 6
+
+
+# Name of the data set, and sides of the images.
+SCENES = {
+  'tetrominoes': ('tetrominoes', 35),
+  'multi_dsprites': ('multi_dsprites', 64),
+  'solids': ('solids/discovery', 128),
+  'solids_32': ('solids/discovery_32', 32),
+  'blocks': ('tetrominoes/blocks', 8),
+  'published_tetrominoes': ('multi_object/tetrominoes', 35),
+  'published_multi_dsprites': ('multi_object/multi_dsprites_colored_on_grayscale', 64),
+  'clevr': ('multi_object/clevr6_with_masks', 128),
+}
+PROPERTIES = {
+  'clevr': ('clevr:3.1.0', 128),
+  'solids': ('solids/128', 128),
+  'solids_64': ('solids/64', 64),
+}
+
+
+def made_up(node):
+  """The input of a config, of examples made up."""
+  source = fake.Fake(node.source.name, node.source.split, examples=5)
+  return symbol(node)(
+    source=source, batch_size=node.batch_size, transforms=build(node.transforms)
+  )
+
+
+@pytest.mark.parametrize('name', SCENES)
+def test_objects_are_found_in_pictures_alone_and_judged_by_masks(name):
+  scenes, (data_set, side) = benchmarks.DISCOVERY[name], SCENES[name]
+  train, val = scenes.train_input(4, workers=0), scenes.eval_input(3)
+  assert train.source.name == val.source.name == data_set
+  batch = next(iter(made_up(train)))
+  assert batch.keys() - {'id'} == {'image'}
+  assert batch['image'].shape == (4, side, side, 3)
+  batch = next(made_up(val).epoch())
+  assert batch.keys() - {'id'} == {'image', 'segmentation', 'mask'}
+  assert batch['image'].shape == (3, side, side, 3)
+  assert batch['segmentation'].shape == (3, side, side)
+  assert batch['segmentation'].dtype == np.uint8
+  # Resized as floats, or not at all.
+  resized = name == 'clevr'
+  assert batch['image'].dtype == (np.float32 if resized else np.uint8)
+
+
+@pytest.mark.parametrize('name', PROPERTIES)
+def test_objects_are_predicted_as_sets(name):
+  scenes, (data_set, side) = benchmarks.PROPERTIES[name], PROPERTIES[name]
+  train, val = scenes.train_input(4, workers=0), scenes.eval_input(3)
+  assert train.source.name == val.source.name == data_set
+  for batch, size in ((next(iter(made_up(train))), 4), (next(made_up(val).epoch()), 3)):
+    assert batch.keys() - {'id', 'mask'} == {'image', 'targets'}
+    assert batch['image'].shape == (size, side, side, 3)
+    assert batch['targets'].shape == (size, 10, 19)
+    assert (batch['targets'][..., 18].sum(axis=1) >= 3).all()
+
+
+def test_every_set_of_scenes_is_tried():
+  assert SCENES.keys() == benchmarks.DISCOVERY.keys()
+  assert PROPERTIES.keys() == benchmarks.PROPERTIES.keys()
+
+
+@pytest.mark.parametrize(
+  'source',
+  [
+    source
+    for choices in (benchmarks.DISCOVERY, benchmarks.PROPERTIES)
+    for scenes in choices.values()
+    for source in scenes.parts.values()
+    if source.name != 'clevr:3.1.0'
+  ],
+  ids=lambda source: f'{source.name} {source.split}',
+)
+def test_parts_hold_as_many_as_are_prepared(source):
+  sources.announce(source.name)
+  config = tfds.builder(source.name).builder_config
+  if hasattr(config, 'splits'):
+    counts = {split: count for split, (count, _) in config.splits.items()}
+  else:
+    counts = dict(zip(('train', 'validation', 'test'), config.counts, strict=True))
+  split, _, part = source.split.partition('[')
+  if source.name == 'multi_object/clevr6_with_masks' and split == 'train':
+    assert source.examples is None  # what is left of 70,000
+  else:
+    held_out = {'': 0, '512:]': 512, ':512]': counts[split] - 512}[part]
+    assert source.examples == counts[split] - held_out
+
+
+def test_inputs_of_scenes_share_nothing():
+  first, second = (benchmarks.DISCOVERY['clevr'].eval_input(8) for _ in range(2))
+  first.source.examples, first.transforms[-1].size = 7, 64
+  assert (second.source.examples, second.transforms[-1].size) == (320, 128)
+
+
+def test_an_unknown_part_is_told_with_those_there_are():
+  with pytest.raises(
+    UserError, match="no part 'crowd': take one of train, val, test, "
+  ):
+    benchmarks.DISCOVERY['solids'].eval_input(8, part='crowd')
+
+
+def test_scenes_that_were_prepared(tmp_path):
+  splits = {'train': (6, 6), 'crowded': (3, 10)}
+  view = solids.View(32, 32, solids.MIDDLE)
+  tiny = solids.SolidsConfig(name='tiny', view=view, splits=splits)
+  builder = solids.Solids(data_dir=tmp_path, config=tiny)
+  builder.download_and_prepare(file_format='array_record')
+  scenes = benchmarks.DISCOVERY['solids_32']
+  nodes = scenes.train_input(6, workers=0), scenes.eval_input(2, 'more', workers=0)
+  for node in nodes:
+    node.source.name, node.source.data_dir = 'solids/tiny', str(tmp_path)
+    node.source.examples = None
+  train, more = map(build, nodes)
+  batch = next(iter(train))
+  assert sorted(batch['id']) == list(range(6))
+  for i, pixels in zip(batch['id'], batch['image'], strict=True):
+    want = solids.draw(0, 'train', int(i), view, (3, 6))['image']
+    np.testing.assert_array_equal(pixels, want)
+  found = [ids for b in more.epoch() for ids in b['segmentation'][b['mask']]]
+  assert len(found) == 3
+  for i, ids in enumerate(found):
+    want = solids.draw(0, 'crowded', i, view, (3, 10))['segmentation']
+    np.testing.assert_array_equal(ids, want[..., 0])

@@ -1,0 +1,104 @@
+"""Draws examples in several processes, the same whatever their number."""
+
+import collections
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from concurrent.futures import process
+from typing import Any
+
+import cv2
+import numpy as np
+
+from big_vision_like.data import workers as processes
+from big_vision_like.errors import UserError
+
+Example = tuple[int, dict[str, Any]]
+Draw = Callable[[int], dict[str, Any]]
+
+# Examples that go through a process at once.
+CHUNK = 64
+# Of fewer examples, starting the processes would cost more than they save.
+FEW = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+  """Examples whose number is known: the progress bar of TFDS asks for the length."""
+
+  examples: Iterable[Example]
+  count: int
+
+  def __len__(self) -> int:
+    return self.count
+
+  def __iter__(self) -> Iterator[Example]:
+    return iter(self.examples)
+
+
+def drawn(draw: Draw, count: int, workers: int | None = None) -> Counted:
+  """(i, draw(i)) for i in range(count), in order; to be gone through once.
+
+  `draw` depends on i alone and can be pickled: a function of a module, or a partial of
+  one. `workers` is the number of processes, by default one for each core, or none but
+  this one where few examples are asked for. As always with processes, a program that
+  starts them has its main part under `if __name__ == '__main__'`.
+  """
+  if workers is None:
+    workers = 1 if count < FEW else len(os.sched_getaffinity(0))
+  if workers == 1:
+    return Counted(((i, draw(i)) for i in range(count)), count)
+  return Counted(_by_processes(draw, count, workers), count)
+
+
+def _by_processes(draw: Draw, count: int, workers: int) -> Iterator[Example]:
+  # Not forked: threads of libraries would be left in the middle of their work.
+  context = multiprocessing.get_context('spawn')
+  with futures.ProcessPoolExecutor(
+    workers, context, _start, (draw, os.getpid())
+  ) as pool:
+    chunks = (range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
+    ahead: collections.deque[futures.Future] = collections.deque()
+    try:
+      # A few chunks ahead of what is asked for, so that little memory is held.
+      ahead.extend(
+        pool.submit(_chunk, c) for c in itertools.islice(chunks, 4 * workers)
+      )
+      while ahead:
+        examples = ahead.popleft().result()
+        ahead.extend(pool.submit(_chunk, c) for c in itertools.islice(chunks, 1))
+        yield from examples
+    except process.BrokenProcessPool as error:
+      raise UserError(
+        'a process that draws examples was ended from outside: is there enough memory'
+        f' for {workers} of them?'
+      ) from error
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def _start(draw: Draw, parent: int) -> None:
+  """In a process that draws."""
+  global _draw
+  _draw = draw
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted parent ends the pool
+  processes.end_with(parent)
+  cv2.setNumThreads(1)
+
+
+def _chunk(chunk: range) -> list[Example]:
+  return [(i, _draw(i)) for i in chunk]
+
+
+def png(image_HWC: np.ndarray) -> bytes:
+  """A uint8 picture as PNG, RGB if it has three channels.
+
+  TFDS is given bytes: it would import TensorFlow to encode pixels.
+  """
+  if image_HWC.shape[2] == 3:
+    image_HWC = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR)
+  return cv2.imencode('.png', image_HWC)[1].tobytes()

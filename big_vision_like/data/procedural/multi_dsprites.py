@@ -1,0 +1,207 @@
+"""Coloured sprites that hide each other, as the TFDS data set `multi_dsprites`.
+
+Drawn after the published set (github.com/google-deepmind/multi_object_datasets), which
+Slot Attention (arXiv 2006.15055) is trained on and whose generator is not public. Its
+sprites are those of dSprites (github.com/google-deepmind/dsprites-dataset): ellipses,
+hearts and squares, without antialiasing, of 6 sizes, 40 orientations and 32x32 places.
+How large they are, and where places lie, is measured in the pictures of dSprites. How
+colours are distributed is not published: here they are uniform in the space named.
+
+Axes: H W image, C channels; x to the right, y down.
+"""
+
+import colorsys
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from big_vision_like.data.procedural import drawing
+
+SPLITS = ('train', 'validation', 'test')
+SIZE = 64
+SHAPES = ('ellipse', 'heart', 'square')
+# Least and most sprites, and channels of the image.
+VARIANTS = {
+  'colored_on_grayscale': ((2, 5), 3),
+  'binarized': ((2, 3), 1),
+  'colored_on_colored': ((1, 4), 3),
+}
+# As in dSprites, also that the last orientation is the first again.
+FACTORS = {
+  'x': np.linspace(0, 1, 32),
+  'y': np.linspace(0, 1, 32),
+  'scale': np.linspace(0.5, 1, 6),
+  'orientation': np.linspace(0, 2 * np.pi, 40),
+}
+# All in pixels, at scale 1: centres at x = 0 and x = 1, half of a square's side, half
+# of an ellipse's axes; a heart is two discs, and the tangents to them from its tip.
+CENTERS = (16.0, 48.0)
+SQUARE = 9.6
+ELLIPSE = (12.8, 7.2)
+HEART_DISC, HEART_RADIUS, HEART_TIP = (4.45, -4.0), 5.3, 8.7
+
+
+def sprite(
+  shape: str, x: float, y: float, scale: float = 1.0, orientation: float = 0.0
+) -> np.ndarray:
+  """The pixels whose centres lie in a sprite, bool (64,64).
+
+  Its centre is at x, y in [0, 1]; `orientation` in radians turns it counterclockwise.
+  """
+  start, stop = CENTERS
+  middles = np.arange(SIZE) + 0.5
+  right_1W = middles[None, :] - (start + (stop - start) * x)
+  down_H1 = middles[:, None] - (start + (stop - start) * y)
+  cos, sin = np.cos(orientation) / scale, np.sin(orientation) / scale
+  return INSIDE[shape](cos * right_1W - sin * down_H1, sin * right_1W + cos * down_H1)
+
+
+def _in_ellipse(x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
+  return (x_HW / ELLIPSE[0]) ** 2 + (y_HW / ELLIPSE[1]) ** 2 <= 1
+
+
+def _in_square(x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
+  return np.maximum(np.abs(x_HW), np.abs(y_HW)) <= SQUARE
+
+
+def _in_heart(x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
+  # Its right half, seen from the centre of the disc.
+  x_HW, y_HW = np.abs(x_HW) - HEART_DISC[0], y_HW - HEART_DISC[1]
+  to_tip = -HEART_DISC[0], HEART_TIP - HEART_DISC[1]
+  # The tangent touches the disc at this angle.
+  angle = np.arctan2(to_tip[1], to_tip[0]) - np.arccos(HEART_RADIUS / np.hypot(*to_tip))
+  outwards_HW = np.cos(angle) * x_HW + np.sin(angle) * y_HW
+  to_tip_HW = np.cos(angle) * y_HW - np.sin(angle) * x_HW
+  below_HW = (y_HW >= 0) & (to_tip_HW >= 0) & (outwards_HW <= HEART_RADIUS)
+  return below_HW | (x_HW**2 + y_HW**2 <= HEART_RADIUS**2)
+
+
+INSIDE = {'ellipse': _in_ellipse, 'heart': _in_heart, 'square': _in_square}
+
+
+def draw(seed: int, split: str, index: int, variant: str) -> dict[str, Any]:
+  """Example `index` of a split: `image`, `segmentation`, `objects`, `id`.
+
+  `variant` is one of `VARIANTS`. The image is (64,64,C) uint8, the segmentation
+  (64,64,1) uint8: 0 is the background, i + 1 is what is seen of `objects[i]`, which
+  those after it may hide. Objects have `shape`, one of `SHAPES`, `x`, `y`, `scale`,
+  `orientation` as in dSprites, `color` (C,) in [0, 1], and `visibility`, which is 0 if
+  nothing is seen of it, else 1.
+  """
+  if split not in SPLITS:
+    raise ValueError(f'split={split!r} is not one of {SPLITS}')
+  (least, most), channels = VARIANTS[variant]
+  rng = np.random.default_rng((seed, SPLITS.index(split), index))
+  count = int(rng.integers(least, most + 1))
+  background_C, colors_NC = _colors(variant, count, rng)
+  ids_HW = np.zeros((SIZE, SIZE), np.uint8)
+  objects = []
+  for i, color_C in enumerate(colors_NC, start=1):
+    values = {'shape': SHAPES[int(rng.integers(len(SHAPES)))]}
+    for name, choices in FACTORS.items():
+      values[name] = float(choices[int(rng.integers(len(choices)))])
+    ids_HW[sprite(**values)] = i
+    objects.append({**values, 'color': color_C.astype(np.float32)})
+  seen = np.bincount(ids_HW.ravel(), minlength=count + 1)[1:] > 0
+  for values, visible in zip(objects, seen.tolist(), strict=True):
+    values['visibility'] = float(visible)
+  palette = np.rint(255 * np.concatenate([background_C[None], colors_NC]))
+  return {
+    'image': palette.astype(np.uint8)[ids_HW].reshape(SIZE, SIZE, channels),
+    'segmentation': ids_HW[:, :, None],
+    'objects': objects,
+    'id': index,
+  }
+
+
+def _colors(
+  variant: str, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Of the background (C,) and of the sprites (count,C), in [0, 1]."""
+  if variant == 'binarized':
+    return np.zeros(1), np.ones((count, 1))
+  if variant == 'colored_on_colored':
+    return rng.random(3), rng.random((count, 3))
+  hsv = rng.random((count, 3)).tolist()
+  return np.full(3, rng.random()), np.array([colorsys.hsv_to_rgb(*c) for c in hsv])
+
+
+@dataclasses.dataclass
+class MultiDspritesConfig(tfds.core.BuilderConfig):
+  """One of `VARIANTS`, how many examples the splits have, and the seed."""
+
+  variant: str = 'colored_on_grayscale'
+  counts: tuple[int, int, int] = (60_000, 320, 320)
+  seed: int = 0
+
+
+class MultiDsprites(tfds.core.GeneratorBasedBuilder):
+  """60,000 training, 320 validation and 320 test scenes, 64x64 pixels.
+
+  The paper trains on 60,000 and tests on 320 too: `multi_dsprites/colored_on_grayscale`
+  has 2-5 coloured sprites on grey. `/binarized` has 2-3 white ones on black and one
+  channel, `/colored_on_colored` 1-4, and the background is of any colour too.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+  BUILDER_CONFIGS = [
+    MultiDspritesConfig(
+      name=variant,
+      variant=variant,
+      description=f'{least}-{most} sprites, {variant.replace("_", " ")}.',
+    )
+    for variant, ((least, most), _) in VARIANTS.items()
+  ]
+  DEFAULT_BUILDER_CONFIG_NAME = 'colored_on_grayscale'
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    _, channels = VARIANTS[self.builder_config.variant]
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='Sprites that hide each other, and which pixels are whose.',
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(
+            shape=(SIZE, SIZE, channels), encoding_format='png'
+          ),
+          'segmentation': tfds.features.Image(
+            shape=(SIZE, SIZE, 1), encoding_format='png'
+          ),
+          'objects': tfds.features.Sequence(
+            {
+              'shape': tfds.features.ClassLabel(names=SHAPES),
+              'color': tfds.features.Tensor(shape=(channels,), dtype=np.float32),
+              **{name: np.float32 for name in (*FACTORS, 'visibility')},
+            }
+          ),
+          'id': np.int64,
+        }
+      ),
+      disable_shuffling=True,
+      license='Apache-2.0',
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
+    config = self.builder_config
+    return {
+      split: drawing.drawn(
+        functools.partial(_encoded, config.seed, split, config.variant), count
+      )
+      for split, count in zip(SPLITS, config.counts, strict=True)
+    }
+
+  def _generate_examples(self, examples: Iterator) -> Iterator:
+    return examples
+
+
+def _encoded(seed: int, split: str, variant: str, index: int) -> dict[str, Any]:
+  """Example `index`, its pictures as PNG."""
+  example = draw(seed, split, index, variant)
+  for name in ('image', 'segmentation'):
+    example[name] = drawing.png(example[name])
+  return example
