@@ -14,7 +14,7 @@ MAY_IMPORT = {
   'models': {'layers', 'ops', 'weights'},
   'tasks': {'models', 'ops', 'optim'},
   'data': {'ops', 'spec', 'malloc'},
-  'evals': {'ops', 'data'},
+  'evals': {'ops', 'data', 'viz'},
   'weights': set(),
   'viz': set(),
 }

@@ -1,0 +1,163 @@
+"""Sets of objects found in pictures: average precision.
+
+Axes: N images, S slots, O objects (rows of targets), P properties, D detections (slots
+of all images).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from big_vision_like.errors import UserError
+from big_vision_like.evals import evaluator
+from big_vision_like.evals.evaluator import Arrays, Predict, Results
+from big_vision_like.viz import slots
+
+COORDINATES = 3
+# Coordinates in [0, 1] stand for [-3, 3] in CLEVR's scenes, where distances are told.
+SCENE_SIZE = 6.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class AveragePrecision(evaluator.Evaluator):
+  """How well slots find objects with all their properties (arXiv:2006.15055, 4.2).
+
+  `ap_inf`, `ap_1`, `ap_0.5`, ... are average precisions at each of `thresholds` (see
+  `average_precisions`), `huber` is the mean of the loss. `attention` are sheets
+  (`viz.slots.attention_sheet`) of the first `pictures` images.
+
+  An object's properties are 3 coordinates, one-hot `attributes` of so many values each
+  (CLEVR: size, material, shape, colour), and presence; a row without presence is
+  padding. `num_slots` and `iterations` replace the model's own. Slots are sampled anew
+  for each batch, each time the same: other batch sizes give other samples, other
+  devices do not.
+
+  Batches hold `targets` (B, O, P); `predict` takes the two keywords and gives what
+  `tasks.set_prediction` does.
+  """
+
+  needs = ('targets',)
+
+  num_slots: int | None = None
+  iterations: int | None = None
+  thresholds: Sequence[float] = (math.inf, 1.0, 0.5, 0.25, 0.125)
+  attributes: Sequence[int] = (2, 2, 3, 8)
+  pictures: int = 4
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
+    step = self.compiled(functools.partial(self._step, predict), predict, mesh)
+    found: list[dict[str, np.ndarray]] = []
+    sheets: list[np.ndarray] = []
+    for index, batch in enumerate(evaluator.batches(self.data, mesh)):
+      rows, drawn = step(state, batch, np.uint32(index))
+      rows = jax.device_get(rows)
+      found.append({name: array[rows['mask']] for name, array in rows.items()})
+      if len(sheets) < self.pictures:
+        shown = zip(*jax.device_get(drawn), rows['mask'], strict=False)
+        sheets += [slots.attention_sheet(*row) for *row, real in shown if real]
+    joined = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
+    targets_NOP = joined['targets']
+    if not (targets_NOP[..., -1] > 0).any():
+      raise UserError(
+        f'of {self.data.source}, no image shows an object: the last column of `targets`'
+        ' (presence) is 0 everywhere.'
+      )
+    precisions = average_precisions(
+      joined['predictions'], targets_NOP, self.thresholds, self.attributes
+    )
+    names = [f'ap_{threshold:g}' for threshold in self.thresholds]
+    results: Results = dict(zip(names, precisions.tolist(), strict=True))
+    results['huber'] = float(joined['huber'].mean(dtype=np.float64))
+    if sheets:
+      results['attention'] = np.stack(sheets[: self.pictures])
+    return results
+
+  def _step(
+    self, predict: Predict, state: Any, batch: Arrays, index: jax.Array
+  ) -> tuple[Arrays, tuple[jax.Array, jax.Array]]:
+    """What counts of a batch, and what is drawn of its first images."""
+    chosen = {'num_slots': self.num_slots, 'iterations': self.iterations}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    key = jax.random.fold_in(jax.random.key(0), index)
+    outputs = predict(state, batch, key, **chosen)
+    rows = {name: outputs[name] for name in ('predictions', 'huber')}
+    rows |= {name: batch[name] for name in ('targets', 'mask')}
+    first = slice(self.pictures)
+    return rows, (outputs['image'][first], outputs['attention'][first])
+
+
+def average_precisions(
+  predictions_NSP: np.ndarray,
+  targets_NOP: np.ndarray,
+  thresholds: Sequence[float],
+  attributes: Sequence[int] = (2, 2, 3, 8),
+) -> np.ndarray:
+  """Average precision of objects found, as arXiv:2006.15055 has it, per threshold.
+
+  All slots of all images are detections, in the order of their presence, of equal ones
+  the last first. A detection is right if of its image's objects of the same attributes
+  the nearest is nearer than the threshold, and no detection before it was right by that
+  object. The mean over objects of the best precision at the recall that finds them, or
+  beyond.
+  """
+  properties = COORDINATES + sum(attributes) + 1
+  num_images, num_slots, _ = predictions_NSP.shape
+  num_objects = targets_NOP.shape[1]
+  for name, array in ('predictions', predictions_NSP), ('targets', targets_NOP):
+    if array.shape[-1] != properties:
+      raise UserError(
+        f'`{name}` is {list(array.shape)}, but {COORDINATES} coordinates, attributes of'
+        f' {list(attributes)} values and presence are {properties} properties: set the'
+        " evaluator's `attributes` to what the data has."
+      )
+  real_NO = targets_NOP[..., -1] > 0
+  alike_NSO = (
+    _values(predictions_NSP, attributes)[:, :, None]
+    == _values(targets_NOP, attributes)[:, None]
+  ).all(axis=-1)
+  offset_NSO3 = (
+    predictions_NSP[:, :, None, :COORDINATES] - targets_NOP[:, None, :, :COORDINATES]
+  )
+  distance_NSO = np.linalg.norm(SCENE_SIZE * offset_NSO3, axis=-1)
+  distance_NSO[~(alike_NSO & real_NO[:, None])] = np.inf
+  nearest_NS = distance_NSO.argmin(axis=-1)
+  distance_D = distance_NSO.min(axis=-1).reshape(-1)
+  object_D = (nearest_NS + num_objects * np.arange(num_images)[:, None]).reshape(-1)
+  order_D = np.argsort(predictions_NSP[..., -1].reshape(-1), kind='stable')[::-1]
+  return np.array(
+    [
+      _average_precision(
+        _right(object_D[order_D], distance_D[order_D] < threshold), real_NO.sum()
+      )
+      for threshold in thresholds
+    ]
+  )
+
+
+def _values(objects_NSP: np.ndarray, attributes: Sequence[int]) -> np.ndarray:
+  """Which value each attribute has: (N, S, attributes)."""
+  parts = np.split(
+    objects_NSP[..., COORDINATES:-1], np.cumsum(attributes)[:-1], axis=-1
+  )
+  return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
+
+
+def _right(object_D: np.ndarray, hit_D: np.ndarray) -> np.ndarray:
+  """Which detections, in order, are the first to hit their object: (D,) bool."""
+  hits = hit_D.nonzero()[0]
+  _, first = np.unique(object_D[hits], return_index=True)
+  right_D = np.zeros(len(hit_D), bool)
+  right_D[hits[first]] = True
+  return right_D
+
+
+def _average_precision(right_D: np.ndarray, num_objects: int) -> float:
+  precision_D = right_D.cumsum() / np.arange(1, len(right_D) + 1)
+  best_D = np.maximum.accumulate(precision_D[::-1])[::-1]
+  return float(best_D[right_D].sum() / num_objects)

@@ -1,0 +1,110 @@
+"""Images to sets of objects.
+
+Axes: B batch, H W image, C channels, O objects (rows of targets), S slots, P properties
+of an object.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import images, matching
+from big_vision_like.tasks import task
+from big_vision_like.tasks.task import Arrays, State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetPrediction(task.GradientTask):
+  """Each object is matched to a slot, which learns its properties (arXiv:2006.15055).
+
+  Batches hold `image` (uint8 or [-1, 1]) and `targets` (B, O, P), values in [0, 1];
+  rows of zeros are padding, which are matched like objects. Slots are sampled from the
+  key, in `predict` too.
+  """
+
+  def check(self, batch: dict) -> None:
+    targets_BOP = batch['targets']
+    slots, properties = self.model.num_slots, self.model.num_properties
+    shape = list(targets_BOP.shape)
+    if len(shape) != 3 or shape[2] != properties:
+      raise UserError(
+        f'`targets` is {shape}, but the model predicts {properties} properties: it must'
+        f' be (batch, objects, {properties}); set task.model.num_properties to what the'
+        ' data has.'
+      )
+    if shape[1] > slots:
+      raise UserError(
+        f'`targets` is {shape}: {shape[1]} objects an image, but the model has {slots}'
+        f' slots; set task.model.num_slots to {shape[1]} or more, or leave out images'
+        ' with more objects and their rows.'
+      )
+    for i in (~np.isfinite(targets_BOP).all(axis=(1, 2))).nonzero()[0]:
+      which = f'the example with id {batch["id"][i]}' if 'id' in batch else f'row {i}'
+      raise UserError(
+        f'`targets` of {which} hold NaN or infinity; leave it out of the data.'
+      )
+
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    return (images.normalize(batch['image']),)
+
+  def loss(
+    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    outputs, mutable = self.model.apply(
+      {'params': params, **mutable},
+      *self.model_inputs(batch),
+      train=True,
+      rngs={'slots': key},
+      mutable=list(mutable),
+    )
+    loss_B = hungarian_huber(outputs['predictions'], batch['targets'])
+    return loss_B.mean(), (mutable, {})
+
+  def predict(
+    self,
+    state: State,
+    batch: Arrays,
+    key: jax.Array,
+    num_slots: int | None = None,
+    iterations: int | None = None,
+  ) -> Arrays:
+    """What the model gives, `image` as it saw it, and with targets `huber` (B,).
+
+    `num_slots` and `iterations` replace the model's own.
+    """
+    params = state.params if state.ema is None else state.ema
+    (image_BHWC,) = self.model_inputs(batch)
+    outputs = self.model.apply(
+      {'params': params, **state.mutable},
+      image_BHWC,
+      train=False,
+      num_slots=num_slots,
+      iterations=iterations,
+      rngs={'slots': key},
+    )
+    outputs = {**outputs, 'image': image_BHWC}
+    if 'targets' in batch:
+      outputs['huber'] = hungarian_huber(outputs['predictions'], batch['targets'])
+    return outputs
+
+
+def hungarian_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:
+  """The sum over objects of what each differs from its slot: (B,).
+
+  Slots are matched to objects so that this is least; O may not exceed S (UserError).
+  """
+  cost_BOS = pairwise_huber(predictions_BSP, targets_BOP)
+  slot_BO1 = matching.match(cost_BOS)[..., None]
+  return jnp.take_along_axis(cost_BOS, slot_BO1, axis=2).sum(axis=(1, 2))
+
+
+def pairwise_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:
+  """Huber's loss (delta 1) of each pair, mean over properties, float32: (B, O, S)."""
+  predictions_B1SP = predictions_BSP[:, None].astype(jnp.float32)
+  targets_BO1P = targets_BOP[:, :, None].astype(jnp.float32)
+  return optax.huber_loss(predictions_B1SP, targets_BO1P, delta=1.0).mean(axis=-1)
