@@ -2,10 +2,10 @@
 
   python tools/check_golden.py tests/golden/*.npz tests/golden/bit_hyperrule.json
 
-Each FILE.npz holds inputs, parameters under the reference's own names, and outputs and
-gradients; FILE.json beside it names the reference and its configuration. Every array
-under output/, grad/ and converted/ is compared. Some files are a FILE.json alone, whose
-numbers are what is compared. Exit status: 0 if all are within
+Each FILE.npz holds inputs, parameters under the reference's own names, and outputs,
+losses and gradients; FILE.json beside it names the reference and its configuration.
+Every array under output/, loss/, grad/ and converted/ is compared. Some files are a
+FILE.json alone, whose numbers are what is compared. Exit status: 0 if all are within
 tolerance, 1 if one is not or has no counterpart, 2 if a file cannot be checked.
 
 A new kind of file is one function from description and arrays to values by name, and
@@ -24,6 +24,7 @@ from typing import Any
 import golden_bit
 import golden_input
 import golden_optim
+import golden_slots
 import golden_transformer
 import golden_vit
 import jax
@@ -33,7 +34,7 @@ from golden import Fields, Results, Tolerance
 from big_vision_like import experiment
 from big_vision_like.errors import UserError
 
-COMPARED = ('output/', 'grad/', 'converted/')
+COMPARED = ('output/', 'loss/', 'grad/', 'converted/')
 # Which function checks a file: the first whose words are in the file's "reference".
 KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
   ('vision_transformer vit_jax/models_vit.py', golden_vit.vit_jax),
@@ -67,6 +68,26 @@ FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
     {'beam_size', 'alpha', 'max_decode_len'},
     'flax examples/wmt decode.py',
     golden_transformer.searched,
+  ),
+  (
+    {'num_inputs', 'slot_size', 'mlp_hidden'},
+    'google-research slot_attention/model.py, SlotAttention',
+    golden_slots.module,
+  ),
+  (
+    {'decoder_initial_size', 'classifier_grid', 'num_targets'},
+    'google-research slot_attention/model.py, SlotAttentionClassifier',
+    golden_slots.classifier,
+  ),
+  (
+    {'decoder_initial_size', 'classifier_grid'},
+    'google-research slot_attention/model.py, SlotAttentionAutoEncoder',
+    golden_slots.autoencoder,
+  ),
+  (
+    {'groups', 'pred_groups', 'pred_slots'},
+    'google-research slot_attention/utils.py, deepmind multi_object_datasets ARI',
+    golden_slots.metrics,
   ),
 ]
 

@@ -1,7 +1,7 @@
 """Slot Attention, arXiv:2006.15055: images as sets of objects, without labels.
 
 Axes: B batch, H W image, h w feature map, C channels, F features of a map, N tokens, S
-slots, D their size, T iterations, P properties.
+slots, D their size, T iterations, P properties, L layers (a picture and its mask).
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class AutoEncoder(nn.Module):
   with `masks` (B, S, H, W), which sum to 1 over slots; `slots` (B, S, D), `iterates`
   (B, T, S, D) and `attention` (B, T, S, h, w).
 
-  `encoder_convs` and `decoder_convs` are (channels, kernel, stride) of convolutions. The
+  `encoder_convs`, `decoder_convs` are (channels, kernel, stride) of convolutions. The
   decoder starts from a `grid` that, times its strides, is as large as images, and ends
   with one convolution more, of `out_kernel`. `num_slots` and `iterations` can be
   replaced with each call. Slots start from samples of the stream 'slots', or are made
@@ -108,9 +108,9 @@ class AutoEncoder(nn.Module):
 
   def decode(self, slots_BSD: jax.Array) -> dict[str, jax.Array]:
     """`reconstruction`, `masks` and `contents` of any slots (B, S, D)."""
-    layers_BSHWC = self.decoder(slots_BSD)
-    contents_BSHWC = layers_BSHWC[..., :-1]
-    masks_BSHW = jax.nn.softmax(layers_BSHWC[..., -1], axis=1)
+    layers_BSHWL = self.decoder(slots_BSD)
+    contents_BSHWC = layers_BSHWL[..., :-1]
+    masks_BSHW = jax.nn.softmax(layers_BSHWL[..., -1], axis=1)
     return {
       'reconstruction': (masks_BSHW[..., None] * contents_BSHWC).sum(axis=1),
       'masks': masks_BSHW,

@@ -4,6 +4,7 @@
 of tests/golden/params then shows what a change did.
 """
 
+import functools
 import pathlib
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from big_vision_like import mesh as meshes
-from big_vision_like.models import bit, transformer, vit
+from big_vision_like.models import bit, slot_attention, transformer, vit
 from big_vision_like.ops import sharding
 from big_vision_like.weights import tree as trees
 
@@ -22,6 +23,15 @@ SMALL = dict(num_classes=5, width=24, depth=2, num_heads=3, mlp_dim=40)
 
 WORDS = dict(vocab_size=9, width=24, depth=2, num_heads=3, mlp_dim=40)
 TEXT = ((4, 6), (4, 5))
+
+SLOTS = dict(
+  num_slots=5,
+  slot_size=12,
+  hidden=14,
+  encoder_convs=((10, 3, 1), (10, 3, 2)),
+  grid=(4, 8),
+  decoder_convs=((10, 3, 2),),
+)
 
 # name: (model, shapes of its inputs: images (B, H, W, C) or tokens (B, T))
 MODELS = {
@@ -57,11 +67,36 @@ MODELS = {
     transformer.Transformer(vocab_size=37_000, **transformer.variant('base')),
     TEXT,
   ),
+  'slot_attention': (slot_attention.AutoEncoder(**SLOTS), ((4, 8, 16, 3),)),
+  'slot_attention_clevr': (
+    slot_attention.AutoEncoder(num_slots=7, **slot_attention.variant('clevr')),
+    ((4, 128, 128, 3),),
+  ),
+  'slot_attention_tetrominoes': (
+    slot_attention.AutoEncoder(num_slots=4, **slot_attention.variant('tetrominoes')),
+    ((4, 35, 35, 3),),
+  ),
+  'slot_set': (
+    slot_attention.SetClassifier(
+      num_slots=5,
+      num_properties=6,
+      slot_size=12,
+      hidden=14,
+      encoder_convs=((10, 3, 2),),
+    ),
+    ((4, 8, 16, 3),),
+  ),
+  'slot_set_clevr': (
+    slot_attention.SetClassifier(num_slots=10, num_properties=19),
+    ((4, 128, 128, 3),),
+  ),
 }
 RUNNABLE = [
   *('vit_token', 'vit_gap_sincos2d', 'vit_map', 'vit_no_position'),
-  *('vit_relative', 'vit_hybrid', 'bit', 'transformer'),
+  *('vit_relative', 'vit_hybrid', 'bit', 'transformer', 'slot_attention', 'slot_set'),
 ]
+# What a loss would be of: the first of these that a model gives.
+RESULTS = ('logits', 'reconstruction', 'predictions')
 # Those with blocks of one kind, and randomness.
 STACKS = [name for name in RUNNABLE if hasattr(MODELS[name][0], 'scan')]
 
@@ -84,6 +119,15 @@ def listed(model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> str:
   lines = [f'{name} {"x".join(map(str, flat[name].shape))}' for name in sorted(flat)]
   total = sum(leaf.size for leaf in flat.values())
   return '\n'.join([*lines, f'total {total:,}']) + '\n'
+
+
+def result(outputs: dict[str, jax.Array]) -> jax.Array:
+  return outputs[next(name for name in RESULTS if name in outputs)]
+
+
+def applied(model: nn.Module, variables: dict, inputs: list[jax.Array]) -> dict:
+  """What the model gives where only slots are random."""
+  return model.apply(variables, *inputs, rngs={'slots': jax.random.key(4)})
 
 
 def started(name: str) -> tuple[nn.Module, dict, list[jax.Array]]:
@@ -113,21 +157,22 @@ def test_gradient_reaches_every_parameter(case):
   model, variables, inputs = case
 
   def loss(params):
-    logits = model.apply(variables | {'params': params}, *inputs)['logits']
+    logits = result(applied(model, variables | {'params': params}, inputs))
     return (logits * jnp.arange(logits.size).reshape(logits.shape)).sum()
 
   grads = trees.flatten(jax.jit(jax.grad(loss))(variables['params']))
   largest = max(np.abs(g).max() for g in grads.values())
   for name, grad in grads.items():
     assert np.isfinite(grad).all(), name
-    # Softmax does not see what is added to all keys alike.
-    if not name.endswith('key/bias'):
+    # Softmax over keys does not see what is added to all of them alike; over queries,
+    # what is added to all queries.
+    if not name.endswith(('key/bias', 'norm_slots/bias')):
       assert np.abs(grad).max() > 1e-6 * largest, name
 
 
 def test_examples_do_not_see_each_other(case):
   model, variables, inputs = case
-  apply = jax.jit(lambda inputs: model.apply(variables, *inputs))
+  apply = jax.jit(functools.partial(applied, model, variables))
   changed = [x.at[1].set(x[1, ::-1]) for x in inputs]
   one, other = apply(inputs), apply(changed)
   for name in one:
@@ -155,14 +200,17 @@ def test_training_is_random_and_evaluation_is_not(case):
 
 def test_bfloat16_is_finite_and_near(case):
   model, variables, inputs = case
-  exact = jax.jit(model.apply)(variables, *inputs)
-  rough = jax.jit(model.clone(dtype='bfloat16').apply)(variables, *inputs)
-  assert rough['logits'].dtype == jnp.float32
-  assert rough['features'].dtype == jnp.bfloat16
+  run = jax.jit(applied, static_argnums=0)
+  exact = run(model, variables, inputs)
+  rough = run(model.clone(dtype='bfloat16'), variables, inputs)
+  assert result(rough).dtype == jnp.float32
+  if 'features' in rough:
+    assert rough['features'].dtype == jnp.bfloat16
   for name, value in rough.items():
     assert np.isfinite(value.astype(jnp.float32)).all(), name
-  scale = np.abs(exact['logits']).max()
-  assert np.abs(rough['logits'] - exact['logits']).max() < 0.05 * scale
+  scale, error = np.abs(result(exact)).max(), result(rough) - result(exact)
+  assert np.abs(error).max() < 0.05 * scale
+  assert np.any(error)  # half precision was at work
 
 
 def loss_and_grads(model, variables, inputs):
@@ -198,8 +246,8 @@ def test_four_devices_are_one(case):
   named = {str(n): np.asarray(x) for n, x in enumerate(inputs)}
   spread = sharding.put(named, mesh).values()
   assert all(len(x.sharding.device_set) == 4 for x in spread)
-  one = jax.jit(model.apply)(variables, *inputs)
-  four = jax.jit(model.apply)(variables, *spread)
+  run = jax.jit(applied, static_argnums=0)
+  one, four = run(model, variables, inputs), run(model, variables, list(spread))
   for name in one:
     allowed = 2e-5 * max(1.0, np.abs(one[name]).max())
     np.testing.assert_allclose(one[name], four[name], atol=allowed, err_msg=name)
