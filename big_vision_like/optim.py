@@ -252,6 +252,21 @@ def noam(
   return schedule
 
 
+def halving(
+  peak_value: float, warmup_steps: int, half_life: float
+) -> Callable[[jax.Array], jax.Array]:
+  """peak_value * min(1, step / warmup_steps) * 0.5^(step / half_life).
+
+  Of google-research/slot_attention: the rate falls during the warm-up already.
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    return peak_value * jnp.minimum(1.0, step / warmup_steps) * 0.5 ** (step / half_life)
+
+  return schedule
+
+
 def layer_decay(decay: float, depth: int) -> list[tuple[str, float]]:
   """Rate rules of layer-wise decay (arXiv:2111.06377): the head 1, block i decay^(L-i).
 

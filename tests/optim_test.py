@@ -310,6 +310,14 @@ def test_noam_is_the_published_schedule():
   assert n[np.argmax(got)] == pytest.approx(4000, abs=7)
 
 
+def test_halving_is_the_published_schedule():
+  schedule = optim.halving(4e-4, 10_000, 100_000)
+  want = [0.0, 2e-4 * 0.5**0.05, 2e-4, 1e-4]
+  got = schedule(np.array([0, 5_000, 100_000, 200_000]))
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  assert optim.halving(1.0, 10, 50)(20) == pytest.approx(0.5**0.4)
+
+
 def test_epsilon_of_adam():
   params, grads = {'x': jnp.ones(3)}, {'x': jnp.full(3, 1e-6)}
   for eps, want in ((1e-9, 1.0), (1.0, 1e-6)):

@@ -62,19 +62,18 @@ class ObjectDiscovery(task.GradientTask):
       iterations=iterations,
       rngs={'slots': key},
     )
-    iterates_BTSD = outputs['iterates']
-    steps = iterates_BTSD.shape[1]
+    *earlier, _ = jnp.unstack(outputs['iterates'], axis=1)
     decoded = [
-      self.model.apply(variables, iterates_BTSD[:, t], method='decode')
-      for t in range(steps)
+      self.model.apply(variables, slots_BSD, method='decode') for slots_BSD in earlier
     ]
-    for name in 'reconstruction', 'masks', 'contents':
-      plural = name if name.endswith('s') else f'{name}s'
-      outputs[f'iterate_{plural}'] = jnp.stack([x[name] for x in decoded], axis=1)
-    return outputs | {
-      'image': image_BHWC,
-      'mse': squared_error(image_BHWC, outputs['reconstruction']),
+    decoded.append(outputs)
+    names = dict(reconstruction='reconstructions', masks='masks', contents='contents')
+    iterates = {
+      f'iterate_{plural}': jnp.stack([each[name] for each in decoded], axis=1)
+      for name, plural in names.items()
     }
+    error_B = squared_error(image_BHWC, outputs['reconstruction'])
+    return outputs | iterates | {'image': image_BHWC, 'mse': error_B}
 
 
 def squared_error(image_BHWC: jax.Array, other_BHWC: jax.Array) -> jax.Array:
