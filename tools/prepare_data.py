@@ -4,10 +4,11 @@
   python tools/prepare_data.py glyphs/64 cifar10 --data-dir /data
   python tools/prepare_data.py --from folder:photos/train --name photos --split train
 
-`digits` and `glyphs` are made here, without a download. All other names are those of
-the TFDS catalogue; most of its builders need TensorFlow (the extra `tf`) to write,
-none to read. What is already there is left as it is; an interrupted preparation
-leaves nothing that looks complete.
+`digits`, `glyphs`, `tetrominoes`, `multi_dsprites` and `solids` are made here, without
+a download; `multi_object` is made of files that you have. All other names are those of
+the TFDS catalogue; most of its builders need TensorFlow (the extra `tf`) to write, none
+to read. What is already there is left as it is; an interrupted preparation leaves
+nothing that looks complete.
 
 --from converts one split of data that are there already:
   folder:PATH           images in PATH/CLASS/

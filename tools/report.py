@@ -7,8 +7,10 @@
 The page shows configs and final metrics, curves, inputs as the model sees them and
 predictions. Of a vision transformer it shows what it learned: patch filters, position
 embeddings, attention (arXiv:2010.11929, figures 6, 7 and 11); of a sequence to sequence
-run the attention between tokens, head by head. Several runs stand side by side, and
-their curves share axes. What a run cannot show is left out with a reason.
+run the attention between tokens, head by head; of Slot Attention what each slot holds,
+iteration by iteration (arXiv:2006.15055, figures 3 and 6), or the objects that it
+predicts beside the true ones. Several runs stand side by side, and their curves share
+axes. What a run cannot show is left out with a reason.
 
 Of weights, which may be published ones (.npz, .safetensors) or a run's, the page shows
 the same of a vision transformer, with images of one's own.
@@ -25,14 +27,22 @@ from typing import Any
 import jax
 import report_images
 import report_sequences
+import report_slots
 import report_weights
 from report_source import Section, Source
 
 from big_vision_like import errors, evaluate, experiment, metrics
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
-from big_vision_like.tasks import seq2seq
+from big_vision_like.tasks import object_discovery, seq2seq, set_prediction
 from big_vision_like.viz import page, runs
+
+# Of runs of these tasks; of others, those on images.
+SOURCES = {
+  seq2seq.Seq2Seq: report_sequences.Source,
+  object_discovery.ObjectDiscovery: report_slots.Discovery,
+  set_prediction.SetPrediction: report_slots.Sets,
+}
 
 
 def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> Source:
@@ -63,8 +73,9 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
 def source_of(config: Mapping[str, Any]) -> type[Source]:
   """The kind of run that a config describes."""
   task = specs.symbol(config['task'], 'config.task')
-  if issubclass(task, seq2seq.Seq2Seq):
-    return report_sequences.Source
+  for kind, source in SOURCES.items():
+    if issubclass(task, kind):
+      return source
   return report_images.Source
 
 

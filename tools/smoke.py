@@ -62,18 +62,24 @@ AT_MOST = {
   'every': 0,  # evaluators run at the end alone
   'examples': SHOTS * fake.LABELS,
   'extra_length': 4,
+  'hidden': WIDTH,
+  'iterations': 2,
   'max_length': 64,
   'mlp_dim': 2 * WIDTH,
   'num_classes': 1000,
   'num_heads': 2,
+  'pictures': 1,
   'registers': 2,
   'rep_size': WIDTH,
+  'slot_size': WIDTH // 2,
   'source_length': 64,
   'target_length': 64,
   'vocab_size': 128,
   'workers': 0,
 }
 UNITS = (2, 1)
+# Of convolutions at the size of pictures: channels, kernel, and any stride.
+CONV = (8, 3, math.inf)
 # Patches of larger pictures than this are cut to PATCH, and their sizes (in order) to
 # this, this and STRIDE more, ...; STRIDE is what ResNets divide sides by.
 SIDE, STRIDE, PATCH = 64, 32, 8
@@ -145,10 +151,13 @@ def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
     return dict(spec.spec(fake.Fake, **kept, **made_up))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
-  for name, parameter in inspect.signature(fn).parameters.items():
-    value = node.get(name, parameter.default)
+  parameters = inspect.signature(fn).parameters
+  values = {k: node.get(k, parameter.default) for k, parameter in parameters.items()}
+  for name, value in values.items():
     if is_side(fn, name):
       less = each(value, lambda side: sides.get(side, side))
+    elif name == 'grid' and 'decoder_convs' in values:
+      less = small_grid(value, values['decoder_convs'], sides)
     else:
       less = small(name, value, pictures_shrink=bool(sides))
     if less != value:
@@ -169,6 +178,8 @@ def small(name: str, value: Any, pictures_shrink: bool) -> Any:
     return min(value, WIDTH) if value >= 16 else min(value, 1)
   if name == 'patch' and pictures_shrink:
     return each(value, lambda side: min(side, PATCH))
+  if name.endswith('_convs'):
+    return type(value)(tuple(map(min, conv, CONV)) for conv in value)
   if isinstance(value, (list, tuple)) and name in ('depths', 'resnet'):
     # Units of the first stages, in front of which nothing is halved and something is.
     return type(value)(map(min, value, UNITS))
@@ -180,6 +191,14 @@ def each(value: Any, change: Callable[[int], int]) -> Any:
   if isinstance(value, (list, tuple)):
     return type(value)(map(change, value))
   return change(value) if type(value) is int else value
+
+
+def small_grid(
+  grid: Sequence[int], convs: Sequence[Sequence[int]], sides: Mapping[int, int]
+) -> Sequence[int]:
+  """What a decoder starts from that makes pictures as small as those it is given."""
+  scale = math.prod(stride for _, _, stride in convs)
+  return each(grid, lambda side: sides.get(side * scale, side * scale) // scale)
 
 
 def matches_shallow(pattern: str) -> bool:

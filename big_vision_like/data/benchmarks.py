@@ -523,6 +523,8 @@ def _scenes(
 # Scenes have six objects at most, but in the part `more` up to ten.
 DISCOVERY = {
   'tetrominoes': _scenes('tetrominoes', 60_000),
+  'tetrominoes_7': _scenes('tetrominoes/7', 60_000),
+  'tetrominoes_14': _scenes('tetrominoes/14', 60_000),
   'multi_dsprites': _scenes('multi_dsprites', 60_000),
   'solids': _scenes(
     'solids/discovery',

@@ -125,7 +125,7 @@ def _value(
     case features.Text():
       return ' '.join(rng.choice(WORDS, size=rng.integers(2, 7)))
     case features.Image() if feature.np_dtype == np.uint8:
-      return _picture(feature.shape, rng)
+      return _picture(feature.shape, rng, ids=name.endswith('.segmentation'))
     case features.BBoxFeature():
       (top, bottom), (left, right) = np.sort(rng.uniform(0, 1, (2, 2)))
       return features.BBox(ymin=top, xmin=left, ymax=bottom, xmax=right)
@@ -149,12 +149,16 @@ def _numbers(feature: Any, rng: np.random.Generator, index: int) -> Any:
 
 
 def _picture(
-  shape: tuple[int | None, int | None, int], rng: np.random.Generator
+  shape: tuple[int | None, int | None, int], rng: np.random.Generator, ids: bool
 ) -> bytes:
-  """Blurred patches of colour; JPEG, or PNG where there is one channel."""
+  """Blurred patches of colour; JPEG, or PNG where there is one channel.
+
+  As a segmentation, sharp patches of the `ids` 0 (the background) to 9.
+  """
   height, width = (int(rng.integers(*SIDES)) if n is None else n for n in shape[:2])
-  patches = rng.integers(0, 256, (4, 5, shape[2])).astype(np.uint8)
-  image = cv2.resize(patches, (width, height), interpolation=cv2.INTER_LINEAR)
+  limit, method = (10, cv2.INTER_NEAREST) if ids else (256, cv2.INTER_LINEAR)
+  patches = rng.integers(0, limit, (4, 5, shape[2])).astype(np.uint8)
+  image = cv2.resize(patches, (width, height), interpolation=method)
   if shape[2] == 3:
     return simplejpeg.encode_jpeg(image)
   return cv2.imencode('.png', image)[1].tobytes()

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from big_vision_like.data import fake, pipeline, sources
-from big_vision_like.data.transforms import image
+from big_vision_like.data.transforms import image, objects
 from big_vision_like.errors import UserError
 
 
@@ -30,6 +30,15 @@ def test_a_data_set_that_is_not_there_has_the_features_of_the_catalogue():
   assert text.keys() == {'en', 'fr'} and set(text['en'].decode().split()) <= {
     *fake.WORDS
   }
+
+
+def test_a_segmentation_has_few_ids():
+  decode = objects.DecodeSegmentation()
+  source = fake.Fake('solids/discovery', 'crowded')
+  for example in map(source.__getitem__, range(3)):
+    ids = decode.map(example)['segmentation']
+    assert ids.shape == (128, 128) and ids.dtype == np.uint8
+    assert 3 < len({*ids.flat}) <= 10 and ids.max() <= 9
 
 
 def test_some_images_have_no_labels_in_a_data_set_of_several():

@@ -13,10 +13,10 @@ import tiny_config
 from big_vision_like import checkpoint, optim
 from big_vision_like import spec as spec_module
 from big_vision_like.data import pipeline, sources
-from big_vision_like.data.transforms import image
+from big_vision_like.data.transforms import image, objects
 from big_vision_like.errors import UserError
 from big_vision_like.evals import fewshot
-from big_vision_like.models import bit, vit
+from big_vision_like.models import bit, slot_attention, vit
 from big_vision_like.spec import build, epochs, spec
 from big_vision_like.tasks.task import State
 
@@ -90,6 +90,30 @@ def test_resnets_are_shrunk(tmp_path):
   config.task.model = spec(vit.ViT, num_classes=10, **vit.variant('R50+L/32'))
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
   assert small.task.model.resnet == (2, 1) and small.task.model.patch == 1
+
+
+@pytest.mark.parametrize('name, side', [('clevr', 64), ('solids', 128)])
+def test_what_is_made_of_slots_is_as_large_as_what_is_given(tmp_path, name, side):
+  config = spec_module.load(f'{smoke.CONFIGS}/slot_attention/discovery.py:{name}')
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  model = build(small.task.model)
+  assert model.image_shape == (side, side, 3)  # drawn ones are not resized
+  assert (model.num_slots, model.slot_size, model.hidden) == (7, 16, 32)
+  assert model.iterations == small.evals.more_5.iterations == 2
+  assert tuple(model.encoder_convs) == 4 * ((8, 3, 1),)
+  assert tuple(model.decoder_convs) == (*(4 * ((8, 3, 2),)), (8, 3, 1))
+  assert build(small.train_data).example()['image'].shape == model.image_shape
+  [batch, *_] = build(small.evals.more_5.data).epoch()
+  assert batch['segmentation'].shape == (8, side, side)
+
+
+def test_a_grid_that_is_left_at_its_default_is_shrunk(tmp_path):
+  config = large_config()
+  config.task.model = spec(slot_attention.AutoEncoder, num_slots=3)
+  config.train_data.transforms[2] = spec(objects.Resize, size=128)
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  assert small.train_data.transforms[2]['size'] == 64
+  assert build(small.task.model).image_shape == (64, 64, 3)
 
 
 def test_texts_get_a_vocabulary_of_what_is_made_up(tmp_path):

@@ -1,0 +1,62 @@
+"""Slot Attention on small scenes, for two CPU cores: objects bind within minutes.
+
+    python tools/prepare_data.py tetrominoes/7
+    python -m big_vision_like.train --config=configs/slot_attention/small.py \
+        --workdir=runs/slots
+
+`tetrominoes` are the scenes of Tetrominoes with a pixel for each cell, 7x7.
+"""
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.evals import segmentation
+from big_vision_like.models import slot_attention
+from big_vision_like.spec import spec
+from big_vision_like.tasks import object_discovery
+
+ARGUMENTS = ('tetrominoes', 'tetrominoes,inputs', 'tetrominoes,through', 'blocks')
+SCENES = {'tetrominoes': ('tetrominoes_7', 7), 'blocks': ('blocks', 8)}
+
+
+def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
+  name, _, change = arg.partition(',')
+  name, side = SCENES[name]
+  scenes = benchmarks.DISCOVERY[name]
+  c = mlc.ConfigDict(dict(seed=0, total_steps=30_000, log_every=500))
+  c.checkpoint_every, c.keep_last = 5_000, 1
+  c.train_data = scenes.train_input(batch_size=16, workers=0)
+  c.train_data.seed = c.get_ref('seed')
+  c.task = spec(
+    object_discovery.ObjectDiscovery,
+    model=spec(
+      slot_attention.AutoEncoder,
+      num_slots=4,
+      slot_size=32,
+      hidden=64,
+      encoder_convs=3 * ((32, 3, 1),),
+      grid=(side, side),
+      decoder_convs=3 * ((32, 3, 1),),
+      over='inputs' if change == 'inputs' else 'slots',
+      implicit=change != 'through',
+    ),
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.warmup_cosine_decay_schedule,
+        init_value=0.0,
+        peak_value=2e-3,
+        warmup_steps=1_000,
+        decay_steps=c.get_ref('total_steps'),
+      ),
+    ),
+  )
+  c.evals = dict(
+    val=spec(
+      segmentation.Segmentation, data=scenes.eval_input(64, part='val'), every=5_000
+    ),
+    test=spec(segmentation.Segmentation, data=scenes.eval_input(64, part='test')),
+  )
+  return c
