@@ -298,29 +298,23 @@ def objects_table(
   real = np.flatnonzero(targets_OP[:, -1] > 0)
   rows = []
   for target_P, slot in zip(targets_OP[real], slot_O[real], strict=True):
-    true, said = (told(x_P, names) for x_P in (target_P, predictions_SP[slot]))
-    first = slice(precision.COORDINATES)
-    offset_3 = precision.SCENE_SIZE * (predictions_SP[slot] - target_P)[first]
-    rows.append(
-      [
-        described(true),
-        place(target_P),
-        str(slot + 1),
-        percent(predictions_SP[slot, -1]),
-        *(said[k] if said[k] == true[k] else said[k] + WRONG for k in names),
-        place(predictions_SP[slot]),
-        f'{np.linalg.norm(offset_3):.2f}',
-      ]
-    )
+    prediction_P = predictions_SP[slot]
+    true, said = (told(x_P, names) for x_P in (target_P, prediction_P))
+    offset_3 = (prediction_P - target_P)[: precision.COORDINATES]
+    found = [str(slot + 1), percent(prediction_P[-1])]
+    found += [said[k] if said[k] == true[k] else said[k] + WRONG for k in names]
+    found += [
+      place(prediction_P),
+      f'{precision.SCENE_SIZE * np.linalg.norm(offset_3):.2f}',
+    ]
+    rows.append([described(true), place(target_P), *found])
   for slot in np.flatnonzero(predictions_SP[:, -1] > PRESENT):
-    if slot not in slot_O[real]:
-      prediction_P = predictions_SP[slot]
-      said = told(prediction_P, names)
-      presence = percent(prediction_P[-1])
-      rows.append(
-        ['no object', '', str(slot + 1), presence, *said.values(), place(prediction_P)]
-        + ['']
-      )
+    if slot in slot_O[real]:
+      continue
+    prediction_P = predictions_SP[slot]
+    found = [str(slot + 1), percent(prediction_P[-1])]
+    found += [*told(prediction_P, names).values(), place(prediction_P)]
+    rows.append(['no object', '', *found, ''])
   header = ['true object', 'x, y, z', 'slot', 'presence', *names, 'x, y, z', 'distance']
   return page.table(header, rows)
 
