@@ -262,7 +262,8 @@ def halving(
 
   def schedule(step: jax.Array) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
-    return peak_value * jnp.minimum(1.0, step / warmup_steps) * 0.5 ** (step / half_life)
+    warmth = jnp.minimum(1.0, step / warmup_steps)
+    return peak_value * warmth * 0.5 ** (step / half_life)
 
   return schedule
 
