@@ -55,8 +55,12 @@ def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
   )
   c.evals = dict(
     val=spec(
-      segmentation.Segmentation, data=scenes.eval_input(64, part='val'), every=5_000
+      segmentation.Segmentation,
+      data=scenes.eval_input(64, part='val', workers=0),
+      every=5_000,
     ),
-    test=spec(segmentation.Segmentation, data=scenes.eval_input(64, part='test')),
+    test=spec(
+      segmentation.Segmentation, data=scenes.eval_input(64, part='test', workers=0)
+    ),
   )
   return c

@@ -47,8 +47,12 @@ def get_config() -> mlc.ConfigDict:
   )
   c.evals = dict(
     val=spec(
-      evals.AveragePrecision, data=scenes.eval_input(256, part='val'), every=1_000
+      evals.AveragePrecision,
+      data=scenes.eval_input(256, part='val', workers=0),
+      every=1_000,
     ),
-    test=spec(evals.AveragePrecision, data=scenes.eval_input(256, part='test')),
+    test=spec(
+      evals.AveragePrecision, data=scenes.eval_input(256, part='test', workers=0)
+    ),
   )
   return c
