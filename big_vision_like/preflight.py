@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from big_vision_like import errors, spec
-from big_vision_like.data import mixture, pipeline, sources
+from big_vision_like.data import grouping, mixture, pipeline, sources
 from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import classification
@@ -271,6 +271,7 @@ def try_source(
   for other in records[len(records) // 2 :: max(1, len(records) // 2)]:
     with leniently():
       tried.append(through(row.transforms, other | added))
+  tried = grouping.alike(row.transforms, tried)
   batch = checked(pipeline.stack([dict(example) for example in tried]))
   # Whatever has no image is quickly transformed. What has is not decoded any more.
   pictures = not {'image', 'video'}.isdisjoint(first)

@@ -1,5 +1,6 @@
 """Input of published benchmarks, as parts of configs."""
 
+import copy
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,10 @@ from typing import TypeVar
 
 import ml_collections as mlc
 
+from big_vision_like.data import coco as coco_format
 from big_vision_like.data import packing, pipeline, sources, vocabulary
 from big_vision_like.data.transforms import (
+  boxes,
   color,
   compose,
   image,
@@ -524,7 +527,6 @@ def _scenes(
 DISCOVERY = {
   'tetrominoes': _scenes('tetrominoes', 60_000),
   'tetrominoes_7': _scenes('tetrominoes/7', 60_000),
-  'tetrominoes_14': _scenes('tetrominoes/14', 60_000),
   'multi_dsprites': _scenes('multi_dsprites', 60_000),
   'solids': _scenes(
     'solids/discovery',
@@ -569,4 +571,154 @@ PROPERTIES = {
   'clevr': _properties('clevr:3.1.0', 70_000, 15_000, size=128),
   'solids': _properties('solids/128', 70_000, 15_000),
   'solids_64': _properties('solids/64', 20_000, 1_000),
+}
+
+
+# Shorter sides of images that DETR (arXiv:2005.12872) is trained on.
+DETR_SIDES = tuple(range(480, 801, 32))
+# Shapes of batches: of the images of COCO's training set that are padded to them, 23 %
+# of the pixels are padding, and 70 % if all are padded to one. Longer sides are at most
+# 1333, but for rounding.
+DETR_SHAPES = ((576, 768), (672, 896), (768, 1024), (800, 1344))
+DETR_SHAPES = (*DETR_SHAPES, *((width, height) for height, width in DETR_SHAPES))
+
+
+def detr_augmentation() -> list[mlc.ConfigDict]:
+  """Flips, crops and scales as in DETR's published code."""
+  first, last = (
+    spec(boxes.RandomResizeShort, sizes=DETR_SIDES, longest=1333) for _ in range(2)
+  )
+  smaller = spec(boxes.RandomResizeShort, sizes=(400, 500, 600))
+  crop = spec(boxes.RandomSizeCrop, low=384, high=600)
+  return [
+    spec(boxes.Flip),
+    spec(boxes.Either, first=[first], second=[smaller, crop, last]),
+  ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detection:
+  """Pictures whose objects are to be found: COCO, `scenes`, or yours.
+
+  `parts` are sources with the features of TFDS's `coco/2017`, or of its
+  `coco/2017_panoptic` where `panoptic`: objects are then things and stuff, with masks.
+  Labels become `ids`; None: they stay. `augmentation` is of training, `resizing` of
+  evaluation; `shapes` and `eval_shapes` are what images are padded to after that (see
+  `boxes.Pad`), `max_boxes` how many objects there is room for.
+
+  Batches hold `image` uint8 (B, H, W, 3), `size` int32 (B, 2), `boxes` float32
+  (B, max_boxes, 4), `box_labels` int32, `box_mask` bool (objects that are no crowds),
+  `dropped` int32 (B,), and where `panoptic` uint8 `masks` (B, max_boxes, H, W); H and W
+  are one of the shapes. Those of evaluation have no masks, but `crowd` bool and `area`
+  float32 (B, max_boxes), `image_id` int32 (B,), `original_size` int32 (B, 2), and where
+  `panoptic` the truth of `boxes.PanopticTruth`, in maps of `truth_size`; crowds are
+  among their boxes.
+  """
+
+  parts: Mapping[str, mlc.ConfigDict]
+  shapes: Sequence[tuple[int, int]]
+  eval_shapes: Sequence[tuple[int, int]]
+  max_boxes: int
+  augmentation: Sequence[mlc.ConfigDict] = ()
+  resizing: Sequence[mlc.ConfigDict] = ()
+  ids: Sequence[int] | None = None
+  panoptic: bool = False
+  truth_size: tuple[int, int] = (640, 640)
+
+  def source(self, part: str) -> mlc.ConfigDict:
+    """The examples of a part."""
+    return chosen(part, self.parts, 'part').copy_and_resolve_references()
+
+  def train_input(
+    self, batch_size: int, part: str = 'train', seed: int = 0, workers: int = 8
+  ) -> mlc.ConfigDict:
+    """Shuffled batches of a part."""
+    return spec(
+      pipeline.TrainInput,
+      source=self.source(part),
+      transforms=self._transforms(self.augmentation, self.shapes, crowds=False),
+      batch_size=batch_size,
+      seed=seed,
+      workers=workers,
+    )
+
+  def eval_input(
+    self, batch_size: int, part: str = 'val', workers: int = 8
+  ) -> mlc.ConfigDict:
+    """Every example of a part once."""
+    return spec(
+      pipeline.EvalInput,
+      source=self.source(part),
+      transforms=self._transforms(self.resizing, self.eval_shapes, crowds=True),
+      batch_size=batch_size,
+      workers=workers,
+    )
+
+  def _transforms(
+    self,
+    own: Sequence[mlc.ConfigDict],
+    shapes: Sequence[tuple[int, int]],
+    crowds: bool,
+  ) -> list[mlc.ConfigDict]:
+    names = ['image', 'boxes', 'box_labels', 'dropped']
+    names += ['crowd', 'area', 'image_id', 'original_size'] if crowds else []
+    prepare, masks = [spec(boxes.Objects, crowds=crowds, ids=self.ids)], []
+    if self.panoptic:
+      prepare = [spec(boxes.Panoptic, crowds=crowds, ids=self.ids)]
+    if self.panoptic and crowds:
+      room = dict(size=self.truth_size, max_segments=self.max_boxes)
+      prepare.append(spec(boxes.PanopticTruth, **room))
+      names += ['panoptic', 'segments']
+    elif self.panoptic:
+      names.append('segment_map')
+      masks = [spec(boxes.Masks)]
+    pad = spec(boxes.Pad, sizes=shapes, max_boxes=self.max_boxes)
+    keep = spec(labels.Keep, names=names)
+    parts = [spec(image.Decode), *prepare, keep, *own, *masks, pad]
+    # Of lists of recorded calls too.
+    return [copy.deepcopy(part.copy_and_resolve_references()) for part in parts]
+
+
+def _coco(name: str, ids: Sequence[int], panoptic: bool = False) -> Detection:
+  splits = dict(train=('train', 118_287), val=('validation', 5000))
+  return Detection(
+    parts=_parts(name, **splits),
+    shapes=DETR_SHAPES,
+    eval_shapes=((800, 1088), (800, 1344), (1088, 800), (1344, 800)),
+    max_boxes=100,
+    augmentation=detr_augmentation(),
+    resizing=[spec(boxes.ResizeShort, size=800, longest=1333)],
+    ids=ids,
+    panoptic=panoptic,
+  )
+
+
+def _drawn(name: str, shape: tuple[int, int], max_boxes: int, **rest) -> Detection:
+  splits = dict(train=('train', 10_000), val=('validation', 500))
+  return Detection(
+    parts=_parts(f'scenes/{name}', **splits),
+    shapes=(shape,),
+    eval_shapes=(shape,),
+    max_boxes=max_boxes,
+    **rest,
+  )
+
+
+# Whose objects are found; classes of COCO are its own ids, of which there are 91.
+DETECTION = {
+  'coco': _coco('coco/2017', coco_format.IDS),
+  'scenes': _drawn('hidden', (96, 128), 10, augmentation=[spec(boxes.Flip)]),
+  'scenes_simple': _drawn('simple', (48, 48), 3),
+}
+# The same with stuff and masks: 201 classes of COCO, whose ids are up to 200.
+PANOPTIC = {
+  'coco': _coco('coco/2017_panoptic', coco_format.PANOPTIC_IDS, panoptic=True),
+  'scenes': _drawn(
+    'hidden',
+    (96, 128),
+    12,
+    augmentation=[spec(boxes.Flip)],
+    panoptic=True,
+    truth_size=(96, 128),
+  ),
 }

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data import protos, sources
+from big_vision_like.data import coco, grouping, protos, sources
 from big_vision_like.errors import UserError
 
 WORDS = (
@@ -60,6 +60,8 @@ class Fake:
       raise IndexError(f'example {index} of {self._examples}')
     rng = np.random.default_rng((self._seed, index))
     example = _value(self.features, self.name, rng, index, self.classes)
+    if 'panoptic_image' in example:
+      example['panoptic_image'] = _panoptic(example)
     # To disk and back: so they have the types that TFDS gives what it reads.
     record = self.features.serialize_example(example)
     decoders = protos.still_encoded(self.features)
@@ -73,6 +75,11 @@ def catalogued(name: str) -> Any:
   """The features of a data set, as TFDS's catalogue has them; None where it has not."""
   import tensorflow_datasets as tfds
 
+  family, _, kind = name.partition(':')[0].partition('/')
+  if family == 'coco':
+    panoptic = kind.endswith('panoptic')
+    ids = coco.PANOPTIC_IDS if panoptic else coco.IDS
+    return coco.described(len(ids), panoptic)
   sources.announce(name)
   try:
     return tfds.builder(name).info.features
@@ -144,8 +151,9 @@ def _numbers(feature: Any, rng: np.random.Generator, index: int) -> Any:
     return rng.choice(WORDS, shape)
   if dtype.kind in 'iu' and not shape:
     return dtype.type(index)
-  limit = 2 if dtype.kind == 'b' else 10
-  return np.asarray(rng.uniform(0, limit, shape)).astype(dtype)
+  if dtype.kind == 'b':
+    return np.asarray(rng.uniform(0, 1, shape) < 0.5)
+  return np.asarray(rng.uniform(0, 10, shape)).astype(dtype)
 
 
 def _picture(
@@ -162,3 +170,14 @@ def _picture(
   if shape[2] == 3:
     return simplejpeg.encode_jpeg(image)
   return cv2.imencode('.png', image)[1].tobytes()
+
+
+def _panoptic(example: dict[str, Any]) -> bytes:
+  """The segments of an example side by side, as PNG."""
+  names = [segment['id'] for segment in example['panoptic_objects']]
+  height, width = grouping.image_size(example['image'])
+  row = np.array(names)[np.arange(width) * len(names) // width]
+  bgr = np.stack([row >> shift & 255 for shift in (16, 8, 0)], axis=-1)
+  return cv2.imencode('.png', np.tile(bgr.astype(np.uint8), (height, 1, 1)))[
+    1
+  ].tobytes()

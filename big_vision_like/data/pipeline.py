@@ -4,6 +4,8 @@ The training stream is an endless list of examples that depends on the seed alon
 source shuffled anew each epoch, each transform with randomness of its own for each
 position. Step s takes examples s*B to (s+1)*B, of which every process reads its own
 rows. So the position is one number, whatever the number of workers or processes.
+Where images are padded to several shapes, examples change places within windows, so
+that a batch has one of them (see `data.grouping`).
 
 A record that cannot be used raises `BadRecordError` where that is found out: while it
 is read, decoded or checked. Training puts another in its place; evaluation stops.
@@ -14,7 +16,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -22,9 +24,11 @@ import numpy as np
 from absl import flags
 
 from big_vision_like import malloc
+from big_vision_like.data import grouping
 from big_vision_like.data import workers as processes
 from big_vision_like.data.mixture import Mixture, Part, Transforms
 from big_vision_like.data.order import Order, epoch_length
+from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import BadRecordError, UserError
 
 Batch = dict[str, np.ndarray]
@@ -75,12 +79,27 @@ class TrainInput:
   @functools.cached_property
   def examples(self) -> grain.MapDataset:
     """The endless list of examples, each made when it is asked for."""
+    return self._in_turn if self._pad is None else _Grouped(self._in_turn, self)
+
+  @functools.cached_property
+  def _in_turn(self) -> '_Examples':
     return _Examples(self)
 
+  @property
+  def _pad(self) -> boxes.Pad | None:
+    return grouping.pad_of(self.transforms)
+
   def example(self, position: int = 0) -> dict[str, np.ndarray]:
-    """An example as it is in a batch: what tells all shapes."""
-    batch = stack([self.examples[position]])
+    """An example as it is in a batch, of several shapes the largest."""
+    example = self._in_turn[position]
+    batch = stack(grouping.alike(self.transforms, [example]))
     return {name: values[0] for name, values in batch.items() if name != REPLACED}
+
+  def padded_share(self, steps: int) -> float:
+    """How much of the images of the first batches is padding; no image is read."""
+    if self._pad is None:
+      raise UserError('padded_share is of inputs whose Pad has several sizes.')
+    return self.examples.padded_share(steps)
 
   def __iter__(self) -> 'TrainBatches':
     return self.batches(np.arange(self.batch_size))
@@ -180,26 +199,60 @@ class EvalInput:
     if len(self.source) == 0:
       raise UserError(f'{self.source} holds no examples.')
     rows = np.arange(self.batch_size) if rows is None else rows
-    padded = _Padded(self.source, self.batch_size)
-    examples = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
-    batches = _batched(examples, self.batch_size, rows)
+    batches = _batched(self._examples(), self.batch_size, rows)
     with contextlib.closing(_started(batches, self.workers, self.threads)) as stream:
       yield from stream
 
+  def _examples(self) -> grain.MapDataset:
+    count, pad = len(self.source), grouping.pad_of(self.transforms)
+    if pad is None:
+      padded = _Padded(self.source, *grouping.filled(range(count), self.batch_size))
+      return _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
+    sizes = grouping.image_sizes(self.source)
+    after = _transformed(
+      grain.MapDataset.source(grouping.Sizes(sizes)),
+      grouping.of_sizes(self.transforms),
+      seed=0,
+    )
+    places, masks, batches = grouping.by_shape(after, pad, self.batch_size)
+    padded = _Padded(self.source, places, masks)
+    examples = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
+    return _Fitted(examples, [pad.sizes[i] for i in batches], self.batch_size)
+
 
 class _Padded:
-  """A source whose length is a multiple of the batch size."""
+  """Records of a source in an order, some of which only fill batches."""
 
-  def __init__(self, source: Any, batch_size: int):
-    self._source = source
-    self._length = -(-len(source) // batch_size) * batch_size
+  def __init__(self, source: Any, places: Sequence[int], masks: Sequence[bool]):
+    self._source, self._places, self._masks = source, places, masks
 
   def __len__(self) -> int:
-    return self._length
+    return len(self._places)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    last = len(self._source) - 1
-    return self._source[min(index, last)] | {'mask': np.bool_(index <= last)}
+    record = self._source[int(self._places[index])]
+    return record | {'mask': np.bool_(self._masks[index])}
+
+
+class _Fitted(grain.MapDataset):
+  """Padded examples in the shapes of their batches."""
+
+  def __init__(
+    self,
+    parent: grain.MapDataset,
+    shapes: Sequence[tuple[int, int]],
+    batch_size: int,
+  ):
+    super().__init__(parent)
+    self._shapes, self._batch_size = shapes, batch_size
+
+  def __len__(self) -> int:
+    return len(self._parent)
+
+  def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    if isinstance(index, slice):
+      return self.slice(index)
+    return boxes.fitted(self._parent[index], *self._shapes[index // self._batch_size])
 
 
 class _Endless(grain.MapDataset):
@@ -224,6 +277,18 @@ class _Records(_Endless):
 
   def make(self, position: int) -> dict[str, Any]:
     return self._order.source[self._order.index(position, self._attempt)]
+
+
+class _Sizes(_Endless):
+  """Sizes of the images of a source, in the order of its records."""
+
+  def __init__(self, order: Order):
+    super().__init__()
+    self._order = order
+    self._sizes = grouping.Sizes(grouping.image_sizes(order.source))
+
+  def make(self, position: int) -> dict[str, Any]:
+    return self._sizes[self._order.index(position)]
 
 
 class _Mixed(_Endless):
@@ -253,15 +318,35 @@ class _Examples(_Endless):
       for part, seed in zip(parts, seeds, strict=True)
     ]
 
-    def stream(attempt: int) -> grain.MapDataset:
-      streams = [
-        _transformed(_Records(order, attempt), part.transforms, order.seed)
-        for part, order in zip(parts, self._orders, strict=True)
+    super().__init__(
+      [
+        self._joined(data, parts, [_Records(order, attempt) for order in self._orders])
+        for attempt in range(ATTEMPTS + 1)
       ]
-      mixed = _Mixed(streams, self._mixture) if self._mixture else streams[0]
-      return _transformed(mixed, data.transforms, data.seed)
+    )
 
-    super().__init__([stream(attempt) for attempt in range(ATTEMPTS + 1)])
+  def _joined(
+    self,
+    data: TrainInput,
+    parts: Sequence[Part],
+    records: Sequence[grain.MapDataset],
+    made: Callable[[Transforms], Transforms] = list,
+  ) -> grain.MapDataset:
+    """Records after the transforms, or what is `made` of these."""
+    streams = [
+      _transformed(own, made(part.transforms), order.seed)
+      for own, part, order in zip(records, parts, self._orders, strict=True)
+    ]
+    mixed = _Mixed(streams, self._mixture) if self._mixture else streams[0]
+    return _transformed(mixed, made(data.transforms), data.seed)
+
+  def sizes(self, data: TrainInput) -> grain.MapDataset:
+    """The size of each example's image, none of which is read for it."""
+    parts = (
+      self._mixture.parts.values() if self._mixture else [Part(source=data.source)]
+    )
+    records = [_Sizes(order) for order in self._orders]
+    return self._joined(data, list(parts), records, grouping.of_sizes)
 
   def make(self, position: int) -> dict[str, Any]:
     told = []
@@ -280,6 +365,41 @@ class _Examples(_Endless):
       part, position = self._mixture.place(position)
     order = self._orders[part]
     return f'record {order.index(position, attempt):,} of {order.source}'
+
+
+class _Grouped(_Endless):
+  """Examples that change places within windows, so that batches have one shape."""
+
+  def __init__(self, examples: _Examples, data: TrainInput):
+    super().__init__(examples)
+    self._batch_size = data.batch_size
+    self._windows = grouping.Windows(
+      examples.sizes(data), grouping.pad_of(data.transforms), data.batch_size, data.seed
+    )
+
+  def make(self, position: int) -> dict[str, Any]:
+    step, row = divmod(position, self._batch_size)
+    batch = self._windows.batch(step)
+    example = self._parent[int(batch.positions[row])]
+    # What took the place of a bad record has another size.
+    if REPLACED not in example and (example['size'] != batch.sizes[row]).any():
+      raise UserError(
+        f'an image has {"x".join(map(str, example["size"]))} pixels where'
+        f' {"x".join(map(str, batch.sizes[row]))} were expected: with several sizes of'
+        ' Pad only transforms of boxes may change sizes; if the data have changed,'
+        f' delete {grouping.FOLDER}.'
+      )
+    return boxes.fitted(example, *batch.shape)
+
+  def padded_share(self, steps: int) -> float:
+    """How much of the images of the first batches is padding."""
+    real = padded = 0
+    for step in range(steps):
+      batch = self._windows.batch(step)
+      shrunk = np.minimum(batch.shape / batch.sizes, 1).min(axis=1)
+      real += (batch.sizes.prod(axis=1) * shrunk**2).sum()
+      padded += len(batch.sizes) * np.prod(batch.shape)
+    return float(1 - real / padded)
 
 
 class _Rows(grain.MapDataset):

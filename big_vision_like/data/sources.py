@@ -15,6 +15,7 @@ OUR_BUILDERS = {
   'glyphs': 'big_vision_like.data.procedural.glyphs',
   'multi_dsprites': 'big_vision_like.data.procedural.multi_dsprites',
   'multi_object': 'big_vision_like.data.multi_object',
+  'scenes': 'big_vision_like.data.procedural.scenes',
   'solids': 'big_vision_like.data.procedural.solids',
   'tetrominoes': 'big_vision_like.data.procedural.tetrominoes',
 }

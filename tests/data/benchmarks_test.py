@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from big_vision_like.data import benchmarks, fake, pipeline, sources
-from big_vision_like.data.procedural import solids
+from big_vision_like.data.procedural import scenes, solids
 from big_vision_like.errors import UserError
 from big_vision_like.spec import build, calls, spec, symbol
 
@@ -139,6 +140,7 @@ SCENES = {
   'multi_dsprites': ('multi_dsprites', 64),
   'solids': ('solids/discovery', 128),
   'solids_32': ('solids/discovery_32', 32),
+  'tetrominoes_7': ('tetrominoes/7', 7),
   'blocks': ('tetrominoes/blocks', 8),
   'published_tetrominoes': ('multi_object/tetrominoes', 35),
   'published_multi_dsprites': ('multi_object/multi_dsprites_colored_on_grayscale', 64),
@@ -255,3 +257,101 @@ def test_scenes_that_were_prepared(tmp_path):
   for i, ids in enumerate(found):
     want = solids.draw(0, 'crowded', i, view, (3, 10))['segmentation']
     np.testing.assert_array_equal(ids, want[..., 0])
+
+
+CHOICES = {'detection': benchmarks.DETECTION, 'panoptic': benchmarks.PANOPTIC}
+# Data set, sides, classes, and room for objects.
+FOUND = {
+  'detection coco': ('coco/2017', None, 91, 100),
+  'detection scenes': ('scenes/hidden', (96, 128), 6, 10),
+  'detection scenes_simple': ('scenes/simple', (48, 48), 3, 3),
+  'panoptic coco': ('coco/2017_panoptic', None, 201, 9),
+  'panoptic scenes': ('scenes/hidden', (96, 128), 10, 12),
+}
+
+
+@pytest.mark.parametrize('name', FOUND)
+def test_objects_are_found_with_boxes(name):
+  kind, _, choice = name.partition(' ')
+  found, (data_set, shape, classes, room) = CHOICES[kind][choice], FOUND[name]
+  # Those made up have up to eight; masks of a hundred would take long.
+  if name in ('detection scenes_simple', 'panoptic coco'):
+    found = dataclasses.replace(found, max_boxes=(room := 9))
+  train, val = found.train_input(4, workers=0), found.eval_input(3, workers=0)
+  assert train.source.name == val.source.name == data_set
+  names = {'image', 'size', 'boxes', 'box_labels', 'box_mask', 'dropped'}
+  more = names | {'crowd', 'area', 'image_id', 'original_size', 'mask'}
+  if kind == 'panoptic':
+    names, more = names | {'masks'}, more | {'panoptic', 'segments'}
+  for batch, own, count in (
+    (next(iter(made_up(train))), names, 4),
+    (next(made_up(val).epoch()), more, 3),
+  ):
+    assert batch.keys() - {'id'} == own
+    size = batch['image'].shape[1:3]
+    assert size == shape or (shape is None and size in benchmarks.DETR_SHAPES + EVAL)
+    assert batch['boxes'].shape == (count, room, 4)
+    assert batch['box_mask'].any() and batch['box_mask'].dtype == bool
+    assert (batch['boxes'] <= [*size[::-1]] * 2).all()
+    assert batch['box_labels'].max() < classes
+    if 'masks' in own:
+      assert batch['masks'].shape == (count, room, *size)
+    if 'panoptic' in own:
+      assert batch['panoptic'].shape == (count, *(shape or (640, 640)))
+      assert batch['segments'].shape == (count, room, 3)
+    if 'crowd' in own:
+      assert not (batch['crowd'] & batch['box_mask']).any() and batch['crowd'].any()
+
+
+EVAL = ((800, 1088), (1088, 800))
+
+
+def test_scenes_of_boxes_that_were_prepared(tmp_path):
+  for name, kind in ('simple', 'detection'), ('hidden', 'panoptic'):
+    (config,) = (c for c in scenes.Scenes.BUILDER_CONFIGS if c.name == name)
+    few = dataclasses.replace(config, name=f'few_{name}', counts=(5, 7))
+    builder = scenes.Scenes(data_dir=tmp_path, config=few)
+    builder.download_and_prepare(file_format='array_record')
+    choice = {'simple': 'scenes_simple', 'hidden': 'scenes'}[name]
+    node = CHOICES[kind][choice].eval_input(4, workers=0)
+    node.source.name, node.source.data_dir = f'scenes/few_{name}', str(tmp_path)
+    node.source.examples = None
+    rows = [(b, i) for b in build(node).epoch() for i in np.flatnonzero(b['mask'])]
+    assert len(rows) == 7
+    for index, (batch, i) in enumerate(rows):
+      scene = scenes.draw(few, 'validation', index)
+      np.testing.assert_array_equal(batch['image'][i], scene['image'])
+      listed = scene['panoptic_objects' if kind == 'panoptic' else 'objects']
+      assert batch['image_id'][i] == index
+      real = ~np.array([o['is_crowd'] for o in listed])
+      assert batch['box_mask'][i].tolist() == [
+        *real,
+        *[False] * (batch['box_mask'].shape[1] - len(listed)),
+      ]
+      sides = np.array(scene['image'].shape[:2] * 2)
+      for place, thing in enumerate(listed):
+        top, left, bottom, right = np.multiply(thing['bbox'], sides)
+        box = batch['boxes'][i, place]
+        np.testing.assert_allclose(box, [left, top, right, bottom], atol=1e-4)
+        if kind == 'panoptic':
+          number, label, crowd = batch['segments'][i, place].tolist()
+          assert (label, crowd) == (thing['label'], thing['is_crowd'])
+          assert (batch['panoptic'][i] == number).sum() == thing['area']
+
+
+@pytest.mark.parametrize('name', FOUND)
+def test_parts_of_detection_hold_as_many_as_there_are(name):
+  kind, _, choice = name.partition(' ')
+  parts = CHOICES[kind][choice].parts
+  counts = (118_287, 5000) if choice == 'coco' else (10_000, 500)
+  assert (parts['train'].examples, parts['val'].examples) == counts
+  assert (parts['train'].split, parts['val'].split) == ('train', 'validation')
+
+
+def test_inputs_of_detection_share_nothing():
+  found = benchmarks.DETECTION['coco']
+  first, second = (found.train_input(8) for _ in range(2))
+  first.transforms[4].second[0].sizes = (1,)
+  first.transforms[-1].max_boxes = 3
+  assert tuple(second.transforms[4].second[0].sizes) == (400, 500, 600)
+  assert second.transforms[-1].max_boxes == found.max_boxes == 100

@@ -1,12 +1,19 @@
 """Transforms of an image together with the boxes and masks of its objects.
 
 `image` uint8 (H, W, C); `boxes` float32 (N, 4): left, top, right, bottom in pixels;
-`box_labels` int32 (N,); where there are any, `masks` uint8 (N, H, W) of 0 and 1 and
-`crowd` bool (N,). `dropped`, int32, counts the objects that the record had and the
-example has no longer. Geometry is that of DETR (arXiv:2005.12872, published code).
+`box_labels` int32 (N,); where there are any, `masks` uint8 (N, H, W) of 0 and 1,
+`crowd` bool (N,), `area` float32 (N,) as the record has it, and
+`segment_map` uint8 (H, W): which object each pixel is of, counted from 1, 0 for none.
+`dropped`, int32, counts the objects that the record had and the example has no longer.
+Geometry is that of DETR (arXiv:2005.12872, published code).
+
+Transforms that change places or sizes are made of steps, which depend on the size of
+the image and on chance alone: so the size that an image will have is known before it
+is read.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +21,17 @@ import cv2
 import grain
 import numpy as np
 
-from big_vision_like.data.transforms import compose, labels, resizing
+from big_vision_like.data.transforms import decoding, labels, resizing
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import boxes as box_ops
 
 Example = dict[str, Any]
+# `flip`, `resize` or `crop`, with all arguments but the example.
+Step = functools.partial
 
-PER_OBJECT = ('boxes', 'box_labels', 'crowd', 'masks')
+PER_OBJECT = ('boxes', 'box_labels', 'crowd', 'area', 'masks')
+# Their last axes are those of the image.
+MAPS = ('masks', 'segment_map')
 
 
 # Geometry
@@ -35,8 +46,8 @@ def flip(example: Example) -> Example:
     'image': cv2.flip(picture, 1).reshape(picture.shape),
     'boxes': np.stack([width - right, top, width - left, bottom], axis=-1),
   }
-  if 'masks' in example:
-    result['masks'] = example['masks'][..., ::-1]
+  for name in _there(MAPS, example):
+    result[name] = example[name][..., ::-1]
   return result
 
 
@@ -51,10 +62,9 @@ def resize(example: Example, height: int, width: int) -> Example:
     # Rounding may put a side just outside.
     'boxes': box_ops.clip(example['boxes'] * ratio, height, width),
   }
-  if 'masks' in example:
-    rows = nearest(old_height, height)
-    columns = nearest(old_width, width)
-    result['masks'] = example['masks'].take(columns, axis=2).take(rows, axis=1)
+  rows, columns = nearest(old_height, height), nearest(old_width, width)
+  for name in _there(MAPS, example):
+    result[name] = example[name].take(columns, axis=-1).take(rows, axis=-2)
   return result
 
 
@@ -80,8 +90,8 @@ def crop(example: Example, top: int, left: int, height: int, width: int) -> Exam
     'image': example['image'][rows, columns],
     'boxes': box_ops.clip(boxes, height, width),
   }
-  if 'masks' in example:
-    result['masks'] = example['masks'][:, rows, columns]
+  for name in _there(MAPS, example):
+    result[name] = example[name][..., rows, columns]
   return with_objects(result, has_area(result['boxes']))
 
 
@@ -92,7 +102,10 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 
 def with_objects(example: Example, kept: np.ndarray) -> Example:
   """Only the objects where `kept`, bool (N,), is true; counts the others as dropped."""
-  chosen = {name: example[name][kept] for name in PER_OBJECT if name in example}
+  chosen = {name: example[name][kept] for name in _there(PER_OBJECT, example)}
+  if 'segment_map' in example and not kept.all():
+    numbers = np.concatenate([[0], np.cumsum(kept) * kept])
+    chosen['segment_map'] = numbers.astype(np.uint8)[example['segment_map']]
   dropped = example.get('dropped', 0) + np.sum(~kept)
   return example | chosen | {'dropped': np.int32(dropped)}
 
@@ -111,7 +124,22 @@ def short_side_size(
   return (long, size) if height > width else (size, long)
 
 
-# Transforms
+def done(steps: Sequence[Step], example: Example) -> Example:
+  """An example after steps."""
+  for step in steps:
+    example = step(example)
+  return example
+
+
+def size_after(steps: Sequence[Step], height: int, width: int) -> tuple[int, int]:
+  """Height and width of an image after steps."""
+  for step in steps:
+    height = step.keywords.get('height', height)
+    width = step.keywords.get('width', width)
+  return height, width
+
+
+# Objects of records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,24 +147,17 @@ class Objects(grain.transforms.Map):
   """`objects` as TFDS has them, to `boxes` and `box_labels`; after `Decode`.
 
   Boxes are cut to the image; those without area are dropped, and so are crowds
-  (`is_crowd`) unless `crowds`, which gives `crowd`.
+  (`is_crowd`) unless `crowds`, which gives `crowd`. `ids` are what labels become: those
+  of `data.coco.IDS` for COCO. Adds `original_size`, int32 (2,), the height and width of
+  the image, and where the record has them `area` and `image_id`; `masks` stay in step.
   """
 
   crowds: bool = False
+  ids: Sequence[int] | None = None
 
   def map(self, example: Example) -> Example:
-    relative = np.asarray(labels.feature(example, 'objects/bbox'), np.float32)
-    height, width = example['image'].shape[:2]
-    top, left, bottom, right = relative.reshape(-1, 4).T
-    boxes = np.stack([left * width, top * height, right * width, bottom * height], -1)
-    crowd = example['objects'].get('is_crowd', np.zeros(len(boxes)))
-    crowd = np.asarray(crowd, bool)
-    boxes = box_ops.clip(boxes.astype(np.float32), height, width)
-    result = example | {
-      'boxes': boxes,
-      'box_labels': np.asarray(labels.feature(example, 'objects/label'), np.int32),
-    }
-    kept = has_area(boxes)
+    result = _with_boxes(example, 'objects', self.ids)
+    kept, crowd = has_area(result['boxes']), _crowd(example, 'objects')
     if self.crowds:
       result['crowd'] = crowd
     else:
@@ -145,11 +166,157 @@ class Objects(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class Flip(grain.transforms.RandomMap):
-  """Left for right, every other time."""
+class Panoptic(grain.transforms.Map):
+  """`panoptic_image` and `panoptic_objects`, as in TFDS, to `segment_map` and boxes.
+
+  Objects are things and stuff alike, and as published crowds are objects too; `crowds`
+  marks them in `crowd`. `ids` are as in `Objects`: `data.coco.PANOPTIC_IDS` for COCO.
+  The rest is as in `Objects`; boxes are those of the record.
+  """
+
+  crowds: bool = False
+  ids: Sequence[int] | None = None
+
+  def map(self, example: Example) -> Example:
+    result = _with_boxes(example, 'panoptic_objects', self.ids)
+    result['segment_map'] = self._segments(example)
+    if self.crowds:
+      result['crowd'] = _crowd(example, 'panoptic_objects')
+    return with_objects(result, has_area(result['boxes']))
+
+  def _segments(self, example: Example) -> np.ndarray:
+    try:
+      rgb = decoding.decode(labels.feature(example, 'panoptic_image'))
+    except ValueError as error:
+      raise BadRecordError(
+        f'the panoptic image of {_name(example)} cannot be decoded ({error}).'
+      ) from error
+    if rgb.shape[:2] != example['image'].shape[:2]:
+      raise BadRecordError(
+        f'{_name(example)} has a panoptic image of {rgb.shape[0]}x{rgb.shape[1]}, but'
+        f' an image of {example["image"].shape[0]}x{example["image"].shape[1]}.'
+      )
+    found, places = np.unique(rgb @ np.array([1, 256, 65536]), return_inverse=True)
+    listed = [int(i) for i in labels.feature(example, 'panoptic_objects/id')]
+    numbers = {0: 0} | {name: i for i, name in enumerate(listed, start=1)}
+    if len(listed) > 255:
+      raise BadRecordError(f'{_name(example)} has {len(listed)} segments, above 255.')
+    if unknown := [i for i in found.tolist() if i not in numbers]:
+      raise BadRecordError(
+        f'the panoptic image of {_name(example)} shows segment {unknown[0]}, which is'
+        ' not among its objects.'
+      )
+    numbered = np.array([numbers[i] for i in found.tolist()], np.uint8)
+    return numbered[places].reshape(rgb.shape[:2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks(grain.transforms.Map):
+  """`masks` in place of `segment_map`."""
+
+  def map(self, example: Example) -> Example:
+    example = dict(example)
+    segments, count = example.pop('segment_map'), len(example['boxes'])
+    numbers = np.arange(1, count + 1, dtype=np.uint8)[:, None, None]
+    return example | {'masks': (segments[None] == numbers).astype(np.uint8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticTruth(grain.transforms.Map):
+  """What `evals.panoptic` judges by; after `Panoptic(crowds=True)`.
+
+  `panoptic`, uint8 of `size` (height, width), is the map of the image as it is now, and
+  0 beyond that; `segments`, int32 (max_segments, 3), are number in the map (0: none),
+  label, and whether it is a crowd.
+  """
+
+  size: tuple[int, int]
+  max_segments: int
+
+  def map(self, example: Example) -> Example:
+    shown, count = example['segment_map'], len(example['boxes'])
+    if count > self.max_segments:
+      raise BadRecordError(
+        f'{_name(example)} has {count} segments: more than'
+        f' max_segments={self.max_segments}; raise it.'
+      )
+    room = np.subtract(self.size, shown.shape).tolist()
+    if min(room) < 0:
+      raise UserError(
+        f'PanopticTruth(size={tuple(self.size)}) of an image of {shown.shape[0]}x'
+        f'{shown.shape[1]}: give it the largest height and width that there are.'
+      )
+    numbers = np.arange(1, count + 1)
+    rows = np.stack([numbers, example['box_labels'], example['crowd']], axis=-1)
+    return example | {
+      'panoptic': np.pad(shown, [(0, side) for side in room]),
+      'segments': np.pad(
+        rows.astype(np.int32), [(0, self.max_segments - count), (0, 0)]
+      ),
+    }
+
+
+def _there(names: Sequence[str], example: Example) -> list[str]:
+  return [name for name in names if name in example]
+
+
+def _name(example: Example) -> str:
+  key = example.get('image/id', example.get('id', 'unknown'))
+  return f'the example with id {key}'
+
+
+def _crowd(example: Example, objects: str) -> np.ndarray:
+  """bool (N,)."""
+  count = len(example[objects]['bbox'])
+  return np.asarray(example[objects].get('is_crowd', np.zeros(count)), bool)
+
+
+def _with_boxes(example: Example, objects: str, ids: Sequence[int] | None) -> Example:
+  """With all objects of a record, and what it says of the image."""
+  relative = np.asarray(labels.feature(example, f'{objects}/bbox'), np.float32)
+  height, width = example['image'].shape[:2]
+  top, left, bottom, right = relative.reshape(-1, 4).T
+  boxes = np.stack([left * width, top * height, right * width, bottom * height], -1)
+  label = np.asarray(labels.feature(example, f'{objects}/label'), np.int32)
+  if ids is not None:
+    if unknown := [i for i in label.tolist() if not 0 <= i < len(ids)]:
+      raise BadRecordError(
+        f'{_name(example)} has an object with label {unknown[0]}, which is not one of'
+        f' {len(ids)} (0 to {len(ids) - 1}).'
+      )
+    label = np.asarray(ids, np.int32)[label]
+  result = example | {
+    'boxes': box_ops.clip(boxes.astype(np.float32), height, width),
+    'box_labels': label,
+    'original_size': np.array([height, width], np.int32),
+  }
+  if 'area' in example[objects]:
+    result['area'] = np.asarray(example[objects]['area'], np.float32)
+  for name in ('id', 'image/id'):
+    if isinstance(example.get(name), (int, np.integer)):
+      result['image_id'] = np.int64(example[name])
+  return result
+
+
+# Transforms of places and sizes
+
+
+class _Moved(grain.transforms.RandomMap):
+  """What `steps` says, with randomness drawn before the image is looked at."""
+
+  def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
+    raise NotImplementedError
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    return example if rng.random() < 0.5 else flip(example)
+    return done(self.steps(*example['image'].shape[:2], rng), example)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(_Moved):
+  """Left for right, every other time."""
+
+  def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
+    return [] if rng.random() < 0.5 else [Step(flip)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,66 +326,89 @@ class ResizeShort(grain.transforms.Map):
   size: int
   longest: int | None = None
 
+  def steps(
+    self, height: int, width: int, rng: np.random.Generator | None = None
+  ) -> list[Step]:
+    height, width = short_side_size(height, width, self.size, self.longest)
+    return [Step(resize, height=height, width=width)]
+
   def map(self, example: Example) -> Example:
-    height, width = example['image'].shape[:2]
-    return resize(example, *short_side_size(height, width, self.size, self.longest))
+    return done(self.steps(*example['image'].shape[:2]), example)
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizeShort(grain.transforms.RandomMap):
+class RandomResizeShort(_Moved):
   """`ResizeShort` to any of `sizes`, each as likely as the others."""
 
   sizes: Sequence[int]
   longest: int | None = None
 
-  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+  def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
     size = int(self.sizes[rng.integers(len(self.sizes))])
-    return ResizeShort(size, self.longest).map(example)
+    return ResizeShort(size, self.longest).steps(height, width)
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSizeCrop(grain.transforms.RandomMap):
+class RandomSizeCrop(_Moved):
   """A part of height and width `low` to `high`, at most all, drawn independently."""
 
   low: int
   high: int
 
-  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    height, width = example['image'].shape[:2]
+  def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
     if min(height, width) < self.low:
       raise UserError(
-        f'RandomSizeCrop(low={self.low}) of an image of {height}x{width} (id'
-        f' {example.get("id", "unknown")}): resize first, with ResizeShort.'
+        f'RandomSizeCrop(low={self.low}) of an image of {height}x{width}: resize first,'
+        ' with ResizeShort.'
       )
     w, h = (
       int(rng.integers(self.low, min(side, self.high), endpoint=True))
       for side in (width, height)
     )
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    return crop(example, top, left, h, w)
+    return [Step(crop, top=top, left=left, height=h, width=w)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Either(grain.transforms.RandomMap):
-  """The transforms `first`, one after the other, so often; else those of `second`."""
+class Either(_Moved):
+  """The transforms `first`, one after the other, so often; else those of `second`.
 
-  first: Sequence[compose.Transform]
-  second: Sequence[compose.Transform]
+  They are transforms of this module that change places or sizes.
+  """
+
+  first: Sequence[Any]
+  second: Sequence[Any]
   probability: float = 0.5
 
-  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    chosen = self.first if rng.random() < self.probability else self.second
-    return compose.applied(chosen, example, rng)
+  def __post_init__(self) -> None:
+    for transform in (*self.first, *self.second):
+      if not hasattr(transform, 'steps'):
+        raise UserError(
+          f'Either takes no {type(transform).__name__}, only what changes places or'
+          ' sizes: put it among the other transforms.'
+        )
+
+  def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
+    steps = []
+    for transform in self.first if rng.random() < self.probability else self.second:
+      more = transform.steps(height, width, rng)
+      height, width = size_after(more, height, width)
+      steps += more
+    return steps
+
+
+# Transforms to one shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Pad(grain.transforms.Map):
-  """To one shape for all: zeros to the right of and below the image, after the objects.
+  """To one of few shapes: zeros right of and below the image, and after the objects.
 
-  Of `sizes`, heights and widths, the smallest that fits. Adds `size`, int32 (2,), the
-  height and width before, and `box_mask`, bool (max_boxes,), True for objects. More
-  objects than `max_boxes` are an error: one left out would teach that nothing is there.
-  DETR pads after normalising: zero what is beyond `size` then.
+  Of `sizes`, heights and widths, the smallest that fits; where they are several, inputs
+  put into each batch what has one shape (see `data.grouping`). Adds `size`, int32 (2,),
+  the height and width before, and `box_mask`, bool (max_boxes,), True for objects that
+  are no crowds. More objects than `max_boxes` are an error: one left out would teach
+  that nothing is there. DETR pads after normalising: zero what is beyond `size` then.
   """
 
   sizes: Sequence[tuple[int, int]]
@@ -226,35 +416,59 @@ class Pad(grain.transforms.Map):
 
   def map(self, example: Example) -> Example:
     height, width = example['image'].shape[:2]
-    big_height, big_width = self._fitting(height, width, example)
     count = len(example['boxes'])
     if count > self.max_boxes:
       raise BadRecordError(
-        f'the example with id {example.get("id", "unknown")} has {count} objects: more'
-        f' than max_boxes={self.max_boxes}; raise it.'
+        f'{_name(example)} has {count} objects: more than max_boxes={self.max_boxes};'
+        ' raise it.'
       )
-    below, beside, more = big_height - height, big_width - width, self.max_boxes - count
-    result = example | {
-      'image': np.pad(example['image'], [(0, below), (0, beside), (0, 0)]),
-      'size': np.array([height, width], np.int32),
-      'box_mask': np.arange(self.max_boxes) < count,
-    }
-    for name in ('boxes', 'box_labels', 'crowd'):
-      if name in example:
-        rest = [(0, 0)] * (example[name].ndim - 1)
-        result[name] = np.pad(example[name], [(0, more), *rest])
-    if 'masks' in example:
-      result['masks'] = np.pad(example['masks'], [(0, more), (0, below), (0, beside)])
-    return result
+    result = example | {'box_mask': np.ones(count, bool)}
+    if 'crowd' in example:
+      result['box_mask'] = ~example['crowd']
+    for name in _there(('box_mask', *PER_OBJECT), result):
+      rest = [(0, 0)] * (result[name].ndim - 1)
+      result[name] = np.pad(result[name], [(0, self.max_boxes - count), *rest])
+    return padded(result, *self.sizes[self.smallest(height, width)])
 
-  def _fitting(self, height: int, width: int, example: Example) -> tuple[int, int]:
-    fitting = [(h, w) for h, w in self.sizes if h >= height and w >= width]
+  def smallest(self, height: int, width: int) -> int:
+    """Which of `sizes` an image is padded to."""
+    fitting = [
+      (h * w, i) for i, (h, w) in enumerate(self.sizes) if h >= height and w >= width
+    ]
     if not fitting:
       raise UserError(
-        f'Pad(sizes={list(self.sizes)}) of an image of {height}x{width} (id'
-        f' {example.get("id", "unknown")}): resize first, with ResizeShort.'
+        f'Pad(sizes={[tuple(size) for size in self.sizes]}) of an image of'
+        f' {height}x{width}: resize first, with ResizeShort.'
       )
-    return min(fitting, key=lambda size: size[0] * size[1])
+    return min(fitting)[1]
+
+
+def padded(example: Example, height: int, width: int) -> Example:
+  """With zeros right of and below the image and its masks; adds `size`."""
+  old = example['image'].shape[:2]
+  sides = [(0, height - old[0]), (0, width - old[1])]
+  result = example | {
+    'image': np.pad(example['image'], [*sides, (0, 0)]),
+    'size': np.array(old, np.int32),
+  }
+  for name in _there(MAPS, example):
+    rest = [(0, 0)] * (example[name].ndim - 2)
+    result[name] = np.pad(example[name], [*rest, *sides])
+  return result
+
+
+def fitted(example: Example, height: int, width: int) -> Example:
+  """A padded example in another shape; shrunk where the image is larger than that."""
+  if example['image'].shape[:2] == (height, width):
+    return example
+  rows, columns = example['size'].tolist()
+  inner = example | {'image': example['image'][:rows, :columns]}
+  for name in _there(MAPS, example):
+    inner[name] = example[name][..., :rows, :columns]
+  scale = min(height / rows, width / columns)
+  if scale < 1:
+    inner = resize(inner, max(int(rows * scale), 1), max(int(columns * scale), 1))
+  return padded(inner, height, width)
 
 
 @dataclasses.dataclass(frozen=True)

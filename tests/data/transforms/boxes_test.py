@@ -4,9 +4,13 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from PIL import Image
 
-from big_vision_like.data.transforms import boxes
+from big_vision_like.data import benchmarks, fake
+from big_vision_like.data.procedural import drawing, scenes
+from big_vision_like.data.transforms import boxes, compose, image
 from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.spec import build
 
 
 def example(rectangles, height=40, width=60, masks=True):
@@ -187,7 +191,7 @@ def test_crops_have_every_size_and_place():
 
 
 def test_a_crop_of_too_small_an_image_is_an_error():
-  with pytest.raises(UserError, match=r'low=50\) of an image of 40x60 \(id 7\): resiz'):
+  with pytest.raises(UserError, match=r'low=50\) of an image of 40x60: resize'):
     boxes.RandomSizeCrop(50, 60).random_map(example([]), np.random.default_rng(0))
 
 
@@ -267,7 +271,7 @@ def test_pad_makes_one_shape_and_says_what_is_real():
   np.testing.assert_array_equal(got['boxes'][:2], given['boxes'])
   assert got['boxes'].shape == (5, 4) and not got['boxes'][2:].any()
   assert got['box_labels'].tolist() == [0, 1, 0, 0, 0]
-  assert got['box_mask'].tolist() == [True, True, False, False, False]
+  assert got['box_mask'].tolist() == [False, True, False, False, False]
   assert got['crowd'].tolist() == [True, False, False, False, False]
   np.testing.assert_array_equal(got['size'], np.array([40, 60], np.int32))
   for name, dtype in [('boxes', 'f4'), ('box_labels', 'i4'), ('size', 'i4')]:
@@ -281,7 +285,7 @@ def test_pad_takes_the_smallest_size_that_fits():
     for height, width in [(40, 60), (30, 50), (50, 40), (50, 50), (61, 5)]
   ]
   assert shapes == [(40, 60), (40, 60), (60, 40), (64, 64), (64, 64)]
-  with pytest.raises(UserError, match=r'of an image of 65x5 \(id 7\): resize first'):
+  with pytest.raises(UserError, match=r'of an image of 65x5: resize first'):
     pad.map(example([], 65, 5))
 
 
@@ -311,3 +315,239 @@ def test_transforms_travel_to_workers():
     for name in given:
       np.testing.assert_array_equal(first[name], second[name])
   np.testing.assert_array_equal(given['boxes'], [[5, 3, 20, 30]])  # not changed
+
+
+@pytest.mark.parametrize(
+  'size, scale', [((50, 80), 1.0), ((40, 99), 1.0), ((20, 40), 0.5)]
+)
+def test_what_is_padded_can_go_into_another_shape(size, scale):
+  given = example([(5, 3, 20, 30), (0, 0, 60, 40)])
+  got = boxes.fitted(boxes.Pad([(64, 64)], max_boxes=3).map(given), *size)
+  small = boxes.resize(given, int(40 * scale), int(60 * scale))
+  want = boxes.Pad([size], max_boxes=3).map(small)
+  assert got.keys() == want.keys()
+  for name in want:
+    np.testing.assert_array_equal(got[name], want[name])
+
+
+# Segments
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(rectangles(), st.lists(STEPS, max_size=4), st.integers(0, 99))
+def test_segments_follow_masks_that_do_not_overlap(rectangles, steps, seed):
+  given = example(rectangles)
+  segments = np.zeros((40, 60), np.uint8)
+  for i, mask in enumerate(given['masks'], start=1):
+    segments[mask > 0] = i
+  given['masks'] = np.array(
+    [segments == i for i in range(1, len(rectangles) + 1)], np.uint8
+  ).reshape(-1, 40, 60)
+  got = given | {'segment_map': segments}
+  rng = np.random.default_rng(seed)
+  for step in steps:
+    if isinstance(step, boxes.RandomSizeCrop) and min(got['image'].shape[:2]) < 20:
+      continue
+    got = compose.applied([step], got, rng)
+  want = got.pop('masks')
+  assert got['segment_map'].dtype == np.uint8
+  masks = boxes.Masks().map(got)
+  assert 'segment_map' not in masks and masks['masks'].dtype == np.uint8
+  np.testing.assert_array_equal(masks['masks'], want)
+
+
+def encoded(example):
+  """As TFDS gives it: a dict of lists in place of a list of dicts."""
+  example = dict(example)
+  for name in ('objects', 'panoptic_objects'):
+    keys = example[name][0]
+    example[name] = {key: [o[key] for o in example[name]] for key in keys}
+  for name in ('image', 'panoptic_image'):
+    example[name] = drawing.png(example[name])
+  return example
+
+
+def test_panoptic_maps_become_segments():
+  config = scenes.ScenesConfig(name='here')
+  for index in range(5):
+    scene = scenes.draw(config, 'train', index)
+    got = boxes.Panoptic(crowds=True).map(image.Decode().map(encoded(scene)))
+    listed = scene['panoptic_objects']
+    assert len(got['boxes']) == len(listed) and got['dropped'] == 0
+    assert got['image_id'] == index
+    np.testing.assert_array_equal(got['original_size'], np.array([96, 128], np.int32))
+    things = len(scene['objects'])
+    ids = scene['segmentation'][..., 0]
+    np.testing.assert_array_equal(
+      np.where(got['segment_map'] <= things, got['segment_map'], 0), ids
+    )
+    for i, segment in enumerate(listed):
+      mask = got['segment_map'] == i + 1
+      np.testing.assert_allclose(tight(mask), got['boxes'][i], atol=1e-4)
+      assert got['area'][i] == mask.sum()
+      assert got['box_labels'][i] == segment['label']
+      assert got['crowd'][i] == segment['is_crowd']
+    masks = boxes.Masks().map(got)['masks']
+    assert masks.shape == (len(listed), 96, 128)
+    np.testing.assert_array_equal(masks.sum(axis=(1, 2)), got['area'])
+
+
+def test_panoptic_maps_that_are_wrong_are_bad_records():
+  given = image.Decode().map(
+    encoded(scenes.draw(scenes.ScenesConfig(name='a'), 'train', 0))
+  )
+  objects = given['panoptic_objects']
+  less = {key: values[1:] for key, values in objects.items()}
+  with pytest.raises(
+    BadRecordError, match=r'id 0 shows segment \d+, which is not among'
+  ):
+    boxes.Panoptic().map(given | {'panoptic_objects': less})
+  small = drawing.png(np.zeros((4, 5, 3), np.uint8))
+  with pytest.raises(
+    BadRecordError, match='a panoptic image of 4x5, but an image of 96x'
+  ):
+    boxes.Panoptic().map(given | {'panoptic_image': small})
+  with pytest.raises(BadRecordError, match='panoptic image of .* cannot be decoded'):
+    boxes.Panoptic().map(given | {'panoptic_image': b'none'})
+
+
+def test_truth_of_panoptic_evaluation():
+  scene = scenes.draw(scenes.ScenesConfig(name='here'), 'train', 1)
+  given = boxes.Panoptic(crowds=True).map(image.Decode().map(encoded(scene)))
+  got = boxes.PanopticTruth(size=(100, 140), max_segments=20).map(given)
+  assert got['panoptic'].shape == (100, 140) and got['panoptic'].dtype == np.uint8
+  assert got['segments'].shape == (20, 3) and got['segments'].dtype == np.int32
+  red, green, blue = np.moveaxis(scene['panoptic_image'].astype(int), -1, 0)
+  names = red + 256 * green + 65536 * blue
+  for row, segment in zip(got['segments'], scene['panoptic_objects'], strict=False):
+    number, label, crowd = row.tolist()
+    assert (label, crowd) == (segment['label'], segment['is_crowd'])
+    np.testing.assert_array_equal(
+      got['panoptic'][:96, :128] == number, names == segment['id']
+    )
+  assert not got['segments'][len(scene['panoptic_objects']) :].any()
+  assert not got['panoptic'][96:].any() and not got['panoptic'][:, 128:].any()
+  with pytest.raises(BadRecordError, match='segments: more than max_segments=2; raise'):
+    boxes.PanopticTruth(size=(100, 140), max_segments=2).map(given)
+  with pytest.raises(UserError, match=r'size=\(90, 140\)\) of an image of 96x128'):
+    boxes.PanopticTruth(size=(90, 140), max_segments=20).map(given)
+
+
+def test_crowds_are_segments_unless_marked():
+  given = image.Decode().map(fake.Fake('coco/2017_panoptic')[3])
+  assert any(given['panoptic_objects']['is_crowd'])
+  plain, marked = boxes.Panoptic().map(given), boxes.Panoptic(crowds=True).map(given)
+  assert 'crowd' not in plain and marked['crowd'].any()
+  assert plain['box_labels'].tolist() == marked['box_labels'].tolist()
+  count = len(plain['boxes'])
+  for got, want in (plain, count), (marked, count - marked['crowd'].sum()):
+    assert boxes.Pad([(120, 120)], 20).map(got)['box_mask'].sum() == want
+
+
+# DETR
+
+
+def published_size(width, height, size, longest=None):
+  """As published, in the order of Pillow."""
+  if longest is not None:
+    low, high = float(min(width, height)), float(max(width, height))
+    if high / low * size > longest:
+      size = int(round(longest * low / high))
+  if min(width, height) == size:
+    return width, height
+  if width < height:
+    return size, int(size * height / width)
+  return int(size * width / height), size
+
+
+SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+
+@pytest.mark.parametrize('width, height', [(640, 427), (333, 500), (612, 612)])
+def test_detr_augmentation(width, height):
+  """Which draws there are, and what they make of pixels, masks and boxes."""
+  transforms = build(benchmarks.detr_augmentation())
+  rng = np.random.default_rng(0)
+  drawn = []
+  for _ in range(800):
+    steps, size = [], (height, width)
+    for transform in transforms:
+      steps += transform.steps(*size, rng)
+      size = boxes.size_after(steps, height, width)
+    drawn.append([(step.func.__name__, step.keywords) for step in steps])
+  flipped = [steps[0][0] == 'flip' for steps in drawn]
+  rest = [
+    steps[1:] if turned else steps for turned, steps in zip(flipped, drawn, strict=True)
+  ]
+  plain = [steps for steps in rest if len(steps) == 1]
+  cropped = [steps for steps in rest if len(steps) == 3]
+  assert len(plain) + len(cropped) == len(drawn)
+  for share in np.mean(flipped), len(plain) / len(drawn):
+    assert 0.44 < share < 0.56
+
+  def of(step):
+    return step[1]['width'], step[1]['height']
+
+  assert {of(steps[0]) for steps in plain} == {
+    published_size(width, height, size, 1333) for size in SIDES
+  }
+  middle = {published_size(width, height, size) for size in (400, 500, 600)}
+  assert {of(steps[0]) for steps in cropped} == middle
+  for first, crop, last in cropped:
+    assert (first[0], crop[0], last[0]) == ('resize', 'crop', 'resize')
+    for side, whole in zip(of(crop), of(first), strict=True):
+      assert 384 <= side <= min(whole, 600)
+    assert 0 <= crop[1]['top'] <= of(first)[1] - of(crop)[1]
+    assert 0 <= crop[1]['left'] <= of(first)[0] - of(crop)[0]
+    assert of(last) in {published_size(*of(crop), size, 1333) for size in SIDES}
+  sides = [of(steps[1])[0] for steps in cropped if of(steps[0])[0] >= 600]
+  assert min(sides) < 395 and max(sides) > 590 and 480 < np.mean(sides) < 504
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_detr_augmentation_of_pixels_and_boxes(seed):
+  rng = np.random.default_rng(seed)
+  picture = rng.integers(0, 256, (427, 640, 3), dtype=np.uint8)
+  corners = np.sort(rng.uniform(0, 1, (6, 2, 2)), axis=1) * [640, 427]
+  given = {
+    'image': picture,
+    'boxes': corners.reshape(6, 4).astype(np.float32),
+    'box_labels': np.arange(6, dtype=np.int32),
+    'dropped': np.int32(0),
+  }
+  transforms = build(benchmarks.detr_augmentation())
+  got = compose.applied(transforms, given, np.random.default_rng(seed))
+  # The same draws once more, by Pillow and float64.
+  rng, size, steps = np.random.default_rng(seed), (427, 640), []
+  for transform in transforms:
+    more = transform.steps(*size, rng)
+    size, steps = boxes.size_after(more, *size), steps + more
+  shown, xyxy, kept = Image.fromarray(picture), corners.reshape(6, 4), np.arange(6)
+  for step in steps:
+    options, (width, height) = step.keywords, shown.size
+    if step.func.__name__ == 'flip':
+      shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+      xyxy = xyxy[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
+    elif step.func.__name__ == 'resize':
+      new = options['width'], options['height']
+      shown = shown.resize(new, Image.Resampling.BILINEAR)
+      xyxy = xyxy * (np.divide(new, (width, height)).tolist() * 2)
+    else:
+      left, top = options['left'], options['top']
+      right, bottom = left + options['width'], top + options['height']
+      shown = shown.crop((left, top, right, bottom))
+      new = np.array(shown.size * 2)
+      xyxy = np.clip(xyxy - [left, top, left, top], 0, new)
+      whole = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
+      xyxy, kept = xyxy[whole], kept[whole]
+  assert got['image'].shape[:2] == size == shown.size[::-1]
+  # The last bit may differ where OpenCV enlarges, and again where it does so twice.
+  assert np.abs(got['image'].astype(int) - np.asarray(shown)).max() <= 2
+  np.testing.assert_allclose(got['boxes'], xyxy, atol=2e-3)
+  assert got['box_labels'].tolist() == kept.tolist()
+  assert got['dropped'] == 6 - len(kept)
+
+
+def test_either_takes_what_changes_places_or_sizes():
+  with pytest.raises(UserError, match='Either takes no Normalize, only what changes'):
+    boxes.Either([boxes.Flip()], [boxes.Normalize()])
