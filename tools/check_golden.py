@@ -22,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 import golden_bit
+import golden_coco
+import golden_detection
 import golden_input
 import golden_optim
 import golden_slots
@@ -89,6 +91,26 @@ FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
     'google-research slot_attention/utils.py, deepmind multi_object_datasets ARI',
     golden_slots.metrics,
   ),
+  (
+    {'n_dt', 'n_gt', 'mask_rule'},
+    'pycocotools COCOeval',
+    golden_coco.average_precision,
+  ),
+  (
+    {'categories', 'hw', 'images'},
+    'cocodataset panopticapi',
+    golden_coco.panoptic_quality,
+  ),
+  (
+    {'processed_sizes', 'target_sizes', 'last_thing'},
+    'detr PostProcessPanoptic',
+    golden_coco.detr_segments,
+  ),
+  (
+    {'queries', 'num_targets', 'pos_cases'},
+    'detr HungarianMatcher, SetCriterion and positions',
+    golden_detection.matching_and_losses,
+  ),
 ]
 
 
@@ -144,8 +166,8 @@ def compare(want: np.ndarray, result: tuple[Any, Tolerance] | None) -> tuple[str
   got, tolerance = np.asarray(result[0]), result[1]
   if got.shape != want.shape:
     return f'ours has shape {shape_text(got)}', False
-  error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
-  largest = np.abs(want.astype(np.float64)).max()
+  error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max(initial=0.0)
+  largest = np.abs(want.astype(np.float64)).max(initial=0.0)
   allowed = tolerance.absolute + tolerance.relative * largest
   ok = bool(error <= allowed)  # false for NaN
   relative = error / largest if largest else float(error > 0)

@@ -41,7 +41,7 @@ def draw(
   for i in order:
     text = str(labels[i]) + ('' if scores[i] is None else f' {scores[i]:.2f}')
     left, top, _, bottom = np.rint(boxes_N4[i]).astype(int).tolist()
-    _tag(picture_HWC, text, (left, top, bottom), color(labels[i]))
+    tag(picture_HWC, text, (left, top, bottom), color(labels[i]))
   return picture_HWC
 
 
@@ -60,7 +60,7 @@ def _area(box_4: np.ndarray) -> float:
   return (right - left) * (bottom - top)
 
 
-def _tag(
+def tag(
   picture_HWC: np.ndarray,
   text: str,
   place: tuple[int, int, int],

@@ -1,0 +1,357 @@
+"""Objects found in pictures: the average precision of COCO.
+
+Axes: B images, K true objects of an image, Q predictions of an image.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from big_vision_like.errors import UserError
+from big_vision_like.evals import evaluator
+from big_vision_like.evals.evaluator import Arrays, Predict, Results
+from big_vision_like.ops import boxes as box_ops
+from big_vision_like.viz import detection as drawing
+
+if TYPE_CHECKING:
+  from pycocotools.cocoeval import COCOeval
+
+Entry = dict[str, Any]
+
+STATS = tuple('AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl'.split())
+# The ids of COCO's 80 classes, in the order in which TFDS numbers them.
+COCO_IDS = (
+  *range(1, 12),
+  *range(13, 26),
+  *(27, 28),
+  *range(31, 45),
+  *range(46, 66),
+  *(67, 70),
+  *range(72, 83),
+  *range(84, 91),
+)
+NO_PYCOCOTOOLS = (
+  'COCO AP needs the package pycocotools: install the extra `detection`:'
+  " pip install -e '.[detection]'"
+)
+
+
+@dataclasses.dataclass(kw_only=True)
+class CocoAP(evaluator.Evaluator):
+  """Average precision and recall of boxes as COCO has them, by pycocotools itself.
+
+  `AP` (mean over IoU 0.5 to 0.95), `AP50`, `AP75`, `APs`, `APm`, `APl` (areas below
+  32^2, between, above 96^2 pixels), and the same of recall, `AR1`, `AR10`, `AR100`,
+  `ARs`, `ARm`, `ARl`, all in [0, 1]; those that no object can tell of are left out.
+  `boxes` are the first `pictures` images, true boxes to the left of those predicted
+  with a score of at least `shown`.
+
+  All predictions of an image count, in pixels of the original image: `predict` gives
+  `boxes_xyxy`, `scores` and `labels`. A label's category is `categories[label]`
+  (`COCO_IDS` where labels are those of TFDS), or the label itself. `names` are those of
+  labels, for pictures.
+
+  Truth is the json file `annotations`, of which the images of `data` count, or else the
+  batches': `boxes` (B, K, 4) of the resized image, `box_labels`, `box_mask` and, where
+  there are any, `crowd` and `area` (of the original image; else the box's). `size` and
+  `original_size` (B, 2) are heights and widths before padding and before resizing.
+  `save` is a path for the predictions in COCO's result format, replaced each time.
+  """
+
+  annotations: str | None = None
+  categories: Sequence[int] | None = None
+  names: Sequence[str] = ()
+  save: str | None = None
+  pictures: int = 4
+  shown: float = 0.5
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    truth = ('boxes', 'box_labels', 'box_mask')
+    return ('image_id',) if self.annotations else ('image_id', *truth)
+
+  def problems(self) -> list[str]:
+    """What keeps it from working, in sentences."""
+    found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
+    if self.annotations and not pathlib.Path(self.annotations).is_file():
+      found.append(f'there is no file {self.annotations}, which `annotations` names.')
+    return found
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
+    # Before hours of predictions rather than after them.
+    truth = read_annotations(self.annotations) if self.annotations else None
+    rows, drawn = self._collect(predict, state, mesh)
+    ids = rows['image_id'].tolist()
+    if len(set(ids)) < len(ids):
+      twice = next(i for i in ids if ids.count(i) > 1)
+      raise UserError(
+        f'of {self.data.source}, several images have the `image_id` {twice}: each must'
+        ' have its own.'
+      )
+    found = list(self._predicted(rows))
+    if self.save and jax.process_index() == 0:
+      write_json(self.save, found)
+    truth = truth or self._true(rows)
+    measured = evaluated(truth, found, ids)
+    stats = zip(STATS, measured.stats.tolist(), strict=True)
+    # pycocotools has -1 where no object is of that size.
+    results: Results = {name: value for name, value in stats if value >= 0}
+    if drawn:
+      results['boxes'] = self._sheets(drawn, truth, found)
+    return results
+
+  def _collect(
+    self, predict: Predict, state: Any, mesh: Mesh
+  ) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """Of all images what counts; of the first what is drawn."""
+    step = self.compiled(functools.partial(self._step, predict), predict, mesh)
+    batches: list[dict[str, np.ndarray]] = []
+    drawn: list[dict[str, np.ndarray]] = []
+    for batch in evaluator.batches(self.data, mesh):
+      rows, first = jax.device_get(step(state, batch))
+      real_B = rows.pop('mask')
+      batches.append({name: array[real_B] for name, array in rows.items()})
+      count = min(self.pictures - len(drawn), real_B.sum())
+      drawn += [{k: v[i] for k, v in first.items()} for i in range(count)]
+    joined = {k: np.concatenate([rows[k] for rows in batches]) for k in batches[0]}
+    return joined, drawn
+
+  def _step(self, predict: Predict, state: Any, batch: Arrays) -> tuple[Arrays, Arrays]:
+    outputs = predict(state, batch, jax.random.key(0))
+    size_B2, original_B2 = sizes(batch)
+    # Of height and width, to what x and y of both corners are multiplied with.
+    ratio_B4 = (original_B2 / size_B2)[:, jnp.array([1, 0, 1, 0])]
+    rows = {name: batch[name] for name in ('mask', 'image_id')}
+    rows |= {name: outputs[name] for name in ('scores', 'labels', 'boxes_xyxy')}
+    if self.annotations is None:
+      boxes_BK4 = batch['boxes'] * ratio_B4[:, None]
+      crowd_BK = batch.get('crowd', jnp.zeros_like(batch['box_mask']))
+      rows |= {
+        'true_boxes': boxes_BK4,
+        'true_labels': batch['box_labels'],
+        'true': batch['box_mask'] | crowd_BK,
+        'crowd': crowd_BK,
+        'area': batch.get('area', box_ops.area(boxes_BK4)),
+      }
+    drawn = {'image': batch['image'], 'size': size_B2, 'ratio': ratio_B4}
+    drawn['image_id'] = batch['image_id']
+    return rows, {name: array[: self.pictures] for name, array in drawn.items()}
+
+  def _predicted(self, rows: dict[str, np.ndarray]) -> Iterable[Entry]:
+    boxes_BQ4, scores_BQ = rows['boxes_xyxy'], rows['scores']
+    finite_B = np.isfinite(boxes_BQ4).all(axis=(1, 2)) & np.isfinite(scores_BQ).all(1)
+    if not finite_B.all():
+      raise UserError(
+        f'boxes or scores predicted for the image {rows["image_id"][~finite_B][0]} are'
+        ' not numbers: training has diverged.'
+      )
+    category_BQ = self._category(rows['labels'], 'predicted')
+    image_BQ = np.repeat(rows['image_id'][:, None], scores_BQ.shape[1], axis=1)
+    return entries(
+      image_id=image_BQ.ravel(),
+      category_id=category_BQ.ravel(),
+      bbox=xywh(boxes_BQ4).reshape(-1, 4),
+      score=scores_BQ.astype(np.float64).ravel(),
+    )
+
+  def _true(self, rows: dict[str, np.ndarray]) -> dict[str, list[Entry]]:
+    """The batches' objects as a json file of COCO would hold them."""
+    there_BK = rows['true']
+    category_N = self._category(rows['true_labels'][there_BK], 'true')
+    annotations = entries(
+      image_id=rows['image_id'][there_BK.nonzero()[0]],
+      category_id=category_N,
+      bbox=xywh(rows['true_boxes'][there_BK]),
+      area=rows['area'][there_BK],
+      iscrowd=rows['crowd'][there_BK].astype(int),
+    )
+    return {
+      'images': list(entries(id=rows['image_id'])),
+      'categories': list(entries(id=np.unique(category_N))),
+      'annotations': list(annotations),
+    }
+
+  def _category(self, labels: np.ndarray, kind: str) -> np.ndarray:
+    if self.categories is None:
+      return labels
+    ids = np.asarray(self.categories)
+    wrong = labels[(labels < 0) | (labels >= len(ids))]
+    if len(wrong):
+      raise UserError(
+        f'a {kind} label is {wrong[0]}, but `categories` has the ids of {len(ids)}:'
+        ' give one for each class of the model, in their order.'
+      )
+    return ids[labels]
+
+  def _sheets(
+    self,
+    drawn: list[dict[str, np.ndarray]],
+    truth: dict[str, list[Entry]],
+    found: list[Entry],
+  ) -> np.ndarray:
+    names = {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
+    labels = range(len(self.names)) if self.categories is None else self.categories
+    names |= zip(labels, self.names, strict=False)
+    sheets = []
+    for picture in drawn:
+      height, width = picture['size']
+      number = picture['image_id'].item()
+      true = [e for e in truth['annotations'] if e['image_id'] == number]
+      good = [e for e in found if e['image_id'] == number and e['score'] >= self.shown]
+      sets = []
+      for objects in (true, good):
+        boxes_N4 = np.array([e['bbox'] for e in objects]).reshape(-1, 4)
+        boxes_N4[:, 2:] += boxes_N4[:, :2]
+        called = [names.get(e['category_id'], e['category_id']) for e in objects]
+        sets.append((boxes_N4 / picture['ratio'], called))
+      scores = [e['score'] for e in good]
+      sheets.append(
+        drawing.boxes_sheet(
+          picture['image'][:height, :width], [sets[0], (*sets[1], scores)]
+        )
+      )
+    return drawing.stacked(sheets)
+
+
+def sizes(batch: Arrays) -> tuple[jax.Array, jax.Array]:
+  """Heights and widths (B, 2) before padding, and before resizing too."""
+  size_B2 = batch.get('size')
+  if size_B2 is None:
+    batch_size, *size, _ = batch['image'].shape
+    size_B2 = jnp.tile(jnp.array([size]), (batch_size, 1))
+  return size_B2, batch.get('original_size', size_B2)
+
+
+def evaluated(
+  truth: dict[str, list[Entry]],
+  found: list[Entry],
+  image_ids: Sequence[int],
+  iou_type: str = 'bbox',
+) -> 'COCOeval':
+  """pycocotools' evaluation of some images, done and silent: `stats` are its numbers.
+
+  `truth` has `images`, `annotations` and `categories` as COCO's json files have; where
+  there is no `area`, it is that of the box. `found` are entries in the format of
+  results; of equal scores the first counts as higher. With `iou_type` 'segm' both have
+  `segmentation`, run-length encoded. UserError where an image is not among the
+  annotations', or none has an object that is not a crowd.
+  """
+  try:
+    from pycocotools import coco, cocoeval, mask
+  except ImportError as error:
+    raise UserError(NO_PYCOCOTOOLS) from error
+
+  wanted = set(image_ids)
+  unknown = wanted - {e['id'] for e in truth['images']}
+  if unknown:
+    raise UserError(
+      f'of the image with `image_id` {min(unknown)} the annotations say nothing: they'
+      ' are of other images, or `image_id` is not their id.'
+    )
+  objects = [e for e in truth['annotations'] if e['image_id'] in wanted]
+  if all(e.get('iscrowd') for e in objects):
+    raise UserError(
+      f'none of {len(wanted)} images shows an object: there is no precision to measure.'
+    )
+
+  def indexed(annotations: list[Entry]) -> coco.COCO:
+    made = coco.COCO()
+    complete = []
+    # To pycocotools, an object with the id 0 is one that nothing has found.
+    for number, entry in enumerate(annotations, start=1):
+      if iou_type == 'segm':
+        area = float(mask.area(entry['segmentation']))
+      else:
+        area = entry['bbox'][2] * entry['bbox'][3]
+      complete.append({'area': area, 'iscrowd': 0} | entry | {'id': number})
+    made.dataset = {**truth, 'annotations': complete}
+    made.createIndex()
+    return made
+
+  with contextlib.redirect_stdout(io.StringIO()):
+    measured = cocoeval.COCOeval(indexed(objects), indexed(found), iou_type)
+    measured.params.imgIds = sorted(wanted)
+    measured.evaluate()
+    measured.accumulate()
+    measured.summarize()
+  return measured
+
+
+def xywh(boxes: np.ndarray) -> np.ndarray:
+  """float64 (..., 4): left, top, width, height of xyxy boxes."""
+  boxes = boxes.astype(np.float64)
+  return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def entries(**columns: np.ndarray) -> Iterable[Entry]:
+  """A dict of plain values for each row of equally long arrays."""
+  lists = [column.tolist() for column in columns.values()]
+  return (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes all of it or nothing."""
+  file = pathlib.Path(path)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  part = file.with_name(f'{file.name}.part')
+  part.write_text(json.dumps(value))
+  os.replace(part, file)
+
+
+def read_annotations(path: str) -> dict[str, list[Entry]]:
+  """COCO's json file of objects; UserError that names the entry which is malformed."""
+  try:
+    truth = json.loads(pathlib.Path(path).read_bytes())
+  except (OSError, ValueError) as error:
+    raise UserError(f'the annotations {path} cannot be read: {error}') from error
+  for name in ('images', 'categories', 'annotations'):
+    if not isinstance(truth, dict) or not isinstance(truth.get(name), list):
+      raise UserError(
+        f'the annotations {path} have no list `{name}`: they must be a json file of'
+        ' objects as COCO has it.'
+      )
+  known: dict[str, set[int]] = {}
+  for name in ('images', 'categories'):
+    for index, entry in enumerate(truth[name]):
+      if not isinstance(entry, dict) or type(entry.get('id')) is not int:
+        raise UserError(f'{path}: {name}[{index}] has no whole number `id`.')
+    known[name] = {entry['id'] for entry in truth[name]}
+  for index, entry in enumerate(truth['annotations']):
+    problem = _problem(entry, known)
+    if problem:
+      raise UserError(f'{path}: annotations[{index}] {problem}.')
+  return truth
+
+
+def _problem(entry: Any, known: dict[str, set[int]]) -> str | None:
+  """What is wrong with an annotation."""
+  if not isinstance(entry, dict):
+    return f'is {entry!r}, not an object of json'
+  for name, of in ('image_id', 'images'), ('category_id', 'categories'):
+    value = entry.get(name)
+    if type(value) is not int or value not in known[of]:
+      return f'has {name}={value!r}, which none of `{of}` has as its id'
+  box, area = entry.get('bbox'), entry.get('area', 0)
+  numbers = [*box, area] if isinstance(box, list) else []
+  if len(numbers) != 5 or not all(map(_is_number, numbers)) or min(box[2:]) < 0:
+    return f'has bbox={box!r} and area={area!r}: left, top, width, height and a number'
+  if entry.get('iscrowd', 0) not in (0, 1):
+    return f'has iscrowd={entry["iscrowd"]!r}, which must be 0 or 1'
+  return None
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,154 @@
+"""Objects found in pictures, as DETR shows them (arXiv:2005.12872, figures 3, 6, 10).
+
+Axes: N objects, S segments, H W pixels, C channels, h w attention grid, B sheets.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from big_vision_like.viz import boxes, images
+
+PAPER = 255
+# A segment without a tag is one that its tag would hide.
+TAGGED = 0.01  # share of the picture
+
+
+def boxes_sheet(
+  image_HWC: np.ndarray, sets: Sequence[Sequence], side: int = 480
+) -> np.ndarray:
+  """The picture once for each of the sets of boxes, beside each other; RGB uint8.
+
+  A set is what `boxes.draw` takes: boxes (N, 4), labels and, if there are any, scores.
+  Small pictures are enlarged first (`images.fit`), so that tags do not hide them.
+  """
+  cell = _fitted(image_HWC, side)
+  ratio = _ratio(image_HWC, cell)
+  cells = [boxes.draw(cell, found[0] * ratio, *found[1:]) for found in sets]
+  return images.tile(np.stack(cells), len(cells), background=PAPER)
+
+
+def attention_sheet(
+  image_HWC: np.ndarray,
+  boxes_N4: np.ndarray,
+  labels: Sequence[str | int],
+  scores: Sequence[float],
+  attention_Nhw: np.ndarray,
+  size: tuple[int, int] | None = None,
+  columns: int = 4,
+  side: int = 240,
+) -> np.ndarray:
+  """All boxes, then each with where the decoder looked to find it; RGB uint8.
+
+  `attention_Nhw` are the weights of an object's query over the whole picture: the less,
+  the darker (`images.highlight`). Of a padded picture, `size` is height and width
+  without; the rest is cut off. Boxes are in its pixels.
+  """
+  height, width = size or image_HWC.shape[:2]
+  whole_HWC = images.to_rgb(image_HWC)
+  ratio = _ratio(whole_HWC[:height, :width], _fitted(whole_HWC[:height, :width], side))
+
+  def cell(shown_HWC: np.ndarray, chosen: slice) -> np.ndarray:
+    return boxes.draw(
+      _fitted(shown_HWC[:height, :width], side),
+      boxes_N4[chosen] * ratio,
+      labels[chosen],
+      scores[chosen],
+    )
+
+  cells = [cell(whole_HWC, slice(None))]
+  for index, attention_hw in enumerate(attention_Nhw):
+    lit_HWC = images.highlight(whole_HWC, attention_hw)
+    cells.append(cell(lit_HWC, slice(index, index + 1)))
+  return images.tile(np.stack(cells), min(columns, len(cells)), background=PAPER)
+
+
+def panoptic_sheet(
+  image_HWC: np.ndarray,
+  sets: Sequence[tuple[np.ndarray, np.ndarray]],
+  names: Mapping[int, str] | None = None,
+  side: int = 480,
+) -> np.ndarray:
+  """The picture once for each map of segments over it (`panoptic`), RGB uint8."""
+  cell = _fitted(image_HWC, side)
+  cells = [panoptic(cell, *segments, names) for segments in sets]
+  return images.tile(np.stack(cells), len(cells), background=PAPER)
+
+
+def panoptic(
+  image_HWC: np.ndarray,
+  ids_hw: np.ndarray,
+  segments_S2: np.ndarray,
+  names: Mapping[int, str] | None = None,
+  strength: float = 0.6,
+) -> np.ndarray:
+  """Segments over a picture, named and with white borders, RGB uint8 (H, W, 3).
+
+  `ids_hw` are the segments' ids, of any size: each pixel takes the nearest one's.
+  `segments_S2` are id and label; where nothing of them is, the picture stays. Segments
+  have the colours of their labels (`boxes.color`), others of the same label paler ones.
+  """
+  picture_HWC = images.to_rgb(image_HWC)
+  height, width = picture_HWC.shape[:2]
+  rows = (np.arange(height) + 0.5) * (ids_hw.shape[0] / height)
+  columns = (np.arange(width) + 0.5) * (ids_hw.shape[1] / width)
+  ids_HW = ids_hw[rows.astype(int)][:, columns.astype(int)]
+  seen: Counter[int] = Counter()
+  tags = []
+  for number, label in segments_S2.tolist():
+    mask_HW = ids_HW == number
+    pale = 1 - 0.75 ** seen[label]
+    seen[label] += 1
+    color = tuple(round(c + pale * (255 - c)) for c in boxes.color(label))
+    mixed = (1 - strength) * picture_HWC[mask_HW] + strength * np.array(color)
+    picture_HWC[mask_HW] = np.rint(mixed).astype(np.uint8)
+    if mask_HW.mean() >= TAGGED:
+      tags.append((str((names or {}).get(label, label)), _inside(mask_HW), color))
+  picture_HWC[_borders(ids_HW)] = 255
+  for text, place, color in tags:
+    boxes.tag(picture_HWC, text, place, color)
+  return picture_HWC
+
+
+def stacked(sheets: Sequence[np.ndarray]) -> np.ndarray:
+  """Pictures of several sizes as one array (B, H, W, C), white where one has ended."""
+  height, width = np.max([sheet.shape[:2] for sheet in sheets], axis=0)
+  return np.stack(
+    [
+      np.pad(
+        sheet,
+        [(0, height - sheet.shape[0]), (0, width - sheet.shape[1]), (0, 0)],
+        constant_values=PAPER,
+      )
+      for sheet in sheets
+    ]
+  )
+
+
+def _fitted(image_HWC: np.ndarray, side: int) -> np.ndarray:
+  return images.fit(images.to_rgb(image_HWC), side)
+
+
+def _ratio(image_HWC: np.ndarray, cell: np.ndarray) -> np.ndarray:
+  """What boxes of a picture are multiplied with in a cell of another size."""
+  (height, width), (tall, wide) = image_HWC.shape[:2], cell.shape[:2]
+  return np.array([wide / width, tall / height] * 2)
+
+
+def _inside(mask_HW: np.ndarray) -> tuple[int, int, int]:
+  """Left, top, bottom of the point that is deepest in a segment."""
+  # The edges of the picture are borders, too.
+  padded = np.pad(mask_HW, 1).astype(np.uint8)
+  depth_HW = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+  row, column = divmod(int(depth_HW.argmax()), depth_HW.shape[1])
+  return column, row, row
+
+
+def _borders(ids_HW: np.ndarray) -> np.ndarray:
+  """Where the pixel below or to the right is of another segment."""
+  borders_HW = np.zeros(ids_HW.shape, bool)
+  borders_HW[:-1] |= ids_HW[:-1] != ids_HW[1:]
+  borders_HW[:, :-1] |= ids_HW[:, :-1] != ids_HW[:, 1:]
+  return borders_HW

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from big_vision_like.viz import boxes, detection
+
+
+def grey(height=20, width=30):
+  return np.full((height, width, 3), 128, np.uint8)
+
+
+def painted(picture, label):
+  """Where (H, W) a picture has the colour of a label."""
+  return (picture == boxes.color(label)).all(-1)
+
+
+def test_sets_of_boxes_lie_beside_each_other_on_an_enlarged_picture():
+  first = np.array([[2.0, 10.0, 12.0, 18.0]])
+  second = np.array([[15.0, 10.0, 25.0, 18.0]])
+  sheet = detection.boxes_sheet(grey(), [(first, [3]), (second, [4], [0.5])], side=310)
+  assert sheet.shape == (200, 2 * 300 + 2, 3) and sheet.dtype == np.uint8
+  left, right = sheet[:, :300], sheet[:, 302:]
+  assert np.flatnonzero(painted(left, 3)[150])[[0, -1]].tolist() == [20, 119]
+  assert np.flatnonzero(painted(right, 4)[150])[[0, -1]].tolist() == [150, 249]
+  assert not painted(left, 4).any() and not painted(right, 3).any()
+  alone = detection.boxes_sheet(grey(400, 600), [(np.zeros((0, 4)), [])], side=300)
+  np.testing.assert_array_equal(alone, grey(200, 300))
+
+
+def test_attention_shows_what_an_object_is_found_by():
+  image = grey(16, 24)
+  found = np.array([[0.0, 4.0, 6.0, 12.0], [9.0, 4.0, 15.0, 12.0]])
+  attention = np.zeros((2, 2, 3))
+  attention[0, :, 0] = attention[1, :, 1] = 0.5
+  # A third of the picture is padding.
+  sheet = detection.attention_sheet(
+    image, found, [0, 1], [0.9, 0.8], attention, size=(16, 16), columns=2, side=160
+  )
+  assert sheet.shape == (2 * 160 + 2, 2 * 160 + 2, 3)
+  everything, first, second = sheet[:160, :160], sheet[:160, 162:], sheet[162:, :160]
+  assert painted(everything, 0).any() and painted(everything, 1).any()
+  assert painted(first, 0).any() and not painted(first, 1).any()
+  assert painted(second, 1).any() and not painted(second, 0).any()
+  assert np.all(sheet[162:, 162:] == detection.PAPER)
+  # Bright where the weights are, dark elsewhere, in pixels without a box.
+  assert first[155, 5, 0] == 128 and first[155, 155, 0] == 0
+  assert second[155, 115, 0] > 100 and second[155, 5, 0] == 0
+
+
+def test_without_objects_there_is_the_picture():
+  sheet = detection.attention_sheet(
+    grey(), np.zeros((0, 4)), [], [], np.zeros((0, 2, 3)), side=30
+  )
+  np.testing.assert_array_equal(sheet, grey())
+
+
+def halves(height=20, width=30):
+  ids = np.zeros((height, width), np.int32)
+  ids[:, 10:20], ids[:, 20:] = 7, 9
+  return ids
+
+
+def test_segments_are_tinted_and_void_is_not():
+  picture = detection.panoptic(
+    grey(), halves(), np.array([[7, 3], [9, 4]]), strength=1.0
+  )
+  np.testing.assert_array_equal(picture[:, :9], 128)
+  assert (picture[-2:, [9, 19]] == 255).all()  # borders, below the tags
+  assert painted(picture[:, 10:], 3).any() and not painted(picture[:, :10], 3).any()
+  assert painted(picture[:, 20:], 4).any()
+  half = detection.panoptic(grey(), halves(), np.array([[7, 3]]), strength=0.5)
+  mean = np.rint((128 + np.array(boxes.color(3))) / 2)
+  assert (half == mean).all(-1)[:, 10:19].any()
+
+
+def test_segments_of_one_label_differ():
+  picture = detection.panoptic(
+    grey(), halves(), np.array([[7, 3], [9, 3]]), strength=1.0
+  )
+  assert painted(picture[:, 10:19], 3).any() and not painted(picture[:, 21:], 3).any()
+
+
+def test_a_map_of_another_size_is_stretched_and_tags_can_be_names():
+  large = grey(200, 300)
+  segments = np.array([[7, 3], [9, 4]])
+  picture = detection.panoptic(large, halves(), segments, strength=1.0)
+  assert painted(picture[:, 100:199], 3).mean() > 0.8
+  assert (picture[:, 99] == 255).all() and (picture[:, :99] == 128).all()
+  named = detection.panoptic(large, halves(), segments, names={3: 'sky'}, strength=1.0)
+  changed = (named != picture).any(-1)
+  assert changed[:, 100:].any() and not changed[:, :100].any()
+
+
+def test_sheets_of_segments():
+  sets = [(halves(), np.array([[7, 3]])), (halves(), np.zeros((0, 2), int))]
+  sheet = detection.panoptic_sheet(grey(), sets, side=60)
+  assert sheet.shape == (40, 122, 3)
+  picture = detection.panoptic(grey(40, 60), halves(), np.array([[7, 3]]))
+  np.testing.assert_array_equal(sheet[:, :60], picture)
+
+
+def test_pictures_of_several_sizes_become_one_array():
+  got = detection.stacked([grey(4, 9), grey(6, 5)])
+  assert got.shape == (2, 6, 9, 3)
+  np.testing.assert_array_equal(got[0, :4], grey(4, 9))
+  assert (got[0, 4:] == 255).all() and (got[1, :, 5:] == 255).all()
+
+
+def test_boxes_without_labels_are_an_error():
+  with pytest.raises(ValueError, match='2 boxes, 1 labels'):
+    detection.boxes_sheet(grey(), [(np.zeros((2, 4)), ['a'])])
