@@ -1,6 +1,8 @@
 """Boxes as numbers: float (..., 4), of NumPy or JAX, in and out.
 
-xyxy is left, top, right, bottom; cxcywh is centre, width, height.
+xyxy is left, top, right, bottom; cxcywh is centre, width, height. Functions of two take
+xyxy boxes of the same number of axes, which broadcast: (..., 4) and (..., 4) to (...).
+Those named `pairwise` give all pairs: (..., N, 4) and (..., M, 4) to (..., N, M).
 """
 
 from typing import Any
@@ -35,3 +37,50 @@ def clip(boxes: Array, height: Any, width: Any) -> Array:
   limits = xp.asarray([width, height, width, height], dtype=boxes.dtype)
   limits = xp.broadcast_to(limits, boxes.shape)
   return xp.clip(boxes, xp.zeros_like(limits), limits)
+
+
+def intersection(a: Array, b: Array) -> Array:
+  """The area that both boxes cover."""
+  xp = a.__array_namespace__()
+  low = xp.maximum(a[..., :2], b[..., :2])
+  high = xp.minimum(a[..., 2:], b[..., 2:])
+  return area(xp.concat([low, high], axis=-1))
+
+
+def union(a: Array, b: Array) -> Array:
+  """The area that either box covers."""
+  return area(a) + area(b) - intersection(a, b)
+
+
+def iou(a: Array, b: Array) -> Array:
+  """Intersection over union, in [0, 1]; 0 where neither box has an area."""
+  return _ratio(intersection(a, b), union(a, b))
+
+
+def generalized_iou(a: Array, b: Array) -> Array:
+  """IoU less the share of their common hull that neither covers (arXiv:1902.09630).
+
+  In (-1, 1]; gradients are finite where boxes have no area, too.
+  """
+  xp = a.__array_namespace__()
+  low = xp.minimum(a[..., :2], b[..., :2])
+  high = xp.maximum(a[..., 2:], b[..., 2:])
+  hull = area(xp.concat([low, high], axis=-1))
+  covered = union(a, b)
+  return _ratio(intersection(a, b), covered) - _ratio(hull - covered, hull)
+
+
+def pairwise_iou(a: Array, b: Array) -> Array:
+  """`iou` of all pairs."""
+  return iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def pairwise_generalized_iou(a: Array, b: Array) -> Array:
+  """`generalized_iou` of all pairs."""
+  return generalized_iou(a[..., :, None, :], b[..., None, :, :])
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+  """0 where `whole` is; NaN stays NaN."""
+  xp = part.__array_namespace__()
+  return part / xp.where(whole == 0, xp.ones_like(whole), whole)

@@ -1,4 +1,7 @@
-"""Losses as pure functions, in float32.  Axes: B batch, C classes, T tokens."""
+"""Losses as pure functions, in float32.
+
+Axes: B batch, C classes, T tokens, P pixels.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,34 @@ def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Arr
     logits_BC.astype(jnp.float32), target_BC
   )
   return losses_BC.sum(axis=-1)
+
+
+def sigmoid_focal(
+  logits_BP: jax.Array, target_BP: jax.Array, alpha: float = 0.25, gamma: float = 2.0
+) -> jax.Array:
+  """Binary cross-entropy that counts easy pixels less (arXiv:1708.02002): (B, P).
+
+  alpha_t (1 - p_t)^gamma (-log p_t), p_t being the probability of the target (0 or 1)
+  and alpha_t `alpha` for those that are 1, else 1 - alpha.
+  """
+  logits_BP, target_BP = (x.astype(jnp.float32) for x in (logits_BP, target_BP))
+  sign_BP = 1.0 - 2.0 * target_BP
+  # Of the wrong answer: of 1 - sigmoid little would be left by rounding.
+  wrong_BP = jax.nn.sigmoid(sign_BP * logits_BP)
+  alpha_BP = (1.0 - alpha) + (2.0 * alpha - 1.0) * target_BP
+  return alpha_BP * wrong_BP**gamma * jax.nn.softplus(sign_BP * logits_BP)
+
+
+def dice(logits_BP: jax.Array, target_BP: jax.Array) -> jax.Array:
+  """1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), p = sigmoid(logits): (B,).
+
+  Of arXiv:1606.04797 with one added, as for the masks of arXiv:2005.12872.
+  """
+  p_BP = jax.nn.sigmoid(logits_BP.astype(jnp.float32))
+  target_BP = target_BP.astype(jnp.float32)
+  both_B = (p_BP * target_BP).sum(axis=-1)
+  either_B = p_BP.sum(axis=-1) + target_BP.sum(axis=-1)
+  return 1.0 - (2.0 * both_B + 1.0) / (either_B + 1.0)
 
 
 SMOOTHINGS = ('t2t', 'torch', 'annotated')

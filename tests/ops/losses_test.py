@@ -103,3 +103,50 @@ def test_smoothed_cross_entropy_is_the_definition(form, smoothing):
 def test_unknown_smoothing_is_told():
   with pytest.raises(ValueError, match="form 'kl' is not one of t2t, torch, annotated"):
     losses.smoothed_cross_entropy(jnp.ones((1, 1, 3)), jnp.ones((1, 1), int), 0.1, 'kl')
+
+
+def masks(dtype=np.float32):
+  rng = np.random.default_rng(1)
+  return rng.normal(size=(3, 50)).astype(np.float32) * 4, rng.integers(
+    0, 2, (3, 50)
+  ).astype(dtype)
+
+
+@pytest.mark.parametrize('alpha, gamma', [(0.25, 2.0), (0.6, 1.5), (0.5, 0.0)])
+def test_focal_loss_is_that_of_optax(alpha, gamma):
+  logits, target = masks()
+  got = losses.sigmoid_focal(logits, target, alpha, gamma)
+  want = optax.sigmoid_focal_loss(logits, target, alpha=alpha, gamma=gamma)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-9)
+  if gamma == 0:  # half of what it focuses
+    plain = optax.sigmoid_binary_cross_entropy(logits, target)
+    np.testing.assert_allclose(got, plain / 2, rtol=1e-5)
+
+
+def test_dice_by_hand():
+  logits, target = masks()
+  p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+  want = 1 - (2 * (p * target).sum(1) + 1) / (p.sum(1) + target.sum(1) + 1)
+  np.testing.assert_allclose(losses.dice(logits, target), want, rtol=1e-5)
+  perfect = losses.dice(np.where(target, 50.0, -50.0), target)
+  np.testing.assert_allclose(perfect, np.zeros(3), atol=1e-6)
+
+
+MASK_LOSSES = [losses.sigmoid_focal, losses.dice]
+
+
+@pytest.mark.parametrize('loss', MASK_LOSSES)
+@pytest.mark.parametrize('dtype', [bool, np.uint8])
+def test_masks_may_be_bool_or_bytes_and_logits_halves(loss, dtype):
+  logits, target = masks(dtype)
+  half = jnp.asarray(logits, jnp.bfloat16)
+  got = loss(half, target)
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(got, loss(np.float32(half), np.float32(target)))
+
+
+@pytest.mark.parametrize('loss', MASK_LOSSES)
+def test_mask_losses_of_large_logits_stay_finite(loss):
+  logits, target = jnp.array([[1e4, -1e4, 0.0, 60.0]]), jnp.array([[0, 1, 1, 1]])
+  value, grad = jax.value_and_grad(lambda x: loss(x, target).sum())(logits)
+  assert np.isfinite(value) and np.isfinite(grad).all() and value > 0

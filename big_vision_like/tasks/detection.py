@@ -1,0 +1,412 @@
+"""Images to boxes of objects, and to their masks.
+
+Axes: B batch, H W image, h w masks as the model gives them, L layers of the decoder, Q
+queries, C classes and, last, no object, K rows of targets, N all masks, P pixels.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import boxes, images, losses, matching, resampling
+from big_vision_like.tasks import task
+from big_vision_like.tasks.task import Arrays, State
+
+COSTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0}
+WEIGHTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0, 'focal': 1.0, 'dice': 1.0}
+# By how many pixels rounding may put a box outside of its image.
+OUTSIDE = 0.5
+
+
+class Objects(NamedTuple):
+  """What is to be found: cxcywh in [0, 1] of the valid image, and classes.
+
+  Rows where `valid_BK` is False are padding.
+  """
+
+  boxes_BK4: jax.Array
+  label_BK: jax.Array
+  valid_BK: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detection(task.GradientTask):
+  """Detection as set prediction (arXiv:2005.12872), with masks if the model gives them.
+
+  Batches hold `image` (B, H, W, C), uint8 or normalised, which is valid in the first
+  `size` (B, 2) rows and columns (all, without), `boxes` (B, K, 4), xyxy in its pixels,
+  `box_labels` and `box_mask` (B, K), False for padding, and for models with masks
+  `masks` (B, K, H, W).
+
+  Each object is matched to the query that costs least, for each layer of the decoder on
+  its own; `costs` and `weights` are those factors that differ from the paper's `COSTS`
+  and `WEIGHTS`, by name. Queries without an object learn, with `no_object_weight`, that
+  there is none. The cross-entropy is one weighted mean over the whole batch, boxes and
+  masks are summed over its number of objects; all are the same however many devices or
+  parts (`accumulate`) share it. With `auxiliary`, earlier layers count like the last;
+  masks are of the last alone.
+
+  `mean` and `std` are ImageNet's by default; what is not valid is zero afterwards.
+  """
+
+  costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  no_object_weight: float = 0.1
+  auxiliary: bool = True
+  mean: float | Sequence[float] = (0.485, 0.456, 0.406)
+  std: float | Sequence[float] = (0.229, 0.224, 0.225)
+
+  def __post_init__(self) -> None:
+    for field, known in ('costs', COSTS), ('weights', WEIGHTS):
+      for name in getattr(self, field).keys() - known.keys():
+        raise UserError(f'{field}: {name!r} is not one of {", ".join(known)}')
+    if self.no_object_weight <= 0:
+      raise UserError(f'no_object_weight={self.no_object_weight} is not positive')
+
+  def check(self, batch: dict) -> None:
+    check_shapes(batch, self.model.num_queries)
+    check_objects(batch, self.model.num_classes)
+
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    image_BHWC = images.normalize(batch['image'], self.mean, self.std)
+    _, height, width, _ = image_BHWC.shape
+    size_B2 = valid_size(batch)
+    below_BH1 = jnp.arange(height)[None, :, None] < size_B2[:, :1, None]
+    left_B1W = jnp.arange(width)[None, None] < size_B2[:, 1:, None]
+    valid_BHW1 = (below_BH1 & left_B1W)[..., None]
+    return jnp.where(valid_BHW1, image_BHWC, 0.0), size_B2
+
+  def train_step(
+    self, state: State, batch: Arrays, key: jax.Array
+  ) -> tuple[State, Arrays]:
+    # Parts of a batch are divided by what the whole has.
+    count_B = batch['box_mask'].sum(axis=1, dtype=jnp.float32)
+    mean_count_B = jnp.full_like(count_B, count_B.mean())
+    return super().train_step(state, batch | {'mean_count': mean_count_B}, key)
+
+  def loss(
+    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    outputs, mutable = self.model.apply(
+      {'params': params, **mutable},
+      *self.model_inputs(batch),
+      train=True,
+      rngs={'dropout': key},
+      mutable=list(mutable),
+    )
+    objects = objects_of(batch)
+    if 'mean_count' in batch:
+      num_objects = batch['mean_count'].sum()
+    else:
+      num_objects = objects.valid_BK.sum(dtype=jnp.float32)
+    logits_LBQC, boxes_LBQ4 = outputs['layer_logits'], outputs['layer_boxes']
+    if not self.auxiliary:
+      logits_LBQC, boxes_LBQ4 = logits_LBQC[-1:], boxes_LBQ4[-1:]
+    found, query_LBK = set_losses(
+      logits_LBQC,
+      boxes_LBQ4,
+      objects,
+      num_objects,
+      COSTS | self.costs,
+      self.no_object_weight,
+    )
+    if 'mask_logits' in outputs:
+      if 'masks' not in batch:
+        raise UserError(
+          'the model predicts masks, but batches have no `masks`: they have'
+          f' {", ".join(batch)}; give task.model no masks, or the data some.'
+        )
+      of_masks = mask_losses(
+        outputs['mask_logits'], batch['masks'], objects, query_LBK[-1], num_objects
+      )
+      found |= {name: loss[None] for name, loss in of_masks.items()}
+    weights = WEIGHTS | self.weights
+    last = sum(weights[name] * loss_L[-1] for name, loss_L in found.items())
+    earlier = sum(weights[name] * loss_L[:-1].sum() for name, loss_L in found.items())
+    scalars = {f'loss_{name}': loss_L[-1] for name, loss_L in found.items()}
+    scalars['loss_auxiliary'] = earlier
+    scalars |= errors(outputs['logits'], objects, query_LBK[-1])
+    return last + earlier, (mutable, scalars)
+
+  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """What the model gives, with layers (L) after the batch, and what was found.
+
+    For every query the best class that is one, `labels` (B, Q) int32, its probability
+    `scores` (B, Q), and `boxes_xyxy` (B, Q, 4), not clipped, in pixels of the image of
+    `original_size` (B, 2: height, width), or of `size` where batches lack that.
+    """
+    del key  # nothing is random in evaluation
+    params = state.params if state.ema is None else state.ema
+    outputs = self.model.apply(
+      {'params': params, **state.mutable}, *self.model_inputs(batch), train=False
+    )
+    for name in ('layer_logits', 'layer_boxes'):
+      outputs[name] = jnp.moveaxis(outputs[name], 0, 1)
+    probability_BQC = jax.nn.softmax(outputs['logits'].astype(jnp.float32))[..., :-1]
+    if 'original_size' in batch:
+      scale_B14 = corner_scale(batch['original_size'])
+    else:
+      scale_B14 = corner_scale(valid_size(batch))
+    corners_BQ4 = boxes.cxcywh_to_xyxy(outputs['boxes'].astype(jnp.float32))
+    return outputs | {
+      'scores': probability_BQC.max(axis=-1),
+      'labels': probability_BQC.argmax(axis=-1).astype(jnp.int32),
+      'boxes_xyxy': corners_BQ4 * scale_B14,
+    }
+
+
+def check_shapes(batch: dict, num_queries: int) -> None:
+  """Raises unless shapes agree and each row of targets can have a query."""
+  shape = list(batch['boxes'].shape)
+  if len(shape) != 3 or shape[2] != 4:
+    raise UserError(
+      f'`boxes` is {shape}: it must be (batch, rows, 4), left, top, right, bottom.'
+    )
+  wanted = {name: shape[:2] for name in ('box_labels', 'box_mask')}
+  if 'masks' in batch:
+    wanted['masks'] = shape[:2] + list(batch['image'].shape[1:3])
+  for name, want in wanted.items():
+    if list(batch[name].shape) != want:
+      raise UserError(
+        f'`{name}` is {list(batch[name].shape)}, but with `boxes` {shape} it must be'
+        f' {want}.'
+      )
+  if shape[1] > num_queries:
+    most = int(np.asarray(batch['box_mask'], bool).sum(axis=1).max(initial=0))
+    raise UserError(
+      f'`boxes` is {shape}: {shape[1]} rows an image, up to {most} of them objects, but'
+      f' the model has {num_queries} queries; set task.model.num_queries to'
+      f' {shape[1]} or more, or the rows of the data to {num_queries} or fewer.'
+    )
+
+
+def check_objects(batch: dict, classes: int) -> None:
+  """Raises for the first object, less padding, that cannot be learnt from."""
+  boxes_BK4, label_BK = batch['boxes'], batch['box_labels']
+  low_BK2, high_BK2 = boxes_BK4[..., :2], boxes_BK4[..., 2:]
+  size_B2 = valid_size(batch)
+  outside_BK2 = (low_BK2 < -OUTSIDE) | (high_BK2 > size_B2[:, None, ::-1] + OUTSIDE)
+  wrongs = [
+    (
+      (label_BK < 0) | (label_BK >= classes),
+      'has label {label}, which is out of range: the model has {classes} classes (0 to'
+      ' {last}); set task.model.num_classes to what the data has.',
+    ),
+    (
+      ~np.isfinite(boxes_BK4).all(axis=-1),
+      'has box {box}, which is not finite; leave it out of the data.',
+    ),
+    (
+      (high_BK2 <= low_BK2).any(axis=-1),
+      'has box {box}, which has no area: boxes are left, top, right, bottom; leave'
+      ' those without area out of the data.',
+    ),
+    (
+      outside_BK2.any(axis=-1),
+      'has box {box}, which leaves its image of {height} x {width} (height x width):'
+      ' cut boxes to the image, and leave out those outside.',
+    ),
+  ]
+  for wrong_BK, message in wrongs:
+    for i, k in np.argwhere(wrong_BK & np.asarray(batch['box_mask'], bool)):
+      name = next((name for name in ('id', 'image_id') if name in batch), None)
+      which = f'row {i}' if name is None else f'the example with id {batch[name][i]}'
+      details = message.format(
+        label=label_BK[i, k],
+        classes=classes,
+        last=classes - 1,
+        box=[round(float(x), 2) for x in boxes_BK4[i, k]],
+        height=size_B2[i, 0],
+        width=size_B2[i, 1],
+      )
+      raise UserError(f'object {k} of {which} {details}')
+
+
+def valid_size(batch: Mapping[str, Any]) -> Any:
+  """Height and width of what is valid of the images: int32 (B, 2)."""
+  if 'size' in batch:
+    return batch['size']
+  num_images, height, width, _ = batch['image'].shape
+  return np.tile(np.int32([[height, width]]), (num_images, 1))
+
+
+def corner_scale(size_B2: jax.Array) -> jax.Array:
+  """Width, height, width, height: float32 (B, 1, 4)."""
+  size_B2 = jnp.asarray(size_B2, jnp.float32)
+  return jnp.tile(size_B2[:, ::-1], (1, 2))[:, None]
+
+
+def objects_of(batch: Arrays) -> Objects:
+  """The objects of a batch, relative to the valid images."""
+  valid_BK = batch['box_mask'].astype(bool)
+  corners_BK4 = batch['boxes'] / corner_scale(valid_size(batch))
+  # Nothing that padding may hold is to reach costs, or gradients as 0 * NaN.
+  whole_114 = jnp.array([[[0.0, 0.0, 1.0, 1.0]]])
+  corners_BK4 = jnp.where(valid_BK[..., None], corners_BK4, whole_114)
+  label_BK = jnp.where(valid_BK, batch['box_labels'], 0)
+  return Objects(boxes.xyxy_to_cxcywh(corners_BK4), label_BK, valid_BK)
+
+
+def pair_costs(
+  logits_BQC: jax.Array,
+  boxes_BQ4: jax.Array,
+  objects: Objects,
+  costs: Mapping[str, float],
+) -> jax.Array:
+  """What it costs each object to have each query, float32: (B, K, Q).
+
+  -class p(its class) + l1 |difference of boxes| - giou gIoU(boxes), with `costs`.
+  """
+  probability_BCQ = jax.nn.softmax(logits_BQC.astype(jnp.float32)).swapaxes(1, 2)
+  p_BKQ = jnp.take_along_axis(probability_BCQ, objects.label_BK[..., None], axis=1)
+  true_BK14 = objects.boxes_BK4[:, :, None]
+  found_B1Q4 = boxes_BQ4[:, None].astype(jnp.float32)
+  l1_BKQ = jnp.abs(true_BK14 - found_B1Q4).sum(axis=-1)
+  giou_BKQ = boxes.generalized_iou(
+    boxes.cxcywh_to_xyxy(true_BK14), boxes.cxcywh_to_xyxy(found_B1Q4)
+  )
+  return costs['l1'] * l1_BKQ - costs['class'] * p_BKQ - costs['giou'] * giou_BKQ
+
+
+def match_layers(
+  logits_LBQC: jax.Array,
+  boxes_LBQ4: jax.Array,
+  objects: Objects,
+  costs: Mapping[str, float],
+) -> jax.Array:
+  """The query of each object, for each layer on its own: int32 (L, B, K), -1 for none.
+
+  No gradient passes.
+  """
+
+  def costs_of(logits_BQC: jax.Array, boxes_BQ4: jax.Array) -> jax.Array:
+    return pair_costs(logits_BQC, boxes_BQ4, objects, costs)
+
+  logits_LBQC, boxes_LBQ4 = jax.lax.stop_gradient((logits_LBQC, boxes_LBQ4))
+  cost_BLKQ = jax.vmap(costs_of, out_axes=1)(logits_LBQC, boxes_LBQ4)
+  batch, layers, rows, queries = cost_BLKQ.shape
+  # One search for all; images first, so that they stay on their devices.
+  query_NK = matching.match(
+    cost_BLKQ.reshape(batch * layers, rows, queries),
+    jnp.repeat(objects.valid_BK, layers, axis=0),
+  )
+  return query_NK.reshape(batch, layers, rows).swapaxes(0, 1)
+
+
+def set_losses(
+  logits_LBQC: jax.Array,
+  boxes_LBQ4: jax.Array,
+  objects: Objects,
+  num_objects: jax.Array,
+  costs: Mapping[str, float],
+  no_object_weight: float,
+) -> tuple[Arrays, jax.Array]:
+  """`box_losses` of each layer, (L,) each, and the `match_layers` that they are of."""
+  query_LBK = match_layers(logits_LBQC, boxes_LBQ4, objects, costs)
+
+  def losses_of(
+    logits_BQC: jax.Array, boxes_BQ4: jax.Array, query_BK: jax.Array
+  ) -> Arrays:
+    return box_losses(
+      logits_BQC, boxes_BQ4, objects, query_BK, num_objects, no_object_weight
+    )
+
+  return jax.vmap(losses_of)(logits_LBQC, boxes_LBQ4, query_LBK), query_LBK
+
+
+def box_losses(
+  logits_BQC: jax.Array,
+  boxes_BQ4: jax.Array,
+  objects: Objects,
+  query_BK: jax.Array,
+  num_objects: jax.Array,
+  no_object_weight: float,
+) -> Arrays:
+  """`class`, `l1` and `giou` of one layer, float32 scalars.
+
+  `num_objects` is how many the batch has; where it is a part of one, its share of the
+  whole's.
+  """
+  logits_BQC, boxes_BQ4 = (x.astype(jnp.float32) for x in (logits_BQC, boxes_BQ4))
+  _, queries, classes = logits_BQC.shape
+  pairs_BKQ = query_BK[..., None] == jnp.arange(queries)[None, None]
+  matched_BQ = pairs_BKQ.any(axis=1)
+  label_BQ = (pairs_BKQ * objects.label_BK[..., None]).sum(axis=1)
+  label_BQ = jnp.where(matched_BQ, label_BQ, classes - 1)
+  loss_BQ = optax.softmax_cross_entropy_with_integer_labels(logits_BQC, label_BQ)
+  loss_BQ *= jnp.where(matched_BQ, 1.0, no_object_weight)
+  total = num_objects + no_object_weight * (matched_BQ.size - num_objects)
+  found_BK4 = jnp.take_along_axis(
+    boxes_BQ4, jnp.maximum(query_BK, 0)[..., None], axis=1
+  )
+  giou_BK = boxes.generalized_iou(
+    boxes.cxcywh_to_xyxy(found_BK4), boxes.cxcywh_to_xyxy(objects.boxes_BK4)
+  )
+  l1_BK = jnp.abs(found_BK4 - objects.boxes_BK4).sum(axis=-1)
+  return {
+    'class': loss_BQ.sum() / total,
+    'l1': mean_of_objects(l1_BK, objects, num_objects),
+    'giou': mean_of_objects(1.0 - giou_BK, objects, num_objects),
+  }
+
+
+def mask_losses(
+  mask_logits_BQhw: jax.Array,
+  masks_BKHW: jax.Array,
+  objects: Objects,
+  query_BK: jax.Array,
+  num_objects: jax.Array,
+) -> Arrays:
+  """`focal` (mean over pixels) and `dice` of matched masks, float32 scalars.
+
+  Masks are made as large as the images, padding included, which is in the mean.
+  """
+  matched_BK11 = jnp.maximum(query_BK, 0)[..., None, None]
+  logits_BKhw = jnp.take_along_axis(mask_logits_BQhw, matched_BK11, axis=1)
+  batch, rows, height, width = masks_BKHW.shape
+  small_Nhw1 = logits_BKhw.reshape(batch * rows, *logits_BKhw.shape[2:], 1)
+  logits_NHW1 = resampling.resize(
+    small_Nhw1.astype(jnp.float32), (height, width), 'bilinear'
+  )
+  logits_NP = logits_NHW1.reshape(batch * rows, height * width)
+  target_NP = masks_BKHW.reshape(logits_NP.shape)
+  found = {
+    'focal': losses.sigmoid_focal(logits_NP, target_NP).mean(axis=-1),
+    'dice': losses.dice(logits_NP, target_NP),
+  }
+  return {
+    name: mean_of_objects(loss_N.reshape(batch, rows), objects, num_objects)
+    for name, loss_N in found.items()
+  }
+
+
+def mean_of_objects(
+  loss_BK: jax.Array, objects: Objects, num_objects: jax.Array
+) -> jax.Array:
+  """The sum over valid rows by the number of objects; 0 if there are none."""
+  total = jnp.where(objects.valid_BK, loss_BK, 0.0).sum()
+  return total / jnp.where(num_objects > 0, num_objects, 1.0)
+
+
+def errors(logits_BQC: jax.Array, objects: Objects, query_BK: jax.Array) -> Arrays:
+  """Of the classes, and of the number of objects; no loss.
+
+  `class_error`: how many of 100 matched queries would rather be something else, no
+  object included; 100 if there are no objects. `cardinality_error`: by how many the
+  queries that are best called an object differ from the objects, mean over images.
+  """
+  best_BQ = logits_BQC.argmax(axis=-1)
+  best_BK = jnp.take_along_axis(best_BQ, jnp.maximum(query_BK, 0), axis=1)
+  hits = ((best_BK == objects.label_BK) & objects.valid_BK).sum(dtype=jnp.float32)
+  count_B = objects.valid_BK.sum(axis=1)
+  found_B = (best_BQ != logits_BQC.shape[-1] - 1).sum(axis=1)
+  return {
+    'class_error': 100.0 - 100.0 * hits / jnp.maximum(count_B.sum(), 1),
+    'cardinality_error': jnp.abs(found_B - count_B).mean(dtype=jnp.float32),
+  }
