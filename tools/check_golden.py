@@ -24,6 +24,7 @@ from typing import Any
 import golden_bit
 import golden_coco
 import golden_detection
+import golden_detr
 import golden_input
 import golden_optim
 import golden_slots
@@ -110,6 +111,16 @@ FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
     {'queries', 'num_targets', 'pos_cases'},
     'detr HungarianMatcher, SetCriterion and positions',
     golden_detection.matching_and_losses,
+  ),
+  (
+    {'dc5', 'pre_norm', 'stem_channels'},
+    'facebookresearch/detr DETR and SetCriterion',
+    golden_detr.whole,
+  ),
+  (
+    {'fpn_dims', 'target_hw'},
+    'facebookresearch/detr MHAttentionMap and MaskHeadSmallConv',
+    golden_detr.mask_head,
   ),
 ]
 

@@ -232,7 +232,9 @@ class Stack(nn.Module):
   instead of named `block_0`, ...; `remat` ('none', 'dots', 'full') says what is
   recomputed in the backward pass. `drop_path` grows linearly from 0 to its value.
   `block_args` are more arguments of `Block`; `each` are fields of `context` of which
-  every block has its own, with a leading axis L.
+  every block has its own, with a leading axis L. `every` gives the output of each
+  block, (L, B, N, D), all through the one final norm, which the next block does not see
+  (arXiv:2005.12872).
   """
 
   depth: int
@@ -247,6 +249,7 @@ class Stack(nn.Module):
   final_norm: bool = True
   epsilon: float = LAYER_NORM_EPSILON
   block_args: Mapping[str, Any] = flax.core.FrozenDict()
+  every: bool = False
 
   @nn.compact
   def __call__(
@@ -283,17 +286,26 @@ class Stack(nn.Module):
     rates_L = jnp.linspace(0.0, self.drop_path, self.depth)
     if self.scan:
       blocks = block_class(**block, name='blocks')
-      x_BND, _ = nn.scan(
-        lambda block, x_BND, rate, own, context: (
-          block(x_BND, rate, train, cache_length, context.replace(**own)),
-          None,
-        ),
+
+      def body(
+        block: nn.Module,
+        x_BND: jax.Array,
+        rate: jax.Array,
+        own: Mapping[str, jax.Array],
+        context: Context,
+      ) -> tuple[jax.Array, jax.Array | None]:
+        x_BND = block(x_BND, rate, train, cache_length, context.replace(**own))
+        return x_BND, x_BND if self.every else None
+
+      x_BND, outputs = nn.scan(
+        body,
         variable_axes={'params': 0, 'intermediates': 0, 'cache': 0},
         split_rngs={'params': True, 'dropout': True},
         in_axes=(0, 0, nn.broadcast),
         length=self.depth,
       )(blocks, x_BND, rates_L, dict(each), context)
     else:
+      outputs = []
       for i in range(self.depth):
         x_BND = block_class(**block, name=f'block_{i}')(
           x_BND,
@@ -302,6 +314,9 @@ class Stack(nn.Module):
           cache_length,
           context.replace(**{name: array[i] for name, array in each.items()}),
         )
+        outputs.append(x_BND)
+      outputs = jnp.stack(outputs) if self.every else None
+    result = outputs if self.every else x_BND
     if not self.final_norm:
-      return x_BND
-    return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_BND)
+      return result
+    return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(result)

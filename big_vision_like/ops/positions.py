@@ -76,6 +76,23 @@ def grid2d(rows_hE: jax.Array, columns_wE: jax.Array) -> jax.Array:
   return grid_hwD.reshape(1, height * width, 2 * size)
 
 
+def masked_sine2d(valid_Bhw: jax.Array, dim: int) -> jax.Array:
+  """Sinusoids of where a cell lies among the valid ones: (B, h, w, dim), float32.
+
+  Valid cells (bool) are counted from 1 in each column and each row; the last count
+  becomes 2 pi. Channels are those of y, then of x (arXiv:2005.12872, its published
+  code).
+  """
+  if dim % 4:
+    raise UserError(f'masked_sine2d needs a width divisible by 4, got {dim}')
+  parts = []
+  for axis in (1, 2):
+    count_Bhw = jnp.cumsum(valid_Bhw, axis=axis, dtype=jnp.float32)
+    largest = jax.lax.slice_in_dim(count_Bhw, -1, None, axis=axis)
+    parts.append(sinusoid(count_Bhw / (largest + 1e-6) * (2 * math.pi), dim // 2))
+  return jnp.concatenate(parts, axis=-1)
+
+
 def relative_index(height: int, width: int) -> np.ndarray:
   """Which entry of a table of relative positions a pair of a grid has, (N, N) int.
 

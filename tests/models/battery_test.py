@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from big_vision_like import mesh as meshes
-from big_vision_like.models import bit, slot_attention, transformer, vit
+from big_vision_like.models import bit, detr, resnet, slot_attention, transformer, vit
 from big_vision_like.ops import sharding
 from big_vision_like.weights import tree as trees
 
@@ -57,6 +57,32 @@ MODELS = {
     bit.BiT(num_classes=1000, **bit.variant('R50x1')),
     ((4, 224, 224, 3),),
   ),
+  'resnet': (
+    resnet.ResNet(depths=(1, 1), num_classes=5, root=6, channels=(4, 6)),
+    ((4, 16, 32, 3),),
+  ),
+  # Queries at the input: else all start alike, and the first layer compares zeros.
+  'detr': (
+    detr.DETR(
+      num_classes=5,
+      backbone=resnet.ResNet(depths=(1, 1), root=4, channels=(4, 6), norm='frozen'),
+      num_queries=7,
+      width=24,
+      encoder_depth=2,
+      decoder_depth=2,
+      num_heads=3,
+      mlp_dim=40,
+      positions_at=('attention', 'attention', 'input'),
+    ),
+    ((4, 16, 32, 3),),
+  ),
+  'detr_r50': (
+    detr.DETR(
+      num_classes=91,
+      backbone=resnet.ResNet(**resnet.variant('R50'), norm='frozen', frozen_stages=1),
+    ),
+    ((1, 64, 64, 3),),
+  ),
   'vit_b16': (vit.ViT(num_classes=1000, **vit.variant('B/16')), ((4, 224, 224, 3),)),
   'transformer': (transformer.Transformer(**WORDS), TEXT),
   'transformer_t2t': (
@@ -94,6 +120,7 @@ MODELS = {
 RUNNABLE = [
   *('vit_token', 'vit_gap_sincos2d', 'vit_map', 'vit_no_position'),
   *('vit_relative', 'vit_hybrid', 'bit', 'transformer', 'slot_attention', 'slot_set'),
+  *('resnet', 'detr'),
 ]
 # What a loss would be of: the first of these that a model gives.
 RESULTS = ('logits', 'reconstruction', 'predictions')
@@ -157,8 +184,9 @@ def test_gradient_reaches_every_parameter(case):
   model, variables, inputs = case
 
   def loss(params):
-    logits = result(applied(model, variables | {'params': params}, inputs))
-    return (logits * jnp.arange(logits.size).reshape(logits.shape)).sum()
+    outputs = applied(model, variables | {'params': params}, inputs)
+    found = [outputs[name] for name in (*RESULTS, 'boxes') if name in outputs]
+    return sum((x * jnp.arange(x.size).reshape(x.shape)).sum() for x in found)
 
   grads = trees.flatten(jax.jit(jax.grad(loss))(variables['params']))
   largest = max(np.abs(g).max() for g in grads.values())
@@ -176,6 +204,8 @@ def test_examples_do_not_see_each_other(case):
   changed = [x.at[1].set(x[1, ::-1]) for x in inputs]
   one, other = apply(inputs), apply(changed)
   for name in one:
+    if name.startswith('layer_'):  # whose first axis is another one
+      continue
     np.testing.assert_allclose(one[name][0], other[name][0], atol=1e-6, err_msg=name)
     assert np.abs(one[name][1] - other[name][1]).max() > 1e-3, name
 
@@ -230,7 +260,7 @@ def unrolled(case):
 def test_scanned_is_unrolled(case, unrolled, remat):
   model, variables, inputs = case
   loss, grads = unrolled
-  stacked = {'params': trees.stack_blocks(variables['params'])}
+  stacked = variables | {'params': trees.stack_blocks(variables['params'])}
   loss_scanned, grads_scanned = loss_and_grads(
     model.clone(scan=True, remat=remat), stacked, inputs
   )

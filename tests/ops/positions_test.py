@@ -160,6 +160,25 @@ def test_a_grid_of_rows_and_columns():
       np.testing.assert_array_equal(grid[y, x], np.r_[columns[x], rows[y]])
 
 
+def test_masked_sines_count_the_valid_cells():
+  valid_Bhw = np.zeros((2, 4, 5), bool)
+  valid_Bhw[0, :3, :2] = True
+  valid_Bhw[1] = True
+  got_BhwD = positions.masked_sine2d(jnp.asarray(valid_Bhw), 8)
+  assert got_BhwD.shape == (2, 4, 5, 8)
+  for (height, width), grid_hwD in zip([(3, 2), (4, 5)], got_BhwD, strict=True):
+    for i, j in np.ndindex(height, width):
+      y, x = ((n + 1) / size * 2 * np.pi for n, size in ((i, height), (j, width)))
+      want = [
+        f(z / 10_000**e) for z in (y, x) for e in (0, 0.5) for f in (np.sin, np.cos)
+      ]
+      np.testing.assert_allclose(grid_hwD[i, j], want, atol=1e-5)
+  with pytest.raises(
+    ValueError, match='masked_sine2d needs a width divisible by 4, got 6'
+  ):
+    positions.masked_sine2d(jnp.asarray(valid_Bhw), 6)
+
+
 def test_relative_positions_depend_on_the_difference_alone():
   height, width = 3, 4
   index = positions.relative_index(height, width)

@@ -1,0 +1,346 @@
+"""DETR, arXiv:2005.12872: detection as the prediction of a set, panoptic segmentation.
+
+A convolutional backbone, a Transformer encoder of its last map, and a decoder that
+turns learned queries into as many objects, each a class or none, and a box.
+
+Axes: B batch, H W image, h w the backbone's last map, N = h * w, Q queries, D width, L
+layers of the decoder, C classes (with none), S heads, K size of a head, I F features
+of a map; u v a larger map, b = B * Q.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.layers import attention, transformer
+from big_vision_like.ops import masks, positions
+
+EPSILON = 1e-5
+# Learned positions are those of so many rows and columns.
+MAX_CELLS = 50
+PLACES = ('attention', 'input', 'none')
+
+# As matrices of PyTorch start.
+_START = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+class DETR(nn.Module):
+  """Images (B, H, W, C), normalised, to a dict of named arrays of detected objects.
+
+  `size_B2` are height and width of the pictures (int32), which lie at the top left of
+  the images, with zeros behind; all of the images unless given. Returns `logits` (B, Q,
+  C), the last class being none, and `boxes` (B, Q, 4), cxcywh in [0, 1] of the picture;
+  both also of all decoder layers, `layer_logits` (L, B, Q, C) and `layer_boxes` (L, B,
+  Q, 4); the decoder's last output `features` (B, Q, D) and the encoder's, `memory` (B,
+  h, w, D). Logits and boxes are float32.
+
+  With `masks` there are `mask_logits` (B, Q, u, v) at the size of the backbone's first
+  stage, and `mask_attention` (B, Q, heads, h, w) (section 3.4 and figure 8).
+
+  `backbone` is a module that gives maps by name, `stage1` and so on, the last of them
+  read, such as `resnet.ResNet`. `positions` are 'sine' or 'learned', and
+  `positions_at` says where they are added in the encoder, to the decoder's keys, and
+  those of the queries: in each 'attention', once at the 'input', or 'none' (table 3).
+  With `queries_attend=False` queries do not see each other: a control.
+  """
+
+  num_classes: int
+  backbone: nn.Module
+  num_queries: int = 100
+  width: int = 256
+  encoder_depth: int = 6
+  decoder_depth: int = 6
+  num_heads: int = 8
+  mlp_dim: int = 2048
+  dropout: float = 0.1
+  norm: str = 'post'
+  positions: str = 'sine'
+  positions_at: tuple[str, str, str] = ('attention', 'attention', 'attention')
+  queries_attend: bool = True
+  masks: bool = False
+  scan: bool = False
+  remat: str = 'none'
+  dtype: str = 'float32'
+
+  sharding_rules = transformer.SHARDING_RULES
+
+  def setup(self) -> None:
+    if self.positions not in ('sine', 'learned'):
+      raise UserError(f"positions={self.positions!r} is not one of 'sine', 'learned'")
+    if len(self.positions_at) != 3 or not set(self.positions_at) <= set(PLACES):
+      raise UserError(
+        f'positions_at={self.positions_at!r} are not three of {", ".join(PLACES)}'
+      )
+    self.input_proj = nn.Conv(self.width, (1, 1), kernel_init=_START, dtype=self.dtype)
+    self.queries = self.param(
+      'queries', nn.initializers.normal(1.0), (self.num_queries, self.width)
+    )
+    if self.positions == 'learned':
+      shape, start = (MAX_CELLS, self.width // 2), nn.initializers.uniform(1.0)
+      self.pos_rows = self.param('pos_rows', start, shape)
+      self.pos_columns = self.param('pos_columns', start, shape)
+    stack = dict(
+      num_heads=self.num_heads,
+      mlp_dim=self.mlp_dim,
+      dropout=self.dropout,
+      scan=self.scan,
+      remat=self.remat,
+      dtype=self.dtype,
+      norm=self.norm,
+      epsilon=EPSILON,
+      block_args=dict(
+        attention_args=dict(dropout=self.dropout), mlp_args=dict(activation='relu')
+      ),
+    )
+    self.encoder = transformer.Stack(
+      depth=self.encoder_depth, final_norm=self.norm == 'pre', **stack
+    )
+    self.decoder = transformer.Stack(depth=self.decoder_depth, every=True, **stack)
+    self.class_head = _dense(self.num_classes + 1, self.dtype)
+    self.box_head = BoxHead(self.width, self.dtype)
+    if self.masks:
+      self.mask_attention = MaskAttention(self.num_heads, self.dtype)
+      self.mask_head = MaskHead(self.width, self.dtype)
+
+  def __call__(
+    self, image_BHWC: jax.Array, size_B2: jax.Array | None = None, train: bool = False
+  ) -> dict[str, jax.Array]:
+    maps = self.backbone(image_BHWC, train)
+    valid_Bhw = None
+    if size_B2 is not None:
+      valid_Bhw = valid_cells(size_B2, image_BHWC.shape[1:3], _last(maps).shape[1:3])
+    return self.detect(maps, valid_Bhw, train)
+
+  def detect(
+    self,
+    maps: Mapping[str, jax.Array],
+    valid_Bhw: jax.Array | None = None,
+    train: bool = False,
+  ) -> dict[str, jax.Array]:
+    """All outputs from the backbone's maps; cells that are not valid are not seen."""
+    x_BhwD = self.input_proj(_last(maps))
+    batch, height, width = x_BhwD.shape[:3]
+    mask = None
+    if valid_Bhw is not None:
+      mask = masks.padding(valid_Bhw.reshape(batch, -1))
+    positions_of_cells = self._positions(height, width, valid_Bhw)
+    encoder_at, keys_at, queries_at = self.positions_at
+
+    x_BND = x_BhwD.reshape(batch, -1, self.width)
+    x_BND, position = _place(x_BND, positions_of_cells, encoder_at)
+    memory_BND = self.encoder(
+      x_BND, train, transformer.Context(mask=mask, position_BND=position)
+    )
+    keys_BND, keys_position = _place(memory_BND, positions_of_cells, keys_at)
+    x_BQD = jnp.zeros((batch, *self.queries.shape), memory_BND.dtype)
+    x_BQD, position = _place(x_BQD, self.queries[None], queries_at)
+    context = transformer.Context(
+      mask=None if self.queries_attend else masks.window(0, 0),
+      position_BND=position,
+      memory_BMD=keys_BND,
+      memory_mask=mask,
+      memory_position_BMD=keys_position,
+    )
+    x_LBQD = self.decoder(x_BQD, train, context)
+
+    logits_LBQC = self.class_head(x_LBQD).astype(jnp.float32)
+    boxes_LBQ4 = nn.sigmoid(self.box_head(x_LBQD).astype(jnp.float32))
+    memory_BhwD = memory_BND.reshape(x_BhwD.shape)
+    outputs = {
+      'logits': logits_LBQC[-1],
+      'boxes': boxes_LBQ4[-1],
+      'layer_logits': logits_LBQC,
+      'layer_boxes': boxes_LBQ4,
+      'features': x_LBQD[-1],
+      'memory': memory_BhwD,
+    }
+    if self.masks:
+      attention_BQShw = self.mask_attention(x_LBQD[-1], memory_BhwD, valid_Bhw)
+      outputs['mask_attention'] = attention_BQShw
+      outputs['mask_logits'] = self.mask_head(x_BhwD, attention_BQShw, _finer(maps))
+    return outputs
+
+  def _positions(
+    self, height: int, width: int, valid_Bhw: jax.Array | None
+  ) -> jax.Array:
+    """Of all cells, (B, N, D); (1, N, D) where they are the same for all images."""
+    if self.positions == 'learned':
+      if max(height, width) > MAX_CELLS:
+        raise UserError(
+          f"positions='learned' are those of {MAX_CELLS} rows and columns, the"
+          f" backbone's map is {height} x {width}: take smaller images or 'sine'"
+        )
+      return positions.grid2d(self.pos_rows[:height], self.pos_columns[:width])
+    if valid_Bhw is None:
+      valid_Bhw = jnp.ones((1, height, width), bool)
+    position = positions.masked_sine2d(valid_Bhw, self.width)
+    return position.reshape(len(position), -1, self.width)
+
+
+class BoxHead(nn.Module):
+  """An MLP of three layers: (..., D) to (..., 4), in front of the sigmoid."""
+
+  hidden: int
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_LBQD: jax.Array) -> jax.Array:
+    for i, features in enumerate((self.hidden, self.hidden, 4), start=1):
+      x_LBQD = nn.relu(x_LBQD) if i > 1 else x_LBQD
+      x_LBQD = _dense(features, self.dtype, name=f'fc{i}')(x_LBQD)
+    return x_LBQD
+
+
+class MaskAttention(nn.Module):
+  """How much queries attend to cells in each head: (B, Q, heads, h, w), float32.
+
+  The softmax runs over cells and heads at once, as in the published code.
+  """
+
+  num_heads: int
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BQD: jax.Array,
+    memory_BhwD: jax.Array,
+    valid_Bhw: jax.Array | None = None,
+  ) -> jax.Array:
+    batch, queries, width = x_BQD.shape
+    height_width, size = memory_BhwD.shape[1:3], width // self.num_heads
+    q_BQSK, k_BNSK = attention.project(
+      [
+        (x_BQD, attention.Projection(self.num_heads, size, name='query')),
+        (
+          memory_BhwD.reshape(batch, -1, width),
+          attention.Projection(self.num_heads, size, name='key'),
+        ),
+      ],
+      self.dtype,
+    )
+    logits_BQSN = jnp.einsum(
+      'BQSK,BNSK->BQSN', q_BQSK, k_BNSK, preferred_element_type=jnp.float32
+    )
+    logits_BQSN *= 1 / math.sqrt(size)
+    if valid_Bhw is not None:
+      valid_B11N = valid_Bhw.reshape(batch, 1, 1, -1)
+      logits_BQSN = jnp.where(valid_B11N, logits_BQSN, -jnp.inf)
+    p_BQSN = jax.nn.softmax(logits_BQSN, axis=(-2, -1))
+    return p_BQSN.reshape(batch, queries, self.num_heads, *height_width)
+
+
+class MaskHead(nn.Module):
+  """Masks from a map, attention to it and finer maps: (B, Q, u, v), float32.
+
+  Three times the map is enlarged, and one of `finer` (coarse to fine) added, so that
+  masks have the size of the last of them.
+  """
+
+  width: int
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BhwD: jax.Array,
+    attention_BQShw: jax.Array,
+    finer: Sequence[jax.Array],
+  ) -> jax.Array:
+    batch, queries, heads = attention_BQShw.shape[:3]
+    shape = batch, queries, *x_BhwD.shape[1:]
+    attention_BQhwS = jnp.moveaxis(attention_BQShw, 2, -1).astype(x_BhwD.dtype)
+    x_BQhwI = jnp.concatenate(
+      [jnp.broadcast_to(x_BhwD[:, None], shape), attention_BQhwS], axis=-1
+    )
+    x_buvF = x_BQhwI.reshape(-1, *x_BQhwI.shape[2:])
+    widths = [self.width + heads, *(self.width // 2**i for i in (1, 2, 3, 4))]
+    for i, features in enumerate(widths, start=1):
+      if i > 2:
+        adapter = _conv(x_buvF.shape[-1], 1, self.dtype, f'adapter{i - 2}')
+        x_buvF = _added(x_buvF, adapter(finer[i - 3]))
+      x_buvF = _conv(features, 3, self.dtype, f'conv{i}')(x_buvF)
+      groups = math.gcd(8, features)  # 8 at the published sizes
+      norm = nn.GroupNorm(groups, epsilon=EPSILON, dtype=self.dtype, name=f'norm{i}')
+      x_buvF = nn.relu(norm(x_buvF))
+    x_buvF = _conv(1, 3, self.dtype, 'out')(x_buvF)
+    logits_BQuv = x_buvF.reshape(batch, queries, *x_buvF.shape[1:3])
+    return logits_BQuv.astype(jnp.float32)
+
+
+def valid_cells(
+  size_B2: jax.Array, image_size: tuple[int, int], map_size: tuple[int, int]
+) -> jax.Array:
+  """Which cells of a map lie in the pictures, by their nearest pixel: (B, h, w) bool.
+
+  `size_B2` are height and width of pictures at the top left of images of `image_size`.
+  """
+  row_h, column_w = (
+    jnp.asarray(_nearest(large, small), size_B2.dtype)
+    for large, small in zip(image_size, map_size, strict=True)
+  )
+  rows_Bh = row_h[None] < size_B2[:, :1]
+  columns_Bw = column_w[None] < size_B2[:, 1:]
+  return rows_Bh[:, :, None] & columns_Bw[:, None, :]
+
+
+def _nearest(size: int, new_size: int) -> np.ndarray:
+  """Which of `size` places each of `new_size` takes; in float32, as in PyTorch."""
+  scale = np.float32(size) / np.float32(new_size)
+  return np.floor(np.arange(new_size, dtype=np.float32) * scale).astype(int)
+
+
+def _added(x_bhwF: jax.Array, fine_BuvF: jax.Array) -> jax.Array:
+  """A finer map added to all that belong to its example, made as large by nearest."""
+  row_u, column_v = map(_nearest, x_bhwF.shape[1:3], fine_BuvF.shape[1:3])
+  x_buvF = x_bhwF[:, row_u][:, :, column_v]
+  return x_buvF + jnp.repeat(fine_BuvF, len(x_bhwF) // len(fine_BuvF), axis=0)
+
+
+def _place(
+  x_BND: jax.Array, position: jax.Array, where: str
+) -> tuple[jax.Array, jax.Array | None]:
+  """Tokens with positions added to them, and positions left for the attention."""
+  if where == 'input':
+    return x_BND + position.astype(x_BND.dtype), None
+  return x_BND, position if where == 'attention' else None
+
+
+def _stages(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
+  """The backbone's maps, fine to coarse."""
+  return [maps[name] for name in sorted(maps) if name.startswith('stage')]
+
+
+def _last(maps: Mapping[str, jax.Array]) -> jax.Array:
+  return _stages(maps)[-1]
+
+
+def _finer(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
+  """The three maps before the last, coarse to fine."""
+  stages = _stages(maps)
+  if len(stages) < 4:
+    raise UserError(
+      f'masks=True needs a backbone of four stages, this one has {len(stages)}'
+    )
+  return stages[-2:-5:-1]
+
+
+def _dense(features: int, dtype: str, name: str | None = None) -> nn.Dense:
+  return nn.Dense(features, kernel_init=_START, dtype=dtype, name=name)
+
+
+def _conv(features: int, size: int, dtype: str, name: str) -> nn.Conv:
+  pad = size // 2
+  return nn.Conv(
+    features,
+    (size, size),
+    padding=((pad, pad), (pad, pad)),
+    kernel_init=nn.initializers.lecun_uniform(),  # PyTorch's kaiming_uniform_(a=1)
+    dtype=dtype,
+    name=name,
+  )

@@ -1,0 +1,227 @@
+"""ResNets with batch norm, arXiv:1512.03385.
+
+As in torchvision: a bottleneck has its stride in the 3x3 convolution (known as v1.5),
+and zeros lie evenly on both sides.
+
+Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
+channels, C channels or classes, D features.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from big_vision_like.errors import UserError
+
+EPSILON = 1e-5
+NORMS = ('batch', 'frozen')
+
+# Units in each stage, and whether they are bottlenecks: arXiv:1512.03385 table 1.
+SIZES = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+}
+
+
+def variant(name: str) -> dict[str, bool | tuple[int, ...]]:
+  """The sizes of 'R50' and the like, as arguments of `ResNet`."""
+  match = re.fullmatch(r'R(\d+)', name)
+  if match is None or int(match[1]) not in SIZES:
+    known = ', '.join(f'R{depth}' for depth in SIZES)
+    raise UserError(f'no ResNet {name!r}: there are {known}')
+  depths, bottleneck = SIZES[int(match[1])]
+  return dict(depths=depths, bottleneck=bottleneck)
+
+
+class ResNet(nn.Module):
+  """Images (B, H, W, C) to maps by name, `root`, `stage1`, ...; and their `features`.
+
+  The root makes height and width a quarter, each stage but the first halves them; with
+  `dilated` the last one does not, and has holes in its kernels instead (DC5 of
+  arXiv:2005.12872). `features` (B, D) are the mean of the last map, and with
+  `num_classes` there are `logits` (B, C), float32.
+
+  `norm` is 'batch' (statistics in the collection `batch_stats`) or 'frozen': affine and
+  statistics are constants, in the collection `constants`. The root and the first
+  `frozen_stages` take no gradient.
+  """
+
+  depths: Sequence[int]
+  bottleneck: bool = True
+  num_classes: int = 0
+  root: int = 64
+  channels: Sequence[int] = (64, 128, 256, 512)
+  norm: str = 'batch'
+  dilated: bool = False
+  frozen_stages: int = 0
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(
+    self, image_BHWI: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
+    count = len(self.depths)
+    if not 1 <= count <= len(self.channels):
+      raise UserError(
+        f'depths={tuple(self.depths)} are of {count} stages, channels='
+        f'{tuple(self.channels)} are for 1 to {len(self.channels)}'
+      )
+    if not 0 <= self.frozen_stages <= count:
+      raise UserError(
+        f'frozen_stages={self.frozen_stages} is not from 0 to the {count} stages'
+      )
+    x_BhwC = _conv(self.root, 7, 2, dtype=self.dtype, name='conv_root')(image_BHWI)
+    x_BhwC = nn.relu(_norm(self.norm, train, self.dtype, 'norm_root')(x_BhwC))
+    x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    if self.frozen_stages:
+      x_BhwC = jax.lax.stop_gradient(x_BhwC)
+    maps = {'root': x_BhwC}
+    for i, (depth, channels) in enumerate(
+      zip(self.depths, self.channels, strict=False)
+    ):
+      holes = self.dilated and i == count - 1
+      x_BhwC = Stage(
+        depth,
+        channels,
+        self.bottleneck,
+        stride=1 if i == 0 or holes else 2,
+        dilation=2 if holes else 1,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'stage{i + 1}',
+      )(x_BhwC, train)
+      if i < self.frozen_stages:
+        x_BhwC = jax.lax.stop_gradient(x_BhwC)
+      maps[f'stage{i + 1}'] = x_BhwC
+    features_BD = x_BhwC.mean(axis=(1, 2))
+    outputs = maps | {'features': features_BD}
+    if self.num_classes:
+      head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
+      outputs['logits'] = head(features_BD).astype(jnp.float32)
+    return outputs
+
+
+class Stage(nn.Module):
+  """Units of one width, the first with the stride, the others with the dilation."""
+
+  depth: int
+  channels: int
+  bottleneck: bool
+  stride: int = 1
+  dilation: int = 1
+  norm: str = 'batch'
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array, train: bool = False) -> jax.Array:
+    for i in range(self.depth):
+      x_BhwC = Unit(
+        self.channels,
+        self.bottleneck,
+        stride=self.stride if i == 0 else 1,
+        dilation=1 if i == 0 else self.dilation,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'unit{i + 1}',
+      )(x_BhwC, train)
+    return x_BhwC
+
+
+class Unit(nn.Module):
+  """Two 3x3 convolutions, or a bottleneck 1x1, 3x3, 1x1, beside a shortcut.
+
+  Where shapes change the shortcut is a convolution and a norm.
+  """
+
+  channels: int
+  bottleneck: bool
+  stride: int = 1
+  dilation: int = 1
+  norm: str = 'batch'
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwI: jax.Array, train: bool = False) -> jax.Array:
+    conv = functools.partial(_conv, dtype=self.dtype)
+    norm = functools.partial(_norm, self.norm, train, self.dtype)
+    wide, strided = self.channels, (self.stride, self.dilation)
+    convs = [(wide, 3, *strided), (wide, 3, 1, self.dilation)]
+    if self.bottleneck:
+      wide = 4 * self.channels
+      convs = [(self.channels, 1), (self.channels, 3, *strided), (wide, 1)]
+    y_BuvC = x_BhwI
+    for i, sizes in enumerate(convs, start=1):
+      y_BuvC = norm(f'norm{i}')(conv(*sizes, name=f'conv{i}')(y_BuvC))
+      if i < len(convs):
+        y_BuvC = nn.relu(y_BuvC)
+    if self.stride == 1 and x_BhwI.shape[-1] == wide:
+      return nn.relu(x_BhwI + y_BuvC)
+    shortcut_BuvC = conv(wide, 1, self.stride, name='conv_proj')(x_BhwI)
+    return nn.relu(norm('norm_proj')(shortcut_BuvC) + y_BuvC)
+
+
+class FrozenNorm(nn.Module):
+  """Batch norm all of whose arrays are constants, in the collection `constants`."""
+
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+    def constant(name: str, init: nn.initializers.Initializer) -> jax.Array:
+      shape = x_BhwC.shape[-1:]
+      return self.variable(
+        'constants', name, lambda: init(jax.random.key(0), shape)
+      ).value
+
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    scale_C, bias_C = constant('scale', ones), constant('bias', zeros)
+    mean_C, var_C = constant('mean', zeros), constant('var', ones)
+    scale_C *= jax.lax.rsqrt(var_C + EPSILON)
+    shift_C = bias_C - mean_C * scale_C
+    scale_111C, shift_111C = (
+      x_C.astype(self.dtype)[None, None, None] for x_C in (scale_C, shift_C)
+    )
+    return x_BhwC.astype(self.dtype) * scale_111C + shift_111C
+
+
+def _conv(
+  channels: int,
+  size: int,
+  stride: int = 1,
+  dilation: int = 1,
+  *,
+  dtype: str,
+  name: str,
+) -> nn.Conv:
+  pad = dilation * (size // 2)
+  return nn.Conv(
+    channels,
+    (size, size),
+    (stride, stride),
+    ((pad, pad), (pad, pad)),
+    kernel_dilation=dilation,
+    use_bias=False,
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _norm(kind: str, train: bool, dtype: str, name: str) -> nn.Module:
+  if kind not in NORMS:
+    raise UserError(f'norm={kind!r} is not one of {", ".join(NORMS)}')
+  if kind == 'frozen':
+    return FrozenNorm(dtype, name=name)
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=EPSILON,
+    dtype=dtype,
+    name=name,
+  )

@@ -1,0 +1,230 @@
+"""Weights of DETR in the names of facebookresearch/detr, and of transformers.
+
+Transformers' files are those of DetrForObjectDetection and DetrForSegmentation, whose
+backbone is either timm's or its own. Backbones have frozen norms. Our variables are
+trees by collection, `params` and `constants`.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import linear, torch_transformer, torchvision_resnet, tree
+
+_OURS = torchvision_resnet.OURS
+_BACKBONE = 'model.backbone.conv_encoder.model.'
+_BACKBONES = {
+  'timm': torchvision_resnet.TORCHVISION,
+  'transformers': torchvision_resnet.TRANSFORMERS,
+}
+# Heads of boxes, and what models with masks have besides, in both libraries.
+_MASKS = {
+  'bbox_attention.q_linear.': 'mask_attention/query',
+  'bbox_attention.k_linear.': 'mask_attention/key',
+  'mask_head.out_lay.': 'mask_head/out',
+  **{f'mask_head.lay{i}.': f'mask_head/conv{i}' for i in range(1, 6)},
+  **{f'mask_head.gn{i}.': f'mask_head/norm{i}' for i in range(1, 6)},
+  **{f'mask_head.adapter{i}.': f'mask_head/adapter{i}' for i in range(1, 4)},
+}
+
+
+class _Parts(NamedTuple):
+  """What an architecture has: blocks of each stack, units, and which other parts."""
+
+  depths: Mapping[str, int]
+  resnet: torchvision_resnet.Sizes
+  masks: bool
+  encoder_norm: bool
+  learned: bool
+
+
+def from_facebook(
+  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+) -> tree.Tree:
+  """A state dict (`model` of a published file) as the variables of our `DETR`, float32.
+
+  Raises a `UserError` that lists unknown and missing names.
+  """
+  masks = any(name.startswith('mask_head.') for name in state)
+  prefix = 'detr.' if masks else ''
+  parts = _Parts(
+    _depths(state, rf'{prefix}transformer\.(encoder|decoder)\.layers\.(\d+)\.'),
+    torchvision_resnet.sizes(
+      state, torchvision_resnet.TORCHVISION, f'{prefix}backbone.0.body.'
+    ),
+    masks,
+    f'{prefix}transformer.encoder.norm.weight' in state,
+    f'{prefix}backbone.1.row_embed.weight' in state,
+  )
+  return _read(state, _facebook(parts), num_heads, source)
+
+
+def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Our variables (unrolled or scanned), or their gradients, under those names."""
+  flat, parts = _ours(variables)
+  return _write(flat, _facebook(parts))
+
+
+def masks_from_facebook(
+  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+) -> tree.Tree:
+  """As `from_facebook`, of what models with masks have besides: their parameters."""
+  known = _parameters({theirs: [ours] for theirs, ours in _MASKS.items()})
+  return _read(state, known, num_heads, source)['params']
+
+
+def from_transformers(
+  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+) -> tree.Tree:
+  """The arrays of a .safetensors file as the variables of our `DETR`, float32.
+
+  Raises a `UserError` that lists unknown and missing names.
+  """
+  masks = any(name.startswith('mask_head.') for name in state)
+  prefix = 'detr.' if masks else ''
+  found = {
+    library: torchvision_resnet.sizes(state, names, prefix + _BACKBONE)
+    for library, names in _BACKBONES.items()
+  }
+  library = max(found, key=lambda library: len(found[library].depths))
+  depths = _depths(state, rf'{prefix}model\.(encoder|decoder)\.layers\.(\d+)\.')
+  parts = _Parts(depths, found[library], masks, False, False)
+  return _read(state, _transformers(parts, library), num_heads, source)
+
+
+def to_transformers(
+  variables: Mapping[str, Any], backbone: str = 'timm'
+) -> dict[str, np.ndarray]:
+  """Our variables (unrolled or scanned) for a `backbone` of 'timm' or 'transformers'.
+
+  Raises a `UserError` for what transformers has no place for: pre-norm, and learned
+  positions.
+  """
+  if backbone not in _BACKBONES:
+    raise UserError(f'backbone={backbone!r} is not one of {", ".join(_BACKBONES)}')
+  flat, parts = _ours(variables)
+  return _write(flat, _transformers(parts, backbone))
+
+
+def _read(
+  state: Mapping[str, np.ndarray], known: linear.Table, num_heads: int, source: str
+) -> tree.Tree:
+  state = torchvision_resnet.without_counts(state)
+  tree.check_names(source, state.keys() - known, known.keys() - state)
+  return tree.unflatten(linear.from_state(state, known, num_heads))
+
+
+def _write(flat: dict[str, np.ndarray], known: linear.Table) -> dict[str, np.ndarray]:
+  named = {name for names in known.values() for name in names}
+  tree.check_names('parameters', unknown=flat.keys() - named)
+  return linear.to_state(flat, known)
+
+
+def _ours(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], _Parts]:
+  flat = tree.flatten(tree.unstack_blocks(variables))
+  parts = _Parts(
+    _depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
+    torchvision_resnet.sizes(flat, _OURS, 'params/backbone/'),
+    any(name.startswith('params/mask_head/') for name in flat),
+    'params/encoder/norm/scale' in flat,
+    'params/pos_rows' in flat,
+  )
+  return flat, parts
+
+
+def _facebook(parts: _Parts) -> linear.Table:
+  modules = {
+    'input_proj.': ['input_proj'],
+    'class_embed.': ['class_head'],
+    **{f'bbox_embed.layers.{i}.': [f'box_head/fc{i + 1}'] for i in range(3)},
+  }
+  for theirs, ours in torch_transformer.modules(parts.depths).items():
+    last = theirs.split('.')[-2:]
+    # Encoders have no attention to a memory, and a last norm where norms come first.
+    if theirs.startswith('encoder.layers.') and (
+      'norm3' in last or 'multihead_attn' in theirs
+    ):
+      continue
+    if theirs == 'encoder.norm.' and not parts.encoder_norm:
+      continue
+    modules[f'transformer.{theirs}'] = ours
+  plain = {'query_embed.weight': 'queries'}
+  if parts.learned:
+    plain |= {
+      'backbone.1.row_embed.weight': 'pos_rows',
+      'backbone.1.col_embed.weight': 'pos_columns',
+    }
+  backbone = torchvision_resnet.TORCHVISION, 'backbone.0.body.'
+  return _table(modules, plain, parts, *backbone)
+
+
+def _transformers(parts: _Parts, library: str) -> linear.Table:
+  modules = {
+    'model.input_projection.': ['input_proj'],
+    'model.decoder.layernorm.': ['decoder/norm'],
+    'class_labels_classifier.': ['class_head'],
+    **{f'bbox_predictor.layers.{i}.': [f'box_head/fc{i + 1}'] for i in range(3)},
+  }
+  attentions = {'self_attn': 'attention'}
+  norms = {
+    'encoder': ('self_attn_layer_norm', 'final_layer_norm'),
+    'decoder': ('self_attn_layer_norm', 'encoder_attn_layer_norm', 'final_layer_norm'),
+  }
+  for stack, depth in parts.depths.items():
+    if stack == 'decoder':
+      attentions = attentions | {'encoder_attn': 'cross_attention'}
+    for i in range(depth):
+      theirs, ours = f'model.{stack}.layers.{i}.', f'{stack}/block_{i}/'
+      modules |= {f'{theirs}fc{n}.': [f'{ours}mlp/fc{n}'] for n in (1, 2)}
+      for n, name in enumerate(norms[stack], start=1):
+        modules[f'{theirs}{name}.'] = [f'{ours}norm{n}']
+      for name, attention in attentions.items():
+        for part in ('query', 'key', 'value', 'out'):
+          short = part if part == 'out' else part[0]
+          modules[f'{theirs}{name}.{short}_proj.'] = [f'{ours}{attention}/{part}']
+  plain = {'model.query_position_embeddings.weight': 'queries'}
+  return _table(modules, plain, parts, _BACKBONES[library], _BACKBONE)
+
+
+def _table(
+  modules: Mapping[str, list[str]],
+  plain: Mapping[str, str],
+  parts: _Parts,
+  resnet_names: torchvision_resnet.Names,
+  backbone: str,
+) -> linear.Table:
+  """Our arrays behind each of theirs, of modules, other parameters and the backbone."""
+  prefix = 'detr.' if parts.masks else ''
+  modules = {prefix + theirs: ours for theirs, ours in modules.items()}
+  if parts.masks:
+    modules |= {theirs: [ours] for theirs, ours in _MASKS.items()}
+  known = {prefix + theirs: [f'params/{ours}'] for theirs, ours in plain.items()}
+  for theirs, ours in modules.items():
+    for leaf, their_leaf in zip(
+      linear.leaves(ours[0]), ('weight', 'bias'), strict=True
+    ):
+      known[theirs + their_leaf] = [f'params/{module}/{leaf}' for module in ours]
+  return known | torchvision_resnet.table(
+    parts.resnet, resnet_names, 'frozen', prefix + backbone, 'backbone/'
+  )
+
+
+def _parameters(modules: Mapping[str, list[str]]) -> linear.Table:
+  return {
+    theirs + their_leaf: [f'params/{module}/{leaf}' for module in ours]
+    for theirs, ours in modules.items()
+    for leaf, their_leaf in zip(linear.leaves(ours[0]), ('weight', 'bias'), strict=True)
+  }
+
+
+def _depths(names: Collection[str], block: str) -> dict[str, int]:
+  """How many blocks the names tell of each stack."""
+  depths = {'encoder': 0, 'decoder': 0}
+  for name in names:
+    # No file has more blocks than arrays.
+    if (match := re.match(block, name)) and int(match[2]) < len(names):
+      depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
+  return depths

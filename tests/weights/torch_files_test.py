@@ -1,0 +1,119 @@
+"""Files of torch.save; the two here were written by PyTorch 2.13."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import torch_files
+
+FILES = ['torch_save', 'torch_save_old']
+WEIGHT = np.arange(6.0, dtype='float32').reshape(2, 3)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_both_layouts(golden, name):
+  state = torch_files.read(golden / f'{name}.pth', 'model')
+  assert list(state) == ['weight', 'turned', 'half', 'count']
+  np.testing.assert_array_equal(state['weight'], WEIGHT)
+  np.testing.assert_array_equal(state['turned'], WEIGHT.T)
+  np.testing.assert_array_equal(state['half'].astype('float32'), [0.5, -2.0])
+  assert state['weight'].dtype == np.float32
+  assert (state['count'], state['count'].dtype, state['count'].shape) == (
+    7,
+    'int64',
+    (),
+  )
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_the_key_of_a_state_dict_is_asked_for(golden, name):
+  path = golden / f'{name}.pth'
+  with pytest.raises(UserError, match='is not a state dict.*model, args, epoch'):
+    torch_files.read(path)
+  with pytest.raises(UserError, match="no 'ema' in it; there are model, args, epoch"):
+    torch_files.read(path, 'ema')
+  with pytest.raises(UserError, match='is not a state dict'):
+    torch_files.read(path, 'args')
+  with pytest.raises(UserError, match='is not a file'):
+    torch_files.read(path.with_name('none.pth'))
+
+
+class Runs:
+  """Makes a folder when it is unpickled by anyone who lets it."""
+
+  def __init__(self, folder):
+    self.folder = str(folder)
+
+  def __reduce__(self):
+    return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize('archive', [True, False])
+def test_nothing_in_a_file_runs(tmp_path, archive):
+  bomb, path = Runs(tmp_path / 'ran'), tmp_path / 'model.pth'
+  content = pickle.dumps({'model': {'weight': bomb}}, protocol=2)
+  if archive:
+    with zipfile.ZipFile(path, 'w') as file:
+      file.writestr('model/data.pkl', content)
+  else:
+    start = [torch_files._MAGIC, torch_files._VERSION, {'little_endian': True}]
+    path.write_bytes(b''.join(map(pickle.dumps, start)) + content)
+  with pytest.raises(UserError, match=r'model.pth: it holds a \w+.mkdir, which is not'):
+    torch_files.read(path, 'model')
+  assert not (tmp_path / 'ran').exists()
+  pickle.loads(content)
+  assert (tmp_path / 'ran').exists()  # it would have
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('kept', [0, 0.3, 0.6, 0.99])
+def test_cut_files_say_so(golden, tmp_path, name, kept):
+  content = (golden / f'{name}.pth').read_bytes()
+  path = tmp_path / 'cut.pth'
+  path.write_bytes(content[: int(kept * len(content))])
+  with pytest.raises(UserError, match='is not a whole file of torch.save'):
+    torch_files.read(path, 'model')
+
+
+def archive_of(path, tensor, numbers):
+  """An archive with one tensor of a storage that holds these bytes."""
+  # By hand, since pickle refuses names of modules that are not installed.
+  size, offset, shape, strides = tensor
+  text = b''.join(
+    [
+      b'\x80\x02}X\x06\x00\x00\x00weightctorch._utils\n_rebuild_tensor_v2\n(',
+      b'(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000',
+      b'X\x03\x00\x00\x00cpuI%d\ntQ' % size,
+      b'I%d\n' % offset,
+      b'(' + b''.join(b'I%d\n' % n for n in shape) + b't',
+      b'(' + b''.join(b'I%d\n' % n for n in strides) + b't',
+      b'tRs.',
+    ]
+  )
+  with zipfile.ZipFile(path, 'w') as file:
+    file.writestr('model/data.pkl', text)
+    file.writestr('model/data/0', numbers)
+
+
+BAD_TENSORS = {
+  'beyond its numbers': (6, 0, (2, 4), (4, 1)),
+  'behind its numbers': (6, 5, (2,), (1,)),
+  'repeated': (6, 0, (1000, 1000), (0, 0)),
+  'backwards': (6, 5, (6,), (-1,)),
+}
+
+
+def test_views_stay_within_their_numbers(tmp_path):
+  path, numbers = tmp_path / 'model.pth', WEIGHT.tobytes()
+  archive_of(path, (6, 0, (2, 3), (3, 1)), numbers)
+  np.testing.assert_array_equal(torch_files.read(path)['weight'], WEIGHT)
+  archive_of(path, (6, 1, (2,), (3,)), numbers)
+  np.testing.assert_array_equal(torch_files.read(path)['weight'], WEIGHT[:, 1])
+  for case, tensor in BAD_TENSORS.items():
+    archive_of(path, tensor, numbers)
+    with pytest.raises(UserError, match='not a whole file'):
+      print(case, torch_files.read(path))
