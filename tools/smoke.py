@@ -77,6 +77,8 @@ AT_MOST = {
   'vocab_size': 128,
   'workers': 0,
 }
+# Room for the objects of made-up pictures.
+AT_LEAST = {name: fake.THINGS[1] for name in ('max_boxes', 'num_queries')}
 UNITS = (2, 1)
 # Of convolutions at the size of pictures: channels, kernel, and any stride.
 CONV = (8, 3, math.inf)
@@ -173,6 +175,8 @@ def small(name: str, value: Any, pictures_shrink: bool) -> Any:
     return tuple(shots for shots in value if shots <= SHOTS)
   if type(value) is int and name in AT_MOST:
     return min(value, AT_MOST[name])
+  if type(value) is int and name in AT_LEAST:
+    return max(value, AT_LEAST[name])
   if type(value) is int and name == 'width':
     # Less than 16 is a factor of the width, as ResNets have.
     return min(value, WIDTH) if value >= 16 else min(value, 1)
