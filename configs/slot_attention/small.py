@@ -4,7 +4,11 @@
     python -m big_vision_like.train --config=configs/slot_attention/small.py \
         --workdir=runs/slots
 
-`tetrominoes` are the scenes of Tetrominoes with a pixel for each cell, 7x7.
+`tetrominoes` are the scenes of Tetrominoes with a pixel for each cell, 7x7. Foreground
+ARI of the test scenes: 93.4, 93.6 and 93.0 % (seeds 0, 1, 2), after about 10 minutes of
+CPU time. Controls: `small.py:tetrominoes,inputs`, softmax over inputs instead of slots,
+58 %; `small.py:tetrominoes,through`, gradients through all iterations, binds later.
+`blocks` are squares that never touch, 8x8 pixels.
 """
 
 import ml_collections as mlc
