@@ -40,10 +40,16 @@ def test_config(file, data_dir):
   [
     ('vit/transfer.py:pets,B/16,jft,tune,i1k', 'has several weights: jft, i1k'),
     ('bit/hyperrule.py:pets,R50x1,s,code,m', 'has both s and m: take one'),
+    ('slot_attention/discovery.py:coco', 'no data set .coco.: take one of tetrom'),
+    ('slot_attention/discovery.py:clevr,implict', 'no change .implict.: take one'),
+    ('slot_attention/small.py:tetrominoes,input', 'no change .input.: take one of'),
+    ('detr/small.py:none', 'no change .none.: take one of whole, apart'),
     ('bit/hyperrule.py:pets,R50x1,1-shot,5-shot', 'has both 1-shot and 5-shot'),
   ],
 )
-def test_words_of_an_argument_that_contradict_each_other_are_refused(name, sentence):
+def test_arguments_that_are_unknown_or_contradict_each_other_are_refused(
+  name, sentence
+):
   with pytest.raises(UserError, match=sentence):
     spec.load(str(FOLDER / name), root=experiment.Settings)
 

@@ -19,6 +19,7 @@ from big_vision_like import spec as specs
 from big_vision_like.data.procedural import solids
 from big_vision_like.data.transforms import objects
 from big_vision_like.errors import UserError
+from big_vision_like.evals import evaluator as evaluators
 from big_vision_like.evals import segmentation
 from big_vision_like.evals import set_prediction as precision
 from big_vision_like.ops import matching
@@ -105,12 +106,10 @@ def look(
   evaluator = specs.build(node, f'config.evals.{name}')
   if not isinstance(evaluator, kind):
     raise UserError(f'evals.{name} is no evaluator that {what}.')
-  chosen = {k: getattr(evaluator, k) for k in ('num_slots', 'iterations')}
-  chosen = {k: v for k, v in chosen.items() if v is not None}
+  replaced = {k: getattr(evaluator, k) for k in ('num_slots', 'iterations')}
 
   def predict(state: Any, batch: Any, number: Any) -> Any:
-    key = jax.random.fold_in(jax.random.key(0), number)
-    return task.predict(state, batch, key, **chosen)
+    return evaluators.sampled(task.predict, state, batch, number, **replaced)
 
   @jax.jit  # what is not measured is not computed
   def measured(state: Any, batch: Any, number: Any) -> Any:

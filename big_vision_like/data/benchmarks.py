@@ -533,11 +533,6 @@ DISCOVERY = {
     35_000,
     **_parts('solids/discovery', more=('crowded', 320)),
   ),
-  'solids_32': _scenes(
-    'solids/discovery_32',
-    20_000,
-    **_parts('solids/discovery_32', more=('crowded', 320)),
-  ),
   'blocks': _scenes('tetrominoes/blocks', 20_000, 256),
   'published_tetrominoes': _scenes('multi_object/tetrominoes', 60_000),
   'published_multi_dsprites': _scenes(

@@ -269,13 +269,15 @@ class MultiObject(tfds.core.GeneratorBasedBuilder):
       example = parsed(record, config, f'record {position:,} of {path}')
       fits = config.max_objects is None or len(example['objects']) <= config.max_objects
       if fits:
+        for name in ('image', 'segmentation'):
+          example[name] = drawing.png(example[name])
         yield position, {**example, 'id': position}
       # Of the scenes for training, those that are left out count too.
       taken += fits or split == 'train'
 
 
 def parsed(record: bytes, config: MultiObjectConfig, name: str) -> dict[str, Any]:
-  """`image` and `segmentation` as PNG, and `objects`; `name` is for errors."""
+  """`image`, `segmentation` and `objects`; `name` is for errors."""
   try:
     found = values(record)
     image_HWC = found['image'].reshape(config.shape)
@@ -299,8 +301,8 @@ def parsed(record: bytes, config: MultiObjectConfig, name: str) -> dict[str, Any
   # Entities that are not there get no number.
   numbers_E = (np.cumsum(seen_E) * seen_E).astype(np.uint8)
   return {
-    'image': drawing.png(image_HWC),
-    'segmentation': drawing.png(numbers_E[ids_HW][:, :, None]),
+    'image': image_HWC,
+    'segmentation': numbers_E[ids_HW][:, :, None],
     'objects': objects,
   }
 

@@ -82,6 +82,18 @@ class MeanEvaluator(Evaluator):
     return {name: value / count for name, value in total.items()}
 
 
+def sampled(
+  predict: Predict, state: Any, batch: Arrays, index: jax.Array, **replaced: Any
+) -> Arrays:
+  """What a task that samples predicts of batch `index`: the same each time.
+
+  `replaced` are keywords of `predict`; those that are None are left out.
+  """
+  key = jax.random.fold_in(jax.random.key(0), index)
+  chosen = {name: value for name, value in replaced.items() if value is not None}
+  return predict(state, batch, key, **chosen)
+
+
 def batches(data: pipeline.EvalInput, mesh: Mesh) -> Iterator[Arrays]:
   """Global batches on the devices; each process reads what its own devices hold."""
   for batch in data.epoch(sharding.local_rows(mesh, data.batch_size)):

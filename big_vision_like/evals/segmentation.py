@@ -75,10 +75,14 @@ class Segmentation(evaluator.Evaluator):
   def _step(
     self, predict: Predict, state: Any, batch: Arrays, index: jax.Array
   ) -> dict[str, Arrays]:
-    chosen = {'num_slots': self.num_slots, 'iterations': self.iterations}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    key = jax.random.fold_in(jax.random.key(0), index)
-    outputs = predict(state, batch, key, **chosen)
+    outputs = evaluator.sampled(
+      predict,
+      state,
+      batch,
+      index,
+      num_slots=self.num_slots,
+      iterations=self.iterations,
+    )
     values = measures(outputs, batch['segmentation'])
     fewest, most = self.objects
     objects_B = values.pop('objects')

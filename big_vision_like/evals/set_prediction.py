@@ -82,10 +82,14 @@ class AveragePrecision(evaluator.Evaluator):
     self, predict: Predict, state: Any, batch: Arrays, index: jax.Array
   ) -> tuple[Arrays, tuple[jax.Array, jax.Array]]:
     """What counts of a batch, and what is drawn of its first images."""
-    chosen = {'num_slots': self.num_slots, 'iterations': self.iterations}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    key = jax.random.fold_in(jax.random.key(0), index)
-    outputs = predict(state, batch, key, **chosen)
+    outputs = evaluator.sampled(
+      predict,
+      state,
+      batch,
+      index,
+      num_slots=self.num_slots,
+      iterations=self.iterations,
+    )
     rows = {name: outputs[name] for name in ('predictions', 'huber')}
     rows |= {name: batch[name] for name in ('targets', 'mask')}
     first = slice(self.pictures)

@@ -54,9 +54,8 @@ class AutoEncoder(nn.Module):
 
   `encoder_convs`, `decoder_convs` are (channels, kernel, stride) of convolutions. The
   decoder starts from a `grid` that, times its strides, is as large as images, and ends
-  with one convolution more, of `out_kernel`. `num_slots` and `iterations` can be
-  replaced with each call. Slots start from samples of the stream 'slots', or are made
-  of `noise_BSD`.
+  with one convolution more. `num_slots` and `iterations` can be replaced with each
+  call. Slots start from samples of the stream 'slots', or are made of `noise_BSD`.
   """
 
   num_slots: int
@@ -66,7 +65,6 @@ class AutoEncoder(nn.Module):
   encoder_convs: Sequence[Conv] = VARIANTS['clevr']['encoder_convs']
   grid: tuple[int, int] = VARIANTS['clevr']['grid']
   decoder_convs: Sequence[Conv] = VARIANTS['clevr']['decoder_convs']
-  out_kernel: int = 3
   channels: int = 3
   over: str = 'slots'
   implicit: bool = False
@@ -82,9 +80,7 @@ class AutoEncoder(nn.Module):
       self.over,
       self.implicit,
     )
-    self.decoder = Decoder(
-      self.grid, self.decoder_convs, self.out_kernel, self.channels, self.dtype
-    )
+    self.decoder = Decoder(self.grid, self.decoder_convs, self.channels, self.dtype)
 
   def __call__(
     self,
@@ -131,6 +127,7 @@ class SetClassifier(nn.Module):
 
   Returns `predictions` (B, S, P) in (0, 1), one object in each slot, in no order; and
   `slots`, `iterates` and `attention`, as `AutoEncoder`, whose arguments these are.
+  Images may have any size: positions are shares of it.
   """
 
   num_slots: int
@@ -139,8 +136,6 @@ class SetClassifier(nn.Module):
   slot_size: int = 64
   hidden: int = 128
   encoder_convs: Sequence[Conv] = ((64, 5, 1), (64, 5, 2), (64, 5, 2), (64, 5, 1))
-  over: str = 'slots'
-  implicit: bool = False
   dtype: str = 'float32'
 
   @nn.compact
@@ -159,8 +154,6 @@ class SetClassifier(nn.Module):
       self.iterations,
       self.slot_size,
       self.hidden,
-      self.over,
-      self.implicit,
       name='attention',
     )(_tokens(x_BhwF), num_slots, iterations, noise_BSD)
     outputs['attention'] = _maps(outputs['attention'], x_BhwF)
@@ -309,7 +302,6 @@ class Decoder(nn.Module):
 
   grid: tuple[int, int]
   convs: Sequence[Conv]
-  out_kernel: int = 3
   channels: int = 3
   dtype: str = 'float32'
 
@@ -320,7 +312,7 @@ class Decoder(nn.Module):
       slots_BSD.reshape(-1, 1, 1, size), (batch * num_slots, *self.grid, size)
     )
     x_bhwF = SoftPosition(name='position')(x_bhwF)
-    convs = (*self.convs, (self.channels + 1, self.out_kernel, 1))
+    convs = (*self.convs, (self.channels + 1, 3, 1))
     for i, (channels, kernel, stride) in enumerate(convs):
       if i:
         x_bhwF = nn.relu(x_bhwF)

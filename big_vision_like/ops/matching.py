@@ -38,6 +38,9 @@ def match(cost_BTQ: jax.Array, valid_BT: jax.Array | None = None) -> jax.Array:
   largest_B11 = jnp.abs(cost_BTQ).max(
     axis=(1, 2), keepdims=True, where=usable_BTQ, initial=jnp.finfo(jnp.float32).tiny
   )
+  # Powers of two, so that nothing is rounded and no sum of costs is infinite.
+  _, exponent_B11 = jnp.frexp(largest_B11)
+  cost_BTQ, largest_B11 = (jnp.ldexp(x, -exponent_B11) for x in (cost_BTQ, largest_B11))
   # More than others could save by it: so few targets as possible pay this.
   never_B11 = (2 * targets + 1) * largest_B11
   cost_BTN = jnp.where(usable_BTQ, cost_BTQ, never_B11)

@@ -100,7 +100,9 @@ def hungarian_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.A
   """
   cost_BOS = pairwise_huber(predictions_BSP, targets_BOP)
   slot_BO1 = matching.match(cost_BOS)[..., None]
-  return jnp.take_along_axis(cost_BOS, slot_BO1, axis=2).sum(axis=(1, 2))
+  matched_BO1 = jnp.take_along_axis(cost_BOS, slot_BO1, axis=2)
+  # Of slots that are NaN, which nothing is matched to, nothing is to be hidden.
+  return jnp.where(slot_BO1 < 0, jnp.nan, matched_BO1).sum(axis=(1, 2))
 
 
 def pairwise_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:

@@ -112,8 +112,9 @@ def slot_colours(
 ) -> np.ndarray:
   """The colours of slots, (S, 3) uint8: those of the entities they overlap most with.
 
-  Pairs are made in the order of their intersection over union; slots without an entity,
-  and all without a segmentation, have colours of their own.
+  Pairs are made in the order of their intersection over union among pixels of objects,
+  then with the background; slots without an entity, and all without a segmentation,
+  have colours of their own.
   """
   count = len(masks_SHW)
   if segmentation_HW is None:
@@ -125,12 +126,12 @@ def slot_colours(
   shared_SK = np.einsum(
     'SHW,KHW->SK', slots_SHW, entities_KHW, dtype=np.float64, casting='unsafe'
   )
-  union_SK = (
-    slots_SHW.sum(axis=(1, 2))[:, None]
-    + entities_KHW.sum(axis=(1, 2))[None]
-    - shared_SK
-  )
+  # Of objects' pixels alone: how a background is torn says nothing of objects.
+  own_S = (slots_SHW & (segmentation_HW > 0)[None]).sum(axis=(1, 2))
+  union_SK = own_S[:, None] + entities_KHW.sum(axis=(1, 2))[None] - shared_SK
   iou_SK = shared_SK / np.maximum(union_SK, 1)
+  # The background takes of what is left the slot that covers most of it.
+  iou_SK[:, 0] = shared_SK[:, 0] / segmentation_HW.size - 1
   entity_of: dict[int, int] = {}
   for index in np.argsort(-iou_SK, axis=None, kind='stable').tolist():
     slot, entity = divmod(index, entities)

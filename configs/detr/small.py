@@ -18,7 +18,14 @@ from big_vision_like.models import detr, resnet
 from big_vision_like.spec import spec
 from big_vision_like.tasks import detection
 
-ARGUMENTS = ('whole', 'apart', 'nowhere', 'last')
+# What is different in the model, and in the task.
+CHANGES = {
+  'whole': ({}, {}),
+  'apart': (dict(queries_attend=False), {}),
+  'nowhere': (dict(positions_at=('none', 'none', 'none')), {}),
+  'last': ({}, dict(auxiliary=False)),
+}
+ARGUMENTS = tuple(CHANGES)
 
 
 def get_config(change: str = 'whole') -> mlc.ConfigDict:
@@ -27,7 +34,7 @@ def get_config(change: str = 'whole') -> mlc.ConfigDict:
   c.checkpoint_every, c.keep_last = 500, 1
   c.train_data = scenes.train_input(16, workers=0)
   c.train_data.seed = c.get_ref('seed')
-  place = 'none' if change == 'nowhere' else 'attention'
+  in_model, in_task = benchmarks.chosen(change, CHANGES, 'change')
   c.task = spec(
     detection.Detection,
     model=spec(
@@ -43,8 +50,7 @@ def get_config(change: str = 'whole') -> mlc.ConfigDict:
       num_heads=4,
       mlp_dim=128,
       dropout=0.0,
-      positions_at=(place, place, place),
-      queries_attend=change != 'apart',
+      **in_model,
     ),
     optimizer=spec(
       optim.adamw,
@@ -58,7 +64,7 @@ def get_config(change: str = 'whole') -> mlc.ConfigDict:
       clip_norm=0.1,
       decay_rules=(('.*', 1.0),),
     ),
-    auxiliary=change != 'last',
+    **in_task,
   )
   c.evals = dict(
     val=spec(

@@ -35,25 +35,32 @@ SETTINGS = {
   'published_multi_dsprites': ('multi_dsprites', 6, ('Multi-dSprites', 91.3, 0.3)),
   'clevr': ('clevr', 7, ('CLEVR6', 98.8, 0.3)),
 }
+# What is different in the model.
+CHANGES = {
+  '': {},
+  'inputs': dict(over='inputs'),
+  'implicit': dict(implicit=True),
+}
 ARGUMENTS = (*SETTINGS, 'tetrominoes,inputs', 'tetrominoes,implicit')
 
 
 def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
   name, _, how = arg.partition(',')
-  layers, num_slots, published = SETTINGS[name]
+  layers, num_slots, published = benchmarks.chosen(name, SETTINGS)
   scenes = benchmarks.DISCOVERY[name]
   c = mlc.ConfigDict(dict(seed=0, total_steps=500_000, log_every=500))
   c.checkpoint_every, c.keep_last = 10_000, 2
   c.train_data = scenes.train_input(batch_size=64)
   c.train_data.seed = c.get_ref('seed')
-  model = dict(num_slots=num_slots, iterations=3, **slot_attention.variant(layers))
-  if how == 'inputs':
-    model['over'] = 'inputs'
-  if how == 'implicit':
-    model['implicit'] = True
   c.task = spec(
     object_discovery.ObjectDiscovery,
-    model=spec(slot_attention.AutoEncoder, **model),
+    model=spec(
+      slot_attention.AutoEncoder,
+      num_slots=num_slots,
+      iterations=3,
+      **slot_attention.variant(layers),
+      **benchmarks.chosen(how, CHANGES, 'change'),
+    ),
     optimizer=spec(
       optim.adamw,
       rate=spec(optim.halving, peak_value=4e-4, warmup_steps=10_000, half_life=100_000),

@@ -6,8 +6,8 @@
 `clevr` is TFDS's `clevr:3.1.0` (up to 10 objects, 128x128 pixels of the whole picture);
 the paper, one GPU: AP 94.3, 86.7, 56.0, 10.8 and 0.9 % within distances inf, 1, 0.5,
 0.25 and 0.125. `solids` is drawn here, of the same size and with the same properties.
-`fewer` and `longer` are the test set with other numbers of iterations, `slots` with 20
-slots.
+`iterations_1` and `iterations_5` are the test set with other numbers of iterations,
+`slots_20` with twice as many slots.
 """
 
 import ml_collections as mlc
@@ -31,7 +31,7 @@ PUBLISHED = {
 
 
 def get_config(name: str = 'clevr') -> mlc.ConfigDict:
-  scenes = benchmarks.PROPERTIES[name]
+  scenes = benchmarks.chosen(name, benchmarks.PROPERTIES)
   c = mlc.ConfigDict(dict(seed=0, total_steps=150_000, log_every=250))
   c.checkpoint_every, c.keep_last = 5_000, 2
   c.train_data = scenes.train_input(batch_size=512)
@@ -54,9 +54,9 @@ def get_config(name: str = 'clevr') -> mlc.ConfigDict:
   c.evals = dict(
     val=measured('val', every=10_000),
     test=measured('test'),
-    fewer=measured('test', iterations=1),
-    longer=measured('test', iterations=5),
-    slots=measured('test', num_slots=20),
+    iterations_1=measured('test', iterations=1),
+    iterations_5=measured('test', iterations=5),
+    slots_20=measured('test', num_slots=20),
   )
   if name == 'clevr':
     c.reproduces = [

@@ -22,12 +22,18 @@ from big_vision_like.spec import spec
 from big_vision_like.tasks import object_discovery
 
 ARGUMENTS = ('tetrominoes', 'tetrominoes,inputs', 'tetrominoes,through', 'blocks')
+# What is different in the model, by the second word of the argument.
+CHANGES = {
+  '': dict(implicit=True),
+  'inputs': dict(implicit=True, over='inputs'),
+  'through': dict(implicit=False),
+}
 SCENES = {'tetrominoes': ('tetrominoes_7', 7), 'blocks': ('blocks', 8)}
 
 
 def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
   name, _, change = arg.partition(',')
-  name, side = SCENES[name]
+  name, side = benchmarks.chosen(name, SCENES)
   scenes = benchmarks.DISCOVERY[name]
   c = mlc.ConfigDict(dict(seed=0, total_steps=30_000, log_every=500))
   c.checkpoint_every, c.keep_last = 5_000, 1
@@ -43,8 +49,7 @@ def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
       encoder_convs=3 * ((32, 3, 1),),
       grid=(side, side),
       decoder_convs=3 * ((32, 3, 1),),
-      over='inputs' if change == 'inputs' else 'slots',
-      implicit=change != 'through',
+      **benchmarks.chosen(change, CHANGES, 'change'),
     ),
     optimizer=spec(
       optim.adamw,

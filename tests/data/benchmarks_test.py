@@ -139,7 +139,6 @@ SCENES = {
   'tetrominoes': ('tetrominoes', 35),
   'multi_dsprites': ('multi_dsprites', 64),
   'solids': ('solids/discovery', 128),
-  'solids_32': ('solids/discovery_32', 32),
   'tetrominoes_7': ('tetrominoes/7', 7),
   'blocks': ('tetrominoes/blocks', 8),
   'published_tetrominoes': ('multi_object/tetrominoes', 35),
@@ -241,7 +240,7 @@ def test_scenes_that_were_prepared(tmp_path):
   tiny = solids.SolidsConfig(name='tiny', view=view, splits=splits)
   builder = solids.Solids(data_dir=tmp_path, config=tiny)
   builder.download_and_prepare(file_format='array_record')
-  scenes = benchmarks.DISCOVERY['solids_32']
+  scenes = benchmarks.DISCOVERY['solids']
   nodes = scenes.train_input(6, workers=0), scenes.eval_input(2, 'more', workers=0)
   for node in nodes:
     node.source.name, node.source.data_dir = 'solids/tiny', str(tmp_path)

@@ -100,6 +100,14 @@ def test_by_hand(dtype):
   np.testing.assert_array_equal(query_BT, [[1, 0], [0, -1], [-1, 0]])
 
 
+def test_costs_near_the_largest_float():
+  cost = np.array(
+    [[[3e38, np.inf], [np.inf, np.inf]], [[3e38, -3e38], [-3e38, 3e38]]], np.float32
+  )
+  found = jax.jit(matching.match)(cost)
+  np.testing.assert_array_equal(found, [[0, -1], [1, 0]])
+
+
 def test_no_targets():
   assert match(np.zeros((3, 0, 4), np.float32)).shape == (3, 0)
 

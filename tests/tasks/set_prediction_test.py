@@ -258,3 +258,10 @@ def test_names_of_arrays_tell_their_axes():
       set_prediction.hungarian_huber, np.zeros((2, 5, 7)), np.zeros((2, 3, 7))
     )
   assert {'cost_BOS', 'slot_BO1', 'targets_BO1P'} <= seen.keys()
+
+
+def test_a_slot_that_is_nan_is_not_hidden():
+  predictions = np.full((2, 3, 4), 0.5, np.float32)
+  predictions[1, 2] = np.nan
+  loss = jax.jit(set_prediction.hungarian_huber)(predictions, np.zeros((2, 3, 4)))
+  assert np.isfinite(loss[0]) and np.isnan(loss[1])

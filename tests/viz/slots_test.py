@@ -85,6 +85,19 @@ def test_slots_have_the_colours_of_what_they_find():
   assert len(np.unique(colours, axis=0)) == 6
 
 
+def test_a_torn_background_takes_no_slot_from_an_object():
+  segmentation = np.zeros((6, 6), int)
+  segmentation[0, :2] = 1
+  found = np.zeros((6, 6), int)
+  found[2:, :] = 1  # half of the background has a slot that holds nothing else
+  found[:2, 3:] = 2
+  masks = (found == np.arange(3)[:, None, None]).astype(np.float32)
+  masks[0, 3:, 3:], masks[1, 3:, 3:] = 1, 0  # most of slot 0 is background too
+  colours = slots.slot_colours(masks, segmentation)
+  background, entity = slots.entity_colours(2)
+  np.testing.assert_array_equal(colours[:2], [entity, background])
+
+
 def test_there_are_colours_for_any_number_of_objects():
   colours = slots.entity_colours(31)
   assert colours.shape == (31, 3)
