@@ -40,7 +40,7 @@ class LoadedRun:
   @property
   def params(self) -> Any:
     """The parameters that predictions are made with."""
-    return self.state.params if self.state.ema is None else self.state.ema
+    return self.state.variables['params']
 
 
 def load_run(

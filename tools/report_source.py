@@ -50,8 +50,7 @@ class Source(abc.ABC):
   @property
   def params(self) -> Mapping[str, Any]:
     """The parameters that predictions are made with."""
-    state = self.restored.state
-    return state.params if state.ema is None else state.ema
+    return self.restored.params
 
   def training_batch(self, size: int) -> tuple[Any, Mapping[str, np.ndarray]]:
     """The training data, and its first `size` examples, augmented."""

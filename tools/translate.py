@@ -150,12 +150,10 @@ def _open_run(workdir: str, beams: int | None, alpha: float | None) -> Translato
   task = run.task
   alpha = task.alpha if alpha is None else alpha
   task = dataclasses.replace(task, beams=beams or task.beams, alpha=alpha)
-  state = run.state
-  params = state.params if state.ema is None else state.ema
   learned = task.model.positions == 'learned'
   return Translator(
     task,
-    {'params': params, **state.mutable},
+    run.state.variables,
     vocabulary,
     vocabulary,
     task.model.max_length if learned else None,

@@ -96,13 +96,7 @@ class Classification(task.GradientTask):
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
     _, key_dropout = jax.random.split(key)
     image_BHWC, target_BC = self.augmented(batch, key)
-    outputs, mutable = self.model.apply(
-      {'params': params, **mutable},
-      image_BHWC,
-      train=True,
-      rngs={'dropout': key_dropout},
-      mutable=list(mutable),
-    )
+    outputs, mutable = self.trained(params, mutable, (image_BHWC,), dropout=key_dropout)
     logits_BC = outputs['logits']
     loss = LOSSES[self.loss_type](logits_BC, target_BC).mean()
     hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
@@ -110,10 +104,7 @@ class Classification(task.GradientTask):
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
     del key  # nothing is random in evaluation
-    params = state.params if state.ema is None else state.ema
-    outputs = self.model.apply(
-      {'params': params, **state.mutable}, *self.model_inputs(batch), train=False
-    )
+    outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     if 'label' in batch:
       target_BC = jax.nn.one_hot(batch['label'], self.model.num_classes)
       outputs['loss'] = LOSSES[self.loss_type](outputs['logits'], target_BC)

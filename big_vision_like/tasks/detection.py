@@ -93,13 +93,8 @@ class Detection(task.GradientTask):
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
-    outputs, mutable = self.model.apply(
-      {'params': params, **mutable},
-      *self.model_inputs(batch),
-      train=True,
-      rngs={'dropout': key},
-      mutable=list(mutable),
-    )
+    inputs = self.model_inputs(batch)
+    outputs, mutable = self.trained(params, mutable, inputs, dropout=key)
     objects = objects_of(batch)
     if 'mean_count' in batch:
       num_objects = batch['mean_count'].sum()
@@ -142,10 +137,7 @@ class Detection(task.GradientTask):
     `original_size` (B, 2: height, width), or of `size` where batches lack that.
     """
     del key  # nothing is random in evaluation
-    params = state.params if state.ema is None else state.ema
-    outputs = self.model.apply(
-      {'params': params, **state.mutable}, *self.model_inputs(batch), train=False
-    )
+    outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     for name in ('layer_logits', 'layer_boxes'):
       outputs[name] = jnp.moveaxis(outputs[name], 0, 1)
     probability_BQC = jax.nn.softmax(outputs['logits'].astype(jnp.float32))[..., :-1]
@@ -265,11 +257,10 @@ def pair_costs(
   """
   probability_BCQ = jax.nn.softmax(logits_BQC.astype(jnp.float32)).swapaxes(1, 2)
   p_BKQ = jnp.take_along_axis(probability_BCQ, objects.label_BK[..., None], axis=1)
-  true_BK14 = objects.boxes_BK4[:, :, None]
-  found_B1Q4 = boxes_BQ4[:, None].astype(jnp.float32)
-  l1_BKQ = jnp.abs(true_BK14 - found_B1Q4).sum(axis=-1)
-  giou_BKQ = boxes.generalized_iou(
-    boxes.cxcywh_to_xyxy(true_BK14), boxes.cxcywh_to_xyxy(found_B1Q4)
+  true_BK4, found_BQ4 = objects.boxes_BK4, boxes_BQ4.astype(jnp.float32)
+  l1_BKQ = jnp.abs(true_BK4[:, :, None] - found_BQ4[:, None]).sum(axis=-1)
+  giou_BKQ = boxes.pairwise_generalized_iou(
+    boxes.cxcywh_to_xyxy(true_BK4), boxes.cxcywh_to_xyxy(found_BQ4)
   )
   return costs['l1'] * l1_BKQ - costs['class'] * p_BKQ - costs['giou'] * giou_BKQ
 

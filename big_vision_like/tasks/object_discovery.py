@@ -29,13 +29,7 @@ class ObjectDiscovery(task.GradientTask):
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
     (image_BHWC,) = self.model_inputs(batch)
-    outputs, mutable = self.model.apply(
-      {'params': params, **mutable},
-      image_BHWC,
-      train=True,
-      rngs={'slots': key},
-      mutable=list(mutable),
-    )
+    outputs, mutable = self.trained(params, mutable, (image_BHWC,), slots=key)
     return squared_error(image_BHWC, outputs['reconstruction']).mean(), (mutable, {})
 
   def predict(
@@ -52,8 +46,7 @@ class ObjectDiscovery(task.GradientTask):
     `iterate_reconstructions` (B, T, H, W, C), `iterate_masks` (B, T, S, H, W) and
     `iterate_contents` (B, T, S, H, W, C).
     """
-    params = state.params if state.ema is None else state.ema
-    variables = {'params': params, **state.mutable}
+    variables = state.variables
     (image_BHWC,) = self.model_inputs(batch)
     outputs = self.model.apply(
       variables,

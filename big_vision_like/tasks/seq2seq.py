@@ -74,13 +74,8 @@ class Seq2Seq(task.GradientTask):
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
-    outputs, mutable = self.model.apply(
-      {'params': params, **mutable},
-      *self.model_inputs(batch),
-      train=True,
-      rngs={'dropout': key},
-      mutable=list(mutable),
-    )
+    inputs = self.model_inputs(batch)
+    outputs, mutable = self.trained(params, mutable, inputs, dropout=key)
     logits_BTV, target_BT = outputs['logits'], batch['target']
     counted_BT = target_BT != self.model.pad_id
     tokens = counted_BT.sum(dtype=jnp.float32)
@@ -99,8 +94,7 @@ class Seq2Seq(task.GradientTask):
     and their scores, `beams` (B, K, N) and `scores` (B, K), best first.
     """
     del key  # nothing is random in evaluation
-    params = state.params if state.ema is None else state.ema
-    variables = {'params': params, **state.mutable}
+    variables = state.variables
     outputs = self.model.apply(variables, *self.model_inputs(batch))
     counted_BT = batch['target'] != self.model.pad_id
     nll_BT = losses.smoothed_cross_entropy(outputs['logits'], batch['target'], 0.0)

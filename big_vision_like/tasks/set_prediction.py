@@ -55,13 +55,8 @@ class SetPrediction(task.GradientTask):
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
-    outputs, mutable = self.model.apply(
-      {'params': params, **mutable},
-      *self.model_inputs(batch),
-      train=True,
-      rngs={'slots': key},
-      mutable=list(mutable),
-    )
+    inputs = self.model_inputs(batch)
+    outputs, mutable = self.trained(params, mutable, inputs, slots=key)
     loss_B = hungarian_huber(outputs['predictions'], batch['targets'])
     return loss_B.mean(), (mutable, {})
 
@@ -77,12 +72,10 @@ class SetPrediction(task.GradientTask):
 
     `num_slots` and `iterations` replace the model's own.
     """
-    params = state.params if state.ema is None else state.ema
     (image_BHWC,) = self.model_inputs(batch)
     outputs = self.model.apply(
-      {'params': params, **state.mutable},
+      state.variables,
       image_BHWC,
-      train=False,
       num_slots=num_slots,
       iterations=iterations,
       rngs={'slots': key},

@@ -27,6 +27,12 @@ class State:
   ema: Any = None
   frozen: Any = None
 
+  @property
+  def variables(self) -> Any:
+    """What predictions are made with: the running average where there is one."""
+    params = self.params if self.ema is None else self.ema
+    return {'params': params, **self.mutable}
+
 
 class Task(abc.ABC):
   """Three pure functions; everything else about training lives in the loop."""
@@ -84,6 +90,18 @@ class GradientTask(Task):
     A scalar `weight` (such as the number of tokens) says how much the mean counts
     among those of other parts of the batch, where there are several.
     """
+
+  def trained(
+    self, params: Any, mutable: Any, inputs: Sequence[jax.Array], **rngs: jax.Array
+  ) -> tuple[Arrays, Any]:
+    """The model's outputs while it learns, and the next mutable variables."""
+    return self.model.apply(
+      {'params': params, **mutable},
+      *inputs,
+      train=True,
+      rngs=rngs,
+      mutable=list(mutable),
+    )
 
   def init(self, key: jax.Array, batch: Arrays) -> State:
     variables = self.model.init(key, *self.model_inputs(batch))
