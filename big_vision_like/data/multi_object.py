@@ -269,9 +269,7 @@ class MultiObject(tfds.core.GeneratorBasedBuilder):
       example = parsed(record, config, f'record {position:,} of {path}')
       fits = config.max_objects is None or len(example['objects']) <= config.max_objects
       if fits:
-        for name in ('image', 'segmentation'):
-          example[name] = drawing.png(example[name])
-        yield position, {**example, 'id': position}
+        yield position, {**drawing.encoded(example), 'id': position}
       # Of the scenes for training, those that are left out count too.
       taken += fits or split == 'train'
 

@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import process
 from typing import Any
@@ -38,6 +39,27 @@ class Counted:
 
   def __iter__(self) -> Iterator[Example]:
     return iter(self.examples)
+
+
+def generator(
+  seed: int, split: str, index: int, splits: Sequence[str]
+) -> np.random.Generator:
+  """The random numbers of example `index` of one of the splits."""
+  if split not in splits:
+    raise ValueError(f'split={split!r} is not one of {splits}')
+  return np.random.default_rng((seed, splits.index(split), index))
+
+
+def by_split(
+  draw: Callable[[Any, str, int], dict[str, Any]],
+  config: Any,
+  counts: Mapping[str, int],
+) -> dict[str, Counted]:
+  """What `_split_generators` of a builder returns: draw(config, split, i) of each."""
+  return {
+    split: drawn(functools.partial(draw, config, split), count)
+    for split, count in counts.items()
+  }
 
 
 def drawn(draw: Draw, count: int, workers: int | None = None) -> Counted:
@@ -102,3 +124,9 @@ def png(image_HWC: np.ndarray) -> bytes:
   if image_HWC.shape[2] == 3:
     image_HWC = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR)
   return cv2.imencode('.png', image_HWC)[1].tobytes()
+
+
+def encoded(example: dict[str, Any], *more: str) -> dict[str, Any]:
+  """An example with `image`, `segmentation` and what is named besides as PNG."""
+  pictures = 'image', 'segmentation', *more
+  return example | {name: png(example[name]) for name in pictures}

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from big_vision_like.data.procedural import strokes
+from big_vision_like.data.procedural import drawing, strokes
 
 CHARACTERS = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 SPLITS = ('train', 'test')
@@ -66,10 +66,8 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> np.ndarra
 
 def draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, int]:
   """Example `index` of a split: image (size,size,1) uint8 and label 0..61."""
-  if split not in SPLITS:
-    raise ValueError(f'split={split!r} is not one of {SPLITS}')
   label = index % len(CHARACTERS)
-  rng = np.random.default_rng((seed, SPLITS.index(split), index))
+  rng = drawing.generator(seed, split, index, SPLITS)
   return draw_glyph(CHARACTERS[label], size, rng), label
 
 
@@ -301,6 +299,4 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     for i in range(count):
       image_HWC, label = draw(config.seed, split, i, config.size)
-      # Bytes, not pixels: TFDS would import TensorFlow to encode pixels.
-      png = cv2.imencode('.png', image_HWC)[1].tobytes()
-      yield i, {'image': png, 'label': label, 'id': i}
+      yield i, {'image': drawing.png(image_HWC), 'label': label, 'id': i}

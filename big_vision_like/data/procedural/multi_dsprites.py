@@ -12,7 +12,6 @@ Axes: H W image, C channels; x to the right, y down.
 
 import colorsys
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,10 +91,8 @@ def draw(seed: int, split: str, index: int, variant: str) -> dict[str, Any]:
   `orientation` as in dSprites, `color` (C,) in [0, 1], and `visibility`, which is 0 if
   nothing is seen of it, else 1.
   """
-  if split not in SPLITS:
-    raise ValueError(f'split={split!r} is not one of {SPLITS}')
   (least, most), channels = VARIANTS[variant]
-  rng = np.random.default_rng((seed, SPLITS.index(split), index))
+  rng = drawing.generator(seed, split, index, SPLITS)
   count = int(rng.integers(least, most + 1))
   background_C, colors_NC = _colors(variant, count, rng)
   ids_HW = np.zeros((SIZE, SIZE), np.uint8)
@@ -188,20 +185,13 @@ class MultiDsprites(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    return {
-      split: drawing.drawn(
-        functools.partial(_encoded, config.seed, split, config.variant), count
-      )
-      for split, count in zip(SPLITS, config.counts, strict=True)
-    }
+    counts = dict(zip(SPLITS, config.counts, strict=True))
+    return drawing.by_split(_encoded, config, counts)
 
   def _generate_examples(self, examples: Iterator) -> Iterator:
     return examples
 
 
-def _encoded(seed: int, split: str, variant: str, index: int) -> dict[str, Any]:
+def _encoded(config: MultiDspritesConfig, split: str, index: int) -> dict[str, Any]:
   """Example `index`, its pictures as PNG."""
-  example = draw(seed, split, index, variant)
-  for name in ('image', 'segmentation'):
-    example[name] = drawing.png(example[name])
-  return example
+  return drawing.encoded(draw(config.seed, split, index, config.variant))

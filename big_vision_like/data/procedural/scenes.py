@@ -13,7 +13,6 @@ Axes: H W image, C channels, S things of a scene.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -114,9 +113,7 @@ def draw(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
   pixels, `bbox` as top, left, bottom, right in [0, 1], `label`, the place among things
   and then `STUFF`, and `is_crowd`.
   """
-  if split not in SPLITS:
-    raise ValueError(f'split={split!r} is not one of {SPLITS}')
-  rng = np.random.default_rng((config.seed, SPLITS.index(split), index))
+  rng = drawing.generator(config.seed, split, index, SPLITS)
   # Before anything is drawn anew, or full scenes would be rare.
   count = int(rng.integers(*config.count, endpoint=True))
   heap = config.hidden and rng.random() < CROWD
@@ -352,10 +349,8 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    return {
-      split: drawing.drawn(functools.partial(_encoded, config, split), count)
-      for split, count in zip(SPLITS, config.counts, strict=True)
-    }
+    counts = dict(zip(SPLITS, config.counts, strict=True))
+    return drawing.by_split(_encoded, config, counts)
 
   def _generate_examples(self, examples: Iterator) -> Iterator:
     return examples
@@ -363,9 +358,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
 def _encoded(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
   """Example `index` as TFDS takes it, its pictures as PNG."""
-  example = draw(config, split, index)
-  for name in ('image', 'segmentation', 'panoptic_image'):
-    example[name] = drawing.png(example[name])
+  example = drawing.encoded(draw(config, split, index), 'panoptic_image')
   for name in ('objects', 'panoptic_objects'):
     example[name] = [
       segment | {'bbox': tfds.features.BBox(*segment['bbox'])}

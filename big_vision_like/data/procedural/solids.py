@@ -414,9 +414,7 @@ def draw(
   of a pixel, or 0. Objects have what TFDS's `clevr:3.1.0` says of each; `pixel_coords`
   are x and y of its middle in this image, rounded, and its depth.
   """
-  if split not in SPLITS:
-    raise ValueError(f'split={split!r} is not one of {SPLITS}')
-  rng = np.random.default_rng((seed, SPLITS.index(split), index))
+  rng = drawing.generator(seed, split, index, SPLITS)
   count = int(rng.integers(counts[0], counts[1] + 1))
   eye_3 = EYE_3 + rng.uniform(-EYE_JITTER, EYE_JITTER, 3)
   lamp_3 = LAMP_3 + rng.uniform(-LAMP_JITTER, LAMP_JITTER, 3)
@@ -573,10 +571,8 @@ class Solids(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    return {
-      split: drawing.drawn(functools.partial(_encoded, config, split), count)
-      for split, (count, _) in config.splits.items()
-    }
+    counts = {split: count for split, (count, _) in config.splits.items()}
+    return drawing.by_split(_encoded, config, counts)
 
   def _generate_examples(self, examples: Iterator) -> Iterator:
     return examples
@@ -585,7 +581,5 @@ class Solids(tfds.core.GeneratorBasedBuilder):
 def _encoded(config: SolidsConfig, split: str, index: int) -> dict[str, Any]:
   """Example `index`, its pictures as PNG."""
   counts = (config.fewest, config.splits[split][1])
-  example = draw(config.seed, split, index, config.view, counts)
-  for name in ('image', 'segmentation'):
-    example[name] = drawing.png(example[name])
+  example = drawing.encoded(draw(config.seed, split, index, config.view, counts))
   return example

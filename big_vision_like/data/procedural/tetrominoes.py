@@ -80,9 +80,7 @@ def draw(
   five look raised, others are flat. Objects have a name of `SHAPES` as `shape`, one of
   `COLORS` as `color`, and the centre of their bounding box as `x` and `y` in [0, 1].
   """
-  if split not in SPLITS:
-    raise ValueError(f'split={split!r} is not one of {SPLITS}')
-  rng = np.random.default_rng((seed, SPLITS.index(split), index))
+  rng = drawing.generator(seed, split, index, SPLITS)
   ids_HW = None
   while ids_HW is None:
     pieces = [_piece(rng, size, cell, step, shapes) for _ in range(PIECES)]
@@ -222,10 +220,8 @@ class Tetrominoes(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    return {
-      split: drawing.drawn(functools.partial(_encoded, config, split), count)
-      for split, count in zip(SPLITS, config.counts, strict=True)
-    }
+    counts = dict(zip(SPLITS, config.counts, strict=True))
+    return drawing.by_split(_encoded, config, counts)
 
   def _generate_examples(self, examples: Iterator) -> Iterator:
     return examples
@@ -236,7 +232,4 @@ def _encoded(config: TetrominoesConfig, split: str, index: int) -> dict[str, Any
   options = {
     name: getattr(config, name) for name in ('size', 'cell', 'step', 'shapes', 'gap')
   }
-  example = draw(config.seed, split, index, **options)
-  for name in ('image', 'segmentation'):
-    example[name] = drawing.png(example[name])
-  return example
+  return drawing.encoded(draw(config.seed, split, index, **options))
