@@ -1,5 +1,6 @@
 """Input of published benchmarks, as parts of configs."""
 
+import abc
 import copy
 import dataclasses
 import statistics
@@ -452,18 +453,14 @@ def three_augment(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scenes:
-  """Pictures of several objects, to find these or to predict what they are.
-
-  `parts` are sources: `train`, `val` to choose on, `test`, which is reported. Batches
-  of evaluation hold `names`: `image`, and `segmentation` or `targets` (see
-  `transforms.objects`). Those to train on have no `segmentation`, which nothing learns
-  from. `transforms` are of these alone.
-  """
+class Pictures(abc.ABC):
+  """Pictures in parts, each a source: the input of them, with transforms of its own."""
 
   parts: Mapping[str, mlc.ConfigDict]
-  transforms: Sequence[mlc.ConfigDict] = ()
-  names: Sequence[str] = ('image', 'segmentation')
+
+  @abc.abstractmethod
+  def _transforms(self, train: bool) -> list[mlc.ConfigDict]:
+    """Those of training, or of evaluation."""
 
   def source(self, part: str) -> mlc.ConfigDict:
     """The examples of a part."""
@@ -473,11 +470,10 @@ class Scenes:
     self, batch_size: int, part: str = 'train', seed: int = 0, workers: int = 8
   ) -> mlc.ConfigDict:
     """Shuffled batches of a part."""
-    names = [name for name in self.names if name != 'segmentation']
     return spec(
       pipeline.TrainInput,
       source=self.source(part),
-      transforms=self._transforms(names),
+      transforms=self._transforms(train=True),
       batch_size=batch_size,
       seed=seed,
       workers=workers,
@@ -490,16 +486,31 @@ class Scenes:
     return spec(
       pipeline.EvalInput,
       source=self.source(part),
-      transforms=self._transforms(self.names),
+      transforms=self._transforms(train=False),
       batch_size=batch_size,
       workers=workers,
     )
 
-  def _transforms(self, names: Sequence[str]) -> list[mlc.ConfigDict]:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenes(Pictures):
+  """Pictures of several objects, to find these or to predict what they are.
+
+  `parts` are sources: `train`, `val` to choose on, `test`, which is reported. Batches
+  of evaluation hold `names`: `image`, and `segmentation` or `targets` (see
+  `transforms.objects`). Those to train on have no `segmentation`, which nothing learns
+  from. `transforms` are of these alone.
+  """
+
+  transforms: Sequence[mlc.ConfigDict] = ()
+  names: Sequence[str] = ('image', 'segmentation')
+
+  def _transforms(self, train: bool) -> list[mlc.ConfigDict]:
+    names = [n for n in self.names if not (train and n == 'segmentation')]
     made = {'segmentation': objects.DecodeSegmentation, 'targets': objects.ClevrTargets}
     first = [spec(image.Decode), *(spec(made[n]) for n in names if n in made)]
     own = [part.copy_and_resolve_references() for part in self.transforms]
-    return [*first, spec(labels.Keep, names=list(names)), *own]
+    return [*first, spec(labels.Keep, names=names), *own]
 
 
 def _parts(name: str, **splits: tuple[str, int | None]) -> dict[str, mlc.ConfigDict]:
@@ -592,7 +603,7 @@ def detr_augmentation() -> list[mlc.ConfigDict]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Detection:
+class Detection(Pictures):
   """Pictures whose objects are to be found: COCO, `scenes`, or yours.
 
   `parts` are sources with the features of TFDS's `coco/2017`, or of its
@@ -610,7 +621,6 @@ class Detection:
   among their boxes.
   """
 
-  parts: Mapping[str, mlc.ConfigDict]
   shapes: Sequence[tuple[int, int]]
   eval_shapes: Sequence[tuple[int, int]]
   max_boxes: int
@@ -620,41 +630,10 @@ class Detection:
   panoptic: bool = False
   truth_size: tuple[int, int] = (640, 640)
 
-  def source(self, part: str) -> mlc.ConfigDict:
-    """The examples of a part."""
-    return chosen(part, self.parts, 'part').copy_and_resolve_references()
-
-  def train_input(
-    self, batch_size: int, part: str = 'train', seed: int = 0, workers: int = 8
-  ) -> mlc.ConfigDict:
-    """Shuffled batches of a part."""
-    return spec(
-      pipeline.TrainInput,
-      source=self.source(part),
-      transforms=self._transforms(self.augmentation, self.shapes, crowds=False),
-      batch_size=batch_size,
-      seed=seed,
-      workers=workers,
-    )
-
-  def eval_input(
-    self, batch_size: int, part: str = 'val', workers: int = 8
-  ) -> mlc.ConfigDict:
-    """Every example of a part once."""
-    return spec(
-      pipeline.EvalInput,
-      source=self.source(part),
-      transforms=self._transforms(self.resizing, self.eval_shapes, crowds=True),
-      batch_size=batch_size,
-      workers=workers,
-    )
-
-  def _transforms(
-    self,
-    own: Sequence[mlc.ConfigDict],
-    shapes: Sequence[tuple[int, int]],
-    crowds: bool,
-  ) -> list[mlc.ConfigDict]:
+  def _transforms(self, train: bool) -> list[mlc.ConfigDict]:
+    own, shapes, crowds = self.resizing, self.eval_shapes, not train
+    if train:
+      own, shapes = self.augmentation, self.shapes
     names = ['image', 'boxes', 'box_labels', 'dropped']
     names += ['crowd', 'area', 'image_id', 'original_size'] if crowds else []
     prepare, masks = [spec(boxes.Objects, crowds=crowds, ids=self.ids)], []

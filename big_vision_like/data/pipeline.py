@@ -308,11 +308,9 @@ class _Examples(_Endless):
 
   def __init__(self, data: TrainInput):
     self._mixture = data.source if isinstance(data.source, Mixture) else None
+    parts, seeds = self._parts(data), [data.seed]
     if self._mixture:
-      parts = list(self._mixture.parts.values())
       seeds = np.random.SeedSequence(data.seed).generate_state(len(parts)).tolist()
-    else:
-      parts, seeds = [Part(source=data.source)], [data.seed]
     self._orders = [
       Order(part.source, seed, data.repeats, data.window)
       for part, seed in zip(parts, seeds, strict=True)
@@ -320,33 +318,34 @@ class _Examples(_Endless):
 
     super().__init__(
       [
-        self._joined(data, parts, [_Records(order, attempt) for order in self._orders])
+        self._joined(data, [_Records(order, attempt) for order in self._orders])
         for attempt in range(ATTEMPTS + 1)
       ]
     )
 
+  def _parts(self, data: TrainInput) -> list[Part]:
+    if self._mixture:
+      return list(self._mixture.parts.values())
+    return [Part(source=data.source)]
+
   def _joined(
     self,
     data: TrainInput,
-    parts: Sequence[Part],
     records: Sequence[grain.MapDataset],
     made: Callable[[Transforms], Transforms] = list,
   ) -> grain.MapDataset:
     """Records after the transforms, or what is `made` of these."""
     streams = [
       _transformed(own, made(part.transforms), order.seed)
-      for own, part, order in zip(records, parts, self._orders, strict=True)
+      for own, part, order in zip(records, self._parts(data), self._orders, strict=True)
     ]
     mixed = _Mixed(streams, self._mixture) if self._mixture else streams[0]
     return _transformed(mixed, made(data.transforms), data.seed)
 
   def sizes(self, data: TrainInput) -> grain.MapDataset:
     """The size of each example's image, none of which is read for it."""
-    parts = (
-      self._mixture.parts.values() if self._mixture else [Part(source=data.source)]
-    )
     records = [_Sizes(order) for order in self._orders]
-    return self._joined(data, list(parts), records, grouping.of_sizes)
+    return self._joined(data, records, grouping.of_sizes)
 
   def make(self, position: int) -> dict[str, Any]:
     told = []
