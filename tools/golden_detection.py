@@ -53,18 +53,23 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
   (total, (losses, query_LBK)), gradients = total_loss(logits_BQC, boxes_BQ4)
   for name, gradient in zip(('logits', 'boxes'), gradients, strict=True):
     results[f'grad/pred_{name}'] = (gradient, Tolerance(relative=1e-3))
-  for i, (query_K, valid_K) in enumerate(
-    zip(np.asarray(query_LBK[0]), objects.valid_BK, strict=True)
-  ):
-    # The reference lists pairs by query.
-    target_K = query_K[valid_K].argsort()
-    results[f'output/match{i}_query'] = (query_K[target_K], EXACT)
-    results[f'output/match{i}_target'] = (target_K, EXACT)
+  results |= matches('output/match{}', query_LBK[0], objects)
   for name, theirs in LOSSES.items():
     results[f'loss/{theirs}'] = (losses[name][0], LOSS)
   results['loss/total'] = (total, LOSS)
   for name, error in detection.errors(logits_BQC, objects, query_LBK[0]).items():
     results[f'loss/{name}'] = (error, LOSS)
+  return results
+
+
+def matches(name: str, query_BK: jax.Array, objects: detection.Objects) -> Results:
+  """The pairs of each image, whose number goes into `name`, listed by query."""
+  results: Results = {}
+  pairs = zip(np.asarray(query_BK), objects.valid_BK, strict=True)
+  for i, (query_K, valid_K) in enumerate(pairs):
+    target_K = query_K[valid_K].argsort()
+    results[f'{name.format(i)}_query'] = (query_K[target_K], EXACT)
+    results[f'{name.format(i)}_target'] = (target_K, EXACT)
   return results
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden import EXACT, FLOAT, Fields, Results, Tolerance, select
-from golden_detection import LOSSES, padded
+from golden_detection import LOSSES, matches, padded
 
 from big_vision_like import optim
 from big_vision_like.models import detr, resnet
@@ -107,14 +107,8 @@ def whole(description: Fields, arrays: Fields) -> Results:
       results[f'loss/{theirs}{suffix}'] = (found[name][i], LOSS)
     for name, error in detection.errors(logits_BQC, objects, query_BK).items():
       results[f'loss/{name}{suffix}'] = (error, LOSS)
-    for b, (query_K, valid_K) in enumerate(
-      zip(query_BK, objects.valid_BK, strict=True)
-    ):
-      # The reference lists pairs by query.
-      target_K = query_K[valid_K].argsort()
-      name = f'output/match_{"final" if last else f"aux{i}"}_{b}'
-      results[f'{name}_query'] = (query_K[target_K], EXACT)
-      results[f'{name}_target'] = (target_K, EXACT)
+    layer = 'final' if last else f'aux{i}'
+    results |= matches(f'output/match_{layer}_{{}}', query_BK, objects)
   for name, array in weights.to_facebook({'params': gradients}).items():
     results[f'grad/{name}'] = (array, GRADIENT)
   return results | detections(model, variables, description, arrays)

@@ -32,17 +32,6 @@ if TYPE_CHECKING:
 Entry = dict[str, Any]
 
 STATS = tuple('AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl'.split())
-# The ids of COCO's 80 classes, in the order in which TFDS numbers them.
-COCO_IDS = (
-  *range(1, 12),
-  *range(13, 26),
-  *(27, 28),
-  *range(31, 45),
-  *range(46, 66),
-  *(67, 70),
-  *range(72, 83),
-  *range(84, 91),
-)
 NO_PYCOCOTOOLS = (
   'COCO AP needs the package pycocotools: install the extra `detection`:'
   " pip install -e '.[detection]'"
@@ -61,8 +50,8 @@ class CocoAP(evaluator.Evaluator):
 
   All predictions of an image count, in pixels of the original image: `predict` gives
   `boxes_xyxy`, `scores` and `labels`. A label's category is `categories[label]`
-  (`COCO_IDS` where labels are those of TFDS), or the label itself. `names` are those of
-  labels, for pictures.
+  (`data.coco.IDS` where labels are those of TFDS), or the label itself. `names` are
+  those of labels, for pictures.
 
   Truth is the json file `annotations`, of which the images of `data` count, or else the
   batches': `boxes` (B, K, 4) of the resized image, `box_labels`, `box_mask` and, where

@@ -202,13 +202,12 @@ def _table(
   if parts.masks:
     modules |= {theirs: [ours] for theirs, ours in _MASKS.items()}
   known = {prefix + theirs: [f'params/{ours}'] for theirs, ours in plain.items()}
-  for theirs, ours in modules.items():
-    for leaf, their_leaf in zip(
-      linear.leaves(ours[0]), ('weight', 'bias'), strict=True
-    ):
-      known[theirs + their_leaf] = [f'params/{module}/{leaf}' for module in ours]
-  return known | torchvision_resnet.table(
-    parts.resnet, resnet_names, 'frozen', prefix + backbone, 'backbone/'
+  return (
+    known
+    | _parameters(modules)
+    | torchvision_resnet.table(
+      parts.resnet, resnet_names, 'frozen', prefix + backbone, 'backbone/'
+    )
   )
 
 
