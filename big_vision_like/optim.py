@@ -51,7 +51,8 @@ class Optimizer:
   """An optax transformation that also knows its rules for each parameter.
 
   The update is -rate(step) * rate_factor * (transform(gradient) + decay * parameter),
-  after the gradients were clipped to a global norm of `clip_norm`.
+  after the gradients were clipped to a global norm of `clip_norm`. A parameter whose
+  rate factor is 0 is frozen: see `freeze`.
   """
 
   transform: optax.GradientTransformation
@@ -73,6 +74,19 @@ class Optimizer:
   def rate_factor_of(self, params: Tree) -> Tree:
     """What multiplies the learning rate of each parameter."""
     return factors(params, self.rate_rules, 1.0)
+
+  def freeze(self, params: Tree) -> Tree:
+    """The same, but that no gradient reaches what the rules freeze.
+
+    So gradients of frozen parameters are not computed, nor do they count in the norm.
+    """
+    if not self.rate_rules:
+      return params
+    return jax.tree.map(
+      lambda p, f: p if f else jax.lax.stop_gradient(p),
+      params,
+      self.rate_factor_of(params),
+    )
 
   def _chain(self, params: Tree) -> optax.GradientTransformation:
     parts = []

@@ -5,6 +5,7 @@ keys of the cache; n queries of all beams; R distances.
 """
 
 import collections
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -22,18 +23,24 @@ PRODUCT = 'product'
 
 
 class Projection(nn.Module):
-  """Parameters of a projection to heads: `kernel` (D, H, K) and `bias` (H, K)."""
+  """Parameters of a projection to heads: `kernel` (D, H, K) and `bias` (H, K).
+
+  It starts as one of `init_parts` that are together one matrix.
+  """
 
   num_heads: int
   size: int
   use_bias: bool = True
+  init_parts: int = 1
 
   @nn.compact
   def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
     def init(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-      # Xavier's fan-out is that of all heads.
+      # Xavier's fan-out is that of all heads, and of all parts.
       flat = width, self.num_heads * self.size
-      return nn.initializers.xavier_uniform()(key, flat).reshape(shape)
+      scale = sum(flat) / (width + self.init_parts * flat[1])
+      start = nn.initializers.variance_scaling(scale, 'fan_avg', 'uniform')
+      return start(key, flat).reshape(shape)
 
     heads = self.num_heads, self.size
     kernel_DHK = self.param('kernel', init, (width, *heads))
@@ -90,8 +97,9 @@ class MultiHeadAttention(nn.Module):
   `size` is that of a head's queries and keys, `value_size` that of its values (the
   width over the heads, unless given). `num_kv_heads` heads of keys and values are
   shared by all `num_heads` of queries (1: arXiv:1911.02150, more: arXiv:2305.13245).
-  `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). `dropout` is that of
-  the probabilities; `implementation` is that of `ops.attention.attend`. The
+  `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). With `init_parts=3`
+  queries, keys and values start as one matrix, as in PyTorch. `dropout` is that of the
+  probabilities; `implementation` is that of `ops.attention.attend`. The
   probabilities (B, H, N, M) are sown as `probs` where intermediates are collected.
 
   With `cache_length` the tokens continue those of earlier calls, whose keys and values
@@ -110,6 +118,7 @@ class MultiHeadAttention(nn.Module):
   value_size: int | None = None
   use_bias: bool = True
   qk_norm: bool = False
+  init_parts: int = 1
   dropout: float = 0.0
 
   @nn.compact
@@ -132,9 +141,12 @@ class MultiHeadAttention(nn.Module):
       raise UserError(f'{heads} heads are not divisible by num_kv_heads={groups}')
     size = self.size or width // heads
     value_size = self.value_size or width // heads
-    query = Projection(heads, size, self.use_bias, name='query')
-    key = Projection(groups, size, self.use_bias, name='key')
-    value = Projection(groups, value_size, self.use_bias, name='value')
+    project_to = functools.partial(
+      Projection, use_bias=self.use_bias, init_parts=self.init_parts
+    )
+    query = project_to(heads, size, name='query')
+    key = project_to(groups, size, name='key')
+    value = project_to(groups, value_size, name='value')
 
     cached = cache_length is not None and self.has_variable('cache', 'keys')
     if cached and key_BMD is not None:

@@ -94,7 +94,8 @@ class DETR(nn.Module):
       norm=self.norm,
       epsilon=EPSILON,
       block_args=dict(
-        attention_args=dict(dropout=self.dropout), mlp_args=dict(activation='relu')
+        attention_args=dict(dropout=self.dropout, init_parts=3),
+        mlp_args=dict(activation='relu'),
       ),
     )
     self.encoder = transformer.Stack(

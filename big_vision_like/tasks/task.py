@@ -139,7 +139,10 @@ class GradientTask(Task):
   def _gradients(
     self, state: State, batch: Arrays, key: jax.Array
   ) -> tuple[Any, Any, Arrays]:
-    gradient = jax.value_and_grad(self.loss, has_aux=True)
+    def loss(params: Any, *rest: Any) -> tuple[jax.Array, tuple[Any, Arrays]]:
+      return self.loss(self.optimizer.freeze(params), *rest)
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def part(mutable: Any, batch: Arrays, key: jax.Array) -> tuple[Any, Any, Arrays]:
       (loss, (mutable, scalars)), grads = gradient(state.params, mutable, batch, key)

@@ -288,3 +288,16 @@ def test_what_is_cached_of_another_sequence_serves_all_beams(key):
   np.testing.assert_allclose(got[:, 0], want, rtol=1e-5, atol=1e-6)
   want = module.apply({'params': params}, x[:, ::-1] * 2, kv, mask=mask)
   np.testing.assert_allclose(got[:, 1], want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('parts', [1, 3])
+def test_projections_start_within_xaviers_bounds_of_their_parts_as_one(key, parts):
+  module = attention.MultiHeadAttention(4, init_parts=parts)
+  x_BND = jnp.zeros((1, 2, 64))
+  params = jax.jit(module.init)(key, x_BND)['params']
+  bound = np.sqrt(
+    6 / (64 + parts * 64)
+  )  # torch.nn.init.xavier_uniform_ of (parts D, D)
+  for name in ('query', 'key', 'value'):
+    largest = np.abs(params[name]['kernel']).max()
+    assert 0.99 * bound < largest <= bound
