@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -167,7 +168,7 @@ class Timm:
   """timm's ViT of the same sizes, trained on the same batch by PyTorch."""
 
   def __init__(self, job: Job):
-    torch, timm = import_timm()
+    torch, timm = import_beside_torch('timm')
     if job.cuda and not torch.cuda.is_available():
       raise errors.UserError('--against timm: PyTorch finds no GPU, JAX has one.')
     self.torch, self.device = torch, torch.device('cuda' if job.cuda else 'cpu')
@@ -220,31 +221,31 @@ class Timm:
     self.wait()
 
 
-def import_timm() -> tuple[Any, Any]:
-  """torch and timm, or a sentence about what to install."""
+def import_beside_torch(name: str) -> tuple[Any, Any]:
+  """torch and this library, or a sentence about what to install."""
   try:
     import torch
 
     try:
-      import timm
-    except RuntimeError:  # torchvision's compiled part does not fit torch's
+      import torchvision  # noqa: F401 - which timm and transformers import
+    except RuntimeError:  # its compiled part does not fit torch's
       boxes = 'Tensor dets, Tensor scores, float iou_threshold'
       library = torch.library.Library('torchvision', 'FRAGMENT')
-      for name in ('nms', 'qnms'):
-        library.define(f'{name}({boxes}) -> Tensor')
-      torch.timm_benchmark_library = library  # the operators live as long as it does
-      import timm
+      for operator in ('nms', 'qnms'):
+        library.define(f'{operator}({boxes}) -> Tensor')
+      torch.benchmark_library = library  # the operators live as long as it does
+    return torch, importlib.import_module(name)
   except ImportError as error:
     raise errors.UserError(
-      f"--against timm needs the extra 'parity': pip install -e '.[parity]' ({error})."
+      f"--against {name} needs the extra 'parity': pip install -e '.[parity]'"
+      f' ({error}).'
     ) from error
-  return torch, timm
 
 
-def serve(connection: Connection, job: Job) -> None:
-  """timm's side: answers each ('train' or 'predict', count) when it is done."""
+def serve(connection: Connection, make: Callable[[Any], Any], job: Any) -> None:
+  """PyTorch's side: answers each (name of a method, count) when it is done."""
   try:
-    side = Timm(job)
+    side = make(job)
     connection.send(side.torch.__version__)
     while request := connection.recv():
       getattr(side, request[0])(request[1])
@@ -252,18 +253,18 @@ def serve(connection: Connection, job: Job) -> None:
   except errors.UserError as error:
     connection.send(error)
   except Exception as error:  # whatever it is, the other process has to tell it
-    connection.send(errors.UserError(f'--against timm: PyTorch failed ({error!r}).'))
+    connection.send(errors.UserError(f'PyTorch failed ({error!r}).'))
 
 
 class Theirs:
-  """`Timm` in a process of its own, so that the threads of the two do not meet."""
+  """`make(job)` in a process of its own, so that the threads of the two do not meet."""
 
-  def __init__(self, job: Job):
+  def __init__(self, make: Callable[[Any], Any], job: Any):
     # OpenMP's busy waiting makes steps ten times as long on cores that others use too.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     context = multiprocessing.get_context('spawn')
     self.connection, other = context.Pipe()
-    self.process = context.Process(target=serve, args=(other, job), daemon=True)
+    self.process = context.Process(target=serve, args=(other, make, job), daemon=True)
     self.process.start()
     other.close()
     self.version = self.answer()
@@ -272,7 +273,7 @@ class Theirs:
     try:
       answer = self.connection.recv()
     except EOFError:
-      answer = errors.UserError('--against timm: its process ended without a word.')
+      answer = errors.UserError('the process of PyTorch ended without a word.')
     if isinstance(answer, errors.UserError):
       raise answer
     return answer
@@ -494,7 +495,7 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
 
 def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str, Any]:
   """All measurements that the command line asks for."""
-  theirs = Theirs(timm_job(run)) if args.against else None
+  theirs = Theirs(Timm, timm_job(run)) if args.against else None
   ours, size = Ours(run), run.data.batch_size
   sides = [ours, theirs] if theirs else [ours]
   device = run.mesh.devices.flat[0]

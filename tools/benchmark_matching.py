@@ -3,12 +3,12 @@
   python tools/benchmark_matching.py [64x10x10] [8x20x100]
 
 Measures batches of these sizes (examples x targets x queries): `ops.matching.match`,
-which gives padding columns of its own; `optax.assignment.hungarian_algorithm` under
-`vmap`, which it is made of; and `scipy.optimize.linear_sum_assignment` for one example
-after the other, of costs that are on the host already. Costs are `uniform` in [0, 1],
-those of `sets` as a model that has learnt nothing predicts them (half of the targets
-zeros, which are matched too), and those of sets with these `padded` (not matched, for
-which optax has no means: it gets costs of 0).
+`optax.assignment.hungarian_algorithm` under `vmap`, and
+`scipy.optimize.linear_sum_assignment` for one example after the other, of costs that
+are on the host already. Costs are `uniform` in [0, 1], those of `sets` as a model that
+has learnt nothing predicts them (half of the targets zeros, which are matched too), and
+those of sets with these `padded` (not matched, for which optax has no means: it gets
+costs of 0).
 
 All are measured in turns, after a warm-up, as medians; `error` is how far the total
 cost of `match` is from scipy's at most. JSON to stdout or --output, a table to stderr.

@@ -77,6 +77,18 @@ def test_ten_thousand_matchings_cost_what_those_of_scipy_cost(sizes, padded):
   np.testing.assert_allclose(found, expected, 1e-6, 1e-6)
 
 
+@pytest.mark.parametrize('spread', [1.0, 1e-3], ids=['distinct', 'alike'])
+def test_objects_among_a_hundred_queries(spread):
+  rng = np.random.default_rng(4)
+  object_BT14, query_BQ4 = rng.random((100, 20, 1, 4)), rng.random((100, 100, 4))
+  query_BQ4 = query_BQ4.mean() + spread * (query_BQ4 - query_BQ4.mean())
+  cost_BTQ = 5 * np.abs(object_BT14 - query_BQ4[:, None]).sum(axis=-1)
+  cost_BTQ = (cost_BTQ - rng.random((100, 20, 1))).astype(np.float32)
+  valid_BT = np.arange(20) < rng.integers(0, 21, (100, 1))
+  found = costs_of(np.asarray(match(cost_BTQ, valid_BT)), cost_BTQ, valid_BT)
+  np.testing.assert_allclose(found, least_costs(cost_BTQ, valid_BT), 1e-6, 1e-4)
+
+
 @pytest.mark.parametrize('sizes', [(1, 1), (1, 4), (5, 5)])
 def test_small_matchings(sizes):
   rng = np.random.default_rng(1)

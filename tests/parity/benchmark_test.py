@@ -12,3 +12,20 @@ def test_against_timm(run):
   assert done.returncode == 0, done.stderr
   timm = json.loads(done.stdout)['timm']
   assert timm['ratio']['train'] > 0
+
+
+def test_detr_against_transformers(run):
+  done = run(
+    'tools/benchmark_detr.py',
+    '--config=configs/detr/small.py',
+    '--config.task.model.num_queries=100',
+    '--batch-size=2',
+    '--image-size=32x48',
+    '--repeats=2',
+    '--steps=2',
+    '--against=transformers',
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(done.stdout)
+  for work in ('train', 'network', 'predict'):
+    assert result[work]['ratio'] > 0
