@@ -26,7 +26,7 @@ from big_vision_like.data import preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 from big_vision_like.ops import positions
-from big_vision_like.weights import published
+from big_vision_like.weights import files, published
 from big_vision_like.weights import tree as trees
 
 Tree = dict[str, Any]
@@ -274,11 +274,13 @@ class Weights:
   """Parameters to start from, and how the images were normalised that they know.
 
   `mean` and `std` are those of values in [0, 1]; None where they know no images.
+  `constants` are variables that are no parameters: the arrays of frozen norms.
   """
 
   params: Tree
   mean: float | Sequence[float] | None = None
   std: float | Sequence[float] | None = None
+  constants: Tree = dataclasses.field(default_factory=dict)
 
 
 def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Weights:
@@ -286,31 +288,55 @@ def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Weights
   _, saved = load(workdir, step)
   task = json.loads((pathlib.Path(workdir) / 'config.json').read_text())['task']
   params = saved['ema'] if ema and saved['ema'] is not None else saved['params']
-  return Weights(params, spec.held(task, 'mean'), spec.held(task, 'std'))
+  mean, std = spec.held(task, 'mean'), spec.held(task, 'std')
+  return Weights(params, mean, std, saved['mutable'].get('constants', {}))
 
 
 def from_file(
   path: str, num_heads: int | None = None, no_embed_class: bool | None = None
 ) -> Weights:
   """Published ones, for `InitFrom`; as `weights.published.read`."""
-  found = published.read(path, num_heads, no_embed_class)
-  images = preprocessing.of_weights(
-    found.metadata, pathlib.Path(path).stem, None, found.num_classes, found.channels
+  return _with_images(published.read(path, num_heads, no_embed_class), path)
+
+
+def from_backbone(path: str, at: str = 'backbone') -> Weights:
+  """A published ResNet without its classifier, as the part `at` of a larger model.
+
+  Its norms are frozen: constants, not parameters.
+  """
+  found = published.read(path)
+  if found.family != 'resnet':
+    raise UserError(f'{path} is a {found.source}: a backbone is a ResNet')
+  weights = _with_images(found, path)
+  params = {name: part for name, part in found.params.items() if name != 'head'}
+  return dataclasses.replace(
+    weights, params={at: params}, constants={at: found.constants}
   )
-  return Weights(found.params, images.mean, images.std)
+
+
+def _with_images(found: published.Published, path: str) -> Weights:
+  images = preprocessing.of_weights(
+    found.metadata,
+    pathlib.Path(path).stem,
+    None,
+    found.num_classes,
+    found.channels,
+    found.family,
+  )
+  return Weights(found.params, images.mean, images.std, found.constants)
 
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-  """Parameters to start from, fitted to the model of a new run.
+  """Parameters and constants to start from, fitted to the model of a new run.
 
-  `weights` are those of a reader (`from_run`, `from_file`) or a tree of parameters;
-  what matches the patterns in `leave_out` starts anew, like the head. Position
-  embeddings are resized by a method of `ops.positions.resize` (None: they must fit), to
-  `grid` (height, width) where it is not square. Names or shapes that do not fit raise,
-  except those that `allow_missing` (in the weights) or `allow_unused` matches. So do
-  images normalised otherwise than the weights know them, unless
-  `allow_other_normalization`.
+  `weights` are those of a reader (`from_run`, `from_file`, `from_backbone`) or a tree
+  of parameters; what matches the patterns in `leave_out` starts anew, like the head
+  (that of a DETR is `class_head`). Position embeddings are resized by a method of
+  `ops.positions.resize` (None: they must fit), to `grid` (height, width) where it is
+  not square. Names or shapes that do not fit raise, except those that `allow_missing`
+  (in the weights) or `allow_unused` matches. So do images normalised otherwise than the
+  weights know them, unless `allow_other_normalization`.
   """
 
   weights: Weights | Tree
@@ -343,11 +369,17 @@ class InitFrom:
     """What the weights hold."""
     return self.weights.params if isinstance(self.weights, Weights) else self.weights
 
-  def fit(self, params: Tree) -> Tree:
-    """`params` (of the new model) with all that the weights have; prints an account."""
-    scanned = _is_stacked(params)
-    ours = trees.flatten(trees.unstack_blocks(params))
-    theirs = trees.flatten(trees.unstack_blocks(self.params))
+  @property
+  def constants(self) -> Tree:
+    """What they hold besides."""
+    return self.weights.constants if isinstance(self.weights, Weights) else {}
+
+  def fit(self, params: Tree, constants: Tree | None = None) -> tuple[Tree, Tree]:
+    """Both (of the new model) with all that the weights have; prints an account."""
+    flat, constant = _unrolled(params), _unrolled(constants or {})
+    ours = flat | constant
+    of_theirs = _unrolled(self.constants)
+    theirs = _unrolled(self.params) | of_theirs
     result, resized, missing, wrong = dict(ours), [], [], []
     for name, value in ours.items():
       if _matches(self.leave_out, name):
@@ -356,7 +388,8 @@ class InitFrom:
         missing.append(name)
         continue
       loaded = theirs[name]
-      if re.search(r'(^|/)pos_\w+$', name) and loaded.shape != value.shape:
+      resizable = loaded.ndim == 3 and re.search(r'(^|/)pos_\w+$', name)
+      if resizable and loaded.shape != value.shape:
         loaded = self._resized(name, loaded, value.shape)
         resized.append(f'{name} {theirs[name].shape} -> {value.shape}')
       if loaded.shape != value.shape:
@@ -366,10 +399,14 @@ class InitFrom:
     unused = [n for n in theirs if n not in ours and not _matches(self.leave_out, n)]
     problems = [f'shape of {text}' for text in wrong]
     problems += [
-      f'not in the weights: {n}' for n in missing if not _matches(self.allow_missing, n)
+      f'not in the weights: {n}{" (a constant)" * (n in constant)}'
+      for n in missing
+      if not _matches(self.allow_missing, n)
     ]
     problems += [
-      f'not in the model: {n}' for n in unused if not _matches(self.allow_unused, n)
+      f'not in the model: {n}{" (a constant)" * (n in of_theirs)}'
+      for n in unused
+      if not _matches(self.allow_unused, n)
     ]
     if problems:
       listed = '\n  '.join(problems)
@@ -379,18 +416,24 @@ class InitFrom:
       )
     fresh = [n for n in ours if _matches(self.leave_out, n)] + missing
     dropped = [n for n in theirs if _matches(self.leave_out, n)] + unused
-    taken = [n for n in ours if n not in fresh]
-    size = sum(ours[n].size for n in taken)
-    say('init', f'loaded {len(taken)} of {len(ours)} parameters ({size:,} values)')
+    taken = ours.keys() - set(fresh)
+    size = sum(flat[n].size for n in flat.keys() & taken)
+    account = f'loaded {len(flat.keys() & taken)} of {len(flat)} parameters'
+    account += f' ({size:,} values)'
+    if constant:
+      account += f' and {len(constant.keys() & taken)} of {len(constant)} constants'
+    say('init', account)
     for title, names in [
       ('resized', resized),
       ('starting anew', fresh),
       ('left out of the weights', dropped),
     ]:
       if names:
-        say('', f'{title}: {", ".join(names)}')
-    nested = trees.unflatten(result)
-    return trees.stack_blocks(nested) if scanned else nested
+        say('', f'{title}: {files.listed(names)}')
+    return tuple(
+      _as_in(of, {name: result[name] for name in names})
+      for of, names in ((params, flat), (constants or {}, constant))
+    )
 
   def _resized(
     self, name: str, pos_1ND: np.ndarray, shape: tuple[int, ...]
@@ -423,8 +466,15 @@ class InitFrom:
       )
 
 
-def _is_stacked(params: Tree) -> bool:
-  return any(re.search(r'(^|/)blocks/', name) for name in trees.flatten(params))
+def _unrolled(nested: Tree) -> dict[str, np.ndarray]:
+  return trees.flatten(trees.unstack_blocks(nested))
+
+
+def _as_in(layout: Tree, flat: dict[str, np.ndarray]) -> Tree:
+  """Flat unrolled arrays as a tree, its blocks stacked where the other's are."""
+  nested = trees.unflatten(flat)
+  stacked = any(re.search(r'(^|/)blocks/', name) for name in trees.flatten(layout))
+  return trees.stack_blocks(nested) if stacked else nested
 
 
 def _matches(patterns: Sequence[str], name: str) -> bool:

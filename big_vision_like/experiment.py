@@ -90,11 +90,17 @@ class Experiment:
 
   @functools.cached_property
   def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of a batch."""
+    """Shapes, types and shardings of a batch, of several shapes the largest."""
+    return self.abstract_batch_of(None)
+
+  def abstract_batch_of(
+    self, shape: tuple[int, int] | None
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """The same of another of the shapes that images are padded to."""
     size, split = self.data.batch_size, sharding.batch_sharding(self.mesh)
     return {
       name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=split)
-      for name, x in self.data.example().items()
+      for name, x in self.data.example(shape=shape).items()
     }
 
   @property
@@ -132,14 +138,19 @@ class Experiment:
       return self.task.init(key, zeros)
 
   def first_state(self) -> State:
-    """The state before the first step, with parameters from `init_from` where given."""
+    """The state before the first step, with what `init_from` has where it is given."""
     state, shardings = self.init(), self.shardings
     if self.settings.init_from is None:
       return state
     init_from = spec.build(self.settings.init_from, 'config.init_from')
     init_from.check(self.task)
-    params = init_from.fit(jax.device_get(state.params))
+    params, constants = init_from.fit(
+      *jax.device_get((state.params, state.mutable.get('constants', {})))
+    )
     state = state.replace(params=meshes.put_tree(params, shardings.params))
+    if constants:
+      constants = meshes.put_tree(constants, shardings.mutable['constants'])
+      state = state.replace(mutable=state.mutable | {'constants': constants})
     if state.ema is not None:
       state = state.replace(ema=meshes.put_tree(params, shardings.ema))
     return state

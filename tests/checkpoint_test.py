@@ -7,14 +7,25 @@ import jax
 import ml_collections as mlc
 import numpy as np
 import pytest
+import random_weights
+import torch_archives
+from random_weights import assert_same
 
-from big_vision_like import checkpoint, experiment, spec
+from big_vision_like import checkpoint, experiment, optim, spec
+from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
+from big_vision_like.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
-from big_vision_like.tasks import classification
+from big_vision_like.tasks import classification, detection
 from big_vision_like.tasks.task import State
-from big_vision_like.weights import timm_vit, vision_transformer
+from big_vision_like.weights import (
+  detr,
+  files,
+  timm_vit,
+  torchvision_resnet,
+  vision_transformer,
+)
 from big_vision_like.weights import tree as trees
 
 SMALL = dict(patch=4, width=16, depth=2, num_heads=2, mlp_dim=24)
@@ -73,7 +84,7 @@ def test_folder_without_checkpoints_says_so(tmp_path):
 
 def test_fit_takes_all_but_the_head(capsys):
   weights, ours = params_of(seed=1, num_classes=7), params_of()
-  fitted = checkpoint.InitFrom(weights).fit(ours)
+  fitted, _ = checkpoint.InitFrom(weights).fit(ours)
   flat, theirs, before = map(trees.flatten, (fitted, weights, ours))
   for name in flat:
     wanted = before if name.startswith('head/') else theirs
@@ -84,7 +95,7 @@ def test_fit_takes_all_but_the_head(capsys):
 
 
 def test_fit_resizes_positions_and_says_so(capsys):
-  fitted = checkpoint.InitFrom(params_of(16, seed=1)).fit(params_of(24))
+  fitted, _ = checkpoint.InitFrom(params_of(16, seed=1)).fit(params_of(24))
   assert fitted['pos_embedding'].shape == (1, 37, 16)
   assert 'resized: pos_embedding (1, 17, 16) -> (1, 37, 16)' in capsys.readouterr().out
 
@@ -92,7 +103,7 @@ def test_fit_resizes_positions_and_says_so(capsys):
 def test_fit_resizes_positions_of_rows_and_columns():
   weights = params_of(16, seed=1, posemb='learned2d')
   ours = params_of(24, posemb='learned2d')
-  fitted = checkpoint.InitFrom(weights).fit(ours)
+  fitted, _ = checkpoint.InitFrom(weights).fit(ours)
   assert fitted['pos_rows'].shape == fitted['pos_columns'].shape == (1, 6, 8)
   for end in (0, -1):  # corners stay where they are
     a, b = fitted['pos_rows'][0, end], weights['pos_rows'][0, end]
@@ -107,9 +118,9 @@ def test_fit_resizes_nothing_unless_asked():
 
 def test_fit_drops_or_adds_the_class_token_position():
   token, gap = params_of(seed=1), params_of(pool='gap')
-  taken = checkpoint.InitFrom(token, leave_out=['head/.*', 'cls']).fit(gap)
+  taken, _ = checkpoint.InitFrom(token, leave_out=['head/.*', 'cls']).fit(gap)
   np.testing.assert_array_equal(taken['pos_embedding'], token['pos_embedding'][:, 1:])
-  back = checkpoint.InitFrom(gap, leave_out=['head/.*', 'cls']).fit(token)
+  back, _ = checkpoint.InitFrom(gap, leave_out=['head/.*', 'cls']).fit(token)
   np.testing.assert_array_equal(back['pos_embedding'][:, 1:], gap['pos_embedding'])
   np.testing.assert_array_equal(back['pos_embedding'][:, 0], np.zeros((1, 16)))
 
@@ -119,7 +130,7 @@ def test_fit_between_layouts(from_scanned):
   weights, ours = params_of(seed=1), params_of(scan=True)
   if from_scanned:
     weights, ours = trees.stack_blocks(weights), params_of()
-  fitted = checkpoint.InitFrom(weights, leave_out=[]).fit(ours)
+  fitted, _ = checkpoint.InitFrom(weights, leave_out=[]).fit(ours)
   assert jax.tree.structure(fitted) == jax.tree.structure(ours)
   a = trees.flatten(trees.unstack_blocks(fitted))
   b = trees.flatten(trees.unstack_blocks(weights))
@@ -142,7 +153,7 @@ def test_fit_lists_all_that_does_not_fit():
     allow_missing=['cls'],
     allow_unused=['extra'],
   )
-  assert 'cls' in allowed.fit(params_of())
+  assert 'cls' in allowed.fit(params_of())[0]
 
 
 @pytest.mark.parametrize('kind', ['npz', 'safetensors'])
@@ -158,9 +169,124 @@ def test_fit_published_files_through_a_config(kind, tmp_path):
     safetensors.numpy.save_file(timm_vit.to_timm(weights), path)
     reader = spec.spec(timm_vit.read_safetensors, path=str(path), num_heads=2)
   init_from = spec.build(spec.spec(checkpoint.InitFrom, weights=reader, leave_out=[]))
-  fitted, expected = trees.flatten(init_from.fit(params_of())), trees.flatten(weights)
+  fitted, expected = map(trees.flatten, (init_from.fit(params_of())[0], weights))
   for name in expected:
     np.testing.assert_array_equal(fitted[name], expected[name], err_msg=name)
+
+
+def detector(**change):
+  """A small DETR, and random variables."""
+  model = random_weights.small_detr(**change)
+  return model, random_weights.calm(random_weights.variables_of(model))
+
+
+def classifier():
+  """A ResNet of the size of its backbone, in torchvision's names."""
+  model = random_weights.small_resnet(num_classes=9)
+  variables = random_weights.calm(random_weights.variables_of(model))
+  state = torchvision_resnet.to_torchvision(variables, 'frozen')
+  return variables, state | {'bn1.num_batches_tracked': np.array(7)}
+
+
+def test_fit_takes_constants_too(capsys):
+  _, theirs = detector()
+  _, ours = detector()
+  ours = jax.tree.map(np.zeros_like, ours)
+  weights = checkpoint.Weights(theirs['params'], constants=theirs['constants'])
+  params, constants = checkpoint.InitFrom(weights).fit(**ours)
+  assert_same(dict(params=params, constants=constants), theirs)
+  count = len(trees.flatten(theirs['constants']))
+  assert f'and {count} of {count} constants' in capsys.readouterr().out
+  scanned = ours | {'params': trees.stack_blocks(ours['params'])}
+  params, constants = checkpoint.InitFrom(weights).fit(**scanned)
+  assert_same(trees.unstack_blocks(params), theirs['params'])
+  assert_same(constants, theirs['constants'])
+  anew = checkpoint.InitFrom(weights, leave_out=['.*/norm_root/mean'])
+  _, constants = anew.fit(**ours)
+  assert not constants['backbone']['norm_root']['mean'].any()
+  assert constants['backbone']['norm_root']['var'].all()
+
+
+def test_fit_says_which_constants_do_not_fit():
+  _, ours = detector()
+  with pytest.raises(UserError) as error:
+    checkpoint.InitFrom(ours['params']).fit(**ours)
+  assert 'in the weights: backbone/norm_root/mean (a constant)' in str(error.value)
+  weights = checkpoint.Weights(ours['params'], constants=ours['constants'])
+  with pytest.raises(UserError) as error:
+    checkpoint.InitFrom(weights).fit(ours['params'])
+  assert 'not in the model: backbone/norm_root/mean (a constant)' in str(error.value)
+  kept = checkpoint.InitFrom(weights, allow_unused=['.*/norm.*']).fit(ours['params'])
+  assert_same(kept, (ours['params'], {}))
+  _, other = detector()
+  other['constants']['backbone']['norm_root']['mean'] = np.zeros(3)
+  with pytest.raises(UserError, match=r'norm_root/mean: \(4,\) in the weights'):
+    checkpoint.InitFrom(weights).fit(**other)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_backbone_brings_all_but_its_classifier(suffix, tmp_path):
+  variables, state = classifier()
+  path = tmp_path / f'resnet{suffix}'
+  torch_archives.save(path, state) if suffix == '.pth' else files.write(path, state)
+  found = checkpoint.from_backbone(str(path), at='trunk')
+  assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+  del variables['params']['head']
+  assert_same(found.params, {'trunk': variables['params']})
+  assert_same(found.constants, {'trunk': variables['constants']})
+  _, whole = detector()
+  files.write(tmp_path / 'detr.safetensors', detr.to_facebook(whole))
+  with pytest.raises(UserError, match='is a facebookresearch DETR: a backbone is a'):
+    checkpoint.from_backbone(str(tmp_path / 'detr.safetensors'))
+
+
+class TwoImages:
+  """Stands for the training data of an experiment: the shapes of a batch."""
+
+  batch_size = 8
+
+  def example(self, shape=None):
+    return dict(
+      image=np.zeros((64, 96, 3), np.uint8),
+      size=np.array([64, 96], np.int32),
+      boxes=np.zeros((3, 4), np.float32),
+      box_labels=np.zeros(3, np.int32),
+      box_mask=np.zeros(3, bool),
+    )
+
+
+def experiment_of(model, **settings):
+  optimizer = optim.adamw(0.1)
+  task = detection.Detection(model=model, optimizer=optimizer, ema_decay=0.5)
+  made = experiment.Settings(task=None, train_data=None, total_steps=1, **settings)
+  mesh = meshes.make_mesh(fsdp=2, devices=jax.devices()[:2])
+  return experiment.Experiment(made, task, {}, mesh, TwoImages())
+
+
+def test_a_run_from_a_backbone_has_its_kernels_and_frozen_norms(tmp_path):
+  variables, state = classifier()
+  torch_archives.save(tmp_path / 'resnet.pth', state)
+  reader = spec.spec(checkpoint.from_backbone, path=str(tmp_path / 'resnet.pth'))
+  init_from = dict(weights=reader, allow_missing=['(?!backbone/).*'])
+  run = experiment_of(
+    random_weights.small_detr(encoder_depth=0, decoder_depth=1),
+    init_from=spec.spec(checkpoint.InitFrom, **init_from),
+  )
+  first = run.first_state()
+  like = jax.tree.map(lambda x, s: x.sharding == s, first, run.shardings)
+  assert all(jax.tree.leaves(like))
+  del variables['params']['head']
+  assert_same(jax.device_get(first.params['backbone']), variables['params'])
+  assert_same(jax.device_get(first.ema['backbone']), variables['params'])
+  theirs = {'constants': {'backbone': variables['constants']}}
+  assert_same(jax.device_get(first.mutable), theirs)
+  assert np.std(first.params['queries']) > 0.5  # begun anew
+  image = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype(np.float32)
+  inside = {
+    kind: tree['backbone'] for kind, tree in jax.device_get(first.variables).items()
+  }
+  apply = jax.jit(random_weights.small_resnet().apply)
+  assert_same(apply(inside, image), apply(variables, image))
 
 
 def test_images_must_be_normalised_as_the_weights_know_them(tmp_path):
@@ -187,7 +313,7 @@ def test_a_file_brings_its_normalisation(tmp_path):
   (tmp_path / 'a.json').write_text(json.dumps(beside))
   found = checkpoint.from_file(str(tmp_path / 'a.npz'))
   assert (found.mean, found.std) == ((0.1,) * 3, (0.2,) * 3)
-  fitted = checkpoint.InitFrom(found, leave_out=[]).fit(params_of())
+  fitted, _ = checkpoint.InitFrom(found, leave_out=[]).fit(params_of())
   for name, value in trees.flatten(weights).items():
     np.testing.assert_array_equal(trees.flatten(fitted)[name], value, err_msg=name)
 

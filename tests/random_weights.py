@@ -3,15 +3,19 @@
 import jax
 import numpy as np
 
-from big_vision_like.models import bit, vit
+from big_vision_like.models import bit, detr, resnet, vit
 
 VIT = dict(patch=8, width=36, depth=2, num_heads=3, mlp_dim=72)
 MODELS = {'vit': vit.ViT, 'bit': bit.BiT, 'bit_v1': bit.BiTv1}
 
 
 def params_of(model, image_size=(24, 24), channels=3, seed=0):
+  return variables_of(model, image_size, channels, seed)['params']
+
+
+def variables_of(model, image_size=(64, 96), channels=3, seed=0):
   image = jax.ShapeDtypeStruct((1, *image_size, channels), 'float32')
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda x: rng.normal(size=x.shape).astype('float32'), shapes)
 
@@ -26,6 +30,31 @@ def small_vit(num_classes=5, **kwargs):
 def small_bit(family='bit', depths=(2, 1), num_classes=5):
   model = MODELS[family](num_classes=num_classes, depths=depths)
   return params_of(model, (32, 32))
+
+
+def small_resnet(bottleneck=True, norm='frozen', num_classes=0):
+  """A model with units of all kinds."""
+  return resnet.ResNet(
+    (1, 2, 1, 1), bottleneck, num_classes, root=4, channels=(4, 3, 3, 4), norm=norm
+  )
+
+
+def small_detr(bottleneck=True, **arguments):
+  """A model."""
+  sizes = dict(
+    num_queries=7, width=32, encoder_depth=1, decoder_depth=2, num_heads=4, mlp_dim=24
+  )
+  backbone = small_resnet(bottleneck)
+  return detr.DETR(num_classes=5, backbone=backbone, **sizes | arguments)
+
+
+def calm(variables):
+  """The same, so that activations stay small, and with variances that are such."""
+
+  def scaled(path, x):
+    return 1 + abs(x) if path[-1].key == 'var' else 0.2 * x
+
+  return jax.tree_util.tree_map_with_path(scaled, variables)
 
 
 def assert_same(a, b):

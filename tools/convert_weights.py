@@ -1,12 +1,14 @@
-"""Converts weights of ViT and BiT between the names of their sources.
+"""Converts weights of ViT, BiT, ResNet and DETR between the names of their sources.
 
     python tools/convert_weights.py IN OUT [--to published|big_vision|timm|transformers]
 
-IN is a published .npz, a .safetensors file of timm or transformers, a folder with one,
-or the folder of a run. OUT is a new .npz (published names, or big_vision's), a new
+IN is a published .npz, a .safetensors or .pth file of another library, a folder with
+one, or the folder of a run. OUT is a new .npz (published names, or big_vision's), a new
 .safetensors (timm's names, or transformers'), or a new folder with model.safetensors
 and config.json, which `timm.create_model('local-dir:OUT', pretrained=True)` or
-`from_pretrained('OUT')` loads. No bit of a parameter changes, where both sides have the
+`from_pretrained('OUT')` loads. ResNets and DETRs go into .safetensors, where timm's
+names of a ResNet are torchvision's and published ones of a DETR facebookresearch's, or
+into folders of transformers. No bit of a parameter changes, where both sides have the
 same arrays.
 """
 
@@ -23,16 +25,19 @@ import numpy as np
 
 from big_vision_like import checkpoint, errors, experiment, loading
 from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
+from big_vision_like.models import detr as detr_models
 from big_vision_like.ops import positions
 from big_vision_like.weights import (
   bit,
+  detr,
   files,
   published,
   timm_bit,
   timm_vit,
+  torchvision_resnet,
   transformers_bit,
   transformers_vit,
   tree,
@@ -56,7 +61,7 @@ def load(
   step: int | None,
   num_heads: int | None,
   asked: tuple[int, int] | None,
-) -> tuple[Published, Preprocessing]:
+) -> tuple[Published, loading.Prepare]:
   """Weights of a file, of a folder with one, or of a run, and what images they know."""
   if not checkpoint.steps(path):
     found = published.read(path, num_heads=num_heads)
@@ -68,6 +73,9 @@ def load(
     raise UserError(
       f'{path} is a run of {type(model).__name__}: what is converted is {known}'
     )
+  source = f'run, step {int(run.state.step):,}'
+  if FAMILIES[type(model)] in ('resnet', 'detr'):
+    return describe_frozen(run, model, source), loading.of_run(path, step)[2]
   found = published.describe(run.params, FAMILIES[type(model)], str(path))
   # What shapes do not tell: computed positions, and those shared by all blocks.
   told = {name: getattr(model, name) for name in found.architecture}
@@ -75,9 +83,30 @@ def load(
     k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
     for k, v in told.items()
   }
-  source = f'run, step {int(run.state.step):,}'
   found = dataclasses.replace(found, architecture=told, source=source, assumed=())
   return found, loading.preprocessing_of(run, asked)
+
+
+def describe_frozen(run: loading.LoadedRun, model: Any, source: str) -> Published:
+  """Weights of a run of a ResNet or DETR with frozen norms."""
+  backbone = model
+  if isinstance(model, detr_models.DETR):
+    backbone = model.backbone
+    if tuple(model.positions_at) != detr_models.DETR.positions_at:
+      raise UserError(f'no other code has positions_at={model.positions_at}')
+    if not model.queries_attend:
+      raise UserError('no other code has queries_attend=False')
+  if getattr(backbone, 'norm', None) != 'frozen':
+    raise UserError(f"{run.workdir}: the norms of its ResNet are not norm='frozen'")
+  found = published.describe(
+    run.params,
+    FAMILIES[type(model)],
+    str(run.workdir),
+    constants=run.state.mutable['constants'],
+  )
+  # What shapes do not tell.
+  found.architecture.get('backbone', found.architecture)['dilated'] = backbone.dilated
+  return dataclasses.replace(found, source=source)
 
 
 def image_size(
@@ -138,7 +167,18 @@ def with_positions(weights: Published, size: tuple[int, int]) -> Published:
 
 
 def state_dict(weights: Published, library: str) -> dict[str, np.ndarray]:
-  """The weights as timm or transformers names them."""
+  """The weights as timm, transformers or facebookresearch names them."""
+  if weights.family == 'resnet':
+    if library == 'timm':
+      return torchvision_resnet.to_torchvision(weights.variables, 'frozen')
+    return torchvision_resnet.to_transformers(weights.variables, 'frozen')
+  if weights.family == 'detr':
+    if library == 'published':
+      return detr.to_facebook(weights.variables)
+    # Transformers' own ResNet is never dilated.
+    dilated = weights.architecture['backbone']['dilated']
+    backbone = 'timm' if dilated else 'transformers'
+    return detr.to_transformers(weights.variables, backbone)
   version = 1 if weights.family == 'bit_v1' else 2
   if library == 'timm':
     if weights.family == 'vit':
@@ -150,13 +190,15 @@ def state_dict(weights: Published, library: str) -> dict[str, np.ndarray]:
 
 
 def configs(
-  weights: Published, images: Preprocessing, library: str
+  weights: Published, images: loading.Prepare, library: str
 ) -> dict[str, dict[str, Any]]:
   """The JSON files beside a state dict, by name."""
   told = weights.architecture
-  sizes = weights.num_classes, images.size, weights.channels
   if library == 'transformers':
     return transformers_configs(weights, images)
+  if weights.family in ('resnet', 'detr'):
+    raise UserError(f'{library} has no config.json here: write a .safetensors file')
+  sizes = weights.num_classes, images.size, weights.channels
   if weights.family == 'bit_v1':
     raise UserError(
       'timm has no function that makes a BiT v1: write a .safetensors file, for'
@@ -181,12 +223,16 @@ def configs(
 
 
 def transformers_configs(
-  weights: Published, images: Preprocessing
+  weights: Published, images: loading.Prepare
 ) -> dict[str, dict[str, Any]]:
   """config.json and preprocessor_config.json for transformers."""
   told, classes, channels = weights.architecture, weights.num_classes, weights.channels
   if weights.family == 'vit':
     made = transformers_vit.config(told, classes, images.size, channels)
+  elif weights.family == 'resnet':
+    made = torchvision_resnet.config(told, classes, channels)
+  elif weights.family == 'detr':
+    made = detr.config(told, classes, channels)
   else:
     version = 1 if weights.family == 'bit_v1' else 2
     made = transformers_bit.config(
@@ -201,13 +247,36 @@ def transformers_configs(
     named = {str(i): name for i, name in enumerate(images.label_names)}
     made |= {'id2label': named, 'label2id': {v: int(k) for k, v in named.items()}}
   processor = weights.metadata.get('preprocessor_config.json', {})
-  processor = processor | preprocessing.to_transformers(images)
+  if isinstance(images, Preprocessing):
+    processor = processor | preprocessing.to_transformers(images)
+  else:
+    processor = processor | detection_processor(images)
   return {'config.json': made, 'preprocessor_config.json': processor}
+
+
+def detection_processor(images: DetectionPreprocessing) -> dict[str, Any]:
+  """The preprocessor_config.json of a detector."""
+  if images.short is None:
+    raise UserError(
+      'transformers resizes by the shorter side: write a .safetensors file'
+    )
+  longest = {'longest_edge': images.longest} if images.longest else {}
+  return dict(
+    image_processor_type='DetrImageProcessor',
+    do_resize=True,
+    size={'shortest_edge': images.short, **longest},
+    resample=2,
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=list(images.mean),
+    image_std=list(images.std),
+    do_pad=True,
+  )
 
 
 def write(
   weights: Published,
-  images: Preprocessing,
+  images: loading.Prepare,
   out: pathlib.Path,
   to: str,
   asked: tuple[int, int] | None,
@@ -223,8 +292,9 @@ def write(
     if asked:
       images = images.with_size(image_size(weights, images, asked))
     return write_file(weights, images, out, TO_NPZ[to, weights.family](weights.params))
-  images = images.with_size(image_size(weights, images, asked))
-  weights = with_positions(weights, images.size)
+  if weights.family != 'detr':
+    images = images.with_size(image_size(weights, images, asked))
+    weights = with_positions(weights, images.size)
   arrays = state_dict(weights, to)
   if out.suffix == '.safetensors':
     return write_file(weights, images, out, arrays)
@@ -244,7 +314,7 @@ def write(
 
 def write_file(
   weights: Published,
-  images: Preprocessing,
+  images: loading.Prepare,
   out: pathlib.Path,
   arrays: Mapping[str, np.ndarray],
 ) -> list[pathlib.Path]:
@@ -273,13 +343,17 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   os.replace(part, path)
 
 
-def target(out: pathlib.Path, to: str | None) -> str:
+def target(out: pathlib.Path, to: str | None, family: str) -> str:
   """Whose names are written, if they go into such a file."""
   if out.suffix not in ('', '.npz', '.safetensors'):
     raise UserError(f'{out}: OUT ends in .npz or .safetensors, or is a folder')
   fitting = (
     ('published', 'big_vision') if out.suffix == '.npz' else ('timm', 'transformers')
   )
+  if family in ('resnet', 'detr') and out.suffix == '.npz':
+    raise UserError(f'{out}: a {family} goes into .safetensors or a folder')
+  if family == 'detr':
+    fitting = ('transformers', 'published')
   to = to or fitting[0]
   if to not in fitting:
     raise UserError(f'--to={to} does not go into {out}: {" or ".join(fitting)} does')
@@ -301,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--to',
     choices=('published', 'big_vision', 'timm', 'transformers'),
-    help='whose names; default published for .npz, timm for others',
+    help='whose names; default published for .npz, transformers for DETR, else timm',
   )
   parser.add_argument(
     '--image-size',
@@ -314,7 +388,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   args = parser.parse_args(argv)
   experiment.set_up_jax()
-  to = target(args.out, args.to)
   there = [args.out] + [published.sidecar(args.out)] * bool(args.out.suffix)
   for path in there:
     if path.exists():
@@ -324,6 +397,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise UserError(f'--image-size {given} is no side, or height and width')
   asked = args.image_size and (args.image_size[0], args.image_size[-1])
   weights, images = load(args.source, args.step, args.num_heads, asked)
+  to = target(args.out, args.to, weights.family)
+  if asked and weights.family == 'detr':
+    raise UserError('--image-size: a DETR takes images of any size')
   sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())
   count = sum(array.size for array in tree.flatten(weights.params).values())
   say('read', f'{args.source}: {weights.source}')

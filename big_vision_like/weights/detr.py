@@ -5,14 +5,19 @@ backbone is either timm's or its own. Backbones have frozen norms. Our variables
 trees by collection, `params` and `constants`.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.weights import linear, torch_transformer, torchvision_resnet, tree
+from big_vision_like.weights import (
+  detr_names,
+  linear,
+  torch_transformer,
+  torchvision_resnet,
+  tree,
+)
 
 _OURS = torchvision_resnet.OURS
 _BACKBONE = 'model.backbone.conv_encoder.model.'
@@ -48,18 +53,12 @@ def from_facebook(
 
   Raises a `UserError` that lists unknown and missing names.
   """
-  masks = any(name.startswith('mask_head.') for name in state)
-  prefix = 'detr.' if masks else ''
-  parts = _Parts(
-    _depths(state, rf'{prefix}transformer\.(encoder|decoder)\.layers\.(\d+)\.'),
-    torchvision_resnet.sizes(
-      state, torchvision_resnet.TORCHVISION, f'{prefix}backbone.0.body.'
-    ),
-    masks,
-    f'{prefix}transformer.encoder.norm.weight' in state,
-    f'{prefix}backbone.1.row_embed.weight' in state,
-  )
-  return _read(state, _facebook(parts), num_heads, source)
+  return _read(state, _of_facebook(state), num_heads, source)
+
+
+def facebook_differences(names: Collection[str]) -> tree.Differences:
+  """Names that a file of facebookresearch/detr does not have, and those it lacks."""
+  return tree.differences(names, _of_facebook(names))
 
 
 def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -83,16 +82,12 @@ def from_transformers(
 
   Raises a `UserError` that lists unknown and missing names.
   """
-  masks = any(name.startswith('mask_head.') for name in state)
-  prefix = 'detr.' if masks else ''
-  found = {
-    library: torchvision_resnet.sizes(state, names, prefix + _BACKBONE)
-    for library, names in _BACKBONES.items()
-  }
-  library = max(found, key=lambda library: len(found[library].depths))
-  depths = _depths(state, rf'{prefix}model\.(encoder|decoder)\.layers\.(\d+)\.')
-  parts = _Parts(depths, found[library], masks, False, False)
-  return _read(state, _transformers(parts, library), num_heads, source)
+  return _read(state, _of_transformers(state), num_heads, source)
+
+
+def transformers_differences(names: Collection[str]) -> tree.Differences:
+  """Names that a file of transformers' DETR does not have, and those that it lacks."""
+  return tree.differences(names, _of_transformers(names))
 
 
 def to_transformers(
@@ -109,11 +104,41 @@ def to_transformers(
   return _write(flat, _transformers(parts, backbone))
 
 
+def config(
+  told: Mapping[str, Any], num_classes: int, channels: int = 3
+) -> dict[str, Any]:
+  """What the config.json beside a file with transformers' own backbone says."""
+  backbone = torchvision_resnet.config(told['backbone'], 0, channels)
+  stages = [f'stage{i + 1}' for i in range(len(backbone['depths']))]
+  kind = 'DetrForSegmentation' if told['masks'] else 'DetrForObjectDetection'
+  return {
+    'architectures': [kind],
+    'model_type': 'detr',
+    'backbone_config': backbone | {'out_features': stages},
+    'use_timm_backbone': False,
+    'use_pretrained_backbone': False,
+    'backbone': None,
+    'num_channels': channels,
+    'num_queries': told['num_queries'],
+    'd_model': told['width'],
+    'encoder_layers': told['encoder_depth'],
+    'decoder_layers': told['decoder_depth'],
+    'encoder_attention_heads': told['num_heads'],
+    'decoder_attention_heads': told['num_heads'],
+    'encoder_ffn_dim': told['mlp_dim'],
+    'decoder_ffn_dim': told['mlp_dim'],
+    'activation_function': 'relu',
+    'position_embedding_type': 'sine',
+    'dilation': False,
+    'num_labels': num_classes,
+  }
+
+
 def _read(
   state: Mapping[str, np.ndarray], known: linear.Table, num_heads: int, source: str
 ) -> tree.Tree:
   state = torchvision_resnet.without_counts(state)
-  tree.check_names(source, state.keys() - known, known.keys() - state)
+  tree.check_names(source, *tree.differences(state, known))
   return tree.unflatten(linear.from_state(state, known, num_heads))
 
 
@@ -126,13 +151,44 @@ def _write(flat: dict[str, np.ndarray], known: linear.Table) -> dict[str, np.nda
 def _ours(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], _Parts]:
   flat = tree.flatten(tree.unstack_blocks(variables))
   parts = _Parts(
-    _depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
+    detr_names.depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
     torchvision_resnet.sizes(flat, _OURS, 'params/backbone/'),
     any(name.startswith('params/mask_head/') for name in flat),
     'params/encoder/norm/scale' in flat,
     'params/pos_rows' in flat,
   )
   return flat, parts
+
+
+def _of_facebook(names: Collection[str]) -> linear.Table:
+  """What the names of a file of facebookresearch/detr tell it to hold."""
+  masks = any(name.startswith('mask_head.') for name in names)
+  prefix = 'detr.' if masks else ''
+  block = rf'{prefix}transformer\.(encoder|decoder)\.layers\.(\d+)\.'
+  parts = _Parts(
+    detr_names.depths(names, block),
+    torchvision_resnet.sizes(
+      names, torchvision_resnet.TORCHVISION, f'{prefix}backbone.0.body.'
+    ),
+    masks,
+    f'{prefix}transformer.encoder.norm.weight' in names,
+    f'{prefix}backbone.1.row_embed.weight' in names,
+  )
+  return _facebook(parts)
+
+
+def _of_transformers(names: Collection[str]) -> linear.Table:
+  """The same of a file of transformers, whose backbone has names of two libraries."""
+  masks = any(name.startswith('mask_head.') for name in names)
+  prefix = 'detr.' if masks else ''
+  found = {
+    library: torchvision_resnet.sizes(names, of, prefix + _BACKBONE)
+    for library, of in _BACKBONES.items()
+  }
+  library = max(found, key=lambda library: len(found[library].depths))
+  block = rf'{prefix}model\.(encoder|decoder)\.layers\.(\d+)\.'
+  depths = detr_names.depths(names, block)
+  return _transformers(_Parts(depths, found[library], masks, False, False), library)
 
 
 def _facebook(parts: _Parts) -> linear.Table:
@@ -217,13 +273,3 @@ def _parameters(modules: Mapping[str, list[str]]) -> linear.Table:
     for theirs, ours in modules.items()
     for leaf, their_leaf in zip(linear.leaves(ours[0]), ('weight', 'bias'), strict=True)
   }
-
-
-def _depths(names: Collection[str], block: str) -> dict[str, int]:
-  """How many blocks the names tell of each stack."""
-  depths = {'encoder': 0, 'decoder': 0}
-  for name in names:
-    # No file has more blocks than arrays.
-    if (match := re.match(block, name)) and int(match[2]) < len(names):
-      depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
-  return depths

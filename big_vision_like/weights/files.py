@@ -1,4 +1,4 @@
-"""Files of arrays by name, .npz and .safetensors: nothing in them is executed."""
+"""Files of arrays by name, .npz, .safetensors and .pth: nothing in them is executed."""
 
 import os
 import pathlib
@@ -12,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from big_vision_like.errors import UserError
+from big_vision_like.weights import torch_files
 
 # What NumPy and zipfile raise of damaged files.
 _DAMAGE = (
@@ -23,23 +24,28 @@ _DAMAGE = (
   zipfile.BadZipFile,
   zlib.error,
 )
-PICKLES = ('.pt', '.pth', '.bin', '.pkl', '.pickle', '.ckpt')
+# Files of torch.save, and pickles of anything.
+TORCH = ('.pth', '.pt', '.bin')
+PICKLES = ('.pkl', '.pickle', '.ckpt')
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """The arrays of a file; its suffix says the format.
 
-  Raises a `UserError` where there is no such file, and for one that is cut off, of
-  another format, or holds Python objects.
+  Of a file of torch.save they are those of its state dict, under 'model' or
+  'state_dict' where it holds more. Raises a `UserError` where there is no such file,
+  and for one that is cut off, of another format, or holds Python objects.
   """
   path = pathlib.Path(path)
   _check_there(path)
   if path.suffix in PICKLES:
     raise UserError(
-      f'{path} is a pickle, a program that would run here, and is not read: convert it'
-      ' to .safetensors where you trust it (safetensors.torch.save_file)'
+      f'{path} is a pickle, a program that would run here, and is not read: where you'
+      ' trust it, save its arrays as .safetensors (safetensors.torch.save_file) or its'
+      ' state dict as .pth (torch.save)'
     )
   readers = {'.npz': read_npz, '.safetensors': read_safetensors}
+  readers |= dict.fromkeys(TORCH, torch_files.read)
   if path.suffix not in readers:
     raise UserError(f'{path} ends in none of {", ".join(readers)}')
   return readers[path.suffix](path)

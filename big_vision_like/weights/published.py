@@ -2,14 +2,16 @@
 
 A file is taken by the reader whose names it has, all of them and no others; its shapes
 tell the rest of the architecture. What they cannot tell (heads in PyTorch's layout,
-positions that are computed) comes from JSON files beside the weights, else it is
-assumed and `Published.assumed` says so.
+positions that are computed, whether the last stage of DETR's backbone is dilated) comes
+from JSON files beside the weights, else it is assumed and `Published.assumed` says so.
+Norms of ResNets are frozen, which in evaluation is the same.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -19,10 +21,13 @@ import numpy as np
 from big_vision_like.errors import UserError
 from big_vision_like.weights import (
   bit,
+  detr,
+  detr_names,
   files,
   resnet_names,
   timm_bit,
   timm_vit,
+  torchvision_resnet,
   transformers_bit,
   transformers_vit,
   tree,
@@ -49,17 +54,23 @@ _ACTIVATIONS = {
   'swish': 'silu',
 }
 # What shapes do not tell: positions may be computed, or shared by all blocks.
-_UNTOLD = ('posemb', 'posemb_at', 'activation', 'epsilon')
+_UNTOLD = ('posemb', 'posemb_at', 'activation', 'epsilon', 'dilated')
+_TORCH = ('.safetensors', *files.TORCH)
 _METADATA = ('config.json', 'preprocessor_config.json')
+_IN_FOLDERS = ('model.safetensors', 'pytorch_model.bin')
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
   """Weights of one file, as our model takes them.
 
-  `family` is 'vit', 'bit' or 'bit_v1'; `architecture` are the arguments of `vit.ViT`,
-  `bit.BiT` or `bit.BiTv1` but for `num_classes`, which is 0 without a head. `metadata`
-  are the JSON files beside the weights by file name, as they are.
+  `family` is 'vit', 'bit', 'bit_v1', 'resnet' or 'detr'; `architecture` are the
+  arguments of `vit.ViT`, `bit.BiT`, `bit.BiTv1`, `resnet.ResNet` or `detr.DETR` but for
+  `num_classes`, which is 0 without a head, and does not count DETR's class of no
+  object. Its `backbone` is a dict of arguments of `ResNet`, without `frozen_stages`, so
+  that gradients reach the image; training says for itself. `constants` are the
+  variables of that collection, of frozen norms. `metadata` are the JSON files beside
+  the weights by file name, as they are.
   """
 
   params: tree.Tree
@@ -69,18 +80,25 @@ class Published:
   source: str = ''
   assumed: tuple[str, ...] = ()
   metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+  constants: tree.Tree = dataclasses.field(default_factory=dict)
 
   @property
   def channels(self) -> int:
     """Of the images."""
-    root = self.params.get('resnet', {}).get('conv_root', self.params.get('embed'))
-    return root['kernel'].shape[2]
+    trunk = self.params.get('backbone', self.params.get('resnet', self.params))
+    return trunk.get('conv_root', self.params.get('embed'))['kernel'].shape[2]
+
+  @property
+  def variables(self) -> tree.Tree:
+    """What the model is applied to."""
+    constants = {'constants': self.constants} if self.constants else {}
+    return {'params': self.params, **constants}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
   source: str
-  suffix: str
+  suffixes: tuple[str, ...]
   family: str
   differences: Callable[[Collection[str]], tree.Differences]
   read: Callable[..., tree.Tree]
@@ -89,37 +107,37 @@ class _Reader:
 _READERS = (
   _Reader(
     'vision_transformer or big_vision ViT',
-    '.npz',
+    ('.npz',),
     'vit',
     vision_transformer.differences,
     vision_transformer.from_npz,
   ),
   _Reader(
     'big_transfer BiT',
-    '.npz',
+    ('.npz',),
     'bit',
     bit.big_transfer_differences,
     bit.from_big_transfer,
   ),
   _Reader(
     'big_vision BiT',
-    '.npz',
+    ('.npz',),
     'bit',
     bit.big_vision_v2_differences,
     bit.from_big_vision_v2,
   ),
   _Reader(
     'big_vision BiT v1',
-    '.npz',
+    ('.npz',),
     'bit_v1',
     bit.big_vision_v1_differences,
     bit.from_big_vision_v1,
   ),
-  _Reader('timm ViT', '.safetensors', 'vit', timm_vit.differences, timm_vit.from_timm),
+  _Reader('timm ViT', _TORCH, 'vit', timm_vit.differences, timm_vit.from_timm),
   *(
     _Reader(
       f'{library} BiT{" v1" if version == 1 else ""}',
-      '.safetensors',
+      _TORCH,
       'bit_v1' if version == 1 else 'bit',
       partial(differences, version=version),
       partial(read, version=version),
@@ -136,10 +154,38 @@ _READERS = (
   ),
   _Reader(
     'transformers ViT',
-    '.safetensors',
+    _TORCH,
     'vit',
     transformers_vit.differences,
     transformers_vit.from_transformers,
+  ),
+  _Reader(
+    'torchvision or timm ResNet',
+    _TORCH,
+    'resnet',
+    torchvision_resnet.differences,
+    partial(torchvision_resnet.from_torchvision, norm='frozen'),
+  ),
+  _Reader(
+    'transformers ResNet',
+    _TORCH,
+    'resnet',
+    torchvision_resnet.transformers_differences,
+    partial(torchvision_resnet.from_transformers, norm='frozen'),
+  ),
+  _Reader(
+    'facebookresearch DETR',
+    _TORCH,
+    'detr',
+    detr.facebook_differences,
+    detr.from_facebook,
+  ),
+  _Reader(
+    'transformers DETR',
+    _TORCH,
+    'detr',
+    detr.transformers_differences,
+    detr.from_transformers,
   ),
 )
 
@@ -149,7 +195,7 @@ def read(
   num_heads: int | None = None,
   no_embed_class: bool | None = None,
 ) -> Published:
-  """Reads an .npz or .safetensors file, or a folder with a model.safetensors.
+  """Reads an .npz, .safetensors or .pth file, or a folder with a model.safetensors.
 
   `num_heads` and `no_embed_class` (as in timm) are for files that do not tell. Raises a
   `UserError` that says why a file is not read; nothing in it is executed.
@@ -157,7 +203,7 @@ def read(
   path = pathlib.Path(path)
   if path.is_dir():
     path = _in_folder(path)
-  arrays = files.read(path)
+  arrays = torchvision_resnet.without_counts(files.read(path))
   reader = _reader(arrays, path)
   files.check_finite(arrays, str(path))
   if numbers := [name for name, array in arrays.items() if not array.ndim]:
@@ -165,7 +211,7 @@ def read(
   metadata = _metadata(path)
   arguments, computed, assumed = {}, {}, ()
   ours = metadata.get(sidecar(path).name, {})
-  if _is_ours(ours) and num_heads is None and reader.family == 'vit':
+  if _is_ours(ours) and num_heads is None and reader.family in ('vit', 'detr'):
     num_heads = ours['architecture']['num_heads']
   if _is_ours(ours) and no_embed_class is None:
     no_embed_class = False  # as our writer has it
@@ -176,6 +222,10 @@ def read(
     assumed += told
   if reader.source == 'timm ViT':
     _check_pooling(arrays, metadata, path)
+  if reader.family == 'resnet':
+    _check_resnet(metadata.get('config.json', {}), path)
+  if reader.family == 'detr':
+    arguments, computed, assumed = _detr(metadata, num_heads, path)
   # timm's may have no positions at all, where big_vision's are computed.
   without = 'none' if reader.source == 'timm ViT' else 'sincos2d'
   try:
@@ -184,12 +234,15 @@ def read(
         arrays, no_embed_class, metadata, path
       )
     params = reader.read(arrays, source=str(path), **arguments)
-    described = describe(params, reader.family, str(path), without)
+    constants = {}
+    if reader.family in ('resnet', 'detr'):  # by collection
+      params, constants = params['params'], params['constants']
+    described = describe(params, reader.family, str(path), without, constants)
   except UserError:
     raise
   except (ValueError, IndexError) as error:  # NumPy, of shapes
     raise UserError(f'{path}: shapes that do not fit: {error}') from error
-  architecture = described.architecture | computed
+  architecture = tree.unflatten(tree.flatten(described.architecture) | computed)
   assumed += described.assumed
   if _is_ours(ours):
     architecture = _same_model(ours['architecture'], architecture, sidecar(path))
@@ -213,20 +266,31 @@ def describe(
   family: str,
   source: str = 'parameters',
   without: str = 'sincos2d',
+  constants: Mapping[str, Any] | None = None,
 ) -> Published:
   """Parameters in our naming (unrolled or scanned) with what their shapes tell.
 
-  `without` is the `posemb` of a ViT that holds no table of positions. Raises a
-  `UserError` that names shapes which do not fit each other.
+  `without` is the `posemb` of a ViT that holds no table of positions, `constants` are
+  those of a ResNet's frozen norms. Raises a `UserError` that names shapes which do not
+  fit each other.
   """
   params = tree.unstack_blocks(params)
-  flat = tree.flatten(params)
-  num_classes = len(flat['head/bias']) if 'head/bias' in flat else 0
+  flat, constants = tree.flatten(params), dict(constants or {})
+  num_classes, assumed = len(flat.get('head/bias', ())), ()
   if family == 'vit':
     architecture, assumed = _vit(flat, source, without)
+  elif family == 'detr':
+    flat = tree.flatten({'params': params, 'constants': constants})
+    architecture = detr_names.architecture(flat, source)
+    num_classes = len(params['class_head']['bias']) - 1
+  elif family == 'resnet':
+    flat = tree.flatten({'params': params, 'constants': constants})
+    architecture = torchvision_resnet.architecture(flat, source)
   else:
-    architecture, assumed = _bit(flat, family, source, num_classes), ()
-  return Published(params, family, architecture, num_classes, assumed=assumed)
+    architecture = _bit(flat, family, source, num_classes)
+  return Published(
+    params, family, architecture, num_classes, assumed=assumed, constants=constants
+  )
 
 
 def _vit(
@@ -283,12 +347,9 @@ def _bit(
 
 
 def _in_folder(folder: pathlib.Path) -> pathlib.Path:
-  path = folder / 'model.safetensors'
-  if path.is_file():
-    return path
-  pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in files.PICKLES]
-  if pickles:
-    files.read(folder / pickles[0])  # says what to do
+  for name in _IN_FOLDERS:
+    if (folder / name).is_file():
+      return folder / name
   raise UserError(f'{folder} has no model.safetensors: name a file of weights')
 
 
@@ -296,7 +357,7 @@ def _reader(names: Collection[str], path: pathlib.Path) -> _Reader:
   """The reader whose names these are; a `UserError` with what differs from the next."""
   nearest, differs = None, ()
   for reader in _READERS:
-    if reader.suffix != path.suffix:
+    if path.suffix not in reader.suffixes:
       continue
     unknown, missing = reader.differences(names)
     if not unknown and not missing:
@@ -304,7 +365,7 @@ def _reader(names: Collection[str], path: pathlib.Path) -> _Reader:
     # The nearest knows most of the names, and misses fewest others.
     if not differs or (len(unknown), len(missing)) < tuple(map(len, differs)):
       nearest, differs = reader, (sorted(unknown), sorted(missing))
-  known = ', '.join(r.source for r in _READERS if r.suffix == path.suffix)
+  known = ', '.join(r.source for r in _READERS if path.suffix in r.suffixes)
   unknown, missing = differs
   most = max(5, 10 - len(missing))  # of both kinds some
   lines = [f'unknown {name}' for name in unknown[:most]]
@@ -320,7 +381,7 @@ def _reader(names: Collection[str], path: pathlib.Path) -> _Reader:
 def _metadata(path: pathlib.Path) -> dict[str, Any]:
   """The JSON files beside the weights, and those that our writer put into one."""
   names = (sidecar(path).name,)
-  if path.suffix == '.safetensors':
+  if path.suffix in _TORCH:
     names += _METADATA
   found = {}
   for name in names:
@@ -386,6 +447,56 @@ def _computed(
   return {'activation': activation, 'epsilon': epsilon}, assumed
 
 
+def _detr(
+  metadata: Mapping[str, Any], heads: int | None, path: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+  """How a DETR is read, what shapes do not tell of it, and what was assumed."""
+  config, assumed = metadata.get('config.json', {}), ()
+  _check_resnet(config.get('backbone_config') or {}, path)
+  told = config.get('encoder_attention_heads')
+  if config.get('decoder_attention_heads', told) != told:
+    raise UserError(
+      f'{path}: config.json has {told!r} heads in the encoder and'
+      f' {config["decoder_attention_heads"]!r} in the decoder, our DETR has as many'
+    )
+  activation = config.get('activation_function', 'relu')
+  if activation != 'relu':
+    raise UserError(f'{path}: config.json: our DETR has relu, not {activation!r}')
+  if told and not isinstance(told, int):
+    raise UserError(f'config.json: {told!r} is no number of heads')
+  heads = heads or told
+  if not heads:
+    heads = 8
+    assumed += ('num_heads=8: the file does not tell, published DETRs have as many',)
+  dilated, name = config.get('dilation'), path.name
+  if name in _IN_FOLDERS:
+    name = path.absolute().parent.name
+  if dilated is None and re.search(r'dc5|detr-r(esnet-)?\d', name):
+    dilated = 'dc5' in name  # as they are published
+  if dilated is None:
+    dilated = False
+    assumed += (
+      'backbone.dilated=False: the file does not tell, the names of those with a'
+      ' dilated last stage have dc5 in them',
+    )
+  return {'num_heads': heads}, {'backbone/dilated': bool(dilated)}, assumed
+
+
+def _check_resnet(config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """That it is a plain one: others have the same arrays and compute otherwise."""
+  name = str(config.get('architecture', 'resnet'))
+  strange = [
+    field
+    for field in ('downsample_in_first_stage', 'downsample_in_bottleneck')
+    if config.get(field)
+  ]
+  if not re.fullmatch(r'(tv_|gluon_)?resnet\d*(_v1b)?', name) or strange:
+    raise UserError(
+      f'{path}: config.json: {strange[0] if strange else repr(name)} makes other'
+      ' ResNets than ours'
+    )
+
+
 def _check_pooling(
   arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any], path: pathlib.Path
 ) -> None:
@@ -420,10 +531,12 @@ def _same_model(
   told: Mapping[str, Any], found: Mapping[str, Any], file: pathlib.Path
 ) -> dict[str, Any]:
   """The architecture of our writer, which the shapes do not contradict."""
-  told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
-  for name, value in found.items():
-    if name not in _UNTOLD and told.get(name) != value:
+  told = {
+    k: tuple(v) if isinstance(v, list) else v for k, v in tree.flatten(told).items()
+  }
+  for name, value in tree.flatten(found).items():
+    if name.split('/')[-1] not in _UNTOLD and told.get(name) != value:
       raise UserError(
         f'{file}: {name} is {told.get(name)}, but {value} in the weights beside it'
       )
-  return told
+  return tree.unflatten(told)

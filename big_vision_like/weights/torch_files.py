@@ -21,7 +21,6 @@ import ml_dtypes
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.weights import files
 
 _DTYPES = {
   'DoubleStorage': np.float64,
@@ -35,6 +34,8 @@ _DTYPES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
+# What holds the state dict where a file has more than that.
+_KEYS = ('model', 'state_dict')
 # What the older layout begins with, after which its version and the writer's machine.
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _DAMAGE = (
@@ -74,8 +75,9 @@ class _Tensor(NamedTuple):
 def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
   """The arrays of a state dict, or of the one under `key` in a dict of several things.
 
-  Raises a `UserError` for files that are damaged, hold what is neither a tensor nor a
-  plain container, or have no such state dict.
+  Without `key` that is 'model' or 'state_dict', where there is one. Raises a
+  `UserError` for files that are damaged, hold what is neither a tensor nor a plain
+  container, or have no such state dict.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -102,6 +104,8 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarra
 
 
 def _chosen(content: Any, key: str | None) -> Any:
+  if key is None and isinstance(content, Mapping):
+    key = next((k for k in _KEYS if isinstance(content.get(k), Mapping)), None)
   if key is None:
     return content
   if not isinstance(content, Mapping) or key not in content:
@@ -112,7 +116,8 @@ def _chosen(content: Any, key: str | None) -> Any:
 def _keys(content: Any) -> str:
   if not isinstance(content, Mapping):
     return ''
-  return f'; there are {files.listed(map(str, content))}'
+  names = [str(name) for name in content]
+  return f'; there are {", ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
 
 
 class _Unpickler(pickle.Unpickler):
@@ -123,6 +128,7 @@ class _Unpickler(pickle.Unpickler):
       return name
     known: dict[tuple[str, str], Callable] = {
       ('collections', 'OrderedDict'): collections.OrderedDict,
+      ('torch._utils', '_rebuild_tensor'): _tensor,
       ('torch._utils', '_rebuild_tensor_v2'): _tensor,
       ('torch._utils', '_rebuild_parameter'): _parameter,
       ('torch', 'Size'): tuple,

@@ -1,7 +1,8 @@
-"""Weights of ResNets with batch norm as torchvision and timm name them.
+"""Weights of ResNets with batch norm as torchvision, timm and transformers name them.
 
-Our variables are trees by collection: affine and statistics of norms are `constants`
-where `norm='frozen'`, else `params` and `batch_stats`.
+Transformers' files are those of ResNetForImageClassification and ResNetModel. Our
+variables are trees by collection: affine and statistics of norms are `constants` where
+`norm='frozen'`, else `params` and `batch_stats`.
 """
 
 import re
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision_like.weights import linear, tree
+from big_vision_like.errors import UserError
+from big_vision_like.weights import files, linear, resnet_names, tree
 
 # Our collection and name of a norm's arrays.
 _NORMS = {
@@ -27,6 +29,8 @@ _NORMS = {
     'running_var': 'batch_stats/{}/var',
   },
 }
+# The classifier of torchvision and of transformers.
+_HEADS = ('fc', 'classifier.1')
 # The count of steps, which nothing reads.
 _UNREAD = '.num_batches_tracked'
 
@@ -145,9 +149,8 @@ def from_torchvision(
   Raises a `UserError` that lists unknown and missing names.
   """
   state = without_counts(state)
-  known = _table(sizes(state, TORCHVISION), norm, 'fc.weight' in state)
-  tree.check_names(source, state.keys() - known, known.keys() - state)
-  return tree.unflatten(linear.from_state(state, known, 1))
+  tree.check_names(source, *differences(state))
+  return tree.unflatten(linear.from_state(state, _torchvision(state, norm), 1))
 
 
 def to_torchvision(
@@ -155,12 +158,157 @@ def to_torchvision(
 ) -> dict[str, np.ndarray]:
   """The inverse, but for the counts of steps."""
   flat = tree.flatten(variables)
-  found = sizes(flat, OURS, 'params/')
-  return linear.to_state(flat, _table(found, norm, 'params/head/kernel' in flat))
+  known = table(sizes(flat, OURS, 'params/'), TORCHVISION, norm)
+  return linear.to_state(flat, known | _head(_HEADS[0]))
 
 
-def _table(found: Sizes, norm: str, head: bool) -> linear.Table:
-  known = table(found, TORCHVISION, norm)
-  if head:
-    known |= {'fc.weight': ['params/head/kernel'], 'fc.bias': ['params/head/bias']}
-  return known
+def differences(names: Collection[str]) -> tree.Differences:
+  """Names that a file of torchvision or timm does not have, and those that it lacks."""
+  return tree.differences(names, _torchvision(names, 'frozen'))
+
+
+def from_transformers(
+  state: Mapping[str, np.ndarray], norm: str = 'batch', source: str = 'state dict'
+) -> tree.Tree:
+  """As `from_torchvision`, from the names of transformers."""
+  state = without_counts(state)
+  tree.check_names(source, *transformers_differences(state))
+  return tree.unflatten(linear.from_state(state, _transformers(state, norm), 1))
+
+
+def to_transformers(
+  variables: Mapping[str, Any], norm: str = 'batch'
+) -> dict[str, np.ndarray]:
+  """The inverse, but for the counts of steps; without a head that of a ResNetModel."""
+  flat = tree.flatten(variables)
+  prefix = 'resnet.' if 'params/head/kernel' in flat else ''
+  known = table(sizes(flat, OURS, 'params/'), TRANSFORMERS, norm, prefix)
+  return linear.to_state(flat, known | _head(_HEADS[1]))
+
+
+def transformers_differences(names: Collection[str]) -> tree.Differences:
+  """Names that a file of transformers does not have, and those that it lacks."""
+  return tree.differences(names, _transformers(names, 'frozen'))
+
+
+def config(
+  told: Mapping[str, Any], num_classes: int, channels: int = 3
+) -> dict[str, Any]:
+  """What the config.json of transformers beside such a file says."""
+  if told['dilated']:
+    raise UserError(
+      "dilated=True: transformers' own ResNet has no such stage, write a .safetensors"
+      ' file without config.json'
+    )
+  classifier = 'ResNetForImageClassification' if num_classes else 'ResNetModel'
+  return {
+    'architectures': [classifier],
+    'model_type': 'resnet',
+    'num_channels': channels,
+    'embedding_size': told['root'],
+    'hidden_sizes': widths(told),
+    'depths': list(told['depths']),
+    'layer_type': 'bottleneck' if told['bottleneck'] else 'basic',
+    'hidden_act': 'relu',
+    'downsample_in_first_stage': False,
+    'downsample_in_bottleneck': False,
+    **({'num_labels': num_classes} if num_classes else {}),
+  }
+
+
+def architecture(
+  flat: Mapping[str, np.ndarray], source: str = 'variables', at: str = ''
+) -> dict[str, Any]:
+  """The arguments of our `ResNet` with frozen norms, of its flat variables.
+
+  `at` is the path in front of its names, as in 'backbone/'. Raises a `UserError` that
+  names shapes which do not fit each other.
+  """
+  found = sizes(flat, OURS, f'params/{at}')
+  if not found.depths:
+    raise UserError(f'{source}: there is no stage of a ResNet')
+  root = f'params/{at}conv_root/kernel'
+  told = dict(
+    depths=found.depths,
+    bottleneck=found.convs == 3,
+    root=_last(flat, root),
+    channels=tuple(
+      _last(flat, f'params/{at}stage{i + 1}/unit1/conv1/kernel')
+      for i in range(len(found.depths))
+    ),
+    norm='frozen',
+    dilated=False,
+  )
+  shape = np.shape(flat[root])
+  want = _shapes(told, shape[2] if len(shape) == 4 else 3)
+  want = {name.format(at): shape for name, shape in want.items()}
+  if not at and 'params/head/bias' in flat:
+    classes = _last(flat, 'params/head/bias')
+    want['params/head/kernel'] = widths(told)[-1], classes
+    want['params/head/bias'] = (classes,)
+  ours = {n for n in flat if n.startswith((f'params/{at}', f'constants/{at}'))}
+  tree.check_names(source, *tree.differences(ours, want))
+  wrong = resnet_names.wrong_shapes(flat, want)
+  if wrong:
+    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+  return told
+
+
+def widths(told: Mapping[str, Any]) -> list[int]:
+  """Channels of the map of each stage, by the arguments of a `ResNet`."""
+  factor = 4 if told['bottleneck'] else 1
+  return [factor * inner for inner in told['channels'][: len(told['depths'])]]
+
+
+def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
+  """Names, with a place for what is in front, and shapes of all arrays.
+
+  `channels` are those of the images.
+  """
+  shapes: resnet_names.Shapes = {}
+
+  def add(conv: str, size: int, before: int, after: int) -> None:
+    shapes[f'params/{{}}{conv}/kernel'] = (size, size, before, after)
+    norm = conv.replace('conv', 'norm')
+    for leaf in ('scale', 'bias', 'mean', 'var'):
+      shapes[f'constants/{{}}{norm}/{leaf}'] = (after,)
+
+  before = told['root']
+  add('conv_root', 7, channels, before)
+  kernels = (1, 3, 1) if told['bottleneck'] else (3, 3)
+  for i, wide in enumerate(widths(told)):
+    inner = told['channels'][i]
+    for j in range(told['depths'][i]):
+      unit = f'stage{i + 1}/unit{j + 1}/'
+      sides = [before, *(inner for _ in kernels[1:]), wide]
+      for n, size in enumerate(kernels):
+        add(f'{unit}conv{n + 1}', size, *sides[n : n + 2])
+      # Only the first unit changes shapes; that of the first stage need not.
+      if j == 0 and (i or before != wide):
+        add(f'{unit}conv_proj', 1, before, wide)
+      before = wide
+  return shapes
+
+
+def _last(flat: Mapping[str, np.ndarray], name: str) -> int:
+  """The last side of an array; 0 where there is none."""
+  return (0, *np.shape(flat.get(name)))[-1]
+
+
+def _torchvision(names: Collection[str], norm: str) -> linear.Table:
+  known = table(sizes(names, TORCHVISION), TORCHVISION, norm)
+  return known | _head(_HEADS[0]) if 'fc.weight' in names else known
+
+
+def _transformers(names: Collection[str], norm: str) -> linear.Table:
+  head = 'classifier.1.weight' in names
+  prefix = 'resnet.' if head else ''
+  known = table(sizes(names, TRANSFORMERS, prefix), TRANSFORMERS, norm, prefix)
+  return known | _head(_HEADS[1]) if head else known
+
+
+def _head(theirs: str) -> linear.Table:
+  return {
+    f'{theirs}.weight': ['params/head/kernel'],
+    f'{theirs}.bias': ['params/head/bias'],
+  }

@@ -6,7 +6,7 @@ leading depth axis (what nn.scan declares).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import ml_dtypes  # also lets numpy, and so safetensors, know bfloat16
@@ -103,6 +103,11 @@ def as_float32(name: str, array: np.ndarray) -> np.ndarray:
   if array.dtype.kind != 'f' and array.dtype != ml_dtypes.bfloat16:
     raise UserError(f'{name!r} holds {array.dtype}, not floating-point numbers')
   return array.astype(np.float32)
+
+
+def differences(names: Collection[str], known: Collection[str]) -> Differences:
+  """Names that are not known, and known ones that are not there."""
+  return set(names) - set(known), set(known) - set(names)
 
 
 def check_names(

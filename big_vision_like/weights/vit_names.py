@@ -1,7 +1,7 @@
 """Which arrays the parameter tree of our ViT holds, unrolled, by flat name."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -38,20 +38,23 @@ _OPTIONAL = [
 ]
 # Axes: P Q patch, I its channels, D width, H heads, K features of one, M hidden
 # units, L blocks or 1, N tokens, R registers, S representation (D without), C classes.
+BLOCK_SHAPES = [
+  (r'.*/norm\d?/(scale|bias)', 'D'),
+  (r'.*attention/(query|key|value)/kernel', 'DHK'),
+  (r'.*attention/(query|key|value)/bias', 'HK'),
+  (r'.*/\w*attention/out/kernel', 'HKD'),
+  (r'.*/mlp/fc1/kernel', 'DM'),
+  (r'.*/mlp/fc1/bias', 'M'),
+  (r'.*/mlp/fc2/kernel', 'MD'),
+  (r'.*/(\w*attention/out|mlp/fc2)/bias', 'D'),
+]
 _SHAPES = [
   (r'embed/kernel', 'PQID'),
   (r'embed/bias', 'D'),
   (r'cls|map_head/probe', '11D'),
   (r'registers', '1RD'),
   (r'pos_embedding', 'LND'),
-  (r'.*/(norm|norm1|norm2)/(scale|bias)', 'D'),
-  (r'.*/attention/(query|key|value)/kernel', 'DHK'),
-  (r'.*/attention/(query|key|value)/bias', 'HK'),
-  (r'.*/attention/out/kernel', 'HKD'),
-  (r'.*/mlp/fc1/kernel', 'DM'),
-  (r'.*/mlp/fc1/bias', 'M'),
-  (r'.*/mlp/fc2/kernel', 'MD'),
-  (r'.*/(attention/out|mlp/fc2)/bias', 'D'),
+  *BLOCK_SHAPES,
   (r'pre_logits/kernel', 'DS'),
   (r'pre_logits/bias', 'S'),
   (r'head/kernel', 'SC'),
@@ -91,8 +94,24 @@ def check_shapes(flat: Mapping[str, np.ndarray], source: str) -> dict[str, int]:
     sizes['I'] = 64 * 2 ** (len(stages) + 1) if stages else 64
   rest = {name: array for name, array in flat.items() if name not in trunk}
   wrong = resnet_names.wrong_shapes(flat, trunk)
-  for name, array in rest.items():
-    letters = next((s for p, s in _SHAPES if re.fullmatch(p, name)), '')
+  wrong += collect_sizes(rest, _SHAPES, sizes)
+  if wrong:
+    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+  return sizes
+
+
+def collect_sizes(
+  flat: Mapping[str, np.ndarray],
+  shapes: Sequence[tuple[str, str]],
+  sizes: dict[str, int],
+) -> list[str]:
+  """Adds to `sizes` by letter; returns what it says of arrays that do not fit them.
+
+  `shapes` are patterns of names and the letters of their axes; other names are passed.
+  """
+  wrong = []
+  for name, array in flat.items():
+    letters = next((s for p, s in shapes if re.fullmatch(p, name)), '')
     if not letters:  # the tables of ablations
       continue
     new = dict(zip(letters, array.shape, strict=False))
@@ -101,9 +120,7 @@ def check_shapes(flat: Mapping[str, np.ndarray], source: str) -> dict[str, int]:
       wrong.append(f'{name} {array.shape} is not ({told})')
     else:
       sizes |= new
-  if wrong:
-    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
-  return sizes
+  return wrong
 
 
 def _known(sizes: Mapping[str, int], letters: str) -> dict[str, int]:

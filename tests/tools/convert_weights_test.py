@@ -6,6 +6,7 @@ import numpy as np
 import pages
 import pytest
 import random_weights
+import torch_archives
 from random_weights import assert_same
 
 from big_vision_like import checkpoint, experiment, loading, spec
@@ -13,7 +14,15 @@ from big_vision_like.data import preprocessing
 from big_vision_like.data.transforms import image
 from big_vision_like.models import vit
 from big_vision_like.tasks.task import State
-from big_vision_like.weights import bit, files, published, tree, vision_transformer
+from big_vision_like.weights import (
+  bit,
+  detr,
+  files,
+  published,
+  torchvision_resnet,
+  tree,
+  vision_transformer,
+)
 
 IMAGES = preprocessing.Preprocessing((224, 224))
 
@@ -273,3 +282,70 @@ def test_a_grid_that_is_no_square_asks_for_the_size(tool):
   assert tool.image_size(weights, IMAGES, (16, 24)) == (16, 24)
   hybrid = published.describe(random_weights.small_vit(resnet=(2, 1), patch=1), 'vit')
   assert tool.image_size(hybrid, IMAGES, None) == (24, 24)
+
+
+@pytest.mark.parametrize(
+  'out, to', [('o', 'transformers'), ('o.safetensors', 'transformers')]
+)
+@pytest.mark.parametrize('masks', [True, False])
+def test_detr_there_and_back(tool, masks, out, to, tmp_path):
+  variables = random_weights.variables_of(random_weights.small_detr(masks=masks))
+  state = detr.to_facebook(variables)
+  torch_archives.save(tmp_path / 'detr-r50-1.pth', {'model': state})
+  heads = '--num-heads=4'
+  source = tmp_path / 'detr-r50-1.pth'
+  assert convert(tool, source, tmp_path / out, f'--to={to}', heads) == 0
+  found = published.read(tmp_path / out)
+  assert (found.source, found.assumed) == ('transformers DETR', ())
+  assert_same(found.variables, variables)
+  back = tmp_path / 'back.safetensors'
+  assert convert(tool, tmp_path / out, back, '--to=published') == 0
+  assert_same(files.read(back), state)
+  assert published.read(back).architecture == found.architecture
+  _, _, images = loading.load(tmp_path / out)
+  assert (images.short, images.longest) == (800, 1333)
+
+
+@pytest.mark.parametrize('out, to', [('o.safetensors', 'timm'), ('o', 'transformers')])
+def test_resnet_there_and_back(tool, out, to, tmp_path):
+  model = random_weights.small_resnet(num_classes=5)
+  variables = random_weights.variables_of(model)
+  state = torchvision_resnet.to_torchvision(variables, 'frozen')
+  torch_archives.save(tmp_path / 'resnet.pth', state)
+  assert convert(tool, tmp_path / 'resnet.pth', tmp_path / out, f'--to={to}') == 0
+  back = tmp_path / 'back.safetensors'
+  assert convert(tool, tmp_path / out, back) == 0
+  assert_same(files.read(back), state)
+  assert published.read(back).metadata['back.json']['preprocessing']['resize'] == 256
+
+
+def test_a_run_of_detr(tool, tmp_path, capsys):
+  config = spec.load('configs/detr/small.py', root=experiment.Settings)
+  backbone = dict(norm='frozen', dilated=True, depths=(1, 1), root=4, channels=(8, 4))
+  config.task.model.backbone.update(backbone)
+  model = spec.build(config.task.to_dict()['model'], 'model')
+  variables = random_weights.variables_of(model)
+  params = variables.pop('params')
+  state = State(step=np.int32(7), params=params, opt_state=None, mutable=variables)
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'config.json').write_text(config.to_json())
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  assert convert(tool, folder, tmp_path / 'o') == 1
+  assert "transformers' own ResNet has no such stage" in capsys.readouterr().err
+  out = tmp_path / 'o.safetensors'
+  assert convert(tool, folder, out, '--to=published') == 0
+  found = published.read(out)
+  assert found.architecture['backbone']['dilated'] is True
+  assert_same(found.variables, {'params': params, **variables})
+  for out, words in (
+    ('n.npz', 'a detr goes into .safetensors or a folder'),
+    ('p', '--to=timm does not go into .*transformers or published'),
+  ):
+    assert convert(tool, folder, tmp_path / out, *['--to=timm'] * (out == 'p')) == 1
+    assert re.search(words, capsys.readouterr().err)
+  config.task.model.queries_attend = False
+  (folder / 'config.json').write_text(config.to_json())
+  assert convert(tool, folder, tmp_path / 'q.safetensors') == 1
+  assert 'no other code has queries_attend=False' in capsys.readouterr().err

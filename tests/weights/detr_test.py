@@ -1,32 +1,13 @@
 """DETR in the names of two libraries (against transformers and timm: tests/parity)."""
 
-import jax
 import numpy as np
 import pytest
-from random_weights import assert_same
+from random_weights import assert_same, small_detr, small_resnet, variables_of
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import detr, resnet
 from big_vision_like.weights import detr as weights
 from big_vision_like.weights import torchvision_resnet, tree
-
-SIZES = dict(
-  num_queries=7, width=32, encoder_depth=1, decoder_depth=2, num_heads=4, mlp_dim=24
-)
-
-
-def variables_of(model):
-  image = jax.ShapeDtypeStruct((1, 64, 96, 3), 'float32')
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-  rng = np.random.default_rng(0)
-  return jax.tree.map(lambda x: rng.normal(size=x.shape).astype('float32'), shapes)
-
-
-def small(bottleneck=True, **arguments):
-  backbone = resnet.ResNet(
-    (1, 2, 1, 1), bottleneck, root=4, channels=(4, 3, 3, 4), norm='frozen'
-  )
-  return detr.DETR(num_classes=5, backbone=backbone, **SIZES | arguments)
 
 
 def published_names():
@@ -84,7 +65,7 @@ def test_published_names_and_shapes():
   'arguments', [{}, dict(norm='pre'), dict(positions='learned'), dict(masks=True)]
 )
 def test_facebook_both_ways(bottleneck, arguments):
-  variables = variables_of(small(bottleneck, **arguments))
+  variables = variables_of(small_detr(bottleneck, **arguments))
   state = weights.to_facebook(variables)
   prefix = 'detr.' if 'masks' in arguments else ''
   assert f'{prefix}backbone.0.body.layer2.1.conv2.weight' in state
@@ -97,7 +78,7 @@ def test_facebook_both_ways(bottleneck, arguments):
 
 
 def test_where_arrays_go():
-  variables = variables_of(small())
+  variables = variables_of(small_detr())
   state = weights.to_facebook(variables)
   block = variables['params']['decoder']['block_1']
   joined = state['transformer.decoder.layers.1.multihead_attn.in_proj_weight']
@@ -113,7 +94,7 @@ def test_where_arrays_go():
 @pytest.mark.parametrize('backbone', ['timm', 'transformers'])
 @pytest.mark.parametrize('masks', [True, False])
 def test_transformers_both_ways(backbone, masks):
-  variables = variables_of(small(masks=masks))
+  variables = variables_of(small_detr(masks=masks))
   state = weights.to_transformers(variables, backbone)
   stem = {'timm': 'conv1', 'transformers': 'embedder.embedder.convolution'}[backbone]
   prefix = 'detr.' if masks else ''
@@ -130,7 +111,7 @@ def test_transformers_both_ways(backbone, masks):
 )
 def test_what_transformers_has_no_place_for(arguments, words):
   with pytest.raises(UserError, match=words):
-    weights.to_transformers(variables_of(small(**arguments)))
+    weights.to_transformers(variables_of(small_detr(**arguments)))
 
 
 def test_unknown_backbone():
@@ -139,7 +120,7 @@ def test_unknown_backbone():
 
 
 def test_unknown_and_missing_names_are_listed():
-  variables = variables_of(small())
+  variables = variables_of(small_detr())
   for write, read, gone in (
     (weights.to_facebook, weights.from_facebook, 'bbox_embed.layers.1.bias'),
     (
@@ -155,7 +136,7 @@ def test_unknown_and_missing_names_are_listed():
 
 
 def test_masks_alone():
-  variables = variables_of(small(masks=True))
+  variables = variables_of(small_detr(masks=True))
   state = weights.to_facebook(variables)
   alone = {k: v for k, v in state.items() if not k.startswith('detr.')}
   params = weights.masks_from_facebook(alone, num_heads=4)
@@ -163,18 +144,45 @@ def test_masks_alone():
   assert_same(params, {name: variables['params'][name] for name in names})
 
 
+def test_nothing_published_is_unknown_or_missing():
+  names = published_names()
+  assert weights.facebook_differences(names) == (set(), set())
+  masks = [f'detr.{name}' for name in names]
+  for part in ('q_linear', 'k_linear'):
+    masks += [f'bbox_attention.{part}.{x}' for x in ('weight', 'bias')]
+  parts = [f'lay{i}' for i in range(1, 6)] + [f'gn{i}' for i in range(1, 6)]
+  for part in (*parts, 'out_lay', 'adapter1', 'adapter2', 'adapter3'):
+    masks += [f'mask_head.{part}.{x}' for x in ('weight', 'bias')]
+  assert weights.facebook_differences(masks) == (set(), set())
+  assert weights.facebook_differences(names[1:]) == (set(), {names[0]})
+  assert weights.facebook_differences([*names, 'x']) == ({'x'}, set())
+
+
 @pytest.mark.parametrize('norm', ['batch', 'frozen'])
 @pytest.mark.parametrize('bottleneck', [True, False])
 def test_resnets_of_torchvision_both_ways(bottleneck, norm):
-  model = resnet.ResNet(
-    (1, 2), bottleneck, num_classes=5, root=4, channels=(4, 3), norm=norm
-  )
-  variables = variables_of(model)
+  variables = variables_of(small_resnet(bottleneck, norm, num_classes=5))
   state = torchvision_resnet.to_torchvision(variables, norm)
   assert ('layer1.0.downsample.0.weight' in state) == bottleneck
-  assert state['fc.weight'].shape == (5, 12 if bottleneck else 3)
+  assert state['fc.weight'].shape == (5, 16 if bottleneck else 4)
   state['bn1.num_batches_tracked'] = np.array(3)
   assert_same(torchvision_resnet.from_torchvision(state, norm), variables)
   state['bn9.weight'] = state.pop('layer2.1.bn2.bias')
   with pytest.raises(UserError, match='unknown bn9.weight; missing layer2.1.bn2.bias$'):
     torchvision_resnet.from_torchvision(state, norm)
+
+
+@pytest.mark.parametrize('classes', [0, 5])
+def test_resnets_of_transformers_both_ways(classes):
+  variables = variables_of(small_resnet(norm='batch', num_classes=classes))
+  state = torchvision_resnet.to_transformers(variables)
+  prefix = 'resnet.' if classes else ''
+  unit = f'{prefix}encoder.stages.1.layers.0.'
+  assert state[f'{unit}layer.2.convolution.weight'].shape == (12, 3, 1, 1)
+  assert f'{unit}shortcut.normalization.running_var' in state
+  assert ('classifier.1.weight' in state) == (classes > 0)
+  state['resnet.x.num_batches_tracked'] = np.array(3)
+  assert_same(torchvision_resnet.from_transformers(state), variables)
+  state['x'] = state.pop(f'{unit}layer.2.convolution.weight')
+  with pytest.raises(UserError, match='unknown x; missing .*layer.2.convolution.weig'):
+    torchvision_resnet.from_transformers(state)

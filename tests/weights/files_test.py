@@ -5,6 +5,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+import torch_archives
 
 from big_vision_like.errors import UserError
 from big_vision_like.weights import files
@@ -66,6 +67,15 @@ def test_cut_off(suffix, keep, tmp_path):
     files.read(path)
 
 
+@pytest.mark.parametrize('suffix', files.TORCH)
+def test_files_of_torch(suffix, tmp_path):
+  path = tmp_path / f'weights{suffix}'
+  torch_archives.save(path, {'model': {'a': ARRAYS['a/b']}, 'epoch': 3})
+  got = files.read(path)
+  assert list(got) == ['a']
+  np.testing.assert_array_equal(got['a'], ARRAYS['a/b'])
+
+
 def test_a_flipped_byte(tmp_path):
   path = tmp_path / 'weights.npz'
   files.write(path, ARRAYS)
@@ -84,14 +94,15 @@ def test_pickles_are_not_executed(tmp_path):
     files.read(tmp_path / 'bad.npz')
   for name in ('bad.npz', 'bad.safetensors', 'bad.pt', 'bad.pth', 'bad.bin', 'bad.pkl'):
     (tmp_path / name).write_bytes(pickle.dumps(Bomb(str(trace))))
-    words = r'not a whole|is a pickle.*convert it to \.safetensors'
+    words = r'not a whole|it holds a pathlib.*, which is not read|is a pickle.*as \.saf'
     with pytest.raises(UserError, match=words):
       files.read(tmp_path / name)
   assert not trace.exists()
 
 
 @pytest.mark.parametrize(
-  'name, words', [('x.npz', 'not a file'), ('x.h5', 'ends in none of .npz, .safe')]
+  'name, words',
+  [('x.npz', 'not a file'), ('x.h5', 'in none of .npz, .safet')],
 )
 def test_no_such_file(name, words, tmp_path):
   if name == 'x.h5':

@@ -1,18 +1,25 @@
 import json
+import re
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import random_weights
-from random_weights import VIT, assert_same
+import torch_archives
+from random_weights import VIT, assert_same, small_detr, small_resnet, variables_of
 
 from big_vision_like.errors import UserError
+from big_vision_like.models import detr as detr_models
+from big_vision_like.models import resnet
 from big_vision_like.weights import (
   bit,
+  detr,
   files,
   published,
   timm_bit,
   timm_vit,
+  torchvision_resnet,
   transformers_bit,
   transformers_vit,
   tree,
@@ -213,9 +220,11 @@ def test_a_folder(tmp_path):
   state = timm_vit.to_timm(random_weights.small_vit())
   with pytest.raises(UserError, match='has no model.safetensors: name a file'):
     published.read(tmp_path)
-  (tmp_path / 'pytorch_model.bin').write_bytes(b'')
-  with pytest.raises(UserError, match='pytorch_model.bin is a pickle.*safetensors'):
+  torch_archives.save(tmp_path / 'pytorch_model.bin', state | {'cls_token': np.ones(3)})
+  with pytest.raises(UserError, match='pytorch_model.bin: shapes that do not fit'):
     published.read(tmp_path)
+  torch_archives.save(tmp_path / 'pytorch_model.bin', state)
+  assert published.read(tmp_path).source == 'timm ViT'
   files.write(tmp_path / 'model.safetensors', state)
   assert published.read(tmp_path).source == 'timm ViT'
   (tmp_path / 'config.json').write_text('{')
@@ -303,3 +312,159 @@ def test_shapes_of_other_layouts_that_do_not_fit(tmp_path):
   flat['resnet/group_norm/beta'] = np.ones(3)
   with pytest.raises(UserError, match=r'resnet/norm/bias \(3,\) is not \(512,\)'):
     published.read(save(tmp_path, flat, '.npz'))
+
+
+def to_torchvision(variables):
+  counts = {'bn1.num_batches_tracked': np.array(7)}
+  return torchvision_resnet.to_torchvision(variables, 'frozen') | counts
+
+
+def to_transformers(variables):
+  return torchvision_resnet.to_transformers(variables, 'frozen')
+
+
+# Source, writer, and the model.
+RESNETS = [
+  ('torchvision or timm ResNet', to_torchvision, small_resnet(num_classes=5)),
+  ('torchvision or timm ResNet', to_torchvision, small_resnet(bottleneck=False)),
+  ('transformers ResNet', to_transformers, small_resnet(num_classes=5)),
+  ('transformers ResNet', to_transformers, small_resnet()),
+]
+DETRS = [
+  ('facebookresearch DETR', detr.to_facebook, small_detr()),
+  ('facebookresearch DETR', detr.to_facebook, small_detr(masks=True)),
+  ('facebookresearch DETR', detr.to_facebook, small_detr(norm='pre')),
+  (
+    'facebookresearch DETR',
+    detr.to_facebook,
+    small_detr(bottleneck=False, positions='learned'),
+  ),
+  ('transformers DETR', detr.to_transformers, small_detr()),
+  (
+    'transformers DETR',
+    lambda variables: detr.to_transformers(variables, 'transformers'),
+    small_detr(masks=True),
+  ),
+]
+
+
+def rebuilt(found):
+  """The model that weights say they are of."""
+  told = found.architecture
+  if found.family == 'resnet':
+    return resnet.ResNet(num_classes=found.num_classes, **told)
+  told = told | {'backbone': resnet.ResNet(**told['backbone'])}
+  return detr_models.DETR(num_classes=found.num_classes, **told)
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+@pytest.mark.parametrize('source, write, model', RESNETS + DETRS)
+def test_detectors_and_their_backbones(source, write, model, suffix, tmp_path):
+  variables = variables_of(model)
+  path, state = tmp_path / f'detr-r50{suffix}', write(variables)
+  if suffix == '.pth':
+    torch_archives.save(path, {'model': state} if 'DETR' in source else state)
+  else:
+    files.write(path, state)
+  found = published.read(path, num_heads=4)
+  assert (found.source, found.assumed, found.channels) == (source, (), 3)
+  assert found.num_classes == model.num_classes
+  assert_same(found.variables, variables)
+  # A copy but for the names and parents that Flax gives.
+  assert rebuilt(found).clone(parent=None) == model.clone(parent=None)
+
+
+@pytest.mark.parametrize('classes, masks', [(91, False), (250, True)])
+def test_published_sizes(classes, masks):
+  backbone = resnet.ResNet(**resnet.variant('R50'), norm='frozen')
+  model = detr_models.DETR(classes, backbone, masks=masks)
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), 'float32')
+  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+  variables = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
+  found = published.describe(
+    variables['params'], 'detr', constants=variables['constants']
+  )
+  assert (found.num_classes, found.architecture['num_queries']) == (classes, 100)
+  assert rebuilt(found).clone(parent=None) == model.clone(parent=None)
+
+
+def test_what_files_of_detectors_do_not_tell(tmp_path):
+  variables = variables_of(small_detr(num_heads=8))
+  path = tmp_path / 'mine.pth'
+  torch_archives.save(path, {'model': detr.to_facebook(variables)})
+  found = published.read(path)
+  assert [text.split('=')[0] for text in found.assumed] == [
+    'num_heads',
+    'backbone.dilated',
+  ]
+  assert found.architecture['num_heads'] == 8
+  assert found.architecture['backbone']['dilated'] is False
+  assert len(published.read(path, num_heads=4).assumed) == 1
+  dilated = {'detr-r50-dc5-f0fb7ef5': True, 'detr-r101-2c7b67e5': False}
+  for name, told in dilated.items():
+    found = published.read(path.rename(tmp_path / f'{name}.pth'))
+    path = tmp_path / f'{name}.pth'
+    assert found.architecture['backbone']['dilated'] is told
+    assert len(found.assumed) == 1
+  folder = tmp_path / 'detr-resnet-50'
+  folder.mkdir()
+  config = dict(encoder_attention_heads=2, decoder_attention_heads=2, dilation=True)
+  files.write(folder / 'model.safetensors', detr.to_transformers(variables))
+  assert published.read(folder, num_heads=4).assumed == ()
+  (folder / 'config.json').write_text(json.dumps(config))
+  found = published.read(folder)
+  assert found.assumed == ()
+  assert found.architecture['num_heads'] == 2
+  assert found.architecture['backbone']['dilated'] is True
+  for change, words in (
+    (dict(decoder_attention_heads=4), '2 heads in the encoder and 4 in the decoder'),
+    (dict(activation_function='gelu'), "our DETR has relu, not 'gelu'"),
+  ):
+    (folder / 'config.json').write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=words):
+      published.read(folder)
+
+
+def test_our_writer_knows_what_a_detector_is(tmp_path):
+  variables = variables_of(small_detr())
+  path = save(tmp_path, detr.to_facebook(variables))
+  told = published.read(path, num_heads=4).architecture
+  told['backbone']['dilated'] = True
+  about = dict(family='detr', architecture=told, assumed=[], metadata={})
+  path = save(tmp_path, detr.to_facebook(variables), weights=about)
+  found = published.read(path)
+  assert (found.architecture, found.assumed) == (told, ())
+  told['backbone']['root'] = 5
+  path = save(tmp_path, detr.to_facebook(variables), weights=about)
+  with pytest.raises(UserError, match='backbone/root is 5, but 4 in the weights'):
+    published.read(path)
+
+
+@pytest.mark.parametrize(
+  'config, words',
+  [
+    (dict(architecture='resnetblur50'), "'resnetblur50' makes other ResNets than ours"),
+    (dict(downsample_in_bottleneck=True), 'downsample_in_bottleneck makes other ResNe'),
+  ],
+)
+def test_resnets_with_the_same_arrays(config, words, tmp_path):
+  state = to_torchvision(variables_of(small_resnet(num_classes=5)))
+  assert published.read(save(tmp_path, state, config=dict(architecture='resnet50')))
+  with pytest.raises(UserError, match=words):
+    published.read(save(tmp_path, state, config=config))
+
+
+@pytest.mark.parametrize('shape', [(), (9,), (0, 2), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize('source, write, model', [RESNETS[0], DETRS[1], DETRS[3]])
+def test_no_shape_gets_through_of_detectors(source, write, model, shape, tmp_path):
+  state = write(variables_of(model))
+  firsts = {}  # of each kind
+  for name in state:
+    firsts.setdefault(re.sub(r'\d', '', name), name)
+  assert len(firsts) > 15
+  for name in firsts.values():
+    if state[name].size == 1:  # the count of steps, and the bias of a mask
+      continue
+    bad = state | {name: np.ones(shape, np.float32)}
+    with pytest.raises(UserError, match='.'):
+      print(name, published.read(save(tmp_path, bad), num_heads=4).source)

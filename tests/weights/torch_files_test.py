@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch_archives
 
 from big_vision_like.errors import UserError
 from big_vision_like.weights import torch_files
@@ -30,16 +31,31 @@ def test_both_layouts(golden, name):
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_the_key_of_a_state_dict_is_asked_for(golden, name):
+def test_the_key_of_a_state_dict_is_the_usual_or_given(golden, name):
   path = golden / f'{name}.pth'
-  with pytest.raises(UserError, match='is not a state dict.*model, args, epoch'):
-    torch_files.read(path)
+  for given in ('model', None):
+    np.testing.assert_array_equal(torch_files.read(path, given)['weight'], WEIGHT)
   with pytest.raises(UserError, match="no 'ema' in it; there are model, args, epoch"):
     torch_files.read(path, 'ema')
   with pytest.raises(UserError, match='is not a state dict'):
     torch_files.read(path, 'args')
   with pytest.raises(UserError, match='is not a file'):
     torch_files.read(path.with_name('none.pth'))
+
+
+def test_which_of_several_things_is_taken(tmp_path):
+  path, state = tmp_path / 'a.pth', {'w': WEIGHT}
+  for content in (state, {'model': state}, {'epoch': 3, 'state_dict': state}):
+    torch_archives.save(path, content)
+    got = torch_files.read(path)
+    assert list(got) == ['w']
+    np.testing.assert_array_equal(got['w'], WEIGHT)
+  torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # a name like others
+  assert list(torch_files.read(path)) == ['model', 'x']
+  torch_archives.save(path, {'ema': state, **{f'a{i}': i for i in range(20)}})
+  words = 'is not a state dict.*; there are ema, a0, .*, a8 ...$'
+  with pytest.raises(UserError, match=words):
+    torch_files.read(path)
 
 
 class Runs:
@@ -79,24 +95,10 @@ def test_cut_files_say_so(golden, tmp_path, name, kept):
     torch_files.read(path, 'model')
 
 
-def archive_of(path, tensor, numbers):
+def archive_of(path, sizes, numbers):
   """An archive with one tensor of a storage that holds these bytes."""
-  # By hand, since pickle refuses names of modules that are not installed.
-  size, offset, shape, strides = tensor
-  text = b''.join(
-    [
-      b'\x80\x02}X\x06\x00\x00\x00weightctorch._utils\n_rebuild_tensor_v2\n(',
-      b'(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000',
-      b'X\x03\x00\x00\x00cpuI%d\ntQ' % size,
-      b'I%d\n' % offset,
-      b'(' + b''.join(b'I%d\n' % n for n in shape) + b't',
-      b'(' + b''.join(b'I%d\n' % n for n in strides) + b't',
-      b'tRs.',
-    ]
-  )
-  with zipfile.ZipFile(path, 'w') as file:
-    file.writestr('model/data.pkl', text)
-    file.writestr('model/data/0', numbers)
+  tensor = torch_archives.tensor(0, 'float32', *sizes)
+  torch_archives.write(path, torch_archives.named('weight', tensor), [numbers])
 
 
 BAD_TENSORS = {
