@@ -5,7 +5,9 @@ one, `--config` and overrides other evaluators.
 
 `--weights=FILE --config=configs/vit/evaluate.py:imagenet` evaluates weights without a
 run. The model is theirs, and so is what happens to images, whatever the config says;
-`--preprocessing=config` keeps the config's.
+`--preprocessing=config` keeps the config's. Where objects are found, as with
+`--weights=detr-r50-e632da11.pth --config=configs/detr/coco.py:r50`, a config that does
+not resize images stays as it is in that.
 """
 
 import argparse
@@ -23,12 +25,18 @@ import numpy as np
 from big_vision_like import errors, experiment, loading, processes, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like.data.transforms import boxes
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.loading import load_run
 from big_vision_like.metrics import listed, say
 from big_vision_like.tasks.task import State, Task
 from big_vision_like.weights import tree
+
+# Of a model: what is not of its weights, but where and in what numbers it computes.
+COMPUTES = ('parent', 'name', 'scan', 'remat', 'dtype')
+# Sides of padded images are multiples of this, where the config's do not fit.
+MULTIPLE = 32
 
 
 def measure(
@@ -57,25 +65,43 @@ def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.Con
     raise errors.UserError(
       f'{source} is a {theirs}, the config has a {ours}: take a config for such a model'
     )
-  sizes = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-  kept = ('parent', 'name', 'scan', 'remat', 'dtype')
+  masks = spec.held(node, 'masks')
+  if masks and not model.masks:
+    raise errors.UserError(
+      f'{source} is a {theirs} without masks, the config has them: set'
+      ' config.task.model.masks=False, and evaluators that need none'
+    )
   config = config.copy_and_resolve_references()
-  config.task.model = spec.spec(
-    kind,
-    **{k: v for k, v in node.items() if k in kept},
-    **{k: v for k, v in sizes.items() if k not in kept},
-  )
+  config.task.model = _like(model, node)
+  if masks is not None:
+    config.task.model.masks = masks
   return config
 
 
+def _like(model: nn.Module, node: mlc.ConfigDict) -> mlc.ConfigDict:
+  """A recorded call that makes such a model, and computes as that of `node`."""
+  arguments = {k: v for k, v in node.items() if k in COMPUTES}
+  for field in dataclasses.fields(model):
+    if field.name in COMPUTES:
+      continue
+    value = getattr(model, field.name)
+    if isinstance(value, nn.Module):
+      before = node[field.name]
+      same = spec.symbol(before) is type(value)
+      value = _like(value, before if same else mlc.ConfigDict())
+    arguments[field.name] = value
+  return spec.spec(type(model), **arguments)
+
+
 def with_preprocessing(
-  config: mlc.ConfigDict, preprocess: Preprocessing
+  config: mlc.ConfigDict, preprocess: Preprocessing | DetectionPreprocessing
 ) -> mlc.ConfigDict:
   """The config with evaluators whose images are sized and normalised like this."""
+  sized = _resized if isinstance(preprocess, DetectionPreprocessing) else _sized
   config = config.copy_and_resolve_references()
   for _, node in spec.calls(config.evals):
     if loading.decodes(node):
-      node['transforms'] = _sized(node['transforms'], preprocess)
+      node['transforms'] = sized(node['transforms'], preprocess)
   for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
     if spec.held(config.task, name) is None:
       task = spec.symbol(config.task).__name__
@@ -97,6 +123,43 @@ def _sized(
   return [decode, *kept[:place], *preprocess.specs(), *kept[place:]]
 
 
+def _resized(
+  nodes: Sequence[mlc.ConfigDict], preprocess: DetectionPreprocessing
+) -> list[mlc.ConfigDict]:
+  """Transforms of a config, with others that resize and pad images, if any resize.
+
+  Where they resize to the same sizes they are all kept.
+  """
+  sides = preprocess.short, preprocess.longest
+  before = [node for node in nodes if spec.symbol(node) is boxes.ResizeShort]
+  told = {(node['size'], spec.held(node, 'longest')) for node in before}
+  if preprocess.short is None or told <= {sides}:
+    return list(nodes)
+  padded = preprocess.shapes
+  if not padded:
+    if preprocess.longest is None:
+      raise errors.UserError(
+        f'the weights want shorter sides of {preprocess.short} pixels and no longest'
+        " one, but batches need shapes: --preprocessing=config keeps the config's"
+      )
+    low, high = (-(-side // MULTIPLE) * MULTIPLE for side in sides)
+    padded = ((low, high), (high, low))
+  made = []
+  for node in nodes:
+    if spec.symbol(node) is boxes.ResizeShort:
+      node = spec.spec(boxes.ResizeShort, size=sides[0], longest=sides[1])
+    elif spec.symbol(node) is boxes.Pad:
+      node = spec.spec(boxes.Pad, sizes=padded, max_boxes=node['max_boxes'])
+    made.append(node)
+  return made
+
+
+def _resizes(config: mlc.ConfigDict) -> bool:
+  """Whether an evaluator resizes images to find objects in."""
+  nodes = [node for _, node in spec.calls(config.evals)]
+  return any(spec.symbol(node) is boxes.ResizeShort for node in nodes)
+
+
 def load_weights(
   args: argparse.Namespace, config: mlc.ConfigDict
 ) -> tuple[mlc.ConfigDict, State]:
@@ -104,9 +167,24 @@ def load_weights(
   model, variables, preprocess = loading.load(args.weights, args.image_size, args.step)
   config = with_model(config, model, args.weights)
   say('weights', f'{args.weights}, {type(model).__name__}')
+  finds = isinstance(preprocess, DetectionPreprocessing)
+  unsized = finds and (preprocess.short is None or not _resizes(config))
   if args.preprocessing == 'config':
     say('images', 'as the config has them, not as the weights do (--preprocessing)')
     say('', f'theirs: {preprocess} ({preprocess.source})')
+  elif unsized:
+    if args.image_size is not None:
+      raise errors.UserError(
+        '--image-size: evaluators of the config do not resize images, so there is no'
+        ' size to change'
+      )
+    say('images', 'of the sizes that the config gives them')
+    say(
+      '',
+      f'normalised as the weights have them: mean {preprocess.mean}, std'
+      f' {preprocess.std} ({preprocess.source})',
+    )
+    config = with_preprocessing(config, preprocess)
   else:
     say('images', f'as the weights have them, not the config: {preprocess}')
     say('', f"({preprocess.source}); --preprocessing=config keeps the config's")

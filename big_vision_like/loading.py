@@ -12,20 +12,37 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision_like import checkpoint, experiment, spec
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import Preprocessing
-from big_vision_like.data.transforms import image
+from big_vision_like.data import coco, preprocessing
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
+from big_vision_like.evals import detection as detection_evals
+from big_vision_like.evals import panoptic
 from big_vision_like.metrics import say
-from big_vision_like.models import bit, vit
+from big_vision_like.models import bit, detr, resnet, vit
 from big_vision_like.ops import positions
-from big_vision_like.tasks import classification
+from big_vision_like.tasks import classification, detection
 from big_vision_like.tasks.task import State, Task
 from big_vision_like.weights import published
 
-MODELS = {'vit': vit.ViT, 'bit': bit.BiT, 'bit_v1': bit.BiTv1}
+MODELS = {
+  'vit': vit.ViT,
+  'bit': bit.BiT,
+  'bit_v1': bit.BiTv1,
+  'resnet': resnet.ResNet,
+  'detr': detr.DETR,
+}
+# What changes the sizes of pictures by chance, or whatever their aspect ratio.
+RESHAPING = (
+  *preprocessing.SIZING,
+  boxes.RandomResizeShort,
+  boxes.RandomSizeCrop,
+  boxes.Either,
+)
 
 Variables = dict[str, Any]
+# From pictures to what a model takes, of one that classifies them or finds objects.
+Prepare = Preprocessing | DetectionPreprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,31 +78,38 @@ def load(
   path: str | os.PathLike,
   image_size: int | Sequence[int] | None = None,
   step: int | None = None,
-) -> tuple[nn.Module, Variables, Preprocessing]:
+) -> tuple[nn.Module, Variables, Prepare]:
   """A model, its variables, and what makes its input of a picture.
 
       model, variables, preprocess = big_vision_like.load('weights/B_16.npz')
       logits = model.apply(variables, preprocess('cat.jpg')[None])['logits'][0]
       print(preprocess.top(logits))
 
+  and of one that finds objects
+
+      image, size, original_size = preprocess('street.jpg')
+      outputs = model.apply(variables, image[None], size[None])
+      print(preprocess.objects(outputs, original_size))
+
   `path` is a file of weights (`weights.published`), a folder with one, or that of a run
   (`step`: of a checkpoint that is not the newest). `image_size` (a side, or height and
-  width) resizes learned positions to images of another size.
+  width) resizes learned positions to images of another size; where objects are found,
+  it is the shorter side.
   """
   path = pathlib.Path(path)
   made = of_run(path, step) if checkpoint.steps(path) else of_file(path, step)
   model, variables, preprocess = made
   if image_size is not None:
-    before, preprocess = preprocess.size, preprocess.with_size(image_size)
+    before, preprocess = preprocess, preprocess.with_size(image_size)
     if attends(model):
-      params = resized(model, variables['params'], before, preprocess.size)
+      params = resized(model, variables['params'], before.size, preprocess.size)
       variables = variables | {'params': params}
   return model, jax.device_put(variables), preprocess
 
 
 def of_file(
   path: pathlib.Path, step: int | None = None
-) -> tuple[nn.Module, Variables, Preprocessing]:
+) -> tuple[nn.Module, Variables, Prepare]:
   """The same of published weights; prints what had to be assumed."""
   if step is not None:
     raise UserError(f'{path} is no run: it has no checkpoint of step {step}')
@@ -93,45 +117,53 @@ def of_file(
   for text in weights.assumed:
     say('assumed', text)
   params = dict(weights.params)
-  if not weights.num_classes:  # the model has a head all the same, with no outputs
+  if not weights.num_classes and weights.family != 'resnet':
+    # The model has a head all the same, with no outputs.
     params['head'] = {
       'kernel': np.zeros((_width(weights), 0), np.float32),
       'bias': np.zeros(0, np.float32),
     }
-  return model_of(weights), {'params': params}, preprocessing_of_file(weights, path)
+  variables = weights.variables | {'params': params}
+  return model_of(weights), variables, preprocessing_of_file(weights, path)
 
 
 def model_of(weights: published.Published) -> nn.Module:
   """The model that published weights are of."""
-  kind = MODELS[weights.family]
-  return kind(num_classes=weights.num_classes, **weights.architecture)
+  arguments = dict(weights.architecture)
+  if 'backbone' in arguments:
+    arguments['backbone'] = resnet.ResNet(**arguments['backbone'])
+  return MODELS[weights.family](num_classes=weights.num_classes, **arguments)
 
 
-def preprocessing_of_file(
-  weights: published.Published, path: pathlib.Path
-) -> Preprocessing:
+def preprocessing_of_file(weights: published.Published, path: pathlib.Path) -> Prepare:
   """What published weights that were read from `path` say of images."""
+  model = model_of(weights)
   return preprocessing.of_weights(
     weights.metadata,
     path.stem,
-    positions_size(model_of(weights), weights.params),
+    positions_size(model, weights.params) if attends(model) else None,
     weights.num_classes,
     weights.channels,
+    weights.family,
   )
 
 
 def of_run(
   path: pathlib.Path, step: int | None = None
-) -> tuple[nn.Module, Variables, Preprocessing]:
-  """The same of a run that classifies images."""
+) -> tuple[nn.Module, Variables, Prepare]:
+  """The same of a run that classifies images, or finds objects in them."""
   run = load_run(path, step)
-  if not isinstance(run.task, classification.Classification):
+  if isinstance(run.task, classification.Classification):
+    preprocess = preprocessing_of(run)
+  elif isinstance(run.task, detection.Detection):
+    preprocess = detection_preprocessing_of(run)
+  else:
     raise UserError(
-      f'{path} is a run of {type(run.task).__name__}: load() is for Classification'
+      f'{path} is a run of {type(run.task).__name__}: load() is for Classification and'
+      ' Detection'
     )
-  model, params = run.task.model, run.params
-  variables = {'params': params, **run.state.mutable}
-  return model, variables, preprocessing_of(run)
+  variables = {'params': run.params, **run.state.mutable}
+  return run.task.model, variables, preprocess
 
 
 def preprocessing_of(
@@ -147,10 +179,7 @@ def preprocessing_of(
   if size is None:
     size = image_size or positions_size(run.task.model, run.params)
     size = size or _first_size(node, decode)
-  mean, std = (
-    tuple(np.broadcast_to(x, decode.channels).tolist())
-    for x in (run.task.mean, run.task.std)
-  )
+  mean, std = _normalization(run.task, decode.channels)
   return Preprocessing(
     size=size,
     resize=resize,
@@ -160,6 +189,30 @@ def preprocessing_of(
     std=std,
     label_names=_label_names(run.config, run.task.model.num_classes),
     scores=run.task.loss_type,
+    source=f'{run.workdir}, step {int(run.state.step):,}',
+  )
+
+
+def detection_preprocessing_of(run: LoadedRun) -> DetectionPreprocessing:
+  """What a run that finds objects does with images when it evaluates."""
+  node = encoded_images(run.config)
+  decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
+  sizing = detection_sizing(rest)
+  if sizing.keys() == {'shapes'} and sizing['shapes'] == (_shape(node['source']),):
+    # Nothing was ever padded, so nothing is to be.
+    sizing = {'size': sizing['shapes'][0]}
+  mean, std = _normalization(run.task, decode.channels)
+  things = [
+    node['num_things']
+    for _, node in spec.calls(run.config.get('evals', {}))
+    if spec.symbol(node) is panoptic.PanopticQuality
+  ]
+  return DetectionPreprocessing(
+    **sizing,
+    mean=mean,
+    std=std,
+    label_names=_object_names(run.config, rest, run.task.model.num_classes),
+    num_things=things[0] if things else None,
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
 
@@ -206,6 +259,22 @@ def sizing(
     f'images of one size come of Resize, or of Resize or ResizeSmall and CentralCrop,'
     f' not of {names}'
   )
+
+
+def detection_sizing(steps: Sequence[Any]) -> dict[str, Any]:
+  """`short`, `longest` and `shapes` that these transforms come to."""
+  found: dict[str, Any] = {}
+  for step in steps:
+    if isinstance(step, RESHAPING):
+      raise UserError(
+        'pictures to find objects in are resized by ResizeShort and padded by Pad, not'
+        f' by {type(step).__name__}: take a config whose evaluators do so'
+      )
+    if isinstance(step, boxes.ResizeShort):
+      found |= {'short': step.size, 'longest': step.longest}
+    if isinstance(step, boxes.Pad):
+      found['shapes'] = tuple(tuple(shape) for shape in step.sizes)
+  return found
 
 
 def grid_of(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
@@ -305,6 +374,52 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
   except UserError:
     return ()
   return tuple(names) if names and len(names) == num_classes else ()
+
+
+def _object_names(
+  config: Mapping[str, Any], steps: Sequence[Any], num_classes: int
+) -> tuple[str, ...]:
+  """Those that evaluators show, else COCO's or the data set's."""
+  for _, node in spec.calls(config.get('evals', {})):
+    if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
+      return tuple(node['names'])
+  ids = [tuple(step.ids) for step in steps if getattr(step, 'ids', None)]
+  if ids and ids[0] in (coco.IDS, coco.PANOPTIC_IDS):
+    return coco.class_names(num_classes)
+  if ids:
+    return ()
+  try:
+    source = spec.build(config['train_data']['source'], 'config.train_data.source')
+    names = _category_names(source)
+  except UserError:
+    return ()
+  return tuple(names) if len(names) == num_classes else ()
+
+
+def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Height and width of all images of a data set, where its description says them."""
+  try:
+    features = getattr(spec.build(node, 'source'), 'features', None) or {}
+  except UserError:
+    return None
+  shape = getattr(dict(features).get('image'), 'shape', None) or (None, None)
+  return None if None in shape[:2] else tuple(shape[:2])
+
+
+def _category_names(source: Any) -> Sequence[str]:
+  """What a data set calls its objects; none where it has numbers, or no objects."""
+  if isinstance(source, coco.Coco):
+    return source.category_names
+  features = getattr(source, 'features', None) or {}
+  for objects in ('objects', 'panoptic_objects'):
+    if objects in features and 'label' in features[objects]:
+      return getattr(features[objects]['label'], 'names', None) or ()
+  return ()
+
+
+def _normalization(task: Task, channels: int) -> list[tuple[float, ...]]:
+  """Mean and deviation of each channel."""
+  return [tuple(np.broadcast_to(x, channels).tolist()) for x in (task.mean, task.std)]
 
 
 def _two(size: int | Sequence[int]) -> tuple[int, int]:

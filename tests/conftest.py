@@ -9,6 +9,7 @@ QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK}'
 
 import atexit  # noqa: E402
+import json  # noqa: E402
 import pathlib  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
@@ -44,6 +45,24 @@ def key() -> jax.Array:
 @pytest.fixture(scope='session')
 def golden() -> pathlib.Path:
   return REPOSITORY / 'tests' / 'golden'
+
+
+@pytest.fixture(scope='session')
+def detector(tmp_path_factory) -> tuple:
+  """A file of torch.save with a DETR with masks; that model, and its variables."""
+  import random_weights
+  import torch_archives
+
+  from big_vision_like.weights import detr
+
+  model = random_weights.small_detr(masks=True)
+  variables = random_weights.calm(random_weights.variables_of(model))
+  folder = tmp_path_factory.mktemp('detector')
+  state = detr.to_facebook(variables)
+  torch_archives.save(folder / 'detr-dots.pth', {'model': state})
+  heads = {'encoder_attention_heads': model.num_heads}
+  (folder / 'config.json').write_text(json.dumps(heads))
+  return folder / 'detr-dots.pth', model, variables
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,8 @@
 """Weights evaluated without a run; of a run: train_test."""
 
+import dataclasses
 import json
+import shutil
 
 import cv2
 import jax
@@ -12,12 +14,14 @@ import random_weights
 
 from big_vision_like import evaluate, experiment, loading, optim, spec
 from big_vision_like.data import pipeline
-from big_vision_like.data.preprocessing import Preprocessing
-from big_vision_like.data.transforms import image, labels
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
-from big_vision_like.models import vit
+from big_vision_like.evals import detection as evals
+from big_vision_like.models import detr, resnet, vit
 from big_vision_like.tasks import classification as tasks
+from big_vision_like.tasks import detection
 from big_vision_like.weights import files, vision_transformer
 
 
@@ -159,3 +163,135 @@ def test_a_task_that_does_not_normalise():
 
 class Other:
   pass
+
+
+# Weights that find objects
+
+
+class Scenes:
+  """3 encoded pictures, each with an object."""
+
+  def __len__(self):
+    return 3
+
+  def __getitem__(self, index):
+    rng = np.random.default_rng(index)
+    picture = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    done, data = cv2.imencode('.png', picture)
+    objects = {'bbox': np.float32([[0.1, 0.1, 0.5, 0.5]]), 'label': np.int64([1])}
+    return {'image': data.tobytes(), 'objects': objects, 'image/id': index}
+
+
+def finding(save='', num_classes=5, masks=False, resize=True):
+  """For a model that is larger in every way, of smaller images."""
+  c = mlc.ConfigDict(dict(total_steps=1))
+  c.task = spec.spec(
+    detection.Detection,
+    model=spec.spec(
+      detr.DETR,
+      num_classes=num_classes,
+      backbone=spec.spec(resnet.ResNet, **resnet.variant('R50'), frozen_stages=1),
+      masks=masks,
+      scan=True,
+    ),
+    optimizer=spec.spec(
+      optim.momentum, rate=spec.spec(optax.constant_schedule, value=0)
+    ),
+  )
+  sizing = [spec.spec(boxes.ResizeShort, size=24, longest=32)] if resize else []
+  data = spec.spec(
+    pipeline.EvalInput,
+    source=spec.spec(Scenes),
+    transforms=[
+      spec.spec(image.Decode),
+      spec.spec(boxes.Objects),
+      spec.spec(labels.Keep, names=KEPT),
+      *sizing,
+      spec.spec(boxes.Pad, sizes=((40, 40),), max_boxes=2),
+    ],
+    batch_size=8,
+  )
+  c.evals = dict(test=spec.spec(evals.CocoAP, data=data, save=save))
+  c.train_data = spec.spec(pipeline.TrainInput, source=spec.spec(Scenes), batch_size=8)
+  return c
+
+
+KEPT = ['image', 'boxes', 'box_labels', 'image_id', 'original_size']
+
+
+def test_detectors_bring_their_sizes(detector, monkeypatch, capsys, tmp_path):
+  path, model, variables = detector
+  copied = tmp_path / 'weights/dots.pth'
+  shutil.copytree(path.parent, copied.parent)
+  path = (copied.parent / path.name).rename(copied)
+  shapes = ((64, 96), (96, 64))
+  told = DetectionPreprocessing(64, 85, mean=(0.4, 0.3, 0.2), std=(0.2,) * 3)
+  beside = json.dumps({'preprocessing': told.to_json()})
+  path.with_suffix('.json').write_text(beside)
+  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  file, results = tmp_path / 'config.json', tmp_path / 'found.json'
+  file.write_text(finding(str(results)).to_json())
+  status = evaluate.main([f'--config={file}', f'--weights={path}'])
+  out, err = capsys.readouterr()
+  assert status == 0, err
+  assert 'as the weights have them, not the config: shorter side 64' in out
+  found = json.loads(results.read_text())
+  preprocess = dataclasses.replace(told, shapes=shapes)
+  apply = jax.jit(model.apply)
+  for index in range(3):
+    image_HWC, size, original_size = preprocess(Scenes()[index]['image'])
+    outputs = apply(variables, image_HWC[None], size[None])
+    want = preprocess.objects(outputs, original_size, threshold=-1.0)
+    got = [entry for entry in found if entry['image_id'] == index]
+    assert len(got) == 7
+    for one, entry in zip(want, sorted(got, key=lambda e: -e['score']), strict=True):
+      left, top, width, height = entry['bbox']
+      box = left, top, left + width, top + height
+      np.testing.assert_allclose(entry['score'], one.score, atol=1e-5)
+      np.testing.assert_allclose(box, one.box, atol=1e-3)
+
+
+def test_a_detector_keeps_what_the_config_computes_with(detector):
+  path, model, _ = detector
+  before = finding()
+  before.task.model.backbone.dtype = 'bfloat16'
+  after = evaluate.with_model(before, model, str(path))
+  made = spec.build(after.task.to_dict()['model'], 'model')
+  assert made.backbone == model.backbone.clone(dtype='bfloat16')
+  assert made.scan and not made.masks
+  same = made.clone(scan=False, masks=True, backbone=model.backbone)
+  assert same == model
+  with pytest.raises(UserError, match='DETR of 5 classes, the config has a DETR of 3'):
+    evaluate.with_model(finding(num_classes=3), model, str(path))
+  without = model.clone(masks=False)
+  with pytest.raises(UserError, match='without masks, the config has them: set'):
+    evaluate.with_model(finding(masks=True), without, str(path))
+
+
+def test_detectors_keep_what_is_the_same():
+  def sized(preprocess, **arguments):
+    transforms = evaluate.with_preprocessing(
+      finding(**arguments), preprocess
+    ).evals.test.data.transforms
+    return [node.to_dict() for node in transforms]
+
+  before = [node.to_dict() for node in finding().evals.test.data.transforms]
+  assert sized(DetectionPreprocessing(24, 32)) == before
+  assert sized(DetectionPreprocessing(shapes=((48, 48),))) == before
+  assert len(sized(DetectionPreprocessing(800, 1333), resize=False)) == 4
+  *_, resizing, padding = sized(DetectionPreprocessing(800, 1333))
+  assert (resizing['size'], resizing['longest']) == (800, 1333)
+  assert padding['sizes'] == ((800, 1344), (1344, 800)) and padding['max_boxes'] == 2
+  *_, padding = sized(DetectionPreprocessing(30, 40, shapes=((40, 40),)))
+  assert padding['sizes'] == ((40, 40),)
+  with pytest.raises(UserError, match='30 pixels and no longest one'):
+    sized(DetectionPreprocessing(30))
+
+
+def test_what_is_not_resized_has_no_other_size(detector, monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  file = tmp_path / 'config.json'
+  file.write_text(finding(resize=False).to_json())
+  words = f'--config={file}', f'--weights={detector[0]}', '--image-size=64'
+  assert evaluate.main(words) == 1
+  assert 'evaluators of the config do not resize images' in capsys.readouterr().err

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import ml_collections as mlc
@@ -10,14 +11,20 @@ import random_weights
 
 import big_vision_like
 from big_vision_like import checkpoint, experiment, loading, spec
-from big_vision_like.data import pipeline, sources
-from big_vision_like.data.transforms import image
+from big_vision_like.data import coco, pipeline, sources
+from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
-from big_vision_like.models import bit, vit
+from big_vision_like.models import bit, resnet, vit
 from big_vision_like.ops import positions
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import bit as bit_weights
-from big_vision_like.weights import files, timm_vit, vision_transformer
+from big_vision_like.weights import detr as detr_weights
+from big_vision_like.weights import (
+  files,
+  timm_vit,
+  torchvision_resnet,
+  vision_transformer,
+)
 
 
 def picture(height=30, width=40):
@@ -177,6 +184,105 @@ def test_a_run(tmp_path, data_dir):
   assert preprocess.scores == 'sigmoid' and 'run, step 7' in preprocess.source
   model, variables, preprocess = loading.load(tmp_path / 'run', 12, step=7)
   assert shapes(model, variables, preprocess)['logits'].shape == (1, 10)
+
+
+def finding_run(folder, ids=None, names=('a', 'b', 'c'), **source):
+  """A run that finds objects, as small as possible."""
+  config = spec.load('configs/detr/small.py', root=experiment.Settings)
+  config.task.model.update(width=8, num_heads=2, mlp_dim=8, decoder_depth=1)
+  config.task.model.backbone.update(root=4, channels=(4, 4))
+  data = config.evals.val.data
+  data.transforms[1].ids = ids
+  data.source = spec.spec(Scenes, **source)
+  config.train_data.source = data.source
+  config.evals.val.names = names
+  folder.mkdir()
+  (folder / 'config.json').write_text(config.to_json())
+  model = spec.build(config.task.to_dict()['model'], 'model')
+  variables = random_weights.calm(random_weights.variables_of(model, (48, 48)))
+  params = variables.pop('params')
+  state = State(step=np.int32(7), params=params, opt_state=None, mutable=variables)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  return {'params': params, **variables}
+
+
+class Scenes:
+  """A data set that knows the size of its pictures, and its objects' names."""
+
+  def __init__(self, size=(48, 48)):
+    labels = types.SimpleNamespace(names=['x', 'y', 'z'])
+    image = types.SimpleNamespace(shape=(*size, 3))
+    self.features = {'image': image, 'objects': {'label': labels}}
+
+
+def test_a_run_that_finds_objects(tmp_path):
+  variables = finding_run(tmp_path / 'run')
+  model, loaded, preprocess = loading.load(tmp_path / 'run')
+  random_weights.assert_same(loaded, variables)
+  assert (preprocess.size, preprocess.shapes) == ((48, 48), ())
+  assert preprocess.label_names == ('a', 'b', 'c')
+  assert 'run, step 7' in preprocess.source
+  image_HWC, size, original_size = preprocess(picture())
+  outputs = jax.jit(model.apply)(loaded, image_HWC[None], size[None])
+  found = preprocess.objects(outputs, original_size, threshold=-1.0)
+  assert sorted(one.query for one in found) == list(range(6))
+  _, _, larger = loading.load(tmp_path / 'run', image_size=96)
+  assert larger.size == (96, 96)
+
+
+@pytest.mark.parametrize(
+  'change, want',
+  [
+    (dict(names=()), ('x', 'y', 'z')),
+    (dict(names=(), ids=(5, 6, 7)), ()),
+    (dict(names=(), ids=coco.IDS), ('0', 'person', 'bicycle')),
+  ],
+)
+def test_what_objects_are_called(change, want, tmp_path):
+  finding_run(tmp_path / 'run', **change)
+  _, _, preprocess = loading.load(tmp_path / 'run')
+  assert preprocess.label_names == want
+
+
+def test_pictures_of_any_size_are_padded(tmp_path):
+  finding_run(tmp_path / 'run', size=(None, None))
+  _, _, preprocess = loading.load(tmp_path / 'run')
+  assert (preprocess.size, preprocess.shapes) == (None, ((48, 48),))
+
+
+def test_what_detection_transforms_come_to():
+  steps = [boxes.Objects(), boxes.ResizeShort(60, 90), boxes.Pad([[64, 96]], 3)]
+  want = {'short': 60, 'longest': 90, 'shapes': ((64, 96),)}
+  assert loading.detection_sizing(steps) == want
+  with pytest.raises(UserError, match='not by RandomSizeCrop: take a config'):
+    loading.detection_sizing([boxes.RandomSizeCrop(3, 5), *steps])
+
+
+def test_published_detectors(detector, tmp_path):
+  path, same, variables = detector
+  model, loaded, preprocess = loading.load(path)
+  assert model == same and model.masks
+  random_weights.assert_same(loaded, variables)
+  assert (preprocess.short, preprocess.longest, preprocess.shapes) == (800, 1333, ())
+  state = detr_weights.to_transformers(variables)
+  files.write(tmp_path / 'model.safetensors', state)
+  (tmp_path / 'config.json').write_text((path.parent / 'config.json').read_text())
+  told = {'size': {'shortest_edge': 64, 'longest_edge': 96}}
+  (tmp_path / 'preprocessor_config.json').write_text(json.dumps(told))
+  again, loaded, preprocess = loading.load(tmp_path)
+  assert again == model and (preprocess.short, preprocess.longest) == (64, 96)
+  random_weights.assert_same(loaded, variables)
+
+
+def test_published_resnets(tmp_path):
+  variables = random_weights.variables_of(random_weights.small_resnet(num_classes=5))
+  state = torchvision_resnet.to_torchvision(variables, norm='frozen')
+  files.write(tmp_path / 'resnet.safetensors', state)
+  model, loaded, preprocess = loading.load(tmp_path / 'resnet.safetensors', 32)
+  assert type(model) is resnet.ResNet and preprocess.size == (32, 32)
+  random_weights.assert_same(loaded, variables)
+  assert shapes(model, loaded, preprocess)['logits'].shape == (1, 5)
 
 
 def test_runs_that_do_something_else(tmp_path):

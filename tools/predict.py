@@ -1,12 +1,17 @@
-"""Names what is in pictures, and shows where the model looked.
+"""Names pictures, or finds the objects in them, and shows where the model looked.
 
     python tools/predict.py --weights=weights/B_16.npz cat.jpg dog.png --out=looked
+    python tools/predict.py --weights=weights/detr-r50-e632da11.pth a.jpg --out=looked
 
---weights is a published file (.npz, .safetensors), a folder with one, or that of a run.
-Images are prepared as the weights want them, at another size with --image-size. Classes
-have the names that come with the weights, those of --labels (one a line), or numbers.
-With --out a picture NAME.png is written for each image: the input, the input lit where
-the output draws from (attention rollout, arXiv:2005.00928), the same weights alone.
+--weights is a published file (.npz, .safetensors, .pth), a folder with one, or that of
+a run. Images are prepared as the weights want them, at another size with --image-size.
+Classes have the names that come with the weights, those of --labels (one a line), or
+numbers.
+
+With --out a picture NAME.png is written for each image. Of a ViT: the input, the input
+lit where the output draws from (attention rollout, arXiv:2005.00928), the same weights
+alone. Of a DETR: its objects; NAME-attention.png shows where the decoder looked for
+each, and NAME-segments.png what each pixel is of, if the model has masks.
 """
 
 import argparse
@@ -14,19 +19,20 @@ import dataclasses
 import pathlib
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import jax
 import numpy as np
+import predict_detection
 import rich.box
 import rich.console
 import rich.table
 
 from big_vision_like import errors, experiment, loading
 from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 from big_vision_like.viz import attention, images
@@ -36,13 +42,23 @@ SOWN = ('encoder', 'map_head', 'with_position')  # what the rollout is made of
 
 
 class Predictor:
-  """A model that names pictures, compiled once."""
+  """A model that names pictures, compiled once; `top` classes of each are told."""
 
-  def __init__(self, model: Any, variables: Any, preprocess: Preprocessing):
+  columns = ('class', 'score')
+
+  def __init__(
+    self, model: Any, variables: Any, preprocess: Preprocessing, top: int = 5
+  ):
     if not model.num_classes:
       raise UserError('these weights have no head: there are no classes to name')
+    if top < 1:
+      raise UserError(f'--top={top} is not positive')
     self.model, self.variables, self.preprocess = model, variables, preprocess
+    self.top = top
     self.attends = loading.attends(model)
+    self.undrawn = ''
+    if not self.attends:
+      self.undrawn = f'a {type(model).__name__} has no attention to draw'
     self._apply = jax.jit(self._run)
 
   def _run(self, variables: Any, image_BHWC: jax.Array) -> tuple[jax.Array, Any]:
@@ -54,7 +70,16 @@ class Predictor:
     sown = collected['intermediates']
     return outputs['logits'], {k: sown[k] for k in SOWN if k in sown}
 
-  def __call__(self, sized_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+  def __call__(self, image: Any) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
+    """Rows of text, and pictures RGB uint8 by the ends of their names."""
+    sized_HWC = self.preprocess.sized(image)
+    logits_C, rollout_hw = self.outputs(sized_HWC)
+    best = self.preprocess.top(logits_C, self.top)
+    rows = [(name, f'{score:.4f}') for name, score in best]
+    drawn = {} if rollout_hw is None else {'': picture(sized_HWC, rollout_hw)}
+    return rows, drawn
+
+  def outputs(self, sized_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Logits (C,) of a picture of the model's size, and the rollout (h, w) if any."""
     image_BHWC = self.preprocess.normalized(sized_HWC[None])
     logits_BC, sown = self._apply(self.variables, image_BHWC)
@@ -82,26 +107,31 @@ def picture(sized_HWC: np.ndarray, rollout_hw: np.ndarray) -> np.ndarray:
   return images.tile(np.stack(parts), columns=3, gap=8)
 
 
-def free_name(path: pathlib.Path, taken: Collection[str]) -> str:
-  """NAME.png of an image NAME.jpg, or NAME-2.png and so on."""
-  name, number = path.stem, 1
-  while name in taken:
+def free_names(
+  path: pathlib.Path, ends: Sequence[str], taken: Mapping[str, pathlib.Path]
+) -> list[str]:
+  """NAME and its ends of an image NAME.jpg, or NAME-2 and so on where one is taken."""
+  number, names = 1, [path.stem + end for end in ends]
+  while any(name in taken for name in names):
     number += 1
-    name = f'{path.stem}-{number}'
-  return name
+    names = [f'{path.stem}-{number}{end}' for end in ends]
+  return names
 
 
-def table(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> rich.table.Table:
-  """Images with their best classes."""
+def table(
+  columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, ...]]]]
+) -> rich.table.Table:
+  """Images with what was found; of the columns the first is text, others numbers."""
   made = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   made.add_column('image', overflow='fold')
-  made.add_column('class', overflow='fold')
-  made.add_column('score', justify='right')
-  for i, (name, best) in enumerate(rows):
+  for i, column in enumerate(columns):
+    numbers = dict(justify='right', no_wrap=True)
+    made.add_column(column, **(numbers if i else dict(overflow='fold')))
+  for i, (name, found) in enumerate(rows):
     if i:
       made.add_section()
-    for rank, (label, score) in enumerate(best):
-      made.add_row(name if rank == 0 else '', label, f'{score:.4f}')
+    for rank, cells in enumerate(found):
+      made.add_row(name if rank == 0 else '', *cells)
   return made
 
 
@@ -116,57 +146,88 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('images', metavar='IMAGE', type=pathlib.Path, nargs='+')
   parser.add_argument('--weights', required=True, help='a file, or the folder of a run')
   parser.add_argument(
-    '--image-size', help='a side, or HEIGHTxWIDTH; default what the weights want'
+    '--image-size',
+    help='a side (the shorter, where objects are found), or HEIGHTxWIDTH; default what'
+    ' the weights want',
   )
   parser.add_argument('--labels', help='a file with the name of a class on each line')
-  parser.add_argument('--top', type=int, default=5, help='classes shown (%(default)s)')
+  parser.add_argument('--top', type=int, help='classes shown, 5 unless given')
+  parser.add_argument(
+    '--threshold',
+    type=float,
+    help='score above which objects are shown, 0.7 unless given',
+  )
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   parser.add_argument('--out', type=pathlib.Path, help='where pictures are written')
   args = parser.parse_args(argv)
-  if args.top < 1:
-    raise UserError(f'--top={args.top} is not positive')
   size = args.image_size and sides(args.image_size)
   experiment.set_up_jax()
   model, variables, preprocess = loading.load(args.weights, size, args.step)
   if args.labels is not None:
     names = named(args.labels, model.num_classes)
     preprocess = dataclasses.replace(preprocess, label_names=names)
-  predictor = Predictor(model, variables, preprocess)
+  predictor = predictor_of(model, variables, preprocess, args)
   say('images', f'{preprocess} ({preprocess.source})')
-  if args.out is not None and predictor.attends:
+  if args.out is not None and predictor.undrawn:
+    say('pictures', f'none: {predictor.undrawn}')
+  elif args.out is not None:
     try:
       args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f'--out={args.out} is no folder: {error.strerror}') from error
-  elif args.out is not None:
-    say('pictures', f'none: a {type(model).__name__} has no attention to draw')
   rows, written, status = [], {}, 0
   for path in args.images:
     try:
-      sized_HWC = preprocess.sized(path)
+      found, pictures = predictor(path)
     except UserError as error:
       print(f'error: {error}', file=sys.stderr)
       status = 1
       continue
-    logits_C, rollout_hw = predictor(sized_HWC)
-    rows.append((str(path), preprocess.top(logits_C, args.top)))
-    if args.out is not None and rollout_hw is not None:
-      name = free_name(path, written)
+    rows.append((str(path), found))
+    if args.out is None:
+      continue
+    names = free_names(path, list(pictures), written)
+    for name, picture_HWC in zip(names, pictures.values(), strict=True):
       written[name] = args.out / f'{name}.png'
-      written[name].write_bytes(images.png(picture(sized_HWC, rollout_hw)))
+      written[name].write_bytes(images.png(picture_HWC))
   if rows:
-    rich.console.Console().print(table(rows))
+    rich.console.Console().print(table(predictor.columns, rows))
   for path in written.values():
     say('written', str(path))
   return status
 
 
-def sides(text: str) -> tuple[int, int]:
-  """Height and width in '384' or '384x512'."""
+def predictor_of(
+  model: Any,
+  variables: Any,
+  preprocess: Preprocessing | DetectionPreprocessing,
+  args: argparse.Namespace,
+) -> Predictor | predict_detection.Detector:
+  """What is told of pictures, by what the model is for."""
+  if isinstance(preprocess, DetectionPreprocessing):
+    if args.top is not None:
+      raise UserError(
+        '--top is for weights that name pictures; these find objects: --threshold says'
+        ' which are shown'
+      )
+    draws = args.out is not None
+    return predict_detection.Detector(
+      model, variables, preprocess, args.threshold, draws
+    )
+  if args.threshold is not None:
+    raise UserError(
+      '--threshold is for weights that find objects; these name pictures: --top says'
+      ' how many classes are shown'
+    )
+  return Predictor(model, variables, preprocess, 5 if args.top is None else args.top)
+
+
+def sides(text: str) -> int | tuple[int, int]:
+  """A side in '384', or height and width in '384x512'."""
   match = re.fullmatch(r'([1-9]\d*)(?:x([1-9]\d*))?', text)
   if match is None:
     raise UserError(f'--image-size={text} is neither 384 nor 384x512, or the like')
-  return int(match[1]), int(match[2] or match[1])
+  return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 def named(path: str, num_classes: int) -> tuple[str, ...]:

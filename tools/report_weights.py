@@ -13,7 +13,7 @@ import report_vit
 from report_source import Section
 
 from big_vision_like import loading
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.ops import images
 from big_vision_like.viz import images as pictures
@@ -58,6 +58,11 @@ def read(
 ) -> Source:
   """Loads weights and images."""
   model, variables, preprocess = loading.load(path, image_size, step)
+  if isinstance(preprocess, DetectionPreprocessing):
+    raise UserError(
+      f'{path} finds objects, which reports of weights do not show: tools/predict.py'
+      ' does'
+    )
   image_BHWC = np.zeros((len(files), *preprocess.size, preprocess.channels), np.uint8)
   for image_HWC, file in zip(image_BHWC, files, strict=True):
     image_HWC[:] = preprocess.sized(file)

@@ -1,6 +1,6 @@
 """How pictures become what a model takes, as its weights say it.
 
-Axes: B batch, H W image, C channels or classes.
+Axes: B batch, H W image, C channels or classes, Q queries of a detector.
 """
 
 import dataclasses
@@ -10,15 +10,18 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import ml_collections as mlc
 import numpy as np
 from PIL import Image
 
+from big_vision_like.data import coco
+from big_vision_like.data.transforms import boxes
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError
+from big_vision_like.ops import boxes as box_ops
 from big_vision_like.ops import images
 from big_vision_like.spec import spec
 
@@ -28,6 +31,7 @@ SIZING = (transforms.Resize, transforms.ResizeSmall, transforms.CentralCrop)
 # with Pillow.
 _RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
 SCORES = ('softmax', 'sigmoid')
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +59,7 @@ class Preprocessing:
   source: str = ''
 
   def __post_init__(self) -> None:
-    if len(self.mean) != len(self.std) or not all(self.std):
-      raise UserError(
-        f'mean={self.mean} and std={self.std} are not one for each channel, std not 0'
-      )
+    _check_normalization(self.mean, self.std)
     if len(self.size) != 2 or min(self.size) < 1:
       raise UserError(f'size={self.size} is not a positive height and width')
     if self.scores not in SCORES:
@@ -93,7 +94,7 @@ class Preprocessing:
     It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
     and alpha are made what the model takes.
     """
-    example = {'image': self._decoded(image)}
+    example = {'image': decoded(image, self.channels)}
     for step in self.transforms:
       example = step.map(example)
     return example['image']
@@ -125,8 +126,7 @@ class Preprocessing:
 
   def name(self, label: int) -> str:
     """What a class is called."""
-    known = label < len(self.label_names)
-    return self.label_names[label] if known else str(label)
+    return _name(self.label_names, label)
 
   def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
     """The same for images of another size, of which the crop is the same share."""
@@ -156,43 +156,228 @@ class Preprocessing:
       f' std {_listed(self.std)}'
     )
 
-  def _decoded(self, image: Any) -> np.ndarray:
-    name = 'the picture'
-    if isinstance(image, str | os.PathLike):
-      name = str(image)
-      try:
-        image = pathlib.Path(image).read_bytes()
-      except OSError as error:
-        raise UserError(f'{name} cannot be read: {error.strerror}') from error
-    if isinstance(image, bytes):
-      try:
-        decode = transforms.Decode(self.channels)
-        return decode.map({'image': image})['image']
-      except UserError as error:
-        raise UserError(f'{name} is not a readable JPEG, PNG or WebP') from error
-    if not isinstance(image, Image.Image):
-      if np.asarray(image).dtype != np.uint8 or not _is_picture(np.shape(image)):
+
+class Prepared(NamedTuple):
+  """A picture as a detector takes it: float32 (H, W, C), zero beyond `size`.
+
+  `size` and `original_size`, int32 (2,), are height and width before padding, and
+  before resizing too.
+  """
+
+  image_HWC: np.ndarray
+  size: np.ndarray
+  original_size: np.ndarray
+
+
+class Found(NamedTuple):
+  """An object: its class by name and number, and its box in pixels of the picture.
+
+  The box is left, top, right, bottom, and may reach beyond the picture a little;
+  `query` is the one that found it.
+  """
+
+  name: str
+  score: float
+  box: tuple[float, float, float, float]
+  label: int
+  query: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionPreprocessing:
+  """From a picture to the image and the size that a detector takes, and back.
+
+  The shorter side becomes `short`, less where the longer would exceed `longest`, as
+  `boxes.ResizeShort` does it; or pictures get `size`, height and width, whatever their
+  aspect ratio; without both they keep theirs. Then zeros fill the smallest of `shapes`
+  that there is room in, as by `boxes.Pad`; what is larger than all of them shrinks.
+  Without `shapes` nothing is padded. Labels from `num_things` on are stuff, None: no
+  label is. The rest is as in `Preprocessing`.
+  """
+
+  short: int | None = None
+  longest: int | None = None
+  size: tuple[int, int] | None = None
+  shapes: tuple[tuple[int, int], ...] = ()
+  mean: tuple[float, ...] = IMAGENET_MEAN
+  std: tuple[float, ...] = IMAGENET_STD
+  label_names: tuple[str, ...] = ()
+  num_things: int | None = None
+  source: str = ''
+
+  def __post_init__(self) -> None:
+    _check_normalization(self.mean, self.std)
+    sides = [side for shape in (*self.shapes, self.size or ()) for side in shape]
+    sides += [side for side in (self.short, self.longest) if side is not None]
+    if min(sides, default=1) < 1:
+      raise UserError(
+        f'short={self.short}, longest={self.longest}, size={self.size} and'
+        f' shapes={self.shapes} are not positive'
+      )
+    if self.size is not None and self.short is not None:
+      raise UserError(f'size={self.size} and short={self.short}: give one of them')
+
+  @property
+  def channels(self) -> int:
+    """1 (grey) or 3 (RGB)."""
+    return len(self.mean)
+
+  def size_of(self, height: int, width: int) -> tuple[int, int]:
+    """Height and width that a picture is resized to."""
+    if self.size is not None:
+      height, width = self.size
+    if self.short is not None:
+      sides = boxes.short_side_size(height, width, self.short, self.longest)
+      if not all(sides):
         raise UserError(
-          f'a picture is a path, bytes, a PIL image or a uint8 array (H, W, C), C 1 to'
-          f' 4, not'
-          f' {type(image).__name__} {getattr(image, "dtype", "")}'
-          f' {getattr(image, "shape", "")}'.rstrip()
+          f'a picture of {height}x{width} is too narrow: with its longer side at most'
+          f' {self.longest} no pixel of the shorter is left'
         )
-      image = np.asarray(image)
-      if image.ndim == 3 and image.shape[-1] == self.channels:
-        return image
-      if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-      image = Image.fromarray(image)
-    mode = 'L' if self.channels == 1 else 'RGB'
-    return np.asarray(image.convert(mode)).reshape(image.height, image.width, -1)
+      height, width = sides
+    if self.shapes and not any(h >= height and w >= width for h, w in self.shapes):
+      scale = max(min(h / height, w / width) for h, w in self.shapes)
+      height, width = (max(round(side * scale), 1) for side in (height, width))
+    return height, width
+
+  def sized(self, picture: Any) -> dict[str, np.ndarray]:
+    """`image` uint8 (H, W, C), `size` and `original_size`, as evaluation has them.
+
+    The picture is one that `decoded` takes.
+    """
+    image_HWC = decoded(picture, self.channels)
+    original = image_HWC.shape[:2]
+    size = self.size_of(*original)
+    example = {'image': image_HWC, 'boxes': np.zeros((0, 4), np.float32)}
+    image_HWC = boxes.resize(example, *size)['image']
+    shape = size
+    if self.shapes:
+      shape = self.shapes[boxes.Pad(self.shapes, max_boxes=0).smallest(*size)]
+    result = boxes.padded({'image': image_HWC}, *shape)
+    return result | {'original_size': np.array(original, np.int32)}
+
+  def normalized(self, example: Mapping[str, np.ndarray]) -> Prepared:
+    """What `sized` gives, with the mean and deviation that the model knows."""
+    height, width = example['size']
+    valid_1HWC = example['image'][None, :height, :width]
+    image_HWC = np.zeros(example['image'].shape, np.float32)
+    image_HWC[:height, :width] = images.normalize(valid_1HWC, self.mean, self.std)[0]
+    return Prepared(image_HWC, example['size'], example['original_size'])
+
+  def __call__(self, picture: Any) -> Prepared:
+    """A picture, as `sized` takes it, for `model.apply(variables, image, size)`."""
+    return self.normalized(self.sized(picture))
+
+  def objects(
+    self,
+    outputs: Mapping[str, Any],
+    original_size: Sequence[int],
+    threshold: float = 0.7,
+  ) -> list[Found]:
+    """What is found in one picture with a score above the threshold, the best first.
+
+    `outputs` are the model's for a batch of that picture alone: `logits` (1, Q, C), the
+    last class being no object, and `boxes` (1, Q, 4). Each query has its best class.
+    """
+    logits_BQC = np.asarray(outputs['logits'], np.float64)
+    if len(logits_BQC) != 1:
+      raise UserError(
+        f'objects() takes the outputs for one picture, not for {len(logits_BQC)}'
+      )
+    odds_QC = np.exp(logits_BQC[0] - logits_BQC[0].max(axis=-1, keepdims=True))
+    scores_QC = (odds_QC / odds_QC.sum(axis=-1, keepdims=True))[:, :-1]
+    height, width = original_size
+    corners_Q4 = box_ops.cxcywh_to_xyxy(np.asarray(outputs['boxes'][0], np.float64))
+    corners_Q4 = corners_Q4 * np.array([width, height, width, height])
+    label_Q, score_Q = scores_QC.argmax(axis=-1), scores_QC.max(axis=-1)
+    best = [q for q in np.argsort(-score_Q, kind='stable') if score_Q[q] > threshold]
+    return [
+      Found(
+        name=self.name(int(label_Q[q])),
+        score=float(score_Q[q]),
+        box=tuple(corners_Q4[q].tolist()),
+        label=int(label_Q[q]),
+        query=int(q),
+      )
+      for q in best
+    ]
+
+  def name(self, label: int) -> str:
+    """What a class is called."""
+    return _name(self.label_names, label)
+
+  def with_size(self, size: int) -> 'DetectionPreprocessing':
+    """The same with another shorter side, the longer in proportion; not padded."""
+    if not isinstance(size, int):
+      raise UserError(
+        f'pictures to find objects in keep their aspect ratio: {size} is no size, give'
+        ' one number, the shorter side'
+      )
+    if self.size is not None:
+      sides = tuple(round(side * size / min(self.size)) for side in self.size)
+      return dataclasses.replace(self, size=sides, shapes=())
+    longest = self.longest
+    if self.short and longest:
+      longest = round(longest * size / self.short)
+    return dataclasses.replace(self, short=size, longest=longest, shapes=())
+
+  def to_json(self) -> dict[str, Any]:
+    """As plain data, which `from_json` reads."""
+    return json.loads(json.dumps(dataclasses.asdict(self)))
+
+  def __str__(self) -> str:
+    how = 'of their own size'
+    if self.size is not None:
+      how = f'{_x(self.size)}, whatever the aspect ratio'
+    if self.short is not None:
+      how = f'shorter side {self.short}'
+      how += f', longer at most {self.longest}' if self.longest else ''
+    if self.shapes:
+      how += f', padded to {" or ".join(map(_x, self.shapes))}'
+    return f'{how}; mean {_listed(self.mean)}, std {_listed(self.std)}'
 
 
-def from_json(content: Mapping[str, Any]) -> Preprocessing:
+def decoded(image: Any, channels: int = 3) -> np.ndarray:
+  """A picture of any kind as uint8 (H, W, C), C being `channels`, 1 or 3.
+
+  It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
+  and alpha are made what is asked for. UserError for what cannot be read.
+  """
+  name = 'the picture'
+  if isinstance(image, str | os.PathLike):
+    name = str(image)
+    try:
+      image = pathlib.Path(image).read_bytes()
+    except OSError as error:
+      raise UserError(f'{name} cannot be read: {error.strerror}') from error
+  if isinstance(image, bytes):
+    try:
+      decode = transforms.Decode(channels)
+      return decode.map({'image': image})['image']
+    except UserError as error:
+      raise UserError(f'{name} is not a readable JPEG, PNG or WebP') from error
+  if not isinstance(image, Image.Image):
+    if np.asarray(image).dtype != np.uint8 or not _is_picture(np.shape(image)):
+      raise UserError(
+        f'a picture is a path, bytes, a PIL image or a uint8 array (H, W, C), C 1 to'
+        f' 4, not'
+        f' {type(image).__name__} {getattr(image, "dtype", "")}'
+        f' {getattr(image, "shape", "")}'.rstrip()
+      )
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[-1] == channels:
+      return image
+    if image.ndim == 3 and image.shape[-1] == 1:
+      image = image[..., 0]
+    image = Image.fromarray(image)
+  mode = 'L' if channels == 1 else 'RGB'
+  return np.asarray(image.convert(mode)).reshape(image.height, image.width, -1)
+
+
+def from_json(content: Mapping[str, Any]) -> Preprocessing | DetectionPreprocessing:
   """What `to_json` wrote."""
-  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+  kind = DetectionPreprocessing if 'short' in content else Preprocessing
   try:
-    return Preprocessing(**fields)
+    return kind(**{name: _tuples(value) for name, value in content.items()})
   except TypeError as error:
     raise UserError(f'preprocessing: {error}') from error
 
@@ -203,20 +388,34 @@ def of_weights(
   size: tuple[int, int] | None,
   num_classes: int,
   channels: int = 3,
-) -> Preprocessing:
+  family: str = 'vit',
+) -> Preprocessing | DetectionPreprocessing:
   """What the JSON files beside published weights say, else what is known of the source.
 
-  `size` is that of images that the positions are for, where there are such. Google's
-  ViTs and BiTs take [-1, 1] of images resized whatever their aspect ratio.
+  `size` is that of images that the positions are for, where there are such; `family` is
+  that of `weights.published.Published`. Google's ViTs and BiTs take [-1, 1] of images
+  resized whatever their aspect ratio.
   """
   for content in metadata.values():
     if 'preprocessing' in content:  # our own writer's
       return from_json(content['preprocessing'])
+  if family == 'detr':
+    return of_detector(metadata, num_classes)
   config = metadata.get('config.json', {})
   if 'preprocessor_config.json' in metadata:
     found = from_transformers(metadata['preprocessor_config.json'], config)
   elif 'pretrained_cfg' in config:
     found = from_timm(config)
+  elif family == 'resnet':
+    found = Preprocessing(
+      (224, 224),
+      resize=256,
+      interpolation='pillow_bilinear',
+      rounding=('down', 'nearest'),
+      mean=IMAGENET_MEAN,
+      std=IMAGENET_STD,
+      source='as published with torchvision',
+    )
   else:
     size = size or (size_by_name(name),) * 2
     half = (0.5,) * channels
@@ -226,6 +425,26 @@ def of_weights(
   # More classes than these were pre-trained as so many questions of yes or no.
   scores = 'sigmoid' if num_classes > 1000 else 'softmax'
   return dataclasses.replace(found, scores=scores)
+
+
+def of_detector(
+  metadata: Mapping[str, Any], num_classes: int
+) -> DetectionPreprocessing:
+  """The same of a DETR's, by default as published: each picture alone, not padded.
+
+  Their classes are COCO's ids: 91 of things, or 250 of stuff too.
+  """
+  config = metadata.get('config.json', {})
+  if 'preprocessor_config.json' in metadata:
+    found = detector_from_transformers(metadata['preprocessor_config.json'])
+  else:
+    found = DetectionPreprocessing(800, 1333, source='as published with DETR')
+  names = _transformers_names(config)
+  if not names and num_classes in (91, 250):
+    names = coco.class_names(num_classes)
+  return dataclasses.replace(
+    found, label_names=names, num_things=91 if num_classes == 250 else None
+  )
 
 
 def size_by_name(name: str) -> int:
@@ -283,11 +502,7 @@ def from_transformers(
 ) -> Preprocessing:
   """Of preprocessor_config.json, and the names of classes in config.json."""
   source = 'preprocessor_config.json'
-  if processor.get('do_resize') is False:
-    raise UserError(f'{source}: do_resize is false, so it says no size')
-  scale = processor.get('rescale_factor') or 1 / 255
-  if processor.get('do_rescale') is False or abs(scale * 255 - 1) > 1e-6:
-    raise UserError(f'{source}: pixels are not scaled to [0, 1]')
+  _check_processor(processor, source)
   try:
     resize = _transformers_size(processor['size'])
     mean, std = (tuple(processor[f'image_{k}']) for k in ('mean', 'std'))
@@ -302,12 +517,6 @@ def from_transformers(
       raise UserError(f'{source}: a shortest edge of {size} and no crop is no size')
   if processor.get('do_normalize') is False:
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-  names = config.get('id2label') or {}
-  generic = all(re.fullmatch(r'LABEL_\d+', name) for name in names.values())
-  try:
-    ordered = [names[k] for k in sorted(names, key=int)]
-  except ValueError as error:
-    raise UserError(f'config.json: id2label is not by number: {error}') from error
   method = processor.get('resample', 2)  # bilinear, as its ViTs have it
   if method not in range(len(_RESAMPLE)):
     raise UserError(f'{source}: resample={method!r} is no kernel of Pillow')
@@ -318,8 +527,31 @@ def from_transformers(
     rounding=('down', 'down'),
     mean=mean,
     std=std,
-    label_names=() if generic else tuple(ordered),
+    label_names=_transformers_names(config),
     source=source,
+  )
+
+
+def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreprocessing:
+  """Of the preprocessor_config.json of a DETR."""
+  source = 'preprocessor_config.json'
+  _check_processor(processor, source)
+  size = processor.get('size')
+  if isinstance(size, int):  # as first published
+    size = {'shortest_edge': size, 'longest_edge': processor.get('max_size')}
+  if not isinstance(size, dict) or not isinstance(size.get('shortest_edge'), int):
+    raise UserError(f'{source}: size={size!r} is not that of a shorter side')
+  if processor.get('resample', 2) != _RESAMPLE.index('bilinear'):
+    raise UserError(
+      f'{source}: resample={processor["resample"]!r}: pictures to find objects in are'
+      ' resized bilinearly (2) here'
+    )
+  mean = tuple(processor.get('image_mean', IMAGENET_MEAN))
+  std = tuple(processor.get('image_std', IMAGENET_STD))
+  if processor.get('do_normalize') is False:
+    mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+  return DetectionPreprocessing(
+    size['shortest_edge'], size.get('longest_edge'), mean=mean, std=std, source=source
   )
 
 
@@ -381,6 +613,25 @@ def read_names(path: str | os.PathLike) -> tuple[str, ...]:
     raise UserError(f'{path} is not a text file of names: {error}') from error
 
 
+def _check_processor(processor: Mapping[str, Any], source: str) -> None:
+  if processor.get('do_resize') is False:
+    raise UserError(f'{source}: do_resize is false, so it says no size')
+  scale = processor.get('rescale_factor') or 1 / 255
+  if processor.get('do_rescale') is False or abs(scale * 255 - 1) > 1e-6:
+    raise UserError(f'{source}: pixels are not scaled to [0, 1]')
+
+
+def _transformers_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+  """Of the classes in config.json; none where they are numbers."""
+  names = config.get('id2label') or {}
+  if all(re.fullmatch(r'LABEL_\d+', name) for name in names.values()):
+    return ()
+  try:
+    return tuple(names[k] for k in sorted(names, key=int))
+  except ValueError as error:
+    raise UserError(f'config.json: id2label is not by number: {error}') from error
+
+
 def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
   """A number of pixels for the shorter side, or height and width."""
   if isinstance(told, int):
@@ -393,6 +644,22 @@ def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
 def _is_picture(shape: Sequence[int]) -> bool:
   """Whether it is that of pixels: grey or in colours, with alpha or without."""
   return len(shape) in (2, 3) and 0 not in shape and (*shape, 1)[2] <= 4
+
+
+def _check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+  if len(mean) != len(std) or not all(std):
+    raise UserError(
+      f'mean={mean} and std={std} are not one for each channel, std not 0'
+    )
+
+
+def _name(label_names: Sequence[str], label: int) -> str:
+  return label_names[label] if label < len(label_names) else str(label)
+
+
+def _tuples(value: Any) -> Any:
+  """Lists of JSON, and those in them, as tuples."""
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _pillow(kernel: str, source: str) -> str:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like import spec
+from big_vision_like.data import benchmarks, coco, preprocessing
+from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
+from big_vision_like.tasks import detection
 
 TIMM = dict(
   input_size=[3, 20, 20],
@@ -274,3 +276,143 @@ def test_names_of_imagenet():
   """
   names = preprocessing.of_weights({}, 'm', None, 1000).label_names
   assert len(names) == 1000 and names[0] == 'n01440764' and list(names) == sorted(names)
+
+
+# Pictures to find objects in
+
+
+def of_evaluation(name, encoded_image):
+  """What evaluation has of a picture with one object."""
+  data = benchmarks.DETECTION[name].eval_input(1)
+  box, label = np.float32([[0.1, 0.1, 0.5, 0.5]]), np.int64([0])
+  objects = {'bbox': box, 'label': label, 'is_crowd': np.array([False])}
+  objects['area'] = np.float32([9])
+  example = {'image': encoded_image, 'image/id': 7, 'objects': objects}
+  for node in data['transforms']:
+    example = spec.build(node.to_dict(), 'transforms').map(example)
+  return example
+
+
+@pytest.mark.parametrize('shape', [(24, 40), (40, 24), (24, 24), (10, 40)])
+def test_detectors_see_what_evaluation_shows_them(shape, picture):
+  padded = ((800, 1088), (800, 1344), (1088, 800), (1344, 800))
+  own = DetectionPreprocessing(800, 1333, shapes=padded)
+  file = encoded(np.resize(picture, (*shape, 3)))
+  want, got = of_evaluation('coco', file), own.sized(file)
+  for name in ('image', 'size', 'original_size'):
+    np.testing.assert_array_equal(got[name], want[name])
+    assert got[name].dtype == want[name].dtype
+  batch = {name: want[name][None] for name in ('image', 'size')}
+  task = detection.Detection(model=None, optimizer=None)
+  image_1HWC, size_12 = task.model_inputs(batch)
+  prepared = own(file)
+  np.testing.assert_array_equal(prepared.image_HWC, image_1HWC[0])
+  np.testing.assert_array_equal(prepared.size, size_12[0])
+  # Nothing is beside the picture unless it is asked for.
+  alone = DetectionPreprocessing(800, 1333)(file).image_HWC
+  height, width = want['size']
+  np.testing.assert_array_equal(alone, image_1HWC[0, :height, :width])
+
+
+def test_detectors_of_pictures_that_are_not_resized(picture):
+  file = encoded(np.resize(picture, (48, 48, 3)))
+  own = DetectionPreprocessing(shapes=((48, 48),))
+  want = of_evaluation('scenes_simple', file)['image']
+  np.testing.assert_array_equal(own.sized(file)['image'], want)
+  small = own.sized(picture)  # 24x40: there is room
+  np.testing.assert_array_equal(small['image'][:24, :40], picture)
+  assert small['size'].tolist() == [24, 40] and not small['image'][24:].any()
+  large = own.sized(np.resize(picture, (96, 60, 3)))
+  assert large['size'].tolist() == [48, 30] and large['image'].shape == (48, 48, 3)
+  assert large['original_size'].tolist() == [96, 60]
+  squashed = DetectionPreprocessing(size=(48, 48)).sized(picture)
+  assert squashed['image'].shape == (48, 48, 3)
+  assert squashed['size'].tolist() == [48, 48]
+  with pytest.raises(UserError, match='picture of 1x5000 is too narrow'):
+    DetectionPreprocessing(800, 1333).size_of(1, 5000)
+
+
+def test_objects_are_in_pixels_of_the_picture():
+  own = DetectionPreprocessing(800, 1333, label_names=('cat',))
+  p_BQC = [[[0.2, 0.1, 0.7], [0.05, 0.8, 0.15], [0.9, 0.05, 0.05], [0.7, 0.1, 0.2]]]
+  boxes_BQ4 = [[[0.5] * 4, [0.5, 0.5, 0.2, 0.4], [0.1, 0.5, 0.3, 1.0], [0.5] * 4]]
+  outputs = {'logits': np.log(p_BQC) + 3, 'boxes': np.array(boxes_BQ4)}
+  first, second = own.objects(outputs, (200, 100))
+  assert (first.name, first.label, first.query) == ('cat', 0, 2)
+  assert (second.name, second.label, second.query) == ('1', 1, 1)
+  np.testing.assert_allclose([first.score, second.score], [0.9, 0.8])
+  np.testing.assert_allclose(first.box, (-5, 0, 25, 200))
+  np.testing.assert_allclose(second.box, (40, 60, 60, 140))
+  assert len(own.objects(outputs, (200, 100), threshold=0.6)) == 3
+  both = {name: np.repeat(array, 2, axis=0) for name, array in outputs.items()}
+  with pytest.raises(UserError, match='the outputs for one picture, not for 2'):
+    own.objects(both, (200, 100))
+
+
+def test_another_size_of_pictures_to_find_objects_in():
+  own = DetectionPreprocessing(800, 1333, shapes=((800, 1344),))
+  smaller = own.with_size(400)
+  assert (smaller.short, smaller.longest, smaller.shapes) == (400, 666, ())
+  assert DetectionPreprocessing().with_size(400).short == 400
+  assert DetectionPreprocessing(size=(48, 60)).with_size(96).size == (96, 120)
+  with pytest.raises(UserError, match=r'\(400, 600\) is no size, give one number'):
+    own.with_size((400, 600))
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(short=0), 'short=0.*are not positive'),
+    (dict(shapes=((8, -8),)), r'shapes=\(\(8, -8\),\) are not positive'),
+    (dict(short=8, size=(8, 8)), 'give one of them'),
+    (dict(std=(0.0,) * 3), 'std not 0'),
+  ],
+)
+def test_detection_preprocessing_that_is_none(fields, message):
+  with pytest.raises(UserError, match=message):
+    DetectionPreprocessing(**fields)
+
+
+def test_what_published_detectors_want():
+  def read(num_classes=91, **metadata):
+    files = {name.replace('_json', '.json'): v for name, v in metadata.items()}
+    return preprocessing.of_weights(files, 'a', None, num_classes, family='detr')
+
+  plain = read()
+  assert (plain.short, plain.longest, plain.shapes) == (800, 1333, ())
+  assert plain.num_things is None and len(plain.label_names) == 91
+  assert [plain.name(i) for i in (1, 10, 12, 13, 17, 90)] == (
+    ['person', 'traffic light', '12', 'stop sign', 'cat', 'toothbrush']
+  )
+  stuff = read(250)
+  assert stuff.num_things == 91 and stuff.name(112) == 'door-stuff'
+  assert stuff.name(200) == 'rug-merged' and stuff.name(249) == '249'
+  assert read(3).name(1) == '1'
+  own = dataclasses.replace(stuff, short=64, shapes=((64, 96),))
+  written = {'preprocessing': json.loads(json.dumps(own.to_json()))}
+  assert read(a_json=written) == own
+  first = {'size': 480, 'max_size': 640, 'image_mean': [0.5] * 3}
+  now = {'size': {'shortest_edge': 480, 'longest_edge': 640}, 'resample': 2}
+  for told in (first, now):
+    got = read(3, preprocessor_config_json=told, config_json={'id2label': {'0': 'ox'}})
+    assert (got.short, got.longest, got.name(0)) == (480, 640, 'ox')
+  assert got.std == plain.std and got.mean == plain.mean
+  for told, message in (
+    ({'size': {'height': 8, 'width': 8}}, 'not that of a shorter side'),
+    (now | {'resample': 3}, 'resample=3: .* bilinearly'),
+    (now | {'do_rescale': False}, 'pixels are not scaled'),
+  ):
+    with pytest.raises(UserError, match=message):
+      read(preprocessor_config_json=told)
+
+
+def test_cocos_names_are_as_many_as_its_ids():
+  assert len(coco.NAMES) == 80 + 53
+  assert list(coco.NAMES)[:3] == [1, 2, 3] and coco.NAMES[11] == 'fire hydrant'
+  assert coco.NAMES[92] == 'banner' and coco.NAMES[184] == 'tree-merged'
+
+
+def test_what_published_resnets_want():
+  own = preprocessing.of_weights({}, 'resnet50', None, 1000, family='resnet')
+  assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
+  assert own.interpolation == 'pillow_bilinear' and len(own.label_names) == 1000

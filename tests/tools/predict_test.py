@@ -1,18 +1,20 @@
-"""predict.py on tiny weights, a run, and pictures of all kinds."""
+"""predict.py on tiny weights, of detectors too, and pictures of all kinds."""
 
 import re
 
 import cv2
+import jax
 import numpy as np
 import pages
 import pytest
 import random_weights
 from PIL import Image
 
-from big_vision_like import experiment
+from big_vision_like import experiment, loading
+from big_vision_like.data.preprocessing import Found
 from big_vision_like.weights import bit, files, vision_transformer
 
-[tool] = pages.load_tools('predict')
+tool, detection = pages.load_tools('predict', 'predict_detection')
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ def test_a_resnet_has_no_attention_to_draw(predict, pictures, tmp_path):
     (['--labels=LABELS'], '--labels=.* has 1 lines, the model 5 classes'),
     (['--labels=gone.txt'], 'gone.txt is not a text file of names'),
     (['--out=LABELS'], '--out=.*names.txt is no folder: File exists'),
+    (['--threshold=0.5'], '--threshold is for weights that find objects'),
     (['--image-size=20'], 'images of 20x20 do not divide into patches of 8x8'),
   ],
 )
@@ -110,3 +113,83 @@ def test_bad_words(words, message, predict, pictures, weights, tmp_path):
   status, _, err = predict(weights(), pictures / 'a.png', *words)
   assert status == 1
   assert re.search(message, err), err
+
+
+def test_objects_are_told_and_drawn(predict, pictures, detector, tmp_path):
+  path, *_ = detector
+  (tmp_path / 'names.txt').write_text('ape\nbee\ncat\ndog\nelk\n')
+  words = f'--weights={path}', f'--labels={tmp_path}/names.txt', '--image-size=64'
+  images = pictures / 'a.png', pictures / 'broken.jpg', pictures / 'grey.png'
+  more = f'--out={tmp_path}/out', '--threshold=0'
+  status, out, err = predict(*words, *images, *more)
+  assert status == 1 and 'broken.jpg is not a readable' in err
+  assert 'shorter side 64, longer at most 107; mean 0.485' in out
+  # All seven queries of both pictures, as load() finds them.
+  _, _, preprocess = loading.load(path, image_size=64)
+  found = of_first(detector, preprocess, images[0])
+  assert len(found) == 7
+  rows = [line for line in out.splitlines() if re.search(r'  0\.\d{4}  ', line)]
+  assert len(rows) == 14
+  for row, one in zip(rows[:7], found, strict=True):
+    assert ('ape', 'bee', 'cat', 'dog', 'elk')[one.label] in row
+    np.testing.assert_allclose([float(x) for x in row.split()[-4:]], one.box, atol=0.06)
+  # Pictures are enlarged in whole steps; of attention there are 8 in rows of 4.
+  shape = {
+    name: cv2.imread(str(tmp_path / f'out/{name}.png')).shape
+    for name in ('a', 'a-attention', 'grey', 'grey-segments')
+  }
+  assert shape['a'] == shape['grey'] == shape['grey-segments'] == (19 * 30, 19 * 40, 3)
+  assert shape['a-attention'] == (2 * 3 * 64 + 2, 4 * 3 * 85 + 3 * 2, 3)
+
+
+def of_first(detector, preprocess, path):
+  _, model, variables = detector
+  image_HWC, size, original_size = preprocess(path)
+  outputs = jax.jit(model.apply)(variables, image_HWC[None], size[None])
+  return preprocess.objects(outputs, original_size, threshold=-1.0)
+
+
+def test_attention_is_that_of_the_query_that_found_the_object():
+  one = Found('a', 0.9, (0.0, 0.0, 16.0, 16.0), label=0, query=1)
+  example = {'image': np.full((16, 16, 3), 200, np.uint8)}
+  example |= {'size': np.array([16, 16]), 'original_size': np.array([16, 16])}
+  attention_Qhw = np.zeros((2, 1, 2), np.float32)
+  attention_Qhw[0, 0, 0] = attention_Qhw[1, 0, 1] = 1.0
+  sheet = detection.attention_picture(example, [one], attention_Qhw)
+  whole, lit = sheet[200, : 16 * 20], sheet[200, -16 * 20 :]
+  assert (whole[100] == 200).all() and (lit[-60] == 200).all() and (lit[60] == 0).all()
+
+
+def test_pictures_without_objects(predict, pictures, detector, tmp_path):
+  words = f'--weights={detector[0]}', '--image-size=64', '--threshold=0.9999'
+  status, out, err = predict(*words, pictures / 'a.png', f'--out={tmp_path}/out')
+  assert (status, err) == (0, '')
+  assert 'none above 0.9999' in out
+  assert re.search(r'best: [0-4] +0\.\d{4}', out)
+  assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == (
+    ['a-segments.png', 'a.png']
+  )
+
+
+@pytest.mark.parametrize(
+  'words, message',
+  [
+    (['--top=3'], '--top is for weights that name pictures'),
+    (['--threshold=1.5'], r'--threshold=1.5 is not in \[0, 1\)'),
+    (['--image-size=64x64'], r'\(64, 64\) is no size, give one number'),
+  ],
+)
+def test_bad_words_for_detectors(words, message, predict, pictures, detector):
+  status, _, err = predict(f'--weights={detector[0]}', pictures / 'a.png', *words)
+  assert status == 1
+  assert re.search(message, err), err
+
+
+def test_names_of_pictures_do_not_collide(tmp_path):
+  taken = {'a': 1, 'a-attention': 2}
+  ends = ['', '-attention']
+  assert tool.free_names(tmp_path / 'a.jpg', ends, taken) == ['a-2', 'a-2-attention']
+  assert tool.free_names(tmp_path / 'a-attention.jpg', [''], taken) == (
+    ['a-attention-2']
+  )
+  assert tool.free_names(tmp_path / 'b.jpg', ends, taken) == ['b', 'b-attention']

@@ -106,6 +106,11 @@ def test_what_is_no_picture_gets_one_sentence(folder, capsys):
   assert 'vit.npz is not a readable JPEG' in error and 'Traceback' not in error
 
 
+def test_detectors_have_no_such_report(detector, capsys):
+  assert report.main([f'--weights={detector[0]}']) == 1
+  assert 'finds objects, which reports of weights do not' in capsys.readouterr().err
+
+
 def test_a_browser_shows_the_page(vit_page, tmp_path):
   dom, log = pages.browse(vit_page, tmp_path)
   assert 'CONSOLE' not in log
