@@ -9,8 +9,10 @@ predictions. Of a vision transformer it shows what it learned: patch filters, po
 embeddings, attention (arXiv:2010.11929, figures 6, 7 and 11); of a sequence to sequence
 run the attention between tokens, head by head; of Slot Attention what each slot holds,
 iteration by iteration (arXiv:2006.15055, figures 3 and 6), or the objects that it
-predicts beside the true ones. Several runs stand side by side, and their curves share
-axes. What a run cannot show is left out with a reason.
+predicts beside the true ones; of DETR the boxes that it finds beside the true ones,
+where it looked for them, where the boxes of each query lie, and precision
+(arXiv:2005.12872, figures 6 and 7). Several runs stand side by side, and their curves
+share axes. What a run cannot show is left out with a reason.
 
 Of weights, which may be published ones (.npz, .safetensors) or a run's, the page shows
 the same of a vision transformer, with images of one's own.
@@ -25,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import report_detection
 import report_images
 import report_sequences
 import report_slots
@@ -34,7 +37,7 @@ from report_source import Section, Source
 from big_vision_like import errors, evaluate, experiment, metrics
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
-from big_vision_like.tasks import object_discovery, seq2seq, set_prediction
+from big_vision_like.tasks import detection, object_discovery, seq2seq, set_prediction
 from big_vision_like.viz import page, runs
 
 # Of runs of these tasks; of others, those on images.
@@ -42,6 +45,7 @@ SOURCES = {
   seq2seq.Seq2Seq: report_sequences.Source,
   object_discovery.ObjectDiscovery: report_slots.Discovery,
   set_prediction.SetPrediction: report_slots.Sets,
+  detection.Detection: report_detection.Source,
 }
 
 

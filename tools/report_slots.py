@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import report_images
 import report_source
-from report_source import Section, evenly
+from report_source import Section, from_best_to_worst, percent, plural
 
 from big_vision_like import spec as specs
 from big_vision_like.data.procedural import solids
@@ -28,7 +28,7 @@ from big_vision_like.viz import page, slots
 
 Arrays = Mapping[str, np.ndarray]
 
-NUM_INPUTS, NUM_SHOWN = 16, 3
+NUM_INPUTS = 16
 PRESENT = 0.5  # a slot that is surer than this says that it holds an object
 WRONG = ' \u2717'
 # What the values of CLEVR's attributes are called, by the sizes of these.
@@ -151,15 +151,6 @@ def drawn(
     number, row = found.places[example]
     arrays = row_of(state, found.batches[number], np.uint32(number), row)
     yield jax.device_get(arrays)
-
-
-def from_best_to_worst(errors_N: np.ndarray) -> dict[int, str]:
-  """A few examples, and what of each there is to say: best, median, worst."""
-  order = np.argsort(errors_N, kind='stable')
-  places = evenly(len(order), NUM_SHOWN)
-  titles = {int(place): 'Median' for place in places}
-  titles |= {len(order) - 1: 'Worst'} | {0: 'Best'}
-  return {int(order[place]): title for place, title in titles.items()}
 
 
 def sample_inputs(source: report_source.Source) -> tuple[str, str]:
@@ -354,11 +345,3 @@ def place(object_P: np.ndarray) -> str:
   """Where an object is."""
   x_3 = scene(object_P[: precision.COORDINATES])
   return ', '.join(f'{x:.2f}'.replace('-', '\u2212') for x in x_3)
-
-
-def percent(share: float) -> str:
-  return f'{100 * share:.1f}\u00a0%'
-
-
-def plural(count: int, name: str) -> str:
-  return f'{count:,} {name}' if count == 1 else f'{count:,} {name}s'

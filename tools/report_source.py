@@ -12,6 +12,8 @@ from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
 from big_vision_like.viz import runs
 
+NUM_SHOWN = 3  # of examples, from the best to the worst
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:
@@ -82,3 +84,20 @@ class Source(abc.ABC):
 def evenly(count: int, most: int) -> np.ndarray:
   """At most `most` of `count` indices, spread because data may be in class order."""
   return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def from_best_to_worst(errors_N: np.ndarray) -> dict[int, str]:
+  """A few examples, and what of each there is to say: best, median, worst."""
+  order = np.argsort(errors_N, kind='stable')
+  places = evenly(len(order), NUM_SHOWN)
+  titles = {int(place): 'Median' for place in places}
+  titles |= {len(order) - 1: 'Worst'} | {0: 'Best'}
+  return {int(order[place]): title for place, title in titles.items()}
+
+
+def percent(share: float) -> str:
+  return f'{100 * share:.1f}\u00a0%'
+
+
+def plural(count: int, name: str) -> str:
+  return f'{count:,} {name}' if count == 1 else f'{count:,} {name}s'

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
   from pycocotools.cocoeval import COCOeval
 
 Entry = dict[str, Any]
+# Lists of `images`, `annotations` and `categories`, as COCO's json files have them.
+Truth = dict[str, list[Entry]]
 
 STATS = tuple('AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl'.split())
 NO_PYCOCOTOOLS = (
@@ -83,6 +85,25 @@ class CocoAP(evaluator.Evaluator):
     # Before hours of predictions rather than after them.
     truth = read_annotations(self.annotations) if self.annotations else None
     rows, drawn = self._collect(predict, state, mesh)
+    truth, found = self.entries(rows, truth)
+    if self.save and jax.process_index() == 0:
+      write_json(self.save, found)
+    measured = evaluated(truth, found, rows['image_id'].tolist())
+    stats = zip(STATS, measured.stats.tolist(), strict=True)
+    # pycocotools has -1 where no object is of that size.
+    results: Results = {name: value for name, value in stats if value >= 0}
+    if drawn:
+      results['boxes'] = self._sheets(drawn, truth, found)
+    return results
+
+  def entries(
+    self, rows: dict[str, np.ndarray], truth: Truth | None = None
+  ) -> tuple[Truth, list[Entry]]:
+    """What is true and what is found of images, as COCO's files have it.
+
+    `rows` are those of `measure`; the truth is read or made unless it is given. What is
+    found are all predictions of the first image, in their order, then the next one's.
+    """
     ids = rows['image_id'].tolist()
     if len(set(ids)) < len(ids):
       twice = next(i for i in ids if ids.count(i) > 1)
@@ -91,16 +112,9 @@ class CocoAP(evaluator.Evaluator):
         ' have its own.'
       )
     found = list(self._predicted(rows))
-    if self.save and jax.process_index() == 0:
-      write_json(self.save, found)
-    truth = truth or self._true(rows)
-    measured = evaluated(truth, found, ids)
-    stats = zip(STATS, measured.stats.tolist(), strict=True)
-    # pycocotools has -1 where no object is of that size.
-    results: Results = {name: value for name, value in stats if value >= 0}
-    if drawn:
-      results['boxes'] = self._sheets(drawn, truth, found)
-    return results
+    if truth is None:
+      truth = read_annotations(self.annotations) if self.annotations else None
+    return truth or self._true(rows, found), found
 
   def _collect(
     self, predict: Predict, state: Any, mesh: Mesh
@@ -119,10 +133,14 @@ class CocoAP(evaluator.Evaluator):
     return joined, drawn
 
   def _step(self, predict: Predict, state: Any, batch: Arrays) -> tuple[Arrays, Arrays]:
-    outputs = predict(state, batch, jax.random.key(0))
-    size_B2, original_B2 = sizes(batch)
-    # Of height and width, to what x and y of both corners are multiplied with.
-    ratio_B4 = (original_B2 / size_B2)[:, jnp.array([1, 0, 1, 0])]
+    rows = self.measure(predict(state, batch, jax.random.key(0)), batch)
+    drawn = {'image': batch['image'], 'image_id': batch['image_id']}
+    drawn |= {'size': sizes(batch)[0], 'ratio': ratios(batch)}
+    return rows, {name: array[: self.pictures] for name, array in drawn.items()}
+
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """What counts of the images of a batch; `mask` says which are real."""
+    ratio_B4 = ratios(batch)
     rows = {name: batch[name] for name in ('mask', 'image_id')}
     rows |= {name: outputs[name] for name in ('scores', 'labels', 'boxes_xyxy')}
     if self.annotations is None:
@@ -135,9 +153,7 @@ class CocoAP(evaluator.Evaluator):
         'crowd': crowd_BK,
         'area': batch.get('area', box_ops.area(boxes_BK4)),
       }
-    drawn = {'image': batch['image'], 'size': size_B2, 'ratio': ratio_B4}
-    drawn['image_id'] = batch['image_id']
-    return rows, {name: array[: self.pictures] for name, array in drawn.items()}
+    return rows
 
   def _predicted(self, rows: dict[str, np.ndarray]) -> Iterable[Entry]:
     boxes_BQ4, scores_BQ = rows['boxes_xyxy'], rows['scores']
@@ -156,8 +172,11 @@ class CocoAP(evaluator.Evaluator):
       score=scores_BQ.astype(np.float64).ravel(),
     )
 
-  def _true(self, rows: dict[str, np.ndarray]) -> dict[str, list[Entry]]:
-    """The batches' objects as a json file of COCO would hold them."""
+  def _true(self, rows: dict[str, np.ndarray], found: Sequence[Entry]) -> Truth:
+    """The batches' objects as a json file of COCO would hold them.
+
+    Categories are those that are there or found.
+    """
     there_BK = rows['true']
     category_N = self._category(rows['true_labels'][there_BK], 'true')
     annotations = entries(
@@ -167,9 +186,10 @@ class CocoAP(evaluator.Evaluator):
       area=rows['area'][there_BK],
       iscrowd=rows['crowd'][there_BK].astype(int),
     )
+    known = {*category_N.tolist(), *(e['category_id'] for e in found)}
     return {
       'images': list(entries(id=rows['image_id'])),
-      'categories': list(entries(id=np.unique(category_N))),
+      'categories': [{'id': category} for category in sorted(known)],
       'annotations': list(annotations),
     }
 
@@ -185,34 +205,44 @@ class CocoAP(evaluator.Evaluator):
       )
     return ids[labels]
 
+  def names_of(self, truth: Truth) -> dict[int, str]:
+    """What categories are called, as far as that is known."""
+    names = {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
+    labels = range(len(self.names)) if self.categories is None else self.categories
+    return names | dict(zip(labels, self.names, strict=False))
+
   def _sheets(
     self,
     drawn: list[dict[str, np.ndarray]],
-    truth: dict[str, list[Entry]],
+    truth: Truth,
     found: list[Entry],
   ) -> np.ndarray:
-    names = {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
-    labels = range(len(self.names)) if self.categories is None else self.categories
-    names |= zip(labels, self.names, strict=False)
+    names = self.names_of(truth)
     sheets = []
     for picture in drawn:
       height, width = picture['size']
       number = picture['image_id'].item()
       true = [e for e in truth['annotations'] if e['image_id'] == number]
       good = [e for e in found if e['image_id'] == number and e['score'] >= self.shown]
-      sets = []
-      for objects in (true, good):
-        boxes_N4 = np.array([e['bbox'] for e in objects]).reshape(-1, 4)
-        boxes_N4[:, 2:] += boxes_N4[:, :2]
-        called = [names.get(e['category_id'], e['category_id']) for e in objects]
-        sets.append((boxes_N4 / picture['ratio'], called))
-      scores = [e['score'] for e in good]
-      sheets.append(
-        drawing.boxes_sheet(
-          picture['image'][:height, :width], [sets[0], (*sets[1], scores)]
-        )
-      )
+      sets = [drawable(objects, names, picture['ratio']) for objects in (true, good)]
+      sheets.append(drawing.boxes_sheet(picture['image'][:height, :width], sets))
     return drawing.stacked(sheets)
+
+
+def drawable(
+  objects: Sequence[Entry], names: Mapping[int, str], ratio_4: np.ndarray
+) -> tuple[np.ndarray, list[str | int], list[float | None]]:
+  """Boxes xyxy (N, 4), of an image by which `ratio_4` is larger, names and scores."""
+  boxes_N4 = np.array([e['bbox'] for e in objects]).reshape(-1, 4)
+  boxes_N4[:, 2:] += boxes_N4[:, :2]
+  called = [names.get(e['category_id'], e['category_id']) for e in objects]
+  return boxes_N4 / ratio_4, called, [e.get('score') for e in objects]
+
+
+def ratios(batch: Arrays) -> jax.Array:
+  """What left, top, right, bottom grow by to the original images: (B, 4)."""
+  size_B2, original_B2 = sizes(batch)
+  return (original_B2 / size_B2)[:, jnp.array([1, 0, 1, 0])]
 
 
 def sizes(batch: Arrays) -> tuple[jax.Array, jax.Array]:
@@ -225,7 +255,7 @@ def sizes(batch: Arrays) -> tuple[jax.Array, jax.Array]:
 
 
 def evaluated(
-  truth: dict[str, list[Entry]],
+  truth: Truth,
   found: list[Entry],
   image_ids: Sequence[int],
   iou_type: str = 'bbox',
@@ -279,6 +309,56 @@ def evaluated(
   return measured
 
 
+def precisions(measured: 'COCOeval') -> np.ndarray:
+  """Precision at IoUs of 0.5 to 0.95, recalls of 0 to 1, by category: (10, 101, C).
+
+  Of objects of all sizes, categories in the order of `measured.params.catIds`; NaN
+  where no object is of one. The mean of those that are none is AP.
+  """
+  precision_TRC = measured.eval['precision'][:, :, :, 0, -1]
+  return np.where(precision_TRC < 0, np.nan, precision_TRC)
+
+
+def agreement(
+  measured: 'COCOeval', image_ids: Sequence[int], shown: float = 0.5
+) -> dict[str, np.ndarray]:
+  """What is found of each image by predictions with a score of at least `shown`: (B,).
+
+  `right` are so many as have an object of their class, with an IoU of 0.5 or more,
+  which no surer one has; `wrong` have none, and `missed` objects no prediction. Crowds
+  do not count, nor does what lies on them. `quality` in [0, 1] is that of panoptic
+  segmentation (arXiv:1801.00868), of the image alone and of all classes as one: the sum
+  of the right ones' IoUs over right + (wrong + missed) / 2; NaN where nothing is.
+  """
+  counts = {i: np.zeros(4) for i in image_ids}  # right, wrong, missed, sum of IoUs
+  for each in measured.evalImgs:
+    # Of all sizes; None where a category is neither there nor found.
+    if each is None or each['aRng'] != measured.params.areaRng[0]:
+      continue
+    counted = (np.array(each['dtScores']) >= shown) & ~each['dtIgnore'][0].astype(bool)
+    object_D = each['dtMatches'][0].astype(int)
+    right = np.flatnonzero(counted & (object_D > 0))
+    if len(right):
+      iou_DG = measured.ious[each['image_id'], each['category_id']]
+      # There, objects are in the order of their ids.
+      column_D = np.searchsorted(np.sort(each['gtIds']), object_D)
+      iou = iou_DG[right, column_D[right]].sum()
+    else:
+      iou = 0.0
+    real = len(each['gtIds']) - np.sum(each['gtIgnore'])
+    wrong, missed = counted.sum() - len(right), real - len(right)
+    counts[each['image_id']] += len(right), wrong, missed, iou
+  right_B, wrong_B, missed_B, iou_B = np.array([counts[i] for i in image_ids]).T
+  whole_B = right_B + (wrong_B + missed_B) / 2
+  quality_B = np.divide(
+    iou_B, whole_B, out=np.full_like(iou_B, np.nan), where=whole_B > 0
+  )
+  found = {'right': right_B, 'wrong': wrong_B, 'missed': missed_B}
+  return {name: count_B.astype(int) for name, count_B in found.items()} | {
+    'quality': quality_B
+  }
+
+
 def xywh(boxes: np.ndarray) -> np.ndarray:
   """float64 (..., 4): left, top, width, height of xyxy boxes."""
   boxes = boxes.astype(np.float64)
@@ -300,7 +380,7 @@ def write_json(path: str, value: Any) -> None:
   os.replace(part, file)
 
 
-def read_annotations(path: str) -> dict[str, list[Entry]]:
+def read_annotations(path: str) -> Truth:
   """COCO's json file of objects; UserError that names the entry which is malformed."""
   try:
     truth = json.loads(pathlib.Path(path).read_bytes())

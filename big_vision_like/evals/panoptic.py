@@ -45,14 +45,14 @@ class PanopticQuality(evaluator.Evaluator):
   pictures: int = 4
 
   def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    step = self.compiled(functools.partial(self._step, predict), predict, mesh)
+    step = self.compiled(functools.partial(self.step, predict), predict, mesh)
     counts_C4, sheets = 0, []
     for batch in evaluator.batches(self.data, mesh):
       padded = batch['image'].shape[1:3]
       rows, images = jax.device_get(step(state, batch))
       for index in rows['mask'].nonzero()[0].tolist():
         row = {name: array[index] for name, array in rows.items()}
-        true, found = self._segments(row, padded)
+        true, found = self.segments(row, padded)
         counts_C4 += counts(*true, *found, row['logits'].shape[-1] - 1)
         if len(sheets) < self.pictures:
           height, width = row['size']
@@ -72,9 +72,10 @@ class PanopticQuality(evaluator.Evaluator):
       results['panoptic'] = drawing.stacked(sheets)
     return results
 
-  def _step(
+  def step(
     self, predict: Predict, state: Any, batch: Arrays
   ) -> tuple[Arrays, jax.Array]:
+    """What counts of the images of a batch, and the first `pictures` images."""
     outputs = predict(state, batch, jax.random.key(0))
     rows = {name: batch[name] for name in ('mask', 'panoptic', 'segments')}
     rows |= {
@@ -83,10 +84,13 @@ class PanopticQuality(evaluator.Evaluator):
     rows['size'], rows['shown_size'] = detection.sizes(batch)
     return rows, batch['image'][: self.pictures]
 
-  def _segments(
+  def segments(
     self, row: dict[str, np.ndarray], padded: tuple[int, int]
   ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Maps and segments of an image: true, found."""
+    """Maps and segments of an image: true, found.
+
+    `row` is what `step` gives of it, `padded` height and width of the batch's images.
+    """
     height, width = shown = tuple(row['shown_size'].tolist())
     true_HW = row['panoptic'][:height, :width]
     if true_HW.shape != shown:

@@ -1,19 +1,25 @@
-"""Objects found in pictures, as DETR shows them (arXiv:2005.12872, figures 3, 6, 10).
+"""Objects found in pictures, as DETR shows them (arXiv:2005.12872, figures 3 to 10).
 
-Axes: N objects, S segments, H W pixels, C channels, h w attention grid, B sheets.
+Axes: N objects, S segments, H W pixels, C channels, h w attention grid, B images or
+sheets, Q queries.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
-from big_vision_like.viz import boxes, images
+from big_vision_like.viz import attention, boxes, images
 
 PAPER = 255
 # A segment without a tag is one that its tag would hide.
 TAGGED = 0.01  # share of the picture
+# Of points: of small boxes, of wide and tall ones. They are drawn so much finer.
+GREEN, RED_BLUE = (40, 170, 60), ((220, 30, 30), (30, 60, 220))
+SMALL, FINER = 0.25, 4
 
 
 def boxes_sheet(
@@ -28,6 +34,24 @@ def boxes_sheet(
   ratio = _ratio(image_HWC, cell)
   cells = [boxes.draw(cell, found[0] * ratio, *found[1:]) for found in sets]
   return images.tile(np.stack(cells), len(cells), background=PAPER)
+
+
+def decoder_attention(sown: Mapping[str, Any], grid_hw: tuple[int, int]) -> np.ndarray:
+  """How much each query's cross-attention weighs each cell: (B, Q, h, w) float32.
+
+  That of the decoder's last layer, the mean of its heads. `sown` is the collection
+  `intermediates` that `detr.DETR` has sown, `grid_hw` rows and columns of the
+  backbone's last map. Weights of a query sum to 1, over valid cells. ValueError where
+  nothing was sown, or cells do not fill the grid.
+  """
+  layers = attention.stack_attention(sown, 'decoder', 'cross_attention')
+  weights_BQM = layers[-1].mean(axis=1)
+  if weights_BQM.shape[-1] != grid_hw[0] * grid_hw[1]:
+    raise ValueError(
+      f'attention to {weights_BQM.shape[-1]} cells does not fit a grid of '
+      f'{grid_hw[0]} x {grid_hw[1]}'
+    )
+  return weights_BQM.reshape(*weights_BQM.shape[:2], *grid_hw)
 
 
 def attention_sheet(
@@ -63,6 +87,27 @@ def attention_sheet(
     lit_HWC = images.highlight(whole_HWC, attention_hw)
     cells.append(cell(lit_HWC, slice(index, index + 1)))
   return images.tile(np.stack(cells), min(columns, len(cells)), background=PAPER)
+
+
+def places_picture(boxes_N4: np.ndarray, side: int = 128) -> np.ndarray:
+  """Where the centres of boxes lie in a square, a point each (figure 7); RGB uint8.
+
+  Boxes are cxcywh, in [0, 1] of their pictures; the last lie on top. Small ones, the
+  root of whose area is less than a quarter, are green. Large ones are red where they
+  are wide, blue where tall, purple between.
+  """
+  picture_HWC = np.full((side * FINER, side * FINER, 3), PAPER, np.uint8)
+  for x, y, width, height in boxes_N4.tolist():
+    if math.sqrt(width * height) < SMALL:
+      color = GREEN
+    else:
+      wide = min(max(math.log2(width / height) / 2 + 0.5, 0.0), 1.0)
+      color = tuple(
+        round(wide * r + (1 - wide) * b) for r, b in zip(*RED_BLUE, strict=True)
+      )
+    center = int(x * side * FINER), int(y * side * FINER)
+    cv2.circle(picture_HWC, center, FINER, color, cv2.FILLED, cv2.LINE_AA)
+  return cv2.resize(picture_HWC, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def panoptic_sheet(

@@ -360,3 +360,98 @@ def test_names_of_arrays_tell_their_axes():
   with shapes.checked('big_vision_like/evals', 'big_vision_like/viz/detection') as seen:
     evaluate(7)
   assert {'boxes_BK4', 'ratio_B4', 'category_BQ', 'there_BK', 'size_B2'} <= seen.keys()
+
+
+def overlap(one, other, crowd=False):
+  """IoU of boxes xywh; with a crowd, the share of the first that lies on it."""
+  low = np.maximum(one[:2], other[:2])
+  high = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
+  both = np.prod(np.maximum(high - low, 0))
+  areas = np.prod(one[2:]), np.prod(other[2:])
+  return both / (areas[0] if crowd else sum(areas) - both)
+
+
+def counted(true, found, shown):
+  """Right, wrong and missed of an image, and the right ones' IoUs, box by box."""
+  right, wrong, ious, taken = 0, 0, 0.0, set()
+  for e in sorted(found, key=lambda e: -e['score']):
+    # pycocotools has no opinion of boxes with a negative side.
+    if e['score'] < shown or np.prod(e['bbox'][2:]) < 0:
+      continue
+    same = [t for t in true if t['category_id'] == e['category_id']]
+    free = [t for t in same if not t['iscrowd'] and t['id'] not in taken]
+    best = max(free, key=lambda t: overlap(e['bbox'], t['bbox']), default=None)
+    crowds = [t['bbox'] for t in same if t['iscrowd']]
+    if best and overlap(e['bbox'], best['bbox']) >= 0.5:
+      right, ious = right + 1, ious + overlap(e['bbox'], best['bbox'])
+      taken.add(best['id'])
+    elif not any(overlap(e['bbox'], crowd, crowd=True) >= 0.5 for crowd in crowds):
+      wrong += 1
+  return right, wrong, sum(not t['iscrowd'] for t in true) - right, ious
+
+
+@pytest.mark.parametrize('shown', [0.5, 0.8])
+def test_agreement_of_images(tmp_path, shown):
+  file = tmp_path / 'found.json'
+  evaluate(save=str(file), pictures=0, examples=source(20))
+  true, found = truth(source(20)), json.loads(file.read_text())
+  ids = [e['image_id'] for e in source(20)][::-1]  # in any order
+  got = detection.agreement(detection.evaluated(true, found, ids), ids, shown)
+  expected = [
+    counted(
+      [e for e in true['annotations'] if e['image_id'] == number],
+      [e for e in found if e['image_id'] == number],
+      shown,
+    )
+    for number in ids
+  ]
+  right, wrong, missed, ious = np.array(expected).T
+  assert right.sum() > 5 and wrong.sum() > 5 and missed.sum() > 5
+  np.testing.assert_array_equal(got['right'], right)
+  np.testing.assert_array_equal(got['wrong'], wrong)
+  np.testing.assert_array_equal(got['missed'], missed)
+  whole = right + wrong / 2 + missed / 2
+  quality = np.where(whole > 0, ious / np.maximum(whole, 0.5), np.nan)
+  np.testing.assert_allclose(got['quality'], quality, rtol=1e-6)
+
+
+def test_where_nothing_is_nothing_can_be_said():
+  box = {'category_id': 1, 'bbox': [1.0, 2.0, 5.0, 5.0]}
+  true = {
+    'images': [{'id': 1}, {'id': 2}, {'id': 3}],
+    'categories': [{'id': 1}, {'id': 7}],
+    'annotations': [{'image_id': 1, **box}],
+  }
+  found = [
+    {'image_id': 2, 'score': 0.4, **box},
+    {'image_id': 3, 'score': 0.6, **box, 'category_id': 7},
+  ]
+  measured = detection.evaluated(true, found, [1, 2, 3])
+  got = detection.agreement(measured, [1, 2, 3])
+  assert got['missed'].tolist() == [1, 0, 0] and got['wrong'].tolist() == [0, 0, 1]
+  np.testing.assert_array_equal(got['quality'], [0, np.nan, 0])
+
+
+def test_precisions_are_what_ap_is_the_mean_of(tmp_path, whole):
+  file = tmp_path / 'found.json'
+  evaluate(save=str(file), pictures=0)
+  true = truth(source())
+  true['categories'].append({'id': 50})  # nothing is of this
+  ids = [int(e['image_id']) for e in source()]
+  measured = detection.evaluated(true, json.loads(file.read_text()), ids)
+  got = detection.precisions(measured)
+  assert got.shape == (10, 101, 4) and np.isnan(got[..., 3]).all()
+  assert np.nanmean(got) == pytest.approx(whole['AP'])
+  assert np.nanmean(got[0]) == pytest.approx(whole['AP50'])
+  assert np.nanmean(got[5]) == pytest.approx(whole['AP75'])
+
+
+def test_classes_that_are_only_found_are_categories():
+  examples = source()
+  data = pipeline.EvalInput(source=examples, batch_size=7)
+  evaluator = detection.CocoAP(data=data)
+  batch = next(data.epoch()) | {'found_labels': np.full((7, QUERIES), 9, np.int32)}
+  rows = evaluator.measure(predict(1.0, batch, None), batch)
+  true, found = evaluator.entries(jax.device_get(rows))
+  assert [e['id'] for e in true['categories']] == [0, 1, 2, 9]
+  assert len(found) == 7 * QUERIES

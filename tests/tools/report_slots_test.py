@@ -29,7 +29,9 @@ from big_vision_like.spec import build, spec
 from big_vision_like.tasks import object_discovery, set_prediction
 
 SIDE, SLOTS, ITERATIONS, COUNT = 12, 4, 2, 13
-report, report_slots = pages.load_tools('report', 'report_slots')
+report, report_slots, report_source = pages.load_tools(
+  'report', 'report_slots', 'report_source'
+)
 NAMES = report_slots.CLEVR
 
 
@@ -198,7 +200,7 @@ def test_runs_of_both_kinds_have_sections_of_their_own(pair_page):
   reader = pages.Reader(pair_page)
   assert reader.headings == ['Summary', 'Curves', 'Inputs', 'Slots', 'Objects']
   assert 'Not shown' not in reader.text
-  assert len(reader.images) == 2 * report_slots.NUM_INPUTS + 2 * report_slots.NUM_SHOWN
+  assert len(reader.images) == 2 * report_slots.NUM_INPUTS + 2 * report_source.NUM_SHOWN
 
 
 def test_a_browser_shows_the_page(pair_page, tmp_path):
@@ -247,7 +249,7 @@ def test_slots_are_measured_as_the_evaluator_does(blocks):
 
 
 def test_of_few_images_each_is_shown_once():
-  titles = report_slots.from_best_to_worst
+  titles = report_source.from_best_to_worst
   assert titles(np.array([0.5])) == {0: 'Best'}
   assert titles(np.array([0.5, 0.1])) == {1: 'Best', 0: 'Worst'}
   assert [*titles(np.arange(9.0)[::-1]).items()] == [

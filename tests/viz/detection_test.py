@@ -1,7 +1,101 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from big_vision_like.models import detr, resnet
+from big_vision_like.ops import positions
 from big_vision_like.viz import boxes, detection
+from big_vision_like.weights import tree as trees
+
+SMALL = detr.DETR(
+  num_classes=2,
+  backbone=resnet.ResNet(depths=(1,), root=4, channels=(2,), norm='frozen'),
+  num_queries=3,
+  width=8,
+  encoder_depth=1,
+  decoder_depth=2,
+  num_heads=2,
+  mlp_dim=8,
+)
+IMAGE = jax.random.normal(jax.random.key(1), (2, 16, 24, 3))
+SIZE = jnp.array([[16, 17], [9, 24]])
+
+
+@pytest.fixture(scope='module')
+def seen():
+  """A small DETR's parameters, its outputs, and what it sows, norms included."""
+
+  @jax.jit
+  def run(key):
+    variables = SMALL.init(key, IMAGE, SIZE)
+    outputs, more = SMALL.apply(
+      variables,
+      IMAGE,
+      SIZE,
+      mutable=['intermediates'],
+      capture_intermediates=lambda module, _: isinstance(module, nn.LayerNorm),
+    )
+    return variables, outputs, more['intermediates']
+
+  return jax.device_get(run(jax.random.key(0)))
+
+
+def test_decoder_attention_is_that_of_the_last_layer(seen):
+  variables, outputs, sown = seen
+  grid = outputs['memory'].shape[1:3]
+  assert grid == (4, 6)
+  got = detection.decoder_attention(sown, grid)
+  assert got.shape == (2, 3, 4, 6) and got.dtype == np.float32
+  valid = np.asarray(detr.valid_cells(SIZE, (16, 24), grid))
+  assert 0 < valid.mean() < 1
+  places = np.asarray(positions.masked_sine2d(jnp.asarray(valid), 8))
+  params = variables['params']
+  attention = params['decoder']['block_1']['cross_attention']
+  [x] = sown['decoder']['block_1']['norm1']['__call__']  # what self-attention gives
+  query, key = (
+    np.einsum('...D,DHK->...HK', y, attention[name]['kernel']) + attention[name]['bias']
+    for name, y in (
+      ('query', x + params['queries']),
+      ('key', outputs['memory'] + places.reshape(2, 4, 6, 8)),
+    )
+  )
+  weights = np.exp(np.einsum('BQHK,BhwHK->BHQhw', query, key) / 2)  # sqrt(4)
+  weights *= valid[:, None, None]
+  weights /= weights.sum(axis=(-2, -1), keepdims=True)
+  np.testing.assert_allclose(got, weights.mean(axis=1), atol=1e-6)
+  assert np.abs(weights[:, 0] - weights[:, 1]).max() > 0.01  # heads differ
+
+
+def test_decoder_attention_is_over_valid_cells(seen):
+  _, _, sown = seen
+  got = detection.decoder_attention(sown, (4, 6))
+  np.testing.assert_allclose(got.sum(axis=(2, 3)), 1, rtol=1e-5)
+  valid = np.asarray(detr.valid_cells(SIZE, (16, 24), (4, 6)))
+  there = np.broadcast_to(valid[:, None], got.shape)
+  assert (got[~there] == 0).all() and (got[there] > 0).all()
+
+
+def test_decoder_attention_of_scanned_layers_is_the_same(seen):
+  variables, _, sown = seen
+  params = trees.stack_blocks(variables['params'])
+  scanned = {**variables, 'params': params}
+  _, more = SMALL.clone(scan=True).apply(
+    scanned, IMAGE, SIZE, mutable=['intermediates']
+  )
+  assert 'blocks' in more['intermediates']['decoder']
+  got = detection.decoder_attention(more['intermediates'], (4, 6))
+  expected = detection.decoder_attention(sown, (4, 6))
+  np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_what_is_no_decoder_attention_is_an_error(seen):
+  _, _, sown = seen
+  with pytest.raises(ValueError, match='24 cells does not fit a grid of 4 x 5'):
+    detection.decoder_attention(sown, (4, 5))
+  with pytest.raises(ValueError, match='no `decoder` of blocks'):
+    detection.decoder_attention({}, (4, 6))
 
 
 def grey(height=20, width=30):
@@ -108,3 +202,29 @@ def test_pictures_of_several_sizes_become_one_array():
 def test_boxes_without_labels_are_an_error():
   with pytest.raises(ValueError, match='2 boxes, 1 labels'):
     detection.boxes_sheet(grey(), [(np.zeros((2, 4)), ['a'])])
+
+
+def test_places_are_points_in_the_colour_of_their_shape():
+  boxes_of = {
+    (0.1, 0.2): (0.2, 0.2),
+    (0.5, 0.2): (0.9, 0.3),
+    (0.9, 0.2): (0.3, 0.9),
+    (0.5, 0.8): (0.5, 0.5),
+  }
+  picture = detection.places_picture(
+    np.array([[*place, *size] for place, size in boxes_of.items()]), side=100
+  )
+  assert picture.shape == (100, 100, 3) and picture.dtype == np.uint8
+  small, wide, tall, square = (
+    picture[round(100 * y), round(100 * x)].astype(int) for x, y in boxes_of
+  )
+  assert small.argmax() == 1 and wide.argmax() == 0 and tall.argmax() == 2
+  red, green, blue = square
+  assert abs(red - blue) < 30 < red - green
+  inked = (picture < 250).any(axis=-1)
+  assert 4 * 3 <= inked.sum() < 4 * 16
+  empty = detection.places_picture(np.zeros((0, 4)))
+  assert empty.shape == (128, 128, 3) and (empty == 255).all()
+  # Partly outside, or without an extent.
+  odd = np.array([[1.2, 0.5, 0.1, 0.0], [1.0, 0.0, 0.0, 1.0]])
+  assert detection.places_picture(odd).shape == (128, 128, 3)
