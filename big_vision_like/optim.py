@@ -319,6 +319,22 @@ def staircase(
   return schedule
 
 
+def step_decay(
+  peak_value: float, every: int, factor: float = 0.1
+) -> Callable[[jax.Array], jax.Array]:
+  """Times `factor` after every so many steps, as StepLR of PyTorch.
+
+  Step `every` is the first of the lower rate.
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    # In whole numbers: in floats, compilers round such a quotient down by one.
+    passed = jnp.asarray(step) // every
+    return peak_value * factor ** jnp.asarray(passed, jnp.float32)
+
+  return schedule
+
+
 def hyperrule_steps(examples: int) -> tuple[int, ...]:
   """BiT-HyperRule (arXiv:1912.11370 section 3.3) for so many training examples.
 

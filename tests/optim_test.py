@@ -334,6 +334,14 @@ def test_staircase():
   np.testing.assert_allclose([traced(n) for n in (0, 1)], [8.0, 0.8], rtol=1e-6)
 
 
+def test_step_decay():
+  # Of many steps and compiled, too: a quotient in floats may fall short of a whole one.
+  for every in (7, 739_294):
+    steps = jnp.array([0, every - 1, every, 2 * every - 1, 2 * every])
+    rates = jax.jit(optim.step_decay(0.5, every))(steps)
+    np.testing.assert_allclose(rates, [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-6)
+
+
 def test_the_hyperrule_is_the_published_one(golden):
   published = json.loads((golden / 'bit_hyperrule.json').read_text())
   for examples, rule in published['by_train_examples'].items():

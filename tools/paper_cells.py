@@ -80,7 +80,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A published model with 1000 classes and what was said of its size, if anything."""
+  """A published model (of 1000 classes) and what was said of its size, if anything.
+
+  `symbol` is our class, with its `variant` and more `arguments`; or a config, whose own
+  model it is. `size` are pixels, or height and width, such as 800x1066.
+  """
 
   model: str
   size: str
@@ -266,6 +270,8 @@ def count(model: Any, inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[int, int]
 
 def build(model: Model) -> Any:
   """Our own of a published model; raises where it is not here yet."""
+  if model.symbol.startswith('configs/'):
+    return spec.build(load(model.symbol).task.model, model.symbol)
   symbol = spec.symbol({'_fn': model.symbol}, model.model)
   variant = importlib.import_module(symbol.__module__).variant
   arguments = dict(pair.split('=') for pair in model.arguments.split())
@@ -274,8 +280,9 @@ def build(model: Model) -> Any:
 
 def counted(model: Model) -> tuple[int, int]:
   """`count` of our own of a published model."""
-  image = jax.ShapeDtypeStruct((1, int(model.size), int(model.size), 3), jnp.float32)
-  return count(build(model), [image])
+  height, _, width = model.size.partition('x')
+  shape = 1, int(height), int(width or height), 3
+  return count(build(model), [jax.ShapeDtypeStruct(shape, jnp.float32)])
 
 
 def shape_of(name: str) -> tuple[str, str]:
@@ -285,10 +292,12 @@ def shape_of(name: str) -> tuple[str, str]:
   return json.dumps(model), json.dumps(config['train_data']['transforms'])
 
 
-def counted_config(name: str) -> tuple[int, int, int]:
+def counted_config(name: str) -> tuple[str, int, int]:
   """Pixels, parameters and multiply-accumulates of the model that a config trains."""
   run = experiment.make(load(name), planned_for=jax.devices())
   example = run.data.example()
   batch = {k: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for k, x in example.items()}
   inputs = jax.eval_shape(run.task.model_inputs, batch)
-  return example['image'].shape[1], *count(run.task.model, inputs)
+  height, width = example['image'].shape[:2]
+  pixels = str(height) if height == width else f'{height}x{width}'
+  return pixels, *count(run.task.model, inputs)

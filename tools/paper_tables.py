@@ -154,12 +154,12 @@ def sizes(cells: Sequence[Cell], results: Results) -> Part:
       continue
     seen.add((model, pixels))
     gmacs, gflops = f'{macs / 1e9:.2f}', f'{2 * macs / 1e9:.2f}'
-    rows.append([name, str(pixels), '', f'{parameters:,}', '', gmacs, gflops])
+    rows.append([name, pixels, '', f'{parameters:,}', '', gmacs, gflops])
   remarks = [
     *notes,
     'MACs are multiply-accumulates of one image forward, FLOPs twice as many, counted'
-    ' from our models: matrix products and convolutions. Published models have 1000'
-    ' classes.',
+    ' from our models: matrix products and convolutions. Published classifiers have'
+    ' 1000 classes.',
   ]
   return Part('Models', header, rows, remarks)
 

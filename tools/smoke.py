@@ -9,9 +9,10 @@ saved, to the bit, every evaluator finds finite scalars (`keep_best` among them)
 there is a checkpoint of step 2. Each config gets a line, and so does what fails at the
 end, where the exit status is 1 if anything did.
 
-Nothing has to be prepared: data sets of TFDS are made up (see `data/fake.py`), also
-those that are there, so that it is the same everywhere; vocabularies are learnt from
-that, and weights of `init_from` left out. Schedules are those of the whole run.
+Nothing has to be prepared: data sets of TFDS, and in COCO's format, are made up (see
+`data/fake.py`), also those that are there, so that it is the same everywhere;
+vocabularies are learnt from that, and weights of `init_from` left out. Schedules are
+those of the whole run.
 
 Configs are shrunk by the names of arguments, those left at their defaults too, in all
 recorded calls. So a new model is covered if it names its sizes as others do; a new name
@@ -42,8 +43,10 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision_like import checkpoint, errors, experiment, metrics, optim, spec, train
-from big_vision_like.data import fake, sources, vocabulary
+from big_vision_like.data import coco, fake, sources, vocabulary
+from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
+from big_vision_like.models import resnet
 from big_vision_like.tasks.task import State
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -59,6 +62,7 @@ AT_MOST = {
   'batch_size': BATCH,
   'decoder_depth': 2,
   'depth': 2,
+  'encoder_depth': 2,
   'every': 0,  # evaluators run at the end alone
   'examples': SHOTS * fake.LABELS,
   'extra_length': 4,
@@ -71,6 +75,7 @@ AT_MOST = {
   'pictures': 1,
   'registers': 2,
   'rep_size': WIDTH,
+  'root': WIDTH // 2,
   'slot_size': WIDTH // 2,
   'source_length': 64,
   'target_length': 64,
@@ -78,13 +83,18 @@ AT_MOST = {
   'workers': 0,
 }
 # Room for the objects of made-up pictures.
-AT_LEAST = {name: fake.THINGS[1] for name in ('max_boxes', 'num_queries')}
+ROOM = dict.fromkeys(('max_boxes', 'max_segments', 'num_queries'), fake.THINGS[1])
 UNITS = (2, 1)
+# Of ResNets of which more than the last stage is read.
+STAGES = (2, 1, 1, 1)
 # Of convolutions at the size of pictures: channels, kernel, and any stride.
 CONV = (8, 3, math.inf)
 # Patches of larger pictures than this are cut to PATCH, and their sizes (in order) to
 # this, this and STRIDE more, ...; STRIDE is what ResNets divide sides by.
 SIDE, STRIDE, PATCH = 64, 32, 8
+# Sides that boxes go with are divided by this, where images are resized.
+LESS = 8
+RESIZES = {boxes.ResizeShort, boxes.RandomResizeShort}
 # Of what went wrong, so many characters are told.
 LENGTH = 500
 # Parts of models in rules for parameters, which a model that is less deep has not.
@@ -147,17 +157,24 @@ def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
   if '_fn' not in node:
     return node
   fn = spec.symbol(node)
+  made_up = dict(examples=AT_MOST['examples'], classes=AT_MOST['num_classes'])
   if fn is sources.Tfds:
     kept = {name: node[name] for name in ('name', 'split') if name in node}
-    made_up = dict(examples=AT_MOST['examples'], classes=AT_MOST['num_classes'])
     return dict(spec.spec(fake.Fake, **kept, **made_up))
+  if fn is coco.Coco:
+    name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
+    return dict(spec.spec(fake.Fake, name=name, **made_up))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
   parameters = inspect.signature(fn).parameters
   values = {k: node.get(k, parameter.default) for k, parameter in parameters.items()}
   for name, value in values.items():
-    if is_side(fn, name):
+    if fn is boxes.Pad and name == 'sizes':
+      less = each(largest(value), lambda side: sides.get(side, side))
+    elif is_side(fn, name):
       less = each(value, lambda side: sides.get(side, side))
+    elif name == 'depths' and fn is resnet.ResNet:
+      less = type(value)(map(min, value, STAGES))
     elif name == 'grid' and 'decoder_convs' in values:
       less = small_grid(value, values['decoder_convs'], sides)
     else:
@@ -175,13 +192,15 @@ def small(name: str, value: Any, pictures_shrink: bool) -> Any:
     return tuple(shots for shots in value if shots <= SHOTS)
   if type(value) is int and name in AT_MOST:
     return min(value, AT_MOST[name])
-  if type(value) is int and name in AT_LEAST:
-    return max(value, AT_LEAST[name])
+  if type(value) is int and name in ROOM:
+    return ROOM[name]
   if type(value) is int and name == 'width':
     # Less than 16 is a factor of the width, as ResNets have.
     return min(value, WIDTH) if value >= 16 else min(value, 1)
   if name == 'patch' and pictures_shrink:
     return each(value, lambda side: min(side, PATCH))
+  if name == 'channels':
+    return each(value, lambda channels: min(channels, WIDTH))
   if name.endswith('_convs'):
     return type(value)(tuple(map(min, conv, CONV)) for conv in value)
   if isinstance(value, (list, tuple)) and name in ('depths', 'resnet'):
@@ -191,10 +210,19 @@ def small(name: str, value: Any, pictures_shrink: bool) -> Any:
 
 
 def each(value: Any, change: Callable[[int], int]) -> Any:
-  """A side, or height and width, changed."""
+  """A side, or height and width, or several, changed."""
   if isinstance(value, (list, tuple)):
-    return type(value)(map(change, value))
+    return type(value)(each(v, change) for v in value)
   return change(value) if type(value) is int else value
+
+
+def largest(sizes: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+  """The heights and widths that lie in no other."""
+  return type(sizes)(
+    size
+    for size in sizes
+    if not any(size != o and size[0] <= o[0] and size[1] <= o[1] for o in sizes)
+  )
 
 
 def small_grid(
@@ -218,18 +246,24 @@ def is_side(fn: Callable[..., Any], name: str) -> bool:
   """Whether an argument is the size of a picture, or its height and width."""
   kinds = (grain.transforms.Map, grain.transforms.RandomMap)
   is_transform = isinstance(fn, type) and issubclass(fn, kinds)
+  if fn is boxes.PanopticTruth:
+    return False  # room for images as they are in the data
+  if fn.__module__ == boxes.__name__ and name in ('sizes', 'longest', 'low', 'high'):
+    return True
   return is_transform and (name == 'size' or name.endswith('_size'))
 
 
 def small_sides(config: Any) -> dict[int, int]:
   """What becomes of each side of a picture that is too large."""
+  calls = [(spec.symbol(node, path), node) for path, node in spec.calls(config)]
   values = [
-    value
-    for path, node in spec.calls(config)
-    for name, value in node.items()
-    if is_side(spec.symbol(node, path), name)
+    value for fn, node in calls for name, value in node.items() if is_side(fn, name)
   ]
-  sides = {side for value in values for side in np.atleast_1d(value).tolist()}
+  sides = {side for value in values for side in np.ravel(value).tolist() if side}
+  fns = {fn for fn, _ in calls}
+  if boxes.Pad in fns:
+    large = fns & RESIZES and max(sides) > LESS * SIDE
+    return {side: side // LESS for side in sides} if large else {}
   large = sorted(side for side in sides if side > SIDE)
   return {side: SIDE + STRIDE * i for i, side in enumerate(large)}
 

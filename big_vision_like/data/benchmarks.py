@@ -614,11 +614,12 @@ class Detection(Pictures):
 
   Batches hold `image` uint8 (B, H, W, 3), `size` int32 (B, 2), `boxes` float32
   (B, max_boxes, 4), `box_labels` int32, `box_mask` bool (objects that are no crowds),
-  `dropped` int32 (B,), and where `panoptic` uint8 `masks` (B, max_boxes, H, W); H and W
-  are one of the shapes. Those of evaluation have no masks, but `crowd` bool and `area`
-  float32 (B, max_boxes), `image_id` int32 (B,), `original_size` int32 (B, 2), and where
-  `panoptic` the truth of `boxes.PanopticTruth`, in maps of `truth_size`; crowds are
-  among their boxes.
+  `dropped` int32 (B,), and where `panoptic` uint8 `segment_map` (B, H, W): which of the
+  boxes each pixel is of, counted from 1. H and W are one of the shapes. Those of
+  evaluation have no `segment_map`, but `crowd` bool and `area` float32 (B, max_boxes),
+  `image_id` int32 (B,), `original_size` int32 (B, 2), and where `panoptic` the truth of
+  `boxes.PanopticTruth`, in maps of `truth_size`; crowds are among their boxes. Without
+  `masks` there are no maps at all, but the boxes of things and stuff.
   """
 
   shapes: Sequence[tuple[int, int]]
@@ -628,6 +629,7 @@ class Detection(Pictures):
   resizing: Sequence[mlc.ConfigDict] = ()
   ids: Sequence[int] | None = None
   panoptic: bool = False
+  masks: bool = True
   truth_size: tuple[int, int] = (640, 640)
 
   def _transforms(self, train: bool) -> list[mlc.ConfigDict]:
@@ -636,19 +638,18 @@ class Detection(Pictures):
       own, shapes = self.augmentation, self.shapes
     names = ['image', 'boxes', 'box_labels', 'dropped']
     names += ['crowd', 'area', 'image_id', 'original_size'] if crowds else []
-    prepare, masks = [spec(boxes.Objects, crowds=crowds, ids=self.ids)], []
+    prepare = [spec(boxes.Objects, crowds=crowds, ids=self.ids)]
     if self.panoptic:
       prepare = [spec(boxes.Panoptic, crowds=crowds, ids=self.ids)]
-    if self.panoptic and crowds:
+    if self.panoptic and self.masks and crowds:
       room = dict(size=self.truth_size, max_segments=self.max_boxes)
       prepare.append(spec(boxes.PanopticTruth, **room))
       names += ['panoptic', 'segments']
-    elif self.panoptic:
+    elif self.panoptic and self.masks:
       names.append('segment_map')
-      masks = [spec(boxes.Masks)]
     pad = spec(boxes.Pad, sizes=shapes, max_boxes=self.max_boxes)
     keep = spec(labels.Keep, names=names)
-    parts = [spec(image.Decode), *prepare, keep, *own, *masks, pad]
+    parts = [spec(image.Decode), *prepare, keep, *own, pad]
     # Of lists of recorded calls too.
     return [copy.deepcopy(part.copy_and_resolve_references()) for part in parts]
 
@@ -694,5 +695,15 @@ PANOPTIC = {
     augmentation=[spec(boxes.Flip)],
     panoptic=True,
     truth_size=(96, 128),
+  ),
+  # Twice as large, for models whose maps have a cell for 16 pixels; without stuff.
+  'scenes_simple': _drawn(
+    'simple',
+    (96, 96),
+    3,
+    augmentation=[spec(boxes.ResizeShort, size=96)],
+    resizing=[spec(boxes.ResizeShort, size=96)],
+    panoptic=True,
+    truth_size=(48, 48),
   ),
 }

@@ -264,8 +264,9 @@ FOUND = {
   'detection coco': ('coco/2017', None, 91, 100),
   'detection scenes': ('scenes/hidden', (96, 128), 6, 10),
   'detection scenes_simple': ('scenes/simple', (48, 48), 3, 3),
-  'panoptic coco': ('coco/2017_panoptic', None, 201, 9),
+  'panoptic coco': ('coco/2017_panoptic', None, 201, 100),
   'panoptic scenes': ('scenes/hidden', (96, 128), 10, 12),
+  'panoptic scenes_simple': ('scenes/simple', (96, 96), 3, 3),
 }
 
 
@@ -273,15 +274,14 @@ FOUND = {
 def test_objects_are_found_with_boxes(name):
   kind, _, choice = name.partition(' ')
   found, (data_set, shape, classes, room) = CHOICES[kind][choice], FOUND[name]
-  # Those made up have up to eight; masks of a hundred would take long.
-  if name in ('detection scenes_simple', 'panoptic coco'):
+  if choice == 'scenes_simple':  # those made up have up to eight
     found = dataclasses.replace(found, max_boxes=(room := 9))
   train, val = found.train_input(4, workers=0), found.eval_input(3, workers=0)
   assert train.source.name == val.source.name == data_set
   names = {'image', 'size', 'boxes', 'box_labels', 'box_mask', 'dropped'}
   more = names | {'crowd', 'area', 'image_id', 'original_size', 'mask'}
   if kind == 'panoptic':
-    names, more = names | {'masks'}, more | {'panoptic', 'segments'}
+    names, more = names | {'segment_map'}, more | {'panoptic', 'segments'}
   for batch, own, count in (
     (next(iter(made_up(train))), names, 4),
     (next(made_up(val).epoch()), more, 3),
@@ -293,16 +293,30 @@ def test_objects_are_found_with_boxes(name):
     assert batch['box_mask'].any() and batch['box_mask'].dtype == bool
     assert (batch['boxes'] <= [*size[::-1]] * 2).all()
     assert batch['box_labels'].max() < classes
-    if 'masks' in own:
-      assert batch['masks'].shape == (count, room, *size)
+    if 'segment_map' in own:
+      assert batch['segment_map'].shape == (count, *size)
+      assert batch['segment_map'].dtype == np.uint8
     if 'panoptic' in own:
-      assert batch['panoptic'].shape == (count, *(shape or (640, 640)))
+      assert batch['panoptic'].shape == (count, *found.truth_size)
       assert batch['segments'].shape == (count, room, 3)
     if 'crowd' in own:
       assert not (batch['crowd'] & batch['box_mask']).any() and batch['crowd'].any()
 
 
 EVAL = ((800, 1088), (1088, 800))
+
+
+def test_boxes_of_stuff_go_without_masks():
+  found = benchmarks.PANOPTIC['coco']
+  boxes = dataclasses.replace(found, masks=False)
+  train, val = boxes.train_input(2, workers=0), boxes.eval_input(2, workers=0)
+  example = made_up(train).example()
+  whole = made_up(found.train_input(2, workers=0)).example()
+  assert whole.keys() - example.keys() == {'segment_map'}
+  for name in example:
+    np.testing.assert_array_equal(example[name], whole[name])
+  assert example['box_labels'].max() > 90  # stuff
+  assert not {'panoptic', 'segments'} & next(made_up(val).epoch()).keys()
 
 
 def test_scenes_of_boxes_that_were_prepared(tmp_path):

@@ -107,6 +107,36 @@ def test_what_is_made_of_slots_is_as_large_as_what_is_given(tmp_path, name, side
   assert batch['segmentation'].shape == (8, side, side)
 
 
+def test_pictures_with_boxes_shrink_alike(tmp_path):
+  config = spec_module.load(f'{smoke.CONFIGS}/detr/panoptic.py:stage2_r50')
+  small, notes = smoke.shrink(config, tmp_path / 'words.model')
+  assert notes == ['made up: coco/2017, coco/2017_panoptic', 'init_from left out']
+  model, data = build(small.task.model), build(small.train_data)
+  assert (model.num_queries, model.encoder_depth, model.masks) == (8, 2, True)
+  assert model.backbone.depths == (2, 1, 1, 1)  # masks are made from four stages
+  sizes = {tuple(size) for size in data.transforms[-1].sizes}
+  assert sizes == {(100, 168), (168, 100)}  # an eighth, and not all eight of them
+  for position in range(8):
+    example = data.example(position)
+    assert example['image'].shape[:2] in sizes and example['box_mask'].any()
+  [batch, *_] = build(small.evals.panoptic.data).epoch()
+  assert batch['panoptic'].shape[1:] == (640, 640)  # room for what is made up
+
+
+@pytest.mark.parametrize('name, width', [('simple', 96), ('hidden', 128)])
+def test_drawn_scenes_stay_as_large_as_they_are(tmp_path, name, width):
+  config = spec_module.load(f'{smoke.CONFIGS}/detr/small_panoptic.py:{name}')
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  assert build(small.train_data).example()['image'].shape == (96, width, 3)
+
+
+def test_annotations_of_ones_own_are_made_up(tmp_path):
+  config = spec_module.load(f'{smoke.CONFIGS}/detr/finetune.py')
+  small, notes = smoke.shrink(config, tmp_path / 'words.model')
+  assert notes == ['made up: coco/2017', 'init_from left out']
+  assert build(small.train_data).example()['box_mask'].any()
+
+
 def test_a_grid_that_is_left_at_its_default_is_shrunk(tmp_path):
   config = large_config()
   config.task.model = spec(slot_attention.AutoEncoder, num_slots=3)

@@ -1,0 +1,136 @@
+"""DETR for panoptic segmentation of COCO 2017, arXiv:2005.12872 sections 3.4 and 4.4.
+
+    python tools/prepare_data.py coco/2017_panoptic
+    python tools/prepare_data.py coco/2017
+    python -m big_vision_like.train --config=configs/detr/panoptic.py:stage1_r50 \
+        --workdir=runs/detr_panoptic_r50
+    python -m big_vision_like.train --config=configs/detr/panoptic.py:stage2_r50 \
+        --workdir=runs/detr_panoptic_r50_masks
+
+First boxes of things and stuff are learnt, as in coco.py, for 300 epochs of batch 16
+(the rate falls after 200), from torchvision's backbone, weights/resnet50-0676ba61.pth
+or weights/resnet101-63fe2227.pth. Then masks, for 25 epochs (15), while all else is
+frozen; of the losses of boxes, which then teach nothing, only the last layer's are
+counted. There are 250 classes, as in the published weights: COCO's own ids.
+
+Queries with a score above 0.85 become segments. Published, of the validation images:
+
+    model   PQ    box AP  segm AP
+    r50     43.4  38.8    31.1
+    r50_dc5 44.6  40.2    31.9
+    r101    45.1  40.1    33.0
+
+Box AP is of things alone, as annotated in coco/2017. AP of masks is not measured here.
+Not trained here; the authors had 8 to 16 V100, and DC5 with one image on each device.
+"""
+
+import dataclasses
+
+import ml_collections as mlc
+
+from big_vision_like import checkpoint, optim
+from big_vision_like.data import benchmarks, coco
+from big_vision_like.evals import detection as evals
+from big_vision_like.evals import panoptic
+from big_vision_like.models import detr, resnet
+from big_vision_like.spec import epochs, spec
+from big_vision_like.tasks import detection
+
+# Backbone, its weights, whether its last stage is dilated, and the row of table 5.
+R50, R101 = ('R50', 'resnet50-0676ba61.pth'), ('R101', 'resnet101-63fe2227.pth')
+MODELS = {
+  'r50': (*R50, False, 'DETR', (43.4, 79.3, 53.8, 48.2, 36.3), 38.8),
+  'r50_dc5': (*R50, True, 'DETR-DC5', (44.6, 79.8, 55.0, 49.4, 37.3), 40.2),
+  'r101': (*R101, False, 'DETR-R101', (45.1, 79.9, 55.5, 50.5, 37.0), 40.1),
+}
+COLUMNS = ('PQ', 'SQ', 'RQ', 'PQth', 'PQst')
+# Epochs, and after how many the rate falls.
+STAGES = {'stage1': (300, 200), 'stage2': (25, 15)}
+ARGUMENTS = ('stage1_r50', 'stage1_r101', 'stage2_r50_dc5')
+# Ids of things are up to 90, of stuff up to 200.
+NUM_CLASSES, NUM_THINGS = 250, 91
+# What the second stage adds and trains.
+MASKS = 'mask_(attention|head)/.*'
+
+
+def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
+  stage, _, model = name.partition('_')
+  length, drop = benchmarks.chosen(stage, STAGES, 'stage')
+  backbone, weights, dilated, row, values, box_ap = benchmarks.chosen(
+    model, MODELS, 'model'
+  )
+  if stage == 'stage1':
+    start = spec(checkpoint.from_backbone, path=f'weights/{weights}')
+    missing = '(?!backbone/).*'
+    rules = (('backbone/(conv_root|stage1/.*)/kernel', 0.0), ('backbone/.*', 0.1))
+  else:
+    start = spec(checkpoint.from_run, workdir=f'runs/detr_panoptic_{model}')
+    missing = MASKS
+    rules = ((MASKS, 1.0), ('.*', 0.0))
+  masks = stage == 'stage2'
+  things = benchmarks.DETECTION['coco']
+  data = dataclasses.replace(benchmarks.PANOPTIC['coco'], masks=masks)
+  c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=epochs(1)))
+  c.total_steps = epochs(length)
+  c.train_data = data.train_input(16, seed=c.get_ref('seed'), workers=32)
+  c.init_from = spec(
+    checkpoint.InitFrom, weights=start, leave_out=(), allow_missing=(missing,)
+  )
+  c.task = spec(
+    detection.Detection,
+    model=spec(
+      detr.DETR,
+      num_classes=NUM_CLASSES,
+      backbone=spec(
+        resnet.ResNet,
+        **resnet.variant(backbone),
+        norm='frozen',
+        dilated=dilated,
+        frozen_stages=1,
+      ),
+      dropout=0.1,
+      masks=masks,
+    ),
+    auxiliary=not masks,
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(optim.step_decay, peak_value=1e-4, every=epochs(drop)),
+      weight_decay=1e-4,
+      clip_norm=0.1,
+      decay_rules=(('.*', 1.0),),
+      rate_rules=rules,
+    ),
+  )
+  c.evals = dict(
+    val=spec(
+      evals.CocoAP,
+      data=things.eval_input(16),
+      every=epochs(5),
+      names=coco.class_names(NUM_THINGS),
+    )
+  )
+  if masks:
+    c.evals.panoptic = spec(
+      panoptic.PanopticQuality,
+      data=data.eval_input(16),
+      num_things=NUM_THINGS,
+      threshold=0.85,
+      every=epochs(5),
+    )
+    published = [('5', column, f'panoptic/{column}') for column in COLUMNS]
+    published.append(('README', 'AP', 'val/AP'))
+    c.reproduces = [
+      dict(
+        paper='2005.12872',
+        table=table,
+        row=row if table == '5' else f'{row}, panoptic',
+        column=column,
+        value=value,
+        spread=None,
+        metric=metric,
+      )
+      for (table, column, metric), value in zip(
+        published, (*values, box_ap), strict=True
+      )
+    ]
+  return c
