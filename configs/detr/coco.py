@@ -146,7 +146,7 @@ def get_config(name: str = 'r50') -> mlc.ConfigDict:
   c.evals = dict(
     val=spec(
       evals.CocoAP,
-      data=data.eval_input(64 if dilated else 32),
+      data=data.eval_input(64),
       every=epochs(10),
       names=coco.class_names(91),
     )
