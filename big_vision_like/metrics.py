@@ -37,11 +37,11 @@ class Metrics:
     seconds: float = 0.0,
   ):
     self._total_steps, self._batch_size = total_steps, batch_size
-    self._flops_per_step = None
+    self._flops: dict[int, int] = {}
     self._start_step, self._before = start_step, seconds
     self._last = (start_step, time.perf_counter())
     self._paused = self._waited = 0.0
-    self._rate = self._wait_share = 0.0
+    self._rate = self._wait_share = self._flops_rate = 0.0
     self._bad = 0
     self._started = time.perf_counter()
     index = jax.process_index()
@@ -76,11 +76,15 @@ class Metrics:
     """Prints one line of the run's account of itself."""
     say(title, text)
 
-  def measure(self, step: int, flops_per_step: int | None) -> None:
+  def measure(self, step: int) -> None:
     """Starts the clock of throughput, after compilation."""
-    self._flops_per_step = flops_per_step
     self._last = (step, time.perf_counter())
-    self._paused = self._waited = self._rate = 0.0
+    self._paused = self._waited = self._rate = self._flops_rate = 0.0
+    self._flops.clear()
+
+  def work(self, step: int, flops: int) -> None:
+    """Says how many operations a step has, which differ with its batch's shapes."""
+    self._flops[step] = flops
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
@@ -103,7 +107,7 @@ class Metrics:
       print(f'{"replaced":<10}others are in {self._bad_records}', flush=True)
 
   def pause(self, seconds: float) -> None:
-    """Takes time spent on evaluation out of the throughput."""
+    """Takes time spent on evaluation or compilation out of the throughput."""
     self._paused += seconds
 
   def train(
@@ -118,6 +122,8 @@ class Metrics:
     if done > last_done:
       elapsed = max(now - last_time - self._paused, 1e-9)
       self._rate = (done - last_done) / elapsed
+      finished = [number for number in self._flops if number <= done]
+      self._flops_rate = sum(self._flops.pop(n) for n in finished) / elapsed
       self._wait_share = self._waited / elapsed
       self._last, self._paused, self._waited = (done, now), 0.0, 0.0
     scalars = dict(scalars)
@@ -127,9 +133,9 @@ class Metrics:
       scalars['examples_per_second'] = self._rate * self._batch_size
       scalars['input_wait'] = self._wait_share
       chip = chips.of(jax.devices()[0])
-      if chip and self._flops_per_step:
+      if chip and self._flops_rate:
         peak = chip.peak_flops * jax.device_count()
-        scalars['mfu'] = self._flops_per_step * self._rate / peak
+        scalars['mfu'] = self._flops_rate / peak
     scalars['seconds'] = self.seconds
     self.write(step, 'train', scalars)
     if self._active:
@@ -282,6 +288,11 @@ def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
   os.replace(temporary, path)
 
 
+def shapes_of(batch: Mapping[str, Any]) -> tuple[str, ...]:
+  """'image uint8[8, 32, 32, 3]' and so on."""
+  return tuple(f'{k} {v.dtype}{list(v.shape)}' for k, v in batch.items())
+
+
 class CompileWatch:
   """Tells of every compilation that was not expected, and the shapes at hand.
 
@@ -306,7 +317,7 @@ class CompileWatch:
     if event != self.EVENT or self.expected:
       return
     step, batch = self.now
-    shapes = ', '.join(f'{k} {v.dtype}{list(v.shape)}' for k, v in batch.items())
+    shapes = ', '.join(shapes_of(batch))
     name = details.get('fun_name', 'a function')
     self._metrics.say(
       'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'

@@ -20,7 +20,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,8 +30,12 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from big_vision_like import chips, errors, experiment, flops, hlo, spec
 from big_vision_like import mesh as meshes
+from big_vision_like.data import grouping
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
+
+# How many batches tell how often each of several shapes comes.
+FIRST_BATCHES = 4 * grouping.WINDOW
 
 # Slices that the cloud offers.
 SLICES = {
@@ -47,6 +51,8 @@ class Plan:
   """A training step on a slice; bytes are those of one chip, `flops` those of all.
 
   `needed` is None where the compiler does not tell; `costs` where it did not compile.
+  Where batches have several shapes it is the step of the largest. `shapes` are how
+  often each comes and the operations of its step; `padded_share` is of all of them.
   """
 
   topology: str
@@ -63,6 +69,8 @@ class Plan:
   chip: chips.Chip | None
   costs: hlo.Costs | None
   compile_seconds: float
+  shapes: Mapping[tuple[int, int], tuple[float, int]]
+  padded_share: float | None
 
   @property
   def fits(self) -> bool:
@@ -94,6 +102,18 @@ class Plan:
     return max(self.roofline.total, self.expected.total)
 
   @property
+  def mean_share(self) -> float:
+    """Operations of the mean step over those of this one, that of the largest shape."""
+    if not self.shapes:
+      return 1.0
+    return sum(share * flops for share, flops in self.shapes.values()) / self.flops
+
+  @property
+  def mean_seconds(self) -> float | None:
+    """The mean step, if times are as operations."""
+    return None if self.seconds is None else self.seconds * self.mean_share
+
+  @property
   def mfu(self) -> float | None:
     """Useful operations over what the chips could do meanwhile."""
     if self.seconds is None:
@@ -106,9 +126,13 @@ class Plan:
       name: getattr(self, name)
       for name in (
         'topology chips hosts batch_size total_steps flops fits needed parameters'
-        ' optimizer temporaries seconds mfu compile_seconds'
+        ' optimizer temporaries seconds mean_seconds mfu compile_seconds padded_share'
       ).split()
     }
+    record['shapes'] = [
+      {'shape': list(shape), 'share': share, 'flops': flops}
+      for shape, (share, flops) in self.shapes.items()
+    ]
     record |= {'overrides': list(self.overrides), 'mesh': dict(self.mesh)}
     if self.fits:
       record['compiled_flops'] = self.costs.flops * self.chips
@@ -158,6 +182,7 @@ def plan(
   devices = slice_devices(topology, slices)
   run = experiment.make(config, planned_for=devices)
   traced = run.compiled_step.trace(run.abstract_state, run.abstract_batch)
+  shapes = shapes_of(run)
   parameters = meshes.bytes_per_device(run.abstract_state.params)
   held = meshes.bytes_per_device(run.abstract_state)
   started = time.perf_counter()
@@ -191,7 +216,25 @@ def plan(
     chip=chips.of(devices[0]),
     costs=costs,
     compile_seconds=time.perf_counter() - started,
+    shapes=shapes,
+    padded_share=run.data.padded_share(FIRST_BATCHES) if shapes else None,
   )
+
+
+def shapes_of(run: experiment.Experiment) -> dict[tuple[int, int], tuple[float, int]]:
+  """How often each shape of batches comes, and the operations of its step."""
+
+  @functools.cache
+  def work(*sides: int) -> int:
+    step = run.compiled_step.trace(run.abstract_state, run.abstract_batch_of(sides))
+    return flops.total(step.jaxpr)
+
+  # Images on their sides are as much work.
+  found = {
+    shape: (share, work(*sorted(shape)))
+    for shape, share in run.data.shapes(FIRST_BATCHES).items()
+  }
+  return dict(sorted(found.items(), key=lambda item: (item[1][1], item[0][1])))
 
 
 @contextlib.contextmanager
@@ -284,6 +327,18 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   axes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
   each = plan.batch_size / plan.chips
   say('mesh', f'{axes}; batch {plan.batch_size:,}, {each:g} a chip')
+  if plan.shapes:
+    small, large = ('x'.join(map(str, list(plan.shapes)[i])) for i in (0, -1))
+    say(
+      'shapes',
+      f'{len(plan.shapes)} of images, {small} to {large}: the step below is that of the'
+      ' largest',
+    )
+    say(
+      '',
+      f'{100 * plan.padded_share:.1f} % of the pixels are padding; the mean step has'
+      f' {plan.mean_share:.2f} of its operations',
+    )
   if plan.chip is None:
     say('memory', f'{gib(plan.needed)} a device')
   elif plan.fits:
@@ -332,13 +387,15 @@ def tell_time(plan: Plan, price: float | None, rate: float, given: bool) -> None
     f'(work {milli * best.compute:,.1f}, network {milli * best.collectives:,.1f} waited'
     f' for and {milli * best.overlapped_collectives:,.1f} beside)',
   )
-  speed = plan.batch_size / plan.seconds
+  if plan.shapes:
+    say('', f'{milli * plan.mean_seconds:,.1f} ms the mean step, by its operations:')
+  speed = plan.batch_size / plan.mean_seconds
   say(
     'speed',
     f'{speed / plan.chips:,.1f} examples/s a chip, {speed:,.0f} in all, MFU'
     f' {100 * plan.mfu:.1f} %',
   )
-  hours = plan.total_steps * plan.seconds / 3600
+  hours = plan.total_steps * plan.mean_seconds / 3600
   chip_hours = hours * plan.chips
   cost = f', {price * chip_hours:,.0f} at {price:g} a chip-hour' if price else ''
   say(

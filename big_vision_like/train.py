@@ -9,7 +9,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import ml_collections as mlc
@@ -19,7 +19,14 @@ from big_vision_like import experiment as experiments
 from big_vision_like.data.pipeline import TrainBatches
 from big_vision_like.evaluate import measure
 from big_vision_like.experiment import Experiment
-from big_vision_like.metrics import CompileWatch, Metrics, Unread, duration, say
+from big_vision_like.metrics import (
+  CompileWatch,
+  Metrics,
+  Unread,
+  duration,
+  say,
+  shapes_of,
+)
 from big_vision_like.ops import sharding
 from big_vision_like.replicas import Replicas
 from big_vision_like.tasks.task import State
@@ -85,6 +92,7 @@ def loop(
   replicas = Replicas(run.mesh, run.abstract_state)
   every = run.settings.check_replicas_every
   unread = Unread()
+  operations: dict[tuple[str, ...], int] = {}  # of a step, by the shapes of its batch
 
   def look(until: int) -> None:
     """Fetches what was measured up to this step, and raises if something is wrong."""
@@ -104,12 +112,17 @@ def loop(
       run.task.check(batch)
       arrays = sharding.put(batch, run.mesh)
       compilations.now = (step, arrays)
+      shapes = shapes_of(arrays)
       if step == start + 1:
         with timed(phases, 'compile'):
-          operations = flops.total(run.compiled_step.trace(state, arrays).jaxpr)
+          operations[shapes] = prepare(run, state, arrays)
           state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
-        first_step(log, phases, step, operations, run.data.batch_size)
+        first_step(log, phases, step, operations[shapes], run.data.batch_size)
       else:
+        if shapes not in operations:
+          compilations.expected = True
+          operations[shapes] = new_shapes(run, state, arrays, operations, step, log)
+        log.work(step, operations[shapes])
         compilations.expected = step == start + 2
         with jax.transfer_guard('disallow'):
           state, scalars = run.compiled_step(state, arrays)
@@ -135,6 +148,35 @@ def loop(
         return state
   log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {workdir}')
   return state
+
+
+def prepare(run: Experiment, state: State, arrays: dict[str, jax.Array]) -> int:
+  """Compiles the step for batches of these shapes; returns its operations."""
+  traced = run.compiled_step.trace(state, arrays)
+  traced.lower().compile()  # which the call finds again
+  return flops.total(traced.jaxpr)
+
+
+def new_shapes(
+  run: Experiment,
+  state: State,
+  arrays: dict[str, jax.Array],
+  known: Iterable[tuple[str, ...]],
+  step: int,
+  log: Metrics,
+) -> int:
+  """`prepare` while a run goes on: tells why it stalls, and stops its clock."""
+  jax.block_until_ready(state)  # the steps before have their own time
+  started = time.perf_counter()
+  operations = prepare(run, state, arrays)
+  seconds = time.perf_counter() - started
+  before, own = set().union(*known), shapes_of(arrays)
+  new = ', '.join([shape for shape in own if shape not in before] or own)
+  each = f'{operations / run.data.batch_size / 1e9:.3g} G per example and step'
+  log.say('compiled', f'in {seconds:.1f} s at step {step:,} for {new}; {each}')
+  log.write(step, 'info', {'compile_seconds': seconds})
+  log.pause(seconds)
+  return operations
 
 
 def is_due(step: int, every: int) -> bool:
@@ -189,7 +231,7 @@ def first_step(
   log.say('flops', f'{operations / batch_size / 1e9:.3g} G per example and step')
   log.say('start', f'{each}  = {sum(phases.values()):.1f} s to the first step')
   log.write(step, 'info', {f'{k}_seconds': v for k, v in phases.items()})
-  log.measure(step, operations)
+  log.measure(step)
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ def clock(monkeypatch):
 
 def test_throughput_leaves_out_evaluation(tmp_path, clock, capsys):
   with opened(tmp_path, total_steps=100, batch_size=8) as log:
-    log.measure(0, flops_per_step=None)
+    log.measure(0)
     clock[0] += 7.0
     log.pause(2.0)
     log.train(10, {'loss': 1.0})
@@ -167,7 +167,7 @@ def test_throughput_leaves_out_evaluation(tmp_path, clock, capsys):
 
 def test_time_spent_waiting_for_the_input(tmp_path, clock, capsys):
   with opened(tmp_path) as log:
-    log.measure(0, flops_per_step=None)
+    log.measure(0)
     for step, seconds in ((10, 2.0), (20, 0.0)):
       with log.waiting():
         clock[0] += seconds
@@ -202,15 +202,22 @@ def test_model_flops_utilisation(tmp_path, clock, monkeypatch):
   chip = types.SimpleNamespace(peak_flops=100.0)
   monkeypatch.setattr(chips, 'of', lambda device: chip)
   with opened(tmp_path) as log:
-    log.measure(0, flops_per_step=40 * jax.device_count())
+    log.work(1, 10**6)  # before the clock starts
+    log.measure(1)
+    for step in range(2, 13):
+      log.work(step, (40 if step % 2 else 20) * jax.device_count())
     clock[0] += 5.0
-    log.train(10, {'loss': 1.0})
-  assert records(tmp_path)[0]['mfu'] == pytest.approx(40 * 2 / 100)
+    log.train(10, {'loss': 1.0}, done=11)
+    clock[0] += 1.0
+    log.train(12, {'loss': 1.0})
+  first, last = (record['mfu'] for record in records(tmp_path))
+  assert first == pytest.approx((5 * 20 + 5 * 40) / 5 / 100)
+  assert last == pytest.approx(20 / 100)
 
 
 def test_throughput_counts_what_the_devices_have_done(tmp_path, clock):
   with opened(tmp_path, total_steps=100, batch_size=8) as log:
-    log.measure(0, flops_per_step=None)
+    log.measure(0)
     clock[0] += 6.0
     log.train(10, {'loss': 1.0}, done=12)
     clock[0] += 4.0

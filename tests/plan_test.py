@@ -1,15 +1,17 @@
+import dataclasses
 import json
 import pathlib
 
 import jax
 import pytest
+import several_shapes_config
 import tiny_config
 
 from big_vision_like import chips, experiment, flops, plan, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.errors import UserError
 
-TINY = tiny_config.__file__
+TINY, SEVERAL = tiny_config.__file__, several_shapes_config.__file__
 I21K = str(pathlib.Path(TINY).parent.parent / 'configs' / 'vit' / 'i21k.py')
 
 
@@ -50,6 +52,47 @@ def test_simulated_devices_have_sizes_and_no_times(on_cpu):
   assert on_cpu.fits and on_cpu.seconds is None and on_cpu.mfu is None
   assert on_cpu.chips == 8 and on_cpu.mesh['data'] == 8
   json.dumps(on_cpu.record())
+
+
+def test_batches_of_several_shapes():
+  """The largest is planned; how often the others come tells the mean of the work."""
+  run = experiment.make(
+    spec.load(SEVERAL, root=experiment.Settings), planned_for=jax.devices()
+  )
+  flops_of = {}
+  for shape in several_shapes_config.SHAPES:
+    batch = run.abstract_batch_of(shape)
+    assert batch['image'].shape == (8, *shape, 3)
+    jaxpr = run.compiled_step.trace(run.abstract_state, batch).jaxpr
+    flops_of[shape] = flops.total(jaxpr)
+  stream, count = iter(run.data), dict.fromkeys(flops_of, 0)
+  for _ in range(plan.FIRST_BATCHES):
+    count[next(stream)['image'].shape[1:3]] += 1
+  stream.close()
+  expected = {s: (count[s] / plan.FIRST_BATCHES, flops_of[s]) for s in flops_of}
+  found = plan.shapes_of(run)
+  assert found == expected and list(found)[-1] == (48, 48)
+  assert run.abstract_batch['image'].shape == (8, 48, 48, 3)
+
+
+def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
+  shapes = {(8, 4): (0.25, on_tpu.flops // 2), (8, 8): (0.75, on_tpu.flops)}
+  made = dataclasses.replace(on_tpu, shapes=shapes, padded_share=0.2)
+  assert made.mean_seconds == pytest.approx(0.875 * made.seconds, rel=1e-6)
+  assert made.mfu == on_tpu.mfu
+  assert json.loads(json.dumps(made.record()))['shapes'][0]['shape'] == [8, 4]
+  plan.tell(made, price=None, rate=1.0, given=True)
+  printed = capsys.readouterr().out
+  assert '2 of images, 8x4 to 8x8: the step below is that of the largest' in printed
+  assert '20.0 % of the pixels are padding; the mean step has 0.88' in printed
+  assert f'{1e3 * made.mean_seconds:,.1f} ms the mean step' in printed
+  speed = made.batch_size / made.mean_seconds
+  assert f'{speed:,.0f} in all' in printed
+  hours = made.total_steps * made.mean_seconds / 3600
+  assert f'steps: {hours:,.1f} hours' in printed
+  assert on_tpu.mean_seconds == on_tpu.seconds
+  plan.tell(on_tpu, price=None, rate=1.0, given=True)
+  assert 'shape' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

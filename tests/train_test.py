@@ -272,14 +272,15 @@ def test_bad_records_are_replaced_and_written_down(run, damaged, tmp_path):
 
 
 class Counting:
-  """Batches of ones, whose position is known."""
+  """Batches of their number, whose position is known; every fourth may be wider."""
 
-  def __init__(self):
-    self.step = 0
+  def __init__(self, wide: int = 3):
+    self.step, self.wide = 0, wide
 
   def __next__(self) -> dict[str, np.ndarray]:
     self.step += 1
-    return {'x': np.full((8, 3), self.step, np.float32)}
+    width = 3 if self.step % 4 else self.wide
+    return {'x': np.full((8, width), self.step, np.float32)}
 
   def get_state(self) -> dict[str, int]:
     return {'examples': 8 * self.step}
@@ -298,13 +299,15 @@ class Counting:
 def looped(tmp_path):
   """Runs the loop on a trivial task, not finite from step `bad_from` on."""
 
-  def call(bad_from=0, **settings) -> Counting:
+  def call(bad_from=0, wide=3, **settings) -> Counting:
     mesh = meshes.make_mesh()
 
     def step(state, batch):
       state = state.replace(step=state.step + 1)
       bad = (state.step >= bad_from) & (bad_from > 0)
-      return state, {'loss': jax.numpy.where(bad, jax.numpy.nan, batch['x'].mean())}
+      squares = (batch['x'] @ batch['x'].T).max()
+      loss = jax.numpy.where(bad, jax.numpy.nan, batch['x'].mean())
+      return state, {'loss': loss, 'squares': squares}
 
     state = State(step=np.int32(0), params={'w': np.ones(3, np.float32)}, opt_state=())
     shardings = meshes.state_shardings(mesh, state)
@@ -321,7 +324,7 @@ def looped(tmp_path):
       batches=Counting,
       compiled_step=jax.jit(step, donate_argnums=0),
     )
-    batches = Counting()
+    batches = Counting(wide)
     call.batches = batches
     with (
       checkpoint.Checkpoints(tmp_path) as checkpoints,
@@ -351,6 +354,32 @@ def test_nothing_is_fetched_between_logs(looped, tmp_path, monkeypatch):
   assert all(r['examples_per_second'] > 0 for r in records)
   (info,) = [r for r in metrics.read(tmp_path) if 'save_seconds' in r]
   assert info['step'] == 23 and info['save_seconds'] > 0
+
+
+def test_each_shape_compiles_once(looped, tmp_path, capsys, monkeypatch):
+  work, paused, following = [], [], Counting.__next__
+  monkeypatch.setattr(metrics.Metrics, 'work', lambda self, *step: work.append(step))
+  monkeypatch.setattr(metrics.Metrics, 'pause', lambda self, x: paused.append(x))
+  looped(wide=50)
+  lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith('compiled')]
+  (line,) = lines
+  where = r'at step 4 for x float32\[8, 50\]; 8e-07 G per example and step'
+  assert re.fullmatch(rf'compiled  in \d+\.\d s {where}', line)
+  assert work == [(step, 2 * 8 * 8 * (3 if step % 4 else 50)) for step in range(2, 24)]
+  compiled = [r for r in metrics.read(tmp_path) if 'compile_seconds' in r]
+  assert [r['step'] for r in compiled] == [1, 4]
+  assert paused == [compiled[1]['compile_seconds']]
+
+  def forgetful(batches):
+    if batches.step == 17:
+      jax.clear_caches()
+    return following(batches)
+
+  monkeypatch.setattr(Counting, '__next__', forgetful)
+  looped(wide=50)
+  lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith('compiled')]
+  again = [x for x in lines if ' again at step 18 ' in x or ' again at step 20 ' in x]
+  assert len(lines) == 3 and len(again) == 2
 
 
 @pytest.mark.parametrize('every', [0, 9])

@@ -72,13 +72,32 @@ class Looked:
 
   @functools.cached_property
   def real(self) -> pipeline.Batch:
-    """All rows but those that only fill the last batch."""
-    return {k: x[self.kept] for k, x in joined(self.batches).items()}
+    """All rows but those that only fill the last batch, as `joined`."""
+    return self._joined(self.batches)
 
   @functools.cached_property
   def given(self) -> dict[str, np.ndarray]:
     """What the model gets for them."""
-    return {k: x[self.kept] for k, x in joined(self.device).items()}
+    return self._joined(self.device)
+
+  def _joined(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    real = [
+      {k: x[kept(batch)] for k, x in part.items()}
+      for part, batch in zip(parts, self.batches, strict=True)
+    ]
+    return joined(real)
+
+  @functools.cached_property
+  def padded_share(self) -> float | None:
+    """How much of the images is padding, where batches say."""
+    if not all({'image', 'size'} <= batch.keys() for batch in self.batches):
+      return None
+    real = padded = 0
+    for batch in self.batches:
+      count, height, width, _ = batch['image'].shape
+      padded += count * height * width
+      real += batch['size'].prod(axis=1, dtype=int).sum()
+    return float(1 - real / padded)
 
   @functools.cached_property
   def augmented(self) -> bool:
@@ -92,20 +111,32 @@ class Looked:
     largest_B = self.given['target'].max(axis=1)
     return np.abs(255 * seen_BHWC - host_BHWC).max() > 0.5 or largest_B.min() < 0.5
 
-  @property
-  def kept(self) -> np.ndarray:
-    """Which rows are examples."""
-    batch = joined(self.batches)
-    return batch.get('mask', np.ones(len(next(iter(batch.values()))), bool))
-
   def shown(self, image_BHWC: np.ndarray) -> np.ndarray:
     """What was normalised in [0, 1]; values of no image lie outside."""
     return (image_BHWC * self.std + self.mean).astype(np.float32)
 
 
+def rows(batch: Mapping[str, np.ndarray]) -> int:
+  """How many rows a batch has."""
+  return len(next(iter(batch.values())))
+
+
+def kept(batch: pipeline.Batch) -> np.ndarray:
+  """Which rows are examples: bool (B,)."""
+  return batch.get('mask', np.ones(rows(batch), bool))
+
+
 def joined(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Batches as one."""
-  return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+  """Batches as one; arrays of several shapes apart, as 'image 768x1024' and so on."""
+  made = {}
+  for name in batches[0]:
+    parts: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for batch in batches:
+      parts.setdefault(batch[name].shape[1:], []).append(batch[name])
+    for shape, own in sorted(parts.items()):
+      size = f' {"x".join(map(str, shape))}' if len(parts) > 1 else ''
+      made[name + size] = np.concatenate(own)
+  return made
 
 
 def chosen(config: mlc.ConfigDict, wanted: str) -> tuple[str, Any]:
@@ -177,7 +208,7 @@ def names_of(data: Any) -> Sequence[str]:
 def oddities(looked: Looked) -> Lines:
   """What may well be a mistake, in sentences."""
   batch, notes = looked.real, list(looked.replaced)
-  count = len(next(iter(batch.values())))
+  count = int(sum(kept(batch).sum() for batch in looked.batches))
   for name, x in (batch | looked.given).items():
     if x.dtype.kind == 'f' and not np.isfinite(x).all():
       notes.append(f'{name} has values that are not finite')
@@ -188,8 +219,9 @@ def oddities(looked: Looked) -> Lines:
       notes.append(f'all labels equal: {most}')
     elif len(classes) > 2 and count >= 16 and often > count / 2:
       notes.append(f'{often} of {count} labels are {most}')
-  for name in {'image', 'video'} & set(batch):
-    notes += odd_pictures(name, batch[name].reshape(count, -1))
+  for name, x in batch.items():
+    if name.split()[0] in ('image', 'video') and len(x):
+      notes += odd_pictures(name, x.reshape(len(x), -1))
   if 'image' in looked.given:
     values = looked.shown(looked.given['image'])
     outside = np.mean((values < -0.01) | (values > 1.01))
@@ -221,7 +253,7 @@ def odd_pictures(name: str, values_BP: np.ndarray) -> Lines:
 def tiles(looked: Looked) -> Iterator[list[Tile]]:
   """An example as it leaves the host, and as it is on the device if that augments."""
   for batch, device in zip(looked.batches, looked.device, strict=True):
-    for row in range(len(next(iter(batch.values())))):
+    for row in range(rows(batch)):
       example = {name: x[row] for name, x in batch.items()}
       cell = [(picture(example), caption(example, looked))]
       if looked.augmented:
@@ -456,6 +488,8 @@ def tell(
     (first, most), (last, least) = list(labels.items())[0], list(labels.items())[-1]
     count = f'{len(labels)} class{"" if len(labels) == 1 else "es"}'
     say('labels', f'{count}; most often {first} ({most}), least often {last} ({least})')
+  if looked.padded_share is not None:
+    say('padding', f'{100 * looked.padded_share:.1f} % of the pixels shown')
   for note in notes:
     say('odd', note)
   console.print(stages_table(stages))
@@ -465,7 +499,8 @@ def tell(
     'config': args.config,
     'input': name,
     'batch_size': whole,
-    'examples': len(looked.kept),
+    'examples': sum(map(rows, looked.batches)),
+    'padded_share': looked.padded_share,
     'arrays': arrays,
     'labels': labels,
     'odd': notes,
@@ -481,7 +516,7 @@ def tell(
     'examples_per_second_per_core': rate,
   }
   write(args.out / f'{name}.json', (json.dumps(found, indent=2) + '\n').encode())
-  if 'image' in looked.real or 'video' in looked.real:
+  if {'image', 'video'} & looked.batches[0].keys():
     title = [f'{name} of {args.config}: {size} examples{cut}']
     if 'target' in looked.given:
       title.append(

@@ -39,9 +39,91 @@ STUFF_IDS = (92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 
 STUFF_IDS = (*STUFF_IDS, 141, 144, 145, 147, 148, 149, 151, 154, 155, 156, 159, 161)
 STUFF_IDS = (*STUFF_IDS, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201))
 PANOPTIC_IDS = (*IDS, *STUFF_IDS)
+THINGS = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire
+hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
+bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis,
+snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple,
+sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted
+plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone,
+microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
+hair drier, toothbrush
+"""
+STUFF = """
+banner, blanket, bridge, cardboard, counter, curtain, door-stuff, floor-wood, flower,
+fruit, gravel, house, light, mirror-stuff, net, pillow, platform, playingfield,
+railroad, river, road, roof, sand, sea, shelf, snow, stairs, tent, towel, wall-brick,
+wall-stone, wall-tile, wall-wood, water-other, window-blind, window-other, tree-merged,
+fence-merged, ceiling-merged, sky-other-merged, cabinet-merged, table-merged,
+floor-other-merged, pavement-merged, mountain-merged, grass-merged, dirt-merged,
+paper-merged, food-other-merged, building-other-merged, rock-merged, wall-other-merged,
+rug-merged
+"""
+# What COCO calls its categories, by their ids.
+NAMES = dict(
+  zip(
+    PANOPTIC_IDS,
+    (' '.join(name.split()) for name in f'{THINGS},{STUFF}'.split(',')),
+    strict=True,
+  )
+)
+
+# Heights and widths found most often among COCO's training images of 2014 that are not
+# in minival, and how often: 92,024 of 117,263. Counted in data/trainvalno5k.shapes of
+# early versions of github.com/ultralytics/yolov3. What plans take for COCO.
+SIZES = (
+  # fmt: off
+  (480, 640, 25158),
+  (427, 640, 14519),
+  (640, 480, 8258),
+  (426, 640, 5316),
+  (375, 500, 5149),
+  (640, 427, 4216),
+  (428, 640, 3289),
+  (425, 640, 3117),
+  (612, 612, 2405),
+  (500, 375, 1901),
+  (424, 640, 1715),
+  (640, 426, 1621),
+  (333, 500, 1605),
+  (640, 640, 1536),
+  (360, 640, 1413),
+  (478, 640, 978),
+  (429, 640, 926),
+  (640, 428, 898),
+  (640, 425, 871),
+  (500, 333, 670),
+  (640, 478, 579),
+  (640, 424, 476),
+  (332, 500, 461),
+  (512, 640, 452),
+  (479, 640, 407),
+  (334, 500, 407),
+  (359, 640, 397),
+  (481, 640, 392),
+  (457, 640, 389),
+  (423, 640, 281),
+  (361, 640, 256),
+  (500, 500, 253),
+  (400, 640, 228),
+  (400, 500, 223),
+  (458, 640, 218),
+  (640, 512, 213),
+  (335, 500, 212),
+  (640, 429, 208),
+  (433, 640, 207),
+  (383, 640, 204),
+  # fmt: on
+)
 
 # So many of what is left out are named.
 NAMED = 5
+
+
+def class_names(num_classes: int) -> tuple[str, ...]:
+  """Of classes that are COCO's ids; those that are none have their number."""
+  return tuple(NAMES.get(label, str(label)) for label in range(num_classes))
 
 
 class Contents(NamedTuple):
@@ -73,13 +155,15 @@ class Coco:
   `annotations` is the .json, `images` the folder below which its file names are. With
   `panoptic`, the folder of the PNGs, the file is a panoptic one. `masks` makes `masks`,
   uint8 (N, H, W), of outlines of instances; it needs pycocotools. Labels are places
-  among the categories sorted by id; `category_ids` says which these are.
+  among the categories sorted by id; `category_ids` says which these are. `examples`
+  says how many images there are, for plans made before the data are there.
   """
 
   annotations: str
   images: str
   panoptic: str | None = None
   masks: bool = False
+  examples: int | None = None
 
   def __post_init__(self) -> None:
     if self.masks and self.panoptic is not None:
@@ -89,6 +173,11 @@ class Coco:
   def contents(self) -> Contents:
     """The file; tells, in one line, what is left out of it."""
     contents = read(self.annotations, self.panoptic is not None, self.masks)
+    if self.examples not in (None, len(contents.names)):
+      raise UserError(
+        f'{self.annotations} has {len(contents.names):,} images, not the'
+        f' {self.examples:,} that the config says: set examples to what is true.'
+      )
     if contents.left_out:
       print(_summary(self.annotations, contents.left_out), file=sys.stderr, flush=True)
     return contents
@@ -117,6 +206,16 @@ class Coco:
   def features(self) -> Any:
     """TFDS's description of an example, but for masks."""
     return described(self.category_names, self.panoptic is not None)
+
+  def planned(self) -> Any:
+    """The images, or where they are not there what stands in for them in a plan."""
+    from big_vision_like.data import planned
+
+    paths = (self.annotations, self.images, self.panoptic or self.images)
+    if all(os.path.exists(os.path.expanduser(path)) for path in paths):
+      return self
+    name = 'coco/2017' if self.panoptic is None else 'coco/2017_panoptic'
+    return planned.Pictures(name, self.examples, self.masks)
 
   def __len__(self) -> int:
     return len(self.contents.names)

@@ -41,13 +41,18 @@ def pad_of(transforms: Sequence[Any]) -> boxes.Pad | None:
   return found[-1] if found else None
 
 
-def alike(transforms: Sequence[Any], examples: Sequence[Example]) -> list[Example]:
-  """Examples after the transforms, all in the largest of the shapes."""
+def alike(
+  transforms: Sequence[Any],
+  examples: Sequence[Example],
+  shape: tuple[int, int] | None = None,
+) -> list[Example]:
+  """Examples after the transforms, all in one of the shapes, by default the largest."""
   pad = pad_of(transforms)
   if pad is None:
     return list(examples)
-  largest = max(pad.sizes, key=lambda size: size[0] * size[1])
-  return [boxes.fitted(example, *largest) for example in examples]
+  if shape is None:
+    shape = max(pad.sizes, key=lambda size: size[0] * size[1])
+  return [boxes.fitted(example, *shape) for example in examples]
 
 
 # Sizes of images

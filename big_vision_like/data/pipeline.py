@@ -11,6 +11,7 @@ A record that cannot be used raises `BadRecordError` where that is found out: wh
 is read, decoded or checked. Training puts another in its place; evaluation stops.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -89,11 +90,20 @@ class TrainInput:
   def _pad(self) -> boxes.Pad | None:
     return grouping.pad_of(self.transforms)
 
-  def example(self, position: int = 0) -> dict[str, np.ndarray]:
-    """An example as it is in a batch, of several shapes the largest."""
+  def example(
+    self, position: int = 0, shape: tuple[int, int] | None = None
+  ) -> dict[str, np.ndarray]:
+    """An example as it is in a batch; of several shapes the largest, or this one."""
     example = self._in_turn[position]
-    batch = stack(grouping.alike(self.transforms, [example]))
+    batch = stack(grouping.alike(self.transforms, [example], shape))
     return {name: values[0] for name, values in batch.items() if name != REPLACED}
+
+  def shapes(self, steps: int) -> dict[tuple[int, int], float]:
+    """How often images of the first batches have each of several shapes.
+
+    Empty where all have one; no image is read.
+    """
+    return {} if self._pad is None else self.examples.shapes(steps)
 
   def padded_share(self, steps: int) -> float:
     """How much of the images of the first batches is padding; no image is read."""
@@ -389,6 +399,11 @@ class _Grouped(_Endless):
         f' delete {grouping.FOLDER}.'
       )
     return boxes.fitted(example, *batch.shape)
+
+  def shapes(self, steps: int) -> dict[tuple[int, int], float]:
+    """The share of each shape in the first batches."""
+    found = [tuple(self._windows.batch(step).shape.tolist()) for step in range(steps)]
+    return {shape: count / steps for shape, count in collections.Counter(found).items()}
 
   def padded_share(self, steps: int) -> float:
     """How much of the images of the first batches is padding."""

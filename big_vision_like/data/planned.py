@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data import fake
+from big_vision_like.data import coco, fake
 from big_vision_like.errors import UserError
+
+# Height and width: the averages of ImageNet.
+SIZE = (375, 500)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +20,32 @@ class Pictures:
   """Made-up examples, with images as dear to decode as photographs from the web.
 
   They have the features of the data set `name` where TFDS's catalogue has it, else
-  `image`, `label` and `id`; labels are 0.
+  `image`, `label` and `id`; labels are 0. Those of COCO have its most frequent sizes,
+  and if asked for, `masks`, of objects that are everywhere.
   """
 
   name: str
   examples: int | None
+  masks: bool = False
 
   @functools.cached_property
   def made_up(self) -> fake.Fake:
     """What the examples are but for their images."""
     return fake.Fake(self.name, examples=len(self), classes=1)
+
+  @functools.cached_property
+  def image_sizes(self) -> np.ndarray:
+    """int32 (N, 2): heights and widths."""
+    if self.name.partition('/')[0] == 'coco':
+      return np.resize(_coco_sizes(), (len(self), 2))
+    size = self._fixed_size or SIZE
+    return np.broadcast_to(np.int32(size), (len(self), 2))
+
+  @property
+  def _fixed_size(self) -> tuple[int, int] | None:
+    image = dict(self.made_up.features).get('image')
+    size = image.shape[:2] if image is not None else (None, None)
+    return None if None in size else size
 
   def __len__(self) -> int:
     if self.examples is None:
@@ -38,20 +57,47 @@ class Pictures:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     # Of thousands of millions, that ids fit into a batch.
-    features, example = self.made_up.features, self.made_up[index % 2**31]
-    free = 'image' in features and features['image'].shape[:2] == (None, None)
-    free &= 'panoptic_image' not in features  # which has its size
-    return example | {'image': _picture()} if free else example
+    example = self.made_up[index % 2**31]
+    if 'image' not in example or self._fixed_size:
+      return example
+    size = tuple(self.image_sizes[index].tolist())
+    example['image'] = _picture(*size)
+    if 'panoptic_image' in example:
+      few = self.made_up[index % 8]
+      name = 'panoptic_objects'
+      example |= {name: few[name], 'panoptic_image': _map(few['panoptic_image'], *size)}
+    if self.masks:
+      count = len(example['objects']['bbox'])
+      example['masks'] = np.ones((count, *size), np.uint8)
+    return example
 
 
 @functools.cache
-def _picture() -> bytes:
-  """500 x 375 in 110 kB: the averages of ImageNet."""
+def _coco_sizes() -> np.ndarray:
+  """A thousand heights and widths, int32 (1000, 2)."""
+  *sizes, counts = np.array(coco.SIZES).T
+  share = counts / counts.sum()
+  chosen = np.random.default_rng(0).choice(len(share), size=1000, p=share)
+  return np.stack(sizes, axis=-1).astype(np.int32)[chosen]
+
+
+@functools.cache
+def _picture(height: int, width: int) -> bytes:
+  """Of the size of ImageNet's average image it has that image's 110 kB."""
   rng = np.random.default_rng(0)
   shapes = rng.integers(0, 256, (15, 20, 3)).astype(np.float32)
-  image = cv2.resize(shapes, (500, 375), interpolation=cv2.INTER_CUBIC)
+  image = cv2.resize(shapes, (width, height), interpolation=cv2.INTER_CUBIC)
   image = np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
   return simplejpeg.encode_jpeg(image, quality=90)
+
+
+@functools.cache
+def _map(png: bytes, height: int, width: int) -> bytes:
+  """A map of segments in another size; kept, for encoding it is no work of a run."""
+  small = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+  size = width, height
+  large = cv2.resize(small, size, interpolation=cv2.INTER_NEAREST)
+  return cv2.imencode('.png', large)[1].tobytes()
 
 
 @dataclasses.dataclass(frozen=True)

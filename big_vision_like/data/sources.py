@@ -1,8 +1,10 @@
 """Where examples come from: random access to dicts of numpy values."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -117,7 +119,9 @@ class Tfds:
     from big_vision_like.data import planned
 
     try:
-      self.builder  # noqa: B018 - looks for the data
+      # TFDS prints what of its catalogue needs TensorFlow.
+      with contextlib.redirect_stdout(io.StringIO()):
+        self.builder  # noqa: B018 - looks for the data
     except UserError:
       return planned.Pictures(self.name, self.examples)
     return self

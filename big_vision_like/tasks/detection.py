@@ -42,7 +42,8 @@ class Detection(task.GradientTask):
   Batches hold `image` (B, H, W, C), uint8 or normalised, which is valid in the first
   `size` (B, 2) rows and columns (all, without), `boxes` (B, K, 4), xyxy in its pixels,
   `box_labels` and `box_mask` (B, K), False for padding, and for models with masks
-  `masks` (B, K, H, W).
+  `segment_map` (B, H, W): which of the rows each pixel is of, counted from 1; or, where
+  objects overlap, `masks` (B, K, H, W).
 
   Each object is matched to the query that costs least, for each layer of the decoder on
   its own; `costs` and `weights` are those factors that differ from the paper's `COSTS`
@@ -112,13 +113,8 @@ class Detection(task.GradientTask):
       self.no_object_weight,
     )
     if 'mask_logits' in outputs:
-      if 'masks' not in batch:
-        raise UserError(
-          'the model predicts masks, but batches have no `masks`: they have'
-          f' {", ".join(batch)}; give task.model no masks, or the data some.'
-        )
       of_masks = mask_losses(
-        outputs['mask_logits'], batch['masks'], objects, query_LBK[-1], num_objects
+        outputs['mask_logits'], masks_of(batch), objects, query_LBK[-1], num_objects
       )
       found |= {name: loss[None] for name, loss in of_masks.items()}
     weights = WEIGHTS | self.weights
@@ -161,8 +157,11 @@ def check_shapes(batch: dict, num_queries: int) -> None:
       f'`boxes` is {shape}: it must be (batch, rows, 4), left, top, right, bottom.'
     )
   wanted = {name: shape[:2] for name in ('box_labels', 'box_mask')}
+  height_width = list(batch['image'].shape[1:3])
   if 'masks' in batch:
-    wanted['masks'] = shape[:2] + list(batch['image'].shape[1:3])
+    wanted['masks'] = shape[:2] + height_width
+  if 'segment_map' in batch:
+    wanted['segment_map'] = shape[:1] + height_width
   for name, want in wanted.items():
     if list(batch[name].shape) != want:
       raise UserError(
@@ -243,6 +242,19 @@ def objects_of(batch: Arrays) -> Objects:
   corners_BK4 = jnp.where(valid_BK[..., None], corners_BK4, whole_114)
   label_BK = jnp.where(valid_BK, batch['box_labels'], 0)
   return Objects(boxes.xyxy_to_cxcywh(corners_BK4), label_BK, valid_BK)
+
+
+def masks_of(batch: Arrays) -> jax.Array:
+  """Which pixels are of each object, overlapping or not: (B, K, H, W) of 0 and 1."""
+  if 'masks' in batch:
+    return batch['masks']
+  if 'segment_map' not in batch:
+    raise UserError(
+      'the model predicts masks, but batches have no `segment_map` and no `masks`: they'
+      f' have {", ".join(batch)}; give task.model no masks, or the data some.'
+    )
+  number_1K11 = jnp.arange(1, batch['boxes'].shape[1] + 1)[None, :, None, None]
+  return batch['segment_map'][:, None] == number_1K11
 
 
 def pair_costs(

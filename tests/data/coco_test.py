@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -240,6 +241,13 @@ def test_outlines_become_masks(tmp_path):
   np.testing.assert_array_equal(turned['masks'], drawn[..., ::-1])
   cut = boxes.crop(example, top=10, left=6, height=5, width=5)
   assert cut['masks'].shape == (3, 5, 5)
+
+
+def test_another_number_of_images_than_the_config_says(tmp_path):
+  source = written(tmp_path, [])
+  with pytest.raises(UserError, match=r'has \d+ images, not the 77 that the config'):
+    len(dataclasses.replace(source, examples=77))
+  assert len(dataclasses.replace(source, examples=len(source))) == len(source)
 
 
 def test_masks_are_of_instances(tmp_path):

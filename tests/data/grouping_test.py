@@ -9,59 +9,12 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from big_vision_like.data import benchmarks, grouping, memory, mixture, pipeline
+from big_vision_like.data import benchmarks, coco, grouping, memory, mixture, pipeline
 from big_vision_like.data.procedural import drawing
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.spec import build
 
-# The images of COCO's trainval2014 without its minival that have one of the 40 sizes
-# found most often, width and height: 92,024 of 117,263. Counted in the list
-# data/trainvalno5k.shapes that early versions of github.com/ultralytics/yolov3 hold.
-COCO_SIZES = {
-  # fmt: off
-  (640, 480): 25158,
-  (640, 427): 14519,
-  (480, 640): 8258,
-  (640, 426): 5316,
-  (500, 375): 5149,
-  (427, 640): 4216,
-  (640, 428): 3289,
-  (640, 425): 3117,
-  (612, 612): 2405,
-  (375, 500): 1901,
-  (640, 424): 1715,
-  (426, 640): 1621,
-  (500, 333): 1605,
-  (640, 640): 1536,
-  (640, 360): 1413,
-  (640, 478): 978,
-  (640, 429): 926,
-  (428, 640): 898,
-  (425, 640): 871,
-  (333, 500): 670,
-  (478, 640): 579,
-  (424, 640): 476,
-  (500, 332): 461,
-  (640, 512): 452,
-  (640, 479): 407,
-  (500, 334): 407,
-  (640, 359): 397,
-  (640, 481): 392,
-  (640, 457): 389,
-  (640, 423): 281,
-  (640, 361): 256,
-  (500, 500): 253,
-  (640, 400): 228,
-  (500, 400): 223,
-  (640, 458): 218,
-  (512, 640): 213,
-  (500, 335): 212,
-  (429, 640): 208,
-  (640, 433): 207,
-  (640, 383): 204,
-  # fmt: on
-}
 SHAPES = [(40, 60), (60, 40), (64, 80), (80, 64)]
 
 
@@ -212,6 +165,21 @@ def test_an_example_alone_has_the_largest_shape():
   assert example['image'].shape == (64, 80, 3) or example['image'].shape == (80, 64, 3)
 
 
+@pytest.mark.parametrize('shape', SHAPES)
+def test_an_example_in_a_shape(shape):
+  example = train(Images(96)).example(shape=shape)
+  assert example['image'].shape == (*shape, 3)
+
+
+def test_how_often_shapes_come_is_known_beforehand(batches):
+  steps = len(batches)
+  found = collections.Counter(batch['image'].shape[1:3] for batch in batches)
+  shares = train(Images(96)).shapes(steps)
+  assert shares == {shape: count / steps for shape, count in found.items()}
+  plain = [*TRANSFORMS[:-1], boxes.Pad([(80, 80)], max_boxes=2)]
+  assert train(Images(20), transforms=plain).shapes(steps) == {}
+
+
 def test_too_many_objects_are_a_bad_record():
   transforms = [*TRANSFORMS[:-1], boxes.Pad(SHAPES, max_boxes=1)]
   data = train(Images(96), transforms=transforms, bad_share=1.0)
@@ -345,9 +313,9 @@ class Sizes:
   """As many images of each size as COCO has, a hundredth."""
 
   def __init__(self):
-    counts = [(size, count // 100) for size, count in COCO_SIZES.items()]
-    sizes = [size[::-1] for size, count in counts for _ in range(count)]
-    self.image_sizes = np.array(sizes, np.int32)
+    counts = np.array([count for *_, count in coco.SIZES]) // 100
+    sizes_N2 = np.array([size for *size, _ in coco.SIZES], np.int32)
+    self.image_sizes = sizes_N2.repeat(counts, axis=0)
 
   def __len__(self):
     return len(self.image_sizes)

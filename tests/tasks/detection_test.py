@@ -59,7 +59,7 @@ class Queries(nn.Module):
 def make(**options):
   options = {
     'model': Queries(),
-    'optimizer': optim.adamw(0.01, weight_decay=0.0),
+    'optimizer': optim.momentum(0.1),
     **options,
   }
   return detection.Detection(**options)
@@ -196,15 +196,18 @@ def check_matches(query_BK, arrays, name, images):
     assert (query_BK[i][len(targets) :] == -1).all()
 
 
+@jax.jit
 def set_losses(logits_LBQC, boxes_LBQ4, objects):
-  return jax.jit(detection.set_losses, static_argnums=5)(
-    logits_LBQC,
-    boxes_LBQ4,
-    objects,
-    np.float32(objects.valid_BK.sum()),
-    detection.COSTS,
-    0.1,
+  """Losses and pairs of all layers, and the errors of the last."""
+  count = objects.valid_BK.sum(dtype=jnp.float32)
+  losses, query_LBK = detection.set_losses(
+    logits_LBQC, boxes_LBQ4, objects, count, detection.COSTS, 0.1
   )
+  errors = [
+    detection.errors(logits_BQC, objects, query_BK)
+    for logits_BQC, query_BK in zip(logits_LBQC, query_LBK, strict=True)
+  ]
+  return losses, query_LBK, errors
 
 
 @pytest.mark.parametrize('rows', [12, 25])
@@ -212,14 +215,14 @@ def test_golden_losses_and_matching(golden, rows):
   with np.load(golden / 'detr_boxes_matching_loss.npz') as arrays:
     objects = padded(*golden_objects(arrays, 4), rows)
     logits, found = arrays['input/pred_logits'], arrays['input/pred_boxes']
-    losses, query_LBK = set_losses(logits[None], found[None], objects)
+    losses, query_LBK, errors = set_losses(logits[None], found[None], objects)
     check_matches(query_LBK[0], arrays, 'match', 4)
     names = {'class': 'loss_ce', 'l1': 'loss_bbox', 'giou': 'loss_giou'}
     for ours, theirs in names.items():
       np.testing.assert_allclose(losses[ours][0], arrays[f'loss/{theirs}'], rtol=1e-5)
     total = sum(detection.WEIGHTS[name] * loss[0] for name, loss in losses.items())
     np.testing.assert_allclose(total, arrays['loss/total'], rtol=1e-5)
-    for name, value in detection.errors(logits, objects, query_LBK[0]).items():
+    for name, value in errors[0].items():
       np.testing.assert_allclose(value, arrays[f'loss/{name}'], rtol=1e-6)
 
 
@@ -231,20 +234,19 @@ def test_golden_losses_of_all_layers(golden):
       np.stack([arrays[f'output/{layer}pred_{name}'] for layer in layers])
       for name in ('logits', 'boxes')
     )
-    losses, query_LBK = set_losses(logits, found, objects)
+    losses, query_LBK, errors = set_losses(logits, found, objects)
     total = 0.0
     for i, (suffix, match) in enumerate(
       [('_0', 'aux0'), ('_1', 'aux1'), ('', 'final')]
     ):
       check_matches(query_LBK[i], arrays, f'match_{match}_', 2)
-      errors = detection.errors(logits[i], objects, query_LBK[i])
       cardinality = arrays[f'loss/cardinality_error{suffix}']
-      np.testing.assert_allclose(errors['cardinality_error'], cardinality)
+      np.testing.assert_allclose(errors[i]['cardinality_error'], cardinality)
       for ours, theirs in ('class', 'ce'), ('l1', 'bbox'), ('giou', 'giou'):
         expected = arrays[f'loss/loss_{theirs}{suffix}']
         np.testing.assert_allclose(losses[ours][i], expected, rtol=1e-5)
         total += detection.WEIGHTS[ours] * losses[ours][i]
-    np.testing.assert_allclose(errors['class_error'], arrays['loss/class_error'])
+    np.testing.assert_allclose(errors[-1]['class_error'], arrays['loss/class_error'])
     np.testing.assert_allclose(total, arrays['loss/total'], rtol=1e-5)
 
 
@@ -315,98 +317,87 @@ def test_order_of_objects_does_not_matter(batch, loss):
   np.testing.assert_allclose(others['class_error'], scalars['class_error'], rtol=1e-6)
 
 
-def test_padding_does_not_matter(batch, state):
-  task = make(model=Queries(num_queries=100))
-  state = jax.jit(task.init)(KEY, batch)
-  gradient = jax.jit(
-    jax.value_and_grad(lambda p, b: task.loss(p, {}, b, KEY), has_aux=True)
+def test_padding_does_not_matter(batch, state, step):
+  extra = (8, QUERIES - ROWS)
+  added = {
+    'boxes': np.full((*extra, 4), np.nan, np.float32),
+    'box_labels': np.full(extra, -7, np.int32),
+    'box_mask': np.zeros(extra, bool),
+  }
+  full = batch | {
+    name: np.concatenate([batch[name], rest], axis=1) for name, rest in added.items()
+  }
+  expected, scalars = step(state, batch, KEY)
+  after, others = step(state, full, KEY)
+  np.testing.assert_allclose(others['loss'], scalars['loss'], rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    after.params,
+    expected.params,
   )
-
-  def with_rows(rows, fill):
-    extra = (8, rows - ROWS)
-    added = {
-      'boxes': np.full((*extra, 4), fill, np.float32),
-      'box_labels': np.full(extra, -7, np.int32),
-      'box_mask': np.zeros(extra, bool),
-    }
-    return batch | {
-      name: np.concatenate([batch[name], rest], axis=1) for name, rest in added.items()
-    }
-
-  (value, _), grads = gradient(state.params, with_rows(20, 0.0))
-  (other, _), others = gradient(state.params, with_rows(100, np.nan))
-  np.testing.assert_allclose(other, value, rtol=1e-6)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), others, grads)
 
 
 def test_no_gradient_flows_through_the_assignment(batch, outputs):
   """The gradient is that of the losses of pairs that are given."""
   logits_LBQC, boxes_LBQ4 = outputs['layer_logits'], outputs['layer_boxes']
-  objects = detection.objects_of(batch)
   count = np.float32(batch['box_mask'].sum())
-  weights = detection.WEIGHTS
-
-  def whole(logits_LBQC, boxes_LBQ4):
-    found, _ = detection.set_losses(
-      logits_LBQC, boxes_LBQ4, objects, count, detection.COSTS, 0.1
-    )
-    return sum(weights[name] * loss_L.sum() for name, loss_L in found.items())
-
-  _, matches = zip(
-    *(
-      expected_layer(logits_LBQC[i], boxes_LBQ4[i], *objects_of(batch))
-      for i in range(LAYERS)
-    ),
-    strict=True,
-  )
+  # Of all layers and images, as one: which queries are objects, and which objects.
+  target_LBQ = np.full((LAYERS, 8, QUERIES), CLASSES)
+  pairs, truth_N4 = [], []
+  labels, truth = objects_of(batch)
+  for layer in range(LAYERS):
+    _, found = expected_layer(logits_LBQC[layer], boxes_LBQ4[layer], labels, truth)
+    for i, (rows, columns) in enumerate(found):
+      target_LBQ[layer, i, rows] = labels[i][columns]
+      pairs += [(layer, i, row) for row in rows]
+      truth_N4 += [*truth[i][columns]]
+  weight_LBQ = np.where(target_LBQ == CLASSES, np.float32(0.1), np.float32(1))
+  total_L11 = weight_LBQ.sum(axis=(1, 2), keepdims=True)
+  place, truth_N4 = tuple(np.array(pairs).T), np.float32(truth_N4)
 
   def given(logits_LBQC, boxes_LBQ4):
-    labels, truth = objects_of(batch)
-    total = 0.0
-    for layer, pairs in enumerate(matches):
-      logp_BQC = jax.nn.log_softmax(logits_LBQC[layer])
-      weighted, weight = 0.0, 0.0
-      for i, (rows, columns) in enumerate(pairs):
-        target = np.full(QUERIES, CLASSES)
-        target[rows] = labels[i][columns]
-        w = np.where(target == CLASSES, np.float32(0.1), np.float32(1))
-        weighted -= (w * logp_BQC[i, np.arange(QUERIES), target]).sum()
-        weight += w.sum()
-        a, b = boxes_LBQ4[layer, i, rows], np.float32(truth[i][columns])
-        total += 5 * jnp.abs(a - b).sum() / count
-        giou = boxes.generalized_iou(boxes.cxcywh_to_xyxy(a), boxes.cxcywh_to_xyxy(b))
-        total += 2 * (1 - giou).sum() / count
-      total += weighted / weight
-    return total
+    logp_LBQC = jax.nn.log_softmax(logits_LBQC)
+    logp_LBQ = jnp.take_along_axis(logp_LBQC, target_LBQ[..., None], axis=-1)[..., 0]
+    a, b = (boxes.cxcywh_to_xyxy(x) for x in (boxes_LBQ4[place], truth_N4))
+    of_boxes = 5 * jnp.abs(boxes_LBQ4[place] - truth_N4).sum()
+    of_boxes += 2 * (1 - boxes.generalized_iou(a, b)).sum()
+    return of_boxes / count - (weight_LBQ / total_L11 * logp_LBQ).sum()
 
-  got = jax.jit(jax.grad(whole, (0, 1)))(logits_LBQC, boxes_LBQ4)
-  want = jax.jit(jax.grad(given, (0, 1)))(logits_LBQC, boxes_LBQ4)
-  for a, b in zip(got, want, strict=True):
-    assert np.abs(b).max() > 1e-3
-    np.testing.assert_allclose(a, b, atol=1e-6)
-
-  def costs(logits_LBQC, boxes_LBQ4):
-    query_LBK = detection.match_layers(
-      logits_LBQC, boxes_LBQ4, objects, detection.COSTS
+  def whole(logits_LBQC, boxes_LBQ4):
+    found, query_LBK = detection.set_losses(
+      logits_LBQC,
+      boxes_LBQ4,
+      detection.objects_of(batch),
+      count,
+      detection.COSTS,
+      0.1,
     )
-    return query_LBK.astype(jnp.float32).sum()
+    total = sum(detection.WEIGHTS[n] * loss_L.sum() for n, loss_L in found.items())
+    return total + query_LBK.astype(jnp.float32).sum()  # whose gradient is zero
 
-  for grad in jax.jit(jax.grad(costs, (0, 1)))(logits_LBQC, boxes_LBQ4):
-    assert not grad.any()
+  @jax.jit
+  def gradients(*x):
+    return [jax.grad(loss, (0, 1))(*x) for loss in (whole, given)]
+
+  for got, want in zip(*gradients(logits_LBQC, boxes_LBQ4), strict=True):
+    assert np.abs(want).max() > 1e-3
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_the_model_sees_zeros_behind_the_picture(batch, task):
-  image, size = task.model_inputs(batch)
+  inputs = jax.jit(task.model_inputs)
+  image, size = inputs(batch)
   np.testing.assert_allclose(image, normalised(batch), atol=1e-5)
   np.testing.assert_array_equal(size, batch['size'])
-  floats, _ = task.model_inputs(batch | {'image': np.ones((8, 16, 20, 3), np.float32)})
+  floats, _ = inputs(batch | {'image': np.ones((8, 16, 20, 3), np.float32)})
   assert floats.sum() == 3 * (batch['size'][:, 0] * batch['size'][:, 1]).sum()
-  image, size = make(mean=0.5, std=0.5).model_inputs({'image': batch['image']})
+  other = make(mean=0.5, std=0.5)
+  image, size = jax.jit(other.model_inputs)({'image': batch['image']})
   np.testing.assert_array_equal(size, np.tile([[16, 20]], (8, 1)))
   np.testing.assert_allclose(image, batch['image'] / np.float32(127.5) - 1, atol=1e-6)
 
 
-def test_no_object_at_all_is_fine(batch, task, state, step, outputs):
+def test_no_object_at_all_is_fine(batch, task, state, step, outputs, loss):
   empty = batch | {'box_mask': np.zeros_like(batch['box_mask'])}
   task.check(empty)
   _, scalars = step(state, empty, KEY)
@@ -418,8 +409,8 @@ def test_no_object_at_all_is_fine(batch, task, state, step, outputs):
   np.testing.assert_allclose(scalars['cardinality_error'], wanted)
   rowless = {name: batch[name][:, :0] for name in ('boxes', 'box_labels', 'box_mask')}
   task.check(batch | rowless)
-  _, others = step(state, batch | rowless, KEY)
-  np.testing.assert_allclose(others['loss'], scalars['loss'], rtol=1e-6)
+  value, _ = loss(batch | rowless)
+  np.testing.assert_allclose(value, scalars['loss'], rtol=1e-6)
 
 
 def test_class_error_counts_matched_queries_that_would_be_else():
@@ -429,18 +420,15 @@ def test_class_error_counts_matched_queries_that_would_be_else():
   objects = detection.Objects(
     None, np.array([[2, 1, 1, 9]]), np.array([[1, 1, 1, 0]]) > 0
   )
-  found = detection.errors(logits, objects, np.array([[0, 1, 3, -1]]))
+  found = jax.jit(detection.errors)(logits, objects, np.array([[0, 1, 3, -1]]))
   # Of three objects one is right, one is called none, one another; three are called so.
   np.testing.assert_allclose(found['class_error'], 200 / 3, rtol=1e-6)
   np.testing.assert_allclose(found['cardinality_error'], 0)
 
 
 def test_parts_of_a_batch_are_as_the_whole(batch, state, step):
-  parts = make(accumulate=4, optimizer=optim.momentum(0.1))
-  whole = make(optimizer=optim.momentum(0.1))
-  state = state.replace(opt_state=whole.optimizer.init(state.params))
-  expected, scalars = jax.jit(whole.train_step)(state, batch, KEY)
-  after, others = jax.jit(parts.train_step)(state, batch, KEY)
+  expected, scalars = step(state, batch, KEY)
+  after, others = jax.jit(make(accumulate=4).train_step)(state, batch, KEY)
   for name in 'loss', 'loss_class', 'loss_l1', 'loss_giou', 'gradient_norm':
     np.testing.assert_allclose(others[name], scalars[name], rtol=1e-5)
   jax.tree.map(
@@ -477,25 +465,25 @@ def test_it_learns(batch, state, step):
   assert losses[-1] < 0.75 * losses[0]
 
 
-def test_dropout_is_of_the_key(batch):
+def test_dropout_is_of_the_key(batch, state):
   task = make(model=Queries(dropout=0.5))
-  state = jax.jit(task.init)(KEY, batch)
   loss = jax.jit(lambda key: task.loss(state.params, {}, batch, key)[0])
   assert loss(KEY) == loss(KEY) != loss(jax.random.key(1))
 
 
-@pytest.mark.parametrize('options', [{'auxiliary': False}, {'weights': {'giou': 0.0}}])
-def test_parts_of_the_loss_can_be_left_out(batch, state, loss, options):
+def test_parts_of_the_loss_can_be_left_out(batch, state, loss):
+  @jax.jit
+  def losses(params):
+    tasks = make(auxiliary=False), make(weights={'giou': 0.0})
+    return [task.loss(params, {}, batch, KEY) for task in tasks]
+
   value, scalars = loss(batch)
-  other, others = jax.jit(make(**options).loss)(state.params, {}, batch, KEY)
-  if 'auxiliary' in options:
-    last = value - scalars['loss_auxiliary']
-    np.testing.assert_allclose(other, last, rtol=1e-5)
-    assert others[1]['loss_auxiliary'] == 0
-  else:
-    assert others[1]['loss_giou'] == scalars['loss_giou']
-    last = scalars['loss_class'] + 5 * scalars['loss_l1'] + others[1]['loss_auxiliary']
-    np.testing.assert_allclose(other, last, rtol=1e-5)
+  (alone, (_, own)), (other, (_, others)) = losses(state.params)
+  np.testing.assert_allclose(alone, value - scalars['loss_auxiliary'], rtol=1e-5)
+  assert own['loss_auxiliary'] == 0
+  np.testing.assert_allclose(others['loss_giou'], scalars['loss_giou'], rtol=1e-6)
+  last = scalars['loss_class'] + 5 * scalars['loss_l1'] + others['loss_auxiliary']
+  np.testing.assert_allclose(other, last, rtol=1e-5)
 
 
 def test_costs_are_those_given(batch, outputs):
@@ -509,9 +497,9 @@ def test_costs_are_those_given(batch, outputs):
 
 
 def test_masks(batch, loss):
-  masks = np.random.default_rng(3).random((8, ROWS, 16, 20)) < 0.4
+  segments = np.random.default_rng(3).integers(0, ROWS + 1, (8, 16, 20), np.uint8)
   task = make(model=Queries(masks=True), weights={'dice': 3.0})
-  with_masks = batch | {'masks': masks}
+  with_masks = batch | {'segment_map': segments}
   task.check(with_masks)
   state = jax.jit(task.init)(KEY, with_masks)
   value, (_, scalars) = jax.jit(task.loss)(state.params, {}, with_masks, KEY)
@@ -522,11 +510,26 @@ def test_masks(batch, loss):
   expected = plain + scalars['loss_focal'] + 3 * scalars['loss_dice']
   np.testing.assert_allclose(value - scalars['loss_auxiliary'], expected, rtol=1e-5)
   assert scalars['loss_focal'] > 0 and 0 < scalars['loss_dice'] < 1
-  with pytest.raises(UserError, match='no `masks`: they have .*boxes'):
-    task.loss(state.params, {}, batch, KEY)
-  wrong = batch | {'masks': masks[:, :, :4]}
+  with pytest.raises(UserError, match='no `segment_map` and no `masks`: .*boxes'):
+    jax.eval_shape(task.loss, state.params, {}, batch, KEY)
+  wrong = batch | {'segment_map': segments[:, :4]}
+  with pytest.raises(UserError, match=r'map` is \[8, 4, 20\], .*be \[8, 16, 20\]'):
+    task.check(wrong)
+  wrong = batch | {'masks': np.zeros((8, ROWS, 4, 20), bool)}
   with pytest.raises(UserError, match=r'`masks` is \[8, 4, 4, 20\].*\[8, 4, 16, 20\]'):
     task.check(wrong)
+
+
+def test_masks_are_made_of_maps_of_segments(batch):
+  segments = np.random.default_rng(3).integers(0, ROWS + 2, (8, 16, 20), np.uint8)
+  masks = np.zeros((8, ROWS, 16, 20), bool)
+  for i, row, column in np.ndindex(segments.shape):
+    if 1 <= segments[i, row, column] <= ROWS:  # 0 is nothing
+      masks[i, segments[i, row, column] - 1, row, column] = True
+  of = jax.jit(detection.masks_of)
+  np.testing.assert_array_equal(of(batch | {'segment_map': segments}), masks)
+  both = batch | {'segment_map': segments, 'masks': ~masks}  # those that may overlap
+  np.testing.assert_array_equal(of(both), ~masks)
 
 
 def test_prediction(batch, state, outputs):
@@ -574,7 +577,7 @@ def test_prediction_is_golden(golden):
     state = task.init(KEY, {'image': np.zeros((2, 4, 4, 3), np.uint8)})
     original = np.int32(description['orig_sizes_hw'])
     inputs = {'image': np.zeros((2, 4, 4, 3), np.uint8), 'original_size': original}
-    outputs = task.predict(state, inputs, KEY)
+    outputs = jax.jit(task.predict)(state, inputs, KEY)
     for i in range(2):
       np.testing.assert_array_equal(
         outputs['labels'][i], arrays[f'output/post{i}_labels']
@@ -663,9 +666,11 @@ def test_options_that_mean_nothing_are_told(options, message):
 
 def test_the_model_of_the_paper_fits(batch):
   backbone = resnet.ResNet(depths=(1, 1, 1, 1), norm='frozen', frozen_stages=1)
-  model = detr.DETR(num_classes=CLASSES, backbone=backbone, num_queries=9, masks=True)
+  model = detr.DETR(
+    num_classes=CLASSES, backbone=backbone, num_queries=9, masks=True, scan=True
+  )
   task = make(model=model)
-  batch = batch | {'masks': np.zeros((8, ROWS, 16, 20), np.uint8)}
+  batch = batch | {'segment_map': np.zeros((8, 16, 20), np.uint8)}
   task.check(batch)
   state = jax.eval_shape(task.init, KEY, batch)
   after, scalars = jax.eval_shape(task.train_step, state, batch, KEY)
@@ -679,7 +684,7 @@ def test_the_model_of_the_paper_fits(batch):
 
 def test_names_of_arrays_tell_their_axes(batch):
   task = make(model=Queries(masks=True))
-  masks = batch | {'masks': np.zeros((8, ROWS, 16, 20), bool)}
+  masks = batch | {'segment_map': np.zeros((8, 16, 20), np.uint8)}
   with shapes.checked('big_vision_like/tasks/detection') as seen:
     task.check(masks)
     state = jax.eval_shape(task.init, KEY, masks)

@@ -10,7 +10,7 @@ import pages
 import pytest
 import tiny_config
 
-from big_vision_like import experiment
+from big_vision_like import experiment, optim, spec
 from big_vision_like.data import mixture, pipeline, sources
 from big_vision_like.data.procedural import sequences
 from big_vision_like.data.transforms import image, labels
@@ -88,7 +88,7 @@ def test_what_is_shown_is_what_a_run_gets(data_dir):
 def test_parts_of_a_batch_are_mixed_as_a_step_does(monkeypatch):
   model = vit.ViT(num_classes=4, patch=2, width=8, depth=1, num_heads=1, mlp_dim=8)
   task = classification.Classification(
-    model=model, optimizer=None, mixup=0.5, accumulate=2
+    model=model, optimizer=optim.momentum(0.1), mixup=0.5, accumulate=2
   )
   rng, key = np.random.default_rng(0), jax.random.key(3)
   batch = {
@@ -235,6 +235,35 @@ def test_the_device_is_shown_where_it_changes_something():
   (host, mirrored), *_ = show_input.tiles(looked(batch, device))
   np.testing.assert_array_equal(host[0][:, ::-1], mirrored[0])
   assert mirrored[1] == ['0']
+
+
+def test_batches_of_several_shapes(shown, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  status, told, files = shown('--batches=12', config='tests/several_shapes_config.py')
+  assert (status, told.err) == (0, '')
+  found = json.loads(files['train_data.json'].read_text())
+  arrays = {row['name']: row for row in found['arrays']}
+  count = {name: row['shape'][0] for name, row in arrays.items() if 'image ' in name}
+  assert sum(count.values()) == found['examples'] == 96
+  assert {'image 32x48x3', 'image 48x32x3'} <= count.keys()
+  assert arrays['boxes']['shape'] == [96, 9, 4] and 'image' not in arrays
+  assert arrays["model's input 1 32x48x3 on the device"]['shape'][1:] == [32, 48, 3]
+  config = spec.load('tests/several_shapes_config.py', root=experiment.Settings)
+  share = build(config.train_data).padded_share(12)
+  assert found['padded_share'] == pytest.approx(share)
+  assert f'padding   {100 * share:.1f} % of the pixels shown' in told.out
+
+
+def test_rows_that_fill_are_in_no_shape():
+  masks = [np.array([True, True]), np.array([True, False])]
+  batches = [
+    {'image': np.full((2, side, 4, 3), side, np.uint8), 'mask': mask, 'id': side + mask}
+    for side, mask in zip((4, 6), masks, strict=True)
+  ]
+  several = dataclasses.replace(looked(batches[0]), batches=batches, device=[{}, {}])
+  assert several.real['image 4x4x3'].shape == (2, 4, 4, 3)
+  assert several.real['image 6x4x3'].shape == (1, 6, 4, 3)
+  assert several.real['id'].tolist() == [5, 5, 7] and several.padded_share is None
 
 
 def test_boxes_and_clips():

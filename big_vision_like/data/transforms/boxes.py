@@ -196,29 +196,21 @@ class Panoptic(grain.transforms.Map):
         f'{_name(example)} has a panoptic image of {rgb.shape[0]}x{rgb.shape[1]}, but'
         f' an image of {example["image"].shape[0]}x{example["image"].shape[1]}.'
       )
-    found, places = np.unique(rgb @ np.array([1, 256, 65536]), return_inverse=True)
-    listed = [int(i) for i in labels.feature(example, 'panoptic_objects/id')]
-    numbers = {0: 0} | {name: i for i, name in enumerate(listed, start=1)}
-    if len(listed) > 255:
-      raise BadRecordError(f'{_name(example)} has {len(listed)} segments, above 255.')
-    if unknown := [i for i in found.tolist() if i not in numbers]:
+    red, green, blue = cv2.split(rgb.astype(np.int32))
+    shown = red + 256 * green + 65536 * blue
+    listed = np.array([0, *labels.feature(example, 'panoptic_objects/id')], np.int64)
+    if len(listed) > 256:
       raise BadRecordError(
-        f'the panoptic image of {_name(example)} shows segment {unknown[0]}, which is'
-        ' not among its objects.'
+        f'{_name(example)} has {len(listed) - 1} segments, above 255.'
       )
-    numbered = np.array([numbers[i] for i in found.tolist()], np.uint8)
-    return numbered[places].reshape(rgb.shape[:2])
-
-
-@dataclasses.dataclass(frozen=True)
-class Masks(grain.transforms.Map):
-  """`masks` in place of `segment_map`."""
-
-  def map(self, example: Example) -> Example:
-    example = dict(example)
-    segments, count = example.pop('segment_map'), len(example['boxes'])
-    numbers = np.arange(1, count + 1, dtype=np.uint8)[:, None, None]
-    return example | {'masks': (segments[None] == numbers).astype(np.uint8)}
+    order = np.argsort(listed, kind='stable')
+    numbers = order[np.searchsorted(listed[order], shown, side='right') - 1]
+    if (unknown := listed[numbers] != shown).any():
+      raise BadRecordError(
+        f'the panoptic image of {_name(example)} shows segment {shown[unknown].min()},'
+        ' which is not among its objects.'
+      )
+    return numbers.astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

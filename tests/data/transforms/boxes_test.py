@@ -333,6 +333,13 @@ def test_what_is_padded_can_go_into_another_shape(size, scale):
 # Segments
 
 
+def masks_of(example, count=None):
+  """The mask of each object, or of so many: (N, H, W)."""
+  count = len(example['boxes']) if count is None else count
+  numbers = np.arange(1, count + 1)[:, None, None]
+  return example['segment_map'][None] == numbers
+
+
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(rectangles(), st.lists(STEPS, max_size=4), st.integers(0, 99))
 def test_segments_follow_masks_that_do_not_overlap(rectangles, steps, seed):
@@ -351,9 +358,11 @@ def test_segments_follow_masks_that_do_not_overlap(rectangles, steps, seed):
     got = compose.applied([step], got, rng)
   want = got.pop('masks')
   assert got['segment_map'].dtype == np.uint8
-  masks = boxes.Masks().map(got)
-  assert 'segment_map' not in masks and masks['masks'].dtype == np.uint8
-  np.testing.assert_array_equal(masks['masks'], want)
+  np.testing.assert_array_equal(masks_of(got), want)
+  padded = boxes.Pad([(130, 130)], max_boxes=4).map(got)
+  height, width = got['image'].shape[:2]
+  np.testing.assert_array_equal(masks_of(padded)[:, :height, :width], masks_of(got, 4))
+  assert padded['segment_map'].sum() == got['segment_map'].sum()
 
 
 def encoded(example):
@@ -387,9 +396,7 @@ def test_panoptic_maps_become_segments():
       assert got['area'][i] == mask.sum()
       assert got['box_labels'][i] == segment['label']
       assert got['crowd'][i] == segment['is_crowd']
-    masks = boxes.Masks().map(got)['masks']
-    assert masks.shape == (len(listed), 96, 128)
-    np.testing.assert_array_equal(masks.sum(axis=(1, 2)), got['area'])
+    np.testing.assert_array_equal(masks_of(got).sum(axis=(1, 2)), got['area'])
 
 
 def test_panoptic_maps_that_are_wrong_are_bad_records():
