@@ -2,8 +2,7 @@
 
     python tools/scaling_table.py [ROW ...]
 
-Each row takes a minute or two on two cores, that of DETR six, and needs libtpu (`pip
-install '.[tpu]'`).
+Each row takes a minute or two on two cores, and needs libtpu (`pip install '.[tpu]'`).
 """
 
 import argparse
@@ -20,7 +19,6 @@ ROWS = {
   'H/14': ('vit/jft.py:H/14', 'v5e:16x16', ('mesh.data=16', 'mesh.fsdp=16')),
   'g/14': ('vit/scaling.py:g/14', 'v4:8x8x8', ('mesh.data=64', 'mesh.fsdp=8')),
   'G/14': ('vit/scaling.py:G/14', 'v4:8x8x8', ('mesh.data=64', 'mesh.fsdp=8')),
-  'DETR R50': ('detr/coco.py:r50', 'v5e:4x4', ()),
 }
 
 COLUMNS = (

@@ -77,8 +77,11 @@ class CocoAP(evaluator.Evaluator):
   def problems(self) -> list[str]:
     """What keeps it from working, in sentences."""
     found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
-    if self.annotations and not pathlib.Path(self.annotations).is_file():
-      found.append(f'there is no file {self.annotations}, which `annotations` names.')
+    if self.annotations:
+      try:
+        read_annotations(self.annotations)
+      except UserError as error:
+        found.append(str(error))
     return found
 
   def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
