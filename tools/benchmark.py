@@ -24,7 +24,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -544,6 +544,15 @@ def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str,
   return result
 
 
+def write(result: Mapping[str, Any], output: str | None) -> None:
+  """As JSON, to a file or, without one, to stdout."""
+  text = json.dumps(result, indent=2, default=float) + '\n'
+  if output:
+    pathlib.Path(output).write_text(text)
+  else:
+    sys.stdout.write(text)
+
+
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, prints."""
@@ -571,11 +580,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Both frameworks share the card; JAX would take three quarters of it at once.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   result = benchmark(experiment.make(config, planned_for=jax.devices()), args)
-  text = json.dumps(result, indent=2, default=float) + '\n'
-  if args.output:
-    pathlib.Path(args.output).write_text(text)
-  else:
-    sys.stdout.write(text)
+  write(result, args.output)
   console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
   console.print(table(result))
   for line in remarks(result):

@@ -12,9 +12,6 @@ in turns, after a warm-up, as medians. JSON to stdout or --output, a table to st
 
 import argparse
 import functools
-import json
-import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -290,11 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for part in args.parts or PARTS:
     result[part] = measure[part]()
     console.print(table(part, result[part]))
-  text = json.dumps(result, indent=2, default=float) + '\n'
-  if args.output:
-    pathlib.Path(args.output).write_text(text)
-  else:
-    sys.stdout.write(text)
+  benchmark.write(result, args.output)
 
 
 if __name__ == '__main__':

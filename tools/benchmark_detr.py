@@ -17,10 +17,8 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -462,11 +460,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Both frameworks share the card; JAX would take three quarters of it at once.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   result = run(task_of(config), args)
-  text = json.dumps(result, indent=2, default=float) + '\n'
-  if args.output:
-    pathlib.Path(args.output).write_text(text)
-  else:
-    sys.stdout.write(text)
+  benchmark.write(result, args.output)
 
 
 if __name__ == '__main__':

@@ -15,10 +15,7 @@ cost of `match` is from scipy's at most. JSON to stdout or --output, a table to 
 """
 
 import argparse
-import json
-import pathlib
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,11 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table.add_row(*(f'{v:.3g}' if isinstance(v, float) else v for v in row.values()))
   rich.console.Console(stderr=True, width=88, highlight=False).print(table)
   result = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
-  text = json.dumps(result | {'match': rows}, indent=2, default=float) + '\n'
-  if args.output:
-    pathlib.Path(args.output).write_text(text)
-  else:
-    sys.stdout.write(text)
+  benchmark.write(result | {'match': rows}, args.output)
 
 
 if __name__ == '__main__':
