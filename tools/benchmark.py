@@ -164,26 +164,38 @@ def timm_job(run: experiment.Experiment) -> Job:
   )
 
 
-class Timm:
+class OnTorch:
+  """What sides on PyTorch have: `torch` and the other `library`, and the device."""
+
+  def __init__(self, name: str, cuda: bool, dtype: str):
+    self.torch, self.library = import_beside_torch(name)
+    if cuda and not self.torch.cuda.is_available():
+      raise errors.UserError(f'--against {name}: PyTorch finds no GPU, JAX has one.')
+    self.device = self.torch.device('cuda' if cuda else 'cpu')
+    self.autocast = functools.partial(
+      self.torch.autocast,
+      self.device.type,
+      dtype=self.torch.bfloat16,
+      enabled=dtype == 'bfloat16',
+    )
+
+  def wait(self) -> None:
+    if self.device.type == 'cuda':
+      self.torch.cuda.synchronize()
+
+
+class Timm(OnTorch):
   """timm's ViT of the same sizes, trained on the same batch by PyTorch."""
 
   def __init__(self, job: Job):
-    torch, timm = import_beside_torch('timm')
-    if job.cuda and not torch.cuda.is_available():
-      raise errors.UserError('--against timm: PyTorch finds no GPU, JAX has one.')
-    self.torch, self.device = torch, torch.device('cuda' if job.cuda else 'cpu')
+    super().__init__('timm', job.cuda, job.dtype)
+    torch, timm = self.torch, self.library
     self.net = timm.models.vision_transformer.VisionTransformer(
       **job.model,
       norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
       act_layer=timm.layers.GELUTanh,
     ).to(self.device)
     self.call = torch.compile(self.net) if job.cuda else self.net
-    self.autocast = functools.partial(
-      torch.autocast,
-      self.device.type,
-      dtype=torch.bfloat16,
-      enabled=job.dtype == 'bfloat16',
-    )
     self.clip_norm = job.clip_norm
     self.optimizer = torch.optim.AdamW(
       self.net.parameters(), lr=1e-4, weight_decay=job.weight_decay, fused=True
@@ -196,10 +208,6 @@ class Timm:
     image_BCHW = self.image_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
     with self.autocast():
       return self.call(image_BCHW)
-
-  def wait(self) -> None:
-    if self.device.type == 'cuda':
-      self.torch.cuda.synchronize()
 
   def train(self, steps: int) -> None:
     functional = self.torch.nn.functional
@@ -378,18 +386,19 @@ def with_input(ours: Ours, steps: int) -> dict[str, Any]:
   }
 
 
-def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
-  """The bill of a step with the config's input; the trace stays in the folder."""
+@contextlib.contextmanager
+def traced(folder: pathlib.Path) -> Iterator[None]:
+  """A trace of the loop inside, written to the folder."""
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0  # Python's own calls would slow the host
+  with jax.profiler.trace(str(folder), profiler_options=options):
+    with jax.profiler.TraceAnnotation(trace_bill.LOOP):
+      yield
 
-  @contextlib.contextmanager
-  def traced() -> Iterator[None]:
-    with jax.profiler.trace(str(folder), profiler_options=options):
-      with jax.profiler.TraceAnnotation(trace_bill.LOOP):
-        yield
 
-  ours.loop(TRACED_STEPS, traced)
+def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
+  """The bill of a step with the config's input; the trace stays in the folder."""
+  ours.loop(TRACED_STEPS, functools.partial(traced, folder))
   sources = trace_bill.sources_of(ours.step.as_text())
   return trace_bill.bill(folder, TRACED_STEPS, sources)
 
@@ -427,6 +436,16 @@ def saving(
   }
 
 
+def cells(found: dict[str, Any]) -> tuple[str, str, str]:
+  """A `summary` as text: the step, its spread, examples per second."""
+  times = {name: 1e3 * seconds for name, seconds in found['step_seconds'].items()}
+  return (
+    f'{times["median"]:,.2f} ms',
+    f'{times["p10"]:,.2f} - {times["p90"]:,.2f}',
+    f'{found["examples_per_second"]:,.1f}',
+  )
+
+
 def table(result: dict[str, Any]) -> rich.table.Table:
   """The numbers at a glance."""
   rows = rich.table.Table(box=rich.box.SIMPLE_HEAD)
@@ -441,10 +460,7 @@ def table(result: dict[str, Any]) -> rich.table.Table:
     ('predict, timm', theirs.get('predict')),
   ]:
     if found:
-      times = found['step_seconds']
-      spread = f'{1e3 * times["p10"]:,.2f} - {1e3 * times["p90"]:,.2f}'
-      step = f'{1e3 * times["median"]:,.2f} ms'
-      rows.add_row(title, step, spread, f'{found["examples_per_second"]:,.1f}')
+      rows.add_row(title, *cells(found))
   if 'with_input' in result:
     found = result['with_input']
     rows.add_row(

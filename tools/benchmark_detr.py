@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import benchmark
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
@@ -37,9 +38,11 @@ from big_vision_like import errors, experiment, flops, spec
 from big_vision_like.errors import UserError
 from big_vision_like.ops import matching
 from big_vision_like.tasks import detection
+from big_vision_like.weights import detr as weights
 
 ROWS, MEAN_OBJECTS = 100, 7.3  # room for objects in a batch, objects in COCO's images
 WORKS = ('train', 'match', 'network', 'predict')
+RATES = (1e-4, 1e-5)  # of all else and of the backbone
 
 
 def drawn(batch_size: int, height: int, width: int, classes: int) -> dict[str, Any]:
@@ -52,9 +55,7 @@ def drawn(batch_size: int, height: int, width: int, classes: int) -> dict[str, A
   center_BK2 = rng.uniform(0.2, 0.8, (*shape, 2))
   half_BK2 = rng.uniform(0.02, 0.2, (*shape, 2))
   corners_BK4 = np.concatenate([center_BK2 - half_BK2, center_BK2 + half_BK2], axis=-1)
-  inside_BHW = np.ones((batch_size, height, width), bool)
-  for inside_HW, (bottom, right) in zip(inside_BHW, size_B2.astype(int), strict=True):
-    inside_HW[bottom:], inside_HW[:, right:] = False, False
+  inside_BHW = inside(size_B2, height, width)
   image_BHWC = rng.integers(0, 256, (batch_size, height, width, 3), np.uint8)
   return {
     'image': image_BHWC * inside_BHW[..., None],
@@ -63,6 +64,13 @@ def drawn(batch_size: int, height: int, width: int, classes: int) -> dict[str, A
     'box_labels': rng.integers(0, classes, shape, np.int32),
     'box_mask': np.arange(ROWS) < count_B[:, None],
   }
+
+
+def inside(size_B2: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Which pixels of padded images are pictures: bool (B, H, W)."""
+  rows_BH = np.arange(height) < size_B2[:, :1]
+  columns_BW = np.arange(width) < size_B2[:, 1:]
+  return rows_BH[:, :, None] & columns_BW[:, None]
 
 
 class Ours:
@@ -138,17 +146,18 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What the side of transformers needs to know, as plain data."""
+  """What the side of transformers needs to know, as plain data.
 
-  model: dict[str, Any]
-  backbone: dict[str, Any]
-  factors: dict[str, float]
+  `config` are fields of DetrConfig; `objects` of each image classes and boxes.
+  """
+
+  config: dict[str, Any]
   dtype: str
-  rate: float
-  backbone_rate: float
   weight_decay: float
   clip_norm: float
-  batch: dict[str, np.ndarray]
+  image: np.ndarray
+  inside: np.ndarray
+  objects: Sequence[tuple[np.ndarray, np.ndarray]]
   mean: Sequence[float]
   std: Sequence[float]
   cuda: bool
@@ -168,38 +177,28 @@ def job(task: detection.Detection, batch: dict[str, np.ndarray], compiled: bool)
   if any(lacks.values()):
     listed = ', '.join(name for name, wanted in lacks.items() if wanted)
     raise UserError(f'--against transformers: it is not compared with {listed}.')
-  expansion = 4 if backbone.bottleneck else 1
-  channels = backbone.channels[: len(backbone.depths)]
+  told = fields(model) | {'backbone': fields(backbone)}
+  dropouts = ('dropout', 'attention_dropout', 'activation_dropout')
+  costs = detection.COSTS | dict(task.costs)
+  objects = jax.device_get(detection.objects_of(batch))
   return Job(
-    model=dict(
-      num_queries=model.num_queries,
-      d_model=model.width,
-      encoder_layers=model.encoder_depth,
-      decoder_layers=model.decoder_depth,
-      encoder_attention_heads=model.num_heads,
-      decoder_attention_heads=model.num_heads,
-      encoder_ffn_dim=model.mlp_dim,
-      decoder_ffn_dim=model.mlp_dim,
-      dropout=model.dropout,
-      attention_dropout=model.dropout,
-      activation_dropout=model.dropout,
-      num_labels=model.num_classes,
+    config=weights.config(told, model.num_classes)
+    | dict.fromkeys(dropouts, model.dropout)
+    | dict(
       auxiliary_loss=task.auxiliary,
+      class_cost=int(costs['class']),
+      bbox_cost=int(costs['l1']),
+      giou_cost=int(costs['giou']),
     ),
-    backbone=dict(
-      layer_type='bottleneck' if backbone.bottleneck else 'basic',
-      embedding_size=backbone.root,
-      hidden_sizes=[expansion * width for width in channels],
-      depths=list(backbone.depths),
-      out_features=[f'stage{i + 1}' for i in range(len(channels))],
-    ),
-    factors=detection.COSTS | dict(task.costs),
     dtype=model.dtype,
-    rate=1e-4,
-    backbone_rate=1e-5,
     weight_decay=task.optimizer.weight_decay,
     clip_norm=task.optimizer.clip_norm,
-    batch=batch,
+    image=batch['image'],
+    inside=inside(batch['size'], *batch['image'].shape[1:3]),
+    objects=[
+      (label_K[valid_K].astype(np.int64), boxes_K4[valid_K])
+      for boxes_K4, label_K, valid_K in zip(*objects, strict=True)
+    ],
     mean=task.mean,
     std=task.std,
     cuda=jax.default_backend() == 'gpu',
@@ -207,27 +206,20 @@ def job(task: detection.Detection, batch: dict[str, np.ndarray], compiled: bool)
   )
 
 
-class Transformers:
+def fields(module: nn.Module) -> dict[str, Any]:
+  """The arguments that a module was made with, defaults too."""
+  return {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
+
+
+class Transformers(benchmark.OnTorch):
   """transformers' DETR of the same sizes, trained on the same batch by PyTorch."""
 
   def __init__(self, job: Job):
-    torch, transformers = benchmark.import_beside_torch('transformers')
-    if job.cuda and not torch.cuda.is_available():
-      raise UserError('--against transformers: PyTorch finds no GPU, JAX has one.')
+    super().__init__('transformers', job.cuda, job.dtype)
+    torch, transformers = self.torch, self.library
     torch.set_float32_matmul_precision('high')
     torch.backends.cudnn.benchmark = True
-    self.torch, self.device = torch, torch.device('cuda' if job.cuda else 'cpu')
-    factors = job.factors
-    config = transformers.DetrConfig(
-      use_timm_backbone=False,
-      use_pretrained_backbone=False,
-      backbone=None,
-      backbone_config=transformers.ResNetConfig(**job.backbone),
-      class_cost=int(factors['class']),
-      bbox_cost=int(factors['l1']),
-      giou_cost=int(factors['giou']),
-      **job.model,
-    )
+    config = transformers.DetrConfig.from_dict(job.config)
     self.net = transformers.DetrForObjectDetection(config).to(self.device)
     groups: list[list] = [[], []]
     for name, parameter in self.net.named_parameters():
@@ -237,9 +229,8 @@ class Transformers:
       if parameter.requires_grad:
         groups[in_backbone].append(parameter)
     self.learned = sum(groups, [])
-    rates = (job.rate, job.backbone_rate)
     self.optimizer = torch.optim.AdamW(
-      [dict(params=group, lr=rate) for group, rate in zip(groups, rates, strict=True)],
+      [dict(params=group, lr=rate) for group, rate in zip(groups, RATES, strict=True)],
       weight_decay=job.weight_decay,
       fused=True,
     )
@@ -247,47 +238,24 @@ class Transformers:
     if job.cuda and job.compiled:
       # Not the losses, which match on the host: there the compiler gives up.
       self.net.model.compile()
-    self.autocast = functools.partial(
-      torch.autocast,
-      self.device.type,
-      dtype=torch.bfloat16,
-      enabled=job.dtype == 'bfloat16',
-    )
-    self._put(job)
-
-  def _put(self, job: Job) -> None:
-    """The batch on the device, as on our side: uint8 images, and objects."""
-    torch, batch = self.torch, job.batch
-    self.image_BHWC = torch.from_numpy(batch['image']).to(self.device)
+    # As on our side: the batch as it comes from the input, on the device.
+    self.image_BHWC, self.inside_BHW = map(self._put, (job.image, job.inside))
     self.mean, self.std = (
       torch.tensor(x, device=self.device)[:, None, None] for x in (job.mean, job.std)
     )
-    height, width = batch['image'].shape[1:3]
-    rows, columns = np.arange(height)[:, None], np.arange(width)
-    inside = [(rows < h) & (columns < w) for h, w in batch['size']]
-    self.inside_BHW = torch.from_numpy(np.stack(inside)).to(self.device)
-    self.objects = []
-    for i, valid in enumerate(batch['box_mask']):
-      corners = batch['boxes'][i, valid] / np.tile(batch['size'][i, ::-1], 2)
-      low, high = corners[:, :2], corners[:, 2:]
-      boxes = np.concatenate([(low + high) / 2, high - low], axis=1, dtype=np.float32)
-      labels = batch['box_labels'][i, valid].astype(np.int64)
-      self.objects.append(
-        {
-          'class_labels': torch.from_numpy(labels).to(self.device),
-          'boxes': torch.from_numpy(boxes).to(self.device),
-        }
-      )
+    self.objects = [
+      {'class_labels': self._put(labels), 'boxes': self._put(boxes)}
+      for labels, boxes in job.objects
+    ]
+
+  def _put(self, array: np.ndarray) -> Any:
+    return self.torch.from_numpy(np.array(array)).to(self.device)
 
   def outputs(self, labels: list | None = None) -> Any:
     image_BCHW = self.image_BHWC.permute(0, 3, 1, 2).float() / 255.0
     image_BCHW = (image_BCHW - self.mean) / self.std * self.inside_BHW[:, None]
     with self.autocast():
       return self.net(image_BCHW, pixel_mask=self.inside_BHW.long(), labels=labels)
-
-  def wait(self) -> None:
-    if self.device.type == 'cuda':
-      self.torch.cuda.synchronize()
 
   def train(self, steps: int) -> None:
     self.net.train()
@@ -321,10 +289,6 @@ def task_of(config: mlc.ConfigDict) -> detection.Detection:
   if not isinstance(task, detection.Detection):
     raise UserError(f'config.task is a {type(task).__name__}, not Detection.')
   return task
-
-
-def parameters(tree: Any) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def run(task: detection.Detection, args: argparse.Namespace) -> dict[str, Any]:
@@ -389,11 +353,8 @@ def measured(sides: Sequence[Callable], repeats: int, steps: int | None) -> list
 
 def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
   """The bill of a step; the trace stays in the folder."""
-  options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0  # Python's own calls would slow the host
-  with jax.profiler.trace(str(folder), profiler_options=options):
-    with jax.profiler.TraceAnnotation(trace_bill.LOOP):
-      ours.train(benchmark.TRACED_STEPS)
+  with benchmark.traced(folder):
+    ours.train(benchmark.TRACED_STEPS)
   sources = trace_bill.sources_of(ours.step.as_text())
   return trace_bill.bill(folder, benchmark.TRACED_STEPS, sources)
 
@@ -405,13 +366,7 @@ def table(work: str, found: dict[str, Any]) -> rich.table.Table:
     rows.add_column(name, justify='left' if name == work else 'right')
   for side in ('ours', 'transformers'):
     if side in found:
-      times = {k: 1e3 * seconds for k, seconds in found[side]['step_seconds'].items()}
-      rows.add_row(
-        side,
-        f'{times["median"]:,.2f} ms',
-        f'{times["p10"]:,.2f} - {times["p90"]:,.2f}',
-        f'{found[side]["examples_per_second"]:,.1f}',
-      )
+      rows.add_row(side, *benchmark.cells(found[side]))
   if 'ratio' in found:
     rows.add_row('', f'{found["ratio"]:.2f} times as fast', '', '')
   return rows

@@ -119,8 +119,7 @@ class Preprocessing:
     if self.scores == 'sigmoid':
       score_C = 0.5 * (1.0 + np.tanh(logits_C / 2))
     else:
-      score_C = np.exp(logits_C - logits_C.max(initial=-np.inf))
-      score_C /= score_C.sum()
+      score_C = _softmax(logits_C)
     best = np.argsort(-logits_C, kind='stable')[:k]
     return [(self.name(label), float(score_C[label])) for label in best]
 
@@ -283,8 +282,7 @@ class DetectionPreprocessing:
       raise UserError(
         f'objects() takes the outputs for one picture, not for {len(logits_BQC)}'
       )
-    odds_QC = np.exp(logits_BQC[0] - logits_BQC[0].max(axis=-1, keepdims=True))
-    scores_QC = (odds_QC / odds_QC.sum(axis=-1, keepdims=True))[:, :-1]
+    scores_QC = _softmax(logits_BQC[0])[:, :-1]
     height, width = original_size
     corners_Q4 = box_ops.cxcywh_to_xyxy(np.asarray(outputs['boxes'][0], np.float64))
     corners_Q4 = corners_Q4 * np.array([width, height, width, height])
@@ -651,6 +649,11 @@ def _check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
     raise UserError(
       f'mean={mean} and std={std} are not one for each channel, std not 0'
     )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+  odds = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+  return odds / odds.sum(axis=-1, keepdims=True)
 
 
 def _name(label_names: Sequence[str], label: int) -> str:

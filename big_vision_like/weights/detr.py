@@ -53,7 +53,7 @@ def from_facebook(
 
   Raises a `UserError` that lists unknown and missing names.
   """
-  return _read(state, _of_facebook(state), num_heads, source)
+  return torchvision_resnet.read(state, _of_facebook(state), num_heads, source)
 
 
 def facebook_differences(names: Collection[str]) -> tree.Differences:
@@ -72,7 +72,7 @@ def masks_from_facebook(
 ) -> tree.Tree:
   """As `from_facebook`, of what models with masks have besides: their parameters."""
   known = _parameters({theirs: [ours] for theirs, ours in _MASKS.items()})
-  return _read(state, known, num_heads, source)['params']
+  return torchvision_resnet.read(state, known, num_heads, source)['params']
 
 
 def from_transformers(
@@ -82,7 +82,7 @@ def from_transformers(
 
   Raises a `UserError` that lists unknown and missing names.
   """
-  return _read(state, _of_transformers(state), num_heads, source)
+  return torchvision_resnet.read(state, _of_transformers(state), num_heads, source)
 
 
 def transformers_differences(names: Collection[str]) -> tree.Differences:
@@ -132,14 +132,6 @@ def config(
     'dilation': False,
     'num_labels': num_classes,
   }
-
-
-def _read(
-  state: Mapping[str, np.ndarray], known: linear.Table, num_heads: int, source: str
-) -> tree.Tree:
-  state = torchvision_resnet.without_counts(state)
-  tree.check_names(source, *tree.differences(state, known))
-  return tree.unflatten(linear.from_state(state, known, num_heads))
 
 
 def _write(flat: dict[str, np.ndarray], known: linear.Table) -> dict[str, np.ndarray]:

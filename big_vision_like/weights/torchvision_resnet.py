@@ -148,9 +148,16 @@ def from_torchvision(
 
   Raises a `UserError` that lists unknown and missing names.
   """
+  return read(state, _torchvision(state, norm), 1, source)
+
+
+def read(
+  state: Mapping[str, np.ndarray], known: linear.Table, num_heads: int, source: str
+) -> tree.Tree:
+  """A state dict, of which only counts of steps are not in the table, as our tree."""
   state = without_counts(state)
-  tree.check_names(source, *differences(state))
-  return tree.unflatten(linear.from_state(state, _torchvision(state, norm), 1))
+  tree.check_names(source, *tree.differences(state, known))
+  return tree.unflatten(linear.from_state(state, known, num_heads))
 
 
 def to_torchvision(
@@ -171,9 +178,7 @@ def from_transformers(
   state: Mapping[str, np.ndarray], norm: str = 'batch', source: str = 'state dict'
 ) -> tree.Tree:
   """As `from_torchvision`, from the names of transformers."""
-  state = without_counts(state)
-  tree.check_names(source, *transformers_differences(state))
-  return tree.unflatten(linear.from_state(state, _transformers(state, norm), 1))
+  return read(state, _transformers(state, norm), 1, source)
 
 
 def to_transformers(

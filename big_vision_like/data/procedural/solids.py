@@ -581,5 +581,4 @@ class Solids(tfds.core.GeneratorBasedBuilder):
 def _encoded(config: SolidsConfig, split: str, index: int) -> dict[str, Any]:
   """Example `index`, its pictures as PNG."""
   counts = (config.fewest, config.splits[split][1])
-  example = drawing.encoded(draw(config.seed, split, index, config.view, counts))
-  return example
+  return drawing.encoded(draw(config.seed, split, index, config.view, counts))
