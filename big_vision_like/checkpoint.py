@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import processes, spec
+from big_vision_like import processes, spec, upgrade
 from big_vision_like.data import preprocessing
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
@@ -208,7 +208,8 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
       temporary.write_text(json.dumps(plain, indent=2) + '\n')
       os.replace(temporary, path)
   with processes.together():
-    before, now = _flat(json.loads(path.read_text())), _flat(plain)
+    saved = upgrade.upgraded(json.loads(path.read_text()))
+    before, now = _flat(saved), _flat(upgrade.upgraded(plain))
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
       for key in sorted({*before, *now})
@@ -286,7 +287,8 @@ class Weights:
 def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Weights:
   """Those of another run, for `InitFrom`; its average where it keeps one."""
   _, saved = load(workdir, step)
-  task = json.loads((pathlib.Path(workdir) / 'config.json').read_text())['task']
+  saved_config = json.loads((pathlib.Path(workdir) / 'config.json').read_text())
+  task = upgrade.upgraded(saved_config)['task']
   params = saved['ema'] if ema and saved['ema'] is not None else saved['params']
   mean, std = spec.held(task, 'mean'), spec.held(task, 'std')
   return Weights(params, mean, std, saved['mutable'].get('constants', {}))

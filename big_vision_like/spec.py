@@ -22,6 +22,7 @@ from typing import Any
 
 import ml_collections as mlc
 
+from big_vision_like import upgrade
 from big_vision_like.errors import UserError
 
 
@@ -144,7 +145,7 @@ def load(
   if not file.is_file():
     raise UserError(f'--config: no file {name!r}.')
   if file.suffix == '.json':
-    config = mlc.ConfigDict(json.loads(file.read_text()))
+    config = mlc.ConfigDict(upgrade.upgraded(json.loads(file.read_text())))
   else:
     module = _module(file)
     if arg and not inspect.signature(module.get_config).parameters:
