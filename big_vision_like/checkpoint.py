@@ -40,7 +40,8 @@ class Checkpoints:
   """The checkpoints of one run.
 
   Keeps the last `keep_last`, every one at a multiple of `keep_every` steps, and the
-  best by the evaluation scalar `keep_best` (such as 'val/top1'; larger is better).
+  best by the evaluation scalar `keep_best` (such as 'val/top1'); `best_is` says whether
+  the best value is the 'max' or the 'min'.
   """
 
   def __init__(
@@ -49,6 +50,7 @@ class Checkpoints:
     keep_last: int = 2,
     keep_every: int | None = None,
     keep_best: str | None = None,
+    best_is: str | None = 'max',
   ):
     self.folder = workdir.absolute() / 'checkpoints'
     policies = [managers.LatestN(keep_last)]
@@ -57,6 +59,7 @@ class Checkpoints:
     if keep_best:
       best = managers.BestN(
         get_metric_fn=lambda scalars: scalars[keep_best],
+        reverse=best_is == 'min',
         n=1,
         keep_checkpoints_without_metrics=False,
       )
@@ -102,12 +105,12 @@ class Checkpoints:
     if scalars and self._keep_best in scalars:
       best = {self._keep_best: float(scalars[self._keep_best])}
     items = ocp.args.Composite(
-      state=ocp.args.StandardSave(state.replace(frozen=None)),
+      state=ocp.args.StandardSave(state.trained),
       progress=ocp.args.JsonSave({'position': position, 'seconds': seconds}),
     )
     with _saving(self):
       with processes.together():
-        self._check_space(state)
+        self._check_space(state.trained)
       self._manager.save(step, args=items, metrics=best)
       if wait:
         self._manager.wait_until_finished()
@@ -132,14 +135,10 @@ class Checkpoints:
     taken are set aside under another name, never deleted.
     """
     reasons = {}
-    items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(state.replace(frozen=None)),
-      progress=ocp.args.JsonRestore(),
-    )
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         with processes.together():
-          restored = self._manager.restore(step, args=items)
+          restored = self._restore(step, state.trained)
         break
       except Exception as error:  # whatever a damaged file makes the readers raise
         reasons[step] = _briefly(error)
@@ -160,8 +159,30 @@ class Checkpoints:
     if reasons:
       self._manager.reload()
       say('restore', f'going on from the previous good checkpoint, step {step}')
-    progress = restored.progress
-    return restored.state, progress['position'], progress['seconds']
+    state, progress = restored
+    return state, progress['position'], progress['seconds']
+
+  def _restore(self, step: int, state: Any) -> tuple[Any, Any]:
+    """Reads a checkpoint, also one from before averages were variables."""
+    like, like_ema = state, state.ema
+    old = state.ema is not None and 'params' not in self._saved(step)['ema']
+    if old:
+      like = state.replace(ema=state.ema['params'])
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
+    )
+    restored = self._manager.restore(step, args=items)
+    state = restored.state
+    if old:  # statistics were not averaged: their averages start here
+      rest = {name: state.mutable[name] for name in like_ema if name != 'params'}
+      state = state.replace(ema={'params': state.ema, **rest})
+    return state, restored.progress
+
+  def _saved(self, step: int) -> Any:
+    """Returns the tree of what a checkpoint holds, without values."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      path = self.folder / str(step) / 'state'
+      return reader.metadata(path).item_metadata.tree
 
 
 class _Manager(ocp.CheckpointManager):
@@ -263,11 +284,15 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
       arguments = ocp.args.PyTreeRestore(
         item=like, restore_args=kind, partial_restore=True
       )
-      return step, {'ema': None, 'mutable': {}} | reader.restore(path, arguments)
+      found = {'ema': None, 'mutable': {}} | reader.restore(path, arguments)
   except (ValueError, OSError, KeyError) as error:
     raise UserError(
       f'checkpoint {step} of {workdir} cannot be read ({_briefly(error)}).'
     ) from error
+  if found['ema'] is not None and 'params' not in found['ema']:
+    # Runs of earlier versions averaged parameters alone.
+    found['ema'] = {'params': found['ema']}
+  return step, found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The exceptions that are for the person at the terminal."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class UserError(ValueError):
@@ -14,6 +15,15 @@ class BadRecordError(UserError):
 
   Training counts it and takes another, see `data.pipeline`; anything else stops.
   """
+
+
+@contextlib.contextmanager
+def prefixed(place: str) -> Iterator[None]:
+  """Puts a place of the config in front of a `UserError` raised inside."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f'{place}: {error}') from error
 
 
 def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:

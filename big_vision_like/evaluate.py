@@ -20,14 +20,13 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import ml_collections as mlc
-import numpy as np
 
 from big_vision_like import errors, experiment, loading, processes, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.transforms import boxes
-from big_vision_like.evals.evaluator import Evaluator
+from big_vision_like.evals.evaluator import Evaluator, Results
 from big_vision_like.loading import load_run
 from big_vision_like.metrics import listed, say
 from big_vision_like.tasks.task import State, Task
@@ -41,13 +40,11 @@ MULTIPLE = 32
 
 def measure(
   evaluator: Evaluator, task: Task, state: State, mesh: jax.sharding.Mesh
-) -> tuple[dict[str, float], dict[str, np.ndarray], float]:
-  """Runs an evaluator: the scalars it finds, its pictures, and the seconds it took."""
+) -> tuple[Results, float]:
+  """Runs an evaluator: what it finds, and the seconds it took."""
   started = time.perf_counter()
-  found = evaluator.run(task.predict, state, mesh)
-  pictures = {k: v for k, v in found.items() if getattr(v, 'ndim', 0)}
-  scalars = {k: float(v) for k, v in found.items() if k not in pictures}
-  return scalars, pictures, time.perf_counter() - started
+  found = evaluator.run(evaluator.prediction(task), state, mesh)
+  return found, time.perf_counter() - started
 
 
 def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.ConfigDict:
@@ -237,9 +234,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   state = meshes.put_tree(state, made.lay_out(state))
   results = {}
   for name, evaluator in made.evaluators.items():
-    scalars, _, seconds = measure(evaluator, made.task, state, made.mesh)
-    say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
-    results |= {f'{name}/{key}': value for key, value in scalars.items()}
+    found, seconds = measure(evaluator, made.task, state, made.mesh)
+    say(name, f'{listed(found.scalars)}  ({seconds:.1f} s)')
+    results |= {f'{name}/{key}': value for key, value in found.scalars.items()}
   if jax.process_index() == 0 and args.workdir is not None:
     path = pathlib.Path(args.workdir) / f'evaluation-{step}.json'
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,25 +1,26 @@
 """A config made real: its task, input, evaluators and mesh, and the compiled step."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections as mlc
+import numpy as np
 
-from big_vision_like import malloc, preflight, spec
+from big_vision_like import checkpoint, errors, init_from, malloc, preflight, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import pipeline
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
+from big_vision_like.tasks import task as task_contract
 from big_vision_like.tasks.task import State, Task
 
 # libtpu looks for the TPU that it is to drive, and says at length that there is none.
@@ -41,10 +42,12 @@ class Settings:
   """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
 
   `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
-  (path regex, axes); `keep_best` names an evaluation scalar such as 'val/top1'. Copies
-  of the state are compared every `check_replicas_every` steps and before each save (0:
-  never). `reproduces` lists cells of published tables, for tools/paper_tables.py: dicts
-  of paper, table, row, column, value, spread and the evaluation scalar, metric.
+  (path regex, axes). `frozen` gives the weights of networks that are not trained, by
+  name. `keep_best` names an evaluation scalar such as 'val/top1', whose evaluator knows
+  whether more or less is better. Copies of the state are compared every
+  `check_replicas_every` steps and before each save (0: never). `reproduces` lists cells
+  of published tables, for tools/paper_tables.py: dicts of paper, table, row, column,
+  value, spread and the evaluation scalar, metric.
   """
 
   task: Any
@@ -53,6 +56,7 @@ class Settings:
   evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   seed: int = 0
   init_from: Any = None
+  frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
   sharding: Sequence[Any] = ()
   log_every: int = 50
@@ -62,6 +66,14 @@ class Settings:
   keep_every: int | None = None
   keep_best: str | None = None
   reproduces: Sequence[Mapping[str, Any]] = ()
+
+
+class Start(NamedTuple):
+  """What a run goes on from; `position` of the input is None before the first step."""
+
+  state: State
+  position: Mapping[str, Any] | None = None
+  seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,28 +92,31 @@ class Experiment:
 
   def batches(self) -> pipeline.TrainBatches:
     """The training data: the rows that this process must read."""
-    return self.data.batches(sharding.local_rows(self.mesh, self.data.batch_size))
+    return self.data.batches(self._rows)
+
+  def _rows(self, batch_size: int) -> np.ndarray:
+    return sharding.local_rows(self.mesh, batch_size)
 
   @functools.cached_property
-  def example(self) -> pipeline.Batch:
-    """This process's rows of the first batch."""
-    with contextlib.closing(self.batches()) as batches:
-      return next(batches)
+  def example(self) -> Any:
+    """This process's rows of the first batch; of several tasks that of each."""
+    return self.data.first(self._rows)
 
   @functools.cached_property
-  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of a batch, of several shapes the largest."""
+  def abstract_batch(self) -> Any:
+    """Shapes, types and shardings of a batch, of several shapes the largest.
+
+    Of several tasks it holds a batch of each.
+    """
     return self.abstract_batch_of(None)
 
-  def abstract_batch_of(
-    self, shape: tuple[int, int] | None
-  ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The same of another of the shapes that images are padded to."""
-    size, split = self.data.batch_size, sharding.batch_sharding(self.mesh)
-    return {
-      name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=split)
-      for name, x in self.data.example(shape=shape).items()
-    }
+  def abstract_batch_of(self, signature: Any) -> Any:
+    """The same for one of `data.signatures`."""
+    split = sharding.batch_sharding(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
+      self.data.abstract(signature),
+    )
 
   @property
   def key(self) -> jax.Array:
@@ -129,13 +144,43 @@ class Experiment:
     return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
   def init(self) -> State:
-    """Random weights, each device making its own part."""
+    """Random weights, each device making its own part; frozen ones are zeros."""
     return jax.jit(self._init, out_shardings=self.shardings)(self.key)
 
+  @functools.cached_property
+  def frozen(self) -> Any:
+    """Variables of the frozen networks, as the config names them; None without any."""
+    abstract = self.abstract_state.frozen
+    if abstract is None:
+      return None
+    networks, loaded = self.task.networks(), {}
+    for name, node in self.settings.frozen.items():
+      source = spec.build(node, f'config.frozen.{name}')
+      with errors.prefixed(f'config.frozen.{name}'):
+        loaded[name] = init_from.complete(source, networks[name], abstract[name])
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return meshes.put_tree(loaded, shardings)
+
+  def checkpoints(self, workdir: pathlib.Path) -> checkpoint.Checkpoints:
+    """The checkpoints of a run of this config in a folder."""
+    settings = self.settings
+    best = settings.keep_best and best_is(settings.keep_best, self.evaluators)
+    return checkpoint.Checkpoints(
+      workdir, settings.keep_last, settings.keep_every, settings.keep_best, best
+    )
+
+  def start(self, checkpoints: checkpoint.Checkpoints) -> Start:
+    """The state to go on from: that of the newest checkpoint, or the first one."""
+    frozen = self.frozen  # before hours of restoring what cannot train
+    restored = checkpoints.restore(self.abstract_state)
+    if restored is None:
+      return Start(self.first_state().replace(frozen=frozen))
+    state, position, seconds = restored
+    return Start(state.replace(frozen=frozen), position, seconds)
+
   def _init(self, key: jax.Array) -> State:
-    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in self.abstract_batch.items()}
     with sharding.on_mesh(self.mesh):
-      return self.task.init(key, zeros)
+      return self.task.init(key, task_contract.zeros_of(self.abstract_batch))
 
   def first_state(self) -> State:
     """The state before the first step, with what `init_from` has where it is given."""
@@ -166,6 +211,44 @@ class Experiment:
     """`step` jitted over the mesh; it takes the old state's memory for the new one."""
     out = (self.shardings, sharding.replicated(self.mesh))
     return jax.jit(self.step, donate_argnums=0, out_shardings=out)
+
+
+def check_frozen(task: Task, frozen: Mapping[str, Any]) -> None:
+  """Raises unless the config names weights for each frozen network, and no other."""
+  wanted = [name for name, network in task.networks().items() if network.frozen]
+  for name in wanted:
+    if frozen.get(name) is None:
+      raise UserError(
+        f'config.frozen.{name} is missing: the weights of the frozen network {name!r}'
+      )
+  for name in frozen:
+    if name not in wanted:
+      listed = ', '.join(wanted) or 'none'
+      raise UserError(
+        f'config.frozen.{name}: {type(task).__name__} has no such frozen network; it'
+        f' has {listed}'
+      )
+
+
+def best_is(keep_best: str, evaluators: Mapping[str, Evaluator]) -> str:
+  """Returns 'max' or 'min': what the best value of an evaluation scalar is."""
+  name, _, scalar = keep_best.partition('/')
+  known = [f'{n}/{key}' for n, e in evaluators.items() for key in e.reports()]
+  if name in evaluators:
+    for pattern, mode in evaluators[name].reports().items():
+      if re.fullmatch(pattern, scalar):
+        return mode
+  raise UserError(
+    f'config.keep_best={keep_best!r} is reported by no evaluator; there are'
+    f' {", ".join(known) or "none"}'
+  )
+
+
+def check_evaluators(task: Task, evaluators: Mapping[str, Evaluator]) -> None:
+  """Raises where an evaluator names a prediction that the task lacks."""
+  for name, evaluator in evaluators.items():
+    with errors.prefixed(f'config.evals.{name}.predict'):
+      evaluator.prediction(task)
 
 
 def make(
@@ -202,6 +285,11 @@ def make(
     if spec.symbol(node, path) is pipeline.EvalInput:
       meshes.check_batch_size(mesh, node['batch_size'], f'{path}.batch_size')
   task = spec.build(settings.task, 'config.task')
+  check_evaluators(task, evaluators)
+  if training:
+    check_frozen(task, settings.frozen)
+    if settings.keep_best is not None:
+      best_is(settings.keep_best, evaluators)
   return Experiment(settings, task, evaluators, mesh, data)
 
 

@@ -22,7 +22,7 @@ from big_vision_like.metrics import say
 from big_vision_like.models import bit, detr, resnet, vit
 from big_vision_like.ops import positions
 from big_vision_like.tasks import classification, detection
-from big_vision_like.tasks.task import State, Task
+from big_vision_like.tasks.task import Network, State, Task
 from big_vision_like.weights import published
 
 MODELS = {
@@ -55,9 +55,19 @@ class LoadedRun:
   state: State
 
   @property
+  def network(self) -> Network:
+    """The network of the task that is usually wanted."""
+    return next(iter(self.task.networks().values()))
+
+  @property
+  def variables(self) -> Variables:
+    """The variables of that network that predictions are made with."""
+    return self.network.variables(self.state)
+
+  @property
   def params(self) -> Any:
-    """The parameters that predictions are made with."""
-    return self.state.variables['params']
+    """The parameters among them."""
+    return self.variables['params']
 
 
 def load_run(

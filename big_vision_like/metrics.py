@@ -161,6 +161,11 @@ class Metrics:
       tag = key if kind == 'eval' else f'{kind}/{key}'
       self._board.add_scalar(tag, float(value), step)
 
+  def texts(self, step: int, name: str, lines: Sequence[str]) -> None:
+    """Writes lines, such as captions, to TensorBoard."""
+    if self._active:
+      self._board.add_text(name, '\n\n'.join(lines), step)
+
   def pictures(self, step: int, name: str, images_BHWC: np.ndarray) -> None:
     """Writes a sheet of uint8 images (B, H, W, 1 or 3) to TensorBoard."""
     if self._active:
@@ -288,9 +293,12 @@ def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
   os.replace(temporary, path)
 
 
-def shapes_of(batch: Mapping[str, Any]) -> tuple[str, ...]:
-  """'image uint8[8, 32, 32, 3]' and so on."""
-  return tuple(f'{k} {v.dtype}{list(v.shape)}' for k, v in batch.items())
+def shapes_of(batch: Any) -> tuple[str, ...]:
+  """Returns 'image uint8[8, 32, 32, 3]' and so on; nested names are joined by '/'."""
+  return tuple(
+    f'{jax.tree_util.keystr(keys, simple=True, separator="/")} {x.dtype}{list(x.shape)}'
+    for keys, x in jax.tree_util.tree_leaves_with_path(batch)
+  )
 
 
 class CompileWatch:
@@ -304,7 +312,7 @@ class CompileWatch:
   def __init__(self, metrics: Metrics):
     self._metrics = metrics
     self.expected = True
-    self.now: tuple[int, Mapping[str, jax.Array]] = (0, {})
+    self.now: tuple[int, Any] = (0, {})
 
   def __enter__(self) -> 'CompileWatch':
     jax.monitoring.register_event_duration_secs_listener(self._heard)

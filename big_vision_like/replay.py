@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import optim
 from big_vision_like.data.pipeline import Batch
 from big_vision_like.errors import UserError
 from big_vision_like.experiment import Experiment
@@ -40,9 +40,9 @@ def check_finite(
   folder.mkdir(exist_ok=True)
   with contextlib.closing(run.batches()) as batches:
     batches.set_state(position)
-    rows = sharding.local_rows(run.mesh, run.data.batch_size)
+    batch = _flat(next(batches))
     path = folder / f'batch-{jax.process_index()}.npz'
-    np.savez(path, **{ROWS: rows}, **next(batches))
+    np.savez(path, **{ROWS: _local_rows(run, batch)}, **batch)
   values = {name: str(value) for name, value in scalars.items()}
   story = {'step': step, 'scalars': values, 'last_good_checkpoint': last_good}
   if jax.process_index() == 0:
@@ -58,22 +58,21 @@ def check_finite(
 
 def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   """Goes from the last good checkpoint to `step` and names what is not finite first."""
-  batch = _saved_batch(run, workdir, step)
   batches = run.batches()
-  with checkpoint.Checkpoints(workdir) as checkpoints:
-    restored = checkpoints.restore(run.abstract_state)
-  if restored is None:
-    state = run.first_state()
-  else:
-    state, position, _ = restored
+  saved = _saved_batch(run, workdir, step)
+  with run.checkpoints(workdir) as checkpoints:
+    state, position, _ = run.start(checkpoints)
+  if position is not None:
     batches.set_state(position)
   if int(state.step) >= step:
     raise UserError(f'the checkpoint is at step {int(state.step)}, after {step}.')
   say('replay', f'from step {int(state.step):,} to {step:,}')
   while int(state.step) < step - 1:
     state, _ = run.compiled_step(state, sharding.put(next(batches), run.mesh))
-  same = all(np.array_equal(batch[k], v) for k, v in next(batches).items())
+  batch = next(batches)
+  same = all(np.array_equal(saved[k], v) for k, v in _flat(batch).items())
   batches.close()
+  batch = _like(batch, saved)
   say('replay', f'the batch of step {step:,} is {"the same" if same else "DIFFERENT"}')
   _report(run, state, sharding.put(batch, run.mesh), step)
 
@@ -86,21 +85,41 @@ def _saved_batch(run: Experiment, workdir: pathlib.Path, step: int) -> Batch:
     raise UserError(
       f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
     )
-  whole: Batch = {}
+  parts = []
   for path in paths:
     with np.load(path) as saved:
-      part = dict(saved)
-    rows = part.pop(ROWS)
-    for name, x in part.items():
-      shape = (run.data.batch_size, *x.shape[1:])
-      whole.setdefault(name, np.zeros(shape, x.dtype))[rows] = x
-  mine = sharding.local_rows(run.mesh, run.data.batch_size)
+      parts.append(dict(saved))
+  order = np.argsort(np.concatenate([part[ROWS] for part in parts]), kind='stable')
+  whole = {
+    name: np.concatenate([part[name] for part in parts])[order]
+    for name in parts[0]
+    if name != ROWS
+  }
+  mine = sharding.local_rows(run.mesh, len(order))
   return {name: x[mine] for name, x in whole.items()}
 
 
-def _report(
-  run: Experiment, state: State, batch: dict[str, jax.Array], step: int
-) -> None:
+def _local_rows(run: Experiment, batch: Batch) -> np.ndarray:
+  """Which rows of the whole batch these are, of this process."""
+  shards = len(sharding.local_shards(run.mesh))
+  size = len(next(iter(batch.values()))) // shards * sharding.num_shards(run.mesh)
+  return sharding.local_rows(run.mesh, size)
+
+
+def _flat(batch: Any) -> Batch:
+  """A batch with nested names joined, 'question/ids', for a file of arrays."""
+  leaves = jax.tree_util.tree_leaves_with_path(batch)
+  return {optim.path_of(keys): x for keys, x in leaves}
+
+
+def _like(batch: Any, flat: Batch) -> Any:
+  """The batch with the values of a flat one."""
+  return jax.tree_util.tree_map_with_path(
+    lambda keys, _: flat[optim.path_of(keys)], batch
+  )
+
+
+def _report(run: Experiment, state: State, batch: Any, step: int) -> None:
   for name, tree in [('parameters', state.params), ('batch', batch)]:
     say('replay', f'{name} before the step: {_not_finite(tree)}')
   after, scalars = jax.jit(run.step)(state, batch)

@@ -10,9 +10,11 @@ import os
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import ml_collections as mlc
+import numpy as np
 
 from big_vision_like import checkpoint, errors, flops, metrics, processes, replay
 from big_vision_like import experiment as experiments
@@ -38,7 +40,7 @@ def train(
   import_seconds: float = 0.0,
   drill: int | None = None,
 ) -> State:
-  """Trains to the config's last step, going on from what the folder holds.
+  """Trains to the config's last step, resuming from what the folder holds.
 
   At step `drill` the run is interrupted as machines that are taken away interrupt it.
   """
@@ -51,21 +53,15 @@ def train(
   checkpoint.claim(workdir, config)
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
-    checkpoints = stack.enter_context(
-      checkpoint.Checkpoints(
-        workdir, run.settings.keep_last, run.settings.keep_every, run.settings.keep_best
-      )
-    )
-    with timed(phases, 'restore'):
-      restored = checkpoints.restore(run.abstract_state)
-    if restored is None:
-      with timed(phases, 'init'):
-        state, seconds = run.first_state(), 0.0
-    else:
-      state, position, seconds = restored
+    checkpoints = stack.enter_context(run.checkpoints(workdir))
+    started = time.perf_counter()
+    state, position, seconds = run.start(checkpoints)
+    phase = 'init' if position is None else 'restore'
+    phases[phase] = time.perf_counter() - started
+    if position is not None:
       batches.set_state(position)
     start, total = int(state.step), run.settings.total_steps
-    describe(run, workdir, state, resumed_at=None if restored is None else start)
+    describe(run, workdir, state, resumed_at=None if position is None else start)
     log = stack.enter_context(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
     )
@@ -87,9 +83,10 @@ def loop(
 ) -> State:
   """Steps until the last one, or until SIGTERM."""
   start, total = int(state.step), run.settings.total_steps
-  if start == 0 and 'image' in run.example:
-    log.pictures(0, 'train/images', run.example['image'][:32])
-  replicas = Replicas(run.mesh, run.abstract_state)
+  if start == 0:
+    for name, images_BHWC in pictures_of(run.example).items():
+      log.pictures(0, f'train/{name}', images_BHWC[:32])
+  replicas = Replicas(run.mesh, run.abstract_state.trained)
   every = run.settings.check_replicas_every
   unread = Unread()
   operations: dict[tuple[str, ...], int] = {}  # of a step, by the shapes of its batch
@@ -117,7 +114,7 @@ def loop(
         with timed(phases, 'compile'):
           operations[shapes] = prepare(run, state, arrays)
           state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
-        first_step(log, phases, step, operations[shapes], run.data.batch_size)
+        first_step(log, phases, step, operations[shapes], batch_size_of(arrays))
       else:
         if shapes not in operations:
           compilations.expected = True
@@ -132,7 +129,9 @@ def loop(
       due = [n for n, e in run.evaluators.items() if last or is_due(step, e.every)]
       save = last or stop or is_due(step, run.settings.checkpoint_every)
       compare = every > 0 and (save or is_due(step, every))
-      unread.add(step, position, scalars, replicas.sums(state) if compare else None)
+      unread.add(
+        step, position, scalars, replicas.sums(state.trained) if compare else None
+      )
       done = step if due or save else unread.wait()
       if due or save or is_due(done, run.settings.log_every):
         look(done)
@@ -150,7 +149,7 @@ def loop(
   return state
 
 
-def prepare(run: Experiment, state: State, arrays: dict[str, jax.Array]) -> int:
+def prepare(run: Experiment, state: State, arrays: Any) -> int:
   """Compiles the step for batches of these shapes; returns its operations."""
   traced = run.compiled_step.trace(state, arrays)
   traced.lower().compile()  # which the call finds again
@@ -160,7 +159,7 @@ def prepare(run: Experiment, state: State, arrays: dict[str, jax.Array]) -> int:
 def new_shapes(
   run: Experiment,
   state: State,
-  arrays: dict[str, jax.Array],
+  arrays: Any,
   known: Iterable[tuple[str, ...]],
   step: int,
   log: Metrics,
@@ -172,7 +171,7 @@ def new_shapes(
   seconds = time.perf_counter() - started
   before, own = set().union(*known), shapes_of(arrays)
   new = ', '.join([shape for shape in own if shape not in before] or own)
-  each = f'{operations / run.data.batch_size / 1e9:.3g} G per example and step'
+  each = f'{operations / batch_size_of(arrays) / 1e9:.3g} G per example and step'
   log.say('compiled', f'in {seconds:.1f} s at step {step:,} for {new}; {each}')
   log.write(step, 'info', {'compile_seconds': seconds})
   log.pause(seconds)
@@ -190,15 +189,28 @@ def evaluate(
   """Runs these evaluators and logs what they find, as 'NAME/WHAT'."""
   results = {}
   for name in names:
-    scalars, pictures, seconds = measure(
-      run.evaluators[name], run.task, state, run.mesh
-    )
-    for key, images_BHWC in pictures.items():
+    found, seconds = measure(run.evaluators[name], run.task, state, run.mesh)
+    for key, images_BHWC in found.pictures.items():
       log.pictures(step, f'{name}/{key}', images_BHWC)
-    log.evaluation(step, name, scalars, seconds)
+    for key, lines in found.texts.items():
+      log.texts(step, f'{name}/{key}', lines)
+    log.evaluation(step, name, found.scalars, seconds)
     log.pause(seconds)
-    results |= {f'{name}/{key}': value for key, value in scalars.items()}
+    results |= {f'{name}/{key}': value for key, value in found.scalars.items()}
   return results
+
+
+def pictures_of(batch: Any, name: str = '') -> dict[str, np.ndarray]:
+  """Returns a batch's images by 'images', or 'TASK/images' where it is of tasks."""
+  if 'image' in batch:
+    return {f'{name}images': batch['image']}
+  parts = [(k, x) for k, x in batch.items() if isinstance(x, dict)]
+  return {k: x for key, part in parts for k, x in pictures_of(part, f'{key}/').items()}
+
+
+def batch_size_of(batch: Any) -> int:
+  """Returns the number of examples of a batch."""
+  return jax.tree.leaves(batch)[0].shape[0]
 
 
 def describe(

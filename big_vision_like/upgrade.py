@@ -12,8 +12,63 @@ Call = dict[str, Any]
 # Symbols that moved: the path in old configs, and the path of today.
 MOVED: Mapping[str, str] = {}
 
+
+def _grouped_augmentation(call: Call) -> Call:
+  """Moves what the device does to images into `augment`."""
+  call = _averaged(call)
+  names = {name: name for name in ('flip', 'erasing', 'mixup', 'cutmix', 'switch')} | {
+    'mixup_partner': 'partner'
+  }
+  found = {new: call.pop(old) for old, new in names.items() if old in call}
+  if found:
+    call['augment'] = {'_fn': 'big_vision_like.ops.augmentation:Augment', **found}
+  return call
+
+
+def _averaged(call: Call) -> Call:
+  """Makes `ema_decay`, whose warm-up was fixed, an `Ema`."""
+  decay = call.pop('ema_decay', None)
+  if decay is not None:
+    call['ema'] = {
+      '_fn': 'big_vision_like.optim:Ema',
+      'decay': decay,
+      'warmup': True,
+    }
+  return call
+
+
+def _prediction(names: Mapping[str, str]) -> Callable[[Call], Call]:
+  """Makes `output`, a name among all outputs, the prediction of that name."""
+
+  def change(call: Call) -> Call:
+    output = call.pop('output', None)
+    if output is not None:
+      call['predict'] = names.get(output, output)
+    return call
+
+  return change
+
+
+def _arguments(call: Call) -> Call:
+  """Moves `num_slots` and `iterations` to the keywords of the prediction."""
+  names = [name for name in ('num_slots', 'iterations') if name in call]
+  given = {name: call.pop(name) for name in names}
+  given = {name: value for name, value in given.items() if value is not None}
+  return call | ({'predict_args': given} if given else {})
+
+
 # Changes of arguments, by the symbol (of today) that takes them.
-ARGUMENTS: Mapping[str, Callable[[Call], Call]] = {}
+ARGUMENTS: Mapping[str, Callable[[Call], Call]] = {
+  'big_vision_like.tasks.classification:Classification': _grouped_augmentation,
+  'big_vision_like.tasks.detection:Detection': _averaged,
+  'big_vision_like.tasks.object_discovery:ObjectDiscovery': _averaged,
+  'big_vision_like.tasks.set_prediction:SetPrediction': _averaged,
+  'big_vision_like.tasks.seq2seq:Seq2Seq': _averaged,
+  'big_vision_like.evals.sequences:ExactMatch': _prediction({'beam': 'translate'}),
+  'big_vision_like.evals.translation:Bleu': _prediction({'beam': 'translate'}),
+  'big_vision_like.evals.segmentation:Segmentation': _arguments,
+  'big_vision_like.evals.set_prediction:AveragePrecision': _arguments,
+}
 
 
 def upgraded(node: Any) -> Any:

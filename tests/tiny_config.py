@@ -8,6 +8,7 @@ from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
@@ -50,8 +51,8 @@ def get_config() -> mlc.ConfigDict:
       weight_decay=0.05,
       clip_norm=1.0,
     ),
-    mixup=0.2,
-    ema_decay=0.99,
+    augment=spec(Augment, mixup=0.2),
+    ema=spec(optim.Ema, decay=0.99, warmup=True),
   )
   c.evals = dict(
     val=spec(

@@ -31,21 +31,22 @@ import report_detection
 import report_images
 import report_sequences
 import report_slots
+import report_source
 import report_weights
 from report_source import Section, Source
 
-from big_vision_like import errors, evaluate, experiment, metrics
+from big_vision_like import errors, evaluate, experiment, metrics, upgrade
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
-from big_vision_like.tasks import detection, object_discovery, seq2seq, set_prediction
 from big_vision_like.viz import page, runs
 
-# Of runs of these tasks; of others, those on images.
+# By what a task predicts; of others the page has general sections only.
 SOURCES = {
-  seq2seq.Seq2Seq: report_sequences.Source,
-  object_discovery.ObjectDiscovery: report_slots.Discovery,
-  set_prediction.SetPrediction: report_slots.Sets,
-  detection.Detection: report_detection.Source,
+  'classes': report_images.Source,
+  'sequences': report_sequences.Source,
+  'slots': report_slots.Discovery,
+  'sets': report_slots.Sets,
+  'objects': report_detection.Source,
 }
 
 
@@ -55,7 +56,7 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
   file = folder / 'config.json'
   if not file.is_file():
     raise UserError(f'{folder} is not the folder of a run: it has no config.json.')
-  config = json.loads(file.read_text())
+  config = upgrade.upgraded(json.loads(file.read_text()))
   evals = config.get('evals', {})
   if evaluator and evaluator not in evals:
     listed = ', '.join(evals) or 'none'
@@ -77,10 +78,7 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
 def source_of(config: Mapping[str, Any]) -> type[Source]:
   """The kind of run that a config describes."""
   task = specs.symbol(config['task'], 'config.task')
-  for kind, source in SOURCES.items():
-    if issubclass(task, kind):
-      return source
-  return report_images.Source
+  return SOURCES.get(task.predicts, report_source.Plain)
 
 
 def distinct_names(folders: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ recalls, C categories.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,13 +36,13 @@ PRECISION_AT = (0, 5)  # IoU 0.5 and 0.75
 class Found:
   """The first evaluation images: `rows` of arrays, and what an evaluator says of them.
 
-  Example i is row `places[i][1]` of batch `places[i][0]` of `data`. `quality` is NaN
-  where there is nothing to find.
+  `index_N` are their places in the source. `quality` is NaN where there is nothing to
+  find.
   """
 
   name: str
   evaluator: Any
-  places: Sequence[tuple[int, int]]
+  index_N: np.ndarray
   quality_N: np.ndarray
 
   def shown(self) -> dict[int, str]:
@@ -51,17 +51,15 @@ class Found:
     titles = from_best_to_worst(-self.quality_N[there])
     return {int(there[i]): title for i, title in titles.items()}
 
-  def read(self, examples: Sequence[int]) -> dict[int, Arrays]:
-    """Batches of one example each: large images are read again rather than kept."""
-    wanted = {self.places[example]: example for example in examples}
-    found: dict[int, Arrays] = {}
-    for number, batch in enumerate(self.evaluator.data.epoch()):
-      for (of, row), example in wanted.items():
-        if of == number:
-          found[example] = {k: np.array(v[row : row + 1]) for k, v in batch.items()}
-      if len(found) == len(wanted):
-        break
-    return found
+  def read(self, source: report_source.Source) -> dict[int, Arrays]:
+    """Batches of one each, of `shown`: large images are read again, not kept."""
+    examples = list(self.shown())
+    indices = self.index_N[examples].tolist()
+    rows = source.chosen(self.evaluator, lambda _, batch: batch, indices)
+    return {
+      example: {k: x[None] for k, x in row.items()}
+      for example, row in zip(examples, rows, strict=True)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,8 @@ class Source(report_source.Source):
 
   @property
   def sections(self) -> Sequence[Section]:
-    masks = specs.held(self.log.config['task']['model'], 'masks')
+    nodes = [node for _, node in specs.calls(self.log.config['task'])]
+    masks = any(specs.held(node, 'masks') for node in nodes)
     return (*SECTIONS, Section('Panoptic', segments, 'below')) if masks else SECTIONS
 
   @property
@@ -129,53 +128,19 @@ class Source(report_source.Source):
   @functools.cached_property
   def pictured(self) -> dict[int, Arrays]:
     """The examples that pictures are of."""
-    return self.boxes.read(list(self.boxes.shown()))
-
-
-def evaluator_of(
-  source: report_source.Source, kind: type, what: str
-) -> tuple[str, Any]:
-  """The evaluator whose examples are shown, and its name."""
-  name, node = source.evaluation(lambda each: issubclass(each, kind), what)
-  made = specs.build(node, f'config.evals.{name}')
-  if not isinstance(made, kind):
-    raise UserError(f'evals.{name} is no evaluator that {what}.')
-  return name, made
-
-
-def first_batches(
-  source: report_source.Source, name: str, made: evaluator.Evaluator
-) -> Iterator[tuple[int, Arrays]]:
-  """Numbered batches of an evaluator, until there are enough examples."""
-  count = 0
-  for number, batch in enumerate(made.data.epoch()):
-    for needed in ('image', *made.needs):
-      if needed not in batch:
-        raise UserError(f'the data of evals.{name} has no `{needed}`.')
-    yield number, batch
-    count += batch['mask'].sum()
-    if count >= source.num_examples:
-      break
+    return self.boxes.read(self)
 
 
 def look(source: Source) -> Boxes:
   """Finds the objects of the first images, and compares as the evaluator would."""
-  task, state = source.restored.task, jax.device_put(source.restored.state)
-  name, made = evaluator_of(source, detection.CocoAP, 'finds objects')
+  name, made = source.evaluator_of(detection.CocoAP, 'finds objects')
 
-  @jax.jit
-  def measured_of(state: Any, batch: Any) -> Any:
-    outputs = task.predict(state, batch, jax.random.key(0))
+  def measure(outputs: Any, batch: Any) -> Any:
+    check(batch, name, made)
     return made.measure(outputs, batch) | {'box': outputs['boxes']}
 
-  parts, places = [], []
-  for number, batch in first_batches(source, name, made):
-    rows = np.flatnonzero(batch['mask'])
-    arrays = jax.device_get(measured_of(state, batch))
-    parts.append({k: v[rows] for k, v in arrays.items()})
-    places += [(number, int(row)) for row in rows]
-  count = source.num_examples
-  values = {k: np.concatenate([part[k] for part in parts])[:count] for k in parts[0]}
+  rows = source.joined(made, measure)
+  values = rows.values
   truth, found = made.entries(values)
   ids_N = values['image_id']
   measured = detection.evaluated(truth, found, ids_N.tolist())
@@ -183,7 +148,7 @@ def look(source: Source) -> Boxes:
   return Boxes(
     name=name,
     evaluator=made,
-    places=places[:count],
+    index_N=rows.index_N,
     quality_N=counts.pop('quality'),
     box_NQ4=values['box'],
     score_NQ=values['scores'],
@@ -193,6 +158,13 @@ def look(source: Source) -> Boxes:
     measured=measured,
     counts=counts,
   )
+
+
+def check(batch: Mapping[str, Any], name: str, made: evaluator.Evaluator) -> None:
+  """UserError unless a batch has what the evaluator needs."""
+  for needed in ('image', *made.needs):
+    if needed not in batch:
+      raise UserError(f'the data of evals.{name} has no `{needed}`.')
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:
@@ -228,7 +200,7 @@ def objects_found(source: Source) -> tuple[str, str]:
   right, wrong, missed = (found.counts[k].sum() for k in ('right', 'wrong', 'missed'))
   content = page.paragraph(
     f'Of {plural(right + missed, "object")} in the first '
-    f'{plural(len(found.places), "image")} of {found.name}, {right:,} are found '
+    f'{plural(len(found.index_N), "image")} of {found.name}, {right:,} are found '
     f'({percent(right / (right + missed))}) and {missed:,} missed; boxes that find '
     f'none: {wrong:,}.'
   )
@@ -260,21 +232,22 @@ def shown_of(batch: Arrays) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
 
 def attention(source: Source) -> tuple[str, str]:
   """Where the decoder looked for each object that it found."""
-  found, task = source.boxes, source.restored.task
+  found, network = source.boxes, source.restored.network
 
   @jax.jit
   def attended(variables: Any, batch: Any) -> Any:
-    outputs, sown = task.model.apply(
-      variables, *task.model_inputs(batch), mutable=['intermediates']
+    outputs, sown = network.module.apply(
+      variables, *network.inputs(batch), mutable=['intermediates']
     )
     return outputs.get('memory'), sown.get('intermediates', {})
 
-  variables, content = source.restored.state.variables, ''
+  variables, content = source.restored.variables, ''
   for example, title in found.shown().items():
     batch = source.pictured[example]
     memory, sown = jax.device_get(attended(variables, batch))
     if memory is None:
-      raise UserError(f'{type(task.model).__name__} gives no `memory` to look at.')
+      kind = type(network.module).__name__
+      raise UserError(f'{kind} gives no `memory` to look at.')
     try:
       weights_1Qhw = drawing.decoder_attention(sown, memory.shape[1:3])
     except ValueError as error:
@@ -352,7 +325,7 @@ def precision(source: Source) -> tuple[str, str]:
     for t in PRECISION_AT
   ]
   content = page.paragraph(
-    f'Of the first {plural(len(found.places), "image")} of {found.name}, AP is '
+    f'Of the first {plural(len(found.index_N), "image")} of {found.name}, AP is '
     f'{percent(ap_TC.mean())}, AP50 {percent(ap_TC[0].mean())} and AP75 '
     f'{percent(ap_TC[5].mean())}.'
   )
@@ -381,31 +354,31 @@ def precision(source: Source) -> tuple[str, str]:
 
 def segments(source: Source) -> tuple[str, str]:
   """True segments beside those found, on the best, the median and the worst image."""
-  task, state = source.restored.task, jax.device_put(source.restored.state)
-  name, made = evaluator_of(source, panoptic.PanopticQuality, 'finds segments')
-  step = jax.jit(functools.partial(made.step, task.predict))
+  name, made = source.evaluator_of(panoptic.PanopticQuality, 'finds segments')
 
-  def pairs(batch: Arrays) -> Iterator[tuple[int, Any, np.ndarray]]:
-    """Of each real row, true and found segments, and counts of their pairs."""
-    arrays, _ = jax.device_get(step(state, batch))
-    for row in np.flatnonzero(batch['mask']).tolist():
-      each = {k: v[row] for k, v in arrays.items()}
-      both = made.segments(each, batch['image'].shape[1:3])
-      (true, found), classes = both, each['logits'].shape[-1] - 1
-      yield row, both, panoptic.counts(*true, *found, classes)
+  def measure(outputs: Any, batch: Any) -> Any:
+    check(batch, name, made)
+    return made.measure(outputs, batch)
 
-  places, counts = [], []
-  for number, batch in first_batches(source, name, made):
-    for row, _, counts_C4 in pairs(batch):
-      places.append((number, row))
-      counts.append(counts_C4)
-  places, counts_NC4 = places[: source.num_examples], counts[: source.num_examples]
+  def compared(row: Arrays) -> tuple[Any, np.ndarray]:
+    """True and found segments of an image, and counts of their pairs."""
+    true, found = made.segments(row)
+    return (true, found), panoptic.counts(*true, *found, row['logits'].shape[-1] - 1)
+
+  predict, state = made.prediction(source.restored.task), source.restored.state
+  indices, counts = [], []
+  for part in made.rows(measure, predict, state, limit=source.num_examples):
+    indices += part.index_N.tolist()
+    for row in range(len(part.index_N)):
+      counts.append(compared({k: x[row] for k, x in part.values.items()})[1])
+  index_N = np.array(indices[: source.num_examples])
+  counts_NC4 = counts[: source.num_examples]
   whole_N4 = np.sum(counts_NC4, axis=1)
   quality_N = panoptic.class_quality(whole_N4)[:, 0]
   quality_N = np.where(whole_N4[:, [0, 2]].any(axis=1), quality_N, np.nan)
   if np.isnan(quality_N).all():
     raise UserError(f'no image of evals.{name} has a segment.')
-  found = Found(name, made, places, quality_N)
+  found = Found(name, made, index_N, quality_N)
   measured = panoptic.quality(np.sum(counts_NC4, axis=0), made.num_things)
   rows = [
     [what, *(percent(measured[f'{q}{of}']) for q in ('PQ', 'SQ', 'RQ'))]
@@ -413,14 +386,14 @@ def segments(source: Source) -> tuple[str, str]:
     if f'PQ{of}' in measured
   ]
   content = page.paragraph(
-    f'The first {plural(len(places), "image")} of {name}; queries with a score above '
+    f'The first {plural(len(index_N), "image")} of {name}; queries with a score above '
     f'{made.threshold:g} become segments.'
   )
   content += page.table(['', 'quality', 'segmentation', 'recognition'], rows)
-  titles = found.shown()
-  batches = found.read(list(titles))
-  for example, title in titles.items():
-    [(_, both, _)] = pairs(batches[example])
+  titles, batches = found.shown(), found.read(source)
+  shown = source.chosen(made, measure, index_N[list(titles)].tolist())
+  for row, (example, title) in zip(shown, titles.items(), strict=True):
+    both, _ = compared(row)
     image_HWC, (height, width), _ = shown_of(batches[example])
     sheet_HWC = drawing.panoptic_sheet(
       image_HWC[:height, :width],

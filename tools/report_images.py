@@ -1,18 +1,17 @@
 """What a report shows of a run on images: its examples, and what a ViT learned."""
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import report_source
 import report_vit
 from report_source import Section, evenly
 
-from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import MeanEvaluator
 from big_vision_like.viz import images, page
@@ -44,11 +43,11 @@ class Source(report_source.Source):
   @functools.cached_property
   def trained(self) -> report_vit.Trained:
     """The model, with the predicted examples to look at."""
-    task, state = self.restored.task, self.restored.state
+    network = self.restored.network
     return report_vit.Trained(
-      model=task.model,
-      variables={'params': self.params, **state.mutable},
-      inputs=lambda image_BHWC: task.model_inputs({'image': image_BHWC}),
+      model=network.module,
+      variables=self.restored.variables,
+      inputs=lambda image_BHWC: network.inputs({'image': image_BHWC}),
       images=lambda: self.predictions.image_BHWC,
     )
 
@@ -66,45 +65,35 @@ class Source(report_source.Source):
 
 def predict(source: Source) -> Predictions:
   """Runs the model on the first examples of an evaluator's data."""
-  task, state = source.restored.task, source.restored.state
   # Those that compare each output with its label; few-shot data has other classes.
-  name, node = source.evaluation(
-    lambda kind: issubclass(kind, MeanEvaluator), 'predicts labels'
-  )
-  data = specs.build(node['data'], f'config.evals.{name}.data')
-  predict_fn, state = jax.jit(task.predict), jax.device_put(state)
+  name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
   sigmoid = source.log.config['task'].get('loss_type') == 'sigmoid'
-  parts, count = collections.defaultdict(list), 0
-  for batch in data.epoch():
+
+  def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
     if 'image' not in batch or np.ndim(batch.get('label')) != 1:
       raise UserError(f'the data of evals.{name} is not images with one label each.')
-    outputs = predict_fn(state, batch, jax.random.key(0))
-    if np.ndim(outputs.get('logits')) != 2:
+    logits_BC = outputs.get('logits')
+    if np.ndim(logits_BC) != 2:
       raise UserError('the task predicts no `logits` over classes.')
-    logits_BC = np.asarray(outputs['logits'], np.float32)
-    mask_B = np.asarray(batch.get('mask', np.ones(len(logits_BC), bool)))
-    parts['image'].append(batch['image'][mask_B])
-    parts['label'].append(batch['label'][mask_B])
-    parts['id'].append(batch.get('id', count + np.arange(len(mask_B)))[mask_B])
-    parts['probability'].append(probabilities(logits_BC, sigmoid)[mask_B])
-    count += mask_B.sum()
-    if count >= source.num_examples:
-      break
-  if not count:
-    raise UserError(f'the data of evals.{name} is empty.')
-  joined = {k: np.concatenate(v)[: source.num_examples] for k, v in parts.items()}
-  if joined['label'].max() >= logits_BC.shape[-1]:
+    probability = jax.nn.sigmoid if sigmoid else jax.nn.softmax
+    own = {k: batch[k] for k in ('image', 'label', 'id') if k in batch}
+    return own | {'probability': probability(logits_BC.astype(jnp.float32))}
+
+  found = source.joined(made, measure)
+  values = found.values
+  classes = values['probability'].shape[-1]
+  if values['label'].max() >= classes:
     raise UserError(
-      f'evals.{name} has labels up to {joined["label"].max()}, the model '
-      f'{logits_BC.shape[-1]} classes.'
+      f'evals.{name} has labels up to {values["label"].max()}, the model '
+      f'{classes} classes.'
     )
   return Predictions(
     evaluator=name,
-    image_BHWC=joined['image'],
-    label_B=joined['label'],
-    id_B=joined['id'],
-    probability_BC=joined['probability'],
-    names=class_names(data, logits_BC.shape[-1]),
+    image_BHWC=values['image'],
+    label_B=values['label'],
+    id_B=values.get('id', found.index_N),
+    probability_BC=values['probability'],
+    names=class_names(made.data, classes),
   )
 
 
@@ -112,13 +101,6 @@ def class_names(data: Any, count: int) -> list[str]:
   """Names of the classes 0 to `count` - 1, numbers where the data has none."""
   known = list(data.source.label_names or ())
   return [*known, *map(str, range(len(known), count))][:count]
-
-
-def probabilities(logits_BC: np.ndarray, sigmoid: bool) -> np.ndarray:
-  if sigmoid:
-    return 0.5 * (1.0 + np.tanh(logits_BC / 2))
-  exp_BC = np.exp(logits_BC - logits_BC.max(axis=-1, keepdims=True))
-  return exp_BC / exp_BC.sum(axis=-1, keepdims=True)
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:

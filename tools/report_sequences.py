@@ -15,10 +15,12 @@ from report_source import Section, evenly
 
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
+from big_vision_like.evals import sequences, translation
 from big_vision_like.tasks import seq2seq
 from big_vision_like.viz import attention, page, token_attention
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ATTENDING = 12, 8, 16, 2
+FINDS = (sequences.ExactMatch, translation.Bleu)  # evaluators of ids that are found
 EASY_LENGTH = 14  # tokens of a source whose attention is a legible picture
 
 
@@ -26,7 +28,7 @@ EASY_LENGTH = 14  # tokens of a source whose attention is a legible picture
 class Predictions:
   """Evaluation examples with what the model makes of them: ids, EOS last.
 
-  `output` is the search that found them, 'greedy' or 'beam'.
+  `output` is the prediction that found them, 'greedy' or 'translate'.
   """
 
   evaluator: str
@@ -99,38 +101,17 @@ class Source(report_source.Source):
 
 def predict(source: Source) -> Predictions:
   """Runs the search on the first examples of an evaluator's data."""
-  task, state = source.restored.task, source.restored.state
-  name, node = source.evaluation(
-    lambda kind: hasattr(kind, 'output'), 'looks at what the task finds'
-  )
-  output = node.get('output') or getattr(specs.symbol(node), 'output', 'greedy')
-  data = specs.build(node['data'], f'config.evals.{name}.data')
+  name, made = source.evaluator_of(FINDS, 'looks at what the task finds')
 
-  @jax.jit  # what is not returned is not computed
-  def search(state: Any, batch: Any) -> jax.Array:
-    outputs = task.predict(state, batch, jax.random.key(0))
-    if output not in outputs:
-      raise UserError(f'of the data of evals.{name} the task finds no `{output}`.')
-    return outputs[output]
-
-  state = jax.device_put(state)
-  sources, targets, found = [], [], []
-  for batch in data.epoch():
+  def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
     check(batch, f'the data of evals.{name}')
-    mask_B = batch.get('mask', np.ones(len(batch['source']), bool))
-    found_BN = np.asarray(search(state, batch))
-    for kept, ids in (
-      (sources, batch['source']),
-      (targets, batch['target']),
-      (found, found_BN),
-    ):
-      kept += [trimmed(row) for row in ids[mask_B]]
-    if len(sources) >= source.num_examples:
-      break
-  if not sources:
-    raise UserError(f'the data of evals.{name} is empty.')
-  count = source.num_examples
-  return Predictions(name, output, sources[:count], targets[:count], found[:count])
+    if 'ids' not in outputs:
+      raise UserError(f'the prediction {made.predict!r} of the task finds no `ids`.')
+    return {'source': batch['source'], 'target': batch['target'], 'ids': outputs['ids']}
+
+  values = source.joined(made, measure).values
+  rows = (list(map(trimmed, values[k])) for k in ('source', 'target', 'ids'))
+  return Predictions(name, made.predict, *rows)
 
 
 def check(batch: Mapping[str, Any], what: str) -> None:
@@ -152,8 +133,7 @@ def padded(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 def attend(source: Source) -> Attention:
   """Attention while the model writes what it found for a few examples."""
-  task, state = source.restored.task, source.restored.state
-  found = source.predictions
+  network, found = source.restored.network, source.predictions
   rows = legible(found)[:NUM_ATTENDING]
   if not rows:
     raise UserError('the model writes nothing.')
@@ -164,12 +144,11 @@ def attend(source: Source) -> Attention:
 
   @jax.jit
   def intermediates(variables: Any, batch: Any) -> Any:
-    inputs = task.model_inputs(batch)
-    _, collected = task.model.apply(variables, *inputs, mutable=['intermediates'])
+    inputs = network.inputs(batch)
+    _, collected = network.module.apply(variables, *inputs, mutable=['intermediates'])
     return collected['intermediates']
 
-  variables = jax.device_put({'params': source.params, **state.mutable})
-  collected = intermediates(variables, batch)
+  collected = intermediates(jax.device_put(source.restored.variables), batch)
   try:
     return Attention(
       rows,

@@ -6,7 +6,7 @@ properties of an object.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,13 +15,12 @@ import report_images
 import report_source
 from report_source import Section, from_best_to_worst, percent, plural
 
-from big_vision_like import spec as specs
 from big_vision_like.data.procedural import solids
 from big_vision_like.data.transforms import objects
 from big_vision_like.errors import UserError
-from big_vision_like.evals import evaluator as evaluators
 from big_vision_like.evals import segmentation
 from big_vision_like.evals import set_prediction as precision
+from big_vision_like.evals.evaluator import Measure
 from big_vision_like.ops import matching
 from big_vision_like.tasks import set_prediction
 from big_vision_like.viz import page, slots
@@ -43,17 +42,11 @@ PHRASE = ('size', 'color', 'material', 'shape')  # in the order of English
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """Evaluation examples, and numbers of each by name (N, ...).
-
-  Slots are sampled for a whole batch, so batches are kept: example i is row
-  `places[i][1]` of batch `places[i][0]`. `predict` takes state, batch and its number.
-  """
+  """Evaluation examples, and numbers of each by name (N, ...)."""
 
   name: str
   evaluator: Any
-  predict: Callable[[Any, Arrays, Any], Any]
-  batches: Sequence[Arrays]
-  places: Sequence[tuple[int, int]]
+  index_N: np.ndarray
   values: Arrays
 
 
@@ -95,62 +88,26 @@ class Sets(report_source.Source):
 
 
 def look(
-  source: report_source.Source,
-  kind: type,
-  what: str,
-  measure: Callable[[Any, Any], Mapping[str, jax.Array]],
+  source: report_source.Source, kind: type, what: str, measure: Measure
 ) -> Found:
   """Measures the first examples of an evaluator's data, as the evaluator would."""
-  task, state = source.restored.task, source.restored.state
-  name, node = source.evaluation(lambda each: issubclass(each, kind), what)
-  evaluator = specs.build(node, f'config.evals.{name}')
-  if not isinstance(evaluator, kind):
-    raise UserError(f'evals.{name} is no evaluator that {what}.')
-  replaced = {k: getattr(evaluator, k) for k in ('num_slots', 'iterations')}
+  name, made = source.evaluator_of(kind, what)
 
-  def predict(state: Any, batch: Any, number: Any) -> Any:
-    return evaluators.sampled(task.predict, state, batch, number, **replaced)
-
-  @jax.jit  # what is not measured is not computed
-  def measured(state: Any, batch: Any, number: Any) -> Any:
-    return measure(predict(state, batch, number), batch)
-
-  state = jax.device_put(state)
-  batches, places, parts = [], [], []
-  for number, batch in enumerate(evaluator.data.epoch()):
-    for needed in ('image', *evaluator.needs):
+  def measured(outputs: Any, batch: Any) -> Any:
+    for needed in ('image', *made.needs):
       if needed not in batch:
         raise UserError(f'the data of evals.{name} has no `{needed}`.')
-    rows = np.flatnonzero(batch['mask'])
-    values = jax.device_get(measured(state, batch, np.uint32(number)))
-    parts.append({k: v[rows] for k, v in values.items()})
-    places += [(number, int(row)) for row in rows]
-    batches.append(batch)
-    if len(places) >= source.num_examples:
-      break
-  count = source.num_examples
-  values = {k: np.concatenate([p[k] for p in parts])[:count] for k in parts[0]}
-  return Found(name, evaluator, predict, batches, places[:count], values)
+    return measure(outputs, batch)
+
+  rows = source.joined(made, measured)
+  return Found(name, made, rows.index_N, rows.values)
 
 
 def drawn(
-  source: report_source.Source,
-  found: Found,
-  names: Sequence[str],
-  examples: Sequence[int],
-) -> Iterator[Arrays]:
+  source: report_source.Source, found: Found, measure: Measure, examples: Sequence[int]
+) -> list[dict[str, np.ndarray]]:
   """What else the task predicts of some examples."""
-
-  @jax.jit
-  def row_of(state: Any, batch: Any, number: Any, row: Any) -> Any:
-    outputs = found.predict(state, batch, number)
-    return {name: outputs[name][row] for name in names}
-
-  state = jax.device_put(source.restored.state)
-  for example in examples:
-    number, row = found.places[example]
-    arrays = row_of(state, found.batches[number], np.uint32(number), row)
-    yield jax.device_get(arrays)
+  return source.chosen(found.evaluator, measure, found.index_N[examples].tolist())
 
 
 def sample_inputs(source: report_source.Source) -> tuple[str, str]:
@@ -200,12 +157,10 @@ def slots_by_iteration(source: Discovery) -> tuple[str, str]:
   )
   ari_N = values['ari_foreground']
   titles = {int(examples[i]): t for i, t in from_best_to_worst(-ari_N).items()}
-  for arrays, (example, title) in zip(
-    drawn(source, found, segmentation.DRAWN, list(titles)), titles.items(), strict=True
-  ):
-    number, row = found.places[example]
-    true_HW = found.batches[number]['segmentation'][row]
-    sheet_HWC = slots.slots_sheet(*(arrays[k] for k in segmentation.DRAWN), true_HW)
+  pictures = drawn(source, found, segmentation.drawn, list(titles))
+  for arrays, (example, title) in zip(pictures, titles.items(), strict=True):
+    names = (*segmentation.DRAWN, 'segmentation')
+    sheet_HWC = slots.slots_sheet(*(arrays[k] for k in names))
     content += page.heading(
       f'{title}: example {example} of {found.name}, foreground ARI '
       f'{percent(found.values["ari_foreground"][example])}'
@@ -243,7 +198,7 @@ def objects_found(source: Sets) -> tuple[str, str]:
     values['predictions'], values['targets'], evaluator.thresholds, evaluator.attributes
   )
   content = page.paragraph(
-    f'The first {len(found.places):,} examples of {found.name}; the loss is '
+    f'The first {len(found.index_N):,} examples of {found.name}; the loss is '
     f'{values["huber"].mean():.4g} on average.'
   )
   limits = [f'{limit:g}'.replace('inf', '\u221e') for limit in evaluator.thresholds]
@@ -252,11 +207,8 @@ def objects_found(source: Sets) -> tuple[str, str]:
     [['average precision', *map(percent, aps)]],
   )
   titles = from_best_to_worst(values['huber'])
-  for arrays, (example, title) in zip(
-    drawn(source, found, ('image', 'attention'), list(titles)),
-    titles.items(),
-    strict=True,
-  ):
+  pictures = drawn(source, found, precision.drawn, list(titles))
+  for arrays, (example, title) in zip(pictures, titles.items(), strict=True):
     content += page.heading(
       f'{title}: example {example} of {found.name}, loss {values["huber"][example]:.4g}'
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
+from big_vision_like.evals.evaluator import Evaluator, Measure, Rows
 from big_vision_like.viz import runs
 
 NUM_SHOWN = 3  # of examples, from the best to the worst
@@ -79,6 +80,35 @@ class Source(abc.ABC):
     if name is None:
       raise UserError(f'no evaluator of the config {what}.')
     return name, nodes[name]
+
+  def evaluator_of(self, kind: type, what: str) -> tuple[str, Any]:
+    """The name of that evaluator, and the evaluator itself, one of this kind."""
+    name, node = self.evaluation(lambda each: issubclass(each, kind), what)
+    made = specs.build(node, f'config.evals.{name}')
+    if not isinstance(made, kind):
+      raise UserError(f'evals.{name} is no evaluator that {what}.')
+    return name, made
+
+  def joined(self, made: Evaluator, measure: Measure) -> Rows:
+    """What is measured of the first examples of an evaluator's data."""
+    predict, state = made.prediction(self.restored.task), self.restored.state
+    return made.joined(measure, predict, state, limit=self.num_examples)
+
+  def chosen(
+    self, made: Evaluator, measure: Measure, indices: Sequence[int]
+  ) -> list[dict[str, np.ndarray]]:
+    """What is measured of some of these examples, by their places in the source."""
+    predict, state = made.prediction(self.restored.task), self.restored.state
+    return made.chosen(measure, predict, state, indices)
+
+
+@dataclasses.dataclass
+class Plain(Source):
+  """A run of which only the general sections know what to show."""
+
+  @property
+  def sections(self) -> Sequence[Section]:
+    return ()
 
 
 def evenly(count: int, most: int) -> np.ndarray:

@@ -86,8 +86,8 @@ class Translator:
         extra = min(extra, self.max_length - source_BS.shape[1])
       task = dataclasses.replace(self.task, extra_length=extra)
       if task.beams == 1:
-        return task.greedy(variables, source_BS)
-      return task.beam_search(variables, source_BS)[0][:, 0]
+        return task.search_greedy(variables, source_BS)
+      return task.search_beams(variables, source_BS)[0][:, 0]
 
     return jax.jit(search)
 

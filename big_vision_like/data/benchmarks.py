@@ -418,8 +418,8 @@ def translation_eval(
 def deit_augmentation(size: int = 224) -> list[mlc.ConfigDict]:
   """What DeiT (arXiv:2012.12877 table 9) and Swin train on, as far as the host does it.
 
-  `Classification(erasing=0.25, mixup=0.8, cutmix=1.0, mixup_partner='reversed',
-  label_smoothing=0.1)` with ImageNet's mean and deviation does the rest.
+  A task with `label_smoothing=0.1`, `augment=spec(Augment, erasing=0.25, mixup=0.8,
+  cutmix=1.0, partner='reversed')` and ImageNet's mean and deviation does the rest.
   """
   return [
     spec(image.RandomResizedCrop, size=size),

@@ -112,11 +112,31 @@ class TrainInput:
     return self.examples.padded_share(steps)
 
   def __iter__(self) -> 'TrainBatches':
-    return self.batches(np.arange(self.batch_size))
+    return self.batches()
 
-  def batches(self, rows: np.ndarray) -> 'TrainBatches':
-    """These rows of each batch: all, or those that one process must read."""
-    return TrainBatches(self, rows)
+  def batches(
+    self, rows_of: Callable[[int], np.ndarray] = np.arange
+  ) -> 'TrainBatches':
+    """Some rows of each batch: all, or those that one process must read."""
+    return TrainBatches(self, rows_of(self.batch_size))
+
+  def first(self, rows_of: Callable[[int], np.ndarray] = np.arange) -> Batch:
+    with contextlib.closing(self.batches(rows_of)) as batches:
+      return next(batches)
+
+  def abstract(self, signature: Any = None) -> Any:
+    import jax
+
+    return {
+      k: jax.ShapeDtypeStruct((self.batch_size, *x.shape), x.dtype)
+      for k, x in self.example(shape=signature or None).items()
+    }
+
+  def signatures(self, steps: int) -> dict[Any, float]:
+    return self.shapes(steps) or {(): 1.0}
+
+  def label(self, signature: Any) -> str:
+    return 'x'.join(map(str, signature))
 
 
 class TrainBatches(Iterator[Batch]):
@@ -201,17 +221,24 @@ class EvalInput:
           f'{type(transform).__name__} is random, which evaluation may not be.'
         )
 
-  def epoch(self, rows: np.ndarray | None = None) -> Iterator[Batch]:
+  def epoch(self, rows_of: Callable[[int], np.ndarray] = np.arange) -> Iterator[Batch]:
     """Batches with `mask` (bool, False where a row only fills the last batch).
 
-    `rows` are those of each batch that are wanted, as a process reads only its own.
+    `rows_of` gives the rows of each batch that are wanted, as a process reads only its
+    own.
     """
     if len(self.source) == 0:
       raise UserError(f'{self.source} holds no examples.')
-    rows = np.arange(self.batch_size) if rows is None else rows
+    rows = rows_of(self.batch_size)
     batches = _batched(self._examples(), self.batch_size, rows)
     with contextlib.closing(_started(batches, self.workers, self.threads)) as stream:
       yield from stream
+
+  @functools.cached_property
+  def order(self) -> tuple[np.ndarray, np.ndarray]:
+    """For all rows of all batches, the index in the source and whether it is real."""
+    places, masks = grouping.filled(range(len(self.source)), self.batch_size)
+    return np.array(places), np.array(masks)
 
   def _examples(self) -> grain.MapDataset:
     count, pad = len(self.source), grouping.pad_of(self.transforms)

@@ -1,6 +1,7 @@
 """Accuracy of classification.  Axes: B batch, C classes, K best classes, S labels."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
@@ -13,6 +14,9 @@ class Accuracy(evaluator.MeanEvaluator):
   """Shares of examples whose label is the first, or among the first five; mean loss."""
 
   needs = ('label',)
+
+  def reports(self) -> Mapping[str, str]:
+    return {'top1': 'max', 'top5': 'max', 'loss': 'min'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     hits_BK = best_classes(outputs['logits']) == batch['label'][:, None]
@@ -33,6 +37,9 @@ class RealAccuracy(evaluator.MeanEvaluator):
   """
 
   needs = ('labels',)
+
+  def reports(self) -> Mapping[str, str]:
+    return {'top1': 'max', 'top5': 'max'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     labels_BS = batch['labels']

@@ -5,7 +5,6 @@ Axes: B images, K true objects of an image, Q predictions of an image.
 
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import io
 import json
@@ -50,8 +49,8 @@ class CocoAP(evaluator.Evaluator):
   `boxes` are the first `pictures` images, true boxes to the left of those predicted
   with a score of at least `shown`.
 
-  All predictions of an image count, in pixels of the original image: `predict` gives
-  `boxes_xyxy`, `scores` and `labels`. A label's category is `categories[label]`
+  All predictions of an image count. The prediction gives `boxes_xyxy`, in pixels of the
+  original image, `scores` and `labels`. A label's category is `categories[label]`
   (`data.coco.IDS` where labels are those of TFDS), or the label itself. `names` are
   those of labels, for pictures.
 
@@ -74,8 +73,10 @@ class CocoAP(evaluator.Evaluator):
     truth = ('boxes', 'box_labels', 'box_mask')
     return ('image_id',) if self.annotations else ('image_id', *truth)
 
+  def reports(self) -> Mapping[str, str]:
+    return dict.fromkeys(STATS, 'max')
+
   def problems(self) -> list[str]:
-    """What keeps it from working, in sentences."""
     found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
     if self.annotations:
       try:
@@ -84,20 +85,22 @@ class CocoAP(evaluator.Evaluator):
         found.append(str(error))
     return found
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     # Before hours of predictions rather than after them.
     truth = read_annotations(self.annotations) if self.annotations else None
-    rows, drawn = self._collect(predict, state, mesh)
-    truth, found = self.entries(rows, truth)
+    collected = self.joined(
+      self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
+    )
+    truth, found = self.entries(collected.values, truth)
     if self.save and jax.process_index() == 0:
       write_json(self.save, found)
-    measured = evaluated(truth, found, rows['image_id'].tolist())
+    measured = evaluated(truth, found, collected.values['image_id'].tolist())
     stats = zip(STATS, measured.stats.tolist(), strict=True)
     # pycocotools has -1 where no object is of that size.
-    results: Results = {name: value for name, value in stats if value >= 0}
-    if drawn:
-      results['boxes'] = self._sheets(drawn, truth, found)
-    return results
+    scalars = {name: value for name, value in stats if value >= 0}
+    shown = collected.drawn
+    pictures = {'boxes': self._sheets(shown, truth, found)} if shown else {}
+    return Results(scalars, pictures)
 
   def entries(
     self, rows: dict[str, np.ndarray], truth: Truth | None = None
@@ -119,32 +122,10 @@ class CocoAP(evaluator.Evaluator):
       truth = read_annotations(self.annotations) if self.annotations else None
     return truth or self._true(rows, found), found
 
-  def _collect(
-    self, predict: Predict, state: Any, mesh: Mesh
-  ) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
-    """Of all images what counts; of the first what is drawn."""
-    step = self.compiled(functools.partial(self._step, predict), predict, mesh)
-    batches: list[dict[str, np.ndarray]] = []
-    drawn: list[dict[str, np.ndarray]] = []
-    for batch in evaluator.batches(self.data, mesh):
-      rows, first = jax.device_get(step(state, batch))
-      real_B = rows.pop('mask')
-      batches.append({name: array[real_B] for name, array in rows.items()})
-      count = min(self.pictures - len(drawn), real_B.sum())
-      drawn += [{k: v[i] for k, v in first.items()} for i in range(count)]
-    joined = {k: np.concatenate([rows[k] for rows in batches]) for k in batches[0]}
-    return joined, drawn
-
-  def _step(self, predict: Predict, state: Any, batch: Arrays) -> tuple[Arrays, Arrays]:
-    rows = self.measure(predict(state, batch, jax.random.key(0)), batch)
-    drawn = {'image': batch['image'], 'image_id': batch['image_id']}
-    drawn |= {'size': sizes(batch)[0], 'ratio': ratios(batch)}
-    return rows, {name: array[: self.pictures] for name, array in drawn.items()}
-
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """What counts of the images of a batch; `mask` says which are real."""
+    """Returns what counts of each image."""
     ratio_B4 = ratios(batch)
-    rows = {name: batch[name] for name in ('mask', 'image_id')}
+    rows = {'image_id': batch['image_id']}
     rows |= {name: outputs[name] for name in ('scores', 'labels', 'boxes_xyxy')}
     if self.annotations is None:
       boxes_BK4 = batch['boxes'] * ratio_B4[:, None]
@@ -230,6 +211,13 @@ class CocoAP(evaluator.Evaluator):
       sets = [drawable(objects, names, picture['ratio']) for objects in (true, good)]
       sheets.append(drawing.boxes_sheet(picture['image'][:height, :width], sets))
     return drawing.stacked(sheets)
+
+
+def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
+  """Returns what pictures are drawn from."""
+  del outputs
+  named = {name: batch[name] for name in ('image', 'image_id')}
+  return named | {'size': sizes(batch)[0], 'ratio': ratios(batch)}
 
 
 def drawable(

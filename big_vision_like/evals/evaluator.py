@@ -1,9 +1,10 @@
-"""What an evaluator is: one published protocol on its own input."""
+"""The contract of an evaluator: one published protocol on its own input."""
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,41 +17,206 @@ from big_vision_like.ops import sharding
 
 Arrays = dict[str, jax.Array]
 Predict = Callable[[Any, Arrays, jax.Array], Arrays]
-Results = dict[str, float | np.ndarray]
+Measure = Callable[[Arrays, Arrays], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What an evaluator found: numbers, and what people look at or read.
+
+  `pictures` are sheets, uint8 (B, H, W, C); `texts` are lines such as captions.
+  """
+
+  scalars: Mapping[str, float]
+  pictures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+
+class Rows(NamedTuple):
+  """What was measured of the examples of a batch that count: N of them.
+
+  `index_N` are their places in the source. `drawn` has the arrays of each of the first
+  examples of an evaluation, for pictures; it is empty once there are enough.
+  """
+
+  index_N: np.ndarray
+  values: dict[str, np.ndarray]
+  drawn: list[dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(kw_only=True)
 class Evaluator(abc.ABC):
   """Runs every `every` steps and after the last one (`every` 0: only then).
 
-  `run` gets the task's un-jitted `predict`, so that it compiles its own reduction and
-  unused outputs cost nothing. It returns named scalars, and where people would rather
-  look, sheets of pictures as uint8 arrays (B, H, W, C). `needs` are arrays that batches
-  must have besides what the task predicts from.
+  `predict` names the prediction of the task that is evaluated, `predict_args` its
+  keywords. `needs` names arrays that batches must have besides the prediction's.
   """
 
-  needs = ()
+  needs: ClassVar[Sequence[str]] = ()
 
   data: pipeline.EvalInput
   every: int = 0
+  predict: str = 'predict'
+  predict_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @abc.abstractmethod
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    """Returns what was measured, by name."""
+  def reports(self) -> Mapping[str, str]:
+    """Returns regular expressions of the scalars, and which is better: 'max', 'min'."""
 
-  def compiled(
-    self, fn: Callable[..., Arrays], predict: Predict, mesh: Mesh
-  ) -> Callable[..., Arrays]:
-    """`fn` (made of `predict`) jitted, with results in every process, once."""
-    if getattr(self, '_compiled_for', None) != (predict, mesh):
-      self._compiled_for = (predict, mesh)
+  @abc.abstractmethod
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
+    """Measures a prediction, which is not jitted, of a state on all of the data."""
 
-      def on_mesh(*args: Any) -> Arrays:
-        with sharding.on_mesh(mesh):
-          return fn(*args)
+  def prediction(self, task: Any) -> Predict:
+    """Returns the prediction of a task that is evaluated, the same object each time."""
+    if getattr(self, '_task', None) is not task:
+      self._task = task
+      self._prediction = task.prediction(self.predict, **self.predict_args)
+    return self._prediction
 
-      self._compiled = jax.jit(on_mesh, out_shardings=sharding.replicated(mesh))
-    return self._compiled
+  def problems(self) -> list[str]:
+    """Returns, in sentences, what keeps the evaluator from working."""
+    return []
+
+  def rows(
+    self,
+    measure: Measure,
+    predict: Predict,
+    state: Any,
+    mesh: Mesh | None = None,
+    data: pipeline.EvalInput | None = None,
+    draw: Measure | None = None,
+    pictures: int = 0,
+    limit: int | None = None,
+  ) -> Iterator[Rows]:
+    """Yields what `measure(outputs, batch)` gives of each example, batch by batch.
+
+    Both functions run in one compiled program with the prediction, which gets a key of
+    its own for each batch (the same in every evaluation), so outputs that nobody uses
+    cost nothing. They return arrays with a row per example. Rows that only fill a batch
+    are left out, and so are those where `measure` says False under `count`. `draw` is
+    evaluated likewise for the first `pictures` examples that count. Iteration ends
+    after the batch with the `limit`-th example. Every process gets the rows of all
+    processes. Without a mesh all runs on one device.
+    """
+    data, left = data or self.data, pictures
+    step = self._compiled(measure, draw, pictures, predict, mesh)
+    index, real = data.order
+    start = seen = 0
+    for number, batch in enumerate(batches(data, mesh)):
+      values, drawn = step(state, batch, np.uint32(number))
+      values = jax.device_get(values)
+      size = len(values['count'])
+      rows = slice(start, start + size)
+      start += size
+      counted = values.pop('count').astype(bool) & real[rows]
+      first = min(left, int(counted.sum()))
+      left -= first
+      drawn = jax.device_get(drawn) if first else {}
+      yield Rows(
+        index[rows][counted],
+        {k: x[counted] for k, x in values.items()},
+        [{k: x[i] for k, x in drawn.items()} for i in range(first)],
+      )
+      seen += int(counted.sum())
+      if limit is not None and seen >= limit:
+        return
+
+  def joined(
+    self,
+    measure: Measure,
+    predict: Predict,
+    state: Any,
+    *args: Any,
+    limit: int | None = None,
+    **kwargs: Any,
+  ) -> Rows:
+    """Returns `rows` of all batches as one, in the order of the source.
+
+    Where batches have several shapes, arrays are padded with zeros to the largest. Of
+    the examples that were measured, the first `limit` are returned.
+    """
+    parts = list(self.rows(measure, predict, state, *args, limit=limit, **kwargs))
+    index_N = np.concatenate([part.index_N for part in parts])
+    order_N = np.argsort(index_N, kind='stable')[:limit]
+    values = {
+      name: _concatenated([part.values[name] for part in parts])[order_N]
+      for name in parts[0].values
+    }
+    return Rows(index_N[order_N], values, [row for part in parts for row in part.drawn])
+
+  def chosen(
+    self,
+    measure: Measure,
+    predict: Predict,
+    state: Any,
+    indices: Sequence[int],
+    mesh: Mesh | None = None,
+  ) -> list[dict[str, np.ndarray]]:
+    """Returns what `measure` gives of examples with these indices in the source.
+
+    Batches and keys are those of `rows`: what large arrays were not kept for is
+    computed again.
+    """
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for part in self.rows(measure, predict, state, mesh):
+      for row, index in enumerate(part.index_N.tolist()):
+        if index in indices:
+          found[index] = {k: x[row] for k, x in part.values.items()}
+      if len(found) == len(set(indices)):
+        break
+    return [found[index] for index in indices]
+
+  def _compiled(
+    self,
+    measure: Measure,
+    draw: Measure | None,
+    pictures: int,
+    predict: Predict,
+    mesh: Mesh | None,
+  ) -> Callable[..., tuple[Arrays, Arrays]]:
+    """Returns the program of `rows`, the same one as long as these are the same."""
+    wanted = measure, draw, pictures, predict, mesh
+    if getattr(self, '_compiled_for', None) != wanted:
+      self._compiled_for = wanted
+      on_mesh = functools.partial(_measured, *wanted)
+      out = None if mesh is None else sharding.replicated(mesh)
+      self._program = jax.jit(on_mesh, out_shardings=out)
+    return self._program
+
+
+def _measured(
+  measure: Measure,
+  draw: Measure | None,
+  pictures: int,
+  predict: Predict,
+  mesh: Mesh | None,
+  state: Any,
+  batch: Arrays,
+  number: jax.Array,
+) -> tuple[Arrays, Arrays]:
+  with sharding.on_mesh(mesh):
+    outputs = predict(state, batch, jax.random.fold_in(jax.random.key(0), number))
+    values = {'count': batch['mask']} | measure(outputs, batch)
+    if draw is None:
+      return values, {}
+    counted_B = batch['mask'] & values['count']
+    first = jnp.argsort(~counted_B, stable=True)[:pictures]
+    return values, {k: x[first] for k, x in draw(outputs, batch).items()}
+
+
+def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Joins arrays along the first axis, the others padded with zeros to the longest."""
+  longest = np.max([array.shape[1:] for array in arrays], axis=0)
+  if all(array.shape[1:] == tuple(longest) for array in arrays):
+    return np.concatenate(arrays)
+  padded = [
+    np.pad(
+      a, [(0, 0), *((0, n - s) for s, n in zip(a.shape[1:], longest, strict=True))]
+    )
+    for a in arrays
+  ]
+  return np.concatenate(padded)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -61,52 +227,32 @@ class MeanEvaluator(Evaluator):
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns one number per example (B,) for each name.
 
-    Under `count`, False for examples that are left out, if there are such.
+    Under `count`, False for examples that are left out, if there are any.
     """
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    def sums(state: Any, batch: Arrays) -> Arrays:
-      outputs = predict(state, batch, jax.random.key(0))
-      values = {'count': batch['mask']} | self.measure(outputs, batch)
-      counted = batch['mask'] & values['count']
-      return {k: jnp.where(counted, v, 0.0).sum() for k, v in values.items()}
-
-    step = self.compiled(sums, predict, mesh)
-    total: dict[str, float] = {}
-    for batch in batches(self.data, mesh):
-      for name, value in jax.device_get(step(state, batch)).items():
-        total[name] = total.get(name, 0.0) + float(value)
-    count = total.pop('count')
-    if not count:
-      raise UserError(f'of {self.data.source}, no example counts.')
-    return {name: value / count for name, value in total.items()}
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
+    return Results(means(self.rows(self.measure, predict, state, mesh), self.data))
 
 
-def sampled(
-  predict: Predict, state: Any, batch: Arrays, index: jax.Array, **replaced: Any
-) -> Arrays:
-  """What a task that samples predicts of batch `index`: the same each time.
+def means(
+  rows: Iterator[Rows], data: pipeline.EvalInput, why: str = 'no example counts'
+) -> dict[str, float]:
+  """Returns the means over all examples; `why` is told if there are none."""
+  total: dict[str, float] = {}
+  count = 0
+  for part in rows:
+    count += len(part.index_N)
+    for name, values_N in part.values.items():
+      total[name] = total.get(name, 0.0) + values_N.sum(dtype=np.float64).item()
+  if not count:
+    raise UserError(f'of {data.source}, {why}.')
+  return {name: value / count for name, value in total.items()}
 
-  `replaced` are keywords of `predict`; those that are None are left out.
-  """
-  key = jax.random.fold_in(jax.random.key(0), index)
-  chosen = {name: value for name, value in replaced.items() if value is not None}
-  return predict(state, batch, key, **chosen)
 
-
-def batches(data: pipeline.EvalInput, mesh: Mesh) -> Iterator[Arrays]:
+def batches(data: pipeline.EvalInput, mesh: Mesh | None = None) -> Iterator[Any]:
   """Global batches on the devices; each process reads what its own devices hold."""
-  for batch in data.epoch(sharding.local_rows(mesh, data.batch_size)):
+  if mesh is None:
+    yield from data.epoch()
+    return
+  for batch in data.epoch(lambda size: sharding.local_rows(mesh, size)):
     yield sharding.put(batch, mesh)
-
-
-def whole_batches(
-  step: Callable[[Any, Arrays], Arrays],
-  data: pipeline.EvalInput,
-  state: Any,
-  mesh: Mesh,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields what a compiled step returns (`mask` too), less the rows that only fill."""
-  for batch in batches(data, mesh):
-    arrays = jax.device_get(step(state, batch))
-    yield {k: v[arrays['mask']] for k, v in arrays.items()}

@@ -4,10 +4,9 @@ Axes: N training examples, M test examples, D features, C classes.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -32,17 +31,13 @@ class FewShot(evaluator.Evaluator):
   seeds: int = 3
   l2: float = 2.0**10
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    def outputs(state: Any, batch: Arrays) -> Arrays:
-      features = predict(state, batch, jax.random.key(0))['pre_logits']
-      return {'features': features, 'label': batch['label'], 'mask': batch['mask']}
+  def reports(self) -> Mapping[str, str]:
+    return {f'{k}-shot': 'max' for k in self.shots}
 
-    step = self.compiled(outputs, predict, mesh)
-
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     def features(data: pipeline.EvalInput) -> tuple[np.ndarray, np.ndarray]:
-      rows = list(evaluator.whole_batches(step, data, state, mesh))
-      joined = {k: np.concatenate([r[k] for r in rows]) for k in ('features', 'label')}
-      return joined['features'].astype(np.float32), joined['label']
+      found = self.joined(self.measure, predict, state, mesh, data).values
+      return found['features'].astype(np.float32), found['label']
 
     x_ND, y_N = features(self.train)
     x_MD, y_M = features(self.data)
@@ -58,4 +53,8 @@ class FewShot(evaluator.Evaluator):
         accuracies.append(np.mean(np.asarray(scores_MC).argmax(axis=-1) == y_M))
       results[f'{k}-shot'] = float(np.mean(accuracies))
       results[f'{k}-shot std'] = float(np.std(accuracies))
-    return results
+    return Results(results)
+
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns features and labels."""
+    return {'features': outputs['pre_logits'], 'label': batch['label']}

@@ -5,10 +5,9 @@ that are kept, C classes (of logits: and "no object"), S true segments, P predic
 """
 
 import dataclasses
-import functools
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -30,12 +29,12 @@ class PanopticQuality(evaluator.Evaluator):
   `PQth`, ... over things, labels below `num_things`, and `PQst`, ... over stuff.
   `panoptic` are the first `pictures` images, true segments to the left of found ones.
 
-  `predict` gives `logits` and `mask_logits`; queries whose best class has a score above
-  `threshold` become segments (`segments_of`). Truth is `panoptic` (B, H, W) int, the id
-  of each pixel's segment, 0 void, and `segments` (B, S, 3) int: id (0 pads), label and
-  whether it is a crowd. The map is that of the original image where batches have
-  `original_size` (B, 2), else of the image before padding, `size`; beyond that height
-  and width it is not looked at.
+  The prediction gives `logits` and `mask_logits`; queries whose best class has a score
+  above `threshold` become segments (`segments_of`). Truth is `panoptic` (B, H, W) int,
+  the id of each pixel's segment, 0 void, and `segments` (B, S, 3) int: id (0 pads),
+  label and whether it is a crowd. The map is that of the original image where batches
+  have `original_size` (B, 2), else of the image before padding, `size`; beyond that
+  height and width it is not looked at.
   """
 
   needs = ('panoptic', 'segments')
@@ -44,21 +43,24 @@ class PanopticQuality(evaluator.Evaluator):
   threshold: float = 0.85
   pictures: int = 4
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    step = self.compiled(functools.partial(self.step, predict), predict, mesh)
+  def reports(self) -> Mapping[str, str]:
+    return {'[PSR]Q(th|st)?': 'max'}
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     counts_C4, sheets = 0, []
-    for batch in evaluator.batches(self.data, mesh):
-      padded = batch['image'].shape[1:3]
-      rows, images = jax.device_get(step(state, batch))
-      for index in rows['mask'].nonzero()[0].tolist():
-        row = {name: array[index] for name, array in rows.items()}
-        true, found = self.segments(row, padded)
+    rows = self.rows(
+      self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
+    )
+    for part in rows:
+      for number in range(len(part.index_N)):
+        row = {name: array[number] for name, array in part.values.items()}
+        true, found = self.segments(row)
         counts_C4 += counts(*true, *found, row['logits'].shape[-1] - 1)
-        if len(sheets) < self.pictures:
+        if number < len(part.drawn):
           height, width = row['size']
           sheets.append(
             drawing.panoptic_sheet(
-              images[index][:height, :width],
+              part.drawn[number]['image'][:height, :width],
               [(ids_HW, segments[:, :2]) for ids_HW, segments in (true, found)],
             )
           )
@@ -67,29 +69,26 @@ class PanopticQuality(evaluator.Evaluator):
         f'of {self.data.source}, no image has a segment that is not a crowd: `segments`'
         ' holds none.'
       )
-    results: Results = quality(counts_C4, self.num_things)
-    if sheets:
-      results['panoptic'] = drawing.stacked(sheets)
-    return results
+    pictures = {'panoptic': drawing.stacked(sheets)} if sheets else {}
+    return Results(quality(counts_C4, self.num_things), pictures)
 
-  def step(
-    self, predict: Predict, state: Any, batch: Arrays
-  ) -> tuple[Arrays, jax.Array]:
-    """What counts of the images of a batch, and the first `pictures` images."""
-    outputs = predict(state, batch, jax.random.key(0))
-    rows = {name: batch[name] for name in ('mask', 'panoptic', 'segments')}
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns what counts of each image."""
+    rows = {name: batch[name] for name in ('panoptic', 'segments')}
     rows |= {
       name: outputs[name].astype(jnp.float32) for name in ('logits', 'mask_logits')
     }
     rows['size'], rows['shown_size'] = detection.sizes(batch)
-    return rows, batch['image'][: self.pictures]
+    count, *padded, _ = batch['image'].shape
+    rows['padded'] = jnp.tile(jnp.array([padded]), (count, 1))
+    return rows
 
   def segments(
-    self, row: dict[str, np.ndarray], padded: tuple[int, int]
+    self, row: dict[str, np.ndarray]
   ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Maps and segments of an image: true, found.
 
-    `row` is what `step` gives of it, `padded` height and width of the batch's images.
+    `row` is what `measure` gives of it.
     """
     height, width = shown = tuple(row['shown_size'].tolist())
     true_HW = row['panoptic'][:height, :width]
@@ -106,9 +105,15 @@ class PanopticQuality(evaluator.Evaluator):
       shown,
       self.num_things,
       threshold=self.threshold,
-      padded=padded,
+      padded=tuple(row['padded'].tolist()),
     )
     return (true_HW, segments_S3[segments_S3[:, 0] != VOID]), found
+
+
+def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
+  """Returns what pictures are drawn from."""
+  del outputs
+  return {'image': batch['image']}
 
 
 def segments_of(

@@ -6,6 +6,7 @@ Axes: B images, T iterations, S slots, H W pixels, N pixels of an image, K entit
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -35,66 +36,62 @@ class Segmentation(evaluator.Evaluator):
   after so many iterations. `slots` are sheets (`viz.slots.slots_sheet`) of the first
   `pictures` images that count.
 
-  `num_slots` and `iterations` replace the model's own. Only images that show from
-  `objects[0]` to `objects[1]` objects count; of none, foreground ARI says nothing.
+  `predict_args` may hold `num_slots` and `iterations`, which replace the model's own.
+  Only images that show from `objects[0]` to `objects[1]` objects count; of none,
+  foreground ARI says nothing.
   Slots are sampled anew for each batch, each time the same: other batch sizes give
   other samples, other devices do not.
 
-  Batches hold `segmentation` (B, H, W) uint8, which entity each pixel shows; `predict`
-  takes the two keywords and gives what `tasks.object_discovery` does.
+  Batches hold `segmentation` (B, H, W) uint8, which entity each pixel shows; the
+  prediction gives what `tasks.object_discovery` does.
   """
 
   needs = ('segmentation',)
 
-  num_slots: int | None = None
-  iterations: int | None = None
   objects: tuple[int, int] = (1, NUM_IDS - 1)
   pictures: int = 4
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    step = self.compiled(functools.partial(self._step, predict), predict, mesh)
-    total: dict[str, float] = {}
-    sheets: list[np.ndarray] = []
-    for index, batch in enumerate(evaluator.batches(self.data, mesh)):
-      found = step(state, batch, np.uint32(index))
-      for name, value in jax.device_get(found['sums']).items():
-        total[name] = total.get(name, 0.0) + float(value)
-      if len(sheets) < self.pictures:
-        sheets += _sheets(jax.device_get(found['drawn']))
-    count = total.pop('count')
-    if not count:
-      fewest, most = self.objects
-      raise UserError(
-        f'of {self.data.source}, no image shows {fewest} to {most} objects.'
-      )
-    results = {name: value / count for name, value in total.items()}
-    if sheets:
-      results['slots'] = np.stack(sheets[: self.pictures])
-    return results
+  def reports(self) -> Mapping[str, str]:
+    return {
+      r'ari(_foreground(_\d+)?)?': 'max',
+      'miou': 'max',
+      'mse': 'min',
+    }
 
-  def _step(
-    self, predict: Predict, state: Any, batch: Arrays, index: jax.Array
-  ) -> dict[str, Arrays]:
-    outputs = evaluator.sampled(
-      predict,
-      state,
-      batch,
-      index,
-      num_slots=self.num_slots,
-      iterations=self.iterations,
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
+    sheets: list[np.ndarray] = []
+    fewest, most = self.objects
+    means = evaluator.means(
+      self._drawing(predict, state, mesh, sheets),
+      self.data,
+      f'no image shows {fewest} to {most} objects',
     )
+    return Results(means, {'slots': np.stack(sheets)} if sheets else {})
+
+  def _drawing(
+    self, predict: Predict, state: Any, mesh: Mesh | None, sheets: list[np.ndarray]
+  ) -> Iterator[evaluator.Rows]:
+    rows = self.rows(
+      self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
+    )
+    for part in rows:
+      names = (*DRAWN, 'segmentation')
+      sheets += [slots.slots_sheet(*(row[k] for k in names)) for row in part.drawn]
+      yield part
+
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns the numbers of each image, and whether it counts."""
     values = measures(outputs, batch['segmentation'])
     fewest, most = self.objects
     objects_B = values.pop('objects')
-    counted_B = batch['mask'] & (fewest <= objects_B) & (objects_B <= most)
-    sums = {k: jnp.where(counted_B, v, 0.0).sum() for k, v in values.items()}
-    first = jnp.argsort(~counted_B, stable=True)[: self.pictures]
-    arrays = {name: outputs[name] for name in DRAWN}
-    arrays |= {'segmentation': batch['segmentation'], 'counted': counted_B}
-    return {
-      'sums': sums | {'count': counted_B.sum()},
-      'drawn': {name: array[first] for name, array in arrays.items()},
-    }
+    return values | {'count': (fewest <= objects_B) & (objects_B <= most)}
+
+
+def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
+  """Returns what pictures are drawn from."""
+  return {name: outputs[name] for name in DRAWN} | {
+    'segmentation': batch['segmentation']
+  }
 
 
 def measures(outputs: Arrays, true_BHW: jax.Array) -> Arrays:
@@ -187,10 +184,3 @@ def mean_iou(counts_BSK: jax.Array) -> jax.Array:
   matched_BS1 = jnp.take_along_axis(iou_BSK, entity_BS1, axis=2)
   entities_B = (of_entity_B1K > 0).sum(axis=(1, 2))
   return matched_BS1.sum(axis=(1, 2)) / jnp.maximum(entities_B, 1)
-
-
-def _sheets(drawn: dict[str, np.ndarray]) -> list[np.ndarray]:
-  """A sheet for each of some images that counts."""
-  names = (*DRAWN, 'segmentation')
-  rows = zip(*(drawn[name][drawn['counted']] for name in names), strict=True)
-  return [slots.slots_sheet(*row) for row in rows]

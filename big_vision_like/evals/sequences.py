@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -17,16 +17,18 @@ class ExactMatch(evaluator.MeanEvaluator):
   """`exact`: the share of targets that are found without a mistake, EOS included.
 
   `tokens` is the share of a target's tokens that are found in their place, averaged
-  over examples. `output` names what `predict` found, int ids (B, any) with zeros behind
-  EOS.
+  over examples. The prediction gives `ids`, int (B, any) with zeros behind EOS.
   """
 
   needs = ('target',)
 
-  output: str = 'greedy'
+  predict: str = 'greedy'
+
+  def reports(self) -> Mapping[str, str]:
+    return {'exact': 'max', 'tokens': 'max'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    found_BN, target_BN = outputs[self.output], batch['target']
+    found_BN, target_BN = outputs['ids'], batch['target']
     length = max(found_BN.shape[1], target_BN.shape[1])
     found_BN = jnp.pad(found_BN, ((0, 0), (0, length - found_BN.shape[1])))
     target_BN = jnp.pad(target_BN, ((0, 0), (0, length - target_BN.shape[1])))
@@ -41,22 +43,18 @@ class ExactMatch(evaluator.MeanEvaluator):
 class Perplexity(evaluator.Evaluator):
   """Mean negative log-likelihood of a token, all alike, and its exponential.
 
-  `predict` gives sums over an example's tokens, `nll` (B,), and their number, `tokens`
-  (B,).
+  The prediction gives sums over an example's tokens, `nll` (B,), and their number,
+  `tokens` (B,).
   """
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    def sums(state: Any, batch: Arrays) -> Arrays:
-      outputs = predict(state, batch, jax.random.key(0))
-      return {
-        name: jnp.where(batch['mask'], outputs[name], 0).sum()
-        for name in ('nll', 'tokens')
-      }
+  def reports(self) -> Mapping[str, str]:
+    return {'nll': 'min', 'perplexity': 'min'}
 
-    step = self.compiled(sums, predict, mesh)
-    nll = tokens = 0.0
-    for batch in evaluator.batches(self.data, mesh):
-      found = jax.device_get(step(state, batch))
-      nll, tokens = nll + float(found['nll']), tokens + float(found['tokens'])
-    mean = nll / tokens
-    return {'nll': mean, 'perplexity': math.exp(min(mean, 700.0))}
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns the sums of each example."""
+    return {name: outputs[name] for name in ('nll', 'tokens')}
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
+    mean = evaluator.means(self.rows(self.measure, predict, state, mesh), self.data)
+    nll = mean['nll'] / mean['tokens']
+    return Results({'nll': nll, 'perplexity': math.exp(min(nll, 700.0))})

@@ -5,12 +5,11 @@ of all images).
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -34,66 +33,57 @@ class AveragePrecision(evaluator.Evaluator):
 
   An object's properties are 3 coordinates, one-hot `attributes` of so many values each
   (CLEVR: size, material, shape, colour), and presence; a row without presence is
-  padding. `num_slots` and `iterations` replace the model's own. Slots are sampled anew
-  for each batch, each time the same: other batch sizes give other samples, other
-  devices do not.
+  padding. `predict_args` may hold `num_slots` and `iterations`, which replace the
+  model's own. Slots are sampled anew for each batch, each time the same: other batch
+  sizes give other samples, other devices do not.
 
-  Batches hold `targets` (B, O, P); `predict` takes the two keywords and gives what
-  `tasks.set_prediction` does.
+  Batches hold `targets` (B, O, P); the prediction gives what `tasks.set_prediction`
+  does.
   """
 
   needs = ('targets',)
 
-  num_slots: int | None = None
-  iterations: int | None = None
   thresholds: Sequence[float] = (math.inf, 1.0, 0.5, 0.25, 0.125)
   attributes: Sequence[int] = (2, 2, 3, 8)
   pictures: int = 4
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
-    step = self.compiled(functools.partial(self._step, predict), predict, mesh)
-    found: list[dict[str, np.ndarray]] = []
-    sheets: list[np.ndarray] = []
-    for index, batch in enumerate(evaluator.batches(self.data, mesh)):
-      rows, drawn = step(state, batch, np.uint32(index))
-      rows = jax.device_get(rows)
-      found.append({name: array[rows['mask']] for name, array in rows.items()})
-      if len(sheets) < self.pictures:
-        shown = zip(*jax.device_get(drawn), rows['mask'], strict=False)
-        sheets += [slots.attention_sheet(*row) for *row, real in shown if real]
-    joined = {k: np.concatenate([rows[k] for rows in found]) for k in found[0]}
-    targets_NOP = joined['targets']
+  def reports(self) -> Mapping[str, str]:
+    return {
+      **{re.escape(f'ap_{threshold:g}'): 'max' for threshold in self.thresholds},
+      'huber': 'min',
+    }
+
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
+    found = self.joined(
+      self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
+    )
+    targets_NOP = found.values['targets']
     if not (targets_NOP[..., -1] > 0).any():
       raise UserError(
         f'of {self.data.source}, no image shows an object: the last column of `targets`'
         ' (presence) is 0 everywhere.'
       )
     precisions = average_precisions(
-      joined['predictions'], targets_NOP, self.thresholds, self.attributes
+      found.values['predictions'], targets_NOP, self.thresholds, self.attributes
     )
     names = [f'ap_{threshold:g}' for threshold in self.thresholds]
-    results: Results = dict(zip(names, precisions.tolist(), strict=True))
-    results['huber'] = float(joined['huber'].mean(dtype=np.float64))
-    if sheets:
-      results['attention'] = np.stack(sheets[: self.pictures])
-    return results
+    scalars = dict(zip(names, precisions.tolist(), strict=True))
+    scalars['huber'] = float(found.values['huber'].mean(dtype=np.float64))
+    sheets = [
+      slots.attention_sheet(row['image'], row['attention']) for row in found.drawn
+    ]
+    return Results(scalars, {'attention': np.stack(sheets)} if sheets else {})
 
-  def _step(
-    self, predict: Predict, state: Any, batch: Arrays, index: jax.Array
-  ) -> tuple[Arrays, tuple[jax.Array, jax.Array]]:
-    """What counts of a batch, and what is drawn of its first images."""
-    outputs = evaluator.sampled(
-      predict,
-      state,
-      batch,
-      index,
-      num_slots=self.num_slots,
-      iterations=self.iterations,
-    )
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns what counts of each image."""
     rows = {name: outputs[name] for name in ('predictions', 'huber')}
-    rows |= {name: batch[name] for name in ('targets', 'mask')}
-    first = slice(self.pictures)
-    return rows, (outputs['image'][first], outputs['attention'][first])
+    return rows | {'targets': batch['targets']}
+
+
+def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
+  """Returns what pictures are drawn from."""
+  del batch
+  return {name: outputs[name] for name in ('image', 'attention')}
 
 
 def average_precisions(

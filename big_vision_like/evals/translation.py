@@ -2,9 +2,9 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from big_vision_like.data import vocabulary
@@ -24,50 +24,51 @@ class Bleu(evaluator.Evaluator):
   """sacreBLEU and chrF (0 to 100) of detokenised translations, case and all.
 
   `data` gives `source` ids; references are the texts `target` of its source, untouched.
-  `output` names what `predict` found, int ids (B, any) up to EOS. `tokenize` is
+  The prediction gives `ids`, int (B, any) up to EOS. `tokenize` is
   sacreBLEU's: '13a' is what WMT reports, 'intl' comes closer to the BLEU of
   arXiv:1706.03762. `length_ratio` is of all words translated to those of references.
+  `translations` are the first `shown` texts.
   """
 
   needs = ('source',)
 
   vocabulary: vocabulary.SentencePiece
   target: str
-  output: str = 'beam'
+  predict: str = 'translate'
   tokenize: str = '13a'
+  shown: int = 8
 
   def __post_init__(self) -> None:
     if self.tokenize not in TOKENIZERS:
       known = ', '.join(TOKENIZERS)
       raise UserError(f'tokenize={self.tokenize!r} is not one of {known}')
 
+  def reports(self) -> Mapping[str, str]:
+    return {'bleu': 'max', 'chrf': 'max'}
+
   def problems(self) -> list[str]:
-    """What keeps it from working, in sentences."""
     return [] if importlib.util.find_spec('sacrebleu') else [NO_SACREBLEU]
 
-  def run(self, predict: Predict, state: Any, mesh: Mesh) -> Results:
+  def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     try:
       from sacrebleu import metrics
     except ImportError as error:
       raise UserError(NO_SACREBLEU) from error
 
-    def found(state: Any, batch: Arrays) -> Arrays:
-      outputs = predict(state, batch, jax.random.key(0))
-      return {'ids': outputs[self.output], 'mask': batch['mask']}
-
-    step = self.compiled(found, predict, mesh)
-    translations = [
-      self.vocabulary.decode(ids)
-      for rows in evaluator.whole_batches(step, self.data, state, mesh)
-      for ids in rows['ids'].tolist()
-    ]
+    found = self.joined(self.measure, predict, state, mesh)
+    translations = [self.vocabulary.decode(ids) for ids in found.values['ids'].tolist()]
     source = self.data.source
-    references = [text.text_of(source[i], self.target) for i in range(len(source))]
+    references = [text.text_of(source[i], self.target) for i in found.index_N.tolist()]
     # `force` only silences a warning about translations that look tokenised.
     bleu = metrics.BLEU(tokenize=self.tokenize, force=True)
     score = bleu.corpus_score(translations, [references])
-    return {
+    scalars = {
       'bleu': score.score,
       'chrf': metrics.CHRF().corpus_score(translations, [references]).score,
       'length_ratio': score.sys_len / score.ref_len,
     }
+    return Results(scalars, texts={'translations': translations[: self.shown]})
+
+  def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns the ids that were found."""
+    return {'ids': outputs['ids']}

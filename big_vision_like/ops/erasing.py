@@ -23,13 +23,14 @@ def erase(
 ) -> jax.Array:
   """A box of some images filled with noise (arXiv:1708.04896), as in timm.
 
-  Images are normalised float; `probability` is that of each to lose a box. Its share of
+  Images are normalised float (B, H, W, C), or clips (B, T, H, W, C), whose frames lose
+  the same box; `probability` is that of each to lose a box. Its share of
   the image is uniform in `area`, its height over width log-uniform in `aspect`. Each
   value in it is Gaussian noise of deviation 1 with mode 'pixel', 0 with 'const'.
   """
   if mode not in ('pixel', 'const'):
     raise UserError(f'mode={mode!r} is not one of pixel, const')
-  batch, height, width, _ = image_BHWC.shape
+  batch, *frames, height, width, _ = image_BHWC.shape
   key_chosen, key_box, key_noise = jax.random.split(key, 3)
   top_B, left_B, h_B, w_B = boxes(key_box, batch, height, width, area, aspect)
   chosen_B = jax.random.bernoulli(key_chosen, probability, (batch,))
@@ -39,7 +40,8 @@ def erase(
   fill = 0.0
   if mode == 'pixel':
     fill = jax.random.normal(key_noise, image_BHWC.shape, image_BHWC.dtype)
-  return jnp.where(box_BHW[..., None], fill, image_BHWC)
+  box = box_BHW.reshape(batch, *[1] * len(frames), height, width, 1)
+  return jnp.where(box, fill, image_BHWC)
 
 
 def boxes(

@@ -24,6 +24,21 @@ def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Arr
   return losses_BC.sum(axis=-1)
 
 
+def soft_distillation(
+  logits_BC: jax.Array, teacher_BC: jax.Array, temperature: float
+) -> jax.Array:
+  """t^2 KL(softmax(teacher / t) || softmax(logits / t)), mean over all B * C elements.
+
+  The published code of arXiv:2012.12877 divides by elements, not by examples.
+  """
+  student_BC, teacher_BC = (
+    jax.nn.log_softmax(x.astype(jnp.float32) / temperature)
+    for x in (logits_BC, teacher_BC)
+  )
+  divergence_BC = jnp.exp(teacher_BC) * (teacher_BC - student_BC)
+  return temperature**2 * divergence_BC.mean()
+
+
 def sigmoid_focal(
   logits_BP: jax.Array, target_BP: jax.Array, alpha: float = 0.25, gamma: float = 2.0
 ) -> jax.Array:

@@ -1,5 +1,7 @@
 """Mixing examples of a batch, on the device.  Axes: B batch, H W image, C channels.
 
+Images are (B, H, W, C), or clips (B, T, H, W, C), whose frames are mixed alike.
+
 The partner of an example is the one before it ('rolled': how the ViTs of
 arXiv:2106.10270 were trained), or the one as far from the batch's other end
 ('reversed': BiT, arXiv:1912.11370, and timm).
@@ -83,21 +85,22 @@ def cutmix(
 
   Its share of the image is drawn from Beta(alpha, alpha).
   """
-  share_1HW1, around = _drawn_cutmix(jax.random.split(key, 3), image_BHWC, alpha)
-  return blend(image_BHWC, target_BC, share_1HW1, around, partner)
+  share, around = _drawn_cutmix(jax.random.split(key, 3), image_BHWC, alpha)
+  return blend(image_BHWC, target_BC, share, around, partner)
 
 
 def _drawn_cutmix(
   keys: jax.Array, image_BHWC: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-  _, height, width, _ = image_BHWC.shape
-  return cutmix_share(
+  *leading, height, width, _ = image_BHWC.shape
+  share_1HW1, around = cutmix_share(
     jax.random.beta(keys[0], alpha, alpha),
     jax.random.randint(keys[1], (), 0, height),
     jax.random.randint(keys[2], (), 0, width),
     height,
     width,
   )
+  return share_1HW1.reshape(*[1] * len(leading), height, width, 1), around
 
 
 def mixup_or_cutmix(
@@ -115,12 +118,12 @@ def mixup_or_cutmix(
   """
   keys = jax.random.split(key, 5)
   weight = jax.random.beta(keys[0], mixup_alpha, mixup_alpha)
-  share_1HW1, around = _drawn_cutmix(keys[1:4], image_BHWC, cutmix_alpha)
+  share, around = _drawn_cutmix(keys[1:4], image_BHWC, cutmix_alpha)
   cut = jax.random.bernoulli(keys[4], switch)
   return blend(
     image_BHWC,
     target_BC,
-    jnp.where(cut, share_1HW1, weight),
+    jnp.where(cut, share, weight),
     jnp.where(cut, around, weight),
     partner,
   )

@@ -4,9 +4,10 @@ The mesh has three named axes: `data` splits the batch, `fsdp` splits batch and 
 `tensor` splits the state and, inside the layers, heads and hidden units.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,8 +64,10 @@ def dot_general(*axes: Axis) -> Callable[..., jax.Array]:
   return dot
 
 
-def on_mesh(mesh: Mesh) -> jax.sharding.use_abstract_mesh:
+def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
   """A context, for use while a function is traced, in which `constrain` sees a mesh."""
+  if mesh is None:
+    return contextlib.nullcontext()
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
@@ -105,13 +108,14 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   return np.concatenate([np.arange(start, start + size) for start in starts])
 
 
-def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows of a batch to its devices, as part of the global batch."""
+def put(batch: Any, mesh: Mesh) -> Any:
+  """This process's rows of a batch (a pytree) to its devices, of the global batch."""
   shards = local_shards(mesh)
 
-  def place(name: str, x: np.ndarray) -> jax.Array:
+  def place(keys: tuple[Any, ...], x: np.ndarray) -> jax.Array:
     size, rest = divmod(len(x), len(shards))
     if rest:
+      name = jax.tree_util.keystr(keys, simple=True, separator='/')
       raise UserError(
         f'{len(x)} rows of {name!r} do not divide over {len(shards)} devices'
       )
@@ -124,4 +128,4 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     shape = (size * num_shards(mesh), *x.shape[1:])
     return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 
-  return {name: place(name, x) for name, x in batch.items()}
+  return jax.tree_util.tree_map_with_path(place, batch)

@@ -1,14 +1,15 @@
-"""Images to classes.  Axes: B batch, H W image, C channels or classes."""
+"""Images, or any other named arrays, to classes.  Axes: B batch, C classes."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import erasing, images, losses, mixing
+from big_vision_like.ops import images, losses
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import task
 from big_vision_like.tasks.task import Arrays, State
 
@@ -20,92 +21,112 @@ LOSSES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(task.GradientTask):
-  """Cross-entropy over classes; batches hold `image` (uint8 or [-1, 1]) and `label`.
+  """Cross-entropy over classes; batches hold `label` (B,) and the model's `inputs`.
 
-  `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs were
-  pre-trained on ImageNet-21k and JFT). `mean` and `std` of values in [0, 1] (one, or
-  one for each channel) are those that pre-trained weights know; those of ours and of
-  Google's see [-1, 1].
+  `inputs` name the arrays that the model is called with, in order: `image`, `video`,
+  `nodes`, `edges` and `mask` of graphs, or tokens. Those of type uint8 are normalized
+  by `mean` and `std` (of values in [0, 1]: one number, or one for each channel); the
+  default gives [-1, 1], as our own and Google's weights expect. All others reach the
+  model as they are.
 
-  The device augments: `flip` mirrors every other image, `erasing` is the probability
-  that one loses a box (`ops.erasing`), `mixup` the alpha of arXiv:1710.09412 and
-  `cutmix` that of arXiv:1905.04899. With both, a batch has CutMix with probability
-  `switch`. `mixup_partner`, one of `ops.mixing.PARTNERS`, is for either.
+  `augment` changes the first input, which must then be normalized images or clips, and
+  the targets. `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs
+  were pre-trained on ImageNet-21k and JFT).
   """
 
+  predicts = 'classes'
+
+  inputs: Sequence[str] = ('image',)
   loss_type: str = 'softmax'
   label_smoothing: float = 0.0
-  flip: bool = False
-  erasing: float = 0.0
-  mixup: float = 0.0
-  cutmix: float = 0.0
-  switch: float = 0.5
-  mixup_partner: str = 'rolled'
+  augment: Augment | None = None
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    for name in ('erasing', 'switch'):
-      if not 0 <= getattr(self, name) <= 1:
-        raise UserError(f'{name}={getattr(self, name)} is not a probability, 0 to 1')
-    if self.mixup_partner not in mixing.PARTNERS:
-      known = ', '.join(mixing.PARTNERS)
-      raise UserError(f'mixup_partner={self.mixup_partner!r} is not one of {known}')
-    if self.loss_type not in LOSSES:
-      raise UserError(f'loss_type={self.loss_type!r} is not one of {", ".join(LOSSES)}')
+    check_loss(self.loss_type)
+    if isinstance(self.inputs, str) or not self.inputs:
+      raise UserError(
+        f"inputs={self.inputs!r} must list names of arrays, such as ('image',)"
+      )
+
+  @property
+  def num_classes(self) -> int:
+    return self.model.num_classes
+
+  @property
+  def images(self) -> images.Normalization:
+    return images.Normalization(self.mean, self.std)
 
   def check(self, batch: dict) -> None:
-    labels, classes = batch['label'], self.model.num_classes
-    for i in ((labels < 0) | (labels >= classes)).nonzero()[0]:
-      which = f' of the example with id {batch["id"][i]}' if 'id' in batch else ''
-      raise UserError(
-        f'label {labels[i]}{which} is out of range: the model has {classes} classes'
-        f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
-      )
+    for name in self.inputs:
+      if name not in batch:
+        raise UserError(
+          f'batches have no {name!r}, which task.inputs names; they have'
+          f' {", ".join(batch)}'
+        )
+    check_labels(batch, self.num_classes)
 
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    return (images.normalize(batch['image'], self.mean, self.std),)
+    return tuple(
+      images.normalize(batch[name], self.mean, self.std) for name in self.inputs
+    )
 
-  def augmented(self, batch: Arrays, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images and targets (B, C) as the model gets them in the step of that key."""
-    # The second key is dropout's.
-    key_mixing, _, key_flip, key_erasing = jax.random.split(key, 4)
-    (image_BHWC,) = self.model_inputs(batch)
-    if self.flip:
-      image_BHWC = images.flip(key_flip, image_BHWC)
-    if self.erasing:
-      image_BHWC = erasing.erase(key_erasing, image_BHWC, self.erasing)
-    target_BC = jax.nn.one_hot(batch['label'], self.model.num_classes)
-    if self.label_smoothing:
-      smooth = self.label_smoothing
-      target_BC = target_BC * (1.0 - smooth) + smooth / self.model.num_classes
-    mixed = key_mixing, image_BHWC, target_BC
-    partner = self.mixup_partner
-    if self.mixup and self.cutmix:
-      return mixing.mixup_or_cutmix(
-        *mixed, self.mixup, self.cutmix, self.switch, partner
-      )
-    if self.mixup:
-      return mixing.mixup(*mixed, self.mixup, partner)
-    if self.cutmix:
-      return mixing.cutmix(*mixed, self.cutmix, partner)
-    return image_BHWC, target_BC
+  def prepare(
+    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
+  ) -> Arrays:
+    """Adds `target` (B, C) and replaces the inputs by those that the model gets."""
+    inputs = dict(zip(self.inputs, self.model_inputs(batch), strict=True))
+    target_BC = smoothed(batch['label'], self.num_classes, self.label_smoothing)
+    if self.augment is not None:
+      first = self.inputs[0]
+      inputs[first], target_BC = self.augment(key, inputs[first], target_BC)
+    return batch | inputs | {'target': target_BC}
 
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
     _, key_dropout = jax.random.split(key)
-    image_BHWC, target_BC = self.augmented(batch, key)
-    outputs, mutable = self.trained(params, mutable, (image_BHWC,), dropout=key_dropout)
+    inputs, target_BC = self.model_inputs(batch), batch['target']
+    outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)
     logits_BC = outputs['logits']
     loss = LOSSES[self.loss_type](logits_BC, target_BC).mean()
     hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
     return loss, (mutable, {'top1': hits_B.mean(dtype=jnp.float32)})
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """Returns what the model gives and, with labels, `loss` (B,)."""
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
-    if 'label' in batch:
-      target_BC = jax.nn.one_hot(batch['label'], self.model.num_classes)
-      outputs['loss'] = LOSSES[self.loss_type](outputs['logits'], target_BC)
-    return outputs
+    return outputs | label_loss(self.loss_type, outputs['logits'], batch)
+
+
+def check_loss(name: str) -> None:
+  """Raises unless there is such a loss."""
+  if name not in LOSSES:
+    raise UserError(f'loss_type={name!r} is not one of {", ".join(LOSSES)}')
+
+
+def check_labels(batch: dict, classes: int) -> None:
+  """Raises for the first label of a host batch that is not in [0, classes)."""
+  labels = batch['label']
+  for i in ((labels < 0) | (labels >= classes)).nonzero()[0]:
+    which = f' of the example with id {batch["id"][i]}' if 'id' in batch else ''
+    raise UserError(
+      f'label {labels[i]}{which} is out of range: the model has {classes} classes'
+      f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
+    )
+
+
+def smoothed(label_B: jax.Array, classes: int, smoothing: float) -> jax.Array:
+  """Returns one-hot targets (B, C), `smoothing` of each spread over all classes."""
+  target_BC = jax.nn.one_hot(label_B, classes)
+  return target_BC * (1.0 - smoothing) + smoothing / classes if smoothing else target_BC
+
+
+def label_loss(loss_type: str, logits_BC: jax.Array, batch: Arrays) -> Arrays:
+  """Returns `loss` (B,) of the labels without smoothing; nothing without labels."""
+  if 'label' not in batch:
+    return {}
+  target_BC = jax.nn.one_hot(batch['label'], logits_BC.shape[-1])
+  return {'loss': LOSSES[loss_type](logits_BC, target_BC)}

@@ -56,6 +56,8 @@ class Detection(task.GradientTask):
   `mean` and `std` are ImageNet's by default; what is not valid is zero afterwards.
   """
 
+  predicts = 'objects'
+
   costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
   weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
   no_object_weight: float = 0.1
@@ -70,9 +72,17 @@ class Detection(task.GradientTask):
     if self.no_object_weight <= 0:
       raise UserError(f'no_object_weight={self.no_object_weight} is not positive')
 
+  @property
+  def num_classes(self) -> int:
+    return self.model.num_classes
+
+  @property
+  def images(self) -> images.Normalization:
+    return images.Normalization(self.mean, self.std)
+
   def check(self, batch: dict) -> None:
     check_shapes(batch, self.model.num_queries)
-    check_objects(batch, self.model.num_classes)
+    check_objects(batch, self.num_classes)
 
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     image_BHWC = images.normalize(batch['image'], self.mean, self.std)
@@ -83,24 +93,24 @@ class Detection(task.GradientTask):
     valid_BHW1 = (below_BH1 & left_B1W)[..., None]
     return jnp.where(valid_BHW1, image_BHWC, 0.0), size_B2
 
-  def train_step(
-    self, state: State, batch: Arrays, key: jax.Array
-  ) -> tuple[State, Arrays]:
-    # Parts of a batch are divided by what the whole has.
-    count_B = batch['box_mask'].sum(axis=1, dtype=jnp.float32)
-    mean_count_B = jnp.full_like(count_B, count_B.mean())
-    return super().train_step(state, batch | {'mean_count': mean_count_B}, key)
+  def prepare(
+    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
+  ) -> Arrays:
+    """Adds `num_objects`, the whole batch's number of objects by `accumulate`."""
+    image_BHWC, size_B2 = self.model_inputs(batch)
+    num_objects = batch['box_mask'].sum(dtype=jnp.float32) / self.accumulate
+    return batch | {
+      'image': image_BHWC,
+      'size': size_B2,
+      'num_objects': num_objects,
+    }
 
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
     inputs = self.model_inputs(batch)
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key)
-    objects = objects_of(batch)
-    if 'mean_count' in batch:
-      num_objects = batch['mean_count'].sum()
-    else:
-      num_objects = objects.valid_BK.sum(dtype=jnp.float32)
+    objects, num_objects = objects_of(batch), batch['num_objects']
     logits_LBQC, boxes_LBQ4 = outputs['layer_logits'], outputs['layer_boxes']
     if not self.auxiliary:
       logits_LBQC, boxes_LBQ4 = logits_LBQC[-1:], boxes_LBQ4[-1:]

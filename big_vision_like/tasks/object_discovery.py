@@ -4,6 +4,7 @@ Axes: B batch, H W image, C channels, T iterations, S slots, D their size.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,8 +23,20 @@ class ObjectDiscovery(task.GradientTask):
   step; in `predict`, by its key.
   """
 
+  predicts = 'slots'
+
+  @property
+  def images(self) -> images.Normalization:
+    return images.Normalization()
+
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     return (images.normalize(batch['image']),)
+
+  def prepare(
+    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
+  ) -> Arrays:
+    """Normalizes the images."""
+    return batch | {'image': images.normalize(batch['image'])}
 
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array

@@ -21,7 +21,7 @@ PACKED = ('source_segment', 'target_segment', 'source_position', 'target_positio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seq2Seq(task.GradientTask):
-  """Cross-entropy per target token; `predict` also finds targets, greedy and by beams.
+  """Cross-entropy per target token; targets are found greedily and by beam search.
 
   Batches hold int `source` (B, S) and `target` (B, T), ids that end with EOS, 0 behind;
   packed ones also segments and positions (see `data.packing`). The decoder reads the
@@ -29,6 +29,8 @@ class Seq2Seq(task.GradientTask):
   `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` tokens more
   than the source's row, and none of `never` (padding).
   """
+
+  predicts = 'sequences'
 
   label_smoothing: float = 0.1
   smoothing_form: str = 't2t'
@@ -90,33 +92,39 @@ class Seq2Seq(task.GradientTask):
     return mean(loss_BT), (mutable, {'accuracy': mean(hits_BT), 'weight': tokens})
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """`logits` (B, T, V), `nll` and `tokens` (B,); `greedy`, `beam` (B, N); all beams
-    and their scores, `beams` (B, K, N) and `scores` (B, K), best first.
-    """
+    """Returns `logits` (B, T, V) of the targets, and `nll` and `tokens` (B,)."""
     del key  # nothing is random in evaluation
-    variables = state.variables
-    outputs = self.model.apply(variables, *self.model_inputs(batch))
+    outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     counted_BT = batch['target'] != self.model.pad_id
     nll_BT = losses.smoothed_cross_entropy(outputs['logits'], batch['target'], 0.0)
-    found = {
+    return outputs | {
       'nll': jnp.where(counted_BT, nll_BT, 0.0).sum(axis=1),
       'tokens': counted_BT.sum(axis=1),
     }
-    if 'source_segment' in batch:  # several sources in a row
-      return outputs | found
-    beams_BKN, scores_BK = self.beam_search(variables, batch['source'])
-    found |= {'beams': beams_BKN, 'beam': beams_BKN[:, 0], 'scores': scores_BK}
-    return outputs | found | {'greedy': self.greedy(variables, batch['source'])}
 
-  def greedy(self, variables: Any, source_BS: jax.Array) -> jax.Array:
-    """The likeliest next token, one after the other: ids (B, N)."""
+  def greedy(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """Returns `ids` (B, N): the likeliest next token, one after the other."""
+    del key
+    return {'ids': self.search_greedy(state.variables, batch['source'])}
+
+  def translate(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """Returns the best target `ids` (B, N), and all `beams` (B, K, N), best first.
+
+    `scores` (B, K) are those of the beams.
+    """
+    del key
+    beams_BKN, scores_BK = self.search_beams(state.variables, batch['source'])
+    return {'ids': beams_BKN[:, 0], 'beams': beams_BKN, 'scores': scores_BK}
+
+  def search_greedy(self, variables: Any, source_BS: jax.Array) -> jax.Array:
+    """Returns the likeliest next token, one after the other: ids (B, N)."""
     step, cache, first_B, length = self._start(variables, source_BS, beams=1)
     return search.greedy(step, cache, first_B, length, self.eos_id, self.never)
 
-  def beam_search(
+  def search_beams(
     self, variables: Any, source_BS: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """The best targets, best first: ids (B, K, N) and scores (B, K)."""
+    """Returns the best targets, best first: ids (B, K, N) and scores (B, K)."""
     step, cache, first_B, length = self._start(variables, source_BS, self.beams)
     return search.beam_search(
       step,

@@ -5,6 +5,7 @@ of an object.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ class SetPrediction(task.GradientTask):
   rows of zeros are padding, which are matched like objects. Slots are sampled from the
   key, in `predict` too.
   """
+
+  predicts = 'sets'
 
   def check(self, batch: dict) -> None:
     targets_BOP = batch['targets']
@@ -49,8 +52,18 @@ class SetPrediction(task.GradientTask):
         f'`targets` of {which} hold NaN or infinity; leave it out of the data.'
       )
 
+  @property
+  def images(self) -> images.Normalization:
+    return images.Normalization()
+
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     return (images.normalize(batch['image']),)
+
+  def prepare(
+    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
+  ) -> Arrays:
+    """Normalizes the images."""
+    return batch | {'image': images.normalize(batch['image'])}
 
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array

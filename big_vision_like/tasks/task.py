@@ -1,9 +1,16 @@
-"""What is asked of a model: how a run starts, makes one step, predicts."""
+"""The contract of a task: how a run starts, makes one step and predicts.
+
+A prediction is any public method of a task that takes `state`, `batch` and `key` (and
+keywords of its own) and returns named arrays, one row per example: `predict`,
+`generate`, `translate`. Evaluators and tools name the one that they need.
+"""
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
@@ -12,13 +19,22 @@ import jax.numpy as jnp
 import optax
 
 from big_vision_like import optim
+from big_vision_like.errors import UserError
+from big_vision_like.ops.images import Normalization
 
 Arrays = dict[str, jax.Array]
+Prediction = Callable[..., Arrays]
+Rules = Sequence[tuple[str, Sequence[Any]]]
 
 
 @flax.struct.dataclass
 class State:
-  """All that changes while training. `frozen` (teachers) is not checkpointed."""
+  """All that changes while training, and the networks that do not.
+
+  `ema` is a running average of whatever variables the task chooses. `frozen` holds the
+  variables of networks that are not trained (teachers), by name: they are loaded when
+  a run starts or resumes and are not in checkpoints.
+  """
 
   step: jax.Array
   params: Any
@@ -29,72 +45,193 @@ class State:
 
   @property
   def variables(self) -> Any:
-    """What predictions are made with: the running average where there is one."""
-    params = self.params if self.ema is None else self.ema
-    return {'params': params, **self.mutable}
+    """Variables of a single network to predict with: averages where there are any."""
+    return {'params': self.params, **self.mutable, **(self.ema or {})}
+
+  @property
+  def trained(self) -> 'State':
+    """The state without frozen networks: what a checkpoint holds."""
+    return self.replace(frozen=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network of a task, for tools that look at it, load it or count its work.
+
+  `inputs` makes of a batch the arrays that `module` is called with; `variables` takes
+  the network's variables for predictions from a state. `images` says how images are
+  normalized before the network sees them, None where it sees none. A `frozen` network
+  is not trained: the config names its weights in `frozen`.
+  """
+
+  module: nn.Module
+  inputs: Callable[[Arrays], Sequence[jax.Array]]
+  variables: Callable[[State], Any]
+  images: Normalization | None = None
+  frozen: bool = False
 
 
 class Task(abc.ABC):
-  """Three pure functions; everything else about training lives in the loop."""
+  """Pure functions; everything else about training lives in the loop.
+
+  `predicts` tells tools what predictions are about ('classes', 'objects', ...): which
+  preprocessing and which report fit.
+  """
+
+  predicts: ClassVar[str] = ''
 
   @abc.abstractmethod
-  def init(self, key: jax.Array, batch: Arrays) -> State:
-    """Returns the state before the first step; only the shapes of `batch` count."""
+  def init(self, key: jax.Array, batch: Any) -> State:
+    """Returns the state before the first step; only the shapes of `batch` count.
+
+    Variables of frozen networks have their shapes only (`frozen_shapes`): their values
+    come from the config's `frozen`.
+    """
 
   @abc.abstractmethod
   def train_step(
-    self, state: State, batch: Arrays, key: jax.Array
+    self, state: State, batch: Any, key: jax.Array
   ) -> tuple[State, Arrays]:
     """Returns the next state and a dict of scalars, `loss` among them."""
 
   @abc.abstractmethod
-  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns a dict of named arrays, one row per example."""
+  def networks(self) -> Mapping[str, Network]:
+    """Returns the task's networks by name, the one that is usually wanted first."""
+
+  @abc.abstractmethod
+  def optimizers(self) -> Mapping[str, optim.Optimizer]:
+    """Returns optimizers by the entry of `state.params` they train; '' is all of it."""
 
   @property
-  def sharding_rules(self) -> Sequence[tuple[str, Sequence[Any]]]:
+  def sharding_rules(self) -> Rules:
     """Default rules (path regex, axes of the mesh) for the parameters; see `mesh`."""
     return ()
 
-  def check(self, batch: dict) -> None:  # noqa: B027 - a hook, most tasks need none
-    """Raises `UserError` for a host batch (numpy) that cannot be learnt from."""
+  @property
+  def num_classes(self) -> int | None:
+    """The number of classes that labels may name; None where there are no labels."""
+    return None
+
+  @property
+  def images(self) -> Normalization | None:
+    """How the first network's images are normalized."""
+    return next(iter(self.networks().values())).images
+
+  def prepare(self, batch: Any, key: jax.Array, frozen: Any = None) -> Any:
+    """Returns the batch as a training step's networks get it; by default unchanged."""
+    del key, frozen
+    return batch
+
+  def check(self, batch: Any) -> None:  # noqa: B027 - a hook, most tasks need none
+    """Raises `UserError` for a host batch (NumPy) that cannot be learned from."""
+
+  def prediction(self, name: str, **arguments: Any) -> Prediction:
+    """Returns a prediction method by its name, with these keywords filled in."""
+    known = predictions(type(self))
+    if name not in known:
+      raise UserError(
+        f'{type(self).__name__} has no prediction {name!r}; it has {", ".join(known)}'
+      )
+    method = getattr(self, name)
+    takes = list(inspect.signature(method).parameters)[3:]
+    for argument in arguments:
+      if argument not in takes:
+        listed = ', '.join(takes) or 'nothing'
+        raise UserError(
+          f'{type(self).__name__}.{name} takes no argument {argument!r}; beside state,'
+          f' batch and key it takes {listed}'
+        )
+    return functools.partial(method, **arguments) if arguments else method
+
+
+def predictions(kind: type[Task]) -> list[str]:
+  """Returns the names of a task's prediction methods, in alphabetical order."""
+  return [
+    name
+    for name, method in inspect.getmembers(kind, inspect.isfunction)
+    if not name.startswith('_')
+    and name != 'train_step'
+    and list(inspect.signature(method).parameters)[1:4] == ['state', 'batch', 'key']
+  ]
+
+
+def frozen_shapes(task: Task, batch: Any) -> dict[str, Any] | None:
+  """Returns zeros in the shapes of the variables of frozen networks, by name."""
+  frozen = {
+    name: zeros_of(jax.eval_shape(network.module.init, jax.random.key(0), *inputs))
+    for name, network in task.networks().items()
+    if network.frozen
+    for inputs in [network.inputs(batch)]
+  }
+  return frozen or None
+
+
+def zeros_of(shapes: Any) -> Any:
+  """Returns arrays of zeros for a tree of shapes and dtypes."""
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientTask(Task):
   """A task that takes one gradient of one loss; final classes say which.
 
-  `ema_decay` keeps a running average of the parameters, which `predict` then uses;
-  `accumulate` splits each batch into that many parts, one after the other.
+  `ema` keeps a running average, which predictions then use. `accumulate` computes the
+  gradient in that many parts of the batch, one after the other. `optimizer` is None
+  where the task is part of a `MultiTask`.
   """
 
   model: nn.Module
-  optimizer: optim.Optimizer
-  ema_decay: float | None = None
+  optimizer: optim.Optimizer | None
+  ema: optim.Ema | None = None
   accumulate: int = 1
 
-  @property
-  def sharding_rules(self) -> Sequence[tuple[str, Sequence[Any]]]:
-    return getattr(self.model, 'sharding_rules', ())
-
   @abc.abstractmethod
-  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    """The arrays that the model is called with."""
+  def model_inputs(self, batch: Arrays) -> Sequence[jax.Array]:
+    """Returns what the model is called with, for raw and for prepared batches."""
 
   @abc.abstractmethod
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
   ) -> tuple[jax.Array, tuple[Any, Arrays]]:
-    """Returns the mean loss, and the next mutable variables with more scalars.
+    """Returns the mean loss of a prepared batch, or of a part of it.
 
-    A scalar `weight` (such as the number of tokens) says how much the mean counts
-    among those of other parts of the batch, where there are several.
+    With it the next mutable variables and more scalars; a scalar `weight` (such as the
+    number of tokens) says how much the mean counts among those of other parts.
     """
+
+  def prepare(
+    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
+  ) -> Arrays:
+    """Returns the batch as `loss` gets it: normalized, augmented, mixed, counted.
+
+    It is called once per step with the whole batch and takes no gradient. Arrays have
+    a row per example; scalars reach every part of the batch. `frozen` are the
+    variables of the frozen networks, by name.
+    """
+    return batch
+
+  def networks(self) -> Mapping[str, Network]:
+    return {
+      'model': Network(
+        self.model, self.model_inputs, lambda state: state.variables, self.images
+      )
+    }
+
+  @property
+  def images(self) -> Normalization | None:
+    return None
+
+  def optimizers(self) -> Mapping[str, optim.Optimizer]:
+    return {'': self.optimizer}
+
+  @property
+  def sharding_rules(self) -> Rules:
+    return getattr(self.model, 'sharding_rules', ())
 
   def trained(
     self, params: Any, mutable: Any, inputs: Sequence[jax.Array], **rngs: jax.Array
   ) -> tuple[Arrays, Any]:
-    """The model's outputs while it learns, and the next mutable variables."""
+    """Returns the model's outputs in training and the next mutable variables."""
     return self.model.apply(
       {'params': params, **mutable},
       *inputs,
@@ -103,78 +240,127 @@ class GradientTask(Task):
       mutable=list(mutable),
     )
 
-  def init(self, key: jax.Array, batch: Arrays) -> State:
+  def init_variables(self, key: jax.Array, batch: Arrays) -> tuple[Any, Any]:
+    """Returns random parameters and the other variables of the model."""
     variables = self.model.init(key, *self.model_inputs(batch))
     params = variables.pop('params')
     variables.pop('intermediates', None)
-    return State(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=self.optimizer.init(params),
-      mutable=variables,
-      ema=None if self.ema_decay is None else jax.tree.map(jnp.copy, params),
+    return params, variables
+
+  def init(self, key: jax.Array, batch: Arrays) -> State:
+    params, mutable = self.init_variables(key, batch)
+    return first_state(
+      params, mutable, self.optimizer, self.ema, frozen_shapes(self, batch)
     )
 
   def train_step(
     self, state: State, batch: Arrays, key: jax.Array
   ) -> tuple[State, Arrays]:
-    grads, mutable, scalars = self._gradients(state, batch, key)
-    scalars.pop('weight', None)  # which only parts of a batch need
-    updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema is not None:
-      ema = optim.ema(ema, params, self.ema_decay, state.step)
-    scalars['gradient_norm'] = optax.tree.norm(grads)
-    scalars['rate'] = self.optimizer.rate_at(state.step)
-    state = state.replace(
-      step=state.step + 1,
-      params=params,
-      opt_state=opt_state,
-      mutable=mutable,
-      ema=ema,
-    )
-    return state, scalars
+    prepared = self.prepare(batch, key, state.frozen)
+    step = functools.partial(optimized_step, self.optimizer, self.ema)
+    return step(self.loss, state, prepared, key, self.accumulate)
 
-  def _gradients(
-    self, state: State, batch: Arrays, key: jax.Array
-  ) -> tuple[Any, Any, Arrays]:
-    def loss(params: Any, *rest: Any) -> tuple[jax.Array, tuple[Any, Arrays]]:
-      return self.loss(self.optimizer.freeze(params), *rest)
 
-    gradient = jax.value_and_grad(loss, has_aux=True)
+def first_state(
+  params: Any,
+  mutable: Any,
+  optimizer: optim.Optimizer,
+  ema: optim.Ema | None,
+  frozen: Any = None,
+) -> State:
+  """Returns the state of step 0 with these variables."""
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    mutable=mutable,
+    ema=None if ema is None else ema.init({'params': params, **mutable}),
+    frozen=frozen,
+  )
 
-    def part(mutable: Any, batch: Arrays, key: jax.Array) -> tuple[Any, Any, Arrays]:
-      (loss, (mutable, scalars)), grads = gradient(state.params, mutable, batch, key)
-      return mutable, (grads, {'loss': loss, **scalars})
 
-    if self.accumulate == 1:
-      mutable, (grads, scalars) = part(state.mutable, batch, key)
-      return grads, mutable, scalars
+def optimized_step(
+  optimizer: optim.Optimizer,
+  ema: optim.Ema | None,
+  loss: Callable[..., tuple[jax.Array, tuple[Any, Arrays]]],
+  state: State,
+  prepared: Arrays,
+  key: jax.Array,
+  accumulate: int = 1,
+) -> tuple[State, Arrays]:
+  """Returns the state after one step down the gradient of `loss`, and scalars."""
+  batch_size = jax.tree.leaves(prepared)[0].shape[0]
 
-    def split(x: jax.Array) -> jax.Array:
-      if x.shape[0] % self.accumulate:
-        raise ValueError(
-          f'a batch of {x.shape[0]} does not divide into accumulate={self.accumulate}'
-        )
-      # Strided, so that each part still spreads over all devices.
-      return x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1)
+  def trainable(params: Any, *rest: Any) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    return loss(optimizer.freeze(params), *rest)
 
-    def body(carry: tuple, xs: tuple) -> tuple[tuple, None]:
-      mutable, total = carry
-      batch, index = xs
-      mutable, result = part(mutable, batch, jax.random.fold_in(key, index))
-      weight = result[1].get('weight', 1.0)
-      added = jax.tree.map(lambda sum, x: sum + weight * x, total, (result, 1.0))
-      return (mutable, added), None
+  grads, mutable, scalars = gradients(trainable, state, prepared, key, accumulate)
+  scalars.pop('weight', None)  # used between the parts of a batch only
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  average = state.ema
+  if average is not None:
+    variables = {'params': params, **mutable}
+    average = ema.update(average, variables, state.step, batch_size)
+  scalars['gradient_norm'] = optax.tree.norm(grads)
+  scalars['rate'] = optimizer.rate_at(state.step)
+  state = state.replace(
+    step=state.step + 1,
+    params=params,
+    opt_state=opt_state,
+    mutable=mutable,
+    ema=average,
+  )
+  return state, scalars
 
-    parts = jax.tree.map(split, batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    shapes = jax.eval_shape(part, state.mutable, first, key)[1]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (mutable, total), _ = jax.lax.scan(
-      body, (state.mutable, (zeros, 0.0)), (parts, jnp.arange(self.accumulate))
-    )
-    total, weight = total
-    grads, scalars = jax.tree.map(lambda x: x / weight, total)
+
+def gradients(
+  loss: Callable[..., tuple[jax.Array, tuple[Any, Arrays]]],
+  state: State,
+  prepared: Arrays,
+  key: jax.Array,
+  accumulate: int = 1,
+) -> tuple[Any, Any, Arrays]:
+  """Returns gradients, mutable variables and scalars of a batch, in several parts.
+
+  Part i consists of the examples i, i + accumulate, ... and gets `fold_in(key, i)`.
+  """
+  gradient = jax.value_and_grad(loss, has_aux=True)
+
+  def part(mutable: Any, batch: Arrays, key: jax.Array) -> tuple[Any, Any, Arrays]:
+    (value, (mutable, scalars)), grads = gradient(state.params, mutable, batch, key)
+    return mutable, (grads, {'loss': value, **scalars})
+
+  if accumulate == 1:
+    mutable, (grads, scalars) = part(state.mutable, prepared, key)
     return grads, mutable, scalars
+
+  def split(x: jax.Array) -> jax.Array:
+    if not x.ndim:
+      return jnp.broadcast_to(x, (accumulate,))
+    if x.shape[0] % accumulate:
+      raise UserError(
+        f'a batch of {x.shape[0]} does not divide into accumulate={accumulate}'
+      )
+    # Strided, so that each part still spreads over all devices.
+    return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+  def body(carry: tuple, xs: tuple) -> tuple[tuple, None]:
+    mutable, total = carry
+    batch, index = xs
+    mutable, result = part(mutable, batch, jax.random.fold_in(key, index))
+    weight = result[1].get('weight', 1.0)
+    added = jax.tree.map(lambda sum, x: sum + weight * x, total, (result, 1.0))
+    return (mutable, added), None
+
+  parts = jax.tree.map(split, prepared)
+  first = jax.tree.map(lambda x: x[0], parts)
+  shapes = jax.eval_shape(part, state.mutable, first, key)[1]
+  (mutable, total), _ = jax.lax.scan(
+    body,
+    (state.mutable, (zeros_of(shapes), 0.0)),
+    (parts, jnp.arange(accumulate)),
+  )
+  total, weight = total
+  grads, scalars = jax.tree.map(lambda x: x / weight, total)
+  return grads, mutable, scalars

@@ -35,6 +35,7 @@ from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import bit
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 
@@ -129,8 +130,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       rate=spec(optim.hyperrule_rate, examples=examples, peak_value=0.003),
       decay=0.9,
     ),
-    mixup=optim.hyperrule_mixup(examples),
-    mixup_partner='reversed',
+    augment=spec(Augment, mixup=optim.hyperrule_mixup(examples), partner='reversed'),
   )
   squashed = [spec(image.Resize, size=cropped)]
   part = 'val' if 'tune' in words else 'test'

@@ -77,8 +77,7 @@ def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
       c.evals[f'more_{iterations}'] = spec(
         segmentation.Segmentation,
         data=more.copy_and_resolve_references(),
-        num_slots=11,
-        iterations=iterations,
+        predict_args=dict(num_slots=11, iterations=iterations),
       )
   if published is not None:
     column, value, spread = published

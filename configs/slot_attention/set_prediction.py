@@ -54,9 +54,9 @@ def get_config(name: str = 'clevr') -> mlc.ConfigDict:
   c.evals = dict(
     val=measured('val', every=10_000),
     test=measured('test'),
-    iterations_1=measured('test', iterations=1),
-    iterations_5=measured('test', iterations=5),
-    slots_20=measured('test', num_slots=20),
+    iterations_1=measured('test', predict_args=dict(iterations=1)),
+    iterations_5=measured('test', predict_args=dict(iterations=5)),
+    slots_20=measured('test', predict_args=dict(num_slots=20)),
   )
   if name == 'clevr':
     c.reproduces = [

@@ -60,7 +60,7 @@ def get_config(target: str = 'reverse') -> mlc.ConfigDict:
     batch_size=400,
   )
   c.evals = dict(
-    greedy=spec(evals.ExactMatch, data=test, output='greedy', every=500),
-    beam=spec(evals.ExactMatch, data=test, output='beam', every=500),
+    greedy=spec(evals.ExactMatch, data=test, every=500),
+    beam=spec(evals.ExactMatch, data=test, predict='translate', every=500),
   )
   return c

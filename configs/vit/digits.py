@@ -17,6 +17,7 @@ from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
@@ -65,7 +66,7 @@ def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
       weight_decay=0.05,
       clip_norm=1.0,
     ),
-    mixup=0.2,
+    augment=spec(Augment, mixup=0.2),
   )
   c.evals = dict(
     test=spec(

@@ -27,6 +27,7 @@ from big_vision_like.data.transforms import image, randaugment
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
@@ -88,7 +89,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       clip_norm=1.0,
       mu_dtype='bfloat16',
     ),
-    mixup=0.0 if change == 'plain' else 0.2,
+    augment=spec(Augment, mixup=0.0 if change == 'plain' else 0.2),
   )
   c.evals = {
     part: spec(

@@ -88,7 +88,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       dtype='bfloat16',
       clip_norm=1.0,
     ),
-    ema_decay=0.9999,
+    ema=spec(optim.Ema, decay=0.9999, warmup=True),
   )
   squashed = [spec(image.Resize, size=size)]
   part = 'val' if tune else 'test'

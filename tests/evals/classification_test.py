@@ -1,5 +1,6 @@
 import json
 
+import found
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,7 @@ def evaluate(examples, batch_size, devices=1, predict=predict, state=1.0):
   data = pipeline.EvalInput(source=examples, batch_size=batch_size)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   accuracy = classification.Accuracy(data=data)
-  return accuracy.run(predict, jnp.float32(state), mesh)
+  return found.run(accuracy, predict, jnp.float32(state), mesh)
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +91,7 @@ def test_a_later_state_needs_no_new_compilation(examples, expected):
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
   accuracy = classification.Accuracy(data=data)
   for state in (1.0, 3.0):
-    got = accuracy.run(counted, jnp.float32(state), mesh)
+    got = accuracy.run(counted, jnp.float32(state), mesh).scalars
     assert got['loss'] == pytest.approx(state * expected['loss'], rel=1e-5)
   assert len(traces) == 1
 
@@ -110,24 +111,25 @@ def real_accuracy(examples, batch_size, devices=1):
   )
   accuracy = classification.RealAccuracy(data=data)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
-  return accuracy.run(lambda _, batch, key: {'logits': batch['logits']}, None, mesh)
+  logits = lambda state, batch, key: {'logits': batch['logits']}  # noqa: E731
+  return found.run(accuracy, logits, None, mesh)
 
 
 @pytest.mark.parametrize('batch_size, devices', [(60, 1), (7, 1), (16, 8)])
 def test_real_accuracy_is_the_published_one(batch_size, devices, golden):
-  found = json.loads((golden / 'imagenet_real_metric.json').read_text())['labels']
+  classes_of = json.loads((golden / 'imagenet_real_metric.json').read_text())['labels']
   with np.load(golden / 'imagenet_real_metric.npz') as file:
     logits, want = file['input/logits'], float(file['output/real_accuracy'])
     scored = int(file['output/n_scored'])
   examples = [
     {'logits': each, 'real_label': classes}
-    for each, classes in zip(logits, found, strict=True)
+    for each, classes in zip(logits, classes_of, strict=True)
   ]
   got = real_accuracy(examples, batch_size, devices)
   assert got['top1'] == pytest.approx(want, rel=1e-6)
-  assert scored == sum(map(bool, found)) < len(found)
+  assert scored == sum(map(bool, classes_of)) < len(classes_of)
   best = np.argsort(-logits, axis=1)[:, :5]
-  hits = sum(bool({*five} & {*them}) for five, them in zip(best, found, strict=True))
+  hits = sum(bool({*five} & {*them}) for five, them in zip(best, classes_of, strict=True))
   assert got['top5'] == pytest.approx(hits / scored, rel=1e-6)
   assert got.keys() == {'top1', 'top5'}
 

@@ -3,6 +3,7 @@ import io
 import json
 from unittest import mock
 
+import found
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +84,7 @@ def evaluate(batch_size=7, devices=1, examples=None, **options):
   data = pipeline.EvalInput(source=examples, batch_size=batch_size)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   evaluator = detection.CocoAP(data=data, **options)
-  return evaluator.run(predict, jnp.float32(1.0), mesh)
+  return found.run(evaluator, predict, jnp.float32(1.0), mesh)
 
 
 def truth(examples, ids=tuple(range(91))):

@@ -1,3 +1,4 @@
+import found
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def probe(predict, devices=1, train=TRAIN, test=TEST, **options):
   data = [pipeline.EvalInput(source=s, batch_size=16) for s in (train, test)]
   evaluator = fewshot.FewShot(train=data[0], data=data[1], **options)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
-  return evaluator.run(predict, jnp.float32(1.0), mesh)
+  return found.run(evaluator, predict, jnp.float32(1.0), mesh)
 
 
 def test_one_hot_labels_as_features_are_learnt_from_one_shot():

@@ -2,6 +2,7 @@ import collections
 
 import cv2
 import hypothesis
+import found
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -263,7 +264,7 @@ def evaluate(batch_size=5, devices=1, examples=None, **options):
   data = pipeline.EvalInput(source=examples, batch_size=batch_size)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   evaluator = panoptic.PanopticQuality(data=data, num_things=THINGS, **options)
-  return evaluator.run(predict, jnp.float32(1.0), mesh)
+  return found.run(evaluator, predict, jnp.float32(1.0), mesh)
 
 
 @pytest.fixture(scope='module')

@@ -2,6 +2,7 @@ import functools
 import json
 
 import hypothesis
+import found
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,7 +211,7 @@ def evaluate(batch_size=7, devices=1, examples=None, **options):
   data = pipeline.EvalInput(source=examples, batch_size=batch_size)
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   evaluator = segmentation.Segmentation(data=data, **options)
-  return evaluator.run(predict, jnp.float32(3.0), mesh)
+  return found.run(evaluator, predict, jnp.float32(3.0), mesh)
 
 
 def scalars(results):
@@ -270,7 +271,7 @@ def test_images_can_be_chosen_by_the_number_of_objects():
 
 
 def test_slots_and_iterations_can_be_others():
-  got = evaluate(num_slots=2, iterations=3)
+  got = evaluate(predict_args=dict(num_slots=2, iterations=3))
   assert {'ari_foreground_1', 'ari_foreground_3'} <= got.keys()
   assert got['miou'] < evaluate(pictures=0)['miou']
 

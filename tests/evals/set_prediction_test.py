@@ -2,6 +2,7 @@ import json
 import math
 import time
 
+import found
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,7 +184,7 @@ def evaluate(batch_size=7, devices=1, examples=None, **options):
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   options = {'attributes': ATTRIBUTES, **options}
   evaluator = set_prediction.AveragePrecision(data=data, **options)
-  return evaluator.run(predict, jnp.float32(3.0), mesh)
+  return found.run(evaluator, predict, jnp.float32(3.0), mesh)
 
 
 def precisions(results):
@@ -224,7 +225,7 @@ def test_each_batch_samples_other_slots_the_same_every_time():
 
 
 def test_slots_iterations_and_thresholds_can_be_others(whole):
-  got = evaluate(num_slots=2, iterations=1, thresholds=[2.0])
+  got = evaluate(predict_args=dict(num_slots=2, iterations=1), thresholds=[2.0])
   assert got.keys() == {'ap_2', 'huber', 'attention'}
   assert got['ap_2'] < whole['ap_1']
   # One block instead of two, two slots instead of six.

@@ -20,7 +20,7 @@ REFERENCES = [pair['en'] for pair in texts.PAIRS[:11]]
 def evaluate(vocabulary):
   """Scores `translations` (by example, any text) as a model's output."""
 
-  def run(translations, batch_size=4, devices=1, output='beam', **options):
+  def run(translations, batch_size=4, devices=1, **options):
     ids = np.zeros((len(translations), 40), np.int32)
     for i, line in enumerate(translations):
       found = [*vocabulary.encode(line), vocabulary.eos_id]
@@ -34,17 +34,19 @@ def evaluate(vocabulary):
       assert batch['source'].shape == (batch_size, 40)
       found = jnp.asarray(ids)[batch['id']]
       # A row that only fills the batch would be told by its words.
-      return {output: jnp.where(batch['mask'][:, None], found, 5), 'logits': state}
+      return {'ids': jnp.where(batch['mask'][:, None], found, 5), 'logits': state}
 
     tokenize = text.Tokenize(vocabulary, source='de', target='en')
     data = pipeline.EvalInput(
       source=source, batch_size=batch_size, transforms=[tokenize, text.Pad(40, 40)]
     )
     bleu = translation.Bleu(
-      data=data, vocabulary=vocabulary, target='en', output=output, **options
+      data=data, vocabulary=vocabulary, target='en', **options
     )
     mesh = meshes.make_mesh(devices=jax.devices()[:devices])
-    return bleu.run(predict, jnp.float32(0.0), mesh)
+    results = bleu.run(predict, jnp.float32(0.0), mesh)
+    assert len(results.texts['translations']) == 8
+    return results.scalars
 
   return run
 
@@ -61,7 +63,7 @@ def test_scores_are_those_of_sacrebleu(evaluate, tokenize):
   lines = [line.replace('tomcat', 'bear') for line in REFERENCES]
   lines[0], lines[8] = 'The dog sees, the dog', lines[8].lower()
   bleu = sacrebleu.corpus_bleu(lines, [REFERENCES], tokenize=tokenize, force=True)
-  got = evaluate(lines, tokenize=tokenize, output='greedy')
+  got = evaluate(lines, tokenize=tokenize)
   assert got['bleu'] == pytest.approx(bleu.score) and 20 < got['bleu'] < 99
   chrf = sacrebleu.corpus_chrf(lines, [REFERENCES]).score
   assert got['chrf'] == pytest.approx(chrf) and 50 < got['chrf'] < 99

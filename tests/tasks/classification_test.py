@@ -10,6 +10,8 @@ import pytest
 from big_vision_like import optim
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
+from big_vision_like.ops import augmentation
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import classification
 
 CLASSES = 3
@@ -65,7 +67,7 @@ def start(task, batch):
   params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype('f4'), state.params)
   return state.replace(
     params=params,
-    ema=None if state.ema is None else params,
+    ema=state.ema and {**jax.tree.map(jnp.ones_like, state.ema), 'params': params},
     mutable=jax.tree.map(jnp.ones_like, state.mutable),
   )
 
@@ -87,11 +89,12 @@ def assert_close(got, want, rtol=1e-5, atol=1e-6):
 
 
 def test_the_state_before_the_first_step(batch):
-  task = make(model=Small(norm=True), ema_decay=0.9)
+  task = make(model=Small(norm=True), ema=optim.Ema(decay=0.9))
   state = jax.jit(task.init)(KEY, batch)
   assert state.step == 0 and state.frozen is None
   assert state.params['head']['kernel'].shape == (5, CLASSES)
-  jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
+  variables = {'params': state.params, **state.mutable}
+  jax.tree.map(np.testing.assert_array_equal, state.ema, variables)
   np.testing.assert_array_equal(state.mutable['batch_stats']['norm']['var'], 1.0)
   assert jax.eval_shape(make().init, KEY, batch).ema is None
 
@@ -189,7 +192,7 @@ def test_label_smoothing(batch, plain):
 def test_mixup_trains_on_mixed_images_and_labels(batch, monkeypatch):
   # Beta's sampler takes a second to compile.
   monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.25))
-  before, _, scalars = stepped(make(mixup=0.2), batch)
+  before, _, scalars = stepped(make(augment=Augment(mixup=0.2)), batch)
   image, target = normalized(batch), np.eye(CLASSES)[batch['label']]
   mixed = 0.75 * image + 0.25 * np.roll(image, 1, axis=0)
   logits = Small().apply({'params': before.params}, mixed)['logits']
@@ -200,7 +203,7 @@ def test_mixup_trains_on_mixed_images_and_labels(batch, monkeypatch):
 
 def test_mixup_with_the_reversed_batch(batch, monkeypatch):
   monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.25))
-  task = make(mixup=0.1, mixup_partner='reversed')
+  task = make(augment=Augment(mixup=0.1, partner='reversed'))
   before, _, scalars = stepped(task, batch)
   image, target = normalized(batch), np.eye(CLASSES)[batch['label']]
   mixed = 0.25 * image + 0.75 * image[::-1]
@@ -214,8 +217,18 @@ def test_mixup_with_the_reversed_batch(batch, monkeypatch):
 
 
 def augmented(batch, **options):
-  image, target = make(**options).augmented(batch, KEY)
-  return np.asarray(image), np.asarray(target)
+  prepared = prepare(make(**split(options)), batch)
+  return np.asarray(prepared['image']), np.asarray(prepared['target'])
+
+
+def split(options):
+  smoothing = {k: v for k, v in options.items() if k == 'label_smoothing'}
+  rest = {k: v for k, v in options.items() if k not in smoothing}
+  return smoothing | {'augment': Augment(**rest)}
+
+
+def prepare(task, batch):
+  return task.prepare(batch, KEY)
 
 
 def test_nothing_is_augmented_unless_asked(batch):
@@ -227,7 +240,7 @@ def test_nothing_is_augmented_unless_asked(batch):
 def test_the_loss_is_that_of_what_is_augmented(batch, monkeypatch):
   monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.4))
   options = dict(flip=True, erasing=0.5, cutmix=1.0, label_smoothing=0.1)
-  before, _, scalars = stepped(make(**options), batch)
+  before, _, scalars = stepped(make(**split(options)), batch)
   image, target = augmented(batch, **options)
   logits = Small().apply({'params': before.params}, image)['logits']
   want = -(target * np.asarray(jax.nn.log_softmax(logits))).sum(axis=1).mean()
@@ -260,9 +273,9 @@ def test_erasing_comes_before_mixing(batch, monkeypatch):
   monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.25))
   noise = jnp.arange(8.0).reshape(8, 1, 1, 1) * jnp.ones((8, 2, 2, 1))
   erase = lambda key, image, probability: noise  # noqa: E731
-  monkeypatch.setattr(classification.erasing, 'erase', erase)
+  monkeypatch.setattr(augmentation.erasing, 'erase', erase)
   options = dict(mixup=0.8, erasing=0.25, label_smoothing=0.1)
-  image, target = augmented(batch, mixup_partner='reversed', **options)
+  image, target = augmented(batch, partner='reversed', **options)
   np.testing.assert_allclose(image, 0.25 * noise + 0.75 * noise[::-1], rtol=1e-6)
   smooth = 0.9 * np.eye(CLASSES)[batch['label']] + 0.1 / CLASSES
   np.testing.assert_allclose(target, 0.25 * smooth + 0.75 * smooth[::-1], rtol=1e-5)
@@ -279,9 +292,9 @@ def test_one_of_mixup_and_cutmix_or_either(batch, monkeypatch):
     return mix
 
   for name in ('mixup', 'cutmix', 'mixup_or_cutmix'):
-    monkeypatch.setattr(classification.mixing, name, recording(name))
+    monkeypatch.setattr(augmentation.mixing, name, recording(name))
   for options in (dict(mixup=0.8), dict(cutmix=1.0), dict(mixup=0.8, cutmix=1.0)):
-    augmented(batch, switch=0.4, mixup_partner='reversed', **options)
+    augmented(batch, switch=0.4, partner='reversed', **options)
   assert called == [
     ('mixup', 0.8, 'reversed'),
     ('cutmix', 1.0, 'reversed'),
@@ -305,16 +318,16 @@ def test_predict(batch):
 
 
 def test_predict_uses_the_running_average(batch):
-  task = make(ema_decay=0.9)
+  task = make(ema=optim.Ema(decay=0.9, warmup=True))
   before, state, _ = stepped(task, batch)
-  assert_close(before.ema, before.params)
+  assert_close(before.ema, {'params': before.params})
   # The first step's decay is (1 + 0) / (10 + 0).
   want = jax.tree.map(lambda a, p: 0.1 * a + 0.9 * p, before.params, state.params)
-  assert_close(state.ema, want)
+  assert_close(state.ema, {'params': want})
   got = task.predict(state, batch, KEY)['logits']
   averaged, last = (
     task.model.apply({'params': params}, normalized(batch))['logits']
-    for params in (state.ema, state.params)
+    for params in (state.ema['params'], state.params)
   )
   np.testing.assert_allclose(got, averaged, rtol=1e-6)
   assert not np.allclose(got, last, rtol=1e-6)
@@ -340,7 +353,7 @@ def test_sigmoid_with_head_bias_starts_from_rare_classes(batch):
   @jax.jit
   def losses():
     state = task.init(KEY, batch)
-    loss, _ = task.loss(state.params, {}, batch, KEY)
+    loss, _ = task.loss(state.params, {}, task.prepare(batch, KEY), KEY)
     return loss, task.predict(state, batch, KEY)['loss']
 
   want = 49 * np.log1p(np.exp(-10.0)) + np.log1p(np.exp(10.0))
@@ -373,14 +386,14 @@ def test_labels_in_range_pass(batch):
 
 
 def test_an_unknown_partner_is_named():
-  with pytest.raises(UserError, match="mixup_partner='any' is not one of rolled, rev"):
-    make(mixup_partner='any')
+  with pytest.raises(UserError, match="partner='any' is not one of rolled, reversed"):
+    Augment(partner='any')
 
 
 @pytest.mark.parametrize('options', [dict(erasing=1.5), dict(switch=-0.1)])
 def test_probabilities_are_checked(options):
   with pytest.raises(UserError, match=r'=\S+ is not a probability, 0 to 1'):
-    make(**options)
+    Augment(**options)
 
 
 def test_an_unknown_loss_is_named():

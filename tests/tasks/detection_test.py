@@ -111,7 +111,8 @@ def loss(task, state):
 
   @jax.jit
   def of(batch):
-    value, (_, scalars) = task.loss(state.params, {}, batch, KEY)
+    prepared = task.prepare(batch, KEY)
+    value, (_, scalars) = task.loss(state.params, {}, prepared, KEY)
     return value, scalars
 
   return of
@@ -467,7 +468,8 @@ def test_it_learns(batch, state, step):
 
 def test_dropout_is_of_the_key(batch, state):
   task = make(model=Queries(dropout=0.5))
-  loss = jax.jit(lambda key: task.loss(state.params, {}, batch, key)[0])
+  prepared = task.prepare(batch, KEY)
+  loss = jax.jit(lambda key: task.loss(state.params, {}, prepared, key)[0])
   assert loss(KEY) == loss(KEY) != loss(jax.random.key(1))
 
 
@@ -475,7 +477,8 @@ def test_parts_of_the_loss_can_be_left_out(batch, state, loss):
   @jax.jit
   def losses(params):
     tasks = make(auxiliary=False), make(weights={'giou': 0.0})
-    return [task.loss(params, {}, batch, KEY) for task in tasks]
+    prepared = tasks[0].prepare(batch, KEY)
+    return [task.loss(params, {}, prepared, KEY) for task in tasks]
 
   value, scalars = loss(batch)
   (alone, (_, own)), (other, (_, others)) = losses(state.params)
@@ -502,7 +505,8 @@ def test_masks(batch, loss):
   with_masks = batch | {'segment_map': segments}
   task.check(with_masks)
   state = jax.jit(task.init)(KEY, with_masks)
-  value, (_, scalars) = jax.jit(task.loss)(state.params, {}, with_masks, KEY)
+  prepared = task.prepare(with_masks, KEY)
+  value, (_, scalars) = jax.jit(task.loss)(state.params, {}, prepared, KEY)
   _, others = loss(batch)  # of a model with the same parameters, less the masks
   plain = sum(
     detection.WEIGHTS[name] * others[f'loss_{name}'] for name in detection.COSTS
@@ -511,7 +515,7 @@ def test_masks(batch, loss):
   np.testing.assert_allclose(value - scalars['loss_auxiliary'], expected, rtol=1e-5)
   assert scalars['loss_focal'] > 0 and 0 < scalars['loss_dice'] < 1
   with pytest.raises(UserError, match='no `segment_map` and no `masks`: .*boxes'):
-    jax.eval_shape(task.loss, state.params, {}, batch, KEY)
+    jax.eval_shape(task.loss, state.params, {}, task.prepare(batch, KEY), KEY)
   wrong = batch | {'segment_map': segments[:, :4]}
   with pytest.raises(UserError, match=r'map` is \[8, 4, 20\], .*be \[8, 16, 20\]'):
     task.check(wrong)
@@ -533,9 +537,9 @@ def test_masks_are_made_of_maps_of_segments(batch):
 
 
 def test_prediction(batch, state, outputs):
-  task = make(ema_decay=0.5)
+  task = make(ema=optim.Ema(decay=0.5))
   zeros = jax.tree.map(jnp.zeros_like, state.params)
-  state = state.replace(params=zeros, ema=state.params)
+  state = state.replace(params=zeros, ema={'params': state.params})
   original = np.int32(batch['size'] * [[3, 5]])
   inputs = {'image': batch['image'], 'size': batch['size'], 'original_size': original}
   expected, outputs = outputs, jax.jit(task.predict)(state, inputs, KEY)

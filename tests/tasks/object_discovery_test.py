@@ -86,7 +86,7 @@ def test_other_numbers_of_slots_and_iterations(state, batch):
 
 def test_an_average_predicts(state, batch):
   doubled = jax.tree.map(lambda x: 2 * x, state.params)
-  averaged = predict(state.replace(ema=doubled), batch, KEY)
+  averaged = predict(state.replace(ema={'params': doubled}), batch, KEY)
   plain = predict(state.replace(params=doubled), batch, KEY)
   np.testing.assert_array_equal(averaged['masks'], plain['masks'])
 

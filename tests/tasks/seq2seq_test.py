@@ -115,8 +115,9 @@ def test_a_learnt_batch_is_found(trained):
   state = State(step=0, params=trained, opt_state=None)
   found = jax.jit(task.predict)(state, batch, jax.random.key(0))
   want = np.pad(batch['target'], ((0, 0), (0, S + 2 - T)))
-  np.testing.assert_array_equal(found['greedy'], want)
-  np.testing.assert_array_equal(found['beam'], want)
+  for search_for in (task.greedy, task.translate):
+    ids = jax.jit(search_for)(state, batch, jax.random.key(0))['ids']
+    np.testing.assert_array_equal(ids, want)
   np.testing.assert_array_equal(found['tokens'], (want != 0).sum(axis=1))
   assert (found['nll'] < 1.0).all()
 
@@ -162,7 +163,7 @@ def test_beams_with_a_cache_are_those_without(scan, trained):
       reorder,
       task.never,
     )
-    return slow, task.beam_search(variables, source)
+    return slow, task.search_beams(variables, source)
 
   (slow_ids, slow_scores), (ids, scores) = both(variables, batch['source'])
   np.testing.assert_allclose(scores, slow_scores, rtol=1e-4, atol=1e-5)
@@ -175,11 +176,11 @@ def test_a_beam_scores_what_the_model_says(started):
   """The score of the best beam is its log probability, teacher-forced."""
   task, state = started
   batch = some_batch(2)
-  found = jax.jit(task.predict)(state, batch, jax.random.key(0))
+  found = jax.jit(task.translate)(state, batch, jax.random.key(0))
   again = jax.jit(task.predict)(
-    state, {'source': batch['source'], 'target': found['beam']}, jax.random.key(0)
+    state, {'source': batch['source'], 'target': found['ids']}, jax.random.key(0)
   )
-  ended = (found['beam'] == task.eos_id).any(axis=1)
+  ended = (found['ids'] == task.eos_id).any(axis=1)
   assert ended.any()
   penalty = ((5 + again['tokens']) / 6) ** task.alpha
   np.testing.assert_allclose(

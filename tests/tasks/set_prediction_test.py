@@ -164,13 +164,13 @@ def test_no_object_at_all_is_fine(batch, task, state, step):
 
 
 def test_prediction(batch, state):
-  task = make(ema_decay=0.5)
+  task = make(ema=optim.Ema(decay=0.5))
   zeros = jax.tree.map(jnp.zeros_like, state.params)
-  state = state.replace(params=zeros, ema=state.params)
+  state = state.replace(params=zeros, ema={'params': state.params})
   outputs = jax.jit(task.predict)(state, batch, KEY)
   image = batch['image'] / np.float32(127.5) - 1
   np.testing.assert_allclose(outputs['image'], image, atol=1e-6)
-  expected = Slots().apply({'params': state.ema}, image, rngs={'slots': KEY})
+  expected = Slots().apply(state.ema, image, rngs={'slots': KEY})
   np.testing.assert_allclose(outputs['predictions'], expected['predictions'], atol=1e-6)
   huber = expected_huber(outputs['predictions'], batch['targets'])
   np.testing.assert_allclose(outputs['huber'], huber, rtol=1e-5)

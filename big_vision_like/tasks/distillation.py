@@ -1,0 +1,148 @@
+"""A student that learns from labels and from a frozen teacher.
+
+Axes: B batch, C classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from big_vision_like.errors import UserError
+from big_vision_like.ops import images, losses
+from big_vision_like.ops.augmentation import Augment
+from big_vision_like.tasks import classification, task
+from big_vision_like.tasks.task import Arrays, Network, State
+
+KINDS = ('hard', 'soft')
+TEACHER = 'teacher'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation(task.GradientTask):
+  """(1 - weight) * cross-entropy + weight * distillation (arXiv:2012.12877, section 4).
+
+  The teacher sees each image as the student does, augmented and mixed, in evaluation
+  mode. With `kind` 'hard' its most probable class is a label, with 'soft' the student
+  imitates its probabilities at `temperature`. Both act on the model's
+  `distilled_logits` (of a distillation token) where it gives them, else on `logits`.
+
+  The config names the teacher's weights under `frozen`, as `teacher`.
+  `teacher_images` says how the teacher's images are normalized, where that differs from
+  `mean` and `std`. Batches and the other fields are those of `Classification`.
+  """
+
+  predicts = 'classes'
+
+  teacher: nn.Module
+  kind: str = 'hard'
+  weight: float = 0.5
+  temperature: float = 1.0
+  teacher_images: images.Normalization | None = None
+  inputs: Sequence[str] = ('image',)
+  loss_type: str = 'softmax'
+  label_smoothing: float = 0.0
+  augment: Augment | None = None
+  mean: float | Sequence[float] = 0.5
+  std: float | Sequence[float] = 0.5
+
+  def __post_init__(self) -> None:
+    classification.check_loss(self.loss_type)
+    if self.kind not in KINDS:
+      raise UserError(f'kind={self.kind!r} is not one of {", ".join(KINDS)}')
+    if not 0 <= self.weight <= 1:
+      raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
+    if self.temperature <= 0:
+      raise UserError(f'temperature={self.temperature} is not above 0')
+    if self.teacher.num_classes != self.model.num_classes:
+      raise UserError(
+        f'the teacher has {self.teacher.num_classes} classes and the model'
+        f' {self.model.num_classes}: a teacher must know the classes of its student'
+      )
+
+  @property
+  def num_classes(self) -> int:
+    return self.model.num_classes
+
+  @property
+  def images(self) -> images.Normalization:
+    return images.Normalization(self.mean, self.std)
+
+  def networks(self) -> Mapping[str, Network]:
+    teacher = Network(
+      self.teacher,
+      self.teacher_inputs,
+      lambda state: state.frozen[TEACHER],
+      self.teacher_images or self.images,
+      frozen=True,
+    )
+    return {**super().networks(), TEACHER: teacher}
+
+  def check(self, batch: dict) -> None:
+    classification.check_labels(batch, self.num_classes)
+
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    return tuple(
+      images.normalize(batch[name], self.mean, self.std) for name in self.inputs
+    )
+
+  def teacher_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
+    """Returns the student's inputs, normalized as the teacher expects them."""
+    inputs = self.model_inputs(batch)
+    if self.teacher_images is None:
+      return inputs
+    first = images.renormalize(inputs[0], self.images, self.teacher_images)
+    return (first, *inputs[1:])
+
+  def prepare(
+    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
+  ) -> Arrays:
+    """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C)."""
+    inputs = dict(zip(self.inputs, self.model_inputs(batch), strict=True))
+    target_BC = classification.smoothed(
+      batch['label'], self.num_classes, self.label_smoothing
+    )
+    if self.augment is not None:
+      first = self.inputs[0]
+      inputs[first], target_BC = self.augment(key, inputs[first], target_BC)
+    batch = batch | inputs | {'target': target_BC}
+    if frozen is None:
+      return batch
+    outputs = self.teacher.apply(frozen[TEACHER], *self.teacher_inputs(batch))
+    return batch | {'teacher_logits': outputs['logits']}
+
+  def loss(
+    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
+  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+    _, key_dropout = jax.random.split(key)
+    inputs, target_BC = self.model_inputs(batch), batch['target']
+    outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)
+    logits_BC, teacher_BC = outputs['logits'], batch['teacher_logits']
+    imitating_BC = outputs.get('distilled_logits', logits_BC)
+    from_labels = classification.LOSSES[self.loss_type](logits_BC, target_BC).mean()
+    if self.kind == 'hard':
+      label_BC = jax.nn.one_hot(teacher_BC.argmax(axis=-1), self.num_classes)
+      from_teacher = losses.softmax_cross_entropy(imitating_BC, label_BC).mean()
+    else:
+      from_teacher = losses.soft_distillation(
+        imitating_BC, teacher_BC, self.temperature
+      )
+    agree_B = logits_BC.argmax(axis=-1) == teacher_BC.argmax(axis=-1)
+    hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
+    scalars = {
+      'top1': hits_B.mean(dtype=jnp.float32),
+      'agreement': agree_B.mean(dtype=jnp.float32),
+      'loss_labels': from_labels,
+      'loss_teacher': from_teacher,
+    }
+    loss = (1.0 - self.weight) * from_labels + self.weight * from_teacher
+    return loss, (mutable, scalars)
+
+  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """Returns what the student gives and, with labels, `loss` (B,)."""
+    del key  # nothing is random in evaluation
+    outputs = self.model.apply(state.variables, *self.model_inputs(batch))
+    return outputs | classification.label_loss(self.loss_type, outputs['logits'], batch)
