@@ -1,7 +1,6 @@
 """A config made real: its task, input, evaluators and mesh, and the compiled step."""
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -13,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
+import numpy as np
 
 from big_vision_like import malloc, preflight, spec
 from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data import input, pipeline
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
@@ -76,32 +76,33 @@ class Experiment:
   task: Task
   evaluators: Mapping[str, Evaluator]
   mesh: jax.sharding.Mesh
-  data: pipeline.TrainInput | None
+  data: input.Input | None
 
-  def batches(self) -> pipeline.TrainBatches:
+  def rows_of(self, batch_size: int) -> np.ndarray:
+    """Returns the rows of a batch of this size that this process must read."""
+    return sharding.local_rows(self.mesh, batch_size)
+
+  def batches(self) -> input.Batches:
     """The training data: the rows that this process must read."""
-    return self.data.batches(sharding.local_rows(self.mesh, self.data.batch_size))
+    return self.data.batches(self.rows_of)
 
   @functools.cached_property
-  def example(self) -> pipeline.Batch:
+  def example(self) -> input.Batch:
     """This process's rows of the first batch."""
-    with contextlib.closing(self.batches()) as batches:
-      return next(batches)
+    return self.data.first(self.rows_of)
 
   @functools.cached_property
-  def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of a batch, of several shapes the largest."""
+  def abstract_batch(self) -> dict[str, Any]:
+    """Shapes, types and shardings of a batch, of several signatures the largest."""
     return self.abstract_batch_of(None)
 
-  def abstract_batch_of(
-    self, shape: tuple[int, int] | None
-  ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The same of another of the shapes that images are padded to."""
-    size, split = self.data.batch_size, sharding.batch_sharding(self.mesh)
-    return {
-      name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=split)
-      for name, x in self.data.example(shape=shape).items()
-    }
+  def abstract_batch_of(self, signature: Any) -> dict[str, Any]:
+    """Shapes, types and shardings of a batch with a signature of the input."""
+    split = sharding.batch_sharding(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
+      self.data.abstract(signature),
+    )
 
   @property
   def key(self) -> jax.Array:
@@ -133,7 +134,7 @@ class Experiment:
     return jax.jit(self._init, out_shardings=self.shardings)(self.key)
 
   def _init(self, key: jax.Array) -> State:
-    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in self.abstract_batch.items()}
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_batch)
     with sharding.on_mesh(self.mesh):
       return self.task.init(key, zeros)
 
@@ -196,8 +197,9 @@ def make(
     name: spec.build(node, f'config.evals.{name}', made)
     for name, node in settings.evals.items()
   }
-  if training:
-    meshes.check_batch_size(mesh, batch_size, 'config.train_data.batch_size')
+  for name, part in data.parts.items() if training else ():
+    place = f'config.train_data.inputs.{name}' if name else 'config.train_data'
+    meshes.check_batch_size(mesh, part.batch_size, f'{place}.batch_size')
   for path, node in spec.calls(settings.evals, 'config.evals'):
     if spec.symbol(node, path) is pipeline.EvalInput:
       meshes.check_batch_size(mesh, node['batch_size'], f'{path}.batch_size')
@@ -205,12 +207,10 @@ def make(
   return Experiment(settings, task, evaluators, mesh, data)
 
 
-def train_input(config: mlc.ConfigDict, planned: bool = False) -> pipeline.TrainInput:
+def train_input(config: mlc.ConfigDict, planned: bool = False) -> input.Input:
   """The training data of a config; `planned`: or a stand-in where there are none."""
   data = spec.build(config.train_data, 'config.train_data')
-  if planned and hasattr(data.source, 'planned'):
-    data = dataclasses.replace(data, source=data.source.planned())
-  return data
+  return data.planned() if planned else data
 
 
 def total_steps(config: mlc.ConfigDict) -> int:

@@ -289,8 +289,11 @@ def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
 
 
 def shapes_of(batch: Mapping[str, Any]) -> tuple[str, ...]:
-  """'image uint8[8, 32, 32, 3]' and so on."""
-  return tuple(f'{k} {v.dtype}{list(v.shape)}' for k, v in batch.items())
+  """Returns 'image uint8[8, 32, 32, 3]' and so on; 'parity/source ...' of parts."""
+  return tuple(
+    f'{jax.tree_util.keystr(path, simple=True, separator="/")} {x.dtype}{list(x.shape)}'
+    for path, x in jax.tree_util.tree_leaves_with_path(batch)
+  )
 
 
 class CompileWatch:

@@ -16,7 +16,7 @@ import ml_collections as mlc
 
 from big_vision_like import checkpoint, errors, flops, metrics, processes, replay
 from big_vision_like import experiment as experiments
-from big_vision_like.data.pipeline import TrainBatches
+from big_vision_like.data.input import Batches
 from big_vision_like.evaluate import measure
 from big_vision_like.experiment import Experiment
 from big_vision_like.metrics import (
@@ -78,7 +78,7 @@ def train(
 def loop(
   run: Experiment,
   state: State,
-  batches: TrainBatches,
+  batches: Batches,
   checkpoints: checkpoint.Checkpoints,
   log: Metrics,
   workdir: pathlib.Path,

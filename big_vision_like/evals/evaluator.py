@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from big_vision_like.data import pipeline
-from big_vision_like.errors import UserError
+from big_vision_like.errors import Checked, UserError
 from big_vision_like.ops import sharding
 
 Arrays = dict[str, jax.Array]
@@ -20,7 +21,7 @@ Results = dict[str, float | np.ndarray]
 
 
 @dataclasses.dataclass(kw_only=True)
-class Evaluator(abc.ABC):
+class Evaluator(abc.ABC, Checked):
   """Runs every `every` steps and after the last one (`every` 0: only then).
 
   `run` gets the task's un-jitted `predict`, so that it compiles its own reduction and
@@ -96,7 +97,7 @@ def sampled(
 
 def batches(data: pipeline.EvalInput, mesh: Mesh) -> Iterator[Arrays]:
   """Global batches on the devices; each process reads what its own devices hold."""
-  for batch in data.epoch(sharding.local_rows(mesh, data.batch_size)):
+  for batch in data.epoch(functools.partial(sharding.local_rows, mesh)):
     yield sharding.put(batch, mesh)
 
 

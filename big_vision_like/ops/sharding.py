@@ -105,13 +105,17 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   return np.concatenate([np.arange(start, start + size) for start in starts])
 
 
-def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows of a batch to its devices, as part of the global batch."""
+def put(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+  """Puts this process's rows of a batch on its devices, as part of the global batch.
+
+  A batch is a pytree of arrays.
+  """
   shards = local_shards(mesh)
 
-  def place(name: str, x: np.ndarray) -> jax.Array:
+  def place(path: Any, x: np.ndarray) -> jax.Array:
     size, rest = divmod(len(x), len(shards))
     if rest:
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
       raise UserError(
         f'{len(x)} rows of {name!r} do not divide over {len(shards)} devices'
       )
@@ -124,4 +128,4 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     shape = (size * num_shards(mesh), *x.shape[1:])
     return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 
-  return {name: place(name, x) for name, x in batch.items()}
+  return jax.tree_util.tree_map_with_path(place, dict(batch))
