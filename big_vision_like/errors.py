@@ -26,6 +26,14 @@ def prefixed(place: str) -> Iterator[None]:
     raise UserError(f'{place}: {error}') from error
 
 
+class Checked:
+  """Something that can say before a run starts what would keep it from working."""
+
+  def problems(self) -> list[str]:
+    """Returns a sentence for each problem; empty where there is none."""
+    return []
+
+
 def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
   """Wraps a `main`: a `UserError` is printed and becomes exit status 1."""
 

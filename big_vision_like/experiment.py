@@ -16,7 +16,7 @@ import numpy as np
 
 from big_vision_like import checkpoint, errors, init_from, malloc, preflight, spec
 from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data import input, pipeline
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
@@ -88,30 +88,31 @@ class Experiment:
   task: Task
   evaluators: Mapping[str, Evaluator]
   mesh: jax.sharding.Mesh
-  data: pipeline.TrainInput | None
+  data: input.Input | None
 
-  def batches(self) -> pipeline.TrainBatches:
-    """The training data: the rows that this process must read."""
-    return self.data.batches(self._rows)
-
-  def _rows(self, batch_size: int) -> np.ndarray:
+  def rows_of(self, batch_size: int) -> np.ndarray:
+    """Returns the rows of a batch of this size that this process must read."""
     return sharding.local_rows(self.mesh, batch_size)
 
-  @functools.cached_property
-  def example(self) -> Any:
-    """This process's rows of the first batch; of several tasks that of each."""
-    return self.data.first(self._rows)
+  def batches(self) -> input.Batches:
+    """The training data: the rows that this process must read."""
+    return self.data.batches(self.rows_of)
 
   @functools.cached_property
-  def abstract_batch(self) -> Any:
-    """Shapes, types and shardings of a batch, of several shapes the largest.
+  def example(self) -> input.Batch:
+    """This process's rows of the first batch; of several tasks those of each."""
+    return self.data.first(self.rows_of)
+
+  @functools.cached_property
+  def abstract_batch(self) -> dict[str, Any]:
+    """Shapes, types and shardings of a batch, of several signatures the largest.
 
     Of several tasks it holds a batch of each.
     """
     return self.abstract_batch_of(None)
 
-  def abstract_batch_of(self, signature: Any) -> Any:
-    """The same for one of `data.signatures`."""
+  def abstract_batch_of(self, signature: Any) -> dict[str, Any]:
+    """Shapes, types and shardings of a batch with a signature of the input."""
     split = sharding.batch_sharding(self.mesh)
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
@@ -279,8 +280,9 @@ def make(
     name: spec.build(node, f'config.evals.{name}', made)
     for name, node in settings.evals.items()
   }
-  if training:
-    meshes.check_batch_size(mesh, batch_size, 'config.train_data.batch_size')
+  for name, part in data.parts.items() if training else ():
+    place = f'config.train_data.inputs.{name}' if name else 'config.train_data'
+    meshes.check_batch_size(mesh, part.batch_size, f'{place}.batch_size')
   for path, node in spec.calls(settings.evals, 'config.evals'):
     if spec.symbol(node, path) is pipeline.EvalInput:
       meshes.check_batch_size(mesh, node['batch_size'], f'{path}.batch_size')
@@ -293,12 +295,10 @@ def make(
   return Experiment(settings, task, evaluators, mesh, data)
 
 
-def train_input(config: mlc.ConfigDict, planned: bool = False) -> pipeline.TrainInput:
+def train_input(config: mlc.ConfigDict, planned: bool = False) -> input.Input:
   """The training data of a config; `planned`: or a stand-in where there are none."""
   data = spec.build(config.train_data, 'config.train_data')
-  if planned and hasattr(data.source, 'planned'):
-    data = dataclasses.replace(data, source=data.source.planned())
-  return data
+  return data.planned() if planned else data
 
 
 def total_steps(config: mlc.ConfigDict) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from big_vision_like import checkpoint, experiment, spec
 from big_vision_like.data import coco, preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like.data.source import fixed_size
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection as detection_evals
@@ -380,7 +381,7 @@ def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
   """Of the data trained on, where they are prepared and as many as classes."""
   try:
     source = spec.build(config['train_data']['source'], 'config.train_data.source')
-    names = getattr(source, 'label_names', None)
+    names = source.label_names
   except UserError:
     return ()
   return tuple(names) if names and len(names) == num_classes else ()
@@ -393,14 +394,15 @@ def _object_names(
   for _, node in spec.calls(config.get('evals', {})):
     if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
       return tuple(node['names'])
-  ids = [tuple(step.ids) for step in steps if getattr(step, 'ids', None)]
+  kinds = boxes.Objects, boxes.Panoptic
+  ids = [tuple(step.ids) for step in steps if isinstance(step, kinds) and step.ids]
   if ids and ids[0] in (coco.IDS, coco.PANOPTIC_IDS):
     return coco.class_names(num_classes)
   if ids:
     return ()
   try:
     source = spec.build(config['train_data']['source'], 'config.train_data.source')
-    names = _category_names(source)
+    names = source.category_names
   except UserError:
     return ()
   return tuple(names) if len(names) == num_classes else ()
@@ -409,22 +411,9 @@ def _object_names(
 def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:
   """Height and width of all images of a data set, where its description says them."""
   try:
-    features = getattr(spec.build(node, 'source'), 'features', None) or {}
+    return fixed_size(spec.build(node, 'source').features)
   except UserError:
     return None
-  shape = getattr(dict(features).get('image'), 'shape', None) or (None, None)
-  return None if None in shape[:2] else tuple(shape[:2])
-
-
-def _category_names(source: Any) -> Sequence[str]:
-  """What a data set calls its objects; none where it has numbers, or no objects."""
-  if isinstance(source, coco.Coco):
-    return source.category_names
-  features = getattr(source, 'features', None) or {}
-  for objects in ('objects', 'panoptic_objects'):
-    if objects in features and 'label' in features[objects]:
-      return getattr(features[objects]['label'], 'names', None) or ()
-  return ()
 
 
 def _normalization(task: Task, channels: int) -> list[tuple[float, ...]]:

@@ -222,7 +222,13 @@ def plan(
 
 
 def shapes_of(run: experiment.Experiment) -> dict[tuple[int, int], tuple[float, int]]:
-  """How often each shape of batches comes, and the operations of its step."""
+  """How often each shape of batches comes, and the operations of its step.
+
+  Empty where all batches have one shape.
+  """
+  shares = run.data.signatures(FIRST_BATCHES)
+  if len(run.data.parts) == 1 and () in shares:
+    return {}
 
   @functools.cache
   def work(*sides: int) -> int:
@@ -230,10 +236,7 @@ def shapes_of(run: experiment.Experiment) -> dict[tuple[int, int], tuple[float, 
     return flops.total(step.jaxpr)
 
   # Images on their sides are as much work.
-  found = {
-    shape: (share, work(*sorted(shape)))
-    for shape, share in run.data.shapes(FIRST_BATCHES).items()
-  }
+  found = {shape: (share, work(*sorted(shape))) for shape, share in shares.items()}
   return dict(sorted(found.items(), key=lambda item: (item[1][1], item[0][1])))
 
 

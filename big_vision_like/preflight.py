@@ -22,9 +22,10 @@ import numpy as np
 from PIL import Image
 
 from big_vision_like import errors, spec
-from big_vision_like.data import grouping, mixture, pipeline, sources
+from big_vision_like.data import grouping, input, mixture, pipeline, sources
+from big_vision_like.data.source import Source, num_classes
 from big_vision_like.data.transforms import compose
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, Checked, UserError
 from big_vision_like.evals import classification
 from big_vision_like.metrics import say
 from big_vision_like.tasks.task import Task
@@ -51,7 +52,7 @@ class Row:
   """
 
   place: str
-  source: Any = None
+  source: Source | None = None
   transforms: Sequence[Any] = ()
   examples: int | None = None
   features: str = ''
@@ -60,9 +61,10 @@ class Row:
   @property
   def cells(self) -> list[str]:
     """What its line says between its place and its problems."""
+    if self.source is None:
+      return [''] * 5
     count = '' if self.examples is None else f'{self.examples:,}'
-    split = str(getattr(self.source, 'split', ''))
-    return [title(self.source), split, count, self.features, self.first]
+    return [self.source.title, self.source.split, count, self.features, self.first]
 
 
 @dataclasses.dataclass
@@ -165,8 +167,11 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
   with contextlib.suppress(UserError):  # told where the run itself builds it
     task = spec.build(plain['task'], 'config.task')
   if training:
-    for place in build_inputs(found, plain['train_data'], 'config.train_data'):
-      try_input(found, place, task)
+    places = build_inputs(found, plain['train_data'], 'config.train_data')
+    for place in places:
+      # A task for several inputs finds each batch under the name of its input.
+      name = place.removeprefix('config.train_data.inputs.')
+      try_input(found, place, task, name='' if name == place else name)
   for name, node in (plain.get('evals') or {}).items():
     before, evaluator = len(found.problems), None
     inputs = build_inputs(found, node, f'config.evals.{name}')
@@ -176,29 +181,44 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
     # Classes of a probe are its own.
     judge = task if isinstance(evaluator, classification.Accuracy) else None
     for place in inputs:
-      try_input(found, place, judge, getattr(evaluator, 'needs', ()))
+      try_input(found, place, judge, () if evaluator is None else evaluator.needs)
     ask(found, evaluator, f'evals.{name}')
   found.seconds = time.perf_counter() - started
   return found
 
 
 def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
-  """Builds the inputs below a node of a config; returns their places."""
-  built = []
+  """Builds the inputs below a node of a config.
+
+  Returns the places of those with one source; others are made of these.
+  """
+  inputs = {}
   for path, call in spec.calls(node, place):
     with found.noting(short(path)):
-      if spec.symbol(call, path) in (pipeline.TrainInput, pipeline.EvalInput):
-        found.made[path] = spec.build(call, path)
-        built.append(path)
-  return built
+      symbol = spec.symbol(call, path)
+      if isinstance(symbol, type) and issubclass(symbol, input.Input):
+        inputs[path] = call
+  parts = {
+    path: [other for other in inputs if other.startswith(f'{path}.')] for path in inputs
+  }
+  for path in sorted(inputs, key=lambda path: len(parts[path])):
+    if all(part in found.made for part in parts[path]):
+      with found.noting(short(path)):
+        found.made[path] = spec.build(inputs[path], path, found.made)
+  return [path for path in inputs if path in found.made and not parts[path]]
 
 
 def try_input(
-  found: Preflight, place: str, task: Task | None, needs: Sequence[str] = ()
+  found: Preflight,
+  place: str,
+  task: Task | None,
+  needs: Sequence[str] = (),
+  name: str = '',
 ) -> None:
   """Looks at each source of an input, through the input's own transforms.
 
-  Batches must have what `needs` names, and pass the check of `task` where it is given.
+  Batches must have what `needs` names, and pass the check of `task` where it is given;
+  those of one of several inputs under its `name`.
   """
   data, place = found.made[place], short(place)
   if not isinstance(data.source, mixture.Mixture):
@@ -216,7 +236,7 @@ def try_input(
       added['part'] = np.int32(number)
     ask(found, (part, data.transforms), where)
     with found.noting(where):
-      examples += try_source(row, added, task, needs)
+      examples += try_source(row, added, task, needs, name)
     for path, source in inner_sources(part.source, where):
       found.rows.append(inner := Row(path, source))
       with found.noting(path):
@@ -229,8 +249,7 @@ def try_input(
 def ask(found: Preflight, named: Any, place: str) -> None:
   """Has everything that a part of the config names tell its problems."""
   for part in reachable(named):
-    problems = getattr(part, 'problems', None)
-    for sentence in problems() if callable(problems) else ():
+    for sentence in part.problems() if isinstance(part, Checked) else ():
       told = found.problems.get(sentence, ())
       if not any(other.startswith(f'{place}.') for other in told):
         found.note(sentence, place)
@@ -238,8 +257,7 @@ def ask(found: Preflight, named: Any, place: str) -> None:
 
 def look(row: Row) -> Example:
   """Says in the row what its source is; returns the first record."""
-  features = getattr(row.source, 'features', None)
-  row.features = described(features)
+  row.features = described(row.source.features)
   row.examples = len(row.source)
   if not row.examples:
     raise UserError(f'{row.source} holds no examples.')
@@ -251,16 +269,16 @@ def look(row: Row) -> Example:
 
 
 def try_source(
-  row: Row, added: Example, task: Task | None, needs: Sequence[str]
+  row: Row, added: Example, task: Task | None, needs: Sequence[str], name: str
 ) -> list[Example]:
   """Puts examples spread over a source through the transforms; returns a few."""
   record = look(row) | added
   first, makers = traced(row.transforms, record)
-  for name in needs:
-    if name not in first:
+  for need in needs:
+    if need not in first:
       have = ', '.join(first)
       raise UserError(
-        f'examples have no {name!r}, which the evaluator needs; they have {have}.'
+        f'examples have no {need!r}, which the evaluator needs; they have {have}.'
       )
   # Records that are bad are replaced in training; evaluation stops at them.
   leniently = functools.partial(
@@ -281,14 +299,17 @@ def try_source(
   if task is not None:
     names = [n for n in (LABELS if pictures else batch) if n in batch]
     labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
-    judge(task, row.source, widened(batch, len(sample) + 1) | labels, makers == [])
+    batch = widened(batch, len(sample) + 1) | labels
+    judge(task, row.source, batch, makers == [], name)
   return tried
 
 
-def judge(task: Task, source: Any, batch: pipeline.Batch, stored: bool) -> None:
+def judge(
+  task: Task, source: Source, batch: input.Batch, stored: bool, name: str
+) -> None:
   """Counts classes, where the label is as `stored`, and has the task check a batch."""
-  feature = dict(getattr(source, 'features', None) or {}).get('label')
-  theirs = getattr(feature, 'num_classes', None) if stored else None
+  feature = source.features['label'] if 'label' in source.features else None
+  theirs = num_classes(feature) if stored else None
   ours = getattr(getattr(task, 'model', None), 'num_classes', None)
   if theirs and ours and theirs > ours:
     raise UserError(
@@ -297,7 +318,7 @@ def judge(task: Task, source: Any, batch: pipeline.Batch, stored: bool) -> None:
       f' {theirs}.'
     )
   try:
-    task.check(batch)
+    task.check({name: batch} if name else batch)
   except KeyError as error:
     raise UserError(
       f'examples have no {error.args[0]!r}, which {type(task).__name__} needs; they'
@@ -348,19 +369,16 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
     ) from error
 
 
-def spread(source: Any) -> list[int]:
+def spread(source: Source) -> list[int]:
   """Records from the first to the last; those of one group where reading goes by it."""
-  groups = getattr(source, 'groups', None)
-  count = len(source) if groups is None else int(groups[1])
+  count = len(source) if source.groups is None else int(source.groups[1])
   return np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
 
 
-def read(source: Any, indices: Sequence[int], leniently: Any) -> list[Example]:
+def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example]:
   """These records, without those that are bad and may be."""
-  many = getattr(source, '__getitems__', None)
-  if many is not None and indices:
-    with contextlib.suppress(BadRecordError):
-      return list(many(indices))
+  with contextlib.suppress(BadRecordError):
+    return source.__getitems__(indices)
   records = []
   for index in indices:
     with leniently():
@@ -368,10 +386,12 @@ def read(source: Any, indices: Sequence[int], leniently: Any) -> list[Example]:
   return records
 
 
-def checked(batch: pipeline.Batch) -> pipeline.Batch:
+def checked(batch: input.Batch) -> input.Batch:
   """A batch of numbers; `UserError` for texts and encoded images."""
   for name, values in batch.items():
-    if values.dtype.kind in 'OSU':
+    if isinstance(values, Mapping):
+      checked(values)
+    elif values.dtype.kind in 'OSU':
       kind = {'O': 'objects', 'S': 'bytes', 'U': 'texts'}[values.dtype.kind]
       raise UserError(
         f'{name!r} are {kind}, which no batch can hold: decode them, or leave them out'
@@ -380,9 +400,9 @@ def checked(batch: pipeline.Batch) -> pipeline.Batch:
   return batch
 
 
-def widened(batch: pipeline.Batch, size: int) -> pipeline.Batch:
+def widened(batch: input.Batch, size: int) -> input.Batch:
   """So many copies of the first row, which take no memory."""
-  return {k: np.broadcast_to(v[0], (size, *v.shape[1:])) for k, v in batch.items()}
+  return input.nested(lambda x: np.broadcast_to(x[0], (size, *x.shape[1:])), batch)
 
 
 def reachable(node: Any) -> Iterator[Any]:
@@ -392,12 +412,11 @@ def reachable(node: Any) -> Iterator[Any]:
     yield from reachable(value)
 
 
-def inner_sources(source: Any, place: str) -> Iterator[tuple[str, Any]]:
+def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
   """The sources that one is made of, with their places."""
-  for name, value in fields_of(source):
-    if hasattr(value, '__getitem__') and dataclasses.is_dataclass(value):
-      yield f'{place}.source.{name}', value
-      yield from inner_sources(value, f'{place}.source.{name}')
+  for name, inner in source.inner.items():
+    yield f'{place}.source.{name}', inner
+    yield from inner_sources(inner, f'{place}.source.{name}')
 
 
 def fields_of(node: Any) -> list[tuple[str, Any]]:
@@ -411,23 +430,11 @@ def fields_of(node: Any) -> list[tuple[str, Any]]:
   return []
 
 
-def title(source: Any) -> str:
-  """What a data set is called: 'digits 1.0.0', 'Folder birds'."""
-  if source is None:
-    return ''
-  name = getattr(source, 'name', None) or type(source).__name__
-  version = getattr(vars(source).get('builder'), 'version', '')
-  path = getattr(source, 'path', getattr(source, 'pattern', ''))
-  return f'{name} {version or pathlib.Path(str(path)).name}'.strip()
-
-
-def described(features: Any) -> str:
+def described(features: Mapping[str, Any]) -> str:
   """The names of features: 'image, label of 10, id'."""
   return ', '.join(
-    f'{name} of {feature.num_classes:,}'
-    if getattr(feature, 'num_classes', None)
-    else name
-    for name, feature in dict(features or {}).items()
+    f'{name} of {num_classes(feature):,}' if num_classes(feature) else name
+    for name, feature in features.items()
   )
 
 

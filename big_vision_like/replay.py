@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from big_vision_like import optim
-from big_vision_like.data.pipeline import Batch
+from big_vision_like.data.input import Batch
 from big_vision_like.errors import UserError
 from big_vision_like.experiment import Experiment
 from big_vision_like.metrics import say

@@ -18,7 +18,7 @@ import numpy as np
 
 from big_vision_like import checkpoint, errors, flops, metrics, processes, replay
 from big_vision_like import experiment as experiments
-from big_vision_like.data.pipeline import TrainBatches
+from big_vision_like.data.input import Batches
 from big_vision_like.evaluate import measure
 from big_vision_like.experiment import Experiment
 from big_vision_like.metrics import (
@@ -74,7 +74,7 @@ def train(
 def loop(
   run: Experiment,
   state: State,
-  batches: TrainBatches,
+  batches: Batches,
   checkpoints: checkpoint.Checkpoints,
   log: Metrics,
   workdir: pathlib.Path,

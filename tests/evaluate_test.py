@@ -15,6 +15,7 @@ import random_weights
 from big_vision_like import evaluate, experiment, loading, optim, spec
 from big_vision_like.data import pipeline
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
@@ -25,7 +26,7 @@ from big_vision_like.tasks import detection
 from big_vision_like.weights import files, vision_transformer
 
 
-class Pictures:
+class Pictures(Source):
   """7 encoded colour pictures in 5 classes."""
 
   def __len__(self):
@@ -168,7 +169,7 @@ class Other:
 # Weights that find objects
 
 
-class Scenes:
+class Scenes(Source):
   """3 encoded pictures, each with an object."""
 
   def __len__(self):

@@ -13,6 +13,7 @@ import tiny_config
 from big_vision_like import experiment, preflight
 from big_vision_like.data import mixture, pipeline, sources, vocabulary
 from big_vision_like.data.procedural import sequences
+from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import image, labels, text
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import classification, fewshot, translation
@@ -22,7 +23,7 @@ from big_vision_like.tasks import seq2seq
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class Pictures(Source):
   """Grey pictures with labels 0 to 9 in turn, of which some are not as they should."""
 
   corrupt: tuple[int, ...] = ()

@@ -37,7 +37,7 @@ def saved(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
   progress = json.loads((folder / 'progress' / 'metadata').read_text())
-  return leaves | {'examples': np.asarray(progress['position']['examples'])}
+  return leaves | {'position': np.asarray(progress['position']['step'])}
 
 
 def assert_bit_equal(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
@@ -283,10 +283,10 @@ class Counting:
     return {'x': np.full((8, width), self.step, np.float32)}
 
   def get_state(self) -> dict[str, int]:
-    return {'examples': 8 * self.step}
+    return {'step': self.step}
 
   def set_state(self, state: dict[str, int]) -> None:
-    self.step = state['examples'] // 8
+    self.step = state['step']
 
   def news(self) -> list[str]:
     return []

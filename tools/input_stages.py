@@ -63,7 +63,8 @@ def of_examples(data: Any, seconds: float) -> list[Stage]:
   """Reading and each transform, in the order of the run, for about so many seconds."""
   parts, found = streams(data), {}
   mixed = isinstance(data.source, mixture.Mixture)
-  rng = np.random.default_rng(getattr(data, 'seed', 0))
+  training = isinstance(data, pipeline.TrainInput)
+  rng = np.random.default_rng(data.seed if training else 0)
   count = position = 0
   started = time.perf_counter()
   while count < AT_LEAST or time.perf_counter() - started < seconds:

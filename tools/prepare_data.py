@@ -167,8 +167,8 @@ def _input(
     conversion,
     folders,
     parquet,
-    protos,
     shards,
+    source,
     sources,
     tars,
     tfrecords,
@@ -184,7 +184,7 @@ def _input(
     conversion.Input, name=options.source, keys=keys, label_names=names
   )
   if kind == 'folder':
-    known = protos.label_names(there.features) if there else None
+    known = source.label_names(there.features) if there else None
     folder = folders.Folder(where, names or known)
     return describe(source=lambda: folder, files=folder.files)
   if kind == 'tfds':

@@ -141,7 +141,7 @@ def joined(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 def chosen(config: mlc.ConfigDict, wanted: str) -> tuple[str, Any]:
   """The name and the input that are meant: 'evals.val' is 'evals.val.data'."""
-  kinds = (pipeline.TrainInput, pipeline.EvalInput)
+  kinds = pipeline.TrainInput, pipeline.EvalInput  # those with one source
   places = {
     path.removeprefix('config.'): node
     for path, node in spec.calls(config)
@@ -194,12 +194,12 @@ def names_of(data: Any) -> Sequence[str]:
   source, transforms, added = data.source, list(data.transforms), {'mask': np.True_}
   if isinstance(source, mixture.Mixture):
     parts = list(source.parts.values())
-    named = [getattr(part.source, 'label_names', None) for part in parts]
+    named = [part.source.label_names for part in parts]
     if any(names != named[0] for names in named):
       return ()
     source, transforms = parts[0].source, [*parts[0].transforms, *transforms]
     added['part'] = np.int32(0)
-  names, makers = getattr(source, 'label_names', None), None
+  names, makers = source.label_names, None
   with contextlib.suppress(BadRecordError):
     _, makers = preflight.traced(transforms, source[0] | added)
   return names if names and makers == [] else ()

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision_like.data import grouping, protos
+from big_vision_like.data import protos, shards
+from big_vision_like.data.source import Source, digest
+from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError
 
 # COCO's ids of things, in the order of TFDS's labels 0 to 79: what published DETRs have
@@ -149,7 +151,7 @@ class Contents(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Coco:
+class Coco(Source):
   """The images of an annotation file, in the order of their ids.
 
   `annotations` is the .json, `images` the folder below which its file names are. With
@@ -207,7 +209,19 @@ class Coco:
     """TFDS's description of an example, but for masks."""
     return described(self.category_names, self.panoptic is not None)
 
-  def planned(self) -> Any:
+  @property
+  def files(self) -> list[str]:
+    """The paths of the images."""
+    folder = os.path.expanduser(self.images)
+    return [os.path.join(folder, name) for name in self.contents.names]
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the annotations in use and the sizes of all images."""
+    sizes = [size for _, size, _ in shards.stamps(self.files)]
+    contents = self.contents._replace(left_out={})
+    return digest('Coco', *contents, sizes, self.panoptic is not None, self.masks)
+
+  def planned(self) -> Source:
     """The images, or where they are not there what stands in for them in a plan."""
     from big_vision_like.data import planned
 
@@ -251,7 +265,7 @@ class Coco:
     name, said = self.contents.names[index], tuple(self.contents.sizes_I2[index])
     image = _opened(self.images, name)
     try:
-      size = grouping.image_size(image)
+      size = decoding.image_size(image)
     except ValueError as error:
       raise BadRecordError(f'{self.images}/{name} is no image: {error}') from error
     if size != said:

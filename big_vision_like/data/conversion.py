@@ -26,6 +26,7 @@ import numpy as np
 
 from big_vision_like.data import array_records, protos, shards
 from big_vision_like.data import workers as processes
+from big_vision_like.data.source import Source, label_names, num_classes
 from big_vision_like.errors import BadRecordError, UserError
 
 # What a shard is to have, about; but no fewer examples than MIN_EXAMPLES.
@@ -78,7 +79,7 @@ class Shrink:
 class Work:
   """What a process has to know to write any shard."""
 
-  source: Any
+  source: Source
   features: Any
   target: Split
   shards: int
@@ -89,7 +90,7 @@ class Work:
   def order(self) -> np.ndarray:
     """All examples, shuffled; those of a group, read together, stay together."""
     rng = np.random.default_rng(SEED)
-    groups = getattr(self.source, 'groups', None)
+    groups = self.source.groups
     if groups is None:
       return rng.permutation(np.arange(len(self.source), dtype=np.int32))
     parts = [np.arange(*groups[i : i + 2]) for i in rng.permutation(len(groups) - 1)]
@@ -123,9 +124,8 @@ class Work:
 
   def record(self, index: int) -> bytes:
     """An example as it will be stored; `BadRecordError` if it cannot be used."""
-    if hasattr(self.source, 'record'):
-      record = self.source.record(index)
-    else:
+    record = self.source.record(index)
+    if record is None:
       record = _serialized(self.source[index], self.features, f'example {index}')
     example = protos.parsed(record, self.features, f'example {index}')
     images = protos.still_encoded(self.features)
@@ -163,7 +163,7 @@ def _serialized(example: protos.Example, features: Any, name: str) -> bytes:
 
 def _check_label(example: protos.Example, features: Any, index: int) -> None:
   label = features['label'] if 'label' in features else None
-  classes = getattr(label, 'num_classes', None)
+  classes = num_classes(label)
   if classes is not None and not -1 <= example['label'] < classes:
     raise BadRecordError(
       f'label of example {index} is {example["label"]}, not below {classes}'
@@ -177,7 +177,7 @@ class Input:
   `label_names` are for a source that has numbers only.
   """
 
-  source: Callable[[], Any]
+  source: Callable[[], Source]
   name: str
   files: Sequence[str]
   keys: Mapping[str, str] | None = None
@@ -261,7 +261,7 @@ def _fingerprint(files: Sequence[str]) -> str:
   return _sha256(shards.stamps(map(os.path.abspath, files)))
 
 
-def _features(source: Any, label_names: Sequence[str] | None) -> Any:
+def _features(source: Source, label_names: Sequence[str] | None) -> Any:
   import tensorflow_datasets as tfds
 
   features = dict(source.features)
@@ -274,7 +274,7 @@ def _features(source: Any, label_names: Sequence[str] | None) -> Any:
 
 def described(features: Any) -> str:
   """Features and names of classes, the same text for the same."""
-  names = protos.label_names(features)
+  names = label_names(features)
   classes = '' if names is None else f' classes {_sha256(names)[:8]}'
   return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data import coco, grouping, protos, sources
+from big_vision_like.data import coco, protos, sources
+from big_vision_like.data.source import Source, digest
+from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import UserError
 
 WORDS = (
@@ -25,15 +27,13 @@ SIDES = (72, 120)
 UNKNOWN_CLASSES = 1000
 
 
-class Fake:
+class Fake(Source):
   """`examples` made-up ones of a split: what `sources.Tfds` gives, images encoded.
 
   Features are those of TFDS's catalogue, which has them without the data; an unknown
   data set has `image`, `label` and `id`. Labels are 4 in turn, the lowest and the
   highest among them, all below `classes`. Examples depend on name, split and index.
   """
-
-  # Not a dataclass, for a repr would not tell all: `Packed` would keep lengths by it.
 
   def __init__(
     self,
@@ -51,6 +51,15 @@ class Fake:
   def features(self) -> Any:
     """TFDS's description of an example."""
     return catalogued(self.name) or _labelled_images(self.classes)
+
+  @property
+  def title(self) -> str:
+    """The name of the data set that is made up."""
+    return self.name
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the arguments, which decide on every example."""
+    return digest('Fake', self.name, self.split, self._examples, self.classes)
 
   def __len__(self) -> int:
     return self._examples
@@ -175,7 +184,7 @@ def _picture(
 def _panoptic(example: dict[str, Any]) -> bytes:
   """The segments of an example side by side, as PNG."""
   names = [segment['id'] for segment in example['panoptic_objects']]
-  height, width = grouping.image_size(example['image'])
+  height, width = decoding.image_size(example['image'])
   row = np.array(names)[np.arange(width) * len(names) // width]
   bgr = np.stack([row >> shift & 255 for shift in (16, 8, 0)], axis=-1)
   return cv2.imencode('.png', np.tile(bgr.astype(np.uint8), (height, 1, 1)))[

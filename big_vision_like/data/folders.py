@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data import protos, shards
+from big_vision_like.data.source import Source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class Folder(Source):
   """Images below `path`/CLASS/, at any depth, ordered as torchvision's ImageFolder.
 
   Classes are the names of the folders, sorted; or `classes`, in their order, where one
@@ -85,6 +86,16 @@ class Folder:
     """The paths of all images."""
     root = os.path.expanduser(self.path)
     return [os.path.join(root, os.fsdecode(name)) for name in self._names[0]]
+
+  @property
+  def title(self) -> str:
+    """The name of the folder."""
+    return shards.title(self, self.path)
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the classes and of names and sizes of all images."""
+    sizes = [size for _, size, _ in shards.stamps(self.files)]
+    return digest('Folder', self.label_names, *self._names, sizes)
 
   def __len__(self) -> int:
     return len(self._names[1])

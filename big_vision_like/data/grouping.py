@@ -1,32 +1,32 @@
-"""Batches of images of several sizes, each batch padded to one of a few shapes.
+"""Batches of examples of varying size, each batch padded to one of a few shapes.
 
-`boxes.Pad` with several `sizes` gives an example the smallest of them that fits. That
-of each example of the training stream is known beforehand, from the size of the image
-and the random numbers that its transforms will draw. So within a window of batches
-examples change places until batches have one shape each; those left over go into the
-next larger shape. A function of the position alone: nothing else has to be remembered,
-and all processes agree.
+A `bucket.Bucket` with several shapes, such as `boxes.Pad`, gives an example the
+smallest that holds it. Which one that is for each example of the training stream is
+known beforehand, from the size of its record and the random numbers that its transforms
+will draw. So within a window of batches examples change places until batches have one
+shape each; those left over go into the next larger shape. A function of the position
+alone: nothing else has to be remembered, and all processes agree.
 
 What is larger than every batch with room left has is shrunk into it: at most one batch
 of a window, of portraits among landscapes, and what takes the place of a bad record.
 
-Axes: N images or positions of a window, M batches of a window; 2 is height and width.
+Axes: N records or positions of a window, M batches of a window, K numbers of a size.
 """
 
 import dataclasses
 import functools
-import struct
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
+from big_vision_like.data import bucket as buckets
 from big_vision_like.data import cache
-from big_vision_like.data.transforms import boxes, compose, decoding
+from big_vision_like.data.source import Example, Source
+from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, UserError
-
-Example = dict[str, Any]
 
 # Batches among which examples change places.
 WINDOW = 32
@@ -35,92 +35,69 @@ CHUNK = 1000
 FOLDER = '~/.cache/big_vision_like/sizes'
 
 
-def pad_of(transforms: Sequence[Any]) -> boxes.Pad | None:
-  """The transform that gives images several shapes."""
-  found = [t for t in transforms if isinstance(t, boxes.Pad) and len(t.sizes) > 1]
-  return found[-1] if found else None
-
-
 def alike(
   transforms: Sequence[Any],
   examples: Sequence[Example],
-  shape: tuple[int, int] | None = None,
+  shape: buckets.Size | None = None,
 ) -> list[Example]:
   """Examples after the transforms, all in one of the shapes, by default the largest."""
-  pad = pad_of(transforms)
-  if pad is None:
+  bucket = buckets.of(transforms)
+  if bucket is None:
     return list(examples)
-  if shape is None:
-    shape = max(pad.sizes, key=lambda size: size[0] * size[1])
-  return [boxes.fitted(example, *shape) for example in examples]
+  return [bucket.fit(example, shape or bucket.largest) for example in examples]
 
 
-# Sizes of images
+# Sizes of examples
 
 
-def image_sizes(source: Any) -> np.ndarray:
-  """int32 (N, 2): of the images of a source, as it has them, or as their headers say.
+def sizes(source: Source, bucket: buckets.Bucket) -> np.ndarray:
+  """int32 (N, K): sizes of all records, as the source knows them or as measured.
 
-  Headers are read once and sizes then kept in ~/.cache/big_vision_like/sizes. A record
-  that cannot be read gets the size of another: it is never used.
+  Records are measured once and sizes then kept in ~/.cache/big_vision_like/sizes. A
+  record that cannot be read gets the size of another: it is never used.
   """
-  known = getattr(source, 'image_sizes', None)
+  known = bucket.known(source)
   if known is not None:
     return known
-  image = dict(getattr(source, 'features', None) or {}).get('image')
-  shape = getattr(image, 'shape', (None, None))[:2]
-  if None not in shape:
-    return np.tile(np.array(shape, np.int32), (len(source), 1))
-  if not dataclasses.is_dataclass(source):
-    return _measured(source)
-  file = cache.file('sizes', [repr(source), len(source)])
-  return cache.arrays(file, lambda: {'sizes': _measured(source)})['sizes']
+  file = cache.file('sizes', [source.fingerprint(), bucket.measured_by])
+  return cache.arrays(file, lambda: {'sizes': _measured(source, bucket)})['sizes']
 
 
-def _measured(source: Any) -> np.ndarray:
-  sizes_N2 = np.zeros((len(source), 2), np.int32)
+def _measured(source: Source, bucket: buckets.Bucket) -> np.ndarray:
+  sizes_NK = np.zeros((len(source), len(bucket.shapes[0])), np.int32)
   starts = range(0, len(source), CHUNK)
-  for start in cache.progress(starts, 'measuring images', len(starts)):
+  for start in cache.progress(starts, 'measuring examples', len(starts)):
     for index in range(start, min(start + CHUNK, len(source))):
       try:
-        sizes_N2[index] = image_size(source[index]['image'])
-      except (BadRecordError, ValueError):
+        sizes_NK[index] = bucket.measure(source[index])
+      except BadRecordError:
         continue
-  good_N = sizes_N2.all(axis=1)
+      except UserError:
+        raise
+      except ValueError:
+        continue
+  good_N = sizes_NK.all(axis=1)
   if not good_N.any():
-    raise UserError(f'{source} has no image that can be read.')
-  sizes_N2[~good_N] = sizes_N2[good_N][0]
-  return sizes_N2
-
-
-def image_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
-  """Height and width of an image, encoded or not; ValueError for what is none."""
-  if isinstance(encoded, np.ndarray):
-    return encoded.shape[:2]
-  if decoding.is_jpeg(encoded) and (size := decoding.jpeg_size(encoded)):
-    return size
-  if encoded.startswith(b'\x89PNG\r\n\x1a\n') and len(encoded) >= 24:
-    width, height = struct.unpack('>II', encoded[16:24])
-    return height, width
-  return decoding.decode(encoded).shape[:2]
+    raise UserError(f'{source} has no {bucket.noun} that can be read.')
+  sizes_NK[~good_N] = sizes_NK[good_N][0]
+  return sizes_NK
 
 
 class Sizes:
-  """Heights and widths as a source."""
+  """Sizes as records of a stream of examples."""
 
-  def __init__(self, sizes_N2: np.ndarray):
-    self._sizes_N2 = sizes_N2
+  def __init__(self, sizes_NK: np.ndarray):
+    self._sizes_NK = sizes_NK
 
   def __len__(self) -> int:
-    return len(self._sizes_N2)
+    return len(self._sizes_NK)
 
   def __getitem__(self, index: int) -> Example:
-    height, width = self._sizes_N2[index].tolist()
-    return {'height': height, 'width': width}
+    return {'size': tuple(self._sizes_NK[index].tolist())}
 
 
 def of_sizes(transforms: Sequence[Any]) -> list[compose.Transform]:
-  """What transforms of images do to their heights and widths."""
+  """Returns transforms of sizes: what transforms do to the sizes of examples."""
   return [
     _RandomSize(t) if isinstance(t, grain.transforms.RandomMap) else _Size(t)
     for t in transforms
@@ -132,7 +109,7 @@ class _Size(grain.transforms.Map):
   transform: Any
 
   def map(self, example: Example) -> Example:
-    return _moved(self.transform, example, None)
+    return {'size': buckets.size_after(self.transform, example['size'], None)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,17 +117,7 @@ class _RandomSize(grain.transforms.RandomMap):
   transform: Any
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    return _moved(self.transform, example, rng)
-
-
-def _moved(
-  transform: Any, example: Example, rng: np.random.Generator | None
-) -> Example:
-  if not hasattr(transform, 'steps'):
-    return example
-  size = example['height'], example['width']
-  height, width = boxes.size_after(transform.steps(*size, rng), *size)
-  return example | {'height': height, 'width': width}
+    return {'size': buckets.size_after(self.transform, example['size'], rng)}
 
 
 # Batches of one shape
@@ -166,22 +133,22 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-  """Batches of one shape each, out of a stream of `sizes` of images."""
+  """Batches of one shape each, out of a stream of `sizes` of examples."""
 
   sizes: grain.MapDataset
-  pad: boxes.Pad
+  bucket: buckets.Bucket
   batch_size: int
   seed: int
 
   def batch(self, step: int) -> Batch:
     """What is in the batch of a step."""
     window, number = divmod(step, WINDOW)
-    sizes_N2, places_MB, shape_M = self._window(window)
+    sizes_NK, places_MB, shape_M = self._window(window)
     places_B = places_MB[number]
     return Batch(
       positions=window * WINDOW * self.batch_size + places_B,
-      sizes=sizes_N2[places_B],
-      shape=np.array(self.pad.sizes[shape_M[number]]),
+      sizes=sizes_NK[places_B],
+      shape=np.array(self.bucket.shapes[shape_M[number]]),
     )
 
   @functools.cached_property
@@ -189,12 +156,11 @@ class Windows:
     def window(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
       count = WINDOW * self.batch_size
       start = number * count
-      sizes = [self.sizes[position] for position in range(start, start + count)]
-      sizes_N2 = np.array([(size['height'], size['width']) for size in sizes])
-      shape_N = np.array([self.pad.smallest(*size) for size in sizes_N2.tolist()])
-      places_MB, shape_M = together(shape_N, self.pad.sizes, self.batch_size)
+      sizes = [self.sizes[place]['size'] for place in range(start, start + count)]
+      shape_N = np.array([self.bucket.choose(size) for size in sizes])
+      places_MB, shape_M = together(shape_N, self.bucket.shapes, self.batch_size)
       order_M = np.random.default_rng((self.seed, number)).permutation(WINDOW)
-      return sizes_N2, places_MB[order_M], shape_M[order_M]
+      return np.array(sizes), places_MB[order_M], shape_M[order_M]
 
     return functools.lru_cache(maxsize=2)(window)
 
@@ -203,7 +169,7 @@ class Windows:
 
 
 def together(
-  shape_N: np.ndarray, shapes: Sequence[tuple[int, int]], batch_size: int
+  shape_N: np.ndarray, shapes: Sequence[buckets.Size], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Divides examples into batches of one shape each.
 
@@ -211,7 +177,7 @@ def together(
   of the batch size. Returns places among the examples (M, batch size) and shapes (M,).
   """
   waiting = {i: np.flatnonzero(shape_N == i) for i in range(len(shapes))}
-  by_area = sorted(waiting, key=lambda i: (shapes[i][0] * shapes[i][1], i))
+  by_area = sorted(waiting, key=lambda i: (math.prod(shapes[i]), i))
   places, shape_M, over = [], [], []
   for rank, i in enumerate(by_area):
     whole = len(waiting[i]) // batch_size * batch_size
@@ -243,16 +209,15 @@ def filled(places: Sequence[int], batch_size: int) -> tuple[list[int], list[bool
 
 
 def by_shape(
-  sizes: Sequence[Example], pad: boxes.Pad, batch_size: int
+  sizes: Sequence[buckets.Size], bucket: buckets.Bucket, batch_size: int
 ) -> tuple[list[int], list[bool], list[int]]:
   """All examples in batches of one shape: places, masks, and the shape of each batch.
 
   In order but for the shapes; the last batch of each is filled.
   """
-  found: dict[int, list[int]] = {i: [] for i in range(len(pad.sizes))}
-  for place in range(len(sizes)):
-    size = sizes[place]
-    found[pad.smallest(size['height'], size['width'])].append(place)
+  found: dict[int, list[int]] = {i: [] for i in range(len(bucket.shapes))}
+  for place, size in enumerate(sizes):
+    found[bucket.choose(size)].append(place)
   places, masks, shapes = [], [], []
   for shape, own in found.items():
     if own:

@@ -7,12 +7,13 @@ import pathlib
 import pickle
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
+from big_vision_like.data.source import Source, as_source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
 # A file system in memory that processes share, where there is one.
@@ -20,7 +21,7 @@ SHARED = pathlib.Path('/dev/shm')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cached:
+class Cached(Source):
   """The examples of a source after transforms that are not random, kept in memory.
 
   The first use reads them all; the workers of a process share its copy. A decoded image
@@ -28,11 +29,12 @@ class Cached:
   record that cannot be used is told when it is asked for, as anywhere else.
   """
 
-  source: Any
+  source: Source
   transforms: Sequence[grain.transforms.Map] = ()
   limit_gib: float = 4.0
 
   def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
     for transform in self.transforms:
       if isinstance(transform, grain.transforms.RandomMap):
         raise UserError(
@@ -92,18 +94,27 @@ class Cached:
     return example
 
   @property
-  def features(self) -> Any:
+  def features(self) -> Mapping[str, Any]:
     """Those of the source, before the transforms."""
     return self.source.features
 
   @property
-  def label_names(self) -> list[str] | None:
-    """The classes' names in order, where the source has them."""
+  def label_names(self) -> Sequence[str] | None:
+    """Those of the source."""
     return self.source.label_names
 
-  def planned(self) -> Any:
-    """What stands in for the source where that is not there, not kept."""
-    source = getattr(self.source, 'planned', lambda: self.source)()
+  @property
+  def inner(self) -> dict[str, Source]:
+    """The source that is kept in memory."""
+    return {'source': self.source}
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the source and the transforms."""
+    return digest('Cached', self.source, self.transforms)
+
+  def planned(self) -> Source:
+    """Returns itself, or with a stand-in for the source in a plan without the data."""
+    source = self.source.planned()
     return self if source is self.source else dataclasses.replace(self, source=source)
 
   def __getstate__(self) -> dict[str, Any]:

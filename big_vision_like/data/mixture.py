@@ -1,7 +1,6 @@
 """Several sources in one stream, in exact proportions."""
 
 import dataclasses
-import fractions
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,8 @@ from typing import Any
 
 import grain
 
+from big_vision_like.data.proportions import Proportions
+from big_vision_like.data.source import Source, as_source, digest
 from big_vision_like.errors import UserError
 
 Transforms = Sequence[grain.transforms.Map | grain.transforms.RandomMap]
@@ -21,13 +22,16 @@ class Part:
   `weight` is relative to those of the other parts; None: the number of examples.
   """
 
-  source: Any
+  source: Source
   weight: float | None = None
   transforms: Transforms = ()
 
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mixture:
+class Mixture(Source):
   """A source for training that takes from its parts in turn, by their weights.
 
   Of the first n examples a part of share s gives n * s but for rounding, each of its
@@ -55,44 +59,45 @@ class Mixture:
       )
 
   @functools.cached_property
-  def weights(self) -> tuple[int, ...]:
-    """Whole numbers in the proportion of the parts."""
-    exact = [
-      fractions.Fraction(len(p.source) if p.weight is None else str(p.weight))
-      for p in self.parts.values()
-    ]
-    common = math.lcm(*(weight.denominator for weight in exact))
-    whole = [int(weight * common) for weight in exact]
-    divisor = math.gcd(*whole)
-    return tuple(weight // divisor for weight in whole)
+  def proportions(self) -> Proportions:
+    """Which part each example of the stream is from."""
+    return Proportions.of(
+      [len(p.source) if p.weight is None else p.weight for p in self.parts.values()]
+    )
 
   def place(self, position: int) -> tuple[int, int]:
     """Which part an example of the stream is from, and its number among those."""
-    total = sum(self.weights)
-    for part, weight in enumerate(self.weights):
-      before, after = (n * weight // total for n in (position, position + 1))
-      if after > before:
-        return part, before
-      position, total = position - before, total - weight
-    raise AssertionError('the last part takes what is left')
+    return self.proportions.place(position)
 
   def counts(self, examples: int) -> dict[str, int]:
     """How many of the first examples of the stream are from each part."""
-    total, counts = sum(self.weights), {}
-    for name, weight in zip(self.parts, self.weights, strict=True):
-      counts[name] = examples * weight // total
-      examples, total = examples - counts[name], total - weight
-    return counts
+    return dict(zip(self.parts, self.proportions.counts(examples), strict=True))
 
   def planned(self) -> 'Mixture':
     """With what stands in for data that are not there in a plan."""
     parts = {
       name: dataclasses.replace(part, source=part.source.planned())
-      if hasattr(part.source, 'planned')
-      else part
       for name, part in self.parts.items()
     }
     return dataclasses.replace(self, parts=parts)
+
+  @property
+  def inner(self) -> dict[str, Source]:
+    """The sources of the parts."""
+    return {name: part.source for name, part in self.parts.items()}
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the parts, their transforms and their proportions."""
+    parts = {name: [p.source, p.transforms] for name, p in self.parts.items()}
+    return digest('Mixture', parts, self.proportions, len(self))
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns the record at a place of the mixture whose parts are in their order."""
+    if not 0 <= index < len(self):
+      raise IndexError(f'example {index} of {len(self)}')
+    part, place = self.place(index)
+    source = list(self.parts.values())[part].source
+    return source[place % len(source)]
 
   def __len__(self) -> int:
     """How many examples an epoch has."""
@@ -100,7 +105,8 @@ class Mixture:
       return sum(len(part.source) for part in self.parts.values())
     index = list(self.parts).index(self.epoch_of)
     own = len(self.parts[self.epoch_of].source)
-    return math.ceil(own * sum(self.weights) / self.weights[index])
+    weights = self.proportions.weights
+    return math.ceil(own * sum(weights) / weights[index])
 
   def __getstate__(self) -> dict[str, Any]:
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -12,6 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from big_vision_like.data.source import Source, as_source
 from big_vision_like.errors import UserError
 
 # An epoch with repeats is cut to a multiple of this, as the sampler of DeiT does.
@@ -34,12 +35,13 @@ class Order:
   are read together, is shuffled by groups and then within windows of `window` of them.
   """
 
-  source: Any
+  source: Source
   seed: int
   repeats: int = 1
   window: int = 16
 
   def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
     for name in ('repeats', 'window'):
       if getattr(self, name) < 1:
         raise UserError(f'{name}={getattr(self, name)} is less than 1')
@@ -64,7 +66,7 @@ class Order:
 
   @functools.cached_property
   def _groups(self) -> np.ndarray | None:
-    return getattr(self.source, 'groups', None)
+    return self.source.groups
 
   def _permuted(self, epoch: int, rank: int, count: int) -> int:
     """What is at a place of an epoch's permutation of `count` things."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data import cache, planned
+from big_vision_like.data.source import Source, as_source, digest
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import UserError
 
@@ -38,7 +39,7 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Packed:
+class Packed(Source):
   """Rows of `source_length` and `target_length` tokens, filled with whole pairs.
 
   `source` gives pairs of texts, which `tokenize` makes ids, or else `source` and
@@ -53,12 +54,30 @@ class Packed:
   plans made before the data are there.
   """
 
-  source: Any
+  source: Source
   source_length: int
   target_length: int
   tokenize: text.Tokenize | None = None
   seed: int = 0
   rows: int | None = None
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
+
+  @property
+  def inner(self) -> dict[str, Source]:
+    """The source of the pairs."""
+    return {'source': self.source}
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the pairs, the vocabulary and how rows are filled."""
+    lengths = self.source_length, self.target_length
+    return digest('Packed', self._tokens, *lengths, self.seed)
+
+  @functools.cached_property
+  def _tokens(self) -> str:
+    """A digest of what the lengths of all sequences depend on."""
+    return digest(self.source, self.tokenize)
 
   @functools.cached_property
   def plan(self) -> Plan:
@@ -70,10 +89,8 @@ class Packed:
   @functools.cached_property
   def lengths_2N(self) -> np.ndarray:
     """Tokens of each source and target, EOS included."""
-    file = self._cache()
-    if file is None:
-      return self._measure()
-    return cache.arrays(file, lambda: {'lengths_2N': self._measure()})['lengths_2N']
+    arrays = cache.arrays(self._cache(), lambda: {'lengths_2N': self._measure()})
+    return arrays['lengths_2N']
 
   @property
   def left_out(self) -> dict[str, int]:
@@ -81,10 +98,10 @@ class Packed:
     empty_N, long_N = _unfit(self.lengths_2N, (self.source_length, self.target_length))
     return {'too long': int(long_N.sum()), 'without a source': int(empty_N.sum())}
 
-  def planned(self) -> Any:
+  def planned(self) -> Source:
     """The rows, or where data or vocabulary are missing what stands in for them."""
     stand_in = planned.Rows(self.rows, self.source_length, self.target_length)
-    if getattr(self.source, 'planned', lambda: self.source)() is not self.source:
+    if self.source.planned() is not self.source:
       return stand_in
     try:
       if self.tokenize:
@@ -142,7 +159,7 @@ class Packed:
 
   def _measure(self) -> np.ndarray:
     # Reading many at once pays for thousands, not for the few of a row.
-    read = getattr(self.source, '__getitems__', lambda i: [self.source[j] for j in i])
+    read = self.source.__getitems__
     lengths_2N = np.zeros((2, len(self.source)), np.int32)
     starts = range(0, len(self.source), CHUNK)
     for start in cache.progress(starts, 'measuring pairs', len(starts)):
@@ -151,15 +168,9 @@ class Packed:
         lengths_2N[side, start:stop] = [len(ids) for ids in sequences]
     return lengths_2N
 
-  def _cache(self) -> pathlib.Path | None:
-    """Where lengths are kept; None for a source whose repr does not tell what it is."""
-    if not dataclasses.is_dataclass(self.source):
-      return None
-    known = [CACHE_VERSION, repr(self.source), len(self.source)]
-    if self.tokenize is not None:
-      known += [self.tokenize.source, self.tokenize.target, self.tokenize.max_length]
-      known += [self.tokenize.vocabulary.sha256]
-    return cache.file('packing', known)
+  def _cache(self) -> pathlib.Path:
+    """The file that lengths are kept in."""
+    return cache.file('packing', [CACHE_VERSION, self._tokens])
 
 
 def pack(lengths_2N: np.ndarray, room: tuple[int, int], seed: int) -> Plan:

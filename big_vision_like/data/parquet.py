@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data import protos, shards
+from big_vision_like.data.source import Source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
 # A column of images: structs of the encoded bytes and the path they once had.
@@ -19,7 +20,7 @@ IMAGE_FIELDS = {'bytes', 'path'}
 
 
 @dataclasses.dataclass(frozen=True)
-class Parquet:
+class Parquet(Source):
   """Rows of Parquet files; `pattern` is as in `data.shards.found`.
 
   Images are structs of `bytes` and `path`, or bytes that `keys` calls `image`; of
@@ -78,9 +79,13 @@ class Parquet:
     return tfds.features.FeaturesDict(features)
 
   @property
-  def label_names(self) -> list[str] | None:
-    """The classes' names in order, where the metadata have them."""
-    return protos.label_names(self.features)
+  def title(self) -> str:
+    """The format and the name of the files."""
+    return shards.title(self, self.pattern)
+
+  def fingerprint(self) -> str:
+    """Returns a digest of `keys`, and names and sizes of the files."""
+    return digest('Parquet', self.keys, shards.sizes(self.files))
 
   @functools.cached_property
   def _kept(self) -> '_Kept':

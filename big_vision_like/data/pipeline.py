@@ -3,21 +3,23 @@
 The training stream is an endless list of examples that depends on the seed alone: the
 source shuffled anew each epoch, each transform with randomness of its own for each
 position. Step s takes examples s*B to (s+1)*B, of which every process reads its own
-rows. So the position is one number, whatever the number of workers or processes.
-Where images are padded to several shapes, examples change places within windows, so
-that a batch has one of them (see `data.grouping`).
+rows. So the position is one number, the step, whatever the number of workers or
+processes.
+Where examples are padded to several shapes, they change places within windows, so that
+a batch has one of them (see `data.grouping`).
 
 A record that cannot be used raises `BadRecordError` where that is found out: while it
 is read, decoded or checked. Training puts another in its place; evaluation stops.
 """
 
+import abc
 import collections
 import contextlib
 import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -25,14 +27,14 @@ import numpy as np
 from absl import flags
 
 from big_vision_like import malloc
-from big_vision_like.data import grouping
+from big_vision_like.data import bucket as buckets
+from big_vision_like.data import grouping, input
 from big_vision_like.data import workers as processes
+from big_vision_like.data.input import Batch
 from big_vision_like.data.mixture import Mixture, Part, Transforms
 from big_vision_like.data.order import Order, epoch_length
-from big_vision_like.data.transforms import boxes
+from big_vision_like.data.source import Source, as_source
 from big_vision_like.errors import BadRecordError, UserError
-
-Batch = dict[str, np.ndarray]
 
 # What is said of replaced records, in an example and in a batch on its way here.
 REPLACED = '_replaced'
@@ -50,103 +52,126 @@ SHARED = '/dev/shm'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainInput:
+class SingleInput(input.Input):
+  """Batches of the examples of one source after transforms.
+
+  `workers` are processes that decode and transform; 0 does it on `threads` threads.
+  """
+
+  source: Source
+  batch_size: int
+  transforms: Transforms = ()
+  workers: int = 0
+  threads: int = 2
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
+
+  @property
+  @abc.abstractmethod
+  def examples(self) -> grain.MapDataset:
+    """The list of examples in the order of batches, each made when it is asked for."""
+
+  @property
+  @abc.abstractmethod
+  def in_turn(self) -> grain.MapDataset:
+    """The same before examples are put into one shape for each batch."""
+
+  @abc.abstractmethod
+  def layout(self, step: int) -> grouping.Batch:
+    """Returns sizes and the shape of a batch where there are several shapes."""
+
+  def example(
+    self, position: int = 0, shape: buckets.Size | None = None
+  ) -> dict[str, Any]:
+    """An example as it is in a batch; of several shapes the largest, or this one."""
+    example = self.in_turn[position]
+    batch = stack(grouping.alike(self.transforms, [example], shape))
+    batch.pop(REPLACED, None)
+    return input.nested(lambda values: values[0], batch)
+
+  @property
+  def parts(self) -> dict[str, 'SingleInput']:
+    return {'': self}
+
+  def planned(self) -> 'SingleInput':
+    return dataclasses.replace(self, source=self.source.planned())
+
+  @property
+  def bucket(self) -> buckets.Bucket | None:
+    """The transform that pads to several shapes; None where there is one."""
+    return buckets.of(self.transforms)
+
+  def signatures(self, steps: int) -> dict[buckets.Size, float]:
+    steps = min(steps, len(self.examples) // self.batch_size)
+    if self.bucket is None:
+      return {(): 1.0}
+    found = [tuple(self.layout(step).shape.tolist()) for step in range(steps)]
+    return {shape: count / steps for shape, count in collections.Counter(found).items()}
+
+  def label(self, signature: buckets.Size) -> str:
+    return buckets.label(signature)
+
+  def abstract(self, signature: buckets.Size | None = None) -> dict[str, Any]:
+    return input.with_rows(self.example(shape=signature or None), self.batch_size)
+
+  def padded_share(self, steps: int) -> float:
+    if self.bucket is None:
+      raise UserError('padded_share is of inputs whose Pad has several sizes.')
+    steps = min(steps, len(self.examples) // self.batch_size)
+    real = padded = 0
+    for step in range(steps):
+      batch = self.layout(step)
+      real += self.bucket.content(batch.sizes, batch.shape).sum()
+      padded += len(batch.sizes) * self.bucket.elements(batch.shape)
+    return float(1 - real / padded)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainInput(SingleInput):
   """Shuffled batches without end; `batch_size` counts all processes.
 
   `source` may be a `mixture.Mixture`; `repeats` and `window` are those of
-  `order.Order`. `workers` are processes that decode and transform; 0 does it on
-  `threads` threads.
+  `order.Order`.
 
   A record that cannot be used is replaced by another of its source, the same each time,
   and told. The run stops when these are more than `bad_share` of the examples that a
   process has read since it started, or of the first thousand.
   """
 
-  source: Any
-  batch_size: int
-  transforms: Transforms = ()
   seed: int = 0
   repeats: int = 1
   window: int = 16
-  workers: int = 0
-  threads: int = 2
   bad_share: float = 0.001
 
   @property
   def examples_per_epoch(self) -> int:
-    """How many examples durations take for an epoch."""
     return epoch_length(len(self.source), self.repeats)
 
   @functools.cached_property
   def examples(self) -> grain.MapDataset:
-    """The endless list of examples, each made when it is asked for."""
-    return self._in_turn if self._pad is None else _Grouped(self._in_turn, self)
+    return self.in_turn if self.bucket is None else _Grouped(self.in_turn, self)
 
   @functools.cached_property
-  def _in_turn(self) -> '_Examples':
+  def in_turn(self) -> '_Examples':
     return _Examples(self)
 
-  @property
-  def _pad(self) -> boxes.Pad | None:
-    return grouping.pad_of(self.transforms)
-
-  def example(
-    self, position: int = 0, shape: tuple[int, int] | None = None
-  ) -> dict[str, np.ndarray]:
-    """An example as it is in a batch; of several shapes the largest, or this one."""
-    example = self._in_turn[position]
-    batch = stack(grouping.alike(self.transforms, [example], shape))
-    return {name: values[0] for name, values in batch.items() if name != REPLACED}
-
-  def shapes(self, steps: int) -> dict[tuple[int, int], float]:
-    """How often images of the first batches have each of several shapes.
-
-    Empty where all have one; no image is read.
-    """
-    return {} if self._pad is None else self.examples.shapes(steps)
-
-  def padded_share(self, steps: int) -> float:
-    """How much of the images of the first batches is padding; no image is read."""
-    if self._pad is None:
-      raise UserError('padded_share is of inputs whose Pad has several sizes.')
-    return self.examples.padded_share(steps)
-
-  def __iter__(self) -> 'TrainBatches':
-    return self.batches()
+  def layout(self, step: int) -> grouping.Batch:
+    return self.examples.layout(step)
 
   def batches(
-    self, rows_of: Callable[[int], np.ndarray] = np.arange
-  ) -> 'TrainBatches':
-    """Some rows of each batch: all, or those that one process must read."""
-    return TrainBatches(self, rows_of(self.batch_size))
-
-  def first(self, rows_of: Callable[[int], np.ndarray] = np.arange) -> Batch:
-    with contextlib.closing(self.batches(rows_of)) as batches:
-      return next(batches)
-
-  def abstract(self, signature: Any = None) -> Any:
-    import jax
-
-    return {
-      k: jax.ShapeDtypeStruct((self.batch_size, *x.shape), x.dtype)
-      for k, x in self.example(shape=signature or None).items()
-    }
-
-  def signatures(self, steps: int) -> dict[Any, float]:
-    return self.shapes(steps) or {(): 1.0}
-
-  def label(self, signature: Any) -> str:
-    return 'x'.join(map(str, signature))
+    self, rows_of: input.RowsOf = np.arange, place: str = 'train_data'
+  ) -> 'SingleBatches':
+    """Returns a stream of batches; `place` names this input in messages."""
+    return SingleBatches(self, rows_of(self.batch_size), self.bad_share, place)
 
 
-class TrainBatches(Iterator[Batch]):
-  """Some rows of each batch, from a position that can be saved.
+class SingleBatches(input.Batches):
+  """Some rows of each batch of an input with one source."""
 
-  `replaced` counts the records that others took the place of.
-  """
-
-  def __init__(self, data: TrainInput, rows: np.ndarray):
+  def __init__(self, data: SingleInput, rows: np.ndarray, bad_share: float, place: str):
     self._data, self._rows = data, rows
+    self._bad_share, self._place = bad_share, place
     self._step = self._used = self.replaced = 0
     self._news: list[str] = []
     self._batches = _batched(data.examples, data.batch_size, rows)
@@ -155,11 +180,7 @@ class TrainBatches(Iterator[Batch]):
   def __next__(self) -> Batch:
     self._check_share()
     if self._iterator is None:
-      if self._data.workers:
-        _check_room(self._data.example(), len(self._rows), self._data.workers)
-      self._iterator = _started(
-        self._batches[self._step :], self._data.workers, self._data.threads
-      )
+      self._iterator = self._started()
     batch = next(self._iterator)
     self._step += 1
     self._used += len(self._rows)
@@ -168,99 +189,137 @@ class TrainBatches(Iterator[Batch]):
     self._news += replaced
     return batch
 
+  def _started(self) -> Iterator[Batch]:
+    workers = self._data.workers
+    if workers:
+      _check_room(self._data.example(), len(self._rows), workers, self._place)
+    return _started(self._batches[self._step :], workers, self._data.threads)
+
   def _check_share(self) -> None:
-    # Here, where the loop comes after it has written down the news.
-    share = self._data.bad_share
-    if self.replaced > share * max(self._used, FEW):
+    # Checked on the next call, so that the loop has logged the replacements first.
+    if self.replaced > self._bad_share * max(self._used, FEW):
       raise UserError(
         f'{self.replaced:,} of {self._used:,} examples could not be used, more than'
-        f' train_data.bad_share={share:g} allows: mend the data, or raise it.'
+        f' {self._place}.bad_share={self._bad_share:g} allows: mend the data, or raise'
+        ' it.'
       )
 
   def news(self) -> list[str]:
-    """Which records were replaced since this was last asked, and why."""
     news, self._news = self._news, []
     return news
 
   def get_state(self) -> dict[str, int]:
-    """The position: how many examples of the whole stream have been used."""
-    return {'examples': self._step * self._data.batch_size}
+    return {'step': self._step}
 
-  def set_state(self, state: dict[str, int]) -> None:
-    """Goes to a position, also one saved with other workers or processes."""
-    step, rest = divmod(state['examples'], self._data.batch_size)
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Goes to a position, also one of earlier versions, which counted examples."""
+    if 'step' not in state:
+      state = {'step': self._step_of(state['examples'])}
+    self.close()
+    self._step = state['step']
+
+  def _step_of(self, examples: int) -> int:
+    step, rest = divmod(examples, self._data.batch_size)
     if rest:
       raise UserError(
-        f'train_data.batch_size={self._data.batch_size} does not divide the'
-        f' {state["examples"]} examples already used: take a divisor of that number.'
+        f'{self._place}.batch_size={self._data.batch_size} does not divide the'
+        f' {examples} examples already used: take a divisor of that number.'
       )
-    self.close()
-    self._step = step
+    return step
 
   def close(self) -> None:
-    """Stops workers and threads; the position stays."""
     if self._iterator is not None:
       self._iterator.close()
     self._iterator = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalInput:
-  """Every example of a source once, in order; the last batch is filled and masked."""
+class EvalInput(SingleInput):
+  """Every example of a source once; the last batch is filled and masked.
 
-  source: Any
-  batch_size: int
-  transforms: Transforms = ()
-  workers: int = 0
-  threads: int = 2
+  Examples come in order; where there are several shapes, those of one shape in order.
+  """
 
   def __post_init__(self) -> None:
+    super().__post_init__()
     for transform in self.transforms:
       if isinstance(transform, grain.transforms.RandomMap):
         raise UserError(
           f'{type(transform).__name__} is random, which evaluation may not be.'
         )
 
-  def epoch(self, rows_of: Callable[[int], np.ndarray] = np.arange) -> Iterator[Batch]:
-    """Batches with `mask` (bool, False where a row only fills the last batch).
+  @property
+  def examples_per_epoch(self) -> int:
+    return len(self.source)
 
-    `rows_of` gives the rows of each batch that are wanted, as a process reads only its
-    own.
+  def epoch(self, rows_of: input.RowsOf = np.arange) -> Iterator[Batch]:
+    """Yields batches with `mask` (bool, False where a row only fills the last batch).
+
+    `rows_of` gives the rows of a batch that this process reads.
     """
-    if len(self.source) == 0:
-      raise UserError(f'{self.source} holds no examples.')
-    rows = rows_of(self.batch_size)
-    batches = _batched(self._examples(), self.batch_size, rows)
-    with contextlib.closing(_started(batches, self.workers, self.threads)) as stream:
-      yield from stream
+    with contextlib.closing(self.batches(rows_of)) as batches:
+      yield from batches
+
+  def batches(self, rows_of: input.RowsOf = np.arange) -> SingleBatches:
+    """Returns a stream of the batches of one epoch."""
+    # Bad records are not replaced here, so their share is never too large.
+    return SingleBatches(self, rows_of(self.batch_size), 1.0, 'the input')
+
+  @property
+  def order(self) -> tuple[np.ndarray, np.ndarray]:
+    """Where rows come from, in the order of batches and their rows.
+
+    Indices in the source, int64 (N,), and whether rows are examples that count, bool
+    (N,): False for those that only fill a batch.
+    """
+    places, masks, _ = self._plan
+    return places, masks
 
   @functools.cached_property
-  def order(self) -> tuple[np.ndarray, np.ndarray]:
-    """For all rows of all batches, the index in the source and whether it is real."""
-    places, masks = grouping.filled(range(len(self.source)), self.batch_size)
-    return np.array(places), np.array(masks)
+  def _plan(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """`order`, and the shape of each batch by its index where there are several."""
+    if len(self.source) == 0:
+      raise UserError(f'{self.source} holds no examples.')
+    if self.bucket is None:
+      places, masks = grouping.filled(range(len(self.source)), self.batch_size)
+      shapes = []
+    else:
+      sizes = [self._sizes[i]['size'] for i in range(len(self._sizes))]
+      places, masks, shapes = grouping.by_shape(sizes, self.bucket, self.batch_size)
+    return np.array(places, np.int64), np.array(masks), shapes
 
-  def _examples(self) -> grain.MapDataset:
-    count, pad = len(self.source), grouping.pad_of(self.transforms)
-    if pad is None:
-      padded = _Padded(self.source, *grouping.filled(range(count), self.batch_size))
-      return _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
-    sizes = grouping.image_sizes(self.source)
-    after = _transformed(
-      grain.MapDataset.source(grouping.Sizes(sizes)),
-      grouping.of_sizes(self.transforms),
-      seed=0,
+  @functools.cached_property
+  def _sizes(self) -> grain.MapDataset:
+    """Sizes of all examples after the transforms."""
+    sizes = grouping.Sizes(grouping.sizes(self.source, self.bucket))
+    transforms = grouping.of_sizes(self.transforms)
+    return _transformed(grain.MapDataset.source(sizes), transforms, seed=0)
+
+  @functools.cached_property
+  def in_turn(self) -> grain.MapDataset:
+    padded = _Padded(self.source, *self.order)
+    return _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
+
+  @functools.cached_property
+  def examples(self) -> grain.MapDataset:
+    if self.bucket is None:
+      return self.in_turn
+    return _Fitted(self.in_turn, self.bucket, self._plan[2], self.batch_size)
+
+  def layout(self, step: int) -> grouping.Batch:
+    places, _, shapes = self._plan
+    positions = places[step * self.batch_size : (step + 1) * self.batch_size]
+    return grouping.Batch(
+      positions=positions,
+      sizes=np.array([self._sizes[int(place)]['size'] for place in positions]),
+      shape=np.array(self.bucket.shapes[shapes[step]]),
     )
-    places, masks, batches = grouping.by_shape(after, pad, self.batch_size)
-    padded = _Padded(self.source, places, masks)
-    examples = _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
-    return _Fitted(examples, [pad.sizes[i] for i in batches], self.batch_size)
 
 
 class _Padded:
   """Records of a source in an order, some of which only fill batches."""
 
-  def __init__(self, source: Any, places: Sequence[int], masks: Sequence[bool]):
+  def __init__(self, source: Source, places: np.ndarray, masks: np.ndarray):
     self._source, self._places, self._masks = source, places, masks
 
   def __len__(self) -> int:
@@ -277,11 +336,12 @@ class _Fitted(grain.MapDataset):
   def __init__(
     self,
     parent: grain.MapDataset,
-    shapes: Sequence[tuple[int, int]],
+    bucket: buckets.Bucket,
+    shapes: Sequence[int],
     batch_size: int,
   ):
     super().__init__(parent)
-    self._shapes, self._batch_size = shapes, batch_size
+    self._bucket, self._shapes, self._batch_size = bucket, shapes, batch_size
 
   def __len__(self) -> int:
     return len(self._parent)
@@ -289,7 +349,8 @@ class _Fitted(grain.MapDataset):
   def __getitem__(self, index: SupportsIndex | slice) -> Any:
     if isinstance(index, slice):
       return self.slice(index)
-    return boxes.fitted(self._parent[index], *self._shapes[index // self._batch_size])
+    shape = self._bucket.shapes[self._shapes[index // self._batch_size]]
+    return self._bucket.fit(self._parent[index], shape)
 
 
 class _Endless(grain.MapDataset):
@@ -317,12 +378,12 @@ class _Records(_Endless):
 
 
 class _Sizes(_Endless):
-  """Sizes of the images of a source, in the order of its records."""
+  """Sizes of the records of a source, in their order."""
 
-  def __init__(self, order: Order):
+  def __init__(self, order: Order, bucket: buckets.Bucket):
     super().__init__()
     self._order = order
-    self._sizes = grouping.Sizes(grouping.image_sizes(order.source))
+    self._sizes = grouping.Sizes(grouping.sizes(order.source, bucket))
 
   def make(self, position: int) -> dict[str, Any]:
     return self._sizes[self._order.index(position)]
@@ -380,8 +441,8 @@ class _Examples(_Endless):
     return _transformed(mixed, made(data.transforms), data.seed)
 
   def sizes(self, data: TrainInput) -> grain.MapDataset:
-    """The size of each example's image, none of which is read for it."""
-    records = [_Sizes(order) for order in self._orders]
+    """The size of each example, none of which is read for it."""
+    records = [_Sizes(order, data.bucket) for order in self._orders]
     return self._joined(data, records, grouping.of_sizes)
 
   def make(self, position: int) -> dict[str, Any]:
@@ -408,39 +469,32 @@ class _Grouped(_Endless):
 
   def __init__(self, examples: _Examples, data: TrainInput):
     super().__init__(examples)
-    self._batch_size = data.batch_size
+    self._batch_size, self._bucket = data.batch_size, data.bucket
     self._windows = grouping.Windows(
-      examples.sizes(data), grouping.pad_of(data.transforms), data.batch_size, data.seed
+      examples.sizes(data), data.bucket, data.batch_size, data.seed
     )
+
+  def layout(self, step: int) -> grouping.Batch:
+    """Returns which examples are in a batch, their sizes and their shape."""
+    return self._windows.batch(step)
 
   def make(self, position: int) -> dict[str, Any]:
     step, row = divmod(position, self._batch_size)
     batch = self._windows.batch(step)
     example = self._parent[int(batch.positions[row])]
     # What took the place of a bad record has another size.
-    if REPLACED not in example and (example['size'] != batch.sizes[row]).any():
+    if REPLACED not in example:
+      self._check(self._bucket.size(example), tuple(batch.sizes[row].tolist()))
+    return self._bucket.fit(example, tuple(batch.shape.tolist()))
+
+  def _check(self, size: buckets.Size, expected: buckets.Size) -> None:
+    if size != expected:
       raise UserError(
-        f'an image has {"x".join(map(str, example["size"]))} pixels where'
-        f' {"x".join(map(str, batch.sizes[row]))} were expected: with several sizes of'
-        ' Pad only transforms of boxes may change sizes; if the data have changed,'
+        f'the {self._bucket.noun} of an example has the size {buckets.label(size)}, not'
+        f' {buckets.label(expected)} as expected: where batches have several shapes'
+        f' only {self._bucket.resizers} may change sizes; if the data have changed,'
         f' delete {grouping.FOLDER}.'
       )
-    return boxes.fitted(example, *batch.shape)
-
-  def shapes(self, steps: int) -> dict[tuple[int, int], float]:
-    """The share of each shape in the first batches."""
-    found = [tuple(self._windows.batch(step).shape.tolist()) for step in range(steps)]
-    return {shape: count / steps for shape, count in collections.Counter(found).items()}
-
-  def padded_share(self, steps: int) -> float:
-    """How much of the images of the first batches is padding."""
-    real = padded = 0
-    for step in range(steps):
-      batch = self._windows.batch(step)
-      shrunk = np.minimum(batch.shape / batch.sizes, 1).min(axis=1)
-      real += (batch.sizes.prod(axis=1) * shrunk**2).sum()
-      padded += len(batch.sizes) * np.prod(batch.shape)
-    return float(1 - real / padded)
 
 
 class _Rows(grain.MapDataset):
@@ -479,28 +533,43 @@ def _batched(
 
 
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:
-  """Examples as a batch; what was said of replaced records is a list for all."""
+  """Returns examples as a batch; values may be dicts again.
+
+  What was said of replaced records is a list for all.
+  """
   told = [line for example in examples for line in example.pop(REPLACED, ())]
-  for name in sorted(set().union(*examples) - set.intersection(*map(set, examples))):
-    raise UserError(
-      f'some examples have {name!r} and some have not: keep what all have, with'
-      ' labels.Keep(names=...).'
-    )
-  batch = {name: _stacked(name, examples) for name in examples[0]}
+  batch = _stacked_dicts('', examples)
   return batch | {REPLACED: told} if told else batch
 
 
-def _stacked(name: str, examples: Sequence[dict[str, Any]]) -> np.ndarray:
-  try:
-    values = np.stack([example[name] for example in examples])
-  except ValueError as error:
-    shapes = {np.shape(example[name]): None for example in examples}
-    listed = ', '.join('x'.join(map(str, shape)) or 'scalar' for shape in shapes)
+def _stacked_dicts(path: str, examples: Sequence[Mapping[str, Any]]) -> Batch:
+  for name in sorted(set().union(*examples) - set.intersection(*map(set, examples))):
     raise UserError(
-      f'{name!r} has several shapes ({listed}), which make no batch: resize, crop or'
+      f'some examples have {path + name!r} and some have not: keep what all have, with'
+      ' labels.Keep(names=...).'
+    )
+  return {
+    name: _stacked(path + name, [example[name] for example in examples])
+    for name in examples[0]
+  }
+
+
+def _stacked(path: str, values: Sequence[Any]) -> Any:
+  dicts = [isinstance(value, Mapping) for value in values]
+  if all(dicts):
+    return _stacked_dicts(f'{path}/', values)
+  if any(dicts):
+    raise UserError(f'{path!r} is a dict in some examples and an array in others.')
+  try:
+    array = np.stack(values)
+  except ValueError as error:
+    shapes = {np.shape(value): None for value in values}
+    listed = ', '.join(buckets.label(shape) or 'scalar' for shape in shapes)
+    raise UserError(
+      f'{path!r} has several shapes ({listed}), which make no batch: resize, crop or'
       ' pad them to one.'
     ) from error
-  return _narrow(name, values) if values.dtype == np.int64 else values
+  return _narrow(path, array) if array.dtype == np.int64 else array
 
 
 def _narrow(name: str, values: np.ndarray) -> np.ndarray:
@@ -527,20 +596,20 @@ def _started(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[
   return iter(stream)
 
 
-def _check_room(example: dict[str, np.ndarray], rows: int, workers: int) -> None:
+def _check_room(example: Batch, rows: int, workers: int, place: str) -> None:
   """Raises where batches do not fit into the memory that they come through."""
   if not os.path.isdir(SHARED):
     return
   room = os.statvfs(SHARED)
   free = room.f_bavail * room.f_frsize / 2**20
   # One waits with each worker, one is on its way here, one is in use.
-  batch = rows * sum(np.asarray(value).nbytes for value in example.values()) / 2**20
+  batch = rows * sum(np.asarray(x).nbytes for x in input.leaves(example)) / 2**20
   needed = (2 * workers + 1) * batch
   if needed > free:
     raise UserError(
       f'{SHARED} has {free:,.0f} MiB left, but batches of {batch:,.0f} MiB from'
       f' {workers} workers take {needed:,.0f}: make it larger (docker run --shm-size),'
-      ' or set train_data.workers=0 and train_data.threads.'
+      f' or set {place}.workers=0 and {place}.threads.'
     )
 
 

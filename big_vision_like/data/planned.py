@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 
 from big_vision_like.data import coco, fake
+from big_vision_like.data.source import Source, digest, fixed_size
 from big_vision_like.errors import UserError
 
 # Height and width: the averages of ImageNet.
@@ -16,7 +17,7 @@ SIZE = (375, 500)
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class Pictures(Source):
   """Made-up examples, with images as dear to decode as photographs from the web.
 
   They have the features of the data set `name` where TFDS's catalogue has it, else
@@ -38,14 +39,17 @@ class Pictures:
     """int32 (N, 2): heights and widths."""
     if self.name.partition('/')[0] == 'coco':
       return np.resize(_coco_sizes(), (len(self), 2))
-    size = self._fixed_size or SIZE
+    size = fixed_size(self.made_up.features) or SIZE
     return np.broadcast_to(np.int32(size), (len(self), 2))
 
   @property
-  def _fixed_size(self) -> tuple[int, int] | None:
-    image = dict(self.made_up.features).get('image')
-    size = image.shape[:2] if image is not None else (None, None)
-    return None if None in size else size
+  def title(self) -> str:
+    """The name of the data set that is not there."""
+    return self.name
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the arguments, which decide on every example."""
+    return digest('Pictures', self.name, len(self), self.masks)
 
   def __len__(self) -> int:
     if self.examples is None:
@@ -58,7 +62,7 @@ class Pictures:
   def __getitem__(self, index: int) -> dict[str, Any]:
     # Of thousands of millions, that ids fit into a batch.
     example = self.made_up[index % 2**31]
-    if 'image' not in example or self._fixed_size:
+    if 'image' not in example or fixed_size(self.made_up.features):
       return example
     size = tuple(self.image_sizes[index].tolist())
     example['image'] = _picture(*size)
@@ -101,7 +105,7 @@ def _map(png: bytes, height: int, width: int) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(Source):
   """Packed rows (see `data.packing`), full of pairs of some 25 tokens."""
 
   rows: int | None

@@ -250,7 +250,7 @@ class DetectionPreprocessing:
     image_HWC = boxes.resize(example, *size)['image']
     shape = size
     if self.shapes:
-      shape = self.shapes[boxes.Pad(self.shapes, max_boxes=0).smallest(*size)]
+      shape = self.shapes[boxes.Pad(self.shapes, max_boxes=0).choose(size)]
     result = boxes.padded({'image': image_HWC}, *shape)
     return result | {'original_size': np.array(original, np.int32)}
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data import shards
+from big_vision_like.data.source import Source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
@@ -21,7 +22,7 @@ LOOKED_AT = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class ExampleFiles(abc.ABC):
+class ExampleFiles(Source):
   """A source of tf.train.Example protos in files; its format gives `records`.
 
   `pattern` is as in `data.shards.found`. `keys` chooses and renames what examples have:
@@ -64,9 +65,13 @@ class ExampleFiles(abc.ABC):
     return self.keys or {name: name for name in self._stored}
 
   @property
-  def label_names(self) -> list[str] | None:
-    """The classes' names in order, where features.json has them."""
-    return label_names(self.features)
+  def title(self) -> str:
+    """The format and the name of the files."""
+    return shards.title(self, self.pattern)
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the format, `keys`, and names and sizes of the files."""
+    return digest(type(self).__qualname__, self.keys, shards.sizes(self.files))
 
   def record(self, index: int) -> bytes:
     """An example as it is stored, under the names of the source."""
@@ -132,14 +137,6 @@ def unfit(name: str, error: Exception) -> BadRecordError:
   """The error of an example that is not what its features say."""
   reason = ' '.join(str(error).split())  # TFDS writes several lines
   return BadRecordError(f'{name} is not what its features say: {reason}')
-
-
-def label_names(features: Any) -> list[str] | None:
-  """The names of the classes of `label`, in order, where it has some."""
-  feature = features['label'] if 'label' in features else None
-  if getattr(feature, 'num_classes', None) is None:
-    return None
-  return list(feature.names)
 
 
 def named(features: Any, keys: Mapping[str, str]) -> Any:

@@ -81,6 +81,19 @@ def stamps(paths: Iterable[str]) -> list[list[Any]]:
   return on_threads(stamp, paths)
 
 
+def sizes(paths: Sequence[str]) -> list[list[Any]]:
+  """Returns [name, size] of files, the same wherever their common folder is."""
+  found = stamps(map(os.path.abspath, paths))
+  root = os.path.commonpath([os.path.dirname(path) for path, *_ in found] or ['/'])
+  return [[os.path.relpath(path, root), size] for path, size, _ in found]
+
+
+def title(source: Any, pattern: Pattern) -> str:
+  """Returns the kind of a source and the name of its first pattern, for people."""
+  first = pattern if isinstance(pattern, str) else next(iter(pattern), '')
+  return f'{type(source).__name__} {os.path.basename(first)}'.strip()
+
+
 def on_threads(function: Callable[[str], Any], paths: Iterable[str]) -> list[Any]:
   """The function of each path, in order."""
   with futures.ThreadPoolExecutor(SCANS) as pool:

@@ -8,7 +8,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from big_vision_like.data import array_records, protos, tfrecords
+from big_vision_like.data import array_records, protos, shards, tfrecords
+from big_vision_like.data.source import Source, digest
 from big_vision_like.errors import UserError
 
 # Data sets that this package knows how to write; importing the module tells TFDS.
@@ -37,7 +38,7 @@ def announce(name: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tfds:
+class Tfds(Source):
   """A split of a TFDS data set in array_record or TFRecord, images still encoded.
 
   `name` is as in TFDS (`'glyphs/32'`, `'cifar10:3.0.2'`), `split` too
@@ -98,14 +99,21 @@ class Tfds:
     return self.builder.info.features
 
   @property
-  def label_names(self) -> list[str] | None:
-    """The classes' names in order, where the data set has them."""
-    return protos.label_names(self.features)
-
-  @property
   def files(self) -> list[str]:
     """The paths of what the split is read from."""
     return [part.filename for part in self.records.parts]
+
+  @property
+  def title(self) -> str:
+    """The name, and the version once the data set was found."""
+    builder = vars(self).get('builder')
+    return self.name if builder is None else f'{self.name} {builder.version}'
+
+  def fingerprint(self) -> str:
+    """Returns a digest of name, version and those parts of files in the split."""
+    parts = [[part.skip, part.take] for part in self.records.parts]
+    name = self.builder.info.full_name
+    return digest('Tfds', name, shards.sizes(self.files), parts)
 
   def problems(self) -> list[str]:
     """What keeps it from being read, and the files that are damaged."""
@@ -114,7 +122,7 @@ class Tfds:
     except UserError as error:
       return [str(error)]
 
-  def planned(self) -> Any:
+  def planned(self) -> Source:
     """The split, or where it is not prepared what stands in for it in a plan."""
     from big_vision_like.data import planned
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data import protos, shards
+from big_vision_like.data.source import Source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
 IMAGES = ('jpg', 'jpeg', 'png', 'webp')
@@ -27,7 +28,7 @@ TAIL = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Tars:
+class Tars(Source):
   """Examples of tar files; `pattern` is as in `data.shards.found`.
 
   A member becomes, by what follows the first dot: `image` (.jpg, .jpeg, .png, .webp),
@@ -64,8 +65,13 @@ class Tars:
     return protos.inferred(protos.some(_Raw(self)))
 
   @property
-  def label_names(self) -> None:
-    """Tar files name no classes."""
+  def title(self) -> str:
+    """The format and the name of the files."""
+    return shards.title(self, self.pattern)
+
+  def fingerprint(self) -> str:
+    """Returns a digest of names and sizes of the files."""
+    return digest('Tars', shards.sizes(self.files))
 
   def __len__(self) -> int:
     return len(self._index['key'])

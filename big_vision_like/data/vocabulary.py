@@ -8,7 +8,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision_like.errors import UserError
+from big_vision_like.data.source import Identified
+from big_vision_like.errors import Checked, UserError
 
 # From so many texts on, threads save more than it takes to start them.
 THREADS_FROM = 500
@@ -27,7 +28,7 @@ def library() -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePiece:
+class SentencePiece(Identified, Checked):
   """A sentencepiece model, read when first used; 0 is padding.
 
   `recipe` are the arguments of tools/train_tokenizer.py that make it, such as
@@ -76,6 +77,10 @@ class SentencePiece:
   def sha256(self) -> str:
     """The fingerprint of the file."""
     return hashlib.sha256(self._file.read_bytes()).hexdigest()
+
+  def fingerprint(self) -> str:
+    """Returns the digest of the file, wherever it is stored."""
+    return self.sha256
 
   @property
   def size(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from big_vision_like.data import pipeline
-from big_vision_like.errors import UserError
+from big_vision_like.errors import Checked, UserError
 from big_vision_like.ops import sharding
 
 Arrays = dict[str, jax.Array]
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 @dataclasses.dataclass(kw_only=True)
-class Evaluator(abc.ABC):
+class Evaluator(abc.ABC, Checked):
   """Runs every `every` steps and after the last one (`every` 0: only then).
 
   `predict` names the prediction of the task that is evaluated, `predict_args` its
@@ -73,10 +73,6 @@ class Evaluator(abc.ABC):
       self._task = task
       self._prediction = task.prediction(self.predict, **self.predict_args)
     return self._prediction
-
-  def problems(self) -> list[str]:
-    """Returns, in sentences, what keeps the evaluator from working."""
-    return []
 
   def rows(
     self,

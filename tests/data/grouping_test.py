@@ -11,7 +11,8 @@ import simplejpeg
 
 from big_vision_like.data import benchmarks, coco, grouping, memory, mixture, pipeline
 from big_vision_like.data.procedural import drawing
-from big_vision_like.data.transforms import boxes, image, labels
+from big_vision_like.data.source import Source
+from big_vision_like.data.transforms import boxes, decoding, image, labels
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.spec import build
 
@@ -25,7 +26,7 @@ def home(monkeypatch, tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class Images(Source):
   """Images of many sizes, each of the colour of its index."""
 
   count: int
@@ -58,6 +59,7 @@ TRANSFORMS = [
   ),
   boxes.Pad(SHAPES, max_boxes=2),
 ]
+PAD = TRANSFORMS[-1]
 
 
 def train(source, **rest):
@@ -67,9 +69,9 @@ def train(source, **rest):
 
 
 def take(data, count, rows=None, start=0):
-  batches = iter(data) if rows is None else data.batches(rows)
+  batches = data.batches(np.arange if rows is None else lambda size: rows)
   if start:
-    batches.set_state({'examples': start * data.batch_size})
+    batches.set_state({'step': start})
   found = [next(batches) for _ in range(count)]
   batches.close()
   return found
@@ -174,10 +176,14 @@ def test_an_example_in_a_shape(shape):
 def test_how_often_shapes_come_is_known_beforehand(batches):
   steps = len(batches)
   found = collections.Counter(batch['image'].shape[1:3] for batch in batches)
-  shares = train(Images(96)).shapes(steps)
+  data = train(Images(96))
+  shares = data.signatures(steps)
   assert shares == {shape: count / steps for shape, count in found.items()}
   plain = [*TRANSFORMS[:-1], boxes.Pad([(80, 80)], max_boxes=2)]
-  assert train(Images(20), transforms=plain).shapes(steps) == {}
+  assert train(Images(20), transforms=plain).signatures(steps) == {(): 1.0}
+  assert data.label((40, 60)) == '40x60' and data.label(()) == ''
+  assert data.abstract((40, 60))['image'].shape == (6, 40, 60, 3)
+  assert data.abstract()['image'].shape == (6, 64, 80, 3)
 
 
 def test_too_many_objects_are_a_bad_record():
@@ -230,7 +236,10 @@ def test_evaluation_counts_every_example_once():
     for size in batch['size']:
       fits = [s for s in SHAPES if (np.array(s) >= size).all()]
       assert batch['image'].shape[1:3] == min(fits, key=np.prod)
-  parts = [list(data.epoch(np.arange(8)[i::2])) for i in range(2)]
+  index_N, real_N = data.order
+  assert index_N[real_N].tolist() == ids.tolist()
+  assert real_N.tolist() == np.concatenate([b['mask'] for b in found]).tolist()
+  parts = [list(data.epoch(lambda size, i=i: np.arange(size)[i::2])) for i in range(2)]
   assert_equal(parts[1], [{k: v[1::2] for k, v in batch.items()} for batch in found])
 
 
@@ -272,29 +281,29 @@ def test_sizes_are_read_from_headers_once(home):
     'webp': cv2.imencode('.webp', grey)[1].tobytes(),
   }
   for encoded in files.values():
-    assert grouping.image_size(encoded) == (7, 9)
-  assert grouping.image_size(grey) == (7, 9)
+    assert decoding.image_size(encoded) == (7, 9)
+  assert decoding.image_size(grey) == (7, 9)
   with pytest.raises(ValueError):
-    grouping.image_size(b'no image')
+    decoding.image_size(b'no image')
   source = Images(5, bad=(0,))
   want = [
     cv2.imdecode(np.frombuffer(source[i]['image'], np.uint8), 1).shape[:2]
     for i in range(1, 5)
   ]
-  got = grouping.image_sizes(source)
+  got = grouping.sizes(source, PAD)
   np.testing.assert_array_equal(got, [want[0], *want])
   (kept,) = (home / '.cache' / 'big_vision_like' / 'sizes').glob('*.npz')
   np.savez(kept, sizes=got + 1)
-  np.testing.assert_array_equal(grouping.image_sizes(source), got + 1)
+  np.testing.assert_array_equal(grouping.sizes(source, PAD), got + 1)
   cached = memory.Cached(source=Images(3), transforms=[image.Decode()])
-  assert grouping.image_sizes(cached).tolist() == [
-    list(grouping.image_size(Images(3)[i]['image'])) for i in range(3)
+  assert grouping.sizes(cached, PAD).tolist() == [
+    list(decoding.image_size(Images(3)[i]['image'])) for i in range(3)
   ]
 
 
 def test_sources_without_images_are_told():
   with pytest.raises(UserError, match='has no image that can be read'):
-    grouping.image_sizes(Images(3, bad=(0, 1, 2)))
+    grouping.sizes(Images(3, bad=(0, 1, 2)), PAD)
 
 
 def test_windows_travel_without_what_they_remember():
@@ -309,16 +318,23 @@ def test_windows_travel_without_what_they_remember():
 # Padding
 
 
-class Sizes:
+class Sizes(Source):
   """As many images of each size as COCO has, a hundredth."""
 
   def __init__(self):
     counts = np.array([count for *_, count in coco.SIZES]) // 100
     sizes_N2 = np.array([size for *size, _ in coco.SIZES], np.int32)
-    self.image_sizes = sizes_N2.repeat(counts, axis=0)
+    self._sizes_N2 = sizes_N2.repeat(counts, axis=0)
 
   def __len__(self):
-    return len(self.image_sizes)
+    return len(self._sizes_N2)
+
+  def __getitem__(self, index):
+    raise AssertionError('no image is read')
+
+  @property
+  def image_sizes(self):
+    return self._sizes_N2
 
 
 def test_padding_of_coco_is_less_than_a_quarter():

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from big_vision_like.data import memory, pipeline
+from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import BadRecordError, UserError
 
 
 @dataclasses.dataclass
-class Counted:
+class Counted(Source):
   """A source that counts how often it is read; example 3 is broken."""
 
   reads: int = 0

@@ -61,7 +61,7 @@ def test_shares_are_exact(weights, start):
 
 def test_decimal_weights_are_exact():
   parts = dict(a=Part(source=[0], weight=0.7), b=Part(source=[0], weight=0.3))
-  assert Mixture(parts=parts).weights == (7, 3)
+  assert Mixture(parts=parts).proportions.weights == (7, 3)
   assert Mixture(parts=parts).counts(10**9) == {'a': 7 * 10**8, 'b': 3 * 10**8}
 
 

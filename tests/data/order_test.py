@@ -6,11 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from big_vision_like.data import order
+from big_vision_like.data.source import InMemory
 from big_vision_like.errors import UserError
 
 
-class Grouped(list):
+class Grouped(InMemory):
   """A source with groups."""
+
+  groups = None
 
   def __init__(self, sizes):
     super().__init__(range(sum(sizes)))

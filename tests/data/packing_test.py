@@ -15,6 +15,7 @@ from big_vision_like.errors import UserError
 
 NAMES = {'source', 'source_segment', 'source_position'}
 NAMES |= {'target', 'target_segment', 'target_position'}
+NAMES_OF_PAIRS = ('source', 'target')
 
 
 @pytest.fixture(autouse=True)
@@ -188,9 +189,12 @@ def test_other_texts_or_another_vocabulary_are_measured_anew(packed, folder, tmp
   assert len({other._cache() for other in others}) == len(others)
 
 
-def test_sources_that_say_nothing_of_themselves_are_not_cached(home):
-  packed = packing.Packed(source=pairs_of([(3, 4)]), source_length=8, target_length=8)
-  assert len(packed) == 1 and not (home / '.cache').exists()
+def test_lists_are_measured_anew_when_they_change():
+  lengths = [(3, 4)], [(5, 4)]
+  for pairs in (*map(pairs_of, lengths), pairs_of(lengths[0], padding=2)):
+    packed = packing.Packed(source=pairs, source_length=8, target_length=8)
+    want = [[np.count_nonzero(pair[name]) for pair in pairs] for name in NAMES_OF_PAIRS]
+    np.testing.assert_array_equal(packed.lengths_2N, want)
 
 
 def test_texts_that_have_changed_are_told(packed, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from big_vision_like.data import pipeline
+from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import BadRecordError, UserError
 
@@ -48,12 +49,12 @@ def train_input(batch_size=4, **options):
   return pipeline.TrainInput(source=EXAMPLES, batch_size=batch_size, **options)
 
 
-def rows_of(batch_size, process_index, process_count):
-  return np.split(np.arange(batch_size), process_count)[process_index]
+def rows_of(process_index, process_count):
+  return lambda size: np.split(np.arange(size), process_count)[process_index]
 
 
 def take(data, count, process_index=0, process_count=1):
-  batches = data.batches(rows_of(data.batch_size, process_index, process_count))
+  batches = data.batches(rows_of(process_index, process_count))
   try:
     return list(itertools.islice(batches, count))
   finally:
@@ -172,7 +173,7 @@ def test_a_saved_position_goes_on_with_the_same_batches(used, expected):
   for _ in range(used):
     next(batches)
   state = json.loads(json.dumps(batches.get_state()))
-  assert state == {'examples': 4 * used}
+  assert state == {'step': used}
   batches.close()
   again = iter(data)
   next(again)  # read ahead of what is restored
@@ -207,7 +208,7 @@ def test_processes_may_come_and_go_within_an_epoch(expected):
   for count, steps in ((1, 2), (2, 3), (4, 2)):
     parts = []
     for index in range(count):
-      batches = train_input(**WITH_NOISE).batches(rows_of(4, index, count))
+      batches = train_input(**WITH_NOISE).batches(rows_of(index, count))
       batches.set_state(state)
       parts.append(list(itertools.islice(batches, steps)))
       batches.close()
@@ -268,7 +269,7 @@ def test_images_of_several_sizes_make_no_batch():
 BAD = (2, 7)
 
 
-class Damaged:
+class Damaged(Source):
   """EXAMPLES of which two cannot be read; another cannot be transformed."""
 
   def __len__(self):
@@ -449,7 +450,7 @@ def test_an_epoch_may_be_left_early():
 @pytest.mark.parametrize('count', [2, 4])
 def test_every_example_comes_once_over_all_processes(count):
   want = list(eval_input(4).epoch())
-  parts = [list(eval_input(4).epoch(rows_of(4, i, count))) for i in range(count)]
+  parts = [list(eval_input(4).epoch(rows_of(i, count))) for i in range(count)]
   joined = [
     {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
     for same_step in zip(*parts, strict=True)

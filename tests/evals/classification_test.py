@@ -129,7 +129,9 @@ def test_real_accuracy_is_the_published_one(batch_size, devices, golden):
   assert got['top1'] == pytest.approx(want, rel=1e-6)
   assert scored == sum(map(bool, classes_of)) < len(classes_of)
   best = np.argsort(-logits, axis=1)[:, :5]
-  hits = sum(bool({*five} & {*them}) for five, them in zip(best, classes_of, strict=True))
+  hits = sum(
+    bool({*five} & {*them}) for five, them in zip(best, classes_of, strict=True)
+  )
   assert got['top5'] == pytest.approx(hits / scored, rel=1e-6)
   assert got.keys() == {'top1', 'top5'}
 

@@ -1,8 +1,8 @@
 import collections
 
 import cv2
-import hypothesis
 import found
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np

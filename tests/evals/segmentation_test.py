@@ -1,8 +1,8 @@
 import functools
 import json
 
-import hypothesis
 import found
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -40,9 +40,7 @@ def evaluate(vocabulary):
     data = pipeline.EvalInput(
       source=source, batch_size=batch_size, transforms=[tokenize, text.Pad(40, 40)]
     )
-    bleu = translation.Bleu(
-      data=data, vocabulary=vocabulary, target='en', **options
-    )
+    bleu = translation.Bleu(data=data, vocabulary=vocabulary, target='en', **options)
     mesh = meshes.make_mesh(devices=jax.devices()[:devices])
     results = bleu.run(predict, jnp.float32(0.0), mesh)
     assert len(results.texts['translations']) == 8

@@ -20,6 +20,7 @@ import pytest
 from big_vision_like import checkpoint, experiment, optim
 from big_vision_like import mesh as meshes
 from big_vision_like.data import pipeline
+from big_vision_like.data.source import Source
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection as precision
 from big_vision_like.evals import panoptic
@@ -68,7 +69,7 @@ def found_of(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Marks:
+class Marks(Source):
   """Rectangles on grey; the first row says what the model is to find."""
 
   length: int

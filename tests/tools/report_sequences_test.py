@@ -16,6 +16,7 @@ import pytest
 from big_vision_like import checkpoint, experiment, optim
 from big_vision_like.data import pipeline
 from big_vision_like.data.procedural import sequences
+from big_vision_like.data.source import Source
 from big_vision_like.errors import UserError
 from big_vision_like.evals import sequences as exact
 from big_vision_like.models import transformer
@@ -40,7 +41,7 @@ class Syllables:
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
+class Texts(Source):
   """Copies, some of them in one row when `packed`."""
 
   length: int

@@ -20,6 +20,7 @@ from big_vision_like import checkpoint, experiment, optim
 from big_vision_like import mesh as meshes
 from big_vision_like.data import fake, pipeline
 from big_vision_like.data.procedural import solids, tetrominoes
+from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import labels, objects
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification, segmentation
@@ -36,7 +37,7 @@ NAMES = report_slots.CLEVR
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class Blocks(Source):
   """Three squares on black, 8x8 pixels; the first image is empty."""
 
   length: int
@@ -57,7 +58,7 @@ class Blocks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Solids:
+class Solids(Source):
   """Two to four solids, which are told of as by TFDS."""
 
   length: int

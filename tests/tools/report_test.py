@@ -18,6 +18,7 @@ import pytest
 
 from big_vision_like import experiment, optim, train
 from big_vision_like.data import pipeline
+from big_vision_like.data.source import Source
 from big_vision_like.evals import classification as accuracy
 from big_vision_like.models import vit
 from big_vision_like.spec import spec
@@ -38,7 +39,7 @@ report, report_images = pages.load_tools('report', 'report_images')
 
 
 @dataclasses.dataclass(frozen=True)
-class Bars:
+class Bars(Source):
   """8 x 12 images with a bright bar, lying or standing, or none."""
 
   length: int

@@ -13,6 +13,7 @@ import tiny_config
 from big_vision_like import experiment, optim, spec
 from big_vision_like.data import mixture, pipeline, sources
 from big_vision_like.data.procedural import sequences
+from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.models import vit
@@ -291,7 +292,7 @@ def test_a_sheet_holds_every_picture():
 
 
 @dataclasses.dataclass(frozen=True)
-class Scans:
+class Scans(Source):
   """Grey pictures, each `bad`th of which cannot be read."""
 
   bad: int = 1000

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision_like.data.source import Source
 from big_vision_like.errors import UserError
 
 SPLITS = ('train', 'test')
@@ -22,7 +23,7 @@ MAX_DRAWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reverse:
+class Reverse(Source):
   """Random strings reversed, copied or sorted: a task in which order is all.
 
   Examples are int32 `source` and `target` (max_length + 1,), symbols 3 to
@@ -32,7 +33,7 @@ class Reverse:
   """
 
   examples: int
-  split: str
+  split: str = dataclasses.field()  # without the default of a source
   seed: int = 0
   vocab_size: int = 20
   min_length: int = 4

@@ -12,6 +12,7 @@ the image and on chance alone: so the size that an image will have is known befo
 is read.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ import cv2
 import grain
 import numpy as np
 
+from big_vision_like.data import bucket
+from big_vision_like.data.source import Source, fixed_size
 from big_vision_like.data.transforms import decoding, labels, resizing
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import boxes as box_ops
@@ -293,11 +296,24 @@ def _with_boxes(example: Example, objects: str, ids: Sequence[int] | None) -> Ex
 # Transforms of places and sizes
 
 
-class _Moved(grain.transforms.RandomMap):
-  """What `steps` says, with randomness drawn before the image is looked at."""
+class Stepwise(bucket.Resizing):
+  """A transform made of steps, which depend on the size of the image and on chance."""
 
-  def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
-    raise NotImplementedError
+  @abc.abstractmethod
+  def steps(
+    self, height: int, width: int, rng: np.random.Generator | None
+  ) -> list[Step]:
+    """Returns the steps for an image of this size."""
+
+  def size_after(
+    self, size: bucket.Size, rng: np.random.Generator | None
+  ) -> bucket.Size:
+    """Returns the height and width of an image after the steps."""
+    return size_after(self.steps(*size, rng), *size)
+
+
+class _Moved(Stepwise, grain.transforms.RandomMap):
+  """Steps with randomness that is drawn before the image is looked at."""
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     return done(self.steps(*example['image'].shape[:2], rng), example)
@@ -312,7 +328,7 @@ class Flip(_Moved):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizeShort(grain.transforms.Map):
+class ResizeShort(Stepwise, grain.transforms.Map):
   """The shorter side to `size`, or less where the longer would exceed `longest`."""
 
   size: int
@@ -374,7 +390,7 @@ class Either(_Moved):
 
   def __post_init__(self) -> None:
     for transform in (*self.first, *self.second):
-      if not hasattr(transform, 'steps'):
+      if not isinstance(transform, Stepwise):
         raise UserError(
           f'Either takes no {type(transform).__name__}, only what changes places or'
           ' sizes: put it among the other transforms.'
@@ -393,7 +409,7 @@ class Either(_Moved):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pad(grain.transforms.Map):
+class Pad(bucket.Bucket):
   """To one of few shapes: zeros right of and below the image, and after the objects.
 
   Of `sizes`, heights and widths, the smallest that fits; where they are several, inputs
@@ -405,6 +421,14 @@ class Pad(grain.transforms.Map):
 
   sizes: Sequence[tuple[int, int]]
   max_boxes: int
+
+  noun = 'image'
+  resizers = 'transforms of boxes'
+
+  @property
+  def shapes(self) -> Sequence[tuple[int, int]]:
+    """Heights and widths that images are padded to."""
+    return self.sizes
 
   def map(self, example: Example) -> Example:
     height, width = example['image'].shape[:2]
@@ -420,19 +444,41 @@ class Pad(grain.transforms.Map):
     for name in _there(('box_mask', *PER_OBJECT), result):
       rest = [(0, 0)] * (result[name].ndim - 1)
       result[name] = np.pad(result[name], [(0, self.max_boxes - count), *rest])
-    return padded(result, *self.sizes[self.smallest(height, width)])
+    return padded(result, *self.sizes[self.choose((height, width))])
 
-  def smallest(self, height: int, width: int) -> int:
-    """Which of `sizes` an image is padded to."""
-    fitting = [
-      (h * w, i) for i, (h, w) in enumerate(self.sizes) if h >= height and w >= width
-    ]
-    if not fitting:
+  def measure(self, record: Example) -> tuple[int, int]:
+    """Returns the height and width of a record's image, from its header alone."""
+    return decoding.image_size(record['image'])
+
+  def known(self, source: Source) -> np.ndarray | None:
+    """Returns heights and widths where the source or its description has them."""
+    if source.image_sizes is not None:
+      return source.image_sizes
+    size = fixed_size(source.features)
+    return None if size is None else np.tile(np.array(size, np.int32), (len(source), 1))
+
+  def size(self, example: Example) -> tuple[int, int]:
+    """Returns the height and width of an image without its padding."""
+    return tuple(example['size'].tolist())
+
+  def choose(self, size: tuple[int, int]) -> int:
+    """Returns which of `sizes` an image is padded to."""
+    found = bucket.smallest(self.sizes, size)
+    if found is None:
       raise UserError(
         f'Pad(sizes={[tuple(size) for size in self.sizes]}) of an image of'
-        f' {height}x{width}: resize first, with ResizeShort.'
+        f' {bucket.label(size)}: resize first, with ResizeShort.'
       )
-    return min(fitting)[1]
+    return found
+
+  def fit(self, example: Example, shape: tuple[int, int]) -> Example:
+    """Returns a padded example in another of the shapes, shrunk if it is larger."""
+    return fitted(example, *shape)
+
+  def content(self, sizes_BK: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Returns how many pixels of images in a shape are no padding."""
+    shrunk_B = np.minimum(shape / sizes_BK, 1).min(axis=1)
+    return sizes_BK.prod(axis=1) * shrunk_B**2
 
 
 def padded(example: Example, height: int, width: int) -> Example:

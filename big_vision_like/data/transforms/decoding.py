@@ -6,6 +6,7 @@ orientation is ignored, alpha is dropped. Of 16 bits the upper 8 are kept, and g
 coloured JPEG is its luma, as in TensorFlow (Pillow makes grey PNGs of 16 bits white).
 """
 
+import struct
 from typing import Any
 
 import cv2
@@ -117,6 +118,18 @@ def _options(
     min_width=-(-width // factor),
     min_factor=factor,
   )
+
+
+def image_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
+  """Returns height and width of an image, encoded or not; ValueError for no image."""
+  if isinstance(encoded, np.ndarray):
+    return encoded.shape[:2]
+  if is_jpeg(encoded) and (size := jpeg_size(encoded)):
+    return size
+  if encoded.startswith(b'\x89PNG\r\n\x1a\n') and len(encoded) >= 24:
+    width, height = struct.unpack('>II', encoded[16:24])
+    return height, width
+  return decode(encoded).shape[:2]
 
 
 def is_jpeg(encoded: bytes) -> bool:
