@@ -22,7 +22,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import errors, experiment, loading, processes, spec
+from big_vision_like import errors, experiment, loading, processes, provenance, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
@@ -100,7 +100,7 @@ def with_preprocessing(
   sized = _resized if isinstance(preprocess, DetectionPreprocessing) else _sized
   config = config.copy_and_resolve_references()
   for _, node in spec.calls(config.evals):
-    if loading.decodes(node):
+    if provenance.decodes(node):
       node['transforms'] = sized(node['transforms'], preprocess)
   for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
     if spec.held(config.task, name) is None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections as mlc
 
-from big_vision_like import malloc, preflight, spec
+from big_vision_like import init_from, malloc, preflight, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import pipeline
 from big_vision_like.errors import UserError
@@ -41,9 +41,10 @@ class Settings:
   """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
 
   `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
-  (path regex, axes); `keep_best` names an evaluation scalar such as 'val/top1'. Copies
-  of the state are compared every `check_replicas_every` steps and before each save (0:
-  never). `reproduces` lists cells of published tables, for tools/paper_tables.py: dicts
+  (path regex, axes); `init_from` is an `init_from.InitFrom` or a list of them;
+  `keep_best` names an evaluation scalar such as 'val/top1'. Copies of the state are
+  compared every `check_replicas_every` steps and before each save (0: never).
+  `reproduces` lists cells of published tables, for tools/paper_tables.py: dicts
   of paper, table, row, column, value, spread and the evaluation scalar, metric.
   """
 
@@ -138,19 +139,18 @@ class Experiment:
       return self.task.init(key, zeros)
 
   def first_state(self) -> State:
-    """The state before the first step, with what `init_from` has where it is given."""
+    """Returns the state before the first step, with the weights of `init_from`."""
     state, shardings = self.init(), self.shardings
     if self.settings.init_from is None:
       return state
-    init_from = spec.build(self.settings.init_from, 'config.init_from')
-    init_from.check(self.task)
-    params, constants = init_from.fit(
-      *jax.device_get((state.params, state.mutable.get('constants', {})))
+    sources = spec.build(self.settings.init_from, 'config.init_from')
+    variables = jax.device_get({'params': state.params, **state.mutable})
+    mutable = init_from.fill(sources, variables, self.task, self.abstract_batch)
+    params = mutable.pop('params')
+    state = state.replace(
+      params=meshes.put_tree(params, shardings.params),
+      mutable=meshes.put_tree(mutable, shardings.mutable),
     )
-    state = state.replace(params=meshes.put_tree(params, shardings.params))
-    if constants:
-      constants = meshes.put_tree(constants, shardings.mutable['constants'])
-      state = state.replace(mutable=state.mutable | {'constants': constants})
     if state.ema is not None:
       state = state.replace(ema=meshes.put_tree(params, shardings.ema))
     return state
