@@ -1,18 +1,17 @@
-"""Nothing is lost: saving, resuming, and starting from other weights.
+"""Nothing is lost: saving and resuming.
 
 A run's folder holds `config.json` and `checkpoints/STEP/`, each with the state, the
 position of the input and the seconds spent, committed at once when it is complete.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,13 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import processes, spec, upgrade
-from big_vision_like.data import preprocessing
+from big_vision_like import processes, upgrade
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
-from big_vision_like.ops import positions
-from big_vision_like.weights import files, published
-from big_vision_like.weights import tree as trees
 
 Tree = dict[str, Any]
 
@@ -293,216 +288,3 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
     # Runs of earlier versions averaged parameters alone.
     found['ema'] = {'params': found['ema']}
   return step, found
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-  """Parameters to start from, and how the images were normalised that they know.
-
-  `mean` and `std` are those of values in [0, 1]; None where they know no images.
-  `constants` are variables that are no parameters: the arrays of frozen norms.
-  """
-
-  params: Tree
-  mean: float | Sequence[float] | None = None
-  std: float | Sequence[float] | None = None
-  constants: Tree = dataclasses.field(default_factory=dict)
-
-
-def from_run(workdir: str, step: int | None = None, ema: bool = True) -> Weights:
-  """Those of another run, for `InitFrom`; its average where it keeps one."""
-  _, saved = load(workdir, step)
-  saved_config = json.loads((pathlib.Path(workdir) / 'config.json').read_text())
-  task = upgrade.upgraded(saved_config)['task']
-  params = saved['ema'] if ema and saved['ema'] is not None else saved['params']
-  mean, std = spec.held(task, 'mean'), spec.held(task, 'std')
-  return Weights(params, mean, std, saved['mutable'].get('constants', {}))
-
-
-def from_file(
-  path: str, num_heads: int | None = None, no_embed_class: bool | None = None
-) -> Weights:
-  """Published ones, for `InitFrom`; as `weights.published.read`."""
-  return _with_images(published.read(path, num_heads, no_embed_class), path)
-
-
-def from_backbone(path: str, at: str = 'backbone') -> Weights:
-  """A published ResNet without its classifier, as the part `at` of a larger model.
-
-  Its norms are frozen: constants, not parameters.
-  """
-  found = published.read(path)
-  if found.family != 'resnet':
-    raise UserError(f'{path} is a {found.source}: a backbone is a ResNet')
-  weights = _with_images(found, path)
-  params = {name: part for name, part in found.params.items() if name != 'head'}
-  return dataclasses.replace(
-    weights, params={at: params}, constants={at: found.constants}
-  )
-
-
-def _with_images(found: published.Published, path: str) -> Weights:
-  images = preprocessing.of_weights(
-    found.metadata,
-    pathlib.Path(path).stem,
-    None,
-    found.num_classes,
-    found.channels,
-    found.family,
-  )
-  return Weights(found.params, images.mean, images.std, found.constants)
-
-
-@dataclasses.dataclass(frozen=True)
-class InitFrom:
-  """Parameters and constants to start from, fitted to the model of a new run.
-
-  `weights` are those of a reader (`from_run`, `from_file`, `from_backbone`) or a tree
-  of parameters; what matches the patterns in `leave_out` starts anew, like the head
-  (that of a DETR is `class_head`). Position embeddings are resized by a method of
-  `ops.positions.resize` (None: they must fit), to `grid` (height, width) where it is
-  not square. Names or shapes that do not fit raise, except those that `allow_missing`
-  (in the weights) or `allow_unused` matches. So do images normalised otherwise than the
-  weights know them, unless `allow_other_normalization`.
-  """
-
-  weights: Weights | Tree
-  leave_out: Sequence[str] = ('head/.*',)
-  allow_missing: Sequence[str] = ()
-  allow_unused: Sequence[str] = ()
-  resize: str | None = 'linear'
-  grid: tuple[int, int] | None = None
-  allow_other_normalization: bool = False
-
-  def check(self, task: Any) -> None:
-    """Raises where a task gives its model other images than the weights know."""
-    if not isinstance(self.weights, Weights) or self.weights.mean is None:
-      return
-    if self.allow_other_normalization or not hasattr(task, 'mean'):
-      return
-    theirs, ours = (
-      [np.atleast_1d(x) for x in (has.mean, has.std)] for has in (self.weights, task)
-    )
-    if any(np.any(a != b) for a, b in zip(theirs, ours, strict=True)):
-      raise UserError(
-        'init_from: the weights know images normalised with'
-        f' mean={self.weights.mean} and std={self.weights.std}, the task does it with'
-        f' mean={task.mean} and std={task.std}: set task.mean and task.std to theirs,'
-        ' or init_from.allow_other_normalization=True'
-      )
-
-  @property
-  def params(self) -> Tree:
-    """What the weights hold."""
-    return self.weights.params if isinstance(self.weights, Weights) else self.weights
-
-  @property
-  def constants(self) -> Tree:
-    """What they hold besides."""
-    return self.weights.constants if isinstance(self.weights, Weights) else {}
-
-  def fit(self, params: Tree, constants: Tree | None = None) -> tuple[Tree, Tree]:
-    """Both (of the new model) with all that the weights have; prints an account."""
-    flat, constant = _unrolled(params), _unrolled(constants or {})
-    ours = flat | constant
-    of_theirs = _unrolled(self.constants)
-    theirs = _unrolled(self.params) | of_theirs
-    result, resized, missing, wrong = dict(ours), [], [], []
-    for name, value in ours.items():
-      if _matches(self.leave_out, name):
-        continue
-      if name not in theirs:
-        missing.append(name)
-        continue
-      loaded = theirs[name]
-      resizable = loaded.ndim == 3 and re.search(r'(^|/)pos_\w+$', name)
-      if resizable and loaded.shape != value.shape:
-        loaded = self._resized(name, loaded, value.shape)
-        resized.append(f'{name} {theirs[name].shape} -> {value.shape}')
-      if loaded.shape != value.shape:
-        wrong.append(f'{name}: {loaded.shape} in the weights, {value.shape} here')
-        continue
-      result[name] = np.asarray(loaded, value.dtype)
-    unused = [n for n in theirs if n not in ours and not _matches(self.leave_out, n)]
-    problems = [f'shape of {text}' for text in wrong]
-    problems += [
-      f'not in the weights: {n}{" (a constant)" * (n in constant)}'
-      for n in missing
-      if not _matches(self.allow_missing, n)
-    ]
-    problems += [
-      f'not in the model: {n}{" (a constant)" * (n in of_theirs)}'
-      for n in unused
-      if not _matches(self.allow_unused, n)
-    ]
-    if problems:
-      listed = '\n  '.join(problems)
-      raise UserError(
-        f'init_from does not fit the model:\n  {listed}\nName what may differ in'
-        ' init_from.leave_out, allow_missing or allow_unused (regular expressions).'
-      )
-    fresh = [n for n in ours if _matches(self.leave_out, n)] + missing
-    dropped = [n for n in theirs if _matches(self.leave_out, n)] + unused
-    taken = ours.keys() - set(fresh)
-    size = sum(flat[n].size for n in flat.keys() & taken)
-    account = f'loaded {len(flat.keys() & taken)} of {len(flat)} parameters'
-    account += f' ({size:,} values)'
-    if constant:
-      account += f' and {len(constant.keys() & taken)} of {len(constant)} constants'
-    say('init', account)
-    for title, names in [
-      ('resized', resized),
-      ('starting anew', fresh),
-      ('left out of the weights', dropped),
-    ]:
-      if names:
-        say('', f'{title}: {files.listed(names)}')
-    return tuple(
-      _as_in(of, {name: result[name] for name in names})
-      for of, names in ((params, flat), (constants or {}, constant))
-    )
-
-  def _resized(
-    self, name: str, pos_1ND: np.ndarray, shape: tuple[int, ...]
-  ) -> np.ndarray:
-    if not name.endswith('pos_embedding'):  # a table of rows or columns
-      line_from, line_to = (pos_1ND.shape[1], 1), (shape[1], 1)
-      self._check_resize(name, line_from, line_to)
-      return positions.resize(pos_1ND, line_from, line_to, method=self.resize)
-    grid_from, prefix_from = positions.square_grid(pos_1ND.shape[1])
-    if self.grid is None:
-      grid_to, prefix_to = positions.square_grid(shape[1])
-    else:
-      grid_to = tuple(self.grid)
-      prefix_to = shape[1] - grid_to[0] * grid_to[1]
-    if prefix_from and not prefix_to:
-      pos_1ND, prefix_from = pos_1ND[:, 1:], 0
-    elif prefix_to and not prefix_from:
-      pos_1ND, prefix_from = np.pad(pos_1ND, ((0, 0), (1, 0), (0, 0))), 1
-    self._check_resize(name, grid_from, grid_to)
-    return positions.resize(pos_1ND, grid_from, grid_to, prefix_from, self.resize)
-
-  def _check_resize(
-    self, name: str, grid_from: tuple[int, int], grid_to: tuple[int, int]
-  ) -> None:
-    if self.resize is None and grid_from != grid_to:
-      theirs, ours = ('x'.join(map(str, grid)) for grid in (grid_from, grid_to))
-      raise UserError(
-        f'init_from: {name} of the weights is for a grid of {theirs}, the model has one'
-        f" of {ours}: set init_from.resize='linear'"
-      )
-
-
-def _unrolled(nested: Tree) -> dict[str, np.ndarray]:
-  return trees.flatten(trees.unstack_blocks(nested))
-
-
-def _as_in(layout: Tree, flat: dict[str, np.ndarray]) -> Tree:
-  """Flat unrolled arrays as a tree, its blocks stacked where the other's are."""
-  nested = trees.unflatten(flat)
-  stacked = any(re.search(r'(^|/)blocks/', name) for name in trees.flatten(layout))
-  return trees.stack_blocks(nested) if stacked else nested
-
-
-def _matches(patterns: Sequence[str], name: str) -> bool:
-  return any(re.fullmatch(pattern, name) for pattern in patterns)

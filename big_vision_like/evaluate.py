@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import ml_collections as mlc
 
-from big_vision_like import errors, experiment, loading, processes, spec
+from big_vision_like import errors, experiment, loading, processes, provenance, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
@@ -52,6 +52,9 @@ def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.Con
 
   Where and in what numbers it computes (`scan`, `remat`, `dtype`) stays.
   """
+  if 'model' not in config.task:
+    task = spec.symbol(config.task).__name__
+    raise errors.UserError(f'{source} is one model, but {task} has no field `model`')
   node = config.task.model
   kind, classes = spec.symbol(node), spec.held(node, 'num_classes')
   theirs, ours = (
@@ -97,7 +100,7 @@ def with_preprocessing(
   sized = _resized if isinstance(preprocess, DetectionPreprocessing) else _sized
   config = config.copy_and_resolve_references()
   for _, node in spec.calls(config.evals):
-    if loading.decodes(node):
+    if provenance.decodes(node):
       node['transforms'] = sized(node['transforms'], preprocess)
   for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
     if spec.held(config.task, name) is None:

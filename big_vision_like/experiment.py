@@ -42,12 +42,13 @@ class Settings:
   """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
 
   `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
-  (path regex, axes). `frozen` gives the weights of networks that are not trained, by
-  name. `keep_best` names an evaluation scalar such as 'val/top1', whose evaluator knows
-  whether more or less is better. Copies of the state are compared every
-  `check_replicas_every` steps and before each save (0: never). `reproduces` lists cells
-  of published tables, for tools/paper_tables.py: dicts of paper, table, row, column,
-  value, spread and the evaluation scalar, metric.
+  (path regex, axes). `init_from` is an `init_from.InitFrom` or a list of them; `frozen`
+  gives the weights of networks that are not trained, by name. `keep_best` names an
+  evaluation scalar such as 'val/top1', whose evaluator knows whether more or less is
+  better. Copies of the state are compared every `check_replicas_every` steps and before
+  each save (0: never). `reproduces` lists cells of published tables, for
+  tools/paper_tables.py: dicts of paper, table, row, column, value, spread and the
+  evaluation scalar, metric.
   """
 
   task: Any
@@ -158,7 +159,9 @@ class Experiment:
     for name, node in self.settings.frozen.items():
       source = spec.build(node, f'config.frozen.{name}')
       with errors.prefixed(f'config.frozen.{name}'):
-        loaded[name] = init_from.complete(source, networks[name], abstract[name])
+        loaded[name] = init_from.complete_network(
+          source, networks[name], abstract[name], self.abstract_batch
+        )
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return meshes.put_tree(loaded, shardings)
 
@@ -184,22 +187,19 @@ class Experiment:
       return self.task.init(key, task_contract.zeros_of(self.abstract_batch))
 
   def first_state(self) -> State:
-    """The state before the first step, with what `init_from` has where it is given."""
+    """Returns the state before the first step, with the weights of `init_from`."""
     state, shardings = self.init(), self.shardings
     if self.settings.init_from is None:
       return state
-    init_from = spec.build(self.settings.init_from, 'config.init_from')
-    init_from.check(self.task)
-    params, constants = init_from.fit(
-      *jax.device_get((state.params, state.mutable.get('constants', {})))
+    sources = spec.build(self.settings.init_from, 'config.init_from')
+    variables = jax.device_get({'params': state.params, **state.mutable})
+    mutable = init_from.fill(sources, variables, self.task, self.abstract_batch)
+    params = mutable.pop('params')
+    state = state.replace(
+      params=meshes.put_tree(params, shardings.params),
+      mutable=meshes.put_tree(mutable, shardings.mutable),
     )
-    state = state.replace(params=meshes.put_tree(params, shardings.params))
-    if constants:
-      constants = meshes.put_tree(constants, shardings.mutable['constants'])
-      state = state.replace(mutable=state.mutable | {'constants': constants})
-    if state.ema is not None:
-      state = state.replace(ema=meshes.put_tree(params, shardings.ema))
-    return state
+    return self.task.with_first_average(state)
 
   def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
     """One training step, its key from the seed and the step's number."""

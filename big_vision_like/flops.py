@@ -2,7 +2,9 @@
 
 Matrix products and convolutions alone, two operations each; loop bodies count once per
 trip, and what is computed again in a backward pass counts not at all (the compiler's
-own count sees a scanned body once, and recomputation as work).
+own count sees a scanned body once, and recomputation as work). Branches that
+`ops.branches.every` takes at some steps only count by how often they are taken, so that
+counts are means over steps; of other branches the largest counts.
 """
 
 import collections
@@ -13,6 +15,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from big_vision_like.ops import branches
+
 
 def count(fn: Callable[..., Any], *args: Any) -> int:
   """Operations of one call of `fn` on these (abstract) arguments."""
@@ -21,18 +25,20 @@ def count(fn: Callable[..., Any], *args: Any) -> int:
 
 def total(jaxpr: core.ClosedJaxpr) -> int:
   """Operations of a traced program."""
-  return sum(by_scope(jaxpr).values())
+  return round(sum(by_scope(jaxpr).values()))
 
 
-def by_scope(jaxpr: core.ClosedJaxpr) -> collections.Counter[str]:
+def by_scope(jaxpr: core.ClosedJaxpr) -> dict[str, float]:
   """Operations by named scope, such as 'ViT/encoder/block_0/mlp/fc1'."""
-  result = collections.Counter()
+  result: dict[str, float] = collections.defaultdict(int)
   for scope, operations in _operations(jaxpr.jaxpr, '', 1):
     result[scope] += operations
   return result
 
 
-def _operations(jaxpr: core.Jaxpr, scope: str, times: int) -> Iterator[tuple[str, int]]:
+def _operations(
+  jaxpr: core.Jaxpr, scope: str, times: float
+) -> Iterator[tuple[str, float]]:
   for eqn in jaxpr.eqns:
     inner = '/'.join(s for s in (scope, str(eqn.source_info.name_stack)) if s)
     name, params = eqn.primitive.name, eqn.params
@@ -47,10 +53,17 @@ def _operations(jaxpr: core.Jaxpr, scope: str, times: int) -> Iterator[tuple[str
       features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
       size = eqn.outvars[0].aval.size * kernel.size // features
       # The zeros that a strided gradient is spread with are no work.
-      yield inner, 2 * times * size // math.prod(params['lhs_dilation'])
+      yield inner, times * (2 * size // math.prod(params['lhs_dilation']))
     elif name == 'cond':
-      branches = [list(_operations(b.jaxpr, inner, times)) for b in params['branches']]
-      yield from max(branches, key=lambda found: sum(n for _, n in found))
+      jaxprs = [branch.jaxpr for branch in params['branches']]
+      steps = branches.steps_of(str(eqn.source_info.name_stack))
+      if steps is not None:
+        shares = 1 - 1 / steps, 1 / steps  # of the false branch and the true one
+        for branch, share in zip(jaxprs, shares, strict=True):
+          yield from _operations(branch, inner, times * share)
+      else:
+        each = [list(_operations(branch, inner, times)) for branch in jaxprs]
+        yield from max(each, key=lambda found: sum(n for _, n in found))
     else:
       trips = params['length'] if name == 'scan' else 1
       for value in params.values():

@@ -11,7 +11,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import checkpoint, experiment, spec
+from big_vision_like import checkpoint, experiment, init_from, provenance, spec
 from big_vision_like.data import coco, preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.source import fixed_size
@@ -20,19 +20,11 @@ from big_vision_like.errors import UserError
 from big_vision_like.evals import detection as detection_evals
 from big_vision_like.evals import panoptic
 from big_vision_like.metrics import say
-from big_vision_like.models import bit, detr, resnet, vit
 from big_vision_like.ops import positions
-from big_vision_like.tasks import classification, detection
+from big_vision_like.ops.positions import Grid
 from big_vision_like.tasks.task import Network, State, Task
 from big_vision_like.weights import published
 
-MODELS = {
-  'vit': vit.ViT,
-  'bit': bit.BiT,
-  'bit_v1': bit.BiTv1,
-  'resnet': resnet.ResNet,
-  'detr': detr.DETR,
-}
 # What changes the sizes of pictures by chance, or whatever their aspect ratio.
 RESHAPING = (
   *preprocessing.SIZING,
@@ -89,8 +81,9 @@ def load(
   path: str | os.PathLike,
   image_size: int | Sequence[int] | None = None,
   step: int | None = None,
+  source_grid: Grid | None = None,
 ) -> tuple[nn.Module, Variables, Prepare]:
-  """A model, its variables, and what makes its input of a picture.
+  """Returns a model, its variables, and what makes its input of a picture.
 
       model, variables, preprocess = big_vision_like.load('weights/B_16.npz')
       logits = model.apply(variables, preprocess('cat.jpg')[None])['logits'][0]
@@ -102,31 +95,53 @@ def load(
       outputs = model.apply(variables, image[None], size[None])
       print(preprocess.objects(outputs, original_size))
 
-  `path` is a file of weights (`weights.published`), a folder with one, or that of a run
-  (`step`: of a checkpoint that is not the newest). `image_size` (a side, or height and
-  width) resizes learned positions to images of another size; where objects are found,
-  it is the shorter side.
+  `path` is a file of weights (`weights.published`), a folder with one, or the folder of
+  a run (`step`: of a checkpoint that is not the newest). `image_size` (a side, or
+  height and width) resizes learned positions to images of another size; for detectors
+  it is the shorter side. `source_grid` (rows, columns) is the grid that these positions
+  are for, if the run or the files beside the weights do not tell it.
   """
   path = pathlib.Path(path)
-  made = of_run(path, step) if checkpoint.steps(path) else of_file(path, step)
-  model, variables, preprocess = made
+  if checkpoint.steps(path):
+    run = load_run(path, step)
+    model, variables, preprocess = _of_run(run)
+    grid = source_grid or provenance.run_grid(run.config, model)
+  else:
+    found = _read(path, step)
+    model, variables, preprocess = _of_file(found, path, source_grid)
+    grid = provenance.published_grid(found, source_grid)
   if image_size is not None:
-    before, preprocess = preprocess, preprocess.with_size(image_size)
-    if attends(model):
-      params = resized(model, variables['params'], before.size, preprocess.size)
-      variables = variables | {'params': params}
+    preprocess = preprocess.with_size(image_size)
+    variables = _for_size(model, variables, grid, preprocess)
   return model, jax.device_put(variables), preprocess
 
 
 def of_file(
   path: pathlib.Path, step: int | None = None
 ) -> tuple[nn.Module, Variables, Prepare]:
-  """The same of published weights; prints what had to be assumed."""
+  """Loads published weights, see `load`; prints what had to be assumed."""
+  return _of_file(_read(path, step), path)
+
+
+def of_run(
+  path: pathlib.Path, step: int | None = None
+) -> tuple[nn.Module, Variables, Prepare]:
+  """Loads a run that classifies images or finds objects in them, see `load`."""
+  return _of_run(load_run(path, step))
+
+
+def _read(path: pathlib.Path, step: int | None) -> published.Published:
   if step is not None:
     raise UserError(f'{path} is no run: it has no checkpoint of step {step}')
   weights = published.read(path)
   for text in weights.assumed:
     say('assumed', text)
+  return weights
+
+
+def _of_file(
+  weights: published.Published, path: pathlib.Path, source_grid: Grid | None = None
+) -> tuple[nn.Module, Variables, Prepare]:
   params = dict(weights.params)
   if not weights.num_classes and weights.family != 'resnet':
     # The model has a head all the same, with no outputs.
@@ -135,46 +150,63 @@ def of_file(
       'bias': np.zeros(0, np.float32),
     }
   variables = weights.variables | {'params': params}
-  return model_of(weights), variables, preprocessing_of_file(weights, path)
+  preprocess = preprocessing_of_file(weights, path, source_grid)
+  return provenance.model_of(weights), variables, preprocess
 
 
-def model_of(weights: published.Published) -> nn.Module:
-  """The model that published weights are of."""
-  arguments = dict(weights.architecture)
-  if 'backbone' in arguments:
-    arguments['backbone'] = resnet.ResNet(**arguments['backbone'])
-  return MODELS[weights.family](num_classes=weights.num_classes, **arguments)
+def _of_run(run: LoadedRun) -> tuple[nn.Module, Variables, Prepare]:
+  if run.task.predicts not in PREPROCESSING:
+    raise UserError(
+      f'{run.workdir} is a run of {type(run.task).__name__}: load() is for tasks that'
+      f' predict {" or ".join(PREPROCESSING)}'
+    )
+  preprocess = PREPROCESSING[run.task.predicts](run)
+  return run.network.module, run.variables, preprocess
 
 
-def preprocessing_of_file(weights: published.Published, path: pathlib.Path) -> Prepare:
-  """What published weights that were read from `path` say of images."""
-  model = model_of(weights)
+def _for_size(
+  model: nn.Module, variables: Variables, grid: Grid | None, preprocess: Prepare
+) -> Variables:
+  """Returns the variables with all tables for the images that `preprocess` makes."""
+  if not getattr(model, 'resizes', None):
+    return variables
+  shape = (1, *preprocess.size, preprocess.channels)
+  image = jax.ShapeDtypeStruct(shape, np.float32)
+  like = jax.eval_shape(model.init, jax.random.key(0), image)
+  like = {name: like[name] for name in variables}
+  tokens = provenance.num_positions(variables['params'])
+  weights = init_from.Weights(variables, grid=grid, tokens=tokens)
+  return init_from.complete(weights, like, *init_from.tables_of(model, image))
+
+
+def preprocessing_of_file(
+  weights: published.Published, path: pathlib.Path, source_grid: Grid | None = None
+) -> Prepare:
+  """Returns what published weights that were read from `path` say of images."""
   return preprocessing.of_weights(
     weights.metadata,
     path.stem,
-    positions_size(model, weights.params) if attends(model) else None,
+    published_size(weights, source_grid),
     weights.num_classes,
     weights.channels,
     weights.family,
   )
 
 
-def of_run(
-  path: pathlib.Path, step: int | None = None
-) -> tuple[nn.Module, Variables, Prepare]:
-  """The same of a run that classifies images, or finds objects in them."""
-  run = load_run(path, step)
-  if isinstance(run.task, classification.Classification):
-    preprocess = preprocessing_of(run)
-  elif isinstance(run.task, detection.Detection):
-    preprocess = detection_preprocessing_of(run)
-  else:
-    raise UserError(
-      f'{path} is a run of {type(run.task).__name__}: load() is for Classification and'
-      ' Detection'
-    )
-  variables = {'params': run.params, **run.state.mutable}
-  return run.task.model, variables, preprocess
+def published_size(
+  weights: published.Published, source_grid: Grid | None = None
+) -> tuple[int, int] | None:
+  """Returns height and width of the images that learned positions are for.
+
+  None without such positions. If nothing tells their grid, it is a square.
+  """
+  model, count = provenance.model_of(weights), provenance.num_positions(weights.params)
+  grid = provenance.published_grid(weights, source_grid)
+  if grid is None and count is not None:
+    grid = positions.infer_grid(count, (1, 1))
+  if grid is None or not weights.architecture.get('posemb', '').startswith('learned'):
+    return None
+  return grid[0] * model.stride[0], grid[1] * model.stride[1]
 
 
 def preprocessing_of(
@@ -188,9 +220,9 @@ def preprocessing_of(
   decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
   size, resize, method, rounding = sizing(rest)
   if size is None:
-    size = image_size or positions_size(run.task.model, run.params)
-    size = size or _first_size(node, decode)
-  mean, std = _normalization(run.task, decode.channels)
+    size = image_size or provenance.trained_size(run.config)
+    size = size or provenance.first_size(node)
+  mean, std = _normalization(run.network, decode.channels)
   return Preprocessing(
     size=size,
     resize=resize,
@@ -198,8 +230,8 @@ def preprocessing_of(
     rounding=rounding,
     mean=mean,
     std=std,
-    label_names=_label_names(run.config, run.task.model.num_classes),
-    scores=run.task.loss_type,
+    label_names=_label_names(run.config, run.task.num_classes),
+    scores=spec.held(run.config['task'], 'loss_type') or Preprocessing.scores,
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
 
@@ -212,7 +244,7 @@ def detection_preprocessing_of(run: LoadedRun) -> DetectionPreprocessing:
   if sizing.keys() == {'shapes'} and sizing['shapes'] == (_shape(node['source']),):
     # Nothing was ever padded, so nothing is to be.
     sizing = {'size': sizing['shapes'][0]}
-  mean, std = _normalization(run.task, decode.channels)
+  mean, std = _normalization(run.network, decode.channels)
   things = [
     node['num_things']
     for _, node in spec.calls(run.config.get('evals', {}))
@@ -222,25 +254,23 @@ def detection_preprocessing_of(run: LoadedRun) -> DetectionPreprocessing:
     **sizing,
     mean=mean,
     std=std,
-    label_names=_object_names(run.config, rest, run.task.model.num_classes),
+    label_names=_object_names(run.config, rest, run.task.num_classes),
     num_things=things[0] if things else None,
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
+
+
+# What prepares pictures, by what a task predicts.
+PREPROCESSING = {'classes': preprocessing_of, 'objects': detection_preprocessing_of}
 
 
 def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
   """The first input of a config, of its evaluators if possible, that decodes images."""
   for nodes in (config.get('evals', {}), config.get('train_data', {})):
     for _, node in spec.calls(nodes):
-      if decodes(node):
+      if provenance.decodes(node):
         return node
   raise UserError('no input of the config decodes images: they start with image.Decode')
-
-
-def decodes(node: Mapping[str, Any]) -> bool:
-  """Whether a recorded call is an input whose first transform decodes."""
-  steps = node.get('transforms') or ()
-  return bool(steps) and spec.symbol(steps[0]) in (image.Decode, image.DecodeCrop)
 
 
 def sizing(
@@ -288,74 +318,9 @@ def detection_sizing(steps: Sequence[Any]) -> dict[str, Any]:
   return found
 
 
-def grid_of(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-  """Rows and columns of a ViT's tokens, of images of this height and width."""
-  rows, columns = (-(-side // _trunk_stride(model)) for side in size)
-  patch = _two(model.patch)
-  return rows // patch[0], columns // patch[1]
-
-
-def stride(model: nn.Module) -> tuple[int, int]:
-  """Pixels of one token of a ViT, down and across."""
-  trunk, patch = _trunk_stride(model), _two(model.patch)
-  return trunk * patch[0], trunk * patch[1]
-
-
-def positions_size(
-  model: nn.Module, params: Mapping[str, Any]
-) -> tuple[int, int] | None:
-  """Height and width of the images that learned positions are for.
-
-  None where there are no such positions, or their grid is not square.
-  """
-  if 'pos_embedding' not in params:
-    return None
-  count = params['pos_embedding'].shape[1] - int('cls' in params)
-  side = round(count**0.5)
-  if side**2 != count:
-    return None
-  height, width = stride(model)
-  return side * height, side * width
-
-
-def resized(
-  model: nn.Module,
-  params: Mapping[str, Any],
-  before: tuple[int, int],
-  after: tuple[int, int],
-) -> dict[str, Any]:
-  """The same with learned positions, if any, for images of another height and width."""
-  grid_from, grid_to = (
-    grid_of(model, size) for size in (positions_size(model, params) or before, after)
-  )
-  if 'relative_keys' in params and grid_from != grid_to:
-    raise UserError('relative positions are not resized')
-  if 'pos_rows' in params:
-    tables = {
-      name: positions.resize(params[name], (size_from, 1), (size_to, 1))
-      for name, size_from, size_to in zip(
-        ('pos_rows', 'pos_columns'), grid_from, grid_to, strict=True
-      )
-    }
-    return dict(params) | tables
-  if 'pos_embedding' not in params:
-    return dict(params)
-  table_LND, prefix = np.asarray(params['pos_embedding']), int('cls' in params)
-  fits = [table_LND.shape[1] == prefix + g[0] * g[1] for g in (grid_from, grid_to)]
-  if fits == [False, True]:  # positions of no square grid: that of these images
-    return dict(params)
-  if table_LND.shape[1] != prefix + grid_from[0] * grid_from[1]:
-    raise UserError(
-      f'{table_LND.shape[1]} positions are not those of images of'
-      f' {before[0]}x{before[1]}, which make a grid of {grid_from[0]}x{grid_from[1]}'
-    )
-  table_LND = positions.resize(table_LND, grid_from, grid_to, prefix)
-  return dict(params) | {'pos_embedding': table_LND}
-
-
 def attends(model: nn.Module) -> bool:
-  """Whether there is attention of tokens on a grid to look at."""
-  return isinstance(model, vit.ViT)
+  """Returns whether a model has attention of tokens on a grid to look at."""
+  return getattr(model, 'attends', False)
 
 
 def _width(weights: published.Published) -> int:
@@ -364,17 +329,6 @@ def _width(weights: published.Published) -> int:
   if weights.family == 'vit':
     return architecture['rep_size'] or architecture['width']
   return int(64 * architecture['width']) * 2 ** (len(architecture['depths']) + 1)
-
-
-def _trunk_stride(model: nn.Module) -> int:
-  """Of the ResNet of a hybrid: its root has 4, each stage after the first 2."""
-  resnet = model.resnet
-  return 1 if resnet is None else 4 * 2 ** max(len(resnet) - 1, 0)
-
-
-def _first_size(node: Mapping[str, Any], decode: image.Decode) -> tuple[int, int]:
-  source = spec.build(node['source'], 'source')
-  return decode.map(source[0])['image'].shape[:2]
 
 
 def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
@@ -416,9 +370,9 @@ def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _normalization(task: Task, channels: int) -> list[tuple[float, ...]]:
+def _normalization(network: Network, channels: int) -> list[tuple[float, ...]]:
   """Mean and deviation of each channel."""
-  return [tuple(np.broadcast_to(x, channels).tolist()) for x in (task.mean, task.std)]
+  return [tuple(np.broadcast_to(x, channels).tolist()) for x in network.images]
 
 
 def _two(size: int | Sequence[int]) -> tuple[int, int]:

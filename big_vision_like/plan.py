@@ -20,7 +20,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,12 +30,15 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from big_vision_like import chips, errors, experiment, flops, hlo, spec
 from big_vision_like import mesh as meshes
-from big_vision_like.data import grouping
+from big_vision_like.data import grouping, input
 from big_vision_like.errors import UserError
 from big_vision_like.metrics import say
 
 # How many batches tell how often each of several shapes comes.
 FIRST_BATCHES = 4 * grouping.WINDOW
+
+# The most signatures of batches that get a line each.
+MOST_SIGNATURES = 8
 
 # Slices that the cloud offers.
 SLICES = {
@@ -51,8 +54,9 @@ class Plan:
   """A training step on a slice; bytes are those of one chip, `flops` those of all.
 
   `needed` is None where the compiler does not tell; `costs` where it did not compile.
-  Where batches have several shapes it is the step of the largest. `shapes` are how
-  often each comes and the operations of its step; `padded_share` is of all of them.
+  Where batches have several signatures, shapes or tasks, it is the step with most
+  operations, of `examples`. `signatures` are by label how often each comes and the
+  operations of its step; `padded_share` is None where images have one shape.
   """
 
   topology: str
@@ -60,16 +64,18 @@ class Plan:
   chips: int
   hosts: int
   mesh: dict[str, int]
-  batch_size: int
+  batch_size: float
+  examples: int
   total_steps: int
   flops: int
   parameters: int
   optimizer: int
+  frozen: int
   needed: int
   chip: chips.Chip | None
   costs: hlo.Costs | None
   compile_seconds: float
-  shapes: Mapping[tuple[int, int], tuple[float, int]]
+  signatures: Mapping[str, tuple[float, int]]
   padded_share: float | None
 
   @property
@@ -79,8 +85,8 @@ class Plan:
 
   @property
   def temporaries(self) -> int:
-    """What is neither parameters nor optimizer: activations, gradients, the batch."""
-    return self.needed - self.parameters - self.optimizer
+    """What is not state: activations, gradients, the batch."""
+    return self.needed - self.parameters - self.optimizer - self.frozen
 
   @functools.cached_property
   def roofline(self) -> hlo.Estimate | None:
@@ -103,10 +109,8 @@ class Plan:
 
   @property
   def mean_share(self) -> float:
-    """Operations of the mean step over those of this one, that of the largest shape."""
-    if not self.shapes:
-      return 1.0
-    return sum(share * flops for share, flops in self.shapes.values()) / self.flops
+    """Operations of the mean step over those of this one, the largest."""
+    return sum(share * flops for share, flops in self.signatures.values()) / self.flops
 
   @property
   def mean_seconds(self) -> float | None:
@@ -125,13 +129,14 @@ class Plan:
     record = {
       name: getattr(self, name)
       for name in (
-        'topology chips hosts batch_size total_steps flops fits needed parameters'
-        ' optimizer temporaries seconds mean_seconds mfu compile_seconds padded_share'
+        'topology chips hosts batch_size examples total_steps flops fits needed'
+        ' parameters optimizer frozen temporaries seconds mean_seconds mfu'
+        ' compile_seconds padded_share'
       ).split()
     }
-    record['shapes'] = [
-      {'shape': list(shape), 'share': share, 'flops': flops}
-      for shape, (share, flops) in self.shapes.items()
+    record['signatures'] = [
+      {'label': label, 'share': share, 'flops': flops}
+      for label, (share, flops) in self.signatures.items()
     ]
     record |= {'overrides': list(self.overrides), 'mesh': dict(self.mesh)}
     if self.fits:
@@ -181,9 +186,13 @@ def plan(
   config = spec.load(path, overrides, root=experiment.Settings)
   devices = slice_devices(topology, slices)
   run = experiment.make(config, planned_for=devices)
-  traced = run.compiled_step.trace(run.abstract_state, run.abstract_batch)
-  shapes = shapes_of(run)
+  work = works_of(run)
+  largest = max(work, key=lambda signature: work[signature][1])
+  batch = run.abstract_batch_of(largest)
+  traced = run.compiled_step.trace(run.abstract_state, batch)
+  by_work = sorted(work.items(), key=lambda item: (item[1][1], item[0]))
   parameters = meshes.bytes_per_device(run.abstract_state.params)
+  frozen = meshes.bytes_per_device(run.abstract_state.frozen)
   held = meshes.bytes_per_device(run.abstract_state)
   started = time.perf_counter()
   costs = None
@@ -211,33 +220,47 @@ def plan(
     total_steps=run.settings.total_steps,
     flops=flops.total(traced.jaxpr),
     parameters=parameters,
-    optimizer=held - parameters,
+    optimizer=held - parameters - frozen,
+    frozen=frozen,
+    examples=jax.tree.leaves(batch)[0].shape[0],
     needed=needed,
     chip=chips.of(devices[0]),
     costs=costs,
     compile_seconds=time.perf_counter() - started,
-    shapes=shapes,
-    padded_share=run.data.padded_share(FIRST_BATCHES) if shapes else None,
+    signatures={run.data.label(signature): each for signature, each in by_work},
+    padded_share=padded_share(run.data),
   )
 
 
-def shapes_of(run: experiment.Experiment) -> dict[tuple[int, int], tuple[float, int]]:
-  """How often each shape of batches comes, and the operations of its step.
+def padded_share(data: input.Input) -> float | None:
+  """Returns the share of padding; None where images have one shape."""
+  with contextlib.suppress(UserError):
+    return data.padded_share(FIRST_BATCHES)
+  return None
 
-  Empty where all batches have one shape.
-  """
-  shares = run.data.signatures(FIRST_BATCHES)
-  if len(run.data.parts) == 1 and () in shares:
-    return {}
+
+def works_of(run: experiment.Experiment) -> dict[Hashable, tuple[float, int]]:
+  """Returns how often each signature of batches comes, and its step's operations."""
 
   @functools.cache
-  def work(*sides: int) -> int:
-    step = run.compiled_step.trace(run.abstract_state, run.abstract_batch_of(sides))
-    return flops.total(step.jaxpr)
+  def work(signature: Hashable) -> int:
+    batch = run.abstract_batch_of(signature)
+    return flops.total(run.compiled_step.trace(run.abstract_state, batch).jaxpr)
 
-  # Images on their sides are as much work.
-  found = {shape: (share, work(*sorted(shape))) for shape, share in shares.items()}
-  return dict(sorted(found.items(), key=lambda item: (item[1][1], item[0][1])))
+  return {
+    signature: (share, work(_upright(signature)))
+    for signature, share in run.data.signatures(FIRST_BATCHES).items()
+  }
+
+
+def _upright(signature: Hashable) -> Hashable:
+  """Returns a shape with the smaller side first: images on their sides work alike."""
+  if isinstance(signature, tuple) and all(type(side) is int for side in signature):
+    return tuple(sorted(signature))
+  if isinstance(signature, tuple):
+    name, inner = signature
+    return name, _upright(inner)
+  return signature
 
 
 @contextlib.contextmanager
@@ -276,10 +299,15 @@ def variants(
   meshed = [
     [f'mesh.{axis}={size}' for axis, size in (given | grid).items()] for grid in grids
   ]
-  model = config.task.get('model', {})
-  recomputing = [[]]
-  if '_fn' in model and 'remat' in inspect.signature(spec.symbol(model)).parameters:
-    recomputing = [[f'task.model.remat={name}'] for name in ('none', 'dots', 'full')]
+  modules = [
+    path.removeprefix('config.')
+    for path, node in spec.calls(config.task, 'config.task')
+    if 'remat' in inspect.signature(spec.symbol(node, path)).parameters
+  ]
+  recomputing = [
+    [f'{path}.remat={name}' for path in modules]
+    for name in (('none', 'dots', 'full') if modules else ('none',))
+  ]
   sizes = [[f'train_data.batch_size={n}'] for n in batches] or [[]]
   for parts in itertools.product(sizes, meshed, recomputing):
     yield tuple(itertools.chain(*parts))
@@ -292,7 +320,8 @@ def nearest(
   config = spec.load(path, overrides, root=experiment.Settings)
   tries = list(variants(config, chips))
   smallest = [extra for extra in tries if f'mesh.fsdp={chips}' in extra][-1]
-  tries += [(*smallest, f'task.accumulate={n}') for n in (2, 4, 8)]
+  if 'accumulate' in inspect.signature(spec.symbol(config.task)).parameters:
+    tries += [(*smallest, f'task.accumulate={n}') for n in (2, 4, 8)]
   for extra in tries:
     with contextlib.suppress(UserError):  # what does not divide
       found = plan(path, topology, slices, [*overrides, *extra])
@@ -308,12 +337,24 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
   """
   config = spec.load(path, overrides, root=experiment.Settings)
   data = experiment.train_input(config, planned=True)
-  data.example()  # imports, caches
-  started, count = time.perf_counter(), 0
-  while time.perf_counter() - started < seconds:
-    data.example(count)
-    count += 1
-  return count / (time.perf_counter() - started)
+  needed = 0.0  # seconds of a mean step
+  for name, part in data.parts.items():
+    part.example()  # imports, caches
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds / len(data.parts):
+      part.example(count)
+      count += 1
+    each = (time.perf_counter() - started) / count
+    needed += share_of(data, name) * part.batch_size * each
+  return data.batch_size / needed
+
+
+def share_of(data: input.Input, part: str) -> float:
+  """Returns the share of the steps that take a batch of this part of an input."""
+  if len(data.parts) == 1:
+    return 1.0
+  shares = data.signatures(FIRST_BATCHES)
+  return sum(share for (name, _), share in shares.items() if name == part)
 
 
 def gib(size: float) -> str:
@@ -329,19 +370,9 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   """Prints a plan, a line or two for each question."""
   axes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
   each = plan.batch_size / plan.chips
-  say('mesh', f'{axes}; batch {plan.batch_size:,}, {each:g} a chip')
-  if plan.shapes:
-    small, large = ('x'.join(map(str, list(plan.shapes)[i])) for i in (0, -1))
-    say(
-      'shapes',
-      f'{len(plan.shapes)} of images, {small} to {large}: the step below is that of the'
-      ' largest',
-    )
-    say(
-      '',
-      f'{100 * plan.padded_share:.1f} % of the pixels are padding; the mean step has'
-      f' {plan.mean_share:.2f} of its operations',
-    )
+  mean = 'mean ' if plan.batch_size != plan.examples else ''
+  say('mesh', f'{axes}; {mean}batch {plan.batch_size:,g}, {each:g} a chip')
+  tell_signatures(plan)
   if plan.chip is None:
     say('memory', f'{gib(plan.needed)} a device')
   elif plan.fits:
@@ -354,6 +385,7 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   say(
     '',
     f'parameters {gib(plan.parameters)}, optimizer {gib(plan.optimizer)},'
+    f'{f" frozen networks {gib(plan.frozen)}," if plan.frozen else ""}'
     f' temporaries {gib(plan.temporaries)}',
   )
   if not plan.fits:
@@ -361,7 +393,7 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   again = plan.costs.flops * plan.chips / plan.flops
   say(
     'work',
-    f'{plan.flops / 1e12:,.4g} TFLOP a step, {plan.flops / plan.batch_size / 1e9:,.4g}'
+    f'{plan.flops / 1e12:,.4g} TFLOP a step, {plan.flops / plan.examples / 1e9:,.4g}'
     f' GFLOP an example; {again:.2f} x with what is computed again',
   )
   say('traffic', f'{gib(plan.costs.bytes)} between chip and memory a step')
@@ -377,6 +409,26 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
     tell_time(plan, price, rate, given)
 
 
+def tell_signatures(plan: Plan) -> None:
+  """Prints which batches there are, where they differ."""
+  if len(plan.signatures) == 1:
+    return
+  labels = list(plan.signatures)
+  if len(labels) > MOST_SIGNATURES:
+    say('batches', f'{len(labels)} signatures, {labels[0]} to {labels[-1]}')
+  else:
+    for i, (label, (share, flops)) in enumerate(plan.signatures.items()):
+      text = f'{label}: {100 * share:.1f} % of the steps, {flops / 1e12:,.4g} TFLOP'
+      say('' if i else 'batches', text)
+  if plan.padded_share is not None:
+    say('', f'{100 * plan.padded_share:.1f} % of the pixels are padding')
+  say(
+    '',
+    f'the step below is that of {labels[-1]}; the mean step has'
+    f' {plan.mean_share:.2f} of its operations',
+  )
+
+
 def tell_time(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   """Prints how long it takes, what it costs and what the hosts must do."""
   best, milli = plan.roofline, 1e3
@@ -390,7 +442,7 @@ def tell_time(plan: Plan, price: float | None, rate: float, given: bool) -> None
     f'(work {milli * best.compute:,.1f}, network {milli * best.collectives:,.1f} waited'
     f' for and {milli * best.overlapped_collectives:,.1f} beside)',
   )
-  if plan.shapes:
+  if len(plan.signatures) > 1:
     say('', f'{milli * plan.mean_seconds:,.1f} ms the mean step, by its operations:')
   speed = plan.batch_size / plan.mean_seconds
   say(

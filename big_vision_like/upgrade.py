@@ -10,7 +10,10 @@ from typing import Any
 Call = dict[str, Any]
 
 # Symbols that moved: the path in old configs, and the path of today.
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {
+  f'big_vision_like.checkpoint:{name}': f'big_vision_like.init_from:{name}'
+  for name in ('InitFrom', 'from_run', 'from_file', 'from_backbone')
+}
 
 
 def _grouped_augmentation(call: Call) -> Call:

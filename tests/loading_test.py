@@ -11,7 +11,7 @@ import random_weights
 
 import big_vision_like
 from big_vision_like import checkpoint, experiment, loading, spec
-from big_vision_like.data import coco, pipeline, sources
+from big_vision_like.data import coco, pipeline, preprocessing, sources
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
 from big_vision_like.models import bit, resnet, vit
@@ -36,16 +36,16 @@ def shapes(model, variables, preprocess):
   return jax.eval_shape(model.apply, variables, preprocess(picture())[None])
 
 
-def tiny_run(folder, **task):
+def tiny_run(folder, size=(8, 8), transforms=(), model=None, **task):
   """A run of the config for tests, whose average differs from its parameters."""
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.task.update(task)
+  config.task.model.update(model or {})
+  config.train_data.transforms += list(transforms)
   folder.mkdir()
   (folder / 'config.json').write_text(config.to_json())
   model = spec.build(config.task.to_dict()['model'], 'model')
-  params, average = (
-    random_weights.params_of(model, (8, 8), 1, seed) for seed in (0, 1)
-  )
+  params, average = (random_weights.params_of(model, size, 1, seed) for seed in (0, 1))
   state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
   with checkpoint.Checkpoints(folder) as checkpoints:
     checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
@@ -93,46 +93,99 @@ def test_hybrids(other, stride, tmp_path):
   params = random_weights.small_vit(**other)
   files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
   model, variables, preprocess = loading.load(tmp_path / 'a.npz', 4 * stride)
-  assert loading.grid_of(model, preprocess.size) == (4, 4)
+  assert model.grid(preprocess.size) == (4, 4)
   assert shapes(model, variables, preprocess)['logits'].shape == (1, 5)
 
 
-def test_positions_that_are_not_square():
-  model = vit.ViT(num_classes=5, **random_weights.VIT)
-  params = random_weights.params_of(model, (16, 24))
-  got = loading.resized(model, params, (16, 24), (32, 24))['pos_embedding']
-  want = positions.resize(params['pos_embedding'], (2, 3), (4, 3), num_prefix=1)
-  np.testing.assert_array_equal(got, want)
-  got = loading.resized(model, params, (24, 24), (16, 24))  # 24x24 was a guess
-  np.testing.assert_array_equal(got['pos_embedding'], params['pos_embedding'])
-  with pytest.raises(UserError, match='7 positions are not those of images of 24x24'):
-    loading.resized(model, params, (24, 24), (32, 24))
+def wide_file(folder, size=(16, 24)):
+  """Published weights of images that are not square, and their parameters."""
+  params = random_weights.params_of(vit.ViT(num_classes=5, **random_weights.VIT), size)
+  files.write(folder / 'a.npz', vision_transformer.to_npz(params))
+  return folder / 'a.npz', params['pos_embedding']
+
+
+def test_positions_that_are_not_square(tmp_path):
+  path, table = wide_file(tmp_path)
+  with pytest.raises(UserError, match=r'6 positions are not a square.*source_grid=\('):
+    loading.load(path)
+  _, variables, preprocess = loading.load(path, source_grid=(2, 3))
+  assert preprocess.size == (16, 24)
+  np.testing.assert_array_equal(variables['params']['pos_embedding'], table)
+  _, variables, preprocess = loading.load(path, (32, 24), source_grid=(2, 3))
+  want = positions.resize(table, (2, 3), (4, 3), num_prefix=1)
+  np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
+  with pytest.raises(UserError, match='not a grid of 4x3 with 0 to 2 leading tokens'):
+    loading.load(path, (32, 24), source_grid=(4, 3))
+
+
+def test_grids_of_as_many_tokens_are_not_confused(tmp_path):
+  path, table = wide_file(tmp_path, (32, 32))
+  with pytest.raises(UserError, match='16 positions may be a grid of 2x8 or 4x4: give'):
+    loading.load(path, (16, 64))
+  for grid, size in (((4, 4), (16, 64)), ((2, 8), (32, 32)), ((2, 8), (32, 128))):
+    model, variables, preprocess = loading.load(path, size, source_grid=grid)
+    want = positions.resize(table, grid, model.grid(size), num_prefix=1)
+    np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
+    assert preprocess.size == size
+
+
+def test_files_that_say_their_size_are_believed(tmp_path):
+  path, table = wide_file(tmp_path, (16, 64))
+  images = preprocessing.Preprocessing((16, 64))
+  path.with_suffix('.json').write_text(json.dumps({'preprocessing': images.to_json()}))
+  _, variables, preprocess = loading.load(path, (32, 128))
+  want = positions.resize(table, (2, 8), (4, 16), num_prefix=1)
+  np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
+  images = preprocessing.Preprocessing((24, 24))
+  path.with_suffix('.json').write_text(json.dumps({'preprocessing': images.to_json()}))
+  told = 'tell images of 24x24, a grid of 3x3, but there are 16 positions'
+  with pytest.raises(UserError, match=told):
+    loading.load(path)
 
 
 @pytest.mark.parametrize('size', [0, -8, (8,), 7])
 def test_sizes_that_are_none(size, tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'a.npz', flat)
-  with pytest.raises(UserError, match='is not a positive height and width|at least 1'):
+  words = 'is not a positive height and width|7x7 do not divide into patches'
+  with pytest.raises(UserError, match=words):
     loading.load(tmp_path / 'a.npz', size)
 
 
-def test_positions_of_rows_and_columns_are_resized_alone():
-  model = vit.ViT(num_classes=5, **random_weights.VIT, posemb='learned2d')
-  params = random_weights.params_of(model, (24, 24))
-  random_weights.assert_same(loading.resized(model, params, (24, 24), (24, 24)), params)
-  got = loading.resized(model, params, (24, 24), (32, 24))
-  want = positions.resize(params['pos_rows'], (3, 1), (4, 1))
+def test_a_run_knows_the_size_of_its_images(tmp_path, data_dir):
+  size = spec.spec(image.Resize, size=(16, 64))  # as many tokens as 32x32
+  average = tiny_run(tmp_path / 'run', (16, 64), transforms=[size])
+  model, variables, preprocess = loading.load(tmp_path / 'run')
+  assert preprocess.size == (16, 64)
+  assert shapes(model, variables, preprocess)['logits'].shape == (1, 10)
+  model, variables, preprocess = loading.load(tmp_path / 'run', image_size=32)
+  assert preprocess.size == (32, 32)
+  want = positions.resize(average['pos_embedding'], (8, 32), (16, 16), num_prefix=1)
+  np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
+  model, variables, preprocess = loading.load(tmp_path / 'run', image_size=(32, 128))
+  want = positions.resize(average['pos_embedding'], (8, 32), (16, 64), num_prefix=1)
+  np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
+  assert shapes(model, variables, preprocess)['logits'].shape == (1, 10)
+
+
+def test_positions_of_rows_and_columns_are_resized_alone(tmp_path, data_dir):
+  average = tiny_run(tmp_path / 'run', model={'posemb': 'learned2d'})
+  _, variables, _ = loading.load(tmp_path / 'run', image_size=8)
+  random_weights.assert_same(variables['params'], average)
+  _, variables, _ = loading.load(tmp_path / 'run', image_size=(12, 8))
+  got, want = variables['params'], positions.resize(average['pos_rows'], (4, 1), (6, 1))
   np.testing.assert_array_equal(got['pos_rows'], want)
-  np.testing.assert_array_equal(got['pos_columns'], params['pos_columns'])
+  np.testing.assert_array_equal(got['pos_columns'], average['pos_columns'])
 
 
-def test_relative_positions_are_not_resized():
+def test_relative_positions_are_not_resized(tmp_path, data_dir):
   kind = dict(posemb='relative', posemb_at='every')
-  model = vit.ViT(num_classes=5, **random_weights.VIT, **kind)
-  params = random_weights.params_of(model, (24, 24))
-  with pytest.raises(UserError, match='relative positions are not resized'):
-    loading.resized(model, params, (24, 24), (32, 24))
+  average = tiny_run(tmp_path / 'run', model=kind)
+  _, variables, _ = loading.load(tmp_path / 'run', image_size=8)
+  random_weights.assert_same(variables['params'], average)
+  for size in ((8, 12), (4, 16)):
+    with pytest.raises(UserError, match='relative positions are not resized, from a'):
+      loading.load(tmp_path / 'run', image_size=size)
 
 
 def test_bit_has_its_size_by_name(tmp_path):

@@ -70,21 +70,22 @@ def test_batches_of_several_shapes():
     count[next(stream)['image'].shape[1:3]] += 1
   stream.close()
   expected = {s: (count[s] / plan.FIRST_BATCHES, flops_of[s]) for s in flops_of}
-  found = plan.shapes_of(run)
-  assert found == expected and list(found)[-1] == (48, 48)
+  assert plan.works_of(run) == expected
+  assert max(expected, key=lambda shape: expected[shape][1]) == (48, 48)
   assert run.abstract_batch['image'].shape == (8, 48, 48, 3)
 
 
 def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
-  shapes = {(8, 4): (0.25, on_tpu.flops // 2), (8, 8): (0.75, on_tpu.flops)}
-  made = dataclasses.replace(on_tpu, shapes=shapes, padded_share=0.2)
+  signatures = {'8x4': (0.25, on_tpu.flops // 2), '8x8': (0.75, on_tpu.flops)}
+  made = dataclasses.replace(on_tpu, signatures=signatures, padded_share=0.2)
   assert made.mean_seconds == pytest.approx(0.875 * made.seconds, rel=1e-6)
   assert made.mfu == on_tpu.mfu
-  assert json.loads(json.dumps(made.record()))['shapes'][0]['shape'] == [8, 4]
+  assert json.loads(json.dumps(made.record()))['signatures'][0]['label'] == '8x4'
   plan.tell(made, price=None, rate=1.0, given=True)
   printed = capsys.readouterr().out
-  assert '2 of images, 8x4 to 8x8: the step below is that of the largest' in printed
-  assert '20.0 % of the pixels are padding; the mean step has 0.88' in printed
+  assert '8x4: 25.0 % of the steps' in printed and '8x8: 75.0 %' in printed
+  assert '20.0 % of the pixels are padding' in printed
+  assert 'step below is that of 8x8; the mean step has 0.88 of its' in printed
   assert f'{1e3 * made.mean_seconds:,.1f} ms the mean step' in printed
   speed = made.batch_size / made.mean_seconds
   assert f'{speed:,.0f} in all' in printed
@@ -92,7 +93,7 @@ def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
   assert f'steps: {hours:,.1f} hours' in printed
   assert on_tpu.mean_seconds == on_tpu.seconds
   plan.tell(on_tpu, price=None, rate=1.0, given=True)
-  assert 'shape' not in capsys.readouterr().out
+  assert 'batches' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

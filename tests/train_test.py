@@ -203,11 +203,11 @@ def test_checkpoints_of_a_gone_model_are_kept(run, unbroken, tmp_path):
 def test_start_from_another_run_with_another_head(run, unbroken, tmp_path):
   done = run(
     '-c',
-    'from big_vision_like import checkpoint, spec, train;'
+    'from big_vision_like import init_from, spec, train;'
     f'c = spec.load("tests/tiny_config.py");'
     'c.task.model.num_classes = 12; c.total_steps = 9;'
-    'c.init_from = spec.spec(checkpoint.InitFrom,'
-    f' weights=spec.spec(checkpoint.from_run, workdir="{unbroken}"));'
+    'c.init_from = spec.spec(init_from.InitFrom,'
+    f' weights=spec.spec(init_from.from_run, workdir="{unbroken}"));'
     f'train.train(c, "{tmp_path / "run"}")',
   )
   assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ same arrays.
 import argparse
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like import checkpoint, errors, experiment, loading
+from big_vision_like import checkpoint, errors, experiment, loading, provenance
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.errors import UserError
@@ -45,7 +46,7 @@ from big_vision_like.weights import (
 )
 from big_vision_like.weights.published import Published
 
-FAMILIES = {kind: family for family, kind in loading.MODELS.items()}
+FAMILIES = {kind: family for family, kind in provenance.MODELS.items()}
 TO_NPZ = {
   ('published', 'vit'): vision_transformer.to_npz,
   ('published', 'bit'): bit.to_big_transfer,
@@ -61,13 +62,21 @@ def load(
   step: int | None,
   num_heads: int | None,
   asked: tuple[int, int] | None,
-) -> tuple[Published, loading.Prepare]:
-  """Weights of a file, of a folder with one, or of a run, and what images they know."""
+) -> tuple[Published, loading.Prepare, positions.Grid | None]:
+  """Reads weights of a file, of a folder with one, or of a run.
+
+  Returns them with the images that they know, and the grid of their positions, None if
+  nothing tells it.
+  """
   if not checkpoint.steps(path):
     found = published.read(path, num_heads=num_heads)
-    return found, loading.preprocessing_of_file(found, path)
+    grid = told = provenance.published_grid(found)
+    count = provenance.num_positions(found.params)
+    if told is None and count:
+      told = provenance.model_of(found).grid(asked) if asked else square(count)
+    return found, loading.preprocessing_of_file(found, path, told), grid
   run = loading.load_run(path, step)
-  model = getattr(run.task, 'model', None)
+  model = run.network.module
   if type(model) not in FAMILIES:
     known = ', '.join(model.__name__ for model in FAMILIES)
     raise UserError(
@@ -75,7 +84,7 @@ def load(
     )
   source = f'run, step {int(run.state.step):,}'
   if FAMILIES[type(model)] in ('resnet', 'detr'):
-    return describe_frozen(run, model, source), loading.of_run(path, step)[2]
+    return describe_frozen(run, model, source), loading.of_run(path, step)[2], None
   found = published.describe(run.params, FAMILIES[type(model)], str(path))
   # What shapes do not tell: computed positions, and those shared by all blocks.
   told = {name: getattr(model, name) for name in found.architecture}
@@ -84,7 +93,11 @@ def load(
     for k, v in told.items()
   }
   found = dataclasses.replace(found, architecture=told, source=source, assumed=())
-  return found, loading.preprocessing_of(run, asked)
+  return (
+    found,
+    loading.preprocessing_of(run, asked),
+    provenance.run_grid(run.config, model),
+  )
 
 
 def describe_frozen(run: loading.LoadedRun, model: Any, source: str) -> Published:
@@ -102,7 +115,7 @@ def describe_frozen(run: loading.LoadedRun, model: Any, source: str) -> Publishe
     run.params,
     FAMILIES[type(model)],
     str(run.workdir),
-    constants=run.state.mutable['constants'],
+    constants=run.variables['constants'],
   )
   # What shapes do not tell.
   found.architecture.get('backbone', found.architecture)['dilated'] = backbone.dilated
@@ -110,13 +123,20 @@ def describe_frozen(run: loading.LoadedRun, model: Any, source: str) -> Publishe
 
 
 def image_size(
-  weights: Published, images: Preprocessing, asked: tuple[int, int] | None
+  weights: Published,
+  images: Preprocessing,
+  asked: tuple[int, int] | None,
+  grid: positions.Grid | None = None,
 ) -> tuple[int, int]:
-  """Height and width of the images that the positions are for."""
+  """Returns height and width of the images that the positions are for.
+
+  `grid` is that of the positions, if a run or a file tells it.
+  """
   architecture, params = weights.architecture, weights.params
   if weights.family != 'vit' or architecture['posemb'] == 'none':
     return asked or images.size
-  height, width = loading.stride(loading.model_of(weights))
+  height, width = provenance.model_of(weights).stride
+  count = provenance.num_positions(params)
   if asked:
     rows, columns = asked[0] // height, asked[1] // width
     if (rows * height, columns * width) != asked:
@@ -124,13 +144,16 @@ def image_size(
         f'--image-size: {asked[0]}x{asked[1]} does not divide into tokens of'
         f' {height}x{width} pixels'
       )
-    if 'pos_embedding' in params:
-      count = params['pos_embedding'].shape[1] - int('cls' in params)
-      if rows * columns != count:
-        raise UserError(
-          f'--image-size: {asked[0]}x{asked[1]} makes a grid of {rows}x{columns}, the'
-          f' weights have {count} positions, which are not resized here'
-        )
+    made = f'--image-size: {asked[0]}x{asked[1]} makes a grid of {rows}x{columns}'
+    if count not in (None, rows * columns):
+      raise UserError(
+        f'{made}, the weights have {count} positions, which are not resized here'
+      )
+    if count is not None and grid not in (None, (rows, columns)):
+      raise UserError(
+        f'{made}, the positions of the weights are for one of {grid[0]}x{grid[1]}, and'
+        ' they are not resized here'
+      )
     return asked
   if architecture['posemb'] == 'sincos2d':
     raise UserError(
@@ -138,14 +161,19 @@ def image_size(
     )
   if architecture['posemb'] != 'learned':
     raise UserError(f'no other code has posemb={architecture["posemb"]!r}')
-  size = loading.positions_size(loading.model_of(weights), params)
-  if size is None:
-    count = params['pos_embedding'].shape[1] - int('cls' in params)
+  rows, columns = grid or square(count)
+  return rows * height, columns * width
+
+
+def square(count: int) -> positions.Grid:
+  """Returns the square grid with this number of positions."""
+  side = math.isqrt(count)
+  if side**2 != count:
     raise UserError(
       f'{count} positions are no square: say what images they are for with --image-size'
       ' HEIGHT WIDTH'
     )
-  return size
+  return side, side
 
 
 def with_positions(weights: Published, size: tuple[int, int]) -> Published:
@@ -153,10 +181,8 @@ def with_positions(weights: Published, size: tuple[int, int]) -> Published:
   architecture = weights.architecture
   if weights.family != 'vit' or architecture['posemb'] != 'sincos2d':
     return weights
-  height, width = loading.stride(loading.model_of(weights))
-  pos_1ND = positions.sincos2d(
-    size[0] // height, size[1] // width, architecture['width']
-  )
+  grid = provenance.model_of(weights).grid(size)
+  pos_1ND = positions.sincos2d(*grid, architecture['width'])
   has_cls = int('cls' in weights.params)
   pos_1ND = np.pad(np.asarray(pos_1ND), ((0, 0), (has_cls, 0), (0, 0)))
   return dataclasses.replace(
@@ -280,6 +306,7 @@ def write(
   out: pathlib.Path,
   to: str,
   asked: tuple[int, int] | None,
+  grid: positions.Grid | None = None,
 ) -> list[pathlib.Path]:
   """Writes the new file or folder, whole or not at all; returns its files."""
   if weights.family == 'vit' and weights.architecture['posemb_at'] != 'stem':
@@ -290,10 +317,10 @@ def write(
   out.parent.mkdir(parents=True, exist_ok=True)
   if out.suffix == '.npz':
     if asked:
-      images = images.with_size(image_size(weights, images, asked))
+      images = images.with_size(image_size(weights, images, asked, grid))
     return write_file(weights, images, out, TO_NPZ[to, weights.family](weights.params))
   if weights.family != 'detr':
-    images = images.with_size(image_size(weights, images, asked))
+    images = images.with_size(image_size(weights, images, asked, grid))
     weights = with_positions(weights, images.size)
   arrays = state_dict(weights, to)
   if out.suffix == '.safetensors':
@@ -396,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = ' '.join(map(str, args.image_size))
     raise UserError(f'--image-size {given} is no side, or height and width')
   asked = args.image_size and (args.image_size[0], args.image_size[-1])
-  weights, images = load(args.source, args.step, args.num_heads, asked)
+  weights, images, grid = load(args.source, args.step, args.num_heads, asked)
   to = target(args.out, args.to, weights.family)
   if asked and weights.family == 'detr':
     raise UserError('--image-size: a DETR takes images of any size')
@@ -408,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for text in weights.assumed:
     say('assumed', text)
   say('images', str(images))
-  for path in write(weights, images, args.out, to, asked):
+  for path in write(weights, images, args.out, to, asked, grid):
     say('written', f'{path} ({path.stat().st_size:,} bytes)')
 
 

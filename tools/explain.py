@@ -1,4 +1,4 @@
-"""What a config builds: the model's tree, its parameters and what is done to each.
+"""What a config builds: its networks, their parameters and what is done to each.
 
     python tools/explain.py --config=configs/vit/pretrain_glyphs.py
 
@@ -19,74 +19,91 @@ import rich.table
 
 from big_vision_like import errors, experiment, flops, optim
 from big_vision_like import mesh as meshes
+from big_vision_like.tasks import task
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import tree as trees
 
+# Streams of random numbers that a model may draw from.
+RNGS = ('dropout', 'slots', 'params', 'noise')
 
-def blocks(run: experiment.Experiment, console: rich.console.Console) -> None:
-  """Prints each module of the model: output shape, parameters, operations."""
-  model, inputs = run.task.model, run.task.model_inputs
-  batch = run.abstract_batch
-  params = run.abstract_state.params
-  variables = {'params': params, **run.abstract_state.mutable}
+
+def blocks(
+  run: experiment.Experiment,
+  name: str,
+  network: task.Network,
+  console: rich.console.Console,
+) -> None:
+  """Prints each module of a network: output shape, parameters, operations."""
+  model, batch = network.module, run.abstract_batch
+  variables = network.variables(run.abstract_state)
+  params = variables['params']
 
   def forward(variables, batch):
     return model.apply(
       variables,
-      *inputs(batch),
+      *network.inputs(batch),
       capture_intermediates=True,
       mutable=['intermediates'],
+      rngs=dict.fromkeys(RNGS, jax.random.key(0)),
     )
 
+  def plain(variables, batch):
+    rngs = dict.fromkeys(RNGS, jax.random.key(0))
+    return model.apply(variables, *network.inputs(batch), rngs=rngs)
+
   found = jax.eval_shape(forward, variables, batch)[1]['intermediates']
-  plain = jax.make_jaxpr(lambda v, b: model.apply(v, *inputs(b)))(variables, batch)
   operations = collections.Counter()
-  for scope, number in flops.by_scope(plain).items():
+  for scope, number in flops.by_scope(jax.make_jaxpr(plain)(variables, batch)).items():
     # Scanned bodies and methods of a model add to the name: 'blocks.<lambda>' in front
     # of 'blocks', 'Transformer.encode' of 'encoder'.
-    name = re.sub(r'[^/]*\.[^/]*(/|$)', '', scope.partition('/')[2])
-    for prefix in _prefixes(name):
+    path = re.sub(r'[^/]*\.[^/]*(/|$)', '', scope.partition('/')[2])
+    for prefix in _prefixes(path):
       operations[prefix] += number
   sizes = collections.Counter()
-  for name, leaf in trees.flatten(params).items():
-    for prefix in _prefixes(name):
+  for path, leaf in trees.flatten(params).items():
+    for prefix in _prefixes(path):
       sizes[prefix] += leaf.size
-  examples = next(iter(batch.values())).shape[0]
+  inputs = jax.eval_shape(network.inputs, batch)
+  examples = jax.tree.leaves(inputs)[0].shape[0]
 
-  table = _table(f'{type(model).__name__}, one example', 'module')
-  for title in ('output', 'parameters', 'MFLOPs forward'):
-    table.add_column(title, justify='right', no_wrap=True)
-  for name in sorted(set(sizes) | set(operations), key=_natural):
-    if name in trees.flatten(params) or (name not in sizes and name not in found):
+  title = f'{type(model).__name__}, one example'
+  if len(run.task.networks()) > 1:
+    title = f'{name}: {title}{", frozen" if network.frozen else ""}'
+  table = _table(title, 'module')
+  for column in ('output', 'parameters', 'MFLOPs forward'):
+    table.add_column(column, justify='right', no_wrap=True)
+  for path in sorted(set(sizes) | set(operations), key=_natural):
+    if path in trees.flatten(params) or (path not in sizes and path not in found):
       continue
-    depth = name.count('/') + 1 if name else 0
+    depth = path.count('/') + 1 if path else 0
     table.add_row(
-      '  ' * depth + (name.rpartition('/')[2] or 'all'),
-      _shape(found, name, examples),
-      f'{sizes[name]:,}',
-      f'{operations[name] / examples / 1e6:,.3f}' if operations[name] else '',
+      '  ' * depth + (path.rpartition('/')[2] or 'all'),
+      _shape(found, path, examples),
+      f'{sizes[path]:,}',
+      f'{operations[path] / examples / 1e6:,.3f}' if operations[path] else '',
     )
   console.print(table)
 
 
-def parameters(run: experiment.Experiment, console: rich.console.Console) -> None:
-  """Prints each parameter: shape, weight decay, learning-rate factor."""
-  params = run.abstract_state.params
-  optimizer = run.task.optimizer
+def parameters(
+  name: str, optimizer: optim.Optimizer, params: dict, console: rich.console.Console
+) -> None:
+  """Prints each parameter of an optimizer: shape, weight decay, rate factor."""
   decay = jax.tree.leaves(optimizer.decay_of(params))
   factor = jax.tree.leaves(optimizer.rate_factor_of(params))
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
-  table = _table(f'{count:,} parameters', 'parameter')
-  for title in ('shape', 'decay', 'rate x', 'axes', 'bytes/device'):
-    table.add_column(title, justify='right', no_wrap=True)
+  title = f'{count:,} parameters'
+  table = _table(f'{name}: {title}' if name else title, 'parameter')
+  for column in ('shape', 'decay', 'rate x', 'axes', 'bytes/device'):
+    table.add_column(column, justify='right', no_wrap=True)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   rows = [
     (optim.path_of(keys), leaf, d, f)
     for (keys, leaf), d, f in zip(leaves, decay, factor, strict=True)
   ]
-  for name, leaf, d, f in sorted(rows, key=lambda row: _natural(row[0])):
+  for path, leaf, d, f in sorted(rows, key=lambda row: _natural(row[0])):
     axes, size = _axes(leaf.sharding.spec), meshes.bytes_per_device(leaf)
-    table.add_row(name, _size(leaf.shape), f'{d:g}', f'{f:g}', axes, f'{size:,}')
+    table.add_row(path, _size(leaf.shape), f'{d:g}', f'{f:g}', axes, f'{size:,}')
   console.print(table)
 
 
@@ -155,8 +172,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   run = experiment.make(config, planned_for=jax.devices())
   console = rich.console.Console()
   console.width = max(console.width, 120)  # rather folded lines than cut cells
-  blocks(run, console)
-  parameters(run, console)
+  for name, network in run.task.networks().items():
+    blocks(run, name, network, console)
+  params = run.abstract_state.params
+  for name, optimizer in run.task.optimizers().items():
+    parameters(name, optimizer, params[name] if name else params, console)
   memory(run, console)
 
 

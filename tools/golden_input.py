@@ -135,7 +135,8 @@ def resampled(description: Fields, arrays: Fields) -> Results:
     x = arrays[f'input/{source}']
     side = math.isqrt(x.shape[-2])
     if method == 'to':
-      ours = positions.resize_relative(x, (side, side), (height, height))
+      sides = (side, side), (height, height)
+      [ours] = positions.resize(x[None], *sides, method='cubic_torch')
     else:
       x_BhwC = x.reshape(len(x), side, side, -1)
       if method == 'adaptive_avg':

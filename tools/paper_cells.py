@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision_like import checkpoint, experiment, flops, metrics, spec
+from big_vision_like import checkpoint, experiment, flops, metrics, spec, upgrade
 from big_vision_like.errors import UserError
 from big_vision_like.viz import runs as viz_runs
 
@@ -194,7 +194,8 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
       if 'config.json' not in files:
         continue
       below.clear()
-      config = json.loads((pathlib.Path(place) / 'config.json').read_text())
+      saved = (pathlib.Path(place) / 'config.json').read_text()
+      config = upgrade.upgraded(json.loads(saved))
       if not config.get('reproduces'):
         continue
       scalars = metrics.last_evaluation(place)
@@ -297,7 +298,8 @@ def counted_config(name: str) -> tuple[str, int, int]:
   run = experiment.make(load(name), planned_for=jax.devices())
   example = run.data.example()
   batch = {k: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for k, x in example.items()}
-  inputs = jax.eval_shape(run.task.model_inputs, batch)
+  network = next(iter(run.task.networks().values()))
+  inputs = jax.eval_shape(network.inputs, batch)
   height, width = example['image'].shape[:2]
   pixels = str(height) if height == width else f'{height}x{width}'
-  return pixels, *count(run.task.model, inputs)
+  return pixels, *count(network.module, inputs)

@@ -91,7 +91,7 @@ class Predictor:
       attention.output_weights(sown, pool, registers),
       num_prefix=registers + int(pool == 'token'),
     )
-    grid = loading.grid_of(self.model, sized_HWC.shape[:2])
+    grid = self.model.grid(sized_HWC.shape[:2])
     return np.asarray(logits_BC[0]), rollout_BP[0].reshape(grid)
 
 

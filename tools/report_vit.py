@@ -47,7 +47,7 @@ class Trained:
     """Rows and columns of patches in an image."""
     if not loading.attends(self.model):
       raise UserError(f'{type(self.model).__name__} has no patches that attend.')
-    return loading.grid_of(self.model, self.images().shape[1:3])
+    return self.model.grid(self.images().shape[1:3])
 
   @property
   def patch(self) -> tuple[float, float]:

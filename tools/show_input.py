@@ -139,54 +139,67 @@ def joined(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
   return made
 
 
-def chosen(config: mlc.ConfigDict, wanted: str) -> tuple[str, Any]:
-  """The name and the input that are meant: 'evals.val' is 'evals.val.data'."""
-  kinds = pipeline.TrainInput, pipeline.EvalInput  # those with one source
-  places = {
-    path.removeprefix('config.'): node
-    for path, node in spec.calls(config)
-    if spec.symbol(node, path) in kinds
-  }
-  for name in (wanted, f'{wanted}.data'):
+def chosen(config: mlc.ConfigDict, wanted: str) -> tuple[str, Any, str]:
+  """The name of an input, that input, and which of several tasks it is for, or ''.
+
+  'evals.val' is 'evals.val.data'; of several training inputs the first is meant.
+  """
+  places, tasks = {}, {}
+  for path, node in spec.calls(config):
+    if spec.symbol(node, path) in (pipeline.TrainInput, pipeline.EvalInput):
+      name = path.removeprefix('config.')
+      places[name] = node
+      before, _, last = name.rpartition('.inputs.')
+      tasks[name] = last if before else ''
+      evaluator = config.evals.get(name.split('.')[1]) if name[:6] == 'evals.' else None
+      if evaluator is not None:
+        tasks[name] = (spec.held(evaluator, 'predict') or '').rpartition('.')[0]
+  several = [name for name in places if name.startswith(f'{wanted}.inputs.')]
+  for name in (wanted, f'{wanted}.data', *several):
     if name in places:
-      return name, spec.build(places[name], f'config.{name}')
+      return name, spec.build(places[name], f'config.{name}'), tasks[name]
   raise UserError(f'--input={wanted} is none of {", ".join(places)}.')
 
 
-def look(data: Any, task: Any, key: jax.Array, batches: int) -> Looked:
-  """Reads the first batches, and does to them what the device does."""
+def look(data: Any, task: Any, key: jax.Array, batches: int, part: str = '') -> Looked:
+  """Reads the first batches, and does to them what the device does.
+
+  `part` names the task of several that they are for.
+  """
   given, device, replaced = [], [], []
   training = isinstance(data, pipeline.TrainInput)
-  compiled = jax.jit(functools.partial(on_device, task, training))
+  compiled = jax.jit(functools.partial(on_device, task, training, part=part))
   stream = iter(data) if training else data.epoch()
   for step, batch in zip(range(batches), stream, strict=False):
     given.append(batch)
     device.append(jax.device_get(compiled(batch, jax.random.fold_in(key, step))))
     replaced += stream.news() if training else []
   stream.close()
-  mean, std = (np.asarray(getattr(task, name, 0.5)) for name in ('mean', 'std'))
+  mean, std = map(np.asarray, task.images or (0.5, 0.5))
   return Looked(given, device, replaced, names_of(data), mean, std)
 
 
 def on_device(
-  task: Any, training: bool, batch: pipeline.Batch, key: jax.Array
+  task: Any, training: bool, batch: pipeline.Batch, key: jax.Array, part: str = ''
 ) -> dict[str, jax.Array]:
-  """What a model is called with, and its targets where a task mixes them."""
-  if not training or not hasattr(task, 'augmented'):
-    inputs = task.model_inputs(batch)
-    return {f"model's input {i}": x for i, x in enumerate(inputs, start=1)}
-  parts = task.accumulate
-  if parts == 1 or len(batch['image']) % parts:
-    image_BHWC, target_BC = task.augmented(batch, key)
-    return {'image': image_BHWC, 'target': target_BC}
-  whole = dataclasses.replace(task, accumulate=1)
-  made = []
-  for i in range(parts):  # with the rows and the key of `tasks.task`
-    part, own = {k: x[i::parts] for k, x in batch.items()}, jax.random.fold_in(key, i)
-    made.append(on_device(whole, training, part, own))
-  return jax.tree.map(
-    lambda *x: jax.numpy.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *made
-  )
+  """What networks are called with, and the targets where a task mixes them."""
+  whole = {part: batch} if part else batch
+  if training:
+    whole = task.prepare(whole, key)
+  prepared = whole[part] if part else whole
+  if training and {'image', 'target'} <= prepared.keys():
+    return {name: prepared[name] for name in ('image', 'target')}
+  found = {}
+  networks = {
+    name.removeprefix(f'{part}.'): network
+    for name, network in task.networks().items()
+    if name.startswith(f'{part}.' if part else '')
+  }
+  for name, network in networks.items():
+    whose = name if len(networks) > 1 else 'model'
+    for i, x in enumerate(network.inputs(whole), start=1):
+      found[f"{whose}'s input {i}"] = x
+  return found
 
 
 def names_of(data: Any) -> Sequence[str]:
@@ -450,15 +463,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   for flag in ('batches', 'examples'):
     if getattr(args, flag) < 1:
       raise UserError(f'--{flag}={getattr(args, flag)} is not positive')
-  name, data = chosen(config, args.input)
+  name, data, part = chosen(config, args.input)
   whole = data.batch_size
   data = dataclasses.replace(data, batch_size=min(whole, args.examples), workers=0)
   plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, whole)
   task = spec.build(plain['task'], 'config.task')
   key = jax.random.key(plain.get('seed', 0))
-  looked = look(data, task, key, args.batches)
+  looked = look(data, task, key, args.batches, part)
   training = isinstance(data, pipeline.TrainInput)
-  compiled = jax.jit(functools.partial(on_device, task, training))
+  compiled = jax.jit(functools.partial(on_device, task, training, part=part))
   stages = input_stages.measure(
     data, lambda batch: compiled(batch, key), looked.batches[0], args.seconds
   )

@@ -1,13 +1,14 @@
-"""Every config in small: two steps with a restart between them, and every evaluator.
+"""Every config in small: a few steps with a restart, and every evaluator.
 
     python tools/smoke.py [CONFIG[:ARGUMENT] ...]
 
 Without names all of configs/, with all their ARGUMENTS. The real loop runs a config to
-step 1, is interrupted and saves; started again it restores that and goes to step 2. A
-config passes if its loss and learning rates are finite, what is restored is what was
-saved, to the bit, every evaluator finds finite scalars (`keep_best` among them), and
-there is a checkpoint of step 2. Each config gets a line, and so does what fails at the
-end, where the exit status is 1 if anything did.
+step 1, is interrupted and saves; started again it restores that and goes to step 2, or
+until each of several tasks had a step. A config passes if its loss and learning rates
+are finite, what is restored is what was saved, to the bit, every evaluator finds finite
+scalars (`keep_best` among them), and there is a checkpoint of the last step. Each
+config gets a line, and so does what fails at the end, where the exit status is 1 if
+anything did.
 
 Nothing has to be prepared: data sets of TFDS, and in COCO's format, are made up (see
 `data/fake.py`), also those that are there, so that it is the same everywhere;
@@ -42,7 +43,16 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import checkpoint, errors, experiment, metrics, optim, spec, train
+from big_vision_like import (
+  checkpoint,
+  errors,
+  experiment,
+  init_from,
+  metrics,
+  optim,
+  spec,
+  train,
+)
 from big_vision_like.data import coco, fake, sources, vocabulary
 from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
@@ -131,10 +141,11 @@ def shrink(
   config: mlc.ConfigDict, words: pathlib.Path
 ) -> tuple[mlc.ConfigDict, list[str]]:
   """A config that trains two steps in seconds, and what in it is not the config's."""
-  batch_size = config.train_data.batch_size
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, batch_size)
+  plain = in_steps(config)
   result = shrunk(plain, small_sides(plain), words)
-  result |= dict(total_steps=2, log_every=1, checkpoint_every=0, mesh={})
+  data = spec.build(result['train_data'], 'config.train_data')
+  steps = next(n for n in itertools.count(2) if covers(data, n))
+  result |= dict(total_steps=steps, log_every=1, checkpoint_every=0, mesh={})
   names = [
     node['name']
     for path, node in spec.calls(result)
@@ -144,7 +155,22 @@ def shrink(
   if result.get('init_from') is not None:
     result['init_from'] = None
     notes.append('init_from left out')
+  if result.get('frozen'):
+    untrained = dict(spec.spec(init_from.Untrained))
+    result['frozen'] = dict.fromkeys(result['frozen'], untrained)
+    notes.append('frozen networks untrained')
   return mlc.ConfigDict(result), notes
+
+
+def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
+  """Plain copy of a config with durations in steps of a nominal epoch."""
+  batch_size = spec.held(config.train_data, 'batch_size') or BATCH
+  return spec.in_steps(config, experiment.NOMINAL_EPOCH, batch_size)
+
+
+def covers(data: Any, steps: int) -> bool:
+  """Whether so many steps have batches of all parts of an input."""
+  return len(data.parts) == 1 or {n for n, _ in data.signatures(steps)} == {*data.parts}
 
 
 def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
@@ -282,7 +308,7 @@ def check(name: str, workdir: pathlib.Path, words: pathlib.Path) -> list[str]:
 
 def check_rates(config: mlc.ConfigDict) -> None:
   """Learning rates of the whole run: the first, one in the middle, and the last."""
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, config.train_data.batch_size)
+  plain = in_steps(config)
   total = plain['total_steps']
   for path, node in spec.calls(plain):
     if path.endswith('.rate'):
@@ -296,11 +322,11 @@ def check_rates(config: mlc.ConfigDict) -> None:
 def check_restored(workdir: pathlib.Path, saved: State) -> None:
   """Compares what a checkpoint holds with what was in memory."""
   like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), saved
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), saved.trained
   )
   with checkpoint.Checkpoints(workdir) as checkpoints:
     restored, *_ = checkpoints.restore(like)
-  before = jax.tree_util.tree_leaves_with_path(saved.replace(frozen=None))
+  before = jax.tree_util.tree_leaves_with_path(saved.trained)
   for (keys, x), y in zip(before, jax.tree.leaves(restored), strict=True):
     if np.asarray(x).tobytes() != np.asarray(y).tobytes():
       raise UserError(f'{optim.path_of(keys)} is restored with other bits than saved')
@@ -308,12 +334,14 @@ def check_restored(workdir: pathlib.Path, saved: State) -> None:
 
 def check_records(config: mlc.ConfigDict, workdir: pathlib.Path) -> None:
   """Looks through what the run has written."""
-  if checkpoint.steps(workdir)[-1:] != [2]:
-    raise UserError(f'no checkpoint of step 2, only of {checkpoint.steps(workdir)}')
+  last = config.total_steps
+  if checkpoint.steps(workdir)[-1:] != [last]:
+    there = checkpoint.steps(workdir)
+    raise UserError(f'no checkpoint of step {last}, only of {there}')
   found = {'train': {}, 'eval': {}, 'info': {}}
   for record in metrics.read(workdir):
     found[record['kind']] |= {(record['step'], key): v for key, v in record.items()}
-  for step in (1, 2):
+  for step in range(1, last + 1):
     loss = found['train'].get((step, 'loss'), math.nan)
     if not math.isfinite(loss):
       raise UserError(f'the loss is {loss} at step {step}')

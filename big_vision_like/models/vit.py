@@ -110,6 +110,34 @@ class ViT(nn.Module):
   dtype: str = 'float32'
 
   sharding_rules = transformer.SHARDING_RULES
+  resizes = {
+    'pos_embedding': positions.resize_grid,
+    'pos_rows': positions.resize_rows,
+    'pos_columns': positions.resize_columns,
+    'relative_keys': positions.keep_relative,
+  }
+  # All tokens of the grid attend to each other, so that there is a rollout to show.
+  attends = True
+
+  @property
+  def stride(self) -> tuple[int, int]:
+    """Height and width of a token in pixels."""
+    trunk, patch = self._strides()
+    return trunk * patch[0], trunk * patch[1]
+
+  def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Returns rows and columns of the tokens of images of this height and width."""
+    trunk, patch = self._strides()
+    height, width = (-(-side // trunk) for side in image_size)
+    return height // patch[0], width // patch[1]
+
+  def _strides(self) -> tuple[int, tuple[int, int]]:
+    """Returns the stride of the ResNet, and the patch on its map."""
+    trunk = 1
+    if self.resnet is not None:  # its root has a stride of 4, stages after the first 2
+      trunk = 4 * 2 ** max(len(self.resnet) - 1, 0)
+    patch = (self.patch,) * 2 if isinstance(self.patch, int) else tuple(self.patch)
+    return trunk, patch
 
   @nn.compact
   def __call__(
@@ -120,7 +148,7 @@ class ViT(nn.Module):
       *_, map_BfgI = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
         image_BHWC
       ).values()
-    patch = (self.patch,) * 2 if isinstance(self.patch, int) else tuple(self.patch)
+    _, patch = self._strides()
     batch, height, width, _ = map_BfgI.shape
     if height % patch[0] or width % patch[1]:
       what = 'images' if self.resnet is None else 'feature maps'

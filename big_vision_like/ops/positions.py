@@ -7,6 +7,7 @@ relative positions.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,11 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import resampling
 
 SINUSOIDS = ('interleaved', 'halves', 't2t')
+# Leading tokens that a table may have unless the model says more: those of classes and
+# of distillation.
+MOST_LEADING = 2
+
+Grid = tuple[int, int]
 
 
 def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.Array:
@@ -162,24 +168,160 @@ def sincos2d(
   return grid_hwD.reshape(1, height * width, dim).astype(dtype)
 
 
-def square_grid(num_positions: int) -> tuple[tuple[int, int], int]:
-  """Infers ((h, w), number of prefix tokens) of a square grid with at most one."""
-  for num_prefix in (0, 1):
-    side = math.isqrt(max(num_positions - num_prefix, 0))
-    if side and side * side + num_prefix == num_positions:
-      return (side, side), num_prefix
-  raise UserError(
-    f'{num_positions} positions are no square grid with 0 or 1 class token; '
-    'name the grid they belong to.'
-  )
+def infer_grid(count: int, grid_to: Grid) -> Grid:
+  """Returns the grid of `count` tokens that nothing else tells: a square.
+
+  `grid_to` is the grid that their positions will be resized to. Raises if `count` is no
+  square, and if the tokens may as well be a grid of the aspect ratio of `grid_to`: 16
+  positions for a grid of 2x8 are those of 4x4 or 2x8.
+  """
+  divisor = math.gcd(*grid_to)
+  readings = set()
+  for rows, columns in ((1, 1), (grid_to[0] // divisor, grid_to[1] // divisor)):
+    scale = math.isqrt(max(count, 0) // (rows * columns))
+    if scale and rows * columns * scale**2 == count:
+      readings.add((rows * scale, columns * scale))
+  if not any(rows == columns for rows, columns in readings):
+    raise UserError(
+      f'{count} positions are not a square grid: give their grid, source_grid=(rows,'
+      ' columns)'
+    )
+  if len(readings) > 1:
+    raise UserError(
+      f'{count} positions may be a grid of {" or ".join(map(_x, sorted(readings)))}:'
+      ' give it, source_grid=(rows, columns)'
+    )
+  return readings.pop()
+
+
+def resize_grid(
+  table_LND: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None,
+  grid_to: Grid | None,
+  method: str | None = 'linear',
+) -> np.ndarray:
+  """Resizes learned positions of a grid behind any number of leading tokens.
+
+  The table is (L, P + h*w, D), the result has the given shape (L, Q + H*W, D). Leading
+  positions keep their order: the last ones are dropped where Q < P, and zeros follow
+  where Q > P. If `grid_from` is None, both must have as many leading tokens or grids of
+  as many, and `infer_grid` decides. The methods are those of `resize`.
+  """
+  grid_to = _known(grid_to)
+  num_prefix = shape[1] - math.prod(grid_to)
+  if num_prefix < 0:
+    raise UserError(
+      f'the model has {shape[1]} positions, too few for its grid of {_x(grid_to)}'
+    )
+  count = table_LND.shape[1]
+  if grid_from is None:
+    as_many = 0 <= count - math.prod(grid_to) <= MOST_LEADING
+    tokens = math.prod(grid_to) if as_many else count - num_prefix
+    grid_from = infer_grid(tokens, grid_to)
+  prefix_from = count - math.prod(grid_from)
+  if not (0 <= prefix_from <= MOST_LEADING or prefix_from == num_prefix):
+    raise UserError(
+      f'{count} positions are not a grid of {_x(grid_from)} with 0 to {MOST_LEADING}'
+      ' leading tokens: give their grid, source_grid=(rows, columns)'
+    )
+  resized_LND = resize(table_LND, grid_from, grid_to, prefix_from, method)
+  kept = min(prefix_from, num_prefix)
+  added = ((0, 0), (0, num_prefix - kept), (0, 0))
+  leading_LPD = np.pad(resized_LND[:, :kept], added)
+  return np.concatenate([leading_LPD, resized_LND[:, prefix_from:]], axis=1)
+
+
+def resize_rows(
+  table_LhE: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None,
+  grid_to: Grid | None,
+  method: str | None = 'linear',
+) -> np.ndarray:
+  """Resizes learned positions of the rows of a grid, (L, h, E) to (L, H, E)."""
+  return _resize_side(table_LhE, shape, grid_from, grid_to, method, side=0)
+
+
+def resize_columns(
+  table_LwE: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None,
+  grid_to: Grid | None,
+  method: str | None = 'linear',
+) -> np.ndarray:
+  """Resizes learned positions of the columns of a grid, (L, w, E) to (L, W, E)."""
+  return _resize_side(table_LwE, shape, grid_from, grid_to, method, side=1)
+
+
+def resize_window(
+  table_TH: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None = None,
+  grid_to: Grid | None = None,
+  method: str | None = 'cubic_torch',
+) -> np.ndarray:
+  """Resizes the table of relative positions of a square window.
+
+  A window of s x s tokens has (2s-1)^2 entries, one row for each; the grids of the
+  images do not matter (arXiv:2103.14030, resized as by its published code).
+  """
+  del grid_from, grid_to
+  sides = []
+  for entries in (len(table_TH), shape[0]):
+    side = math.isqrt(entries)
+    if side * side != entries or side % 2 == 0:
+      raise UserError(f'{entries} relative positions are not those of a square window')
+    sides.append((side, side))
+  return resize(table_TH[None], *sides, method=method)[0]
+
+
+def resize_time(
+  table_LTD: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None = None,
+  grid_to: Grid | None = None,
+  method: str | None = 'linear',
+) -> np.ndarray:
+  """Resizes learned positions of frames to another number of them, (L, T, D).
+
+  The published code of arXiv:2102.05095 has the method 'nearest'.
+  """
+  del grid_from, grid_to
+  return resize(table_LTD, (table_LTD.shape[1], 1), (shape[1], 1), method=method)
+
+
+def keep_relative(
+  table_LRHK: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None,
+  grid_to: Grid | None,
+  method: str | None = None,
+) -> np.ndarray:
+  """Returns keys by distance along the sequence of tokens, which cannot be resized.
+
+  The table of N tokens is (L, 2N-1, heads, K). Raises for another grid, also where it
+  has as many tokens, since a distance in it is another step.
+  """
+  del method
+  grid_to = _known(grid_to)
+  tokens, tokens_to = ((size + 1) // 2 for size in (table_LRHK.shape[1], shape[1]))
+  if grid_from is None:
+    grid_from = infer_grid(tokens - tokens_to + math.prod(grid_to), grid_to)
+  if tuple(grid_from) != tuple(grid_to):
+    raise UserError(
+      f'relative positions are not resized, from a grid of {_x(grid_from)} to'
+      f' {_x(grid_to)}'
+    )
+  return np.array(table_LRHK)
 
 
 def resize(
   pos_LND: np.ndarray,
-  grid_from: tuple[int, int],
-  grid_to: tuple[int, int],
+  grid_from: Grid,
+  grid_to: Grid,
   num_prefix: int = 0,
-  method: str = 'linear',
+  method: str | None = 'linear',
 ) -> np.ndarray:
   """Resizes learned position embeddings to another grid, on the host.
 
@@ -188,13 +330,13 @@ def resize(
   The first `num_prefix` positions are no part of the grid and stay as they are.
   `method`: 'linear' aligns the corners of both grids, as scipy.ndimage.zoom of order
   1 in the published ViT code does; 'cubic_torch' is torch's bicubic interpolation
-  (a = -0.75, half-pixel centres, no antialiasing), as used by DeiT.
+  (a = -0.75, half-pixel centres, no antialiasing), as used by DeiT; 'nearest' takes
+  entry floor(i * h / H), as torch does; None raises where the grids differ.
 
   Returns float32 (L, num_prefix + H*W, D). The own size is the identity, bit by bit.
   """
-  matrices = {'linear': _linear_matrix, 'cubic_torch': resampling.cubic_matrix}
-  if method not in matrices:
-    raise UserError(f'Unknown method {method!r}; choose from {sorted(matrices)}.')
+  if method is not None and method not in METHODS:
+    raise UserError(f'Unknown method {method!r}; choose from {sorted(METHODS)}.')
   if min(*grid_from, *grid_to) < 1:
     raise UserError(f'Grids need sides of at least 1, got {grid_from}, {grid_to}.')
   pos_LND = np.asarray(pos_LND, np.float32)
@@ -208,28 +350,61 @@ def resize(
     )
   if tuple(grid_from) == tuple(grid_to):
     return pos_LND.copy()
+  if method is None:
+    raise UserError(
+      f'positions are for a grid of {_x(grid_from)}, the model has one of'
+      f' {_x(grid_to)}, and resizing is turned off'
+    )
   prefix_LPD, grid_LGD = pos_LND[:, :num_prefix], pos_LND[:, num_prefix:]
   grid_LhwD = grid_LGD.reshape(len(pos_LND), height, width, -1).astype(np.float64)
-  rows_Hh = matrices[method](height, grid_to[0])
-  columns_Ww = matrices[method](width, grid_to[1])
+  rows_Hh = METHODS[method](height, grid_to[0])
+  columns_Ww = METHODS[method](width, grid_to[1])
   resized_LHWD = np.einsum('Hh,LhwD,Ww->LHWD', rows_Hh, grid_LhwD, columns_Ww)
   resized_LMD = resized_LHWD.reshape(len(pos_LND), -1, pos_LND.shape[-1])
   resized_LMD = resized_LMD.astype(np.float32)
   return np.concatenate([prefix_LPD, resized_LMD], axis=1)
 
 
-def resize_relative(
-  table_TH: np.ndarray, size_from: tuple[int, int], size_to: tuple[int, int]
-) -> np.ndarray:
-  """A table of relative positions for another grid or window, on the host.
-
-  A table of a grid of h x w has the size (2 * h - 1, 2 * w - 1), see `relative_index`.
-  Torch's bicubic interpolation ('cubic_torch' above), as used by Swin; float32.
-  """
-  return resize(table_TH[None], size_from, size_to, method='cubic_torch')[0]
-
-
 def _linear_matrix(size: int, new_size: int) -> np.ndarray:
   """Linear weights (new_size, size), source index i*(size-1)/(new_size-1)."""
   source = np.arange(new_size) * (size - 1) / max(new_size - 1, 1)
   return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(size)[None, :]))
+
+
+def _nearest_matrix(size: int, new_size: int) -> np.ndarray:
+  """Weights (new_size, size) that take the entry floor(i * size / new_size)."""
+  return np.eye(size)[np.arange(new_size) * size // new_size]
+
+
+METHODS = {
+  'linear': _linear_matrix,
+  'cubic_torch': resampling.cubic_matrix,
+  'nearest': _nearest_matrix,
+}
+
+
+def _resize_side(
+  table_LhE: np.ndarray,
+  shape: Sequence[int],
+  grid_from: Grid | None,
+  grid_to: Grid | None,
+  method: str | None,
+  side: int,
+) -> np.ndarray:
+  count, what = table_LhE.shape[1], ('rows', 'columns')[side]
+  for entries, grid in ((count, grid_from), (shape[1], grid_to)):
+    if grid is not None and grid[side] != entries:
+      raise UserError(
+        f'the positions of {entries} {what} are not those of a grid of {_x(grid)}'
+      )
+  return resize(table_LhE, (count, 1), (shape[1], 1), method=method)
+
+
+def _known(grid_to: Grid | None) -> Grid:
+  if grid_to is None:
+    raise UserError('the grid of the model is unknown: give it, grid=(rows, columns)')
+  return grid_to
+
+
+def _x(grid: Grid) -> str:
+  return f'{grid[0]}x{grid[1]}'

@@ -88,6 +88,9 @@ class MultiTask(task.Task):
     named = {f'{name}/{k}': v for k, v in scalars.items() if k not in general[1:]}
     return state, {k: scalars[k] for k in general} | named
 
+  def with_first_average(self, state: State) -> State:
+    return task.averaged_from(self.ema, state)
+
   def prepare(
     self, batch: Mapping[str, Arrays], key: jax.Array, frozen: Any = None
   ) -> dict[str, Arrays]:

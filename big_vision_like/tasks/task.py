@@ -122,6 +122,10 @@ class Task(abc.ABC):
     del key, frozen
     return batch
 
+  def with_first_average(self, state: State) -> State:
+    """Returns the state with averages that start from its variables, if it has any."""
+    return state
+
   def check(self, batch: Any) -> None:  # noqa: B027 - a hook, most tasks need none
     """Raises `UserError` for a host batch (NumPy) that cannot be learned from."""
 
@@ -253,6 +257,9 @@ class GradientTask(Task):
       params, mutable, self.optimizer, self.ema, frozen_shapes(self, batch)
     )
 
+  def with_first_average(self, state: State) -> State:
+    return averaged_from(self.ema, state)
+
   def train_step(
     self, state: State, batch: Arrays, key: jax.Array
   ) -> tuple[State, Arrays]:
@@ -269,14 +276,21 @@ def first_state(
   frozen: Any = None,
 ) -> State:
   """Returns the state of step 0 with these variables."""
-  return State(
+  state = State(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
     mutable=mutable,
-    ema=None if ema is None else ema.init({'params': params, **mutable}),
     frozen=frozen,
   )
+  return averaged_from(ema, state)
+
+
+def averaged_from(ema: optim.Ema | None, state: State) -> State:
+  """Returns the state with an average that starts from its variables."""
+  if ema is None:
+    return state
+  return state.replace(ema=ema.init({'params': state.params, **state.mutable}))
 
 
 def optimized_step(

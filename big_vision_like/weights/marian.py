@@ -111,7 +111,7 @@ def read_folder(path: str | os.PathLike) -> tuple[Config, tree.Tree]:
 
 
 def read_params(path: str | os.PathLike) -> tree.Tree:
-  """The parameters in a folder, to start a run from (`checkpoint.InitFrom`)."""
+  """The parameters in a folder, to start a run from (`init_from.InitFrom`)."""
   return read_folder(path)[1]
 
 

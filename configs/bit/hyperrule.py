@@ -29,7 +29,7 @@ import re
 
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks, fewshot
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -101,7 +101,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   *_, total_steps = optim.hyperrule_steps(examples)
   c = mlc.ConfigDict(dict(seed=0, total_steps=total_steps, log_every=50))
   c.checkpoint_every = 1000
-  c.init_from = spec(checkpoint.InitFrom, weights=pretrained(model, weights))
+  c.init_from = spec(init_from.InitFrom, weights=pretrained(model, weights))
   c.train_data = images.train_input(
     part,
     [
@@ -165,9 +165,9 @@ def parse(argument: str) -> tuple[str, str, list[str]]:
 def pretrained(model: str, weights: str) -> mlc.ConfigDict:
   """What reads the weights: a published file, or a run of jft.py."""
   if weights == 'l':
-    return spec(checkpoint.from_run, workdir=f'runs/bit_l_{model}')
+    return spec(init_from.from_run, workdir=f'runs/bit_l_{model}')
   path = f'weights/BiT-{weights.upper()}-{model}.npz'
-  return spec(checkpoint.from_file, path=path)
+  return spec(init_from.from_file, path=path)
 
 
 def cells(

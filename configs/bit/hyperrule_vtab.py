@@ -20,7 +20,7 @@ authors (80.77 natural, 85.67 specialised, 61.08 structured); R101x3 72.65 (80.2
 
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -45,10 +45,10 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   *_, total_steps = optim.hyperrule_steps(examples)
   c = mlc.ConfigDict(dict(seed=0, total_steps=total_steps, log_every=50))
   if 'l' in words:
-    weights = spec(checkpoint.from_run, workdir=f'runs/bit_l_{model}')
+    weights = spec(init_from.from_run, workdir=f'runs/bit_l_{model}')
   else:
-    weights = spec(checkpoint.from_file, path=f'weights/BiT-M-{model}.npz')
-  c.init_from = spec(checkpoint.InitFrom, weights=weights)
+    weights = spec(init_from.from_file, path=f'weights/BiT-M-{model}.npz')
+  c.init_from = spec(init_from.InitFrom, weights=weights)
   squashed = spec(image.Resize, size=cropped)
   if task.crop:
     seen = [spec(image.Resize, size=resized), spec(image.RandomCrop, size=cropped)]

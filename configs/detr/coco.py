@@ -35,7 +35,7 @@ The authors' code takes 28 minutes for an epoch of r50 on 8 V100. Not trained he
 
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks, coco
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
@@ -109,8 +109,8 @@ def get_config(name: str = 'r50') -> mlc.ConfigDict:
   c.total_steps = epochs(length)
   c.train_data = data.train_input(batch_size, seed=c.get_ref('seed'), workers=32)
   c.init_from = spec(
-    checkpoint.InitFrom,
-    weights=spec(checkpoint.from_backbone, path=f'weights/{WEIGHTS[backbone]}'),
+    init_from.InitFrom,
+    weights=spec(init_from.from_backbone, path=f'weights/{WEIGHTS[backbone]}'),
     leave_out=(),
     allow_missing=('(?!backbone/).*',),
   )

@@ -23,7 +23,7 @@ import dataclasses
 
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks, coco
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
@@ -43,8 +43,8 @@ def get_config(folder: str = 'data/objects') -> mlc.ConfigDict:
   c.total_steps, c.keep_best = epochs(50), 'val/AP'
   c.train_data = data.train_input(16, seed=c.get_ref('seed'))
   c.init_from = spec(
-    checkpoint.InitFrom,
-    weights=spec(checkpoint.from_file, path='weights/detr-r50-e632da11.pth'),
+    init_from.InitFrom,
+    weights=spec(init_from.from_file, path='weights/detr-r50-e632da11.pth'),
     leave_out=('class_head/.*',),
   )
   c.task = spec(

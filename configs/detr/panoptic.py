@@ -28,7 +28,7 @@ import dataclasses
 
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks, coco
 from big_vision_like.evals import detection as evals
 from big_vision_like.evals import panoptic
@@ -60,11 +60,11 @@ def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
     model, MODELS, 'model'
   )
   if stage == 'stage1':
-    start = spec(checkpoint.from_backbone, path=f'weights/{weights}')
+    start = spec(init_from.from_backbone, path=f'weights/{weights}')
     missing = '(?!backbone/).*'
     rules = (('backbone/(conv_root|stage1/.*)/kernel', 0.0), ('backbone/.*', 0.1))
   else:
-    start = spec(checkpoint.from_run, workdir=f'runs/detr_panoptic_{model}')
+    start = spec(init_from.from_run, workdir=f'runs/detr_panoptic_{model}')
     missing = MASKS
     rules = ((MASKS, 1.0), ('.*', 0.0))
   masks = stage == 'stage2'
@@ -74,7 +74,7 @@ def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
   c.total_steps = epochs(length)
   c.train_data = data.train_input(16, seed=c.get_ref('seed'), workers=32)
   c.init_from = spec(
-    checkpoint.InitFrom, weights=start, leave_out=(), allow_missing=(missing,)
+    init_from.InitFrom, weights=start, leave_out=(), allow_missing=(missing,)
   )
   c.task = spec(
     detection.Detection,

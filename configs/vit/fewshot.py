@@ -21,7 +21,7 @@ those of table 8 are in posemb.py.
 
 import ml_collections as mlc
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import fewshot
@@ -37,8 +37,8 @@ def get_config(model: str = 'B/16') -> mlc.ConfigDict:
   resnet, plus, body = model.replace('/', '_').rpartition('+')
   c = mlc.ConfigDict(dict(seed=0, total_steps=1, log_every=1))
   c.init_from = spec(
-    checkpoint.InitFrom,
-    weights=spec(checkpoint.from_file, path=f'weights/{resnet}{plus}ViT-{body}.npz'),
+    init_from.InitFrom,
+    weights=spec(init_from.from_file, path=f'weights/{resnet}{plus}ViT-{body}.npz'),
     leave_out=[],
   )
   squashed = [spec(image.Resize, size=256), spec(image.CentralCrop, size=224)]

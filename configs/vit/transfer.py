@@ -34,7 +34,7 @@ Flowers 99.61. TABLE_5 has all models; ImageNet in table 2 is transfer_hires.py.
 import ml_collections as mlc
 import optax
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -173,7 +173,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=steps, log_every=50))
   c.checkpoint_every = 1000
   c.init_from = spec(
-    checkpoint.InitFrom,
+    init_from.InitFrom,
     weights=pretrained(model, weights),
     leave_out=['head/.*', 'pre_logits/.*'],
   )
@@ -242,12 +242,12 @@ def pretrained(model: str, weights: str) -> mlc.ConfigDict:
   resnet, plus, body = model.replace('/', '_').rpartition('+')
   if weights == 'i21k':
     path = f'weights/{resnet}{plus}ViT-{body}.npz'
-    return spec(checkpoint.from_file, path=path)
+    return spec(init_from.from_file, path=path)
   if weights == 'augreg':
     path = f'weights/augreg/{model.replace("/", "_").replace("+", "_")}.npz'
-    return spec(checkpoint.from_file, path=path)
+    return spec(init_from.from_file, path=path)
   name = model.lower().replace('/', '').replace('+', '_')
-  return spec(checkpoint.from_run, workdir=f'runs/{weights}_{name}')
+  return spec(init_from.from_run, workdir=f'runs/{weights}_{name}')
 
 
 def train_transforms(crop: str, size: int) -> list[mlc.ConfigDict]:

@@ -11,7 +11,7 @@ minute.
 import ml_collections as mlc
 import optax
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
@@ -24,8 +24,8 @@ from big_vision_like.tasks import classification as tasks
 def get_config() -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=600, log_every=100, keep_last=1))
   c.init_from = spec(
-    checkpoint.InitFrom,
-    weights=spec(checkpoint.from_run, workdir='runs/pretrain_glyphs'),
+    init_from.InitFrom,
+    weights=spec(init_from.from_run, workdir='runs/pretrain_glyphs'),
   )
   c.train_data = spec(
     pipeline.TrainInput,

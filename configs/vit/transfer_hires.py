@@ -21,7 +21,7 @@ rates tried are 0.003, 0.01, 0.03 and 0.06:
 import ml_collections as mlc
 import optax
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -50,10 +50,10 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.checkpoint_every = 1000
   name = model.replace('/', '_')
   c.init_from = spec(
-    checkpoint.InitFrom,
-    weights=spec(checkpoint.from_file, path=f'weights/ViT-{name}.npz')
+    init_from.InitFrom,
+    weights=spec(init_from.from_file, path=f'weights/ViT-{name}.npz')
     if weights == 'i21k'
-    else spec(checkpoint.from_run, workdir=f'runs/jft_{name.lower().replace("_", "")}'),
+    else spec(init_from.from_run, workdir=f'runs/jft_{name.lower().replace("_", "")}'),
     leave_out=['head/.*', 'pre_logits/.*'],
   )
   images = benchmarks.IMAGENET

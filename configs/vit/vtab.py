@@ -26,7 +26,7 @@ By task: TABLE_9.
 import ml_collections as mlc
 import optax
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import init_from, optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -84,7 +84,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   weights = 'jft' if 'jft' in words else 'i21k'
   c = mlc.ConfigDict(dict(seed=0, total_steps=2500, log_every=50))
   c.init_from = spec(
-    checkpoint.InitFrom,
+    init_from.InitFrom,
     weights=pretrained(model, weights),
     leave_out=['head/.*', 'pre_logits/.*'],
   )
@@ -147,6 +147,6 @@ def pretrained(model: str, weights: str) -> mlc.ConfigDict:
   """What reads the weights: a published file, or a run of ours."""
   if weights == 'jft':
     name = model.lower().replace('/', '').replace('+', '_')
-    return spec(checkpoint.from_run, workdir=f'runs/jft_{name}')
+    return spec(init_from.from_run, workdir=f'runs/jft_{name}')
   resnet, plus, body = model.replace('/', '_').rpartition('+')
-  return spec(checkpoint.from_file, path=f'weights/{resnet}{plus}ViT-{body}.npz')
+  return spec(init_from.from_file, path=f'weights/{resnet}{plus}ViT-{body}.npz')

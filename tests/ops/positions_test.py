@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from big_vision_like.ops import positions
 
@@ -75,7 +77,7 @@ def test_resize_keeps_constants_and_prefix(method):
   [
     (((2, 2), (3, 3)), '7 positions do not fit a 2x2 grid with 0 prefix'),
     (((2, 3), (0, 3), 1), 'at least 1'),
-    (((2, 3), (3, 3), 1, 'nearest'), "'nearest'.*cubic_torch.*linear"),
+    (((2, 3), (3, 3), 1, 'area'), "'area'.*cubic_torch.*linear"),
   ],
 )
 def test_resize_names_what_does_not_fit(arguments, words):
@@ -106,13 +108,136 @@ def test_sincos2d_names_a_width_that_does_not_divide():
     positions.sincos2d(2, 2, 30)
 
 
-def test_square_grid():
-  assert positions.square_grid(16) == ((4, 4), 0)
-  assert positions.square_grid(17) == ((4, 4), 1)
-  assert positions.square_grid(1) == ((1, 1), 0)
-  for count in (0, 15, 18):
-    with pytest.raises(ValueError, match=f'{count} positions'):
-      positions.square_grid(count)
+@pytest.mark.parametrize(
+  'count, grid_to, want',
+  [
+    (16, (4, 4), (4, 4)),
+    (16, (6, 6), (4, 4)),
+    (16, (4, 8), (4, 4)),  # twice a square is never a square
+    (1, (4, 4), (1, 1)),
+    (196, (14, 28), (14, 14)),
+  ],
+)
+def test_a_grid_that_nothing_tells_is_a_square(count, grid_to, want):
+  assert positions.infer_grid(count, grid_to) == want
+
+
+@pytest.mark.parametrize('count', [0, 8, 15])
+def test_a_grid_that_cannot_be_inferred(count):
+  with pytest.raises(ValueError, match=f'{count} positions are not a square.*source'):
+    positions.infer_grid(count, (4, 8))
+
+
+@pytest.mark.parametrize('grid_to', [(2, 8), (4, 16), (8, 2)])
+def test_an_ambiguous_grid_is_not_guessed(grid_to):
+  with pytest.raises(ValueError, match=r'16 positions may be a grid of \dx\d or \dx\d'):
+    positions.infer_grid(16, grid_to)
+  table, count = random_table(1, 17, 2), 1 + grid_to[0] * grid_to[1]
+  with pytest.raises(ValueError, match=r'16 positions may be .*source_grid=\(rows'):
+    positions.resize_grid(table, (1, count, 2), None, grid_to)
+
+
+def test_leading_tokens_where_nothing_tells_the_grid():
+  table = random_table(1, 17, 2)
+  for count, grid_to in ((37, (6, 6)), (16, (4, 4)), (17, (4, 4)), (18, (4, 4))):
+    got = positions.resize_grid(table, (1, count, 2), None, grid_to)
+    want = positions.resize_grid(table, (1, count, 2), (4, 4), grid_to)
+    np.testing.assert_array_equal(got, want)
+  with pytest.raises(ValueError, match='17 positions are not a square'):
+    positions.resize_grid(table, (1, 36, 2), None, (6, 6))
+
+
+GRID = st.tuples(st.integers(1, 6), st.integers(1, 6))
+METHOD = st.sampled_from(sorted(positions.METHODS))
+
+
+def random_table(*shape):
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grid_from=GRID, grid_to=GRID, prefix=st.tuples(*[st.integers(0, 2)] * 2))
+def test_grids_are_resized_behind_any_leading_tokens(grid_from, grid_to, prefix):
+  old = prefix[0] + grid_from[0] * grid_from[1]
+  new = prefix[1] + grid_to[0] * grid_to[1]
+  table, kept = random_table(2, old, 3), min(prefix)
+  got = positions.resize_grid(table, (2, new, 3), grid_from, grid_to)
+  np.testing.assert_array_equal(got[:, :kept], table[:, :kept])
+  assert not got[:, kept : prefix[1]].any()
+  want = positions.resize(table[:, prefix[0] :], grid_from, grid_to)
+  np.testing.assert_array_equal(got[:, prefix[1] :], want)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grid=GRID, prefix=st.integers(0, 2), method=METHOD)
+def test_equal_grids_stay_as_they_are(grid, prefix, method):
+  count = prefix + grid[0] * grid[1]
+  table = random_table(1, count, 2)
+  got = positions.resize_grid(table, table.shape, grid, grid, method)
+  np.testing.assert_array_equal(got, table)
+  for resize, side in ((positions.resize_rows, 0), (positions.resize_columns, 1)):
+    table = random_table(1, grid[side], 2)
+    got = resize(table, table.shape, grid, grid, method)
+    np.testing.assert_array_equal(got, table)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sides=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 4)))
+def test_other_grids_of_as_many_tokens_are_never_copied(sides):
+  a, b, c = sides
+  grid_from, grid_to = (a, b * c), (a * c, b)
+  table = random_table(1, a * b * c, 2)
+  got = positions.resize_grid(table, table.shape, grid_from, grid_to)
+  np.testing.assert_array_equal(got, positions.resize(table, grid_from, grid_to))
+  if min(a * c, b * c) > 1 and a * b > 1:
+    assert not np.array_equal(got, table)
+  with pytest.raises(ValueError, match='resizing is turned off'):
+    positions.resize_grid(table, table.shape, grid_from, grid_to, None)
+  keys = random_table(1, 2 * a * b * c - 1, 2, 3)
+  with pytest.raises(ValueError, match='relative positions are not resized'):
+    positions.keep_relative(keys, keys.shape, grid_from, grid_to)
+  kept = positions.keep_relative(keys, keys.shape, grid_to, grid_to)
+  np.testing.assert_array_equal(kept, keys)
+
+
+def test_tables_of_other_grids_are_told():
+  table = random_table(1, 17, 2)
+  with pytest.raises(ValueError, match='17 positions are not a grid of 4x3 with 0'):
+    positions.resize_grid(table, (1, 37, 2), (4, 3), (6, 6))
+  with pytest.raises(ValueError, match='the model has 9 positions, too few for .* 6x6'):
+    positions.resize_grid(table, (1, 9, 2), (4, 4), (6, 6))
+  with pytest.raises(ValueError, match='of 17 rows are not those of a grid of 4x4'):
+    positions.resize_rows(table, (1, 6, 2), (4, 4), (6, 6))
+  with pytest.raises(ValueError, match='17 relative positions are not those of a squ'):
+    positions.resize_window(table[0], (16, 2))
+
+
+@pytest.mark.parametrize('window, new', [(2, 3), (4, 2), (7, 12), (3, 3)])
+def test_windows_are_resized_as_squares_of_offsets(window, new):
+  size, new_size = 2 * window - 1, 2 * new - 1
+  table = random_table(size**2, 3)
+  got = positions.resize_window(table, (new_size**2, 3), (1, 2), (3, 4))
+  assert got.shape == (new_size**2, 3)
+  want = positions.resize(table[None], (size,) * 2, (new_size,) * 2, 0, 'cubic_torch')
+  np.testing.assert_array_equal(got, want[0])
+  if window == new:
+    np.testing.assert_array_equal(got, table)
+  # The offset of a token from itself stays in the middle.
+  flat = positions.resize_window(np.ones_like(table), (new_size**2, 3))
+  np.testing.assert_allclose(flat, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize('frames, new', [(8, 16), (8, 3), (4, 6), (1, 5), (5, 1)])
+def test_times_are_resized_along_one_axis(frames, new):
+  table = random_table(1, frames, 3)
+  places = np.linspace(0, frames - 1, new) if new > 1 else np.zeros(1)
+  want = [np.interp(places, np.arange(frames), column) for column in table[0].T]
+  got = positions.resize_time(table, (1, new, 3))
+  np.testing.assert_allclose(got[0].T, want, rtol=0, atol=1e-6)
+  nearest = positions.resize_time(table, (1, new, 3), method='nearest')
+  taken = np.floor(np.arange(new) * frames / new).astype(int)
+  np.testing.assert_array_equal(nearest, table[:, taken])
+  np.testing.assert_array_equal(positions.resize_time(table, table.shape), table)
 
 
 # Sequences

@@ -6,7 +6,7 @@ import numpy as np
 import pages
 import pytest
 
-from big_vision_like import checkpoint, evaluate, experiment, spec
+from big_vision_like import checkpoint, evaluate, experiment, init_from, spec
 from big_vision_like.tasks.task import State
 
 STEPS = (2, 4, 6)
@@ -47,7 +47,7 @@ def test_the_mean_of_the_last(average, workdir, tmp_path, capsys):
   assert json.loads((out / 'averaged.json').read_text())['steps'] == [4, 6]
   assert 'evaluate --workdir' in capsys.readouterr().out
   # A run can start from it.
-  weights = checkpoint.from_run(str(out)).params
+  weights = init_from.from_run(str(out)).params
   assert jax.tree.map(np.shape, weights) == {'embedding': (20, 4)}
   # What was averaged is as it was.
   assert checkpoint.steps(workdir) == list(STEPS)

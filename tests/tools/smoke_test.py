@@ -10,7 +10,7 @@ import pages
 import pytest
 import tiny_config
 
-from big_vision_like import checkpoint, optim
+from big_vision_like import checkpoint, init_from, optim
 from big_vision_like import spec as spec_module
 from big_vision_like.data import pipeline, sources
 from big_vision_like.data.transforms import image, objects
@@ -28,7 +28,7 @@ def large_config() -> mlc.ConfigDict:
   c.total_steps = 30_000
   c.mesh = {'fsdp': 8}
   c.init_from = spec(
-    checkpoint.InitFrom, weights=spec(checkpoint.from_run, workdir='runs/none')
+    init_from.InitFrom, weights=spec(init_from.from_run, workdir='runs/none')
   )
   c.train_data.source = spec(
     sources.Tfds, name='no_such_data', split='full[512:]', examples=14_000_000

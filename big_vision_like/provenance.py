@@ -1,0 +1,163 @@
+"""What runs and published weights tell: their model, and the images it was trained on.
+
+The grid of a model's tables follows from the size of these images. It is never taken
+from the number of tokens alone where anything else tells.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from big_vision_like import spec
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+from big_vision_like.models import bit, detr, resnet, vit
+from big_vision_like.ops.positions import Grid
+from big_vision_like.weights.published import Published
+
+MODELS = {
+  'vit': vit.ViT,
+  'bit': bit.BiT,
+  'bit_v1': bit.BiTv1,
+  'resnet': resnet.ResNet,
+  'detr': detr.DETR,
+}
+# Transforms after which images have their `size`, and others that change sizes.
+SIZED = (
+  image.Resize,
+  image.InceptionCrop,
+  image.EfficientNetCrop,
+  image.RandomResizedCrop,
+  image.CentralCrop,
+  image.EfficientNetCentralCrop,
+  image.RandomCrop,
+)
+UNSIZED = (image.ResizeSmall, image.ReflectPad)
+
+
+def model_of(weights: Published) -> nn.Module:
+  """Returns the model of published weights."""
+  arguments = dict(weights.architecture)
+  if 'backbone' in arguments:
+    arguments['backbone'] = resnet.ResNet(**arguments['backbone'])
+  return MODELS[weights.family](num_classes=weights.num_classes, **arguments)
+
+
+def published_grid(weights: Published, source_grid: Grid | None = None) -> Grid | None:
+  """Returns the grid of the positions of published weights, None if nothing tells it.
+
+  The JSON files beside the weights tell the size of the images; `source_grid` (rows,
+  columns) overrides them. Raises if they tell sizes, but none has as many tokens.
+  """
+  model, params = model_of(weights), weights.params
+  if not hasattr(model, 'grid'):
+    return None
+  if source_grid is not None:
+    return tuple(source_grid)
+  if 'pos_rows' in params:
+    return params['pos_rows'].shape[1], params['pos_columns'].shape[1]
+  sizes = told_sizes(weights.metadata)
+  grids, count = [model.grid(size) for size in sizes], num_positions(params)
+  for grid in grids:
+    if count in (None, math.prod(grid)):
+      return grid
+  if not grids:
+    return None
+  (height, width), (rows, columns) = sizes[0], grids[0]
+  raise UserError(
+    f'the JSON files of the weights tell images of {height}x{width}, a grid of'
+    f' {rows}x{columns}, but there are {count} positions: give their grid,'
+    ' source_grid=(rows, columns)'
+  )
+
+
+def num_positions(params: Mapping[str, Any]) -> int | None:
+  """Returns the number of learned positions of a ViT's grid, None if it has none."""
+  if 'pos_embedding' not in params:
+    return None
+  return params['pos_embedding'].shape[1] - int('cls' in params)
+
+
+def told_sizes(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
+  """Returns heights and widths that the JSON files beside weights tell.
+
+  Those of our own writer come first, then those of the model, then the images'.
+  """
+  told = [
+    content['preprocessing'].get('size')
+    for content in metadata.values()
+    if isinstance(content.get('preprocessing'), Mapping)
+  ]
+  config = metadata.get('config.json', {})
+  told += [config.get('image_size'), _field(config, 'model_args', 'img_size')]
+  shape = _field(config, 'pretrained_cfg', 'input_size')
+  told.append(shape[1:] if isinstance(shape, list) else None)
+  processor = metadata.get('preprocessor_config.json', {})
+  told += [processor.get(name) for name in ('crop_size', 'size')]
+  return [size for size in map(_size, told) if size is not None]
+
+
+def run_grid(config: Mapping[str, Any], model: nn.Module) -> Grid | None:
+  """Returns the grid of a run's model, from its saved config; None if it has none."""
+  if not hasattr(model, 'grid'):
+    return None
+  size = trained_size(config)
+  return None if size is None else model.grid(size)
+
+
+def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Returns height and width of the images that a config trains on, if it tells.
+
+  Its transforms tell, or else the first image of its data, if they are there.
+  """
+  nodes = [node for _, node in spec.calls(config.get('train_data', {}))]
+  node = next(filter(decodes, nodes), None)
+  if node is None:
+    return None
+  size, untouched = None, True
+  for step in node['transforms']:
+    kind = spec.symbol(step)
+    if kind is image.DecodeCrop:
+      size = spec.held(step['crop'], 'size')
+    elif kind in SIZED:
+      size = spec.held(step, 'size')
+    elif kind in UNSIZED:
+      size = None
+    untouched = untouched and size is None and kind not in UNSIZED
+  if not untouched:
+    return _size(size)
+  try:
+    return first_size(node)
+  except (UserError, OSError):  # the data have moved
+    return None
+
+
+def decodes(node: Mapping[str, Any]) -> bool:
+  """Returns whether a recorded call is an input whose first transform decodes."""
+  steps = node.get('transforms') or ()
+  return bool(steps) and spec.symbol(steps[0]) in (image.Decode, image.DecodeCrop)
+
+
+def first_size(node: Mapping[str, Any]) -> tuple[int, int]:
+  """Returns height and width of the first image of a recorded input that decodes."""
+  source = spec.build(node['source'], 'source')
+  decode = spec.build(node['transforms'][0], 'transforms[0]')
+  return decode.map(source[0])['image'].shape[:2]
+
+
+def _field(content: Mapping[str, Any], group: str, name: str) -> Any:
+  found = content.get(group)
+  return found.get(name) if isinstance(found, Mapping) else None
+
+
+def _size(told: Any) -> tuple[int, int] | None:
+  """Returns height and width, in whichever way they are written."""
+  if isinstance(told, Mapping):
+    told = told.get('height'), told.get('width')
+  if isinstance(told, int):
+    return told, told
+  if isinstance(told, list | tuple) and len(told) == 2:
+    return (told[0], told[1]) if all(isinstance(x, int) for x in told) else None
+  return None
