@@ -199,7 +199,9 @@ class Experiment:
       params=meshes.put_tree(params, shardings.params),
       mutable=meshes.put_tree(mutable, shardings.mutable),
     )
-    return self.task.with_first_average(state)
+    if state.ema is None:
+      return state
+    return jax.jit(self.task.with_first_average, out_shardings=shardings)(state)
 
   def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
     """One training step, its key from the seed and the step's number."""

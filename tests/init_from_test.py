@@ -234,7 +234,7 @@ class TwoImages:
 
 def experiment_of(model, **settings):
   optimizer = optim.adamw(0.1)
-  task = detection.Detection(model=model, optimizer=optimizer, ema_decay=0.5)
+  task = detection.Detection(model=model, optimizer=optimizer, ema=optim.Ema(decay=0.5))
   made = experiment.Settings(task=None, train_data=None, total_steps=1, **settings)
   mesh = meshes.make_mesh(fsdp=2, devices=jax.devices()[:2])
   return experiment.Experiment(made, task, {}, mesh, TwoImages())
@@ -254,7 +254,7 @@ def test_a_run_from_a_backbone_has_its_kernels_and_frozen_norms(tmp_path):
   assert all(jax.tree.leaves(like))
   del variables['params']['head']
   assert_same(jax.device_get(first.params['backbone']), variables['params'])
-  assert_same(jax.device_get(first.ema['backbone']), variables['params'])
+  assert_same(jax.device_get(first.ema['params']['backbone']), variables['params'])
   theirs = {'constants': {'backbone': variables['constants']}}
   assert_same(jax.device_get(first.mutable), theirs)
   assert np.std(first.params['queries']) > 0.5  # begun anew
@@ -270,13 +270,13 @@ def test_images_must_be_normalised_as_the_weights_know_them(tmp_path):
   half = classification.Classification(model=None, optimizer=None)
   own = classification.Classification(model=None, optimizer=None, mean=0.4, std=(0.2,))
   weights = Weights({}, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
-  InitFrom(weights).check(own)
+  InitFrom(weights).check(own.images)
   with pytest.raises(UserError, match=r'mean=\(0.4, .*does it with mean=0.5 and std'):
-    InitFrom(weights).check(half)
-  InitFrom(weights, allow_other_normalization=True).check(half)
+    InitFrom(weights).check(half.images)
+  InitFrom(weights, allow_other_normalization=True).check(half.images)
   for anything in ({}, Weights({})):  # which know no images
-    InitFrom(anything).check(own)
-  InitFrom(weights).check(object())  # a task of no images
+    InitFrom(anything).check(own.images)
+  InitFrom(weights).check(None)  # a task of no images
 
 
 def test_a_file_brings_its_normalisation(tmp_path):

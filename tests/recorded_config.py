@@ -27,7 +27,7 @@ def get_config() -> mlc.ConfigDict:
     recorded.Recorded,
     model=spec(recorded.Mlp),
     optimizer=spec(optim.adamw, rate=spec(optax.constant_schedule, value=1e-3)),
-    ema_decay=0.9,
+    ema=spec(optim.Ema, decay=0.9, warmup=True),
   )
   c.evals = dict(
     val=spec(

@@ -172,9 +172,9 @@ def test_finished_run_says_so(run, unbroken):
 
 def test_folder_of_another_config_is_refused(run, unbroken):
   before = (unbroken / 'config.json').read_text()
-  other = run(*LONG, f'--workdir={unbroken}', '--config.task.mixup=0.5')
+  other = run(*LONG, f'--workdir={unbroken}', '--config.task.augment.mixup=0.5')
   assert other.returncode == 1
-  assert 'config.task.mixup: 0.2 -> 0.5' in other.stderr
+  assert 'config.task.augment.mixup: 0.2 -> 0.5' in other.stderr
   assert (unbroken / 'config.json').read_text() == before
 
 

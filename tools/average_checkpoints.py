@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir(parents=True)
   with checkpoint.Checkpoints(part) as checkpoints:
-    checkpoints.save(steps[-1], state, position={'examples': 0}, seconds=0.0, wait=True)
+    checkpoints.save(steps[-1], state, position={'step': 0}, seconds=0.0, wait=True)
   shutil.copy(config, part)
   (part / 'averaged.json').write_text(
     json.dumps({'workdir': str(args.workdir), 'steps': steps}, indent=2) + '\n'

@@ -21,6 +21,7 @@ from big_vision_like.viz import attention, page, token_attention
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ATTENDING = 12, 8, 16, 2
 FINDS = (sequences.ExactMatch, translation.Bleu)  # evaluators of ids that are found
+SEARCHES = {'greedy': 'greedy search', 'translate': 'beam search'}
 EASY_LENGTH = 14  # tokens of a source whose attention is a legible picture
 
 
@@ -205,7 +206,7 @@ def predicted(source: Source) -> tuple[str, str]:
   right_B = found.right
   text = page.paragraph(
     f'{right_B.sum():,} of the first {len(right_B):,} examples of {found.evaluator} '
-    f'are right ({100 * right_B.mean():.2f}\u00a0%), found by {found.output} search.'
+    f'are right ({100 * right_B.mean():.2f}\u00a0%), found by {SEARCHES.get(found.output, found.output)}.'
   )
   for heading, rows, most in (
     ('Wrong', np.nonzero(~right_B)[0], NUM_WRONG),

@@ -205,7 +205,7 @@ def made(numbers, pairs: list[tuple[list[int], list[int]]]):
     [np.array(ids) for ids in side] for side in zip(*pairs, strict=True)
   )
   source.predictions = report_sequences.Predictions(
-    'strings', 'beam', [ids[::-1] for ids in targets], targets, found
+    'strings', 'translate', [ids[::-1] for ids in targets], targets, found
   )
   return source
 

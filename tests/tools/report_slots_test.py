@@ -117,7 +117,10 @@ CONFIGS = {
       decoder_convs=((6, 3, 2),),
     ),
     Blocks,
-    more=(segmentation.Segmentation, dict(num_slots=5, iterations=3, pictures=COUNT)),
+    more=(
+      segmentation.Segmentation,
+      dict(predict_args=dict(num_slots=5, iterations=3), pictures=COUNT),
+    ),
     one=(segmentation.Segmentation, dict(objects=(1, 1))),
   ),
   'solids': config_of(

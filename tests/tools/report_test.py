@@ -83,7 +83,7 @@ def config_of(model: mlc.ConfigDict, rate: float = 3e-3) -> mlc.ConfigDict:
         classification.Classification,
         model=model,
         optimizer=spec(optim.adamw, rate=rate),
-        ema_decay=0.5,
+        ema=spec(optim.Ema, decay=0.5),
       ),
       train_data=spec(pipeline.TrainInput, source=spec(Bars, length=72), batch_size=24),
       evals=dict(
@@ -181,8 +181,8 @@ def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
   attended = source.attention
   rows = report_images.evenly(50, 20)
   image_BHWC = source.predictions.image_BHWC.astype(np.float32) / 127.5 - 1.0
-  apply = jax.jit(functools.partial(source.run.task.model.apply, mutable=True))
-  _, collected = apply({'params': source.run.state.ema}, image_BHWC)
+  apply = jax.jit(functools.partial(source.run.network.module.apply, mutable=True))
+  _, collected = apply(source.run.state.ema, image_BHWC)
   probs_LBHNN = attention.stack_attention(collected['intermediates'])
   assert probs_LBHNN.shape == (2, 50, 3, 6, 6)
   expected_BP = attention.rollout(probs_LBHNN, np.full((50, 6), 1 / 6), num_prefix=0)

@@ -17,6 +17,7 @@ from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.models import vit
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import build
 from big_vision_like.tasks import classification
 
@@ -79,17 +80,20 @@ def test_what_is_shown_is_what_a_run_gets(data_dir):
     for name, x in batch.items():
       np.testing.assert_array_equal(found.batches[step][name], x)
     key = jax.random.fold_in(run.key, step)
-    image_BHWC, target_BC = jax.jit(run.task.augmented)(batch, key)
-    np.testing.assert_array_equal(found.device[step]['image'], image_BHWC)
-    np.testing.assert_array_equal(found.device[step]['target'], target_BC)
+    prepared = jax.jit(run.task.prepare)(batch, key)
+    for name in ('image', 'target'):
+      np.testing.assert_array_equal(found.device[step][name], prepared[name])
   batches.close()
   assert found.names == list('0123456789') and found.augmented
 
 
-def test_parts_of_a_batch_are_mixed_as_a_step_does(monkeypatch):
+def test_accumulation_does_not_change_what_is_mixed(monkeypatch):
   model = vit.ViT(num_classes=4, patch=2, width=8, depth=1, num_heads=1, mlp_dim=8)
   task = classification.Classification(
-    model=model, optimizer=optim.momentum(0.1), mixup=0.5, accumulate=2
+    model=model,
+    optimizer=optim.momentum(0.1),
+    augment=Augment(mixup=0.5),
+    accumulate=2,
   )
   rng, key = np.random.default_rng(0), jax.random.key(3)
   batch = {
@@ -100,16 +104,16 @@ def test_parts_of_a_batch_are_mixed_as_a_step_does(monkeypatch):
   given = []
 
   def loss(self, params, mutable, part, key):
-    given.append(self.augmented(part, key))
-    return jax.numpy.zeros(()) * params['x'], (mutable, {})
+    given.append(part)
+    return (params['head']['bias'] ** 2).sum(), (mutable, {})
 
   monkeypatch.setattr(classification.Classification, 'loss', loss)
-  state = dataclasses.make_dataclass('State', ['params', 'mutable'])({'x': 1.0}, {})
+  state = jax.jit(task.init)(key, batch)
   with jax.disable_jit():
-    task._gradients(state, batch, key)
-  for i, (image_BHWC, target_BC) in enumerate(given[-2:]):
-    np.testing.assert_allclose(found['image'][i::2], image_BHWC, atol=1e-6)
-    np.testing.assert_allclose(found['target'][i::2], target_BC, atol=1e-6)
+    task.train_step(state, batch, key)
+  for i, part in enumerate(given[-2:]):
+    for name in ('image', 'target'):
+      np.testing.assert_allclose(found[name][i::2], part[name], atol=1e-6)
 
 
 def test_an_input_of_an_evaluator(data_dir, shown):
@@ -340,7 +344,7 @@ def test_parts_of_a_mixture_are_timed_by_their_share():
 
 def test_sources_of_no_files():
   config = tiny_config.get_config()
-  name, data = show_input.chosen(config, 'train_data')
+  name, data, _ = show_input.chosen(config, 'train_data')
   assert name == 'train_data' and isinstance(data, pipeline.TrainInput)
   reverse = sequences.Reverse(examples=9, split='train')
   data = pipeline.EvalInput(source=reverse, batch_size=3)
