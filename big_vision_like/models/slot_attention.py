@@ -202,7 +202,9 @@ class SlotAttention(nn.Module):
     value_BN1D = _dense(self.size, 'value', use_bias=False)(x_BNF)[:, :, None]
     norm_slots, query = _norm('norm_slots'), _dense(self.size, 'query', use_bias=False)
     gru, norm_mlp = GRU(self.size, name='gru'), _norm('norm_mlp')
-    mlp = transformer.Mlp(self.hidden, activation='relu', name='mlp')
+    mlp = transformer.Mlp(
+      self.hidden, dtype=x_BNF.dtype.name, activation='relu', name='mlp'
+    )
 
     slots_BSD = self._start(len(x_BNF), num_slots, noise_BSD)
     iterates, attentions = [], []
@@ -289,7 +291,9 @@ class Encoder(nn.Module):
       x_BhwF = nn.relu(conv(x_BhwF))
     x_BhwF = SoftPosition(name='position')(precision.at_least_float32(x_BhwF))
     x_BhwF = _norm('norm')(x_BhwF)
-    mlp = transformer.Mlp(x_BhwF.shape[-1], activation='relu', name='mlp')
+    mlp = transformer.Mlp(
+      x_BhwF.shape[-1], dtype=x_BhwF.dtype.name, activation='relu', name='mlp'
+    )
     return mlp(_tokens(x_BhwF)).reshape(x_BhwF.shape)
 
 
