@@ -6,7 +6,13 @@ import os
 # run once on tiny arrays are compiled without optimisation, in half the time.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK}'
+OURS = f'--xla_force_host_platform_device_count=8 {QUICK}'
+# Flags that the user has set hold for all tests and the programs that they start:
+# `XLA_FLAGS=--xla_cpu_max_isa=AVX2 make test`. Workers of pytest-xdist inherit ours.
+USERS = ' '.join(
+  flag for flag in os.environ.get('XLA_FLAGS', '').split() if flag not in OURS.split()
+)
+os.environ['XLA_FLAGS'] = f'{OURS} {USERS}'
 
 import atexit  # noqa: E402
 import json  # noqa: E402
@@ -85,12 +91,18 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def command(data_dir, tmp_path_factory) -> Callable[..., list]:
-  """Makes (argv, environment) of `python -m big_vision_like.MODULE ...`."""
+  """Makes (argv, environment) of `python -m big_vision_like.MODULE ...`.
+
+  Programs that are not `quick` to compile are optimized.
+  """
   cache = tmp_path_factory.mktemp('compilation_cache')
 
-  def make(*words: str, devices: int = 1, **environment: str) -> dict:
+  def make(
+    *words: str, devices: int = 1, quick: bool = True, **environment: str
+  ) -> dict:
+    count = f'--xla_force_host_platform_device_count={devices}'
     env = os.environ | {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICK}',
+      'XLA_FLAGS': ' '.join([count, QUICK if quick else '', USERS]),
       'TFDS_DATA_DIR': str(data_dir),
       'JAX_COMPILATION_CACHE_DIR': str(cache),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',

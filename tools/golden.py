@@ -55,6 +55,16 @@ def two(size: int | list[int]) -> tuple[int, int]:
   return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def float_name() -> str:
+  """Returns the floating-point type of this check: float64 under `jax.enable_x64`."""
+  return jnp.result_type(float).name
+
+
+def widened(params: tree.Tree) -> tree.Tree:
+  """Returns parameters, which readers give as float32, in the type of this check."""
+  return jax.tree.map(lambda array: np.asarray(array, float_name()), params)
+
+
 def choice(config: Fields, name: str, ours: Mapping[str, str]) -> str:
   """Our word for the config's; says so if we have none."""
   if config[name] not in ours:

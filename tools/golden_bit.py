@@ -6,7 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden import LOSS, Fields, Results, Tolerance, fit_parameters, select
+from golden import (
+  LOSS,
+  Fields,
+  Results,
+  Tolerance,
+  fit_parameters,
+  float_name,
+  select,
+  widened,
+)
 
 from big_vision_like.models import bit as models
 from big_vision_like.ops import losses
@@ -25,8 +34,9 @@ def big_transfer(description: Fields, arrays: Fields) -> Results:
     num_classes=config['num_classes'],
     depths=config['block_units'],
     width=config['width_factor'],
+    dtype=float_name(),
   )
-  params = bit.from_big_transfer(select(arrays, 'param/'))
+  params = widened(bit.from_big_transfer(select(arrays, 'param/')))
   label_BC = jax.nn.one_hot(arrays['input/label'], model.num_classes)
   return compared(model, params, arrays, label_BC, bit.to_big_transfer)
 
@@ -35,9 +45,12 @@ def big_vision_v1(description: Fields, arrays: Fields) -> Results:
   """The ResNet-v1 of google-research/big_vision."""
   config = description['config']
   model = models.BiTv1(
-    num_classes=config['num_classes'], depths=config['depth'], width=config['width']
+    num_classes=config['num_classes'],
+    depths=config['depth'],
+    width=config['width'],
+    dtype=float_name(),
   )
-  params = bit.from_big_vision_v1(select(arrays, 'param/'))
+  params = widened(bit.from_big_vision_v1(select(arrays, 'param/')))
   label_BC = jnp.asarray(arrays['input/labels_onehot'])
   return compared(model, params, arrays, label_BC, bit.to_big_vision_v1)
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden import EXACT, FLOAT, LOSS, Fields, Results, Tolerance
+from golden import EXACT, FLOAT, LOSS, Fields, Results, Tolerance, float_name
 
 from big_vision_like.ops import boxes, positions
 from big_vision_like.tasks import detection
@@ -43,7 +43,7 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
       logits_BQC[None],
       boxes_BQ4[None],
       objects,
-      jnp.asarray(objects.valid_BK.sum(), jnp.float32),
+      jnp.asarray(objects.valid_BK.sum(), float),
       detection.COSTS,
       no_object_weight=0.1,
     )
@@ -77,7 +77,7 @@ def padded(counts: list[int], arrays: Fields) -> detection.Objects:
   """The objects of a file, whose images have that many, as one batch."""
   valid_BK = np.arange(max(counts))[None] < np.array(counts)[:, None]
   label_BK = np.zeros(valid_BK.shape, np.int32)
-  boxes_BK4 = np.ones((*valid_BK.shape, 4), np.float32)
+  boxes_BK4 = np.ones((*valid_BK.shape, 4), float_name())
   for i, count in enumerate(counts):
     label_BK[i, :count] = arrays[f'input/target{i}_labels']
     boxes_BK4[i, :count] = arrays[f'input/target{i}_boxes']

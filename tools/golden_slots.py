@@ -14,7 +14,9 @@ from golden import (
   Results,
   Tolerance,
   fit_parameters,
+  float_name,
   select,
+  widened,
 )
 
 from big_vision_like.evals import segmentation, set_prediction
@@ -37,7 +39,7 @@ def module(description: Fields, arrays: Fields) -> Results:
   )
   named = select(arrays, 'param/')
   params = weights.from_keras({f'slot_attention/{k}': v for k, v in named.items()})
-  params, inputs = params['attention'], arrays['input/inputs']
+  params, inputs = widened(params['attention']), arrays['input/inputs']
   fit_parameters(model, params, inputs)
   apply = jax.jit(model.apply, static_argnames='iterations')
   results = {}
@@ -67,6 +69,7 @@ def autoencoder(description: Fields, arrays: Fields) -> Results:
     encoder_convs=convs(width, (1, 1, 1, 1)),
     grid=tuple(description['decoder_initial_size']),
     decoder_convs=convs(width, (2, 2, 2, 2, 1)),
+    dtype=float_name(),
   )
   image_BHWC = jnp.asarray(arrays['input/image'])
 
@@ -93,6 +96,7 @@ def classifier(description: Fields, arrays: Fields) -> Results:
     slot_size=width,
     hidden=description['mlp_hidden'],
     encoder_convs=convs(width, (1, 2, 2, 1)),
+    dtype=float_name(),
   )
 
   def error(outputs: dict[str, jax.Array]) -> jax.Array:
@@ -113,7 +117,7 @@ def compared(
   error: Callable[[dict[str, jax.Array]], jax.Array],
 ) -> tuple[dict[str, jax.Array], jax.Array, Results]:
   """Outputs and loss; features, slots and gradients as results."""
-  params = weights.from_keras(select(arrays, 'param/'))
+  params = widened(weights.from_keras(select(arrays, 'param/')))
   image_BHWC, noise_BSD = arrays['input/image'], arrays['input/slot_noise']
   fit_parameters(model, params, image_BHWC)
 

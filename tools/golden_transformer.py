@@ -12,9 +12,11 @@ from golden import (
   Fields,
   Results,
   Tolerance,
+  float_name,
   forward,
   gradient_results,
   select,
+  widened,
 )
 
 from big_vision_like import optim
@@ -39,8 +41,10 @@ def encoder_decoder(description: Fields, arrays: Fields) -> Results:
     epsilon=description['layernorm_eps'],
     pad_id=description['pad_id'],
     mlp_args=dict(activation=description['activation']),
+    dtype=float_name(),
   )
   params = torch_transformer.from_torch(select(arrays, 'param/'), model.num_heads)
+  params = widened(params)
   source_BS, target_BT = arrays['input/src'], arrays['input/tgt_out']
   inputs = source_BS, arrays['input/tgt_in']
   outputs, modules = forward(model, params, *inputs)

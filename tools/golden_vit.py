@@ -16,11 +16,13 @@ from golden import (
   Tolerance,
   choice,
   dense,
+  float_name,
   forward,
   gradient_results,
   loss_and_gradients,
   select,
   two,
+  widened,
 )
 
 from big_vision_like.errors import UserError
@@ -36,7 +38,7 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
     trunk = tuple(config['resnet']['num_layers'])
     if config['resnet']['width_factor'] != 1:
       raise UserError('resnet.width_factor other than 1 is no published hybrid')
-  params = vision_transformer.from_npz(select(arrays, 'param/'))
+  params = widened(vision_transformer.from_npz(select(arrays, 'param/')))
   model = vit.ViT(
     num_classes=config['num_classes'],
     patch=two(config['patch_size']),
@@ -48,6 +50,7 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
     posemb='learned' if 'pos_embedding' in params else 'none',
     rep_size=config['representation_size'] or 0,
     resnet=trunk,
+    dtype=float_name(),
   )
   outputs, modules = forward(model, params, arrays['input/image'])
   results = {
@@ -78,8 +81,9 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
     pool=choice(config, 'pool_type', {'tok': 'token', 'gap': 'gap', 'map': 'map'}),
     posemb=choice(config, 'posemb', {'learn': 'learned', 'sincos2d': 'sincos2d'}),
     rep_size=width if rep_size is True else int(rep_size or 0),
+    dtype=float_name(),
   )
-  params = vision_transformer.from_npz(select(arrays, 'param/'))
+  params = widened(vision_transformer.from_npz(select(arrays, 'param/')))
   outputs, modules = forward(model, params, arrays['input/image'])
   num_tokens = int(model.pool == 'token')
   stem_BhwD = modules['embed']
@@ -121,7 +125,7 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
 def published_npz(description: Fields, arrays: Fields) -> Results:
   """A file named as those of gs://vit_models: the converted tree, and logits."""
   config = description['config']
-  params = vision_transformer.from_npz(select(arrays, 'published/'))
+  params = widened(vision_transformer.from_npz(select(arrays, 'published/')))
   model = vit.ViT(
     num_classes=config['num_classes'],
     patch=two(config['patch']),
@@ -131,6 +135,7 @@ def published_npz(description: Fields, arrays: Fields) -> Results:
     mlp_dim=config['mlp_dim'],
     pool='token' if 'cls' in params else 'gap',
     rep_size=config['rep_size'] or 0,
+    dtype=float_name(),
   )
   outputs, _ = forward(model, params, arrays['input/image'])
   converted = vision_transformer.to_big_vision(params)
@@ -144,9 +149,9 @@ def timm(description: Fields, arrays: Fields) -> Results:
   results = {}
   for config in description['config']:
     case = config['case']
-    params = timm_vit.from_timm(
-      select(arrays, f'param/{case}/'), config['num_heads'], config['no_embed_class']
-    )
+    state = select(arrays, f'param/{case}/')
+    params = timm_vit.from_timm(state, config['num_heads'], config['no_embed_class'])
+    params = widened(params)
     model = vit.ViT(
       num_classes=config['num_classes'],
       patch=two(config['patch_size']),
@@ -155,6 +160,7 @@ def timm(description: Fields, arrays: Fields) -> Results:
       num_heads=config['num_heads'],
       mlp_dim=int(config['embed_dim'] * config['mlp_ratio']),
       pool=choice(config, 'global_pool', pools),
+      dtype=float_name(),
     )
     outputs, _ = forward(model, params, arrays[f'input/{case}/image'])
     results |= {

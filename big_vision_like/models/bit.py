@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import resnet
+from big_vision_like.ops import precision
 
 # Units in each stage: arXiv:1603.05027, and 26 of arXiv:2106.10270.
 DEPTHS = {
@@ -89,7 +89,7 @@ def classified(
     name='head',
   )(features_BD)
   return maps | {
-    'logits': logits_BC.astype(jnp.float32),
+    'logits': precision.at_least_float32(logits_BC),
     'pre_logits': features_BD,
     'features': features_BD,
   }

@@ -18,7 +18,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import attention, transformer
-from big_vision_like.ops import masks, positions
+from big_vision_like.ops import masks, positions, precision
 
 EPSILON = 1e-5
 # Learned positions are those of so many rows and columns.
@@ -149,8 +149,8 @@ class DETR(nn.Module):
     )
     x_LBQD = self.decoder(x_BQD, train, context)
 
-    logits_LBQC = self.class_head(x_LBQD).astype(jnp.float32)
-    boxes_LBQ4 = nn.sigmoid(self.box_head(x_LBQD).astype(jnp.float32))
+    logits_LBQC = precision.at_least_float32(self.class_head(x_LBQD))
+    boxes_LBQ4 = nn.sigmoid(precision.at_least_float32(self.box_head(x_LBQD)))
     memory_BhwD = memory_BND.reshape(x_BhwD.shape)
     outputs = {
       'logits': logits_LBQC[-1],
@@ -226,7 +226,10 @@ class MaskAttention(nn.Module):
       self.dtype,
     )
     logits_BQSN = jnp.einsum(
-      'BQSK,BNSK->BQSN', q_BQSK, k_BNSK, preferred_element_type=jnp.float32
+      'BQSK,BNSK->BQSN',
+      q_BQSK,
+      k_BNSK,
+      preferred_element_type=precision.float_type(q_BQSK, k_BNSK),
     )
     logits_BQSN *= 1 / math.sqrt(size)
     if valid_Bhw is not None:
@@ -271,7 +274,7 @@ class MaskHead(nn.Module):
       x_buvF = nn.relu(norm(x_buvF))
     x_buvF = _conv(1, 3, self.dtype, 'out')(x_buvF)
     logits_BQuv = x_buvF.reshape(batch, queries, *x_buvF.shape[1:3])
-    return logits_BQuv.astype(jnp.float32)
+    return precision.at_least_float32(logits_BQuv)
 
 
 def valid_cells(

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
+from big_vision_like.ops import precision
 
 EPSILON = 1e-5
 NORMS = ('batch', 'frozen')
@@ -103,7 +103,7 @@ class ResNet(nn.Module):
     outputs = maps | {'features': features_BD}
     if self.num_classes:
       head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
-      outputs['logits'] = head(features_BD).astype(jnp.float32)
+      outputs['logits'] = precision.at_least_float32(head(features_BD))
     return outputs
 
 

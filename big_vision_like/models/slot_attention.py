@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import transformer
-from big_vision_like.ops import attention, positions
+from big_vision_like.ops import attention, positions, precision
 
 # As in Keras, where the published code comes from.
 EPSILON = 1e-3
@@ -196,13 +196,15 @@ class SlotAttention(nn.Module):
     for name, count in ('num_slots', num_slots), ('iterations', iterations):
       if count < 1:
         raise UserError(f'{name}={count}: there must be at least one')
-    x_BNF = _norm('norm_inputs')(x_BNF.astype(jnp.float32))
+    x_BNF = _norm('norm_inputs')(precision.at_least_float32(x_BNF))
     # One head.
     key_BN1D = _dense(self.size, 'key', use_bias=False)(x_BNF)[:, :, None]
     value_BN1D = _dense(self.size, 'value', use_bias=False)(x_BNF)[:, :, None]
     norm_slots, query = _norm('norm_slots'), _dense(self.size, 'query', use_bias=False)
     gru, norm_mlp = GRU(self.size, name='gru'), _norm('norm_mlp')
-    mlp = transformer.Mlp(self.hidden, activation='relu', name='mlp')
+    mlp = transformer.Mlp(
+      self.hidden, dtype=x_BNF.dtype.name, activation='relu', name='mlp'
+    )
 
     slots_BSD = self._start(len(x_BNF), num_slots, noise_BSD)
     iterates, attentions = [], []
@@ -287,9 +289,11 @@ class Encoder(nn.Module):
         name=f'conv_{i}',
       )
       x_BhwF = nn.relu(conv(x_BhwF))
-    x_BhwF = SoftPosition(name='position')(x_BhwF.astype(jnp.float32))
+    x_BhwF = SoftPosition(name='position')(precision.at_least_float32(x_BhwF))
     x_BhwF = _norm('norm')(x_BhwF)
-    mlp = transformer.Mlp(x_BhwF.shape[-1], activation='relu', name='mlp')
+    mlp = transformer.Mlp(
+      x_BhwF.shape[-1], dtype=x_BhwF.dtype.name, activation='relu', name='mlp'
+    )
     return mlp(_tokens(x_BhwF)).reshape(x_BhwF.shape)
 
 
@@ -325,7 +329,7 @@ class Decoder(nn.Module):
         dtype=self.dtype,
         name=f'conv_{i}',
       )(x_bhwF)
-    x_bhwF = x_bhwF.astype(jnp.float32)
+    x_bhwF = precision.at_least_float32(x_bhwF)
     return x_bhwF.reshape(batch, num_slots, *x_bhwF.shape[1:])
 
 

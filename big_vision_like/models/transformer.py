@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import transformer
-from big_vision_like.ops import masks, positions
+from big_vision_like.ops import masks, positions, precision
 from big_vision_like.weights import tree
 
 # Width, depth, hidden width of the MLP, heads: arXiv:1706.03762 table 3.
@@ -247,7 +247,7 @@ class Transformer(nn.Module):
       'BTD,VD->BTV',
       features_BTD,
       self.embedding.astype(self.dtype),
-      preferred_element_type=jnp.float32,
+      preferred_element_type=precision.float_type(features_BTD),
     )
     if self.embedding_scale == 'output':
       logits_BTV /= self.width**0.5

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import attention, resnet, transformer
-from big_vision_like.ops import positions
+from big_vision_like.ops import positions, precision
 
 # Width, depth, hidden width of the MLP, heads: arXiv:2010.11929 table 1,
 # arXiv:2106.04560 table 2, arXiv:2106.10270 table 2; So400m, g-opt, G-opt and e are of
@@ -202,7 +202,7 @@ class ViT(nn.Module):
       name='head',
     )(pre_logits_BR)
     return {
-      'logits': logits_BC.astype(jnp.float32),
+      'logits': precision.at_least_float32(logits_BC),
       'pre_logits': pre_logits_BR,
       'features': features_BD,
       'tokens': tokens_BND,

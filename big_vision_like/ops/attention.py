@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import masks, sharding
+from big_vision_like.ops import masks, precision, sharding
 from big_vision_like.ops.masks import Mask
 
 Kernel = Callable[..., jax.Array]
@@ -67,16 +67,17 @@ def probabilities(
   num_keys, groups = k_BMGK.shape[1:3]
   # Heads in front, as the products want them: XLA on CPUs then takes 0.7 x the time.
   q_BHNK, k_BGMK = q_BNHK.swapaxes(1, 2), k_BMGK.swapaxes(1, 2)
+  float_type = precision.float_type(q_BNHK, k_BMGK)
   if groups == heads:
     logits_BHNM = jnp.einsum(
-      'BHNK,BHMK->BHNM', q_BHNK, k_BGMK, preferred_element_type=jnp.float32
+      'BHNK,BHMK->BHNM', q_BHNK, k_BGMK, preferred_element_type=float_type
     )
   else:
     logits_BGRNM = jnp.einsum(
       'BGRNK,BGMK->BGRNM',
       q_BHNK.reshape(batch, groups, heads // groups, num_queries, size),
       k_BGMK,
-      preferred_element_type=jnp.float32,
+      preferred_element_type=float_type,
     )
     logits_BHNM = logits_BGRNM.reshape(batch, heads, num_queries, num_keys)
   # After the product the root rounds nothing, and costs nothing beside the softmax.
@@ -85,7 +86,7 @@ def probabilities(
     logits_BHNM += bias_BHNM
   mask_BHNM = None if mask is None else mask.dense(num_queries, num_keys)
   if mask_BHNM is not None:
-    logits_BHNM = jnp.where(mask_BHNM, logits_BHNM, jnp.finfo(jnp.float32).min)
+    logits_BHNM = jnp.where(mask_BHNM, logits_BHNM, jnp.finfo(float_type).min)
   axis = -1 if over == 'keys' else -2
   largest = jax.lax.stop_gradient(logits_BHNM.max(axis=axis, keepdims=True))
   e_BHNM = jnp.exp(logits_BHNM - largest)

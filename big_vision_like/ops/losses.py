@@ -9,17 +9,18 @@ import optax
 from jax.scipy.special import xlogy
 
 from big_vision_like.errors import UserError
+from big_vision_like.ops import precision
 
 
 def softmax_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
   """-sum_c target log softmax(logits): (B,)."""
-  return optax.softmax_cross_entropy(logits_BC.astype(jnp.float32), target_BC)
+  return optax.softmax_cross_entropy(precision.at_least_float32(logits_BC), target_BC)
 
 
 def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
   """One binary cross-entropy a class, summed over classes: (B,)."""
   losses_BC = optax.sigmoid_binary_cross_entropy(
-    logits_BC.astype(jnp.float32), target_BC
+    precision.at_least_float32(logits_BC), target_BC
   )
   return losses_BC.sum(axis=-1)
 
@@ -47,7 +48,7 @@ def sigmoid_focal(
   alpha_t (1 - p_t)^gamma (-log p_t), p_t being the probability of the target (0 or 1)
   and alpha_t `alpha` for those that are 1, else 1 - alpha.
   """
-  logits_BP, target_BP = (x.astype(jnp.float32) for x in (logits_BP, target_BP))
+  logits_BP, target_BP = map(precision.at_least_float32, (logits_BP, target_BP))
   sign_BP = 1.0 - 2.0 * target_BP
   # Of the wrong answer: of 1 - sigmoid little would be left by rounding.
   wrong_BP = jax.nn.sigmoid(sign_BP * logits_BP)
@@ -60,8 +61,8 @@ def dice(logits_BP: jax.Array, target_BP: jax.Array) -> jax.Array:
 
   Of arXiv:1606.04797 with one added, as for the masks of arXiv:2005.12872.
   """
-  p_BP = jax.nn.sigmoid(logits_BP.astype(jnp.float32))
-  target_BP = target_BP.astype(jnp.float32)
+  p_BP = jax.nn.sigmoid(precision.at_least_float32(logits_BP))
+  target_BP = precision.at_least_float32(target_BP)
   both_B = (p_BP * target_BP).sum(axis=-1)
   either_B = p_BP.sum(axis=-1) + target_BP.sum(axis=-1)
   return 1.0 - (2.0 * both_B + 1.0) / (either_B + 1.0)
@@ -85,7 +86,7 @@ def smoothed_cross_entropy(
   if form not in SMOOTHINGS:
     raise UserError(f'smoothing form {form!r} is not one of {", ".join(SMOOTHINGS)}')
   classes = logits_BTC.shape[-1]
-  logp_BTC = jax.nn.log_softmax(logits_BTC.astype(jnp.float32))
+  logp_BTC = jax.nn.log_softmax(precision.at_least_float32(logits_BTC))
   label_BT1 = label_BT[..., None]
   true_BT = jnp.take_along_axis(logp_BTC, label_BT1, axis=-1)[..., 0]
   if not smoothing:

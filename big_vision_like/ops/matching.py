@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import sharding
+from big_vision_like.ops import precision, sharding
 
 
 def match(cost_BTQ: jax.Array, valid_BT: jax.Array | None = None) -> jax.Array:
@@ -37,7 +37,7 @@ def match(cost_BTQ: jax.Array, valid_BT: jax.Array | None = None) -> jax.Array:
     )
   if not targets:
     return jnp.zeros((batch, 0), jnp.int32)
-  cost_BTQ = jax.lax.stop_gradient(cost_BTQ).astype(jnp.float32)
+  cost_BTQ = precision.at_least_float32(jax.lax.stop_gradient(cost_BTQ))
   if valid_BT is None:
     valid_BT = jnp.ones((batch, targets), bool)
   usable_BTQ = jnp.isfinite(cost_BTQ) & valid_BT[:, :, None]
@@ -112,14 +112,14 @@ def _start(cost_TQ: jax.Array, valid_T: jax.Array) -> _State:
     _State(
       query_T=query_T,
       target_Q=jnp.where(first_Q < targets, first_Q, -1),
-      price_Q=jnp.zeros(queries),
+      price_Q=jnp.zeros(queries, cost_TQ.dtype),
       open_T=valid_T & (query_T < 0),
       root=nowhere,
-      distance_Q=jnp.zeros(queries),
+      distance_Q=jnp.zeros(queries, cost_TQ.dtype),
       before_Q=jnp.full(queries, nowhere),
       done_Q=jnp.zeros(queries, bool),
       target=nowhere,
-      offset=jnp.float32(0),
+      offset=jnp.zeros((), cost_TQ.dtype),
       found=nowhere,
     )
   )
@@ -135,7 +135,7 @@ def _next_root(state: _State) -> _State:
     distance_Q=jnp.full_like(state.distance_Q, jnp.inf),
     done_Q=jnp.zeros_like(state.done_Q),
     target=root,
-    offset=jnp.float32(0),
+    offset=jnp.zeros_like(state.offset),
     found=jnp.int32(-1),
   )
 

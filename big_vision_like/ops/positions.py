@@ -39,9 +39,9 @@ def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.
   count = dim // 2
   # On the host, in float64: float32 powers are off in the sixth digit.
   exponent_F = np.arange(count) / (max(count - 1, 1) if layout == 't2t' else count)
-  frequency_F = jnp.asarray(10_000.0**-exponent_F, jnp.float32)
+  frequency_F = jnp.asarray(10_000.0**-exponent_F, float)
   ones = (1,) * position.ndim
-  angle = position[..., None].astype(jnp.float32) * frequency_F.reshape(*ones, count)
+  angle = position[..., None].astype(float) * frequency_F.reshape(*ones, count)
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   if layout == 'interleaved':
     return jnp.stack([sin, cos], axis=-1).reshape(*position.shape, dim)
@@ -67,7 +67,7 @@ def ramps(height: int, width: int) -> jax.Array:
   y_h1 = np.linspace(0.0, 1.0, height)[:, None]
   x_1w = np.linspace(0.0, 1.0, width)[None, :]
   edges = np.broadcast_arrays(y_h1, x_1w, 1.0 - y_h1, 1.0 - x_1w)
-  return jnp.asarray(np.stack(edges, axis=-1), jnp.float32)
+  return jnp.asarray(np.stack(edges, axis=-1), float)
 
 
 def grid2d(rows_hE: jax.Array, columns_wE: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ def masked_sine2d(valid_Bhw: jax.Array, dim: int) -> jax.Array:
     raise UserError(f'masked_sine2d needs a width divisible by 4, got {dim}')
   parts = []
   for axis in (1, 2):
-    count_Bhw = jnp.cumsum(valid_Bhw, axis=axis, dtype=jnp.float32)
+    count_Bhw = jnp.cumsum(valid_Bhw, axis=axis, dtype=float)
     largest = jax.lax.slice_in_dim(count_Bhw, -1, None, axis=axis)
     parts.append(sinusoid(count_Bhw / (largest + 1e-6) * (2 * math.pi), dim // 2))
   return jnp.concatenate(parts, axis=-1)

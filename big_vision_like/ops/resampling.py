@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_like.errors import UserError
+from big_vision_like.ops import precision
 
 
 def resize(x_BhwC: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
@@ -89,9 +90,9 @@ def _product(
   x_BhwC: jax.Array, rows_Hh: np.ndarray, columns_Ww: np.ndarray
 ) -> jax.Array:
   # Else accelerators multiply in bfloat16, which is off in the third digit.
-  precision = jax.lax.Precision.HIGHEST
-  rows_Hh, columns_Ww = (jnp.asarray(m, jnp.float32) for m in (rows_Hh, columns_Ww))
-  y_BhwC = x_BhwC.astype(jnp.float32)
-  y_BHwC = jnp.einsum('Hh,BhwC->BHwC', rows_Hh, y_BhwC, precision=precision)
-  y_BHWC = jnp.einsum('Ww,BHwC->BHWC', columns_Ww, y_BHwC, precision=precision)
+  highest = jax.lax.Precision.HIGHEST
+  y_BhwC = precision.at_least_float32(x_BhwC)
+  rows_Hh, columns_Ww = (jnp.asarray(m, y_BhwC.dtype) for m in (rows_Hh, columns_Ww))
+  y_BHwC = jnp.einsum('Hh,BhwC->BHwC', rows_Hh, y_BhwC, precision=highest)
+  y_BHWC = jnp.einsum('Ww,BHwC->BHWC', columns_Ww, y_BHwC, precision=highest)
   return y_BHWC.astype(x_BhwC.dtype)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision_like.ops import precision
+
 CONSTANT = 100.0  # the bias feature; so large that l2 hardly shrinks the bias
 
 
@@ -25,8 +27,8 @@ def ridge_scores(
   targets are +1 for the example's class (integers in [0, C)) and -1 elsewhere; `l2`
   is not scaled with N. Solves in the smaller of the two equivalent forms.
   """
-  x_train_ND = jnp.asarray(x_train_ND, jnp.float32)
-  x_test_MD = jnp.asarray(x_test_MD, jnp.float32)
+  x_train_ND = precision.at_least_float32(jnp.asarray(x_train_ND))
+  x_test_MD = precision.at_least_float32(jnp.asarray(x_test_MD))
   mean_1D = x_train_ND.mean(axis=0, keepdims=True)
   std_1D = x_train_ND.std(axis=0, keepdims=True) + 1e-5
   a_NE = _append_constant((x_train_ND - mean_1D) / std_1D)

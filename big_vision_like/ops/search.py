@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from big_vision_like.ops import precision
+
 Step = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 WORST = -1e7  # of a sequence that is none
@@ -94,7 +96,7 @@ def beam_search(
   def body(state: _Beams) -> _Beams:
     token_b = state.token_BK.reshape(-1)
     logits_bV, cache = step(token_b, state.index, state.cache)
-    logp_bV = _without(jax.nn.log_softmax(logits_bV.astype(jnp.float32)), never)
+    logp_bV = _without(jax.nn.log_softmax(precision.at_least_float32(logits_bV)), never)
     vocabulary = logp_bV.shape[-1]
     logp_BKV = logp_bV.reshape(batch, beams, -1) + state.live_BK[..., None]
     logp_BC, place_BC = jax.lax.top_k(logp_BKV.reshape(batch, -1), 2 * beams)

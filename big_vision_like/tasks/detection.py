@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import boxes, images, losses, matching, resampling
+from big_vision_like.ops import boxes, images, losses, matching, precision, resampling
 from big_vision_like.tasks import task
 from big_vision_like.tasks.task import Arrays, State
 
@@ -146,12 +146,13 @@ class Detection(task.GradientTask):
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     for name in ('layer_logits', 'layer_boxes'):
       outputs[name] = jnp.moveaxis(outputs[name], 0, 1)
-    probability_BQC = jax.nn.softmax(outputs['logits'].astype(jnp.float32))[..., :-1]
+    logits_BQC = precision.at_least_float32(outputs['logits'])
+    probability_BQC = jax.nn.softmax(logits_BQC)[..., :-1]
     if 'original_size' in batch:
       scale_B14 = corner_scale(batch['original_size'])
     else:
       scale_B14 = corner_scale(valid_size(batch))
-    corners_BQ4 = boxes.cxcywh_to_xyxy(outputs['boxes'].astype(jnp.float32))
+    corners_BQ4 = boxes.cxcywh_to_xyxy(precision.at_least_float32(outputs['boxes']))
     return outputs | {
       'scores': probability_BQC.max(axis=-1),
       'labels': probability_BQC.argmax(axis=-1).astype(jnp.int32),
@@ -277,9 +278,10 @@ def pair_costs(
 
   -class p(its class) + l1 |difference of boxes| - giou gIoU(boxes), with `costs`.
   """
-  probability_BCQ = jax.nn.softmax(logits_BQC.astype(jnp.float32)).swapaxes(1, 2)
+  logits_BQC, found_BQ4 = map(precision.at_least_float32, (logits_BQC, boxes_BQ4))
+  true_BK4 = objects.boxes_BK4
+  probability_BCQ = jax.nn.softmax(logits_BQC).swapaxes(1, 2)
   p_BKQ = jnp.take_along_axis(probability_BCQ, objects.label_BK[..., None], axis=1)
-  true_BK4, found_BQ4 = objects.boxes_BK4, boxes_BQ4.astype(jnp.float32)
   l1_BKQ = jnp.abs(true_BK4[:, :, None] - found_BQ4[:, None]).sum(axis=-1)
   giou_BKQ = boxes.pairwise_generalized_iou(
     boxes.cxcywh_to_xyxy(true_BK4), boxes.cxcywh_to_xyxy(found_BQ4)
@@ -346,7 +348,7 @@ def box_losses(
   `num_objects` is how many the batch has; where it is a part of one, its share of the
   whole's.
   """
-  logits_BQC, boxes_BQ4 = (x.astype(jnp.float32) for x in (logits_BQC, boxes_BQ4))
+  logits_BQC, boxes_BQ4 = map(precision.at_least_float32, (logits_BQC, boxes_BQ4))
   _, queries, classes = logits_BQC.shape
   pairs_BKQ = query_BK[..., None] == jnp.arange(queries)[None, None]
   matched_BQ = pairs_BKQ.any(axis=1)
@@ -385,7 +387,7 @@ def mask_losses(
   batch, rows, height, width = masks_BKHW.shape
   small_Nhw1 = logits_BKhw.reshape(batch * rows, *logits_BKhw.shape[2:], 1)
   logits_NHW1 = resampling.resize(
-    small_Nhw1.astype(jnp.float32), (height, width), 'bilinear'
+    precision.at_least_float32(small_Nhw1), (height, width), 'bilinear'
   )
   logits_NP = logits_NHW1.reshape(batch * rows, height * width)
   target_NP = masks_BKHW.reshape(logits_NP.shape)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import images, matching
+from big_vision_like.ops import images, matching, precision
 from big_vision_like.tasks import task
 from big_vision_like.tasks.task import Arrays, State
 
@@ -113,6 +113,6 @@ def hungarian_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.A
 
 def pairwise_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:
   """Huber's loss (delta 1) of each pair, mean over properties, float32: (B, O, S)."""
-  predictions_B1SP = predictions_BSP[:, None].astype(jnp.float32)
-  targets_BO1P = targets_BOP[:, :, None].astype(jnp.float32)
+  predictions_B1SP = precision.at_least_float32(predictions_BSP[:, None])
+  targets_BO1P = precision.at_least_float32(targets_BOP[:, :, None])
   return optax.huber_loss(predictions_B1SP, targets_BO1P, delta=1.0).mean(axis=-1)

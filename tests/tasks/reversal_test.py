@@ -11,7 +11,7 @@ def test_learns_to_write_backwards(run, tmp_path):
     '--config.task.ema_decay=0.99',
     '--config.evals.greedy.every=0',
     '--config.evals.beam.every=0',
-    XLA_FLAGS='',  # optimised, unlike the programs of other tests
+    quick=False,
   )
   assert done.returncode == 0, done.stderr
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()

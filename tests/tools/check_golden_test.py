@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pages
 import pytest
@@ -107,7 +108,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize('name', CHANGES)
-def test_each_changed_number_is_noticed(check_golden, altered, name, capsys):
+def test_each_changed_number_is_noticed(
+  check_golden, altered, name, capsys, monkeypatch
+):
+  monkeypatch.setattr(check_golden.golden_float64, 'DRAWS', 1)  # saves time
   arrays = {key: golden(name, key).copy() for key in CHANGES[name]}
   for key, array in arrays.items():
     array[(0,) * array.ndim] += CHANGES[name][key]
@@ -115,6 +119,76 @@ def test_each_changed_number_is_noticed(check_golden, altered, name, capsys):
   lines = capsys.readouterr().out.splitlines()
   noticed = {line.split()[0] for line in lines if 'TOO LARGE' in line}
   assert noticed == arrays.keys()
+
+
+@pytest.fixture
+def cancelling(check_golden, monkeypatch, tmp_path):
+  """Checks a file of one product whose terms cancel to a thousandth of their size.
+
+  Errors are added to the golden value, in units of what one rounding does to it, to our
+  value, and to our float32 value only. Returns the exit status.
+  """
+
+  def check(of_file=0.0, of_ours=0.0, of_float32=0.0, relative=1e-7):
+    a_N = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    b_N = np.random.default_rng(1).normal(size=1000).astype(np.float32)
+    b_N -= a_N * np.float32((a_N @ b_N - 0.03) / (a_N @ a_N))
+    exact = a_N.astype(float) @ b_N.astype(float)
+    # Of independent roundings by up to 2^-23 of each number.
+    rounding = 2**-24 * float(np.sqrt(2 * ((a_N * b_N) ** 2).sum()))
+
+    def product(description, arrays):
+      a_N, b_N = (jnp.asarray(arrays[f'input/{name}']) for name in 'ab')
+      assert a_N.dtype == b_N.dtype
+      error = of_ours + (of_float32 if a_N.dtype == jnp.float32 else 0.0)
+      product = (a_N * b_N).sum() + error * rounding
+      return {'output/product': (product, check_golden.Tolerance(relative=relative))}
+
+    monkeypatch.setattr(check_golden, 'KINDS', [('a product', product)])
+    path = tmp_path / 'cancelling.npz'
+    golden = np.float32(exact + of_file * rounding)
+    np.savez(path, **{'input/a': a_N, 'input/b': b_N, 'output/product': golden})
+    path.with_suffix('.json').write_text(json.dumps({'reference': 'a product'}))
+    return check_golden.main([str(path)])
+
+  return check
+
+
+def test_float64_tells_rounding_from_mistakes(cancelling, capsys):
+  assert cancelling(of_file=2, of_float32=-2) == 0
+  line = next(x for x in capsys.readouterr().out.splitlines() if 'product ' in x)
+  assert 'ok in float64: error of the file' in line and 'of our float32' in line
+
+
+@pytest.mark.parametrize(
+  'errors',
+  [
+    dict(of_file=40),
+    dict(of_file=-40),
+    dict(of_file=np.nan),
+    dict(of_ours=40),
+    dict(of_float32=40),
+    dict(of_float32=np.nan),
+    dict(of_file=40, of_float32=30),
+    dict(of_file=2, of_float32=-2, relative=0.0),  # to be exact
+  ],
+)
+def test_float64_excuses_no_mistake(cancelling, errors, capsys):
+  assert cancelling(**errors) == 1
+  output = capsys.readouterr().out
+  assert 'TOO LARGE' in output and 'ok in float64' not in output
+
+
+def test_neighbors_are_one_rounding_away(check_golden):
+  x_N = np.float32([0.0, 1.0, -3e-5, 7e8])
+  arrays = {'input/x': x_N, 'input/ids': np.arange(3), 'input/y': np.float64([0.1])}
+  moved = check_golden.golden_float64.neighbors(arrays, seed=0)
+  steps = np.abs(moved['input/x'] - x_N)
+  assert moved['input/x'].dtype == np.float32
+  assert steps[0] == 0 and (steps[1:] > 0).all()
+  assert (steps <= np.spacing(np.abs(x_N))).all()
+  for name in ('input/ids', 'input/y'):
+    np.testing.assert_array_equal(moved[name], arrays[name])
 
 
 def test_an_output_without_counterpart_is_noticed(check_golden, altered, capsys):
