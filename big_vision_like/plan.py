@@ -236,7 +236,11 @@ def shapes_of(run: experiment.Experiment) -> dict[tuple[int, int], tuple[float, 
     return flops.total(step.jaxpr)
 
   # Images on their sides are as much work.
-  found = {shape: (share, work(*sorted(shape))) for shape, share in shares.items()}
+  upright = {shape: tuple(sorted(shape)) for shape in shares}
+  found = {
+    shape: (share, work(*(upright[shape] if upright[shape] in shares else shape)))
+    for shape, share in shares.items()
+  }
   return dict(sorted(found.items(), key=lambda item: (item[1][1], item[0][1])))
 
 
@@ -308,12 +312,16 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
   """
   config = spec.load(path, overrides, root=experiment.Settings)
   data = experiment.train_input(config, planned=True)
-  data.example()  # imports, caches
-  started, count = time.perf_counter(), 0
-  while time.perf_counter() - started < seconds:
-    data.example(count)
-    count += 1
-  return count / (time.perf_counter() - started)
+  seconds_per_step = 0.0
+  for name, part in data.parts.items():
+    part.example()  # imports, caches
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds / len(data.parts):
+      part.example(count)
+      count += 1
+    each = (time.perf_counter() - started) / count
+    seconds_per_step += each * part.batch_size * data.exact_shares[name]
+  return data.batch_size / seconds_per_step
 
 
 def gib(size: float) -> str:
