@@ -129,7 +129,8 @@ def test_batches_have_sequences_of_one_of_several_lengths():
     batch = next(batches)
     shape = batch['source'].shape[1], batch['target'].shape[1]
     shapes[shape] += 1
-    for i, *rows in zip(*(batch[n].tolist() for n in ('id', 'source', 'target'))):
+    for row, i in enumerate(batch['id'].tolist()):
+      rows = batch['source'][row].tolist(), batch['target'][row].tolist()
       for own, length in zip(rows, lengths[i], strict=True):
         assert own == [*[3 + i] * (length - 1), 2, *[0] * (len(own) - length)]
     ids += batch['id'].tolist()
