@@ -247,10 +247,13 @@ def works_of(run: experiment.Experiment) -> dict[Hashable, tuple[float, int]]:
     batch = run.abstract_batch_of(signature)
     return flops.total(run.compiled_step.trace(run.abstract_state, batch).jaxpr)
 
-  return {
-    signature: (share, work(_upright(signature)))
-    for signature, share in run.data.signatures(FIRST_BATCHES).items()
-  }
+  shares = run.data.signatures(FIRST_BATCHES)
+
+  def counted(signature: Hashable) -> Hashable:
+    upright = _upright(signature)
+    return upright if upright in shares else signature
+
+  return {s: (share, work(counted(s))) for s, share in shares.items()}
 
 
 def _upright(signature: Hashable) -> Hashable:
@@ -337,7 +340,7 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
   """
   config = spec.load(path, overrides, root=experiment.Settings)
   data = experiment.train_input(config, planned=True)
-  needed = 0.0  # seconds of a mean step
+  seconds_per_step = 0.0
   for name, part in data.parts.items():
     part.example()  # imports, caches
     started, count = time.perf_counter(), 0
@@ -345,16 +348,8 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
       part.example(count)
       count += 1
     each = (time.perf_counter() - started) / count
-    needed += share_of(data, name) * part.batch_size * each
-  return data.batch_size / needed
-
-
-def share_of(data: input.Input, part: str) -> float:
-  """Returns the share of the steps that take a batch of this part of an input."""
-  if len(data.parts) == 1:
-    return 1.0
-  shares = data.signatures(FIRST_BATCHES)
-  return sum(share for (name, _), share in shares.items() if name == part)
+    seconds_per_step += each * part.batch_size * data.exact_shares[name]
+  return data.batch_size / seconds_per_step
 
 
 def gib(size: float) -> str:

@@ -1,5 +1,6 @@
 """Faults planted in configs: all are told at once, before anything starts."""
 
+import copy
 import dataclasses
 import re
 
@@ -11,7 +12,7 @@ import texts
 import tiny_config
 
 from big_vision_like import experiment, preflight
-from big_vision_like.data import mixture, pipeline, sources, vocabulary
+from big_vision_like.data import alternating, mixture, pipeline, sources, vocabulary
 from big_vision_like.data.procedural import sequences
 from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import image, labels, text
@@ -19,7 +20,7 @@ from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import classification, fewshot, translation
 from big_vision_like.models import transformer
 from big_vision_like.spec import spec
-from big_vision_like.tasks import seq2seq
+from big_vision_like.tasks import seq2seq, task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +327,51 @@ def test_parts_of_a_mixture_are_tried_one_by_one(data_dir):
   assert sentence(config).startswith(
     "train_data.source.parts.scans: digits has no split 'tset'"
   )
+
+
+@dataclasses.dataclass
+class Several(task.Task):
+  """A task of several inputs; what it checks is printed."""
+
+  def init(self, key, batch):
+    raise NotImplementedError
+
+  train_step = predict = init
+
+  def check(self, batch):
+    [(name, own)] = batch.items()
+    print('checked', name, own['label'].shape)
+    if name == 'odd':
+      own['missing']  # noqa: B018
+
+
+def test_several_inputs_are_tried_one_by_one(data_dir, capsys):
+  config = config_of()
+  one = config.train_data.to_dict()
+  config.task = spec(Several)
+  config.train_data = spec(
+    alternating.Alternating, inputs=dict(digits=one, drawn=copy.deepcopy(one))
+  )
+  config.train_data.inputs.drawn.source = spec(Pictures)
+  found = preflight.check(config)
+  assert found.told == []
+  places = ['train_data.inputs.digits', 'train_data.inputs.drawn']
+  assert [row.place for row in found.rows] == places
+  assert found.made.keys() == {'config.train_data', *(f'config.{p}' for p in places)}
+  whole = found.made['config.train_data']
+  assert whole.parts['drawn'] is found.made['config.train_data.inputs.drawn']
+  said = capsys.readouterr().out
+  assert 'checked digits (64,)' in said and 'checked drawn (64,)' in said
+  config.train_data.shares = dict(digits=0.5, drawn=0.6)
+  assert sentence(config).endswith('(Alternating): shares sum to 1.1, not to 1')
+  config.train_data.shares.drawn = 0.5
+  config.train_data.inputs.drawn.source = spec(Pictures, lost=(0,))
+  assert sentence(config) == 'train_data.inputs.drawn: record 0 is lost'
+  config.train_data.inputs.drawn.batch_sizes = 3
+  assert sentence(config).startswith('config.train_data.inputs.drawn (TrainInput)')
+  config.train_data = spec(alternating.Alternating, inputs=dict(odd=one))
+  wanted = "train_data.inputs.odd: examples have no 'missing', which Several needs"
+  assert sentence(config).startswith(wanted)
 
 
 def test_texts_are_tried_through_their_vocabulary(tmp_path, vocabulary):

@@ -204,9 +204,10 @@ def predicted(source: Source) -> tuple[str, str]:
   """What the model writes: some mistakes, then some that are right."""
   found = source.predictions
   right_B = found.right
+  search = SEARCHES.get(found.output, found.output)
   text = page.paragraph(
     f'{right_B.sum():,} of the first {len(right_B):,} examples of {found.evaluator} '
-    f'are right ({100 * right_B.mean():.2f}\u00a0%), found by {SEARCHES.get(found.output, found.output)}.'
+    f'are right ({100 * right_B.mean():.2f}\u00a0%), found by {search}.'
   )
   for heading, rows, most in (
     ('Wrong', np.nonzero(~right_B)[0], NUM_WRONG),

@@ -75,7 +75,6 @@ class Alternating(input.Input):
 
   @functools.cached_property
   def exact_shares(self) -> dict[str, float]:
-    """The share of the steps of each input."""
     weights = self.proportions.weights
     total = sum(weights)
     return {n: w / total for n, w in zip(self.inputs, weights, strict=True)}

@@ -61,6 +61,11 @@ class Input(abc.ABC):
   def parts(self) -> dict[str, Any]:
     """The inputs with one source that this one draws from; itself under ''."""
 
+  @property
+  @abc.abstractmethod
+  def exact_shares(self) -> dict[str, float]:
+    """The share of the steps that each of `parts` has in the long run."""
+
   @abc.abstractmethod
   def planned(self) -> 'Input':
     """Returns itself, with stand-ins for sources in a plan without the data."""

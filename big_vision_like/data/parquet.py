@@ -84,8 +84,8 @@ class Parquet(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of `keys`, and names and sizes of the files."""
-    return digest('Parquet', self.keys, shards.sizes(self.files))
+    """Returns a digest of `keys`, and of names, sizes and row groups of the files."""
+    return digest('Parquet', self.keys, shards.sizes(self.files), self.groups)
 
   @functools.cached_property
   def _kept(self) -> '_Kept':

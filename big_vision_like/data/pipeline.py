@@ -94,6 +94,10 @@ class SingleInput(input.Input):
   def parts(self) -> dict[str, 'SingleInput']:
     return {'': self}
 
+  @property
+  def exact_shares(self) -> dict[str, float]:
+    return {'': 1.0}
+
   def planned(self) -> 'SingleInput':
     return dataclasses.replace(self, source=self.source.planned())
 

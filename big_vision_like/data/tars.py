@@ -70,8 +70,8 @@ class Tars(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of names and sizes of the files."""
-    return digest('Tars', shards.sizes(self.files))
+    """Returns a digest of names and sizes of the files and the number of examples."""
+    return digest('Tars', shards.sizes(self.files), len(self))
 
   def __len__(self) -> int:
     return len(self._index['key'])

@@ -264,6 +264,34 @@ def test_images_of_several_sizes_make_no_batch():
     take(pipeline.TrainInput(source=source, batch_size=2), 1)
 
 
+def test_examples_may_be_dicts_of_dicts():
+  source = [{'question': {'ids': np.arange(3), 'n': i}, 'id': i} for i in range(4)]
+  data = pipeline.TrainInput(source=source, batch_size=4)
+  (batch,) = take(data, 1)
+  assert batch['question']['ids'].shape == (4, 3)
+  assert batch['question']['ids'].dtype == np.int32
+  assert sorted(batch['question']['n'].tolist()) == list(range(4))
+  assert data.example()['question']['ids'].shape == (3,)
+  assert data.abstract()['question']['ids'].shape == (4, 3)
+  assert data.signatures(9) == {(): 1.0}
+  (same,) = take(dataclasses.replace(data, workers=1), 1)
+  np.testing.assert_array_equal(same['question']['n'], batch['question']['n'])
+
+
+@pytest.mark.parametrize(
+  'odd, told',
+  [
+    ({'question': {'ids': np.arange(4)}}, "'question/ids' has several shapes"),
+    ({'question': {}}, "some examples have 'question/ids' and some have not"),
+    ({'question': 3}, "'question' is a dict in some examples and an array in others"),
+    ({'question': {'ids': np.full(3, 2**40)}}, 'question/ids holds 1099511627776'),
+  ],
+)
+def test_errors_name_the_path_within_an_example(odd, told):
+  with pytest.raises(UserError, match=told):
+    pipeline.stack([{'question': {'ids': np.arange(3)}}, odd])
+
+
 # Bad records
 
 BAD = (2, 7)
@@ -431,6 +459,9 @@ def test_every_example_comes_once_and_in_order(batch_size):
     assert batch['image'].shape == (batch_size, 8, 8, 1)
   masks = np.concatenate([batch['mask'] for batch in batches])
   assert masks.tolist() == [True] * SIZE + [False] * (len(masks) - SIZE)
+  index_N, real_N = eval_input(batch_size).order
+  assert index_N.dtype == np.int64 and index_N.tolist() == ids(batches)
+  assert real_N.dtype == bool and real_N.tolist() == masks.tolist()
   assert np.array(ids(batches))[masks].tolist() == list(range(SIZE))
 
 
@@ -439,6 +470,15 @@ def test_an_epoch_can_be_had_again():
   first, second = list(data.epoch()), list(data.epoch())
   assert_equal(first, second)
   np.testing.assert_array_equal(first[0]['label'], [0, 2, 4, 0])
+
+
+def test_evaluation_can_go_on_at_a_batch():
+  batches = eval_input(4).batches()
+  batches.set_state({'step': 1})
+  assert_equal(list(batches), list(eval_input(4).epoch())[1:])
+  assert batches.get_state() == {'step': 3} and batches.news() == []
+  batches.close()
+  assert_equal([eval_input(4).first()], [next(eval_input(4).epoch())])
 
 
 def test_an_epoch_may_be_left_early():

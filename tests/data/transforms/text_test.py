@@ -1,13 +1,20 @@
+import collections
 import dataclasses
 
 import numpy as np
 import pytest
+import texts
 
-from big_vision_like.data import pipeline
+from big_vision_like.data import grouping, pipeline
 from big_vision_like.data.transforms import text
-from big_vision_like.errors import UserError
+from big_vision_like.errors import BadRecordError, UserError
 
 PAIR = {'de': 'Der Hund mag den Bär.', 'en': 'The dog likes the bear.'}
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
 
 
 @pytest.fixture
@@ -94,3 +101,105 @@ def test_batches_of_texts_in_workers(tokenize):
   assert batches[0]['source'].shape == batches[0]['target'].shape == (2, 16)
   want = [*tokenize.map(PAIR)['target'], *[0] * 16][:16]
   assert batches[1]['target'].tolist() == [want, want]
+
+
+# Buckets
+
+
+def bucketed(lengths, batch_size=4, **options):
+  """Pairs of ids of these lengths in batches of several shapes."""
+  pairs = [
+    {
+      'source': np.int32([*[3 + i] * (s - 1), 2]),
+      'target': np.int32([*[3 + i] * (t - 1), 2, 0, 0]),
+      'id': np.int64(i),
+    }
+    for i, (s, t) in enumerate(lengths)
+  ]
+  buckets = text.Buckets([(4, 5), (8, 8), (16, 20)])
+  return dict(source=pairs, batch_size=batch_size, transforms=[buckets]) | options
+
+
+def test_batches_have_sequences_of_one_of_several_lengths():
+  lengths = np.random.default_rng(0).integers(2, 17, (150, 2)).tolist()
+  data = pipeline.TrainInput(**bucketed(lengths), seed=1)
+  batches, ids, real, padded = iter(data), [], 0, 0
+  shapes = collections.Counter()
+  for _ in range(2 * grouping.WINDOW):
+    batch = next(batches)
+    shape = batch['source'].shape[1], batch['target'].shape[1]
+    shapes[shape] += 1
+    for row, i in enumerate(batch['id'].tolist()):
+      rows = batch['source'][row].tolist(), batch['target'][row].tolist()
+      for own, length in zip(rows, lengths[i], strict=True):
+        assert own == [*[3 + i] * (length - 1), 2, *[0] * (len(own) - length)]
+    ids += batch['id'].tolist()
+    real += np.count_nonzero(batch['source']) + np.count_nonzero(batch['target'])
+    padded += batch['source'].size + batch['target'].size
+  batches.close()
+  assert set(shapes) == {(4, 5), (8, 8), (16, 20)}
+  assert set(ids[:150]) | set(ids) == set(range(150))
+  steps = 2 * grouping.WINDOW
+  assert data.signatures(steps) == {s: count / steps for s, count in shapes.items()}
+  assert data.padded_share(steps) == pytest.approx(1 - real / padded)
+  assert data.example()['source'].shape == (16,)
+  assert data.abstract((8, 8))['target'].shape == (4, 8)
+
+
+def test_any_step_of_several_lengths_can_be_gone_to():
+  lengths = np.random.default_rng(0).integers(2, 17, (150, 2)).tolist()
+  data = pipeline.TrainInput(**bucketed(lengths), seed=1)
+  batches = iter(data)
+  want = [next(batches) for _ in range(40)][35:]
+  batches.set_state({'step': 35})
+  for batch in want:
+    found = next(batches)
+    for name in batch:
+      np.testing.assert_array_equal(found[name], batch[name])
+  batches.close()
+
+
+def test_texts_are_measured_by_their_tokens(vocabulary):
+  tokenize = text.Tokenize(vocabulary, source='de', target='en')
+  transforms = [tokenize, text.Buckets([(10, 12), (40, 40)], tokenize=tokenize)]
+  data = pipeline.EvalInput(source=texts.PAIRS, batch_size=16, transforms=transforms)
+  found = list(data.epoch())
+  assert {batch['source'].shape[1:] for batch in found} == {(10,), (40,)}
+  index_N, real_N = data.order
+  assert sorted(index_N[real_N].tolist()) == list(range(len(texts.PAIRS)))
+  rows = np.concatenate([np.pad(b['source'], [(0, 0), (0, 40)])[:, :40] for b in found])
+  for row, index in zip(rows, index_N, strict=True):
+    assert vocabulary.decode(row.tolist()) == texts.PAIRS[index]['de']
+
+
+def test_pairs_that_are_too_long_are_replaced():
+  lengths = [(3, 3)] * 7 + [(17, 3)]
+  data = pipeline.TrainInput(**bucketed(lengths), seed=1, bad_share=1.0)
+  batches = iter(data)
+  ids = np.concatenate([next(batches)['id'] for _ in range(8)])
+  assert 7 not in ids and batches.replaced > 0
+  (line, *_) = batches.news()
+  assert '17x3 tokens in source, target, more than 16x20: add a larger shape' in line
+  batches.close()
+  with pytest.raises(BadRecordError, match='the example with id 7 has 17x3 tokens'):
+    list(pipeline.EvalInput(**bucketed(lengths)).epoch())
+
+
+@pytest.mark.parametrize(
+  'lengths, told',
+  [
+    ([(4, 8), (8, 4)], r'lengths=\[\(4, 8\), \(8, 4\)\] must grow'),
+    ([(4,), (8,)], r'lengths=\(4,\) must be one number for each of source, target'),
+  ],
+)
+def test_lengths_must_grow(lengths, told):
+  with pytest.raises(UserError, match=told):
+    text.Buckets(lengths)
+
+
+def test_texts_without_tokenize_are_told():
+  data = pipeline.TrainInput(**bucketed([(3, 3)], source=texts.PAIRS))
+  with pytest.raises(
+    UserError, match="no ids 'source'; they have de, en: give Buckets"
+  ):
+    next(iter(data))
