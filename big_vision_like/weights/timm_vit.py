@@ -223,7 +223,7 @@ def positions_without_class(
   rows = state['pos_embed'].shape[1]
   if not prefix:
     return False
-  if not any(name.startswith(_BACKBONE) for name in state):
+  if sizes and not any(name.startswith(_BACKBONE) for name in state):
     patch = state['patch_embed.proj.weight'].shape[2:]
     for height, width in sizes:
       patches = (height // patch[0]) * (width // patch[1])
