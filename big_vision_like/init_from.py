@@ -159,8 +159,8 @@ class InitFrom:
   rule matches it. These two rules fill both attentions of a block from one:
 
       rename=[
-        (r'encoder/(.*)/attn/(.*)', r'encoder/\1/attn/\2'),
-        (r'encoder/(.*)/attn/(.*)', r'encoder/\1/temporal_attn/\2'),
+        (r'(encoder/.*/attention/.*)', r'\1'),
+        (r'encoder/(.*)/attention/(.*)', r'encoder/\1/temporal_attention/\2'),
       ]
 
   All other fields take names after renaming, as the model has them. What matches the

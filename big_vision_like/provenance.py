@@ -15,7 +15,7 @@ from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.models import bit, detr, resnet, vit
 from big_vision_like.ops.positions import Grid
-from big_vision_like.weights.published import Published
+from big_vision_like.weights import published
 
 MODELS = {
   'vit': vit.ViT,
@@ -37,7 +37,7 @@ SIZED = (
 UNSIZED = (image.ResizeSmall, image.ReflectPad)
 
 
-def model_of(weights: Published) -> nn.Module:
+def model_of(weights: published.Published) -> nn.Module:
   """Returns the model of published weights."""
   arguments = dict(weights.architecture)
   if 'backbone' in arguments:
@@ -45,7 +45,9 @@ def model_of(weights: Published) -> nn.Module:
   return MODELS[weights.family](num_classes=weights.num_classes, **arguments)
 
 
-def published_grid(weights: Published, source_grid: Grid | None = None) -> Grid | None:
+def published_grid(
+  weights: published.Published, source_grid: Grid | None = None
+) -> Grid | None:
   """Returns the grid of the positions of published weights, None if nothing tells it.
 
   The JSON files beside the weights tell the size of the images; `source_grid` (rows,
@@ -58,7 +60,7 @@ def published_grid(weights: Published, source_grid: Grid | None = None) -> Grid 
     return tuple(source_grid)
   if 'pos_rows' in params:
     return params['pos_rows'].shape[1], params['pos_columns'].shape[1]
-  sizes = told_sizes(weights.metadata)
+  sizes = published.told_sizes(weights.metadata)
   grids, count = [model.grid(size) for size in sizes], num_positions(params)
   for grid in grids:
     if count in (None, math.prod(grid)):
@@ -78,25 +80,6 @@ def num_positions(params: Mapping[str, Any]) -> int | None:
   if 'pos_embedding' not in params:
     return None
   return params['pos_embedding'].shape[1] - int('cls' in params)
-
-
-def told_sizes(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
-  """Returns heights and widths that the JSON files beside weights tell.
-
-  Those of our own writer come first, then those of the model, then the images'.
-  """
-  told = [
-    content['preprocessing'].get('size')
-    for content in metadata.values()
-    if isinstance(content.get('preprocessing'), Mapping)
-  ]
-  config = metadata.get('config.json', {})
-  told += [config.get('image_size'), _field(config, 'model_args', 'img_size')]
-  shape = _field(config, 'pretrained_cfg', 'input_size')
-  told.append(shape[1:] if isinstance(shape, list) else None)
-  processor = metadata.get('preprocessor_config.json', {})
-  told += [processor.get(name) for name in ('crop_size', 'size')]
-  return [size for size in map(_size, told) if size is not None]
 
 
 def run_grid(config: Mapping[str, Any], model: nn.Module) -> Grid | None:
@@ -127,7 +110,7 @@ def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
       size = None
     untouched = untouched and size is None and kind not in UNSIZED
   if not untouched:
-    return _size(size)
+    return published.size_of(size)
   try:
     return first_size(node)
   except (UserError, OSError):  # the data have moved
@@ -145,19 +128,3 @@ def first_size(node: Mapping[str, Any]) -> tuple[int, int]:
   source = spec.build(node['source'], 'source')
   decode = spec.build(node['transforms'][0], 'transforms[0]')
   return decode.map(source[0])['image'].shape[:2]
-
-
-def _field(content: Mapping[str, Any], group: str, name: str) -> Any:
-  found = content.get(group)
-  return found.get(name) if isinstance(found, Mapping) else None
-
-
-def _size(told: Any) -> tuple[int, int] | None:
-  """Returns height and width, in whichever way they are written."""
-  if isinstance(told, Mapping):
-    told = told.get('height'), told.get('width')
-  if isinstance(told, int):
-    return told, told
-  if isinstance(told, list | tuple) and len(told) == 2:
-    return (told[0], told[1]) if all(isinstance(x, int) for x in told) else None
-  return None

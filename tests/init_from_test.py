@@ -1,5 +1,6 @@
 """How weights are read and fitted to a model."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,20 +9,25 @@ import numpy as np
 import pytest
 import random_weights
 import torch_archives
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from random_weights import assert_same
 
-from big_vision_like import checkpoint, experiment, init_from, optim, spec
+from big_vision_like import checkpoint, experiment, init_from, optim, provenance, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.init_from import InitFrom, Weights
 from big_vision_like.models import vit
+from big_vision_like.ops import positions
 from big_vision_like.tasks import classification, detection
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import (
   detr,
   files,
+  published,
   timm_vit,
   torchvision_resnet,
   vision_transformer,
@@ -304,3 +310,310 @@ def test_a_run_brings_its_normalisation(fields, mean, tmp_path):
   found = init_from.from_run(str(tmp_path))
   assert (found.mean, found.std) == (mean, 0.5)
   np.testing.assert_array_equal(found.params['w'], np.full(3, 7.0))
+
+
+# Grids
+
+WIDE = dict(patch=8, width=8, depth=1, num_heads=2, mlp_dim=16, pool='gap')
+
+
+@pytest.mark.parametrize('grid', [None, (2, 8)])
+def test_positions_of_as_many_tokens_are_resized(grid):
+  old, new = params_of(32, **WIDE), params_of((16, 64), 1, **WIDE)
+  table = old['pos_embedding']
+  assert table.shape == new['pos_embedding'].shape
+  source = InitFrom(old, grid=grid, source_grid=(4, 4))
+  got = fit(source, new, (16, 64), **WIDE)['pos_embedding']
+  assert not np.array_equal(got, table)
+  np.testing.assert_array_equal(got, positions.resize(table, (4, 4), (2, 8)))
+  with pytest.raises(UserError, match='16 positions may be a grid of 2x8 or 4x4: give'):
+    fit(InitFrom(old, grid=grid), new, (16, 64), **WIDE)
+  with pytest.raises(UserError, match=r'init_from.grid=\(4, 4\), but .* a grid of 2x8'):
+    fit(InitFrom(old, grid=(4, 4)), new, (16, 64), **WIDE)
+
+
+@pytest.mark.parametrize('grid', [(2, 4), (2, 8)])
+def test_positions_that_are_not_square_are_resized_from_their_own_grid(grid):
+  size, large = [
+    (rows * 8, columns * 8) for rows, columns in (grid, np.array(grid) * 2)
+  ]
+  large_grid = grid[0] * 2, grid[1] * 2
+  old, new = params_of(size, **WIDE), params_of(large, 1, **WIDE)
+  want = positions.resize(old['pos_embedding'], grid, large_grid)
+  for told in (None, large_grid):
+    source = InitFrom(old, grid=told, source_grid=grid)
+    got = fit(source, new, large, **WIDE)
+    np.testing.assert_array_equal(got['pos_embedding'], want)
+    with pytest.raises(UserError, match=r'positions .*give .*source_grid=\(rows,'):
+      fit(InitFrom(old, grid=told), new, large, **WIDE)
+    with pytest.raises(UserError, match='the grid of the model is unknown'):
+      InitFrom(old).fit({'params': new}, small().resizes)
+  source = InitFrom(Weights({'params': old}, grid=grid))
+  got = fit(source, new, large, **WIDE)
+  np.testing.assert_array_equal(got['pos_embedding'], want)
+
+
+def run_of(folder, size, *transforms, **change):
+  """A run of a small ViT on images of a size; its parameters."""
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  config.task.model.update(WIDE | {'num_classes': 5} | change)
+  config.train_data.transforms = [spec.spec(image.Decode), *transforms]
+  params = params_of(size, 7, **WIDE | change)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    state = State(step=np.int32(1), params=params, opt_state=())
+    checkpoints.save(1, state, {'examples': 1}, 1.0)
+  (folder / 'config.json').write_text(config.to_json())
+  return params
+
+
+@pytest.mark.parametrize('size, large', [((16, 64), 32), ((16, 32), (32, 64))])
+def test_a_run_knows_its_grid(size, large, tmp_path, capsys):
+  resize = spec.spec(image.Resize, size=size)
+  params = run_of(tmp_path, size, resize, spec.spec(image.Flip))
+  found = init_from.from_run(str(tmp_path))
+  grid = size[0] // 8, size[1] // 8
+  assert found.grid == grid
+  got = fit(InitFrom(found), params_of(large, **WIDE), large, **WIDE)
+  grid_to = small(**WIDE).grid(image_of(large).shape[1:3])
+  want = positions.resize(params['pos_embedding'], grid, grid_to)
+  np.testing.assert_array_equal(got['pos_embedding'], want)
+  told = f'grid of tokens: {grid[0]}x{grid[1]} -> {grid_to[0]}x{grid_to[1]}\n'
+  assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'transforms, size',
+  [
+    ([], (8, 8)),  # the first image tells
+    ([spec.spec(image.InceptionCrop, size=24)], (24, 24)),
+    (
+      [spec.spec(image.ResizeSmall, size=40), spec.spec(image.RandomCrop, size=32)],
+      (32, 32),
+    ),
+    ([spec.spec(image.Resize, size=24), spec.spec(image.ReflectPad, size=4)], None),
+    ([spec.spec(image.ResizeSmall, size=24)], None),
+  ],
+)
+def test_the_size_that_a_config_trains_on(transforms, size, data_dir):
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  config.train_data.transforms = [spec.spec(image.Decode), *transforms]
+  assert provenance.trained_size(config) == size
+  if size == (8, 8):
+    config.train_data.source.data_dir = '/nowhere'
+    assert provenance.trained_size(config) is None
+
+
+def test_the_size_that_a_crop_while_decoding_makes():
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  crop = spec.spec(image.InceptionCrop, size=16)
+  config.train_data.transforms = [spec.spec(image.DecodeCrop, crop=crop)]
+  assert provenance.trained_size(config) == (16, 16)
+  assert provenance.trained_size({'train_data': {}}) is None
+
+
+def test_a_file_that_tells_no_grid_has_a_square(tmp_path, capsys):
+  weights = params_of(seed=1)
+  np.savez(tmp_path / 'a.npz', **vision_transformer.to_npz(weights))
+  found = init_from.from_file(str(tmp_path / 'a.npz'))
+  assert (found.grid, found.tokens) == (None, 16)
+  gap = params_of(24, pool='gap')  # without the position of the class token
+  source = InitFrom(found, leave_out=['head/.*', 'cls'])
+  got = fit(source, gap, 24, pool='gap')['pos_embedding']
+  want = positions.resize(weights['pos_embedding'][:, 1:], (4, 4), (6, 6))
+  np.testing.assert_array_equal(got, want)
+  assert 'grid of tokens: 4x4 (assumed) -> 6x6' in capsys.readouterr().out
+  ours = params_of((8, 32))
+  with pytest.raises(UserError, match='16 positions may be a grid of 2x8 or 4x4'):
+    fit(InitFrom(found), ours, (8, 32))
+  found = init_from.from_file(str(tmp_path / 'a.npz'), source_grid=(2, 8))
+  got = fit(InitFrom(found), ours, (8, 32))['pos_embedding']
+  np.testing.assert_array_equal(got, weights['pos_embedding'])
+
+
+@pytest.mark.parametrize(
+  'told',
+  [
+    {'config.json': {'image_size': [8, 32]}},
+    {'config.json': {'image_size': 384}, 'preprocessor_config.json': {'size': [8, 32]}},
+    {'config.json': {'model_args': {'img_size': [8, 32]}}},
+    {'config.json': {'pretrained_cfg': {'input_size': [3, 8, 32]}}},
+    {'preprocessor_config.json': {'crop_size': {'height': 8, 'width': 32}}},
+    {'a.json': {'preprocessing': {'size': [8, 32]}}},
+  ],
+)
+def test_files_that_tell_the_size_of_images(told):
+  found = published.describe(params_of((8, 32)), 'vit')
+  found = dataclasses.replace(found, metadata=told)
+  assert provenance.published_grid(found) == (2, 8)
+  assert provenance.published_grid(found, (4, 4)) == (4, 4)
+  wide = dataclasses.replace(found, params=params_of((8, 40)))
+  with pytest.raises(UserError, match='but there are 20 positions: give their grid'):
+    provenance.published_grid(wide)
+
+
+# Renaming
+
+
+def test_one_array_fills_two(capsys):
+  """As the attention of a ViT fills both attentions of each block of a TimeSformer."""
+  weights, ours = params_of(seed=1), params_of()
+  for i in range(2):
+    block = ours['encoder'][f'block_{i}']
+    block['temporal_attention'] = jax.tree.map(np.zeros_like, block['attention'])
+  rules = [
+    (r'encoder/(block_\d+)/attention/(.*)', r'encoder/\1/temporal_attention/\2'),
+    (r'(encoder/.*/attention/.*)', r'\1'),
+  ]
+  got = fit(InitFrom(weights, leave_out=[], rename=rules), ours)
+  block, theirs = got['encoder']['block_1'], weights['encoder']['block_1']
+  assert_same(block['temporal_attention'], theirs['attention'])
+  assert_same(
+    block | {'temporal_attention': None}, theirs | {'temporal_attention': None}
+  )
+  # Without the second rule the names are gone.
+  with pytest.raises(
+    UserError, match='not in the weights: encoder/block_0/attention/key'
+  ):
+    fit(InitFrom(weights, leave_out=[], rename=rules[:1]), ours)
+
+
+@pytest.mark.parametrize(
+  'rules, words',
+  [
+    (
+      [('encodr/(.*)', r'\1')],
+      r"'encodr/\(.\*\)' matches no name .* are encod",
+    ),
+    ([('encoder', 'a')], "'encoder' matches no name"),  # a part of names is not enough
+    (
+      [('(.*)kernel', r'\2')],
+      r'is not a regular expression and a template \(inv',
+    ),
+    ([('(', '')], 'is not a regular expression and a template'),
+    ([('a', 'b', 'c')], 'is not a regular expression and a template'),
+    ([('encoder/block_./(.*)', r'b/\1')], 'block_0/.* and encoder/block_1/.* both bec'),
+    (
+      [('cls', 'pos_embedding')],
+      'cls and pos_embedding of the weights both become|pos',
+    ),
+  ],
+)
+def test_rules_that_do_not_work(rules, words):
+  with pytest.raises(UserError, match=words):
+    fit(InitFrom(params_of(), rename=rules), params_of())
+
+
+NAME = st.text('ab/', min_size=1, max_size=4)
+RULE = st.sampled_from(
+  [('(.*)', r'x\1'), ('(.*)', r'\1'), ('a(.*)', r'\1y'), ('(.*)b', r'z\1'), ('a', 'q')]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sets(NAME, min_size=1), st.lists(RULE), st.randoms())
+def test_the_order_of_rules_does_not_matter(names, rules, random):
+  def outcome(rules):
+    try:
+      return init_from.renamed(sorted(names), rules)
+    except UserError:
+      return None
+
+  shuffled = list(rules)
+  random.shuffle(shuffled)
+  assert outcome(shuffled) == outcome(rules)
+  if not rules:
+    assert outcome(rules) == {name: name for name in names}
+
+
+# Several sources, and all of one
+
+
+def parts_of(params, *names):
+  return {name: params[name] for name in names}
+
+
+def test_several_sources(capsys):
+  a, b, ours = params_of(seed=1), params_of(seed=2, num_classes=7), params_of()
+  body = parts_of(a, 'embed', 'cls', 'pos_embedding')
+  sources = [
+    InitFrom(body, leave_out=[]),
+    InitFrom(parts_of(b, 'encoder', 'head')),
+  ]
+  tables = init_from.tables_of(small(), image_of(16))
+  got = init_from.fitted(sources, {'params': ours}, *tables)['params']
+  assert_same(got, body | {'encoder': b['encoder'], 'head': ours['head']})
+  text = capsys.readouterr().out
+  assert 'source 1: loaded 4 of' in text and 'source 2: loaded' in text
+  assert 'starting anew: head/bias, head/kernel\n' in text
+  sources[0] = InitFrom(parts_of(a, 'embed', 'cls'), leave_out=[])
+  with pytest.raises(UserError, match='\n  not in the weights: pos_embedding\nName'):
+    init_from.fitted(sources, {'params': ours}, *tables)
+  sources[0] = InitFrom(body | parts_of(a, 'encoder'), leave_out=[])
+  twice = 'source 2: encoder/block_0/attention/key/bias is filled by source 1 already'
+  with pytest.raises(UserError, match=twice):
+    init_from.fitted(sources, {'params': ours}, *tables)
+
+
+def test_a_config_with_several_sources():
+  class Task:
+    model = small()
+
+    def model_inputs(self, batch):
+      return (batch['image'],)
+
+  a = params_of(seed=1)
+  config = mlc.ConfigDict(
+    dict(
+      init_from=[
+        spec.spec(InitFrom, weights=parts_of(a, 'embed', 'cls', 'pos_embedding')),
+        spec.spec(InitFrom, weights=parts_of(a, 'encoder'), rename=[('(.*)', r'\1')]),
+      ]
+    )
+  )
+  sources = spec.build(spec.in_steps(config, 10, 1)['init_from'])
+  variables, batch = {'params': params_of()}, {'image': image_of(16)}
+  got = init_from.fill(sources, variables, Task(), batch)['params']
+  assert_same(got, a | {'head': variables['params']['head']})
+  with pytest.raises(UserError, match='init_from is Weights, not an InitFrom'):
+    init_from.fill(Weights({}), variables, Task(), batch)
+
+
+def test_frozen_networks_take_everything():
+  teacher = small()
+  like = jax.eval_shape(teacher.init, jax.random.key(0), image_of(24))
+  tables = init_from.tables_of(teacher, image_of(24))
+  weights = params_of(seed=1)
+  got = init_from.complete(weights, like, *tables)['params']
+  want = positions.resize(weights['pos_embedding'], (4, 4), (6, 6), 1)
+  assert_same(got, weights | {'pos_embedding': want})
+  assert_same(got, init_from.complete(InitFrom(weights), like, *tables)['params'])
+  wrong = params_of(seed=1, num_classes=100) | {'extra': np.zeros(2)}
+  del wrong['cls']
+  with pytest.raises(UserError) as error:
+    init_from.complete(wrong, like, *tables, what='the teacher of 100 classes')
+  lines = str(error.value).split('\n  ')
+  assert lines[0] == 'the teacher of 100 classes do not fit the model:'
+  assert sorted(lines[1:]) == [
+    'not in the model: extra',
+    'not in the weights: cls',
+    'shape of head/bias: (100,) in the weights, (5,) here',
+    'shape of head/kernel: (16, 100) in the weights, (16, 5) here',
+  ]
+
+
+def test_statistics_of_batch_norm_come_along(capsys):
+  model = random_weights.small_resnet(norm='batch', num_classes=5)
+  old, new = (
+    random_weights.calm(random_weights.variables_of(model, seed=seed))
+    for seed in (0, 1)
+  )
+  assert 'batch_stats' in old
+  got = InitFrom(old, leave_out=[]).fit(new, {})
+  assert_same(got, old)
+  assert f'and {len(trees.flatten(old["batch_stats"]))} of' in capsys.readouterr().out
+  # Frozen norms fill those that are trained: their arrays have the same names.
+  frozen = random_weights.variables_of(random_weights.small_resnet(num_classes=5))
+  got = InitFrom(frozen, leave_out=[]).fit(new, {})
+  theirs = frozen['constants']['norm_root']
+  np.testing.assert_array_equal(got['params']['norm_root']['scale'], theirs['scale'])
+  np.testing.assert_array_equal(got['batch_stats']['norm_root']['var'], theirs['var'])

@@ -261,6 +261,36 @@ def sidecar(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(path).with_suffix('.json')
 
 
+def told_sizes(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
+  """Returns heights and widths that the JSON files beside weights tell.
+
+  Those of our own writer come first, then those of the model, then the images'.
+  """
+  told = [
+    content['preprocessing'].get('size')
+    for content in metadata.values()
+    if isinstance(content.get('preprocessing'), Mapping)
+  ]
+  config = metadata.get('config.json', {})
+  told += [config.get('image_size'), _field(config, 'model_args', 'img_size')]
+  shape = _field(config, 'pretrained_cfg', 'input_size')
+  told.append(shape[1:] if isinstance(shape, list) else None)
+  processor = metadata.get('preprocessor_config.json', {})
+  told += [processor.get(name) for name in ('crop_size', 'size')]
+  return [size for size in map(size_of, told) if size is not None]
+
+
+def size_of(told: Any) -> tuple[int, int] | None:
+  """Returns height and width, in whichever way they are written."""
+  if isinstance(told, Mapping):
+    told = told.get('height'), told.get('width')
+  if isinstance(told, int):
+    return told, told
+  if isinstance(told, list | tuple) and len(told) == 2:
+    return (told[0], told[1]) if all(isinstance(x, int) for x in told) else None
+  return None
+
+
 def describe(
   params: Mapping[str, Any],
   family: str,
@@ -429,6 +459,11 @@ def _model_args(metadata: Mapping[str, Any]) -> dict[str, Any]:
   return told
 
 
+def _field(content: Mapping[str, Any], group: str, name: str) -> Any:
+  found = content.get(group)
+  return found.get(name) if isinstance(found, Mapping) else None
+
+
 def _computed(
   reader: _Reader, metadata: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -517,7 +552,8 @@ def _no_embed_class(
   path: pathlib.Path,
 ) -> bool:
   told = _model_args(metadata).get('no_embed_class')
-  for answer in (asked, told, timm_vit.positions_without_class(arrays)):
+  counted = timm_vit.positions_without_class(arrays, told_sizes(metadata))
+  for answer in (asked, told, counted):
     if answer is not None:
       return answer
   raise UserError(

@@ -207,10 +207,13 @@ def differences(names: Collection[str]) -> tree.Differences:
   return linear.differences(names, _table(names), vit_names.unfit)
 
 
-def positions_without_class(state: Mapping[str, np.ndarray]) -> bool | None:
-  """Whether the file was made with `no_embed_class`, as far as a square grid tells.
+def positions_without_class(
+  state: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]] = ()
+) -> bool | None:
+  """Returns whether a file was made with `no_embed_class`, None if nothing tells it.
 
-  None where the rows are a square neither way, or both ways.
+  The sizes of images that its config tells decide, if their patches are as many as the
+  positions; else positions that are a square grid in one way alone.
   """
   if 'pos_embed' not in state:
     return False
@@ -220,6 +223,12 @@ def positions_without_class(state: Mapping[str, np.ndarray]) -> bool | None:
   rows = state['pos_embed'].shape[1]
   if not prefix:
     return False
+  if sizes and not any(name.startswith(_BACKBONE) for name in state):
+    patch = state['patch_embed.proj.weight'].shape[2:]
+    for height, width in sizes:
+      patches = (height // patch[0]) * (width // patch[1])
+      if patches in (rows, rows - prefix):
+        return patches == rows
   without, within = _square(rows), _square(rows - prefix)
   return without if without != within else None
 

@@ -127,14 +127,12 @@ def test_computed_positions_are_written_out(tool, tmp_path):
   np.testing.assert_allclose(after['logits'], before['logits'], rtol=0, atol=1e-5)
 
 
-def run_of(config, folder):
+def run_of(config, folder, size=(8, 8)):
   """A run of a config, whose average differs from its parameters; the average."""
   folder.mkdir()
   (folder / 'config.json').write_text(config.to_json())
   model = spec.build(config.task.to_dict()['model'], 'model')
-  params, average = (
-    random_weights.params_of(model, (8, 8), 1, seed) for seed in (0, 1)
-  )
+  params, average = (random_weights.params_of(model, size, 1, seed) for seed in (0, 1))
   state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
   with checkpoint.Checkpoints(folder) as checkpoints:
     checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
@@ -157,6 +155,21 @@ def test_the_average_of_a_run_into_timm_and_back(tool, workdir, tmp_path, capsys
   flat, want = tree.flatten(got.params), tree.flatten(average)
   for name in want:
     np.testing.assert_array_equal(flat[name], want[name])
+
+
+@pytest.mark.parametrize('out', ['out.npz', 'out.safetensors', 'out'])
+def test_a_run_on_wide_images_writes_their_size(tool, out, tmp_path, capsys):
+  config = spec.load('tests/tiny_config.py', root=experiment.Settings)
+  config.train_data.transforms.append(spec.spec(image.Resize, size=(16, 64)))
+  average = run_of(config, tmp_path / 'run', (16, 64))
+  assert convert(tool, tmp_path / 'run', tmp_path / out) == 0
+  model, variables, images = loading.load(tmp_path / out)
+  assert images.size == (16, 64) and model.grid(images.size) == (8, 32)
+  assert_same(variables['params']['pos_embedding'], average['pos_embedding'])
+  square = ['--image-size', '32', '32']  # as many tokens
+  assert convert(tool, tmp_path / 'run', tmp_path / 'no', *square) == 1
+  words = 'a grid of 16x16, the positions of the weights are for one of 8x32'
+  assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('out, to', [('o.npz', 'published'), ('o', 'timm')])

@@ -164,6 +164,22 @@ def test_whether_tokens_have_positions(tokens, rows, want):
   assert timm_vit.positions_without_class(state) is want
 
 
+@pytest.mark.parametrize(
+  'sizes, want',
+  [
+    ([], True),  # 3x3 and no position of the class token
+    ([(16, 32)], False),  # 2x4 and one
+    ([(24, 24)], True),
+    ([(64, 64), (8, 64)], False),  # the first has other positions
+    ([(64, 64)], True),
+  ],
+)
+def test_sizes_that_are_told_decide_whether_tokens_have_positions(sizes, want):
+  state = {'pos_embed': np.ones((1, 9, 8)), 'cls_token': np.ones((1, 1, 8))}
+  state['patch_embed.proj.weight'] = np.ones((8, 3, 8, 8))
+  assert timm_vit.positions_without_class(state, sizes) is want
+
+
 @pytest.mark.parametrize('resnet, patch', [((), 2), ((2, 1), 1)])
 def test_hybrids(resnet, patch):
   params = random_weights.small_vit(resnet=resnet, patch=patch)
