@@ -31,6 +31,11 @@ Tree = dict[str, Any]
 BESIDE = ('mesh', 'sharding', 'reproduces')
 
 
+# Counted up when the layout of checkpoints changes. Those of format 1, which had no
+# number, kept an average of the parameters alone, not of variables by collection.
+FORMAT = 2
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -101,7 +106,9 @@ class Checkpoints:
       best = {self._keep_best: float(scalars[self._keep_best])}
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state.trained),
-      progress=ocp.args.JsonSave({'position': position, 'seconds': seconds}),
+      progress=ocp.args.JsonSave(
+        {'position': position, 'seconds': seconds, 'format': FORMAT}
+      ),
     )
     with _saving(self):
       with processes.together():
@@ -160,7 +167,7 @@ class Checkpoints:
   def _restore(self, step: int, state: Any) -> tuple[Any, Any]:
     """Reads a checkpoint, also one from before averages were variables."""
     like, like_ema = state, state.ema
-    old = state.ema is not None and 'params' not in self._saved(step)['ema']
+    old = state.ema is not None and _format(self.folder, step) < 2
     if old:
       like = state.replace(ema=state.ema['params'])
     items = ocp.args.Composite(
@@ -172,12 +179,6 @@ class Checkpoints:
       rest = {name: state.mutable[name] for name in like_ema if name != 'params'}
       state = state.replace(ema={'params': state.ema, **rest})
     return state, restored.progress
-
-  def _saved(self, step: int) -> Any:
-    """Returns the tree of what a checkpoint holds, without values."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      path = self.folder / str(step) / 'state'
-      return reader.metadata(path).item_metadata.tree
 
 
 class _Manager(ocp.CheckpointManager):
@@ -284,7 +285,12 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
     raise UserError(
       f'checkpoint {step} of {workdir} cannot be read ({_briefly(error)}).'
     ) from error
-  if found['ema'] is not None and 'params' not in found['ema']:
-    # Runs of earlier versions averaged parameters alone.
+  if found['ema'] is not None and _format(folder, step) < 2:
     found['ema'] = {'params': found['ema']}
   return step, found
+
+
+def _format(folder: pathlib.Path, step: int) -> int:
+  """Returns the `FORMAT` that a checkpoint was written in."""
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    return reader.restore(folder / str(step) / 'progress').get('format', 1)

@@ -15,7 +15,7 @@ from random_weights import assert_same
 
 from big_vision_like import checkpoint, experiment, init_from, optim, provenance, spec
 from big_vision_like import mesh as meshes
-from big_vision_like.data import preprocessing
+from big_vision_like.data import input, preprocessing
 from big_vision_like.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -228,14 +228,15 @@ class TwoImages:
 
   batch_size = 8
 
-  def example(self, shape=None):
-    return dict(
+  def abstract(self, signature=None):
+    example = dict(
       image=np.zeros((64, 96, 3), np.uint8),
       size=np.array([64, 96], np.int32),
       boxes=np.zeros((3, 4), np.float32),
       box_labels=np.zeros(3, np.int32),
       box_mask=np.zeros(3, bool),
     )
+    return input.with_rows(example, self.batch_size)
 
 
 def experiment_of(model, **settings):
@@ -303,6 +304,8 @@ def test_a_file_brings_its_normalisation(tmp_path):
 
 @pytest.mark.parametrize('fields, mean', [({}, 0.5), ({'mean': 0.3}, 0.3)])
 def test_a_run_brings_its_normalisation(fields, mean, tmp_path):
+  model = spec.spec(vit.ViT, num_classes=5, **SMALL)
+  fields = dict(model=model, optimizer=None, **fields)
   task = spec.spec(classification.Classification, **fields)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(7, state_of(7), {'examples': 70}, 12.5)
@@ -555,12 +558,7 @@ def test_several_sources(capsys):
 
 
 def test_a_config_with_several_sources():
-  class Task:
-    model = small()
-
-    def model_inputs(self, batch):
-      return (batch['image'],)
-
+  task = classification.Classification(model=small(), optimizer=None)
   a = params_of(seed=1)
   config = mlc.ConfigDict(
     dict(
@@ -572,10 +570,10 @@ def test_a_config_with_several_sources():
   )
   sources = spec.build(spec.in_steps(config, 10, 1)['init_from'])
   variables, batch = {'params': params_of()}, {'image': image_of(16)}
-  got = init_from.fill(sources, variables, Task(), batch)['params']
+  got = init_from.fill(sources, variables, task, batch)['params']
   assert_same(got, a | {'head': variables['params']['head']})
   with pytest.raises(UserError, match='init_from is Weights, not an InitFrom'):
-    init_from.fill(Weights({}), variables, Task(), batch)
+    init_from.fill(Weights({}), variables, task, batch)
 
 
 def test_frozen_networks_take_everything():

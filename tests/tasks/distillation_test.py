@@ -1,0 +1,191 @@
+"""Distillation: the published losses, and what a student sees of its teacher."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from big_vision_like import optim
+from big_vision_like.errors import UserError
+from big_vision_like.ops import augmentation, images
+from big_vision_like.tasks import distillation, task
+
+CLASSES, KEY = 3, jax.random.key(0)
+
+
+class Small(nn.Module):
+  """Two dense layers, with a head for the teacher's decisions if asked."""
+
+  num_classes: int = CLASSES
+  distilled: bool = False
+
+  @nn.compact
+  def __call__(self, image_BHWC, train=False):
+    x_BD = nn.tanh(nn.Dense(5, name='hidden')(image_BHWC.reshape(len(image_BHWC), -1)))
+    outputs = {'logits': nn.Dense(self.num_classes, name='head')(x_BD)}
+    if self.distilled:
+      outputs['distilled_logits'] = nn.Dense(self.num_classes, name='other')(x_BD)
+    return outputs
+
+
+def make(**options):
+  options = {
+    'model': Small(),
+    'teacher': Small(),
+    'optimizer': optim.momentum(0.1),
+    **options,
+  }
+  return distillation.Distillation(**options)
+
+
+@pytest.fixture(scope='module')
+def batch():
+  rng = np.random.default_rng(0)
+  return dict(
+    image=rng.integers(0, 256, (8, 2, 2, 1), dtype=np.uint8),
+    label=rng.integers(0, CLASSES, 8).astype(np.int32),
+  )
+
+
+def started(this, batch):
+  """A state whose teacher has random weights."""
+  state = jax.jit(this.init)(KEY, batch)
+  inputs = this.networks()['teacher'].inputs(batch)
+  teacher = this.teacher.init(jax.random.key(7), *inputs)
+  return state.replace(frozen={'teacher': teacher})
+
+
+@pytest.mark.parametrize('kind', distillation.KINDS)
+@pytest.mark.parametrize('distilled', [False, True])
+def test_the_loss_is_that_of_labels_and_teacher(kind, distilled, batch):
+  this = make(
+    model=Small(distilled=distilled),
+    kind=kind,
+    weight=0.3,
+    temperature=3.0,
+    label_smoothing=0.1,
+  )
+  state = started(this, batch)
+  _, scalars = jax.jit(this.train_step)(state, batch, KEY)
+  image = batch['image'] / np.float32(127.5) - 1
+  student = this.model.apply({'params': state.params}, image)
+  teacher = this.teacher.apply(state.frozen['teacher'], image)['logits']
+  target = 0.9 * np.eye(CLASSES)[batch['label']] + 0.1 / CLASSES
+  base = optax.softmax_cross_entropy(student['logits'], target).mean()
+  imitating = student['distilled_logits' if distilled else 'logits']
+  if kind == 'hard':
+    want = optax.softmax_cross_entropy_with_integer_labels(
+      imitating, teacher.argmax(axis=-1)
+    ).mean()
+  else:
+    p, q = (np.asarray(jax.nn.softmax(x / 3.0)) for x in (teacher, imitating))
+    want = 9.0 * (p * np.log(p / q)).mean()
+  np.testing.assert_allclose(scalars['loss'], 0.7 * base + 0.3 * want, rtol=1e-5)
+  np.testing.assert_allclose(scalars['loss_teacher'], want, rtol=1e-5)
+  agree = (student['logits'].argmax(-1) == teacher.argmax(-1)).mean()
+  np.testing.assert_allclose(scalars['agreement'], agree, rtol=1e-6)
+
+
+class Logits(nn.Module):
+  """Logits that are parameters, whatever the image."""
+
+  num_classes: int = 5
+
+  @nn.compact
+  def __call__(self, image_BHWC, train=False):
+    shape = len(image_BHWC), self.num_classes
+    names = {'logits': 'logits_cls', 'distilled_logits': 'logits_dist'}
+    zeros = nn.initializers.zeros
+    return {key: self.param(name, zeros, shape) for key, name in names.items()}
+
+
+@pytest.mark.parametrize('base', ['softtarget', 'labelsmooth0.1'])
+@pytest.mark.parametrize('kind', ['none', *distillation.KINDS])
+def test_losses_and_gradients_are_the_published_ones(kind, base, golden):
+  described = json.loads((golden / 'deit_distillation_loss.json').read_text())
+  assert described['config'] == {'alpha': 0.5, 'tau': 1.0}
+  with np.load(golden / 'deit_distillation_loss.npz') as file:
+    arrays = dict(file)
+  options = {'weight': 0.0} if kind == 'none' else {'kind': kind}
+  this = make(model=Logits(), teacher=Logits(), **options)
+  target_BC = arrays['input/soft_labels']
+  if base == 'labelsmooth0.1':
+    target_BC = 0.9 * np.eye(5, dtype=np.float32)[arrays['input/labels']] + 0.02
+  prepared = {
+    'image': np.zeros((6, 1, 1, 1), np.float32),
+    'target': target_BC,
+    'teacher_logits': arrays['input/teacher_logits'],
+  }
+  params = {name: arrays[f'input/{name}'] for name in ('logits_cls', 'logits_dist')}
+
+  @jax.jit
+  @jax.value_and_grad
+  def gradient(params):
+    return this.loss(params, {}, prepared, KEY)[0]
+
+  loss, grads = gradient(params)
+  np.testing.assert_allclose(loss, arrays[f'output/{base}/{kind}'], rtol=1e-6)
+  for name, grad in grads.items():
+    want = arrays.get(f'grad/{base}/{kind}/{name}', np.zeros_like(grad))
+    np.testing.assert_allclose(grad, want, atol=1e-6)
+
+
+def test_the_teacher_sees_what_the_student_sees(batch):
+  augment = augmentation.Augment(mixup=0.8, partner='reversed')
+  this = make(augment=augment)
+  state = started(this, batch)
+  prepared = jax.jit(this.prepare)(batch, KEY, state.frozen)
+  logits = this.teacher.apply(state.frozen['teacher'], prepared['image'])['logits']
+  np.testing.assert_allclose(prepared['teacher_logits'], logits, atol=1e-6)
+  assert np.abs(prepared['image'] - (batch['image'] / 127.5 - 1)).max() > 0.1
+  other = make(teacher_images=images.Normalization(0.4, 0.2))
+  (image,) = other.teacher_inputs(batch)
+  np.testing.assert_allclose(image, (batch['image'] / 255 - 0.4) / 0.2, atol=1e-5)
+
+
+@pytest.mark.parametrize('accumulate', [1, 4])
+def test_the_teacher_stays_and_takes_no_gradient(accumulate, batch):
+  this = make(accumulate=accumulate)
+  state = started(this, batch)
+  after, _ = jax.jit(this.train_step)(state, batch, KEY)
+  jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
+  whole, _ = jax.jit(make().train_step)(state, batch, KEY)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    after.params,
+    whole.params,
+  )
+
+
+def test_a_plan_needs_no_teacher(batch):
+  shapes = jax.eval_shape(make().init, KEY, batch).frozen['teacher']
+  assert shapes['params']['head']['kernel'].shape == (5, CLASSES)
+  zeros = jax.jit(make().init)(KEY, batch).frozen
+  assert not any(jnp.any(x) for x in jax.tree.leaves(zeros))
+  assert task.frozen_shapes(make(), batch).keys() == {'teacher'}
+
+
+def test_predictions_need_no_teacher(batch):
+  this = make()
+  state = started(this, batch).replace(frozen=None)
+  outputs = jax.jit(this.predict)(state, batch, KEY)
+  assert outputs['logits'].shape == (8, CLASSES) and outputs['loss'].shape == (8,)
+
+
+@pytest.mark.parametrize(
+  'options, words',
+  [
+    (dict(teacher=Small(num_classes=7)), 'the teacher has 7 classes and the model 3'),
+    (dict(kind='warm'), "kind='warm' is not one of hard, soft"),
+    (dict(weight=1.5), r'weight=1.5 of the teacher is not in \[0, 1\]'),
+    (dict(temperature=0.0), 'temperature=0.0 is not above 0'),
+    (dict(loss_type='hinge'), "loss_type='hinge' is not one of"),
+  ],
+)
+def test_wrong_fields_are_told(options, words):
+  with pytest.raises(UserError, match=words):
+    make(**options)
