@@ -179,6 +179,17 @@ def test_float64_excuses_no_mistake(cancelling, errors, capsys):
   assert 'TOO LARGE' in output and 'ok in float64' not in output
 
 
+def test_a_check_that_ignores_float64_does_not_pass(
+  check_golden, cancelling, capsys, monkeypatch
+):
+  enable_x64 = check_golden.golden_float64.jax.enable_x64
+  monkeypatch.setattr(
+    check_golden.golden_float64.jax, 'enable_x64', lambda on: enable_x64(False)
+  )
+  assert cancelling(of_file=2, of_float32=-2) == 1
+  assert 'computed in float32' in capsys.readouterr().out
+
+
 def test_neighbors_are_one_rounding_away(check_golden):
   x_N = np.float32([0.0, 1.0, -3e-5, 7e8])
   arrays = {'input/x': x_N, 'input/ids': np.arange(3), 'input/y': np.float64([0.1])}
