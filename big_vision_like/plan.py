@@ -60,7 +60,7 @@ class Plan:
   chips: int
   hosts: int
   mesh: dict[str, int]
-  batch_size: int
+  batch_size: float
   total_steps: int
   flops: int
   parameters: int
@@ -69,7 +69,7 @@ class Plan:
   chip: chips.Chip | None
   costs: hlo.Costs | None
   compile_seconds: float
-  shapes: Mapping[tuple[int, int], tuple[float, int]]
+  shapes: Mapping[Any, tuple[float, int]]
   padded_share: float | None
 
   @property
@@ -181,8 +181,12 @@ def plan(
   config = spec.load(path, overrides, root=experiment.Settings)
   devices = slice_devices(topology, slices)
   run = experiment.make(config, planned_for=devices)
-  traced = run.compiled_step.trace(run.abstract_state, run.abstract_batch)
   shapes = shapes_of(run)
+  padded = any(part.bucket is not None for part in run.data.parts.values())
+  batch = run.abstract_batch
+  if len(run.data.parts) > 1:  # a step has a batch of one of them
+    batch = run.abstract_batch_of(list(shapes)[-1])
+  traced = run.compiled_step.trace(run.abstract_state, batch)
   parameters = meshes.bytes_per_device(run.abstract_state.params)
   held = meshes.bytes_per_device(run.abstract_state)
   started = time.perf_counter()
@@ -217,31 +221,43 @@ def plan(
     costs=costs,
     compile_seconds=time.perf_counter() - started,
     shapes=shapes,
-    padded_share=run.data.padded_share(FIRST_BATCHES) if shapes else None,
+    padded_share=run.data.padded_share(FIRST_BATCHES) if padded else None,
   )
 
 
-def shapes_of(run: experiment.Experiment) -> dict[tuple[int, int], tuple[float, int]]:
-  """How often each shape of batches comes, and the operations of its step.
+def shapes_of(run: experiment.Experiment) -> dict[Any, tuple[float, int]]:
+  """Returns the share of each signature of batches and the operations of its step.
 
-  Empty where all batches have one shape.
+  Sorted by operations; empty where all batches have one signature.
   """
   shares = run.data.signatures(FIRST_BATCHES)
-  if len(run.data.parts) == 1 and () in shares:
+  if len(shares) == 1 and () in shares:
     return {}
 
   @functools.cache
-  def work(*sides: int) -> int:
-    step = run.compiled_step.trace(run.abstract_state, run.abstract_batch_of(sides))
-    return flops.total(step.jaxpr)
+  def work(signature: Any) -> int:
+    batch = run.abstract_batch_of(signature)
+    return flops.total(run.compiled_step.trace(run.abstract_state, batch).jaxpr)
 
-  # Images on their sides are as much work.
-  upright = {shape: tuple(sorted(shape)) for shape in shares}
-  found = {
-    shape: (share, work(*(upright[shape] if upright[shape] in shares else shape)))
-    for shape, share in shares.items()
-  }
-  return dict(sorted(found.items(), key=lambda item: (item[1][1], item[0][1])))
+  def upright(signature: Any) -> Any:
+    """Images on their sides are as much work, where those that stand occur too."""
+    if len(run.data.parts) > 1:
+      name, shape = signature
+      other = name, tuple(sorted(shape))
+    else:
+      other = tuple(sorted(signature))
+    return other if other in shares else signature
+
+  found = {key: (share, work(upright(key))) for key, share in shares.items()}
+  return dict(sorted(found.items(), key=lambda item: (item[1][1], item[0][1:])))
+
+
+def label(signature: Sequence[Any]) -> str:
+  """Returns '768x1024' for a shape, and 'parity' or 'coco 768x1024' for a pair."""
+  if signature and isinstance(signature[0], str):
+    name, shape = signature
+    return f'{name} {label(shape)}'.strip()
+  return 'x'.join(map(str, signature))
 
 
 @contextlib.contextmanager
@@ -339,17 +355,18 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   each = plan.batch_size / plan.chips
   say('mesh', f'{axes}; batch {plan.batch_size:,}, {each:g} a chip')
   if plan.shapes:
-    small, large = ('x'.join(map(str, list(plan.shapes)[i])) for i in (0, -1))
+    small, large = (label(list(plan.shapes)[i]) for i in (0, -1))
+    padded = plan.padded_share
+    kind = 'batches' if padded is None else 'images'
     say(
       'shapes',
-      f'{len(plan.shapes)} of images, {small} to {large}: the step below is that of the'
+      f'{len(plan.shapes)} of {kind}, {small} to {large}: the step below is that of the'
       ' largest',
     )
-    say(
-      '',
-      f'{100 * plan.padded_share:.1f} % of the pixels are padding; the mean step has'
-      f' {plan.mean_share:.2f} of its operations',
+    padding = (
+      '' if padded is None else f'{100 * padded:.1f} % of the pixels are padding; '
     )
+    say('', f'{padding}the mean step has {plan.mean_share:.2f} of its operations')
   if plan.chip is None:
     say('memory', f'{gib(plan.needed)} a device')
   elif plan.fits:

@@ -1,6 +1,7 @@
 """A loss that is not finite: stop, keep the evidence, and show the very step again."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import traceback
@@ -19,6 +20,7 @@ from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State
 
 ROWS = 'rows_in_batch'  # of the arrays beside it, in a capsule
+INSIDE = '::'  # between the names of nested dicts; names of features may have slashes
 
 
 def check_finite(
@@ -40,9 +42,10 @@ def check_finite(
   folder.mkdir(exist_ok=True)
   with contextlib.closing(run.batches()) as batches:
     batches.set_state(position)
-    rows = sharding.local_rows(run.mesh, run.data.batch_size)
-    path = folder / f'batch-{jax.process_index()}.npz'
-    np.savez(path, **{ROWS: rows}, **next(batches))
+    batch = flattened(next(batches))
+    count = sharding.global_rows(run.mesh, len(next(iter(batch.values()))))
+    rows = sharding.local_rows(run.mesh, count)
+    np.savez(folder / f'batch-{jax.process_index()}.npz', **{ROWS: rows}, **batch)
   values = {name: str(value) for name, value in scalars.items()}
   story = {'step': step, 'scalars': values, 'last_good_checkpoint': last_good}
   if jax.process_index() == 0:
@@ -72,7 +75,8 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   say('replay', f'from step {int(state.step):,} to {step:,}')
   while int(state.step) < step - 1:
     state, _ = run.compiled_step(state, sharding.put(next(batches), run.mesh))
-  same = all(np.array_equal(batch[k], v) for k, v in next(batches).items())
+  again = flattened(next(batches))
+  same = all(np.array_equal(x, again.get(k)) for k, x in flattened(batch).items())
   batches.close()
   say('replay', f'the batch of step {step:,} is {"the same" if same else "DIFFERENT"}')
   _report(run, state, sharding.put(batch, run.mesh), step)
@@ -86,16 +90,42 @@ def _saved_batch(run: Experiment, workdir: pathlib.Path, step: int) -> Batch:
     raise UserError(
       f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
     )
-  whole: Batch = {}
+  parts = []
   for path in paths:
     with np.load(path) as saved:
-      part = dict(saved)
-    rows = part.pop(ROWS)
+      parts.append(dict(saved))
+  rows = [part.pop(ROWS) for part in parts]
+  count = 1 + max(own.max() for own in rows)
+  whole = {
+    name: np.zeros((count, *x.shape[1:]), x.dtype) for name, x in parts[0].items()
+  }
+  for own, part in zip(rows, parts, strict=True):
     for name, x in part.items():
-      shape = (run.data.batch_size, *x.shape[1:])
-      whole.setdefault(name, np.zeros(shape, x.dtype))[rows] = x
-  mine = sharding.local_rows(run.mesh, run.data.batch_size)
-  return {name: x[mine] for name, x in whole.items()}
+      whole[name][own] = x
+  mine = sharding.local_rows(run.mesh, count)
+  return unflattened({name: x[mine] for name, x in whole.items()})
+
+
+def flattened(batch: Batch, front: str = '') -> dict[str, np.ndarray]:
+  """Returns the arrays of nested dicts, by their paths."""
+  flat = {}
+  for name, value in batch.items():
+    nested = isinstance(value, Mapping)
+    flat |= (
+      flattened(value, f'{front}{name}{INSIDE}') if nested else {front + name: value}
+    )
+  return flat
+
+
+def unflattened(flat: Mapping[str, np.ndarray]) -> Batch:
+  """Returns nested dicts of arrays by their paths."""
+  batch: Batch = {}
+  for path, x in flat.items():
+    *outer, name = path.split(INSIDE)
+    functools.reduce(lambda inner, key: inner.setdefault(key, {}), outer, batch)[
+      name
+    ] = x
+  return batch
 
 
 def _report(

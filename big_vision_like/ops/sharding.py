@@ -105,6 +105,11 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   return np.concatenate([np.arange(start, start + size) for start in starts])
 
 
+def global_rows(mesh: Mesh, rows: int) -> int:
+  """Returns the rows of a global batch of which this process reads so many."""
+  return rows // len(local_shards(mesh)) * num_shards(mesh)
+
+
 def put(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
   """Puts this process's rows of a batch on its devices, as part of the global batch.
 
