@@ -365,8 +365,11 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   """Prints a plan, a line or two for each question."""
   axes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
   each = plan.batch_size / plan.chips
-  mean = 'mean ' if plan.batch_size != plan.examples else ''
-  say('mesh', f'{axes}; {mean}batch {plan.batch_size:,g}, {each:g} a chip')
+  if plan.batch_size == plan.examples:
+    batch = f'batch {plan.examples:,}'
+  else:
+    batch = f'mean batch {plan.batch_size:,.1f}'
+  say('mesh', f'{axes}; {batch}, {each:g} a chip')
   tell_signatures(plan)
   if plan.chip is None:
     say('memory', f'{gib(plan.needed)} a device')

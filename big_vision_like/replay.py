@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from big_vision_like import optim
 from big_vision_like.data.input import Batch
@@ -19,6 +20,7 @@ from big_vision_like.ops import sharding
 from big_vision_like.tasks.task import State
 
 ROWS = 'rows_in_batch'  # of the arrays beside it, in a capsule
+INSIDE = '::'  # between the names of nested arrays, where '/' would make folders
 
 
 def check_finite(
@@ -40,9 +42,10 @@ def check_finite(
   folder.mkdir(exist_ok=True)
   with contextlib.closing(run.batches()) as batches:
     batches.set_state(position)
-    batch = _flat(next(batches))
-    path = folder / f'batch-{jax.process_index()}.npz'
-    np.savez(path, **{ROWS: _local_rows(run, batch)}, **batch)
+    batch = traverse_util.flatten_dict(next(batches), sep=INSIDE)
+    count = sharding.global_rows(run.mesh, len(next(iter(batch.values()))))
+    rows = sharding.local_rows(run.mesh, count)
+    np.savez(folder / f'batch-{jax.process_index()}.npz', **{ROWS: rows}, **batch)
   values = {name: str(value) for name, value in scalars.items()}
   story = {'step': step, 'scalars': values, 'last_good_checkpoint': last_good}
   if jax.process_index() == 0:
@@ -59,7 +62,7 @@ def check_finite(
 def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   """Goes from the last good checkpoint to `step` and names what is not finite first."""
   batches = run.batches()
-  saved = _saved_batch(run, workdir, step)
+  batch = _saved_batch(run, workdir, step)
   with run.checkpoints(workdir) as checkpoints:
     state, position, _ = run.start(checkpoints)
   if position is not None:
@@ -69,10 +72,11 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   say('replay', f'from step {int(state.step):,} to {step:,}')
   while int(state.step) < step - 1:
     state, _ = run.compiled_step(state, sharding.put(next(batches), run.mesh))
-  batch = next(batches)
-  same = all(np.array_equal(saved[k], v) for k, v in _flat(batch).items())
+  again = next(batches)
+  same = jax.tree.structure(batch) == jax.tree.structure(again) and all(
+    map(np.array_equal, jax.tree.leaves(batch), jax.tree.leaves(again))
+  )
   batches.close()
-  batch = _like(batch, saved)
   say('replay', f'the batch of step {step:,} is {"the same" if same else "DIFFERENT"}')
   _report(run, state, sharding.put(batch, run.mesh), step)
 
@@ -89,34 +93,17 @@ def _saved_batch(run: Experiment, workdir: pathlib.Path, step: int) -> Batch:
   for path in paths:
     with np.load(path) as saved:
       parts.append(dict(saved))
-  order = np.argsort(np.concatenate([part[ROWS] for part in parts]), kind='stable')
+  rows = [part.pop(ROWS) for part in parts]
+  count = 1 + max(own.max() for own in rows)
   whole = {
-    name: np.concatenate([part[name] for part in parts])[order]
-    for name in parts[0]
-    if name != ROWS
+    name: np.zeros((count, *x.shape[1:]), x.dtype) for name, x in parts[0].items()
   }
-  mine = sharding.local_rows(run.mesh, len(order))
-  return {name: x[mine] for name, x in whole.items()}
-
-
-def _local_rows(run: Experiment, batch: Batch) -> np.ndarray:
-  """Which rows of the whole batch these are, of this process."""
-  shards = len(sharding.local_shards(run.mesh))
-  size = len(next(iter(batch.values()))) // shards * sharding.num_shards(run.mesh)
-  return sharding.local_rows(run.mesh, size)
-
-
-def _flat(batch: Any) -> Batch:
-  """A batch with nested names joined, 'question/ids', for a file of arrays."""
-  leaves = jax.tree_util.tree_leaves_with_path(batch)
-  return {optim.path_of(keys): x for keys, x in leaves}
-
-
-def _like(batch: Any, flat: Batch) -> Any:
-  """The batch with the values of a flat one."""
-  return jax.tree_util.tree_map_with_path(
-    lambda keys, _: flat[optim.path_of(keys)], batch
-  )
+  for own, part in zip(rows, parts, strict=True):
+    for name, x in part.items():
+      whole[name][own] = x
+  mine = sharding.local_rows(run.mesh, count)
+  flat = {name: x[mine] for name, x in whole.items()}
+  return traverse_util.unflatten_dict(flat, sep=INSIDE)
 
 
 def _report(run: Experiment, state: State, batch: Any, step: int) -> None:

@@ -12,6 +12,7 @@ import random_weights
 import big_vision_like
 from big_vision_like import checkpoint, experiment, loading, spec
 from big_vision_like.data import coco, pipeline, preprocessing, sources
+from big_vision_like.data.source import InMemory
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
 from big_vision_like.models import bit, resnet, vit
@@ -260,11 +261,14 @@ def finding_run(folder, ids=None, names=('a', 'b', 'c'), **source):
   return {'params': params, **variables}
 
 
-class Scenes:
+class Scenes(InMemory):
   """A data set that knows the size of its pictures, and its objects' names."""
 
+  features = None
+
   def __init__(self, size=(48, 48)):
-    labels = types.SimpleNamespace(names=['x', 'y', 'z'])
+    super().__init__([])
+    labels = types.SimpleNamespace(names=['x', 'y', 'z'], num_classes=3)
     image = types.SimpleNamespace(shape=(*size, 3))
     self.features = {'image': image, 'objects': {'label': labels}}
 

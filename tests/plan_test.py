@@ -1,14 +1,18 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import jax
+import numpy as np
 import pytest
 import several_shapes_config
 import tiny_config
 
 from big_vision_like import chips, experiment, flops, plan, spec
 from big_vision_like import mesh as meshes
+from big_vision_like.data import alternating, pipeline
+from big_vision_like.data.procedural import sequences
 from big_vision_like.errors import UserError
 
 TINY, SEVERAL = tiny_config.__file__, several_shapes_config.__file__
@@ -94,6 +98,35 @@ def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
   assert on_tpu.mean_seconds == on_tpu.seconds
   plan.tell(on_tpu, price=None, rate=1.0, given=True)
   assert 'batches' not in capsys.readouterr().out
+
+
+def test_operations_are_those_of_each_of_several_inputs(capsys):
+  images = spec.build(spec.load(SEVERAL, root=experiment.Settings).train_data)
+  pairs = sequences.Reverse(examples=50, split='train')
+  data = alternating.Alternating(
+    inputs={
+      'coco': images,
+      'reverse': pipeline.TrainInput(source=pairs, batch_size=8),
+    },
+    shares={'coco': 0.25, 'reverse': 0.75},
+  )
+
+  def step(state, batch):
+    [(name, own)] = batch.items()
+    x = own['image'][:, 0, :, 0] if name == 'coco' else own['source']
+    return x.astype(np.float32) @ state[: x.shape[1]]
+
+  run = types.SimpleNamespace(
+    data=data,
+    compiled_step=jax.jit(step),
+    abstract_state=jax.ShapeDtypeStruct((64, 2), np.float32),
+    abstract_batch_of=data.abstract,
+  )
+  found = plan.works_of(run)
+  shares = {data.label(key): share for key, (share, _) in found.items()}
+  assert shares['reverse'] == 0.75 and sum(shares.values()) == pytest.approx(1)
+  assert all(name.startswith('coco ') for name in shares if name != 'reverse')
+  assert found['reverse', ()][1] == 2 * 8 * 13 * 2
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class Bucket(grain.transforms.Map, abc.ABC):
   def known(self, source: Source) -> np.ndarray | None:
     """Returns sizes of all records, int32 (N, K), where the source knows them."""
     del source
+    return None
 
   @abc.abstractmethod
   def size(self, example: Example) -> Size:

@@ -216,9 +216,13 @@ class Coco(Source):
     return [os.path.join(folder, name) for name in self.contents.names]
 
   def fingerprint(self) -> str:
-    """Returns a digest of the annotations in use and the sizes of all images."""
-    sizes = [size for _, size, _ in shards.stamps(self.files)]
-    contents = self.contents._replace(left_out={})
+    """Returns a digest of the annotations in use and the sizes of all files."""
+    contents = self.contents._replace(left_out={}, outlines=[])  # outlines are large
+    paths = [os.path.expanduser(self.annotations), *self.files]
+    if self.panoptic is not None:
+      folder = os.path.expanduser(self.panoptic)
+      paths += [os.path.join(folder, name) for name in contents.maps]
+    sizes = shards.file_sizes(paths)
     return digest('Coco', *contents, sizes, self.panoptic is not None, self.masks)
 
   def planned(self) -> Source:

@@ -107,9 +107,9 @@ class SingleInput(input.Input):
     return buckets.of(self.transforms)
 
   def signatures(self, steps: int) -> dict[buckets.Size, float]:
-    steps = min(steps, len(self.examples) // self.batch_size)
     if self.bucket is None:
       return {(): 1.0}
+    steps = min(steps, len(self.examples) // self.batch_size)
     found = [tuple(self.layout(step).shape.tolist()) for step in range(steps)]
     return {shape: count / steps for shape, count in collections.Counter(found).items()}
 
@@ -171,9 +171,15 @@ class TrainInput(SingleInput):
 
 
 class SingleBatches(input.Batches):
-  """Some rows of each batch of an input with one source."""
+  """Some rows of each batch of an input with one source.
 
-  def __init__(self, data: SingleInput, rows: np.ndarray, bad_share: float, place: str):
+  `place` names an input for training in messages; it is None for evaluation, where no
+  record is replaced and shared memory is not checked.
+  """
+
+  def __init__(
+    self, data: SingleInput, rows: np.ndarray, bad_share: float, place: str | None
+  ):
     self._data, self._rows = data, rows
     self._bad_share, self._place = bad_share, place
     self._step = self._used = self.replaced = 0
@@ -195,7 +201,7 @@ class SingleBatches(input.Batches):
 
   def _started(self) -> Iterator[Batch]:
     workers = self._data.workers
-    if workers:
+    if workers and self._place is not None:
       _check_room(self._data.example(), len(self._rows), workers, self._place)
     return _started(self._batches[self._step :], workers, self._data.threads)
 
@@ -266,8 +272,7 @@ class EvalInput(SingleInput):
 
   def batches(self, rows_of: input.RowsOf = np.arange) -> SingleBatches:
     """Returns a stream of the batches of one epoch."""
-    # Bad records are not replaced here, so their share is never too large.
-    return SingleBatches(self, rows_of(self.batch_size), 1.0, 'the input')
+    return SingleBatches(self, rows_of(self.batch_size), bad_share=0.0, place=None)
 
   @property
   def order(self) -> tuple[np.ndarray, np.ndarray]:

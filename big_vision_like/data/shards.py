@@ -19,6 +19,8 @@ from big_vision_like.errors import BadRecordError, UserError
 INDEX_VERSION = 1
 # Files looked at at once, for storage that answers late.
 SCANS = 32
+# Files of which a thread asks for the sizes, one after the other.
+CHUNK = 500
 MAX_OPEN = 256
 # Bytes by which a compressed file is known.
 START = 12
@@ -81,11 +83,30 @@ def stamps(paths: Iterable[str]) -> list[list[Any]]:
   return on_threads(stamp, paths)
 
 
+def file_sizes(paths: Sequence[str]) -> list[int]:
+  """Returns the bytes of each of many files, -1 where there is none."""
+
+  def several(start: int) -> list[int]:
+    return [_size(path) for path in paths[start : start + CHUNK]]
+
+  return [
+    size for part in on_threads(several, range(0, len(paths), CHUNK)) for size in part
+  ]
+
+
+def _size(path: str) -> int:
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return -1
+
+
 def sizes(paths: Sequence[str]) -> list[list[Any]]:
   """Returns [name, size] of files, the same wherever their common folder is."""
-  found = stamps(map(os.path.abspath, paths))
-  root = os.path.commonpath([os.path.dirname(path) for path, *_ in found] or ['/'])
-  return [[os.path.relpath(path, root), size] for path, size, _ in found]
+  paths = [os.path.abspath(path) for path in paths]
+  root = os.path.commonpath([os.path.dirname(path) for path in paths] or ['/'])
+  names = [os.path.relpath(path, root) for path in paths]
+  return [list(pair) for pair in zip(names, file_sizes(paths), strict=True)]
 
 
 def title(source: Any, pattern: Pattern) -> str:
@@ -94,7 +115,7 @@ def title(source: Any, pattern: Pattern) -> str:
   return f'{type(source).__name__} {os.path.basename(first)}'.strip()
 
 
-def on_threads(function: Callable[[str], Any], paths: Iterable[str]) -> list[Any]:
+def on_threads(function: Callable[[Any], Any], paths: Iterable[Any]) -> list[Any]:
   """The function of each path, in order."""
   with futures.ThreadPoolExecutor(SCANS) as pool:
     return list(pool.map(function, paths))

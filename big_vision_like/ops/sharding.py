@@ -108,6 +108,11 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
   return np.concatenate([np.arange(start, start + size) for start in starts])
 
 
+def global_rows(mesh: Mesh, rows: int) -> int:
+  """Returns the rows of a global batch of which this process reads so many."""
+  return rows // len(local_shards(mesh)) * num_shards(mesh)
+
+
 def put(batch: Any, mesh: Mesh) -> Any:
   """This process's rows of a batch (a pytree) to its devices, of the global batch."""
   shards = local_shards(mesh)
