@@ -26,7 +26,6 @@ from big_vision_like.data import grouping, input, mixture, pipeline, sources
 from big_vision_like.data.source import Source, num_classes
 from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, Checked, UserError
-from big_vision_like.evals import classification
 from big_vision_like.metrics import say
 from big_vision_like.tasks.task import Task
 
@@ -171,17 +170,23 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
     for place in places:
       # A task for several inputs finds each batch under the name of its input.
       name = place.removeprefix('config.train_data.inputs.')
-      try_input(found, place, task, name='' if name == place else name)
+      with found.noting(short(place)):
+        own = task and task.part('' if name == place else name)
+        try_input(found, place, own)
   for name, node in (plain.get('evals') or {}).items():
     before, evaluator = len(found.problems), None
     inputs = build_inputs(found, node, f'config.evals.{name}')
     if len(found.problems) == before:
       with found.noting(f'evals.{name}'):
         evaluator = spec.build(node, f'config.evals.{name}', found.made)
-    # Classes of a probe are its own.
-    judge = task if isinstance(evaluator, classification.Accuracy) else None
+    own, needs = None, ()
+    if evaluator is not None:
+      needs = evaluator.needs
+      with found.noting(f'evals.{name}.predict'):
+        if task is not None and evaluator.task_labels:
+          own = task.part(evaluator.predict.rpartition('.')[0])
     for place in inputs:
-      try_input(found, place, judge, () if evaluator is None else evaluator.needs)
+      try_input(found, place, own, needs)
     ask(found, evaluator, f'evals.{name}')
   found.seconds = time.perf_counter() - started
   return found
@@ -213,12 +218,10 @@ def try_input(
   place: str,
   task: Task | None,
   needs: Sequence[str] = (),
-  name: str = '',
 ) -> None:
   """Looks at each source of an input, through the input's own transforms.
 
-  Batches must have what `needs` names, and pass the check of `task` where it is given;
-  those of one of several inputs under its `name`.
+  Batches must have what `needs` names, and pass the check of `task` where it is given.
   """
   data, place = found.made[place], short(place)
   if not isinstance(data.source, mixture.Mixture):
@@ -236,7 +239,7 @@ def try_input(
       added['part'] = np.int32(number)
     ask(found, (part, data.transforms), where)
     with found.noting(where):
-      examples += try_source(row, added, task, needs, name)
+      examples += try_source(row, added, task, needs)
     for path, source in inner_sources(part.source, where):
       found.rows.append(inner := Row(path, source))
       with found.noting(path):
@@ -269,7 +272,7 @@ def look(row: Row) -> Example:
 
 
 def try_source(
-  row: Row, added: Example, task: Task | None, needs: Sequence[str], name: str
+  row: Row, added: Example, task: Task | None, needs: Sequence[str]
 ) -> list[Example]:
   """Puts examples spread over a source through the transforms; returns a few."""
   record = look(row) | added
@@ -300,17 +303,15 @@ def try_source(
     names = [n for n in (LABELS if pictures else batch) if n in batch]
     labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
     batch = widened(batch, len(sample) + 1) | labels
-    judge(task, row.source, batch, makers == [], name)
+    judge(task, row.source, batch, makers == [])
   return tried
 
 
-def judge(
-  task: Task, source: Source, batch: input.Batch, stored: bool, name: str
-) -> None:
+def judge(task: Task, source: Source, batch: input.Batch, stored: bool) -> None:
   """Counts classes, where the label is as `stored`, and has the task check a batch."""
   feature = source.features['label'] if 'label' in source.features else None
   theirs = num_classes(feature) if stored else None
-  ours = getattr(getattr(task, 'model', None), 'num_classes', None)
+  ours = task.num_classes
   if theirs and ours and theirs > ours:
     raise UserError(
       f'the data have {theirs} classes, of which those from {ours} on are out of range:'
@@ -318,7 +319,7 @@ def judge(
       f' {theirs}.'
     )
   try:
-    task.check({name: batch} if name else batch)
+    task.check(batch)
   except KeyError as error:
     raise UserError(
       f'examples have no {error.args[0]!r}, which {type(task).__name__} needs; they'

@@ -230,7 +230,7 @@ def describe(
   say('params', f'{count:,}')
   say(
     'data',
-    f'{data.examples_per_epoch:,} examples, batch {data.batch_size:,},'
+    f'{data.examples_per_epoch:,} examples, batch {data.batch_size:,.0f},'
     f' {run.settings.total_steps:,} steps ({epochs:.1f} epochs)',
   )
 

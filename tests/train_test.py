@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from big_vision_like import checkpoint, experiment, metrics, train
+from big_vision_like import checkpoint, experiment, metrics, spec, train
 from big_vision_like import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.tasks.task import State
@@ -212,6 +212,82 @@ def test_start_from_another_run_with_another_head(run, unbroken, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert 'starting anew: head/bias, head/kernel' in done.stdout
+
+
+# Teachers
+
+DISTILL = ('-m', 'big_vision_like.train', '--config=tests/distillation_config.py')
+
+
+def test_killed_distillation_ends_bit_equal(command, run, unbroken, tmp_path):
+  """The teacher is not in checkpoints and is there again after a restart."""
+  teacher = dict(TEACHER=str(unbroken))
+  whole = run(*DISTILL, f'--workdir={tmp_path / "whole"}', **teacher)
+  assert whole.returncode == 0, whole.stderr
+  words = (*DISTILL, f'--workdir={tmp_path / "run"}')
+  with subprocess.Popen(
+    **command(*words, **teacher), stdout=subprocess.PIPE, text=True
+  ) as process:
+    for line in process.stdout:
+      if line.startswith('step') and (tmp_path / 'run/checkpoints/10').exists():
+        process.send_signal(signal.SIGKILL)
+        break
+  again = run(*words, **teacher)
+  assert again.returncode == 0, again.stderr
+  assert 'resumed at step' in again.stdout
+  assert_bit_equal(tmp_path / 'whole', tmp_path / 'run', 40)
+  assert not any('frozen' in name for name in saved(tmp_path / 'run', 40))
+  losses = [r for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
+  # The teacher is trained: it knows better than chance which digit it sees.
+  assert losses[0]['agreement'] < 0.5 < losses[-1]['agreement'] + 0.35
+
+
+@pytest.mark.parametrize(
+  'change, sentence',
+  [
+    (
+      'frozen={}',
+      "config.frozen.teacher is missing: the weights of the frozen network 'teacher'",
+    ),
+    (
+      'task.teacher.num_classes=7',
+      'the teacher has 7 classes and the model 10: a teacher must know the classes of',
+    ),
+    (
+      'task.teacher.width=24',
+      r'config.frozen.teacher: the weights do not fit the model:(.|\n)*'
+      r'shape of cls: \(1, 1, 16\) in the weights, \(1, 1, 24\) here',
+    ),
+    (
+      'frozen.teacher.workdir="nowhere"',
+      'config.frozen.teacher.*nowhere holds no chec',
+    ),
+    (
+      'keep_best=val/top9',
+      "config.keep_best='val/top9' is reported by no evaluator; th",
+    ),
+    (
+      'evals.val.predict=generate',
+      "config.evals.val.predict: Distillation has no prediction 'generate'; it has",
+    ),
+    (
+      'evals.val.predict_args={"beams": 3}',
+      "predict: Distillation.predict takes no argument 'beams'; beside state, batch",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_told_before_the_first_step(
+  data_dir, unbroken, tmp_path, change, sentence, monkeypatch, capsys
+):
+  monkeypatch.setenv('TEACHER', str(unbroken))
+  config = spec.load('tests/distillation_config.py', root=experiment.Settings)
+  if change == 'frozen={}':
+    config.frozen = {}
+  else:
+    spec.override(config, change, experiment.Settings)
+  with pytest.raises(UserError, match=sentence):
+    train.train(config, tmp_path / 'run')
+  assert 'step' not in capsys.readouterr().out
 
 
 def test_loss_that_is_not_finite_leaves_a_capsule_to_replay(run, tmp_path):

@@ -14,6 +14,7 @@ class Accuracy(evaluator.MeanEvaluator):
   """Shares of examples whose label is the first, or among the first five; mean loss."""
 
   needs = ('label',)
+  task_labels = True
 
   def reports(self) -> Mapping[str, str]:
     return {'top1': 'max', 'top5': 'max', 'loss': 'min'}

@@ -53,6 +53,8 @@ class Evaluator(abc.ABC, Checked):
   """
 
   needs: ClassVar[Sequence[str]] = ()
+  # Whether labels of the data are classes of the task, and must be in its range.
+  task_labels: ClassVar[bool] = False
 
   data: pipeline.EvalInput
   every: int = 0

@@ -130,14 +130,16 @@ class MultiTask(task.Task):
     found = [part.images for part in self.tasks.values()]
     return found[0] if all(images == found[0] for images in found) else None
 
+  def part(self, name: str) -> GradientTask:
+    if name not in self.tasks:
+      raise UserError(
+        f'there are batches of {name!r}, but the tasks are {", ".join(self.tasks)}'
+      )
+    return self.tasks[name]
+
   def check(self, batch: Mapping[str, dict]) -> None:
-    for name, part in batch.items():
-      if name not in self.tasks:
-        raise UserError(
-          f'train_data gives batches of {name!r}, but the tasks are'
-          f' {", ".join(self.tasks)}'
-        )
-      self.tasks[name].check(part)
+    for name, own in batch.items():
+      self.part(name).check(own)
 
   def prediction(self, name: str, **arguments: Any) -> task.Prediction:
     """Returns the prediction 'TASK.METHOD'; it takes plain batches of that task."""

@@ -117,6 +117,12 @@ class Task(abc.ABC):
     """How the first network's images are normalized."""
     return next(iter(self.networks().values())).images
 
+  def part(self, name: str) -> 'Task':
+    """Returns the task that batches under this name are for; '' is the task itself."""
+    if name:
+      raise UserError(f'{type(self).__name__} has no parts, so none called {name!r}')
+    return self
+
   def prepare(self, batch: Any, key: jax.Array, frozen: Any = None) -> Any:
     """Returns the batch as a training step's networks get it; by default unchanged."""
     del key, frozen

@@ -72,6 +72,22 @@ class Label(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
+class Mapped(grain.transforms.Map):
+  """Replaces `label` i by `classes[i]`: other classes, or several that become one."""
+
+  classes: Sequence[int]
+
+  def map(self, example: Example) -> Example:
+    label = int(example['label'])
+    if not 0 <= label < len(self.classes):
+      raise UserError(
+        f'label {label} of the example with id {example.get("id", "unknown")} is not'
+        f' one of the {len(self.classes)} that the transform maps'
+      )
+    return example | {'label': np.int32(self.classes[label])}
+
+
+@dataclasses.dataclass(frozen=True)
 class Binned(grain.transforms.Map):
   """A feature of so many `values`, from 0, as `label` in `classes` equal bins.
 
