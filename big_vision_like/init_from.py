@@ -232,12 +232,11 @@ class InitFrom:
 
   def _source_grid(self, grid: Grid | None) -> Grid | None:
     """Returns the grid of the weights' positions for a model with this grid."""
-    if self.source_grid is not None:
-      return tuple(self.source_grid)
     if not isinstance(self.weights, Weights):
-      return None
-    if self.weights.grid is not None or grid is None or self.weights.tokens is None:
-      return self.weights.grid
+      return provenance.chosen_grid(None, self.source_grid)
+    known = provenance.chosen_grid(self.weights.grid, self.source_grid)
+    if known is not None or grid is None or self.weights.tokens is None:
+      return known
     return positions.infer_grid(self.weights.tokens, grid)
 
   def _grids(self, source_grid: Grid | None, grid: Grid | None) -> str:

@@ -379,6 +379,9 @@ def test_a_run_knows_its_grid(size, large, tmp_path, capsys):
   np.testing.assert_array_equal(got['pos_embedding'], want)
   told = f'grid of tokens: {grid[0]}x{grid[1]} -> {grid_to[0]}x{grid_to[1]}\n'
   assert told in capsys.readouterr().out
+  wrong = InitFrom(found, source_grid=grid[::-1])
+  with pytest.raises(UserError, match='but the weights are for a grid of 2x.*leave it'):
+    fit(wrong, params_of(large, **WIDE), large, **WIDE)
 
 
 @pytest.mark.parametrize(
@@ -445,10 +448,12 @@ def test_files_that_tell_the_size_of_images(told):
   found = published.describe(params_of((8, 32)), 'vit')
   found = dataclasses.replace(found, metadata=told)
   assert provenance.published_grid(found) == (2, 8)
-  assert provenance.published_grid(found, (4, 4)) == (4, 4)
+  with pytest.raises(UserError, match=r'=\(4, 4\), but the weights are for .* of 2x8'):
+    provenance.published_grid(found, (4, 4))
   wide = dataclasses.replace(found, params=params_of((8, 40)))
   with pytest.raises(UserError, match='but there are 20 positions: give their grid'):
     provenance.published_grid(wide)
+  assert provenance.published_grid(wide, [2, 10]) == (2, 10)
 
 
 # Renaming
