@@ -222,7 +222,8 @@ class InitFrom:
     if grid is None and self.grid is not None:
       grid = tuple(self.grid)
     source_of = renamed(theirs, self.rename)
-    arrays, resized, wrong, left_out, unused = {}, [], {}, [], {}
+    arrays, resized, left_out, unused = {}, [], [], {}
+    wrong_shapes, wrong_grids = {}, {}
     method = {} if self.resize == 'declared' else {'method': self.resize}
     grids = ''
     for name, source in source_of.items():
@@ -243,25 +244,24 @@ class InitFrom:
           taken = resize(loaded, value.shape, source_grid, grid, **method)
           grids = self._grids(source_grid, grid)
         except UserError as error:
-          wrong[name] = f'{shown}: {error}'
+          wrong_grids[name] = f'{shown}: {error}'
           continue
       if taken.shape != value.shape:
         shapes = f'{loaded.shape} in the weights, {value.shape} here'
-        wrong[name] = f'shape of {shown}: {shapes}'
+        wrong_shapes[name] = f'shape of {shown}: {shapes}'
         continue
       if taken is not loaded and not np.array_equal(taken, loaded):
         resized.append(f'{shown} {loaded.shape} -> {value.shape}')
       arrays[name] = np.asarray(taken, value.dtype)
-    return Match(arrays, resized, wrong, left_out, unused, grids)
+    return Match(arrays, resized, wrong_shapes, wrong_grids, left_out, unused, grids)
 
   def _source_grid(self, grid: Grid | None) -> Grid | None:
     """Returns the grid of the weights' positions for a model with this grid."""
-    if self.source_grid is not None:
-      return tuple(self.source_grid)
     if not isinstance(self.weights, Weights):
-      return None
-    if self.weights.grid is not None or grid is None or self.weights.tokens is None:
-      return self.weights.grid
+      return provenance.chosen_grid(None, self.source_grid)
+    known = provenance.chosen_grid(self.weights.grid, self.source_grid)
+    if known is not None or grid is None or self.weights.tokens is None:
+      return known
     return positions.infer_grid(self.weights.tokens, grid)
 
   def _grids(self, source_grid: Grid | None, grid: Grid | None) -> str:
@@ -285,14 +285,15 @@ class InitFrom:
 class Match:
   """What the weights of one source have for a model, and what differs.
 
-  `arrays` are by the names of the model. `wrong` says what does not fit, and `unused`
-  describes what the model does not have, both by name. `grids` describes those of the
-  weights and of the model.
+  `arrays` are by the names of the model. `wrong_shapes`, `wrong_grids` (of tables that
+  cannot be resized) and `unused` (not in the model) describe what differs, by name.
+  `grids` describes those of the weights and of the model.
   """
 
   arrays: Mapping[str, np.ndarray]
   resized: Sequence[str]
-  wrong: Mapping[str, str]
+  wrong_shapes: Mapping[str, str]
+  wrong_grids: Mapping[str, str]
   left_out: Sequence[str]
   unused: Mapping[str, str]
   grids: str
@@ -420,11 +421,13 @@ def fitted(
   matches = [source.matched(variables, resizes, grid) for source in sources]
   problems = _problems(sources, matches, variables)
   if problems:
-    raise UserError(
-      f'init_from does not fit the model:{_listed(problems)}\nName what may differ in'
-      ' init_from.leave_out, allow_missing or allow_unused (regular expressions), or'
-      ' give arrays other names in init_from.rename.'
-    )
+    advice = ''
+    if len(problems) > sum(len(match.wrong_grids) for match in matches):
+      advice = (
+        '\nName what may differ in init_from.leave_out, allow_missing or allow_unused'
+        ' (regular expressions), or give arrays other names in init_from.rename.'
+      )
+    raise UserError(f'init_from does not fit the model:{_listed(problems)}{advice}')
   for i, match in enumerate(matches):
     match.tell(f'source {i + 1}: ' if len(matches) > 1 else '', variables)
   fresh = _flat(variables).keys() - set().union(*(match.arrays for match in matches))
@@ -503,7 +506,8 @@ def _problems(
   problems, seen, filled_by = [], set(), {}
   for i, (source, match) in enumerate(zip(sources, matches, strict=True), start=1):
     title = f'source {i}: ' if len(sources) > 1 else ''
-    problems += [title + text for text in match.wrong.values()]
+    wrong = {**match.wrong_grids, **match.wrong_shapes}
+    problems += [title + text for text in wrong.values()]
     problems += [
       f'{title}not in the model: {text}'
       for name, text in match.unused.items()
@@ -515,7 +519,7 @@ def _problems(
       if name in filled_by
     ]
     filled_by = dict.fromkeys(match.arrays, i) | filled_by
-    seen |= {*match.arrays, *match.wrong}
+    seen |= {*match.arrays, *wrong}
   fine = [p for source in sources for p in (*source.leave_out, *source.allow_missing)]
   problems += [
     f'not in the weights: {name}{_kind(array)}'
@@ -539,6 +543,9 @@ def _merged(variables: Tree, matches: Sequence[Match]) -> Tree:
 
 
 def _listed(problems: Sequence[str]) -> str:
+  """Returns a single problem on the same line, several on their own lines."""
+  if len(problems) == 1:
+    return f' {problems[0]}'
   more = len(problems) - MOST_LISTED
   lines = [*problems[:MOST_LISTED], *([f'and {more} more'] if more > 0 else [])]
   return ''.join(f'\n  {line}' for line in lines)

@@ -105,7 +105,7 @@ def load(
   if checkpoint.steps(path):
     run = load_run(path, step)
     model, variables, preprocess = _of_run(run)
-    grid = source_grid or provenance.run_grid(run.config, model)
+    grid = provenance.chosen_grid(provenance.run_grid(run.config, model), source_grid)
   else:
     found = _read(path, step)
     model, variables, preprocess = _of_file(found, path, source_grid)

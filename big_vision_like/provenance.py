@@ -50,29 +50,45 @@ def published_grid(
 ) -> Grid | None:
   """Returns the grid of the positions of published weights, None if nothing tells it.
 
-  The JSON files beside the weights tell the size of the images; `source_grid` (rows,
-  columns) overrides them. Raises if they tell sizes, but none has as many tokens.
+  The JSON files beside the weights tell the size of the images, or else `source_grid`
+  (rows, columns). Raises if none of the sizes that they tell has as many tokens.
   """
   model, params = model_of(weights), weights.params
   if not hasattr(model, 'grid'):
     return None
-  if source_grid is not None:
-    return tuple(source_grid)
   if 'pos_rows' in params:
-    return params['pos_rows'].shape[1], params['pos_columns'].shape[1]
+    grid = params['pos_rows'].shape[1], params['pos_columns'].shape[1]
+    return chosen_grid(grid, source_grid)
   sizes = published.told_sizes(weights.metadata)
   grids, count = [model.grid(size) for size in sizes], num_positions(params)
   for grid in grids:
     if count in (None, math.prod(grid)):
-      return grid
-  if not grids:
-    return None
+      return chosen_grid(grid, source_grid)
+  if source_grid is not None or not grids:
+    return chosen_grid(None, source_grid)
   (height, width), (rows, columns) = sizes[0], grids[0]
   raise UserError(
     f'the JSON files of the weights tell images of {height}x{width}, a grid of'
     f' {rows}x{columns}, but there are {count} positions: give their grid,'
     ' source_grid=(rows, columns)'
   )
+
+
+def chosen_grid(known: Grid | None, source_grid: Grid | None) -> Grid | None:
+  """Returns the grid that the user gives, or else the one that is known.
+
+  Raises if both have the same number of tokens and differ: positions would be resized
+  from the wrong one.
+  """
+  if source_grid is None:
+    return known
+  given = tuple(source_grid)
+  if known is not None and known != given and math.prod(known) == math.prod(given):
+    raise UserError(
+      f'source_grid={given}, but the weights are for a grid of {known[0]}x{known[1]}:'
+      ' leave it out'
+    )
+  return given
 
 
 def num_positions(params: Mapping[str, Any]) -> int | None:

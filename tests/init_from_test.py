@@ -329,8 +329,12 @@ def test_positions_of_as_many_tokens_are_resized(grid):
   got = fit(source, new, (16, 64), **WIDE)['pos_embedding']
   assert not np.array_equal(got, table)
   np.testing.assert_array_equal(got, positions.resize(table, (4, 4), (2, 8)))
-  with pytest.raises(UserError, match='16 positions may be a grid of 2x8 or 4x4: give'):
+  with pytest.raises(UserError) as error:
     fit(InitFrom(old, grid=grid), new, (16, 64), **WIDE)
+  assert str(error.value) == (
+    'init_from does not fit the model: pos_embedding: 16 positions may be a grid of 2x8'
+    ' or 4x4: give it, source_grid=(rows, columns)'
+  )
   with pytest.raises(UserError, match=r'init_from.grid=\(4, 4\), but .* a grid of 2x8'):
     fit(InitFrom(old, grid=(4, 4)), new, (16, 64), **WIDE)
 
@@ -382,6 +386,9 @@ def test_a_run_knows_its_grid(size, large, tmp_path, capsys):
   np.testing.assert_array_equal(got['pos_embedding'], want)
   told = f'grid of tokens: {grid[0]}x{grid[1]} -> {grid_to[0]}x{grid_to[1]}\n'
   assert told in capsys.readouterr().out
+  wrong = InitFrom(found, source_grid=grid[::-1])
+  with pytest.raises(UserError, match='but the weights are for a grid of 2x.*leave it'):
+    fit(wrong, params_of(large, **WIDE), large, **WIDE)
 
 
 @pytest.mark.parametrize(
@@ -448,10 +455,12 @@ def test_files_that_tell_the_size_of_images(told):
   found = published.describe(params_of((8, 32)), 'vit')
   found = dataclasses.replace(found, metadata=told)
   assert provenance.published_grid(found) == (2, 8)
-  assert provenance.published_grid(found, (4, 4)) == (4, 4)
+  with pytest.raises(UserError, match=r'=\(4, 4\), but the weights are for .* of 2x8'):
+    provenance.published_grid(found, (4, 4))
   wide = dataclasses.replace(found, params=params_of((8, 40)))
   with pytest.raises(UserError, match='but there are 20 positions: give their grid'):
     provenance.published_grid(wide)
+  assert provenance.published_grid(wide, [2, 10]) == (2, 10)
 
 
 # Renaming
@@ -549,7 +558,7 @@ def test_several_sources(capsys):
   assert 'source 1: loaded 4 of' in text and 'source 2: loaded' in text
   assert 'starting anew: head/bias, head/kernel\n' in text
   sources[0] = InitFrom(parts_of(a, 'embed', 'cls'), leave_out=[])
-  with pytest.raises(UserError, match='\n  not in the weights: pos_embedding\nName'):
+  with pytest.raises(UserError, match='model: not in the weights: pos_embedding\nName'):
     init_from.fitted(sources, {'params': ours}, *tables)
   sources[0] = InitFrom(body | parts_of(a, 'encoder'), leave_out=[])
   twice = 'source 2: encoder/block_0/attention/key/bias is filled by source 1 already'
