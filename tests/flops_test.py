@@ -6,6 +6,7 @@ import pytest
 from big_vision_like import flops
 from big_vision_like.layers import transformer
 from big_vision_like.models import vit
+from big_vision_like.ops import branches
 
 
 def array(*shape):
@@ -110,6 +111,33 @@ def encoder_count(**options):
     return encoder.apply(variables, x).sum()
 
   return flops.count(loss, variables, x), flops.count(jax.grad(loss), variables, x)
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_branches_of_some_steps_count_by_how_often_they_run(compiled):
+  """A lazy penalty with its gradient, as of a GAN, and what runs at all steps."""
+
+  def loss(x, step):
+    lazy = branches.every(16, step, lambda x: (x @ x).sum(), lambda x: 0.0 * x.sum(), x)
+    return lazy + (x @ x).sum()
+
+  gradient = jax.grad(loss)
+  if compiled:
+    gradient = jax.jit(gradient)
+  once = 3 * 2 * 8**3  # forward, and for both factors
+  found = flops.count(gradient, jnp.ones((8, 8)), jnp.int32(3))
+  assert found == once + once // 16
+
+
+def test_a_branch_of_some_steps_runs_at_those():
+  @jax.jit
+  def f(step):
+    return branches.every(3, step, lambda x: x + 1, lambda x: x, jnp.zeros(()))
+
+  assert [float(f(step)) for step in range(5)] == [1, 0, 0, 1, 0]
+  assert branches.steps_of('jit(f)/every_3_steps') == 3
+  assert branches.steps_of('transpose(jvp(every_16_steps))') == 16
+  assert branches.steps_of('every_3_steps/inner') is None
 
 
 def test_what_is_computed_again_is_not_counted():

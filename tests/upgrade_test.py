@@ -1,10 +1,23 @@
 """Configs that earlier versions saved with their runs."""
 
 import json
+import tarfile
 
+import numpy as np
 import pytest
+import tiny_config
 
-from big_vision_like import checkpoint, experiment, init_from, spec, upgrade
+from big_vision_like import (
+  checkpoint,
+  evaluate,
+  experiment,
+  init_from,
+  loading,
+  metrics,
+  spec,
+  train,
+  upgrade,
+)
 
 
 @pytest.mark.parametrize('old, new', upgrade.MOVED.items())
@@ -31,3 +44,71 @@ def test_an_old_run_that_started_from_another_still_builds(tmp_path):
   assert built == init_from.InitFrom({}, ['head/.*'], resize='linear')
   # The run goes on with its config in the names of today.
   checkpoint.claim(tmp_path, loaded)
+
+
+@pytest.fixture
+def old_run(golden, tmp_path):
+  """A run of tests/tiny_config.py that an earlier version stopped at step 14."""
+  with tarfile.open(golden / 'old_run.tar.gz') as archive:
+    archive.extractall(tmp_path, filter='data')
+  saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert saved['task']['mixup'] == 0.2 and saved['task']['ema_decay'] == 0.99
+  return tmp_path / 'run'
+
+
+def test_an_old_run_ends_as_it_would_have_then(golden, old_run, data_dir):
+  """Its average of parameters alone and its position in examples are understood."""
+  config = tiny_config.get_config()
+  config.keep_last = 1
+  state = train.train(config, old_run)
+  assert int(state.step) == 30 and state.ema.keys() == {'params'}
+  then = json.loads((golden / 'old_run.json').read_text())['metrics']
+  now = {}
+  for record in metrics.read(old_run):
+    now.setdefault(str(record['step']), {}).update(record)
+  for step, values in then.items():
+    for name, value in values.items():
+      assert now[step][name] == pytest.approx(value, rel=1e-4), (step, name)
+
+
+def test_an_old_run_is_loaded_and_evaluated(old_run, data_dir):
+  run = loading.load_run(old_run)
+  assert run.state.step == 14 and run.task.augment.mixup == 0.2
+  averaged, last = run.variables['params'], run.state.params
+  assert not np.array_equal(averaged['head']['kernel'], last['head']['kernel'])
+  weights = init_from.from_run(str(old_run))
+  np.testing.assert_array_equal(
+    weights.params['head']['kernel'], averaged['head']['kernel']
+  )
+  assert evaluate.main([f'--workdir={old_run}']) == 0
+  found = json.loads((old_run / 'evaluation-14.json').read_text())
+  assert 0 <= found['val/top1'] <= 1
+
+
+@pytest.mark.parametrize(
+  'old, new',
+  [
+    (
+      {'_fn': 'big_vision_like.evals.translation:Bleu', 'output': 'beam'},
+      {'_fn': 'big_vision_like.evals.translation:Bleu', 'predict': 'translate'},
+    ),
+    (
+      {'_fn': 'big_vision_like.evals.sequences:ExactMatch', 'output': 'greedy'},
+      {'_fn': 'big_vision_like.evals.sequences:ExactMatch', 'predict': 'greedy'},
+    ),
+    (
+      {
+        '_fn': 'big_vision_like.evals.segmentation:Segmentation',
+        'num_slots': 11,
+        'iterations': None,
+      },
+      {
+        '_fn': 'big_vision_like.evals.segmentation:Segmentation',
+        'predict_args': {'num_slots': 11},
+      },
+    ),
+  ],
+)
+def test_arguments_have_the_names_of_today(old, new):
+  assert upgrade.upgraded({'evals': [old]}) == {'evals': [new]}
+  assert upgrade.upgraded(new) == new
