@@ -212,6 +212,42 @@ def test_other_numbers_of_devices_and_processes(train, alone, tmp_path):
   assert_same_losses(tmp_path / 'run', alone[0])
 
 
+def test_several_tasks_go_on_in_another_number_of_processes(launch, tmp_path):
+  """Two devices add the same two numbers, whoever holds them: to the bit."""
+  words = ('-m', 'big_vision_like.train', '--config=configs/multi_task/digits.py')
+  words += ('--config.total_steps=24', '--config.log_every=1')
+  words += ('--config.task.optimizer.rate.warmup_steps=4',)
+  words += tuple(
+    f'--config.task.tasks.{name}.model.{field}'
+    for name in ('digit', 'parity')
+    for field in ('depth=1', 'width=8', 'num_heads=1', 'mlp_dim=8')
+  )
+  (whole,) = launch((*words, f'--workdir={tmp_path / "whole"}'), 1, 2)
+  assert whole.returncode == 0, whole.stderr
+  assert whole.stdout.count('compiled') == 1  # the second task's step
+  parts = (*words, f'--workdir={tmp_path / "parts"}')
+  (first,) = launch((*parts, '--drill=preempt@9'), 1, 2)
+  assert first.returncode == 0 and 'at step 9, saved' in first.stdout, first
+  pair = launch(parts, 2, 1)
+  assert [done.returncode for done in pair] == [0, 0], pair
+  assert pair[0].start == 9 and pair[1].sentences == []
+  a, b = (train_test.saved(tmp_path / name, 24) for name in ('whole', 'parts'))
+  assert a.keys() == b.keys() and a['position'] == 24
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+  records = [
+    {
+      r['step']: sorted(k for k in r if '/' in k)
+      for r in metrics.read(tmp_path / name)
+      if r['kind'] == 'train'
+    }
+    for name in ('whole', 'parts')
+  ]
+  assert records[0] == records[1] and len(records[0]) == 24
+  tasks = [names[0].split('/')[0] for names in records[0].values()]
+  assert 2 <= tasks.count('parity') <= 10 and tasks.count('digit') >= 14
+
+
 def test_copies_that_drift_apart_are_never_saved(train, tmp_path):
   drift = {'DRIFT_AT': '12'}
   words = ('--config.check_replicas_every=4', '--config.checkpoint_every=10')
