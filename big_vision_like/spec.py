@@ -7,6 +7,7 @@ and a misspelt argument fails while the file loads.
 
 import ast
 import contextlib
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -192,6 +193,7 @@ def override(
       with config.unlocked():
         config[parents[0]] = {}  # an optional group of fields, such as mesh
   for key in parents:
+    _open_optional(node, key, where)
     node, where = _child(node, key, where), _join(where, key)
   if value is raw and not isinstance(held(node, last), str):
     value = {'true': True, 'false': False, 'none': None}.get(raw.lower(), raw)
@@ -220,6 +222,24 @@ def override(
   ignore_type = getattr(node, 'ignore_type', contextlib.nullcontext)
   with unlocked(), ignore_type():
     node[last] = type(node[last])(value) if _widens(node.get(last), value) else value
+
+
+def _open_optional(node: Any, key: int | str, where: str) -> None:
+  """Records a call for an argument that is not set and may be of one of our classes.
+
+  So `task.ema.decay=0.99` needs no `ema` in the config, where the argument `ema` is
+  annotated as `optim.Ema | None`.
+  """
+  recorded = isinstance(node, (dict, mlc.ConfigDict)) and '_fn' in node
+  if not recorded or node.get(key) is not None:
+    return
+  parameter = inspect.signature(symbol(node, where)).parameters.get(key)
+  kinds = typing.get_args(getattr(parameter, 'annotation', None))
+  classes = [k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)]
+  if len(classes) == 1:
+    unlocked = getattr(node, 'unlocked', contextlib.nullcontext)
+    with unlocked():
+      node[key] = spec(classes[0])
 
 
 def held(node: Any, key: int | str) -> Any:

@@ -434,3 +434,17 @@ def test_a_field_of_text_takes_words_as_text(name):
   config.remat = 'full'
   spec.override(config, 'remat=none')
   assert config.remat == 'none'
+
+
+def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
+  config = spec.load('configs/vit/digits.py')
+  assert 'ema' not in config.task
+  spec.override(config, 'task.ema.decay=0.99')
+  spec.override(config, 'task.ema.warmup=True')
+  assert spec.build(config.task.ema) == optim.Ema(decay=0.99, warmup=True)
+  with pytest.raises(
+    UserError, match="config.task.ema has no field 'decy'; did you"
+  ):
+    spec.override(config, 'task.ema.decy=0.99')
+  with pytest.raises(UserError, match="config.task has no field 'emma'"):
+    spec.override(config, 'task.emma.decay=0.99')

@@ -15,7 +15,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from big_vision_like import checkpoint, experiment, metrics, spec, train
+from big_vision_like import (
+  checkpoint,
+  experiment,
+  init_from,
+  metrics,
+  plan,
+  spec,
+  train,
+)
 from big_vision_like import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.tasks.task import State
@@ -240,6 +248,34 @@ def test_killed_distillation_ends_bit_equal(command, run, unbroken, tmp_path):
   losses = [r for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
   # The teacher is trained: it knows better than chance which digit it sees.
   assert losses[0]['agreement'] < 0.5 < losses[-1]['agreement'] + 0.35
+
+
+@pytest.mark.parametrize('mesh', [{}, {'fsdp': 4}, {'tensor': 2}])
+def test_a_teacher_is_there_on_every_mesh(
+  mesh, data_dir, unbroken, tmp_path, monkeypatch
+):
+  """After the first start and after a restart; a plan does without its file."""
+  monkeypatch.setenv('TEACHER', str(unbroken))
+  config = spec.load('tests/distillation_config.py', root=experiment.Settings)
+  config.mesh, config.keep_best = mesh, 'val/top1'
+  run = experiment.make(config)
+  wanted = init_from.from_run(str(unbroken)).variables
+  with run.checkpoints(tmp_path) as checkpoints:
+    state, position, _ = run.start(checkpoints)
+    assert position is None
+    checkpoints.save(0, state, {'step': 0}, 1.0, wait=True)
+    again, position, _ = run.start(checkpoints)
+  assert position == {'step': 0}
+  for found in (state, again):
+    teacher = found.frozen['teacher']
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(teacher), wanted)
+    jax.tree.map(lambda x, s: x.sharding == s or 1 / 0, found, run.shardings)
+  jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
+  if not mesh:
+    monkeypatch.setenv('TEACHER', 'nowhere')
+    made = plan.plan('tests/distillation_config.py', 'cpu:2')
+    size = sum(x.nbytes for x in jax.tree.leaves(wanted))
+    assert made.frozen == size and made.optimizer < 4 * made.parameters
 
 
 @pytest.mark.parametrize(

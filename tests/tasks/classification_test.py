@@ -362,6 +362,82 @@ def test_sigmoid_with_head_bias_starts_from_rare_classes(batch):
   np.testing.assert_allclose(loss_B, np.full(8, want), rtol=1e-5)
 
 
+# Named inputs
+
+
+class Graph(nn.Module):
+  """Mean of the nodes that are there, after one exchange along the edges."""
+
+  num_classes: int = CLASSES
+
+  @nn.compact
+  def __call__(self, nodes_BNF, edges_BNN, mask_BN, train=False):
+    x_BNF = nodes_BNF + edges_BNN.astype(jnp.float32) @ nodes_BNF
+    x_BNF = jnp.where(mask_BN[..., None], nn.Dense(6, name='embed')(x_BNF), 0.0)
+    x_BF = x_BNF.sum(axis=1) / mask_BN.sum(axis=1, keepdims=True)
+    return {'logits': nn.Dense(self.num_classes, name='head')(x_BF)}
+
+
+class Video(nn.Module):
+  """Mean of the frames, as `Small` sees it."""
+
+  num_classes: int = CLASSES
+
+  @nn.compact
+  def __call__(self, video_BTHWC, train=False):
+    return Small(self.num_classes, name='small')(video_BTHWC.mean(axis=1), train)
+
+
+class Tokens(nn.Module):
+  """Mean of embeddings."""
+
+  num_classes: int = CLASSES
+
+  @nn.compact
+  def __call__(self, ids_BT, train=False):
+    x_BTD = nn.Embed(9, 6, name='embed')(ids_BT)
+    return {'logits': nn.Dense(self.num_classes, name='head')(x_BTD.mean(axis=1))}
+
+
+NAMED = {
+  'graph': (Graph(), ('nodes', 'edges', 'mask')),
+  'video': (Video(), ('video',)),
+  'tokens': (Tokens(), ('ids',)),
+}
+
+
+@pytest.mark.parametrize('name', NAMED)
+def test_any_named_inputs_are_classified(name):
+  rng = np.random.default_rng(0)
+  arrays = dict(
+    nodes=rng.normal(size=(8, 5, 4)).astype(np.float32),
+    edges=rng.integers(0, 2, (8, 5, 5)).astype(np.int32),
+    mask=np.arange(5)[None] < rng.integers(1, 6, (8, 1)),
+    video=rng.integers(0, 256, (8, 3, 2, 2, 1), dtype=np.uint8),
+    ids=rng.integers(0, 9, (8, 7)).astype(np.int32),
+  )
+  model, inputs = NAMED[name]
+  batch = {k: arrays[k] for k in inputs} | {'label': rng.integers(0, CLASSES, 8)}
+  augment = Augment(flip=True) if name == 'video' else None
+  task = make(model=model, inputs=inputs, augment=augment, accumulate=2)
+  task.check(batch)
+  _, state, scalars = stepped(task, batch)
+  assert np.isfinite(scalars['loss']) and int(state.step) == 1
+  assert jax.jit(task.predict)(state, batch, KEY)['logits'].shape == (8, CLASSES)
+  given = task.model_inputs(batch)
+  for key, x in zip(inputs, given, strict=True):
+    want = batch[key] / np.float32(127.5) - 1 if key == 'video' else batch[key]
+    np.testing.assert_allclose(x, want, rtol=1e-6)
+  del batch[inputs[-1]]
+  with pytest.raises(UserError, match=f'no {inputs[-1]!r}, which task.inputs names'):
+    task.check(batch)
+
+
+def test_inputs_are_a_list_of_names():
+  with pytest.raises(UserError, match="inputs='image' must list names of arrays"):
+    make(inputs='image')
+
+
 # Wrong input
 
 

@@ -8,7 +8,8 @@ def test_learns_to_write_backwards(run, tmp_path):
   done = run(
     *('-m', 'big_vision_like.train', f'--config={CONFIG}', f'--workdir={tmp_path}'),
     '--config.total_steps=1000',
-    '--config.task.ema_decay=0.99',
+    '--config.task.ema.decay=0.99',
+    '--config.task.ema.warmup=True',
     '--config.evals.greedy.every=0',
     '--config.evals.beam.every=0',
     quick=False,

@@ -127,3 +127,13 @@ def test_labels_out_of_range_are_bad_records():
     assert str(error.value) == (
       f'label {label} of the example with id 7 is not one of 3 classes (0 to 2)'
     )
+
+
+def test_classes_become_others():
+  odd = labels.Mapped([0, 1, 0, 1])
+  assert [label(odd, label=np.int64(i)) for i in range(4)] == [0, 1, 0, 1]
+  for wrong in (4, -1):
+    with pytest.raises(
+      UserError, match=f'label {wrong} of .* id 7 is not one of'
+    ):
+      odd.map({'label': wrong, 'id': 7})
