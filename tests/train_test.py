@@ -245,9 +245,6 @@ def test_killed_distillation_ends_bit_equal(command, run, unbroken, tmp_path):
   assert 'resumed at step' in again.stdout
   assert_bit_equal(tmp_path / 'whole', tmp_path / 'run', 40)
   assert not any('frozen' in name for name in saved(tmp_path / 'run', 40))
-  losses = [r for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
-  # The teacher is trained: it knows better than chance which digit it sees.
-  assert losses[0]['agreement'] < 0.5 < losses[-1]['agreement'] + 0.35
 
 
 @pytest.mark.parametrize('mesh', [{}, {'fsdp': 4}, {'tensor': 2}])
