@@ -149,9 +149,11 @@ class Experiment:
     """Random weights, each device making its own part; frozen ones are zeros."""
     return jax.jit(self._init, out_shardings=self.shardings)(self.key)
 
-  @functools.cached_property
   def frozen(self) -> Any:
-    """Variables of the frozen networks, as the config names them; None without any."""
+    """Reads the variables of the frozen networks that the config names; None if none.
+
+    They are read anew at each call, as a step takes the memory of a state.
+    """
     abstract = self.abstract_state.frozen
     if abstract is None:
       return None
@@ -175,7 +177,7 @@ class Experiment:
 
   def start(self, checkpoints: checkpoint.Checkpoints) -> Start:
     """The state to go on from: that of the newest checkpoint, or the first one."""
-    frozen = self.frozen  # before hours of restoring what cannot train
+    frozen = self.frozen()  # before a long restore of what cannot train
     restored = checkpoints.restore(self.abstract_state)
     if restored is None:
       return Start(self.first_state().replace(frozen=frozen))
