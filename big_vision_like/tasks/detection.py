@@ -146,13 +146,15 @@ class Detection(task.GradientTask):
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     for name in ('layer_logits', 'layer_boxes'):
       outputs[name] = jnp.moveaxis(outputs[name], 0, 1)
-    logits_BQC = precision.at_least_float32(outputs['logits'])
-    probability_BQC = jax.nn.softmax(logits_BQC)[..., :-1]
+    logits, found_BQ4 = (
+      precision.at_least_float32(outputs[name]) for name in ('logits', 'boxes')
+    )
+    probability_BQC = jax.nn.softmax(logits)[..., :-1]
     if 'original_size' in batch:
       scale_B14 = corner_scale(batch['original_size'])
     else:
       scale_B14 = corner_scale(valid_size(batch))
-    corners_BQ4 = boxes.cxcywh_to_xyxy(precision.at_least_float32(outputs['boxes']))
+    corners_BQ4 = boxes.cxcywh_to_xyxy(found_BQ4)
     return outputs | {
       'scores': probability_BQC.max(axis=-1),
       'labels': probability_BQC.argmax(axis=-1).astype(jnp.int32),
