@@ -442,9 +442,7 @@ def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
   spec.override(config, 'task.ema.decay=0.99')
   spec.override(config, 'task.ema.warmup=True')
   assert spec.build(config.task.ema) == optim.Ema(decay=0.99, warmup=True)
-  with pytest.raises(
-    UserError, match="config.task.ema has no field 'decy'; did you"
-  ):
+  with pytest.raises(UserError, match="config.task.ema has no field 'decy'; did you"):
     spec.override(config, 'task.ema.decy=0.99')
   with pytest.raises(UserError, match="config.task has no field 'emma'"):
     spec.override(config, 'task.emma.decay=0.99')

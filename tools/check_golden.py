@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import golden_bit
 import golden_coco
+import golden_deit
 import golden_detection
 import golden_detr
 import golden_float64
@@ -57,6 +58,7 @@ KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
   ('pp/archive/autoaugment.py', golden_input.augmented),
   ('data/mixup.Mixup', golden_input.mixed),
   ('deit samplers.RASampler', golden_input.repeated),
+  ('deit losses.DistillationLoss', golden_deit.distillation_loss),
   ('reassessed-imagenet', golden_input.real_accuracy),
   ('torch.nn.functional.interpolate', golden_input.resampled),
 ]

@@ -13,6 +13,7 @@ FILES = [
   'bit_v1_gn_ws',
   'bit_v2',
   'coco_ap',
+  'deit_distillation_loss',
   'detr_boxes_matching_loss',
   'detr_dc5_prenorm',
   'detr_maskhead',
