@@ -99,6 +99,12 @@ def test_tools_show_both_networks(data_dir, run, tmp_path):
   assert "discriminator's input 1 on the device" in names
 
 
+def test_its_config_runs_in_small(run):
+  done = run('tools/smoke.py', CONFIG)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert '1 of 1 configs pass' in done.stdout
+
+
 def test_a_report_has_curves(trained, run):
   done = run('tools/report.py', str(trained[1]))
   assert done.returncode == 0, done.stderr
