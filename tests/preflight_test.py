@@ -331,18 +331,22 @@ def test_parts_of_a_mixture_are_tried_one_by_one(data_dir):
 
 @dataclasses.dataclass
 class Several(task.Task):
-  """A task of several inputs; what it checks is printed."""
+  """A task of several inputs; what its parts check is printed."""
 
   def init(self, key, batch):
     raise NotImplementedError
 
-  train_step = predict = init
+  train_step = predict = networks = optimizers = init
+
+  def part(self, name):
+    part = Several()
+    part.name = name
+    return part
 
   def check(self, batch):
-    [(name, own)] = batch.items()
-    print('checked', name, own['label'].shape)
-    if name == 'odd':
-      own['missing']  # noqa: B018
+    print('checked', self.name, batch['label'].shape)
+    if self.name == 'odd':
+      batch['missing']  # noqa: B018
 
 
 def test_several_inputs_are_tried_one_by_one(data_dir, capsys):
