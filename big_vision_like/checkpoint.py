@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from big_vision_like import processes, upgrade
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
+from big_vision_like.processes import say
 
 Tree = dict[str, Any]
 

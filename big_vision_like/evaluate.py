@@ -21,14 +21,24 @@ import flax.linen as nn
 import jax
 import ml_collections as mlc
 
-from big_vision_like import errors, experiment, loading, processes, provenance, spec
+from big_vision_like import (
+  cli,
+  errors,
+  experiment,
+  loading,
+  preflight,
+  processes,
+  provenance,
+  spec,
+)
 from big_vision_like import mesh as meshes
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.transforms import boxes
 from big_vision_like.evals.evaluator import Evaluator, Results
 from big_vision_like.loading import load_run
-from big_vision_like.metrics import listed, say
+from big_vision_like.metrics import listed
+from big_vision_like.processes import say
 from big_vision_like.tasks.task import State, Task
 from big_vision_like.weights import tree
 
@@ -218,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--image-size', type=int, help='with --weights, of other images than they say'
   )
   processes.add_flags(parser)
-  args, config = experiment.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   if args.workdir is None and args.weights is None:
     raise errors.UserError('name the folder of a run: --workdir=runs/NAME')
   if args.image_size is not None and args.weights is None:
@@ -227,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.weights is not None:
     config, state = load_weights(args, config)
   with processes.together():
-    made = experiment.make(config, training=False)
+    inputs = preflight.require(config, training=False)
+    made = experiment.make(config, training=False, inputs=inputs)
   if args.weights is None:
     state = load_run(args.workdir, args.step, config).state
     say('run', f'{args.workdir}, step {int(state.step):,}')

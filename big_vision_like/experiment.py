@@ -1,10 +1,7 @@
 """A config made real: its task, input, evaluators and mesh, and the compiled step."""
 
-import argparse
 import dataclasses
 import functools
-import logging
-import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +11,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import checkpoint, errors, init_from, malloc, preflight, spec
+from big_vision_like import checkpoint, errors, init_from, spec
 from big_vision_like import mesh as meshes
 from big_vision_like.data import input, pipeline
 from big_vision_like.errors import UserError
@@ -22,16 +19,6 @@ from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
 from big_vision_like.tasks import task as task_contract
 from big_vision_like.tasks.task import State, Task
-
-# libtpu looks for the TPU that it is to drive, and says at length that there is none.
-QUIET_LIBTPU = {
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_STDERR_LOG_LEVEL': '3',
-  'TPU_MIN_LOG_LEVEL': '3',
-}
 
 # The length of an epoch where no training data is at hand and none is needed.
 NOMINAL_EPOCH = 10**6
@@ -258,12 +245,15 @@ def make(
   config: mlc.ConfigDict,
   training: bool = True,
   planned_for: Sequence[jax.Device] | None = None,
+  inputs: Mapping[str, Any] | None = None,
 ) -> Experiment:
-  """Builds a config; all data sets it names must be there before anything starts.
+  """Builds a config.
 
   `planned_for` are devices that need not exist; then the data need not either.
+  `inputs` are those that `preflight.require` has built, by their places in the config;
+  others are built here.
   """
-  made = preflight.require(config, training) if planned_for is None else {}
+  made = dict(inputs or {})
   data = None
   epoch, batch_size = NOMINAL_EPOCH, 1
   if training:
@@ -309,65 +299,3 @@ def total_steps(config: mlc.ConfigDict) -> int:
     return config.total_steps
   data = train_input(config, planned=True)
   return spec.in_steps(config, data.examples_per_epoch, data.batch_size)['total_steps']
-
-
-def set_up_jax() -> None:
-  """What a program does before it builds anything: quiet logs, a compilation cache.
-
-  The cache may be shared by all processes of a run and by many runs.
-  """
-  devices = pathlib.Path('/dev')
-  has_tpu = any([*devices.glob('accel*'), *devices.glob('vfio/[0-9]*')])
-  if not has_tpu:
-    for name, value in QUIET_LIBTPU.items():
-      os.environ.setdefault(name, value)
-  if not has_tpu and not any(devices.glob('nvidia[0-9]*')):
-    malloc.keep_memory()
-    if not jax.config.jax_platforms and not (devices / 'kfd').exists():
-      # Else libtpu is loaded where it is installed, and a profile crashes in it.
-      jax.config.update('jax_platforms', 'cpu')
-  # Orbax and TFDS chat through absl; what goes wrong there is raised, and told once.
-  logging.getLogger('absl').setLevel(logging.CRITICAL)
-  if jax.config.jax_compilation_cache_dir is None:
-    cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
-    jax.config.update('jax_compilation_cache_dir', str(cache))
-
-
-def parse(
-  parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
-) -> tuple[argparse.Namespace, mlc.ConfigDict]:
-  """Parses `--config`, `--workdir`, `--config.FIELD=VALUE` and the parser's own flags.
-
-  Without --config the one saved in the workdir is used.
-  """
-  set_up_jax()
-  parser.add_argument('--config', help='a config file, FILE.py[:ARGUMENT]')
-  parser.add_argument('--workdir', help='the folder of the run')
-  parser.epilog = 'Any field of the config: --config.task.model.depth=24'
-  args, rest = parser.parse_known_args(argv)
-  args.overrides = []
-  for text in collect_pairs(rest):
-    if not text.startswith('--config.'):
-      raise UserError(f'unknown argument {text!r}; see --help.')
-    args.overrides.append(text.removeprefix('--config.'))
-  if '://' in (args.workdir or ''):
-    raise UserError(
-      f'--workdir={args.workdir} is not a folder: mount the bucket (gcsfuse does it for'
-      ' gs://) and give the path.'
-    )
-  if args.config is None and args.workdir is not None:
-    args.config = str(pathlib.Path(args.workdir) / 'config.json')
-  if args.config is None:
-    raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
-  return args, spec.load(args.config, args.overrides, root=Settings)
-
-
-def collect_pairs(words: Sequence[str]) -> list[str]:
-  """Joins `--config.a 3` to `--config.a=3`."""
-  joined: list[str] = []
-  for word in words:
-    if joined and not word.startswith('--') and '=' not in joined[-1]:
-      joined[-1] += f'={word}'
-    else:
-      joined.append(word)
-  return joined

@@ -21,10 +21,10 @@ import numpy as np
 from big_vision_like import checkpoint, provenance, spec, upgrade
 from big_vision_like.data import preprocessing
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
 from big_vision_like.ops import positions
 from big_vision_like.ops.images import Normalization
 from big_vision_like.ops.positions import Grid
+from big_vision_like.processes import say
 from big_vision_like.tasks.task import Network, State, zeros_of
 from big_vision_like.weights import files, published
 from big_vision_like.weights import tree as trees

@@ -12,16 +12,16 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision_like import checkpoint, experiment, init_from, provenance, spec
-from big_vision_like.data import coco, preprocessing
+from big_vision_like.data import coco_classes, preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.source import fixed_size
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection as detection_evals
 from big_vision_like.evals import panoptic
-from big_vision_like.metrics import say
 from big_vision_like.ops import positions
 from big_vision_like.ops.positions import Grid
+from big_vision_like.processes import say
 from big_vision_like.tasks.task import Network, State, Task
 from big_vision_like.weights import published
 
@@ -350,8 +350,8 @@ def _object_names(
       return tuple(node['names'])
   kinds = boxes.Objects, boxes.Panoptic
   ids = [tuple(step.ids) for step in steps if isinstance(step, kinds) and step.ids]
-  if ids and ids[0] in (coco.IDS, coco.PANOPTIC_IDS):
-    return coco.class_names(num_classes)
+  if ids and ids[0] in (coco_classes.IDS, coco_classes.PANOPTIC_IDS):
+    return coco_classes.class_names(num_classes)
   if ids:
     return ()
   try:

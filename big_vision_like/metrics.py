@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from big_vision_like import chips
+from big_vision_like.processes import say
 
 # Of the records that a process replaces so many are told on the terminal.
 BAD_RECORDS_PRINTED = 10
@@ -201,12 +202,6 @@ class Unread:
       taken.append(self._steps.popleft())
     fetched = jax.device_get([entry[2:] for entry in taken])
     return [(*e[:2], *f) for e, f in zip(taken, fetched, strict=True)]
-
-
-def say(title: str, text: str) -> None:
-  """One line with a title in a column of its own; of several processes, 0 says it."""
-  if not jax.distributed.is_initialized() or jax.process_index() == 0:
-    print(f'{title:<10}{text}', flush=True)
 
 
 def listed(scalars: Mapping[str, float]) -> str:

@@ -21,12 +21,12 @@ import ml_collections as mlc
 import numpy as np
 from PIL import Image
 
-from big_vision_like import errors, spec
+from big_vision_like import cli, errors, spec
 from big_vision_like.data import grouping, input, mixture, pipeline, sources
 from big_vision_like.data.source import Source, num_classes
 from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, Checked, UserError
-from big_vision_like.metrics import say
+from big_vision_like.processes import say
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -492,8 +492,6 @@ def _cut(text: str, length: int = WIDEST) -> str:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the table; status 1 where something is wrong."""
-  from big_vision_like import experiment  # which asks this module before a run
-
   parser = argparse.ArgumentParser(
     prog='python -m big_vision_like.preflight',
     description='Tries all data that a config reads, and starts nothing.',
@@ -502,7 +500,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--evaluators', action='store_true', help='not the data to train on'
   )
-  args, config = experiment.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   check(config, training=not args.evaluators).tell()
 
 

@@ -22,7 +22,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
 
 START_SECONDS = 300.0  # how long processes wait for each other at the start
 HEARTBEAT_SECONDS = 60.0  # a process not heard of for so long is taken for dead
@@ -38,6 +37,12 @@ VARIABLES = {
 }
 # What launchers tell each of the tasks that they start at once, and only those.
 LAUNCHERS = {'srun': 'SLURM_STEP_NUM_TASKS', 'mpirun': 'OMPI_COMM_WORLD_SIZE'}
+
+
+def say(title: str, text: str) -> None:
+  """One line with a title in a column of its own; of several processes, 0 says it."""
+  if not jax.distributed.is_initialized() or jax.process_index() == 0:
+    print(f'{title:<10}{text}', flush=True)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from big_vision_like import optim
 from big_vision_like.data.input import Batch
 from big_vision_like.errors import UserError
 from big_vision_like.experiment import Experiment
-from big_vision_like.metrics import say
 from big_vision_like.ops import sharding
+from big_vision_like.processes import say
 from big_vision_like.tasks.task import State
 
 ROWS = 'rows_in_batch'  # of the arrays beside it, in a capsule

@@ -7,7 +7,7 @@ import ml_collections as mlc
 import numpy as np
 import pytest
 
-from big_vision_like import checkpoint, experiment
+from big_vision_like import checkpoint, cli
 from big_vision_like.errors import UserError
 from big_vision_like.tasks.task import State
 
@@ -69,4 +69,4 @@ def test_a_folder_belongs_to_one_config_wherever_it_computes(tmp_path):
 
 def test_a_bucket_is_no_folder():
   with pytest.raises(UserError, match=r'--workdir=gs://b/x is not a folder: mount'):
-    experiment.parse(argparse.ArgumentParser(), ['--workdir=gs://b/x'])
+    cli.parse(argparse.ArgumentParser(), ['--workdir=gs://b/x'])

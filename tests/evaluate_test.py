@@ -12,7 +12,7 @@ import optax
 import pytest
 import random_weights
 
-from big_vision_like import evaluate, experiment, loading, optim, spec
+from big_vision_like import cli, evaluate, loading, optim, spec
 from big_vision_like.data import pipeline
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.source import Source
@@ -78,7 +78,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words, **arguments):
     path = tmp_path / 'config.json'
@@ -229,7 +229,7 @@ def test_detectors_bring_their_sizes(detector, monkeypatch, capsys, tmp_path):
   told = DetectionPreprocessing(64, 85, mean=(0.4, 0.3, 0.2), std=(0.2,) * 3)
   beside = json.dumps({'preprocessing': told.to_json()})
   path.with_suffix('.json').write_text(beside)
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   file, results = tmp_path / 'config.json', tmp_path / 'found.json'
   file.write_text(finding(str(results)).to_json())
   status = evaluate.main([f'--config={file}', f'--weights={path}'])
@@ -290,7 +290,7 @@ def test_detectors_keep_what_is_the_same():
 
 
 def test_what_is_not_resized_has_no_other_size(detector, monkeypatch, tmp_path, capsys):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   file = tmp_path / 'config.json'
   file.write_text(finding(resize=False).to_json())
   words = f'--config={file}', f'--weights={detector[0]}', '--image-size=64'

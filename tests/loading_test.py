@@ -11,7 +11,7 @@ import random_weights
 
 import big_vision_like
 from big_vision_like import checkpoint, experiment, loading, spec
-from big_vision_like.data import coco, pipeline, preprocessing, sources
+from big_vision_like.data import coco_classes, pipeline, preprocessing, sources
 from big_vision_like.data.source import InMemory
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
@@ -293,7 +293,7 @@ def test_a_run_that_finds_objects(tmp_path):
   [
     (dict(names=()), ('x', 'y', 'z')),
     (dict(names=(), ids=(5, 6, 7)), ()),
-    (dict(names=(), ids=coco.IDS), ('0', 'person', 'bicycle')),
+    (dict(names=(), ids=coco_classes.IDS), ('0', 'person', 'bicycle')),
   ],
 )
 def test_what_objects_are_called(change, want, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import texts
 import tiny_config
 
-from big_vision_like import experiment, preflight
+from big_vision_like import cli, experiment, preflight
 from big_vision_like.data import alternating, mixture, pipeline, sources, vocabulary
 from big_vision_like.data.procedural import sequences
 from big_vision_like.data.source import Source
@@ -85,10 +85,9 @@ def test_all_is_well(data_dir, capsys):
   ]
 
 
-def test_a_run_reads_what_was_tried(data_dir, monkeypatch):
+def test_a_run_reads_what_was_tried(data_dir):
   made = preflight.require(tiny_config.get_config())
-  monkeypatch.setattr(preflight, 'require', lambda *_: made)
-  run = experiment.make(tiny_config.get_config())
+  run = experiment.make(tiny_config.get_config(), inputs=made)
   assert run.data is made['config.train_data']
   assert run.evaluators['val'].data is made['config.evals.val.data']
   assert run.evaluators['val'].every == 21
@@ -128,7 +127,7 @@ def test_all_faults_are_told_at_once(data_dir, tmp_path, capsys):
   config.task.model.num_classes = 5
   capsys.readouterr()
   with pytest.raises(UserError) as error:
-    experiment.make(config)
+    preflight.require(config)
   wanted = [
     f"data set 'digits' is not at {none}/digits/1.0.0. Prepare it with:"
     f' python tools/prepare_data.py digits --data-dir {none}',
@@ -461,7 +460,7 @@ def test_records_that_are_cheap_only_together():
 
 @pytest.mark.parametrize('split, status', [('train', 0), ('trian', 1)])
 def test_the_command(data_dir, capsys, monkeypatch, split, status):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   words = ['--config=tests/tiny_config.py', f'--config.train_data.source.split={split}']
   assert preflight.main(words) == status
   told = capsys.readouterr()

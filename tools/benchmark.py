@@ -35,7 +35,7 @@ import rich.console
 import rich.table
 import trace_bill
 
-from big_vision_like import checkpoint, chips, errors, experiment, flops
+from big_vision_like import checkpoint, chips, cli, errors, experiment, flops
 from big_vision_like.models import vit
 from big_vision_like.ops import sharding
 
@@ -588,7 +588,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument('--checkpoint', action='store_true', help='measure saving')
   parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
-  args, config = experiment.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   for name in ('repeats', 'steps'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise errors.UserError(f'--{name} must be 1 or more.')

@@ -23,7 +23,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from big_vision_like import errors, experiment, optim, plan
+from big_vision_like import cli, errors, optim, plan
 from big_vision_like.layers import transformer as layers
 from big_vision_like.models import transformer
 from big_vision_like.ops import attention, masks, search
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       raise errors.UserError(f'no part {part!r}: there are {", ".join(PARTS)}')
   if args.repeats < 1:
     raise errors.UserError('--repeats must be 1 or more.')
-  experiment.set_up_jax()
+  cli.set_up_jax()
   # What is compiled here is to be compiled, not read.
   jax.config.update('jax_enable_compilation_cache', False)
   measure = {

@@ -34,7 +34,7 @@ import rich.console
 import rich.table
 import trace_bill
 
-from big_vision_like import errors, experiment, flops, spec
+from big_vision_like import cli, errors, experiment, flops, spec
 from big_vision_like.errors import UserError
 from big_vision_like.ops import matching
 from big_vision_like.tasks import detection
@@ -407,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--profile', metavar='FOLDER', help='write a trace, read its bill'
   )
   parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
-  args, config = experiment.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   for name in ('batch_size', 'repeats', 'steps'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise UserError(f'--{name.replace("_", "-")} must be 1 or more.')

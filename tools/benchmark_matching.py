@@ -27,7 +27,7 @@ import rich.console
 import rich.table
 from scipy import optimize
 
-from big_vision_like import errors, experiment
+from big_vision_like import cli, errors
 from big_vision_like.ops import matching
 
 SIZES = ('64x10x10', '8x20x100')
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   sizes = [parsed(text) for text in args.sizes or SIZES]
   if args.repeats < 1:
     raise errors.UserError('--repeats must be 1 or more.')
-  experiment.set_up_jax()
+  cli.set_up_jax()
   rows = [measure(name, *size, args.repeats) for size in sizes for name in COSTS]
   table = rich.table.Table(box=None)
   for column in rows[0]:

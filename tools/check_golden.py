@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from golden import EXACT, Fields, Results, Tolerance
 
-from big_vision_like import experiment
+from big_vision_like import cli
 from big_vision_like.errors import UserError
 
 COMPARED = ('output/', 'loss/', 'grad/', 'converted/')
@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
   )
   parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE.npz')
   status, files = 0, parser.parse_args(arguments).files
-  experiment.set_up_jax()
+  cli.set_up_jax()
   for path in files:
     try:
       status = max(status, 0 if check(path) else 1)

@@ -14,7 +14,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import errors, experiment, metrics, spec, train
+from big_vision_like import cli, errors, experiment, metrics, processes, spec, train
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'
@@ -29,7 +29,7 @@ def random_weights(run: experiment.Experiment) -> dict[str, float]:
   """What the linear probe finds before the first step."""
   evaluator = run.evaluators['digits']
   found = evaluator.run(run.task.predict, run.init(), run.mesh)
-  metrics.say('digits', metrics.listed(found))
+  processes.say('digits', metrics.listed(found))
   return {f'digits/{key}': value for key, value in found.items()}
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   runs, import_seconds = pathlib.Path(args.runs), metrics.process_seconds()
-  experiment.set_up_jax()
+  cli.set_up_jax()
 
   print('\n1. Pretraining on glyphs: 62 classes of drawn characters\n')
   pretrained = runs / 'pretrain_glyphs'

@@ -25,7 +25,7 @@ import rich.table
 import rich.text
 from paper_cells import Cell, Ours, Run, Table
 
-from big_vision_like import errors, experiment
+from big_vision_like import cli, errors
 from big_vision_like.errors import UserError
 from big_vision_like.viz import page
 
@@ -301,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   jax.config.update('jax_platforms', 'cpu')  # shapes alone
-  experiment.set_up_jax()
+  cli.set_up_jax()
   if args.paper is None:
     show('Papers whose tables are known', [papers()])
     return

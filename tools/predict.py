@@ -30,11 +30,11 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import errors, experiment, loading
+from big_vision_like import cli, errors, loading
 from big_vision_like.data import preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
+from big_vision_like.processes import say
 from big_vision_like.viz import attention, images
 
 SIDE = 384  # pixels of each part of a picture, at most
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--out', type=pathlib.Path, help='where pictures are written')
   args = parser.parse_args(argv)
   size = args.image_size and sides(args.image_size)
-  experiment.set_up_jax()
+  cli.set_up_jax()
   model, variables, preprocess = loading.load(args.weights, size, args.step)
   if args.labels is not None:
     names = named(args.labels, model.num_classes)

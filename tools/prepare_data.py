@@ -58,12 +58,12 @@ def builder_of(name: str, data_dir: str | None) -> Any:
   """The TFDS builder of a name such as `glyphs/64`; `UserError` if there is none."""
   import tensorflow_datasets as tfds
 
-  from big_vision_like.data import sources
+  from big_vision_like.data import catalogue
 
   family = name.partition('/')[0].partition(':')[0]
-  sources.announce(name)
-  catalogue = tfds.list_builders(with_community_datasets=False)
-  known = sorted({*sources.OUR_BUILDERS, *catalogue})
+  catalogue.announce(name)
+  public = tfds.list_builders(with_community_datasets=False)
+  known = sorted({*catalogue.OUR_BUILDERS, *public})
   if family not in known:
     raise UserError(f'There is no data set {name!r}{_nearest(family, known)}.')
   configs = [

@@ -35,7 +35,7 @@ import report_source
 import report_weights
 from report_source import Section, Source
 
-from big_vision_like import errors, evaluate, experiment, metrics, upgrade
+from big_vision_like import cli, errors, evaluate, metrics, upgrade
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
 from big_vision_like.viz import page, runs
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     help='of --images: a side, or height and width; default what the weights want',
   )
   options = parser.parse_args(arguments)
-  experiment.set_up_jax()
+  cli.set_up_jax()
   if options.weights:
     out, text = about_weights(options)
   else:

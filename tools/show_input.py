@@ -32,11 +32,11 @@ import rich.table
 from input_stages import Stage
 from PIL import Image, ImageDraw, ImageFont
 
-from big_vision_like import errors, experiment, preflight, spec
+from big_vision_like import cli, errors, experiment, preflight, spec
 from big_vision_like.data import mixture, pipeline
 from big_vision_like.errors import BadRecordError, UserError
-from big_vision_like.metrics import say
 from big_vision_like.ops import boxes as box_ops
+from big_vision_like.processes import say
 from big_vision_like.viz import boxes, images, video
 
 SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
@@ -459,7 +459,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--batches', type=int, default=1, help='how many are shown (%(default)s)')
   add('--examples', type=int, default=64, help='of each, at most (%(default)s)')
   add('--seconds', type=float, default=3.0, help='to measure (%(default)s)')
-  args, config = experiment.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   for flag in ('batches', 'examples'):
     if getattr(args, flag) < 1:
       raise UserError(f'--{flag}={getattr(args, flag)} is not positive')

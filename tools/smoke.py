@@ -45,6 +45,7 @@ import numpy as np
 
 from big_vision_like import (
   checkpoint,
+  cli,
   errors,
   experiment,
   init_from,
@@ -387,7 +388,7 @@ def set_up(folder: pathlib.Path) -> None:
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  experiment.set_up_jax()
+  cli.set_up_jax()
 
 
 def attempt(name: str, folder: pathlib.Path) -> Row:

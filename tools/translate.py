@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import evaluate, experiment, spec
+from big_vision_like import cli, evaluate, spec
 from big_vision_like.data import marian_vocabulary
 from big_vision_like.errors import UserError, told_plainly
 from big_vision_like.models import transformer
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name in 'beams', 'batch_size':
     if (value := getattr(args, name)) is not None and value < 1:
       raise UserError(f'--{name.replace("_", "-")}={value} is not positive')
-  experiment.set_up_jax()
+  cli.set_up_jax()
   translator = open_folder(args.folder, args.beams, args.alpha)
   texts = _read_lines(args.file) if args.text is None else args.text
   for line in translations(translator, texts, args.batch_size):

@@ -9,8 +9,7 @@ from typing import TypeVar
 
 import ml_collections as mlc
 
-from big_vision_like.data import coco as coco_format
-from big_vision_like.data import packing, pipeline, sources, vocabulary
+from big_vision_like.data import coco_classes, packing, pipeline, sources, vocabulary
 from big_vision_like.data.transforms import (
   boxes,
   color,
@@ -681,13 +680,13 @@ def _drawn(name: str, shape: tuple[int, int], max_boxes: int, **rest) -> Detecti
 
 # Whose objects are found; classes of COCO are its own ids, of which there are 91.
 DETECTION = {
-  'coco': _coco('coco/2017', coco_format.IDS),
+  'coco': _coco('coco/2017', coco_classes.IDS),
   'scenes': _drawn('hidden', (96, 128), 10, augmentation=[spec(boxes.Flip)]),
   'scenes_simple': _drawn('simple', (48, 48), 3),
 }
 # The same with stuff and masks: 201 classes of COCO, whose ids are up to 200.
 PANOPTIC = {
-  'coco': _coco('coco/2017_panoptic', coco_format.PANOPTIC_IDS, panoptic=True),
+  'coco': _coco('coco/2017_panoptic', coco_classes.PANOPTIC_IDS, panoptic=True),
   'scenes': _drawn(
     'hidden',
     (96, 128),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data import coco, protos, sources
+from big_vision_like.data import catalogue, coco_classes, protos
 from big_vision_like.data.source import Source, digest
 from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import UserError
@@ -87,9 +87,9 @@ def catalogued(name: str) -> Any:
   family, _, kind = name.partition(':')[0].partition('/')
   if family == 'coco':
     panoptic = kind.endswith('panoptic')
-    ids = coco.PANOPTIC_IDS if panoptic else coco.IDS
-    return coco.described(len(ids), panoptic)
-  sources.announce(name)
+    ids = coco_classes.PANOPTIC_IDS if panoptic else coco_classes.IDS
+    return coco_classes.described(len(ids), panoptic)
+  catalogue.announce(name)
   try:
     return tfds.builder(name).info.features
   except Exception:  # TFDS raises several unrelated types; some want TensorFlow

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data import coco, fake
+from big_vision_like.data import coco_classes, fake
 from big_vision_like.data.source import Source, digest, fixed_size
 from big_vision_like.errors import UserError
 
@@ -79,7 +79,7 @@ class Pictures(Source):
 @functools.cache
 def _coco_sizes() -> np.ndarray:
   """A thousand heights and widths, int32 (1000, 2)."""
-  *sizes, counts = np.array(coco.SIZES).T
+  *sizes, counts = np.array(coco_classes.SIZES).T
   share = counts / counts.sum()
   chosen = np.random.default_rng(0).choice(len(share), size=1000, p=share)
   return np.stack(sizes, axis=-1).astype(np.int32)[chosen]

@@ -17,7 +17,7 @@ import ml_collections as mlc
 import numpy as np
 from PIL import Image
 
-from big_vision_like.data import coco
+from big_vision_like.data import coco_classes
 from big_vision_like.data.transforms import boxes
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError
@@ -439,7 +439,7 @@ def of_detector(
     found = DetectionPreprocessing(800, 1333, source='as published with DETR')
   names = _transformers_names(config)
   if not names and num_classes in (91, 250):
-    names = coco.class_names(num_classes)
+    names = coco_classes.class_names(num_classes)
   return dataclasses.replace(
     found, label_names=names, num_things=91 if num_classes == 250 else None
   )

@@ -3,38 +3,23 @@
 import contextlib
 import dataclasses
 import functools
-import importlib
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from big_vision_like.data import array_records, protos, shards, tfrecords
+from big_vision_like.data import (
+  array_records,
+  catalogue,
+  planned,
+  protos,
+  shards,
+  tfrecords,
+)
 from big_vision_like.data.source import Source, digest
 from big_vision_like.errors import UserError
 
-# Data sets that this package knows how to write; importing the module tells TFDS.
-OUR_BUILDERS = {
-  'digits': 'big_vision_like.data.digits',
-  'glyphs': 'big_vision_like.data.procedural.glyphs',
-  'multi_dsprites': 'big_vision_like.data.procedural.multi_dsprites',
-  'multi_object': 'big_vision_like.data.multi_object',
-  'scenes': 'big_vision_like.data.procedural.scenes',
-  'solids': 'big_vision_like.data.procedural.solids',
-  'tetrominoes': 'big_vision_like.data.procedural.tetrominoes',
-}
 # Formats of TFDS that can be read at any place.
 READERS = {'array_record': array_records.Reader, 'tfrecord': tfrecords.Reader}
-
-
-def announce(name: str) -> None:
-  """Tells TFDS of a data set that it would not find by itself."""
-  family = name.partition('/')[0].partition(':')[0]
-  if family in OUR_BUILDERS:
-    importlib.import_module(OUR_BUILDERS[family])
-  elif family.endswith('_translate'):
-    # Where TensorFlow is missing, TFDS stops importing its catalogue at the first
-    # module that needs it, long before this one, which does not.
-    importlib.import_module('tensorflow_datasets.translate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +42,7 @@ class Tfds(Source):
     """The TFDS builder; raises `UserError` where the data set is not prepared."""
     import tensorflow_datasets as tfds
 
-    announce(self.name)
+    catalogue.announce(self.name)
     try:
       builder = tfds.builder(self.name, data_dir=self.data_dir)
     except Exception as error:  # TFDS raises several unrelated types here
@@ -124,8 +109,6 @@ class Tfds(Source):
 
   def planned(self) -> Source:
     """The split, or where it is not prepared what stands in for it in a plan."""
-    from big_vision_like.data import planned
-
     try:
       # TFDS prints what of its catalogue needs TensorFlow.
       with contextlib.redirect_stdout(io.StringIO()):

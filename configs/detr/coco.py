@@ -36,7 +36,7 @@ The authors' code takes 28 minutes for an epoch of r50 on 8 V100. Not trained he
 import ml_collections as mlc
 
 from big_vision_like import init_from, optim
-from big_vision_like.data import benchmarks, coco
+from big_vision_like.data import benchmarks, coco_classes
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
 from big_vision_like.spec import epochs, spec
@@ -148,7 +148,7 @@ def get_config(name: str = 'r50') -> mlc.ConfigDict:
       evals.CocoAP,
       data=data.eval_input(64),
       every=epochs(10),
-      names=coco.class_names(91),
+      names=coco_classes.class_names(91),
     )
   )
   c.reproduces = [

@@ -29,7 +29,7 @@ import dataclasses
 import ml_collections as mlc
 
 from big_vision_like import init_from, optim
-from big_vision_like.data import benchmarks, coco
+from big_vision_like.data import benchmarks, coco_classes
 from big_vision_like.evals import detection as evals
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
@@ -106,7 +106,7 @@ def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
       evals.CocoAP,
       data=things.eval_input(16),
       every=epochs(5),
-      names=coco.class_names(NUM_THINGS),
+      names=coco_classes.class_names(NUM_THINGS),
     )
   )
   if masks:

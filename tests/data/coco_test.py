@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from pycocotools import coco as pycoco
 from pycocotools import mask as pymask
 
-from big_vision_like.data import coco, fake, pipeline
+from big_vision_like.data import coco, coco_classes, fake, pipeline
 from big_vision_like.data.procedural import drawing
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import BadRecordError, UserError
@@ -329,18 +329,21 @@ def test_panoptic_files_with_errors(tmp_path):
 
 def test_ids_are_those_of_coco():
   unused = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-  assert list(coco.IDS) == [i for i in range(1, 91) if i not in unused]
-  assert len(coco.IDS) == 80
-  assert list(coco.PANOPTIC_IDS) == sorted(set(coco.PANOPTIC_IDS))
-  assert len(coco.PANOPTIC_IDS) == 133 and coco.PANOPTIC_IDS[:80] == coco.IDS
-  assert (min(coco.STUFF_IDS), max(coco.STUFF_IDS)) == (92, 200)
+  assert list(coco_classes.IDS) == [i for i in range(1, 91) if i not in unused]
+  assert len(coco_classes.IDS) == 80
+  assert list(coco_classes.PANOPTIC_IDS) == sorted(set(coco_classes.PANOPTIC_IDS))
+  assert (
+    len(coco_classes.PANOPTIC_IDS) == 133
+    and coco_classes.PANOPTIC_IDS[:80] == coco_classes.IDS
+  )
+  assert (min(coco_classes.STUFF_IDS), max(coco_classes.STUFF_IDS)) == (92, 200)
 
 
 def test_labels_of_tfds_become_ids():
   example = image.Decode().map(fake.Fake('coco/2017')[0])
-  got = boxes.Objects(crowds=True, ids=coco.IDS).map(example)
+  got = boxes.Objects(crowds=True, ids=coco_classes.IDS).map(example)
   for label, name in zip(example['objects']['label'], got['box_labels'], strict=True):
-    assert name == coco.IDS[label]
+    assert name == coco_classes.IDS[label]
   assert got['image_id'] == 0 and set(got['box_labels'].tolist()) & {1, 90}
   with pytest.raises(BadRecordError, match='label 79, which is not one of 3'):
     boxes.Objects(ids=(1, 2, 3)).map(

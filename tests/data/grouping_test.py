@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from big_vision_like.data import benchmarks, coco, grouping, memory, mixture, pipeline
+from big_vision_like.data import (
+  benchmarks,
+  coco_classes,
+  grouping,
+  memory,
+  mixture,
+  pipeline,
+)
 from big_vision_like.data.procedural import drawing
 from big_vision_like.data.source import Source
 from big_vision_like.data.transforms import boxes, decoding, image, labels
@@ -322,8 +329,8 @@ class Sizes(Source):
   """As many images of each size as COCO has, a hundredth."""
 
   def __init__(self):
-    counts = np.array([count for *_, count in coco.SIZES]) // 100
-    sizes_N2 = np.array([size for *size, _ in coco.SIZES], np.int32)
+    counts = np.array([count for *_, count in coco_classes.SIZES]) // 100
+    sizes_N2 = np.array([size for *size, _ in coco_classes.SIZES], np.int32)
     self._sizes_N2 = sizes_N2.repeat(counts, axis=0)
 
   def __len__(self):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from big_vision_like import experiment, spec
-from big_vision_like.data import coco, pipeline, planned, sources
+from big_vision_like.data import coco, coco_classes, pipeline, planned, sources
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
 
@@ -51,11 +51,11 @@ def test_a_stand_in_of_coco(kind, tmp_path, capsys):
     example = image.Decode().map(source[index])
     assert example['image'].shape[:2] == tuple(sizes_N2[index])
     if kind == 'panoptic':
-      found = boxes.Panoptic(ids=coco.PANOPTIC_IDS).map(example)
+      found = boxes.Panoptic(ids=coco_classes.PANOPTIC_IDS).map(example)
       count = len(example['panoptic_objects']['label'])
       assert set(np.unique(found['segment_map'])) <= {*range(1, count + 1)}
     else:
-      found = boxes.Objects(crowds=True, ids=coco.IDS).map(example)
+      found = boxes.Objects(crowds=True, ids=coco_classes.IDS).map(example)
     assert len(found['boxes']) and (found['box_labels'] == 1).all()
     if kind == 'masks':
       assert found['masks'].shape == (len(found['boxes']), *sizes_N2[index])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from big_vision_like import spec
-from big_vision_like.data import benchmarks, coco, preprocessing
+from big_vision_like.data import benchmarks, coco_classes, preprocessing
 from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
@@ -407,9 +407,12 @@ def test_what_published_detectors_want():
 
 
 def test_cocos_names_are_as_many_as_its_ids():
-  assert len(coco.NAMES) == 80 + 53
-  assert list(coco.NAMES)[:3] == [1, 2, 3] and coco.NAMES[11] == 'fire hydrant'
-  assert coco.NAMES[92] == 'banner' and coco.NAMES[184] == 'tree-merged'
+  assert len(coco_classes.NAMES) == 80 + 53
+  assert (
+    list(coco_classes.NAMES)[:3] == [1, 2, 3]
+    and coco_classes.NAMES[11] == 'fire hydrant'
+  )
+  assert coco_classes.NAMES[92] == 'banner' and coco_classes.NAMES[184] == 'tree-merged'
 
 
 def test_what_published_resnets_want():

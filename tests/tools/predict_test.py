@@ -10,7 +10,7 @@ import pytest
 import random_weights
 from PIL import Image
 
-from big_vision_like import experiment, loading
+from big_vision_like import cli, loading
 from big_vision_like.data.preprocessing import Found
 from big_vision_like.weights import bit, files, vision_transformer
 
@@ -30,7 +30,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def predict(capsys, monkeypatch):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words):
     status = tool.main([*map(str, words)])

@@ -10,7 +10,7 @@ import pages
 import pytest
 import tiny_config
 
-from big_vision_like import experiment, optim, spec
+from big_vision_like import cli, experiment, optim, spec
 from big_vision_like.data import mixture, pipeline, sources
 from big_vision_like.data.procedural import sequences
 from big_vision_like.data.source import Source
@@ -27,7 +27,7 @@ show_input, input_stages = pages.load_tools('show_input', 'input_stages')
 @pytest.fixture
 def shown(tmp_path, capsys, monkeypatch):
   """Runs the tool; returns its status, what it told, and what it wrote."""
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words, config='tests/tiny_config.py'):
     words = [f'--config={config}', f'--out={tmp_path}', '--seconds=0', *words]

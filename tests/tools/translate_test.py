@@ -34,7 +34,7 @@ def tool():
   module = importlib.util.module_from_spec(module_spec)
   with mock.patch.dict(sys.modules, {'translate': module}):
     module_spec.loader.exec_module(module)
-    with mock.patch('big_vision_like.experiment.set_up_jax'):
+    with mock.patch('big_vision_like.cli.set_up_jax'):
       yield module
 
 

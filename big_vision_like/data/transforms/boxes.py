@@ -151,8 +151,9 @@ class Objects(grain.transforms.Map):
 
   Boxes are cut to the image; those without area are dropped, and so are crowds
   (`is_crowd`) unless `crowds`, which gives `crowd`. `ids` are what labels become: those
-  of `data.coco.IDS` for COCO. Adds `original_size`, int32 (2,), the height and width of
-  the image, and where the record has them `area` and `image_id`; `masks` stay in step.
+  of `coco_classes.IDS` for COCO. Adds `original_size`, int32 (2,), the height and width
+  of the image, and where the record has them `area` and `image_id`; `masks` stay in
+  step.
   """
 
   crowds: bool = False
@@ -173,8 +174,8 @@ class Panoptic(grain.transforms.Map):
   """`panoptic_image` and `panoptic_objects`, as in TFDS, to `segment_map` and boxes.
 
   Objects are things and stuff alike, and as published crowds are objects too; `crowds`
-  marks them in `crowd`. `ids` are as in `Objects`: `data.coco.PANOPTIC_IDS` for COCO.
-  The rest is as in `Objects`; boxes are those of the record.
+  marks them in `crowd`. `ids` are as in `Objects`: `coco_classes.PANOPTIC_IDS` for
+  COCO. The rest is as in `Objects`; boxes are those of the record.
   """
 
   crowds: bool = False

@@ -229,7 +229,7 @@ def test_neither_writing_nor_reading_imports_tensorflow_or_warns(tmp_path):
   program = f"""
 import sys
 import tensorflow_datasets as tfds
-from big_vision_like.data import sources
+from big_vision_like.data import catalogue, sources
 from big_vision_like.data.procedural import multi_dsprites, tetrominoes
 tfds.disable_progress_bar()
 tiny = tetrominoes.TetrominoesConfig(name='35', counts=(2, 1, 1))
@@ -238,7 +238,7 @@ name = 'colored_on_grayscale'
 tiny = multi_dsprites.MultiDspritesConfig(name=name, counts=(2, 1, 1))
 multi_dsprites.MultiDsprites.BUILDER_CONFIGS = [tiny]
 for name in ('tetrominoes', 'multi_dsprites'):
-  sources.announce(name)
+  catalogue.announce(name)
   builder = tfds.builder(name, data_dir={str(tmp_path)!r})
   builder.download_and_prepare(file_format='array_record')
   example = sources.Tfds(name, 'train', data_dir={str(tmp_path)!r})[1]
