@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import jax
 import ml_collections as mlc
 
-from big_vision_like import experiment, malloc, spec
+from big_vision_like import spec
+from big_vision_like.devices import malloc
 from big_vision_like.errors import UserError
+from big_vision_like.run import experiment
 
 # libtpu looks for the TPU that it is to drive, and says at length that there is none.
 QUIET_LIBTPU = {

@@ -21,24 +21,20 @@ import flax.linen as nn
 import jax
 import ml_collections as mlc
 
-from big_vision_like import (
-  cli,
-  errors,
-  experiment,
-  loading,
-  preflight,
-  processes,
-  provenance,
-  spec,
-)
-from big_vision_like import mesh as meshes
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like import cli, errors, spec
 from big_vision_like.data.transforms import boxes
+from big_vision_like.devices import mesh as meshes
+from big_vision_like.devices import processes
+from big_vision_like.devices.processes import say
 from big_vision_like.evals.evaluator import Evaluator, Results
-from big_vision_like.loading import load_run
-from big_vision_like.metrics import listed
-from big_vision_like.processes import say
+from big_vision_like.inference import loading, preprocessing
+from big_vision_like.inference.loading import load_run
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
+from big_vision_like.run import experiment, preflight, provenance
+from big_vision_like.run.metrics import listed
 from big_vision_like.tasks.task import State, Task
 from big_vision_like.weights import tree
 

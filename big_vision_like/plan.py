@@ -28,11 +28,14 @@ import ml_collections as mlc
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from big_vision_like import chips, cli, errors, experiment, flops, hlo, spec
-from big_vision_like import mesh as meshes
-from big_vision_like.data import grouping, input
+from big_vision_like import cli, errors, spec
+from big_vision_like.cost import flops, hlo
+from big_vision_like.data.input import base, grouping
+from big_vision_like.devices import chips
+from big_vision_like.devices import mesh as meshes
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.processes import say
+from big_vision_like.run import experiment
 
 # How many batches tell how often each of several shapes comes.
 FIRST_BATCHES = 4 * grouping.WINDOW
@@ -232,7 +235,7 @@ def plan(
   )
 
 
-def padded_share(data: input.Input) -> float | None:
+def padded_share(data: base.Input) -> float | None:
   """Returns the share of padding; None where images have one shape."""
   with contextlib.suppress(UserError):
     return data.padded_share(FIRST_BATCHES)

@@ -16,30 +16,24 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import (
-  checkpoint,
-  cli,
-  errors,
-  flops,
-  metrics,
-  preflight,
-  processes,
-  replay,
-)
-from big_vision_like import experiment as experiments
-from big_vision_like.data.input import Batches
+from big_vision_like import cli, errors
+from big_vision_like.cost import flops
+from big_vision_like.data.input.base import Batches
+from big_vision_like.devices import processes
+from big_vision_like.devices.processes import say
+from big_vision_like.devices.replicas import Replicas
 from big_vision_like.evaluate import measure
-from big_vision_like.experiment import Experiment
-from big_vision_like.metrics import (
+from big_vision_like.ops import sharding
+from big_vision_like.run import checkpoint, metrics, preflight, replay
+from big_vision_like.run import experiment as experiments
+from big_vision_like.run.experiment import Experiment
+from big_vision_like.run.metrics import (
   CompileWatch,
   Metrics,
   Unread,
   duration,
   shapes_of,
 )
-from big_vision_like.ops import sharding
-from big_vision_like.processes import say
-from big_vision_like.replicas import Replicas
 from big_vision_like.tasks.task import State
 
 

@@ -12,17 +12,21 @@ import optax
 import pytest
 import random_weights
 
-from big_vision_like import cli, evaluate, loading, optim, spec
-from big_vision_like.data import pipeline
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
-from big_vision_like.data.source import Source
+from big_vision_like import cli, evaluate, optim, spec
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources.base import Source
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.evals import detection as evals
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
 from big_vision_like.models import detr, resnet, vit
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 from big_vision_like.weights import files, vision_transformer
 
 
@@ -187,7 +191,7 @@ def finding(save='', num_classes=5, masks=False, resize=True):
   """For a model that is larger in every way, of smaller images."""
   c = mlc.ConfigDict(dict(total_steps=1))
   c.task = spec.spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec.spec(
       detr.DETR,
       num_classes=num_classes,

@@ -6,10 +6,11 @@ import optax
 import pytest
 import tiny_config
 
-from big_vision_like import experiment, optim, spec
+from big_vision_like import optim, spec
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
+from big_vision_like.run import experiment
 from big_vision_like.spec import build, epochs, examples
 
 SIZES = dict(num_classes=10, patch=4, width=8, depth=1, num_heads=2, mlp_dim=8)
@@ -442,9 +443,7 @@ def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
   spec.override(config, 'task.ema.decay=0.99')
   spec.override(config, 'task.ema.warmup=True')
   assert spec.build(config.task.ema) == optim.Ema(decay=0.99, warmup=True)
-  with pytest.raises(
-    UserError, match="config.task.ema has no field 'decy'; did you"
-  ):
+  with pytest.raises(UserError, match="config.task.ema has no field 'decy'; did you"):
     spec.override(config, 'task.ema.decy=0.99')
   with pytest.raises(UserError, match="config.task has no field 'emma'"):
     spec.override(config, 'task.emma.decay=0.99')

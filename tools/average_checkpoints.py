@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from big_vision_like import checkpoint, cli, errors
+from big_vision_like import cli, errors
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.processes import say
+from big_vision_like.run import checkpoint
 from big_vision_like.tasks.task import State
 
 

@@ -35,9 +35,12 @@ import rich.console
 import rich.table
 import trace_bill
 
-from big_vision_like import checkpoint, chips, cli, errors, experiment, flops
+from big_vision_like import cli, errors
+from big_vision_like.cost import flops
+from big_vision_like.devices import chips
 from big_vision_like.models import vit
 from big_vision_like.ops import sharding
+from big_vision_like.run import checkpoint, experiment
 
 REPEAT_SECONDS = 0.3  # so much of the same work makes one measurement
 TRACED_STEPS = 5

@@ -34,10 +34,12 @@ import rich.console
 import rich.table
 import trace_bill
 
-from big_vision_like import cli, errors, experiment, flops, spec
+from big_vision_like import cli, errors, spec
+from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
 from big_vision_like.ops import matching
-from big_vision_like.tasks import detection
+from big_vision_like.run import experiment
+from big_vision_like.tasks import set_detection
 from big_vision_like.weights import detr as weights
 
 ROWS, MEAN_OBJECTS = 100, 7.3  # room for objects in a batch, objects in COCO's images
@@ -76,7 +78,7 @@ def inside(size_B2: np.ndarray, height: int, width: int) -> np.ndarray:
 class Ours:
   """A config's task: its step and its parts, compiled for one batch on the device."""
 
-  def __init__(self, task: detection.Detection, batch: dict[str, Any]):
+  def __init__(self, task: set_detection.Detection, batch: dict[str, Any]):
     self.task, self.batch, self.key = task, jax.device_put(batch), jax.random.key(0)
     self.state = jax.jit(task.init)(self.key, self.batch)
 
@@ -112,9 +114,9 @@ class Ours:
   def to_match(self) -> tuple[jax.Array, jax.Array]:
     """Costs of all layers, each taken to predict what the last one does."""
     *_, logits_BQC, boxes_BQ4 = self.prediction(self.state, self.batch)
-    objects, costs = detection.objects_of(self.batch), self.task.costs
-    cost_BKQ = detection.pair_costs(
-      logits_BQC, boxes_BQ4, objects, detection.COSTS | costs
+    objects, costs = set_detection.objects_of(self.batch), self.task.costs
+    cost_BKQ = set_detection.pair_costs(
+      logits_BQC, boxes_BQ4, objects, set_detection.COSTS | costs
     )
     layers = self.task.model.decoder_depth if self.task.auxiliary else 1
     valid_BK = jnp.tile(objects.valid_BK, (layers, 1))
@@ -164,7 +166,9 @@ class Job:
   compiled: bool
 
 
-def job(task: detection.Detection, batch: dict[str, np.ndarray], compiled: bool) -> Job:
+def job(
+  task: set_detection.Detection, batch: dict[str, np.ndarray], compiled: bool
+) -> Job:
   """The same model and batch for transformers, or a sentence on what it lacks."""
   model, backbone = task.model, task.model.backbone
   lacks = {
@@ -179,8 +183,8 @@ def job(task: detection.Detection, batch: dict[str, np.ndarray], compiled: bool)
     raise UserError(f'--against transformers: it is not compared with {listed}.')
   told = fields(model) | {'backbone': fields(backbone)}
   dropouts = ('dropout', 'attention_dropout', 'activation_dropout')
-  costs = detection.COSTS | dict(task.costs)
-  objects = jax.device_get(detection.objects_of(batch))
+  costs = set_detection.COSTS | dict(task.costs)
+  objects = jax.device_get(set_detection.objects_of(batch))
   return Job(
     config=weights.config(told, model.num_classes)
     | dict.fromkeys(dropouts, model.dropout)
@@ -282,16 +286,16 @@ class Transformers(benchmark.OnTorch):
     self.wait()
 
 
-def task_of(config: mlc.ConfigDict) -> detection.Detection:
+def task_of(config: mlc.ConfigDict) -> set_detection.Detection:
   """The task of a config, whose data and weights are not needed."""
   plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, 1)
   task = spec.build(plain['task'], 'config.task')
-  if not isinstance(task, detection.Detection):
+  if not isinstance(task, set_detection.Detection):
     raise UserError(f'config.task is a {type(task).__name__}, not Detection.')
   return task
 
 
-def run(task: detection.Detection, args: argparse.Namespace) -> dict[str, Any]:
+def run(task: set_detection.Detection, args: argparse.Namespace) -> dict[str, Any]:
   """All measurements; each is printed when it is there, as compiling takes minutes."""
   height, width = args.image_size
   batch = drawn(args.batch_size, height, width, task.model.num_classes)

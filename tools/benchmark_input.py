@@ -51,7 +51,7 @@ def photographs(count: int, markers: bool = False) -> Iterator[bytes]:
   import simplejpeg
   from sklearn import datasets
 
-  from big_vision_like.data import restarts
+  from big_vision_like.data.prepare import restarts
 
   rng, sources = np.random.default_rng(0), datasets.load_sample_images().images
   height, width = SHAPE
@@ -108,7 +108,8 @@ def write(folder: pathlib.Path, count: int, markers: bool = False) -> float:
 
 def ours(folder: str, randaugment: Sequence[int], workers: int) -> Iterator[Any]:
   """Batches of this package; without workers on one thread."""
-  from big_vision_like.data import pipeline, sources
+  from big_vision_like.data.input import pipeline
+  from big_vision_like.data.sources import tfds as sources
   from big_vision_like.data.transforms import image, labels
   from big_vision_like.data.transforms.randaugment import RandAugment
 

@@ -24,13 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like import checkpoint, cli, errors, loading, provenance
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like import cli, errors
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
+from big_vision_like.inference import loading, preprocessing
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
 from big_vision_like.models import detr as detr_models
 from big_vision_like.ops import positions
-from big_vision_like.processes import say
+from big_vision_like.run import checkpoint, provenance
 from big_vision_like.weights import (
   bit,
   detr,

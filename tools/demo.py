@@ -14,7 +14,9 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors, experiment, metrics, processes, spec, train
+from big_vision_like import cli, errors, spec, train
+from big_vision_like.devices import processes
+from big_vision_like.run import experiment, metrics
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'

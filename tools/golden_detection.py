@@ -8,7 +8,7 @@ import numpy as np
 from golden import EXACT, FLOAT, LOSS, Fields, Results, Tolerance, float_name
 
 from big_vision_like.ops import boxes, positions
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 # The reference's names of our losses.
 LOSSES = {'class': 'loss_ce', 'l1': 'loss_bbox', 'giou': 'loss_giou'}
@@ -39,15 +39,17 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
   def total_loss(
     logits_BQC: jax.Array, boxes_BQ4: jax.Array
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
-    losses, query_LBK = detection.set_losses(
+    losses, query_LBK = set_detection.set_losses(
       logits_BQC[None],
       boxes_BQ4[None],
       objects,
       jnp.asarray(objects.valid_BK.sum(), float),
-      detection.COSTS,
+      set_detection.COSTS,
       no_object_weight=0.1,
     )
-    total = sum(detection.WEIGHTS[name] * loss_L[0] for name, loss_L in losses.items())
+    total = sum(
+      set_detection.WEIGHTS[name] * loss_L[0] for name, loss_L in losses.items()
+    )
     return total, (losses, query_LBK)
 
   (total, (losses, query_LBK)), gradients = total_loss(logits_BQC, boxes_BQ4)
@@ -57,12 +59,12 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
   for name, theirs in LOSSES.items():
     results[f'loss/{theirs}'] = (losses[name][0], LOSS)
   results['loss/total'] = (total, LOSS)
-  for name, error in detection.errors(logits_BQC, objects, query_LBK[0]).items():
+  for name, error in set_detection.errors(logits_BQC, objects, query_LBK[0]).items():
     results[f'loss/{name}'] = (error, LOSS)
   return results
 
 
-def matches(name: str, query_BK: jax.Array, objects: detection.Objects) -> Results:
+def matches(name: str, query_BK: jax.Array, objects: set_detection.Objects) -> Results:
   """The pairs of each image, whose number goes into `name`, listed by query."""
   results: Results = {}
   pairs = zip(np.asarray(query_BK), objects.valid_BK, strict=True)
@@ -73,7 +75,7 @@ def matches(name: str, query_BK: jax.Array, objects: detection.Objects) -> Resul
   return results
 
 
-def padded(counts: list[int], arrays: Fields) -> detection.Objects:
+def padded(counts: list[int], arrays: Fields) -> set_detection.Objects:
   """The objects of a file, whose images have that many, as one batch."""
   valid_BK = np.arange(max(counts))[None] < np.array(counts)[:, None]
   label_BK = np.zeros(valid_BK.shape, np.int32)
@@ -81,4 +83,4 @@ def padded(counts: list[int], arrays: Fields) -> detection.Objects:
   for i, count in enumerate(counts):
     label_BK[i, :count] = arrays[f'input/target{i}_labels']
     boxes_BK4[i, :count] = arrays[f'input/target{i}_boxes']
-  return detection.Objects(*map(jax.device_put, (boxes_BK4, label_BK, valid_BK)))
+  return set_detection.Objects(*map(jax.device_put, (boxes_BK4, label_BK, valid_BK)))

@@ -11,7 +11,7 @@ from golden_detection import LOSSES, matches, padded
 from big_vision_like import optim
 from big_vision_like.models import detr, resnet
 from big_vision_like.ops import losses, positions, resampling
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import detr as weights
 from big_vision_like.weights import tree
@@ -72,16 +72,16 @@ def whole(description: Fields, arrays: Fields) -> Results:
     variables = {'params': params, 'constants': constants}
     maps = model.apply(variables, image_BHWC, method=lambda m, x: m.backbone(x))
     outputs = model.apply(variables, image_BHWC, size_B2)
-    found, query_LBK = detection.set_losses(
+    found, query_LBK = set_detection.set_losses(
       outputs['layer_logits'],
       outputs['layer_boxes'],
       objects,
       objects.valid_BK.sum(dtype=float),
-      detection.COSTS,
+      set_detection.COSTS,
       no_object_weight=0.1,
     )
     total = sum(
-      detection.WEIGHTS[name] * loss_L.sum() for name, loss_L in found.items()
+      set_detection.WEIGHTS[name] * loss_L.sum() for name, loss_L in found.items()
     )
     return total, (maps, outputs, found, query_LBK)
 
@@ -106,7 +106,7 @@ def whole(description: Fields, arrays: Fields) -> Results:
     results[f'output/{prefix}pred_boxes'] = (outputs['layer_boxes'][i], OUTPUT)
     for name, theirs in LOSSES.items():
       results[f'loss/{theirs}{suffix}'] = (found[name][i], LOSS)
-    for name, error in detection.errors(logits_BQC, objects, query_BK).items():
+    for name, error in set_detection.errors(logits_BQC, objects, query_BK).items():
       results[f'loss/{name}{suffix}'] = (error, LOSS)
     layer = 'final' if last else f'aux{i}'
     results |= matches(f'output/match_{layer}_{{}}', query_BK, objects)
@@ -138,7 +138,7 @@ def detections(
   model: detr.DETR, variables: tree.Tree, description: Fields, arrays: Fields
 ) -> Results:
   """What the task finds, in pixels of the original images."""
-  task = detection.Detection(model=model, optimizer=optim.adamw(1e-4))
+  task = set_detection.Detection(model=model, optimizer=optim.adamw(1e-4))
   state = State(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from golden import CUBIC, EXACT, FLOAT, Fields, Results, Tolerance
 
-from big_vision_like import mesh as meshes
 from big_vision_like import optim
-from big_vision_like.data import order, pipeline
+from big_vision_like.data.input import order, pipeline
 from big_vision_like.data.transforms import image as images
 from big_vision_like.data.transforms import randaugment
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.ops import mixing, positions, resampling

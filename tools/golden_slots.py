@@ -19,7 +19,8 @@ from golden import (
   widened,
 )
 
-from big_vision_like.evals import segmentation, set_prediction
+from big_vision_like.evals import clevr_sets
+from big_vision_like.evals import object_discovery as segmentation
 from big_vision_like.models import slot_attention
 from big_vision_like.tasks import object_discovery
 from big_vision_like.tasks import set_prediction as tasks
@@ -150,7 +151,7 @@ def metrics(description: Fields, arrays: Fields) -> Results:
   ids_BHW = jnp.asarray(arrays['input/true_ids']).astype(jnp.uint8)
   found_BHW = arrays['input/pred_probs'].argmax(axis=-1)
   counts_BSK = segmentation.overlaps(ids_BHW, found_BHW, description['pred_groups'])
-  precisions = set_prediction.average_precisions(
+  precisions = clevr_sets.average_precisions(
     arrays['input/clevr_pred'],
     arrays['input/clevr_target'],
     thresholds=(math.inf, 1.0, 0.5, 0.25, 0.125),

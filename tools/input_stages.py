@@ -11,9 +11,9 @@ import grain
 import jax
 import numpy as np
 
-from big_vision_like import preflight
-from big_vision_like.data import mixture, order, pipeline
+from big_vision_like.data.input import mixture, order, pipeline
 from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.run import preflight
 
 WARM_UP, AT_LEAST = 8, 32  # examples that are not measured, and that are
 TIMES = 5  # that work on a whole batch is repeated

@@ -20,8 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision_like import checkpoint, experiment, flops, metrics, spec, upgrade
+from big_vision_like import spec, upgrade
+from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
+from big_vision_like.run import checkpoint, experiment, metrics
 from big_vision_like.viz import runs as viz_runs
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'

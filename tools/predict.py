@@ -30,11 +30,14 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors, loading
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like import cli, errors
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.processes import say
+from big_vision_like.inference import loading, preprocessing
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
 from big_vision_like.viz import attention, images
 
 SIDE = 384  # pixels of each part of a picture, at most

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Found
 from big_vision_like.errors import UserError
 from big_vision_like.evals import panoptic
+from big_vision_like.inference import preprocessing
+from big_vision_like.inference.preprocessing import DetectionPreprocessing, Found
 from big_vision_like.viz import detection
 
 THRESHOLD = 0.7  # as in the published demonstration

@@ -35,9 +35,10 @@ import report_source
 import report_weights
 from report_source import Section, Source
 
-from big_vision_like import cli, errors, evaluate, metrics, upgrade
+from big_vision_like import cli, errors, evaluate, upgrade
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
+from big_vision_like.run import metrics
 from big_vision_like.viz import page, runs
 
 # By what a task predicts; of others the page has general sections only.

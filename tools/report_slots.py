@@ -18,8 +18,8 @@ from report_source import Section, from_best_to_worst, percent, plural
 from big_vision_like.data.procedural import solids
 from big_vision_like.data.transforms import objects
 from big_vision_like.errors import UserError
-from big_vision_like.evals import segmentation
-from big_vision_like.evals import set_prediction as precision
+from big_vision_like.evals import clevr_sets as precision
+from big_vision_like.evals import object_discovery
 from big_vision_like.evals.evaluator import Measure
 from big_vision_like.ops import matching
 from big_vision_like.tasks import set_prediction
@@ -65,9 +65,9 @@ class Discovery(report_source.Source):
   def found(self) -> Found:
     return look(
       self,
-      segmentation.Segmentation,
+      object_discovery.Segmentation,
       'looks for objects',
-      lambda outputs, batch: segmentation.measures(outputs, batch['segmentation']),
+      lambda outputs, batch: object_discovery.measures(outputs, batch['segmentation']),
     )
 
 
@@ -142,7 +142,7 @@ def slots_by_iteration(source: Discovery) -> tuple[str, str]:
   mean = {name: array.mean() for name, array in values.items()}
   range_of = (
     plural(fewest, 'object') + ' or more'
-    if most == segmentation.NUM_IDS - 1
+    if most == object_discovery.NUM_IDS - 1
     else f'{fewest} to {most} objects'
   )
   content = page.paragraph(
@@ -157,9 +157,9 @@ def slots_by_iteration(source: Discovery) -> tuple[str, str]:
   )
   ari_N = values['ari_foreground']
   titles = {int(examples[i]): t for i, t in from_best_to_worst(-ari_N).items()}
-  pictures = drawn(source, found, segmentation.drawn, list(titles))
+  pictures = drawn(source, found, object_discovery.drawn, list(titles))
   for arrays, (example, title) in zip(pictures, titles.items(), strict=True):
-    names = (*segmentation.DRAWN, 'segmentation')
+    names = (*object_discovery.DRAWN, 'segmentation')
     sheet_HWC = slots.slots_sheet(*(arrays[k] for k in names))
     content += page.heading(
       f'{title}: example {example} of {found.name}, foreground ARI '

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from report_source import Section
 
-from big_vision_like import loading
 from big_vision_like.errors import UserError
+from big_vision_like.inference import loading
 from big_vision_like.layers import resnet
 from big_vision_like.models import vit
 from big_vision_like.ops import positions as position_tables

@@ -12,9 +12,12 @@ import numpy as np
 import report_vit
 from report_source import Section
 
-from big_vision_like import loading
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
 from big_vision_like.errors import UserError
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
 from big_vision_like.ops import images
 from big_vision_like.viz import images as pictures
 from big_vision_like.viz import page

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import jax
 
-from big_vision_like import chips, cli, errors, plan
+from big_vision_like import cli, errors, plan
+from big_vision_like.devices import chips
 
 # Config, slice, overrides: the batch is the published one, the rest is what fits.
 ROWS = {

@@ -32,11 +32,12 @@ import rich.table
 from input_stages import Stage
 from PIL import Image, ImageDraw, ImageFont
 
-from big_vision_like import cli, errors, experiment, preflight, spec
-from big_vision_like.data import mixture, pipeline
+from big_vision_like import cli, errors, spec
+from big_vision_like.data.input import mixture, pipeline
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import boxes as box_ops
-from big_vision_like.processes import say
+from big_vision_like.run import experiment, preflight
 from big_vision_like.viz import boxes, images, video
 
 SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most

@@ -43,21 +43,13 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import (
-  checkpoint,
-  cli,
-  errors,
-  experiment,
-  init_from,
-  metrics,
-  optim,
-  spec,
-  train,
-)
-from big_vision_like.data import coco, fake, sources, vocabulary
+from big_vision_like import cli, errors, optim, spec, train
+from big_vision_like.data.sources import coco, fake, tfds
+from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
 from big_vision_like.models import resnet
+from big_vision_like.run import checkpoint, experiment, init_from, metrics
 from big_vision_like.tasks.task import State
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -185,7 +177,7 @@ def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
     return node
   fn = spec.symbol(node)
   made_up = dict(examples=AT_MOST['examples'], classes=AT_MOST['num_classes'])
-  if fn is sources.Tfds:
+  if fn is tfds.Tfds:
     kept = {name: node[name] for name in ('name', 'split') if name in node}
     return dict(spec.spec(fake.Fake, **kept, **made_up))
   if fn is coco.Coco:

@@ -35,9 +35,10 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import checkpoint, cli, errors, experiment, metrics, spec
+from big_vision_like import cli, errors, spec
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
+from big_vision_like.run import checkpoint, experiment, metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _shuffled(count: int, seed: int) -> list[int]:
 
 def train(texts: Iterable[str], size: int, model_type: str, coverage: float) -> bytes:
   """The sentencepiece model of `size` pieces; `UserError` if the texts do not do."""
-  from big_vision_like.data import vocabulary
+  from big_vision_like.data.text import vocabulary
 
   trainer = vocabulary.library().SentencePieceTrainer
   model = io.BytesIO()
@@ -131,9 +131,9 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
     return lambda: texts_of_files(options.text, options.max_characters, options.seed)
   if not options.features:
     raise UserError('say which features are the texts: --features de en')
-  from big_vision_like.data import sources
+  from big_vision_like.data.sources import tfds
 
-  source = sources.Tfds(options.name, options.split, options.data_dir)
+  source = tfds.Tfds(options.name, options.split, options.data_dir)
   known = source.builder.info.features
   for name in options.features:
     if name not in known:
@@ -149,7 +149,7 @@ def _list(names: Iterable[str]) -> str:
 
 def make(options: argparse.Namespace) -> None:
   """Reads, trains, writes and tells."""
-  from big_vision_like.data import vocabulary
+  from big_vision_like.data.text import vocabulary
 
   out = pathlib.Path(options.out).expanduser()
   if out.exists() and not options.overwrite:

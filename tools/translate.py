@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from big_vision_like import cli, evaluate, spec
-from big_vision_like.data import marian_vocabulary
+from big_vision_like.data.text import marian as marian_vocabulary
 from big_vision_like.errors import UserError, told_plainly
 from big_vision_like.models import transformer
 from big_vision_like.tasks import seq2seq

@@ -9,7 +9,9 @@ from typing import TypeVar
 
 import ml_collections as mlc
 
-from big_vision_like.data import coco_classes, packing, pipeline, sources, vocabulary
+from big_vision_like.data.input import packing, pipeline
+from big_vision_like.data.sources import coco_classes, tfds
+from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import (
   boxes,
   color,
@@ -48,7 +50,7 @@ class Images:
   def source(self, part: str) -> mlc.ConfigDict:
     """The examples of a part."""
     split, examples = self.parts[part]
-    return spec(sources.Tfds, name=self.name, split=split, examples=examples)
+    return spec(tfds.Tfds, name=self.name, split=split, examples=examples)
 
   def train_input(
     self,
@@ -102,7 +104,7 @@ def imagenet_real(
   return spec(
     pipeline.EvalInput,
     source=spec(
-      sources.Tfds, name='imagenet2012_real', split='validation', examples=50_000
+      tfds.Tfds, name='imagenet2012_real', split='validation', examples=50_000
     ),
     transforms=[
       spec(image.Decode),
@@ -381,7 +383,7 @@ def translation_train(
     pipeline.TrainInput,
     source=spec(
       packing.Packed,
-      source=spec(sources.Tfds, name=data_set, split='train'),
+      source=spec(tfds.Tfds, name=data_set, split='train'),
       tokenize=spec(text.Tokenize, vocabulary=words, source=source, target=target),
       source_length=length,
       target_length=length,
@@ -405,7 +407,7 @@ def translation_eval(
   """A sentence pair in each row, cut to `length` tokens."""
   return spec(
     pipeline.EvalInput,
-    source=spec(sources.Tfds, name=data_set, split=split),
+    source=spec(tfds.Tfds, name=data_set, split=split),
     transforms=[
       spec(text.Tokenize, vocabulary=words, source=source, target=target),
       spec(text.Pad, source_length=length, target_length=length, truncate=True),
@@ -515,7 +517,7 @@ class Scenes(Pictures):
 def _parts(name: str, **splits: tuple[str, int | None]) -> dict[str, mlc.ConfigDict]:
   """Splits of a data set of TFDS, with the numbers of their examples."""
   return {
-    part: spec(sources.Tfds, name=name, split=split, examples=examples)
+    part: spec(tfds.Tfds, name=name, split=split, examples=examples)
     for part, (split, examples) in splits.items()
   }
 

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from big_vision_like.data import benchmarks, catalogue, fake, pipeline, sources
+from big_vision_like.data import benchmarks
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import scenes, solids
+from big_vision_like.data.sources import catalogue, fake
+from big_vision_like.data.sources import tfds as sources
 from big_vision_like.errors import UserError
 from big_vision_like.spec import build, calls, spec, symbol
 

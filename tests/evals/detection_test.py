@@ -12,8 +12,9 @@ import pytest
 import shapes
 from pycocotools import coco, cocoeval
 
-from big_vision_like import mesh as meshes
-from big_vision_like.data import coco_classes, pipeline
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import coco_classes
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection
 

@@ -12,8 +12,8 @@ import shapes
 from hypothesis import strategies as st
 from PIL import Image
 
-from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import panoptic
 

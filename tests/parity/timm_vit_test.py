@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.inference.preprocessing import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.weights import published, timm_vit, tree
 

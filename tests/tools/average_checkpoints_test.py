@@ -6,7 +6,8 @@ import numpy as np
 import pages
 import pytest
 
-from big_vision_like import checkpoint, evaluate, experiment, init_from, spec
+from big_vision_like import evaluate, spec
+from big_vision_like.run import checkpoint, experiment, init_from
 from big_vision_like.tasks.task import State
 
 STEPS = (2, 4, 6)

@@ -9,10 +9,11 @@ import random_weights
 import torch_archives
 from random_weights import assert_same
 
-from big_vision_like import checkpoint, experiment, loading, spec
-from big_vision_like.data import preprocessing
+from big_vision_like import spec
 from big_vision_like.data.transforms import image
+from big_vision_like.inference import loading, preprocessing
 from big_vision_like.models import vit
+from big_vision_like.run import checkpoint, experiment
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import (
   bit,

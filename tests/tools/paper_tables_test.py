@@ -5,7 +5,8 @@ import json
 import pages
 import pytest
 
-from big_vision_like import experiment, spec
+from big_vision_like import spec
+from big_vision_like.run import experiment
 
 paper_cells, paper_tables = pages.load_tools('paper_cells', 'paper_tables')
 

@@ -10,8 +10,9 @@ import pytest
 import random_weights
 from PIL import Image
 
-from big_vision_like import cli, loading
-from big_vision_like.data.preprocessing import Found
+from big_vision_like import cli
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import Found
 from big_vision_like.weights import bit, files, vision_transformer
 
 tool, detection = pages.load_tools('predict', 'predict_detection')

@@ -17,16 +17,17 @@ import numpy as np
 import pages
 import pytest
 
-from big_vision_like import checkpoint, experiment, optim
-from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
-from big_vision_like.data.source import Source
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources.base import Source
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection as precision
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
+from big_vision_like.run import checkpoint, experiment
 from big_vision_like.spec import build, spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 from big_vision_like.viz import detection as drawing
 
 HEIGHT, WIDTH, ROWS, COUNT = 32, 40, 3, 11
@@ -174,7 +175,7 @@ def config_of() -> mlc.ConfigDict:
     dict(
       total_steps=2,
       task=spec(
-        detection.Detection, model=model, optimizer=spec(optim.adamw, rate=1e-3)
+        set_detection.Detection, model=model, optimizer=spec(optim.adamw, rate=1e-3)
       ),
       train_data=spec(pipeline.TrainInput, source=examples, batch_size=8),
       evals=dict(

@@ -13,13 +13,14 @@ import numpy as np
 import pages
 import pytest
 
-from big_vision_like import checkpoint, experiment, optim
-from big_vision_like.data import pipeline
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import sequences
-from big_vision_like.data.source import Source
+from big_vision_like.data.sources.base import Source
 from big_vision_like.errors import UserError
 from big_vision_like.evals import sequences as exact
 from big_vision_like.models import transformer
+from big_vision_like.run import checkpoint, experiment
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification, seq2seq
 from big_vision_like.viz import attention

@@ -16,16 +16,19 @@ import pages
 import pytest
 from scipy import optimize
 
-from big_vision_like import checkpoint, experiment, optim
-from big_vision_like import mesh as meshes
-from big_vision_like.data import fake, pipeline
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import solids, tetrominoes
-from big_vision_like.data.source import Source
+from big_vision_like.data.sources import fake
+from big_vision_like.data.sources.base import Source
 from big_vision_like.data.transforms import labels, objects
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
-from big_vision_like.evals import classification, segmentation
-from big_vision_like.evals import set_prediction as precision
+from big_vision_like.evals import classification
+from big_vision_like.evals import clevr_sets as precision
+from big_vision_like.evals import object_discovery as segmentation
 from big_vision_like.models import slot_attention
+from big_vision_like.run import checkpoint, experiment
 from big_vision_like.spec import build, spec
 from big_vision_like.tasks import object_discovery, set_prediction
 

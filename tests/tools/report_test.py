@@ -16,11 +16,12 @@ import optax
 import pages
 import pytest
 
-from big_vision_like import experiment, optim, train
-from big_vision_like.data import pipeline
-from big_vision_like.data.source import Source
+from big_vision_like import optim, train
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources.base import Source
 from big_vision_like.evals import classification as accuracy
 from big_vision_like.models import vit
+from big_vision_like.run import experiment
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification
 from big_vision_like.viz import attention
@@ -274,7 +275,7 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
   shutil.copytree(runs['token'], folder)
   config = json.loads((folder / 'config.json').read_text())
   source = {
-    '_fn': 'big_vision_like.data.sources:Tfds',
+    '_fn': 'big_vision_like.data.sources.tfds:Tfds',
     'name': 'glyphs/32',
     'data_dir': str(tmp_path),
   }

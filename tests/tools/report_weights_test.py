@@ -5,7 +5,7 @@ import numpy as np
 import pages
 import pytest
 
-from big_vision_like import loading
+from big_vision_like.inference import loading
 from big_vision_like.models import bit, vit
 from big_vision_like.viz import images
 from big_vision_like.weights import bit as bit_weights

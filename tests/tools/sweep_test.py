@@ -8,9 +8,9 @@ import shutil
 import pages
 import pytest
 
-from big_vision_like import metrics
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
+from big_vision_like.run import metrics
 
 (sweep,) = pages.load_tools('sweep')
 

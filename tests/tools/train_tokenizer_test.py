@@ -6,7 +6,7 @@ import sys
 import pytest
 import texts
 
-from big_vision_like.data.vocabulary import SentencePiece
+from big_vision_like.data.text.vocabulary import SentencePiece
 from big_vision_like.errors import UserError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / 'tools' / 'train_tokenizer.py'
@@ -71,9 +71,9 @@ def test_the_same_command_makes_the_same_file(tool, data_set, tmp_path):
 
 
 def test_texts_are_drawn_from_the_whole_split(tool, data_set):
-  from big_vision_like.data import sources
+  from big_vision_like.data.sources import tfds
 
-  source = sources.Tfds(data_set[0], data_dir=data_set[2])
+  source = tfds.Tfds(data_set[0], data_dir=data_set[2])
   drawn = tool.texts_of_data_set(source, ['de', 'en'], max_characters=900, seed=0)
   for name, found in drawn.items():
     assert 900 <= sum(map(len, found)) < 960

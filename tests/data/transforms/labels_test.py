@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.transforms import labels
 from big_vision_like.errors import BadRecordError, UserError
 
@@ -133,7 +133,5 @@ def test_classes_become_others():
   odd = labels.Mapped([0, 1, 0, 1])
   assert [label(odd, label=np.int64(i)) for i in range(4)] == [0, 1, 0, 1]
   for wrong in (4, -1):
-    with pytest.raises(
-      UserError, match=f'label {wrong} of .* id 7 is not one of'
-    ):
+    with pytest.raises(UserError, match=f'label {wrong} of .* id 7 is not one of'):
       odd.map({'label': wrong, 'id': 7})
