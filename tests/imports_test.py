@@ -5,6 +5,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / 'big_vision_like'
+TOOLS = REPOSITORY / 'tools'
 
 # What each folder, or file at the top of the package, may import of ours besides itself
 # and `errors`: folders, or single modules. The programs at the top, and `cli`, which
@@ -77,6 +78,30 @@ def files() -> list[str]:
 @pytest.mark.parametrize('path', files())
 def test_imports_go_one_way(path):
   assert violations(path, (PACKAGE / path).read_text()) == []
+
+
+def bare_names(folder: pathlib.Path) -> set[str]:
+  """Returns names by which a script in a folder of tools could import its siblings."""
+  return {
+    path.stem
+    for path in folder.iterdir()
+    if path.suffix == '.py' or (path / '__init__.py').exists()
+  }
+
+
+@pytest.mark.parametrize(
+  'path',
+  [p.relative_to(REPOSITORY).as_posix() for p in sorted(TOOLS.rglob('*.py'))],
+)
+def test_no_tool_imports_a_sibling_by_its_bare_name(path):
+  file = REPOSITORY / path
+  names = {name.partition('.')[0] for name in imported_modules(file.read_text())}
+  assert names & bare_names(file.parent) == set()
+
+
+def test_the_bare_names_of_tools_are_known():
+  assert {'report', 'golden', 'benchmark'} <= bare_names(TOOLS)
+  assert {'step', 'trace_bill'} <= bare_names(TOOLS / 'benchmark')
 
 
 def our_imports() -> dict[str, set[str]]:

@@ -16,6 +16,7 @@ import rich.table
 
 from big_vision_like import cli, errors, spec, train
 from big_vision_like.devices import processes
+from big_vision_like.report import compose
 from big_vision_like.run import experiment, metrics
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
@@ -102,10 +103,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   console.print(table(rows))
   print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
   print(f'time     {metrics.duration(metrics.process_seconds())}')
-  import report  # after the clock: the pictures are not part of training
-
+  # After the clock: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
-  report.main([*map(str, shown), f'--out={runs / "report.html"}'])
+  page = runs / 'report.html'
+  page.write_text(compose.of_runs([*map(str, shown)]), encoding='utf-8')
+  print(page)
 
 
 if __name__ == '__main__':

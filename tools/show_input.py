@@ -19,17 +19,16 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import input_stages
 import jax
 import ml_collections as mlc
 import numpy as np
 import rich.box
 import rich.console
 import rich.table
-from input_stages import Stage
 from PIL import Image, ImageDraw, ImageFont
 
 from big_vision_like import cli, errors, spec
@@ -39,6 +38,12 @@ from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.run import experiment, preflight
 from big_vision_like.viz import boxes, images, video
+
+# Other modules of tools, where this file is started as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from tools.benchmark import input_stages
+from tools.benchmark.input_stages import Stage
 
 SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
 NARROW = 90  # what a tile is at least given, for what is below it

@@ -44,6 +44,7 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision_like import cli, errors, optim, spec, train
+from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.sources import coco, fake, tfds
 from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import boxes
@@ -356,10 +357,8 @@ def check_records(config: mlc.ConfigDict, workdir: pathlib.Path) -> None:
 def learnt(words: pathlib.Path) -> str:
   """The file of a vocabulary of what is made up, learnt when first needed."""
   if not words.exists():
-    import train_tokenizer  # its package is an extra
-
     texts = itertools.starmap('{} {}'.format, itertools.product(fake.WORDS, repeat=2))
-    train_tokenizer.write(train_tokenizer.train(texts, 100, 'bpe', 1.0), words)
+    tokenizer.write(tokenizer.train(texts, 100, 'bpe', 1.0), words)
   return str(words)
 
 

@@ -7,7 +7,6 @@ import found
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pages
 import pytest
 import shapes
 from pycocotools import coco, cocoeval
@@ -23,7 +22,9 @@ ROWS, QUERIES = 4, 6
 
 
 def test_golden(golden):
-  [golden_coco, check_golden] = pages.load_tools('golden_coco', 'check_golden')
+  from tools import check_golden
+  from tools.golden import coco as golden_coco
+
   with np.load(golden / 'coco_ap.npz') as file:
     arrays = check_golden.Fields(file)
   description = check_golden.described(golden / 'coco_ap.json')

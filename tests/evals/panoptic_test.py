@@ -6,7 +6,6 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pages
 import pytest
 import shapes
 from hypothesis import strategies as st
@@ -28,7 +27,9 @@ THINGS, CLASSES = 3, 5
   ],
 )
 def test_golden(golden, name, function, count, tolerance):
-  [golden_coco, check_golden] = pages.load_tools('golden_coco', 'check_golden')
+  from tools import check_golden
+  from tools.golden import coco as golden_coco
+
   with np.load(golden / f'{name}.npz') as file:
     arrays = check_golden.Fields(file)
   description = check_golden.described(golden / f'{name}.json')

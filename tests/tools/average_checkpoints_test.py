@@ -3,7 +3,6 @@ import re
 
 import jax
 import numpy as np
-import pages
 import pytest
 
 from big_vision_like import evaluate, spec
@@ -15,7 +14,9 @@ STEPS = (2, 4, 6)
 
 @pytest.fixture(scope='module')
 def average():
-  return pages.load_tools('average_checkpoints')[0]
+  from tools import average_checkpoints
+
+  return average_checkpoints
 
 
 def params_of(step):

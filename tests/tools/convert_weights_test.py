@@ -3,7 +3,6 @@ import re
 
 import jax
 import numpy as np
-import pages
 import pytest
 import random_weights
 import torch_archives
@@ -30,7 +29,9 @@ IMAGES = preprocessing.Preprocessing((224, 224))
 
 @pytest.fixture(scope='module')
 def tool():
-  return pages.load_tools('convert_weights')[0]
+  from tools import convert_weights
+
+  return convert_weights
 
 
 def convert(tool, *words):

@@ -7,8 +7,8 @@ import pytest
 
 from big_vision_like import spec
 from big_vision_like.run import experiment
-
-paper_cells, paper_tables = pages.load_tools('paper_cells', 'paper_tables')
+from tools import paper_tables
+from tools.papers import cells as paper_cells
 
 CELLS = {c.key: c for paper in paper_cells.papers() for c in paper_cells.cells(paper)}
 

@@ -6,7 +6,6 @@ import json
 import cv2
 import jax
 import numpy as np
-import pages
 import pytest
 import tiny_config
 
@@ -22,8 +21,8 @@ from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import experiment
 from big_vision_like.spec import build
 from big_vision_like.tasks import classification
-
-show_input, input_stages = pages.load_tools('show_input', 'input_stages')
+from tools import show_input
+from tools.benchmark import input_stages
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shutil
 
 import jax.numpy as jnp
 import ml_collections as mlc
-import pages
 import pytest
 import tiny_config
 
@@ -21,8 +20,7 @@ from big_vision_like.models import bit, slot_attention, vit
 from big_vision_like.run import checkpoint, init_from
 from big_vision_like.spec import build, epochs, spec
 from big_vision_like.tasks.task import State
-
-[smoke] = pages.load_tools('smoke')
+from tools import smoke
 
 
 def large_config() -> mlc.ConfigDict:

@@ -5,14 +5,12 @@ import pathlib
 import re
 import shutil
 
-import pages
 import pytest
 
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
 from big_vision_like.run import metrics
-
-(sweep,) = pages.load_tools('sweep')
+from tools import sweep
 
 # Fits on 64 digits; the variant for tuning measures on others than are tested.
 CONFIG = """
