@@ -19,7 +19,7 @@ from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.evals import detection as evals
-from big_vision_like.inference import loading
+from big_vision_like.inference import adapt, loading
 from big_vision_like.inference.preprocessing import (
   DetectionPreprocessing,
   Preprocessing,
@@ -144,7 +144,7 @@ def test_only_what_sizes_images_is_replaced():
     spec.spec(labels.Keep),
   ]
   grey = Preprocessing((8, 8), mean=(0.3,), std=(0.2,))
-  after = evaluate.with_preprocessing(before, grey)
+  after = adapt.with_preprocessing(before, grey)
   nodes = [node.to_dict() for node in after.evals.test.data.transforms]
   assert [node['_fn'].split(':')[1] for node in nodes] == [
     'Decode',
@@ -163,7 +163,7 @@ def test_a_task_that_does_not_normalise():
   with pytest.raises(
     UserError, match='Other does not normalise images: it has no mean'
   ):
-    evaluate.with_preprocessing(before, Preprocessing((8, 8)))
+    adapt.with_preprocessing(before, Preprocessing((8, 8)))
 
 
 class Other:
@@ -260,22 +260,22 @@ def test_a_detector_keeps_what_the_config_computes_with(detector):
   path, model, _ = detector
   before = finding()
   before.task.model.backbone.dtype = 'bfloat16'
-  after = evaluate.with_model(before, model, str(path))
+  after = adapt.with_model(before, model, str(path))
   made = spec.build(after.task.to_dict()['model'], 'model')
   assert made.backbone == model.backbone.clone(dtype='bfloat16')
   assert made.scan and not made.masks
   same = made.clone(scan=False, masks=True, backbone=model.backbone)
   assert same == model
   with pytest.raises(UserError, match='DETR of 5 classes, the config has a DETR of 3'):
-    evaluate.with_model(finding(num_classes=3), model, str(path))
+    adapt.with_model(finding(num_classes=3), model, str(path))
   without = model.clone(masks=False)
   with pytest.raises(UserError, match='without masks, the config has them: set'):
-    evaluate.with_model(finding(masks=True), without, str(path))
+    adapt.with_model(finding(masks=True), without, str(path))
 
 
 def test_detectors_keep_what_is_the_same():
   def sized(preprocess, **arguments):
-    transforms = evaluate.with_preprocessing(
+    transforms = adapt.with_preprocessing(
       finding(**arguments), preprocess
     ).evals.test.data.transforms
     return [node.to_dict() for node in transforms]

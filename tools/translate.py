@@ -21,9 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import cli, evaluate, spec
+from big_vision_like import cli, spec
 from big_vision_like.data.text import marian as marian_vocabulary
 from big_vision_like.errors import UserError, told_plainly
+from big_vision_like.inference import loading
 from big_vision_like.models import transformer
 from big_vision_like.tasks import seq2seq
 from big_vision_like.weights import marian
@@ -135,7 +136,7 @@ def _open_marian(folder: str, beams: int | None, alpha: float | None) -> Transla
 
 
 def _open_run(workdir: str, beams: int | None, alpha: float | None) -> Translator:
-  run = evaluate.load_run(workdir)
+  run = loading.load_run(workdir)
   if not isinstance(run.task, seq2seq.Seq2Seq):
     raise UserError(f'{workdir} is a run of {type(run.task).__name__}, not of Seq2Seq')
   for path, node in spec.calls(run.config):
