@@ -6,7 +6,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
   # Imported when it is asked for: the package itself stays light.
   if name == 'load':
-    from big_vision_like.loading import load
+    from big_vision_like.inference.loading import load
 
     return load
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -13,7 +13,7 @@ class UserError(ValueError):
 class BadRecordError(UserError):
   """One example of a data set that cannot be used, for the reason that it gives.
 
-  Training counts it and takes another, see `data.pipeline`; anything else stops.
+  Training counts it and takes another, see `data.input.pipeline`; anything else stops.
   """
 
 

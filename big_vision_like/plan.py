@@ -28,11 +28,14 @@ import ml_collections as mlc
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from big_vision_like import chips, errors, experiment, flops, hlo, spec
-from big_vision_like import mesh as meshes
-from big_vision_like.data import grouping, input
+from big_vision_like import cli, errors, spec
+from big_vision_like.cost import flops, hlo
+from big_vision_like.data.input import base, grouping
+from big_vision_like.devices import chips
+from big_vision_like.devices import mesh as meshes
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
+from big_vision_like.run import experiment
 
 # How many batches tell how often each of several shapes comes.
 FIRST_BATCHES = 4 * grouping.WINDOW
@@ -160,7 +163,7 @@ def slice_devices(topology: str, slices: int = 1) -> Sequence[Any]:
     return devices
   if family not in SLICES or not re.fullmatch(r'\d+(x\d+){1,2}', shape):
     raise UserError(f'unknown topology {topology!r}. {_known()}')
-  os.environ.update(experiment.QUIET_LIBTPU)
+  os.environ.update(cli.QUIET_LIBTPU)
   options = {'num_slices': slices} if slices > 1 else {}
   if family in ('v4', 'v5p'):
     options['chip_config_name'] = 'megacore'  # both cores of a chip are one device
@@ -232,7 +235,7 @@ def plan(
   )
 
 
-def padded_share(data: input.Input) -> float | None:
+def padded_share(data: base.Input) -> float | None:
   """Returns the share of padding; None where images have one shape."""
   with contextlib.suppress(UserError):
     return data.padded_share(FIRST_BATCHES)
@@ -526,7 +529,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--batch', type=int, nargs='+', default=[], help='batch sizes for --sweep'
   )
   parser.add_argument('--json', type=pathlib.Path, help='also write the plan here')
-  args, _ = experiment.parse(parser, argv)
+  args, _ = cli.parse(parser, argv)
   where = args.topology if args.slices == 1 else f'{args.slices} x {args.topology}'
   devices = slice_devices(args.topology, args.slices)
   say('plan', f'{args.config} on {where}, {len(devices)} x {devices[0].device_kind}')

@@ -16,21 +16,24 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import checkpoint, errors, flops, metrics, processes, replay
-from big_vision_like import experiment as experiments
-from big_vision_like.data.input import Batches
+from big_vision_like import cli, errors
+from big_vision_like.cost import flops
+from big_vision_like.data.input.base import Batches
+from big_vision_like.devices import processes
+from big_vision_like.devices.processes import say
+from big_vision_like.devices.replicas import Replicas
 from big_vision_like.evaluate import measure
-from big_vision_like.experiment import Experiment
-from big_vision_like.metrics import (
+from big_vision_like.ops import sharding
+from big_vision_like.run import checkpoint, metrics, preflight, replay
+from big_vision_like.run import experiment as experiments
+from big_vision_like.run.experiment import Experiment
+from big_vision_like.run.metrics import (
   CompileWatch,
   Metrics,
   Unread,
   duration,
-  say,
   shapes_of,
 )
-from big_vision_like.ops import sharding
-from big_vision_like.replicas import Replicas
 from big_vision_like.tasks.task import State
 
 
@@ -47,7 +50,7 @@ def train(
   workdir = pathlib.Path(workdir)
   phases = {'import': import_seconds}
   with timed(phases, 'data'), processes.together():
-    run = experiments.make(config)
+    run = experiments.make(config, inputs=preflight.require(config))
     batches = run.batches()
     run.task.check(run.example)
   checkpoint.claim(workdir, config)
@@ -273,13 +276,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     help='rehearse: at this step the process gets SIGTERM from itself',
   )
   processes.add_flags(parser)
-  args, config = experiments.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   if args.workdir is None:
     raise errors.UserError('name a folder for the run: --workdir=runs/NAME')
   drill = processes.drill_step(args.drill)
   processes.start(args)
   if args.replay is not None:
-    replay.replay(experiments.make(config), pathlib.Path(args.workdir), args.replay)
+    run = experiments.make(config, inputs=preflight.require(config))
+    replay.replay(run, pathlib.Path(args.workdir), args.replay)
     return
   train(config, args.workdir, import_seconds, drill)
 

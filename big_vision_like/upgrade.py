@@ -9,11 +9,52 @@ from typing import Any
 
 Call = dict[str, Any]
 
-# Symbols that moved: the path in old configs, and the path of today.
-MOVED: Mapping[str, str] = {
-  f'big_vision_like.checkpoint:{name}': f'big_vision_like.init_from:{name}'
-  for name in ('InitFrom', 'from_run', 'from_file', 'from_backbone')
+# Modules that moved: the name in old configs, and the name of today.
+MODULES: Mapping[str, str] = {
+  f'big_vision_like.data.{name}': f'big_vision_like.data.{folder}.{name}'
+  for folder, names in {
+    'input': (
+      'alternating bucket cache grouping mixture order packing pipeline proportions'
+      ' workers'
+    ),
+    'prepare': 'conversion restarts',
+    'procedural': 'digits',
+    'sources': (
+      'array_records coco crc32c fake fewshot folders memory multi_object parquet'
+      ' planned protos shards tars tfrecords'
+    ),
+    'text': 'vocabulary',
+  }.items()
+  for name in names.split()
+} | {
+  'big_vision_like.checkpoint': 'big_vision_like.run.checkpoint',
+  'big_vision_like.data.input': 'big_vision_like.data.input.base',
+  'big_vision_like.data.marian_vocabulary': 'big_vision_like.data.text.marian',
+  'big_vision_like.data.preprocessing': 'big_vision_like.inference.preprocessing',
+  'big_vision_like.data.source': 'big_vision_like.data.sources.base',
+  'big_vision_like.data.sources': 'big_vision_like.data.sources.tfds',
+  'big_vision_like.init_from': 'big_vision_like.run.init_from',
 }
+# Symbols that moved alone. A module that left its name to a more general one is listed
+# by symbol, so that configs may record the general module.
+SYMBOLS: Mapping[str, str] = {
+  f'big_vision_like.{old}': f'big_vision_like.{new}'
+  for old, new in {
+    **{
+      f'checkpoint:{name}': f'run.init_from:{name}'
+      for name in ('InitFrom', 'from_run', 'from_file', 'from_backbone')
+    },
+    'evals.segmentation:Segmentation': 'evals.object_discovery:Segmentation',
+    'evals.set_prediction:AveragePrecision': 'evals.clevr_sets:AveragePrecision',
+    'tasks.detection:Detection': 'tasks.set_detection:Detection',
+  }.items()
+}
+
+
+def moved(path: str) -> str:
+  """Returns the path MODULE:NAME of today of a symbol that an old config records."""
+  module, _, name = path.partition(':')
+  return SYMBOLS.get(path) or f'{MODULES.get(module, module)}:{name}'
 
 
 def _grouped_augmentation(call: Call) -> Call:
@@ -63,14 +104,14 @@ def _arguments(call: Call) -> Call:
 # Changes of arguments, by the symbol (of today) that takes them.
 ARGUMENTS: Mapping[str, Callable[[Call], Call]] = {
   'big_vision_like.tasks.classification:Classification': _grouped_augmentation,
-  'big_vision_like.tasks.detection:Detection': _averaged,
+  'big_vision_like.tasks.set_detection:Detection': _averaged,
   'big_vision_like.tasks.object_discovery:ObjectDiscovery': _averaged,
   'big_vision_like.tasks.set_prediction:SetPrediction': _averaged,
   'big_vision_like.tasks.seq2seq:Seq2Seq': _averaged,
   'big_vision_like.evals.sequences:ExactMatch': _prediction({'beam': 'translate'}),
   'big_vision_like.evals.translation:Bleu': _prediction({'beam': 'translate'}),
-  'big_vision_like.evals.segmentation:Segmentation': _arguments,
-  'big_vision_like.evals.set_prediction:AveragePrecision': _arguments,
+  'big_vision_like.evals.object_discovery:Segmentation': _arguments,
+  'big_vision_like.evals.clevr_sets:AveragePrecision': _arguments,
 }
 
 
@@ -83,6 +124,6 @@ def upgraded(node: Any) -> Any:
   node = {key: upgraded(value) for key, value in node.items()}
   if '_fn' not in node:
     return node
-  node['_fn'] = MOVED.get(node['_fn'], node['_fn'])
+  node['_fn'] = moved(node['_fn'])
   change = ARGUMENTS.get(node['_fn'])
   return change(node) if change else node

@@ -8,9 +8,10 @@ import pathlib
 import jax
 import pytest
 
-from big_vision_like import experiment, spec
-from big_vision_like import mesh as meshes
+from big_vision_like import spec
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
+from big_vision_like.run import experiment
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
 FILES = sorted(FOLDER.glob('*/*.py'))

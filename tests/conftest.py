@@ -27,7 +27,7 @@ from unittest import mock  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from big_vision_like import malloc  # noqa: E402
+from big_vision_like.devices import malloc  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 TINY_CONFIG = REPOSITORY / 'tests' / 'tiny_config.py'
@@ -76,8 +76,7 @@ def data_dir() -> pathlib.Path:
   """Digits and a glyphs of 620 examples, prepared once; where TFDS looks by default."""
   import tensorflow_datasets as tfds
 
-  from big_vision_like.data import digits
-  from big_vision_like.data.procedural import glyphs
+  from big_vision_like.data.procedural import digits, glyphs
 
   folder = pathlib.Path(os.environ['TFDS_DATA_DIR'])
   tfds.disable_progress_bar()
@@ -131,7 +130,7 @@ def vocabulary(tmp_path_factory):
   import sentencepiece
   import texts
 
-  from big_vision_like.data.vocabulary import SentencePiece
+  from big_vision_like.data.text.vocabulary import SentencePiece
 
   file = tmp_path_factory.mktemp('vocabulary') / 'tiny.model'
   with file.open('wb') as model:

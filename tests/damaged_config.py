@@ -5,7 +5,8 @@ import os
 import ml_collections as mlc
 
 from big_vision_like import optim
-from big_vision_like.data import folders, pipeline
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import folders
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.models import vit
 from big_vision_like.spec import spec

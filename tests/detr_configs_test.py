@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_like import experiment, spec
+from big_vision_like import spec
 from big_vision_like.models import detr, resnet
-from big_vision_like.tasks import detection
+from big_vision_like.run import experiment
+from big_vision_like.tasks import set_detection
 from big_vision_like.weights import tree as trees
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs' / 'detr'
@@ -131,7 +132,7 @@ def test_a_step_leaves_frozen_parameters_and_norms_as_they_are():
   backbone = resnet.ResNet(
     depths=(1, 1), root=4, channels=(2, 3), norm='frozen', frozen_stages=1
   )
-  task = detection.Detection(
+  task = set_detection.Detection(
     model=detr.DETR(backbone=backbone, **TINY), optimizer=optimizer_of('coco.py:r50')
   )
   batch = {

@@ -5,9 +5,10 @@ import os
 import ml_collections as mlc
 import optax
 
-from big_vision_like import init_from, optim
+from big_vision_like import optim
 from big_vision_like.models import vit
 from big_vision_like.ops.augmentation import Augment
+from big_vision_like.run import init_from
 from big_vision_like.spec import spec
 from big_vision_like.tasks import distillation
 from tests import tiny_config

@@ -12,17 +12,21 @@ import optax
 import pytest
 import random_weights
 
-from big_vision_like import evaluate, experiment, loading, optim, spec
-from big_vision_like.data import pipeline
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
-from big_vision_like.data.source import Source
+from big_vision_like import cli, evaluate, optim, spec
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources.base import Source
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.evals import detection as evals
+from big_vision_like.inference import adapt, loading
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
 from big_vision_like.models import detr, resnet, vit
 from big_vision_like.tasks import classification as tasks
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 from big_vision_like.weights import files, vision_transformer
 
 
@@ -78,7 +82,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words, **arguments):
     path = tmp_path / 'config.json'
@@ -140,7 +144,7 @@ def test_only_what_sizes_images_is_replaced():
     spec.spec(labels.Keep),
   ]
   grey = Preprocessing((8, 8), mean=(0.3,), std=(0.2,))
-  after = evaluate.with_preprocessing(before, grey)
+  after = adapt.with_preprocessing(before, grey)
   nodes = [node.to_dict() for node in after.evals.test.data.transforms]
   assert [node['_fn'].split(':')[1] for node in nodes] == [
     'Decode',
@@ -159,7 +163,7 @@ def test_a_task_that_does_not_normalise():
   with pytest.raises(
     UserError, match='Other does not normalise images: it has no mean'
   ):
-    evaluate.with_preprocessing(before, Preprocessing((8, 8)))
+    adapt.with_preprocessing(before, Preprocessing((8, 8)))
 
 
 class Other:
@@ -187,7 +191,7 @@ def finding(save='', num_classes=5, masks=False, resize=True):
   """For a model that is larger in every way, of smaller images."""
   c = mlc.ConfigDict(dict(total_steps=1))
   c.task = spec.spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec.spec(
       detr.DETR,
       num_classes=num_classes,
@@ -229,7 +233,7 @@ def test_detectors_bring_their_sizes(detector, monkeypatch, capsys, tmp_path):
   told = DetectionPreprocessing(64, 85, mean=(0.4, 0.3, 0.2), std=(0.2,) * 3)
   beside = json.dumps({'preprocessing': told.to_json()})
   path.with_suffix('.json').write_text(beside)
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   file, results = tmp_path / 'config.json', tmp_path / 'found.json'
   file.write_text(finding(str(results)).to_json())
   status = evaluate.main([f'--config={file}', f'--weights={path}'])
@@ -256,22 +260,22 @@ def test_a_detector_keeps_what_the_config_computes_with(detector):
   path, model, _ = detector
   before = finding()
   before.task.model.backbone.dtype = 'bfloat16'
-  after = evaluate.with_model(before, model, str(path))
+  after = adapt.with_model(before, model, str(path))
   made = spec.build(after.task.to_dict()['model'], 'model')
   assert made.backbone == model.backbone.clone(dtype='bfloat16')
   assert made.scan and not made.masks
   same = made.clone(scan=False, masks=True, backbone=model.backbone)
   assert same == model
   with pytest.raises(UserError, match='DETR of 5 classes, the config has a DETR of 3'):
-    evaluate.with_model(finding(num_classes=3), model, str(path))
+    adapt.with_model(finding(num_classes=3), model, str(path))
   without = model.clone(masks=False)
   with pytest.raises(UserError, match='without masks, the config has them: set'):
-    evaluate.with_model(finding(masks=True), without, str(path))
+    adapt.with_model(finding(masks=True), without, str(path))
 
 
 def test_detectors_keep_what_is_the_same():
   def sized(preprocess, **arguments):
-    transforms = evaluate.with_preprocessing(
+    transforms = adapt.with_preprocessing(
       finding(**arguments), preprocess
     ).evals.test.data.transforms
     return [node.to_dict() for node in transforms]
@@ -290,7 +294,7 @@ def test_detectors_keep_what_is_the_same():
 
 
 def test_what_is_not_resized_has_no_other_size(detector, monkeypatch, tmp_path, capsys):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   file = tmp_path / 'config.json'
   file.write_text(finding(resize=False).to_json())
   words = f'--config={file}', f'--weights={detector[0]}', '--image-size=64'

@@ -4,7 +4,8 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image
 from big_vision_like.spec import spec
 from tests import gan
@@ -15,7 +16,7 @@ def get_config() -> mlc.ConfigDict:
   c.keep_best = 'val/distance'
 
   def digits(split: str) -> dict:
-    source = spec(sources.Tfds, name='digits', split=split)
+    source = spec(tfds.Tfds, name='digits', split=split)
     return dict(source=source, transforms=[spec(image.Decode, channels=1)])
 
   c.train_data = spec(pipeline.TrainInput, batch_size=32, **digits('train'))

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from big_vision_like import evaluate, experiment, metrics, plan, spec, train
+from big_vision_like import evaluate, plan, spec, train
 from big_vision_like.errors import UserError
+from big_vision_like.run import experiment, metrics
 
 CONFIG = gan_config.__file__
 
@@ -112,7 +113,7 @@ def test_a_report_has_curves(trained, run):
 
 
 def test_networks_of_a_run_start_another(trained):
-  from big_vision_like import init_from
+  from big_vision_like.run import init_from
 
   found = init_from.from_run(str(trained[1]), network='generator')
   kernel = trained[0].ema['generator']['params']['hidden']['kernel']

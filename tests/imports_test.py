@@ -5,19 +5,35 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / 'big_vision_like'
+TOOLS = REPOSITORY / 'tools'
 
-# What each folder may import of ours besides itself and `errors`; files at the top of
-# the package may import everything.
+# What each folder, or file at the top of the package, may import of ours besides itself
+# and `errors`: folders, or single modules. The programs at the top, and `cli`, which
+# they share, may import everything.
 MAY_IMPORT = {
+  'errors': set(),
+  'upgrade': set(),
+  'spec': {'upgrade'},
+  'optim': set(),
   'ops': set(),
   'layers': {'ops'},
   'models': {'layers', 'ops', 'weights'},
   'tasks': {'models', 'ops', 'optim'},
-  'data': {'ops', 'spec', 'malloc'},
+  'data': {'ops', 'spec', 'devices.malloc'},
   'evals': {'ops', 'data', 'viz'},
   'weights': set(),
   'viz': set(),
+  'devices': {'ops', 'optim'},
+  'cost': {'devices', 'ops'},
 }
+MAY_IMPORT['run'] = {
+  *('ops', 'models', 'tasks', 'optim', 'data', 'evals', 'weights', 'devices'),
+  *('spec', 'upgrade', 'cli'),
+  # Published weights, as a start, know how their images were normalized.
+  'inference.preprocessing',
+}
+MAY_IMPORT['inference'] = MAY_IMPORT['run'] - {'cli'} | {'run', 'viz'}
+MAY_IMPORT['report'] = MAY_IMPORT['inference'] | {'inference', 'layers'}
 # Models that extend another one: (who, whom).
 EXTENSIONS = {('deit', 'vit'), ('unit', 'detr')}
 NEVER = {'configs', 'tools', 'tests', 'tensorflow', 'torch', 'torchvision'}
@@ -39,15 +55,15 @@ def imported_modules(source: str) -> set[str]:
 
 def violations(path: str, source: str) -> list[str]:
   """What a file of the package, at `path` within it, may not import."""
-  folder = path.split('/')[0] if '/' in path else None
+  folder = path.split('/')[0].removesuffix('.py')
   found = []
   for module in sorted(imported_modules(source)):
     top, *rest = module.split('.')
     if top in NEVER or any(f'{module}.'.startswith(f'{n}.') for n in NEVER_MODULES):
       found.append(module)
-    if top != 'big_vision_like' or folder is None or rest[0] == 'errors':
+    if top != 'big_vision_like' or folder not in MAY_IMPORT or rest[0] == 'errors':
       continue
-    if rest[0] != folder and rest[0] not in MAY_IMPORT[folder]:
+    if not {rest[0], '.'.join(rest[:2])} & {folder, *MAY_IMPORT[folder]}:
       found.append(module)
     if folder == rest[0] == 'models':
       if (pathlib.Path(path).stem, rest[1]) not in EXTENSIONS:
@@ -62,6 +78,70 @@ def files() -> list[str]:
 @pytest.mark.parametrize('path', files())
 def test_imports_go_one_way(path):
   assert violations(path, (PACKAGE / path).read_text()) == []
+
+
+def bare_names(folder: pathlib.Path) -> set[str]:
+  """Returns names by which a script in a folder of tools could import its siblings."""
+  return {
+    path.stem
+    for path in folder.iterdir()
+    if path.suffix == '.py' or (path / '__init__.py').exists()
+  }
+
+
+@pytest.mark.parametrize(
+  'path',
+  [p.relative_to(REPOSITORY).as_posix() for p in sorted(TOOLS.rglob('*.py'))],
+)
+def test_no_tool_imports_a_sibling_by_its_bare_name(path):
+  file = REPOSITORY / path
+  names = {name.partition('.')[0] for name in imported_modules(file.read_text())}
+  assert names & bare_names(file.parent) == set()
+
+
+def test_the_bare_names_of_tools_are_known():
+  assert {'report', 'golden', 'benchmark'} <= bare_names(TOOLS)
+  assert {'step', 'trace_bill'} <= bare_names(TOOLS / 'benchmark')
+
+
+def our_imports() -> dict[str, set[str]]:
+  """Returns, for each module of the package, those of its modules that it imports."""
+  sources = {
+    '.'.join(path.relative_to(REPOSITORY).with_suffix('').parts): path.read_text()
+    for path in PACKAGE.rglob('*.py')
+  }
+  found = {}
+  for module, source in sources.items():
+    names = imported_modules(source)
+    # `from a.b import c` is the module a.b.c, or what the module a.b defines.
+    names = {name if name in sources else name.rpartition('.')[0] for name in names}
+    found[module] = names & sources.keys()
+  return found
+
+
+def cycle(imports: dict[str, set[str]]) -> list[str]:
+  """Returns modules of which each imports the next, the last the first; or nothing."""
+  done: set[str] = set()
+
+  def search(module: str, path: list[str]) -> list[str]:
+    if module in path:
+      return path[path.index(module) :]
+    if module not in done:
+      for other in sorted(imports[module]):
+        if found := search(other, [*path, module]):
+          return found
+      done.add(module)
+    return []
+
+  return next(filter(None, (search(module, []) for module in imports)), [])
+
+
+def test_no_module_imports_itself_through_others():
+  assert cycle(our_imports()) == []
+
+
+def test_a_planted_cycle_is_caught():
+  assert cycle({'a': {'b', 'd'}, 'b': {'c'}, 'c': {'b'}, 'd': set()}) == ['b', 'c']
 
 
 def test_every_folder_has_a_rule():
@@ -81,6 +161,13 @@ def test_every_folder_has_a_rule():
     ('models/swin.py', 'from big_vision_like.models import vit', False),
     ('data/a.py', 'def f():\n  from big_vision_like.models import vit', False),
     ('weights/a.py', 'from big_vision_like.ops import positions', False),
+    ('data/a.py', 'from big_vision_like.devices import malloc', True),
+    ('data/a.py', 'from big_vision_like.devices import mesh', False),
+    ('run/a.py', 'from big_vision_like.inference import preprocessing', True),
+    ('run/a.py', 'from big_vision_like.inference import loading', False),
+    ('run/a.py', 'from big_vision_like import train', False),
+    ('report/a.py', 'from big_vision_like import evaluate', False),
+    ('optim.py', 'from big_vision_like.tasks import task', False),
     ('train.py', 'from big_vision_like.tasks import task', True),
     ('train.py', 'from configs.vit import pretrain', False),
     ('train.py', 'def f():\n  import tensorflow as tf', False),
@@ -101,8 +188,9 @@ def test_training_loads_no_other_framework(name, run, tmp_path):
   (tmp_path / name / '__init__.py').write_text('class Tensor:\n  pass\n')
   program = (
     'import sys, big_vision_like.train\n'
-    'from big_vision_like.data import pipeline, sources\n'
-    'source = sources.Tfds("digits")\n'
+    'from big_vision_like.data.input import pipeline\n'
+    'from big_vision_like.data.sources import tfds\n'
+    'source = tfds.Tfds("digits")\n'
     'assert len(next(iter(pipeline.TrainInput(source=source, batch_size=4)))) == 3\n'
     f'print([n for n in sys.modules if n.split(".")[0] == "{name}"])\n'
   )

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from big_vision_like import mesh as meshes
-from big_vision_like import metrics, replay
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.ops import sharding
+from big_vision_like.run import metrics, replay
 
 BATCH = {
   'vqa': {

@@ -1,17 +1,13 @@
-"""Pages that tools write: how tests load the tools, read a page and open it."""
+"""Pages that tools write: how tests read a page and open it."""
 
 import html.parser
-import importlib
 import pathlib
 import re
 import shutil
 import subprocess
-import sys
-import types
 
 import pytest
 
-TOOLS = pathlib.Path(__file__).parents[1] / 'tools'
 BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))),
   None,
@@ -44,13 +40,6 @@ PROBE = """<script>
     }
   });
 </script>"""
-
-
-def load_tools(*names: str) -> list[types.ModuleType]:
-  """The scripts tools/NAME.py as modules, which import each other as scripts do."""
-  if str(TOOLS) not in sys.path:
-    sys.path.append(str(TOOLS))
-  return [importlib.import_module(name) for name in names]
 
 
 class Reader(html.parser.HTMLParser):

@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from big_vision_like.data import tfrecords
+from big_vision_like.data.sources import tfrecords
 
 NAMES = ['ape', 'bee', 'cat']
 FEATURES = tfds.features.FeaturesDict(

@@ -9,11 +9,14 @@ import pytest
 import several_shapes_config
 import tiny_config
 
-from big_vision_like import chips, experiment, flops, plan, spec
-from big_vision_like import mesh as meshes
-from big_vision_like.data import alternating, pipeline
+from big_vision_like import plan, spec
+from big_vision_like.cost import flops
+from big_vision_like.data.input import alternating, pipeline
 from big_vision_like.data.procedural import sequences
+from big_vision_like.devices import chips
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
+from big_vision_like.run import experiment
 
 TINY, SEVERAL = tiny_config.__file__, several_shapes_config.__file__
 I21K = str(pathlib.Path(TINY).parent.parent / 'configs' / 'vit' / 'i21k.py')

@@ -10,8 +10,8 @@ import jax
 from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
-from big_vision_like import preflight
 from big_vision_like.errors import UserError
+from big_vision_like.run import preflight
 from big_vision_like.tasks import classification
 
 # Given to one process: what it does at which step, for faults at a known place.

@@ -3,11 +3,12 @@
 import ml_collections as mlc
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, planned
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import planned
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.models import detr, resnet
 from big_vision_like.spec import spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 SHAPES = ((32, 48), (48, 32), (48, 48))
 
@@ -31,7 +32,7 @@ def get_config() -> mlc.ConfigDict:
   )
   sizes = dict(width=16, encoder_depth=0, decoder_depth=1, num_heads=2, mlp_dim=16)
   c.task = spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec(detr.DETR, num_classes=80, backbone=backbone, num_queries=9, **sizes),
     optimizer=spec(optim.momentum, rate=0.1),
   )

@@ -6,10 +6,11 @@ import optax
 import pytest
 import tiny_config
 
-from big_vision_like import experiment, optim, spec
+from big_vision_like import optim, spec
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.models import vit
+from big_vision_like.run import experiment
 from big_vision_like.spec import build, epochs, examples
 
 SIZES = dict(num_classes=10, patch=4, width=8, depth=1, num_heads=2, mlp_dim=8)

@@ -4,7 +4,8 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
@@ -17,7 +18,7 @@ def get_config() -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=30, log_every=5, checkpoint_every=7))
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(sources.Tfds, name='digits', split='train'),
+    source=spec(tfds.Tfds, name='digits', split='train'),
     transforms=[
       spec(image.Decode, channels=1),
       spec(image.RandomAffine, rotate=10.0, shift=0.1),
@@ -59,7 +60,7 @@ def get_config() -> mlc.ConfigDict:
       classification.Accuracy,
       data=spec(
         pipeline.EvalInput,
-        source=spec(sources.Tfds, name='digits', split='test'),
+        source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[spec(image.Decode, channels=1)],
         batch_size=128,
       ),

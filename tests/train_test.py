@@ -15,17 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from big_vision_like import (
-  checkpoint,
-  experiment,
-  init_from,
-  metrics,
-  plan,
-  spec,
-  train,
-)
-from big_vision_like import mesh as meshes
+from big_vision_like import plan, spec, train
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
+from big_vision_like.run import checkpoint, experiment, init_from, metrics
 from big_vision_like.tasks.task import State
 
 STEPS = 200
@@ -211,7 +204,8 @@ def test_checkpoints_of_a_gone_model_are_kept(run, unbroken, tmp_path):
 def test_start_from_another_run_with_another_head(run, unbroken, tmp_path):
   done = run(
     '-c',
-    'from big_vision_like import init_from, spec, train;'
+    'from big_vision_like import spec, train;'
+    'from big_vision_like.run import init_from;'
     f'c = spec.load("tests/tiny_config.py");'
     'c.task.model.num_classes = 12; c.total_steps = 9;'
     'c.init_from = spec.spec(init_from.InitFrom,'

@@ -1,5 +1,6 @@
 """Configs that earlier versions saved with their runs."""
 
+import importlib
 import json
 import tarfile
 
@@ -7,23 +8,33 @@ import numpy as np
 import pytest
 import tiny_config
 
-from big_vision_like import (
-  checkpoint,
-  evaluate,
-  experiment,
-  init_from,
-  loading,
-  metrics,
-  spec,
-  train,
-  upgrade,
-)
+from big_vision_like import evaluate, spec, train, upgrade
+from big_vision_like.inference import loading
+from big_vision_like.run import checkpoint, experiment, init_from, metrics
 
 
-@pytest.mark.parametrize('old, new', upgrade.MOVED.items())
-def test_what_moved_is_found(old, new):
+@pytest.mark.parametrize('old, new', upgrade.MODULES.items())
+def test_a_module_that_moved_is_found(old, new):
+  assert upgrade.upgraded({'_fn': f'{old}:name'}) == {'_fn': f'{new}:name'}
+  assert upgrade.moved(f'{new}:name') == f'{new}:name'
+  importlib.import_module(new)
+
+
+@pytest.mark.parametrize('old, new', upgrade.SYMBOLS.items())
+def test_a_symbol_that_moved_is_found(old, new):
   assert upgrade.upgraded({'_fn': old}) == {'_fn': new}
   assert callable(spec.symbol({'_fn': new}))
+
+
+@pytest.mark.parametrize('module', ['checkpoint', 'init_from', 'run.init_from'])
+def test_a_symbol_that_moved_twice_is_found(module):
+  path = upgrade.moved(f'big_vision_like.{module}:InitFrom')
+  assert path == 'big_vision_like.run.init_from:InitFrom'
+
+
+def test_a_general_module_may_take_a_name_that_became_free():
+  for path in ('tasks.detection:Boxes', 'evals.segmentation:MeanIoU'):
+    assert upgrade.moved(f'big_vision_like.{path}') == f'big_vision_like.{path}'
 
 
 def test_an_old_run_that_started_from_another_still_builds(tmp_path):
@@ -103,7 +114,7 @@ def test_an_old_run_is_loaded_and_evaluated(old_run, data_dir):
         'iterations': None,
       },
       {
-        '_fn': 'big_vision_like.evals.segmentation:Segmentation',
+        '_fn': 'big_vision_like.evals.object_discovery:Segmentation',
         'predict_args': {'num_slots': 11},
       },
     ),

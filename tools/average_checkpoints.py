@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from big_vision_like import checkpoint, errors, experiment
+from big_vision_like import cli, errors
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
+from big_vision_like.run import checkpoint
 from big_vision_like.tasks.task import State
 
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--last', type=int, default=5, help='how many; default 5')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='a new folder')
   args = parser.parse_args(argv)
-  experiment.set_up_jax()
+  cli.set_up_jax()
   if args.last < 1:
     raise UserError(f'--last={args.last}: at least one checkpoint is averaged')
   if args.out.exists():

@@ -7,7 +7,7 @@ losses and gradients; FILE.json beside it names the reference and its configurat
 Every array under output/, loss/, grad/ and converted/ is compared. Some files are a
 FILE.json alone, whose numbers are what is compared. If a float32 array is outside its
 tolerance, our program runs again in float64, and the errors of both the file and our
-float32 result are measured and printed (see golden_float64.py). Exit status: 0 if all
+float32 result are measured and printed (see golden/float64.py). Exit status: 0 if all
 are within tolerance, 1 if one is not or has no counterpart, 2 if a file cannot be
 checked.
 
@@ -24,109 +24,115 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import golden_bit
-import golden_coco
-import golden_deit
-import golden_detection
-import golden_detr
-import golden_float64
-import golden_input
-import golden_optim
-import golden_slots
-import golden_transformer
-import golden_vit
 import jax
 import numpy as np
-from golden import EXACT, Fields, Results, Tolerance
 
-from big_vision_like import experiment
+from big_vision_like import cli
 from big_vision_like.errors import UserError
+
+# Other modules of tools, where this file is started as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from tools.golden import (
+  bit,
+  coco,
+  deit,
+  detection,
+  detr,
+  inputs,
+  optim,
+  slots,
+  transformer,
+  vit,
+)
+from tools.golden import float64 as golden_float64
+from tools.golden.common import EXACT, Fields, Results, Tolerance
 
 COMPARED = ('output/', 'loss/', 'grad/', 'converted/')
 # Which function checks a file: the first whose words are in the file's "reference".
 KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
-  ('vision_transformer vit_jax/models_vit.py', golden_vit.vit_jax),
-  ('big_vision models/vit.py _Model', golden_vit.big_vision),
-  ('gs://vit_models', golden_vit.published_npz),
-  ('timm/models/vision_transformer.py', golden_vit.timm),
-  ('checkpoint.interpolate_posembed', golden_vit.resized_positions),
-  ('deit main.py --finetune', golden_vit.cubic_positions),
-  ('evaluators/fewshot_lsr.py', golden_vit.fewshot),
-  ('big_vision optax.make', golden_optim.optimizers),
-  ('bit_pytorch/models.py', golden_bit.big_transfer),
-  ('big_vision models/bit.py', golden_bit.big_vision_v1),
-  ('pp/archive/autoaugment.py', golden_input.augmented),
-  ('data/mixup.Mixup', golden_input.mixed),
-  ('deit samplers.RASampler', golden_input.repeated),
-  ('deit losses.DistillationLoss', golden_deit.distillation_loss),
-  ('reassessed-imagenet', golden_input.real_accuracy),
-  ('torch.nn.functional.interpolate', golden_input.resampled),
+  ('vision_transformer vit_jax/models_vit.py', vit.vit_jax),
+  ('big_vision models/vit.py _Model', vit.big_vision),
+  ('gs://vit_models', vit.published_npz),
+  ('timm/models/vision_transformer.py', vit.timm),
+  ('checkpoint.interpolate_posembed', vit.resized_positions),
+  ('deit main.py --finetune', vit.cubic_positions),
+  ('evaluators/fewshot_lsr.py', vit.fewshot),
+  ('big_vision optax.make', optim.optimizers),
+  ('bit_pytorch/models.py', bit.big_transfer),
+  ('big_vision models/bit.py', bit.big_vision_v1),
+  ('pp/archive/autoaugment.py', inputs.augmented),
+  ('data/mixup.Mixup', inputs.mixed),
+  ('deit samplers.RASampler', inputs.repeated),
+  ('deit losses.DistillationLoss', deit.distillation_loss),
+  ('reassessed-imagenet', inputs.real_accuracy),
+  ('torch.nn.functional.interpolate', inputs.resampled),
 ]
 # The same of files without arrays.
 ALONE: list[tuple[str, Callable[[Fields], tuple[dict[str, np.ndarray], Results]]]] = [
-  ('big_transfer bit_hyperrule.py', golden_input.hyperrule),
+  ('big_transfer bit_hyperrule.py', inputs.hyperrule),
 ]
 # For files that name no reference: the first of which a file has all these fields.
 FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
   (
     {'encoder_layers', 'decoder_layers', 'pre_norm'},
     'torch.nn.Transformer layers',
-    golden_transformer.encoder_decoder,
+    transformer.encoder_decoder,
   ),
   (
     {'beam_size', 'alpha', 'max_decode_len'},
     'flax examples/wmt decode.py',
-    golden_transformer.searched,
+    transformer.searched,
   ),
   (
     {'num_inputs', 'slot_size', 'mlp_hidden'},
     'google-research slot_attention/model.py, SlotAttention',
-    golden_slots.module,
+    slots.module,
   ),
   (
     {'decoder_initial_size', 'classifier_grid', 'num_targets'},
     'google-research slot_attention/model.py, SlotAttentionClassifier',
-    golden_slots.classifier,
+    slots.classifier,
   ),
   (
     {'decoder_initial_size', 'classifier_grid'},
     'google-research slot_attention/model.py, SlotAttentionAutoEncoder',
-    golden_slots.autoencoder,
+    slots.autoencoder,
   ),
   (
     {'groups', 'pred_groups', 'pred_slots'},
     'google-research slot_attention/utils.py, deepmind multi_object_datasets ARI',
-    golden_slots.metrics,
+    slots.metrics,
   ),
   (
     {'n_dt', 'n_gt', 'mask_rule'},
     'pycocotools COCOeval',
-    golden_coco.average_precision,
+    coco.average_precision,
   ),
   (
     {'categories', 'hw', 'images'},
     'cocodataset panopticapi',
-    golden_coco.panoptic_quality,
+    coco.panoptic_quality,
   ),
   (
     {'processed_sizes', 'target_sizes', 'last_thing'},
     'detr PostProcessPanoptic',
-    golden_coco.detr_segments,
+    coco.detr_segments,
   ),
   (
     {'queries', 'num_targets', 'pos_cases'},
     'detr HungarianMatcher, SetCriterion and positions',
-    golden_detection.matching_and_losses,
+    detection.matching_and_losses,
   ),
   (
     {'dc5', 'pre_norm', 'stem_channels'},
     'facebookresearch/detr DETR and SetCriterion',
-    golden_detr.whole,
+    detr.whole,
   ),
   (
     {'fpn_dims', 'target_hw'},
     'facebookresearch/detr MHAttentionMap and MaskHeadSmallConv',
-    golden_detr.mask_head,
+    detr.mask_head,
   ),
 ]
 
@@ -257,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
   )
   parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE.npz')
   status, files = 0, parser.parse_args(arguments).files
-  experiment.set_up_jax()
+  cli.set_up_jax()
   for path in files:
     try:
       status = max(status, 0 if check(path) else 1)

@@ -24,13 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like import checkpoint, errors, experiment, loading, provenance
-from big_vision_like.data import preprocessing
-from big_vision_like.data.preprocessing import DetectionPreprocessing, Preprocessing
+from big_vision_like import cli, errors
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.metrics import say
+from big_vision_like.inference import loading, preprocessing
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
 from big_vision_like.models import detr as detr_models
 from big_vision_like.ops import positions
+from big_vision_like.run import checkpoint, provenance
 from big_vision_like.weights import (
   bit,
   detr,
@@ -414,7 +418,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--num-heads', type=int, help='where IN does not tell')
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   args = parser.parse_args(argv)
-  experiment.set_up_jax()
+  cli.set_up_jax()
   there = [args.out] + [published.sidecar(args.out)] * bool(args.out.suffix)
   for path in there:
     if path.exists():

@@ -14,7 +14,10 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import errors, experiment, metrics, spec, train
+from big_vision_like import cli, errors, spec, train
+from big_vision_like.devices import processes
+from big_vision_like.report import compose
+from big_vision_like.run import experiment, metrics
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'
@@ -29,7 +32,7 @@ def random_weights(run: experiment.Experiment) -> dict[str, float]:
   """What the linear probe finds before the first step."""
   evaluator = run.evaluators['digits']
   found = evaluator.run(run.task.predict, run.init(), run.mesh)
-  metrics.say('digits', metrics.listed(found))
+  processes.say('digits', metrics.listed(found))
   return {f'digits/{key}': value for key, value in found.items()}
 
 
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   runs, import_seconds = pathlib.Path(args.runs), metrics.process_seconds()
-  experiment.set_up_jax()
+  cli.set_up_jax()
 
   print('\n1. Pretraining on glyphs: 62 classes of drawn characters\n')
   pretrained = runs / 'pretrain_glyphs'
@@ -100,10 +103,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   console.print(table(rows))
   print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
   print(f'time     {metrics.duration(metrics.process_seconds())}')
-  import report  # after the clock: the pictures are not part of training
-
+  # After the clock: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
-  report.main([*map(str, shown), f'--out={runs / "report.html"}'])
+  page = runs / 'report.html'
+  page.write_text(compose.of_runs([*map(str, shown)]), encoding='utf-8')
+  print(page)
 
 
 if __name__ == '__main__':

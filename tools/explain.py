@@ -17,8 +17,10 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import errors, experiment, flops, optim
-from big_vision_like import mesh as meshes
+from big_vision_like import cli, errors, optim
+from big_vision_like.cost import flops
+from big_vision_like.devices import mesh as meshes
+from big_vision_like.run import experiment
 from big_vision_like.tasks import task
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import tree as trees
@@ -168,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  _, config = experiment.parse(parser, argv)
+  _, config = cli.parse(parser, argv)
   run = experiment.make(config, planned_for=jax.devices())
   console = rich.console.Console()
   console.width = max(console.width, 120)  # rather folded lines than cut cells

@@ -15,19 +15,24 @@ import collections
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
-import paper_cells
 import rich.box
 import rich.console
 import rich.table
 import rich.text
-from paper_cells import Cell, Ours, Run, Table
 
-from big_vision_like import errors, experiment
+from big_vision_like import cli, errors
 from big_vision_like.errors import UserError
-from big_vision_like.viz import page
+from big_vision_like.report import page
+
+# Other modules of tools, where this file is started as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from tools.papers import cells as paper_cells
+from tools.papers.cells import Cell, Ours, Run, Table
 
 MEMORY = 'quoted from memory, not checked against the paper'
 
@@ -301,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   jax.config.update('jax_platforms', 'cpu')  # shapes alone
-  experiment.set_up_jax()
+  cli.set_up_jax()
   if args.paper is None:
     show('Papers whose tables are known', [papers()])
     return

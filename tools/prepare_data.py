@@ -58,12 +58,12 @@ def builder_of(name: str, data_dir: str | None) -> Any:
   """The TFDS builder of a name such as `glyphs/64`; `UserError` if there is none."""
   import tensorflow_datasets as tfds
 
-  from big_vision_like.data import sources
+  from big_vision_like.data.sources import catalogue
 
   family = name.partition('/')[0].partition(':')[0]
-  sources.announce(name)
-  catalogue = tfds.list_builders(with_community_datasets=False)
-  known = sorted({*sources.OUR_BUILDERS, *catalogue})
+  catalogue.announce(name)
+  public = tfds.list_builders(with_community_datasets=False)
+  known = sorted({*catalogue.OUR_BUILDERS, *public})
   if family not in known:
     raise UserError(f'There is no data set {name!r}{_nearest(family, known)}.')
   configs = [
@@ -118,7 +118,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
   """Writes a split of the data set `--name` from what `--from` names."""
   import tensorflow_datasets as tfds
 
-  from big_vision_like.data import conversion
+  from big_vision_like.data.prepare import conversion
 
   if not re.fullmatch(r'[a-z]\w*', options.name or ''):
     raise UserError(f'--name {options.name}: give a word in small letters')
@@ -128,7 +128,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
       f'--from {options.source}: give one of {", ".join(KINDS)} and files'
     )
   if options.restarts:
-    from big_vision_like.data import restarts
+    from big_vision_like.data.prepare import restarts
 
     restarts.check()
   start = time.perf_counter()
@@ -162,17 +162,17 @@ def _input(
   kind: str, where: str, options: argparse.Namespace, there: Any, unpacked: pathlib.Path
 ) -> Any:
   """What to convert; `there` describes the other splits, `unpacked` is a folder."""
-  from big_vision_like.data import (
+  from big_vision_like.data.prepare import conversion
+  from big_vision_like.data.sources import (
     array_records,
-    conversion,
+    base,
     folders,
     parquet,
     shards,
-    source,
-    sources,
     tars,
     tfrecords,
   )
+  from big_vision_like.data.sources import tfds as sources
 
   keys = dict(pair.split('=', 1) for pair in options.keys) or None
   if keys and kind not in ('parquet', 'tfrecord', 'array_record'):
@@ -184,7 +184,7 @@ def _input(
     conversion.Input, name=options.source, keys=keys, label_names=names
   )
   if kind == 'folder':
-    known = source.label_names(there.features) if there else None
+    known = base.label_names(there.features) if there else None
     folder = folders.Folder(where, names or known)
     return describe(source=lambda: folder, files=folder.files)
   if kind == 'tfds':

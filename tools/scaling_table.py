@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import jax
 
-from big_vision_like import chips, errors, experiment, plan
+from big_vision_like import cli, errors, plan
+from big_vision_like.devices import chips
 
 # Config, slice, overrides: the batch is the published one, the rest is what fits.
 ROWS = {
@@ -57,7 +58,7 @@ def cells(config: str, made: plan.Plan) -> list[str]:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the rows asked for, each as soon as it is there."""
-  experiment.set_up_jax()
+  cli.set_up_jax()
   jax.config.update('jax_platforms', 'cpu')
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

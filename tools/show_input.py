@@ -19,25 +19,31 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import input_stages
 import jax
 import ml_collections as mlc
 import numpy as np
 import rich.box
 import rich.console
 import rich.table
-from input_stages import Stage
 from PIL import Image, ImageDraw, ImageFont
 
-from big_vision_like import errors, experiment, preflight, spec
-from big_vision_like.data import mixture, pipeline
+from big_vision_like import cli, errors, spec
+from big_vision_like.data.input import mixture, pipeline
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import BadRecordError, UserError
-from big_vision_like.metrics import say
 from big_vision_like.ops import boxes as box_ops
+from big_vision_like.run import experiment, preflight
 from big_vision_like.viz import boxes, images, video
+
+# Other modules of tools, where this file is started as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from tools.benchmark import input_stages
+from tools.benchmark.input_stages import Stage
 
 SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
 NARROW = 90  # what a tile is at least given, for what is below it
@@ -459,7 +465,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--batches', type=int, default=1, help='how many are shown (%(default)s)')
   add('--examples', type=int, default=64, help='of each, at most (%(default)s)')
   add('--seconds', type=float, default=3.0, help='to measure (%(default)s)')
-  args, config = experiment.parse(parser, argv)
+  args, config = cli.parse(parser, argv)
   for flag in ('batches', 'examples'):
     if getattr(args, flag) < 1:
       raise UserError(f'--{flag}={getattr(args, flag)} is not positive')

@@ -43,20 +43,14 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import (
-  checkpoint,
-  errors,
-  experiment,
-  init_from,
-  metrics,
-  optim,
-  spec,
-  train,
-)
-from big_vision_like.data import coco, fake, sources, vocabulary
+from big_vision_like import cli, errors, optim, spec, train
+from big_vision_like.data.prepare import tokenizer
+from big_vision_like.data.sources import coco, fake, tfds
+from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
 from big_vision_like.models import resnet
+from big_vision_like.run import checkpoint, experiment, init_from, metrics
 from big_vision_like.tasks.task import State
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -184,7 +178,7 @@ def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
     return node
   fn = spec.symbol(node)
   made_up = dict(examples=AT_MOST['examples'], classes=AT_MOST['num_classes'])
-  if fn is sources.Tfds:
+  if fn is tfds.Tfds:
     kept = {name: node[name] for name in ('name', 'split') if name in node}
     return dict(spec.spec(fake.Fake, **kept, **made_up))
   if fn is coco.Coco:
@@ -363,10 +357,8 @@ def check_records(config: mlc.ConfigDict, workdir: pathlib.Path) -> None:
 def learnt(words: pathlib.Path) -> str:
   """The file of a vocabulary of what is made up, learnt when first needed."""
   if not words.exists():
-    import train_tokenizer  # its package is an extra
-
     texts = itertools.starmap('{} {}'.format, itertools.product(fake.WORDS, repeat=2))
-    train_tokenizer.write(train_tokenizer.train(texts, 100, 'bpe', 1.0), words)
+    tokenizer.write(tokenizer.train(texts, 100, 'bpe', 1.0), words)
   return str(words)
 
 
@@ -387,7 +379,7 @@ def set_up(folder: pathlib.Path) -> None:
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  experiment.set_up_jax()
+  cli.set_up_jax()
 
 
 def attempt(name: str, folder: pathlib.Path) -> Row:

@@ -35,9 +35,10 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import checkpoint, errors, experiment, metrics, spec
+from big_vision_like import cli, errors, spec
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
+from big_vision_like.run import checkpoint, experiment, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,7 +374,7 @@ def stop(*_) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line and runs the sweep."""
   jax.config.update('jax_platforms', 'cpu')  # the accelerators are for the runs
-  experiment.set_up_jax()
+  cli.set_up_jax()
   signal.signal(signal.SIGTERM, stop)
   sweep = Sweep(*parse(argv))
   sweep.check()

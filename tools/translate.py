@@ -21,9 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import evaluate, experiment, spec
-from big_vision_like.data import marian_vocabulary
+from big_vision_like import cli, spec
+from big_vision_like.data.text import marian as marian_vocabulary
 from big_vision_like.errors import UserError, told_plainly
+from big_vision_like.inference import loading
 from big_vision_like.models import transformer
 from big_vision_like.tasks import seq2seq
 from big_vision_like.weights import marian
@@ -135,7 +136,7 @@ def _open_marian(folder: str, beams: int | None, alpha: float | None) -> Transla
 
 
 def _open_run(workdir: str, beams: int | None, alpha: float | None) -> Translator:
-  run = evaluate.load_run(workdir)
+  run = loading.load_run(workdir)
   if not isinstance(run.task, seq2seq.Seq2Seq):
     raise UserError(f'{workdir} is a run of {type(run.task).__name__}, not of Seq2Seq')
   for path, node in spec.calls(run.config):
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name in 'beams', 'batch_size':
     if (value := getattr(args, name)) is not None and value < 1:
       raise UserError(f'--{name.replace("_", "-")}={value} is not positive')
-  experiment.set_up_jax()
+  cli.set_up_jax()
   translator = open_folder(args.folder, args.beams, args.alpha)
   texts = _read_lines(args.file) if args.text is None else args.text
   for line in translations(translator, texts, args.batch_size):

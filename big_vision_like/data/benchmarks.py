@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import ml_collections as mlc
 
-from big_vision_like.data import coco as coco_format
-from big_vision_like.data import packing, pipeline, sources, vocabulary
+from big_vision_like.data.input import packing, pipeline
+from big_vision_like.data.sources import coco_classes, tfds
+from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import (
   boxes,
   color,
@@ -49,7 +50,7 @@ class Images:
   def source(self, part: str) -> mlc.ConfigDict:
     """The examples of a part."""
     split, examples = self.parts[part]
-    return spec(sources.Tfds, name=self.name, split=split, examples=examples)
+    return spec(tfds.Tfds, name=self.name, split=split, examples=examples)
 
   def train_input(
     self,
@@ -103,7 +104,7 @@ def imagenet_real(
   return spec(
     pipeline.EvalInput,
     source=spec(
-      sources.Tfds, name='imagenet2012_real', split='validation', examples=50_000
+      tfds.Tfds, name='imagenet2012_real', split='validation', examples=50_000
     ),
     transforms=[
       spec(image.Decode),
@@ -382,7 +383,7 @@ def translation_train(
     pipeline.TrainInput,
     source=spec(
       packing.Packed,
-      source=spec(sources.Tfds, name=data_set, split='train'),
+      source=spec(tfds.Tfds, name=data_set, split='train'),
       tokenize=spec(text.Tokenize, vocabulary=words, source=source, target=target),
       source_length=length,
       target_length=length,
@@ -406,7 +407,7 @@ def translation_eval(
   """A sentence pair in each row, cut to `length` tokens."""
   return spec(
     pipeline.EvalInput,
-    source=spec(sources.Tfds, name=data_set, split=split),
+    source=spec(tfds.Tfds, name=data_set, split=split),
     transforms=[
       spec(text.Tokenize, vocabulary=words, source=source, target=target),
       spec(text.Pad, source_length=length, target_length=length, truncate=True),
@@ -516,7 +517,7 @@ class Scenes(Pictures):
 def _parts(name: str, **splits: tuple[str, int | None]) -> dict[str, mlc.ConfigDict]:
   """Splits of a data set of TFDS, with the numbers of their examples."""
   return {
-    part: spec(sources.Tfds, name=name, split=split, examples=examples)
+    part: spec(tfds.Tfds, name=name, split=split, examples=examples)
     for part, (split, examples) in splits.items()
   }
 
@@ -681,13 +682,13 @@ def _drawn(name: str, shape: tuple[int, int], max_boxes: int, **rest) -> Detecti
 
 # Whose objects are found; classes of COCO are its own ids, of which there are 91.
 DETECTION = {
-  'coco': _coco('coco/2017', coco_format.IDS),
+  'coco': _coco('coco/2017', coco_classes.IDS),
   'scenes': _drawn('hidden', (96, 128), 10, augmentation=[spec(boxes.Flip)]),
   'scenes_simple': _drawn('simple', (48, 48), 3),
 }
 # The same with stuff and masks: 201 classes of COCO, whose ids are up to 200.
 PANOPTIC = {
-  'coco': _coco('coco/2017_panoptic', coco_format.PANOPTIC_IDS, panoptic=True),
+  'coco': _coco('coco/2017_panoptic', coco_classes.PANOPTIC_IDS, panoptic=True),
   'scenes': _drawn(
     'hidden',
     (96, 128),

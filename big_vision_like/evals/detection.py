@@ -51,7 +51,7 @@ class CocoAP(evaluator.Evaluator):
 
   All predictions of an image count. The prediction gives `boxes_xyxy`, in pixels of the
   original image, `scores` and `labels`. A label's category is `categories[label]`
-  (`data.coco.IDS` where labels are those of TFDS), or the label itself. `names` are
+  (`coco_classes.IDS` where labels are those of TFDS), or the label itself. `names` are
   those of labels, for pictures.
 
   Truth is the json file `annotations`, of which the images of `data` count, or else the

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.errors import Checked, UserError
 from big_vision_like.ops import sharding
 

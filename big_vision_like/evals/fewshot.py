@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.ops import ridge

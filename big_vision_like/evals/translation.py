@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from big_vision_like.data import vocabulary
+from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import UserError
 from big_vision_like.evals import evaluator

@@ -26,7 +26,7 @@ def match(cost_BTQ: jax.Array, valid_BT: jax.Array | None = None) -> jax.Array:
   cheapest query where that is free. Only targets that lost theirs need a search, and a
   step of it looks at all queries at once: `optax.assignment`, which looks at one after
   the other, takes 1.7 to 8.6 times as long on an H200 (96 matchings of 20 targets to
-  100 queries, tools/benchmark_matching.py).
+  100 queries, tools/benchmark/matching.py).
   """
   batch, targets, queries = cost_BTQ.shape
   if targets > queries:

@@ -22,7 +22,7 @@ SHARED = 'shared'
 class MultiTask(task.Task):
   """Trains the union of its tasks' parameters; those of equal name are shared.
 
-  A batch {name: batch} belongs to one task (`data.alternating.Alternating` gives such
+  A batch {name: batch} belongs to one task (`alternating.Alternating` gives such
   batches), whose loss and augmentation the step uses. Each task keeps variables of its
   own where the path of a name matches a pattern of `own`, as that of a head; all other
   variables are shared and must have the same shape in each task that has them.

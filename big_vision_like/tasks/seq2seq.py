@@ -24,7 +24,7 @@ class Seq2Seq(task.GradientTask):
   """Cross-entropy per target token; targets are found greedily and by beam search.
 
   Batches hold int `source` (B, S) and `target` (B, T), ids that end with EOS, 0 behind;
-  packed ones also segments and positions (see `data.packing`). The decoder reads the
+  packed ones also segments and positions (see `input.packing`). The decoder reads the
   target shifted right, BOS first. `smoothing_form` is that of
   `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` tokens more
   than the source's row, and none of `never` (padding).

@@ -11,7 +11,8 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import bit
@@ -23,7 +24,7 @@ def get_config() -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=900, log_every=50, keep_last=1))
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(sources.Tfds, name='digits', split='train'),
+    source=spec(tfds.Tfds, name='digits', split='train'),
     transforms=[
       spec(image.Decode, channels=3),
       spec(image.RandomAffine, shift=0.125),
@@ -52,7 +53,7 @@ def get_config() -> mlc.ConfigDict:
       classification.Accuracy,
       data=spec(
         pipeline.EvalInput,
-        source=spec(sources.Tfds, name='digits', split='test'),
+        source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[
           spec(image.Decode, channels=3),
           spec(image.Resize, size=32, method='bilinear'),

@@ -29,13 +29,15 @@ import re
 
 import ml_collections as mlc
 
-from big_vision_like import init_from, optim
-from big_vision_like.data import benchmarks, fewshot
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.data.sources import fewshot
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import bit
 from big_vision_like.ops.augmentation import Augment
+from big_vision_like.run import init_from
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 

@@ -20,12 +20,13 @@ authors (80.77 natural, 85.67 specialised, 61.08 structured); R101x3 72.65 (80.2
 
 import ml_collections as mlc
 
-from big_vision_like import init_from, optim
+from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import bit
+from big_vision_like.run import init_from
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 

@@ -35,12 +35,14 @@ The authors' code takes 28 minutes for an epoch of r50 on 8 V100. Not trained he
 
 import ml_collections as mlc
 
-from big_vision_like import init_from, optim
-from big_vision_like.data import benchmarks, coco
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.data.sources import coco_classes
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
+from big_vision_like.run import init_from
 from big_vision_like.spec import epochs, spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 # Backbone, whether its last stage is dilated, epochs, when the rate falls, and batch.
 MODELS = {
@@ -115,7 +117,7 @@ def get_config(name: str = 'r50') -> mlc.ConfigDict:
     allow_missing=('(?!backbone/).*',),
   )
   c.task = spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec(
       detr.DETR,
       num_classes=91,
@@ -148,7 +150,7 @@ def get_config(name: str = 'r50') -> mlc.ConfigDict:
       evals.CocoAP,
       data=data.eval_input(64),
       every=epochs(10),
-      names=coco.class_names(91),
+      names=coco_classes.class_names(91),
     )
   )
   c.reproduces = [

@@ -23,12 +23,14 @@ import dataclasses
 
 import ml_collections as mlc
 
-from big_vision_like import init_from, optim
-from big_vision_like.data import benchmarks, coco
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.data.sources import coco
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
+from big_vision_like.run import init_from
 from big_vision_like.spec import epochs, spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 
 def get_config(folder: str = 'data/objects') -> mlc.ConfigDict:
@@ -48,7 +50,7 @@ def get_config(folder: str = 'data/objects') -> mlc.ConfigDict:
     leave_out=('class_head/.*',),
   )
   c.task = spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec(
       detr.DETR,
       num_classes=80,

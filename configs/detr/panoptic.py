@@ -28,13 +28,15 @@ import dataclasses
 
 import ml_collections as mlc
 
-from big_vision_like import init_from, optim
-from big_vision_like.data import benchmarks, coco
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.data.sources import coco_classes
 from big_vision_like.evals import detection as evals
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
+from big_vision_like.run import init_from
 from big_vision_like.spec import epochs, spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 # Backbone, its weights, whether its last stage is dilated, and the row of table 5.
 R50, R101 = ('R50', 'resnet50-0676ba61.pth'), ('R101', 'resnet101-63fe2227.pth')
@@ -77,7 +79,7 @@ def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
     init_from.InitFrom, weights=start, leave_out=(), allow_missing=(missing,)
   )
   c.task = spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec(
       detr.DETR,
       num_classes=NUM_CLASSES,
@@ -106,7 +108,7 @@ def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
       evals.CocoAP,
       data=things.eval_input(16),
       every=epochs(5),
-      names=coco.class_names(NUM_THINGS),
+      names=coco_classes.class_names(NUM_THINGS),
     )
   )
   if masks:

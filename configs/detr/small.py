@@ -16,7 +16,7 @@ from big_vision_like.data import benchmarks
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
 from big_vision_like.spec import spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 # What is different in the model, and in the task.
 CHANGES = {
@@ -36,7 +36,7 @@ def get_config(change: str = 'whole') -> mlc.ConfigDict:
   c.train_data.seed = c.get_ref('seed')
   in_model, in_task = benchmarks.chosen(change, CHANGES, 'change')
   c.task = spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec(
       detr.DETR,
       num_classes=3,

@@ -23,7 +23,7 @@ from big_vision_like.evals import detection as evals
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
 from big_vision_like.spec import spec
-from big_vision_like.tasks import detection
+from big_vision_like.tasks import set_detection
 
 # In hidden scenes, shapes of all kinds are one class; stuff has four.
 HIDDEN = ('shape', *drawn.STUFF)
@@ -47,7 +47,7 @@ def get_config(name: str = 'simple') -> mlc.ConfigDict:
   c.checkpoint_every, c.keep_last = 500, 1
   c.train_data = scenes.train_input(16, seed=c.get_ref('seed'), workers=0)
   c.task = spec(
-    detection.Detection,
+    set_detection.Detection,
     model=spec(
       detr.DETR,
       num_classes=len(names),

@@ -11,7 +11,8 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data import alternating, pipeline, sources
+from big_vision_like.data.input import alternating, pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.evals import classification as evals
 from big_vision_like.models import vit
@@ -29,7 +30,7 @@ def get_config() -> mlc.ConfigDict:
     inputs={
       name: spec(
         pipeline.TrainInput,
-        source=spec(sources.Tfds, name='digits', split='train'),
+        source=spec(tfds.Tfds, name='digits', split='train'),
         transforms=[
           spec(image.Decode, channels=1),
           spec(image.RandomAffine, rotate=12.0, scale=0.12, shift=0.125),
@@ -68,7 +69,7 @@ def get_config() -> mlc.ConfigDict:
       predict=f'{name}.predict',
       data=spec(
         pipeline.EvalInput,
-        source=spec(sources.Tfds, name='digits', split='test'),
+        source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[spec(image.Decode, channels=1), *labels_of(name)],
         batch_size=128,
       ),

@@ -16,7 +16,7 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.evals import segmentation
+from big_vision_like.evals import object_discovery as segmentation
 from big_vision_like.models import slot_attention
 from big_vision_like.spec import spec
 from big_vision_like.tasks import object_discovery

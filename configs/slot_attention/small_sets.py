@@ -14,7 +14,7 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.evals import set_prediction as evals
+from big_vision_like.evals import clevr_sets as evals
 from big_vision_like.models import slot_attention
 from big_vision_like.spec import spec
 from big_vision_like.tasks import set_prediction

@@ -12,7 +12,7 @@ beams. `reverse.py:copy` and `reverse.py:sort` are easier.
 import ml_collections as mlc
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import sequences
 from big_vision_like.evals import sequences as evals
 from big_vision_like.models import transformer

@@ -13,7 +13,8 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
@@ -32,7 +33,7 @@ def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=3000, log_every=100, keep_last=1))
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(sources.Tfds, name='digits', split='train'),
+    source=spec(tfds.Tfds, name='digits', split='train'),
     transforms=[
       spec(image.Decode, channels=1),
       spec(image.RandomAffine, rotate=12.0, scale=0.12, shift=0.125, method='bicubic'),
@@ -73,7 +74,7 @@ def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
       classification.Accuracy,
       data=spec(
         pipeline.EvalInput,
-        source=spec(sources.Tfds, name='digits', split='test'),
+        source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[spec(image.Decode, channels=1)],
         batch_size=256,
       ),

@@ -21,11 +21,12 @@ those of table 8 are in posemb.py.
 
 import ml_collections as mlc
 
-from big_vision_like import init_from, optim
+from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import fewshot
 from big_vision_like.models import vit
+from big_vision_like.run import init_from
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 

@@ -10,7 +10,8 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification, fewshot
 from big_vision_like.models import vit
@@ -23,7 +24,7 @@ def get_config() -> mlc.ConfigDict:
   c.checkpoint_every = 500
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(sources.Tfds, name='glyphs/32', split='train'),
+    source=spec(tfds.Tfds, name='glyphs/32', split='train'),
     transforms=[spec(image.Decode, channels=1)],
     batch_size=128,
     seed=c.get_ref('seed'),
@@ -65,7 +66,7 @@ def get_config() -> mlc.ConfigDict:
 def glyphs_test() -> mlc.ConfigDict:
   return spec(
     pipeline.EvalInput,
-    source=spec(sources.Tfds, name='glyphs/32', split='test'),
+    source=spec(tfds.Tfds, name='glyphs/32', split='test'),
     transforms=[spec(image.Decode, channels=1)],
     batch_size=256,
   )
@@ -75,7 +76,7 @@ def digits(split: str) -> mlc.ConfigDict:
   """Real handwritten digits, scanned at 8x8, at the size of the glyphs."""
   return spec(
     pipeline.EvalInput,
-    source=spec(sources.Tfds, name='digits', split=split),
+    source=spec(tfds.Tfds, name='digits', split=split),
     transforms=[
       spec(image.Decode, channels=1),
       spec(image.Resize, size=32, method='bicubic'),

@@ -15,7 +15,8 @@ examples are held out; set `num_classes` and `examples` to what they are.
 import ml_collections as mlc
 
 from big_vision_like import optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
@@ -33,7 +34,7 @@ def get_config(variant: str = 'g/14') -> mlc.ConfigDict:
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(
-      sources.Tfds, name='jft3b', split=f'train[{HELD_OUT}:]', examples=3_000_000_000
+      tfds.Tfds, name='jft3b', split=f'train[{HELD_OUT}:]', examples=3_000_000_000
     ),
     transforms=[
       spec(image.DecodeCrop, crop=spec(image.InceptionCrop, size=224)),
@@ -78,7 +79,7 @@ def get_config(variant: str = 'g/14') -> mlc.ConfigDict:
       data=spec(
         pipeline.EvalInput,
         source=spec(
-          sources.Tfds, name='jft3b', split=f'train[:{HELD_OUT}]', examples=HELD_OUT
+          tfds.Tfds, name='jft3b', split=f'train[:{HELD_OUT}]', examples=HELD_OUT
         ),
         transforms=[
           spec(image.Decode),

@@ -11,12 +11,14 @@ minute.
 import ml_collections as mlc
 import optax
 
-from big_vision_like import init_from, optim
-from big_vision_like.data import pipeline, sources
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.ops.augmentation import Augment
+from big_vision_like.run import init_from
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 
@@ -29,7 +31,7 @@ def get_config() -> mlc.ConfigDict:
   )
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(sources.Tfds, name='digits', split='train'),
+    source=spec(tfds.Tfds, name='digits', split='train'),
     transforms=[
       *digits_as_glyphs(),
       spec(image.RandomAffine, rotate=12.0, scale=0.12, shift=0.1),
@@ -68,7 +70,7 @@ def get_config() -> mlc.ConfigDict:
       classification.Accuracy,
       data=spec(
         pipeline.EvalInput,
-        source=spec(sources.Tfds, name='digits', split='test'),
+        source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=digits_as_glyphs(),
         batch_size=256,
       ),

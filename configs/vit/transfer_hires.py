@@ -21,12 +21,13 @@ rates tried are 0.003, 0.01, 0.03 and 0.06:
 import ml_collections as mlc
 import optax
 
-from big_vision_like import init_from, optim
+from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
+from big_vision_like.run import init_from
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 

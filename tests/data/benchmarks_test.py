@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from big_vision_like.data import benchmarks, fake, pipeline, sources
+from big_vision_like.data import benchmarks
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import scenes, solids
+from big_vision_like.data.sources import catalogue, fake
+from big_vision_like.data.sources import tfds as sources
 from big_vision_like.errors import UserError
 from big_vision_like.spec import build, calls, spec, symbol
 
@@ -207,7 +210,7 @@ def test_every_set_of_scenes_is_tried():
   ids=lambda source: f'{source.name} {source.split}',
 )
 def test_parts_hold_as_many_as_are_prepared(source):
-  sources.announce(source.name)
+  catalogue.announce(source.name)
   config = tfds.builder(source.name).builder_config
   if hasattr(config, 'splits'):
     counts = {split: count for split, (count, _) in config.splits.items()}

@@ -7,14 +7,13 @@ import found
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pages
 import pytest
 import shapes
 from pycocotools import coco, cocoeval
 
-from big_vision_like import mesh as meshes
-from big_vision_like.data import coco as coco_format
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import coco_classes
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection
 
@@ -23,7 +22,9 @@ ROWS, QUERIES = 4, 6
 
 
 def test_golden(golden):
-  [golden_coco, check_golden] = pages.load_tools('golden_coco', 'check_golden')
+  from tools import check_golden
+  from tools.golden import coco as golden_coco
+
   with np.load(golden / 'coco_ap.npz') as file:
     arrays = check_golden.Fields(file)
   description = check_golden.described(golden / 'coco_ap.json')
@@ -140,7 +141,7 @@ def write(folder, value):
   return str(path)
 
 
-@pytest.mark.parametrize('ids', [None, coco_format.IDS])
+@pytest.mark.parametrize('ids', [None, coco_classes.IDS])
 def test_it_is_pycocotools_of_what_is_saved(tmp_path, capsys, ids):
   file = tmp_path / 'made' / 'found.json'
   got = evaluate(categories=ids, save=str(file), pictures=0)
@@ -280,7 +281,7 @@ def test_true_and_found_boxes_lie_where_they_are():
   [
     ({'box_mask': np.zeros(ROWS, bool)}, {}, 'none of 7 images shows an object'),
     ({'image_id': np.int32(5)}, {}, 'several images have the `image_id` 5'),
-    ({'box_labels': np.full(ROWS, 80, np.int32)}, {'categories': coco_format.IDS},
+    ({'box_labels': np.full(ROWS, 80, np.int32)}, {'categories': coco_classes.IDS},
      'a true label is 80, but `categories` has the ids of 80'),
     ({'found_labels': np.full(QUERIES, -1, np.int32)}, {'categories': [3, 4, 5]},
      'a predicted label is -1'),
@@ -352,10 +353,10 @@ def test_without_pycocotools_it_says_what_to_install():
 
 
 def test_coco_ids():
-  assert len(coco_format.IDS) == len(set(coco_format.IDS)) == 80
-  holes = set(range(1, 91)) - set(coco_format.IDS)
+  assert len(coco_classes.IDS) == len(set(coco_classes.IDS)) == 80
+  holes = set(range(1, 91)) - set(coco_classes.IDS)
   assert holes == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-  assert sorted(coco_format.IDS) == list(coco_format.IDS)
+  assert sorted(coco_classes.IDS) == list(coco_classes.IDS)
 
 
 def test_names_of_arrays_tell_their_axes():

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import texts
 
-from big_vision_like import experiment
-from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.transforms import boxes
 from big_vision_like.data.transforms import text as text_transforms
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification, evaluator, translation
+from big_vision_like.run import experiment
 
 SHAPES = ((16, 32), (32, 16))
 

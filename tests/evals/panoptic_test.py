@@ -6,14 +6,13 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pages
 import pytest
 import shapes
 from hypothesis import strategies as st
 from PIL import Image
 
-from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import panoptic
 
@@ -28,7 +27,9 @@ THINGS, CLASSES = 3, 5
   ],
 )
 def test_golden(golden, name, function, count, tolerance):
-  [golden_coco, check_golden] = pages.load_tools('golden_coco', 'check_golden')
+  from tools import check_golden
+  from tools.golden import coco as golden_coco
+
   with np.load(golden / f'{name}.npz') as file:
     arrays = check_golden.Fields(file)
   description = check_golden.described(golden / f'{name}.json')

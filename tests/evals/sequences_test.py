@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.evals import sequences
 
 EOS = 2

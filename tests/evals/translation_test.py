@@ -7,9 +7,9 @@ import pytest
 import sacrebleu
 import texts
 
-from big_vision_like import mesh as meshes
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.transforms import text
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import translation
 

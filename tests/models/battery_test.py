@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_like import mesh as meshes
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.models import bit, detr, resnet, slot_attention, transformer, vit
 from big_vision_like.ops import sharding
 from big_vision_like.weights import tree as trees

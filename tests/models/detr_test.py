@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import shapes
 
-from big_vision_like import flops
+from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
 from big_vision_like.models import detr, resnet
 from big_vision_like.weights import tree as trees

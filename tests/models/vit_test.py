@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from big_vision_like import flops
+from big_vision_like.cost import flops
 from big_vision_like.layers import resnet
 from big_vision_like.models import vit
 from big_vision_like.weights import tree as trees

@@ -5,7 +5,7 @@ import pytest
 import shapes
 from scipy import optimize
 
-from big_vision_like import mesh as meshes
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.ops import matching, sharding
 

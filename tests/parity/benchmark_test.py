@@ -3,7 +3,7 @@ import json
 
 def test_against_timm(run):
   done = run(
-    'tools/benchmark.py',
+    'tools/benchmark/step.py',
     '--config=tests/tiny_config.py',
     '--repeats=2',
     '--steps=2',
@@ -16,7 +16,7 @@ def test_against_timm(run):
 
 def test_detr_against_transformers(run):
   done = run(
-    'tools/benchmark_detr.py',
+    'tools/benchmark/detr.py',
     '--config=configs/detr/small.py',
     '--config.task.model.num_queries=100',
     '--batch-size=2',

@@ -8,7 +8,6 @@ import functools
 
 import jax
 import numpy as np
-import pages
 import pytest
 import timm
 import torch
@@ -78,7 +77,8 @@ def test_logits_and_back(library, version):
 
 def test_a_folder_runs_in_timm(tmp_path, key):
   """The smallest model that timm has a function for."""
-  [tool] = pages.load_tools('convert_weights')
+  from tools import convert_weights as tool
+
   ours = bit.BiT(num_classes=3, **bit.variant('R50x1'))
   image_BHWC = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype('float32')
   shapes = jax.eval_shape(ours.init, key, image_BHWC)['params']

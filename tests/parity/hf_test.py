@@ -9,12 +9,11 @@ import json
 
 import jax
 import numpy as np
-import pages
 import pytest
 import torch
 import transformers
 
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.inference.preprocessing import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.weights import files, published, transformers_vit, tree
 
@@ -66,7 +65,8 @@ def test_a_folder_to_logits_and_back(theirs, tmp_path):
   got = ours.apply({'params': params}, image_BHWC)[output]
   np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
 
-  [tool] = pages.load_tools('convert_weights')
+  from tools import convert_weights as tool
+
   words = [str(tmp_path / 'theirs'), str(tmp_path / 'back'), '--to=transformers']
   assert tool.main(words) == 0
   again = type(theirs).from_pretrained(tmp_path / 'back').eval()
@@ -87,7 +87,8 @@ def test_ours_in_transformers(tmp_path, key):
     lambda x: np.asarray(x) + 0.1 * rng.normal(size=x.shape).astype('float32'),
     jax.jit(ours.init)(key, image_BHWC)['params'],
   )
-  [tool] = pages.load_tools('convert_weights')
+  from tools import convert_weights as tool
+
   out = tmp_path / 'out'
   weights = published.describe(tree.stack_blocks(params), 'vit')
   tool.write(weights, Preprocessing((24, 24)), out, 'transformers', None)

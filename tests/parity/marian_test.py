@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from big_vision_like.data import marian_vocabulary
+from big_vision_like.data.text import marian as marian_vocabulary
 from big_vision_like.models import transformer
 from big_vision_like.ops import losses
 from big_vision_like.tasks import seq2seq

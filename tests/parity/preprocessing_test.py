@@ -8,7 +8,7 @@ import timm
 import transformers
 from PIL import Image
 
-from big_vision_like.data import preprocessing
+from big_vision_like.inference import preprocessing
 
 
 @pytest.fixture

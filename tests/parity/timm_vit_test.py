@@ -10,12 +10,11 @@ import functools
 
 import jax
 import numpy as np
-import pages
 import pytest
 import timm
 import torch
 
-from big_vision_like.data.preprocessing import Preprocessing
+from big_vision_like.inference.preprocessing import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.weights import published, timm_vit, tree
 
@@ -114,7 +113,8 @@ def test_what_is_written_is_the_same_function(models):
 )
 def test_a_folder_runs_in_timm(architecture, tmp_path, key):
   """`create_model` builds what the converter wrote; timm's epsilons are its own."""
-  [tool] = pages.load_tools('convert_weights')
+  from tools import convert_weights as tool
+
   sizes = dict(patch=8, width=48, depth=2, num_heads=4, mlp_dim=96) | architecture
   ours = vit.ViT(num_classes=5, **sizes)
   image_BHWC = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype('float32')

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import shapes
 
-from big_vision_like import mesh as meshes
 from big_vision_like import optim
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.models import slot_attention
 from big_vision_like.ops import sharding

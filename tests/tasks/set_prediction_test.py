@@ -8,8 +8,8 @@ import pytest
 import shapes
 from scipy import optimize
 
-from big_vision_like import mesh as meshes
 from big_vision_like import optim
+from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.models import slot_attention
 from big_vision_like.ops import sharding

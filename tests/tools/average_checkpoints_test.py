@@ -3,10 +3,11 @@ import re
 
 import jax
 import numpy as np
-import pages
 import pytest
 
-from big_vision_like import checkpoint, evaluate, experiment, init_from, spec
+from big_vision_like import spec
+from big_vision_like.inference import loading
+from big_vision_like.run import checkpoint, experiment, init_from
 from big_vision_like.tasks.task import State
 
 STEPS = (2, 4, 6)
@@ -14,7 +15,9 @@ STEPS = (2, 4, 6)
 
 @pytest.fixture(scope='module')
 def average():
-  return pages.load_tools('average_checkpoints')[0]
+  from tools import average_checkpoints
+
+  return average_checkpoints
 
 
 def params_of(step):
@@ -39,7 +42,7 @@ def workdir(tmp_path_factory):
 def test_the_mean_of_the_last(average, workdir, tmp_path, capsys):
   out = tmp_path / 'average'
   assert average.main([str(workdir), '--last=2', f'--out={out}']) == 0
-  run = evaluate.load_run(out)
+  run = loading.load_run(out)
   assert int(run.state.step) == 6 and run.state.ema is None
   want = np.mean([params_of(step)['embedding'] for step in (4, 6)], axis=0)
   np.testing.assert_allclose(run.state.params['embedding'], want, rtol=1e-6)

@@ -3,7 +3,6 @@ import pathlib
 
 import jax.numpy as jnp
 import numpy as np
-import pages
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -49,7 +48,9 @@ FILES = [
 
 @pytest.fixture(scope='module')
 def check_golden():
-  return pages.load_tools('check_golden')[0]
+  from tools import check_golden
+
+  return check_golden
 
 
 @pytest.fixture

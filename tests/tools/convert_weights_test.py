@@ -3,16 +3,16 @@ import re
 
 import jax
 import numpy as np
-import pages
 import pytest
 import random_weights
 import torch_archives
 from random_weights import assert_same
 
-from big_vision_like import checkpoint, experiment, loading, spec
-from big_vision_like.data import preprocessing
+from big_vision_like import spec
 from big_vision_like.data.transforms import image
+from big_vision_like.inference import loading, preprocessing
 from big_vision_like.models import vit
+from big_vision_like.run import checkpoint, experiment
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import (
   bit,
@@ -29,7 +29,9 @@ IMAGES = preprocessing.Preprocessing((224, 224))
 
 @pytest.fixture(scope='module')
 def tool():
-  return pages.load_tools('convert_weights')[0]
+  from tools import convert_weights
+
+  return convert_weights
 
 
 def convert(tool, *words):

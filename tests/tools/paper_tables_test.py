@@ -5,9 +5,10 @@ import json
 import pages
 import pytest
 
-from big_vision_like import experiment, spec
-
-paper_cells, paper_tables = pages.load_tools('paper_cells', 'paper_tables')
+from big_vision_like import spec
+from big_vision_like.run import experiment
+from tools import paper_tables
+from tools.papers import cells as paper_cells
 
 CELLS = {c.key: c for paper in paper_cells.papers() for c in paper_cells.cells(paper)}
 

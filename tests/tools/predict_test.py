@@ -5,16 +5,16 @@ import re
 import cv2
 import jax
 import numpy as np
-import pages
 import pytest
 import random_weights
 from PIL import Image
 
-from big_vision_like import experiment, loading
-from big_vision_like.data.preprocessing import Found
+from big_vision_like import cli
+from big_vision_like.inference import loading
+from big_vision_like.inference import predict_detection as detection
+from big_vision_like.inference.preprocessing import Found
 from big_vision_like.weights import bit, files, vision_transformer
-
-tool, detection = pages.load_tools('predict', 'predict_detection')
+from tools import predict as tool
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def predict(capsys, monkeypatch):
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words):
     status = tool.main([*map(str, words)])

@@ -17,7 +17,8 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from big_vision_like.data import array_records, sources
+from big_vision_like.data.sources import array_records
+from big_vision_like.data.sources import tfds as sources
 from big_vision_like.data.transforms import jpeg
 from big_vision_like.errors import UserError
 
@@ -117,7 +118,7 @@ def test_a_failed_download_is_one_sentence(tool, capsys, tmp_path):
 
 
 def test_an_interrupted_preparation_is_begun_again(tool, monkeypatch, tmp_path):
-  from big_vision_like.data.digits import Digits
+  from big_vision_like.data.procedural.digits import Digits
 
   original = Digits._generate_examples
 
@@ -145,7 +146,7 @@ def test_leftovers_of_a_killed_run_are_not_taken_for_data(tool, capsys, tmp_path
 
 
 def test_data_in_another_format_is_refused(tool, monkeypatch, tmp_path):
-  from big_vision_like.data.digits import Digits
+  from big_vision_like.data.procedural.digits import Digits
 
   tool.prepare('digits', str(tmp_path))
   info = tmp_path / 'digits' / '1.0.0' / 'dataset_info.json'
@@ -174,7 +175,7 @@ def home(monkeypatch, tmp_path):
 
 @pytest.fixture
 def convert(tool, home, tmp_path):
-  """Converts in this process; returns what `sources.Tfds` then reads."""
+  """Converts in this process; returns what `tfds.Tfds` then reads."""
 
   def call(source, *words, name='tiny', split='train'):
     arguments = ['--from', source, '--name', name, '--split', split]

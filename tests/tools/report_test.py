@@ -16,14 +16,18 @@ import optax
 import pages
 import pytest
 
-from big_vision_like import experiment, optim, train
-from big_vision_like.data import pipeline
-from big_vision_like.data.source import Source
+from big_vision_like import optim, train
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources.base import Source
 from big_vision_like.evals import classification as accuracy
 from big_vision_like.models import vit
+from big_vision_like.report import compose
+from big_vision_like.report import images as report_images
+from big_vision_like.run import experiment
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification
 from big_vision_like.viz import attention
+from tools import report
 
 HEADINGS = [
   'Summary',
@@ -35,7 +39,6 @@ HEADINGS = [
   'Attention rollout',
   'Attention distance',
 ]
-report, report_images = pages.load_tools('report', 'report_images')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +132,7 @@ def pair_page(runs) -> pathlib.Path:
 
 
 def source_of(workdir: pathlib.Path, num_examples: int = 1024):
-  return report.read(str(workdir), None, num_examples, '')
+  return compose.read(str(workdir), None, num_examples, '')
 
 
 def test_a_page_has_every_section_and_valid_pictures(token_page):
@@ -274,7 +277,7 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
   shutil.copytree(runs['token'], folder)
   config = json.loads((folder / 'config.json').read_text())
   source = {
-    '_fn': 'big_vision_like.data.sources:Tfds',
+    '_fn': 'big_vision_like.data.sources.tfds:Tfds',
     'name': 'glyphs/32',
     'data_dir': str(tmp_path),
   }

@@ -4,7 +4,7 @@ import pytest
 def test_a_row_says_what_the_plan_does(run):
   pytest.importorskip('libtpu')
   code = (
-    'import sys; sys.path.insert(0, "tools"); import scaling_table as table;'
+    'import sys; from tools import scaling_table as table;'
     ' row = "../tests/tiny_config.py", "v5e:2x2", ("mesh.fsdp=2",);'
     ' table.ROWS = {"tiny": row};'
     ' raise SystemExit(table.main(sys.argv[1:]))'

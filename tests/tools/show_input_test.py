@@ -6,28 +6,29 @@ import json
 import cv2
 import jax
 import numpy as np
-import pages
 import pytest
 import tiny_config
 
-from big_vision_like import experiment, optim, spec
-from big_vision_like.data import mixture, pipeline, sources
+from big_vision_like import cli, optim, spec
+from big_vision_like.data.input import mixture, pipeline
 from big_vision_like.data.procedural import sequences
-from big_vision_like.data.source import Source
+from big_vision_like.data.sources import tfds
+from big_vision_like.data.sources.base import Source
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.models import vit
 from big_vision_like.ops.augmentation import Augment
+from big_vision_like.run import experiment
 from big_vision_like.spec import build
 from big_vision_like.tasks import classification
-
-show_input, input_stages = pages.load_tools('show_input', 'input_stages')
+from tools import show_input
+from tools.benchmark import input_stages
 
 
 @pytest.fixture
 def shown(tmp_path, capsys, monkeypatch):
   """Runs the tool; returns its status, what it told, and what it wrote."""
-  monkeypatch.setattr(experiment, 'set_up_jax', lambda: None)
+  monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words, config='tests/tiny_config.py'):
     words = [f'--config={config}', f'--out={tmp_path}', '--seconds=0', *words]
@@ -179,7 +180,7 @@ def test_shares_of_classes(target, lines):
 
 def test_names_are_those_of_labels_as_stored(data_dir):
   grey = image.Decode(channels=1)
-  source = sources.Tfds('glyphs/32')
+  source = tfds.Tfds('glyphs/32')
   data = pipeline.EvalInput(source=source, batch_size=4, transforms=[grey])
   assert show_input.names_of(data) == source.label_names
   binned = labels.Binned('label', values=62, classes=2)
@@ -189,7 +190,7 @@ def test_names_are_those_of_labels_as_stored(data_dir):
   mixed = mixture.Mixture(parts=parts)
   data = pipeline.TrainInput(source=mixed, batch_size=4, transforms=[grey])
   assert show_input.names_of(data) == source.label_names
-  parts['b'] = mixture.Part(source=sources.Tfds('digits'))
+  parts['b'] = mixture.Part(source=tfds.Tfds('digits'))
   mixed = mixture.Mixture(parts=parts)
   assert show_input.names_of(dataclasses.replace(data, source=mixed)) == ()
 

@@ -6,21 +6,21 @@ import shutil
 
 import jax.numpy as jnp
 import ml_collections as mlc
-import pages
 import pytest
 import tiny_config
 
-from big_vision_like import checkpoint, init_from, optim
+from big_vision_like import optim
 from big_vision_like import spec as spec_module
-from big_vision_like.data import pipeline, sources
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image, objects
 from big_vision_like.errors import UserError
 from big_vision_like.evals import fewshot
 from big_vision_like.models import bit, slot_attention, vit
+from big_vision_like.run import checkpoint, init_from
 from big_vision_like.spec import build, epochs, spec
 from big_vision_like.tasks.task import State
-
-[smoke] = pages.load_tools('smoke')
+from tools import smoke
 
 
 def large_config() -> mlc.ConfigDict:
@@ -31,7 +31,7 @@ def large_config() -> mlc.ConfigDict:
     init_from.InitFrom, weights=spec(init_from.from_run, workdir='runs/none')
   )
   c.train_data.source = spec(
-    sources.Tfds, name='no_such_data', split='full[512:]', examples=14_000_000
+    tfds.Tfds, name='no_such_data', split='full[512:]', examples=14_000_000
   )
   c.train_data.transforms = [
     spec(image.Decode),
@@ -47,7 +47,7 @@ def large_config() -> mlc.ConfigDict:
   c.task.accumulate = 16
   data = spec(
     pipeline.EvalInput,
-    source=spec(sources.Tfds, name='cifar10', split='test'),
+    source=spec(tfds.Tfds, name='cifar10', split='test'),
     transforms=[spec(image.Decode), spec(image.Resize, size=32)],
     batch_size=1024,
   )

@@ -5,14 +5,12 @@ import pathlib
 import re
 import shutil
 
-import pages
 import pytest
 
-from big_vision_like import metrics
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
-
-(sweep,) = pages.load_tools('sweep')
+from big_vision_like.run import metrics
+from tools import sweep
 
 # Fits on 64 digits; the variant for tuning measures on others than are tested.
 CONFIG = """

@@ -6,7 +6,8 @@ import sys
 import pytest
 import texts
 
-from big_vision_like.data.vocabulary import SentencePiece
+from big_vision_like.data.prepare import tokenizer
+from big_vision_like.data.text.vocabulary import SentencePiece
 from big_vision_like.errors import UserError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / 'tools' / 'train_tokenizer.py'
@@ -70,11 +71,11 @@ def test_the_same_command_makes_the_same_file(tool, data_set, tmp_path):
   assert make('b', '--overwrite', '--model-type', 'unigram') != first
 
 
-def test_texts_are_drawn_from_the_whole_split(tool, data_set):
-  from big_vision_like.data import sources
+def test_texts_are_drawn_from_the_whole_split(data_set):
+  from big_vision_like.data.sources import tfds
 
-  source = sources.Tfds(data_set[0], data_dir=data_set[2])
-  drawn = tool.texts_of_data_set(source, ['de', 'en'], max_characters=900, seed=0)
+  source = tfds.Tfds(data_set[0], data_dir=data_set[2])
+  drawn = tokenizer.texts_of_data_set(source, ['de', 'en'], max_characters=900, seed=0)
   for name, found in drawn.items():
     assert 900 <= sum(map(len, found)) < 960
     places = [[pair[name] for pair in texts.PAIRS].index(line) for line in found]
@@ -91,7 +92,7 @@ def test_files_of_sentences(tool, tmp_path, capsys):
   assert SentencePiece(str(out)).size == 80
   said = capsys.readouterr().out
   assert all(f'{file}: ' in said for file in files) and ' 3,0' in said
-  drawn = tool.texts_of_files([str(files[0])], max_characters=500, seed=1)
+  drawn = tokenizer.texts_of_files([str(files[0])], max_characters=500, seed=1)
   places = [TEXTS.index(line) for line in drawn[str(files[0])]]
   assert min(places) < 64 and max(places) > 128
 
@@ -134,9 +135,9 @@ def test_what_is_there_is_not_overwritten(fails, data_set, tmp_path):
   assert out.read_text() == 'mine'
 
 
-def test_other_errors_of_sentencepiece_are_passed_on(tool):
+def test_other_errors_of_sentencepiece_are_passed_on():
   with pytest.raises(UserError, match='sentencepiece gave up: .*character_coverage'):
-    tool.train(TEXTS, 90, 'bpe', coverage=0.1)
+    tokenizer.train(TEXTS, 90, 'bpe', coverage=0.1)
 
 
 def test_help_loads_nothing():

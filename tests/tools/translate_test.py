@@ -16,11 +16,13 @@ import pytest
 import safetensors.numpy
 import texts
 
-from big_vision_like import checkpoint, optim
-from big_vision_like.data import pipeline, sources
-from big_vision_like.data import vocabulary as vocabularies
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import tfds
+from big_vision_like.data.text import vocabulary as vocabularies
 from big_vision_like.data.transforms import text as text_transforms
 from big_vision_like.models import transformer
+from big_vision_like.run import checkpoint
 from big_vision_like.spec import build, spec
 from big_vision_like.tasks import seq2seq
 
@@ -34,7 +36,7 @@ def tool():
   module = importlib.util.module_from_spec(module_spec)
   with mock.patch.dict(sys.modules, {'translate': module}):
     module_spec.loader.exec_module(module)
-    with mock.patch('big_vision_like.experiment.set_up_jax'):
+    with mock.patch('big_vision_like.cli.set_up_jax'):
       yield module
 
 
@@ -106,10 +108,8 @@ def test_padding_is_as_if_it_were_no_token(tool, folder):
 def test_few_shapes_are_compiled(tool, folder):
   translator = tool.open_folder(str(folder), 1, None)
   rng = np.random.default_rng(0)
-  sources = [
-    [*rng.integers(2, 30, length), 0] for length in rng.integers(3, 39, size=50)
-  ]
-  found = translator.translate([[], *sources], batch_size=16)
+  tfds = [[*rng.integers(2, 30, length), 0] for length in rng.integers(3, 39, size=50)]
+  found = translator.translate([[], *tfds], batch_size=16)
   assert len(found) == 51 and found[0] == [] and all(found[1:])
   assert translator._search._cache_size() <= 5  # 8, 16, 32, 40 tokens; few or 16 rows
 
@@ -223,7 +223,7 @@ def write_run(vocabulary, tmp_path_factory):
   def train_data(path):
     return spec(
       pipeline.TrainInput,
-      source=spec(sources.Tfds, name='tiny_translation', split='train'),
+      source=spec(tfds.Tfds, name='tiny_translation', split='train'),
       transforms=[
         spec(
           text_transforms.Tokenize,

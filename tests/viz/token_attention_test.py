@@ -7,7 +7,8 @@ import numpy as np
 import pages
 import pytest
 
-from big_vision_like.viz import page, token_attention
+from big_vision_like.report import page
+from big_vision_like.viz import token_attention
 
 QUERIES = ['▁le', '▁chat', '"dort"', '</s>']
 KEYS = ['▁the', '▁cat', '<b>sleeps & snores</b>']

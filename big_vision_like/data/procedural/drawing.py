@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from big_vision_like.data import workers as processes
+from big_vision_like.data.input import workers as processes
 from big_vision_like.errors import UserError
 
 Example = tuple[int, dict[str, Any]]

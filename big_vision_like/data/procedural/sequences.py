@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.data.source import Source
+from big_vision_like.data.sources.base import Source
 from big_vision_like.errors import UserError
 
 SPLITS = ('train', 'test')

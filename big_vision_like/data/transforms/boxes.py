@@ -22,8 +22,8 @@ import cv2
 import grain
 import numpy as np
 
-from big_vision_like.data import bucket
-from big_vision_like.data.source import Source, fixed_size
+from big_vision_like.data.input import bucket
+from big_vision_like.data.sources.base import Source, fixed_size
 from big_vision_like.data.transforms import decoding, labels, resizing
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import boxes as box_ops
@@ -151,8 +151,9 @@ class Objects(grain.transforms.Map):
 
   Boxes are cut to the image; those without area are dropped, and so are crowds
   (`is_crowd`) unless `crowds`, which gives `crowd`. `ids` are what labels become: those
-  of `data.coco.IDS` for COCO. Adds `original_size`, int32 (2,), the height and width of
-  the image, and where the record has them `area` and `image_id`; `masks` stay in step.
+  of `coco_classes.IDS` for COCO. Adds `original_size`, int32 (2,), the height and width
+  of the image, and where the record has them `area` and `image_id`; `masks` stay in
+  step.
   """
 
   crowds: bool = False
@@ -173,8 +174,8 @@ class Panoptic(grain.transforms.Map):
   """`panoptic_image` and `panoptic_objects`, as in TFDS, to `segment_map` and boxes.
 
   Objects are things and stuff alike, and as published crowds are objects too; `crowds`
-  marks them in `crowd`. `ids` are as in `Objects`: `data.coco.PANOPTIC_IDS` for COCO.
-  The rest is as in `Objects`; boxes are those of the record.
+  marks them in `crowd`. `ids` are as in `Objects`: `coco_classes.PANOPTIC_IDS` for
+  COCO. The rest is as in `Objects`; boxes are those of the record.
   """
 
   crowds: bool = False
@@ -413,7 +414,7 @@ class Pad(bucket.Bucket):
   """To one of few shapes: zeros right of and below the image, and after the objects.
 
   Of `sizes`, heights and widths, the smallest that fits; where they are several, inputs
-  put into each batch what has one shape (see `data.grouping`). Adds `size`, int32 (2,),
+  put into each batch what has one shape (`input.grouping`). Adds `size`, int32 (2,),
   the height and width before, and `box_mask`, bool (max_boxes,), True for objects that
   are no crowds. More objects than `max_boxes` are an error: one left out would teach
   that nothing is there. DETR pads after normalising: zero what is beyond `size` then.

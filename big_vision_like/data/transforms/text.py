@@ -7,8 +7,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from big_vision_like.data import bucket, vocabulary
-from big_vision_like.data.source import digest
+from big_vision_like.data.input import bucket
+from big_vision_like.data.sources.base import digest
+from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
@@ -41,7 +42,7 @@ class Tokenize(grain.transforms.Map):
       raise UserError(
         f'the text {self.source!r} of the example with id {name}'
         f' is empty ({self.target!r} is {text_of(example, self.target)[:60]!r}): leave'
-        ' such examples out, as data.packing does.'
+        ' such examples out, as data.input.packing does.'
       )
     kept = {name: example[name] for name in ('id', 'mask') if name in example}
     return kept | {
@@ -106,7 +107,7 @@ class Buckets(bucket.Bucket):
 
   `lengths` has for each shape one length for each of `names`, and no length of a shape
   is less than that of the shape before: [(32, 32), (64, 64)]. Batches have one shape
-  (see `data.grouping`). Records of the source have ids, zeros behind them allowed, or
+  (see `input.grouping`). Records of the source have ids, zeros behind them allowed, or
   texts of which `tokenize` makes ids: then the same transform comes before this one. A
   pair that is longer than the last shape is a bad record. Only what takes the place of
   a bad record may be cut, in front of its EOS.

@@ -179,10 +179,10 @@ def test_neither_writing_nor_reading_imports_tensorflow_or_warns(tmp_path):
   program = f"""
 import sys
 import tensorflow_datasets as tfds
-from big_vision_like.data import digits, procedural
+from big_vision_like.data.procedural import digits, glyphs
 tfds.disable_progress_bar()
-tiny = procedural.glyphs.GlyphsConfig(name='32', per_class=(1, 1))
-procedural.Glyphs.BUILDER_CONFIGS = [tiny]
+tiny = glyphs.GlyphsConfig(name='32', per_class=(1, 1))
+glyphs.Glyphs.BUILDER_CONFIGS = [tiny]
 for name in ('glyphs', 'digits'):
   builder = tfds.builder(name, data_dir={str(tmp_path)!r})
   builder.download_and_prepare(file_format='array_record')

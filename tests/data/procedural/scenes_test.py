@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from scipy import ndimage
 
-from big_vision_like.data import sources
 from big_vision_like.data.procedural import scenes
+from big_vision_like.data.sources import tfds as sources
 
 CONFIGS = {config.name: config for config in scenes.Scenes.BUILDER_CONFIGS}
 

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import sequences
 from big_vision_like.errors import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from big_vision_like.data import fake
 from big_vision_like.data.procedural import solids
+from big_vision_like.data.sources import fake
 from big_vision_like.data.transforms import decoding
 
 SMALL = solids.View(48, 64)

@@ -229,8 +229,9 @@ def test_neither_writing_nor_reading_imports_tensorflow_or_warns(tmp_path):
   program = f"""
 import sys
 import tensorflow_datasets as tfds
-from big_vision_like.data import sources
 from big_vision_like.data.procedural import multi_dsprites, tetrominoes
+from big_vision_like.data.sources import catalogue
+from big_vision_like.data.sources.tfds import Tfds
 tfds.disable_progress_bar()
 tiny = tetrominoes.TetrominoesConfig(name='35', counts=(2, 1, 1))
 tetrominoes.Tetrominoes.BUILDER_CONFIGS = [tiny]
@@ -238,10 +239,10 @@ name = 'colored_on_grayscale'
 tiny = multi_dsprites.MultiDspritesConfig(name=name, counts=(2, 1, 1))
 multi_dsprites.MultiDsprites.BUILDER_CONFIGS = [tiny]
 for name in ('tetrominoes', 'multi_dsprites'):
-  sources.announce(name)
+  catalogue.announce(name)
   builder = tfds.builder(name, data_dir={str(tmp_path)!r})
   builder.download_and_prepare(file_format='array_record')
-  example = sources.Tfds(name, 'train', data_dir={str(tmp_path)!r})[1]
+  example = Tfds(name, 'train', data_dir={str(tmp_path)!r})[1]
   assert example['image'].startswith(b'\\x89PNG')
   assert len(example['objects']['x']) > 1
 assert 'tensorflow' not in sys.modules

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from big_vision_like.data import benchmarks, fake
+from big_vision_like.data import benchmarks
 from big_vision_like.data.procedural import drawing, scenes
+from big_vision_like.data.sources import fake
 from big_vision_like.data.transforms import boxes, compose, image
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.spec import build

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from big_vision_like.data import pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.transforms import labels
 from big_vision_like.errors import BadRecordError, UserError
 

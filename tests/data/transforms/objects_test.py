@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from big_vision_like.data import fake, pipeline
+from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import drawing, solids
+from big_vision_like.data.sources import fake
 from big_vision_like.data.transforms import image, labels, objects
 from big_vision_like.errors import BadRecordError, UserError
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import texts
 
-from big_vision_like.data import grouping, pipeline
+from big_vision_like.data.input import grouping, pipeline
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import BadRecordError, UserError
 

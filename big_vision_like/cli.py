@@ -1,0 +1,87 @@
+"""Command lines of programs and tools, and the set-up of JAX before they compute."""
+
+import argparse
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import ml_collections as mlc
+
+from big_vision_like import spec
+from big_vision_like.devices import malloc
+from big_vision_like.errors import UserError
+from big_vision_like.run import experiment
+
+# libtpu looks for the TPU that it is to drive, and says at length that there is none.
+QUIET_LIBTPU = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_STDERR_LOG_LEVEL': '3',
+  'TPU_MIN_LOG_LEVEL': '3',
+}
+
+
+def set_up_jax() -> None:
+  """What a program does before it builds anything: quiet logs, a compilation cache.
+
+  The cache may be shared by all processes of a run and by many runs.
+  """
+  devices = pathlib.Path('/dev')
+  has_tpu = any([*devices.glob('accel*'), *devices.glob('vfio/[0-9]*')])
+  if not has_tpu:
+    for name, value in QUIET_LIBTPU.items():
+      os.environ.setdefault(name, value)
+  if not has_tpu and not any(devices.glob('nvidia[0-9]*')):
+    malloc.keep_memory()
+    if not jax.config.jax_platforms and not (devices / 'kfd').exists():
+      # Else libtpu is loaded where it is installed, and a profile crashes in it.
+      jax.config.update('jax_platforms', 'cpu')
+  # Orbax and TFDS chat through absl; what goes wrong there is raised, and told once.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  if jax.config.jax_compilation_cache_dir is None:
+    cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+
+
+def parse(
+  parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, mlc.ConfigDict]:
+  """Parses `--config`, `--workdir`, `--config.FIELD=VALUE` and the parser's own flags.
+
+  Without --config the one saved in the workdir is used.
+  """
+  set_up_jax()
+  parser.add_argument('--config', help='a config file, FILE.py[:ARGUMENT]')
+  parser.add_argument('--workdir', help='the folder of the run')
+  parser.epilog = 'Any field of the config: --config.task.model.depth=24'
+  args, rest = parser.parse_known_args(argv)
+  args.overrides = []
+  for text in collect_pairs(rest):
+    if not text.startswith('--config.'):
+      raise UserError(f'unknown argument {text!r}; see --help.')
+    args.overrides.append(text.removeprefix('--config.'))
+  if '://' in (args.workdir or ''):
+    raise UserError(
+      f'--workdir={args.workdir} is not a folder: mount the bucket (gcsfuse does it for'
+      ' gs://) and give the path.'
+    )
+  if args.config is None and args.workdir is not None:
+    args.config = str(pathlib.Path(args.workdir) / 'config.json')
+  if args.config is None:
+    raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
+  return args, spec.load(args.config, args.overrides, root=experiment.Settings)
+
+
+def collect_pairs(words: Sequence[str]) -> list[str]:
+  """Joins `--config.a 3` to `--config.a=3`."""
+  joined: list[str] = []
+  for word in words:
+    if joined and not word.startswith('--') and '=' not in joined[-1]:
+      joined[-1] += f'={word}'
+    else:
+      joined.append(word)
+  return joined

@@ -1,0 +1,204 @@
+"""Several inputs in turn, one for each step: training on several tasks at once."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.input import base
+from big_vision_like.data.input.pipeline import SingleBatches, TrainInput
+from big_vision_like.data.input.proportions import Proportions
+from big_vision_like.errors import UserError
+
+# Steps within which the order of inputs is drawn.
+WINDOW = 64
+# How far from one the sum of shares may be, for thirds that are written as 0.333333.
+ROUNDING = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alternating(base.Input):
+  """Batches {name: batch} of one of several inputs at each step.
+
+  `shares` of the steps sum to one; by default they are in proportion to the examples in
+  an epoch of each input. The order is drawn within windows of `WINDOW` steps from
+  `seed` and the number of the window, in exact proportions: after any number of whole
+  windows an input of share s has had that share of the steps but for rounding. The
+  k-th batch of an input is its own k-th batch, whatever comes in between. So the
+  position is one number, the step, and the same on all hosts.
+
+  `epoch_of` names the input whose examples count epochs; without it, an epoch has as
+  many examples as all inputs together.
+  """
+
+  inputs: Mapping[str, TrainInput]
+  shares: Mapping[str, float] | None = None
+  seed: int = 0
+  epoch_of: str | None = None
+
+  def __post_init__(self) -> None:
+    names = ', '.join(self.inputs)
+    if not self.inputs:
+      raise UserError('Alternating needs inputs')
+    for name, data in self.inputs.items():
+      if not isinstance(data, TrainInput):
+        raise UserError(
+          f'inputs.{name} must be a TrainInput, not {type(data).__name__}'
+        )
+    if self.epoch_of is not None and self.epoch_of not in self.inputs:
+      raise UserError(f'epoch_of={self.epoch_of!r} is not one of {names}')
+    if self.shares is None:
+      return
+    for name in self.shares:
+      if name not in self.inputs:
+        raise UserError(
+          f'shares names {name!r}, which is not an input; there is {names}'
+        )
+    for name in self.inputs:
+      if name not in self.shares:
+        raise UserError(f'shares has no share for the input {name!r}')
+      if not self.shares[name] > 0:
+        raise UserError(f'shares.{name}={self.shares[name]} is not above 0')
+    total = math.fsum(self.shares.values())
+    if abs(total - 1) > ROUNDING:
+      raise UserError(f'shares sum to {total:g}, not to 1')
+
+  @functools.cached_property
+  def proportions(self) -> Proportions:
+    """The exact proportions of the inputs among the steps."""
+    if self.shares is None:
+      return Proportions.of([d.examples_per_epoch for d in self.inputs.values()])
+    return Proportions.of([self.shares[name] for name in self.inputs])
+
+  @functools.cached_property
+  def exact_shares(self) -> dict[str, float]:
+    weights = self.proportions.weights
+    total = sum(weights)
+    return {n: w / total for n, w in zip(self.inputs, weights, strict=True)}
+
+  @functools.cached_property
+  def batch_size(self) -> float:
+    """The mean number of examples in a batch."""
+    shares = self.exact_shares
+    return math.fsum(shares[n] * data.batch_size for n, data in self.inputs.items())
+
+  @property
+  def examples_per_epoch(self) -> int:
+    if self.epoch_of is None:
+      return sum(data.examples_per_epoch for data in self.inputs.values())
+    data = self.inputs[self.epoch_of]
+    steps = data.examples_per_epoch / data.batch_size / self.exact_shares[self.epoch_of]
+    return math.ceil(steps * self.batch_size)
+
+  @property
+  def parts(self) -> dict[str, TrainInput]:
+    return dict(self.inputs)
+
+  def planned(self) -> 'Alternating':
+    inputs = {name: data.planned() for name, data in self.inputs.items()}
+    return dataclasses.replace(self, inputs=inputs)
+
+  def part(self, step: int) -> str:
+    """Returns the name of the input that a step takes its batch from."""
+    window, number = divmod(step, WINDOW)
+    return list(self.inputs)[self._window(window)[number]]
+
+  def steps_of(self, step: int) -> dict[str, int]:
+    """Returns how many of the first steps each input has had."""
+    window, number = divmod(step, WINDOW)
+    counts = np.array(self.proportions.counts(window * WINDOW))
+    counts += np.bincount(self._window(window)[:number], minlength=len(self.inputs))
+    return dict(zip(self.inputs, counts.tolist(), strict=True))
+
+  def _window(self, window: int) -> np.ndarray:
+    """The inputs of the steps of a window, by number."""
+    return _window(self.proportions, self.seed, window)
+
+  def batches(
+    self, rows_of: base.RowsOf = np.arange, place: str = 'train_data'
+  ) -> 'AlternatingBatches':
+    """Returns a stream of batches; `place` names this input in messages."""
+    return AlternatingBatches(self, rows_of, place)
+
+  def first(self, rows_of: base.RowsOf = np.arange) -> base.Batch:
+    return {name: data.first(rows_of) for name, data in self.inputs.items()}
+
+  def signatures(self, steps: int) -> dict[Hashable, float]:
+    found = {}
+    for name, count in self.steps_of(steps).items():
+      if count:
+        for inner, share in self.inputs[name].signatures(count).items():
+          found[name, inner] = share * count / steps
+    return found
+
+  def label(self, signature: tuple[str, Hashable]) -> str:
+    name, inner = signature
+    return f'{name} {self.inputs[name].label(inner)}'.strip()
+
+  def abstract(
+    self, signature: tuple[str, Hashable] | None = None
+  ) -> dict[str, dict[str, Any]]:
+    if signature is None:
+      return {name: data.abstract() for name, data in self.inputs.items()}
+    name, inner = signature
+    return {name: self.inputs[name].abstract(inner)}
+
+  def padded_share(self, steps: int) -> float:
+    """Returns the mean share of padding over steps of inputs with several shapes."""
+    counts = {n: c for n, c in self.steps_of(steps).items() if self.inputs[n].bucket}
+    total = sum(counts.values())
+    if not total:
+      raise UserError('padded_share is of inputs whose Pad has several sizes.')
+    shares = [c * self.inputs[n].padded_share(c) for n, c in counts.items() if c]
+    return math.fsum(shares) / total
+
+
+@functools.lru_cache(maxsize=16)
+def _window(proportions: Proportions, seed: int, window: int) -> np.ndarray:
+  start = window * WINDOW
+  parts = [proportions.place(step)[0] for step in range(start, start + WINDOW)]
+  return np.random.default_rng((seed, window)).permutation(parts)
+
+
+class AlternatingBatches(base.Batches):
+  """The batches of several inputs in turn, each with workers of its own."""
+
+  def __init__(self, data: Alternating, rows_of: base.RowsOf, place: str):
+    self._data, self._step = data, 0
+    self._parts: dict[str, SingleBatches] = {
+      name: part.batches(rows_of, f'{place}.inputs.{name}')
+      for name, part in data.inputs.items()
+    }
+
+  @property
+  def replaced(self) -> int:
+    return sum(part.replaced for part in self._parts.values())
+
+  def __next__(self) -> base.Batch:
+    name = self._data.part(self._step)
+    batch = next(self._parts[name])
+    self._step += 1
+    return {name: batch}
+
+  def news(self) -> list[str]:
+    return [f'{n}: {line}' for n, part in self._parts.items() for line in part.news()]
+
+  def get_state(self) -> dict[str, int]:
+    return {'step': self._step}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    if 'step' not in state:
+      raise UserError(
+        'the checkpoint is of a run with one input, not of several in turn: start a new'
+        ' run, with init_from for its weights'
+      )
+    self._step = state['step']
+    for name, step in self._data.steps_of(self._step).items():
+      self._parts[name].set_state({'step': step})
+
+  def close(self) -> None:
+    for part in self._parts.values():
+      part.close()

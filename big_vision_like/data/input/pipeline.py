@@ -1,0 +1,629 @@
+"""From a source to batches, with Grain.
+
+The training stream is an endless list of examples that depends on the seed alone: the
+source shuffled anew each epoch, each transform with randomness of its own for each
+position. Step s takes examples s*B to (s+1)*B, of which every process reads its own
+rows. So the position is one number, the step, whatever the number of workers or
+processes.
+Where examples are padded to several shapes, they change places within windows, so that
+a batch has one of them (see `data.input.grouping`).
+
+A record that cannot be used raises `BadRecordError` where that is found out: while it
+is read, decoded or checked. Training puts another in its place; evaluation stops.
+"""
+
+import abc
+import collections
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import grain
+import numpy as np
+from absl import flags
+
+from big_vision_like.data.input import base, grouping
+from big_vision_like.data.input import bucket as buckets
+from big_vision_like.data.input import workers as processes
+from big_vision_like.data.input.base import Batch
+from big_vision_like.data.input.mixture import Mixture, Part, Transforms
+from big_vision_like.data.input.order import Order, epoch_length
+from big_vision_like.data.sources.base import Source, as_source
+from big_vision_like.devices import malloc
+from big_vision_like.errors import BadRecordError, UserError
+
+# What is said of replaced records, in an example and in a batch on its way here.
+REPLACED = '_replaced'
+# How many other records are tried in place of one.
+ATTEMPTS = 10
+# The share of bad records is that of so many examples at least.
+FEW = 1000
+# The length of lists without end; Grain counts in floats here and there.
+ENDLESS = 2**50
+# Batches under way when workers stop are cleared up at the end of the program, by a
+# process of Python's that has its warnings from here and would call them leaked.
+NO_LEAK = 'ignore:resource_tracker:UserWarning'
+# Where workers put batches, if there is such a place.
+SHARED = '/dev/shm'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SingleInput(base.Input):
+  """Batches of the examples of one source after transforms.
+
+  `workers` are processes that decode and transform; 0 does it on `threads` threads.
+  """
+
+  source: Source
+  batch_size: int
+  transforms: Transforms = ()
+  workers: int = 0
+  threads: int = 2
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
+
+  @property
+  @abc.abstractmethod
+  def examples(self) -> grain.MapDataset:
+    """The list of examples in the order of batches, each made when it is asked for."""
+
+  @property
+  @abc.abstractmethod
+  def in_turn(self) -> grain.MapDataset:
+    """The same before examples are put into one shape for each batch."""
+
+  @abc.abstractmethod
+  def layout(self, step: int) -> grouping.Batch:
+    """Returns sizes and the shape of a batch where there are several shapes."""
+
+  def example(
+    self, position: int = 0, shape: buckets.Size | None = None
+  ) -> dict[str, Any]:
+    """An example as it is in a batch; of several shapes the largest, or this one."""
+    example = self.in_turn[position]
+    batch = stack(grouping.alike(self.transforms, [example], shape))
+    batch.pop(REPLACED, None)
+    return base.nested(lambda values: values[0], batch)
+
+  @property
+  def parts(self) -> dict[str, 'SingleInput']:
+    return {'': self}
+
+  @property
+  def exact_shares(self) -> dict[str, float]:
+    return {'': 1.0}
+
+  def planned(self) -> 'SingleInput':
+    return dataclasses.replace(self, source=self.source.planned())
+
+  @property
+  def bucket(self) -> buckets.Bucket | None:
+    """The transform that pads to several shapes; None where there is one."""
+    return buckets.of(self.transforms)
+
+  def signatures(self, steps: int) -> dict[buckets.Size, float]:
+    if self.bucket is None:
+      return {(): 1.0}
+    steps = min(steps, len(self.examples) // self.batch_size)
+    found = [tuple(self.layout(step).shape.tolist()) for step in range(steps)]
+    return {shape: count / steps for shape, count in collections.Counter(found).items()}
+
+  def label(self, signature: buckets.Size) -> str:
+    return buckets.label(signature)
+
+  def abstract(self, signature: buckets.Size | None = None) -> dict[str, Any]:
+    return base.with_rows(self.example(shape=signature or None), self.batch_size)
+
+  def padded_share(self, steps: int) -> float:
+    if self.bucket is None:
+      raise UserError('padded_share is of inputs whose Pad has several sizes.')
+    steps = min(steps, len(self.examples) // self.batch_size)
+    real = padded = 0
+    for step in range(steps):
+      batch = self.layout(step)
+      real += self.bucket.content(batch.sizes, batch.shape).sum()
+      padded += len(batch.sizes) * self.bucket.elements(batch.shape)
+    return float(1 - real / padded)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainInput(SingleInput):
+  """Shuffled batches without end; `batch_size` counts all processes.
+
+  `source` may be a `mixture.Mixture`; `repeats` and `window` are those of
+  `order.Order`.
+
+  A record that cannot be used is replaced by another of its source, the same each time,
+  and told. The run stops when these are more than `bad_share` of the examples that a
+  process has read since it started, or of the first thousand.
+  """
+
+  seed: int = 0
+  repeats: int = 1
+  window: int = 16
+  bad_share: float = 0.001
+
+  @property
+  def examples_per_epoch(self) -> int:
+    return epoch_length(len(self.source), self.repeats)
+
+  @functools.cached_property
+  def examples(self) -> grain.MapDataset:
+    return self.in_turn if self.bucket is None else _Grouped(self.in_turn, self)
+
+  @functools.cached_property
+  def in_turn(self) -> '_Examples':
+    return _Examples(self)
+
+  def layout(self, step: int) -> grouping.Batch:
+    return self.examples.layout(step)
+
+  def batches(
+    self, rows_of: base.RowsOf = np.arange, place: str = 'train_data'
+  ) -> 'SingleBatches':
+    """Returns a stream of batches; `place` names this input in messages."""
+    return SingleBatches(self, rows_of(self.batch_size), self.bad_share, place)
+
+
+class SingleBatches(base.Batches):
+  """Some rows of each batch of an input with one source.
+
+  `place` names an input for training in messages; it is None for evaluation, where no
+  record is replaced and shared memory is not checked.
+  """
+
+  def __init__(
+    self, data: SingleInput, rows: np.ndarray, bad_share: float, place: str | None
+  ):
+    self._data, self._rows = data, rows
+    self._bad_share, self._place = bad_share, place
+    self._step = self._used = self.replaced = 0
+    self._news: list[str] = []
+    self._batches = _batched(data.examples, data.batch_size, rows)
+    self._iterator = None
+
+  def __next__(self) -> Batch:
+    self._check_share()
+    if self._iterator is None:
+      self._iterator = self._started()
+    batch = next(self._iterator)
+    self._step += 1
+    self._used += len(self._rows)
+    replaced = batch.pop(REPLACED, [])
+    self.replaced += len(replaced)
+    self._news += replaced
+    return batch
+
+  def _started(self) -> Iterator[Batch]:
+    workers = self._data.workers
+    if workers and self._place is not None:
+      _check_room(self._data.example(), len(self._rows), workers, self._place)
+    return _started(self._batches[self._step :], workers, self._data.threads)
+
+  def _check_share(self) -> None:
+    # Checked on the next call, so that the loop has logged the replacements first.
+    if self.replaced > self._bad_share * max(self._used, FEW):
+      raise UserError(
+        f'{self.replaced:,} of {self._used:,} examples could not be used, more than'
+        f' {self._place}.bad_share={self._bad_share:g} allows: mend the data, or raise'
+        ' it.'
+      )
+
+  def news(self) -> list[str]:
+    news, self._news = self._news, []
+    return news
+
+  def get_state(self) -> dict[str, int]:
+    return {'step': self._step}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Goes to a position, also one of earlier versions, which counted examples."""
+    if 'step' not in state:
+      state = {'step': self._step_of(state['examples'])}
+    self.close()
+    self._step = state['step']
+
+  def _step_of(self, examples: int) -> int:
+    step, rest = divmod(examples, self._data.batch_size)
+    if rest:
+      raise UserError(
+        f'{self._place}.batch_size={self._data.batch_size} does not divide the'
+        f' {examples} examples already used: take a divisor of that number.'
+      )
+    return step
+
+  def close(self) -> None:
+    if self._iterator is not None:
+      self._iterator.close()
+    self._iterator = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalInput(SingleInput):
+  """Every example of a source once; the last batch is filled and masked.
+
+  Examples come in order; where there are several shapes, those of one shape in order.
+  """
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for transform in self.transforms:
+      if isinstance(transform, grain.transforms.RandomMap):
+        raise UserError(
+          f'{type(transform).__name__} is random, which evaluation may not be.'
+        )
+
+  @property
+  def examples_per_epoch(self) -> int:
+    return len(self.source)
+
+  def epoch(self, rows_of: base.RowsOf = np.arange) -> Iterator[Batch]:
+    """Yields batches with `mask` (bool, False where a row only fills the last batch).
+
+    `rows_of` gives the rows of a batch that this process reads.
+    """
+    with contextlib.closing(self.batches(rows_of)) as batches:
+      yield from batches
+
+  def batches(self, rows_of: base.RowsOf = np.arange) -> SingleBatches:
+    """Returns a stream of the batches of one epoch."""
+    return SingleBatches(self, rows_of(self.batch_size), bad_share=0.0, place=None)
+
+  @property
+  def order(self) -> tuple[np.ndarray, np.ndarray]:
+    """Where rows come from, in the order of batches and their rows.
+
+    Indices in the source, int64 (N,), and whether rows are examples that count, bool
+    (N,): False for those that only fill a batch.
+    """
+    places, masks, _ = self._plan
+    return places, masks
+
+  @functools.cached_property
+  def _plan(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """`order`, and the shape of each batch by its index where there are several."""
+    if len(self.source) == 0:
+      raise UserError(f'{self.source} holds no examples.')
+    if self.bucket is None:
+      places, masks = grouping.filled(range(len(self.source)), self.batch_size)
+      shapes = []
+    else:
+      sizes = [self._sizes[i]['size'] for i in range(len(self._sizes))]
+      places, masks, shapes = grouping.by_shape(sizes, self.bucket, self.batch_size)
+    return np.array(places, np.int64), np.array(masks), shapes
+
+  @functools.cached_property
+  def _sizes(self) -> grain.MapDataset:
+    """Sizes of all examples after the transforms."""
+    sizes = grouping.Sizes(grouping.sizes(self.source, self.bucket))
+    transforms = grouping.of_sizes(self.transforms)
+    return _transformed(grain.MapDataset.source(sizes), transforms, seed=0)
+
+  @functools.cached_property
+  def in_turn(self) -> grain.MapDataset:
+    padded = _Padded(self.source, *self.order)
+    return _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
+
+  @functools.cached_property
+  def examples(self) -> grain.MapDataset:
+    if self.bucket is None:
+      return self.in_turn
+    return _Fitted(self.in_turn, self.bucket, self._plan[2], self.batch_size)
+
+  def layout(self, step: int) -> grouping.Batch:
+    places, _, shapes = self._plan
+    positions = places[step * self.batch_size : (step + 1) * self.batch_size]
+    return grouping.Batch(
+      positions=positions,
+      sizes=np.array([self._sizes[int(place)]['size'] for place in positions]),
+      shape=np.array(self.bucket.shapes[shapes[step]]),
+    )
+
+
+class _Padded:
+  """Records of a source in an order, some of which only fill batches."""
+
+  def __init__(self, source: Source, places: np.ndarray, masks: np.ndarray):
+    self._source, self._places, self._masks = source, places, masks
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    record = self._source[int(self._places[index])]
+    return record | {'mask': np.bool_(self._masks[index])}
+
+
+class _Fitted(grain.MapDataset):
+  """Padded examples in the shapes of their batches."""
+
+  def __init__(
+    self,
+    parent: grain.MapDataset,
+    bucket: buckets.Bucket,
+    shapes: Sequence[int],
+    batch_size: int,
+  ):
+    super().__init__(parent)
+    self._bucket, self._shapes, self._batch_size = bucket, shapes, batch_size
+
+  def __len__(self) -> int:
+    return len(self._parent)
+
+  def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    if isinstance(index, slice):
+      return self.slice(index)
+    shape = self._bucket.shapes[self._shapes[index // self._batch_size]]
+    return self._bucket.fit(self._parent[index], shape)
+
+
+class _Endless(grain.MapDataset):
+  """A list without end; what is at a position is made when it is asked for."""
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    return self.slice(index) if isinstance(index, slice) else self.make(index)
+
+  def make(self, position: int) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+class _Records(_Endless):
+  """The records of a source in their order, or those of an attempt to replace them."""
+
+  def __init__(self, order: Order, attempt: int):
+    super().__init__()
+    self._order, self._attempt = order, attempt
+
+  def make(self, position: int) -> dict[str, Any]:
+    return self._order.source[self._order.index(position, self._attempt)]
+
+
+class _Sizes(_Endless):
+  """Sizes of the records of a source, in their order."""
+
+  def __init__(self, order: Order, bucket: buckets.Bucket):
+    super().__init__()
+    self._order = order
+    self._sizes = grouping.Sizes(grouping.sizes(order.source, bucket))
+
+  def make(self, position: int) -> dict[str, Any]:
+    return self._sizes[self._order.index(position)]
+
+
+class _Mixed(_Endless):
+  """Examples of several parts, as a mixture places them."""
+
+  def __init__(self, parts: Sequence[grain.MapDataset], mixture: Mixture):
+    super().__init__(parts)
+    self._mixture = mixture
+
+  def make(self, position: int) -> dict[str, Any]:
+    part, place = self._mixture.place(position)
+    return self.parents[part][place] | {'part': np.int32(part)}
+
+
+class _Examples(_Endless):
+  """The examples of an input; one that cannot be used gives way to another."""
+
+  def __init__(self, data: TrainInput):
+    self._mixture = data.source if isinstance(data.source, Mixture) else None
+    parts, seeds = self._parts(data), [data.seed]
+    if self._mixture:
+      seeds = np.random.SeedSequence(data.seed).generate_state(len(parts)).tolist()
+    self._orders = [
+      Order(part.source, seed, data.repeats, data.window)
+      for part, seed in zip(parts, seeds, strict=True)
+    ]
+
+    super().__init__(
+      [
+        self._joined(data, [_Records(order, attempt) for order in self._orders])
+        for attempt in range(ATTEMPTS + 1)
+      ]
+    )
+
+  def _parts(self, data: TrainInput) -> list[Part]:
+    if self._mixture:
+      return list(self._mixture.parts.values())
+    return [Part(source=data.source)]
+
+  def _joined(
+    self,
+    data: TrainInput,
+    records: Sequence[grain.MapDataset],
+    made: Callable[[Transforms], Transforms] = list,
+  ) -> grain.MapDataset:
+    """Records after the transforms, or what is `made` of these."""
+    streams = [
+      _transformed(own, made(part.transforms), order.seed)
+      for own, part, order in zip(records, self._parts(data), self._orders, strict=True)
+    ]
+    mixed = _Mixed(streams, self._mixture) if self._mixture else streams[0]
+    return _transformed(mixed, made(data.transforms), data.seed)
+
+  def sizes(self, data: TrainInput) -> grain.MapDataset:
+    """The size of each example, none of which is read for it."""
+    records = [_Sizes(order, data.bucket) for order in self._orders]
+    return self._joined(data, records, grouping.of_sizes)
+
+  def make(self, position: int) -> dict[str, Any]:
+    told = []
+    for attempt, stream in enumerate(self.parents):
+      try:
+        example = stream[position]
+      except BadRecordError as error:
+        told.append(f'{self._name(position, attempt)}: {error}')
+      else:
+        return example | {REPLACED: told} if told else example
+    raise UserError(f'{len(told)} records in turn could not be used; {told[-1]}')
+
+  def _name(self, position: int, attempt: int) -> str:
+    part = 0
+    if self._mixture:
+      part, position = self._mixture.place(position)
+    order = self._orders[part]
+    return f'record {order.index(position, attempt):,} of {order.source}'
+
+
+class _Grouped(_Endless):
+  """Examples that change places within windows, so that batches have one shape."""
+
+  def __init__(self, examples: _Examples, data: TrainInput):
+    super().__init__(examples)
+    self._batch_size, self._bucket = data.batch_size, data.bucket
+    self._windows = grouping.Windows(
+      examples.sizes(data), data.bucket, data.batch_size, data.seed
+    )
+
+  def layout(self, step: int) -> grouping.Batch:
+    """Returns which examples are in a batch, their sizes and their shape."""
+    return self._windows.batch(step)
+
+  def make(self, position: int) -> dict[str, Any]:
+    step, row = divmod(position, self._batch_size)
+    batch = self._windows.batch(step)
+    example = self._parent[int(batch.positions[row])]
+    # What took the place of a bad record has another size.
+    if REPLACED not in example:
+      self._check(self._bucket.size(example), tuple(batch.sizes[row].tolist()))
+    return self._bucket.fit(example, tuple(batch.shape.tolist()))
+
+  def _check(self, size: buckets.Size, expected: buckets.Size) -> None:
+    if size != expected:
+      raise UserError(
+        f'the {self._bucket.noun} of an example has the size {buckets.label(size)}, not'
+        f' {buckets.label(expected)} as expected: where batches have several shapes'
+        f' only {self._bucket.resizers} may change sizes; if the data have changed,'
+        f' delete {grouping.FOLDER}.'
+      )
+
+
+class _Rows(grain.MapDataset):
+  """Some rows of each batch, in order."""
+
+  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: np.ndarray):
+    super().__init__(parent)
+    self._batch_size, self._rows = batch_size, rows
+
+  def __len__(self) -> int:
+    return len(self._parent) // self._batch_size * len(self._rows)
+
+  def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    if isinstance(index, slice):
+      return self.slice(index)
+    step, row = divmod(index, len(self._rows))
+    return self._parent[step * self._batch_size + int(self._rows[row])]
+
+
+def _transformed(
+  examples: grain.MapDataset, transforms: Transforms, seed: int
+) -> grain.MapDataset:
+  for i, transform in enumerate(transforms):
+    if isinstance(transform, grain.transforms.RandomMap):
+      own = np.random.SeedSequence((seed, i)).generate_state(1).item()
+      examples = examples.random_map(transform, seed=own)
+    else:
+      examples = examples.map(transform)
+  return examples
+
+
+def _batched(
+  examples: grain.MapDataset, batch_size: int, rows: np.ndarray
+) -> grain.MapDataset:
+  return _Rows(examples, batch_size, rows).batch(len(rows), batch_fn=stack)
+
+
+def stack(examples: Sequence[dict[str, Any]]) -> Batch:
+  """Returns examples as a batch; values may be dicts again.
+
+  What was said of replaced records is a list for all.
+  """
+  told = [line for example in examples for line in example.pop(REPLACED, ())]
+  batch = _stacked_dicts('', examples)
+  return batch | {REPLACED: told} if told else batch
+
+
+def _stacked_dicts(path: str, examples: Sequence[Mapping[str, Any]]) -> Batch:
+  for name in sorted(set().union(*examples) - set.intersection(*map(set, examples))):
+    raise UserError(
+      f'some examples have {path + name!r} and some have not: keep what all have, with'
+      ' labels.Keep(names=...).'
+    )
+  return {
+    name: _stacked(path + name, [example[name] for example in examples])
+    for name in examples[0]
+  }
+
+
+def _stacked(path: str, values: Sequence[Any]) -> Any:
+  dicts = [isinstance(value, Mapping) for value in values]
+  if all(dicts):
+    return _stacked_dicts(f'{path}/', values)
+  if any(dicts):
+    raise UserError(f'{path!r} is a dict in some examples and an array in others.')
+  try:
+    array = np.stack(values)
+  except ValueError as error:
+    shapes = {np.shape(value): None for value in values}
+    listed = ', '.join(buckets.label(shape) or 'scalar' for shape in shapes)
+    raise UserError(
+      f'{path!r} has several shapes ({listed}), which make no batch: resize, crop or'
+      ' pad them to one.'
+    ) from error
+  return _narrow(path, array) if array.dtype == np.int64 else array
+
+
+def _narrow(name: str, values: np.ndarray) -> np.ndarray:
+  """int32, as JAX would make it on the way to the device, or an error."""
+  narrow = values.astype(np.int32)
+  if (narrow != values).any():
+    raise UserError(
+      f'{name} holds {values.max()}, which int32 cannot: number them anew.'
+    )
+  return narrow
+
+
+def _started(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[Batch]:
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+  stream = batches.to_iter_dataset(options)
+  if workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain reads absl flags; this program has none
+    if NO_LEAK not in sys.warnoptions:
+      sys.warnoptions.append(NO_LEAK)
+    stream = stream.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers), _start_worker
+    )
+  return iter(stream)
+
+
+def _check_room(example: Batch, rows: int, workers: int, place: str) -> None:
+  """Raises where batches do not fit into the memory that they come through."""
+  if not os.path.isdir(SHARED):
+    return
+  room = os.statvfs(SHARED)
+  free = room.f_bavail * room.f_frsize / 2**20
+  # One waits with each worker, one is on its way here, one is in use.
+  batch = rows * sum(np.asarray(x).nbytes for x in base.leaves(example)) / 2**20
+  needed = (2 * workers + 1) * batch
+  if needed > free:
+    raise UserError(
+      f'{SHARED} has {free:,.0f} MiB left, but batches of {batch:,.0f} MiB from'
+      f' {workers} workers take {needed:,.0f}: make it larger (docker run --shm-size),'
+      f' or set {place}.workers=0 and {place}.threads.'
+    )
+
+
+def _start_worker(worker: int, count: int) -> None:
+  """Keeps memory, and lets a worker end when its program is gone, even if killed."""
+  del worker, count
+  malloc.keep_memory()
+  processes.end_with(os.getppid())

@@ -1,0 +1,510 @@
+"""Any source to array_record as TFDS lays it out, by several processes, resumable.
+
+What is written is decided at the start and kept beside the data, in
+NAME-SPLIT.plan.json: the input, the number of shards, what becomes of images. A shard
+gets its name when it is complete. So the same command goes on where it was killed, and
+another input is refused. `dataset_info.json`, by which data are found, comes last.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.input import workers as processes
+from big_vision_like.data.sources import array_records, protos, shards
+from big_vision_like.data.sources.base import Source, label_names, num_classes
+from big_vision_like.errors import BadRecordError, UserError
+
+# What a shard is to have, about; but no fewer examples than MIN_EXAMPLES.
+SHARD_BYTES, MIN_EXAMPLES = 128 << 20, 32
+# Seed of the order, so that `train[:1%]` has examples of all classes.
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """A split of a data set on disk: `folder` is DATA_DIR/NAME/VERSION."""
+
+  folder: pathlib.Path
+  name: str
+  split: str
+
+  def shard(self, index: int, count: int) -> pathlib.Path:
+    """Where TFDS looks for a shard."""
+    file = f'{self.name}-{self.split}.array_record-{index:05d}-of-{count:05d}'
+    return self.folder / file
+
+  def beside(self, ending: str) -> pathlib.Path:
+    """A file that tells of the split."""
+    return self.folder / f'{self.name}-{self.split}.{ending}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+  """Images with a short side above `size` become JPEG with that one; others stay.
+
+  These JPEG have restart markers.
+  """
+
+  size: int
+  quality: int = 90
+
+  def shrunk(self, image: bytes, channels: int, index: int) -> bytes:
+    """The image as it will be stored; `index` names one that cannot be decoded."""
+    from big_vision_like.data.prepare import restarts
+    from big_vision_like.data.transforms.image import Decode, ResizeSmall
+
+    pixels = Decode(channels).map({'image': image, 'id': index})['image']
+    if min(pixels.shape[:2]) <= self.size:
+      return image
+    pixels = ResizeSmall(self.size).map({'image': pixels})['image']
+    return restarts.encode(pixels, self.quality)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a process has to know to write any shard."""
+
+  source: Source
+  features: Any
+  target: Split
+  shards: int
+  shrink: Shrink | None
+  restarts: bool
+
+  @functools.cached_property
+  def order(self) -> np.ndarray:
+    """All examples, shuffled; those of a group, read together, stay together."""
+    rng = np.random.default_rng(SEED)
+    groups = self.source.groups
+    if groups is None:
+      return rng.permutation(np.arange(len(self.source), dtype=np.int32))
+    parts = [np.arange(*groups[i : i + 2]) for i in rng.permutation(len(groups) - 1)]
+    return np.concatenate(parts)
+
+  def places(self, shard: int) -> range:
+    """Which part of the order a shard has."""
+    count = len(self.source)
+    return range(*(count * (shard + i) // self.shards for i in range(2)))
+
+  def write(self, shard: int, done: Callable[[], None] = lambda: None) -> None:
+    """Writes a shard and, if there are any, the list of its bad records."""
+    from array_record.python import array_record_module
+
+    places = self.places(shard)
+    path = self.target.shard(shard, self.shards)
+    part = f'{path}.{os.getpid()}.part'
+    writer, bad = array_record_module.ArrayRecordWriter(part, 'group_size:1'), []
+    for index in self.order[places.start : places.stop].tolist():
+      try:
+        writer.write(self.record(index))
+      except BadRecordError as error:
+        bad.append([index, str(error)])
+      done()
+    writer.close()
+    if array_records.count(part) != len(places) - len(bad):
+      raise UserError(f'{part} could not be written: is the disk full?')
+    if bad:
+      _write(bad_file(path), json.dumps(bad))
+    os.replace(part, path)
+
+  def record(self, index: int) -> bytes:
+    """An example as it will be stored; `BadRecordError` if it cannot be used."""
+    record = self.source.record(index)
+    if record is None:
+      record = _serialized(self.source[index], self.features, f'example {index}')
+    example = protos.parsed(record, self.features, f'example {index}')
+    images = protos.still_encoded(self.features)
+    for name in images:
+      if not example[name]:
+        raise BadRecordError(f'{name} of example {index} is empty')
+    _check_label(example, self.features, index)
+    if self.shrink is None and not self.restarts:
+      return record
+    stored = {
+      name: self._stored(example[name], self.features[name].shape[-1], index)
+      for name in images
+    }
+    return protos.changed(record, stored)
+
+  def _stored(self, image: bytes, channels: int, index: int) -> bytes:
+    from big_vision_like.data.prepare import restarts
+
+    if self.shrink is not None:
+      image = self.shrink.shrunk(image, channels, index)
+    return restarts.insert(image, index) if self.restarts else image
+
+
+def _serialized(example: protos.Example, features: Any, name: str) -> bytes:
+  try:
+    return features.serialize_example(example)
+  except ImportError as error:
+    raise UserError(
+      f'TFDS writes such features with TensorFlow only: leave lists of lists out, or'
+      f" install the extra `tf`: pip install -e '.[tf]' ({error})"
+    ) from error
+  except Exception as error:  # TFDS raises several unrelated types
+    raise protos.unfit(name, error) from error
+
+
+def _check_label(example: protos.Example, features: Any, index: int) -> None:
+  label = features['label'] if 'label' in features else None
+  classes = num_classes(label)
+  if classes is not None and not -1 <= example['label'] < classes:
+    raise BadRecordError(
+      f'label of example {index} is {example["label"]}, not below {classes}'
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+  """What is converted: `source()` makes the source; the rest identifies it.
+
+  `label_names` are for a source that has numbers only.
+  """
+
+  source: Callable[[], Source]
+  name: str
+  files: Sequence[str]
+  keys: Mapping[str, str] | None = None
+  label_names: Sequence[str] | None = None
+
+
+def convert(
+  given: Input,
+  target: Split,
+  *,
+  workers: int,
+  num_shards: int | None = None,
+  shrink: Shrink | None = None,
+  restarts: bool = False,
+  bad_share: float = 0.0,
+) -> None:
+  """Writes a split, or what is missing of it; `restarts`: with restart markers.
+
+  Raises `UserError` where more than `bad_share` of the examples are bad; the others are
+  then kept, so that another share finishes at once.
+  """
+  target.folder.mkdir(parents=True, exist_ok=True)
+  with _alone(target.folder):
+    plan = {
+      'input': given.name,
+      'keys': given.keys,
+      'labels': given.label_names and _sha256(given.label_names),
+      'files': _fingerprint(given.files),
+      'shrink': shrink and dataclasses.asdict(shrink),
+      'restarts': restarts or None,
+    }
+    there = info(target.folder)
+    if there is not None and target.split in there.splits:
+      return _check_plan(plan, target, 'or another --name or --version')
+    source = given.source()
+    features = _features(source, given.label_names)
+    for problem in source.problems():
+      print(f'warning: {problem}', flush=True)
+    if there is not None and described(there.features) != described(features):
+      raise UserError(
+        f'{target.folder} has other features or classes than what is to be added:'
+        f' {described(there.features)}; and {described(features)}'
+      )
+    others = set(protos.still_encoded(features)) - {'image'}
+    if shrink is not None and others:
+      raise UserError(
+        f'--resize-small makes JPEGs of images, but {", ".join(sorted(others))} would'
+        ' be changed by that: leave it out.'
+      )
+    earlier = _earlier(target)
+    count = num_shards or earlier.get('shards') or _shards(given.files, len(source))
+    plan |= {'examples': len(source), 'features': described(features), 'shards': count}
+    _check_plan(
+      plan, target, f'another --name or --version, or delete {target.beside("*")}'
+    )
+    _write(target.beside('plan.json'), json.dumps(plan, indent=2))
+    work = Work(source, features, target, count, shrink, restarts)
+    _write_missing(work, workers)
+    _check_bad(work, bad_share)
+    _describe(work, there)
+
+
+def _earlier(target: Split) -> dict[str, Any]:
+  file = target.beside('plan.json')
+  return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _check_plan(plan: dict[str, Any], target: Split, remedy: str) -> None:
+  """Refuses to go on with another input than before."""
+  earlier = _earlier(target)
+  changed = [name for name in plan if earlier and plan[name] != earlier.get(name)]
+  if changed:
+    before = f' (it was {earlier["input"]})' if 'input' in changed else ''
+    raise UserError(
+      f'{target.name} {target.split} in {target.folder} was begun with other'
+      f' {", ".join(changed)}{before}: take the same again, {remedy}'
+    )
+
+
+def _fingerprint(files: Sequence[str]) -> str:
+  return _sha256(shards.stamps(map(os.path.abspath, files)))
+
+
+def _features(source: Source, label_names: Sequence[str] | None) -> Any:
+  import tensorflow_datasets as tfds
+
+  features = dict(source.features)
+  if label_names is not None:
+    if 'label' not in features:
+      raise UserError(f'there is no label to name; there are {", ".join(features)}')
+    features['label'] = tfds.features.ClassLabel(names=label_names)
+  return tfds.features.FeaturesDict(features)
+
+
+def described(features: Any) -> str:
+  """Features and names of classes, the same text for the same."""
+  names = label_names(features)
+  classes = '' if names is None else f' classes {_sha256(names)[:8]}'
+  return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
+
+
+def _shards(files: Sequence[str], examples: int) -> int:
+  if not examples:
+    raise UserError('there are no examples')
+  size = sum(max(size, 0) for _, size, _ in shards.stamps(files))
+  return max(min(size // SHARD_BYTES, examples // MIN_EXAMPLES), 1)
+
+
+def _write_missing(work: Work, workers: int) -> None:
+  target = work.target
+  paths = [target.shard(i, work.shards) for i in range(work.shards)]
+  for stale in target.folder.glob(f'{target.name}-{target.split}.*.part'):
+    shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+  counts = shards.on_threads(array_records.count, map(str, paths))
+  missing = [i for i, count in enumerate(counts) if count is None]
+  total = sum(len(work.places(i)) for i in missing)
+  with _bar(f'{target.name} {target.split}', total) as advance:
+    if workers == 1 or len(missing) <= 1:
+      for shard in missing:
+        work.write(shard, lambda: advance(1))
+      return
+    # Not forked: threads of libraries would be left in the middle of their work.
+    context = multiprocessing.get_context('spawn')
+    done = context.Value('q')
+    with futures.ProcessPoolExecutor(
+      min(workers, len(missing)), context, _start, (work, done, os.getpid())
+    ) as pool:
+      running, shown = {pool.submit(_write_one, shard) for shard in missing}, 0
+      try:
+        while running:
+          ended, running = futures.wait(running, timeout=0.2)
+          advance(done.value - shown)
+          shown = done.value
+          for future in ended:
+            future.result()
+      except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _start(work: Work, done: Any, parent: int) -> None:
+  """In a process that writes."""
+  global _work, _done
+  _work, _done = work, done
+  processes.end_with(parent)
+
+
+def _write_one(shard: int) -> None:
+  def done() -> None:
+    with _done.get_lock():
+      _done.value += 1
+
+  _work.write(shard, done)
+
+
+def _check_bad(work: Work, bad_share: float) -> None:
+  """Lists the bad records of all shards; too many are an error."""
+  target, bad = work.target, []
+  for i in range(work.shards):
+    file = bad_file(target.shard(i, work.shards))
+    if file.exists():
+      bad += json.loads(file.read_text())
+  listed = target.beside('bad_records.txt')
+  if bad:
+    _write(listed, ''.join(f'{index}\t{why}\n' for index, why in sorted(bad)))
+  examples = len(work.source)
+  if len(bad) > bad_share * examples:
+    raise UserError(
+      f'{len(bad):,} of {examples:,} examples are bad, more than --bad-share'
+      f' {bad_share:g}; {listed} says which and why. If they may be left out, the same'
+      f' command with --bad-share {_above(len(bad) / examples)} finishes at once.'
+    )
+
+
+def _above(share: float) -> str:
+  """A short number that is not below."""
+  digits = f'{share:.1e}'
+  return digits if float(digits) >= share else f'{share * 1.05:.1e}'
+
+
+def _describe(work: Work, there: Any) -> None:
+  """Writes what TFDS finds the data by, `dataset_info.json` as the last."""
+  import tensorflow_datasets as tfds
+
+  target = work.target
+  paths = [target.shard(i, work.shards) for i in range(work.shards)]
+  lengths = shards.on_threads(array_records.count, map(str, paths))
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=str(target.folder),
+    dataset_name=target.name,
+    split=target.split,
+    filetype_suffix='array_record',
+  )
+  split = tfds.core.SplitInfo(
+    name=target.split,
+    shard_lengths=lengths,
+    num_bytes=sum(path.stat().st_size for path in paths),
+    filename_template=template,
+  )
+  identity = tfds.core.dataset_info.DatasetIdentity(
+    name=target.name,
+    version=tfds.core.Version(target.folder.name),
+    data_dir=str(target.folder),
+    module_name='',
+  )
+  info = tfds.core.DatasetInfo(builder=identity, features=work.features)
+  info.set_file_format('array_record')
+  others = list(there.splits.values()) if there is not None else []
+  info.set_splits(tfds.core.SplitDict([*others, split]))
+  with _empty(target.beside('info.part')) as folder:
+    info.write_to_directory(str(folder))
+    for file in sorted(folder.iterdir(), key=lambda f: f.name == 'dataset_info.json'):
+      os.replace(file, target.folder / file.name)
+  for path in paths:
+    bad_file(path).unlink(missing_ok=True)
+
+
+def info(folder: pathlib.Path) -> Any:
+  """TFDS's description of the data set in a folder; None where it has none."""
+  import tensorflow_datasets as tfds
+
+  if not (folder / 'dataset_info.json').exists():
+    return None
+  info = tfds.builder_from_directory(str(folder)).info
+  if info.file_format.value != 'array_record':
+    raise UserError(
+      f'{folder} is stored as {info.file_format.value}: name another folder with'
+      ' --data-dir'
+    )
+  return info
+
+
+def unpacked(
+  paths: Sequence[str],
+  folder: pathlib.Path,
+  compressed: Callable[[bytes], bool],
+) -> list[str]:
+  """The files, in place of those that are compressed copies in a folder."""
+
+  def unpack(path: str) -> str:
+    with open(path, 'rb') as file:
+      if not compressed(file.read(shards.START)):
+        return path
+    stamp = repr(shards.stamps([path]))
+    target = folder / hashlib.sha256(stamp.encode()).hexdigest()[:32]
+    if not target.exists():
+      folder.mkdir(parents=True, exist_ok=True)
+      part = target.with_suffix('.part')
+      _decompress(path, part)
+      os.replace(part, target)
+    return str(target)
+
+  return shards.on_threads(unpack, paths)
+
+
+def _decompress(path: str, target: pathlib.Path) -> None:
+  ended = True
+  with open(path, 'rb') as source, open(target, 'wb') as out:
+    stream = _stream()
+    try:
+      while block := source.read(1 << 20):
+        while block:
+          out.write(stream.decompress(block))
+          ended, block = stream.eof, stream.unused_data
+          if ended:  # several may follow each other
+            stream = _stream()
+    except zlib.error as error:
+      raise UserError(f'{path} is damaged: {error}') from error
+  if not ended:
+    raise UserError(f'{path} is cut off: copy it again')
+
+
+def _stream() -> Any:
+  return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # of gzip or zlib
+
+
+def bad_file(shard: pathlib.Path) -> pathlib.Path:
+  """Where the bad records of a shard are listed until all shards are there."""
+  return shard.with_name(f'{shard.name}.bad')
+
+
+def _sha256(known: Any) -> str:
+  return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+
+
+def _write(file: pathlib.Path, text: str) -> None:
+  part = file.with_name(f'{file.name}.{os.getpid()}.part')
+  part.write_text(text)
+  os.replace(part, file)
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+  """Refuses a second command that writes in the same folder."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError as error:
+    raise UserError(f'another command is writing in {folder}') from error
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _empty(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir()
+  yield folder
+  shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+  """A bar on a terminal, else a line."""
+  if not sys.stderr.isatty():
+    print(f'{title}: writing {total:,} examples', flush=True)
+    yield lambda count: None
+    return
+  import rich.console
+  import rich.progress
+
+  columns = (
+    *rich.progress.Progress.get_default_columns(),
+    rich.progress.MofNCompleteColumn(),
+  )
+  console = rich.console.Console(stderr=True)
+  with rich.progress.Progress(*columns, console=console, transient=True) as bar:
+    task = bar.add_task(title, total=total)
+    yield lambda count: bar.advance(task, count)

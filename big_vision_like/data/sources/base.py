@@ -1,0 +1,224 @@
+"""The interface that everything which gives examples implements."""
+
+import abc
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.errors import BadRecordError, Checked, UserError
+
+Example = dict[str, Any]
+
+# Examples that the default fingerprint looks at.
+SEEN = 8
+
+
+class Identified(abc.ABC):
+  """Something with content of its own, wherever it is stored."""
+
+  @abc.abstractmethod
+  def fingerprint(self) -> str:
+    """Returns hexadecimal digits that identify the content, for `digest`."""
+
+
+class Source(Identified, Checked):
+  """Random access to examples: dicts of NumPy values, with images still encoded.
+
+  A source defines its length and `__getitem__`; the rest has defaults, which say that
+  nothing is known. Sources travel to worker processes, so they must pickle. A record
+  that cannot be used raises `BadRecordError`.
+
+  `split` is the part of a data set that it gives, for people.
+  """
+
+  split: str = ''
+
+  @abc.abstractmethod
+  def __len__(self) -> int:
+    """Returns the number of examples."""
+
+  @abc.abstractmethod
+  def __getitem__(self, index: int) -> Example:
+    """Returns an example; IndexError beyond the last, so that a source iterates."""
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    """Returns several examples, faster than one by one where the format allows it."""
+    return [self[index] for index in indices]
+
+  @property
+  def features(self) -> Mapping[str, Any]:
+    """TFDS's description of an example; empty where there is none."""
+    return {}
+
+  @property
+  def label_names(self) -> Sequence[str] | None:
+    """The names of the classes of `label` in order; None where there are none."""
+    return label_names(self.features)
+
+  @property
+  def category_names(self) -> Sequence[str]:
+    """The names of the categories of objects in order; empty where there are none."""
+    for objects in ('objects', 'panoptic_objects'):
+      if objects in self.features and 'label' in self.features[objects]:
+        return class_names(self.features[objects]['label'])
+    return ()
+
+  @property
+  def image_sizes(self) -> np.ndarray | None:
+    """Heights and widths of all images, int32 (N, 2); None where they must be read."""
+    return None
+
+  @property
+  def groups(self) -> np.ndarray | None:
+    """Starts of runs of records that are cheap only when they are read together.
+
+    int64 (groups + 1,), the last is the length; None where any order is as cheap.
+    """
+    return None
+
+  @property
+  def files(self) -> Sequence[str]:
+    """The paths of the files that the examples are read from."""
+    return ()
+
+  @property
+  def title(self) -> str:
+    """The name of the data set, for people: 'digits 1.0.0', 'Folder birds'."""
+    return type(self).__name__
+
+  @property
+  def inner(self) -> Mapping[str, 'Source']:
+    """The sources that this one is made of, by the names of its arguments."""
+    return {}
+
+  def record(self, index: int) -> bytes | None:
+    """Returns the tf.train.Example of an example; None where it is not stored so."""
+    del index
+    return None
+
+  def planned(self) -> 'Source':
+    """Returns itself, or a stand-in for a plan where the data are not there."""
+    return self
+
+  def fingerprint(self) -> str:
+    """Returns hexadecimal digits that identify the content.
+
+    Depends on names, counts and sizes of files, never on where the data are stored or
+    on reading all of them. By default these are the arguments of a dataclass, the
+    number of examples, and a few examples spread over all.
+    """
+    count = len(self)
+    places = np.unique(np.linspace(0, count - 1, SEEN).astype(int)) if count else []
+    return digest(
+      type(self).__qualname__,
+      arguments(self),
+      count,
+      [_seen(self, int(place)) for place in places],
+    )
+
+
+class InMemory(Source):
+  """A list of examples as a source."""
+
+  def __init__(self, examples: Sequence[Example]):
+    self._examples = examples
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._examples[index]
+
+  def __repr__(self) -> str:
+    count = len(self)
+    return f'a list of {count:,} example{"" if count == 1 else "s"}'
+
+  def fingerprint(self) -> str:
+    """Returns hexadecimal digits that depend on every value of every example."""
+    return digest(type(self).__qualname__, self._examples)
+
+
+def as_source(examples: Any) -> Source:
+  """Returns a source as it is and wraps a list or another sequence of examples."""
+  if isinstance(examples, Source):
+    return examples
+  if isinstance(examples, Sequence):
+    return InMemory(examples)
+  raise UserError(
+    f'{type(examples).__name__} is not a data source: derive the class from'
+    ' big_vision_like.data.sources.base.Source, or give a list of examples'
+  )
+
+
+def label_names(features: Mapping[str, Any]) -> list[str] | None:
+  """Returns the names of the classes of `label` in order; None where it has none."""
+  feature = features['label'] if 'label' in features else None
+  return None if num_classes(feature) is None else list(feature.names)
+
+
+def num_classes(feature: Any) -> int | None:
+  """Returns the number of classes of a feature of TFDS; None where it is no class."""
+  return getattr(feature, 'num_classes', None)  # importing TFDS to ask would be slow
+
+
+def class_names(feature: Any) -> Sequence[str]:
+  """Returns the names of the classes of a feature; empty where it has numbers only."""
+  return () if num_classes(feature) is None else feature.names
+
+
+def fixed_size(features: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Returns the height and width that all images have by their description."""
+  feature = features['image'] if 'image' in features else None
+  size = () if feature is None else feature.shape[:2]
+  return tuple(size) if len(size) == 2 and None not in size else None
+
+
+def arguments(instance: Any) -> dict[str, Any]:
+  """Returns the fields of a dataclass; empty for other classes."""
+  if not dataclasses.is_dataclass(instance):
+    return {}
+  return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+
+
+def digest(*content: Any) -> str:
+  """Returns 32 hexadecimal digits that identify plain data, arrays and dataclasses.
+
+  An `Identified` object stands for its fingerprint. Of other objects, such as
+  functions, only the name of the class counts.
+  """
+  text = json.dumps(_plain(content), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+  match value:
+    case None | bool() | int() | float() | str():
+      return value
+    case bytes():
+      return ['bytes', hashlib.sha256(value).hexdigest()]
+    case np.generic():
+      return _plain(value.item())
+    case np.ndarray() if value.dtype == object:
+      return ['array', list(value.shape), _plain(value.ravel().tolist())]
+    case np.ndarray():
+      data = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+      return ['array', value.dtype.str, list(value.shape), data]
+    case Identified():
+      return ['identified', value.fingerprint()]
+    case Mapping():
+      return {str(key): _plain(inner) for key, inner in value.items()}
+    case list() | tuple() | range():
+      return [_plain(inner) for inner in value]
+  return [type(value).__qualname__, _plain(arguments(value))]
+
+
+def _seen(source: Source, index: int) -> Any:
+  """An example, or the fact that it cannot be used."""
+  try:
+    return source[index]
+  except BadRecordError:
+    return 'bad record'

@@ -1,0 +1,192 @@
+"""Made-up examples with the features of a data set of TFDS that is not there."""
+
+import functools
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from big_vision_like.data.sources import catalogue, coco_classes, protos
+from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.data.transforms import decoding
+from big_vision_like.errors import UserError
+
+WORDS = (
+  'the a this every small old green round dog cat bear tree house boat road river'
+  ' sees likes follows near under with and slowly today'
+).split()
+# Labels are so many, spread over their range; so that each has several examples.
+LABELS = 4
+# How many things are in a picture, at least and at most, and labels of one picture.
+THINGS, FEW = (3, 8), (0, 3)
+# Sides of pictures of no fixed size.
+SIDES = (72, 120)
+# A name of no catalogue has labelled images.
+UNKNOWN_CLASSES = 1000
+
+
+class Fake(Source):
+  """`examples` made-up ones of a split: what `tfds.Tfds` gives, images encoded.
+
+  Features are those of TFDS's catalogue, which has them without the data; an unknown
+  data set has `image`, `label` and `id`. Labels are 4 in turn, the lowest and the
+  highest among them, all below `classes`. Examples depend on name, split and index.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: str = 'train',
+    examples: int = 20,
+    classes: int = UNKNOWN_CLASSES,
+  ):
+    self.name, self.split, self.classes = name, split, classes
+    self._examples = examples
+    self._seed = zlib.crc32(f'{name} {split}'.encode())
+    _check_split(name, split)
+
+  @functools.cached_property
+  def features(self) -> Any:
+    """TFDS's description of an example."""
+    return catalogued(self.name) or _labelled_images(self.classes)
+
+  @property
+  def title(self) -> str:
+    """The name of the data set that is made up."""
+    return self.name
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the arguments, which decide on every example."""
+    return digest('Fake', self.name, self.split, self._examples, self.classes)
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < self._examples:
+      raise IndexError(f'example {index} of {self._examples}')
+    rng = np.random.default_rng((self._seed, index))
+    example = _value(self.features, self.name, rng, index, self.classes)
+    if 'panoptic_image' in example:
+      example['panoptic_image'] = _panoptic(example)
+    # To disk and back: so they have the types that TFDS gives what it reads.
+    record = self.features.serialize_example(example)
+    decoders = protos.still_encoded(self.features)
+    return self.features.deserialize_example_np(record, decoders=decoders)
+
+  def __repr__(self) -> str:
+    return f'Fake({self.name!r}, {self.split!r})'
+
+
+def catalogued(name: str) -> Any:
+  """The features of a data set, as TFDS's catalogue has them; None where it has not."""
+  import tensorflow_datasets as tfds
+
+  family, _, kind = name.partition(':')[0].partition('/')
+  if family == 'coco':
+    panoptic = kind.endswith('panoptic')
+    ids = coco_classes.PANOPTIC_IDS if panoptic else coco_classes.IDS
+    return coco_classes.described(len(ids), panoptic)
+  catalogue.announce(name)
+  try:
+    return tfds.builder(name).info.features
+  except Exception:  # TFDS raises several unrelated types; some want TensorFlow
+    return None
+
+
+def _labelled_images(classes: int) -> Any:
+  import tensorflow_datasets as tfds
+
+  return tfds.features.FeaturesDict(
+    {
+      'id': np.int64,
+      'image': tfds.features.Image(shape=(None, None, 3)),
+      'label': tfds.features.ClassLabel(num_classes=classes),
+    }
+  )
+
+
+def _check_split(name: str, split: str) -> None:
+  import tensorflow_datasets as tfds
+
+  try:
+    tfds.core.ReadInstruction.from_spec(split)
+  except ValueError as error:
+    raise UserError(f'{name} has no split {split!r}: TFDS cannot read that') from error
+
+
+def _value(
+  feature: Any, name: str, rng: np.random.Generator, index: int, classes: int
+) -> Any:
+  """What a builder of TFDS would hand over for a feature."""
+  from tensorflow_datasets import features
+
+  def inner(feature: Any, name: str, index: int = index) -> Any:
+    return _value(feature, name, rng, index, classes)
+
+  match feature:
+    case features.FeaturesDict():
+      return {key: inner(part, f'{name}.{key}') for key, part in feature.items()}
+    case features.Sequence():
+      things = isinstance(feature.feature, features.FeaturesDict)
+      low, high = THINGS if things else FEW
+      fixed = feature.shape[0] if isinstance(feature.shape, tuple) else None
+      count = int(rng.integers(low, high + 1)) if fixed is None else fixed
+      return [inner(feature.feature, name, index + i) for i in range(count)]
+    case features.ClassLabel():
+      top = min(feature.num_classes or classes, classes) - 1
+      return top * (index % LABELS) // (LABELS - 1)
+    case features.Text():
+      return ' '.join(rng.choice(WORDS, size=rng.integers(2, 7)))
+    case features.Image() if feature.np_dtype == np.uint8:
+      return _picture(feature.shape, rng, ids=name.endswith('.segmentation'))
+    case features.BBoxFeature():
+      (top, bottom), (left, right) = np.sort(rng.uniform(0, 1, (2, 2)))
+      return features.BBox(ymin=top, xmin=left, ymax=bottom, xmax=right)
+    case features.Tensor():
+      return _numbers(feature, rng, index)
+  raise UserError(
+    f'nobody makes up values of {name}, a {type(feature).__name__}: data/fake.py can'
+  )
+
+
+def _numbers(feature: Any, rng: np.random.Generator, index: int) -> Any:
+  """Below 10 or words; whole numbers without axes are the index, as of an id."""
+  dtype = np.dtype(feature.np_dtype)
+  shape = [FEW[1] if side is None else side for side in feature.shape]
+  if dtype.kind in 'OSU':
+    return rng.choice(WORDS, shape)
+  if dtype.kind in 'iu' and not shape:
+    return dtype.type(index)
+  if dtype.kind == 'b':
+    return np.asarray(rng.uniform(0, 1, shape) < 0.5)
+  return np.asarray(rng.uniform(0, 10, shape)).astype(dtype)
+
+
+def _picture(
+  shape: tuple[int | None, int | None, int], rng: np.random.Generator, ids: bool
+) -> bytes:
+  """Blurred patches of colour; JPEG, or PNG where there is one channel.
+
+  As a segmentation, sharp patches of the `ids` 0 (the background) to 9.
+  """
+  height, width = (int(rng.integers(*SIDES)) if n is None else n for n in shape[:2])
+  limit, method = (10, cv2.INTER_NEAREST) if ids else (256, cv2.INTER_LINEAR)
+  patches = rng.integers(0, limit, (4, 5, shape[2])).astype(np.uint8)
+  image = cv2.resize(patches, (width, height), interpolation=method)
+  if shape[2] == 3:
+    return simplejpeg.encode_jpeg(image)
+  return cv2.imencode('.png', image)[1].tobytes()
+
+
+def _panoptic(example: dict[str, Any]) -> bytes:
+  """The segments of an example side by side, as PNG."""
+  names = [segment['id'] for segment in example['panoptic_objects']]
+  height, width = decoding.image_size(example['image'])
+  row = np.array(names)[np.arange(width) * len(names) // width]
+  bgr = np.stack([row >> shift & 255 for shift in (16, 8, 0)], axis=-1)
+  return cv2.imencode('.png', np.tile(bgr.astype(np.uint8), (height, 1, 1)))[
+    1
+  ].tobytes()

@@ -1,0 +1,66 @@
+"""A few examples of each class."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.sources.base import Source, as_source, digest
+from big_vision_like.errors import UserError
+from big_vision_like.ops import ridge
+
+
+@dataclasses.dataclass(frozen=True)
+class PerClass(Source):
+  """`count` examples of each class of a source, other ones for another `seed`.
+
+  All labels are read once, to know the classes; `classes` says how many there are, for
+  plans made before the data are there.
+  """
+
+  source: Source
+  count: int
+  classes: int | None = None
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, 'source', as_source(self.source))
+
+  @property
+  def inner(self) -> dict[str, Source]:
+    """The source that the examples are chosen from."""
+    return {'source': self.source}
+
+  @property
+  def features(self) -> Mapping[str, Any]:
+    """Those of the source."""
+    return self.source.features
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the source and the choice."""
+    return digest('PerClass', self.source, self.count, self.seed)
+
+  @functools.cached_property
+  def indices(self) -> np.ndarray:
+    """Where in the source the examples are."""
+    label_N = np.array([self.source[i]['label'] for i in range(len(self.source))])
+    try:
+      return ridge.fewshot_indices(label_N, self.count, self.seed)
+    except ValueError as error:
+      raise UserError(f'count={self.count} of {self.source}: {error}') from error
+
+  def planned(self) -> Source:
+    """These, or where the source is not prepared what stands in for them in a plan."""
+    there = self.source.planned()
+    if there is self.source:
+      return self
+    count = None if self.classes is None else self.count * self.classes
+    return dataclasses.replace(there, examples=count)
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.source[int(self.indices[index])]

@@ -1,0 +1,282 @@
+"""tf.train.Example protos and features of TFDS, without TensorFlow."""
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.sources import shards
+from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.errors import BadRecordError, UserError
+
+Example = dict[str, Any]
+
+# Features are inferred from so many examples, spread over all.
+LOOKED_AT = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleFiles(Source):
+  """A source of tf.train.Example protos in files; its format gives `records`.
+
+  `pattern` is as in `shards.found`. `keys` chooses and renames what examples have:
+  {'image': 'image/encoded', 'label': 'image/class/label'}. Features are those of
+  `features.json` beside the first file, as TFDS writes it; without it, what some
+  examples show: images are bytes that start as JPEG, PNG or WebP files do, and what
+  not all of them have is left out.
+  """
+
+  pattern: shards.Pattern
+  keys: Mapping[str, str] | None = None
+
+  @functools.cached_property
+  def files(self) -> list[str]:
+    """The paths in order."""
+    return shards.found(self.pattern)
+
+  @property
+  @abc.abstractmethod
+  def records(self) -> Any:
+    """Random access to protos as bytes, `BadRecordError` for what is damaged."""
+
+  @functools.cached_property
+  def features(self) -> Any:
+    """TFDS's description of an example."""
+    return named(self._stored, self._keys)
+
+  @functools.cached_property
+  def _stored(self) -> Any:
+    """Features under the names of the files."""
+    import tensorflow_datasets as tfds
+
+    folder = os.path.dirname(os.path.abspath(self.files[0]))
+    if os.path.exists(os.path.join(folder, 'features.json')):
+      return tfds.features.FeaturesDict.from_config(folder)
+    return inferred(singles([unpacked(record) for record in some(self.records)]))
+
+  @functools.cached_property
+  def _keys(self) -> Mapping[str, str]:
+    return self.keys or {name: name for name in self._stored}
+
+  @property
+  def title(self) -> str:
+    """The format and the name of the files."""
+    return shards.title(self, self.pattern)
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the format, `keys`, and names, sizes and counts of files."""
+    # Files of array_record are padded, so that a size alone may hide a record.
+    counts = [part.take for part in self.records.parts]
+    return digest(type(self).__qualname__, self.keys, shards.sizes(self.files), counts)
+
+  def record(self, index: int) -> bytes:
+    """An example as it is stored, under the names of the source."""
+    record = self.records[index]
+    return renamed(record, self.keys) if self.keys else record
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> Example:
+    example = parsed(self.records[index], self._stored, f'example {index}')
+    return {name: example[key] for name, key in self._keys.items()}
+
+  def problems(self) -> list[str]:
+    """What keeps it from being read, and the files that are damaged."""
+    try:
+      self.features  # noqa: B018 - reads some
+      return self.records.problems()
+    except UserError as error:
+      return [str(error)]
+
+  def __getstate__(self) -> dict[str, Any]:
+    # Workers open their own files; what was found out travels.
+    return {k: v for k, v in self.__dict__.items() if k != 'records'}
+
+
+def whole_files(paths: Sequence[str], counts: Sequence[int]) -> list[Any]:
+  """All records of files, as TFDS's `file_instructions`."""
+  from tensorflow_datasets.core.utils import shard_utils
+
+  return [
+    shard_utils.FileInstruction(path, skip=0, take=count, examples_in_shard=count)
+    for path, count in zip(paths, counts, strict=True)
+  ]
+
+
+def still_encoded(features: Any) -> dict[str, Any]:
+  """Decoders of TFDS that leave images as they are stored."""
+  import tensorflow_datasets as tfds
+
+  return {
+    name: tfds.decode.SkipDecoding()
+    for name, feature in features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
+
+
+def parsed(record: bytes, features: Any, name: str) -> Example:
+  """An example with images still encoded; `BadRecordError` if it is none of these."""
+  try:
+    example = features.deserialize_example_np(record, decoders=still_encoded(features))
+  except ImportError:
+    raise
+  except Exception as error:  # TFDS and protobuf raise several unrelated types
+    raise unfit(name, error) from error
+  for key, value in example.items():
+    if value is None and not features[key].get_tensor_info().optional:
+      raise BadRecordError(f'{name} has no {key!r}')
+  return example
+
+
+def unfit(name: str, error: Exception) -> BadRecordError:
+  """The error of an example that is not what its features say."""
+  reason = ' '.join(str(error).split())  # TFDS writes several lines
+  return BadRecordError(f'{name} is not what its features say: {reason}')
+
+
+def named(features: Any, keys: Mapping[str, str]) -> Any:
+  """The features that `keys` chooses, under its names."""
+  import tensorflow_datasets as tfds
+
+  if absent := [key for key in keys.values() if key not in features]:
+    raise UserError(f'examples have no {absent[0]!r}; they have {", ".join(features)}')
+  return tfds.features.FeaturesDict({name: features[key] for name, key in keys.items()})
+
+
+def renamed(record: bytes, keys: Mapping[str, str]) -> bytes:
+  """A proto with what `keys` chooses, under its names."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  stored = tf_example_pb2.Example.FromString(record)
+  chosen = tf_example_pb2.Example()
+  for name, key in keys.items():
+    for path, value in stored.features.feature.items():
+      if path == key or path.startswith(f'{key}/'):  # a part of what is nested
+        chosen.features.feature[name + path[len(key) :]].CopyFrom(value)
+  return chosen.SerializeToString(deterministic=True)
+
+
+def changed(record: bytes, values: Mapping[str, bytes]) -> bytes:
+  """A proto with other bytes under some names."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  proto = tf_example_pb2.Example.FromString(record)
+  for name, value in values.items():
+    proto.features.feature[name].bytes_list.value[0] = value
+  return proto.SerializeToString(deterministic=True)
+
+
+def unpacked(record: bytes) -> Example:
+  """A proto's values as lists."""
+  from google.protobuf import message
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  try:
+    proto = tf_example_pb2.Example.FromString(record)
+  except message.DecodeError as error:
+    raise UserError('the records are no tf.train.Example protos') from error
+  return {
+    name: list(getattr(value, value.WhichOneof('kind')).value)
+    for name, value in proto.features.feature.items()
+    if value.WhichOneof('kind')
+  }
+
+
+def some(records: Any) -> list[Any]:
+  """About LOOKED_AT of the records that can be read, spread over all."""
+  count = len(records)
+  found, error = [], None
+  for index in range(0, count, max(count // LOOKED_AT, 1)):
+    try:
+      found.append(records[index])
+    except BadRecordError as bad:
+      error = bad
+  if not found:
+    raise UserError(f'nothing can be read: {error or "there are no examples"}')
+  return found
+
+
+def singles(protos: Sequence[Example]) -> list[Example]:
+  """Values in place of lists that hold one in all of the protos."""
+  several = {name for proto in protos for name, v in proto.items() if len(v) != 1}
+  return [
+    {name: v if name in several else v[0] for name, v in proto.items()}
+    for proto in protos
+  ]
+
+
+def inferred(examples: Sequence[Example]) -> Any:
+  """Features that examples of bytes, text, numbers and lists of these fit."""
+  import tensorflow_datasets as tfds
+
+  names = [name for name in examples[0] if all(name in e for e in examples)]
+  return tfds.features.FeaturesDict(
+    {name: _feature([example[name] for example in examples]) for name in names}
+  )
+
+
+def _feature(values: Sequence[Any]) -> Any:
+  import tensorflow_datasets as tfds
+
+  if all(isinstance(value, list) for value in values):
+    items = [item for value in values for item in value]
+    return several(_feature(items))
+  kinds = {type(value) for value in values}
+  if kinds == {bytes} and all(map(is_image, values)):
+    return tfds.features.Image()
+  for types, dtype in (
+    ({bool}, np.bool_),
+    ({int}, np.int64),
+    ({int, float}, np.float32),
+  ):
+    if kinds and kinds <= types:
+      return tfds.features.Scalar(dtype)
+  return tfds.features.Text()
+
+
+def several(feature: Any) -> Any:
+  """The feature of any number of these: an array of numbers, a list of others."""
+  import tensorflow_datasets as tfds
+
+  if type(feature) is tfds.features.Scalar:
+    return tfds.features.Tensor(shape=(None,), dtype=feature.np_dtype)
+  return tfds.features.Sequence(feature)
+
+
+def is_image(value: bytes) -> bool:
+  """Whether bytes start as files of JPEG, PNG or WebP do."""
+  webp = value[:4] == b'RIFF' and value[8:12] == b'WEBP'
+  return value.startswith((b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')) or webp
+
+
+def _number(value: Any, dtype: np.dtype) -> Any:
+  """A number, or an array of a list of them; BadRecordError if that loses something."""
+  exact = None
+  with contextlib.suppress(ValueError):  # lists of several lengths
+    exact = np.array(value)
+  numbers = exact is not None and exact.dtype.kind in 'biuf'
+  if not numbers or (dtype.kind != 'f' and (exact.astype(dtype) != exact).any()):
+    raise BadRecordError(f'{value!r} is not {dtype}, as in other examples')
+  return exact.astype(dtype) if isinstance(value, list) else value
+
+
+def fitted(value: Any, feature: Any) -> Any:
+  """A value of JSON as its feature wants it; as JSON where it is a text but no str."""
+  import tensorflow_datasets as tfds
+
+  if isinstance(feature, tfds.features.Sequence) and isinstance(value, list):
+    return [fitted(item, feature.feature) for item in value]
+  if isinstance(feature, tfds.features.Tensor):
+    dtype = np.dtype(feature.np_dtype)
+    if dtype.kind in 'biuf':
+      return _number(value, dtype)
+  if not isinstance(feature, tfds.features.Text) or isinstance(value, bytes):
+    return value
+  return (value if isinstance(value, str) else json.dumps(value)).encode()

@@ -1,0 +1,196 @@
+"""Data sets in many files: which they are, where what lies in them, reading parts."""
+
+import glob
+import itertools
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.input import cache
+from big_vision_like.errors import BadRecordError, UserError
+
+# Counted up where an index of earlier versions would be wrong.
+INDEX_VERSION = 1
+# Files looked at at once, for storage that answers late.
+SCANS = 32
+# Files of which a thread asks for the sizes, one after the other.
+CHUNK = 500
+MAX_OPEN = 256
+# Bytes by which a compressed file is known.
+START = 12
+
+Pattern = str | Sequence[str]
+Scan = Callable[[str], dict[str, np.ndarray]]
+
+
+def found(pattern: Pattern) -> list[str]:
+  """The files of a pattern or several, in order: `{000..127}`, `{a,b}`, `*`, `?`.
+
+  Raises `UserError` for a name without `*` or `?` that no file has, and for a pattern
+  of none.
+  """
+  patterns = [pattern] if isinstance(pattern, str) else pattern
+  names = [os.path.expanduser(name) for p in patterns for name in braces(p)]
+  files, missing = [], []
+  for name in names:
+    if glob.has_magic(name):
+      files += sorted(glob.glob(name, recursive=True))
+    else:
+      (files if os.path.isfile(name) else missing).append(name)
+  if missing:
+    more = f' and {len(missing) - 1:,} more' if len(missing) > 1 else ''
+    raise UserError(f'there is no file {missing[0]}{more}')
+  if not files:
+    raise UserError(f'no file is called {pattern!r}')
+  return files
+
+
+def braces(pattern: str) -> list[str]:
+  """`a{0..2}` is a0, a1, a2 (zeros in front are kept), `{a,b}c` ac, bc."""
+  parts = re.split(r'\{([^{}]*(?:,|\.\.)[^{}]*)\}', pattern)
+  choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
+  return [''.join(choice) for choice in itertools.product(*choices)]
+
+
+def _choices(inside: str) -> list[str]:
+  if limits := re.fullmatch(r'(\d+)\.\.(\d+)', inside):
+    first, last = limits.groups()
+    return [f'{i:0{len(first)}d}' for i in range(int(first), int(last) + 1)]
+  return inside.split(',')
+
+
+def is_gzip(start: bytes) -> bool:
+  """Whether a file that starts so is compressed by gzip."""
+  return start[:2] == b'\x1f\x8b'
+
+
+def stamps(paths: Iterable[str]) -> list[list[Any]]:
+  """[path, size, time of change in ns] of files; [path, -1, 0] where there is none."""
+
+  def stamp(path: str) -> list[Any]:
+    try:
+      status = os.stat(path)
+    except OSError:
+      return [path, -1, 0]
+    return [path, status.st_size, status.st_mtime_ns]
+
+  return on_threads(stamp, paths)
+
+
+def file_sizes(paths: Sequence[str]) -> list[int]:
+  """Returns the bytes of each of many files, -1 where there is none."""
+
+  def several(start: int) -> list[int]:
+    return [_size(path) for path in paths[start : start + CHUNK]]
+
+  return [
+    size for part in on_threads(several, range(0, len(paths), CHUNK)) for size in part
+  ]
+
+
+def _size(path: str) -> int:
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return -1
+
+
+def sizes(paths: Sequence[str]) -> list[list[Any]]:
+  """Returns [name, size] of files, the same wherever their common folder is."""
+  paths = [os.path.abspath(path) for path in paths]
+  root = os.path.commonpath([os.path.dirname(path) for path in paths] or ['/'])
+  names = [os.path.relpath(path, root) for path in paths]
+  return [list(pair) for pair in zip(names, file_sizes(paths), strict=True)]
+
+
+def title(source: Any, pattern: Pattern) -> str:
+  """Returns the kind of a source and the name of its first pattern, for people."""
+  first = pattern if isinstance(pattern, str) else next(iter(pattern), '')
+  return f'{type(source).__name__} {os.path.basename(first)}'.strip()
+
+
+def on_threads(function: Callable[[Any], Any], paths: Iterable[Any]) -> list[Any]:
+  """The function of each path, in order."""
+  with futures.ThreadPoolExecutor(SCANS) as pool:
+    return list(pool.map(function, paths))
+
+
+def index(kind: str, paths: Sequence[str], scan: Scan) -> dict[str, np.ndarray]:
+  """What `scan` says of each file, one array after the other, kept for next time.
+
+  For each `name` there is also `name_starts`, int64 (files + 1,): file i has
+  `index[name][starts[i] : starts[i + 1]]`. It is made anew when a file changes.
+  """
+  paths = [os.path.abspath(path) for path in paths]
+
+  def make() -> dict[str, np.ndarray]:
+    with futures.ThreadPoolExecutor(SCANS) as pool:
+      scans = pool.map(scan, paths)
+      found = list(cache.progress(scans, f'indexing {kind} files', len(paths)))
+    arrays = {}
+    for name in found[0]:
+      parts = [scanned[name] for scanned in found]
+      arrays[name] = np.concatenate(parts)
+      arrays[f'{name}_starts'] = np.cumsum([0, *map(len, parts)])
+    return arrays
+
+  return cache.arrays(cache.file('index', [INDEX_VERSION, kind, stamps(paths)]), make)
+
+
+def placed(starts: np.ndarray, position: int) -> tuple[int, int]:
+  """Of which file, or part, the item at a position is, and its position therein."""
+  if not 0 <= position < starts[-1]:
+    raise IndexError(f'example {position} of {starts[-1]}')
+  number = int(np.searchsorted(starts, position, side='right')) - 1
+  return number, position - int(starts[number])
+
+
+class Files:
+  """Reads parts of files; from any thread, as many files as there are."""
+
+  def __init__(self) -> None:
+    self._open: dict[str, int] = {}
+    self._lock = threading.Lock()
+    weakref.finalize(self, _close, self._open)
+
+  def read(self, path: str, start: int, stop: int) -> bytes:
+    """The bytes from start to stop, fewer where the file ends before."""
+    try:
+      descriptor = self._open.get(path)
+      if descriptor is not None:
+        return os.pread(descriptor, stop - start, start)
+      descriptor = _opened(path)
+      try:
+        return os.pread(descriptor, stop - start, start)
+      finally:
+        self._keep(path, descriptor)
+    except OSError as error:
+      raise BadRecordError(f'{path} cannot be read: {error.strerror}') from error
+
+  def _keep(self, path: str, descriptor: int) -> None:
+    with self._lock:
+      if path not in self._open and len(self._open) < MAX_OPEN:
+        self._open[path] = descriptor
+        return
+    os.close(descriptor)
+
+  def __reduce__(self) -> Any:
+    return Files, ()  # each process opens its own
+
+
+def _opened(path: str) -> int:
+  descriptor = os.open(path, os.O_RDONLY)
+  if hasattr(os, 'posix_fadvise'):  # what follows in the file is not read next
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+  return descriptor
+
+
+def _close(descriptors: dict[str, int]) -> None:
+  for descriptor in descriptors.values():
+    os.close(descriptor)

@@ -1,0 +1,102 @@
+"""Text to token ids and back, for the translation models of Marian (`opus-mt-*`).
+
+A folder has sentencepiece models `source.spm` and `target.spm`, which split text into
+pieces, and one `vocab.json` for both, which numbers them.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from big_vision_like.data.text import vocabulary
+from big_vision_like.errors import UserError
+
+EOS, UNKNOWN, PAD = '</s>', '<unk>', '<pad>'
+
+
+@dataclasses.dataclass(frozen=True)
+class MarianVocabulary:
+  """The vocabulary of a folder, for text of one side, 'source' or 'target'.
+
+  As transformers' MarianTokenizer, without its search for '</s>', '<unk>' and '<pad>'
+  in the text, which are text here.
+  """
+
+  folder: str
+  side: str = 'source'
+
+  def __post_init__(self) -> None:
+    if self.side not in ('source', 'target'):
+      raise UserError(f"side={self.side!r} is not one of 'source', 'target'")
+    for name in (EOS, UNKNOWN, PAD):
+      if name not in self.ids:
+        raise UserError(f'{self.folder}/vocab.json has no {name!r}')
+
+  @functools.cached_property
+  def ids(self) -> dict[str, int]:
+    """The id of each piece."""
+    file = pathlib.Path(self.folder) / 'vocab.json'
+    if not file.is_file():
+      raise UserError(f'{self.folder} has no vocab.json')
+    try:
+      ids = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise UserError(f'{file} is not JSON: {error}') from error
+    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+      raise UserError(f'{file} is not a number for each piece')
+    return ids
+
+  @property
+  def eos_id(self) -> int:
+    return self.ids[EOS]
+
+  @property
+  def pad_id(self) -> int:
+    return self.ids[PAD]
+
+  @property
+  def bos_id(self) -> int:
+    """What a decoder reads first: the padding."""
+    return self.pad_id
+
+  @functools.cached_property
+  def languages(self) -> list[str]:
+    """Tokens like '>>fra<<' that say into which language, where there are several."""
+    return [x for x in self.ids if x.startswith('>>') and x.endswith('<<')]
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text, without EOS; pieces that have none are unknown ones."""
+    code, text = split_language(text)
+    pieces = ([code] if code else []) + self.processor.encode(text, out_type=str)
+    return [self.ids.get(piece, self.ids[UNKNOWN]) for piece in pieces]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of ids, EOS and padding left out; ' ⁇ ' stands for what is unknown."""
+    skipped = self.eos_id, self.pad_id
+    pieces = [self._pieces.get(int(i), UNKNOWN) for i in ids if i not in skipped]
+    # Where a piece is not one of the model's own, this is left over.
+    return self.processor.decode_pieces(pieces).replace('▁', ' ').strip()
+
+  @functools.cached_property
+  def _pieces(self) -> dict[int, str]:
+    return {i: piece for piece, i in self.ids.items()}
+
+  @functools.cached_property
+  def processor(self) -> Any:
+    """sentencepiece's own object of this side."""
+    file = pathlib.Path(self.folder) / f'{self.side}.spm'
+    if not file.is_file():
+      raise UserError(f'{self.folder} has no {file.name}')
+    try:
+      return vocabulary.library().SentencePieceProcessor(model_file=str(file))
+    except RuntimeError as error:
+      raise UserError(f'{file} is not a sentencepiece model: {error}') from error
+
+
+def split_language(text: str) -> tuple[str, str]:
+  """('>>fra<<', ' the rest') of a text that begins so, ('', text) of others."""
+  end = text.find('<<') + 2
+  return (text[:end], text[end:]) if text.startswith('>>') and end > 1 else ('', text)

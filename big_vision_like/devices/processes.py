@@ -1,0 +1,348 @@
+"""Several processes, one run: they start together, agree, and stop together.
+
+Alone, a process passes through all of this unchanged; nothing else asks how many.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from big_vision_like.errors import UserError
+
+START_SECONDS = 300.0  # how long processes wait for each other at the start
+HEARTBEAT_SECONDS = 60.0  # a process not heard of for so long is taken for dead
+GOODBYE_SECONDS = 10.0  # how long one that fails waits for others that fail too
+
+AGAIN = 'Run the same command again in every process: it goes on from the last save.'
+
+# Variables of JAX's own that say the same as our flags.
+VARIABLES = {
+  'coordinator': 'JAX_COORDINATOR_ADDRESS',
+  'num_processes': 'JAX_NUM_PROCESSES',
+  'process_id': 'JAX_PROCESS_ID',
+}
+# What launchers tell each of the tasks that they start at once, and only those.
+LAUNCHERS = {'srun': 'SLURM_STEP_NUM_TASKS', 'mpirun': 'OMPI_COMM_WORLD_SIZE'}
+
+
+def say(title: str, text: str) -> None:
+  """One line with a title in a column of its own; of several processes, 0 says it."""
+  if not jax.distributed.is_initialized() or jax.process_index() == 0:
+    print(f'{title:<10}{text}', flush=True)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that `start` reads."""
+  group = parser.add_argument_group('several processes', 'the same command in each')
+  group.add_argument(
+    '--coordinator', metavar='HOST:PORT', help='where process 0 runs; any free port'
+  )
+  group.add_argument('--num-processes', type=int, metavar='N', help='how many')
+  group.add_argument('--process-id', type=int, metavar='I', help='0 to N - 1')
+  group.add_argument(
+    '--multi-process',
+    action='store_true',
+    help='ask the TPU pod, SLURM, Open MPI or Kubernetes for the three above',
+  )
+  group.add_argument(
+    '--start-seconds',
+    type=float,
+    default=START_SECONDS,
+    help='how long to wait for the other processes (%(default)g)',
+  )
+  group.add_argument(
+    '--heartbeat-seconds',
+    type=float,
+    default=HEARTBEAT_SECONDS,
+    help='after which silence a process is taken for dead (%(default)g)',
+  )
+
+
+def start(args: argparse.Namespace) -> None:
+  """Joins the other processes of the run; must come before JAX looks for devices.
+
+  A process is alone unless told otherwise, by `--coordinator`, `--num-processes` and
+  `--process-id`, by the variables of JAX that stand for them, or by `--multi-process`,
+  which lets JAX ask the cluster. A cluster is never joined unasked: a shell within one
+  has all its variables and no other processes. But several tasks started at once, with
+  nothing said, would all train in one folder, so that is refused.
+
+  All of them fail within `--start-seconds` where one does not come. Of the compilation
+  cache, process 0 writes and all read: machines with no common home compile each time.
+  """
+  place = _place(args)
+  if place is None and not args.multi_process:
+    return
+  _Aborted.install(
+    f'error: not all processes of this run came within {args.start_seconds:g} s.'
+    ' Start the same command in every process, at about the same time.'
+  )
+  if place is not None:
+    _reach(place, args.start_seconds) if place['process_id'] else _check_port(place)
+  try:
+    jax.distributed.initialize(
+      **(place or {}),
+      cluster_detection_method='deactivate' if place else None,
+      initialization_timeout=round(args.start_seconds),
+      heartbeat_timeout_seconds=round(args.heartbeat_seconds),
+      shutdown_timeout_seconds=round(args.heartbeat_seconds),
+    )
+  except (ValueError, RuntimeError) as error:
+    found = f'at {place["coordinator_address"]}' if place else 'by --multi-process'
+    raise UserError(
+      f'several processes could not be joined {found}: {" ".join(str(error).split())}'
+      ' (Give --coordinator=HOST:PORT, --num-processes=N and --process-id=I, with a'
+      ' port that is free.)'
+    ) from error
+  _Aborted.sentence = (
+    f'process {jax.process_index()}: error: another process of this run died or cannot'
+    f' be reached, so this one stops. {AGAIN}'
+  )
+
+
+def _place(args: argparse.Namespace) -> dict[str, str | int] | None:
+  """What `jax.distributed.initialize` must be told; None where nothing is said."""
+  given = {name: getattr(args, name) for name in VARIABLES}
+  if given['num_processes'] == 1:
+    return None
+  if args.multi_process:
+    if any(value is not None for value in given.values()):
+      raise UserError(
+        '--multi-process asks the cluster for what --coordinator, --num-processes and'
+        ' --process-id say: give either.'
+      )
+    return None
+  for name, variable in VARIABLES.items():
+    if given[name] is None:
+      given[name] = os.environ.get(variable)
+  missing = [name for name, value in given.items() if value is None]
+  if len(missing) == len(given):
+    for launcher, variable in LAUNCHERS.items():
+      if int(os.environ.get(variable, 1)) > 1:
+        raise UserError(
+          f'{launcher} started {os.environ[variable]} processes: say --multi-process to'
+          ' train in them as one run, or --num-processes=1 for a run in each.'
+        )
+    return None
+  if missing:
+    flags = ' and '.join('--' + name.replace('_', '-') for name in missing)
+    raise UserError(
+      f'{flags} must be given too: a run in several processes takes --coordinator,'
+      ' --num-processes and --process-id; --num-processes=1 runs alone.'
+    )
+  try:
+    count, index = int(given['num_processes']), int(given['process_id'])
+  except ValueError as error:
+    raise UserError(
+      f'JAX_NUM_PROCESSES={given["num_processes"]} and'
+      f' JAX_PROCESS_ID={given["process_id"]} must be whole numbers.'
+    ) from error
+  if not 0 <= index < count:
+    raise UserError(f'--process-id={index} is not one of 0 to {count - 1}.')
+  if count == 1:
+    return None
+  host, _, port = given['coordinator'].rpartition(':')
+  if not (host and port.isdigit()):
+    raise UserError(
+      f'--coordinator={given["coordinator"]} is not HOST:PORT, like 10.0.0.1:1234.'
+    )
+  return dict(
+    coordinator_address=given['coordinator'], num_processes=count, process_id=index
+  )
+
+
+def _check_port(place: dict[str, str | int]) -> None:
+  """Raises where process 0 cannot listen: JAX's own attempt ends in a crash."""
+  port = int(place['coordinator_address'].rpartition(':')[2])
+  try:
+    socket.create_server(('', port)).close()
+  except OSError as error:
+    raise UserError(
+      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): take'
+      ' another for --coordinator, in every process.'
+    ) from error
+
+
+def _reach(place: dict[str, str | int], seconds: float) -> None:
+  """Waits until the coordinator listens: JAX's own attempt ends in an abort."""
+  host, _, port = place['coordinator_address'].rpartition(':')
+  end = time.monotonic() + seconds
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise UserError(
+          f'process {place["process_id"]} of {place["num_processes"]} could not reach'
+          f' the coordinator at {place["coordinator_address"]} within {seconds:g} s'
+          f' ({error.strerror or error}): does process 0 run there, is the port open?'
+        ) from error
+    time.sleep(0.1)
+
+
+class _Aborted:
+  """What is said when JAX's C++ aborts this process, as it does when others are lost.
+
+  It offers no other way to hear of that: collectives on accelerators wait for ever.
+  """
+
+  sentence = ''
+  _handler = None  # the C library holds a pointer to it
+
+  @classmethod
+  def install(cls, sentence: str) -> None:
+    cls.sentence = sentence
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def handler(_: int) -> None:
+      print(cls.sentence, file=sys.stderr, flush=True)
+      _end()
+
+    cls._handler = handler
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+
+
+def stopping_together(main: Callable[..., int | None]) -> Callable[..., int]:
+  """Wraps a `main`: of several processes, one that fails never waits for the others.
+
+  They notice that it is gone: from its closed connections, or in `HEARTBEAT_SECONDS`.
+  """
+
+  @functools.wraps(main)
+  def wrapped(*args, **kwargs) -> int:
+    try:
+      return main(*args, **kwargs) or 0
+    except BaseException as error:
+      if not jax.distributed.is_initialized():
+        raise
+      lost = _is_lost_connection(error)
+      if lost:
+        text = f'{_Aborted.sentence} ({" ".join(str(error).split())[:200]})'
+      elif isinstance(error, UserError):
+        text = f'process {jax.process_index()}: error: {error}'
+      else:
+        text = f'process {jax.process_index()}: error:\n{traceback.format_exc()}'
+      print(text, file=sys.stderr, flush=True)
+      _leave(GOODBYE_SECONDS * (not lost))
+
+  return wrapped
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+  """Whether a collective, or JAX's service, failed because somebody is gone."""
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    words = ('Gloo', 'NCCL', 'coordination', 'UNAVAILABLE', 'heartbeat')
+    if any(word in str(error) for word in words):
+      return True
+  return error is not None and _is_lost_connection(error.__cause__)
+
+
+def _leave(seconds: float) -> None:
+  """Ends this process for good, at once when all fail, else after so many seconds.
+
+  What Python would do at exit may wait for processes that are gone.
+  """
+
+  def say_goodbye() -> None:
+    with contextlib.suppress(Exception):
+      jax.distributed.shutdown()
+
+  _Aborted.sentence = f'process {jax.process_index()} has stopped, as said above.'
+  goodbye = threading.Thread(target=say_goodbye, daemon=True)
+  goodbye.start()
+  goodbye.join(seconds)
+  _end()
+
+
+def _end() -> None:
+  for worker in multiprocessing.active_children():  # of the input; they would stay
+    worker.kill()
+  sys.stdout.flush()
+  os._exit(1)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What raises inside in one process raises in all, so that none waits for another.
+
+  For what every process does at the same point, without collectives.
+  """
+  trouble = None
+  try:
+    yield
+  except Exception as error:
+    trouble = error
+  kind = '' if isinstance(trouble, UserError) else f'{type(trouble).__name__}: '
+  texts = gather(f'{kind}{trouble}' if trouble else '')
+  if trouble is not None:
+    raise trouble
+  for index, text in enumerate(texts):
+    if text:
+      raise UserError(f'process {index} says: {text}')
+
+
+def gather(text: str, size: int = 2000) -> list[str]:
+  """A short text from each process, in order, to all of them."""
+  padded = text.encode()[:size].ljust(size, b'\0')
+  rows = multihost_utils.process_allgather(np.frombuffer(padded, np.uint8))
+  rows = np.asarray(rows).reshape(-1, size)
+  return [row.tobytes().rstrip(b'\0').decode(errors='ignore') for row in rows]
+
+
+@contextlib.contextmanager
+def preemption(drill: int | None = None) -> Iterator[Callable[[int], bool]]:
+  """A function of the step: whether to save and stop now, the same in every process.
+
+  It is once one of them has got SIGTERM, as machines do that are taken away; of which
+  none dies in here. At step `drill` this process sends the signal to itself.
+  """
+  with _sigterm() as reached:
+
+    def preempted(step: int) -> bool:
+      if step == drill:
+        say('drill', f'at step {step:,}: SIGTERM to this process, as if preempted')
+        signal.raise_signal(signal.SIGTERM)
+      return reached(step)
+
+    yield preempted
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+  if jax.distributed.is_initialized():  # JAX has the signal, and agrees on the step
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  event = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda step: event.is_set()  # handlers belong to the main thread
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+  try:
+    yield lambda step: event.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def drill_step(text: str | None) -> int | None:
+  """The step of `--drill=preempt@STEP`."""
+  if text is None:
+    return None
+  kind, _, step = text.partition('@')
+  if kind != 'preempt' or not step.isdigit() or int(step) < 1:
+    raise UserError(f'--drill={text} is not a drill; there is preempt@STEP, from 1 on.')
+  return int(step)

@@ -1,0 +1,84 @@
+"""A model that names pictures, and where it looked.
+
+Axes: B pictures, H W pixels, C channels or classes, P patches, h w a smaller map.
+"""
+
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import Preprocessing
+from big_vision_like.viz import attention, images
+
+SIDE = 384  # pixels of each part of a picture, at most
+SOWN = ('encoder', 'map_head', 'with_position')  # what the rollout is made of
+
+
+class Predictor:
+  """A model that names pictures, compiled once; `top` classes of each are told."""
+
+  columns = ('class', 'score')
+
+  def __init__(
+    self, model: Any, variables: Any, preprocess: Preprocessing, top: int = 5
+  ):
+    if not model.num_classes:
+      raise UserError('these weights have no head: there are no classes to name')
+    if top < 1:
+      raise UserError(f'--top={top} is not positive')
+    self.model, self.variables, self.preprocess = model, variables, preprocess
+    self.top = top
+    self.attends = loading.attends(model)
+    self.undrawn = ''
+    if not self.attends:
+      self.undrawn = f'a {type(model).__name__} has no attention to draw'
+    self._apply = jax.jit(self._run)
+
+  def _run(self, variables: Any, image_BHWC: jax.Array) -> tuple[jax.Array, Any]:
+    if not self.attends:
+      return self.model.apply(variables, image_BHWC)['logits'], {}
+    outputs, collected = self.model.apply(
+      variables, image_BHWC, mutable=['intermediates']
+    )
+    sown = collected['intermediates']
+    return outputs['logits'], {k: sown[k] for k in SOWN if k in sown}
+
+  def __call__(self, image: Any) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
+    """Rows of text, and pictures RGB uint8 by the ends of their names."""
+    sized_HWC = self.preprocess.sized(image)
+    logits_C, rollout_hw = self.outputs(sized_HWC)
+    best = self.preprocess.top(logits_C, self.top)
+    rows = [(name, f'{score:.4f}') for name, score in best]
+    drawn = {} if rollout_hw is None else {'': picture(sized_HWC, rollout_hw)}
+    return rows, drawn
+
+  def outputs(self, sized_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits (C,) of a picture of the model's size, and the rollout (h, w) if any."""
+    image_BHWC = self.preprocess.normalized(sized_HWC[None])
+    logits_BC, sown = self._apply(self.variables, image_BHWC)
+    if not self.attends:
+      return np.asarray(logits_BC[0]), None
+    pool, registers = self.model.pool, self.model.registers
+    rollout_BP = attention.rollout(
+      attention.stack_attention(sown),
+      attention.output_weights(sown, pool, registers),
+      num_prefix=registers + int(pool == 'token'),
+    )
+    grid = self.model.grid(sized_HWC.shape[:2])
+    return np.asarray(logits_BC[0]), rollout_BP[0].reshape(grid)
+
+
+def picture(sized_HWC: np.ndarray, rollout_hw: np.ndarray) -> np.ndarray:
+  """The input, the input lit by attention, and attention alone: RGB, side by side."""
+  input_HWC = images.fit(images.to_rgb(sized_HWC), SIDE)
+  height, width = input_HWC.shape[:2]
+  coloured_hwC = images.colormap(rollout_hw, rollout_hw.min(), rollout_hw.max())
+  coloured_HWC = cv2.resize(
+    coloured_hwC, (width, height), interpolation=cv2.INTER_NEAREST
+  )
+  parts = [input_HWC, images.highlight(input_HWC, rollout_hw), coloured_HWC]
+  return images.tile(np.stack(parts), columns=3, gap=8)

@@ -1,0 +1,130 @@
+"""Composes the page about runs, or about weights, from their sections."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from big_vision_like import spec as specs
+from big_vision_like import upgrade
+from big_vision_like.errors import UserError
+from big_vision_like.inference import loading
+from big_vision_like.report import detection, images, page, runs, sequences, slots
+from big_vision_like.report import source as report_source
+from big_vision_like.report import weights as report_weights
+from big_vision_like.report.source import Section, Source
+from big_vision_like.run import metrics
+
+# By what a task predicts; of others the page has general sections only.
+SOURCES = {
+  'classes': images.Source,
+  'sequences': sequences.Source,
+  'slots': slots.Discovery,
+  'sets': slots.Sets,
+  'objects': detection.Source,
+}
+
+
+def of_runs(
+  folders: Sequence[str],
+  step: int | None = None,
+  num_examples: int = 1024,
+  evaluator: str = '',
+) -> str:
+  """Returns the page about the runs in these folders."""
+  sources = [read(folder, step, num_examples, evaluator) for folder in folders]
+  for source, name in zip(sources, distinct_names(folders), strict=True):
+    source.log = dataclasses.replace(source.log, name=name)
+  return render(sources)
+
+
+def of_weights(
+  path: str, pictures: Sequence[str], size: tuple[int, int] | None, step: int | None
+) -> str:
+  """Returns the page about weights, with what they see in pictures."""
+  return render_weights(report_weights.read(path, pictures, size, step))
+
+
+def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> Source:
+  """Reads a run's folder; UserError when it is not one."""
+  folder = pathlib.Path(workdir)
+  file = folder / 'config.json'
+  if not file.is_file():
+    raise UserError(f'{folder} is not the folder of a run: it has no config.json.')
+  config = upgrade.upgraded(json.loads(file.read_text()))
+  evals = config.get('evals', {})
+  if evaluator and evaluator not in evals:
+    listed = ', '.join(evals) or 'none'
+    raise UserError(f'--evaluator={evaluator}: the config of {folder} has {listed}.')
+  records = metrics.read(folder)
+  run, why, facts = None, '', {}
+  if any(path.name.isdigit() for path in folder.glob('checkpoints/*')):
+    run = loading.load_run(workdir, step=step)
+    sizes = [leaf.size for leaf in jax.tree.leaves(run.state.params)]
+    facts['parameters'] = f'{sum(sizes):,}'
+    facts['checkpoint shown'] = f'step {int(run.state.step):,}'
+  else:
+    why = f'{folder / "checkpoints"} holds no checkpoint.'
+  log = runs.Log(str(folder), config, records, facts)
+  source = source_of(config)
+  return source(log, run, why, num_examples, evaluator)
+
+
+def source_of(config: Mapping[str, Any]) -> type[Source]:
+  """The kind of run that a config describes."""
+  task = specs.symbol(config['task'], 'config.task')
+  return SOURCES.get(task.predicts, report_source.Plain)
+
+
+def distinct_names(folders: Sequence[str]) -> list[str]:
+  """The folders' last parts, or the whole paths where those are not distinct."""
+  names = [pathlib.Path(folder).resolve().name for folder in folders]
+  return names if len(set(names)) == len(names) else list(folders)
+
+
+def render(sources: Sequence[Source]) -> str:
+  """The whole page: of each section what the runs have that know it."""
+  logs = [source.log for source in sources]
+  sections = [('Summary', runs.summary(logs)), ('Curves', runs.learning_curves(logs))]
+  shown: dict[str, list[tuple[Source, Section]]] = {}
+  for source in sources:
+    for section in source.sections:
+      shown.setdefault(section.heading, []).append((source, section))
+  for heading, pairs in shown.items():
+    parts, captions = [], {}
+    for source, section in pairs:
+      content, caption = shown_or_why(section, source)
+      captions |= dict.fromkeys(caption)
+      title = page.heading(source.log.name) if len(sources) > 1 else ''
+      parts.append(title + content)
+    content = page.arranged(parts, pairs[0][1].layout)
+    sections.append((heading, page.figure(content, *captions)))
+  title = ', '.join(source.log.name for source in sources)
+  return page.document(title, f'Training report, written {now()}', sections)
+
+
+def render_weights(source: report_weights.Source) -> str:
+  """The whole page about weights."""
+  sections = []
+  for section in source.sections:
+    content, caption = shown_or_why(section, source)
+    sections.append((section.heading, page.figure(content, *caption)))
+  title = pathlib.Path(source.path).name
+  return page.document(title, f'Report on weights, written {now()}', sections)
+
+
+def shown_or_why(section: Section, source: Any) -> tuple[str, list[str]]:
+  """A section of a page and its caption, or the reason why there is none."""
+  try:
+    content, caption = section.show(source)
+  except UserError as reason:
+    return page.paragraph(f'Not shown: {reason}', 'absent'), []
+  return content, [caption] if caption else []
+
+
+def now() -> str:
+  return datetime.datetime.now().strftime('%Y-%m-%d %H:%M')

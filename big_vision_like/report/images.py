@@ -1,0 +1,200 @@
+"""What a report shows of a run on images: its examples, and what a ViT learned."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.evals.evaluator import MeanEvaluator
+from big_vision_like.report import page, vit
+from big_vision_like.report import source as report_source
+from big_vision_like.report.source import Section, evenly
+from big_vision_like.viz import images
+
+NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ROLLOUTS = 16, 8, 16, 8
+NUM_FOR_DISTANCE = 128  # images, as in the paper
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """Evaluation examples with what the model makes of them."""
+
+  evaluator: str
+  image_BHWC: np.ndarray
+  label_B: np.ndarray
+  id_B: np.ndarray
+  probability_BC: np.ndarray
+  names: Sequence[str]
+
+
+@dataclasses.dataclass
+class Source(report_source.Source):
+  """A run whose batches hold images."""
+
+  @property
+  def sections(self) -> Sequence[Section]:
+    return SECTIONS
+
+  @functools.cached_property
+  def trained(self) -> vit.Trained:
+    """The model, with the predicted examples to look at."""
+    network = self.restored.network
+    return vit.Trained(
+      model=network.module,
+      variables=self.restored.variables,
+      inputs=lambda image_BHWC: network.inputs({'image': image_BHWC}),
+      images=lambda: self.predictions.image_BHWC,
+    )
+
+  @functools.cached_property
+  def predictions(self) -> Predictions:
+    return predict(self)
+
+  @functools.cached_property
+  def attention(self) -> vit.Attention:
+    """Attention of the model to examples spread over the predicted ones."""
+    rows = evenly(len(self.predictions.image_BHWC), NUM_FOR_DISTANCE)
+    shown = rows[evenly(len(rows), NUM_ROLLOUTS)]
+    return vit.attend(self.trained, rows, shown)
+
+
+def predict(source: Source) -> Predictions:
+  """Runs the model on the first examples of an evaluator's data."""
+  # Those that compare each output with its label; few-shot data has other classes.
+  name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
+  sigmoid = source.log.config['task'].get('loss_type') == 'sigmoid'
+
+  def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
+    if 'image' not in batch or np.ndim(batch.get('label')) != 1:
+      raise UserError(f'the data of evals.{name} is not images with one label each.')
+    logits_BC = outputs.get('logits')
+    if np.ndim(logits_BC) != 2:
+      raise UserError('the task predicts no `logits` over classes.')
+    probability = jax.nn.sigmoid if sigmoid else jax.nn.softmax
+    own = {k: batch[k] for k in ('image', 'label', 'id') if k in batch}
+    return own | {'probability': probability(logits_BC.astype(jnp.float32))}
+
+  found = source.joined(made, measure)
+  values = found.values
+  classes = values['probability'].shape[-1]
+  if values['label'].max() >= classes:
+    raise UserError(
+      f'evals.{name} has labels up to {values["label"].max()}, the model '
+      f'{classes} classes.'
+    )
+  return Predictions(
+    evaluator=name,
+    image_BHWC=values['image'],
+    label_B=values['label'],
+    id_B=values.get('id', found.index_N),
+    probability_BC=values['probability'],
+    names=class_names(made.data, classes),
+  )
+
+
+def class_names(data: Any, count: int) -> list[str]:
+  """Names of the classes 0 to `count` - 1, numbers where the data has none."""
+  known = list(data.source.label_names or ())
+  return [*known, *map(str, range(len(known), count))][:count]
+
+
+def sample_inputs(source: Source) -> tuple[str, str]:
+  """The first training examples, augmented."""
+  data, batch = source.training_batch(NUM_INPUTS)
+  if 'image' not in batch or np.ndim(batch.get('label')) != 1:
+    raise UserError('the training batches are not images with one label each.')
+  names = class_names(data, int(batch['label'].max()) + 1)
+  cards = [
+    page.card(thumbnail(image_HWC), names[label], page.text_line(names[label]))
+    for image_HWC, label in zip(
+      batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
+    )
+  ]
+  size = ' x '.join(map(str, batch['image'].shape[1:]))
+  caption = (
+    f'Training images after all transforms, as {size} arrays enter the model, each '
+    'with its label; what the task does on the device (mixup) comes after.'
+  )
+  return page.cards(cards), caption
+
+
+def predicted(source: Source) -> tuple[str, str]:
+  """Examples that the model gets right, and its most confident mistakes."""
+  found = source.predictions
+  order = np.argmax(found.probability_BC, axis=-1)
+  right_B = order == found.label_B
+  confidence_B = found.probability_BC.max(axis=-1)
+  wrong = np.nonzero(~right_B)[0]
+  wrong = wrong[np.argsort(-confidence_B[wrong], kind='stable')][:NUM_WRONG]
+  right = np.nonzero(right_B)[0]
+  right = right[evenly(len(right), NUM_RIGHT)]
+  text = page.paragraph(
+    f'{right_B.sum():,} of the first {len(right_B):,} examples of '
+    f'{found.evaluator} are right ({100 * right_B.mean():.2f}\u00a0%).'
+  )
+  content = ''
+  for heading, rows in (('Most confident mistakes', wrong), ('Right', right)):
+    cards = [prediction_card(found, row) for row in rows]
+    content += page.heading(heading)
+    content += page.cards(cards) if cards else page.paragraph('There are none.')
+  caption = (
+    'Below each image its true class, then the most probable classes with their '
+    'probabilities; the true class is green.'
+  )
+  return text + content, caption
+
+
+def prediction_card(found: Predictions, row: int) -> str:
+  probability_C, label = found.probability_BC[row], found.label_B[row]
+  best = [int(c) for c in np.argsort(-probability_C, kind='stable')[:3]]
+  if label not in best:
+    best.append(int(label))
+  bars = ''.join(
+    page.bar(found.names[c], float(probability_C[c]), c == label) for c in best
+  )
+  title = page.text_line(f'true: {found.names[label]}')
+  picture = thumbnail(found.image_BHWC[row])
+  return page.card(picture, f'example {found.id_B[row]}', title + bars)
+
+
+def attention_rollout(source: Source) -> tuple[str, str]:
+  """Where the output reads the image."""
+  attended, found = source.attention, source.predictions
+  cards = []
+  for row, rollout_P in zip(attended.shown, attended.rollout_BP, strict=True):
+    stack = vit.rollout_pictures(
+      visible(found.image_BHWC[row]), rollout_P, source.trained.grid
+    )
+    name = found.names[found.label_B[row]]
+    cards.append(page.card(stack, name, page.text_line(name)))
+  return page.cards(cards), vit.how_to_read_rollouts(source.trained)
+
+
+def visible(image_HWC: np.ndarray) -> np.ndarray:
+  """An input, uint8 or float in [-1, 1], as RGB uint8; UserError if it is no image."""
+  if np.issubdtype(image_HWC.dtype, np.floating):
+    image_HWC = 0.5 * (image_HWC + 1.0)
+  try:
+    return images.to_rgb(image_HWC)
+  except ValueError as error:
+    raise UserError(f'{error}.') from error
+
+
+def thumbnail(image_HWC: np.ndarray) -> str:
+  """An input image at the size of a card."""
+  return page.picture(images.fit(visible(image_HWC), vit.THUMBNAIL), 'example')
+
+
+SECTIONS = (
+  Section('Inputs', sample_inputs, 'below'),
+  Section('Predictions', predicted, 'below'),
+  vit.FILTERS,
+  vit.POSITIONS,
+  Section('Attention rollout', attention_rollout, 'below'),
+  vit.DISTANCES,
+)

@@ -1,0 +1,206 @@
+"""What a run's config and metrics.jsonl say: tables and curves, as HTML."""
+
+import collections
+import dataclasses
+import datetime
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.report import page
+from big_vision_like.viz import curves
+
+# The order of charts and their titles, by the last part of a metric's name; others,
+# titled as they are, come between these and the folded ones.
+TITLES = {
+  'loss': 'loss',
+  'top1': 'top-1 accuracy',
+  'top5': 'top-5 accuracy',
+  'rate': 'learning rate',
+  'gradient_norm': 'gradient norm',
+}
+FOLDED = {
+  'examples_per_second': 'examples per second',
+  'mfu': 'model FLOPs utilisation',
+  'seconds': 'seconds',
+}
+SPREAD = ' std'  # a metric's standard deviation has its name and this
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """A run's config as plain data, its lines of metrics.jsonl, and more facts."""
+
+  name: str
+  config: Mapping[str, Any]
+  records: Sequence[Mapping[str, Any]]
+  facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def summary(logs: Sequence[Log]) -> str:
+  """Config highlights and final metrics, one column per run."""
+  columns = [highlights(log) for log in logs]
+  names = list(dict.fromkeys(name for column in columns for name in column))
+  header = ['', *(log.name for log in logs)]
+  text = page.table(
+    header if len(logs) > 1 else [],
+    [[name, *(column.get(name, '') for column in columns)] for name in names],
+  )
+  if len(logs) > 1:
+    flat = [dict(flattened(log.config)) for log in logs]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    rows = [[key, *(config.get(key, '(absent)') for config in flat)] for key in keys]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    differences = page.table(header, rows) if rows else page.paragraph('Nowhere.')
+    text += page.details('Where the configs differ', differences)
+  for log in logs:
+    which = f' of {log.name}' if len(logs) > 1 else ''
+    config = page.preformatted(json.dumps(log.config, indent=2))
+    text += page.details(f'Full config{which}', config)
+  return text
+
+
+def highlights(log: Log) -> dict[str, str]:
+  """What tells a run from others, in a reader's words."""
+  config, task = log.config, dict(log.config.get('task', {}))
+  rows = {
+    'model': described(task.pop('model', None)),
+    'optimizer': described(task.pop('optimizer', None)),
+    'task': described(task),
+    **log.facts,
+    'steps': f'{max((r["step"] for r in log.records), default=0):,}',
+  }
+  if 'total_steps' in config:
+    rows['steps'] += f' of {duration(config["total_steps"])}'
+  batch_size = config.get('train_data', {}).get('batch_size')
+  if batch_size is not None:
+    rows['batch size'] = described(batch_size)
+  return rows | timing(log.records) | final_metrics(log.records)
+
+
+def duration(node: Any) -> str:
+  """A number of steps, or of epochs or examples where the config counts those."""
+  if isinstance(node, Mapping):
+    [(unit, count)] = node.items()
+    return f'{count:,} {unit}'
+  return f'{node:,}'
+
+
+def timing(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """Wall time and throughput, as far as the records hold them."""
+  rows = {}
+  seconds = [r['seconds'] for r in records if 'seconds' in r]
+  if seconds:
+    rows['time'] = str(datetime.timedelta(seconds=round(seconds[-1])))
+  rates = [r['examples_per_second'] for r in records if 'examples_per_second' in r]
+  if rates:
+    rows['examples per second'] = f'{np.median(rates):,.0f} (median)'
+  return rows
+
+
+def final_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """The last value of the training loss and of each evaluated metric."""
+  last = {}
+  for record in records:
+    for key, value in scalars(record):
+      if record['kind'] == 'eval' and not key.endswith(SPREAD):
+        spread = record.get(key + SPREAD)
+        text = f'{value:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
+        last[key] = f'{text} at step {record["step"]:,}'
+      elif record['kind'] == 'train' and key == 'loss':
+        last['training loss'] = f'{value:.4g} at step {record["step"]:,}'
+  return last
+
+
+def learning_curves(logs: Sequence[Log]) -> str:
+  """One chart per quantity, with the curves of all runs and data sets in it."""
+  groups = collections.defaultdict(list)
+  for index, log in enumerate(logs):
+    for (kind, key), pairs in series(log.records).items():
+      where, _, quantity = key.rpartition('/')
+      label = where or ('training' if kind == 'train' else kind)
+      group = groups[quantity]
+      # Colours tell runs apart, dashes their data sets; one run's data sets: colours.
+      colour, dash = len(group), 0
+      if len(logs) > 1:
+        colour, dash = index, sum(curve.colour == index for curve in group)
+        label = f'{log.name}, {label}'
+      steps, values = zip(*pairs, strict=True)
+      group.append(curves.Curve(label, steps, values, colour=colour, dash=dash))
+  if not groups:
+    return page.paragraph('No curves: metrics.jsonl is missing or empty.', 'absent')
+  others = {q: q for q in sorted(groups, key=_natural) if q not in TITLES | FOLDED}
+  spreads = {q: others.pop(q) for q in list(others) if q.endswith(SPREAD)}
+  drawn, folded = (
+    [curve_chart(title, groups[q]) for q, title in titles.items() if q in groups]
+    for titles in (TITLES | others, FOLDED | spreads)
+  )
+  text = page.figure(
+    page.charts(drawn),
+    'Hover over a line for its values. Where a line is thick on a pale one, the pale '
+    'one is what was logged and the thick one its running mean over 2\u00a0% of the '
+    'values.',
+  )
+  if folded:
+    text += page.details(f'{len(folded)} more charts', page.charts(folded))
+  return text
+
+
+def series(
+  records: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str], list[tuple[int, float]]]:
+  """(step, value) pairs of every scalar, by kind of record and name."""
+  pairs = collections.defaultdict(list)
+  for record in records:
+    if record['kind'] in ('train', 'eval'):
+      for key, value in scalars(record):
+        pairs[record['kind'], key].append((record['step'], value))
+  return pairs
+
+
+def curve_chart(title: str, group: Sequence[curves.Curve]) -> str:
+  """A chart of one quantity; losses over more than 1.5 decades on a log axis."""
+  values = np.concatenate([np.asarray(curve.y, np.float64) for curve in group])
+  values = values[np.isfinite(values)]
+  if not len(values):
+    return page.paragraph(f'{title}: no finite values.', 'absent')
+  log = 'loss' in title and values.min() > 0 and np.ptp(np.log10(values)) > 1.5
+  return curves.chart(group, title, log=bool(log))
+
+
+def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+  """The numbers of a record, without its step."""
+  for key, value in record.items():
+    if key != 'step' and type(value) in (int, float):
+      yield key, float(value)
+
+
+def described(node: Any) -> str:
+  """A recorded call as one line of Python: name(argument=value, ...)."""
+  if isinstance(node, Mapping):
+    inside = ', '.join(f'{k}={described(v)}' for k, v in node.items() if k != '_fn')
+    name = node.get('_fn', 'dict').rpartition(':')[2]
+    return f'{name}({inside})' if inside else name
+  if isinstance(node, (list, tuple)):
+    return f'[{", ".join(map(described, node))}]'
+  return node if isinstance(node, str) else json.dumps(node)
+
+
+def flattened(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
+  """The leaves of a config with their places, `train_data.transforms[1].size`."""
+  if isinstance(node, Mapping):
+    for key, value in node.items():
+      yield from flattened(value, f'{path}.{key}' if path else key)
+  elif isinstance(node, (list, tuple)):
+    for index, value in enumerate(node):
+      yield from flattened(value, f'{path}[{index}]')
+  else:
+    yield path, described(node)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+  """Sorts '5-shot' before '10-shot'."""
+  return [(int(n or 0), text) for n, text in re.findall(r'(\d*)(\D*)', name)]

@@ -1,0 +1,154 @@
+"""What a report shows of weights that are loaded, and of images given with them."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
+from big_vision_like.ops import images
+from big_vision_like.report import page, vit
+from big_vision_like.report.source import Section
+from big_vision_like.viz import images as pictures
+
+
+@dataclasses.dataclass
+class Source:
+  """Loaded weights, and the images of some files as the model sees them, uint8."""
+
+  path: str
+  model: nn.Module
+  variables: Any
+  preprocess: Preprocessing
+  files: Sequence[str]
+  image_BHWC: np.ndarray
+
+  @property
+  def sections(self) -> Sequence[Section]:
+    return SECTIONS
+
+  @functools.cached_property
+  def trained(self) -> vit.Trained:
+    """The model, with the given images to look at."""
+    mean, std = self.preprocess.mean, self.preprocess.std
+    return vit.Trained(
+      model=self.model,
+      variables=self.variables,
+      inputs=lambda image_BHWC: (images.normalize(image_BHWC, mean, std),),
+      images=lambda: self.image_BHWC,
+    )
+
+  @functools.cached_property
+  def attention(self) -> vit.Attention:
+    """Attention of the model to all images."""
+    rows = np.arange(len(self.files))
+    return vit.attend(self.trained, rows, shown=rows)
+
+
+def read(
+  path: str, files: Sequence[str], image_size: Sequence[int] | None, step: int | None
+) -> Source:
+  """Loads weights and images."""
+  model, variables, preprocess = loading.load(path, image_size, step)
+  if isinstance(preprocess, DetectionPreprocessing):
+    raise UserError(
+      f'{path} finds objects, which reports of weights do not show: tools/predict.py'
+      ' does'
+    )
+  image_BHWC = np.zeros((len(files), *preprocess.size, preprocess.channels), np.uint8)
+  for image_HWC, file in zip(image_BHWC, files, strict=True):
+    image_HWC[:] = preprocess.sized(file)
+  return Source(path, model, variables, preprocess, files, image_BHWC)
+
+
+def summary(source: Source) -> tuple[str, str]:
+  """What the model is and what it takes."""
+  model, preprocess = source.model, source.preprocess
+  sizes = [leaf.size for leaf in jax.tree.leaves(source.variables['params'])]
+  fields = [f for f in dataclasses.fields(model) if f.name not in ('parent', 'name')]
+  arguments = ', '.join(f'{f.name}={getattr(model, f.name)!r}' for f in fields)
+  rows = [
+    ('model', f'{type(model).__name__}({arguments})'),
+    ('parameters', f'{sum(sizes):,}'),
+    ('preprocessing', f'{preprocess} ({preprocess.source})'),
+    ('classes', described_classes(model.num_classes, preprocess)),
+  ]
+  return page.table([], rows), ''
+
+
+def described_classes(num_classes: int, preprocess: Preprocessing) -> str:
+  if not num_classes:
+    return 'none: the weights have no head'
+  named = len(preprocess.label_names)
+  names = 'without names' if not named else f'{named:,} with names'
+  return f'{num_classes:,}, {names}; scores are those of a {preprocess.scores}'
+
+
+def looked_at(source: Source) -> tuple[str, str]:
+  """The images with their best classes and, of a ViT, where the output reads them."""
+  if not source.files:
+    raise UserError('no images were given: name them with --images.')
+  trained, captions = source.trained, []
+  stacks = [picture(image_HWC) for image_HWC in source.image_BHWC]
+  if loading.attends(source.model):
+    stacks = [
+      vit.rollout_pictures(pictures.to_rgb(image_HWC), rollout_P, trained.grid)
+      for image_HWC, rollout_P in zip(
+        source.image_BHWC, source.attention.rollout_BP, strict=True
+      )
+    ]
+    captions.append(vit.how_to_read_rollouts(trained))
+  else:
+    captions.append(
+      f'{type(source.model).__name__} has no attention: what it reads is not shown.'
+    )
+  bars = [''] * len(stacks)
+  if source.model.num_classes:
+    bars = [
+      ''.join(page.bar(name, score, False) for name, score in best)
+      for best in predicted(source)
+    ]
+    captions.append('Below its name the most probable classes, with probabilities.')
+  cards = [
+    page.card(stack, file, page.text_line(os.path.basename(file)) + lines)
+    for stack, file, lines in zip(stacks, source.files, bars, strict=True)
+  ]
+  return page.cards(cards), ' '.join(captions)
+
+
+def picture(image_HWC: np.ndarray) -> str:
+  image_HWC = pictures.fit(pictures.to_rgb(image_HWC), vit.THUMBNAIL)
+  return page.picture(image_HWC, 'input')
+
+
+def predicted(source: Source) -> list[list[tuple[str, float]]]:
+  """The best classes of each image."""
+  trained = source.trained
+
+  @jax.jit
+  def logits(variables: Any, image_BHWC: jax.Array) -> jax.Array:
+    return trained.model.apply(variables, *trained.inputs(image_BHWC))['logits']
+
+  return [
+    source.preprocess.top(logits(source.variables, image_HWC[None])[0])
+    for image_HWC in source.image_BHWC
+  ]
+
+
+SECTIONS = (
+  Section('Summary', summary, 'below'),
+  Section('Predictions and attention rollout', looked_at, 'below'),
+  vit.FILTERS,
+  vit.POSITIONS,
+  vit.DISTANCES,
+)

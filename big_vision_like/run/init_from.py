@@ -1,0 +1,573 @@
+"""Weights into models: sources, renaming, resized tables, and an account of it all.
+
+A config's `init_from` is one `InitFrom` or a list of them, each with weights of a run
+or of a published file. Frozen networks are filled by `complete`, which leaves nothing
+out. Both fit arrays to a model in one way: names are made equal by `rename`, and tables
+that depend on the size of images are resized as the model declares in `resizes`.
+"""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from big_vision_like import spec, upgrade
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import UserError
+from big_vision_like.inference import preprocessing
+from big_vision_like.ops import positions
+from big_vision_like.ops.images import Normalization
+from big_vision_like.ops.positions import Grid
+from big_vision_like.run import checkpoint, provenance
+from big_vision_like.tasks.task import Network, State, zeros_of
+from big_vision_like.weights import files, published
+from big_vision_like.weights import tree as trees
+
+Tree = dict[str, Any]
+# Regular expressions of names, and functions of `ops.positions` that resize the arrays.
+Resizes = Mapping[str, Callable[..., np.ndarray]]
+
+# Schedules of other runs are built and not used: any length of an epoch does.
+NOMINAL_EPOCH = 10**6
+# The most differences that an error lists.
+MOST_LISTED = 40
+_KINDS = {'params': '', 'constants': ' (a constant)', 'batch_stats': ' (a statistic)'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Variables to start from, and what they know of images.
+
+  `variables` are dicts by collection: params, constants (of frozen norms), batch_stats.
+  `mean` and `std` are those of values in [0, 1], None if there are no images. `grid`
+  are the rows and columns of tokens that learned positions are for, None if unknown;
+  `tokens` is the number of tokens in that grid, if only this is known.
+  """
+
+  variables: Tree
+  mean: float | Sequence[float] | None = None
+  std: float | Sequence[float] | None = None
+  grid: Grid | None = None
+  tokens: int | None = None
+
+  @property
+  def params(self) -> Tree:
+    """The parameters alone."""
+    return self.variables['params']
+
+  @property
+  def constants(self) -> Tree:
+    """The constants alone, an empty dict without any."""
+    return self.variables.get('constants', {})
+
+
+def from_run(
+  workdir: str, step: int | None = None, ema: bool = True, network: str | None = None
+) -> Weights:
+  """Reads the weights of another run; its running average if it keeps one.
+
+  `network` names one of the networks of its task, by default the first.
+  """
+  step, saved = checkpoint.load(workdir, step)
+  path = pathlib.Path(workdir) / 'config.json'
+  config = upgrade.upgraded(json.loads(path.read_text()))
+  task = spec.build(spec.in_steps(config['task'], NOMINAL_EPOCH, 1), 'config.task')
+  networks = {n: each for n, each in task.networks().items() if not each.frozen}
+  if network is not None and network not in networks:
+    raise UserError(
+      f'network={network!r} of {workdir} is none of {", ".join(networks)}'
+    )
+  chosen = networks[network] if network else next(iter(networks.values()))
+  state = State(step=step, opt_state=None, **saved)
+  variables = chosen.variables(state if ema else state.replace(ema=None))
+  mean, std = chosen.images or (None, None)
+  return Weights(
+    variables,
+    mean,
+    std,
+    grid=provenance.run_grid(config, chosen.module),
+    tokens=provenance.num_positions(variables['params']),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Untrained:
+  """Random weights in place of trained ones, to try a config out."""
+
+  seed: int = 0
+
+
+def from_file(
+  path: str,
+  num_heads: int | None = None,
+  no_embed_class: bool | None = None,
+  source_grid: Grid | None = None,
+) -> Weights:
+  """Reads published weights, see `weights.published.read`.
+
+  `source_grid` (rows, columns) is that of learned positions, if no file tells it.
+  """
+  found = published.read(path, num_heads, no_embed_class)
+  return dataclasses.replace(
+    _with_images(found, path),
+    grid=provenance.published_grid(found, source_grid),
+    tokens=provenance.num_positions(found.params),
+  )
+
+
+def from_backbone(path: str, at: str = 'backbone') -> Weights:
+  """Reads a published ResNet without its classifier, as the part `at` of a model.
+
+  The scales, offsets and statistics of its norms are constants, not parameters.
+  """
+  found = published.read(path)
+  if found.family != 'resnet':
+    raise UserError(f'{path} is a {found.source}: a backbone is a ResNet')
+  params = {name: part for name, part in found.params.items() if name != 'head'}
+  variables = {'params': {at: params}, 'constants': {at: found.constants}}
+  return dataclasses.replace(_with_images(found, path), variables=variables)
+
+
+def _with_images(found: published.Published, path: str) -> Weights:
+  images = preprocessing.of_weights(
+    found.metadata,
+    pathlib.Path(path).stem,
+    None,
+    found.num_classes,
+    found.channels,
+    found.family,
+  )
+  return Weights(found.variables, images.mean, images.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+  r"""One source of weights for a new run, and how they are fitted to its model.
+
+  `weights` come from a reader (`from_run`, `from_file`, `from_backbone`), or are a tree
+  of parameters or of variables by collection.
+
+  `rename` are pairs of a regular expression and a template. A name of the weights that
+  whole expressions match becomes what all their templates make of it, so that one array
+  may fill several; it keeps its own name too if a rule says so, and in any case if no
+  rule matches it. These two rules fill both attentions of a block from one:
+
+      rename=[
+        (r'(encoder/.*/attention/.*)', r'\1'),
+        (r'encoder/(.*)/attention/(.*)', r'encoder/\1/temporal_attention/\2'),
+      ]
+
+  All other fields take names after renaming, as the model has them. What matches the
+  regular expressions in `leave_out` is not taken, like a head for other classes (the
+  head of a DETR is `class_head`). Names that are missing in the weights, or that the
+  model does not use, raise unless `allow_missing` or `allow_unused` matches them. Other
+  shapes raise too, except those of tables that the model resizes: as it declares, by
+  another method of `ops.positions.resize`, or not at all (None).
+
+  `source_grid` (rows, columns) is the grid of the weights' learned positions, where no
+  run or file tells; `grid` is that of a model that does not say its own. Images
+  normalized otherwise than the weights know them raise, unless
+  `allow_other_normalization`.
+  """
+
+  weights: Weights | Tree
+  leave_out: Sequence[str] = ('head/.*',)
+  allow_missing: Sequence[str] = ()
+  allow_unused: Sequence[str] = ()
+  resize: str | None = 'declared'
+  grid: Grid | None = None
+  allow_other_normalization: bool = False
+  rename: Sequence[tuple[str, str]] = ()
+  source_grid: Grid | None = None
+
+  def check(self, ours: Normalization | None) -> None:
+    """Raises if a network sees images normalized otherwise than the weights know."""
+    if ours is None or self.allow_other_normalization:
+      return
+    if not isinstance(self.weights, Weights) or self.weights.mean is None:
+      return
+    theirs = self.weights.mean, self.weights.std
+    if not all(map(_same_numbers, theirs, ours)):
+      raise UserError(
+        f'init_from: the weights know images normalised with mean={theirs[0]} and'
+        f' std={theirs[1]}, the task does it with mean={ours.mean} and std={ours.std}:'
+        ' set task.mean and task.std to theirs, or'
+        ' init_from.allow_other_normalization=True'
+      )
+
+  def fit(self, variables: Tree, resizes: Resizes, grid: Grid | None = None) -> Tree:
+    """Returns variables of a model with all that the weights have; prints an account.
+
+    `variables` are dicts by collection; `resizes` and `grid` are those of the model,
+    see `tables_of`.
+    """
+    return fitted([self], variables, resizes, grid)
+
+  def matched(
+    self, variables: Tree, resizes: Resizes, grid: Grid | None = None
+  ) -> 'Match':
+    """Compares the weights with a model; neither prints nor raises what differs."""
+    ours, theirs = _flat(variables), _flat(self._variables)
+    if self.grid is not None and grid not in (None, tuple(self.grid)):
+      raise UserError(
+        f'init_from.grid={tuple(self.grid)}, but the images of this run make a grid of'
+        f' {_x(grid)}: leave it out'
+      )
+    if grid is None and self.grid is not None:
+      grid = tuple(self.grid)
+    source_of = renamed(theirs, self.rename)
+    arrays, resized, left_out, unused = {}, [], [], {}
+    wrong_shapes, wrong_grids = {}, {}
+    method = {} if self.resize == 'declared' else {'method': self.resize}
+    grids = ''
+    for name, source in source_of.items():
+      loaded, shown = theirs[source].value, name
+      if source != name:
+        shown = f'{name} (from {source})'
+      if _matches(self.leave_out, name):
+        left_out.append(shown)
+        continue
+      if name not in ours:
+        unused[name] = shown + _kind(theirs[source])
+        continue
+      value, taken = ours[name].value, loaded
+      resize = next((r for p, r in resizes.items() if re.fullmatch(p, name)), None)
+      if resize is not None and loaded.ndim == value.ndim:
+        try:
+          source_grid = self._source_grid(grid)
+          taken = resize(loaded, value.shape, source_grid, grid, **method)
+          grids = self._grids(source_grid, grid)
+        except UserError as error:
+          wrong_grids[name] = f'{shown}: {error}'
+          continue
+      if taken.shape != value.shape:
+        shapes = f'{loaded.shape} in the weights, {value.shape} here'
+        wrong_shapes[name] = f'shape of {shown}: {shapes}'
+        continue
+      if taken is not loaded and not np.array_equal(taken, loaded):
+        resized.append(f'{shown} {loaded.shape} -> {value.shape}')
+      arrays[name] = np.asarray(taken, value.dtype)
+    return Match(arrays, resized, wrong_shapes, wrong_grids, left_out, unused, grids)
+
+  def _source_grid(self, grid: Grid | None) -> Grid | None:
+    """Returns the grid of the weights' positions for a model with this grid."""
+    if not isinstance(self.weights, Weights):
+      return provenance.chosen_grid(None, self.source_grid)
+    known = provenance.chosen_grid(self.weights.grid, self.source_grid)
+    if known is not None or grid is None or self.weights.tokens is None:
+      return known
+    return positions.infer_grid(self.weights.tokens, grid)
+
+  def _grids(self, source_grid: Grid | None, grid: Grid | None) -> str:
+    """Describes both grids of tables, and whether that of the weights is assumed."""
+    theirs = 'a square' if source_grid is None else _x(source_grid)
+    known = isinstance(self.weights, Weights) and self.weights.grid is not None
+    if not known and self.source_grid is None:
+      theirs += ' (assumed)'
+    return '' if grid is None else f'{theirs} -> {_x(grid)}'
+
+  @property
+  def _variables(self) -> Tree:
+    if isinstance(self.weights, Weights):
+      return self.weights.variables
+    if isinstance(self.weights.get('params'), Mapping):
+      return self.weights
+    return {'params': self.weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+  """What the weights of one source have for a model, and what differs.
+
+  `arrays` are by the names of the model. `wrong_shapes`, `wrong_grids` (of tables that
+  cannot be resized) and `unused` (not in the model) describe what differs, by name.
+  `grids` describes those of the weights and of the model.
+  """
+
+  arrays: Mapping[str, np.ndarray]
+  resized: Sequence[str]
+  wrong_shapes: Mapping[str, str]
+  wrong_grids: Mapping[str, str]
+  left_out: Sequence[str]
+  unused: Mapping[str, str]
+  grids: str
+
+  def tell(self, title: str, variables: Tree) -> None:
+    """Prints what is taken for the model's variables, resized and left out."""
+    parts = []
+    for collection in sorted(variables, key=lambda name: name != 'params'):
+      flat = _flat({collection: variables[collection]})
+      taken = flat.keys() & self.arrays
+      if not flat:
+        continue
+      words = {'params': 'parameters', 'batch_stats': 'statistics'}
+      part = f'{len(taken)} of {len(flat)} {words.get(collection, collection)}'
+      if collection == 'params':
+        part += f' ({sum(flat[name].value.size for name in taken):,} values)'
+      parts.append(part)
+    say('init', f'{title}loaded {" and ".join(parts)}')
+    if self.resized:
+      say('', f'resized: {files.listed(self.resized)}')
+      if self.grids:
+        say('', f'grid of tokens: {self.grids}')
+    left_out = [*self.left_out, *self.unused.values()]
+    if left_out:
+      say('', f'left out of the weights: {files.listed(left_out)}')
+
+
+def fill(
+  sources: InitFrom | Sequence[InitFrom],
+  variables: Tree,
+  task: Any,
+  batch: Mapping[str, Any],
+) -> Tree:
+  """Returns the first variables of a task's model with what a config's sources have.
+
+  `sources` is what `init_from` builds, `batch` the shapes and types of a batch. Prints
+  an account of each source.
+  """
+  sources = list(sources) if isinstance(sources, list | tuple) else [sources]
+  for source in sources:
+    if not isinstance(source, InitFrom):
+      raise UserError(
+        f'config.init_from is {type(source).__name__}, not an InitFrom or a list of'
+        ' them'
+      )
+    source.check(task.images)
+  networks = [each for each in task.networks().values() if not each.frozen]
+  resizes, grid = tables_of_network(networks[0], batch)
+  if len(networks) > 1:  # their names follow that of a part of the parameters
+    every = [tables_of(network.module)[0] for network in networks]
+    resizes = {f'[^/]+/{p}': resize for each in every for p, resize in each.items()}
+  return fitted(sources, variables, resizes, grid)
+
+
+def complete_network(
+  source: Any, network: Network, variables: Tree, batch: Any
+) -> Tree:
+  """Returns variables of a frozen network, see `complete`; `batch` are shapes."""
+  if isinstance(source, Untrained):
+    key, inputs = jax.random.key(source.seed), network.inputs(zeros_of(batch))
+    return jax.device_get(jax.jit(network.module.init)(key, *inputs))
+  if not isinstance(source, InitFrom):
+    source = InitFrom(source)
+  source.check(network.images)
+  return complete(source, variables, *tables_of_network(network, batch))
+
+
+def tables_of_network(network: Network, batch: Any) -> tuple[Resizes, Grid | None]:
+  """Returns `tables_of` a network for a batch of these shapes."""
+  has_grid = hasattr(network.module, 'grid')
+  inputs = jax.eval_shape(network.inputs, batch) if has_grid else ()
+  return tables_of(network.module, *inputs)
+
+
+def tables_of(
+  model: nn.Module, *inputs: jax.ShapeDtypeStruct
+) -> tuple[Resizes, Grid | None]:
+  """Returns how a model's tables are resized, and its grid for inputs of these shapes.
+
+  The first input are images (..., H, W, C).
+  """
+  grid = None
+  if inputs and hasattr(model, 'grid'):
+    height, width = inputs[0].shape[-3:-1]
+    grid = model.grid((height, width))
+  return getattr(model, 'resizes', {}), grid
+
+
+def complete(
+  source: InitFrom | Weights | Tree,
+  variables: Tree,
+  resizes: Resizes,
+  grid: Grid | None = None,
+  what: str = 'the weights',
+) -> Tree:
+  """Returns variables that all come from the weights, as frozen networks need them.
+
+  Of `variables` only shapes and types count, they may be `jax.ShapeDtypeStruct`s.
+  Raises one `UserError` that names what is missing, unused or of another shape; `what`
+  opens it. An `InitFrom` may rename, its `leave_out` and allowances do not count.
+  """
+  strict = dict(leave_out=(), allow_missing=(), allow_unused=())
+  if not isinstance(source, InitFrom):
+    source = InitFrom(source)
+  source = dataclasses.replace(source, **strict)
+  variables = jax.tree.map(_array, variables)
+  matches = [source.matched(variables, resizes, grid)]
+  problems = _problems([source], matches, variables)
+  if problems:
+    raise UserError(f'{what} do not fit the model:{_listed(problems)}')
+  return _merged(variables, matches)
+
+
+def fitted(
+  sources: Sequence[InitFrom],
+  variables: Tree,
+  resizes: Resizes,
+  grid: Grid | None = None,
+) -> Tree:
+  """Returns variables of a model with what the sources have; prints an account.
+
+  Each source fills other arrays: none is filled twice. What no source fills must match
+  `leave_out` or `allow_missing` of one of them, and keeps its value.
+  """
+  matches = [source.matched(variables, resizes, grid) for source in sources]
+  problems = _problems(sources, matches, variables)
+  if problems:
+    advice = ''
+    if len(problems) > sum(len(match.wrong_grids) for match in matches):
+      advice = (
+        '\nName what may differ in init_from.leave_out, allow_missing or allow_unused'
+        ' (regular expressions), or give arrays other names in init_from.rename.'
+      )
+    raise UserError(f'init_from does not fit the model:{_listed(problems)}{advice}')
+  for i, match in enumerate(matches):
+    match.tell(f'source {i + 1}: ' if len(matches) > 1 else '', variables)
+  fresh = _flat(variables).keys() - set().union(*(match.arrays for match in matches))
+  if fresh:
+    say('', f'starting anew: {files.listed(sorted(fresh))}')
+  return _merged(variables, matches)
+
+
+def renamed(
+  names: Iterable[str], rules: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
+  """Returns the name in the weights by each name that rules make, see `InitFrom`.
+
+  The order of the rules does not matter. Raises for a rule that matches nothing, one
+  that is no regular expression and template, and two names that become one.
+  """
+  names, rules = list(names), [tuple(rule) for rule in rules]
+  source_of, useful = {}, set()
+  for name in names:
+    targets = []
+    for rule in rules:
+      try:
+        regex, template = rule
+        match = re.fullmatch(regex, name)
+        targets += [match.expand(template)] if match else []
+      except (re.error, IndexError, TypeError, ValueError) as error:
+        raise UserError(
+          f'init_from.rename: {rule} is not a regular expression and a template'
+          f' ({error})'
+        ) from error
+      if match:
+        useful.add(rule)
+    for target in targets or [name]:
+      if source_of.setdefault(target, name) != name:
+        raise UserError(
+          f'init_from.rename: {source_of[target]} and {name} of the weights both become'
+          f' {target}'
+        )
+  for rule in rules:
+    if rule not in useful:
+      near = difflib.get_close_matches(rule[0], names, n=3, cutoff=0.0)
+      raise UserError(
+        f'init_from.rename: {rule[0]!r} matches no name of the weights; the nearest'
+        f' are {", ".join(near)}'
+      )
+  return source_of
+
+
+@dataclasses.dataclass(frozen=True)
+class _Array:
+  """An array, and the collection that it belongs to."""
+
+  collection: str
+  value: np.ndarray
+
+
+def _kind(array: _Array) -> str:
+  return _KINDS.get(array.collection, f' (in {array.collection})')
+
+
+def _flat(variables: Tree) -> dict[str, _Array]:
+  """Returns the arrays of all collections by name, blocks unrolled."""
+  flat: dict[str, _Array] = {}
+  for collection, nested in variables.items():
+    for name, value in trees.flatten(trees.unstack_blocks(nested)).items():
+      if name in flat:
+        raise UserError(f'{name} is in both {flat[name].collection} and {collection}')
+      flat[name] = _Array(collection, value)
+  return flat
+
+
+def _problems(
+  sources: Sequence[InitFrom], matches: Sequence[Match], variables: Tree
+) -> list[str]:
+  """Returns all that keeps the sources from filling the variables."""
+  problems, seen, filled_by = [], set(), {}
+  for i, (source, match) in enumerate(zip(sources, matches, strict=True), start=1):
+    title = f'source {i}: ' if len(sources) > 1 else ''
+    wrong = {**match.wrong_grids, **match.wrong_shapes}
+    problems += [title + text for text in wrong.values()]
+    problems += [
+      f'{title}not in the model: {text}'
+      for name, text in match.unused.items()
+      if not _matches(source.allow_unused, name)
+    ]
+    problems += [
+      f'{title}{name} is filled by source {filled_by[name]} already'
+      for name in match.arrays
+      if name in filled_by
+    ]
+    filled_by = dict.fromkeys(match.arrays, i) | filled_by
+    seen |= {*match.arrays, *wrong}
+  fine = [p for source in sources for p in (*source.leave_out, *source.allow_missing)]
+  problems += [
+    f'not in the weights: {name}{_kind(array)}'
+    for name, array in _flat(variables).items()
+    if name not in seen and not _matches(fine, name)
+  ]
+  return problems
+
+
+def _merged(variables: Tree, matches: Sequence[Match]) -> Tree:
+  """Returns the variables with the arrays of all matches, blocks stacked as before."""
+  result = {}
+  for collection, nested in variables.items():
+    flat = {name: array.value for name, array in _flat({collection: nested}).items()}
+    for match in matches:
+      flat |= {name: match.arrays[name] for name in flat.keys() & match.arrays}
+    filled = trees.unflatten(flat)
+    stacked = any(re.search(r'(^|/)blocks/', name) for name in trees.flatten(nested))
+    result[collection] = trees.stack_blocks(filled) if stacked else filled
+  return result
+
+
+def _listed(problems: Sequence[str]) -> str:
+  """Returns a single problem on the same line, several on their own lines."""
+  if len(problems) == 1:
+    return f' {problems[0]}'
+  more = len(problems) - MOST_LISTED
+  lines = [*problems[:MOST_LISTED], *([f'and {more} more'] if more > 0 else [])]
+  return ''.join(f'\n  {line}' for line in lines)
+
+
+def _array(value: Any) -> np.ndarray:
+  """Returns an array; of a shape and type alone, one that takes no memory."""
+  if isinstance(value, jax.ShapeDtypeStruct):
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+  return np.asarray(value)
+
+
+def _matches(patterns: Sequence[str], name: str) -> bool:
+  return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _same_numbers(a: Any, b: Any) -> bool:
+  """Returns whether two numbers or lists of them, one for each channel, are equal."""
+  a, b = np.atleast_1d(a), np.atleast_1d(b)
+  return (a.size == b.size or 1 in (a.size, b.size)) and not np.any(a != b)
+
+
+def _x(grid: Grid) -> str:
+  return f'{grid[0]}x{grid[1]}'

@@ -1,0 +1,328 @@
+"""What a run tells the world: progress lines, metrics.jsonl, TensorBoard."""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from big_vision_like.devices import chips
+from big_vision_like.devices.processes import say
+
+# Of the records that a process replaces so many are told on the terminal.
+BAD_RECORDS_PRINTED = 10
+
+
+class Metrics:
+  """Writes one run's metrics; only process 0 writes and prints.
+
+  `metrics.jsonl` holds one object a line: `step`, `kind` ('train', 'eval', 'info') and
+  scalars. Lines after `start_step`, left by a run that was killed, are dropped. What is
+  said of bad records is in `bad_records.txt`, of each process in a file of its own.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    start_step: int,
+    total_steps: int,
+    batch_size: int,
+    seconds: float = 0.0,
+  ):
+    self._total_steps, self._batch_size = total_steps, batch_size
+    self._flops: dict[int, int] = {}
+    self._start_step, self._before = start_step, seconds
+    self._last = (start_step, time.perf_counter())
+    self._paused = self._waited = 0.0
+    self._rate = self._wait_share = self._flops_rate = 0.0
+    self._bad = 0
+    self._started = time.perf_counter()
+    index = jax.process_index()
+    name = f'bad_records-{index}.txt' if index else 'bad_records.txt'
+    self._bad_records = workdir / name
+    _drop_bad_records(self._bad_records, start_step)
+    self._active = index == 0
+    if self._active:
+      import tensorboardX  # loads torch wherever that is installed
+
+      path = workdir / 'metrics.jsonl'
+      _drop_after(path, start_step)
+      self._lines = path.open('a')
+      self._board = tensorboardX.SummaryWriter(
+        str(workdir / 'tensorboard'), purge_step=start_step + 1 if start_step else None
+      )
+
+  def __enter__(self) -> 'Metrics':
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._active:
+      self._lines.close()
+      self._board.close()
+
+  @property
+  def seconds(self) -> float:
+    """Seconds spent on this run so far, interrupted ones included."""
+    return self._before + time.perf_counter() - self._started
+
+  def say(self, title: str, text: str) -> None:
+    """Prints one line of the run's account of itself."""
+    say(title, text)
+
+  def measure(self, step: int) -> None:
+    """Starts the clock of throughput, after compilation."""
+    self._last = (step, time.perf_counter())
+    self._paused = self._waited = self._rate = self._flops_rate = 0.0
+    self._flops.clear()
+
+  def work(self, step: int, flops: int) -> None:
+    """Says how many operations a step has, which differ with its batch's shapes."""
+    self._flops[step] = flops
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts the time inside as waiting for the input."""
+    started = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - started
+
+  def bad_records(self, step: int, news: Sequence[str]) -> None:
+    """Writes down what was replaced; each process prints its first ones."""
+    if not news:
+      return
+    news = [' '.join(line.split()) for line in news]  # libraries write several lines
+    with self._bad_records.open('a') as file:
+      file.writelines(f'step {step}: {line}\n' for line in news)
+    for line in news[: max(BAD_RECORDS_PRINTED - self._bad, 0)]:
+      print(f'{"replaced":<10}{line}', flush=True)
+    before, self._bad = self._bad, self._bad + len(news)
+    if before < BAD_RECORDS_PRINTED <= self._bad:
+      print(f'{"replaced":<10}others are in {self._bad_records}', flush=True)
+
+  def pause(self, seconds: float) -> None:
+    """Takes time spent on evaluation or compilation out of the throughput."""
+    self._paused += seconds
+
+  def train(
+    self, step: int, scalars: Mapping[str, float], done: int | None = None
+  ) -> None:
+    """Logs the scalars of a training step and prints the progress line.
+
+    `done` is the last step that the devices have finished by now, if not this one.
+    """
+    now, done = time.perf_counter(), done or step
+    last_done, last_time = self._last
+    if done > last_done:
+      elapsed = max(now - last_time - self._paused, 1e-9)
+      self._rate = (done - last_done) / elapsed
+      finished = [number for number in self._flops if number <= done]
+      self._flops_rate = sum(self._flops.pop(n) for n in finished) / elapsed
+      self._wait_share = self._waited / elapsed
+      self._last, self._paused, self._waited = (done, now), 0.0, 0.0
+    scalars = dict(scalars)
+    if self._bad:
+      scalars['bad_records'] = self._bad
+    if self._rate:
+      scalars['examples_per_second'] = self._rate * self._batch_size
+      scalars['input_wait'] = self._wait_share
+      chip = chips.of(jax.devices()[0])
+      if chip and self._flops_rate:
+        peak = chip.peak_flops * jax.device_count()
+        scalars['mfu'] = self._flops_rate / peak
+    scalars['seconds'] = self.seconds
+    self.write(step, 'train', scalars)
+    if self._active:
+      left = (self._total_steps - done) / self._rate if self._rate else None
+      print(progress_line(step, self._total_steps, scalars, left), flush=True)
+
+  def evaluation(
+    self, step: int, name: str, scalars: Mapping[str, float], seconds: float
+  ) -> None:
+    """Logs and prints what an evaluator measured."""
+    named = {f'{name}/{key}': value for key, value in scalars.items()}
+    self.write(step, 'eval', named)
+    self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
+
+  def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+    """Appends to metrics.jsonl and TensorBoard."""
+    if not self._active:
+      return
+    record = {'step': step, 'kind': kind} | {k: float(v) for k, v in scalars.items()}
+    self._lines.write(json.dumps(record) + '\n')
+    self._lines.flush()
+    for key, value in scalars.items():
+      tag = key if kind == 'eval' else f'{kind}/{key}'
+      self._board.add_scalar(tag, float(value), step)
+
+  def texts(self, step: int, name: str, lines: Sequence[str]) -> None:
+    """Writes lines, such as captions, to TensorBoard."""
+    if self._active:
+      self._board.add_text(name, '\n\n'.join(lines), step)
+
+  def pictures(self, step: int, name: str, images_BHWC: np.ndarray) -> None:
+    """Writes a sheet of uint8 images (B, H, W, 1 or 3) to TensorBoard."""
+    if self._active:
+      images_BHWC = np.repeat(images_BHWC, 3 // images_BHWC.shape[-1], axis=-1)
+      self._board.add_images(name, images_BHWC, step, dataformats='NHWC')
+
+
+class Unread:
+  """What the last steps measured, left on the devices until it must be known.
+
+  So the devices never wait for the host. Nor may the host run far ahead of them, as
+  batches take memory: `wait` keeps it `ahead` steps ahead at most.
+  """
+
+  def __init__(self, ahead: int = 2):
+    self._ahead = ahead
+    self._steps: collections.deque[tuple[int, Any, Any, Any]] = collections.deque()
+
+  def add(self, step: int, position: Any, scalars: Any, sums: Any) -> None:
+    """Keeps the arrays of a step, with the input's position before it."""
+    self._steps.append((step, position, scalars, sums))
+
+  def wait(self) -> int:
+    """Waits until all but the newest steps are done; returns the last that is."""
+    if len(self._steps) > self._ahead:
+      jax.block_until_ready(self._steps[-1 - self._ahead][2])
+    return self._steps[-1][0] - self._ahead
+
+  def take(self, until: int) -> list[tuple[int, Any, Any, Any]]:
+    """What was kept of the steps up to this one, fetched at once, in order."""
+    taken = []
+    while self._steps and self._steps[0][0] <= until:
+      taken.append(self._steps.popleft())
+    fetched = jax.device_get([entry[2:] for entry in taken])
+    return [(*e[:2], *f) for e, f in zip(taken, fetched, strict=True)]
+
+
+def listed(scalars: Mapping[str, float]) -> str:
+  """'top1 0.9639  5-shot 0.887 +- 0.006': 'NAME std' goes with 'NAME'."""
+  parts = []
+  for key, value in scalars.items():
+    if not key.endswith(' std'):
+      spread = f' +- {scalars[f"{key} std"]:.3f}' if f'{key} std' in scalars else ''
+      parts.append(f'{key} {value:.4g}{spread}')
+  return '  '.join(parts)
+
+
+def progress_line(
+  step: int, total: int, scalars: Mapping[str, float], seconds_left: float | None
+) -> str:
+  """'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'."""
+  width = len(f'{total:,}')
+  parts = [f'step {step:>{width},}/{total:,}  {100 * step // total:>3} %']
+  parts += [f'{k} {scalars[k]:.4f}' for k in ('loss', 'top1') if k in scalars]
+  if 'examples_per_second' in scalars:
+    parts.append(f'{scalars["examples_per_second"]:,.0f} examples/s')
+  if 'mfu' in scalars:
+    parts.append(f'MFU {100 * scalars["mfu"]:.1f} %')
+  if scalars.get('input_wait', 0.0) >= 0.01:
+    parts.append(f'{100 * scalars["input_wait"]:.0f} % waiting for input')
+  if seconds_left is not None:
+    parts.append(f'ETA {duration(seconds_left)}')
+  return '  '.join(parts)
+
+
+def process_seconds() -> float:
+  """How long this process has lived; 0 where the system does not tell."""
+  try:
+    fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2].split()
+    started = int(fields[19]) / os.sysconf('SC_CLK_TCK')
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+  except (OSError, AttributeError, ValueError):
+    return 0.0
+
+
+def duration(seconds: float) -> str:
+  """'1:02:03' or '4:05'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def read(workdir: pathlib.Path | str) -> list[dict]:
+  """The records of a run's metrics.jsonl; a last line cut short is left out."""
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  records = []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      print(f'{path}: left out an unreadable line: {line[:60]!r}', file=sys.stderr)
+  return records
+
+
+def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
+  """All that a run's evaluators found when they last did, and the step; or nothing."""
+  records = [r for r in read(workdir) if r['kind'] == 'eval']
+  last = max((r['step'] for r in records), default=0)
+  found = {k: v for r in records if r['step'] == last for k, v in r.items()}
+  return {k: v for k, v in found.items() if k != 'kind'}
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+  if path.exists():
+    kept = [json.dumps(r) + '\n' for r in read(path.parent) if r['step'] <= step]
+    _rewrite(path, kept)
+
+
+def _drop_bad_records(path: pathlib.Path, step: int) -> None:
+  if path.exists():
+    # A last line cut short is left out too.
+    steps = re.finditer(r'^step (\d+): .*\n', path.read_text(), re.MULTILINE)
+    _rewrite(path, [line[0] for line in steps if int(line[1]) <= step])
+
+
+def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(''.join(lines))
+  os.replace(temporary, path)
+
+
+def shapes_of(batch: Any) -> tuple[str, ...]:
+  """Returns 'image uint8[8, 32, 32, 3]' and so on; nested names are joined by '/'."""
+  return tuple(
+    f'{jax.tree_util.keystr(keys, simple=True, separator="/")} {x.dtype}{list(x.shape)}'
+    for keys, x in jax.tree_util.tree_leaves_with_path(batch)
+  )
+
+
+class CompileWatch:
+  """Tells of every compilation that was not expected, and the shapes at hand.
+
+  Set `expected` around what may compile; `now` is the (step, batch) being worked on.
+  """
+
+  EVENT = '/jax/core/compile/backend_compile_duration'
+
+  def __init__(self, metrics: Metrics):
+    self._metrics = metrics
+    self.expected = True
+    self.now: tuple[int, Any] = (0, {})
+
+  def __enter__(self) -> 'CompileWatch':
+    jax.monitoring.register_event_duration_secs_listener(self._heard)
+    return self
+
+  def __exit__(self, *_) -> None:
+    jax.monitoring.unregister_event_duration_listener(self._heard)
+
+  def _heard(self, event: str, seconds: float, **details) -> None:
+    if event != self.EVENT or self.expected:
+      return
+    step, batch = self.now
+    shapes = ', '.join(shapes_of(batch))
+    name = details.get('fun_name', 'a function')
+    self._metrics.say(
+      'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'
+    )
+    self._metrics.write(step, 'info', {'recompile_seconds': seconds})

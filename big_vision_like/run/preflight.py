@@ -1,0 +1,509 @@
+"""Is all there that a run will read?
+
+    python -m big_vision_like.run.preflight --config=configs/vit/digits.py
+
+Every input of a config is built and tried on a few examples before anything starts.
+What is wrong with any of them is told at once, below a table of all.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import pathlib
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections as mlc
+import numpy as np
+from PIL import Image
+
+from big_vision_like import cli, errors, spec
+from big_vision_like.data.input import base, grouping, mixture, pipeline
+from big_vision_like.data.sources import tfds
+from big_vision_like.data.sources.base import Source, num_classes
+from big_vision_like.data.transforms import compose
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import BadRecordError, Checked, UserError
+from big_vision_like.tasks.task import Task
+
+Example = dict[str, Any]
+
+# Of each source so many examples are looked at; three of them are decoded.
+SAMPLE = 64
+# What an example says of its image, so that it need not be decoded.
+LABELS = ('label', 'labels', 'id')
+# What an epoch is taken for, as the data may not be there to say it.
+EPOCH = 10**6
+# Where all is well, a run shows a table of so many rows at most.
+FEW_ROWS = 12
+HEADER = ('input', 'data set', 'split', 'examples', 'features', 'first example', '')
+WIDEST = 40  # characters in a cell
+
+
+@dataclasses.dataclass
+class Row:
+  """A source that an input reads, and what was found out about it.
+
+  `place` is where the config names it; inputs that do the same share a line.
+  """
+
+  place: str
+  source: Source | None = None
+  transforms: Sequence[Any] = ()
+  examples: int | None = None
+  features: str = ''
+  first: str = ''
+
+  @property
+  def cells(self) -> list[str]:
+    """What its line says between its place and its problems."""
+    if self.source is None:
+      return [''] * 5
+    count = '' if self.examples is None else f'{self.examples:,}'
+    return [self.source.title, self.source.split, count, self.features, self.first]
+
+
+@dataclasses.dataclass
+class Preflight:
+  """What was found out about all inputs of a config.
+
+  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`.
+  `problems` are sentences, each with the places that it is true of.
+  """
+
+  made: dict[str, Any] = dataclasses.field(default_factory=dict)
+  rows: list[Row] = dataclasses.field(default_factory=list)
+  problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+  missing: dict[str, Any] = dataclasses.field(default_factory=dict)
+  seconds: float = 0.0
+
+  @contextlib.contextmanager
+  def noting(self, place: str) -> Iterator[None]:
+    """A `UserError` inside is a problem of this place, and others are looked for."""
+    try:
+      yield
+    except UserError as error:
+      if isinstance(error, tfds.MissingDataError):
+        self.missing[str(error)] = error.source
+      self.note(str(error), place)
+
+  def note(self, sentence: str, place: str) -> None:
+    """Keeps a problem; told once, however many places have it."""
+    places = self.problems.setdefault(sentence, [])
+    if place not in places:
+      places.append(place)
+
+  @property
+  def told(self) -> list[tuple[str, list[str]]]:
+    """Sentences for people, with their places: one for all data to be prepared."""
+    told = []
+    if self.missing:
+      sentence, *more = self.missing
+      if more:
+        absent = list(self.missing.values())
+        names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
+        sentence = f'data sets {names} are not prepared. {tfds.remedy(absent)}'
+      told.append((sentence, [p for text in self.missing for p in self.problems[text]]))
+    for text, places in self.problems.items():
+      if text not in self.missing:
+        # What `spec.build` finds has its place in front already.
+        within = tuple(f'{place}.' for place in places)
+        outer = [place for place in places if not place.startswith(within)]
+        front = '' if text.startswith('config.') else f'{listed(outer)}: '
+        told.append((front + text, places))
+    return told
+
+  @property
+  def table(self) -> list[str]:
+    """A header, and a line for each source."""
+    told = self.told
+    others = {p for _, at in told for p in at} - {row.place for row in self.rows}
+    places: dict[tuple, list[str]] = {}
+    cells = {}
+    for row in [*self.rows, *map(Row, sorted(others))]:
+      own = [i for i, (_, at) in enumerate(told, start=1) if row.place in at]
+      same = (repr(row.source), repr(row.transforms), row.first, *own)
+      key = (row.place,) if row.source is None else same
+      verdict = f'see {", ".join(map(str, own))}' if own else 'ok'
+      places.setdefault(key, []).append(row.place)
+      cells[key] = [*row.cells, verdict]
+    lines = [(listed(names), *cells[key]) for key, names in places.items()]
+    return aligned([HEADER, *lines])
+
+  def tell(self, whole: bool = True) -> None:
+    """Prints the table, and raises one `UserError` for all that is wrong.
+
+    Where nothing is, a long table is printed only as a `whole`.
+    """
+    told = self.told
+    count = f'{len(self.rows)} source{"" if len(self.rows) == 1 else "s"}'
+    shown = told or whole or len(self.rows) <= FEW_ROWS
+    lines = [f'  {line}' for line in (self.table if shown else ())]
+    took = f'{count} of examples tried in {self.seconds:.1f} s'
+    say('inputs', '\n'.join([took, *lines]))
+    if len(told) == 1:
+      raise UserError(told[0][0])
+    if told:
+      lines = '\n'.join(f'  {i}. {text}' for i, (text, _) in enumerate(told, start=1))
+      raise UserError(f'{len(told)} things are wrong with the inputs.\n{lines}')
+
+
+def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
+  """Checks a config and says what it found; returns its inputs by their places."""
+  found = check(config, training)
+  found.tell(whole=False)
+  return found.made
+
+
+def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
+  """Tries every input of a config; without `training` those of evaluators alone."""
+  started = time.perf_counter()
+  found, plain = Preflight(), spec.in_steps(config, EPOCH, 1)
+  task = None
+  with contextlib.suppress(UserError):  # told where the run itself builds it
+    task = spec.build(plain['task'], 'config.task')
+  if training:
+    places = build_inputs(found, plain['train_data'], 'config.train_data')
+    for place in places:
+      # A task for several inputs finds each batch under the name of its input.
+      name = place.removeprefix('config.train_data.inputs.')
+      with found.noting(short(place)):
+        own = task and task.part('' if name == place else name)
+        try_input(found, place, own)
+  for name, node in (plain.get('evals') or {}).items():
+    before, evaluator = len(found.problems), None
+    inputs = build_inputs(found, node, f'config.evals.{name}')
+    if len(found.problems) == before:
+      with found.noting(f'evals.{name}'):
+        evaluator = spec.build(node, f'config.evals.{name}', found.made)
+    own, needs = None, ()
+    if evaluator is not None:
+      needs = evaluator.needs
+      with found.noting(f'evals.{name}.predict'):
+        if task is not None and evaluator.task_labels:
+          own = task.part(evaluator.predict.rpartition('.')[0])
+    for place in inputs:
+      try_input(found, place, own, needs)
+    ask(found, evaluator, f'evals.{name}')
+  found.seconds = time.perf_counter() - started
+  return found
+
+
+def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
+  """Builds the inputs below a node of a config.
+
+  Returns the places of those with one source; others are made of these.
+  """
+  inputs = {}
+  for path, call in spec.calls(node, place):
+    with found.noting(short(path)):
+      symbol = spec.symbol(call, path)
+      if isinstance(symbol, type) and issubclass(symbol, base.Input):
+        inputs[path] = call
+  parts = {
+    path: [other for other in inputs if other.startswith(f'{path}.')] for path in inputs
+  }
+  for path in sorted(inputs, key=lambda path: len(parts[path])):
+    if all(part in found.made for part in parts[path]):
+      with found.noting(short(path)):
+        found.made[path] = spec.build(inputs[path], path, found.made)
+  return [path for path in inputs if path in found.made and not parts[path]]
+
+
+def try_input(
+  found: Preflight,
+  place: str,
+  task: Task | None,
+  needs: Sequence[str] = (),
+) -> None:
+  """Looks at each source of an input, through the input's own transforms.
+
+  Batches must have what `needs` names, and pass the check of `task` where it is given.
+  """
+  data, place = found.made[place], short(place)
+  if not isinstance(data.source, mixture.Mixture):
+    parts = {place: mixture.Part(source=data.source)}
+  else:
+    parts = {f'{place}.source.parts.{k}': p for k, p in data.source.parts.items()}
+  examples = []
+  for number, (where, part) in enumerate(parts.items()):
+    row = Row(where, part.source, [*part.transforms, *data.transforms])
+    found.rows.append(row)
+    added: Example = {}
+    if isinstance(data, pipeline.EvalInput):
+      added['mask'] = np.True_
+    if isinstance(data.source, mixture.Mixture):
+      added['part'] = np.int32(number)
+    ask(found, (part, data.transforms), where)
+    with found.noting(where):
+      examples += try_source(row, added, task, needs)
+    for path, source in inner_sources(part.source, where):
+      found.rows.append(inner := Row(path, source))
+      with found.noting(path):
+        look(inner)
+  if len(parts) > 1 and examples:
+    with found.noting(next(iter(parts))):
+      pipeline.stack(examples)
+
+
+def ask(found: Preflight, named: Any, place: str) -> None:
+  """Has everything that a part of the config names tell its problems."""
+  for part in reachable(named):
+    for sentence in part.problems() if isinstance(part, Checked) else ():
+      told = found.problems.get(sentence, ())
+      if not any(other.startswith(f'{place}.') for other in told):
+        found.note(sentence, place)
+
+
+def look(row: Row) -> Example:
+  """Says in the row what its source is; returns the first record."""
+  row.features = described(row.source.features)
+  row.examples = len(row.source)
+  if not row.examples:
+    raise UserError(f'{row.source} holds no examples.')
+  row.first = 'unreadable'
+  record = row.source[0]
+  row.first = brief(record)
+  row.features = row.features or ', '.join(record)
+  return record
+
+
+def try_source(
+  row: Row, added: Example, task: Task | None, needs: Sequence[str]
+) -> list[Example]:
+  """Puts examples spread over a source through the transforms; returns a few."""
+  record = look(row) | added
+  first, makers = traced(row.transforms, record)
+  for need in needs:
+    if need not in first:
+      have = ', '.join(first)
+      raise UserError(
+        f'examples have no {need!r}, which the evaluator needs; they have {have}.'
+      )
+  # Records that are bad are replaced in training; evaluation stops at them.
+  leniently = functools.partial(
+    contextlib.suppress, *([] if 'mask' in added else [BadRecordError])
+  )
+  records = read(row.source, spread(row.source)[1:], leniently)
+  tried, sample = [first], []
+  for other in records[len(records) // 2 :: max(1, len(records) // 2)]:
+    with leniently():
+      tried.append(through(row.transforms, other | added))
+  tried = grouping.alike(row.transforms, tried)
+  batch = checked(pipeline.stack([dict(example) for example in tried]))
+  # Whatever has no image is quickly transformed. What has is not decoded any more.
+  pictures = not {'image', 'video'}.isdisjoint(first)
+  for other in records if makers is not None else ():
+    with leniently():
+      sample.append(through(makers if pictures else row.transforms, other | added))
+  if task is not None:
+    names = [n for n in (LABELS if pictures else batch) if n in batch]
+    labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
+    batch = widened(batch, len(sample) + 1) | labels
+    judge(task, row.source, batch, makers == [])
+  return tried
+
+
+def judge(task: Task, source: Source, batch: base.Batch, stored: bool) -> None:
+  """Counts classes, where the label is as `stored`, and has the task check a batch."""
+  feature = source.features['label'] if 'label' in source.features else None
+  theirs = num_classes(feature) if stored else None
+  ours = task.num_classes
+  if theirs and ours and theirs > ours:
+    raise UserError(
+      f'the data have {theirs} classes, of which those from {ours} on are out of range:'
+      f' the model has {ours} classes (0 to {ours - 1}); set task.model.num_classes to'
+      f' {theirs}.'
+    )
+  try:
+    task.check(batch)
+  except KeyError as error:
+    raise UserError(
+      f'examples have no {error.args[0]!r}, which {type(task).__name__} needs; they'
+      f' have {", ".join(batch)}.'
+    ) from error
+
+
+def traced(
+  transforms: Sequence[Any], record: Example
+) -> tuple[Example, list[Any] | None]:
+  """A transformed record, and those transforms that make what it has of LABELS.
+
+  None in their place where they need the decoded image.
+  """
+  rng, makers, example = np.random.default_rng(0), [], record
+  for transform in transforms:
+    after = applied(transform, example, rng)
+    if any(n in after and after[n] is not example.get(n) for n in LABELS):
+      makers.append(transform)
+    example = after
+  try:
+    through(makers, record)
+  except UserError:
+    makers = None
+  return example, makers
+
+
+def through(transforms: Sequence[Any], record: Example) -> Example:
+  """A record after all transforms, what is random in them always the same."""
+  rng = np.random.default_rng(0)
+  return functools.reduce(lambda e, t: applied(t, e, rng), transforms, record)
+
+
+def applied(transform: Any, example: Example, rng: np.random.Generator) -> Example:
+  """One transform of an example; whatever goes wrong in it is a `UserError`."""
+  try:
+    return compose.applied([transform], example, rng)
+  except UserError:
+    raise
+  except Exception as error:  # its author did not think of such examples
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    have = ', '.join(f'{k} ({type(v).__name__})' for k, v in example.items())
+    where = f'{pathlib.Path(frame.filename).name}:{frame.lineno}'
+    reason = _cut(' '.join(str(error).split()), 200)
+    raise UserError(
+      f'{type(transform).__name__} cannot take an example of {have}:'
+      f' {type(error).__name__} at {where}: {reason}'
+    ) from error
+
+
+def spread(source: Source) -> list[int]:
+  """Records from the first to the last; those of one group where reading goes by it."""
+  count = len(source) if source.groups is None else int(source.groups[1])
+  return np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
+
+
+def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example]:
+  """These records, without those that are bad and may be."""
+  with contextlib.suppress(BadRecordError):
+    return source.__getitems__(indices)
+  records = []
+  for index in indices:
+    with leniently():
+      records.append(source[index])
+  return records
+
+
+def checked(batch: base.Batch) -> base.Batch:
+  """A batch of numbers; `UserError` for texts and encoded images."""
+  for name, values in batch.items():
+    if isinstance(values, Mapping):
+      checked(values)
+    elif values.dtype.kind in 'OSU':
+      kind = {'O': 'objects', 'S': 'bytes', 'U': 'texts'}[values.dtype.kind]
+      raise UserError(
+        f'{name!r} are {kind}, which no batch can hold: decode them, or leave them out'
+        ' with labels.Keep(names=...) as the last transform.'
+      )
+  return batch
+
+
+def widened(batch: base.Batch, size: int) -> base.Batch:
+  """So many copies of the first row, which take no memory."""
+  return base.nested(lambda x: np.broadcast_to(x[0], (size, *x.shape[1:])), batch)
+
+
+def reachable(node: Any) -> Iterator[Any]:
+  """An object, and all that its fields hold."""
+  yield node
+  for _, value in fields_of(node):
+    yield from reachable(value)
+
+
+def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
+  """The sources that one is made of, with their places."""
+  for name, inner in source.inner.items():
+    yield f'{place}.source.{name}', inner
+    yield from inner_sources(inner, f'{place}.source.{name}')
+
+
+def fields_of(node: Any) -> list[tuple[str, Any]]:
+  """What an object of a config was made of."""
+  if isinstance(node, Mapping):
+    return [(str(key), value) for key, value in node.items()]
+  if isinstance(node, (list, tuple)):
+    return [(str(i), value) for i, value in enumerate(node)]
+  if dataclasses.is_dataclass(node) and not isinstance(node, type):
+    return [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
+  return []
+
+
+def described(features: Mapping[str, Any]) -> str:
+  """The names of features: 'image, label of 10, id'."""
+  return ', '.join(
+    f'{name} of {num_classes(feature):,}' if num_classes(feature) else name
+    for name, feature in features.items()
+  )
+
+
+def brief(record: Example) -> str:
+  """What an example looks like, mostly its image: 'JPEG 500x375'."""
+  for name, value in record.items():
+    frames = value if isinstance(value, (list, tuple)) else [value]
+    if len(frames) and isinstance(frames[0], bytes):
+      with contextlib.suppress(OSError), Image.open(io.BytesIO(frames[0])) as picture:
+        grey = ' grey' if picture.mode in ('1', 'L', 'I', 'I;16') else ''
+        count = f'{len(frames)} x ' if len(frames) > 1 else ''
+        return f'{count}{picture.format} {picture.width}x{picture.height}{grey}'
+    if name in ('image', 'video'):
+      return 'x'.join(map(str, np.shape(value))) or 'unreadable'
+  for value in record.values():
+    if isinstance(value, (bytes, str)):
+      text = value if isinstance(value, str) else value.decode(errors='replace')
+      return repr(_cut(text, 24))
+  shapes = [(name, 'x'.join(map(str, np.shape(v)))) for name, v in record.items()]
+  return ', '.join(f'{name} {shape}'.strip() for name, shape in shapes)
+
+
+def short(place: str) -> str:
+  return place.removeprefix('config.')
+
+
+def listed(places: Sequence[str]) -> str:
+  """All places, or the first and how many more."""
+  joined = ', '.join(places)
+  return (
+    joined
+    if len(places) == 1 or len(joined) <= WIDEST
+    else f'{places[0]} and {len(places) - 1} more'
+  )
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+  """Columns of one width, those of numbers to the right."""
+  cells = [[_cut(cell) for cell in line] for line in lines]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  return [
+    '  '.join(
+      cell.rjust(width) if name == 'examples' else cell.ljust(width)
+      for name, cell, width in zip(HEADER, line, widths, strict=True)
+    ).rstrip()
+    for line in cells
+  ]
+
+
+def _cut(text: str, length: int = WIDEST) -> str:
+  return text if len(text) <= length else f'{text[: length - 3]}...'
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints the table; status 1 where something is wrong."""
+  parser = argparse.ArgumentParser(
+    prog='python -m big_vision_like.run.preflight',
+    description='Tries all data that a config reads, and starts nothing.',
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    '--evaluators', action='store_true', help='not the data to train on'
+  )
+  args, config = cli.parse(parser, argv)
+  check(config, training=not args.evaluators).tell()
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())

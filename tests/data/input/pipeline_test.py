@@ -1,0 +1,503 @@
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import types
+
+import grain
+import numpy as np
+import pytest
+
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources.base import Source
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import BadRecordError, UserError
+
+SIZE = 10
+EXAMPLES = [
+  {
+    'image': np.random.default_rng(i).integers(0, 256, (8, 8, 1), dtype=np.uint8),
+    'label': np.int64(i % 3),
+    'id': np.int64(i),
+  }
+  for i in range(SIZE)
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Double(grain.transforms.Map):
+  def map(self, example):
+    return example | {'label': example['label'] * 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw(grain.transforms.RandomMap):
+  """Adds two random numbers under names of one's choice."""
+
+  name: str = 'drawn'
+
+  def random_map(self, example, rng):
+    return example | {self.name: rng.uniform(size=2)}
+
+
+def train_input(batch_size=4, **options):
+  return pipeline.TrainInput(source=EXAMPLES, batch_size=batch_size, **options)
+
+
+def rows_of(process_index, process_count):
+  return lambda size: np.split(np.arange(size), process_count)[process_index]
+
+
+def take(data, count, process_index=0, process_count=1):
+  batches = data.batches(rows_of(process_index, process_count))
+  try:
+    return list(itertools.islice(batches, count))
+  finally:
+    batches.close()
+
+
+def ids(batches) -> list[int]:
+  return np.concatenate([batch['id'] for batch in batches]).tolist()
+
+
+def assert_equal(batches, others):
+  assert len(batches) == len(others)
+  for batch, other in zip(batches, others, strict=True):
+    assert batch.keys() == other.keys()
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+# Training
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+  order = ids(take(train_input(batch_size=4), 10))  # batches go across epochs
+  epochs = [tuple(order[i : i + SIZE]) for i in range(0, 40, SIZE)]
+  assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+  assert len(set(epochs)) == 4
+  assert tuple(range(SIZE)) not in epochs
+
+
+def test_the_order_depends_on_the_seed_alone():
+  first = ids(take(train_input(seed=1), 5))
+  assert first == ids(take(train_input(seed=1), 5))
+  assert first != ids(take(train_input(seed=2), 5))
+  assert first == ids(take(train_input(seed=1, batch_size=10), 2))
+  assert first == ids(take(train_input(seed=1, transforms=[Draw()]), 5))
+
+
+def test_batches_are_stacked_arrays():
+  (batch,) = take(train_input(), 1)
+  assert batch['image'].shape == (4, 8, 8, 1) and batch['image'].dtype == np.uint8
+  assert batch['label'].shape == (4,) and batch['label'].dtype == np.int32
+  for row, i in enumerate(batch['id']):
+    np.testing.assert_array_equal(batch['image'][row], EXAMPLES[i]['image'])
+    assert batch['label'][row] == i % 3
+
+
+def test_transforms_are_applied_in_order():
+  @dataclasses.dataclass(frozen=True)
+  class Add(grain.transforms.Map):
+    def map(self, example):
+      return example | {'label': example['label'] + 1}
+
+  (batch,) = take(train_input(transforms=[Double(), Add()]), 1)
+  np.testing.assert_array_equal(batch['label'], batch['id'] % 3 * 2 + 1)
+
+
+def test_randomness_is_new_for_each_position_and_transform():
+  data = train_input(batch_size=10, transforms=[Draw('a'), Draw('b')])
+  batches = take(data, 3)
+  drawn = np.concatenate([batch[name] for batch in batches for name in ('a', 'b')])
+  assert len(np.unique(drawn)) == drawn.size
+
+
+def test_seeds_share_no_randomness():
+  data = train_input(batch_size=10, transforms=[Draw('a'), Draw('b')])
+  drawn = [
+    batch[name]
+    for seed in (0, 1, 2)
+    for batch in take(dataclasses.replace(data, seed=seed), 1)
+    for name in ('a', 'b')
+  ]
+  assert len(np.unique(drawn)) == 3 * 2 * 10 * 2
+
+
+WITH_NOISE = dict(
+  transforms=[image.RandomAffine(rotate=20.0, shift=0.2)], batch_size=4, seed=3
+)
+
+
+@pytest.fixture(scope='module')
+def expected():
+  return take(train_input(**WITH_NOISE, threads=1), 7)
+
+
+def test_threads_change_nothing(expected):
+  assert_equal(take(train_input(**WITH_NOISE, threads=4), 7), expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Process(grain.transforms.Map):
+  """Tells which process it runs in."""
+
+  def map(self, example):
+    return example | {'process': np.int32(os.getpid())}
+
+
+@pytest.mark.parametrize('workers', [1, 4])
+def test_workers_change_nothing(workers, expected):
+  transforms = [*WITH_NOISE['transforms'], Process()]
+  data = train_input(**WITH_NOISE | dict(transforms=transforms), workers=workers)
+  batches = iter(data)
+  try:
+    batches.set_state({'examples': 4})
+    got = list(itertools.islice(batches, 6))
+  finally:
+    batches.close()
+  processes = {int(i) for batch in got for i in batch.pop('process')}
+  assert len(processes) == workers and os.getpid() not in processes
+  assert_equal(got, expected[1:])
+
+
+@pytest.mark.parametrize('used', [0, 1, 3])
+def test_a_saved_position_goes_on_with_the_same_batches(used, expected):
+  data = train_input(**WITH_NOISE)
+  batches = iter(data)
+  for _ in range(used):
+    next(batches)
+  state = json.loads(json.dumps(batches.get_state()))
+  assert state == {'step': used}
+  batches.close()
+  again = iter(data)
+  next(again)  # read ahead of what is restored
+  again.set_state(state)
+  assert again.get_state() == state
+  assert_equal([next(again) for _ in range(7 - used)], expected[used:])
+  again.close()
+
+
+def test_closing_keeps_the_position(expected):
+  batches = iter(train_input(**WITH_NOISE))
+  first = [next(batches), next(batches)]
+  batches.close()
+  assert_equal([*first, next(batches)], expected[:3])
+  batches.close()
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_the_rows_of_all_processes_are_the_batch_of_one(count, expected):
+  parts = [take(train_input(**WITH_NOISE), 7, i, count) for i in range(count)]
+  joined = [
+    {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
+    for same_step in zip(*parts, strict=True)
+  ]
+  assert len(parts[0][0]['id']) == 4 // count
+  assert_equal(joined, expected)
+
+
+def test_processes_may_come_and_go_within_an_epoch(expected):
+  """Steps of one process, then of two, then of four: nothing lost, nothing twice."""
+  state, got = {'examples': 0}, []
+  for count, steps in ((1, 2), (2, 3), (4, 2)):
+    parts = []
+    for index in range(count):
+      batches = train_input(**WITH_NOISE).batches(rows_of(index, count))
+      batches.set_state(state)
+      parts.append(list(itertools.islice(batches, steps)))
+      batches.close()
+      new_state = batches.get_state()
+    state = new_state
+    got += [
+      {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
+      for same_step in zip(*parts, strict=True)
+    ]
+  assert_equal(got, expected)
+
+
+def test_a_saved_position_serves_another_batch_size(expected):
+  batches = iter(train_input(**WITH_NOISE | dict(batch_size=6)))
+  batches.set_state({'examples': 12})
+  got = next(batches)
+  batches.close()
+  want = {k: np.concatenate([b[k] for b in expected[3:5]])[:6] for k in expected[0]}
+  assert_equal([got], [want])
+
+
+def test_a_position_between_two_batches_is_refused():
+  batches = iter(train_input(batch_size=5))
+  with pytest.raises(UserError) as error:
+    batches.set_state({'examples': 12})
+  assert str(error.value) == (
+    'train_data.batch_size=5 does not divide the 12 examples already used: take a'
+    ' divisor of that number.'
+  )
+
+
+def test_an_empty_source_is_refused():
+  with pytest.raises(UserError, match='holds no examples'):
+    iter(pipeline.TrainInput(source=[], batch_size=2))
+
+
+def test_the_length_of_an_epoch():
+  assert train_input().examples_per_epoch == SIZE
+
+
+def test_large_ids_are_not_changed_silently():
+  source = [{'id': np.int64(2**40 + i)} for i in range(4)]
+  try:
+    (batch,) = take(pipeline.TrainInput(source=source, batch_size=4), 1)
+  except UserError:
+    return
+  assert sorted(batch['id'].tolist()) == [2**40 + i for i in range(4)]
+
+
+def test_images_of_several_sizes_make_no_batch():
+  source = [{'image': np.zeros((8, 8 + i, 1), np.uint8)} for i in range(2)]
+  with pytest.raises(UserError, match=r"'image' has several shapes \(8x[89]x1, 8x"):
+    take(pipeline.TrainInput(source=source, batch_size=2), 1)
+
+
+def test_examples_may_be_dicts_of_dicts():
+  source = [{'question': {'ids': np.arange(3), 'n': i}, 'id': i} for i in range(4)]
+  data = pipeline.TrainInput(source=source, batch_size=4)
+  (batch,) = take(data, 1)
+  assert batch['question']['ids'].shape == (4, 3)
+  assert batch['question']['ids'].dtype == np.int32
+  assert sorted(batch['question']['n'].tolist()) == list(range(4))
+  assert data.example()['question']['ids'].shape == (3,)
+  assert data.abstract()['question']['ids'].shape == (4, 3)
+  assert data.signatures(9) == {(): 1.0}
+  (same,) = take(dataclasses.replace(data, workers=1), 1)
+  np.testing.assert_array_equal(same['question']['n'], batch['question']['n'])
+
+
+@pytest.mark.parametrize(
+  'odd, told',
+  [
+    ({'question': {'ids': np.arange(4)}}, "'question/ids' has several shapes"),
+    ({'question': {}}, "some examples have 'question/ids' and some have not"),
+    ({'question': 3}, "'question' is a dict in some examples and an array in others"),
+    ({'question': {'ids': np.full(3, 2**40)}}, 'question/ids holds 1099511627776'),
+  ],
+)
+def test_errors_name_the_path_within_an_example(odd, told):
+  with pytest.raises(UserError, match=told):
+    pipeline.stack([{'question': {'ids': np.arange(3)}}, odd])
+
+
+# Bad records
+
+BAD = (2, 7)
+
+
+class Damaged(Source):
+  """EXAMPLES of which two cannot be read; another cannot be transformed."""
+
+  def __len__(self):
+    return SIZE
+
+  def __getitem__(self, index):
+    if index in BAD:
+      raise BadRecordError(f'shard {index} ends too early')
+    return EXAMPLES[index]
+
+  def __repr__(self):
+    return 'the damaged data'
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosy(grain.transforms.Map):
+  def map(self, example):
+    if example['id'] == 4:
+      raise BadRecordError('label 4 is too large')
+    return example
+
+
+def damaged(**options):
+  options = {'bad_share': 1.0, 'batch_size': 5, 'threads': 1} | options
+  return pipeline.TrainInput(
+    source=Damaged(), transforms=[Draw(), Choosy()], seed=3, **options
+  )
+
+
+def told(data, count):
+  """Batches, and what was said of replaced records at each step."""
+  batches, got, news = iter(data), [], []
+  for _ in range(count):
+    got.append(next(batches))
+    news.append(batches.news())
+  batches.close()
+  return got, news, batches.replaced
+
+
+@pytest.fixture(scope='module')
+def replaced():
+  return told(damaged(), 6)
+
+
+def test_bad_records_are_replaced_and_told(replaced):
+  got, news, count = replaced
+  clean = take(
+    pipeline.TrainInput(source=EXAMPLES, batch_size=5, seed=3, transforms=[Draw()]), 6
+  )
+  wrong = {*BAD, 4}
+  for batch, other in zip(got, clean, strict=True):
+    for place in range(5):
+      assert batch['id'][place] not in wrong
+      if other['id'][place] not in wrong:
+        assert batch['id'][place] == other['id'][place]
+      # Augmentation is the position's.
+      assert batch['drawn'][place].tolist() == other['drawn'][place].tolist()
+  lines = [line for step in news for line in step]
+  assert len(lines) == count >= 9  # three in each of three epochs
+  assert {line.partition(':')[0] for line in lines} == {
+    f'record {i} of the damaged data' for i in wrong
+  }
+  assert 'record 7 of the damaged data: shard 7 ends too early' in lines
+  assert 'record 4 of the damaged data: label 4 is too large' in lines
+  assert 'replaced' not in ''.join(got[0])
+
+
+@pytest.mark.parametrize('options', [dict(threads=3), dict(workers=2)])
+def test_what_replaces_them_is_the_same_each_time(options, replaced):
+  got, news, count = told(damaged(**options), 6)
+  assert_equal(got, replaced[0])
+  assert (news, count) == replaced[1:]
+
+
+def test_more_bad_records_than_allowed_stop_the_run():
+  # Of the first thousand 3 in 10 are bad: more than 5 of them are too many.
+  batches = iter(damaged(bad_share=0.005))
+  with pytest.raises(UserError) as error:
+    for _ in range(20):
+      next(batches)
+  batches.close()
+  assert re.fullmatch(
+    r'[6-8] of 1[05] examples could not be used, more than train_data.bad_share=0.005'
+    ' allows: mend the data, or raise it.',
+    str(error.value),
+  ), error.value
+  assert len(batches.news()) == batches.replaced > 5
+
+
+def test_a_source_of_bad_records_alone():
+  source = [{'id': np.int64(4)}] * 3
+  data = pipeline.TrainInput(source=source, batch_size=1, transforms=[Choosy()])
+  with pytest.raises(UserError, match='11 records in turn could not be used; record'):
+    take(data, 1)
+
+
+def test_evaluation_stops_at_a_bad_record():
+  data = pipeline.EvalInput(source=Damaged(), batch_size=2)
+  with pytest.raises(BadRecordError, match='shard 2 ends too early'):
+    list(data.epoch())
+
+
+def test_batches_must_fit_into_shared_memory(monkeypatch):
+  room = types.SimpleNamespace(f_bavail=1, f_frsize=1024)
+  monkeypatch.setattr(pipeline.os, 'statvfs', lambda path: room)
+  source = [{'image': np.zeros((512, 1024), np.uint8)}] * 8
+  data = pipeline.TrainInput(source=source, batch_size=4, workers=3)
+  with pytest.raises(UserError) as error:
+    take(data, 1)
+  assert str(error.value) == (
+    '/dev/shm has 0 MiB left, but batches of 2 MiB from 3 workers take 14: make it'
+    ' larger (docker run --shm-size), or set train_data.workers=0 and'
+    ' train_data.threads.'
+  )
+
+
+def test_workers_end_with_a_program_that_is_killed():
+  code = """
+import sys
+sys.path.insert(0, 'tests/data/input')
+import pipeline_test as test
+batches = iter(test.train_input(transforms=[test.Process()], workers=2))
+print(*next(batches)['process'][:1], *next(batches)['process'][:1], flush=True)
+input()
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+  ) as program:
+    workers = [int(word) for word in program.stdout.readline().split()]
+    program.kill()
+  assert len(set(workers)) == 2
+  limit = time.monotonic() + 20
+  while any(running(worker) for worker in workers) and time.monotonic() < limit:
+    time.sleep(0.1)
+  assert not any(running(worker) for worker in workers)
+
+
+def running(process: int) -> bool:
+  try:
+    state = pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2]
+  except OSError:
+    return False
+  return state.split()[0] != 'Z'
+
+
+# Evaluation
+
+
+def eval_input(batch_size, **options):
+  return pipeline.EvalInput(source=EXAMPLES, batch_size=batch_size, **options)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 5, 10, 16])
+def test_every_example_comes_once_and_in_order(batch_size):
+  batches = list(eval_input(batch_size).epoch())
+  assert len(batches) == -(-SIZE // batch_size)
+  for batch in batches:
+    assert batch['mask'].shape == (batch_size,) and batch['mask'].dtype == bool
+    assert batch['image'].shape == (batch_size, 8, 8, 1)
+  masks = np.concatenate([batch['mask'] for batch in batches])
+  assert masks.tolist() == [True] * SIZE + [False] * (len(masks) - SIZE)
+  index_N, real_N = eval_input(batch_size).order
+  assert index_N.dtype == np.int64 and index_N.tolist() == ids(batches)
+  assert real_N.dtype == bool and real_N.tolist() == masks.tolist()
+  assert np.array(ids(batches))[masks].tolist() == list(range(SIZE))
+
+
+def test_an_epoch_can_be_had_again():
+  data = eval_input(4, transforms=[Double()])
+  first, second = list(data.epoch()), list(data.epoch())
+  assert_equal(first, second)
+  np.testing.assert_array_equal(first[0]['label'], [0, 2, 4, 0])
+
+
+def test_evaluation_can_go_on_at_a_batch():
+  batches = eval_input(4).batches()
+  batches.set_state({'step': 1})
+  assert_equal(list(batches), list(eval_input(4).epoch())[1:])
+  assert batches.get_state() == {'step': 3} and batches.news() == []
+  batches.close()
+  assert_equal([eval_input(4).first()], [next(eval_input(4).epoch())])
+
+
+def test_an_epoch_may_be_left_early():
+  epoch = eval_input(2, threads=4).epoch()
+  np.testing.assert_array_equal(next(epoch)['id'], [0, 1])
+  epoch.close()
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_every_example_comes_once_over_all_processes(count):
+  want = list(eval_input(4).epoch())
+  parts = [list(eval_input(4).epoch(rows_of(i, count))) for i in range(count)]
+  joined = [
+    {name: np.concatenate([p[name] for p in same_step]) for name in same_step[0]}
+    for same_step in zip(*parts, strict=True)
+  ]
+  assert_equal(joined, want)
+
+
+def test_random_transforms_are_refused():
+  with pytest.raises(UserError, match='RandomAffine is random, which evaluation may'):
+    eval_input(4, transforms=[Double(), image.RandomAffine(rotate=10.0)])

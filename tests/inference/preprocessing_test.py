@@ -1,0 +1,426 @@
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from big_vision_like import spec
+from big_vision_like.data import benchmarks
+from big_vision_like.data.sources import coco_classes
+from big_vision_like.data.transforms import image
+from big_vision_like.errors import UserError
+from big_vision_like.inference import preprocessing
+from big_vision_like.inference.preprocessing import (
+  DetectionPreprocessing,
+  Preprocessing,
+)
+from big_vision_like.tasks import set_detection
+
+TIMM = dict(
+  input_size=[3, 20, 20],
+  mean=[0.5, 0.4, 0.3],
+  std=[0.2, 0.25, 0.5],
+  interpolation='bicubic',
+  crop_pct=0.8,
+  crop_mode='center',
+)
+TRANSFORMERS = dict(
+  do_resize=True,
+  size={'height': 20, 'width': 24},
+  resample=2,
+  do_rescale=True,
+  rescale_factor=1 / 255,
+  do_normalize=True,
+  image_mean=[0.5, 0.4, 0.3],
+  image_std=[0.2, 0.25, 0.5],
+)
+
+
+@pytest.fixture(scope='module')
+def picture():
+  """A smooth colour picture, 24 high and 40 wide, whose channels differ."""
+  y, x = np.mgrid[0:24, 0:40]
+  channels = [40 + 5 * x, 200 - 5 * y, 60 + 2 * x + 2 * y]
+  return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def encoded(picture, mode='RGB', kind='PNG'):
+  file = io.BytesIO()
+  Image.fromarray(picture).convert(mode).save(file, kind)
+  return file.getvalue()
+
+
+def test_it_is_what_evaluation_does(picture):
+  squash = Preprocessing((8, 16))
+  want = image.Resize((8, 16)).map({'image': picture})['image']
+  np.testing.assert_array_equal(squash.sized(picture), want)
+  np.testing.assert_allclose(squash(picture), want / 127.5 - 1, atol=1e-6)
+  crop = Preprocessing((8, 8), resize=12, interpolation='area')
+  example = image.ResizeSmall(12).map({'image': picture})
+  want = image.CentralCrop(8).map(example)['image']
+  np.testing.assert_array_equal(crop.sized(picture), want)
+  both = Preprocessing((8, 8), resize=(12, 12))
+  assert both.transforms == (image.Resize(12), image.CentralCrop(8))
+  assert [node.to_dict() for node in crop.specs()] == [
+    {
+      '_fn': f'{image.__name__}:ResizeSmall',
+      'size': 12,
+      'method': 'area',
+      'rounding': 'nearest',
+    },
+    {'_fn': f'{image.__name__}:CentralCrop', 'size': 8, 'rounding': 'down'},
+  ]
+
+
+def test_mean_and_deviation_of_each_channel(picture):
+  mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+  own = Preprocessing((24, 40), mean=mean, std=std)
+  got = own.batch([picture, picture[::-1]])
+  assert got.dtype == np.float32 and got.shape == (2, 24, 40, 3)
+  np.testing.assert_allclose(got[0], (picture / 255 - mean) / std, atol=1e-6)
+  np.testing.assert_array_equal(got[1], own(picture[::-1]))
+
+
+def test_pictures_of_all_kinds(picture, tmp_path):
+  same = Preprocessing((24, 40))
+  (tmp_path / 'a.png').write_bytes(encoded(picture))
+  rgba = np.concatenate([picture, np.full((24, 40, 1), 9, np.uint8)], axis=-1)
+  for kind in (
+    tmp_path / 'a.png',
+    str(tmp_path / 'a.png'),
+    encoded(picture),
+    encoded(picture, 'RGBA'),
+    Image.fromarray(picture),
+    rgba,
+  ):
+    np.testing.assert_array_equal(same.sized(kind), picture)
+  cmyk = same.sized(encoded(picture, 'CMYK', 'JPEG'))
+  assert np.abs(cmyk.astype(int) - picture).max() < 12
+  grey = np.asarray(Image.fromarray(picture).convert('L'))
+  for kind in (grey, grey[..., None], encoded(picture, 'L')):
+    np.testing.assert_array_equal(same.sized(kind), np.stack([grey] * 3, axis=-1))
+  one = Preprocessing((24, 40), mean=(0.5,), std=(0.5,))
+  for kind in (grey, picture, Image.fromarray(picture)):
+    np.testing.assert_array_equal(one.sized(kind), grey[..., None])
+
+
+def test_what_is_no_picture(tmp_path):
+  own = Preprocessing((8, 8))
+  (tmp_path / 'a.jpg').write_bytes(b'no image')
+  with pytest.raises(UserError, match=r'a\.jpg is not a readable JPEG, PNG or WebP'):
+    own(tmp_path / 'a.jpg')
+  with pytest.raises(UserError, match=r'b\.jpg cannot be read: No such file'):
+    own(str(tmp_path / 'b.jpg'))
+  with pytest.raises(UserError, match=r'not ndarray float64 \(8, 8, 3\)'):
+    own(np.zeros((8, 8, 3)))
+  for shape in ((8, 8, 5), (0, 8, 3)):
+    with pytest.raises(UserError, match='C 1 to 4, not ndarray uint8'):
+      own(np.zeros(shape, np.uint8))
+
+
+def test_top_names_classes():
+  named = Preprocessing((8, 8), label_names=('cat', 'dog'))
+  logits = np.log([0.1, 0.7, 0.2])
+  best = named.top(logits, k=2)
+  assert [name for name, _ in best] == ['dog', '2']
+  np.testing.assert_allclose([score for _, score in best], [0.7, 0.2])
+  yes = dataclasses.replace(named, scores='sigmoid').top(np.array([0.0, -2000.0]))
+  assert yes == [('cat', 0.5), ('dog', 0.0)]
+  with pytest.raises(UserError, match=r'of one image, not \(1, 3\)'):
+    named.top(logits[None])
+
+
+@pytest.mark.parametrize(
+  'resize, want', [('squash', 'squash'), (256, 512), ((250, 300), (500, 600))]
+)
+def test_another_size_keeps_the_share_of_the_crop(resize, want):
+  twice = Preprocessing((224, 224), resize=resize).with_size(448)
+  assert (twice.size, twice.resize) == ((448, 448), want)
+
+
+def test_as_plain_data():
+  own = Preprocessing((8, 9), resize=(10, 12), label_names=('a',), scores='sigmoid')
+  assert preprocessing.from_json(json.loads(json.dumps(own.to_json()))) == own
+  with pytest.raises(UserError, match='unexpected'):
+    preprocessing.from_json({'sise': 8})
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(interpolation='cubic'), "method='cubic' is not one of"),
+    (dict(mean=(0.5,)), 'one for each channel'),
+    (dict(std=(0.5, 0.0, 0.5)), 'std not 0'),
+    (dict(scores='logits'), "scores='logits' is not one of softmax, sigmoid"),
+  ],
+)
+def test_wrong_fields(fields, message):
+  with pytest.raises(UserError, match=message):
+    Preprocessing((8, 8), **fields)
+
+
+def test_from_timm():
+  names = dict(label_names=['n1', 'n2'], label_descriptions={'n1': 'cat'})
+  found = preprocessing.from_timm(names | {'pretrained_cfg': TIMM})
+  assert (found.size, found.resize) == ((20, 20), 25)
+  assert found.interpolation == 'pillow_bicubic'
+  assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+  assert found.label_names == ('cat', 'n2')
+  squash = TIMM | dict(crop_mode='squash')
+  assert preprocessing.from_timm({'pretrained_cfg': squash}).resize == (25, 25)
+  whole = squash | dict(crop_pct=1.0, input_size=[3, 20, 24])
+  found = preprocessing.from_timm({'pretrained_cfg': whole})
+  assert (found.size, found.resize) == ((20, 24), 'squash')
+
+
+def test_from_transformers():
+  config = {'id2label': {'10': 'k', '2': 'c', '0': 'a'}}
+  found = preprocessing.from_transformers(TRANSFORMERS, config)
+  assert (found.size, found.resize) == ((20, 24), 'squash')
+  assert found.interpolation == 'pillow_bilinear'
+  assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+  assert found.label_names == ('a', 'c', 'k')
+  crop = dict(size={'shortest_edge': 25}, do_center_crop=True, crop_size=20)
+  config = {'id2label': {'0': 'LABEL_0'}}  # no name
+  found = preprocessing.from_transformers(TRANSFORMERS | crop, config)
+  assert (found.size, found.resize, found.label_names) == ((20, 20), 25, ())
+  plain = preprocessing.from_transformers(TRANSFORMERS | dict(do_normalize=False), {})
+  assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize('resize', ['squash', 256, 257, 333, (250, 250)])
+def test_what_timm_and_transformers_are_told_they_do(resize):
+  own = Preprocessing(
+    (224, 224),
+    resize=resize,
+    interpolation='pillow_bicubic',
+    mean=(0.4, 0.5, 0.6),
+    std=(0.1, 0.2, 0.3),
+  )
+  timm = {'pretrained_cfg': preprocessing.to_timm(own)}
+  transformers = json.loads(json.dumps(preprocessing.to_transformers(own)))
+  for back in (
+    preprocessing.from_timm(timm),
+    preprocessing.from_transformers(transformers, {}),
+  ):
+    # How numbers are rounded neither of them says: each has its own way.
+    assert dataclasses.replace(back, source='', rounding=own.rounding) == own
+    assert back.rounding != own.rounding
+  with pytest.raises(UserError, match='timm crops squares of squares only'):
+    preprocessing.to_timm(dataclasses.replace(own, resize=(250, 260)))
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(rescale_factor=1.0), 'not scaled to'),
+    (dict(do_resize=False), 'do_resize is false'),
+    (dict(size={'shortest_edge': 20}), 'a shortest edge of 20 and no crop'),
+    (dict(size={'longest_edge': 20}), "lacks or misstates 'height'"),
+    (dict(resample=9), 'resample=9 is no kernel of Pillow'),
+  ],
+)
+def test_what_transformers_may_say_that_is_not_done(change, message):
+  with pytest.raises(UserError, match=message):
+    preprocessing.from_transformers(TRANSFORMERS | change, {})
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(crop_mode='border'), "crop_mode='border'"),
+    (dict(interpolation='random'), "interpolation 'random'"),
+    (dict(input_size=[3, 20, 24]), 'central crops of 20x24 are not square'),
+    (dict(input_size=[3, 20, 24], crop_pct=1.0), 'central crops of 20x24 are not'),
+    (dict(crop_pct=None), 'lacks or misstates'),
+    (dict(crop_pct=0), 'lacks or misstates'),
+  ],
+)
+def test_what_timm_may_say_that_is_not_done(change, message):
+  with pytest.raises(UserError, match=message):
+    preprocessing.from_timm({'pretrained_cfg': TIMM | change})
+
+
+@pytest.mark.parametrize(
+  'name, size',
+  [
+    ('ViT-B_16', 224),
+    ('BiT-M-R50x1', 224),
+    ('BiT-M-R50x1-ILSVRC2012', 384),
+    ('BiT-M-R152x4-ILSVRC2012', 480),
+    ('BiT-M-R50x1-run1-dtd', 384),
+    ('R50x1_160', 160),
+    ('R152x2_T_384', 384),
+  ],
+)
+def test_sizes_that_only_names_tell(name, size):
+  assert preprocessing.size_by_name(name) == size
+  found = preprocessing.of_weights({}, name, None, 5)
+  assert (found.size, found.resize, found.mean) == ((size, size), 'squash', (0.5,) * 3)
+
+
+def test_who_says_it():
+  beside = {'config.json': {'pretrained_cfg': TIMM}}
+  assert preprocessing.of_weights(beside, 'm', None, 5).resize == 25
+  beside['preprocessor_config.json'] = TRANSFORMERS
+  assert preprocessing.of_weights(beside, 'm', None, 5).size == (20, 24)
+  ours = Preprocessing((7, 7), label_names=('x',))
+  beside['m.json'] = {'preprocessing': ours.to_json()}
+  assert preprocessing.of_weights(beside, 'm', None, 5) == ours
+  google = preprocessing.of_weights({}, 'm', (32, 16), 21_843, channels=1)
+  assert (google.size, google.mean, google.scores) == ((32, 16), (0.5,), 'sigmoid')
+  assert google.label_names == ()
+
+
+def test_names_of_imagenet():
+  """In the order of the numbers of WordNet, as every source of 1,000 classes has them.
+
+  Class 0 is the tench, n01440764.
+  """
+  names = preprocessing.of_weights({}, 'm', None, 1000).label_names
+  assert len(names) == 1000 and names[0] == 'n01440764' and list(names) == sorted(names)
+
+
+# Pictures to find objects in
+
+
+def of_evaluation(name, encoded_image):
+  """What evaluation has of a picture with one object."""
+  data = benchmarks.DETECTION[name].eval_input(1)
+  box, label = np.float32([[0.1, 0.1, 0.5, 0.5]]), np.int64([0])
+  objects = {'bbox': box, 'label': label, 'is_crowd': np.array([False])}
+  objects['area'] = np.float32([9])
+  example = {'image': encoded_image, 'image/id': 7, 'objects': objects}
+  for node in data['transforms']:
+    example = spec.build(node.to_dict(), 'transforms').map(example)
+  return example
+
+
+@pytest.mark.parametrize('shape', [(24, 40), (40, 24), (24, 24), (10, 40)])
+def test_detectors_see_what_evaluation_shows_them(shape, picture):
+  padded = ((800, 1088), (800, 1344), (1088, 800), (1344, 800))
+  own = DetectionPreprocessing(800, 1333, shapes=padded)
+  file = encoded(np.resize(picture, (*shape, 3)))
+  want, got = of_evaluation('coco', file), own.sized(file)
+  for name in ('image', 'size', 'original_size'):
+    np.testing.assert_array_equal(got[name], want[name])
+    assert got[name].dtype == want[name].dtype
+  batch = {name: want[name][None] for name in ('image', 'size')}
+  task = set_detection.Detection(model=None, optimizer=None)
+  image_1HWC, size_12 = task.model_inputs(batch)
+  prepared = own(file)
+  np.testing.assert_array_equal(prepared.image_HWC, image_1HWC[0])
+  np.testing.assert_array_equal(prepared.size, size_12[0])
+  # Nothing is beside the picture unless it is asked for.
+  alone = DetectionPreprocessing(800, 1333)(file).image_HWC
+  height, width = want['size']
+  np.testing.assert_array_equal(alone, image_1HWC[0, :height, :width])
+
+
+def test_detectors_of_pictures_that_are_not_resized(picture):
+  file = encoded(np.resize(picture, (48, 48, 3)))
+  own = DetectionPreprocessing(shapes=((48, 48),))
+  want = of_evaluation('scenes_simple', file)['image']
+  np.testing.assert_array_equal(own.sized(file)['image'], want)
+  small = own.sized(picture)  # 24x40: there is room
+  np.testing.assert_array_equal(small['image'][:24, :40], picture)
+  assert small['size'].tolist() == [24, 40] and not small['image'][24:].any()
+  large = own.sized(np.resize(picture, (96, 60, 3)))
+  assert large['size'].tolist() == [48, 30] and large['image'].shape == (48, 48, 3)
+  assert large['original_size'].tolist() == [96, 60]
+  squashed = DetectionPreprocessing(size=(48, 48)).sized(picture)
+  assert squashed['image'].shape == (48, 48, 3)
+  assert squashed['size'].tolist() == [48, 48]
+  with pytest.raises(UserError, match='picture of 1x5000 is too narrow'):
+    DetectionPreprocessing(800, 1333).size_of(1, 5000)
+
+
+def test_objects_are_in_pixels_of_the_picture():
+  own = DetectionPreprocessing(800, 1333, label_names=('cat',))
+  p_BQC = [[[0.2, 0.1, 0.7], [0.05, 0.8, 0.15], [0.9, 0.05, 0.05], [0.7, 0.1, 0.2]]]
+  boxes_BQ4 = [[[0.5] * 4, [0.5, 0.5, 0.2, 0.4], [0.1, 0.5, 0.3, 1.0], [0.5] * 4]]
+  outputs = {'logits': np.log(p_BQC) + 3, 'boxes': np.array(boxes_BQ4)}
+  first, second = own.objects(outputs, (200, 100))
+  assert (first.name, first.label, first.query) == ('cat', 0, 2)
+  assert (second.name, second.label, second.query) == ('1', 1, 1)
+  np.testing.assert_allclose([first.score, second.score], [0.9, 0.8])
+  np.testing.assert_allclose(first.box, (-5, 0, 25, 200))
+  np.testing.assert_allclose(second.box, (40, 60, 60, 140))
+  assert len(own.objects(outputs, (200, 100), threshold=0.6)) == 3
+  both = {name: np.repeat(array, 2, axis=0) for name, array in outputs.items()}
+  with pytest.raises(UserError, match='the outputs for one picture, not for 2'):
+    own.objects(both, (200, 100))
+
+
+def test_another_size_of_pictures_to_find_objects_in():
+  own = DetectionPreprocessing(800, 1333, shapes=((800, 1344),))
+  smaller = own.with_size(400)
+  assert (smaller.short, smaller.longest, smaller.shapes) == (400, 666, ())
+  assert DetectionPreprocessing().with_size(400).short == 400
+  assert DetectionPreprocessing(size=(48, 60)).with_size(96).size == (96, 120)
+  with pytest.raises(UserError, match=r'\(400, 600\) is no size, give one number'):
+    own.with_size((400, 600))
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(short=0), 'short=0.*are not positive'),
+    (dict(shapes=((8, -8),)), r'shapes=\(\(8, -8\),\) are not positive'),
+    (dict(short=8, size=(8, 8)), 'give one of them'),
+    (dict(std=(0.0,) * 3), 'std not 0'),
+  ],
+)
+def test_detection_preprocessing_that_is_none(fields, message):
+  with pytest.raises(UserError, match=message):
+    DetectionPreprocessing(**fields)
+
+
+def test_what_published_detectors_want():
+  def read(num_classes=91, **metadata):
+    files = {name.replace('_json', '.json'): v for name, v in metadata.items()}
+    return preprocessing.of_weights(files, 'a', None, num_classes, family='detr')
+
+  plain = read()
+  assert (plain.short, plain.longest, plain.shapes) == (800, 1333, ())
+  assert plain.num_things is None and len(plain.label_names) == 91
+  assert [plain.name(i) for i in (1, 10, 12, 13, 17, 90)] == (
+    ['person', 'traffic light', '12', 'stop sign', 'cat', 'toothbrush']
+  )
+  stuff = read(250)
+  assert stuff.num_things == 91 and stuff.name(112) == 'door-stuff'
+  assert stuff.name(200) == 'rug-merged' and stuff.name(249) == '249'
+  assert read(3).name(1) == '1'
+  own = dataclasses.replace(stuff, short=64, shapes=((64, 96),))
+  written = {'preprocessing': json.loads(json.dumps(own.to_json()))}
+  assert read(a_json=written) == own
+  first = {'size': 480, 'max_size': 640, 'image_mean': [0.5] * 3}
+  now = {'size': {'shortest_edge': 480, 'longest_edge': 640}, 'resample': 2}
+  for told in (first, now):
+    got = read(3, preprocessor_config_json=told, config_json={'id2label': {'0': 'ox'}})
+    assert (got.short, got.longest, got.name(0)) == (480, 640, 'ox')
+  assert got.std == plain.std and got.mean == plain.mean
+  for told, message in (
+    ({'size': {'height': 8, 'width': 8}}, 'not that of a shorter side'),
+    (now | {'resample': 3}, 'resample=3: .* bilinearly'),
+    (now | {'do_rescale': False}, 'pixels are not scaled'),
+  ):
+    with pytest.raises(UserError, match=message):
+      read(preprocessor_config_json=told)
+
+
+def test_cocos_names_are_as_many_as_its_ids():
+  assert len(coco_classes.NAMES) == 80 + 53
+  assert (
+    list(coco_classes.NAMES)[:3] == [1, 2, 3]
+    and coco_classes.NAMES[11] == 'fire hydrant'
+  )
+  assert coco_classes.NAMES[92] == 'banner' and coco_classes.NAMES[184] == 'tree-merged'
+
+
+def test_what_published_resnets_want():
+  own = preprocessing.of_weights({}, 'resnet50', None, 1000, family='resnet')
+  assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
+  assert own.interpolation == 'pillow_bilinear' and len(own.label_names) == 1000

@@ -1,0 +1,396 @@
+"""Reports of runs of Slot Attention."""
+
+import base64
+import dataclasses
+import html
+import json
+import pathlib
+import re
+import shutil
+
+import cv2
+import jax
+import ml_collections as mlc
+import numpy as np
+import pages
+import pytest
+from scipy import optimize
+
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.procedural import solids, tetrominoes
+from big_vision_like.data.sources import fake
+from big_vision_like.data.sources.base import Source
+from big_vision_like.data.transforms import labels, objects
+from big_vision_like.devices import mesh as meshes
+from big_vision_like.errors import UserError
+from big_vision_like.evals import classification
+from big_vision_like.evals import clevr_sets as precision
+from big_vision_like.evals import object_discovery as segmentation
+from big_vision_like.models import slot_attention
+from big_vision_like.report import compose
+from big_vision_like.report import slots as report_slots
+from big_vision_like.report import source as report_source
+from big_vision_like.run import checkpoint, experiment
+from big_vision_like.spec import build, spec
+from big_vision_like.tasks import object_discovery, set_prediction
+from tools import report
+
+SIDE, SLOTS, ITERATIONS, COUNT = 12, 4, 2, 13
+NAMES = report_slots.CLEVR
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks(Source):
+  """Three squares on black, 8x8 pixels; the first image is empty."""
+
+  length: int
+  split: str
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    example = tetrominoes.draw(
+      0, self.split, index, size=8, cell=1, shapes=('O0',), gap=1
+    )
+    shown = np.uint8(index > 0)
+    return {
+      'image': shown * example['image'],
+      'segmentation': shown * example['segmentation'][..., 0],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Solids(Source):
+  """Two to four solids, which are told of as by TFDS."""
+
+  length: int
+  split: str
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    example = solids.draw(0, self.split, index, solids.View(SIDE, SIDE), (2, 4))
+    told = {'3d_coords': [each['3d_coords'] for each in example['objects']]}
+    for name, values in NAMES.items():
+      told[name] = [values.index(each[name]) for each in example['objects']]
+    return {'image': example['image'], 'objects': told}
+
+
+def config_of(
+  task: type, model: mlc.ConfigDict, source: type, **evals
+) -> mlc.ConfigDict:
+  transforms = []
+  if source is Solids:
+    names = ['image', 'targets']
+    transforms = [
+      spec(objects.ClevrTargets, max_objects=4),
+      spec(labels.Keep, names=names),
+    ]
+
+  def data(kind: type, split: str, length: int) -> mlc.ConfigDict:
+    examples = spec(source, length=length, split=split)
+    return spec(kind, source=examples, transforms=transforms, batch_size=8)
+
+  return mlc.ConfigDict(
+    dict(
+      total_steps=2,
+      task=spec(task, model=model, optimizer=spec(optim.adamw, rate=1e-3)),
+      train_data=data(pipeline.TrainInput, 'train', 20),
+      evals={
+        name: spec(kind, data=data(pipeline.EvalInput, 'validation', COUNT), **options)
+        for name, (kind, options) in evals.items()
+      },
+    )
+  )
+
+
+CONFIGS = {
+  'blocks': config_of(
+    object_discovery.ObjectDiscovery,
+    spec(
+      slot_attention.AutoEncoder,
+      num_slots=SLOTS,
+      iterations=ITERATIONS,
+      slot_size=8,
+      hidden=8,
+      encoder_convs=((6, 3, 1),),
+      grid=(4, 4),
+      decoder_convs=((6, 3, 2),),
+    ),
+    Blocks,
+    more=(
+      segmentation.Segmentation,
+      dict(predict_args=dict(num_slots=5, iterations=3), pictures=COUNT),
+    ),
+    one=(segmentation.Segmentation, dict(objects=(1, 1))),
+  ),
+  'solids': config_of(
+    set_prediction.SetPrediction,
+    spec(
+      slot_attention.SetClassifier,
+      num_slots=SLOTS,
+      num_properties=19,
+      iterations=ITERATIONS,
+      slot_size=8,
+      hidden=8,
+      encoder_convs=((6, 3, 2),),
+    ),
+    Solids,
+    val=(precision.AveragePrecision, dict(pictures=COUNT)),
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
+  folder = tmp_path_factory.mktemp('runs')
+  for name, config in CONFIGS.items():  # untrained: it is the page that is tested
+    with checkpoint.Checkpoints(folder / name) as checkpoints:
+      checkpoints.save(2, experiment.make(config).init(), {}, 1.0)
+    (folder / name / 'config.json').write_text(config.to_json())
+    record = {'step': 2, 'kind': 'train', 'loss': 2.5}
+    (folder / name / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
+  return {name: folder / name for name in CONFIGS}
+
+
+def source_of(workdir: pathlib.Path, num_examples: int = 100, evaluator: str = ''):
+  return compose.read(str(workdir), None, num_examples, evaluator)
+
+
+@pytest.fixture(scope='module')
+def blocks(runs):
+  return source_of(runs['blocks'])
+
+
+@pytest.fixture(scope='module')
+def sets(runs):
+  return source_of(runs['solids'])
+
+
+def evaluated(source, name: str):
+  """What the evaluator itself finds."""
+  evaluator = build(source.log.config['evals'][name])
+  mesh = meshes.make_mesh(devices=jax.devices()[:1])
+  return evaluator.run(source.run.task.predict, source.run.state, mesh)
+
+
+def with_evals(source, evals: dict, evaluator: str = ''):
+  """The run, had its config these evaluators."""
+  config = {**source.log.config, 'evals': evals}
+  log = dataclasses.replace(source.log, config=config)
+  return dataclasses.replace(source, log=log, evaluator=evaluator)
+
+
+def rows_of(text: str) -> list[list[str]]:
+  """The cells of all tables."""
+  rows = re.findall('<tr>(.*?)</tr>', html.unescape(text))
+  return [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row) for row in rows]
+
+
+def pictures_of(text: str) -> list[np.ndarray]:
+  """The pictures of a page, RGB."""
+  found = re.findall('src="data:image/png;base64,([^"]*)"', text)
+  decoded = (np.frombuffer(base64.b64decode(data), np.uint8) for data in found)
+  return [cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] for data in decoded]
+
+
+@pytest.fixture(scope='module')
+def pair_page(runs) -> pathlib.Path:
+  out = runs['blocks'].parent / 'pair.html'
+  assert report.main([*map(str, runs.values()), f'--out={out}']) == 0
+  return out
+
+
+def test_runs_of_both_kinds_have_sections_of_their_own(pair_page):
+  reader = pages.Reader(pair_page)
+  assert reader.headings == ['Summary', 'Curves', 'Inputs', 'Slots', 'Objects']
+  assert 'Not shown' not in reader.text
+  assert len(reader.images) == 2 * report_slots.NUM_INPUTS + 2 * report_source.NUM_SHOWN
+
+
+def test_a_browser_shows_the_page(pair_page, tmp_path):
+  dom, log = pages.browse(pair_page, tmp_path)
+  found = pages.probed(dom)
+  assert 'CONSOLE' not in log and found['fetched'] == found['broken'] == '0'
+  assert found['overflowing'] == ''
+
+
+def test_inputs_are_the_first_of_training(blocks, sets):
+  content, caption = report_slots.sample_inputs(blocks)
+  _, batch = blocks.training_batch(16)
+  for shown, image in zip(pictures_of(content), batch['image'], strict=True):
+    np.testing.assert_array_equal(cv2.resize(shown, (8, 8), interpolation=0), image)
+  assert '8 x 8 x 3 arrays' in caption and 'objects' not in content
+  content, _ = report_slots.sample_inputs(sets)
+  assert {n for n in '2345' if f'>{n} objects<' in content} == {*'234'}
+
+
+def test_slots_are_measured_as_the_evaluator_does(blocks):
+  assert blocks.found.name == 'more'  # the first that fits
+  values = blocks.found.values
+  np.testing.assert_array_equal(values.pop('objects'), [0] + 12 * [3])
+  expected = evaluated(blocks, 'more')
+  sheets = expected.pop('slots')
+  assert {k: v[1:].mean() for k, v in values.items()} == pytest.approx(expected)
+  values['objects'] = np.array([0] + 12 * [3])
+  content, _ = report_slots.slots_by_iteration(blocks)
+  assert '12 of the first 13 examples of more show 1 object or more' in content
+  assert f'foreground ARI is {100 * expected["ari_foreground"]:.1f}\u00a0%' in content
+  [header, ari] = rows_of(content)
+  assert header == ['after iteration', '1', '2', '3']
+  assert ari == ['foreground ARI'] + [
+    f'{100 * expected[f"ari_foreground_{i}"]:.1f}\u00a0%' for i in (1, 2, 3)
+  ]
+  order = values['ari_foreground'][1:].argsort(kind='stable')
+  titles = re.findall('<h3>(\\w+): example (\\d+) of more, foreground ARI', content)
+  assert [title for title, _ in titles] == ['Best', 'Median', 'Worst']
+  shown = [int(example) - 1 for _, example in titles]
+  found = values['ari_foreground'][1:]
+  assert found[shown[0]] == found.max() and found[shown[2]] == found.min()
+  assert found[order[5]] <= found[shown[1]] <= found[order[6]]
+  for example, picture in zip(shown, pictures_of(content), strict=True):
+    # Other programs round otherwise.
+    np.testing.assert_allclose(picture, sheets[example], atol=2)
+
+
+def test_of_few_images_each_is_shown_once():
+  titles = report_source.from_best_to_worst
+  assert titles(np.array([0.5])) == {0: 'Best'}
+  assert titles(np.array([0.5, 0.1])) == {1: 'Best', 0: 'Worst'}
+  assert [*titles(np.arange(9.0)[::-1]).items()] == [
+    (8, 'Best'),
+    (4, 'Median'),
+    (0, 'Worst'),
+  ]
+
+
+def test_objects_are_matched_and_measured_as_the_evaluator_does(sets):
+  found = sets.found
+  values, expected = found.values, evaluated(sets, 'val')
+  assert values['huber'].mean() == pytest.approx(expected['huber'])
+  batches = list(found.evaluator.data.epoch())
+  targets = np.concatenate([batch['targets'][batch['mask']] for batch in batches])
+  np.testing.assert_array_equal(values['targets'], targets)
+  for predictions, objects_OP, slot_O in zip(
+    values['predictions'], targets, values['slot'], strict=True
+  ):
+    off = np.abs(predictions[None] - objects_OP[:, None])  # below 1: squares
+    rows, columns = optimize.linear_sum_assignment(np.square(off).sum(axis=-1))
+    np.testing.assert_array_equal(slot_O[rows], columns)
+  content, _ = report_slots.objects_found(sets)
+  header, aps, *_ = rows_of(content)
+  assert header == ['objects nearer than', '\u221e', '1', '0.5', '0.25', '0.125']
+  thresholds = ['inf', *header[2:]]
+  assert aps[1:] == [f'{100 * expected[f"ap_{t}"]:.1f}\u00a0%' for t in thresholds]
+  shown = [int(n) for n in re.findall('example (\\d+) of val, loss', content)]
+  assert [values['huber'][i] for i in shown] == np.sort(values['huber'])[
+    [0, 6, 12]
+  ].tolist()
+  for example, picture in zip(shown, pictures_of(content), strict=True):
+    sheet = expected['attention'][example]
+    np.testing.assert_allclose(picture, sheet, atol=2)
+
+
+def an_object(place, size, material, shape, color, presence):
+  """A row of targets, its coordinates in the scene."""
+  one_hot = [
+    np.arange(len(values)) == values.index(value)
+    for values, value in zip(
+      NAMES.values(), (size, material, shape, color), strict=True
+    )
+  ]
+  return np.concatenate([(np.array(place) + 3) / 6, *one_hot, [presence]])
+
+
+def test_objects_stand_beside_their_slots():
+  targets = np.stack(
+    [
+      an_object((-3, 0, 0.7), 'large', 'metal', 'cube', 'red', 1),
+      an_object((1.5, 2, 0.35), 'small', 'rubber', 'sphere', 'gray', 1),
+      np.zeros(19),
+    ]
+  )
+  predictions = np.stack(
+    [
+      an_object((1.5, 2.3, 0.75), 'small', 'metal', 'sphere', 'cyan', 0.9),
+      an_object((0, 0, 0), 'small', 'metal', 'cube', 'blue', 0.4),
+      an_object((-3, 0, 0.7), 'large', 'metal', 'cube', 'red', 0.25),
+      an_object((2, 2, 2), 'large', 'rubber', 'cylinder', 'brown', 0.6),
+    ]
+  )
+  slot_of = np.array([2, 0, 1])
+  table = report_slots.objects_table(predictions, targets, slot_of, (2, 2, 3, 8))
+  header, first, second, third = rows_of(table)
+  assert header[:4] == ['true object', 'x, y, z', 'slot', 'presence']
+  assert header[4:] == ['size', 'material', 'shape', 'color', 'x, y, z', 'distance']
+  at = '\u22123.00, 0.00, 0.70'
+  assert first == ['large red metal cube', at, '3', '25.0\u00a0%', 'large', 'metal'] + [
+    'cube',
+    'red',
+    at,
+    '0.00',
+  ]
+  assert second[:4] == [
+    'small gray rubber sphere',
+    '1.50, 2.00, 0.35',
+    '1',
+    '90.0\u00a0%',
+  ]
+  assert second[4:] == [
+    'small',
+    'metal \u2717',
+    'sphere',
+    'cyan \u2717',
+    '1.50, 2.30, 0.75',
+    '0.50',
+  ]
+  # Slot 2 is not sure of anything.
+  assert third[:5] == ['no object', '', '4', '60.0\u00a0%', 'large']
+  assert third[-2:] == ['2.00, 2.00, 2.00', '']
+
+
+def test_names_are_those_of_the_data_set():
+  import tensorflow_datasets as tfds
+
+  features = fake.catalogued('clevr:3.1.0')['objects'].feature
+  assert isinstance(features, tfds.features.FeaturesDict)
+  for name, values in NAMES.items():
+    assert list(values) == features[name].names
+
+
+def test_other_attributes_have_numbers():
+  names = report_slots.attribute_names((2, 3))
+  assert names == {'attribute 1': ['0', '1'], 'attribute 2': ['0', '1', '2']}
+  row = np.array([0.5, 0.5, 0.5, 0.1, 0.9, 0.2, 0.6, 0.3, 1.0])
+  told = report_slots.told(row, names)
+  assert told == {'attribute 1': '1', 'attribute 2': '1'}
+  assert report_slots.described(told) == '1 1'
+
+
+def test_a_run_without_checkpoint_shows_its_inputs(runs, tmp_path):
+  for name in ('config.json', 'metrics.jsonl'):
+    shutil.copy(runs['blocks'] / name, tmp_path)
+  assert report.main([str(tmp_path)]) == 0
+  reader = pages.Reader(tmp_path / 'report.html')
+  assert reader.text.count('holds no checkpoint') == 1
+  assert len(reader.images) == report_slots.NUM_INPUTS
+
+
+def test_what_cannot_be_shown_has_a_reason(runs, blocks, sets):
+  one = source_of(runs['blocks'], evaluator='one')
+  with pytest.raises(UserError, match='of the first 13 examples of one, none shows 1'):
+    report_slots.slots_by_iteration(one)
+  with pytest.raises(UserError, match='no evaluator of the config looks for objects'):
+    report_slots.slots_by_iteration(with_evals(blocks, {}))
+  node = {**blocks.log.config['evals']['more']}
+  accuracy = spec(classification.Accuracy, data=node['data']).to_dict()
+  other = with_evals(blocks, {'labels': accuracy}, 'labels')
+  with pytest.raises(UserError, match='evals.labels is no evaluator that looks for'):
+    report_slots.slots_by_iteration(other)
+  val = json.loads(json.dumps(sets.log.config['evals']['val']))
+  val['data']['transforms'][1]['names'] = ['image']
+  with pytest.raises(UserError, match='the data of evals.val has no `targets`'):
+    report_slots.objects_found(with_evals(sets, {'val': val}))

@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from big_vision_like.errors import UserError
+from big_vision_like.models import vit
+from big_vision_like.ops import positions
+from big_vision_like.report import vit as report_vit
+from big_vision_like.viz import attention
+
+SIZES = dict(num_classes=3, patch=4, width=12, depth=2, num_heads=3, mlp_dim=5)
+
+
+def trained(params=None, **kwargs):
+  """A model for 8 x 16 images of one channel, with 3 of those."""
+  model = vit.ViT(**SIZES | kwargs)
+  image_BHWC = np.random.default_rng(0).normal(size=(3, 8, 16, 1)).astype(np.float32)
+  if params is None:
+    params = jax.jit(model.init)(jax.random.key(0), image_BHWC[:1])['params']
+  return report_vit.Trained(
+    model=model,
+    variables={'params': params},
+    inputs=lambda image_BHWC: (image_BHWC,),
+    images=lambda: image_BHWC,
+  )
+
+
+KINDS = {
+  'map': dict(
+    pool='map', registers=2, posemb='learned2d', posemb_at='every', scan=True
+  ),
+  'hybrid': dict(
+    resnet=(), patch=1, registers=2, posemb='relative', posemb_at='shared'
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS.values(), ids=KINDS)
+def test_attention_of_every_kind_of_vit_has_its_grid(kind, monkeypatch):
+  monkeypatch.setattr(report_vit, 'ATTENTION_BYTES', 1)  # one image at a time
+  found = trained(**kind)
+  assert found.grid == (2, 4) and found.patch == (4.0, 4.0)
+  rows, shown = np.arange(3), np.array([0, 2])
+  attended = report_vit.attend(found, rows, shown)
+  sown = jax.jit(found.collect)(found.variables, found.images())
+  probs_LBHNN = attention.stack_attention(sown)
+  num_prefix = 2 + (found.model.pool == 'token')
+  assert probs_LBHNN.shape == (2, 3, 3, num_prefix + 8, num_prefix + 8)
+  output_BN = attention.output_weights(sown, found.model.pool, registers=2)
+  expected_BP = attention.rollout(probs_LBHNN, output_BN, num_prefix)
+  np.testing.assert_allclose(attended.rollout_BP, expected_BP[shown], rtol=1e-4)
+  expected_LH = attention.attention_distance(probs_LBHNN, (2, 4), 4, num_prefix)
+  np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-4)
+  assert attended.count == 3
+
+
+def test_positions_are_those_of_the_places_of_the_grid():
+  random = np.random.default_rng(0)
+  table_LND = random.normal(size=(2, 9, 12)).astype(np.float32)
+  found = trained({'pos_embedding': table_LND[:1]})
+  embedding_ND, what = report_vit.grid_positions(found)
+  np.testing.assert_array_equal(embedding_ND, table_LND[0, 1:])
+  assert what == ''
+  found = trained({'pos_embedding': table_LND}, posemb_at='every')
+  assert 'tables of 2 blocks' in report_vit.grid_positions(found)[1]
+
+  rows_LhE, columns_LwE = random.normal(size=(2, 2, 6)), random.normal(size=(2, 4, 6))
+  params = {'pos_rows': rows_LhE, 'pos_columns': columns_LwE}
+  embedding_ND, what = report_vit.grid_positions(trained(params))
+  np.testing.assert_allclose(embedding_ND[6, :6], columns_LwE[0, 2], rtol=1e-6)
+  np.testing.assert_allclose(embedding_ND[6, 6:], rows_LhE[0, 1], rtol=1e-6)
+  assert 'a table each' in what and 'of 2 blocks' in what
+
+  embedding_ND, what = report_vit.grid_positions(trained({}, posemb='sincos2d'))
+  np.testing.assert_array_equal(embedding_ND, positions.sincos2d(2, 4, 12)[0])
+  assert 'computed, not learned' in what
+
+
+@pytest.mark.parametrize(
+  ('params', 'message'),
+  [({'relative_keys': np.zeros(1)}, 'keys for distances'), ({}, 'no position embed')],
+)
+def test_positions_without_places_are_a_reason(params, message):
+  with pytest.raises(UserError, match=message):
+    report_vit.grid_positions(trained(params, posemb='none'))
+
+
+def test_the_first_filters_of_a_hybrid_are_those_of_its_resnet():
+  random = np.random.default_rng(0)
+  kernel_PQCD = random.normal(2.0, 3.0, size=(7, 7, 3, 64))
+  params = {
+    'resnet': {'conv_root': {'kernel': jnp.asarray(kernel_PQCD)}},
+    'embed': {'kernel': random.normal(size=(1, 1, 64, 12))},
+  }
+  found_PQCD, what = report_vit.first_kernel(trained(params, resnet=()))
+  expected_PQCD = (kernel_PQCD - kernel_PQCD.mean((0, 1, 2))) / kernel_PQCD.std(
+    (0, 1, 2)
+  )
+  np.testing.assert_allclose(found_PQCD, expected_PQCD, atol=1e-4)
+  assert 'ResNet' in what
+  del params['resnet']
+  found_PQCD, what = report_vit.first_kernel(trained(params))
+  assert found_PQCD.shape == (1, 1, 64, 12) and what == 'patch filters'

@@ -1,0 +1,154 @@
+"""Where the time of an input goes: each stage of its work, on one core."""
+
+import collections
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from big_vision_like.data.input import mixture, order, pipeline
+from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.run import preflight
+
+WARM_UP, AT_LEAST = 8, 32  # examples that are not measured, and that are
+TIMES = 5  # that work on a whole batch is repeated
+Step = tuple[str, grain.transforms.Map | grain.transforms.RandomMap]
+
+
+@dataclasses.dataclass
+class Stage:
+  """Seconds that a part of the work took, of the examples that needed it.
+
+  `examples` counts all, `on_host` says whether cores of the host are kept busy.
+  """
+
+  name: str
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  examples: int = 0
+  on_host: bool = True
+
+  @property
+  def median_ms(self) -> float:
+    return 1e3 * float(np.median(self.seconds))
+
+  @property
+  def mean_ms(self) -> float:
+    """Of all examples, also those that did not need it."""
+    return 1e3 * sum(self.seconds) / self.examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """A source of an input: which record comes at a place, and what is done to it."""
+
+  source: Any
+  index: Callable[[int], int]
+  steps: Sequence[Step]
+  added: dict[str, Any]
+
+
+def measure(
+  data: Any, device: Callable[..., Any], batch: pipeline.Batch, seconds: float
+) -> list[Stage]:
+  """All stages in order; `device` is what a compiled function makes of a batch."""
+  return [*of_examples(data, seconds), *of_a_batch(device, batch)]
+
+
+def of_examples(data: Any, seconds: float) -> list[Stage]:
+  """Reading and each transform, in the order of the run, for about so many seconds."""
+  parts, found = streams(data), {}
+  mixed = isinstance(data.source, mixture.Mixture)
+  training = isinstance(data, pipeline.TrainInput)
+  rng = np.random.default_rng(data.seed if training else 0)
+  count = position = 0
+  started = time.perf_counter()
+  while count < AT_LEAST or time.perf_counter() - started < seconds:
+    part, place = data.source.place(position) if mixed else (0, position)
+    position += 1
+    try:
+      took = one_by_one(parts[part], place, rng)
+    except BadRecordError as error:
+      if position > 10 * (count + WARM_UP):
+        raise UserError(f'nearly all records are bad: {error}') from error
+      continue
+    if position <= WARM_UP:
+      started = time.perf_counter()
+      continue
+    count += 1
+    for name, value in took.items():
+      found.setdefault(name, Stage(name)).seconds.append(value)
+  for stage in found.values():
+    stage.examples = count
+  return list(found.values())
+
+
+def one_by_one(
+  stream: Stream, place: int, rng: np.random.Generator
+) -> dict[str, float]:
+  """Seconds of each stage of one example."""
+  took, before = {}, time.perf_counter()
+  example = stream.source[stream.index(place)] | stream.added
+  for name, transform in (('read', None), *stream.steps):
+    if transform is not None:
+      before = time.perf_counter()
+      example = preflight.applied(transform, example, rng)
+    took[name] = time.perf_counter() - before
+  return took
+
+
+def streams(data: Any) -> list[Stream]:
+  """What an input is made of: one stream, or one for each part of a mixture."""
+  mixed = isinstance(data.source, mixture.Mixture)
+  parts = data.source.parts if mixed else {'': mixture.Part(source=data.source)}
+  made = []
+  for number, (name, part) in enumerate(parts.items()):
+    steps = [(f'{name}: {type(t).__name__}', t) for t in part.transforms]
+    steps += [(type(t).__name__, t) for t in data.transforms]
+    if isinstance(data, pipeline.TrainInput):
+      index = order.Order(part.source, data.seed, data.repeats, data.window).index
+    else:
+      index = functools.partial(_in_turn, len(part.source))
+    added = {'part': np.int32(number)} if mixed else {}
+    if isinstance(data, pipeline.EvalInput):
+      added['mask'] = np.True_
+    made.append(Stream(part.source, index, numbered(steps), added))
+  return made
+
+
+def _in_turn(length: int, place: int) -> int:
+  return place % length
+
+
+def numbered(steps: Sequence[Step]) -> list[Step]:
+  """The second of the same name gets a number."""
+  seen, result = collections.Counter(), []
+  for name, transform in steps:
+    seen[name] += 1
+    result.append((name if seen[name] == 1 else f'{name} {seen[name]}', transform))
+  return result
+
+
+def of_a_batch(device: Callable[..., Any], batch: pipeline.Batch) -> list[Stage]:
+  """Stacking, the way to the device and the work there, for an example of a batch."""
+  size = len(next(iter(batch.values())))
+  rows = [{name: x[i] for name, x in batch.items()} for i in range(size)]
+  arrays = jax.device_put(batch)
+  work = {
+    'stack': lambda: pipeline.stack([dict(row) for row in rows]),
+    'to the device': lambda: jax.device_put(batch),
+    'on the device': lambda: device(arrays),
+  }
+  made = []
+  for name, call in work.items():
+    made.append(Stage(name, examples=TIMES, on_host=name == 'stack'))
+    for time_ in range(TIMES + 1):  # the first may compile
+      before = time.perf_counter()
+      jax.block_until_ready(call())
+      if time_:
+        made[-1].seconds.append((time.perf_counter() - before) / size)
+  return made

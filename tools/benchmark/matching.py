@@ -1,0 +1,139 @@
+"""What it costs on this machine to match targets to queries.
+
+  python tools/benchmark/matching.py [64x10x10] [8x20x100]
+
+Measures batches of these sizes (examples x targets x queries): `ops.matching.match`,
+`optax.assignment.hungarian_algorithm` under `vmap`, and
+`scipy.optimize.linear_sum_assignment` for one example after the other, of costs that
+are on the host already. Costs are `uniform` in [0, 1], those of `sets` as a model that
+has learnt nothing predicts them (half of the targets zeros, which are matched too), and
+those of sets with these `padded` (not matched, for which optax has no means: it gets
+costs of 0).
+
+All are measured in turns, after a warm-up, as medians; `error` is how far the total
+cost of `match` is from scipy's at most. JSON to stdout or --output, a table to stderr.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import rich.console
+import rich.table
+from scipy import optimize
+
+from big_vision_like import cli, errors
+from big_vision_like.ops import matching
+
+# Other modules of tools, where this file is started as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+
+from tools.benchmark import step as benchmark
+
+SIZES = ('64x10x10', '8x20x100')
+COSTS = ('uniform', 'sets', 'padded')
+PROPERTIES = 19
+
+
+def costs(
+  name: str, batch: int, targets: int, queries: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Costs (B, T, Q) float32 and which targets are valid (B, T)."""
+  rng = np.random.default_rng(0)
+  valid_BT = np.ones((batch, targets), bool)
+  if name == 'uniform':
+    return rng.random((batch, targets, queries), np.float32), valid_BT
+  target_BTP = (rng.random((batch, targets, PROPERTIES)) < 0.3).astype(np.float32)
+  target_BTP[:, (targets + 1) // 2 :] = 0.0
+  query_BQP = rng.uniform(0.45, 0.55, (batch, queries, PROPERTIES))
+  cost_BTQ = 0.5 * np.square(target_BTP[:, :, None] - query_BQP[:, None]).mean(axis=-1)
+  if name == 'padded':
+    valid_BT[:, (targets + 1) // 2 :] = False
+    cost_BTQ[~valid_BT] = 0.0
+  return cost_BTQ.astype(np.float32), valid_BT
+
+
+def measure(name: str, batch: int, targets: int, queries: int, repeats: int) -> dict:
+  """Medians in milliseconds, and how exact `match` is."""
+  cost_BTQ, valid_BT = costs(name, batch, targets, queries)
+  arguments = jax.device_put((cost_BTQ, valid_BT) if name == 'padded' else (cost_BTQ,))
+  ours = jax.jit(matching.match)
+  theirs = jax.jit(jax.vmap(optax.assignment.hungarian_algorithm))
+  tables = [table[valid] for table, valid in zip(cost_BTQ, valid_BT, strict=True)]
+
+  def on_host(times: int) -> None:
+    for _ in range(times):
+      for table in tables:
+        optimize.linear_sum_assignment(table)
+
+  works = [on_device(ours, *arguments), on_device(theirs, arguments[0]), on_host]
+  times = benchmark.measured(works, repeats, None)
+  match_ms, optax_ms, scipy_ms = (1e3 * np.median(seconds) for seconds in times)
+  query_BT1 = np.asarray(ours(*arguments))[..., None]
+  matched_BT = np.take_along_axis(np.float64(cost_BTQ), query_BT1, axis=2)[..., 0]
+  found_B = (matched_BT * valid_BT).sum(axis=1)
+  least_B = [
+    np.float64(table)[optimize.linear_sum_assignment(table)].sum() for table in tables
+  ]
+  return dict(
+    size=f'{batch}x{targets}x{queries}',
+    costs=name,
+    match_ms=match_ms,
+    optax_ms=optax_ms,
+    scipy_ms=scipy_ms,
+    error=np.abs(found_B - least_B).max(),
+  )
+
+
+def on_device(f: Any, *arrays: jax.Array) -> benchmark.Work:
+  def work(times: int) -> None:
+    for _ in range(times):
+      result = f(*arrays)
+    jax.block_until_ready(result)
+
+  return work
+
+
+def parsed(text: str) -> tuple[int, int, int]:
+  """'64x10x12' as numbers: examples, targets, queries."""
+  if not (found := re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)):
+    raise errors.UserError(
+      f'{text!r} is no size: write examples x targets x queries, such as {SIZES[0]}.'
+    )
+  batch, targets, queries = map(int, found.groups())
+  return batch, targets, queries
+
+
+@errors.told_plainly
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses the command line, measures, prints."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('sizes', nargs='*', metavar='size', help=', '.join(SIZES))
+  parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
+  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  args = parser.parse_args(argv)
+  sizes = [parsed(text) for text in args.sizes or SIZES]
+  if args.repeats < 1:
+    raise errors.UserError('--repeats must be 1 or more.')
+  cli.set_up_jax()
+  rows = [measure(name, *size, args.repeats) for size in sizes for name in COSTS]
+  table = rich.table.Table(box=None)
+  for column in rows[0]:
+    table.add_column(column.replace('_', ' '), justify='right')
+  for row in rows:
+    table.add_row(*(f'{v:.3g}' if isinstance(v, float) else v for v in row.values()))
+  rich.console.Console(stderr=True, width=88, highlight=False).print(table)
+  result = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__}
+  benchmark.write(result | {'match': rows}, args.output)
+
+
+if __name__ == '__main__':
+  raise SystemExit(main())

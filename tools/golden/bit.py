@@ -1,0 +1,90 @@
+"""Golden files of BiT: maps, logits, loss and gradients under the reference's names."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like.models import bit as models
+from big_vision_like.ops import losses
+from big_vision_like.weights import bit, tree
+from tools.golden.common import (
+  LOSS,
+  Fields,
+  Results,
+  Tolerance,
+  fit_parameters,
+  float_name,
+  select,
+  widened,
+)
+
+# Activations are in the tens after a few units.
+MAP = Tolerance(absolute=1e-4, relative=1e-4)
+LOGITS = Tolerance(absolute=1e-4)
+GRADIENT = Tolerance(relative=1e-3)
+
+
+def big_transfer(description: Fields, arrays: Fields) -> Results:
+  """BiT of google-research/big_transfer, cut after its units' stages."""
+  config = description['config']
+  model = models.BiT(
+    num_classes=config['num_classes'],
+    depths=config['block_units'],
+    width=config['width_factor'],
+    dtype=float_name(),
+  )
+  params = widened(bit.from_big_transfer(select(arrays, 'param/')))
+  label_BC = jax.nn.one_hot(arrays['input/label'], model.num_classes)
+  return compared(model, params, arrays, label_BC, bit.to_big_transfer)
+
+
+def big_vision_v1(description: Fields, arrays: Fields) -> Results:
+  """The ResNet-v1 of google-research/big_vision."""
+  config = description['config']
+  model = models.BiTv1(
+    num_classes=config['num_classes'],
+    depths=config['depth'],
+    width=config['width'],
+    dtype=float_name(),
+  )
+  params = widened(bit.from_big_vision_v1(select(arrays, 'param/')))
+  label_BC = jnp.asarray(arrays['input/labels_onehot'])
+  return compared(model, params, arrays, label_BC, bit.to_big_vision_v1)
+
+
+def compared(
+  model: nn.Module,
+  params: tree.Tree,
+  arrays: Fields,
+  label_BC: jax.Array,
+  rename: Callable[[tree.Tree], dict[str, np.ndarray]],
+) -> Results:
+  image_BHWC = arrays['input/image']
+  fit_parameters(model, params, image_BHWC)
+
+  @jax.jit
+  def run(params: tree.Tree) -> tuple[dict[str, jax.Array], jax.Array, tree.Tree]:
+    def mean_loss(params: tree.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
+      outputs = model.apply({'params': params}, image_BHWC)
+      loss_B = losses.softmax_cross_entropy(outputs['logits'], label_BC)
+      return loss_B.mean(), outputs
+
+    (loss, outputs), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return outputs, loss, grads
+
+  outputs, loss, gradients = run(params)
+  results: Results = {
+    'output/logits': (outputs['logits'], LOGITS),
+    'output/pre_logits': (outputs['pre_logits'], MAP),
+    'output/loss': (loss, LOSS),
+    'output/root': (outputs['root'], MAP),
+  }
+  for i in range(len(model.depths)):
+    # big_transfer calls them blocks, big_vision stages.
+    results[f'output/block{i + 1}'] = (outputs[f'stage{i + 1}'], MAP)
+    results[f'output/stage{i + 1}'] = (outputs[f'stage{i + 1}'], MAP)
+  named = rename(jax.device_get(gradients))
+  return results | {f'grad/{name}': (x, GRADIENT) for name, x in named.items()}

@@ -1,0 +1,217 @@
+"""Golden files of DETR: the whole model, and its head of masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from big_vision_like import optim
+from big_vision_like.models import detr, resnet
+from big_vision_like.ops import losses, positions, resampling
+from big_vision_like.tasks import set_detection
+from big_vision_like.tasks.task import State
+from big_vision_like.weights import detr as weights
+from big_vision_like.weights import tree
+from tools.golden.common import (
+  EXACT,
+  FLOAT,
+  Fields,
+  Results,
+  Tolerance,
+  float_name,
+  select,
+  widened,
+)
+from tools.golden.detection import LOSSES, matches, padded
+
+OUTPUT = Tolerance(absolute=1e-4)
+PIXELS = Tolerance(relative=1e-4)
+MASKS = Tolerance(absolute=2e-5)
+LOSS = Tolerance(relative=1e-5)
+GRADIENT = Tolerance(relative=1e-4)
+
+
+def channels_last(array: np.ndarray) -> jax.Array:
+  return jnp.moveaxis(jnp.asarray(array), 1, -1)
+
+
+def channels_first(array: jax.Array) -> jax.Array:
+  return jnp.moveaxis(array, -1, 1)
+
+
+def model_of(description: Fields) -> detr.DETR:
+  return detr.DETR(
+    num_classes=description['num_classes'],
+    backbone=resnet.ResNet(
+      depths=description['blocks'],
+      root=description['stem_channels'],
+      channels=description['planes'],
+      norm='frozen',
+      dilated=description['dc5'],
+      frozen_stages=1,
+      dtype=float_name(),
+    ),
+    num_queries=description['num_queries'],
+    width=description['hidden_dim'],
+    encoder_depth=description['enc_layers'],
+    decoder_depth=description['dec_layers'],
+    num_heads=description['nheads'],
+    mlp_dim=description['dim_feedforward'],
+    dropout=0.0,
+    norm='pre' if description['pre_norm'] else 'post',
+    positions=description['position_embedding'],
+    dtype=float_name(),
+  )
+
+
+def whole(description: Fields, arrays: Fields) -> Results:
+  """Maps, positions, memory, all layers, matching, losses, gradients, detections."""
+  model = model_of(description)
+  variables = weights.from_facebook(select(arrays, 'param/'), model.num_heads)
+  variables = widened(variables)
+  constants = variables['constants']
+  image_BHWC = channels_last(arrays['input/image'])
+  size_B2 = jnp.asarray(description['image_sizes_hw'], jnp.int32)
+  objects = padded(description['num_targets'], arrays)
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def run(params: tree.Tree) -> tuple[jax.Array, tuple]:
+    variables = {'params': params, 'constants': constants}
+    maps = model.apply(variables, image_BHWC, method=lambda m, x: m.backbone(x))
+    outputs = model.apply(variables, image_BHWC, size_B2)
+    found, query_LBK = set_detection.set_losses(
+      outputs['layer_logits'],
+      outputs['layer_boxes'],
+      objects,
+      objects.valid_BK.sum(dtype=float),
+      set_detection.COSTS,
+      no_object_weight=0.1,
+    )
+    total = sum(
+      set_detection.WEIGHTS[name] * loss_L.sum() for name, loss_L in found.items()
+    )
+    return total, (maps, outputs, found, query_LBK)
+
+  (total, (maps, outputs, found, query_LBK)), gradients = run(variables['params'])
+  last_BhwC = maps[f'stage{len(description["blocks"])}']
+  valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], last_BhwC.shape[1:3])
+  position_BhwD = positions.masked_sine2d(valid_Bhw, model.width)
+  results = {
+    'output/backbone_layer4': (channels_first(last_BhwC), OUTPUT),
+    'output/mask_downsampled': (~valid_Bhw, EXACT),
+    'output/pos': (channels_first(position_BhwD), FLOAT),
+    'output/memory': (channels_first(outputs['memory']), OUTPUT),
+    'output/hs': (decoded(model, variables, image_BHWC, size_B2), OUTPUT),
+    'loss/total': (total, LOSS),
+  }
+  layers = len(query_LBK)
+  for i, query_BK in enumerate(np.asarray(query_LBK)):
+    last = i == layers - 1
+    prefix, suffix = ('', '') if last else (f'aux{i}_', f'_{i}')
+    logits_BQC = outputs['layer_logits'][i]
+    results[f'output/{prefix}pred_logits'] = (logits_BQC, OUTPUT)
+    results[f'output/{prefix}pred_boxes'] = (outputs['layer_boxes'][i], OUTPUT)
+    for name, theirs in LOSSES.items():
+      results[f'loss/{theirs}{suffix}'] = (found[name][i], LOSS)
+    for name, error in set_detection.errors(logits_BQC, objects, query_BK).items():
+      results[f'loss/{name}{suffix}'] = (error, LOSS)
+    layer = 'final' if last else f'aux{i}'
+    results |= matches(f'output/match_{layer}_{{}}', query_BK, objects)
+  for name, array in weights.to_facebook({'params': gradients}).items():
+    results[f'grad/{name}'] = (array, GRADIENT)
+  return results | detections(model, variables, description, arrays)
+
+
+def decoded(
+  model: detr.DETR, variables: tree.Tree, image_BHWC: jax.Array, size_B2: jax.Array
+) -> jax.Array:
+  """What the decoder gives to the heads, (L, B, Q, D)."""
+
+  @jax.jit
+  def run(variables: tree.Tree) -> tree.Tree:
+    _, state = model.apply(
+      variables,
+      image_BHWC,
+      size_B2,
+      mutable=['intermediates'],
+      capture_intermediates=lambda module, _: module.name == 'decoder',
+    )
+    return state['intermediates']['decoder']['__call__']
+
+  return run(variables)[0]
+
+
+def detections(
+  model: detr.DETR, variables: tree.Tree, description: Fields, arrays: Fields
+) -> Results:
+  """What the task finds, in pixels of the original images."""
+  task = set_detection.Detection(model=model, optimizer=optim.adamw(1e-4))
+  state = State(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    opt_state=(),
+    mutable={'constants': variables['constants']},
+  )
+  batch = {
+    'image': channels_last(arrays['input/image']),
+    'size': jnp.asarray(description['image_sizes_hw'], jnp.int32),
+    'original_size': jnp.asarray(description['orig_sizes_hw'], jnp.int32),
+  }
+  found = jax.jit(task.predict)(state, batch, jax.random.key(0))
+  results = {}
+  for i in range(len(batch['image'])):
+    results[f'output/post{i}_scores'] = (found['scores'][i], OUTPUT)
+    results[f'output/post{i}_labels'] = (found['labels'][i], EXACT)
+    results[f'output/post{i}_boxes'] = (found['boxes_xyxy'][i], PIXELS)
+  return results
+
+
+def mask_head(description: Fields, arrays: Fields) -> Results:
+  """Attention of queries, masks from it, their losses and gradients."""
+  heads, width = description['nheads'], description['hidden_dim']
+  params = weights.masks_from_facebook(select(arrays, 'param/'), heads)
+  params = widened(params)
+  attention = detr.MaskAttention(heads, float_name())
+  head = detr.MaskHead(width, float_name())
+  x_BhwD, memory_BhwD = (
+    channels_last(arrays[f'input/{name}']) for name in ('src_proj', 'memory')
+  )
+  finer = [channels_last(arrays[f'input/fpn{i}']) for i in range(3)]
+  valid_Bhw = jnp.asarray(~arrays['input/mask'])
+  image_N, query_N = arrays['input/matched_bq'].T
+  target_NHW = jnp.asarray(arrays['input/target_masks'])
+  count, height_width = len(target_NHW), target_NHW.shape[1:]
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def run(params: tree.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
+    attention_BQShw = attention.apply(
+      {'params': params['mask_attention']}, arrays['input/hs'], memory_BhwD, valid_Bhw
+    )
+    logits_BQuv = head.apply(
+      {'params': params['mask_head']}, x_BhwD, attention_BQShw, finer
+    )
+    logits_NHW = resampling.resize(
+      logits_BQuv[image_N, query_N][..., None], height_width, 'bilinear'
+    )[..., 0]
+    pairs = logits_NHW.reshape(count, -1), target_NHW.reshape(count, -1)
+    focal = losses.sigmoid_focal(*pairs).mean(axis=-1).sum() / count
+    dice = losses.dice(*pairs).sum() / count
+    return focal + dice, {
+      'output/bbox_attention': attention_BQShw,
+      'output/pred_masks': logits_BQuv,
+      'output/upsampled': logits_NHW,
+      'loss/mask_focal': focal,
+      'loss/dice': dice,
+    }
+
+  (_, values), gradients = run(params)
+  results = {
+    name: (value, LOSS if name.startswith('loss/') else MASKS)
+    for name, value in values.items()
+  }
+  for name, array in weights.to_facebook({'params': gradients}).items():
+    results[f'grad/{name.removeprefix("detr.")}'] = (array, GRADIENT)
+  return results
