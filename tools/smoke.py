@@ -11,7 +11,7 @@ config gets a line, and so does what fails at the end, where the exit status is 
 anything did.
 
 Nothing has to be prepared: data sets of TFDS, and in COCO's format, are made up (see
-`data/fake.py`), also those that are there, so that it is the same everywhere;
+`data/sources/fake.py`), also those that are there, so that it is the same everywhere;
 vocabularies are learnt from that, and weights of `init_from` left out. Schedules are
 those of the whole run.
 

@@ -148,7 +148,8 @@ def _value(
     case features.Tensor():
       return _numbers(feature, rng, index)
   raise UserError(
-    f'nobody makes up values of {name}, a {type(feature).__name__}: data/fake.py can'
+    f'nobody makes up values of {name}, a {type(feature).__name__}:'
+    ' data/sources/fake.py can'
   )
 
 
