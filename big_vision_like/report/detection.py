@@ -51,9 +51,11 @@ class Found:
     titles = from_best_to_worst(-self.quality_N[there])
     return {int(there[i]): title for i, title in titles.items()}
 
-  def read(self, source: report_source.Source) -> dict[int, Arrays]:
-    """Batches of one each, of `shown`: large images are read again, not kept."""
-    examples = list(self.shown())
+  def read(
+    self, source: report_source.Source, examples: Sequence[int]
+  ) -> dict[int, Arrays]:
+    """Batches of one example each: large images are read again, not kept."""
+    examples = list(examples)
     indices = self.index_N[examples].tolist()
     rows = source.chosen(self.evaluator, lambda _, batch: batch, indices)
     return {
@@ -128,7 +130,7 @@ class Source(report_source.Source):
   @functools.cached_property
   def pictured(self) -> dict[int, Arrays]:
     """The examples that pictures are of."""
-    return self.boxes.read(self)
+    return self.boxes.read(self, self.boxes.shown())
 
 
 def look(source: Source) -> Boxes:
@@ -390,7 +392,7 @@ def segments(source: Source) -> tuple[str, str]:
     f'{made.threshold:g} become segments.'
   )
   content += page.table(['', 'quality', 'segmentation', 'recognition'], rows)
-  titles, batches = found.shown(), found.read(source)
+  titles, batches = found.shown(), found.read(source, found.shown())
   shown = source.chosen(made, measure, index_N[list(titles)].tolist())
   for row, (example, title) in zip(shown, titles.items(), strict=True):
     both, _ = compared(row)

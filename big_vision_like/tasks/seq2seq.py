@@ -105,7 +105,7 @@ class Seq2Seq(task.GradientTask):
   def greedy(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
     """Returns `ids` (B, N): the likeliest next token, one after the other."""
     del key
-    return {'ids': self.search_greedy(state.variables, batch['source'])}
+    return {'ids': self.search_greedy(state.variables, one_source(batch))}
 
   def translate(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
     """Returns the best target `ids` (B, N), and all `beams` (B, K, N), best first.
@@ -113,7 +113,7 @@ class Seq2Seq(task.GradientTask):
     `scores` (B, K) are those of the beams.
     """
     del key
-    beams_BKN, scores_BK = self.search_beams(state.variables, batch['source'])
+    beams_BKN, scores_BK = self.search_beams(state.variables, one_source(batch))
     return {'ids': beams_BKN[:, 0], 'beams': beams_BKN, 'scores': scores_BK}
 
   def search_greedy(self, variables: Any, source_BS: jax.Array) -> jax.Array:
@@ -167,3 +167,10 @@ class Seq2Seq(task.GradientTask):
       return logits_bV, changed['cache']
 
     return step, start['cache'], jnp.full((batch,), self.bos_id), length
+
+
+def one_source(batch: Arrays) -> jax.Array:
+  """Returns the sources (B, S) to search targets for, one in each row."""
+  if 'source_segment' in batch:
+    raise UserError('packed rows hold several sources: a search needs one in each row')
+  return batch['source']

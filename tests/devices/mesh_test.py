@@ -187,7 +187,7 @@ def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
     num_classes=8, patch=4, width=8, depth=2, num_heads=2, mlp_dim=16, scan=scan
   )
   task = classification.Classification(
-    model=model, optimizer=optim.adamw(0.1), ema_decay=0.9
+    model=model, optimizer=optim.adamw(0.1), ema=optim.Ema(decay=0.9)
   )
   image = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
   state = jax.eval_shape(task.init, jax.random.key(0), dict(image=image))
@@ -377,7 +377,8 @@ def test_a_step_is_the_same_on_any_mesh(
 def test_a_step_is_that_of_pmap(state, batch, on_one_device):
   def step(state, batch):
     gradient = jax.value_and_grad(TASK.loss, has_aux=True)
-    (loss, _), grads = gradient(state.params, {}, batch, jax.random.key(3))
+    key = jax.random.key(3)
+    (loss, _), grads = gradient(state.params, {}, TASK.prepare(batch, key), key)
     loss, grads = jax.lax.pmean((loss, grads), 'devices')
     updates, _ = TASK.optimizer.update(grads, state.opt_state, state.params)
     return optax.apply_updates(state.params, updates), loss

@@ -200,7 +200,7 @@ def test_beams(tmp_path, seed):
     output_scores=True,
   )
   want_scores = found.sequences_scores.reshape(-1, beams).numpy()
-  ids, scores = jax.tree.map(np.asarray, jax.jit(task.beam_search)(variables, SOURCE))
+  ids, scores = jax.tree.map(np.asarray, jax.jit(task.search_beams)(variables, SOURCE))
   same_best = 0
   for row in range(len(SOURCE)):
     mine = dict(zip(map(tuple, cut(ids[row])), scores[row].tolist(), strict=True))

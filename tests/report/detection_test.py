@@ -10,6 +10,7 @@ import shutil
 from typing import Any
 
 import cv2
+import found
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
@@ -230,7 +231,8 @@ def evaluated(source, name: str):
   """What the evaluator itself finds."""
   evaluator = build(source.log.config['evals'][name])
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
-  return evaluator.run(source.run.task.predict, source.run.state, mesh)
+  predict = evaluator.prediction(source.run.task)
+  return found.flat(evaluator.run(predict, source.run.state, mesh))
 
 
 def with_config(source, evaluator: str = '', **fields):
@@ -447,7 +449,7 @@ def test_segments_are_measured_as_the_evaluator_does(source, sections):
 
 
 def test_large_images_are_read_again(source):
-  batches = source.boxes.read([9, 2])
+  batches = source.boxes.read(source, [9, 2])
   assert {i: b['image_id'].tolist() for i, b in batches.items()} == {9: [109], 2: [102]}
 
 

@@ -193,7 +193,7 @@ def test_predictions_are_those_of_the_search(numbers):
   [first, *_] = data.epoch()
   task, state = numbers.run.task, numbers.run.state
   key = jax.random.key(0)
-  greedy = jax.jit(lambda *args: task.predict(*args, key)['greedy'])(state, first)
+  greedy = jax.jit(lambda *args: task.greedy(*args, key)['ids'])(state, first)
   for row in range(8):
     np.testing.assert_array_equal(found.found[row], np.trim_zeros(greedy[row], 'b'))
     np.testing.assert_array_equal(
@@ -342,7 +342,7 @@ def test_what_is_not_sequences_is_a_reason(numbers):
   config = json.loads(json.dumps(numbers.log.config))
   config['evals']['strings']['data']['source'] = source.to_dict()
   packed.log = dataclasses.replace(numbers.log, config=config)
-  with pytest.raises(UserError, match='evals.strings the task finds no `greedy`'):
+  with pytest.raises(UserError, match='packed rows hold several sources: a search'):
     report_sequences.predict(packed)
   del config['evals']['strings']
   with pytest.raises(UserError, match='no evaluator .* looks at what the task finds'):

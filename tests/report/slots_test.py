@@ -9,6 +9,7 @@ import re
 import shutil
 
 import cv2
+import found
 import jax
 import ml_collections as mlc
 import numpy as np
@@ -174,7 +175,8 @@ def evaluated(source, name: str):
   """What the evaluator itself finds."""
   evaluator = build(source.log.config['evals'][name])
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
-  return evaluator.run(source.run.task.predict, source.run.state, mesh)
+  predict = evaluator.prediction(source.run.task)
+  return found.flat(evaluator.run(predict, source.run.state, mesh))
 
 
 def with_evals(source, evals: dict, evaluator: str = ''):

@@ -78,7 +78,7 @@ def test_a_line_for_each_text_whatever_the_batch(translate, folder):
 def test_what_is_found_is_what_the_task_finds(tool, translate, folder):
   translator = tool.open_folder(str(folder), beams=2, alpha=0.6)
   source = np.array([translator.encode(ENGLISH[0])])
-  ids, _ = jax.jit(translator.task.beam_search)(translator.variables, source)
+  ids, _ = jax.jit(translator.task.search_beams)(translator.variables, source)
   ids = ids[0, 0].tolist()
   ids = ids[: ids.index(0)] if 0 in ids else ids
   want = translator.target.decode(ids)

@@ -145,7 +145,7 @@ def decode(repeats: int) -> list[Row]:
     source_BS = jax.random.randint(jax.random.key(0), shape, 3, 1000)
     target_B1 = source_BS[:, :1]
     variables = jax.jit(model.init)(jax.random.key(1), source_BS, target_B1)
-    cached = jax.jit(task.beam_search)
+    cached = jax.jit(task.search_beams)
     plain = jax.jit(functools.partial(without_cache, task, length))
     ids, scores = cached(variables, source_BS)
     plain_ids, plain_scores = plain(variables, source_BS)

@@ -116,7 +116,7 @@ def real_accuracy(description: Fields, arrays: Fields) -> Results:
     {'logits': arrays['input/logits']}, {'labels': labels_BS}
   )['count']
   return {
-    'output/real_accuracy': (np.float32(result['top1']), FLOAT),
+    'output/real_accuracy': (np.float32(result.scalars['top1']), FLOAT),
     'output/n_scored': (np.sum(counted), EXACT),
   }
 
