@@ -30,13 +30,19 @@ def test_config(file, data_dir):
   assert spec.load(first).to_json() == config.to_json()  # the default
   config = spec.load(str(file), OVERRIDES.get(file.stem, ()), root=experiment.Settings)
   run = experiment.make(config, planned_for=jax.devices())
-  run.task.check({k: v[None] for k, v in run.data.example().items()})
-  state = run.abstract_state
-  after, scalars = jax.eval_shape(run.step, state, run.abstract_batch)
-  assert jax.tree.structure(after) == jax.tree.structure(state)
-  for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
-    assert (before.shape, before.dtype) == (now.shape, now.dtype)
-  assert scalars['loss'].shape == ()
+  for name, part in run.data.parts.items():
+    example = {k: v[None] for k, v in part.example().items()}
+    run.task.part(name).check(example)
+  state, several = run.abstract_state, len(run.data.parts) > 1
+  # Of several shapes the largest; of several tasks each.
+  for signature in run.data.signatures(64) if several else [None]:
+    batch = run.abstract_batch_of(signature)
+    after, scalars = jax.eval_shape(run.step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    leaves = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
+    for before, now in leaves:
+      assert (before.shape, before.dtype) == (now.shape, now.dtype)
+    assert scalars['loss'].shape == ()
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
   mesh = meshes.make_mesh(data=2, fsdp=2, tensor=2)
   found = meshes.state_shardings(mesh, state, model_rules=task.sharding_rules)
   adam = found.opt_state[0]
-  assert found.ema == found.params == adam.mu == adam.nu
+  assert found.ema['params'] == found.params == adam.mu == adam.nu
   block = found.params['encoder']['blocks' if scan else 'block_1']
   query, fc2 = block['attention']['query'], block['mlp']['fc2']
   first = (None,) if scan else ()  # scanned blocks are never split from each other

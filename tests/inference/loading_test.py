@@ -50,7 +50,9 @@ def tiny_run(folder, size=(8, 8), transforms=(), model=None, **task):
   (folder / 'config.json').write_text(config.to_json())
   model = spec.build(config.task.to_dict()['model'], 'model')
   params, average = (random_weights.params_of(model, size, 1, seed) for seed in (0, 1))
-  state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
+  state = State(
+    step=np.int32(7), params=params, opt_state=None, ema=average and {'params': average}
+  )
   with checkpoint.Checkpoints(folder) as checkpoints:
     checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
   return average
@@ -352,7 +354,7 @@ def test_runs_that_do_something_else(tmp_path):
   state = State(step=np.int32(7), params={'a': np.ones(2)}, opt_state=None)
   with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
     checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
-  with pytest.raises(UserError, match='a run of Seq2Seq: load.. is for Classification'):
+  with pytest.raises(UserError, match='a run of Seq2Seq: load.. is for tasks that'):
     loading.load(tmp_path / 'run')
 
 

@@ -177,7 +177,7 @@ def test_greedy(tmp_path, seed):
   task, variables = read(theirs, tmp_path)
   want, _ = generate(theirs, num_beams=1)
   assert len(set(map(tuple, want))) == 4 and all(row[-1] == EOS for row in want)
-  got = cut(jax.jit(task.greedy)(variables, SOURCE))
+  got = cut(jax.jit(task.search_greedy)(variables, SOURCE))
   assert got == want
 
 

@@ -135,7 +135,9 @@ def run_of(config, folder, size=(8, 8)):
   (folder / 'config.json').write_text(config.to_json())
   model = spec.build(config.task.to_dict()['model'], 'model')
   params, average = (random_weights.params_of(model, size, 1, seed) for seed in (0, 1))
-  state = State(step=np.int32(7), params=params, opt_state=None, ema=average)
+  state = State(
+    step=np.int32(7), params=params, opt_state=None, ema=average and {'params': average}
+  )
   with checkpoint.Checkpoints(folder) as checkpoints:
     checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
   return average

@@ -99,7 +99,7 @@ def test_what_is_made_of_slots_is_as_large_as_what_is_given(tmp_path, name, side
   model = build(small.task.model)
   assert model.image_shape == (side, side, 3)  # drawn ones are not resized
   assert (model.num_slots, model.slot_size, model.hidden) == (7, 16, 32)
-  assert model.iterations == small.evals.more_5.iterations == 2
+  assert model.iterations == small.evals.more_5.predict_args.iterations == 2
   assert tuple(model.encoder_convs) == 4 * ((8, 3, 1),)
   assert tuple(model.decoder_convs) == (*(4 * ((8, 3, 2),)), (8, 3, 1))
   assert build(small.train_data).example()['image'].shape == model.image_shape
@@ -194,7 +194,7 @@ def run_of(folder, evaluation=None, loss=1.0, step=2):
 
 def test_records_of_a_run_that_is_well(tmp_path):
   config = tiny_config.get_config()
-  config.keep_best = 'val/top1'
+  config.total_steps, config.keep_best = 2, 'val/top1'
   smoke.check_records(config, run_of(tmp_path))
 
 
@@ -210,7 +210,7 @@ def test_records_of_a_run_that_is_well(tmp_path):
 )
 def test_records_that_show_what_is_wrong(tmp_path, changes, keep_best, problem):
   config = tiny_config.get_config()
-  config.keep_best = keep_best
+  config.total_steps, config.keep_best = 2, keep_best
   with pytest.raises(UserError, match=problem):
     smoke.check_records(config, run_of(tmp_path, **changes))
 

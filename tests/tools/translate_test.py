@@ -83,7 +83,9 @@ def test_what_is_found_is_what_the_task_finds(tool, translate, folder):
   ids = ids[: ids.index(0)] if 0 in ids else ids
   want = translator.target.decode(ids)
   assert translate(folder, '--text', ENGLISH[0])[1] == [want]  # 2 is in config.json
-  greedy = jax.jit(translator.task.greedy)(translator.variables, source)[0].tolist()
+  greedy = jax.jit(translator.task.search_greedy)(translator.variables, source)[
+    0
+  ].tolist()
   greedy = greedy[: greedy.index(0)] if 0 in greedy else greedy
   found = translate(folder, '--text', ENGLISH[0], '--beams', 1)[1]
   assert found == [translator.target.decode(greedy)]

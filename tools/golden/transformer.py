@@ -120,7 +120,7 @@ def greedy_ids(
     extra_length=wanted_BN.shape[1] - 1 - source_BS.shape[1],
     never=(),
   )
-  ids_BN = jax.jit(task.greedy)({'params': params}, source_BS)
+  ids_BN = jax.jit(task.search_greedy)({'params': params}, source_BS)
   return np.pad(ids_BN, ((0, 0), (1, 0)), constant_values=task.bos_id)
 
 
