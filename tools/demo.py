@@ -31,7 +31,8 @@ BUDGETS = {
 def random_weights(run: experiment.Experiment) -> dict[str, float]:
   """What the linear probe finds before the first step."""
   evaluator = run.evaluators['digits']
-  found = evaluator.run(run.task.predict, run.init(), run.mesh)
+  predict = evaluator.prediction(run.task)
+  found = evaluator.run(predict, run.init(), run.mesh).scalars
   processes.say('digits', metrics.listed(found))
   return {f'digits/{key}': value for key, value in found.items()}
 

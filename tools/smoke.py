@@ -206,7 +206,7 @@ def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
 
 def small(name: str, value: Any, pictures_shrink: bool) -> Any:
   """What becomes of an argument, whatever it is an argument of."""
-  if name == 'predict_args':
+  if name == 'predict_args' and isinstance(value, Mapping):
     return {k: small(k, v, pictures_shrink) for k, v in value.items()}
   if name.endswith('_rules'):
     return type(value)(rule for rule in value if matches_shallow(rule[0]))

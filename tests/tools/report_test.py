@@ -226,7 +226,9 @@ def test_labels_beyond_the_classes_are_a_reason(runs):
   source = source_of(runs['token'])
   task = source.run.task
   few = types.SimpleNamespace(
-    predict=lambda *args: {'logits': task.predict(*args)['logits'][:, :2]}
+    prediction=lambda name: (
+      lambda *args: {'logits': task.predict(*args)['logits'][:, :2]}
+    )
   )
   source.run = dataclasses.replace(source.run, task=few)
   with pytest.raises(ValueError, match='labels up to 2, the model 2 classes'):
