@@ -21,7 +21,7 @@ def get_config() -> mlc.ConfigDict:
   c.task = spec(
     distillation.Distillation,
     model=spec(
-      vit.ViT, num_classes=10, patch=4, width=8, depth=1, num_heads=1, mlp_dim=16
+      vit.ViT, num_classes=10, patch=4, width=8, depth=1, num_heads=2, mlp_dim=16
     ),
     teacher=teacher,
     optimizer=spec(optim.adamw, rate=spec(optax.constant_schedule, value=1e-3)),
