@@ -1,7 +1,7 @@
 """Images, or any other named arrays, to classes.  Axes: B batch, C classes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,12 +76,10 @@ class Classification(task.GradientTask):
     self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
   ) -> Arrays:
     """Adds `target` (B, C) and replaces the inputs by those that the model gets."""
-    inputs = dict(zip(self.inputs, self.model_inputs(batch), strict=True))
     target_BC = smoothed(batch['label'], self.num_classes, self.label_smoothing)
-    if self.augment is not None:
-      first = self.inputs[0]
-      inputs[first], target_BC = self.augment(key, inputs[first], target_BC)
-    return batch | inputs | {'target': target_BC}
+    return augmented(
+      batch, self.inputs, self.model_inputs, target_BC, self.augment, key
+    )
 
   def loss(
     self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
@@ -122,6 +120,21 @@ def smoothed(label_B: jax.Array, classes: int, smoothing: float) -> jax.Array:
   """Returns one-hot targets (B, C), `smoothing` of each spread over all classes."""
   target_BC = jax.nn.one_hot(label_B, classes)
   return target_BC * (1.0 - smoothing) + smoothing / classes if smoothing else target_BC
+
+
+def augmented(
+  batch: Arrays,
+  names: Sequence[str],
+  model_inputs: Callable[[Arrays], Sequence[jax.Array]],
+  target_BC: jax.Array,
+  augment: Augment | None,
+  key: jax.Array,
+) -> Arrays:
+  """Returns the batch with `target` and the model's inputs, the first augmented."""
+  inputs = dict(zip(names, model_inputs(batch), strict=True))
+  if augment is not None:
+    inputs[names[0]], target_BC = augment(key, inputs[names[0]], target_BC)
+  return batch | inputs | {'target': target_BC}
 
 
 def label_loss(loss_type: str, logits_BC: jax.Array, batch: Arrays) -> Arrays:

