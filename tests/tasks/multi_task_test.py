@@ -147,7 +147,9 @@ def test_what_does_not_fit_is_told(batches):
   tasks = {'digit': part(4), 'parity': part(2)}
   with pytest.raises(UserError, match="task 'parity' has no data: train_data gives ba"):
     make().init(KEY, {'digit': batches['digit']})
-  with pytest.raises(UserError, match="gives batches of 'more', but the tasks are dig"):
+  with pytest.raises(
+    UserError, match="there are batches of 'more', but the tasks are dig"
+  ):
     make().check({'more': batches['digit']})
   wrong = batches['parity'] | {'label': np.full(8, 3, np.int32)}
   with pytest.raises(UserError, match='label 3 is out of range: the model has 2 class'):
