@@ -35,6 +35,7 @@ from big_vision_like.devices import chips
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
+from big_vision_like.ops import sharding
 from big_vision_like.run import experiment
 
 # How many batches tell how often each of several shapes comes.
@@ -225,7 +226,7 @@ def plan(
     parameters=parameters,
     optimizer=held - parameters - frozen,
     frozen=frozen,
-    examples=jax.tree.leaves(batch)[0].shape[0],
+    examples=sharding.num_rows(batch),
     needed=needed,
     chip=chips.of(devices[0]),
     costs=costs,

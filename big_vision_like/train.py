@@ -117,7 +117,7 @@ def loop(
         with timed(phases, 'compile'):
           operations[shapes] = prepare(run, state, arrays)
           state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
-        first_step(log, phases, step, operations[shapes], batch_size_of(arrays))
+        first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
       else:
         if shapes not in operations:
           compilations.expected = True
@@ -174,7 +174,7 @@ def new_shapes(
   seconds = time.perf_counter() - started
   before, own = set().union(*known), shapes_of(arrays)
   new = ', '.join([shape for shape in own if shape not in before] or own)
-  each = f'{operations / batch_size_of(arrays) / 1e9:.3g} G per example and step'
+  each = f'{operations / sharding.num_rows(arrays) / 1e9:.3g} G per example and step'
   log.say('compiled', f'in {seconds:.1f} s at step {step:,} for {new}; {each}')
   log.write(step, 'info', {'compile_seconds': seconds})
   log.pause(seconds)
@@ -209,11 +209,6 @@ def pictures_of(batch: Any, name: str = '') -> dict[str, np.ndarray]:
     return {f'{name}images': batch['image']}
   parts = [(k, x) for k, x in batch.items() if isinstance(x, dict)]
   return {k: x for key, part in parts for k, x in pictures_of(part, f'{key}/').items()}
-
-
-def batch_size_of(batch: Any) -> int:
-  """Returns the number of examples of a batch."""
-  return jax.tree.leaves(batch)[0].shape[0]
 
 
 def describe(

@@ -63,7 +63,7 @@ def test_it_is_evaluated_alone(trained, capsys):
   assert "Gan has no prediction 'predict'; it has generate" in capsys.readouterr().err
 
 
-def test_it_is_planned():
+def test_it_is_planned(data_dir):
   made = plan.plan(CONFIG, 'cpu:2')
   assert made.fits and made.frozen == 0
   assert made.parameters == 4 * sum(x.size for x in jax.tree.leaves(made_params()))

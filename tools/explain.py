@@ -20,6 +20,7 @@ import rich.table
 from big_vision_like import cli, errors, optim
 from big_vision_like.cost import flops
 from big_vision_like.devices import mesh as meshes
+from big_vision_like.ops import sharding
 from big_vision_like.run import experiment
 from big_vision_like.tasks import task
 from big_vision_like.tasks.task import State
@@ -66,7 +67,7 @@ def blocks(
     for prefix in _prefixes(path):
       sizes[prefix] += leaf.size
   inputs = jax.eval_shape(network.inputs, batch)
-  examples = jax.tree.leaves(inputs)[0].shape[0]
+  examples = sharding.num_rows(inputs)
 
   title = f'{type(model).__name__}, one example'
   if len(run.task.networks()) > 1:

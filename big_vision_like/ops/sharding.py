@@ -113,6 +113,11 @@ def global_rows(mesh: Mesh, rows: int) -> int:
   return rows // len(local_shards(mesh)) * num_shards(mesh)
 
 
+def num_rows(batch: Any) -> int:
+  """Returns the number of examples in a batch, a pytree of arrays."""
+  return jax.tree.leaves(batch)[0].shape[0]
+
+
 def put(batch: Any, mesh: Mesh) -> Any:
   """This process's rows of a batch (a pytree) to its devices, of the global batch."""
   shards = local_shards(mesh)

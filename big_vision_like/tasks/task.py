@@ -20,6 +20,7 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.errors import UserError
+from big_vision_like.ops import sharding
 from big_vision_like.ops.images import Normalization
 
 Arrays = dict[str, jax.Array]
@@ -309,7 +310,7 @@ def optimized_step(
   accumulate: int = 1,
 ) -> tuple[State, Arrays]:
   """Returns the state after one step down the gradient of `loss`, and scalars."""
-  batch_size = jax.tree.leaves(prepared)[0].shape[0]
+  batch_size = sharding.num_rows(prepared)
 
   def trainable(params: Any, *rest: Any) -> tuple[jax.Array, tuple[Any, Arrays]]:
     return loss(optimizer.freeze(params), *rest)
