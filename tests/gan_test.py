@@ -10,6 +10,7 @@ import pytest
 from big_vision_like import evaluate, plan, spec, train
 from big_vision_like.errors import UserError
 from big_vision_like.run import experiment, metrics
+from tools import explain, report, show_input, smoke
 
 CONFIG = gan_config.__file__
 
@@ -80,35 +81,31 @@ def made_params():
   return run.abstract_state.params
 
 
-def test_tools_show_both_networks(data_dir, run, tmp_path):
-  told = run('tools/explain.py', f'--config={CONFIG}')
-  assert told.returncode == 0, told.stderr
+def test_tools_show_both_networks(data_dir, tmp_path, capsys):
+  assert explain.main([f'--config={CONFIG}']) == 0
+  told = capsys.readouterr().out
   for text in (
     'generator: Generator, one example',
     'discriminator: Discriminator, one example',
     'generator: 9,408 parameters',
     'discriminator: 4,225 parameters',
   ):
-    assert text in told.stdout
-  told = run(
-    'tools/show_input.py', f'--config={CONFIG}', f'--out={tmp_path}', '--seconds=0.1'
-  )
-  assert told.returncode == 0, told.stderr
+    assert text in told
+  words = [f'--config={CONFIG}', f'--out={tmp_path}', '--seconds=0.1']
+  assert show_input.main(words) == 0
   found = json.loads((tmp_path / 'train_data.json').read_text())
   names = [row['name'] for row in found['arrays']]
   assert "generator's input 1 on the device" in names
   assert "discriminator's input 1 on the device" in names
 
 
-def test_its_config_runs_in_small(run):
-  done = run('tools/smoke.py', CONFIG)
-  assert done.returncode == 0, done.stdout + done.stderr
-  assert '1 of 1 configs pass' in done.stdout
+def test_its_config_runs_in_small(capsys):
+  assert smoke.main([CONFIG]) == 0
+  assert '1 of 1 configs pass' in capsys.readouterr().out
 
 
-def test_a_report_has_curves(trained, run):
-  done = run('tools/report.py', str(trained[1]))
-  assert done.returncode == 0, done.stderr
+def test_a_report_has_curves(trained):
+  assert report.main([str(trained[1])]) == 0
   assert 'loss_generator' in (trained[1] / 'report.html').read_text()
 
 
