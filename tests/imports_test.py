@@ -182,7 +182,7 @@ def test_a_planted_import_is_caught(path, line, allowed):
 
 
 @pytest.mark.parametrize('name', ['tensorflow', 'torch'])
-def test_training_loads_no_other_framework(name, run, tmp_path):
+def test_training_loads_no_other_framework(name, spawn, tmp_path):
   # An importable stand-in, so that libraries that use it where they find it tell too.
   (tmp_path / name).mkdir()
   (tmp_path / name / '__init__.py').write_text('class Tensor:\n  pass\n')
@@ -194,5 +194,5 @@ def test_training_loads_no_other_framework(name, run, tmp_path):
     'assert len(next(iter(pipeline.TrainInput(source=source, batch_size=4)))) == 3\n'
     f'print([n for n in sys.modules if n.split(".")[0] == "{name}"])\n'
   )
-  done = run('-c', program, PYTHONPATH=str(tmp_path))
+  done = spawn('-c', program, PYTHONPATH=str(tmp_path))
   assert (done.stdout, done.returncode) == ('[]\n', 0), done.stderr

@@ -270,14 +270,14 @@ class Planned:
     self.name, self.seconds, self.fits = name, seconds, fits
 
 
-def test_command(run, tmp_path):
+def test_command(spawn, tmp_path):
   """What a user sees, with not a word of libtpu's."""
   pytest.importorskip('libtpu')
   out = tmp_path / 'plan.json'
   words = ['--topology=v5e:2x2', f'--config={TINY}', '--config.task.accumulate=2']
-  done = run(
+  done = spawn(
     '-m', 'big_vision_like.plan', *words, '--price=1.5', '--host-rate=10',
-    f'--json={out}', '--bill',
+    f'--json={out}', '--bill', quick=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert done.stderr == ''

@@ -67,20 +67,20 @@ def started(
 
 
 @pytest.fixture(scope='session')
-def unbroken(run, tmp_path_factory) -> pathlib.Path:
+def unbroken(spawn, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('unbroken') / 'run'
-  done = run(*LONG, f'--workdir={workdir}')
+  done = spawn(*LONG, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
   assert 'compiled' not in done.stdout  # nothing compiles after the first steps
   return workdir
 
 
-def test_killed_run_ends_bit_equal(command, run, unbroken, tmp_path):
+def test_killed_run_ends_bit_equal(command, spawn, unbroken, tmp_path):
   until = random.randrange(30, STEPS - 100, 5)
   with started(command, tmp_path / 'run', until) as process:
     process.send_signal(signal.SIGKILL)
   assert process.returncode == -signal.SIGKILL
-  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  again = spawn(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
   assert 'resumed at step' in again.stdout
   assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
@@ -88,27 +88,27 @@ def test_killed_run_ends_bit_equal(command, run, unbroken, tmp_path):
   assert steps == list(range(5, STEPS + 1, 5))  # none twice, none lost
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(command, run, unbroken, tmp_path):
+def test_sigterm_saves_and_the_same_command_goes_on(command, spawn, unbroken, tmp_path):
   with started(command, tmp_path / 'run', 40) as process:
     process.send_signal(signal.SIGTERM)
     output = process.stdout.read()
   assert process.returncode == 0
   assert 'stopped   on SIGTERM at step' in output
-  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  again = spawn(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
   stopped_at = output.split('SIGTERM at step ')[1].split(', saved')[0]
   assert f'resumed at step {stopped_at})' in again.stdout
   assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
 
 
-def test_damaged_checkpoint_falls_back_to_the_good_one(run, unbroken, tmp_path):
+def test_damaged_checkpoint_falls_back_to_the_good_one(spawn, unbroken, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   kept = sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir())
   newest = workdir / 'checkpoints' / str(kept[-1])
   largest = max(newest.rglob('*'), key=lambda p: p.stat().st_size * p.is_file())
   largest.write_bytes(largest.read_bytes()[:100])
-  again = run(*LONG, f'--workdir={workdir}')
+  again = spawn(*LONG, f'--workdir={workdir}')
   assert again.returncode == 0, again.stderr
   assert f'checkpoint {STEPS} is unreadable' in again.stdout
   assert f'previous good checkpoint, step {kept[-2]}' in again.stdout
@@ -116,22 +116,22 @@ def test_damaged_checkpoint_falls_back_to_the_good_one(run, unbroken, tmp_path):
   assert_bit_equal(unbroken, workdir, STEPS)
 
 
-def test_half_written_checkpoint_is_ignored(run, unbroken, tmp_path):
+def test_half_written_checkpoint_is_ignored(spawn, unbroken, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   checkpoints = workdir / 'checkpoints'
   kept = sorted(int(p.name) for p in checkpoints.iterdir())
   unfinished = checkpoints / f'{STEPS}.orbax-checkpoint-tmp'
   (checkpoints / str(STEPS)).rename(unfinished)
-  again = run(*LONG, f'--workdir={workdir}')
+  again = spawn(*LONG, f'--workdir={workdir}')
   assert again.returncode == 0, again.stderr
   assert f'resumed at step {kept[-2]}' in again.stdout
   assert not unfinished.exists()
   assert_bit_equal(unbroken, workdir, STEPS)
 
 
-def test_disk_too_small_for_a_checkpoint(run, unbroken, tmp_path):
-  full = run(
+def test_disk_too_small_for_a_checkpoint(spawn, unbroken, tmp_path):
+  full = spawn(
     '-c',
     'import shutil, sys; from big_vision_like import train;'
     'shutil.disk_usage = lambda _: type("Usage", (), {"free": 1000});'
@@ -140,16 +140,16 @@ def test_disk_too_small_for_a_checkpoint(run, unbroken, tmp_path):
   assert full.returncode == 1
   assert full.stderr.count('\n') == 1 and full.stderr.startswith('error: saving')
   assert 'MB needed' in full.stderr and 'Free space' in full.stderr
-  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  again = spawn(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
   assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
 
 
-def test_disk_that_fills_up_while_writing(command, run, unbroken, tmp_path):
+def test_disk_that_fills_up_while_writing(command, spawn, unbroken, tmp_path):
   limit = 'import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (30_000, 30_000));'
   main = 'import sys; from big_vision_like import train;'
   words = [*LONG[2:], f'--workdir={tmp_path}/run']
-  full = run(
+  full = spawn(
     '-c',
     f'{limit} {main} sys.exit(train.main({words}))',
     JAX_ENABLE_COMPILATION_CACHE='false',
@@ -158,7 +158,7 @@ def test_disk_that_fills_up_while_writing(command, run, unbroken, tmp_path):
   # Beside it the threads that were writing say what they like.
   (told,) = [line for line in full.stderr.splitlines() if line.startswith('error: ')]
   assert 'saving a checkpoint' in told and 'File too large' in told
-  again = run(*LONG, f'--workdir={tmp_path / "run"}')
+  again = spawn(*LONG, f'--workdir={tmp_path / "run"}')
   assert again.returncode == 0, again.stderr
   assert_bit_equal(unbroken, tmp_path / 'run', STEPS)
 
@@ -201,19 +201,13 @@ def test_checkpoints_of_a_gone_model_are_kept(run, unbroken, tmp_path):
   assert (workdir / 'checkpoints' / str(STEPS)).is_dir()
 
 
-def test_start_from_another_run_with_another_head(run, unbroken, tmp_path):
-  done = run(
-    '-c',
-    'from big_vision_like import spec, train;'
-    'from big_vision_like.run import init_from;'
-    f'c = spec.load("tests/tiny_config.py");'
-    'c.task.model.num_classes = 12; c.total_steps = 9;'
-    'c.init_from = spec.spec(init_from.InitFrom,'
-    f' weights=spec.spec(init_from.from_run, workdir="{unbroken}"));'
-    f'train.train(c, "{tmp_path / "run"}")',
-  )
-  assert done.returncode == 0, done.stderr
-  assert 'starting anew: head/bias, head/kernel' in done.stdout
+def test_start_from_another_run_with_another_head(unbroken, tmp_path, capsys):
+  config = spec.load('tests/tiny_config.py')
+  config.task.model.num_classes, config.total_steps = 12, 9
+  weights = spec.spec(init_from.from_run, workdir=str(unbroken))
+  config.init_from = spec.spec(init_from.InitFrom, weights=weights)
+  train.train(config, tmp_path / 'run')
+  assert 'starting anew: head/bias, head/kernel' in capsys.readouterr().out
 
 
 # Teachers
@@ -221,10 +215,10 @@ def test_start_from_another_run_with_another_head(run, unbroken, tmp_path):
 DISTILL = ('-m', 'big_vision_like.train', '--config=tests/distillation_config.py')
 
 
-def test_killed_distillation_ends_bit_equal(command, run, unbroken, tmp_path):
+def test_killed_distillation_ends_bit_equal(command, spawn, unbroken, tmp_path):
   """The teacher is not in checkpoints and is there again after a restart."""
   teacher = dict(TEACHER=str(unbroken))
-  whole = run(*DISTILL, f'--workdir={tmp_path / "whole"}', **teacher)
+  whole = spawn(*DISTILL, f'--workdir={tmp_path / "whole"}', **teacher)
   assert whole.returncode == 0, whole.stderr
   words = (*DISTILL, f'--workdir={tmp_path / "run"}')
   with subprocess.Popen(
@@ -234,7 +228,7 @@ def test_killed_distillation_ends_bit_equal(command, run, unbroken, tmp_path):
       if line.startswith('step') and (tmp_path / 'run/checkpoints/10').exists():
         process.send_signal(signal.SIGKILL)
         break
-  again = run(*words, **teacher)
+  again = spawn(*words, **teacher)
   assert again.returncode == 0, again.stderr
   assert 'resumed at step' in again.stdout
   assert_bit_equal(tmp_path / 'whole', tmp_path / 'run', 40)
@@ -349,10 +343,10 @@ def damaged(tmp_path, monkeypatch) -> pathlib.Path:
   return folder
 
 
-def test_bad_records_are_replaced_and_written_down(run, damaged, tmp_path):
+def test_bad_records_are_replaced_and_written_down(spawn, damaged, tmp_path):
   train = ('-m', 'big_vision_like.train', '--config=tests/damaged_config.py')
   workdir = tmp_path / 'run'
-  done = run(*train, f'--workdir={workdir}')
+  done = spawn(*train, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
   # 96 examples are two epochs and a bit.
   lines = (workdir / 'bad_records.txt').read_text().splitlines()
@@ -363,7 +357,7 @@ def test_bad_records_are_replaced_and_written_down(run, damaged, tmp_path):
   assert last['bad_records'] == len(lines) and 0 <= last['input_wait'] < 1
   assert done.stderr == ''  # no word of shared memory
 
-  again = run(*train, f'--workdir={tmp_path}/other', '--config.train_data.bad_share=0')
+  again = spawn(*train, f'--workdir={tmp_path}/other', '--config.train_data.bad_share=0')
   assert again.returncode == 1
   assert re.search(
     r'^error: \d+ of \d+ examples could not be used, more than train_data.bad_share=0'

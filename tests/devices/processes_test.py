@@ -59,9 +59,6 @@ def launch(command):
       flags = (*several, f'--process-id={index}') if count > 1 else ()
       more, variables = dict(own).get(index, ((), {}))
       made = command(*words, *flags, *more, devices=devices, **environment, **variables)
-      # The compiler is most of the time here, and its zeal is not what is tested.
-      made['env']['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
-      made['env']['XLA_FLAGS'] += ' --xla_llvm_disable_expensive_passes=true'
       pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
       started.append(subprocess.Popen(**made, **pipes))
     try:
@@ -271,9 +268,9 @@ def test_what_goes_wrong_in_one_process_stops_all(train, tmp_path):
   assert time.monotonic() - started < 60
 
 
-def test_coordinator_that_is_not_there(run, tmp_path):
+def test_coordinator_that_is_not_there(spawn, tmp_path):
   words = ('--coordinator=127.0.0.1:9', '--num-processes=2', '--start-seconds=1')
-  done = run(*train_test.TRAIN, f'--workdir={tmp_path}/run', *words, '--process-id=1')
+  done = spawn(*train_test.TRAIN, f'--workdir={tmp_path}/run', *words, '--process-id=1')
   assert done.returncode == 1
   assert done.stderr.count('\n') == 1
   assert 'process 1 of 2 could not reach the coordinator at 127.0.0.1:9' in done.stderr
