@@ -357,7 +357,9 @@ def test_bad_records_are_replaced_and_written_down(spawn, damaged, tmp_path):
   assert last['bad_records'] == len(lines) and 0 <= last['input_wait'] < 1
   assert done.stderr == ''  # no word of shared memory
 
-  again = spawn(*train, f'--workdir={tmp_path}/other', '--config.train_data.bad_share=0')
+  again = spawn(
+    *train, f'--workdir={tmp_path}/other', '--config.train_data.bad_share=0'
+  )
   assert again.returncode == 1
   assert re.search(
     r'^error: \d+ of \d+ examples could not be used, more than train_data.bad_share=0'
@@ -490,8 +492,8 @@ def test_first_bad_step_is_named_however_late_it_is_seen(looped, tmp_path, every
   assert kept == (['9'] if every else [])
 
 
-def test_missing_data_is_named_before_anything_starts(run, tmp_path):
-  done = run(*TRAIN, f'--workdir={tmp_path / "run"}', TFDS_DATA_DIR=str(tmp_path))
+def test_missing_data_is_named_before_anything_starts(spawn, tmp_path):
+  done = spawn(*TRAIN, f'--workdir={tmp_path / "run"}', TFDS_DATA_DIR=str(tmp_path))
   assert done.returncode == 1
   assert 'python tools/prepare_data.py digits' in done.stderr
   assert not (tmp_path / 'run').exists()
