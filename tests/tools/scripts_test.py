@@ -2,7 +2,6 @@
 
 import pathlib
 
-
 REPOSITORY = pathlib.Path(__file__).parents[2]
 # The program starts each tool as if it were the only one: with the path and the modules
 # of tools that a new process has.
