@@ -25,7 +25,6 @@ a part such as train[:1%] has all classes. The same command goes on after a kill
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import logging
 import os
@@ -37,7 +36,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, nearest
 
 KINDS = ('folder', 'tar', 'parquet', 'tfrecord', 'array_record', 'tfds')
 CATALOGUE = 'https://www.tensorflow.org/datasets/catalog'
@@ -236,7 +235,7 @@ def _write(builder: Any, name: str) -> None:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-  near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  near = nearest(name, known, most=3)
   return f'; the nearest: {", ".join(near)}' if near else f'; see {CATALOGUE}'
 
 

@@ -31,10 +31,10 @@ import rich.console
 import rich.table
 from PIL import Image, ImageDraw, ImageFont
 
-from big_vision_like import cli, errors, spec
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.data.input import mixture, pipeline
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.run import experiment, preflight
 from big_vision_like.viz import boxes, images, video
@@ -429,7 +429,7 @@ def arrays_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     table.add_column(name, justify='right')
   for row in rows:
     numbers = [f'{row[name]:.5g}' for name in ('smallest', 'largest', 'mean')]
-    table.add_row(row['name'], row['dtype'], 'x'.join(map(str, row['shape'])), *numbers)
+    table.add_row(row['name'], row['dtype'], shape_text(row['shape']), *numbers)
   return table
 
 
@@ -534,7 +534,7 @@ def tell(
     ],
     'examples_per_second_per_core': rate,
   }
-  write(args.out / f'{name}.json', (json.dumps(found, indent=2) + '\n').encode())
+  write(args.out / f'{name}.json', json.dumps(found, indent=2) + '\n')
   if {'image', 'video'} & looked.batches[0].keys():
     title = [f'{name} of {args.config}: {size} examples{cut}']
     if 'target' in looked.given:
@@ -545,14 +545,14 @@ def tell(
     write(args.out / f'{name}.png', images.png(drawn))
   if 'source' in looked.real:
     lines = listing(looked.real, decoder(data))
-    write(args.out / f'{name}.txt', ('\n'.join(lines) + '\n').encode())
+    write(args.out / f'{name}.txt', '\n'.join(lines) + '\n')
     for line in lines[:8]:
       print(line)
 
 
-def write(path: pathlib.Path, data: bytes) -> None:
+def write(path: pathlib.Path, data: str | bytes) -> None:
   """Writes a file and says so."""
-  path.write_bytes(data)
+  files.write(path, data)
   say('written', str(path))
 
 

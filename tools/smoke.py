@@ -43,7 +43,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import cli, errors, optim, spec, train
+from big_vision_like import cli, errors, files, optim, spec, train
 from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.sources import coco, fake, tfds
 from big_vision_like.data.text import vocabulary
@@ -360,7 +360,7 @@ def learnt(words: pathlib.Path) -> str:
   """The file of a vocabulary of what is made up, learnt when first needed."""
   if not words.exists():
     texts = itertools.starmap('{} {}'.format, itertools.product(fake.WORDS, repeat=2))
-    tokenizer.write(tokenizer.train(texts, 100, 'bpe', 1.0), words)
+    files.write(words, tokenizer.train(texts, 100, 'bpe', 1.0))
   return str(words)
 
 

@@ -15,6 +15,7 @@ import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from big_vision_like import files
 from big_vision_like.errors import UserError
 
 MODEL_TYPES = ('bpe', 'unigram')
@@ -64,7 +65,7 @@ def make(options: argparse.Namespace) -> None:
   everything = [line for found in texts.values() for line in found]
   coverage = options.character_coverage
   model = tokenizer.train(everything, options.size, options.model_type, coverage)
-  tokenizer.write(model, out)
+  files.write(out, model)
   made = vocabulary.SentencePiece(str(out))
   seconds = time.perf_counter() - start
   print(f'{out}: {made.size:,} pieces, {options.model_type}, in {seconds:.1f} s')

@@ -9,7 +9,6 @@ import importlib.util
 import io
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from big_vision_like import files
 from big_vision_like.errors import UserError
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
@@ -93,7 +93,7 @@ class CocoAP(evaluator.Evaluator):
     )
     truth, found = self.entries(collected.values, truth)
     if self.save and jax.process_index() == 0:
-      write_json(self.save, found)
+      files.write_json(self.save, found, indent=None)
     measured = evaluated(truth, found, collected.values['image_id'].tolist())
     stats = zip(STATS, measured.stats.tolist(), strict=True)
     # pycocotools has -1 where no object is of that size.
@@ -360,15 +360,6 @@ def entries(**columns: np.ndarray) -> Iterable[Entry]:
   """A dict of plain values for each row of equally long arrays."""
   lists = [column.tolist() for column in columns.values()]
   return (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))
-
-
-def write_json(path: str, value: Any) -> None:
-  """Writes all of it or nothing."""
-  file = pathlib.Path(path)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  part = file.with_name(f'{file.name}.part')
-  part.write_text(json.dumps(value))
-  os.replace(part, file)
 
 
 def read_annotations(path: str) -> Truth:

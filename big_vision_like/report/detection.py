@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from big_vision_like import spec as specs
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals import detection, evaluator, panoptic
 from big_vision_like.report import images, page
 from big_vision_like.report import source as report_source
@@ -186,7 +186,7 @@ def sample_inputs(source: Source) -> tuple[str, str]:
       INPUT_SIDE,
     )
     pictures.append(page.picture(sheet_HWC, plural(len(called), 'object')))
-  size = ' x '.join(map(str, batch['image'].shape[1:]))
+  size = shape_text(batch['image'].shape[1:])
   caption = (
     f'Training images after all transforms, as {size} arrays enter the model, with '
     'their true boxes.'

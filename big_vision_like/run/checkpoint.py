@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import upgrade
+from big_vision_like import files, upgrade
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
@@ -221,12 +221,9 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
   plain = json.loads(config.to_json())
   with processes.together():
     if jax.process_index() == 0 and not path.exists():
-      workdir.mkdir(parents=True, exist_ok=True)
-      temporary = path.with_suffix('.tmp')
-      temporary.write_text(json.dumps(plain, indent=2) + '\n')
-      os.replace(temporary, path)
+      files.write_json(path, plain)
   with processes.together():
-    saved = upgrade.upgraded(json.loads(path.read_text()))
+    saved = upgrade.upgraded(files.read_json(path))
     before, now = _flat(saved), _flat(upgrade.upgraded(plain))
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from big_vision_like import files
 from big_vision_like.devices import chips
 from big_vision_like.devices.processes import say
 
@@ -272,20 +273,14 @@ def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
 def _drop_after(path: pathlib.Path, step: int) -> None:
   if path.exists():
     kept = [json.dumps(r) + '\n' for r in read(path.parent) if r['step'] <= step]
-    _rewrite(path, kept)
+    files.write(path, ''.join(kept))
 
 
 def _drop_bad_records(path: pathlib.Path, step: int) -> None:
   if path.exists():
     # A last line cut short is left out too.
     steps = re.finditer(r'^step (\d+): .*\n', path.read_text(), re.MULTILINE)
-    _rewrite(path, [line[0] for line in steps if int(line[1]) <= step])
-
-
-def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(lines))
-  os.replace(temporary, path)
+    files.write(path, ''.join(line[0] for line in steps if int(line[1]) <= step))
 
 
 def shapes_of(batch: Any) -> tuple[str, ...]:

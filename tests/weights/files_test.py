@@ -137,8 +137,3 @@ def test_nan_and_infinities_are_named():
   with pytest.raises(UserError, match='my.npz: NaN or infinities in half, whole$'):
     files.check_finite(bad, 'my.npz')
   files.check_finite(ARRAYS, 'my.npz')
-
-
-def test_only_the_first_names_are_listed():
-  assert files.listed('abc') == 'a, b, c'
-  assert files.listed('abcdefghijkl') == 'a, b, c, d, e, f, g, h, i, j and 2 more'

@@ -30,7 +30,7 @@ import numpy as np
 from big_vision_like.data.sources import coco_classes, planned, protos, shards
 from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.data.transforms import decoding
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, listed
 
 # So many of what is left out are named.
 NAMED = 5
@@ -197,7 +197,7 @@ class Coco(Source):
       return []
     return [
       f'{len(missing):,} of {len(names):,} images of {self.annotations} are not in'
-      f' {self.images}: {_listed(missing)}'
+      f' {self.images}: {listed(missing, NAMED)}'
     ]
 
   def __getstate__(self) -> dict[str, Any]:
@@ -214,14 +214,10 @@ def _opened(folder: str, name: str) -> bytes:
     raise BadRecordError(f'{path} cannot be read: {error.strerror}') from error
 
 
-def _listed(names: Sequence[str]) -> str:
-  more = f' and {len(names) - NAMED:,} more' if len(names) > NAMED else ''
-  return ', '.join(map(str, names[:NAMED])) + more
-
-
 def _summary(path: str, left_out: Mapping[str, Sequence[str]]) -> str:
   reasons = (
-    f'{len(found):,} {reason} ({_listed(found)})' for reason, found in left_out.items()
+    f'{len(found):,} {reason} ({listed(found, NAMED)})'
+    for reason, found in left_out.items()
   )
   return f'{path}: annotations left out: {"; ".join(reasons)}'
 
@@ -378,7 +374,7 @@ def _flat(
       flat.append(segment | own if isinstance(segment, dict) else segment)
   without = [image for image, place in place_of.items() if not maps[place]]
   if without:
-    raise UserError(f'{path} has no annotation of image {_listed(without)}')
+    raise UserError(f'{path} has no annotation of image {listed(without, NAMED)}')
   return flat, maps
 
 
