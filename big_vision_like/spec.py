@@ -117,6 +117,18 @@ def calls(node: Any, path: str = 'config') -> Iterator[tuple[str, Mapping[str, A
       yield from calls(value, f'{path}.{key}')
 
 
+def leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields each value of a config with its place, `train_data.transforms[1].size`."""
+  if isinstance(node, Mapping) and node:
+    for key, value in node.items():
+      yield from leaves(value, f'{path}.{key}' if path else key)
+  elif isinstance(node, (list, tuple)) and node:
+    for i, value in enumerate(node):
+      yield from leaves(value, f'{path}[{i}]')
+  else:
+    yield path, node
+
+
 def in_steps(node: Any, examples_per_epoch: int, batch_size: int) -> Any:
   """Plain copy of a config in which every duration is a number of steps."""
   if isinstance(node, (list, tuple)):

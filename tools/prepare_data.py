@@ -4,11 +4,10 @@
   python tools/prepare_data.py glyphs/64 cifar10 --data-dir /data
   python tools/prepare_data.py --from folder:photos/train --name photos --split train
 
-`digits`, `glyphs`, `tetrominoes`, `multi_dsprites` and `solids` are made here, without
-a download; `multi_object` is made of files that you have. All other names are those of
-the TFDS catalogue; most of its builders need TensorFlow (the extra `tf`) to write, none
-to read. What is already there is left as it is; an interrupted preparation leaves
-nothing that looks complete.
+The data sets of this package need no download; `multi_object` is made of files that you
+have. All other names are those of the TFDS catalogue; most of its builders need
+TensorFlow (the extra `tf`) to write, none to read. What is already there is left as it
+is; an interrupted preparation leaves nothing that looks complete.
 
 --from converts one split of data that are there already:
   folder:PATH           images in PATH/CLASS/
@@ -36,6 +35,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from big_vision_like.data.sources import catalogue
 from big_vision_like.errors import UserError, nearest
 
 KINDS = ('folder', 'tar', 'parquet', 'tfrecord', 'array_record', 'tfds')
@@ -57,12 +57,10 @@ def builder_of(name: str, data_dir: str | None) -> Any:
   """The TFDS builder of a name such as `glyphs/64`; `UserError` if there is none."""
   import tensorflow_datasets as tfds
 
-  from big_vision_like.data.sources import catalogue
-
   family = name.partition('/')[0].partition(':')[0]
   catalogue.announce(name)
   public = tfds.list_builders(with_community_datasets=False)
-  known = sorted({*catalogue.OUR_BUILDERS, *public})
+  known = sorted({*catalogue.ours(), *public})
   if family not in known:
     raise UserError(f'There is no data set {name!r}{_nearest(family, known)}.')
   configs = [
@@ -259,7 +257,9 @@ def table(results: Sequence[Prepared]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=__doc__,
+    epilog=f'Data sets of this package: {", ".join(catalogue.ours())}',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('names', nargs='*', metavar='name', help='digits, glyphs/64, ...')
   parser.add_argument(

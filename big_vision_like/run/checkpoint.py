@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import files, upgrade
+from big_vision_like import files, spec, upgrade
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
@@ -224,7 +224,7 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
       files.write_json(path, plain)
   with processes.together():
     saved = upgrade.upgraded(files.read_json(path))
-    before, now = _flat(saved), _flat(upgrade.upgraded(plain))
+    before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
       for key in sorted({*before, *now})
@@ -237,16 +237,6 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
         f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
         ' --workdir, or the saved config: --config=' + str(path)
       )
-
-
-def _flat(node: Any, path: str = '') -> dict[str, Any]:
-  if isinstance(node, dict) and node:
-    parts = [_flat(v, f'{path}.{k}' if path else k) for k, v in node.items()]
-  elif isinstance(node, list) and node:
-    parts = [_flat(v, f'{path}[{i}]') for i, v in enumerate(node)]
-  else:
-    return {path: node}
-  return {k: v for part in parts for k, v in part.items()}
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:
