@@ -25,6 +25,8 @@ import ml_collections as mlc
 from big_vision_like import files, upgrade
 from big_vision_like.errors import UserError, nearest
 
+# The length of an epoch where no training data is at hand and none is needed.
+NOMINAL_EPOCH = 10**6
 PACKAGE = pathlib.Path(__file__).parent
 
 
@@ -129,8 +131,10 @@ def leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
     yield path, node
 
 
-def in_steps(node: Any, examples_per_epoch: int, batch_size: int) -> Any:
-  """Plain copy of a config in which every duration is a number of steps."""
+def in_steps(
+  node: Any, examples_per_epoch: int = NOMINAL_EPOCH, batch_size: int = 1
+) -> Any:
+  """Returns a plain copy of a config in which every duration is a number of steps."""
   if isinstance(node, (list, tuple)):
     return type(node)(in_steps(v, examples_per_epoch, batch_size) for v in node)
   if not isinstance(node, (dict, mlc.ConfigDict)):

@@ -36,7 +36,7 @@ from big_vision_like.data.input import mixture, pipeline
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
-from big_vision_like.run import experiment, preflight
+from big_vision_like.run import preflight
 from big_vision_like.viz import boxes, images, video
 
 # Other modules of tools, where this file is started as a script.
@@ -472,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   name, data, part = chosen(config, args.input)
   whole = data.batch_size
   data = dataclasses.replace(data, batch_size=min(whole, args.examples), workers=0)
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, whole)
+  plain = spec.in_steps(config, spec.NOMINAL_EPOCH, whole)
   task = spec.build(plain['task'], 'config.task')
   key = jax.random.key(plain.get('seed', 0))
   looked = look(data, task, key, args.batches, part)

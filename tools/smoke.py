@@ -159,7 +159,7 @@ def shrink(
 def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
   """Plain copy of a config with durations in steps of a nominal epoch."""
   batch_size = spec.held(config.train_data, 'batch_size') or BATCH
-  return spec.in_steps(config, experiment.NOMINAL_EPOCH, batch_size)
+  return spec.in_steps(config, spec.NOMINAL_EPOCH, batch_size)
 
 
 def covers(data: Any, steps: int) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image
 from big_vision_like.data.sources import coco_classes
 from big_vision_like.data.transforms import boxes
 from big_vision_like.data.transforms import image as transforms
-from big_vision_like.errors import UserError, shape_text
+from big_vision_like.errors import UserError
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.ops import images
 from big_vision_like.spec import spec
@@ -149,10 +149,10 @@ class Preprocessing:
       how = 'whatever the aspect ratio'
     else:
       side = 'shorter side' if isinstance(how, int) else 'resized'
-      how = f'central crop of {side} {how if isinstance(how, int) else shape_text(how)}'
+      how = f'central crop of {side} {how if isinstance(how, int) else _x(how)}'
     return (
-      f'{shape_text(self.size)}, {how}, {self.interpolation};'
-      f' mean {_listed(self.mean)}, std {_listed(self.std)}'
+      f'{_x(self.size)}, {how}, {self.interpolation}; mean {_listed(self.mean)},'
+      f' std {_listed(self.std)}'
     )
 
 
@@ -325,12 +325,12 @@ class DetectionPreprocessing:
   def __str__(self) -> str:
     how = 'of their own size'
     if self.size is not None:
-      how = f'{shape_text(self.size)}, whatever the aspect ratio'
+      how = f'{_x(self.size)}, whatever the aspect ratio'
     if self.short is not None:
       how = f'shorter side {self.short}'
       how += f', longer at most {self.longest}' if self.longest else ''
     if self.shapes:
-      how += f', padded to {" or ".join(map(shape_text, self.shapes))}'
+      how += f', padded to {" or ".join(map(_x, self.shapes))}'
     return f'{how}; mean {_listed(self.mean)}, std {_listed(self.std)}'
 
 
@@ -476,7 +476,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
   if mode == 'center' and len({*size}) == 1:
     resize = resize[0]
   elif mode == 'center':
-    raise UserError(f'{source}: central crops of {shape_text(size)} are not square')
+    raise UserError(f'{source}: central crops of {_x(size)} are not square')
   elif resize == tuple(size):
     resize = 'squash'
   names = config.get('label_names') or told.get('label_names') or ()
@@ -689,6 +689,10 @@ def _channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 def _side(size: Sequence[int]) -> int | tuple[int, int]:
   """One number for a square, as configs write it."""
   return size[0] if size[0] == size[1] else tuple(size)
+
+
+def _x(size: Sequence[int]) -> str:
+  return f'{size[0]}x{size[1]}'
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -34,8 +34,6 @@ Tree = dict[str, Any]
 # Regular expressions of names, and functions of `ops.positions` that resize the arrays.
 Resizes = Mapping[str, Callable[..., np.ndarray]]
 
-# Schedules of other runs are built and not used: any length of an epoch does.
-NOMINAL_EPOCH = 10**6
 # The most differences that an error lists.
 MOST_LISTED = 40
 _KINDS = {'params': '', 'constants': ' (a constant)', 'batch_stats': ' (a statistic)'}
@@ -78,7 +76,7 @@ def from_run(
   step, saved = checkpoint.load(workdir, step)
   path = pathlib.Path(workdir) / 'config.json'
   config = upgrade.upgraded(read_json(path))
-  task = spec.build(spec.in_steps(config['task'], NOMINAL_EPOCH, 1), 'config.task')
+  task = spec.build(spec.in_steps(config['task']), 'config.task')
   networks = {n: each for n, each in task.networks().items() if not each.frozen}
   if network is not None and network not in networks:
     raise UserError(

@@ -291,33 +291,21 @@ def shapes_of(batch: Any) -> tuple[str, ...]:
   )
 
 
-class CompileWatch:
-  """Tells of every compilation that was not expected, and the shapes at hand.
+@contextlib.contextmanager
+def compilations_told(metrics: Metrics, step: int, batch: Any) -> Iterator[None]:
+  """Tells of compilations inside, where none is expected, with the batch's shapes."""
 
-  Set `expected` around what may compile; `now` is the (step, batch) being worked on.
-  """
+  def heard(event: str, seconds: float, **details) -> None:
+    if event == '/jax/core/compile/backend_compile_duration':
+      shapes = ', '.join(shapes_of(batch))
+      name = details.get('fun_name', 'a function')
+      metrics.say(
+        'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'
+      )
+      metrics.write(step, 'info', {'recompile_seconds': seconds})
 
-  EVENT = '/jax/core/compile/backend_compile_duration'
-
-  def __init__(self, metrics: Metrics):
-    self._metrics = metrics
-    self.expected = True
-    self.now: tuple[int, Any] = (0, {})
-
-  def __enter__(self) -> 'CompileWatch':
-    jax.monitoring.register_event_duration_secs_listener(self._heard)
-    return self
-
-  def __exit__(self, *_) -> None:
-    jax.monitoring.unregister_event_duration_listener(self._heard)
-
-  def _heard(self, event: str, seconds: float, **details) -> None:
-    if event != self.EVENT or self.expected:
-      return
-    step, batch = self.now
-    shapes = ', '.join(shapes_of(batch))
-    name = details.get('fun_name', 'a function')
-    self._metrics.say(
-      'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'
-    )
-    self._metrics.write(step, 'info', {'recompile_seconds': seconds})
+  jax.monitoring.register_event_duration_secs_listener(heard)
+  try:
+    yield
+  finally:
+    jax.monitoring.unregister_event_duration_listener(heard)

@@ -36,8 +36,6 @@ Example = dict[str, Any]
 SAMPLE = 64
 # What an example says of its image, so that it need not be decoded.
 LABELS = ('label', 'labels', 'id')
-# What an epoch is taken for, as the data may not be there to say it.
-EPOCH = 10**6
 # Where all is well, a run shows a table of so many rows at most.
 FEW_ROWS = 12
 HEADER = ('input', 'data set', 'split', 'examples', 'features', 'first example', '')
@@ -162,7 +160,7 @@ def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
 def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
   """Tries every input of a config; without `training` those of evaluators alone."""
   started = time.perf_counter()
-  found, plain = Preflight(), spec.in_steps(config, EPOCH, 1)
+  found, plain = Preflight(), spec.in_steps(config)
   task = None
   with contextlib.suppress(UserError):  # told where the run itself builds it
     task = spec.build(plain['task'], 'config.task')
