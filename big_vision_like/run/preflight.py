@@ -14,7 +14,7 @@ import io
 import pathlib
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections as mlc
@@ -27,7 +27,7 @@ from big_vision_like.data.sources import tfds
 from big_vision_like.data.sources.base import Source, num_classes
 from big_vision_like.data.transforms import compose
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import BadRecordError, Checked, UserError
+from big_vision_like.errors import BadRecordError, Checked, UserError, shape_text
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -132,7 +132,7 @@ class Preflight:
     lines = [(listed(names), *cells[key]) for key, names in places.items()]
     return aligned([HEADER, *lines])
 
-  def tell(self, whole: bool = True) -> None:
+  def report(self, whole: bool = True) -> None:
     """Prints the table, and raises one `UserError` for all that is wrong.
 
     Where nothing is, a long table is printed only as a `whole`.
@@ -153,7 +153,7 @@ class Preflight:
 def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
   """Checks a config and says what it found; returns its inputs by their places."""
   found = check(config, training)
-  found.tell(whole=False)
+  found.report(whole=False)
   return found.made
 
 
@@ -171,7 +171,7 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
       name = place.removeprefix('config.train_data.inputs.')
       with found.noting(short(place)):
         own = task and task.part('' if name == place else name)
-        try_input(found, place, own)
+        probe_input(found, place, own)
   for name, node in (plain.get('evals') or {}).items():
     before, evaluator = len(found.problems), None
     inputs = build_inputs(found, node, f'config.evals.{name}')
@@ -185,8 +185,8 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
         if task is not None and evaluator.task_labels:
           own = task.part(evaluator.predict.rpartition('.')[0])
     for place in inputs:
-      try_input(found, place, own, needs)
-    ask(found, evaluator, f'evals.{name}')
+      probe_input(found, place, own, needs)
+    collect_problems(found, evaluator, f'evals.{name}')
   found.seconds = time.perf_counter() - started
   return found
 
@@ -212,7 +212,7 @@ def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
   return [path for path in inputs if path in found.made and not parts[path]]
 
 
-def try_input(
+def probe_input(
   found: Preflight,
   place: str,
   task: Task | None,
@@ -236,19 +236,19 @@ def try_input(
       added['mask'] = np.True_
     if isinstance(data.source, mixture.Mixture):
       added['part'] = np.int32(number)
-    ask(found, (part, data.transforms), where)
+    collect_problems(found, (part, data.transforms), where)
     with found.noting(where):
-      examples += try_source(row, added, task, needs)
+      examples += probe_source(row, added, task, needs)
     for path, source in inner_sources(part.source, where):
       found.rows.append(inner := Row(path, source))
       with found.noting(path):
-        look(inner)
+        describe_source(inner)
   if len(parts) > 1 and examples:
     with found.noting(next(iter(parts))):
       pipeline.stack(examples)
 
 
-def ask(found: Preflight, named: Any, place: str) -> None:
+def collect_problems(found: Preflight, named: Any, place: str) -> None:
   """Has everything that a part of the config names tell its problems."""
   for part in reachable(named):
     for sentence in part.problems() if isinstance(part, Checked) else ():
@@ -257,7 +257,7 @@ def ask(found: Preflight, named: Any, place: str) -> None:
         found.note(sentence, place)
 
 
-def look(row: Row) -> Example:
+def describe_source(row: Row) -> Example:
   """Says in the row what its source is; returns the first record."""
   row.features = described(row.source.features)
   row.examples = len(row.source)
@@ -265,16 +265,16 @@ def look(row: Row) -> Example:
     raise UserError(f'{row.source} holds no examples.')
   row.first = 'unreadable'
   record = row.source[0]
-  row.first = brief(record)
+  row.first = first_look(record)
   row.features = row.features or ', '.join(record)
   return record
 
 
-def try_source(
+def probe_source(
   row: Row, added: Example, task: Task | None, needs: Sequence[str]
 ) -> list[Example]:
   """Puts examples spread over a source through the transforms; returns a few."""
-  record = look(row) | added
+  record = describe_source(row) | added
   first, makers = traced(row.transforms, record)
   for need in needs:
     if need not in first:
@@ -292,7 +292,7 @@ def try_source(
     with leniently():
       tried.append(through(row.transforms, other | added))
   tried = grouping.alike(row.transforms, tried)
-  batch = checked(pipeline.stack([dict(example) for example in tried]))
+  batch = check_numbers(pipeline.stack([dict(example) for example in tried]))
   # Whatever has no image is quickly transformed. What has is not decoded any more.
   pictures = not {'image', 'video'}.isdisjoint(first)
   for other in records if makers is not None else ():
@@ -302,11 +302,11 @@ def try_source(
     names = [n for n in (LABELS if pictures else batch) if n in batch]
     labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
     batch = widened(batch, len(sample) + 1) | labels
-    judge(task, row.source, batch, makers == [])
+    check_batch(task, row.source, batch, makers == [])
   return tried
 
 
-def judge(task: Task, source: Source, batch: base.Batch, stored: bool) -> None:
+def check_batch(task: Task, source: Source, batch: base.Batch, stored: bool) -> None:
   """Counts classes, where the label is as `stored`, and has the task check a batch."""
   feature = source.features['label'] if 'label' in source.features else None
   theirs = num_classes(feature) if stored else None
@@ -386,11 +386,11 @@ def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example
   return records
 
 
-def checked(batch: base.Batch) -> base.Batch:
+def check_numbers(batch: base.Batch) -> base.Batch:
   """A batch of numbers; `UserError` for texts and encoded images."""
   for name, values in batch.items():
     if isinstance(values, Mapping):
-      checked(values)
+      check_numbers(values)
     elif values.dtype.kind in 'OSU':
       kind = {'O': 'objects', 'S': 'bytes', 'U': 'texts'}[values.dtype.kind]
       raise UserError(
@@ -406,9 +406,16 @@ def widened(batch: base.Batch, size: int) -> base.Batch:
 
 
 def reachable(node: Any) -> Iterator[Any]:
-  """An object, and all that its fields hold."""
+  """Yields an object of a config, and all that its fields hold."""
   yield node
-  for _, value in fields_of(node):
+  inside: Iterable[Any] = ()
+  if isinstance(node, Mapping):
+    inside = node.values()
+  elif isinstance(node, (list, tuple)):
+    inside = node
+  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
+  for value in inside:
     yield from reachable(value)
 
 
@@ -419,17 +426,6 @@ def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
     yield from inner_sources(inner, f'{place}.source.{name}')
 
 
-def fields_of(node: Any) -> list[tuple[str, Any]]:
-  """What an object of a config was made of."""
-  if isinstance(node, Mapping):
-    return [(str(key), value) for key, value in node.items()]
-  if isinstance(node, (list, tuple)):
-    return [(str(i), value) for i, value in enumerate(node)]
-  if dataclasses.is_dataclass(node) and not isinstance(node, type):
-    return [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
-  return []
-
-
 def described(features: Mapping[str, Any]) -> str:
   """The names of features: 'image, label of 10, id'."""
   return ', '.join(
@@ -438,7 +434,7 @@ def described(features: Mapping[str, Any]) -> str:
   )
 
 
-def brief(record: Example) -> str:
+def first_look(record: Example) -> str:
   """What an example looks like, mostly its image: 'JPEG 500x375'."""
   for name, value in record.items():
     frames = value if isinstance(value, (list, tuple)) else [value]
@@ -448,13 +444,15 @@ def brief(record: Example) -> str:
         count = f'{len(frames)} x ' if len(frames) > 1 else ''
         return f'{count}{picture.format} {picture.width}x{picture.height}{grey}'
     if name in ('image', 'video'):
-      return 'x'.join(map(str, np.shape(value))) or 'unreadable'
+      return shape_text(np.shape(value)) if np.ndim(value) else 'unreadable'
   for value in record.values():
     if isinstance(value, (bytes, str)):
       text = value if isinstance(value, str) else value.decode(errors='replace')
       return repr(_cut(text, 24))
-  shapes = [(name, 'x'.join(map(str, np.shape(v)))) for name, v in record.items()]
-  return ', '.join(f'{name} {shape}'.strip() for name, shape in shapes)
+  return ', '.join(
+    f'{name} {shape_text(np.shape(value))}' if np.ndim(value) else name
+    for name, value in record.items()
+  )
 
 
 def short(place: str) -> str:
@@ -500,7 +498,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--evaluators', action='store_true', help='not the data to train on'
   )
   args, config = cli.parse(parser, argv)
-  check(config, training=not args.evaluators).tell()
+  check(config, training=not args.evaluators).report()
 
 
 if __name__ == '__main__':

@@ -429,7 +429,7 @@ def test_a_long_table_is_left_out_where_all_is_well(data_dir, capsys):
   )
   preflight.require(config)
   assert len(capsys.readouterr().out.splitlines()) == 1
-  preflight.check(config).tell()
+  preflight.check(config).report()
   assert len(capsys.readouterr().out.splitlines()) == preflight.FEW_ROWS + 3
   config.evals.v3.data.source.split = 'tset'
   with pytest.raises(UserError):
@@ -442,18 +442,18 @@ def test_packages_that_are_missing(vocabulary, monkeypatch):
   bleu = translation.Bleu(data=None, vocabulary=vocabulary, target='en')
   assert bleu.problems() == [translation.NO_SACREBLEU]
   found = preflight.Preflight()
-  preflight.ask(found, bleu, 'evals.bleu')
+  preflight.collect_problems(found, bleu, 'evals.bleu')
   assert found.told == [(f'evals.bleu: {translation.NO_SACREBLEU}', ['evals.bleu'])]
   assert found.table[1].split() == ['evals.bleu', 'see', '1']
 
 
 def test_a_record_without_a_name_for_what_it_is():
   reverse = sequences.Reverse(examples=10, split='train')
-  assert preflight.brief(reverse[0]) == 'source 13, target 13, id'
-  assert preflight.brief({'image': np.zeros((4, 6, 3), np.uint8)}) == '4x6x3'
-  assert preflight.brief({'image': b'x', 'label': 3}) == 'unreadable'
+  assert preflight.first_look(reverse[0]) == 'source 13, target 13, id'
+  assert preflight.first_look({'image': np.zeros((4, 6, 3), np.uint8)}) == '4x6x3'
+  assert preflight.first_look({'image': b'x', 'label': 3}) == 'unreadable'
   data = cv2.imencode('.jpg', np.zeros((4, 6, 3), np.uint8))[1].tobytes()
-  assert preflight.brief({'video': [data] * 5}) == '5 x JPEG 6x4'
+  assert preflight.first_look({'video': [data] * 5}) == '5 x JPEG 6x4'
 
 
 def test_records_that_are_cheap_only_together():
