@@ -13,10 +13,10 @@ import argparse
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from big_vision_like import files
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 
 MODEL_TYPES = ('bpe', 'unigram')
 
@@ -39,14 +39,12 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
   known = source.builder.info.features
   for name in options.features:
     if name not in known:
-      raise UserError(f'{options.name} has no feature {name!r}; it has {_list(known)}.')
+      raise UserError(
+        f'{options.name} has no feature {name!r}; it has {listed(known)}.'
+      )
   return lambda: tokenizer.texts_of_data_set(
     source, options.features, options.max_characters, options.seed
   )
-
-
-def _list(names: Iterable[str]) -> str:
-  return ', '.join(names)
 
 
 def make(options: argparse.Namespace) -> None:

@@ -27,7 +27,13 @@ from big_vision_like.data.sources import tfds
 from big_vision_like.data.sources.base import Source, num_classes
 from big_vision_like.data.transforms import compose
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import BadRecordError, Checked, UserError, shape_text
+from big_vision_like.errors import (
+  BadRecordError,
+  Checked,
+  UserError,
+  listed,
+  shape_text,
+)
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -111,7 +117,7 @@ class Preflight:
         # What `spec.build` finds has its place in front already.
         within = tuple(f'{place}.' for place in places)
         outer = [place for place in places if not place.startswith(within)]
-        front = '' if text.startswith('config.') else f'{listed(outer)}: '
+        front = '' if text.startswith('config.') else f'{all_or_first(outer)}: '
         told.append((front + text, places))
     return told
 
@@ -129,7 +135,7 @@ class Preflight:
       verdict = f'see {", ".join(map(str, own))}' if own else 'ok'
       places.setdefault(key, []).append(row.place)
       cells[key] = [*row.cells, verdict]
-    lines = [(listed(names), *cells[key]) for key, names in places.items()]
+    lines = [(all_or_first(names), *cells[key]) for key, names in places.items()]
     return aligned([HEADER, *lines])
 
   def report(self, whole: bool = True) -> None:
@@ -459,14 +465,10 @@ def short(place: str) -> str:
   return place.removeprefix('config.')
 
 
-def listed(places: Sequence[str]) -> str:
-  """All places, or the first and how many more."""
+def all_or_first(places: Sequence[str]) -> str:
+  """Returns all places, or where that is long the first and how many more."""
   joined = ', '.join(places)
-  return (
-    joined
-    if len(places) == 1 or len(joined) <= WIDEST
-    else f'{places[0]} and {len(places) - 1} more'
-  )
+  return joined if len(joined) <= WIDEST else listed(places, most=1)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

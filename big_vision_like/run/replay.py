@@ -13,7 +13,7 @@ from flax import traverse_util
 from big_vision_like import files, optim
 from big_vision_like.data.input.base import Batch
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 from big_vision_like.ops import sharding
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.tasks.task import State
@@ -128,8 +128,7 @@ def _not_finite(tree: Any) -> str:
     if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
     and not np.isfinite(np.asarray(leaf, np.float32)).all()
   ]
-  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return f'not finite in {", ".join(names[:5])}{more}' if names else 'all finite'
+  return f'not finite in {listed(names, most=5)}' if names else 'all finite'
 
 
 def _our_frames(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 from big_vision_like.files import read_fields
 from big_vision_like.weights import files, linear, tree
 
@@ -339,7 +339,6 @@ def _said(values: Mapping[str, Any]) -> str:
   return ', '.join(f'{name} is {value!r}' for name, value in values.items())
 
 
-def _refuse(source: str, what: str, found: list[str], most: int = 10) -> None:
+def _refuse(source: str, what: str, found: list[str]) -> None:
   if found:
-    rest = f' and {len(found) - most} more' if len(found) > most else ''
-    raise UserError(f'{source}: {what}: {", ".join(found[:most])}{rest}')
+    raise UserError(f'{source}: {what}: {listed(found)}')

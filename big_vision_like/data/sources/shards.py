@@ -44,8 +44,7 @@ def found(pattern: Pattern) -> list[str]:
     else:
       (files if os.path.isfile(name) else missing).append(name)
   if missing:
-    more = f' and {len(missing) - 1:,} more' if len(missing) > 1 else ''
-    raise UserError(f'there is no file {missing[0]}{more}')
+    raise UserError(f'there is no file {listed(missing, most=1)}')
   if not files:
     raise UserError(f'no file is called {pattern!r}')
   return files
