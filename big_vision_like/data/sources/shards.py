@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.input import cache
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, listed
 
 # Counted up where an index of earlier versions would be wrong.
 INDEX_VERSION = 1
