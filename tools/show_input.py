@@ -513,7 +513,6 @@ def tell(
     say('odd', note)
   console.print(stages_table(stages))
   say('rate', f'{rate:,.0f} examples/s of one core, over {stages[0].examples} examples')
-  args.out.mkdir(parents=True, exist_ok=True)
   found = {
     'config': args.config,
     'input': name,

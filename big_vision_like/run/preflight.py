@@ -23,17 +23,10 @@ from PIL import Image
 
 from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
-from big_vision_like.data.sources import tfds
 from big_vision_like.data.sources.base import Source, num_classes
 from big_vision_like.data.transforms import compose
-from big_vision_like.devices.processes import say
-from big_vision_like.errors import (
-  BadRecordError,
-  Checked,
-  UserError,
-  listed,
-  shape_text,
-)
+from big_vision_like.errors import BadRecordError, Checked, UserError, shape_text
+from big_vision_like.run.findings import Findings, Row, cut, short
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -42,118 +35,6 @@ Example = dict[str, Any]
 SAMPLE = 64
 # What an example says of its image, so that it need not be decoded.
 LABELS = ('label', 'labels', 'id')
-# Where all is well, a run shows a table of so many rows at most.
-FEW_ROWS = 12
-HEADER = ('input', 'data set', 'split', 'examples', 'features', 'first example', '')
-WIDEST = 40  # characters in a cell
-
-
-@dataclasses.dataclass
-class Row:
-  """A source that an input reads, and what was found out about it.
-
-  `place` is where the config names it; inputs that do the same share a line.
-  """
-
-  place: str
-  source: Source | None = None
-  transforms: Sequence[Any] = ()
-  examples: int | None = None
-  features: str = ''
-  first: str = ''
-
-  @property
-  def cells(self) -> list[str]:
-    """What its line says between its place and its problems."""
-    if self.source is None:
-      return [''] * 5
-    count = '' if self.examples is None else f'{self.examples:,}'
-    return [self.source.title, self.source.split, count, self.features, self.first]
-
-
-@dataclasses.dataclass
-class Preflight:
-  """What was found out about all inputs of a config.
-
-  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`.
-  `problems` are sentences, each with the places that it is true of.
-  """
-
-  made: dict[str, Any] = dataclasses.field(default_factory=dict)
-  rows: list[Row] = dataclasses.field(default_factory=list)
-  problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-  missing: dict[str, Any] = dataclasses.field(default_factory=dict)
-  seconds: float = 0.0
-
-  @contextlib.contextmanager
-  def noting(self, place: str) -> Iterator[None]:
-    """A `UserError` inside is a problem of this place, and others are looked for."""
-    try:
-      yield
-    except UserError as error:
-      if isinstance(error, tfds.MissingDataError):
-        self.missing[str(error)] = error.source
-      self.note(str(error), place)
-
-  def note(self, sentence: str, place: str) -> None:
-    """Keeps a problem; told once, however many places have it."""
-    places = self.problems.setdefault(sentence, [])
-    if place not in places:
-      places.append(place)
-
-  @property
-  def told(self) -> list[tuple[str, list[str]]]:
-    """Sentences for people, with their places: one for all data to be prepared."""
-    told = []
-    if self.missing:
-      sentence, *more = self.missing
-      if more:
-        absent = list(self.missing.values())
-        names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
-        sentence = f'data sets {names} are not prepared. {tfds.remedy(absent)}'
-      told.append((sentence, [p for text in self.missing for p in self.problems[text]]))
-    for text, places in self.problems.items():
-      if text not in self.missing:
-        # What `spec.build` finds has its place in front already.
-        within = tuple(f'{place}.' for place in places)
-        outer = [place for place in places if not place.startswith(within)]
-        front = '' if text.startswith('config.') else f'{all_or_first(outer)}: '
-        told.append((front + text, places))
-    return told
-
-  @property
-  def table(self) -> list[str]:
-    """A header, and a line for each source."""
-    told = self.told
-    others = {p for _, at in told for p in at} - {row.place for row in self.rows}
-    places: dict[tuple, list[str]] = {}
-    cells = {}
-    for row in [*self.rows, *map(Row, sorted(others))]:
-      own = [i for i, (_, at) in enumerate(told, start=1) if row.place in at]
-      same = (repr(row.source), repr(row.transforms), row.first, *own)
-      key = (row.place,) if row.source is None else same
-      verdict = f'see {", ".join(map(str, own))}' if own else 'ok'
-      places.setdefault(key, []).append(row.place)
-      cells[key] = [*row.cells, verdict]
-    lines = [(all_or_first(names), *cells[key]) for key, names in places.items()]
-    return aligned([HEADER, *lines])
-
-  def report(self, whole: bool = True) -> None:
-    """Prints the table, and raises one `UserError` for all that is wrong.
-
-    Where nothing is, a long table is printed only as a `whole`.
-    """
-    told = self.told
-    count = f'{len(self.rows)} source{"" if len(self.rows) == 1 else "s"}'
-    shown = told or whole or len(self.rows) <= FEW_ROWS
-    lines = [f'  {line}' for line in (self.table if shown else ())]
-    took = f'{count} of examples tried in {self.seconds:.1f} s'
-    say('inputs', '\n'.join([took, *lines]))
-    if len(told) == 1:
-      raise UserError(told[0][0])
-    if told:
-      lines = '\n'.join(f'  {i}. {text}' for i, (text, _) in enumerate(told, start=1))
-      raise UserError(f'{len(told)} things are wrong with the inputs.\n{lines}')
 
 
 def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
@@ -163,10 +44,10 @@ def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
   return found.made
 
 
-def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
+def check(config: mlc.ConfigDict, training: bool = True) -> Findings:
   """Tries every input of a config; without `training` those of evaluators alone."""
   started = time.perf_counter()
-  found, plain = Preflight(), spec.in_steps(config)
+  found, plain = Findings(), spec.in_steps(config)
   task = None
   with contextlib.suppress(UserError):  # told where the run itself builds it
     task = spec.build(plain['task'], 'config.task')
@@ -197,7 +78,7 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
   return found
 
 
-def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
+def build_inputs(found: Findings, node: Any, place: str) -> list[str]:
   """Builds the inputs below a node of a config.
 
   Returns the places of those with one source; others are made of these.
@@ -219,7 +100,7 @@ def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
 
 
 def probe_input(
-  found: Preflight,
+  found: Findings,
   place: str,
   task: Task | None,
   needs: Sequence[str] = (),
@@ -254,7 +135,7 @@ def probe_input(
       pipeline.stack(examples)
 
 
-def collect_problems(found: Preflight, named: Any, place: str) -> None:
+def collect_problems(found: Findings, named: Any, place: str) -> None:
   """Has everything that a part of the config names tell its problems."""
   for part in reachable(named):
     for sentence in part.problems() if isinstance(part, Checked) else ():
@@ -368,7 +249,7 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
     frame = traceback.extract_tb(error.__traceback__)[-1]
     have = ', '.join(f'{k} ({type(v).__name__})' for k, v in example.items())
     where = f'{pathlib.Path(frame.filename).name}:{frame.lineno}'
-    reason = _cut(' '.join(str(error).split()), 200)
+    reason = cut(' '.join(str(error).split()), 200)
     raise UserError(
       f'{type(transform).__name__} cannot take an example of {have}:'
       f' {type(error).__name__} at {where}: {reason}'
@@ -454,38 +335,11 @@ def first_look(record: Example) -> str:
   for value in record.values():
     if isinstance(value, (bytes, str)):
       text = value if isinstance(value, str) else value.decode(errors='replace')
-      return repr(_cut(text, 24))
+      return repr(cut(text, 24))
   return ', '.join(
     f'{name} {shape_text(np.shape(value))}' if np.ndim(value) else name
     for name, value in record.items()
   )
-
-
-def short(place: str) -> str:
-  return place.removeprefix('config.')
-
-
-def all_or_first(places: Sequence[str]) -> str:
-  """Returns all places, or where that is long the first and how many more."""
-  joined = ', '.join(places)
-  return joined if len(joined) <= WIDEST else listed(places, most=1)
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Columns of one width, those of numbers to the right."""
-  cells = [[_cut(cell) for cell in line] for line in lines]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  return [
-    '  '.join(
-      cell.rjust(width) if name == 'examples' else cell.ljust(width)
-      for name, cell, width in zip(HEADER, line, widths, strict=True)
-    ).rstrip()
-    for line in cells
-  ]
-
-
-def _cut(text: str, length: int = WIDEST) -> str:
-  return text if len(text) <= length else f'{text[: length - 3]}...'
 
 
 @errors.told_plainly
