@@ -15,7 +15,6 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from big_vision_like import files
 from big_vision_like.errors import UserError, listed
 
 MODEL_TYPES = ('bpe', 'unigram')
@@ -49,6 +48,7 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
 
 def make(options: argparse.Namespace) -> None:
   """Reads, trains, writes and tells."""
+  from big_vision_like import files
   from big_vision_like.data.prepare import tokenizer
   from big_vision_like.data.text import vocabulary
 
