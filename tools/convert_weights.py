@@ -14,7 +14,9 @@ same arrays.
 
 import argparse
 import dataclasses
+import json
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,6 @@ import numpy as np
 from big_vision_like import cli, errors
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.files import write_json
 from big_vision_like.inference import loading, preprocessing
 from big_vision_like.inference.preprocessing import (
   DetectionPreprocessing,
@@ -364,6 +365,13 @@ def write_file(
     published.sidecar(out).unlink()  # else it would be taken for that of a new OUT
     raise
   return [out, published.sidecar(out)]
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes a JSON file that appears when it is complete."""
+  part = path.with_name(f'{path.name}.part')
+  part.write_text(json.dumps(content, indent=2) + '\n')
+  os.replace(part, path)
 
 
 def target(out: pathlib.Path, to: str | None, family: str) -> str:

@@ -8,6 +8,7 @@ Norms of ResNets are frozen, which in evaluation is the same.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -17,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError, listed
-from big_vision_like.files import read_fields
+from big_vision_like.errors import UserError
 from big_vision_like.weights import (
   bit,
   detr,
@@ -207,7 +207,7 @@ def read(
   reader = _reader(arrays, path)
   files.check_finite(arrays, str(path))
   if numbers := [name for name, array in arrays.items() if not array.ndim]:
-    raise UserError(f'{path}: single numbers, no arrays: {listed(numbers)}')
+    raise UserError(f'{path}: single numbers, no arrays: {files.listed(numbers)}')
   metadata = _metadata(path)
   arguments, computed, assumed = {}, {}, ()
   ours = metadata.get(sidecar(path).name, {})
@@ -371,7 +371,7 @@ def _bit(
   want |= {'head/kernel': (features, num_classes), 'head/bias': (num_classes,)}
   wrong = resnet_names.wrong_shapes(flat, want)
   if wrong:
-    raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
+    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
   width = root[-1] / 64
   return dict(depths=tuple(depths), width=int(width) if width.is_integer() else width)
 
@@ -418,7 +418,13 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
     file = path.with_name(name)
     if not file.is_file():
       continue
-    found[name] = content = read_fields(file)
+    try:
+      content = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise UserError(f'{file} is not JSON: {error}') from error
+    if not isinstance(content, dict):
+      raise UserError(f'{file} holds a {type(content).__name__}, not fields by name')
+    found[name] = content
     if _is_ours(content):
       found |= content['metadata']
   return found
