@@ -21,6 +21,10 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   Where the block raises, what it wrote is removed and `path` stays as it was.
   """
   path = pathlib.Path(path)
+  if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe
+    yield path
+    return
+  path = path.resolve()  # links stay
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
   try:

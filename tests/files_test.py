@@ -21,6 +21,15 @@ def test_a_file_or_folder_appears_when_it_is_complete(tmp_path):
   assert os.listdir(path.parent) == ['a.json']
 
 
+def test_links_and_devices_stay(tmp_path):
+  for name, target in {'link': tmp_path / 'file', 'null': os.devnull}.items():
+    (tmp_path / name).symlink_to(target)
+    files.write(tmp_path / name, 'text')
+    assert (tmp_path / name).is_symlink()
+  assert (tmp_path / 'file').read_text() == 'text'
+  assert sorted(os.listdir(tmp_path)) == ['file', 'link', 'null']
+
+
 @pytest.mark.parametrize('make', ['touch', 'mkdir'])
 def test_what_fails_leaves_what_was_there(tmp_path, make):
   path = tmp_path / 'a'

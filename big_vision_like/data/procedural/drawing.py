@@ -29,7 +29,7 @@ FEW = 2048
 
 
 class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A TFDS builder of pictures that are drawn: in order, each with an `id`."""
+  """A TFDS builder of pictures in a fixed order, each with an `id`."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
