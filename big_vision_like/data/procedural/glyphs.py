@@ -10,7 +10,6 @@ Axes: N points of a skeleton, 2 coordinates x and y, H W image, S side.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -278,17 +277,13 @@ class Glyphs(drawing.Pictures):
       supervised_keys=('image', 'label'),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-    counts = self.builder_config.per_class
-    return {
-      split: self._generate_examples(split, count * len(CHARACTERS))
-      for split, count in zip(SPLITS, counts, strict=True)
-    }
-
-  def _generate_examples(
-    self, split: str, count: int
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    for i in range(count):
-      image_HWC, label = draw(config.seed, split, i, config.size)
-      yield i, {'image': drawing.png(image_HWC), 'label': label, 'id': i}
+    counts = [count * len(CHARACTERS) for count in config.per_class]
+    return drawing.by_split(_encoded, config, dict(zip(SPLITS, counts, strict=True)))
+
+
+def _encoded(config: GlyphsConfig, split: str, index: int) -> dict[str, Any]:
+  """Example `index`, its picture as PNG."""
+  image_HWC, label = draw(config.seed, split, index, config.size)
+  return {'image': drawing.png(image_HWC), 'label': label, 'id': index}
