@@ -1,9 +1,11 @@
-"""The exceptions that are for the person at the terminal."""
+"""Exceptions for the person at the terminal, and how their sentences list things."""
 
 import contextlib
+import difflib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 
 class UserError(ValueError):
@@ -32,6 +34,23 @@ class Checked:
   def problems(self) -> list[str]:
     """Returns a sentence for each problem; empty where there is none."""
     return []
+
+
+def listed(items: Iterable[Any], most: int = 10) -> str:
+  """Returns the first items, separated by commas, and how many more there are."""
+  items = [*map(str, items)]
+  more = f' and {len(items) - most:,} more' if len(items) > most else ''
+  return ', '.join(items[:most]) + more
+
+
+def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+  """Returns the known names that a misspelt one may stand for, the likeliest first."""
+  return difflib.get_close_matches(name, [*known], n=most, cutoff=0.5)
+
+
+def shape_text(shape: Iterable[int]) -> str:
+  """Returns '32x32x3', or 'scalar' for an empty shape."""
+  return 'x'.join(map(str, shape)) or 'scalar'
 
 
 def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -11,7 +11,6 @@ not resize images stays as it is in that.
 """
 
 import argparse
-import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 import jax
 import ml_collections as mlc
 
-from big_vision_like import cli, errors, spec
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
@@ -125,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results |= {f'{name}/{key}': value for key, value in found.scalars.items()}
   if jax.process_index() == 0 and args.workdir is not None:
     path = pathlib.Path(args.workdir) / f'evaluation-{step}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + '\n')
+    files.write_json(path, results)
 
 
 if __name__ == '__main__':

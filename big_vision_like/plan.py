@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import inspect
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -28,7 +27,7 @@ import ml_collections as mlc
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from big_vision_like import cli, errors, spec
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.cost import flops, hlo
 from big_vision_like.data.input import base, grouping
 from big_vision_like.devices import chips
@@ -546,7 +545,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seconds, item in made.costs.bill(made.chip, expected=True)[:10]:
       say('', f'{1e3 * seconds:8.2f} ms  {item.times:>4} x {item.op_name or item.name}')
   if args.json is not None:
-    args.json.write_text(json.dumps(made.record(), indent=2) + '\n')
+    files.write_json(args.json, made.record())
   if not made.fits:
     say('nearest', 'looking for settings that fit')
     found = nearest(args.config, args.topology, args.slices, args.overrides, made.chips)

@@ -12,7 +12,6 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import json
 import pathlib
 import re
 import sys
@@ -23,8 +22,12 @@ from typing import Any
 
 import ml_collections as mlc
 
-from big_vision_like import upgrade
-from big_vision_like.errors import UserError
+from big_vision_like import files, upgrade
+from big_vision_like.errors import UserError, nearest
+
+# The length of an epoch where no training data is at hand and none is needed.
+NOMINAL_EPOCH = 10**6
+PACKAGE = pathlib.Path(__file__).parent
 
 
 def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
@@ -74,12 +77,34 @@ def build(
 
 
 def symbol(node: Mapping[str, Any], path: str = 'config') -> Callable[..., Any]:
-  """The function or class that a recorded call names."""
-  module, _, name = node['_fn'].partition(':')
+  """Returns the function or class that a recorded call names."""
+  called = node['_fn']
+  module, _, name = called.partition(':')
   try:
     return getattr(importlib.import_module(module), name)
   except (ImportError, AttributeError) as error:
-    raise UserError(f'{path}._fn: cannot import {node["_fn"]!r} ({error}).') from error
+    gone = isinstance(error, AttributeError) or module.startswith(f'{error.name}')
+    if gone and module.startswith(f'{PACKAGE.name}.'):
+      raise UserError(
+        f'{path}._fn: {called!r} no longer exists; the nearest name is'
+        f' {_nearest_symbol(called)}'
+      ) from error
+    raise UserError(f'{path}._fn: cannot import {called!r} ({error}).') from error
+
+
+def _nearest_symbol(called: str) -> str:
+  """Returns the public symbol of the package whose module and name are most alike."""
+  known = []
+  for file in sorted(PACKAGE.rglob('*.py')):
+    module = '.'.join(file.relative_to(PACKAGE.parent).with_suffix('').parts)
+    names = re.findall(r'^(?:class|def) ([a-zA-Z]\w*)', file.read_text(), re.MULTILINE)
+    known += [f'{module}:{name}' for name in names]
+
+  def likeness(path: str) -> float:
+    pairs = zip(called.partition(':'), path.partition(':'), strict=True)
+    return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+  return max(known, key=likeness)
 
 
 def calls(node: Any, path: str = 'config') -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -94,8 +119,22 @@ def calls(node: Any, path: str = 'config') -> Iterator[tuple[str, Mapping[str, A
       yield from calls(value, f'{path}.{key}')
 
 
-def in_steps(node: Any, examples_per_epoch: int, batch_size: int) -> Any:
-  """Plain copy of a config in which every duration is a number of steps."""
+def leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields each value of a config with its place, `train_data.transforms[1].size`."""
+  if isinstance(node, Mapping) and node:
+    for key, value in node.items():
+      yield from leaves(value, f'{path}.{key}' if path else key)
+  elif isinstance(node, (list, tuple)) and node:
+    for i, value in enumerate(node):
+      yield from leaves(value, f'{path}[{i}]')
+  else:
+    yield path, node
+
+
+def in_steps(
+  node: Any, examples_per_epoch: int = NOMINAL_EPOCH, batch_size: int = 1
+) -> Any:
+  """Returns a plain copy of a config in which every duration is a number of steps."""
   if isinstance(node, (list, tuple)):
     return type(node)(in_steps(v, examples_per_epoch, batch_size) for v in node)
   if not isinstance(node, (dict, mlc.ConfigDict)):
@@ -146,7 +185,7 @@ def load(
   if not file.is_file():
     raise UserError(f'--config: no file {name!r}.')
   if file.suffix == '.json':
-    config = mlc.ConfigDict(upgrade.upgraded(json.loads(file.read_text())))
+    config = mlc.ConfigDict(upgrade.upgraded(files.read_json(file)))
   else:
     module = _module(file)
     if arg and not inspect.signature(module.get_config).parameters:
@@ -347,7 +386,6 @@ def _fields(node: Mapping[str, Any]) -> str:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-  close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-  if close:
-    return f'did you mean {close[0]!r}?'
+  for close in nearest(name, names):
+    return f'did you mean {close!r}?'
   return f'it has {", ".join(names)}.' if names else 'it has none.'

@@ -28,9 +28,9 @@ from big_vision_like.run import checkpoint, metrics, preflight, replay
 from big_vision_like.run import experiment as experiments
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.run.metrics import (
-  CompileWatch,
   Metrics,
   Unread,
+  compilations_told,
   duration,
   shapes_of,
 )
@@ -103,7 +103,7 @@ def loop(
         log.train(step, scalars, done=until)
         checkpoints.check()
 
-  with processes.preemption(drill) as preempted, CompileWatch(log) as compilations:
+  with processes.preemption(drill) as preempted:
     for step in range(start + 1, total + 1):
       position = batches.get_state()
       with log.waiting():
@@ -111,7 +111,6 @@ def loop(
       log.bad_records(step, batches.news())
       run.task.check(batch)
       arrays = sharding.put(batch, run.mesh)
-      compilations.now = (step, arrays)
       shapes = shapes_of(arrays)
       if step == start + 1:
         with timed(phases, 'compile'):
@@ -120,13 +119,15 @@ def loop(
         first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
       else:
         if shapes not in operations:
-          compilations.expected = True
           operations[shapes] = new_shapes(run, state, arrays, operations, step, log)
         log.work(step, operations[shapes])
-        compilations.expected = step == start + 2
-        with jax.transfer_guard('disallow'):
+        # The second step may compile again: its state comes from the first.
+        steady = step > start + 2
+        watch = (
+          compilations_told(log, step, arrays) if steady else contextlib.nullcontext()
+        )
+        with watch, jax.transfer_guard('disallow'):
           state, scalars = run.compiled_step(state, arrays)
-      compilations.expected = True
 
       last, stop = step == total, preempted(step)
       due = [n for n, e in run.evaluators.items() if last or is_due(step, e.every)]
@@ -144,7 +145,6 @@ def loop(
           step, state, batches.get_state(), log.seconds, results, wait=last or stop
         )
         log.write(step, 'info', {'save_seconds': stalled})
-      compilations.expected = False
       if stop and not last:
         log.say('stopped', f'on SIGTERM at step {step:,}, saved; run it again to go on')
         return state

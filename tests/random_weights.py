@@ -3,7 +3,10 @@
 import jax
 import numpy as np
 
+from big_vision_like import spec
 from big_vision_like.models import bit, detr, resnet, vit
+from big_vision_like.run import checkpoint
+from big_vision_like.tasks.task import State
 
 VIT = dict(patch=8, width=36, depth=2, num_heads=3, mlp_dim=72)
 MODELS = {'vit': vit.ViT, 'bit': bit.BiT, 'bit_v1': bit.BiTv1}
@@ -18,6 +21,23 @@ def variables_of(model, image_size=(64, 96), channels=3, seed=0):
   shapes = jax.eval_shape(model.init, jax.random.key(0), image)
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda x: rng.normal(size=x.shape).astype('float32'), shapes)
+
+
+def save_run(folder, config, params, **state):
+  """Writes the folder of a run with one checkpoint, of step 7."""
+  folder.mkdir()
+  (folder / 'config.json').write_text(config.to_json())
+  state = State(step=np.int32(7), params=params, opt_state=None, **state)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+
+
+def run_of(config, folder, size=(8, 8)):
+  """Saves a run of a config whose average differs from its parameters; the average."""
+  model = spec.build(config.task.to_dict()['model'], 'model')
+  params, average = (params_of(model, size, 1, seed) for seed in (0, 1))
+  save_run(folder, config, params, ema={'params': average})
+  return average
 
 
 def small_vit(num_classes=5, **kwargs):

@@ -86,11 +86,17 @@ def test_build_goes_through_lists_tuples_and_dicts():
     ),
     (
       lambda: build({'_fn': 'big_vision_like.models.vit:ViTT'}, 'config.model'),
-      "config.model._fn: cannot import 'big_vision_like.models.vit:ViTT'",
+      "config.model._fn: 'big_vision_like.models.vit:ViTT' no longer exists; the"
+      ' nearest name is big_vision_like.models.vit:ViT',
     ),
     (
-      lambda: build({'_fn': 'big_vision_like.models.vitt:ViT'}),
-      "config._fn: cannot import 'big_vision_like.models.vitt:ViT'",
+      lambda: build({'_fn': 'big_vision_like.tasks.detection:Detecton'}),
+      "config._fn: 'big_vision_like.tasks.detection:Detecton' no longer exists; the"
+      ' nearest name is big_vision_like.tasks.set_detection:Detection',
+    ),
+    (
+      lambda: build({'_fn': 'nowhere:name'}),
+      "config._fn: cannot import 'nowhere:name' (No module named 'nowhere').",
     ),
     (
       lambda: build(dict(a=spec.spec(image.Resize, size=2, method='cubic'))),
@@ -385,7 +391,8 @@ def test_load_refuses_what_a_saved_config_should_not_have(tmp_path):
     ),
     (
       '{"parts": [{"_fn": "big_vision_like.models.vot:ViT"}]}',
-      "config.parts[0]._fn: cannot import 'big_vision_like.models.vot:ViT'",
+      "config.parts[0]._fn: 'big_vision_like.models.vot:ViT' no longer exists; the"
+      ' nearest name is big_vision_like.models.vit:ViT',
     ),
   ]:
     saved.write_text(text)

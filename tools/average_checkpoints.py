@@ -9,7 +9,6 @@ The run must have kept as many checkpoints: `keep_last` of its config.
 """
 
 import argparse
-import json
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from big_vision_like import cli, errors
+from big_vision_like import cli, errors, files
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint
@@ -70,16 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise UserError(f'{args.workdir} is not the folder of a run: it has no config.json')
   steps = last_steps(args.workdir, args.last)
   state = average(args.workdir, steps)
-  part = args.out.with_name(f'{args.out.name}.part')
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  with checkpoint.Checkpoints(part) as checkpoints:
-    checkpoints.save(steps[-1], state, position={'step': 0}, seconds=0.0, wait=True)
-  shutil.copy(config, part)
-  (part / 'averaged.json').write_text(
-    json.dumps({'workdir': str(args.workdir), 'steps': steps}, indent=2) + '\n'
-  )
-  part.rename(args.out)
+  with files.atomic(args.out) as part:
+    part.mkdir()
+    with checkpoint.Checkpoints(part) as checkpoints:
+      checkpoints.save(steps[-1], state, position={'step': 0}, seconds=0.0, wait=True)
+    shutil.copy(config, part)
+    about = {'workdir': str(args.workdir), 'steps': steps}
+    files.write_json(part / 'averaged.json', about)
   say('averaged', f'steps {", ".join(map(str, steps))} of {args.workdir}')
   say('', f'python -m big_vision_like.evaluate --workdir={args.out}')
 

@@ -14,7 +14,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors, spec, train
+from big_vision_like import cli, errors, files, spec, train
 from big_vision_like.devices import processes
 from big_vision_like.report import compose
 from big_vision_like.run import experiment, metrics
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   # After the clock: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
   page = runs / 'report.html'
-  page.write_text(compose.of_runs([*map(str, shown)]), encoding='utf-8')
+  files.write(page, compose.of_runs([*map(str, shown)]))
   print(page)
 
 

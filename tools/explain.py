@@ -20,6 +20,7 @@ import rich.table
 from big_vision_like import cli, errors, optim
 from big_vision_like.cost import flops
 from big_vision_like.devices import mesh as meshes
+from big_vision_like.errors import shape_text
 from big_vision_like.ops import sharding
 from big_vision_like.run import experiment
 from big_vision_like.tasks import task
@@ -106,7 +107,7 @@ def parameters(
   ]
   for path, leaf, d, f in sorted(rows, key=lambda row: _natural(row[0])):
     axes, size = _axes(leaf.sharding.spec), meshes.bytes_per_device(leaf)
-    table.add_row(path, _size(leaf.shape), f'{d:g}', f'{f:g}', axes, f'{size:,}')
+    table.add_row(path, shape_text(leaf.shape), f'{d:g}', f'{f:g}', axes, f'{size:,}')
   console.print(table)
 
 
@@ -156,11 +157,7 @@ def _shape(found: dict, name: str, examples: int) -> str:
   if len(outputs) != 1:
     return ''
   shape = outputs[0].shape
-  return _size(n for i, n in enumerate(shape) if not (n == examples and i < 2))
-
-
-def _size(shape: Sequence[int]) -> str:
-  return 'x'.join(map(str, shape)) or 'scalar'
+  return shape_text(n for i, n in enumerate(shape) if not (n == examples and i < 2))
 
 
 @errors.told_plainly

@@ -24,7 +24,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from big_vision_like import cli, errors
+from big_vision_like import cli, errors, files
 from big_vision_like.errors import UserError
 from big_vision_like.report import page
 
@@ -321,11 +321,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     show(heading, parts)
   title = f'{tables[0].paper_title}, arXiv:{args.paper}'
   name = args.paper + (f'_table_{args.table}' if args.table else '')
-  out = pathlib.Path(args.out)
-  out.mkdir(parents=True, exist_ok=True)
   for end, text in (('md', markdown), ('html', document)):
-    file = out / f'{name}.{end}'
-    file.write_text(text(title, sections), encoding='utf-8')
+    file = pathlib.Path(args.out) / f'{name}.{end}'
+    files.write(file, text(title, sections))
     print(f'written    {file}')
 
 

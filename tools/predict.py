@@ -26,7 +26,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors
+from big_vision_like import cli, errors, files
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
 from big_vision_like.inference import loading, predict, predict_detection, preprocessing
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = free_names(path, list(pictures), written)
     for name, picture_HWC in zip(names, pictures.values(), strict=True):
       written[name] = args.out / f'{name}.png'
-      written[name].write_bytes(images.png(picture_HWC))
+      files.write(written[name], images.png(picture_HWC))
   if rows:
     rich.console.Console().print(table(predictor.columns, rows))
   for path in written.values():

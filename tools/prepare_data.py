@@ -4,11 +4,10 @@
   python tools/prepare_data.py glyphs/64 cifar10 --data-dir /data
   python tools/prepare_data.py --from folder:photos/train --name photos --split train
 
-`digits`, `glyphs`, `tetrominoes`, `multi_dsprites` and `solids` are made here, without
-a download; `multi_object` is made of files that you have. All other names are those of
-the TFDS catalogue; most of its builders need TensorFlow (the extra `tf`) to write, none
-to read. What is already there is left as it is; an interrupted preparation leaves
-nothing that looks complete.
+The data sets of this package need no download; `multi_object` is made of files that you
+have. All other names are those of the TFDS catalogue; most of its builders need
+TensorFlow (the extra `tf`) to write, none to read. What is already there is left as it
+is; an interrupted preparation leaves nothing that looks complete.
 
 --from converts one split of data that are there already:
   folder:PATH           images in PATH/CLASS/
@@ -25,7 +24,6 @@ a part such as train[:1%] has all classes. The same command goes on after a kill
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import logging
 import os
@@ -37,7 +35,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from big_vision_like.errors import UserError
+from big_vision_like.data.sources import catalogue
+from big_vision_like.errors import UserError, nearest
 
 KINDS = ('folder', 'tar', 'parquet', 'tfrecord', 'array_record', 'tfds')
 CATALOGUE = 'https://www.tensorflow.org/datasets/catalog'
@@ -58,12 +57,10 @@ def builder_of(name: str, data_dir: str | None) -> Any:
   """The TFDS builder of a name such as `glyphs/64`; `UserError` if there is none."""
   import tensorflow_datasets as tfds
 
-  from big_vision_like.data.sources import catalogue
-
   family = name.partition('/')[0].partition(':')[0]
   catalogue.announce(name)
   public = tfds.list_builders(with_community_datasets=False)
-  known = sorted({*catalogue.OUR_BUILDERS, *public})
+  known = sorted({*catalogue.ours(), *public})
   if family not in known:
     raise UserError(f'There is no data set {name!r}{_nearest(family, known)}.')
   configs = [
@@ -236,7 +233,7 @@ def _write(builder: Any, name: str) -> None:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-  near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  near = nearest(name, known, most=3)
   return f'; the nearest: {", ".join(near)}' if near else f'; see {CATALOGUE}'
 
 
@@ -260,7 +257,9 @@ def table(results: Sequence[Prepared]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=__doc__,
+    epilog=f'Data sets of this package: {", ".join(catalogue.ours())}',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('names', nargs='*', metavar='name', help='digits, glyphs/64, ...')
   parser.add_argument(

@@ -22,7 +22,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from big_vision_like import cli, errors
+from big_vision_like import cli, errors, files
 from big_vision_like.errors import UserError
 from big_vision_like.report import compose
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, text = about_weights(options)
   else:
     out, text = about_runs(options)
-  out.write_text(text, encoding='utf-8')
+  files.write(out, text)
   print(out)
 
 

@@ -31,12 +31,12 @@ import rich.console
 import rich.table
 from PIL import Image, ImageDraw, ImageFont
 
-from big_vision_like import cli, errors, spec
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.data.input import mixture, pipeline
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
-from big_vision_like.run import experiment, preflight
+from big_vision_like.run import preflight
 from big_vision_like.viz import boxes, images, video
 
 # Other modules of tools, where this file is started as a script.
@@ -429,7 +429,7 @@ def arrays_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     table.add_column(name, justify='right')
   for row in rows:
     numbers = [f'{row[name]:.5g}' for name in ('smallest', 'largest', 'mean')]
-    table.add_row(row['name'], row['dtype'], 'x'.join(map(str, row['shape'])), *numbers)
+    table.add_row(row['name'], row['dtype'], shape_text(row['shape']), *numbers)
   return table
 
 
@@ -472,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   name, data, part = chosen(config, args.input)
   whole = data.batch_size
   data = dataclasses.replace(data, batch_size=min(whole, args.examples), workers=0)
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, whole)
+  plain = spec.in_steps(config, spec.NOMINAL_EPOCH, whole)
   task = spec.build(plain['task'], 'config.task')
   key = jax.random.key(plain.get('seed', 0))
   looked = look(data, task, key, args.batches, part)
@@ -513,7 +513,6 @@ def tell(
     say('odd', note)
   console.print(stages_table(stages))
   say('rate', f'{rate:,.0f} examples/s of one core, over {stages[0].examples} examples')
-  args.out.mkdir(parents=True, exist_ok=True)
   found = {
     'config': args.config,
     'input': name,
@@ -534,7 +533,7 @@ def tell(
     ],
     'examples_per_second_per_core': rate,
   }
-  write(args.out / f'{name}.json', (json.dumps(found, indent=2) + '\n').encode())
+  write(args.out / f'{name}.json', json.dumps(found, indent=2) + '\n')
   if {'image', 'video'} & looked.batches[0].keys():
     title = [f'{name} of {args.config}: {size} examples{cut}']
     if 'target' in looked.given:
@@ -545,14 +544,14 @@ def tell(
     write(args.out / f'{name}.png', images.png(drawn))
   if 'source' in looked.real:
     lines = listing(looked.real, decoder(data))
-    write(args.out / f'{name}.txt', ('\n'.join(lines) + '\n').encode())
+    write(args.out / f'{name}.txt', '\n'.join(lines) + '\n')
     for line in lines[:8]:
       print(line)
 
 
-def write(path: pathlib.Path, data: bytes) -> None:
+def write(path: pathlib.Path, data: str | bytes) -> None:
   """Writes a file and says so."""
-  path.write_bytes(data)
+  files.write(path, data)
   say('written', str(path))
 
 

@@ -43,7 +43,7 @@ import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import cli, errors, optim, spec, train
+from big_vision_like import cli, errors, files, optim, spec, train
 from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.sources import coco, fake, tfds
 from big_vision_like.data.text import vocabulary
@@ -159,7 +159,7 @@ def shrink(
 def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
   """Plain copy of a config with durations in steps of a nominal epoch."""
   batch_size = spec.held(config.train_data, 'batch_size') or BATCH
-  return spec.in_steps(config, experiment.NOMINAL_EPOCH, batch_size)
+  return spec.in_steps(config, spec.NOMINAL_EPOCH, batch_size)
 
 
 def covers(data: Any, steps: int) -> bool:
@@ -360,7 +360,7 @@ def learnt(words: pathlib.Path) -> str:
   """The file of a vocabulary of what is made up, learnt when first needed."""
   if not words.exists():
     texts = itertools.starmap('{} {}'.format, itertools.product(fake.WORDS, repeat=2))
-    tokenizer.write(tokenizer.train(texts, 100, 'bpe', 1.0), words)
+    files.write(words, tokenizer.train(texts, 100, 'bpe', 1.0))
   return str(words)
 
 

@@ -17,9 +17,7 @@ it stopped and tries again what failed; finished runs are read, not repeated.
 import argparse
 import dataclasses
 import itertools
-import json
 import math
-import os
 import pathlib
 import re
 import signal
@@ -35,7 +33,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors, spec
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint, experiment, metrics
@@ -90,7 +88,7 @@ class Sweep:
     self.failed: dict[str, str] = {}
     self.number, self.started = 0, time.perf_counter()
     if self.file.exists():
-      saved = json.loads(self.file.read_text())
+      saved = files.read_json(self.file)
       check_same(saved['command'], command, out)
       self.known = saved['runs']
 
@@ -198,12 +196,9 @@ class Sweep:
 
   def save(self) -> None:
     """Writes results.json, at once or not at all."""
-    self.out.mkdir(parents=True, exist_ok=True)
     saved = {'command': self.command, 'runs': self.known, 'results': self.results}
     saved['groups'] = groups(self.results)
-    temporary = self.file.with_suffix('.tmp')
-    temporary.write_text(json.dumps(saved, indent=2) + '\n')
-    os.replace(temporary, self.file)
+    files.write_json(self.file, saved)
 
 
 def train(run: Run) -> str | None:
@@ -333,7 +328,7 @@ def tell(sweep: Sweep) -> None:
     text += f'| {" | ".join(line)} |\n'
   for name, why in sweep.failed.items():
     text += f'\nFailed: {name}: {why}\n'
-  (sweep.out / 'results.md').write_text(text)
+  files.write(sweep.out / 'results.md', text)
   print(f'written    {sweep.file}, {sweep.out / "results.md"}')
 
 

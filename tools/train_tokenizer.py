@@ -13,9 +13,9 @@ import argparse
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 
 MODEL_TYPES = ('bpe', 'unigram')
 
@@ -38,18 +38,17 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
   known = source.builder.info.features
   for name in options.features:
     if name not in known:
-      raise UserError(f'{options.name} has no feature {name!r}; it has {_list(known)}.')
+      raise UserError(
+        f'{options.name} has no feature {name!r}; it has {listed(known)}.'
+      )
   return lambda: tokenizer.texts_of_data_set(
     source, options.features, options.max_characters, options.seed
   )
 
 
-def _list(names: Iterable[str]) -> str:
-  return ', '.join(names)
-
-
 def make(options: argparse.Namespace) -> None:
   """Reads, trains, writes and tells."""
+  from big_vision_like import files
   from big_vision_like.data.prepare import tokenizer
   from big_vision_like.data.text import vocabulary
 
@@ -64,7 +63,7 @@ def make(options: argparse.Namespace) -> None:
   everything = [line for found in texts.values() for line in found]
   coverage = options.character_coverage
   model = tokenizer.train(everything, options.size, options.model_type, coverage)
-  tokenizer.write(model, out)
+  files.write(out, model)
   made = vocabulary.SentencePiece(str(out))
   seconds = time.perf_counter() - start
   print(f'{out}: {made.size:,} pieces, {options.model_type}, in {seconds:.1f} s')

@@ -12,7 +12,6 @@ stdout there is one translation a line, and nothing else.
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import cli, spec
+from big_vision_like import cli, files, spec
 from big_vision_like.data.text import marian as marian_vocabulary
-from big_vision_like.errors import UserError, told_plainly
+from big_vision_like.errors import UserError, listed, told_plainly
 from big_vision_like.inference import loading
 from big_vision_like.models import transformer
 from big_vision_like.tasks import seq2seq
@@ -96,12 +95,9 @@ class Translator:
 def open_folder(folder: str, beams: int | None, alpha: float | None) -> Translator:
   """A Marian folder or a run's workdir; `UserError` if it is neither."""
   file = pathlib.Path(folder) / 'config.json'
-  try:
-    fields = json.loads(file.read_text(encoding='utf-8'))
-  except FileNotFoundError as error:
-    raise UserError(f'{folder} has no config.json: name a model or a run') from error
-  except ValueError as error:
-    raise UserError(f'{file} is not JSON: {error}') from error
+  if not file.is_file():
+    raise UserError(f'{folder} has no config.json: name a model or a run')
+  fields = files.read_fields(file)
   if 'task' in fields:
     return _open_run(folder, beams, alpha)
   if 'model_type' in fields:
@@ -192,7 +188,7 @@ def _notes(
 ) -> Iterator[str]:
   empty = [number for number, ids in enumerate(sources, start=1) if not ids]
   if empty:
-    yield f'empty, and so is the translation: text {_listed(empty)}'
+    yield f'empty, and so is the translation: text {listed(empty)}'
   languages = getattr(translator.source, 'languages', [])
   if languages:
     codes = [marian_vocabulary.split_language(text)[0] for text in texts]
@@ -201,13 +197,8 @@ def _notes(
     if lost:
       yield (
         'the model translates into several languages; begin texts with one of'
-        f' {_listed(languages)} (not so: text {_listed(lost)})'
+        f' {listed(languages)} (not so: text {listed(lost)})'
       )
-
-
-def _listed(items: Sequence[Any], most: int = 10) -> str:
-  rest = f' and {len(items) - most} more' if len(items) > most else ''
-  return ', '.join(map(str, items[:most])) + rest
 
 
 def _power_of_two(number: int) -> int:

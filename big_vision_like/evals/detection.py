@@ -7,10 +7,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-import json
-import math
-import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from big_vision_like import files
+from big_vision_like.data.sources import coco_json
+from big_vision_like.data.sources.coco_json import Entry, Truth
 from big_vision_like.errors import UserError
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
@@ -27,10 +26,6 @@ from big_vision_like.viz import detection as drawing
 
 if TYPE_CHECKING:
   from pycocotools.cocoeval import COCOeval
-
-Entry = dict[str, Any]
-# Lists of `images`, `annotations` and `categories`, as COCO's json files have them.
-Truth = dict[str, list[Entry]]
 
 STATS = tuple('AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl'.split())
 NO_PYCOCOTOOLS = (
@@ -80,20 +75,20 @@ class CocoAP(evaluator.Evaluator):
     found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
     if self.annotations:
       try:
-        read_annotations(self.annotations)
+        coco_json.read_strictly(self.annotations)
       except UserError as error:
         found.append(str(error))
     return found
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     # Before hours of predictions rather than after them.
-    truth = read_annotations(self.annotations) if self.annotations else None
+    truth = coco_json.read_strictly(self.annotations) if self.annotations else None
     collected = self.joined(
       self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
     )
     truth, found = self.entries(collected.values, truth)
     if self.save and jax.process_index() == 0:
-      write_json(self.save, found)
+      files.write_json(self.save, found, indent=None)
     measured = evaluated(truth, found, collected.values['image_id'].tolist())
     stats = zip(STATS, measured.stats.tolist(), strict=True)
     # pycocotools has -1 where no object is of that size.
@@ -119,7 +114,7 @@ class CocoAP(evaluator.Evaluator):
       )
     found = list(self._predicted(rows))
     if truth is None:
-      truth = read_annotations(self.annotations) if self.annotations else None
+      truth = coco_json.read_strictly(self.annotations) if self.annotations else None
     return truth or self._true(rows, found), found
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
@@ -208,7 +203,9 @@ class CocoAP(evaluator.Evaluator):
       number = picture['image_id'].item()
       true = [e for e in truth['annotations'] if e['image_id'] == number]
       good = [e for e in found if e['image_id'] == number and e['score'] >= self.shown]
-      sets = [drawable(objects, names, picture['ratio']) for objects in (true, good)]
+      sets = [
+        drawing.of_entries(objects, names, picture['ratio']) for objects in (true, good)
+      ]
       sheets.append(drawing.boxes_sheet(picture['image'][:height, :width], sets))
     return drawing.stacked(sheets)
 
@@ -217,32 +214,14 @@ def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
   """Returns what pictures are drawn from."""
   del outputs
   named = {name: batch[name] for name in ('image', 'image_id')}
-  return named | {'size': sizes(batch)[0], 'ratio': ratios(batch)}
-
-
-def drawable(
-  objects: Sequence[Entry], names: Mapping[int, str], ratio_4: np.ndarray
-) -> tuple[np.ndarray, list[str | int], list[float | None]]:
-  """Boxes xyxy (N, 4), of an image by which `ratio_4` is larger, names and scores."""
-  boxes_N4 = np.array([e['bbox'] for e in objects]).reshape(-1, 4)
-  boxes_N4[:, 2:] += boxes_N4[:, :2]
-  called = [names.get(e['category_id'], e['category_id']) for e in objects]
-  return boxes_N4 / ratio_4, called, [e.get('score') for e in objects]
+  return named | {'size': box_ops.valid_size(batch), 'ratio': ratios(batch)}
 
 
 def ratios(batch: Arrays) -> jax.Array:
-  """What left, top, right, bottom grow by to the original images: (B, 4)."""
-  size_B2, original_B2 = sizes(batch)
-  return (original_B2 / size_B2)[:, jnp.array([1, 0, 1, 0])]
-
-
-def sizes(batch: Arrays) -> tuple[jax.Array, jax.Array]:
-  """Heights and widths (B, 2) before padding, and before resizing too."""
-  size_B2 = batch.get('size')
-  if size_B2 is None:
-    batch_size, *size, _ = batch['image'].shape
-    size_B2 = jnp.tile(jnp.array([size]), (batch_size, 1))
-  return size_B2, batch.get('original_size', size_B2)
+  """Returns by what left, top, right, bottom grow to the original images: (B, 4)."""
+  size_B2 = box_ops.valid_size(batch)
+  original_B2 = batch.get('original_size', size_B2)
+  return (box_ops.corner_scale(original_B2) / box_ops.corner_scale(size_B2))[:, 0]
 
 
 def evaluated(
@@ -360,58 +339,3 @@ def entries(**columns: np.ndarray) -> Iterable[Entry]:
   """A dict of plain values for each row of equally long arrays."""
   lists = [column.tolist() for column in columns.values()]
   return (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))
-
-
-def write_json(path: str, value: Any) -> None:
-  """Writes all of it or nothing."""
-  file = pathlib.Path(path)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  part = file.with_name(f'{file.name}.part')
-  part.write_text(json.dumps(value))
-  os.replace(part, file)
-
-
-def read_annotations(path: str) -> Truth:
-  """COCO's json file of objects; UserError that names the entry which is malformed."""
-  try:
-    truth = json.loads(pathlib.Path(path).read_bytes())
-  except (OSError, ValueError) as error:
-    raise UserError(f'the annotations {path} cannot be read: {error}') from error
-  for name in ('images', 'categories', 'annotations'):
-    if not isinstance(truth, dict) or not isinstance(truth.get(name), list):
-      raise UserError(
-        f'the annotations {path} have no list `{name}`: they must be a json file of'
-        ' objects as COCO has it.'
-      )
-  known: dict[str, set[int]] = {}
-  for name in ('images', 'categories'):
-    for index, entry in enumerate(truth[name]):
-      if not isinstance(entry, dict) or type(entry.get('id')) is not int:
-        raise UserError(f'{path}: {name}[{index}] has no whole number `id`.')
-    known[name] = {entry['id'] for entry in truth[name]}
-  for index, entry in enumerate(truth['annotations']):
-    problem = _problem(entry, known)
-    if problem:
-      raise UserError(f'{path}: annotations[{index}] {problem}.')
-  return truth
-
-
-def _problem(entry: Any, known: dict[str, set[int]]) -> str | None:
-  """What is wrong with an annotation."""
-  if not isinstance(entry, dict):
-    return f'is {entry!r}, not an object of json'
-  for name, of in ('image_id', 'images'), ('category_id', 'categories'):
-    value = entry.get(name)
-    if type(value) is not int or value not in known[of]:
-      return f'has {name}={value!r}, which none of `{of}` has as its id'
-  box, area = entry.get('bbox'), entry.get('area', 0)
-  numbers = [*box, area] if isinstance(box, list) else []
-  if len(numbers) != 5 or not all(map(_is_number, numbers)) or min(box[2:]) < 0:
-    return f'has bbox={box!r} and area={area!r}: left, top, width, height and a number'
-  if entry.get('iscrowd', 0) not in (0, 1):
-    return f'has iscrowd={entry["iscrowd"]!r}, which must be 0 or 1'
-  return None
-
-
-def _is_number(value: Any) -> bool:
-  return type(value) in (int, float) and math.isfinite(value)

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from big_vision_like.errors import UserError
-from big_vision_like.evals import detection, evaluator
+from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
+from big_vision_like.ops import boxes
 from big_vision_like.viz import detection as drawing
 
 VOID = 0
@@ -78,7 +79,8 @@ class PanopticQuality(evaluator.Evaluator):
     rows |= {
       name: outputs[name].astype(jnp.float32) for name in ('logits', 'mask_logits')
     }
-    rows['size'], rows['shown_size'] = detection.sizes(batch)
+    rows['size'] = boxes.valid_size(batch)
+    rows['shown_size'] = batch.get('original_size', rows['size'])
     count, *padded, _ = batch['image'].shape
     rows['padded'] = jnp.tile(jnp.array([padded]), (count, 1))
     return rows

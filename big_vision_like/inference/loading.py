@@ -76,7 +76,7 @@ def load_run(
   if config is None:
     config = spec.load(str(workdir / 'config.json'), root=experiment.Settings)
   # Schedules are built and not used: any length of an epoch does.
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, 1)
+  plain = spec.in_steps(config)
   step, saved = checkpoint.load(workdir, step)
   state = State(step=jax.numpy.int32(step), opt_state=None, **saved)
   return LoadedRun(workdir, config, spec.build(plain['task'], 'config.task'), state)

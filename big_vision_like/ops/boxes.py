@@ -5,7 +5,12 @@ xyxy boxes of the same number of axes, which broadcast: (..., 4) and (..., 4) to
 Those named `pairwise` give all pairs: (..., N, 4) and (..., M, 4) to (..., N, M).
 """
 
+from collections.abc import Mapping
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 Array = Any
 
@@ -37,6 +42,20 @@ def clip(boxes: Array, height: Any, width: Any) -> Array:
   limits = xp.asarray([width, height, width, height], dtype=boxes.dtype)
   limits = xp.broadcast_to(limits, boxes.shape)
   return xp.clip(boxes, xp.zeros_like(limits), limits)
+
+
+def valid_size(batch: Mapping[str, Any]) -> Any:
+  """Returns heights and widths of a batch's images without padding: int32 (B, 2)."""
+  if 'size' in batch:
+    return batch['size']
+  num_images, height, width, _ = batch['image'].shape
+  return np.tile(np.int32([[height, width]]), (num_images, 1))
+
+
+def corner_scale(size_B2: jax.Array) -> jax.Array:
+  """Returns width, height, width, height of images: float32 (B, 1, 4)."""
+  size_B2 = jnp.asarray(size_B2, jnp.float32)
+  return jnp.tile(size_B2[:, ::-1], (1, 2))[:, None]
 
 
 def intersection(a: Array, b: Array) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.ops import resampling
 
 SINUSOIDS = ('interleaved', 'halves', 't2t')
@@ -187,9 +187,10 @@ def infer_grid(count: int, grid_to: Grid) -> Grid:
       ' columns)'
     )
   if len(readings) > 1:
+    grids = ' or '.join(map(shape_text, sorted(readings)))
     raise UserError(
-      f'{count} positions may be a grid of {" or ".join(map(_x, sorted(readings)))}:'
-      ' give it, source_grid=(rows, columns)'
+      f'{count} positions may be a grid of {grids}: give it,'
+      ' source_grid=(rows, columns)'
     )
   return readings.pop()
 
@@ -212,7 +213,8 @@ def resize_grid(
   num_prefix = shape[1] - math.prod(grid_to)
   if num_prefix < 0:
     raise UserError(
-      f'the model has {shape[1]} positions, too few for its grid of {_x(grid_to)}'
+      f'the model has {shape[1]} positions, too few for its grid of'
+      f' {shape_text(grid_to)}'
     )
   count = table_LND.shape[1]
   if grid_from is None:
@@ -222,8 +224,8 @@ def resize_grid(
   prefix_from = count - math.prod(grid_from)
   if not (0 <= prefix_from <= MOST_LEADING or prefix_from == num_prefix):
     raise UserError(
-      f'{count} positions are not a grid of {_x(grid_from)} with 0 to {MOST_LEADING}'
-      ' leading tokens: give their grid, source_grid=(rows, columns)'
+      f'{count} positions are not a grid of {shape_text(grid_from)} with 0 to'
+      f' {MOST_LEADING} leading tokens: give their grid, source_grid=(rows, columns)'
     )
   resized_LND = resize(table_LND, grid_from, grid_to, prefix_from, method)
   kept = min(prefix_from, num_prefix)
@@ -310,8 +312,8 @@ def keep_relative(
     grid_from = infer_grid(tokens - tokens_to + math.prod(grid_to), grid_to)
   if tuple(grid_from) != tuple(grid_to):
     raise UserError(
-      f'relative positions are not resized, from a grid of {_x(grid_from)} to'
-      f' {_x(grid_to)}'
+      f'relative positions are not resized, from a grid of {shape_text(grid_from)} to'
+      f' {shape_text(grid_to)}'
     )
   return np.array(table_LRHK)
 
@@ -352,8 +354,8 @@ def resize(
     return pos_LND.copy()
   if method is None:
     raise UserError(
-      f'positions are for a grid of {_x(grid_from)}, the model has one of'
-      f' {_x(grid_to)}, and resizing is turned off'
+      f'positions are for a grid of {shape_text(grid_from)}, the model has one of'
+      f' {shape_text(grid_to)}, and resizing is turned off'
     )
   prefix_LPD, grid_LGD = pos_LND[:, :num_prefix], pos_LND[:, num_prefix:]
   grid_LhwD = grid_LGD.reshape(len(pos_LND), height, width, -1).astype(np.float64)
@@ -395,7 +397,8 @@ def _resize_side(
   for entries, grid in ((count, grid_from), (shape[1], grid_to)):
     if grid is not None and grid[side] != entries:
       raise UserError(
-        f'the positions of {entries} {what} are not those of a grid of {_x(grid)}'
+        f'the positions of {entries} {what} are not those of a grid of'
+        f' {shape_text(grid)}'
       )
   return resize(table_LhE, (count, 1), (shape[1], 1), method=method)
 
@@ -404,7 +407,3 @@ def _known(grid_to: Grid | None) -> Grid:
   if grid_to is None:
     raise UserError('the grid of the model is unknown: give it, grid=(rows, columns)')
   return grid_to
-
-
-def _x(grid: Grid) -> str:
-  return f'{grid[0]}x{grid[1]}'

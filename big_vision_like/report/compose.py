@@ -2,15 +2,14 @@
 
 import dataclasses
 import datetime
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from big_vision_like import files, upgrade
 from big_vision_like import spec as specs
-from big_vision_like import upgrade
 from big_vision_like.errors import UserError
 from big_vision_like.inference import loading
 from big_vision_like.report import detection, images, page, runs, sequences, slots
@@ -55,7 +54,7 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
   file = folder / 'config.json'
   if not file.is_file():
     raise UserError(f'{folder} is not the folder of a run: it has no config.json.')
-  config = upgrade.upgraded(json.loads(file.read_text()))
+  config = upgrade.upgraded(files.read_json(file))
   evals = config.get('evals', {})
   if evaluator and evaluator not in evals:
     listed = ', '.join(evals) or 'none'

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from big_vision_like import spec as specs
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals import detection, evaluator, panoptic
+from big_vision_like.ops import boxes
 from big_vision_like.report import images, page
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, from_best_to_worst, percent, plural
@@ -186,7 +187,7 @@ def sample_inputs(source: Source) -> tuple[str, str]:
       INPUT_SIDE,
     )
     pictures.append(page.picture(sheet_HWC, plural(len(called), 'object')))
-  size = ' x '.join(map(str, batch['image'].shape[1:]))
+  size = shape_text(batch['image'].shape[1:])
   caption = (
     f'Training images after all transforms, as {size} arrays enter the model, with '
     'their true boxes.'
@@ -209,7 +210,7 @@ def objects_found(source: Source) -> tuple[str, str]:
   for example, title in found.shown().items():
     image_HWC, (height, width), ratio_4 = shown_of(source.pictured[example])
     sets = [
-      detection.drawable(list(entries), found.names, ratio_4)
+      drawing.of_entries(list(entries), found.names, ratio_4)
       for entries in (found.true_of(example), found.found_of(example).values())
     ]
     content += page.heading(f'{title}: {found.title(example)}')
@@ -227,7 +228,7 @@ def objects_found(source: Source) -> tuple[str, str]:
 
 def shown_of(batch: Arrays) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
   """The image of a batch of one, height and width less padding, and `ratios`."""
-  [size], _ = jax.device_get(detection.sizes(batch))
+  [size] = jax.device_get(boxes.valid_size(batch))
   [ratio_4] = jax.device_get(detection.ratios(batch))
   return images.visible(batch['image'][0]), tuple(size.tolist()), ratio_4
 
@@ -260,7 +261,7 @@ def attention(source: Source) -> tuple[str, str]:
     image_HWC, size, ratio_4 = shown_of(batch)
     sheet_HWC = drawing.attention_sheet(
       image_HWC,
-      *detection.drawable(list(chosen.values()), found.names, ratio_4),
+      *drawing.of_entries(list(chosen.values()), found.names, ratio_4),
       weights_1Qhw[0][list(chosen)],
       size=size,
       side=ATTENDED_SIDE,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
 from big_vision_like.report import page, vit
 from big_vision_like.report import source as report_source
@@ -115,7 +115,7 @@ def sample_inputs(source: Source) -> tuple[str, str]:
       batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
     )
   ]
-  size = ' x '.join(map(str, batch['image'].shape[1:]))
+  size = shape_text(batch['image'].shape[1:])
   caption = (
     f'Training images after all transforms, as {size} arrays enter the model, each '
     'with its label; what the task does on the device (mixup) comes after.'

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision_like import spec
 from big_vision_like.report import page
 from big_vision_like.viz import curves
 
@@ -50,7 +51,7 @@ def summary(logs: Sequence[Log]) -> str:
     [[name, *(column.get(name, '') for column in columns)] for name in names],
   )
   if len(logs) > 1:
-    flat = [dict(flattened(log.config)) for log in logs]
+    flat = [flattened(log.config) for log in logs]
     keys = dict.fromkeys(key for config in flat for key in config)
     rows = [[key, *(config.get(key, '(absent)') for config in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -189,16 +190,9 @@ def described(node: Any) -> str:
   return node if isinstance(node, str) else json.dumps(node)
 
 
-def flattened(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
-  """The leaves of a config with their places, `train_data.transforms[1].size`."""
-  if isinstance(node, Mapping):
-    for key, value in node.items():
-      yield from flattened(value, f'{path}.{key}' if path else key)
-  elif isinstance(node, (list, tuple)):
-    for index, value in enumerate(node):
-      yield from flattened(value, f'{path}[{index}]')
-  else:
-    yield path, described(node)
+def flattened(config: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the values of a config as text, by their places."""
+  return {place: described(value) for place, value in spec.leaves(config)}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

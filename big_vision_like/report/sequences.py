@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from big_vision_like import spec as specs
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals import sequences, translation
 from big_vision_like.report import page
 from big_vision_like.report import source as report_source
@@ -176,8 +176,7 @@ def sample_inputs(source: Source) -> tuple[str, str]:
     for number, pair in zip(range(1, NUM_INPUTS + 1), pairs(batch), strict=False)
   ]
   shapes = ' and '.join(
-    f'{name} {" x ".join(map(str, batch[name].shape[1:]))}'
-    for name in ('source', 'target')
+    f'{name} {shape_text(batch[name].shape[1:])}' for name in ('source', 'target')
   )
   packed = ' Several pairs share a row.' if 'source_segment' in batch else ''
   caption = (

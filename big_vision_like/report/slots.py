@@ -14,7 +14,7 @@ import numpy as np
 
 from big_vision_like.data.procedural import solids
 from big_vision_like.data.transforms import objects
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals import clevr_sets as precision
 from big_vision_like.evals import object_discovery
 from big_vision_like.evals.evaluator import Measure
@@ -123,7 +123,7 @@ def sample_inputs(source: report_source.Source) -> tuple[str, str]:
     page.card(images.thumbnail(image_HWC), 'example', line)
     for image_HWC, line in zip(batch['image'][:NUM_INPUTS], lines, strict=False)
   ]
-  size = ' x '.join(map(str, batch['image'].shape[1:]))
+  size = shape_text(batch['image'].shape[1:])
   return page.cards(cards), (
     f'Training images after all transforms, as {size} arrays enter the model.'
   )

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import upgrade
+from big_vision_like import files, spec, upgrade
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
@@ -221,13 +221,10 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
   plain = json.loads(config.to_json())
   with processes.together():
     if jax.process_index() == 0 and not path.exists():
-      workdir.mkdir(parents=True, exist_ok=True)
-      temporary = path.with_suffix('.tmp')
-      temporary.write_text(json.dumps(plain, indent=2) + '\n')
-      os.replace(temporary, path)
+      files.write_json(path, plain)
   with processes.together():
-    saved = upgrade.upgraded(json.loads(path.read_text()))
-    before, now = _flat(saved), _flat(upgrade.upgraded(plain))
+    saved = upgrade.upgraded(files.read_json(path))
+    before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
     changes = [
       f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
       for key in sorted({*before, *now})
@@ -240,16 +237,6 @@ def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
         f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
         ' --workdir, or the saved config: --config=' + str(path)
       )
-
-
-def _flat(node: Any, path: str = '') -> dict[str, Any]:
-  if isinstance(node, dict) and node:
-    parts = [_flat(v, f'{path}.{k}' if path else k) for k, v in node.items()]
-  elif isinstance(node, list) and node:
-    parts = [_flat(v, f'{path}[{i}]') for i, v in enumerate(node)]
-  else:
-    return {path: node}
-  return {k: v for part in parts for k, v in part.items()}
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:

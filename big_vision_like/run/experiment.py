@@ -21,9 +21,6 @@ from big_vision_like.run import checkpoint, init_from
 from big_vision_like.tasks import task as task_contract
 from big_vision_like.tasks.task import State, Task
 
-# The length of an epoch where no training data is at hand and none is needed.
-NOMINAL_EPOCH = 10**6
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -258,7 +255,7 @@ def make(
   """
   made = dict(inputs or {})
   data = None
-  epoch, batch_size = NOMINAL_EPOCH, 1
+  epoch, batch_size = spec.NOMINAL_EPOCH, 1
   if training:
     data = made.get('config.train_data')
     if data is None:

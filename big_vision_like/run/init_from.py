@@ -8,7 +8,6 @@ that depend on the size of images are resized as the model declares in `resizes`
 
 import dataclasses
 import difflib
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,22 +19,21 @@ import numpy as np
 
 from big_vision_like import spec, upgrade
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed, shape_text
+from big_vision_like.files import read_json
 from big_vision_like.inference import preprocessing
 from big_vision_like.ops import positions
 from big_vision_like.ops.images import Normalization
 from big_vision_like.ops.positions import Grid
 from big_vision_like.run import checkpoint, provenance
 from big_vision_like.tasks.task import Network, State, zeros_of
-from big_vision_like.weights import files, published
+from big_vision_like.weights import published
 from big_vision_like.weights import tree as trees
 
 Tree = dict[str, Any]
 # Regular expressions of names, and functions of `ops.positions` that resize the arrays.
 Resizes = Mapping[str, Callable[..., np.ndarray]]
 
-# Schedules of other runs are built and not used: any length of an epoch does.
-NOMINAL_EPOCH = 10**6
 # The most differences that an error lists.
 MOST_LISTED = 40
 _KINDS = {'params': '', 'constants': ' (a constant)', 'batch_stats': ' (a statistic)'}
@@ -77,8 +75,8 @@ def from_run(
   """
   step, saved = checkpoint.load(workdir, step)
   path = pathlib.Path(workdir) / 'config.json'
-  config = upgrade.upgraded(json.loads(path.read_text()))
-  task = spec.build(spec.in_steps(config['task'], NOMINAL_EPOCH, 1), 'config.task')
+  config = upgrade.upgraded(read_json(path))
+  task = spec.build(spec.in_steps(config['task']), 'config.task')
   networks = {n: each for n, each in task.networks().items() if not each.frozen}
   if network is not None and network not in networks:
     raise UserError(
@@ -218,7 +216,7 @@ class InitFrom:
     if self.grid is not None and grid not in (None, tuple(self.grid)):
       raise UserError(
         f'init_from.grid={tuple(self.grid)}, but the images of this run make a grid of'
-        f' {_x(grid)}: leave it out'
+        f' {shape_text(grid)}: leave it out'
       )
     if grid is None and self.grid is not None:
       grid = tuple(self.grid)
@@ -267,11 +265,11 @@ class InitFrom:
 
   def _grids(self, source_grid: Grid | None, grid: Grid | None) -> str:
     """Describes both grids of tables, and whether that of the weights is assumed."""
-    theirs = 'a square' if source_grid is None else _x(source_grid)
+    theirs = 'a square' if source_grid is None else shape_text(source_grid)
     known = isinstance(self.weights, Weights) and self.weights.grid is not None
     if not known and self.source_grid is None:
       theirs += ' (assumed)'
-    return '' if grid is None else f'{theirs} -> {_x(grid)}'
+    return '' if grid is None else f'{theirs} -> {shape_text(grid)}'
 
   @property
   def _variables(self) -> Tree:
@@ -314,12 +312,12 @@ class Match:
       parts.append(part)
     say('init', f'{title}loaded {" and ".join(parts)}')
     if self.resized:
-      say('', f'resized: {files.listed(self.resized)}')
+      say('', f'resized: {listed(self.resized)}')
       if self.grids:
         say('', f'grid of tokens: {self.grids}')
     left_out = [*self.left_out, *self.unused.values()]
     if left_out:
-      say('', f'left out of the weights: {files.listed(left_out)}')
+      say('', f'left out of the weights: {listed(left_out)}')
 
 
 def fill(
@@ -433,7 +431,7 @@ def fitted(
     match.tell(f'source {i + 1}: ' if len(matches) > 1 else '', variables)
   fresh = _flat(variables).keys() - set().union(*(match.arrays for match in matches))
   if fresh:
-    say('', f'starting anew: {files.listed(sorted(fresh))}')
+    say('', f'starting anew: {listed(sorted(fresh))}')
   return _merged(variables, matches)
 
 
@@ -567,7 +565,3 @@ def _same_numbers(a: Any, b: Any) -> bool:
   """Returns whether two numbers or lists of them, one for each channel, are equal."""
   a, b = np.atleast_1d(a), np.atleast_1d(b)
   return (a.size == b.size or 1 in (a.size, b.size)) and not np.any(a != b)
-
-
-def _x(grid: Grid) -> str:
-  return f'{grid[0]}x{grid[1]}'

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from big_vision_like import files
 from big_vision_like.devices import chips
 from big_vision_like.devices.processes import say
 
@@ -272,20 +273,14 @@ def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
 def _drop_after(path: pathlib.Path, step: int) -> None:
   if path.exists():
     kept = [json.dumps(r) + '\n' for r in read(path.parent) if r['step'] <= step]
-    _rewrite(path, kept)
+    files.write(path, ''.join(kept))
 
 
 def _drop_bad_records(path: pathlib.Path, step: int) -> None:
   if path.exists():
     # A last line cut short is left out too.
     steps = re.finditer(r'^step (\d+): .*\n', path.read_text(), re.MULTILINE)
-    _rewrite(path, [line[0] for line in steps if int(line[1]) <= step])
-
-
-def _rewrite(path: pathlib.Path, lines: Sequence[str]) -> None:
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(lines))
-  os.replace(temporary, path)
+    files.write(path, ''.join(line[0] for line in steps if int(line[1]) <= step))
 
 
 def shapes_of(batch: Any) -> tuple[str, ...]:
@@ -296,33 +291,21 @@ def shapes_of(batch: Any) -> tuple[str, ...]:
   )
 
 
-class CompileWatch:
-  """Tells of every compilation that was not expected, and the shapes at hand.
+@contextlib.contextmanager
+def compilations_told(metrics: Metrics, step: int, batch: Any) -> Iterator[None]:
+  """Tells of compilations inside, where none is expected, with the batch's shapes."""
 
-  Set `expected` around what may compile; `now` is the (step, batch) being worked on.
-  """
+  def heard(event: str, seconds: float, **details) -> None:
+    if event == '/jax/core/compile/backend_compile_duration':
+      shapes = ', '.join(shapes_of(batch))
+      name = details.get('fun_name', 'a function')
+      metrics.say(
+        'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'
+      )
+      metrics.write(step, 'info', {'recompile_seconds': seconds})
 
-  EVENT = '/jax/core/compile/backend_compile_duration'
-
-  def __init__(self, metrics: Metrics):
-    self._metrics = metrics
-    self.expected = True
-    self.now: tuple[int, Any] = (0, {})
-
-  def __enter__(self) -> 'CompileWatch':
-    jax.monitoring.register_event_duration_secs_listener(self._heard)
-    return self
-
-  def __exit__(self, *_) -> None:
-    jax.monitoring.unregister_event_duration_listener(self._heard)
-
-  def _heard(self, event: str, seconds: float, **details) -> None:
-    if event != self.EVENT or self.expected:
-      return
-    step, batch = self.now
-    shapes = ', '.join(shapes_of(batch))
-    name = details.get('fun_name', 'a function')
-    self._metrics.say(
-      'compiled', f'{name} again at step {step:,} in {seconds:.1f} s for {shapes}'
-    )
-    self._metrics.write(step, 'info', {'recompile_seconds': seconds})
+  jax.monitoring.register_event_duration_secs_listener(heard)
+  try:
+    yield
+  finally:
+    jax.monitoring.unregister_event_duration_listener(heard)

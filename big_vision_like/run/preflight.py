@@ -14,7 +14,7 @@ import io
 import pathlib
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections as mlc
@@ -23,11 +23,10 @@ from PIL import Image
 
 from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
-from big_vision_like.data.sources import tfds
 from big_vision_like.data.sources.base import Source, num_classes
 from big_vision_like.data.transforms import compose
-from big_vision_like.devices.processes import say
-from big_vision_like.errors import BadRecordError, Checked, UserError
+from big_vision_like.errors import BadRecordError, Checked, UserError, shape_text
+from big_vision_like.run.findings import Findings, Row, cut, short
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -36,133 +35,19 @@ Example = dict[str, Any]
 SAMPLE = 64
 # What an example says of its image, so that it need not be decoded.
 LABELS = ('label', 'labels', 'id')
-# What an epoch is taken for, as the data may not be there to say it.
-EPOCH = 10**6
-# Where all is well, a run shows a table of so many rows at most.
-FEW_ROWS = 12
-HEADER = ('input', 'data set', 'split', 'examples', 'features', 'first example', '')
-WIDEST = 40  # characters in a cell
-
-
-@dataclasses.dataclass
-class Row:
-  """A source that an input reads, and what was found out about it.
-
-  `place` is where the config names it; inputs that do the same share a line.
-  """
-
-  place: str
-  source: Source | None = None
-  transforms: Sequence[Any] = ()
-  examples: int | None = None
-  features: str = ''
-  first: str = ''
-
-  @property
-  def cells(self) -> list[str]:
-    """What its line says between its place and its problems."""
-    if self.source is None:
-      return [''] * 5
-    count = '' if self.examples is None else f'{self.examples:,}'
-    return [self.source.title, self.source.split, count, self.features, self.first]
-
-
-@dataclasses.dataclass
-class Preflight:
-  """What was found out about all inputs of a config.
-
-  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`.
-  `problems` are sentences, each with the places that it is true of.
-  """
-
-  made: dict[str, Any] = dataclasses.field(default_factory=dict)
-  rows: list[Row] = dataclasses.field(default_factory=list)
-  problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-  missing: dict[str, Any] = dataclasses.field(default_factory=dict)
-  seconds: float = 0.0
-
-  @contextlib.contextmanager
-  def noting(self, place: str) -> Iterator[None]:
-    """A `UserError` inside is a problem of this place, and others are looked for."""
-    try:
-      yield
-    except UserError as error:
-      if isinstance(error, tfds.MissingDataError):
-        self.missing[str(error)] = error.source
-      self.note(str(error), place)
-
-  def note(self, sentence: str, place: str) -> None:
-    """Keeps a problem; told once, however many places have it."""
-    places = self.problems.setdefault(sentence, [])
-    if place not in places:
-      places.append(place)
-
-  @property
-  def told(self) -> list[tuple[str, list[str]]]:
-    """Sentences for people, with their places: one for all data to be prepared."""
-    told = []
-    if self.missing:
-      sentence, *more = self.missing
-      if more:
-        absent = list(self.missing.values())
-        names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
-        sentence = f'data sets {names} are not prepared. {tfds.remedy(absent)}'
-      told.append((sentence, [p for text in self.missing for p in self.problems[text]]))
-    for text, places in self.problems.items():
-      if text not in self.missing:
-        # What `spec.build` finds has its place in front already.
-        within = tuple(f'{place}.' for place in places)
-        outer = [place for place in places if not place.startswith(within)]
-        front = '' if text.startswith('config.') else f'{listed(outer)}: '
-        told.append((front + text, places))
-    return told
-
-  @property
-  def table(self) -> list[str]:
-    """A header, and a line for each source."""
-    told = self.told
-    others = {p for _, at in told for p in at} - {row.place for row in self.rows}
-    places: dict[tuple, list[str]] = {}
-    cells = {}
-    for row in [*self.rows, *map(Row, sorted(others))]:
-      own = [i for i, (_, at) in enumerate(told, start=1) if row.place in at]
-      same = (repr(row.source), repr(row.transforms), row.first, *own)
-      key = (row.place,) if row.source is None else same
-      verdict = f'see {", ".join(map(str, own))}' if own else 'ok'
-      places.setdefault(key, []).append(row.place)
-      cells[key] = [*row.cells, verdict]
-    lines = [(listed(names), *cells[key]) for key, names in places.items()]
-    return aligned([HEADER, *lines])
-
-  def tell(self, whole: bool = True) -> None:
-    """Prints the table, and raises one `UserError` for all that is wrong.
-
-    Where nothing is, a long table is printed only as a `whole`.
-    """
-    told = self.told
-    count = f'{len(self.rows)} source{"" if len(self.rows) == 1 else "s"}'
-    shown = told or whole or len(self.rows) <= FEW_ROWS
-    lines = [f'  {line}' for line in (self.table if shown else ())]
-    took = f'{count} of examples tried in {self.seconds:.1f} s'
-    say('inputs', '\n'.join([took, *lines]))
-    if len(told) == 1:
-      raise UserError(told[0][0])
-    if told:
-      lines = '\n'.join(f'  {i}. {text}' for i, (text, _) in enumerate(told, start=1))
-      raise UserError(f'{len(told)} things are wrong with the inputs.\n{lines}')
 
 
 def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
   """Checks a config and says what it found; returns its inputs by their places."""
   found = check(config, training)
-  found.tell(whole=False)
+  found.report(whole=False)
   return found.made
 
 
-def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
+def check(config: mlc.ConfigDict, training: bool = True) -> Findings:
   """Tries every input of a config; without `training` those of evaluators alone."""
   started = time.perf_counter()
-  found, plain = Preflight(), spec.in_steps(config, EPOCH, 1)
+  found, plain = Findings(), spec.in_steps(config)
   task = None
   with contextlib.suppress(UserError):  # told where the run itself builds it
     task = spec.build(plain['task'], 'config.task')
@@ -173,7 +58,7 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
       name = place.removeprefix('config.train_data.inputs.')
       with found.noting(short(place)):
         own = task and task.part('' if name == place else name)
-        try_input(found, place, own)
+        probe_input(found, place, own)
   for name, node in (plain.get('evals') or {}).items():
     before, evaluator = len(found.problems), None
     inputs = build_inputs(found, node, f'config.evals.{name}')
@@ -187,13 +72,13 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Preflight:
         if task is not None and evaluator.task_labels:
           own = task.part(evaluator.predict.rpartition('.')[0])
     for place in inputs:
-      try_input(found, place, own, needs)
-    ask(found, evaluator, f'evals.{name}')
+      probe_input(found, place, own, needs)
+    collect_problems(found, evaluator, f'evals.{name}')
   found.seconds = time.perf_counter() - started
   return found
 
 
-def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
+def build_inputs(found: Findings, node: Any, place: str) -> list[str]:
   """Builds the inputs below a node of a config.
 
   Returns the places of those with one source; others are made of these.
@@ -214,8 +99,8 @@ def build_inputs(found: Preflight, node: Any, place: str) -> list[str]:
   return [path for path in inputs if path in found.made and not parts[path]]
 
 
-def try_input(
-  found: Preflight,
+def probe_input(
+  found: Findings,
   place: str,
   task: Task | None,
   needs: Sequence[str] = (),
@@ -238,19 +123,19 @@ def try_input(
       added['mask'] = np.True_
     if isinstance(data.source, mixture.Mixture):
       added['part'] = np.int32(number)
-    ask(found, (part, data.transforms), where)
+    collect_problems(found, (part, data.transforms), where)
     with found.noting(where):
-      examples += try_source(row, added, task, needs)
+      examples += probe_source(row, added, task, needs)
     for path, source in inner_sources(part.source, where):
       found.rows.append(inner := Row(path, source))
       with found.noting(path):
-        look(inner)
+        describe_source(inner)
   if len(parts) > 1 and examples:
     with found.noting(next(iter(parts))):
       pipeline.stack(examples)
 
 
-def ask(found: Preflight, named: Any, place: str) -> None:
+def collect_problems(found: Findings, named: Any, place: str) -> None:
   """Has everything that a part of the config names tell its problems."""
   for part in reachable(named):
     for sentence in part.problems() if isinstance(part, Checked) else ():
@@ -259,7 +144,7 @@ def ask(found: Preflight, named: Any, place: str) -> None:
         found.note(sentence, place)
 
 
-def look(row: Row) -> Example:
+def describe_source(row: Row) -> Example:
   """Says in the row what its source is; returns the first record."""
   row.features = described(row.source.features)
   row.examples = len(row.source)
@@ -267,16 +152,16 @@ def look(row: Row) -> Example:
     raise UserError(f'{row.source} holds no examples.')
   row.first = 'unreadable'
   record = row.source[0]
-  row.first = brief(record)
+  row.first = first_look(record)
   row.features = row.features or ', '.join(record)
   return record
 
 
-def try_source(
+def probe_source(
   row: Row, added: Example, task: Task | None, needs: Sequence[str]
 ) -> list[Example]:
   """Puts examples spread over a source through the transforms; returns a few."""
-  record = look(row) | added
+  record = describe_source(row) | added
   first, makers = traced(row.transforms, record)
   for need in needs:
     if need not in first:
@@ -294,7 +179,7 @@ def try_source(
     with leniently():
       tried.append(through(row.transforms, other | added))
   tried = grouping.alike(row.transforms, tried)
-  batch = checked(pipeline.stack([dict(example) for example in tried]))
+  batch = check_numbers(pipeline.stack([dict(example) for example in tried]))
   # Whatever has no image is quickly transformed. What has is not decoded any more.
   pictures = not {'image', 'video'}.isdisjoint(first)
   for other in records if makers is not None else ():
@@ -304,11 +189,11 @@ def try_source(
     names = [n for n in (LABELS if pictures else batch) if n in batch]
     labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
     batch = widened(batch, len(sample) + 1) | labels
-    judge(task, row.source, batch, makers == [])
+    check_batch(task, row.source, batch, makers == [])
   return tried
 
 
-def judge(task: Task, source: Source, batch: base.Batch, stored: bool) -> None:
+def check_batch(task: Task, source: Source, batch: base.Batch, stored: bool) -> None:
   """Counts classes, where the label is as `stored`, and has the task check a batch."""
   feature = source.features['label'] if 'label' in source.features else None
   theirs = num_classes(feature) if stored else None
@@ -364,7 +249,7 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
     frame = traceback.extract_tb(error.__traceback__)[-1]
     have = ', '.join(f'{k} ({type(v).__name__})' for k, v in example.items())
     where = f'{pathlib.Path(frame.filename).name}:{frame.lineno}'
-    reason = _cut(' '.join(str(error).split()), 200)
+    reason = cut(' '.join(str(error).split()), 200)
     raise UserError(
       f'{type(transform).__name__} cannot take an example of {have}:'
       f' {type(error).__name__} at {where}: {reason}'
@@ -388,11 +273,11 @@ def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example
   return records
 
 
-def checked(batch: base.Batch) -> base.Batch:
+def check_numbers(batch: base.Batch) -> base.Batch:
   """A batch of numbers; `UserError` for texts and encoded images."""
   for name, values in batch.items():
     if isinstance(values, Mapping):
-      checked(values)
+      check_numbers(values)
     elif values.dtype.kind in 'OSU':
       kind = {'O': 'objects', 'S': 'bytes', 'U': 'texts'}[values.dtype.kind]
       raise UserError(
@@ -408,9 +293,16 @@ def widened(batch: base.Batch, size: int) -> base.Batch:
 
 
 def reachable(node: Any) -> Iterator[Any]:
-  """An object, and all that its fields hold."""
+  """Yields an object of a config, and all that its fields hold."""
   yield node
-  for _, value in fields_of(node):
+  inside: Iterable[Any] = ()
+  if isinstance(node, Mapping):
+    inside = node.values()
+  elif isinstance(node, (list, tuple)):
+    inside = node
+  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
+  for value in inside:
     yield from reachable(value)
 
 
@@ -421,17 +313,6 @@ def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
     yield from inner_sources(inner, f'{place}.source.{name}')
 
 
-def fields_of(node: Any) -> list[tuple[str, Any]]:
-  """What an object of a config was made of."""
-  if isinstance(node, Mapping):
-    return [(str(key), value) for key, value in node.items()]
-  if isinstance(node, (list, tuple)):
-    return [(str(i), value) for i, value in enumerate(node)]
-  if dataclasses.is_dataclass(node) and not isinstance(node, type):
-    return [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
-  return []
-
-
 def described(features: Mapping[str, Any]) -> str:
   """The names of features: 'image, label of 10, id'."""
   return ', '.join(
@@ -440,7 +321,7 @@ def described(features: Mapping[str, Any]) -> str:
   )
 
 
-def brief(record: Example) -> str:
+def first_look(record: Example) -> str:
   """What an example looks like, mostly its image: 'JPEG 500x375'."""
   for name, value in record.items():
     frames = value if isinstance(value, (list, tuple)) else [value]
@@ -450,44 +331,15 @@ def brief(record: Example) -> str:
         count = f'{len(frames)} x ' if len(frames) > 1 else ''
         return f'{count}{picture.format} {picture.width}x{picture.height}{grey}'
     if name in ('image', 'video'):
-      return 'x'.join(map(str, np.shape(value))) or 'unreadable'
+      return shape_text(np.shape(value)) if np.ndim(value) else 'unreadable'
   for value in record.values():
     if isinstance(value, (bytes, str)):
       text = value if isinstance(value, str) else value.decode(errors='replace')
-      return repr(_cut(text, 24))
-  shapes = [(name, 'x'.join(map(str, np.shape(v)))) for name, v in record.items()]
-  return ', '.join(f'{name} {shape}'.strip() for name, shape in shapes)
-
-
-def short(place: str) -> str:
-  return place.removeprefix('config.')
-
-
-def listed(places: Sequence[str]) -> str:
-  """All places, or the first and how many more."""
-  joined = ', '.join(places)
-  return (
-    joined
-    if len(places) == 1 or len(joined) <= WIDEST
-    else f'{places[0]} and {len(places) - 1} more'
+      return repr(cut(text, 24))
+  return ', '.join(
+    f'{name} {shape_text(np.shape(value))}' if np.ndim(value) else name
+    for name, value in record.items()
   )
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Columns of one width, those of numbers to the right."""
-  cells = [[_cut(cell) for cell in line] for line in lines]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  return [
-    '  '.join(
-      cell.rjust(width) if name == 'examples' else cell.ljust(width)
-      for name, cell, width in zip(HEADER, line, widths, strict=True)
-    ).rstrip()
-    for line in cells
-  ]
-
-
-def _cut(text: str, length: int = WIDEST) -> str:
-  return text if len(text) <= length else f'{text[: length - 3]}...'
 
 
 @errors.told_plainly
@@ -502,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--evaluators', action='store_true', help='not the data to train on'
   )
   args, config = cli.parse(parser, argv)
-  check(config, training=not args.evaluators).tell()
+  check(config, training=not args.evaluators).report()
 
 
 if __name__ == '__main__':

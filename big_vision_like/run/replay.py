@@ -1,7 +1,6 @@
 """A loss that is not finite: stop, keep the evidence, and show the very step again."""
 
 import contextlib
-import json
 import pathlib
 import traceback
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from big_vision_like import optim
+from big_vision_like import files, optim
 from big_vision_like.data.input.base import Batch
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 from big_vision_like.ops import sharding
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.tasks.task import State
@@ -39,17 +38,16 @@ def check_finite(
   if not bad:
     return
   folder = workdir / f'capsule-{step}'
-  folder.mkdir(exist_ok=True)
   with contextlib.closing(run.batches()) as batches:
     batches.set_state(position)
     batch = traverse_util.flatten_dict(next(batches), sep=INSIDE)
     count = sharding.global_rows(run.mesh, len(next(iter(batch.values()))))
     rows = sharding.local_rows(run.mesh, count)
-    np.savez(folder / f'batch-{jax.process_index()}.npz', **{ROWS: rows}, **batch)
+    files.write_npz(folder / f'batch-{jax.process_index()}.npz', {ROWS: rows, **batch})
   values = {name: str(value) for name, value in scalars.items()}
   story = {'step': step, 'scalars': values, 'last_good_checkpoint': last_good}
   if jax.process_index() == 0:
-    (folder / 'capsule.json').write_text(json.dumps(story, indent=2) + '\n')
+    files.write_json(folder / 'capsule.json', story)
   kept = 'none was saved yet' if last_good is None else f'step {last_good:,} is kept'
   raise UserError(
     f'{", ".join(bad)} is not finite at step {step:,} (loss {values["loss"]}).'
@@ -130,8 +128,7 @@ def _not_finite(tree: Any) -> str:
     if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
     and not np.isfinite(np.asarray(leaf, np.float32)).all()
   ]
-  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return f'not finite in {", ".join(names[:5])}{more}' if names else 'all finite'
+  return f'not finite in {listed(names, most=5)}' if names else 'all finite'
 
 
 def _our_frames(error: BaseException) -> str:

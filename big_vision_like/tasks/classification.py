@@ -67,11 +67,6 @@ class Classification(task.GradientTask):
         )
     check_labels(batch, self.num_classes)
 
-  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    return tuple(
-      images.normalize(batch[name], self.mean, self.std) for name in self.inputs
-    )
-
   def prepare(
     self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
   ) -> Arrays:

@@ -84,11 +84,6 @@ class Distillation(task.GradientTask):
   def check(self, batch: dict) -> None:
     classification.check_labels(batch, self.num_classes)
 
-  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    return tuple(
-      images.normalize(batch[name], self.mean, self.std) for name in self.inputs
-    )
-
   def teacher_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     """Returns the student's inputs, normalized as the teacher expects them."""
     inputs = self.model_inputs(batch)

@@ -29,9 +29,6 @@ class ObjectDiscovery(task.GradientTask):
   def images(self) -> images.Normalization:
     return images.Normalization()
 
-  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    return (images.normalize(batch['image']),)
-
   def prepare(
     self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
   ) -> Arrays:

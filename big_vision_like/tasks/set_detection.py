@@ -87,7 +87,7 @@ class Detection(task.GradientTask):
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     image_BHWC = images.normalize(batch['image'], self.mean, self.std)
     _, height, width, _ = image_BHWC.shape
-    size_B2 = valid_size(batch)
+    size_B2 = boxes.valid_size(batch)
     below_BH1 = jnp.arange(height)[None, :, None] < size_B2[:, :1, None]
     left_B1W = jnp.arange(width)[None, None] < size_B2[:, 1:, None]
     valid_BHW1 = (below_BH1 & left_B1W)[..., None]
@@ -150,15 +150,12 @@ class Detection(task.GradientTask):
       precision.at_least_float32(outputs[name]) for name in ('logits', 'boxes')
     )
     probability_BQC = jax.nn.softmax(logits)[..., :-1]
-    if 'original_size' in batch:
-      scale_B14 = corner_scale(batch['original_size'])
-    else:
-      scale_B14 = corner_scale(valid_size(batch))
+    size_B2 = batch.get('original_size', boxes.valid_size(batch))
     corners_BQ4 = boxes.cxcywh_to_xyxy(found_BQ4)
     return outputs | {
       'scores': probability_BQC.max(axis=-1),
       'labels': probability_BQC.argmax(axis=-1).astype(jnp.int32),
-      'boxes_xyxy': corners_BQ4 * scale_B14,
+      'boxes_xyxy': corners_BQ4 * boxes.corner_scale(size_B2),
     }
 
 
@@ -194,7 +191,7 @@ def check_objects(batch: dict, classes: int) -> None:
   """Raises for the first object, less padding, that cannot be learnt from."""
   boxes_BK4, label_BK = batch['boxes'], batch['box_labels']
   low_BK2, high_BK2 = boxes_BK4[..., :2], boxes_BK4[..., 2:]
-  size_B2 = valid_size(batch)
+  size_B2 = boxes.valid_size(batch)
   outside_BK2 = (low_BK2 < -OUTSIDE) | (high_BK2 > size_B2[:, None, ::-1] + OUTSIDE)
   wrongs = [
     (
@@ -232,24 +229,10 @@ def check_objects(batch: dict, classes: int) -> None:
       raise UserError(f'object {k} of {which} {details}')
 
 
-def valid_size(batch: Mapping[str, Any]) -> Any:
-  """Height and width of what is valid of the images: int32 (B, 2)."""
-  if 'size' in batch:
-    return batch['size']
-  num_images, height, width, _ = batch['image'].shape
-  return np.tile(np.int32([[height, width]]), (num_images, 1))
-
-
-def corner_scale(size_B2: jax.Array) -> jax.Array:
-  """Width, height, width, height: float32 (B, 1, 4)."""
-  size_B2 = jnp.asarray(size_B2, jnp.float32)
-  return jnp.tile(size_B2[:, ::-1], (1, 2))[:, None]
-
-
 def objects_of(batch: Arrays) -> Objects:
   """The objects of a batch, relative to the valid images."""
   valid_BK = batch['box_mask'].astype(bool)
-  corners_BK4 = batch['boxes'] / corner_scale(valid_size(batch))
+  corners_BK4 = batch['boxes'] / boxes.corner_scale(boxes.valid_size(batch))
   # Nothing that padding may hold is to reach costs, or gradients as 0 * NaN.
   whole_114 = jnp.array([[[0.0, 0.0, 1.0, 1.0]]])
   corners_BK4 = jnp.where(valid_BK[..., None], corners_BK4, whole_114)

@@ -56,9 +56,6 @@ class SetPrediction(task.GradientTask):
   def images(self) -> images.Normalization:
     return images.Normalization()
 
-  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    return (images.normalize(batch['image']),)
-
   def prepare(
     self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
   ) -> Arrays:

@@ -20,7 +20,7 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.errors import UserError
-from big_vision_like.ops import sharding
+from big_vision_like.ops import images, sharding
 from big_vision_like.ops.images import Normalization
 
 Arrays = dict[str, jax.Array]
@@ -191,14 +191,16 @@ class GradientTask(Task):
   where the task is part of a `MultiTask`.
   """
 
+  inputs: ClassVar[Sequence[str]] = ('image',)
+
   model: nn.Module
   optimizer: optim.Optimizer | None
   ema: optim.Ema | None = None
   accumulate: int = 1
 
-  @abc.abstractmethod
-  def model_inputs(self, batch: Arrays) -> Sequence[jax.Array]:
+  def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     """Returns what the model is called with, for raw and for prepared batches."""
+    return tuple(images.normalize(batch[name], *self.images) for name in self.inputs)
 
   @abc.abstractmethod
   def loss(

@@ -36,6 +36,16 @@ def boxes_sheet(
   return images.tile(np.stack(cells), len(cells), background=PAPER)
 
 
+def of_entries(
+  objects: Sequence[Mapping[str, Any]], names: Mapping[int, str], ratio_4: np.ndarray
+) -> tuple[np.ndarray, list[str | int], list[float | None]]:
+  """Returns COCO's entries as a set of boxes, of an image smaller by `ratio_4`."""
+  boxes_N4 = np.array([e['bbox'] for e in objects]).reshape(-1, 4)
+  boxes_N4[:, 2:] += boxes_N4[:, :2]
+  called = [names.get(e['category_id'], e['category_id']) for e in objects]
+  return boxes_N4 / ratio_4, called, [e.get('score') for e in objects]
+
+
 def decoder_attention(sown: Mapping[str, Any], grid_hw: tuple[int, int]) -> np.ndarray:
   """How much each query's cross-attention weighs each cell: (B, Q, h, w) float32.
 

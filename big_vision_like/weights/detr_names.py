@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError
-from big_vision_like.weights import files, resnet_names, torchvision_resnet, vit_names
+from big_vision_like.errors import UserError, listed
+from big_vision_like.weights import resnet_names, torchvision_resnet, vit_names
 
 BACKBONE = 'backbone/'
 # Learned positions are those of so many rows and columns.
@@ -59,7 +59,7 @@ def architecture(
   if not wrong:
     wrong = resnet_names.wrong_shapes(flat, _others(sizes, backbone))
   if wrong:
-    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+    raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
   return dict(
     num_queries=sizes['Q'],
     width=sizes['D'],

@@ -4,14 +4,15 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import ml_dtypes  # noqa: F401 - lets safetensors know bfloat16
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from big_vision_like.errors import UserError
+from big_vision_like import files
+from big_vision_like.errors import UserError, listed
 from big_vision_like.weights import torch_files
 
 # What NumPy and zipfile raise of damaged files.
@@ -94,19 +95,13 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes an .npz or .safetensors file, which appears when it is complete."""
   path = pathlib.Path(path)
-  part = path.with_name(f'{path.name}.part')
-  try:
-    if path.suffix == '.safetensors':
-      # It writes the memory as it lies.
-      whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-      # timm and transformers want to know whose the tensors are.
-      safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
-    else:
-      with part.open('wb') as file:
-        np.savez(file, **arrays)
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
+  if path.suffix != '.safetensors':
+    return files.write_npz(path, arrays)
+  # It writes the memory as it lies.
+  whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  with files.atomic(path) as part:
+    # timm and transformers want to know whose the tensors are.
+    safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
@@ -123,13 +118,6 @@ def _finite(array: np.ndarray) -> bool:
   if array.dtype.kind not in 'fV' or np.issubdtype(array.dtype, np.void):
     return True
   return bool(np.isfinite(array).all())
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-  """The first names, and how many more there are."""
-  names = list(names)
-  rest = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + rest
 
 
 def _check_there(path: str | os.PathLike) -> None:

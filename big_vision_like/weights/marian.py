@@ -9,7 +9,6 @@ Axes: L positions, D width.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
+from big_vision_like.files import read_fields
 from big_vision_like.weights import files, linear, tree
 
 _EMBEDDINGS = (
@@ -118,7 +118,7 @@ def read_params(path: str | os.PathLike) -> tree.Tree:
 def read_config(path: str | os.PathLike) -> Config:
   """What a folder says of its model, without its parameters."""
   file = pathlib.Path(path) / 'config.json'
-  config = _read_json(file)
+  config = read_fields(file)
   for name, value in _FIXED.items():
     if config.get(name, value) != value or 'model_type' not in config:
       raise UserError(
@@ -142,7 +142,7 @@ def read_config(path: str | os.PathLike) -> Config:
     )
   # Older folders say in config.json how sequences are found.
   search_file = file.with_name('generation_config.json')
-  search = config | (_read_json(search_file) if search_file.exists() else {})
+  search = config | (read_fields(search_file) if search_file.exists() else {})
   never = search.get('bad_words_ids') or []
   if any(len(ids) != 1 for ids in never):
     raise UserError(f'{file}: bad_words_ids {never} has words of several tokens')
@@ -313,18 +313,6 @@ def _depth(stack: Mapping[str, Any]) -> int:
   return sum(name.startswith('block_') for name in stack)
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  try:
-    content = json.loads(file.read_text(encoding='utf-8'))
-  except FileNotFoundError as error:
-    raise UserError(f'{file.parent} has no {file.name}') from error
-  except ValueError as error:
-    raise UserError(f'{file} is not JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise UserError(f'{file} holds a {type(content).__name__}, not fields by name')
-  return content
-
-
 def _size(file: pathlib.Path, config: Mapping[str, Any], *names: str) -> int:
   """A positive whole number, which all of `names` must be."""
   values = {name: config.get(name) for name in names}
@@ -351,7 +339,6 @@ def _said(values: Mapping[str, Any]) -> str:
   return ', '.join(f'{name} is {value!r}' for name, value in values.items())
 
 
-def _refuse(source: str, what: str, found: list[str], most: int = 10) -> None:
+def _refuse(source: str, what: str, found: list[str]) -> None:
   if found:
-    rest = f' and {len(found) - most} more' if len(found) > most else ''
-    raise UserError(f'{source}: {what}: {", ".join(found[:most])}{rest}')
+    raise UserError(f'{source}: {what}: {listed(found)}')

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision_like.errors import UserError
-from big_vision_like.weights import files, linear, resnet_names, tree
+from big_vision_like.errors import UserError, listed
+from big_vision_like.weights import linear, resnet_names, tree
 
 # Our collection and name of a norm's arrays.
 _NORMS = {
@@ -255,7 +255,7 @@ def architecture(
   tree.check_names(source, *tree.differences(ours, want))
   wrong = resnet_names.wrong_shapes(flat, want)
   if wrong:
-    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+    raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
   return told
 
 

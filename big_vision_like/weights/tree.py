@@ -12,8 +12,7 @@ from typing import Any
 import ml_dtypes  # also lets numpy, and so safetensors, know bfloat16
 import numpy as np
 
-from big_vision_like.errors import UserError
-from big_vision_like.weights import files
+from big_vision_like.errors import UserError, listed
 
 Tree = dict[str, Any]
 # Names that a format does not have, and names of it that are missing.
@@ -115,7 +114,7 @@ def check_names(
 ) -> None:
   """Raises a `UserError` that lists names a reader does not know or does not find."""
   parts = [
-    f'{what} {files.listed(sorted(names))}'
+    f'{what} {listed(sorted(names))}'
     for what, names in (('unknown', set(unknown)), ('missing', set(missing)))
     if names
   ]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 from big_vision_like.weights import bit, files, tree, vit_names
 
 _POSITIONS = 'Transformer/posembed_input/pos_embedding'
@@ -100,8 +100,8 @@ def to_npz(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   flat = tree.flatten(tree.unstack_blocks(params))
   nameless = [name for name in _NAMELESS if name in flat]
   if nameless or len(flat.get('pos_embedding', [None])) > 1:
-    listed = files.listed(nameless or ['pos_embedding of every block'])
-    raise UserError(f'published .npz files have no name for {listed}')
+    names = listed(nameless or ['pos_embedding of every block'])
+    raise UserError(f'published .npz files have no name for {names}')
   _check(flat, 'parameters')
   return {published_name(name): np.asarray(array) for name, array in flat.items()}
 

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from big_vision_like.errors import UserError
-from big_vision_like.weights import files, resnet_names
+from big_vision_like.errors import UserError, listed
+from big_vision_like.weights import resnet_names
 
 _ATTENTION = [
   f'attention/{part}/{leaf}'
@@ -96,7 +96,7 @@ def check_shapes(flat: Mapping[str, np.ndarray], source: str) -> dict[str, int]:
   wrong = resnet_names.wrong_shapes(flat, trunk)
   wrong += collect_sizes(rest, _SHAPES, sizes)
   if wrong:
-    raise UserError(f'{source}: shapes that do not fit: {files.listed(wrong)}')
+    raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
   return sizes
 
 

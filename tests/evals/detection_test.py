@@ -12,7 +12,7 @@ import shapes
 from pycocotools import coco, cocoeval
 
 from big_vision_like.data.input import pipeline
-from big_vision_like.data.sources import coco_classes
+from big_vision_like.data.sources import coco_classes, coco_json
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection
@@ -303,9 +303,7 @@ def test_images_that_annotations_do_not_have_are_told(tmp_path):
 @pytest.mark.parametrize(
   'place, value, message',
   [
-    (('images',), None, 'have no list `images`'),
-    (('images', 2), {'file_name': 'a'}, r'images\[2\] has no whole number `id`'),
-    (('categories', 0, 'id'), '1', r'categories\[0\] has no whole number `id`'),
+    (('images', 2), {}, r"images\[2\] \(id unknown\): 'id' is missing, not a whole"),
     (('annotations', 3), 'a', r"annotations\[3\] is 'a', not an object"),
     (('annotations', 3, 'image_id'), 1, r'annotations\[3\] has image_id=1, which none'),
     (
@@ -326,22 +324,13 @@ def test_a_malformed_file_names_the_entry(tmp_path, place, value, message):
     node = node[key]
   node[place[-1]] = value
   with pytest.raises(UserError, match=message):
-    detection.read_annotations(write(tmp_path, malformed))
+    coco_json.read_strictly(write(tmp_path, malformed))
 
 
 def test_a_file_that_is_none_is_told(tmp_path):
-  path = tmp_path / 'truth.json'
-  options = {'data': None, 'annotations': str(path)}
-  [problem] = detection.CocoAP(**options).problems()
-  assert 'truth.json' in problem
-  path.write_text('{"images": [')
-  [problem] = detection.CocoAP(**options).problems()
+  annotations = str(tmp_path / 'truth.json')
+  [problem] = detection.CocoAP(data=None, annotations=annotations).problems()
   assert 'truth.json cannot be read' in problem
-  with pytest.raises(UserError, match='truth.json cannot be read: .*char 12'):
-    detection.read_annotations(str(path))
-  path.write_text('[]')
-  with pytest.raises(UserError, match='no list `images`'):
-    detection.read_annotations(str(path))
 
 
 def test_without_pycocotools_it_says_what_to_install():

@@ -19,8 +19,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.inference import loading, preprocessing
 from big_vision_like.models import bit, resnet, vit
 from big_vision_like.ops import positions
-from big_vision_like.run import checkpoint, experiment
-from big_vision_like.tasks.task import State
+from big_vision_like.run import experiment
 from big_vision_like.weights import bit as bit_weights
 from big_vision_like.weights import detr as detr_weights
 from big_vision_like.weights import (
@@ -46,16 +45,7 @@ def tiny_run(folder, size=(8, 8), transforms=(), model=None, **task):
   config.task.update(task)
   config.task.model.update(model or {})
   config.train_data.transforms += list(transforms)
-  folder.mkdir()
-  (folder / 'config.json').write_text(config.to_json())
-  model = spec.build(config.task.to_dict()['model'], 'model')
-  params, average = (random_weights.params_of(model, size, 1, seed) for seed in (0, 1))
-  state = State(
-    step=np.int32(7), params=params, opt_state=None, ema=average and {'params': average}
-  )
-  with checkpoint.Checkpoints(folder) as checkpoints:
-    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
-  return average
+  return random_weights.run_of(config, folder, size)
 
 
 def test_published_weights_in_three_lines(tmp_path):
@@ -255,14 +245,10 @@ def finding_run(folder, ids=None, names=('a', 'b', 'c'), **source):
   data.source = spec.spec(Scenes, **source)
   config.train_data.source = data.source
   config.evals.val.names = names
-  folder.mkdir()
-  (folder / 'config.json').write_text(config.to_json())
   model = spec.build(config.task.to_dict()['model'], 'model')
   variables = random_weights.calm(random_weights.variables_of(model, (48, 48)))
   params = variables.pop('params')
-  state = State(step=np.int32(7), params=params, opt_state=None, mutable=variables)
-  with checkpoint.Checkpoints(folder) as checkpoints:
-    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  random_weights.save_run(folder, config, params, mutable=variables)
   return {'params': params, **variables}
 
 
@@ -349,11 +335,7 @@ def test_published_resnets(tmp_path):
 
 def test_runs_that_do_something_else(tmp_path):
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
-  (tmp_path / 'run').mkdir()
-  (tmp_path / 'run/config.json').write_text(config.to_json())
-  state = State(step=np.int32(7), params={'a': np.ones(2)}, opt_state=None)
-  with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
-    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  random_weights.save_run(tmp_path / 'run', config, {'a': np.ones(2)})
   with pytest.raises(UserError, match='a run of Seq2Seq: load.. is for tasks that'):
     loading.load(tmp_path / 'run')
 

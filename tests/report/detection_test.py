@@ -302,7 +302,7 @@ def test_inputs_are_those_of_training_with_their_boxes(source, sections):
     called = [NAMES[label] for label in label_N]
     sheet = drawing.boxes_sheet(image, [(boxes_N4, called)], 320)
     np.testing.assert_array_equal(picture, sheet)
-  assert '32 x 40 x 3 arrays' in content and 'padding' in content
+  assert '32x40x3 arrays' in content and 'padding' in content
   counts = re.findall('alt="([^"]*)"', content)
   assert counts == [
     {0: '0 objects', 1: '1 object', 2: '2 objects'}[n.sum()] for n in batch['box_mask']

@@ -84,7 +84,7 @@ def test_durations_keep_their_unit(node, expected):
 
 
 def test_flattened_names_every_leaf_as_overrides_do():
-  assert dict(runs.flattened(config()))['train_data.transforms[0].size'] == '9'
+  assert runs.flattened(config())['train_data.transforms[0].size'] == '9'
 
 
 def charts_of(text: str) -> dict[str, str]:

@@ -225,7 +225,7 @@ def test_inputs_are_the_first_of_training(blocks, sets):
   _, batch = blocks.training_batch(16)
   for shown, image in zip(pictures_of(content), batch['image'], strict=True):
     np.testing.assert_array_equal(cv2.resize(shown, (8, 8), interpolation=0), image)
-  assert '8 x 8 x 3 arrays' in caption and 'objects' not in content
+  assert '8x8x3 arrays' in caption and 'objects' not in content
   content, _ = report_slots.sample_inputs(sets)
   assert {n for n in '2345' if f'>{n} objects<' in content} == {*'234'}
 

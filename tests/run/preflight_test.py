@@ -21,7 +21,7 @@ from big_vision_like.data.transforms import image, labels, text
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import classification, fewshot, translation
 from big_vision_like.models import transformer
-from big_vision_like.run import experiment, preflight
+from big_vision_like.run import experiment, findings, preflight
 from big_vision_like.spec import spec
 from big_vision_like.tasks import seq2seq, task
 
@@ -425,35 +425,35 @@ def test_inputs_that_do_the_same_share_a_line(data_dir):
 
 def test_a_long_table_is_left_out_where_all_is_well(data_dir, capsys):
   config = config_of(
-    **{f'v{i}': accuracy(digits(f'test[{i}:]')) for i in range(preflight.FEW_ROWS)}
+    **{f'v{i}': accuracy(digits(f'test[{i}:]')) for i in range(findings.FEW_ROWS)}
   )
   preflight.require(config)
   assert len(capsys.readouterr().out.splitlines()) == 1
-  preflight.check(config).tell()
-  assert len(capsys.readouterr().out.splitlines()) == preflight.FEW_ROWS + 3
+  preflight.check(config).report()
+  assert len(capsys.readouterr().out.splitlines()) == findings.FEW_ROWS + 3
   config.evals.v3.data.source.split = 'tset'
   with pytest.raises(UserError):
     preflight.require(config)
-  assert len(capsys.readouterr().out.splitlines()) == preflight.FEW_ROWS + 3
+  assert len(capsys.readouterr().out.splitlines()) == findings.FEW_ROWS + 3
 
 
 def test_packages_that_are_missing(vocabulary, monkeypatch):
   monkeypatch.setattr(translation.importlib.util, 'find_spec', lambda name: None)
   bleu = translation.Bleu(data=None, vocabulary=vocabulary, target='en')
   assert bleu.problems() == [translation.NO_SACREBLEU]
-  found = preflight.Preflight()
-  preflight.ask(found, bleu, 'evals.bleu')
+  found = findings.Findings()
+  preflight.collect_problems(found, bleu, 'evals.bleu')
   assert found.told == [(f'evals.bleu: {translation.NO_SACREBLEU}', ['evals.bleu'])]
   assert found.table[1].split() == ['evals.bleu', 'see', '1']
 
 
 def test_a_record_without_a_name_for_what_it_is():
   reverse = sequences.Reverse(examples=10, split='train')
-  assert preflight.brief(reverse[0]) == 'source 13, target 13, id'
-  assert preflight.brief({'image': np.zeros((4, 6, 3), np.uint8)}) == '4x6x3'
-  assert preflight.brief({'image': b'x', 'label': 3}) == 'unreadable'
+  assert preflight.first_look(reverse[0]) == 'source 13, target 13, id'
+  assert preflight.first_look({'image': np.zeros((4, 6, 3), np.uint8)}) == '4x6x3'
+  assert preflight.first_look({'image': b'x', 'label': 3}) == 'unreadable'
   data = cv2.imencode('.jpg', np.zeros((4, 6, 3), np.uint8))[1].tobytes()
-  assert preflight.brief({'video': [data] * 5}) == '5 x JPEG 6x4'
+  assert preflight.first_look({'video': [data] * 5}) == '5 x JPEG 6x4'
 
 
 def test_records_that_are_cheap_only_together():

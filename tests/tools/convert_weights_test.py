@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import random_weights
 import torch_archives
-from random_weights import assert_same
+from random_weights import assert_same, run_of
 
 from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.inference import loading, preprocessing
 from big_vision_like.models import vit
-from big_vision_like.run import checkpoint, experiment
-from big_vision_like.tasks.task import State
+from big_vision_like.run import experiment
 from big_vision_like.weights import (
   bit,
   detr,
@@ -129,20 +128,6 @@ def test_computed_positions_are_written_out(tool, tmp_path):
   np.testing.assert_allclose(after['logits'], before['logits'], rtol=0, atol=1e-5)
 
 
-def run_of(config, folder, size=(8, 8)):
-  """A run of a config, whose average differs from its parameters; the average."""
-  folder.mkdir()
-  (folder / 'config.json').write_text(config.to_json())
-  model = spec.build(config.task.to_dict()['model'], 'model')
-  params, average = (random_weights.params_of(model, size, 1, seed) for seed in (0, 1))
-  state = State(
-    step=np.int32(7), params=params, opt_state=None, ema=average and {'params': average}
-  )
-  with checkpoint.Checkpoints(folder) as checkpoints:
-    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
-  return average
-
-
 @pytest.fixture
 def workdir(tmp_path):
   """A run of the config for tests."""
@@ -211,11 +196,7 @@ def test_what_timm_said_is_told_to_transformers(tool, tmp_path):
 
 def test_runs_of_other_models(tool, tmp_path, capsys):
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
-  (tmp_path / 'run').mkdir()
-  (tmp_path / 'run/config.json').write_text(config.to_json())
-  state = State(step=np.int32(7), params={'a': np.ones(2)}, opt_state=None)
-  with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
-    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  random_weights.save_run(tmp_path / 'run', config, {'a': np.ones(2)})
   assert convert(tool, tmp_path / 'run', tmp_path / 'out') == 1
   words = 'is a run of Transformer: what is converted is ViT, BiT, BiTv1'
   assert words in capsys.readouterr().err
@@ -343,12 +324,8 @@ def test_a_run_of_detr(tool, tmp_path, capsys):
   model = spec.build(config.task.to_dict()['model'], 'model')
   variables = random_weights.variables_of(model)
   params = variables.pop('params')
-  state = State(step=np.int32(7), params=params, opt_state=None, mutable=variables)
   folder = tmp_path / 'run'
-  folder.mkdir()
-  (folder / 'config.json').write_text(config.to_json())
-  with checkpoint.Checkpoints(folder) as checkpoints:
-    checkpoints.save(7, state, {'examples': 7}, seconds=1.0, wait=True)
+  random_weights.save_run(folder, config, params, mutable=variables)
   assert convert(tool, folder, tmp_path / 'o') == 1
   assert "transformers' own ResNet has no such stage" in capsys.readouterr().err
   out = tmp_path / 'o.safetensors'

@@ -174,7 +174,7 @@ def test_inputs_are_the_first_of_training(runs):
   content, caption = report_images.sample_inputs(source)
   found = re.findall('<img[^>]*>', content)
   assert len(found) == report_images.NUM_INPUTS and found == expected[: len(found)]
-  assert '8 x 12 x 3' in caption
+  assert '8x12x3' in caption
 
 
 def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):

@@ -239,7 +239,7 @@ def test_folders_without_a_readable_file(folder, tmp_path):
   (path / 'config.json').write_text('{')
   with pytest.raises(UserError, match='config.json is not JSON'):
     marian.read_folder(path)
-  with pytest.raises(UserError, match='has no config.json'):
+  with pytest.raises(UserError, match='config.json cannot be read: No such file'):
     marian.read_folder(tmp_path / 'nowhere')
 
 

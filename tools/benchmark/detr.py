@@ -37,7 +37,6 @@ from big_vision_like import cli, errors, spec
 from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
 from big_vision_like.ops import matching
-from big_vision_like.run import experiment
 from big_vision_like.tasks import set_detection
 from big_vision_like.weights import detr as weights
 
@@ -293,7 +292,7 @@ class Transformers(benchmark.OnTorch):
 
 def task_of(config: mlc.ConfigDict) -> set_detection.Detection:
   """The task of a config, whose data and weights are not needed."""
-  plain = spec.in_steps(config, experiment.NOMINAL_EPOCH, 1)
+  plain = spec.in_steps(config)
   task = spec.build(plain['task'], 'config.task')
   if not isinstance(task, set_detection.Detection):
     raise UserError(f'config.task is a {type(task).__name__}, not Detection.')

@@ -34,7 +34,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors
+from big_vision_like import cli, errors, files
 from big_vision_like.cost import flops
 from big_vision_like.devices import chips
 from big_vision_like.models import vit
@@ -571,7 +571,7 @@ def write(result: Mapping[str, Any], output: str | None) -> None:
   """As JSON, to a file or, without one, to stdout."""
   text = json.dumps(result, indent=2, default=float) + '\n'
   if output:
-    pathlib.Path(output).write_text(text)
+    files.write(output, text)
   else:
     sys.stdout.write(text)
 

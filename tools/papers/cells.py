@@ -216,10 +216,10 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 def differences(run: Run, names: Sequence[str]) -> list[str]:
   """How a run's settings differ from those of the nearest of these configs."""
-  now = dict(viz_runs.flattened(run.config))
+  now = viz_runs.flattened(run.config)
   found = []
   for name in names:
-    before = dict(viz_runs.flattened(json.loads(load(name).to_json())))
+    before = viz_runs.flattened(json.loads(load(name).to_json()))
     changes = [
       f'{key}={now.get(key, "(absent)")} instead of {before.get(key, "(absent)")}'
       for key in sorted({*now, *before})

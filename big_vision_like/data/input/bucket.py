@@ -110,8 +110,3 @@ def smallest(shapes: Sequence[Size], size: Size) -> int | None:
     if all(side >= own for side, own in zip(shape, size, strict=True))
   ]
   return min(fitting)[1] if fitting else None
-
-
-def label(shape: Size) -> str:
-  """Returns a shape for people: '768x1024'."""
-  return 'x'.join(map(str, shape))

@@ -4,14 +4,14 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import pathlib
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+
+from big_vision_like import files
 
 T = TypeVar('T')
 
@@ -29,7 +29,7 @@ def arrays(
   file.parent.mkdir(parents=True, exist_ok=True)
   with _locked(file.with_suffix('.lock')):
     if not file.exists():
-      _save(file, make())
+      files.write_npz(file, make())
     with np.load(file) as saved:
       return dict(saved)
 
@@ -51,9 +51,3 @@ def _locked(file: pathlib.Path) -> Iterator[None]:
   with open(file, 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield
-
-
-def _save(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-  with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-    np.savez(part, **arrays)
-  os.replace(part.name, file)

@@ -34,7 +34,7 @@ from big_vision_like.data.input.mixture import Mixture, Part, Transforms
 from big_vision_like.data.input.order import Order, epoch_length
 from big_vision_like.data.sources.base import Source, as_source
 from big_vision_like.devices import malloc
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, listed, shape_text
 
 # What is said of replaced records, in an example and in a batch on its way here.
 REPLACED = '_replaced'
@@ -114,7 +114,7 @@ class SingleInput(base.Input):
     return {shape: count / steps for shape, count in collections.Counter(found).items()}
 
   def label(self, signature: buckets.Size) -> str:
-    return buckets.label(signature)
+    return shape_text(signature) if signature else ''
 
   def abstract(self, signature: buckets.Size | None = None) -> dict[str, Any]:
     return base.with_rows(self.example(shape=signature or None), self.batch_size)
@@ -499,8 +499,8 @@ class _Grouped(_Endless):
   def _check(self, size: buckets.Size, expected: buckets.Size) -> None:
     if size != expected:
       raise UserError(
-        f'the {self._bucket.noun} of an example has the size {buckets.label(size)}, not'
-        f' {buckets.label(expected)} as expected: where batches have several shapes'
+        f'the {self._bucket.noun} of an example has the size {shape_text(size)}, not'
+        f' {shape_text(expected)} as expected: where batches have several shapes'
         f' only {self._bucket.resizers} may change sizes; if the data have changed,'
         f' delete {grouping.FOLDER}.'
       )
@@ -572,10 +572,9 @@ def _stacked(path: str, values: Sequence[Any]) -> Any:
   try:
     array = np.stack(values)
   except ValueError as error:
-    shapes = {np.shape(value): None for value in values}
-    listed = ', '.join(buckets.label(shape) or 'scalar' for shape in shapes)
+    shapes = listed({shape_text(np.shape(value)): None for value in values})
     raise UserError(
-      f'{path!r} has several shapes ({listed}), which make no batch: resize, crop or'
+      f'{path!r} has several shapes ({shapes}), which make no batch: resize, crop or'
       ' pad them to one.'
     ) from error
   return _narrow(path, array) if array.dtype == np.int64 else array

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision_like import files
 from big_vision_like.data.input import workers as processes
 from big_vision_like.data.sources import array_records, protos, shards
 from big_vision_like.data.sources.base import Source, label_names, num_classes
@@ -106,21 +107,20 @@ class Work:
     from array_record.python import array_record_module
 
     places = self.places(shard)
-    path = self.target.shard(shard, self.shards)
-    part = f'{path}.{os.getpid()}.part'
-    writer, bad = array_record_module.ArrayRecordWriter(part, 'group_size:1'), []
-    for index in self.order[places.start : places.stop].tolist():
-      try:
-        writer.write(self.record(index))
-      except BadRecordError as error:
-        bad.append([index, str(error)])
-      done()
-    writer.close()
-    if array_records.count(part) != len(places) - len(bad):
-      raise UserError(f'{part} could not be written: is the disk full?')
-    if bad:
-      _write(bad_file(path), json.dumps(bad))
-    os.replace(part, path)
+    path, bad = self.target.shard(shard, self.shards), []
+    with files.atomic(path) as part:
+      writer = array_record_module.ArrayRecordWriter(str(part), 'group_size:1')
+      for index in self.order[places.start : places.stop].tolist():
+        try:
+          writer.write(self.record(index))
+        except BadRecordError as error:
+          bad.append([index, str(error)])
+        done()
+      writer.close()
+      if array_records.count(str(part)) != len(places) - len(bad):
+        raise UserError(f'{path} could not be written: is the disk full?')
+      if bad:
+        files.write_json(bad_file(path), bad, indent=None)
 
   def record(self, index: int) -> bytes:
     """An example as it will be stored; `BadRecordError` if it cannot be used."""
@@ -233,7 +233,7 @@ def convert(
     _check_plan(
       plan, target, f'another --name or --version, or delete {target.beside("*")}'
     )
-    _write(target.beside('plan.json'), json.dumps(plan, indent=2))
+    files.write_json(target.beside('plan.json'), plan)
     work = Work(source, features, target, count, shrink, restarts)
     _write_missing(work, workers)
     _check_bad(work, bad_share)
@@ -242,7 +242,7 @@ def convert(
 
 def _earlier(target: Split) -> dict[str, Any]:
   file = target.beside('plan.json')
-  return json.loads(file.read_text()) if file.exists() else {}
+  return files.read_json(file) if file.exists() else {}
 
 
 def _check_plan(plan: dict[str, Any], target: Split, remedy: str) -> None:
@@ -339,10 +339,10 @@ def _check_bad(work: Work, bad_share: float) -> None:
   for i in range(work.shards):
     file = bad_file(target.shard(i, work.shards))
     if file.exists():
-      bad += json.loads(file.read_text())
+      bad += files.read_json(file)
   listed = target.beside('bad_records.txt')
   if bad:
-    _write(listed, ''.join(f'{index}\t{why}\n' for index, why in sorted(bad)))
+    files.write(listed, ''.join(f'{index}\t{why}\n' for index, why in sorted(bad)))
   examples = len(work.source)
   if len(bad) > bad_share * examples:
     raise UserError(
@@ -424,10 +424,8 @@ def unpacked(
     stamp = repr(shards.stamps([path]))
     target = folder / hashlib.sha256(stamp.encode()).hexdigest()[:32]
     if not target.exists():
-      folder.mkdir(parents=True, exist_ok=True)
-      part = target.with_suffix('.part')
-      _decompress(path, part)
-      os.replace(part, target)
+      with files.atomic(target) as part:
+        _decompress(path, part)
     return str(target)
 
   return shards.on_threads(unpack, paths)
@@ -461,12 +459,6 @@ def bad_file(shard: pathlib.Path) -> pathlib.Path:
 
 def _sha256(known: Any) -> str:
   return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-
-
-def _write(file: pathlib.Path, text: str) -> None:
-  part = file.with_name(f'{file.name}.{os.getpid()}.part')
-  part.write_text(text)
-  os.replace(part, file)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """Learns a vocabulary of word pieces (sentencepiece) from texts."""
 
 import io
-import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -97,12 +95,3 @@ def _explained(error: str, size: int) -> str:
   if 'sentences_.empty()' in error:
     return 'there is no text to learn from.'
   return f'sentencepiece gave up: {error}'
-
-
-def write(model: bytes, file: pathlib.Path) -> None:
-  """Writes a model, all of it or nothing."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-    part.write(model)
-  os.chmod(part.name, 0o644)
-  os.replace(part.name, file)

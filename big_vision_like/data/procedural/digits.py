@@ -7,35 +7,28 @@ is downloaded. Importing this file makes the name known to TFDS.
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from big_vision_like.data.procedural import drawing
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+
+class Digits(drawing.Pictures):
   """1,347 training and 450 test scans, split at random within each class.
 
   Examples are `image` (8,8,1) uint8, the sixteen grey levels spread over 0..255,
   `label` 0..9 and `id`, the scan's index in scikit-learn's order.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
-
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='1,797 handwritten digits scanned to 8x8 pixels.',
+    return self.described(
+      '1,797 handwritten digits scanned to 8x8 pixels.',
+      {
+        'image': drawing.picture(8, 8, 1),
+        'label': tfds.features.ClassLabel(names=list('0123456789')),
+      },
       homepage='https://archive.ics.uci.edu/dataset/80',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(8, 8, 1), encoding_format='png'),
-          'label': tfds.features.ClassLabel(names=list('0123456789')),
-          'id': np.int64,
-        }
-      ),
       supervised_keys=('image', 'label'),
-      disable_shuffling=True,
       license='CC BY 4.0',
     )
 
@@ -59,6 +52,5 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     self, images_NHW: np.ndarray, labels_N: np.ndarray, ids: np.ndarray
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     for position, i in enumerate(ids.tolist()):
-      # Bytes, not pixels: TFDS would import TensorFlow to encode pixels.
-      png = cv2.imencode('.png', images_NHW[i])[1].tobytes()
-      yield position, {'image': png, 'label': int(labels_N[i]), 'id': i}
+      image = drawing.png(images_NHW[i][:, :, None])
+      yield position, {'image': image, 'label': int(labels_N[i]), 'id': i}

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tensorflow_datasets as tfds
 
 from big_vision_like.data.input import workers as processes
 from big_vision_like.errors import UserError
@@ -25,6 +26,33 @@ Draw = Callable[[int], dict[str, Any]]
 CHUNK = 64
 # Of fewer examples, starting the processes would cost more than they save.
 FEW = 2048
+
+
+class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A TFDS builder of pictures in a fixed order, each with an `id`."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'First release.'}
+
+  def described(
+    self, description: str, features: Mapping[str, Any], **more
+  ) -> tfds.core.DatasetInfo:
+    """Returns what TFDS is told of examples with these features and `id`."""
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=description,
+      features=tfds.features.FeaturesDict({**features, 'id': np.int64}),
+      disable_shuffling=True,
+      **{'license': 'Apache-2.0', **more},
+    )
+
+  def _generate_examples(self, examples: Iterable) -> Iterable:
+    return examples
+
+
+def picture(height: int, width: int, channels: int) -> tfds.features.Image:
+  """Returns the feature of pictures of that size, stored as PNG."""
+  return tfds.features.Image(shape=(height, width, channels), encoding_format='png')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ Axes: N points of a skeleton, 2 coordinates x and y, H W image, S side.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -254,15 +253,13 @@ class GlyphsConfig(tfds.core.BuilderConfig):
   seed: int = 0
 
 
-class Glyphs(tfds.core.GeneratorBasedBuilder):
+class Glyphs(drawing.Pictures):
   """49,600 training and 4,960 test pictures; `glyphs/64` has them 64 pixels wide.
 
   Examples are `image` (S,S,1) uint8, `label` 0..61, an index into `CHARACTERS`, and
   `id`. Labels take turns, so any stretch of a split is balanced.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
     GlyphsConfig(name=str(size), size=size, description=f'{size}x{size} pixels.')
     for size in (16, 24, 28, 32, 48, 64, 128, 224)
@@ -271,32 +268,22 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.size
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Drawn characters 0-9 A-Z a-z in five alphabets, 62 classes.',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(size, size, 1), encoding_format='png'),
-          'label': tfds.features.ClassLabel(names=list(CHARACTERS)),
-          'id': np.int64,
-        }
-      ),
+    return self.described(
+      'Drawn characters 0-9 A-Z a-z in five alphabets, 62 classes.',
+      {
+        'image': drawing.picture(size, size, 1),
+        'label': tfds.features.ClassLabel(names=list(CHARACTERS)),
+      },
       supervised_keys=('image', 'label'),
-      disable_shuffling=True,
-      license='Apache-2.0',
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-    counts = self.builder_config.per_class
-    return {
-      split: self._generate_examples(split, count * len(CHARACTERS))
-      for split, count in zip(SPLITS, counts, strict=True)
-    }
-
-  def _generate_examples(
-    self, split: str, count: int
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    for i in range(count):
-      image_HWC, label = draw(config.seed, split, i, config.size)
-      yield i, {'image': drawing.png(image_HWC), 'label': label, 'id': i}
+    counts = [count * len(CHARACTERS) for count in config.per_class]
+    return drawing.by_split(_encoded, config, dict(zip(SPLITS, counts, strict=True)))
+
+
+def _encoded(config: GlyphsConfig, split: str, index: int) -> dict[str, Any]:
+  """Example `index`, its picture as PNG."""
+  image_HWC, label = draw(config.seed, split, index, config.size)
+  return {'image': drawing.png(image_HWC), 'label': label, 'id': index}

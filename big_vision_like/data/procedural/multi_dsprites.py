@@ -12,7 +12,6 @@ Axes: H W image, C channels; x to the right, y down.
 
 import colorsys
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,7 @@ class MultiDspritesConfig(tfds.core.BuilderConfig):
   seed: int = 0
 
 
-class MultiDsprites(tfds.core.GeneratorBasedBuilder):
+class MultiDsprites(drawing.Pictures):
   """60,000 training, 320 validation and 320 test scenes, 64x64 pixels.
 
   The paper trains on 60,000 and tests on 320 too: `multi_dsprites/colored_on_grayscale`
@@ -144,8 +143,6 @@ class MultiDsprites(tfds.core.GeneratorBasedBuilder):
   channel, `/colored_on_colored` 1-4, and the background is of any colour too.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
     MultiDspritesConfig(
       name=variant,
@@ -158,38 +155,24 @@ class MultiDsprites(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     _, channels = VARIANTS[self.builder_config.variant]
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Sprites that hide each other, and which pixels are whose.',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(
-            shape=(SIZE, SIZE, channels), encoding_format='png'
-          ),
-          'segmentation': tfds.features.Image(
-            shape=(SIZE, SIZE, 1), encoding_format='png'
-          ),
-          'objects': tfds.features.Sequence(
-            {
-              'shape': tfds.features.ClassLabel(names=SHAPES),
-              'color': tfds.features.Tensor(shape=(channels,), dtype=np.float32),
-              **{name: np.float32 for name in (*FACTORS, 'visibility')},
-            }
-          ),
-          'id': np.int64,
-        }
-      ),
-      disable_shuffling=True,
-      license='Apache-2.0',
+    objects = {
+      'shape': tfds.features.ClassLabel(names=SHAPES),
+      'color': tfds.features.Tensor(shape=(channels,), dtype=np.float32),
+      **{name: np.float32 for name in (*FACTORS, 'visibility')},
+    }
+    return self.described(
+      'Sprites that hide each other, and which pixels are whose.',
+      {
+        'image': drawing.picture(SIZE, SIZE, channels),
+        'segmentation': drawing.picture(SIZE, SIZE, 1),
+        'objects': tfds.features.Sequence(objects),
+      },
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
     counts = dict(zip(SPLITS, config.counts, strict=True))
     return drawing.by_split(_encoded, config, counts)
-
-  def _generate_examples(self, examples: Iterator) -> Iterator:
-    return examples
 
 
 def _encoded(config: MultiDspritesConfig, split: str, index: int) -> dict[str, Any]:

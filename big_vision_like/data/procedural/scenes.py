@@ -13,7 +13,7 @@ Axes: H W image, C channels, S things of a scene.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -289,11 +289,9 @@ def _segment(
   }
 
 
-class Scenes(tfds.core.GeneratorBasedBuilder):
+class Scenes(drawing.Pictures):
   """10,000 training and 500 validation scenes, 96x128 pixels (`simple`: 48x48)."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
     ScenesConfig(
       name='hidden', description='Three to eight shapes that hide each other, on stuff.'
@@ -314,10 +312,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
     stuff = STUFF if config.hidden else ()
-
-    def picture(channels: int) -> tfds.features.Image:
-      shape = config.height, config.width, channels
-      return tfds.features.Image(shape=shape, encoding_format='png')
+    size = config.height, config.width
 
     def segments(names: Sequence[str]) -> tfds.features.Sequence:
       return tfds.features.Sequence(
@@ -330,30 +325,21 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         }
       )
 
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Coloured shapes with boxes, masks and a panoptic map.',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': picture(3),
-          'segmentation': picture(1),
-          'panoptic_image': picture(3),
-          'objects': segments(config.things),
-          'panoptic_objects': segments([*config.things, *stuff]),
-          'id': np.int64,
-        }
-      ),
-      disable_shuffling=True,
-      license='Apache-2.0',
+    return self.described(
+      'Coloured shapes with boxes, masks and a panoptic map.',
+      {
+        'image': drawing.picture(*size, 3),
+        'segmentation': drawing.picture(*size, 1),
+        'panoptic_image': drawing.picture(*size, 3),
+        'objects': segments(config.things),
+        'panoptic_objects': segments([*config.things, *stuff]),
+      },
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
     counts = dict(zip(SPLITS, config.counts, strict=True))
     return drawing.by_split(_encoded, config, counts)
-
-  def _generate_examples(self, examples: Iterator) -> Iterator:
-    return examples
 
 
 def _encoded(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:

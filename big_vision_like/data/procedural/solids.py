@@ -11,7 +11,7 @@ are averaged from, N pixels of one solid, P points.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -510,7 +510,7 @@ def _discovery(name: str, side: int, examples: int) -> SolidsConfig:
   )
 
 
-class Solids(tfds.core.GeneratorBasedBuilder):
+class Solids(drawing.Pictures):
   """As many scenes of 3 to 10 solids as CLEVR has, 70,000 and 15,000 in `validation`.
 
   Images are 128x128, to which the whole frame of 4:3 is squeezed, as CLEVR is to
@@ -523,8 +523,6 @@ class Solids(tfds.core.GeneratorBasedBuilder):
   20,000, of 32x32 pixels.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
     SolidsConfig(name='128', description='The whole frame, 128x128 pixels.'),
     SolidsConfig(
@@ -540,42 +538,28 @@ class Solids(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     view = self.builder_config.view
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Cubes, spheres and cylinders, and which pixels are whose.',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(
-            shape=(view.height, view.width, 3), encoding_format='png'
-          ),
-          'segmentation': tfds.features.Image(
-            shape=(view.height, view.width, 1), encoding_format='png'
-          ),
-          'objects': tfds.features.Sequence(
-            {
-              'color': tfds.features.ClassLabel(names=list(COLORS)),
-              'material': tfds.features.ClassLabel(names=MATERIALS),
-              'shape': tfds.features.ClassLabel(names=SHAPES),
-              'size': tfds.features.ClassLabel(names=list(RADII)),
-              'rotation': np.float32,
-              '3d_coords': tfds.features.Tensor(shape=(3,), dtype=np.float32),
-              'pixel_coords': tfds.features.Tensor(shape=(3,), dtype=np.float32),
-            }
-          ),
-          'id': np.int64,
-        }
-      ),
-      disable_shuffling=True,
-      license='Apache-2.0',
+    objects = {
+      'color': tfds.features.ClassLabel(names=list(COLORS)),
+      'material': tfds.features.ClassLabel(names=MATERIALS),
+      'shape': tfds.features.ClassLabel(names=SHAPES),
+      'size': tfds.features.ClassLabel(names=list(RADII)),
+      'rotation': np.float32,
+      '3d_coords': tfds.features.Tensor(shape=(3,), dtype=np.float32),
+      'pixel_coords': tfds.features.Tensor(shape=(3,), dtype=np.float32),
+    }
+    return self.described(
+      'Cubes, spheres and cylinders, and which pixels are whose.',
+      {
+        'image': drawing.picture(view.height, view.width, 3),
+        'segmentation': drawing.picture(view.height, view.width, 1),
+        'objects': tfds.features.Sequence(objects),
+      },
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
     counts = {split: count for split, (count, _) in config.splits.items()}
     return drawing.by_split(_encoded, config, counts)
-
-  def _generate_examples(self, examples: Iterator) -> Iterator:
-    return examples
 
 
 def _encoded(config: SolidsConfig, split: str, index: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ Axes: H W image, h w bounding box of a piece, C channels.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -157,7 +157,7 @@ class TetrominoesConfig(tfds.core.BuilderConfig):
   seed: int = 0
 
 
-class Tetrominoes(tfds.core.GeneratorBasedBuilder):
+class Tetrominoes(drawing.Pictures):
   """60,000 training, 320 validation and 320 test scenes, 35x35 pixels.
 
   The paper trains on 60,000 and tests on 320 too. `tetrominoes/21`, `/14` and `/7` are
@@ -166,8 +166,6 @@ class Tetrominoes(tfds.core.GeneratorBasedBuilder):
   never touch; 20,000 training, 256 validation and 256 test scenes.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [
     TetrominoesConfig(name='35', description='35x35 pixels, as published.'),
     *(
@@ -194,37 +192,25 @@ class Tetrominoes(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.size
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Three coloured tetrominoes on black, and which pixels are whose.',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(size, size, 3), encoding_format='png'),
-          'segmentation': tfds.features.Image(
-            shape=(size, size, 1), encoding_format='png'
-          ),
-          'objects': tfds.features.Sequence(
-            {
-              'shape': tfds.features.ClassLabel(names=self.builder_config.shapes),
-              'color': tfds.features.ClassLabel(names=list(COLORS)),
-              'x': np.float32,
-              'y': np.float32,
-            }
-          ),
-          'id': np.int64,
-        }
-      ),
-      disable_shuffling=True,
-      license='Apache-2.0',
+    objects = {
+      'shape': tfds.features.ClassLabel(names=self.builder_config.shapes),
+      'color': tfds.features.ClassLabel(names=list(COLORS)),
+      'x': np.float32,
+      'y': np.float32,
+    }
+    return self.described(
+      'Three coloured tetrominoes on black, and which pixels are whose.',
+      {
+        'image': drawing.picture(size, size, 3),
+        'segmentation': drawing.picture(size, size, 1),
+        'objects': tfds.features.Sequence(objects),
+      },
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
     counts = dict(zip(SPLITS, config.counts, strict=True))
     return drawing.by_split(_encoded, config, counts)
-
-  def _generate_examples(self, examples: Iterator) -> Iterator:
-    return examples
 
 
 def _encoded(config: TetrominoesConfig, split: str, index: int) -> dict[str, Any]:

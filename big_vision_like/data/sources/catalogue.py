@@ -1,25 +1,41 @@
-"""Data sets that this package writes, and how TFDS learns about them."""
+"""Data sets that this package writes, and how TFDS learns about them.
+
+The builder of `some_set` is the class `SomeSet` of some_set.py in one of `FOLDERS`.
+"""
 
 import importlib
+import pathlib
+import re
+from types import ModuleType
 
-# Data sets that this package knows how to write; importing the module tells TFDS.
-OUR_BUILDERS = {
-  'digits': 'big_vision_like.data.procedural.digits',
-  'glyphs': 'big_vision_like.data.procedural.glyphs',
-  'multi_dsprites': 'big_vision_like.data.procedural.multi_dsprites',
-  'multi_object': 'big_vision_like.data.sources.multi_object',
-  'scenes': 'big_vision_like.data.procedural.scenes',
-  'solids': 'big_vision_like.data.procedural.solids',
-  'tetrominoes': 'big_vision_like.data.procedural.tetrominoes',
-}
+DATA = pathlib.Path(__file__).parents[1]
+FOLDERS = ('procedural', 'sources')
+
+
+def ours() -> list[str]:
+  """Returns the names of all data sets that this package writes."""
+  found = []
+  for file in (file for folder in FOLDERS for file in (DATA / folder).glob('*.py')):
+    builder = ''.join(map(str.title, file.stem.split('_')))
+    if re.search(
+      rf'^class {builder}\((drawing|tfds)\.', file.read_text(), re.MULTILINE
+    ):
+      found.append(file.stem)
+  return sorted(found)
+
+
+def module(family: str) -> ModuleType | None:
+  """Imports the module that is named like a data set, if there is one."""
+  for folder in FOLDERS:
+    if (DATA / folder / f'{family}.py').exists():
+      return importlib.import_module(f'big_vision_like.data.{folder}.{family}')
+  return None
 
 
 def announce(name: str) -> None:
   """Tells TFDS of a data set that it would not find by itself."""
   family = name.partition('/')[0].partition(':')[0]
-  if family in OUR_BUILDERS:
-    importlib.import_module(OUR_BUILDERS[family])
-  elif family.endswith('_translate'):
+  if module(family) is None and family.endswith('_translate'):
     # Where TensorFlow is missing, TFDS stops importing its catalogue at the first
     # module that needs it, long before this one, which does not.
     importlib.import_module('tensorflow_datasets.translate')

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data.sources import catalogue, coco_classes, protos
+from big_vision_like.data.sources import catalogue, protos
 from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import UserError
@@ -85,10 +85,9 @@ def catalogued(name: str) -> Any:
   import tensorflow_datasets as tfds
 
   family, _, kind = name.partition(':')[0].partition('/')
-  if family == 'coco':
-    panoptic = kind.endswith('panoptic')
-    ids = coco_classes.PANOPTIC_IDS if panoptic else coco_classes.IDS
-    return coco_classes.described(len(ids), panoptic)
+  own = catalogue.module(family)
+  if hasattr(own, 'catalogued'):
+    return own.catalogued(kind)
   catalogue.announce(name)
   try:
     return tfds.builder(name).info.features

@@ -180,7 +180,7 @@ CLEVR6 = dataclasses.replace(
 )
 
 
-class MultiObject(tfds.core.GeneratorBasedBuilder):
+class MultiObject(drawing.Pictures):
   """Scenes with masks: `multi_object/tetrominoes`, `multi_object/clevr6_with_masks`...
 
   Training is on the first 60,000 of the file (70,000 of CLEVR), the test on the 320
@@ -195,8 +195,6 @@ class MultiObject(tfds.core.GeneratorBasedBuilder):
   which number is which color, material, shape and size is not published.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}
   BUILDER_CONFIGS = [TETROMINOES, *MULTI_DSPRITES, CLEVR, CLEVR6]
 
   @property
@@ -217,26 +215,15 @@ class MultiObject(tfds.core.GeneratorBasedBuilder):
       else tfds.features.Tensor(shape=(size,), dtype=np.float32)
       for name, size in factors.items()
     }
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Scenes of several objects, and which pixels are whose.',
+    objects |= {name: np.int64 for name in config.codes}
+    return self.described(
+      'Scenes of several objects, and which pixels are whose.',
+      {
+        'image': drawing.picture(height, width, channels),
+        'segmentation': drawing.picture(height, width, 1),
+        'objects': tfds.features.Sequence(objects),
+      },
       homepage='https://github.com/google-deepmind/multi_object_datasets',
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(
-            shape=(height, width, channels), encoding_format='png'
-          ),
-          'segmentation': tfds.features.Image(
-            shape=(height, width, 1), encoding_format='png'
-          ),
-          'objects': tfds.features.Sequence(
-            objects | {name: np.int64 for name in config.codes}
-          ),
-          'id': np.int64,
-        }
-      ),
-      disable_shuffling=True,
-      license='Apache-2.0',
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:

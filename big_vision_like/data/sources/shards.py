@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.input import cache
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, listed
 
 # Counted up where an index of earlier versions would be wrong.
 INDEX_VERSION = 1
@@ -44,8 +44,7 @@ def found(pattern: Pattern) -> list[str]:
     else:
       (files if os.path.isfile(name) else missing).append(name)
   if missing:
-    more = f' and {len(missing) - 1:,} more' if len(missing) > 1 else ''
-    raise UserError(f'there is no file {missing[0]}{more}')
+    raise UserError(f'there is no file {listed(missing, most=1)}')
   if not files:
     raise UserError(f'no file is called {pattern!r}')
   return files

@@ -6,11 +6,11 @@ pieces, and one `vocab.json` for both, which numbers them.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from big_vision_like import files
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
 
@@ -39,12 +39,7 @@ class MarianVocabulary:
   def ids(self) -> dict[str, int]:
     """The id of each piece."""
     file = pathlib.Path(self.folder) / 'vocab.json'
-    if not file.is_file():
-      raise UserError(f'{self.folder} has no vocab.json')
-    try:
-      ids = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error:
-      raise UserError(f'{file} is not JSON: {error}') from error
+    ids = files.read_json(file)
     if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
       raise UserError(f'{file} is not a number for each piece')
     return ids

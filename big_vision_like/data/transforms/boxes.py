@@ -25,7 +25,7 @@ import numpy as np
 from big_vision_like.data.input import bucket
 from big_vision_like.data.sources.base import Source, fixed_size
 from big_vision_like.data.transforms import decoding, labels, resizing
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
 
 Example = dict[str, Any]
@@ -468,7 +468,7 @@ class Pad(bucket.Bucket):
     if found is None:
       raise UserError(
         f'Pad(sizes={[tuple(size) for size in self.sizes]}) of an image of'
-        f' {bucket.label(size)}: resize first, with ResizeShort.'
+        f' {shape_text(size)}: resize first, with ResizeShort.'
       )
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed, shape_text
 
 Example = dict[str, Any]
 Transform = grain.transforms.Map | grain.transforms.RandomMap
@@ -78,10 +78,9 @@ class MultiCrop(grain.transforms.RandomMap):
       images = [applied(view, example, rng)['image'] for view in views]
       shapes = {image.shape: None for image in images}
       if len(shapes) > 1:
-        listed = ', '.join('x'.join(map(str, shape)) for shape in shapes)
         raise UserError(
-          f'the views {name!r} have several shapes ({listed}): crop them to one, or'
-          ' give those of another size another name.'
+          f'the views {name!r} have several shapes ({listed(map(shape_text, shapes))}):'
+          ' crop them to one, or give those of another size another name.'
         )
       made[name] = np.stack(images)
     return example | made

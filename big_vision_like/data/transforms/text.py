@@ -10,7 +10,7 @@ import numpy as np
 from big_vision_like.data.input import bucket
 from big_vision_like.data.sources.base import digest
 from big_vision_like.data.text import vocabulary
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, shape_text
 
 Example = dict[str, Any]
 Ids = list[list[int]]
@@ -163,8 +163,8 @@ class Buckets(bucket.Bucket):
     shape = self.lengths[self.choose(size)]
     if (np.array(size) > shape).any():
       raise BadRecordError(
-        f'the example with id {example.get("id", "unknown")} has {bucket.label(size)}'
-        f' tokens in {", ".join(self.names)}, more than {bucket.label(shape)}: add a'
+        f'the example with id {example.get("id", "unknown")} has {shape_text(size)}'
+        f' tokens in {", ".join(self.names)}, more than {shape_text(shape)}: add a'
         ' larger shape to `lengths`, or cut with Tokenize(max_length=...)'
       )
     return self.fit(example, shape)

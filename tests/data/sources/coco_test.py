@@ -145,8 +145,8 @@ def test_many_that_are_left_out_are_not_all_named(tmp_path, capfd):
 @pytest.mark.parametrize(
   'content, told',
   [
-    ('{"images": [', 'is no JSON: .* in line 1, column 13'),
-    ('[1]', 'holds a list, not an object'),
+    ('{"images": [', 'is not JSON: .*line 1 column 13'),
+    ('[1]', 'holds a list, not fields by name'),
     ('{"images": []}', "has no list 'annotations'; it has images"),
     (dict(images=[]), 'names no images'),
     (dict(images=[5]), r'images\[0\] is 5, not an object'),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import texts
 
-from big_vision_like.data.sources import tfds
+from big_vision_like.data.sources import catalogue, tfds
 from big_vision_like.data.transforms import image, text
 from big_vision_like.errors import UserError
 
@@ -109,3 +109,13 @@ def test_translations_of_the_catalogue_are_found_without_tensorflow(tmp_path):
   # TFDS by itself finds them only where TensorFlow is installed.
   with pytest.raises(UserError, match='prepare_data.py wmt14_translate/de-en '):
     len(tfds.Tfds('wmt14_translate/de-en', data_dir=str(tmp_path)))
+
+
+def test_data_sets_of_this_package_are_found_by_their_files(tmp_path, monkeypatch):
+  assert {'digits', 'multi_object'} <= {*catalogue.ours()}
+  (tmp_path / 'procedural').mkdir()
+  for name in ('some_set', 'helper'):
+    file = tmp_path / 'procedural' / f'{name}.py'
+    file.write_text('class SomeSet(drawing.Pictures):\n  pass\n')
+  monkeypatch.setattr(catalogue, 'DATA', tmp_path)
+  assert catalogue.ours() == ['some_set']

@@ -70,7 +70,7 @@ def test_what_is_unknown(folder):
 def test_folders_that_do_not_fit(folder, tmp_path):
   with pytest.raises(UserError, match="side='both' is not one of 'source', 'target'"):
     MarianVocabulary(folder, 'both')
-  with pytest.raises(UserError, match='has no vocab.json'):
+  with pytest.raises(UserError, match='vocab.json cannot be read: No such file'):
     MarianVocabulary(str(tmp_path))
   file = tmp_path / 'vocab.json'
   file.write_text('[')

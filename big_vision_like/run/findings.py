@@ -1,0 +1,153 @@
+"""What was found out about the inputs of a config: a table, and all that is wrong."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from big_vision_like.data.sources import tfds
+from big_vision_like.data.sources.base import Source
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import UserError, listed
+
+# Where all is well, a run shows a table of so many rows at most.
+FEW_ROWS = 12
+HEADER = ('input', 'data set', 'split', 'examples', 'features', 'first example', '')
+WIDEST = 40  # characters in a cell
+
+
+@dataclasses.dataclass
+class Row:
+  """A source that an input reads, and what was found out about it.
+
+  `place` is where the config names it; inputs that do the same share a line.
+  """
+
+  place: str
+  source: Source | None = None
+  transforms: Sequence[Any] = ()
+  examples: int | None = None
+  features: str = ''
+  first: str = ''
+
+  @property
+  def cells(self) -> list[str]:
+    """What its line says between its place and its problems."""
+    if self.source is None:
+      return [''] * 5
+    count = '' if self.examples is None else f'{self.examples:,}'
+    return [self.source.title, self.source.split, count, self.features, self.first]
+
+
+@dataclasses.dataclass
+class Findings:
+  """What was found out about all inputs of a config.
+
+  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`.
+  `problems` are sentences, each with the places that it is true of.
+  """
+
+  made: dict[str, Any] = dataclasses.field(default_factory=dict)
+  rows: list[Row] = dataclasses.field(default_factory=list)
+  problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+  missing: dict[str, Any] = dataclasses.field(default_factory=dict)
+  seconds: float = 0.0
+
+  @contextlib.contextmanager
+  def noting(self, place: str) -> Iterator[None]:
+    """A `UserError` inside is a problem of this place, and others are looked for."""
+    try:
+      yield
+    except UserError as error:
+      if isinstance(error, tfds.MissingDataError):
+        self.missing[str(error)] = error.source
+      self.note(str(error), place)
+
+  def note(self, sentence: str, place: str) -> None:
+    """Keeps a problem; told once, however many places have it."""
+    places = self.problems.setdefault(sentence, [])
+    if place not in places:
+      places.append(place)
+
+  @property
+  def told(self) -> list[tuple[str, list[str]]]:
+    """Sentences for people, with their places: one for all data to be prepared."""
+    told = []
+    if self.missing:
+      sentence, *more = self.missing
+      if more:
+        absent = list(self.missing.values())
+        names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
+        sentence = f'data sets {names} are not prepared. {tfds.remedy(absent)}'
+      told.append((sentence, [p for text in self.missing for p in self.problems[text]]))
+    for text, places in self.problems.items():
+      if text not in self.missing:
+        # What `spec.build` finds has its place in front already.
+        within = tuple(f'{place}.' for place in places)
+        outer = [place for place in places if not place.startswith(within)]
+        front = '' if text.startswith('config.') else f'{all_or_first(outer)}: '
+        told.append((front + text, places))
+    return told
+
+  @property
+  def table(self) -> list[str]:
+    """A header, and a line for each source."""
+    told = self.told
+    others = {p for _, at in told for p in at} - {row.place for row in self.rows}
+    places: dict[tuple, list[str]] = {}
+    cells = {}
+    for row in [*self.rows, *map(Row, sorted(others))]:
+      own = [i for i, (_, at) in enumerate(told, start=1) if row.place in at]
+      same = (repr(row.source), repr(row.transforms), row.first, *own)
+      key = (row.place,) if row.source is None else same
+      verdict = f'see {", ".join(map(str, own))}' if own else 'ok'
+      places.setdefault(key, []).append(row.place)
+      cells[key] = [*row.cells, verdict]
+    lines = [(all_or_first(names), *cells[key]) for key, names in places.items()]
+    return aligned([HEADER, *lines])
+
+  def report(self, whole: bool = True) -> None:
+    """Prints the table, and raises one `UserError` for all that is wrong.
+
+    Where nothing is, a long table is printed only as a `whole`.
+    """
+    told = self.told
+    count = f'{len(self.rows)} source{"" if len(self.rows) == 1 else "s"}'
+    shown = told or whole or len(self.rows) <= FEW_ROWS
+    lines = [f'  {line}' for line in (self.table if shown else ())]
+    took = f'{count} of examples tried in {self.seconds:.1f} s'
+    say('inputs', '\n'.join([took, *lines]))
+    if len(told) == 1:
+      raise UserError(told[0][0])
+    if told:
+      lines = '\n'.join(f'  {i}. {text}' for i, (text, _) in enumerate(told, start=1))
+      raise UserError(f'{len(told)} things are wrong with the inputs.\n{lines}')
+
+
+def short(place: str) -> str:
+  """Returns a place without the name of the whole config."""
+  return place.removeprefix('config.')
+
+
+def all_or_first(places: Sequence[str]) -> str:
+  """Returns all places, or where that is long the first and how many more."""
+  joined = ', '.join(places)
+  return joined if len(joined) <= WIDEST else listed(places, most=1)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+  """Columns of one width, those of numbers to the right."""
+  cells = [[cut(cell) for cell in line] for line in lines]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  return [
+    '  '.join(
+      cell.rjust(width) if name == 'examples' else cell.ljust(width)
+      for name, cell, width in zip(HEADER, line, widths, strict=True)
+    ).rstrip()
+    for line in cells
+  ]
+
+
+def cut(text: str, length: int = WIDEST) -> str:
+  """Returns a text that is no longer than that."""
+  return text if len(text) <= length else f'{text[: length - 3]}...'

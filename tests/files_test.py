@@ -1,0 +1,57 @@
+import os
+
+import pytest
+
+from big_vision_like import files
+from big_vision_like.errors import UserError
+
+
+def test_a_file_or_folder_appears_when_it_is_complete(tmp_path):
+  path = tmp_path / 'new' / 'a.json'
+  files.write_json(path, {'é': [1]})
+  assert files.read_fields(path) == {'é': [1]}
+  with files.atomic(path) as part:
+    part.write_text('[]')
+    assert files.read_json(path) == {'é': [1]}
+  assert files.read_json(path) == []
+  with files.atomic(tmp_path / 'folder') as part:
+    part.mkdir()
+    files.write(part / 'b', b'\xff')
+  assert (tmp_path / 'folder' / 'b').read_bytes() == b'\xff'
+  assert os.listdir(path.parent) == ['a.json']
+
+
+def test_links_and_devices_stay(tmp_path):
+  for name, target in {'link': tmp_path / 'file', 'null': os.devnull}.items():
+    (tmp_path / name).symlink_to(target)
+    files.write(tmp_path / name, 'text')
+    assert (tmp_path / name).is_symlink()
+  assert (tmp_path / 'file').read_text() == 'text'
+  assert sorted(os.listdir(tmp_path)) == ['file', 'link', 'null']
+
+
+@pytest.mark.parametrize('make', ['touch', 'mkdir'])
+def test_what_fails_leaves_what_was_there(tmp_path, make):
+  path = tmp_path / 'a'
+  files.write(path, 'before')
+  with pytest.raises(OSError, match='full'), files.atomic(path) as part:
+    getattr(part, make)()
+    raise OSError('the disk is full')
+  assert path.read_text() == 'before' and os.listdir(tmp_path) == ['a']
+
+
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (None, r'a\.json cannot be read: No such file'),
+    (b'{', r'a\.json is not JSON: .*line 1 column 2'),
+    (b'\xff', r'a\.json is not JSON: .*utf-8'),
+    (b'[]', r'a\.json holds a list, not fields by name'),
+  ],
+)
+def test_a_bad_file_is_named(tmp_path, content, words):
+  path = tmp_path / 'a.json'
+  if content is not None:
+    path.write_bytes(content)
+  with pytest.raises(UserError, match=words):
+    files.read_fields(path)
