@@ -48,15 +48,11 @@ def test_config(file, data_dir):
 @pytest.mark.parametrize(
   ('name', 'sentence'),
   [
-    ('vit/transfer.py:pets,B/16,jft,tune,i1k', 'has several weights: jft, i1k'),
-    ('bit/hyperrule.py:pets,R50x1,s,code,m', 'has both s and m: take one'),
-    ('slot_attention/discovery.py:coco', 'no data set .coco.: take one of tetrom'),
+    ('vit/transfer.py:pets,B/16,jft,tune,i1k', 'has both jft and i1k: take one'),
+    ('vit/jft.py:S/16', 'no model .S/16.: take one of B/32, B/16, '),
     ('slot_attention/discovery.py:clevr,implict', 'no change .implict.: take one'),
-    ('slot_attention/small.py:tetrominoes,input', 'no change .input.: take one of'),
-    ('detr/small.py:none', 'no change .none.: take one of whole, apart'),
-    ('detr/coco.py:r34', 'no model or change .r34.: take one of r50, r50_dc5'),
-    ('detr/panoptic.py:r50', 'no stage .r50.: take one of stage1, stage2'),
-    ('detr/panoptic.py:stage1_r34', 'no model .r34.: take one of r50'),
+    ('detr/coco.py:r34', 'no model .r34.: take one of r50, .*, encoder_0, '),
+    ('detr/panoptic.py:r50', 'no recipe .r50.: take one of stage1_r50, '),
     ('bit/hyperrule.py:pets,R50x1,1-shot,5-shot', 'has both 1-shot and 5-shot'),
   ],
 )
