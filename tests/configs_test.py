@@ -22,13 +22,12 @@ OVERRIDES = {'finetune': ['train_data.source.examples=100']}
 @pytest.mark.parametrize('file', FILES, ids=lambda p: f'{p.parent.name}/{p.stem}')
 def test_config(file, data_dir):
   assert file.read_text().startswith('"""')  # what it reproduces, and how
-  for name in spec.variants(file):
-    config = spec.load(name, root=experiment.Settings)
-    assert spec.load(name).to_json() == config.to_json()  # the same every time
-  config = spec.load(str(file), root=experiment.Settings)
-  first, *_ = spec.variants(file)
-  assert spec.load(first).to_json() == config.to_json()  # the default
-  config = spec.load(str(file), OVERRIDES.get(file.stem, ()), root=experiment.Settings)
+  overrides = OVERRIDES.get(file.stem, ())
+  config, first, *_ = (
+    spec.load(name, overrides, root=experiment.Settings)
+    for name in (str(file), *spec.variants(file))
+  )
+  assert first.to_json() == config.to_json()  # the default, and the same every time
   run = experiment.make(config, planned_for=jax.devices())
   for name, part in run.data.parts.items():
     example = {k: v[None] for k, v in part.example().items()}
