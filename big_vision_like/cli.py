@@ -73,7 +73,10 @@ def parse(
     args.config = str(pathlib.Path(args.workdir) / 'config.json')
   if args.config is None:
     raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
-  return args, spec.load(args.config, args.overrides, root=experiment.Settings)
+  config = spec.load(args.config, args.overrides, root=experiment.Settings)
+  if not args.config.endswith('.json'):  # which has the name that was saved
+    config.name = spec.name_of(args.config)
+  return args, config
 
 
 def collect_pairs(words: Sequence[str]) -> list[str]:

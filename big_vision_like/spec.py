@@ -17,7 +17,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections as mlc
@@ -199,6 +199,66 @@ def load(
     kwargs = {k: v for k, v in node.items() if k != '_fn'}
     check_names(symbol(node, where), kwargs, where)
   return config
+
+
+def name_of(path: str) -> str:
+  """Returns the name of a config `FILE.py[:ARG]` that a run saves.
+
+  It starts at the top of the repository, wherever the command runs; a file elsewhere
+  has its own name without folders. A default argument is written out.
+  """
+  name, _, arg = path.partition(':')
+  file, top = pathlib.Path(name).resolve(), pathlib.Path(__file__).resolve().parents[1]
+  place = file.relative_to(top) if file.is_relative_to(top) else file.name
+  _, _, default = variants(file)[0].partition(':')
+  return ':'.join(filter(None, (str(place), arg or default)))
+
+
+def arguments(text: str, /, **fields: Any) -> types.SimpleNamespace:
+  """Parses the argument of a config, words between commas, into declared fields.
+
+  Fields without a default come first, in order: a mapping takes one of its keys, `str`
+  any word. The others come in any order: a tuple takes one of its words, by default the
+  first; `int` takes N-NAME, by default None; False becomes True where it is named.
+  Raises `UserError` where a word is unknown or missing, or contradicts another.
+  """
+  needed = [k for k, kind in fields.items() if kind is str or isinstance(kind, Mapping)]
+  free = [name for name in fields if name not in needed]
+  found: dict[str, Any] = {}
+  for i, word in enumerate(text.split(',') if text else []):
+    names = needed[i : i + 1] or free
+    name = next((name for name in names if _takes(name, fields[name], word)), None)
+    if name is None:
+      listed = ', '.join(c for n in names for c in _choices(n, fields[n]) if c)
+      raise UserError(
+        f'no {" or ".join(names)} {word!r}: take one of {listed}'
+        if names
+        else f'{word!r} is one word too many in {text!r}'
+      )
+    if name in found:
+      raise UserError(f'{text!r} has both {found[name]} and {word}: take one')
+    found[name] = word
+  for name, kind in fields.items():
+    if name in needed and name not in found:
+      usage = ','.join(needed) + ''.join(f'[,{other}]' for other in free)
+      raise UserError(f'{text!r} has no {name}: write {usage.upper()}')
+    if kind is int:
+      found[name] = int(found[name].partition('-')[0]) if name in found else None
+    elif kind is False:
+      found[name] = name in found
+    elif isinstance(kind, tuple):
+      found.setdefault(name, kind[0])
+  return types.SimpleNamespace(**found)
+
+
+def _takes(name: str, kind: Any, word: str) -> bool:
+  if kind is int:
+    return re.fullmatch(rf'[1-9]\d*-{name}', word) is not None
+  return kind is str or word in _choices(name, kind)
+
+
+def _choices(name: str, kind: Any) -> Iterable[str]:
+  return [name] if kind is False else [f'N-{name}'] if kind is int else kind
 
 
 def variants(path: str | pathlib.Path) -> list[str]:

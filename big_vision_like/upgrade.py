@@ -114,6 +114,9 @@ ARGUMENTS: Mapping[str, Callable[[Call], Call]] = {
   'big_vision_like.evals.clevr_sets:AveragePrecision': _arguments,
 }
 
+# Fields that a config no longer has: `configs/papers` says what it reproduces.
+GONE = ('reproduces',)
+
 
 def upgraded(node: Any) -> Any:
   """Returns a plain copy of a saved config in the names of today."""
@@ -123,7 +126,7 @@ def upgraded(node: Any) -> Any:
     return node
   node = {key: upgraded(value) for key, value in node.items()}
   if '_fn' not in node:
-    return node
+    return {key: value for key, value in node.items() if key not in GONE}
   node['_fn'] = moved(node['_fn'])
   change = ARGUMENTS.get(node['_fn'])
   return change(node) if change else node

@@ -1,4 +1,6 @@
 import json
+import pathlib
+import re
 
 import ml_collections as mlc
 import numpy as np
@@ -410,6 +412,58 @@ def test_load_tells_that_a_config_takes_no_argument(config_file):
   config_file.write_text(SOURCE.replace("arg='96'", '').replace('arg', '3'))
   with pytest.raises(UserError, match='recipe.py'):
     spec.load(f'{config_file}:64')
+
+
+# arguments()
+
+
+def parsed(text: str) -> dict:
+  fields = dict(data={'a': 1, 'b': 2}, model=str, weights=('x', 'y'), shot=int)
+  return vars(spec.arguments(text, **fields, tune=False))
+
+
+@pytest.mark.parametrize(
+  'text, changed',
+  [
+    ('a,L/16', {}),
+    ('b,a,y', dict(data='b', model='a', weights='y')),
+    ('a,L/16,tune,10-shot,x', dict(tune=True, shot=10)),
+  ],
+)
+def test_an_argument_is_words_for_declared_fields(text, changed):
+  defaults = dict(data='a', model='L/16', weights='x', shot=None, tune=False)
+  assert parsed(text) == defaults | changed
+
+
+@pytest.mark.parametrize(
+  'text, sentence',
+  [
+    ('c,L/16', "no data 'c': take one of a, b"),
+    ('a', "'a' has no model: write DATA,MODEL[,WEIGHTS][,SHOT][,TUNE]"),
+    ('a,m,z', "no weights or shot or tune 'z': take one of x, y, N-shot, tune"),
+    ('a,m,0-shot', "no weights or shot or tune '0-shot': take one of x, y, N-shot"),
+    ('a,m,x,y', "'a,m,x,y' has both x and y: take one"),
+    ('a,m,tune,tune', "'a,m,tune,tune' has both tune and tune: take one"),
+  ],
+)
+def test_words_that_fit_no_field_are_refused(text, sentence):
+  with pytest.raises(UserError, match=re.escape(sentence)):
+    parsed(text)
+
+
+def test_a_word_too_many_is_refused():
+  with pytest.raises(UserError, match="'b' is one word too many in 'a,b'"):
+    spec.arguments('a,b', size={'a': 1})
+  assert spec.arguments('', data=('', 'b')).data == ''
+
+
+def test_a_config_has_one_name_from_wherever_it_is_called(tmp_path, monkeypatch):
+  file = pathlib.Path('configs/vit/transfer.py').absolute()
+  monkeypatch.chdir(tmp_path)
+  assert spec.name_of(f'{file}:pets,L/16') == 'configs/vit/transfer.py:pets,L/16'
+  assert spec.name_of(str(file)) == 'configs/vit/transfer.py:cifar10,B/16'
+  (tmp_path / 'transfer.py').write_text(file.read_text())
+  assert spec.name_of('transfer.py:pets,L/16') == 'transfer.py:pets,L/16'
 
 
 def test_override_beside_a_field_that_was_made_none():

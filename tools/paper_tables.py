@@ -13,7 +13,6 @@ not there yet. It writes the same as Markdown and as a page into --out.
 import argparse
 import collections
 import dataclasses
-import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from big_vision_like.report import page
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from tools.papers import cells as paper_cells
-from tools.papers.cells import Cell, Ours, Run, Table
+from tools.papers.cells import FACTORS, Cell, Key, Ours, Table
 
 MEMORY = 'quoted from memory, not checked against the paper'
 
@@ -47,48 +46,21 @@ class Part:
   remarks: Sequence[str] = ()
 
 
-class Results:
-  """What configs and runs say of cells."""
-
-  def __init__(self, runs: Sequence[Run], names: Mapping[paper_cells.Key, list[str]]):
-    self.runs, self.names = runs, names
-    self.ours = functools.cache(self._ours)
-
-  def configs(self, cell: Cell) -> list[str]:
-    """The configs that reproduce a cell."""
-    return self.names.get(cell.key, [])
-
-  def _ours(self, cell: Cell) -> Ours | None:
-    """What our runs give for a cell."""
-    if not cell.mean_of:
-      return paper_cells.ours(cell, self.runs, self.configs(cell))
-    parts = [self.ours(part) for part in column_of(cell)]
-    return None if None in parts else paper_cells.mean_of(parts)
-
-  def missing(self, cell: Cell) -> tuple[str, str]:
-    """Why there is nothing of ours: in two words, and in a sentence."""
-    if cell.unit not in paper_cells.FACTORS:
-      return 'not a score', f'{cell.unit} are not measured here'
-    there = [self.ours(part) is not None for part in column_of(cell)]
-    if cell.private and not any(there):
-      return 'private data', f'{cell.private} is not public'
-    if cell.mean_of:
-      share = f'{sum(there)} of {len(there)}'
-      return share, f'a mean over table {cell.mean_of}: {share} cells are there'
-    if self.configs(cell):
-      return 'to run', f'run {self.configs(cell)[0]}'
-    if why := absent(cell.model):
-      return 'no model', why
-    return 'no config', 'no config names it yet'
-
-
-def column_of(cell: Cell) -> list[Cell]:
-  """The cells that a cell is the mean of, if it is one."""
-  return [
-    part
-    for part in paper_cells.cells(cell.paper)
-    if (part.table, part.column) == (cell.mean_of, cell.column)
-  ]
+def reason(cell: Cell, found: Mapping[Key, Ours]) -> tuple[str, str]:
+  """Returns why there is nothing of ours: in two words, and in a sentence."""
+  if cell.unit not in FACTORS:
+    return 'not a score', f'{cell.unit} are not measured here'
+  there = [part.key in found for part in paper_cells.column_of(cell)]
+  if cell.private and not any(there):
+    return 'private data', f'{cell.private} is not public'
+  if cell.mean_of:
+    share = f'{sum(there)} of {len(there)}'
+    return share, f'a mean over table {cell.mean_of}: {share} cells are there'
+  if cell.config:
+    return 'to run', f'run {cell.config}'
+  if why := absent(cell.model):
+    return 'no model', why
+  return 'no config', 'no config names it yet'
 
 
 def absent(model: str) -> str:
@@ -102,26 +74,24 @@ def absent(model: str) -> str:
   return ''
 
 
-def grid(cells: Sequence[Cell], results: Results) -> Part:
+def grid(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
   """Published numbers with ours below them."""
   columns = list(dict.fromkeys(cell.column for cell in cells))
   at = {(cell.row, cell.column): cell for cell in cells}
   rows, remarks = [], []
   for row in dict.fromkeys(cell.row for cell in cells):
-    published, found = [row], ['reproduced']
+    published, given = [row], ['reproduced']
     for column in columns:
       cell = at.get((row, column))
       published.append(cell.text if cell else '-')
-      ours = results.ours(cell) if cell else None
-      found.append(
-        ours.text(cell) if ours else results.missing(cell)[0] if cell else ''
-      )
+      ours = found.get(cell.key) if cell else None
+      given.append(ours.text(cell) if ours else reason(cell, found)[0] if cell else '')
       if ours and ours.differences:
         how = '; '.join(ours.differences)
         remarks.append(f'{row}, {column}: not as in the config: {how}.')
     rows.append(published)
-    if {*found[1:]} - {'', 'not a score'}:
-      rows.append(found)
+    if {*given[1:]} - {'', 'not a score'}:
+      rows.append(given)
   for cell in cells:
     if cell.note and cell.note != 'from memory':
       remarks.append(f'{cell.row}, {cell.column}: {cell.note}.')
@@ -132,34 +102,31 @@ def grid(cells: Sequence[Cell], results: Results) -> Part:
   return Part('', ['', *columns], rows, remarks)
 
 
-def sizes(cells: Sequence[Cell], results: Results) -> Part:
+def sizes(cells: Sequence[Cell]) -> Part:
   """Parameters and operations: of published models, then of what configs train."""
   header = ['model', 'pixels', 'parameters', 'counted', 'GMACs', 'counted', 'GFLOPs']
   rows, notes = [], {}
-  wanted = dict.fromkeys(cell.model for cell in cells)
+  wanted = {cell.model for cell in cells}
   for model in paper_cells.models():
     if model.model in wanted:
       published = f'{int(model.parameters):,}' if model.parameters else ''
       try:
-        parameters, macs = paper_cells.counted(model)
+        parameters, *operations = counted(*paper_cells.counted(model))
       except UserError:
-        found = ['no model', '', '']
-      else:
-        found = [f'{parameters:,}', f'{macs / 1e9:.2f}', f'{2 * macs / 1e9:.2f}']
-      row = [model.model, model.size, published, found[0], model.gmacs, *found[1:]]
+        parameters, *operations = 'no model', '', ''
+      row = [model.model, model.size, published, parameters, model.gmacs, *operations]
       rows.append(row)
       if model.note:
         notes[f'{model.note}.'] = True
   first, seen = {}, set()
-  for name in dict.fromkeys(n for cell in cells for n in results.configs(cell)[:1]):
+  for name in dict.fromkeys(cell.config for cell in cells if cell.config):
     first.setdefault(paper_cells.shape_of(name), name)
   for (model, _), name in first.items():
-    pixels, parameters, macs = paper_cells.counted_config(name)
-    if (model, pixels) in seen:  # the data alone differ
-      continue
-    seen.add((model, pixels))
-    gmacs, gflops = f'{macs / 1e9:.2f}', f'{2 * macs / 1e9:.2f}'
-    rows.append([name, pixels, '', f'{parameters:,}', '', gmacs, gflops])
+    pixels, *numbers = paper_cells.counted_config(name)
+    if (model, pixels) not in seen:  # else the data alone differ
+      seen.add((model, pixels))
+      parameters, gmacs, gflops = counted(*numbers)
+      rows.append([name, pixels, '', parameters, '', gmacs, gflops])
   remarks = [
     *notes,
     'MACs are multiply-accumulates of one image forward, FLOPs twice as many, counted'
@@ -169,29 +136,28 @@ def sizes(cells: Sequence[Cell], results: Results) -> Part:
   return Part('Models', header, rows, remarks)
 
 
-def missing(cells: Sequence[Cell], results: Results) -> Part:
+def counted(parameters: int, macs: int) -> tuple[str, str, str]:
+  """Returns parameters, GMACs and GFLOPs as text."""
+  return f'{parameters:,}', f'{macs / 1e9:.2f}', f'{2 * macs / 1e9:.2f}'
+
+
+def missing(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
   """What has to be run, and what cannot be."""
   reasons = collections.defaultdict(list)
   for cell in cells:
-    if results.ours(cell) is None and cell.unit in paper_cells.FACTORS:
-      reasons[results.missing(cell)[1]].append(cell)
+    if cell.key not in found and cell.unit in FACTORS:
+      reasons[reason(cell, found)[1]].append(cell)
   rows = [[why, listed(group, cells)] for why, group in reasons.items()]
-  files = {
-    name.partition(':')[0]
-    for cell in cells
-    if cell.private
-    for name in results.configs(cell)
-  }
-  remarks = []
-  if files:
-    remarks.append(f'Recipes for private data, or yours: {", ".join(sorted(files))}.')
+  private = [cell.config for cell in cells if cell.private and cell.config]
+  files = ', '.join(sorted({name.partition(':')[0] for name in private}))
+  remarks = [f'Recipes for private data, or yours: {files}.'] if files else []
   return Part('Missing', ['what to do', 'cells'], rows, remarks)
 
 
 def listed(group: Sequence[Cell], cells: Sequence[Cell]) -> str:
   """'ViT-B/16: ImageNet, CIFAR-10; ViT-L/16: all'."""
   parts = []
-  scores = [cell.column for cell in cells if cell.unit in paper_cells.FACTORS]
+  scores = [cell.column for cell in cells if cell.unit in FACTORS]
   for column in dict.fromkeys(cell.column for cell in group):
     rows = [cell.row for cell in group if cell.column == column]
     whole = 1 < len(rows) == scores.count(column)
@@ -199,21 +165,20 @@ def listed(group: Sequence[Cell], cells: Sequence[Cell]) -> str:
   return '; '.join(parts)
 
 
-def used(cells: Sequence[Cell], results: Results) -> Part:
+def used(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
   """The runs behind the numbers."""
-  rows = []
-  for cell in cells:
-    ours = None if cell.mean_of else results.ours(cell)
-    if ours:
-      rows.append([f'{cell.row}, {cell.column}', ', '.join(ours.folders)])
+  rows = [
+    [f'{cell.row}, {cell.column}', ', '.join(found[cell.key].folders)]
+    for cell in cells
+    if cell.key in found and not cell.mean_of
+  ]
   return Part('Runs', ['cell', 'folders'], rows)
 
 
-def section(table: Table, results: Results) -> tuple[str, list[Part]]:
+def section(table: Table, found: Mapping[Key, Ours]) -> tuple[str, list[Part]]:
   """All of one table."""
   cells = [c for c in paper_cells.cells(table.paper) if c.table == table.table]
-  parts = [grid(cells, results), sizes(cells, results), missing(cells, results)]
-  parts.append(used(cells, results))
+  parts = [grid(cells, found), sizes(cells), missing(cells, found), used(cells, found)]
   shown = [part for part in parts if part.rows or part.remarks]
   return f'Table {table.table}: {table.title}', shown
 
@@ -274,7 +239,7 @@ def selected(paper: str, table: str | None) -> list[Table]:
   """The tables that are asked for."""
   known = [t for t in paper_cells.tables() if t.paper == paper]
   if not known:
-    listed = ', '.join(paper_cells.papers())
+    listed = ', '.join(dict.fromkeys(t.paper for t in paper_cells.tables()))
     raise UserError(f'no tables of {paper!r} in {paper_cells.PAPERS}, only of {listed}')
   chosen = [t for t in known if table in (None, t.table)]
   if not chosen:
@@ -311,10 +276,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     show('Papers whose tables are known', [papers()])
     return
   tables = selected(args.paper, args.table)
-  names = paper_cells.reproducing(paper_cells.configs())
   runs, unfinished = paper_cells.find_runs(args.runs)
-  results = Results(runs, names)
-  sections = [section(table, results) for table in tables]
+  found = paper_cells.all_ours(args.paper, runs)
+  sections = [section(table, found) for table in tables]
   if unfinished:
     sections.append(('Runs left out', [Part('', [], [], unfinished)]))
   for heading, parts in sections:

@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import ml_collections as mlc
 
@@ -24,8 +23,6 @@ from big_vision_like.data.transforms import (
 )
 from big_vision_like.errors import UserError
 from big_vision_like.spec import spec, symbol
-
-T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -346,13 +343,6 @@ FEWSHOT = {
 }
 
 
-def chosen(name: str, choices: Mapping[str, T], what: str = 'data set') -> T:
-  """The data of an argument of a config."""
-  if name not in choices:
-    raise UserError(f'no {what} {name!r}: take one of {", ".join(choices)}')
-  return choices[name]
-
-
 def sentence_pieces(data_set: str, size: int) -> mlc.ConfigDict:
   """A vocabulary shared by both languages of a TFDS translation data set."""
   languages = data_set.rpartition('/')[2].split('-')
@@ -465,7 +455,9 @@ class Pictures(abc.ABC):
 
   def source(self, part: str) -> mlc.ConfigDict:
     """The examples of a part."""
-    return chosen(part, self.parts, 'part').copy_and_resolve_references()
+    if part not in self.parts:
+      raise UserError(f'no part {part!r}: take one of {", ".join(self.parts)}')
+    return self.parts[part].copy_and_resolve_references()
 
   def train_input(
     self, batch_size: int, part: str = 'train', seed: int = 0, workers: int = 8

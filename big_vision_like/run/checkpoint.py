@@ -27,9 +27,9 @@ from big_vision_like.errors import UserError
 
 Tree = dict[str, Any]
 
-# Fields of a config that say where a run computes and what people compare it with, not
-# what it does.
-BESIDE = ('mesh', 'sharding', 'reproduces')
+# Fields of a config that say where a run computes and what it is called, not what it
+# does.
+BESIDE = ('mesh', 'sharding', 'name')
 
 
 # Counted up when the layout of checkpoints changes. Those of format 1, which had no

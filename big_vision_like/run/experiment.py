@@ -31,9 +31,7 @@ class Settings:
   gives the weights of networks that are not trained, by name. `keep_best` names an
   evaluation scalar such as 'val/top1', whose evaluator knows whether more or less is
   better. Copies of the state are compared every `check_replicas_every` steps and before
-  each save (0: never). `reproduces` lists cells of published tables, for
-  tools/paper_tables.py: dicts of paper, table, row, column, value, spread and the
-  evaluation scalar, metric.
+  each save (0: never). `name` is that of the config file, as `spec.name_of` gives it.
   """
 
   task: Any
@@ -51,7 +49,7 @@ class Settings:
   keep_last: int = 2
   keep_every: int | None = None
   keep_best: str | None = None
-  reproduces: Sequence[Mapping[str, Any]] = ()
+  name: str = ''
 
 
 class Start(NamedTuple):

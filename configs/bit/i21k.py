@@ -22,19 +22,16 @@ import optax
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
-from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import bit
-from big_vision_like.spec import epochs, spec
+from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('R50x1', 'R50x1,cosine')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  variant, *words = argument.split(',')
-  if words not in ([], ['cosine']):
-    raise UserError(f'{argument!r} is not MODEL[,cosine]')
+  arg = arguments(argument, model=str, cosine=False)
   images = benchmarks.IMAGENET21K
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.keep_every = 50_000
@@ -67,7 +64,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     model=spec(
       bit.BiT,
       num_classes=images.num_classes,
-      **bit.variant(variant),
+      **bit.variant(arg.model),
       head_bias=-10.0,
       dtype='bfloat16',
     ),
@@ -76,7 +73,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       optim.momentum,
       decay=0.9,
       weight_decay=1e-3,
-      **(big_vision if words else paper),
+      **(big_vision if arg.cosine else paper),
     ),
   )
   c.evals = dict(

@@ -5,7 +5,7 @@
 
 As BiT-M (i21k.py), for 40 epochs, the rate a tenth after 10, 23, 30 and 37. 9.9k
 TPUv3-core-days; transferred by the BiT-HyperRule (hyperrule.py:DATA,R152x4,l) 87.54 on
-ImageNet, 76.29 on VTAB-1k.
+ImageNet.
 
 JFT is not public: prepare your own data under the name `jft`, as configs/vit/jft.py
 says.

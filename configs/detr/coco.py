@@ -21,16 +21,10 @@ ways it is not the authors' 16 machines: the mean of the classes' loss is over t
 batch, and images are padded to one of eight shapes (docs/detection.md), not to the
 largest of those on a device.
 
-AP and AP50 of the validation images as published:
-
-    r50      42.0  62.4
-    r50_dc5  43.3  63.1    trained and evaluated with one image on each device
-    r101     43.5  63.8
-    r101_dc5 44.9  64.7
-    r50_300  40.6
-    r50_150  39.5  60.3    three days on 8 V100
-
-The authors' code takes 28 minutes for an epoch of r50 on 8 V100. Not trained here.
+AP of r50 on the validation images is 42.0; `python tools/paper_tables.py 2005.12872`
+prints the others. The authors trained and evaluated DC5 with one image on each device;
+on 8 V100, their code takes 28 minutes for an epoch of r50, three days for r50_150. Not
+trained here.
 """
 
 import ml_collections as mlc
@@ -41,7 +35,7 @@ from big_vision_like.data.sources import coco_classes
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
 from big_vision_like.run import init_from
-from big_vision_like.spec import epochs, spec
+from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import set_detection
 
 # Backbone, whether its last stage is dilated, epochs, when the rate falls, and batch.
@@ -75,37 +69,11 @@ ARGUMENTS = (
 )
 WEIGHTS = {'R50': 'resnet50-0676ba61.pth', 'R101': 'resnet101-63fe2227.pth'}
 
-COLUMNS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
-# Table, row, and as many columns as are known.
-PUBLISHED = {
-  'r50': [('1', 'DETR', 42.0, 62.4, 44.2, 20.5, 45.8, 61.1)],
-  'r50_dc5': [('1', 'DETR-DC5', 43.3, 63.1, 45.9, 22.5, 47.3, 61.1)],
-  'r101': [('1', 'DETR-R101', 43.5, 63.8, 46.4, 21.9, 48.0, 61.8)],
-  'r101_dc5': [('1', 'DETR-DC5-R101', 44.9, 64.7, 47.7, 23.7, 49.5, 62.3)],
-  'r50_300': [
-    ('2', '6 layers', 40.6),
-    ('3', 'sine at attention', 40.6),
-    ('4', 'all', 40.6),
-  ],
-  'r50_150': [('README', 'DETR, 150 epochs', 39.5, 60.3)],
-  'encoder_0': [('2', '0 layers', 36.7)],
-  'encoder_3': [('2', '3 layers', 40.1)],
-  'encoder_12': [('2', '12 layers', 41.6)],
-  'positions_none': [('3', 'none', 32.8)],
-  'positions_input': [('3', 'sine at input', 39.2)],
-  'positions_learned': [('3', 'learned at attention', 39.6)],
-  'positions_decoder': [('3', 'none in the encoder', 39.3)],
-  'losses_l1': [('4', 'class and L1', 35.8)],
-  'losses_giou': [('4', 'class and GIoU', 39.9)],
-}
 
-
-def get_config(name: str = 'r50') -> mlc.ConfigDict:
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  name = arguments(argument, model=MODELS | CHANGES).model
   in_model, factors = CHANGES.get(name, ({}, {}))
-  model = 'r50_300' if name in CHANGES else name
-  backbone, dilated, length, drop, batch_size = benchmarks.chosen(
-    model, MODELS, 'model or change'
-  )
+  backbone, dilated, length, drop, batch_size = MODELS.get(name, MODELS['r50_300'])
   data = benchmarks.DETECTION['coco']
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=epochs(1)))
   c.total_steps = epochs(length)
@@ -153,17 +121,4 @@ def get_config(name: str = 'r50') -> mlc.ConfigDict:
       names=coco_classes.class_names(91),
     )
   )
-  c.reproduces = [
-    dict(
-      paper='2005.12872',
-      table=table,
-      row=row,
-      column=column,
-      value=value,
-      spread=None,
-      metric=f'val/{column}',
-    )
-    for table, row, *values in PUBLISHED[name]
-    for column, value in zip(COLUMNS, values, strict=False)
-  ]
   return c

@@ -13,15 +13,10 @@ or weights/resnet101-63fe2227.pth. Then masks, for 25 epochs (15), while all els
 frozen; of the losses of boxes, which then teach nothing, only the last layer's are
 counted. There are 250 classes, as in the published weights: COCO's own ids.
 
-Queries with a score above 0.85 become segments. Published, of the validation images:
-
-    model   PQ    box AP  segm AP
-    r50     43.4  38.8    31.1
-    r50_dc5 44.6  40.2    31.9
-    r101    45.1  40.1    33.0
-
-Box AP is of things alone, as annotated in coco/2017. AP of masks is not measured here.
-Not trained here; the authors had 8 to 16 V100, and DC5 with one image on each device.
+Queries with a score above 0.85 become segments. PQ of r50 on the validation images is
+43.4; `python tools/paper_tables.py 2005.12872 --table=5` prints the others. Box AP is
+of things alone, as annotated in coco/2017. AP of masks is not measured here. Not
+trained here; the authors had 8 to 16 V100, and DC5 with one image on each device.
 """
 
 import dataclasses
@@ -35,19 +30,19 @@ from big_vision_like.evals import detection as evals
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
 from big_vision_like.run import init_from
-from big_vision_like.spec import epochs, spec
+from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import set_detection
 
-# Backbone, its weights, whether its last stage is dilated, and the row of table 5.
+# Backbone, its weights, and whether its last stage is dilated.
 R50, R101 = ('R50', 'resnet50-0676ba61.pth'), ('R101', 'resnet101-63fe2227.pth')
 MODELS = {
-  'r50': (*R50, False, 'DETR', (43.4, 79.3, 53.8, 48.2, 36.3), 38.8),
-  'r50_dc5': (*R50, True, 'DETR-DC5', (44.6, 79.8, 55.0, 49.4, 37.3), 40.2),
-  'r101': (*R101, False, 'DETR-R101', (45.1, 79.9, 55.5, 50.5, 37.0), 40.1),
+  'r50': (*R50, False),
+  'r50_dc5': (*R50, True),
+  'r101': (*R101, False),
 }
-COLUMNS = ('PQ', 'SQ', 'RQ', 'PQth', 'PQst')
 # Epochs, and after how many the rate falls.
 STAGES = {'stage1': (300, 200), 'stage2': (25, 15)}
+RECIPES = {f'{stage}_{model}': (stage, model) for stage in STAGES for model in MODELS}
 ARGUMENTS = ('stage1_r50', 'stage1_r101', 'stage2_r50_dc5')
 # Ids of things are up to 90, of stuff up to 200.
 NUM_CLASSES, NUM_THINGS = 250, 91
@@ -55,12 +50,10 @@ NUM_CLASSES, NUM_THINGS = 250, 91
 MASKS = 'mask_(attention|head)/.*'
 
 
-def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
-  stage, _, model = name.partition('_')
-  length, drop = benchmarks.chosen(stage, STAGES, 'stage')
-  backbone, weights, dilated, row, values, box_ap = benchmarks.chosen(
-    model, MODELS, 'model'
-  )
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  stage, model = RECIPES[arguments(argument, recipe=RECIPES).recipe]
+  length, drop = STAGES[stage]
+  backbone, weights, dilated = MODELS[model]
   if stage == 'stage1':
     start = spec(init_from.from_backbone, path=f'weights/{weights}')
     missing = '(?!backbone/).*'
@@ -119,20 +112,4 @@ def get_config(name: str = 'stage1_r50') -> mlc.ConfigDict:
       threshold=0.85,
       every=epochs(5),
     )
-    published = [('5', column, f'panoptic/{column}') for column in COLUMNS]
-    published.append(('README', 'AP', 'val/AP'))
-    c.reproduces = [
-      dict(
-        paper='2005.12872',
-        table=table,
-        row=row if table == '5' else f'{row}, panoptic',
-        column=column,
-        value=value,
-        spread=None,
-        metric=metric,
-      )
-      for (table, column, metric), value in zip(
-        published, (*values, box_ap), strict=True
-      )
-    ]
   return c

@@ -15,7 +15,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.evals import detection as evals
 from big_vision_like.models import detr, resnet
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import set_detection
 
 # What is different in the model, and in the task.
@@ -28,13 +28,13 @@ CHANGES = {
 ARGUMENTS = tuple(CHANGES)
 
 
-def get_config(change: str = 'whole') -> mlc.ConfigDict:
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   scenes = benchmarks.DETECTION['scenes_simple']
   c = mlc.ConfigDict(dict(seed=0, total_steps=2_500, log_every=50))
   c.checkpoint_every, c.keep_last = 500, 1
   c.train_data = scenes.train_input(16, workers=0)
   c.train_data.seed = c.get_ref('seed')
-  in_model, in_task = benchmarks.chosen(change, CHANGES, 'change')
+  in_model, in_task = CHANGES[arguments(argument, change=CHANGES).change]
   c.task = spec(
     set_detection.Detection,
     model=spec(

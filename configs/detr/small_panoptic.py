@@ -22,7 +22,7 @@ from big_vision_like.data.procedural import scenes as drawn
 from big_vision_like.evals import detection as evals
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import set_detection
 
 # In hidden scenes, shapes of all kinds are one class; stuff has four.
@@ -41,8 +41,9 @@ SCENES = {
 ARGUMENTS = tuple(SCENES)
 
 
-def get_config(name: str = 'simple') -> mlc.ConfigDict:
-  scenes, names, num_things, num_queries = benchmarks.chosen(name, SCENES, 'scenes')
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  name = arguments(argument, scenes=SCENES).scenes
+  scenes, names, num_things, num_queries = SCENES[name]
   c = mlc.ConfigDict(dict(seed=0, total_steps=2_500, log_every=50))
   c.checkpoint_every, c.keep_last = 500, 1
   c.train_data = scenes.train_input(16, seed=c.get_ref('seed'), workers=0)

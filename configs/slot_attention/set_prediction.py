@@ -4,10 +4,10 @@
         --config=configs/slot_attention/set_prediction.py:solids --workdir=runs/sets
 
 `clevr` is TFDS's `clevr:3.1.0` (up to 10 objects, 128x128 pixels of the whole picture);
-the paper, one GPU: AP 94.3, 86.7, 56.0, 10.8 and 0.9 % within distances inf, 1, 0.5,
-0.25 and 0.125. `solids` is drawn here, of the same size and with the same properties.
-`iterations_1` and `iterations_5` are the test set with other numbers of iterations,
-`slots_20` with twice as many slots.
+the paper, one GPU: AP 94.3 % within any distance; `python tools/paper_tables.py
+2006.15055 --table=sets` prints those within others. `solids` is drawn here, of the same
+size and with the same properties. `iterations_1` and `iterations_5` are the test set
+with other numbers of iterations, `slots_20` with twice as many slots.
 """
 
 import ml_collections as mlc
@@ -16,22 +16,14 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.evals import clevr_sets as evals
 from big_vision_like.models import slot_attention
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import set_prediction
 
 ARGUMENTS = ('clevr', 'solids')
-# Average precision in percent by distance, and its standard deviation over runs.
-PUBLISHED = {
-  'inf': (94.3, 1.1),
-  '1': (86.7, 1.4),
-  '0.5': (56.0, 3.6),
-  '0.25': (10.8, 1.7),
-  '0.125': (0.9, 0.2),
-}
 
 
-def get_config(name: str = 'clevr') -> mlc.ConfigDict:
-  scenes = benchmarks.chosen(name, benchmarks.PROPERTIES)
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  scenes = benchmarks.PROPERTIES[arguments(argument, data=benchmarks.PROPERTIES).data]
   c = mlc.ConfigDict(dict(seed=0, total_steps=150_000, log_every=250))
   c.checkpoint_every, c.keep_last = 5_000, 2
   c.train_data = scenes.train_input(batch_size=512)
@@ -58,17 +50,4 @@ def get_config(name: str = 'clevr') -> mlc.ConfigDict:
     iterations_5=measured('test', predict_args=dict(iterations=5)),
     slots_20=measured('test', predict_args=dict(num_slots=20)),
   )
-  if name == 'clevr':
-    c.reproduces = [
-      dict(
-        paper='2006.15055',
-        table='sets',
-        row='Slot Attention',
-        column=f'AP {distance}',
-        value=value,
-        spread=spread,
-        metric=f'test/ap_{distance}',
-      )
-      for distance, (value, spread) in PUBLISHED.items()
-    ]
   return c

@@ -18,7 +18,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.evals import object_discovery as segmentation
 from big_vision_like.models import slot_attention
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import object_discovery
 
 ARGUMENTS = ('tetrominoes', 'tetrominoes,inputs', 'tetrominoes,through', 'blocks')
@@ -31,9 +31,9 @@ CHANGES = {
 SCENES = {'tetrominoes': ('tetrominoes_7', 7), 'blocks': ('blocks', 8)}
 
 
-def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
-  name, _, change = arg.partition(',')
-  name, side = benchmarks.chosen(name, SCENES)
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  arg = arguments(argument, data=SCENES, change=tuple(CHANGES))
+  name, side = SCENES[arg.data]
   scenes = benchmarks.DISCOVERY[name]
   c = mlc.ConfigDict(dict(seed=0, total_steps=30_000, log_every=500))
   c.checkpoint_every, c.keep_last = 5_000, 1
@@ -49,7 +49,7 @@ def get_config(arg: str = 'tetrominoes') -> mlc.ConfigDict:
       encoder_convs=3 * ((32, 3, 1),),
       grid=(side, side),
       decoder_convs=3 * ((32, 3, 1),),
-      **benchmarks.chosen(change, CHANGES, 'change'),
+      **CHANGES[arg.change],
     ),
     optimizer=spec(
       optim.adamw,

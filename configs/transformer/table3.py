@@ -20,10 +20,9 @@ import ml_collections as mlc
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.errors import UserError
 from big_vision_like.evals import sequences, translation
 from big_vision_like.models import transformer
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import seq2seq
 
 DATA = 'wmt14_translate/de-en'
@@ -43,10 +42,8 @@ ROWS = {
 }
 
 
-def get_config(row: str = 'base') -> mlc.ConfigDict:
-  if row not in ROWS:
-    raise UserError(f'table 3 has no row {row!r}; it has {", ".join(ROWS)}')
-  changes, smoothing = ROWS[row]
+def get_config(argument: str = 'base') -> mlc.ConfigDict:
+  changes, smoothing = ROWS[arguments(argument, row=ROWS).row]
   c = mlc.ConfigDict(dict(seed=0, total_steps=100_000, log_every=100))
   c.checkpoint_every, c.keep_last = 1500, 5
   words = benchmarks.sentence_pieces(DATA, 37_000)

@@ -23,7 +23,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.evals import sequences, translation
 from big_vision_like.models import transformer
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import seq2seq
 
 DATA = 'wmt14_translate/de-en'
@@ -31,7 +31,8 @@ DATA = 'wmt14_translate/de-en'
 RECIPES = {'base': (100_000, 0.1, 5), 'big': (300_000, 0.3, 20)}
 
 
-def get_config(size: str = 'base') -> mlc.ConfigDict:
+def get_config(argument: str = 'base') -> mlc.ConfigDict:
+  size = arguments(argument, size=RECIPES).size
   steps, dropout, average = RECIPES[size]
   c = mlc.ConfigDict(dict(seed=0, total_steps=steps, log_every=100))
   c.checkpoint_every, c.keep_last = {'base': 1500, 'big': 600}[size], average

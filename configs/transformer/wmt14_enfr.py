@@ -19,7 +19,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.evals import sequences, translation
 from big_vision_like.models import transformer
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import seq2seq
 
 DATA = 'wmt14_translate/fr-en'
@@ -27,7 +27,8 @@ DATA = 'wmt14_translate/fr-en'
 RECIPES = {'base': (100_000, 5), 'big': (300_000, 20)}
 
 
-def get_config(size: str = 'big') -> mlc.ConfigDict:
+def get_config(argument: str = 'big') -> mlc.ConfigDict:
+  size = arguments(argument, size=RECIPES).size
   steps, average = RECIPES[size]
   c = mlc.ConfigDict(dict(seed=0, total_steps=steps, log_every=100))
   c.checkpoint_every, c.keep_last = {'base': 1500, 'big': 600}[size], average

@@ -19,17 +19,18 @@ from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.ops.augmentation import Augment
-from big_vision_like.spec import epochs, spec
+from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = (
   *('sincos2d', 'learned', 'learned2d', 'none'),
   *('learned,every', 'learned,shared', 'relative,every', 'relative,shared'),
 )
+POSITIONS = ('sincos2d', 'learned', 'learned2d', 'none', 'relative')
 
 
-def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
-  posemb, _, place = positions.partition(',')
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  arg = arguments(argument, positions=POSITIONS, place=('stem', 'every', 'shared'))
   c = mlc.ConfigDict(dict(seed=0, total_steps=3000, log_every=100, keep_last=1))
   c.train_data = spec(
     pipeline.TrainInput,
@@ -52,8 +53,8 @@ def get_config(positions: str = 'sincos2d') -> mlc.ConfigDict:
       num_heads=4,
       mlp_dim=96,
       pool='gap',
-      posemb=posemb,
-      posemb_at=place or 'stem',
+      posemb=arg.positions,
+      posemb_at=arg.place,
     ),
     optimizer=spec(
       optim.adamw,

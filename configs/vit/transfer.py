@@ -21,14 +21,15 @@ authors' code took 7 hours with B/16 and 25 with L/16 on CIFAR, 18 and 59 on Ima
 --config.task.optimizer.rate.warmup_steps=50`.
 
 `tune` trains on what the paper keeps for it (98 % of CIFAR, 99 % of ImageNet, 90 % of
-Pets and Flowers) and evaluates the rest. Its grid of rates (RATES), then three seeds:
+Pets and Flowers) and evaluates the rest. Its grid of rates (of ImageNet 0.003, 0.01,
+0.03, 0.06), then three seeds:
 
     python tools/sweep.py configs/vit/transfer.py:cifar10,B/16 --seeds=0,1,2 \
         --over=task.optimizer.rate.peak_value=0.001,0.003,0.01,0.03 \
         --out=runs/sweeps/cifar10_b16
 
-Top-1 (table 2, L/16 from ImageNet-21k): CIFAR-10 99.15, CIFAR-100 93.25, Pets 94.67,
-Flowers 99.61. TABLE_5 has all models; ImageNet in table 2 is transfer_hires.py.
+Top-1 of `cifar10,L/16` is 99.15; `python tools/paper_tables.py 2010.11929 --table=5`
+prints the others (AugReg's: 2106.10270). ImageNet in table 2 is transfer_hires.py.
 """
 
 import ml_collections as mlc
@@ -37,11 +38,10 @@ import optax
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
-from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.run import init_from
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = (
@@ -54,21 +54,13 @@ ARGUMENTS = (
   'pets,H/14,jft',
   'flowers,L/32,i1k',
 )
-# The rates tried (table 4).
-RATES = {
-  'imagenet': (0.003, 0.01, 0.03, 0.06),
-  'cifar10': (0.001, 0.003, 0.01, 0.03),
-  'cifar100': (0.001, 0.003, 0.01, 0.03),
-  'pets': (0.001, 0.003, 0.01, 0.03),
-  'flowers': (0.001, 0.003, 0.01, 0.03),
-}
-# Steps, those of the warm-up, a rate to begin with, name in the tables.
+# Steps, those of the warm-up, and a rate to begin with (tried: table 4).
 DATA = {
-  'imagenet': (20_000, 500, 0.03, 'ImageNet'),
-  'cifar10': (10_000, 500, 0.03, 'CIFAR-10'),
-  'cifar100': (10_000, 500, 0.03, 'CIFAR-100'),
-  'pets': (500, 100, 0.003, 'Oxford-IIIT Pets'),
-  'flowers': (500, 100, 0.003, 'Oxford Flowers-102'),
+  'imagenet': (20_000, 500, 0.03),
+  'cifar10': (10_000, 500, 0.03),
+  'cifar100': (10_000, 500, 0.03),
+  'pets': (500, 100, 0.003),
+  'flowers': (500, 100, 0.003),
 }
 # The rates and crops of big_vision for AugReg's B/32.
 AUGREG = {
@@ -80,106 +72,27 @@ AUGREG = {
 }
 # As in google-research/vision_transformer; none in AugReg.
 DROPOUT = {'L/16': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1, 'R50+L/32': 0.1}
-
-ROWS = (
-  'ImageNet',
-  'ImageNet ReaL',
-  'CIFAR-10',
-  'CIFAR-100',
-  'Oxford Flowers-102',
-  'Oxford-IIIT Pets',
-)
-TABLE_5 = {
-  'i1k': {
-    'B/16': (77.91, 83.57, 98.13, 87.13, 89.49, 93.81),
-    'B/32': (73.38, 79.56, 97.77, 86.31, 85.43, 92.04),
-    'L/16': (76.53, 82.19, 97.86, 86.35, 89.66, 93.64),
-    'L/32': (71.16, 77.83, 97.94, 87.07, 86.36, 91.35),
-  },
-  'i21k': {
-    'B/16': (83.97, 88.35, 98.95, 91.67, 99.38, 94.43),
-    'B/32': (81.28, 86.63, 98.79, 91.97, 99.11, 93.02),
-    'L/16': (85.15, 88.40, 99.16, 93.44, 99.61, 94.73),
-    'L/32': (80.99, 85.65, 99.13, 93.04, 99.19, 93.09),
-    'H/14': (85.13, 88.70, 99.27, 93.82, 99.51, 94.82),
-  },
-  'jft': {
-    'B/16': (84.15,),
-    'B/32': (80.73,),
-    'L/16': (87.12,),
-    'L/32': (84.37,),
-    'H/14': (88.04,),
-  },
-}
-# All but ImageNet, which was tuned at a higher resolution: mean and standard deviation.
-TABLE_2 = {
-  ('H/14', 'jft'): (
-    'Ours-JFT (ViT-H/14)',
-    {
-      'CIFAR-10': (99.50, 0.06),
-      'CIFAR-100': (94.55, 0.04),
-      'Oxford-IIIT Pets': (97.56, 0.03),
-      'Oxford Flowers-102': (99.68, 0.02),
-    },
-  ),
-  ('L/16', 'jft'): (
-    'Ours-JFT (ViT-L/16)',
-    {
-      'CIFAR-10': (99.42, 0.03),
-      'CIFAR-100': (93.90, 0.05),
-      'Oxford-IIIT Pets': (97.32, 0.11),
-      'Oxford Flowers-102': (99.74, 0.00),
-    },
-  ),
-  ('L/16', 'i21k'): (
-    'Ours-I21K (ViT-L/16)',
-    {
-      'CIFAR-10': (99.15, 0.03),
-      'CIFAR-100': (93.25, 0.05),
-      'Oxford-IIIT Pets': (94.67, 0.15),
-      'Oxford Flowers-102': (99.61, 0.02),
-    },
-  ),
-}
-# AugReg's recommended checkpoints on ImageNet at 384 pixels, and B/32 on all.
-AUGREG_IMAGENET = {
-  'L/16': 85.59,
-  'B/16': 85.49,
-  'S/16': 83.73,
-  'R50+L/32': 85.99,
-  'R26+S/32': 83.85,
-  'Ti/16': 78.22,
-  'B/32': 83.59,
-  'S/32': 79.58,
-  'R+Ti/16': 75.40,
-}
-AUGREG_B32 = {
-  'ImageNet': 83.27,
-  'CIFAR-10': 98.55,
-  'CIFAR-100': 91.35,
-  'Oxford-IIIT Pets': 93.78,
-  'Oxford Flowers-102': 99.43,
-}
+WEIGHTS = ('i21k', 'augreg', 'i1k', 'jft')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  data, model, weights, tune = parse(argument)
-  images = benchmarks.chosen(data, benchmarks.TRANSFER)
-  steps, warmup, rate, _ = DATA[data]
-  size = 378 if model.endswith('/14') else 384
-  crop, dropout = 'squash', DROPOUT.get(model, 0.0)
-  if weights == 'augreg':
-    rate, crop = AUGREG[data]
+  arg = arguments(argument, data=DATA, model=str, weights=WEIGHTS, tune=False)
+  images = benchmarks.TRANSFER[arg.data]
+  steps, warmup, rate = DATA[arg.data]
+  size = 378 if arg.model.endswith('/14') else 384
+  crop, dropout = 'squash', DROPOUT.get(arg.model, 0.0)
+  if arg.weights == 'augreg':
+    rate, crop = AUGREG[arg.data]
     dropout = 0.0
   c = mlc.ConfigDict(dict(seed=0, total_steps=steps, log_every=50))
   c.checkpoint_every = 1000
   c.init_from = spec(
     init_from.InitFrom,
-    weights=pretrained(model, weights),
+    weights=pretrained(arg.model, arg.weights),
     leave_out=['head/.*', 'pre_logits/.*'],
   )
   c.train_data = images.train_input(
-    'fit' if tune else 'train',
+    'fit' if arg.tune else 'train',
     train_transforms(crop, size),
     batch_size=512,
     seed=c.get_ref('seed'),
@@ -189,7 +102,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     model=spec(
       vit.ViT,
       num_classes=images.num_classes,
-      **vit.variant(model),
+      **vit.variant(arg.model),
       dropout=dropout,
       scan=True,
       remat='dots',
@@ -209,33 +122,16 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       clip_norm=1.0,
     ),
   )
-  part = 'val' if tune else 'test'
+  part = 'val' if arg.tune else 'test'
   seen = eval_transforms(crop, size)
   c.evals = {
     part: spec(classification.Accuracy, data=images.eval_input(part, seen, 512))
   }
-  if data == 'imagenet' and not tune:
+  if arg.data == 'imagenet' and not arg.tune:
     c.evals.real = spec(
       classification.RealAccuracy, data=benchmarks.imagenet_real(seen, 512)
     )
-  c.reproduces = [] if tune else cells(data, model, weights)
   return c
-
-
-def parse(argument: str) -> tuple[str, str, str, bool]:
-  """DATA,MODEL[,WEIGHTS][,tune]."""
-  data, _, rest = argument.partition(',')
-  model, *words = rest.split(',')
-  for word in words:
-    if word not in ('i21k', 'augreg', 'i1k', 'jft', 'tune'):
-      raise UserError(
-        f'no {word!r} in {argument!r}: after DATA,MODEL come i21k, augreg, i1k or jft,'
-        ' and tune'
-      )
-  weights = [word for word in words if word != 'tune']
-  if len(weights) > 1:
-    raise UserError(f'{argument!r} has several weights: {", ".join(weights)}')
-  return data, model, (weights or ['i21k'])[0], 'tune' in words
 
 
 def pretrained(model: str, weights: str) -> mlc.ConfigDict:
@@ -267,37 +163,3 @@ def eval_transforms(crop: str, size: int) -> list[mlc.ConfigDict]:
   if crop == 'squash':
     return [spec(image.Resize, size=size)]
   return [spec(image.ResizeSmall, size=448), spec(image.CentralCrop, size=size)]
-
-
-def cells(data: str, model: str, weights: str) -> list[dict]:
-  """The cells of published tables that a run reproduces."""
-  name = DATA[data][3]
-  found = []
-  vit_paper = dict(paper='2010.11929', spread=None, metric='test/top1')
-  pretraining = dict(i1k='ImageNet', i21k='ImageNet-21k', jft='JFT-300M').get(weights)
-  row = dict(zip(ROWS, TABLE_5.get(weights, {}).get(model, ()), strict=False))
-  for title, metric in ((name, 'test/top1'), ('ImageNet ReaL', 'real/top1')):
-    if title in row and (title == name or data == 'imagenet'):
-      found.append(
-        vit_paper
-        | dict(table='5', row=f'{pretraining}: {title}', column=f'ViT-{model}')
-        | dict(value=row[title], metric=metric)
-      )
-  column, rows = TABLE_2.get((model, weights), ('', {}))
-  if name in rows:
-    value, spread = rows[name]
-    found.append(
-      vit_paper | dict(table='2', row=name, column=column, value=value, spread=spread)
-    )
-  augreg = dict(paper='2106.10270', spread=None, metric='test/top1')
-  if weights == 'augreg' and data == 'imagenet' and model in AUGREG_IMAGENET:
-    value = AUGREG_IMAGENET[model]
-    found.append(
-      augreg | dict(table='README', row=f'ViT-{model}', column=name, value=value)
-    )
-  if weights == 'augreg' and model == 'B/32':
-    value = AUGREG_B32[name]
-    found.append(
-      augreg | dict(table='transfer', row=name, column='ViT-B/32', value=value)
-    )
-  return found

@@ -18,9 +18,8 @@ change the label. The means by group:
     python tools/sweep.py --seeds=0,1,2 --out=runs/sweeps/vtab_l16 \
         configs/vit/vtab.py:{caltech101,cifar100,...,smallnorb_elevation},L/16
 
-with all 19 names between the braces. Over all tasks, means of three runs are 72.72 +-
-0.21 for L/16 of ImageNet-21k; of JFT 76.28 +- 0.46 for L/16 and 77.63 +- 0.23 for H/14.
-By task: TABLE_9.
+with all 19 names between the braces. The mean over all tasks is 72.72 for L/16;
+`python tools/paper_tables.py 2010.11929 --table=9` prints that of each task.
 """
 
 import ml_collections as mlc
@@ -29,11 +28,10 @@ import optax
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
-from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.models import vit
 from big_vision_like.run import init_from
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = (
@@ -45,57 +43,26 @@ ARGUMENTS = (
   'dsprites_ori,B/32',
   'smallnorb_azimuth,L/16',
 )
-# Columns of the table: H/14 and L/16 of JFT, L/16 of ImageNet-21k.
-COLUMNS = {
-  ('H/14', 'jft'): (0, 'Ours-JFT (ViT-H/14)'),
-  ('L/16', 'jft'): (1, 'Ours-JFT (ViT-L/16)'),
-  ('L/16', 'i21k'): (2, 'Ours-I21K (ViT-L/16)'),
-}
-TABLE_9 = {
-  'caltech101': (95.3, 95.4, 90.8),
-  'cifar100': (85.5, 81.9, 84.1),
-  'dtd': (75.2, 74.3, 74.1),
-  'flowers102': (99.7, 99.7, 99.3),
-  'pets': (97.2, 96.7, 92.7),
-  'sun397': (65.0, 63.5, 61.0),
-  'svhn': (88.9, 87.4, 80.9),
-  'patch_camelyon': (83.3, 83.6, 82.5),
-  'eurosat': (96.7, 96.5, 95.6),
-  'resisc45': (91.4, 89.7, 85.2),
-  'diabetic_retinopathy': (76.6, 77.1, 75.3),
-  'clevr_count': (91.7, 86.4, 70.3),
-  'clevr_dist': (63.8, 63.1, 56.1),
-  'dmlab': (53.1, 49.7, 41.9),
-  'kitti_dist': (84.5, 82.2, 79.9),
-  'dsprites_loc': (79.4, 74.5, 74.7),
-  'dsprites_ori': (63.3, 60.5, 64.9),
-  'smallnorb_azimuth': (33.2, 36.2, 30.5),
-  'smallnorb_elevation': (51.2, 51.1, 41.7),
-}
 # As in google-research/vision_transformer.
 DROPOUT = {'L/16': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1, 'R50+L/32': 0.1}
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  name, _, rest = argument.partition(',')
-  model, *words = rest.split(',')
-  if not {*words} <= {'jft', 'tune'}:
-    raise UserError(f'{argument!r} is not TASK,MODEL[,jft][,tune]')
-  task, tune = benchmarks.chosen(name, benchmarks.VTAB), 'tune' in words
-  weights = 'jft' if 'jft' in words else 'i21k'
+  arg = arguments(argument, task=benchmarks.VTAB, model=str, jft=False, tune=False)
+  task = benchmarks.VTAB[arg.task]
   c = mlc.ConfigDict(dict(seed=0, total_steps=2500, log_every=50))
   c.init_from = spec(
     init_from.InitFrom,
-    weights=pretrained(model, weights),
+    weights=pretrained(arg.model, arg.jft),
     leave_out=['head/.*', 'pre_logits/.*'],
   )
-  size = 378 if model.endswith('/14') else 384
+  size = 378 if arg.model.endswith('/14') else 384
   squashed = [spec(image.Resize, size=size)]
   seen = squashed
   if task.crop:
     seen = [spec(image.Resize, size=448), spec(image.RandomCrop, size=size)]
   c.train_data = task.train_input(
-    'fit' if tune else 'train',
+    'fit' if arg.tune else 'train',
     [*seen, spec(image.Flip)] if task.flip else seen,
     batch_size=512,
     seed=c.get_ref('seed'),
@@ -105,8 +72,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     model=spec(
       vit.ViT,
       num_classes=task.num_classes,
-      **vit.variant(model),
-      dropout=DROPOUT.get(model, 0.0),
+      **vit.variant(arg.model),
+      dropout=DROPOUT.get(arg.model, 0.0),
       scan=True,
       remat='dots',
       dtype='bfloat16',
@@ -125,28 +92,15 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       clip_norm=1.0,
     ),
   )
-  part = 'val' if tune else 'test'
+  part = 'val' if arg.tune else 'test'
   data = task.eval_input(part, squashed, batch_size=512)
   c.evals = {part: spec(classification.Accuracy, data=data)}
-  if (model, weights) in COLUMNS and not tune:
-    index, column = COLUMNS[model, weights]
-    c.reproduces = [
-      dict(
-        paper='2010.11929',
-        table='9',
-        row=name,
-        column=column,
-        value=TABLE_9[name][index],
-        spread=None,
-        metric='test/top1',
-      )
-    ]
   return c
 
 
-def pretrained(model: str, weights: str) -> mlc.ConfigDict:
+def pretrained(model: str, jft: bool) -> mlc.ConfigDict:
   """What reads the weights: a published file, or a run of ours."""
-  if weights == 'jft':
+  if jft:
     name = model.lower().replace('/', '').replace('+', '_')
     return spec(init_from.from_run, workdir=f'runs/jft_{name}')
   resnet, plus, body = model.replace('/', '_').rpartition('+')

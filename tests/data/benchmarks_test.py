@@ -112,11 +112,6 @@ def test_real_labels_go_into_batches():
   assert list(node.transforms[-1].names) == ['image', 'labels']
 
 
-def test_an_unknown_name_is_told_with_those_there_are():
-  with pytest.raises(UserError, match="no task 'stanford': take one of caltech101, "):
-    benchmarks.chosen('stanford', benchmarks.VTAB, 'task')
-
-
 @pytest.mark.parametrize(
   'transforms',
   [

@@ -60,7 +60,7 @@ def test_a_folder_belongs_to_one_config_wherever_it_computes(tmp_path):
   checkpoint.claim(tmp_path, config)
   config.mesh = dict(data=2, fsdp=4)
   config.sharding = [('head/kernel', ('fsdp',))]
-  config.reproduces = [dict(paper='2010.11929', value=85.3)]
+  config.name = 'configs/vit/plain.py:90'
   checkpoint.claim(tmp_path, config)
   assert 'fsdp' not in (tmp_path / 'config.json').read_text()  # as it was begun
   config.task.a = 2

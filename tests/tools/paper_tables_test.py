@@ -1,23 +1,24 @@
 """The tables as published agree with the configs; what runs give stands beside them."""
 
+import argparse
 import json
 
 import pages
 import pytest
 
-from big_vision_like import spec
-from big_vision_like.run import experiment
+from big_vision_like import cli
+from big_vision_like.errors import UserError
 from tools import paper_tables
 from tools.papers import cells as paper_cells
 
-CELLS = {c.key: c for paper in paper_cells.papers() for c in paper_cells.cells(paper)}
+ALL = paper_cells.read('cells', paper_cells.Cell)
+CELLS = {cell.key: cell for cell in ALL}
 
 
 def test_the_files_fit_together():
   tables = {(t.paper, t.table) for t in paper_cells.tables()}
   assert {key[:2] for key in CELLS} == tables
-  count = sum(len(paper_cells.cells(paper)) for paper in paper_cells.papers())
-  assert len(CELLS) == count  # no cell twice
+  assert len(CELLS) == len(ALL)  # no cell twice
   models = {model.model for model in paper_cells.models()}
   for cell in CELLS.values():
     # No size was published of models that stand for none.
@@ -32,23 +33,32 @@ def test_means_over_tables_are_what_the_paper_prints():
   means = [cell for cell in CELLS.values() if cell.mean_of]
   assert len(means) == 3
   for cell in means:
-    parts = [float(part.value) for part in paper_tables.column_of(cell)]
+    parts = [float(part.value) for part in paper_cells.column_of(cell)]
     assert sum(parts) / 19 == pytest.approx(float(cell.value), abs=0.011)
 
 
-def test_configs_and_tables_say_the_same():
-  names = paper_cells.configs()
-  assert len(names) > len(set(paper_cells.CONFIGS.glob('*/*.py')))
-  named = paper_cells.reproducing(names)
-  for cell in CELLS.values():
-    assert not cell.config or cell.config in named[cell.key], cell
-  for name in names:
-    config = experiment.Settings(**paper_cells.load(name))
-    for said in config.reproduces:
-      cell = CELLS[paper_cells.key_of(said)]
-      assert said['value'] == float(cell.value), (name, said)
-      assert said['spread'] == (float(cell.spread) if cell.spread else None), name
-      assert said['metric'].partition('/')[0] in config.evals, (name, said)
+def test_configs_report_what_the_tables_want_of_them():
+  for config, metric in {(cell.config, cell.metric) for cell in ALL}:
+    assert bool(config) == bool(metric)
+    if config:
+      assert metric.partition('/')[0] in paper_cells.load(config).evals, config
+
+
+def test_papers_that_contradict_each_other_are_named(tmp_path, monkeypatch):
+  for paper, count in [('1', '7'), ('2', '7'), ('3', '8')]:
+    (tmp_path / paper).mkdir()
+    text = (
+      f'model,size,parameters,gmacs,symbol,variant,arguments,note\nA,8,{count},,,,,'
+    )
+    (tmp_path / paper / 'models.csv').write_text(text)
+  monkeypatch.setattr(paper_cells, 'PAPERS', tmp_path)
+  monkeypatch.setattr(paper_cells, 'read', paper_cells.read.__wrapped__)
+  with pytest.raises(
+    UserError, match='1 and 3 give different numbers of A at 8 pixels'
+  ):
+    paper_cells.models()
+  (tmp_path / '3' / 'models.csv').unlink()
+  assert [model.paper for model in paper_cells.models()] == ['1']
 
 
 @pytest.mark.parametrize('name', ['ViT-Ti/16', 'ViT-S/16', 'ViT-R26+S/32'])
@@ -81,7 +91,8 @@ CONFIG, STEPS = 'configs/vit/plain.py:90', round(90 * 1_268_355 / 1024)
 
 def write_run(folder, top1, step=STEPS, overrides=()):
   folder.mkdir(parents=True)
-  config = spec.load(CONFIG, overrides)
+  words = [f'--config={CONFIG}', *(f'--config.{text}' for text in overrides)]
+  _, config = cli.parse(argparse.ArgumentParser(), words)
   (folder / 'config.json').write_text(config.to_json())
   record = {'step': step, 'kind': 'eval', 'test/top1': top1, 'val/top1': 0.1}
   (folder / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
@@ -122,10 +133,10 @@ def test_runs_with_other_settings_count_where_there_are_no_others(tmp_path):
   write_run(tmp_path / 'short', 0.3, overrides=['total_steps=100'], step=100)
   runs, _ = paper_cells.find_runs([str(tmp_path)])
   cell = CELLS['2205.01580', '1', 'Better plain ViT-S/16', '90 epochs']
-  found = paper_cells.ours(cell, runs, [CONFIG])
+  found = paper_cells.ours(cell, runs)
   assert found.text(cell) == '30.0 (1)'
   assert 'total_steps=100 instead of (absent)' in found.differences
-  shown = paper_tables.grid([cell], paper_tables.Results(runs, {cell.key: [CONFIG]}))
+  shown = paper_tables.grid([cell], {cell.key: found})
   assert shown.rows[1] == ['reproduced', '30.0 (1)']
   assert 'not as in the config: ' in shown.remarks[0]
 
@@ -135,8 +146,22 @@ def test_of_runs_with_the_same_seed_the_last_counts_and_is_named(tmp_path):
   write_run(tmp_path / 'b', 0.4)
   runs, _ = paper_cells.find_runs([str(tmp_path)])
   cell = CELLS['2205.01580', '1', 'Better plain ViT-S/16', '90 epochs']
-  found = paper_cells.ours(cell, runs, [CONFIG])
+  found = paper_cells.ours(cell, runs)
   assert (found.text(cell), found.folders) == ('40.0 (1)', [str(tmp_path / 'b')])
+
+
+def test_a_run_of_before_configs_had_names_counts(tmp_path):
+  write_run(tmp_path / 'a', 0.3)
+  file = tmp_path / 'a' / 'config.json'
+  saved = json.loads(file.read_text())
+  assert saved.pop('name') == CONFIG
+  cell = CELLS['2205.01580', '1', 'Better plain ViT-S/16', '90 epochs']
+  place = dict(zip(('paper', 'table', 'row', 'column'), cell.key, strict=True))
+  saved['reproduces'] = [place | dict(value=76.5, spread=None, metric='test/top1')]
+  file.write_text(json.dumps(saved))
+  runs, _ = paper_cells.find_runs([str(tmp_path)])
+  found = paper_cells.ours(cell, runs)
+  assert (found.text(cell), found.differences) == ('30.0 (1)', ())
 
 
 def test_a_mean_is_taken_over_the_seeds_that_all_cells_have():
@@ -151,7 +176,6 @@ def test_a_mean_is_taken_over_the_seeds_that_all_cells_have():
 
 
 def test_why_a_cell_is_missing_is_said():
-  results = paper_tables.Results([], paper_cells.reproducing([CONFIG]))
   why = {
     ('2205.01580', '1', 'Better plain ViT-S/16', '90 epochs'): f'run {CONFIG}',
     ('2010.11929', '2', 'ImageNet', 'BiT-L (ResNet152x4)'): 'JFT-300M is not public',
@@ -160,7 +184,7 @@ def test_why_a_cell_is_missing_is_said():
     ('2010.11929', '8', '1-D', 'stem'): 'JFT-300M is not public',
   }
   for key, sentence in why.items():
-    assert sentence in results.missing(CELLS[key])[1]
+    assert sentence in paper_tables.reason(CELLS[key], {})[1]
   assert paper_tables.absent('EfficientNet-L2') in (
     '',
     'the model EfficientNet-L2 is not here yet',

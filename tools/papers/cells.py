@@ -1,7 +1,7 @@
 """Cells of published tables, the configs that reproduce them, and the runs that did.
 
-configs/papers/ holds the numbers as published: PAPER.csv the cells, tables.csv their
-titles, models.csv parameters and multiply-accumulates of models.
+configs/papers/PAPER/ holds the numbers as published: cells.csv, tables.csv (titles) and
+models.csv (parameters and multiply-accumulates), for the models of all papers.
 """
 
 import collections
@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +53,8 @@ class Cell:
   """A published number, digits as printed.
 
   `private` names data that nobody else has; `mean_of` the table whose column of the
-  same name it is the mean of; `config` what reproduces it, where there is a config.
+  same name it is the mean of; `config` what reproduces it, where there is a config, and
+  `metric` the scalar that this reports.
   """
 
   paper: str
@@ -67,6 +68,7 @@ class Cell:
   private: str
   mean_of: str
   config: str
+  metric: str
   note: str
 
   @property
@@ -82,12 +84,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A published model (of 1000 classes) and what was said of its size, if anything.
+  """A published model (of 1000 classes) and what a paper says of its size, if anything.
 
   `symbol` is our class, with its `variant` and more `arguments`; or a config, whose own
   model it is. `size` are pixels, or height and width, such as 800x1066.
   """
 
+  paper: str
   model: str
   size: str
   parameters: str
@@ -100,18 +103,11 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A finished run: its folder, its config as saved, and what it found at its end."""
+  """A finished run: its folder, its config as saved, and what it found of cells."""
 
   folder: str
   config: Mapping[str, Any]
-  scalars: Mapping[str, float]
-
-  def finds(self, key: Key) -> float | None:
-    """What it found of a cell that it reproduces."""
-    for cell in self.config['reproduces']:
-      if key_of(cell) == key:
-        return self.scalars.get(cell['metric'])
-    return None
+  found: Mapping[Key, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,30 +126,37 @@ class Ours:
     return f'{mean:.{digits}f}{spread} ({len(values)})'
 
 
-def read(path: pathlib.Path, kind: type) -> list[Any]:
-  """The rows of a csv file."""
-  with path.open(newline='', encoding='utf-8') as file:
-    return [kind(**row) for row in csv.DictReader(file)]
+@functools.cache
+def read(name: str, kind: type) -> Sequence[Any]:
+  """Returns the rows of all papers' csv files of this name."""
+  rows = []
+  for path in sorted(PAPERS.glob(f'*/{name}.csv')):
+    with path.open(newline='', encoding='utf-8') as file:
+      rows += [kind(paper=path.parent.name, **row) for row in csv.DictReader(file)]
+  return rows
 
 
-def tables() -> list[Table]:
-  """All tables known."""
-  return read(PAPERS / 'tables.csv', Table)
-
-
-def models() -> list[Model]:
-  """All published sizes known."""
-  return read(PAPERS / 'models.csv', Model)
+def tables() -> Sequence[Table]:
+  """Returns all tables known."""
+  return read('tables', Table)
 
 
 def cells(paper: str) -> list[Cell]:
-  """The cells of a paper's tables, in order."""
-  return read(PAPERS / f'{paper}.csv', Cell)
+  """Returns the cells of a paper's tables, in order."""
+  return [cell for cell in read('cells', Cell) if cell.paper == paper]
 
 
-def key_of(cell: Mapping[str, Any]) -> Key:
-  """Where a cell stands that a config names."""
-  return cell['paper'], cell['table'], cell['row'], cell['column']
+def models() -> list[Model]:
+  """Returns all published sizes known; raises where papers contradict each other."""
+  known: dict[tuple[str, str], Model] = {}
+  for model in read('models', Model):
+    first = known.setdefault((model.model, model.size), model)
+    if (first.parameters, first.gmacs) != (model.parameters, model.gmacs):
+      raise UserError(
+        f'{PAPERS}: {first.paper} and {model.paper} give different numbers of'
+        f' {model.model} at {model.size} pixels.'
+      )
+  return list(known.values())
 
 
 @functools.cache
@@ -162,27 +165,16 @@ def load(config: str) -> Any:
   return spec.load(str(CONFIGS.parent / config), root=experiment.Settings)
 
 
-def configs() -> list[str]:
-  """The configs that are worth running, and those that the tables name."""
-  files = sorted(CONFIGS.glob('*/*.py'))
-  names = [name for file in files for name in spec.variants(file)]
-  named = [cell.config for paper in papers() for cell in cells(paper) if cell.config]
-  names = [str(pathlib.Path(n).relative_to(CONFIGS.parent)) for n in names]
-  return list(dict.fromkeys([*names, *named]))
+def reproduced(saved: Mapping[str, Any]) -> dict[Key, str]:
+  """Returns the cells that a run reproduces, with the scalars that it reports of them.
 
-
-def papers() -> list[str]:
-  """The papers whose tables are known."""
-  return list(dict.fromkeys(table.paper for table in tables()))
-
-
-def reproducing(names: Iterable[str]) -> dict[Key, list[str]]:
-  """The configs that name each cell."""
-  found = collections.defaultdict(list)
-  for name in names:
-    for cell in experiment.Settings(**load(name)).reproduces:
-      found[key_of(cell)].append(name)
-  return found
+  Runs of today save the name of their config, earlier ones saved the cells themselves.
+  """
+  if 'reproduces' in saved:
+    names = ('paper', 'table', 'row', 'column')
+    return {tuple(c[n] for n in names): c['metric'] for c in saved['reproduces']}
+  name = saved.get('name')
+  return {c.key: c.metric for c in read('cells', Cell) if name and c.config == name}
 
 
 def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
@@ -196,9 +188,9 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
       if 'config.json' not in files:
         continue
       below.clear()
-      saved = (pathlib.Path(place) / 'config.json').read_text()
-      config = upgrade.upgraded(json.loads(saved))
-      if not config.get('reproduces'):
+      saved = json.loads((pathlib.Path(place) / 'config.json').read_text())
+      wanted = reproduced(saved)
+      if not wanted:
         continue
       scalars = metrics.last_evaluation(place)
       step = scalars.pop('step', 0)
@@ -210,42 +202,56 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
       if step < total:
         unfinished.append(f'{place}: at step {step:,} of {total:,}')
       else:
-        found.append(Run(place, config, scalars))
+        here = {key: scalars[name] for key, name in wanted.items() if name in scalars}
+        found.append(Run(place, upgrade.upgraded(saved), here))
   return found, unfinished
 
 
-def differences(run: Run, names: Sequence[str]) -> list[str]:
-  """How a run's settings differ from those of the nearest of these configs."""
+def differences(run: Run, config: str) -> list[str]:
+  """Returns how a run's settings differ from those of a config."""
   now = viz_runs.flattened(run.config)
-  found = []
-  for name in names:
-    before = viz_runs.flattened(json.loads(load(name).to_json()))
-    changes = [
-      f'{key}={now.get(key, "(absent)")} instead of {before.get(key, "(absent)")}'
-      for key in sorted({*now, *before})
-      if now.get(key) != before.get(key)
-      and re.split(r'[.\[]', key)[0] not in FREE
-      and key.rpartition('.')[2] not in FREE_ARGUMENTS
-    ]
-    found.append(changes)
-  return min(found, key=len, default=[])
+  before = viz_runs.flattened(json.loads(load(config).to_json()))
+  return [
+    f'{key}={now.get(key, "(absent)")} instead of {before.get(key, "(absent)")}'
+    for key in sorted({*now, *before})
+    if now.get(key) != before.get(key)
+    and re.split(r'[.\[]', key)[0] not in FREE
+    and key.rpartition('.')[2] not in FREE_ARGUMENTS
+  ]
 
 
-def ours(cell: Cell, runs: Sequence[Run], names: Sequence[str]) -> Ours | None:
-  """What runs give for a cell: those with the config's settings, or the nearest ones.
+def ours(cell: Cell, runs: Sequence[Run]) -> Ours | None:
+  """Returns what runs give for a cell, with the config's settings or the nearest ones.
 
   Of runs with the same seed the last counts.
   """
+  if not cell.config or cell.unit not in FACTORS:
+    return None
   groups: dict[tuple[str, ...], list[Run]] = collections.defaultdict(list)
   for run in runs:
-    if run.finds(cell.key) is not None:
-      groups[tuple(differences(run, names))].append(run)
-  if not groups or cell.unit not in FACTORS:
+    if cell.key in run.found:
+      groups[tuple(differences(run, cell.config))].append(run)
+  if not groups:
     return None
   changes = min(groups, key=len)
   by_seed = {run.config['seed']: run for run in groups[changes]}
-  values = {s: FACTORS[cell.unit] * run.finds(cell.key) for s, run in by_seed.items()}
+  values = {s: FACTORS[cell.unit] * run.found[cell.key] for s, run in by_seed.items()}
   return Ours(values, [run.folder for run in by_seed.values()], changes)
+
+
+def column_of(cell: Cell) -> list[Cell]:
+  """Returns the cells that a cell is the mean of, if it is one."""
+  at = (cell.mean_of, cell.column)
+  return [part for part in cells(cell.paper) if (part.table, part.column) == at]
+
+
+def all_ours(paper: str, runs: Sequence[Run]) -> dict[Key, Ours]:
+  """Returns what runs give for the cells of a paper, where they give anything."""
+  found = {cell.key: ours(cell, runs) for cell in cells(paper)}
+  for cell in cells(paper):
+    if parts := [found[part.key] for part in column_of(cell)]:
+      found[cell.key] = None if None in parts else mean_of(parts)
+  return {key: given for key, given in found.items() if given is not None}
 
 
 def mean_of(parts: Sequence[Ours]) -> Ours | None:
