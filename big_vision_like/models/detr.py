@@ -68,6 +68,14 @@ class DETR(nn.Module):
   dtype: str = 'float32'
 
   sharding_rules = transformer.SHARDING_RULES
+  tiny = dict(
+    num_queries=8,  # as many as a picture that is made up has objects
+    width=32,
+    encoder_depth=2,
+    decoder_depth=2,
+    num_heads=2,
+    mlp_dim=64,
+  )
 
   def setup(self) -> None:
     if self.positions not in ('sine', 'learned'):
