@@ -28,6 +28,9 @@ class Detector:
   what was published, 0.7 of objects and 0.85 of segments.
   """
 
+  prepares = DetectionPreprocessing
+  does = 'find objects'
+  option, explained = 'threshold', 'says which are shown'
   columns = ('object', 'score', 'left, top, right, bottom')
   undrawn = ''
 
