@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import ml_collections as mlc
@@ -447,3 +448,31 @@ def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
     spec.override(config, 'task.ema.decy=0.99')
   with pytest.raises(UserError, match="config.task has no field 'emma'"):
     spec.override(config, 'task.emma.decay=0.99')
+
+
+def test_classes_are_found_by_what_they_set(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  base, kind = 'class Base:\n  knows: str\n', 'from sections.base import Base\n'
+  files = {
+    'base': base,
+    'a': f"{kind}class A(Base):\n  knows = 'x'\n",
+    'b': f"{kind}class B(Base):\n  knows = 'x'\n",
+    'c': f'{kind}class C(Base):\n  pass\n',
+  }
+  (tmp_path / 'sections').mkdir()
+  (tmp_path / 'sections' / '__init__.py').touch()
+
+  def found(*names):
+    for name in files:
+      path = tmp_path / 'sections' / f'{name}.py'
+      path.write_text(files[name]) if name in names else path.unlink(missing_ok=True)
+    importlib.invalidate_caches()
+    return spec.declared(importlib.import_module('sections'), 'knows')
+
+  assert [(k, v.__name__) for k, v in found('base', 'a').items()] == [('x', 'A')]
+  with pytest.raises(
+    UserError, match=r'sections\.a\.A and sections\.b\.B both have kn'
+  ):
+    found('base', 'a', 'b')
+  with pytest.raises(UserError, match=r'sections\.c\.C has no `knows`'):
+    found('base', 'c')
