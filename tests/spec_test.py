@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import json
 
@@ -450,29 +451,24 @@ def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
     spec.override(config, 'task.emma.decay=0.99')
 
 
-def test_classes_are_found_by_what_they_set(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  'name, values, problem',
+  [
+    ('good', ("knows = 'x'", "knows = 'y'"), None),
+    ('twice', 2 * ("knows = 'x'",), r'twice.a.Kind and twice.b.Kind both have knows='),
+    ('half', ("knows = 'x'", 'pass'), 'half.b.Kind has no `knows`'),
+  ],
+)
+def test_classes_are_found_by_what_they_set(
+  name, values, problem, tmp_path, monkeypatch
+):
   monkeypatch.syspath_prepend(tmp_path)
-  base, kind = 'class Base:\n  knows: str\n', 'from sections.base import Base\n'
-  files = {
-    'base': base,
-    'a': f"{kind}class A(Base):\n  knows = 'x'\n",
-    'b': f"{kind}class B(Base):\n  knows = 'x'\n",
-    'c': f'{kind}class C(Base):\n  pass\n',
-  }
-  (tmp_path / 'sections').mkdir()
-  (tmp_path / 'sections' / '__init__.py').touch()
-
-  def found(*names):
-    for name in files:
-      path = tmp_path / 'sections' / f'{name}.py'
-      path.write_text(files[name]) if name in names else path.unlink(missing_ok=True)
-    importlib.invalidate_caches()
-    return spec.declared(importlib.import_module('sections'), 'knows')
-
-  assert [(k, v.__name__) for k, v in found('base', 'a').items()] == [('x', 'A')]
-  with pytest.raises(
-    UserError, match=r'sections\.a\.A and sections\.b\.B both have kn'
-  ):
-    found('base', 'a', 'b')
-  with pytest.raises(UserError, match=r'sections\.c\.C has no `knows`'):
-    found('base', 'c')
+  (tmp_path / name).mkdir()
+  (tmp_path / name / '__init__.py').write_text('class Base:\n  knows: str\n')
+  for module, value in zip('ab', values, strict=True):
+    text = f'from {name} import Base\nclass Kind(Base):\n  {value}\n'
+    (tmp_path / name / f'{module}.py').write_text(text)
+  refused = pytest.raises(UserError, match=problem)
+  with refused if problem else contextlib.nullcontext():
+    found = spec.declared(importlib.import_module(name), 'knows')
+    assert [kind.__module__ for kind in found.values()] == ['good.a', 'good.b']

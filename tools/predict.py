@@ -140,7 +140,9 @@ def predictor_of(
       )
   given = getattr(args, own.option)
   options = {} if given is None else {own.option: given}
-  return own(model, variables, preprocess, draws=args.out is not None, **options)
+  predictor = own(model, variables, preprocess, **options)
+  predictor.draws = args.out is not None
+  return predictor
 
 
 def sides(text: str) -> int | tuple[int, int]:

@@ -19,10 +19,7 @@ SOWN = ('encoder', 'map_head', 'with_position')  # what the rollout is made of
 
 
 class Predictor:
-  """A model that names pictures, compiled once; `top` classes of each are told.
-
-  `draws` makes no difference: it is for models that need more to draw.
-  """
+  """A model that names pictures, compiled once; `top` classes of each are told."""
 
   prepares = Preprocessing
   does = 'name pictures'
@@ -30,14 +27,8 @@ class Predictor:
   columns = ('class', 'score')
 
   def __init__(
-    self,
-    model: Any,
-    variables: Any,
-    preprocess: Preprocessing,
-    top: int = 5,
-    draws: bool = True,
+    self, model: Any, variables: Any, preprocess: Preprocessing, top: int = 5
   ):
-    del draws
     if not model.num_classes:
       raise UserError('these weights have no head: there are no classes to name')
     if top < 1:

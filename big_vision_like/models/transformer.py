@@ -106,13 +106,7 @@ class Transformer(nn.Module):
 
   sharding_rules = transformer.SHARDING_RULES
   tiny = dict(
-    vocab_size=128,
-    width=32,
-    depth=2,
-    num_heads=2,
-    mlp_dim=64,
-    decoder_depth=2,
-    max_length=64,
+    vocab_size=128, width=32, depth=2, decoder_depth=2, num_heads=2, mlp_dim=64
   )
 
   def setup(self) -> None:

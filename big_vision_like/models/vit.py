@@ -117,14 +117,7 @@ class ViT(nn.Module):
     'relative_keys': positions.keep_relative,
   }
   tiny = dict(
-    patch=8,
-    width=32,
-    depth=2,
-    num_heads=2,
-    mlp_dim=64,
-    resnet=(2, 1),
-    registers=2,
-    rep_size=32,
+    patch=8, width=32, depth=2, num_heads=2, mlp_dim=64, resnet=(2, 1), rep_size=32
   )
   # All tokens of the grid attend to each other, so that there is a rollout to show.
   attends = True

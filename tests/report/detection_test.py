@@ -401,18 +401,6 @@ def test_segments_are_measured_as_the_evaluator_does(source, sections):
     np.testing.assert_array_equal(picture[:, : sheet.shape[1]], sheet)
 
 
-def test_large_images_are_read_again(source):
-  batches = source.boxes.read(source, [9, 2])
-  assert {i: b['image_id'].tolist() for i, b in batches.items()} == {9: [109], 2: [102]}
-
-
-def test_only_the_first_examples_count(source):
-  few = dataclasses.replace(source, num_examples=3)
-  assert few.boxes.image_id_N.tolist() == [100, 101, 102]
-  content, _ = report_detection.objects_found(few)
-  assert 'Of 3 objects in the first 3 images of val, 3 are found' in content
-
-
 def test_a_model_without_masks_has_no_segments(source):
   task = source.log.config['task']
   model = {**task['model'], 'masks': False}

@@ -21,7 +21,7 @@ from big_vision_like.evals import sequences as exact
 from big_vision_like.models import transformer
 from big_vision_like.report import sequences as report_sequences
 from big_vision_like.spec import spec
-from big_vision_like.tasks import classification, seq2seq
+from big_vision_like.tasks import seq2seq
 from big_vision_like.viz import attention
 from tools import report
 
@@ -276,33 +276,6 @@ def test_the_most_attentive_token_reads_another_one():
   probs_HSS[:, 0, 0] = probs_HSS[:, 1, 3] = probs_HSS[:, 3, 0] = 1.0
   probs_HSS[0, 2, 1] = 0.5
   assert report_sequences.most_attentive(probs_HSS) == 2
-
-
-def test_runs_of_both_kinds_share_what_they_share(runs, tmp_path):
-  images = tmp_path / 'images'
-  images.mkdir()
-  task = spec(classification.Classification, model=None, optimizer=None)
-  (images / 'config.json').write_text(json.dumps({'task': task.to_dict()}))
-  out = tmp_path / 'page.html'
-  assert report.main([str(images), str(runs['numbers']), f'--out={out}']) == 0
-  sections = re.findall('<section>(.*?)</section>', out.read_text(), re.DOTALL)
-  named = {re.search('<h2[^>]*>(.*?)</h2>', text)[1]: text for text in sections}
-  assert list(named)[2:] == [
-    'Inputs',
-    'Predictions',
-    'Patch filters',
-    'Position embeddings',
-    'Attention rollout',
-    'Attention distance',
-    'Attention',
-  ]
-  for heading, of_images, of_numbers in (
-    ('Predictions', True, True),
-    ('Patch filters', True, False),
-    ('Attention', False, True),
-  ):
-    assert ('>images</h3>' in named[heading]) == of_images
-    assert ('>numbers</h3>' in named[heading]) == of_numbers
 
 
 def test_what_is_not_sequences_is_a_reason(numbers):

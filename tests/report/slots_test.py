@@ -173,6 +173,8 @@ def test_runs_of_both_kinds_have_sections_of_their_own(pair_page):
   reader = pages.Reader(pair_page)
   assert reader.headings == ['Summary', 'Curves', 'Inputs', 'Slots', 'Objects']
   assert 'Not shown' not in reader.text
+  of_both = re.findall('<h3>(blocks|solids)</h3>', pair_page.read_text())
+  assert of_both == ['blocks', 'solids', 'blocks', 'solids']
   assert len(reader.images) == 2 * report_slots.NUM_INPUTS + 2 * report_source.NUM_SHOWN
 
 

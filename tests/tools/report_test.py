@@ -1,6 +1,5 @@
 import base64
 import dataclasses
-import functools
 import json
 import pathlib
 import re
@@ -25,7 +24,6 @@ from big_vision_like.report import images as report_images
 from big_vision_like.run import experiment
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification
-from big_vision_like.viz import attention
 from tools import report
 
 HEADINGS = [
@@ -174,26 +172,6 @@ def test_inputs_are_the_first_of_training(runs):
   found = re.findall('<img[^>]*>', content)
   assert len(found) == report_images.NUM_INPUTS and found == expected[: len(found)]
   assert '8 x 12 x 3' in caption
-
-
-def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
-  source = pages.source_of(runs['gap_scan'])
-  monkeypatch.setattr(report_images, 'NUM_FOR_DISTANCE', 20)
-  # In batches of 8, the last one smaller.
-  attended = source.attention
-  rows = report_images.evenly(50, 20)
-  image_BHWC = source.predictions.image_BHWC.astype(np.float32) / 127.5 - 1.0
-  apply = jax.jit(functools.partial(source.run.network.module.apply, mutable=True))
-  _, collected = apply(source.run.state.ema, image_BHWC)
-  probs_LBHNN = attention.stack_attention(collected['intermediates'])
-  assert probs_LBHNN.shape == (2, 50, 3, 6, 6)
-  expected_BP = attention.rollout(probs_LBHNN, np.full((50, 6), 1 / 6), num_prefix=0)
-  assert len(attended.shown) == report_images.NUM_ROLLOUTS and attended.count == 20
-  np.testing.assert_allclose(
-    attended.rollout_BP, expected_BP[attended.shown], atol=1e-6
-  )
-  expected_LH = attention.attention_distance(probs_LBHNN[:, rows], (2, 3), 4, 0)
-  np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
