@@ -51,7 +51,6 @@ from typing import Any
 import flax.linen as nn
 import grain
 import jax
-import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 
@@ -353,8 +352,9 @@ def check_traced(config: mlc.ConfigDict) -> None:
   state, several = run.abstract_state, len(run.data.parts) > 1
   for signature in run.data.signatures(config.total_steps) if several else [None]:
     after, _ = jax.eval_shape(run.step, state, run.abstract_batch_of(signature))
-    if jax.tree.map(jnp.shape, after) != jax.tree.map(jnp.shape, state):
-      raise UserError('a step changes shapes of the state')
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+      if (x.shape, x.dtype) != (y.shape, y.dtype):
+        raise UserError(f'a step makes {y.shape} of {x.shape} in the state')
   for name, evaluator in run.evaluators.items():
     with errors.prefixed(f'config.evals.{name}'):
       batch = evaluator.data.abstract()
