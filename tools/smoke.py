@@ -78,7 +78,7 @@ AT_MOST = dict(
   pictures=1,
   workers=0,
 )
-MOST_PARAMETERS = 10**6
+MOST_PARAMETERS = 2 * 10**6
 # Sides of larger pictures than this become (in order) this, this and STRIDE more, ...;
 # STRIDE is what ResNets divide sides by.
 SIDE, STRIDE = 64, 32
