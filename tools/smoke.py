@@ -10,10 +10,11 @@ scalars (`keep_best` among them), and there is a checkpoint of the last step. Ea
 config gets a line, and so does what fails at the end, where the exit status is 1 if
 anything did.
 
-Many configs compile the same programs: they differ in data, rates and sizes alone.
-Without names one of them runs. Of the others everything is built, the data are read,
-and the step and the predictions are traced. One run of each task and optimizer is
-interrupted. Configs that are named all run, and are interrupted.
+Configs that are named all run. Many of all configs compile the same programs, or others
+of the same options. So without names only as many run as have, between them, every
+option of every task, model, optimizer and evaluator, and one of each task and optimizer
+is interrupted. Of the others everything is built, the data are read, and the step and
+the predictions are traced.
 
 Nothing has to be prepared: data sets of TFDS, and in COCO's format, are made up (see
 `data/sources/fake.py`), also those that are there, so that it is the same everywhere;
@@ -35,7 +36,6 @@ import dataclasses
 import inspect
 import io
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -83,8 +83,7 @@ MOST_PARAMETERS = 2 * 10**6
 # STRIDE is what ResNets divide sides by.
 SIDE, STRIDE = 64, 32
 LESS = 8  # what sides of pictures with boxes are divided by
-# Arguments that a compiled program does not depend on.
-NO_PROGRAM = ('every', 'pictures', 'rate')
+NO_OPTIONS = ('every', 'pictures', 'rate')  # programs do not depend on them
 LENGTH = 500  # of what is printed of an error
 # Parts of models in rules for parameters, which a model that is less deep has not.
 NUMBERED = re.compile(r'block_(?P<from_0>\d+)|(?:unit|stage)(?P<from_1>\d+)')
@@ -246,29 +245,31 @@ def small_sides(config: Any) -> dict[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How a config is tried: it runs, unless others have its programs."""
+  """How a config is tried: it runs, or is only traced where another is `like` it."""
 
   name: str
-  same_as: Sequence[str] = ()
+  like: str = ''
   restarts: bool = True
 
 
 def plans(names: Sequence[str], words: pathlib.Path) -> list[Plan]:
-  """Returns how each config is tried so that every program runs."""
-  found = {}
+  """Returns how each config is tried so that every option is in one that runs."""
+  options, kinds, made = {}, {}, {}
   for name in names:
     with contextlib.suppress(Exception), quiet():  # `check` raises it for the row
       config, _ = shrink(spec.load(name, root=experiment.Settings), words)
-      found[name] = kind_of(config), programs(config)
-  kinds, runs, made = set(), {}, {}
-  for name in sorted(found, key=lambda name: -len(found[name][1])):
-    kind, own = found[name]
-    if runs.keys() >= set(own):
-      made[name] = Plan(name, sorted({runs[program] for program in own}))
-      continue
-    made[name] = Plan(name, restarts=kind not in kinds)
-    kinds.add(kind)
-    runs = dict.fromkeys(own, name) | runs
+      kinds[name] = kind_of(config)
+      options[name] = options_of(config)
+  done, runs = set(), []
+  while left := [name for name in options if name not in made]:
+    name = max(left, key=lambda name: len(options[name] - done))
+    if options[name] <= done:
+      like = max(runs, key=lambda other: len(options[other] & options[name]))
+      made[name] = Plan(name, like)
+    else:
+      made[name] = Plan(name, restarts=kinds[name] not in map(kinds.get, runs))
+      runs.append(name)
+      done |= options[name]
   return [made.get(name, Plan(name)) for name in names]
 
 
@@ -280,31 +281,30 @@ def kind_of(config: mlc.ConfigDict) -> tuple[str, ...]:
   )
 
 
-def programs(config: mlc.ConfigDict) -> list[str]:
-  """Returns texts for what a shrunk config compiles: a step, and each evaluator.
+def options_of(config: mlc.ConfigDict) -> set[str]:
+  """Returns what decides on the programs that a shrunk config compiles, as texts.
 
-  Sizes and other numbers count by their signs, data by the arrays of a batch.
+  They are the arguments of the task, of all that it is made of, and of the evaluators,
+  each of them with the task; and the arrays of a batch.
   """
   batch = spec.build(config.train_data, 'config.train_data').abstract()
-  arrays = jax.tree.map(lambda x: f'{x.dtype} {x.ndim}', batch)
-  evals = [described(node) for node in config.get('evals', {}).values()]
-  return [
-    json.dumps([described(config.task), arrays, *part], default=repr)
-    for part in [(), *((one,) for one in evals)]
-  ]
+  arrays = jax.tree_util.tree_leaves_with_path(batch)
+  found = {f'{path} {x.dtype} {x.ndim}' for path, x in arrays}
+  for path, node in spec.calls([config.task, *config.get('evals', {}).values()]):
+    if not node['_fn'].startswith(f'{data.__name__}.') and '.rate' not in path:
+      arguments = arguments_of(node).items()
+      own = {f'{k}={described(v)}' for k, v in arguments if k not in NO_OPTIONS}
+      found |= {f'{node["_fn"]} {one}' for one in own}
+  return {f'{config.task["_fn"]} {one}' for one in found}
 
 
-def described(node: Any) -> Any:
-  """Returns what a program depends on in a node of a config, defaults included."""
-  if isinstance(node, (list, tuple)):
-    return [described(value) for value in node]
-  if isinstance(node, (Mapping, mlc.ConfigDict)):
-    fn = node.get('_fn', '')
-    if fn.startswith(f'{data.__name__}.'):
-      return None
-    arguments = arguments_of(node) | {'_fn': fn} if fn else node
-    return {k: described(v) for k, v in arguments.items() if k not in NO_PROGRAM}
-  return float(np.sign(node)) if is_number(node) else node
+def described(value: Any) -> Any:
+  """Returns an argument with the signs of numbers, and the names of other calls."""
+  if isinstance(value, (list, tuple)):
+    return [described(v) for v in value]
+  if isinstance(value, (Mapping, mlc.ConfigDict)):
+    return value.get('_fn') or {k: described(v) for k, v in value.items()}
+  return float(np.sign(value)) if is_number(value) else value
 
 
 def arguments_of(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -318,9 +318,9 @@ def check(plan: Plan, workdir: pathlib.Path, words: pathlib.Path) -> list[str]:
   whole = spec.load(plan.name, root=experiment.Settings)
   config, notes = shrink(whole, words)
   check_rates(whole)
-  if plan.same_as:
+  if plan.like:
     check_traced(config)
-    return [*notes, f'same programs as {" and ".join(plan.same_as)}']
+    return [*notes, f'traced, most like {plan.like}']
   check_size(config)
   if plan.restarts:
     saved = train.train(config, workdir, drill=1)
@@ -431,7 +431,7 @@ def attempts(tried: Sequence[Plan], folder: pathlib.Path, jobs: int) -> Iterator
     return
   start = multiprocessing.get_context('spawn')
   with futures.ProcessPoolExecutor(jobs, start, set_up, (folder,)) as pool:
-    longest_first = sorted(tried, key=lambda plan: len(plan.same_as) > 0)
+    longest_first = sorted(tried, key=lambda plan: plan.like)
     rows = {plan.name: pool.submit(attempt, plan, folder) for plan in longest_first}
     yield from (rows[plan.name].result() for plan in tried)
 
@@ -502,11 +502,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(row, flush=True)
   failed = [row for row in rows if row.problem]
   took = metrics.duration(time.perf_counter() - started)
-  same = sum(len(plan.same_as) > 0 for plan in tried)
-  print(
-    f'\n{len(rows) - len(failed)} of {len(rows)} configs pass, in {took};'
-    f' {len(rows) - same} ran, the others have the same programs'
-  )
+  traced = sum(plan.like != '' for plan in tried)
+  passed = f'{len(rows) - len(failed)} of {len(rows)} configs pass, in {took}'
+  print(f'\n{passed}; {len(rows) - traced} ran, {traced} were traced')
   for row in failed:
     print(f'{row.name}: {row.problem}')
   return 1 if failed else 0

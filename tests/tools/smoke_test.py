@@ -249,19 +249,19 @@ def test_what_passes_and_what_is_broken_is_told(changed, capsys):
   assert 'no file' in summary
 
 
-def test_every_program_runs_once_and_every_config_is_traced(changed, tmp_path):
+def test_every_option_runs_and_every_config_is_traced(changed, tmp_path):
   names = [*map(changed, ('rate.py', 'pool.py', 'typo.py', 'more.py'))]
   names.insert(0, tiny_config.__file__)
-  same = smoke.Plan(names[1], [names[4]])
-  first, rate, pool, typo, more = smoke.plans(names, tmp_path / 'words.model')
-  assert more == smoke.Plan(names[4], restarts=True)  # with one evaluator more
-  assert first.same_as == rate.same_as == [names[4]] and rate == same
-  assert pool == smoke.Plan(names[2], restarts=False) and typo == smoke.Plan(names[3])
-  assert smoke.check(rate, tmp_path, tmp_path / 'words.model')[-1].startswith('same')
+  words = tmp_path / 'words.model'
+  first, rate, pool, typo, more = smoke.plans(names, words)
+  assert more == smoke.Plan(names[4]) and typo == smoke.Plan(names[3])
+  assert pool == smoke.Plan(names[2], restarts=False)
+  assert (first.like, rate.like) == (names[4], names[4])  # with one evaluator more
+  assert smoke.check(rate, tmp_path, words)[-1] == f'traced, most like {names[4]}'
   assert not [*tmp_path.glob('checkpoints')]
   for name, problem in ('evaluator.py', 'channels=2'), ('more.py', "'features'"):
     with pytest.raises(UserError, match=problem):
-      smoke.check(smoke.Plan(changed(name), names), tmp_path, tmp_path / 'words.model')
+      smoke.check(smoke.Plan(changed(name), like=names[0]), tmp_path, words)
 
 
 class Wide(nn.Module):
