@@ -266,7 +266,7 @@ def test_every_option_runs_and_every_config_is_traced(changed, tmp_path):
 
 class Wide(nn.Module):
   num_classes: int = 10
-  width: int = 20_000
+  width: int = 50_000
 
   @nn.compact
   def __call__(self, image_BHWC, train=False):
