@@ -287,33 +287,23 @@ def test_objects_stand_beside_their_slots():
   )
   slot_of = np.array([2, 0, 1])
   table = report_slots.objects_table(predictions, targets, slot_of, (2, 2, 3, 8))
-  header, first, second, third = pages.rows_of(table)
-  assert header[:4] == ['true object', 'x, y, z', 'slot', 'presence']
-  assert header[4:] == ['size', 'material', 'shape', 'color', 'x, y, z', 'distance']
-  at = '\u22123.00, 0.00, 0.70'
-  assert first == ['large red metal cube', at, '3', '25.0\u00a0%', 'large', 'metal'] + [
-    'cube',
-    'red',
-    at,
-    '0.00',
-  ]
-  assert second[:4] == [
-    'small gray rubber sphere',
-    '1.50, 2.00, 0.35',
-    '1',
-    '90.0\u00a0%',
-  ]
-  assert second[4:] == [
-    'small',
-    'metal \u2717',
-    'sphere',
-    'cyan \u2717',
-    '1.50, 2.30, 0.75',
-    '0.50',
-  ]
+  header, first, second, third = (' | '.join(row) for row in pages.rows_of(table))
+  assert header == (
+    'true object | x, y, z | slot | presence'
+    ' | size | material | shape | color | x, y, z | distance'
+  )
+  at, share = '\u22123.00, 0.00, 0.70', '\u00a0%'
+  assert first == (
+    f'large red metal cube | {at} | 3 | 25.0{share}'
+    f' | large | metal | cube | red | {at} | 0.00'
+  )
+  assert second == (
+    f'small gray rubber sphere | 1.50, 2.00, 0.35 | 1 | 90.0{share}'
+    ' | small | metal \u2717 | sphere | cyan \u2717 | 1.50, 2.30, 0.75 | 0.50'
+  )
   # Slot 2 is not sure of anything.
-  assert third[:5] == ['no object', '', '4', '60.0\u00a0%', 'large']
-  assert third[-2:] == ['2.00, 2.00, 2.00', '']
+  assert third.startswith(f'no object |  | 4 | 60.0{share} | large')
+  assert third.endswith('2.00, 2.00, 2.00 | ')
 
 
 def test_names_are_those_of_the_data_set():
