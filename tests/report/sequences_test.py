@@ -221,9 +221,8 @@ def test_words_are_joined_where_their_pieces_are_known(runs):
   assert source.text(np.array([3, 4, 5, 2])) == '<3><4> <5>'
 
 
-@pytest.mark.parametrize('name', ['numbers', 'texts'])
-def test_attention_is_that_of_an_example_alone(runs, name):
-  source = pages.source_of(runs[name])
+def test_attention_is_that_of_an_example_alone(runs):
+  source = pages.source_of(runs['texts'])
   attended, found, model = source.attention, source.predictions, source.run.task.model
   assert len(attended.rows) == report_sequences.NUM_ATTENDING
   row = attended.rows[1]
