@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import pathlib
+import pkgutil
 import re
 import sys
 import types
@@ -259,6 +260,27 @@ def _takes(name: str, kind: Any, word: str) -> bool:
 
 def _choices(name: str, kind: Any) -> Iterable[str]:
   return [name] if kind is False else [f'N-{name}'] if kind is int else kind
+
+
+def declared(package: types.ModuleType, attribute: str) -> dict[Any, type]:
+  """Returns the classes of a package that set an attribute, by its value.
+
+  A `UserError` names two that set the same, or one without what its base asks for.
+  """
+  found: dict[Any, type] = {}
+  for info in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
+    for kind in vars(importlib.import_module(info.name)).values():
+      if not isinstance(kind, type) or kind.__module__ != info.name:
+        continue
+      place, value = f'{info.name}.{kind.__name__}', getattr(kind, attribute, None)
+      if value is not None:
+        other = found.setdefault(value, kind)
+        if other is not kind:
+          place = f'{other.__module__}.{other.__name__} and {place}'
+          raise UserError(f'{place} both have {attribute}={value!r}')
+      elif any(attribute in inspect.get_annotations(b) for b in kind.__mro__[1:]):
+        raise UserError(f'{place} has no `{attribute}`')
+  return found
 
 
 def variants(path: str | pathlib.Path) -> list[str]:

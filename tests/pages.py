@@ -1,12 +1,25 @@
-"""Pages that tools write: how tests read a page and open it."""
+"""Pages that tools write: runs to report on, and how tests read and open a page."""
 
+import base64
+import html
 import html.parser
+import json
 import pathlib
 import re
 import shutil
 import subprocess
 
+import cv2
+import found
+import jax
+import ml_collections as mlc
+import numpy as np
 import pytest
+
+from big_vision_like.devices import mesh as meshes
+from big_vision_like.report import compose
+from big_vision_like.run import checkpoint, experiment
+from big_vision_like.spec import build
 
 BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))),
@@ -90,3 +103,58 @@ def probed(dom: str) -> dict[str, str]:
   """What the probe found in a browsed page."""
   [root] = re.findall('<html[^>]*>', dom)
   return dict(re.findall(r'data-(\w+)="([^"]*)"', root))
+
+
+def opened(page: pathlib.Path, profile: pathlib.Path) -> dict[str, str]:
+  """What the probe found in a page that a browser shows whole, and from it alone."""
+  dom, log = browse(page, profile)
+  found = probed(dom)
+  assert 'CONSOLE' not in log and found['fetched'] == found['broken'] == '0'
+  assert found['overflowing'] == '', 'something is wider than 1200 pixels'
+  return found
+
+
+def rows_of(text: str) -> list[list[str]]:
+  """The cells of all tables."""
+  rows = re.findall('<tr>(.*?)</tr>', text)
+  return [
+    [html.unescape(cell) for cell in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row)]
+    for row in rows
+  ]
+
+
+def pictures_of(text: str) -> list[np.ndarray]:
+  """The pictures of a page, RGB."""
+  found = re.findall('src="data:image/png;base64,([^"]*)"', text)
+  decoded = (np.frombuffer(base64.b64decode(data), np.uint8) for data in found)
+  return [cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] for data in decoded]
+
+
+def untrained(config: mlc.ConfigDict, folder: pathlib.Path) -> pathlib.Path:
+  """Leaves what a run leaves behind, with weights at random: pages are tested."""
+  rng = np.random.default_rng(0)
+  # Nothing is compiled; variances must be positive.
+  state = jax.tree.map(
+    lambda x: rng.normal(size=x.shape, scale=0.2).astype(x.dtype),
+    experiment.make(config).abstract_state,
+  )
+  state = state.replace(mutable=jax.tree.map(lambda x: np.abs(x) + 1, state.mutable))
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(2, state.replace(step=np.int32(2)), {}, 1.0)
+  (folder / 'config.json').write_text(config.to_json())
+  record = {'step': 2, 'kind': 'train', 'loss': 2.5}
+  (folder / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
+  return folder
+
+
+def source_of(folder: pathlib.Path, num_examples: int = 100, evaluator: str = ''):
+  """What the sections of a page about a run are made from."""
+  return compose.read(str(folder), None, num_examples, evaluator)
+
+
+def evaluated(source, name: str) -> dict:
+  """What an evaluator of a run finds itself."""
+  evaluator = build(source.log.config['evals'][name])
+  mesh = meshes.make_mesh(devices=jax.devices()[:1])
+  predict = evaluator.prediction(source.run.task)
+  return found.flat(evaluator.run(predict, source.run.state, mesh))

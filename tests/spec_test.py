@@ -1,3 +1,5 @@
+import contextlib
+import importlib
 import json
 import pathlib
 import re
@@ -508,3 +510,26 @@ def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
     spec.override(config, 'task.ema.decy=0.99')
   with pytest.raises(UserError, match="config.task has no field 'emma'"):
     spec.override(config, 'task.emma.decay=0.99')
+
+
+@pytest.mark.parametrize(
+  'name, values, problem',
+  [
+    ('good', ("knows = 'x'", "knows = 'y'"), None),
+    ('twice', 2 * ("knows = 'x'",), r'twice.a.Kind and twice.b.Kind both have knows='),
+    ('half', ("knows = 'x'", 'pass'), 'half.b.Kind has no `knows`'),
+  ],
+)
+def test_classes_are_found_by_what_they_set(
+  name, values, problem, tmp_path, monkeypatch
+):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / name).mkdir()
+  (tmp_path / name / '__init__.py').write_text('class Base:\n  knows: str\n')
+  for module, value in zip('ab', values, strict=True):
+    text = f'from {name} import Base\nclass Kind(Base):\n  {value}\n'
+    (tmp_path / name / f'{module}.py').write_text(text)
+  refused = pytest.raises(UserError, match=problem)
+  with refused if problem else contextlib.nullcontext():
+    found = spec.declared(importlib.import_module(name), 'knows')
+    assert [kind.__module__ for kind in found.values()] == ['good.a', 'good.b']

@@ -26,14 +26,10 @@ import rich.box
 import rich.console
 import rich.table
 
-from big_vision_like import cli, errors, files
+from big_vision_like import cli, errors, files, inference, spec
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.inference import loading, predict, predict_detection, preprocessing
-from big_vision_like.inference.preprocessing import (
-  DetectionPreprocessing,
-  Preprocessing,
-)
+from big_vision_like.inference import loading, preprocessing
 from big_vision_like.viz import images
 
 
@@ -128,29 +124,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def predictor_of(
-  model: Any,
-  variables: Any,
-  preprocess: Preprocessing | DetectionPreprocessing,
-  args: argparse.Namespace,
-) -> predict.Predictor | predict_detection.Detector:
-  """What is told of pictures, by what the model is for."""
-  if isinstance(preprocess, DetectionPreprocessing):
-    if args.top is not None:
+  model: Any, variables: Any, preprocess: Any, args: argparse.Namespace
+) -> Any:
+  """Returns what prints and draws predictions of weights with this preprocessing.
+
+  A class of `inference` that has it as `prepares`, with one `option` of its own.
+  """
+  kinds = spec.declared(inference, 'prepares')
+  own = kinds[type(preprocess)]
+  for kind in kinds.values():
+    if kind is not own and getattr(args, kind.option) is not None:
       raise UserError(
-        '--top is for weights that name pictures; these find objects: --threshold says'
-        ' which are shown'
+        f'--{kind.option} is for weights that {kind.does}; these {own.does}:'
+        f' --{own.option} {own.explained}'
       )
-    draws = args.out is not None
-    return predict_detection.Detector(
-      model, variables, preprocess, args.threshold, draws
-    )
-  if args.threshold is not None:
-    raise UserError(
-      '--threshold is for weights that find objects; these name pictures: --top says'
-      ' how many classes are shown'
-    )
-  top = 5 if args.top is None else args.top
-  return predict.Predictor(model, variables, preprocess, top)
+  given = getattr(args, own.option)
+  options = {} if given is None else {own.option: given}
+  predictor = own(model, variables, preprocess, **options)
+  predictor.draws = args.out is not None
+  return predictor
 
 
 def sides(text: str) -> int | tuple[int, int]:

@@ -10,14 +10,24 @@ scalars (`keep_best` among them), and there is a checkpoint of the last step. Ea
 config gets a line, and so does what fails at the end, where the exit status is 1 if
 anything did.
 
+Configs that are named all run. Many of all configs compile the same programs, or others
+of the same options. So without names only as many run as have, between them, every
+option of every task, model, optimizer and evaluator, and one of each task and optimizer
+is interrupted. Of the others everything is built, the data are read, and the step and
+the predictions are traced.
+
 Nothing has to be prepared: data sets of TFDS, and in COCO's format, are made up (see
 `data/sources/fake.py`), also those that are there, so that it is the same everywhere;
 vocabularies are learnt from that, and weights of `init_from` left out. Schedules are
 those of the whole run.
 
-Configs are shrunk by the names of arguments, those left at their defaults too, in all
-recorded calls. So a new model is covered if it names its sizes as others do; a new name
-goes into `AT_MOST` or, where no bound does, into `small`.
+Models, transforms, evaluators and tasks say beside their arguments how small they may
+be: `tiny = dict(depth=2, depths=(2, 1), convs=(8, 3, 2))` has an upper bound for each
+argument, those left at their defaults too. The bound of a sequence is one number for
+all entries, or one for each, and cuts it to its length; the entries of a sequence of
+sequences have the same bound. A bound may be a function of all arguments, and of one
+that makes a side of a picture small. An argument `size` of a transform is such a side;
+a transform with others names them in `sides`. `AT_MOST` is for arguments of all tasks.
 """
 
 import argparse
@@ -38,19 +48,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
+import flax.linen as nn
 import grain
 import jax
 import ml_collections as mlc
 import numpy as np
 
-from big_vision_like import cli, errors, files, optim, spec, train
+from big_vision_like import cli, data, errors, files, optim, spec, train
+from big_vision_like.data.input import bucket
 from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.sources import coco, fake, tfds
 from big_vision_like.data.text import vocabulary
-from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
-from big_vision_like.models import resnet
-from big_vision_like.run import checkpoint, experiment, init_from, metrics
+from big_vision_like.run import checkpoint, experiment, init_from, metrics, preflight
 from big_vision_like.tasks.task import State
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -59,48 +69,22 @@ QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 # Of the four labels that are made up there are SHOTS examples each, and the last batch
 # of an evaluation is not full.
-SHOTS, BATCH = 5, 8
-WIDTH = 32
-AT_MOST = {
-  'accumulate': 2,
-  'batch_size': BATCH,
-  'decoder_depth': 2,
-  'depth': 2,
-  'encoder_depth': 2,
-  'every': 0,  # evaluators run at the end alone
-  'examples': SHOTS * fake.LABELS,
-  'extra_length': 4,
-  'hidden': WIDTH,
-  'iterations': 2,
-  'max_length': 64,
-  'mlp_dim': 2 * WIDTH,
-  'num_classes': 1000,
-  'num_heads': 2,
-  'pictures': 1,
-  'registers': 2,
-  'rep_size': WIDTH,
-  'root': WIDTH // 2,
-  'slot_size': WIDTH // 2,
-  'source_length': 64,
-  'target_length': 64,
-  'vocab_size': 128,
-  'workers': 0,
-}
-# Room for the objects of made-up pictures.
-ROOM = dict.fromkeys(('max_boxes', 'max_segments', 'num_queries'), fake.THINGS[1])
-UNITS = (2, 1)
-# Of ResNets of which more than the last stage is read.
-STAGES = (2, 1, 1, 1)
-# Of convolutions at the size of pictures: channels, kernel, and any stride.
-CONV = (8, 3, math.inf)
-# Patches of larger pictures than this are cut to PATCH, and their sizes (in order) to
-# this, this and STRIDE more, ...; STRIDE is what ResNets divide sides by.
-SIDE, STRIDE, PATCH = 64, 32, 8
-# Sides that boxes go with are divided by this, where images are resized.
-LESS = 8
-RESIZES = {boxes.ResizeShort, boxes.RandomResizeShort}
-# Of what went wrong, so many characters are told.
-LENGTH = 500
+SHOTS, BATCH, DEPTH = 5, 8, 2
+AT_MOST = dict(
+  accumulate=2,
+  batch_size=BATCH,
+  every=0,  # evaluators run at the end alone
+  num_classes=1000,
+  pictures=1,
+  workers=0,
+)
+MOST_PARAMETERS = 2 * 10**6
+# Sides of larger pictures than this become (in order) this, this and STRIDE more, ...;
+# STRIDE is what ResNets divide sides by.
+SIDE, STRIDE = 64, 32
+LESS = 8  # what sides of pictures with boxes are divided by
+NO_OPTIONS = ('every', 'pictures', 'rate')  # programs do not depend on them
+LENGTH = 500  # of what is printed of an error
 # Parts of models in rules for parameters, which a model that is less deep has not.
 NUMBERED = re.compile(r'block_(?P<from_0>\d+)|(?:unit|stage)(?P<from_1>\d+)')
 
@@ -136,7 +120,8 @@ def shrink(
 ) -> tuple[mlc.ConfigDict, list[str]]:
   """A config that trains two steps in seconds, and what in it is not the config's."""
   plain = in_steps(config)
-  result = shrunk(plain, small_sides(plain), words)
+  sides = small_sides(plain)
+  result = shrunk(plain, lambda side: sides.get(side, side), words)
   data = spec.build(result['train_data'], 'config.train_data')
   steps = next(n for n in itertools.count(2) if covers(data, n))
   result |= dict(total_steps=steps, log_every=1, checkpoint_every=0, mesh={})
@@ -167,17 +152,21 @@ def covers(data: Any, steps: int) -> bool:
   return len(data.parts) == 1 or {n for n, _ in data.signatures(steps)} == {*data.parts}
 
 
-def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
-  """Plain copy of a node of a config, with all sizes in it small."""
+def shrunk(
+  node: Any, small_side: Callable[[int], int], words: pathlib.Path, key: str = ''
+) -> Any:
+  """Returns a plain copy of a node of a config, with all sizes in it small."""
   if isinstance(node, (list, tuple)):
-    return type(node)(shrunk(value, sides, words) for value in node)
+    if key.endswith('_rules'):
+      node = [rule for rule in node if matches_shallow(rule[0])]
+    return type(node)(shrunk(value, small_side, words) for value in node)
   if not isinstance(node, Mapping):
     return node
-  node = {key: shrunk(value, sides, words) for key, value in node.items()}
+  node = {k: shrunk(value, small_side, words, k) for k, value in node.items()}
   if '_fn' not in node:
     return node
   fn = spec.symbol(node)
-  made_up = dict(examples=AT_MOST['examples'], classes=AT_MOST['num_classes'])
+  made_up = dict(examples=SHOTS * fake.LABELS, classes=AT_MOST['num_classes'])
   if fn is tfds.Tfds:
     kept = {name: node[name] for name in ('name', 'split') if name in node}
     return dict(spec.spec(fake.Fake, **kept, **made_up))
@@ -186,120 +175,190 @@ def shrunk(node: Any, sides: Mapping[int, int], words: pathlib.Path) -> Any:
     return dict(spec.spec(fake.Fake, name=name, **made_up))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
-  parameters = inspect.signature(fn).parameters
-  values = {k: node.get(k, parameter.default) for k, parameter in parameters.items()}
-  for name, value in values.items():
-    if fn is boxes.Pad and name == 'sizes':
-      less = each(largest(value), lambda side: sides.get(side, side))
-    elif is_side(fn, name):
-      less = each(value, lambda side: sides.get(side, side))
-    elif name == 'depths' and fn is resnet.ResNet:
-      less = type(value)(map(min, value, STAGES))
-    elif name == 'grid' and 'decoder_convs' in values:
-      less = small_grid(value, values['decoder_convs'], sides)
-    else:
-      less = small(name, value, pictures_shrink=bool(sides))
+  if not isinstance(fn, type):
+    return node  # schedules and optimizers are those of the whole run
+  arguments = arguments_of(node)
+  bounds = AT_MOST | getattr(fn, 'tiny', {})
+  for name, value in arguments.items():
+    bound = bounds.get(name)
+    less = bound(arguments, small_side) if callable(bound) else bounded(value, bound)
+    if name in sides_of(fn):
+      less = each(less, small_side)
     if less != value:
       node[name] = less
   return node
 
 
-def small(name: str, value: Any, pictures_shrink: bool) -> Any:
-  """What becomes of an argument, whatever it is an argument of."""
-  if name == 'predict_args' and isinstance(value, Mapping):
-    return {k: small(k, v, pictures_shrink) for k, v in value.items()}
-  if name.endswith('_rules'):
-    return type(value)(rule for rule in value if matches_shallow(rule[0]))
-  if name == 'shots':
-    return tuple(shots for shots in value if shots <= SHOTS)
-  if type(value) is int and name in AT_MOST:
-    return min(value, AT_MOST[name])
-  if type(value) is int and name in ROOM:
-    return ROOM[name]
-  if type(value) is int and name == 'width':
-    # Less than 16 is a factor of the width, as ResNets have.
-    return min(value, WIDTH) if value >= 16 else min(value, 1)
-  if name == 'patch' and pictures_shrink:
-    return each(value, lambda side: min(side, PATCH))
-  if name == 'channels':
-    return each(value, lambda channels: min(channels, WIDTH))
-  if name.endswith('_convs'):
-    return type(value)(tuple(map(min, conv, CONV)) for conv in value)
-  if isinstance(value, (list, tuple)) and name in ('depths', 'resnet'):
-    # Units of the first stages, in front of which nothing is halved and something is.
-    return type(value)(map(min, value, UNITS))
-  return value
+def bounded(value: Any, bound: Any) -> Any:
+  """Returns an argument of at most a bound of `tiny`; what is no size stays."""
+  if isinstance(value, Mapping) and isinstance(bound, Mapping):
+    return {k: bounded(v, bound.get(k)) for k, v in value.items()}
+  if isinstance(value, (list, tuple)) and bound is not None:
+    if isinstance(bound, int) or any(isinstance(v, (list, tuple)) for v in value):
+      return type(value)(bounded(v, bound) for v in value)
+    return type(value)(map(min, value, bound))
+  return min(value, bound) if is_number(value) and is_number(bound) else value
+
+
+def is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def each(value: Any, change: Callable[[int], int]) -> Any:
-  """A side, or height and width, or several, changed."""
+  """Returns a side, or height and width, or several, changed."""
   if isinstance(value, (list, tuple)):
     return type(value)(each(v, change) for v in value)
   return change(value) if type(value) is int else value
 
 
-def largest(sizes: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-  """The heights and widths that lie in no other."""
-  return type(sizes)(
-    size
-    for size in sizes
-    if not any(size != o and size[0] <= o[0] and size[1] <= o[1] for o in sizes)
-  )
-
-
-def small_grid(
-  grid: Sequence[int], convs: Sequence[Sequence[int]], sides: Mapping[int, int]
-) -> Sequence[int]:
-  """What a decoder starts from that makes pictures as small as those it is given."""
-  scale = math.prod(stride for _, _, stride in convs)
-  return each(grid, lambda side: sides.get(side * scale, side * scale) // scale)
-
-
 def matches_shallow(pattern: str) -> bool:
-  """Whether a rule may match a parameter of a model that is not deep any more."""
+  """Returns whether a rule may match a parameter of a model of two blocks."""
   numbers = [
     int(match['from_0'] or 0) + int(match['from_1'] or 1)
     for match in NUMBERED.finditer(pattern)
   ]
-  return max(numbers, default=1) <= AT_MOST['depth']
+  return max(numbers, default=1) <= DEPTH
 
 
-def is_side(fn: Callable[..., Any], name: str) -> bool:
-  """Whether an argument is the size of a picture, or its height and width."""
+def sides_of(fn: Callable[..., Any]) -> Sequence[str]:
+  """Returns the arguments of a transform that are sides of pictures."""
   kinds = (grain.transforms.Map, grain.transforms.RandomMap)
   is_transform = isinstance(fn, type) and issubclass(fn, kinds)
-  if fn is boxes.PanopticTruth:
-    return False  # room for images as they are in the data
-  if fn.__module__ == boxes.__name__ and name in ('sizes', 'longest', 'low', 'high'):
-    return True
-  return is_transform and (name == 'size' or name.endswith('_size'))
+  return getattr(fn, 'sides', ('size',)) if is_transform else ()
 
 
 def small_sides(config: Any) -> dict[int, int]:
-  """What becomes of each side of a picture that is too large."""
-  calls = [(spec.symbol(node, path), node) for path, node in spec.calls(config)]
-  values = [
-    value for fn, node in calls for name, value in node.items() if is_side(fn, name)
-  ]
-  sides = {side for value in values for side in np.ravel(value).tolist() if side}
-  fns = {fn for fn, _ in calls}
-  if boxes.Pad in fns:
-    large = fns & RESIZES and max(sides) > LESS * SIDE
+  """Returns what becomes of each side of a picture that is too large."""
+  sides, pads = set(), False
+  for path, node in spec.calls(config):
+    fn = spec.symbol(node, path)
+    named = sides_of(fn)
+    pads |= bool(named) and issubclass(fn, bucket.Bucket)
+    values = (value for name, value in node.items() if name in named)
+    sides |= {side for value in values for side in np.ravel(value).tolist() if side}
+  if pads:  # sides keep their proportions
+    large = max(sides) > LESS * SIDE
     return {side: side // LESS for side in sides} if large else {}
   large = sorted(side for side in sides if side > SIDE)
   return {side: SIDE + STRIDE * i for i, side in enumerate(large)}
 
 
-def check(name: str, workdir: pathlib.Path, words: pathlib.Path) -> list[str]:
-  """Runs a config in small; returns notes, raises for whatever is wrong with it."""
-  whole = spec.load(name, root=experiment.Settings)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How a config is tried: it runs, or is only traced where another is `like` it."""
+
+  name: str
+  like: str = ''
+  restarts: bool = True
+
+
+def plans(names: Sequence[str], words: pathlib.Path) -> list[Plan]:
+  """Returns how each config is tried so that every option is in one that runs."""
+  options, kinds, made = {}, {}, {}
+  for name in names:
+    with contextlib.suppress(Exception), quiet():  # `check` raises it for the row
+      config, _ = shrink(spec.load(name, root=experiment.Settings), words)
+      kinds[name] = kind_of(config)
+      options[name] = options_of(config)
+  done, runs = set(), []
+  while left := [name for name in options if name not in made]:
+    name = max(left, key=lambda name: len(options[name] - done))
+    if options[name] <= done:
+      like = max(runs, key=lambda other: len(options[other] & options[name]))
+      made[name] = Plan(name, like)
+    else:
+      made[name] = Plan(name, restarts=kinds[name] not in map(kinds.get, runs))
+      runs.append(name)
+      done |= options[name]
+  return [made.get(name, Plan(name)) for name in names]
+
+
+def kind_of(config: mlc.ConfigDict) -> tuple[str, ...]:
+  """Returns the classes of a config's task and optimizers."""
+  calls = spec.calls(config.task, 'task')
+  return tuple(
+    node['_fn'] for path, node in calls if path == 'task' or path.endswith('optimizer')
+  )
+
+
+def options_of(config: mlc.ConfigDict) -> set[str]:
+  """Returns what decides on the programs that a shrunk config compiles, as texts.
+
+  They are the arguments of the task, of all that it is made of, and of the evaluators,
+  each of them with the task; and the arrays of a batch.
+  """
+  batch = spec.build(config.train_data, 'config.train_data').abstract()
+  arrays = jax.tree_util.tree_leaves_with_path(batch)
+  found = {f'{path} {x.dtype} {x.ndim}' for path, x in arrays}
+  for path, node in spec.calls([config.task, *config.get('evals', {}).values()]):
+    if not node['_fn'].startswith(f'{data.__name__}.') and '.rate' not in path:
+      arguments = arguments_of(node).items()
+      own = {f'{k}={described(v)}' for k, v in arguments if k not in NO_OPTIONS}
+      found |= {f'{node["_fn"]} {one}' for one in own}
+  return {f'{config.task["_fn"]} {one}' for one in found}
+
+
+def described(value: Any) -> Any:
+  """Returns an argument with the signs of numbers, and the names of other calls."""
+  if isinstance(value, (list, tuple)):
+    return [described(v) for v in value]
+  if isinstance(value, (Mapping, mlc.ConfigDict)):
+    return value.get('_fn') or {k: described(v) for k, v in value.items()}
+  return float(np.sign(value)) if is_number(value) else value
+
+
+def arguments_of(node: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the arguments of a recorded call, defaults included."""
+  parameters = inspect.signature(spec.symbol(node)).parameters
+  return {k: node.get(k, parameter.default) for k, parameter in parameters.items()}
+
+
+def check(plan: Plan, workdir: pathlib.Path, words: pathlib.Path) -> list[str]:
+  """Tries a config in small; returns notes, raises for whatever is wrong with it."""
+  whole = spec.load(plan.name, root=experiment.Settings)
   config, notes = shrink(whole, words)
   check_rates(whole)
-  saved = train.train(config, workdir, drill=1)
-  check_restored(workdir, saved)
+  if plan.like:
+    check_traced(config)
+    return [*notes, f'traced, most like {plan.like}']
+  check_size(config)
+  if plan.restarts:
+    saved = train.train(config, workdir, drill=1)
+    check_restored(workdir, saved)
   train.train(config, workdir)
   check_records(config, workdir)
   return notes
+
+
+def check_size(config: mlc.ConfigDict) -> None:
+  """Raises if a shrunk model is large: some class does not say how small it may be."""
+  state = experiment.make(config, planned_for=jax.devices()).abstract_state
+  count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  if count > MOST_PARAMETERS:
+    fns = [spec.symbol(node, path) for path, node in spec.calls(config.task, 'task')]
+    bare = [
+      f'{fn.__module__.replace(".", "/")}.py: {fn.__name__} declares no `tiny`'
+      for fn in fns
+      if isinstance(fn, type) and issubclass(fn, nn.Module) and not hasattr(fn, 'tiny')
+    ]
+    why = ', '.join(bare) or 'the `tiny` of the model has too few or large bounds'
+    raise UserError(f'{why}; there are {count:,} parameters in small')
+
+
+def check_traced(config: mlc.ConfigDict) -> None:
+  """Builds everything, and traces the step and the predictions of evaluators."""
+  run = experiment.make(config, inputs=preflight.require(config))
+  run.task.check(run.example)
+  state, several = run.abstract_state, len(run.data.parts) > 1
+  for signature in run.data.signatures(config.total_steps) if several else [None]:
+    after, _ = jax.eval_shape(run.step, state, run.abstract_batch_of(signature))
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+      if (x.shape, x.dtype) != (y.shape, y.dtype):
+        raise UserError(f'a step makes {y.shape} of {x.shape} in the state')
+  for name, evaluator in run.evaluators.items():
+    with errors.prefixed(f'config.evals.{name}'):
+      batch = evaluator.data.abstract()
+      jax.eval_shape(evaluator.prediction(run.task), state, batch, run.key)
 
 
 def check_rates(config: mlc.ConfigDict) -> None:
@@ -364,15 +423,17 @@ def learnt(words: pathlib.Path) -> str:
   return str(words)
 
 
-def attempts(names: Sequence[str], folder: pathlib.Path, jobs: int) -> Iterator[Row]:
-  """A row of each config, in order, as soon as it is there."""
+def attempts(tried: Sequence[Plan], folder: pathlib.Path, jobs: int) -> Iterator[Row]:
+  """Yields a row of each config, in order, as soon as it is there."""
   if jobs == 1:
     set_up(folder)
-    yield from (attempt(name, folder) for name in names)
+    yield from (attempt(plan, folder) for plan in tried)
     return
   start = multiprocessing.get_context('spawn')
   with futures.ProcessPoolExecutor(jobs, start, set_up, (folder,)) as pool:
-    yield from pool.map(attempt, names, itertools.repeat(folder))
+    longest_first = sorted(tried, key=lambda plan: plan.like)
+    rows = {plan.name: pool.submit(attempt, plan, folder) for plan in longest_first}
+    yield from (rows[plan.name].result() for plan in tried)
 
 
 def set_up(folder: pathlib.Path) -> None:
@@ -384,20 +445,20 @@ def set_up(folder: pathlib.Path) -> None:
   cli.set_up_jax()
 
 
-def attempt(name: str, folder: pathlib.Path) -> Row:
-  """Runs a config in small, in a folder of its own; the row says what went wrong."""
+def attempt(plan: Plan, folder: pathlib.Path) -> Row:
+  """Tries a config in small, in a folder of its own; the row says what went wrong."""
   started, notes, problem = time.perf_counter(), [], ''
   with tempfile.TemporaryDirectory(dir=folder) as own:
     try:
       with quiet():
-        notes = check(name, pathlib.Path(own), folder / 'words.model')
+        notes = check(plan, pathlib.Path(own), folder / 'words.model')
     except UserError as error:
       problem = str(error)
     except Exception as error:  # whatever it is, the other configs are tried too
       problem = f'{type(error).__name__} {place(error)}: {error}'
   jax.clear_caches()
   seconds = time.perf_counter() - started
-  return Row(name, seconds, ' '.join(problem.split())[:LENGTH], notes)
+  return Row(plan.name, seconds, ' '.join(problem.split())[:LENGTH], notes)
 
 
 @contextlib.contextmanager
@@ -431,15 +492,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--jobs', type=int, default=1, metavar='N', help='so many at a time; default: 1'
   )
   args = parser.parse_args(argv)
-  names = args.configs or all_configs()
   started, rows = time.perf_counter(), []
-  with tempfile.TemporaryDirectory(prefix='smoke-') as folder:
-    for row in attempts(names, pathlib.Path(folder), args.jobs):
+  with tempfile.TemporaryDirectory(prefix='smoke-') as name:
+    folder = pathlib.Path(name)
+    tried = [Plan(name) for name in args.configs]
+    tried = tried or plans(all_configs(), folder / 'words.model')
+    for row in attempts(tried, folder, args.jobs):
       rows.append(row)
       print(row, flush=True)
   failed = [row for row in rows if row.problem]
   took = metrics.duration(time.perf_counter() - started)
-  print(f'\n{len(rows) - len(failed)} of {len(rows)} configs pass, in {took}')
+  traced = sum(plan.like != '' for plan in tried)
+  passed = f'{len(rows) - len(failed)} of {len(rows)} configs pass, in {took}'
+  print(f'\n{passed}; {len(rows) - traced} ran, {traced} were traced')
   for row in failed:
     print(f'{row.name}: {row.problem}')
   return 1 if failed else 0

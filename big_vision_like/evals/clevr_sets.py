@@ -42,6 +42,7 @@ class AveragePrecision(evaluator.Evaluator):
   """
 
   needs = ('targets',)
+  tiny = dict(predict_args=dict(iterations=2))
 
   thresholds: Sequence[float] = (math.inf, 1.0, 0.5, 0.25, 0.125)
   attributes: Sequence[int] = (2, 2, 3, 8)

@@ -25,6 +25,7 @@ class FewShot(evaluator.Evaluator):
   """
 
   needs = ('label',)
+  tiny = dict(shots=5)
 
   train: pipeline.EvalInput
   shots: Sequence[int] = (1, 5, 10, 25)

@@ -47,6 +47,7 @@ class Segmentation(evaluator.Evaluator):
   """
 
   needs = ('segmentation',)
+  tiny = dict(predict_args=dict(iterations=2))
 
   objects: tuple[int, int] = (1, NUM_IDS - 1)
   pictures: int = 4

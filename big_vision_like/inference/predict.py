@@ -21,6 +21,9 @@ SOWN = ('encoder', 'map_head', 'with_position')  # what the rollout is made of
 class Predictor:
   """A model that names pictures, compiled once; `top` classes of each are told."""
 
+  prepares = Preprocessing
+  does = 'name pictures'
+  option, explained = 'top', 'says how many classes are shown'
   columns = ('class', 'score')
 
   def __init__(

@@ -28,8 +28,12 @@ class Detector:
   what was published, 0.7 of objects and 0.85 of segments.
   """
 
+  prepares = DetectionPreprocessing
+  does = 'find objects'
+  option, explained = 'threshold', 'says which are shown'
   columns = ('object', 'score', 'left, top, right, bottom')
   undrawn = ''
+  draws = False  # set before the first picture
 
   def __init__(
     self,
@@ -37,14 +41,12 @@ class Detector:
     variables: Any,
     preprocess: DetectionPreprocessing,
     threshold: float | None = None,
-    draws: bool = False,
   ):
     if threshold is not None and not 0 <= threshold < 1:
       raise UserError(f'--threshold={threshold} is not in [0, 1)')
     self.model, self.variables, self.preprocess = model, variables, preprocess
     self.threshold = THRESHOLD if threshold is None else threshold
     self.segments_at = {} if threshold is None else {'threshold': threshold}
-    self.draws = draws
     self._apply = jax.jit(self._run)
 
   def _run(self, variables: Any, *inputs: jax.Array) -> tuple[Any, Any]:

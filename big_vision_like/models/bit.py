@@ -47,6 +47,9 @@ class BiT(nn.Module):
   head_bias: float = 0.0
   dtype: str = 'float32'
 
+  # A stage without and one with downsampling; the width is a factor.
+  tiny = dict(depths=(2, 1), width=1)
+
   @nn.compact
   def __call__(
     self, image_BHWC: jax.Array, train: bool = False
@@ -63,6 +66,8 @@ class BiTv1(nn.Module):
   width: float = 1
   head_bias: float = 0.0
   dtype: str = 'float32'
+
+  tiny = BiT.tiny
 
   @nn.compact
   def __call__(

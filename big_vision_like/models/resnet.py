@@ -62,6 +62,9 @@ class ResNet(nn.Module):
   frozen_stages: int = 0
   dtype: str = 'float32'
 
+  # All four stages: some readers take the maps of each.
+  tiny = dict(depths=(2, 1, 1, 1), root=16, channels=32)
+
   @nn.compact
   def __call__(
     self, image_BHWI: jax.Array, train: bool = False

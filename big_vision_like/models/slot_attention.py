@@ -4,7 +4,9 @@ Axes: B batch, H W image, h w feature map, C channels, F features of a map, N to
 slots, D their size, T iterations, P properties, L layers (a picture and its mask).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -45,6 +47,19 @@ def variant(name: str) -> dict[str, Sequence]:
   return VARIANTS[name]
 
 
+# Bounds of both models in small, and that of convolutions.
+TINY_CONV = (8, 3, 2)
+TINY = dict(iterations=2, slot_size=16, hidden=32, encoder_convs=TINY_CONV)
+
+
+def small_grid(
+  arguments: Mapping[str, Any], small_side: Callable[[int], int]
+) -> tuple[int, ...]:
+  """Returns the grid from which a decoder makes small pictures."""
+  scale = math.prod(stride for _, _, stride in arguments['decoder_convs'])
+  return tuple(small_side(side * scale) // scale for side in arguments['grid'])
+
+
 class AutoEncoder(nn.Module):
   """Images (B, H, W, C) in [-1, 1] to slots, and back from each slot (section 3.1).
 
@@ -69,6 +84,8 @@ class AutoEncoder(nn.Module):
   over: str = 'slots'
   implicit: bool = False
   dtype: str = 'float32'
+
+  tiny = dict(TINY, decoder_convs=TINY_CONV, grid=small_grid)
 
   def setup(self) -> None:
     self.encoder = Encoder(self.encoder_convs, self.dtype)
@@ -137,6 +154,8 @@ class SetClassifier(nn.Module):
   hidden: int = 128
   encoder_convs: Sequence[Conv] = ((64, 5, 1), (64, 5, 2), (64, 5, 2), (64, 5, 1))
   dtype: str = 'float32'
+
+  tiny = TINY
 
   @nn.compact
   def __call__(

@@ -105,6 +105,9 @@ class Transformer(nn.Module):
   dtype: str = 'float32'
 
   sharding_rules = transformer.SHARDING_RULES
+  tiny = dict(
+    vocab_size=128, width=32, depth=2, decoder_depth=2, num_heads=2, mlp_dim=64
+  )
 
   def setup(self) -> None:
     if self.embedding_scale not in ('input', 'output', 'none'):

@@ -116,6 +116,9 @@ class ViT(nn.Module):
     'pos_columns': positions.resize_columns,
     'relative_keys': positions.keep_relative,
   }
+  tiny = dict(
+    patch=8, width=32, depth=2, num_heads=2, mlp_dim=64, resnet=(2, 1), rep_size=32
+  )
   # All tokens of the grid attend to each other, so that there is a rollout to show.
   attends = True
 

@@ -8,24 +8,14 @@ from typing import Any
 
 import jax
 
-from big_vision_like import files, upgrade
+from big_vision_like import files, report, upgrade
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
 from big_vision_like.inference import loading
-from big_vision_like.report import detection, images, page, runs, sequences, slots
-from big_vision_like.report import source as report_source
+from big_vision_like.report import page, runs
 from big_vision_like.report import weights as report_weights
-from big_vision_like.report.source import Section, Source
+from big_vision_like.report.source import Plain, Section, Source
 from big_vision_like.run import metrics
-
-# By what a task predicts; of others the page has general sections only.
-SOURCES = {
-  'classes': images.Source,
-  'sequences': sequences.Source,
-  'slots': slots.Discovery,
-  'sets': slots.Sets,
-  'objects': detection.Source,
-}
 
 
 def of_runs(
@@ -74,9 +64,13 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
 
 
 def source_of(config: Mapping[str, Any]) -> type[Source]:
-  """The kind of run that a config describes."""
+  """Returns the kind of run that a config describes.
+
+  A module of this package declares it for what the task predicts; of tasks without one
+  the page has general sections only.
+  """
   task = specs.symbol(config['task'], 'config.task')
-  return SOURCES.get(task.predicts, report_source.Plain)
+  return specs.declared(report, 'predicts').get(task.predicts, Plain)
 
 
 def distinct_names(folders: Sequence[str]) -> list[str]:

@@ -111,6 +111,8 @@ class Boxes(Found):
 class Source(report_source.Source):
   """A run that finds objects."""
 
+  predicts = 'objects'
+
   @property
   def sections(self) -> Sequence[Section]:
     nodes = [node for _, node in specs.calls(self.log.config['task'])]

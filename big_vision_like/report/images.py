@@ -36,6 +36,8 @@ class Predictions:
 class Source(report_source.Source):
   """A run whose batches hold images."""
 
+  predicts = 'classes'
+
   @property
   def sections(self) -> Sequence[Section]:
     return SECTIONS

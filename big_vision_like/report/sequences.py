@@ -59,6 +59,8 @@ class Attention:
 class Source(report_source.Source):
   """A run whose batches hold `source` and `target`, ids padded with zeros."""
 
+  predicts = 'sequences'
+
   @property
   def sections(self) -> Sequence[Section]:
     return SECTIONS

@@ -54,6 +54,8 @@ class Found:
 class Discovery(report_source.Source):
   """A run that finds objects without labels."""
 
+  predicts = 'slots'
+
   @property
   def sections(self) -> Sequence[Section]:
     return (
@@ -74,6 +76,8 @@ class Discovery(report_source.Source):
 @dataclasses.dataclass
 class Sets(report_source.Source):
   """A run that predicts the properties of objects."""
+
+  predicts = 'sets'
 
   @property
   def sections(self) -> Sequence[Section]:

@@ -4,7 +4,7 @@ import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,7 +30,12 @@ class Section:
 
 @dataclasses.dataclass
 class Source(abc.ABC):
-  """A run to report on: what it logged and, with a checkpoint, the restored run."""
+  """A run to report on: what it logged and, with a checkpoint, the restored run.
+
+  `predicts` says which tasks' runs: those that predict this.
+  """
+
+  predicts: ClassVar[str]
 
   log: runs.Log
   run: Any  # None without a checkpoint; `why` says why
@@ -105,6 +110,8 @@ class Source(abc.ABC):
 @dataclasses.dataclass
 class Plain(Source):
   """A run of which only the general sections know what to show."""
+
+  predicts = ''
 
   @property
   def sections(self) -> Sequence[Section]:

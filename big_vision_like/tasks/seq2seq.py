@@ -31,6 +31,7 @@ class Seq2Seq(task.GradientTask):
   """
 
   predicts = 'sequences'
+  tiny = dict(extra_length=4)
 
   label_smoothing: float = 0.1
   smoothing_form: str = 't2t'

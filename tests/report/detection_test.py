@@ -1,16 +1,12 @@
 """Reports of runs that find objects."""
 
-import base64
 import dataclasses
 import html
 import json
 import pathlib
 import re
-import shutil
 from typing import Any
 
-import cv2
-import found
 import jax
 import jax.numpy as jnp
 import ml_collections as mlc
@@ -21,18 +17,15 @@ import pytest
 from big_vision_like import optim
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources.base import Source
-from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection as precision
 from big_vision_like.evals import panoptic
 from big_vision_like.models import detr, resnet
 from big_vision_like.report import compose
 from big_vision_like.report import detection as report_detection
-from big_vision_like.run import checkpoint, experiment
-from big_vision_like.spec import build, spec
+from big_vision_like.spec import spec
 from big_vision_like.tasks import set_detection
 from big_vision_like.viz import detection as drawing
-from tools import report
 
 HEIGHT, WIDTH, ROWS, COUNT = 32, 40, 3, 11
 SHIFT = 0.29  # pixels an image
@@ -191,25 +184,12 @@ def config_of() -> mlc.ConfigDict:
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory) -> pathlib.Path:
-  folder = tmp_path_factory.mktemp('runs') / 'marks'
-  config, rng = config_of(), np.random.default_rng(0)
-  # At random without compiling; variances must be positive.
-  state = jax.tree.map(
-    lambda x: rng.normal(size=x.shape, scale=0.2).astype(x.dtype),
-    experiment.make(config).abstract_state,
-  )
-  state = state.replace(mutable=jax.tree.map(lambda x: np.abs(x) + 1, state.mutable))
-  with checkpoint.Checkpoints(folder) as checkpoints:
-    checkpoints.save(2, state.replace(step=np.int32(2)), {}, 1.0)
-  (folder / 'config.json').write_text(config.to_json())
-  record = {'step': 2, 'kind': 'train', 'loss': 2.5}
-  (folder / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
-  return folder
+  return pages.untrained(config_of(), tmp_path_factory.mktemp('runs') / 'marks')
 
 
 @pytest.fixture(scope='module')
 def source(run):
-  return compose.read(str(run), None, 100, '')
+  return pages.source_of(run)
 
 
 @pytest.fixture(scope='module')
@@ -227,34 +207,10 @@ def sections(page) -> dict[str, str]:
   )
 
 
-def evaluated(source, name: str):
-  """What the evaluator itself finds."""
-  evaluator = build(source.log.config['evals'][name])
-  mesh = meshes.make_mesh(devices=jax.devices()[:1])
-  predict = evaluator.prediction(source.run.task)
-  return found.flat(evaluator.run(predict, source.run.state, mesh))
-
-
 def with_config(source, evaluator: str = '', **fields):
   """The run, had its config these fields."""
   log = dataclasses.replace(source.log, config={**source.log.config, **fields})
   return dataclasses.replace(source, log=log, evaluator=evaluator)
-
-
-def rows_of(text: str) -> list[list[str]]:
-  """The cells of all tables."""
-  rows = re.findall('<tr>(.*?)</tr>', text)
-  return [
-    [html.unescape(cell) for cell in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row)]
-    for row in rows
-  ]
-
-
-def pictures_of(text: str) -> list[np.ndarray]:
-  """The pictures of a page, RGB."""
-  found = re.findall('src="data:image/png;base64,([^"]*)"', text)
-  decoded = (np.frombuffer(base64.b64decode(data), np.uint8) for data in found)
-  return [cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] for data in decoded]
 
 
 def percent(share: float) -> str:
@@ -284,16 +240,13 @@ def test_all_sections_are_on_the_page(page):
 
 
 def test_a_browser_shows_the_page(page, tmp_path):
-  dom, log = pages.browse(page, tmp_path)
-  found = pages.probed(dom)
-  assert 'CONSOLE' not in log and found['fetched'] == found['broken'] == '0'
-  assert found['overflowing'] == ''
+  pages.opened(page, tmp_path)
 
 
 def test_inputs_are_those_of_training_with_their_boxes(source, sections):
   content = sections['Inputs']
   _, batch = source.training_batch(report_detection.NUM_INPUTS)
-  pictures = pictures_of(content)
+  pictures = pages.pictures_of(content)
   assert len(pictures) == len(batch['image'])
   for row, picture in enumerate(pictures):
     index = batch['image_id'][row] - 100
@@ -322,7 +275,7 @@ def test_objects_are_counted_and_ordered(sections):
     ('Median', '106', percent(overlap(6))),
     ('Worst', '108', percent(overlap(8) / 2)),
   ]
-  worst = pictures_of(content)[2]
+  worst = pages.pictures_of(content)[2]
   true_N4, true_N = objects_of(8)
   found_N4, found_N, score_N = found_of(8)
   sets = [
@@ -336,7 +289,7 @@ def test_objects_are_counted_and_ordered(sections):
 
 
 def test_attention_is_that_of_the_queries_which_found_objects(source, sections):
-  _, _, picture = pictures_of(sections['Attention'])
+  _, _, picture = pages.pictures_of(sections['Attention'])
   model, state = source.run.task.model, source.run.state
   example = Marks(COUNT)[8]
 
@@ -364,15 +317,15 @@ def test_nothing_found_is_said(source):
   val = {**source.log.config['evals']['val'], 'shown': 0.95}
   blind = with_config(source, evals={'val': val})
   content, _ = report_detection.objects_found(blind)
-  assert '0 are found (0.0' in content and len(pictures_of(content)) == 3
+  assert '0 are found (0.0' in content and len(pages.pictures_of(content)) == 3
   # What most looks like an object is looked at all the same.
   content, _ = report_detection.attention(blind)
-  assert [p.shape[1] for p in pictures_of(content)] == 3 * [4 * 240 + 6]
+  assert [p.shape[1] for p in pages.pictures_of(content)] == 3 * [4 * 240 + 6]
 
 
 def test_each_query_has_its_boxes(sections):
   content = sections['Queries']
-  pictures = pictures_of(content)
+  pictures = pages.pictures_of(content)
   assert 'all queries in the first 11 images' in content
   # Images with at least one object, or two, of which one is unsure.
   expected = {0: 0, 1: 0, 2: 8 / 11, 3: 5 / 11, 4: 0, 5: 0}
@@ -400,14 +353,14 @@ def test_of_many_queries_those_that_find_most_are_shown(source, monkeypatch):
 
 def test_precision_is_that_of_the_evaluator(source, sections):
   content = sections['Precision']
-  expected = evaluated(source, 'val')
+  expected = pages.evaluated(source, 'val')
   assert 0.1 < expected['AP'] < 1
   text = html.unescape(content)
   assert (
     f'AP is {percent(expected["AP"])}, AP50 {percent(expected["AP50"])} and AP75 '
     f'{percent(expected["AP75"])}.'
   ) in text
-  header, *rows = rows_of(content)
+  header, *rows = pages.rows_of(content)
   assert header == ['class', 'objects', 'AP', 'AP50', 'AP75']
   labels = np.concatenate([objects_of(i)[1] for i in range(COUNT)])
   assert {row[0]: row[1] for row in rows} == {
@@ -423,8 +376,8 @@ def test_precision_is_that_of_the_evaluator(source, sections):
 
 def test_segments_are_measured_as_the_evaluator_does(source, sections):
   content = sections['Panoptic']
-  expected = evaluated(source, 'panoptic')
-  header, *rows = rows_of(content)
+  expected = pages.evaluated(source, 'panoptic')
+  header, *rows = pages.rows_of(content)
   assert header[1:] == ['quality', 'segmentation', 'recognition']
   for row, what, of in zip(
     rows, ('all classes', 'things', 'stuff'), ('', 'th', 'st'), strict=True
@@ -437,7 +390,7 @@ def test_segments_are_measured_as_the_evaluator_does(source, sections):
   assert [title for title, *_ in titles] == ['Best', 'Median', 'Worst']
   qualities = [float(quality) for *_, quality in titles]
   assert qualities == sorted(qualities, reverse=True) and qualities[2] < qualities[0]
-  for (_, index, _), picture in zip(titles, pictures_of(content), strict=True):
+  for (_, index, _), picture in zip(titles, pages.pictures_of(content), strict=True):
     height, width = sides(int(index))
     example = Marks(COUNT)[int(index)]
     segments = example['segments']
@@ -446,18 +399,6 @@ def test_segments_are_measured_as_the_evaluator_does(source, sections):
       picture_of(int(index)), [true], dict(enumerate(NAMES))
     )
     np.testing.assert_array_equal(picture[:, : sheet.shape[1]], sheet)
-
-
-def test_large_images_are_read_again(source):
-  batches = source.boxes.read(source, [9, 2])
-  assert {i: b['image_id'].tolist() for i, b in batches.items()} == {9: [109], 2: [102]}
-
-
-def test_only_the_first_examples_count(source):
-  few = dataclasses.replace(source, num_examples=3)
-  assert few.boxes.image_id_N.tolist() == [100, 101, 102]
-  content, _ = report_detection.objects_found(few)
-  assert 'Of 3 objects in the first 3 images of val, 3 are found' in content
 
 
 def test_a_model_without_masks_has_no_segments(source):
@@ -471,15 +412,6 @@ def test_a_model_without_masks_has_no_segments(source):
     'Queries',
     'Precision',
   ]
-
-
-def test_a_run_without_checkpoint_shows_its_inputs(run, tmp_path):
-  for name in ('config.json', 'metrics.jsonl'):
-    shutil.copy(run / name, tmp_path)
-  assert report.main([str(tmp_path)]) == 0
-  reader = pages.Reader(tmp_path / 'report.html')
-  assert reader.text.count('holds no checkpoint') == 5
-  assert len(reader.images) == report_detection.NUM_INPUTS
 
 
 def test_what_cannot_be_shown_has_a_reason(source):

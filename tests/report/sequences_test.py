@@ -5,7 +5,6 @@ import functools
 import json
 import pathlib
 import re
-import shutil
 
 import jax
 import ml_collections as mlc
@@ -20,11 +19,9 @@ from big_vision_like.data.sources.base import Source
 from big_vision_like.errors import UserError
 from big_vision_like.evals import sequences as exact
 from big_vision_like.models import transformer
-from big_vision_like.report import compose
 from big_vision_like.report import sequences as report_sequences
-from big_vision_like.run import checkpoint, experiment
 from big_vision_like.spec import spec
-from big_vision_like.tasks import classification, seq2seq
+from big_vision_like.tasks import seq2seq
 from big_vision_like.viz import attention
 from tools import report
 
@@ -119,22 +116,14 @@ def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
     'numbers': config_of(strings('train', 64), strings('test', 20), scan=False),
     'texts': config_of(text, text, scan=True),
   }
-  for name, config in configs.items():  # untrained: it is the page that is tested
-    with checkpoint.Checkpoints(folder / name) as checkpoints:
-      checkpoints.save(2, experiment.make(config).init(), {}, 1.0)
-    (folder / name / 'config.json').write_text(config.to_json())
-    record = {'step': 2, 'kind': 'train', 'loss': 2.5}
-    (folder / name / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
-  return {name: folder / name for name in configs}
-
-
-def source_of(workdir: pathlib.Path, num_examples: int = 20):
-  return compose.read(str(workdir), None, num_examples, '')
+  return {
+    name: pages.untrained(config, folder / name) for name, config in configs.items()
+  }
 
 
 @pytest.fixture(scope='module')
 def numbers(runs):
-  return source_of(runs['numbers'], num_examples=13)
+  return pages.source_of(runs['numbers'], num_examples=13)
 
 
 @pytest.fixture(scope='module')
@@ -142,12 +131,6 @@ def pair_page(runs) -> pathlib.Path:
   out = runs['numbers'].parent / 'pair.html'
   assert report.main([str(runs['numbers']), str(runs['texts']), f'--out={out}']) == 0
   return out
-
-
-def rows_of(text: str) -> list[list[str]]:
-  """The cells of all tables."""
-  rows = re.findall('<tr>(.*?)</tr>', text)
-  return [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row) for row in rows]
 
 
 def test_a_page_has_sections_of_its_own(pair_page):
@@ -161,20 +144,18 @@ def test_a_page_has_sections_of_its_own(pair_page):
 def test_a_browser_shows_the_page_unfolded(pair_page, tmp_path):
   unfolded = tmp_path / 'unfolded.html'
   unfolded.write_text(pair_page.read_text().replace('<details>', '<details open>'))
-  dom, log = pages.browse(unfolded, tmp_path)
-  found = pages.probed(dom)
-  assert 'CONSOLE' not in log and found['fetched'] == '0'
-  assert found['overflowing'] == found['cut'] == found['overlapping'] == ''
+  found = pages.opened(unfolded, tmp_path)
+  assert found['cut'] == found['overlapping'] == ''
 
 
 def test_inputs_are_the_first_of_training(numbers):
   content, caption = report_sequences.sample_inputs(numbers)
-  header, *rows = rows_of(content)
+  header, *rows = pages.rows_of(content)
   assert header == ['', 'source', 'target']
   assert [row[0] for row in rows] == [str(i + 1) for i in range(12)]
   for _, source, target in rows:
     source, target = source.split(), target.split()
-    assert source[-1] == target[-1] == '&lt;/s&gt;'
+    assert source[-1] == target[-1] == '</s>'
     assert source[:-1] == target[:-1][::-1] and 2 <= len(source[:-1]) <= LENGTH
   assert f'source {LENGTH + 1} and target {LENGTH + 1}' in caption
 
@@ -224,25 +205,24 @@ def test_mistakes_come_first_and_where_they_begin(numbers):
   assert '1 of the first 4 examples of strings are right (25.00' in content
   assert 'found by beam search' in content
   wrong, right = content.split('Right</h3>')
-  assert [(row[0], *row[2:]) for row in rows_of(wrong)[1:]] == [
+  assert [(row[0], *row[2:]) for row in pages.rows_of(wrong)[1:]] == [
     ('1', '5 6', '5 7', 'token 2'),
     ('2', '5 6', '5 6 (no end)', 'token 3'),
     ('3', '5 6', '5 6 6', 'token 3'),
   ]
-  assert [row[0] for row in rows_of(right)[1:]] == ['0']
+  assert [row[0] for row in pages.rows_of(right)[1:]] == ['0']
   content, _ = report_sequences.predicted(made(numbers, pairs[:1]))
   assert 'Wrong</h3><p class="note">There are none.' in content
 
 
 def test_words_are_joined_where_their_pieces_are_known(runs):
-  source = source_of(runs['texts'])
+  source = pages.source_of(runs['texts'])
   assert source.tokens(np.array([3, 4, 5, 2])) == ['▁<3>', '<4>', '▁<5>', '</s>']
   assert source.text(np.array([3, 4, 5, 2])) == '<3><4> <5>'
 
 
-@pytest.mark.parametrize('name', ['numbers', 'texts'])
-def test_attention_is_that_of_an_example_alone(runs, name):
-  source = source_of(runs[name])
+def test_attention_is_that_of_an_example_alone(runs):
+  source = pages.source_of(runs['texts'])
   attended, found, model = source.attention, source.predictions, source.run.task.model
   assert len(attended.rows) == report_sequences.NUM_ATTENDING
   row = attended.rows[1]
@@ -295,43 +275,6 @@ def test_the_most_attentive_token_reads_another_one():
   probs_HSS[:, 0, 0] = probs_HSS[:, 1, 3] = probs_HSS[:, 3, 0] = 1.0
   probs_HSS[0, 2, 1] = 0.5
   assert report_sequences.most_attentive(probs_HSS) == 2
-
-
-def test_a_run_without_checkpoint_shows_its_inputs(runs, tmp_path):
-  for name in ('config.json', 'metrics.jsonl'):
-    shutil.copy(runs['texts'] / name, tmp_path)
-  assert report.main([str(tmp_path)]) == 0
-  reader = pages.Reader(tmp_path / 'report.html')
-  assert reader.headings == HEADINGS
-  assert reader.text.count('holds no checkpoint') == 2
-  assert '▁<3> <4> </s>' in reader.text
-
-
-def test_runs_of_both_kinds_share_what_they_share(runs, tmp_path):
-  images = tmp_path / 'images'
-  images.mkdir()
-  task = spec(classification.Classification, model=None, optimizer=None)
-  (images / 'config.json').write_text(json.dumps({'task': task.to_dict()}))
-  out = tmp_path / 'page.html'
-  assert report.main([str(images), str(runs['numbers']), f'--out={out}']) == 0
-  sections = re.findall('<section>(.*?)</section>', out.read_text(), re.DOTALL)
-  named = {re.search('<h2[^>]*>(.*?)</h2>', text)[1]: text for text in sections}
-  assert list(named)[2:] == [
-    'Inputs',
-    'Predictions',
-    'Patch filters',
-    'Position embeddings',
-    'Attention rollout',
-    'Attention distance',
-    'Attention',
-  ]
-  for heading, of_images, of_numbers in (
-    ('Predictions', True, True),
-    ('Patch filters', True, False),
-    ('Attention', False, True),
-  ):
-    assert ('>images</h3>' in named[heading]) == of_images
-    assert ('>numbers</h3>' in named[heading]) == of_numbers
 
 
 def test_what_is_not_sequences_is_a_reason(numbers):

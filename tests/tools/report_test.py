@@ -1,6 +1,5 @@
 import base64
 import dataclasses
-import functools
 import json
 import pathlib
 import re
@@ -21,12 +20,10 @@ from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources.base import Source
 from big_vision_like.evals import classification as accuracy
 from big_vision_like.models import vit
-from big_vision_like.report import compose
 from big_vision_like.report import images as report_images
 from big_vision_like.run import experiment
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification
-from big_vision_like.viz import attention
 from tools import report
 
 HEADINGS = [
@@ -113,8 +110,10 @@ def runs(tmp_path_factory) -> dict[str, pathlib.Path]:
     'gap_scan': config_of(vit_spec(pool='gap', scan=True), rate=1e-3),
     'linear': config_of(spec(Linear)),
   }
-  for name, config in configs.items():
-    train.train(config, folder / name)
+  train.train(configs['token'], folder / 'token')
+  for name in ('gap_scan', 'linear'):
+    pages.untrained(configs[name], folder / name)
+    shutil.copy(folder / 'token' / 'metrics.jsonl', folder / name)
   return {name: folder / name for name in configs}
 
 
@@ -131,10 +130,6 @@ def pair_page(runs) -> pathlib.Path:
   return out
 
 
-def source_of(workdir: pathlib.Path, num_examples: int = 1024):
-  return compose.read(str(workdir), None, num_examples, '')
-
-
 def test_a_page_has_every_section_and_valid_pictures(token_page):
   reader = pages.Reader(token_page)
   assert reader.headings == HEADINGS
@@ -145,12 +140,14 @@ def test_a_page_has_every_section_and_valid_pictures(token_page):
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
   for shown in ('lying <b>', 'standing & tall', '12 of 12', 'top-1 accuracy'):
     assert shown in reader.text
-  size = sum(leaf.size for leaf in jax.tree.leaves(source_of(token_page.parent).params))
+  size = sum(
+    leaf.size for leaf in jax.tree.leaves(pages.source_of(token_page.parent).params)
+  )
   assert f'{size:,}' in reader.text
 
 
 def test_predictions_agree_with_the_evaluator(runs, token_page):
-  source = source_of(runs['token'])
+  source = pages.source_of(runs['token'])
   found = source.predictions
   assert found.evaluator == 'val'
   np.testing.assert_array_equal(found.id_B, range(50))
@@ -162,39 +159,19 @@ def test_predictions_agree_with_the_evaluator(runs, token_page):
 
 
 def test_fewer_examples_can_be_asked_for(runs):
-  found = source_of(runs['token'], num_examples=18).predictions
+  found = pages.source_of(runs['token'], num_examples=18).predictions
   np.testing.assert_array_equal(found.id_B, range(18))
   assert found.image_BHWC.shape == (18, 8, 12, 3)
 
 
 def test_inputs_are_the_first_of_training(runs):
-  source = source_of(runs['token'])
+  source = pages.source_of(runs['token'])
   made = experiment.make(config_of(vit_spec()))
   expected = [report_images.thumbnail(image) for image in made.example['image']]
   content, caption = report_images.sample_inputs(source)
   found = re.findall('<img[^>]*>', content)
   assert len(found) == report_images.NUM_INPUTS and found == expected[: len(found)]
   assert '8x12x3' in caption
-
-
-def test_attention_over_batches_is_attention_over_all(runs, monkeypatch):
-  source = source_of(runs['gap_scan'])
-  monkeypatch.setattr(report_images, 'NUM_FOR_DISTANCE', 20)
-  # In batches of 8, the last one smaller.
-  attended = source.attention
-  rows = report_images.evenly(50, 20)
-  image_BHWC = source.predictions.image_BHWC.astype(np.float32) / 127.5 - 1.0
-  apply = jax.jit(functools.partial(source.run.network.module.apply, mutable=True))
-  _, collected = apply(source.run.state.ema, image_BHWC)
-  probs_LBHNN = attention.stack_attention(collected['intermediates'])
-  assert probs_LBHNN.shape == (2, 50, 3, 6, 6)
-  expected_BP = attention.rollout(probs_LBHNN, np.full((50, 6), 1 / 6), num_prefix=0)
-  assert len(attended.shown) == report_images.NUM_ROLLOUTS and attended.count == 20
-  np.testing.assert_allclose(
-    attended.rollout_BP, expected_BP[attended.shown], atol=1e-6
-  )
-  expected_LH = attention.attention_distance(probs_LBHNN[:, rows], (2, 3), 4, 0)
-  np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +200,7 @@ def test_most_confident_mistakes_come_first():
 
 
 def test_labels_beyond_the_classes_are_a_reason(runs):
-  source = source_of(runs['token'])
+  source = pages.source_of(runs['token'])
   task = source.run.task
   few = types.SimpleNamespace(
     prediction=lambda name: (
@@ -310,15 +287,7 @@ def test_wrong_arguments_get_one_sentence(runs, capsys, arguments, message):
   assert re.search(message, error) and 'Traceback' not in error
 
 
-@pytest.mark.parametrize('name', ['token_page', 'pair_page'])
-def test_a_browser_shows_the_page(name, request, tmp_path):
-  page = request.getfixturevalue(name)
-  dom, log = pages.browse(page, tmp_path)
-  assert 'CONSOLE' not in log
-  for heading in HEADINGS:
-    assert f'>{heading}</h2>' in dom
-  found = pages.probed(dom)
-  assert int(found['images']) == len(pages.Reader(page).images)
-  assert found['broken'] == '0' and found['fetched'] == '0'
-  assert found['overflowing'] == '', 'something is wider than 1200 pixels'
+def test_a_browser_shows_the_page(pair_page, tmp_path):
+  found = pages.opened(pair_page, tmp_path)
+  assert int(found['images']) == len(pages.Reader(pair_page).images)
   assert int(found['tall']) > 2000

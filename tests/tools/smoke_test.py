@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-import shutil
 
+import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections as mlc
 import pytest
@@ -73,7 +73,7 @@ def test_a_config_is_shrunk(tmp_path):
   ]
   assert small.task.optimizer.rate.decay_steps == 30_000  # of the whole run
   few = build(small.evals.few)
-  assert (few.shots, few.every, few.data.batch_size) == ((1, 5), 0, 8)
+  assert (few.shots, few.every, few.data.batch_size) == ((1, 5, 5, 5), 0, 8)
   assert few.data.transforms[1].size == 32  # small enough
 
 
@@ -215,29 +215,66 @@ def test_records_that_show_what_is_wrong(tmp_path, changes, keep_best, problem):
     smoke.check_records(config, run_of(tmp_path, **changes))
 
 
-BROKEN = {
+CHANGES = {
   'classes.py': 'c.task.model.num_classes = 9',
   'evaluator.py': 'c.evals.val.data.transforms[0].channels = 2',
   'typo.py': 'c.task.model.widht = 3',
+  'rate.py': 'c.task.optimizer.rate.peak_value, c.task.model.width = 1e-2, 8',
+  'pool.py': "c.task.model.pool = 'gap'",
+  'more.py': "c.evals.other = dict(c.evals.val, predict='features')",
 }
 
 
-def test_a_sample_of_configs_passes_and_broken_ones_are_told(run, tmp_path):
-  shutil.copy(tiny_config.__file__, tmp_path / 'tiny_config.py')
-  for name, line in BROKEN.items():
-    text = pathlib.Path(tiny_config.__file__).read_text()
-    text = text.replace('  return c\n', f'  {line}\n  return c\n')
-    (tmp_path / name).write_text(text)
-  sample = ['configs/vit/jft.py:L/16', 'configs/bit/i21k.py:R50x1']
-  broken = [str(tmp_path / name) for name in [*BROKEN, 'absent.py']]
-  done = run('tools/smoke.py', *broken, *sample)
-  assert done.returncode == 1, done.stderr
-  rows, summary = done.stdout.split('\n\n')
-  assert len(rows.splitlines()) == 6 and rows.count('FAILED') == 4
-  assert 'jft.py:L/16  ok; made up: jft' in rows
-  assert 'i21k.py:R50x1  ok; made up: imagenet21k' in rows
-  assert summary.startswith('2 of 6 configs pass, in ')
+@pytest.fixture
+def changed(tmp_path):
+  """Files of the small config, each with another line."""
+  text = pathlib.Path(tiny_config.__file__).read_text()
+  for name, line in CHANGES.items():
+    changed = text.replace('  return c\n', f'  {line}\n  return c\n')
+    (tmp_path / name).write_text(changed)
+  return lambda name: str(tmp_path / name)
+
+
+def test_what_is_broken_is_told(changed, capsys):
+  broken = ['classes.py', 'evaluator.py', 'typo.py', 'absent.py']
+  assert smoke.main([*map(changed, broken)]) == 1  # `gan_test.py` has one that passes
+  rows, summary = capsys.readouterr().out.split('\n\n')
+  assert len(rows.splitlines()) == rows.count('FAILED') == 4
+  assert summary.startswith('0 of 4 configs pass, in ')
   assert 'classes.py: train_data, evals.val.data: the data have 10 classes' in summary
   assert 'channels=2 is not 1 (grey) or 3 (RGB)' in summary
   assert 'widht' in summary and 'did you mean' in summary
   assert 'no file' in summary
+
+
+def test_every_option_runs_and_every_config_is_traced(changed, tmp_path):
+  names = [*map(changed, ('rate.py', 'pool.py', 'typo.py', 'more.py'))]
+  names.insert(0, tiny_config.__file__)
+  words = tmp_path / 'words.model'
+  first, rate, pool, typo, more = smoke.plans(names, words)
+  assert more == smoke.Plan(names[4]) and typo == smoke.Plan(names[3])
+  assert pool == smoke.Plan(names[2], restarts=False)
+  assert (first.like, rate.like) == (names[4], names[4])  # with one evaluator more
+  row = smoke.attempt(rate, tmp_path)
+  assert str(row).endswith(f'ok; made up: digits; traced, most like {names[4]}')
+  for name, problem in ('evaluator.py', 'channels=2'), ('more.py', "'features'"):
+    with pytest.raises(UserError, match=problem):
+      smoke.check(smoke.Plan(changed(name), like=names[0]), tmp_path, words)
+
+
+class Wide(nn.Module):
+  num_classes: int = 10
+  width: int = 50_000
+
+  @nn.compact
+  def __call__(self, image_BHWC, train=False):
+    x_BD = nn.Dense(self.width)(image_BHWC.reshape(len(image_BHWC), -1))
+    return {'logits': nn.Dense(self.num_classes)(x_BD)}
+
+
+def test_a_model_that_stays_large_is_named(tmp_path):
+  config = tiny_config.get_config()
+  config.task.model = spec(Wide)
+  small, _ = smoke.shrink(config, tmp_path / 'words.model')
+  with pytest.raises(UserError, match='_test.py: Wide declares no `tiny`; there'):
+    smoke.check_size(small)

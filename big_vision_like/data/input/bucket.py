@@ -42,6 +42,7 @@ class Bucket(grain.transforms.Map, abc.ABC):
 
   noun = 'example'
   resizers = 'transforms that are `bucket.Resizing`'
+  sides = ()  # arguments that are sides of pictures
 
   @property
   @abc.abstractmethod

@@ -62,6 +62,8 @@ class Packed(Source):
   seed: int = 0
   rows: int | None = None
 
+  tiny = dict(source_length=64, target_length=64)
+
   def __post_init__(self) -> None:
     object.__setattr__(self, 'source', as_source(self.source))
 

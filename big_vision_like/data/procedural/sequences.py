@@ -40,6 +40,8 @@ class Reverse(Source):
   max_length: int = 12
   target: str = 'reverse'
 
+  tiny = dict(examples=20)
+
   def __post_init__(self) -> None:
     if self.split not in SPLITS:
       raise UserError(f'split={self.split!r} is not one of {", ".join(SPLITS)}')

@@ -15,7 +15,7 @@ is read.
 import abc
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -229,6 +229,9 @@ class PanopticTruth(grain.transforms.Map):
   size: tuple[int, int]
   max_segments: int
 
+  sides = ()  # room for images as they are in the data
+  tiny = dict(max_segments=8)
+
   def map(self, example: Example) -> Example:
     shown, count = example['segment_map'], len(example['boxes'])
     if count > self.max_segments:
@@ -332,6 +335,8 @@ class Flip(_Moved):
 class ResizeShort(Stepwise, grain.transforms.Map):
   """The shorter side to `size`, or less where the longer would exceed `longest`."""
 
+  sides = ('size', 'longest')
+
   size: int
   longest: int | None = None
 
@@ -349,6 +354,8 @@ class ResizeShort(Stepwise, grain.transforms.Map):
 class RandomResizeShort(_Moved):
   """`ResizeShort` to any of `sizes`, each as likely as the others."""
 
+  sides = ('sizes', 'longest')
+
   sizes: Sequence[int]
   longest: int | None = None
 
@@ -360,6 +367,8 @@ class RandomResizeShort(_Moved):
 @dataclasses.dataclass(frozen=True)
 class RandomSizeCrop(_Moved):
   """A part of height and width `low` to `high`, at most all, drawn independently."""
+
+  sides = ('low', 'high')
 
   low: int
   high: int
@@ -409,6 +418,18 @@ class Either(_Moved):
 # Transforms to one shape
 
 
+def outermost(
+  arguments: Mapping[str, Any], small_side: Callable[[int], int]
+) -> Sequence[tuple[int, int]]:
+  """Returns those of the sizes of a `Pad` that fit into no other."""
+  del small_side
+  return [
+    (height, width)
+    for height, width in arguments['sizes']
+    if sum(height <= h and width <= w for h, w in arguments['sizes']) == 1
+  ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Pad(bucket.Bucket):
   """To one of few shapes: zeros right of and below the image, and after the objects.
@@ -425,6 +446,8 @@ class Pad(bucket.Bucket):
 
   noun = 'image'
   resizers = 'transforms of boxes'
+  sides = ('sizes',)
+  tiny = dict(max_boxes=8, sizes=outermost)
 
   @property
   def shapes(self) -> Sequence[tuple[int, int]]:

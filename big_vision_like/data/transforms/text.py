@@ -82,6 +82,8 @@ class Pad(grain.transforms.Map):
   target_length: int
   truncate: bool = False
 
+  tiny = dict(source_length=64, target_length=64)
+
   def map(self, example: Example) -> Example:
     return example | {
       'source': self._padded(example, 'source', self.source_length),
