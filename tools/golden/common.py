@@ -1,5 +1,6 @@
 """What golden checks share: tolerances, and running a model as a file says."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,6 +33,30 @@ CUBIC = Tolerance(absolute=1e-5)
 # For small l2 the published float32 solver itself moves by 1e-3 between machines.
 SCORES = Tolerance(relative=1e-3)
 Results = dict[str, tuple[Any, Tolerance]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """A function that computes our values for golden files of one kind.
+
+  The "reference" of a file's description contains `reference`; descriptions that name
+  none have all `fields`, and of several such checks the one with the most fields wins.
+  The function gets description and arrays. Of files without arrays (`alone`) it gets
+  the description, and returns the golden values before ours.
+  """
+
+  function: Callable
+  reference: str = ''
+  fields: tuple[str, ...] = ()
+  alone: bool = False
+
+  def fits(self, description: Mapping[str, Any], alone: bool) -> bool:
+    """Returns whether the check is for files of this description."""
+    if 'reference' in description:
+      fits = not self.fields and self.reference in description['reference']
+    else:
+      fits = bool(self.fields) and description.keys() >= set(self.fields)
+    return fits and alone == self.alone
 
 
 class Fields(dict):
@@ -114,7 +139,7 @@ def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> 
       )
 
 
-def loss_and_gradients(
+def classification_losses(
   results: Results,
   description: Fields,
   arrays: Fields,
@@ -152,14 +177,23 @@ def loss_and_gradients(
   return gradients
 
 
+def loss_and_gradients(
+  loss: Callable[[tree.Tree], tuple[jax.Array, Any]], params: tree.Tree
+) -> tuple[jax.Array, Any, tree.Tree]:
+  """Returns the loss of parameters, what else `loss` gives, and the gradients."""
+  (value, others), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  return value, others, jax.device_get(gradients)
+
+
 def gradient_results(
-  gradients: tree.Tree, rename: Callable[[tree.Tree], dict[str, np.ndarray]]
+  gradients: tree.Tree,
+  rename: Callable[[tree.Tree], dict[str, np.ndarray]],
+  tolerance: Tolerance | None = None,
 ) -> Results:
-  """Gradients under the reference's names."""
-  if not gradients:
-    return {}
-  named = rename(gradients)
-  # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
-  rounding = 1e-7 * max(float(np.abs(array).max()) for array in named.values())
-  tolerance = LAYER._replace(absolute=rounding)
+  """Gradients under the reference's names; tolerated as layers are, unless given."""
+  named = rename(gradients) if gradients else {}
+  if tolerance is None:
+    # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
+    largest = max((float(np.abs(array).max()) for array in named.values()), default=0)
+    tolerance = LAYER._replace(absolute=1e-7 * largest)
   return {f'grad/{name}': (array, tolerance) for name, array in named.items()}

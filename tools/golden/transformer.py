@@ -15,6 +15,7 @@ from tools.golden.common import (
   LOGITS,
   NUMBER,
   TOKENS,
+  Check,
   Fields,
   Results,
   Tolerance,
@@ -148,3 +149,17 @@ def searched(description: Fields, arrays: Fields) -> Results:
     'output/sequences': (sequences_BKN[:, ::-1], EXACT),
     'output/scores': (scores_BK[:, ::-1], Tolerance(absolute=1e-4)),
   }
+
+
+CHECKS = (
+  Check(
+    encoder_decoder,
+    'torch.nn.Transformer layers',
+    fields=('encoder_layers', 'decoder_layers', 'pre_norm'),
+  ),
+  Check(
+    searched,
+    'flax examples/wmt decode.py',
+    fields=('beam_size', 'alpha', 'max_decode_len'),
+  ),
+)

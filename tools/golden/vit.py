@@ -16,15 +16,16 @@ from tools.golden.common import (
   LAYER,
   LOGITS,
   SCORES,
+  Check,
   Fields,
   Results,
   Tolerance,
   choice,
+  classification_losses,
   dense,
   float_name,
   forward,
   gradient_results,
-  loss_and_gradients,
   select,
   two,
   widened,
@@ -62,7 +63,7 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
   results['output/logits'] = (outputs['logits'], LOGITS)
   if 'pre_logits' not in modules:  # with a layer of that name, its output before tanh
     results['output/pre_logits'] = (outputs['features'], LAYER)
-  gradients = loss_and_gradients(results, description, arrays, model, params)
+  gradients = classification_losses(results, description, arrays, model, params)
   return results | gradient_results(gradients, vision_transformer.to_npz)
 
 
@@ -118,7 +119,7 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
     results['output/posemb_sincos_2d'] = (pos_1ND, FLOAT)
   results['output/logits'] = (outputs['logits'], LOGITS)
   results['output/logits_2d'] = (dense(params['head'], pre_logits_BhwR), LOGITS)
-  gradients = loss_and_gradients(results, description, arrays, model, params)
+  gradients = classification_losses(results, description, arrays, model, params)
   return results | gradient_results(gradients, big_vision_gradients)
 
 
@@ -233,3 +234,14 @@ def resize_cases(
     )
     results[f'output/posemb_{case}'] = (resized_1ND, tolerance)
   return results
+
+
+CHECKS = (
+  Check(vit_jax, 'vision_transformer vit_jax/models_vit.py'),
+  Check(big_vision, 'big_vision models/vit.py _Model'),
+  Check(published_npz, 'gs://vit_models'),
+  Check(timm, 'timm/models/vision_transformer.py'),
+  Check(resized_positions, 'checkpoint.interpolate_posembed'),
+  Check(cubic_positions, 'deit main.py --finetune'),
+  Check(fewshot, 'evaluators/fewshot_lsr.py'),
+)
