@@ -2,6 +2,7 @@
 
 import functools
 
+import battery
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -52,14 +53,9 @@ def test_variant_unknown():
 def module():
   """The module alone, jitted, with parameters away from their start."""
   model = slot_attention.SlotAttention(num_slots=4, size=8, hidden=9)
-  params = jax.jit(model.init)(jax.random.key(0), TOKENS)
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(4), len(leaves))
-  params = structure.unflatten(
-    [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-  )
   apply = functools.partial(
-    jax.jit(model.apply, static_argnames=('num_slots', 'iterations')), params
+    jax.jit(model.apply, static_argnames=('num_slots', 'iterations')),
+    battery.variables(model, TOKENS),
   )
   return lambda tokens, noise, **kwargs: apply(tokens, noise_BSD=noise, **kwargs)
 
@@ -110,7 +106,7 @@ def test_softmax_over_inputs_is_the_control():
 def test_implicit_differentiation_is_through_the_last_iteration():
   implicit = slot_attention.SlotAttention(num_slots=4, size=8, implicit=True)
   whole = implicit.clone(implicit=False)
-  params = jax.jit(implicit.init)(jax.random.key(0), TOKENS)
+  params = battery.variables(implicit, TOKENS)
 
   def total(model, params, noise):
     outputs = model.apply(params, TOKENS, noise_BSD=noise)
@@ -128,7 +124,7 @@ def test_implicit_differentiation_is_through_the_last_iteration():
 
 @pytest.fixture(scope='module')
 def params():
-  return jax.jit(SMALL.init)(jax.random.key(0), IMAGE)['params']
+  return battery.variables(SMALL, IMAGE)['params']
 
 
 def test_auto_encoder_composes_its_slots(params):

@@ -1,3 +1,4 @@
+import battery
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,8 +73,7 @@ def ids():
 @pytest.fixture(scope='module', params=['paper', 't2t', 'marian'])
 def ready(request, ids):
   model = transformer.Transformer(**SMALL, **transformer.STYLES[request.param])
-  variables = jax.jit(model.init)(jax.random.key(1), *ids)
-  return model, variables, jax.jit(model.apply)
+  return model, battery.variables(model, *ids), jax.jit(model.apply)
 
 
 def test_later_targets_change_nothing_before_them(ready, ids):
@@ -107,11 +107,11 @@ def test_padding_changes_nothing_and_nothing_is_not_nan(ready, ids):
 
 def test_a_padded_token_is_not_seen(ready, ids):
   """Another id for padding, with other vectors, and all outputs are the same bits."""
-  model, variables, _ = ready
+  model, variables, apply = ready
   source, target = ids
   other = model.clone(pad_id=2)
   renamed = [jnp.where(x == 0, 2, x) for x in (source, target)]
-  want = jax.jit(model.apply)(variables, source, target)
+  want = apply(variables, source, target)
   got = jax.jit(other.apply)(variables, *renamed)
   real_S, real_T = source != 0, target != 0
   np.testing.assert_array_equal(got['memory'][real_S], want['memory'][real_S])
@@ -156,7 +156,7 @@ def test_step_by_step_is_the_whole_and_compiles_once(scan, ids):
   source, target = ids
   source, target = source[:2], target[:2].at[0, 3:].set(5)
   model = transformer.Transformer(**SMALL, scan=scan)
-  variables = jax.jit(model.init)(jax.random.key(1), source, target)
+  variables = battery.variables(model, source, target)
   want = jax.jit(model.apply)(variables, source, target)['logits']
   memory = model.apply(variables, source, method='encode')
   _, cache = jax.jit(
