@@ -18,6 +18,7 @@ from tools.golden.common import (
   Fields,
   Results,
   Tolerance,
+  captured,
   float_name,
   gradient_results,
   loss_and_gradients,
@@ -78,8 +79,7 @@ def whole(description: Fields, arrays: Fields) -> Results:
 
   def run(params: tree.Tree) -> tuple[jax.Array, tuple]:
     variables = {'params': params, 'constants': constants}
-    maps = model.apply(variables, image_BHWC, method=lambda m, x: m.backbone(x))
-    outputs = model.apply(variables, image_BHWC, size_B2)
+    outputs, modules = captured(model, variables, image_BHWC, size_B2)
     found, query_LBK = set_detection.set_losses(
       outputs['layer_logits'],
       outputs['layer_boxes'],
@@ -91,12 +91,12 @@ def whole(description: Fields, arrays: Fields) -> Results:
     total = sum(
       set_detection.WEIGHTS[name] * loss_L.sum() for name, loss_L in found.items()
     )
-    return total, (maps, outputs, found, query_LBK)
+    return total, (modules, outputs, found, query_LBK)
 
-  total, (maps, outputs, found, query_LBK), gradients = loss_and_gradients(
+  total, (modules, outputs, found, query_LBK), gradients = loss_and_gradients(
     run, variables['params']
   )
-  last_BhwC = maps[f'stage{len(description["blocks"])}']
+  last_BhwC = modules['backbone'][f'stage{len(description["blocks"])}']
   valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], last_BhwC.shape[1:3])
   position_BhwD = positions.masked_sine2d(valid_Bhw, model.width)
   results = {
@@ -104,7 +104,7 @@ def whole(description: Fields, arrays: Fields) -> Results:
     'output/mask_downsampled': (~valid_Bhw, EXACT),
     'output/pos': (channels_first(position_BhwD), FLOAT),
     'output/memory': (channels_first(outputs['memory']), OUTPUT),
-    'output/hs': (decoded(model, variables, image_BHWC, size_B2), OUTPUT),
+    'output/hs': (modules['decoder'], OUTPUT),
     'loss/total': (total, LOSS),
   }
   layers = len(query_LBK)
@@ -122,25 +122,6 @@ def whole(description: Fields, arrays: Fields) -> Results:
     results |= matches(f'output/match_{layer}_{{}}', query_BK, objects)
   results |= gradient_results({'params': gradients}, weights.to_facebook, GRADIENT)
   return results | detections(model, variables, description, arrays)
-
-
-def decoded(
-  model: detr.DETR, variables: tree.Tree, image_BHWC: jax.Array, size_B2: jax.Array
-) -> jax.Array:
-  """What the decoder gives to the heads, (L, B, Q, D)."""
-
-  @jax.jit
-  def run(variables: tree.Tree) -> tree.Tree:
-    _, state = model.apply(
-      variables,
-      image_BHWC,
-      size_B2,
-      mutable=['intermediates'],
-      capture_intermediates=lambda module, _: module.name == 'decoder',
-    )
-    return state['intermediates']['decoder']['__call__']
-
-  return run(variables)[0]
 
 
 def detections(

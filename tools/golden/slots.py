@@ -21,6 +21,7 @@ from tools.golden.common import (
   Fields,
   Results,
   Tolerance,
+  captured,
   fit_parameters,
   float_name,
   gradient_results,
@@ -125,17 +126,11 @@ def compared(
   fit_parameters(model, params, image_BHWC)
 
   def run(params: tree.Tree) -> tuple[jax.Array, tuple[dict, dict]]:
-    outputs, state = model.apply(
-      {'params': params},
-      image_BHWC,
-      noise_BSD=noise_BSD,
-      capture_intermediates=True,
-      mutable=['intermediates'],
-    )
-    return error(outputs), (outputs, state['intermediates'])
+    variables = {'params': params}
+    outputs, modules = captured(model, variables, image_BHWC, noise_BSD=noise_BSD)
+    return error(outputs), (outputs, modules['encoder'])
 
-  loss, (outputs, intermediates), gradients = loss_and_gradients(run, params)
-  (features_BhwF,) = intermediates['encoder']['__call__']
+  loss, (outputs, features_BhwF), gradients = loss_and_gradients(run, params)
   batch, *_, width = features_BhwF.shape
   results = {
     'output/encoder_features': (features_BhwF.reshape(batch, -1, width), OUTPUT),
