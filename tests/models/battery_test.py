@@ -6,7 +6,8 @@ anew: the diff of tests/golden/params then shows what a change did.
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import battery
 import flax.linen as nn
@@ -35,7 +36,7 @@ def listed(case: battery.Case) -> str:
   return '\n'.join([*lines, f'total {total:,}']) + '\n'
 
 
-def applied(model: nn.Module, variables: dict, inputs: Any) -> dict:
+def applied(model: nn.Module, variables: dict, inputs: tuple) -> dict:
   """What the model gives where only slots are random."""
   return model.apply(variables, *inputs, rngs={'slots': jax.random.key(4)})
 
@@ -43,24 +44,13 @@ def applied(model: nn.Module, variables: dict, inputs: Any) -> dict:
 apply = jax.jit(applied, static_argnums=0)
 
 
-class Run(NamedTuple):
-  """A case with variables away from their special starting points, and what it gives.
+def with_gradients(model: nn.Module, names: tuple[str, ...]) -> Callable:
+  """A function of variables and inputs: a loss of these outputs, all, gradients."""
 
-  `run(variables, inputs)` returns the loss, all outputs and the gradients.
-  """
-
-  case: battery.Case
-  variables: dict
-  run: Any
-  loss: jax.Array
-  outputs: dict[str, jax.Array]
-  gradients: dict
-
-
-def with_gradients(model: nn.Module, names: tuple[str, ...]) -> Any:
   def loss(params, variables, inputs):
     outputs = applied(model, variables | {'params': params}, inputs)
-    return sum((outputs[n] * ramp(outputs[n].shape)).sum() for n in names), outputs
+    found = [outputs[name].ravel() for name in names]
+    return sum((x * jnp.linspace(0.0, 2.0, x.size)).mean() for x in found), outputs
 
   def run(variables, inputs):
     gradient = jax.value_and_grad(loss, has_aux=True)
@@ -70,9 +60,15 @@ def with_gradients(model: nn.Module, names: tuple[str, ...]) -> Any:
   return jax.jit(run)
 
 
-def ramp(shape: tuple[int, ...]) -> np.ndarray:
-  """Weights of a loss, no two alike, whose mean is 1 over the number of them."""
-  return np.linspace(0.0, 2.0 / np.prod(shape), np.prod(shape)).reshape(shape)
+class Run(NamedTuple):
+  """A case with random variables, `with_gradients` of it, and what that gives."""
+
+  case: battery.Case
+  variables: dict
+  run: Callable
+  loss: jax.Array
+  outputs: dict[str, jax.Array]
+  gradients: dict
 
 
 @functools.cache
