@@ -126,12 +126,8 @@ def test_training_is_random_and_evaluation_is_not(name):
   assert np.abs(one - other).max() > 1e-3
   np.testing.assert_array_equal(one, train(keys[0]))
   assert np.abs(one - ran(name).outputs['logits']).max() > 1e-3
-  # Evaluation is the same program whatever the rates.
-  with_rates, without = (
-    str(jax.make_jaxpr(functools.partial(applied, m))(variables, case.inputs))
-    for m in (model, case.model.clone(**dict.fromkeys(rates, 0.0)))
-  )
-  assert with_rates == without
+  # Flax refuses to draw without a key, of which this one is for slots alone.
+  jax.eval_shape(functools.partial(applied, model), variables, case.inputs)
 
 
 @pytest.mark.parametrize('name', RUNNABLE)
@@ -151,7 +147,7 @@ def test_bfloat16_is_finite_and_near(name):
 
 @pytest.mark.parametrize(
   ('name', 'remat'),
-  [*((name, 'full') for name in STACKS), (STACKS[0], 'none'), (STACKS[0], 'dots')],
+  [*((name, 'full') for name in STACKS), ('vit_token', 'none'), ('vit_token', 'dots')],
 )
 def test_scanned_is_unrolled(name, remat):
   case, variables, _, loss, _, grads = ran(name)
