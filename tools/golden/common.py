@@ -137,9 +137,9 @@ def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> 
 def classified(
   description: Fields, arrays: Fields, model: nn.Module, params: tree.Tree
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Results, tree.Tree]:
-  """Returns outputs, those of submodules by path, and the losses the file asks for.
+  """Returns outputs, outputs of submodules by path, losses as results, and gradients.
 
-  Then the gradients of the last of these losses.
+  The losses are those that the file asks for, the gradients those of the last one.
   """
   image_BHWC = arrays['input/image']
   fit_parameters(model, params, image_BHWC)

@@ -164,7 +164,8 @@ def mask_head(description: Fields, arrays: Fields) -> Results:
   image_N, query_N = arrays['input/matched_bq'].T
   target_NHW = arrays['input/target_masks']
   count, *height_width = target_NHW.shape
-  # A row for each object, in one image; the others are padding, whose masks are wrong.
+  # Each object has a row of its image; other rows are padding, with masks that must not
+  # count.
   row_N = np.arange(count)
   query_BN = np.full((len(x_BhwD), count), -1)
   masks_BNHW = np.ones((*query_BN.shape, *height_width), target_NHW.dtype)
