@@ -1,3 +1,5 @@
+import functools
+
 import battery
 import flax
 import flax.linen as nn
@@ -184,8 +186,9 @@ def test_sizes_of_heads():
   own = dict(params)
   for name in ('key', 'value'):
     own[name] = jax.tree.map(lambda p: p.repeat(2, axis=-2), params[name])
-  want = attention.MultiHeadAttention(H, size=3, value_size=5).apply({'params': own}, x)
-  got = module.apply({'params': params}, x)
+  every = attention.MultiHeadAttention(H, size=3, value_size=5)
+  want = jax.jit(every.apply)({'params': own}, x)
+  got = jax.jit(module.apply)({'params': params}, x)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -241,21 +244,24 @@ def test_heads_of_keys_must_divide_those_of_queries(key):
     module.init(key, sequences()[0])
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def extended(module, variables, x):
+  """Outputs for these tokens after those in the cache, and the cache with them."""
+  return module.apply(variables, x, cache_length=N + 2, mutable=['cache'])
+
+
 @pytest.mark.parametrize('chunks', [[1] * N, [2, 3], [0, 4, 1]])
 def test_cached_is_causal_attention(chunks):
   x, _ = sequences()
   module = attention.MultiHeadAttention(H, num_kv_heads=2, qk_norm=True)
   params = battery.variables(module, x)['params']
-  want = module.apply({'params': params}, x, mask=masks.causal())
+  causal = jax.jit(functools.partial(module.apply, mask=masks.causal()))
+  want = causal({'params': params}, x)
   cache, start, parts = {}, 0, []
   for size in chunks:
-    y, changed = module.apply(
-      {'params': params, **cache},
-      x[:, start : start + size],
-      cache_length=N + 2,
-      mutable=['cache'],
-    )
-    cache, start = changed, start + size
+    variables = {'params': params, **cache}
+    y, cache = extended(module, variables, x[:, start : start + size])
+    start += size
     parts.append(y)
   got = jnp.concatenate(parts, axis=1)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
