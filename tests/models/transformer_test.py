@@ -239,12 +239,12 @@ def test_styles_have_what_is_theirs(style):
 
 
 @pytest.mark.parametrize('style', ['paper', 'flax'])
-def test_tokens_start_with_unit_variance(style, ids):
+def test_tokens_start_with_unit_variance(style):
   wide = dict(SMALL, vocab_size=500, width=64)
   model = transformer.Transformer(**wide, **transformer.STYLES[style])
-  params = jax.jit(model.init)(jax.random.key(0), *ids)
   tokens = jnp.arange(500)[None]
-  x = model.apply(params, tokens, jnp.zeros_like(tokens), method='embed')
+  inputs = tokens, jnp.zeros_like(tokens)
+  x, params = model.init_with_output(jax.random.key(0), *inputs, method='embed')
   at_zero = positions.sinusoid(jnp.zeros((1, 1)), 64, model.positions)
   assert np.std(x - at_zero) == pytest.approx(1.0, rel=0.05)
   # The logits of a token that the features resemble: sqrt(D) if the paper scales.
