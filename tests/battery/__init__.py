@@ -36,9 +36,9 @@ def variables(model: nn.Module, *inputs: Any, **options: Any) -> dict:
   """Returns random variables, away from special starting points; compiles nothing."""
   rng = np.random.default_rng(2)
 
-  def drawn(path: tuple, x: jax.ShapeDtypeStruct) -> np.ndarray:
+  def drawn(path: tuple, x: jax.ShapeDtypeStruct) -> jax.Array:
     mean = 1.0 if path[-1].key in ('scale', 'var') else 0.0
-    return rng.normal(mean, 0.2, x.shape).astype(x.dtype)
+    return jax.device_put(rng.normal(mean, 0.2, x.shape).astype(x.dtype))
 
   init = functools.partial(model.init, **options)
   return jax.tree.map_with_path(drawn, jax.eval_shape(init, jax.random.key(0), *inputs))
