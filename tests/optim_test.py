@@ -1,4 +1,3 @@
-import json
 import re
 
 import jax
@@ -387,16 +386,3 @@ def test_step_decay():
     steps = jnp.array([0, every - 1, every, 2 * every - 1, 2 * every])
     rates = jax.jit(optim.step_decay(0.5, every))(steps)
     np.testing.assert_allclose(rates, [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-6)
-
-
-def test_the_hyperrule_is_the_published_one(golden):
-  published = json.loads((golden / 'bit_hyperrule.json').read_text())
-  for examples, rule in published['by_train_examples'].items():
-    *_, total = steps = optim.hyperrule_steps(int(examples))
-    assert list(steps) == rule['schedule']
-    assert optim.hyperrule_mixup(int(examples)) == rule['mixup']
-    rates = {int(step): rate for step, rate in rule['lr'].items() if rate is not None}
-    assert rates.keys() == {n for n in map(int, rule['lr']) if n < total}
-    schedule = optim.hyperrule_rate(int(examples), published['base_lr'])
-    got = schedule(np.array(list(rates)))
-    np.testing.assert_allclose(got, list(rates.values()), rtol=2e-7, atol=0)

@@ -11,14 +11,14 @@ float32 result are measured and printed (see golden/float64.py). Exit status: 0 
 are within tolerance, 1 if one is not or has no counterpart, 2 if a file cannot be
 checked.
 
-A new kind of file is one function from description and arrays to values by name, and
-one line in KINDS; of a FILE.json alone, from description to its numbers and our values,
-in ALONE.
+A new kind of file is one function in a module of golden/, which lists it in its CHECKS.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
+import pkgutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -33,121 +33,36 @@ from big_vision_like.errors import UserError
 # Other modules of tools, where this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from tools.golden import (
-  bit,
-  coco,
-  deit,
-  detection,
-  detr,
-  inputs,
-  optim,
-  slots,
-  transformer,
-  vit,
-)
+from tools import golden as checks
 from tools.golden import float64 as golden_float64
-from tools.golden.common import EXACT, Fields, Results, Tolerance
+from tools.golden.common import EXACT, Check, Fields, Results, Tolerance
 
 COMPARED = ('output/', 'loss/', 'grad/', 'converted/')
-# Which function checks a file: the first whose words are in the file's "reference".
-KINDS: list[tuple[str, Callable[[Fields, Fields], Results]]] = [
-  ('vision_transformer vit_jax/models_vit.py', vit.vit_jax),
-  ('big_vision models/vit.py _Model', vit.big_vision),
-  ('gs://vit_models', vit.published_npz),
-  ('timm/models/vision_transformer.py', vit.timm),
-  ('checkpoint.interpolate_posembed', vit.resized_positions),
-  ('deit main.py --finetune', vit.cubic_positions),
-  ('evaluators/fewshot_lsr.py', vit.fewshot),
-  ('big_vision optax.make', optim.optimizers),
-  ('bit_pytorch/models.py', bit.big_transfer),
-  ('big_vision models/bit.py', bit.big_vision_v1),
-  ('pp/archive/autoaugment.py', inputs.augmented),
-  ('data/mixup.Mixup', inputs.mixed),
-  ('deit samplers.RASampler', inputs.repeated),
-  ('deit losses.DistillationLoss', deit.distillation_loss),
-  ('reassessed-imagenet', inputs.real_accuracy),
-  ('torch.nn.functional.interpolate', inputs.resampled),
-]
-# The same of files without arrays.
-ALONE: list[tuple[str, Callable[[Fields], tuple[dict[str, np.ndarray], Results]]]] = [
-  ('big_transfer bit_hyperrule.py', inputs.hyperrule),
-]
-# For files that name no reference: the first of which a file has all these fields.
-FIELDS: list[tuple[set[str], str, Callable[[Fields, Fields], Results]]] = [
-  (
-    {'encoder_layers', 'decoder_layers', 'pre_norm'},
-    'torch.nn.Transformer layers',
-    transformer.encoder_decoder,
-  ),
-  (
-    {'beam_size', 'alpha', 'max_decode_len'},
-    'flax examples/wmt decode.py',
-    transformer.searched,
-  ),
-  (
-    {'num_inputs', 'slot_size', 'mlp_hidden'},
-    'google-research slot_attention/model.py, SlotAttention',
-    slots.module,
-  ),
-  (
-    {'decoder_initial_size', 'classifier_grid', 'num_targets'},
-    'google-research slot_attention/model.py, SlotAttentionClassifier',
-    slots.classifier,
-  ),
-  (
-    {'decoder_initial_size', 'classifier_grid'},
-    'google-research slot_attention/model.py, SlotAttentionAutoEncoder',
-    slots.autoencoder,
-  ),
-  (
-    {'groups', 'pred_groups', 'pred_slots'},
-    'google-research slot_attention/utils.py, deepmind multi_object_datasets ARI',
-    slots.metrics,
-  ),
-  (
-    {'n_dt', 'n_gt', 'mask_rule'},
-    'pycocotools COCOeval',
-    coco.average_precision,
-  ),
-  (
-    {'categories', 'hw', 'images'},
-    'cocodataset panopticapi',
-    coco.panoptic_quality,
-  ),
-  (
-    {'processed_sizes', 'target_sizes', 'last_thing'},
-    'detr PostProcessPanoptic',
-    coco.detr_segments,
-  ),
-  (
-    {'queries', 'num_targets', 'pos_cases'},
-    'detr HungarianMatcher, SetCriterion and positions',
-    detection.matching_and_losses,
-  ),
-  (
-    {'dc5', 'pre_norm', 'stem_channels'},
-    'facebookresearch/detr DETR and SetCriterion',
-    detr.whole,
-  ),
-  (
-    {'fpn_dims', 'target_hw'},
-    'facebookresearch/detr MHAttentionMap and MaskHeadSmallConv',
-    detr.mask_head,
-  ),
-]
 
 
-def kind_of(description: Fields, kinds: list[tuple[str, Any]]) -> tuple[str, Any]:
-  """The reference that computed a file, and the function that checks it."""
-  if 'reference' not in description:
-    for fields, reference, function in FIELDS:
-      if fields <= description.keys():
-        return reference, function
-  reference = description['reference']
-  function = next((check for words, check in kinds if words in reference), None)
-  if function is None:
+def declared() -> list[Check]:
+  """Returns the checks of all modules of golden/."""
+  found = []
+  for _, name, _ in pkgutil.iter_modules(checks.__path__, f'{checks.__name__}.'):
+    here = getattr(importlib.import_module(name), 'CHECKS', ())
+    if type(here) is not tuple or not all(getattr(x, 'reference', '') for x in here):
+      raise UserError(f'CHECKS of {name} is no tuple of checks that name a reference')
+    found += here
+  return found
+
+
+def check_of(description: Fields, alone: bool) -> Check:
+  """Returns the check for files of this description, which are `alone` or not."""
+  fitting = [check for check in declared() if check.fits(description, alone)]
+  if not fitting:
+    reference = description['reference']
     raise UserError(f'no function here checks the reference {reference!r}')
-  return reference, function
+  most = max(len(check.fields) for check in fitting)
+  best = [check for check in fitting if len(check.fields) == most]
+  if len(best) > 1:
+    names = [f'{x.function.__module__}.{x.function.__name__}' for x in best]
+    raise UserError(f'{" and ".join(names)} claim the same files')
+  return best[0]
 
 
 def described(path: pathlib.Path) -> Fields:
@@ -178,24 +93,25 @@ def compute(path: pathlib.Path) -> Computed:
     path.suffix == '.json' and path.is_file() and not path.with_suffix('.npz').exists()
   ):
     description = described(path)
-    reference, function = kind_of(description, ALONE)
-    return Computed(reference, *function(description), None)
+    kind = check_of(description, alone=True)
+    return Computed(description['reference'], *kind.function(description), None)
   path = path.with_suffix('.npz') if path.suffix == '.json' else path
   if path.suffix != '.npz' or not zipfile.is_zipfile(path):
     raise UserError('there is no such .npz file')
   description = described(path.with_suffix('.json'))
-  reference, function = kind_of(description, KINDS)
+  kind = check_of(description, alone=False)
   with np.load(path, allow_pickle=False) as file:
     arrays = Fields(file)
   wanted = {name: array for name, array in arrays.items() if name.startswith(COMPARED)}
   if not wanted:
     raise UserError('it holds nothing to compare')
   given = {name: array for name, array in arrays.items() if name not in wanted}
-  function = jax.default_matmul_precision('highest')(function)
+  function = jax.default_matmul_precision('highest')(kind.function)
 
   def recompute() -> golden_float64.Float64:
     return golden_float64.recompute(function, description, given, wanted)
 
+  reference = description.get('reference', kind.reference)
   return Computed(reference, wanted, function(description, arrays), recompute)
 
 

@@ -21,19 +21,6 @@ SIZE = (24, 40)  # of padded images
 ROWS, QUERIES = 4, 6
 
 
-def test_golden(golden):
-  from tools import check_golden
-  from tools.golden import coco as golden_coco
-
-  with np.load(golden / 'coco_ap.npz') as file:
-    arrays = check_golden.Fields(file)
-  description = check_golden.described(golden / 'coco_ap.json')
-  results = golden_coco.average_precision(description, arrays)
-  assert len(results) == 8
-  for name, (array, _) in results.items():
-    np.testing.assert_allclose(array, arrays[name], rtol=0, atol=1e-6)
-
-
 def source(images=7):
   """Images of several sizes, with objects, crowds and what was found of them."""
   rng = np.random.default_rng(0)

@@ -19,26 +19,6 @@ from big_vision_like.evals import panoptic
 THINGS, CLASSES = 3, 5
 
 
-@pytest.mark.parametrize(
-  'name, function, count, tolerance',
-  [
-    ('panoptic_quality', 'panoptic_quality', 5, 1e-6),
-    ('detr_panoptic_postprocess', 'detr_segments', 4, 0),
-  ],
-)
-def test_golden(golden, name, function, count, tolerance):
-  from tools import check_golden
-  from tools.golden import coco as golden_coco
-
-  with np.load(golden / f'{name}.npz') as file:
-    arrays = check_golden.Fields(file)
-  description = check_golden.described(golden / f'{name}.json')
-  results = getattr(golden_coco, function)(description, arrays)
-  assert len(results) == count
-  for output, (array, _) in results.items():
-    np.testing.assert_allclose(array, arrays[output], rtol=0, atol=tolerance)
-
-
 # Panoptic quality
 
 

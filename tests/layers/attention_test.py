@@ -1,3 +1,6 @@
+import functools
+
+import battery
 import flax
 import flax.linen as nn
 import jax
@@ -38,16 +41,6 @@ def sequences(dtype='float32'):
   return tuple(jnp.asarray(rng.normal(size=(B, n, D)), dtype) for n in (N, M))
 
 
-def with_biases(params, key):
-  """Biases, which start at zero, made to matter."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(key, len(leaves))
-  noise = [
-    jax.random.normal(k, x.shape) * 0.1 for k, x in zip(keys, leaves, strict=True)
-  ]
-  return jax.tree.map(jnp.add, params, tree.unflatten(noise))
-
-
 def test_parameters_are_those_of_separate_projections(key):
   params, want = (
     flax.traverse_util.flatten_dict(module.init(key, sequences()[0])['params'], sep='/')
@@ -59,13 +52,15 @@ def test_parameters_are_those_of_separate_projections(key):
     np.testing.assert_array_equal(x, want[name], err_msg=name)
 
 
-@pytest.mark.parametrize('cross', [False, True], ids=['self', 'cross'])
-@pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-6), ('bfloat16', 0.03)])
-def test_joined_projections_are_the_separate_ones(cross, dtype, tolerance, key):
+@pytest.mark.parametrize(
+  'cross, dtype, tolerance',
+  [(False, 'float32', 1e-6), (True, 'float32', 1e-6), (True, 'bfloat16', 0.03)],
+)
+def test_joined_projections_are_the_separate_ones(cross, dtype, tolerance):
   x, kv = sequences(dtype)
   args = (x, kv) if cross else (x,)
   module = attention.MultiHeadAttention(H, dtype)
-  params = with_biases(module.init(key, *args)['params'], key)
+  params = battery.variables(module, *args)['params']
 
   def result(module):
     def loss(params, args):
@@ -178,10 +173,10 @@ def test_sources_of_their_own(key):
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_sizes_of_heads(key):
+def test_sizes_of_heads():
   x, _ = sequences()
   module = attention.MultiHeadAttention(H, num_kv_heads=2, size=3, value_size=5)
-  params = with_biases(module.init(key, x)['params'], key)
+  params = battery.variables(module, x)['params']
   shapes_of = jax.tree.map(jnp.shape, params)
   assert shapes_of['query'] == {'kernel': (D, H, 3), 'bias': (H, 3)}
   assert shapes_of['key'] == {'kernel': (D, 2, 3), 'bias': (2, 3)}
@@ -191,8 +186,9 @@ def test_sizes_of_heads(key):
   own = dict(params)
   for name in ('key', 'value'):
     own[name] = jax.tree.map(lambda p: p.repeat(2, axis=-2), params[name])
-  want = attention.MultiHeadAttention(H, size=3, value_size=5).apply({'params': own}, x)
-  got = module.apply({'params': params}, x)
+  every = attention.MultiHeadAttention(H, size=3, value_size=5)
+  want = jax.jit(every.apply)({'params': own}, x)
+  got = jax.jit(module.apply)({'params': params}, x)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -248,21 +244,24 @@ def test_heads_of_keys_must_divide_those_of_queries(key):
     module.init(key, sequences()[0])
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def extended(module, variables, x):
+  """Outputs for these tokens after those in the cache, and the cache with them."""
+  return module.apply(variables, x, cache_length=N + 2, mutable=['cache'])
+
+
 @pytest.mark.parametrize('chunks', [[1] * N, [2, 3], [0, 4, 1]])
-def test_cached_is_causal_attention(chunks, key):
+def test_cached_is_causal_attention(chunks):
   x, _ = sequences()
   module = attention.MultiHeadAttention(H, num_kv_heads=2, qk_norm=True)
-  params = with_biases(module.init(key, x)['params'], key)
-  want = module.apply({'params': params}, x, mask=masks.causal())
+  params = battery.variables(module, x)['params']
+  causal = jax.jit(functools.partial(module.apply, mask=masks.causal()))
+  want = causal({'params': params}, x)
   cache, start, parts = {}, 0, []
   for size in chunks:
-    y, changed = module.apply(
-      {'params': params, **cache},
-      x[:, start : start + size],
-      cache_length=N + 2,
-      mutable=['cache'],
-    )
-    cache, start = changed, start + size
+    variables = {'params': params, **cache}
+    y, cache = extended(module, variables, x[:, start : start + size])
+    start += size
     parts.append(y)
   got = jnp.concatenate(parts, axis=1)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
@@ -270,10 +269,10 @@ def test_cached_is_causal_attention(chunks, key):
   assert cache['cache']['index'] == N
 
 
-def test_what_is_cached_of_another_sequence_serves_all_beams(key):
+def test_what_is_cached_of_another_sequence_serves_all_beams():
   x, kv = sequences()
   module = attention.MultiHeadAttention(H)
-  params = with_biases(module.init(key, x, kv)['params'], key)
+  params = battery.variables(module, x, kv)['params']
   mask = masks.padding(jnp.arange(M)[None] < jnp.array([[7], [3], [5]]))
   beams = jnp.stack([x, x[:, ::-1] * 2], axis=1).reshape(B * 2, N, D)
   _, cache = module.apply(

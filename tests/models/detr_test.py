@@ -2,6 +2,7 @@
 
 import functools
 
+import battery
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +82,9 @@ def test_published_operations(width, products):
 
 @pytest.fixture(scope='module')
 def variables():
-  return jax.jit(SMALL.init)(jax.random.key(0), IMAGE, SIZE)
+  variables = battery.variables(SMALL, IMAGE, SIZE)
+  variables['params']['queries'] *= 5  # which tells them apart
+  return variables
 
 
 @pytest.fixture(scope='module')
@@ -136,23 +139,18 @@ def test_valid_cells_are_those_of_the_nearest_pixel(image, cells):
 
 
 def test_cells_that_are_not_valid_change_nothing(variables):
-  maps = jax.jit(BACKBONE.apply)(
-    {
-      'params': variables['params']['backbone'],
-      'constants': variables['constants']['backbone'],
-    },
-    IMAGE,
-  )
+  rng = np.random.default_rng(7)
+  maps, _ = jax.eval_shape(BACKBONE.init_with_output, jax.random.key(0), IMAGE)
+  maps = {name: np.float32(rng.normal(size=x.shape)) for name, x in maps.items()}
   valid = detr.valid_cells(SIZE, (96, 130), (3, 5))
   assert 0 < valid.sum() < valid.size
-  garbage = jax.random.normal(jax.random.key(7), maps['stage4'].shape)
-  run = jax.jit(functools.partial(SMALL.apply, method='detect'))
+  garbage = rng.normal(size=maps['stage4'].shape)
 
   def with_last(replaced):
-    last = jnp.where(replaced[..., None], garbage, maps['stage4'])
-    return run(variables, maps | {'stage4': last}, valid)
+    last = np.where(replaced[..., None], garbage, maps['stage4'])
+    return detect(SMALL, variables, maps | {'stage4': last}, valid)
 
-  clean, padded = run(variables, maps, valid), with_last(~valid)
+  clean, padded = detect(SMALL, variables, maps, valid), with_last(~valid)
   for name in ('layer_logits', 'layer_boxes', 'features', 'mask_attention'):
     np.testing.assert_allclose(padded[name], clean[name], atol=1e-6, err_msg=name)
   cells = valid[..., None]
@@ -190,11 +188,10 @@ def test_layers_go_on_without_the_final_norm(variables, outputs):
   assert np.abs(first['logits'] - outputs['logits']).max() > 1e-2
 
 
-@pytest.mark.parametrize('norm', ['post', 'pre'])
-def test_scanned_is_unrolled(norm):
-  model = BOXES.clone(norm=norm, encoder_depth=2)
-  variables = jax.jit(model.init)(jax.random.key(0), IMAGE, SIZE)
-  assert ('norm' in variables['params']['encoder']) == (norm == 'pre')
+def test_scanned_is_unrolled_before_norms_too():
+  model = BOXES.clone(norm='pre', encoder_depth=2)
+  variables = battery.variables(model, IMAGE, SIZE)
+  assert 'norm' in variables['params']['encoder']
   stacked = variables | {'params': trees.stack_blocks(variables['params'])}
   scanned = model.clone(scan=True, remat='full')
   want = jax.jit(model.apply)(variables, IMAGE, SIZE)
@@ -202,8 +199,14 @@ def test_scanned_is_unrolled(norm):
     np.testing.assert_allclose(x, want[name], atol=1e-5, err_msg=name)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def of_model(model, variables):
-  return jax.jit(model.apply)(boxes_only(variables), IMAGE, SIZE)
+  return model.apply(boxes_only(variables), IMAGE, SIZE)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def detect(model, variables, *args):
+  return model.apply(variables, *args, method='detect')
 
 
 def test_queries_that_do_not_attend_do_not_see_each_other(variables):
@@ -239,8 +242,7 @@ def test_without_positions_cells_have_no_order(variables):
   maps = {'stage1': jax.random.normal(jax.random.key(5), (2, 3, 5, 16))}
 
   def run(model, maps):
-    detect = jax.jit(functools.partial(model.apply, method='detect'))
-    return detect(boxes_only(variables), maps)['boxes']
+    return detect(model, boxes_only(variables), maps)['boxes']
 
   turned = {'stage1': maps['stage1'][:, ::-1, ::-1]}
   np.testing.assert_allclose(run(model, maps), run(model, turned), atol=1e-5)
@@ -251,8 +253,7 @@ def test_learned_positions_are_of_columns_then_rows():
   """At the input they are as good as features, where the projection is the identity."""
   model = BOXES.clone(positions='learned', positions_at=('input', 'none', 'none'))
   maps = {'stage1': jax.random.normal(jax.random.key(5), (1, 3, 5, 32))}
-  init = functools.partial(model.init, method='detect')
-  variables = jax.jit(init)(jax.random.key(0), maps)
+  variables = battery.variables(model, maps, method='detect')
   params = variables['params']
   assert params['pos_rows'].shape == params['pos_columns'].shape == (50, 16)
   params['input_proj']['kernel'] = jnp.eye(32)[None, None]
@@ -260,14 +261,11 @@ def test_learned_positions_are_of_columns_then_rows():
   rows = np.broadcast_to(params['pos_rows'][:3, None], (3, 5, 16))
   position = np.concatenate([columns, rows], axis=-1)[None]
 
-  def memory(model, maps):
-    return jax.jit(functools.partial(model.apply, method='detect'))(variables, maps)
-
   bare = model.clone(positions_at=('none', 'none', 'none'))
-  one = memory(model, maps)['memory']
-  other = memory(bare, {'stage1': maps['stage1'] + position})['memory']
+  one = detect(model, variables, maps)['memory']
+  other = detect(bare, variables, {'stage1': maps['stage1'] + position})['memory']
   np.testing.assert_allclose(one, other, atol=1e-5)
-  assert np.abs(one - memory(bare, maps)['memory']).max() > 0.1
+  assert np.abs(one - detect(bare, variables, maps)['memory']).max() > 0.1
 
 
 def test_dropout_is_of_training_alone(variables):

@@ -1,5 +1,6 @@
 """ResNets' own properties (their numbers: tests/parity, and golden files of DETR)."""
 
+import battery
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,19 +23,6 @@ PUBLISHED = {
 }
 
 
-@jax.jit
-def varied(variables):
-  """The variables away from their special starting points; variances stay positive."""
-  leaves, structure = jax.tree.flatten(variables)
-  keys = jax.random.split(jax.random.key(0), len(leaves))
-  return structure.unflatten(
-    [
-      x + 0.3 * jax.random.uniform(k, x.shape, minval=-1.0)
-      for x, k in zip(leaves, keys, strict=True)
-    ]
-  )
-
-
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_published_sizes(name):
   model = resnet.ResNet(num_classes=1000, **resnet.variant(name))
@@ -49,7 +37,7 @@ def test_published_sizes(name):
 @pytest.mark.parametrize('bottleneck', [True, False])
 def test_frozen_norms_are_live_ones_in_evaluation(bottleneck):
   live = resnet.ResNet(**SMALL, bottleneck=bottleneck, num_classes=5)
-  variables = varied(jax.jit(live.init)(jax.random.key(0), IMAGE))
+  variables = battery.variables(live, IMAGE)
   flat = trees.flatten(variables)
   frozen = {}
   for name, array in flat.items():
@@ -73,8 +61,8 @@ def test_constants_are_no_parameters():
 
 
 def test_live_norms_see_the_batch_in_training():
-  model = resnet.ResNet(**SMALL)
-  variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+  model = resnet.ResNet(depths=(1,), root=6, channels=(2,))
+  variables = battery.variables(model, IMAGE)
 
   @jax.jit
   def train(variables, image):
@@ -87,9 +75,10 @@ def test_live_norms_see_the_batch_in_training():
   seen = jax.lax.conv_general_dilated(
     padded, kernel, (2, 2), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  stats = state['batch_stats']['norm_root']
-  np.testing.assert_allclose(stats['mean'], 0.1 * seen.mean((0, 1, 2)), atol=1e-5)
-  np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * seen.var((0, 1, 2)), rtol=1e-4)
+  old, new = (x['batch_stats']['norm_root'] for x in (variables, state))
+  for name, of_batch in ('mean', seen.mean((0, 1, 2))), ('var', seen.var((0, 1, 2))):
+    want = 0.9 * old[name] + 0.1 * of_batch
+    np.testing.assert_allclose(new[name], want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('dilated', [False, True])
@@ -111,24 +100,19 @@ def test_dilation_takes_the_place_of_the_stride():
   plain = resnet.Stage(1, 3, bottleneck=True, stride=2)
   holes = resnet.Stage(1, 3, bottleneck=True, stride=1, dilation=2)
   x = jax.random.normal(jax.random.key(2), (1, 8, 10, 5))
-  variables = jax.jit(plain.init)(jax.random.key(0), x)
-  np.testing.assert_allclose(
-    plain.apply(variables, x), holes.apply(variables, x)[:, ::2, ::2], atol=1e-5
-  )
   # A second unit sees as far as it would after the stride.
-  plain, holes = (module.clone(depth=2) for module in (plain, holes))
-  variables = jax.jit(plain.init)(jax.random.key(0), x)
-  np.testing.assert_allclose(
-    jax.jit(plain.apply)(variables, x),
-    jax.jit(holes.apply)(variables, x)[:, ::2, ::2],
-    atol=1e-5,
-  )
+  for depth in (1, 2):
+    plain, holes = (module.clone(depth=depth) for module in (plain, holes))
+    variables = battery.variables(plain, x)
+    want = jax.jit(plain.apply)(variables, x)
+    got = jax.jit(holes.apply)(variables, x)[:, ::2, ::2]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('frozen', [0, 1, 2])
 def test_frozen_stages_take_no_gradient(frozen):
   model = resnet.ResNet(**SMALL, norm='frozen', frozen_stages=frozen)
-  variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+  variables = battery.variables(model, IMAGE)
 
   @jax.jit
   @jax.grad

@@ -2,6 +2,7 @@
 
 import functools
 
+import battery
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -52,14 +53,9 @@ def test_variant_unknown():
 def module():
   """The module alone, jitted, with parameters away from their start."""
   model = slot_attention.SlotAttention(num_slots=4, size=8, hidden=9)
-  params = jax.jit(model.init)(jax.random.key(0), TOKENS)
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(4), len(leaves))
-  params = structure.unflatten(
-    [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-  )
   apply = functools.partial(
-    jax.jit(model.apply, static_argnames=('num_slots', 'iterations')), params
+    jax.jit(model.apply, static_argnames=('num_slots', 'iterations')),
+    battery.variables(model, TOKENS),
   )
   return lambda tokens, noise, **kwargs: apply(tokens, noise_BSD=noise, **kwargs)
 
@@ -103,14 +99,15 @@ def test_any_number_of_slots_and_iterations(module, slots, iterations):
 
 def test_softmax_over_inputs_is_the_control():
   model = slot_attention.SlotAttention(num_slots=4, size=8, over='inputs')
-  outputs, _ = jax.jit(model.init_with_output)(jax.random.key(0), TOKENS)
+  apply = jax.jit(model.apply)
+  outputs = apply(battery.variables(model, TOKENS), TOKENS, noise_BSD=NOISE)
   np.testing.assert_allclose(outputs['attention'].sum(axis=3), 1.0, atol=1e-5)
 
 
 def test_implicit_differentiation_is_through_the_last_iteration():
   implicit = slot_attention.SlotAttention(num_slots=4, size=8, implicit=True)
   whole = implicit.clone(implicit=False)
-  params = jax.jit(implicit.init)(jax.random.key(0), TOKENS)
+  params = battery.variables(implicit, TOKENS)
 
   def total(model, params, noise):
     outputs = model.apply(params, TOKENS, noise_BSD=noise)
@@ -128,7 +125,7 @@ def test_implicit_differentiation_is_through_the_last_iteration():
 
 @pytest.fixture(scope='module')
 def params():
-  return jax.jit(SMALL.init)(jax.random.key(0), IMAGE)['params']
+  return battery.variables(SMALL, IMAGE)['params']
 
 
 def test_auto_encoder_composes_its_slots(params):
@@ -137,13 +134,15 @@ def test_auto_encoder_composes_its_slots(params):
   np.testing.assert_allclose(outputs['masks'].sum(axis=1), 1.0, atol=1e-6)
   expected = np.einsum('BSHW,BSHWC->BHWC', outputs['masks'], outputs['contents'])
   np.testing.assert_allclose(outputs['reconstruction'], expected, atol=1e-6)
-  again = SMALL.apply({'params': params}, outputs['slots'], method='decode')
+  decode = jax.jit(functools.partial(SMALL.apply, method='decode'))
+  again = decode({'params': params}, outputs['slots'])
   np.testing.assert_allclose(again['masks'], outputs['masks'], atol=1e-6)
 
 
 def test_stride_one_decoders_and_half_precision(params):
   model = SMALL.clone(grid=(6, 10), decoder_convs=((7, 1, 1),), dtype='bfloat16')
-  outputs, _ = jax.jit(model.init_with_output)(jax.random.key(0), IMAGE)
+  apply = jax.jit(model.apply)
+  outputs = apply(battery.variables(model, IMAGE), IMAGE, noise_BSD=NOISE)
   assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype('float32')}
   assert np.isfinite(outputs['reconstruction']).all()
 

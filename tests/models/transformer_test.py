@@ -1,3 +1,4 @@
+import battery
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,8 +73,7 @@ def ids():
 @pytest.fixture(scope='module', params=['paper', 't2t', 'marian'])
 def ready(request, ids):
   model = transformer.Transformer(**SMALL, **transformer.STYLES[request.param])
-  variables = jax.jit(model.init)(jax.random.key(1), *ids)
-  return model, variables, jax.jit(model.apply)
+  return model, battery.variables(model, *ids), jax.jit(model.apply)
 
 
 def test_later_targets_change_nothing_before_them(ready, ids):
@@ -93,7 +93,7 @@ def test_padding_changes_nothing_and_nothing_is_not_nan(ready, ids):
   want = apply(variables, source, target)
   assert all(np.isfinite(x).all() for x in want.values())
   # What stands behind a source counts for nothing: as many rows, more padding.
-  memory = model.apply(variables, source, method='encode')
+  memory = want['memory']
 
   @jax.jit
   def decode(memory):
@@ -107,11 +107,11 @@ def test_padding_changes_nothing_and_nothing_is_not_nan(ready, ids):
 
 def test_a_padded_token_is_not_seen(ready, ids):
   """Another id for padding, with other vectors, and all outputs are the same bits."""
-  model, variables, _ = ready
+  model, variables, apply = ready
   source, target = ids
   other = model.clone(pad_id=2)
   renamed = [jnp.where(x == 0, 2, x) for x in (source, target)]
-  want = jax.jit(model.apply)(variables, source, target)
+  want = apply(variables, source, target)
   got = jax.jit(other.apply)(variables, *renamed)
   real_S, real_T = source != 0, target != 0
   np.testing.assert_array_equal(got['memory'][real_S], want['memory'][real_S])
@@ -156,9 +156,9 @@ def test_step_by_step_is_the_whole_and_compiles_once(scan, ids):
   source, target = ids
   source, target = source[:2], target[:2].at[0, 3:].set(5)
   model = transformer.Transformer(**SMALL, scan=scan)
-  variables = jax.jit(model.init)(jax.random.key(1), source, target)
-  want = jax.jit(model.apply)(variables, source, target)['logits']
-  memory = model.apply(variables, source, method='encode')
+  variables = battery.variables(model, source, target)
+  outputs = jax.jit(model.apply)(variables, source, target)
+  want, memory = outputs['logits'], outputs['memory']
   _, cache = jax.jit(
     lambda: model.apply(
       variables,
@@ -239,12 +239,12 @@ def test_styles_have_what_is_theirs(style):
 
 
 @pytest.mark.parametrize('style', ['paper', 'flax'])
-def test_tokens_start_with_unit_variance(style, ids):
+def test_tokens_start_with_unit_variance(style):
   wide = dict(SMALL, vocab_size=500, width=64)
   model = transformer.Transformer(**wide, **transformer.STYLES[style])
-  params = jax.jit(model.init)(jax.random.key(0), *ids)
   tokens = jnp.arange(500)[None]
-  x = model.apply(params, tokens, jnp.zeros_like(tokens), method='embed')
+  inputs = tokens, jnp.zeros_like(tokens)
+  x, params = model.init_with_output(jax.random.key(0), *inputs, method='embed')
   at_zero = positions.sinusoid(jnp.zeros((1, 1)), 64, model.positions)
   assert np.std(x - at_zero) == pytest.approx(1.0, rel=0.05)
   # The logits of a token that the features resemble: sqrt(D) if the paper scales.

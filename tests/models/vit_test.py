@@ -1,5 +1,8 @@
 """The ViT's own properties; the battery has what all models share."""
 
+import functools
+
+import battery
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -108,9 +111,7 @@ def shuffled(image_BHWC: np.ndarray, order: list[int]) -> np.ndarray:
 def pooled(request):
   model = vit.ViT(**SMALL, pool=request.param)
   image = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
-  params = model.init(jax.random.key(0), image)['params']
-  head = jax.random.normal(jax.random.key(2), params['head']['kernel'].shape)
-  params['head']['kernel'] = head
+  params = battery.variables(model, image)['params']
   apply = jax.jit(lambda params, image: model.apply({'params': params}, image))
   return request.param, params, np.asarray(image), apply
 
@@ -132,25 +133,26 @@ def test_moving_patches_with_their_positions_changes_nothing(pooled, order):
 def test_without_positions_order_is_invisible():
   model = vit.ViT(**SMALL, pool='gap', posemb='none')
   image = np.asarray(jax.random.normal(jax.random.key(1), (2, 8, 12, 3)))
-  variables = model.init(jax.random.key(0), image)
-  one = model.apply(variables, image)['features']
-  other = model.apply(variables, shuffled(image, [3, 5, 0, 1, 4, 2]))['features']
+  variables = battery.variables(model, image)
+  apply = jax.jit(model.apply)
+  one = apply(variables, image)['features']
+  other = apply(variables, shuffled(image, [3, 5, 0, 1, 4, 2]))['features']
   np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_head_starts_at_its_bias():
   model = vit.ViT(**SMALL, head_bias=-6.9)
-  outputs, _ = model.init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 3)))
+  init = jax.jit(model.init_with_output)
+  outputs, _ = init(jax.random.key(0), jnp.ones((2, 8, 8, 3)))
   np.testing.assert_array_equal(outputs['logits'], np.full((2, 5), -6.9, np.float32))
 
 
 def test_attention_is_sown_and_sums_to_one():
   model = vit.ViT(**SMALL)
   image = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
-  variables = model.init(jax.random.key(0), image)
-  _, found = model.apply(
-    {'params': variables['params']}, image, mutable=['intermediates']
-  )
+  variables = battery.variables(model, image)
+  apply = jax.jit(functools.partial(model.apply, mutable=['intermediates']))
+  _, found = apply(variables, image)
   (probs_BHNN,) = found['intermediates']['encoder']['block_1']['attention']['probs']
   assert probs_BHNN.shape == (2, 2, 7, 7)
   np.testing.assert_allclose(probs_BHNN.sum(axis=-1), 1.0, rtol=1e-5)
@@ -196,15 +198,15 @@ def test_every_layer_may_share_what_it_could_have_alone(posemb):
   image = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
   shared = vit.ViT(**SMALL, posemb=posemb, posemb_at='shared')
   alone = shared.clone(posemb_at='every')
-  params = shared.init(jax.random.key(0), image)['params']
+  params = battery.variables(shared, image)['params']
   repeated = {
     name: jnp.concatenate([value] * 2)
     for name, value in params.items()
     if name.startswith('pos_')
   }
-  one = shared.apply({'params': params}, image)
-  other = alone.apply({'params': params | repeated}, image)
-  stem = shared.clone(posemb_at='stem').apply({'params': params}, image)
+  one = jax.jit(shared.apply)({'params': params}, image)
+  other = jax.jit(alone.apply)({'params': params | repeated}, image)
+  stem = jax.jit(shared.clone(posemb_at='stem').apply)({'params': params}, image)
   np.testing.assert_allclose(one['tokens'], other['tokens'], atol=1e-6)
   assert np.abs(one['tokens'] - stem['tokens']).max() > 1e-3
 
@@ -213,11 +215,12 @@ def test_relative_keys_are_those_of_distances():
   # Equal patches everywhere: only the keys by distance tell queries apart.
   model = vit.ViT(**SMALL, posemb='relative', posemb_at='every', pool='gap')
   image = jnp.ones((1, 4, 24, 3))
-  params = model.init(jax.random.key(0), image)['params']
+  params = battery.variables(model, image)['params']
   assert params['relative_keys'].shape == (2, 11, 2, 8)
-  same = model.apply({'params': params}, image)['tokens']
+  apply = jax.jit(functools.partial(model.apply, mutable=['intermediates']))
+  outputs, found = apply({'params': params}, image)
+  same = outputs['tokens']
   np.testing.assert_allclose(same, same[:, :1].repeat(6, axis=1), atol=1e-6)
-  _, found = model.apply({'params': params}, image, mutable=['intermediates'])
   (probs_1HNN,) = found['intermediates']['encoder']['block_0']['attention']['probs']
   logits_HNN = np.log(probs_1HNN[0])
   # A logit is, but for the row's constant, a function of the distance alone.
@@ -229,13 +232,14 @@ def test_relative_keys_are_those_of_distances():
 def test_registers_are_seen_and_not_given():
   image = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
   model = vit.ViT(**SMALL, registers=3)
-  params = model.init(jax.random.key(0), image)['params']
-  outputs = model.apply({'params': params}, image)
+  params = battery.variables(model, image)['params']
+  apply = jax.jit(model.apply)
+  outputs = apply({'params': params}, image)
   assert params['registers'].shape == (1, 3, 16)
   assert params['pos_embedding'].shape == (1, 7, 16)
   assert outputs['tokens'].shape == (2, 7, 16)
-  moved = params | {'registers': params['registers'] + 1.0}
-  other = model.apply({'params': moved}, image)
+  moved = params | {'registers': params['registers'][..., ::-1]}
+  other = apply({'params': moved}, image)
   assert np.abs(outputs['tokens'] - other['tokens']).max() > 1e-3
 
 

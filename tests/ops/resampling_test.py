@@ -7,43 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from big_vision_like.errors import UserError
-from big_vision_like.ops import positions, resampling
+from big_vision_like.ops import resampling
 
 SIDE = st.integers(1, 12)
-
-
-def golden_arrays(golden, prefix):
-  """Output name, input (B, side, side, C) and output of the square grids."""
-  with np.load(golden / 'torch_resize.npz') as arrays:
-    for name in arrays:
-      if name.startswith(f'output/{prefix}'):
-        x = arrays[f'input/{name[7:].split("_")[0]}']
-        side = round(x.shape[-2] ** 0.5)
-        yield name, x.reshape(-1, side, side, x.shape[-1]), arrays[name]
-
-
-def test_grids_are_resized_as_by_torch(golden):
-  seen = set()
-  for name, x, want in golden_arrays(golden, 'grid'):
-    _, kind, *_, size = name.split('_')
-    if kind == 'adaptive':
-      got = jax.jit(resampling.adaptive_average, static_argnums=1)(x, int(size))
-    else:
-      sides = tuple(map(int, size.split('x')))
-      got = resampling.resize(x, sides, kind).reshape(want.shape)
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=name)
-    seen.add(kind)
-  assert seen == {'adaptive', 'bilinear', 'bicubic'}
-
-
-def test_tables_of_relative_positions_are_resized_as_by_torch(golden):
-  for name, x, want in golden_arrays(golden, 'table'):
-    new = int(name.split('_')[-1])
-    table = x.reshape(-1, x.shape[-1])
-    got = positions.resize_window(table, (new**2, table.shape[1]))
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=name)
-    on_device = resampling.resize(x, (new, new), 'bicubic').reshape(want.shape)
-    np.testing.assert_allclose(on_device, want, rtol=0, atol=1e-5, err_msg=name)
 
 
 MATRICES = [

@@ -1,28 +1,7 @@
-import json
-import pathlib
-import re
-
 import numpy as np
 import pytest
 
 from big_vision_like.ops import ridge
-
-GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'fewshot_lsr'
-
-
-def golden_cases():
-  cases = json.loads(GOLDEN.with_suffix('.json').read_text())['config']
-  with np.load(GOLDEN.with_suffix('.npz')) as arrays:
-    for case in cases:
-      number = f'{case["case"]}/'
-      yield (
-        case,
-        {
-          name.split(number)[1]: arrays[name]
-          for name in arrays.files
-          if f'/{number}' in name
-        },
-      )
 
 
 def exact_scores(x_train, y_train, x_test, num_classes, l2):
@@ -34,32 +13,6 @@ def exact_scores(x_train, y_train, x_test, num_classes, l2):
   )
   y = 2 * np.eye(num_classes)[y_train] - 1
   return b @ np.linalg.solve(a.T @ a + l2 * np.eye(a.shape[1]), a.T @ y)
-
-
-def test_scores_and_predictions_match_big_vision():
-  for case, arrays in golden_cases():
-    scores = ridge.ridge_scores(
-      arrays['x_train'],
-      arrays['y_train'],
-      arrays['x_test'],
-      case['classes'],
-      case['l2_reg'],
-    )
-    want = arrays['scores']
-    np.testing.assert_allclose(scores, want, rtol=0, atol=1e-3 * max(1, want.max()))
-    np.testing.assert_array_equal(np.argmax(scores, axis=1), arrays['pred'])
-
-
-def test_draws_match_big_vision():
-  count = 0
-  for _, arrays in golden_cases():
-    for name in arrays:
-      if match := re.fullmatch(r'indices_seed(\d+)_(\d+)shot', name):
-        seed, shots = map(int, match.groups())
-        drawn = ridge.fewshot_indices(arrays['y_train'], shots, seed)
-        np.testing.assert_array_equal(drawn, arrays[name])
-        count += 1
-  assert count == 18
 
 
 @pytest.mark.parametrize('num_examples', [12, 40])  # dual and primal

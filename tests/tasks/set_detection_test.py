@@ -1,5 +1,3 @@
-import json
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -174,98 +172,6 @@ def normalised(batch):
   for picture, (height, width) in zip(image, batch['size'], strict=True):
     picture[height:], picture[:, width:] = 0, 0
   return image
-
-
-def padded(labels, truth, rows):
-  """Lists of objects to arrays."""
-  valid = np.arange(rows) < np.array([[len(label)] for label in labels])
-  label_BK, boxes_BK4 = np.zeros(valid.shape, int), np.ones((*valid.shape, 4))
-  label_BK[valid], boxes_BK4[valid] = np.concatenate(labels), np.concatenate(truth)
-  return set_detection.Objects(np.float32(boxes_BK4), label_BK, valid)
-
-
-def golden_objects(arrays, images):
-  labels = [arrays[f'input/target{i}_labels'] for i in range(images)]
-  return labels, [arrays[f'input/target{i}_boxes'] for i in range(images)]
-
-
-def check_matches(query_BK, arrays, name, images):
-  for i in range(images):
-    queries = arrays[f'output/{name}{i}_query']
-    targets = arrays[f'output/{name}{i}_target']
-    np.testing.assert_array_equal(query_BK[i][targets], queries)
-    assert (query_BK[i][len(targets) :] == -1).all()
-
-
-@jax.jit
-def set_losses(logits_LBQC, boxes_LBQ4, objects):
-  """Losses and pairs of all layers, and the errors of the last."""
-  count = objects.valid_BK.sum(dtype=jnp.float32)
-  losses, query_LBK = set_detection.set_losses(
-    logits_LBQC, boxes_LBQ4, objects, count, set_detection.COSTS, 0.1
-  )
-  errors = [
-    set_detection.errors(logits_BQC, objects, query_BK)
-    for logits_BQC, query_BK in zip(logits_LBQC, query_LBK, strict=True)
-  ]
-  return losses, query_LBK, errors
-
-
-@pytest.mark.parametrize('rows', [12, 25])
-def test_golden_losses_and_matching(golden, rows):
-  with np.load(golden / 'detr_boxes_matching_loss.npz') as arrays:
-    objects = padded(*golden_objects(arrays, 4), rows)
-    logits, found = arrays['input/pred_logits'], arrays['input/pred_boxes']
-    losses, query_LBK, errors = set_losses(logits[None], found[None], objects)
-    check_matches(query_LBK[0], arrays, 'match', 4)
-    names = {'class': 'loss_ce', 'l1': 'loss_bbox', 'giou': 'loss_giou'}
-    for ours, theirs in names.items():
-      np.testing.assert_allclose(losses[ours][0], arrays[f'loss/{theirs}'], rtol=1e-5)
-    total = sum(set_detection.WEIGHTS[name] * loss[0] for name, loss in losses.items())
-    np.testing.assert_allclose(total, arrays['loss/total'], rtol=1e-5)
-    for name, value in errors[0].items():
-      np.testing.assert_allclose(value, arrays[f'loss/{name}'], rtol=1e-6)
-
-
-def test_golden_losses_of_all_layers(golden):
-  with np.load(golden / 'detr_tiny.npz') as arrays:
-    objects = padded(*golden_objects(arrays, 2), 6)
-    layers = ['aux0_', 'aux1_', '']
-    logits, found = (
-      np.stack([arrays[f'output/{layer}pred_{name}'] for layer in layers])
-      for name in ('logits', 'boxes')
-    )
-    losses, query_LBK, errors = set_losses(logits, found, objects)
-    total = 0.0
-    for i, (suffix, match) in enumerate(
-      [('_0', 'aux0'), ('_1', 'aux1'), ('', 'final')]
-    ):
-      check_matches(query_LBK[i], arrays, f'match_{match}_', 2)
-      cardinality = arrays[f'loss/cardinality_error{suffix}']
-      np.testing.assert_allclose(errors[i]['cardinality_error'], cardinality)
-      for ours, theirs in ('class', 'ce'), ('l1', 'bbox'), ('giou', 'giou'):
-        expected = arrays[f'loss/loss_{theirs}{suffix}']
-        np.testing.assert_allclose(losses[ours][i], expected, rtol=1e-5)
-        total += set_detection.WEIGHTS[ours] * losses[ours][i]
-    np.testing.assert_allclose(errors[-1]['class_error'], arrays['loss/class_error'])
-    np.testing.assert_allclose(total, arrays['loss/total'], rtol=1e-5)
-
-
-def test_golden_mask_losses(golden):
-  description = json.loads((golden / 'detr_maskhead.json').read_text())
-  with np.load(golden / 'detr_maskhead.npz') as arrays:
-    # Rows of padding between the objects, and masks in them that must not count.
-    query = np.full((description['batch'], 4), -1, np.int32)
-    masks = np.ones((*query.shape, *description['target_hw']), np.uint8)
-    matched = zip(arrays['input/matched_bq'], arrays['input/target_masks'], strict=True)
-    for k, ((image, q), mask) in enumerate(matched):
-      query[image, k], masks[image, k] = q, mask
-    objects = set_detection.Objects(None, None, query >= 0)
-    losses = jax.jit(set_detection.mask_losses)(
-      arrays['output/pred_masks'], masks, objects, query, np.float32(3)
-    )
-    for ours, theirs in ('focal', 'mask_focal'), ('dice', 'dice'):
-      np.testing.assert_allclose(losses[ours], arrays[f'loss/{theirs}'], rtol=1e-5)
 
 
 def test_matching_costs_what_scipy_finds():
@@ -564,36 +470,6 @@ def test_prediction(batch, state, outputs):
   valid = np.asarray(jax.jit(task.predict)(state, inputs, KEY)['boxes_xyxy'])
   valid = valid * np.float32([5, 3, 5, 3])
   np.testing.assert_allclose(valid, outputs['boxes_xyxy'], rtol=1e-5, atol=1e-4)
-
-
-def test_prediction_is_golden(golden):
-  """What the task adds to a model's outputs is the original's post-processing."""
-  with np.load(golden / 'detr_tiny.npz') as arrays:
-    description = json.loads((golden / 'detr_tiny.json').read_text())
-
-    class Golden(nn.Module):
-      @nn.compact
-      def __call__(self, image, size=None, train=False):
-        self.param('unused', nn.initializers.zeros, ())
-        logits, found = arrays['output/pred_logits'], arrays['output/pred_boxes']
-        layers = {'layer_logits': logits[None], 'layer_boxes': found[None]}
-        return {'logits': logits, 'boxes': found} | layers
-
-    task = make(model=Golden())
-    state = task.init(KEY, {'image': np.zeros((2, 4, 4, 3), np.uint8)})
-    original = np.int32(description['orig_sizes_hw'])
-    inputs = {'image': np.zeros((2, 4, 4, 3), np.uint8), 'original_size': original}
-    outputs = jax.jit(task.predict)(state, inputs, KEY)
-    for i in range(2):
-      np.testing.assert_array_equal(
-        outputs['labels'][i], arrays[f'output/post{i}_labels']
-      )
-      np.testing.assert_allclose(
-        outputs['scores'][i], arrays[f'output/post{i}_scores'], atol=1e-6
-      )
-      np.testing.assert_allclose(
-        outputs['boxes_xyxy'][i], arrays[f'output/post{i}_boxes'], rtol=1e-5, atol=1e-3
-      )
 
 
 def with_box(box):

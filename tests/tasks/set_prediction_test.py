@@ -85,17 +85,6 @@ def expected_huber(predictions_BSP, targets_BOP):
   return np.array(found)
 
 
-def test_golden_loss(golden):
-  with np.load(golden / 'slot_attention_classifier.npz') as arrays:
-    predictions, targets = arrays['output/predictions'], arrays['input/target']
-    cost = set_prediction.pairwise_huber(predictions, targets)
-    np.testing.assert_allclose(
-      cost, arrays['output/pairwise_cost_target_by_pred'], atol=1e-6
-    )
-    loss = jax.jit(set_prediction.hungarian_huber)(predictions, targets).mean()
-    np.testing.assert_allclose(loss, arrays['loss/hungarian_huber'], rtol=1e-6)
-
-
 @pytest.mark.parametrize('slots', [10, 12])
 def test_loss_is_what_scipy_finds(slots):
   rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,43 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'golden'
-FILES = [
-  'big_vision_optimizer',
-  'bit_v1_gn_ws',
-  'bit_v2',
-  'coco_ap',
-  'deit_distillation_loss',
-  'detr_boxes_matching_loss',
-  'detr_dc5_prenorm',
-  'detr_maskhead',
-  'detr_panoptic_postprocess',
-  'detr_tiny',
-  'fewshot_lsr',
-  'imagenet_real_metric',
-  'mixup_cutmix',
-  'panoptic_quality',
-  'posemb_resize',
-  'posemb_resize_bicubic',
-  'randaugment_tf_ops',
-  'repeated_augmentation',
-  'slot_attention_autoencoder',
-  'slot_attention_classifier',
-  'slot_attention_module',
-  'slot_metrics',
-  'timm_vit',
-  'torch_resize',
-  'transformer_beam_search',
-  'transformer_postnorm_tiny',
-  'transformer_prenorm_tiny',
-  'vit_bv_gap_sincos_rep',
-  'vit_bv_map_learn',
-  'vit_bv_tok_learn',
-  'vit_gap_norep',
-  'vit_hybrid',
-  'vit_hybrid_stem',
-  'vit_published_npz',
-  'vit_tok_rep',
-]
+FILES = sorted(path.stem for path in GOLDEN.glob('*.npz'))
 
 
 @pytest.fixture(scope='module')
@@ -88,43 +53,93 @@ def test_a_description_alone(check_golden, tmp_path, capsys):
   assert 'TOO LARGE' in capsys.readouterr().out
 
 
-CHANGES = {
-  'vit_bv_tok_learn': {
-    'output/logits': 3e-5,
-    'output/encoder/block01/sa': 1e-2,
-    'output/loss_softmax_xent': 1e-4,
-    'grad/pos_embedding': 1e-4,
-  },
-  'vit_published_npz': {'converted/cls': 1e-6},
-  'bit_v2': {'output/root': 1e-2, 'grad/resnet/head/conv2d/bias': 1e-3},
-  'imagenet_real_metric': {'output/n_scored': 1},
-  'posemb_resize': {'output/posemb_1': 2e-6},
-  'fewshot_lsr': {'output/0/scores': 2e-3, 'output/0/indices_seed1_3shot': 1},
-  'timm_vit': {'output/map/logits': np.nan},
-  'big_vision_optimizer': {
-    'output/0/schedule': 2e-6,
-    'output/0/step5/head/kernel': 2e-6,
-    'output/2/step1/head/kernel': 2e-3,
-  },
-}
+@pytest.fixture
+def only(check_golden, monkeypatch):
+  """Lets these functions alone check files whose "reference" is "a stub"."""
+
+  def declare(*functions):
+    stubs = [check_golden.Check(function, 'a stub') for function in functions]
+    monkeypatch.setattr(check_golden, 'declared', lambda: stubs)
+
+  return declare
 
 
-@pytest.mark.parametrize('name', CHANGES)
-def test_each_changed_number_is_noticed(
-  check_golden, altered, name, capsys, monkeypatch
-):
-  monkeypatch.setattr(check_golden.golden_float64, 'DRAWS', 1)  # saves time
-  arrays = {key: golden(name, key).copy() for key in CHANGES[name]}
-  for key, array in arrays.items():
-    array[(0,) * array.ndim] += CHANGES[name][key]
-  assert check_golden.main([altered(name, arrays)]) == 1
-  lines = capsys.readouterr().out.splitlines()
-  noticed = {line.split()[0] for line in lines if 'TOO LARGE' in line}
-  assert noticed == arrays.keys()
+def too_large(printed):
+  return {line.split()[0] for line in printed.splitlines() if 'TOO LARGE' in line}
+
+
+def test_each_changed_number_is_noticed(check_golden, only, tmp_path, capsys):
+  arrays = {
+    f'{kind}/{dtype}': np.arange(6, dtype=dtype).reshape(2, 3)
+    for kind in ('output', 'loss', 'grad', 'converted')
+    for dtype in ('float32', 'int32')
+  }
+  tolerance = check_golden.Tolerance(absolute=1e-6, relative=1e-6)
+
+  def ours(description, given):
+    return {
+      name: (x.astype(jnp.result_type(float)), tolerance)
+      if x.dtype == np.float32
+      else (x, check_golden.EXACT)
+      for name, x in arrays.items()
+    }
+
+  only(ours)
+  path = tmp_path / 'stub.npz'
+  path.with_suffix('.json').write_text(json.dumps({'reference': 'a stub'}))
+  np.savez(path, **arrays)
+  assert check_golden.main([str(path)]) == 0
+  assert '8 of 8 within tolerance' in capsys.readouterr().out
+  for name, x in arrays.items():
+    for error in [1e-5, -1e-5, np.nan] if x.dtype == np.float32 else [1]:
+      changed = x.copy()
+      changed[1, 2] += error
+      np.savez(path, **arrays | {name: changed})
+      assert check_golden.main([str(path)]) == 1
+      assert too_large(capsys.readouterr().out) == {name}
+
+
+def test_a_changed_number_of_a_file_is_noticed(check_golden, altered, capsys):
+  changed = golden('posemb_resize', 'output/posemb_1').copy()
+  changed[0, 0, 0] += 2e-6
+  path = altered('posemb_resize', {'output/posemb_1': changed})
+  assert check_golden.main([path]) == 1
+  assert too_large(capsys.readouterr().out) == {'output/posemb_1'}
+
+
+def test_two_checks_of_one_file(check_golden, only, altered, capsys):
+  only(test_missing_files, test_a_wrong_shape_is_noticed)
+  assert check_golden.main([altered('posemb_resize', reference='a stub')]) == 2
+  message = capsys.readouterr().err
+  assert f'{__name__}.test_missing_files and {__name__}.test_a_wrong' in message
+  assert message.count('\n') == 1
+
+
+def test_the_check_with_most_fields_wins(check_golden, monkeypatch):
+  checks = [
+    check_golden.Check(test_missing_files, 'one', fields=fields)
+    for fields in (('a',), ('a', 'b'), ('a', 'b', 'c'), ('b',))
+  ]
+  monkeypatch.setattr(check_golden, 'declared', lambda: checks)
+  description = check_golden.Fields(a=1, b=2)
+  assert check_golden.check_of(description, alone=False) is checks[1]
+  for other, alone in (description, True), (check_golden.Fields(c=3), False):
+    with pytest.raises(ValueError, match="lacks 'reference'"):
+      check_golden.check_of(other, alone)
+
+
+@pytest.mark.parametrize('words', ['Check(print)', "Check(print, 'words'), print"])
+def test_half_a_check_is_named(check_golden, words, tmp_path, capsys, monkeypatch):
+  text = f'from tools.golden.common import Check\nCHECKS = ({words},)'
+  (tmp_path / 'half.py').write_text(text)
+  monkeypatch.setattr(check_golden.checks, '__path__', [str(tmp_path)])
+  assert check_golden.main([str(GOLDEN / 'posemb_resize.npz')]) == 2
+  assert 'CHECKS of tools.golden.half is no tuple' in capsys.readouterr().err
+  monkeypatch.delitem(sys.modules, 'tools.golden.half')
 
 
 @pytest.fixture
-def cancelling(check_golden, monkeypatch, tmp_path):
+def cancelling(check_golden, only, tmp_path):
   """Checks a file of one product whose terms cancel to a thousandth of their size.
 
   Errors are added to the golden value, in units of what one rounding does to it, to our
@@ -146,11 +161,11 @@ def cancelling(check_golden, monkeypatch, tmp_path):
       product = (a_N * b_N).sum() + error * rounding
       return {'output/product': (product, check_golden.Tolerance(relative=relative))}
 
-    monkeypatch.setattr(check_golden, 'KINDS', [('a product', product)])
+    only(product)
     path = tmp_path / 'cancelling.npz'
     golden = np.float32(exact + of_file * rounding)
     np.savez(path, **{'input/a': a_N, 'input/b': b_N, 'output/product': golden})
-    path.with_suffix('.json').write_text(json.dumps({'reference': 'a product'}))
+    path.with_suffix('.json').write_text(json.dumps({'reference': 'a stub'}))
     return check_golden.main([str(path)])
 
   return check

@@ -197,45 +197,48 @@ def test_styles_stay_within_drawings():
     assert selector.startswith('.token-lines ')
 
 
-@pytest.mark.parametrize(
-  ('emphasis', 'pointed', 'lines', 'own', 'mean'),
-  [
-    (None, None, ['111', '111'], [], True),
-    (None, '.query:nth-of-type(2)', ['---', '111'], [1], False),
-    (None, '.head2', ['--1', '--1'], [], True),
-    (None, '.key.k1', ['222', '222'], [], True),
-    (0, None, ['111', '---'], [0], False),
-    (0, '.query:nth-of-type(2)', ['---', '111'], [1], False),
-  ],
-)
-def test_the_mouse_fades_the_lines_of_others(
-  emphasis, pointed, lines, own, mean, tmp_path
-):
-  """1: all lines of a query and head are seen, 2: that to one key, -: none."""
+def test_the_mouse_fades_the_lines_of_others(tmp_path):
+  # Emphasis; what the mouse points at; what is seen of each query's heads (1: all, 2: a
+  # line to one key, -: none); the query whose squares are seen, or the mean.
+  cases = [
+    (None, 'nothing', '111,111', 'mean'),
+    (None, '.query:nth-of-type(2)', '---,111', '1'),
+    (None, '.head2', '--1,--1', 'mean'),
+    (None, '.key.k1', '222,222', 'mean'),
+    (0, 'nothing', '111,---', '0'),
+    (0, '.query:nth-of-type(2)', '---,111', '1'),
+  ]
   weights = np.full((3, 2, 3), 1 / 3)
-  text = token_attention.lines(weights, ['a', 'b'], ['x', 'y', 'z'], emphasis)
+  drawings = ''.join(
+    f'<div class="case" title="{pointed}">'
+    f'{token_attention.lines(weights, ["a", "b"], ["x", "y", "z"], emphasis)}</div>'
+    for emphasis, pointed, *_ in cases
+  )
   # A browser without a mouse: what it points at has a class instead.
-  script = f"""<script>
-    for (let e = document.querySelector('{pointed}'); e; e = e.parentElement)
-      e.classList.add('hover');
+  script = """<script>
     const dim = e => +getComputedStyle(e).opacity < 0.1;
     const seen = e => getComputedStyle(e).visibility == 'visible';
-    const queries = [...document.querySelectorAll('.query')];
     const state = g => dim(g) || dim(g.parentElement) ? '-'
       : [...g.children].some(dim) ? [...g.children].findIndex(e => !dim(e)) + 1 : 1;
     const data = document.documentElement.dataset;
-    data.lines = queries.map(
-      q => [...q.querySelectorAll('.lines > g')].map(state).join(''));
-    data.own = queries.map((q, i) => seen(q.querySelector('.own')) ? i : '').join('');
-    data.mean = seen(document.querySelector('.mean'));
+    const found = [...document.querySelectorAll('.case')].map(root => {
+      for (let e = root.querySelector(root.title); e && e != root; e = e.parentElement)
+        e.classList.add('hover');
+      const queries = [...root.querySelectorAll('.query')];
+      return [
+        queries.map(q => [...q.querySelectorAll('.lines > g')].map(state).join('')),
+        queries.map((q, i) => seen(q.querySelector('.own')) ? i : '').join('')
+          + (seen(root.querySelector('.mean')) ? 'mean' : '')];
+    });
+    data.lines = found.map(([lines, _]) => lines).join(' ');
+    data.squares = found.map(([_, squares]) => squares).join(' ');
   </script>"""
   file = tmp_path / 'drawn.html'
-  text = text.replace(':hover', '.hover') + script
+  text = drawings.replace(':hover', '.hover') + script
   file.write_text(page.document('t', '', [('A', text)]))
   found = pages.probed(pages.browse(file, tmp_path)[0])
-  assert found['lines'] == ','.join(lines)
-  assert found['own'] == ''.join(map(str, own))
-  assert found['mean'] == str(mean).lower()
+  assert found['lines'].split(' ') == [lines for *_, lines, _ in cases]
+  assert found['squares'].split(' ') == [squares for *_, squares in cases]
 
 
 def test_heat_maps_hold_every_weight():

@@ -1,12 +1,10 @@
 import pathlib
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import random_weights
 
-from big_vision_like.models import vit
 from big_vision_like.weights import tree, vision_transformer
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -46,20 +44,6 @@ def test_published_file_to_the_converted_tree(published, tmp_path):
   }
   want = arrays_of('vit_published_npz', 'converted/')
   assert_equal(vision_transformer.to_big_vision(params), want)
-
-
-def test_published_file_in_unrolled_and_scanned_model(published):
-  params = vision_transformer.from_npz(published)
-  image = arrays_of('vit_published_npz', 'input/')['image']
-  want = arrays_of('vit_published_npz', 'output/')['logits']
-  sizes = dict(patch=4, width=24, depth=2, num_heads=3, mlp_dim=48, rep_size=24)
-  unrolled = vit.ViT(num_classes=6, **sizes)
-  scanned = vit.ViT(num_classes=6, **sizes, scan=True)
-  logits = jax.jit(unrolled.apply)({'params': params}, image)['logits']
-  np.testing.assert_allclose(logits, want, rtol=0, atol=2e-5)
-  stacked = {'params': tree.stack_blocks(params)}
-  stacked = jax.jit(scanned.apply)(stacked, image)['logits']
-  np.testing.assert_allclose(stacked, logits, rtol=0, atol=1e-6)
 
 
 def test_the_converted_tree_is_the_same_function(published):

@@ -12,11 +12,14 @@ from big_vision_like.ops import losses
 from big_vision_like.weights import bit, tree
 from tools.golden.common import (
   LOSS,
+  Check,
   Fields,
   Results,
   Tolerance,
   fit_parameters,
   float_name,
+  gradient_results,
+  loss_and_gradients,
   select,
   widened,
 )
@@ -65,17 +68,12 @@ def compared(
   image_BHWC = arrays['input/image']
   fit_parameters(model, params, image_BHWC)
 
-  @jax.jit
-  def run(params: tree.Tree) -> tuple[dict[str, jax.Array], jax.Array, tree.Tree]:
-    def mean_loss(params: tree.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
-      outputs = model.apply({'params': params}, image_BHWC)
-      loss_B = losses.softmax_cross_entropy(outputs['logits'], label_BC)
-      return loss_B.mean(), outputs
+  def mean_loss(params: tree.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
+    outputs = model.apply({'params': params}, image_BHWC)
+    loss_B = losses.softmax_cross_entropy(outputs['logits'], label_BC)
+    return loss_B.mean(), outputs
 
-    (loss, outputs), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    return outputs, loss, grads
-
-  outputs, loss, gradients = run(params)
+  loss, outputs, gradients = loss_and_gradients(mean_loss, params)
   results: Results = {
     'output/logits': (outputs['logits'], LOGITS),
     'output/pre_logits': (outputs['pre_logits'], MAP),
@@ -86,5 +84,10 @@ def compared(
     # big_transfer calls them blocks, big_vision stages.
     results[f'output/block{i + 1}'] = (outputs[f'stage{i + 1}'], MAP)
     results[f'output/stage{i + 1}'] = (outputs[f'stage{i + 1}'], MAP)
-  named = rename(jax.device_get(gradients))
-  return results | {f'grad/{name}': (x, GRADIENT) for name, x in named.items()}
+  return results | gradient_results(gradients, rename, GRADIENT)
+
+
+CHECKS = (
+  Check(big_transfer, 'bit_pytorch/models.py'),
+  Check(big_vision_v1, 'big_vision models/bit.py'),
+)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from big_vision_like.evals import detection, panoptic
-from tools.golden.common import EXACT, FLOAT, Fields, Results, select
+from tools.golden.common import EXACT, FLOAT, Check, Fields, Results, select
 
 
 def average_precision(description: Fields, arrays: Fields) -> Results:
@@ -130,3 +130,18 @@ def detr_segments(description: Fields, arrays: Fields) -> Results:
       ),
     }
   return results
+
+
+CHECKS = (
+  Check(
+    average_precision, 'pycocotools COCOeval', fields=('n_dt', 'n_gt', 'mask_rule')
+  ),
+  Check(
+    panoptic_quality, 'cocodataset panopticapi', fields=('categories', 'hw', 'images')
+  ),
+  Check(
+    detr_segments,
+    'detr PostProcessPanoptic',
+    fields=('processed_sizes', 'target_sizes', 'last_thing'),
+  ),
+)

@@ -1,5 +1,6 @@
 """What golden checks share: tolerances, and running a model as a file says."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,6 +33,30 @@ CUBIC = Tolerance(absolute=1e-5)
 # For small l2 the published float32 solver itself moves by 1e-3 between machines.
 SCORES = Tolerance(relative=1e-3)
 Results = dict[str, tuple[Any, Tolerance]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """A function that computes our values for golden files of one kind.
+
+  The "reference" of a file's description contains `reference`; descriptions that name
+  none have all `fields`, and of several such checks the one with the most fields wins.
+  The function gets description and arrays. Of files without arrays (`alone`) it gets
+  the description, and returns the golden values before ours.
+  """
+
+  function: Callable
+  reference: str = ''
+  fields: tuple[str, ...] = ()
+  alone: bool = False
+
+  def fits(self, description: Mapping[str, Any], alone: bool) -> bool:
+    """Returns whether the check is for files of this description."""
+    if 'reference' in description:
+      fits = not self.fields and self.reference in description['reference']
+    else:
+      fits = bool(self.fields) and description.keys() >= set(self.fields)
+    return fits and alone == self.alone
 
 
 class Fields(dict):
@@ -78,24 +103,19 @@ def dense(params: Mapping[str, np.ndarray], x: jax.Array) -> jax.Array:
   return y + jnp.broadcast_to(params['bias'], y.shape)
 
 
-def forward(
-  model: nn.Module, params: tree.Tree, *inputs: np.ndarray
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def captured(
+  model: nn.Module, variables: tree.Tree, *inputs: Any, **options: Any
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
   """Returns the model's outputs, and the outputs of its submodules by path."""
-  fit_parameters(model, params, *inputs)
-  outputs, state = jax.jit(
-    lambda params, *inputs: model.apply(
-      {'params': params},
-      *inputs,
-      capture_intermediates=True,
-      mutable=['intermediates'],
-    )
-  )(params, *inputs)
-  modules = {
-    path.removesuffix('/__call__'): values[0]
-    for path, values in tree.flatten(state['intermediates']).items()
-  }
-  return outputs, modules
+  outputs, state = model.apply(
+    variables,
+    *inputs,
+    **options,
+    capture_intermediates=True,
+    mutable=['intermediates'],
+  )
+  flat = tree.flatten(state['intermediates'])
+  return outputs, {path.removesuffix('/__call__'): x[0] for path, x in flat.items()}
 
 
 def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> None:
@@ -114,14 +134,15 @@ def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> 
       )
 
 
-def loss_and_gradients(
-  results: Results,
-  description: Fields,
-  arrays: Fields,
-  model: nn.Module,
-  params: tree.Tree,
-) -> tree.Tree:
-  """Adds the losses the file asks for to results; returns the last one's gradients."""
+def classified(
+  description: Fields, arrays: Fields, model: nn.Module, params: tree.Tree
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Results, tree.Tree]:
+  """Returns outputs, outputs of submodules by path, losses as results, and gradients.
+
+  The losses are those that the file asks for, the gradients those of the last one.
+  """
+  image_BHWC = arrays['input/image']
+  fit_parameters(model, params, image_BHWC)
   functions = {
     'softmax_xent': losses.softmax_cross_entropy,
     'sigmoid_xent': losses.sigmoid_cross_entropy,
@@ -130,36 +151,42 @@ def loss_and_gradients(
   if 'loss' in description:
     named = choice(description, 'loss', {name: name for name in functions})
     names = [name for name in names if name != named] + [named]
-  if not names and not select(arrays, 'grad/'):
-    return {}
-  if not names:
+  if not names and select(arrays, 'grad/'):
     raise UserError('it has gradients but does not say of which loss')
   labels_BC = arrays.get('input/labels_onehot')
-  if labels_BC is None:
+  if names and labels_BC is None:
     labels_BC = arrays['input/labels']
-  if labels_BC.ndim == 1:
+  if names and labels_BC.ndim == 1:
     labels_BC = jax.nn.one_hot(labels_BC, model.num_classes)
 
-  def mean_loss(params: tree.Tree, name: str) -> jax.Array:
-    logits_BC = model.apply({'params': params}, arrays['input/image'])['logits']
-    return functions[name](logits_BC, labels_BC).mean()
+  def last_loss(params: tree.Tree) -> tuple[jax.Array, tuple]:
+    outputs, modules = captured(model, {'params': params}, image_BHWC)
+    values = {n: functions[n](outputs['logits'], labels_BC).mean() for n in names}
+    loss = values[names[-1]] if names else jnp.zeros(())
+    return loss, (outputs, modules, values)
 
-  for name in names:
-    value, gradients = jax.jit(jax.value_and_grad(mean_loss), static_argnames='name')(
-      params, name=name
-    )
-    results[f'output/loss_{name}'] = (value, LOSS)
-  return gradients
+  _, (outputs, modules, values), gradients = loss_and_gradients(last_loss, params)
+  results = {f'output/loss_{name}': (value, LOSS) for name, value in values.items()}
+  return outputs, modules, results, gradients
+
+
+def loss_and_gradients(
+  loss: Callable[[tree.Tree], tuple[jax.Array, Any]], params: tree.Tree
+) -> tuple[jax.Array, Any, tree.Tree]:
+  """Returns the loss of parameters, what else `loss` gives, and the gradients."""
+  (value, others), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  return value, others, jax.device_get(gradients)
 
 
 def gradient_results(
-  gradients: tree.Tree, rename: Callable[[tree.Tree], dict[str, np.ndarray]]
+  gradients: tree.Tree,
+  rename: Callable[[tree.Tree], dict[str, np.ndarray]],
+  tolerance: Tolerance | None = None,
 ) -> Results:
-  """Gradients under the reference's names."""
-  if not gradients:
-    return {}
+  """Gradients under the reference's names; tolerated as layers are, unless given."""
   named = rename(gradients)
-  # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
-  rounding = 1e-7 * max(float(np.abs(array).max()) for array in named.values())
-  tolerance = LAYER._replace(absolute=rounding)
+  if tolerance is None:
+    # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
+    largest = max(float(np.abs(array).max()) for array in named.values())
+    tolerance = LAYER._replace(absolute=1e-7 * largest)
   return {f'grad/{name}': (array, tolerance) for name, array in named.items()}

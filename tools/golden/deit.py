@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from big_vision_like.tasks import distillation
-from tools.golden.common import FLOAT, Fields, Results, float_name
+from tools.golden.common import FLOAT, Check, Fields, Results, float_name
 
 # How the file names what the student learns from besides the teacher.
 SMOOTHING = 'labelsmooth'
@@ -69,3 +69,6 @@ def target_of(base: str, arrays: Fields, classes: int) -> np.ndarray:
   smoothing = float(base.removeprefix(SMOOTHING))
   one_hot_BC = np.eye(classes, dtype=float_name())[arrays['input/labels']]
   return one_hot_BC * (1.0 - smoothing) + smoothing / classes
+
+
+CHECKS = (Check(distillation_loss, 'deit losses.DistillationLoss'),)

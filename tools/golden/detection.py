@@ -1,7 +1,5 @@
 """Golden files of detection: boxes, matching, losses."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +10,12 @@ from tools.golden.common import (
   EXACT,
   FLOAT,
   LOSS,
+  Check,
   Fields,
   Results,
   Tolerance,
   float_name,
+  loss_and_gradients,
 )
 
 # The reference's names of our losses.
@@ -37,19 +37,17 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
     valid_Bhw = ~arrays[f'input/pos{i}_mask']
     positions_BhwD = positions.masked_sine2d(jnp.asarray(valid_Bhw), 2 * size)
     results[f'output/pos{i}'] = (jnp.moveaxis(positions_BhwD, -1, 1), FLOAT)
-  logits_BQC, boxes_BQ4 = (
-    jnp.asarray(arrays[f'input/pred_{name}']) for name in ('logits', 'boxes')
-  )
+  found = {
+    name: jnp.asarray(arrays[f'input/pred_{name}']) for name in ('logits', 'boxes')
+  }
   objects = padded(description['num_targets'], arrays)
 
-  @jax.jit
-  @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
   def total_loss(
-    logits_BQC: jax.Array, boxes_BQ4: jax.Array
+    found: dict[str, jax.Array],
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
     losses, query_LBK = set_detection.set_losses(
-      logits_BQC[None],
-      boxes_BQ4[None],
+      found['logits'][None],
+      found['boxes'][None],
       objects,
       jnp.asarray(objects.valid_BK.sum(), float),
       set_detection.COSTS,
@@ -60,14 +58,16 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
     )
     return total, (losses, query_LBK)
 
-  (total, (losses, query_LBK)), gradients = total_loss(logits_BQC, boxes_BQ4)
-  for name, gradient in zip(('logits', 'boxes'), gradients, strict=True):
+  total, (losses, query_LBK), gradients = loss_and_gradients(total_loss, found)
+  for name, gradient in gradients.items():
     results[f'grad/pred_{name}'] = (gradient, Tolerance(relative=1e-3))
   results |= matches('output/match{}', query_LBK[0], objects)
   for name, theirs in LOSSES.items():
     results[f'loss/{theirs}'] = (losses[name][0], LOSS)
   results['loss/total'] = (total, LOSS)
-  for name, error in set_detection.errors(logits_BQC, objects, query_LBK[0]).items():
+  for name, error in set_detection.errors(
+    found['logits'], objects, query_LBK[0]
+  ).items():
     results[f'loss/{name}'] = (error, LOSS)
   return results
 
@@ -92,3 +92,12 @@ def padded(counts: list[int], arrays: Fields) -> set_detection.Objects:
     label_BK[i, :count] = arrays[f'input/target{i}_labels']
     boxes_BK4[i, :count] = arrays[f'input/target{i}_boxes']
   return set_detection.Objects(*map(jax.device_put, (boxes_BK4, label_BK, valid_BK)))
+
+
+CHECKS = (
+  Check(
+    matching_and_losses,
+    'detr HungarianMatcher, SetCriterion and positions',
+    fields=('queries', 'num_targets', 'pos_cases'),
+  ),
+)

@@ -1,14 +1,12 @@
 """Golden files of DETR: the whole model, and its head of masks."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from big_vision_like import optim
 from big_vision_like.models import detr, resnet
-from big_vision_like.ops import losses, positions, resampling
+from big_vision_like.ops import positions, resampling
 from big_vision_like.tasks import set_detection
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import detr as weights
@@ -16,10 +14,14 @@ from big_vision_like.weights import tree
 from tools.golden.common import (
   EXACT,
   FLOAT,
+  Check,
   Fields,
   Results,
   Tolerance,
+  captured,
   float_name,
+  gradient_results,
+  loss_and_gradients,
   select,
   widened,
 )
@@ -75,12 +77,9 @@ def whole(description: Fields, arrays: Fields) -> Results:
   size_B2 = jnp.asarray(description['image_sizes_hw'], jnp.int32)
   objects = padded(description['num_targets'], arrays)
 
-  @jax.jit
-  @functools.partial(jax.value_and_grad, has_aux=True)
   def run(params: tree.Tree) -> tuple[jax.Array, tuple]:
     variables = {'params': params, 'constants': constants}
-    maps = model.apply(variables, image_BHWC, method=lambda m, x: m.backbone(x))
-    outputs = model.apply(variables, image_BHWC, size_B2)
+    outputs, modules = captured(model, variables, image_BHWC, size_B2)
     found, query_LBK = set_detection.set_losses(
       outputs['layer_logits'],
       outputs['layer_boxes'],
@@ -92,10 +91,12 @@ def whole(description: Fields, arrays: Fields) -> Results:
     total = sum(
       set_detection.WEIGHTS[name] * loss_L.sum() for name, loss_L in found.items()
     )
-    return total, (maps, outputs, found, query_LBK)
+    return total, (modules, outputs, found, query_LBK)
 
-  (total, (maps, outputs, found, query_LBK)), gradients = run(variables['params'])
-  last_BhwC = maps[f'stage{len(description["blocks"])}']
+  total, (modules, outputs, found, query_LBK), gradients = loss_and_gradients(
+    run, variables['params']
+  )
+  last_BhwC = modules['backbone'][f'stage{len(description["blocks"])}']
   valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], last_BhwC.shape[1:3])
   position_BhwD = positions.masked_sine2d(valid_Bhw, model.width)
   results = {
@@ -103,7 +104,7 @@ def whole(description: Fields, arrays: Fields) -> Results:
     'output/mask_downsampled': (~valid_Bhw, EXACT),
     'output/pos': (channels_first(position_BhwD), FLOAT),
     'output/memory': (channels_first(outputs['memory']), OUTPUT),
-    'output/hs': (decoded(model, variables, image_BHWC, size_B2), OUTPUT),
+    'output/hs': (modules['decoder'], OUTPUT),
     'loss/total': (total, LOSS),
   }
   layers = len(query_LBK)
@@ -119,28 +120,8 @@ def whole(description: Fields, arrays: Fields) -> Results:
       results[f'loss/{name}{suffix}'] = (error, LOSS)
     layer = 'final' if last else f'aux{i}'
     results |= matches(f'output/match_{layer}_{{}}', query_BK, objects)
-  for name, array in weights.to_facebook({'params': gradients}).items():
-    results[f'grad/{name}'] = (array, GRADIENT)
+  results |= gradient_results({'params': gradients}, weights.to_facebook, GRADIENT)
   return results | detections(model, variables, description, arrays)
-
-
-def decoded(
-  model: detr.DETR, variables: tree.Tree, image_BHWC: jax.Array, size_B2: jax.Array
-) -> jax.Array:
-  """What the decoder gives to the heads, (L, B, Q, D)."""
-
-  @jax.jit
-  def run(variables: tree.Tree) -> tree.Tree:
-    _, state = model.apply(
-      variables,
-      image_BHWC,
-      size_B2,
-      mutable=['intermediates'],
-      capture_intermediates=lambda module, _: module.name == 'decoder',
-    )
-    return state['intermediates']['decoder']['__call__']
-
-  return run(variables)[0]
 
 
 def detections(
@@ -181,11 +162,16 @@ def mask_head(description: Fields, arrays: Fields) -> Results:
   finer = [channels_last(arrays[f'input/fpn{i}']) for i in range(3)]
   valid_Bhw = jnp.asarray(~arrays['input/mask'])
   image_N, query_N = arrays['input/matched_bq'].T
-  target_NHW = jnp.asarray(arrays['input/target_masks'])
-  count, height_width = len(target_NHW), target_NHW.shape[1:]
+  target_NHW = arrays['input/target_masks']
+  count, *height_width = target_NHW.shape
+  # Each object has a row of its image; other rows are padding, with masks that must not
+  # count.
+  row_N = np.arange(count)
+  query_BN = np.full((len(x_BhwD), count), -1)
+  masks_BNHW = np.ones((*query_BN.shape, *height_width), target_NHW.dtype)
+  query_BN[image_N, row_N], masks_BNHW[image_N, row_N] = query_N, target_NHW
+  objects = set_detection.Objects(None, None, jnp.asarray(query_BN >= 0))
 
-  @jax.jit
-  @functools.partial(jax.value_and_grad, has_aux=True)
   def run(params: tree.Tree) -> tuple[jax.Array, dict[str, jax.Array]]:
     attention_BQShw = attention.apply(
       {'params': params['mask_attention']}, arrays['input/hs'], memory_BhwD, valid_Bhw
@@ -196,22 +182,38 @@ def mask_head(description: Fields, arrays: Fields) -> Results:
     logits_NHW = resampling.resize(
       logits_BQuv[image_N, query_N][..., None], height_width, 'bilinear'
     )[..., 0]
-    pairs = logits_NHW.reshape(count, -1), target_NHW.reshape(count, -1)
-    focal = losses.sigmoid_focal(*pairs).mean(axis=-1).sum() / count
-    dice = losses.dice(*pairs).sum() / count
-    return focal + dice, {
+    found = set_detection.mask_losses(
+      logits_BQuv, masks_BNHW, objects, query_BN, jnp.asarray(count, float)
+    )
+    return found['focal'] + found['dice'], {
       'output/bbox_attention': attention_BQShw,
       'output/pred_masks': logits_BQuv,
       'output/upsampled': logits_NHW,
-      'loss/mask_focal': focal,
-      'loss/dice': dice,
+      'loss/mask_focal': found['focal'],
+      'loss/dice': found['dice'],
     }
 
-  (_, values), gradients = run(params)
+  _, values, gradients = loss_and_gradients(run, params)
   results = {
     name: (value, LOSS if name.startswith('loss/') else MASKS)
     for name, value in values.items()
   }
-  for name, array in weights.to_facebook({'params': gradients}).items():
-    results[f'grad/{name.removeprefix("detr.")}'] = (array, GRADIENT)
-  return results
+  named = weights.to_facebook({'params': gradients})
+  return results | {
+    f'grad/{name.removeprefix("detr.")}': (array, GRADIENT)
+    for name, array in named.items()
+  }
+
+
+CHECKS = (
+  Check(
+    whole,
+    'facebookresearch/detr DETR and SetCriterion',
+    fields=('dc5', 'pre_norm', 'stem_channels'),
+  ),
+  Check(
+    mask_head,
+    'facebookresearch/detr MHAttentionMap and MaskHeadSmallConv',
+    fields=('fpn_dims', 'target_hw'),
+  ),
+)

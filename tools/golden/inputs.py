@@ -15,7 +15,7 @@ from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.ops import mixing, positions, resampling
-from tools.golden.common import CUBIC, EXACT, FLOAT, Fields, Results, Tolerance
+from tools.golden.common import CUBIC, EXACT, FLOAT, Check, Fields, Results, Tolerance
 
 
 def augmented(description: Fields, arrays: Fields) -> Results:
@@ -24,7 +24,7 @@ def augmented(description: Fields, arrays: Fields) -> Results:
     for name, value in wanted.items():
       for operation in operations_of(name):
         ours = randaugment.argument(operation, float(magnitude))
-        if ours != value:
+        if repr(ours) != repr(value):  # an int is no float
           raise UserError(f'{operation} at {magnitude} is {value} there, {ours} here')
   results = {}
   for name in arrays:
@@ -178,3 +178,13 @@ def hyperrule(description: Fields) -> tuple[dict[str, Any], Results]:
     height, width = map(int, size.split('x'))
     add(f'size/{size}', sizes, images.bit_sizes(height, width, large=(512, 480)))
   return wanted, results
+
+
+CHECKS = (
+  Check(augmented, 'pp/archive/autoaugment.py'),
+  Check(mixed, 'data/mixup.Mixup'),
+  Check(repeated, 'deit samplers.RASampler'),
+  Check(real_accuracy, 'reassessed-imagenet'),
+  Check(resampled, 'torch.nn.functional.interpolate'),
+  Check(hyperrule, 'big_transfer bit_hyperrule.py', alone=True),
+)

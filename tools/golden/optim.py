@@ -10,7 +10,7 @@ import optax
 from big_vision_like import optim
 from big_vision_like.errors import UserError
 from big_vision_like.weights import tree
-from tools.golden.common import FLOAT, Fields, Results, Tolerance, select
+from tools.golden.common import FLOAT, Check, Fields, Results, Tolerance, select
 
 # Our optimizers by big_vision's names, and our names of their arguments.
 OPTIMIZERS = {
@@ -92,3 +92,6 @@ def optimizer_of(config: Fields, steps: int) -> tuple[optim.Optimizer, Tolerance
     for x in jax.tree.leaves(optimizer.transform.init({'kernel': jnp.zeros(2)}))
   )
   return optimizer, Tolerance(absolute=1e-3) if half else FLOAT
+
+
+CHECKS = (Check(optimizers, 'big_vision optax.make'),)

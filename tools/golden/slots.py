@@ -1,6 +1,5 @@
 """Golden files of Slot Attention, and of the metrics it is measured with."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -18,11 +17,15 @@ from big_vision_like.weights import tree
 from tools.golden.common import (
   LOSS,
   NUMBER,
+  Check,
   Fields,
   Results,
   Tolerance,
+  captured,
   fit_parameters,
   float_name,
+  gradient_results,
+  loss_and_gradients,
   select,
   widened,
 )
@@ -122,27 +125,18 @@ def compared(
   image_BHWC, noise_BSD = arrays['input/image'], arrays['input/slot_noise']
   fit_parameters(model, params, image_BHWC)
 
-  @jax.jit
-  @functools.partial(jax.value_and_grad, has_aux=True)
   def run(params: tree.Tree) -> tuple[jax.Array, tuple[dict, dict]]:
-    outputs, state = model.apply(
-      {'params': params},
-      image_BHWC,
-      noise_BSD=noise_BSD,
-      capture_intermediates=True,
-      mutable=['intermediates'],
-    )
-    return error(outputs), (outputs, state['intermediates'])
+    variables = {'params': params}
+    outputs, modules = captured(model, variables, image_BHWC, noise_BSD=noise_BSD)
+    return error(outputs), (outputs, modules['encoder'])
 
-  (loss, (outputs, intermediates)), gradients = run(params)
-  (features_BhwF,) = intermediates['encoder']['__call__']
+  loss, (outputs, features_BhwF), gradients = loss_and_gradients(run, params)
   batch, *_, width = features_BhwF.shape
   results = {
     'output/encoder_features': (features_BhwF.reshape(batch, -1, width), OUTPUT),
     'output/slots': (outputs['slots'], OUTPUT),
   }
-  for name, array in weights.to_keras(jax.device_get(gradients)).items():
-    results[f'grad/{name}'] = (array, GRADIENT)
+  results |= gradient_results(gradients, weights.to_keras, GRADIENT)
   return outputs, loss, results
 
 
@@ -164,3 +158,26 @@ def metrics(description: Fields, arrays: Fields) -> Results:
     ),
     'output/ap_inf_1_0.5_0.25_0.125': (precisions, NUMBER),
   }
+
+
+MODEL = 'google-research slot_attention/model.py'
+CHECKS = (
+  Check(
+    module, f'{MODEL}, SlotAttention', fields=('num_inputs', 'slot_size', 'mlp_hidden')
+  ),
+  Check(
+    classifier,
+    f'{MODEL}, SlotAttentionClassifier',
+    fields=('decoder_initial_size', 'classifier_grid', 'num_targets'),
+  ),
+  Check(
+    autoencoder,
+    f'{MODEL}, SlotAttentionAutoEncoder',
+    fields=('decoder_initial_size', 'classifier_grid'),
+  ),
+  Check(
+    metrics,
+    'google-research slot_attention/utils.py, deepmind multi_object_datasets ARI',
+    fields=('groups', 'pred_groups', 'pred_slots'),
+  ),
+)

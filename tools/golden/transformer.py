@@ -15,12 +15,15 @@ from tools.golden.common import (
   LOGITS,
   NUMBER,
   TOKENS,
+  Check,
   Fields,
   Results,
   Tolerance,
+  captured,
+  fit_parameters,
   float_name,
-  forward,
   gradient_results,
+  loss_and_gradients,
   select,
   widened,
 )
@@ -47,7 +50,25 @@ def encoder_decoder(description: Fields, arrays: Fields) -> Results:
   params = widened(params)
   source_BS, target_BT = arrays['input/src'], arrays['input/tgt_out']
   inputs = source_BS, arrays['input/tgt_in']
-  outputs, modules = forward(model, params, *inputs)
+  fit_parameters(model, params, *inputs)
+  smoothing = description['label_smoothing']
+  forms = {
+    'smooth_v_minus_1': (smoothing, 't2t'),
+    'smooth_uniform_v': (smoothing, 'torch'),
+    'smooth_kl_v_minus_2': (smoothing, 'annotated'),
+    'nll': (0.0, 't2t'),
+  }
+  counted_BT = target_BT != model.pad_id
+
+  def all_losses(params: tree.Tree) -> tuple[jax.Array, tuple]:
+    outputs, modules = captured(model, {'params': params}, *inputs)
+    values = {}
+    for name, form in forms.items():
+      loss_BT = losses.smoothed_cross_entropy(outputs['logits'], target_BT, *form)
+      values[name] = jnp.where(counted_BT, loss_BT, 0.0).sum() / counted_BT.sum()
+    return values['smooth_v_minus_1'], (values, outputs, modules)
+
+  _, (values, outputs, modules), gradients = loss_and_gradients(all_losses, params)
   results = {
     'output/memory': (outputs['memory'], TOKENS),
     'output/logits': (outputs['logits'], LOGITS),
@@ -63,26 +84,6 @@ def encoder_decoder(description: Fields, arrays: Fields) -> Results:
   table_ND = positions.sinusoid(jnp.arange(count), model.width)
   results['output/pos_encoding'] = (table_ND, FLOAT)
 
-  def mean_loss(params: tree.Tree, smoothing: float, form: str) -> jax.Array:
-    logits_BTV = model.apply({'params': params}, *inputs)['logits']
-    counted_BT = target_BT != model.pad_id
-    loss_BT = losses.smoothed_cross_entropy(logits_BTV, target_BT, smoothing, form)
-    return jnp.where(counted_BT, loss_BT, 0.0).sum() / counted_BT.sum()
-
-  smoothing = description['label_smoothing']
-  forms = {
-    'smooth_v_minus_1': (smoothing, 't2t'),
-    'smooth_uniform_v': (smoothing, 'torch'),
-    'smooth_kl_v_minus_2': (smoothing, 'annotated'),
-    'nll': (0.0, 't2t'),
-  }
-
-  @jax.jit
-  def all_losses(params: tree.Tree) -> tuple[dict[str, jax.Array], tree.Tree]:
-    values = {name: mean_loss(params, *form) for name, form in forms.items()}
-    return values, jax.grad(mean_loss)(params, smoothing, 't2t')
-
-  values, gradients = all_losses(params)
   results |= {f'output/loss_{name}': (x, NUMBER) for name, x in values.items()}
   results |= gradient_results(gradients, torch_transformer.to_torch)
   if 'output/greedy8' in arrays:
@@ -148,3 +149,17 @@ def searched(description: Fields, arrays: Fields) -> Results:
     'output/sequences': (sequences_BKN[:, ::-1], EXACT),
     'output/scores': (scores_BK[:, ::-1], Tolerance(absolute=1e-4)),
   }
+
+
+CHECKS = (
+  Check(
+    encoder_decoder,
+    'torch.nn.Transformer layers',
+    fields=('encoder_layers', 'decoder_layers', 'pre_norm'),
+  ),
+  Check(
+    searched,
+    'flax examples/wmt decode.py',
+    fields=('beam_size', 'alpha', 'max_decode_len'),
+  ),
+)

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,15 +17,16 @@ from tools.golden.common import (
   LAYER,
   LOGITS,
   SCORES,
+  Check,
   Fields,
   Results,
   Tolerance,
   choice,
+  classified,
   dense,
+  fit_parameters,
   float_name,
-  forward,
   gradient_results,
-  loss_and_gradients,
   select,
   two,
   widened,
@@ -52,8 +54,8 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
     resnet=trunk,
     dtype=float_name(),
   )
-  outputs, modules = forward(model, params, arrays['input/image'])
-  results = {
+  outputs, modules, results, gradients = classified(description, arrays, model, params)
+  results |= {
     f'output/{name}': (value, LAYER)
     for path, value in modules.items()
     if (name := vision_transformer.published_name(path)) is not None
@@ -62,7 +64,6 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
   results['output/logits'] = (outputs['logits'], LOGITS)
   if 'pre_logits' not in modules:  # with a layer of that name, its output before tanh
     results['output/pre_logits'] = (outputs['features'], LAYER)
-  gradients = loss_and_gradients(results, description, arrays, model, params)
   return results | gradient_results(gradients, vision_transformer.to_npz)
 
 
@@ -84,7 +85,7 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
     dtype=float_name(),
   )
   params = widened(vision_transformer.from_npz(select(arrays, 'param/')))
-  outputs, modules = forward(model, params, arrays['input/image'])
+  outputs, modules, results, gradients = classified(description, arrays, model, params)
   num_tokens = int(model.pool == 'token')
   stem_BhwD = modules['embed']
   _, height, width, _ = stem_BhwD.shape
@@ -112,13 +113,12 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
     values |= {f'encoder/block{i:02d}/{name}': value for name, value in parts.items()}
     x_BND = modules[block]
   values['encoder/pre_ln'] = x_BND
-  results = {f'output/{name}': (value, LAYER) for name, value in values.items()}
+  results |= {f'output/{name}': (value, LAYER) for name, value in values.items()}
   if model.posemb == 'sincos2d':
     pos_1ND = positions.sincos2d(height, width, model.width)
     results['output/posemb_sincos_2d'] = (pos_1ND, FLOAT)
   results['output/logits'] = (outputs['logits'], LOGITS)
   results['output/logits_2d'] = (dense(params['head'], pre_logits_BhwR), LOGITS)
-  gradients = loss_and_gradients(results, description, arrays, model, params)
   return results | gradient_results(gradients, big_vision_gradients)
 
 
@@ -137,7 +137,7 @@ def published_npz(description: Fields, arrays: Fields) -> Results:
     rep_size=config['rep_size'] or 0,
     dtype=float_name(),
   )
-  outputs, _ = forward(model, params, arrays['input/image'])
+  outputs, *_ = classified(description, arrays, model, params)
   converted = vision_transformer.to_big_vision(params)
   results = {f'converted/{name}': (value, EXACT) for name, value in converted.items()}
   return results | {'output/logits': (outputs['logits'], LOGITS)}
@@ -162,7 +162,8 @@ def timm(description: Fields, arrays: Fields) -> Results:
       pool=choice(config, 'global_pool', pools),
       dtype=float_name(),
     )
-    outputs, _ = forward(model, params, arrays[f'input/{case}/image'])
+    fit_parameters(model, params, arrays[f'input/{case}/image'])
+    outputs = jax.jit(model.apply)({'params': params}, arrays[f'input/{case}/image'])
     results |= {
       f'output/{case}/tokens': (outputs['tokens'], LAYER),
       f'output/{case}/pre_logits': (outputs['features'], LAYER),
@@ -233,3 +234,14 @@ def resize_cases(
     )
     results[f'output/posemb_{case}'] = (resized_1ND, tolerance)
   return results
+
+
+CHECKS = (
+  Check(vit_jax, 'vision_transformer vit_jax/models_vit.py'),
+  Check(big_vision, 'big_vision models/vit.py _Model'),
+  Check(published_npz, 'gs://vit_models'),
+  Check(timm, 'timm/models/vision_transformer.py'),
+  Check(resized_positions, 'checkpoint.interpolate_posembed'),
+  Check(cubic_positions, 'deit main.py --finetune'),
+  Check(fewshot, 'evaluators/fewshot_lsr.py'),
+)

@@ -1,0 +1,54 @@
+"""What the battery runs: `CASES` of each module here, one module for each family."""
+
+import functools
+import importlib
+import pkgutil
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+
+class Case(NamedTuple):
+  """A model, example inputs, and those of its outputs that a loss would be of.
+
+  The first axis of all inputs is the batch. Of a case without outputs nothing runs:
+  its parameter tree is compared.
+  """
+
+  model: nn.Module
+  inputs: tuple[np.ndarray, ...]
+  outputs: tuple[str, ...] = ('logits',)
+
+
+def images(*shape: int) -> np.ndarray:
+  """Returns random images (B, H, W, C) between -1 and 1."""
+  return np.random.default_rng(shape).uniform(-1, 1, shape).astype(np.float32)
+
+
+def tokens(*shape: int, vocab_size: int) -> np.ndarray:
+  """Returns random ids (B, T), none of them 0."""
+  return np.random.default_rng(shape).integers(1, vocab_size, shape, np.int32)
+
+
+def variables(model: nn.Module, *inputs: Any, **options: Any) -> dict:
+  """Returns random variables, away from special starting points; compiles nothing."""
+  rng = np.random.default_rng(2)
+
+  def drawn(path: tuple, x: jax.ShapeDtypeStruct) -> jax.Array:
+    mean = 1.0 if path[-1].key in ('scale', 'var') else 0.0
+    return jax.device_put(rng.normal(mean, 0.2, x.shape).astype(x.dtype))
+
+  init = functools.partial(model.init, **options)
+  return jax.tree.map_with_path(drawn, jax.eval_shape(init, jax.random.key(0), *inputs))
+
+
+def cases() -> dict[str, Case]:
+  """Returns the cases of all families by name."""
+  found = {}
+  for _, name, _ in pkgutil.iter_modules(__path__, f'{__name__}.'):
+    here = importlib.import_module(name).CASES
+    assert not found.keys() & here.keys(), name
+    found |= here
+  return found
