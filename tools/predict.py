@@ -30,10 +30,8 @@ from big_vision_like import cli, errors
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
 from big_vision_like.inference import loading, predict, predict_detection, preprocessing
-from big_vision_like.inference.preprocessing import (
-  DetectionPreprocessing,
-  Preprocessing,
-)
+from big_vision_like.inference.objects import DetectionPreprocessing
+from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.viz import images
 
 
@@ -130,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predictor_of(
   model: Any,
   variables: Any,
-  preprocess: Preprocessing | DetectionPreprocessing,
+  preprocess: Prepare,
   args: argparse.Namespace,
 ) -> predict.Predictor | predict_detection.Detector:
   """What is told of pictures, by what the model is for."""

@@ -1,0 +1,115 @@
+"""Published ResNets with batch norm, whose norms are frozen here."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from big_vision_like.errors import UserError
+from big_vision_like.inference import hub_json
+from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from big_vision_like.models import resnet
+from big_vision_like.weights import torchvision_resnet, tree
+from big_vision_like.weights.family import (
+  TORCH,
+  Beside,
+  Family,
+  Read,
+  Source,
+  no_config,
+)
+
+
+def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
+  """Returns the arguments of our `ResNet`, by the shapes of its variables."""
+  found = torchvision_resnet.architecture(tree.flatten(variables), source)
+  bias = variables['params'].get('head', {}).get('bias', ())
+  return found | {'num_classes': len(bias)}
+
+
+def check_plain(config: Mapping[str, Any], beside: Beside) -> None:
+  """Raises for others, which have the same arrays and compute otherwise."""
+  name = str(config.get('architecture', 'resnet'))
+  strange = [
+    field
+    for field in ('downsample_in_first_stage', 'downsample_in_bottleneck')
+    if config.get(field)
+  ]
+  if not re.fullmatch(r'(tv_|gluon_)?resnet\d*(_v1b)?', name) or strange:
+    raise UserError(
+      f'{beside.path}: config.json: {strange[0] if strange else repr(name)} makes other'
+      ' ResNets than ours'
+    )
+
+
+def check_frozen(model: resnet.ResNet, source: str) -> None:
+  """Raises for a model whose norms have other arrays."""
+  if getattr(model, 'norm', None) != 'frozen':
+    raise UserError(f"{source}: the norms of its ResNet are not norm='frozen'")
+
+
+def as_torchvision(
+  name: str, size: tuple[int, int] | None, channels: int
+) -> Preprocessing:
+  """Returns what torchvision does with images when it evaluates."""
+  return Preprocessing(
+    (224, 224),
+    resize=256,
+    interpolation='pillow_bilinear',
+    rounding=('down', 'nearest'),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    source='as published with torchvision',
+  )
+
+
+def transformers_config(weights: Any, images: Preprocessing) -> hub_json.Files:
+  """Returns the files of a folder for transformers."""
+  sizes = weights.num_classes, weights.channels
+  made = torchvision_resnet.config(weights.architecture, *sizes)
+  return hub_json.transformers_files(made, weights.metadata, images)
+
+
+def _read(reader: Callable[..., tree.Tree]) -> Callable[[Any, Beside], Read]:
+  def read(arrays: Any, beside: Beside) -> Read:
+    check_plain(beside.config, beside)
+    return Read(reader(arrays, 'frozen', str(beside.path)))
+
+  return read
+
+
+FAMILY = Family(
+  name='resnet',
+  model=resnet.ResNet,
+  sources=(
+    Source(
+      name='torchvision or timm ResNet',
+      suffixes=TORCH,
+      differences=torchvision_resnet.differences,
+      read=_read(torchvision_resnet.from_torchvision),
+      writes={
+        'timm': lambda x: torchvision_resnet.to_torchvision(x.variables, 'frozen')
+      },
+      config=no_config,
+    ),
+    Source(
+      name='transformers ResNet',
+      suffixes=TORCH,
+      differences=torchvision_resnet.transformers_differences,
+      read=_read(torchvision_resnet.from_transformers),
+      writes={
+        'transformers': lambda x: torchvision_resnet.to_transformers(
+          x.variables, 'frozen'
+        )
+      },
+      config=transformers_config,
+    ),
+  ),
+  describe=describe,
+  untold=('dilated',),
+  images=partial(hub_json.classifier_images, published=as_torchvision),
+  stem=('conv_root',),
+  check=check_frozen,
+  backbone=True,
+)
