@@ -215,43 +215,49 @@ def _(own: DetectionPreprocessing) -> dict[str, Any]:
   )
 
 
-def timm_files(
-  made: dict[str, Any], metadata: Mapping[str, Any], images: Preprocessing
-) -> Files:
-  """Returns the files of a folder for timm, by name.
+def timm_folder(config: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Files]:
+  """Makes `weights.family.Source.config` for timm: JSON files of a folder by name.
 
-  `made` is what config.json says of the model, `metadata` are files that were beside
-  the weights before: what timm said there of images and classes is kept.
+  `config(weights, image_size)` is what config.json says of the model. What timm said
+  of images and classes in files beside the weights that were read is kept.
   """
-  before = metadata.get('config.json', {})
-  if 'pretrained_cfg' in before:
+
+  def files(weights: Any, images: Preprocessing) -> Files:
+    made, before = config(weights, images.size), weights.metadata.get('config.json', {})
+    told = before.get('pretrained_cfg')
     size = {'input_size': [images.channels, *images.size]}
-    made['pretrained_cfg'] |= before['pretrained_cfg'] | size
-  else:
-    made['pretrained_cfg'] |= to_timm(images)
-  if 'label_names' in before:
-    kept = ('label_names', 'label_descriptions')
-    made |= {k: before[k] for k in kept if k in before}
-  elif images.label_names:
-    made['label_names'] = list(images.label_names)
-  return {'config.json': made}
+    made['pretrained_cfg'] |= to_timm(images) if told is None else told | size
+    if 'label_names' in before:
+      kept = ('label_names', 'label_descriptions')
+      made |= {k: before[k] for k in kept if k in before}
+    elif images.label_names:
+      made['label_names'] = list(images.label_names)
+    return {'config.json': made}
+
+  return files
 
 
-def transformers_files(
-  made: dict[str, Any], metadata: Mapping[str, Any], images: Prepare
-) -> Files:
-  """Returns the files of a folder for transformers, by name; see `timm_files`."""
-  before = metadata.get('config.json', {})
-  named = {}
-  if 'id2label' in before:
-    named = {k: before[k] for k in ('id2label', 'label2id')}
-  elif images.label_names:
-    numbered = {str(i): name for i, name in enumerate(images.label_names)}
-    named = {'id2label': numbered, 'label2id': {v: int(k) for k, v in numbered.items()}}
-  if named:
-    made = {k: v for k, v in made.items() if k != 'num_labels'} | named
-  processor = metadata.get('preprocessor_config.json', {}) | to_transformers(images)
-  return {'config.json': made, 'preprocessor_config.json': processor}
+def transformers_folder(
+  config: Callable[[Any, Any], dict[str, Any]],
+) -> Callable[..., Files]:
+  """As `timm_folder`, for transformers."""
+
+  def files(weights: Any, images: Prepare) -> Files:
+    made, before = config(weights, images.size), weights.metadata.get('config.json', {})
+    named = {}
+    if 'id2label' in before:
+      named = {k: before[k] for k in ('id2label', 'label2id')}
+    elif images.label_names:
+      numbered = {str(i): name for i, name in enumerate(images.label_names)}
+      by_name = {name: int(i) for i, name in numbered.items()}
+      named = {'id2label': numbered, 'label2id': by_name}
+    if named:
+      made = {k: v for k, v in made.items() if k != 'num_labels'} | named
+    processor = weights.metadata.get('preprocessor_config.json', {})
+    processor = processor | to_transformers(images)
+    return {'config.json': made, 'preprocessor_config.json': processor}
+
+  return files
 
 
 def imagenet_names() -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Families of published weights: each is declared once, in `weights/families`.
 
-A module of that folder declares `FAMILY = Family(...)`. No other file names it: reading,
-loading, starting from a file and `tools/convert_weights.py` scan the folder. The fields
-of `Family` and `Source` are the contract; docs/weights.md has an example. Such a module
+A module of that folder declares `FAMILY = Family(...)`. No other file names it: whoever
+reads, loads or converts weights, or starts from them, scans the folder. The fields of
+`Family` and `Source` are the contract; docs/weights.md has an example. Such a module
 may import `models`, `inference` and `run`; only another family may import it.
 """
 
@@ -63,6 +63,9 @@ class Read(NamedTuple):
   assumed: tuple[str, ...] = ()
 
 
+Reader = Callable[[Mapping[str, np.ndarray], Beside], Read]
+
+
 def with_size(weights: Any, images: Any, asked: Any, grid: Any) -> tuple[Any, Any]:
   """Returns weights, and their images at the size that is asked for, if one is."""
   return weights, images.with_size(asked) if asked else images
@@ -84,7 +87,7 @@ class Source:
   name: str
   suffixes: tuple[str, ...]
   differences: Callable[[Collection[str]], tree.Differences]
-  read: Callable[[Mapping[str, np.ndarray], Beside], Read]
+  read: Reader
   writes: Mapping[str, Callable[[Any], Arrays]] = dataclasses.field(
     default_factory=dict
   )
@@ -157,9 +160,11 @@ def families(package: str = f'{__package__}.families') -> dict[str, Family]:
   return found
 
 
-def of_params(read: Callable[..., tree.Tree]) -> Callable[[Any, Beside], Read]:
+def of_params(read: Callable[..., tree.Tree], **arguments: Any) -> Reader:
   """Makes `Source.read` of a reader that needs arrays alone and returns parameters."""
-  return lambda arrays, beside: Read({'params': read(arrays, source=str(beside.path))})
+  return lambda arrays, beside: Read(
+    {'params': read(arrays, source=str(beside.path), **arguments)}
+  )
 
 
 def to_params(

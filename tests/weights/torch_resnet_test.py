@@ -80,10 +80,8 @@ def test_config_of_transformers_has_the_wide_sizes():
 
 
 def test_only_the_models_of_timm_have_a_config():
-  assert timm_bit.config((3, 8, 36, 3), 4, 10, (480, 480))['architecture'] == (
-    'resnetv2_152x4_bit'
-  )
+  assert timm_bit.config((3, 8, 36, 3), 4, 10)['architecture'] == ('resnetv2_152x4_bit')
   with pytest.raises(
     UserError, match=r'no BiT with stages of \(2, 1\) units and width 1'
   ):
-    timm_bit.config((2, 1), 1, 10, (224, 224))
+    timm_bit.config((2, 1), 1, 10)

@@ -1,7 +1,7 @@
 """Published BiTs, arXiv:1912.11370, with norms before convolutions (version 2)."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,19 +10,12 @@ from big_vision_like.inference import classes, hub_json
 from big_vision_like.models import bit as models
 from big_vision_like.weights import (
   bit,
+  family,
   files,
   resnet_names,
   timm_bit,
   transformers_bit,
   tree,
-)
-from big_vision_like.weights.family import (
-  NPZ,
-  TORCH,
-  Family,
-  Source,
-  of_params,
-  to_params,
 )
 
 
@@ -79,67 +72,64 @@ def size_by_name(name: str) -> int:
 IMAGES = partial(hub_json.classifier_images, published=as_google)
 
 
-def timm_config(weights: Any, images: classes.Preprocessing) -> hub_json.Files:
-  """Returns the files of a folder for timm, whose BiTs are of version 2."""
-  told = weights.architecture
-  sizes = weights.num_classes, images.size, weights.channels
-  made = timm_bit.config(told['depths'], told['width'], *sizes)
-  return hub_json.timm_files(made, weights.metadata, images)
-
-
-def torch_sources(
-  version: int, timm: Callable[..., hub_json.Files]
-) -> tuple[Source, ...]:
+def torch_sources(version: int, timm_config: Any) -> tuple[family.Source, ...]:
   """Returns the files of timm and transformers of one version."""
-  end = ' v1' if version == 1 else ''
-
-  def transformers_config(weights: Any, images: Any) -> hub_json.Files:
-    told = weights.architecture
-    sizes = version, weights.num_classes, weights.channels
-    made = transformers_bit.config(told['depths'], told['width'], *sizes)
-    return hub_json.transformers_files(made, weights.metadata, images)
-
+  end, arguments = ' v1' if version == 1 else '', {'version': version}
   return (
-    Source(
+    family.Source(
       name=f'timm BiT{end}',
-      suffixes=TORCH,
-      differences=partial(timm_bit.differences, version=version),
-      read=of_params(partial(timm_bit.from_timm, version=version)),
-      writes={'timm': to_params(timm_bit.to_timm, version=version)},
-      config=timm,
+      suffixes=family.TORCH,
+      differences=partial(timm_bit.differences, **arguments),
+      read=family.of_params(timm_bit.from_timm, **arguments),
+      writes={'timm': family.to_params(timm_bit.to_timm, **arguments)},
+      config=timm_config,
     ),
-    Source(
+    family.Source(
       name=f'transformers BiT{end}',
-      suffixes=TORCH,
-      differences=partial(transformers_bit.differences, version=version),
-      read=of_params(partial(transformers_bit.from_transformers, version=version)),
+      suffixes=family.TORCH,
+      differences=partial(transformers_bit.differences, **arguments),
+      read=family.of_params(transformers_bit.from_transformers, **arguments),
       writes={
-        'transformers': to_params(transformers_bit.to_transformers, version=version)
+        'transformers': family.to_params(transformers_bit.to_transformers, **arguments)
       },
-      config=transformers_config,
+      config=hub_json.transformers_folder(
+        lambda w, _: transformers_bit.config(
+          **w.architecture,
+          version=version,
+          num_classes=w.num_classes,
+          channels=w.channels,
+        )
+      ),
     ),
   )
 
 
-FAMILY = Family(
+FAMILY = family.Family(
   name='bit',
   model=models.BiT,
   sources=(
-    Source(
+    family.Source(
       name='big_transfer BiT',
-      suffixes=NPZ,
+      suffixes=family.NPZ,
       differences=bit.big_transfer_differences,
-      read=of_params(bit.from_big_transfer),
-      writes={'published': to_params(bit.to_big_transfer)},
+      read=family.of_params(bit.from_big_transfer),
+      writes={'published': family.to_params(bit.to_big_transfer)},
     ),
-    Source(
+    family.Source(
       name='big_vision BiT',
-      suffixes=NPZ,
+      suffixes=family.NPZ,
       differences=bit.big_vision_v2_differences,
-      read=of_params(bit.from_big_vision_v2),
-      writes={'big_vision': to_params(bit.to_big_vision_v2)},
+      read=family.of_params(bit.from_big_vision_v2),
+      writes={'big_vision': family.to_params(bit.to_big_vision_v2)},
     ),
-    *torch_sources(2, timm_config),
+    *torch_sources(
+      2,
+      hub_json.timm_folder(
+        lambda w, _: timm_bit.config(
+          **w.architecture, num_classes=w.num_classes, channels=w.channels
+        )
+      ),
+    ),
   ),
   describe=partial(describe, version=2),
   images=IMAGES,

@@ -5,9 +5,8 @@ from typing import Any
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import bit as models
-from big_vision_like.weights import bit
+from big_vision_like.weights import bit, family
 from big_vision_like.weights.families import bit as version2
-from big_vision_like.weights.family import NPZ, Family, Source, of_params, to_params
 
 
 def no_timm_config(weights: Any, images: Any) -> dict[str, dict[str, Any]]:
@@ -18,17 +17,17 @@ def no_timm_config(weights: Any, images: Any) -> dict[str, dict[str, Any]]:
   )
 
 
-FAMILY = Family(
+FAMILY = family.Family(
   name='bit_v1',
   model=models.BiTv1,
   sources=(
-    Source(
+    family.Source(
       name='big_vision BiT v1',
-      suffixes=NPZ,
+      suffixes=family.NPZ,
       differences=bit.big_vision_v1_differences,
-      read=of_params(bit.from_big_vision_v1),
+      read=family.of_params(bit.from_big_vision_v1),
       writes={
-        library: to_params(bit.to_big_vision_v1)
+        library: family.to_params(bit.to_big_vision_v1)
         for library in ('published', 'big_vision')
       },
     ),

@@ -7,6 +7,7 @@ for itself.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from big_vision_like.data.sources import coco_classes
@@ -15,16 +16,8 @@ from big_vision_like.inference import hub_json
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.models import detr as models
 from big_vision_like.models import resnet as resnet_models
-from big_vision_like.weights import detr, detr_names, tree
+from big_vision_like.weights import detr, detr_names, family, tree
 from big_vision_like.weights.families import resnet
-from big_vision_like.weights.family import (
-  TORCH,
-  Beside,
-  Family,
-  Read,
-  Source,
-  no_config,
-)
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
@@ -74,39 +67,39 @@ def images(
   return dataclasses.replace(found, label_names=names, num_things=things)
 
 
-def _read(reader: Callable[..., tree.Tree]) -> Callable[[Any, Beside], Read]:
-  def read(arrays: Any, beside: Beside) -> Read:
-    config, assumed = beside.config, ()
-    resnet.check_plain(config.get('backbone_config') or {}, beside)
-    told = config.get('encoder_attention_heads')
-    if config.get('decoder_attention_heads', told) != told:
-      raise UserError(
-        f'{beside.path}: config.json has {told!r} heads in the encoder and'
-        f' {config["decoder_attention_heads"]!r} in the decoder, our DETR has as many'
-      )
-    activation = config.get('activation_function', 'relu')
-    if activation != 'relu':
-      raise UserError(
-        f'{beside.path}: config.json: our DETR has relu, not {activation!r}'
-      )
-    if told and not isinstance(told, int):
-      raise UserError(f'config.json: {told!r} is no number of heads')
-    heads = beside.num_heads or told
-    if not heads:
-      heads = 8
-      assumed += ('num_heads=8: the file does not tell, published DETRs have as many',)
-    dilated = config.get('dilation')
-    if dilated is None and re.search(r'dc5|detr-r(esnet-)?\d', beside.name):
-      dilated = 'dc5' in beside.name  # as they are published
-    if dilated is None:
-      assumed += (
-        'backbone.dilated=False: the file does not tell, the names of those with a'
-        ' dilated last stage have dc5 in them',
-      )
-    variables = reader(arrays, heads, str(beside.path))
-    return Read(variables, {'backbone/dilated': bool(dilated)}, assumed)
-
-  return read
+def read(
+  arrays: Mapping[str, Any], beside: family.Beside, reader: Callable[..., tree.Tree]
+) -> family.Read:
+  """Reads arrays, with what config.json or the name says of heads and dilation."""
+  config, assumed = beside.config, ()
+  resnet.check_plain(config.get('backbone_config') or {}, beside)
+  told = config.get('encoder_attention_heads')
+  if config.get('decoder_attention_heads', told) != told:
+    raise UserError(
+      f'{beside.path}: config.json has {told!r} heads in the encoder and'
+      f' {config["decoder_attention_heads"]!r} in the decoder, our DETR has as many'
+    )
+  activation = config.get('activation_function', 'relu')
+  if activation != 'relu':
+    raise UserError(
+      f'{beside.path}: config.json: our DETR has relu, not {activation!r}'
+    )
+  if told and not isinstance(told, int):
+    raise UserError(f'config.json: {told!r} is no number of heads')
+  heads = beside.num_heads or told
+  if not heads:
+    heads = 8
+    assumed += ('num_heads=8: the file does not tell, published DETRs have as many',)
+  dilated = config.get('dilation')
+  if dilated is None and re.search(r'dc5|detr-r(esnet-)?\d', beside.name):
+    dilated = 'dc5' in beside.name  # as they are published
+  if dilated is None:
+    assumed += (
+      'backbone.dilated=False: the file does not tell, the names of those with a'
+      ' dilated last stage have dc5 in them',
+    )
+  variables = reader(arrays, heads, str(beside.path))
+  return family.Read(variables, {'backbone/dilated': bool(dilated)}, assumed)
 
 
 def to_transformers(weights: Any) -> dict[str, Any]:
@@ -116,12 +109,6 @@ def to_transformers(weights: Any) -> dict[str, Any]:
   return detr.to_transformers(weights.variables, backbone)
 
 
-def transformers_config(weights: Any, images: DetectionPreprocessing) -> hub_json.Files:
-  """Returns the files of a folder for transformers."""
-  made = detr.config(weights.architecture, weights.num_classes, weights.channels)
-  return hub_json.transformers_files(made, weights.metadata, images)
-
-
 def any_size(weights: Any, images: Any, asked: Any, grid: Any) -> tuple[Any, Any]:
   """Returns weights and images as they are."""
   if asked:
@@ -129,26 +116,28 @@ def any_size(weights: Any, images: Any, asked: Any, grid: Any) -> tuple[Any, Any
   return weights, images
 
 
-FAMILY = Family(
+FAMILY = family.Family(
   name='detr',
   model=models.DETR,
   sources=(
-    Source(
+    family.Source(
       name='transformers DETR',
-      suffixes=TORCH,
+      suffixes=family.TORCH,
       differences=detr.transformers_differences,
-      read=_read(detr.from_transformers),
+      read=partial(read, reader=detr.from_transformers),
       writes={'transformers': to_transformers},
-      config=transformers_config,
+      config=hub_json.transformers_folder(
+        lambda w, _: detr.config(w.architecture, w.num_classes, w.channels)
+      ),
       fit=any_size,
     ),
-    Source(
+    family.Source(
       name='facebookresearch DETR',
-      suffixes=TORCH,
+      suffixes=family.TORCH,
       differences=detr.facebook_differences,
-      read=_read(detr.from_facebook),
+      read=partial(read, reader=detr.from_facebook),
       writes={'published': lambda weights: detr.to_facebook(weights.variables)},
-      config=no_config,
+      config=family.no_config,
       fit=any_size,
     ),
   ),

@@ -10,15 +10,7 @@ from big_vision_like.inference import hub_json
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import resnet
-from big_vision_like.weights import torchvision_resnet, tree
-from big_vision_like.weights.family import (
-  TORCH,
-  Beside,
-  Family,
-  Read,
-  Source,
-  no_config,
-)
+from big_vision_like.weights import family, torchvision_resnet, tree
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
@@ -28,7 +20,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
   return found | {'num_classes': len(bias)}
 
 
-def check_plain(config: Mapping[str, Any], beside: Beside) -> None:
+def check_plain(config: Mapping[str, Any], beside: family.Beside) -> None:
   """Raises for others, which have the same arrays and compute otherwise."""
   name = str(config.get('architecture', 'resnet'))
   strange = [
@@ -64,46 +56,43 @@ def as_torchvision(
   )
 
 
-def transformers_config(weights: Any, images: Preprocessing) -> hub_json.Files:
-  """Returns the files of a folder for transformers."""
-  sizes = weights.num_classes, weights.channels
-  made = torchvision_resnet.config(weights.architecture, *sizes)
-  return hub_json.transformers_files(made, weights.metadata, images)
+def read(
+  arrays: Mapping[str, Any], beside: family.Beside, reader: Callable[..., tree.Tree]
+) -> family.Read:
+  """Reads arrays, if a config.json says nothing else."""
+  check_plain(beside.config, beside)
+  return family.Read(reader(arrays, 'frozen', str(beside.path)))
 
 
-def _read(reader: Callable[..., tree.Tree]) -> Callable[[Any, Beside], Read]:
-  def read(arrays: Any, beside: Beside) -> Read:
-    check_plain(beside.config, beside)
-    return Read(reader(arrays, 'frozen', str(beside.path)))
-
-  return read
-
-
-FAMILY = Family(
+FAMILY = family.Family(
   name='resnet',
   model=resnet.ResNet,
   sources=(
-    Source(
+    family.Source(
       name='torchvision or timm ResNet',
-      suffixes=TORCH,
+      suffixes=family.TORCH,
       differences=torchvision_resnet.differences,
-      read=_read(torchvision_resnet.from_torchvision),
+      read=partial(read, reader=torchvision_resnet.from_torchvision),
       writes={
         'timm': lambda x: torchvision_resnet.to_torchvision(x.variables, 'frozen')
       },
-      config=no_config,
+      config=family.no_config,
     ),
-    Source(
+    family.Source(
       name='transformers ResNet',
-      suffixes=TORCH,
+      suffixes=family.TORCH,
       differences=torchvision_resnet.transformers_differences,
-      read=_read(torchvision_resnet.from_transformers),
+      read=partial(read, reader=torchvision_resnet.from_transformers),
       writes={
         'transformers': lambda x: torchvision_resnet.to_transformers(
           x.variables, 'frozen'
         )
       },
-      config=transformers_config,
+      config=hub_json.transformers_folder(
+        lambda w, _: torchvision_resnet.config(
+          w.architecture, w.num_classes, w.channels
+        )
+      ),
     ),
   ),
   describe=describe,

@@ -9,11 +9,11 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.inference import hub_json
-from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.ops import positions
 from big_vision_like.run import provenance
 from big_vision_like.weights import (
+  family,
   resnet_names,
   timm_vit,
   transformers_vit,
@@ -22,15 +22,6 @@ from big_vision_like.weights import (
   vit_names,
 )
 from big_vision_like.weights.families import bit
-from big_vision_like.weights.family import (
-  NPZ,
-  TORCH,
-  Beside,
-  Family,
-  Read,
-  Source,
-  to_params,
-)
 from big_vision_like.weights.published import Published, told_sizes
 
 Size = tuple[int, int]
@@ -91,16 +82,16 @@ def _positions(flat: Mapping[str, np.ndarray]) -> tuple[str, str]:
   return 'none', 'stem'
 
 
-def from_npz(arrays: Mapping[str, np.ndarray], beside: Beside) -> Read:
+def from_npz(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> family.Read:
   """Reads vision_transformer's and big_vision's, whose positions may be computed."""
   params = vision_transformer.from_npz(arrays, source=str(beside.path))
   if _positions(params)[0] != 'none':
-    return Read({'params': params})
+    return family.Read({'params': params})
   assumed = "posemb='sincos2d': the file has no positions, they are computed"
-  return Read({'params': params}, {'posemb': 'sincos2d'}, (assumed,))
+  return family.Read({'params': params}, {'posemb': 'sincos2d'}, (assumed,))
 
 
-def from_timm(arrays: Mapping[str, np.ndarray], beside: Beside) -> Read:
+def from_timm(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> family.Read:
   """Reads timm's, with what its config.json says of heads, GELU and positions."""
   activation = _model_args(beside).get('act_layer')
   told, assumed = _computed('timm ViT', activation, epsilon=1e-6)
@@ -109,10 +100,12 @@ def from_timm(arrays: Mapping[str, np.ndarray], beside: Beside) -> Read:
   _check_pooling(arrays, beside)
   without = _no_embed_class(arrays, beside)
   params = timm_vit.from_timm(arrays, heads, without, str(beside.path))
-  return Read({'params': params}, told, assumed + guessed)
+  return family.Read({'params': params}, told, assumed + guessed)
 
 
-def from_transformers(arrays: Mapping[str, np.ndarray], beside: Beside) -> Read:
+def from_transformers(
+  arrays: Mapping[str, np.ndarray], beside: family.Beside
+) -> family.Read:
   """Reads transformers', with what its config.json says of heads, GELU and epsilon."""
   activation = beside.config.get('hidden_act')
   epsilon = beside.config.get('layer_norm_eps', 1e-12)
@@ -121,7 +114,7 @@ def from_transformers(arrays: Mapping[str, np.ndarray], beside: Beside) -> Read:
   width = next(array.size for name, array in arrays.items() if name.endswith(bias))
   heads, guessed = _num_heads(width, beside)
   params = transformers_vit.from_transformers(arrays, heads, str(beside.path))
-  return Read({'params': params}, told, assumed + guessed)
+  return family.Read({'params': params}, told, assumed + guessed)
 
 
 def _computed(
@@ -137,7 +130,7 @@ def _computed(
   return {'activation': activation, 'epsilon': epsilon}, assumed
 
 
-def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
+def _num_heads(width: int, beside: family.Beside) -> tuple[int, tuple[str, ...]]:
   """How many heads, and what was assumed for it."""
   told = beside.config.get('num_attention_heads')
   told = told or _model_args(beside).get('num_heads')
@@ -152,14 +145,14 @@ def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
   )
 
 
-def _model_args(beside: Beside) -> dict[str, Any]:
+def _model_args(beside: family.Beside) -> dict[str, Any]:
   told = beside.config.get('model_args') or {}
   if not isinstance(told, dict):
     raise UserError(f'config.json: model_args={told!r} are no arguments by name')
   return told
 
 
-def _check_pooling(arrays: Mapping[str, np.ndarray], beside: Beside) -> None:
+def _check_pooling(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> None:
   pool = 'map' if 'attn_pool.latent' in arrays else 'avg'
   pool = 'token' if 'cls_token' in arrays else pool
   told = beside.config.get('global_pool', pool)
@@ -170,7 +163,7 @@ def _check_pooling(arrays: Mapping[str, np.ndarray], beside: Beside) -> None:
     )
 
 
-def _no_embed_class(arrays: Mapping[str, np.ndarray], beside: Beside) -> bool:
+def _no_embed_class(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> bool:
   told = _model_args(beside).get('no_embed_class')
   counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
   for answer in (beside.no_embed_class, told, counted):
@@ -262,51 +255,43 @@ def image_size(
   return rows * height, columns * width
 
 
-def timm_config(weights: Published, images: Preprocessing) -> hub_json.Files:
-  """Returns the files of a folder for timm."""
-  sizes = weights.num_classes, images.size, weights.channels
-  made = timm_vit.config(weights.architecture, *sizes)
-  return hub_json.timm_files(made, weights.metadata, images)
-
-
-def transformers_config(weights: Published, images: Preprocessing) -> hub_json.Files:
-  """Returns the files of a folder for transformers."""
-  sizes = weights.num_classes, images.size, weights.channels
-  made = transformers_vit.config(weights.architecture, *sizes)
-  return hub_json.transformers_files(made, weights.metadata, images)
-
-
-FAMILY = Family(
+FAMILY = family.Family(
   name='vit',
   model=vit.ViT,
   sources=(
-    Source(
+    family.Source(
       name='vision_transformer or big_vision ViT',
-      suffixes=NPZ,
+      suffixes=family.NPZ,
       differences=vision_transformer.differences,
       read=from_npz,
       writes={
-        'published': to_params(vision_transformer.to_npz),
-        'big_vision': to_params(vision_transformer.to_big_vision),
+        'published': family.to_params(vision_transformer.to_npz),
+        'big_vision': family.to_params(vision_transformer.to_big_vision),
       },
       fit=as_published,
     ),
-    Source(
+    family.Source(
       name='timm ViT',
-      suffixes=TORCH,
+      suffixes=family.TORCH,
       differences=timm_vit.differences,
       read=from_timm,
-      writes={'timm': to_params(timm_vit.to_timm)},
-      config=timm_config,
+      writes={'timm': family.to_params(timm_vit.to_timm)},
+      config=hub_json.timm_folder(
+        lambda w, size: timm_vit.config(w.architecture, w.num_classes, size, w.channels)
+      ),
       fit=with_positions,
     ),
-    Source(
+    family.Source(
       name='transformers ViT',
-      suffixes=TORCH,
+      suffixes=family.TORCH,
       differences=transformers_vit.differences,
       read=from_transformers,
-      writes={'transformers': to_params(transformers_vit.to_transformers)},
-      config=transformers_config,
+      writes={'transformers': family.to_params(transformers_vit.to_transformers)},
+      config=hub_json.transformers_folder(
+        lambda w, size: transformers_vit.config(
+          w.architecture, w.num_classes, size, w.channels
+        )
+      ),
       fit=with_positions,
     ),
   ),
