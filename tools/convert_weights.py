@@ -91,7 +91,8 @@ def target(
     for library in source.writes
   }
   if not fitting:
-    others = '.npz' if suffix != '.npz' else '.safetensors or a folder'
+    there = {s for source in kind.sources if source.writes for s in source.suffixes}
+    others = '.safetensors or a folder' if '.safetensors' in there else 'no such file'
     raise UserError(f'{out}: a {kind.name} goes into {others}')
   to = to or next(iter(fitting))
   if to not in fitting:

@@ -4,7 +4,7 @@ Axes: B batch, H W image, C channels or classes.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -25,6 +25,7 @@ from big_vision_like.inference.preprocessing import (
 )
 from big_vision_like.ops import images
 from big_vision_like.run import provenance
+from big_vision_like.weights import published
 
 SCORES = ('softmax', 'sigmoid')
 
@@ -160,7 +161,7 @@ def of_run(
     rounding=rounding,
     mean=mean,
     std=std,
-    label_names=_label_names(run.config, run.task.num_classes),
+    label_names=loading.trained_names(run, 'label_names'),
     scores=spec.held(run.config['task'], 'loss_type') or Preprocessing.scores,
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
@@ -175,38 +176,23 @@ def sizing(
   images, `size` is None.
   """
   found = [step for step in steps if isinstance(step, SIZING)]
-  kinds = [type(step) for step in found]
-  rounding = Preprocessing.rounding
+  kinds, rounding = [type(step) for step in found], Preprocessing.rounding
   if not kinds:
     return None, 'squash', 'bilinear', rounding
-  if kinds == [transforms.Resize]:
-    return _two(found[0].size), 'squash', found[0].method, rounding
   first, last = found[0], found[-1]
+  size = published.size_of(last.size)
+  if kinds == [transforms.Resize]:
+    return size, 'squash', first.method, rounding
   if kinds == [transforms.Resize, transforms.CentralCrop]:
-    rounding = (rounding[0], last.rounding)
-    return _two(last.size), _two(first.size), first.method, rounding
+    whole = published.size_of(first.size)
+    return size, whole, first.method, (rounding[0], last.rounding)
   if kinds == [transforms.ResizeSmall, transforms.CentralCrop]:
-    rounding = (first.rounding, last.rounding)
-    return _two(last.size), first.size, first.method, rounding
+    return size, first.size, first.method, (first.rounding, last.rounding)
   names = ', '.join(kind.__name__ for kind in kinds)
   raise UserError(
     f'images of one size come of Resize, or of Resize or ResizeSmall and CentralCrop,'
     f' not of {names}'
   )
-
-
-def _label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-  """Of the data trained on, where they are prepared and as many as classes."""
-  try:
-    source = spec.build(config['train_data']['source'], 'config.train_data.source')
-    names = source.label_names
-  except UserError:
-    return ()
-  return tuple(names) if names and len(names) == num_classes else ()
-
-
-def _two(size: int | Sequence[int]) -> tuple[int, int]:
-  return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _side(size: Sequence[int]) -> int | tuple[int, int]:

@@ -193,6 +193,19 @@ def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
   raise UserError('no input of the config decodes images: they start with image.Decode')
 
 
+def trained_names(run: LoadedRun, kind: str) -> tuple[str, ...]:
+  """Returns `label_names` or `category_names` of the data that a run trained on.
+
+  They are none where the data are not prepared, or have other classes than the task.
+  """
+  node = run.config['train_data']['source']
+  try:
+    names = getattr(spec.build(node, 'config.train_data.source'), kind)
+  except UserError:
+    return ()
+  return tuple(names) if names and len(names) == run.task.num_classes else ()
+
+
 def attends(model: nn.Module) -> bool:
   """Returns whether a model has attention of tokens on a grid to look at."""
   return getattr(model, 'attends', False)

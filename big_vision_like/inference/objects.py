@@ -258,7 +258,7 @@ def of_run(
     **sized,
     mean=mean,
     std=std,
-    label_names=_object_names(run.config, rest, run.task.num_classes),
+    label_names=_object_names(run, rest),
     num_things=things[0] if things else None,
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
@@ -280,25 +280,16 @@ def sizing(steps: Sequence[Any]) -> dict[str, Any]:
   return found
 
 
-def _object_names(
-  config: Mapping[str, Any], steps: Sequence[Any], num_classes: int
-) -> tuple[str, ...]:
+def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ...]:
   """Those that evaluators show, else COCO's or the data set's."""
-  for _, node in spec.calls(config.get('evals', {})):
+  for _, node in spec.calls(run.config.get('evals', {})):
     if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
       return tuple(node['names'])
   kinds = boxes.Objects, boxes.Panoptic
   ids = [tuple(step.ids) for step in steps if isinstance(step, kinds) and step.ids]
   if ids and ids[0] in (coco_classes.IDS, coco_classes.PANOPTIC_IDS):
-    return coco_classes.class_names(num_classes)
-  if ids:
-    return ()
-  try:
-    source = spec.build(config['train_data']['source'], 'config.train_data.source')
-    names = source.category_names
-  except UserError:
-    return ()
-  return tuple(names) if len(names) == num_classes else ()
+    return coco_classes.class_names(run.task.num_classes)
+  return () if ids else loading.trained_names(run, 'category_names')
 
 
 def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:

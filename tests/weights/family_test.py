@@ -55,7 +55,7 @@ def test_a_module_is_all_that_a_family_needs(scan):
       WHOLE.replace('family.NPZ', "family.TORCH, writes={'timm': dict}"),
       "half declared: source 'a library' writes for timm without config",
     ),
-    ('sourceless', WHOLE.replace(SOURCE.strip(), ''), "'made_up' without sources"),
+    ('sourceless', WHOLE.replace(f'({SOURCE.strip()},)', '()'), 'without sources'),
     ('again', WHOLE, "again/x.py: FAMILY has the name 'made_up' of another family"),
     (
       'twice',

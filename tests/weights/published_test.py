@@ -62,7 +62,7 @@ COMPUTED = {
 
 
 def read(arrays, suffix='.safetensors', num_heads=None, no_embed_class=None, **beside):
-  """Weights of a file with these arrays and JSON files beside it, which is not there."""
+  """Weights of a file that is not there: its arrays, and JSON files beside it."""
   path = pathlib.Path(f'weights{suffix}')
   beside = {f'{name}.json': content for name, content in beside.items()}
   known = family.Beside(path, beside, num_heads, no_embed_class)

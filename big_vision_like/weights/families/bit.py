@@ -69,9 +69,6 @@ def size_by_name(name: str) -> int:
   return 224
 
 
-IMAGES = partial(hub_json.classifier_images, published=as_google)
-
-
 def torch_sources(version: int, timm_config: Any) -> tuple[family.Source, ...]:
   """Returns the files of timm and transformers of one version."""
   end, arguments = ' v1' if version == 1 else '', {'version': version}
@@ -132,7 +129,7 @@ FAMILY = family.Family(
     ),
   ),
   describe=partial(describe, version=2),
-  images=IMAGES,
+  images=partial(hub_json.classifier_images, published=as_google),
   stem=('resnet/conv_root',),
   features=features,
 )

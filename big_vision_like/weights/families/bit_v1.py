@@ -34,7 +34,7 @@ FAMILY = family.Family(
     *version2.torch_sources(1, no_timm_config),
   ),
   describe=partial(version2.describe, version=1),
-  images=version2.IMAGES,
+  images=version2.FAMILY.images,
   stem=('resnet/conv_root',),
   features=version2.features,
 )
