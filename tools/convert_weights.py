@@ -31,7 +31,7 @@ from big_vision_like.inference import loading
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.ops.positions import Grid
 from big_vision_like.run import checkpoint, provenance
-from big_vision_like.weights import family, files, published, tree
+from big_vision_like.weights import beside, family, files, published, tree
 from big_vision_like.weights.published import Published
 
 
@@ -115,13 +115,13 @@ def write(
   out.parent.mkdir(parents=True, exist_ok=True)
   if out.suffix:
     return write_file(weights, images, out, arrays)
-  beside = source.config(weights, images)
+  contents = source.config(weights, images)
   part = out.with_name(f'{out.name}.part')
   shutil.rmtree(part, ignore_errors=True)
   part.mkdir()
   try:
     files.write(part / 'model.safetensors', arrays)
-    for name, content in beside.items():
+    for name, content in contents.items():
       write_json(part / name, content)
     part.rename(out)
   finally:
@@ -144,13 +144,13 @@ def write_file(
     'preprocessing': images.to_json(),
     'metadata': weights.metadata,
   }
-  write_json(published.sidecar(out), about)
+  write_json(beside.sidecar(out), about)
   try:
     files.write(out, arrays)
   except BaseException:
-    published.sidecar(out).unlink()  # else it would be taken for that of a new OUT
+    beside.sidecar(out).unlink()  # else it would be taken for that of a new OUT
     raise
-  return [out, published.sidecar(out)]
+  return [out, beside.sidecar(out)]
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   args = parser.parse_args(argv)
   cli.set_up_jax()
-  there = [args.out] + [published.sidecar(args.out)] * bool(args.out.suffix)
+  there = [args.out] + [beside.sidecar(args.out)] * bool(args.out.suffix)
   for path in there:
     if path.exists():
       raise UserError(f'{path} is there already: name a new OUT')

@@ -25,7 +25,7 @@ from big_vision_like.inference.preprocessing import (
 )
 from big_vision_like.ops import images
 from big_vision_like.run import provenance
-from big_vision_like.weights import published
+from big_vision_like.weights import beside
 
 SCORES = ('softmax', 'sigmoid')
 
@@ -180,11 +180,11 @@ def sizing(
   if not kinds:
     return None, 'squash', 'bilinear', rounding
   first, last = found[0], found[-1]
-  size = published.size_of(last.size)
+  size = beside.size_of(last.size)
   if kinds == [transforms.Resize]:
     return size, 'squash', first.method, rounding
   if kinds == [transforms.Resize, transforms.CentralCrop]:
-    whole = published.size_of(first.size)
+    whole = beside.size_of(first.size)
     return size, whole, first.method, (rounding[0], last.rounding)
   if kinds == [transforms.ResizeSmall, transforms.CentralCrop]:
     return size, first.size, first.method, (first.rounding, last.rounding)

@@ -14,7 +14,7 @@ from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.ops.positions import Grid
-from big_vision_like.weights import published
+from big_vision_like.weights import beside, published
 
 # Transforms after which images have their `size`, and others that change sizes.
 SIZED = (
@@ -43,7 +43,7 @@ def published_grid(
   count, grid = table_grid(model, weights.params)
   if grid is not None:
     return chosen_grid(grid, source_grid)
-  sizes = published.told_sizes(weights.metadata)
+  sizes = beside.told_sizes(weights.metadata)
   grids = [model.grid(size) for size in sizes]
   for grid in grids:
     if count in (None, math.prod(grid)):
@@ -121,7 +121,7 @@ def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
       size = None
     untouched = untouched and size is None and kind not in UNSIZED
   if not untouched:
-    return published.size_of(size)
+    return beside.size_of(size)
   try:
     return first_size(node)
   except (UserError, OSError):  # the data have moved

@@ -9,7 +9,6 @@ may import `models`, `inference` and `run`; only another family may import it.
 import dataclasses
 import functools
 import importlib
-import pathlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -18,36 +17,11 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.weights import files, tree
+from big_vision_like.weights.beside import Beside
 
 NPZ = ('.npz',)
-# Files of weights in folders of timm and transformers.
-IN_FOLDERS = ('model.safetensors', 'pytorch_model.bin')
 TORCH = ('.safetensors', *files.TORCH)
 Arrays = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Beside:
-  """What is known of a file apart from its arrays: JSON files, and what the user says.
-
-  `metadata` are the JSON files beside it, by name. `no_embed_class` is as in timm.
-  """
-
-  path: pathlib.Path
-  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  num_heads: int | None = None
-  no_embed_class: bool | None = None
-
-  @property
-  def name(self) -> str:
-    """The name of the file, or that of its folder if files are always called so."""
-    path = self.path.absolute()
-    return path.parent.name if path.name in IN_FOLDERS else path.name
-
-  @property
-  def config(self) -> Mapping[str, Any]:
-    """The config.json of timm or transformers; empty without one."""
-    return self.metadata.get('config.json', {})
 
 
 class Read(NamedTuple):

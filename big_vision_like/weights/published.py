@@ -9,7 +9,6 @@ and `Published.assumed` says so.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -19,17 +18,9 @@ import flax.linen as nn
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.weights import files, tree
-from big_vision_like.weights.family import (
-  IN_FOLDERS,
-  TORCH,
-  Beside,
-  Family,
-  Source,
-  families,
-)
-
-_METADATA = ('config.json', 'preprocessor_config.json')
+from big_vision_like.weights import beside, files, tree
+from big_vision_like.weights.beside import Beside
+from big_vision_like.weights.family import Family, Source, families
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,37 +76,32 @@ def read(
   `num_heads` and `no_embed_class` (as in timm) are for files that do not tell. Raises a
   `UserError` that says why a file is not read; nothing in it is executed.
   """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    path = _in_folder(path)
-  arrays, metadata = files.read(path), _metadata(path)
-  return of_arrays(arrays, Beside(path, metadata, num_heads, no_embed_class))
+  found = beside.read(path)
+  told = dict(num_heads=num_heads, no_embed_class=no_embed_class)
+  return of_arrays(files.read(found.path), dataclasses.replace(found, **told))
 
 
-def of_arrays(arrays: Mapping[str, np.ndarray], beside: Beside) -> Published:
+def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
   """Returns the weights in the arrays of a file, which need not exist."""
-  arrays, path = files.without_counts(arrays), str(beside.path)
-  family, source = _source(arrays, beside.path)
+  arrays, path, ours = files.without_counts(arrays), str(known.path), known.ours
+  family, source = _source(arrays, known.path)
   files.check_finite(arrays, path)
   if numbers := [name for name, array in arrays.items() if not array.ndim]:
     raise UserError(f'{path}: single numbers, no arrays: {files.listed(numbers)}')
-  ours = beside.metadata.get(sidecar(path).name, {})
-  if _is_ours(ours):
-    heads, without = beside.num_heads, beside.no_embed_class
-    beside = dataclasses.replace(
-      beside,
-      num_heads=ours['architecture'].get('num_heads') if heads is None else heads,
-      no_embed_class=False if without is None else without,  # as our writer has it
-    )
+  if ours and known.num_heads is None:
+    num_heads = ours['architecture'].get('num_heads')
+    known = dataclasses.replace(known, num_heads=num_heads)
+  if ours and known.no_embed_class is None:  # as our writer has it
+    known = dataclasses.replace(known, no_embed_class=False)
   try:
-    params, told, assumed = source.read(arrays, beside)
-    found = describe(family=family.name, source=path, **params)
+    variables, told, assumed = source.read(arrays, known)
+    found = describe(family=family.name, source=path, **variables)
   except UserError:
     raise
   except (ValueError, IndexError) as error:  # NumPy, of shapes
     raise UserError(f'{path}: shapes that do not fit: {error}') from error
   architecture = tree.unflatten(tree.flatten(found.architecture) | dict(told))
-  if _is_ours(ours):
+  if ours:
     architecture = _same_model(ours['architecture'], architecture, family, path)
     assumed = tuple(ours['assumed'])
   return dataclasses.replace(
@@ -123,7 +109,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray], beside: Beside) -> Published:
     architecture=architecture,
     source=source.name,
     assumed=assumed,
-    metadata=dict(beside.metadata),
+    metadata=dict(known.metadata),
   )
 
 
@@ -142,48 +128,6 @@ def describe(
   told = kind.describe({'params': params, 'constants': dict(constants or {})}, source)
   num_classes = told.pop('num_classes')
   return Published(params, kind, told, num_classes, constants=dict(constants or {}))
-
-
-def sidecar(path: str | os.PathLike) -> pathlib.Path:
-  """The JSON file beside a file of weights that says what our writer knew of it."""
-  return pathlib.Path(path).with_suffix('.json')
-
-
-def told_sizes(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
-  """Returns heights and widths that the JSON files beside weights tell.
-
-  Those of our own writer come first, then those of the model, then the images'.
-  """
-  told = [
-    content['preprocessing'].get('size')
-    for content in metadata.values()
-    if isinstance(content.get('preprocessing'), Mapping)
-  ]
-  config = metadata.get('config.json', {})
-  told += [config.get('image_size'), _field(config, 'model_args', 'img_size')]
-  shape = _field(config, 'pretrained_cfg', 'input_size')
-  told.append(shape[1:] if isinstance(shape, list) else None)
-  processor = metadata.get('preprocessor_config.json', {})
-  told += [processor.get(name) for name in ('crop_size', 'size')]
-  return [size for size in map(size_of, told) if size is not None]
-
-
-def size_of(told: Any) -> tuple[int, int] | None:
-  """Returns height and width, in whichever way they are written."""
-  if isinstance(told, Mapping):
-    told = told.get('height'), told.get('width')
-  if isinstance(told, int):
-    return told, told
-  if isinstance(told, list | tuple) and len(told) == 2:
-    return (told[0], told[1]) if all(isinstance(x, int) for x in told) else None
-  return None
-
-
-def _in_folder(folder: pathlib.Path) -> pathlib.Path:
-  for name in IN_FOLDERS:
-    if (folder / name).is_file():
-      return folder / name
-  raise UserError(f'{folder} has no model.safetensors: name a file of weights')
 
 
 def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source]:
@@ -212,49 +156,15 @@ def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source]
   )
 
 
-def _metadata(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON files beside the weights, and those that our writer put into one."""
-  names = (sidecar(path).name,)
-  if path.suffix in TORCH:
-    names += _METADATA
-  found = {}
-  for name in names:
-    file = path.with_name(name)
-    if not file.is_file():
-      continue
-    try:
-      content = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error:
-      raise UserError(f'{file} is not JSON: {error}') from error
-    if not isinstance(content, dict):
-      raise UserError(f'{file} holds a {type(content).__name__}, not fields by name')
-    found[name] = content
-    if _is_ours(content):
-      found |= content['metadata']
-  return found
-
-
-def _is_ours(content: Mapping[str, Any]) -> bool:
-  """Whether a JSON file beside weights is that of our writer."""
-  return {'family', 'architecture', 'assumed', 'metadata'} <= content.keys()
-
-
-def _field(content: Mapping[str, Any], group: str, name: str) -> Any:
-  found = content.get(group)
-  return found.get(name) if isinstance(found, Mapping) else None
-
-
 def _same_model(
   told: Mapping[str, Any], found: Mapping[str, Any], family: Family, path: str
 ) -> dict[str, Any]:
   """The architecture of our writer, which the shapes do not contradict."""
-  told = {
-    k: tuple(v) if isinstance(v, list) else v for k, v in tree.flatten(told).items()
-  }
+  file, flat = beside.sidecar(path), tree.flatten(told)
+  told = {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
   for name, value in tree.flatten(found).items():
     if name not in family.untold and told.get(name) != value:
       raise UserError(
-        f'{sidecar(path)}: {name} is {told.get(name)}, but {value} in the weights'
-        ' beside it'
+        f'{file}: {name} is {told.get(name)}, but {value} in the weights beside it'
       )
   return tree.unflatten(told)

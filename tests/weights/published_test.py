@@ -17,7 +17,6 @@ from big_vision_like.models import resnet
 from big_vision_like.weights import (
   bit,
   detr,
-  family,
   files,
   published,
   timm_bit,
@@ -28,6 +27,7 @@ from big_vision_like.weights import (
   tree,
   vision_transformer,
 )
+from big_vision_like.weights.beside import Beside
 
 V1 = dict(version=1)
 V2 = dict(version=2)
@@ -65,7 +65,7 @@ def read(arrays, suffix='.safetensors', num_heads=None, no_embed_class=None, **b
   """Weights of a file that is not there: its arrays, and JSON files beside it."""
   path = pathlib.Path(f'weights{suffix}')
   beside = {f'{name}.json': content for name, content in beside.items()}
-  known = family.Beside(path, beside, num_heads, no_embed_class)
+  known = Beside(path, beside, num_heads, no_embed_class)
   return published.of_arrays(arrays, known)
 
 
@@ -363,9 +363,7 @@ def test_what_files_of_detectors_do_not_tell():
 
   def of(path, state=state, num_heads=None, **config):
     told = {'config.json': config}
-    return published.of_arrays(
-      state, family.Beside(pathlib.Path(path), told, num_heads)
-    )
+    return published.of_arrays(state, Beside(pathlib.Path(path), told, num_heads))
 
   found = of('mine.pth')
   assert [text.split('=')[0] for text in found.assumed] == [

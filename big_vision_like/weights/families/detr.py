@@ -17,6 +17,7 @@ from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.models import detr as models
 from big_vision_like.models import resnet as resnet_models
 from big_vision_like.weights import detr, detr_names, family, tree
+from big_vision_like.weights.beside import Beside
 from big_vision_like.weights.families import resnet
 
 
@@ -68,7 +69,7 @@ def images(
 
 
 def read(
-  arrays: Mapping[str, Any], beside: family.Beside, reader: Callable[..., tree.Tree]
+  arrays: Mapping[str, Any], beside: Beside, reader: Callable[..., tree.Tree]
 ) -> family.Read:
   """Reads arrays, with what config.json or the name says of heads and dilation."""
   config, assumed = beside.config, ()

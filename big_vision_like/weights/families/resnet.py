@@ -11,6 +11,7 @@ from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import resnet
 from big_vision_like.weights import family, torchvision_resnet, tree
+from big_vision_like.weights.beside import Beside
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
   return found | {'num_classes': len(bias)}
 
 
-def check_plain(config: Mapping[str, Any], beside: family.Beside) -> None:
+def check_plain(config: Mapping[str, Any], beside: Beside) -> None:
   """Raises for others, which have the same arrays and compute otherwise."""
   name = str(config.get('architecture', 'resnet'))
   strange = [
@@ -57,7 +58,7 @@ def as_torchvision(
 
 
 def read(
-  arrays: Mapping[str, Any], beside: family.Beside, reader: Callable[..., tree.Tree]
+  arrays: Mapping[str, Any], beside: Beside, reader: Callable[..., tree.Tree]
 ) -> family.Read:
   """Reads arrays, if a config.json says nothing else."""
   check_plain(beside.config, beside)

@@ -21,8 +21,9 @@ from big_vision_like.weights import (
   vision_transformer,
   vit_names,
 )
+from big_vision_like.weights.beside import Beside, told_sizes
 from big_vision_like.weights.families import bit
-from big_vision_like.weights.published import Published, told_sizes
+from big_vision_like.weights.published import Published
 
 Size = tuple[int, int]
 # Heads of the published sizes that have not one for every 64 features.
@@ -82,7 +83,7 @@ def _positions(flat: Mapping[str, np.ndarray]) -> tuple[str, str]:
   return 'none', 'stem'
 
 
-def from_npz(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> family.Read:
+def from_npz(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
   """Reads vision_transformer's and big_vision's, whose positions may be computed."""
   params = vision_transformer.from_npz(arrays, source=str(beside.path))
   if _positions(params)[0] != 'none':
@@ -91,7 +92,7 @@ def from_npz(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> family.
   return family.Read({'params': params}, {'posemb': 'sincos2d'}, (assumed,))
 
 
-def from_timm(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> family.Read:
+def from_timm(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
   """Reads timm's, with what its config.json says of heads, GELU and positions."""
   activation = _model_args(beside).get('act_layer')
   told, assumed = _computed('timm ViT', activation, epsilon=1e-6)
@@ -103,9 +104,7 @@ def from_timm(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> family
   return family.Read({'params': params}, told, assumed + guessed)
 
 
-def from_transformers(
-  arrays: Mapping[str, np.ndarray], beside: family.Beside
-) -> family.Read:
+def from_transformers(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
   """Reads transformers', with what its config.json says of heads, GELU and epsilon."""
   activation = beside.config.get('hidden_act')
   epsilon = beside.config.get('layer_norm_eps', 1e-12)
@@ -130,7 +129,7 @@ def _computed(
   return {'activation': activation, 'epsilon': epsilon}, assumed
 
 
-def _num_heads(width: int, beside: family.Beside) -> tuple[int, tuple[str, ...]]:
+def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
   """How many heads, and what was assumed for it."""
   told = beside.config.get('num_attention_heads')
   told = told or _model_args(beside).get('num_heads')
@@ -145,14 +144,14 @@ def _num_heads(width: int, beside: family.Beside) -> tuple[int, tuple[str, ...]]
   )
 
 
-def _model_args(beside: family.Beside) -> dict[str, Any]:
+def _model_args(beside: Beside) -> dict[str, Any]:
   told = beside.config.get('model_args') or {}
   if not isinstance(told, dict):
     raise UserError(f'config.json: model_args={told!r} are no arguments by name')
   return told
 
 
-def _check_pooling(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> None:
+def _check_pooling(arrays: Mapping[str, np.ndarray], beside: Beside) -> None:
   pool = 'map' if 'attn_pool.latent' in arrays else 'avg'
   pool = 'token' if 'cls_token' in arrays else pool
   told = beside.config.get('global_pool', pool)
@@ -163,7 +162,7 @@ def _check_pooling(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> N
     )
 
 
-def _no_embed_class(arrays: Mapping[str, np.ndarray], beside: family.Beside) -> bool:
+def _no_embed_class(arrays: Mapping[str, np.ndarray], beside: Beside) -> bool:
   told = _model_args(beside).get('no_embed_class')
   counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
   for answer in (beside.no_embed_class, told, counted):
