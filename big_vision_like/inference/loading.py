@@ -140,8 +140,8 @@ def preprocessing_of(
   kind = run.task.predicts
   if kind not in kinds:
     raise UserError(
-      f'{run.workdir} is a run of {type(run.task).__name__}: load() is for tasks whose'
-      f' predictions have a module in big_vision_like/inference, not for {kind!r}'
+      f'{run.workdir} is a run of {type(run.task).__name__}: load() is for tasks that'
+      f' predict what big_vision_like/inference has a module for, not {kind!r}'
     )
   return importlib.import_module(f'{__package__}.{kind}').of_run(run, image_size)
 
