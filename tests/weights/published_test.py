@@ -12,37 +12,43 @@ import torch_archives
 from random_weights import VIT, assert_same, small_detr, small_resnet, variables_of
 
 from big_vision_like.errors import UserError
+from big_vision_like.models import bit as bit_models
 from big_vision_like.models import detr as detr_models
-from big_vision_like.models import resnet
+from big_vision_like.models import resnet, vit
 from big_vision_like.weights import (
   bit,
   detr,
+  family,
   files,
   published,
-  timm_bit,
   timm_vit,
   torchvision_resnet,
-  transformers_bit,
   transformers_vit,
   tree,
   vision_transformer,
 )
 from big_vision_like.weights.beside import Beside
 
-V1 = dict(version=1)
-V2 = dict(version=2)
-# Source, writer with its arguments, and the model.
+MODELS = {
+  'vit': vit.ViT(num_classes=5, **VIT),
+  'bit': bit_models.BiT(num_classes=5, depths=(2, 1)),
+  'bit_v1': bit_models.BiTv1(num_classes=5, depths=(2, 1)),
+  'resnet': small_resnet(num_classes=5),
+  'basic': small_resnet(bottleneck=False),
+  'detr': small_detr(masks=True),
+  'prenorm': small_detr(norm='pre'),
+  'learned': small_detr(bottleneck=False, positions='learned'),
+}
+# All files that are written of each: the model, the source, and the writer.
 FILES = [
-  ('vision_transformer or big_vision ViT', vision_transformer.to_npz, {}, 'vit'),
-  ('big_transfer BiT', bit.to_big_transfer, {}, 'bit'),
-  ('big_vision BiT', bit.to_big_vision_v2, {}, 'bit'),
-  ('big_vision BiT v1', bit.to_big_vision_v1, {}, 'bit_v1'),
-  ('timm ViT', timm_vit.to_timm, {}, 'vit'),
-  ('timm BiT', timm_bit.to_timm, V2, 'bit'),
-  ('timm BiT v1', timm_bit.to_timm, V1, 'bit_v1'),
-  ('transformers ViT', transformers_vit.to_transformers, {}, 'vit'),
-  ('transformers BiT', transformers_bit.to_transformers, V2, 'bit'),
-  ('transformers BiT v1', transformers_bit.to_transformers, V1, 'bit_v1'),
+  pytest.param(name, source, write, id=f'{name}-{source.name}-{library}')
+  for name, model in MODELS.items()
+  for kind in family.families().values()
+  if type(model) is kind.model
+  for source in kind.sources
+  for library, write in source.writes.items()
+  # Transformers has no such DETR.
+  if name not in ('prenorm', 'learned') or library != 'transformers'
 ]
 ARCHITECTURE = VIT | dict(
   pool='token',
@@ -70,27 +76,26 @@ def read(arrays, suffix='.safetensors', num_heads=None, no_embed_class=None, **b
 
 
 @functools.cache
-def params_of(kind):
-  """Parameters of a small model, which no test changes."""
-  small = random_weights.small_bit
-  return random_weights.small_vit() if kind == 'vit' else small(kind)
+def weights_of(name):
+  """Random weights of a small model, which no test changes."""
+  model = MODELS[name]
+  variables = variables_of(model, (24, 24) if name == 'vit' else (64, 96))
+  kind = next(n for n, x in family.families().items() if x.model is type(model))
+  constants = variables.get('constants')
+  return published.describe(variables['params'], kind, constants=constants)
 
 
-def suffix_of(source):
-  return '.safetensors' if source.startswith(('timm', 'trans')) else '.npz'
-
-
-@pytest.mark.parametrize('source, write, args, kind', FILES)
-def test_sources_are_told_apart(source, write, args, kind):
-  params = params_of(kind)
-  got = read(write(params, **args), suffix_of(source), num_heads=3)
-  assert (got.source, got.family.name, got.num_classes) == (source, kind, 5)
-  want = dict(depths=(2, 1), width=1)
-  if kind == 'vit':
-    want = ARCHITECTURE | COMPUTED.get(source, {})
-  assert got.architecture == want
-  assert (got.metadata, got.channels) == ({}, 3)
-  assert_same(got.params, params)
+@pytest.mark.parametrize('name, source, write', FILES)
+def test_sources_are_told_apart(name, source, write):
+  want = weights_of(name)
+  # A copy but for the names and parents that Flax gives.
+  assert want.model.clone(parent=None) == MODELS[name].clone(parent=None)
+  heads = want.architecture.get('num_heads')
+  got = read(write(want), source.suffixes[0], num_heads=heads)
+  assert (got.source, got.family) == (source.name, want.family)
+  assert (got.num_classes, got.channels) == (MODELS[name].num_classes, 3)
+  assert got.architecture == want.architecture | COMPUTED.get(source.name, {})
+  assert_same(got.variables, want.variables)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_heads_come_from_beside_or_are_assumed():
   assert told.architecture['activation'] == 'gelu'
   assert told.metadata == {'config.json': config}
 
-  state = transformers_vit.to_transformers(params_of('vit'))
+  state = transformers_vit.to_transformers(weights_of('vit').params)
   config = dict(num_attention_heads=4, hidden_act='gelu', layer_norm_eps=1e-12)
   told = read(state, config=config)
   assert (told.architecture['num_heads'], told.assumed) == (4, ())
@@ -176,7 +181,7 @@ def test_heads_come_from_beside_or_are_assumed():
 )
 def test_configs_that_say_something_else(config, words):
   with pytest.raises(UserError, match=words):
-    read(timm_vit.to_timm(params_of('vit')), config=config)
+    read(timm_vit.to_timm(weights_of('vit').params), config=config)
 
 
 def test_the_published_giants_have_sixteen_heads():
@@ -185,7 +190,7 @@ def test_the_published_giants_have_sixteen_heads():
 
 
 def test_whether_the_class_token_has_a_position():
-  state = timm_vit.to_timm(params_of('vit'))
+  state = timm_vit.to_timm(weights_of('vit').params)
   without = state | {'pos_embed': state['pos_embed'][:, 1:]}
   got = read(without, num_heads=3).params['pos_embedding']
   assert got.shape == (1, 10, 36) and not got[:, 0].any()
@@ -203,7 +208,7 @@ def test_whether_the_class_token_has_a_position():
 
 
 def test_a_folder(tmp_path):
-  state = timm_vit.to_timm(params_of('vit'))
+  state = timm_vit.to_timm(weights_of('vit').params)
   with pytest.raises(UserError, match='has no model.safetensors: name a file'):
     published.read(tmp_path)
   torch_archives.save(tmp_path / 'pytorch_model.bin', state | {'cls_token': np.ones(3)})
@@ -266,81 +271,38 @@ def test_nan_is_refused_by_name(half):
   ],
 )
 def test_shapes_that_do_not_fit_each_other(name, shape, words):
-  flat = vision_transformer.to_npz(params_of('vit'))
+  flat = vision_transformer.to_npz(weights_of('vit').params)
   flat[name] = np.ones(shape)
   with pytest.raises(UserError, match=f'shapes that do not fit: .*{words}'):
     read(flat, '.npz')
 
 
-@pytest.mark.parametrize('source, write, args, kind', FILES)
-def test_no_shape_gets_through(source, write, args, kind):
-  arrays, firsts = write(params_of(kind), **args), ('root', 'stem', 'embedder', 'head')
-  if kind == 'vit':
-    firsts = 'cls', 'pos', 'embed', 'attn', 'query', 'head'
-  for first in firsts:
-    for name in [name for name in arrays if first in name and 'block1' not in name][:2]:
-      for shape in ((), (3,), (0,), (1, 1, 1, 1, 1)):
-        with pytest.raises(UserError):
-          bad = arrays | {name: np.ones(shape, np.float32)}
-          print(name, read(bad, suffix_of(source), num_heads=3).source)
+@pytest.mark.parametrize('name, source, write', FILES)
+def test_no_shape_gets_through(name, source, write):
+  arrays = write(weights_of(name))
+  heads = weights_of(name).architecture.get('num_heads')
+  firsts = {}  # of each kind
+  for array in arrays:
+    firsts.setdefault(re.sub(r'\d', '', array), array)
+  assert len(firsts) > 10
+  for array in firsts.values():
+    if arrays[array].size == 1:  # the bias of a mask
+      continue
+    for shape in ((), (9,), (0, 2), (1, 1, 1, 1, 1)):
+      with pytest.raises(UserError, match='.'):
+        bad = arrays | {array: np.ones(shape, np.float32)}
+        print(array, read(bad, source.suffixes[0], num_heads=heads).source)
 
 
 def test_shapes_of_other_layouts_that_do_not_fit():
-  state = timm_vit.to_timm(params_of('vit'))
+  state = timm_vit.to_timm(weights_of('vit').params)
   state['blocks.0.attn.qkv.weight'] = np.ones((108, 35), np.float32)
   with pytest.raises(UserError, match='shapes that do not fit'):
     read(state, num_heads=3)
-  flat = bit.to_big_transfer(params_of('bit'))
+  flat = bit.to_big_transfer(weights_of('bit').params)
   flat['resnet/group_norm/beta'] = np.ones(3)
   with pytest.raises(UserError, match=r'resnet/norm/bias \(3,\) is not \(512,\)'):
     read(flat, '.npz')
-
-
-def to_torchvision(variables):
-  counts = {'bn1.num_batches_tracked': np.array(7)}
-  return torchvision_resnet.to_torchvision(variables, 'frozen') | counts
-
-
-def to_transformers(variables):
-  return torchvision_resnet.to_transformers(variables, 'frozen')
-
-
-# Source, writer, and the model.
-RESNETS = [
-  ('torchvision or timm ResNet', to_torchvision, small_resnet(num_classes=5)),
-  ('torchvision or timm ResNet', to_torchvision, small_resnet(bottleneck=False)),
-  ('transformers ResNet', to_transformers, small_resnet(num_classes=5)),
-  ('transformers ResNet', to_transformers, small_resnet()),
-]
-DETRS = [
-  ('facebookresearch DETR', detr.to_facebook, small_detr()),
-  ('facebookresearch DETR', detr.to_facebook, small_detr(masks=True)),
-  ('facebookresearch DETR', detr.to_facebook, small_detr(norm='pre')),
-  (
-    'facebookresearch DETR',
-    detr.to_facebook,
-    small_detr(bottleneck=False, positions='learned'),
-  ),
-  ('transformers DETR', detr.to_transformers, small_detr()),
-  (
-    'transformers DETR',
-    lambda variables: detr.to_transformers(variables, 'transformers'),
-    small_detr(masks=True),
-  ),
-]
-
-
-@pytest.mark.parametrize('source, write, model', RESNETS + DETRS)
-def test_detectors_and_their_backbones(source, write, model, tmp_path):
-  variables = variables_of(model)
-  path, state = tmp_path / 'detr-r50.pth', write(variables)
-  torch_archives.save(path, {'model': state} if 'DETR' in source else state)
-  found = published.read(path, num_heads=4)
-  assert (found.source, found.assumed, found.channels) == (source, (), 3)
-  assert found.num_classes == model.num_classes
-  assert_same(found.variables, variables)
-  # A copy but for the names and parents that Flax gives.
-  assert found.model.clone(parent=None) == model.clone(parent=None)
 
 
 @pytest.mark.parametrize('classes, masks', [(91, False), (250, True)])
@@ -413,23 +375,8 @@ def test_our_writer_knows_what_a_detector_is():
   ],
 )
 def test_resnets_with_the_same_arrays(config, words):
-  state = to_torchvision(variables_of(small_resnet(num_classes=5)))
+  state = torchvision_resnet.to_torchvision(weights_of('resnet').variables, 'frozen')
+  state['bn1.num_batches_tracked'] = np.array(7)
   assert read(state, config=dict(architecture='resnet50'))
   with pytest.raises(UserError, match=words):
     read(state, config=config)
-
-
-@pytest.mark.parametrize('source, write, model', [RESNETS[0], DETRS[1], DETRS[3]])
-def test_no_shape_gets_through_of_detectors(source, write, model):
-  state = write(variables_of(model))
-  firsts = {}  # of each kind
-  for name in state:
-    firsts.setdefault(re.sub(r'\d', '', name), name)
-  assert len(firsts) > 15
-  for name in firsts.values():
-    if state[name].size == 1:  # the count of steps, and the bias of a mask
-      continue
-    for shape in ((), (9,), (0, 2), (1, 1, 1, 1, 1)):
-      with pytest.raises(UserError, match='.'):
-        bad = state | {name: np.ones(shape, np.float32)}
-        print(name, read(bad, num_heads=4).source)
