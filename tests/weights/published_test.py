@@ -278,6 +278,20 @@ def test_shapes_that_do_not_fit_each_other(name, shape, words):
 
 
 @pytest.mark.parametrize('name, source, write', FILES)
+def test_unknown_and_missing_names_are_listed(name, source, write):
+  whole, heads = write(weights_of(name)), weights_of(name).architecture.get('num_heads')
+  gone = next(array for array in whole if re.search('[nN]orm|bn|gn', array))
+  beside = Beside(pathlib.Path('f'), num_heads=heads)
+  for arrays, differences, words in (
+    (whole | {'extra': np.ones(2)}, ({'extra'}, set()), 'unknown extra'),
+    ({k: v for k, v in whole.items() if k != gone}, (set(), {gone}), 'missing'),
+  ):
+    assert source.differences(arrays) == differences
+    with pytest.raises(UserError, match=f'^f: {words}'):
+      source.read(arrays, beside)
+
+
+@pytest.mark.parametrize('name, source, write', FILES)
 def test_no_shape_gets_through(name, source, write):
   arrays = write(weights_of(name))
   heads = weights_of(name).architecture.get('num_heads')
