@@ -67,7 +67,7 @@ def violations(path: str, source: str) -> list[str]:
       continue
     if not {rest[0], '.'.join(rest[:2])} & {folder, *MAY_IMPORT[folder]}:
       found.append(module)
-    if 'families' in rest and folder != 'weights.families':
+    if rest[:2] == ['weights', 'families'] and folder != 'weights.families':
       found.append(module)
     if folder == rest[0] == 'models':
       if (pathlib.Path(path).stem, rest[1]) not in EXTENSIONS:
