@@ -91,11 +91,15 @@ def test_sources_are_told_apart(name, source, write):
   # A copy but for the names and parents that Flax gives.
   assert want.model.clone(parent=None) == MODELS[name].clone(parent=None)
   heads = want.architecture.get('num_heads')
-  got = read(write(want), source.suffixes[0], num_heads=heads)
+  arrays = write(want)
+  got = read(arrays, source.suffixes[0], num_heads=heads)
   assert (got.source, got.family) == (source.name, want.family)
   assert (got.num_classes, got.channels) == (MODELS[name].num_classes, 3)
   assert got.architecture == want.architecture | COMPUTED.get(source.name, {})
-  assert_same(got.variables, want.variables)
+  assert_same(write(got), arrays)
+  # In files of big_vision the class token has no position: it is added to the token.
+  if source.name != 'vision_transformer or big_vision ViT':
+    assert_same(got.variables, want.variables)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_shapes_that_do_not_fit_each_other(name, shape, words):
 @pytest.mark.parametrize('name, source, write', FILES)
 def test_unknown_and_missing_names_are_listed(name, source, write):
   whole, heads = write(weights_of(name)), weights_of(name).architecture.get('num_heads')
-  gone = next(array for array in whole if re.search('[nN]orm|bn|gn', array))
+  *_, gone = (array for array in whole if re.search('[nN]orm|bn|gn', array))
   beside = Beside(pathlib.Path('f'), num_heads=heads)
   for arrays, differences, words in (
     (whole | {'extra': np.ones(2)}, ({'extra'}, set()), 'unknown extra'),
@@ -298,7 +302,7 @@ def test_no_shape_gets_through(name, source, write):
   firsts = {}  # of each kind
   for array in arrays:
     firsts.setdefault(re.sub(r'\d', '', array), array)
-  assert len(firsts) > 10
+  assert len(firsts) > 8
   for array in firsts.values():
     if arrays[array].size == 1:  # the bias of a mask
       continue
