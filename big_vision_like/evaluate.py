@@ -25,7 +25,7 @@ from big_vision_like.devices.processes import say
 from big_vision_like.evals.evaluator import Evaluator, Results
 from big_vision_like.inference import adapt, loading
 from big_vision_like.inference.loading import load_run
-from big_vision_like.inference.preprocessing import DetectionPreprocessing
+from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.run import experiment, preflight
 from big_vision_like.run.metrics import listed
 from big_vision_like.tasks.task import State, Task

@@ -30,7 +30,6 @@ MODULES: Mapping[str, str] = {
   'big_vision_like.checkpoint': 'big_vision_like.run.checkpoint',
   'big_vision_like.data.input': 'big_vision_like.data.input.base',
   'big_vision_like.data.marian_vocabulary': 'big_vision_like.data.text.marian',
-  'big_vision_like.data.preprocessing': 'big_vision_like.inference.preprocessing',
   'big_vision_like.data.source': 'big_vision_like.data.sources.base',
   'big_vision_like.data.sources': 'big_vision_like.data.sources.tfds',
   'big_vision_like.init_from': 'big_vision_like.run.init_from',

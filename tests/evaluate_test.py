@@ -20,10 +20,8 @@ from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.evals import detection as evals
 from big_vision_like.inference import adapt, loading
-from big_vision_like.inference.preprocessing import (
-  DetectionPreprocessing,
-  Preprocessing,
-)
+from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.models import detr, resnet, vit
 from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import set_detection

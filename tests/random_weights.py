@@ -9,7 +9,6 @@ from big_vision_like.run import checkpoint
 from big_vision_like.tasks.task import State
 
 VIT = dict(patch=8, width=36, depth=2, num_heads=3, mlp_dim=72)
-MODELS = {'vit': vit.ViT, 'bit': bit.BiT, 'bit_v1': bit.BiTv1}
 
 
 def params_of(model, image_size=(24, 24), channels=3, seed=0):
@@ -48,7 +47,8 @@ def small_vit(num_classes=5, **kwargs):
 
 
 def small_bit(family='bit', depths=(2, 1), num_classes=5):
-  model = MODELS[family](num_classes=num_classes, depths=depths)
+  kind = bit.BiTv1 if family == 'bit_v1' else bit.BiT
+  model = kind(num_classes=num_classes, depths=depths)
   return params_of(model, (32, 32))
 
 

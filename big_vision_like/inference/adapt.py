@@ -1,7 +1,6 @@
 """Adapts a config to the weights that it evaluates: their model, and its images."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import flax.linen as nn
 import ml_collections as mlc
@@ -9,17 +8,11 @@ import ml_collections as mlc
 from big_vision_like import spec
 from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
-from big_vision_like.inference import preprocessing
-from big_vision_like.inference.preprocessing import (
-  DetectionPreprocessing,
-  Preprocessing,
-)
+from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.run import provenance
 
 # Of a model: what is not of its weights, but where and in what numbers it computes.
 COMPUTES = ('parent', 'name', 'scan', 'remat', 'dtype')
-# Sides of padded images are multiples of this, where the config's do not fit.
-MULTIPLE = 32
 
 
 def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.ConfigDict:
@@ -68,15 +61,12 @@ def _like(model: nn.Module, node: mlc.ConfigDict) -> mlc.ConfigDict:
   return spec.spec(type(model), **arguments)
 
 
-def with_preprocessing(
-  config: mlc.ConfigDict, preprocess: Preprocessing | DetectionPreprocessing
-) -> mlc.ConfigDict:
+def with_preprocessing(config: mlc.ConfigDict, preprocess: Prepare) -> mlc.ConfigDict:
   """The config with evaluators whose images are sized and normalised like this."""
-  sized = _resized if isinstance(preprocess, DetectionPreprocessing) else _sized
   config = config.copy_and_resolve_references()
   for _, node in spec.calls(config.evals):
     if provenance.decodes(node):
-      node['transforms'] = sized(node['transforms'], preprocess)
+      node['transforms'] = preprocess.replaced(node['transforms'])
   for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
     if spec.held(config.task, name) is None:
       task = spec.symbol(config.task).__name__
@@ -84,49 +74,6 @@ def with_preprocessing(
     with config.task.ignore_type():  # one number, or one for each channel
       config.task[name] = values
   return config
-
-
-def _sized(
-  nodes: Sequence[mlc.ConfigDict], preprocess: Preprocessing
-) -> list[mlc.ConfigDict]:
-  """Transforms of a config, with others that size images."""
-  decode, *rest = nodes
-  sizing = [spec.symbol(node) in preprocessing.SIZING for node in rest]
-  place = sizing.index(True) if True in sizing else 0
-  kept = [n for n, sizes in zip(rest, sizing, strict=True) if not sizes]
-  decode = spec.spec(spec.symbol(decode), channels=preprocess.channels)
-  return [decode, *kept[:place], *preprocess.specs(), *kept[place:]]
-
-
-def _resized(
-  nodes: Sequence[mlc.ConfigDict], preprocess: DetectionPreprocessing
-) -> list[mlc.ConfigDict]:
-  """Transforms of a config, with others that resize and pad images, if any resize.
-
-  Where they resize to the same sizes they are all kept.
-  """
-  sides = preprocess.short, preprocess.longest
-  before = [node for node in nodes if spec.symbol(node) is boxes.ResizeShort]
-  told = {(node['size'], spec.held(node, 'longest')) for node in before}
-  if preprocess.short is None or told <= {sides}:
-    return list(nodes)
-  padded = preprocess.shapes
-  if not padded:
-    if preprocess.longest is None:
-      raise UserError(
-        f'the weights want shorter sides of {preprocess.short} pixels and no longest'
-        " one, but batches need shapes: --preprocessing=config keeps the config's"
-      )
-    low, high = (-(-side // MULTIPLE) * MULTIPLE for side in sides)
-    padded = ((low, high), (high, low))
-  made = []
-  for node in nodes:
-    if spec.symbol(node) is boxes.ResizeShort:
-      node = spec.spec(boxes.ResizeShort, size=sides[0], longest=sides[1])
-    elif spec.symbol(node) is boxes.Pad:
-      node = spec.spec(boxes.Pad, sizes=padded, max_boxes=node['max_boxes'])
-    made.append(node)
-  return made
 
 
 def resizes(config: mlc.ConfigDict) -> bool:

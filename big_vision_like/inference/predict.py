@@ -11,7 +11,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.inference import loading
-from big_vision_like.inference.preprocessing import Preprocessing
+from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.viz import attention, images
 
 SIDE = 384  # pixels of each part of a picture, at most

@@ -12,7 +12,7 @@ import numpy as np
 from big_vision_like.errors import UserError
 from big_vision_like.evals import panoptic
 from big_vision_like.inference import preprocessing
-from big_vision_like.inference.preprocessing import DetectionPreprocessing, Found
+from big_vision_like.inference.objects import DetectionPreprocessing, Found
 from big_vision_like.viz import detection
 
 THRESHOLD = 0.7  # as in the published demonstration

@@ -14,11 +14,11 @@ import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from big_vision_like.errors import UserError
 from big_vision_like.layers import transformer
 from big_vision_like.ops import masks, positions, precision
-from big_vision_like.weights import tree
 
 # Width, depth, hidden width of the MLP, heads: arXiv:1706.03762 table 3.
 SIZES = {'base': (512, 6, 2048, 8), 'big': (1024, 6, 4096, 16)}
@@ -291,5 +291,6 @@ def reorder(cache: Mapping[str, Any], beam_BK: jax.Array) -> dict[str, Any]:
       return x
     return jnp.take(x, row_b, axis=1 if 'blocks' in modules else 0)
 
-  flat = tree.flatten(cache)
-  return tree.unflatten({path: moved(path, x) for path, x in flat.items()})
+  flat = traverse_util.flatten_dict(cache, sep='/')
+  flat = {path: moved(path, x) for path, x in flat.items()}
+  return traverse_util.unflatten_dict(flat, sep='/')

@@ -12,7 +12,7 @@ of it, L depth, P learned tokens; R size of the representation (D without one).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -133,6 +133,19 @@ class ViT(nn.Module):
     trunk, patch = self._strides()
     height, width = (-(-side // trunk) for side in image_size)
     return height // patch[0], width // patch[1]
+
+  def table_grid(
+    self, params: Mapping[str, Any]
+  ) -> tuple[int | None, tuple[int, int] | None]:
+    """Returns how many positions of a grid are learned, and the grid they are for.
+
+    None is what the tables among the parameters do not tell.
+    """
+    if 'pos_rows' in params:
+      return None, (params['pos_rows'].shape[1], params['pos_columns'].shape[1])
+    if 'pos_embedding' in params:
+      return params['pos_embedding'].shape[1] - int('cls' in params), None
+    return None, None
 
   def _strides(self) -> tuple[int, tuple[int, int]]:
     """Returns the stride of the ResNet, and the patch on its map."""

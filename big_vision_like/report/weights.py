@@ -12,10 +12,8 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.inference import loading
-from big_vision_like.inference.preprocessing import (
-  DetectionPreprocessing,
-  Preprocessing,
-)
+from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.ops import images
 from big_vision_like.report import page, vit
 from big_vision_like.report.source import Section

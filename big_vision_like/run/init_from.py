@@ -21,13 +21,12 @@ from big_vision_like import spec, upgrade
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, listed, shape_text
 from big_vision_like.files import read_json
-from big_vision_like.inference import preprocessing
 from big_vision_like.ops import positions
 from big_vision_like.ops.images import Normalization
 from big_vision_like.ops.positions import Grid
 from big_vision_like.run import checkpoint, provenance
 from big_vision_like.tasks.task import Network, State, zeros_of
-from big_vision_like.weights import published
+from big_vision_like.weights import family, published
 from big_vision_like.weights import tree as trees
 
 Tree = dict[str, Any]
@@ -91,7 +90,7 @@ def from_run(
     mean,
     std,
     grid=provenance.run_grid(config, chosen.module),
-    tokens=provenance.num_positions(variables['params']),
+    tokens=provenance.table_grid(chosen.module, variables['params'])[0],
   )
 
 
@@ -116,32 +115,27 @@ def from_file(
   return dataclasses.replace(
     _with_images(found, path),
     grid=provenance.published_grid(found, source_grid),
-    tokens=provenance.num_positions(found.params),
+    tokens=provenance.table_grid(found.model, found.params)[0],
   )
 
 
 def from_backbone(path: str, at: str = 'backbone') -> Weights:
-  """Reads a published ResNet without its classifier, as the part `at` of a model.
+  """Reads a published classifier without its head, as the part `at` of a model.
 
-  The scales, offsets and statistics of its norms are constants, not parameters.
+  The scales, offsets and statistics of frozen norms are constants, not parameters.
   """
   found = published.read(path)
-  if found.family != 'resnet':
-    raise UserError(f'{path} is a {found.source}: a backbone is a ResNet')
+  if not found.family.backbone:
+    known = [x.model.__name__ for x in family.families().values() if x.backbone]
+    raise UserError(f'{path} is a {found.source}: a backbone is a {" or ".join(known)}')
   params = {name: part for name, part in found.params.items() if name != 'head'}
-  variables = {'params': {at: params}, 'constants': {at: found.constants}}
+  found = dataclasses.replace(found, params=params)
+  variables = {kind: {at: part} for kind, part in found.variables.items()}
   return dataclasses.replace(_with_images(found, path), variables=variables)
 
 
 def _with_images(found: published.Published, path: str) -> Weights:
-  images = preprocessing.of_weights(
-    found.metadata,
-    pathlib.Path(path).stem,
-    None,
-    found.num_classes,
-    found.channels,
-    found.family,
-  )
+  images = found.images(pathlib.Path(path).stem)
   return Weights(found.variables, images.mean, images.std)
 
 

@@ -13,17 +13,9 @@ import flax.linen as nn
 from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
-from big_vision_like.models import bit, detr, resnet, vit
 from big_vision_like.ops.positions import Grid
-from big_vision_like.weights import published
+from big_vision_like.weights import beside, published
 
-MODELS = {
-  'vit': vit.ViT,
-  'bit': bit.BiT,
-  'bit_v1': bit.BiTv1,
-  'resnet': resnet.ResNet,
-  'detr': detr.DETR,
-}
 # Transforms after which images have their `size`, and others that change sizes.
 SIZED = (
   image.Resize,
@@ -37,14 +29,6 @@ SIZED = (
 UNSIZED = (image.ResizeSmall, image.ReflectPad)
 
 
-def model_of(weights: published.Published) -> nn.Module:
-  """Returns the model of published weights."""
-  arguments = dict(weights.architecture)
-  if 'backbone' in arguments:
-    arguments['backbone'] = resnet.ResNet(**arguments['backbone'])
-  return MODELS[weights.family](num_classes=weights.num_classes, **arguments)
-
-
 def published_grid(
   weights: published.Published, source_grid: Grid | None = None
 ) -> Grid | None:
@@ -53,14 +37,14 @@ def published_grid(
   The JSON files beside the weights tell the size of the images, or else `source_grid`
   (rows, columns). Raises if none of the sizes that they tell has as many tokens.
   """
-  model, params = model_of(weights), weights.params
+  model = weights.model
   if not hasattr(model, 'grid'):
     return None
-  if 'pos_rows' in params:
-    grid = params['pos_rows'].shape[1], params['pos_columns'].shape[1]
+  count, grid = table_grid(model, weights.params)
+  if grid is not None:
     return chosen_grid(grid, source_grid)
-  sizes = published.told_sizes(weights.metadata)
-  grids, count = [model.grid(size) for size in sizes], num_positions(params)
+  sizes = beside.told_sizes(weights.metadata)
+  grids = [model.grid(size) for size in sizes]
   for grid in grids:
     if count in (None, math.prod(grid)):
       return chosen_grid(grid, source_grid)
@@ -91,11 +75,22 @@ def chosen_grid(known: Grid | None, source_grid: Grid | None) -> Grid | None:
   return given
 
 
-def num_positions(params: Mapping[str, Any]) -> int | None:
-  """Returns the number of learned positions of a ViT's grid, None if it has none."""
-  if 'pos_embedding' not in params:
-    return None
-  return params['pos_embedding'].shape[1] - int('cls' in params)
+def table_grid(
+  model: nn.Module, params: Mapping[str, Any]
+) -> tuple[int | None, Grid | None]:
+  """Returns what `model.table_grid` does, and nothing of models without a grid."""
+  return model.table_grid(params) if hasattr(model, 'grid') else (None, None)
+
+
+def square(count: int) -> Grid:
+  """Returns the square grid with this number of positions."""
+  side = math.isqrt(count)
+  if side**2 != count:
+    raise UserError(
+      f'{count} positions are no square: say what images they are for with --image-size'
+      ' HEIGHT WIDTH'
+    )
+  return side, side
 
 
 def run_grid(config: Mapping[str, Any], model: nn.Module) -> Grid | None:
@@ -126,7 +121,7 @@ def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
       size = None
     untouched = untouched and size is None and kind not in UNSIZED
   if not untouched:
-    return published.size_of(size)
+    return beside.size_of(size)
   try:
     return first_size(node)
   except (UserError, OSError):  # the data have moved

@@ -104,6 +104,12 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
 
 
+def without_counts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the arrays but for the counts of steps that PyTorch's norms keep."""
+  counts = '.num_batches_tracked'
+  return {name: x for name, x in arrays.items() if not name.endswith(counts)}
+
+
 def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
   """Raises a `UserError` that names the arrays with NaN or infinities."""
   broken = sorted(name for name, array in arrays.items() if not _finite(array))

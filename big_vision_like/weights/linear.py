@@ -108,19 +108,6 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def timm_preprocessing(image_size: Sequence[int], channels: int) -> dict[str, object]:
-  """How images become what our models take, as timm says it."""
-  return dict(
-    input_size=[channels, *image_size],
-    mean=[0.5] * channels,
-    std=[0.5] * channels,
-    interpolation='bilinear',
-    crop_pct=1.0,
-    crop_mode='squash',
-    pool_size=None,
-  )
-
-
 def leaves(module: str) -> Sequence[str]:
   """The leaves that one of our modules may have, by kind of module."""
   return ('scale', 'bias') if 'norm' in module.split('/')[-1] else ('kernel', 'bias')

@@ -46,7 +46,6 @@ def config(
   depths: Sequence[int],
   width: float,
   num_classes: int,
-  image_size: Sequence[int],
   channels: int = 3,
 ) -> dict[str, Any]:
   """What the config.json beside a file of version 2 says, for timm.create_model."""
@@ -61,8 +60,7 @@ def config(
     'num_classes': num_classes,
     'num_features': int(64 * width) * 2 ** (len(depths) + 1),
     'model_args': {'in_chans': channels},
-    'pretrained_cfg': linear.timm_preprocessing(image_size, channels)
-    | dict(
+    'pretrained_cfg': dict(
       num_classes=num_classes,
       pool_size=[7, 7],
       first_conv='stem.conv',

@@ -186,8 +186,7 @@ def config(
     'num_features': width,
     'global_pool': _POOLS[pool],
     'model_args': arguments,
-    'pretrained_cfg': linear.timm_preprocessing(image_size, channels)
-    | dict(
+    'pretrained_cfg': dict(
       num_classes=num_classes,
       fixed_input_size=True,
       first_conv=first,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import linear, resnet_names, tree
+from big_vision_like.weights import files, linear, resnet_names, tree
 
 # Our collection and name of a norm's arrays.
 _NORMS = {
@@ -31,8 +31,6 @@ _NORMS = {
 }
 # The classifier of torchvision and of transformers.
 _HEADS = ('fc', 'classifier.1')
-# The count of steps, which nothing reads.
-_UNREAD = '.num_batches_tracked'
 
 
 class Names(NamedTuple):
@@ -136,11 +134,6 @@ def _places(found: Sizes, of: Names) -> list[str]:
   return places
 
 
-def without_counts(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The arrays that are read."""
-  return {name: x for name, x in state.items() if not name.endswith(_UNREAD)}
-
-
 def from_torchvision(
   state: Mapping[str, np.ndarray], norm: str = 'batch', source: str = 'state dict'
 ) -> tree.Tree:
@@ -155,7 +148,7 @@ def read(
   state: Mapping[str, np.ndarray], known: linear.Table, num_heads: int, source: str
 ) -> tree.Tree:
   """A state dict, of which only counts of steps are not in the table, as our tree."""
-  state = without_counts(state)
+  state = files.without_counts(state)
   tree.check_names(source, *tree.differences(state, known))
   return tree.unflatten(linear.from_state(state, known, num_heads))
 

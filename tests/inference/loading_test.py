@@ -16,7 +16,7 @@ from big_vision_like.data.sources import coco_classes, tfds
 from big_vision_like.data.sources.base import InMemory
 from big_vision_like.data.transforms import boxes, image
 from big_vision_like.errors import UserError
-from big_vision_like.inference import loading, preprocessing
+from big_vision_like.inference import classes, loading, objects
 from big_vision_like.models import bit, resnet, vit
 from big_vision_like.ops import positions
 from big_vision_like.run import experiment
@@ -127,12 +127,12 @@ def test_grids_of_as_many_tokens_are_not_confused(tmp_path):
 
 def test_files_that_say_their_size_are_believed(tmp_path):
   path, table = wide_file(tmp_path, (16, 64))
-  images = preprocessing.Preprocessing((16, 64))
+  images = classes.Preprocessing((16, 64))
   path.with_suffix('.json').write_text(json.dumps({'preprocessing': images.to_json()}))
   _, variables, preprocess = loading.load(path, (32, 128))
   want = positions.resize(table, (2, 8), (4, 16), num_prefix=1)
   np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
-  images = preprocessing.Preprocessing((24, 24))
+  images = classes.Preprocessing((24, 24))
   path.with_suffix('.json').write_text(json.dumps({'preprocessing': images.to_json()}))
   told = 'tell images of 24x24, a grid of 3x3, but there are 16 positions'
   with pytest.raises(UserError, match=told):
@@ -302,9 +302,9 @@ def test_pictures_of_any_size_are_padded(tmp_path):
 def test_what_detection_transforms_come_to():
   steps = [boxes.Objects(), boxes.ResizeShort(60, 90), boxes.Pad([[64, 96]], 3)]
   want = {'short': 60, 'longest': 90, 'shapes': ((64, 96),)}
-  assert loading.detection_sizing(steps) == want
+  assert objects.sizing(steps) == want
   with pytest.raises(UserError, match='not by RandomSizeCrop: take a config'):
-    loading.detection_sizing([boxes.RandomSizeCrop(3, 5), *steps])
+    objects.sizing([boxes.RandomSizeCrop(3, 5), *steps])
 
 
 def test_published_detectors(detector, tmp_path):
@@ -362,12 +362,12 @@ RESIZE, CROP = image.Resize(8), image.CentralCrop(6)
   ],
 )
 def test_what_transforms_come_to(steps, want):
-  assert loading.sizing(steps) == want
+  assert classes.sizing(steps) == want
 
 
 def test_transforms_that_come_to_no_size():
   with pytest.raises(UserError, match='CentralCrop, not of CentralCrop, Resize'):
-    loading.sizing([CROP, RESIZE])
+    classes.sizing([CROP, RESIZE])
 
 
 def test_the_input_that_tells():

@@ -11,12 +11,11 @@ from big_vision_like.data import benchmarks
 from big_vision_like.data.sources import coco_classes
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
-from big_vision_like.inference import preprocessing
-from big_vision_like.inference.preprocessing import (
-  DetectionPreprocessing,
-  Preprocessing,
-)
+from big_vision_like.inference import hub_json
+from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.tasks import set_detection
+from big_vision_like.weights.families import bit, detr, resnet, vit
 
 TIMM = dict(
   input_size=[3, 20, 20],
@@ -63,7 +62,9 @@ def test_it_is_what_evaluation_does(picture):
   np.testing.assert_array_equal(crop.sized(picture), want)
   both = Preprocessing((8, 8), resize=(12, 12))
   assert both.transforms == (image.Resize(12), image.CentralCrop(8))
-  assert [node.to_dict() for node in crop.specs()] == [
+  decode, *sized = crop.replaced([spec.spec(image.Decode)])
+  assert decode.channels == 3
+  assert [node.to_dict() for node in sized] == [
     {
       '_fn': f'{image.__name__}:ResizeSmall',
       'size': 12,
@@ -142,9 +143,9 @@ def test_another_size_keeps_the_share_of_the_crop(resize, want):
 
 def test_as_plain_data():
   own = Preprocessing((8, 9), resize=(10, 12), label_names=('a',), scores='sigmoid')
-  assert preprocessing.from_json(json.loads(json.dumps(own.to_json()))) == own
+  assert Preprocessing.from_json(json.loads(json.dumps(own.to_json()))) == own
   with pytest.raises(UserError, match='unexpected'):
-    preprocessing.from_json({'sise': 8})
+    Preprocessing.from_json({'sise': 8})
 
 
 @pytest.mark.parametrize(
@@ -163,30 +164,30 @@ def test_wrong_fields(fields, message):
 
 def test_from_timm():
   names = dict(label_names=['n1', 'n2'], label_descriptions={'n1': 'cat'})
-  found = preprocessing.from_timm(names | {'pretrained_cfg': TIMM})
+  found = hub_json.from_timm(names | {'pretrained_cfg': TIMM})
   assert (found.size, found.resize) == ((20, 20), 25)
   assert found.interpolation == 'pillow_bicubic'
   assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
   assert found.label_names == ('cat', 'n2')
   squash = TIMM | dict(crop_mode='squash')
-  assert preprocessing.from_timm({'pretrained_cfg': squash}).resize == (25, 25)
+  assert hub_json.from_timm({'pretrained_cfg': squash}).resize == (25, 25)
   whole = squash | dict(crop_pct=1.0, input_size=[3, 20, 24])
-  found = preprocessing.from_timm({'pretrained_cfg': whole})
+  found = hub_json.from_timm({'pretrained_cfg': whole})
   assert (found.size, found.resize) == ((20, 24), 'squash')
 
 
 def test_from_transformers():
   config = {'id2label': {'10': 'k', '2': 'c', '0': 'a'}}
-  found = preprocessing.from_transformers(TRANSFORMERS, config)
+  found = hub_json.from_transformers(TRANSFORMERS, config)
   assert (found.size, found.resize) == ((20, 24), 'squash')
   assert found.interpolation == 'pillow_bilinear'
   assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
   assert found.label_names == ('a', 'c', 'k')
   crop = dict(size={'shortest_edge': 25}, do_center_crop=True, crop_size=20)
   config = {'id2label': {'0': 'LABEL_0'}}  # no name
-  found = preprocessing.from_transformers(TRANSFORMERS | crop, config)
+  found = hub_json.from_transformers(TRANSFORMERS | crop, config)
   assert (found.size, found.resize, found.label_names) == ((20, 20), 25, ())
-  plain = preprocessing.from_transformers(TRANSFORMERS | dict(do_normalize=False), {})
+  plain = hub_json.from_transformers(TRANSFORMERS | dict(do_normalize=False), {})
   assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
@@ -199,17 +200,17 @@ def test_what_timm_and_transformers_are_told_they_do(resize):
     mean=(0.4, 0.5, 0.6),
     std=(0.1, 0.2, 0.3),
   )
-  timm = {'pretrained_cfg': preprocessing.to_timm(own)}
-  transformers = json.loads(json.dumps(preprocessing.to_transformers(own)))
+  timm = {'pretrained_cfg': hub_json.to_timm(own)}
+  transformers = json.loads(json.dumps(hub_json.to_transformers(own)))
   for back in (
-    preprocessing.from_timm(timm),
-    preprocessing.from_transformers(transformers, {}),
+    hub_json.from_timm(timm),
+    hub_json.from_transformers(transformers, {}),
   ):
     # How numbers are rounded neither of them says: each has its own way.
     assert dataclasses.replace(back, source='', rounding=own.rounding) == own
     assert back.rounding != own.rounding
   with pytest.raises(UserError, match='timm crops squares of squares only'):
-    preprocessing.to_timm(dataclasses.replace(own, resize=(250, 260)))
+    hub_json.to_timm(dataclasses.replace(own, resize=(250, 260)))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_what_timm_and_transformers_are_told_they_do(resize):
 )
 def test_what_transformers_may_say_that_is_not_done(change, message):
   with pytest.raises(UserError, match=message):
-    preprocessing.from_transformers(TRANSFORMERS | change, {})
+    hub_json.from_transformers(TRANSFORMERS | change, {})
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_what_transformers_may_say_that_is_not_done(change, message):
 )
 def test_what_timm_may_say_that_is_not_done(change, message):
   with pytest.raises(UserError, match=message):
-    preprocessing.from_timm({'pretrained_cfg': TIMM | change})
+    hub_json.from_timm({'pretrained_cfg': TIMM | change})
 
 
 @pytest.mark.parametrize(
@@ -256,20 +257,20 @@ def test_what_timm_may_say_that_is_not_done(change, message):
   ],
 )
 def test_sizes_that_only_names_tell(name, size):
-  assert preprocessing.size_by_name(name) == size
-  found = preprocessing.of_weights({}, name, None, 5)
+  assert bit.size_by_name(name) == size
+  found = vit.FAMILY.images({}, name, None, 5)
   assert (found.size, found.resize, found.mean) == ((size, size), 'squash', (0.5,) * 3)
 
 
 def test_who_says_it():
   beside = {'config.json': {'pretrained_cfg': TIMM}}
-  assert preprocessing.of_weights(beside, 'm', None, 5).resize == 25
+  assert vit.FAMILY.images(beside, 'm', None, 5).resize == 25
   beside['preprocessor_config.json'] = TRANSFORMERS
-  assert preprocessing.of_weights(beside, 'm', None, 5).size == (20, 24)
+  assert vit.FAMILY.images(beside, 'm', None, 5).size == (20, 24)
   ours = Preprocessing((7, 7), label_names=('x',))
   beside['m.json'] = {'preprocessing': ours.to_json()}
-  assert preprocessing.of_weights(beside, 'm', None, 5) == ours
-  google = preprocessing.of_weights({}, 'm', (32, 16), 21_843, channels=1)
+  assert vit.FAMILY.images(beside, 'm', None, 5) == ours
+  google = vit.FAMILY.images({}, 'm', (32, 16), 21_843, channels=1)
   assert (google.size, google.mean, google.scores) == ((32, 16), (0.5,), 'sigmoid')
   assert google.label_names == ()
 
@@ -279,7 +280,7 @@ def test_names_of_imagenet():
 
   Class 0 is the tench, n01440764.
   """
-  names = preprocessing.of_weights({}, 'm', None, 1000).label_names
+  names = vit.FAMILY.images({}, 'm', None, 1000).label_names
   assert len(names) == 1000 and names[0] == 'n01440764' and list(names) == sorted(names)
 
 
@@ -381,7 +382,7 @@ def test_detection_preprocessing_that_is_none(fields, message):
 def test_what_published_detectors_want():
   def read(num_classes=91, **metadata):
     files = {name.replace('_json', '.json'): v for name, v in metadata.items()}
-    return preprocessing.of_weights(files, 'a', None, num_classes, family='detr')
+    return detr.FAMILY.images(files, 'a', None, num_classes)
 
   plain = read()
   assert (plain.short, plain.longest, plain.shapes) == (800, 1333, ())
@@ -421,6 +422,6 @@ def test_cocos_names_are_as_many_as_its_ids():
 
 
 def test_what_published_resnets_want():
-  own = preprocessing.of_weights({}, 'resnet50', None, 1000, family='resnet')
+  own = resnet.FAMILY.images({}, 'resnet50', None, 1000)
   assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
   assert own.interpolation == 'pillow_bilinear' and len(own.label_names) == 1000

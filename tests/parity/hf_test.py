@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from big_vision_like.inference.preprocessing import Preprocessing
+from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.weights import files, published, transformers_vit, tree
 

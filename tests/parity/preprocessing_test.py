@@ -8,7 +8,7 @@ import timm
 import transformers
 from PIL import Image
 
-from big_vision_like.inference import preprocessing
+from big_vision_like.inference import hub_json
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_timm(picture, told):
     crop_mode=told['crop_mode'],
   )
   want = theirs(picture).permute(1, 2, 0).numpy()
-  ours = preprocessing.from_timm({'pretrained_cfg': told})
+  ours = hub_json.from_timm({'pretrained_cfg': told})
   np.testing.assert_allclose(ours(picture), want, rtol=0, atol=1e-6)
 
 
@@ -56,5 +56,5 @@ def test_transformers(picture, make, tmp_path):
   theirs.save_pretrained(tmp_path)
   want = theirs(picture, return_tensors='np')['pixel_values'][0].transpose(1, 2, 0)
   told = json.loads((tmp_path / 'preprocessor_config.json').read_text())
-  ours = preprocessing.from_transformers(told, {})
+  ours = hub_json.from_transformers(told, {})
   np.testing.assert_allclose(ours(picture), want, rtol=0, atol=1e-6)

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 
-from big_vision_like.inference.preprocessing import Preprocessing
+from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.models import vit
 from big_vision_like.weights import published, timm_vit, tree
 
@@ -119,7 +119,7 @@ def test_a_folder_runs_in_timm(architecture, tmp_path, key):
   ours = vit.ViT(num_classes=5, **sizes)
   image_BHWC = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype('float32')
   params = random_like(ours, key, image_BHWC)
-  weights = published.describe(params, 'vit', without='none')
+  weights = published.describe(params, 'vit')
   tool.write(weights, Preprocessing((32, 32)), tmp_path / 'out', 'timm', (32, 32))
   theirs = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
   want = ours.apply({'params': params}, image_BHWC)['logits']

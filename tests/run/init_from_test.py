@@ -18,7 +18,7 @@ from big_vision_like.data.input import base
 from big_vision_like.data.transforms import image
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
-from big_vision_like.inference import preprocessing
+from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import vit
 from big_vision_like.ops import positions
@@ -296,7 +296,7 @@ def test_a_file_brings_its_normalisation(tmp_path):
   found = init_from.from_file(str(tmp_path / 'a.npz'))
   assert (found.mean, found.std) == ((0.5,) * 3, (0.5,) * 3)
   told = dict(size=(16, 16), mean=(0.1,) * 3, std=(0.2,) * 3)
-  found = preprocessing.Preprocessing(**told)
+  found = Preprocessing(**told)
   beside = {'preprocessing': found.to_json()}
   (tmp_path / 'a.json').write_text(json.dumps(beside))
   found = init_from.from_file(str(tmp_path / 'a.npz'))

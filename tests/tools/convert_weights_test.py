@@ -10,7 +10,7 @@ from random_weights import assert_same, run_of
 
 from big_vision_like import spec
 from big_vision_like.data.transforms import image
-from big_vision_like.inference import loading, preprocessing
+from big_vision_like.inference import classes, loading
 from big_vision_like.models import vit
 from big_vision_like.run import experiment
 from big_vision_like.weights import (
@@ -22,8 +22,9 @@ from big_vision_like.weights import (
   tree,
   vision_transformer,
 )
+from big_vision_like.weights.families import vit as vit_family
 
-IMAGES = preprocessing.Preprocessing((224, 224))
+IMAGES = classes.Preprocessing((224, 224))
 
 
 @pytest.fixture(scope='module')
@@ -115,7 +116,7 @@ def test_computed_positions_are_written_out(tool, tmp_path):
   params = random_weights.small_vit(pool='gap', posemb='sincos2d')
   files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
   with pytest.raises(ValueError, match='computed from the size .*--image-size'):
-    tool.image_size(published.describe(params, 'vit'), IMAGES, None)
+    vit_family.image_size(published.read(tmp_path / 'in.npz'), IMAGES, None)
   words = ['--image-size', '16', '24']
   assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out', *words) == 0
   got = published.read(tmp_path / 'out')
@@ -198,7 +199,7 @@ def test_runs_of_other_models(tool, tmp_path, capsys):
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
   random_weights.save_run(tmp_path / 'run', config, {'a': np.ones(2)})
   assert convert(tool, tmp_path / 'run', tmp_path / 'out') == 1
-  words = 'is a run of Transformer: what is converted is ViT, BiT, BiTv1'
+  words = 'is a run of Transformer: what is converted is BiT, BiTv1, DETR'
   assert words in capsys.readouterr().err
 
 
@@ -271,15 +272,15 @@ def test_a_grid_that_is_no_square_there_and_back(tool, out, tmp_path):
   assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
-def test_a_grid_that_is_no_square_asks_for_the_size(tool):
+def test_a_grid_that_is_no_square_asks_for_the_size():
   params = random_weights.small_vit()
   params['pos_embedding'] = params['pos_embedding'][:, :7]
   weights = published.describe(params, 'vit')
   with pytest.raises(ValueError, match='6 positions are no square.*--image-size'):
-    tool.image_size(weights, IMAGES, None)
-  assert tool.image_size(weights, IMAGES, (16, 24)) == (16, 24)
+    vit_family.image_size(weights, IMAGES, None)
+  assert vit_family.image_size(weights, IMAGES, (16, 24)) == (16, 24)
   hybrid = published.describe(random_weights.small_vit(resnet=(2, 1), patch=1), 'vit')
-  assert tool.image_size(hybrid, IMAGES, None) == (24, 24)
+  assert vit_family.image_size(hybrid, IMAGES, None) == (24, 24)
 
 
 @pytest.mark.parametrize(

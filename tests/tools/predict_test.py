@@ -12,7 +12,7 @@ from PIL import Image
 from big_vision_like import cli
 from big_vision_like.inference import loading
 from big_vision_like.inference import predict_detection as detection
-from big_vision_like.inference.preprocessing import Found
+from big_vision_like.inference.objects import Found
 from big_vision_like.weights import bit, files, vision_transformer
 from tools import predict as tool
 

@@ -119,22 +119,6 @@ def test_unknown_backbone():
     weights.to_transformers({}, 'keras')
 
 
-def test_unknown_and_missing_names_are_listed():
-  variables = variables_of(small_detr())
-  for write, read, gone in (
-    (weights.to_facebook, weights.from_facebook, 'bbox_embed.layers.1.bias'),
-    (
-      weights.to_transformers,
-      weights.from_transformers,
-      'model.decoder.layers.1.encoder_attn.k_proj.bias',
-    ),
-  ):
-    state = write(variables)
-    state['extra.weight'] = state.pop(gone)
-    with pytest.raises(UserError, match=f'^f: unknown extra.weight; missing {gone}$'):
-      read(state, num_heads=4, source='f')
-
-
 def test_masks_alone():
   variables = variables_of(small_detr(masks=True))
   state = weights.to_facebook(variables)
@@ -167,9 +151,6 @@ def test_resnets_of_torchvision_both_ways(bottleneck, norm):
   assert state['fc.weight'].shape == (5, 16 if bottleneck else 4)
   state['bn1.num_batches_tracked'] = np.array(3)
   assert_same(torchvision_resnet.from_torchvision(state, norm), variables)
-  state['bn9.weight'] = state.pop('layer2.1.bn2.bias')
-  with pytest.raises(UserError, match='unknown bn9.weight; missing layer2.1.bn2.bias$'):
-    torchvision_resnet.from_torchvision(state, norm)
 
 
 @pytest.mark.parametrize('classes', [0, 5])
@@ -183,6 +164,3 @@ def test_resnets_of_transformers_both_ways(classes):
   assert ('classifier.1.weight' in state) == (classes > 0)
   state['resnet.x.num_batches_tracked'] = np.array(3)
   assert_same(torchvision_resnet.from_transformers(state), variables)
-  state['x'] = state.pop(f'{unit}layer.2.convolution.weight')
-  with pytest.raises(UserError, match='unknown x; missing .*layer.2.convolution.weig'):
-    torchvision_resnet.from_transformers(state)

@@ -1,0 +1,200 @@
+"""Preprocessing of images to classify, and that of runs that do so.
+
+Axes: B batch, H W image, C channels or classes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import ml_collections as mlc
+import numpy as np
+
+from big_vision_like import spec
+from big_vision_like.data.transforms import image as transforms
+from big_vision_like.errors import UserError
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import (
+  SIZING,
+  Prepare,
+  by_sides,
+  decoded,
+  normalization,
+  softmax,
+)
+from big_vision_like.ops import images
+from big_vision_like.run import provenance
+from big_vision_like.weights import beside
+
+SCORES = ('softmax', 'sigmoid')
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing(Prepare):
+  """From a picture to the float32 (H, W, C) that a model takes.
+
+  `size` is height and width. `resize` says how images get there: 'squash' straight,
+  whatever the aspect ratio; a number of pixels for the shorter side, or a height and
+  width, and then the central crop. `interpolation` is one of
+  `data.transforms.image.METHODS`; `rounding` says how the longer side and the place of
+  the crop become whole numbers, see `ResizeSmall` and `CentralCrop`. `scores`
+  ('softmax' or 'sigmoid') says what of the logits of classes.
+  """
+
+  size: tuple[int, int]
+  resize: str | int | tuple[int, int] = 'squash'
+  interpolation: str = 'bilinear'
+  rounding: tuple[str, str] = ('nearest', 'down')
+  mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+  std: tuple[float, ...] = (0.5, 0.5, 0.5)
+  label_names: tuple[str, ...] = ()
+  scores: str = 'softmax'
+  source: str = ''
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if len(self.size) != 2 or min(self.size) < 1:
+      raise UserError(f'size={self.size} is not a positive height and width')
+    if self.scores not in SCORES:
+      raise UserError(f'scores={self.scores!r} is not one of {", ".join(SCORES)}')
+    self.transforms  # noqa: B018 - they check the rest
+
+  @property
+  def transforms(self) -> tuple[grain.transforms.Map, ...]:
+    """What comes after decoding, as in a config."""
+    size, method = _side(self.size), self.interpolation
+    if self.resize == 'squash':
+      return (transforms.Resize(size, method),)
+    longer, place = self.rounding
+    if isinstance(self.resize, int):
+      first = transforms.ResizeSmall(self.resize, method, longer)
+    else:
+      first = transforms.Resize(_side(self.resize), method)
+    return first, transforms.CentralCrop(size, place)
+
+  def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
+    """Recorded transforms of a config, of which these replace those that size."""
+    decode, *rest = nodes
+    sizing = [spec.symbol(node) in SIZING for node in rest]
+    place = sizing.index(True) if True in sizing else 0
+    kept = [n for n, sizes in zip(rest, sizing, strict=True) if not sizes]
+    decode = spec.spec(spec.symbol(decode), channels=self.channels)
+    ours = [spec.spec(type(x), **dataclasses.asdict(x)) for x in self.transforms]
+    return [decode, *kept[:place], *ours, *kept[place:]]
+
+  def sized(self, image: Any) -> np.ndarray:
+    """A picture as the model sees it, but uint8 (H, W, C).
+
+    It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
+    and alpha are made what the model takes.
+    """
+    example = {'image': decoded(image, self.channels)}
+    for step in self.transforms:
+      example = step.map(example)
+    return example['image']
+
+  def normalized(self, image_BHWC: np.ndarray) -> np.ndarray:
+    """uint8 images (B, H, W, C) with the mean and deviation that the model knows."""
+    return np.asarray(images.normalize(image_BHWC, self.mean, self.std))
+
+  def __call__(self, image: Any) -> np.ndarray:
+    """A picture, as `sized` takes it, to float32 (H, W, C)."""
+    return self.normalized(self.sized(image)[None])[0]
+
+  def batch(self, pictures: Sequence[Any]) -> np.ndarray:
+    """Several pictures to float32 (B, H, W, C)."""
+    return self.normalized(np.stack([self.sized(picture) for picture in pictures]))
+
+  def top(self, logits_C: np.ndarray, k: int = 5) -> list[tuple[str, float]]:
+    """The best classes of one image, the best first: name and score in [0, 1]."""
+    logits_C = np.asarray(logits_C, np.float64)
+    if logits_C.ndim != 1:
+      raise UserError(f'top() takes the logits of one image, not {logits_C.shape}')
+    if self.scores == 'sigmoid':
+      score_C = 0.5 * (1.0 + np.tanh(logits_C / 2))
+    else:
+      score_C = softmax(logits_C)
+    best = np.argsort(-logits_C, kind='stable')[:k]
+    return [(self.name(label), float(score_C[label])) for label in best]
+
+  def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
+    """The same for images of another size, of which the crop is the same share."""
+    new = (size, size) if isinstance(size, int) else tuple(size)
+    resize = self.resize
+    if isinstance(resize, int):
+      resize = round(resize * min(new) / min(self.size))
+    elif resize != 'squash':
+      resize = tuple(
+        round(side * n / o) for side, n, o in zip(resize, new, self.size, strict=True)
+      )
+    return dataclasses.replace(self, size=new, resize=resize)
+
+  def __str__(self) -> str:
+    how = self.resize
+    if how == 'squash':
+      how = 'whatever the aspect ratio'
+    else:
+      side = 'shorter side' if isinstance(how, int) else 'resized'
+      how = f'central crop of {side} {how if isinstance(how, int) else by_sides(how)}'
+    return f'{by_sides(self.size)}, {how}, {self.interpolation}; {self.normalization}'
+
+
+def of_run(
+  run: loading.LoadedRun, image_size: tuple[int, int] | None = None
+) -> Preprocessing:
+  """Returns what a run that classifies images does with them when it evaluates.
+
+  `image_size` is their height and width, where no transform makes them so.
+  """
+  node = loading.encoded_images(run.config)
+  decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
+  size, resize, method, rounding = sizing(rest)
+  if size is None:
+    size = image_size or provenance.trained_size(run.config)
+    size = size or provenance.first_size(node)
+  mean, std = normalization(run.network, decode.channels)
+  return Preprocessing(
+    size=size,
+    resize=resize,
+    interpolation=method,
+    rounding=rounding,
+    mean=mean,
+    std=std,
+    label_names=loading.trained_names(run, 'label_names'),
+    scores=spec.held(run.config['task'], 'loss_type') or Preprocessing.scores,
+    source=f'{run.workdir}, step {int(run.state.step):,}',
+  )
+
+
+def sizing(
+  steps: Sequence[Any],
+) -> tuple[tuple[int, int] | None, str | int | tuple[int, int], str, tuple[str, str]]:
+  """`size`, `resize`, `interpolation` and `rounding` that these transforms come to.
+
+  Other transforms are the data set's business, or training's. Without any that size
+  images, `size` is None.
+  """
+  found = [step for step in steps if isinstance(step, SIZING)]
+  kinds, rounding = [type(step) for step in found], Preprocessing.rounding
+  if not kinds:
+    return None, 'squash', 'bilinear', rounding
+  first, last = found[0], found[-1]
+  size = beside.size_of(last.size)
+  if kinds == [transforms.Resize]:
+    return size, 'squash', first.method, rounding
+  if kinds == [transforms.Resize, transforms.CentralCrop]:
+    whole = beside.size_of(first.size)
+    return size, whole, first.method, (rounding[0], last.rounding)
+  if kinds == [transforms.ResizeSmall, transforms.CentralCrop]:
+    return size, first.size, first.method, (first.rounding, last.rounding)
+  names = ', '.join(kind.__name__ for kind in kinds)
+  raise UserError(
+    f'images of one size come of Resize, or of Resize or ResizeSmall and CentralCrop,'
+    f' not of {names}'
+  )
+
+
+def _side(size: Sequence[int]) -> int | tuple[int, int]:
+  """One number for a square, as configs write it."""
+  return size[0] if size[0] == size[1] else tuple(size)

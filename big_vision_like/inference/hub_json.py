@@ -1,0 +1,316 @@
+"""The JSON files of timm and transformers beside weights, read and written."""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.transforms import image as transforms
+from big_vision_like.errors import UserError
+from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.inference.objects import DetectionPreprocessing
+from big_vision_like.inference.preprocessing import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  Prepare,
+  by_sides,
+  read_names,
+)
+
+# Pillow's numbers of kernels, which transformers writes, and timm's names: both resize
+# with Pillow.
+_RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
+Files = dict[str, dict[str, Any]]
+
+
+def classifier_images(
+  metadata: Mapping[str, Any],
+  name: str,
+  size: tuple[int, int] | None,
+  num_classes: int,
+  channels: int = 3,
+  *,
+  published: Callable[..., Preprocessing],
+) -> Preprocessing:
+  """Returns what the JSON files beside weights of a classifier say of its images.
+
+  Without any that does, `published(name, size, channels)` is known of the source. The
+  arguments are those of `weights.family.Family.images`.
+  """
+  if own := Preprocessing.written(metadata):
+    return own
+  config = metadata.get('config.json', {})
+  if 'preprocessor_config.json' in metadata:
+    found = from_transformers(metadata['preprocessor_config.json'], config)
+  elif 'pretrained_cfg' in config:
+    found = from_timm(config)
+  else:
+    found = published(name, size, channels)
+  if not found.label_names and num_classes == 1000:
+    found = dataclasses.replace(found, label_names=imagenet_names())
+  # More classes than these were pre-trained as so many questions of yes or no.
+  scores = 'sigmoid' if num_classes > 1000 else 'softmax'
+  return dataclasses.replace(found, scores=scores)
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocessing:
+  """Of timm's config.json."""
+  told, source = config['pretrained_cfg'], "timm's config.json"
+  try:
+    channels, *size = told['input_size']
+    mean, std = (_channels(told[k], channels) for k in ('mean', 'std'))
+    method = told['interpolation']
+    mode, share = told.get('crop_mode') or 'center', told['crop_pct']
+    resize = tuple(int(side / share) for side in size)
+  except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    raise UserError(f'{source}: pretrained_cfg lacks or misstates {error}') from error
+  if mode not in ('center', 'squash'):
+    raise UserError(f'{source}: crop_mode={mode!r} is neither center nor squash')
+  if mode == 'center' and len({*size}) == 1:
+    resize = resize[0]
+  elif mode == 'center':
+    raise UserError(f'{source}: central crops of {by_sides(size)} are not square')
+  elif resize == tuple(size):
+    resize = 'squash'
+  names = config.get('label_names') or told.get('label_names') or ()
+  described = config.get('label_descriptions') or told.get('label_descriptions') or {}
+  if isinstance(described, list):
+    names, described = described, {}
+  return Preprocessing(
+    size=tuple(size),
+    resize=resize,
+    interpolation=_pillow(method, source),
+    rounding=('down', 'nearest'),
+    mean=mean,
+    std=std,
+    label_names=tuple(described.get(name, name) for name in names),
+    source=source,
+  )
+
+
+def from_transformers(
+  processor: Mapping[str, Any], config: Mapping[str, Any]
+) -> Preprocessing:
+  """Of preprocessor_config.json, and the names of classes in config.json."""
+  source = 'preprocessor_config.json'
+  _check_processor(processor, source)
+  try:
+    resize = _transformers_size(processor['size'])
+    mean, std = (tuple(processor[f'image_{k}']) for k in ('mean', 'std'))
+    size = resize
+    if processor.get('do_center_crop'):
+      size = _transformers_size(processor['crop_size'])
+      size = (size, size) if isinstance(size, int) else size
+  except (KeyError, TypeError) as error:
+    raise UserError(f'{source} lacks or misstates {error}') from error
+  if isinstance(size, int):
+    if 'shortest_edge' in processor['size']:
+      raise UserError(f'{source}: a shortest edge of {size} and no crop is no size')
+  if processor.get('do_normalize') is False:
+    mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+  method = processor.get('resample', 2)  # bilinear, as its ViTs have it
+  if method not in range(len(_RESAMPLE)):
+    raise UserError(f'{source}: resample={method!r} is no kernel of Pillow')
+  return Preprocessing(
+    size=size,
+    resize='squash' if resize == size else resize,
+    interpolation=_pillow(_RESAMPLE[method], source),
+    rounding=('down', 'down'),
+    mean=mean,
+    std=std,
+    label_names=label_names(config),
+    source=source,
+  )
+
+
+def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreprocessing:
+  """Of the preprocessor_config.json of a DETR."""
+  source = 'preprocessor_config.json'
+  _check_processor(processor, source)
+  size = processor.get('size')
+  if isinstance(size, int):  # as first published
+    size = {'shortest_edge': size, 'longest_edge': processor.get('max_size')}
+  if not isinstance(size, dict) or not isinstance(size.get('shortest_edge'), int):
+    raise UserError(f'{source}: size={size!r} is not that of a shorter side')
+  if processor.get('resample', 2) != _RESAMPLE.index('bilinear'):
+    raise UserError(
+      f'{source}: resample={processor["resample"]!r}: pictures to find objects in are'
+      ' resized bilinearly (2) here'
+    )
+  mean = tuple(processor.get('image_mean', IMAGENET_MEAN))
+  std = tuple(processor.get('image_std', IMAGENET_STD))
+  if processor.get('do_normalize') is False:
+    mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+  return DetectionPreprocessing(
+    size['shortest_edge'], size.get('longest_edge'), mean=mean, std=std, source=source
+  )
+
+
+def to_timm(own: Preprocessing) -> dict[str, Any]:
+  """What timm's `pretrained_cfg` says of it."""
+  mode, share = 'squash', 1.0
+  if own.resize != 'squash':
+    sides = {own.resize} if isinstance(own.resize, int) else {*own.resize}
+    if len(sides) > 1 or len({*own.size}) > 1:
+      raise UserError(f'timm crops squares of squares only, not {own}')
+    [side] = sides
+    mode = 'center' if isinstance(own.resize, int) else 'squash'
+    share = own.size[0] / side
+    while int(own.size[0] / share) < side:  # timm rounds down
+      share = float(np.nextafter(share, 0))
+  return dict(
+    input_size=[own.channels, *own.size],
+    mean=list(own.mean),
+    std=list(own.std),
+    interpolation=_kernel(own),
+    crop_pct=share,
+    crop_mode=mode,
+  )
+
+
+@functools.singledispatch
+def to_transformers(own: Preprocessing) -> dict[str, Any]:
+  """The preprocessor_config.json that says so."""
+  crop = own.resize != 'squash'
+  resized = own.resize if crop else own.size
+  size = {'shortest_edge': resized}
+  if not isinstance(resized, int):
+    size = {'height': resized[0], 'width': resized[1]}
+  return dict(
+    image_processor_type='BitImageProcessor' if crop else 'ViTImageProcessor',
+    do_resize=True,
+    size=size,
+    resample=_RESAMPLE.index(_kernel(own)),
+    do_center_crop=crop,
+    **({'crop_size': {'height': own.size[0], 'width': own.size[1]}} if crop else {}),
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=list(own.mean),
+    image_std=list(own.std),
+  )
+
+
+@to_transformers.register
+def _(own: DetectionPreprocessing) -> dict[str, Any]:
+  if own.short is None:
+    raise UserError(
+      'transformers resizes by the shorter side: write a .safetensors file'
+    )
+  longest = {'longest_edge': own.longest} if own.longest else {}
+  return dict(
+    image_processor_type='DetrImageProcessor',
+    do_resize=True,
+    size={'shortest_edge': own.short, **longest},
+    resample=2,
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=list(own.mean),
+    image_std=list(own.std),
+    do_pad=True,
+  )
+
+
+def timm_folder(config: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Files]:
+  """Makes `weights.family.Source.config` for timm: JSON files of a folder by name.
+
+  `config(weights, image_size)` is what config.json says of the model. What timm said
+  of images and classes in files beside the weights that were read is kept.
+  """
+
+  def files(weights: Any, images: Preprocessing) -> Files:
+    made, before = config(weights, images.size), weights.metadata.get('config.json', {})
+    told = before.get('pretrained_cfg')
+    size = {'input_size': [images.channels, *images.size]}
+    made['pretrained_cfg'] |= to_timm(images) if told is None else told | size
+    if 'label_names' in before:
+      kept = ('label_names', 'label_descriptions')
+      made |= {k: before[k] for k in kept if k in before}
+    elif images.label_names:
+      made['label_names'] = list(images.label_names)
+    return {'config.json': made}
+
+  return files
+
+
+def transformers_folder(
+  config: Callable[[Any, Any], dict[str, Any]],
+) -> Callable[..., Files]:
+  """As `timm_folder`, for transformers."""
+
+  def files(weights: Any, images: Prepare) -> Files:
+    made, before = config(weights, images.size), weights.metadata.get('config.json', {})
+    named = {}
+    if 'id2label' in before:
+      named = {k: before[k] for k in ('id2label', 'label2id')}
+    elif images.label_names:
+      numbered = {str(i): name for i, name in enumerate(images.label_names)}
+      by_name = {name: int(i) for i, name in numbered.items()}
+      named = {'id2label': numbered, 'label2id': by_name}
+    if named:
+      made = {k: v for k, v in made.items() if k != 'num_labels'} | named
+    processor = weights.metadata.get('preprocessor_config.json', {})
+    processor = processor | to_transformers(images)
+    return {'config.json': made, 'preprocessor_config.json': processor}
+
+  return files
+
+
+def imagenet_names() -> tuple[str, ...]:
+  """ImageNet-1k's classes as TFDS names them, by their numbers in WordNet."""
+  [folder] = importlib.util.find_spec('tensorflow_datasets').submodule_search_locations
+  file = pathlib.Path(folder) / 'datasets' / 'imagenet2012' / 'labels.txt'
+  return read_names(file) if file.is_file() else ()
+
+
+def _check_processor(processor: Mapping[str, Any], source: str) -> None:
+  if processor.get('do_resize') is False:
+    raise UserError(f'{source}: do_resize is false, so it says no size')
+  scale = processor.get('rescale_factor') or 1 / 255
+  if processor.get('do_rescale') is False or abs(scale * 255 - 1) > 1e-6:
+    raise UserError(f'{source}: pixels are not scaled to [0, 1]')
+
+
+def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+  """Of the classes in config.json; none where they are numbers."""
+  names = config.get('id2label') or {}
+  if all(re.fullmatch(r'LABEL_\d+', name) for name in names.values()):
+    return ()
+  try:
+    return tuple(names[k] for k in sorted(names, key=int))
+  except ValueError as error:
+    raise UserError(f'config.json: id2label is not by number: {error}') from error
+
+
+def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
+  """A number of pixels for the shorter side, or height and width."""
+  if isinstance(told, int):
+    return told, told
+  if 'shortest_edge' in told:
+    return told['shortest_edge']
+  return told['height'], told['width']
+
+
+def _pillow(kernel: str, source: str) -> str:
+  """Our name of what timm and transformers do: they resize with Pillow."""
+  name = f'pillow_{kernel}'
+  if name not in transforms.METHODS:
+    raise UserError(
+      f'{source}: interpolation {kernel!r}: of {", ".join(transforms.METHODS)} none'
+      ' does that'
+    )
+  return name
+
+
+def _kernel(own: Preprocessing) -> str:
+  """Pillow's kernel that is next to ours: a box takes means of areas."""
+  name = own.interpolation.removeprefix('pillow_')
+  return 'box' if name == 'area' else name
+
+
+def _channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+  return tuple(np.broadcast_to(values, channels).tolist())

@@ -1,0 +1,300 @@
+"""Preprocessing of pictures to find objects in, and that of runs that do so.
+
+Axes: B batch, H W image, C channels or classes, Q queries of a detector.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections as mlc
+import numpy as np
+
+from big_vision_like import spec
+from big_vision_like.data.sources import coco_classes
+from big_vision_like.data.sources.base import fixed_size
+from big_vision_like.data.transforms import boxes
+from big_vision_like.errors import UserError
+from big_vision_like.evals import detection as detection_evals
+from big_vision_like.evals import panoptic
+from big_vision_like.inference import loading
+from big_vision_like.inference.preprocessing import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  SIZING,
+  Prepare,
+  by_sides,
+  decoded,
+  normalization,
+  softmax,
+)
+from big_vision_like.ops import boxes as box_ops
+from big_vision_like.ops import images
+
+# What changes the sizes of pictures by chance, or whatever their aspect ratio.
+RESHAPING = (
+  *SIZING,
+  boxes.RandomResizeShort,
+  boxes.RandomSizeCrop,
+  boxes.Either,
+)
+# Sides of padded images are multiples of this, where the config's do not fit.
+MULTIPLE = 32
+
+
+class Prepared(NamedTuple):
+  """A picture as a detector takes it: float32 (H, W, C), zero beyond `size`.
+
+  `size` and `original_size`, int32 (2,), are height and width before padding, and
+  before resizing too.
+  """
+
+  image_HWC: np.ndarray
+  size: np.ndarray
+  original_size: np.ndarray
+
+
+class Found(NamedTuple):
+  """An object: its class by name and number, and its box in pixels of the picture.
+
+  The box is left, top, right, bottom, and may reach beyond the picture a little;
+  `query` is the one that found it.
+  """
+
+  name: str
+  score: float
+  box: tuple[float, float, float, float]
+  label: int
+  query: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionPreprocessing(Prepare):
+  """From a picture to the image and the size that a detector takes, and back.
+
+  The shorter side becomes `short`, less where the longer would exceed `longest`, as
+  `boxes.ResizeShort` does it; or pictures get `size`, height and width, whatever their
+  aspect ratio; without both they keep theirs. Then zeros fill the smallest of `shapes`
+  that there is room in, as by `boxes.Pad`; what is larger than all of them shrinks.
+  Without `shapes` nothing is padded. Labels from `num_things` on are stuff, None: no
+  label is.
+  """
+
+  short: int | None = None
+  longest: int | None = None
+  size: tuple[int, int] | None = None
+  shapes: tuple[tuple[int, int], ...] = ()
+  mean: tuple[float, ...] = IMAGENET_MEAN
+  std: tuple[float, ...] = IMAGENET_STD
+  label_names: tuple[str, ...] = ()
+  num_things: int | None = None
+  source: str = ''
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    sides = [side for shape in (*self.shapes, self.size or ()) for side in shape]
+    sides += [side for side in (self.short, self.longest) if side is not None]
+    if min(sides, default=1) < 1:
+      raise UserError(
+        f'short={self.short}, longest={self.longest}, size={self.size} and'
+        f' shapes={self.shapes} are not positive'
+      )
+    if self.size is not None and self.short is not None:
+      raise UserError(f'size={self.size} and short={self.short}: give one of them')
+
+  def size_of(self, height: int, width: int) -> tuple[int, int]:
+    """Height and width that a picture is resized to."""
+    if self.size is not None:
+      height, width = self.size
+    if self.short is not None:
+      sides = boxes.short_side_size(height, width, self.short, self.longest)
+      if not all(sides):
+        raise UserError(
+          f'a picture of {height}x{width} is too narrow: with its longer side at most'
+          f' {self.longest} no pixel of the shorter is left'
+        )
+      height, width = sides
+    if self.shapes and not any(h >= height and w >= width for h, w in self.shapes):
+      scale = max(min(h / height, w / width) for h, w in self.shapes)
+      height, width = (max(round(side * scale), 1) for side in (height, width))
+    return height, width
+
+  def sized(self, picture: Any) -> dict[str, np.ndarray]:
+    """`image` uint8 (H, W, C), `size` and `original_size`, as evaluation has them.
+
+    The picture is one that `decoded` takes.
+    """
+    image_HWC = decoded(picture, self.channels)
+    original = image_HWC.shape[:2]
+    size = self.size_of(*original)
+    example = {'image': image_HWC, 'boxes': np.zeros((0, 4), np.float32)}
+    image_HWC = boxes.resize(example, *size)['image']
+    shape = size
+    if self.shapes:
+      shape = self.shapes[boxes.Pad(self.shapes, max_boxes=0).choose(size)]
+    result = boxes.padded({'image': image_HWC}, *shape)
+    return result | {'original_size': np.array(original, np.int32)}
+
+  def normalized(self, example: Mapping[str, np.ndarray]) -> Prepared:
+    """What `sized` gives, with the mean and deviation that the model knows."""
+    height, width = example['size']
+    valid_1HWC = example['image'][None, :height, :width]
+    image_HWC = np.zeros(example['image'].shape, np.float32)
+    image_HWC[:height, :width] = images.normalize(valid_1HWC, self.mean, self.std)[0]
+    return Prepared(image_HWC, example['size'], example['original_size'])
+
+  def __call__(self, picture: Any) -> Prepared:
+    """A picture, as `sized` takes it, for `model.apply(variables, image, size)`."""
+    return self.normalized(self.sized(picture))
+
+  def objects(
+    self,
+    outputs: Mapping[str, Any],
+    original_size: Sequence[int],
+    threshold: float = 0.7,
+  ) -> list[Found]:
+    """What is found in one picture with a score above the threshold, the best first.
+
+    `outputs` are the model's for a batch of that picture alone: `logits` (1, Q, C), the
+    last class being no object, and `boxes` (1, Q, 4). Each query has its best class.
+    """
+    logits_BQC = np.asarray(outputs['logits'], np.float64)
+    if len(logits_BQC) != 1:
+      raise UserError(
+        f'objects() takes the outputs for one picture, not for {len(logits_BQC)}'
+      )
+    scores_QC = softmax(logits_BQC[0])[:, :-1]
+    height, width = original_size
+    corners_Q4 = box_ops.cxcywh_to_xyxy(np.asarray(outputs['boxes'][0], np.float64))
+    corners_Q4 = corners_Q4 * np.array([width, height, width, height])
+    label_Q, score_Q = scores_QC.argmax(axis=-1), scores_QC.max(axis=-1)
+    best = [q for q in np.argsort(-score_Q, kind='stable') if score_Q[q] > threshold]
+    return [
+      Found(
+        name=self.name(int(label_Q[q])),
+        score=float(score_Q[q]),
+        box=tuple(corners_Q4[q].tolist()),
+        label=int(label_Q[q]),
+        query=int(q),
+      )
+      for q in best
+    ]
+
+  def with_size(self, size: int) -> 'DetectionPreprocessing':
+    """The same with another shorter side, the longer in proportion; not padded."""
+    if not isinstance(size, int):
+      raise UserError(
+        f'pictures to find objects in keep their aspect ratio: {size} is no size, give'
+        ' one number, the shorter side'
+      )
+    if self.size is not None:
+      sides = tuple(round(side * size / min(self.size)) for side in self.size)
+      return dataclasses.replace(self, size=sides, shapes=())
+    longest = self.longest
+    if self.short and longest:
+      longest = round(longest * size / self.short)
+    return dataclasses.replace(self, short=size, longest=longest, shapes=())
+
+  def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
+    """Recorded transforms of a config that resize and pad like this, if any resize.
+
+    Where they resize to the same sizes they are all kept.
+    """
+    sides = self.short, self.longest
+    before = [node for node in nodes if spec.symbol(node) is boxes.ResizeShort]
+    told = {(node['size'], spec.held(node, 'longest')) for node in before}
+    if self.short is None or told <= {sides}:
+      return list(nodes)
+    padded = self.shapes
+    if not padded:
+      if self.longest is None:
+        raise UserError(
+          f'the weights want shorter sides of {self.short} pixels and no longest'
+          " one, but batches need shapes: --preprocessing=config keeps the config's"
+        )
+      low, high = (-(-side // MULTIPLE) * MULTIPLE for side in sides)
+      padded = ((low, high), (high, low))
+    made = []
+    for node in nodes:
+      if spec.symbol(node) is boxes.ResizeShort:
+        node = spec.spec(boxes.ResizeShort, size=sides[0], longest=sides[1])
+      elif spec.symbol(node) is boxes.Pad:
+        node = spec.spec(boxes.Pad, sizes=padded, max_boxes=node['max_boxes'])
+      made.append(node)
+    return made
+
+  def __str__(self) -> str:
+    how = 'of their own size'
+    if self.size is not None:
+      how = f'{by_sides(self.size)}, whatever the aspect ratio'
+    if self.short is not None:
+      how = f'shorter side {self.short}'
+      how += f', longer at most {self.longest}' if self.longest else ''
+    if self.shapes:
+      how += f', padded to {" or ".join(map(by_sides, self.shapes))}'
+    return f'{how}; {self.normalization}'
+
+
+def of_run(
+  run: loading.LoadedRun, image_size: tuple[int, int] | None = None
+) -> DetectionPreprocessing:
+  """Returns what a run that finds objects does with images when it evaluates.
+
+  `image_size` is not needed: such images have sizes of their own.
+  """
+  node = loading.encoded_images(run.config)
+  decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
+  sized = sizing(rest)
+  if sized.keys() == {'shapes'} and sized['shapes'] == (_shape(node['source']),):
+    # Training did not pad, so prediction must not.
+    sized = {'size': sized['shapes'][0]}
+  mean, std = normalization(run.network, decode.channels)
+  things = [
+    node['num_things']
+    for _, node in spec.calls(run.config.get('evals', {}))
+    if spec.symbol(node) is panoptic.PanopticQuality
+  ]
+  return DetectionPreprocessing(
+    **sized,
+    mean=mean,
+    std=std,
+    label_names=_object_names(run, rest),
+    num_things=things[0] if things else None,
+    source=f'{run.workdir}, step {int(run.state.step):,}',
+  )
+
+
+def sizing(steps: Sequence[Any]) -> dict[str, Any]:
+  """`short`, `longest` and `shapes` that these transforms come to."""
+  found: dict[str, Any] = {}
+  for step in steps:
+    if isinstance(step, RESHAPING):
+      raise UserError(
+        'pictures to find objects in are resized by ResizeShort and padded by Pad, not'
+        f' by {type(step).__name__}: take a config whose evaluators do so'
+      )
+    if isinstance(step, boxes.ResizeShort):
+      found |= {'short': step.size, 'longest': step.longest}
+    if isinstance(step, boxes.Pad):
+      found['shapes'] = tuple(tuple(shape) for shape in step.sizes)
+  return found
+
+
+def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ...]:
+  """Those that evaluators show, else COCO's or the data set's."""
+  for _, node in spec.calls(run.config.get('evals', {})):
+    if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
+      return tuple(node['names'])
+  kinds = boxes.Objects, boxes.Panoptic
+  ids = [tuple(step.ids) for step in steps if isinstance(step, kinds) and step.ids]
+  if ids and ids[0] in (coco_classes.IDS, coco_classes.PANOPTIC_IDS):
+    return coco_classes.class_names(run.task.num_classes)
+  return () if ids else loading.trained_names(run, 'category_names')
+
+
+def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Height and width of all images of a data set, where its description says them."""
+  try:
+    return fixed_size(spec.build(node, 'source').features)
+  except UserError:
+    return None

@@ -1,0 +1,1 @@
+"""Families of published weights, one in each module; `weights.family` finds them."""

@@ -1,0 +1,303 @@
+"""Published ViTs, arXiv:2010.11929, and hybrids of a ResNet and a ViT."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.inference import hub_json
+from big_vision_like.models import vit
+from big_vision_like.ops import positions
+from big_vision_like.run import provenance
+from big_vision_like.weights import (
+  family,
+  resnet_names,
+  timm_vit,
+  transformers_vit,
+  tree,
+  vision_transformer,
+  vit_names,
+)
+from big_vision_like.weights.beside import Beside, told_sizes
+from big_vision_like.weights.families import bit
+from big_vision_like.weights.published import Published
+
+Size = tuple[int, int]
+# Heads of the published sizes that have not one for every 64 features.
+_HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16, 1792: 16}
+_TABLES = {
+  'pos_embedding': 'learned',
+  'pos_rows': 'learned2d',
+  'relative_keys': 'relative',
+}
+# Our activation for theirs.
+_ACTIVATIONS = {
+  'gelu': 'gelu_exact',
+  'gelu_tanh': 'gelu',
+  'gelu_pytorch_tanh': 'gelu',
+  'gelu_new': 'gelu',
+  'relu': 'relu',
+  'silu': 'silu',
+  'swish': 'silu',
+}
+
+
+def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
+  """Returns the arguments of our `ViT`, by the shapes of its parameters.
+
+  Without a table of positions there are none: they may be computed.
+  """
+  flat = tree.flatten(variables['params'])
+  sizes = vit_names.check_shapes(flat, source)
+  posemb, posemb_at = _positions(flat)
+  patch = sizes['P'], sizes['Q']
+  trunk = 'resnet/conv_root/kernel' in flat
+  return dict(
+    num_classes=len(flat.get('head/bias', ())),
+    patch=patch[0] if patch[0] == patch[1] else patch,
+    width=sizes['D'],
+    depth=vit_names.depth(flat),
+    num_heads=sizes['H'],
+    mlp_dim=sizes['M'],
+    pool='token' if 'cls' in flat else 'map' if 'map_head/probe' in flat else 'gap',
+    posemb=posemb,
+    posemb_at=posemb_at,
+    resnet=tuple(resnet_names.depths(flat)) if trunk else None,
+    registers=sizes.get('R', 0),
+    rep_size=sizes['S'] if 'pre_logits/bias' in flat else 0,
+    activation='gelu',
+    epsilon=1e-6,
+  )
+
+
+def _positions(flat: Mapping[str, np.ndarray]) -> tuple[str, str]:
+  """What kind of positions there are, and where they come in."""
+  for name, posemb in _TABLES.items():
+    if name in flat:
+      # Relative positions are never at the stem.
+      once = 'shared' if posemb == 'relative' else 'stem'
+      return posemb, 'every' if len(flat[name]) > 1 else once
+  return 'none', 'stem'
+
+
+def from_npz(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
+  """Reads vision_transformer's and big_vision's, whose positions may be computed."""
+  params = vision_transformer.from_npz(arrays, source=str(beside.path))
+  if _positions(params)[0] != 'none':
+    return family.Read({'params': params})
+  assumed = "posemb='sincos2d': the file has no positions, they are computed"
+  return family.Read({'params': params}, {'posemb': 'sincos2d'}, (assumed,))
+
+
+def from_timm(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
+  """Reads timm's, with what its config.json says of heads, GELU and positions."""
+  activation = _model_args(beside).get('act_layer')
+  told, assumed = _computed('timm ViT', activation, epsilon=1e-6)
+  width = arrays['patch_embed.proj.bias'].size
+  heads, guessed = _num_heads(width, beside)
+  _check_pooling(arrays, beside)
+  without = _no_embed_class(arrays, beside)
+  params = timm_vit.from_timm(arrays, heads, without, str(beside.path))
+  return family.Read({'params': params}, told, assumed + guessed)
+
+
+def from_transformers(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
+  """Reads transformers', with what its config.json says of heads, GELU and epsilon."""
+  activation = beside.config.get('hidden_act')
+  epsilon = beside.config.get('layer_norm_eps', 1e-12)
+  told, assumed = _computed('transformers ViT', activation, epsilon)
+  bias = 'embeddings.patch_embeddings.projection.bias'
+  width = next(array.size for name, array in arrays.items() if name.endswith(bias))
+  heads, guessed = _num_heads(width, beside)
+  params = transformers_vit.from_transformers(arrays, heads, str(beside.path))
+  return family.Read({'params': params}, told, assumed + guessed)
+
+
+def _computed(
+  source: str, told: str | None, epsilon: float
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """What the code that the weights come from computes, and what was assumed of it."""
+  if (told or 'gelu') not in _ACTIVATIONS:
+    raise UserError(f'config.json: the activation {told!r} is not one of our ViT')
+  activation = _ACTIVATIONS[told or 'gelu']
+  assumed: tuple[str, ...] = ()
+  if told is None:
+    assumed = (f'activation={activation!r}: that of {source}s unless told',)
+  return {'activation': activation, 'epsilon': epsilon}, assumed
+
+
+def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
+  """How many heads, and what was assumed for it."""
+  told = beside.config.get('num_attention_heads')
+  told = told or _model_args(beside).get('num_heads')
+  if told and not isinstance(told, int):
+    raise UserError(f'config.json: {told!r} is no number of heads')
+  if beside.num_heads or told:
+    return beside.num_heads or told, ()
+  heads = _HEADS.get(width) or max(width // 64, 1)
+  return heads, (
+    f'num_heads={heads}: neither the file nor a config.json tells, published ViTs of'
+    f' width {width} have as many',
+  )
+
+
+def _model_args(beside: Beside) -> dict[str, Any]:
+  told = beside.config.get('model_args') or {}
+  if not isinstance(told, dict):
+    raise UserError(f'config.json: model_args={told!r} are no arguments by name')
+  return told
+
+
+def _check_pooling(arrays: Mapping[str, np.ndarray], beside: Beside) -> None:
+  pool = 'map' if 'attn_pool.latent' in arrays else 'avg'
+  pool = 'token' if 'cls_token' in arrays else pool
+  told = beside.config.get('global_pool', pool)
+  if told != pool:
+    raise UserError(
+      f'{beside.path}: config.json says global_pool={told!r}, our ViT with these arrays'
+      f' pools by {pool!r}'
+    )
+
+
+def _no_embed_class(arrays: Mapping[str, np.ndarray], beside: Beside) -> bool:
+  told = _model_args(beside).get('no_embed_class')
+  counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
+  for answer in (beside.no_embed_class, told, counted):
+    if answer is not None:
+      return answer
+  raise UserError(
+    f'{beside.path}: {arrays["pos_embed"].shape[1]} positions may or may not include'
+    ' those of class token and registers: say with no_embed_class, as in timm, or in'
+    ' model_args of a config.json beside it'
+  )
+
+
+def as_published(
+  weights: Published, images: Any, asked: Size | None, grid: Size | None
+) -> tuple[Published, Any]:
+  """Returns weights and images as .npz takes them, whose readers compute positions."""
+  _check_at_stem(weights)
+  if asked:
+    images = images.with_size(image_size(weights, images, asked, grid))
+  return weights, images
+
+
+def with_positions(
+  weights: Published, images: Any, asked: Size | None, grid: Size | None
+) -> tuple[Published, Any]:
+  """Returns weights with computed positions as an array, which PyTorch's need."""
+  _check_at_stem(weights)
+  size = image_size(weights, images, asked, grid)
+  images = images.with_size(size)
+  architecture = weights.architecture
+  if architecture['posemb'] != 'sincos2d':
+    return weights, images
+  pos_1ND = positions.sincos2d(*weights.model.grid(size), architecture['width'])
+  has_cls = int('cls' in weights.params)
+  pos_1ND = np.pad(np.asarray(pos_1ND), ((0, 0), (has_cls, 0), (0, 0)))
+  return dataclasses.replace(
+    weights,
+    params=weights.params | {'pos_embedding': pos_1ND},
+    architecture=architecture | {'posemb': 'learned'},
+  ), images
+
+
+def _check_at_stem(weights: Published) -> None:
+  if weights.architecture['posemb_at'] != 'stem':
+    raise UserError(
+      f'posemb_at={weights.architecture["posemb_at"]!r}: no other code adds positions'
+      ' in front of every block'
+    )
+
+
+def image_size(
+  weights: Published, images: Any, asked: Size | None, grid: Size | None = None
+) -> Size:
+  """Returns height and width of the images that the positions are for.
+
+  `grid` is that of the positions, if a run or a file tells it.
+  """
+  posemb = weights.architecture['posemb']
+  if posemb == 'none':
+    return asked or images.size
+  model = weights.model
+  height, width = model.stride
+  count, _ = model.table_grid(weights.params)
+  if asked:
+    rows, columns = asked[0] // height, asked[1] // width
+    if (rows * height, columns * width) != asked:
+      raise UserError(
+        f'--image-size: {asked[0]}x{asked[1]} does not divide into tokens of'
+        f' {height}x{width} pixels'
+      )
+    made = f'--image-size: {asked[0]}x{asked[1]} makes a grid of {rows}x{columns}'
+    if count not in (None, rows * columns):
+      raise UserError(
+        f'{made}, the weights have {count} positions, which are not resized here'
+      )
+    if count is not None and grid not in (None, (rows, columns)):
+      raise UserError(
+        f'{made}, the positions of the weights are for one of {grid[0]}x{grid[1]}, and'
+        ' they are not resized here'
+      )
+    return asked
+  if posemb == 'sincos2d':
+    raise UserError(
+      'positions are computed from the size of images: say which with --image-size'
+    )
+  if posemb != 'learned':
+    raise UserError(f'no other code has posemb={posemb!r}')
+  rows, columns = grid or provenance.square(count)
+  return rows * height, columns * width
+
+
+FAMILY = family.Family(
+  name='vit',
+  model=vit.ViT,
+  sources=(
+    family.Source(
+      name='vision_transformer or big_vision ViT',
+      suffixes=family.NPZ,
+      differences=vision_transformer.differences,
+      read=from_npz,
+      writes={
+        'published': family.to_params(vision_transformer.to_npz),
+        'big_vision': family.to_params(vision_transformer.to_big_vision),
+      },
+      fit=as_published,
+    ),
+    family.Source(
+      name='timm ViT',
+      suffixes=family.TORCH,
+      differences=timm_vit.differences,
+      read=from_timm,
+      writes={'timm': family.to_params(timm_vit.to_timm)},
+      config=hub_json.timm_folder(
+        lambda w, size: timm_vit.config(w.architecture, w.num_classes, size, w.channels)
+      ),
+      fit=with_positions,
+    ),
+    family.Source(
+      name='transformers ViT',
+      suffixes=family.TORCH,
+      differences=transformers_vit.differences,
+      read=from_transformers,
+      writes={'transformers': family.to_params(transformers_vit.to_transformers)},
+      config=hub_json.transformers_folder(
+        lambda w, size: transformers_vit.config(
+          w.architecture, w.num_classes, size, w.channels
+        )
+      ),
+      fit=with_positions,
+    ),
+  ),
+  describe=describe,
+  # Positions may be computed, or shared by all blocks.
+  untold=('posemb', 'posemb_at', 'activation', 'epsilon'),
+  images=partial(hub_json.classifier_images, published=bit.as_google),
+  stem=('resnet/conv_root', 'embed'),
+  features=lambda told: told['rep_size'] or told['width'],
+)

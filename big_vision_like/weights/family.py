@@ -1,0 +1,153 @@
+"""Families of published weights: each is declared once, in `weights/families`.
+
+A module of that folder declares `FAMILY = Family(...)`. No other file names it: whoever
+reads, loads or converts weights, or starts from them, scans the folder. The fields of
+`Family` and `Source` are the contract; docs/weights.md has an example. Such a module
+may import `models`, `inference` and `run`; only another family may import it.
+"""
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import files, tree
+from big_vision_like.weights.beside import Beside
+
+NPZ = ('.npz',)
+TORCH = ('.safetensors', *files.TORCH)
+Arrays = dict[str, np.ndarray]
+
+
+class Read(NamedTuple):
+  """What a reader makes of a file.
+
+  `variables` are dicts by collection, blocks unrolled. `told` are arguments of the
+  model that shapes do not tell, by flat name; `assumed` says in words which of them
+  nothing tells.
+  """
+
+  variables: tree.Tree
+  told: Mapping[str, Any] = {}
+  assumed: tuple[str, ...] = ()
+
+
+Reader = Callable[[Mapping[str, np.ndarray], Beside], Read]
+
+
+def with_size(weights: Any, images: Any, asked: Any, grid: Any) -> tuple[Any, Any]:
+  """Returns weights, and their images at the size that is asked for, if one is."""
+  return weights, images.with_size(asked) if asked else images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """One library's files of a family.
+
+  `differences(names)` are names that no such file has, and those that it lacks: a file
+  is read by the source without any. `read(arrays, beside)` returns a `Read`. `writes`
+  are functions from `published.Published` to arrays, by the name of the library for
+  `--to`; all that write .safetensors need `config(weights, images)`, the JSON files of
+  a folder by name, or a `UserError` why there is none. `fit(weights, images, asked,
+  grid)` returns weights and images as they are written: for images of the size that is
+  asked for, None if none is; `grid` is that of their positions, None if nothing tells.
+  """
+
+  name: str
+  suffixes: tuple[str, ...]
+  differences: Callable[[Collection[str]], tree.Differences]
+  read: Reader
+  writes: Mapping[str, Callable[[Any], Arrays]] = dataclasses.field(
+    default_factory=dict
+  )
+  config: Callable[[Any, Any], dict[str, dict[str, Any]]] | None = None
+  fit: Callable[[Any, Any, Any, Any], tuple[Any, Any]] = with_size
+
+  def __post_init__(self) -> None:
+    if self.writes and '.safetensors' in self.suffixes and self.config is None:
+      raise TypeError(
+        f'source {self.name!r} writes for {" and ".join(self.writes)} without config'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+  """A kind of model with the published files of its weights.
+
+  `name` is written into JSON files. `describe(variables, source)` reads the arguments
+  of `model`, `num_classes` among them, off the shapes of its variables; it raises a
+  `UserError`, which begins with `source`, if shapes do not fit each other. `untold` are
+  flat names of arguments that no shape tells. `build(**arguments)` makes the model, if
+  not `model` itself. `images(metadata, name, size, num_classes, channels)` returns the
+  `inference.preprocessing.Prepare` of weights with these JSON files, in a file of this
+  name; `size` is that of the images that learned positions are for, if there are such.
+
+  `stem` are names of modules that may read the image: the first there is tells its
+  channels. `features(architecture)` is the width that a head reads; without it, weights
+  without a head have a model without one. `check(model, source)` raises a `UserError`
+  if no file can hold the model of a run. A `backbone` may become a part of others.
+  """
+
+  name: str
+  model: type
+  sources: tuple[Source, ...]
+  describe: Callable[[tree.Tree, str], dict[str, Any]]
+  images: Callable[..., Any]
+  stem: tuple[str, ...]
+  untold: tuple[str, ...] = ()
+  build: Callable[..., Any] | None = None
+  features: Callable[[Mapping[str, Any]], int] | None = None
+  check: Callable[[Any, str], None] | None = None
+  backbone: bool = False
+
+
+@functools.cache
+def families(package: str = f'{__package__}.families') -> dict[str, Family]:
+  """Returns all families by name; a `UserError` names one that is half declared."""
+  found: dict[str, Family] = {}
+  sources: dict[str, str] = {}
+  for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+    place = f'{package.replace(".", "/")}/{info.name}.py'
+    try:
+      module = importlib.import_module(f'{package}.{info.name}')
+    except TypeError as error:
+      raise UserError(f'{place}: FAMILY is half declared: {error}') from error
+    declared = getattr(module, 'FAMILY', None)
+    if not isinstance(declared, Family):
+      raise UserError(f'{place} declares no FAMILY = Family(...)')
+    if declared.name in found or not declared.sources:
+      why = 'of another family' if declared.sources else 'without sources'
+      raise UserError(f'{place}: FAMILY has the name {declared.name!r} {why}')
+    for source in declared.sources:
+      if source.name in sources:
+        raise UserError(
+          f'{place}: FAMILY has a source {source.name!r}, which {sources[source.name]}'
+          ' has already'
+        )
+      sources[source.name] = place
+    found[declared.name] = declared
+  return found
+
+
+def of_params(read: Callable[..., tree.Tree], **arguments: Any) -> Reader:
+  """Makes `Source.read` of a reader that needs arrays alone and returns parameters."""
+  return lambda arrays, beside: Read(
+    {'params': read(arrays, source=str(beside.path), **arguments)}
+  )
+
+
+def to_params(
+  write: Callable[..., Arrays], **arguments: Any
+) -> Callable[[Any], Arrays]:
+  """Makes a function of `Source.writes` of one that takes parameters."""
+  return lambda weights: write(weights.params, **arguments)
+
+
+def no_config(weights: Any, images: Any) -> dict[str, dict[str, Any]]:
+  """Stands for `Source.config` where a library has no file of the kind."""
+  raise UserError('there is no config.json for it here: write a .safetensors file')
