@@ -24,6 +24,13 @@ QUIET_LIBTPU = {
   'TPU_MIN_LOG_LEVEL': '3',
 }
 
+# XLA_FLAGS with which programs that run a few times on tiny arrays take a third of the
+# time, nearly all of which is compilation. Processes that load libtpu abort on them.
+QUICK_COMPILATION = (
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+)
+
 
 def set_up_jax() -> None:
   """What a program does before it builds anything: quiet logs, a compilation cache.

@@ -1,47 +1,42 @@
 """What every test shares: strict JAX, quick compilers, tiny data sets, programs."""
 
+import atexit
+import collections
+import contextlib
+import gc
+import importlib
+import io
+import json
 import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from unittest import mock
 
-# Before JAX starts: eight simulated devices, no search for accelerators. Programs that
-# run once on tiny arrays are compiled without optimization: a quarter of the time.
+# JAX and TFDS look at these when they are imported.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-QUICK = (
-  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-  ' --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
-)
-# Flags that the user has set hold for all tests and the programs that they start:
-# `XLA_FLAGS=--xla_cpu_max_isa=AVX2 make test`.
-USERS = os.environ.get('XLA_FLAGS', '')
-os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK} {USERS}'
-
-import atexit  # noqa: E402
-import collections  # noqa: E402
-import contextlib  # noqa: E402
-import gc  # noqa: E402
-import importlib  # noqa: E402
-import io  # noqa: E402
-import json  # noqa: E402
-import pathlib  # noqa: E402
-import shutil  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from unittest import mock  # noqa: E402
+os.environ['TFDS_DATA_DIR'] = tempfile.mkdtemp(prefix='tensorflow_datasets')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from big_vision_like import cli  # noqa: E402
 from big_vision_like.devices import malloc  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 TINY_CONFIG = REPOSITORY / 'tests' / 'tiny_config.py'
+QUICK = cli.QUICK_COMPILATION
 
-# TFDS looks at this when it is imported.
-os.environ['TFDS_DATA_DIR'] = tempfile.mkdtemp(prefix='tensorflow_datasets')
 atexit.register(shutil.rmtree, os.environ['TFDS_DATA_DIR'], ignore_errors=True)
 
-# The flags are read now. Plans load libtpu, which ends on flags that it does not know.
+# Flags that the user has set hold for all tests and the programs that they start:
+# `XLA_FLAGS=--xla_cpu_max_isa=AVX2 make test`. JAX reads them now, with eight simulated
+# devices; plans load libtpu later, which aborts on flags that it does not know.
+USERS = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK} {USERS}'
 jax.devices()
 os.environ['XLA_FLAGS'] = USERS
 

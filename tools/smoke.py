@@ -64,8 +64,6 @@ from big_vision_like.run import checkpoint, experiment, init_from, metrics, pref
 from big_vision_like.tasks.task import State
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
-# Programs that run once or twice on tiny arrays: half the time to compile them.
-QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 
 # Of the four labels that are made up there are SHOTS examples each, and the last batch
 # of an evaluation is not full.
@@ -438,7 +436,7 @@ def attempts(tried: Sequence[Plan], folder: pathlib.Path, jobs: int) -> Iterator
 
 def set_up(folder: pathlib.Path) -> None:
   """Has programs compiled on the CPU, quickly, and once for both runs of a config."""
-  os.environ.setdefault('XLA_FLAGS', QUICK)
+  os.environ.setdefault('XLA_FLAGS', cli.QUICK_COMPILATION)
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
