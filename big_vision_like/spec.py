@@ -71,6 +71,8 @@ def build(
     return kwargs
   fn = symbol(node, path)
   check_names(fn, kwargs, path, complete=True)
+  if missing := sorted(getattr(fn, '__abstractmethods__', ())):
+    raise UserError(f'{path}: {fn.__qualname__} does not define {", ".join(missing)}')
   try:
     return fn(**kwargs)
   except ValueError as error:

@@ -1,3 +1,4 @@
+import abc
 import contextlib
 import importlib
 import json
@@ -533,3 +534,15 @@ def test_classes_are_found_by_what_they_set(
   with refused if problem else contextlib.nullcontext():
     found = spec.declared(importlib.import_module(name), 'knows')
     assert [kind.__module__ for kind in found.values()] == ['good.a', 'good.b']
+
+
+class Half(abc.ABC):
+  """A class that a config may name and nobody can make."""
+
+  @abc.abstractmethod
+  def run(self): ...
+
+
+def test_a_half_defined_class_is_named():
+  with pytest.raises(UserError, match='config.evals.val: Half does not define run'):
+    build(spec(Half), 'config.evals.val')
