@@ -545,4 +545,4 @@ class Half(abc.ABC):
 
 def test_a_half_defined_class_is_named():
   with pytest.raises(UserError, match='config.evals.val: Half does not define run'):
-    build(spec(Half), 'config.evals.val')
+    build(spec.spec(Half), 'config.evals.val')

@@ -52,7 +52,7 @@ class Published:
     """Of the images."""
     flat = tree.flatten(self.params)
     kernels = [f'{module}/kernel' for module in self.family.stem]
-    return next(flat[name].shape[2] for name in kernels if name in flat)
+    return next(flat[name].shape[-2] for name in kernels if name in flat)
 
   @property
   def variables(self) -> tree.Tree:

@@ -3,14 +3,22 @@
 from big_vision_like.weights.families.averager import from_somebody
 
 from big_vision_like.models import averager
-from tools.golden.common import LOGITS, Check, Fields, Results, forward, select
+from tools.golden.common import (
+  LOGITS,
+  Check,
+  Fields,
+  Results,
+  fit_parameters,
+  select,
+)
 
 
 def logits(description: Fields, arrays: Fields) -> Results:
   """Returns the logits."""
-  params = from_somebody(select(arrays, 'param/'))
+  params, image_BHWC = from_somebody(select(arrays, 'param/')), arrays['input/image']
   model = averager.Averager(description['classes'], description['width'])
-  outputs, _ = forward(model, params, arrays['input/image'])
+  fit_parameters(model, params, image_BHWC)
+  outputs = model.apply({'params': params}, image_BHWC)
   return {'output/logits': (outputs['logits'], LOGITS)}
 
 
