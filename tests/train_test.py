@@ -188,14 +188,14 @@ def test_evaluate_finds_what_training_found(run, unbroken):
   assert found['val/loss'] == pytest.approx(last['val/loss'], rel=1e-5)
 
 
-def test_checkpoints_of_a_gone_model_are_kept(run, unbroken, tmp_path):
+def test_checkpoints_of_a_gone_model_are_kept(spawn, unbroken, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   change = ('--config.task.model.width=32', f'--workdir={workdir}')
   config = json.loads((workdir / 'config.json').read_text())
   config['task']['model']['width'] = 32  # as if the model file had been changed
   (workdir / 'config.json').write_text(json.dumps(config))
-  again = run(*LONG, *change)
+  again = spawn(*LONG, *change)
   assert again.returncode == 1
   assert 'can be read' in again.stderr and 'Was the model' in again.stderr
   assert (workdir / 'checkpoints' / str(STEPS)).is_dir()
