@@ -3,9 +3,9 @@ import json
 CONFIG = 'configs/transformer/reverse.py'
 
 
-def test_learns_to_write_backwards(run, tmp_path):
+def test_learns_to_write_backwards(spawn, tmp_path):
   """A real run, a third as long as the config's, with a running average instead."""
-  done = run(
+  done = spawn(
     *('-m', 'big_vision_like.train', f'--config={CONFIG}', f'--workdir={tmp_path}'),
     '--config.total_steps=1000',
     '--config.task.ema.decay=0.99',

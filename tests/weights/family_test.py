@@ -60,10 +60,10 @@ def test_a_module_is_all_that_a_family_needs(scan):
     (
       'twice',
       WHOLE.replace('made_up', 'other'),
-      r"x.py: FAMILY has a source 'a library', which twice/made_up.py has already",
+      r"x.py: FAMILY has a source 'a library', which families_twice/made_up.py has already",
     ),
   ],
 )
 def test_half_a_declaration_is_one_sentence(scan, name, text, message):
   with pytest.raises(UserError, match=message):
-    scan(name, made_up=WHOLE, x=text)
+    scan(f'families_{name}', made_up=WHOLE, x=text)
