@@ -13,7 +13,7 @@ train: $(VENV)/.installed
 
 # Two files of tests at a time.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Every config in small: two steps, a restart, every evaluator.
 test-configs: $(VENV)/.installed-test

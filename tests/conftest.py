@@ -49,6 +49,15 @@ malloc.MALLOC.clear()
 gc.set_threshold(100_000, 50, 100)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Starts files of few tests first: most of those run for long, some of many do not.
+
+  Workers of pytest-xdist take whole files, and none should begin a long one at the end.
+  """
+  count = collections.Counter(item.path for item in items)
+  items.sort(key=lambda item: count[item.path])
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
   """Prints the seconds of each folder of tests, the slowest first."""
   seconds: collections.Counter[str] = collections.Counter()
