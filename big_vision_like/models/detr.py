@@ -68,10 +68,7 @@ class DETR(nn.Module):
   dtype: str = 'float32'
 
   sharding_rules = transformer.SHARDING_RULES
-  # With as many queries as there are objects in pictures that are made up.
-  tiny = dict(
-    num_queries=8, width=32, encoder_depth=2, decoder_depth=2, num_heads=2, mlp_dim=64
-  )
+  tiny = dict(width=32, encoder_depth=2, decoder_depth=2, num_heads=2, mlp_dim=64)
 
   def setup(self) -> None:
     if self.positions not in ('sine', 'learned'):

@@ -20,7 +20,7 @@ WORDS = (
 # Labels are so many, spread over their range; so that each has several examples.
 LABELS = 4
 # How many things are in a picture, at least and at most, and labels of one picture.
-THINGS, FEW = (1, 3), (0, 3)
+THINGS, FEW = (3, 8), (0, 3)
 # Sides of pictures of no fixed size.
 SIDES = (72, 120)
 # A name of no catalogue has labelled images.

@@ -230,7 +230,6 @@ class PanopticTruth(grain.transforms.Map):
   max_segments: int
 
   sides = ()  # room for images as they are in the data
-  tiny = dict(max_segments=8)
 
   def map(self, example: Example) -> Example:
     shown, count = example['segment_map'], len(example['boxes'])
@@ -447,7 +446,7 @@ class Pad(bucket.Bucket):
   noun = 'image'
   resizers = 'transforms of boxes'
   sides = ('sizes',)
-  tiny = dict(max_boxes=8, sizes=outermost)
+  tiny = dict(sizes=outermost)
 
   @property
   def shapes(self) -> Sequence[tuple[int, int]]:
