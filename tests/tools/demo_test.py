@@ -7,6 +7,7 @@ def test_demo_prints_its_table_and_writes_its_page(run, tmp_path):
   words = ('tools/demo.py', f'--runs={tmp_path}', '--override=total_steps=4')
   words += ('--override=task.optimizer.rate.warmup_steps=1',)
   words += ('--override=task.model.depth=1', '--override=train_data.batch_size=32')
+  words += ('--override=task.model.width=24', '--override=task.model.mlp_dim=32')
   done = run(*words)
   assert done.returncode == 0, done.stderr
   for row in ('5-shot linear probe +50', 'fine-tuning +1,347', 'fine-tuning +100'):
