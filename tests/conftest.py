@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 # JAX and TFDS look at these when they are imported.
@@ -68,6 +68,13 @@ def pytest_terminal_summary(terminalreporter) -> None:
   terminalreporter.section('seconds per folder')
   for folder, total in seconds.most_common():
     terminalreporter.write_line(f'{total:8.1f}  {folder}')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget() -> Iterator[None]:
+  """Frees the programs of a file, which JAX keeps: they were gigabytes at the end."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture
