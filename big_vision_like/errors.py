@@ -1,5 +1,6 @@
-"""Exceptions for the person at the terminal, and how their sentences list things."""
+"""What programs say at the terminal: errors, how their sentences list things, help."""
 
+import argparse
 import contextlib
 import difflib
 import functools
@@ -65,3 +66,11 @@ def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
       return 1
 
   return wrapped
+
+
+def parser(description: str, **options: Any) -> argparse.ArgumentParser:
+  """Returns a parser whose help shows the docstring of a program as it is."""
+  form = argparse.RawDescriptionHelpFormatter
+  return argparse.ArgumentParser(
+    description=description, formatter_class=form, **options
+  )

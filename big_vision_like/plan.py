@@ -8,7 +8,6 @@ the whole recipe costs. `--topology=cpu:8` takes simulated devices. `--sweep` tr
 meshes, remat policies and batches, and prints the config of what fits and is fastest.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -507,11 +506,8 @@ def sweep(
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, compiles and prints."""
   jax.config.update('jax_platforms', 'cpu')
-  parser = argparse.ArgumentParser(
-    prog='python -m big_vision_like.plan',
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = errors.parser(
+    __doc__, prog='python -m big_vision_like.plan', allow_abbrev=False
   )
   parser.add_argument(
     '--topology', required=True, help='v4:2x2x1, v5e:16x16, v5p:4x4x4, v6e:4x4, cpu:8'

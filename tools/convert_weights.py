@@ -12,7 +12,6 @@ into folders of transformers. No bit of a parameter changes, where both sides ha
 same arrays.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -163,9 +162,7 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Converts one file; what exists is left alone."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument(
     'source', metavar='IN', type=pathlib.Path, help='weights or a run'
   )

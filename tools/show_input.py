@@ -454,11 +454,7 @@ def stages_table(stages: Sequence[Stage]) -> rich.table.Table:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads, draws, measures; prints and writes what it found."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   add = parser.add_argument
   add('--input', default='train_data', help='or evals.NAME (%(default)s)')
   add('--out', type=pathlib.Path, default='looked', metavar='FOLDER')
