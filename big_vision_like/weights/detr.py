@@ -12,7 +12,6 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.weights import (
-  detr_names,
   linear,
   torch_transformer,
   torchvision_resnet,
@@ -64,7 +63,7 @@ def facebook_differences(names: Collection[str]) -> tree.Differences:
 def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Our variables (unrolled or scanned), or their gradients, under those names."""
   flat, parts = _ours(variables)
-  return _write(flat, _facebook(parts))
+  return linear.written(flat, _facebook(parts))
 
 
 def masks_from_facebook(
@@ -101,7 +100,7 @@ def to_transformers(
   if backbone not in _BACKBONES:
     raise UserError(f'backbone={backbone!r} is not one of {", ".join(_BACKBONES)}')
   flat, parts = _ours(variables)
-  return _write(flat, _transformers(parts, backbone))
+  return linear.written(flat, _transformers(parts, backbone))
 
 
 def config(
@@ -134,16 +133,10 @@ def config(
   }
 
 
-def _write(flat: dict[str, np.ndarray], known: linear.Table) -> dict[str, np.ndarray]:
-  named = {name for names in known.values() for name in names}
-  tree.check_names('parameters', unknown=flat.keys() - named)
-  return linear.to_state(flat, known)
-
-
 def _ours(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], _Parts]:
   flat = tree.flatten(tree.unstack_blocks(variables))
   parts = _Parts(
-    detr_names.depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
+    linear.depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
     torchvision_resnet.sizes(flat, _OURS, 'params/backbone/'),
     any(name.startswith('params/mask_head/') for name in flat),
     'params/encoder/norm/scale' in flat,
@@ -158,7 +151,7 @@ def _of_facebook(names: Collection[str]) -> linear.Table:
   prefix = 'detr.' if masks else ''
   block = rf'{prefix}transformer\.(encoder|decoder)\.layers\.(\d+)\.'
   parts = _Parts(
-    detr_names.depths(names, block),
+    linear.depths(names, block),
     torchvision_resnet.sizes(
       names, torchvision_resnet.TORCHVISION, f'{prefix}backbone.0.body.'
     ),
@@ -179,7 +172,7 @@ def _of_transformers(names: Collection[str]) -> linear.Table:
   }
   library = max(found, key=lambda library: len(found[library].depths))
   block = rf'{prefix}model\.(encoder|decoder)\.layers\.(\d+)\.'
-  depths = detr_names.depths(names, block)
+  depths = linear.depths(names, block)
   return _transformers(_Parts(depths, found[library], masks, False, False), library)
 
 
@@ -260,8 +253,5 @@ def _table(
 
 
 def _parameters(modules: Mapping[str, list[str]]) -> linear.Table:
-  return {
-    theirs + their_leaf: [f'params/{module}/{leaf}' for module in ours]
-    for theirs, ours in modules.items()
-    for leaf, their_leaf in zip(linear.leaves(ours[0]), ('weight', 'bias'), strict=True)
-  }
+  ours = {theirs: [f'params/{x}' for x in both] for theirs, both in modules.items()}
+  return linear.table(ours, {}, dot='')

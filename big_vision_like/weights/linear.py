@@ -1,5 +1,6 @@
 """Layers as PyTorch keeps them: matrices (out, in), convolutions OIHW, heads joined."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -11,13 +12,18 @@ from big_vision_like.weights import tree
 Table = dict[str, list[str]]
 
 
-def table(modules: Mapping[str, Sequence[str]], plain: Mapping[str, str]) -> Table:
-  """From our modules behind each of theirs, and arrays that are not of a layer."""
+def table(
+  modules: Mapping[str, Sequence[str]], plain: Mapping[str, str], dot: str = '.'
+) -> Table:
+  """From our modules behind each of theirs, and arrays that are not of a layer.
+
+  `dot` is what stands between their modules and leaves.
+  """
   found = {theirs: [ours] for theirs, ours in plain.items()}
   for theirs, ours in modules.items():
     for leaf in leaves(ours[0]):
       their_leaf = 'bias' if leaf == 'bias' else 'weight'
-      found[f'{theirs}.{their_leaf}'] = [f'{module}/{leaf}' for module in ours]
+      found[f'{theirs}{dot}{their_leaf}'] = [f'{module}/{leaf}' for module in ours]
   return found
 
 
@@ -54,6 +60,13 @@ def from_state(
         _, piece = to_ours(module, their_leaf, piece, num_heads)
       flat[ours] = piece
   return flat
+
+
+def written(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarray]:
+  """As `to_state`; raises a `UserError` that lists our names that are not in it."""
+  named = {name for names in known.values() for name in names}
+  tree.check_names('parameters', unknown=flat.keys() - named)
+  return to_state(flat, known)
 
 
 def to_state(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarray]:
@@ -106,6 +119,17 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
   if module.endswith('attention/out'):
     return array.reshape(-1, array.shape[-1]).T
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def depths(names: Collection[str], block: str) -> dict[str, int]:
+  """Blocks of each stack; `block` finds the stack and the number of one, from 0."""
+  found = {'encoder': 0, 'decoder': 0}
+  for name in names:
+    match = re.match(block, name)
+    # No file has more blocks than arrays.
+    if match and match[1] in found and int(match[2]) < len(names):
+      found[match[1]] = max(found[match[1]], int(match[2]) + 1)
+  return found
 
 
 def leaves(module: str) -> Sequence[str]:

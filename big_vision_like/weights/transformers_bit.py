@@ -4,6 +4,7 @@ Version 2 of our BiT is `layer_type='preactivation'`; version 1 is 'bottleneck' 
 `global_padding='SAME'` and `embedding_dynamic_padding=True`.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,10 +32,7 @@ def to_transformers(params: Mapping[str, Any], version: int) -> dict[str, np.nda
 
 def differences(names: Collection[str], version: int) -> tree.Differences:
   """Names that a file of such a BiT does not have, and those that it lacks."""
-
-  def unfit(names: Collection[str]) -> tree.Differences:
-    return resnet_names.unfit(names, version)
-
+  unfit = functools.partial(resnet_names.unfit, version=version)
   return linear.differences(names, _table(names, version), unfit)
 
 
