@@ -37,6 +37,14 @@ class Checked:
     return []
 
 
+def check_one_of(known: Iterable[str], **values: Any) -> None:
+  """Raises a `UserError` for a value that is not known, with its name."""
+  known = list(known)
+  for name, value in values.items():
+    if value not in known:
+      raise UserError(f'{name}={value!r} is not one of {", ".join(known)}')
+
+
 def listed(items: Iterable[Any], most: int = 10) -> str:
   """Returns the first items, separated by commas, and how many more there are."""
   items = [*map(str, items)]

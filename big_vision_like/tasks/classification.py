@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import images, losses
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import task
@@ -96,8 +96,7 @@ class Classification(task.GradientTask):
 
 def check_loss(name: str) -> None:
   """Raises unless there is such a loss."""
-  if name not in LOSSES:
-    raise UserError(f'loss_type={name!r} is not one of {", ".join(LOSSES)}')
+  check_one_of(LOSSES, loss_type=name)
 
 
 def check_labels(batch: dict, classes: int) -> None:

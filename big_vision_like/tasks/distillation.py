@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import images, losses
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import classification, task
@@ -51,8 +51,7 @@ class Distillation(task.GradientTask):
 
   def __post_init__(self) -> None:
     classification.check_loss(self.loss_type)
-    if self.kind not in KINDS:
-      raise UserError(f'kind={self.kind!r} is not one of {", ".join(KINDS)}')
+    check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
     if self.temperature <= 0:

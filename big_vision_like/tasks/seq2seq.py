@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.models import transformer
 from big_vision_like.ops import losses, search
 from big_vision_like.tasks import task
@@ -43,9 +43,7 @@ class Seq2Seq(task.GradientTask):
   never: Sequence[int] = (0,)
 
   def __post_init__(self) -> None:
-    if self.smoothing_form not in losses.SMOOTHINGS:
-      known = ', '.join(losses.SMOOTHINGS)
-      raise UserError(f'smoothing_form={self.smoothing_form!r} is not one of {known}')
+    check_one_of(losses.SMOOTHINGS, smoothing_form=self.smoothing_form)
 
   def check(self, batch: dict) -> None:
     vocabulary, pad_id = self.model.vocab_size, self.model.pad_id

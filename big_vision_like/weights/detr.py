@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import check_one_of
 from big_vision_like.weights import (
   linear,
   torch_transformer,
@@ -97,8 +97,7 @@ def to_transformers(
   Raises a `UserError` for what transformers has no place for: pre-norm, and learned
   positions.
   """
-  if backbone not in _BACKBONES:
-    raise UserError(f'backbone={backbone!r} is not one of {", ".join(_BACKBONES)}')
+  check_one_of(_BACKBONES, backbone=backbone)
   flat, parts = _ours(variables)
   return linear.written(flat, _transformers(parts, backbone))
 
