@@ -356,11 +356,8 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
 
 def gib(size: float) -> str:
   """'1.23 GiB', or MiB below a hundredth."""
-  return (
-    f'{size / chips.GIB:.2f} GiB'
-    if size >= chips.GIB / 100
-    else f'{size / 2**20:.2f} MiB'
-  )
+  unit, name = (chips.GIB, 'GiB') if size >= chips.GIB / 100 else (2**20, 'MiB')
+  return f'{size / unit:.2f} {name}'
 
 
 def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
