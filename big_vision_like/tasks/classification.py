@@ -1,7 +1,7 @@
 """Images, or any other named arrays, to classes.  Axes: B batch, C classes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import images, losses
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 
 LOSSES = {
   'softmax': losses.softmax_cross_entropy,
@@ -67,18 +67,14 @@ class Classification(task.GradientTask):
         )
     check_labels(batch, self.num_classes)
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
+  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `target` (B, C) and replaces the inputs by those that the model gets."""
     target_BC = smoothed(batch['label'], self.num_classes, self.label_smoothing)
     return augmented(
       batch, self.inputs, self.model_inputs, target_BC, self.augment, key
     )
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     _, key_dropout = jax.random.split(key)
     inputs, target_BC = self.model_inputs(batch), batch['target']
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)

@@ -15,7 +15,7 @@ from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import images, losses
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import classification, task
-from big_vision_like.tasks.task import Arrays, Network, State
+from big_vision_like.tasks.task import Arrays, Frozen, Loss, Network, State
 
 KINDS = ('hard', 'soft')
 TEACHER = 'teacher'
@@ -91,9 +91,7 @@ class Distillation(task.GradientTask):
     first = images.renormalize(inputs[0], self.images, self.teacher_images)
     return (first, *inputs[1:])
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
+  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C)."""
     target_BC = classification.smoothed(
       batch['label'], self.num_classes, self.label_smoothing
@@ -106,9 +104,7 @@ class Distillation(task.GradientTask):
     outputs = self.teacher.apply(frozen[TEACHER], *self.teacher_inputs(batch))
     return batch | {'teacher_logits': outputs['logits']}
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     _, key_dropout = jax.random.split(key)
     inputs, target_BC = self.model_inputs(batch), batch['target']
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)

@@ -14,7 +14,7 @@ from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.models import transformer
 from big_vision_like.ops import losses, search
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Loss, State
 
 PACKED = ('source_segment', 'target_segment', 'source_position', 'target_position')
 
@@ -72,9 +72,7 @@ class Seq2Seq(task.GradientTask):
     inputs_BT = jnp.where(first_BT, self.bos_id, shifted_BT)
     return batch['source'], inputs_BT, *(batch[name] for name in PACKED)
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     inputs = self.model_inputs(batch)
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key)
     logits_BTV, target_BT = outputs['logits'], batch['target']

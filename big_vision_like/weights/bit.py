@@ -92,7 +92,7 @@ class Format:
   modern: Callable[[str], str] = lambda name: name.removeprefix('params/')
   shaped: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
 
-  def read(self, flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tree:
+  def read(self, flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
     """The arrays of a file by name as the parameters of our BiT, float32."""
     flat = {self.modern(name): array for name, array in flat.items()}
     tree.check_names(source, *self.differences(flat))

@@ -46,7 +46,7 @@ class _Parts(NamedTuple):
 
 
 def from_facebook(
-  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict (`model` of a published file) as the variables of our `DETR`, float32.
 
@@ -67,7 +67,7 @@ def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def masks_from_facebook(
-  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
   """As `from_facebook`, of what models with masks have besides: their parameters."""
   known = _parameters({theirs: [ours] for theirs, ours in _MASKS.items()})
@@ -75,7 +75,7 @@ def masks_from_facebook(
 
 
 def from_transformers(
-  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
   """The arrays of a .safetensors file as the variables of our `DETR`, float32.
 

@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import linear, resnet_names, torchvision_resnet, vit_names
+from big_vision_like.weights import (
+  linear,
+  resnet_names,
+  torchvision_resnet,
+  tree,
+  vit_names,
+)
 
 BACKBONE = 'backbone/'
 # Learned positions are those of so many rows and columns.
@@ -26,9 +30,7 @@ _SHAPES = [
 ]
 
 
-def architecture(
-  variables: Mapping[str, np.ndarray], source: str = 'variables'
-) -> dict[str, Any]:
+def architecture(variables: tree.Arrays, source: str = 'variables') -> dict[str, Any]:
   """The arguments of our `DETR` but for `num_classes`, of its flat variables.
 
   Raises a `UserError` that names shapes which do not fit each other.

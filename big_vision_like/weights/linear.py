@@ -44,7 +44,7 @@ def differences(
 
 
 def from_state(
-  state: Mapping[str, np.ndarray], known: Table, num_heads: int
+  state: tree.Arrays, known: Table, num_heads: int
 ) -> dict[str, np.ndarray]:
   """Our flat arrays, float32; names that the table does not know are left out."""
   flat = {}
@@ -62,14 +62,14 @@ def from_state(
   return flat
 
 
-def written(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarray]:
+def written(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
   """As `to_state`; raises a `UserError` that lists our names that are not in it."""
   named = {name for names in known.values() for name in names}
   tree.check_names('parameters', unknown=flat.keys() - named)
   return to_state(flat, known)
 
 
-def to_state(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarray]:
+def to_state(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
   """Our flat arrays under their names and in their axes."""
   return {
     theirs: np.ascontiguousarray(

@@ -175,7 +175,7 @@ def read_config(path: str | os.PathLike) -> Config:
 
 
 def from_marian(
-  state: Mapping[str, np.ndarray], num_heads: int, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our Transformer, float32.
 
@@ -251,7 +251,7 @@ def _shapes(
   return shapes
 
 
-def _embedding(state: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+def _embedding(state: tree.Arrays, source: str) -> np.ndarray:
   """The one embedding, which may be there under several names."""
   stored = [name for name in _EMBEDDINGS if name in state]
   if not stored:
@@ -268,9 +268,7 @@ def _embedding(state: Mapping[str, np.ndarray], source: str) -> np.ndarray:
   return embedding
 
 
-def _check_positions(
-  source: str, tables: Mapping[str, np.ndarray], embedding: np.ndarray
-) -> None:
+def _check_positions(source: str, tables: tree.Arrays, embedding: np.ndarray) -> None:
   """Stored tables of positions must be what is computed, up to two-byte floats."""
   width = embedding.shape[1]
   for name, table_LD in tables.items():

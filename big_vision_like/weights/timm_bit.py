@@ -25,7 +25,7 @@ _MODELS = {
 
 
 def from_timm(
-  state: Mapping[str, np.ndarray], version: int, source: str = 'state dict'
+  state: tree.Arrays, version: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our BiT (version 2) or BiTv1, float32."""
   tree.check_names(source, *differences(state, version))

@@ -33,7 +33,7 @@ def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def from_torch(
-  state: Mapping[str, np.ndarray], num_heads: int, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
   """The state dict as the parameters of our Transformer, float32.
 

@@ -14,7 +14,7 @@ from big_vision_like.weights import linear, resnet_names, torch_resnet, tree
 
 
 def from_transformers(
-  state: Mapping[str, np.ndarray], version: int, source: str = 'state dict'
+  state: tree.Arrays, version: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our BiT (version 2) or BiTv1, float32."""
   tree.check_names(source, *differences(state, version))
