@@ -49,6 +49,7 @@ SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
 NARROW = 90  # what a tile is at least given, for what is below it
 WIDTH, FRAMES = 1400, 8  # pixels of a sheet, frames of a line
 GAP, LINE = 10, 15  # pixels between tiles, and of a line of text
+STAGE = ('name', 'median_ms', 'mean_ms', 'on_host')  # what JSON has of one
 SHARE = 0.005  # of a target, below which a class is not named
 INK, GREY = (20, 20, 20), (120, 120, 120)
 
@@ -520,10 +521,8 @@ def tell(
     'odd': notes,
     'stages': [
       {
-        'name': stage.name,
-        'median_ms': stage.median_ms,
-        'mean_ms': stage.mean_ms,
-        'on_host': stage.on_host,
+        name: getattr(stage, name)
+        for name in ('name', 'median_ms', 'mean_ms', 'on_host')
       }
       for stage in stages
     ],

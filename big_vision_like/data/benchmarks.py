@@ -138,37 +138,27 @@ JFT = Images(
   parts=dict(train=('train[51200:]', 302_948_800), val=('train[:51200]', 51_200)),
 )
 
-_CIFAR = dict(
-  train=('train', 50_000),
-  fit=('train[:98%]', 49_000),
-  val=('train[98%:]', 1000),
-  test=('test', 10_000),
-)
+
+def _transfer(
+  name: str, num_classes: int, percent: int, fit: int, val: int, test: int, **rest
+) -> Images:
+  """Images of which that share of the training split is to fit while choosing."""
+  parts = dict(
+    train=('train', fit + val),
+    fit=(f'train[:{percent}%]', fit),
+    val=(f'train[{percent}%:]', val),
+    test=('test', test),
+  )
+  return Images(name=name, num_classes=num_classes, parts=parts, **rest)
+
+
 # What arXiv:2010.11929 and arXiv:1912.11370 fine-tune on.
 TRANSFER = {
   'imagenet': IMAGENET,
-  'cifar10': Images(name='cifar10', num_classes=10, parts=_CIFAR, size=(32, 32)),
-  'cifar100': Images(name='cifar100', num_classes=100, parts=_CIFAR, size=(32, 32)),
-  'pets': Images(
-    name='oxford_iiit_pet',
-    num_classes=37,
-    parts=dict(
-      train=('train', 3680),
-      fit=('train[:90%]', 3312),
-      val=('train[90%:]', 368),
-      test=('test', 3669),
-    ),
-  ),
-  'flowers': Images(
-    name='oxford_flowers102',
-    num_classes=102,
-    parts=dict(
-      train=('train', 1020),
-      fit=('train[:90%]', 918),
-      val=('train[90%:]', 102),
-      test=('test', 6149),
-    ),
-  ),
+  'cifar10': _transfer('cifar10', 10, 98, 49_000, 1000, 10_000, size=(32, 32)),
+  'cifar100': _transfer('cifar100', 100, 98, 49_000, 1000, 10_000, size=(32, 32)),
+  'pets': _transfer('oxford_iiit_pet', 37, 90, 3312, 368, 3669),
+  'flowers': _transfer('oxford_flowers102', 102, 90, 918, 102, 6149),
 }
 
 

@@ -44,15 +44,11 @@ class Classification(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_loss(self.loss_type)
+    check_one_of(LOSSES, loss_type=self.loss_type)
     if isinstance(self.inputs, str) or not self.inputs:
       raise UserError(
         f"inputs={self.inputs!r} must list names of arrays, such as ('image',)"
       )
-
-  @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
 
   @property
   def images(self) -> images.Normalization:
@@ -88,11 +84,6 @@ class Classification(task.GradientTask):
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | label_loss(self.loss_type, outputs['logits'], batch)
-
-
-def check_loss(name: str) -> None:
-  """Raises unless there is such a loss."""
-  check_one_of(LOSSES, loss_type=name)
 
 
 def check_labels(batch: dict, classes: int) -> None:

@@ -50,7 +50,7 @@ class Distillation(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    classification.check_loss(self.loss_type)
+    check_one_of(classification.LOSSES, loss_type=self.loss_type)
     check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
@@ -61,10 +61,6 @@ class Distillation(task.GradientTask):
         f'the teacher has {self.teacher.num_classes} classes and the model'
         f' {self.model.num_classes}: a teacher must know the classes of its student'
       )
-
-  @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
 
   @property
   def images(self) -> images.Normalization:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from big_vision_like.ops import images
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
+from big_vision_like.tasks.task import Arrays, Loss, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,6 @@ class ObjectDiscovery(task.GradientTask):
   @property
   def images(self) -> images.Normalization:
     return images.Normalization()
-
-  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Normalizes the images."""
-    return batch | {'image': images.normalize(batch['image'])}
 
   def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     (image_BHWC,) = self.model_inputs(batch)

@@ -73,10 +73,6 @@ class Detection(task.GradientTask):
       raise UserError(f'no_object_weight={self.no_object_weight} is not positive')
 
   @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
-
-  @property
   def images(self) -> images.Normalization:
     return images.Normalization(self.mean, self.std)
 

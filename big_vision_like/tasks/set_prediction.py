@@ -15,7 +15,7 @@ import optax
 from big_vision_like.errors import UserError
 from big_vision_like.ops import images, matching, precision
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
+from big_vision_like.tasks.task import Arrays, Loss, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,6 @@ class SetPrediction(task.GradientTask):
   @property
   def images(self) -> images.Normalization:
     return images.Normalization()
-
-  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Normalizes the images."""
-    return batch | {'image': images.normalize(batch['image'])}
 
   def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     inputs = self.model_inputs(batch)

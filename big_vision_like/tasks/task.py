@@ -219,9 +219,11 @@ class GradientTask(Task):
 
     It is called once per step with the whole batch and takes no gradient. Arrays have
     a row per example; scalars reach every part of the batch. `frozen` are the
-    variables of the frozen networks, by name.
+    variables of the frozen networks, by name. By default images are normalized.
     """
-    return batch
+    if self.images is None:
+      return batch
+    return batch | dict(zip(self.inputs, self.model_inputs(batch), strict=True))
 
   def networks(self) -> Mapping[str, Network]:
     return {
@@ -229,6 +231,10 @@ class GradientTask(Task):
         self.model, self.model_inputs, lambda state: state.variables, self.images
       )
     }
+
+  @property
+  def num_classes(self) -> int | None:
+    return getattr(self.model, 'num_classes', None)
 
   @property
   def images(self) -> Normalization | None:
