@@ -42,8 +42,7 @@ VARIANTS = {
 
 def variant(name: str) -> dict[str, Sequence]:
   """The layers for a data set of the paper, as arguments of `AutoEncoder`."""
-  if name not in VARIANTS:
-    raise UserError(f'variant {name!r} is not one of {", ".join(VARIANTS)}')
+  check_one_of(VARIANTS, variant=name)
   return VARIANTS[name]
 
 

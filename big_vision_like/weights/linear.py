@@ -51,8 +51,10 @@ def from_state(
   for name, all_ours in known.items():
     if name not in state:
       continue
-    array = tree.as_float32(name, state[name])
-    pieces = split(name, array, len(all_ours)) if len(all_ours) > 1 else [array]
+    array, count = tree.as_float32(name, state[name]), len(all_ours)
+    if count > 1 and len(array) % count:
+      raise UserError(f'{name!r} of shape {array.shape} does not split into {count}')
+    pieces = np.split(array, count) if count > 1 else [array]
     for ours, piece in zip(all_ours, pieces, strict=True):
       module, _, leaf = ours.rpartition('/')
       if leaf in ('kernel', 'scale', 'bias'):
@@ -78,13 +80,6 @@ def to_state(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
     for theirs, ours in known.items()
     if ours[0] in flat
   }
-
-
-def split(name: str, array: np.ndarray, count: int) -> list[np.ndarray]:
-  """The arrays of `count` layers that lie in one, as query, key and value do."""
-  if len(array) % count:
-    raise UserError(f'{name!r} of shape {array.shape} does not split into {count}')
-  return np.split(array, count)
 
 
 def to_ours(
