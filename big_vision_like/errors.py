@@ -1,5 +1,6 @@
-"""Exceptions for the person at the terminal, and how their sentences list things."""
+"""What programs say at the terminal: errors, how their sentences list things, help."""
 
+import argparse
 import contextlib
 import difflib
 import functools
@@ -36,6 +37,14 @@ class Checked:
     return []
 
 
+def check_one_of(known: Iterable[str], **values: Any) -> None:
+  """Raises a `UserError` for a value that is not known, with its name."""
+  known = list(known)
+  for name, value in values.items():
+    if value not in known:
+      raise UserError(f'{name}={value!r} is not one of {", ".join(known)}')
+
+
 def listed(items: Iterable[Any], most: int = 10) -> str:
   """Returns the first items, separated by commas, and how many more there are."""
   items = [*map(str, items)]
@@ -65,3 +74,11 @@ def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
       return 1
 
   return wrapped
+
+
+def parser(description: str, **options: Any) -> argparse.ArgumentParser:
+  """Returns a parser whose help shows the docstring of a program as it is."""
+  form = argparse.RawDescriptionHelpFormatter
+  return argparse.ArgumentParser(
+    description=description, formatter_class=form, **options
+  )

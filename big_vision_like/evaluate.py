@@ -81,11 +81,8 @@ def load_weights(
 @processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints what every evaluator finds; writes `evaluation-STEP.json` in the workdir."""
-  parser = argparse.ArgumentParser(
-    prog='python -m big_vision_like.evaluate',
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = errors.parser(
+    __doc__, prog='python -m big_vision_like.evaluate', allow_abbrev=False
   )
   parser.add_argument('--step', type=int, help='the checkpoint; default the newest')
   parser.add_argument('--weights', help='a file of weights, or a folder with one')

@@ -94,10 +94,10 @@ class Optimizer:
       parts.append(optax.clip_by_global_norm(self.clip_norm))
     parts.append(self.transform)
     if self.weight_decay:
-      parts.append(_add_decay(self.decay_of(params)))
+      parts.append(_each(lambda u, p, d: u + d * p, self.decay_of(params)))
     parts.append(optax.scale_by_learning_rate(self.rate))
     if self.rate_rules:
-      parts.append(_scale(self.rate_factor_of(params)))
+      parts.append(_each(lambda u, p, f: u * f, self.rate_factor_of(params)))
     return optax.chain(*parts)
 
   def init(self, params: Tree) -> optax.OptState:
@@ -111,17 +111,10 @@ class Optimizer:
     return self._chain(params).update(grads, state, params)
 
 
-def _add_decay(decay: Tree) -> optax.GradientTransformation:
+def _each(change: Callable[..., jax.Array], own: Tree) -> optax.GradientTransformation:
+  """Changes each update by its parameter and its own number."""
   return optax.stateless(
-    lambda updates, params: jax.tree.map(
-      lambda u, p, d: u + d * p, updates, params, decay
-    )
-  )
-
-
-def _scale(factor: Tree) -> optax.GradientTransformation:
-  return optax.stateless(
-    lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factor)
+    lambda updates, params: jax.tree.map(change, updates, params, own)
   )
 
 

@@ -8,7 +8,6 @@ the whole recipe costs. `--topology=cpu:8` takes simulated devices. `--sweep` tr
 meshes, remat policies and batches, and prints the config of what fits and is fastest.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -357,11 +356,8 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
 
 def gib(size: float) -> str:
   """'1.23 GiB', or MiB below a hundredth."""
-  return (
-    f'{size / chips.GIB:.2f} GiB'
-    if size >= chips.GIB / 100
-    else f'{size / 2**20:.2f} MiB'
-  )
+  unit, name = (chips.GIB, 'GiB') if size >= chips.GIB / 100 else (2**20, 'MiB')
+  return f'{size / unit:.2f} {name}'
 
 
 def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
@@ -507,11 +503,8 @@ def sweep(
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, compiles and prints."""
   jax.config.update('jax_platforms', 'cpu')
-  parser = argparse.ArgumentParser(
-    prog='python -m big_vision_like.plan',
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = errors.parser(
+    __doc__, prog='python -m big_vision_like.plan', allow_abbrev=False
   )
   parser.add_argument(
     '--topology', required=True, help='v4:2x2x1, v5e:16x16, v5p:4x4x4, v6e:4x4, cpu:8'

@@ -8,7 +8,6 @@ checkpoint, to be evaluated, reported on or started from (`init_from`), not trai
 The run must have kept as many checkpoints: `keep_last` of its config.
 """
 
-import argparse
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -52,9 +51,7 @@ def average(workdir: pathlib.Path, steps: Sequence[int]) -> State:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Writes the new folder; an existing one is left alone."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('workdir', type=pathlib.Path, help='the folder of a run')
   parser.add_argument('--last', type=int, default=5, help='how many; default 5')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='a new folder')

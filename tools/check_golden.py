@@ -14,7 +14,6 @@ checked.
 A new kind of file is one function in a module of golden/, which lists it in its CHECKS.
 """
 
-import argparse
 import importlib
 import json
 import pathlib
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from big_vision_like import cli
+from big_vision_like import cli, errors
 from big_vision_like.errors import UserError
 
 # Other modules of tools, where this file is started as a script.
@@ -174,9 +173,7 @@ def check(path: pathlib.Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE.npz')
   status, files = 0, parser.parse_args(arguments).files
   cli.set_up_jax()

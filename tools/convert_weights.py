@@ -12,21 +12,17 @@ into folders of transformers. No bit of a parameter changes, where both sides ha
 same arrays.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
-import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from big_vision_like import cli, errors
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
+from big_vision_like.files import atomic, write_json
 from big_vision_like.inference import loading
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.ops.positions import Grid
@@ -112,20 +108,14 @@ def write(
   to, source = target(out, to, weights.family)
   weights, images = source.fit(weights, images, asked, grid)
   arrays = source.writes[to](weights)
-  out.parent.mkdir(parents=True, exist_ok=True)
   if out.suffix:
     return write_file(weights, images, out, arrays)
   contents = source.config(weights, images)
-  part = out.with_name(f'{out.name}.part')
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir()
-  try:
+  with atomic(out) as part:
+    part.mkdir()
     files.write(part / 'model.safetensors', arrays)
     for name, content in contents.items():
       write_json(part / name, content)
-    part.rename(out)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
   return sorted(out.iterdir())
 
 
@@ -153,19 +143,10 @@ def write_file(
   return [out, beside.sidecar(out)]
 
 
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes a JSON file that appears when it is complete."""
-  part = path.with_name(f'{path.name}.part')
-  part.write_text(json.dumps(content, indent=2) + '\n')
-  os.replace(part, path)
-
-
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Converts one file; what exists is left alone."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument(
     'source', metavar='IN', type=pathlib.Path, help='weights or a run'
   )

@@ -6,7 +6,6 @@ Prints shapes, parameters and operations by block, then weight decay, learning-r
 factor, axes of the mesh and bytes per device of every parameter. Nothing is trained.
 """
 
-import argparse
 import collections
 import re
 from collections.abc import Sequence
@@ -163,11 +162,7 @@ def _shape(found: dict, name: str, examples: int) -> str:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line and prints the tables."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   _, config = cli.parse(parser, argv)
   run = experiment.make(config, planned_for=jax.devices())
   console = rich.console.Console()

@@ -10,7 +10,6 @@ models as published and as counted from ours, and which config is to be run for 
 not there yet. It writes the same as Markdown and as a page into --out.
 """
 
-import argparse
 import collections
 import dataclasses
 import pathlib
@@ -258,9 +257,7 @@ def papers() -> Part:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, prints and writes the tables."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('paper', nargs='?', help='arXiv number; default: list them')
   parser.add_argument('--table', help='one of its tables; default: all')
   parser.add_argument(

@@ -64,11 +64,7 @@ def table(
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints a table; status 1 where an image could not be read."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('images', metavar='IMAGE', type=pathlib.Path, nargs='+')
   parser.add_argument('--weights', required=True, help='a file, or the folder of a run')
   parser.add_argument(

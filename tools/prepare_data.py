@@ -35,6 +35,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from big_vision_like import errors
 from big_vision_like.data.sources import catalogue
 from big_vision_like.errors import UserError, nearest
 
@@ -256,10 +257,8 @@ def table(results: Sequence[Prepared]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    epilog=f'Data sets of this package: {", ".join(catalogue.ours())}',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = errors.parser(
+    __doc__, epilog=f'Data sets of this package: {", ".join(catalogue.ours())}'
   )
   parser.add_argument('names', nargs='*', metavar='name', help='digits, glyphs/64, ...')
   parser.add_argument(

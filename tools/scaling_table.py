@@ -5,7 +5,6 @@
 Each row takes a minute or two on two cores, and needs libtpu (`pip install '.[tpu]'`).
 """
 
-import argparse
 from collections.abc import Sequence
 
 import jax
@@ -60,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Prints the rows asked for, each as soon as it is there."""
   cli.set_up_jax()
   jax.config.update('jax_platforms', 'cpu')
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('rows', nargs='*', help=f'of {", ".join(ROWS)}; default: all')
   args = parser.parse_args(argv)
   for name in args.rows:

@@ -49,6 +49,7 @@ SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
 NARROW = 90  # what a tile is at least given, for what is below it
 WIDTH, FRAMES = 1400, 8  # pixels of a sheet, frames of a line
 GAP, LINE = 10, 15  # pixels between tiles, and of a line of text
+STAGE = ('name', 'median_ms', 'mean_ms', 'on_host')  # what JSON has of one
 SHARE = 0.005  # of a target, below which a class is not named
 INK, GREY = (20, 20, 20), (120, 120, 120)
 
@@ -454,11 +455,7 @@ def stages_table(stages: Sequence[Stage]) -> rich.table.Table:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads, draws, measures; prints and writes what it found."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   add = parser.add_argument
   add('--input', default='train_data', help='or evals.NAME (%(default)s)')
   add('--out', type=pathlib.Path, default='looked', metavar='FOLDER')
@@ -524,10 +521,8 @@ def tell(
     'odd': notes,
     'stages': [
       {
-        'name': stage.name,
-        'median_ms': stage.median_ms,
-        'mean_ms': stage.mean_ms,
-        'on_host': stage.on_host,
+        name: getattr(stage, name)
+        for name in ('name', 'median_ms', 'mean_ms', 'on_host')
       }
       for stage in stages
     ],

@@ -30,7 +30,6 @@ that makes a side of a picture small. An argument `size` of a transform is such 
 a transform with others names them in `sides`. `AT_MOST` is for arguments of all tasks.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import inspect
@@ -486,9 +485,7 @@ def place(error: BaseException) -> str:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the configs and prints a row of each, then a summary."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('configs', nargs='*', metavar='CONFIG[:ARGUMENT]')
   parser.add_argument(
     '--jobs', type=int, default=1, metavar='N', help='so many at a time; default: 1'

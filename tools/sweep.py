@@ -14,7 +14,6 @@ Every run is a process of its own in a folder of its own. The same command goes 
 it stopped and tries again what failed; finished runs are read, not repeated.
 """
 
-import argparse
 import dataclasses
 import itertools
 import math
@@ -334,11 +333,7 @@ def tell(sweep: Sweep) -> None:
 
 def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
   """The command as plain data, and its folder."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('configs', nargs='+', metavar='CONFIG', help='FILE.py[:ARGUMENT]')
   parser.add_argument(
     '--over', action='append', default=[], help='FIELD=VALUE,VALUE: what to choose from'

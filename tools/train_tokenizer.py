@@ -15,6 +15,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
+from big_vision_like import errors
 from big_vision_like.errors import UserError, listed
 
 MODEL_TYPES = ('bpe', 'unigram')
@@ -74,9 +75,7 @@ def make(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Makes one vocabulary."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('name', nargs='?', help='a data set: wmt14_translate/de-en')
   parser.add_argument('--features', nargs='+', metavar='NAME', help='its texts: de en')
   parser.add_argument('--text', nargs='+', metavar='FILE', help='files instead')

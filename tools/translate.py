@@ -9,7 +9,6 @@ source.spm, target.spm), or the workdir of a run whose config names a vocabulary
 stdout there is one translation a line, and nothing else.
 """
 
-import argparse
 import dataclasses
 import functools
 import pathlib
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from big_vision_like import cli, files, spec
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.data.text import marian as marian_vocabulary
 from big_vision_like.errors import UserError, listed, told_plainly
 from big_vision_like.inference import loading
@@ -223,11 +222,7 @@ def _read_lines(file: str | None) -> list[str]:
 @told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line and prints the translations."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('folder', metavar='FOLDER')
   given = parser.add_mutually_exclusive_group()
   given.add_argument('--text', action='append', help='a text; may be given again')

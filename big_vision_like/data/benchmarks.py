@@ -138,51 +138,27 @@ JFT = Images(
   parts=dict(train=('train[51200:]', 302_948_800), val=('train[:51200]', 51_200)),
 )
 
+
+def _transfer(
+  name: str, num_classes: int, percent: int, fit: int, val: int, test: int, **rest
+) -> Images:
+  """Images of which that share of the training split is to fit while choosing."""
+  parts = dict(
+    train=('train', fit + val),
+    fit=(f'train[:{percent}%]', fit),
+    val=(f'train[{percent}%:]', val),
+    test=('test', test),
+  )
+  return Images(name=name, num_classes=num_classes, parts=parts, **rest)
+
+
 # What arXiv:2010.11929 and arXiv:1912.11370 fine-tune on.
 TRANSFER = {
   'imagenet': IMAGENET,
-  'cifar10': Images(
-    name='cifar10',
-    num_classes=10,
-    parts=dict(
-      train=('train', 50_000),
-      fit=('train[:98%]', 49_000),
-      val=('train[98%:]', 1000),
-      test=('test', 10_000),
-    ),
-    size=(32, 32),
-  ),
-  'cifar100': Images(
-    name='cifar100',
-    num_classes=100,
-    parts=dict(
-      train=('train', 50_000),
-      fit=('train[:98%]', 49_000),
-      val=('train[98%:]', 1000),
-      test=('test', 10_000),
-    ),
-    size=(32, 32),
-  ),
-  'pets': Images(
-    name='oxford_iiit_pet',
-    num_classes=37,
-    parts=dict(
-      train=('train', 3680),
-      fit=('train[:90%]', 3312),
-      val=('train[90%:]', 368),
-      test=('test', 3669),
-    ),
-  ),
-  'flowers': Images(
-    name='oxford_flowers102',
-    num_classes=102,
-    parts=dict(
-      train=('train', 1020),
-      fit=('train[:90%]', 918),
-      val=('train[90%:]', 102),
-      test=('test', 6149),
-    ),
-  ),
+  'cifar10': _transfer('cifar10', 10, 98, 49_000, 1000, 10_000, size=(32, 32)),
+  'cifar100': _transfer('cifar100', 100, 98, 49_000, 1000, 10_000, size=(32, 32)),
+  'pets': _transfer('oxford_iiit_pet', 37, 90, 3312, 368, 3669),
+  'flowers': _transfer('oxford_flowers102', 102, 90, 918, 102, 6149),
 }
 
 
@@ -199,6 +175,25 @@ def _vtab(
   parts = dict(fit=(fit, 800), val=(val, 200), train=(f'{fit}+{val}', 1000))
   parts['test'] = (test, None)
   return Images(name=name, num_classes=num_classes, parts=parts, group=group, **rest)
+
+
+def _clevr(num_classes: int, label: type) -> Images:
+  own = dict(prepare=[spec(label)], crop=False)
+  val, test = 'train[63000:63200]', 'validation'
+  return _vtab('structured', 'clevr:3.*.*', num_classes, val, test, **own)
+
+
+def _dsprites(label: str, values: int) -> Images:
+  prepare = [spec(labels.Binned, name=label, values=values), spec(image.Brighten)]
+  own = dict(prepare=prepare, crop=False, flip=False, size=(64, 64))
+  val, test = 'train[589824:590024]', 'train[663552:]'
+  return _vtab('structured', 'dsprites:2.*.*', 16, val, test, **own)
+
+
+def _smallnorb(num_classes: int, label: str, **rest) -> Images:
+  own = dict(prepare=[spec(labels.Label, name=label)], size=(96, 96), **rest)
+  val, test = 'test[:200]', 'test[50%:]'
+  return _vtab('structured', 'smallnorb:2.*.*', num_classes, val, test, **own)
 
 
 # VTAB-1k, arXiv:1910.04867; splits of google-research/task_adaptation. Tasks are not
@@ -231,75 +226,16 @@ VTAB = {
   'diabetic_retinopathy': _vtab(
     'specialised', 'diabetic_retinopathy_detection/btgraham-300:3.*.*', 5
   ),
-  'clevr_count': _vtab(
-    'structured',
-    'clevr:3.*.*',
-    8,
-    'train[63000:63200]',
-    'validation',
-    prepare=[spec(labels.ClevrCount)],
-    crop=False,
-  ),
-  'clevr_dist': _vtab(
-    'structured',
-    'clevr:3.*.*',
-    6,
-    'train[63000:63200]',
-    'validation',
-    prepare=[spec(labels.ClevrDistance)],
-    crop=False,
-  ),
+  'clevr_count': _clevr(8, labels.ClevrCount),
+  'clevr_dist': _clevr(6, labels.ClevrDistance),
   'dmlab': _vtab('structured', 'dmlab:2.0.1', 6, crop=False),
   'kitti_dist': _vtab(
     'structured', 'kitti:3.1.0', 4, prepare=[spec(labels.KittiDistance)], crop=False
   ),
-  'dsprites_loc': _vtab(
-    'structured',
-    'dsprites:2.*.*',
-    16,
-    'train[589824:590024]',
-    'train[663552:]',
-    prepare=[
-      spec(labels.Binned, name='label_x_position', values=32),
-      spec(image.Brighten),
-    ],
-    crop=False,
-    flip=False,
-    size=(64, 64),
-  ),
-  'dsprites_ori': _vtab(
-    'structured',
-    'dsprites:2.*.*',
-    16,
-    'train[589824:590024]',
-    'train[663552:]',
-    prepare=[
-      spec(labels.Binned, name='label_orientation', values=40),
-      spec(image.Brighten),
-    ],
-    crop=False,
-    flip=False,
-    size=(64, 64),
-  ),
-  'smallnorb_azimuth': _vtab(
-    'structured',
-    'smallnorb:2.*.*',
-    18,
-    'test[:200]',
-    'test[50%:]',
-    prepare=[spec(labels.Label, name='label_azimuth')],
-    size=(96, 96),
-    flip=False,
-  ),
-  'smallnorb_elevation': _vtab(
-    'structured',
-    'smallnorb:2.*.*',
-    9,
-    'test[:200]',
-    'test[50%:]',
-    prepare=[spec(labels.Label, name='label_elevation')],
-    size=(96, 96),
-  ),
+  'dsprites_loc': _dsprites('label_x_position', 32),
+  'dsprites_ori': _dsprites('label_orientation', 40),
+  'smallnorb_azimuth': _smallnorb(18, 'label_azimuth', flip=False),
+  'smallnorb_elevation': _smallnorb(9, 'label_elevation'),
 }
 
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import text
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
 
@@ -39,9 +39,7 @@ class Bleu(evaluator.Evaluator):
   shown: int = 8
 
   def __post_init__(self) -> None:
-    if self.tokenize not in TOKENIZERS:
-      known = ', '.join(TOKENIZERS)
-      raise UserError(f'tokenize={self.tokenize!r} is not one of {known}')
+    check_one_of(TOKENIZERS, tokenize=self.tokenize)
 
   def reports(self) -> Mapping[str, str]:
     return {'bleu': 'max', 'chrf': 'max'}

@@ -13,7 +13,7 @@ import numpy as np
 
 from big_vision_like import spec
 from big_vision_like.data.transforms import image as transforms
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.inference import loading
 from big_vision_like.inference.preprocessing import (
   SIZING,
@@ -56,8 +56,7 @@ class Preprocessing(Prepare):
     super().__post_init__()
     if len(self.size) != 2 or min(self.size) < 1:
       raise UserError(f'size={self.size} is not a positive height and width')
-    if self.scores not in SCORES:
-      raise UserError(f'scores={self.scores!r} is not one of {", ".join(SCORES)}')
+    check_one_of(SCORES, scores=self.scores)
     self.transforms  # noqa: B018 - they check the rest
 
   @property

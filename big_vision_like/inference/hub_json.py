@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,9 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
   told, source = config['pretrained_cfg'], "timm's config.json"
   try:
     channels, *size = told['input_size']
-    mean, std = (_channels(told[k], channels) for k in ('mean', 'std'))
+    mean, std = (
+      tuple(np.broadcast_to(told[k], channels).tolist()) for k in ('mean', 'std')
+    )
     method = told['interpolation']
     mode, share = told.get('crop_mode') or 'center', told['crop_pct']
     resize = tuple(int(side / share) for side in size)
@@ -310,7 +312,3 @@ def _kernel(own: Preprocessing) -> str:
   """Pillow's kernel that is next to ours: a box takes means of areas."""
   name = own.interpolation.removeprefix('pillow_')
   return 'box' if name == 'area' else name
-
-
-def _channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-  return tuple(np.broadcast_to(values, channels).tolist())

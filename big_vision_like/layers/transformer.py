@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import attention
 from big_vision_like.ops import sharding
 from big_vision_like.ops.masks import Mask
@@ -62,9 +62,7 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x_BND: jax.Array, train: bool = False) -> jax.Array:
-    if self.activation not in ACTIVATIONS:
-      known = ', '.join(ACTIVATIONS)
-      raise UserError(f'activation={self.activation!r} is not one of {known}')
+    check_one_of(ACTIVATIONS, activation=self.activation)
     activation, dtype = ACTIVATIONS[self.activation], self.dtype
     by_hidden = dict(use_bias=self.use_bias, dtype=dtype, axes=(None, sharding.TENSOR))
     x_BNF = activation(
@@ -260,9 +258,7 @@ class Stack(nn.Module):
     cache_length: int | None = None,
     each: Mapping[str, jax.Array] = flax.core.FrozenDict(),
   ) -> jax.Array:
-    if self.remat not in ('none', *REMAT_POLICIES):
-      known = ', '.join(['none', *REMAT_POLICIES])
-      raise UserError(f'remat={self.remat!r} is not one of {known}')
+    check_one_of(('none', *REMAT_POLICIES), remat=self.remat)
     if self.norm not in ('pre', 'post'):
       raise UserError(f"norm={self.norm!r} is not one of 'pre', 'post'")
     block_class = Block

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import precision
 
 EPSILON = 1e-5
@@ -217,8 +217,7 @@ def _conv(
 
 
 def _norm(kind: str, train: bool, dtype: str, name: str) -> nn.Module:
-  if kind not in NORMS:
-    raise UserError(f'norm={kind!r} is not one of {", ".join(NORMS)}')
+  check_one_of(NORMS, norm=kind)
   if kind == 'frozen':
     return FrozenNorm(dtype, name=name)
   return nn.BatchNorm(

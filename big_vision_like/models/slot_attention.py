@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import transformer
 from big_vision_like.ops import attention, positions, precision
 
@@ -42,8 +42,7 @@ VARIANTS = {
 
 def variant(name: str) -> dict[str, Sequence]:
   """The layers for a data set of the paper, as arguments of `AutoEncoder`."""
-  if name not in VARIANTS:
-    raise UserError(f'variant {name!r} is not one of {", ".join(VARIANTS)}')
+  check_one_of(VARIANTS, variant=name)
   return VARIANTS[name]
 
 
@@ -208,8 +207,7 @@ class SlotAttention(nn.Module):
     iterations: int | None = None,
     noise_BSD: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
-    if self.over not in OVER:
-      raise UserError(f'over={self.over!r} is not one of {", ".join(OVER)}')
+    check_one_of(OVER, over=self.over)
     num_slots = self.num_slots if num_slots is None else num_slots
     iterations = self.iterations if iterations is None else iterations
     for name, count in ('num_slots', num_slots), ('iterations', iterations):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import transformer
 from big_vision_like.ops import masks, positions, precision
 
@@ -110,11 +110,7 @@ class Transformer(nn.Module):
   )
 
   def setup(self) -> None:
-    if self.embedding_scale not in ('input', 'output', 'none'):
-      raise UserError(
-        f"embedding_scale={self.embedding_scale!r} is not one of 'input', 'output',"
-        " 'none'"
-      )
+    check_one_of(('input', 'output', 'none'), embedding_scale=self.embedding_scale)
     # What is multiplied by sqrt(D), or divides the logits by it, has unit variance.
     deviation = self.width**-0.5 if self.embedding_scale == 'input' else 1.0
     shape = self.vocab_size, self.width

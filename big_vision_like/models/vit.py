@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import attention, resnet, transformer
 from big_vision_like.ops import positions, precision
 
@@ -234,10 +234,7 @@ class ViT(nn.Module):
     self, grid: tuple[int, int]
   ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
     """What is added to the tokens at the stem, and what each block is given."""
-    if self.posemb_at not in ('stem', 'every', 'shared'):
-      raise UserError(
-        f"posemb_at={self.posemb_at!r} is not one of 'stem', 'every', 'shared'"
-      )
+    check_one_of(('stem', 'every', 'shared'), posemb_at=self.posemb_at)
     if self.posemb == 'none':
       return None, {}
     at_stem = self.posemb_at == 'stem'

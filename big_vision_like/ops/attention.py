@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import masks, precision, sharding
 from big_vision_like.ops.masks import Mask
 
@@ -187,8 +187,7 @@ def _checked(
   v_BMGV: jax.Array | None = None,
 ) -> Mask | None:
   """The mask, after all shapes were found to fit."""
-  if over not in ('keys', 'queries'):
-    raise UserError(f"over={over!r} is not one of 'keys', 'queries'")
+  check_one_of(('keys', 'queries'), over=over)
   shapes = f'queries {q_BNHK.shape} and keys {k_BMGK.shape}'
   if q_BNHK.ndim != 4 or k_BMGK.ndim != 4:
     raise UserError(f'{shapes} are not (batch, tokens, heads, size)')

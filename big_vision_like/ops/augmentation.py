@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import erasing, images, mixing
 
 
@@ -30,9 +30,7 @@ class Augment:
     for name in ('erasing', 'switch'):
       if not 0 <= getattr(self, name) <= 1:
         raise UserError(f'{name}={getattr(self, name)} is not a probability, 0 to 1')
-    if self.partner not in mixing.PARTNERS:
-      known = ', '.join(mixing.PARTNERS)
-      raise UserError(f'partner={self.partner!r} is not one of {known}')
+    check_one_of(mixing.PARTNERS, partner=self.partner)
 
   def __call__(
     self, key: jax.Array, image: jax.Array, target_BC: jax.Array

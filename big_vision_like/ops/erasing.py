@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import check_one_of
 
 # How many boxes are tried for an image; large or long ones may not fit.
 ATTEMPTS = 10
@@ -28,8 +28,7 @@ def erase(
   the image is uniform in `area`, its height over width log-uniform in `aspect`. Each
   value in it is Gaussian noise of deviation 1 with mode 'pixel', 0 with 'const'.
   """
-  if mode not in ('pixel', 'const'):
-    raise UserError(f'mode={mode!r} is not one of pixel, const')
+  check_one_of(('pixel', 'const'), mode=mode)
   batch, *frames, height, width, _ = image_BHWC.shape
   key_chosen, key_box, key_noise = jax.random.split(key, 3)
   top_B, left_B, h_B, w_B = boxes(key_box, batch, height, width, area, aspect)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like.errors import UserError, shape_text
+from big_vision_like.errors import UserError, check_one_of, shape_text
 from big_vision_like.ops import resampling
 
 SINUSOIDS = ('interleaved', 'halves', 't2t')
@@ -32,8 +32,7 @@ def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.
   't2t' has all sines first and exponents i / (dim/2 - 1), up to and with 1
   (tensor2tensor, and the WMT example of Flax).
   """
-  if layout not in SINUSOIDS:
-    raise UserError(f'layout={layout!r} is not one of {", ".join(SINUSOIDS)}')
+  check_one_of(SINUSOIDS, layout=layout)
   if dim % 2:
     raise UserError(f'sinusoids need an even width, not {dim}')
   count = dim // 2

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import precision
 
 
@@ -18,8 +18,7 @@ def resize(x_BhwC: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
   `method` is 'bilinear' or 'bicubic' (a = -0.75), with align_corners=False: half-pixel
   centres, no antialiasing. Computes in float32; the type stays.
   """
-  if method not in MATRICES:
-    raise UserError(f'method={method!r} is not one of {", ".join(MATRICES)}')
+  check_one_of(MATRICES, method=method)
   if min(size) < 1:
     raise UserError(f'size={size} is not positive')
   matrix = MATRICES[method]

@@ -31,13 +31,6 @@ def of_runs(
   return render(sources)
 
 
-def of_weights(
-  path: str, pictures: Sequence[str], size: tuple[int, int] | None, step: int | None
-) -> str:
-  """Returns the page about weights, with what they see in pictures."""
-  return render_weights(report_weights.read(path, pictures, size, step))
-
-
 def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> Source:
   """Reads a run's folder; UserError when it is not one."""
   folder = pathlib.Path(workdir)
@@ -100,9 +93,11 @@ def render(sources: Sequence[Source]) -> str:
   return page.document(title, f'Training report, written {now()}', sections)
 
 
-def render_weights(source: report_weights.Source) -> str:
-  """The whole page about weights."""
-  sections = []
+def of_weights(
+  path: str, pictures: Sequence[str], size: tuple[int, int] | None, step: int | None
+) -> str:
+  """Returns the page about weights, with what they see in pictures."""
+  source, sections = report_weights.read(path, pictures, size, step), []
   for section in source.sections:
     content, caption = shown_or_why(section, source)
     sections.append((section.heading, page.figure(content, *caption)))

@@ -253,10 +253,7 @@ def attention(source: Source) -> tuple[str, str]:
     if memory is None:
       kind = type(network.module).__name__
       raise UserError(f'{kind} gives no `memory` to look at.')
-    try:
-      weights_1Qhw = drawing.decoder_attention(sown, memory.shape[1:3])
-    except ValueError as error:
-      raise UserError(f'{error}.') from error
+    weights_1Qhw = drawing.decoder_attention(sown, memory.shape[1:3])
     each = found.found_of(example, ATTENDED_INSTEAD)
     chosen = dict(list(each.items())[:MOST_ATTENDED])
     content += page.heading(f'{title}: {found.title(example)}')

@@ -38,10 +38,6 @@ class Source(report_source.Source):
 
   predicts = 'classes'
 
-  @property
-  def sections(self) -> Sequence[Section]:
-    return SECTIONS
-
   @functools.cached_property
   def trained(self) -> vit.Trained:
     """The model, with the predicted examples to look at."""
@@ -181,10 +177,7 @@ def visible(image_HWC: np.ndarray) -> np.ndarray:
   """An input, uint8 or float in [-1, 1], as RGB uint8; UserError if it is no image."""
   if np.issubdtype(image_HWC.dtype, np.floating):
     image_HWC = 0.5 * (image_HWC + 1.0)
-  try:
-    return images.to_rgb(image_HWC)
-  except ValueError as error:
-    raise UserError(f'{error}.') from error
+  return images.to_rgb(image_HWC)
 
 
 def thumbnail(image_HWC: np.ndarray) -> str:
@@ -192,7 +185,7 @@ def thumbnail(image_HWC: np.ndarray) -> str:
   return page.picture(images.fit(visible(image_HWC), vit.THUMBNAIL), 'example')
 
 
-SECTIONS = (
+Source.sections = (
   Section('Inputs', sample_inputs, 'below'),
   Section('Predictions', predicted, 'below'),
   vit.FILTERS,

@@ -61,10 +61,6 @@ class Source(report_source.Source):
 
   predicts = 'sequences'
 
-  @property
-  def sections(self) -> Sequence[Section]:
-    return SECTIONS
-
   @functools.cached_property
   def vocabulary(self) -> Any:
     """The first thing in the config that knows what ids stand for, or None."""
@@ -153,14 +149,11 @@ def attend(source: Source) -> Attention:
     return collected['intermediates']
 
   collected = intermediates(jax.device_put(source.restored.variables), batch)
-  try:
-    return Attention(
-      rows,
-      attention.stack_attention(collected),
-      attention.stack_attention(collected, 'decoder', 'cross_attention'),
-    )
-  except ValueError as error:
-    raise UserError(f'{error}.') from error
+  return Attention(
+    rows,
+    attention.stack_attention(collected),
+    attention.stack_attention(collected, 'decoder', 'cross_attention'),
+  )
 
 
 def legible(found: Predictions) -> list[int]:
@@ -302,7 +295,7 @@ def most_attentive(probs_HSS: np.ndarray) -> int:
   return int(mean_SS.max(axis=1).argmax())
 
 
-SECTIONS = (
+Source.sections = (
   Section('Inputs', sample_inputs, 'below'),
   Section('Predictions', predicted, 'below'),
   Section('Attention', attention_by_head, 'below'),

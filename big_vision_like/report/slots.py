@@ -56,13 +56,6 @@ class Discovery(report_source.Source):
 
   predicts = 'slots'
 
-  @property
-  def sections(self) -> Sequence[Section]:
-    return (
-      Section('Inputs', sample_inputs, 'below'),
-      Section('Slots', slots_by_iteration, 'below'),
-    )
-
   @functools.cached_property
   def found(self) -> Found:
     return look(
@@ -78,13 +71,6 @@ class Sets(report_source.Source):
   """A run that predicts the properties of objects."""
 
   predicts = 'sets'
-
-  @property
-  def sections(self) -> Sequence[Section]:
-    return (
-      Section('Inputs', sample_inputs, 'below'),
-      Section('Objects', objects_found, 'below'),
-    )
 
   @functools.cached_property
   def found(self) -> Found:
@@ -301,3 +287,8 @@ def place(object_P: np.ndarray) -> str:
   """Where an object is."""
   x_3 = scene(object_P[: precision.COORDINATES])
   return ', '.join(f'{x:.2f}'.replace('-', '\u2212') for x in x_3)
+
+
+INPUTS = Section('Inputs', sample_inputs, 'below')
+Discovery.sections = (INPUTS, Section('Slots', slots_by_iteration, 'below'))
+Sets.sections = (INPUTS, Section('Objects', objects_found, 'below'))

@@ -1,6 +1,5 @@
 """What the sections of a report are made from, whatever the run."""
 
-import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -29,24 +28,21 @@ class Section:
 
 
 @dataclasses.dataclass
-class Source(abc.ABC):
+class Source:
   """A run to report on: what it logged and, with a checkpoint, the restored run.
 
-  `predicts` says which tasks' runs: those that predict this.
+  `predicts` says which tasks' runs: those that predict this. `sections` are what a page
+  shows of such a run besides the general ones.
   """
 
   predicts: ClassVar[str]
+  sections: ClassVar[Sequence[Section]] = ()
 
   log: runs.Log
   run: Any  # None without a checkpoint; `why` says why
   why: str
   num_examples: int
   evaluator: str
-
-  @property
-  @abc.abstractmethod
-  def sections(self) -> Sequence[Section]:
-    """What a page shows of such a run."""
 
   @property
   def restored(self) -> Any:
@@ -112,10 +108,6 @@ class Plain(Source):
   """A run of which only the general sections know what to show."""
 
   predicts = ''
-
-  @property
-  def sections(self) -> Sequence[Section]:
-    return ()
 
 
 def evenly(count: int, most: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -24,16 +24,14 @@ from big_vision_like.viz import images as pictures
 class Source:
   """Loaded weights, and the images of some files as the model sees them, uint8."""
 
+  sections: ClassVar[Sequence[Section]]
+
   path: str
   model: nn.Module
   variables: Any
   preprocess: Preprocessing
   files: Sequence[str]
   image_BHWC: np.ndarray
-
-  @property
-  def sections(self) -> Sequence[Section]:
-    return SECTIONS
 
   @functools.cached_property
   def trained(self) -> vit.Trained:
@@ -143,7 +141,7 @@ def predicted(source: Source) -> list[list[tuple[str, float]]]:
   ]
 
 
-SECTIONS = (
+Source.sections = (
   Section('Summary', summary, 'below'),
   Section('Predictions and attention rollout', looked_at, 'below'),
   vit.FILTERS,

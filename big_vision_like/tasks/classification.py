@@ -1,17 +1,17 @@
 """Images, or any other named arrays, to classes.  Axes: B batch, C classes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import images, losses
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 
 LOSSES = {
   'softmax': losses.softmax_cross_entropy,
@@ -44,15 +44,11 @@ class Classification(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_loss(self.loss_type)
+    check_one_of(LOSSES, loss_type=self.loss_type)
     if isinstance(self.inputs, str) or not self.inputs:
       raise UserError(
         f"inputs={self.inputs!r} must list names of arrays, such as ('image',)"
       )
-
-  @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
 
   @property
   def images(self) -> images.Normalization:
@@ -67,18 +63,14 @@ class Classification(task.GradientTask):
         )
     check_labels(batch, self.num_classes)
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
+  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `target` (B, C) and replaces the inputs by those that the model gets."""
     target_BC = smoothed(batch['label'], self.num_classes, self.label_smoothing)
     return augmented(
       batch, self.inputs, self.model_inputs, target_BC, self.augment, key
     )
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     _, key_dropout = jax.random.split(key)
     inputs, target_BC = self.model_inputs(batch), batch['target']
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)
@@ -92,12 +84,6 @@ class Classification(task.GradientTask):
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | label_loss(self.loss_type, outputs['logits'], batch)
-
-
-def check_loss(name: str) -> None:
-  """Raises unless there is such a loss."""
-  if name not in LOSSES:
-    raise UserError(f'loss_type={name!r} is not one of {", ".join(LOSSES)}')
 
 
 def check_labels(batch: dict, classes: int) -> None:

@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.ops import images, losses
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.tasks import classification, task
-from big_vision_like.tasks.task import Arrays, Network, State
+from big_vision_like.tasks.task import Arrays, Frozen, Loss, Network, State
 
 KINDS = ('hard', 'soft')
 TEACHER = 'teacher'
@@ -50,9 +50,8 @@ class Distillation(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    classification.check_loss(self.loss_type)
-    if self.kind not in KINDS:
-      raise UserError(f'kind={self.kind!r} is not one of {", ".join(KINDS)}')
+    check_one_of(classification.LOSSES, loss_type=self.loss_type)
+    check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
     if self.temperature <= 0:
@@ -62,10 +61,6 @@ class Distillation(task.GradientTask):
         f'the teacher has {self.teacher.num_classes} classes and the model'
         f' {self.model.num_classes}: a teacher must know the classes of its student'
       )
-
-  @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
 
   @property
   def images(self) -> images.Normalization:
@@ -92,9 +87,7 @@ class Distillation(task.GradientTask):
     first = images.renormalize(inputs[0], self.images, self.teacher_images)
     return (first, *inputs[1:])
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
+  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C)."""
     target_BC = classification.smoothed(
       batch['label'], self.num_classes, self.label_smoothing
@@ -107,9 +100,7 @@ class Distillation(task.GradientTask):
     outputs = self.teacher.apply(frozen[TEACHER], *self.teacher_inputs(batch))
     return batch | {'teacher_logits': outputs['logits']}
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     _, key_dropout = jax.random.split(key)
     inputs, target_BC = self.model_inputs(batch), batch['target']
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)

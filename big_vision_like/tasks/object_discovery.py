@@ -4,7 +4,6 @@ Axes: B batch, H W image, C channels, T iterations, S slots, D their size.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 
 from big_vision_like.ops import images
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Loss, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,15 +28,7 @@ class ObjectDiscovery(task.GradientTask):
   def images(self) -> images.Normalization:
     return images.Normalization()
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
-    """Normalizes the images."""
-    return batch | {'image': images.normalize(batch['image'])}
-
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     (image_BHWC,) = self.model_inputs(batch)
     outputs, mutable = self.trained(params, mutable, (image_BHWC,), slots=key)
     return squared_error(image_BHWC, outputs['reconstruction']).mean(), (mutable, {})

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.models import transformer
 from big_vision_like.ops import losses, search
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Loss, State
 
 PACKED = ('source_segment', 'target_segment', 'source_position', 'target_position')
 
@@ -43,9 +43,7 @@ class Seq2Seq(task.GradientTask):
   never: Sequence[int] = (0,)
 
   def __post_init__(self) -> None:
-    if self.smoothing_form not in losses.SMOOTHINGS:
-      known = ', '.join(losses.SMOOTHINGS)
-      raise UserError(f'smoothing_form={self.smoothing_form!r} is not one of {known}')
+    check_one_of(losses.SMOOTHINGS, smoothing_form=self.smoothing_form)
 
   def check(self, batch: dict) -> None:
     vocabulary, pad_id = self.model.vocab_size, self.model.pad_id
@@ -74,9 +72,7 @@ class Seq2Seq(task.GradientTask):
     inputs_BT = jnp.where(first_BT, self.bos_id, shifted_BT)
     return batch['source'], inputs_BT, *(batch[name] for name in PACKED)
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     inputs = self.model_inputs(batch)
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key)
     logits_BTV, target_BT = outputs['logits'], batch['target']

@@ -16,7 +16,7 @@ import optax
 from big_vision_like.errors import UserError
 from big_vision_like.ops import boxes, images, losses, matching, precision, resampling
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 
 COSTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0}
 WEIGHTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0, 'focal': 1.0, 'dice': 1.0}
@@ -73,10 +73,6 @@ class Detection(task.GradientTask):
       raise UserError(f'no_object_weight={self.no_object_weight} is not positive')
 
   @property
-  def num_classes(self) -> int:
-    return self.model.num_classes
-
-  @property
   def images(self) -> images.Normalization:
     return images.Normalization(self.mean, self.std)
 
@@ -93,9 +89,7 @@ class Detection(task.GradientTask):
     valid_BHW1 = (below_BH1 & left_B1W)[..., None]
     return jnp.where(valid_BHW1, image_BHWC, 0.0), size_B2
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
+  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `num_objects`, the whole batch's number of objects by `accumulate`."""
     image_BHWC, size_B2 = self.model_inputs(batch)
     num_objects = batch['box_mask'].sum(dtype=jnp.float32) / self.accumulate
@@ -105,9 +99,7 @@ class Detection(task.GradientTask):
       'num_objects': num_objects,
     }
 
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     inputs = self.model_inputs(batch)
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key)
     objects, num_objects = objects_of(batch), batch['num_objects']

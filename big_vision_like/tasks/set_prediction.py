@@ -5,7 +5,6 @@ of an object.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import optax
 from big_vision_like.errors import UserError
 from big_vision_like.ops import images, matching, precision
 from big_vision_like.tasks import task
-from big_vision_like.tasks.task import Arrays, State
+from big_vision_like.tasks.task import Arrays, Loss, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,15 +55,7 @@ class SetPrediction(task.GradientTask):
   def images(self) -> images.Normalization:
     return images.Normalization()
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
-    """Normalizes the images."""
-    return batch | {'image': images.normalize(batch['image'])}
-
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     inputs = self.model_inputs(batch)
     outputs, mutable = self.trained(params, mutable, inputs, slots=key)
     loss_B = hungarian_huber(outputs['predictions'], batch['targets'])

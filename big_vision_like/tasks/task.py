@@ -25,6 +25,10 @@ from big_vision_like.ops.images import Normalization
 
 Arrays = dict[str, jax.Array]
 Prediction = Callable[..., Arrays]
+# A mean loss, with the next mutable variables and more scalars.
+Loss = tuple[jax.Array, tuple[Any, Arrays]]
+# Variables of frozen networks, by name.
+Frozen = Mapping[str, Any] | None
 Rules = Sequence[tuple[str, Sequence[Any]]]
 
 
@@ -203,25 +207,23 @@ class GradientTask(Task):
     return tuple(images.normalize(batch[name], *self.images) for name in self.inputs)
 
   @abc.abstractmethod
-  def loss(
-    self, params: Any, mutable: Any, batch: Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     """Returns the mean loss of a prepared batch, or of a part of it.
 
     With it the next mutable variables and more scalars; a scalar `weight` (such as the
     number of tokens) says how much the mean counts among those of other parts.
     """
 
-  def prepare(
-    self, batch: Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> Arrays:
+  def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Returns the batch as `loss` gets it: normalized, augmented, mixed, counted.
 
     It is called once per step with the whole batch and takes no gradient. Arrays have
     a row per example; scalars reach every part of the batch. `frozen` are the
-    variables of the frozen networks, by name.
+    variables of the frozen networks, by name. By default images are normalized.
     """
-    return batch
+    if self.images is None:
+      return batch
+    return batch | dict(zip(self.inputs, self.model_inputs(batch), strict=True))
 
   def networks(self) -> Mapping[str, Network]:
     return {
@@ -229,6 +231,10 @@ class GradientTask(Task):
         self.model, self.model_inputs, lambda state: state.variables, self.images
       )
     }
+
+  @property
+  def num_classes(self) -> int | None:
+    return getattr(self.model, 'num_classes', None)
 
   @property
   def images(self) -> Normalization | None:
@@ -305,7 +311,7 @@ def averaged_from(ema: optim.Ema | None, state: State) -> State:
 def optimized_step(
   optimizer: optim.Optimizer,
   ema: optim.Ema | None,
-  loss: Callable[..., tuple[jax.Array, tuple[Any, Arrays]]],
+  loss: Callable[..., Loss],
   state: State,
   prepared: Arrays,
   key: jax.Array,
@@ -314,7 +320,7 @@ def optimized_step(
   """Returns the state after one step down the gradient of `loss`, and scalars."""
   batch_size = sharding.num_rows(prepared)
 
-  def trainable(params: Any, *rest: Any) -> tuple[jax.Array, tuple[Any, Arrays]]:
+  def trainable(params: Any, *rest: Any) -> Loss:
     return loss(optimizer.freeze(params), *rest)
 
   grads, mutable, scalars = gradients(trainable, state, prepared, key, accumulate)
@@ -338,7 +344,7 @@ def optimized_step(
 
 
 def gradients(
-  loss: Callable[..., tuple[jax.Array, tuple[Any, Arrays]]],
+  loss: Callable[..., Loss],
   state: State,
   prepared: Arrays,
   key: jax.Array,

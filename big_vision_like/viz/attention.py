@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from big_vision_like.errors import UserError
+
 
 def stack_attention(
   intermediates: Mapping[str, Any], stack: str = 'encoder', module: str = 'attention'
@@ -28,13 +30,13 @@ def stack_attention(
   `intermediates` is that collection of a model with a `stack` of blocks, unrolled
   (`block_0`, `block_1`, ...: one (B, H, N, M) each) or scanned (`blocks`: one
   (L, B, H, N, M)), whose `module` attends: from N queries to M keys, in self-attention
-  the same. ValueError when a block has not sown `probs` there.
+  the same. UserError when a block has not sown `probs` there.
   """
 
   def sown(block: str) -> np.ndarray:
     attention = blocks[block].get(module, {})
     if 'probs' not in attention:
-      raise ValueError(f'{stack}/{block} has no sown `{module}/probs`')
+      raise UserError(f'{stack}/{block} has no sown `{module}/probs`')
     return np.asarray(attention['probs'][-1], np.float32)
 
   blocks = intermediates.get(stack, {})
@@ -42,7 +44,7 @@ def stack_attention(
     return sown('blocks')
   numbers = sorted(int(m[1]) for k in blocks if (m := re.fullmatch(r'block_(\d+)', k)))
   if not numbers:
-    raise ValueError(f'the model has no `{stack}` of blocks with sown attention')
+    raise UserError(f'the model has no `{stack}` of blocks with sown attention')
   return np.stack([sown(f'block_{number}') for number in numbers])
 
 
@@ -65,7 +67,7 @@ def output_weights(
     probs_BH1N = intermediates['map_head']['attention']['probs'][-1]
     output_BN[:, registers:] = np.asarray(probs_BH1N, np.float32).mean(axis=(1, 2))
   else:
-    raise ValueError(f"pool={pool!r} is not one of 'token', 'gap', 'map'")
+    raise UserError(f"pool={pool!r} is not one of 'token', 'gap', 'map'")
   return output_BN
 
 
@@ -104,14 +106,14 @@ def attention_distance(
   weights, then queries and images are averaged. The rows and columns of the first
   `num_prefix` tokens are dropped and the rest is not normalised again (the authors'
   code, google-research/vision_transformer#162), so attention paid to the class token
-  counts as distance 0. ValueError when `grid` (rows, columns) does not hold the patch
+  counts as distance 0. UserError when `grid` (rows, columns) does not hold the patch
   tokens.
   """
   check_square(probs_LBHNN)
   probs_LBHPP = probs_LBHNN[..., num_prefix:, num_prefix:]
   height, width = grid
   if probs_LBHPP.shape[-1] != height * width:
-    raise ValueError(
+    raise UserError(
       f'attention over {probs_LBHPP.shape[-1]} patch tokens does not fit a grid of '
       f'{height} x {width}; check the grid and num_prefix={num_prefix}'
     )
@@ -122,9 +124,9 @@ def attention_distance(
 
 
 def check_square(probs_LBHNN: np.ndarray) -> None:
-  """ValueError unless the array is (L, B, H, N, N)."""
+  """UserError unless the array is (L, B, H, N, N)."""
   shape = probs_LBHNN.shape
   if len(shape) != 5 or shape[-1] != shape[-2]:
-    raise ValueError(
+    raise UserError(
       f'attention probabilities must be (layers, images, heads, N, N), not {shape}'
     )

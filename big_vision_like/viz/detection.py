@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from big_vision_like.errors import UserError
 from big_vision_like.viz import attention, boxes, images
 
 PAPER = 255
@@ -51,13 +52,13 @@ def decoder_attention(sown: Mapping[str, Any], grid_hw: tuple[int, int]) -> np.n
 
   That of the decoder's last layer, the mean of its heads. `sown` is the collection
   `intermediates` that `detr.DETR` has sown, `grid_hw` rows and columns of the
-  backbone's last map. Weights of a query sum to 1, over valid cells. ValueError where
+  backbone's last map. Weights of a query sum to 1, over valid cells. UserError where
   nothing was sown, or cells do not fill the grid.
   """
   layers = attention.stack_attention(sown, 'decoder', 'cross_attention')
   weights_BQM = layers[-1].mean(axis=1)
   if weights_BQM.shape[-1] != grid_hw[0] * grid_hw[1]:
-    raise ValueError(
+    raise UserError(
       f'attention to {weights_BQM.shape[-1]} cells does not fit a grid of '
       f'{grid_hw[0]} x {grid_hw[1]}'
     )

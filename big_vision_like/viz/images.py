@@ -6,23 +6,25 @@ Axes: B images, H W pixels, C channels, h w grid.
 import cv2
 import numpy as np
 
+from big_vision_like.errors import UserError
+
 COLORMAPS = {'viridis': cv2.COLORMAP_VIRIDIS, 'inferno': cv2.COLORMAP_INFERNO}
 
 
 def to_rgb(image_HWC: np.ndarray) -> np.ndarray:
   """Returns an image of 1 or 3 channels as RGB uint8, (H, W, 3).
 
-  uint8 is kept, floats are in [0, 1] (values outside are clipped). ValueError for
+  uint8 is kept, floats are in [0, 1] (values outside are clipped). UserError for
   another number of channels or another type.
   """
   if image_HWC.ndim != 3 or image_HWC.shape[-1] not in (1, 3):
-    raise ValueError(
+    raise UserError(
       f'only images of 1 or 3 channels can be shown, this one is {image_HWC.shape}'
     )
   if np.issubdtype(image_HWC.dtype, np.floating):
     image_HWC = np.rint(255 * np.clip(image_HWC, 0.0, 1.0)).astype(np.uint8)
   if image_HWC.dtype != np.uint8:
-    raise ValueError(f'images are uint8 or float in [0, 1], not {image_HWC.dtype}')
+    raise UserError(f'images are uint8 or float in [0, 1], not {image_HWC.dtype}')
   return np.broadcast_to(image_HWC, (*image_HWC.shape[:2], 3)).copy()
 
 
@@ -66,7 +68,7 @@ def colormap(
 ) -> np.ndarray:
   """Colours values, `low` and below dark, `high` and above bright; RGB uint8."""
   if name not in COLORMAPS:
-    raise ValueError(f'no colormap {name!r}; there are {sorted(COLORMAPS)}')
+    raise UserError(f'no colormap {name!r}; there are {sorted(COLORMAPS)}')
   scaled_HW = np.clip((values_HW - low) / (high - low), 0.0, 1.0)
   coloured_HWC = cv2.applyColorMap(
     np.rint(255 * scaled_HW).astype(np.uint8), COLORMAPS[name]

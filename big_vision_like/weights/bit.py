@@ -6,6 +6,7 @@ them `gn1`, `conv1`, ... in its models/bit_paper.py (version 2, norms of shape (
 C)) and models/bit.py (version 1; so do the trunks of hybrid ViTs).
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -69,68 +70,6 @@ def _unit(module: str) -> tuple[int, int, str]:
   return int(stage), int(unit), part
 
 
-def from_big_transfer(
-  flat: Mapping[str, np.ndarray], source: str = 'weights'
-) -> tree.Tree:
-  """A file of big_transfer by name, as the parameters of our BiT, float32."""
-  modern = {_unnumbered(name): array for name, array in flat.items()}
-  return _from(modern, big_transfer_name, 2, source)
-
-
-def from_big_vision_v2(
-  flat: Mapping[str, np.ndarray], source: str = 'weights'
-) -> tree.Tree:
-  """A file of big_vision's models/bit_paper.py as the parameters of our BiT."""
-  return _from(_without_params(flat), big_vision_v2_name, 2, source)
-
-
-def from_big_vision_v1(
-  flat: Mapping[str, np.ndarray], source: str = 'weights'
-) -> tree.Tree:
-  """A file of big_vision's models/bit.py as the parameters of our BiTv1."""
-  return _from(_without_params(flat), big_vision_v1_name, 1, source)
-
-
-def to_big_transfer(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The parameters of our BiT as big_transfer names them."""
-  flat = _to(params, big_transfer_name, 2)
-  head = 'resnet/head/conv2d/kernel'
-  if head in flat:
-    flat[head] = flat[head][None, None]
-  return flat
-
-
-def to_big_vision_v2(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The parameters of our BiT as big_vision's models/bit_paper.py names them."""
-  flat = _to(params, big_vision_v2_name, 2)
-  return {
-    name: array[None, None, None]
-    if re.search(r'(gn\d|norm-pre-head)/', name)
-    else array
-    for name, array in flat.items()
-  }
-
-
-def to_big_vision_v1(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The parameters of our BiTv1 as big_vision's models/bit.py names them."""
-  return _to(params, big_vision_v1_name, 1)
-
-
-def big_transfer_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of big_transfer does not have, and those that it lacks."""
-  return _differences({_unnumbered(name) for name in names}, big_transfer_name, 2)
-
-
-def big_vision_v2_differences(names: Collection[str]) -> tree.Differences:
-  """The same of big_vision's models/bit_paper.py."""
-  return _differences(set(_without_params(names)), big_vision_v2_name, 2)
-
-
-def big_vision_v1_differences(names: Collection[str]) -> tree.Differences:
-  """The same of big_vision's models/bit.py."""
-  return _differences(set(_without_params(names)), big_vision_v1_name, 1)
-
-
 def squeezed(name: str, array: np.ndarray) -> np.ndarray:
   """Scales and biases without the axes of size 1 that old group norms gave them."""
   return array.reshape(-1) if name.endswith(('/scale', '/bias')) else array
@@ -140,49 +79,62 @@ def _unnumbered(name: str) -> str:
   return re.sub(r'(/standardized_conv2d)_\d+/', r'\1/', name)
 
 
-def _without_params(names: Any) -> Any:
-  """Names, or arrays by name, without the `params/` in front."""
-  if isinstance(names, Mapping):
-    return {name.removeprefix('params/'): array for name, array in names.items()}
-  return {name.removeprefix('params/') for name in names}
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """The files of one code base with one version of our BiT.
+
+  `published` is its name of one of our arrays, `modern` makes its names of today of
+  those in a file, and `shaped` gives an array, by its name, the axes that files have.
+  """
+
+  version: int
+  published: Callable[[str], str]
+  modern: Callable[[str], str] = lambda name: name.removeprefix('params/')
+  shaped: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
+
+  def read(self, flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
+    """The arrays of a file by name as the parameters of our BiT, float32."""
+    flat = {self.modern(name): array for name, array in flat.items()}
+    tree.check_names(source, *self.differences(flat))
+    arrays = {}
+    for theirs, ours in self._table(flat).items():
+      array = squeezed(ours, tree.as_float32(theirs, flat[theirs]))
+      if ours == 'head/kernel':
+        array = array.reshape(array.shape[-2:])  # big_transfer's is a convolution
+      arrays[ours] = array
+    return tree.unflatten(arrays)
+
+  def write(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The parameters of our BiT as files have them."""
+    flat = tree.flatten(params)
+    tree.check_names('parameters', *resnet_names.unfit(flat, self.version))
+    named = {self.published(name): np.asarray(array) for name, array in flat.items()}
+    return {name: self.shaped(name, array) for name, array in named.items()}
+
+  def differences(self, names: Collection[str]) -> tree.Differences:
+    """Names that such a file does not have, and those that it lacks."""
+    names = {self.modern(name) for name in names}
+    return tree.differences(names, self._table(names))
+
+  def _table(self, names: Collection[str]) -> dict[str, str]:
+    """Our name of each array in a file that has these."""
+    depths = resnet_names.depths(names, r'(?:resnet/)?block(\d+)/unit(\d+)/') or [1]
+    has_head = any(name.startswith(self.published('head/')) for name in names)
+    ours = resnet_names.bit(depths, self.version, num_classes=int(has_head))
+    return {self.published(name): name for name in ours}
 
 
-def _table(
-  names: Collection[str], published: Callable[[str], str], version: int
-) -> dict[str, str]:
-  """Our name of each array in a file that has these."""
-  depths = resnet_names.depths(names, r'(?:resnet/)?block(\d+)/unit(\d+)/') or [1]
-  has_head = any(name.startswith(published('head/')) for name in names)
-  ours = resnet_names.bit(depths, version, num_classes=int(has_head))
-  return {published(name): name for name in ours}
+def _convolution(name: str, array: np.ndarray) -> np.ndarray:
+  """The head of big_transfer is one of single points."""
+  return array[None, None] if name == 'resnet/head/conv2d/kernel' else array
 
 
-def _differences(
-  names: set[str], published: Callable[[str], str], version: int
-) -> tree.Differences:
-  table = _table(names, published, version)
-  return names - table.keys(), table.keys() - names
+def _norm_axes(name: str, array: np.ndarray) -> np.ndarray:
+  is_norm = re.search(r'(gn\d|norm-pre-head)/', name)
+  return array[None, None, None] if is_norm else array
 
 
-def _from(
-  flat: Mapping[str, np.ndarray],
-  published: Callable[[str], str],
-  version: int,
-  source: str,
-) -> tree.Tree:
-  tree.check_names(source, *_differences(set(flat), published, version))
-  arrays = {}
-  for theirs, ours in _table(flat, published, version).items():
-    array = squeezed(ours, tree.as_float32(theirs, flat[theirs]))
-    if ours == 'head/kernel':
-      array = array.reshape(array.shape[-2:])  # big_transfer's is a convolution
-    arrays[ours] = array
-  return tree.unflatten(arrays)
-
-
-def _to(
-  params: Mapping[str, Any], published: Callable[[str], str], version: int
-) -> dict[str, np.ndarray]:
-  flat = tree.flatten(params)
-  tree.check_names('parameters', *resnet_names.unfit(flat, version))
-  return {published(name): np.asarray(array) for name, array in flat.items()}
+BIG_TRANSFER = Format(2, big_transfer_name, _unnumbered, _convolution)
+# Those of big_vision's models/bit_paper.py, and of its models/bit.py.
+BIG_VISION_V2 = Format(2, big_vision_v2_name, shaped=_norm_axes)
+BIG_VISION_V1 = Format(1, big_vision_v1_name)

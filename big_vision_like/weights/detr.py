@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import check_one_of
 from big_vision_like.weights import (
-  detr_names,
   linear,
   torch_transformer,
   torchvision_resnet,
@@ -47,7 +46,7 @@ class _Parts(NamedTuple):
 
 
 def from_facebook(
-  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict (`model` of a published file) as the variables of our `DETR`, float32.
 
@@ -64,11 +63,11 @@ def facebook_differences(names: Collection[str]) -> tree.Differences:
 def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Our variables (unrolled or scanned), or their gradients, under those names."""
   flat, parts = _ours(variables)
-  return _write(flat, _facebook(parts))
+  return linear.written(flat, _facebook(parts))
 
 
 def masks_from_facebook(
-  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
   """As `from_facebook`, of what models with masks have besides: their parameters."""
   known = _parameters({theirs: [ours] for theirs, ours in _MASKS.items()})
@@ -76,7 +75,7 @@ def masks_from_facebook(
 
 
 def from_transformers(
-  state: Mapping[str, np.ndarray], num_heads: int = 8, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
   """The arrays of a .safetensors file as the variables of our `DETR`, float32.
 
@@ -98,10 +97,9 @@ def to_transformers(
   Raises a `UserError` for what transformers has no place for: pre-norm, and learned
   positions.
   """
-  if backbone not in _BACKBONES:
-    raise UserError(f'backbone={backbone!r} is not one of {", ".join(_BACKBONES)}')
+  check_one_of(_BACKBONES, backbone=backbone)
   flat, parts = _ours(variables)
-  return _write(flat, _transformers(parts, backbone))
+  return linear.written(flat, _transformers(parts, backbone))
 
 
 def config(
@@ -134,16 +132,10 @@ def config(
   }
 
 
-def _write(flat: dict[str, np.ndarray], known: linear.Table) -> dict[str, np.ndarray]:
-  named = {name for names in known.values() for name in names}
-  tree.check_names('parameters', unknown=flat.keys() - named)
-  return linear.to_state(flat, known)
-
-
 def _ours(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], _Parts]:
   flat = tree.flatten(tree.unstack_blocks(variables))
   parts = _Parts(
-    detr_names.depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
+    linear.depths(flat, r'params/(encoder|decoder)/block_(\d+)/'),
     torchvision_resnet.sizes(flat, _OURS, 'params/backbone/'),
     any(name.startswith('params/mask_head/') for name in flat),
     'params/encoder/norm/scale' in flat,
@@ -158,7 +150,7 @@ def _of_facebook(names: Collection[str]) -> linear.Table:
   prefix = 'detr.' if masks else ''
   block = rf'{prefix}transformer\.(encoder|decoder)\.layers\.(\d+)\.'
   parts = _Parts(
-    detr_names.depths(names, block),
+    linear.depths(names, block),
     torchvision_resnet.sizes(
       names, torchvision_resnet.TORCHVISION, f'{prefix}backbone.0.body.'
     ),
@@ -179,7 +171,7 @@ def _of_transformers(names: Collection[str]) -> linear.Table:
   }
   library = max(found, key=lambda library: len(found[library].depths))
   block = rf'{prefix}model\.(encoder|decoder)\.layers\.(\d+)\.'
-  depths = detr_names.depths(names, block)
+  depths = linear.depths(names, block)
   return _transformers(_Parts(depths, found[library], masks, False, False), library)
 
 
@@ -260,8 +252,5 @@ def _table(
 
 
 def _parameters(modules: Mapping[str, list[str]]) -> linear.Table:
-  return {
-    theirs + their_leaf: [f'params/{module}/{leaf}' for module in ours]
-    for theirs, ours in modules.items()
-    for leaf, their_leaf in zip(linear.leaves(ours[0]), ('weight', 'bias'), strict=True)
-  }
+  ours = {theirs: [f'params/{x}' for x in both] for theirs, both in modules.items()}
+  return linear.table(ours, {}, dot='')

@@ -1,13 +1,16 @@
 """What the shapes of our DETR's variables tell, unrolled, by flat name."""
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import resnet_names, torchvision_resnet, vit_names
+from big_vision_like.weights import (
+  linear,
+  resnet_names,
+  torchvision_resnet,
+  tree,
+  vit_names,
+)
 
 BACKBONE = 'backbone/'
 # Learned positions are those of so many rows and columns.
@@ -27,19 +30,7 @@ _SHAPES = [
 ]
 
 
-def depths(names: Collection[str], block: str) -> dict[str, int]:
-  """Blocks of each stack; `block` finds the stack and the number of one, from 0."""
-  found = {'encoder': 0, 'decoder': 0}
-  for name in names:
-    # No file has more blocks than arrays.
-    if (match := re.match(block, name)) and int(match[2]) < len(names):
-      found[match[1]] = max(found[match[1]], int(match[2]) + 1)
-  return found
-
-
-def architecture(
-  variables: Mapping[str, np.ndarray], source: str = 'variables'
-) -> dict[str, Any]:
+def architecture(variables: tree.Arrays, source: str = 'variables') -> dict[str, Any]:
   """The arguments of our `DETR` but for `num_classes`, of its flat variables.
 
   Raises a `UserError` that names shapes which do not fit each other.
@@ -50,7 +41,7 @@ def architecture(
     for name, array in variables.items()
     if name.startswith('params/') and not name.startswith(f'params/{BACKBONE}')
   }
-  blocks = depths(flat, r'(encoder|decoder)/block_(\d+)/')
+  blocks = linear.depths(flat, r'(encoder|decoder)/block_(\d+)/')
   if not blocks['decoder']:
     raise UserError(f'{source}: there is no block of the decoder')
   sizes = {'4': 4}

@@ -1,5 +1,6 @@
 """Layers as PyTorch keeps them: matrices (out, in), convolutions OIHW, heads joined."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -11,13 +12,18 @@ from big_vision_like.weights import tree
 Table = dict[str, list[str]]
 
 
-def table(modules: Mapping[str, Sequence[str]], plain: Mapping[str, str]) -> Table:
-  """From our modules behind each of theirs, and arrays that are not of a layer."""
+def table(
+  modules: Mapping[str, Sequence[str]], plain: Mapping[str, str], dot: str = '.'
+) -> Table:
+  """From our modules behind each of theirs, and arrays that are not of a layer.
+
+  `dot` is what stands between their modules and leaves.
+  """
   found = {theirs: [ours] for theirs, ours in plain.items()}
   for theirs, ours in modules.items():
     for leaf in leaves(ours[0]):
       their_leaf = 'bias' if leaf == 'bias' else 'weight'
-      found[f'{theirs}.{their_leaf}'] = [f'{module}/{leaf}' for module in ours]
+      found[f'{theirs}{dot}{their_leaf}'] = [f'{module}/{leaf}' for module in ours]
   return found
 
 
@@ -38,15 +44,17 @@ def differences(
 
 
 def from_state(
-  state: Mapping[str, np.ndarray], known: Table, num_heads: int
+  state: tree.Arrays, known: Table, num_heads: int
 ) -> dict[str, np.ndarray]:
   """Our flat arrays, float32; names that the table does not know are left out."""
   flat = {}
   for name, all_ours in known.items():
     if name not in state:
       continue
-    array = tree.as_float32(name, state[name])
-    pieces = split(name, array, len(all_ours)) if len(all_ours) > 1 else [array]
+    array, count = tree.as_float32(name, state[name]), len(all_ours)
+    if count > 1 and len(array) % count:
+      raise UserError(f'{name!r} of shape {array.shape} does not split into {count}')
+    pieces = np.split(array, count) if count > 1 else [array]
     for ours, piece in zip(all_ours, pieces, strict=True):
       module, _, leaf = ours.rpartition('/')
       if leaf in ('kernel', 'scale', 'bias'):
@@ -56,7 +64,14 @@ def from_state(
   return flat
 
 
-def to_state(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarray]:
+def written(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
+  """As `to_state`; raises a `UserError` that lists our names that are not in it."""
+  named = {name for names in known.values() for name in names}
+  tree.check_names('parameters', unknown=flat.keys() - named)
+  return to_state(flat, known)
+
+
+def to_state(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
   """Our flat arrays under their names and in their axes."""
   return {
     theirs: np.ascontiguousarray(
@@ -65,13 +80,6 @@ def to_state(flat: Mapping[str, np.ndarray], known: Table) -> dict[str, np.ndarr
     for theirs, ours in known.items()
     if ours[0] in flat
   }
-
-
-def split(name: str, array: np.ndarray, count: int) -> list[np.ndarray]:
-  """The arrays of `count` layers that lie in one, as query, key and value do."""
-  if len(array) % count:
-    raise UserError(f'{name!r} of shape {array.shape} does not split into {count}')
-  return np.split(array, count)
 
 
 def to_ours(
@@ -106,6 +114,17 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
   if module.endswith('attention/out'):
     return array.reshape(-1, array.shape[-1]).T
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def depths(names: Collection[str], block: str) -> dict[str, int]:
+  """Blocks of each stack; `block` finds the stack and the number of one, from 0."""
+  found = {'encoder': 0, 'decoder': 0}
+  for name in names:
+    match = re.match(block, name)
+    # No file has more blocks than arrays.
+    if match and match[1] in found and int(match[2]) < len(names):
+      found[match[1]] = max(found[match[1]], int(match[2]) + 1)
+  return found
 
 
 def leaves(module: str) -> Sequence[str]:

@@ -11,7 +11,6 @@ Axes: L positions, D width.
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -176,7 +175,7 @@ def read_config(path: str | os.PathLike) -> Config:
 
 
 def from_marian(
-  state: Mapping[str, np.ndarray], num_heads: int, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our Transformer, float32.
 
@@ -208,35 +207,22 @@ def from_marian(
     )
 
   flat = {'embedding': embedding, 'logits_bias': state[_BIAS][0]}
-  for theirs, ours in modules(depths).items():
-    for leaf in 'weight', 'bias':
-      array = state[f'{theirs}.{leaf}']
-      our_leaf, array = linear.to_ours(ours, leaf, array, num_heads)
-      flat[f'{ours}/{our_leaf}'] = array
+  flat |= linear.from_state(state, linear.table(modules(depths), {}), num_heads)
   return tree.unflatten(flat)
 
 
 def to_marian(params: Mapping[str, object]) -> dict[str, np.ndarray]:
   """Our parameters (unrolled or scanned) under the names of a `model.safetensors`."""
-  flat = {
-    k: np.asarray(v) for k, v in tree.flatten(tree.unstack_blocks(params)).items()
-  }
-  depths = _depths(flat, r'(\w+)/block_(\d+)/')
-  names = {'embedding': _EMBEDDINGS[0], 'logits_bias': _BIAS}
-  for theirs, ours in modules(depths).items():
-    for leaf in linear.leaves(ours):
-      their_leaf = 'bias' if leaf == 'bias' else 'weight'
-      names[f'{ours}/{leaf}'] = f'{theirs}.{their_leaf}'
-  tree.check_names('parameters', flat.keys() - names.keys(), names.keys() - flat.keys())
-  # safetensors writes the memory as it lies.
-  result = {
-    theirs: np.ascontiguousarray(linear.to_torch(ours, flat[ours]))
-    for ours, theirs in names.items()
-  }
+  flat = tree.flatten(tree.unstack_blocks(params))
+  plain = {_EMBEDDINGS[0]: 'embedding', _BIAS: 'logits_bias'}
+  known = linear.table(modules(_depths(flat, r'(\w+)/block_(\d+)/')), plain)
+  names = [name for names in known.values() for name in names]
+  tree.check_names('parameters', *tree.differences(flat, names))
+  result = linear.to_state(flat, known)
   return result | {_BIAS: result[_BIAS][None]}
 
 
-def modules(depths: Mapping[str, int]) -> dict[str, str]:
+def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
   """Our module for each of theirs that has a weight and a bias."""
   found = {}
   for stack, depth in depths.items():
@@ -246,9 +232,9 @@ def modules(depths: Mapping[str, int]) -> dict[str, str]:
       for name, attention in _ATTENTIONS.items():
         if f'{name}_layer_norm' in norms:
           for their_part, part in _PROJECTIONS.items():
-            found[f'{theirs}{name}.{their_part}'] = f'{ours}{attention}/{part}'
-      found |= {f'{theirs}{fc}': f'{ours}mlp/{fc}' for fc in ('fc1', 'fc2')}
-      found |= {f'{theirs}{x}': f'{ours}norm{n}' for n, x in enumerate(norms, start=1)}
+            found[f'{theirs}{name}.{their_part}'] = [f'{ours}{attention}/{part}']
+      found |= {f'{theirs}{fc}': [f'{ours}mlp/{fc}'] for fc in ('fc1', 'fc2')}
+      found |= {f'{theirs}{x}': [f'{ours}norm{n}'] for n, x in enumerate(norms, 1)}
   return found
 
 
@@ -265,7 +251,7 @@ def _shapes(
   return shapes
 
 
-def _embedding(state: Mapping[str, np.ndarray], source: str) -> np.ndarray:
+def _embedding(state: tree.Arrays, source: str) -> np.ndarray:
   """The one embedding, which may be there under several names."""
   stored = [name for name in _EMBEDDINGS if name in state]
   if not stored:
@@ -282,9 +268,7 @@ def _embedding(state: Mapping[str, np.ndarray], source: str) -> np.ndarray:
   return embedding
 
 
-def _check_positions(
-  source: str, tables: Mapping[str, np.ndarray], embedding: np.ndarray
-) -> None:
+def _check_positions(source: str, tables: tree.Arrays, embedding: np.ndarray) -> None:
   """Stored tables of positions must be what is computed, up to two-byte floats."""
   width = embedding.shape[1]
   for name, table_LD in tables.items():
@@ -301,12 +285,7 @@ def _check_positions(
 
 def _depths(names: Collection[str], block: str) -> dict[str, int]:
   """How many blocks the names tell of each stack, at least one."""
-  depths = {'encoder': 1, 'decoder': 1}
-  for name in names:
-    match = re.match(block, name)
-    if match and match[1] in depths and int(match[2]) < len(names):
-      depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
-  return depths
+  return {stack: max(n, 1) for stack, n in linear.depths(names, block).items()}
 
 
 def _depth(stack: Mapping[str, Any]) -> int:

@@ -4,9 +4,9 @@ Versions are 1, norms after convolutions, and 2, norms before them.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-import numpy as np
+from big_vision_like.weights import tree
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -82,7 +82,7 @@ def unfit(names: Collection[str], version: int) -> tuple[set[str], set[str]]:
   return set(names) - want.keys(), want.keys() - set(names)
 
 
-def wrong_shapes(flat: Mapping[str, np.ndarray], want: Shapes) -> list[str]:
+def wrong_shapes(flat: tree.Arrays, want: Shapes) -> list[str]:
   """Says of the arrays with another shape than they should have."""
   return [
     f'{name} {flat[name].shape} is not {shape}'

@@ -37,7 +37,7 @@ _OURS = {ours: theirs for theirs, ours in _MODULES.items()}
 _LEAVES = {'gamma': 'scale', 'beta': 'bias'}
 
 
-def from_keras(flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tree:
+def from_keras(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
   """Arrays by name as the parameters of our `AutoEncoder` or `SetClassifier`.
 
   Raises a ValueError that lists names which are unknown.

@@ -4,6 +4,7 @@ Version 2 of our BiT is theirs as published; version 1 is `ResNetV2(preact=False
 stem_type='same')` with `StdConv2dSame`. Convolutions are OIHW, the head is one too.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ _MODELS = {
 
 
 def from_timm(
-  state: Mapping[str, np.ndarray], version: int, source: str = 'state dict'
+  state: tree.Arrays, version: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our BiT (version 2) or BiTv1, float32."""
   tree.check_names(source, *differences(state, version))
@@ -71,10 +72,7 @@ def config(
 
 def differences(names: Collection[str], version: int) -> tree.Differences:
   """Names that a file of such a BiT does not have, and those that it lacks."""
-
-  def unfit(names: Collection[str]) -> tree.Differences:
-    return resnet_names.unfit(names, version)
-
+  unfit = functools.partial(resnet_names.unfit, version=version)
   return linear.differences(names, _table(names, version), unfit)
 
 

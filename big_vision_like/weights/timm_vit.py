@@ -83,7 +83,7 @@ def read_safetensors(
 
 
 def from_timm(
-  state: Mapping[str, np.ndarray],
+  state: tree.Arrays,
   num_heads: int,
   no_embed_class: bool = False,
   source: str = 'state dict',
@@ -207,7 +207,7 @@ def differences(names: Collection[str]) -> tree.Differences:
 
 
 def positions_without_class(
-  state: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]] = ()
+  state: tree.Arrays, sizes: Sequence[tuple[int, int]] = ()
 ) -> bool | None:
   """Returns whether a file was made with `no_embed_class`, None if nothing tells it.
 
@@ -236,7 +236,7 @@ def _square(count: int) -> bool:
   return count > 0 and round(count**0.5) ** 2 == count
 
 
-def _prefix(flat: Mapping[str, np.ndarray]) -> tuple[int, int]:
+def _prefix(flat: tree.Arrays) -> tuple[int, int]:
   """How many tokens are in front of the patches, and how many of them registers."""
   count = flat['registers'].shape[1] if 'registers' in flat else 0
   return count + int('cls' in flat), count

@@ -130,7 +130,7 @@ class _Unpickler(pickle.Unpickler):
       ('collections', 'OrderedDict'): collections.OrderedDict,
       ('torch._utils', '_rebuild_tensor'): _tensor,
       ('torch._utils', '_rebuild_tensor_v2'): _tensor,
-      ('torch._utils', '_rebuild_parameter'): _parameter,
+      ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
       ('torch', 'Size'): tuple,
       ('argparse', 'Namespace'): argparse.Namespace,  # the arguments of a training run
     }
@@ -154,10 +154,6 @@ def _tensor(
   if not isinstance(storage, _Storage):
     raise UserError('it holds a tensor without numbers')
   return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
-
-
-def _parameter(tensor: _Tensor, *_: Any) -> _Tensor:
-  return tensor
 
 
 def _read_archive(path: pathlib.Path, key: str | None) -> Any:

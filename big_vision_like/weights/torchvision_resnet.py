@@ -135,7 +135,7 @@ def _places(found: Sizes, of: Names) -> list[str]:
 
 
 def from_torchvision(
-  state: Mapping[str, np.ndarray], norm: str = 'batch', source: str = 'state dict'
+  state: tree.Arrays, norm: str = 'batch', source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict of torchvision or timm as the variables of our `ResNet`, float32.
 
@@ -145,7 +145,7 @@ def from_torchvision(
 
 
 def read(
-  state: Mapping[str, np.ndarray], known: linear.Table, num_heads: int, source: str
+  state: tree.Arrays, known: linear.Table, num_heads: int, source: str
 ) -> tree.Tree:
   """A state dict, of which only counts of steps are not in the table, as our tree."""
   state = files.without_counts(state)
@@ -168,7 +168,7 @@ def differences(names: Collection[str]) -> tree.Differences:
 
 
 def from_transformers(
-  state: Mapping[str, np.ndarray], norm: str = 'batch', source: str = 'state dict'
+  state: tree.Arrays, norm: str = 'batch', source: str = 'state dict'
 ) -> tree.Tree:
   """As `from_torchvision`, from the names of transformers."""
   return read(state, _transformers(state, norm), 1, source)
@@ -215,7 +215,7 @@ def config(
 
 
 def architecture(
-  flat: Mapping[str, np.ndarray], source: str = 'variables', at: str = ''
+  flat: tree.Arrays, source: str = 'variables', at: str = ''
 ) -> dict[str, Any]:
   """The arguments of our `ResNet` with frozen norms, of its flat variables.
 
@@ -288,7 +288,7 @@ def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
   return shapes
 
 
-def _last(flat: Mapping[str, np.ndarray], name: str) -> int:
+def _last(flat: tree.Arrays, name: str) -> int:
   """The last side of an array; 0 where there is none."""
   return (0, *np.shape(flat.get(name)))[-1]
 

@@ -4,6 +4,7 @@ Version 2 of our BiT is `layer_type='preactivation'`; version 1 is 'bottleneck' 
 `global_padding='SAME'` and `embedding_dynamic_padding=True`.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from big_vision_like.weights import linear, resnet_names, torch_resnet, tree
 
 
 def from_transformers(
-  state: Mapping[str, np.ndarray], version: int, source: str = 'state dict'
+  state: tree.Arrays, version: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our BiT (version 2) or BiTv1, float32."""
   tree.check_names(source, *differences(state, version))
@@ -31,10 +32,7 @@ def to_transformers(params: Mapping[str, Any], version: int) -> dict[str, np.nda
 
 def differences(names: Collection[str], version: int) -> tree.Differences:
   """Names that a file of such a BiT does not have, and those that it lacks."""
-
-  def unfit(names: Collection[str]) -> tree.Differences:
-    return resnet_names.unfit(names, version)
-
+  unfit = functools.partial(resnet_names.unfit, version=version)
   return linear.differences(names, _table(names, version), unfit)
 
 

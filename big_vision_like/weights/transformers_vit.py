@@ -43,7 +43,7 @@ _BLOCK = {
 
 
 def from_transformers(
-  state: Mapping[str, np.ndarray], num_heads: int, source: str = 'state dict'
+  state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
   """A state dict as the parameters of our ViT, float32."""
   tree.check_names(source, *differences(state))

@@ -15,6 +15,8 @@ import numpy as np
 from big_vision_like.errors import UserError, listed
 
 Tree = dict[str, Any]
+# Arrays by their flat names, as files have them.
+Arrays = Mapping[str, np.ndarray]
 # Names that a format does not have, and names of it that are missing.
 Differences = tuple[set[str], set[str]]
 

@@ -66,7 +66,7 @@ def read_npz(path: str | os.PathLike) -> tree.Tree:
   return from_npz(files.read_npz(path), source=str(path))
 
 
-def from_npz(flat: Mapping[str, np.ndarray], source: str = 'weights') -> tree.Tree:
+def from_npz(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
   """As `read_npz`, from the arrays of a file by name; `source` is named in errors."""
   arrays: dict[str, np.ndarray] = {}
   unknown = []

@@ -3,10 +3,8 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import resnet_names
+from big_vision_like.weights import resnet_names, tree
 
 _ATTENTION = [
   f'attention/{part}/{leaf}'
@@ -83,7 +81,7 @@ def depth(names: Collection[str], block: str = r'encoder/block_(\d+)/') -> int:
   return max((n + 1 for n in numbers if n < len(names)), default=0)
 
 
-def check_shapes(flat: Mapping[str, np.ndarray], source: str) -> dict[str, int]:
+def check_shapes(flat: tree.Arrays, source: str) -> dict[str, int]:
   """The sizes of a ViT by letter; a `UserError` that names shapes that do not fit."""
   sizes, trunk = {'1': 1}, {}
   if 'pre_logits/bias' not in flat:
@@ -101,7 +99,7 @@ def check_shapes(flat: Mapping[str, np.ndarray], source: str) -> dict[str, int]:
 
 
 def collect_sizes(
-  flat: Mapping[str, np.ndarray],
+  flat: tree.Arrays,
   shapes: Sequence[tuple[str, str]],
   sizes: dict[str, int],
 ) -> list[str]:

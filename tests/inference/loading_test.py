@@ -187,7 +187,7 @@ def test_relative_positions_are_not_resized(tmp_path, data_dir):
 def test_bit_has_its_size_by_name(tmp_path):
   params = random_weights.small_bit()
   path = tmp_path / 'BiT-M-R50x1-ILSVRC2012.npz'
-  files.write(path, bit_weights.to_big_transfer(params))
+  files.write(path, bit_weights.BIG_TRANSFER.write(params))
   model, variables, preprocess = loading.load(path)
   assert type(model) is bit.BiT and not loading.attends(model)
   assert preprocess.size == (384, 384)

@@ -87,7 +87,7 @@ def test_a_folder_runs_in_timm(tmp_path, key):
     lambda x: (0.5 + 0.1 * rng.normal(size=x.shape)).astype('float32'), shapes
   )
   file, out = tmp_path / 'r50x1.npz', tmp_path / 'out'
-  files.write(file, bit_weights.to_big_transfer(params))
+  files.write(file, bit_weights.BIG_TRANSFER.write(params))
   assert tool.main([str(file), str(out)]) == 0
   theirs = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
   got = theirs(torch.from_numpy(image_BHWC).permute(0, 3, 1, 2)).detach()

@@ -31,7 +31,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     ),
     'bit': bit.BiT(num_classes=1, depths=(1,)),
   }
-  write = {'vit': vision_transformer.to_npz, 'bit': bit_weights.to_big_transfer}
+  write = {'vit': vision_transformer.to_npz, 'bit': bit_weights.BIG_TRANSFER.write}
   for name, model in models.items():
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3)))['params']
     kernel = params['head']['kernel']

@@ -69,7 +69,8 @@ def test_vit_there_and_back(tool, other, out, to, tmp_path, capsys):
   'to, out', [('timm', 'out.safetensors'), ('transformers', 'out')]
 )
 @pytest.mark.parametrize(
-  'family, write', [('bit', bit.to_big_transfer), ('bit_v1', bit.to_big_vision_v1)]
+  'family, write',
+  [('bit', bit.BIG_TRANSFER.write), ('bit_v1', bit.BIG_VISION_V1.write)],
 )
 def test_bit_there_and_back(tool, family, write, to, out, tmp_path):
   flat = write(random_weights.small_bit(family))

@@ -87,7 +87,7 @@ def test_what_cannot_be_read_does_not_stop_the_others(predict, pictures, weights
 
 def test_a_resnet_has_no_attention_to_draw(predict, pictures, tmp_path):
   params = random_weights.small_bit(depths=(1,))
-  files.write(tmp_path / 'R_064.npz', bit.to_big_transfer(params))
+  files.write(tmp_path / 'R_064.npz', bit.BIG_TRANSFER.write(params))
   words = f'--weights={tmp_path}/R_064.npz', f'--out={tmp_path}/out'
   status, out, err = predict(*words, pictures / 'a.png')
   assert (status, err) == (0, '')

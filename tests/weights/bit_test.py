@@ -8,9 +8,9 @@ from big_vision_like.errors import UserError
 from big_vision_like.weights import bit, tree
 
 FORMATS = {
-  'big_transfer': ('bit', bit.to_big_transfer, bit.from_big_transfer),
-  'bit_paper': ('bit', bit.to_big_vision_v2, bit.from_big_vision_v2),
-  'bit': ('bit_v1', bit.to_big_vision_v1, bit.from_big_vision_v1),
+  'big_transfer': ('bit', bit.BIG_TRANSFER.write, bit.BIG_TRANSFER.read),
+  'bit_paper': ('bit', bit.BIG_VISION_V2.write, bit.BIG_VISION_V2.read),
+  'bit': ('bit_v1', bit.BIG_VISION_V1.write, bit.BIG_VISION_V1.read),
 }
 # As the files have them: name and shape.
 NAMES = {
@@ -63,21 +63,21 @@ def test_numbered_convolutions():
   count = iter(range(100))
   numbered = {
     re.sub('standardized_conv2d', lambda m: f'{m[0]}_{next(count)}', name): array
-    for name, array in bit.to_big_transfer(params).items()
+    for name, array in bit.BIG_TRANSFER.write(params).items()
   }
   assert 'resnet/block1/unit01/a/standardized_conv2d_1/kernel' in numbered
-  assert bit.big_transfer_differences(numbered) == (set(), set())
-  assert_same(bit.from_big_transfer(numbered), params)
+  assert bit.BIG_TRANSFER.differences(numbered) == (set(), set())
+  assert_same(bit.BIG_TRANSFER.read(numbered), params)
 
 
 def test_old_group_norms_and_params_in_front():
   params = random_weights.small_bit('bit_v1')
   old = {
     f'params/{name}': array[None, None, None] if '/gn' in f'/{name}' else array
-    for name, array in bit.to_big_vision_v1(params).items()
+    for name, array in bit.BIG_VISION_V1.write(params).items()
   }
   assert old['params/gn_root/scale'].shape == (1, 1, 1, 64)
-  assert_same(bit.from_big_vision_v1(old), params)
+  assert_same(bit.BIG_VISION_V1.read(old), params)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_a_missing_unit_is_named(name, unit):
 
 def test_versions_do_not_mix():
   with pytest.raises(UserError, match='unknown resnet/norm_root.*missing resnet/norm/'):
-    bit.to_big_transfer(random_weights.small_bit('bit_v1'))
+    bit.BIG_TRANSFER.write(random_weights.small_bit('bit_v1'))

@@ -317,7 +317,7 @@ def test_shapes_of_other_layouts_that_do_not_fit():
   state['blocks.0.attn.qkv.weight'] = np.ones((108, 35), np.float32)
   with pytest.raises(UserError, match='shapes that do not fit'):
     read(state, num_heads=3)
-  flat = bit.to_big_transfer(weights_of('bit').params)
+  flat = bit.BIG_TRANSFER.write(weights_of('bit').params)
   flat['resnet/group_norm/beta'] = np.ones(3)
   with pytest.raises(UserError, match=r'resnet/norm/bias \(3,\) is not \(512,\)'):
     read(flat, '.npz')

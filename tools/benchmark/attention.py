@@ -10,7 +10,6 @@ beam search with the cache beside one that runs the whole decoder again for each
 in turns, after a warm-up, as medians. JSON to stdout or --output, a table to stderr.
 """
 
-import argparse
 import functools
 import pathlib
 import sys
@@ -267,9 +266,7 @@ def shown(column: str, value: Any) -> str:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, prints."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('parts', nargs='*', metavar='part', help=', '.join(PARTS))
   parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
   parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')

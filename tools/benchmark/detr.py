@@ -395,11 +395,7 @@ def size_of(text: str) -> tuple[int, int]:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, prints."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('--batch-size', type=int, default=16)
   parser.add_argument('--image-size', type=size_of, default=(768, 1024))
   parser.add_argument('--repeats', type=int, default=10, help='measurements of each')

@@ -14,7 +14,6 @@ All are measured in turns, after a warm-up, as medians; `error` is how far the t
 cost of `match` is from scipy's at most. JSON to stdout or --output, a table to stderr.
 """
 
-import argparse
 import pathlib
 import re
 import sys
@@ -113,9 +112,7 @@ def parsed(text: str) -> tuple[int, int, int]:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, prints."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('sizes', nargs='*', metavar='size', help=', '.join(SIZES))
   parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
   parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')

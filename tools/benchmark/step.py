@@ -579,11 +579,7 @@ def write(result: Mapping[str, Any], output: str | None) -> None:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, prints."""
-  parser = argparse.ArgumentParser(
-    description=__doc__,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
   parser.add_argument(
     '--steps', type=int, help='in one measurement; 0.3 s where absent'

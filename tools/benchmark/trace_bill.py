@@ -107,7 +107,8 @@ def operations(data: jax.profiler.ProfileData) -> Iterator[Operation]:
         name = dict(event.stats).get('hlo_op', event.name)
         # A TPU calls it '%fusion.3 = ...'; for NCCL the kernel tells more.
         kernel = event.name if event.name.startswith('nccl') else str(name)
-        yield Operation(_first_word(kernel), _span(event), line.name)
+        name = re.match(r'%?([^\s(=]*)', kernel)[1]
+        yield Operation(name, _span(event), line.name)
     return
   for plane in data.planes:
     for line in plane.lines if plane.name.startswith('/host:') else ():
@@ -115,10 +116,6 @@ def operations(data: jax.profiler.ProfileData) -> Iterator[Operation]:
         stats = dict(event.stats)
         if 'hlo_op' in stats and stats.get('device_ordinal', 0) == 0:
           yield Operation(str(stats['hlo_op']), _span(event), line.name)
-
-
-def _first_word(text: str) -> str:
-  return re.match(r'%?([^\s(=]*)', text)[1]
 
 
 def _span(event: Any) -> Span:

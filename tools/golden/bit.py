@@ -39,9 +39,9 @@ def big_transfer(description: Fields, arrays: Fields) -> Results:
     width=config['width_factor'],
     dtype=float_name(),
   )
-  params = widened(bit.from_big_transfer(select(arrays, 'param/')))
+  params = widened(bit.BIG_TRANSFER.read(select(arrays, 'param/')))
   label_BC = jax.nn.one_hot(arrays['input/label'], model.num_classes)
-  return compared(model, params, arrays, label_BC, bit.to_big_transfer)
+  return compared(model, params, arrays, label_BC, bit.BIG_TRANSFER.write)
 
 
 def big_vision_v1(description: Fields, arrays: Fields) -> Results:
@@ -53,9 +53,9 @@ def big_vision_v1(description: Fields, arrays: Fields) -> Results:
     width=config['width'],
     dtype=float_name(),
   )
-  params = widened(bit.from_big_vision_v1(select(arrays, 'param/')))
+  params = widened(bit.BIG_VISION_V1.read(select(arrays, 'param/')))
   label_BC = jnp.asarray(arrays['input/labels_onehot'])
-  return compared(model, params, arrays, label_BC, bit.to_big_vision_v1)
+  return compared(model, params, arrays, label_BC, bit.BIG_VISION_V1.write)
 
 
 def compared(

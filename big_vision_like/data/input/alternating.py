@@ -11,7 +11,7 @@ import numpy as np
 from big_vision_like.data.input import base
 from big_vision_like.data.input.pipeline import SingleBatches, TrainInput
 from big_vision_like.data.input.proportions import Proportions
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 
 # Steps within which the order of inputs is drawn.
 WINDOW = 64
@@ -48,8 +48,8 @@ class Alternating(base.Input):
         raise UserError(
           f'inputs.{name} must be a TrainInput, not {type(data).__name__}'
         )
-    if self.epoch_of is not None and self.epoch_of not in self.inputs:
-      raise UserError(f'epoch_of={self.epoch_of!r} is not one of {names}')
+    if self.epoch_of is not None:
+      check_one_of(self.inputs, epoch_of=self.epoch_of)
     if self.shares is None:
       return
     for name in self.shares:

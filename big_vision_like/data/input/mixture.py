@@ -10,7 +10,7 @@ import grain
 
 from big_vision_like.data.input.proportions import Proportions
 from big_vision_like.data.sources.base import Source, as_source, digest
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 
 Transforms = Sequence[grain.transforms.Map | grain.transforms.RandomMap]
 
@@ -53,10 +53,8 @@ class Mixture(Source):
     given = [part.weight is not None for part in self.parts.values()]
     if any(given) and not all(given):
       raise UserError('either all parts of a mixture have a weight, or none')
-    if self.epoch_of is not None and self.epoch_of not in self.parts:
-      raise UserError(
-        f'epoch_of={self.epoch_of!r} is not one of {", ".join(self.parts)}'
-      )
+    if self.epoch_of is not None:
+      check_one_of(self.parts, epoch_of=self.epoch_of)
 
   @functools.cached_property
   def proportions(self) -> Proportions:

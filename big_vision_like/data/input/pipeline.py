@@ -184,7 +184,8 @@ class SingleBatches(base.Batches):
     self._bad_share, self._place = bad_share, place
     self._step = self._used = self.replaced = 0
     self._news: list[str] = []
-    self._batches = _batched(data.examples, data.batch_size, rows)
+    own = _Rows(data.examples, data.batch_size, rows)
+    self._batches = own.batch(len(rows), batch_fn=stack)
     self._iterator = None
 
   def __next__(self) -> Batch:
@@ -533,12 +534,6 @@ def _transformed(
     else:
       examples = examples.map(transform)
   return examples
-
-
-def _batched(
-  examples: grain.MapDataset, batch_size: int, rows: np.ndarray
-) -> grain.MapDataset:
-  return _Rows(examples, batch_size, rows).batch(len(rows), batch_fn=stack)
 
 
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -205,7 +205,7 @@ def convert(
       'input': given.name,
       'keys': given.keys,
       'labels': given.label_names and _sha256(given.label_names),
-      'files': _fingerprint(given.files),
+      'files': _sha256(shards.stamps(map(os.path.abspath, given.files))),
       'shrink': shrink and dataclasses.asdict(shrink),
       'restarts': restarts or None,
     }
@@ -255,10 +255,6 @@ def _check_plan(plan: dict[str, Any], target: Split, remedy: str) -> None:
       f'{target.name} {target.split} in {target.folder} was begun with other'
       f' {", ".join(changed)}{before}: take the same again, {remedy}'
     )
-
-
-def _fingerprint(files: Sequence[str]) -> str:
-  return _sha256(shards.stamps(map(os.path.abspath, files)))
 
 
 def _features(source: Source, label_names: Sequence[str] | None) -> Any:

@@ -49,7 +49,8 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> np.ndarra
   """
   if character not in CHARACTERS or len(character) != 1:
     raise ValueError(f'character={character!r} is not one of {CHARACTERS}')
-  font = FONTS[_pick([font.share for font in FONTS], rng)]
+  ends = np.cumsum([font.share for font in FONTS])[:-1]
+  font = FONTS[int(np.searchsorted(ends, rng.random(), side='right'))]
   written = font.alphabet[character]
   if isinstance(written, tuple):
     written = written[int(rng.integers(len(written)))]
@@ -68,10 +69,6 @@ def draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, int]
   label = index % len(CHARACTERS)
   rng = drawing.generator(seed, split, index, SPLITS)
   return draw_glyph(CHARACTERS[label], size, rng), label
-
-
-def _pick(shares: list[float], rng: np.random.Generator) -> int:
-  return int(np.searchsorted(np.cumsum(shares)[:-1], rng.random(), side='right'))
 
 
 def _uniform(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[float]:

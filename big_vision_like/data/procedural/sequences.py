@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.sources.base import Source
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 
 SPLITS = ('train', 'test')
 TARGETS = {
@@ -43,10 +43,8 @@ class Reverse(Source):
   tiny = dict(examples=20)
 
   def __post_init__(self) -> None:
-    if self.split not in SPLITS:
-      raise UserError(f'split={self.split!r} is not one of {", ".join(SPLITS)}')
-    if self.target not in TARGETS:
-      raise UserError(f'target={self.target!r} is not one of {", ".join(TARGETS)}')
+    check_one_of(SPLITS, split=self.split)
+    check_one_of(TARGETS, target=self.target)
     if not 1 <= self.min_length <= self.max_length:
       raise UserError(
         f'min_length={self.min_length} and max_length={self.max_length}: from 1 on, the'

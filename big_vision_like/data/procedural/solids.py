@@ -66,6 +66,8 @@ SAMPLES = 2
 # How sharp edges look: normals turn before them as if they were a bit round.
 EDGE = 14
 
+Pair = tuple[np.ndarray, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -185,9 +187,7 @@ def reach_of(shape: str, size: str) -> float:
   return RADII[size] * (np.sqrt(2) if shape == 'cube' else 1.0)
 
 
-def crossing(
-  solid: Solid, start: np.ndarray, ray: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def crossing(solid: Solid, start: np.ndarray, ray: np.ndarray) -> Pair:
   """Where rays (3,...) enter and leave a solid, in lengths of the rays.
 
   Those that miss it enter after they leave.
@@ -208,9 +208,7 @@ def crossing(
   return functools.reduce(np.maximum, enter), functools.reduce(np.minimum, leave)
 
 
-def _in_ball(
-  start: np.ndarray, ray: np.ndarray, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _in_ball(start: np.ndarray, ray: np.ndarray, radius: float) -> Pair:
   """As in `crossing`, of all points so near to the origin, of two or three axes."""
   square = sum(r * r for r in ray)
   half = sum(r * s for r, s in zip(ray, start, strict=True))
@@ -220,18 +218,14 @@ def _in_ball(
   return enter, (root - half) / square
 
 
-def _between(
-  start: np.ndarray, ray: np.ndarray, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _between(start: np.ndarray, ray: np.ndarray, radius: float) -> Pair:
   """As in `crossing`, of all points between two planes, of one axis."""
   inverse = 1 / np.where(ray == 0, np.float32(1e-9), ray)
   middle, half = -start * inverse, np.abs(np.float32(radius) * inverse)
   return middle - half, middle + half
 
 
-def cast(
-  view: View, eye_3: np.ndarray, solids: Sequence[Solid], samples: int
-) -> tuple[np.ndarray, np.ndarray]:
+def cast(view: View, eye_3: np.ndarray, solids: Sequence[Solid], samples: int) -> Pair:
   """What the rays of a camera meet first.
 
   The number of the solid, from 1 (0 for the floor), as (H,W) uint8, and its depth.

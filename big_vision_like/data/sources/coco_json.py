@@ -6,6 +6,7 @@ Axes: N annotations, I images; 4 is left, top, width, height.
 import collections
 import json
 import math
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
     label = label_of[entry['category_id']]
     row = entry['id'], entry['bbox'], label, area, crowd, outline
     found[place_of[entry['image_id']]].append(row)
-  rows = [row for own in found for row in (own if panoptic else sorted(own, key=_id))]
+  by_id = operator.itemgetter(0)
+  rows = [r for own in found for r in (own if panoptic else sorted(own, key=by_id))]
   ids, boxes, labels, areas, crowds, outlines = (
     zip(*rows, strict=True) if rows else [()] * 6
   )
@@ -126,10 +128,6 @@ def _problem(entry: Any, known: Mapping[str, set[int]]) -> str | None:
   if entry.get('iscrowd', 0) not in (0, 1):
     return f'has iscrowd={entry["iscrowd"]!r}, which must be 0 or 1'
   return None
-
-
-def _id(row: tuple[Any, ...]) -> int:
-  return row[0]
 
 
 def _lists(path: str) -> dict[str, list[Any]]:

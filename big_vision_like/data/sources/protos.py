@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ class ExampleFiles(Source):
     folder = os.path.dirname(os.path.abspath(self.files[0]))
     if os.path.exists(os.path.join(folder, 'features.json')):
       return tfds.features.FeaturesDict.from_config(folder)
-    return inferred(singles([unpacked(record) for record in some(self.records)]))
+    records = some(len(self), self.records.__getitem__)
+    return inferred(singles([unpacked(record) for record in records]))
 
   @functools.cached_property
   def _keys(self) -> Mapping[str, str]:
@@ -189,13 +190,12 @@ def unpacked(record: bytes) -> Example:
   }
 
 
-def some(records: Any) -> list[Any]:
+def some(count: int, read: Callable[[int], Any]) -> list[Any]:
   """About LOOKED_AT of the records that can be read, spread over all."""
-  count = len(records)
   found, error = [], None
   for index in range(0, count, max(count // LOOKED_AT, 1)):
     try:
-      found.append(records[index])
+      found.append(read(index))
     except BadRecordError as bad:
       error = bad
   if not found:

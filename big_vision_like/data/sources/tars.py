@@ -62,7 +62,7 @@ class Tars(Source):
   @functools.cached_property
   def features(self) -> Any:
     """TFDS's description of an example."""
-    return protos.inferred(protos.some(_Raw(self)))
+    return protos.inferred(protos.some(len(self), self.raw))
 
   @property
   def title(self) -> str:
@@ -127,19 +127,6 @@ class Tars(Source):
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files; the index is read again where it is kept.
     return {k: v for k, v in self.__dict__.items() if k not in ('_index', '_reader')}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Raw:
-  """The examples before their features are known."""
-
-  source: Tars
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def __getitem__(self, index: int) -> protos.Example:
-    return self.source.raw(index)
 
 
 def _fields(suffix: str, data: bytes, name: str) -> Iterator[tuple[str, Any]]:

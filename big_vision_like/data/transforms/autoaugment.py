@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from big_vision_like.data.transforms import randaugment, timm_randaugment
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 
 Example = dict[str, Any]
 Policy = tuple[tuple[tuple[str, float, float], ...], ...]
@@ -123,9 +123,7 @@ class AutoAugment(grain.transforms.RandomMap):
 
   def __post_init__(self) -> None:
     timm_randaugment.check_method(self.method)
-    if self.policy not in POLICIES:
-      known = ', '.join(POLICIES)
-      raise UserError(f'policy={self.policy!r} is not one of {known}')
+    check_one_of(POLICIES, policy=self.policy)
     if self.std < 0:
       raise UserError(f'std={self.std} may not be negative')
 

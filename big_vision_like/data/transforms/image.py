@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from big_vision_like.data.transforms import cropping, decoding, resizing
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, check_one_of
 
 Example = dict[str, Any]
 
@@ -43,8 +43,7 @@ class Decode(grain.transforms.Map):
 def _check_decoding(channels: int, dct: str) -> None:
   if channels not in (1, 3):
     raise UserError(f'channels={channels} is not 1 (grey) or 3 (RGB)')
-  if dct not in decoding.DCT:
-    raise UserError(f'dct={dct!r} is not one of {", ".join(decoding.DCT)}')
+  check_one_of(decoding.DCT, dct=dct)
 
 
 def _key(example: Example) -> Any:
@@ -255,7 +254,7 @@ class ResizeSmall(grain.transforms.Map):
 
   def __post_init__(self) -> None:
     check_method(self.method)
-    _check_rounding(self.rounding, ('nearest', 'down'))
+    check_one_of(('nearest', 'down'), rounding=self.rounding)
 
   def map(self, example: Example) -> Example:
     image = example['image']
@@ -267,11 +266,6 @@ class ResizeSmall(grain.transforms.Map):
       return self.size * side // shorter
     scale = np.float32(self.size) / np.float32(shorter)  # as TensorFlow has it
     return round(float(np.float32(side) * scale))
-
-
-def _check_rounding(rounding: str, known: Iterable[str]) -> None:
-  if rounding not in known:
-    raise UserError(f'rounding={rounding!r} is not one of {", ".join(known)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +281,7 @@ class CentralCrop(grain.transforms.Map):
   rounding: str = 'down'
 
   def __post_init__(self) -> None:
-    _check_rounding(self.rounding, cropping.ROUNDING)
+    check_one_of(cropping.ROUNDING, rounding=self.rounding)
 
   def map(self, example: Example) -> Example:
     image = example['image']

@@ -52,7 +52,8 @@ class Resize(grain.transforms.Map):
   crop: cropping.Box | None = None
 
   def map(self, example: Example) -> Example:
-    image = self._resized(_scaled(self._cut(example['image'], example)), 'bilinear')
+    image = self._cut(example['image'], example).astype(np.float32)
+    image = self._resized((image / 255 - 0.5) * 2, 'bilinear')
     result = example | {'image': np.clip(image, -1, 1)}
     if 'segmentation' in example:
       ids = self._cut(example['segmentation'], example)[..., None]
@@ -74,11 +75,6 @@ class Resize(grain.transforms.Map):
         ' inside.'
       )
     return part
-
-
-def _scaled(image_HWC: np.ndarray) -> np.ndarray:
-  """uint8 to float32 in [-1, 1]."""
-  return (image_HWC.astype(np.float32) / 255 - 0.5) * 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,9 @@ METHODS = {
   'bicubic': Image.Resampling.BICUBIC,
 }
 
+# What pixels from outside of the image are: a value for each channel.
+Fill = Sequence[int]
+
 # Colours
 
 
@@ -84,44 +87,34 @@ def gaussian_blur(image: np.ndarray, radius: float) -> np.ndarray:
 # Places. What is uncovered gets the colour `fill`; `method` is one of METHODS.
 
 
-def rotate(
-  image: np.ndarray, degrees: float, fill: Sequence[int], method: str
-) -> np.ndarray:
+def rotate(image: np.ndarray, degrees: float, fill: Fill, method: str) -> np.ndarray:
   """About the centre; clockwise where `degrees` are negative."""
   picture = Image.fromarray(image)
   return np.asarray(picture.rotate(degrees, METHODS[method], fillcolor=tuple(fill)))
 
 
-def shear_x(
-  image: np.ndarray, level: float, fill: Sequence[int], method: str
-) -> np.ndarray:
+def shear_x(image: np.ndarray, level: float, fill: Fill, method: str) -> np.ndarray:
   """Rows moved left by `level` times their distance from the top."""
   return moved(image, (1, level, 0, 0, 1, 0), fill, method)
 
 
-def shear_y(
-  image: np.ndarray, level: float, fill: Sequence[int], method: str
-) -> np.ndarray:
+def shear_y(image: np.ndarray, level: float, fill: Fill, method: str) -> np.ndarray:
   """Columns moved up by `level` times their distance from the left."""
   return moved(image, (1, 0, 0, level, 1, 0), fill, method)
 
 
-def translate_x(
-  image: np.ndarray, share: float, fill: Sequence[int], method: str
-) -> np.ndarray:
+def translate_x(image: np.ndarray, share: float, fill: Fill, method: str) -> np.ndarray:
   """To the left by that share of the width."""
   return moved(image, (1, 0, share * image.shape[1], 0, 1, 0), fill, method)
 
 
-def translate_y(
-  image: np.ndarray, share: float, fill: Sequence[int], method: str
-) -> np.ndarray:
+def translate_y(image: np.ndarray, share: float, fill: Fill, method: str) -> np.ndarray:
   """Upwards by that share of the height."""
   return moved(image, (1, 0, 0, 0, 1, share * image.shape[0]), fill, method)
 
 
 def moved(
-  image: np.ndarray, matrix: Sequence[float], fill: Sequence[int], method: str
+  image: np.ndarray, matrix: Sequence[float], fill: Fill, method: str
 ) -> np.ndarray:
   """Every pixel p = (column, row, 1) taken from (matrix[:3] . p, matrix[3:] . p)."""
   picture = Image.fromarray(image)

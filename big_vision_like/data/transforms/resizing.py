@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import check_one_of
 
 cv2.setNumThreads(0)  # workers and threads are the pipeline's business
 
@@ -25,8 +25,7 @@ METHODS = (*INTERPOLATIONS, *PILLOW, 'tf1_bicubic')
 
 def check_method(method: str) -> None:
   """Raises unless `method` is one of METHODS."""
-  if method not in METHODS:
-    raise UserError(f'method={method!r} is not one of {", ".join(METHODS)}')
+  check_one_of(METHODS, method=method)
 
 
 def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:

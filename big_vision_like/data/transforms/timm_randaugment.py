@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from big_vision_like.data.transforms import pillow, randaugment
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, check_one_of
 
 Example = dict[str, Any]
 
@@ -61,9 +61,7 @@ class RandAugment(grain.transforms.RandomMap):
 
 def check_method(method: str) -> None:
   """Raises unless `method` is one of Pillow's, or 'random'."""
-  if method not in (*pillow.METHODS, 'random'):
-    known = ', '.join(pillow.METHODS)
-    raise UserError(f'method={method!r} is not one of {known}, random')
+  check_one_of((*pillow.METHODS, 'random'), method=method)
 
 
 def noisy(magnitude: float, std: float, rng: np.random.Generator) -> float:

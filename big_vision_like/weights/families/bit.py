@@ -108,16 +108,16 @@ FAMILY = family.Family(
     family.Source(
       name='big_transfer BiT',
       suffixes=family.NPZ,
-      differences=bit.big_transfer_differences,
-      read=family.of_params(bit.from_big_transfer),
-      writes={'published': family.to_params(bit.to_big_transfer)},
+      differences=bit.BIG_TRANSFER.differences,
+      read=family.of_params(bit.BIG_TRANSFER.read),
+      writes={'published': family.to_params(bit.BIG_TRANSFER.write)},
     ),
     family.Source(
       name='big_vision BiT',
       suffixes=family.NPZ,
-      differences=bit.big_vision_v2_differences,
-      read=family.of_params(bit.from_big_vision_v2),
-      writes={'big_vision': family.to_params(bit.to_big_vision_v2)},
+      differences=bit.BIG_VISION_V2.differences,
+      read=family.of_params(bit.BIG_VISION_V2.read),
+      writes={'big_vision': family.to_params(bit.BIG_VISION_V2.write)},
     ),
     *torch_sources(
       2,

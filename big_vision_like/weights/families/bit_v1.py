@@ -24,10 +24,10 @@ FAMILY = family.Family(
     family.Source(
       name='big_vision BiT v1',
       suffixes=family.NPZ,
-      differences=bit.big_vision_v1_differences,
-      read=family.of_params(bit.from_big_vision_v1),
+      differences=bit.BIG_VISION_V1.differences,
+      read=family.of_params(bit.BIG_VISION_V1.read),
       writes={
-        library: family.to_params(bit.to_big_vision_v1)
+        library: family.to_params(bit.BIG_VISION_V1.write)
         for library in ('published', 'big_vision')
       },
     ),

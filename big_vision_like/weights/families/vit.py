@@ -1,7 +1,6 @@
 """Published ViTs, arXiv:2010.11929, and hybrids of a ResNet and a ViT."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -73,7 +72,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
   )
 
 
-def _positions(flat: Mapping[str, np.ndarray]) -> tuple[str, str]:
+def _positions(flat: tree.Arrays) -> tuple[str, str]:
   """What kind of positions there are, and where they come in."""
   for name, posemb in _TABLES.items():
     if name in flat:
@@ -83,7 +82,7 @@ def _positions(flat: Mapping[str, np.ndarray]) -> tuple[str, str]:
   return 'none', 'stem'
 
 
-def from_npz(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
+def from_npz(arrays: tree.Arrays, beside: Beside) -> family.Read:
   """Reads vision_transformer's and big_vision's, whose positions may be computed."""
   params = vision_transformer.from_npz(arrays, source=str(beside.path))
   if _positions(params)[0] != 'none':
@@ -92,7 +91,7 @@ def from_npz(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
   return family.Read({'params': params}, {'posemb': 'sincos2d'}, (assumed,))
 
 
-def from_timm(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
+def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
   """Reads timm's, with what its config.json says of heads, GELU and positions."""
   activation = _model_args(beside).get('act_layer')
   told, assumed = _computed('timm ViT', activation, epsilon=1e-6)
@@ -104,7 +103,7 @@ def from_timm(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
   return family.Read({'params': params}, told, assumed + guessed)
 
 
-def from_transformers(arrays: Mapping[str, np.ndarray], beside: Beside) -> family.Read:
+def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
   """Reads transformers', with what its config.json says of heads, GELU and epsilon."""
   activation = beside.config.get('hidden_act')
   epsilon = beside.config.get('layer_norm_eps', 1e-12)
@@ -151,7 +150,7 @@ def _model_args(beside: Beside) -> dict[str, Any]:
   return told
 
 
-def _check_pooling(arrays: Mapping[str, np.ndarray], beside: Beside) -> None:
+def _check_pooling(arrays: tree.Arrays, beside: Beside) -> None:
   pool = 'map' if 'attn_pool.latent' in arrays else 'avg'
   pool = 'token' if 'cls_token' in arrays else pool
   told = beside.config.get('global_pool', pool)
@@ -162,7 +161,7 @@ def _check_pooling(arrays: Mapping[str, np.ndarray], beside: Beside) -> None:
     )
 
 
-def _no_embed_class(arrays: Mapping[str, np.ndarray], beside: Beside) -> bool:
+def _no_embed_class(arrays: tree.Arrays, beside: Beside) -> bool:
   told = _model_args(beside).get('no_embed_class')
   counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
   for answer in (beside.no_embed_class, told, counted):

@@ -1,7 +1,6 @@
 """Images to classes by the squared error of one-hot labels (made up)."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,15 +19,9 @@ class Averaging(task.GradientTask):
   def images(self) -> images.Normalization:
     return images.Normalization()
 
-  def prepare(
-    self, batch: task.Arrays, key: jax.Array, frozen: Mapping[str, Any] | None = None
-  ) -> task.Arrays:
-    """Normalizes the images."""
-    return batch | {'image': images.normalize(batch['image'])}
-
   def loss(
     self, params: Any, mutable: Any, batch: task.Arrays, key: jax.Array
-  ) -> tuple[jax.Array, tuple[Any, task.Arrays]]:
+  ) -> task.Loss:
     outputs, mutable = self.trained(params, mutable, self.model_inputs(batch))
     return squared(outputs['logits'], batch['label']).mean(), (mutable, {})
 
