@@ -68,15 +68,6 @@ def test_decoder_attention_is_that_of_the_last_layer(seen):
   assert np.abs(weights[:, 0] - weights[:, 1]).max() > 0.01  # heads differ
 
 
-def test_decoder_attention_is_over_valid_cells(seen):
-  _, _, sown = seen
-  got = detection.decoder_attention(sown, (4, 6))
-  np.testing.assert_allclose(got.sum(axis=(2, 3)), 1, rtol=1e-5)
-  valid = np.asarray(detr.valid_cells(SIZE, (16, 24), (4, 6)))
-  there = np.broadcast_to(valid[:, None], got.shape)
-  assert (got[~there] == 0).all() and (got[there] > 0).all()
-
-
 def test_decoder_attention_of_scanned_layers_is_the_same(seen):
   variables, _, sown = seen
   params = trees.stack_blocks(variables['params'])
