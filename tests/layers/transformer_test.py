@@ -32,46 +32,6 @@ def params(x):
   return jax.tree.map(normal, shapes['params'])
 
 
-def loss_and_grads(params, x, **options):
-  encoder = transformer.Stack(**SIZES, **options)
-  if encoder.scan:
-    params = tree.stack_blocks(params)
-
-  def loss(params, x):
-    return (encoder.apply({'params': params}, x) ** 2).mean()
-
-  value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
-  if encoder.scan:
-    grads = tree.unstack_blocks(jax.device_get(grads[0])), grads[1]
-  return value, grads
-
-
-@pytest.fixture(scope='module')
-def plain(params, x):
-  return loss_and_grads(params, x)
-
-
-@pytest.mark.parametrize(
-  'options',
-  [
-    dict(remat='dots'),
-    dict(remat='full'),
-    dict(scan=True),
-    dict(scan=True, remat='dots'),
-    dict(scan=True, remat='full'),
-  ],
-  ids=lambda options: '-'.join(map(str, options.values())),
-)
-def test_scan_and_remat_change_nothing(options, params, x, plain):
-  result = loss_and_grads(params, x, **options)
-  jax.tree.map(
-    lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6),
-    result,
-    plain,
-  )
-  assert min(np.abs(g).max() for g in jax.tree.leaves(plain[1][1])) > 0
-
-
 def test_scanned_parameters_are_drawn_block_by_block(x):
   options = dict(depth=2, num_heads=4, mlp_dim=64)
   encoder = transformer.Stack(**options, scan=True)

@@ -190,11 +190,6 @@ def test_pictures_of_several_sizes_become_one_array():
   assert (got[0, 4:] == 255).all() and (got[1, :, 5:] == 255).all()
 
 
-def test_boxes_without_labels_are_an_error():
-  with pytest.raises(ValueError, match='2 boxes, 1 labels'):
-    detection.boxes_sheet(grey(), [(np.zeros((2, 4)), ['a'])])
-
-
 def test_places_are_points_in_the_colour_of_their_shape():
   boxes_of = {
     (0.1, 0.2): (0.2, 0.2),
