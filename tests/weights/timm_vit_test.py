@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 import random_weights
@@ -52,6 +53,15 @@ def test_class_token_without_a_position(state):
   params = timm_vit.from_timm(state, num_heads=3, no_embed_class=True)
   assert not params['pos_embedding'][:, 0].any()
   np.testing.assert_array_equal(params['pos_embedding'][:, 1:], pos[:, 1:])
+
+
+def test_bfloat16_file(state, tmp_path):
+  half = {name: array.astype(ml_dtypes.bfloat16) for name, array in state.items()}
+  safetensors.numpy.save_file(half, tmp_path / 'half.safetensors')
+  params = timm_vit.read_safetensors(tmp_path / 'half.safetensors', num_heads=3)
+  np.testing.assert_array_equal(
+    params['head']['bias'], half['head.bias'].astype(np.float32)
+  )
 
 
 def test_missing_joint_matrix_is_named_once(state):

@@ -51,6 +51,16 @@ def test_decode_to_grey(name, picture):
   assert np.abs(got[..., 0] - luma).max() <= 3
 
 
+@pytest.mark.parametrize('name', ['png', 'jpeg'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_grey_files(name, channels, picture):
+  grey = picture[..., :1]
+  got = decode(encode(grey, *ENCODINGS[name]), channels)
+  assert got.shape == (24, 40, channels)
+  tolerance = 3 if name == 'jpeg' else 0
+  assert np.abs(got.astype(int) - grey).max() <= tolerance
+
+
 def test_decode_keeps_what_else_an_example_has(picture):
   example = {'image': encode(picture, '.png'), 'label': 3, 'id': 5}
   got = image.Decode().map(example)
@@ -113,6 +123,17 @@ def test_resize_to_the_same_size_changes_nothing(picture):
   square = picture[:24, :24]
   got = image.Resize(24).map({'image': square})['image']
   np.testing.assert_array_equal(got, square)
+
+
+def test_bilinear_does_not_average_and_area_does():
+  stripes = np.zeros((8, 8, 1), np.uint8)
+  stripes[:, ::4] = 255  # every fourth column
+  bilinear, area = (
+    image.Resize(2, method).map({'image': stripes})['image']
+    for method in ('bilinear', 'area')
+  )
+  np.testing.assert_array_equal(bilinear, 0)  # takes columns 1, 2 and 5, 6
+  np.testing.assert_array_equal(area, 64)
 
 
 # RandomAffine
