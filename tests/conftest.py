@@ -27,7 +27,6 @@ from big_vision_like import cli  # noqa: E402
 from big_vision_like.devices import malloc  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
-TINY_CONFIG = REPOSITORY / 'tests' / 'tiny_config.py'
 QUICK = cli.QUICK_COMPILATION
 
 atexit.register(shutil.rmtree, os.environ['TFDS_DATA_DIR'], ignore_errors=True)

@@ -291,12 +291,6 @@ def test_command(spawn, tmp_path):
   assert any(c['kind'] == 'all-reduce' for c in record['collectives'])
 
 
-def test_command_with_a_wrong_topology(run):
-  done = run('-m', 'big_vision_like.plan', '--topology=v3:8', f'--config={TINY}')
-  assert done.returncode == 1 and done.stdout == ''
-  assert done.stderr.startswith("error: unknown topology 'v3:8'. Known ones:")
-
-
 def test_plans_without_libtpu(monkeypatch):
   def missing(*_, **__):
     raise RuntimeError('no libtpu')

@@ -189,13 +189,6 @@ def test_references_to_a_duration_follow_it():
   assert spec.in_steps(config, 1000, 10)['schedule'] == dict(steps=300)
 
 
-def test_in_steps_follows_references():
-  config = mlc.ConfigDict(dict(total=100))
-  config.warmup = config.get_ref('total') // 10
-  config.total = 500
-  assert spec.in_steps(config, 1000, 10) == dict(total=500, warmup=50)
-
-
 # Overrides
 
 

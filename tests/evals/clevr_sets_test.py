@@ -202,15 +202,6 @@ def test_neither_batches_nor_devices_matter(whole, batch_size, devices):
   np.testing.assert_array_equal(got['attention'], whole['attention'])
 
 
-def test_each_batch_samples_other_slots_the_same_every_time():
-  [example] = source()[:1]
-  one, two = (evaluate(1, examples=[example] * n, pictures=0) for n in (1, 2))
-  second = 2 * two['huber'] - one['huber']
-  assert abs(second - one['huber']) > 1e-3
-  again = evaluate(1, examples=[example] * 2, pictures=0)
-  assert again == two
-
-
 def test_slots_iterations_and_thresholds_can_be_others(whole):
   got = evaluate(predict_args=dict(num_slots=2, iterations=1), thresholds=[2.0])
   assert got.keys() == {'ap_2', 'huber', 'attention'}

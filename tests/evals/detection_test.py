@@ -328,13 +328,6 @@ def test_without_pycocotools_it_says_what_to_install():
       evaluate()
 
 
-def test_coco_ids():
-  assert len(coco_classes.IDS) == len(set(coco_classes.IDS)) == 80
-  holes = set(range(1, 91)) - set(coco_classes.IDS)
-  assert holes == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-  assert sorted(coco_classes.IDS) == list(coco_classes.IDS)
-
-
 def test_names_of_arrays_tell_their_axes():
   with shapes.checked('big_vision_like/evals', 'big_vision_like/viz/detection') as seen:
     evaluate(7)

@@ -63,16 +63,6 @@ def test_each_batch_has_noise_of_its_own(devices):
   np.testing.assert_array_equal(again.values['noise'], found.values['noise'])
 
 
-def test_a_generator_never_repeats_its_samples():
-  """With one key for all batches there would be as many samples as rows of a batch."""
-
-  def generate(state, batch, key):
-    return {'image': jax.random.normal(key, (len(batch['number']), 2, 2, 1))}
-
-  found = noted(4, examples(50)).run(generate, None)
-  assert len({image.tobytes() for image in found.values['image']}) == 50
-
-
 @pytest.mark.parametrize('batch_size, devices', [(11, 1), (4, 1), (16, 8)])
 def test_rows_that_fill_are_left_out_and_examples_known(batch_size, devices):
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_like.layers import attention, transformer
+from big_vision_like.layers import transformer
 from big_vision_like.ops import masks
 from big_vision_like.weights import tree
 
@@ -32,46 +32,6 @@ def params(x):
   return jax.tree.map(normal, shapes['params'])
 
 
-def loss_and_grads(params, x, **options):
-  encoder = transformer.Stack(**SIZES, **options)
-  if encoder.scan:
-    params = tree.stack_blocks(params)
-
-  def loss(params, x):
-    return (encoder.apply({'params': params}, x) ** 2).mean()
-
-  value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
-  if encoder.scan:
-    grads = tree.unstack_blocks(jax.device_get(grads[0])), grads[1]
-  return value, grads
-
-
-@pytest.fixture(scope='module')
-def plain(params, x):
-  return loss_and_grads(params, x)
-
-
-@pytest.mark.parametrize(
-  'options',
-  [
-    dict(remat='dots'),
-    dict(remat='full'),
-    dict(scan=True),
-    dict(scan=True, remat='dots'),
-    dict(scan=True, remat='full'),
-  ],
-  ids=lambda options: '-'.join(map(str, options.values())),
-)
-def test_scan_and_remat_change_nothing(options, params, x, plain):
-  result = loss_and_grads(params, x, **options)
-  jax.tree.map(
-    lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6),
-    result,
-    plain,
-  )
-  assert min(np.abs(g).max() for g in jax.tree.leaves(plain[1][1])) > 0
-
-
 def test_scanned_parameters_are_drawn_block_by_block(x):
   options = dict(depth=2, num_heads=4, mlp_dim=64)
   encoder = transformer.Stack(**options, scan=True)
@@ -90,35 +50,6 @@ def test_scanned_parameters_are_drawn_block_by_block(x):
   ):
     assert np.abs(kernel).max() == pytest.approx(np.sqrt(6 / 128), rel=0.02)
     assert not np.allclose(kernel[0], kernel[1])
-
-
-def test_attention_maps_are_sown_in_both_layouts(params, x):
-  @jax.jit
-  def sown():
-    found = []
-    for scan in (False, True):
-      encoder = transformer.Stack(**SIZES, scan=scan)
-      variables = {'params': tree.stack_blocks(params) if scan else params}
-      found.append(encoder.apply(variables, x, mutable=['intermediates'])[1])
-    return found
-
-  unrolled, scanned = (s['intermediates'] for s in sown())
-  (probs_LBHNM,) = scanned['blocks']['attention']['probs']
-  assert probs_LBHNM.shape == (DEPTH, 4, 2, 5, 5)
-  for i in range(DEPTH):
-    (probs_BHNM,) = unrolled[f'block_{i}']['attention']['probs']
-    np.testing.assert_allclose(probs_LBHNM[i], probs_BHNM, rtol=1e-5, atol=1e-6)
-
-
-def test_unknown_remat_is_named(x):
-  encoder = transformer.Stack(**SIZES, remat='half')
-  with pytest.raises(ValueError, match="remat='half' is not one of none, dots, full"):
-    jax.eval_shape(encoder.init, jax.random.key(0), x)
-
-
-def test_heads_must_divide_the_width(x):
-  with pytest.raises(ValueError, match='width 8 is not divisible by 3 heads'):
-    jax.eval_shape(attention.MultiHeadAttention(num_heads=3).init, jax.random.key(0), x)
 
 
 def test_half_precision_keeps_float32_parameters(x):
@@ -358,27 +289,3 @@ def test_kinds_of_mlp(activation, gated, x):
 def test_unknown_kinds_are_named(option, words, x):
   with pytest.raises(ValueError, match=words):
     jax.eval_shape(transformer.Stack(**SIZES, **option).init, jax.random.key(0), x)
-
-
-@pytest.mark.parametrize('scan', [False, True])
-def test_a_cached_decoder_is_the_whole_one(scan, x):
-  decoder = transformer.Stack(**SIZES, scan=scan, norm='post', final_norm=False)
-  context = transformer.Context(mask=masks.causal(), memory_BMD=some((4, 6, 8), 1))
-  variables = decoder.init(jax.random.key(0), x, context=context)
-  want = decoder.apply(variables, x, context=context)
-  _, cache = decoder.apply(
-    variables, x[:, :0], context=context, cache_length=7, mutable=['cache']
-  )
-  shapes = jax.tree.map(jnp.shape, cache)
-
-  @jax.jit
-  def step(cache, x):
-    return decoder.apply(
-      {**variables, **cache}, x, context=context, cache_length=7, mutable=['cache']
-    )
-
-  for n in range(5):
-    y, cache = step(cache, x[:, n : n + 1])
-    np.testing.assert_allclose(y[:, 0], want[:, n], rtol=1e-5, atol=1e-5)
-  assert jax.tree.map(jnp.shape, cache) == shapes
-  assert step._cache_size() == 1

@@ -146,13 +146,19 @@ def test_bfloat16_is_finite_and_near(name):
 
 
 @pytest.mark.parametrize(
-  ('name', 'remat'),
-  [*((name, 'full') for name in STACKS), ('vit_token', 'none'), ('vit_token', 'dots')],
+  ('name', 'scan', 'remat'),
+  [
+    *((name, True, 'full') for name in STACKS),
+    *(('vit_token', True, remat) for remat in ('none', 'dots')),
+    *(('vit_token', False, remat) for remat in ('full', 'dots')),
+  ],
 )
-def test_scanned_is_unrolled(name, remat):
+def test_scan_and_remat_change_nothing(name, scan, remat):
   case, variables, _, loss, _, grads = ran(name)
-  stacked = variables | {'params': trees.stack_blocks(variables['params'])}
-  model = case.model.clone(scan=True, remat=remat)
+  stacked = variables
+  if scan:
+    stacked = variables | {'params': trees.stack_blocks(variables['params'])}
+  model = case.model.clone(scan=scan, remat=remat)
   scanned = with_gradients(model, case.outputs)(stacked, case.inputs)
   np.testing.assert_allclose(loss, scanned[0], rtol=1e-5)
   back = trees.flatten(trees.unstack_blocks(scanned[-1]))

@@ -268,17 +268,6 @@ def test_learned_positions_are_of_columns_then_rows():
   assert np.abs(one - detect(bare, variables, maps)['memory']).max() > 0.1
 
 
-def test_dropout_is_of_training_alone(variables):
-  @jax.jit
-  def train(key):
-    return BOXES.apply(
-      boxes_only(variables), IMAGE, SIZE, train=True, rngs={'dropout': key}
-    )['logits']
-
-  one, other = train(jax.random.key(0)), train(jax.random.key(1))
-  assert np.abs(one - other).max() > 1e-3
-
-
 BAD = {
   'positions': (dict(positions='rotary'), "positions='rotary' is not one of 'sine'"),
   'places': (

@@ -148,15 +148,6 @@ def test_stride_one_decoders_and_half_precision(params):
   assert np.isfinite(outputs['reconstruction']).all()
 
 
-def test_slots_are_sampled_from_their_stream(params):
-  apply = jax.jit(
-    lambda key: SMALL.apply({'params': params}, IMAGE, rngs={'slots': key})
-  )
-  one, other = (apply(jax.random.key(i))['slots'] for i in range(2))
-  np.testing.assert_array_equal(one, apply(jax.random.key(0))['slots'])
-  assert np.abs(one - other).max() > 0.01
-
-
 BAD = {
   'images of another size': (
     dict(image_BHWC=IMAGE[:, :5]),

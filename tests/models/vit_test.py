@@ -147,17 +147,6 @@ def test_head_starts_at_its_bias():
   np.testing.assert_array_equal(outputs['logits'], np.full((2, 5), -6.9, np.float32))
 
 
-def test_attention_is_sown_and_sums_to_one():
-  model = vit.ViT(**SMALL)
-  image = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
-  variables = battery.variables(model, image)
-  apply = jax.jit(functools.partial(model.apply, mutable=['intermediates']))
-  _, found = apply(variables, image)
-  (probs_BHNN,) = found['intermediates']['encoder']['block_1']['attention']['probs']
-  assert probs_BHNN.shape == (2, 2, 7, 7)
-  np.testing.assert_allclose(probs_BHNN.sum(axis=-1), 1.0, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
   ('change', 'sentence'),
   [

@@ -24,30 +24,12 @@ def test_softmax_cross_entropy_by_hand():
   np.testing.assert_allclose(got, -(target * log_p).sum(axis=1), rtol=1e-6)
 
 
-def test_softmax_cross_entropy_of_labels_is_that_of_optax():
-  logits, _ = logits_and_targets()
-  labels = np.array([0, 5, 2, 2])
-  got = losses.softmax_cross_entropy(logits, jax.nn.one_hot(labels, 6))
-  want = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
 def test_sigmoid_cross_entropy_by_hand_sums_over_classes():
   logits, target = logits_and_targets()
   p = 1 / (1 + np.exp(-logits.astype(np.float64)))
   want = -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum(axis=1)
   got = losses.sigmoid_cross_entropy(logits, target)
   np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
-def test_sigmoid_cross_entropy_at_the_start_of_pretraining():
-  # 21,843 classes whose head bias is -10: 21,842 nearly right, one wrong.
-  classes = 21_843
-  got = losses.sigmoid_cross_entropy(
-    jnp.full((1, classes), -10.0), jax.nn.one_hot(jnp.array([3]), classes)
-  )
-  want = (classes - 1) * np.log1p(np.exp(-10.0)) + np.log1p(np.exp(10.0))
-  np.testing.assert_allclose(got, [want], rtol=1e-5)
 
 
 @pytest.mark.parametrize('loss', LOSSES)

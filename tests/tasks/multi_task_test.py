@@ -133,16 +133,6 @@ def test_predictions_and_networks_of_a_task(batches, state):
     this.prediction('digit.generate')
 
 
-def test_it_learns_both(batches, state):
-  step, losses = jax.jit(make().train_step), {'digit': [], 'parity': []}
-  for number in range(200):
-    name = ('digit', 'parity')[number % 2]
-    state, scalars = step(state, {name: batches[name]}, jax.random.key(number))
-    losses[name].append(float(scalars['loss']))
-  for values in losses.values():
-    assert np.mean(values[-15:]) < 0.6 * np.mean(values[:15])
-
-
 def test_what_does_not_fit_is_told(batches):
   tasks = {'digit': part(4), 'parity': part(2)}
   with pytest.raises(UserError, match="task 'parity' has no data: train_data gives ba"):

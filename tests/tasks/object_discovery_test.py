@@ -79,11 +79,6 @@ def test_error_is_of_each_image(state, batch):
   np.testing.assert_allclose(outputs['mse'], error.mean(axis=(1, 2, 3)), rtol=1e-5)
 
 
-def test_other_numbers_of_slots_and_iterations(state, batch):
-  outputs = predict(state, batch, KEY, num_slots=5, iterations=2)
-  assert outputs['iterate_masks'].shape == (4, 2, 5, 5, 4)
-
-
 def test_an_average_predicts(state, batch):
   doubled = jax.tree.map(lambda x: 2 * x, state.params)
   averaged = predict(state.replace(ema={'params': doubled}), batch, KEY)

@@ -9,7 +9,6 @@ from scipy import optimize
 from big_vision_like import optim
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
-from big_vision_like.models import detr, resnet
 from big_vision_like.ops import boxes, sharding
 from big_vision_like.tasks import set_detection
 
@@ -544,24 +543,6 @@ def test_padding_is_not_checked_and_rounding_forgiven(batch, task):
 def test_options_that_mean_nothing_are_told(options, message):
   with pytest.raises(UserError, match=message):
     make(**options)
-
-
-def test_the_model_of_the_paper_fits(batch):
-  backbone = resnet.ResNet(depths=(1, 1, 1, 1), norm='frozen', frozen_stages=1)
-  model = detr.DETR(
-    num_classes=CLASSES, backbone=backbone, num_queries=9, masks=True, scan=True
-  )
-  task = make(model=model)
-  batch = batch | {'segment_map': np.zeros((8, 16, 20), np.uint8)}
-  task.check(batch)
-  state = jax.eval_shape(task.init, KEY, batch)
-  after, scalars = jax.eval_shape(task.train_step, state, batch, KEY)
-  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-  assert scalars['loss_dice'].shape == ()
-  outputs = jax.eval_shape(task.predict, state, batch, KEY)
-  assert outputs['layer_boxes'].shape == (8, 6, 9, 4)
-  assert outputs['boxes_xyxy'].shape == (8, 9, 4)
-  assert outputs['mask_logits'].shape == (8, 9, 4, 5)
 
 
 def test_names_of_arrays_tell_their_axes(batch):

@@ -11,7 +11,6 @@ from scipy import optimize
 from big_vision_like import optim
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
-from big_vision_like.models import slot_attention
 from big_vision_like.ops import sharding
 from big_vision_like.tasks import set_prediction
 
@@ -181,25 +180,6 @@ def test_prediction_with_other_slots_and_iterations_and_without_targets(
   np.testing.assert_allclose(outputs['slots'], expected['slots'], atol=1e-6)
   with pytest.raises(UserError, match='3 targets.*2 queries'):
     task.predict(state, batch, KEY, num_slots=2)
-
-
-def test_the_model_of_the_paper_fits():
-  model = slot_attention.SetClassifier(num_slots=10, num_properties=19)
-  task = make(model=model)
-  batch = {
-    'image': np.zeros((2, 32, 32, 3), np.uint8),
-    'targets': np.zeros((2, 10, 19), np.float32),
-  }
-  task.check(batch)
-  state = jax.eval_shape(task.init, KEY, batch)
-  after, scalars = jax.eval_shape(task.train_step, state, batch, KEY)
-  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-  assert scalars['loss'].shape == ()
-  predict = functools.partial(task.predict, num_slots=12, iterations=5)
-  outputs = jax.eval_shape(predict, state, batch, KEY)
-  assert outputs['predictions'].shape == (2, 12, 19)
-  assert outputs['attention'].shape[:3] == (2, 5, 12)
-  assert outputs['huber'].shape == (2,)
 
 
 def test_a_step_is_the_same_on_two_devices(batch, task, state, step):

@@ -23,18 +23,12 @@ from big_vision_like.weights import (
   vision_transformer,
 )
 from big_vision_like.weights.families import vit as vit_family
+from tools import convert_weights as tool
 
 IMAGES = classes.Preprocessing((224, 224))
 
 
-@pytest.fixture(scope='module')
-def tool():
-  from tools import convert_weights
-
-  return convert_weights
-
-
-def convert(tool, *words):
+def convert(*words):
   return tool.main([str(word) for word in words])
 
 
@@ -50,12 +44,12 @@ def convert(tool, *words):
     (dict(pool='gap', rep_size=8), 'out.npz', 'big_vision'),
   ],
 )
-def test_vit_there_and_back(tool, other, out, to, tmp_path, capsys):
+def test_vit_there_and_back(other, out, to, tmp_path, capsys):
   params = random_weights.small_vit(**other)
   flat = vision_transformer.to_npz(params)
   files.write(tmp_path / 'in.npz', flat)
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
-  assert convert(tool, tmp_path / out, tmp_path / 'back.npz') == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
+  assert convert(tmp_path / out, tmp_path / 'back.npz') == 0
   assert_same(files.read(tmp_path / 'back.npz'), flat)
   told = capsys.readouterr()
   count = sum(array.size for array in flat.values())
@@ -72,54 +66,54 @@ def test_vit_there_and_back(tool, other, out, to, tmp_path, capsys):
   'family, write',
   [('bit', bit.BIG_TRANSFER.write), ('bit_v1', bit.BIG_VISION_V1.write)],
 )
-def test_bit_there_and_back(tool, family, write, to, out, tmp_path):
+def test_bit_there_and_back(family, write, to, out, tmp_path):
   flat = write(random_weights.small_bit(family))
   files.write(tmp_path / 'in.npz', flat)
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
-  assert convert(tool, tmp_path / out, tmp_path / 'back.npz') == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
+  assert convert(tmp_path / out, tmp_path / 'back.npz') == 0
   assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
-def test_what_timm_said_of_images_is_kept(tool, tmp_path):
+def test_what_timm_said_of_images_is_kept(tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'in.npz', flat)
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out') == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / 'out') == 0
   config = json.loads((tmp_path / 'out/config.json').read_text())
   assert config['pretrained_cfg']['input_size'] == [3, 24, 24]
   config['label_names'] = ['cat', 'dog', 'cow', 'owl', 'eel']
   config['pretrained_cfg'] |= {'mean': [0.1, 0.2, 0.3], 'crop_pct': 0.9}
   (tmp_path / 'out/config.json').write_text(json.dumps(config))
-  assert convert(tool, tmp_path / 'out', tmp_path / 'kept.npz') == 0
+  assert convert(tmp_path / 'out', tmp_path / 'kept.npz') == 0
   assert published.read(tmp_path / 'kept.npz').metadata['config.json'] == config
-  assert convert(tool, tmp_path / 'kept.npz', tmp_path / 'again') == 0
+  assert convert(tmp_path / 'kept.npz', tmp_path / 'again') == 0
   assert json.loads((tmp_path / 'again/config.json').read_text()) == config
 
 
-def test_what_transformers_said_is_kept(tool, tmp_path):
+def test_what_transformers_said_is_kept(tmp_path):
   files.write(
     tmp_path / 'in.npz', vision_transformer.to_npz(random_weights.small_vit())
   )
   to = '--to=transformers'
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out', to) == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / 'out', to) == 0
   images = json.loads((tmp_path / 'out/preprocessor_config.json').read_text())
   images['image_mean'] = [0.1, 0.2, 0.3]
   (tmp_path / 'out/preprocessor_config.json').write_text(json.dumps(images))
   config = json.loads((tmp_path / 'out/config.json').read_text())
   config |= {'id2label': {'0': 'cat'}, 'label2id': {'cat': 0}}
   (tmp_path / 'out/config.json').write_text(json.dumps(config))
-  assert convert(tool, tmp_path / 'out', tmp_path / 'again', to) == 0
+  assert convert(tmp_path / 'out', tmp_path / 'again', to) == 0
   assert json.loads((tmp_path / 'again/preprocessor_config.json').read_text()) == images
   again = json.loads((tmp_path / 'again/config.json').read_text())
   assert again['id2label'] == {'0': 'cat'} and 'num_labels' not in again
 
 
-def test_computed_positions_are_written_out(tool, tmp_path):
+def test_computed_positions_are_written_out(tmp_path):
   params = random_weights.small_vit(pool='gap', posemb='sincos2d')
   files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
   with pytest.raises(ValueError, match='computed from the size .*--image-size'):
     vit_family.image_size(published.read(tmp_path / 'in.npz'), IMAGES, None)
   words = ['--image-size', '16', '24']
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'out', *words) == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / 'out', *words) == 0
   got = published.read(tmp_path / 'out')
   image_BHWC = np.random.default_rng(0).normal(size=(2, 16, 24, 3)).astype('float32')
   args = random_weights.VIT | dict(num_classes=5, pool='gap')
@@ -137,9 +131,9 @@ def workdir(tmp_path):
   return tmp_path / 'run', run_of(config, tmp_path / 'run')
 
 
-def test_the_average_of_a_run_into_timm_and_back(tool, workdir, tmp_path, capsys):
+def test_the_average_of_a_run_into_timm_and_back(workdir, tmp_path, capsys):
   folder, average = workdir
-  assert convert(tool, folder, tmp_path / 'out', '--image-size=8') == 0
+  assert convert(folder, tmp_path / 'out', '--image-size=8') == 0
   assert 'run, step 7' in capsys.readouterr().out
   got = published.read(tmp_path / 'out')
   assert got.channels == 1 and got.assumed == ()
@@ -149,22 +143,22 @@ def test_the_average_of_a_run_into_timm_and_back(tool, workdir, tmp_path, capsys
 
 
 @pytest.mark.parametrize('out', ['out.npz', 'out.safetensors', 'out'])
-def test_a_run_on_wide_images_writes_their_size(tool, out, tmp_path, capsys):
+def test_a_run_on_wide_images_writes_their_size(out, tmp_path, capsys):
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.train_data.transforms.append(spec.spec(image.Resize, size=(16, 64)))
   average = run_of(config, tmp_path / 'run', (16, 64))
-  assert convert(tool, tmp_path / 'run', tmp_path / out) == 0
+  assert convert(tmp_path / 'run', tmp_path / out) == 0
   model, variables, images = loading.load(tmp_path / out)
   assert images.size == (16, 64) and model.grid(images.size) == (8, 32)
   assert_same(variables['params']['pos_embedding'], average['pos_embedding'])
   square = ['--image-size', '32', '32']  # as many tokens
-  assert convert(tool, tmp_path / 'run', tmp_path / 'no', *square) == 1
+  assert convert(tmp_path / 'run', tmp_path / 'no', *square) == 1
   words = 'a grid of 16x16, the positions of the weights are for one of 8x32'
   assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('out, to', [('o.npz', 'published'), ('o', 'timm')])
-def test_what_a_run_does_with_images_goes_with_it(tool, tmp_path, out, to):
+def test_what_a_run_does_with_images_goes_with_it(tmp_path, out, to):
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.task.update(mean=0.3, std=0.2)
   config.evals.val.data.transforms = [
@@ -173,38 +167,38 @@ def test_what_a_run_does_with_images_goes_with_it(tool, tmp_path, out, to):
     spec.spec(image.CentralCrop, size=8),
   ]
   run_of(config, tmp_path / 'run')
-  assert convert(tool, tmp_path / 'run', tmp_path / out, f'--to={to}') == 0
+  assert convert(tmp_path / 'run', tmp_path / out, f'--to={to}') == 0
   _, _, images = loading.load(tmp_path / out)
   assert (images.size, images.resize) == ((8, 8), 10)
   assert (images.mean, images.std) == ((0.3,), (0.2,))
   assert images.interpolation.endswith('bilinear')
 
 
-def test_what_timm_said_is_told_to_transformers(tool, tmp_path):
+def test_what_timm_said_is_told_to_transformers(tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'in.npz', flat)
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / 'timm') == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / 'timm') == 0
   config = json.loads((tmp_path / 'timm/config.json').read_text())
   config['label_names'] = ['cat', 'dog', 'cow', 'owl', 'eel']
   images = {'mean': [0.1, 0.2, 0.3], 'crop_pct': 0.75, 'crop_mode': 'center'}
   config['pretrained_cfg'] |= images
   (tmp_path / 'timm/config.json').write_text(json.dumps(config))
   to = '--to=transformers'
-  assert convert(tool, tmp_path / 'timm', tmp_path / 'theirs', to) == 0
+  assert convert(tmp_path / 'timm', tmp_path / 'theirs', to) == 0
   _, _, got = loading.load(tmp_path / 'theirs')
   assert (got.mean, got.resize, got.size) == ((0.1, 0.2, 0.3), 32, (24, 24))
   assert got.label_names == ('cat', 'dog', 'cow', 'owl', 'eel')
 
 
-def test_runs_of_other_models(tool, tmp_path, capsys):
+def test_runs_of_other_models(tmp_path, capsys):
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
   random_weights.save_run(tmp_path / 'run', config, {'a': np.ones(2)})
-  assert convert(tool, tmp_path / 'run', tmp_path / 'out') == 1
+  assert convert(tmp_path / 'run', tmp_path / 'out') == 1
   words = 'is a run of Transformer: what is converted is BiT, BiTv1, DETR'
   assert words in capsys.readouterr().err
 
 
-def test_half_a_file_leaves_nothing(tool, tmp_path, monkeypatch):
+def test_half_a_file_leaves_nothing(tmp_path, monkeypatch):
   def full(path, arrays):
     raise OSError('no space left')
 
@@ -233,13 +227,13 @@ def test_half_a_file_leaves_nothing(tool, tmp_path, monkeypatch):
     (['out', '--image-size=0'], '--image-size 0 is no side'),
   ],
 )
-def test_what_cannot_be_written(tool, words, message, tmp_path, capsys):
+def test_what_cannot_be_written(words, message, tmp_path, capsys):
   params = random_weights.small_vit(pool='gap')
   files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
   (tmp_path / 'taken.json').write_text('{}')
   before = sorted(tmp_path.iterdir())
   out, *rest = words
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, *rest) == 1
+  assert convert(tmp_path / 'in.npz', tmp_path / out, *rest) == 1
   error = capsys.readouterr().err
   assert error.startswith('error: ')
   assert re.search(message, error)
@@ -254,7 +248,7 @@ def test_what_cannot_be_written(tool, words, message, tmp_path, capsys):
     (dict(posemb='learned2d'), "no other code has posemb='learned2d'"),
   ],
 )
-def test_models_that_no_other_code_has(tool, other, message, tmp_path):
+def test_models_that_no_other_code_has(other, message, tmp_path):
   weights = published.describe(random_weights.small_vit(**other), 'vit')
   with pytest.raises(ValueError, match=message):
     tool.write(weights, IMAGES, tmp_path / 'out', 'timm', None)
@@ -262,14 +256,14 @@ def test_models_that_no_other_code_has(tool, other, message, tmp_path):
 
 
 @pytest.mark.parametrize('out', ['out', 'out.safetensors', 'out.npz'])
-def test_a_grid_that_is_no_square_there_and_back(tool, out, tmp_path):
+def test_a_grid_that_is_no_square_there_and_back(out, tmp_path):
   model = vit.ViT(num_classes=5, **random_weights.VIT)
   flat = vision_transformer.to_npz(random_weights.params_of(model, (16, 40)))
   files.write(tmp_path / 'in.npz', flat)
   size = ['--image-size', '16', '40']
-  assert convert(tool, tmp_path / 'in.npz', tmp_path / out, *size) == 0
+  assert convert(tmp_path / 'in.npz', tmp_path / out, *size) == 0
   assert loading.load(tmp_path / out)[2].size == (16, 40)
-  assert convert(tool, tmp_path / out, tmp_path / 'back.npz', *size) == 0
+  assert convert(tmp_path / out, tmp_path / 'back.npz', *size) == 0
   assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
@@ -288,18 +282,18 @@ def test_a_grid_that_is_no_square_asks_for_the_size():
   'out, to', [('o', 'transformers'), ('o.safetensors', 'transformers')]
 )
 @pytest.mark.parametrize('masks', [True, False])
-def test_detr_there_and_back(tool, masks, out, to, tmp_path):
+def test_detr_there_and_back(masks, out, to, tmp_path):
   variables = random_weights.variables_of(random_weights.small_detr(masks=masks))
   state = detr.to_facebook(variables)
   torch_archives.save(tmp_path / 'detr-r50-1.pth', {'model': state})
   heads = '--num-heads=4'
   source = tmp_path / 'detr-r50-1.pth'
-  assert convert(tool, source, tmp_path / out, f'--to={to}', heads) == 0
+  assert convert(source, tmp_path / out, f'--to={to}', heads) == 0
   found = published.read(tmp_path / out)
   assert (found.source, found.assumed) == ('transformers DETR', ())
   assert_same(found.variables, variables)
   back = tmp_path / 'back.safetensors'
-  assert convert(tool, tmp_path / out, back, '--to=published') == 0
+  assert convert(tmp_path / out, back, '--to=published') == 0
   assert_same(files.read(back), state)
   assert published.read(back).architecture == found.architecture
   _, _, images = loading.load(tmp_path / out)
@@ -307,19 +301,19 @@ def test_detr_there_and_back(tool, masks, out, to, tmp_path):
 
 
 @pytest.mark.parametrize('out, to', [('o.safetensors', 'timm'), ('o', 'transformers')])
-def test_resnet_there_and_back(tool, out, to, tmp_path):
+def test_resnet_there_and_back(out, to, tmp_path):
   model = random_weights.small_resnet(num_classes=5)
   variables = random_weights.variables_of(model)
   state = torchvision_resnet.to_torchvision(variables, 'frozen')
   torch_archives.save(tmp_path / 'resnet.pth', state)
-  assert convert(tool, tmp_path / 'resnet.pth', tmp_path / out, f'--to={to}') == 0
+  assert convert(tmp_path / 'resnet.pth', tmp_path / out, f'--to={to}') == 0
   back = tmp_path / 'back.safetensors'
-  assert convert(tool, tmp_path / out, back) == 0
+  assert convert(tmp_path / out, back) == 0
   assert_same(files.read(back), state)
   assert published.read(back).metadata['back.json']['preprocessing']['resize'] == 256
 
 
-def test_a_run_of_detr(tool, tmp_path, capsys):
+def test_a_run_of_detr(tmp_path, capsys):
   config = spec.load('configs/detr/small.py', root=experiment.Settings)
   backbone = dict(norm='frozen', dilated=True, depths=(1, 1), root=4, channels=(8, 4))
   config.task.model.backbone.update(backbone)
@@ -328,10 +322,10 @@ def test_a_run_of_detr(tool, tmp_path, capsys):
   params = variables.pop('params')
   folder = tmp_path / 'run'
   random_weights.save_run(folder, config, params, mutable=variables)
-  assert convert(tool, folder, tmp_path / 'o') == 1
+  assert convert(folder, tmp_path / 'o') == 1
   assert "transformers' own ResNet has no such stage" in capsys.readouterr().err
   out = tmp_path / 'o.safetensors'
-  assert convert(tool, folder, out, '--to=published') == 0
+  assert convert(folder, out, '--to=published') == 0
   found = published.read(out)
   assert found.architecture['backbone']['dilated'] is True
   assert_same(found.variables, {'params': params, **variables})
@@ -339,9 +333,9 @@ def test_a_run_of_detr(tool, tmp_path, capsys):
     ('n.npz', 'a detr goes into .safetensors or a folder'),
     ('p', '--to=timm does not go into .*transformers or published'),
   ):
-    assert convert(tool, folder, tmp_path / out, *['--to=timm'] * (out == 'p')) == 1
+    assert convert(folder, tmp_path / out, *['--to=timm'] * (out == 'p')) == 1
     assert re.search(words, capsys.readouterr().err)
   config.task.model.queries_attend = False
   (folder / 'config.json').write_text(config.to_json())
-  assert convert(tool, folder, tmp_path / 'q.safetensors') == 1
+  assert convert(folder, tmp_path / 'q.safetensors') == 1
   assert 'no other code has queries_attend=False' in capsys.readouterr().err

@@ -18,10 +18,6 @@ def random_probs(tokens: int, seed: int = 0) -> np.ndarray:
   return np.asarray(jax.nn.softmax(logits, axis=-1))
 
 
-def constant_probs(matrix: np.ndarray) -> np.ndarray:
-  return np.broadcast_to(matrix, (LAYERS, BATCH, HEADS, *matrix.shape))
-
-
 def plain_rollout(probs: np.ndarray, image: int) -> list[list[float]]:
   """The definition with nothing but loops: one image's (N, N) matrix."""
   size = probs.shape[-1]
@@ -55,11 +51,6 @@ def plain_distance(probs: np.ndarray, layer: int, head: int, first: int) -> floa
   return sum(per_image) / BATCH
 
 
-def on_token(index: int, tokens: int, batch: int = BATCH) -> np.ndarray:
-  """An output that reads one token of the last layer."""
-  return np.tile(np.eye(tokens)[index], (batch, 1))
-
-
 @pytest.mark.parametrize('num_prefix', [0, 1, 3])
 def test_rollout_is_the_definition(num_prefix):
   tokens = math.prod(GRID) + num_prefix
@@ -70,29 +61,6 @@ def test_rollout_is_the_definition(num_prefix):
   for image in range(BATCH):
     expected = output[image] @ np.array(plain_rollout(probs, image))
     np.testing.assert_allclose(found[image], expected[num_prefix:], rtol=1e-6)
-
-
-def test_rollout_multiplies_later_layers_from_the_left():
-  # In the last layer the class token reads patch 1, which in the first layer read 2.
-  first, last = np.eye(4), np.eye(4)
-  first[2], last[0] = np.eye(4)[3], np.eye(4)[2]
-  probs, output = np.stack([first, last])[:, None, None], on_token(0, 4, batch=1)
-  found = attention.rollout(probs, output, num_prefix=1)
-  np.testing.assert_allclose(found, [[0.0, 0.25, 0.25]])
-  found = attention.rollout(probs[::-1], output, num_prefix=1)
-  np.testing.assert_allclose(found, [[0.0, 0.5, 0.0]])
-
-
-def test_rollout_of_special_attention():
-  mean, class_token = np.full((BATCH, 6), 1 / 6), on_token(0, 6)
-  identity = constant_probs(np.eye(6))
-  np.testing.assert_allclose(attention.rollout(identity, mean, 0), 1 / 6)
-  np.testing.assert_allclose(attention.rollout(identity, class_token, 1), 0.0)
-  uniform = constant_probs(np.full((6, 6), 1 / 6))
-  np.testing.assert_allclose(attention.rollout(uniform, mean, 0), 1 / 6)
-  weights = attention.rollout(uniform, class_token, 1)
-  # Half of the class token's own weight stays with it in each layer.
-  np.testing.assert_allclose(weights, (1 - 0.5**LAYERS) / 6)
 
 
 @pytest.mark.parametrize('num_prefix', [0, 1, 3])
@@ -106,31 +74,18 @@ def test_attention_distance_is_the_definition(num_prefix):
       np.testing.assert_allclose(found[layer, head], expected, rtol=1e-6)
 
 
-def test_attention_distance_of_special_attention():
-  def distance(matrix, grid, patch, num_prefix=0):
-    return attention.attention_distance(constant_probs(matrix), grid, patch, num_prefix)
-
-  assert np.all(distance(np.eye(8), GRID, PATCH) == 0)
-  # Two patches, uniform: half the attention goes one patch away.
-  np.testing.assert_allclose(distance(np.full((2, 2), 0.5), (1, 2), 16), 8.0)
-  # 2 x 2 patches, uniform: distances 0, 1, 1 and the diagonal.
-  expected = 16 * (2 + math.sqrt(2)) / 4
-  np.testing.assert_allclose(distance(np.full((4, 4), 0.25), (2, 2), 16), expected)
-  # All attention on the class token counts as no distance.
-  to_class_token = np.zeros((5, 5))
-  to_class_token[:, 0] = 1.0
-  assert np.all(distance(to_class_token, (2, 2), 16, num_prefix=1) == 0)
-  # Rows are 10 pixels apart, columns 2.
-  swap = np.array([[0.0, 1.0], [1.0, 0.0]])
-  np.testing.assert_allclose(distance(swap, (2, 1), (10, 2)), 10.0)
-  np.testing.assert_allclose(distance(swap, (1, 2), (10, 2)), 2.0)
+def test_rows_may_be_farther_apart_than_columns():
+  swap = np.broadcast_to([[0.0, 1.0], [1.0, 0.0]], (LAYERS, BATCH, HEADS, 2, 2))
+  for grid, pixels in ((2, 1), 10.0), ((1, 2), 2.0):
+    found = attention.attention_distance(swap, grid, (10, 2), num_prefix=0)
+    np.testing.assert_allclose(found, pixels)
 
 
 def test_attention_distance_names_the_grid_that_does_not_fit():
   with pytest.raises(ValueError, match='9 patch tokens does not fit a grid of 2 x 4'):
     attention.attention_distance(random_probs(9), GRID, PATCH, num_prefix=0)
   with pytest.raises(ValueError, match='layers, images, heads'):
-    attention.rollout(random_probs(9)[0], on_token(0, 9), num_prefix=1)
+    attention.rollout(random_probs(9)[0], np.eye(9)[:BATCH], num_prefix=1)
 
 
 @pytest.mark.parametrize(

@@ -68,15 +68,6 @@ def test_decoder_attention_is_that_of_the_last_layer(seen):
   assert np.abs(weights[:, 0] - weights[:, 1]).max() > 0.01  # heads differ
 
 
-def test_decoder_attention_is_over_valid_cells(seen):
-  _, _, sown = seen
-  got = detection.decoder_attention(sown, (4, 6))
-  np.testing.assert_allclose(got.sum(axis=(2, 3)), 1, rtol=1e-5)
-  valid = np.asarray(detr.valid_cells(SIZE, (16, 24), (4, 6)))
-  there = np.broadcast_to(valid[:, None], got.shape)
-  assert (got[~there] == 0).all() and (got[there] > 0).all()
-
-
 def test_decoder_attention_of_scanned_layers_is_the_same(seen):
   variables, _, sown = seen
   params = trees.stack_blocks(variables['params'])
@@ -197,11 +188,6 @@ def test_pictures_of_several_sizes_become_one_array():
   assert got.shape == (2, 6, 9, 3)
   np.testing.assert_array_equal(got[0, :4], grey(4, 9))
   assert (got[0, 4:] == 255).all() and (got[1, :, 5:] == 255).all()
-
-
-def test_boxes_without_labels_are_an_error():
-  with pytest.raises(ValueError, match='2 boxes, 1 labels'):
-    detection.boxes_sheet(grey(), [(np.zeros((2, 4)), ['a'])])
 
 
 def test_places_are_points_in_the_colour_of_their_shape():

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from random_weights import assert_same
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import transformer
@@ -77,18 +78,11 @@ def folder(state, tmp_path):
   return write
 
 
-def assert_equal(a, b):
-  a, b = tree.flatten(a), tree.flatten(b)
-  assert a.keys() == b.keys()
-  for name in a:
-    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
 def test_folder_to_parameters_and_back(folder, params, state):
   config, read = marian.read_folder(folder())
-  assert_equal(read, params)
-  assert_equal(marian.to_marian(read), state)
-  assert_equal(marian.to_marian(tree.stack_blocks(read)), state)
+  assert_same(read, params)
+  assert_same(marian.to_marian(read), state)
+  assert_same(marian.to_marian(tree.stack_blocks(read)), state)
   assert (config.bos_id, config.eos_id, config.never) == (16, 0, (16,))
   assert (config.max_length, config.beams) == (64, 6)
 
@@ -119,7 +113,7 @@ def test_two_byte_files_become_float32(state, folder, params, dtype):
   table = positions.sinusoid(jnp.arange(64), 12, 'halves')
   half['model.encoder.embed_positions.weight'] = np.asarray(table).astype(dtype)
   read = marian.read_params(folder(half))
-  assert_equal(read, jax.tree.map(lambda x: x.astype(dtype).astype('f4'), params))
+  assert_same(read, jax.tree.map(lambda x: x.astype(dtype).astype('f4'), params))
   assert read['embedding'].dtype == np.float32
 
 
@@ -127,7 +121,7 @@ def test_two_byte_files_become_float32(state, folder, params, dtype):
 def test_embeddings_may_have_any_of_their_names(state, params, names):
   embedding = state.pop('model.shared.weight')
   state |= {name: embedding.copy() for name in names}
-  assert_equal(marian.from_marian(state, num_heads=3), params)
+  assert_same(marian.from_marian(state, num_heads=3), params)
 
 
 def test_logits_without_bias_have_a_bias_of_zero(state):

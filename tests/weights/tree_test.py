@@ -1,19 +1,13 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from random_weights import assert_same
 
 from big_vision_like.weights import tree
 
 
 def block(i):
   return {'norm': {'scale': np.full(3, i)}, 'kernel': np.full((2, 3), -i)}
-
-
-def assert_equal(a, b):
-  a, b = tree.flatten(a), tree.flatten(b)
-  assert a.keys() == b.keys()
-  for name in a:
-    np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_flatten_and_unflatten_are_inverse():
@@ -42,8 +36,8 @@ def test_stacking_and_unstacking_are_inverse():
     scanned['encoder']['blocks']['norm']['scale'][:, 0], np.arange(11)
   )
   assert scanned['decoder']['blocks']['kernel'].shape == (1, 2, 3)
-  assert_equal(tree.unstack_blocks(scanned), unrolled)
-  assert_equal(tree.stack_blocks(tree.unstack_blocks(scanned)), scanned)
+  assert_same(tree.unstack_blocks(scanned), unrolled)
+  assert_same(tree.stack_blocks(tree.unstack_blocks(scanned)), scanned)
 
 
 @pytest.mark.parametrize(

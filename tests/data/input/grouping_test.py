@@ -21,12 +21,6 @@ from big_vision_like.spec import build
 SHAPES = [(40, 60), (60, 40), (64, 80), (80, 64)]
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path):
-  monkeypatch.setenv('HOME', str(tmp_path))
-  return tmp_path
-
-
 @dataclasses.dataclass(frozen=True)
 class Images(Source):
   """Images of many sizes, each of the colour of its index."""

@@ -20,12 +20,6 @@ NAMES |= {'target', 'target_segment', 'target_position'}
 NAMES_OF_PAIRS = ('source', 'target')
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path):
-  monkeypatch.setenv('HOME', str(tmp_path))
-  return tmp_path
-
-
 def pairs_of(lengths, padding=0):
   """Pairs of ids with these lengths, no two alike, EOS at the ends."""
 

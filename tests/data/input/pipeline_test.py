@@ -249,21 +249,6 @@ def test_the_length_of_an_epoch():
   assert train_input().examples_per_epoch == SIZE
 
 
-def test_large_ids_are_not_changed_silently():
-  source = [{'id': np.int64(2**40 + i)} for i in range(4)]
-  try:
-    (batch,) = take(pipeline.TrainInput(source=source, batch_size=4), 1)
-  except UserError:
-    return
-  assert sorted(batch['id'].tolist()) == [2**40 + i for i in range(4)]
-
-
-def test_images_of_several_sizes_make_no_batch():
-  source = [{'image': np.zeros((8, 8 + i, 1), np.uint8)} for i in range(2)]
-  with pytest.raises(UserError, match=r"'image' has several shapes \(8x[89]x1, 8x"):
-    take(pipeline.TrainInput(source=source, batch_size=2), 1)
-
-
 def test_examples_may_be_dicts_of_dicts():
   source = [{'question': {'ids': np.arange(3), 'n': i}, 'id': i} for i in range(4)]
   data = pipeline.TrainInput(source=source, batch_size=4)

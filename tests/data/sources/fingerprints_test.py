@@ -32,11 +32,6 @@ from big_vision_like.data.transforms import image
 from big_vision_like.errors import BadRecordError, UserError
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path_factory):
-  monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
-
-
 def write_coco(folder):
   entry = {'id': 1, 'file_name': 'a.png', 'height': 8, 'width': 9}
   box = {'id': 3, 'image_id': 1, 'category_id': 7, 'bbox': [1, 1, 4, 5]}

@@ -20,11 +20,6 @@ from big_vision_like.data.transforms import image, labels
 from big_vision_like.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path_factory):
-  monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
-
-
 def stored(kind, folder):
   match kind:
     case 'tfrecord':

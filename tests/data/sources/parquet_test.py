@@ -14,11 +14,6 @@ from big_vision_like.data.sources import parquet
 from big_vision_like.errors import BadRecordError, UserError
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path_factory):
-  monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
-
-
 def test_groups_are_those_of_the_files(tmp_path):
   pictures.write_parquet(tmp_path)
   source = parquet.Parquet(f'{tmp_path}/*')

@@ -80,12 +80,6 @@ def test_a_plan_asks_how_many_examples_there_are():
     len(planned.Pictures('no_such_data', None))
 
 
-def test_data_of_another_size_than_the_config_says(data_dir):
-  source = tfds.Tfds('digits', 'train', examples=5)
-  with pytest.raises(UserError, match=r'holds 1,347 examples, not the 5 that the conf'):
-    len(source)
-
-
 def test_a_run_is_not_a_plan(tmp_path):
   config = spec.load('configs/vit/i21k.py', root=experiment.Settings)
   with pytest.raises(UserError, match="TFDS knows no data set 'imagenet21k'") as error:

@@ -15,11 +15,6 @@ from big_vision_like.data.sources import shards, tars
 from big_vision_like.errors import BadRecordError, UserError
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path_factory):
-  monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
-
-
 def write(file, members, **options):
   with tarfile.open(file, 'w', **options) as tar:
     for name, data in members:

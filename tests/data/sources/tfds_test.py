@@ -27,12 +27,6 @@ def test_examples_of_a_data_set(digits):
   assert source[3] == example and source[4] != example
 
 
-def test_splits_may_be_cut(digits):
-  part = dataclasses.replace(digits, split='train[10:30]')
-  assert (len(digits), len(part)) == (1347, 20)
-  assert part[0] == digits[10]
-
-
 def test_label_names(digits, data_dir):
   assert digits.label_names == list('0123456789')
   names = tfds.Tfds('glyphs/32', data_dir=str(data_dir)).label_names
@@ -98,11 +92,6 @@ def test_texts_are_read_beside_other_features(tmp_path, vocabulary):
   example = text.Tokenize(vocabulary, source='en', target='de').map(source[8])
   assert example['id'] == 108
   assert vocabulary.decode(example['target'].tolist()) == texts.PAIRS[8]['de']
-
-
-def test_many_examples_at_once(pairs):
-  indices = [7, 3, 3, 190]
-  assert pairs.__getitems__(indices) == [pairs[i] for i in indices]
 
 
 def test_translations_of_the_catalogue_are_found_without_tensorflow(tmp_path):

@@ -14,11 +14,6 @@ from big_vision_like.data.sources import tfds as sources
 from big_vision_like.errors import BadRecordError, UserError
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path_factory):
-  monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
-
-
 @pytest.mark.parametrize(
   'data, checksum',
   [

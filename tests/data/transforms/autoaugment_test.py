@@ -7,11 +7,6 @@ from big_vision_like.data.transforms import autoaugment, randaugment, timm_randa
 from big_vision_like.errors import UserError
 
 
-@pytest.fixture(scope='module')
-def picture():
-  return np.random.default_rng(0).integers(5, 251, (20, 33, 3), dtype=np.uint8)
-
-
 @pytest.mark.parametrize('name', autoaugment.POLICIES)
 def test_policies_are_tables_of_known_operations(name):
   policy = autoaugment.POLICIES[name]

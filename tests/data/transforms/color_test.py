@@ -7,11 +7,6 @@ from big_vision_like.data.transforms import color, pillow, randaugment
 from big_vision_like.errors import UserError
 
 
-@pytest.fixture(scope='module')
-def picture():
-  return np.random.default_rng(0).integers(5, 251, (12, 17, 3), dtype=np.uint8)
-
-
 def test_jitter_takes_every_order_and_factors_in_range(picture, monkeypatch):
   calls = []
 

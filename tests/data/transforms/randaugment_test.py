@@ -8,11 +8,6 @@ from big_vision_like.data.transforms import randaugment
 from big_vision_like.errors import UserError
 
 
-@pytest.fixture(scope='module')
-def picture():
-  return np.random.default_rng(0).integers(5, 251, (20, 33, 3), dtype=np.uint8)
-
-
 def test_golden_files_have_all_operations(golden):
   with np.load(golden / 'randaugment_tf_ops.npz') as file:
     names = {match[1] for name in file if (match := re.match(r'output/(\w+)', name))}

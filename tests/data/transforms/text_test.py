@@ -12,11 +12,6 @@ from big_vision_like.errors import BadRecordError, UserError
 PAIR = {'de': 'Der Hund mag den Bär.', 'en': 'The dog likes the bear.'}
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path):
-  monkeypatch.setenv('HOME', str(tmp_path))
-
-
 @pytest.fixture
 def tokenize(vocabulary):
   return text.Tokenize(vocabulary, source='de', target='en')

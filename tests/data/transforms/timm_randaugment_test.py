@@ -8,11 +8,6 @@ from big_vision_like.data.transforms import timm_randaugment
 from big_vision_like.errors import UserError
 
 
-@pytest.fixture(scope='module')
-def picture():
-  return np.random.default_rng(0).integers(5, 251, (20, 33, 3), dtype=np.uint8)
-
-
 def augmented(augment, image, seed=0):
   return augment.random_map({'image': image}, np.random.default_rng(seed))['image']
 

@@ -1,16 +1,9 @@
 import json
 
-import pytest
+from tools.benchmark import attention as tool
 
 
-@pytest.fixture(scope='module')
-def tool():
-  from tools.benchmark import attention
-
-  return attention
-
-
-def test_parts_are_measured(tool, monkeypatch, tmp_path, capsys):
+def test_parts_are_measured(monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(tool, 'SHAPES', {'tiny': (2, 5, 2, 4)})
   monkeypatch.setattr(tool.benchmark, 'REPEAT_SECONDS', 0.0)
   sizes = dict(width=8, depth=1, mlp_dim=8, num_heads=2)
@@ -33,6 +26,6 @@ def test_parts_are_measured(tool, monkeypatch, tmp_path, capsys):
   assert 'attend' in printed.err and not printed.out
 
 
-def test_unknown_parts_are_told(tool, capsys):
+def test_unknown_parts_are_told(capsys):
   assert tool.main(['speed']) == 1
   assert "no part 'speed': there are attend, memory, decode" in capsys.readouterr().err

@@ -5,16 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from tools.benchmark import detr as tool
+
 WORDS = ('tools/benchmark/detr.py', '--config=configs/detr/small.py')
 WORDS += ('--config.task.model.num_queries=100', '--batch-size=2', '--image-size=32x48')
 WORDS += ('--repeats=2', '--steps=2', '--config.task.model.decoder_depth=1')
-
-
-@pytest.fixture(scope='module')
-def tool():
-  from tools.benchmark import detr
-
-  return detr
 
 
 def test_what_is_measured(run, tmp_path):
@@ -32,7 +27,7 @@ def test_what_is_measured(run, tmp_path):
     assert f'  {work} ' in done.stderr
 
 
-def test_batches_have_objects_in_pictures_with_padding(tool):
+def test_batches_have_objects_in_pictures_with_padding():
   batch = tool.drawn(64, 40, 60, classes=91)
   height_B, width_B = batch['size'].T
   assert height_B.max() <= 40 and width_B.max() <= 60 and width_B.min() < 60

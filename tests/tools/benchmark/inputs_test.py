@@ -2,22 +2,17 @@ import json
 
 import pytest
 
-
-@pytest.fixture(scope='module')
-def tool():
-  from tools.benchmark import inputs
-
-  return inputs
+from tools.benchmark import inputs as tool
 
 
-def test_photographs_are_like_those_of_imagenet(tool):
+def test_photographs_are_like_those_of_imagenet():
   for markers in (False, True):
     first, second = tool.photographs(2, markers)
     assert first != second and 50_000 < len(first) < 200_000
     assert (b'\xff\xd0' in first) == markers
 
 
-def test_what_is_measured(tool, monkeypatch, capsys):
+def test_what_is_measured(monkeypatch, capsys):
   name = 'crop and flip, restart markers'
   monkeypatch.setattr(tool, 'VARIANTS', {name: tool.VARIANTS[name]})
   monkeypatch.setattr(tool.os, 'sched_getaffinity', lambda process: {0})
@@ -34,7 +29,7 @@ def test_what_is_measured(tool, monkeypatch, capsys):
   assert name in err and 'one core' in err
 
 
-def test_tensorflow_needs_the_reference(tool, capsys):
+def test_tensorflow_needs_the_reference(capsys):
   with pytest.raises(SystemExit):
     tool.main(['--against=tensorflow'])
   assert 'needs --big-vision FOLDER' in capsys.readouterr().err

@@ -2,20 +2,15 @@ import json
 
 import pytest
 
-
-@pytest.fixture(scope='module')
-def tool():
-  from tools.benchmark import matching
-
-  return matching
+from tools.benchmark import matching as tool
 
 
 @pytest.fixture(autouse=True)
-def quick(tool, monkeypatch):
+def quick(monkeypatch):
   monkeypatch.setattr(tool.benchmark, 'REPEAT_SECONDS', 0.0)
 
 
-def test_sizes_are_measured_and_matchings_are_exact(tool, tmp_path, capsys):
+def test_sizes_are_measured_and_matchings_are_exact(tmp_path, capsys):
   out = tmp_path / 'result.json'
   assert tool.main(['2x3x4', '--repeats=1', f'--output={out}']) == 0
   result = json.loads(out.read_text())
@@ -29,7 +24,7 @@ def test_sizes_are_measured_and_matchings_are_exact(tool, tmp_path, capsys):
   assert 'match ms' in printed.err and not printed.out
 
 
-def test_a_wrong_matching_shows(tool, monkeypatch):
+def test_a_wrong_matching_shows(monkeypatch):
   other = tool.matching.match
   monkeypatch.setattr(tool.matching, 'match', lambda *args: (other(*args) + 1) % 4)
   assert tool.measure('uniform', 2, 3, 4, repeats=1)['error'] > 0.01
@@ -44,6 +39,6 @@ def test_a_wrong_matching_shows(tool, monkeypatch):
     (['2x3x4', '--repeats=0'], '--repeats must be 1 or more'),
   ],
 )
-def test_what_cannot_be_measured_is_told(tool, capsys, words, message):
+def test_what_cannot_be_measured_is_told(capsys, words, message):
   assert tool.main(words) == 1
   assert message in capsys.readouterr().err
