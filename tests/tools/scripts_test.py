@@ -26,7 +26,7 @@ def scripts() -> list[pathlib.Path]:
   return [
     path
     for path in sorted((REPOSITORY / 'tools').rglob('*.py'))
-    if '  parser = argparse' in path.read_text()
+    if '  parser = ' in path.read_text()
   ]
 
 
