@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from big_vision_like.layers import residual
+
 GROUPS = 32
 
 
@@ -59,11 +61,7 @@ def standardised(kernel_HWIO: jax.Array, epsilon: float, epsilon_in: str) -> jax
 
 
 class Unit(nn.Module):
-  """A bottleneck of three convolutions beside a shortcut, v1: ReLU after the sum.
-
-  The first of a stage may have a stride; where shapes change the shortcut is a
-  convolution and a norm.
-  """
+  """A bottleneck of three convolutions beside a shortcut, v1: ReLU after the sum."""
 
   channels: int
   stride: int = 1
@@ -71,24 +69,18 @@ class Unit(nn.Module):
 
   @nn.compact
   def __call__(self, x_BhwI: jax.Array) -> jax.Array:
-    def norm(name: str, **kwargs) -> nn.Module:
-      return nn.GroupNorm(GROUPS, dtype=self.dtype, name=name, **kwargs)
+    def norm(name: str) -> nn.Module:
+      # At the start a unit is its shortcut.
+      ones, zeros = nn.initializers.ones, nn.initializers.zeros
+      scale_init = zeros if name == 'norm3' else ones
+      return nn.GroupNorm(GROUPS, dtype=self.dtype, scale_init=scale_init, name=name)
 
     def conv(name: str, channels: int, size: int, stride: int = 1) -> nn.Module:
       return StdConv(channels, (size, size), stride, dtype=self.dtype, name=name)
 
-    wide = 4 * self.channels
-    shortcut_BuvO = x_BhwI
-    if self.stride > 1 or x_BhwI.shape[-1] != wide:
-      shortcut_BuvO = conv('conv_proj', wide, 1, self.stride)(x_BhwI)
-      shortcut_BuvO = norm('norm_proj')(shortcut_BuvO)
-    y_BhwC = nn.relu(norm('norm1')(conv('conv1', self.channels, 1)(x_BhwI)))
-    y_BuvC = conv('conv2', self.channels, 3, self.stride)(y_BhwC)
-    y_BuvC = nn.relu(norm('norm2')(y_BuvC))
-    y_BuvO = conv('conv3', wide, 1)(y_BuvC)
-    # At the start a unit is its shortcut.
-    y_BuvO = norm('norm3', scale_init=nn.initializers.zeros)(y_BuvO)
-    return nn.relu(shortcut_BuvO + y_BuvO)
+    narrow, wide = self.channels, 4 * self.channels
+    sizes = (narrow, 1), (narrow, 3, self.stride), (wide, 1)
+    return residual.unit(x_BhwI, sizes, self.stride, conv, norm)
 
 
 class PreUnit(nn.Module):

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 
 from big_vision_like.errors import UserError, check_one_of
+from big_vision_like.layers import residual
 from big_vision_like.ops import precision
 
 EPSILON = 1e-5
@@ -79,7 +80,7 @@ class ResNet(nn.Module):
       raise UserError(
         f'frozen_stages={self.frozen_stages} is not from 0 to the {count} stages'
       )
-    x_BhwC = _conv(self.root, 7, 2, dtype=self.dtype, name='conv_root')(image_BHWI)
+    x_BhwC = _conv('conv_root', self.root, 7, 2, dtype=self.dtype)(image_BHWI)
     x_BhwC = nn.relu(_norm(self.norm, train, self.dtype, 'norm_root')(x_BhwC))
     x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2), ((1, 1), (1, 1)))
     if self.frozen_stages:
@@ -153,20 +154,15 @@ class Unit(nn.Module):
   def __call__(self, x_BhwI: jax.Array, train: bool = False) -> jax.Array:
     conv = functools.partial(_conv, dtype=self.dtype)
     norm = functools.partial(_norm, self.norm, train, self.dtype)
-    wide, strided = self.channels, (self.stride, self.dilation)
-    convs = [(wide, 3, *strided), (wide, 3, 1, self.dilation)]
+    narrow, wide, strided = (
+      self.channels,
+      4 * self.channels,
+      (self.stride, self.dilation),
+    )
+    sizes = [(narrow, 3, *strided), (narrow, 3, 1, self.dilation)]
     if self.bottleneck:
-      wide = 4 * self.channels
-      convs = [(self.channels, 1), (self.channels, 3, *strided), (wide, 1)]
-    y_BuvC = x_BhwI
-    for i, sizes in enumerate(convs, start=1):
-      y_BuvC = norm(f'norm{i}')(conv(*sizes, name=f'conv{i}')(y_BuvC))
-      if i < len(convs):
-        y_BuvC = nn.relu(y_BuvC)
-    if self.stride == 1 and x_BhwI.shape[-1] == wide:
-      return nn.relu(x_BhwI + y_BuvC)
-    shortcut_BuvC = conv(wide, 1, self.stride, name='conv_proj')(x_BhwI)
-    return nn.relu(norm('norm_proj')(shortcut_BuvC) + y_BuvC)
+      sizes = [(narrow, 1), (narrow, 3, *strided), (wide, 1)]
+    return residual.unit(x_BhwI, sizes, self.stride, conv, norm)
 
 
 class FrozenNorm(nn.Module):
@@ -194,13 +190,13 @@ class FrozenNorm(nn.Module):
 
 
 def _conv(
+  name: str,
   channels: int,
   size: int,
   stride: int = 1,
   dilation: int = 1,
   *,
   dtype: str,
-  name: str,
 ) -> nn.Conv:
   pad = dilation * (size // 2)
   return nn.Conv(
