@@ -1,6 +1,6 @@
 """The residual unit that networks of convolutions share (arXiv:1512.03385).
 
-Axes: B batch, h w feature map, u v the same after the stride, I C input and output
+Axes: B batch, h w feature map, u v the same after the stride, I O input and output
 channels.
 """
 
@@ -15,18 +15,19 @@ Make = Callable[..., Callable[[jax.Array], jax.Array]]
 def unit(
   x_BhwI: jax.Array, sizes: Sequence[tuple], stride: int, conv: Make, norm: Make
 ) -> jax.Array:
-  """Applies convolutions, each with a norm, and adds the shortcut: (B, u, v, C).
+  """Applies convolutions, each with a norm, and adds the shortcut: (B, u, v, O).
 
   `conv(name, *size)` makes each of them from its entry of `sizes`, channels and kernel
   first, then stride and what else it takes; `norm(name)` makes norms. Their product of
   strides is `stride`. ReLU comes after each norm, the last time after the sum. Where
   shapes change, the shortcut is a convolution and a norm, `conv_proj` and `norm_proj`.
   """
-  y_BuvC = x_BhwI
+  y_BuvO = x_BhwI
   for i, size in enumerate(sizes, start=1):
-    y_BuvC = nn.relu(y_BuvC) if i > 1 else y_BuvC
-    y_BuvC = norm(f'norm{i}')(conv(f'conv{i}', *size)(y_BuvC))
-  shortcut_BuvC, channels = x_BhwI, y_BuvC.shape[-1]
-  if stride > 1 or x_BhwI.shape[-1] != channels:
-    shortcut_BuvC = norm('norm_proj')(conv('conv_proj', channels, 1, stride)(x_BhwI))
-  return nn.relu(shortcut_BuvC + y_BuvC)
+    y_BuvO = nn.relu(y_BuvO) if i > 1 else y_BuvO
+    y_BuvO = norm(f'norm{i}')(conv(f'conv{i}', *size)(y_BuvO))
+  channels = y_BuvO.shape[-1]
+  if stride == 1 and x_BhwI.shape[-1] == channels:
+    return nn.relu(x_BhwI + y_BuvO)
+  shortcut_BuvO = norm('norm_proj')(conv('conv_proj', channels, 1, stride)(x_BhwI))
+  return nn.relu(shortcut_BuvO + y_BuvO)
