@@ -65,7 +65,7 @@ def test_vit(options, key):
   elif model.posemb != 'none':
     expected |= {'pos_LND'}
   if model.resnet:
-    expected |= {'map_BfgI', 'kernel_HWIO', 'y_BhwC', 'y_BuvO'}
+    expected |= {'map_BfgI', 'kernel_HWIO', 'shortcut_BuvO', 'y_BuvO'}
   if model.drop_path:
     expected.add('kept_B11')
   assert expected <= seen.keys()
