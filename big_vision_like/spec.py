@@ -211,10 +211,10 @@ def name_of(path: str) -> str:
   has its own name without folders. A default argument is written out.
   """
   name, _, arg = path.partition(':')
-  file, top = pathlib.Path(name).resolve(), pathlib.Path(__file__).resolve().parents[1]
+  file, top = pathlib.Path(name).resolve(), PACKAGE.resolve().parent
   place = file.relative_to(top) if file.is_relative_to(top) else file.name
-  _, _, default = variants(file)[0].partition(':')
-  return ':'.join(filter(None, (str(place), arg or default)))
+  arg = arg or variants(file)[0].partition(':')[2]
+  return ':'.join(filter(None, (str(place), arg)))
 
 
 def arguments(text: str, /, **fields: Any) -> types.SimpleNamespace:

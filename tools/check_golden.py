@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from big_vision_like import cli, errors
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 
 # Other modules of tools, where this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -120,7 +120,7 @@ def compare(want: np.ndarray, result: tuple[Any, Tolerance] | None) -> tuple[str
     return 'no counterpart', False
   got, tolerance = np.asarray(result[0]), result[1]
   if got.shape != want.shape:
-    return f'ours has shape {shape_text(got)}', False
+    return f'ours has shape {shape_text(got.shape)}', False
   error = golden_float64.largest_error(got, want)
   largest, allowed = magnitude(want), allowed_error(want, tolerance)
   ok = error <= allowed  # false for NaN
@@ -145,15 +145,11 @@ def needs_float64(want: np.ndarray, result: tuple[Any, Tolerance] | None) -> boo
   return want.dtype.kind == 'f' and result[1] != EXACT
 
 
-def shape_text(array: np.ndarray) -> str:
-  return 'x'.join(map(str, array.shape)) or 'scalar'
-
-
 def check(path: pathlib.Path) -> bool:
   """Prints the table of one file; returns whether all is within tolerance."""
   reference, golden, results, recompute = compute(path)
   names = max(map(len, golden))
-  shapes = max(len('shape'), *(len(shape_text(array)) for array in golden.values()))
+  shapes = max(len('shape'), *(len(shape_text(x.shape)) for x in golden.values()))
   print(f'{path}: {reference}')
   head = f'{"max abs":>9}  {"max rel":>9}  {"allowed":>9}'
   print(f'  {"name":{names}}  {"shape":{shapes}}  {head}')
@@ -167,7 +163,7 @@ def check(path: pathlib.Path) -> bool:
       second, ok = golden_float64.verdict(name, want, ours, allowed, float64)
       text = f'{text.removesuffix("TOO LARGE")}{second}'
     count += ok
-    print(f'  {name:{names}}  {shape_text(want):{shapes}}  {text}')
+    print(f'  {name:{names}}  {shape_text(want.shape):{shapes}}  {text}')
   print(f'  {count} of {len(golden)} within tolerance\n')
   return count == len(golden)
 

@@ -13,12 +13,11 @@ import numpy as np
 
 from big_vision_like import spec
 from big_vision_like.data.transforms import image as transforms
-from big_vision_like.errors import UserError, check_one_of
+from big_vision_like.errors import UserError, check_one_of, shape_text
 from big_vision_like.inference import loading
 from big_vision_like.inference.preprocessing import (
   SIZING,
   Prepare,
-  by_sides,
   decoded,
   normalization,
   softmax,
@@ -135,8 +134,8 @@ class Preprocessing(Prepare):
       how = 'whatever the aspect ratio'
     else:
       side = 'shorter side' if isinstance(how, int) else 'resized'
-      how = f'central crop of {side} {how if isinstance(how, int) else by_sides(how)}'
-    return f'{by_sides(self.size)}, {how}, {self.interpolation}; {self.normalization}'
+      how = f'central crop of {side} {how if isinstance(how, int) else shape_text(how)}'
+    return f'{shape_text(self.size)}, {how}, {self.interpolation}; {self.normalization}'
 
 
 def of_run(

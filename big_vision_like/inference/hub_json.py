@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.transforms import image as transforms
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.inference.preprocessing import (
   IMAGENET_MEAN,
   IMAGENET_STD,
   Prepare,
-  by_sides,
   read_names,
 )
 
@@ -76,7 +75,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
   if mode == 'center' and len({*size}) == 1:
     resize = resize[0]
   elif mode == 'center':
-    raise UserError(f'{source}: central crops of {by_sides(size)} are not square')
+    raise UserError(f'{source}: central crops of {shape_text(size)} are not square')
   elif resize == tuple(size):
     resize = 'squash'
   names = config.get('label_names') or told.get('label_names') or ()

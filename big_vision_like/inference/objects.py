@@ -14,7 +14,7 @@ from big_vision_like import spec
 from big_vision_like.data.sources import coco_classes
 from big_vision_like.data.sources.base import fixed_size
 from big_vision_like.data.transforms import boxes
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals import detection as detection_evals
 from big_vision_like.evals import panoptic
 from big_vision_like.inference import loading
@@ -23,7 +23,6 @@ from big_vision_like.inference.preprocessing import (
   IMAGENET_STD,
   SIZING,
   Prepare,
-  by_sides,
   decoded,
   normalization,
   softmax,
@@ -226,12 +225,12 @@ class DetectionPreprocessing(Prepare):
   def __str__(self) -> str:
     how = 'of their own size'
     if self.size is not None:
-      how = f'{by_sides(self.size)}, whatever the aspect ratio'
+      how = f'{shape_text(self.size)}, whatever the aspect ratio'
     if self.short is not None:
       how = f'shorter side {self.short}'
       how += f', longer at most {self.longest}' if self.longest else ''
     if self.shapes:
-      how += f', padded to {" or ".join(map(by_sides, self.shapes))}'
+      how += f', padded to {" or ".join(map(shape_text, self.shapes))}'
     return f'{how}; {self.normalization}'
 
 

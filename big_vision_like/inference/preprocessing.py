@@ -140,11 +140,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
   return odds / odds.sum(axis=-1, keepdims=True)
 
 
-def by_sides(size: Sequence[int]) -> str:
-  """Height and width as text."""
-  return f'{size[0]}x{size[1]}'
-
-
 def normalization(network: Network, channels: int) -> list[tuple[float, ...]]:
   """Mean and deviation of each channel that a network of a task wants."""
   return [tuple(np.broadcast_to(x, channels).tolist()) for x in network.images]

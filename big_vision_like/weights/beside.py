@@ -1,13 +1,13 @@
 """What is known of a file of weights apart from its arrays: JSON files beside it."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from big_vision_like.errors import UserError
+from big_vision_like.files import read_fields
 
 # Files of weights in folders of timm and transformers, and what tells of them there.
 _IN_FOLDERS = ('model.safetensors', 'pytorch_model.bin')
@@ -65,12 +65,7 @@ def read(path: str | os.PathLike) -> Beside:
     file = path.with_name(name)
     if not file.is_file():
       continue
-    try:
-      content = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error:
-      raise UserError(f'{file} is not JSON: {error}') from error
-    if not isinstance(content, dict):
-      raise UserError(f'{file} holds a {type(content).__name__}, not fields by name')
+    content = read_fields(file)
     found |= {name: content} | (content['metadata'] if _is_ours(content) else {})
   return Beside(path, found)
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from big_vision_like import spec, upgrade
 from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
+from big_vision_like.files import read_json
 from big_vision_like.report import runs as viz_runs
 from big_vision_like.run import checkpoint, experiment, metrics
 
@@ -188,7 +189,7 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
       if 'config.json' not in files:
         continue
       below.clear()
-      saved = json.loads((pathlib.Path(place) / 'config.json').read_text())
+      saved = read_json(pathlib.Path(place) / 'config.json')
       wanted = reproduced(saved)
       if not wanted:
         continue
