@@ -72,7 +72,7 @@ class Preprocessing(Prepare):
     return first, transforms.CentralCrop(size, place)
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Recorded transforms of a config, of which these replace those that size."""
+    """Returns recorded transforms of a config, those that size images replaced."""
     decode, *rest = nodes
     sizing = [spec.symbol(node) in SIZING for node in rest]
     place = sizing.index(True) if True in sizing else 0
@@ -82,7 +82,7 @@ class Preprocessing(Prepare):
     return [decode, *kept[:place], *ours, *kept[place:]]
 
   def sized(self, image: Any) -> np.ndarray:
-    """A picture as the model sees it, but uint8 (H, W, C).
+    """Resizes and crops a picture for the model: uint8 (H, W, C).
 
     It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
     and alpha are made what the model takes.
@@ -93,19 +93,19 @@ class Preprocessing(Prepare):
     return example['image']
 
   def normalized(self, image_BHWC: np.ndarray) -> np.ndarray:
-    """uint8 images (B, H, W, C) with the mean and deviation that the model knows."""
+    """Normalizes uint8 images (B, H, W, C) with `mean` and `std`."""
     return np.asarray(images.normalize(image_BHWC, self.mean, self.std))
 
   def __call__(self, image: Any) -> np.ndarray:
-    """A picture, as `sized` takes it, to float32 (H, W, C)."""
+    """Prepares a picture, as `sized` takes it: float32 (H, W, C)."""
     return self.normalized(self.sized(image)[None])[0]
 
   def batch(self, pictures: Sequence[Any]) -> np.ndarray:
-    """Several pictures to float32 (B, H, W, C)."""
+    """Prepares several pictures: float32 (B, H, W, C)."""
     return self.normalized(np.stack([self.sized(picture) for picture in pictures]))
 
   def top(self, logits_C: np.ndarray, k: int = 5) -> list[tuple[str, float]]:
-    """The best classes of one image, the best first: name and score in [0, 1]."""
+    """Returns names and scores in [0, 1] of an image's best classes, best first."""
     logits_C = np.asarray(logits_C, np.float64)
     if logits_C.ndim != 1:
       raise UserError(f'top() takes the logits of one image, not {logits_C.shape}')
@@ -117,7 +117,7 @@ class Preprocessing(Prepare):
     return [(self.name(label), float(score_C[label])) for label in best]
 
   def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
-    """The same for images of another size, of which the crop is the same share."""
+    """Returns preprocessing to another size, whose crop is the same share."""
     new = (size, size) if isinstance(size, int) else tuple(size)
     resize = self.resize
     if isinstance(resize, int):
@@ -168,7 +168,7 @@ def of_run(
 def sizing(
   steps: Sequence[Any],
 ) -> tuple[tuple[int, int] | None, str | int | tuple[int, int], str, tuple[str, str]]:
-  """`size`, `resize`, `interpolation` and `rounding` that these transforms come to.
+  """Returns `size`, `resize`, `interpolation` and `rounding` of these transforms.
 
   Other transforms are the data set's business, or training's. Without any that size
   images, `size` is None.
@@ -194,5 +194,5 @@ def sizing(
 
 
 def _side(size: Sequence[int]) -> int | tuple[int, int]:
-  """One number for a square, as configs write it."""
+  """Returns one number for a square, as configs write it."""
   return size[0] if size[0] == size[1] else tuple(size)

@@ -58,7 +58,7 @@ def classifier_images(
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:
-  """Of timm's config.json."""
+  """Reads the preprocessing of timm's config.json."""
   told, source = config['pretrained_cfg'], "timm's config.json"
   try:
     channels, *size = told['input_size']
@@ -97,7 +97,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
 def from_transformers(
   processor: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Preprocessing:
-  """Of preprocessor_config.json, and the names of classes in config.json."""
+  """Reads preprocessor_config.json, and names of classes of config.json."""
   source = 'preprocessor_config.json'
   _check_processor(processor, source)
   try:
@@ -130,7 +130,7 @@ def from_transformers(
 
 
 def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreprocessing:
-  """Of the preprocessor_config.json of a DETR."""
+  """Reads the preprocessor_config.json of a DETR."""
   source = 'preprocessor_config.json'
   _check_processor(processor, source)
   size = processor.get('size')
@@ -153,7 +153,7 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
 
 
 def to_timm(own: Preprocessing) -> dict[str, Any]:
-  """What timm's `pretrained_cfg` says of it."""
+  """Returns the fields of timm's `pretrained_cfg` for this preprocessing."""
   mode, share = 'squash', 1.0
   if own.resize != 'squash':
     sides = {own.resize} if isinstance(own.resize, int) else {*own.resize}
@@ -176,7 +176,7 @@ def to_timm(own: Preprocessing) -> dict[str, Any]:
 
 @functools.singledispatch
 def to_transformers(own: Preprocessing) -> dict[str, Any]:
-  """The preprocessor_config.json that says so."""
+  """Returns the preprocessor_config.json for this preprocessing."""
   crop = own.resize != 'squash'
   resized = own.resize if crop else own.size
   size = {'shortest_edge': resized}
@@ -241,7 +241,7 @@ def timm_folder(config: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., F
 def transformers_folder(
   config: Callable[[Any, Any], dict[str, Any]],
 ) -> Callable[..., Files]:
-  """As `timm_folder`, for transformers."""
+  """Makes `Source.config` of transformers, as `timm_folder` does for timm."""
 
   def files(weights: Any, images: Prepare) -> Files:
     made, before = config(weights, images.size), weights.metadata.get('config.json', {})
@@ -277,7 +277,7 @@ def _check_processor(processor: Mapping[str, Any], source: str) -> None:
 
 
 def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-  """Of the classes in config.json; none where they are numbers."""
+  """Reads the names of classes in config.json; none where they are numbers."""
   names = config.get('id2label') or {}
   if all(re.fullmatch(r'LABEL_\d+', name) for name in names.values()):
     return ()
@@ -288,7 +288,7 @@ def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
-  """A number of pixels for the shorter side, or height and width."""
+  """Returns the pixels of the shorter side, or height and width."""
   if isinstance(told, int):
     return told, told
   if 'shortest_edge' in told:
@@ -297,7 +297,7 @@ def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
 
 
 def _pillow(kernel: str, source: str) -> str:
-  """Our name of what timm and transformers do: they resize with Pillow."""
+  """Returns our name of a kernel of Pillow, with which both libraries resize."""
   name = f'pillow_{kernel}'
   if name not in transforms.METHODS:
     raise UserError(

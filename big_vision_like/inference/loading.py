@@ -185,7 +185,7 @@ def published_size(
 
 
 def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
-  """The first input of a config, of its evaluators if possible, that decodes images."""
+  """Finds the first input that decodes images, of evaluators if possible."""
   for nodes in (config.get('evals', {}), config.get('train_data', {})):
     for _, node in spec.calls(nodes):
       if provenance.decodes(node):

@@ -102,7 +102,7 @@ class DetectionPreprocessing(Prepare):
       raise UserError(f'size={self.size} and short={self.short}: give one of them')
 
   def size_of(self, height: int, width: int) -> tuple[int, int]:
-    """Height and width that a picture is resized to."""
+    """Returns height and width that a picture is resized to."""
     if self.size is not None:
       height, width = self.size
     if self.short is not None:
@@ -119,7 +119,7 @@ class DetectionPreprocessing(Prepare):
     return height, width
 
   def sized(self, picture: Any) -> dict[str, np.ndarray]:
-    """`image` uint8 (H, W, C), `size` and `original_size`, as evaluation has them.
+    """Returns `image` uint8 (H, W, C), `size` and `original_size`, as in evaluation.
 
     The picture is one that `decoded` takes.
     """
@@ -135,7 +135,7 @@ class DetectionPreprocessing(Prepare):
     return result | {'original_size': np.array(original, np.int32)}
 
   def normalized(self, example: Mapping[str, np.ndarray]) -> Prepared:
-    """What `sized` gives, with the mean and deviation that the model knows."""
+    """Normalizes what `sized` returns with `mean` and `std`."""
     height, width = example['size']
     valid_1HWC = example['image'][None, :height, :width]
     image_HWC = np.zeros(example['image'].shape, np.float32)
@@ -143,7 +143,7 @@ class DetectionPreprocessing(Prepare):
     return Prepared(image_HWC, example['size'], example['original_size'])
 
   def __call__(self, picture: Any) -> Prepared:
-    """A picture, as `sized` takes it, for `model.apply(variables, image, size)`."""
+    """Prepares a picture for `model.apply(variables, image, size)`."""
     return self.normalized(self.sized(picture))
 
   def objects(
@@ -152,7 +152,7 @@ class DetectionPreprocessing(Prepare):
     original_size: Sequence[int],
     threshold: float = 0.7,
   ) -> list[Found]:
-    """What is found in one picture with a score above the threshold, the best first.
+    """Returns the objects in a picture that score above the threshold, best first.
 
     `outputs` are the model's for a batch of that picture alone: `logits` (1, Q, C), the
     last class being no object, and `boxes` (1, Q, 4). Each query has its best class.
@@ -180,7 +180,7 @@ class DetectionPreprocessing(Prepare):
     ]
 
   def with_size(self, size: int) -> 'DetectionPreprocessing':
-    """The same with another shorter side, the longer in proportion; not padded."""
+    """Returns preprocessing to another shorter side, which does not pad."""
     if not isinstance(size, int):
       raise UserError(
         f'pictures to find objects in keep their aspect ratio: {size} is no size, give'
@@ -195,7 +195,7 @@ class DetectionPreprocessing(Prepare):
     return dataclasses.replace(self, short=size, longest=longest, shapes=())
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Recorded transforms of a config that resize and pad like this, if any resize.
+    """Returns recorded transforms of a config, resizing and padding replaced.
 
     Where they resize to the same sizes they are all kept.
     """
@@ -264,7 +264,7 @@ def of_run(
 
 
 def sizing(steps: Sequence[Any]) -> dict[str, Any]:
-  """`short`, `longest` and `shapes` that these transforms come to."""
+  """Returns `short`, `longest` and `shapes` of these transforms."""
   found: dict[str, Any] = {}
   for step in steps:
     if isinstance(step, RESHAPING):
@@ -280,7 +280,7 @@ def sizing(steps: Sequence[Any]) -> dict[str, Any]:
 
 
 def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ...]:
-  """Those that evaluators show, else COCO's or the data set's."""
+  """Returns names of classes: of evaluators, else COCO's or the data set's."""
   for _, node in spec.calls(run.config.get('evals', {})):
     if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
       return tuple(node['names'])
@@ -292,7 +292,7 @@ def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ..
 
 
 def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Height and width of all images of a data set, where its description says them."""
+  """Returns height and width of all images, where the data set tells them."""
   try:
     return fixed_size(spec.build(node, 'source').features)
   except UserError:

@@ -57,7 +57,7 @@ class Prepare(abc.ABC):
 
   @property
   def channels(self) -> int:
-    """1 (grey) or 3 (RGB)."""
+    """The number of channels, 1 (grey) or 3 (RGB)."""
     return len(self.mean)
 
   @property
@@ -66,23 +66,23 @@ class Prepare(abc.ABC):
     return f'mean {_listed(self.mean)}, std {_listed(self.std)}'
 
   def name(self, label: int) -> str:
-    """What a class is called."""
+    """Returns the name of a class, or its number as text."""
     names = self.label_names
     return names[label] if label < len(names) else str(label)
 
   def to_json(self) -> dict[str, Any]:
-    """As plain data, which `from_json` reads."""
+    """Returns the fields as plain data, which `from_json` reads."""
     return json.loads(json.dumps(dataclasses.asdict(self)))
 
   @classmethod
   def written(cls, metadata: Mapping[str, Any]) -> 'Prepare | None':
-    """What our writer put into one of the JSON files beside weights, if it did."""
+    """Reads the fields that our writer put into a JSON file, if it did."""
     told = (c['preprocessing'] for c in metadata.values() if 'preprocessing' in c)
     return next(map(cls.from_json, told), None)
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Prepare':
-    """What `to_json` wrote."""
+    """Makes the preprocessing of fields that `to_json` returned."""
     try:
       return cls(**{name: _tuples(value) for name, value in content.items()})
     except TypeError as error:
@@ -90,7 +90,7 @@ class Prepare(abc.ABC):
 
 
 def decoded(image: Any, channels: int = 3) -> np.ndarray:
-  """A picture of any kind as uint8 (H, W, C), C being `channels`, 1 or 3.
+  """Decodes a picture of any kind: uint8 (H, W, C), C being `channels`, 1 or 3.
 
   It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
   and alpha are made what is asked for. UserError for what cannot be read.
@@ -127,7 +127,7 @@ def decoded(image: Any, channels: int = 3) -> np.ndarray:
 
 
 def read_names(path: str | os.PathLike) -> tuple[str, ...]:
-  """Names of classes, one a line."""
+  """Reads names of classes, one a line."""
   try:
     return tuple(pathlib.Path(path).read_text(encoding='utf-8').splitlines())
   except (OSError, UnicodeDecodeError) as error:
@@ -141,21 +141,21 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def normalization(network: Network, channels: int) -> list[tuple[float, ...]]:
-  """Mean and deviation of each channel that a network of a task wants."""
+  """Returns mean and deviation of each channel that a network of a task wants."""
   return [tuple(np.broadcast_to(x, channels).tolist()) for x in network.images]
 
 
 def _is_picture(shape: Sequence[int]) -> bool:
-  """Whether it is that of pixels: grey or in colours, with alpha or without."""
+  """Returns whether pixels have this shape: grey or colours, alpha or none."""
   return len(shape) in (2, 3) and 0 not in shape and (*shape, 1)[2] <= 4
 
 
 def _tuples(value: Any) -> Any:
-  """Lists of JSON, and those in them, as tuples."""
+  """Returns lists of JSON, and those in them, as tuples."""
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _listed(values: Sequence[float]) -> str:
-  """One number where all are the same."""
+  """Returns the numbers as text, one where all are the same."""
   values = values[:1] if len({*values}) == 1 else values
   return ' '.join(f'{value:g}' for value in values)

@@ -1,4 +1,4 @@
-"""What was found out about the inputs of a config: a table, and all that is wrong."""
+"""Findings of the preflight: a table of all inputs, and a sentence per problem."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ WIDEST = 40  # characters in a cell
 
 @dataclasses.dataclass
 class Row:
-  """A source that an input reads, and what was found out about it.
+  """A source that an input reads, and the cells of its line in the table.
 
   `place` is where the config names it; inputs that do the same share a line.
   """
@@ -32,7 +32,7 @@ class Row:
 
   @property
   def cells(self) -> list[str]:
-    """What its line says between its place and its problems."""
+    """The cells of its line between place and verdict."""
     if self.source is None:
       return [''] * 5
     count = '' if self.examples is None else f'{self.examples:,}'
@@ -41,7 +41,7 @@ class Row:
 
 @dataclasses.dataclass
 class Findings:
-  """What was found out about all inputs of a config.
+  """Findings about all inputs of a config.
 
   `made` are the inputs by their places, such as 'config.train_data', for `spec.build`.
   `problems` are sentences, each with the places that it is true of.
@@ -55,7 +55,7 @@ class Findings:
 
   @contextlib.contextmanager
   def noting(self, place: str) -> Iterator[None]:
-    """A `UserError` inside is a problem of this place, and others are looked for."""
+    """Keeps a `UserError` inside as a problem of this place, and goes on."""
     try:
       yield
     except UserError as error:
@@ -136,7 +136,7 @@ def all_or_first(places: Sequence[str]) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Columns of one width, those of numbers to the right."""
+  """Aligns columns, those of numbers to the right."""
   cells = [[cut(cell) for cell in line] for line in lines]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   return [

@@ -39,13 +39,13 @@ class Beside:
 
   @property
   def ours(self) -> Mapping[str, Any] | None:
-    """What our writer knew of the weights; None if others wrote the file."""
+    """The fields of the JSON file of our writer; None if others wrote the weights."""
     content = self.metadata.get(sidecar(self.path).name, {})
     return content if _is_ours(content) else None
 
 
 def sidecar(path: str | os.PathLike) -> pathlib.Path:
-  """The JSON file beside a file of weights that says what our writer knew of it."""
+  """Returns the path of the JSON file that our writer puts beside weights."""
   return pathlib.Path(path).with_suffix('.json')
 
 
@@ -102,5 +102,5 @@ def _field(content: Mapping[str, Any], group: str, name: str) -> Any:
 
 
 def _is_ours(content: Mapping[str, Any]) -> bool:
-  """Whether a JSON file beside weights is that of our writer."""
+  """Returns whether a JSON file beside weights is that of our writer."""
   return {'family', 'architecture', 'assumed', 'metadata'} <= content.keys()

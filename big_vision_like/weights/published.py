@@ -49,14 +49,14 @@ class Published:
 
   @property
   def channels(self) -> int:
-    """Of the images."""
+    """The number of channels of the images."""
     flat = tree.flatten(self.params)
     kernels = [f'{module}/kernel' for module in self.family.stem]
     return next(flat[name].shape[-2] for name in kernels if name in flat)
 
   @property
   def variables(self) -> tree.Tree:
-    """What the model is applied to."""
+    """The variables of the model, by collection."""
     constants = {'constants': self.constants} if self.constants else {}
     return {'params': self.params, **constants}
 
@@ -119,7 +119,7 @@ def describe(
   source: str = 'parameters',
   constants: Mapping[str, Any] | None = None,
 ) -> Published:
-  """Parameters in our naming (unrolled or scanned) with what their shapes tell.
+  """Describes parameters in our naming (unrolled or scanned) by their shapes.
 
   `constants` are those of frozen norms. Raises a `UserError` that names shapes which do
   not fit each other.
@@ -131,7 +131,7 @@ def describe(
 
 
 def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source]:
-  """The source whose names these are; a `UserError` with what differs from the next."""
+  """Finds the source whose names these are; an error lists what differs from one."""
   nearest, differs, known = '', (), []
   for family in families().values():
     for source in family.sources:
@@ -159,7 +159,7 @@ def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source]
 def _same_model(
   told: Mapping[str, Any], found: Mapping[str, Any], family: Family, path: str
 ) -> dict[str, Any]:
-  """The architecture of our writer, which the shapes do not contradict."""
+  """Returns the architecture that our writer told; raises if shapes contradict it."""
   file, flat = beside.sidecar(path), tree.flatten(told)
   told = {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
   for name, value in tree.flatten(found).items():

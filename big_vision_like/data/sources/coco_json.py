@@ -46,7 +46,7 @@ class Contents(NamedTuple):
 
 
 def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
-  """An annotation file; UserError for what is none."""
+  """Reads an annotation file; raises a `UserError` for what is none."""
   entries = _lists(path)
   images = _images(path, entries['images'])
   categories = _categories(path, entries['categories'])
@@ -162,7 +162,7 @@ def _checked(
 
 
 def _images(path: str, entries: Sequence[Any]) -> list[dict[str, Any]]:
-  """Sorted by id."""
+  """Returns the images, sorted by id."""
   fields = {'id': int, 'file_name': str, 'height': int, 'width': int}
   _checked(path, 'images', entries, fields)
   if not entries:
@@ -177,7 +177,7 @@ def _images(path: str, entries: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _categories(path: str, entries: Sequence[Any]) -> dict[int, str]:
-  """Names by ids, sorted."""
+  """Returns names by ids, sorted."""
   _checked(path, 'categories', entries, {'id': int, 'name': str})
   return {e['id']: e['name'] for e in sorted(entries, key=lambda entry: entry['id'])}
 
@@ -188,7 +188,7 @@ def _flat(
   place_of: Mapping[int, int],
   left_out: dict[str, list[str]],
 ) -> tuple[list[Any], list[str]]:
-  """Panoptic annotations as one for each segment, and the PNG of each image."""
+  """Returns an annotation for each panoptic segment, and each image's PNG."""
   _checked(path, 'annotations', annotations, {'image_id': int, 'file_name': str})
   maps, flat = [''] * len(place_of), []
   for number, entry in enumerate(annotations):
@@ -218,7 +218,7 @@ def _unfit(
   label_of: Mapping[int, int],
   seen: set[Any],
 ) -> str | None:
-  """Why an annotation cannot be used, if so."""
+  """Returns why an annotation cannot be used, if so."""
   if not isinstance(entry, dict) or not isinstance(entry.get('id'), int):
     return 'without an id'
   image_id, category = entry.get('image_id'), entry.get('category_id')
@@ -251,7 +251,7 @@ def _finite(value: Any) -> bool:
 
 
 def _unfit_outline(outline: Any, height: int, width: int) -> str | None:
-  """Why an outline is none, if so."""
+  """Returns why an outline is none, if so."""
   if isinstance(outline, list) and outline:
     sound = all(
       isinstance(polygon, list)

@@ -55,7 +55,7 @@ def as_google(
 
 
 def size_by_name(name: str) -> int:
-  """The size of images where no parameter tells, by the name of a published file.
+  """Returns the size of images, which no parameter tells, by the name of a file.
 
   Distilled BiTs name it (`R50x1_160`). Those fine-tuned on ImageNet or VTAB have seen
   384 pixels, R152x4 480: the sizes of arXiv:1912.11370 section 3.3, where its code has

@@ -10,7 +10,7 @@ from big_vision_like.weights.families import bit as version2
 
 
 def no_timm_config(weights: Any, images: Any) -> dict[str, dict[str, Any]]:
-  """Raises: none of timm's functions makes the model."""
+  """Raises a `UserError`: none of timm's functions makes the model."""
   raise UserError(
     'timm has no function that makes a BiT v1: write a .safetensors file, for'
     " ResNetV2(preact=False, stem_type='same', ...)"

@@ -73,7 +73,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 
 
 def _positions(flat: tree.Arrays) -> tuple[str, str]:
-  """What kind of positions there are, and where they come in."""
+  """Returns the kind of positions, and where they come in."""
   for name, posemb in _TABLES.items():
     if name in flat:
       # Relative positions are never at the stem.
@@ -118,7 +118,7 @@ def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
 def _computed(
   source: str, told: str | None, epsilon: float
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """What the code that the weights come from computes, and what was assumed of it."""
+  """Returns activation and epsilon of the original code, and what was assumed."""
   if (told or 'gelu') not in _ACTIVATIONS:
     raise UserError(f'config.json: the activation {told!r} is not one of our ViT')
   activation = _ACTIVATIONS[told or 'gelu']
@@ -129,7 +129,7 @@ def _computed(
 
 
 def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
-  """How many heads, and what was assumed for it."""
+  """Returns the number of heads, and what was assumed for it."""
   told = beside.config.get('num_attention_heads')
   told = told or _model_args(beside).get('num_heads')
   if told and not isinstance(told, int):
