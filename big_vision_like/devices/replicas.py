@@ -19,9 +19,7 @@ from jax.sharding import PartitionSpec as P
 from big_vision_like import optim
 from big_vision_like.errors import UserError
 from big_vision_like.ops import sharding
-
-WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-
+from big_vision_like.ops.checksums import checksum
 
 class Replicas:
   """Compares the copies of a state; `state` is abstract, with shardings."""
@@ -98,22 +96,8 @@ def _parts(mesh: Mesh, spec: P) -> int:
 
 def _local_sums(state: Any) -> jax.Array:
   """A number for each leaf that changes with any one bit, and with the order."""
-  return jnp.stack([_digest(leaf) for leaf in jax.tree.leaves(state)])[None, None, None]
-
-
-def _digest(x: jax.Array) -> jax.Array:
-  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-    x = jax.random.key_data(x)
-  if x.dtype == bool:
-    x = x.astype(jnp.uint8)
-  bits = jax.lax.bitcast_convert_type(x, WORDS[x.dtype.itemsize]).astype(jnp.uint32)
-  # Weights are odd: no flip of a bit vanishes in the arithmetic modulo 2**32.
-  index = jnp.zeros(bits.shape, jnp.uint32)
-  for axis, size in enumerate(bits.shape):
-    index = index * np.uint32(size) + jax.lax.broadcasted_iota(
-      jnp.uint32, bits.shape, axis
-    )
-  return (bits * (2 * index + 1)).sum(dtype=jnp.uint32)
+  sums_L2 = jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(state)])
+  return sums_L2.sum(axis=-1, dtype=jnp.uint32)[None, None, None]
 
 
 def _name(device: jax.Device) -> str:

@@ -1,71 +1,69 @@
 """Nothing is lost: saving and resuming.
 
-A run's folder holds `config.json` and `checkpoints/STEP/`, each with the state, the
-position of the input and the seconds spent, committed at once when it is complete.
+A run's folder holds `checkpoints/STEP/`, each with the state, the position of the
+input, the seconds spent and the identity of the data, committed at once when it is
+complete. Checksums of all of it are saved with it and compared whenever it is read.
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections as mlc
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import files, spec, upgrade
+from big_vision_like import optim
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
+from big_vision_like.ops import sharding
+from big_vision_like.ops.checksums import checksum
 
 Tree = dict[str, Any]
 
-# Fields of a config that say where a run computes and what it is called, not what it
-# does.
-BESIDE = ('mesh', 'sharding', 'name')
-
-
 # Counted up when the layout of checkpoints changes. Those of format 1, which had no
-# number, kept an average of the parameters alone, not of variables by collection.
-FORMAT = 2
+# number, kept an average of the parameters alone, not of variables by collection. Those
+# before format 3 had no checksums.
+FORMAT = 3
+
+
+class DamagedError(UserError):
+  """A checkpoint that does not hold what was saved."""
+
+
+class Restored(NamedTuple):
+  """What a checkpoint holds: the state, and what was saved beside it."""
+
+  state: Any
+  position: Mapping[str, Any]
+  seconds: float
 
 
 class Checkpoints:
   """The checkpoints of one run.
 
-  Keeps the last `keep_last`, every one at a multiple of `keep_every` steps, and the
-  best by the evaluation scalar `keep_best` (such as 'val/top1'); `best_is` says whether
-  the best value is the 'max' or the 'min'.
+  Keeps the last `keep_last`, every one at a multiple of `keep_every` steps, and the one
+  at step `best`, which whoever evaluates sets.
   """
 
   def __init__(
-    self,
-    workdir: pathlib.Path,
-    keep_last: int = 2,
-    keep_every: int | None = None,
-    keep_best: str | None = None,
-    best_is: str | None = 'max',
+    self, workdir: pathlib.Path, keep_last: int = 2, keep_every: int | None = None
   ):
     self.folder = workdir.absolute() / 'checkpoints'
-    policies = [managers.LatestN(keep_last)]
+    self.best: int | None = None
+    self.data: Mapping[str, Any] = {}
+    policies = [managers.LatestN(keep_last), _Best(self)]
     if keep_every:
       policies.append(managers.EveryNSteps(keep_every))
-    if keep_best:
-      best = managers.BestN(
-        get_metric_fn=lambda scalars: scalars[keep_best],
-        reverse=best_is == 'min',
-        n=1,
-        keep_checkpoints_without_metrics=False,
-      )
-      policies.append(best)
-    self._keep_best = keep_best
     self._manager = _Manager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
@@ -87,37 +85,48 @@ class Checkpoints:
     """The step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
+  @property
+  def steps(self) -> list[int]:
+    """The steps of all complete checkpoints, oldest first."""
+    return sorted(self._manager.all_steps())
+
   def save(
     self,
     step: int,
     state: Any,
     position: Mapping[str, Any],
     seconds: float,
-    scalars: Mapping[str, float] | None = None,
     wait: bool = False,
   ) -> float:
     """Starts to write a checkpoint; the state may be donated when this returns.
 
-    Returns the seconds that it took: the copy to the host, and whatever was left to
-    write of the checkpoint before.
+    `data` is saved with it. Returns the seconds that it took: the checksums, the copy
+    to the host, and whatever was left to write of the checkpoint before.
     """
     started = time.perf_counter()
-    best = None
-    if scalars and self._keep_best in scalars:
-      best = {self._keep_best: float(scalars[self._keep_best])}
+    progress = {
+      'position': position,
+      'seconds': seconds,
+      'data': self.data,
+      'format': FORMAT,
+      'checksums': checksums(state.trained),
+    }
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state.trained),
-      progress=ocp.args.JsonSave(
-        {'position': position, 'seconds': seconds, 'format': FORMAT}
-      ),
+      progress=ocp.args.JsonSave({**progress, 'sha256': _sha256(progress)}),
     )
     with _saving(self):
       with processes.together():
         self._check_space(state.trained)
-      self._manager.save(step, args=items, metrics=best)
+      self._manager.save(step, args=items)
       if wait:
         self._manager.wait_until_finished()
     return time.perf_counter() - started
+
+  def wait(self) -> None:
+    """Waits until everything is written; raises if that has failed."""
+    with _saving(self):
+      self._manager.wait_until_finished()
 
   def check(self) -> None:
     """Raises if writing in the background has failed."""
@@ -131,55 +140,62 @@ class Checkpoints:
     if free < needed:
       raise OSError(f'{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free')
 
-  def restore(self, state: Any) -> tuple[Any, Mapping[str, Any], float] | None:
-    """The newest readable state, input position and seconds; None where none is.
+  def restore(self, state: Any) -> Restored | None:
+    """Restores the newest good checkpoint; None where there is none at all.
 
-    `state` is abstract, with shardings. Unreadable checkpoints newer than the one
-    taken are set aside under another name, never deleted.
+    `state` is abstract, with shardings. Damaged checkpoints newer than the one taken
+    are set aside under another name, never deleted.
     """
     reasons = {}
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for step in reversed(self.steps):
       try:
         with processes.together():
-          restored = self._restore(step, state.trained)
+          restored, progress = self._restore(step, state.trained)
+        with processes.together():  # apart, as all processes sum together
+          verify(restored, progress)
         break
       except Exception as error:  # whatever a damaged file makes the readers raise
+        if processes.lost_connection(error):
+          raise
         reasons[step] = _briefly(error)
     else:
       if reasons:
-        listed = '; '.join(f'step {step}: {why}' for step, why in reasons.items())
+        each = '; '.join(f'step {step}: {why}' for step, why in reasons.items())
         raise UserError(
-          f'no checkpoint in {self.folder} can be read ({listed}). Was the model'
+          f'no checkpoint in {self.folder} can be read ({each}). Was the model'
           ' changed since? Move the folder away to start anew.'
         )
       return None
     for bad, why in reasons.items():
-      aside = self.folder.parent / f'unreadable-{bad}'
       with processes.together():
         if jax.process_index() == 0:
+          aside = _unused(self.folder.parent / f'unreadable-{bad}')
           os.replace(self.folder / str(bad), aside)
-      say('restore', f'checkpoint {bad} is unreadable ({why}): set aside as {aside}')
+          say('restore', f'checkpoint {bad} is unreadable ({why}): set aside as {aside}')
     if reasons:
       self._manager.reload()
       say('restore', f'going on from the previous good checkpoint, step {step}')
-    state, progress = restored
-    return state, progress['position'], progress['seconds']
+    restored = _with_averages(restored, state.ema, progress)
+    return Restored(restored, progress['position'], progress['seconds'])
 
-  def _restore(self, step: int, state: Any) -> tuple[Any, Any]:
-    """Reads a checkpoint, also one from before averages were variables."""
-    like, like_ema = state, state.ema
-    old = state.ema is not None and _format(self.folder, step) < 2
-    if old:
-      like = state.replace(ema=state.ema['params'])
-    items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
-    )
-    restored = self._manager.restore(step, args=items)
-    state = restored.state
-    if old:  # statistics were not averaged: their averages start here
-      rest = {name: state.mutable[name] for name in like_ema if name != 'params'}
-      state = state.replace(ema={'params': state.ema, **rest})
-    return state, restored.progress
+  def _restore(self, step: int, state: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Reads a checkpoint as it was written, also in an earlier format."""
+    progress = read_progress(self.folder, step)
+    if state.ema is not None and progress['format'] < 2:
+      state = state.replace(ema=state.ema['params'])
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(state))
+    return self._manager.restore(step, args=items).state, progress
+
+
+class _Best:
+  """Orbax's question which checkpoints to keep, answered with the best one."""
+
+  def __init__(self, checkpoints: Checkpoints):
+    self._checkpoints = checkpoints
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    del context
+    return [info.step == self._checkpoints.best for info in checkpoints]
 
 
 class _Manager(ocp.CheckpointManager):
@@ -194,6 +210,8 @@ def _saving(checkpoints: Checkpoints) -> Iterator[None]:
   try:
     yield
   except Exception as error:
+    if processes.lost_connection(error):
+      raise
     with contextlib.suppress(Exception):
       checkpoints._manager.reload()
     good = checkpoints.latest
@@ -211,36 +229,83 @@ def _briefly(error: BaseException) -> str:
   return f'{type(error).__name__}: {text}'
 
 
-def claim(workdir: pathlib.Path, config: mlc.ConfigDict) -> None:
-  """Saves the config in a new folder; refuses the folder of another config.
+def _unused(path: pathlib.Path) -> pathlib.Path:
+  """Returns the path, with a number behind it if there is something already."""
+  number = 2
+  while path.exists():
+    path, number = path.with_name(f'{path.name.partition(".")[0]}.{number}'), number + 1
+  return path
 
-  What is `BESIDE` may change, as when a run goes on with other devices. Process 0
-  claims the folder, then all compare: they may have been told differently.
+
+def _with_averages(state: Any, ema: Any, progress: Mapping[str, Any]) -> Any:
+  """Returns a restored state with the collections of averages that `ema` has."""
+  if ema is None or progress['format'] >= 2:
+    return state
+  # Statistics were not averaged: their averages start here.
+  rest = {name: state.mutable[name] for name in ema if name != 'params'}
+  return state.replace(ema={'params': state.ema, **rest})
+
+
+def checksums(tree: Any) -> dict[str, str]:
+  """Returns the type, shape and checksum of every array of a tree, by its path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  sums = jax.device_get([_sums_of(leaf) for _, leaf in leaves])
+  return {
+    optim.path_of(keys): f'{leaf.dtype}{list(leaf.shape)} {sum_2.tobytes().hex()}'
+    for (keys, leaf), sum_2 in zip(leaves, sums, strict=True)
+  }
+
+
+def _sums_of(x: Any) -> jax.Array:
+  placed = getattr(x, 'sharding', None)
+  mesh = getattr(placed, 'mesh', None)
+  return _compiled(None if mesh is None else sharding.replicated(mesh))(x)
+
+
+@functools.cache
+def _compiled(shardings: Any) -> Any:
+  return jax.jit(checksum, out_shardings=shardings)
+
+
+def verify(tree: Any, progress: Mapping[str, Any]) -> None:
+  """Raises a `DamagedError` unless all arrays of a tree are those that were saved."""
+  if progress['format'] < 3:
+    return
+  saved = progress['checksums']
+  wrong = [name for name, own in checksums(tree).items() if saved.get(name) != own]
+  if wrong:
+    raise DamagedError(f'other values than were saved in {listed(wrong, most=3)}')
+
+
+def read_progress(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
+  """Reads what a checkpoint says beside its state; raises where it is damaged."""
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    progress = dict(reader.restore(folder / str(step) / 'progress'))
+  progress.setdefault('format', 1)
+  said = progress.pop('sha256', None)
+  if progress['format'] >= 3 and said != _sha256(progress):
+    raise DamagedError('other values than were saved in progress')
+  return progress
+
+
+def data_of(workdir: str | pathlib.Path) -> Mapping[str, Any] | None:
+  """Returns the data that the newest readable checkpoint of a run was trained on.
+
+  None where there is no checkpoint, or none that knows its data.
   """
-  path = workdir / 'config.json'
-  plain = json.loads(config.to_json())
-  with processes.together():
-    if jax.process_index() == 0 and not path.exists():
-      files.write_json(path, plain)
-  with processes.together():
-    saved = upgrade.upgraded(files.read_json(path))
-    before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
-    changes = [
-      f'  config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
-      for key in sorted({*before, *now})
-      if re.split(r'[.\[]', key)[0] not in BESIDE
-      and before.get(key, ...) != now.get(key, ...)
-    ]
-    if changes:
-      listed = '\n'.join(changes)
-      raise UserError(
-        f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
-        ' --workdir, or the saved config: --config=' + str(path)
-      )
+  folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+  for step in reversed(steps(workdir)):
+    with contextlib.suppress(Exception):  # told where it is restored
+      return read_progress(folder, step).get('data') or None
+  return None
+
+
+def _sha256(progress: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:
-  """The steps of a run's checkpoints, oldest first."""
+  """Returns the steps of a run's checkpoints, oldest first."""
   folder = pathlib.Path(workdir).absolute() / 'checkpoints'
   names = [p.name for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
@@ -249,36 +314,46 @@ def steps(workdir: str | pathlib.Path) -> list[int]:
 def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tree]:
   """Parameters, averages and batch statistics of a run, as numpy: (step, dict).
 
-  The dict has `params`, `ema` (None where not kept) and `mutable`.
+  The dict has `params`, `ema` (None where not kept) and `mutable`. Without `step` it is
+  of the newest checkpoint; those that are damaged are told and passed over.
   """
-  folder, there = pathlib.Path(workdir).absolute() / 'checkpoints', steps(workdir)
+  there = steps(workdir)
   if not there:
     raise UserError(f'{workdir} holds no checkpoint: has that run been started?')
   if step is not None and step not in there:
-    listed = ', '.join(map(str, there))
-    raise UserError(f'{workdir} has no checkpoint of step {step}, only of {listed}.')
-  step = there[-1] if step is None else step
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      path = folder / str(step) / 'state'
-      saved = reader.metadata(path).item_metadata.tree
-      wanted = {k: saved[k] for k in ('params', 'ema', 'mutable') if k in saved}
-      like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted)
-      kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-      arguments = ocp.args.PyTreeRestore(
-        item=like, restore_args=kind, partial_restore=True
-      )
-      found = {'ema': None, 'mutable': {}} | reader.restore(path, arguments)
-  except (ValueError, OSError, KeyError) as error:
     raise UserError(
-      f'checkpoint {step} of {workdir} cannot be read ({_briefly(error)}).'
-    ) from error
-  if found['ema'] is not None and _format(folder, step) < 2:
+      f'{workdir} has no checkpoint of step {step}, only of {listed(there)}.'
+    )
+  reasons = {}
+  for tried in reversed(there) if step is None else [step]:
+    try:
+      found = _load(pathlib.Path(workdir).absolute() / 'checkpoints', tried)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+      reasons[tried] = _briefly(error)
+      continue
+    for bad, why in reasons.items():
+      say('damaged', f'checkpoint {bad} of {workdir} ({why}): step {tried} is taken')
+    return tried, found
+  each = '; '.join(f'checkpoint {bad}: {why}' for bad, why in reasons.items())
+  others = [other for other in there if other not in reasons]
+  rest = f'there are also steps {listed(others)}' if others else 'there is no other'
+  raise UserError(f'{workdir} cannot be read ({each}); {rest}.')
+
+
+def _load(folder: pathlib.Path, step: int) -> Tree:
+  progress = read_progress(folder, step)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    path = folder / str(step) / 'state'
+    saved = reader.metadata(path).item_metadata.tree
+    wanted = {k: saved[k] for k in ('params', 'ema', 'mutable') if k in saved}
+    like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), wanted)
+    kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    arguments = ocp.args.PyTreeRestore(
+      item=like, restore_args=kind, partial_restore=True
+    )
+    read = reader.restore(path, arguments)
+  verify(read, progress)
+  found = {'ema': None, 'mutable': {}} | read
+  if found['ema'] is not None and progress['format'] < 2:
     found['ema'] = {'params': found['ema']}
-  return step, found
-
-
-def _format(folder: pathlib.Path, step: int) -> int:
-  """Returns the `FORMAT` that a checkpoint was written in."""
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    return reader.restore(folder / str(step) / 'progress').get('format', 1)
+  return found
