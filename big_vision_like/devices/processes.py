@@ -38,8 +38,9 @@ VARIABLES = {
 # What launchers tell each of the tasks that they start at once, and only those.
 LAUNCHERS = {'srun': 'SLURM_STEP_NUM_TASKS', 'mpirun': 'OMPI_COMM_WORLD_SIZE'}
 
-# What failed collectives and the service that joins processes call themselves, in errors
-# of any type; and what only JAX's own errors mean by it: storage can be unavailable too.
+# What failed collectives and the service that joins processes call themselves in errors
+# of any type. The second list counts in JAX's own errors alone, since storage can be
+# unavailable too.
 PEER_WORDS = ('Gloo', 'gloo', 'NCCL', 'oordination service', 'CoordinationService')
 SERVICE_WORDS = ('coordination', 'UNAVAILABLE', 'heartbeat', 'Barrier')
 
