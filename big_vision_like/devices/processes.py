@@ -38,6 +38,12 @@ VARIABLES = {
 # What launchers tell each of the tasks that they start at once, and only those.
 LAUNCHERS = {'srun': 'SLURM_STEP_NUM_TASKS', 'mpirun': 'OMPI_COMM_WORLD_SIZE'}
 
+# What failed collectives and the service that joins processes call themselves in errors
+# of any type. The second list counts in JAX's own errors alone, since storage can be
+# unavailable too.
+PEER_WORDS = ('Gloo', 'gloo', 'NCCL', 'oordination service', 'CoordinationService')
+SERVICE_WORDS = ('coordination', 'UNAVAILABLE', 'heartbeat', 'Barrier')
+
 
 def say(title: str, text: str) -> None:
   """One line with a title in a column of its own; of several processes, 0 says it."""
@@ -230,7 +236,7 @@ def stopping_together(main: Callable[..., int | None]) -> Callable[..., int]:
     except BaseException as error:
       if not jax.distributed.is_initialized():
         raise
-      lost = _is_lost_connection(error)
+      lost = lost_connection(error)
       if lost:
         text = f'{_Aborted.sentence} ({" ".join(str(error).split())[:200]})'
       elif isinstance(error, UserError):
@@ -243,13 +249,28 @@ def stopping_together(main: Callable[..., int | None]) -> Callable[..., int]:
   return wrapped
 
 
+def lost_connection(error: BaseException | None) -> bool:
+  """Returns whether an error says that another process of this run is gone.
+
+  So do collectives and JAX's service, also as the cause of another error or in a group.
+  A process that runs alone has none to lose.
+  """
+  return jax.distributed.is_initialized() and _is_lost_connection(error)
+
+
 def _is_lost_connection(error: BaseException | None) -> bool:
-  """Whether a collective, or JAX's service, failed because somebody is gone."""
-  if isinstance(error, jax.errors.JaxRuntimeError):
-    words = ('Gloo', 'NCCL', 'coordination', 'UNAVAILABLE', 'heartbeat')
+  if error is None:
+    return False
+  # A failed collective is a ValueError where its result is fetched. `UserError` is one
+  # too: it tells what somebody has made of the failure, which is its cause.
+  if not isinstance(error, UserError):
+    words = PEER_WORDS
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      words += SERVICE_WORDS
     if any(word in str(error) for word in words):
       return True
-  return error is not None and _is_lost_connection(error.__cause__)
+  inner = getattr(error, 'exceptions', ())  # of an `ExceptionGroup`
+  return any(map(_is_lost_connection, (error.__cause__, *inner)))
 
 
 def _leave(seconds: float) -> None:

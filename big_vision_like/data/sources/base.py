@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from big_vision_like.data.sources import shards
 from big_vision_like.errors import BadRecordError, Checked, UserError
 
 Example = dict[str, Any]
@@ -85,6 +87,16 @@ class Source(Identified, Checked):
     """The paths of the files that the examples are read from."""
     return ()
 
+  @functools.cached_property
+  def file_sizes(self) -> np.ndarray:
+    """The bytes of each of `files`, int64; -1 for a file that is missing."""
+    return np.array(shards.file_sizes(self.files), np.int64)
+
+  @property
+  def left_out(self) -> Mapping[str, int]:
+    """How many things that are stored there are not used, by what they are."""
+    return {}
+
   @property
   def title(self) -> str:
     """The name of the data set, for people: 'digits 1.0.0', 'Folder birds'."""
@@ -119,6 +131,37 @@ class Source(Identified, Checked):
       count,
       [_seen(self, int(place)) for place in places],
     )
+
+  def identity(self) -> dict[str, Any]:
+    """Returns plain data that tell people which data these are, and how many.
+
+    Equal content has an equal `fingerprint`, and other content another; the rest shows
+    where the difference is. `title` may change where the data are moved. `files` and
+    `bytes` include those of `inner`, each file once; `classes` are of labels or of
+    objects, None where they have no names.
+    """
+    sizes = _sizes_by_path(self)
+    names = self.label_names or self.category_names or None
+    known = {
+      'title': self.title,
+      'split': self.split,
+      'examples': len(self),
+      'files': len(sizes),
+      'bytes': sum(max(size, 0) for size in sizes.values()),
+      'classes': names and len(names),
+      'fingerprint': self.fingerprint(),
+    }
+    if self.inner:
+      known['inner'] = {name: part.identity() for name, part in self.inner.items()}
+    return known
+
+
+def _sizes_by_path(source: Source) -> dict[str, int]:
+  """Sizes of all files of a source and of those that it is made of."""
+  sizes = dict(zip(source.files, source.file_sizes.tolist(), strict=True))
+  for part in source.inner.values():
+    sizes |= _sizes_by_path(part)
+  return sizes
 
 
 class InMemory(Source):

@@ -94,8 +94,7 @@ class Folder(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of the classes and of names and sizes of all images."""
-    sizes = shards.file_sizes(self.files)
-    return digest('Folder', self.label_names, *self._names, sizes)
+    return digest('Folder', self.label_names, *self._names, self.file_sizes)
 
   def __len__(self) -> int:
     return len(self._names[1])
@@ -123,4 +122,5 @@ class Folder(Source):
 
   def __getstate__(self) -> dict[str, Any]:
     # What the walk found travels to workers; descriptions are made again.
-    return {k: v for k, v in self.__dict__.items() if k != 'features'}
+    own = ('features', 'file_sizes')
+    return {k: v for k, v in self.__dict__.items() if k not in own}

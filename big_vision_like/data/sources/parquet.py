@@ -84,8 +84,9 @@ class Parquet(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of `keys`, and of names, sizes and row groups of the files."""
-    return digest('Parquet', self.keys, shards.sizes(self.files), self.groups)
+    """Returns a digest of `keys`, classes, and names and sizes of the files."""
+    classes, files = (self.label_names, self.category_names), shards.below(self.files)
+    return digest('Parquet', self.keys, classes, files, self.file_sizes, self.groups)
 
   @functools.cached_property
   def _kept(self) -> '_Kept':

@@ -71,10 +71,12 @@ class ExampleFiles(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of the format, `keys`, and names, sizes and counts of files."""
+    """Returns a digest of format, `keys`, classes, and names and sizes of files."""
     # Files of array_record are padded, so that a size alone may hide a record.
     counts = [part.take for part in self.records.parts]
-    return digest(type(self).__qualname__, self.keys, shards.sizes(self.files), counts)
+    classes, files = (self.label_names, self.category_names), shards.below(self.files)
+    kind = type(self).__qualname__
+    return digest(kind, self.keys, classes, files, self.file_sizes, counts)
 
   def record(self, index: int) -> bytes:
     """An example as it is stored, under the names of the source."""

@@ -100,12 +100,11 @@ def _size(path: str) -> int:
     return -1
 
 
-def sizes(paths: Sequence[str]) -> list[list[Any]]:
-  """Returns [name, size] of files, the same wherever their common folder is."""
+def below(paths: Sequence[str]) -> list[str]:
+  """Returns the names of files below their common folder, wherever that is."""
   paths = [os.path.abspath(path) for path in paths]
   root = os.path.commonpath([os.path.dirname(path) for path in paths] or ['/'])
-  names = [os.path.relpath(path, root) for path in paths]
-  return [list(pair) for pair in zip(names, file_sizes(paths), strict=True)]
+  return [os.path.relpath(path, root) for path in paths]
 
 
 def title(source: Any, pattern: Pattern) -> str:

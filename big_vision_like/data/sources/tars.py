@@ -71,7 +71,7 @@ class Tars(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of names and sizes of the files and the number of examples."""
-    return digest('Tars', shards.sizes(self.files), len(self))
+    return digest('Tars', shards.below(self.files), self.file_sizes, len(self))
 
   def __len__(self) -> int:
     return len(self._index['key'])

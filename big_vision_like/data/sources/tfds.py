@@ -95,10 +95,11 @@ class Tfds(Source):
     return self.name if builder is None else f'{self.name} {builder.version}'
 
   def fingerprint(self) -> str:
-    """Returns a digest of name, version and those parts of files in the split."""
+    """Returns a digest of name, version, classes and parts of files in the split."""
     parts = [[part.skip, part.take] for part in self.records.parts]
-    name = self.builder.info.full_name
-    return digest('Tfds', name, shards.sizes(self.files), parts)
+    classes = self.label_names, self.category_names
+    name, files = self.builder.info.full_name, shards.below(self.files)
+    return digest('Tfds', name, classes, files, self.file_sizes, parts)
 
   def problems(self) -> list[str]:
     """What keeps it from being read, and the files that are damaged."""

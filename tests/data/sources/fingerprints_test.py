@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import os
 import pathlib
 import shutil
 import tarfile
@@ -91,6 +92,31 @@ def test_another_place_is_the_same_content(stored, tmp_path):
   shutil.copytree(folder, elsewhere)  # with other times
   shutil.rmtree(folder)
   assert read(kind, elsewhere).fingerprint() == before
+
+
+def test_an_identity_is_plain_and_counts(stored):
+  kind, folder = stored
+  source = read(kind, folder)
+  identity = source.identity()
+  assert json.loads(json.dumps(identity)) == identity
+  assert identity['examples'] == len(source)
+  assert identity['fingerprint'] == source.fingerprint()
+  assert identity['split'] == source.split and identity['title'] == source.title
+  assert identity['files'] == len(set(source.files))
+  assert identity['bytes'] == sum(map(os.path.getsize, set(source.files)))
+  unnamed = kind in ('tfrecord', 'array_record', 'tar')
+  assert identity['classes'] == {'coco': 1}.get(kind, None if unnamed else 3)
+
+
+def test_an_identity_counts_each_inner_file_once(tmp_path):
+  folder = folders.Folder(str(pictures.write_folders(tmp_path)))
+  part = mixture.Part(source=folder)
+  both = mixture.Mixture(parts={'a': part, 'b': part}).identity()
+  alone = folder.identity()
+  assert both['inner'] == {'a': alone, 'b': alone}
+  assert (both['examples'], both['files'], both['bytes']) == (40, 20, alone['bytes'])
+  assert memory.Cached(folder).identity()['classes'] == 3
+  assert 'inner' not in alone and InMemory(LABELLED).identity()['files'] == 0
 
 
 def test_a_file_that_grows_is_other_content(stored):
