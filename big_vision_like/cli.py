@@ -77,7 +77,13 @@ def parse(
       ' gs://) and give the path.'
     )
   if args.config is None and args.workdir is not None:
-    args.config = str(pathlib.Path(args.workdir) / 'config.json')
+    config = pathlib.Path(args.workdir) / 'config.json'
+    if not config.is_file():
+      what = 'holds no run' if config.parent.is_dir() else 'is not there'
+      raise UserError(
+        f'--workdir={args.workdir} {what}: name the folder of one, or a --config'
+      )
+    args.config = str(config)
   if args.config is None:
     raise UserError('name a config: --config=configs/vit/pretrain_glyphs.py')
   config = spec.load(args.config, args.overrides, root=experiment.Settings)

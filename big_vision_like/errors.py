@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import difflib
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -63,7 +65,11 @@ def shape_text(shape: Iterable[int]) -> str:
 
 
 def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a `main`: a `UserError` is printed and becomes exit status 1."""
+  """Wraps a `main`: a `UserError` is printed and becomes exit status 1.
+
+  So do errors of the system that name a file: disks that are full or read-only. Ctrl-C
+  ends a program with one line.
+  """
 
   @functools.wraps(main)
   def wrapped(*args, **kwargs) -> int:
@@ -72,13 +78,32 @@ def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
     except UserError as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
+    except OSError as error:
+      if error.filename is None:
+        raise
+      print(f'error: {error.filename}: {error.strerror}', file=sys.stderr)
+      return 1
+    except KeyboardInterrupt:
+      print('stopped by Ctrl-C', file=sys.stderr)
+      return 128 + signal.SIGINT
 
   return wrapped
+
+
+class _Parser(argparse.ArgumentParser):
+  """Expands the ~ of `--flag=~/file`, which shells leave as it is."""
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    args = [_expanded(word) for word in (sys.argv[1:] if args is None else args)]
+    return super().parse_known_args(args, namespace)
+
+
+def _expanded(word: str) -> str:
+  flag, sign, value = word.partition('=') if word.startswith('--') else ('', '', word)
+  return flag + sign + os.path.expanduser(value) if value.startswith('~') else word
 
 
 def parser(description: str, **options: Any) -> argparse.ArgumentParser:
   """Returns a parser whose help shows the docstring of a program as it is."""
   form = argparse.RawDescriptionHelpFormatter
-  return argparse.ArgumentParser(
-    description=description, formatter_class=form, **options
-  )
+  return _Parser(description=description, formatter_class=form, **options)

@@ -183,7 +183,7 @@ def load(
   `overrides` are `task.model.depth=24` strings, applied in order; derived values
   follow. `root` is the callable whose arguments are the fields of the config itself.
   """
-  name, _, arg = path.partition(':')
+  name, arg = split_argument(path)
   file = pathlib.Path(name)
   if not file.is_file():
     raise UserError(f'--config: no file {name!r}.')
@@ -204,13 +204,20 @@ def load(
   return config
 
 
+def split_argument(path: str) -> tuple[str, str]:
+  """Splits FILE:ARGUMENT, of which the path of the file may have colons too."""
+  ends = [i for i, letter in enumerate(path + ':') if letter == ':']
+  end = next((i for i in ends if pathlib.Path(path[:i]).is_file()), ends[0])
+  return path[:end], path[end + 1 :]
+
+
 def name_of(path: str) -> str:
   """Returns the name of a config `FILE.py[:ARG]` that a run saves.
 
   It starts at the top of the repository, wherever the command runs; a file elsewhere
   has its own name without folders. A default argument is written out.
   """
-  name, _, arg = path.partition(':')
+  name, arg = split_argument(path)
   file, top = pathlib.Path(name).resolve(), PACKAGE.resolve().parent
   place = file.relative_to(top) if file.is_relative_to(top) else file.name
   arg = arg or variants(file)[0].partition(':')[2]

@@ -4,12 +4,18 @@ It knows the contracts of task, input and evaluator and nothing else; methods li
 tasks. Any field of the config can be overridden: `--config.total_steps=200`.
 """
 
-import argparse
+from big_vision_like.devices import signals
+
+if __name__ == '__main__':
+  signals.catch()  # what is imported below takes seconds
+
 import contextlib
+import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,10 +28,12 @@ from big_vision_like.data.input.base import Batches
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.devices.replicas import Replicas
+from big_vision_like.errors import UserError
 from big_vision_like.evaluate import measure
 from big_vision_like.ops import sharding
 from big_vision_like.run import checkpoint, metrics, preflight, replay
 from big_vision_like.run import experiment as experiments
+from big_vision_like.run import workdir as workdirs
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.run.metrics import (
   Metrics,
@@ -42,10 +50,12 @@ def train(
   workdir: str | os.PathLike,
   import_seconds: float = 0.0,
   drill: int | None = None,
+  accept: Sequence[str] = (),
 ) -> State:
   """Trains to the config's last step, resuming from what the folder holds.
 
   At step `drill` the run is interrupted as machines that are taken away interrupt it.
+  `accept` names what may differ from the run in the folder: 'config', 'data'.
   """
   workdir = pathlib.Path(workdir)
   phases = {'import': import_seconds}
@@ -53,12 +63,18 @@ def train(
     run = experiments.make(config, inputs=preflight.require(config))
     batches = run.batches()
     run.task.check(run.example)
-  checkpoint.claim(workdir, config)
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
+    stack.enter_context(workdirs.owned(workdir))
+    frozen = run.frozen()
+    sums = {name: checkpoint.checksums(x) for name, x in (frozen or {}).items()}
+    with processes.together():
+      data = workdirs.identities(run.data, run.evaluators, sums)
+      changes = workdirs.claim(workdir, config, data, accept)
     checkpoints = stack.enter_context(run.checkpoints(workdir))
+    checkpoints.data = data
     started = time.perf_counter()
-    state, position, seconds = run.start(checkpoints)
+    state, position, seconds = run.start(checkpoints, frozen)
     phase = 'init' if position is None else 'restore'
     phases[phase] = time.perf_counter() - started
     if position is not None:
@@ -68,23 +84,131 @@ def train(
     log = stack.enter_context(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
     )
-    if start >= total:
-      log.say('done', f'{workdir} is already at step {start:,} of {total:,}.')
-      return state
-    return loop(run, state, batches, checkpoints, log, workdir, phases, drill)
+    workdirs.record(workdir, config, start, changes)
+    session = Session(run, workdir, batches, checkpoints, log)
+    with processes.preemption(drill) as preempted:
+      if position is not None and not session.evaluate_missed(state):
+        return state
+      if start >= total:
+        log.say('done', f'{workdir} is already at step {start:,} of {total:,}.')
+        return state
+      return loop(session, state, phases, preempted)
+
+
+@dataclasses.dataclass
+class Session:
+  """A run under way: with what its steps are made, and where they are written."""
+
+  run: Experiment
+  workdir: pathlib.Path
+  batches: Batches
+  checkpoints: checkpoint.Checkpoints
+  log: Metrics
+
+  def __post_init__(self) -> None:
+    self.saved = self.checkpoints.latest
+    self.best: tuple[int, float] | None = None  # of `keep_best`: the step, the value
+    if self.run.settings.keep_best:
+      self.best = metrics.best(
+        self.workdir, *self.run.best, steps=self.checkpoints.steps
+      )
+      self.checkpoints.best = self.best and self.best[0]
+
+  def save(self, step: int, state: State, wait: bool = False) -> None:
+    """Saves a step, unless that is done."""
+    if self.saved != step:
+      position, seconds = self.batches.get_state(), self.log.seconds
+      stalled = self.checkpoints.save(step, state, position, seconds)
+      self.log.write(step, 'info', {'save_seconds': stalled})
+      self.saved = step
+    if wait:
+      self.checkpoints.wait()
+
+  def evaluate(self, names: Sequence[str], state: State, step: int) -> bool:
+    """Runs these evaluators and logs what they find, as 'NAME/WHAT'.
+
+    Saves the step if it is the best so far, or if an evaluator fails; then raises, or
+    goes on, as the config has it. Returns False if a signal to stop came in between.
+    """
+    several = jax.process_count() > 1  # of which none can stop alone
+    results = {}
+    for name in names:
+      try:
+        with contextlib.nullcontext() if several else signals.interrupting():
+          found, seconds = measure(
+            self.run.evaluators[name], self.run.task, state, self.run.mesh
+          )
+      except signals.Interrupted:
+        return False
+      except Exception as error:  # whatever an evaluator or its data are wrong in
+        if several:
+          raise
+        self.save(step, state, wait=True)
+        self._failed(name, step, error)
+        continue
+      for key, images_BHWC in found.pictures.items():
+        self.log.pictures(step, f'{name}/{key}', images_BHWC)
+      for key, lines in found.texts.items():
+        self.log.texts(step, f'{name}/{key}', lines)
+      self.log.evaluation(step, name, found.scalars, seconds)
+      self.log.pause(seconds)
+      results |= {f'{name}/{key}': value for key, value in found.scalars.items()}
+    self._keep_best(results, state, step)
+    return True
+
+  def _failed(self, name: str, step: int, error: Exception) -> None:
+    if not isinstance(error, (UserError, OSError)):
+      traceback.print_exception(error)
+    told = f'evals.{name} failed at step {step:,}, which is saved: {error}'
+    if self.run.settings.on_failed_evaluation == 'stop':
+      raise UserError(
+        f'{told} (Mend it and run the same command again; or train on without its'
+        ' results: --config.on_failed_evaluation=continue)'
+      ) from error
+    self.log.say('failed', told)
+    self.log.write(step, 'info', {f'{name}/failed': 1.0})
+
+  def _keep_best(self, results: Mapping[str, float], state: State, step: int) -> None:
+    if (name := self.run.settings.keep_best) not in results:
+      return
+    value, sign = results[name], {'max': 1, 'min': -1}[self.run.best[1]]
+    if self.best is not None and not sign * value > sign * self.best[1]:
+      return
+    self.save(step, state)
+    self.best, self.checkpoints.best = (step, value), step
+    self.log.say('best', f'{name} {value:.4g} at step {step:,}, which is kept')
+
+  def evaluate_missed(self, state: State) -> bool:
+    """Evaluates the step of a checkpoint where the run ended before it could.
+
+    Returns False if a signal to stop came.
+    """
+    step = int(state.step)
+    done = {
+      key.partition('/')[0]
+      for record in metrics.read(self.workdir)
+      if record['kind'] == 'eval' and record['step'] == step
+      for key in record
+    }
+    due = [name for name in due_evaluators(self.run, step) if name not in done]
+    due = processes.gather('\n'.join(due))[0].split()  # as the first process reads it
+    return self.evaluate(due, state, step)
+
+
+def due_evaluators(run: Experiment, step: int) -> list[str]:
+  """Returns the names of the evaluators that run after a step."""
+  last = step == run.settings.total_steps
+  return [n for n, e in run.evaluators.items() if last or is_due(step, e.every)]
 
 
 def loop(
-  run: Experiment,
+  session: Session,
   state: State,
-  batches: Batches,
-  checkpoints: checkpoint.Checkpoints,
-  log: Metrics,
-  workdir: pathlib.Path,
   phases: dict[str, float],
-  drill: int | None = None,
+  preempted: Callable[[int], bool],
 ) -> State:
-  """Steps until the last one, or until SIGTERM."""
+  """Steps until the last one, or until `preempted` says at a step to stop."""
+  run, batches, log = session.run, session.batches, session.log
   start, total = int(state.step), run.settings.total_steps
   if start == 0:
     for name, images_BHWC in pictures_of(run.example).items():
@@ -96,59 +220,58 @@ def loop(
 
   def look(until: int) -> None:
     """Fetches what was measured up to this step, and raises if something is wrong."""
+    good = session.checkpoints.latest
     for step, position, scalars, sums in unread.take(until):
-      replay.check_finite(run, workdir, step, position, scalars, checkpoints.latest)
-      replicas.check(step, sums, checkpoints.latest)
+      replay.check_finite(run, session.workdir, step, position, scalars, good)
+      replicas.check(step, sums, good)
       if is_due(step, run.settings.log_every) or step == total:
         log.train(step, scalars, done=until)
-        checkpoints.check()
+        session.checkpoints.check()
 
-  with processes.preemption(drill) as preempted:
-    for step in range(start + 1, total + 1):
-      position = batches.get_state()
-      with log.waiting():
-        batch = next(batches)
-      log.bad_records(step, batches.news())
-      run.task.check(batch)
-      arrays = sharding.put(batch, run.mesh)
-      shapes = shapes_of(arrays)
-      if step == start + 1:
-        with timed(phases, 'compile'):
-          operations[shapes] = prepare(run, state, arrays)
-          state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
-        first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
-      else:
-        if shapes not in operations:
-          operations[shapes] = new_shapes(run, state, arrays, operations, step, log)
-        log.work(step, operations[shapes])
-        # The second step may compile again: its state comes from the first.
-        steady = step > start + 2
-        watch = (
-          compilations_told(log, step, arrays) if steady else contextlib.nullcontext()
-        )
-        with watch, jax.transfer_guard('disallow'):
-          state, scalars = run.compiled_step(state, arrays)
-
-      last, stop = step == total, preempted(step)
-      due = [n for n, e in run.evaluators.items() if last or is_due(step, e.every)]
-      save = last or stop or is_due(step, run.settings.checkpoint_every)
-      compare = every > 0 and (save or is_due(step, every))
-      unread.add(
-        step, position, scalars, replicas.sums(state.trained) if compare else None
+  for step in range(start + 1, total + 1):
+    position = batches.get_state()
+    with log.waiting():
+      batch = next(batches)
+    log.bad_records(step, batches.news())
+    run.task.check(batch)
+    arrays = sharding.put(batch, run.mesh)
+    shapes = shapes_of(arrays)
+    if step == start + 1:
+      with timed(phases, 'compile'):
+        operations[shapes] = prepare(run, state, arrays)
+        state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
+      first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
+    else:
+      if shapes not in operations:
+        operations[shapes] = new_shapes(run, state, arrays, operations, step, log)
+      log.work(step, operations[shapes])
+      # The second step may compile again: its state comes from the first.
+      steady = step > start + 2
+      watch = (
+        compilations_told(log, step, arrays) if steady else contextlib.nullcontext()
       )
-      done = step if due or save else unread.wait()
-      if due or save or is_due(done, run.settings.log_every):
-        look(done)
-      results = evaluate(run, due, state, step, log)
-      if save:
-        stalled = checkpoints.save(
-          step, state, batches.get_state(), log.seconds, results, wait=last or stop
-        )
-        log.write(step, 'info', {'save_seconds': stalled})
-      if stop and not last:
-        log.say('stopped', f'on SIGTERM at step {step:,}, saved; run it again to go on')
-        return state
-  log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {workdir}')
+      with watch, jax.transfer_guard('disallow'):
+        state, scalars = run.compiled_step(state, arrays)
+
+    last, stop = step == total, preempted(step)
+    due = due_evaluators(run, step)
+    save = last or stop or is_due(step, run.settings.checkpoint_every)
+    compare = every > 0 and (save or is_due(step, every))
+    unread.add(
+      step, position, scalars, replicas.sums(state.trained) if compare else None
+    )
+    done = step if due or save else unread.wait()
+    if due or save or is_due(done, run.settings.log_every):
+      look(done)
+    if save:  # before evaluators, which may fail
+      session.save(step, state, wait=last or stop)
+    if stop or not session.evaluate(due, state, step):
+      session.save(step, state, wait=True)
+      name = signals.received() or 'SIGTERM'  # which only JAX heard
+      log.say('stopped', f'on {name} at step {step:,}, saved; run it again to go on')
+      return state
+  session.checkpoints.wait()
+  log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {session.workdir}')
   return state
 
 
@@ -186,23 +309,6 @@ def is_due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def evaluate(
-  run: Experiment, names: Sequence[str], state: State, step: int, log: Metrics
-) -> dict[str, float]:
-  """Runs these evaluators and logs what they find, as 'NAME/WHAT'."""
-  results = {}
-  for name in names:
-    found, seconds = measure(run.evaluators[name], run.task, state, run.mesh)
-    for key, images_BHWC in found.pictures.items():
-      log.pictures(step, f'{name}/{key}', images_BHWC)
-    for key, lines in found.texts.items():
-      log.texts(step, f'{name}/{key}', lines)
-    log.evaluation(step, name, found.scalars, seconds)
-    log.pause(seconds)
-    results |= {f'{name}/{key}': value for key, value in found.scalars.items()}
-  return results
-
-
 def pictures_of(batch: Any, name: str = '') -> dict[str, np.ndarray]:
   """Returns a batch's images by 'images', or 'TASK/images' where it is of tasks."""
   if 'image' in batch:
@@ -231,6 +337,10 @@ def describe(
     f'{data.examples_per_epoch:,} examples, batch {data.batch_size:,.0f},'
     f' {run.settings.total_steps:,} steps ({epochs:.1f} epochs)',
   )
+  if run.settings.keep_best:
+    name, best = run.best
+    better = {'max': 'more', 'min': 'less'}[best]
+    say('keeps', f'the best checkpoint by {name} ({better} is better)')
 
 
 def first_step(
@@ -254,10 +364,11 @@ def timed(phases: dict[str, float], name: str) -> Iterator[None]:
 
 @errors.told_plainly
 @processes.stopping_together
+@signals.caught()
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line and trains."""
   import_seconds = metrics.process_seconds()
-  parser = argparse.ArgumentParser(
+  parser = errors.parser(
     prog='python -m big_vision_like.train',
     description='Trains a config; the same command goes on where it stopped.',
     allow_abbrev=False,
@@ -270,17 +381,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     metavar='preempt@STEP',
     help='rehearse: at this step the process gets SIGTERM from itself',
   )
+  parser.add_argument(
+    '--accept',
+    action='append',
+    choices=workdirs.ACCEPT,
+    default=[],
+    help='resume although the config, or the data, are not those of the run so far',
+  )
   processes.add_flags(parser)
   args, config = cli.parse(parser, argv)
   if args.workdir is None:
-    raise errors.UserError('name a folder for the run: --workdir=runs/NAME')
+    raise UserError('name a folder for the run: --workdir=runs/NAME')
   drill = processes.drill_step(args.drill)
   processes.start(args)
   if args.replay is not None:
     run = experiments.make(config, inputs=preflight.require(config))
     replay.replay(run, pathlib.Path(args.workdir), args.replay)
     return
-  train(config, args.workdir, import_seconds, drill)
+  train(config, args.workdir, import_seconds, drill, args.accept)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import ctypes
 import functools
-import multiprocessing
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from big_vision_like.devices import signals
 from big_vision_like.errors import UserError
 
 START_SECONDS = 300.0  # how long processes wait for each other at the start
@@ -217,7 +217,7 @@ class _Aborted:
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def handler(_: int) -> None:
       print(cls.sentence, file=sys.stderr, flush=True)
-      _end()
+      signals.end(1)
 
     cls._handler = handler
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
@@ -287,14 +287,7 @@ def _leave(seconds: float) -> None:
   goodbye = threading.Thread(target=say_goodbye, daemon=True)
   goodbye.start()
   goodbye.join(seconds)
-  _end()
-
-
-def _end() -> None:
-  for worker in multiprocessing.active_children():  # of the input; they would stay
-    worker.kill()
-  sys.stdout.flush()
-  os._exit(1)
+  signals.end(1)
 
 
 @contextlib.contextmanager
@@ -329,34 +322,21 @@ def gather(text: str, size: int = 2000) -> list[str]:
 def preemption(drill: int | None = None) -> Iterator[Callable[[int], bool]]:
   """A function of the step: whether to save and stop now, the same in every process.
 
-  It is once one of them has got SIGTERM, as machines do that are taken away; of which
-  none dies in here. At step `drill` this process sends the signal to itself.
+  It is once one of them has got SIGTERM, as machines do that are taken away, or Ctrl-C;
+  of which none dies in here. At step `drill` this process sends SIGTERM to itself.
   """
-  with _sigterm() as reached:
+  several = jax.distributed.is_initialized()  # then JAX agrees on the step
+  with signals.saving(elsewhere=several):
 
     def preempted(step: int) -> bool:
       if step == drill:
         say('drill', f'at step {step:,}: SIGTERM to this process, as if preempted')
         signal.raise_signal(signal.SIGTERM)
-      return reached(step)
+      if several:
+        return multihost_utils.reached_preemption_sync_point(step)
+      return signals.received() is not None
 
     yield preempted
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[int], bool]]:
-  if jax.distributed.is_initialized():  # JAX has the signal, and agrees on the step
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  event = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield lambda step: event.is_set()  # handlers belong to the main thread
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-  try:
-    yield lambda step: event.is_set()
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def drill_step(text: str | None) -> int | None:

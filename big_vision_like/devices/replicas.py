@@ -21,6 +21,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import sharding
 from big_vision_like.ops.checksums import checksum
 
+
 class Replicas:
   """Compares the copies of a state; `state` is abstract, with shardings."""
 

@@ -113,7 +113,7 @@ class Checkpoints:
     }
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state.trained),
-      progress=ocp.args.JsonSave({**progress, 'sha256': _sha256(progress)}),
+      progress=ocp.args.JsonSave({**progress, 'sha256': sha256(progress)}),
     )
     with _saving(self):
       with processes.together():
@@ -171,7 +171,9 @@ class Checkpoints:
         if jax.process_index() == 0:
           aside = _unused(self.folder.parent / f'unreadable-{bad}')
           os.replace(self.folder / str(bad), aside)
-          say('restore', f'checkpoint {bad} is unreadable ({why}): set aside as {aside}')
+          say(
+            'restore', f'checkpoint {bad} is unreadable ({why}): set aside as {aside}'
+          )
     if reasons:
       self._manager.reload()
       say('restore', f'going on from the previous good checkpoint, step {step}')
@@ -283,7 +285,7 @@ def read_progress(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
     progress = dict(reader.restore(folder / str(step) / 'progress'))
   progress.setdefault('format', 1)
   said = progress.pop('sha256', None)
-  if progress['format'] >= 3 and said != _sha256(progress):
+  if progress['format'] >= 3 and said != sha256(progress):
     raise DamagedError('other values than were saved in progress')
   return progress
 
@@ -300,8 +302,9 @@ def data_of(workdir: str | pathlib.Path) -> Mapping[str, Any] | None:
   return None
 
 
-def _sha256(progress: Mapping[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(progress, sort_keys=True).encode()).hexdigest()
+def sha256(plain: Any) -> str:
+  """Returns hexadecimal digits that identify plain data."""
+  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:

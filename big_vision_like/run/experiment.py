@@ -30,8 +30,9 @@ class Settings:
   (path regex, axes). `init_from` is an `init_from.InitFrom` or a list of them; `frozen`
   gives the weights of networks that are not trained, by name. `keep_best` names an
   evaluation scalar such as 'val/top1', whose evaluator knows whether more or less is
-  better. Copies of the state are compared every `check_replicas_every` steps and before
-  each save (0: never). `name` is that of the config file, as `spec.name_of` gives it.
+  better. `on_failed_evaluation` is 'stop' or 'continue'. Copies of the state are
+  compared every `check_replicas_every` steps and before each save (0: never). `name` is
+  that of the config file, as `spec.name_of` gives it.
   """
 
   task: Any
@@ -49,7 +50,13 @@ class Settings:
   keep_last: int = 2
   keep_every: int | None = None
   keep_best: str | None = None
+  on_failed_evaluation: str = 'stop'
   name: str = ''
+
+  def __post_init__(self) -> None:
+    errors.check_one_of(
+      ('stop', 'continue'), on_failed_evaluation=self.on_failed_evaluation
+    )
 
 
 class Start(NamedTuple):
@@ -153,14 +160,19 @@ class Experiment:
   def checkpoints(self, workdir: pathlib.Path) -> checkpoint.Checkpoints:
     """The checkpoints of a run of this config in a folder."""
     settings = self.settings
-    best = settings.keep_best and best_is(settings.keep_best, self.evaluators)
-    return checkpoint.Checkpoints(
-      workdir, settings.keep_last, settings.keep_every, settings.keep_best, best
-    )
+    return checkpoint.Checkpoints(workdir, settings.keep_last, settings.keep_every)
 
-  def start(self, checkpoints: checkpoint.Checkpoints) -> Start:
-    """The state to go on from: that of the newest checkpoint, or the first one."""
-    frozen = self.frozen()  # before a long restore of what cannot train
+  @property
+  def best(self) -> tuple[str, str]:
+    """The scalar of `keep_best`, and whether its best value is the 'max' or 'min'."""
+    name = self.settings.keep_best
+    return name, best_is(name, self.evaluators)
+
+  def start(self, checkpoints: checkpoint.Checkpoints, frozen: Any) -> Start:
+    """The state to go on from: that of the newest checkpoint, or the first one.
+
+    `frozen` are the variables that `frozen` gives.
+    """
     restored = checkpoints.restore(self.abstract_state)
     if restored is None:
       return Start(self.first_state().replace(frozen=frozen))

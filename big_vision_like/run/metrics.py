@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +57,8 @@ class Metrics:
 
       path = workdir / 'metrics.jsonl'
       _drop_after(path, start_step)
+      if not start_step:  # left by a start that saved nothing
+        shutil.rmtree(workdir / 'tensorboard', ignore_errors=True)
       self._lines = path.open('a')
       self._board = tensorboardX.SummaryWriter(
         str(workdir / 'tensorboard'), purge_step=start_step + 1 if start_step else None
@@ -268,6 +271,19 @@ def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
   last = max((r['step'] for r in records), default=0)
   found = {k: v for r in records if r['step'] == last for k, v in r.items()}
   return {k: v for k, v in found.items() if k != 'kind'}
+
+
+def best(
+  workdir: pathlib.Path, name: str, is_best: str, steps: Sequence[int]
+) -> tuple[int, float] | None:
+  """Returns the step among `steps` where an evaluation scalar was best, and its value.
+
+  `is_best` is 'max' or 'min'; of equal values the first. None where there is none.
+  """
+  found = [(r['step'], r[name]) for r in read(workdir) if name in r]
+  found = [(s, v) for s, v in found if s in steps and not np.isnan(v)]
+  sign = {'max': -1, 'min': 1}[is_best]
+  return min(found, key=lambda pair: (sign * pair[1], pair[0]), default=None)
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:

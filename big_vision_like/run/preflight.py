@@ -6,7 +6,6 @@ Every input of a config is built and tried on a few examples before anything sta
 What is wrong with any of them is told at once, below a table of all.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -345,7 +344,7 @@ def first_look(record: Example) -> str:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the table; status 1 where something is wrong."""
-  parser = argparse.ArgumentParser(
+  parser = errors.parser(
     prog='python -m big_vision_like.run.preflight',
     description='Tries all data that a config reads, and starts nothing.',
     allow_abbrev=False,

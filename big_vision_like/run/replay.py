@@ -62,7 +62,7 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
   batches = run.batches()
   batch = _saved_batch(run, workdir, step)
   with run.checkpoints(workdir) as checkpoints:
-    state, position, _ = run.start(checkpoints)
+    state, position, _ = run.start(checkpoints, run.frozen())
   if position is not None:
     batches.set_state(position)
   if int(state.step) >= step:

@@ -331,9 +331,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = errors.parser(__doc__)
   parser.add_argument('--photographs', type=int, default=512, help='%(default)s')
   parser.add_argument('--rounds', type=int, default=5, help='%(default)s')
   parser.add_argument(

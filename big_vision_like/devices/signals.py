@@ -1,0 +1,125 @@
+"""SIGTERM and Ctrl-C: the first one stops a training in order, the second at once.
+
+Before the first step there is nothing to lose, and the first one ends the program too.
+A thread hears them, as the main thread may wait for a compiler for minutes.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+
+
+class Interrupted(BaseException):
+  """A signal to stop that came inside of `interrupting`."""
+
+
+class _Heard:
+  """What has come so far; the system has one handler for the whole process."""
+
+  first: int | None = None
+  count = 0
+  saves = False  # somebody asks for `first` and saves before the program ends
+  elsewhere = False  # JAX has SIGTERM, so that several processes stop together
+  raises = False
+  wakeup = -1  # where the system writes the numbers of signals
+
+
+def received() -> str | None:
+  """Returns the name of the signal that asks this process to stop; None without one."""
+  return None if _Heard.first is None else NAMES[_Heard.first]
+
+
+def catch() -> None:
+  """Has this process stop in order from here on; only the main thread can."""
+  if _Heard.wakeup >= 0 or threading.current_thread() is not threading.main_thread():
+    return
+  reading, _Heard.wakeup = os.pipe()
+  os.set_blocking(_Heard.wakeup, False)
+  for number in NAMES:
+    signal.signal(number, _in_main_thread)
+  signal.set_wakeup_fd(_Heard.wakeup, warn_on_full_buffer=False)
+  threading.Thread(target=_listen, args=(reading,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[None]:
+  """Has signals stop this process in order inside, and as before afterwards."""
+  outermost = _Heard.wakeup < 0
+  before = {number: signal.getsignal(number) for number in NAMES}
+  catch()
+  try:
+    yield
+  finally:
+    if outermost and _Heard.wakeup >= 0:
+      signal.set_wakeup_fd(-1)
+      os.close(_Heard.wakeup)  # which ends the thread
+      _Heard.wakeup, _Heard.first, _Heard.count = -1, None, 0
+      _Heard.saves = _Heard.elsewhere = False
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def saving(elsewhere: bool = False) -> Iterator[None]:
+  """Leaves the first signal to the block, which asks for `received` and saves.
+
+  It is left until the end of the outermost `caught`. With `elsewhere`, JAX has SIGTERM
+  and hears of Ctrl-C as if it were that.
+  """
+  with caught():
+    _Heard.saves, _Heard.elsewhere = True, elsewhere
+    yield
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+  """Raises `Interrupted` in the block when the first signal comes, or has come."""
+  _Heard.raises = True
+  try:
+    if _Heard.first is not None:
+      raise Interrupted
+    yield
+  finally:
+    _Heard.raises = False
+
+
+def _in_main_thread(number: int, _) -> None:
+  _Heard.first = _Heard.first or number
+  if _Heard.raises:
+    _Heard.raises = False
+    raise Interrupted
+
+
+def _listen(reading: int) -> None:
+  with open(reading, 'rb', buffering=0) as numbers:
+    while number := numbers.read(1):
+      _hear(number[0])
+
+
+def _hear(number: int) -> None:
+  _Heard.count += 1
+  name = NAMES.get(number, 'a signal')
+  if _Heard.count > 1:
+    print(f'{"stopped":<10}at once, by a second signal ({name})', flush=True)
+    end(128 + number)
+  _Heard.first = _Heard.first or number
+  if not _Heard.saves:
+    print(f'{"stopped":<10}on {name} while starting; nothing is lost', flush=True)
+    end(128 + number)
+  if _Heard.elsewhere and number != signal.SIGTERM:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end(status: int) -> NoReturn:
+  """Ends this process at once, with the workers of its input."""
+  for worker in multiprocessing.active_children():
+    worker.kill()
+  sys.stdout.flush()
+  os._exit(status)

@@ -1,0 +1,239 @@
+"""The folder of a run: one owner at a time, one config, the same data all along.
+
+It is claimed by its first checkpoint: before there is one, any config may start there.
+What changes later is written to `changes.jsonl`.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections as mlc
+
+from big_vision_like import files, spec, upgrade
+from big_vision_like.data.sources.base import Identified, Source
+from big_vision_like.devices import processes
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import UserError
+from big_vision_like.run import checkpoint
+
+# Fields that change no number of the training: where it computes, how often it tells
+# and keeps, what is evaluated.
+FREE = re.compile(
+  r'(mesh|sharding|name|evals|on_failed_evaluation|log_every|checkpoint_every'
+  r'|check_replicas_every|keep_last|keep_every|keep_best)([.\[].*)?'
+  r'|train_data\.(.+\.)?(workers|threads|bad_share)'
+)
+# Fields that say where data and weights are stored, which are known by their content.
+STORED = re.compile(r'train_data\.(.+\.)?source\..+|frozen\..+')
+ACCEPT = ('config', 'data')
+
+
+@contextlib.contextmanager
+def owned(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other trainings out of a folder; the system forgets that with the process.
+
+  The lock is the system's (flock), so that nobody holds it who is dead. The file
+  `lock` only says who has it. Of several processes the first holds it.
+  """
+  with contextlib.ExitStack() as stack:
+    with processes.together():
+      if jax.process_index() == 0:
+        stack.enter_context(_locked(workdir))
+    yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = (workdir / 'lock').open('a+')
+  except FileExistsError as error:
+    raise UserError(f'--workdir={workdir} is a file, not a folder') from error
+  except OSError as error:
+    raise UserError(
+      f'--workdir={workdir} cannot be written to ({error.strerror}): name a folder that'
+      ' can'
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      owner = file.read().strip() or 'another process'
+      raise UserError(
+        f'{workdir} is in use by {owner}: stop that run, or name another --workdir'
+      ) from error
+    except OSError:  # a file system without locks
+      say('lock', f'{workdir} cannot be locked: nothing keeps a second run out of it')
+    file.truncate(0)
+    now = datetime.datetime.now().isoformat(sep=' ', timespec='seconds')
+    file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}\n')
+    file.flush()
+    yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+  """How a run differs from how it was before: lines for people, by what they are of."""
+
+  config: Sequence[str] = ()
+  data: Sequence[str] = ()
+  accepted: Sequence[str] = ()
+
+
+def claim(
+  workdir: pathlib.Path,
+  config: mlc.ConfigDict,
+  data: Mapping[str, Any] | None = None,
+  accept: Sequence[str] = (),
+) -> Changes:
+  """Compares a config and the identity of its data with those of the run in a folder.
+
+  `data` is what `identities` gives. Settings that change no number may differ, and so
+  may the places of data and weights with the same content; anything else raises, unless
+  `accept` names it ('config' or 'data'). Without a checkpoint there is no run yet.
+  """
+  path = workdir / 'config.json'
+  if not checkpoint.steps(workdir) or not path.exists():
+    return Changes()
+  then = checkpoint.data_of(workdir)
+  saved, plain = upgrade.upgraded(files.read_json(path)), json.loads(config.to_json())
+  before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
+  fields = sorted(
+    key for key in {*before, *now} if before.get(key, ...) != now.get(key, ...)
+  )
+  other = [] if then is None or data is None else differences(then, data, fields)
+  known = then is not None and data is not None
+  refused = [
+    key for key in fields if not FREE.match(key) and not (known and STORED.match(key))
+  ]
+  lines = {
+    key: f'config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
+    for key in fields
+  }
+  if refused and 'config' not in accept:
+    listed = '\n'.join(f'  {lines[key]}' for key in refused)
+    raise UserError(
+      f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
+      f' --workdir, or the saved config: --config={path}, or go on with the new one:'
+      ' --accept=config'
+    )
+  if other and 'data' not in accept:
+    listed = '\n'.join(f'  {line}' for line in other)
+    raise UserError(
+      f'{workdir} belongs to a run on other data:\n{listed}\nBring back the data, use'
+      ' another --workdir, or go on with the new data: --accept=data'
+    )
+  found = {'config': refused, 'data': other}
+  accepted = [name for name in ACCEPT if found[name]]
+  return Changes([lines[key] for key in fields], other, accepted)
+
+
+def identities(
+  train: Any,
+  evaluators: Mapping[str, Any],
+  frozen: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+  """Returns plain data that identify everything a run reads, by places in the config.
+
+  Sources by their own account (`Source.identity`), vocabularies of transforms by their
+  content, and `frozen` networks by the checksums of their variables.
+  """
+  found = {}
+  for place, node in [
+    ('config.train_data', train),
+    *((f'config.evals.{name}', node) for name, node in evaluators.items()),
+  ]:
+    for where, thing in _identified(node, place):
+      source = isinstance(thing, Source)
+      found[where] = (
+        thing.identity() if source else {'fingerprint': thing.fingerprint()}
+      )
+  for name, sums in (frozen or {}).items():
+    found[f'config.frozen.{name}'] = {'fingerprint': checkpoint.sha256(sums)}
+  return json.loads(json.dumps(found))
+
+
+def _identified(node: Any, place: str) -> Iterator[tuple[str, Identified]]:
+  """Yields the outermost things with content of their own that a part holds."""
+  if isinstance(node, Identified):
+    yield place, node
+    return
+  inside: list[tuple[str, Any]] = []
+  if isinstance(node, Mapping):
+    inside = [(f'{place}.{key}', value) for key, value in node.items()]
+  elif isinstance(node, (list, tuple)):
+    inside = [(f'{place}[{i}]', value) for i, value in enumerate(node)]
+  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    names = [field.name for field in dataclasses.fields(node)]
+    inside = [(f'{place}.{name}', getattr(node, name)) for name in names]
+  for where, value in inside:
+    yield from _identified(value, where)
+
+
+def differences(
+  before: Mapping[str, Any], now: Mapping[str, Any], fields: Sequence[str]
+) -> list[str]:
+  """Returns a line for each place whose data are not the same any more.
+
+  `fields` are those of the config that differ: evaluators that were changed may read
+  what they like.
+  """
+  lines = []
+  for place in sorted({*before, *now}):
+    evaluator = re.match(r'config\.(evals\.[^.]+)', place)
+    if evaluator and any(field.startswith(f'{evaluator[1]}.') for field in fields):
+      continue
+    one, other = before.get(place), now.get(place)
+    if one is None or other is None:
+      lines.append(f'{place}: {"not there before" if one is None else "gone"}')
+    elif one['fingerprint'] != other['fingerprint']:
+      lines.append(f'{place}: {_difference(one, other)}')
+  return lines
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+  """'Folder fruit: examples 21 -> 24, files 21 -> 24', or that only content differs."""
+  names = ('split', 'examples', 'files', 'bytes', 'classes')
+  told = [
+    f'{name} {_text(one.get(name))} -> {_text(other.get(name))}'
+    for name in names
+    if one.get(name) != other.get(name)
+  ]
+  inner = [
+    f'{name}: {_difference(part, other["inner"][name])}'
+    for name, part in one.get('inner', {}).items()
+    if other.get('inner', {}).get(name, part)['fingerprint'] != part['fingerprint']
+  ]
+  title = f'{other["title"]}: ' if 'title' in other else ''
+  return title + ('; '.join([', '.join(told)] * bool(told) + inner) or 'other content')
+
+
+def _text(value: Any) -> str:
+  return f'{value:,}' if isinstance(value, int) else str(value)
+
+
+def record(
+  workdir: pathlib.Path, config: mlc.ConfigDict, step: int, changes: Changes
+) -> None:
+  """Saves the config and notes what has changed at a step; tells it too."""
+  for line in [*changes.config, *changes.data]:
+    say('changed', line)
+  if jax.process_index() != 0:
+    return
+  files.write_json(workdir / 'config.json', json.loads(config.to_json()))
+  if changes.config or changes.data:
+    now = datetime.datetime.now().isoformat(timespec='seconds')
+    entry = {'step': step, 'time': now, **dataclasses.asdict(changes)}
+    with (workdir / 'changes.jsonl').open('a') as file:
+      file.write(json.dumps(entry) + '\n')
