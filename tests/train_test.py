@@ -429,7 +429,8 @@ def looped(tmp_path):
       checkpoint.Checkpoints(tmp_path) as checkpoints,
       metrics.Metrics(tmp_path, 0, 23, 8) as log,
     ):
-      train.loop(run, state, batches, checkpoints, log, tmp_path, {})
+      session = train.Session(run, tmp_path, batches, checkpoints, log)
+      train.loop(session, state, {}, lambda step: False)
 
   return call
 

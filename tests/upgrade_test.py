@@ -10,7 +10,7 @@ import tiny_config
 
 from big_vision_like import evaluate, spec, train, upgrade
 from big_vision_like.inference import loading
-from big_vision_like.run import checkpoint, experiment, init_from, metrics
+from big_vision_like.run import experiment, init_from, metrics, workdir
 
 
 @pytest.mark.parametrize('old, new', upgrade.MODULES.items())
@@ -54,7 +54,8 @@ def test_an_old_run_that_started_from_another_still_builds(tmp_path):
   built = spec.build(loaded.init_from.to_dict() | {'weights': {}})
   assert built == init_from.InitFrom({}, ['head/.*'], resize='linear')
   # The run goes on with its config in the names of today.
-  checkpoint.claim(tmp_path, loaded)
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  assert workdir.claim(tmp_path, loaded) == workdir.Changes()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ import rich.table
 from big_vision_like import cli, errors, files, spec
 from big_vision_like.data import benchmarks
 from big_vision_like.errors import UserError
-from big_vision_like.run import checkpoint, experiment, metrics
+from big_vision_like.run import experiment, metrics, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,7 @@ class Run:
       raise UserError(
         f'{self.config} has no evaluator for {self.scalar!r}: it has {listed}.'
       )
-    if (self.folder / 'config.json').exists():
-      checkpoint.claim(self.folder, config)
+    workdir.claim(self.folder, config)
     return config
 
   def command(self) -> list[str]:

@@ -86,9 +86,9 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 class Changes:
   """How a run differs from how it was before: lines for people, by what they are of."""
 
-  config: Sequence[str] = ()
-  data: Sequence[str] = ()
-  accepted: Sequence[str] = ()
+  config: tuple[str, ...] = ()
+  data: tuple[str, ...] = ()
+  accepted: tuple[str, ...] = ()
 
 
 def claim(
@@ -136,7 +136,8 @@ def claim(
     )
   found = {'config': refused, 'data': other}
   accepted = [name for name in ACCEPT if found[name]]
-  return Changes([lines[key] for key in fields], other, accepted)
+  changed = tuple(lines[key] for key in fields)
+  return Changes(changed, tuple(other), tuple(accepted))
 
 
 def identities(
@@ -191,10 +192,11 @@ def differences(
   """
   lines = []
   for place in sorted({*before, *now}):
-    evaluator = re.match(r'config\.(evals\.[^.]+)', place)
-    if evaluator and any(field.startswith(f'{evaluator[1]}.') for field in fields):
-      continue
     one, other = before.get(place), now.get(place)
+    evaluator = re.match(r'config\.(evals\.[^.]+\.)', place)
+    changed = evaluator and any(field.startswith(evaluator[1]) for field in fields)
+    if changed or (evaluator and None in (one, other)):
+      continue
     if one is None or other is None:
       lines.append(f'{place}: {"not there before" if one is None else "gone"}')
     elif one['fingerprint'] != other['fingerprint']:

@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 import texts
 
-from big_vision_like import optim
+from big_vision_like import files, optim
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import tfds
 from big_vision_like.data.text import vocabulary as vocabularies
@@ -217,7 +217,7 @@ def write_run(vocabulary, tmp_path_factory):
     state = jax.jit(functools.partial(build(config.task).init, batch=batch))(
       jax.random.key(0)
     )
-    checkpoint.claim(workdir, config)
+    files.write_json(workdir / 'config.json', json.loads(config.to_json()))
     with checkpoint.Checkpoints(workdir) as checkpoints:
       checkpoints.save(0, state, {'examples': 0}, 0.0, wait=True)
     return workdir

@@ -331,7 +331,9 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  parser = errors.parser(__doc__)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--photographs', type=int, default=512, help='%(default)s')
   parser.add_argument('--rounds', type=int, default=5, help='%(default)s')
   parser.add_argument(

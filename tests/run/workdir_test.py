@@ -1,0 +1,204 @@
+"""The folder of a run: what may change when it resumes. Real runs: train_test."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import ml_collections as mlc
+import numpy as np
+import pytest
+from PIL import Image
+
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import folders
+from big_vision_like.errors import UserError
+from big_vision_like.run import checkpoint, workdir
+from big_vision_like.spec import spec
+from big_vision_like.tasks.task import State
+
+
+def pictures(folder: pathlib.Path, count: int = 3) -> pathlib.Path:
+  """A folder with two classes of so many pictures each."""
+  for name in ('apple', 'banana'):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+      Image.new('RGB', (8 + i, 8)).save(folder / name / f'{i}.png')
+  return folder
+
+
+def config_of(train: pathlib.Path, val: pathlib.Path) -> mlc.ConfigDict:
+  def read(kind, path):
+    source = spec(folders.Folder, path=str(path))
+    return spec(kind, source=source, transforms=[], batch_size=2, workers=0)
+
+  config = mlc.ConfigDict(dict(total_steps=3, log_every=5, task=dict(a=1)))
+  config.train_data = read(pipeline.TrainInput, train)
+  config.evals = dict(val=dict(data=read(pipeline.EvalInput, val), every=2))
+  config.frozen = dict(teacher=dict(path='teacher.npz'))
+  return config
+
+
+def identities(config: mlc.ConfigDict) -> dict:
+  paths = config.train_data.source.path, config.evals.val.data.source.path
+  train, val = (folders.Folder(path) for path in paths)
+  data = pipeline.TrainInput(source=train, batch_size=2)
+  evaluator = {'data': pipeline.EvalInput(source=val, batch_size=2)}
+  frozen = {'teacher': {'w': 'float32[3] 12ab'}}
+  return workdir.identities(data, {'val': evaluator}, frozen)
+
+
+@pytest.fixture
+def begun(tmp_path):
+  """A run with a checkpoint: its folder, config, and the identity of its data."""
+  config = config_of(pictures(tmp_path / 'train'), pictures(tmp_path / 'val', 2))
+  data = identities(config)
+  save(tmp_path / 'run', config, data)
+  return tmp_path / 'run', config, data
+
+
+def save(folder: pathlib.Path, config: mlc.ConfigDict, data: dict) -> None:
+  state = State(step=np.int32(2), params={'w': np.ones(3, np.float32)}, opt_state=())
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.data = data
+    checkpoints.save(2, state, {'step': 2}, 1.0, wait=True)
+  workdir.record(folder, config, 0, workdir.Changes())
+
+
+def test_what_is_identified(begun):
+  _, _, data = begun
+  assert list(data) == [
+    'config.train_data.source',
+    'config.evals.val.data.source',
+    'config.frozen.teacher',
+  ]
+  assert data['config.train_data.source']['examples'] == 6
+
+
+def test_a_folder_is_claimed_by_its_first_checkpoint(tmp_path):
+  config = mlc.ConfigDict(dict(total_steps=3, task=dict(a=1)))
+  workdir.record(tmp_path, config, 0, workdir.Changes())
+  config.task.a = 2
+  assert workdir.claim(tmp_path, config, {}) == workdir.Changes()
+
+
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('log_every', 7),
+    ('keep_last', 9),
+    ('checkpoint_every', 1),
+    ('mesh', dict(data=2, fsdp=4)),
+    ('sharding', [('head/kernel', ('fsdp',))]),
+    ('name', 'configs/vit/plain.py:90'),
+    ('train_data.workers', 2),
+    ('train_data.threads', 1),
+    ('evals.val.every', 3),
+    ('evals', {}),
+    ('frozen.teacher.path', 'elsewhere/teacher.npz'),
+  ],
+)
+def test_what_changes_no_number_may_change_and_is_noted(begun, field, value):
+  folder, config, _ = begun
+  with config.unlocked():
+    config.update_from_flattened_dict({field: value})
+  data = identities(config) if 'val' in config.evals else {}
+  data = {k: v for k, v in begun[2].items() if k in data or 'evals' not in k}
+  changes = workdir.claim(folder, config, data)
+  assert changes.config and all(
+    line.startswith(f'config.{field}') for line in changes.config
+  )
+  assert not changes.data and not changes.accepted
+  workdir.record(folder, config, 2, changes)
+  (line,) = (folder / 'changes.jsonl').read_text().splitlines()
+  assert json.loads(line)['config'] == list(changes.config)
+  assert json.loads((folder / 'config.json').read_text()) == json.loads(
+    config.to_json()
+  )
+  assert workdir.claim(folder, config, data) == workdir.Changes()
+
+
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('task.a', 2),
+    ('total_steps', 5),
+    ('train_data.batch_size', 3),
+    ('train_data.seed', 1),
+    ('seed', 1),
+    ('init_from', dict(path='x')),
+  ],
+)
+def test_what_changes_the_training_is_refused_or_accepted(begun, field, value):
+  folder, config, data = begun
+  with config.unlocked():
+    config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=rf'(?s)another config:\n  config.{field}.*: '):
+    workdir.claim(folder, config, data)
+  with pytest.raises(UserError, match='--accept=config'):
+    workdir.claim(folder, config, data, accept=['data'])
+  changes = workdir.claim(folder, config, data, accept=['config'])
+  assert changes.accepted == ('config',)
+
+
+def test_data_may_move_but_not_change(begun, tmp_path):
+  folder, config, _ = begun
+  (tmp_path / 'train').rename(tmp_path / 'moved')
+  config.train_data.source.path = str(tmp_path / 'moved')
+  changes = workdir.claim(folder, config, identities(config))
+  assert len(changes.config) == 1 and 'source.path' in changes.config[0]
+  with pytest.raises(UserError, match='another config'):  # the data are not known
+    workdir.claim(folder, config)
+  pictures(tmp_path / 'moved', 4)
+  with pytest.raises(
+    UserError, match=r'on other data:\n  config.train_data.source: .*examples 6 -> 8'
+  ):
+    workdir.claim(folder, config, identities(config))
+  changes = workdir.claim(folder, config, identities(config), accept=['data'])
+  assert changes.accepted == ('data',) and 'files 6 -> 8' in changes.data[0]
+
+
+def test_data_of_an_evaluator_change_with_its_config_only(begun, tmp_path):
+  folder, config, _ = begun
+  pictures(tmp_path / 'val', 3)
+  with pytest.raises(UserError, match=r'config.evals.val.data.source: .*4 -> 6'):
+    workdir.claim(folder, config, identities(config))
+  config.evals.val.data.source.path = str(pictures(tmp_path / 'other', 5))
+  assert not workdir.claim(folder, config, identities(config)).data
+
+
+def test_another_teacher_is_refused(begun):
+  folder, config, data = begun
+  other = data | {'config.frozen.teacher': {'fingerprint': 'f00'}}
+  with pytest.raises(UserError, match='config.frozen.teacher: other content'):
+    workdir.claim(folder, config, other)
+
+
+HOLDER = """
+import pathlib, sys, time
+from big_vision_like.run import workdir
+with workdir.owned(pathlib.Path(sys.argv[1])):
+  print('held', flush=True)
+  time.sleep(100)
+"""
+
+
+def test_a_lock_has_one_owner_and_ends_with_it(tmp_path):
+  words = [sys.executable, '-c', HOLDER, str(tmp_path / 'run')]
+  with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    assert process.stdout.readline() == 'held\n'
+    sentence = rf'in use by process {process.pid} on .* since .*: stop that run'
+    with pytest.raises(UserError, match=sentence), workdir.owned(tmp_path / 'run'):
+      pass
+    process.kill()
+  with workdir.owned(tmp_path / 'run'):
+    pass
+
+
+def test_folders_that_cannot_be_are_one_sentence(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='is a file'), workdir.owned(tmp_path / 'file'):
+    pass
+  below = tmp_path / 'file' / 'run'
+  with pytest.raises(UserError, match='cannot be written to'), workdir.owned(below):
+    pass
