@@ -12,7 +12,7 @@ import ml_collections as mlc
 from big_vision_like import spec
 from big_vision_like.devices import malloc
 from big_vision_like.errors import UserError
-from big_vision_like.run import experiment
+from big_vision_like.run import checkpoint, experiment
 
 # libtpu looks for the TPU that it is to drive, and says at length that there is none.
 QUIET_LIBTPU = {
@@ -49,6 +49,7 @@ def set_up_jax() -> None:
       jax.config.update('jax_platforms', 'cpu')
   # Orbax and TFDS chat through absl; what goes wrong there is raised, and told once.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
+  checkpoint.keep_quiet()
   if jax.config.jax_compilation_cache_dir is None:
     cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
     jax.config.update('jax_compilation_cache_dir', str(cache))

@@ -25,6 +25,7 @@ import pytest  # noqa: E402
 
 from big_vision_like import cli  # noqa: E402
 from big_vision_like.devices import malloc  # noqa: E402
+from big_vision_like.run import checkpoint  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 QUICK = cli.QUICK_COMPILATION
@@ -44,6 +45,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_enable_compilation_cache', False)
 # One process runs many programs, whose memory is not to be kept.
 malloc.MALLOC.clear()
+# Nor may they take away the hook by which pytest hears of what cannot be raised.
+checkpoint.keep_quiet = lambda: None
 # Tracing makes many objects; looking for cycles among them took a sixth of the time.
 gc.set_threshold(100_000, 50, 100)
 

@@ -15,7 +15,8 @@ from big_vision_like.inference import loading
 from big_vision_like.report import page, runs
 from big_vision_like.report import weights as report_weights
 from big_vision_like.report.source import Plain, Section, Source
-from big_vision_like.run import metrics
+from big_vision_like.run import checkpoint, metrics
+from big_vision_like.run import workdir as workdirs
 
 
 def of_runs(
@@ -49,8 +50,17 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
     sizes = [leaf.size for leaf in jax.tree.leaves(run.state.params)]
     facts['parameters'] = f'{sum(sizes):,}'
     facts['checkpoint shown'] = f'step {int(run.state.step):,}'
+    facts |= {
+      place.removeprefix('config.'): workdirs.described(identity)
+      for place, identity in (checkpoint.data_of(folder) or {}).items()
+    }
+  elif not records:
+    raise UserError(f'{folder} holds no step and no checkpoint: has that run begun?')
   else:
     why = f'{folder / "checkpoints"} holds no checkpoint.'
+  for entry in workdirs.read_changes(folder):
+    told = '; '.join([*entry['config'], *entry['data']])
+    facts[f'changed at step {entry["step"]:,}'] = told
   log = runs.Log(str(folder), config, records, facts)
   source = source_of(config)
   return source(log, run, why, num_examples, evaluator)

@@ -9,9 +9,11 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -198,6 +200,21 @@ class _Best:
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
     del context
     return [info.step == self._checkpoints.best for info in checkpoints]
+
+
+def keep_quiet() -> None:
+  """Has Python not print what is left of readers and writers that have failed.
+
+  Where one of many files cannot be read or written, Orbax raises and closes its event
+  loop; the others then find nobody to report to, and each prints a traceback.
+  """
+  sys.unraisablehook = _unless_reported
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+
+
+def _unless_reported(what: Any) -> None:
+  if what.object is not None or str(what.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(what)
 
 
 class _Manager(ocp.CheckpointManager):

@@ -221,6 +221,25 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
   return title + ('; '.join([', '.join(told)] * bool(told) + inner) or 'other content')
 
 
+def described(identity: Mapping[str, Any]) -> str:
+  """'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)' of an identity."""
+  parts = [f'{identity.get("title", "")} {identity.get("split", "")}'.strip()]
+  if 'examples' in identity:
+    parts.append(f'{identity["examples"]:,} examples')
+  if identity.get('files'):
+    count = identity['files']
+    parts.append(f'{count:,} file{"" if count == 1 else "s"}')
+    parts.append(f'{identity["bytes"] / 1e6:,.1f} MB')
+  return ', '.join(filter(None, parts)) + f' ({identity["fingerprint"][:8]})'
+
+
+def read_changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns what `record` has noted, oldest first."""
+  path = workdir / 'changes.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines]
+
+
 def _text(value: Any) -> str:
   return f'{value:,}' if isinstance(value, int) else str(value)
 
@@ -237,5 +256,6 @@ def record(
   if changes.config or changes.data:
     now = datetime.datetime.now().isoformat(timespec='seconds')
     entry = {'step': step, 'time': now, **dataclasses.asdict(changes)}
-    with (workdir / 'changes.jsonl').open('a') as file:
-      file.write(json.dumps(entry) + '\n')
+    entries = [*read_changes(workdir), entry]
+    lines = ''.join(json.dumps(entry) + '\n' for entry in entries)
+    files.write(workdir / 'changes.jsonl', lines)

@@ -57,9 +57,11 @@ def abstract() -> State:
 FLIPS = """
 import json, pathlib, shutil, sys
 import jax, numpy as np
+from big_vision_like import cli
 from big_vision_like.run import checkpoint
 from big_vision_like.tasks.task import State
 
+cli.set_up_jax()
 top, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 params = {name: np.arange(4096, dtype=np.float32) for name in ('a', 'b')}
 like = State(step=np.int32(5), params=params, opt_state=(), ema={'params': params})
