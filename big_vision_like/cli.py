@@ -4,6 +4,8 @@ import argparse
 import logging
 import os
 import pathlib
+import sys
+import tempfile
 from collections.abc import Sequence
 
 import jax
@@ -51,7 +53,13 @@ def set_up_jax() -> None:
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   checkpoint.keep_quiet()
   if jax.config.jax_compilation_cache_dir is None:
-    cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
+    try:
+      cache = pathlib.Path.home() / '.cache' / 'big_vision_like' / 'compiled'
+      cache.mkdir(parents=True, exist_ok=True)
+      tempfile.TemporaryFile(dir=cache).close()
+    except (OSError, RuntimeError):  # no home, or one that cannot be written to
+      print('no cache of compiled programs: there is no home for it', file=sys.stderr)
+      return
     jax.config.update('jax_compilation_cache_dir', str(cache))
 
 

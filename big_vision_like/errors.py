@@ -3,12 +3,16 @@
 import argparse
 import contextlib
 import difflib
+import errno
 import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+# Errors of disks, which do not name the file: no space, quota, size of a file, broken.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class UserError(ValueError):
@@ -79,9 +83,10 @@ def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
       print(f'error: {error}', file=sys.stderr)
       return 1
     except OSError as error:
-      if error.filename is None:
+      if error.filename is None and error.errno not in FULL:
         raise
-      print(f'error: {error.filename}: {error.strerror}', file=sys.stderr)
+      where = error.filename or 'a file cannot be written'
+      print(f'error: {where}: {error.strerror}', file=sys.stderr)
       return 1
     except KeyboardInterrupt:
       print('stopped by Ctrl-C', file=sys.stderr)

@@ -276,10 +276,10 @@ def test_a_teacher_is_there_on_every_mesh(
   run = experiment.make(config)
   wanted = init_from.from_run(str(unbroken)).variables
   with run.checkpoints(tmp_path) as checkpoints:
-    state, position, _ = run.start(checkpoints)
+    state, position, _ = run.start(checkpoints, run.frozen())
     assert position is None
     checkpoints.save(0, state, {'step': 0}, 1.0, wait=True)
-    again, position, _ = run.start(checkpoints)
+    again, position, _ = run.start(checkpoints, run.frozen())
   assert position == {'step': 0}
   for found in (state, again):
     teacher = found.frozen['teacher']

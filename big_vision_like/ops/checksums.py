@@ -8,11 +8,11 @@ WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def checksum(x: jax.Array) -> jax.Array:
-  """Returns the checksum of an array of any shape and type, uint32 (2,).
+  """Returns the checksum of an array of any shape and type, uint32 ().
 
-  It is the sum modulo 2**32 of two hashes of each element's bits and place (the mixing
-  steps of MurmurHash3). So it is exact in any order of summation, and another bit or
-  another order of elements goes unnoticed with a probability of 2**-64.
+  It is the sum modulo 2**32 of a hash of each element's bits and place (the mixing
+  steps of MurmurHash3). So it is exact in any order of summation, and other bits or
+  another order of elements go unnoticed with a probability of 2**-32.
   """
   if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
     x = jax.random.key_data(x)
@@ -24,10 +24,7 @@ def checksum(x: jax.Array) -> jax.Array:
     place = place * np.uint32(size) + jax.lax.broadcasted_iota(
       jnp.uint32, bits.shape, axis
     )
-  one = bits ^ (place * np.uint32(0x9E3779B1))
-  one = (one ^ (one >> 16)) * np.uint32(0x85EBCA6B)
-  one = (one ^ (one >> 13)) * np.uint32(0xC2B2AE35)
-  one = one ^ (one >> 16)
-  other = (one ^ place) * np.uint32(0x27D4EB2F)
-  other = other ^ (other >> 15)
-  return jnp.stack([one.sum(dtype=jnp.uint32), other.sum(dtype=jnp.uint32)])
+  mixed = bits ^ (place * np.uint32(0x9E3779B1))
+  mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
+  mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
+  return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)

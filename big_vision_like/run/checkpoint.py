@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -209,6 +210,7 @@ def keep_quiet() -> None:
   loop; the others then find nobody to report to, and each prints a traceback.
   """
   sys.unraisablehook = _unless_reported
+  warnings.filterwarnings('ignore', r"coroutine '.+' was never awaited")
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
 
 
@@ -270,8 +272,8 @@ def checksums(tree: Any) -> dict[str, str]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   sums = jax.device_get([_sums_of(leaf) for _, leaf in leaves])
   return {
-    optim.path_of(keys): f'{leaf.dtype}{list(leaf.shape)} {sum_2.tobytes().hex()}'
-    for (keys, leaf), sum_2 in zip(leaves, sums, strict=True)
+    optim.path_of(keys): f'{leaf.dtype}{list(leaf.shape)} {int(total):08x}'
+    for (keys, leaf), total in zip(leaves, sums, strict=True)
   }
 
 
