@@ -1,0 +1,1 @@
+"""Faults for `tools/benchmark/faults.py`, one kind of files in each module."""
