@@ -162,9 +162,15 @@ def _read_all(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Has a process read folders until it is done, hangs or crashes."""
   command = [sys.executable, '-m', 'tools.faults.common', kind.name, str(top), *names]
+  environment = os.environ | {'HOME': str(top)}  # where indexes of shards are kept
   with tempfile.TemporaryFile('w+') as errors:
     process = subprocess.Popen(
-      command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+      command,
+      stdout=subprocess.PIPE,
+      stderr=errors,
+      text=True,
+      start_new_session=True,
+      env=environment,
     )
     lines: queue.Queue[str] = queue.Queue()
 
@@ -210,7 +216,7 @@ def serve(kind: Kind, top: pathlib.Path, names: list[str]) -> None:
       said = {'outcome': 'values', 'values': digest(values), 'told': ''}
     except UserError as error:
       lines = str(error).strip().splitlines()
-      good = len(lines) == 1 or name == 'sound'
+      good = len(lines) <= 15 or name == 'sound'
       said = {'outcome': 'one sentence' if good else 'noise', 'told': str(error)[:600]}
     except Exception as error:  # which is what is looked for
       told = f'{type(error).__name__}: {error}'[:600]
