@@ -13,6 +13,7 @@ import numpy as np
 
 from big_vision_like.data.sources import shards
 from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
@@ -28,7 +29,7 @@ class ExampleFiles(Source):
   `pattern` is as in `shards.found`. `keys` chooses and renames what examples have:
   {'image': 'image/encoded', 'label': 'image/class/label'}. Features are those of
   `features.json` beside the first file, as TFDS writes it; without it, what some
-  examples show: images are bytes that start as JPEG, PNG or WebP files do, and what
+  examples show: images are bytes that start as files of images do, and what
   not all of them have is left out.
   """
 
@@ -231,7 +232,7 @@ def _feature(values: Sequence[Any]) -> Any:
     items = [item for value in values for item in value]
     return several(_feature(items))
   kinds = {type(value) for value in values}
-  if kinds == {bytes} and all(map(is_image, values)):
+  if kinds == {bytes} and all(map(decoding.is_image, values)):
     return tfds.features.Image()
   for types, dtype in (
     ({bool}, np.bool_),
@@ -250,12 +251,6 @@ def several(feature: Any) -> Any:
   if type(feature) is tfds.features.Scalar:
     return tfds.features.Tensor(shape=(None,), dtype=feature.np_dtype)
   return tfds.features.Sequence(feature)
-
-
-def is_image(value: bytes) -> bool:
-  """Whether bytes start as files of JPEG, PNG or WebP do."""
-  webp = value[:4] == b'RIFF' and value[8:12] == b'WEBP'
-  return value.startswith((b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')) or webp
 
 
 def _number(value: Any, dtype: np.dtype) -> Any:

@@ -64,6 +64,12 @@ def _choices(inside: str) -> list[str]:
   return inside.split(',')
 
 
+def kind(name: str) -> str:
+  """Returns what files with the ending of this name are called: '.txt files'."""
+  ending = os.path.splitext(name)[1].lower()
+  return f'{ending} files' if ending else 'files without an ending'
+
+
 def is_gzip(start: bytes) -> bool:
   """Whether a file that starts so is compressed by gzip."""
   return start[:2] == b'\x1f\x8b'
