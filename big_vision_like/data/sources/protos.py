@@ -1,18 +1,21 @@
 """tf.train.Example protos and features of TFDS, without TensorFlow."""
 
 import abc
+import collections
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from big_vision_like import files
 from big_vision_like.data.sources import shards
-from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.data.sources.base import Source, digest, label_names
 from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError
 
@@ -20,6 +23,8 @@ Example = dict[str, Any]
 
 # Features are inferred from so many examples, spread over all.
 LOOKED_AT = 100
+# An example without these is a bad record; no other field is worth that.
+NEEDED = ('image', 'label')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +59,26 @@ class ExampleFiles(Source):
   @functools.cached_property
   def _stored(self) -> Any:
     """Features under the names of the files."""
-    import tensorflow_datasets as tfds
 
-    folder = os.path.dirname(os.path.abspath(self.files[0]))
-    if os.path.exists(os.path.join(folder, 'features.json')):
-      return tfds.features.FeaturesDict.from_config(folder)
+    folders = dict.fromkeys(os.path.dirname(os.path.abspath(f)) for f in self.files)
+    known = [f for f in folders if os.path.exists(os.path.join(f, 'features.json'))]
+    if not known:
+      needed = (*NEEDED, *(self.keys or {}).values())
+      return inferred(self._some, needed)
+    found = [_described(folder) for folder in known]
+    for folder, features in zip(known, found, strict=True):
+      if described(features) != described(found[0]):
+        raise UserError(
+          f'{folder}/features.json has other features or classes than {known[0]}:'
+          ' read one or the other'
+        )
+    return found[0]
+
+  @functools.cached_property
+  def _some(self) -> list[Example]:
+    """Examples spread over all, as they are stored."""
     records = some(len(self), self.records.__getitem__)
-    return inferred(singles([unpacked(record) for record in records]))
+    return singles([unpacked(record) for record in records])
 
   @functools.cached_property
   def _keys(self) -> Mapping[str, str]:
@@ -92,12 +110,21 @@ class ExampleFiles(Source):
     return {name: example[key] for name, key in self._keys.items()}
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and the files that are damaged."""
+    """What keeps it from being read, and the files that are damaged or missing."""
     try:
       self.features  # noqa: B018 - reads some
-      return self.records.problems()
+      found = self.records.problems()
     except UserError as error:
       return [str(error)]
+    return shards.problems(self.pattern, self.files) + found
+
+  @functools.cached_property
+  def left_out(self) -> dict[str, int]:
+    """How many files and fields are not used, by what they are."""
+    counts = [part.take for part in self.records.parts]
+    found = shards.left_out(self.pattern, self.files, counts)
+    stored = vars(self).get('_some')  # looked at where nothing describes them
+    return found | (partial(stored, self._stored) if stored else {})
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files; what was found out travels.
@@ -105,13 +132,66 @@ class ExampleFiles(Source):
 
 
 def whole_files(paths: Sequence[str], counts: Sequence[int]) -> list[Any]:
-  """All records of files, as TFDS's `file_instructions`."""
+  """All records of files, as TFDS's `file_instructions`.
+
+  They are to have as many examples as dataset_info.json beside them says, if it does.
+  """
   from tensorflow_datasets.core.utils import shard_utils
 
+  folders = {os.path.dirname(path) for path in paths}
+  said = {f: _said(os.path.join(f, 'dataset_info.json')) for f in folders}
   return [
-    shard_utils.FileInstruction(path, skip=0, take=count, examples_in_shard=count)
+    shard_utils.FileInstruction(
+      path,
+      skip=0,
+      take=count,
+      examples_in_shard=said[os.path.dirname(path)].get(os.path.basename(path), count),
+    )
     for path, count in zip(paths, counts, strict=True)
   ]
+
+
+def _said(path: str) -> dict[str, int]:
+  """How many examples each file has by what TFDS wrote; empty where it did not."""
+  if not os.path.exists(path):
+    return {}
+  info, found = files.read_fields(path), {}
+  try:
+    for split in info['splits']:
+      lengths = list(map(int, split['shardLengths']))
+      fields = {
+        '{DATASET}': info['name'],
+        '{SPLIT}': split['name'],
+        '{FILEFORMAT}': info['fileFormat'],
+      }
+      name = split['filepathTemplate']
+      for field, value in fields.items():
+        name = name.replace(field, value)
+      for i, length in enumerate(lengths):
+        shard = f'{i:05d}-of-{len(lengths):05d}'
+        found[name.replace('{SHARD_X_OF_Y}', shard)] = length
+  except (KeyError, TypeError, ValueError, AttributeError):
+    return {}  # as older versions wrote it, which did not name the files
+  return found
+
+
+def _described(folder: str) -> Any:
+  """The features in a folder that TFDS wrote."""
+  import tensorflow_datasets as tfds
+
+  try:
+    return tfds.features.FeaturesDict.from_config(folder)
+  except Exception as error:  # TFDS raises several unrelated types
+    reason = ' '.join(str(error).split())
+    raise UserError(f'{folder}/features.json cannot be used: {reason}') from error
+
+
+def described(features: Any) -> str:
+  """Features and names of classes, the same text for the same."""
+  names = label_names(features)
+  known = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+  classes = '' if names is None else f' classes {known}'
+  return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 
 
 def still_encoded(features: Any) -> dict[str, Any]:
@@ -215,14 +295,34 @@ def singles(protos: Sequence[Example]) -> list[Example]:
   ]
 
 
-def inferred(examples: Sequence[Example]) -> Any:
-  """Features that examples of bytes, text, numbers and lists of these fit."""
+def inferred(examples: Sequence[Example], needed: Iterable[str] = NEEDED) -> Any:
+  """Features that examples of bytes, text, numbers and lists of these fit.
+
+  They have what all examples have, and what is `needed` if half of them have it.
+  """
   import tensorflow_datasets as tfds
 
-  names = [name for name in examples[0] if all(name in e for e in examples)]
+  counts = collections.Counter(name for example in examples for name in example)
+  least = {name: len(examples) for name in counts} | {
+    name: len(examples) / 2 for name in needed
+  }
   return tfds.features.FeaturesDict(
-    {name: _feature([example[name] for example in examples]) for name in names}
+    {
+      name: _feature([example[name] for example in examples if name in example])
+      for name, count in counts.items()
+      if count >= least[name]
+    }
   )
+
+
+def partial(examples: Sequence[Example], features: Any) -> dict[str, int]:
+  """Which fields of examples are left out, for some lack them."""
+  names = {name for example in examples for name in example if name not in features}
+  lacking = {name: sum(name not in example for example in examples) for name in names}
+  return {
+    f'fields {name!r}, which {lacking[name]:,} of {len(examples):,} examples lack': 1
+    for name in sorted(names)
+  }
 
 
 def _feature(values: Sequence[Any]) -> Any:
