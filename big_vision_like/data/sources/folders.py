@@ -15,7 +15,10 @@ from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError, listed
 
 # Folders and files with a dot in front, and these, are put there by programs.
-JUNK = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'}
+JUNK = {
+  *('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'),
+  *('Thumbs.db', 'desktop.ini'),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,26 @@ class ExampleFiles(Source):
   def records(self) -> Any:
     """Random access to protos as bytes, `BadRecordError` for what is damaged."""
 
+  def parts(self, counts: Sequence[int]) -> list[Any]:
+    """All records of the files, as TFDS's `file_instructions`.
+
+    They are to have as many as dataset_info.json beside them says, if there is one.
+    """
+    from tensorflow_datasets.core.utils import shard_utils
+
+    return [
+      shard_utils.FileInstruction(
+        path, skip=0, take=count, examples_in_shard=self._said.get(path, count)
+      )
+      for path, count in zip(self.files, counts, strict=True)
+    ]
+
+  @functools.cached_property
+  def _said(self) -> dict[str, int]:
+    """How many examples files have by what TFDS wrote beside them."""
+    folders = {os.path.dirname(path) for path in self.files}
+    return {path: count for f in folders for path, count in _said(f).items()}
+
   @functools.cached_property
   def features(self) -> Any:
     """TFDS's description of an example."""
@@ -116,7 +136,12 @@ class ExampleFiles(Source):
       found = self.records.problems()
     except UserError as error:
       return [str(error)]
-    return shards.problems(self.pattern, self.files) + found
+    empty = [
+      f'{file} is empty'
+      for file, size in zip(self.files, self.file_sizes, strict=True)
+      if not size and file not in self._said
+    ]
+    return shards.problems(self.pattern, self.files) + empty + found
 
   @functools.cached_property
   def left_out(self) -> dict[str, int]:
@@ -131,28 +156,9 @@ class ExampleFiles(Source):
     return {k: v for k, v in self.__dict__.items() if k != 'records'}
 
 
-def whole_files(paths: Sequence[str], counts: Sequence[int]) -> list[Any]:
-  """All records of files, as TFDS's `file_instructions`.
-
-  They are to have as many examples as dataset_info.json beside them says, if it does.
-  """
-  from tensorflow_datasets.core.utils import shard_utils
-
-  folders = {os.path.dirname(path) for path in paths}
-  said = {f: _said(os.path.join(f, 'dataset_info.json')) for f in folders}
-  return [
-    shard_utils.FileInstruction(
-      path,
-      skip=0,
-      take=count,
-      examples_in_shard=said[os.path.dirname(path)].get(os.path.basename(path), count),
-    )
-    for path, count in zip(paths, counts, strict=True)
-  ]
-
-
-def _said(path: str) -> dict[str, int]:
+def _said(folder: str) -> dict[str, int]:
   """How many examples each file has by what TFDS wrote; empty where it did not."""
+  path = os.path.join(folder, 'dataset_info.json')
   if not os.path.exists(path):
     return {}
   info, found = files.read_fields(path), {}
@@ -169,7 +175,8 @@ def _said(path: str) -> dict[str, int]:
         name = name.replace(field, value)
       for i, length in enumerate(lengths):
         shard = f'{i:05d}-of-{len(lengths):05d}'
-        found[name.replace('{SHARD_X_OF_Y}', shard)] = length
+        file = name.replace('{SHARD_X_OF_Y}', shard)
+        found[os.path.join(folder, file)] = length
   except (KeyError, TypeError, ValueError, AttributeError):
     return {}  # as older versions wrote it, which did not name the files
   return found

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.sources import classes, folders, protos, shards
-from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.data.sources.base import Source, counted, digest
 from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError, check_one_of
 
@@ -78,12 +78,22 @@ class Tars(Source):
     return index | {'first': np.cumsum([0, *index['members']])}
 
   @functools.cached_property
+  def _unread(self) -> dict[str, int]:
+    """How many members are in no example, by what they are."""
+    members = collections.Counter(map(bytes, self._index['left_out']))
+    return {what.decode(): count for what, count in members.items()}
+
+  @functools.cached_property
   def _reader(self) -> shards.Files:
     return shards.Files()
 
   @functools.cached_property
   def _some(self) -> list[protos.Example]:
     """Examples spread over all, as the members say."""
+    if not len(self):
+      why = self._damage() or [f'{self.files[0]} holds no examples']
+      more = f'; left out: {counted(self._unread)}' if self._unread else ''
+      raise UserError(f'{why[0]}{more}')
     self._check_dots()
     return protos.some(len(self), self.raw)
 
@@ -130,9 +140,7 @@ class Tars(Source):
     counts = np.diff(self._index['key_starts'])
     whole = self._index['whole']
     found = shards.left_out(self.pattern, self.files, counts[whole])
-    members = collections.Counter(map(bytes, self._index['left_out']))
-    found |= {what.decode(): count for what, count in members.items()}
-    return found | protos.partial(self._some, self.features)
+    return found | self._unread | protos.partial(self._some, self.features)
 
   @property
   def title(self) -> str:
@@ -192,10 +200,13 @@ class Tars(Source):
     """What keeps it from being read, and the files that are cut off or missing."""
     try:
       self.features  # noqa: B018 - reads some
-      index = self._index
     except UserError as error:
       return [str(error)]
-    found = shards.problems(self.pattern, self.files)
+    return shards.problems(self.pattern, self.files) + self._damage()
+
+  def _damage(self) -> list[str]:
+    """A sentence for each file that is not whole."""
+    found, index = [], self._index
     for file, size, whole, stop in zip(
       self.files, self.file_sizes, index['whole'], index['stop'], strict=True
     ):

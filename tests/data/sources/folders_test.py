@@ -62,7 +62,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     tmp_path, [*images, 'a/x.svg', 'a/y.SVG', 'a/README', 'outside.png', '.git/z.png']
   )
   make(tmp_path, ['a/._1.png', 'b/.ipynb_checkpoints/2.png', '__MACOSX/a/3.png'])
-  make(tmp_path, ['b/Thumbs.db', 'b/@eaDir/2.png'])
+  make(tmp_path, ['b/Thumbs.db', 'b/x.ini', 'b/@eaDir/2.png'])
   os.mkfifo(tmp_path / 'a' / 'pipe.png')
   (tmp_path / 'a' / 'gone.png').symlink_to('/nowhere/x.png')
   (tmp_path / 'a' / 'self.png').symlink_to('self.png')
@@ -72,12 +72,15 @@ def test_what_is_left_out_is_counted(tmp_path):
   assert source.left_out == {
     '.svg files': 2,
     'broken links': 2,
-    **dict.fromkeys(['files without an ending', 'hidden files', '.db files'], 1),
+    'hidden files': 2,
+    **dict.fromkeys(['files without an ending', '.ini files'], 1),
     **dict.fromkeys(['folders .git', 'folders __MACOSX', 'folders @eaDir'], 1),
     **dict.fromkeys(['folders .ipynb_checkpoints', 'devices and pipes'], 1),
     'files outside of the folders of classes': 1,
   }
-  assert base.counted(source.left_out).startswith('.svg files (2), broken links (2), ')
+  assert base.counted(source.left_out).startswith(
+    '.svg files (2), broken links (2), hidden'
+  )
 
 
 @pytest.mark.parametrize(
