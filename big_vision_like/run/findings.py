@@ -29,6 +29,7 @@ class Row:
   examples: int | None = None
   features: str = ''
   first: str = ''
+  left_out: str = ''
 
   @property
   def cells(self) -> list[str]:
@@ -106,6 +107,15 @@ class Findings:
     lines = [(all_or_first(names), *cells[key]) for key, names in places.items()]
     return aligned([HEADER, *lines])
 
+  @property
+  def left_out(self) -> list[str]:
+    """A line for each source that does not give all that is stored there."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in self.rows:
+      if row.source is not None and row.left_out:
+        places.setdefault((repr(row.source), row.left_out), []).append(row.place)
+    return [f'{all_or_first(at)}: left out {what}' for (_, what), at in places.items()]
+
   def report(self, whole: bool = True) -> None:
     """Prints the table, and raises one `UserError` for all that is wrong.
 
@@ -116,6 +126,7 @@ class Findings:
     shown = told or whole or len(self.rows) <= FEW_ROWS
     lines = [f'  {line}' for line in (self.table if shown else ())]
     took = f'{count} of examples tried in {self.seconds:.1f} s'
+    lines += [f'  {line}' for line in self.left_out]
     say('inputs', '\n'.join([took, *lines]))
     if len(told) == 1:
       raise UserError(told[0][0])

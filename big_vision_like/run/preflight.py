@@ -22,7 +22,7 @@ from PIL import Image
 
 from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
-from big_vision_like.data.sources.base import Source, num_classes
+from big_vision_like.data.sources.base import Source, counted, num_classes
 from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, Checked, UserError, shape_text
 from big_vision_like.run.findings import Findings, Row, cut, short
@@ -147,6 +147,7 @@ def describe_source(row: Row) -> Example:
   """Says in the row what its source is; returns the first record."""
   row.features = described(row.source.features)
   row.examples = len(row.source)
+  row.left_out = counted(row.source.left_out)
   if not row.examples:
     raise UserError(f'{row.source} holds no examples.')
   row.first = 'unreadable'

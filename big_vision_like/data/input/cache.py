@@ -1,11 +1,18 @@
-"""What is slow to find out about data, kept in ~/.cache/big_vision_like."""
+"""What is slow to find out about data, kept in ~/.cache/big_vision_like.
+
+Where nothing can be written there, it is kept for temporary files, or not at all.
+"""
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
+import multiprocessing
+import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -19,19 +26,67 @@ T = TypeVar('T')
 def file(kind: str, known: Any) -> pathlib.Path:
   """Where arrays of a kind are kept that depend on what is `known`, plain data."""
   name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-  return pathlib.Path.home() / '.cache' / 'big_vision_like' / kind / f'{name}.npz'
+  own = pathlib.Path(tempfile.gettempdir()) / f'big_vision_like-{os.getuid()}'
+  try:
+    folder = pathlib.Path.home() / '.cache' / 'big_vision_like'
+    kept = folder / kind / f'{name}.npz'
+    problem = None if os.path.exists(kept) else _not_writable(kept.parent)
+  except RuntimeError as error:  # nobody knows where home is
+    folder, kept, problem = 'the home', own / kind / f'{name}.npz', str(error)
+  if problem and _not_writable(own) is None and own.stat().st_uid == os.getuid():
+    _tell_once(f'{folder} cannot be written ({problem}): using {own}')
+    return own / kind / kept.name
+  return kept
 
 
 def arrays(
   file: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-  """The arrays of a file, which the first process of a host makes at first use."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(file.with_suffix('.lock')):
-    if not file.exists():
-      files.write_npz(file, make())
-    with np.load(file) as saved:
+  """The arrays of a file, which the first process of a host makes at first use.
+
+  A damaged file is made again. Where it cannot be written that is told, once.
+  """
+  if (kept := _read(file)) is not None:
+    return kept
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):  # then it cannot be written either
+      file.parent.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(_locked(file.with_suffix('.lock')))
+      if (kept := _read(file)) is not None:  # made by the process that had the lock
+        return kept
+    made = make()
+    try:
+      files.write_npz(file, made)
+    except OSError as error:
+      _tell_once(
+        f'{file.parent.parent} cannot be written ({error.strerror}): each process finds'
+        ' out anew what is slow to find out about data'
+      )
+  return made
+
+
+def _read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """The arrays of a file; None where there is none, or it is damaged."""
+  try:
+    with open(file, 'rb') as opened, np.load(opened) as saved:
       return dict(saved)
+  except Exception:  # damage makes zipfile and numpy raise errors of a dozen types
+    return None
+
+
+def _not_writable(folder: pathlib.Path) -> str | None:
+  """Why no file can be written in a folder, which is made where there is none."""
+  try:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  except OSError as error:
+    return error.strerror
+  return None if os.access(folder, os.W_OK) else 'Permission denied'
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+  if multiprocessing.parent_process() is None:  # workers find the same
+    print(f'warning: {text}', file=sys.stderr, flush=True)
 
 
 def progress(steps: Iterable[T], title: str, total: int) -> Iterator[T]:

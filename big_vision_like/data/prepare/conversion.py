@@ -27,7 +27,7 @@ import numpy as np
 from big_vision_like import files
 from big_vision_like.data.input import workers as processes
 from big_vision_like.data.sources import array_records, protos, shards
-from big_vision_like.data.sources.base import Source, label_names, num_classes
+from big_vision_like.data.sources.base import Source, counted, num_classes
 from big_vision_like.errors import BadRecordError, UserError
 
 # What a shard is to have, about; but no fewer examples than MIN_EXAMPLES.
@@ -216,10 +216,13 @@ def convert(
     features = _features(source, given.label_names)
     for problem in source.problems():
       print(f'warning: {problem}', flush=True)
-    if there is not None and described(there.features) != described(features):
+    if source.left_out:
+      print(f'left out: {counted(source.left_out)}', flush=True)
+    described = protos.described(features)
+    if there is not None and protos.described(there.features) != described:
       raise UserError(
         f'{target.folder} has other features or classes than what is to be added:'
-        f' {described(there.features)}; and {described(features)}'
+        f' {protos.described(there.features)}; and {described}'
       )
     others = set(protos.still_encoded(features)) - {'image'}
     if shrink is not None and others:
@@ -229,7 +232,7 @@ def convert(
       )
     earlier = _earlier(target)
     count = num_shards or earlier.get('shards') or _shards(given.files, len(source))
-    plan |= {'examples': len(source), 'features': described(features), 'shards': count}
+    plan |= {'examples': len(source), 'features': described, 'shards': count}
     _check_plan(
       plan, target, f'another --name or --version, or delete {target.beside("*")}'
     )
@@ -266,13 +269,6 @@ def _features(source: Source, label_names: Sequence[str] | None) -> Any:
       raise UserError(f'there is no label to name; there are {", ".join(features)}')
     features['label'] = tfds.features.ClassLabel(names=label_names)
   return tfds.features.FeaturesDict(features)
-
-
-def described(features: Any) -> str:
-  """Features and names of classes, the same text for the same."""
-  names = label_names(features)
-  classes = '' if names is None else f' classes {_sha256(names)[:8]}'
-  return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 
 
 def _shards(files: Sequence[str], examples: int) -> int:

@@ -117,4 +117,4 @@ class ArrayRecord(protos.ExampleFiles):
         f'{unreadable(broken[0])}{more}. Nobody can say how many records are lost: copy'
         ' it again, or name the others only.'
       )
-    return Reader(protos.whole_files(self.files, counts))
+    return Reader(self.parts(counts))

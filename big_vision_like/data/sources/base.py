@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.sources import shards
-from big_vision_like.errors import BadRecordError, Checked, UserError
+from big_vision_like.errors import BadRecordError, Checked, UserError, listed
 
 Example = dict[str, Any]
 
@@ -218,6 +218,12 @@ def fixed_size(features: Mapping[str, Any]) -> tuple[int, int] | None:
   feature = features['image'] if 'image' in features else None
   size = () if feature is None else feature.shape[:2]
   return tuple(size) if len(size) == 2 and None not in size else None
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+  """Returns what is left out and how often, the most frequent first."""
+  most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+  return listed((f'{what} ({count:,})' for what, count in most if count), most=8)
 
 
 def arguments(instance: Any) -> dict[str, Any]:

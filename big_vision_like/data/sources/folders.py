@@ -1,23 +1,33 @@
 """Images in folders, one folder to a class."""
 
+import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from big_vision_like.data.sources import protos, shards
-from big_vision_like.data.sources.base import Source, digest
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.data.sources.base import Source, counted, digest
+from big_vision_like.data.transforms import decoding
+from big_vision_like.errors import BadRecordError, UserError, listed
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
+# Folders and files with a dot in front, and these, are put there by programs.
+JUNK = {
+  *('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'),
+  *('Thumbs.db', 'desktop.ini'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder(Source):
   """Images below `path`/CLASS/, at any depth, ordered as torchvision's ImageFolder.
+
+  Files are images by their endings, `decoding.SUFFIXES`. Links are followed, but not to
+  a folder that contains them, and no folder is read twice for a class. `left_out`
+  counts all else that is there.
 
   Classes are the names of the folders, sorted; or `classes`, in their order, where one
   split lacks some of another's. Examples have `image`, `label`, `file` (the path below
@@ -28,12 +38,28 @@ class Folder(Source):
   classes: Sequence[str] | None = None
 
   @functools.cached_property
-  def label_names(self) -> list[str]:
-    """The classes' names in order."""
+  def _top(self) -> 'Found':
+    """The folders of classes, and what lies beside them."""
     root = os.path.expanduser(self.path)
     if not os.path.isdir(root):
       raise UserError(f'there is no folder {self.path}')
-    there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    within = os.path.realpath(root)
+    found = Found()
+    for entry in found.entries(root):
+      real = os.path.realpath(entry.path) if entry.is_symlink() else None
+      if not os.path.isdir(entry):
+        found.left_out[_other(entry)] += 1
+      elif real and _contains(real, within):
+        found.left_out['links to a folder that contains them'] += 1
+      else:
+        found.folders.append(entry.name)
+    found.folders.sort()
+    return found
+
+  @functools.cached_property
+  def label_names(self) -> list[str]:
+    """The classes' names in order."""
+    there = self._top.folders
     if not there:
       raise UserError(f'{self.path} holds no folders: it needs one for each class')
     if self.classes is None:
@@ -45,27 +71,44 @@ class Folder(Source):
     return list(self.classes)
 
   @functools.cached_property
-  def _names(self) -> tuple[np.ndarray, np.ndarray]:
-    """Paths below `path` (bytes) and labels (int32) of all images."""
+  def _found(self) -> list['Found']:
+    """The images of each class, by their paths below `path`."""
     root = os.path.expanduser(self.path)
+    there = set(self._top.folders)
 
-    def walk(name: str) -> list[str]:
-      return [
-        os.path.relpath(os.path.join(folder, file), root)
-        for folder, _, files in sorted(os.walk(f'{root}/{name}', followlinks=True))
-        for file in sorted(files)
-        if file.lower().endswith(EXTENSIONS)
-      ]
+    def walk(name: str) -> Found:
+      found = Found()
+      if name in there:
+        found.walk(root, name)
+        found.images.sort()
+      return found
 
     found = shards.on_threads(walk, self.label_names)
-    empty = [n for n, files in zip(self.label_names, found, strict=True) if not files]
+    empty = [i for i, images in enumerate(found) if not images.images]
     if empty and self.classes is None:
+      name, others = self.label_names[empty[0]], found[empty[0]].left_out
+      what = f', but {counted(others)}' if others else ''
       raise UserError(
-        f'{self.path}/{empty[0]} holds no {", ".join(EXTENSIONS)}: delete it, or name'
-        ' all classes with `classes`'
+        f'{self.path}/{name} holds no {listed(decoding.SUFFIXES, most=3)}{what}: delete'
+        ' it, or name all classes with `classes`'
       )
-    labels = np.repeat(np.arange(len(found), dtype=np.int32), [len(f) for f in found])
-    return np.array([os.fsencode(f) for files in found for f in files]), labels
+    return found
+
+  @functools.cached_property
+  def _names(self) -> tuple[np.ndarray, np.ndarray]:
+    """Paths below `path` (bytes) and labels (int32) of all images."""
+    images = [image for found in self._found for image in found.images]
+    names = [os.fsencode(f'{folder}/{file}') for folder, file in images]
+    counts = [len(found.images) for found in self._found]
+    return np.array(names, np.bytes_), np.repeat(
+      np.arange(len(counts), dtype=np.int32), counts
+    )
+
+  @functools.cached_property
+  def left_out(self) -> dict[str, int]:
+    """How many files, folders and links are not used, by what they are."""
+    every = sum((found.left_out for found in self._found), self._top.left_out)
+    return dict(every.most_common())
 
   @functools.cached_property
   def features(self) -> Any:
@@ -122,5 +165,73 @@ class Folder(Source):
 
   def __getstate__(self) -> dict[str, Any]:
     # What the walk found travels to workers; descriptions are made again.
-    own = ('features', 'file_sizes')
+    own = ('features', 'file_sizes', '_found')
     return {k: v for k, v in self.__dict__.items() if k not in own}
+
+
+class Found:
+  """Images in a folder and what else is there."""
+
+  def __init__(self) -> None:
+    self.images: list[tuple[str, str]] = []  # folder and name
+    self.folders: list[str] = []
+    self.left_out: collections.Counter[str] = collections.Counter()
+
+  def entries(self, folder: str) -> Iterator[os.DirEntry]:
+    """Yields what is in a folder, but for what is hidden or junk."""
+    try:
+      with os.scandir(folder) as entries:
+        for entry in entries:
+          if not entry.name.startswith('.') and entry.name not in JUNK:
+            yield entry
+          elif entry.is_dir(follow_symlinks=False):
+            self.left_out[f'folders {entry.name}'] += 1
+          else:
+            self.left_out['hidden files'] += 1
+    except OSError as error:
+      raise UserError(f'{folder} cannot be read: {error.strerror}') from error
+
+  def walk(self, root: str, name: str) -> None:
+    """Collects the images of a class, each folder once, links after the others."""
+    seen: set[str] = set()
+    above = os.path.realpath(root)
+    # Folders below the root, their real paths, and those that links are in on the way.
+    waiting = collections.deque(
+      [(name, os.path.realpath(os.path.join(root, name)), (above,))]
+    )
+    while waiting:
+      folder, real, through = waiting.popleft()
+      if real in seen:
+        self.left_out['links to a folder that is read already'] += 1
+        continue
+      seen.add(real)
+      for entry in self.entries(os.path.join(root, folder)):
+        below = f'{folder}/{entry.name}'
+        link = entry.is_symlink()
+        if not (os.path.isdir(entry) if link else entry.is_dir()):
+          if not (os.path.isfile(entry) if link else entry.is_file()):
+            self.left_out[_other(entry)] += 1
+          elif entry.name.lower().endswith(decoding.SUFFIXES):
+            self.images.append((folder, entry.name))
+          else:
+            self.left_out[shards.kind(entry.name)] += 1
+        elif not link:
+          waiting.appendleft((below, os.path.join(real, entry.name), through))
+        else:
+          target = os.path.realpath(entry.path)
+          if any(_contains(target, inner) for inner in (real, *through)):
+            self.left_out['links to a folder that contains them'] += 1
+          else:
+            waiting.append((below, target, (real, *through)))
+
+
+def _contains(folder: str, inner: str) -> bool:
+  """Whether a real path is another one, or above it."""
+  return os.path.commonpath([folder, inner]) == folder
+
+
+def _other(entry: os.DirEntry) -> str:
+  """What something is that is neither a folder nor a file of a class."""
+  if os.path.isfile(entry):
+    return 'files outside of the folders of classes'
+  return 'broken links' if entry.is_symlink() else 'devices and pipes'

@@ -1,17 +1,18 @@
 """Parquet files as data sets of Hugging Face are stored."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
-from big_vision_like.data.sources import protos, shards
+from big_vision_like.data.sources import classes, protos, shards
 from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
@@ -23,10 +24,11 @@ IMAGE_FIELDS = {'bytes', 'path'}
 class Parquet(Source):
   """Rows of Parquet files; `pattern` is as in `shards.found`.
 
-  Images are structs of `bytes` and `path`, or bytes that `keys` calls `image`; of
-  classes the schema's metadata give the names. `keys` chooses and renames columns:
-  {'image': 'img', 'label': 'fine_label'}. A row without a value is a bad record, but
-  for texts, which are then empty.
+  Images are structs of `bytes` and `path`, or bytes that `keys` calls `image`. Labels
+  are numbers, whose names the schema's metadata may give, or texts: then classes are
+  all of these, sorted. `keys` chooses and renames columns: {'image': 'img', 'label':
+  'fine_label'}. A row without a value is a bad record, but for texts, which are then
+  empty.
 
   Rows come in `groups`, which are read as a whole; the last `groups_kept` stay in
   memory, in each process.
@@ -68,15 +70,70 @@ class Parquet(Source):
     """TFDS's description of an example."""
     import tensorflow_datasets as tfds
 
-    known = json.loads((self._schema.metadata or {}).get(b'huggingface', b'{}'))
-    described = known.get('info', {}).get('features', {})
+    described = _described(self._schema)
+    named = np.flatnonzero(self._index['classes'])
+    if len(np.unique(self._index['classes'][named])) > 1:
+      one = self._index['classes'][named[0]]
+      other = next(i for i in named if self._index['classes'][i] != one)
+      raise UserError(
+        f'{self.files[other]} has other names of classes than {self.files[named[0]]}:'
+        ' the same number means another class there'
+      )
     features = {}
     for name, column in self._columns.items():
       kind = self._schema.field(column).type
-      features[name] = _feature(kind, described.get(column, {}), column)
-      if name == 'image' and isinstance(features[name], tfds.features.Text):
-        features[name] = tfds.features.Image()
+      features[name] = _feature(kind, described.get(column), column)
+    if 'image' in features:
+      kind = self._schema.field(self._columns['image']).type
+      if _family(kind) == 'bytes':
+        features['image'] = tfds.features.Image()
+      inner = getattr(features['image'], 'feature', None)  # of each item of a list
+      no_image = tfds.features.Text, tfds.features.FeaturesDict
+      if isinstance(features['image'], no_image) or isinstance(
+        inner, (*no_image, tfds.features.Image)
+      ):
+        raise UserError(
+          f'column {self._columns["image"]!r} of {self.files[0]} is of type {kind}, not'
+          ' of one image to a row as bytes: store these, or give it another name with'
+          ' `keys`'
+        )
+    if self._names:
+      features['label'] = tfds.features.ClassLabel(names=self._names)
+    elif 'label' in features and self._whole_labels:
+      features['label'] = tfds.features.Scalar(np.int64)
     return tfds.features.FeaturesDict(features)
+
+  @functools.cached_property
+  def _labels(self) -> tuple[str, Any]:
+    """The column of labels and its type; empty and None without labels."""
+    column = self._columns.get('label', '')
+    return column, self._schema.field(column).type if column else None
+
+  @functools.cached_property
+  def _names(self) -> list[str]:
+    """The names of all classes, sorted, where labels are texts; else empty."""
+    column, kind = self._labels
+    if kind is None or _family(kind) not in ('text', 'bytes'):
+      return []
+    scan = functools.partial(_scan_texts, column=column)
+    found = shards.index(f'Parquet texts {column}', self.files, scan)['text']
+    return sorted({bytes(text).decode(errors='replace') for text in found} - {''})
+
+  @functools.cached_property
+  def _whole_labels(self) -> bool:
+    """Whether labels are whole numbers that are stored as others."""
+    column, kind = self._labels
+    if kind is None or _family(kind) not in ('number', 'truth value'):
+      return False
+    scan = functools.partial(_scan_whole, column=column)
+    return bool(shards.index(f'Parquet {column}', self.files, scan)['whole'].all())
+
+  @functools.cached_property
+  def left_out(self) -> dict[str, int]:
+    """How many files have no rows or are not there."""
+    index = self._index
+    starts = np.cumsum([0, *index['rows']])[index['rows_starts']]
+    return shards.left_out(self.pattern, self.files, np.diff(starts))
 
   @property
   def title(self) -> str:
@@ -103,14 +160,26 @@ class Parquet(Source):
     columns = list(self._columns.values())
     try:
       table = self._kept.get(group, lambda: _read(path, place, columns))
-    except (OSError, ValueError) as error:  # those of pyarrow are both
+    except (OSError, ValueError, MemoryError) as error:  # pyarrow's are among these
       raise BadRecordError(f'{name} cannot be read: {error}') from error
     if absent := [column for column in columns if column not in table.column_names]:
       raise BadRecordError(f'{name} has no {absent[0]!r}, as the first file has')
-    return {
-      new: _plain(table[column][row].as_py(), table.schema.field(column).type, name)
-      for new, column in self._columns.items()
-    }
+    if row >= len(table):
+      raise BadRecordError(f'{name} is missing: the group has {len(table):,} rows')
+    example = {}
+    for new, column in self._columns.items():
+      kind, first = (s.field(column).type for s in (table.schema, self._schema))
+      if str(kind) == 'null':  # as pyarrow stores columns without any value
+        kind = first
+      if kind != first and _family(kind) != _family(first):
+        raise BadRecordError(f'{name} has {column!r} of type {kind}, not {first}')
+      example[new] = _plain(table[column][row].as_py(), kind, name)
+    if self._names:
+      label = example['label'].decode(errors='replace')
+      example['label'] = classes.position(label, self._names, name)
+    elif 'label' in example and self._whole_labels:
+      example['label'] = classes.whole(example['label'], name)
+    return example
 
   def problems(self) -> list[str]:
     """What keeps it from being read."""
@@ -119,7 +188,7 @@ class Parquet(Source):
       self.features  # noqa: B018 - looks at all columns
     except UserError as error:
       return [str(error)]
-    return []
+    return shards.problems(self.pattern, self.files)
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
@@ -173,8 +242,61 @@ def _open(path: str) -> Any:
 def _scan(path: str) -> dict[str, np.ndarray]:
   with _open(path) as file:
     metadata = file.metadata
-    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-  return {'rows': np.array(rows, np.int64)}
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    values = [
+      [group.column(i).num_values for i in range(group.num_columns)] for group in groups
+    ]
+    described = _described(file.schema_arrow)
+  known = zip(rows, values, strict=True)
+  if sum(rows) != metadata.num_rows or any(
+    count < 0 or any(count > column for column in columns) for count, columns in known
+  ):
+    raise UserError(f'{path} is damaged: its numbers of rows contradict each other')
+  names = {
+    column: known.get('names')
+    for column, known in described.items()
+    if isinstance(known, dict) and known.get('_type') == 'ClassLabel'
+  }
+  return {
+    'rows': np.array(rows, np.int64),
+    'classes': np.array([digest(names) if names else '']),
+  }
+
+
+def _scan_texts(path: str, column: str) -> dict[str, np.ndarray]:
+  """The different texts of a column of a file."""
+  found = {t for group in _groups(path, column) for t in group.unique().to_pylist()}
+  texts = [text if isinstance(text, bytes) else (text or '').encode() for text in found]
+  return {'text': np.array(texts, np.bytes_)}
+
+
+def _scan_whole(path: str, column: str) -> dict[str, np.ndarray]:
+  """Whether all numbers of a column of a file are whole, or not there."""
+  whole = all(
+    float(number).is_integer()
+    for group in _groups(path, column)
+    for number in group.unique().to_pylist()
+    if number is not None and number == number  # pandas stores no value as NaN
+  )
+  return {'whole': np.array([whole])}
+
+
+def _groups(path: str, column: str) -> Iterator[Any]:
+  """A column by groups, but for those that are damaged: their rows are bad."""
+  with _open(path) as file:
+    for group in range(file.metadata.num_row_groups):
+      with contextlib.suppress(OSError, ValueError, KeyError):
+        yield file.read_row_group(group, [column], use_threads=False)[column]
+
+
+def _described(schema: Any) -> dict[str, Any]:
+  """What Hugging Face says of each column; empty where it does not."""
+  try:
+    known = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
+    return {name: d for name, d in known['info']['features'].items()}
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    return {}
 
 
 def _read(path: str, group: int, columns: list[str]) -> Any:
@@ -187,36 +309,67 @@ def _feature(kind: Any, described: Any, column: str) -> Any:
   import pyarrow.types as types
   from tensorflow_datasets import features
 
-  if described_as(described) == 'ClassLabel':
-    return features.ClassLabel(names=described['names'])
+  known = described if isinstance(described, dict) else {}
+  if known.get('_type') == 'ClassLabel':
+    names = known.get('names')
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+      raise UserError(f'column {column} has classes in its metadata that are no texts')
+    return features.ClassLabel(names=names)
+  if types.is_dictionary(kind):
+    return _feature(kind.value_type, described, column)
   if types.is_struct(kind):
     fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-    if fields.keys() == IMAGE_FIELDS:
+    if _is_image(fields):
       return features.Image()
-    inner = described if isinstance(described, dict) else {}
     return features.FeaturesDict(
-      {n: _feature(t, inner.get(n, {}), f'{column}.{n}') for n, t in fields.items()}
+      {n: _feature(t, known.get(n), f'{column}.{n}') for n, t in fields.items()}
     )
-  if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-    item = described.get('feature', {}) if isinstance(described, dict) else described[0]
-    inner = _feature(kind.value_type, item, column)
-    length = described.get('length', -1) if isinstance(described, dict) else -1
+  if _family(kind) == 'list':
+    item = described[0] if isinstance(described, list) and described else None
+    inner = _feature(kind.value_type, known.get('feature', item), column)
+    length = known.get('length')
     if types.is_fixed_size_list(kind):
       length = kind.list_size
-    if length > 0 and type(inner) is features.Scalar:
+    shaped = isinstance(length, int) and length > 0
+    if shaped and type(inner) is features.Scalar:
       return features.Tensor(shape=(length,), dtype=inner.np_dtype)
     return protos.several(inner)
-  if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
+  if _family(kind) in ('number', 'whole number', 'truth value'):
     return features.Scalar(kind.to_pandas_dtype())
-  for test in (types.is_string, types.is_large_string, types.is_binary):
-    if test(kind) or types.is_large_binary(kind):
-      return features.Text()
+  if _family(kind) in ('text', 'bytes'):
+    return features.Text()
   raise UserError(f'column {column} is of type {kind}: choose others with `keys`')
 
 
-def described_as(described: Any) -> str | None:
-  """The type that Hugging Face names, if any."""
-  return described.get('_type') if isinstance(described, dict) else None
+def _is_image(fields: Collection[str]) -> bool:
+  return 'bytes' in fields and IMAGE_FIELDS.issuperset(fields)
+
+
+def _family(kind: Any) -> str:
+  """What values of a type are, however they are stored."""
+  import pyarrow.types as types
+
+  if types.is_dictionary(kind):
+    return _family(kind.value_type)
+  families = {
+    'text': (types.is_string, types.is_large_string, types.is_string_view),
+    'bytes': (
+      *(types.is_binary, types.is_large_binary, types.is_binary_view),
+      types.is_fixed_size_binary,
+    ),
+    'list': (
+      *(types.is_list, types.is_large_list, types.is_fixed_size_list),
+      *(types.is_list_view, types.is_large_list_view),
+    ),
+    'truth value': (types.is_boolean,),
+    'whole number': (types.is_integer,),
+    'number': (types.is_floating,),
+    'struct': (types.is_struct,),
+  }
+  for family, tests in families.items():
+    if any(test(kind) for test in tests):
+      return family
+  return str(kind)
 
 
 def _plain(value: Any, kind: Any, name: str) -> Any:
@@ -224,13 +377,18 @@ def _plain(value: Any, kind: Any, name: str) -> Any:
   import pyarrow.types as types
 
   if value is None:
-    if types.is_string(kind) or types.is_large_string(kind):
+    if _family(kind) == 'text':
       return b''
     raise BadRecordError(f'{name} has no value in a column of type {kind}')
   if isinstance(value, str):
     return value.encode()
   if isinstance(value, dict):
-    if value.keys() == IMAGE_FIELDS:
+    if _is_image(value):
+      if value['bytes'] is None and value.get('path'):
+        raise BadRecordError(
+          f'{name} has the path of its image, {value["path"]!r}, but not its bytes:'
+          ' write the images into the Parquet files'
+        )
       return _plain(value['bytes'], kind.field('bytes').type, name)
     return {
       key: _plain(inner, kind.field(key).type, name) for key, inner in value.items()

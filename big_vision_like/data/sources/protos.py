@@ -1,24 +1,30 @@
 """tf.train.Example protos and features of TFDS, without TensorFlow."""
 
 import abc
+import collections
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from big_vision_like import files
 from big_vision_like.data.sources import shards
-from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.data.sources.base import Source, digest, label_names
+from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
 
 # Features are inferred from so many examples, spread over all.
 LOOKED_AT = 100
+# An example without these is a bad record; no other field is worth that.
+NEEDED = ('image', 'label')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +34,7 @@ class ExampleFiles(Source):
   `pattern` is as in `shards.found`. `keys` chooses and renames what examples have:
   {'image': 'image/encoded', 'label': 'image/class/label'}. Features are those of
   `features.json` beside the first file, as TFDS writes it; without it, what some
-  examples show: images are bytes that start as JPEG, PNG or WebP files do, and what
+  examples show: images are bytes that start as files of images do, and what
   not all of them have is left out.
   """
 
@@ -45,6 +51,26 @@ class ExampleFiles(Source):
   def records(self) -> Any:
     """Random access to protos as bytes, `BadRecordError` for what is damaged."""
 
+  def parts(self, counts: Sequence[int]) -> list[Any]:
+    """All records of the files, as TFDS's `file_instructions`.
+
+    They are to have as many as dataset_info.json beside them says, if there is one.
+    """
+    from tensorflow_datasets.core.utils import shard_utils
+
+    return [
+      shard_utils.FileInstruction(
+        path, skip=0, take=count, examples_in_shard=self._said.get(path, count)
+      )
+      for path, count in zip(self.files, counts, strict=True)
+    ]
+
+  @functools.cached_property
+  def _said(self) -> dict[str, int]:
+    """How many examples files have by what TFDS wrote beside them."""
+    folders = {os.path.dirname(path) for path in self.files}
+    return {path: count for f in folders for path, count in _said(f).items()}
+
   @functools.cached_property
   def features(self) -> Any:
     """TFDS's description of an example."""
@@ -53,13 +79,26 @@ class ExampleFiles(Source):
   @functools.cached_property
   def _stored(self) -> Any:
     """Features under the names of the files."""
-    import tensorflow_datasets as tfds
 
-    folder = os.path.dirname(os.path.abspath(self.files[0]))
-    if os.path.exists(os.path.join(folder, 'features.json')):
-      return tfds.features.FeaturesDict.from_config(folder)
+    folders = dict.fromkeys(os.path.dirname(os.path.abspath(f)) for f in self.files)
+    known = [f for f in folders if os.path.exists(os.path.join(f, 'features.json'))]
+    if not known:
+      needed = (*NEEDED, *(self.keys or {}).values())
+      return inferred(self._some, needed)
+    found = [_described(folder) for folder in known]
+    for folder, features in zip(known, found, strict=True):
+      if described(features) != described(found[0]):
+        raise UserError(
+          f'{folder}/features.json has other features or classes than {known[0]}:'
+          ' read one or the other'
+        )
+    return found[0]
+
+  @functools.cached_property
+  def _some(self) -> list[Example]:
+    """Examples spread over all, as they are stored."""
     records = some(len(self), self.records.__getitem__)
-    return inferred(singles([unpacked(record) for record in records]))
+    return singles([unpacked(record) for record in records])
 
   @functools.cached_property
   def _keys(self) -> Mapping[str, str]:
@@ -91,26 +130,75 @@ class ExampleFiles(Source):
     return {name: example[key] for name, key in self._keys.items()}
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and the files that are damaged."""
+    """What keeps it from being read, and the files that are damaged or missing."""
     try:
       self.features  # noqa: B018 - reads some
-      return self.records.problems()
+      found = self.records.problems()
     except UserError as error:
       return [str(error)]
+    empty = [
+      f'{file} is empty'
+      for file, size in zip(self.files, self.file_sizes, strict=True)
+      if not size and file not in self._said
+    ]
+    return shards.problems(self.pattern, self.files) + empty + found
+
+  @functools.cached_property
+  def left_out(self) -> dict[str, int]:
+    """How many files and fields are not used, by what they are."""
+    counts = [part.take for part in self.records.parts]
+    found = shards.left_out(self.pattern, self.files, counts)
+    stored = vars(self).get('_some')  # looked at where nothing describes them
+    return found | (partial(stored, self._stored) if stored else {})
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files; what was found out travels.
     return {k: v for k, v in self.__dict__.items() if k != 'records'}
 
 
-def whole_files(paths: Sequence[str], counts: Sequence[int]) -> list[Any]:
-  """All records of files, as TFDS's `file_instructions`."""
-  from tensorflow_datasets.core.utils import shard_utils
+def _said(folder: str) -> dict[str, int]:
+  """How many examples each file has by what TFDS wrote; empty where it did not."""
+  path = os.path.join(folder, 'dataset_info.json')
+  if not os.path.exists(path):
+    return {}
+  info, found = files.read_fields(path), {}
+  try:
+    for split in info['splits']:
+      lengths = list(map(int, split['shardLengths']))
+      fields = {
+        '{DATASET}': info['name'],
+        '{SPLIT}': split['name'],
+        '{FILEFORMAT}': info['fileFormat'],
+      }
+      name = split['filepathTemplate']
+      for field, value in fields.items():
+        name = name.replace(field, value)
+      for i, length in enumerate(lengths):
+        shard = f'{i:05d}-of-{len(lengths):05d}'
+        file = name.replace('{SHARD_X_OF_Y}', shard)
+        found[os.path.join(folder, file)] = length
+  except (KeyError, TypeError, ValueError, AttributeError):
+    return {}  # as older versions wrote it, which did not name the files
+  return found
 
-  return [
-    shard_utils.FileInstruction(path, skip=0, take=count, examples_in_shard=count)
-    for path, count in zip(paths, counts, strict=True)
-  ]
+
+def _described(folder: str) -> Any:
+  """The features in a folder that TFDS wrote."""
+  import tensorflow_datasets as tfds
+
+  try:
+    return tfds.features.FeaturesDict.from_config(folder)
+  except Exception as error:  # TFDS raises several unrelated types
+    reason = ' '.join(str(error).split())
+    raise UserError(f'{folder}/features.json cannot be used: {reason}') from error
+
+
+def described(features: Any) -> str:
+  """Features and names of classes, the same text for the same."""
+  names = label_names(features)
+  known = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+  classes = '' if names is None else f' classes {known}'
+  return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 
 
 def still_encoded(features: Any) -> dict[str, Any]:
@@ -214,14 +302,34 @@ def singles(protos: Sequence[Example]) -> list[Example]:
   ]
 
 
-def inferred(examples: Sequence[Example]) -> Any:
-  """Features that examples of bytes, text, numbers and lists of these fit."""
+def inferred(examples: Sequence[Example], needed: Iterable[str] = NEEDED) -> Any:
+  """Features that examples of bytes, text, numbers and lists of these fit.
+
+  They have what all examples have, and what is `needed` if half of them have it.
+  """
   import tensorflow_datasets as tfds
 
-  names = [name for name in examples[0] if all(name in e for e in examples)]
+  counts = collections.Counter(name for example in examples for name in example)
+  least = {name: len(examples) for name in counts} | {
+    name: len(examples) / 2 for name in needed
+  }
   return tfds.features.FeaturesDict(
-    {name: _feature([example[name] for example in examples]) for name in names}
+    {
+      name: _feature([example[name] for example in examples if name in example])
+      for name, count in counts.items()
+      if count >= least[name]
+    }
   )
+
+
+def partial(examples: Sequence[Example], features: Any) -> dict[str, int]:
+  """Which fields of examples are left out, for some lack them."""
+  names = {name for example in examples for name in example if name not in features}
+  lacking = {name: sum(name not in example for example in examples) for name in names}
+  return {
+    f'fields {name!r}, which {lacking[name]:,} of {len(examples):,} examples lack': 1
+    for name in sorted(names)
+  }
 
 
 def _feature(values: Sequence[Any]) -> Any:
@@ -231,7 +339,7 @@ def _feature(values: Sequence[Any]) -> Any:
     items = [item for value in values for item in value]
     return several(_feature(items))
   kinds = {type(value) for value in values}
-  if kinds == {bytes} and all(map(is_image, values)):
+  if kinds == {bytes} and all(map(decoding.is_image, values)):
     return tfds.features.Image()
   for types, dtype in (
     ({bool}, np.bool_),
@@ -250,12 +358,6 @@ def several(feature: Any) -> Any:
   if type(feature) is tfds.features.Scalar:
     return tfds.features.Tensor(shape=(None,), dtype=feature.np_dtype)
   return tfds.features.Sequence(feature)
-
-
-def is_image(value: bytes) -> bool:
-  """Whether bytes start as files of JPEG, PNG or WebP do."""
-  webp = value[:4] == b'RIFF' and value[8:12] == b'WEBP'
-  return value.startswith((b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')) or webp
 
 
 def _number(value: Any, dtype: np.dtype) -> Any:

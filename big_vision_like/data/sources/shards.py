@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from big_vision_like.data.input import cache
 from big_vision_like.errors import BadRecordError, UserError, listed
 
 # Counted up where an index of earlier versions would be wrong.
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 # Files looked at at once, for storage that answers late.
 SCANS = 32
 # Files of which a thread asks for the sizes, one after the other.
@@ -64,6 +64,12 @@ def _choices(inside: str) -> list[str]:
   return inside.split(',')
 
 
+def kind(name: str) -> str:
+  """Returns what files with the ending of this name are called: '.txt files'."""
+  ending = os.path.splitext(name)[1].lower()
+  return f'{ending} files' if ending else 'files without an ending'
+
+
 def is_gzip(start: bytes) -> bool:
   """Whether a file that starts so is compressed by gzip."""
   return start[:2] == b'\x1f\x8b'
@@ -107,10 +113,85 @@ def below(paths: Sequence[str]) -> list[str]:
   return [os.path.relpath(path, root) for path in paths]
 
 
+class Set(NamedTuple):
+  """A set of files that are numbered, and those numbers that no file has."""
+
+  name: str
+  count: int
+  absent: int
+  first: int
+
+
+def numbered(paths: Sequence[str]) -> list[Set]:
+  """Returns those sets of the paths of which files are missing on the disk.
+
+  `a-00003-of-00010` says how many there are. Numbers with zeros in front, as 000 to
+  009, are a set if they begin with 0 or 1; then the last one is not known.
+  """
+  sets, paths = [], [os.path.abspath(path) for path in paths]
+  for folder in sorted({os.path.dirname(path) for path in paths}):
+    there: dict[tuple[str, str], set[str]] = {}
+    for name in os.listdir(folder):
+      if parts := _number(name):
+        there.setdefault(parts[::2], set()).add(parts[1])
+    ours = [os.path.basename(p) for p in paths if os.path.dirname(p) == folder]
+    for head, tail in dict.fromkeys(p[::2] for p in map(_number, ours) if p):
+      texts = there.get((head, tail), set())
+      numbers = set(map(int, texts))
+      total = re.match(r'-of-(\d+)', tail)
+      count = int(total[1]) if total else max(numbers) - min(numbers) + 1
+      first = int(count in numbers) if total else min(numbers)
+      absent = count - len(numbers)
+      # What else is numbered, as years are, or a few of many, may have gaps.
+      same = first <= 1 and len(set(map(len, texts))) == 1 and absent < len(numbers)
+      if absent > 0 and (total or same):
+        gap = next(i for i in range(first, first + count) if i not in numbers)
+        sets.append(Set(os.path.join(folder, f'{head}*{tail}'), count, absent, gap))
+  return sets
+
+
+def _number(name: str) -> tuple[str, str, str] | None:
+  """The number in the name of a file, and what is before and behind it."""
+  if parts := re.fullmatch(r'(.*?)(\d+)(-of-\d+)(?:\D.*)?', name):
+    # Between this and the ending some writers put a digest, other for each file.
+    head, number, total = parts.groups()
+    return head, number, total + os.path.splitext(name[parts.end(3) :])[1]
+  parts = re.fullmatch(r'(.*?)(\d{2,})(\D*)', name)
+  return parts and parts.groups()
+
+
+def problems(pattern: Pattern, paths: Sequence[str]) -> list[str]:
+  """Returns a sentence for each set that a pattern with * or ? does not find whole."""
+  patterns = [pattern] if isinstance(pattern, str) else pattern
+  if not any(map(glob.has_magic, patterns)):
+    return []
+  return [
+    f'{name} lacks {absent:,} of {count:,} files, the first of them number {first}:'
+    ' copy the data again, or name those that are there without * and ?'
+    for name, count, absent, first in numbered(paths)
+  ]
+
+
+def left_out(
+  pattern: Pattern, paths: Sequence[str], examples: Iterable[int]
+) -> dict[str, int]:
+  """Returns how many files give no examples, by the reason; `examples` of each file."""
+  found = {'files without examples': sum(not count for count in examples)}
+  if not problems(pattern, paths):
+    for name, _, absent, _ in numbered(paths):
+      found[f'files {os.path.basename(name)} that are not there'] = absent
+  return {what: count for what, count in found.items() if count}
+
+
 def title(source: Any, pattern: Pattern) -> str:
-  """Returns the kind of a source and the name of its first pattern, for people."""
+  """Returns the kind of a source and its first pattern, for people.
+
+  Of files that were found already it says how many there are.
+  """
   first = pattern if isinstance(pattern, str) else next(iter(pattern), '')
-  return f'{type(source).__name__} {os.path.basename(first)}'.strip()
+  files = vars(source).get('files', ())
+  count = f'({len(files):,} files)' if len(files) > 1 else ''
+  return f'{type(source).__name__} {os.path.basename(first)} {count}'.strip()
 
 
 def on_threads(function: Callable[[Any], Any], paths: Iterable[Any]) -> list[Any]:
@@ -149,6 +230,15 @@ def placed(starts: np.ndarray, position: int) -> tuple[int, int]:
   return number, position - int(starts[number])
 
 
+def part(descriptor: int, start: int, stop: int) -> bytes:
+  """The bytes from start to stop of an open file, fewer where it ends before.
+
+  What is damaged may ask for more than there is, and memory for it.
+  """
+  stop = min(stop, os.fstat(descriptor).st_size)
+  return os.pread(descriptor, max(stop - start, 0), start)
+
+
 class Files:
   """Reads parts of files; from any thread, as many files as there are."""
 
@@ -162,10 +252,10 @@ class Files:
     try:
       descriptor = self._open.get(path)
       if descriptor is not None:
-        return os.pread(descriptor, stop - start, start)
+        return part(descriptor, start, stop)
       descriptor = _opened(path)
       try:
-        return os.pread(descriptor, stop - start, start)
+        return part(descriptor, start, stop)
       finally:
         self._keep(path, descriptor)
     except OSError as error:

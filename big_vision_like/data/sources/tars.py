@@ -5,10 +5,14 @@ Members with the same path up to the first dot of its last part are one example:
 start with one, are of no example.
 """
 
+import codecs
+import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator
@@ -16,26 +20,37 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.data.sources import protos, shards
-from big_vision_like.data.sources.base import Source, digest
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.data.sources import classes, folders, protos, shards
+from big_vision_like.data.sources.base import Source, counted, digest
+from big_vision_like.data.transforms import decoding
+from big_vision_like.errors import BadRecordError, UserError, check_one_of
 
-IMAGES = ('jpg', 'jpeg', 'png', 'webp')
-NAME = re.compile(rb'((?:.*/)?[^./]+)\.([^/]+)', re.DOTALL)
+IMAGES = tuple(suffix.removeprefix('.') for suffix in decoding.SUFFIXES)
+KNOWN = (*IMAGES, 'cls', 'txt', 'json')
+# The example and the suffix in the path of a member, by the dot that divides them.
+NAMES = {
+  'first': re.compile(rb'((?:.*/)?[^./]+)\.([^/]+)', re.DOTALL),
+  'last': re.compile(rb'(.*[^/]+)\.([^./]+)', re.DOTALL),
+}
 BLOCK = tarfile.BLOCKSIZE
 # Zeros behind the last member that are looked at: archives are filled up to 10 kB.
 TAIL = 1 << 20
+# Bytes that the name of a member takes, with what else is said of it.
+MOST_NAMES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Tars(Source):
   """Examples of tar files; `pattern` is as in `shards.found`.
 
-  A member becomes, by what follows the first dot: `image` (.jpg, .jpeg, .png, .webp),
-  `label` (.cls, a number), `text` (.txt), the fields of its object (.json: numbers,
-  texts and lists of these; others as JSON), else bytes under that name. `__key__` is
-  the example's name. `features` are what LOOKED_AT examples show; what not all of them
-  have is left out, and an example without one of them is a bad record.
+  A member becomes, by what follows the first dot, or with `dots='last'` the last one:
+  `image` (.jpg, .png and all else that `decoding` reads), `label` (.cls, a number or
+  the name of a class), `text` (.txt), the fields of its object (.json: numbers, texts
+  and lists of these; others as JSON), else bytes under that name. `__key__` is the
+  example's name. Where labels are names, classes are all of these, sorted.
+
+  `features` are what LOOKED_AT examples show; what not all of them have is left out,
+  but for images and labels: an example without one is a bad record.
 
   A tar file that ends without the zeros that end an archive, or within a member, was
   cut off: nobody knows how much is lost. Its last example is a bad record, and
@@ -43,6 +58,11 @@ class Tars(Source):
   """
 
   pattern: shards.Pattern
+  dots: str | None = None
+
+  def __post_init__(self) -> None:
+    if self.dots is not None:
+      check_one_of(NAMES, dots=self.dots)
 
   @functools.cached_property
   def files(self) -> list[str]:
@@ -52,17 +72,75 @@ class Tars(Source):
   @functools.cached_property
   def _index(self) -> dict[str, np.ndarray]:
     """Of each example `key` and `members` (how many), of these place and `suffix`."""
-    index = shards.index('tar', self.files, _scan)
+    dots = self.dots or 'first'
+    scan = functools.partial(_scan, dots=dots)
+    index = shards.index(f'tar {dots}', self.files, scan)
     return index | {'first': np.cumsum([0, *index['members']])}
+
+  @functools.cached_property
+  def _unread(self) -> dict[str, int]:
+    """How many members are in no example, by what they are."""
+    members = collections.Counter(map(bytes, self._index['left_out']))
+    return {what.decode(): count for what, count in members.items()}
 
   @functools.cached_property
   def _reader(self) -> shards.Files:
     return shards.Files()
 
   @functools.cached_property
+  def _some(self) -> list[protos.Example]:
+    """Examples spread over all, as the members say."""
+    if not len(self):
+      why = self._damage() or [f'{self.files[0]} holds no examples']
+      more = f'; left out: {counted(self._unread)}' if self._unread else ''
+      raise UserError(f'{why[0]}{more}')
+    self._check_dots()
+    return protos.some(len(self), self.raw)
+
+  def _check_dots(self) -> None:
+    """Raises `UserError` where dots in names hide all images and labels."""
+    index = self._index
+    if self.dots is not None or np.isin(index['suffix'], np.bytes_(KNOWN)).any():
+      return
+    for suffix in map(bytes, index['suffix'][:1000]):
+      if re.fullmatch(rb'\d.*\.([^.]+)', suffix) and _ending(suffix) in KNOWN:
+        raise UserError(
+          f'names in {self.files[0]} have a dot before the one of their ending: of'
+          f' {bytes(index["key"][0]).decode(errors="replace")} the field'
+          f" {suffix.decode(errors='replace')!r} is no image or label; say dots='last'"
+          " if the ending is all that follows the last dot, else dots='first'"
+        )
+
+  @functools.cached_property
   def features(self) -> Any:
     """TFDS's description of an example."""
-    return protos.inferred(protos.some(len(self), self.raw))
+    import tensorflow_datasets as tfds
+
+    features = dict(protos.inferred(self._some))
+    if 'image' in features and all(
+      isinstance(example.get('image', b''), bytes) for example in self._some
+    ):
+      features['image'] = tfds.features.Image()  # some may be damaged
+    if self._classes:
+      features['label'] = tfds.features.ClassLabel(names=self._classes)
+    return tfds.features.FeaturesDict(features)
+
+  @functools.cached_property
+  def _classes(self) -> list[str]:
+    """The names of all classes, sorted; empty where most labels are numbers."""
+    labels = [e['label'] for e in self._some if 'label' in e]
+    if sum(isinstance(label, str) for label in labels) <= len(labels) / 2:
+      return []
+    words = shards.index('tar classes', self.files, _scan_classes)['name']
+    return sorted({bytes(word).decode() for word in words})
+
+  @functools.cached_property
+  def left_out(self) -> dict[str, int]:
+    """How many files, members and fields are not used, by what they are."""
+    counts = np.diff(self._index['key_starts'])
+    whole = self._index['whole']
+    found = shards.left_out(self.pattern, self.files, counts[whole])
+    return found | self._unread | protos.partial(self._some, self.features)
 
   @property
   def title(self) -> str:
@@ -70,8 +148,9 @@ class Tars(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of names and sizes of the files and the number of examples."""
-    return digest('Tars', shards.below(self.files), self.file_sizes, len(self))
+    """Returns a digest of names and sizes of the files, of examples and classes."""
+    files = shards.below(self.files), self.file_sizes
+    return digest('Tars', *files, len(self), self.dots or 'first', self.label_names)
 
   def __len__(self) -> int:
     return len(self._index['key'])
@@ -79,7 +158,17 @@ class Tars(Source):
   def __getitem__(self, index: int) -> protos.Example:
     example = self.raw(index)
     if absent := [name for name in self.features if name not in example]:
-      raise BadRecordError(f'{self._name(index)} has no {absent[0]!r}, as others have')
+      dotted = [n for n in example if '.' in n and _ending(n.encode()) in KNOWN]
+      hint = f'; it has {dotted[0]!r}, for there is a dot in its name' if dotted else ''
+      raise BadRecordError(
+        f'{self._name(index)} has no {absent[0]!r}, as others have{hint}'
+      )
+    label = example.get('label')
+    if self._classes:
+      example['label'] = classes.position(label, self._classes, self._name(index))
+    elif isinstance(label, str) and 'label' in self.features:
+      name = self._name(index)
+      raise BadRecordError(f'{name} has the class {label.encode()!r}, no number')
     return {
       name: protos.fitted(example[name], feature)
       for name, feature in self.features.items()
@@ -99,25 +188,35 @@ class Tars(Source):
       start, size = (int(self._index[n][i]) for n in ('start', 'size'))
       data = self._reader.read(self.files[file], start, start + size)
       if len(data) < size:
-        raise BadRecordError(f'{name} is not all there: the file has become shorter')
-      for field, value in _fields(bytes(self._index['suffix'][i]).decode(), data, name):
+        raise BadRecordError(f'{name} is not all there: the file is shorter')
+      suffix = os.fsdecode(bytes(self._index['suffix'][i]))
+      for field, value in _fields(suffix, data, name):
         if field in example:
           raise BadRecordError(f'{name} has {field!r} twice')
         example[field] = value
     return example
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and the files that are cut off."""
+    """What keeps it from being read, and the files that are cut off or missing."""
     try:
       self.features  # noqa: B018 - reads some
-      whole = self._index['whole']
     except UserError as error:
       return [str(error)]
-    return [
-      f'{file} is cut off: it has no end of a tar file'
-      for file, well in zip(self.files, whole, strict=True)
-      if not well
-    ]
+    return shards.problems(self.pattern, self.files) + self._damage()
+
+  def _damage(self) -> list[str]:
+    """A sentence for each file that is not whole."""
+    found, index = [], self._index
+    for file, size, whole, stop in zip(
+      self.files, self.file_sizes, index['whole'], index['stop'], strict=True
+    ):
+      if not size:
+        found.append(f'{file} is empty')
+      elif not whole and stop + BLOCK <= size:
+        found.append(f'{file} is damaged, or no tar file, from byte {stop:,} on')
+      elif not whole:
+        found.append(f'{file} is cut off: it has no end of a tar file')
+    return found
 
   def _name(self, index: int) -> str:
     file, place = shards.placed(self._index['key_starts'], index)
@@ -129,28 +228,44 @@ class Tars(Source):
     return {k: v for k, v in self.__dict__.items() if k not in ('_index', '_reader')}
 
 
+def _ending(suffix: bytes) -> str:
+  """What follows the last dot."""
+  return suffix.rpartition(b'.')[2].decode(errors='replace')
+
+
 def _fields(suffix: str, data: bytes, name: str) -> Iterator[tuple[str, Any]]:
-  """What a member says."""
+  """What a member says; a label is a number, or a text that names a class."""
   if suffix in IMAGES:
     yield 'image', data
   elif suffix == 'txt':
-    yield 'text', data
+    yield 'text', data.removeprefix(codecs.BOM_UTF8)
   elif suffix == 'cls':
-    try:
-      yield 'label', int(data)
-    except ValueError as error:
-      raise BadRecordError(f'{name} has the class {data[:20]!r}, no number') from error
+    yield 'label', classes.label(data, name)
   elif suffix == 'json':
     try:
       value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise BadRecordError(f'{name} has damaged JSON: {error}') from error
     yield from value.items() if isinstance(value, dict) else [('json', value)]
   else:
     yield suffix, data
 
 
-def _scan(path: str) -> dict[str, np.ndarray]:
+def _scan_classes(path: str) -> dict[str, np.ndarray]:
+  """The names of classes in a file, each once."""
+  found = set()
+  with open(path, 'rb', buffering=0) as file:
+    for name, start, length in members(file.fileno())[0]:
+      suffix = _ending(name).lower()
+      if suffix in ('cls', 'json') and not hidden(name):
+        with contextlib.suppress(BadRecordError):
+          data = shards.part(file.fileno(), start, start + length)
+          label = dict(_fields(suffix, data, path)).get('label')
+          found |= {label.encode()} if isinstance(label, str) else set()
+  return {'name': np.array(sorted(found), np.bytes_)}
+
+
+def _scan(path: str, dots: str) -> dict[str, np.ndarray]:
   """Members in the order of their examples; an example is where its first one is."""
   examples: dict[bytes, list[tuple[bytes, int, int]]] = {}
   with open(path, 'rb', buffering=0) as file:
@@ -159,11 +274,15 @@ def _scan(path: str) -> dict[str, np.ndarray]:
         f'{path} is compressed, so that examples cannot be read in any order; convert'
         ' it with: python tools/prepare_data.py --from tar:FILES --name NAME'
       )
-    files, stop = members(file.fileno())
+    files, left_out, stop = members(file.fileno())
     for name, start, length in files:
-      if parts := NAME.fullmatch(name):
+      if hidden(name):
+        left_out.append('hidden files')
+      elif parts := NAMES[dots].fullmatch(name):
         key, suffix = parts.groups()
         examples.setdefault(key, []).append((suffix.lower(), start, length))
+      else:
+        left_out.append('files without an ending')
     tail = os.pread(file.fileno(), TAIL, stop)
   whole = len(tail) >= BLOCK and not any(tail)
   found = [member for group in examples.values() for member in group]
@@ -174,32 +293,81 @@ def _scan(path: str) -> dict[str, np.ndarray]:
     'start': np.array([start for _, start, _ in found], np.int64),
     'size': np.array([length for _, _, length in found], np.int64),
     'whole': np.array([whole]),
+    'stop': np.array([stop]),
+    'left_out': np.array(left_out, np.bytes_),
   }
 
 
-def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], int]:
+def hidden(name: bytes) -> bool:
+  """Whether a member is in what programs put there, such as __MACOSX/ and ._x.jpg."""
+  parts = os.fsdecode(name).split('/')
+  return any(
+    (part.startswith('.') and part not in ('', '.', '..')) or part in folders.JUNK
+    for part in parts
+  )
+
+
+def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], int]:
   """Name, start and size of the files in a tar file, and where its headers end.
 
   They end at what is none: zeros, damage, or nothing. Names of ustar, GNU and pax.
+  Links are the files that they lead to. In the middle: what is left out.
   """
-  found, position, name, size = [], 0, None, None
-  while len(header := os.pread(descriptor, BLOCK, position)) == BLOCK:
+  found: list[tuple[bytes, int, int]] = []
+  links, left_out = [], []
+  position, name, target, size, sparse = 0, None, None, None, False
+  end = os.fstat(descriptor).st_size
+  while position < end:
+    header = os.pread(descriptor, BLOCK, position)
+    if len(header) < BLOCK:
+      break
     if _number(header[148:156]) != sum(header[:148]) + sum(header[156:]) + 8 * 32:
       break
     kind, start = header[156:157], position + BLOCK
     length = _number(header[124:136]) if size is None else size
-    position = start + -(-length // BLOCK) * BLOCK
-    if kind == b'L':
-      name = os.pread(descriptor, length, start).rstrip(b'\0')
-    elif kind == b'x':
-      fields = dict(_pax(os.pread(descriptor, length, start)))
-      name = fields.get(b'path', name)
-      size = int(fields[b'size']) if b'size' in fields else None
-    elif kind != b'g':
-      if kind in b'0\0':
-        found.append((name or _name(header), start, length))
-      name, size = None, None
-  return found, position
+    if length is None:
+      break
+    following = start + -(-length // BLOCK) * BLOCK
+    if kind in b'LKxg':
+      if length > min(end - start, MOST_NAMES):
+        break
+      data = os.pread(descriptor, length, start)
+      if kind == b'L':
+        name = data.rstrip(b'\0')
+      elif kind == b'K':
+        target = data.rstrip(b'\0')
+      elif kind == b'x':
+        fields = dict(_pax(data))
+        name, target = fields.get(b'path', name), fields.get(b'linkpath', target)
+        sparse = any(field.startswith(b'GNU.sparse.') for field in fields)
+        if b'size' in fields:
+          size = _digits(fields[b'size'], 10)
+          if size is None:
+            break
+    else:
+      own = name or _name(header)
+      if kind in b'12':  # they have no data, whatever their size says
+        following = start
+        links.append((own, target or header[157:257].split(b'\0')[0], kind == b'2'))
+      elif kind == b'S' or sparse:
+        left_out.append('sparse files')
+        more = kind == b'S' and header[482]
+        while more:
+          extension = os.pread(descriptor, BLOCK, following)
+          more, following = extension[504:505] > b'\0', following + BLOCK
+      elif kind in b'0\x007' and not own.endswith(b'/'):
+        found.append((own, start, min(length, end)))
+      name, target, size, sparse = None, None, None, False
+    position = following
+  places = {name: (start, length) for name, start, length in found}
+  for name, target, symbolic in links:
+    if symbolic:
+      target = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    if target in places:
+      found.append((name, *places[target]))
+    else:
+      left_out.append('links to no file in the same tar file')
+  return found, left_out, min(position, end)
 
 
 def _name(header: bytes) -> bytes:
@@ -208,22 +376,30 @@ def _name(header: bytes) -> bytes:
   return prefix + b'/' + name if ustar and prefix else name
 
 
-def _number(field: bytes) -> int:
-  """Octal digits, or bytes where the first bit is set; -1 for neither."""
-  if field[0] & 0x80:
+def _number(field: bytes) -> int | None:
+  """Octal digits, or bytes where the first bit is set; None for neither."""
+  if field[0] == 0x80:
     return int.from_bytes(field[1:], 'big')
+  return _digits(field.strip(b' \0') or b'0', 8)
+
+
+def _digits(text: bytes, base: int) -> int | None:
+  """A number without a sign; None for anything else."""
+  text = text.split(b'\0')[0].strip()
+  short = text.isdigit() and len(text) <= 20
   try:
-    return int(field.strip(b' \0') or b'0', 8)
-  except ValueError:
-    return -1
+    return int(text, base) if short else None
+  except ValueError:  # 8 or 9 among octal digits
+    return None
 
 
 def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
   """Keyword and value of records of 'LENGTH KEYWORD=VALUE'."""
   while data:
     digits, _, _ = data.partition(b' ')
-    if not digits.isdigit() or not int(digits):
+    length = _digits(digits, 10)
+    if not length:
       return
-    keyword, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b'=')
+    keyword, _, value = data[len(digits) + 1 : length - 1].partition(b'=')
     yield keyword, value
-    data = data[int(digits) :]
+    data = data[length:]

@@ -148,4 +148,4 @@ class TFRecord(protos.ExampleFiles):
   @functools.cached_property
   def records(self) -> Reader:
     counts = np.diff(index(self.files)['ends_starts']) - 1
-    return Reader(protos.whole_files(self.files, counts.tolist()))
+    return Reader(self.parts(counts.tolist()))

@@ -6,6 +6,7 @@ orientation is ignored, alpha is dropped. Of 16 bits the upper 8 are kept, and g
 coloured JPEG is its luma, as in TensorFlow (Pillow makes grey PNGs of 16 bits white).
 """
 
+import re
 import struct
 from typing import Any
 
@@ -16,6 +17,17 @@ import simplejpeg
 from big_vision_like.data.transforms import cropping, jpeg
 
 DCT = ('accurate', 'fast')
+# Endings of the names of files that `decode` reads, the usual ones first.
+SUFFIXES = tuple(
+  '.jpg .jpeg .png .webp .gif .bmp .tif .tiff .jpe .jfif .apng .dib .ppm .pgm .pbm'
+  ' .pnm .pam .ras .sr .jp2 .j2k .avif'.split()
+)
+# How these files start; '.' stands for any byte.
+_STARTS = re.compile(
+  rb'\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|II\*\0|MM\0\*'
+  rb'|P[1-7]\s|\x59\xa6\x6a\x95|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftypavi[fs]',
+  re.DOTALL,
+)
 # Pixels decoded around those that are wanted: colours are interpolated, but not in an
 # image with no more than two of them in a row.
 REACH = 4
@@ -130,6 +142,11 @@ def image_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
     width, height = struct.unpack('>II', encoded[16:24])
     return height, width
   return decode(encoded).shape[:2]
+
+
+def is_image(encoded: bytes) -> bool:
+  """Returns whether the bytes start as files do that `decode` reads."""
+  return _STARTS.match(encoded) is not None
 
 
 def is_jpeg(encoded: bytes) -> bool:
