@@ -180,10 +180,22 @@ def _same_model(
 ) -> dict[str, Any]:
   """Returns the architecture that our writer told; raises if shapes contradict it."""
   file, flat = beside.sidecar(path), tree.flatten(told)
+  if any(not value for value in told.values() if isinstance(value, dict)):
+    raise UserError(f'{file}: architecture has fields without a value')
   told = {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
-  for name, value in tree.flatten(found).items():
-    if name not in family.untold and told.get(name) != value:
+  made = tree.flatten(found)
+  choices = family.choices(found) if family.choices else {}
+  for name, value in (dict.fromkeys(told) | made).items():
+    known = told.get(name)
+    if name in family.untold:
+      if name not in told:  # written before there was such an argument
+        continue
+      if type(known) is type(value) and known in choices.get(name, (known,)):
+        made[name] = known
+        continue
+      raise UserError(f'{file}: {name} is {known!r:.99}, which the weights cannot have')
+    if known != value or type(known) is not type(value) or name not in made:
       raise UserError(
-        f'{file}: {name} is {told.get(name)}, but {value} in the weights beside it'
+        f'{file}: {name} is {known!s:.99}, but {value} in the weights beside it'
       )
-  return tree.unflatten(told)
+  return tree.unflatten(made)
