@@ -1,9 +1,12 @@
 """Files that appear when they are complete, and JSON whose errors name the file."""
 
+import collections
 import contextlib
 import json
+import math
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.errors import UserError
+
+# Levels of nested values in files of fields: no config has half as many.
+_DEEPEST = 50
 
 
 @contextlib.contextmanager
@@ -56,16 +62,71 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
 def read_json(path: str | os.PathLike) -> Any:
   """Returns the value of a JSON file; raises a `UserError` that names a bad one."""
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    content = pathlib.Path(path).read_bytes()
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}') from error
+  return parse_json(content, str(path))
+
+
+def parse_json(content: bytes, source: str) -> Any:
+  """Returns the value of JSON; raises a `UserError` that names the source of bad JSON.
+
+  A byte-order mark is passed over. Names that an object has twice are refused, since
+  only one of their values would count. NaN and infinities are values, as in Python.
+  """
+  try:
+    return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_unique)
+  except RecursionError as error:
+    raise UserError(f'{source} is not JSON that is read: it is nested too deep') from (
+      error
+    )
   except ValueError as error:
-    raise UserError(f'{path} is not JSON: {error}') from error
+    why = 'an integer has too many digits' if 'digits' in str(error) else error
+    raise UserError(f'{source} is not JSON: {why}') from error
 
 
-def read_fields(path: str | os.PathLike) -> dict[str, Any]:
-  """Returns the object of a JSON file; raises a `UserError` where it holds another."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name, n in collections.Counter(names).items() if n > 1)
+    raise ValueError(f'the name {twice!r} is there twice in one object')
+  return found
+
+
+def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
+  """Returns the object of a JSON file; raises a `UserError` where it holds another.
+
+  With `plain`, NaN, infinities, integers of more than 64 bits and deep nesting are
+  refused too, by their place in the file.
+  """
   content = read_json(path)
   if not isinstance(content, dict):
     raise UserError(f'{path} holds a {type(content).__name__}, not fields by name')
+  if plain:
+    _check_plain(content, str(path))
   return content
+
+
+def _check_plain(content: Any, source: str) -> None:
+  """Raises for values that no computation can use, see `read_fields`."""
+  todo = [('', content, 0)]
+  while todo:  # not recursive: how deep it is nested is what is found out here
+    place, value, depth = todo.pop()
+    if depth > _DEEPEST:
+      raise UserError(f'{source} is nested deeper than {_DEEPEST} levels: {place:.60}')
+    if isinstance(value, dict):
+      todo += [(f'{place}.{name:.99}', x, depth + 1) for name, x in value.items()]
+      value = ''.join(value)
+    if isinstance(value, str) and not value.isascii() and _lone_surrogate(value):
+      raise UserError(f'{source}: {place[1:]!r} has half a character (\\ud800-\\udfff)')
+    if isinstance(value, list):
+      todo += [(f'{place}[{i}]', x, depth + 1) for i, x in enumerate(value)]
+    elif isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f'{source}: {place[1:]} is {value}, not a finite number')
+    elif isinstance(value, int) and abs(value) >= 2**63:
+      raise UserError(f'{source}: {place[1:]} is an integer of more than 64 bits')
+
+
+def _lone_surrogate(text: str) -> bool:
+  return re.search('[\ud800-\udfff]', text) is not None

@@ -20,11 +20,72 @@ from big_vision_like.inference.preprocessing import (
   Prepare,
   read_names,
 )
+from big_vision_like.weights import fields
+from big_vision_like.weights.fields import FLAG, NULL, POSITIVE, SIDE, TEXT
 
+_TIMM_FILE, _PROCESSOR_FILE = "timm's config.json", 'preprocessor_config.json'
 # Pillow's numbers of kernels, which transformers writes, and timm's names: both resize
 # with Pillow.
 _RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
 Files = dict[str, dict[str, Any]]
+_MEAN, _STD = fields.list_of(fields.NUMBER), fields.list_of(POSITIVE)
+_SIZE = fields.either(
+  SIDE,
+  fields.fields_of(('shortest_edge',), SIDE),
+  fields.fields_of(('height', 'width'), SIDE),
+)
+_TIMM: fields.Table = {
+  'input_size': fields.list_of(SIDE, 3),
+  'mean': fields.either(fields.NUMBER, _MEAN),
+  'std': fields.either(POSITIVE, _STD),
+  'interpolation': TEXT,
+  'crop_pct': POSITIVE,
+  'crop_mode': fields.either(TEXT, NULL),
+}
+_TIMM_NAMES: fields.Table = {
+  'label_names': fields.list_of(TEXT),
+  'label_descriptions': fields.either(
+    fields.list_of(TEXT),
+    fields.Kind(
+      lambda x: isinstance(x, Mapping) and all(map(TEXT.fits, x.values())),
+      'a text for each name',
+    ),
+  ),
+}
+_PROCESSOR: fields.Table = {
+  **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), FLAG),
+  'size': _SIZE,
+  'crop_size': _SIZE,
+  'max_size': SIDE,
+  'image_mean': _MEAN,
+  'image_std': _STD,
+  'resample': fields.whole(0),
+  'rescale_factor': POSITIVE,
+}
+# What our writer says of images, of each kind.
+_OWN: fields.Table = {
+  'interpolation': TEXT,
+  'rounding': fields.list_of(TEXT, 2),
+  'mean': _MEAN,
+  'std': _STD,
+  'label_names': fields.list_of(TEXT),
+  'scores': TEXT,
+  'source': TEXT,
+}
+_PAIR = fields.list_of(SIDE, 2)
+_OWN_CLASSES: fields.Table = {
+  'size': _PAIR,
+  'resize': fields.either(fields.one_of('squash'), SIDE, _PAIR),
+  **_OWN,
+}
+_OWN_OBJECTS: fields.Table = {
+  'short': fields.either(SIDE, NULL),
+  'longest': fields.either(SIDE, NULL),
+  'size': fields.either(_PAIR, NULL),
+  'shapes': fields.list_of(_PAIR),
+  'num_things': fields.either(fields.whole(0), NULL),
+  **_OWN,
+}
 
 
 def classifier_images(
@@ -41,15 +102,17 @@ def classifier_images(
   Without any that does, `published(name, size, channels)` is known of the source. The
   arguments are those of `weights.family.Family.images`.
   """
-  if own := Preprocessing.written(metadata):
-    return own
+  if own := written(metadata, Preprocessing):
+    return fitting(own, num_classes, channels)
   config = metadata.get('config.json', {})
   if 'preprocessor_config.json' in metadata:
     found = from_transformers(metadata['preprocessor_config.json'], config)
-  elif 'pretrained_cfg' in config:
+  elif config.get('pretrained_cfg') is not None:
     found = from_timm(config)
   else:
     found = published(name, size, channels)
+  if found.source in (_TIMM_FILE, _PROCESSOR_FILE):
+    found = fitting(found, num_classes, channels)
   if not found.label_names and num_classes == 1000:
     found = dataclasses.replace(found, label_names=imagenet_names())
   # More classes than these were pre-trained as so many questions of yes or no.
@@ -59,17 +122,27 @@ def classifier_images(
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:
   """Reads the preprocessing of timm's config.json."""
-  told, source = config['pretrained_cfg'], "timm's config.json"
+  told, source = config['pretrained_cfg'], _TIMM_FILE
+  fields.check(config, _TIMM_NAMES, source)
+  fields.check(told, _TIMM_NAMES, f'{source}: pretrained_cfg')
+  fields.check(told, _TIMM, f'{source}: pretrained_cfg', null=False)
+  needed = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')
+  fields.need(told, needed, f'{source}: pretrained_cfg')
+  channels, *size = told['input_size']
   try:
-    channels, *size = told['input_size']
     mean, std = (
       tuple(np.broadcast_to(told[k], channels).tolist()) for k in ('mean', 'std')
     )
-    method = told['interpolation']
-    mode, share = told.get('crop_mode') or 'center', told['crop_pct']
-    resize = tuple(int(side / share) for side in size)
-  except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-    raise UserError(f'{source}: pretrained_cfg lacks or misstates {error}') from error
+  except ValueError as error:
+    raise UserError(f'{source}: mean or std is not of {channels} channels') from error
+  method = told['interpolation']
+  mode, share = told.get('crop_mode') or 'center', told['crop_pct']
+  resize = tuple(int(min(side / share, 2**31)) for side in size)
+  if not all(map(SIDE.fits, resize)):
+    raise UserError(
+      f'{source}: pretrained_cfg lacks or misstates crop_pct: {share} of'
+      f' {shape_text(size)} makes images of {shape_text(resize)}'
+    )
   if mode not in ('center', 'squash'):
     raise UserError(f'{source}: crop_mode={mode!r} is neither center nor squash')
   if mode == 'center' and len({*size}) == 1:
@@ -98,21 +171,20 @@ def from_transformers(
   processor: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Preprocessing:
   """Reads preprocessor_config.json, and names of classes of config.json."""
-  source = 'preprocessor_config.json'
+  source = _PROCESSOR_FILE
   _check_processor(processor, source)
-  try:
-    resize = _transformers_size(processor['size'])
-    mean, std = (tuple(processor[f'image_{k}']) for k in ('mean', 'std'))
-    size = resize
-    if processor.get('do_center_crop'):
-      size = _transformers_size(processor['crop_size'])
-      size = (size, size) if isinstance(size, int) else size
-  except (KeyError, TypeError) as error:
-    raise UserError(f'{source} lacks or misstates {error}') from error
+  fields.need(processor, ('size', 'image_mean', 'image_std'), source)
+  resize = _transformers_size(processor['size'])
+  mean, std = (tuple(processor[f'image_{k}']) for k in ('mean', 'std'))
+  size = resize
+  if processor.get('do_center_crop'):
+    fields.need(processor, ('crop_size',), source)
+    size = _transformers_size(processor['crop_size'])
+    size = (size, size) if isinstance(size, int) else size
   if isinstance(size, int):
     if 'shortest_edge' in processor['size']:
       raise UserError(f'{source}: a shortest edge of {size} and no crop is no size')
-  if processor.get('do_normalize') is False:
+  if not processor.get('do_normalize', True):
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
   method = processor.get('resample', 2)  # bilinear, as its ViTs have it
   if method not in range(len(_RESAMPLE)):
@@ -131,7 +203,7 @@ def from_transformers(
 
 def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreprocessing:
   """Reads the preprocessor_config.json of a DETR."""
-  source = 'preprocessor_config.json'
+  source = _PROCESSOR_FILE
   _check_processor(processor, source)
   size = processor.get('size')
   if isinstance(size, int):  # as first published
@@ -143,12 +215,14 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
       f'{source}: resample={processor["resample"]!r}: pictures to find objects in are'
       ' resized bilinearly (2) here'
     )
-  mean = tuple(processor.get('image_mean', IMAGENET_MEAN))
-  std = tuple(processor.get('image_std', IMAGENET_STD))
-  if processor.get('do_normalize') is False:
+  mean = tuple(processor.get('image_mean') or IMAGENET_MEAN)
+  std = tuple(processor.get('image_std') or IMAGENET_STD)
+  if not processor.get('do_normalize', True):
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+  longest = size.get('longest_edge')
+  fields.check({'longest_edge': longest}, {'longest_edge': SIDE}, f'{source}: size')
   return DetectionPreprocessing(
-    size['shortest_edge'], size.get('longest_edge'), mean=mean, std=std, source=source
+    size['shortest_edge'], longest, mean=mean, std=std, source=source
   )
 
 
@@ -247,7 +321,9 @@ def transformers_folder(
     made, before = config(weights, images.size), weights.metadata.get('config.json', {})
     named = {}
     if 'id2label' in before:
-      named = {k: before[k] for k in ('id2label', 'label2id')}
+      numbered = before['id2label'] or {}
+      by_name = {name: int(i) for i, name in numbered.items()}
+      named = {'id2label': numbered, 'label2id': before.get('label2id') or by_name}
     elif images.label_names:
       numbered = {str(i): name for i, name in enumerate(images.label_names)}
       by_name = {name: int(i) for i, name in numbered.items()}
@@ -269,22 +345,49 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def _check_processor(processor: Mapping[str, Any], source: str) -> None:
-  if processor.get('do_resize') is False:
+  fields.check(processor, _PROCESSOR, source)
+  if not processor.get('do_resize', True):
     raise UserError(f'{source}: do_resize is false, so it says no size')
   scale = processor.get('rescale_factor') or 1 / 255
-  if processor.get('do_rescale') is False or abs(scale * 255 - 1) > 1e-6:
+  if not processor.get('do_rescale', True) or abs(scale * 255 - 1) > 1e-6:
     raise UserError(f'{source}: pixels are not scaled to [0, 1]')
+
+
+def written(metadata: Mapping[str, Any], kind: type[Prepare]) -> Any:
+  """Returns the preprocessing of this kind that our writer told, None if it did not."""
+  table = _OWN_CLASSES if kind is Preprocessing else _OWN_OBJECTS
+  for name, content in metadata.items():
+    told = content.get('preprocessing', {})
+    fields.check(told, table, f'{name}: preprocessing', null=False)
+  return kind.written(metadata)
+
+
+def fitting(images: Any, num_classes: int, channels: int) -> Any:
+  """Returns what files say of images, if it has the channels and classes of weights.
+
+  Weights without a head have no names.
+  """
+  if images.channels != channels:
+    raise UserError(
+      f'{images.source}: its mean is of {images.channels} channels, the weights take'
+      f' {channels}'
+    )
+  count = len(images.label_names)
+  if count and num_classes and count != num_classes:
+    raise UserError(
+      f'{images.source}: there are names of {count} classes beside the weights, which'
+      f' have {num_classes}'
+    )
+  return images if num_classes else dataclasses.replace(images, label_names=())
 
 
 def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
   """Reads the names of classes in config.json; none where they are numbers."""
+  fields.check(config, {'id2label': fields.LABELS}, 'config.json')
   names = config.get('id2label') or {}
   if all(re.fullmatch(r'LABEL_\d+', name) for name in names.values()):
     return ()
-  try:
-    return tuple(names[k] for k in sorted(names, key=int))
-  except ValueError as error:
-    raise UserError(f'config.json: id2label is not by number: {error}') from error
+  return tuple(names[k] for k in sorted(names, key=int))
 
 
 def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:

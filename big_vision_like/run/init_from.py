@@ -135,6 +135,8 @@ def from_backbone(path: str, at: str = 'backbone') -> Weights:
 
 
 def _with_images(found: published.Published, path: str) -> Weights:
+  for text in found.assumed:
+    say('assumed', text)
   images = found.images(pathlib.Path(path).stem)
   return Weights(found.variables, images.mean, images.std)
 

@@ -8,10 +8,50 @@ from typing import Any
 
 from big_vision_like.errors import UserError
 from big_vision_like.files import read_fields
+from big_vision_like.weights import fields
+from big_vision_like.weights.fields import COUNT, FLAG, SIDES, TEXT
 
 # Files of weights in folders of timm and transformers, and what tells of them there.
 _IN_FOLDERS = ('model.safetensors', 'pytorch_model.bin')
 _METADATA = ('config.json', 'preprocessor_config.json')
+_RESNET: fields.Table = {
+  'architecture': TEXT,
+  'downsample_in_first_stage': FLAG,
+  'downsample_in_bottleneck': FLAG,
+}
+# What config.json says of models. `inference.hub_json` has what files say of images.
+_CONFIG: fields.Table = {
+  'num_attention_heads': COUNT,
+  'encoder_attention_heads': COUNT,
+  'decoder_attention_heads': COUNT,
+  'hidden_act': TEXT,
+  'activation_function': TEXT,
+  'layer_norm_eps': fields.EPSILON,
+  'global_pool': TEXT,
+  'image_size': SIDES,
+  'dilation': FLAG,
+  'model_args': {
+    'num_heads': COUNT,
+    'act_layer': TEXT,
+    'no_embed_class': FLAG,
+    'img_size': SIDES,
+  },
+  'pretrained_cfg': {},
+  'backbone_config': _RESNET,
+  **_RESNET,
+}
+# What files of our writer have, and what each of them says of the weights.
+_OURS = ('family', 'architecture', 'assumed', 'metadata')
+_SIDECAR: fields.Table = {
+  'family': TEXT,
+  'architecture': {'num_heads': COUNT, 'epsilon': fields.EPSILON},
+  'assumed': fields.list_of(TEXT),
+  'metadata': fields.Kind(
+    lambda x: isinstance(x, Mapping) and all(isinstance(y, dict) for y in x.values()),
+    'fields of each file by name',
+  ),
+  'preprocessing': {},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +66,9 @@ class Beside:
   num_heads: int | None = None
   no_embed_class: bool | None = None
 
+  def __post_init__(self) -> None:
+    fields.check(self.metadata.get('config.json', {}), _CONFIG, 'config.json')
+
   @property
   def name(self) -> str:
     """The name of the file, or that of its folder if files are always called so."""
@@ -34,14 +77,15 @@ class Beside:
 
   @property
   def config(self) -> Mapping[str, Any]:
-    """The config.json of timm or transformers; empty without one."""
-    return self.metadata.get('config.json', {})
+    """What the config.json of timm or transformers tells; empty without one."""
+    told = self.metadata.get('config.json', {})
+    return {name: value for name, value in told.items() if value is not None}
 
   @property
   def ours(self) -> Mapping[str, Any] | None:
     """The fields of the JSON file of our writer; None if others wrote the weights."""
     content = self.metadata.get(sidecar(self.path).name, {})
-    return content if _is_ours(content) else None
+    return content if content.keys() >= {*_OURS} else None
 
 
 def sidecar(path: str | os.PathLike) -> pathlib.Path:
@@ -65,8 +109,14 @@ def read(path: str | os.PathLike) -> Beside:
     file = path.with_name(name)
     if not file.is_file():
       continue
-    content = read_fields(file)
-    found |= {name: content} | (content['metadata'] if _is_ours(content) else {})
+    content = read_fields(file, plain=True)
+    found[name] = content
+    lacking = [field for field in _OURS if field not in content]
+    if not lacking:
+      fields.check(content, _SIDECAR, str(file), null=False)
+      found |= {k: x for k, x in content['metadata'].items() if k != name}
+    elif len(lacking) == 1:  # no other writer has the rest
+      raise UserError(f'{file} lacks {lacking[0]!r}: write it again')
   return Beside(path, found)
 
 
@@ -89,18 +139,11 @@ def size_of(told: Any) -> tuple[int, int] | None:
   """Returns height and width, in whichever way they are written."""
   if isinstance(told, Mapping):
     told = told.get('height'), told.get('width')
-  if isinstance(told, int):
-    return told, told
-  if isinstance(told, list | tuple) and len(told) == 2:
-    return (told[0], told[1]) if all(isinstance(x, int) for x in told) else None
-  return None
+  told = (told, told) if isinstance(told, int) else told
+  fits = fields.list_of(fields.whole(1), 2).fits(told)
+  return (told[0], told[1]) if fits else None
 
 
 def _field(content: Mapping[str, Any], group: str, name: str) -> Any:
   found = content.get(group)
   return found.get(name) if isinstance(found, Mapping) else None
-
-
-def _is_ours(content: Mapping[str, Any]) -> bool:
-  """Returns whether a JSON file beside weights is that of our writer."""
-  return {'family', 'architecture', 'assumed', 'metadata'} <= content.keys()

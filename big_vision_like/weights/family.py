@@ -82,10 +82,12 @@ class Family:
   `name` is written into JSON files. `describe(variables, source)` reads the arguments
   of `model`, `num_classes` among them, off the shapes of its variables; it raises a
   `UserError`, which begins with `source`, if shapes do not fit each other. `untold` are
-  flat names of arguments that no shape tells. `build(**arguments)` makes the model, if
-  not `model` itself. `images(metadata, name, size, num_classes, channels)` returns the
-  `inference.preprocessing.Prepare` of weights with these JSON files, in a file of this
-  name; `size` is that of the images that learned positions are for, if there are such.
+  flat names of arguments that no shape tells; `choices(told)` are the values that some
+  of them may have beside those that shapes tell, else any of the type.
+  `build(**arguments)` makes the model, if not `model` itself. `images(metadata, name,
+  size, num_classes, channels)` returns the `inference.preprocessing.Prepare` of weights
+  with these JSON files, in a file of this name; `size` is that of the images that
+  learned positions are for, if there are such.
 
   `stem` are names of modules that may read the image: the first there is tells its
   channels. `features(architecture)` is the width that a head reads; without it, weights
@@ -100,6 +102,7 @@ class Family:
   images: Callable[..., Any]
   stem: tuple[str, ...]
   untold: tuple[str, ...] = ()
+  choices: Callable[[Mapping[str, Any]], Mapping[str, Collection[Any]]] | None = None
   build: Callable[..., Any] | None = None
   features: Callable[[Mapping[str, Any]], int] | None = None
   check: Callable[[Any, str], None] | None = None

@@ -1,30 +1,45 @@
-"""Files of arrays by name, .npz, .safetensors and .pth: nothing in them is executed."""
+"""Files of arrays by name, .npz, .safetensors and .pth: nothing in them is executed.
 
+What a file promises (names, types, shapes, places) is checked before any memory is
+taken for it.
+"""
+
+import math
 import os
 import pathlib
+import re
 import zipfile
-import zlib
 from collections.abc import Mapping
+from typing import Any
 
-import ml_dtypes  # noqa: F401 - lets safetensors know bfloat16
+import ml_dtypes  # also lets safetensors know bfloat16
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from big_vision_like import files
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import torch_files
+from big_vision_like.weights import archives, torch_files
 
-# What NumPy and zipfile raise of damaged files.
-_DAMAGE = (
-  OSError,
-  EOFError,
-  ValueError,
-  MemoryError,
-  RuntimeError,
-  zipfile.BadZipFile,
-  zlib.error,
+# The header of an array in an .npz file, a Python dict of three entries in any order,
+# with single spaces.
+_NPY_HEADER = re.compile(
+  r'\{(?: ?(?:'
+  r"""['"]descr['"] ?: ?['"](?P<dtype>[<>|=]?[a-zA-Z]\d*)['"]|"""
+  r"""['"]fortran_order['"] ?: ?(?P<order>True|False)|"""
+  r"""['"]shape['"] ?: ?\((?P<shape>[\dL, ]*)\)"""
+  r') ?,?){3} ?\}'
 )
+_NPY_LONGEST = 10_000  # bytes, as in NumPy
+# The types of a .safetensors file that are read, and the longest header.
+_SAFETENSORS = {
+  'BOOL': np.bool_,
+  'BF16': ml_dtypes.bfloat16,
+  **{f'F{8 * n}': f'<f{n}' for n in (2, 4, 8)},
+  **{f'I{8 * n}': f'<i{n}' for n in (1, 2, 4, 8)},
+  **{f'U{8 * n}': f'<u{n}' for n in (1, 2, 4, 8)},
+}
+_SAFETENSORS_LONGEST = 2**24
 # Files of torch.save, and pickles of anything.
 TORCH = ('.pth', '.pt', '.bin')
 PICKLES = ('.pkl', '.pickle', '.ckpt')
@@ -37,6 +52,13 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   'state_dict' where it holds more. Raises a `UserError` where there is no such file,
   and for one that is cut off, of another format, or holds Python objects.
   """
+  return read_told(path)[0]
+
+
+def read_told(
+  path: str | os.PathLike,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  """As `read`, with sentences about what the file has besides and is not read."""
   path = pathlib.Path(path)
   _check_there(path)
   if path.suffix in PICKLES:
@@ -46,10 +68,12 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       ' state dict as .pth (torch.save)'
     )
   readers = {'.npz': read_npz, '.safetensors': read_safetensors}
-  readers |= dict.fromkeys(TORCH, torch_files.read)
+  if path.suffix in TORCH:
+    return torch_files.read_told(path)
   if path.suffix not in readers:
-    raise UserError(f'{path} ends in none of {", ".join(readers)}')
-  return readers[path.suffix](path)
+    known = ', '.join([*readers, *TORCH])
+    raise UserError(f'{path} ends in none of {known}')
+  return readers[path.suffix](path), ()
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -57,39 +81,124 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   _check_there(path)
   if not zipfile.is_zipfile(path):  # the last bytes of an archive say what is in it
     raise UserError(f'{path} is not a whole .npz file: copy it again')
-  with open(path, 'rb') as file:  # which NumPy leaves open where it fails
-    try:
-      arrays = np.load(file, allow_pickle=False)
-    except _DAMAGE as error:
-      raise UserError(f'{path} is damaged ({error}): copy it again') from error
-    with arrays:
-      return {name: _array(path, arrays, name) for name in arrays.files}
-
-
-def _array(path: str | os.PathLike, arrays: Mapping, name: str) -> np.ndarray:
+  arrays: dict[str, np.ndarray] = {}
   try:
-    array = arrays[name]
-  except _DAMAGE as error:
-    if 'pickle' in str(error):
-      raise UserError(
-        f'{path}: {name!r} is a pickled Python object and is not read: save arrays of'
-        ' numbers without it'
-      ) from error
+    with archives.opened(path) as members:
+      archives.check_names(members, path)
+      for file, member in members.items():
+        name = file.removesuffix('.npy')
+        if name in arrays:
+          raise UserError(f'{path} has {name!r} twice: write it again')
+        arrays[name] = _array(path, name, member)
+  except UserError:
+    raise
+  except archives.DAMAGE as error:
+    raise UserError(f'{path} is damaged ({error}): copy it again') from error
+  return arrays
+
+
+def _array(path: str | os.PathLike, name: str, member: archives.Member) -> np.ndarray:
+  """Reads one array, if its header promises as many bytes as there are."""
+  try:
+    with member.open() as file:
+      _check_npy(file, name, member.size)
+    with member.open() as file:
+      return np.lib.format.read_array(file, allow_pickle=False)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
+  except archives.DAMAGE as error:
     raise UserError(f'{path}: {name!r} is damaged ({error}): copy it again') from error
-  if not isinstance(array, np.ndarray):  # NumPy gives other files as bytes
-    raise UserError(f'{path}: {name!r} is not an array')
-  return array
+
+
+def _check_npy(file: Any, name: str, size: int) -> None:
+  """Raises for what is not an array of numbers, or is of another size than there is."""
+  start = file.read(8)
+  if start[:6] != np.lib.format.MAGIC_PREFIX or len(start) < 8:
+    raise UserError(f'{name!r} is not an array')
+  length = int.from_bytes(file.read(2 if start[6] == 1 else 4), 'little')
+  if length > _NPY_LONGEST:
+    raise UserError(f'{name!r} has a header of {length:,} bytes, which is not read')
+  text = ' '.join(file.read(length).decode('latin1').split())
+  if re.search(r"""['"]\|O['"]""", text):
+    raise UserError(
+      f'{name!r} is a pickled Python object and is not read: save arrays of numbers'
+      ' without it'
+    )
+  header = _NPY_HEADER.fullmatch(text)
+  if header is None or None in header.groups():
+    raise UserError(
+      f'{name!r} has a header that is not that of an array of numbers: write it again'
+    )
+  shape = [int(n) for n in re.findall(r'\d+', header['shape'])]
+  promised = math.prod(shape) * np.dtype(header['dtype']).itemsize
+  if promised != size - file.tell():
+    raise UserError(
+      f'{name!r} promises {promised:,} bytes, but has {size - file.tell():,}: copy it'
+      ' again'
+    )
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """The arrays of a .safetensors file."""
   _check_there(path)
   try:
+    _check_safetensors(path)
     return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, KeyError) as error:
+  except UserError:
+    raise
+  except (safetensors.SafetensorError, *archives.DAMAGE) as error:
     raise UserError(
       f'{path} is not a whole .safetensors file ({error}): copy it again'
     ) from error
+
+
+def _check_safetensors(path: str | os.PathLike) -> None:
+  """Raises for headers that do not describe exactly the bytes behind them."""
+  size = pathlib.Path(path).stat().st_size
+  with open(path, 'rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    if length > size - 8:
+      raise ValueError(f'its header of {length:,} bytes is cut off')
+    if length > _SAFETENSORS_LONGEST:
+      raise UserError(f'{path} has a header of {length:,} bytes, which is not read')
+    entries = files.parse_json(file.read(length), f'the header of {path}')
+  if not isinstance(entries, dict):
+    raise ValueError('its header has no names')
+  entries.pop('__metadata__', None)
+  archives.check_names(entries, path)
+  places = []
+  for name, entry in entries.items():
+    dtype, shape, place = (
+      entry.get(key) if isinstance(entry, dict) else None
+      for key in ('dtype', 'shape', 'data_offsets')
+    )
+    if not _counts(shape) or not _counts(place) or len(place) != 2:
+      raise UserError(
+        f'{path}: {name!r} has no shape or place of whole numbers: {entry!s:.100}'
+      )
+    if not isinstance(dtype, str) or dtype not in _SAFETENSORS:
+      raise UserError(
+        f'{path}: {name!r} holds {dtype!r:.100}, which is not read: of the types'
+        f' {", ".join(_SAFETENSORS)}'
+      )
+    promised = math.prod(shape) * np.dtype(_SAFETENSORS[dtype]).itemsize
+    if promised != place[1] - place[0]:
+      raise UserError(
+        f'{path}: {name!r} promises {promised:,} bytes, but has {place[1] - place[0]:,}'
+      )
+    places.append(place)
+  end = 0
+  for start, stop in sorted(places):
+    if start != end:
+      raise ValueError(f'its arrays overlap or leave gaps at byte {start:,}')
+    end = stop
+  if end != size - 8 - length:
+    raise ValueError(f'its arrays take {end:,} of {size - 8 - length:,} bytes')
+
+
+def _counts(numbers: Any) -> bool:
+  """Returns whether these are a list of whole numbers of which none is negative."""
+  return isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -105,9 +214,16 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def without_counts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the arrays but for the counts of steps that PyTorch's norms keep."""
+  """Returns the arrays but for the counts of steps that PyTorch keeps.
+
+  Its norms have them, and averages of models (`swa_utils.AveragedModel`).
+  """
   counts = '.num_batches_tracked'
-  return {name: x for name, x in arrays.items() if not name.endswith(counts)}
+  return {
+    name: x
+    for name, x in arrays.items()
+    if not name.endswith(counts) and name != 'n_averaged'
+  }
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:

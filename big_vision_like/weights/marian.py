@@ -18,7 +18,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError, listed
 from big_vision_like.files import read_fields
-from big_vision_like.weights import files, linear, tree
+from big_vision_like.weights import fields, files, linear, tree
 
 _EMBEDDINGS = (
   'model.shared.weight',
@@ -47,6 +47,15 @@ _ACTIVATIONS = {
   'gelu': 'gelu_exact',
   'gelu_new': 'gelu',
   'gelu_pytorch_tanh': 'gelu',
+}
+# Kinds of the fields that no shape is compared with.
+_FIELDS: fields.Table = {
+  **dict.fromkeys(('dropout', 'attention_dropout', 'activation_dropout'), fields.SHARE),
+  'activation_function': fields.TEXT,
+  'scale_embedding': fields.FLAG,
+  'max_position_embeddings': fields.whole(1, 2**16),
+  'num_beams': fields.whole(1, 1000),
+  'bad_words_ids': fields.list_of(fields.list_of(fields.whole(0))),
 }
 # Fields of a config that describe another model where they are not so.
 _FIXED = {
@@ -117,7 +126,8 @@ def read_params(path: str | os.PathLike) -> tree.Tree:
 def read_config(path: str | os.PathLike) -> Config:
   """What a folder says of its model, without its parameters."""
   file = pathlib.Path(path) / 'config.json'
-  config = read_fields(file)
+  config = read_fields(file, plain=True)
+  fields.check(config, _FIELDS, str(file))
   for name, value in _FIXED.items():
     if config.get(name, value) != value or 'model_type' not in config:
       raise UserError(
@@ -141,10 +151,18 @@ def read_config(path: str | os.PathLike) -> Config:
     )
   # Older folders say in config.json how sequences are found.
   search_file = file.with_name('generation_config.json')
-  search = config | (read_fields(search_file) if search_file.exists() else {})
+  search = config
+  if search_file.exists():
+    told = read_fields(search_file, plain=True)
+    fields.check(told, _FIELDS, str(search_file))
+    search = config | told
   never = search.get('bad_words_ids') or []
   if any(len(ids) != 1 for ids in never):
-    raise UserError(f'{file}: bad_words_ids {never} has words of several tokens')
+    raise UserError(f'{file}: bad_words_ids {never!s:.200} has words of several tokens')
+  if any(not 0 <= ids[0] < vocab_size for ids in never):
+    raise UserError(
+      f'{file}: bad_words_ids {never!s:.200} are not all tokens 0 to {vocab_size - 1}'
+    )
   pad_id = _token(file, search, vocab_size, 'pad_token_id')
   return Config(
     model_args=dict(
@@ -154,16 +172,16 @@ def read_config(path: str | os.PathLike) -> Config:
       decoder_depth=_size(file, config, 'decoder_layers'),
       num_heads=heads,
       mlp_dim=_size(file, config, 'encoder_ffn_dim', 'decoder_ffn_dim'),
-      dropout=config.get('dropout', 0.1),
+      dropout=_told(config, 'dropout', 0.1),
       epsilon=1e-5,
       positions='halves',
       embedding_scale='input' if config.get('scale_embedding') else 'none',
       logits_bias=True,
       pad_id=pad_id,
-      attention_args=dict(dropout=config.get('attention_dropout', 0.0)),
+      attention_args=dict(dropout=_told(config, 'attention_dropout', 0.0)),
       mlp_args=dict(
         activation=_ACTIVATIONS[activation],
-        hidden_dropout=config.get('activation_dropout', 0.0),
+        hidden_dropout=_told(config, 'activation_dropout', 0.0),
       ),
     ),
     bos_id=_token(file, search, vocab_size, 'decoder_start_token_id'),
@@ -312,6 +330,10 @@ def _token(
       f'{file}: {name} is {value!r}, not one of the tokens 0 to {vocab_size - 1}'
     )
   return value
+
+
+def _told(config: Mapping[str, Any], name: str, default: float) -> float:
+  return default if config.get(name) is None else config[name]
 
 
 def _said(values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -78,13 +79,16 @@ def read(
   """
   found = beside.read(path)
   told = dict(num_heads=num_heads, no_embed_class=no_embed_class)
-  return of_arrays(files.read(found.path), dataclasses.replace(found, **told))
+  arrays, others = files.read_told(found.path)
+  weights = of_arrays(arrays, dataclasses.replace(found, **told))
+  return dataclasses.replace(weights, assumed=others + weights.assumed)
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
   """Returns the weights in the arrays of a file, which need not exist."""
   arrays, path, ours = files.without_counts(arrays), str(known.path), known.ours
-  family, source = _source(arrays, known.path)
+  family, source, prefix = _source(arrays, known.path)
+  arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
   files.check_finite(arrays, path)
   if numbers := [name for name, array in arrays.items() if not array.ndim]:
     raise UserError(f'{path}: single numbers, no arrays: {files.listed(numbers)}')
@@ -104,6 +108,8 @@ def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
   if ours:
     architecture = _same_model(ours['architecture'], architecture, family, path)
     assumed = tuple(ours['assumed'])
+  if prefix:
+    assumed = (f'names without {prefix!r}, which all of the file begin with', *assumed)
   return dataclasses.replace(
     found,
     architecture=architecture,
@@ -130,20 +136,27 @@ def describe(
   return Published(params, kind, told, num_classes, constants=dict(constants or {}))
 
 
-def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source]:
-  """Finds the source whose names these are; an error lists what differs from one."""
-  nearest, differs, known = '', (), []
-  for family in families().values():
-    for source in family.sources:
-      if path.suffix not in source.suffixes:
-        continue
-      unknown, missing = source.differences(names)
-      if not unknown and not missing:
-        return family, source
-      known.append(source.name)
-      # The nearest knows most of the names, and misses fewest others.
-      if not differs or (len(unknown), len(missing)) < tuple(map(len, differs)):
-        nearest, differs = source.name, (sorted(unknown), sorted(missing))
+def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source, str]:
+  """Finds the source whose names these are; an error lists what differs from one.
+
+  All names may begin with what stands for a part of a program (`module.`, `model.`,
+  `_orig_mod.`): this prefix comes third.
+  """
+  nearest, differs, known = '', (), {}
+  for prefix in _prefixes(names):
+    rest = [name.removeprefix(prefix) for name in names]
+    for family in families().values():
+      for source in family.sources:
+        if path.suffix not in source.suffixes:
+          continue
+        unknown, missing = source.differences(rest)
+        if not unknown and not missing:
+          return family, source, prefix
+        known[source.name] = None
+        # The nearest knows most of the names, and misses fewest others.
+        if not differs or (len(unknown), len(missing)) < tuple(map(len, differs)):
+          differs = [[prefix + name for name in sorted(x)] for x in (unknown, missing)]
+          nearest = source.name
   unknown, missing = differs
   most = max(5, 10 - len(missing))  # of both kinds some
   lines = [f'unknown {name}' for name in unknown[:most]]
@@ -156,15 +169,33 @@ def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source]
   )
 
 
+def _prefixes(names: Collection[str]) -> list[str]:
+  """Returns prefixes of whole parts that all names have in common, '' first."""
+  common = os.path.commonprefix([*names])
+  return ['', *(common[: match.end()] for match in re.finditer(r'[./]', common))][:8]
+
+
 def _same_model(
   told: Mapping[str, Any], found: Mapping[str, Any], family: Family, path: str
 ) -> dict[str, Any]:
   """Returns the architecture that our writer told; raises if shapes contradict it."""
   file, flat = beside.sidecar(path), tree.flatten(told)
+  if any(not value for value in told.values() if isinstance(value, dict)):
+    raise UserError(f'{file}: architecture has fields without a value')
   told = {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
-  for name, value in tree.flatten(found).items():
-    if name not in family.untold and told.get(name) != value:
+  made = tree.flatten(found)
+  choices = family.choices(found) if family.choices else {}
+  for name, value in (dict.fromkeys(told) | made).items():
+    known = told.get(name)
+    if name in family.untold:
+      if name not in told:  # written before there was such an argument
+        continue
+      if type(known) is type(value) and known in choices.get(name, (known,)):
+        made[name] = known
+        continue
+      raise UserError(f'{file}: {name} is {known!r:.99}, which the weights cannot have')
+    if known != value or type(known) is not type(value) or name not in made:
       raise UserError(
-        f'{file}: {name} is {told.get(name)}, but {value} in the weights beside it'
+        f'{file}: {name} is {known!s:.99}, but {value} in the weights beside it'
       )
-  return tree.unflatten(told)
+  return tree.unflatten(made)

@@ -1,26 +1,25 @@
 """Files of torch.save, .pth, without running what is in them.
 
-Such a file is a pickle, a program that calls what it names, beside raw arrays. Here it
-may name nothing but tensors and plain containers; anything else is refused by name.
-Both layouts are read: the archive of PyTorch 1.6 on, and the one before it, in which
-the published DETRs lie.
+Such a file is a pickle, a program that calls what it names, beside raw arrays. Python's
+own unpickler does not see it: the few instructions that tensors and plain containers
+need are followed here, and anything else is refused by name. Both layouts are read: the
+archive of PyTorch 1.6 on, and the one before it, in which the published DETRs lie.
 """
 
-import argparse
-import collections
+import io
 import math
 import os
 import pathlib
-import pickle
+import pickletools
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
+from big_vision_like.weights import archives
 
 _DTYPES = {
   'DoubleStorage': np.float64,
@@ -34,25 +33,47 @@ _DTYPES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
-# What holds the state dict where a file has more than that.
-_KEYS = ('model', 'state_dict')
+# What holds the state dict where a file has more than that: the first of them.
+_KEYS = (
+  'model',
+  'state_dict',
+  'model_state_dict',
+  'model_state',
+  'net',
+  'network',
+  'module',
+  'model_ema',
+  'state_dict_ema',
+  'ema',
+  'ema_state_dict',
+)
 # What the older layout begins with, after which its version and the writer's machine.
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
-_DAMAGE = (
-  OSError,
-  EOFError,
-  ValueError,
-  KeyError,
-  IndexError,
-  TypeError,
-  AttributeError,
-  MemoryError,
-  OverflowError,
-  RuntimeError,
-  pickle.UnpicklingError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
+# Instructions of a pickle, and its bytes: training checkpoints have thousands.
+_MOST, _LONGEST = 2_000_000, 2**26
+_ARGUMENTS = 16  # of a call
+_TENSORS = ('_rebuild_tensor', '_rebuild_tensor_v2')
+# Instructions whose argument is the value: numbers, text and bytes of all lengths.
+_VALUES = ('BININT', 'INT', 'LONG', 'BINFLOAT', 'FLOAT', 'BINUNICODE', 'UNICODE')
+_VALUES += ('SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING', 'STRING')
+_VALUES += ('BINBYTES', 'SHORT_BINBYTES')
+# The callables that may be named, and what stands for what they return.
+_CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
+  ('collections', 'OrderedDict'): lambda pairs=(): _dict(
+    x for name, value in pairs for x in (name, value)
+  ),
+  **{('torch._utils', name): lambda *told: _tensor(*told) for name in _TENSORS},
+  ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
+  ('torch', 'Size'): tuple,
+  ('argparse', 'Namespace'): lambda: None,  # the arguments of a training run
+}
+
+
+class _Named(NamedTuple):
+  """A callable that a pickle names."""
+
+  module: str
+  name: str
 
 
 class _Storage(NamedTuple):
@@ -61,6 +82,10 @@ class _Storage(NamedTuple):
   key: str
   dtype: np.dtype
   size: int
+
+  @property
+  def nbytes(self) -> int:
+    return self.size * self.dtype.itemsize
 
 
 class _Tensor(NamedTuple):
@@ -71,160 +96,290 @@ class _Tensor(NamedTuple):
   shape: tuple[int, ...]
   strides: tuple[int, ...]
 
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.storage.dtype.itemsize
+
 
 def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
   """The arrays of a state dict, or of the one under `key` in a dict of several things.
 
-  Without `key` that is 'model' or 'state_dict', where there is one. Raises a
-  `UserError` for files that are damaged, hold what is neither a tensor nor a plain
+  Without `key` that is 'model' or 'state_dict' or the like, where there is one. Raises
+  a `UserError` for files that are damaged, hold what is neither a tensor nor a plain
   container, or have no such state dict.
   """
+  return read_told(path, key)[0]
+
+
+def read_told(
+  path: str | os.PathLike, key: str | None = None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  """As `read`, with sentences about state dicts of the file that are not read."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f'{path} is not a file')
   try:
-    if zipfile.is_zipfile(path):
-      content = _read_archive(path, key)
-    else:
-      content = _read_old(path, key)
+    reader = _read_archive if zipfile.is_zipfile(path) else _read_old
+    return reader(path, key)
   except UserError as error:
-    raise UserError(f'{path}: {error}') from error
-  except _DAMAGE as error:
+    said = str(error)
+    raise UserError(said if str(path) in said else f'{path}: {said}') from error
+  except archives.DAMAGE as error:
     raise UserError(
       f'{path} is not a whole file of torch.save ({error}): copy it again'
     ) from error
-  tensors = isinstance(content, Mapping) and all(
-    isinstance(name, str) and isinstance(x, np.ndarray) for name, x in content.items()
-  )
-  if not tensors:
-    raise UserError(
-      f'{path} is not a state dict, tensors by name: name what holds it{_keys(content)}'
-    )
-  return dict(content)
 
 
-def _chosen(content: Any, key: str | None) -> Any:
-  if key is None and isinstance(content, Mapping):
-    key = next((k for k in _KEYS if isinstance(content.get(k), Mapping)), None)
-  if key is None:
-    return content
-  if not isinstance(content, Mapping) or key not in content:
+def _state(
+  content: Any, key: str | None, path: pathlib.Path
+) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
+  """Finds the state dict, and says which others there are beside it."""
+  if key is not None and (not isinstance(content, Mapping) or key not in content):
     raise UserError(f'there is no {key!r} in it{_keys(content)}')
-  return content[key]
+  content = content if key is None else content[key]
+  within, told = (), ()
+  while not _is_state(content):
+    there = isinstance(content, dict) and [
+      k for k in _KEYS if isinstance(content.get(k), dict) and content[k]
+    ]
+    if not there or len(within) == len(_KEYS):  # one may hold itself
+      raise UserError(
+        f'{path} is not a state dict, tensors by name: name what holds it'
+        f'{_keys(content)}'
+      )
+    within += (there[0],)
+    if len(there) > 1:
+      others = listed(repr('.'.join((*within[:-1], k))) for k in there[1:])
+      told += (f'of the file {".".join(within)!r} is read, not {others}',)
+    content = content[there[0]]
+  archives.check_names(content, path)
+  archives.check_size(sum(tensor.nbytes for tensor in content.values()), path)
+  return content, told
+
+
+def _is_state(content: Any) -> bool:
+  return isinstance(content, dict) and all(
+    isinstance(name, str) and isinstance(x, _Tensor) for name, x in content.items()
+  )
 
 
 def _keys(content: Any) -> str:
   if not isinstance(content, Mapping):
     return ''
-  names = [str(name) for name in content]
+  names = [f'{name!s:.40}'.encode('ascii', 'backslashreplace') for name in content]
+  names = [name.decode() for name in names]
   return f'; there are {", ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
 
 
-class _Unpickler(pickle.Unpickler):
-  """Finds what tensors and plain containers need, and nothing else."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    if module in ('torch', 'torch.storage') and name in _DTYPES:
-      return name
-    known: dict[tuple[str, str], Callable] = {
-      ('collections', 'OrderedDict'): collections.OrderedDict,
-      ('torch._utils', '_rebuild_tensor'): _tensor,
-      ('torch._utils', '_rebuild_tensor_v2'): _tensor,
-      ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
-      ('torch', 'Size'): tuple,
-      ('argparse', 'Namespace'): argparse.Namespace,  # the arguments of a training run
-    }
-    if (module, name) not in known:
-      raise UserError(
-        f'it holds a {module}.{name}, which is not read since it may run code: save its'
-        ' tensors alone where you trust it'
-      )
-    return known[module, name]
-
-  def persistent_load(self, saved: Sequence[Any]) -> _Storage:
-    kind, dtype, key, _, size, *view = saved
-    if kind != 'storage' or dtype not in _DTYPES or (view and view[0]):
-      raise UserError(f'it holds tensors of a kind that is not read, {dtype}')
-    return _Storage(str(key), np.dtype(_DTYPES[dtype]), int(size))
-
-
-def _tensor(
-  storage: _Storage, offset: int, shape: Sequence[int], strides: Sequence[int], *_: Any
-) -> _Tensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
   if not isinstance(storage, _Storage):
     raise UserError('it holds a tensor without numbers')
-  return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
+  if max(len(shape), len(strides)) > 64:  # as many axes as NumPy has
+    raise ValueError('a tensor of too many axes')
+  sizes = (offset, *shape, *strides)
+  if any(type(size) is not int or size < 0 for size in sizes):
+    raise ValueError('negative sizes')
+  return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _read_archive(path: pathlib.Path, key: str | None) -> Any:
-  with zipfile.ZipFile(path) as archive:
-    (pickled,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
+def _storage(saved: Any) -> _Storage:
+  kind, dtype, key, _, size, *view = saved
+  known = isinstance(dtype, _Named) and dtype.name in _DTYPES
+  if kind != 'storage' or not known or (view and view[0]):
+    name = dtype.name if known else type(dtype).__name__
+    raise UserError(f'it holds tensors of a kind that is not read, {name}')
+  if type(size) is not int or size < 0 or not isinstance(key, str | int):
+    raise ValueError('negative sizes')
+  return _Storage(str(key), np.dtype(_DTYPES[dtype.name]), size)
+
+
+def _found(module: Any, name: Any) -> _Named:
+  if not isinstance(module, str) or not isinstance(name, str):
+    raise ValueError('it names what has no name')
+  storage = module in ('torch', 'torch.storage') and name in _DTYPES
+  if not storage and (module, name) not in _CALLABLES:
+    raise UserError(
+      f'it holds a {module}.{name}, which is not read since it may run code: save its'
+      ' tensors alone where you trust it'
+    )
+  return _Named(module, name)
+
+
+def _dict(items: Iterable[Any]) -> dict[Any, Any]:
+  """Makes a dict of names and values, which take turns.
+
+  Names that are neither text nor numbers can take for ever to hash: their values are
+  left out, since no state dict has such names.
+  """
+  items = [*items]
+  pairs = zip(items[::2], items[1::2], strict=True)
+  return {k: x for k, x in pairs if isinstance(k, str | int | float | None)}
+
+
+def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
+  """Follows one pickle; returns its value, and the storages that it names by key."""
+  stack: list[Any] = []
+  marks: list[int] = []  # where lists of several items begin in the stack
+  memo: dict[int, Any] = {}
+  storages: dict[str, _Storage] = {}
+  work = 0
+
+  def popped(count: int | None = None) -> list[Any]:
+    start = marks.pop() if count is None else len(stack) - count
+    if start < (marks[-1] if marks else 0):
+      raise IndexError('a pickle takes more than it has')
+    items = stack[start:]
+    del stack[start:]
+    return items
+
+  for opcode, argument, _ in pickletools.genops(file):
+    work += 1
+    if work > _MOST:
+      raise UserError(f'its pickle has over {_MOST:,} instructions, which is not read')
+    match opcode.name:
+      case 'PROTO' | 'FRAME':
+        pass
+      case 'STOP':
+        [value] = popped(1)
+        return value, storages
+      case 'MARK':
+        marks.append(len(stack))
+      case 'NONE':
+        stack.append(None)
+      case 'NEWTRUE' | 'NEWFALSE':
+        stack.append(opcode.name == 'NEWTRUE')
+      case 'EMPTY_DICT':
+        stack.append({})
+      case 'EMPTY_LIST':
+        stack.append([])
+      case 'EMPTY_TUPLE':
+        stack.append(())
+      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+        stack.append(tuple(popped(int(opcode.name[-1]))))
+      case 'TUPLE':
+        stack.append(tuple(popped()))
+      case 'LIST':
+        stack.append(popped())
+      case 'DICT':
+        stack.append(_dict(popped()))
+      case 'SETITEM' | 'SETITEMS':
+        items = popped(2 if opcode.name == 'SETITEM' else None)
+        stack[-1].update(_dict(items))
+      case 'APPEND' | 'APPENDS':
+        items = popped(1 if opcode.name == 'APPEND' else None)
+        stack[-1].extend(items)
+      case 'BUILD':  # attributes, of which none is needed
+        popped(1)
+      case 'POP':
+        popped(1)
+      case 'POP_MARK':
+        popped()
+      case 'DUP':
+        stack.append(stack[-1])
+      case 'PUT' | 'BINPUT' | 'LONG_BINPUT':
+        memo[argument] = stack[-1]
+      case 'MEMOIZE':
+        memo[len(memo)] = stack[-1]
+      case 'GET' | 'BINGET' | 'LONG_BINGET':
+        stack.append(memo[argument])
+      case 'GLOBAL':
+        stack.append(_found(*argument.split(' ', 1)))
+      case 'STACK_GLOBAL':
+        stack.append(_found(*popped(2)))
+      case 'REDUCE' | 'NEWOBJ':
+        function, arguments = popped(2)
+        # Others than these may take for ever to compare or to pass.
+        if not (isinstance(function, _Named) and type(arguments) is tuple):
+          raise ValueError('it calls what cannot be called')
+        if len(arguments) > _ARGUMENTS:
+          raise ValueError('it calls with too many arguments')
+        # The same long list may come in every call.
+        work += sum(len(x) for x in arguments if isinstance(x, list | tuple))
+        stack.append(_CALLABLES[function](*arguments))
+      case 'BINPERSID':
+        storage = _storage(*popped(1))
+        if storages.setdefault(storage.key, storage) != storage:
+          raise ValueError(f'two storages are called {storage.key}')
+        stack.append(storage)
+      case _ if opcode.name.startswith(_VALUES):
+        stack.append(argument)
+      case _:
+        raise UserError(
+          f'its pickle has an instruction that is not read, {opcode.name}'
+        )
+  raise EOFError('a pickle without an end')
+
+
+def _read_archive(
+  path: pathlib.Path, key: str | None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  with archives.opened(path) as members:
+    (pickled,) = (name for name in members if name.endswith('/data.pkl'))
     folder = pickled.removesuffix('data.pkl')
-    names = set(archive.namelist())
-    if (
-      folder + 'byteorder' in names and archive.read(folder + 'byteorder') != b'little'
-    ):
+    order = members.get(folder + 'byteorder')
+    if order is not None and order.read() != b'little':
       raise UserError('its numbers are big-endian, which is not read')
-    with archive.open(pickled) as file:
-      content = _Unpickler(file).load()
+    if members[pickled].size > _LONGEST:
+      raise UserError(
+        f'its pickle has {members[pickled].size:,} bytes, which is not read'
+      )
+    content, _ = _load(io.BytesIO(members[pickled].read()))
+    state, told = _state(content, key, path)
+    _check_storages(state)
+    blocks: dict[str, np.ndarray] = {}
+    for storage in {tensor.storage for tensor in state.values()}:
+      member = members[f'{folder}data/{storage.key}']
+      if member.size != storage.nbytes:
+        raise ValueError(
+          f'{storage.nbytes:,} bytes are promised for storage {storage.key}, which has'
+          f' {member.size:,}'
+        )
+      blocks[storage.key] = np.frombuffer(member.read(), storage.dtype)
+  return {k: _view(blocks[x.storage.key], x) for k, x in state.items()}, told
 
-    def block(storage: _Storage) -> bytes:
-      return archive.read(f'{folder}data/{storage.key}')
 
-    return _filled(_chosen(content, key), block, {})
-
-
-def _read_old(path: pathlib.Path, key: str | None) -> Any:
+def _read_old(
+  path: pathlib.Path, key: str | None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
   with path.open('rb') as file:
-    if (_load(file), _load(file)) != (_MAGIC, _VERSION):
+    if (_load(file)[0], _load(file)[0]) != (_MAGIC, _VERSION):
       raise ValueError('another beginning')
-    if not _load(file)['little_endian']:
+    if not _load(file)[0]['little_endian']:
       raise UserError('its numbers are big-endian, which is not read')
-    content, keys = _load(file), _load(file)
-    storages = {s.key: s for s in _storages(content)}
-    blocks = {}
+    (content, storages), (keys, _) = _load(file), _load(file)
+    state, told = _state(content, key, path)
+    _check_storages(state)
+    used = {tensor.storage.key for tensor in state.values()}
+    blocks: dict[str, np.ndarray] = {}
+    whole = path.stat().st_size
     for name in keys:
-      size = int.from_bytes(file.read(8), 'little')
-      blocks[name] = file.read(size * storages[name].dtype.itemsize)
-  return _filled(_chosen(content, key), lambda storage: blocks[storage.key], {})
+      if not isinstance(name, str):
+        raise ValueError('a storage without a name')
+      storage, size = storages[name], int.from_bytes(file.read(8), 'little')
+      end = file.tell() + storage.nbytes
+      if size != storage.size or end > whole:
+        raise ValueError(f'the numbers of storage {name} are cut off')
+      if name in used:
+        blocks[name] = np.frombuffer(file.read(storage.nbytes), storage.dtype)
+      file.seek(end)
+  return {k: _view(blocks[x.storage.key], x) for k, x in state.items()}, told
 
 
-def _load(file: BinaryIO) -> Any:
-  return _Unpickler(file).load()
-
-
-def _storages(content: Any) -> list[_Storage]:
-  if isinstance(content, _Tensor):
-    return [content.storage]
-  if isinstance(content, Mapping):
-    content = list(content.values())
-  if isinstance(content, (list, tuple)):
-    return [storage for x in content for storage in _storages(x)]
-  return []
-
-
-def _filled(
-  content: Any,
-  block: Callable[[_Storage], bytes],
-  seen: dict[str, np.ndarray],
-) -> Any:
-  """The content with arrays for tensors; `seen` are the storages read so far."""
-  if isinstance(content, _Tensor):
-    storage = content.storage
-    if storage.key not in seen:
-      seen[storage.key] = np.frombuffer(block(storage), storage.dtype)
-    return _view(seen[storage.key], content)
-  if isinstance(content, Mapping):
-    return {name: _filled(x, block, seen) for name, x in content.items()}
-  if isinstance(content, (list, tuple)):
-    return [_filled(x, block, seen) for x in content]
-  return content
+def _check_storages(state: Mapping[str, _Tensor]) -> None:
+  """Raises for large storages of which tensors need next to nothing."""
+  needed: dict[_Storage, int] = {}
+  for tensor in state.values():
+    needed[tensor.storage] = needed.get(tensor.storage, 0) + tensor.nbytes
+  for storage, size in needed.items():
+    if storage.nbytes > max(archives.SMALL, archives.RATIO * size):
+      raise UserError(
+        f'it has {storage.nbytes:,} bytes for tensors of {size:,}: save copies of them'
+        ' (tensor.clone())'
+      )
 
 
 def _view(numbers: np.ndarray, tensor: _Tensor) -> np.ndarray:
   """The tensor's array, after its strides were found to lie within the numbers."""
-  if not all(x >= 0 for x in (tensor.offset, *tensor.shape, *tensor.strides)):
-    raise ValueError('negative sizes')
   if 0 in tensor.shape:
     return np.zeros(tensor.shape, numbers.dtype)
   last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))

@@ -177,12 +177,12 @@ def test_from_timm():
 
 
 def test_from_transformers():
-  config = {'id2label': {'10': 'k', '2': 'c', '0': 'a'}}
+  config = {'id2label': {str(i): name for i, name in enumerate('abcdefghijk')}}
   found = hub_json.from_transformers(TRANSFORMERS, config)
   assert (found.size, found.resize) == ((20, 24), 'squash')
   assert found.interpolation == 'pillow_bilinear'
   assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
-  assert found.label_names == ('a', 'c', 'k')
+  assert found.label_names == tuple('abcdefghijk')
   crop = dict(size={'shortest_edge': 25}, do_center_crop=True, crop_size=20)
   config = {'id2label': {'0': 'LABEL_0'}}  # no name
   found = hub_json.from_transformers(TRANSFORMERS | crop, config)
@@ -219,7 +219,7 @@ def test_what_timm_and_transformers_are_told_they_do(resize):
     (dict(rescale_factor=1.0), 'not scaled to'),
     (dict(do_resize=False), 'do_resize is false'),
     (dict(size={'shortest_edge': 20}), 'a shortest edge of 20 and no crop'),
-    (dict(size={'longest_edge': 20}), "lacks or misstates 'height'"),
+    (dict(size={'longest_edge': 20}), "lacks or misstates 'size'.*height and width"),
     (dict(resample=9), 'resample=9 is no kernel of Pillow'),
   ],
 )
@@ -267,7 +267,7 @@ def test_who_says_it():
   assert vit.FAMILY.images(beside, 'm', None, 5).resize == 25
   beside['preprocessor_config.json'] = TRANSFORMERS
   assert vit.FAMILY.images(beside, 'm', None, 5).size == (20, 24)
-  ours = Preprocessing((7, 7), label_names=('x',))
+  ours = Preprocessing((7, 7), label_names=tuple('abcde'))
   beside['m.json'] = {'preprocessing': ours.to_json()}
   assert vit.FAMILY.images(beside, 'm', None, 5) == ours
   google = vit.FAMILY.images({}, 'm', (32, 16), 21_843, channels=1)
@@ -396,11 +396,12 @@ def test_what_published_detectors_want():
   assert read(3).name(1) == '1'
   own = dataclasses.replace(stuff, short=64, shapes=((64, 96),))
   written = {'preprocessing': json.loads(json.dumps(own.to_json()))}
-  assert read(a_json=written) == own
+  assert read(250, a_json=written) == own
   first = {'size': 480, 'max_size': 640, 'image_mean': [0.5] * 3}
   now = {'size': {'shortest_edge': 480, 'longest_edge': 640}, 'resample': 2}
+  names = {'id2label': {'0': 'ox', '1': 'ass', '2': 'sheep'}}
   for told in (first, now):
-    got = read(3, preprocessor_config_json=told, config_json={'id2label': {'0': 'ox'}})
+    got = read(3, preprocessor_config_json=told, config_json=names)
     assert (got.short, got.longest, got.name(0)) == (480, 640, 'ox')
   assert got.std == plain.std and got.mean == plain.mean
   for told, message in (

@@ -99,12 +99,14 @@ def test_what_transformers_said_is_kept(tmp_path):
   images['image_mean'] = [0.1, 0.2, 0.3]
   (tmp_path / 'out/preprocessor_config.json').write_text(json.dumps(images))
   config = json.loads((tmp_path / 'out/config.json').read_text())
-  config |= {'id2label': {'0': 'cat'}, 'label2id': {'cat': 0}}
+  names = {'0': 'cat', '1': 'dog', '2': 'ox', '3': 'ass', '4': 'sheep'}
+  config |= {'id2label': names, 'label2id': {name: int(i) for i, name in names.items()}}
   (tmp_path / 'out/config.json').write_text(json.dumps(config))
   assert convert(tmp_path / 'out', tmp_path / 'again', to) == 0
   assert json.loads((tmp_path / 'again/preprocessor_config.json').read_text()) == images
   again = json.loads((tmp_path / 'again/config.json').read_text())
-  assert again['id2label'] == {'0': 'cat'} and 'num_labels' not in again
+  assert again['id2label'] == names and 'num_labels' not in again
+  assert again['label2id'] == config['label2id']
 
 
 def test_computed_positions_are_written_out(tmp_path):

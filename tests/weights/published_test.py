@@ -178,8 +178,8 @@ def test_heads_come_from_beside_or_are_assumed():
 @pytest.mark.parametrize(
   'config, words',
   [
-    (dict(num_attention_heads='3'), "'3' is no number of heads"),
-    (dict(model_args=[3]), r'model_args=\[3\] are no arguments by name'),
+    (dict(num_attention_heads='3'), "'num_attention_heads': '3' is not a positive wh"),
+    (dict(model_args=[3]), r'model_args is \[3\], not fields by name'),
     (dict(global_pool='avg'), "global_pool='avg', our ViT .* pools by 'token'"),
   ],
 )

@@ -52,8 +52,8 @@ def test_which_of_several_things_is_taken(tmp_path):
     np.testing.assert_array_equal(got['w'], WEIGHT)
   torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # a name like others
   assert list(torch_files.read(path)) == ['model', 'x']
-  torch_archives.save(path, {'ema': state, **{f'a{i}': i for i in range(20)}})
-  words = 'is not a state dict.*; there are ema, a0, .*, a8 ...$'
+  torch_archives.save(path, {'shadow': state, **{f'a{i}': i for i in range(20)}})
+  words = 'is not a state dict.*; there are shadow, a0, .*, a8 ...$'
   with pytest.raises(UserError, match=words):
     torch_files.read(path)
 

@@ -55,17 +55,19 @@ def images(
 
   Their classes are COCO's ids: 91 of things, or 250 of stuff too.
   """
-  if own := DetectionPreprocessing.written(metadata):
-    return own
+  if own := hub_json.written(metadata, DetectionPreprocessing):
+    return hub_json.fitting(own, num_classes, channels)
   if 'preprocessor_config.json' in metadata:
     found = hub_json.detector_from_transformers(metadata['preprocessor_config.json'])
   else:
     found = DetectionPreprocessing(800, 1333, source='as published with DETR')
+    channels = found.channels
   names = hub_json.label_names(metadata.get('config.json', {}))
   if not names and num_classes in (91, 250):
     names = coco_classes.class_names(num_classes)
   things = 91 if num_classes == 250 else None
-  return dataclasses.replace(found, label_names=names, num_things=things)
+  found = dataclasses.replace(found, label_names=names, num_things=things)
+  return hub_json.fitting(found, num_classes, channels)
 
 
 def read(
@@ -85,8 +87,6 @@ def read(
     raise UserError(
       f'{beside.path}: config.json: our DETR has relu, not {activation!r}'
     )
-  if told and not isinstance(told, int):
-    raise UserError(f'config.json: {told!r} is no number of heads')
   heads = beside.num_heads or told
   if not heads:
     heads = 8

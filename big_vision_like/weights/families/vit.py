@@ -1,6 +1,7 @@
 """Published ViTs, arXiv:2010.11929, and hybrids of a ResNet and a ViT."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -82,6 +83,17 @@ def _positions(flat: tree.Arrays) -> tuple[str, str]:
   return 'none', 'stem'
 
 
+def choices(told: Mapping[str, Any]) -> dict[str, Collection[str]]:
+  """Returns what positions and activations may be, where shapes tell this."""
+  found = {'activation': {*_ACTIVATIONS.values()}}
+  at, posemb = told['posemb_at'], told['posemb']
+  if posemb not in _TABLES.values():  # there is no table
+    return found | {'posemb': ('none', 'sincos2d')}
+  once = at != 'every' and posemb != 'relative'
+  places = ('stem', 'shared') if once else (at,)
+  return found | {'posemb': (posemb,), 'posemb_at': places}
+
+
 def from_npz(arrays: tree.Arrays, beside: Beside) -> family.Read:
   """Reads vision_transformer's and big_vision's, whose positions may be computed."""
   params = vision_transformer.from_npz(arrays, source=str(beside.path))
@@ -132,8 +144,6 @@ def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
   """Returns the number of heads, and what was assumed for it."""
   told = beside.config.get('num_attention_heads')
   told = told or _model_args(beside).get('num_heads')
-  if told and not isinstance(told, int):
-    raise UserError(f'config.json: {told!r} is no number of heads')
   if beside.num_heads or told:
     return beside.num_heads or told, ()
   heads = _HEADS.get(width) or max(width // 64, 1)
@@ -144,10 +154,7 @@ def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
 
 
 def _model_args(beside: Beside) -> dict[str, Any]:
-  told = beside.config.get('model_args') or {}
-  if not isinstance(told, dict):
-    raise UserError(f'config.json: model_args={told!r} are no arguments by name')
-  return told
+  return beside.config.get('model_args', {})
 
 
 def _check_pooling(arrays: tree.Arrays, beside: Beside) -> None:
@@ -296,6 +303,7 @@ FAMILY = family.Family(
   describe=describe,
   # Positions may be computed, or shared by all blocks.
   untold=('posemb', 'posemb_at', 'activation', 'epsilon'),
+  choices=choices,
   images=partial(hub_json.classifier_images, published=bit.as_google),
   stem=('resnet/conv_root', 'embed'),
   features=lambda told: told['rep_size'] or told['width'],
