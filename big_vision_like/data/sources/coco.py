@@ -121,13 +121,14 @@ class Coco(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of the annotations in use and the sizes of all files."""
-    contents = self.contents._replace(left_out={}, outlines=[])[:-1]  # what is used
+    contents = self.contents._replace(left_out={}, outlines=[])  # outlines are large
     paths = [os.path.expanduser(self.annotations), *self.files]
     if self.panoptic is not None:
       folder = os.path.expanduser(self.panoptic)
       paths += [os.path.join(folder, name) for name in contents.maps]
     sizes = shards.file_sizes(paths)
-    return digest('Coco', *contents, sizes, self.panoptic is not None, self.masks)
+    used = contents[:-1]  # not what was repaired
+    return digest('Coco', *used, sizes, self.panoptic is not None, self.masks)
 
   def planned(self) -> Source:
     """The images, or where they are not there what stands in for them in a plan."""

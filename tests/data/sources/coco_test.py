@@ -481,6 +481,9 @@ def test_panoptic_files(tmp_path):
   marked = boxes.Panoptic(crowds=True).map(image.Decode().map(source[1]))
   assert marked['crowd'].tolist() == [True, False]
   assert (source.features.keys()) == source[0].keys()
+  before = source.fingerprint()
+  (tmp_path / 'maps' / 'a.png').write_bytes(b'')
+  assert source.fingerprint() != before
 
 
 def test_panoptic_files_with_errors(tmp_path):
