@@ -392,8 +392,8 @@ def _text(value: Any) -> str | None:
   """Returns a text that can be printed and be the name of a file; None for others."""
   if not isinstance(value, str) or '\0' in value:
     return None
-  lone = re.search('[\ud800-\udfff]', value)  # halves of characters
-  return None if lone else value
+  halves = not value.isascii() and re.search('[\ud800-\udfff]', value)
+  return None if halves else value
 
 
 def _is_box(value: Any) -> bool:
