@@ -75,9 +75,14 @@ class CocoAP(evaluator.Evaluator):
     found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
     if self.annotations:
       try:
-        coco_json.read_strictly(self.annotations)
+        truth = coco_json.read_strictly(self.annotations)
       except UserError as error:
-        found.append(str(error))
+        return [*found, str(error)]
+      if all(entry['iscrowd'] for entry in truth['annotations']):
+        found.append(
+          f'{self.annotations} has no annotation of an object: there is no precision to'
+          ' measure'
+        )
     return found
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:

@@ -6,27 +6,31 @@ which segment each pixel is of). Examples have the features of TFDS's `coco/2017
 
 What cannot be used in a file that is otherwise sound is left out, counted and told:
 annotations of an image or category that there is not, whose box is not four finite
-numbers, has no area or lies outside of its image, or with an id that came before. Boxes
-that reach beyond the image stay, and `boxes.Objects` cuts them. Images without objects
-stay. What is no such file, or lacks what nothing can stand for, is an error that names
-the entry. An image that is missing, or not of the size that the file says, is a bad
-record: see `data.input.pipeline`.
+numbers, has no area or lies outside of its image, or that repeat another. More than a
+few of these are an error. What `coco_json` repairs is told too. Boxes that reach beyond
+the image stay, and `boxes.Objects` cuts them. Images without objects stay. What is no
+such file, or lacks what nothing can stand for, is an error that names the entry. An
+image that is missing, or not of the size that the file says, is a bad record: see
+`data.input.pipeline`.
 
 Axes: N annotations, I images; 4 is left, top, width, height.
 """
 
 import dataclasses
 import functools
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from big_vision_like.data.sources import (
   coco_classes,
   coco_json,
+  coco_outlines,
   planned,
   protos,
   shards,
@@ -44,7 +48,8 @@ class Coco(Source):
   `panoptic`, the folder of the PNGs, the file is a panoptic one. `masks` makes `masks`,
   uint8 (N, H, W), of outlines of instances; it needs pycocotools. Labels are places
   among the categories sorted by id; `category_ids` says which these are. `examples`
-  says how many images there are, for plans made before the data are there.
+  says how many images there are, for plans made before the data are there. `tolerated`
+  is the share of annotations that may be left out.
   """
 
   annotations: str
@@ -52,6 +57,7 @@ class Coco(Source):
   panoptic: str | None = None
   masks: bool = False
   examples: int | None = None
+  tolerated: float = 0.05
 
   def __post_init__(self) -> None:
     if self.masks and self.panoptic is not None:
@@ -66,8 +72,20 @@ class Coco(Source):
         f'{self.annotations} has {len(contents.names):,} images, not the'
         f' {self.examples:,} that the config says: set examples to what is true.'
       )
-    if contents.left_out:
-      print(_summary(self.annotations, contents.left_out), file=sys.stderr, flush=True)
+    left_out = sum(map(len, contents.left_out.values()))
+    count = left_out + len(contents.ids_N)
+    reasons = _reasons(contents.left_out)
+    if left_out and (left_out == count or left_out > self.tolerated * count):
+      raise UserError(
+        f'{self.annotations}: {left_out:,} of {count:,} annotations cannot be used:'
+        f' {reasons}; correct them, or raise `tolerated` ({self.tolerated:g}), the'
+        ' share that may be left out'
+      )
+    if left_out:
+      _tell(f'{self.annotations}: annotations left out: {reasons}')
+    if contents.repaired:
+      done = '; '.join(f'{n:,} {what}' for what, n in contents.repaired.items())
+      _tell(f'{self.annotations}: annotations repaired: {done}')
     return contents
 
   @property
@@ -109,7 +127,8 @@ class Coco(Source):
       folder = os.path.expanduser(self.panoptic)
       paths += [os.path.join(folder, name) for name in contents.maps]
     sizes = shards.file_sizes(paths)
-    return digest('Coco', *contents, sizes, self.panoptic is not None, self.masks)
+    used = contents[:-1]  # not what was repaired
+    return digest('Coco', *used, sizes, self.panoptic is not None, self.masks)
 
   def planned(self) -> Source:
     """The images, or where they are not there what stands in for them in a plan."""
@@ -138,47 +157,64 @@ class Coco(Source):
       'is_crowd': c.crowds_N[own],
     }
     example = {
-      'image': self._image(index),
+      'image': self._image(self.images, c.names[index], (height, width)),
       'image/filename': c.names[index].encode(),
       'image/id': int(c.image_ids[index]),
     }
     if self.panoptic is not None:
-      example['panoptic_image'] = _opened(self.panoptic, c.maps[index])
+      example['panoptic_image'] = self._image(
+        self.panoptic, c.maps[index], (height, width)
+      )
       return example | {'panoptic_objects': objects}
     if self.masks:
-      example['masks'] = coco_json.decoded(
+      example['masks'] = coco_outlines.decoded(
         c.outlines[own], height, width, c.ids_N[own].tolist()
       )
     return example | {'objects': objects}
 
-  def _image(self, index: int) -> bytes:
-    name, said = self.contents.names[index], tuple(self.contents.sizes_I2[index])
-    image = _opened(self.images, name)
+  def _image(self, folder: str, name: str, said: tuple[int, int]) -> bytes:
+    image = _opened(folder, name)
     try:
       size = decoding.image_size(image)
     except ValueError as error:
-      raise BadRecordError(f'{self.images}/{name} is no image: {error}') from error
+      raise BadRecordError(f'{folder}/{name} is no image: {error}') from error
     if size != said:
+      turned = ''
+      if size == said[::-1] and _is_turned(image):
+        turned = (
+          ' That is its size once turned as its EXIF orientation says, which is ignored'
+          ' here: turn the files themselves, for instance with mogrify -auto-orient.'
+        )
       raise BadRecordError(
-        f'{self.images}/{name} has {size[0]}x{size[1]} pixels, but'
-        f' {self.annotations} says {said[0]}x{said[1]}.'
+        f'{folder}/{name} has {size[0]}x{size[1]} pixels, but {self.annotations} says'
+        f' {said[0]}x{said[1]}.{turned}'
       )
     return image
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and how many images are not there."""
+    """What keeps it from being read, how many images are not there, or no object."""
     try:
-      names = self.contents.names
+      contents = self.contents
     except UserError as error:
       return [str(error)]
-    folder = os.path.expanduser(self.images)
+    found, folder = [], os.path.expanduser(self.images)
+    if contents.crowds_N.all():
+      crowds = ', only of crowds' if len(contents.crowds_N) else ''
+      found.append(
+        f'{self.annotations} has no annotation of an object{crowds}: there is nothing'
+        ' to learn or to measure'
+      )
+    names = contents.names
     missing = [n for n in names if not os.path.exists(os.path.join(folder, n))]
-    if not missing:
-      return []
-    return [
-      f'{len(missing):,} of {len(names):,} images of {self.annotations} are not in'
-      f' {self.images}: {listed(missing, coco_json.NAMED)}'
-    ]
+    if missing:
+      above = os.path.dirname(os.path.abspath(folder))
+      there = os.path.exists(os.path.join(above, missing[0]))
+      advice = f'; {missing[0]} is in {above}: set `images` to that' if there else ''
+      found.append(
+        f'{len(missing):,} of {len(names):,} images of {self.annotations} are not in'
+        f' {self.images}: {listed(missing, coco_json.NAMED)}{advice}'
+      )
+    return found
 
   def __getstate__(self) -> dict[str, Any]:
     # What was read travels to workers; descriptions are made again.
@@ -195,15 +231,29 @@ def catalogued(kind: str) -> Any:
 def _opened(folder: str, name: str) -> bytes:
   path = os.path.join(os.path.expanduser(folder), name)
   try:
+    if os.path.exists(path) and not os.path.isfile(path):  # a device never ends
+      raise BadRecordError(f'{path} is not a file')
     with open(path, 'rb') as opened:
       return opened.read()
   except OSError as error:
     raise BadRecordError(f'{path} cannot be read: {error.strerror}') from error
 
 
-def _summary(path: str, left_out: Mapping[str, Sequence[str]]) -> str:
-  reasons = (
+def _is_turned(encoded: bytes) -> bool:
+  """Returns whether viewers turn an image by a quarter, as its EXIF data say."""
+  try:
+    with Image.open(io.BytesIO(encoded)) as picture:
+      return picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+  except Exception:  # Pillow raises many types for damaged headers, which turn nothing
+    return False
+
+
+def _reasons(left_out: Mapping[str, Sequence[str]]) -> str:
+  return '; '.join(
     f'{len(found):,} {reason} ({listed(found, coco_json.NAMED)})'
     for reason, found in left_out.items()
   )
-  return f'{path}: annotations left out: {"; ".join(reasons)}'
+
+
+def _tell(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)

@@ -1,33 +1,45 @@
 """Reads COCO's JSON files of annotations: tolerantly to train, strictly to evaluate.
 
+Both repair what has one meaning: whole numbers written as `7.0` or `"7"`, boxes that
+only the outline tells, areas that only the box tells. Ids of annotations matter to
+nothing but the PNGs of panoptic files; missing and repeated ones become new ones.
+
 Axes: N annotations, I images; 4 is left, top, width, height.
 """
 
 import collections
+import itertools
 import json
-import math
 import operator
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from big_vision_like import files
-from big_vision_like.errors import BadRecordError, UserError, listed
+from big_vision_like.data.sources import coco_outlines
+from big_vision_like.data.sources.coco_outlines import REACH, finite
+from big_vision_like.data.transforms import decoding
+from big_vision_like.errors import UserError, listed
 
 Entry = dict[str, Any]
 # Lists of `images`, `annotations` and `categories`, as the files have them.
 Truth = dict[str, list[Entry]]
 # So many of what is left out are named.
 NAMED = 5
+# A digit more than an id of 64 bits can have.
+DIGITS = re.compile('-?[0-9]{1,19}', re.ASCII)
+CROWD = {None: False, 0: False, 1: True, '0': False, '1': True}
 
 
 class Contents(NamedTuple):
   """What a file says; annotations of image i are those from starts[i] to starts[i + 1].
 
   `labels_N` are places among `categories`, which are sorted by their ids. Where masks
-  are wanted, `outlines` are polygons or run lengths, as in the file, else none.
+  are wanted, `outlines` are those of `coco_outlines`, else none. `repaired` counts
+  annotations by what was done to them.
   """
 
   image_ids: np.ndarray
@@ -43,6 +55,7 @@ class Contents(NamedTuple):
   outlines: list[Any]
   maps: list[str]
   left_out: dict[str, list[str]]
+  repaired: dict[str, int]
 
 
 def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
@@ -52,81 +65,121 @@ def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
   categories = _categories(path, entries['categories'])
   label_of = {name: label for label, name in enumerate(categories)}
   place_of = {image['id']: place for place, image in enumerate(images)}
+  sizes_I2 = np.array([(i['height'], i['width']) for i in images], np.int32)
+  sizes = sizes_I2.tolist()
   left_out: dict[str, list[str]] = collections.defaultdict(list)
+  repaired: collections.Counter[str] = collections.Counter()
   annotations, maps = entries['annotations'], [''] * len(images)
   if panoptic:
     annotations, maps = _flat(path, annotations, place_of, left_out)
-  found: list[list[tuple[Any, ...]]] = [[] for _ in images]
-  seen = set()
+  elif any(
+    isinstance(entry, dict) and 'segments_info' in entry for entry in annotations
+  ):
+    raise UserError(
+      f"{path} has 'segments_info': it is a panoptic file, whose PNGs' folder"
+      ' `panoptic` must name'
+    )
+  found: list[list[list[Any]]] = [[] for _ in images]
+  seen: dict[Any, Entry] = {}
   for number, entry in enumerate(annotations):
-    reason = _unfit(entry, images, place_of, label_of, seen)
-    outline = None
-    if reason is None and masks:
-      outline = entry.get('segmentation')
-      image = images[place_of[entry['image_id']]]
-      reason = _unfit_outline(outline, image['height'], image['width'])
+    outline = reason = None
+    if isinstance(entry, dict):
+      place = place_of.get(whole(entry.get('image_id')))
+      size = None if place is None else sizes[place]
+      entry = _repaired(entry, size, repaired)
+      key = (place, entry['id']) if panoptic else entry['id']
+      reason = _unfit(entry, size, label_of, seen.get(key), panoptic)
+      if reason is None and masks:
+        outline = coco_outlines.sound(entry.get('segmentation'), size)
+        reason = outline if isinstance(outline, str) else None
+    else:
+      reason, entry = 'without fields', {'id': None}
     if reason is not None:
-      name = entry.get('id') if isinstance(entry, dict) else None
-      left_out[reason].append(
-        f'entry {number}' if not isinstance(name, int) else f'id {name}'
-      )
+      name = entry['id']
+      left_out[reason].append(f'entry {number}' if name is None else f'id {name}')
       continue
-    key = entry['image_id'], entry['id'] if panoptic else None
-    seen.add(key if panoptic else entry['id'])
-    area = entry.get('area', entry['bbox'][2] * entry['bbox'][3])
-    crowd = bool(entry.get('iscrowd', 0))
+    if key in seen or entry['id'] is None:
+      repaired['given new ids'] += 1
+      entry['id'] = None
+    else:
+      seen[key] = entry
     label = label_of[entry['category_id']]
-    row = entry['id'], entry['bbox'], label, area, crowd, outline
-    found[place_of[entry['image_id']]].append(row)
+    row = [entry['id'], entry['bbox'], label, entry['area'], entry['iscrowd'], outline]
+    found[place].append(row)
+  new_ids = (number for number in itertools.count(1) if number not in seen)
+  for row in itertools.chain.from_iterable(() if panoptic else found):
+    row[0] = next(new_ids) if row[0] is None else row[0]
   by_id = operator.itemgetter(0)
   rows = [r for own in found for r in (own if panoptic else sorted(own, key=by_id))]
   ids, boxes, labels, areas, crowds, outlines = (
     zip(*rows, strict=True) if rows else [()] * 6
   )
+  starts = np.cumsum([0, *map(len, found)])
+  boxes_N4 = np.array(boxes, np.float64).reshape(-1, 4)
+  _check_plausible(path, boxes_N4, np.repeat(sizes_I2, np.diff(starts), axis=0))
   return Contents(
     image_ids=np.array([image['id'] for image in images], np.int64),
     names=[image['file_name'] for image in images],
-    sizes_I2=np.array([(i['height'], i['width']) for i in images], np.int32),
+    sizes_I2=sizes_I2,
     categories=categories,
-    starts=np.cumsum([0, *map(len, found)]),
+    starts=starts,
     ids_N=np.array(ids, np.int64),
-    boxes_N4=np.array(boxes, np.float64).reshape(-1, 4),
+    boxes_N4=boxes_N4,
     labels_N=np.array(labels, np.int64),
     areas_N=np.array(areas, np.float64),
     crowds_N=np.array(crowds, bool),
     outlines=list(outlines) if masks else [],
     maps=maps,
     left_out=dict(left_out),
+    repaired=dict(repaired),
   )
 
 
 def read_strictly(path: str) -> Truth:
   """Returns a file of objects; a `UserError` names the first malformed entry."""
   truth = _lists(path)
-  known: dict[str, set[int]] = {}
   for name in ('images', 'categories'):
-    _checked(path, name, truth[name], {'id': int})
-    known[name] = {entry['id'] for entry in truth[name]}
+    truth[name] = _checked(path, name, truth[name], {'id': int})
+  sizes = {image['id']: _size(image) for image in truth['images']}
+  categories = {category['id'] for category in truth['categories']}
+  annotations = []
   for index, entry in enumerate(truth['annotations']):
-    if problem := _problem(entry, known):
+    fields = entry
+    if isinstance(entry, dict):
+      size = sizes.get(whole(entry.get('image_id')))
+      fields = _repaired(entry, size, collections.Counter())
+    if problem := _problem(fields, sizes, categories):
       raise UserError(f'{path}: annotations[{index}] {problem}.')
-  return truth
+    annotations.append(fields)
+  measured = [e for e in annotations if sizes[e['image_id']]]
+  _check_plausible(
+    path,
+    np.array([e['bbox'] for e in measured], np.float64).reshape(-1, 4),
+    np.array([sizes[e['image_id']] for e in measured], np.int64).reshape(-1, 2),
+  )
+  return truth | {'annotations': annotations}
 
 
-def _problem(entry: Any, known: Mapping[str, set[int]]) -> str | None:
+def _problem(entry: Any, images: Mapping[int, Any], categories: set[int]) -> str | None:
   """Returns what is wrong with an annotation, or None."""
   if not isinstance(entry, dict):
-    return f'is {entry!r}, not an object'
-  for name, of in ('image_id', 'images'), ('category_id', 'categories'):
-    value = entry.get(name)
-    if type(value) is not int or value not in known[of]:
-      return f'has {name}={value!r}, which none of `{of}` has as its id'
-  box, area = entry.get('bbox'), entry.get('area', 0)
-  numbers = [*box, area] if isinstance(box, list) else []
-  if len(numbers) != 5 or not all(map(_finite, numbers)) or min(box[2:]) < 0:
-    return f'has bbox={box!r} and area={area!r}: left, top, width, height and a number'
-  if entry.get('iscrowd', 0) not in (0, 1):
-    return f'has iscrowd={entry["iscrowd"]!r}, which must be 0 or 1'
+    return f'is {_short(entry, repr)}, not an object'
+  for name, of, known in (
+    ('image_id', 'images', images),
+    ('category_id', 'categories', categories),
+  ):
+    if type(entry[name]) is not int or entry[name] not in known:
+      return (
+        f'has {name}={_short(entry[name], repr)}, which none of `{of}` has as its id'
+      )
+  box, area = entry['bbox'], entry['area']
+  if not _is_box(box) or not finite(area) or min(box[2:]) < 0:
+    return (
+      f'has bbox={_short(box, repr)} and area={_short(area, repr)}: left, top, width,'
+      ' height and a number'
+    )
+  if type(entry['iscrowd']) is not bool:
+    return f'has iscrowd={_short(entry["iscrowd"], repr)}, which must be 0 or 1'
   return None
 
 
@@ -134,52 +187,76 @@ def _lists(path: str) -> dict[str, list[Any]]:
   entries = files.read_fields(os.path.expanduser(path))
   for name in ('images', 'annotations', 'categories'):
     if not isinstance(entries.get(name), list):
-      raise UserError(f'{path} has no list {name!r}; it has {", ".join(entries)}')
+      raise UserError(
+        f'{path} has no list {name!r}; it has {listed(entries) or "none"}'
+      )
   return entries
 
 
 def _checked(
   path: str, name: str, entries: Sequence[Any], fields: Mapping[str, type]
-) -> None:
-  """Raises UserError, which names the entry, unless all have these fields."""
-  ids = set()
+) -> list[Entry]:
+  """Returns the entries with sound fields; raises UserError, which names the entry."""
+  ids, checked = set(), []
   for number, entry in enumerate(entries):
     place = f'{path}: {name}[{number}]'
     if not isinstance(entry, dict):
-      raise UserError(f'{place} is {json.dumps(entry)[:50]}, not an object')
+      raise UserError(f'{place} is {_short(entry)}, not an object')
+    own = {}
     for field, kind in fields.items():
       value = entry.get(field)
-      if not isinstance(value, kind) or isinstance(value, bool):
-        have = 'missing' if field not in entry else json.dumps(value)[:50]
-        raise UserError(
-          f'{place} (id {entry.get("id", "unknown")}): {field!r} is {have}, not a'
-          f' {"whole number" if kind is int else "text"}'
-        )
+      own[field] = whole(value) if kind is int else _text(value)
+      if own[field] is None:
+        have = _short(value) if field in entry else 'missing'
+        name = _short(entry.get('id', 'unknown'), str)
+        want = 'whole number' if kind is int else 'text'
+        raise UserError(f'{place} (id {name}): {field!r} is {have}, not a {want}')
     if 'id' in fields:
-      if entry['id'] in ids:
-        raise UserError(f'{place}: another entry has id {entry["id"]} too')
-      ids.add(entry['id'])
+      if own['id'] in ids:
+        raise UserError(f'{place}: another entry has id {own["id"]} too')
+      ids.add(own['id'])
+    checked.append(entry | own)
+  return checked
 
 
-def _images(path: str, entries: Sequence[Any]) -> list[dict[str, Any]]:
+def _images(path: str, entries: Sequence[Any]) -> list[Entry]:
   """Returns the images, sorted by id."""
   fields = {'id': int, 'file_name': str, 'height': int, 'width': int}
-  _checked(path, 'images', entries, fields)
-  if not entries:
+  images = _checked(path, 'images', entries, fields)
+  if not images:
     raise UserError(f'{path} names no images')
-  for number, entry in enumerate(entries):
-    if entry['height'] < 1 or entry['width'] < 1:
+  for number, entry in enumerate(images):
+    if _size(entry) is None:
       raise UserError(
         f'{path}: images[{number}] (id {entry["id"]}) has'
-        f' {entry["height"]}x{entry["width"]} pixels'
+        f' {entry["height"]}x{entry["width"]} pixels, not 1 to'
+        f' {decoding.MOST_PIXELS:,}'
       )
-  return sorted(entries, key=lambda entry: entry['id'])
+  return sorted(images, key=operator.itemgetter('id'))
+
+
+def _size(image: Entry) -> tuple[int, int] | None:
+  """Returns height and width of an image; None where they are none."""
+  height, width = whole(image.get('height')), whole(image.get('width'))
+  if height is None or width is None or min(height, width) < 1:
+    return None
+  return (height, width) if height * width <= decoding.MOST_PIXELS else None
 
 
 def _categories(path: str, entries: Sequence[Any]) -> dict[int, str]:
   """Returns names by ids, sorted."""
-  _checked(path, 'categories', entries, {'id': int, 'name': str})
-  return {e['id']: e['name'] for e in sorted(entries, key=lambda entry: entry['id'])}
+  categories = _checked(path, 'categories', entries, {'id': int, 'name': str})
+  if not categories:
+    raise UserError(f'{path} names no categories')
+  names: dict[str, int] = {}
+  for entry in categories:
+    if entry['name'] in names:
+      raise UserError(
+        f'{path}: the categories {names[entry["name"]]} and {entry["id"]} are both'
+        f' called {_short(entry["name"])}; give each a name of its own'
+      )
+    names[entry['name']] = entry['id']
+  return {e['id']: e['name'] for e in sorted(categories, key=operator.itemgetter('id'))}
 
 
 def _flat(
@@ -189,9 +266,9 @@ def _flat(
   left_out: dict[str, list[str]],
 ) -> tuple[list[Any], list[str]]:
   """Returns an annotation for each panoptic segment, and each image's PNG."""
-  _checked(path, 'annotations', annotations, {'image_id': int, 'file_name': str})
+  fields = {'image_id': int, 'file_name': str}
   maps, flat = [''] * len(place_of), []
-  for number, entry in enumerate(annotations):
+  for number, entry in enumerate(_checked(path, 'annotations', annotations, fields)):
     place = place_of.get(entry['image_id'])
     if place is None or maps[place]:
       left_out['of no image' if place is None else 'of an image that has one'].append(
@@ -211,84 +288,118 @@ def _flat(
   return flat, maps
 
 
+def _repaired(
+  entry: Entry, size: Sequence[int] | None, repaired: collections.Counter[str]
+) -> Entry:
+  """Returns an annotation with all fields, sound where they are or can be made so.
+
+  `size` is that of its image, where it is known; `repaired` counts what was done.
+  """
+  own = {name: entry.get(name) for name in ('id', 'image_id', 'category_id')}
+  given = {name: whole(value) for name, value in own.items()}
+  own |= {name: value for name, value in given.items() if value is not None}
+  own['id'] = given['id']
+  box, area, crowd = entry.get('bbox'), entry.get('area'), entry.get('iscrowd')
+  if not _is_box(box) or not any(box):
+    outline = coco_outlines.sound(entry.get('segmentation'), size)
+    if not isinstance(outline, str):
+      box = coco_outlines.box(outline, size)
+      repaired['given the box of their outline'] += 1
+  # Neither null nor NaN, which tables write where nothing is, nor 0 is an area.
+  if _is_box(box) and (area is None or (type(area) in (int, float) and not area > 0)):
+    if 'area' in entry:
+      repaired['given the area of their box'] += 1
+    area = box[2] * box[3]
+  if crowd is None or type(crowd) in (int, float, str, bool):
+    crowd = CROWD.get(crowd, crowd)
+  return entry | own | {'bbox': box, 'area': area, 'iscrowd': crowd}
+
+
 def _unfit(
-  entry: Any,
-  images: Sequence[Mapping[str, Any]],
-  place_of: Mapping[int, int],
+  entry: Entry,
+  size: Sequence[int] | None,
   label_of: Mapping[int, int],
-  seen: set[Any],
+  before: Entry | None,
+  panoptic: bool,
 ) -> str | None:
-  """Returns why an annotation cannot be used, if so."""
-  if not isinstance(entry, dict) or not isinstance(entry.get('id'), int):
-    return 'without an id'
-  image_id, category = entry.get('image_id'), entry.get('category_id')
-  if not isinstance(image_id, int) or image_id not in place_of:
+  """Returns why a repaired annotation of an image of that size cannot be used, if so.
+
+  `before` is the one that had its id before, if any.
+  """
+  if size is None:
     return 'of no image'
-  if not isinstance(category, int) or category not in label_of:
+  if type(entry['category_id']) is not int or entry['category_id'] not in label_of:
     return 'of no category'
-  if entry['id'] in seen or (entry['image_id'], entry['id']) in seen:
-    return 'with an id that came before'
-  box = entry.get('bbox')
-  if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
+  if panoptic and not 0 < (entry['id'] or 0) < 1 << 24:
+    return 'without an id that a pixel can have'
+  if before is not None:
+    same = ('image_id', 'category_id', 'bbox')
+    if panoptic or all(entry[name] == before[name] for name in same):
+      return 'with an id that came before'
+  box = entry['bbox']
+  if not _is_box(box):
     return 'whose bbox is not four finite numbers'
-  if not _finite(entry.get('area', 0)):
-    return 'whose area is no number'
-  left, top, width, height = box
-  if width <= 0 or height <= 0:
+  if box[2] <= 0 or box[3] <= 0:
     return 'without area'
-  image = images[place_of[entry['image_id']]]
-  inside = left < image['width'] and top < image['height']
-  if not (inside and left + width > 0 and top + height > 0):
-    return 'outside of the image'
+  for low, long, side in zip(box[:2], box[2:], reversed(size), strict=True):
+    if low >= side or low + long <= 0:
+      return 'outside of the image'
+    if low < -REACH * side or low + long > (REACH + 1) * side:
+      return 'reaching far beyond the image'
+  if not finite(entry['area']):
+    return 'whose area is no number'
+  if type(entry['iscrowd']) is not bool:
+    return 'whose iscrowd is not 0 or 1'
   return None
 
 
-def _finite(value: Any) -> bool:
-  return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-# Outlines
-
-
-def _unfit_outline(outline: Any, height: int, width: int) -> str | None:
-  """Returns why an outline is none, if so."""
-  if isinstance(outline, list) and outline:
-    sound = all(
-      isinstance(polygon, list)
-      and len(polygon) >= 6
-      and len(polygon) % 2 == 0
-      and all(map(_finite, polygon))
-      for polygon in outline
+def _check_plausible(path: str, boxes_N4: np.ndarray, sizes_N2: np.ndarray) -> None:
+  """Raises a `UserError` for boxes that are not left, top, width, height in pixels."""
+  if not len(boxes_N4):
+    return
+  sides_N2 = sizes_N2[:, ::-1]
+  low_N2, long_N2 = boxes_N4[:, :2], boxes_N4[:, 2:]
+  high_N2 = low_N2 + long_N2
+  tiny_N = (high_N2 <= 1).all(axis=1) & (sides_N2 > 2).all(axis=1)
+  if tiny_N.mean() > 0.5:
+    raise UserError(
+      f'{path}: {tiny_N.sum():,} of {len(tiny_N):,} boxes end within the first pixel of'
+      ' their images: bbox must be left, top, width, height in pixels, not in shares of'
+      ' the image'
     )
-    return None if sound else 'whose polygons are none'
-  if isinstance(outline, dict) and outline.get('size') == [height, width]:
-    counts = outline.get('counts')
-    if isinstance(counts, str):
-      return None
-    if isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts):
-      if sum(counts) == height * width:
-        return None
-  return 'whose segmentation is no polygons or run lengths of the image'
+  # A little is sloppiness, and a single box may be anything.
+  beyond_N = (high_N2 > 1.05 * sides_N2).any(axis=1)
+  corners_N = ((long_N2 > low_N2) & (long_N2 <= 1.05 * sides_N2)).all(axis=1)
+  if len(boxes_N4) >= 4 and beyond_N.mean() > 0.1 and corners_N.mean() > 0.95:
+    raise UserError(
+      f'{path}: {beyond_N.sum():,} of {len(beyond_N):,} boxes reach beyond their'
+      ' images, but fit as left, top, right, bottom: bbox must be left, top, width,'
+      ' height'
+    )
 
 
-def decoded(
-  outlines: Sequence[Any], height: int, width: int, ids: Sequence[int]
-) -> np.ndarray:
-  """Polygons or run lengths as masks, uint8 (N, H, W), by pycocotools."""
-  try:
-    from pycocotools import mask
-  except ImportError as error:
-    raise UserError('masks need pycocotools: pip install pycocotools') from error
-  masks = np.zeros((len(outlines), height, width), np.uint8)
-  for place, (outline, name) in enumerate(zip(outlines, ids, strict=True)):
-    if isinstance(outline, list):
-      runs = mask.merge(mask.frPyObjects(outline, height, width))
-    elif isinstance(outline['counts'], list):
-      runs = mask.frPyObjects(outline, height, width)
-    else:
-      runs = outline
-    try:
-      masks[place] = mask.decode(runs)
-    except Exception as error:  # of types of its own
-      raise BadRecordError(f'annotation {name} has no sound mask: {error}') from error
-  return masks
+def whole(value: Any) -> int | None:
+  """Returns a whole number of 64 bits, given as 7, 7.0 or '7'; None for others."""
+  if isinstance(value, str):
+    value = int(value) if DIGITS.fullmatch(value) else None
+  elif isinstance(value, float) and value.is_integer():
+    value = int(value)
+  is_whole = type(value) is int and -(1 << 63) <= value < 1 << 63
+  return value if is_whole else None
+
+
+def _text(value: Any) -> str | None:
+  """Returns a text that can be printed and be the name of a file; None for others."""
+  if not isinstance(value, str) or '\0' in value:
+    return None
+  halves = not value.isascii() and re.search('[\ud800-\udfff]', value)
+  return None if halves else value
+
+
+def _is_box(value: Any) -> bool:
+  return isinstance(value, list) and len(value) == 4 and all(map(finite, value))
+
+
+def _short(value: Any, text: Any = json.dumps) -> str:
+  """Returns the start of a value's text."""
+  return text(value)[:50]

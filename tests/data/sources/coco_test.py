@@ -2,19 +2,28 @@ import dataclasses
 import json
 import pathlib
 import pickle
+import re
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import ExifTags, Image
 from pycocotools import coco as pycoco
 from pycocotools import mask as pymask
 
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import drawing
-from big_vision_like.data.sources import coco, coco_classes, fake
+from big_vision_like.data.sources import (
+  coco,
+  coco_classes,
+  coco_json,
+  coco_outlines,
+  fake,
+)
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.evals import detection
 
 CATEGORIES = [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}]
 IMAGES = [
@@ -30,7 +39,7 @@ def annotation(name, image_id=20, bbox=(6, 10, 12, 20), category_id=7, **rest):
   )
 
 
-def written(folder, annotations, images=IMAGES, categories=CATEGORIES):
+def written(folder, annotations, images=IMAGES, categories=CATEGORIES, **options):
   """An annotation file, and all of its images."""
   folder = pathlib.Path(folder)
   entries = dict(images=images, annotations=annotations, categories=categories)
@@ -38,7 +47,7 @@ def written(folder, annotations, images=IMAGES, categories=CATEGORIES):
   for i, entry in enumerate(IMAGES):
     picture = np.full((entry['height'], entry['width'], 3), 40 * i, np.uint8)
     (folder / entry['file_name']).write_bytes(drawing.png(picture))
-  return coco.Coco(str(folder / 'a.json'), str(folder))
+  return coco.Coco(str(folder / 'a.json'), str(folder), **options)
 
 
 def test_examples_are_those_of_tfds(tmp_path):
@@ -116,30 +125,152 @@ BAD = {
   ],
   'without area': [annotation(108, bbox=[3, 3, 0, 4])],
   'outside of the image': [annotation(109, bbox=[60, 0, 5, 5])],
-  'with an id that came before': [annotation(1, category_id=3)],
-  'without an id': [annotation('x'), [1, 2]],
+  'reaching far beyond the image': [annotation(111, bbox=[5, 5, 1e8, 9])],
+  'with an id that came before': [annotation(1)],
+  'without fields': [[1, 2]],
   'whose area is no number': [annotation(110, area='large')],
+  'whose iscrowd is not 0 or 1': [annotation(112, iscrowd=2)],
 }
 
 
 def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path, capfd):
   bad = [entry for entries in BAD.values() for entry in entries]
-  source = written(tmp_path, [annotation(1), *bad, annotation(2, bbox=[-5, 0, 9, 9])])
+  entries = [annotation(1), *bad, annotation(2, bbox=[-5, 0, 9, 9])]
+  source = written(tmp_path, entries, tolerated=0.9)
   assert source.left_out == {reason: len(entries) for reason, entries in BAD.items()}
   assert source[1]['objects']['id'].tolist() == [1, 2]
   assert source[1]['objects']['label'].tolist() == [1, 1]
   told = capfd.readouterr().err
   assert told.count('\n') == 1
   assert '2 of no image (id 101, id 102)' in told
-  assert '2 without an id (entry 11, entry 12)' in told
+  assert '1 without fields (entry 12)' in told
   names = ', '.join(f'id {i}' for i in range(104, 108))
   assert f'4 whose bbox is not four finite numbers ({names})' in told
 
 
-def test_many_that_are_left_out_are_not_all_named(tmp_path, capfd):
-  source = written(tmp_path, [annotation(i, image_id=1) for i in range(1000)])
-  assert source.left_out == {'of no image': 1000}
-  assert 'id 3, id 4 and 995 more' in capfd.readouterr().err
+def test_many_that_are_left_out_are_counted_and_an_error(tmp_path):
+  entries = [annotation(i, image_id=1) for i in range(1000)]
+  for more, tolerated, told in (
+    (
+      [],
+      1.0,
+      r'1,000 of 1,000 .*: 1,000 of no image \(.* id 4 and 995 more\); correct',
+    ),
+    ([annotation(1000)], 0.99, r'1,000 of 1,001 .* raise `tolerated` \(0.99\)'),
+  ):
+    source = written(tmp_path, entries + more, tolerated=tolerated)
+    assert len(source.problems()) == 1
+    with pytest.raises(UserError, match=told):
+      len(source)
+  assert len(written(tmp_path, [*entries, annotation(1000)], tolerated=1.0)) == 3
+
+
+def whole(kind, *names):
+  """Writes these fields of all entries as another type."""
+  return lambda e: e.update({n: kind(e[n]) for n in names if n in e})
+
+
+def square(entry):
+  """The outline of a box in place of it."""
+  left, top, width, height = entry.pop('bbox')
+  right, bottom = left + width, top + height
+  entry['segmentation'] = [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def runs(text):
+  """As run lengths, in numbers or in COCO's text."""
+
+  def change(entry):
+    image = next(i for i in IMAGES if i['id'] == entry['image_id'])
+    drawn = np.zeros((image['height'], image['width']), np.uint8)
+    left, top, width, height = entry.pop('bbox')
+    drawn[top : top + height, left : left + width] = 1
+    if text:
+      made = pymask.encode(np.asfortranarray(drawn))
+      entry['segmentation'] = made | {'counts': made['counts'].decode()}
+      return
+    flat = drawn.T.ravel()
+    edges = np.flatnonzero(np.diff(flat, prepend=0)).tolist()
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    entry['segmentation'] = {'size': list(drawn.shape), 'counts': counts}
+
+  return change
+
+
+IDS = ('id', 'image_id', 'category_id')
+SAME = {
+  'numbers as text': whole(str, *IDS, 'height', 'width'),
+  'numbers with a point': whole(float, *IDS, 'height', 'width'),
+  'annotations without id': lambda e: 'bbox' in e and e.pop('id'),
+  'annotations of one id': lambda e: 'bbox' in e and e.update(id=1),
+  'ids beyond 64 bits': lambda e: 'bbox' in e and e.update(id=10**30),
+  'no area': lambda e: e.pop('area', None),
+  'null': lambda e: 'bbox' in e and e.update(area=None, iscrowd=None),
+  'areas of 0': lambda e: 'bbox' in e and e.update(area=0),
+  'areas that are NaN': lambda e: 'bbox' in e and e.update(area=float('nan')),
+  'polygons': lambda e: 'bbox' in e and square(e),
+  'run lengths': lambda e: 'bbox' in e and runs(text=False)(e),
+  'run lengths as text': lambda e: 'bbox' in e and runs(text=True)(e),
+  'crowds as text': lambda e: 'bbox' in e and e.update(iscrowd='0'),
+}
+
+
+@pytest.mark.parametrize('name', SAME)
+def test_what_has_one_meaning_is_read(tmp_path, name):
+  entries = [
+    annotation(1, area=240, iscrowd=0),
+    annotation(2, image_id=10, bbox=[3, 0, 1, 30], area=30, category_id=3),
+    annotation(3, bbox=[40, 30, 20, 10], area=200),
+  ]
+  want = written(tmp_path, entries)
+  want.contents  # noqa: B018
+  changed = [[dict(e) for e in part] for part in (entries, IMAGES, CATEGORIES)]
+  for entry in (e for part in changed for e in part):
+    SAME[name](entry)
+  got = written(tmp_path, *changed)
+  assert got.problems() == want.problems() == []
+  for field in ('image_ids', 'starts', 'boxes_N4', 'labels_N', 'areas_N', 'crowds_N'):
+    np.testing.assert_array_equal(
+      getattr(got.contents, field), getattr(want.contents, field), field
+    )
+  if 'id' not in name:
+    assert got.fingerprint() == want.fingerprint()
+  assert len(set(got.contents.ids_N.tolist())) == 3
+  # Evaluation judges by the same.
+  true = coco_json.read_strictly(got.annotations)['annotations']
+  boxes = {tuple(map(float, e['bbox'])) for e in true}
+  assert boxes == set(map(tuple, want.contents.boxes_N4.tolist()))
+  assert {e['image_id'] for e in true} == {10, 20} and not any(
+    e['iscrowd'] for e in true
+  )
+  assert sorted(e['area'] for e in true) == [30, 200, 240]
+
+
+@pytest.mark.parametrize(
+  'change, told',
+  [
+    (lambda x, y, w, h: [x, y, x + w, y + h], '12 of 16 boxes reach beyond .* right'),
+    (lambda x, y, w, h: [x / 60, y / 40, w / 60, h / 40], '16 of 16 boxes .* shares'),
+  ],
+)
+def test_boxes_of_another_convention_are_told(tmp_path, change, told):
+  places = [(x, y, 12, 9) for x in (1, 15, 30, 45) for y in (1, 10, 20, 30)]
+  plain = written(tmp_path, [annotation(i, bbox=b) for i, b in enumerate(places)])
+  assert plain.problems() == []
+  entries = [annotation(i, bbox=change(*box)) for i, box in enumerate(places)]
+  source = written(tmp_path, entries)
+  (problem,) = source.problems()
+  assert re.search(told, problem)
+  with pytest.raises(UserError, match=told):
+    coco_json.read_strictly(source.annotations)
+
+
+@pytest.mark.parametrize('entries', [[], [annotation(1, iscrowd=1)]])
+def test_files_without_objects_are_told_before_training(tmp_path, entries):
+  (problem,) = written(tmp_path, entries).problems()
+  assert 'has no annotation of an object' in problem
+  evaluator = detection.CocoAP(data=None, annotations=str(tmp_path / 'a.json'))
+  assert 'has no annotation of an object' in evaluator.problems()[-1]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +291,19 @@ def test_many_that_are_left_out_are_not_all_named(tmp_path, capfd):
     ),
     (dict(images=[IMAGES[0], IMAGES[0]]), r'images\[1\]: another entry has id 20 too'),
     (dict(images=[IMAGES[0] | {'width': 0}]), r'images\[0\] \(id 20\) has 40x0 pixels'),
+    (
+      dict(images=[IMAGES[0] | {'width': 10**9}]),
+      r'images\[0\] \(id 20\) has 40x1000000000 pixels, not 1 to 268,435,456',
+    ),
+    (dict(images=[IMAGES[0] | {'id': 1e30}]), r"'id' is 1e\+30, not a whole number"),
+    (dict(images=[IMAGES[0] | {'id': True}]), "'id' is true, not a whole number"),
+    (dict(images=[IMAGES[0] | {'file_name': 'a\0'}]), "'file_name' is .*, not a text"),
+    (dict(categories=[]), 'names no categories'),
+    (
+      dict(categories=[CATEGORIES[0], CATEGORIES[1] | {'name': 'cat'}]),
+      'the categories 7 and 3 are both called "cat"; give each a name',
+    ),
+    (dict(annotations=[dict(segments_info=[])]), "it is a panoptic file, whose PNGs'"),
     (
       dict(categories=[{'id': 'cat', 'name': 'cat'}]),
       r"categories\[0\] \(id cat\): 'id' is \"cat\", not a whole number",
@@ -197,6 +341,29 @@ def test_images_that_are_missing_damaged_or_of_another_size_are_bad_records(tmp_
   assert problem.startswith('1 of 3 images of ') and problem.endswith(': a.png')
 
 
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_images_that_viewers_turn(tmp_path, orientation):
+  source = written(tmp_path, [annotation(1)], [IMAGES[0] | {'height': 60, 'width': 40}])
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = orientation
+  with Image.open(tmp_path / 'b.png') as picture:
+    picture.save(tmp_path / 'b.png', exif=exif)
+  with pytest.raises(BadRecordError, match='40x60 pixels, but .* says 60x40') as told:
+    source[0]
+  assert ('EXIF' in str(told.value)) == (orientation == 6)
+  assert len(written(tmp_path, [annotation(1)])[1]['image']) > 0
+
+
+def test_images_in_a_folder_further_up(tmp_path):
+  source = written(tmp_path, [annotation(1)])
+  below = dataclasses.replace(source, images=str(tmp_path / 'train'))
+  (problem,) = below.problems()
+  assert problem.endswith(f'a.png is in {tmp_path}: set `images` to that')
+  (tmp_path / 'train').mkdir()
+  with pytest.raises(BadRecordError, match='train is not a file'):
+    coco._opened(str(tmp_path), 'train')
+
+
 # Masks
 
 
@@ -225,14 +392,24 @@ def test_outlines_become_masks(tmp_path):
     {'size': [60, 40], 'counts': [2400]},
     {'size': [40, 60], 'counts': [7]},
     None,
+    {'size': [40, 60], 'counts': [-1, 2401]},
+    {'size': [40, 60], 'counts': [2400, 1 << 70]},
+    {'size': [40, 60], 'counts': [1200, True, 1199]},
+    {'size': [40, 60], 'counts': '~'},
+    {'size': [40, 60], 'counts': 'P'},
+    {'size': [40, 60], 'counts': 'o' * 40 + '0'},
+    [[0, 0, 1e8, 0, 9, 9]],
+    [[0, 0, 1e30, 0, 9, 9]],
+    [[0, 0, 9, 0, 9, float('nan')]],
+    [[0, 0, 500, 0] * 2000],
   ]
   entries += [annotation(50 + i, segmentation=outline) for i, outline in enumerate(bad)]
   plain = written(tmp_path, entries)
-  source = coco.Coco(plain.annotations, plain.images, masks=True)
+  source = coco.Coco(plain.annotations, plain.images, masks=True, tolerated=0.9)
   np.testing.assert_array_equal(source[1]['masks'], drawn)
   assert source[1]['masks'].dtype == np.uint8
   assert source[0]['masks'].shape == (0, 30, 50)
-  assert sum(source.left_out.values()) == 4 and plain.left_out == {}
+  assert sum(source.left_out.values()) == len(bad) and plain.left_out == {}
   theirs = pycoco.COCO(plain.annotations)
   for i in range(3):
     np.testing.assert_array_equal(source[1]['masks'][i], theirs.annToMask(entries[i]))
@@ -242,6 +419,11 @@ def test_outlines_become_masks(tmp_path):
   np.testing.assert_array_equal(turned['masks'], drawn[..., ::-1])
   cut = boxes.crop(example, top=10, left=6, height=5, width=5)
   assert cut['masks'].shape == (3, 5, 5)
+
+
+def test_masks_that_no_memory_holds(tmp_path):
+  with pytest.raises(BadRecordError, match='9 masks of 16384x16384 pixels take more'):
+    coco_outlines.decoded([np.array([1 << 28])] * 9, 1 << 14, 1 << 14, range(9))
 
 
 def test_another_number_of_images_than_the_config_says(tmp_path):
@@ -299,6 +481,9 @@ def test_panoptic_files(tmp_path):
   marked = boxes.Panoptic(crowds=True).map(image.Decode().map(source[1]))
   assert marked['crowd'].tolist() == [True, False]
   assert (source.features.keys()) == source[0].keys()
+  before = source.fingerprint()
+  (tmp_path / 'maps' / 'a.png').write_bytes(b'')
+  assert source.fingerprint() != before
 
 
 def test_panoptic_files_with_errors(tmp_path):
@@ -314,7 +499,7 @@ def test_panoptic_files_with_errors(tmp_path):
     entries['annotations'][0]['segments_info'][0]['category_id'] = 99
     entries['annotations'].append(dict(image_id=8, file_name='x', segments_info=[]))
 
-  source = panoptic(tmp_path, bad_segment)
+  source = dataclasses.replace(panoptic(tmp_path, bad_segment), tolerated=0.5)
   assert source.left_out == {'of no image': 1, 'of no category': 1}
   with pytest.raises(
     BadRecordError, match='20 shows segment 70000, which is not among'

@@ -1,0 +1,142 @@
+"""Outlines of objects in COCO's format: polygons, or lengths of runs of pixels.
+
+Sound outlines are lists of polygons as in the file, each x, y, x, y, ..., or int64
+arrays of the lengths of runs, column by column, of pixels that are outside and inside.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from big_vision_like.data.transforms import decoding
+from big_vision_like.errors import BadRecordError, UserError
+
+Outline = list[list[float]] | np.ndarray
+# No number of a picture is larger, so that none overflows.
+MOST = 1e12
+# How many sides of the image boxes and polygons may reach beyond it.
+REACH = 10
+# Pixels along all polygons of an object, which take a second to fill.
+LONGEST = 1 << 20
+# Bytes of the masks of an image.
+MOST_BYTES = 1 << 30
+NEITHER = 'whose segmentation is no polygons or run lengths of the image'
+
+
+def finite(value: Any) -> bool:
+  """Returns whether a value is a number, and none that overflows."""
+  return type(value) in (int, float) and -MOST <= value <= MOST
+
+
+def sound(value: Any, size: Sequence[int] | None) -> Outline | str:
+  """Returns the outline in an image of that size, or why there is none.
+
+  Where the size is not known, only polygons are, wherever they reach.
+  """
+  if isinstance(value, list) and value:
+    polygons = all(
+      isinstance(polygon, list)
+      and len(polygon) >= 6
+      and len(polygon) % 2 == 0
+      and all(map(finite, polygon))
+      for polygon in value
+    )
+    if not polygons:
+      return 'whose polygons are none'
+    return 'whose polygons reach far beyond the image' if _far(value, size) else value
+  if isinstance(value, dict) and size is not None and value.get('size') == list(size):
+    runs = _runs(value.get('counts'))
+    if runs is not None and runs.sum() == size[0] * size[1]:
+      return runs
+  return NEITHER
+
+
+def box(outline: Outline, size: Sequence[int] | None) -> list[float]:
+  """Returns left, top, width, height of a sound outline."""
+  if isinstance(outline, list):
+    corners = np.concatenate(outline).reshape(-1, 2)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+  else:
+    height = size[0]
+    ends = outline.cumsum()[1::2]
+    starts = (ends - outline[1::2])[outline[1::2] > 0]
+    ends = ends[outline[1::2] > 0] - 1
+    if not len(ends):
+      return [0.0, 0.0, 0.0, 0.0]
+    several = (starts // height != ends // height).any()
+    top, bottom = (starts % height).min(), (ends % height).max()
+    low = np.array([starts[0] // height, 0 if several else top])
+    high = np.array([ends[-1] // height, height - 1 if several else bottom]) + 1
+  return [*low.tolist(), *(high - low).tolist()]
+
+
+def decoded(
+  outlines: Sequence[Outline], height: int, width: int, ids: Sequence[int]
+) -> np.ndarray:
+  """Sound outlines as masks, uint8 (N, H, W); polygons are filled by pycocotools."""
+  if len(outlines) * height * width > MOST_BYTES:
+    raise BadRecordError(
+      f'{len(outlines)} masks of {height}x{width} pixels take more than'
+      f' {MOST_BYTES >> 30} GiB'
+    )
+  masks = np.zeros((len(outlines), height, width), np.uint8)
+  for place, (outline, name) in enumerate(zip(outlines, ids, strict=True)):
+    if isinstance(outline, list):
+      masks[place] = _filled(outline, height, width, name)
+    else:
+      inside = np.arange(len(outline), dtype=np.uint8) & 1
+      masks[place] = np.repeat(inside, outline).reshape(width, height).T
+  return masks
+
+
+def _filled(
+  polygons: list[list[float]], height: int, width: int, name: int
+) -> np.ndarray:
+  try:
+    from pycocotools import mask
+  except ImportError as error:
+    raise UserError('masks need pycocotools: pip install pycocotools') from error
+  try:
+    return mask.decode(mask.merge(mask.frPyObjects(polygons, height, width)))
+  except Exception as error:  # of types of its own
+    raise BadRecordError(f'annotation {name} has no sound mask: {error}') from error
+
+
+def _far(polygons: list[list[float]], size: Sequence[int] | None) -> bool:
+  """Returns whether polygons reach where filling them takes time and memory."""
+  if size is None:
+    return False
+  low, high = min(map(min, polygons)), max(map(max, polygons))
+  if low < -REACH * max(size) or high > (REACH + 1) * max(size):
+    return True
+  if (high - low) * sum(map(len, polygons)) <= LONGEST:  # certainly
+    return False
+  corners = (np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons)
+  steps = (np.abs(c - np.roll(c, 1, axis=0)).max(axis=1) for c in corners)
+  return sum(step.sum() for step in steps) > LONGEST
+
+
+def _runs(counts: Any) -> np.ndarray | None:
+  """Returns lengths of runs, be they numbers or COCO's text; None for other values."""
+  if isinstance(counts, list) and all(type(n) is int for n in counts):
+    runs = counts if all(0 <= n <= decoding.MOST_PIXELS for n in counts) else None
+    return None if runs is None else np.array(runs, np.int64)
+  if not isinstance(counts, str) or not counts or not counts.isascii():
+    return None
+  # Five bits a character, the lowest first; the sixth says that more follow, the fifth
+  # of the last is the sign. From the fourth number on, what was added to the last but
+  # one.
+  codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+  ends = np.flatnonzero(codes & 32 == 0)
+  if ((codes < 0) | (codes > 63)).any() or not len(ends) or ends[-1] != len(codes) - 1:
+    return None
+  starts = np.concatenate([[0], ends[:-1] + 1])
+  widths = ends + 1 - starts
+  if widths.max() > 7:  # more than 35 bits
+    return None
+  shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, widths))
+  runs = np.add.reduceat((codes & 31) << shifts, starts)
+  runs -= np.where(codes[ends] & 16, 1 << 5 * widths, 0)
+  runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+  return runs if ((runs >= 0) & (runs <= decoding.MOST_PIXELS)).all() else None
