@@ -24,7 +24,7 @@ from big_vision_like.devices.processes import say
 from big_vision_like.devices.replicas import Replicas
 from big_vision_like.evaluate import measure
 from big_vision_like.ops import sharding
-from big_vision_like.run import checkpoint, metrics, preflight, replay
+from big_vision_like.run import checkpoint, learned, metrics, preflight, replay
 from big_vision_like.run import experiment as experiments
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.run.metrics import (
@@ -54,6 +54,7 @@ def train(
     batches = run.batches()
     run.task.check(run.example)
   checkpoint.claim(workdir, config)
+  learned.keep(run, workdir)
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
     checkpoints = stack.enter_context(run.checkpoints(workdir))

@@ -15,10 +15,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
-from big_vision_like import files, spec
+from big_vision_like import files, spec, upgrade
 from big_vision_like.data.input import pipeline
+from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
 from big_vision_like.run import labels
@@ -121,6 +123,17 @@ def _sound(facts: Any) -> bool:
   )
 
 
+def keep(run: 'Experiment', workdir: str | os.PathLike) -> None:
+  """Stores the facts about a new run; compares them with those of one that resumes."""
+  facts = of(run)
+  with processes.together():
+    before = read(workdir)
+    if before is not None:
+      check(before, facts)
+    elif jax.process_index() == 0:
+      write(workdir, facts)
+
+
 def check(before: Facts, now: Facts) -> None:
   """Raises where the training data have other classes than those of the run so far."""
   for name, facts in before['inputs'].items():
@@ -155,34 +168,32 @@ def image_size(facts: Facts, network: str = '') -> tuple[int, int] | None:
   return next((tuple(size) for size in sizes if size), None)
 
 
-def known(workdir: str | os.PathLike, config: Mapping[str, Any]) -> dict[str, Known]:
+def known(workdir: str | os.PathLike) -> dict[str, Known]:
   """Returns the classes of a run by its inputs: the stored ones, or those of the data.
 
   Tells where the run has stored none, so that they come from data which may have
   changed, or are not known at all.
   """
   facts = read(workdir)
-  if facts is not None:
-    found = vocabularies(facts)
-  else:
-    found = reread(workdir, config)
+  found = _reread(pathlib.Path(workdir)) if facts is None else vocabularies(facts)
   return {name: Known(names, f'the run {workdir}') for name, names in found.items()}
 
 
-def reread(
-  workdir: str | os.PathLike, config: Mapping[str, Any]
-) -> dict[str, Vocabulary]:
+def _reread(workdir: pathlib.Path) -> dict[str, Vocabulary]:
   """Reads names of classes from the data that an old run was trained on; tells so."""
-  node = spec.in_steps(config['train_data'])
+  path = workdir / 'config.json'
+  if not path.exists():
+    return {}
+  node = spec.in_steps(upgrade.upgraded(files.read_fields(path))['train_data'])
+  why = f'{workdir} is from before runs stored them'
   try:
-    found = labels.vocabularies(spec.build(node, 'config.train_data'))
+    data = spec.build(node, 'config.train_data')
+    for part in data.parts.values():
+      len(part.source)  # raises where the data are not there
+    found = labels.vocabularies(data)
   except (UserError, OSError) as error:
-    say('names', f'of classes are unknown: {workdir} has no {FILE}, and {error}')
+    say('names', f'of classes are unknown: {why}, and its data cannot be read: {error}')
     return {}
   if any(found.values()):
-    say(
-      'names',
-      f'of classes are read from the training data, which may have changed since:'
-      f' {workdir} has no {FILE}',
-    )
+    say('names', f'of classes are read from data that may have changed since: {why}')
   return found
