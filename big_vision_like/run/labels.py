@@ -12,6 +12,7 @@ numbers of classes are compared.
 
 import contextlib
 import dataclasses
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ import numpy as np
 from big_vision_like.data.input import alternating, base, mixture, pipeline
 from big_vision_like.data.transforms import compose, labels
 from big_vision_like.data.transforms.labels import Names
-from big_vision_like.errors import UserError, listed, nearest
+from big_vision_like.errors import UserError, listed
+from big_vision_like.evals.evaluator import Evaluator
 
 # Names of classes in `label` and in `box_labels`.
 Vocabulary = Mapping[str, Names]
@@ -31,6 +33,8 @@ NAMED = 5
 SYNSET = re.compile(r'n\d{8}')
 # The share of classes that two wordings of one vocabulary have to have in common.
 ALIKE = 0.9
+# How alike a name must be to be proposed for another one.
+LIKE = 0.75
 
 
 class Known(NamedTuple):
@@ -217,8 +221,12 @@ def difference(names: Names, theirs: Names, whose: str) -> str:
   sentence = f'the classes are not those of {whose}'
   sentence += f'; new are {_some(new)}' if new else ''
   sentence += f'; missing are {_some(missing)}' if missing else ''
-  pairs = [(name, nearest(name, missing)) for name in new[:NAMED]]
-  close = [f'{name!r} may be {near[0]!r}' for name, near in pairs if near]
+  lower = {name.strip().lower(): name for name in missing}
+  close = [
+    f'{name!r} may be {lower[like]!r}'
+    for name in new[:NAMED]
+    for like in difflib.get_close_matches(name.strip().lower(), lower, 1, LIKE)
+  ]
   if close:
     sentence += f' ({", ".join(close)})'
   return (
@@ -229,6 +237,36 @@ def difference(names: Names, theirs: Names, whose: str) -> str:
 
 def _some(names: Any) -> str:
   return listed(map(repr, names), NAMED)
+
+
+def wanted(
+  evaluator: Evaluator, known: Mapping[str, Known]
+) -> tuple[Known | None, str | None]:
+  """Returns the classes that labels of an evaluator's inputs must be of; None for any.
+
+  `known` are those of a run or of its training data, by the names of its inputs. Also
+  the field to compare, None for all.
+  """
+  if evaluator.classes_of:
+    data = getattr(evaluator, evaluator.classes_of)
+    return Known(vocabulary(data), f'its {evaluator.classes_of}'), 'label'
+  field = None if evaluator.task_labels else 'box_labels'
+  return known.get(evaluator.predict.rpartition('.')[0]), field
+
+
+def with_labels_of(evaluator: Evaluator, known: Mapping[str, Known]) -> Evaluator:
+  """Returns an evaluator with labels that are the numbers of their classes in a run."""
+  classes, field = wanted(evaluator, known)
+  if classes is None:
+    return evaluator
+  inputs = {
+    name: value
+    for name, value in vars(evaluator).items()
+    if isinstance(value, pipeline.SingleInput) and name != evaluator.classes_of
+  }
+  fit = {n: fitted(data, classes, lambda *_: None, field) for n, data in inputs.items()}
+  same = all(fit[name] is inputs[name] for name in inputs)
+  return evaluator if same else dataclasses.replace(evaluator, **fit)
 
 
 def _with_labels(

@@ -13,7 +13,7 @@ images that the run trains on, null where they have several.
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,9 +26,6 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import labels
 from big_vision_like.run.labels import Known, Vocabulary
 
-if TYPE_CHECKING:
-  from big_vision_like.run.experiment import Experiment
-
 Facts = dict[str, Any]
 
 FILE = 'learned.json'
@@ -37,8 +34,8 @@ FIELDS = {'label_names': 'label', 'category_names': 'box_labels'}
 FORMAT = 1
 
 
-def of(run: 'Experiment') -> Facts:
-  """Returns the facts about the training data of a run, without reading more of them.
+def of(run: Any) -> Facts:
+  """Returns the facts about the training data of an `experiment.Experiment`.
 
   Names are known without reading examples; sizes are those of the first batch.
   """
@@ -123,7 +120,7 @@ def _sound(facts: Any) -> bool:
   )
 
 
-def keep(run: 'Experiment', workdir: str | os.PathLike) -> None:
+def keep(run: Any, workdir: str | os.PathLike) -> None:
   """Stores the facts about a new run; compares them with those of one that resumes."""
   facts = of(run)
   with processes.together():

@@ -47,8 +47,6 @@ Example = dict[str, Any]
 SAMPLE = 64
 # What an example says of its image, so that it need not be decoded.
 LABELS = ('label', 'labels', 'id')
-# What is decoded before it is in a batch.
-PICTURES = ('image', 'video')
 
 
 def require(
@@ -157,15 +155,11 @@ def fit_labels(
 
   Returns whether an input has changed.
   """
-  field = None if evaluator.task_labels else 'box_labels'
-  wanted = known.get(evaluator.predict.rpartition('.')[0])
-  if evaluator.classes_of:
-    own, field = f'{place}.{evaluator.classes_of}', 'label'
-    inputs = [other for other in inputs if other != own]
-    data = found.made.get(own)
-    wanted = data and Known(labels.vocabulary(data), short(own))
+  wanted, field = labels.wanted(evaluator, known)
   changed = False
   for other in inputs if wanted else ():
+    if evaluator.classes_of and other == f'{place}.{evaluator.classes_of}':
+      continue
     before, name = found.made[other], short(other)
 
     def tell(part: str, text: str, name: str = name) -> None:
@@ -269,7 +263,7 @@ def probe_source(
   first, makers = traced(row.transforms, record)
   texts = [name for name, value in first.items() if pipeline.is_text(value)]
   for name in texts:
-    if name in (*needs, *PICTURES, *getattr(task, 'inputs', ())):
+    if name in (*needs, *pipeline.PICTURES, *getattr(task, 'inputs', ())):
       raise UserError(no_batch(name, first[name]))
   if texts:
     found.remark(row.place, f'texts left out: {", ".join(texts)}')
@@ -292,7 +286,7 @@ def probe_source(
   tried = grouping.alike(row.transforms, tried)
   batch = check_numbers(pipeline.stack([dict(example) for example in tried]))
   # Whatever has no image is quickly transformed. What has is not decoded any more.
-  pictures = not {*PICTURES}.isdisjoint(first)
+  pictures = not {*pipeline.PICTURES}.isdisjoint(first)
   for other in records if makers is not None else ():
     with leniently():
       sample.append(through(makers if pictures else row.transforms, other | added))
@@ -353,7 +347,7 @@ def read_all(found: Findings, row: Row, added: Example) -> None:
 
 def no_batch(name: str, value: Any) -> str:
   """Returns a sentence about a text that is needed and cannot be in a batch."""
-  if isinstance(value, bytes) or name in PICTURES:
+  if isinstance(value, bytes) or name in pipeline.PICTURES:
     return (
       f'{name!r} are bytes, which no batch can hold: decode them, as with image.Decode'
       ' for the first transform.'

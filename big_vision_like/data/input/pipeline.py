@@ -47,6 +47,8 @@ ENDLESS = 2**50
 # Batches under way when workers stop are cleared up at the end of the program, by a
 # process of Python's that has its warnings from here and would call them leaked.
 NO_LEAK = 'ignore:resource_tracker:UserWarning'
+# Pictures that nobody has decoded are no texts to leave out, but a mistake.
+PICTURES = ('image', 'video')
 # Where workers put batches, if there is such a place.
 SHARED = '/dev/shm'
 
@@ -537,7 +539,9 @@ def _transformed(
 
 
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:
-  """Returns examples as a batch; values may be dicts again. Texts are left out.
+  """Returns examples as a batch; values may be dicts again.
+
+  Texts are left out.
 
   What was said of replaced records is a list for all.
   """
@@ -557,7 +561,12 @@ def is_text(value: Any) -> bool:
 
 
 def _stacked_dicts(path: str, examples: Sequence[Mapping[str, Any]]) -> Batch:
-  texts = {n for example in examples for n, value in example.items() if is_text(value)}
+  texts = {
+    name
+    for example in examples
+    for name, value in example.items()
+    if name not in PICTURES and is_text(value)
+  }
   names = [set(example) - texts for example in examples]
   for name in sorted(set().union(*names) - set.intersection(*names)):
     raise UserError(
