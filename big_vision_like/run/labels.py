@@ -14,12 +14,13 @@ import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from big_vision_like.data.input import alternating, base, mixture, pipeline
+from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.data.transforms import compose, labels
 from big_vision_like.data.transforms.labels import Names
 from big_vision_like.errors import UserError, listed
@@ -42,17 +43,19 @@ class Known(NamedTuple):
 
   `reworded` are those of published weights: lists of equal length in which nearly all
   classes share a synonym (`tench, Tinca tinca`) are then the same classes.
+  `tokenizers` are fingerprints of the vocabularies of texts.
   """
 
   names: Vocabulary
   whose: str
   reworded: bool = False
+  tokenizers: Sequence[str] = ()
 
 
 class Part(NamedTuple):
   """A source of an input, with all transforms of its examples."""
 
-  source: Any
+  source: Source
   transforms: Sequence[Any]
 
   @property
@@ -111,6 +114,47 @@ def vocabularies(data: base.Input) -> dict[str, Vocabulary]:
   return {name: vocabulary(part) for name, part in data.parts.items()}
 
 
+def reachable(node: Any) -> Iterator[Any]:
+  """Yields an object of a config, and all that its fields hold."""
+  yield node
+  inside: Iterable[Any] = ()
+  if isinstance(node, Mapping):
+    inside = node.values()
+  elif isinstance(node, (list, tuple)):
+    inside = node
+  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
+  for value in inside:
+    yield from reachable(value)
+
+
+def tokenizers(node: Any) -> dict[str, Any]:
+  """Returns what makes ids of texts in an object of a config, by its fingerprint."""
+  found = {}
+  for part in reachable(node):
+    if isinstance(part, Identified) and not isinstance(part, Source):
+      with contextlib.suppress(UserError, OSError):  # a missing file is told elsewhere
+        found[part.fingerprint()] = part
+  return found
+
+
+def known(data: pipeline.SingleInput, whose: str) -> Known:
+  """Returns the classes of an input, and what makes ids of its texts."""
+  return Known(vocabulary(data), whose, tokenizers=tuple(tokenizers(data)))
+
+
+def check_tokenizers(node: Any, known: Known | None) -> None:
+  """Raises where texts in an object of a config get other ids than those known."""
+  if known is None or not known.tokenizers:
+    return
+  for fingerprint, own in tokenizers(node).items():
+    if fingerprint not in known.tokenizers:
+      raise UserError(
+        f'{getattr(own, "path", own)} is not the vocabulary of {known.whose}: the same'
+        ' ids are other words; use the same file'
+      )
+
+
 def fitted(
   data: pipeline.SingleInput,
   known: Known,
@@ -124,14 +168,15 @@ def fitted(
   for classes that are not among those known.
   """
   for name, part in parts_of(data).items():
-    for kind, theirs in known.names.items():
-      if field not in (None, kind):
-        continue
+    for kind in ('label', 'box_labels') if field is None else (field,):
+      theirs = known.names.get(kind, {})
       # Without a transform that makes them there are no labels of objects.
       made = [t.makes for t in part.transforms if isinstance(t, labels.Relabeling)]
       if kind == 'box_labels' and kind not in made:
         continue
       names = part.names.get(kind, {})
+      if not names and not theirs:
+        continue
       own = [t for t in part.transforms if isinstance(t, labels.Mapped)]
       if kind == 'label' and (own or part.relabels):
         told(name, f'labels made by {part.relabels or "Mapped"}')
@@ -151,8 +196,9 @@ def compared(
 
   Also a sentence for people, empty where all names are equal.
   """
-  if not names:
-    return None, 'classes without names'
+  if not names or not theirs:
+    counted = _counted(names or theirs)
+    return None, '' if counted else 'classes are compared by number alone'
   if all(theirs.get(label) == name for label, name in names.items()):
     whole = len(names) == len(theirs)
     return None, '' if whole else f'{len(names):,} of {len(theirs):,} classes'
@@ -186,9 +232,14 @@ def _comparable(names: Names, theirs: Names) -> bool:
   if _numbers(names) and _numbers(theirs):
     return True
   for side in names, theirs:
-    if all(name == str(label) for label, name in side.items()):  # nobody named them
+    if _counted(side):
       return False
   return _synsets(names) == _synsets(theirs)
+
+
+def _counted(names: Names) -> bool:
+  """Returns whether names are the labels themselves: then nobody has named them."""
+  return all(name == str(label) for label, name in names.items())
 
 
 def _numbers(names: Names) -> bool:
@@ -249,7 +300,7 @@ def wanted(
   """
   if evaluator.classes_of:
     data = getattr(evaluator, evaluator.classes_of)
-    return Known(vocabulary(data), f'its {evaluator.classes_of}'), 'label'
+    return Known(vocabulary(data), f'its {evaluator.classes_of} data'), 'label'
   field = None if evaluator.task_labels else 'box_labels'
   return known.get(evaluator.predict.rpartition('.')[0]), field
 

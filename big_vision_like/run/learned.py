@@ -7,7 +7,8 @@ may have been renamed, moved or deleted since. Mean and deviation are in the con
 names, of others under ''. `label_names` and `category_names` are in the order of the
 labels that the model has, null for labels without a name; `category_ids` are the data
 set's own numbers of these categories. `image_size` is the height and width of all
-images that the run trains on, null where they have several.
+images that the run trains on, null where they have several. `tokenizers` are
+fingerprints of the vocabularies that make ids of texts.
 """
 
 import os
@@ -55,6 +56,7 @@ def of_input(data: pipeline.SingleInput, batch: Mapping[str, Any]) -> Facts:
   if 'image' in batch and 'size' not in batch and data.bucket is None:
     size = [int(side) for side in np.shape(batch['image'])[1:3]]
   facts['image_size'] = size
+  facts['tokenizers'] = sorted(labels.tokenizers(data))
   return facts
 
 
@@ -105,7 +107,7 @@ def _sound(facts: Any) -> bool:
   if not isinstance(facts, dict):
     return False
   size = facts.get('image_size')
-  lists = [facts.get(field) or [] for field in FIELDS]
+  lists = [facts.get(field) or [] for field in (*FIELDS, 'tokenizers')]
   return (
     all(isinstance(x, list) for x in lists)
     and all(name is None or isinstance(name, str) for x in lists for name in x)
@@ -142,6 +144,14 @@ def check(before: Facts, now: Facts) -> None:
         raise UserError(f'{place}: {labels.difference(ours, old, "the run so far")}')
 
 
+def check_tokenizer(workdir: str | os.PathLike, tokenizer: Any) -> None:
+  """Raises where a vocabulary is not one that a run was trained with."""
+  facts = read(workdir)
+  for own in facts['inputs'].values() if facts else ():
+    known = Known({}, f'the run {workdir}', tokenizers=own.get('tokenizers', ()))
+    labels.check_tokenizers(tokenizer, known)
+
+
 def vocabularies(facts: Facts) -> dict[str, Vocabulary]:
   """Returns the names of classes of each training input."""
   return {
@@ -172,8 +182,14 @@ def known(workdir: str | os.PathLike) -> dict[str, Known]:
   changed, or are not known at all.
   """
   facts = read(workdir)
-  found = _reread(pathlib.Path(workdir)) if facts is None else vocabularies(facts)
-  return {name: Known(names, f'the run {workdir}') for name, names in found.items()}
+  whose = f'the run {workdir}'
+  if facts is None:
+    found = _reread(pathlib.Path(workdir))
+    return {name: Known(names, whose) for name, names in found.items()}
+  return {
+    name: Known(names, whose, tokenizers=facts['inputs'][name].get('tokenizers', ()))
+    for name, names in vocabularies(facts).items()
+  }
 
 
 def _reread(workdir: pathlib.Path) -> dict[str, Vocabulary]:
@@ -182,7 +198,7 @@ def _reread(workdir: pathlib.Path) -> dict[str, Vocabulary]:
   if not path.exists():
     return {}
   node = spec.in_steps(upgrade.upgraded(files.read_fields(path))['train_data'])
-  why = f'{workdir} is from before runs stored them'
+  why = f'{workdir} has no {FILE}'
   try:
     data = spec.build(node, 'config.train_data')
     for part in data.parts.values():

@@ -8,14 +8,13 @@ What is wrong with any of them is told at once, below a table of all.
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import io
 import os
 import pathlib
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -38,7 +37,7 @@ from big_vision_like.errors import (
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.run import experiment, labels
 from big_vision_like.run.findings import Findings, Row, cut, short
-from big_vision_like.run.labels import Known
+from big_vision_like.run.labels import Known, reachable
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -110,7 +109,8 @@ def check(
         evaluator = spec.build(node, f'config.evals.{name}', found.made)
       found.evals[name] = evaluator
     for place in inputs:
-      probe_input(found, place, own, needs)
+      unlike = any(short(place) in places for places in found.problems.values())
+      probe_input(found, place, None if unlike else own, needs)
     collect_problems(found, evaluator, f'evals.{name}')
   keep_best = plain.get('keep_best')
   if training and keep_best and keep_best.partition('/')[0] not in broken(found, plain):
@@ -140,7 +140,7 @@ def agree(found: Findings, place: str) -> dict[str, Known]:
   for name, part in data.parts.items():
     own = f'{place}.inputs.{name}' if name else place
     found.made[own] = part
-    known[name] = Known(labels.vocabulary(part), short(own))
+    known[name] = labels.known(part, short(own))
   return known
 
 
@@ -156,6 +156,8 @@ def fit_labels(
   Returns whether an input has changed.
   """
   wanted, field = labels.wanted(evaluator, known)
+  with found.noting(short(place)):
+    labels.check_tokenizers(evaluator, wanted)
   changed = False
   for other in inputs if wanted else ():
     if evaluator.classes_of and other == f'{place}.{evaluator.classes_of}':
@@ -462,20 +464,6 @@ def check_numbers(batch: base.Batch) -> base.Batch:
 def widened(batch: base.Batch, size: int) -> base.Batch:
   """So many copies of the first row, which take no memory."""
   return base.nested(lambda x: np.broadcast_to(x[0], (size, *x.shape[1:])), batch)
-
-
-def reachable(node: Any) -> Iterator[Any]:
-  """Yields an object of a config, and all that its fields hold."""
-  yield node
-  inside: Iterable[Any] = ()
-  if isinstance(node, Mapping):
-    inside = node.values()
-  elif isinstance(node, (list, tuple)):
-    inside = node
-  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
-  for value in inside:
-    yield from reachable(value)
 
 
 def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
