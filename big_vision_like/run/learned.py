@@ -106,19 +106,13 @@ def _sound(facts: Any) -> bool:
   """Returns whether values of a file are what `of_input` writes."""
   if not isinstance(facts, dict):
     return False
-  size = facts.get('image_size')
   lists = [facts.get(field) or [] for field in (*FIELDS, 'tokenizers')]
+  size = facts.get('image_size') or [1, 1]
   return (
-    all(isinstance(x, list) for x in lists)
+    all(isinstance(x, list) for x in (*lists, size))
     and all(name is None or isinstance(name, str) for x in lists for name in x)
-    and (
-      size is None
-      or (
-        isinstance(size, list)
-        and len(size) == 2
-        and all(isinstance(side, int) and side > 0 for side in size)
-      )
-    )
+    and len(size) == 2
+    and all(type(side) is int and side > 0 for side in size)
   )
 
 
