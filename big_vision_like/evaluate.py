@@ -26,7 +26,8 @@ from big_vision_like.evals.evaluator import Evaluator, Results
 from big_vision_like.inference import adapt, loading
 from big_vision_like.inference.loading import load_run
 from big_vision_like.inference.objects import DetectionPreprocessing
-from big_vision_like.run import experiment, preflight
+from big_vision_like.run import experiment, learned, preflight
+from big_vision_like.run.labels import Known
 from big_vision_like.run.metrics import listed
 from big_vision_like.tasks.task import State, Task
 from big_vision_like.weights import tree
@@ -43,8 +44,8 @@ def measure(
 
 def load_weights(
   args: argparse.Namespace, config: mlc.ConfigDict
-) -> tuple[mlc.ConfigDict, State]:
-  """The config as weights want it, and their state; says what was replaced."""
+) -> tuple[mlc.ConfigDict, State, Known]:
+  """The config as weights want it, their state and classes; says what was replaced."""
   model, variables, preprocess = loading.load(args.weights, args.image_size, args.step)
   config = adapt.with_model(config, model, args.weights)
   say('weights', f'{args.weights}, {type(model).__name__}')
@@ -74,7 +75,9 @@ def load_weights(
   if spec.held(config.task.model, 'scan'):
     params = tree.stack_blocks(params)
   step = jax.numpy.int32(0)
-  return config, State(step=step, params=params, opt_state=None, mutable=variables)
+  state = State(step=step, params=params, opt_state=None, mutable=variables)
+  names = {'box_labels' if finds else 'label': dict(enumerate(preprocess.label_names))}
+  return config, state, Known(names, str(args.weights), reworded=True)
 
 
 @errors.told_plainly
@@ -103,9 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise errors.UserError('--image-size is for --weights: a run has its own')
   processes.start(args)
   if args.weights is not None:
-    config, state = load_weights(args, config)
+    config, state, classes = load_weights(args, config)
+    known = {'': classes}
+  else:
+    known = learned.known(args.workdir)
   with processes.together():
-    inputs = preflight.require(config, training=False)
+    inputs = preflight.require(config, training=False, known=known)
     made = experiment.make(config, training=False, inputs=inputs)
   if args.weights is None:
     state = load_run(args.workdir, args.step, config).state

@@ -31,7 +31,7 @@ from big_vision_like.devices.replicas import Replicas
 from big_vision_like.errors import UserError
 from big_vision_like.evaluate import measure
 from big_vision_like.ops import sharding
-from big_vision_like.run import checkpoint, metrics, preflight, replay
+from big_vision_like.run import checkpoint, learned, metrics, preflight, replay
 from big_vision_like.run import experiment as experiments
 from big_vision_like.run import workdir as workdirs
 from big_vision_like.run.experiment import Experiment
@@ -69,6 +69,9 @@ def train(
     frozen = run.frozen()
     sums = {name: checkpoint.checksums(x) for name, x in (frozen or {}).items()}
     with processes.together():
+      facts = learned.of(run)
+      if checkpoint.steps(workdir) and 'data' not in accept:
+        learned.check(learned.read(workdir), facts)
       data = workdirs.identities(run.data, run.evaluators, sums)
       changes = workdirs.claim(workdir, config, data, accept)
     checkpoints = stack.enter_context(run.checkpoints(workdir))
@@ -85,6 +88,8 @@ def train(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
     )
     workdirs.record(workdir, config, start, changes)
+    if jax.process_index() == 0 and (start == 0 or learned.read(workdir) != facts):
+      learned.write(workdir, facts)
     session = Session(run, workdir, batches, checkpoints, log)
     with processes.preemption(drill) as preempted:
       if position is not None and not session.evaluate_missed(state):

@@ -28,8 +28,15 @@ from big_vision_like.tasks import set_detection
 from big_vision_like.weights import files, vision_transformer
 
 
+@dataclasses.dataclass(frozen=True)
 class Pictures(Source):
   """7 encoded colour pictures in 5 classes."""
+
+  names: tuple[str, ...] = ()
+
+  @property
+  def label_names(self):
+    return self.names or None
 
   def __len__(self):
     return 7
@@ -41,7 +48,7 @@ class Pictures(Source):
     return {'image': data.tobytes(), 'label': np.int32(index % 5), 'id': index}
 
 
-def config(size=16, num_classes=5, **model):
+def config(size=16, num_classes=5, names=(), **model):
   """For a much larger model."""
   c = mlc.ConfigDict(dict(total_steps=1))
   c.task = spec.spec(
@@ -53,7 +60,7 @@ def config(size=16, num_classes=5, **model):
   )
   data = spec.spec(
     pipeline.EvalInput,
-    source=spec.spec(Pictures),
+    source=spec.spec(Pictures, names=names),
     transforms=[
       spec.spec(image.Decode),
       spec.spec(image.Resize, size=size),
@@ -108,6 +115,24 @@ def test_weights_bring_model_and_preprocessing(weights, run, tmp_path):
   np.testing.assert_allclose(found['test/top1'], right)
   loss = optax.softmax_cross_entropy_with_integer_labels(logits_BC, np.array(label_B))
   np.testing.assert_allclose(found['test/loss'], loss.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'theirs, ours, status, told',
+  [
+    ('abcde', 'edcba', 0, '5 of 5 classes, mapped by name'),
+    ('abcde', 'abcdx', 1, "a.npz; new are 'x'; missing are 'e'"),
+    ('abcde', ['n0144076' + k for k in '01234'], 0, '5 classes, compared by number'),
+    (['a, f', 'b, g', 'c', 'd', 'e'], 'abcde', 0, '5 classes, compared by number'),
+  ],
+)
+def test_classes_of_weights_are_compared(weights, run, theirs, ours, status, told):
+  path = weights.with_suffix('.json')
+  about = json.loads(path.read_text())
+  about['preprocessing']['label_names'] = list(theirs)
+  path.write_text(json.dumps(about))
+  done, out, err = run(f'--weights={weights}', names=list(ours))
+  assert done == status and told in (err if status else out), out + err
 
 
 def test_the_configs_preprocessing_is_an_explicit_choice(weights, run):

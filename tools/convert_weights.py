@@ -69,7 +69,7 @@ def load(
     architecture=tree.unflatten(tree.flatten(found.architecture) | told),
     source=f'run, step {int(run.state.step):,}',
   )
-  grid = provenance.run_grid(run.config, model)
+  grid = provenance.run_grid(run.config, model, path)
   return found, loading.preprocessing_of(run, asked), grid
 
 

@@ -24,6 +24,7 @@ from big_vision_like.data.text import marian as marian_vocabulary
 from big_vision_like.errors import UserError, listed, told_plainly
 from big_vision_like.inference import loading
 from big_vision_like.models import transformer
+from big_vision_like.run import learned as facts
 from big_vision_like.tasks import seq2seq
 from big_vision_like.weights import marian
 
@@ -138,6 +139,7 @@ def _open_run(workdir: str, beams: int | None, alpha: float | None) -> Translato
     symbol = spec.symbol(node, path)
     if all(hasattr(symbol, name) for name in ('encode', 'decode', 'eos_id')):
       vocabulary = spec.build(node, path)
+      facts.check_tokenizer(workdir, vocabulary)
       break
   else:
     raise UserError(

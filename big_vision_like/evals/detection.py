@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from big_vision_like import files
 from big_vision_like.data.sources import coco_json
 from big_vision_like.data.sources.coco_json import Entry, Truth
-from big_vision_like.errors import UserError
+from big_vision_like.data.transforms import labels
+from big_vision_like.errors import UserError, listed
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.ops import boxes as box_ops
@@ -46,8 +47,9 @@ class CocoAP(evaluator.Evaluator):
 
   All predictions of an image count. The prediction gives `boxes_xyxy`, in pixels of the
   original image, `scores` and `labels`. A label's category is `categories[label]`
-  (`coco_classes.IDS` where labels are those of TFDS), or the label itself. `names` are
-  those of labels, for pictures.
+  (`coco_classes.IDS` where labels are those of TFDS); or else the one that
+  `annotations` have by the name of the label's class in `data`, where both have names;
+  or else the label itself. `names` are those of labels, for pictures.
 
   Truth is the json file `annotations`, of which the images of `data` count, or else the
   batches': `boxes` (B, K, 4) of the resized image, `box_labels`, `box_mask` and, where
@@ -83,7 +85,58 @@ class CocoAP(evaluator.Evaluator):
           f'{self.annotations} has no annotation of an object: there is no precision to'
           ' measure'
         )
+      found += self._misnamed(truth)
     return found
+
+  @property
+  def class_names(self) -> Mapping[int, str]:
+    """The names of labels: the given ones, or those of the data."""
+    if self.names:
+      return dict(enumerate(self.names))
+    try:
+      found = labels.class_names(self.data.source, self.data.transforms)
+    except (UserError, OSError):  # the data are not there, or say nothing
+      return {}
+    return found.get('box_labels', {})
+
+  def _misnamed(self, truth: Truth) -> list[str]:
+    """Returns a sentence where labels get categories of other names."""
+    there, names = _names(truth), self.class_names
+    if self.categories is not None:
+      for label, category in enumerate(self.categories):
+        own, theirs = names.get(label), there.get(category)
+        if own != theirs and own in there.values() and theirs is not None:
+          return [
+            f'`categories` give label {label}, {own!r}, to category {category}, which'
+            f' is {theirs!r} in {self.annotations}: without `categories`, names decide'
+          ]
+      return []
+    new = [name for name in there.values() if name not in names.values()]
+    named = not all(name.isdecimal() for name in names.values())
+    if not named or not new or _agree(there, names):
+      return []
+    missing = [name for name in names.values() if name not in there.values()]
+    return [
+      f'categories of {self.annotations} are not those of the labels; new are'
+      f' {listed(new)}; missing are {listed(missing)}: names must be equal, or'
+      ' `categories` give the category of each label'
+    ]
+
+  def _by_name(self, truth: Truth | None) -> Mapping[int, int] | None:
+    """Returns the category of each label by its name, None where labels tell it.
+
+    Labels of classes that the annotations do not have get numbers below zero, which are
+    no categories of theirs.
+    """
+    if truth is None or self.categories is not None:
+      return None
+    there, names = _names(truth), self.class_names
+    if not names or not there or not {*there.values()} <= {*names.values()}:
+      return None
+    if len({*there.values()}) < len(there) or _agree(there, names):
+      return None
+    ids = {name: category for category, name in there.items()}
+    return {label: ids.get(name, -1 - label) for label, name in names.items()}
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     # Before hours of predictions rather than after them.
@@ -93,7 +146,9 @@ class CocoAP(evaluator.Evaluator):
     )
     truth, found = self.entries(collected.values, truth)
     if self.save and jax.process_index() == 0:
-      files.write_json(self.save, found, indent=None)
+      # Without what is no category of the data set.
+      known = [entry for entry in found if entry['category_id'] >= 0]
+      files.write_json(self.save, known, indent=None)
     measured = evaluated(truth, found, collected.values['image_id'].tolist())
     stats = zip(STATS, measured.stats.tolist(), strict=True)
     # pycocotools has -1 where no object is of that size.
@@ -117,9 +172,9 @@ class CocoAP(evaluator.Evaluator):
         f'of {self.data.source}, several images have the `image_id` {twice}: each must'
         ' have its own.'
       )
-    found = list(self._predicted(rows))
     if truth is None:
       truth = coco_json.read_strictly(self.annotations) if self.annotations else None
+    found = list(self._predicted(rows, self._by_name(truth)))
     return truth or self._true(rows, found), found
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
@@ -139,7 +194,9 @@ class CocoAP(evaluator.Evaluator):
       }
     return rows
 
-  def _predicted(self, rows: dict[str, np.ndarray]) -> Iterable[Entry]:
+  def _predicted(
+    self, rows: dict[str, np.ndarray], by_name: Mapping[int, int] | None
+  ) -> Iterable[Entry]:
     boxes_BQ4, scores_BQ = rows['boxes_xyxy'], rows['scores']
     finite_B = np.isfinite(boxes_BQ4).all(axis=(1, 2)) & np.isfinite(scores_BQ).all(1)
     if not finite_B.all():
@@ -147,7 +204,11 @@ class CocoAP(evaluator.Evaluator):
         f'boxes or scores predicted for the image {rows["image_id"][~finite_B][0]} are'
         ' not numbers: training has diverged.'
       )
-    category_BQ = self._category(rows['labels'], 'predicted')
+    if by_name is None:
+      category_BQ = self._category(rows['labels'], 'predicted')
+    else:
+      of_label = np.vectorize(lambda k: by_name.get(k, -1 - k), otypes=[np.int64])
+      category_BQ = of_label(rows['labels'])
     image_BQ = np.repeat(rows['image_id'][:, None], scores_BQ.shape[1], axis=1)
     return entries(
       image_id=image_BQ.ravel(),
@@ -191,9 +252,11 @@ class CocoAP(evaluator.Evaluator):
 
   def names_of(self, truth: Truth) -> dict[int, str]:
     """What categories are called, as far as that is known."""
-    names = {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
-    labels = range(len(self.names)) if self.categories is None else self.categories
-    return names | dict(zip(labels, self.names, strict=False))
+    own, category_of = self.class_names, self._by_name(truth)
+    if category_of is None:
+      category_of = dict(enumerate(self.categories or ()))
+    own = {category_of.get(label, label): name for label, name in own.items()}
+    return own | _names(truth) | (own if self.names else {})
 
   def _sheets(
     self,
@@ -213,6 +276,18 @@ class CocoAP(evaluator.Evaluator):
       ]
       sheets.append(drawing.boxes_sheet(picture['image'][:height, :width], sets))
     return drawing.stacked(sheets)
+
+
+def _names(truth: Truth) -> dict[int, str]:
+  """Returns the names of categories by their ids."""
+  return {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
+
+
+def _agree(there: Mapping[int, str], names: Mapping[int, str]) -> bool:
+  """Returns whether labels are ids of categories of the same names."""
+  return any(k in there for k in names) and all(
+    there.get(label, name) == name for label, name in names.items()
+  )
 
 
 def drawn(outputs: Arrays, batch: Arrays) -> Arrays:

@@ -55,6 +55,9 @@ class Evaluator(abc.ABC, Checked):
   needs: ClassVar[Sequence[str]] = ()
   # Whether labels of the data are classes of the task, and must be in its range.
   task_labels: ClassVar[bool] = False
+  # The field whose input has the classes that labels of the others must be of; empty
+  # where those are the task's.
+  classes_of: ClassVar[str] = ''
 
   data: pipeline.EvalInput
   every: int = 0

@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import fewshot as sources
+from big_vision_like.data.transforms import labels
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.ops import ridge
@@ -20,11 +22,14 @@ from big_vision_like.ops import ridge
 class FewShot(evaluator.Evaluator):
   """Accuracy on `data` of ridge regression fitted to k examples per class of `train`.
 
+  A class with fewer than k gives all that it has, as published; that is told in the
+  texts `rare classes`.
   Features are the model's `pre_logits`. The mean over `seeds` draws of examples is
   reported for each k in `shots` as 'K-shot', its standard deviation as 'K-shot std'.
   """
 
   needs = ('label',)
+  classes_of = 'train'
   tiny = dict(shots=5)
 
   train: pipeline.EvalInput
@@ -54,7 +59,9 @@ class FewShot(evaluator.Evaluator):
         accuracies.append(np.mean(np.asarray(scores_MC).argmax(axis=-1) == y_M))
       results[f'{k}-shot'] = float(np.mean(accuracies))
       results[f'{k}-shot std'] = float(np.std(accuracies))
-    return Results(results)
+    names = labels.class_names(self.train.source, self.train.transforms)
+    rare = sources.rare(y_N, max(self.shots), names.get('label', {}))
+    return Results(results, texts={'rare classes': rare} if rare else {})
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns features and labels."""

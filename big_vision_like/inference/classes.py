@@ -149,7 +149,7 @@ def of_run(
   decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
   size, resize, method, rounding = sizing(rest)
   if size is None:
-    size = image_size or provenance.trained_size(run.config)
+    size = image_size or provenance.run_size(run.config, run.workdir)
     size = size or provenance.first_size(node)
   mean, std = normalization(run.network, decode.channels)
   return Preprocessing(

@@ -19,7 +19,13 @@ from big_vision_like.errors import UserError
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.ops import positions
 from big_vision_like.ops.positions import Grid
-from big_vision_like.run import checkpoint, experiment, init_from, provenance
+from big_vision_like.run import (
+  checkpoint,
+  experiment,
+  init_from,
+  learned,
+  provenance,
+)
 from big_vision_like.tasks.task import Network, State, Task
 from big_vision_like.weights import published
 
@@ -94,7 +100,8 @@ def load(
     run = load_run(path, step)
     model, variables = run.network.module, run.variables
     preprocess = preprocessing_of(run)
-    grid = provenance.chosen_grid(provenance.run_grid(run.config, model), source_grid)
+    known = provenance.run_grid(run.config, model, path)
+    grid = provenance.chosen_grid(known, source_grid)
   else:
     found = _read(path, step)
     model, variables, preprocess = _of_file(found, path, source_grid)
@@ -196,14 +203,16 @@ def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def trained_names(run: LoadedRun, kind: str) -> tuple[str, ...]:
   """Returns `label_names` or `category_names` of the data that a run trained on.
 
-  They are none where the data are not prepared, or have other classes than the task.
+  They are those that the run has stored. Of an old run without any they are read from
+  its training data and told to be so, and none if there are as many classes as these
+  data do not have. Labels in between without a name are called by their number.
   """
-  node = run.config['train_data']['source']
-  try:
-    names = getattr(spec.build(node, 'config.train_data.source'), kind)
-  except UserError:
-    return ()
-  return tuple(names) if names and len(names) == run.task.num_classes else ()
+  classes, stored = run.task.num_classes, learned.read(run.workdir) is not None
+  for known in learned.known(run.workdir).values():
+    names = known.names.get(learned.FIELDS[kind])
+    if names and classes and max(names) < classes and (stored or len(names) == classes):
+      return tuple(names.get(label, str(label)) for label in range(max(names) + 1))
+  return ()
 
 
 def attends(model: nn.Module) -> bool:

@@ -29,6 +29,7 @@ from big_vision_like.inference.preprocessing import (
 )
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.ops import images
+from big_vision_like.run import learned
 
 # What changes the sizes of pictures by chance, or whatever their aspect ratio.
 RESHAPING = (
@@ -280,10 +281,12 @@ def sizing(steps: Sequence[Any]) -> dict[str, Any]:
 
 
 def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ...]:
-  """Returns names of classes: of evaluators, else COCO's or the data set's."""
+  """Returns names of classes: of evaluators, else of the data, or COCO's by its ids."""
   for _, node in spec.calls(run.config.get('evals', {})):
     if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
       return tuple(node['names'])
+  if learned.read(run.workdir) is not None:
+    return loading.trained_names(run, 'category_names')
   kinds = boxes.Objects, boxes.Panoptic
   ids = [tuple(step.ids) for step in steps if isinstance(step, kinds) and step.ids]
   if ids and ids[0] in (coco_classes.IDS, coco_classes.PANOPTIC_IDS):

@@ -50,6 +50,7 @@ def ridge_scores(
 def fewshot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
   """Draws `shots` examples of every class: their indices, classes in order.
 
+  Of a class with fewer examples it draws all, as published.
   One generator (numpy's default_rng(seed)) permutes the examples of one class after
   the other and the first `shots` of each are taken; so the 1-shot set of a seed is
   part of its 5-shot set.
@@ -63,12 +64,14 @@ def fewshot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
   drawn = []
   for label in np.unique(labels):
     indices = rng.permutation(np.flatnonzero(labels == label))
-    if len(indices) < shots:
-      raise ValueError(
-        f'Class {label} has {len(indices)} examples, fewer than the {shots} shots.'
-      )
     drawn.append(indices[:shots])
   return np.concatenate(drawn)
+
+
+def rare_classes(labels: np.ndarray, shots: int) -> dict[int, int]:
+  """Returns how many examples the classes have that have fewer than `shots`."""
+  found = zip(*np.unique(labels, return_counts=True), strict=True)
+  return {int(label): int(count) for label, count in found if count < shots}
 
 
 def _append_constant(x_ND: jax.Array) -> jax.Array:

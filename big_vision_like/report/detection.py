@@ -121,10 +121,11 @@ class Source(report_source.Source):
 
   @property
   def names(self) -> dict[int, str]:
-    """What labels are called, where an evaluator of the config knows that."""
+    """What labels are called, where the config or the run knows that."""
     nodes = self.log.config.get('evals', {}).values()
     names = (specs.held(node, 'names') for node in nodes)
-    return dict(enumerate(next(filter(None, names), ())))
+    told = dict(enumerate(next(filter(None, names), ())))
+    return told or dict(self.class_names('box_labels'))
 
   @functools.cached_property
   def boxes(self) -> Boxes:

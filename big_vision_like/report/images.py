@@ -14,6 +14,7 @@ from big_vision_like.evals.evaluator import MeanEvaluator
 from big_vision_like.report import page, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
+from big_vision_like.run import labels
 from big_vision_like.viz import images
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ROLLOUTS = 16, 8, 16, 8
@@ -91,14 +92,17 @@ def predict(source: Source) -> Predictions:
     label_B=values['label'],
     id_B=values.get('id', found.index_N),
     probability_BC=values['probability'],
-    names=class_names(made.data, classes),
+    names=class_names(source, made.data, classes),
   )
 
 
-def class_names(data: Any, count: int) -> list[str]:
-  """Names of the classes 0 to `count` - 1, numbers where the data has none."""
-  known = list(data.source.label_names or ())
-  return [*known, *map(str, range(len(known), count))][:count]
+def class_names(source: Source, data: Any, count: int) -> list[str]:
+  """Returns the names of the classes 0 to `count` - 1, numbers where there are none.
+
+  They are those of the run, or of a run that knows none those of the data.
+  """
+  known = source.class_names('label') or labels.vocabulary(data).get('label', {})
+  return [known.get(label, str(label)) for label in range(count)]
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:
@@ -106,7 +110,7 @@ def sample_inputs(source: Source) -> tuple[str, str]:
   data, batch = source.training_batch(NUM_INPUTS)
   if 'image' not in batch or np.ndim(batch.get('label')) != 1:
     raise UserError('the training batches are not images with one label each.')
-  names = class_names(data, int(batch['label'].max()) + 1)
+  names = class_names(source, data, int(batch['label'].max()) + 1)
   cards = [
     page.card(thumbnail(image_HWC), names[label], page.text_line(names[label]))
     for image_HWC, label in zip(

@@ -17,6 +17,7 @@ from big_vision_like.evals import sequences, translation
 from big_vision_like.report import page
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
+from big_vision_like.run import learned
 from big_vision_like.tasks import seq2seq
 from big_vision_like.viz import attention, token_attention
 
@@ -66,7 +67,10 @@ class Source(report_source.Source):
     """The first thing in the config that knows what ids stand for, or None."""
     for path, node in specs.calls(self.log.config):
       if hasattr(specs.symbol(node, path), 'pieces'):
-        return specs.build(node, path)
+        vocabulary = specs.build(node, path)
+        if self.run is not None:
+          learned.check_tokenizer(self.run.workdir, vocabulary)
+        return vocabulary
     return None
 
   @property

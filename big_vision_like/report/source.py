@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +12,8 @@ from big_vision_like import spec as specs
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator, Measure, Rows
 from big_vision_like.report import runs
+from big_vision_like.run import labels, learned
+from big_vision_like.run.labels import Known
 
 NUM_SHOWN = 3  # of examples, from the best to the worst
 
@@ -56,6 +59,15 @@ class Source:
     """The parameters that predictions are made with."""
     return self.restored.params
 
+  @functools.cached_property
+  def known(self) -> Mapping[str, Known]:
+    """The classes of the run by the names of its inputs."""
+    return {} if self.run is None else learned.known(self.run.workdir)
+
+  def class_names(self, field: str) -> Mapping[int, str]:
+    """The names of the run's classes by label; `field` is 'label' or 'box_labels'."""
+    return next((k.names[field] for k in self.known.values() if field in k.names), {})
+
   def training_batch(self, size: int) -> tuple[Any, Mapping[str, np.ndarray]]:
     """The training data, and its first `size` examples, augmented."""
     node = self.log.config.get('train_data')
@@ -88,7 +100,7 @@ class Source:
     made = specs.build(node, f'config.evals.{name}')
     if not isinstance(made, kind):
       raise UserError(f'evals.{name} is no evaluator that {what}.')
-    return name, made
+    return name, labels.with_labels_of(made, self.known)
 
   def joined(self, made: Evaluator, measure: Measure) -> Rows:
     """What is measured of the first examples of an evaluator's data."""

@@ -44,13 +44,18 @@ class Row:
 class Findings:
   """Findings about all inputs of a config.
 
-  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`.
-  `problems` are sentences, each with the places that it is true of.
+  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`;
+  `evals` the evaluators by their names, whose durations are not in steps yet.
+  `problems` are sentences, each with the places that it is true of. `remarks` are what
+  people should know of an input though nothing is wrong, by its place.
   """
 
   made: dict[str, Any] = dataclasses.field(default_factory=dict)
   rows: list[Row] = dataclasses.field(default_factory=list)
   problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+  remarks: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+  evals: dict[str, Any] = dataclasses.field(default_factory=dict)
+  thorough: bool = False
   missing: dict[str, Any] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
 
@@ -69,6 +74,12 @@ class Findings:
     places = self.problems.setdefault(sentence, [])
     if place not in places:
       places.append(place)
+
+  def remark(self, place: str, text: str) -> None:
+    """Keeps what the table says of an input in place of 'ok'."""
+    own = self.remarks.setdefault(place, [])
+    if text not in own:
+      own.append(text)
 
   @property
   def told(self) -> list[tuple[str, list[str]]]:
@@ -99,9 +110,12 @@ class Findings:
     cells = {}
     for row in [*self.rows, *map(Row, sorted(others))]:
       own = [i for i, (_, at) in enumerate(told, start=1) if row.place in at]
-      same = (repr(row.source), repr(row.transforms), row.first, *own)
+      remarks = self.remarks.get(row.place, [])
+      same = (repr(row.source), repr(row.transforms), row.first, *own, *remarks)
       key = (row.place,) if row.source is None else same
-      verdict = f'see {", ".join(map(str, own))}' if own else 'ok'
+      verdict = '; '.join(remarks) or 'ok'
+      if own:
+        verdict = f'see {", ".join(map(str, own))}'
       places.setdefault(key, []).append(row.place)
       cells[key] = [*row.cells, verdict]
     lines = [(all_or_first(names), *cells[key]) for key, names in places.items()]
@@ -119,11 +133,12 @@ class Findings:
   def report(self, whole: bool = True) -> None:
     """Prints the table, and raises one `UserError` for all that is wrong.
 
-    Where nothing is, a long table is printed only as a `whole`.
+    Where nothing is and there are no remarks, a long table is printed only as a
+    `whole`.
     """
     told = self.told
     count = f'{len(self.rows)} source{"" if len(self.rows) == 1 else "s"}'
-    shown = told or whole or len(self.rows) <= FEW_ROWS
+    shown = told or whole or self.remarks or len(self.rows) <= FEW_ROWS
     lines = [f'  {line}' for line in (self.table if shown else ())]
     took = f'{count} of examples tried in {self.seconds:.1f} s'
     lines += [f'  {line}' for line in self.left_out]
@@ -148,7 +163,8 @@ def all_or_first(places: Sequence[str]) -> str:
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
   """Aligns columns, those of numbers to the right."""
-  cells = [[cut(cell) for cell in line] for line in lines]
+  # Verdicts are last and may be long.
+  cells = [[*map(cut, line[:-1]), line[-1]] for line in lines]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   return [
     '  '.join(

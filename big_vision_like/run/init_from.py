@@ -81,7 +81,8 @@ def from_run(
     raise UserError(
       f'network={network!r} of {workdir} is none of {", ".join(networks)}'
     )
-  chosen = networks[network] if network else next(iter(networks.values()))
+  network = network or next(iter(networks))
+  chosen = networks[network]
   state = State(step=step, opt_state=None, **saved)
   variables = chosen.variables(state if ema else state.replace(ema=None))
   mean, std = chosen.images or (None, None)
@@ -89,7 +90,7 @@ def from_run(
     variables,
     mean,
     std,
-    grid=provenance.run_grid(config, chosen.module),
+    grid=provenance.run_grid(config, chosen.module, workdir, network),
     tokens=provenance.table_grid(chosen.module, variables['params'])[0],
   )
 

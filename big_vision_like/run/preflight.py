@@ -7,13 +7,14 @@ What is wrong with any of them is told at once, below a table of all.
 """
 
 import contextlib
-import dataclasses
 import functools
 import io
+import os
 import pathlib
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import ml_collections as mlc
@@ -24,8 +25,18 @@ from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
 from big_vision_like.data.sources.base import Source, counted, num_classes
 from big_vision_like.data.transforms import compose
-from big_vision_like.errors import BadRecordError, Checked, UserError, shape_text
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import (
+  BadRecordError,
+  Checked,
+  UserError,
+  listed,
+  shape_text,
+)
+from big_vision_like.evals.evaluator import Evaluator
+from big_vision_like.run import experiment, labels
 from big_vision_like.run.findings import Findings, Row, cut, short
+from big_vision_like.run.labels import Known, reachable
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -36,22 +47,45 @@ SAMPLE = 64
 LABELS = ('label', 'labels', 'id')
 
 
-def require(config: mlc.ConfigDict, training: bool = True) -> dict[str, Any]:
-  """Checks a config and says what it found; returns its inputs by their places."""
-  found = check(config, training)
+def require(
+  config: mlc.ConfigDict,
+  training: bool = True,
+  known: Mapping[str, Known] | None = None,
+) -> dict[str, Any]:
+  """Checks a config and says what it found; returns its inputs by their places.
+
+  Labels of these inputs are those of their classes in the training data or in `known`.
+  """
+  found = check(config, training, known)
   found.report(whole=False)
+  keep_best = config.get('keep_best')
+  if training and keep_best:
+    better = {'max': 'more', 'min': 'less'}[experiment.best_is(keep_best, found.evals)]
+    say('best', f'the checkpoint with the best {keep_best} is kept: {better} is better')
   return found.made
 
 
-def check(config: mlc.ConfigDict, training: bool = True) -> Findings:
-  """Tries every input of a config; without `training` those of evaluators alone."""
+def check(
+  config: mlc.ConfigDict,
+  training: bool = True,
+  known: Mapping[str, Known] | None = None,
+  thorough: bool = False,
+) -> Findings:
+  """Tries every input of a config; without `training` those of evaluators alone.
+
+  Classes of evaluators are compared by name with those of the training data, or with
+  `known`, which are of a run by the names of its inputs. `thorough` reads and decodes
+  all examples.
+  """
   started = time.perf_counter()
-  found, plain = Findings(), spec.in_steps(config)
+  found, plain = Findings(thorough=thorough), spec.in_steps(config)
+  known = dict(known or {})
   task = None
   with contextlib.suppress(UserError):  # told where the run itself builds it
     task = spec.build(plain['task'], 'config.task')
   if training:
     places = build_inputs(found, plain['train_data'], 'config.train_data')
+    known |= agree(found, 'config.train_data')
     for place in places:
       # A task for several inputs finds each batch under the name of its input.
       name = place.removeprefix('config.train_data.inputs.')
@@ -70,11 +104,72 @@ def check(config: mlc.ConfigDict, training: bool = True) -> Findings:
       with found.noting(f'evals.{name}.predict'):
         if task is not None and evaluator.task_labels:
           own = task.part(evaluator.predict.rpartition('.')[0])
+      if fit_labels(found, evaluator, f'config.evals.{name}', inputs, known):
+        evaluator = spec.build(node, f'config.evals.{name}', found.made)
+      found.evals[name] = evaluator
     for place in inputs:
-      probe_input(found, place, own, needs)
+      unlike = any(short(place) in places for places in found.problems.values())
+      probe_input(found, place, None if unlike else own, needs)
     collect_problems(found, evaluator, f'evals.{name}')
+  keep_best = plain.get('keep_best')
+  if training and keep_best and keep_best.partition('/')[0] not in broken(found, plain):
+    with found.noting('keep_best'):
+      experiment.best_is(keep_best, found.evals)
   found.seconds = time.perf_counter() - started
   return found
+
+
+def broken(found: Findings, plain: Mapping[str, Any]) -> set[str]:
+  """Returns the names of evaluators that could not be built."""
+  return {*(plain.get('evals') or {})} - {*found.evals}
+
+
+def agree(found: Findings, place: str) -> dict[str, Known]:
+  """Gives a class the same label in all parts of the training data.
+
+  Returns the classes of each input by its name, '' for a single one.
+  """
+  if place not in found.made:
+    return {}
+  data = found.made[place]
+  with found.noting(short(place)):
+    data = labels.agreeing(data, short(place), found.remark)
+  found.made[place] = data
+  known = {}
+  for name, part in data.parts.items():
+    own = f'{place}.inputs.{name}' if name else place
+    found.made[own] = part
+    known[name] = labels.known(part, short(own))
+  return known
+
+
+def fit_labels(
+  found: Findings,
+  evaluator: Evaluator,
+  place: str,
+  inputs: Sequence[str],
+  known: Mapping[str, Known],
+) -> bool:
+  """Gives the classes of an evaluator's inputs the labels that they have elsewhere.
+
+  Returns whether an input has changed.
+  """
+  wanted, field = labels.wanted(evaluator, known)
+  with found.noting(short(place)):
+    labels.check_tokenizers(evaluator, wanted)
+  changed = False
+  for other in inputs if wanted else ():
+    if evaluator.classes_of and other == f'{place}.{evaluator.classes_of}':
+      continue
+    before, name = found.made[other], short(other)
+
+    def tell(part: str, text: str, name: str = name) -> None:
+      found.remark(f'{name}.source.parts.{part}' if part else name, text)
+
+    with found.noting(name):
+      found.made[other] = labels.fitted(before, wanted, tell, field)
+    changed |= found.made[other] is not before
+  return changed
 
 
 def build_inputs(found: Findings, node: Any, place: str) -> list[str]:
@@ -124,7 +219,12 @@ def probe_input(
       added['part'] = np.int32(number)
     collect_problems(found, (part, data.transforms), where)
     with found.noting(where):
-      examples += probe_source(row, added, task, needs)
+      examples += probe_source(found, row, added, task, needs)
+      for text in part.source.remarks():
+        found.remark(where, text)
+    if found.thorough and where not in sum(found.problems.values(), []):
+      with found.noting(where):
+        read_all(found, row, added)
     for path, source in inner_sources(part.source, where):
       found.rows.append(inner := Row(path, source))
       with found.noting(path):
@@ -158,11 +258,17 @@ def describe_source(row: Row) -> Example:
 
 
 def probe_source(
-  row: Row, added: Example, task: Task | None, needs: Sequence[str]
+  found: Findings, row: Row, added: Example, task: Task | None, needs: Sequence[str]
 ) -> list[Example]:
   """Puts examples spread over a source through the transforms; returns a few."""
   record = describe_source(row) | added
   first, makers = traced(row.transforms, record)
+  texts = [name for name, value in first.items() if pipeline.is_text(value)]
+  for name in texts:
+    if name in (*needs, *pipeline.PICTURES, *getattr(task, 'inputs', ())):
+      raise UserError(no_batch(name, first[name]))
+  if texts:
+    found.remark(row.place, f'texts left out: {", ".join(texts)}')
   for need in needs:
     if need not in first:
       have = ', '.join(first)
@@ -174,6 +280,7 @@ def probe_source(
     contextlib.suppress, *([] if 'mask' in added else [BadRecordError])
   )
   records = read(row.source, spread(row.source)[1:], leniently)
+  check_objects(found, row, [record, *records])
   tried, sample = [first], []
   for other in records[len(records) // 2 :: max(1, len(records) // 2)]:
     with leniently():
@@ -181,20 +288,86 @@ def probe_source(
   tried = grouping.alike(row.transforms, tried)
   batch = check_numbers(pipeline.stack([dict(example) for example in tried]))
   # Whatever has no image is quickly transformed. What has is not decoded any more.
-  pictures = not {'image', 'video'}.isdisjoint(first)
+  pictures = not {*pipeline.PICTURES}.isdisjoint(first)
   for other in records if makers is not None else ():
     with leniently():
       sample.append(through(makers if pictures else row.transforms, other | added))
   if task is not None:
+    row_texts = {name: first[name] for name in texts}
     names = [n for n in (LABELS if pictures else batch) if n in batch]
     labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
     batch = widened(batch, len(sample) + 1) | labels
-    check_batch(task, row.source, batch, makers == [])
+    check_batch(task, row.source, batch, makers == [], row_texts)
   return tried
 
 
-def check_batch(task: Task, source: Source, batch: base.Batch, stored: bool) -> None:
-  """Counts classes, where the label is as `stored`, and has the task check a batch."""
+def check_objects(found: Findings, row: Row, records: Sequence[Example]) -> None:
+  """Raises where objects are to be found and no image has any."""
+  if not any(getattr(step, 'makes', '') == 'box_labels' for step in row.transforms):
+    return
+  count = row.source.num_objects
+  if count is None:
+    real = [
+      ~np.asarray(objects.get('is_crowd', np.zeros(len(objects['bbox']))), bool)
+      for record in records
+      for name, objects in record.items()
+      if name in ('objects', 'panoptic_objects') and isinstance(objects, Mapping)
+    ]
+    count = int(sum(each.sum() for each in real))
+    if not count and len(records) < len(row.source):
+      found.remark(row.place, f'no objects in {len(records)} of the images')
+      return
+  if not count:
+    raise UserError(
+      f'none of {len(row.source):,} images has an object that is not a crowd: there is'
+      ' nothing to find'
+    )
+
+
+def read_all(found: Findings, row: Row, added: Example) -> None:
+  """Reads and decodes all examples of a source; tells which cannot be used."""
+
+  def reason(index: int) -> str | None:
+    try:
+      through(row.transforms, row.source[index] | added)
+    except BadRecordError as error:
+      return f'{index} ({error})'
+    return None
+
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    bad = [text for text in pool.map(reason, range(len(row.source))) if text]
+  if not bad:
+    found.remark(row.place, 'all examples decoded')
+    return
+  text = (
+    f'{len(bad):,} of {len(row.source):,} examples cannot be used: {listed(bad, 3)}'
+  )
+  if 'mask' in added:
+    raise UserError(text)
+  found.remark(row.place, f'{text}; others take their place')
+
+
+def no_batch(name: str, value: Any) -> str:
+  """Returns a sentence about a text that is needed and cannot be in a batch."""
+  if isinstance(value, bytes) or name in pipeline.PICTURES:
+    return (
+      f'{name!r} are bytes, which no batch can hold: decode them, as with image.Decode'
+      ' for the first transform.'
+    )
+  return f'{name!r} are texts, which no batch can hold: make them numbers.'
+
+
+def check_batch(
+  task: Task,
+  source: Source,
+  batch: base.Batch,
+  stored: bool,
+  texts: Mapping[str, Any],
+) -> None:
+  """Counts classes, where the label is as `stored`, and has the task check a batch.
+
+  `texts` are those of an example, which batches lack.
+  """
   feature = source.features['label'] if 'label' in source.features else None
   theirs = num_classes(feature) if stored else None
   ours = task.num_classes
@@ -207,6 +380,8 @@ def check_batch(task: Task, source: Source, batch: base.Batch, stored: bool) -> 
   try:
     task.check(batch)
   except KeyError as error:
+    if error.args[0] in texts:
+      raise UserError(no_batch(error.args[0], texts[error.args[0]])) from error
     raise UserError(
       f'examples have no {error.args[0]!r}, which {type(task).__name__} needs; they'
       f' have {", ".join(batch)}.'
@@ -274,15 +449,14 @@ def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example
 
 
 def check_numbers(batch: base.Batch) -> base.Batch:
-  """A batch of numbers; `UserError` for texts and encoded images."""
+  """A batch of numbers; `UserError` for what is none."""
   for name, values in batch.items():
     if isinstance(values, Mapping):
       check_numbers(values)
-    elif values.dtype.kind in 'OSU':
-      kind = {'O': 'objects', 'S': 'bytes', 'U': 'texts'}[values.dtype.kind]
+    elif values.dtype.kind == 'O':
       raise UserError(
-        f'{name!r} are {kind}, which no batch can hold: decode them, or leave them out'
-        ' with labels.Keep(names=...) as the last transform.'
+        f'{name!r} are objects, which no batch can hold: leave them out with'
+        ' labels.Keep(names=...) as the last transform.'
       )
   return batch
 
@@ -290,20 +464,6 @@ def check_numbers(batch: base.Batch) -> base.Batch:
 def widened(batch: base.Batch, size: int) -> base.Batch:
   """So many copies of the first row, which take no memory."""
   return base.nested(lambda x: np.broadcast_to(x[0], (size, *x.shape[1:])), batch)
-
-
-def reachable(node: Any) -> Iterator[Any]:
-  """Yields an object of a config, and all that its fields hold."""
-  yield node
-  inside: Iterable[Any] = ()
-  if isinstance(node, Mapping):
-    inside = node.values()
-  elif isinstance(node, (list, tuple)):
-    inside = node
-  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
-  for value in inside:
-    yield from reachable(value)
 
 
 def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
@@ -353,8 +513,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--evaluators', action='store_true', help='not the data to train on'
   )
+  parser.add_argument(
+    '--thorough', action='store_true', help='read and decode all examples'
+  )
   args, config = cli.parse(parser, argv)
-  check(config, training=not args.evaluators).report()
+  check(config, training=not args.evaluators, thorough=args.thorough).report()
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from the number of tokens alone where anything else tells.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.ops.positions import Grid
+from big_vision_like.run import learned
 from big_vision_like.weights import beside, published
 
 # Transforms after which images have their `size`, and others that change sizes.
@@ -93,12 +95,32 @@ def square(count: int) -> Grid:
   return side, side
 
 
-def run_grid(config: Mapping[str, Any], model: nn.Module) -> Grid | None:
-  """Returns the grid of a run's model, from its saved config; None if it has none."""
+def run_grid(
+  config: Mapping[str, Any],
+  model: nn.Module,
+  workdir: str | os.PathLike,
+  network: str = '',
+) -> Grid | None:
+  """Returns the grid of a model of a run; None if it has none, or nothing tells it.
+
+  `network` is the name of the model among the networks of the task.
+  """
   if not hasattr(model, 'grid'):
     return None
-  size = trained_size(config)
+  size = run_size(config, workdir, network)
   return None if size is None else model.grid(size)
+
+
+def run_size(
+  config: Mapping[str, Any], workdir: str | os.PathLike, network: str = ''
+) -> tuple[int, int] | None:
+  """Returns height and width of the images that a run trained on, as it stored them.
+
+  Of a run that has stored nothing they are those that its config tells.
+  """
+  facts = learned.read(workdir)
+  size = None if facts is None else learned.image_size(facts, network)
+  return size or trained_size(config)
 
 
 def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:

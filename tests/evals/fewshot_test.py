@@ -7,6 +7,7 @@ import pytest
 from big_vision_like.data.input import pipeline
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.evals import fewshot
+from big_vision_like.ops import ridge
 
 CLASSES = 4
 
@@ -84,6 +85,26 @@ def test_labels_that_say_nothing_give_chance():
   assert got['5-shot'] < 0.75
 
 
-def test_too_few_examples_of_a_class_are_told():
-  with pytest.raises(ValueError, match='has 10 examples, fewer than the 11 shots'):
-    probe(predict, shots=(11,))
+def test_rare_classes_give_all_that_they_have_and_are_told():
+  rare = [e for e in TRAIN if e['label'] != 3] + [e for e in TRAIN if e['label'] == 3][
+    :2
+  ]
+  data = [pipeline.EvalInput(source=s, batch_size=16) for s in (rare, TEST)]
+  evaluator = fewshot.FewShot(train=data[0], data=data[1], shots=(1, 5), seeds=2)
+  results = evaluator.run(predict, jnp.float32(1.0))
+  (x_ND, y_N), (x_MD, y_M) = (
+    [np.array([e[n] for e in part]) for n in ('features', 'label')]
+    for part in (rare, TEST)
+  )
+  drawn = ridge.fewshot_indices(y_N, 5, seed=0)
+  assert np.bincount(y_N[drawn]).tolist() == [5, 5, 5, 2]
+  scores_MC = ridge.ridge_scores(x_ND[drawn], y_N[drawn], x_MD, CLASSES)
+  want = np.mean(np.asarray(scores_MC).argmax(-1) == y_M)
+  assert results.scalars['5-shot'] == pytest.approx(want)
+  assert results.texts == {'rare classes': ['class 3 has 2 of 5 examples']}
+  assert not evaluator_of_all().run(predict, jnp.float32(1.0)).texts
+
+
+def evaluator_of_all():
+  data = [pipeline.EvalInput(source=s, batch_size=16) for s in (TRAIN, TEST)]
+  return fewshot.FewShot(train=data[0], data=data[1], shots=(5,), seeds=1)

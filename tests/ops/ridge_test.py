@@ -37,9 +37,14 @@ def test_fewer_shots_of_a_seed_are_part_of_more():
   assert not np.array_equal(five, ridge.fewshot_indices(labels, 5, seed=3))
 
 
-def test_a_class_with_too_few_examples_is_named():
-  with pytest.raises(ValueError, match='Class 7 has 2 examples, fewer than the 3'):
-    ridge.fewshot_indices([0, 0, 0, 7, 7], 3, seed=0)
+def test_a_rare_class_gives_all_that_it_has():
+  labels = np.array([0, 0, 0, 0, 7, 7])
+  drawn = ridge.fewshot_indices(labels, 3, seed=0)
+  # As in the published evaluator: a permutation of each class, cut.
+  rng = np.random.default_rng(0)
+  want = [rng.permutation(np.flatnonzero(labels == k))[:3] for k in (0, 7)]
+  np.testing.assert_array_equal(drawn, np.concatenate(want))
+  assert ridge.rare_classes(labels, 3) == {7: 2} and not ridge.rare_classes(labels, 2)
 
 
 @pytest.mark.parametrize('labels, shots', [([], 1), ([[0, 1]], 1), ([0, 1], 0)])

@@ -47,6 +47,8 @@ ENDLESS = 2**50
 # Batches under way when workers stop are cleared up at the end of the program, by a
 # process of Python's that has its warnings from here and would call them leaked.
 NO_LEAK = 'ignore:resource_tracker:UserWarning'
+# Pictures that nobody has decoded are no texts to leave out, but a mistake.
+PICTURES = ('image', 'video')
 # Where workers put batches, if there is such a place.
 SHARED = '/dev/shm'
 
@@ -539,6 +541,8 @@ def _transformed(
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:
   """Returns examples as a batch; values may be dicts again.
 
+  Texts are left out.
+
   What was said of replaced records is a list for all.
   """
   told = [line for example in examples for line in example.pop(REPLACED, ())]
@@ -546,8 +550,25 @@ def stack(examples: Sequence[dict[str, Any]]) -> Batch:
   return batch | {REPLACED: told} if told else batch
 
 
+def is_text(value: Any) -> bool:
+  """Returns whether a value is text, bytes or several of these."""
+  if isinstance(value, np.ndarray):
+    if value.dtype.kind in 'SU':
+      return True
+    value = value.ravel().tolist() if value.dtype.kind == 'O' else ()
+  several = isinstance(value, (list, tuple)) and len(value) > 0
+  return isinstance(value, (str, bytes)) or (several and all(map(is_text, value)))
+
+
 def _stacked_dicts(path: str, examples: Sequence[Mapping[str, Any]]) -> Batch:
-  for name in sorted(set().union(*examples) - set.intersection(*map(set, examples))):
+  texts = {
+    name
+    for example in examples
+    for name, value in example.items()
+    if name not in PICTURES and is_text(value)
+  }
+  names = [set(example) - texts for example in examples]
+  for name in sorted(set().union(*names) - set.intersection(*names)):
     raise UserError(
       f'some examples have {path + name!r} and some have not: keep what all have, with'
       ' labels.Keep(names=...).'
@@ -555,6 +576,7 @@ def _stacked_dicts(path: str, examples: Sequence[Mapping[str, Any]]) -> Batch:
   return {
     name: _stacked(path + name, [example[name] for example in examples])
     for name in examples[0]
+    if name not in texts
   }
 
 

@@ -98,6 +98,20 @@ class Source(Identified, Checked):
     return {}
 
   @property
+  def left_out(self) -> Mapping[str, int]:
+    """How many things that are stored there are not used, by what they are."""
+    return {}
+
+  @property
+  def num_objects(self) -> int | None:
+    """The number of objects in all images, but crowds; None where they must be read."""
+    return None
+
+  def remarks(self) -> list[str]:
+    """Returns what people should know of the examples before they are used."""
+    return [f'left out: {count:,} {what}' for what, count in self.left_out.items()]
+
+  @property
   def title(self) -> str:
     """The name of the data set, for people: 'digits 1.0.0', 'Folder birds'."""
     return type(self).__name__

@@ -94,6 +94,11 @@ class Coco(Source):
     return {reason: len(found) for reason, found in self.contents.left_out.items()}
 
   @property
+  def num_objects(self) -> int:
+    """The number of objects that are no crowds."""
+    return int((~self.contents.crowds_N).sum())
+
+  @property
   def category_ids(self) -> tuple[int, ...]:
     """The id of each label."""
     return tuple(self.contents.categories)

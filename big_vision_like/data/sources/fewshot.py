@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,19 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import ridge
 
 
+def rare(labels: np.ndarray, count: int, names: Mapping[int, str]) -> list[str]:
+  """Returns a line for each class that has fewer examples than wanted."""
+  return [
+    f'class {names.get(label, label)} has {found} of {count} examples'
+    for label, found in ridge.rare_classes(labels, count).items()
+  ]
+
+
 @dataclasses.dataclass(frozen=True)
 class PerClass(Source):
   """`count` examples of each class of a source, other ones for another `seed`.
 
+  A class with fewer gives all that it has, as in the published evaluator.
   All labels are read once, to know the classes; `classes` says how many there are, for
   plans made before the data are there.
   """
@@ -38,18 +47,32 @@ class PerClass(Source):
     """Those of the source."""
     return self.source.features
 
+  @property
+  def label_names(self) -> Sequence[str] | None:
+    """Those of the source."""
+    return self.source.label_names
+
   def fingerprint(self) -> str:
     """Returns a digest of the source and the choice."""
     return digest('PerClass', self.source, self.count, self.seed)
 
   @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """The labels of all examples of the source, (N,)."""
+    return np.array([self.source[i]['label'] for i in range(len(self.source))])
+
+  @functools.cached_property
   def indices(self) -> np.ndarray:
     """Where in the source the examples are."""
-    label_N = np.array([self.source[i]['label'] for i in range(len(self.source))])
     try:
-      return ridge.fewshot_indices(label_N, self.count, self.seed)
+      return ridge.fewshot_indices(self.labels, self.count, self.seed)
     except ValueError as error:
       raise UserError(f'count={self.count} of {self.source}: {error}') from error
+
+  def remarks(self) -> list[str]:
+    """Returns which classes have fewer examples than wanted."""
+    names = dict(enumerate(self.label_names or ()))
+    return [*self.source.remarks(), *rare(self.labels, self.count, names)]
 
   def planned(self) -> Source:
     """These, or where the source is not prepared what stands in for them in a plan."""

@@ -104,6 +104,11 @@ class Cached(Source):
     return self.source.label_names
 
   @property
+  def num_objects(self) -> int | None:
+    """That of the source."""
+    return self.source.num_objects
+
+  @property
   def inner(self) -> dict[str, Source]:
     """The source that is kept in memory."""
     return {'source': self.source}

@@ -145,8 +145,21 @@ def size_after(steps: Sequence[Step], height: int, width: int) -> tuple[int, int
 # Objects of records
 
 
+class _Labelled(labels.Relabeling):
+  """A transform that makes `box_labels` of the categories of objects."""
+
+  makes = 'box_labels'
+  ids: Sequence[int] | None
+
+  def renamed(self, names: labels.Names) -> labels.Names:
+    ids = self.ids
+    return (
+      names if ids is None else {ids[k]: n for k, n in names.items() if k < len(ids)}
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class Objects(grain.transforms.Map):
+class Objects(_Labelled):
   """`objects` as TFDS has them, to `boxes` and `box_labels`; after `Decode`.
 
   Boxes are cut to the image; those without area are dropped, and so are crowds
@@ -170,7 +183,7 @@ class Objects(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class Panoptic(grain.transforms.Map):
+class Panoptic(_Labelled):
   """`panoptic_image` and `panoptic_objects`, as in TFDS, to `segment_map` and boxes.
 
   Objects are things and stuff alike, and as published crowds are objects too; `crowds`

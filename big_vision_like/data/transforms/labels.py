@@ -6,15 +6,18 @@ of lists, one entry to an object.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import grain
 import numpy as np
 
+from big_vision_like.data.sources.base import Source
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
+# Names of classes by their labels.
+Names = Mapping[int, str]
 
 
 def feature(example: Example, name: str) -> Any:
@@ -25,6 +28,69 @@ def feature(example: Example, name: str) -> Any:
       raise UserError(f'examples have no {name!r}; they have {", ".join(example)}.')
     value = value[part]
   return value
+
+
+class Relabeling(grain.transforms.Map):
+  """A transform that gives labels another meaning.
+
+  `makes` is what it makes: 'label' of an image, or 'box_labels' of its objects.
+  """
+
+  makes: ClassVar[str] = 'label'
+
+  def renamed(self, names: Names) -> Names:
+    """Returns the names of the new labels, given those of the old; empty if unknown."""
+    del names
+    return {}
+
+
+def class_names(source: Source, transforms: Sequence[Any]) -> dict[str, Names]:
+  """Returns the names of the classes in `label` and in `box_labels`, as far as known.
+
+  They are those of a source's labels and categories after the transforms.
+  """
+  found = {'label': dict(enumerate(source.label_names or ()))}
+  for transform in [*_kept(source), *transforms]:
+    if isinstance(transform, Relabeling):
+      before = found.get(transform.makes)
+      if before is None:
+        before = dict(enumerate(source.category_names))
+      found[transform.makes] = dict(transform.renamed(before))
+  return {field: names for field, names in found.items() if names}
+
+
+def _kept(source: Source) -> list[Any]:
+  """Returns the transforms that a source made of another one has applied already."""
+  inner = list(source.inner.values())
+  before = _kept(inner[0]) if len(inner) == 1 else []
+  return [*before, *getattr(source, 'transforms', ())]
+
+
+@dataclasses.dataclass(frozen=True)
+class ByName(Relabeling):
+  """Replaces each label by the one that its class has elsewhere, in `to`.
+
+  `names` are those of all classes there.
+  """
+
+  to: Mapping[int, int]
+  names: Names
+  makes: str = 'label'
+
+  def map(self, example: Example) -> Example:
+    labels = np.asarray(feature(example, self.makes))
+    if unknown := set(labels.ravel().tolist()) - self.to.keys() - {-1}:
+      raise BadRecordError(
+        f'label {min(unknown)} of the example with id {example.get("id", "unknown")} is'
+        ' that of no class with a name'
+      )
+    places = {-1: -1, **self.to}
+    mapped = [places[label] for label in labels.ravel().tolist()]
+    return example | {self.makes: np.array(mapped, np.int32).reshape(labels.shape)[()]}
+
+  def renamed(self, names: Names) -> Names:
+    del names
+    return self.names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +128,7 @@ class InRange(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class Label(grain.transforms.Map):
+class Label(Relabeling):
   """Another feature as `label`: 'label_azimuth' of smallNORB, for example."""
 
   name: str
@@ -72,7 +138,7 @@ class Label(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped(grain.transforms.Map):
+class Mapped(Relabeling):
   """Replaces `label` i by `classes[i]`: other classes, or several that become one."""
 
   classes: Sequence[int]
@@ -86,9 +152,18 @@ class Mapped(grain.transforms.Map):
       )
     return example | {'label': np.int32(self.classes[label])}
 
+  def renamed(self, names: Names) -> Names:
+    """Returns the names of new labels that are each of one old label."""
+    kept = {
+      label: [names[old] for old, new in enumerate(self.classes) if new == label]
+      for label in self.classes
+      if all(old in names for old in range(len(self.classes)))
+    }
+    return {label: own[0] for label, own in kept.items() if len(own) == 1}
+
 
 @dataclasses.dataclass(frozen=True)
-class Binned(grain.transforms.Map):
+class Binned(Relabeling):
   """A feature of so many `values`, from 0, as `label` in `classes` equal bins.
 
   dSprites in VTAB: 'label_x_position' has 32 values and 'label_orientation' 40, which
@@ -110,7 +185,7 @@ class Binned(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClevrCount(grain.transforms.Map):
+class ClevrCount(Relabeling):
   """How many objects a CLEVR scene shows, of 3 to 10, as `label` 0 to 7."""
 
   def map(self, example: Example) -> Example:
@@ -119,7 +194,7 @@ class ClevrCount(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClevrDistance(grain.transforms.Map):
+class ClevrDistance(Relabeling):
   """How far the closest object of a CLEVR scene is from the camera, in 6 classes.
 
   By the third of its `pixel_coords`: up to 8, 8.5, 9, 9.5, 10, and beyond.
@@ -131,7 +206,7 @@ class ClevrDistance(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class KittiDistance(grain.transforms.Map):
+class KittiDistance(Relabeling):
   """How far the closest car, van or truck of a KITTI image is, in 4 classes.
 
   By metres along the axis of the camera: up to 8, up to 20, beyond, and none in sight.

@@ -29,9 +29,18 @@ def test_another_seed_draws_others(digits):
   assert len({*ids(0)} & {*ids(1)}) < 10
 
 
-def test_too_few_examples_are_told(digits):
-  with pytest.raises(UserError, match='count=500 .* has 13. examples, fewer than'):
-    len(fewshot.PerClass(digits, count=500))
+def test_rare_classes_give_all_that_they_have_and_are_told(digits):
+  every = fewshot.PerClass(digits, count=135)
+  counts = np.bincount([digits[i]['label'] for i in range(len(digits))])
+  assert len(every) == np.minimum(counts, 135).sum() < 1350
+  told = [f'class {k} has {n} of 135 examples' for k, n in enumerate(counts) if n < 135]
+  assert every.remarks() == told != []
+  assert fewshot.PerClass(digits, count=3).remarks() == []
+
+
+def test_no_examples_are_refused(digits):
+  with pytest.raises(UserError, match='count=0 .* shots must be at least 1'):
+    len(fewshot.PerClass(digits, count=0))
 
 
 def test_small_classes_fill_large_batches_in_workers_too(digits):

@@ -1,0 +1,373 @@
+"""Labels by name: the classes of all inputs are compared before the first step.
+
+A number is a class only within one data set. So the names of classes, where there are
+any, decide which label of an evaluator's data is which class of the training data, or
+of the run or the weights that are evaluated: those of a subset of classes get the
+numbers that the classes have there, others are refused. Names are compared exactly.
+
+Names are numbers, synsets of WordNet or words. Of different kinds (synsets in one place
+and words in another), or where one side counts its classes instead of naming them, only
+numbers of classes are compared.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from big_vision_like.data.input import alternating, base, mixture, pipeline
+from big_vision_like.data.sources.base import Identified, Source
+from big_vision_like.data.transforms import compose, labels
+from big_vision_like.data.transforms.labels import Names
+from big_vision_like.errors import UserError, listed
+from big_vision_like.evals.evaluator import Evaluator
+
+# Names of classes in `label` and in `box_labels`.
+Vocabulary = Mapping[str, Names]
+
+# So many names are listed in a message.
+NAMED = 5
+SYNSET = re.compile(r'n\d{8}')
+# The share of classes that two wordings of one vocabulary have to have in common.
+ALIKE = 0.9
+# How alike a name must be to be proposed for another one.
+LIKE = 0.75
+
+
+class Known(NamedTuple):
+  """The classes that labels have to mean, and whose they are, for messages.
+
+  `reworded` are those of published weights: lists of equal length in which nearly all
+  classes share a synonym (`tench, Tinca tinca`) are then the same classes.
+  `tokenizers` are fingerprints of the vocabularies of texts.
+  """
+
+  names: Vocabulary
+  whose: str
+  reworded: bool = False
+  tokenizers: Sequence[str] = ()
+
+
+class Part(NamedTuple):
+  """A source of an input, with all transforms of its examples."""
+
+  source: Source
+  transforms: Sequence[Any]
+
+  @property
+  def names(self) -> Vocabulary:
+    """The names of its classes after the transforms, as far as known."""
+    found: dict[str, Names] = {}
+    # Where the data are not there this is told when they are tried.
+    with contextlib.suppress(UserError, OSError):
+      found = labels.class_names(self.source, self.transforms)
+    if 'label' in found and self.relabels is not None:
+      found.pop('label')
+    return found
+
+  @property
+  def relabels(self) -> str | None:
+    """The name of a transform from elsewhere that makes other labels, None without one.
+
+    Only such a transform need be tried, with one example: ours tell.
+    """
+    ours = labels.__name__.partition('.')[0]
+    if all(type(t).__module__.startswith(f'{ours}.') for t in self.transforms):
+      return None
+    rng = np.random.default_rng(0)
+    with contextlib.suppress(Exception):  # what is wrong is told where all is tried
+      example = self.source[0]
+      for transform in self.transforms:
+        after = compose.applied([transform], example, rng)
+        made = after.get('label') is not example.get('label')
+        if made and not isinstance(transform, labels.Relabeling):
+          return type(transform).__name__
+        example = after
+    return None
+
+
+def parts_of(data: pipeline.SingleInput) -> dict[str, Part]:
+  """Returns the parts of a mixture by name, or the only source under ''."""
+  if not isinstance(data.source, mixture.Mixture):
+    return {'': Part(data.source, data.transforms)}
+  return {
+    name: Part(part.source, [*part.transforms, *data.transforms])
+    for name, part in data.source.parts.items()
+  }
+
+
+def vocabulary(data: pipeline.SingleInput) -> Vocabulary:
+  """Returns the names of the classes of an input: the most that a part has."""
+  found: dict[str, Names] = {}
+  for part in parts_of(data).values():
+    for field, names in part.names.items():
+      found[field] = max(found.get(field, {}), names, key=len)
+  return found
+
+
+def vocabularies(data: base.Input) -> dict[str, Vocabulary]:
+  """Returns the names of the classes of each of several inputs, of a single one ''."""
+  return {name: vocabulary(part) for name, part in data.parts.items()}
+
+
+def reachable(node: Any) -> Iterator[Any]:
+  """Yields an object of a config, and all that its fields hold."""
+  yield node
+  inside: Iterable[Any] = ()
+  if isinstance(node, Mapping):
+    inside = node.values()
+  elif isinstance(node, (list, tuple)):
+    inside = node
+  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
+  for value in inside:
+    yield from reachable(value)
+
+
+def tokenizers(node: Any) -> dict[str, Any]:
+  """Returns what makes ids of texts in an object of a config, by its fingerprint."""
+  found = {}
+  for part in reachable(node):
+    if isinstance(part, Identified) and not isinstance(part, Source):
+      with contextlib.suppress(UserError, OSError):  # a missing file is told elsewhere
+        found[part.fingerprint()] = part
+  return found
+
+
+def known(data: pipeline.SingleInput, whose: str) -> Known:
+  """Returns the classes of an input, and what makes ids of its texts."""
+  return Known(vocabulary(data), whose, tokenizers=tuple(tokenizers(data)))
+
+
+def check_tokenizers(node: Any, known: Known | None) -> None:
+  """Raises where texts in an object of a config get other ids than those known."""
+  if known is None or not known.tokenizers:
+    return
+  for fingerprint, own in tokenizers(node).items():
+    if fingerprint not in known.tokenizers:
+      raise UserError(
+        f'{getattr(own, "path", own)} is not the vocabulary of {known.whose}: the same'
+        ' ids are other words; use the same file'
+      )
+
+
+def fitted(
+  data: pipeline.SingleInput,
+  known: Known,
+  told: Callable[[str, str], None],
+  field: str | None = None,
+) -> pipeline.SingleInput:
+  """Returns an input whose labels are the numbers of their classes in `known`.
+
+  `told(part, sentence)` is called with what people should know of each part. Only
+  `field` is compared, 'label' or 'box_labels', by default both. Raises a `UserError`
+  for classes that are not among those known.
+  """
+  for name, part in parts_of(data).items():
+    for kind in ('label', 'box_labels') if field is None else (field,):
+      theirs = known.names.get(kind, {})
+      # Without a transform that makes them there are no labels of objects.
+      made = [t.makes for t in part.transforms if isinstance(t, labels.Relabeling)]
+      if kind == 'box_labels' and kind not in made:
+        continue
+      names = part.names.get(kind, {})
+      if not names and not theirs:
+        continue
+      own = [t for t in part.transforms if isinstance(t, labels.Mapped)]
+      if kind == 'label' and (own or part.relabels):
+        told(name, f'labels made by {part.relabels or "Mapped"}')
+        continue
+      to, sentence = compared(names, theirs, known)
+      if sentence:
+        told(name, sentence)
+      if to is not None:
+        data = _with_labels(data, name, labels.ByName(to, dict(theirs), kind))
+  return data
+
+
+def compared(
+  names: Names, theirs: Names, known: Known
+) -> tuple[dict[int, int] | None, str]:
+  """Returns the label of each class among theirs, None where labels are equal.
+
+  Also a sentence for people, empty where all names are equal.
+  """
+  if not names or not theirs:
+    counted = _counted(names or theirs)
+    return None, '' if counted else 'classes are compared by number alone'
+  if all(theirs.get(label) == name for label, name in names.items()):
+    whole = len(names) == len(theirs)
+    return None, '' if whole else f'{len(names):,} of {len(theirs):,} classes'
+  new = [name for name in names.values() if name not in theirs.values()]
+  if new:
+    if not _comparable(names, theirs) or (known.reworded and _reworded(names, theirs)):
+      if len(names) == len(theirs):
+        return None, f'{len(names):,} classes, compared by number'
+      raise UserError(
+        f'there are {len(names):,} classes ({_some(names.values())}), but'
+        f' {len(theirs):,} ({_some(theirs.values())}) in {known.whose}: names of'
+        ' different kinds cannot tell which is which; use the same names, or number'
+        ' labels with labels.Mapped(classes=...)'
+      )
+    raise UserError(difference(names, theirs, known.whose))
+  places: dict[str, list[int]] = {}
+  for label, name in theirs.items():
+    places.setdefault(name, []).append(label)
+  for name in names.values():
+    if len(places[name]) > 1 or list(names.values()).count(name) > 1:
+      raise UserError(
+        f'several classes are called {name!r}: labels cannot be told apart by name; use'
+        f' the classes of {known.whose} in the same order'
+      )
+  to = {label: places[name][0] for label, name in names.items()}
+  return to, f'{len(names):,} of {len(theirs):,} classes, mapped by name'
+
+
+def _comparable(names: Names, theirs: Names) -> bool:
+  """Returns whether both sides name their classes, in names of one kind."""
+  if _numbers(names) and _numbers(theirs):
+    return True
+  for side in names, theirs:
+    if _counted(side):
+      return False
+  return _synsets(names) == _synsets(theirs)
+
+
+def _counted(names: Names) -> bool:
+  """Returns whether names are the labels themselves: then nobody has named them."""
+  return all(name == str(label) for label, name in names.items())
+
+
+def _numbers(names: Names) -> bool:
+  return all(name.isdecimal() for name in names.values())
+
+
+def _synsets(names: Names) -> bool:
+  return all(map(SYNSET.fullmatch, names.values()))
+
+
+def _reworded(names: Names, theirs: Names) -> bool:
+  """Returns whether these are as many classes, nearly all with a synonym in common."""
+  if names.keys() != theirs.keys():
+    return False
+
+  def synonyms(name: str) -> set[str]:
+    return {word.strip().lower().replace('_', ' ') for word in name.split(',')}
+
+  alike = [bool(synonyms(names[k]) & synonyms(theirs[k])) for k in names]
+  return sum(alike) >= ALIKE * len(alike)
+
+
+def difference(names: Names, theirs: Names, whose: str) -> str:
+  """Returns a sentence about classes that are not those of `whose`."""
+  ours, others = list(names.values()), list(theirs.values())
+  new = [name for name in ours if name not in others]
+  missing = [name for name in others if name not in ours]
+  if not new + missing:
+    return f'the classes are in another order than in {whose}: {_some(others)}'
+  sentence = f'the classes are not those of {whose}'
+  sentence += f'; new are {_some(new)}' if new else ''
+  sentence += f'; missing are {_some(missing)}' if missing else ''
+  lower = {name.strip().lower(): name for name in missing}
+  close = [
+    f'{name!r} may be {lower[like]!r}'
+    for name in new[:NAMED]
+    for like in difflib.get_close_matches(name.strip().lower(), lower, 1, LIKE)
+  ]
+  if close:
+    sentence += f' ({", ".join(close)})'
+  return (
+    f'{sentence}. Names must be equal: rename them, or number labels with'
+    ' labels.Mapped(classes=...)'
+  )
+
+
+def _some(names: Any) -> str:
+  return listed(map(repr, names), NAMED)
+
+
+def wanted(
+  evaluator: Evaluator, known: Mapping[str, Known]
+) -> tuple[Known | None, str | None]:
+  """Returns the classes that labels of an evaluator's inputs must be of; None for any.
+
+  `known` are those of a run or of its training data, by the names of its inputs. Also
+  the field to compare, None for all.
+  """
+  if evaluator.classes_of:
+    data = getattr(evaluator, evaluator.classes_of)
+    return Known(vocabulary(data), f'its {evaluator.classes_of} data'), 'label'
+  field = None if evaluator.task_labels else 'box_labels'
+  return known.get(evaluator.predict.rpartition('.')[0]), field
+
+
+def with_labels_of(evaluator: Evaluator, known: Mapping[str, Known]) -> Evaluator:
+  """Returns an evaluator with labels that are the numbers of their classes in a run."""
+  classes, field = wanted(evaluator, known)
+  if classes is None:
+    return evaluator
+  inputs = {
+    name: value
+    for name, value in vars(evaluator).items()
+    if isinstance(value, pipeline.SingleInput) and name != evaluator.classes_of
+  }
+  fit = {n: fitted(data, classes, lambda *_: None, field) for n, data in inputs.items()}
+  same = all(fit[name] is inputs[name] for name in inputs)
+  return evaluator if same else dataclasses.replace(evaluator, **fit)
+
+
+def _with_labels(
+  data: pipeline.SingleInput, name: str, transform: labels.ByName
+) -> pipeline.SingleInput:
+  """Returns an input with a transform after those that make the labels of a part.
+
+  Transforms of all parts up to there become transforms of each part.
+  """
+  if not name:
+    place = _after_labels(data.transforms)
+    steps = [*data.transforms[:place], transform, *data.transforms[place:]]
+    return dataclasses.replace(data, transforms=steps)
+  place = _after_labels(data.transforms)
+  first, rest = list(data.transforms[:place]), list(data.transforms[place:])
+  parts = {}
+  for key, part in data.source.parts.items():
+    steps = [*part.transforms, *first]
+    if key == name:
+      place = _after_labels(steps)
+      steps.insert(place, transform)
+    parts[key] = dataclasses.replace(part, transforms=steps)
+  source = dataclasses.replace(data.source, parts=parts)
+  return dataclasses.replace(data, source=source, transforms=rest)
+
+
+def _after_labels(transforms: Sequence[Any]) -> int:
+  """Returns the place after the last transform that makes labels."""
+  made = [i for i, t in enumerate(transforms) if isinstance(t, labels.Relabeling)]
+  return made[-1] + 1 if made else 0
+
+
+def agreeing(
+  data: base.Input, place: str, told: Callable[[str, str], None]
+) -> base.Input:
+  """Returns training data in whose mixtures one class has one label in all parts.
+
+  `told(place, sentence)` gets places of inputs and parts in the config.
+  """
+  if isinstance(data, alternating.Alternating):
+    inputs = {
+      name: agreeing(part, f'{place}.inputs.{name}', told)
+      for name, part in data.inputs.items()
+    }
+    same = all(inputs[name] is data.inputs[name] for name in inputs)
+    return data if same else dataclasses.replace(data, inputs=inputs)
+  if not isinstance(data.source, mixture.Mixture):
+    return data
+
+  def tell(part: str, sentence: str) -> None:
+    told(f'{place}.source.parts.{part}', sentence)
+
+  return fitted(data, Known(vocabulary(data), 'the other parts'), tell)
