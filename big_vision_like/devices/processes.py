@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import ctypes
 import functools
-import multiprocessing
 import os
 import signal
 import socket
@@ -291,8 +290,6 @@ def _leave(seconds: float) -> None:
 
 
 def _end() -> None:
-  for worker in multiprocessing.active_children():  # of the input; they would stay
-    worker.kill()
   sys.stdout.flush()
   os._exit(1)
 
