@@ -9,10 +9,8 @@ import ctypes
 import functools
 import os
 import signal
-import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -20,11 +18,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from big_vision_like.devices import signals
+from big_vision_like.devices import meeting, signals
 from big_vision_like.errors import UserError
 
 START_SECONDS = 300.0  # how long processes wait for each other at the start
 HEARTBEAT_SECONDS = 60.0  # a process not heard of for so long is taken for dead
+JOIN_SECONDS = 30.0  # how long those who have met may take to join JAX's service
 GOODBYE_SECONDS = 10.0  # how long one that fails waits for others that fail too
 
 AGAIN = 'Run the same command again in every process: it goes on from the last save.'
@@ -87,23 +86,31 @@ def start(args: argparse.Namespace) -> None:
   has all its variables and no other processes. But several tasks started at once, with
   nothing said, would all train in one folder, so that is refused.
 
-  All of them fail within `--start-seconds` where one does not come. Of the compilation
-  cache, process 0 writes and all read: machines with no common home compile each time.
+  All of them fail within `--start-seconds` where one does not come, and at once where
+  one dies that has come. Of the compilation cache, process 0 writes and all read:
+  machines with no common home compile each time.
   """
   place = _place(args)
   if place is None and not args.multi_process:
     return
   _Aborted.install(
     f'error: not all processes of this run came within {args.start_seconds:g} s.'
-    ' Start the same command in every process, at about the same time.'
+    f' {meeting.START}'
   )
+  seconds = args.start_seconds
   if place is not None:
-    _reach(place, args.start_seconds) if place['process_id'] else _check_port(place)
+    address, index = place['coordinator_address'], place['process_id']
+    meeting.meet(address, index, place['num_processes'], seconds, say)
+    seconds = min(seconds, JOIN_SECONDS)
+    _Aborted.sentence = (
+      f'process {index}: error: another process of this run died as all started.'
+      f' {meeting.START}'
+    )
   try:
     jax.distributed.initialize(
       **(place or {}),
       cluster_detection_method='deactivate' if place else None,
-      initialization_timeout=round(args.start_seconds),
+      initialization_timeout=max(1, round(seconds)),
       heartbeat_timeout_seconds=round(args.heartbeat_seconds),
       shutdown_timeout_seconds=round(args.heartbeat_seconds),
     )
@@ -162,43 +169,13 @@ def _place(args: argparse.Namespace) -> dict[str, str | int] | None:
   if count == 1:
     return None
   host, _, port = given['coordinator'].rpartition(':')
-  if not (host and port.isdigit()):
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
     raise UserError(
       f'--coordinator={given["coordinator"]} is not HOST:PORT, like 10.0.0.1:1234.'
     )
   return dict(
     coordinator_address=given['coordinator'], num_processes=count, process_id=index
   )
-
-
-def _check_port(place: dict[str, str | int]) -> None:
-  """Raises where process 0 cannot listen: JAX's own attempt ends in a crash."""
-  port = int(place['coordinator_address'].rpartition(':')[2])
-  try:
-    socket.create_server(('', port)).close()
-  except OSError as error:
-    raise UserError(
-      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): take'
-      ' another for --coordinator, in every process.'
-    ) from error
-
-
-def _reach(place: dict[str, str | int], seconds: float) -> None:
-  """Waits until the coordinator listens: JAX's own attempt ends in an abort."""
-  host, _, port = place['coordinator_address'].rpartition(':')
-  end = time.monotonic() + seconds
-  while True:
-    try:
-      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
-      return
-    except OSError as error:
-      if time.monotonic() > end:
-        raise UserError(
-          f'process {place["process_id"]} of {place["num_processes"]} could not reach'
-          f' the coordinator at {place["coordinator_address"]} within {seconds:g} s'
-          f' ({error.strerror or error}): does process 0 run there, is the port open?'
-        ) from error
-    time.sleep(0.1)
 
 
 class _Aborted:

@@ -4,6 +4,7 @@ import argparse
 import collections
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import signal
@@ -268,6 +269,44 @@ def test_what_goes_wrong_in_one_process_stops_all(train, tmp_path):
   assert time.monotonic() - started < 60
 
 
+def test_a_process_that_is_killed_while_others_start_is_told(command, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  words = (*train_test.TRAIN, f'--workdir={tmp_path}/run', '--num-processes=3')
+  words += (f'--coordinator=127.0.0.1:{port}',)
+  pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  first, second = (
+    subprocess.Popen(**command(*words, f'--process-id={index}'), **pipes)
+    for index in (0, 1)
+  )
+  try:
+    while not established(second.pid):
+      time.sleep(0.1)
+    second.kill()
+    second.communicate()
+    out, err = first.communicate(timeout=20)  # not 300 s, as for the third process
+  finally:
+    first.kill()
+  assert first.returncode == 1
+  assert err.startswith('error: process 1 of 3 died as all started. Start the same')
+  assert err.count('\n') == 1 and not (tmp_path / 'run').exists()
+
+
+def established(process: int) -> bool:
+  """Whether a process has a connection over TCP."""
+  try:
+    links = [
+      os.readlink(link) for link in pathlib.Path(f'/proc/{process}/fd').iterdir()
+    ]
+    lines = pathlib.Path(f'/proc/{process}/net/tcp').read_text().splitlines()[1:]
+  except OSError:
+    return False
+  fields = [line.split() for line in lines]
+  own = {link[len('socket:[') : -1] for link in links if link.startswith('socket:[')}
+  return any(field[3] == '01' and field[9] in own for field in fields)
+
+
 def test_coordinator_that_is_not_there(spawn, tmp_path):
   words = ('--coordinator=127.0.0.1:9', '--num-processes=2', '--start-seconds=1')
   done = spawn(*train_test.TRAIN, f'--workdir={tmp_path}/run', *words, '--process-id=1')
@@ -283,6 +322,11 @@ def test_coordinator_that_is_not_there(spawn, tmp_path):
     (['--num-processes=2'], {}, '--coordinator and --process-id must be given too'),
     (['--coordinator=a:1', '--num-processes=2', '--process-id=2'], {}, '0 to 1'),
     (['--coordinator=a', '--num-processes=2', '--process-id=1'], {}, 'not HOST:PORT'),
+    (
+      ['--coordinator=a:70000', '--num-processes=2', '--process-id=1'],
+      {},
+      'not HOST:P',
+    ),
     (['--coordinator=a:1', '--multi-process'], {}, 'give either'),
     ([], {'JAX_PROCESS_ID': '1'}, '--coordinator and --num-processes must be given'),
     ([], {'SLURM_STEP_NUM_TASKS': '4'}, 'srun started 4 processes: say --multi-pro'),

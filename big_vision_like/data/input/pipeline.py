@@ -17,23 +17,19 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
-from absl import flags
 
 from big_vision_like.data.input import base, grouping
 from big_vision_like.data.input import bucket as buckets
-from big_vision_like.data.input import workers as processes
 from big_vision_like.data.input.base import Batch
 from big_vision_like.data.input.mixture import Mixture, Part, Transforms
 from big_vision_like.data.input.order import Order, epoch_length
+from big_vision_like.data.input.workers import Workers
 from big_vision_like.data.sources.base import Source, as_source
-from big_vision_like.devices import malloc
 from big_vision_like.errors import BadRecordError, UserError, listed, shape_text
 
 # What is said of replaced records, in an example and in a batch on its way here.
@@ -44,13 +40,8 @@ ATTEMPTS = 10
 FEW = 1000
 # The length of lists without end; Grain counts in floats here and there.
 ENDLESS = 2**50
-# Batches under way when workers stop are cleared up at the end of the program, by a
-# process of Python's that has its warnings from here and would call them leaked.
-NO_LEAK = 'ignore:resource_tracker:UserWarning'
 # Pictures that nobody has decoded are no texts to leave out, but a mistake.
 PICTURES = ('image', 'video')
-# Where workers put batches, if there is such a place.
-SHARED = '/dev/shm'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +167,7 @@ class SingleBatches(base.Batches):
   """Some rows of each batch of an input with one source.
 
   `place` names an input for training in messages; it is None for evaluation, where no
-  record is replaced and shared memory is not checked.
+  record is replaced.
   """
 
   def __init__(
@@ -193,7 +184,12 @@ class SingleBatches(base.Batches):
   def __next__(self) -> Batch:
     self._check_share()
     if self._iterator is None:
-      self._iterator = self._started()
+      self._iterator = _started(
+        self._batches[self._step :],
+        self._data.workers,
+        self._data.threads,
+        self._place or 'data',
+      )
     batch = next(self._iterator)
     self._step += 1
     self._used += len(self._rows)
@@ -201,12 +197,6 @@ class SingleBatches(base.Batches):
     self.replaced += len(replaced)
     self._news += replaced
     return batch
-
-  def _started(self) -> Iterator[Batch]:
-    workers = self._data.workers
-    if workers and self._place is not None:
-      _check_room(self._data.example(), len(self._rows), workers, self._place)
-    return _started(self._batches[self._step :], workers, self._data.threads)
 
   def _check_share(self) -> None:
     # Checked on the next call, so that the loop has logged the replacements first.
@@ -607,39 +597,10 @@ def _narrow(name: str, values: np.ndarray) -> np.ndarray:
   return narrow
 
 
-def _started(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[Batch]:
+def _started(
+  batches: grain.MapDataset, workers: int, threads: int, place: str
+) -> Iterator[Batch]:
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-  stream = batches.to_iter_dataset(options)
   if workers:
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain reads absl flags; this program has none
-    if NO_LEAK not in sys.warnoptions:
-      sys.warnoptions.append(NO_LEAK)
-    stream = stream.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers), _start_worker
-    )
-  return iter(stream)
-
-
-def _check_room(example: Batch, rows: int, workers: int, place: str) -> None:
-  """Raises where batches do not fit into the memory that they come through."""
-  if not os.path.isdir(SHARED):
-    return
-  room = os.statvfs(SHARED)
-  free = room.f_bavail * room.f_frsize / 2**20
-  # One waits with each worker, one is on its way here, one is in use.
-  batch = rows * sum(np.asarray(x).nbytes for x in base.leaves(example)) / 2**20
-  needed = (2 * workers + 1) * batch
-  if needed > free:
-    raise UserError(
-      f'{SHARED} has {free:,.0f} MiB left, but batches of {batch:,.0f} MiB from'
-      f' {workers} workers take {needed:,.0f}: make it larger (docker run --shm-size),'
-      f' or set {place}.workers=0 and {place}.threads.'
-    )
-
-
-def _start_worker(worker: int, count: int) -> None:
-  """Keeps memory, and lets a worker end when its program is gone, even if killed."""
-  del worker, count
-  malloc.keep_memory()
-  processes.end_with(os.getppid())
+    return Workers(batches, options, workers, place)
+  return iter(batches.to_iter_dataset(options))

@@ -1,15 +1,54 @@
-"""What processes that work for another one have in common."""
+"""Processes that work for another one and end with it, however it ends.
 
+`Workers` hands over elements in memory without a name, which the kernel frees once no
+process holds it open: processes that are killed leave nothing behind. Python's own
+queues and shared memory have names in /dev/shm, which stay.
+"""
+
+import contextlib
+import mmap
 import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import cloudpickle
+import grain
+
+from big_vision_like.devices import malloc
+from big_vision_like.errors import UserError
 
 # How often a worker looks whether its program still runs.
 WATCH_SECONDS = 0.5
+# Where arrays start in memory: JAX takes such arrays on a CPU without a copy.
+ALIGNMENT = 64
+# The end of a piece of memory: where its index starts.
+END = struct.Struct('Q')
+# A terminal or a scheduler sends these to all processes of a program, which decides by
+# itself when its workers end.
+BLOCKED = (signal.SIGINT, signal.SIGTERM)
+CODE = """import sys
+sys.path[:] = {path!r}
+from big_vision_like.data.input import workers
+workers.serve{arguments}
+"""
 
 
 def end_with(parent: int) -> None:
-  """Lets this process end when the one that started it is gone, even if killed."""
+  """Lets this process end when the one that started it is gone, even if killed.
+
+  `parent` is the id that this one passed on: a process that asks for the id of its
+  parent may already have another.
+  """
 
   def watch() -> None:
     while os.getppid() == parent:
@@ -17,3 +56,142 @@ def end_with(parent: int) -> None:
     os._exit(1)  # nobody waits for the rest
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+class Workers(Iterator[Any]):
+  """The elements of a data set in order, made by `count` processes in turn.
+
+  `place` names the input in messages. `close` ends the processes.
+  """
+
+  def __init__(
+    self, dataset: grain.MapDataset, options: grain.ReadOptions, count: int, place: str
+  ):
+    self._place, self._turn = place, 0
+    with _packed((dataset, options), cloudpickle.dumps) as job:
+      self._processes = [_start(job, index, count) for index in range(count)]
+    self.close = weakref.finalize(self, _stop, self._processes)
+
+  def __next__(self) -> Any:
+    process, connection = self._processes[self._turn]
+    self._turn = (self._turn + 1) % len(self._processes)
+    kind, value = self._received(process, connection)
+    if kind == 'error':
+      raise value
+    if kind == 'end':
+      raise StopIteration
+    return value
+
+  def _received(
+    self, process: subprocess.Popen, connection: socket.socket
+  ) -> tuple[str, Any]:
+    with contextlib.suppress(ConnectionError):
+      _, descriptors, *_ = socket.recv_fds(connection, 1, 1)
+      if descriptors:
+        with open(descriptors[0], 'rb') as memory:
+          outcome = _unpacked(memory)
+        connection.send(b'.')  # asks for one more
+        return outcome
+    code = process.wait()
+    how = f'was killed by {signal.Signals(-code).name}' if code < 0 else 'crashed'
+    raise UserError(
+      f'a worker process of {self._place} {how}: is there enough memory for'
+      f' {len(self._processes)} of them? Run the same command again, or set'
+      f' {self._place}.workers lower.'
+    )
+
+
+def _start(
+  job: BinaryIO, index: int, count: int
+) -> tuple[subprocess.Popen, socket.socket]:
+  """Starts a worker; returns it and the connection to it."""
+  connection, its_own = socket.socketpair()
+  descriptors = (its_own.fileno(), job.fileno())
+  code = CODE.format(path=sys.path, arguments=(*descriptors, index, count))
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # which it inherits
+  try:
+    process = subprocess.Popen(
+      [sys.executable, '-c', code], stdin=subprocess.DEVNULL, pass_fds=descriptors
+    )
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    its_own.close()
+  connection.send(b'.')
+  return process, connection
+
+
+def _stop(processes: Sequence[tuple[subprocess.Popen, socket.socket]]) -> None:
+  for process, _ in processes:
+    process.kill()
+  for process, connection in processes:
+    process.wait()
+    connection.close()
+
+
+def serve(connection: int, job: int, index: int, count: int) -> None:
+  """Makes every `count`-th element of a data set for the program that asks for them.
+
+  Keeps one ready in memory, and one on its way.
+  """
+  program, asked = socket.socket(fileno=connection), threading.Semaphore(0)
+
+  def follow() -> None:
+    with contextlib.suppress(ConnectionError):
+      while program.recv(1):
+        asked.release()
+    os._exit(0)  # the program is gone, or needs no more
+
+  follower = threading.Thread(target=follow, daemon=True)
+  follower.start()
+  malloc.keep_memory()
+  for memory in _outcomes(job, index, count):
+    asked.acquire()
+    with memory, contextlib.suppress(ConnectionError):
+      socket.send_fds(program, [b'.'], [memory.fileno()])
+  follower.join()
+
+
+def _outcomes(job: int, index: int, count: int) -> Iterator[BinaryIO]:
+  """Yields elements, and at last the end of the data set or what went wrong."""
+  try:
+    with open(job, 'rb') as memory:
+      dataset, options = _unpacked(memory)
+    for element in dataset[index::count].to_iter_dataset(options):
+      yield _packed(('element', element))
+    yield _packed(('end', None))
+  except Exception as error:  # of the code of any source or transform
+    yield _packed(('error', _portable(error)), cloudpickle.dumps)
+
+
+def _portable(error: Exception) -> Exception:
+  """Returns an error that another process can read, with a note of its traceback."""
+  text = ''.join(traceback.format_exception(error))
+  try:
+    error = cloudpickle.loads(cloudpickle.dumps(error))
+  except Exception:  # of whatever the error holds
+    error = RuntimeError(f'{type(error).__name__}: {error}')
+  error.add_note(f'In a worker process:\n{text}')
+  return error
+
+
+def _packed(value: Any, dumps: Callable[..., bytes] = pickle.dumps) -> BinaryIO:
+  """Writes a value to memory without a name: its arrays, what holds them, the index."""
+  arrays: list[pickle.PickleBuffer] = []
+  data = dumps(value, protocol=5, buffer_callback=arrays.append)
+  memory, spans = open(os.memfd_create('big_vision_like'), 'wb'), []
+  for array in arrays:
+    start = memory.seek(-(-memory.tell() // ALIGNMENT) * ALIGNMENT)
+    memory.write(array.raw())
+    spans.append((start, memory.tell()))
+  start = memory.tell()
+  memory.write(pickle.dumps((data, spans)) + END.pack(start))
+  memory.flush()
+  return memory
+
+
+def _unpacked(memory: BinaryIO) -> Any:
+  """Reads a value from memory, whose arrays stay there; others never see changes."""
+  view = memoryview(mmap.mmap(memory.fileno(), 0, access=mmap.ACCESS_COPY))
+  (start,) = END.unpack(view[-END.size :])
+  data, spans = pickle.loads(view[start:])
+  return pickle.loads(data, buffers=[view[first:last] for first, last in spans])

@@ -44,29 +44,32 @@ class Cached(Source):
 
   @functools.cached_property
   def kept(self) -> tuple[str, np.ndarray]:
-    """A file with all examples, gone with this process, and where each one starts."""
-    lengths = [0]
-    file = tempfile.NamedTemporaryFile(
-      prefix='big_vision_like-', dir=SHARED if SHARED.is_dir() else None, delete=False
-    )
-    weakref.finalize(self, os.unlink, file.name)
-    with file:
-      for index in range(len(self.source)):
-        try:
-          lengths.append(file.write(pickle.dumps(self._made(index))))
-        except OSError as error:
-          raise UserError(
-            f'{index:,} of the {len(self.source):,} examples of {self.source} fill'
-            f' {pathlib.Path(file.name).parent}: make it larger (docker run'
-            ' --shm-size), or keep smaller images.'
-          ) from error
-        if file.tell() > self.limit_gib * 2**30:
-          raise UserError(
-            f'{index + 1:,} of the {len(self.source):,} examples of {self.source} take'
-            f' more memory than limit_gib={self.limit_gib:g}: keep smaller images, or'
-            ' raise it.'
-          )
-    return file.name, np.cumsum(lengths)
+    """A file with all examples, and where each one starts.
+
+    The file has no name that could outlive this process, however it ends: workers find
+    it where the system lists what this process has open.
+    """
+    folder = SHARED if SHARED.is_dir() else pathlib.Path(tempfile.gettempdir())
+    file, lengths = tempfile.TemporaryFile(dir=folder), [0]
+    weakref.finalize(self, file.close)
+    for index in range(len(self.source)):
+      example = pickle.dumps(self._made(index))
+      try:
+        lengths.append(file.write(example))
+        file.flush()
+      except OSError as error:
+        file.raw.close()  # else the same bytes would be written again
+        raise UserError(
+          f'{index:,} of the {len(self.source):,} examples of {self.source} fill'
+          f' {folder}: make it larger (docker run --shm-size), or keep smaller images.'
+        ) from error
+      if file.tell() > self.limit_gib * 2**30:
+        raise UserError(
+          f'{index + 1:,} of the {len(self.source):,} examples of {self.source} take'
+          f' more memory than limit_gib={self.limit_gib:g}: keep smaller images, or'
+          ' raise it.'
+        )
+    return f'/proc/{os.getpid()}/fd/{file.fileno()}', np.cumsum(lengths)
 
   def _made(self, index: int) -> dict[str, Any] | BadRecordError:
     try:

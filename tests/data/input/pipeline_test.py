@@ -4,16 +4,17 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-import types
 
 import grain
 import numpy as np
 import pytest
 
-from big_vision_like.data.input import pipeline
+from big_vision_like.data.input import base, pipeline
 from big_vision_like.data.sources.base import Source
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import BadRecordError, UserError
@@ -385,39 +386,41 @@ def test_evaluation_stops_at_a_bad_record():
     list(data.epoch())
 
 
-def test_batches_must_fit_into_shared_memory(monkeypatch):
-  room = types.SimpleNamespace(f_bavail=1, f_frsize=1024)
-  monkeypatch.setattr(pipeline.os, 'statvfs', lambda path: room)
-  source = [{'image': np.zeros((512, 1024), np.uint8)}] * 8
-  data = pipeline.TrainInput(source=source, batch_size=4, workers=3)
-  with pytest.raises(UserError) as error:
-    take(data, 1)
-  assert str(error.value) == (
-    '/dev/shm has 0 MiB left, but batches of 2 MiB from 3 workers take 14: make it'
-    ' larger (docker run --shm-size), or set train_data.workers=0 and'
-    ' train_data.threads.'
-  )
-
-
-def test_workers_end_with_a_program_that_is_killed():
-  code = """
+PROGRAM = """
 import sys
 sys.path.insert(0, 'tests/data/input')
 import pipeline_test as test
-batches = iter(test.train_input(transforms=[test.Process()], workers=2))
-print(*next(batches)['process'][:1], *next(batches)['process'][:1], flush=True)
-input()
+test.serve(made={made})
 """
-  with subprocess.Popen(
-    [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-  ) as program:
+
+
+def serve(made: bool) -> None:
+  """Runs a program that starts workers, tells their ids and waits to be killed."""
+  batches = iter(train_input(transforms=[Process()], workers=2))
+  if made:
+    next(batches), next(batches)
+  else:
+    batches._iterator = pipeline._started(batches._batches, 2, 1, 'train_data')
+  print(*[process.pid for process, _ in batches._iterator._processes], flush=True)
+  sys.stdin.read()
+
+
+@pytest.mark.parametrize('made', [True, False])
+def test_a_program_that_is_killed_leaves_nothing(made):
+  # Without a batch `made`, the program dies before its workers have imported anything.
+  command = [sys.executable, '-c', PROGRAM.format(made=made)]
+  pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  with subprocess.Popen(command, **pipes) as program:
     workers = [int(word) for word in program.stdout.readline().split()]
+    assert len(set(workers)) == 2 and all(map(running, workers))
+    # What has a name would stay.
+    assert not any(map(shared_memory_of, [program.pid, *workers]))
     program.kill()
-  assert len(set(workers)) == 2
+    assert program.stderr.read() == b''  # they have closed it
   limit = time.monotonic() + 20
-  while any(running(worker) for worker in workers) and time.monotonic() < limit:
-    time.sleep(0.1)
-  assert not any(running(worker) for worker in workers)
+  while any(map(running, workers)) and time.monotonic() < limit:
+    time.sleep(0.05)
+  assert not any(map(running, workers))
 
 
 def running(process: int) -> bool:
@@ -426,6 +429,93 @@ def running(process: int) -> bool:
   except OSError:
     return False
   return state.split()[0] != 'Z'
+
+
+def shared_memory_of(process: int) -> list[str]:
+  """Returns what a process has open or mapped in /dev/shm."""
+  folder = pathlib.Path(f'/proc/{process}')
+  opened = [os.readlink(link) for link in (folder / 'fd').iterdir()]
+  lines = [*opened, *(folder / 'maps').read_text().splitlines()]
+  return [line for line in lines if '/dev/shm/' in line]
+
+
+def test_a_worker_that_is_killed_is_told():
+  batches = iter(train_input(workers=1))
+  next(batches)
+  ((process, _),) = batches._iterator._processes
+  # What a terminal sends to all processes is for the program alone.
+  process.send_signal(signal.SIGINT)
+  process.send_signal(signal.SIGTERM)
+  next(batches)
+  process.kill()
+  with pytest.raises(UserError) as error:
+    list(batches)
+  assert str(error.value) == (
+    'a worker process of train_data was killed by SIGKILL: is there enough memory for'
+    ' 1 of them? Run the same command again, or set train_data.workers lower.'
+  )
+  batches.close()
+  batches.set_state({'step': 2})
+  assert next(batches)['id'].shape == (4,)
+  batches.close()
+
+
+class Odd(Exception):
+  """An error that cannot be read again: its arguments are not those it was made of."""
+
+  def __init__(self, first, second):
+    super().__init__(f'{first} and {second}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Fails(grain.transforms.Map):
+  """Raises an error at example 3, or returns something that no process can send."""
+
+  error: str
+
+  def map(self, example):
+    if example['id'] != 3:
+      return example
+    if self.error == 'unsendable':
+      return example | {'id': threading.Lock()}
+    raise {'odd': Odd('this', 'that'), 'plain': KeyError('name')}[self.error]
+
+
+@pytest.mark.parametrize(
+  'error, kind, told',
+  [
+    ('odd', RuntimeError, 'Odd: this and that'),
+    ('plain', KeyError, 'name'),
+    ('unsendable', TypeError, 'pickle'),
+  ],
+)
+def test_errors_of_workers_are_raised_with_their_traceback(error, kind, told):
+  data = pipeline.EvalInput(
+    source=EXAMPLES, batch_size=1, workers=1, transforms=[Fails(error)]
+  )
+  batches = data.batches()
+  assert [next(batches)['id'].item() for _ in range(3)] == [0, 1, 2]
+  with pytest.raises(kind, match=told) as caught:
+    next(batches)
+  assert 'In a worker process:\nTraceback' in caught.value.__notes__[-1]
+  batches.close()
+
+
+def test_what_workers_hand_over():
+  record = {
+    'empty': np.zeros((0, 3), np.float32),
+    'columns': np.asfortranarray(np.arange(6).reshape(2, 3)),
+    'text': np.str_('words'),
+    'nested': {'flag': np.bool_(True), 'objects': np.array([None, {}], object)},
+  }
+  epochs = [
+    list(pipeline.EvalInput(source=[record] * 3, batch_size=2, workers=count).epoch())
+    for count in (0, 3)  # of which one has nothing to do
+  ]
+  for batch, other in zip(*epochs, strict=True):
+    for one, same in zip(base.leaves(batch), base.leaves(other), strict=True):
+      assert one.dtype == same.dtype and one.tolist() == same.tolist()
+      same[...] = same  # may be written to
 
 
 # Evaluation

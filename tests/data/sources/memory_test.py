@@ -3,6 +3,8 @@ import gc
 import itertools
 import pathlib
 import pickle
+import resource
+import signal
 
 import grain
 import numpy as np
@@ -89,9 +91,24 @@ def test_memory_is_given_back():
   cached = memory.Cached(Counted())
   file = pathlib.Path(cached.kept[0])
   assert cached[0] and file.exists()
+  assert file.stat().st_nlink == 0  # a name would stay when the process is killed
   del cached
   gc.collect()
   assert not file.exists()
+
+
+def test_full_memory_is_told(tmp_path, monkeypatch):
+  monkeypatch.setattr(memory, 'SHARED', tmp_path)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+  try:
+    with pytest.raises(UserError, match='[1-5] of the 8 examples of') as error:
+      memory.Cached(Counted())[0]
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+  assert f'fill {tmp_path}: make it larger' in str(error.value)
 
 
 def test_what_is_refused():

@@ -1,0 +1,121 @@
+import contextlib
+import socket
+from concurrent import futures
+
+import pytest
+
+from big_vision_like.devices import meeting
+from big_vision_like.errors import UserError
+
+
+@pytest.fixture
+def port() -> int:
+  with socket.create_server(('127.0.0.1', 0)) as probe:
+    return probe.getsockname()[1]
+
+
+@pytest.fixture
+def meet(port):
+  """Starts processes, which are threads here: calls by index with their outcome."""
+  pool = futures.ThreadPoolExecutor(8)
+
+  def start(*indices, count=3, seconds=20.0, say=lambda *_: None):
+    address = f'127.0.0.1:{port}'
+    return [
+      pool.submit(meeting.meet, address, index, count, seconds, say)
+      for index in indices
+    ]
+
+  yield start
+  pool.shutdown()
+
+
+def connected(port: int, hello: bytes) -> socket.socket:
+  """Returns a connection of somebody who says this."""
+  while True:
+    with contextlib.suppress(ConnectionRefusedError):
+      connection = socket.create_connection(('127.0.0.1', port))
+      break
+  connection.sendall(hello)
+  return connection
+
+
+def sentences(calls: list[futures.Future]) -> list[str]:
+  errors = [call.exception(20) for call in calls]
+  assert all(isinstance(error, UserError) for error in errors), errors
+  return [str(error) for error in errors]
+
+
+def test_all_go_once_all_have_come(meet, port):
+  calls = meet(2, 0)
+  assert futures.wait(calls, 0.3).done == set()
+  for call in [*calls, *meet(1)]:
+    assert call.result(20) is None
+  socket.create_server(('', port)).close()  # which JAX's service takes next
+  assert [call.result(20) for call in meet(0, 1, count=2)] == [None, None]
+
+
+def test_who_has_come_and_dies_is_told_to_all_at_once(meet, port):
+  calls = meet(0, 2, count=4)
+  with connected(port, b'1 of 4') as dying:
+    assert dying.recv(1) == meeting.COME
+  told = 'process 1 of 4 died as all started. Start the same command in every process'
+  assert all(sentence.startswith(told) for sentence in sentences(calls))
+
+
+def test_process_0_dies(meet, port):
+  with socket.create_server(('127.0.0.1', port)) as server:
+    calls = meet(1, 2)
+    for _ in calls:
+      connection, _ = server.accept()
+      with connection:
+        connection.sendall(meeting.COME)
+  told = 'process 0 of 3 died as all started. '
+  assert all(sentence.startswith(told) for sentence in sentences(calls))
+
+
+def test_those_who_do_not_come_are_named(meet, monkeypatch):
+  said = []
+  monkeypatch.setattr(meeting, 'NOTICE_SECONDS', 0.1)
+  calls = meet(0, 2, count=5, seconds=1.0, say=lambda *words: said.append(words))
+  told = 'processes 1, 3, 4 of 5 did not come within 1 s. Start the same command in'
+  assert all(sentence.startswith(told) for sentence in sentences(calls))
+  assert ('start', 'waiting for processes 1, 3, 4 of 5, up to 1 s') in said
+  (told,) = sentences(meet(1, seconds=0.1))
+  assert 'process 1 of 3 could not reach the coordinator at 127.0.0.1:' in told
+
+
+@pytest.mark.parametrize(
+  'hello, told',
+  [
+    (b'1 of 4', 'started as number 1 of 4, process 0 as one of 3: give all the same'),
+    (b'0 of 3', 'started as number 0 of 3, process 0 as one of 3'),
+    (b'2 of 3', 'two processes were started with --process-id=2: give each its own.'),
+  ],
+)
+def test_processes_of_another_run(meet, port, hello, told, monkeypatch):
+  monkeypatch.setattr(meeting, 'GOODBYE_SECONDS', 0.2)
+  calls = meet(0)
+  with connected(port, b'2 of 3') as other, connected(port, hello) as wrong:
+    (sentence,) = sentences(calls)
+    assert told in sentence
+    assert sentence in other.recv(1000).decode()
+    assert sentence in wrong.recv(1000).decode()
+
+
+def test_strangers_are_ignored(meet, port):
+  calls = meet(0)
+  hellos = (b'', b'GET / HTTP/1.1\r\n', b'\xff\x00 of 3', b'1 of ' + b'9' * 9000)
+  with contextlib.ExitStack() as strangers:
+    for hello in hellos:
+      strangers.enter_context(connected(port, hello))
+    calls += meet(1, 2)
+    assert [call.result(20) for call in calls] == [None] * 3
+
+
+def test_a_port_that_is_taken(port):
+  with (
+    socket.create_server(('', port)),
+    pytest.raises(UserError, match='cannot listen'),
+  ):
+    meeting.meet(f'127.0.0.1:{port}', 0, 2, 1.0)
