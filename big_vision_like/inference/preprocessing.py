@@ -181,14 +181,15 @@ def _of_numbers(values_HW: np.ndarray, mode: str) -> np.ndarray:
 
 def _of_array(image: Any, channels: int) -> np.ndarray:
   """Returns an array of pixels, (H, W) or (H, W, C), with this number of channels."""
-  shape, kind = np.shape(image), getattr(image, 'dtype', '')
-  if kind not in (np.uint8, np.uint16) or not _is_picture(shape, channels):
+  kind, shape = getattr(image, 'dtype', ''), getattr(image, 'shape', ())
+  known = kind in (np.uint8, np.uint16, np.dtype('>u2'))
+  if not known or not _is_picture(shape, channels):
     raise UserError(
       'a picture is a path, bytes, a PIL image or a uint8 array (H, W, C), C 1 to 4,'
-      f' not {type(image).__name__} {kind} {getattr(image, "shape", "")}'.rstrip()
+      f' not {type(image).__name__} {kind} {shape or ""}'.rstrip()
     )
   pixels = np.asarray(image)
-  if kind == np.uint16:
+  if kind != np.uint8:
     if 0 < pixels.max() <= 255:
       raise UserError(
         f'a uint16 array has 16 bits, but the largest value is {pixels.max()}, which'

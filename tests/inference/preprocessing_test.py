@@ -163,6 +163,7 @@ def test_pictures_that_only_pillow_has(mode, picture):
     (np.full((4, 4), 200, np.uint16), 'the largest value is 200, which makes it black'),
     (np.zeros((4, 4, 3), bool), r'not ndarray bool \(4, 4, 3\)'),
     (None, 'not NoneType'),
+    ([[1, 2], [3]], 'not list'),
   ],
 )
 def test_pictures_without_a_white(wrong, told):

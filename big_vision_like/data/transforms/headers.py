@@ -11,6 +11,7 @@ import zlib
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Chunks of a PNG that its pixels need. libpng prints its opinion of the others.
 _CRITICAL = (b'IHDR', b'PLTE', b'IDAT', b'IEND')
+_INDEXED = 3  # the colour type of a PNG with a palette
 # White space and comments between the numbers of a PNM.
 _GAP = rb'(?:\s|#[^\n]*\n)+'
 _MOST_TEXT = 4096  # bytes of a header that is text
@@ -40,7 +41,7 @@ def critical_png(encoded: bytes) -> bytes:
 
   Raises ValueError if a chunk is cut or damaged, or if the last one is missing.
   """
-  kept, place = [SIGNATURE], len(SIGNATURE)
+  kept, kinds, place = [SIGNATURE], set(), len(SIGNATURE)
   view = memoryview(encoded)
   while place + 12 <= len(encoded):
     length, kind = struct.unpack_from('>I4s', encoded, place)
@@ -52,7 +53,10 @@ def critical_png(encoded: bytes) -> bytes:
       if zlib.crc32(view[place + 4 : end - 4]) != checksum:
         raise ValueError(f'its chunk {kind.decode()} is damaged')
       kept.append(view[place:end])
+      kinds.add(kind)
     if kind == b'IEND':
+      if encoded[25] == _INDEXED and b'PLTE' not in kinds:
+        raise ValueError('its palette is missing')
       return b''.join(kept)
     place = end
   raise ValueError('its end is missing')
