@@ -46,7 +46,9 @@ def load_weights(
   args: argparse.Namespace, config: mlc.ConfigDict
 ) -> tuple[mlc.ConfigDict, State, Known]:
   """The config as weights want it, their state and classes; says what was replaced."""
-  model, variables, preprocess = loading.load(args.weights, args.image_size, args.step)
+  model, variables, preprocess = loading.load(
+    args.weights, args.image_size, args.step, args.source_grid
+  )
   config = adapt.with_model(config, model, args.weights)
   say('weights', f'{args.weights}, {type(model).__name__}')
   finds = isinstance(preprocess, DetectionPreprocessing)
@@ -98,12 +100,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--image-size', type=int, help='with --weights, of other images than they say'
   )
+  loading.add_source_grid(parser)
   processes.add_flags(parser)
   args, config = cli.parse(parser, argv)
   if args.workdir is None and args.weights is None:
     raise errors.UserError('name the folder of a run: --workdir=runs/NAME')
   if args.image_size is not None and args.weights is None:
     raise errors.UserError('--image-size is for --weights: a run has its own')
+  if args.source_grid is not None and args.weights is None:
+    raise errors.UserError('--source-grid is for --weights: a run has its own')
   processes.start(args)
   if args.weights is not None:
     config, state, classes = load_weights(args, config)

@@ -14,9 +14,12 @@ same arrays.
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from big_vision_like import cli, errors
@@ -36,6 +39,7 @@ def load(
   step: int | None,
   num_heads: int | None,
   asked: tuple[int, int] | None,
+  source_grid: Grid | None = None,
 ) -> tuple[Published, Prepare, Grid | None]:
   """Reads weights of a file, of a folder with one, or of a run.
 
@@ -44,11 +48,9 @@ def load(
   """
   if not checkpoint.steps(path):
     found = published.read(path, num_heads=num_heads)
-    grid = told = provenance.published_grid(found)
-    count, _ = provenance.table_grid(found.model, found.params)
-    if told is None and count:
-      told = found.model.grid(asked) if asked else provenance.square(count)
-    return found, loading.preprocessing_of_file(found, path, told), grid
+    grid = provenance.published_grid(found, source_grid)
+    grid = grid or _unknown_grid(found.model, found.params, asked)
+    return found, loading.preprocessing_of_file(found, path, grid), grid
   run = loading.load_run(path, step)
   model, families = run.network.module, family.families().values()
   kind = next((one for one in families if type(model) is one.model), None)
@@ -69,8 +71,27 @@ def load(
     architecture=tree.unflatten(tree.flatten(found.architecture) | told),
     source=f'run, step {int(run.state.step):,}',
   )
-  grid = provenance.run_grid(run.config, model, path)
+  known = provenance.run_grid(run.config, model, path)
+  grid = provenance.chosen_grid(known, source_grid)
+  grid = grid or _unknown_grid(model, run.params, asked)
   return found, loading.preprocessing_of(run, asked), grid
+
+
+def _unknown_grid(
+  model: nn.Module, params: Mapping[str, Any], asked: tuple[int, int] | None
+) -> Grid | None:
+  """Returns the grid of positions that neither a run nor a file tells."""
+  count, _ = provenance.table_grid(model, params)
+  if not count:
+    return None
+  if asked:
+    return model.grid(asked)
+  if math.isqrt(count) ** 2 != count:
+    raise UserError(
+      f'{count} positions are no square: say what images they are for with --image-size'
+      ' HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
+    )
+  return provenance.square(count)
 
 
 def target(
@@ -165,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     metavar='PIXELS',
     help='height and width, where positions are computed or the grid is not square',
   )
+  loading.add_source_grid(parser)
   parser.add_argument('--num-heads', type=int, help='where IN does not tell')
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   args = parser.parse_args(argv)
@@ -177,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = ' '.join(map(str, args.image_size))
     raise UserError(f'--image-size {given} is no side, or height and width')
   asked = args.image_size and (args.image_size[0], args.image_size[-1])
-  weights, images, grid = load(args.source, args.step, args.num_heads, asked)
+  weights, images, grid = load(
+    args.source, args.step, args.num_heads, asked, args.source_grid
+  )
   target(args.out, args.to, weights.family)
   sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())
   count = sum(array.size for array in tree.flatten(weights.params).values())

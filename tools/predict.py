@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     help='a side (the shorter, where objects are found), or HEIGHTxWIDTH; default what'
     ' the weights want',
   )
+  loading.add_source_grid(parser)
   parser.add_argument('--labels', help='a file with the name of a class on each line')
   parser.add_argument('--top', type=int, help='classes shown, 5 unless given')
   parser.add_argument(
@@ -84,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   size = args.image_size and sides(args.image_size)
   cli.set_up_jax()
-  model, variables, preprocess = loading.load(args.weights, size, args.step)
+  model, variables, preprocess = loading.load(
+    args.weights, size, args.step, args.source_grid
+  )
   if args.labels is not None:
     names = named(args.labels, model.num_classes)
     preprocess = dataclasses.replace(preprocess, label_names=names)

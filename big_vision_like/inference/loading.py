@@ -1,10 +1,12 @@
 """A model with its parameters and its preprocessing, of published weights or a run."""
 
+import argparse
 import dataclasses
 import importlib
 import os
 import pathlib
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,6 +104,9 @@ def load(
     preprocess = preprocessing_of(run)
     known = provenance.run_grid(run.config, model, path)
     grid = provenance.chosen_grid(known, source_grid)
+    count, of_table = provenance.table_grid(model, run.params)
+    if image_size is not None and count and not (grid or of_table):
+      grid = provenance.square(count)
   else:
     found = _read(path, step)
     model, variables, preprocess = _of_file(found, path, source_grid)
@@ -110,6 +115,23 @@ def load(
     preprocess = preprocess.with_size(image_size)
     variables = _for_size(model, variables, grid, preprocess)
   return model, jax.device_put(variables), preprocess
+
+
+def add_source_grid(parser: argparse.ArgumentParser) -> None:
+  """Adds `--source-grid` to the flags of a program that loads weights."""
+  parser.add_argument(
+    '--source-grid',
+    type=_grid_of,
+    metavar='ROWSxCOLUMNS',
+    help='the grid of tokens that learned positions are for, where nothing tells it',
+  )
+
+
+def _grid_of(text: str) -> Grid:
+  match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+  if match is None:
+    raise argparse.ArgumentTypeError(f'{text} is not rows and columns, like 14x14')
+  return int(match[1]), int(match[2])
 
 
 def _read(path: pathlib.Path, step: int | None) -> published.Published:
@@ -163,9 +185,12 @@ def _for_size(
   image = jax.ShapeDtypeStruct(shape, np.float32)
   like = jax.eval_shape(model.init, jax.random.key(0), image)
   like = {name: like[name] for name in variables}
+  tables, grid_to = init_from.tables_of(model, image)
   tokens, _ = provenance.table_grid(model, variables['params'])
-  weights = init_from.Weights(variables, grid=grid, tokens=tokens)
-  return init_from.complete(weights, like, *init_from.tables_of(model, image))
+  if grid is None and tokens is not None:
+    grid = positions.infer_grid(tokens, grid_to)
+  weights = init_from.Weights(variables, grid=grid)
+  return init_from.complete(weights, like, tables, grid_to)
 
 
 def preprocessing_of_file(
@@ -187,7 +212,7 @@ def published_size(
   if count is None and grid is None:
     return None
   grid = provenance.published_grid(weights, source_grid)
-  grid = grid or positions.infer_grid(count, (1, 1))
+  grid = grid or provenance.square(count)
   return grid[0] * model.stride[0], grid[1] * model.stride[1]
 
 

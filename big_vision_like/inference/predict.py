@@ -77,7 +77,7 @@ class Predictor:
 
 def picture(sized_HWC: np.ndarray, rollout_hw: np.ndarray) -> np.ndarray:
   """The input, the input lit by attention, and attention alone: RGB, side by side."""
-  input_HWC = images.fit(images.to_rgb(sized_HWC), SIDE)
+  input_HWC = images.fit(images.to_rgb(sized_HWC[..., :3]), SIDE)  # without alpha
   height, width = input_HWC.shape[:2]
   coloured_hwC = images.colormap(rollout_hw, rollout_hw.min(), rollout_hw.max())
   coloured_HWC = cv2.resize(

@@ -72,6 +72,7 @@ class Detector:
       rows += [(f'best: {best.name}', *numbers(best))]
     if not self.draws:
       return rows, {}
+    shown_HWC = shown_HWC[..., :3]  # without alpha
     drawn = {'': boxes_picture(shown_HWC, objects)}
     if objects:
       grid_hw = outputs['memory'].shape[1:3]

@@ -23,6 +23,9 @@ MOST_LEADING = 2
 
 Grid = tuple[int, int]
 
+# The way out of an unknown grid.
+GIVE_GRID = 'source_grid=(rows, columns) (programs: --source-grid=ROWSxCOLUMNS)'
+
 
 def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.Array:
   """Sine and cosine of positions, float32, of the shape of `position` and `dim`.
@@ -182,15 +185,11 @@ def infer_grid(count: int, grid_to: Grid) -> Grid:
       readings.add((rows * scale, columns * scale))
   if not any(rows == columns for rows, columns in readings):
     raise UserError(
-      f'{count} positions are not a square grid: give their grid, source_grid=(rows,'
-      ' columns)'
+      f'{count} positions are not a square grid: give their grid, {GIVE_GRID}'
     )
   if len(readings) > 1:
     grids = ' or '.join(map(shape_text, sorted(readings)))
-    raise UserError(
-      f'{count} positions may be a grid of {grids}: give it,'
-      ' source_grid=(rows, columns)'
-    )
+    raise UserError(f'{count} positions may be a grid of {grids}: give it, {GIVE_GRID}')
   return readings.pop()
 
 
@@ -224,7 +223,7 @@ def resize_grid(
   if not (0 <= prefix_from <= MOST_LEADING or prefix_from == num_prefix):
     raise UserError(
       f'{count} positions are not a grid of {shape_text(grid_from)} with 0 to'
-      f' {MOST_LEADING} leading tokens: give their grid, source_grid=(rows, columns)'
+      f' {MOST_LEADING} leading tokens: give their grid, {GIVE_GRID}'
     )
   resized_LND = resize(table_LND, grid_from, grid_to, prefix_from, method)
   kept = min(prefix_from, num_prefix)

@@ -35,6 +35,9 @@ Resizes = Mapping[str, Callable[..., np.ndarray]]
 
 # The most differences that an error lists.
 MOST_LISTED = 40
+ASSUMED = ' (assumed)'
+# These take the grid of their table from its number of positions if nothing tells it.
+GUESSING = (positions.resize_grid, positions.keep_relative)
 _KINDS = {'params': '', 'constants': ' (a constant)', 'batch_stats': ' (a statistic)'}
 
 
@@ -45,7 +48,9 @@ class Weights:
   `variables` are dicts by collection: params, constants (of frozen norms), batch_stats.
   `mean` and `std` are those of values in [0, 1], None if there are no images. `grid`
   are the rows and columns of tokens that learned positions are for, None if unknown;
-  `tokens` is the number of tokens in that grid, if only this is known.
+  `tokens` is the number of tokens in that grid, if only this is known. `architecture`
+  are the arguments of their model by flat name, as far as they are known, and `assumed`
+  says in words which of them nothing tells.
   """
 
   variables: Tree
@@ -53,6 +58,8 @@ class Weights:
   std: float | Sequence[float] | None = None
   grid: Grid | None = None
   tokens: int | None = None
+  architecture: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  assumed: Sequence[str] = ()
 
   @property
   def params(self) -> Tree:
@@ -92,6 +99,7 @@ def from_run(
     std,
     grid=provenance.run_grid(config, chosen.module, workdir, network),
     tokens=provenance.table_grid(chosen.module, variables['params'])[0],
+    architecture=provenance.architecture(chosen.module),
   )
 
 
@@ -132,14 +140,22 @@ def from_backbone(path: str, at: str = 'backbone') -> Weights:
   params = {name: part for name, part in found.params.items() if name != 'head'}
   found = dataclasses.replace(found, params=params)
   variables = {kind: {at: part} for kind, part in found.variables.items()}
-  return dataclasses.replace(_with_images(found, path), variables=variables)
+  weights = _with_images(found, path)
+  theirs = {f'{at}/{name}': value for name, value in weights.architecture.items()}
+  return dataclasses.replace(weights, variables=variables, architecture=theirs)
 
 
 def _with_images(found: published.Published, path: str) -> Weights:
   for text in found.assumed:
     say('assumed', text)
   images = found.images(pathlib.Path(path).stem)
-  return Weights(found.variables, images.mean, images.std)
+  return Weights(
+    found.variables,
+    images.mean,
+    images.std,
+    architecture=trees.flatten(found.architecture),
+    assumed=found.assumed,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +185,8 @@ class InitFrom:
   `source_grid` (rows, columns) is the grid of the weights' learned positions, where no
   run or file tells; `grid` is that of a model that does not say its own. Images
   normalized otherwise than the weights know them raise, unless
-  `allow_other_normalization`.
+  `allow_other_normalization`, and so does a model with another activation, unless
+  `allow_other_activation`. All else that differs from the model of the weights is told.
   """
 
   weights: Weights | Tree
@@ -181,6 +198,7 @@ class InitFrom:
   allow_other_normalization: bool = False
   rename: Sequence[tuple[str, str]] = ()
   source_grid: Grid | None = None
+  allow_other_activation: bool = False
 
   def check(self, ours: Normalization | None) -> None:
     """Raises if a network sees images normalized otherwise than the weights know."""
@@ -196,6 +214,50 @@ class InitFrom:
         ' set task.mean and task.std to theirs, or'
         ' init_from.allow_other_normalization=True'
       )
+
+  def differences(self, model: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Returns arguments of the weights' model and of this one where they differ.
+
+    Raises for another activation, which no array shows.
+    """
+    if not isinstance(self.weights, Weights):
+      return {}
+    ours = provenance.architecture(model)
+    found = provenance.differences(self.weights.architecture, ours)
+    for name, (theirs, own) in found.items():
+      if name.split('/')[-1] == 'activation' and not self.allow_other_activation:
+        wanted = f'{name.replace("/", ".")}={theirs!r}'
+        raise UserError(
+          f'init_from: the weights want {wanted}{self._assumed("activation")}, the'
+          f' model has {own!r}: set task.model.{wanted}, or'
+          ' init_from.allow_other_activation=True'
+        )
+    return found
+
+  def remedy(self, model: nn.Module) -> str:
+    """Returns what to do if only the number of heads differs, '' if it does not.
+
+    It changes the shapes of all attention, which do not show the reason.
+    """
+    found = self.differences(model)
+    if 'num_heads' not in found or 'width' in found:
+      return ''
+    theirs, ours = found['num_heads']
+    if assumed := self._assumed('num_heads'):
+      return (
+        f'the model has {ours} heads, the weights {theirs}{assumed}: set'
+        f' init_from.weights.num_heads={ours} if that is what they have'
+        f' (--config.init_from.weights.num_heads={ours})'
+      )
+    return (
+      f'the model has {ours} heads, the weights {theirs}: set'
+      f' task.model.num_heads={theirs}'
+    )
+
+  def _assumed(self, name: str) -> str:
+    """Returns in brackets that an argument of the weights' model is assumed."""
+    texts = [text for text in self.weights.assumed if text.startswith(f'{name}=')]
+    return f' (assumed; {texts[0].partition(": ")[2]})' if texts else ''
 
   def fit(self, variables: Tree, resizes: Resizes, grid: Grid | None = None) -> Tree:
     """Returns variables of a model with all that the weights have; prints an account.
@@ -238,7 +300,8 @@ class InitFrom:
         try:
           source_grid = self._source_grid(grid)
           taken = resize(loaded, value.shape, source_grid, grid, **method)
-          grids = self._grids(source_grid, grid)
+          if source_grid is not None or resize in GUESSING:
+            grids = self._grids(source_grid, grid)
         except UserError as error:
           wrong_grids[name] = f'{shown}: {error}'
           continue
@@ -265,7 +328,7 @@ class InitFrom:
     theirs = 'a square' if source_grid is None else shape_text(source_grid)
     known = isinstance(self.weights, Weights) and self.weights.grid is not None
     if not known and self.source_grid is None:
-      theirs += ' (assumed)'
+      theirs += ASSUMED
     return '' if grid is None else f'{theirs} -> {shape_text(grid)}'
 
   @property
@@ -310,8 +373,8 @@ class Match:
     say('init', f'{title}loaded {" and ".join(parts)}')
     if self.resized:
       say('', f'resized: {listed(self.resized)}')
-      if self.grids:
-        say('', f'grid of tokens: {self.grids}')
+    if self.grids and (self.resized or ASSUMED in self.grids):
+      say('', f'grid of tokens: {self.grids}')
     left_out = [*self.left_out, *self.unused.values()]
     if left_out:
       say('', f'left out of the weights: {listed(left_out)}')
@@ -341,7 +404,17 @@ def fill(
   if len(networks) > 1:  # their names follow that of a part of the parameters
     every = [tables_of(network.module)[0] for network in networks]
     resizes = {f'[^/]+/{p}': resize for each in every for p, resize in each.items()}
-  return fitted(sources, variables, resizes, grid)
+    return fitted(sources, variables, resizes, grid)
+  model = networks[0].module
+  remedy = ' '.join(filter(None, (source.remedy(model) for source in sources)))
+  result = fitted(sources, variables, resizes, grid, remedy)
+  for source in sources:
+    for text in source.weights.assumed if isinstance(source.weights, Weights) else ():
+      say('', f'assumed: {text}')
+    if found := source.differences(model):
+      texts = [f'{k} {ours!r}, not {theirs!r}' for k, (theirs, ours) in found.items()]
+      say('', f'other than the model of the weights: {"; ".join(texts)}')
+  return result
 
 
 def complete_network(
@@ -354,7 +427,9 @@ def complete_network(
   if not isinstance(source, InitFrom):
     source = InitFrom(source)
   source.check(network.images)
-  return complete(source, variables, *tables_of_network(network, batch))
+  remedy = source.remedy(network.module)
+  tables = tables_of_network(network, batch)
+  return complete(source, variables, *tables, remedy=remedy)
 
 
 def tables_of_network(network: Network, batch: Any) -> tuple[Resizes, Grid | None]:
@@ -384,12 +459,14 @@ def complete(
   resizes: Resizes,
   grid: Grid | None = None,
   what: str = 'the weights',
+  remedy: str = '',
 ) -> Tree:
   """Returns variables that all come from the weights, as frozen networks need them.
 
   Of `variables` only shapes and types count, they may be `jax.ShapeDtypeStruct`s.
   Raises one `UserError` that names what is missing, unused or of another shape; `what`
-  opens it. An `InitFrom` may rename, its `leave_out` and allowances do not count.
+  opens it, and `remedy` says why shapes differ, if that is known. An `InitFrom` may
+  rename, its `leave_out` and allowances do not count.
   """
   strict = dict(leave_out=(), allow_missing=(), allow_unused=())
   if not isinstance(source, InitFrom):
@@ -397,9 +474,11 @@ def complete(
   source = dataclasses.replace(source, **strict)
   variables = jax.tree.map(_array, variables)
   matches = [source.matched(variables, resizes, grid)]
-  problems = _problems([source], matches, variables)
+  problems = _problems([source], matches, variables, remedy)
   if problems:
     raise UserError(f'{what} do not fit the model:{_listed(problems)}')
+  if ASSUMED in matches[0].grids:
+    say('assumed', f'grid of tokens: {matches[0].grids}')
   return _merged(variables, matches)
 
 
@@ -408,17 +487,20 @@ def fitted(
   variables: Tree,
   resizes: Resizes,
   grid: Grid | None = None,
+  remedy: str = '',
 ) -> Tree:
   """Returns variables of a model with what the sources have; prints an account.
 
   Each source fills other arrays: none is filled twice. What no source fills must match
-  `leave_out` or `allow_missing` of one of them, and keeps its value.
+  `leave_out` or `allow_missing` of one of them, and keeps its value. `remedy` says why
+  shapes differ, if that is known.
   """
   matches = [source.matched(variables, resizes, grid) for source in sources]
-  problems = _problems(sources, matches, variables)
+  problems = _problems(sources, matches, variables, remedy)
   if problems:
     advice = ''
-    if len(problems) > sum(len(match.wrong_grids) for match in matches):
+    known = sum(len(match.wrong_grids) for match in matches) + (remedy in problems)
+    if len(problems) > known:
       advice = (
         '\nName what may differ in init_from.leave_out, allow_missing or allow_unused'
         ' (regular expressions), or give arrays other names in init_from.rename.'
@@ -496,14 +578,26 @@ def _flat(variables: Tree) -> dict[str, _Array]:
 
 
 def _problems(
-  sources: Sequence[InitFrom], matches: Sequence[Match], variables: Tree
+  sources: Sequence[InitFrom],
+  matches: Sequence[Match],
+  variables: Tree,
+  remedy: str = '',
 ) -> list[str]:
-  """Returns all that keeps the sources from filling the variables."""
+  """Returns all that keeps the sources from filling the variables.
+
+  `remedy` stands for all shapes of attention that differ.
+  """
   problems, seen, filled_by = [], set(), {}
+  if remedy and any(match.wrong_shapes for match in matches):
+    problems.append(remedy)
   for i, (source, match) in enumerate(zip(sources, matches, strict=True), start=1):
     title = f'source {i}: ' if len(sources) > 1 else ''
     wrong = {**match.wrong_grids, **match.wrong_shapes}
-    problems += [title + text for text in wrong.values()]
+    problems += [
+      title + text
+      for name, text in wrong.items()
+      if not (remedy and name in match.wrong_shapes and '/attention/' in name)
+    ]
     problems += [
       f'{title}not in the model: {text}'
       for name, text in match.unused.items()

@@ -4,6 +4,7 @@ The grid of a model's tables follows from the size of these images. It is never 
 from the number of tokens alone where anything else tells.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ import flax.linen as nn
 
 from big_vision_like import spec
 from big_vision_like.data.transforms import image
-from big_vision_like.errors import UserError
-from big_vision_like.ops.positions import Grid
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import UserError, shape_text
+from big_vision_like.ops import positions
+from big_vision_like.ops.positions import GIVE_GRID, Grid
 from big_vision_like.run import learned
 from big_vision_like.weights import beside, published
 
@@ -29,6 +32,20 @@ SIZED = (
   image.RandomCrop,
 )
 UNSIZED = (image.ResizeSmall, image.ReflectPad)
+# Arguments of models that say how they are trained and computed, and the classes of a
+# head that is mostly replaced.
+UNSEEN = (
+  'parent',
+  'name',
+  'scan',
+  'remat',
+  'dtype',
+  'dropout',
+  'drop_path',
+  'head_bias',
+  'frozen_stages',
+  'num_classes',
+)
 
 
 def published_grid(
@@ -55,8 +72,7 @@ def published_grid(
   (height, width), (rows, columns) = sizes[0], grids[0]
   raise UserError(
     f'the JSON files of the weights tell images of {height}x{width}, a grid of'
-    f' {rows}x{columns}, but there are {count} positions: give their grid,'
-    ' source_grid=(rows, columns)'
+    f' {rows}x{columns}, but there are {count} positions: give their grid, {GIVE_GRID}'
   )
 
 
@@ -84,15 +100,48 @@ def table_grid(
   return model.table_grid(params) if hasattr(model, 'grid') else (None, None)
 
 
+def architecture(model: nn.Module) -> dict[str, Any]:
+  """Returns the arguments of a model that its predictions depend on, by flat name.
+
+  Arguments of a module in it follow the name of the argument that holds it.
+  """
+  found: dict[str, Any] = {}
+  for field in dataclasses.fields(model):
+    value = getattr(model, field.name)
+    if field.name in UNSEEN:
+      continue
+    if isinstance(value, nn.Module):
+      inner = architecture(value)
+      found |= {f'{field.name}/{name}': each for name, each in inner.items()}
+    else:
+      found[field.name] = value
+  return found
+
+
+def differences(
+  theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  """Returns the values of both where architectures have other ones, by name.
+
+  Arguments that only one of them has do not count.
+  """
+  pairs = {name: (theirs[name], ours[name]) for name in theirs if name in ours}
+  return {
+    name: (one, other)
+    for name, (one, other) in pairs.items()
+    if name not in UNSEEN and _plain(one) != _plain(other)
+  }
+
+
+def _plain(value: Any) -> Any:
+  return tuple(value) if isinstance(value, list) else value
+
+
 def square(count: int) -> Grid:
-  """Returns the square grid with this number of positions."""
-  side = math.isqrt(count)
-  if side**2 != count:
-    raise UserError(
-      f'{count} positions are no square: say what images they are for with --image-size'
-      ' HEIGHT WIDTH'
-    )
-  return side, side
+  """Returns the square grid of positions whose grid nothing tells, and says so."""
+  grid = positions.infer_grid(count, (1, 1))
+  say('assumed', f'a grid of {shape_text(grid)} tokens: nothing tells another')
+  return grid
 
 
 def run_grid(

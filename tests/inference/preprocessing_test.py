@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from big_vision_like.data import benchmarks
 from big_vision_like.data.sources import coco_classes
 from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
-from big_vision_like.inference import hub_json
+from big_vision_like.inference import hub_json, preprocessing
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.tasks import set_detection
@@ -105,6 +106,120 @@ def test_pictures_of_all_kinds(picture, tmp_path):
   one = Preprocessing((24, 40), mean=(0.5,), std=(0.5,))
   for kind in (grey, picture, Image.fromarray(picture)):
     np.testing.assert_array_equal(one.sized(kind), grey[..., None])
+
+
+MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'I;16', 'I;16B', 'P clear')
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_picture_by_path_is_that_of_pillow(mode, channels, picture, tmp_path):
+  """Files and PIL images with transparency, inks, palettes and 16 bits alike."""
+  grey = np.asarray(Image.fromarray(picture).convert('L'))
+  path, options = tmp_path / 'a.png', {}
+  if mode.startswith('I;16'):
+    deep = (grey.astype(np.uint16) * 257).astype('>u2' if mode == 'I;16B' else '<u2')
+    made = Image.frombytes(mode, (40, 24), deep.tobytes())
+  elif mode == 'P clear':
+    made, options = Image.fromarray(picture).convert('P'), dict(transparency=3)
+  else:
+    made = Image.fromarray(picture).convert(mode)
+  if mode in ('CMYK', 'I;16B'):
+    path = path.with_suffix('.tif')
+  else:
+    options['exif'] = Image.Exif()
+    options['exif'][0x0112] = 6  # an orientation
+  made.save(path, **options)
+  one = preprocessing.decoded(path, channels).astype(int)
+  assert one.shape == (24, 40, channels)
+  for other in (Image.open(io.BytesIO(path.read_bytes())), path.read_bytes(), made):
+    got = preprocessing.decoded(other, channels)
+    assert got.dtype == np.uint8 and np.abs(got - one).max() <= (channels == 1)
+  if mode.startswith('I;16'):
+    np.testing.assert_array_equal(one, np.stack([grey] * channels, axis=-1))
+    got = preprocessing.decoded(np.asarray(made), channels)
+    np.testing.assert_array_equal(got, one)
+
+
+@pytest.mark.parametrize('mode', ['La', 'PA', 'RGBa', 'RGBX', 'YCbCr', 'HSV', 'I', 'F'])
+def test_pictures_that_only_pillow_has(mode, picture):
+  made = Image.fromarray(picture)
+  if mode == 'La':
+    made = made.convert('LA')
+  made = made.convert(mode)
+  got = preprocessing.decoded(made).astype(int)
+  grey = np.stack([np.asarray(Image.fromarray(picture).convert('L'))] * 3, -1)
+  want = grey if mode in ('La', 'I', 'F') else picture
+  assert np.abs(got - want).mean() < (20 if mode == 'PA' else 2)
+
+
+@pytest.mark.parametrize(
+  'wrong, told',
+  [
+    (Image.new('F', (4, 4), 0.5), 'mode F with values from 0.5 to 0.5 does not say'),
+    (Image.new('I', (4, 4), -1), 'mode I with values from -1 to -1 does not say what'),
+    (Image.new('I', (4, 4), 70_000), 'mode I with values from 70000 to 70000 does not'),
+    (Image.new('LAB', (4, 4)), 'its colours are CIELAB: convert it to RGB'),
+    (np.full((4, 4), 200, np.uint16), 'the largest value is 200, which makes it black'),
+    (np.zeros((4, 4, 3), bool), r'not ndarray bool \(4, 4, 3\)'),
+    (None, 'not NoneType'),
+    ([[1, 2], [3]], 'not list'),
+  ],
+)
+def test_pictures_without_a_white(wrong, told):
+  with pytest.raises(UserError, match=told):
+    preprocessing.decoded(wrong)
+
+
+def test_sixteen_bits_in_a_mode_of_32(picture):
+  deep = picture[..., 0].astype(np.int32) * 257
+  got = preprocessing.decoded(Image.fromarray(deep), 1)
+  np.testing.assert_array_equal(got, picture[..., :1])
+
+
+def test_weights_of_four_channels(picture, tmp_path):
+  rgba = np.dstack([picture, picture[::-1, :, 0]])
+  path = tmp_path / 'a.png'
+  Image.fromarray(rgba).save(path)
+  own = Preprocessing((24, 40), mean=(0.5,) * 4, std=(0.5,) * 4)
+  for kind in (path, path.read_bytes(), Image.fromarray(rgba), rgba):
+    np.testing.assert_array_equal(own.sized(kind), rgba)
+  deep = cv2.imencode('.png', cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA).astype('u2') << 8)
+  np.testing.assert_array_equal(own.sized(deep[1].tobytes()), rgba)
+  path.write_bytes(encoded(picture, 'LA'))
+  with Image.open(path) as opened:
+    np.testing.assert_array_equal(own.sized(opened), own.sized(path))
+  told = 'a.png is not a readable JPEG, PNG or WebP: it is not RGBA'
+  for mode, kind in (('RGB', 'PNG'), ('CMYK', 'JPEG'), ('P', 'PNG')):
+    path.write_bytes(encoded(picture, mode, kind))
+    with pytest.raises(UserError, match=told):
+      own(path)
+    with pytest.raises(UserError, match=f'it is not RGBA.*, but {mode}'):
+      own(Image.fromarray(picture).convert(mode))
+  with pytest.raises(
+    UserError, match=r'images of 4 channels, the picture is \(24, 40,'
+  ):
+    own(picture)
+  five = Preprocessing((24, 40), mean=(0.5,) * 5, std=(0.5,) * 5)
+  with pytest.raises(UserError, match=r'of 5 channels: give uint8 arrays \(H, W, 5\)'):
+    five(path)
+  many = np.dstack([picture, picture[..., :2]])
+  np.testing.assert_array_equal(five.sized(many), many)
+
+
+def test_damaged_pictures(picture, tmp_path):
+  path = tmp_path / 'a.png'
+  path.write_bytes(encoded(picture)[:-40])
+  told = 'a.png is not a readable JPEG, PNG or WebP: its end is missing'
+  with pytest.raises(UserError, match=told):
+    preprocessing.decoded(path)
+  with Image.open(path) as opened:
+    with pytest.raises(UserError, match='the picture is not a readable JPEG, PNG or'):
+      preprocessing.decoded(opened)
+  with pytest.raises(UserError, match='cannot be read: Is a directory'):
+    preprocessing.decoded(tmp_path)
+  with pytest.raises(UserError, match='cannot be read: embedded null'):
+    preprocessing.decoded('a\0b')
 
 
 def test_what_is_no_picture(tmp_path):

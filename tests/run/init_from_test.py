@@ -20,7 +20,8 @@ from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from big_vision_like.models import vit
+from big_vision_like.models import detr as detrs
+from big_vision_like.models import resnet, vit
 from big_vision_like.ops import positions
 from big_vision_like.run import checkpoint, experiment, init_from, provenance
 from big_vision_like.run.init_from import InitFrom, Weights
@@ -319,6 +320,88 @@ def test_a_run_brings_its_normalisation(fields, mean, tmp_path):
   np.testing.assert_array_equal(found.params['w'], np.full(3, 7.0))
 
 
+# Architecture
+
+
+def timm_file(folder, **change):
+  """A file of timm's of a ViT with 4 heads of 16, which does not tell them."""
+  sizes = SMALL | dict(width=64, num_heads=4) | change
+  flat = timm_vit.to_timm(params_of(**sizes))
+  path = folder / 'a.safetensors'
+  files.write(path, {k: np.ascontiguousarray(v) for k, v in flat.items()})
+  return str(path), sizes
+
+
+def filled(source, **sizes):
+  """Fills a classifier of that model as a config does."""
+  model = vit.ViT(num_classes=5, **sizes)
+  task = classification.Classification(model=model, optimizer=None)
+  batch = dict(image=image_of(16), label=jax.ShapeDtypeStruct((1,), np.int32))
+  variables = {'params': params_of(**sizes)}
+  return init_from.fill(source, variables, task, batch)
+
+
+def test_another_activation_is_refused(tmp_path, capsys):
+  path, sizes = timm_file(tmp_path)
+  found = init_from.from_file(path, num_heads=4)
+  told = (
+    r"the weights want activation='gelu_exact' \(assumed; that of timm ViTs unless"
+    r" told\), the model has 'gelu': set task.model.activation='gelu_exact', or"
+  )
+  with pytest.raises(UserError, match=told):
+    filled(InitFrom(found), **sizes)
+  filled(InitFrom(found, allow_other_activation=True), **sizes)
+  assert "other than the model of the weights: activation 'gelu', not 'gelu_exact'" in (
+    capsys.readouterr().out
+  )
+  filled(InitFrom(found), **sizes, activation='gelu_exact', dropout=0.5, epsilon=1e-5)
+  out = capsys.readouterr().out
+  assert 'other than the model of the weights: epsilon 1e-05, not 1e-06\n' in out
+  (tmp_path / 'config.json').write_text('{"model_args": {"act_layer": "relu"}}')
+  found = init_from.from_file(path, num_heads=4)
+  with pytest.raises(UserError, match="want activation='relu', the model has 'gelu'"):
+    filled(InitFrom(found), **sizes)
+
+
+def test_another_number_of_heads_names_its_remedy(tmp_path):
+  path, sizes = timm_file(tmp_path)
+  sizes['activation'] = 'gelu_exact'
+  told = (
+    'does not fit the model: the model has 4 heads, the weights 1 (assumed; neither the'
+    ' file nor a config.json tells, published ViTs of width 64 have as many): set'
+    ' init_from.weights.num_heads=4 if that is what they have'
+    ' (--config.init_from.weights.num_heads=4)'
+  )
+  with pytest.raises(UserError) as error:
+    filled(InitFrom(init_from.from_file(path)), **sizes)
+  assert told in str(error.value) and 'shape' not in str(error.value)
+  filled(InitFrom(init_from.from_file(path, num_heads=4)), **sizes)
+  (tmp_path / 'config.json').write_text('{"model_args": {"num_heads": 2}}')
+  found = init_from.from_file(path)
+  told = 'the model has 4 heads, the weights 2: set task.model.num_heads=2$'
+  with pytest.raises(UserError, match=told):
+    filled(InitFrom(found), **sizes)
+  with pytest.raises(UserError, match='shape of embed/bias'):  # another width too
+    filled(InitFrom(found), **sizes | dict(width=32))
+
+
+def test_a_run_tells_its_architecture(tmp_path):
+  run_of(tmp_path, 16, activation='gelu_exact')
+  found = init_from.from_run(str(tmp_path))
+  with pytest.raises(UserError, match="the weights want activation='gelu_exact', the"):
+    filled(InitFrom(found), **WIDE)
+
+
+def test_architectures_of_modules_in_modules():
+  trunk = resnet.ResNet(depths=(1,), num_classes=0)
+  found = provenance.architecture(detrs.DETR(num_classes=3, backbone=trunk))
+  assert found['backbone/depths'] == (1,) and 'num_classes' not in found
+  differ = provenance.differences(
+    {'backbone/depths': [2], 'patch': (8, 8), 'x': 1}, found | {'patch': [8, 8]}
+  )
+  assert differ == {'backbone/depths': ([2], (1,))}
+
+
 # Grids
 
 WIDE = dict(patch=8, width=8, depth=1, num_heads=2, mlp_dim=16, pool='gap')
@@ -337,7 +420,8 @@ def test_positions_of_as_many_tokens_are_resized(grid):
     fit(InitFrom(old, grid=grid), new, (16, 64), **WIDE)
   assert str(error.value) == (
     'init_from does not fit the model: pos_embedding: 16 positions may be a grid of 2x8'
-    ' or 4x4: give it, source_grid=(rows, columns)'
+    ' or 4x4: give it, source_grid=(rows, columns) (programs:'
+    ' --source-grid=ROWSxCOLUMNS)'
   )
   with pytest.raises(UserError, match=r'init_from.grid=\(4, 4\), but .* a grid of 2x8'):
     fit(InitFrom(old, grid=(4, 4)), new, (16, 64), **WIDE)
@@ -431,6 +515,8 @@ def test_a_file_that_tells_no_grid_has_a_square(tmp_path, capsys):
   found = init_from.from_file(str(tmp_path / 'a.npz'))
   assert (found.grid, found.tokens) == (None, 16)
   gap = params_of(24, pool='gap')  # without the position of the class token
+  fit(InitFrom(found), params_of())  # 4x4 again, but this is assumed
+  assert 'grid of tokens: 4x4 (assumed) -> 4x4' in capsys.readouterr().out
   source = InitFrom(found, leave_out=['head/.*', 'cls'])
   got = fit(source, gap, 24, pool='gap')['pos_embedding']
   want = positions.resize(weights['pos_embedding'][:, 1:], (4, 4), (6, 6))

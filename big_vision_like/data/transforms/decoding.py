@@ -4,17 +4,20 @@ JPEGs come out bit for bit as Pillow decodes them to RGB, and with dct='fast' as
 TensorFlow does by default; other formats as both do. What both agree on holds: EXIF
 orientation is ignored, alpha is dropped. Of 16 bits the upper 8 are kept, and grey of a
 coloured JPEG is its luma, as in TensorFlow (Pillow makes grey PNGs of 16 bits white).
+
+A small file may unfold to gigabytes, so none with more than `MOST_PIXELS` is decoded.
 """
 
+import io
 import re
-import struct
 from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
+from PIL import Image, JpegImagePlugin
 
-from big_vision_like.data.transforms import cropping, jpeg
+from big_vision_like.data.transforms import cropping, headers, jpeg
 
 DCT = ('accurate', 'fast')
 # Endings of the names of files that `decode` reads, the usual ones first.
@@ -33,8 +36,22 @@ _STARTS = re.compile(
 REACH = 4
 # The end of what libjpeg says of a file whose height was made smaller.
 BEHIND = 'extraneous bytes before marker 0xd9'
-# No record has more pixels, but a damaged header may well ask for 12 GB.
-MOST_PIXELS = 2**28
+# The limit at which Pillow refuses too. Decoding takes 3 bytes for each pixel, and
+# Pillow's methods of resizing another 4.
+MOST_PIXELS = 178_956_970
+# Pixels times scans of a JPEG: sound ones have a dozen scans, but a few bytes make one.
+MOST_PASSES = 16 * MOST_PIXELS
+
+NOT_WHOLE = 'not a whole JPEG, PNG or WebP'
+NOT_RGBA = 'it is not RGBA, which 4 channels are'
+FLAGS = {
+  1: cv2.IMREAD_GRAYSCALE,
+  3: cv2.IMREAD_COLOR_RGB,
+  4: cv2.IMREAD_UNCHANGED,
+}
+
+# What OpenCV prints of bad files is in our errors.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(
@@ -42,14 +59,17 @@ def decode(
 ) -> np.ndarray:
   """A JPEG, PNG, WebP or what else OpenCV reads, to uint8 (H, W, channels).
 
-  `channels` is 1 (grey) or 3 (RGB); CMYK and palettes become that. A JPEG may be
-  decoded to sides `factor` (2, 4 or 8) times smaller, rounded up; damaged ones and
-  other formats keep their size. Raises ValueError where the image is not complete.
+  `channels` is 1 (grey) or 3 (RGB); CMYK and palettes become that. It is 4 for images
+  that are RGBA. A JPEG may be decoded to sides `factor` (2, 4 or 8) times smaller,
+  rounded up; damaged ones and other formats keep their size. Raises ValueError where
+  the image is not complete, is too large or has not 4 channels.
   """
   if not encoded:
     raise ValueError('the file is empty')
   if not is_jpeg(encoded):
     return _with_opencv(encoded, channels)
+  if channels == 4:
+    raise ValueError(NOT_RGBA)
   size, warning = jpeg_size(encoded), 'its header is damaged'
   if size is not None:
     try:
@@ -60,7 +80,7 @@ def decode(
         raise
   # What libjpeg only warns of, such as some extra bytes, is no error to Pillow and
   # TensorFlow either. Rows that it never came to are grey.
-  image = _with_opencv(encoded, channels)
+  image = _with_pillow(encoded, channels)
   if (image[-1] == 128).all():
     raise ValueError(f'rows are missing at its end; {warning}')
   return image
@@ -136,12 +156,19 @@ def image_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
   """Returns height and width of an image, encoded or not; ValueError for no image."""
   if isinstance(encoded, np.ndarray):
     return encoded.shape[:2]
-  if is_jpeg(encoded) and (size := jpeg_size(encoded)):
-    return size
-  if encoded.startswith(b'\x89PNG\r\n\x1a\n') and len(encoded) >= 24:
-    width, height = struct.unpack('>II', encoded[16:24])
-    return height, width
-  return decode(encoded).shape[:2]
+  size = jpeg_size(encoded) if is_jpeg(encoded) else headers.size(encoded)
+  return size or decode(encoded).shape[:2]
+
+
+def check_size(height: int, width: int) -> None:
+  """Raises ValueError for a size that no image has, or one that is not decoded."""
+  if height < 1 or width < 1:
+    raise ValueError(f'its header says {height}x{width} pixels')
+  if height * width > MOST_PIXELS:
+    raise ValueError(
+      f'its header says {height}x{width} pixels, more than the {MOST_PIXELS:,} that are'
+      ' decoded'
+    )
 
 
 def is_image(encoded: bytes) -> bool:
@@ -160,18 +187,59 @@ def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
     height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
   except ValueError:
     return None
-  if height * width > MOST_PIXELS:
-    raise ValueError(f'its header says {height}x{width} pixels')
+  _check_jpeg(encoded, height, width)
   return height, width
 
 
+def _check_jpeg(encoded: bytes, height: int, width: int) -> None:
+  check_size(height, width)
+  # Markers of scans: in coded data other bytes follow 0xff.
+  if height * width * encoded.count(bytes([0xFF, jpeg.SCAN])) > MOST_PASSES:
+    raise ValueError(f'it has too many scans for {height}x{width} pixels')
+
+
+def _with_pillow(encoded: bytes, channels: int) -> np.ndarray:
+  """Decodes a JPEG that libjpeg warns of, or one with inks, without its warnings."""
+  try:
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(encoded))
+    _check_jpeg(encoded, image.height, image.width)
+    if channels == 1:
+      image.draft('L', None)  # the luma itself, where there is one
+    return bands(image, channels)
+  # Pillow raises what its parsing of a damaged header ran into: OSError, SyntaxError,
+  # IndexError, struct.error, KeyError and others.
+  except Exception as error:
+    raise ValueError(f'{NOT_WHOLE} ({error})') from error
+
+
+def bands(image: Image.Image, channels: int) -> np.ndarray:
+  """Returns the pixels of a PIL image of 8 bits as uint8 (H, W, channels)."""
+  pixels = np.asarray(image.convert({1: 'L', 3: 'RGB', 4: 'RGBA'}[channels]))
+  return pixels[..., None] if channels == 1 else pixels
+
+
 def _with_opencv(encoded: bytes, channels: int) -> np.ndarray:
-  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+  size = headers.size(encoded)
+  if size is None:
+    raise ValueError(NOT_WHOLE)
+  check_size(*size)
+  if encoded.startswith(headers.SIGNATURE):
+    encoded = headers.critical_png(encoded)
   buffer = np.frombuffer(encoded, np.uint8)
   try:
-    image = cv2.imdecode(buffer, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.imdecode(buffer, FLAGS[channels] | cv2.IMREAD_IGNORE_ORIENTATION)
   except cv2.error as error:  # its text names files of OpenCV's own
     raise ValueError('its header makes no sense') from error
   if image is None:
-    raise ValueError('not a whole JPEG, PNG or WebP')
-  return image[..., None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    raise ValueError(NOT_WHOLE)
+  if channels == 4:
+    if image.ndim != 3 or image.shape[-1] != 4:
+      raise ValueError(NOT_RGBA)
+    image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+    return upper_bits(image) if image.dtype == np.uint16 else image
+  return image[..., None] if channels == 1 else image
+
+
+def upper_bits(image: np.ndarray) -> np.ndarray:
+  """Returns the upper 8 of 16 bits, as decoding does."""
+  return (image >> 8).astype(np.uint8)

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from big_vision_like.data.transforms import decoding
+from big_vision_like.data.transforms import decoding, headers
 
 
 @pytest.fixture(scope='module')
@@ -93,6 +93,17 @@ def test_orientation_is_ignored(form, picture):
   )
   assert len(told) > len(plain)
   np.testing.assert_array_equal(decoding.decode(told), decoding.decode(plain))
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_tiffs_are_turned_as_pillow_turns_them(orientation, picture):
+  """Their orientation is no EXIF but a part of the format."""
+  turned = Image.Exif()
+  turned[0x0112] = orientation
+  encoded = saved(picture, 'TIFF', exif=turned)
+  np.testing.assert_array_equal(decoding.decode(encoded), pillow(encoded))
+  size = (80, 48) if orientation > 4 else (48, 80)
+  assert decoding.image_size(encoded) == size
 
 
 @pytest.mark.parametrize('mode', ['P', 'L', 'LA', 'RGB', 'RGBA', '1'])
@@ -214,6 +225,102 @@ def test_sizes_that_no_image_has(form, size, picture):
   with pytest.raises(ValueError) as error:
     decoding.decode(sized(saved(picture, form), *size))
   assert '/' not in str(error.value) and '\n' not in str(error.value)
+
+
+FORMATS = {
+  'PNG': dict(form='PNG'),
+  'APNG': dict(form='PNG', save_all=True),
+  'GIF': dict(form='GIF'),
+  'BMP': dict(form='BMP'),
+  'WebP': dict(form='WEBP'),
+  'lossless WebP': dict(form='WEBP', lossless=True),
+  'extended WebP': dict(form='WEBP', mode='RGBA'),
+  'moving WebP': dict(form='WEBP', save_all=True),
+  'TIFF': dict(form='TIFF'),
+  'compressed TIFF': dict(form='TIFF', compression='tiff_lzw'),
+  'big TIFF': dict(form='TIFF', big_tiff=True),
+  'PPM': dict(form='PPM'),
+  'JPEG 2000': dict(form='JPEG2000'),
+  'AVIF': dict(form='AVIF'),
+  'JPEG': dict(form='JPEG'),
+}
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_the_size_in_a_header(form, picture, monkeypatch):
+  """And no more pixels are decoded than the limit allows, whatever the format."""
+  more = [Image.fromarray(picture[::-1])]
+  options = FORMATS[form]
+  if 'save_all' in options:
+    options = options | dict(append_images=more)
+  encoded = saved(picture, **options)
+  assert decoding.image_size(encoded) == (48, 80)
+  monkeypatch.setattr(decoding, 'MOST_PIXELS', 48 * 80)
+  assert decoding.decode(encoded).shape == (48, 80, 3)
+  monkeypatch.setattr(decoding, 'MOST_PIXELS', 48 * 80 - 1)
+  with pytest.raises(ValueError, match='48x80 pixels, more than the 3,839 that are'):
+    decoding.decode(encoded)
+  assert headers.size(encoded[:5]) is None
+
+
+@pytest.mark.parametrize('extension', ['.hdr', '.pam', '.pfm', '.ras', '.pgm', '.pbm'])
+def test_the_size_in_rare_headers(extension, picture):
+  image = picture / np.float32(255) if extension in ('.hdr', '.pfm') else picture
+  if extension in ('.pgm', '.pbm'):
+    image = image[..., 0]
+  encoded = cv2.imencode(extension, image)[1].tobytes()
+  assert headers.size(encoded) == (48, 80)
+  assert decoding.decode(encoded).shape == (48, 80, 3)
+
+
+def test_a_small_file_of_gigabytes(picture):
+  encoded = io.BytesIO()
+  Image.new('1', (14_000, 14_000)).save(encoded, 'PNG')
+  assert len(encoded.getvalue()) < 100_000
+  with pytest.raises(ValueError, match='14000x14000 pixels, more than the 178,956,970'):
+    decoding.decode(encoded.getvalue())
+
+
+def test_a_jpeg_of_too_many_scans(picture, monkeypatch):
+  encoded = saved(picture, 'JPEG', progressive=True)
+  scans = encoded.count(b'\xff\xda')
+  assert 5 < scans < 16
+  monkeypatch.setattr(decoding, 'MOST_PASSES', scans * 48 * 80 - 1)
+  with pytest.raises(ValueError, match='too many scans for 48x80 pixels'):
+    decoding.decode(encoded)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_damage_is_told_by_an_error_alone(form, picture, capfd):
+  """Libraries print nothing of their own."""
+  encoded, rng = saved(picture, **FORMATS[form]), np.random.default_rng(0)
+  for i in range(30):
+    damaged = bytearray(encoded)
+    if i % 2:
+      damaged[rng.integers(8, len(damaged))] ^= 1 << rng.integers(8)
+    else:
+      del damaged[rng.integers(8, len(damaged)) :]
+    try:
+      assert decoding.decode(bytes(damaged)).dtype == np.uint8
+    except ValueError as error:
+      assert '\n' not in str(error) and '/' not in str(error)
+  assert capfd.readouterr() == ('', '')
+
+
+def test_parts_of_a_png_that_pixels_do_not_need(picture, capfd):
+  """They may be damaged, or larger than the image."""
+  encoded = saved(picture, 'PNG')
+  junk = b'iCCP' + b'x\0\0' + b'no profile'
+  chunk = struct.pack('>I', len(junk) - 4) + junk + bytes(4)
+  place = encoded.index(b'IDAT') - 4
+  more = encoded[:place] + chunk + encoded[place:] + b'behind its end'
+  np.testing.assert_array_equal(decoding.decode(more), picture)
+  assert capfd.readouterr() == ('', '')
+  damaged = encoded.replace(b'IEND', b'IENE')
+  with pytest.raises(ValueError, match='its end is missing'):
+    decoding.decode(damaged)
+  with pytest.raises(ValueError, match='its chunk IDAT is damaged'):
+    decoding.decode(encoded[:-20] + bytes([encoded[-20] ^ 1]) + encoded[-19:])
 
 
 def test_what_is_no_image():

@@ -1,0 +1,171 @@
+"""Height and width of encoded images as their headers say, without decoding.
+
+All formats that OpenCV reads are here but JPEG, for which `jpeg` and simplejpeg are.
+"""
+
+import math
+import re
+import struct
+import zlib
+
+SIGNATURE = b'\x89PNG\r\n\x1a\n'
+# Chunks of a PNG that its pixels need. libpng prints its opinion of the others.
+_CRITICAL = (b'IHDR', b'PLTE', b'IDAT', b'IEND')
+_INDEXED = 3  # the colour type of a PNG with a palette
+# White space and comments between the numbers of a PNM.
+_GAP = rb'(?:\s|#[^\n]*\n)+'
+_MOST_TEXT = 4096  # bytes of a header that is text
+LAB = 'its colours are CIELAB: convert it to RGB'
+# Tags of a TIFF by number, and letters of `struct` by type of number.
+_WIDTH, _HEIGHT, _COLOURS, _TURNED = 256, 257, 262, 274
+_CIELAB, _SIDEWAYS = 8, (5, 6, 7, 8)
+_INTEGERS = {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}
+
+
+def size(encoded: bytes) -> tuple[int, int] | None:
+  """Returns height and width; None for a damaged header or an unknown format.
+
+  Raises ValueError for colours that OpenCV gets wrong.
+  """
+  for signature, read in _READERS.items():
+    if re.match(signature, encoded, re.DOTALL):
+      try:
+        return read(encoded)
+      except (struct.error, OverflowError):  # the header is cut, or points beyond
+        return None
+  return None
+
+
+def critical_png(encoded: bytes) -> bytes:
+  """Returns a PNG without the chunks that its pixels do not need.
+
+  Raises ValueError if a chunk is cut or damaged, or if the last one is missing.
+  """
+  kept, kinds, place = [SIGNATURE], set(), len(SIGNATURE)
+  view = memoryview(encoded)
+  while place + 12 <= len(encoded):
+    length, kind = struct.unpack_from('>I4s', encoded, place)
+    end = place + 12 + length
+    if end > len(encoded):
+      break
+    if kind in _CRITICAL:
+      (checksum,) = struct.unpack_from('>I', encoded, end - 4)
+      if zlib.crc32(view[place + 4 : end - 4]) != checksum:
+        raise ValueError(f'its chunk {kind.decode()} is damaged')
+      kept.append(view[place:end])
+      kinds.add(kind)
+    if kind == b'IEND':
+      if encoded[25] == _INDEXED and b'PLTE' not in kinds:
+        raise ValueError('its palette is missing')
+      return b''.join(kept)
+    place = end
+  raise ValueError('its end is missing')
+
+
+def _png(encoded: bytes) -> tuple[int, int]:
+  width, height = struct.unpack_from('>II', encoded, 16)
+  return height, width
+
+
+def _gif(encoded: bytes) -> tuple[int, int]:
+  width, height = struct.unpack_from('<HH', encoded, 6)
+  return height, width
+
+
+def _bmp(encoded: bytes) -> tuple[int, int]:
+  (length,) = struct.unpack_from('<I', encoded, 14)
+  width, height = struct.unpack_from('<HH' if length == 12 else '<ii', encoded, 18)
+  return abs(height), abs(width)  # rows from the top have a negative height
+
+
+def _webp(encoded: bytes) -> tuple[int, int] | None:
+  kind = encoded[12:16]
+  if kind == b'VP8X':
+    width, height = (int.from_bytes(encoded[i : i + 3], 'little') for i in (24, 27))
+    return height + 1, width + 1
+  if kind == b'VP8L':
+    (bits,) = struct.unpack_from('<I', encoded, 21)
+    return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+  if kind == b'VP8 ':
+    width, height = struct.unpack_from('<HH', encoded, 26)
+    return height & 0x3FFF, width & 0x3FFF
+  return None
+
+
+def _tiff(encoded: bytes) -> tuple[int, int] | None:
+  order = '<' if encoded[:2] == b'II' else '>'
+  big = 43 in struct.unpack_from(order + 'H', encoded, 2)
+  first, count, entry = ('Q', 'Q', 20) if big else ('I', 'H', 12)
+  (place,) = struct.unpack_from(order + first, encoded, 8 if big else 4)
+  (entries,) = struct.unpack_from(order + count, encoded, place)
+  place += struct.calcsize(order + count)
+  found: dict[int, int] = {}
+  for i in range(min(entries, 4096)):
+    tag, kind = struct.unpack_from(order + 'HH', encoded, place + entry * i)
+    if tag in (_WIDTH, _HEIGHT, _COLOURS, _TURNED) and kind in _INTEGERS:
+      at = place + entry * i + (12 if big else 8)
+      (value,) = struct.unpack_from(order + _INTEGERS[kind], encoded, at)
+      found[tag] = max(value, found.get(tag, 0))
+  if found.get(_COLOURS) == _CIELAB:
+    raise ValueError(LAB)
+  sides = found.get(_HEIGHT), found.get(_WIDTH)
+  if None in sides:
+    return None
+  return sides[::-1] if found.get(_TURNED) in _SIDEWAYS else sides
+
+
+def _pnm(encoded: bytes) -> tuple[int, int] | None:
+  pattern = rb'P.' + _GAP + rb'(\d{1,9})' + _GAP + rb'(\d{1,9})'
+  found = re.match(pattern, encoded[:_MOST_TEXT])
+  return found and (int(found[2]), int(found[1]))
+
+
+def _pam(encoded: bytes) -> tuple[int, int] | None:
+  return _texts(encoded, rb'\nHEIGHT (\d{1,9})', rb'\nWIDTH (\d{1,9})')
+
+
+def _hdr(encoded: bytes) -> tuple[int, int] | None:
+  return _texts(encoded, rb'[-+]Y (\d{1,9})', rb'[-+]X (\d{1,9})')
+
+
+def _texts(encoded: bytes, height: bytes, width: bytes) -> tuple[int, int] | None:
+  found = [re.search(pattern, encoded[:_MOST_TEXT]) for pattern in (height, width)]
+  return (int(found[0][1]), int(found[1][1])) if all(found) else None
+
+
+def _sun(encoded: bytes) -> tuple[int, int]:
+  width, height = struct.unpack_from('>II', encoded, 4)
+  return height, width
+
+
+def _jpeg2000(encoded: bytes) -> tuple[int, int] | None:
+  # The code stream's own marker counts: SIZ with the right and lower ends.
+  place = encoded.find(b'\xff\x4f\xff\x51')
+  if place < 0:
+    return None
+  width, height = struct.unpack_from('>II', encoded, place + 8)
+  return height, width
+
+
+def _avif(encoded: bytes) -> tuple[int, int] | None:
+  # There is one size for each image in it, such as those of alpha and of thumbnails.
+  sides = [
+    struct.unpack_from('>II', encoded, match.end() + 4)[::-1]
+    for match in re.finditer(b'ispe', encoded)
+  ]
+  return max(sides, key=math.prod, default=None)
+
+
+_READERS = {
+  re.escape(SIGNATURE): _png,
+  b'GIF8': _gif,
+  b'BM': _bmp,
+  b'RIFF....WEBP': _webp,
+  rb'II[*+]\0|MM\0[*+]': _tiff,
+  rb'P[1-6fF]\s': _pnm,
+  rb'P7\s': _pam,
+  rb'#\?R': _hdr,
+  re.escape(b'\x59\xa6\x6a\x95'): _sun,
+  rb'\0\0\0\x0cjP|\xff\x4f\xff\x51': _jpeg2000,
+  b'....ftyp': _avif,
+}
