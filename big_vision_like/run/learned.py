@@ -16,12 +16,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from big_vision_like import files, spec, upgrade
 from big_vision_like.data.input import pipeline
-from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
 from big_vision_like.run import labels

@@ -98,11 +98,6 @@ class Source(Identified, Checked):
     return {}
 
   @property
-  def left_out(self) -> Mapping[str, int]:
-    """How many things that are stored there are not used, by what they are."""
-    return {}
-
-  @property
   def num_objects(self) -> int | None:
     """The number of objects in all images, but crowds; None where they must be read."""
     return None
