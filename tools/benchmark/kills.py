@@ -26,12 +26,12 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 # Other modules of tools, where this file is started as a script.
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from big_vision_like import cli, errors, files
 from big_vision_like.run import checkpoint, metrics
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path('/dev/shm')
 SECONDS = 60.0  # within which all processes must end after a signal
 SIGNALS = {'kill': signal.SIGKILL, 'SIGTERM': signal.SIGTERM, 'Ctrl-C': signal.SIGINT}
