@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, kind_text
 
 
 @contextlib.contextmanager
@@ -67,5 +67,5 @@ def read_fields(path: str | os.PathLike) -> dict[str, Any]:
   """Returns the object of a JSON file; raises a `UserError` where it holds another."""
   content = read_json(path)
   if not isinstance(content, dict):
-    raise UserError(f'{path} holds a {type(content).__name__}, not fields by name')
+    raise UserError(f'{path} holds {kind_text(content)}, not fields by name')
   return content

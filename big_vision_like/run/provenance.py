@@ -6,6 +6,8 @@ from the number of tokens alone where anything else tells.
 
 import dataclasses
 import math
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +16,10 @@ import flax.linen as nn
 from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError, shape_text
-from big_vision_like.ops import positions
+from big_vision_like.errors import UserError
+from big_vision_like.files import read_fields
 from big_vision_like.ops.positions import GIVE_GRID, Grid
+from big_vision_like.run import checkpoint
 from big_vision_like.weights import beside, published
 
 # Transforms after which images have their `size`, and others that change sizes.
@@ -44,6 +47,19 @@ UNSEEN = (
   'frozen_stages',
   'num_classes',
 )
+
+
+def check_no_run(path: str | os.PathLike) -> None:
+  """Raises if a folder is that of a run without a checkpoint, not one of weights."""
+  config = pathlib.Path(path) / 'config.json'
+  started = (pathlib.Path(path) / 'checkpoints').is_dir()
+  if not started and config.is_file():
+    started = {'task', 'train_data'} <= read_fields(config).keys()
+  if started and not checkpoint.steps(path):
+    raise UserError(
+      f'{path} is the folder of a run without a checkpoint: it was stopped before its'
+      ' first one; train it further, or name other weights'
+    )
 
 
 def published_grid(
@@ -137,9 +153,14 @@ def _plain(value: Any) -> Any:
 
 def square(count: int) -> Grid:
   """Returns the square grid of positions whose grid nothing tells, and says so."""
-  grid = positions.infer_grid(count, (1, 1))
-  say('assumed', f'a grid of {shape_text(grid)} tokens: nothing tells another')
-  return grid
+  side = math.isqrt(count)
+  if side**2 != count:
+    raise UserError(
+      f'{count} positions are no square: say what images they are for with --image-size'
+      ' HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
+    )
+  say('grid', f'{side}x{side} tokens: a square, as nothing tells another grid')
+  return side, side
 
 
 def run_grid(config: Mapping[str, Any], model: nn.Module) -> Grid | None:
