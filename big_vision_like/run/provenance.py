@@ -16,7 +16,7 @@ import flax.linen as nn
 from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.files import read_fields
 from big_vision_like.ops.positions import GIVE_GRID, Grid
 from big_vision_like.run import checkpoint
@@ -171,6 +171,25 @@ def run_grid(config: Mapping[str, Any], model: nn.Module) -> Grid | None:
   return None if size is None else model.grid(size)
 
 
+def check_evaluated(
+  config: Mapping[str, Any], model: nn.Module, params: Mapping[str, Any], grid: Grid
+) -> None:
+  """Raises if an evaluator's images make another grid of as many tokens.
+
+  The learned positions of the model are for `grid`; no shape shows the difference.
+  """
+  count, _ = table_grid(model, params)
+  for name, node in spec.calls(config.get('evals', {}), 'config.evals'):
+    size = made_size(node) if count and decodes(node) else None
+    theirs = size and model.grid(size)
+    if theirs and theirs != grid and math.prod(theirs) == math.prod(grid):
+      raise UserError(
+        f'{name} has images of {shape_text(size)}, a grid of {shape_text(theirs)}'
+        f' tokens, but the positions of the model are for {shape_text(grid)}: change'
+        ' their size, or load weights with --image-size or --source-grid'
+      )
+
+
 def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
   """Returns height and width of the images that a config trains on, if it tells.
 
@@ -178,8 +197,11 @@ def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
   """
   nodes = [node for _, node in spec.calls(config.get('train_data', {}))]
   node = next(filter(decodes, nodes), None)
-  if node is None:
-    return None
+  return None if node is None else made_size(node)
+
+
+def made_size(node: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Returns height and width of the images that a recorded input makes, if it tells."""
   size, untouched = None, True
   for step in node['transforms']:
     kind = spec.symbol(step)
