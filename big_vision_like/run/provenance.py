@@ -148,7 +148,8 @@ def differences(
 
 
 def _plain(value: Any) -> Any:
-  return tuple(value) if isinstance(value, list) else value
+  """Returns lists, as configs of JSON have them, as tuples."""
+  return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def square(count: int) -> Grid:
