@@ -63,6 +63,12 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
   return difflib.get_close_matches(name, [*known], n=most, cutoff=0.5)
 
 
+def kind_text(value: Any) -> str:
+  """Returns the type of a value with its article: 'an int', 'a list'."""
+  name = type(value).__name__
+  return f'{"an" if name[0] in "aeiou" else "a"} {name}'
+
+
 def shape_text(shape: Iterable[int]) -> str:
   """Returns '32x32x3', or 'scalar' for an empty shape."""
   return 'x'.join(map(str, shape)) or 'scalar'

@@ -26,7 +26,7 @@ from big_vision_like.evals.evaluator import Evaluator, Results
 from big_vision_like.inference import adapt, loading
 from big_vision_like.inference.loading import load_run
 from big_vision_like.inference.objects import DetectionPreprocessing
-from big_vision_like.run import experiment, learned, preflight
+from big_vision_like.run import experiment, learned, preflight, provenance
 from big_vision_like.run.labels import Known
 from big_vision_like.run.metrics import listed
 from big_vision_like.tasks.task import State, Task
@@ -74,6 +74,8 @@ def load_weights(
     say('', f"({preprocess.source}); --preprocessing=config keeps the config's")
     config = adapt.with_preprocessing(config, preprocess)
   params = tree.unstack_blocks(jax.device_get(variables.pop('params')))
+  if hasattr(model, 'grid'):
+    provenance.check_evaluated(config, model, params, model.grid(preprocess.size))
   if spec.held(config.task.model, 'scan'):
     params = tree.stack_blocks(params)
   step = jax.numpy.int32(0)
@@ -119,7 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = preflight.require(config, training=False, known=known)
     made = experiment.make(config, training=False, inputs=inputs)
   if args.weights is None:
-    state = load_run(args.workdir, args.step, config).state
+    run = load_run(args.workdir, args.step, config)
+    state, model = run.state, run.network.module
+    saved = spec.load(str(run.workdir / 'config.json'), root=experiment.Settings)
+    if grid := provenance.run_grid(saved, model, run.workdir):
+      provenance.check_evaluated(config, model, run.params, grid)
     say('run', f'{args.workdir}, step {int(state.step):,}')
   if not made.evaluators:
     raise errors.UserError('the config has no evaluators (config.evals is empty).')

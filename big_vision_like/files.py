@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, kind_text
 
 # Levels of nested values in files of fields: no config has half as many.
 _DEEPEST = 50
@@ -102,7 +102,7 @@ def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
   """
   content = read_json(path)
   if not isinstance(content, dict):
-    raise UserError(f'{path} holds a {type(content).__name__}, not fields by name')
+    raise UserError(f'{path} holds {kind_text(content)}, not fields by name')
   if plain:
     _check_plain(content, str(path))
   return content

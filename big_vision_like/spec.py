@@ -24,7 +24,7 @@ from typing import Any
 import ml_collections as mlc
 
 from big_vision_like import files, upgrade
-from big_vision_like.errors import UserError, nearest
+from big_vision_like.errors import UserError, kind_text, nearest
 
 # The length of an epoch where no training data is at hand and none is needed.
 NOMINAL_EPOCH = 10**6
@@ -467,7 +467,7 @@ def _check_type(old: Any, new: Any, where: str) -> None:
       return  # a number of steps instead of epochs(...) or examples(...)
     raise UserError(f'{where} is a group of fields: override one of {_fields(old)}.')
   raise UserError(
-    f'{where} takes a {type(old).__name__} (now {old!r}), not {new!r}'
+    f'{where} takes {kind_text(old)} (now {old!r}), not {new!r}'
     f' of type {type(new).__name__}.'
   )
 

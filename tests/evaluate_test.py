@@ -155,6 +155,22 @@ def test_configs_of_something_else(weights, run, tmp_path):
   assert status == 1 and 'name the folder of a run: --workdir' in err
   status, _, err = run('--workdir=gone', '--image-size=40')
   assert status == 1 and '--image-size is for --weights' in err
+  status, _, err = run('--workdir=gone', '--source-grid=2x2')
+  assert status == 1 and '--source-grid is for --weights' in err
+
+
+def test_images_of_another_grid_of_as_many_tokens(weights, run, tmp_path):
+  """Of 3x3 patches as of 1x9; no shape shows which of them positions are for."""
+  keep = f'--weights={weights}', '--preprocessing=config'
+  told = (
+    'config.evals.test.data has images of 8x72, a grid of 1x9 tokens, but the positions'
+    ' of the model are for 3x3: change their size'
+  )
+  status, _, err = run(*keep, size=(8, 72))
+  assert status == 1 and told in err, err
+  weights.with_suffix('.json').unlink()
+  status, out, err = run(*keep, '--source-grid=1x9', size=(8, 72))
+  assert status == 0, err
 
 
 def test_only_what_sizes_images_is_replaced():

@@ -14,7 +14,6 @@ same arrays.
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,6 +46,7 @@ def load(
   nothing tells it.
   """
   if not checkpoint.steps(path):
+    provenance.check_no_run(path)
     found = published.read(path, num_heads=num_heads)
     grid = provenance.published_grid(found, source_grid)
     grid = grid or _unknown_grid(found.model, found.params, asked)
@@ -84,14 +84,7 @@ def _unknown_grid(
   count, _ = provenance.table_grid(model, params)
   if not count:
     return None
-  if asked:
-    return model.grid(asked)
-  if math.isqrt(count) ** 2 != count:
-    raise UserError(
-      f'{count} positions are no square: say what images they are for with --image-size'
-      ' HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
-    )
-  return provenance.square(count)
+  return model.grid(asked) if asked else provenance.square(count)
 
 
 def target(

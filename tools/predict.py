@@ -157,7 +157,8 @@ def named(path: str, num_classes: int) -> tuple[str, ...]:
   names = preprocessing.read_names(path)
   if len(names) != num_classes:
     raise UserError(
-      f'--labels={path} has {len(names)} lines, the model {num_classes} classes'
+      f'--labels={path} has {len(names)} {"line" if len(names) == 1 else "lines"}, the'
+      f' model {num_classes} classes'
     )
   return names
 

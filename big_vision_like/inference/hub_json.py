@@ -148,7 +148,10 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
   if mode == 'center' and len({*size}) == 1:
     resize = resize[0]
   elif mode == 'center':
-    raise UserError(f'{source}: central crops of {shape_text(size)} are not square')
+    raise UserError(
+      f'{source}: central crops of {shape_text(size)} are not square: write'
+      ' "crop_mode": "squash" there to resize whatever the aspect ratio'
+    )
   elif resize == tuple(size):
     resize = 'squash'
   names = config.get('label_names') or told.get('label_names') or ()

@@ -135,6 +135,7 @@ def _grid_of(text: str) -> Grid:
 
 
 def _read(path: pathlib.Path, step: int | None) -> published.Published:
+  provenance.check_no_run(path)
   if step is not None:
     raise UserError(f'{path} is no run: it has no checkpoint of step {step}')
   weights = published.read(path)
@@ -212,7 +213,9 @@ def published_size(
   if count is None and grid is None:
     return None
   grid = provenance.published_grid(weights, source_grid)
-  grid = grid or provenance.square(count)
+  if grid is None:
+    positions.infer_grid(count, (1, 1))  # an error names what may be given to `load`
+    grid = provenance.square(count)
   return grid[0] * model.stride[0], grid[1] * model.stride[1]
 
 

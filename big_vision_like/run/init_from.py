@@ -120,6 +120,9 @@ def from_file(
 
   `source_grid` (rows, columns) is that of learned positions, if no file tells it.
   """
+  if checkpoint.steps(path):
+    raise UserError(f'{path} is a run: its weights are read by from_run')
+  provenance.check_no_run(path)
   found = published.read(path, num_heads, no_embed_class)
   return dataclasses.replace(
     _with_images(found, path),

@@ -7,6 +7,7 @@ from the number of tokens alone where anything else tells.
 import dataclasses
 import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,9 @@ from big_vision_like import spec
 from big_vision_like.data.transforms import image
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, shape_text
-from big_vision_like.ops import positions
+from big_vision_like.files import read_fields
 from big_vision_like.ops.positions import GIVE_GRID, Grid
-from big_vision_like.run import learned
+from big_vision_like.run import checkpoint, learned
 from big_vision_like.weights import beside, published
 
 # Transforms after which images have their `size`, and others that change sizes.
@@ -46,6 +47,19 @@ UNSEEN = (
   'frozen_stages',
   'num_classes',
 )
+
+
+def check_no_run(path: str | os.PathLike) -> None:
+  """Raises if a folder is that of a run without a checkpoint, not one of weights."""
+  config = pathlib.Path(path) / 'config.json'
+  started = (pathlib.Path(path) / 'checkpoints').is_dir()
+  if not started and config.is_file():
+    started = {'task', 'train_data'} <= read_fields(config).keys()
+  if started and not checkpoint.steps(path):
+    raise UserError(
+      f'{path} is the folder of a run without a checkpoint: it was stopped before its'
+      ' first one; train it further, or name other weights'
+    )
 
 
 def published_grid(
@@ -134,14 +148,20 @@ def differences(
 
 
 def _plain(value: Any) -> Any:
-  return tuple(value) if isinstance(value, list) else value
+  """Returns lists, as configs of JSON have them, as tuples."""
+  return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def square(count: int) -> Grid:
   """Returns the square grid of positions whose grid nothing tells, and says so."""
-  grid = positions.infer_grid(count, (1, 1))
-  say('assumed', f'a grid of {shape_text(grid)} tokens: nothing tells another')
-  return grid
+  side = math.isqrt(count)
+  if side**2 != count:
+    raise UserError(
+      f'{count} positions are no square: say what images they are for with --image-size'
+      ' HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
+    )
+  say('grid', f'{side}x{side} tokens: a square, as nothing tells another grid')
+  return side, side
 
 
 def run_grid(
@@ -172,6 +192,25 @@ def run_size(
   return size or trained_size(config)
 
 
+def check_evaluated(
+  config: Mapping[str, Any], model: nn.Module, params: Mapping[str, Any], grid: Grid
+) -> None:
+  """Raises if an evaluator's images make another grid of as many tokens.
+
+  The learned positions of the model are for `grid`; no shape shows the difference.
+  """
+  count, _ = table_grid(model, params)
+  for name, node in spec.calls(config.get('evals', {}), 'config.evals'):
+    size = made_size(node) if count and decodes(node) else None
+    theirs = size and model.grid(size)
+    if theirs and theirs != grid and math.prod(theirs) == math.prod(grid):
+      raise UserError(
+        f'{name} has images of {shape_text(size)}, a grid of {shape_text(theirs)}'
+        f' tokens, but the positions of the model are for {shape_text(grid)}: change'
+        ' their size, or load weights with --image-size or --source-grid'
+      )
+
+
 def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
   """Returns height and width of the images that a config trains on, if it tells.
 
@@ -179,8 +218,11 @@ def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
   """
   nodes = [node for _, node in spec.calls(config.get('train_data', {}))]
   node = next(filter(decodes, nodes), None)
-  if node is None:
-    return None
+  return None if node is None else made_size(node)
+
+
+def made_size(node: Mapping[str, Any]) -> tuple[int, int] | None:
+  """Returns height and width of the images that a recorded input makes, if it tells."""
   size, untouched = None, True
   for step in node['transforms']:
     kind = spec.symbol(step)

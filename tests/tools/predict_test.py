@@ -10,9 +10,11 @@ import random_weights
 from PIL import Image
 
 from big_vision_like import cli
-from big_vision_like.inference import loading
+from big_vision_like.inference import imagenet_words, loading
+from big_vision_like.inference import predict as classes
 from big_vision_like.inference import predict_detection as detection
 from big_vision_like.inference.objects import Found
+from big_vision_like.models import vit
 from big_vision_like.weights import bit, files, vision_transformer
 from tools import predict as tool
 
@@ -100,9 +102,10 @@ def test_a_resnet_has_no_attention_to_draw(predict, pictures, tmp_path):
   [
     (['--top=0'], '--top=0 is not positive'),
     (['--image-size=8x8x8'], '--image-size=8x8x8 is neither 384 nor 384x512'),
-    (['--labels=LABELS'], '--labels=.* has 1 lines, the model 5 classes'),
+    (['--labels=LABELS'], '--labels=.* has 1 line, the model 5 classes'),
     (['--labels=gone.txt'], 'gone.txt is not a text file of names'),
     (['--out=LABELS'], '--out=.*names.txt is no folder: File exists'),
+    (['--image-size=32', '--source-grid=2x2'], 'not a grid of 2x2 with 0 to 2 leading'),
     (['--threshold=0.5'], '--threshold is for weights that find objects'),
     (['--image-size=20'], 'images of 20x20 do not divide into patches of 8x8'),
   ],
@@ -193,3 +196,56 @@ def test_names_of_pictures_do_not_collide(tmp_path):
     ['a-attention-2']
   )
   assert tool.free_names(tmp_path / 'b.jpg', ends, taken) == ['b', 'b-attention']
+
+
+def test_a_run_without_a_checkpoint(predict, pictures, tmp_path):
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'config.json').write_text('{"task": {}, "train_data": {}}')
+  status, _, err = predict(f'--weights={folder}', pictures / 'a.png')
+  assert status == 1
+  assert f'{folder} is the folder of a run without a checkpoint' in err
+  (folder / 'config.json').write_text('{"model_type": "vit"}')
+  _, _, err = predict(f'--weights={folder}', pictures / 'a.png')
+  assert 'has no model.safetensors' in err
+
+
+def test_grids_that_nothing_tells(predict, pictures, tmp_path):
+  model = vit.ViT(num_classes=5, **random_weights.VIT)
+  params = random_weights.params_of(model, (16, 24))
+  files.write(tmp_path / 'w.npz', vision_transformer.to_npz(params))
+  words = f'--weights={tmp_path}/w.npz', pictures / 'a.png'
+  status, _, err = predict(*words)
+  assert status == 1 and '(programs: --source-grid=ROWSxCOLUMNS)' in err
+  status, out, _ = predict(*words, '--source-grid=2x3')
+  assert status == 0 and 'images    16x24' in out and 'nothing tells' not in out
+  status, out, _ = predict(*words, '--source-grid=2x3', '--image-size=32x32')
+  assert status == 0 and 'images    32x32' in out
+
+
+def test_a_square_grid_is_told(predict, pictures, weights):
+  status, out, _ = predict(weights(), pictures / 'a.png')
+  assert status == 0
+  assert 'grid      3x3 tokens: a square, as nothing tells another grid' in out
+
+
+def test_classes_of_imagenet_have_words():
+  assert len({*imagenet_words.WORDS}) == 998 and len(imagenet_words.WORDS) == 1000
+  assert classes.in_words('n02113186') == 'Cardigan (n02113186)'
+  assert classes.in_words('n15075141') == 'toilet tissue (n15075141)'
+  assert classes.in_words('cat') == 'cat'
+
+
+def test_alpha_is_not_drawn(predict, pictures, tmp_path):
+  model = vit.ViT(num_classes=5, **random_weights.VIT)
+  params = random_weights.params_of(model, (24, 24), channels=4)
+  files.write(tmp_path / 'w.npz', vision_transformer.to_npz(params))
+  rgba = np.dstack([np.asarray(Image.open(pictures / 'a.png')), np.zeros((30, 40, 1))])
+  Image.fromarray(rgba.astype(np.uint8)).save(tmp_path / 'rgba.png')
+  words = f'--weights={tmp_path}/w.npz', f'--out={tmp_path}/out'
+  status, _, err = predict(*words, tmp_path / 'rgba.png', pictures / 'a.png')
+  assert status == 1
+  assert err.endswith(
+    'a.png is not a readable JPEG, PNG or WebP: it is not RGBA, which 4 channels are\n'
+  )
+  assert cv2.imread(str(tmp_path / 'out/rgba.png')).shape[-1] == 3
