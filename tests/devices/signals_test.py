@@ -10,7 +10,6 @@ BEGIN = """
 import sys, time
 from big_vision_like.devices import signals
 signals.catch()
-print('begun', flush=True)
 """
 
 
@@ -28,7 +27,7 @@ def told(program: str, *numbers: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_before_the_first_step_one_signal_ends_the_program(number):
-  status, text = told('time.sleep(60)', number)
+  status, text = told("print('begun', flush=True)\ntime.sleep(60)", number)
   name = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}[number]
   assert status == 128 + number
   assert text == f'begun\nstopped   on {name} while starting; nothing is lost\n'
@@ -37,6 +36,7 @@ def test_before_the_first_step_one_signal_ends_the_program(number):
 def test_the_loop_hears_of_the_first_and_the_second_ends_it():
   loop = """
 with signals.saving():
+  print('begun', flush=True)
   while not signals.received(): time.sleep(0.01)
   print('saving', signals.received(), flush=True)
   time.sleep(60)
@@ -56,6 +56,7 @@ def test_an_evaluation_is_interrupted(number):
 with signals.saving():
   try:
     with signals.interrupting():
+      print('begun', flush=True)
       time.sleep(60)
   except signals.Interrupted:
     print('saved')
@@ -72,6 +73,7 @@ with signals.saving():
 def test_a_main_thread_that_waits_does_not_keep_signals_away():
   blocked = """
 import ctypes
+print('begun', flush=True)
 ctypes.CDLL(None).sleep(60)
 """
   status, text = told(blocked, signal.SIGINT)
