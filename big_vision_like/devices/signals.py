@@ -28,6 +28,7 @@ class _Heard:
   elsewhere = False  # JAX has SIGTERM, so that several processes stop together
   raises = False
   wakeup = -1  # where the system writes the numbers of signals
+  listener: threading.Thread | None = None
 
 
 def received() -> str | None:
@@ -44,7 +45,8 @@ def catch() -> None:
   for number in NAMES:
     signal.signal(number, _in_main_thread)
   signal.set_wakeup_fd(_Heard.wakeup, warn_on_full_buffer=False)
-  threading.Thread(target=_listen, args=(reading,), daemon=True).start()
+  _Heard.listener = threading.Thread(target=_listen, args=(reading,), daemon=True)
+  _Heard.listener.start()
 
 
 @contextlib.contextmanager
@@ -58,7 +60,8 @@ def caught() -> Iterator[None]:
   finally:
     if outermost and _Heard.wakeup >= 0:
       signal.set_wakeup_fd(-1)
-      os.close(_Heard.wakeup)  # which ends the thread
+      os.close(_Heard.wakeup)  # which ends the thread, once it has heard all
+      _Heard.listener.join()
       _Heard.wakeup, _Heard.first, _Heard.count = -1, None, 0
       _Heard.saves = _Heard.elsewhere = False
       for number, handler in before.items():
