@@ -28,7 +28,7 @@ _TIMM_FILE, _PROCESSOR_FILE = "timm's config.json", 'preprocessor_config.json'
 # with Pillow.
 _RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
 Files = dict[str, dict[str, Any]]
-_MEAN, _STD = fields.list_of(fields.NUMBER), fields.list_of(POSITIVE)
+_MEAN, _STD = fields.list_of(fields.MEAN), fields.list_of(fields.STD)
 _SIZE = fields.either(
   SIDE,
   fields.fields_of(('shortest_edge',), SIDE),
@@ -36,8 +36,8 @@ _SIZE = fields.either(
 )
 _TIMM: fields.Table = {
   'input_size': fields.list_of(SIDE, 3),
-  'mean': fields.either(fields.NUMBER, _MEAN),
-  'std': fields.either(POSITIVE, _STD),
+  'mean': fields.either(fields.MEAN, _MEAN),
+  'std': fields.either(fields.STD, _STD),
   'interpolation': TEXT,
   'crop_pct': POSITIVE,
   'crop_mode': fields.either(TEXT, NULL),
