@@ -208,12 +208,13 @@ def _found(module: Any, name: Any) -> _Named:
 def _dict(items: Iterable[Any]) -> dict[Any, Any]:
   """Makes a dict of names and values, which take turns.
 
-  Names that are neither text nor numbers can take for ever to hash: their values are
-  left out, since no state dict has such names.
+  Names that are neither text nor numbers can take for ever to hash: something else
+  stands for them, since no state dict has such names.
   """
   items = [*items]
   pairs = zip(items[::2], items[1::2], strict=True)
-  return {k: x for k, x in pairs if isinstance(k, str | int | float | None)}
+  plain = str | int | float | None
+  return {k if isinstance(k, plain) else object(): x for k, x in pairs}
 
 
 def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:

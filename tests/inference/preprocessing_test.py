@@ -487,6 +487,9 @@ def test_what_timm_says_of_images_is_checked(name, value):
     vit.FAMILY.images(told, 'm', None, 5)
 
 
+OF_FAMILY = {'vit': TRANSFORMERS, 'detr': TRANSFORMERS | {'size': 480}}
+
+
 @pytest.mark.parametrize(
   'names',
   [
@@ -505,16 +508,13 @@ def test_what_timm_says_of_images_is_checked(name, value):
 def test_names_of_classes_are_by_number_and_as_many(names):
   told = {'preprocessor_config.json': TRANSFORMERS, 'config.json': {'id2label': names}}
   for family in (vit.FAMILY, detr.FAMILY):
+    told['preprocessor_config.json'] = OF_FAMILY[family.name]
     with pytest.raises(UserError, match='id2label|names of . classes'):
-      family.images(
-        told | {'preprocessor_config.json': SQUARE[family.name]}, 'm', None, 2
-      )
-  whole = told | {'config.json': {'id2label': {'1': 'b', '0': 'a'}}}
+      family.images(told, 'm', None, 2)
+  whole = {'preprocessor_config.json': TRANSFORMERS}
+  whole['config.json'] = {'id2label': {'1': 'b', '0': 'a'}}
   assert vit.FAMILY.images(whole, 'm', None, 2).label_names == ('a', 'b')
   assert vit.FAMILY.images(whole, 'm', None, 0).label_names == ()
-
-
-SQUARE = {'vit': TRANSFORMERS, 'detr': TRANSFORMERS | {'size': 480}}
 
 
 @pytest.mark.parametrize('family', [vit.FAMILY, detr.FAMILY], ids=['vit', 'detr'])

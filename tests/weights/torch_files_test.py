@@ -125,7 +125,7 @@ def test_other_names_of_what_holds_a_state_dict(tmp_path):
   path, state = tmp_path / 'a.pth', {'w': WEIGHT}
   for content in (
     {'model': {'state_dict': state}},
-    {'state_dict': {'module': state}, 'optimizer': {'state': {0: state}}},
+    {'state_dict': {'module': state}, 'optimizer': {'state': {'0': state}}},
     {'model_ema': state, 'epoch': 3},
     {'ema': {'module': state}},
     {'net': state},
@@ -147,23 +147,23 @@ def nested(depth, make):
   return pickle.dumps(found, protocol=2)[2:-1]
 
 
-NAME, CALL = torch_archives._text('model'), b'cargparse\nNamespace\n'
+NAME, CALL = torch_archives._text('model'), b'ctorch._utils\n_rebuild_parameter\n'
 HUGE = b'(' + b'K\0' * 100_000 + b'tq\0'
 # Programs that would never end, or fill the memory, and what is said of them.
 ENDLESS = {
   'lists': (b'}' + NAME + nested(40, list) + b's', 'is not a state dict'),
-  'a key': (b'}' + nested(40, tuple) + b'K\1s', 'is not a state dict|is not a whole'),
+  'a key': (b'}' + nested(40, tuple) + b'K\1s', 'is not a state dict'),
   'a name': (nested(40, tuple) + b')R', 'is not a whole'),
   'a class': (nested(40, tuple) + nested(40, tuple) + b'\x93', 'is not a whole'),
   'a storage': (nested(40, tuple) + b'Q', 'is not a whole'),
   'deep': (b']' * 100_000 + b'a' * 99_999, 'is not a state dict'),
-  'a deep key': (b'})' + b'\x85' * 100_000 + b'K\1s', '.'),
+  'a deep key': (b'})' + b'\x85' * 100_000 + b'K\1s', 'is not a state dict'),
   'in itself': (b'}q\0' + NAME + b'h\0s', 'is not a state dict'),
   'arguments': (HUGE + CALL + b'h\0R', 'too many arguments'),
   'calls': (HUGE + b'(' + (CALL + b'h\0\x85R') * 100 + b't', 'over 2,000,000 instr'),
   'nothing': (b'N' * 2_000_001, 'over 2,000,000 instr'),
   'a global': (b'cbuiltins\neval\n', 'it holds a builtins.eval, which is not read'),
-  'a set': (b'\x8f', 'its pickle has a EMPTY_SET, which is not read'),
+  'a set': (b'\x8f', 'its pickle has an instruction that is not read, EMPTY_SET'),
   'too little': (b'(NR', 'is not a whole file'),
 }
 
@@ -173,8 +173,7 @@ def test_programs_that_never_end(tmp_path, case):
   path, (program, words) = tmp_path / 'model.pth', ENDLESS[case]
   torch_archives.write(path, b'\x80\2' + program + b'.', [])
   with pytest.raises(UserError, match=words):
-    assert torch_files.read(path)
-    raise UserError('is not a state dict')  # a key that is left out
+    torch_files.read(path)
 
 
 def test_tensors_in_proportion_to_their_file(tmp_path, monkeypatch):
