@@ -130,10 +130,12 @@ def test_other_names_of_what_holds_a_state_dict(tmp_path):
     {'ema': {'module': state}},
     {'net': state},
     {'model': {}, 'model_ema': state},
+    {'net': {'depth': 3}, 'ema': state},
   ):
     torch_archives.save(path, content)
     state_dict, told = torch_files.read_told(path)
-    assert list(state_dict) == ['w'] and not told
+    assert list(state_dict) == ['w']
+    assert not told or told == ("of the file 'ema' is read, not 'net'",)
   torch_archives.save(path, {'a': {'model_ema': state, 'model': {'x': WEIGHT}}})
   state_dict, told = torch_files.read_told(path, 'a')
   assert list(state_dict) == ['x']
@@ -164,6 +166,7 @@ ENDLESS = {
   'nothing': (b'N' * 2_000_001, 'over 2,000,000 instr'),
   'a global': (b'cbuiltins\neval\n', 'it holds a builtins.eval, which is not read'),
   'a set': (b'\x8f', 'its pickle has an instruction that is not read, EMPTY_SET'),
+  'twice': (b'}' + NAME + b'Ns' + NAME + b'Ns', 'a name is there twice'),
   'too little': (b'(NR', 'is not a whole file'),
 }
 
