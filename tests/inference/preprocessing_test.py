@@ -470,7 +470,7 @@ def test_flags_that_are_null_are_not_set():
 @pytest.mark.parametrize(
   'name, value',
   [
-    *(('std', x) for x in (*NUMBERS, [0.5, 0.5, 0.0])),
+    *(('std', x) for x in (*NUMBERS, [0.5, 0.5, 0.0]) if x != [0.5]),
     *(('mean', x) for x in ('x', True, [], [0.5] * 2, [1e9] * 3, 1e300)),
     *(('input_size', x) for x in (3, [3, 24], [3, 0, 24], [3, 24, 10**9], [3, 2.0, 2])),
     *(('crop_pct', x) for x in ('1', True, -1, 1e-9, 1e300, [1])),

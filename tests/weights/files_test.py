@@ -194,8 +194,8 @@ def test_members_of_archives(tmp_path):
   for names, words in (
     (('a.npy', 'a.npy'), "'a.npy' twice"),
     (('a.npy', 'a'), "'a' twice"),
-    (('a' * 1001,), '1,001 characters that no model has'),
-    (('\x1b[2J',), 'characters that no model has'),
+    (('a' * 1001,), 'a name of length 1,001 that no model has'),
+    (('\x1b[2J',), 'that no model has: .*x1b'),
     ((str(i) for i in range(10_001)), '10,001 arrays: no model has'),
   ):
     archive(path, *((name, good) for name in names), method=zipfile.ZIP_STORED)
@@ -230,7 +230,7 @@ def entry(dtype='F32', shape=(1,), place=(0, 4)):
     ({'a': entry(shape=[1] * 100)}, 'not a whole'),
     (b'{"a": 1, "a": 1}', "the name 'a' is there twice"),
     (b'[' * 100_000, 'the header of .* is nested too deep'),
-    ({'\ud800': entry()}, 'a name of 1 characters that no model has'),
+    ({'\ud800': entry()}, 'a name of length 1 that no model has'),
   ],
 )
 def test_headers_of_safetensors(tmp_path, header, words):
