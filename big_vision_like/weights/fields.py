@@ -114,8 +114,8 @@ FLAG = one_of(True, False)
 NULL = one_of(None)
 TEXT = Kind(lambda x: isinstance(x, str), 'text')
 POSITIVE = Kind(lambda x: _is_number(x) and x > 0, 'a positive number')
-# Of pixels in [0, 1], or up to 255.
-MEAN = Kind(lambda x: _is_number(x) and abs(x) <= 1e3, 'a number from -1,000 to 1,000')
+# Of pixels in [0, 1].
+MEAN = Kind(lambda x: _is_number(x) and 0 <= x <= 1, 'a number from 0 to 1')
 STD = Kind(
   lambda x: _is_number(x) and 1e-6 <= x <= 1e3, 'a number from 0.000001 to 1,000'
 )

@@ -369,6 +369,8 @@ def _read_old(
       if name in used:
         blocks[name] = np.frombuffer(file.read(storage.nbytes), storage.dtype)
       file.seek(end)
+    if file.tell() != whole:
+      raise ValueError(f'{whole - file.tell():,} bytes follow its numbers')
   return {k: _view(blocks[x.storage.key], x) for k, x in state.items()}, told
 
 

@@ -443,7 +443,7 @@ SIZES = [
 ]
 BAD = {
   **{('image_std', i): x for i, x in enumerate([*NUMBERS, [0.0] * 3, [-1.0] * 3])},
-  **{('image_mean', i): x for i, x in enumerate(NUMBERS) if x not in (-1.0, 0)},
+  **{('image_mean', i): x for i, x in enumerate(NUMBERS) if x != 0},
   ('image_mean', 'number'): 0.5,
   **{('size', i): x for i, x in enumerate(SIZES)},
   **{('resample', i): x for i, x in enumerate(['2', 2.0, True, -1, 9, [2]])},
@@ -471,7 +471,7 @@ def test_flags_that_are_null_are_not_set():
   'name, value',
   [
     *(('std', x) for x in (*NUMBERS, [0.5, 0.5, 0.0]) if x != [0.5]),
-    *(('mean', x) for x in ('x', True, [], [0.5] * 2, [1e9] * 3, 1e300)),
+    *(('mean', x) for x in ('x', True, [], [0.5] * 2, [1e9] * 3, 1e300, -0.1)),
     *(('input_size', x) for x in (3, [3, 24], [3, 0, 24], [3, 24, 10**9], [3, 2.0, 2])),
     *(('crop_pct', x) for x in ('1', True, -1, 1e-9, 1e300, [1])),
     *(('crop_mode', x) for x in (3, ['center'], True)),

@@ -199,3 +199,10 @@ def test_an_average_of_a_model_has_a_count(tmp_path):
   path = tmp_path / 'model.pth'
   torch_archives.save(path, {'module.w': WEIGHT, 'n_averaged': np.array(3)})
   assert list(files.without_counts(files.read(path))) == ['module.w']
+
+
+def test_nothing_follows_the_numbers(golden, tmp_path):
+  path = tmp_path / 'old.pth'
+  path.write_bytes((golden / 'torch_save_old.pth').read_bytes() + b'x')
+  with pytest.raises(UserError, match='is not a whole .*1 bytes follow its numbers'):
+    torch_files.read(path)
