@@ -47,6 +47,11 @@ def test_what_fails_leaves_what_was_there(tmp_path, make):
     (b'{', r'a\.json is not JSON: .*line 1 column 2'),
     (b'\xff', r'a\.json is not JSON: .*utf-8'),
     (b'[]', r'a\.json holds a list, not fields by name'),
+    ('{}'.encode('utf-16'), r'a\.json is not JSON: .*utf-8'),
+    (b'[' * 100_000, r'a\.json is not JSON that is read: it is nested too deep'),
+    (b'{"a":' * 100_000, r'a\.json is not JSON that is read: it is nested too deep'),
+    (b'{"a": %s}' % (b'1' * 5000), 'is not JSON: an integer has too many digits'),
+    (b'{"a": {"b": 1, "b": 1}}', "not JSON: the name 'b' is there twice in one object"),
   ],
 )
 def test_a_bad_file_is_named(tmp_path, content, words):
@@ -55,3 +60,29 @@ def test_a_bad_file_is_named(tmp_path, content, words):
     path.write_bytes(content)
   with pytest.raises(UserError, match=words):
     files.read_fields(path)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_bytes(b'\xef\xbb\xbf{"a": NaN}')
+  assert list(files.read_fields(path)) == ['a']  # as Python writes it
+
+
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (b'{"a": {"b": [1, NaN]}}', r'a\.json: a\.b\[1\] is nan, not a finite number'),
+    (b'{"a": -Infinity}', r'a\.json: a is -inf, not a finite number'),
+    (b'{"a": 1e999}', r'a\.json: a is inf, not a finite number'),
+    (b'{"a": 9223372036854775808}', 'a is an integer of more than 64 bits'),
+    (b'{"a": %s}' % (b'[' * 60 + b']' * 60), 'is nested deeper than 50 levels'),
+    (b'{"a": "\\ud800"}', 'has half a character'),
+    (b'{"\\ud800": 1}', 'has half a character'),
+  ],
+)
+def test_plain_fields_have_values_that_can_be_used(tmp_path, content, words):
+  path = tmp_path / 'a.json'
+  path.write_bytes(content)
+  assert files.read_fields(path)
+  with pytest.raises(UserError, match=words):
+    files.read_fields(path, plain=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.transforms import image as transforms
-from big_vision_like.errors import UserError, shape_text
+from big_vision_like.errors import UserError, prefixed, shape_text
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.inference.preprocessing import (
@@ -28,7 +28,7 @@ _TIMM_FILE, _PROCESSOR_FILE = "timm's config.json", 'preprocessor_config.json'
 # with Pillow.
 _RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
 Files = dict[str, dict[str, Any]]
-_MEAN, _STD = fields.list_of(fields.NUMBER), fields.list_of(POSITIVE)
+_MEAN, _STD = fields.list_of(fields.MEAN), fields.list_of(fields.STD)
 _SIZE = fields.either(
   SIDE,
   fields.fields_of(('shortest_edge',), SIDE),
@@ -36,8 +36,8 @@ _SIZE = fields.either(
 )
 _TIMM: fields.Table = {
   'input_size': fields.list_of(SIDE, 3),
-  'mean': fields.either(fields.NUMBER, _MEAN),
-  'std': fields.either(POSITIVE, _STD),
+  'mean': fields.either(fields.MEAN, _MEAN),
+  'std': fields.either(fields.STD, _STD),
   'interpolation': TEXT,
   'crop_pct': POSITIVE,
   'crop_mode': fields.either(TEXT, NULL),
@@ -158,16 +158,17 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
   described = config.get('label_descriptions') or told.get('label_descriptions') or {}
   if isinstance(described, list):
     names, described = described, {}
-  return Preprocessing(
-    size=tuple(size),
-    resize=resize,
-    interpolation=_pillow(method, source),
-    rounding=('down', 'nearest'),
-    mean=mean,
-    std=std,
-    label_names=tuple(described.get(name, name) for name in names),
-    source=source,
-  )
+  with prefixed(source):
+    return Preprocessing(
+      size=tuple(size),
+      resize=resize,
+      interpolation=_pillow(method),
+      rounding=('down', 'nearest'),
+      mean=mean,
+      std=std,
+      label_names=tuple(described.get(name, name) for name in names),
+      source=source,
+    )
 
 
 def from_transformers(
@@ -192,16 +193,18 @@ def from_transformers(
   method = processor.get('resample', 2)  # bilinear, as its ViTs have it
   if method not in range(len(_RESAMPLE)):
     raise UserError(f'{source}: resample={method!r} is no kernel of Pillow')
-  return Preprocessing(
-    size=size,
-    resize='squash' if resize == size else resize,
-    interpolation=_pillow(_RESAMPLE[method], source),
-    rounding=('down', 'down'),
-    mean=mean,
-    std=std,
-    label_names=label_names(config),
-    source=source,
-  )
+  names = label_names(config)
+  with prefixed(source):
+    return Preprocessing(
+      size=size,
+      resize='squash' if resize == size else resize,
+      interpolation=_pillow(_RESAMPLE[method]),
+      rounding=('down', 'down'),
+      mean=mean,
+      std=std,
+      label_names=names,
+      source=source,
+    )
 
 
 def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreprocessing:
@@ -224,9 +227,10 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
   longest = size.get('longest_edge')
   fields.check({'longest_edge': longest}, {'longest_edge': SIDE}, f'{source}: size')
-  return DetectionPreprocessing(
-    size['shortest_edge'], longest, mean=mean, std=std, source=source
-  )
+  with prefixed(source):
+    return DetectionPreprocessing(
+      size['shortest_edge'], longest, mean=mean, std=std, source=source
+    )
 
 
 def to_timm(own: Preprocessing) -> dict[str, Any]:
@@ -362,7 +366,8 @@ def written(metadata: Mapping[str, Any], kind: type[Prepare]) -> Any:
   for name, content in metadata.items():
     told = content.get('preprocessing', {})
     fields.check(told, table, f'{name}: preprocessing', null=False)
-  return kind.written(metadata)
+  with prefixed('preprocessing'):
+    return kind.written(metadata)
 
 
 def fitting(images: Any, num_classes: int, channels: int) -> Any:
@@ -402,13 +407,12 @@ def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
   return told['height'], told['width']
 
 
-def _pillow(kernel: str, source: str) -> str:
+def _pillow(kernel: str) -> str:
   """Returns our name of a kernel of Pillow, with which both libraries resize."""
   name = f'pillow_{kernel}'
   if name not in transforms.METHODS:
     raise UserError(
-      f'{source}: interpolation {kernel!r}: of {", ".join(transforms.METHODS)} none'
-      ' does that'
+      f'interpolation {kernel!r}: of {", ".join(transforms.METHODS)} none does that'
     )
   return name
 

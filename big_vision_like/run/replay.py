@@ -17,6 +17,7 @@ from big_vision_like.errors import UserError, listed
 from big_vision_like.ops import sharding
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.tasks.task import State
+from big_vision_like.weights import files as weight_files
 
 ROWS = 'rows_in_batch'  # of the arrays beside it, in a capsule
 INSIDE = '::'  # between the names of nested arrays, where '/' would make folders
@@ -87,10 +88,7 @@ def _saved_batch(run: Experiment, workdir: pathlib.Path, step: int) -> Batch:
     raise UserError(
       f'{workdir} has no capsule of step {step}; found: {", ".join(found)}.'
     )
-  parts = []
-  for path in paths:
-    with np.load(path) as saved:
-      parts.append(dict(saved))
+  parts = [weight_files.read_npz(path) for path in paths]
   rows = [part.pop(ROWS) for part in parts]
   count = 1 + max(own.max() for own in rows)
   whole = {

@@ -46,8 +46,7 @@ def check_names(names: Collection[str], path: str | os.PathLike) -> None:
   for name in names:
     if len(name) > LONGEST or not name.isprintable():
       raise UserError(
-        f'{path} has a name of {len(name):,} characters that no model has:'
-        f' {name[:40]!r}'
+        f'{path} has a name of length {len(name):,} that no model has: {name[:40]!r}'
       )
 
 

@@ -113,8 +113,12 @@ SIDE = whole(1, LONGEST_SIDE)
 FLAG = one_of(True, False)
 NULL = one_of(None)
 TEXT = Kind(lambda x: isinstance(x, str), 'text')
-NUMBER = Kind(_is_number, 'a finite number')
 POSITIVE = Kind(lambda x: _is_number(x) and x > 0, 'a positive number')
+# Of pixels in [0, 1].
+MEAN = Kind(lambda x: _is_number(x) and 0 <= x <= 1, 'a number from 0 to 1')
+STD = Kind(
+  lambda x: _is_number(x) and 1e-6 <= x <= 1e3, 'a number from 0.000001 to 1,000'
+)
 # Added to variances.
 EPSILON = Kind(lambda x: _is_number(x) and 0 < x < 1, 'a number between 0 and 1')
 SHARE = Kind(lambda x: _is_number(x) and 0 <= x < 1, 'a number from 0 to below 1')

@@ -12,7 +12,7 @@ import os
 import pathlib
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
@@ -59,8 +59,8 @@ _VALUES += ('SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING', 'STRING')
 _VALUES += ('BINBYTES', 'SHORT_BINBYTES')
 # The callables that may be named, and what stands for what they return.
 _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
-  ('collections', 'OrderedDict'): lambda pairs=(): _dict(
-    x for name, value in pairs for x in (name, value)
+  ('collections', 'OrderedDict'): lambda pairs=(): _put(
+    {}, [x for name, value in pairs for x in (name, value)]
   ),
   **{('torch._utils', name): lambda *told: _tensor(*told) for name in _TENSORS},
   ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
@@ -147,6 +147,7 @@ def _state(
         f'{path} is not a state dict, tensors by name: name what holds it'
         f'{_keys(content)}'
       )
+    there.sort(key=lambda k: not _is_state(content[k]))
     within += (there[0],)
     if len(there) > 1:
       others = listed(repr('.'.join((*within[:-1], k))) for k in there[1:])
@@ -205,15 +206,20 @@ def _found(module: Any, name: Any) -> _Named:
   return _Named(module, name)
 
 
-def _dict(items: Iterable[Any]) -> dict[Any, Any]:
-  """Makes a dict of names and values, which take turns.
+def _put(target: Any, items: list[Any]) -> Any:
+  """Puts names and values, which take turns, into a dict, each name once; returns it.
 
-  Names that are neither text nor numbers can take for ever to hash: their values are
-  left out, since no state dict has such names.
+  Names that are neither text nor numbers can take for ever to hash: something else
+  stands for them, since no state dict has such names.
   """
-  items = [*items]
-  pairs = zip(items[::2], items[1::2], strict=True)
-  return {k: x for k, x in pairs if isinstance(k, str | int | float | None)}
+  if not isinstance(target, dict):
+    raise ValueError('names for what has none')
+  for name, value in zip(items[::2], items[1::2], strict=True):
+    name = name if isinstance(name, str | int | float | None) else object()
+    if name in target:
+      raise ValueError('a name is there twice')
+    target[name] = value
+  return target
 
 
 def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
@@ -261,10 +267,11 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
       case 'LIST':
         stack.append(popped())
       case 'DICT':
-        stack.append(_dict(popped()))
+        items = popped()
+        stack.append(_put({}, items))
       case 'SETITEM' | 'SETITEMS':
         items = popped(2 if opcode.name == 'SETITEM' else None)
-        stack[-1].update(_dict(items))
+        _put(stack[-1], items)
       case 'APPEND' | 'APPENDS':
         items = popped(1 if opcode.name == 'APPEND' else None)
         stack[-1].extend(items)
@@ -362,6 +369,8 @@ def _read_old(
       if name in used:
         blocks[name] = np.frombuffer(file.read(storage.nbytes), storage.dtype)
       file.seek(end)
+    if file.tell() != whole:
+      raise ValueError(f'{whole - file.tell():,} bytes follow its numbers')
   return {k: _view(blocks[x.storage.key], x) for k, x in state.items()}, told
 
 

@@ -541,3 +541,120 @@ def test_what_published_resnets_want():
   own = resnet.FAMILY.images({}, 'resnet50', None, 1000)
   assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
   assert own.interpolation == 'pillow_bilinear' and len(own.label_names) == 1000
+
+
+NUMBERS = [None, 'x', True, -1.0, 0, [], [0.5], [0.5, 0.5, 'x'], [1e9] * 3, [True] * 3]
+SIZES = [
+  True,
+  0,
+  -24,
+  10**9,
+  2.5,
+  '24',
+  [],
+  [24],
+  {'height': 24},
+  {'height': 8, 'width': 0},
+]
+BAD = {
+  **{('image_std', i): x for i, x in enumerate([*NUMBERS, [0.0] * 3, [-1.0] * 3])},
+  **{('image_mean', i): x for i, x in enumerate(NUMBERS) if x != 0},
+  ('image_mean', 'number'): 0.5,
+  **{('size', i): x for i, x in enumerate(SIZES)},
+  **{('resample', i): x for i, x in enumerate(['2', 2.0, True, -1, 9, [2]])},
+  **{('rescale_factor', i): x for i, x in enumerate(['1', 0, True, [], 1.0])},
+  **{('do_resize', i): x for i, x in enumerate([None, 1, 'yes', False])},
+  **{('do_center_crop', i): x for i, x in enumerate([1, 'yes', True])},
+  ('crop_size', 0): -1,
+}
+
+
+@pytest.mark.parametrize('name, case', BAD)
+def test_what_transformers_says_of_images_is_checked(name, case):
+  told = {'preprocessor_config.json': TRANSFORMERS | {name: BAD[name, case]}}
+  with pytest.raises(UserError, match=r'preprocessor_config\.json'):
+    vit.FAMILY.images(told, 'm', None, 5)
+
+
+def test_flags_that_are_null_are_not_set():
+  null = dict(do_center_crop=None, crop_size=None, do_normalize=None)
+  found = hub_json.from_transformers(TRANSFORMERS | null, {})
+  assert (found.resize, found.mean) == ('squash', (0.0,) * 3)
+
+
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    *(('std', x) for x in (*NUMBERS, [0.5, 0.5, 0.0]) if x != [0.5]),
+    *(('mean', x) for x in ('x', True, [], [0.5] * 2, [1e9] * 3, 1e300, -0.1)),
+    *(('input_size', x) for x in (3, [3, 24], [3, 0, 24], [3, 24, 10**9], [3, 2.0, 2])),
+    *(('crop_pct', x) for x in ('1', True, -1, 1e-9, 1e300, [1])),
+    *(('crop_mode', x) for x in (3, ['center'], True)),
+    *(('interpolation', x) for x in (3, None, ['bicubic'])),
+    *(('label_names', x) for x in ('abcde', [1] * 5, ['a'] * 4, {'0': 'a'})),
+    *(('label_descriptions', x) for x in ('a', {'a': 1}, [1] * 5)),
+  ],
+)
+def test_what_timm_says_of_images_is_checked(name, value):
+  names = dict(label_names=list('abcde'))
+  told = {'config.json': {'pretrained_cfg': TIMM | names | {name: value}}}
+  with pytest.raises(UserError, match=r"^timm's config\.json"):
+    vit.FAMILY.images(told, 'm', None, 5)
+
+
+OF_FAMILY = {'vit': TRANSFORMERS, 'detr': TRANSFORMERS | {'size': 480}}
+
+
+@pytest.mark.parametrize(
+  'names',
+  [
+    {'0': 'a', '2': 'b'},
+    {'0': 'a', '00': 'b'},
+    {'0': 'a', 'one': 'b'},
+    {'0': 'a', '-1': 'b'},
+    {'0': 'a', '1_0': 'b'},
+    {'0': 'a', '1': None},
+    {'1': 'a', '2': 'b'},
+    ['a', 'b'],
+    {'0': 'a'},
+    {'0': 'a', '1': 'b', '2': 'c'},
+  ],
+)
+def test_names_of_classes_are_by_number_and_as_many(names):
+  told = {'preprocessor_config.json': TRANSFORMERS, 'config.json': {'id2label': names}}
+  for family in (vit.FAMILY, detr.FAMILY):
+    told['preprocessor_config.json'] = OF_FAMILY[family.name]
+    with pytest.raises(UserError, match='id2label|names of . classes'):
+      family.images(told, 'm', None, 2)
+  whole = {'preprocessor_config.json': TRANSFORMERS}
+  whole['config.json'] = {'id2label': {'1': 'b', '0': 'a'}}
+  assert vit.FAMILY.images(whole, 'm', None, 2).label_names == ('a', 'b')
+  assert vit.FAMILY.images(whole, 'm', None, 0).label_names == ()
+
+
+@pytest.mark.parametrize('family', [vit.FAMILY, detr.FAMILY], ids=['vit', 'detr'])
+@pytest.mark.parametrize(
+  'change',
+  [
+    *({'std': x} for x in NUMBERS),
+    *({'mean': x} for x in ('x', [True] * 3, [0.5] * 4)),
+    *({'label_names': x} for x in ('abc', [1, 2], ['a'] * 4, None)),
+    *({'size': x} for x in (24, [24], [24, 0], [24, 10**9], [True, True])),
+    {'rounding': 3},
+    {'scores': ['softmax']},
+    {'source': 3},
+    {'colour': 1},
+  ],
+)
+def test_what_our_writer_says_of_images_is_checked(family, change):
+  kind = Preprocessing((8, 8)) if family is vit.FAMILY else DetectionPreprocessing(64)
+  told = {'w.json': {'preprocessing': kind.to_json() | change}}
+  with pytest.raises(UserError, match='preprocessing|channels|names of'):
+    family.images(told, 'm', None, 5)
+
+
+def test_images_have_the_channels_of_weights():
+  told = {'preprocessor_config.json': TRANSFORMERS}
+  words = 'preprocessor_config.json: its mean is of 3 channels, the weights take 1'
+  with pytest.raises(UserError, match=words):
+    vit.FAMILY.images(told, 'm', None, 5, channels=1)

@@ -714,3 +714,14 @@ def test_statistics_of_batch_norm_come_along(capsys):
   theirs = frozen['constants']['norm_root']
   np.testing.assert_array_equal(got['params']['norm_root']['scale'], theirs['scale'])
   np.testing.assert_array_equal(got['batch_stats']['norm_root']['var'], theirs['var'])
+
+
+def test_a_prefix_and_what_is_assumed_are_told(tmp_path, capsys):
+  weights = params_of(seed=1)
+  state = timm_vit.to_timm(weights)
+  state = {f'module.{name}': array for name, array in state.items()}
+  torch_archives.save(tmp_path / 'a.pth', {'model': state})
+  found = init_from.from_file(str(tmp_path / 'a.pth'), num_heads=2)
+  assert_same(found.params, weights)
+  told = capsys.readouterr().out
+  assert "assumed   names without 'module.'" in told and 'gelu_exact' in told

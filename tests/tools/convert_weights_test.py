@@ -341,3 +341,18 @@ def test_a_run_of_detr(tmp_path, capsys):
   (folder / 'config.json').write_text(config.to_json())
   assert convert(folder, tmp_path / 'q.safetensors') == 1
   assert 'no other code has queries_attend=False' in capsys.readouterr().err
+
+
+def test_a_training_checkpoint_with_a_prefix(tmp_path, capsys):
+  params = random_weights.small_vit()
+  files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
+  assert convert(tmp_path / 'in.npz', tmp_path / 'timm.safetensors') == 0
+  state = files.read(tmp_path / 'timm.safetensors')
+  wrapped = {f'_orig_mod.{name}': array for name, array in state.items()}
+  torch_archives.save(tmp_path / 'w.pth', {'model': wrapped, 'model_ema': state})
+  out = tmp_path / 'out.npz'
+  assert convert(tmp_path / 'w.pth', out, '--num-heads=3') == 0
+  told = capsys.readouterr().out
+  assert "of the file 'model' is read, not 'model_ema'" in told
+  assert "names without '_orig_mod.'" in told
+  assert_same(published.read(out).params, params)

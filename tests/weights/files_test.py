@@ -1,5 +1,7 @@
+import json
 import pathlib
 import pickle
+import warnings
 import zipfile
 
 import ml_dtypes
@@ -121,3 +123,129 @@ def test_nan_and_infinities_are_named():
   with pytest.raises(UserError, match='my.npz: NaN or infinities in half, whole$'):
     files.check_finite(bad, 'my.npz')
   files.check_finite(ARRAYS, 'my.npz')
+
+
+def npy(shape, dtype="'<f4'", numbers=b''):
+  """A file of NumPy whose header says this."""
+  header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+  return b'\x93NUMPY\1\0' + len(header).to_bytes(2, 'little') + header + numbers
+
+
+def archive(path, *members, method=zipfile.ZIP_DEFLATED):
+  with zipfile.ZipFile(path, 'w', method) as file, warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of names that are there twice
+    for name, content in members:
+      file.writestr(name, content)
+  return path
+
+
+@pytest.mark.parametrize(
+  'header, words',
+  [
+    (npy('(10,)', numbers=bytes(44)), "'a' promises 40 bytes, but has 44"),
+    (npy('(3,)', numbers=bytes(8)), "'a' promises 12 bytes, but has 8"),
+    (npy('(' * 9000), "'a' has a header that is not that of an array of numbers"),
+    (npy(' ' * 9000), "'a' has a header that is not that of an array of numbers"),
+    (npy('(' + '1,' * 9000 + ')'), "'a' has a header of .*, which is not read"),
+    (npy('(True,)', numbers=bytes(4)), "'a' has a header that is not that of an"),
+    (npy('(-1,)', numbers=bytes(4)), "'a' has a header that is not that of an"),
+    (npy('(1.0,)', numbers=bytes(4)), "'a' has a header that is not that of an"),
+    (npy('(1,)', "[('x', '<f4')]", bytes(4)), "'a' has a header that is not that of"),
+    (npy('(1,)', "'V99999999999999'"), "'a' is damaged"),
+    (npy('(' + '9' * 5000 + ',)'), "'a' is damaged"),
+    (npy('(0, 99999999999999999999)'), "'a' is damaged"),
+    (npy('(' + '1,' * 70 + ')', numbers=bytes(4)), "'a' is damaged"),
+    (npy('(1,)', "'|O'", bytes(8)), "'a' is a pickled Python object"),
+    (b'', "'a' is not an array"),
+  ],
+)
+def test_headers_that_promise_what_is_not_there(tmp_path, header, words):
+  path = archive(tmp_path / 'weights.npz', ('a.npy', header))
+  with pytest.raises(UserError, match=words):
+    files.read(path)
+
+
+def test_headers_of_other_writers(tmp_path):
+  header = b'{"shape": (2L,),"fortran_order":True , "descr":"<f4"}   \n'
+  array = b'\x93NUMPY\2\0' + len(header).to_bytes(4, 'little') + header + bytes(8)
+  path = archive(tmp_path / 'weights.npz', ('a.npy', array))
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # NumPy, of the L
+    assert files.read(path)['a'].tolist() == [0, 0]
+
+
+def test_archives_that_unfold_to_more_than_they_are(tmp_path):
+  path, much = tmp_path / 'weights.npz', 2**28 + 2**20
+  with (
+    zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+    file.open('a.npy', 'w') as member,
+  ):
+    member.write(npy(f'({much},)', "'|i1'"))
+    for _ in range(much // 2**20):
+      member.write(bytes(2**20))
+  for name in ('weights.npz', 'weights.pth'):
+    path = path.rename(path.with_name(name))
+    with pytest.raises(UserError, match='bytes, but what it promises would fill 269,'):
+      files.read(path)
+
+
+def test_members_of_archives(tmp_path):
+  path, good = tmp_path / 'weights.npz', npy('(1,)', numbers=bytes(4))
+  for names, words in (
+    (('a.npy', 'a.npy'), "'a.npy' twice"),
+    (('a.npy', 'a'), "'a' twice"),
+    (('a' * 1001,), 'a name of length 1,001 that no model has'),
+    (('\x1b[2J',), 'that no model has: .*x1b'),
+    ((str(i) for i in range(10_001)), '10,001 arrays: no model has'),
+  ):
+    archive(path, *((name, good) for name in names), method=zipfile.ZIP_STORED)
+    with pytest.raises(UserError, match=words):
+      files.read(path)
+  archive(path, ('a', good), method=zipfile.ZIP_LZMA)
+  with pytest.raises(UserError, match="'a' is damaged .compressed by method 14"):
+    files.read(path)
+
+
+def entry(dtype='F32', shape=(1,), place=(0, 4)):
+  return {'dtype': dtype, 'shape': shape, 'data_offsets': place}
+
+
+@pytest.mark.parametrize(
+  'header, words',
+  [
+    ({'a': entry(shape=[-1, -1])}, 'no shape or place of whole numbers'),
+    ({'a': entry(shape=[True])}, 'no shape or place of whole numbers'),
+    ({'a': entry(place=[0, 4, 8])}, 'no shape or place of whole numbers'),
+    ({'a': None}, 'no shape or place of whole numbers'),
+    ({'a': entry('F33')}, "holds 'F33', which is not read"),
+    ({'a': entry(['F32'])}, r"holds \['F32'\], which is not read"),
+    ({'a': entry(shape=[2])}, "'a' promises 8 bytes, but has 4"),
+    ({'a': entry(place=[4, 0])}, "'a' promises 4 bytes, but has -4"),
+    ({'a': entry(), 'b': entry()}, r'not a whole .*overlap .*copy it again'),
+    ({'a': entry(place=[4, 8])}, r'not a whole .*gaps at byte 4'),
+    ({'a': entry(shape=[2], place=[0, 8])}, 'not a whole .*its arrays take 8 of 4'),
+    ({}, 'not a whole .*its arrays take 0 of 4'),
+    ([], 'not a whole .*no names'),
+    ({'a': entry(shape=[0, 2**62], place=[0, 0]), 'b': entry()}, 'not a whole'),
+    ({'a': entry(shape=[1] * 100)}, 'not a whole'),
+    (b'{"a": 1, "a": 1}', "the name 'a' is there twice"),
+    (b'[' * 100_000, 'the header of .* is nested too deep'),
+    ({'\ud800': entry()}, 'a name of length 1 that no model has'),
+  ],
+)
+def test_headers_of_safetensors(tmp_path, header, words):
+  path = tmp_path / 'weights.safetensors'
+  header = header if isinstance(header, bytes) else json.dumps(header).encode()
+  path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
+  with pytest.raises(UserError, match=words):
+    files.read(path)
+
+
+def test_long_headers_of_safetensors(tmp_path):
+  path = tmp_path / 'weights.safetensors'
+  path.write_bytes((2**63).to_bytes(8, 'little') + b'{}')
+  with pytest.raises(UserError, match='its header of 9,223,.* bytes is cut off'):
+    files.read(path)
+  path.write_bytes((2**24 + 1).to_bytes(8, 'little') + bytes(2**24 + 1))
+  with pytest.raises(UserError, match='a header of 16,777,217 bytes, which is not'):
+    files.read(path)

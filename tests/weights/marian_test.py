@@ -201,6 +201,15 @@ def test_files_that_do_not_fit(state, folder, change, message):
     (dict(d_model=None), 'd_model is None: not a positive whole number'),
     (dict(bad_words_ids=[[1, 2]]), 'words of several tokens'),
     (dict(decoder_layers=4), 'decoder_depth is 3, but 4 in its config.json'),
+    (dict(activation_function=['relu']), "misstates 'activation_function'"),
+    (dict(dropout=1.0), "misstates 'dropout': 1.0 is not a number from 0 to below 1"),
+    (dict(attention_dropout='0'), "misstates 'attention_dropout'"),
+    (dict(scale_embedding=1), "misstates 'scale_embedding'"),
+    (dict(num_beams=10**9), "misstates 'num_beams'"),
+    (dict(max_position_embeddings=10**9), "misstates 'max_position_embeddings'"),
+    (dict(bad_words_ids=[['1']]), "misstates 'bad_words_ids'"),
+    (dict(bad_words_ids=[[99]]), 'are not all tokens 0 to 16'),
+    (dict(dropout=float('nan')), 'config.json: dropout is nan, not a finite number'),
   ],
 )
 def test_configs_that_do_not_fit(folder, config, message):

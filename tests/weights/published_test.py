@@ -398,3 +398,142 @@ def test_resnets_with_the_same_arrays(config, words):
   assert read(state, config=dict(architecture='resnet50'))
   with pytest.raises(UserError, match=words):
     read(state, config=config)
+
+
+@pytest.mark.parametrize(
+  'prefix', ['module.', 'model.', '_orig_mod.', '_orig_mod.module.', 'model.encoder.']
+)
+@pytest.mark.parametrize('name', ['vit', 'resnet', 'detr'])
+def test_a_prefix_of_all_names_is_told(name, prefix):
+  want = weights_of(name)
+  for source in want.family.sources:
+    if '.pth' not in source.suffixes:
+      continue
+    [write] = source.writes.values()
+    arrays = write(want)
+    heads = want.architecture.get('num_heads')
+    plain = read(arrays, num_heads=heads)
+    got = read({prefix + k: x for k, x in arrays.items()}, num_heads=heads)
+    assert (got.source, got.architecture) == (source.name, plain.architecture)
+    told, *rest = got.assumed
+    assert tuple(rest) == plain.assumed
+    assert told == f'names without {prefix!r}, which all of the file begin with'
+    assert_same(got.variables, plain.variables)
+
+
+def test_a_prefix_of_names_of_another_architecture():
+  state = timm_vit.to_timm(weights_of('vit').params)
+  state = {f'module.{name}': array for name, array in state.items()}
+  del state['module.norm.bias']
+  words = 'nearest to timm ViT, but differs in 1 names.*\n  missing module.norm.bias$'
+  with pytest.raises(UserError, match=words):
+    read(state)
+  state = {f'module/{k}': x for k, x in random_arrays().items()}
+  assert read(state, '.npz').assumed[0].startswith("names without 'module/'")
+
+
+def random_arrays():
+  return vision_transformer.to_npz(weights_of('vit').params)
+
+
+def test_training_checkpoints(tmp_path):
+  path, state = tmp_path / 'w.pth', timm_vit.to_timm(weights_of('vit').params)
+  wrapped = {f'_orig_mod.module.{name}': array for name, array in state.items()}
+  averaged = {f'module.{name}': array for name, array in state.items()}
+  averaged['n_averaged'] = np.array(3)
+  content = {'state_dict': {'model': wrapped, 'model_ema': averaged}, 'epoch': 3}
+  torch_archives.save(path, content)
+  told = published.read(path, num_heads=3).assumed
+  assert told[0] == "of the file 'state_dict.model' is read, not 'state_dict.model_ema'"
+  assert told[1] == (
+    "names without '_orig_mod.module.', which all of the file begin with"
+  )
+  torch_archives.save(path, {'model_ema': averaged})
+  got = published.read(path, num_heads=3)
+  assert got.assumed[0].startswith("names without 'module.'")
+  assert_same(got.params, weights_of('vit').params)
+
+
+@pytest.mark.parametrize('value', [True, 0, -3, 1.5, '3', [3], {}, 10**12])
+def test_counts_are_positive_whole_numbers(value):
+  state = timm_vit.to_timm(weights_of('vit').params)
+  words = 'num_heads|num_attention_heads'
+  for config in ({'num_attention_heads': value}, {'model_args': {'num_heads': value}}):
+    with pytest.raises(UserError, match=f"config.json.*misstates '({words})'"):
+      read(state, config=config)
+  config = {'num_attention_heads': None, 'model_args': {'num_heads': None}}
+  assert 'num_heads=1' in read(state, config=config).assumed[-1]
+
+
+@pytest.mark.parametrize(
+  'config, name',
+  [
+    ({'hidden_act': ['gelu']}, 'hidden_act'),
+    ({'layer_norm_eps': -1e-6}, 'layer_norm_eps'),
+    ({'layer_norm_eps': True}, 'layer_norm_eps'),
+    ({'layer_norm_eps': float('nan')}, 'layer_norm_eps'),
+    ({'image_size': [24, -24]}, 'image_size'),
+    ({'image_size': 10**9}, 'image_size'),
+    ({'dilation': 'no'}, 'dilation'),
+    ({'model_args': {'no_embed_class': 'no'}}, 'no_embed_class'),
+    ({'backbone_config': {'downsample_in_bottleneck': 1}}, 'downsample_in_bottleneck'),
+  ],
+)
+def test_fields_of_configs_have_their_kind(config, name):
+  with pytest.raises(UserError, match=f'config.json.* lacks or misstates {name!r}'):
+    Beside(pathlib.Path('f'), {'config.json': config})
+
+
+@pytest.fixture
+def ours(tmp_path):
+  """The file of weights of our writer, and the fields of that beside it."""
+  path = tmp_path / 'weights.npz'
+  files.write(path, random_arrays())
+  return path, dict(
+    family='vit',
+    architecture=ARCHITECTURE,
+    assumed=[],
+    metadata={},
+  )
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (dict(architecture={'activation': 'mish'}), "activation is 'mish', which the wei"),
+    (dict(architecture={'posemb': 'sincos2d'}), "posemb is 'sincos2d', which the wei"),
+    (dict(architecture={'posemb_at': 3}), 'posemb_at is 3, which the weights cannot'),
+    (dict(architecture={'epsilon': -1.0}), "misstates 'epsilon'"),
+    (dict(architecture={'num_heads': True}), "misstates 'num_heads'"),
+    (dict(architecture={'registers': False}), 'registers is False, but 0 in the we'),
+    (dict(architecture={'colour': 1}), 'colour is 1, but None in the weights'),
+    (dict(architecture={'posemb': {}}), 'architecture has fields without a value'),
+    (dict(architecture=[]), r'architecture is \[\], not fields by name'),
+    (dict(assumed='none'), "misstates 'assumed'"),
+    (dict(assumed=None), "misstates 'assumed'"),
+    (dict(family=None), "misstates 'family'"),
+    (dict(metadata={'config.json': 3}), "misstates 'metadata'"),
+    (dict(metadata={'config.json': {'hidden_act': 3}}), "misstates 'hidden_act'"),
+    (dict(preprocessing=None), 'preprocessing is None, not fields by name'),
+  ],
+)
+def test_what_our_writer_says_is_checked(ours, change, words):
+  path, fields = ours
+  if isinstance(change.get('architecture'), dict):
+    change = {'architecture': ARCHITECTURE | change['architecture']}
+  path.with_suffix('.json').write_text(json.dumps(fields | change))
+  with pytest.raises(UserError, match=words):
+    published.read(path)
+
+
+def test_a_file_of_our_writer_lacks_nothing(ours):
+  path, fields = ours
+  for name in fields:
+    left = {k: x for k, x in fields.items() if k != name}
+    path.with_suffix('.json').write_text(json.dumps(left))
+    with pytest.raises(UserError, match=f'weights.json lacks {name!r}: write it again'):
+      published.read(path)
+  # What an earlier file said that was called the same does not count.
+  fields['metadata'] = {'weights.json': fields | {'architecture': {}}}
+  path.with_suffix('.json').write_text(json.dumps(fields))
+  assert published.read(path).architecture == ARCHITECTURE

@@ -9,7 +9,7 @@ import pytest
 import torch_archives
 
 from big_vision_like.errors import UserError
-from big_vision_like.weights import torch_files
+from big_vision_like.weights import archives, files, torch_files
 
 FILES = ['torch_save', 'torch_save_old']
 WEIGHT = np.arange(6.0, dtype='float32').reshape(2, 3)
@@ -119,3 +119,90 @@ def test_views_stay_within_their_numbers(tmp_path):
     archive_of(path, tensor, numbers)
     with pytest.raises(UserError, match='not a whole file'):
       print(case, torch_files.read(path))
+
+
+def test_other_names_of_what_holds_a_state_dict(tmp_path):
+  path, state = tmp_path / 'a.pth', {'w': WEIGHT}
+  for content in (
+    {'model': {'state_dict': state}},
+    {'state_dict': {'module': state}, 'optimizer': {'state': {'0': state}}},
+    {'model_ema': state, 'epoch': 3},
+    {'ema': {'module': state}},
+    {'net': state},
+    {'model': {}, 'model_ema': state},
+    {'net': {'depth': 3}, 'ema': state},
+  ):
+    torch_archives.save(path, content)
+    state_dict, told = torch_files.read_told(path)
+    assert list(state_dict) == ['w']
+    assert not told or told == ("of the file 'ema' is read, not 'net'",)
+  torch_archives.save(path, {'a': {'model_ema': state, 'model': {'x': WEIGHT}}})
+  state_dict, told = torch_files.read_told(path, 'a')
+  assert list(state_dict) == ['x']
+  assert told == ("of the file 'model' is read, not 'model_ema'",)
+
+
+def nested(depth, make):
+  found = make(())
+  for _ in range(depth):
+    found = make((found, found))
+  return pickle.dumps(found, protocol=2)[2:-1]
+
+
+NAME, CALL = torch_archives._text('model'), b'ctorch._utils\n_rebuild_parameter\n'
+HUGE = b'(' + b'K\0' * 100_000 + b'tq\0'
+# Programs that would never end, or fill the memory, and what is said of them.
+ENDLESS = {
+  'lists': (b'}' + NAME + nested(40, list) + b's', 'is not a state dict'),
+  'a key': (b'}' + nested(40, tuple) + b'K\1s', 'is not a state dict'),
+  'a name': (nested(40, tuple) + b')R', 'is not a whole'),
+  'a class': (nested(40, tuple) + nested(40, tuple) + b'\x93', 'is not a whole'),
+  'a storage': (nested(40, tuple) + b'Q', 'is not a whole'),
+  'deep': (b']' * 100_000 + b'a' * 99_999, 'is not a state dict'),
+  'a deep key': (b'})' + b'\x85' * 100_000 + b'K\1s', 'is not a state dict'),
+  'in itself': (b'}q\0' + NAME + b'h\0s', 'is not a state dict'),
+  'arguments': (HUGE + CALL + b'h\0R', 'too many arguments'),
+  'calls': (HUGE + b'(' + (CALL + b'h\0\x85R') * 100 + b't', 'over 2,000,000 instr'),
+  'nothing': (b'N' * 2_000_001, 'over 2,000,000 instr'),
+  'a global': (b'cbuiltins\neval\n', 'it holds a builtins.eval, which is not read'),
+  'a set': (b'\x8f', 'its pickle has an instruction that is not read, EMPTY_SET'),
+  'twice': (b'}' + NAME + b'Ns' + NAME + b'Ns', 'a name is there twice'),
+  'too little': (b'(NR', 'is not a whole file'),
+}
+
+
+@pytest.mark.parametrize('case', ENDLESS)
+def test_programs_that_never_end(tmp_path, case):
+  path, (program, words) = tmp_path / 'model.pth', ENDLESS[case]
+  torch_archives.write(path, b'\x80\2' + program + b'.', [])
+  with pytest.raises(UserError, match=words):
+    torch_files.read(path)
+
+
+def test_tensors_in_proportion_to_their_file(tmp_path, monkeypatch):
+  path, numbers = tmp_path / 'model.pth', bytes(4000)
+  archive_of(path, (10, 0, (10,), (1,)), numbers)
+  with pytest.raises(UserError, match='40 bytes are promised for storage 0, which has'):
+    torch_files.read(path)
+  monkeypatch.setattr(archives, 'SMALL', 1000)
+  archive_of(path, (1000, 0, (10,), (1,)), numbers)
+  with pytest.raises(UserError, match=r'4,000 bytes for tensors of 40: save copies'):
+    torch_files.read(path)
+  whole = torch_archives.tensor(0, 'float32', 1000, 0, (1000,), (1,))
+  names = b''.join(torch_archives._text(str(i)) + whole for i in range(100))
+  torch_archives.write(path, b'\x80\2}(' + names + b'u.', [numbers])
+  with pytest.raises(UserError, match='what it promises would fill 400,000'):
+    torch_files.read(path)
+
+
+def test_an_average_of_a_model_has_a_count(tmp_path):
+  path = tmp_path / 'model.pth'
+  torch_archives.save(path, {'module.w': WEIGHT, 'n_averaged': np.array(3)})
+  assert list(files.without_counts(files.read(path))) == ['module.w']
+
+
+def test_nothing_follows_the_numbers(golden, tmp_path):
+  path = tmp_path / 'old.pth'
+  path.write_bytes((golden / 'torch_save_old.pth').read_bytes() + b'x')
+  with pytest.raises(UserError, match='is not a whole .*1 bytes follow its numbers'):
+    torch_files.read(path)

@@ -4,6 +4,7 @@ A folder has sentencepiece models `source.spm` and `target.spm`, which split tex
 pieces, and one `vocab.json` for both, which numbers them.
 """
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -40,8 +41,13 @@ class MarianVocabulary:
     """The id of each piece."""
     file = pathlib.Path(self.folder) / 'vocab.json'
     ids = files.read_json(file)
-    if not isinstance(ids, dict) or any(type(i) is not int for i in ids.values()):
+    if not isinstance(ids, dict) or any(
+      type(i) is not int or i < 0 for i in ids.values()
+    ):
       raise UserError(f'{file} is not a number for each piece')
+    if len({*ids.values()}) < len(ids):
+      [(twice, _)] = collections.Counter(ids.values()).most_common(1)
+      raise UserError(f'{file} has several pieces of number {twice}')
     return ids
 
   @property

@@ -79,6 +79,10 @@ def test_folders_that_do_not_fit(folder, tmp_path):
   file.write_text('["a"]')
   with pytest.raises(UserError, match='is not a number for each piece'):
     MarianVocabulary(str(tmp_path))
+  for ids, words in (({'a': -1}, 'is not a number'), ({'a': 1, 'b': 1}, 'of number 1')):
+    file.write_text(json.dumps(ids))
+    with pytest.raises(UserError, match=words):
+      MarianVocabulary(str(tmp_path))
   file.write_text(json.dumps({'</s>': 0, '<unk>': 1}))
   with pytest.raises(UserError, match="has no '<pad>'"):
     MarianVocabulary(str(tmp_path))
