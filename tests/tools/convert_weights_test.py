@@ -276,7 +276,7 @@ def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
   told = '6 positions are no square: say what images they are for with --image-size'
   assert told in capsys.readouterr().err
   for grid, size in (('2x3', (16, 24)), ('2x8', (16, 64))):
-    out = tmp_path / f'{grid}.safetensors'
+    out = tmp_path / f'{grid}-out.safetensors'
     assert convert(tmp_path / f'{grid}.npz', out, f'--source-grid={grid}') == 0
     assert 'nothing tells' not in capsys.readouterr().out
     assert loading.load(out)[2].size == size
