@@ -13,6 +13,7 @@ import os
 import pathlib
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -486,7 +487,11 @@ def first_look(record: Example) -> str:
   for name, value in record.items():
     frames = value if isinstance(value, (list, tuple)) else [value]
     if len(frames) and isinstance(frames[0], bytes):
-      with contextlib.suppress(OSError), Image.open(io.BytesIO(frames[0])) as picture:
+      # Of a damaged or huge image Pillow raises and warns of many things; decoding has
+      # a sentence for it.
+      with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        picture = Image.open(io.BytesIO(frames[0]))
         grey = ' grey' if picture.mode in ('1', 'L', 'I', 'I;16') else ''
         count = f'{len(frames)} x ' if len(frames) > 1 else ''
         return f'{count}{picture.format} {picture.width}x{picture.height}{grey}'

@@ -269,6 +269,23 @@ def test_a_grid_that_is_no_square_there_and_back(out, tmp_path):
   assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
+def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
+  model = vit.ViT(num_classes=5, **random_weights.VIT)
+  for size, grid in (((16, 24), '2x3'), ((32, 32), '2x8')):
+    params = random_weights.params_of(model, size)
+    files.write(tmp_path / f'{grid}.npz', vision_transformer.to_npz(params))
+  assert convert(tmp_path / '2x3.npz', tmp_path / 'a.npz') == 1
+  told = '6 positions are no square: say what images they are for with --image-size'
+  assert told in capsys.readouterr().err
+  for grid, size in (('2x3', (16, 24)), ('2x8', (16, 64))):
+    out = tmp_path / f'{grid}-out.safetensors'
+    assert convert(tmp_path / f'{grid}.npz', out, f'--source-grid={grid}') == 0
+    assert 'nothing tells' not in capsys.readouterr().out
+    assert loading.load(out)[2].size == size
+  assert convert(tmp_path / '2x8.npz', tmp_path / 'b.npz') == 0
+  assert '4x4 tokens: a square, as nothing tells' in capsys.readouterr().out
+
+
 def test_a_grid_that_is_no_square_asks_for_the_size():
   params = random_weights.small_vit()
   params['pos_embedding'] = params['pos_embedding'][:, :7]
