@@ -177,11 +177,12 @@ def fitted(
       names = part.names.get(kind, {})
       if not names and not theirs:
         continue
-      own = [t for t in part.transforms if isinstance(t, labels.Mapped)]
-      if kind == 'label' and (own or part.relabels):
-        told(name, f'labels made by {part.relabels or "Mapped"}')
-        continue
-      to, sentence = compared(names, theirs, known)
+      try:
+        to, sentence = compared(names, theirs, known)
+      except UserError:
+        if not any(isinstance(t, labels.Mapped) for t in part.transforms):
+          raise
+        to, sentence = None, 'other classes, mapped by the config'
       if sentence:
         told(name, sentence)
       if to is not None:

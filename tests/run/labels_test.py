@@ -124,7 +124,7 @@ def test_who_maps_labels_by_hand_is_believed(config, tmp_path):
   mapped = spec(labels.Mapped, classes=[0, 2])
   config.evals.val = accuracy(folder(tmp_path / 'val', ['pomme', 'cerise']), mapped)
   found = preflight.check(config)
-  assert found.told == [] and 'labels made by Mapped' in found.table[2]
+  assert found.told == [] and 'other classes, mapped by the config' in found.table[2]
   assert labels_of(found) == [0, 0, 2, 2]
 
 
@@ -133,8 +133,18 @@ def test_classes_after_a_mapping_in_training_have_its_names(config):
   data = preflight.check(config).made['config.train_data']
   names = by_name.vocabulary(data)['label']
   assert names == {1: 'apple', 2: 'banana', 0: 'cherry'}
-  merged = labels.Mapped([0, 1, 1]).renamed(dict(enumerate(FRUIT)))
-  assert merged == {0: 'apple'}
+  assert labels.Mapped([0, 1, 1]).renamed(dict(enumerate(FRUIT))) == {}
+  assert labels.Mapped([1, 2, 0]).renamed({0: 'apple', 1: 'cherry'}) == {
+    1: 'apple',
+    2: 'cherry',
+  }
+
+
+def test_the_same_mapping_of_fewer_classes_is_corrected_by_name(config, tmp_path):
+  mapped = spec(labels.Mapped, classes=[1, 2, 0])
+  config.train_data.transforms.append(mapped)
+  config.evals.val = accuracy(folder(tmp_path / 'val', ['apple', 'cherry']), mapped)
+  assert labels_of(preflight.check(config)) == [1, 1, 0, 0]
 
 
 class Odd(labels.grain.transforms.Map):
@@ -145,7 +155,7 @@ class Odd(labels.grain.transforms.Map):
 def test_a_transform_from_elsewhere_that_makes_labels_leaves_no_names(config, tmp_path):
   config.evals.val = accuracy(folder(tmp_path / 'val', FRUIT[1:]), spec(Odd))
   found = preflight.check(config)
-  assert found.told == [] and 'labels made by Odd' in found.table[2]
+  assert found.told == [] and 'compared by number alone' in found.table[2]
   assert by_name.vocabulary(found.made['config.evals.val.data']) == {}
 
 
