@@ -24,7 +24,7 @@ from big_vision_like.data.input import pipeline
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.run import labels
+from big_vision_like.run import checkpoint, labels
 from big_vision_like.run.labels import Known, Vocabulary
 
 Facts = dict[str, Any]
@@ -117,13 +117,16 @@ def _sound(facts: Any) -> bool:
 
 
 def keep(run: Any, workdir: str | os.PathLike) -> None:
-  """Stores the facts about a new run; compares them with those of one that resumes."""
+  """Stores the facts about a new run; compares them with those of one that resumes.
+
+  Runs from before there were any stay without.
+  """
   facts = of(run)
   with processes.together():
     before = read(workdir)
     if before is not None:
       check(before, facts)
-    elif jax.process_index() == 0:
+    elif jax.process_index() == 0 and not checkpoint.steps(workdir):
       write(workdir, facts)
 
 

@@ -375,6 +375,10 @@ def test_the_best_checkpoint_has_a_name_that_is_known(config, tmp_path, capsys):
   with pytest.raises(UserError, match="keep_best='val/los' is reported by no evalu"):
     preflight.require(config)
   preflight.require(config, training=False)
+  with config.ignore_type():
+    config.keep_best = 3
+  with pytest.raises(UserError, match='keep_best=3 is not a text: name a scalar, as'):
+    preflight.require(config)
 
 
 def test_texts_are_left_out_unless_they_are_needed(config):
