@@ -237,7 +237,7 @@ def unlike(names: Names, theirs: Names, whose: str) -> str:
 
 def _comparable(names: Names, theirs: Names) -> bool:
   """Returns whether both sides name their classes, in names of one kind."""
-  if _numbers(names) and _numbers(theirs):
+  if {*names.values()} & {*theirs.values()} or (_numbers(names) and _numbers(theirs)):
     return True
   for side in names, theirs:
     if _counted(side):

@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import pytest
@@ -219,6 +220,8 @@ def test_names_that_cannot_tell():
     by_name.compared({0: IMAGENET[0]}, {0: 'tench'}, Known({}, 'it'))
   with pytest.raises(UserError, match="several classes are called 'crane'"):
     by_name.compared({0: 'crane'}, {1: 'crane', 2: 'crane'}, Known({}, 'it'))
+  with pytest.raises(UserError, match="new are 'date'"):  # the other one is named
+    by_name.compared({0: '1', 1: 'date'}, {0: '0', 1: '1'}, Known({}, 'it'))
   same = {0: 'crane', 1: 'crane'}
   assert by_name.compared(same, same, Known({}, 'it')) == (None, '')
   with pytest.raises(UserError, match="new are '2'"):
@@ -316,6 +319,29 @@ def test_annotations_get_their_own_categories_by_name(tmp_path):
   config = finder(tmp_path, SHAPES, annotations=other)
   [(told, _)] = preflight.check(config).told
   assert 'new are ball; missing are square, bar: names must be equal, or' in told
+
+
+@pytest.mark.parametrize(
+  'categories', [SHAPES, {7: 'disc', 900: 'bar'}, {3: 'square', 1: 'disc', 2: 'bar'}]
+)
+@pytest.mark.parametrize('of_file', [False, True])
+def test_true_objects_found_again_have_full_precision(tmp_path, categories, of_file):
+  path = tmp_path / 'val' / 'objects.json'
+  saved = tmp_path / 'saved.json'
+  truth = dict(annotations=str(path)) if of_file else {}
+  config = finder(tmp_path, categories, save=str(saved), pictures=0, **truth)
+  found = preflight.check(config)
+  assert found.told == []
+
+  def predict(state, batch, key):
+    del state, key
+    scores = jnp.where(batch['box_mask'], 0.9, 0.0)
+    return dict(boxes_xyxy=batch['boxes'], labels=batch['box_labels'], scores=scores)
+
+  results = found.evals['val'].run(predict, None)
+  assert results.scalars['AP'] == pytest.approx(1.0)
+  there = {entry['category_id'] for entry in json.loads(saved.read_text())}
+  assert there >= {*categories} if of_file else there <= {0, 1, 2}
 
 
 def test_labels_that_are_ids_already_stay(tmp_path):
