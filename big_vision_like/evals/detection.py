@@ -284,10 +284,8 @@ def _names(truth: Truth) -> dict[int, str]:
 
 
 def _agree(there: Mapping[int, str], names: Mapping[int, str]) -> bool:
-  """Returns whether labels are ids of categories of the same names."""
-  return any(k in there for k in names) and all(
-    there.get(label, name) == name for label, name in names.items()
-  )
+  """Returns whether each category has its name as a label too."""
+  return all(names.get(category) == name for category, name in there.items())
 
 
 def drawn(outputs: Arrays, batch: Arrays) -> Arrays:

@@ -4,15 +4,18 @@ Axes: N training examples, M test examples, D features, C classes.
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import fewshot as sources
 from big_vision_like.data.transforms import labels
+from big_vision_like.errors import listed
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.ops import ridge
@@ -36,6 +39,9 @@ class FewShot(evaluator.Evaluator):
   shots: Sequence[int] = (1, 5, 10, 25)
   seeds: int = 3
   l2: float = 2.0**10
+
+  def __post_init__(self) -> None:
+    self._told = False
 
   def reports(self) -> Mapping[str, str]:
     return {f'{k}-shot': 'max' for k in self.shots}
@@ -61,6 +67,9 @@ class FewShot(evaluator.Evaluator):
       results[f'{k}-shot std'] = float(np.std(accuracies))
     names = labels.class_names(self.train.source, self.train.transforms)
     rare = sources.rare(y_N, max(self.shots), names.get('label', {}))
+    if rare and not self._told and jax.process_index() == 0:
+      print(f'few-shot examples: {listed(rare)}', file=sys.stderr, flush=True)
+      self._told = True
     return Results(results, texts={'rare classes': rare} if rare else {})
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:

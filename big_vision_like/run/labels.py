@@ -65,19 +65,19 @@ class Part(NamedTuple):
     # Where the data are not there this is told when they are tried.
     with contextlib.suppress(UserError, OSError):
       found = labels.class_names(self.source, self.transforms)
-    if 'label' in found and self.relabels is not None:
+    if 'label' in found and self.relabelled:
       found.pop('label')
     return found
 
   @property
-  def relabels(self) -> str | None:
-    """The name of a transform from elsewhere that makes other labels, None without one.
+  def relabelled(self) -> bool:
+    """Whether a transform from elsewhere makes other labels.
 
     Only such a transform need be tried, with one example: ours tell.
     """
     ours = labels.__name__.partition('.')[0]
     if all(type(t).__module__.startswith(f'{ours}.') for t in self.transforms):
-      return None
+      return False
     rng = np.random.default_rng(0)
     with contextlib.suppress(Exception):  # what is wrong is told where all is tried
       example = self.source[0]
@@ -85,9 +85,9 @@ class Part(NamedTuple):
         after = compose.applied([transform], example, rng)
         made = after.get('label') is not example.get('label')
         if made and not isinstance(transform, labels.Relabeling):
-          return type(transform).__name__
+          return True
         example = after
-    return None
+    return False
 
 
 def parts_of(data: pipeline.SingleInput) -> dict[str, Part]:
@@ -177,11 +177,12 @@ def fitted(
       names = part.names.get(kind, {})
       if not names and not theirs:
         continue
-      own = [t for t in part.transforms if isinstance(t, labels.Mapped)]
-      if kind == 'label' and (own or part.relabels):
-        told(name, f'labels made by {part.relabels or "Mapped"}')
-        continue
-      to, sentence = compared(names, theirs, known)
+      try:
+        to, sentence = compared(names, theirs, known)
+      except UserError:
+        if not any(isinstance(t, labels.Mapped) for t in part.transforms):
+          raise
+        to, sentence = None, 'other classes, mapped by the config'
       if sentence:
         told(name, sentence)
       if to is not None:
@@ -227,9 +228,16 @@ def compared(
   return to, f'{len(names):,} of {len(theirs):,} classes, mapped by name'
 
 
+def unlike(names: Names, theirs: Names, whose: str) -> str:
+  """Returns how classes differ from those of `whose`; empty if they do not."""
+  if names == theirs or not _comparable(names, theirs):
+    return ''
+  return difference(names, theirs, whose)
+
+
 def _comparable(names: Names, theirs: Names) -> bool:
   """Returns whether both sides name their classes, in names of one kind."""
-  if _numbers(names) and _numbers(theirs):
+  if {*names.values()} & {*theirs.values()} or (_numbers(names) and _numbers(theirs)):
     return True
   for side in names, theirs:
     if _counted(side):

@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import pathlib
+import re
 import time
 import traceback
 import warnings
@@ -35,7 +36,7 @@ from big_vision_like.errors import (
   shape_text,
 )
 from big_vision_like.evals.evaluator import Evaluator
-from big_vision_like.run import experiment, labels
+from big_vision_like.run import experiment, init_from, labels, learned
 from big_vision_like.run.findings import Findings, Row, cut, short
 from big_vision_like.run.labels import Known, reachable
 from big_vision_like.tasks.task import Task
@@ -46,6 +47,8 @@ Example = dict[str, Any]
 SAMPLE = 64
 # What an example says of its image, so that it need not be decoded.
 LABELS = ('label', 'labels', 'id')
+# What models call the layers that have an output for each class.
+HEADS = ('head', 'class_head')
 
 
 def require(
@@ -87,6 +90,7 @@ def check(
   if training:
     places = build_inputs(found, plain['train_data'], 'config.train_data')
     known |= agree(found, 'config.train_data')
+    compare_runs(found, plain, known)
     for place in places:
       # A task for several inputs finds each batch under the name of its input.
       name = place.removeprefix('config.train_data.inputs.')
@@ -112,17 +116,23 @@ def check(
       unlike = any(short(place) in places for places in found.problems.values())
       probe_input(found, place, None if unlike else own, needs)
     collect_problems(found, evaluator, f'evals.{name}')
-  keep_best = plain.get('keep_best')
-  if training and keep_best and keep_best.partition('/')[0] not in broken(found, plain):
+  if training and plain.get('keep_best') is not None:
     with found.noting('keep_best'):
-      experiment.best_is(keep_best, found.evals)
+      check_best(found, plain)
   found.seconds = time.perf_counter() - started
   return found
 
 
-def broken(found: Findings, plain: Mapping[str, Any]) -> set[str]:
-  """Returns the names of evaluators that could not be built."""
-  return {*(plain.get('evals') or {})} - {*found.evals}
+def check_best(found: Findings, plain: Mapping[str, Any]) -> None:
+  """Raises where `keep_best` names nothing that an evaluator reports."""
+  keep_best = plain['keep_best']
+  if not isinstance(keep_best, str):
+    raise UserError(
+      f"config.keep_best={keep_best!r} is not a text: name a scalar, as in 'val/top1'"
+    )
+  unbuilt = {*(plain.get('evals') or {})} - {*found.evals}
+  if keep_best.partition('/')[0] not in unbuilt:
+    experiment.best_is(keep_best, found.evals)
 
 
 def agree(found: Findings, place: str) -> dict[str, Known]:
@@ -142,6 +152,35 @@ def agree(found: Findings, place: str) -> dict[str, Known]:
     found.made[own] = part
     known[name] = labels.known(part, short(own))
   return known
+
+
+def compare_runs(
+  found: Findings, plain: Mapping[str, Any], known: Mapping[str, Known]
+) -> None:
+  """Compares classes of runs that the config takes networks of with its own.
+
+  Those of frozen networks must be the same; other heads learn what is new to them.
+  """
+  ours = next(iter(known.values()), None) if len(known) == 1 else None
+  nodes = dict(spec.calls([plain.get('frozen'), plain.get('init_from')], ''))
+  for path, node in nodes.items():
+    if ours is None or spec.symbol(node) is not init_from.from_run:
+      continue
+    frozen, place = path.startswith('[0]'), 'frozen' + path[3:]
+    above = nodes.get(path.removesuffix('.weights'), {})
+    left = spec.held(above, 'leave_out') if above and not frozen else ()
+    if any(re.fullmatch(p, f'{h}/kernel') for p in left for h in HEADS):
+      continue
+    with found.noting(place if frozen else f'init_from{path[3:]}'):
+      facts = learned.read(node['workdir'])
+      theirs = learned.vocabularies(facts) if facts else {}
+      names = next(iter(theirs.values()), {})
+      for field in ours.names.keys() & names.keys():
+        told = labels.unlike(ours.names[field], names[field], f'run {node["workdir"]}')
+        if told and frozen:
+          raise UserError(told)
+        if told:
+          found.remark('train_data', f'init_from with its head: {told}')
 
 
 def fit_labels(
@@ -309,10 +348,10 @@ def check_objects(found: Findings, row: Row, records: Sequence[Example]) -> None
   count = row.source.num_objects
   if count is None:
     real = [
-      ~np.asarray(objects.get('is_crowd', np.zeros(len(objects['bbox']))), bool)
+      ~np.asarray(objects.get('is_crowd', np.zeros(len(objects['label']))), bool)
       for record in records
       for name, objects in record.items()
-      if name in ('objects', 'panoptic_objects') and isinstance(objects, Mapping)
+      if name in ('objects', 'panoptic_objects') and 'label' in objects
     ]
     count = int(sum(each.sum() for each in real))
     if not count and len(records) < len(row.source):

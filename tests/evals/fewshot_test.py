@@ -85,7 +85,7 @@ def test_labels_that_say_nothing_give_chance():
   assert got['5-shot'] < 0.75
 
 
-def test_rare_classes_give_all_that_they_have_and_are_told():
+def test_rare_classes_give_all_that_they_have_and_are_told(capsys):
   rare = [e for e in TRAIN if e['label'] != 3] + [e for e in TRAIN if e['label'] == 3][
     :2
   ]
@@ -102,6 +102,8 @@ def test_rare_classes_give_all_that_they_have_and_are_told():
   want = np.mean(np.asarray(scores_MC).argmax(-1) == y_M)
   assert results.scalars['5-shot'] == pytest.approx(want)
   assert results.texts == {'rare classes': ['class 3 has 2 of 5 examples']}
+  evaluator.run(predict, jnp.float32(1.0))
+  assert capsys.readouterr().err == 'few-shot examples: class 3 has 2 of 5 examples\n'
   assert not evaluator_of_all().run(predict, jnp.float32(1.0)).texts
 
 

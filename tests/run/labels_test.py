@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_who_maps_labels_by_hand_is_believed(config, tmp_path):
   mapped = spec(labels.Mapped, classes=[0, 2])
   config.evals.val = accuracy(folder(tmp_path / 'val', ['pomme', 'cerise']), mapped)
   found = preflight.check(config)
-  assert found.told == [] and 'labels made by Mapped' in found.table[2]
+  assert found.told == [] and 'other classes, mapped by the config' in found.table[2]
   assert labels_of(found) == [0, 0, 2, 2]
 
 
@@ -133,8 +134,18 @@ def test_classes_after_a_mapping_in_training_have_its_names(config):
   data = preflight.check(config).made['config.train_data']
   names = by_name.vocabulary(data)['label']
   assert names == {1: 'apple', 2: 'banana', 0: 'cherry'}
-  merged = labels.Mapped([0, 1, 1]).renamed(dict(enumerate(FRUIT)))
-  assert merged == {0: 'apple'}
+  assert labels.Mapped([0, 1, 1]).renamed(dict(enumerate(FRUIT))) == {}
+  assert labels.Mapped([1, 2, 0]).renamed({0: 'apple', 1: 'cherry'}) == {
+    1: 'apple',
+    2: 'cherry',
+  }
+
+
+def test_the_same_mapping_of_fewer_classes_is_corrected_by_name(config, tmp_path):
+  mapped = spec(labels.Mapped, classes=[1, 2, 0])
+  config.train_data.transforms.append(mapped)
+  config.evals.val = accuracy(folder(tmp_path / 'val', ['apple', 'cherry']), mapped)
+  assert labels_of(preflight.check(config)) == [1, 1, 0, 0]
 
 
 class Odd(labels.grain.transforms.Map):
@@ -145,7 +156,7 @@ class Odd(labels.grain.transforms.Map):
 def test_a_transform_from_elsewhere_that_makes_labels_leaves_no_names(config, tmp_path):
   config.evals.val = accuracy(folder(tmp_path / 'val', FRUIT[1:]), spec(Odd))
   found = preflight.check(config)
-  assert found.told == [] and 'labels made by Odd' in found.table[2]
+  assert found.told == [] and 'compared by number alone' in found.table[2]
   assert by_name.vocabulary(found.made['config.evals.val.data']) == {}
 
 
@@ -209,6 +220,8 @@ def test_names_that_cannot_tell():
     by_name.compared({0: IMAGENET[0]}, {0: 'tench'}, Known({}, 'it'))
   with pytest.raises(UserError, match="several classes are called 'crane'"):
     by_name.compared({0: 'crane'}, {1: 'crane', 2: 'crane'}, Known({}, 'it'))
+  with pytest.raises(UserError, match="new are 'date'"):  # the other one is named
+    by_name.compared({0: '1', 1: 'date'}, {0: '0', 1: '1'}, Known({}, 'it'))
   same = {0: 'crane', 1: 'crane'}
   assert by_name.compared(same, same, Known({}, 'it')) == (None, '')
   with pytest.raises(UserError, match="new are '2'"):
@@ -308,6 +321,29 @@ def test_annotations_get_their_own_categories_by_name(tmp_path):
   assert 'new are ball; missing are square, bar: names must be equal, or' in told
 
 
+@pytest.mark.parametrize(
+  'categories', [SHAPES, {7: 'disc', 900: 'bar'}, {3: 'square', 1: 'disc', 2: 'bar'}]
+)
+@pytest.mark.parametrize('of_file', [False, True])
+def test_true_objects_found_again_have_full_precision(tmp_path, categories, of_file):
+  path = tmp_path / 'val' / 'objects.json'
+  saved = tmp_path / 'saved.json'
+  truth = dict(annotations=str(path)) if of_file else {}
+  config = finder(tmp_path, categories, save=str(saved), pictures=0, **truth)
+  found = preflight.check(config)
+  assert found.told == []
+
+  def predict(state, batch, key):
+    del state, key
+    scores = jnp.where(batch['box_mask'], 0.9, 0.0)
+    return dict(boxes_xyxy=batch['boxes'], labels=batch['box_labels'], scores=scores)
+
+  results = found.evals['val'].run(predict, None)
+  assert results.scalars['AP'] == pytest.approx(1.0)
+  there = {entry['category_id'] for entry in json.loads(saved.read_text())}
+  assert there >= {*categories} if of_file else there <= {0, 1, 2}
+
+
 def test_labels_that_are_ids_already_stay(tmp_path):
   names = {1: 'person', 2: 'bicycle'}
   file = annotated(tmp_path, names).annotations
@@ -367,6 +403,10 @@ def test_the_best_checkpoint_has_a_name_that_is_known(config, tmp_path, capsys):
   with pytest.raises(UserError, match="keep_best='val/los' is reported by no evalu"):
     preflight.require(config)
   preflight.require(config, training=False)
+  with config.ignore_type():
+    config.keep_best = 3
+  with pytest.raises(UserError, match='keep_best=3 is not a text: name a scalar, as'):
+    preflight.require(config)
 
 
 def test_texts_are_left_out_unless_they_are_needed(config):

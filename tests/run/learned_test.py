@@ -163,6 +163,25 @@ def test_a_run_does_not_resume_on_other_classes(root):
   learned.check(before, before)
 
 
+def test_classes_of_runs_that_a_config_takes_networks_of(root, tmp_path):
+  config = config_of(root)
+  weights = spec(init_from.from_run, workdir=str(root / 'run'))
+  config.frozen = dict(teacher=weights)
+  config.init_from = spec(init_from.InitFrom, weights=weights, leave_out=[])
+  assert preflight.check(config).remarks.keys() == {'train_data', 'evals.val.data'}
+  for part in ('train', 'val'):
+    (root / part / 'apple').rename(root / part / 'zebra')
+  config.init_from = None
+  [(told, places)] = preflight.check(config).told
+  assert places == ['frozen.teacher'] and "new are 'zebra'; missing are 'apple'" in told
+  config.frozen = {}
+  config.init_from = spec(init_from.InitFrom, weights=weights)  # not its head
+  assert 'texts left out: file' == preflight.check(config).table[1].split('  ')[-1]
+  config.init_from.leave_out = ()
+  found = preflight.check(config)
+  assert found.told == [] and 'init_from with its head: the classes' in found.table[1]
+
+
 @pytest.mark.parametrize(
   'content',
   [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.sources.base import Source, as_source, digest
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, listed
 from big_vision_like.ops import ridge
 
 
@@ -72,7 +72,8 @@ class PerClass(Source):
   def remarks(self) -> list[str]:
     """Returns which classes have fewer examples than wanted."""
     names = dict(enumerate(self.label_names or ()))
-    return [*self.source.remarks(), *rare(self.labels, self.count, names)]
+    few = rare(self.labels, self.count, names)
+    return [*self.source.remarks(), *([listed(few, 3)] if few else [])]
 
   def planned(self) -> Source:
     """These, or where the source is not prepared what stands in for them in a plan."""

@@ -153,13 +153,10 @@ class Mapped(Relabeling):
     return example | {'label': np.int32(self.classes[label])}
 
   def renamed(self, names: Names) -> Names:
-    """Returns the names of new labels that are each of one old label."""
-    kept = {
-      label: [names[old] for old, new in enumerate(self.classes) if new == label]
-      for label in self.classes
-      if all(old in names for old in range(len(self.classes)))
-    }
-    return {label: own[0] for label, own in kept.items() if len(own) == 1}
+    """Returns the names of the new labels; none where several classes become one."""
+    kept = {k: name for k, name in names.items() if k < len(self.classes)}
+    renamed = {int(self.classes[k]): name for k, name in kept.items()}
+    return renamed if len(renamed) == len(kept) else {}
 
 
 @dataclasses.dataclass(frozen=True)
