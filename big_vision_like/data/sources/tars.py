@@ -148,9 +148,10 @@ class Tars(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of names and sizes of the files, of examples and classes."""
-    files = shards.below(self.files), self.file_sizes
-    return digest('Tars', *files, len(self), self.dots or 'first', self.label_names)
+    """Returns a digest of names of files and classes, and of all members."""
+    members = [self._index[name] for name in ('key', 'suffix', 'size', 'key_starts')]
+    dots, files = self.dots or 'first', shards.below(self.files)
+    return digest('Tars', files, self.file_sizes, dots, members, self.label_names)
 
   def __len__(self) -> int:
     return len(self._index['key'])
