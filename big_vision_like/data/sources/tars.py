@@ -352,10 +352,11 @@ def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], i
         links.append((own, target or header[157:257].split(b'\0')[0], kind == b'2'))
       elif kind == b'S' or sparse:
         left_out.append('sparse files')
-        more = kind == b'S' and header[482]
+        more = kind == b'S' and header[482]  # blocks in front of the data
         while more:
-          extension = os.pread(descriptor, BLOCK, following)
-          more, following = extension[504:505] > b'\0', following + BLOCK
+          extension = os.pread(descriptor, BLOCK, start)
+          more, start = extension[504:505] > b'\0', start + BLOCK
+          following += BLOCK
       elif kind in b'0\x007' and not own.endswith(b'/'):
         found.append((own, start, min(length, end)))
       name, target, size, sparse = None, None, None, False
