@@ -124,7 +124,9 @@ def write_tars(folder: pathlib.Path, **options) -> list[pathlib.Path]:
   return files
 
 
-def write_parquet(folder: pathlib.Path, rows: int = 4) -> list[pathlib.Path]:
+def write_parquet(
+  folder: pathlib.Path, rows: int = 4, names: list[str] = NAMES
+) -> list[pathlib.Path]:
   """Two files of 10 rows in groups of `rows`, described as Hugging Face does."""
   import pyarrow
   import pyarrow.parquet
@@ -132,7 +134,7 @@ def write_parquet(folder: pathlib.Path, rows: int = 4) -> list[pathlib.Path]:
   image = pyarrow.struct({'bytes': pyarrow.binary(), 'path': pyarrow.string()})
   described = {
     'image': {'_type': 'Image'},
-    'label': {'names': NAMES, '_type': 'ClassLabel'},
+    'label': {'names': names, '_type': 'ClassLabel'},
     'id': {'dtype': 'int64', '_type': 'Value'},
   }
   schema = pyarrow.schema(

@@ -152,7 +152,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
   if listed.exists():
     count = len(listed.read_text().splitlines())
     print(f'{count:,} bad examples were left out; {listed} says which and why.')
-  builder = tfds.builder_from_directory(str(folder))
+  builder = conversion.builder(folder)
   return _prepared(builder, options.name, start, finished)
 
 
@@ -164,6 +164,7 @@ def _input(
   from big_vision_like.data.sources import (
     array_records,
     base,
+    classes,
     folders,
     parquet,
     shards,
@@ -175,9 +176,9 @@ def _input(
   keys = dict(pair.split('=', 1) for pair in options.keys) or None
   if keys and kind not in ('parquet', 'tfrecord', 'array_record'):
     raise UserError(f'--keys is not for {kind}')
-  names = None
-  if options.labels:
-    names = pathlib.Path(options.labels).read_text().splitlines()
+  names = classes.names_in(options.labels) if options.labels else None
+  if options.dots and kind != 'tar':
+    raise UserError(f'--dots is not for {kind}')
   describe = functools.partial(
     conversion.Input, name=options.source, keys=keys, label_names=names
   )
@@ -190,7 +191,7 @@ def _input(
     return describe(source=lambda: split, files=split.files)
   files = [os.path.abspath(file) for file in shards.found(where)]
   make = {
-    'tar': lambda: tars.Tars(copied(shards.is_gzip)),
+    'tar': lambda: tars.Tars(copied(shards.is_gzip), options.dots),
     'tfrecord': lambda: tfrecords.TFRecord(copied(tfrecords.is_compressed), keys),
     'array_record': lambda: array_records.ArrayRecord(files, keys),
     'parquet': lambda: parquet.Parquet(files, keys),
@@ -204,12 +205,12 @@ def _input(
 
 def _stored(path: str, split: str) -> tuple[str, str, str]:
   """Name for TFDS, split and data directory of a folder that TFDS wrote."""
-  import tensorflow_datasets as tfds
+  from big_vision_like.data.prepare import conversion
 
   folder = pathlib.Path(path).expanduser().absolute()
   if not (folder / 'dataset_info.json').exists():
     raise UserError(f'{folder} has no dataset_info.json, as folders of TFDS have')
-  full_name = tfds.builder_from_directory(str(folder)).info.full_name
+  full_name = conversion.builder(folder).info.full_name
   name, _, version = full_name.rpartition('/')
   return f'{name}:{version}', split, str(folder.parents[full_name.count('/')])
 
@@ -279,6 +280,11 @@ def _parser() -> argparse.ArgumentParser:
     help='features or columns that are taken, and their new names',
   )
   add('--labels', metavar='FILE', help="the classes' names in order, one a line")
+  add(
+    '--dots',
+    choices=('first', 'last'),
+    help='in names of tar members, which one their ending follows; default: first',
+  )
   add('--shards', type=int, help='default: about 128 MB each')
   add('--workers', type=int, help='processes; default: as many as cores')
   add(
@@ -330,6 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
       print(table([prepare(name, data_dir) for name in options.names]))
   except UserError as error:
     parser.exit(1, f'{error}\n')
+  except OSError as error:  # of a disk that is full or may not be written
+    parser.exit(1, f'{error.filename or "the data"}: {error.strerror or error}\n')
   except KeyboardInterrupt:
     rest = 'what was not finished is not kept'
     if options.source:

@@ -245,7 +245,7 @@ def convert(
 
 def _earlier(target: Split) -> dict[str, Any]:
   file = target.beside('plan.json')
-  return files.read_json(file) if file.exists() else {}
+  return files.read_fields(file) if file.exists() else {}
 
 
 def _check_plan(plan: dict[str, Any], target: Split, remedy: str) -> None:
@@ -389,17 +389,28 @@ def _describe(work: Work, there: Any) -> None:
 
 def info(folder: pathlib.Path) -> Any:
   """TFDS's description of the data set in a folder; None where it has none."""
-  import tensorflow_datasets as tfds
-
   if not (folder / 'dataset_info.json').exists():
     return None
-  info = tfds.builder_from_directory(str(folder)).info
+  info = builder(folder).info
   if info.file_format.value != 'array_record':
     raise UserError(
       f'{folder} is stored as {info.file_format.value}: name another folder with'
       ' --data-dir'
     )
   return info
+
+
+def builder(folder: pathlib.Path) -> Any:
+  """TFDS's reader of the data set in a folder; `UserError` where it has none."""
+  import tensorflow_datasets as tfds
+
+  try:
+    return tfds.builder_from_directory(str(folder))
+  except Exception as error:  # TFDS raises several unrelated types
+    reason = ' '.join(str(error).split())
+    raise UserError(
+      f'{folder} is not as TFDS writes it: {reason or type(error).__name__}'
+    ) from error
 
 
 def unpacked(

@@ -18,6 +18,8 @@ from big_vision_like.errors import BadRecordError, UserError
 
 # A column of images: structs of the encoded bytes and the path they once had.
 IMAGE_FIELDS = {'bytes', 'path'}
+# What pyarrow raises where files are damaged is derived from these.
+DAMAGE = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Parquet(Source):
     """TFDS's description of an example."""
     import tensorflow_datasets as tfds
 
-    described = _described(self._schema)
+    described = _described(self._schema, self.files[0])
     named = np.flatnonzero(self._index['classes'])
     if len(np.unique(self._index['classes'][named])) > 1:
       one = self._index['classes'][named[0]]
@@ -160,7 +162,7 @@ class Parquet(Source):
     columns = list(self._columns.values())
     try:
       table = self._kept.get(group, lambda: _read(path, place, columns))
-    except (OSError, ValueError, MemoryError) as error:  # pyarrow's are among these
+    except DAMAGE as error:
       raise BadRecordError(f'{name} cannot be read: {error}') from error
     if absent := [column for column in columns if column not in table.column_names]:
       raise BadRecordError(f'{name} has no {absent[0]!r}, as the first file has')
@@ -232,7 +234,7 @@ def _open(path: str) -> Any:
     ) from error
   try:
     return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
-  except (OSError, ValueError) as error:
+  except DAMAGE as error:
     raise UserError(
       f'{path} is not a whole Parquet file ({error}). Nobody can say how many rows are'
       ' lost: copy it again, or name the others only.'
@@ -247,7 +249,7 @@ def _scan(path: str) -> dict[str, np.ndarray]:
     values = [
       [group.column(i).num_values for i in range(group.num_columns)] for group in groups
     ]
-    described = _described(file.schema_arrow)
+    described = _described(file.schema_arrow, path)
   known = zip(rows, values, strict=True)
   if sum(rows) != metadata.num_rows or any(
     count < 0 or any(count > column for column in columns) for count, columns in known
@@ -286,17 +288,20 @@ def _groups(path: str, column: str) -> Iterator[Any]:
   """A column by groups, but for those that are damaged: their rows are bad."""
   with _open(path) as file:
     for group in range(file.metadata.num_row_groups):
-      with contextlib.suppress(OSError, ValueError, KeyError):
+      with contextlib.suppress(*DAMAGE):
         yield file.read_row_group(group, [column], use_threads=False)[column]
 
 
-def _described(schema: Any) -> dict[str, Any]:
+def _described(schema: Any, path: str) -> dict[str, Any]:
   """What Hugging Face says of each column; empty where it does not."""
+  known = (schema.metadata or {}).get(b'huggingface', b'{}')
   try:
-    known = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
-    return {name: d for name, d in known['info']['features'].items()}
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    return {}
+    features = json.loads(known).get('info', {}).get('features', {})
+    return dict(features.items())
+  except (ValueError, AttributeError, RecursionError) as error:
+    raise UserError(
+      f'{path} has damaged metadata of Hugging Face: copy it again ({error})'
+    ) from error
 
 
 def _read(path: str, group: int, columns: list[str]) -> Any:

@@ -190,7 +190,9 @@ def title(source: Any, pattern: Pattern) -> str:
   """
   first = pattern if isinstance(pattern, str) else next(iter(pattern), '')
   files = vars(source).get('files', ())
-  count = f'({len(files):,} files)' if len(files) > 1 else ''
+  # Nobody else may know how many there should be.
+  several = bool(files) and [first] != [files[0]]
+  count = f'({len(files):,} file{"s" * (len(files) != 1)})' if several else ''
   return f'{type(source).__name__} {os.path.basename(first)} {count}'.strip()
 
 

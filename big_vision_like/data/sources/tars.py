@@ -148,9 +148,10 @@ class Tars(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of names and sizes of the files, of examples and classes."""
-    files = shards.below(self.files), self.file_sizes
-    return digest('Tars', *files, len(self), self.dots or 'first', self.label_names)
+    """Returns a digest of names of files and classes, and of all members."""
+    members = [self._index[name] for name in ('key', 'suffix', 'size', 'key_starts')]
+    dots, files = self.dots or 'first', shards.below(self.files)
+    return digest('Tars', files, self.file_sizes, dots, members, self.label_names)
 
   def __len__(self) -> int:
     return len(self._index['key'])
@@ -351,10 +352,11 @@ def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], i
         links.append((own, target or header[157:257].split(b'\0')[0], kind == b'2'))
       elif kind == b'S' or sparse:
         left_out.append('sparse files')
-        more = kind == b'S' and header[482]
+        more = kind == b'S' and header[482]  # blocks in front of the data
         while more:
-          extension = os.pread(descriptor, BLOCK, following)
-          more, following = extension[504:505] > b'\0', following + BLOCK
+          extension = os.pread(descriptor, BLOCK, start)
+          more, start = extension[504:505] > b'\0', start + BLOCK
+          following += BLOCK
       elif kind in b'0\x007' and not own.endswith(b'/'):
         found.append((own, start, min(length, end)))
       name, target, size, sparse = None, None, None, False

@@ -69,6 +69,92 @@ def test_columns_are_chosen_and_renamed(tmp_path):
     parquet.Parquet(f'{tmp_path}/*', keys={'label': 'fine'})[0]
 
 
+IMAGE = [e['image'] for e in pictures.EXAMPLES]
+
+
+def table(tmp_path, name='a', **columns):
+  path = tmp_path / f'{name}.parquet'
+  pyarrow.parquet.write_table(pyarrow.table(columns), str(path))
+  return parquet.Parquet(str(path))
+
+
+@pytest.mark.parametrize(
+  'images',
+  [
+    IMAGE[:3],
+    pyarrow.array(IMAGE[:3], pyarrow.large_binary()),
+    [{'path': 'x', 'bytes': image} for image in IMAGE[:3]],
+    [{'bytes': image} for image in IMAGE[:3]],
+  ],
+)
+def test_images_are_bytes_however_they_are_stored(tmp_path, images):
+  source = table(tmp_path, image=images)
+  assert isinstance(source.features['image'], tfds.features.Image)
+  assert [example['image'] for example in source] == IMAGE[:3]
+
+
+@pytest.mark.parametrize(
+  'images, reason',
+  [
+    (['a.png', 'b.png'], "column 'image' of .* is of type string, not of one image"),
+    ([{'path': 'a.png'}] * 2, "column 'image' of .* is of type struct"),
+    ([IMAGE[:2]] * 2, "column 'image' of .* is of type list"),
+    ([[{'bytes': IMAGE[0], 'path': None}]] * 2, "column 'image' of .* is of type list"),
+    ([{'bytes': None, 'path': 'a.png'}] * 2, "the path of its image, 'a.png', but not"),
+  ],
+)
+def test_what_is_no_image_is_told(tmp_path, images, reason):
+  source = table(tmp_path, image=images)
+  with pytest.raises(UserError, match=reason):
+    source.features['image'] and source[0]
+
+
+@pytest.mark.parametrize(
+  'labels, names, want',
+  [
+    (['pear', 'fig', None], ['fig', 'pear'], [1, 0, None]),
+    (pyarrow.array(['b', 'a', 'b']).dictionary_encode(), ['a', 'b'], [1, 0, 1]),
+    ([b'pear', b'fig', b'pear'], ['fig', 'pear'], [1, 0, 1]),
+    (pyarrow.array([3, 1, 3]).dictionary_encode(), None, [3, 1, 3]),
+    ([2.0, 0.0, float('nan')], None, [2, 0, None]),
+    ([2, None, 1], None, [2, None, 1]),
+    ([True, False, True], None, [1, 0, 1]),
+    (pyarrow.array([1, 2, 3], pyarrow.int8()), None, [1, 2, 3]),
+    ([0.5, 1.0, 2.0], None, [0.5, 1.0, 2.0]),  # not of classes
+  ],
+)
+def test_labels_are_numbers_or_names(tmp_path, labels, names, want):
+  source = table(tmp_path, label=labels)
+  assert source.label_names == names and source.problems() == []
+  for i, label in enumerate(want):
+    if label is None:
+      with pytest.raises(BadRecordError, match='no value|no name|label nan'):
+        source[i]
+    else:
+      assert source[i] == {'label': label} and type(source[i]['label']) is type(label)
+
+
+def test_names_are_those_of_all_files(tmp_path):
+  table(tmp_path, 'a', label=['pear', 'fig'])
+  table(tmp_path, 'b', label=['apple', 'fig'])
+  source = parquet.Parquet(f'{tmp_path}/*')
+  assert [example['label'] for example in source] == [2, 1, 0, 1]
+
+
+def test_files_that_contradict_each_other_are_told(tmp_path):
+  table(tmp_path, 'a', label=[0, 1])
+  table(tmp_path, 'b', label=['fig', 'pear'])
+  source = parquet.Parquet(f'{tmp_path}/*')
+  with pytest.raises(BadRecordError, match="'label' of type string, not int64"):
+    source[2]
+  pictures.write_parquet(tmp_path)
+  (tmp_path / 'other').mkdir()
+  pictures.write_parquet(tmp_path / 'other', names=['bee', 'ape', 'cat'])
+  both = [f'{tmp_path}/train-*', f'{tmp_path}/other/*']
+  with pytest.raises(UserError, match='has other names of classes than'):
+    parquet.Parquet(both).features  # noqa: B018
+
+
 def test_nested_columns_are_as_tfds_gives_them(tmp_path):
   box = pyarrow.list_(pyarrow.float32(), 4)
   thing = pyarrow.struct({'bbox': box, 'category': pyarrow.int64()})

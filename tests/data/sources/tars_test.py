@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 
+import cv2
 import hypothesis
 import numpy as np
 import pictures
@@ -118,6 +119,162 @@ def test_examples_that_contradict_the_others_are_bad(
   with pytest.raises(BadRecordError, match=reason):
     source[2]
   assert source[1]['label'] == 1
+
+
+PNG = pictures.EXAMPLES[0]['image']
+
+
+def pairs(count=4, label=b'1', ending='png'):
+  return [
+    (f'{i}.{e}', d) for i in range(count) for e, d in ((ending, PNG), ('cls', label))
+  ]
+
+
+def test_every_format_of_images_is_an_image(tmp_path):
+  pixels = np.full((4, 5, 3), 7, np.uint8)
+  bmp = cv2.imencode('.bmp', pixels)[1].tobytes()
+  source = write(tmp_path / 'a.tar', [*pairs(), ('x.BMP', bmp), ('x.cls', b'2')])
+  assert source[4] == {'__key__': b'x', 'image': bmp, 'label': 2}
+  assert isinstance(source.features['image'], tfds.features.Image)
+  assert source.left_out == {}
+
+
+def test_one_example_without_an_image_is_bad_and_others_keep_theirs(tmp_path):
+  members = [*pairs(), ('x.svg', b'<svg>'), ('x.cls', b'2'), ('0.txt', b'one')]
+  source = write(tmp_path / 'a.tar', members)
+  assert source[0].keys() == {'__key__', 'image', 'label'}
+  with pytest.raises(BadRecordError, match="x in .* has no 'image', as others have"):
+    source[4]
+  assert source.left_out == {
+    "fields 'svg', which 4 of 5 examples lack": 1,
+    "fields 'text', which 4 of 5 examples lack": 1,
+  }
+
+
+@pytest.mark.parametrize(
+  'texts, names, labels',
+  [
+    ([b'pear', b'fig\n', b'pear'], ['fig', 'pear'], [1, 0, 1]),
+    (['\ufeffé'.encode(), 'b'.encode('utf-16')], ['b', 'é'], [1, 0]),
+    ([b'\xef\xbb\xbf3\r\n', b' 4 ', b'2.0', b'-1'], None, [3, 4, 2, -1]),
+  ],
+)
+def test_labels_are_numbers_or_names(tmp_path, texts, names, labels):
+  members = [
+    (f'{i}.{e}', d) for i, t in enumerate(texts) for e, d in (('png', PNG), ('cls', t))
+  ]
+  source = write(tmp_path / 'a.tar', members)
+  assert [source[i]['label'] for i in range(len(texts))] == labels
+  assert source.label_names == names
+  in_json = [
+    (f'{i}.json', json.dumps({'label': n}).encode()) for i, n in enumerate('ba')
+  ]
+  source = write(tmp_path / 'b.tar', in_json)
+  assert [e['label'] for e in source] == [1, 0] and source.label_names == ['a', 'b']
+
+
+def test_labels_that_are_neither_are_bad(tmp_path):
+  odd = [b'0.5', b'', b'\0\1', b'x' * 1000, b'pear']
+  members = [
+    (f'x{i}.{e}', d) for i, t in enumerate(odd) for e, d in (('png', PNG), ('cls', t))
+  ]
+  source = write(tmp_path / 'a.tar', [*pairs(9), *members])
+  for index in range(9, 14):
+    with pytest.raises(
+      BadRecordError, match='label 0.5, no whole|the class .*, no num'
+    ):
+      source[index]
+
+
+def test_dots_in_names_are_told_with_the_remedy(tmp_path):
+  members = [(f'v1.0_{name}', data) for name, data in pairs()]
+  source = write(tmp_path / 'a.tar', members)
+  with pytest.raises(UserError, match="of v1 the field '0_0.png' .* say dots='last'"):
+    source.features  # noqa: B018
+  assert len(source.problems()) == 1
+  last = tars.Tars(source.pattern, dots='last')
+  assert (len(last), last[3]['__key__'], last[3]['label']) == (4, b'v1.0_3', 1)
+  views = write(tmp_path / 'b.tar', [('0.left.png', PNG), ('0.right.png', PNG)])
+  assert views[0].keys() == {'__key__', 'left.png', 'right.png'}
+  some = write(tmp_path / 'c.tar', [*pairs(), *members[:2]])
+  with pytest.raises(
+    BadRecordError, match="no 'image'.* it has '0_0.png', for there is"
+  ):
+    some[4]
+  with pytest.raises(UserError, match="dots='both' is not one of first, last"):
+    tars.Tars('a', dots='both')
+
+
+def test_what_is_no_member_of_an_example_is_counted(tmp_path):
+  junk = ['__MACOSX/0.png', './._0.png', '.git/1.png', 'a/Thumbs.db', 'README']
+  source = write(tmp_path / 'a.tar', [*pairs(), *((name, b'x') for name in junk)])
+  assert len(source) == 4 and source.problems() == []
+  assert source.left_out == {'hidden files': 4, 'files without an ending': 1}
+
+
+def test_links_are_the_files_that_they_lead_to(tmp_path):
+  with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+    for name, data in pairs(2):
+      member = tarfile.TarInfo(f'd/{name}')
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
+    for name, kind, target in (
+      ('x.png', tarfile.LNKTYPE, 'd/0.png'),
+      ('e/x.png', tarfile.SYMTYPE, '../d/1.png'),
+      ('x.cls', tarfile.SYMTYPE, '/etc/passwd'),
+      ('e/x.cls', tarfile.LNKTYPE, 'd/1.cls'),
+    ):
+      member = tarfile.TarInfo(name)
+      member.type, member.linkname = kind, target
+      tar.addfile(member)
+  source = tars.Tars(str(tmp_path / 'a.tar'))
+  assert [source[i]['image'] for i in (0, 1, 3)] == [PNG] * 3
+  assert source.left_out == {'links to no file in the same tar file': 1}
+  with pytest.raises(BadRecordError, match="x in .* has no 'label'"):
+    source[2]
+
+
+@pytest.mark.parametrize(
+  'size', [b'7' * 11, b'\x80' + b'\xff' * 11, b'-0000001000', b'\xff' * 12, b'1_0']
+)
+def test_sizes_that_make_no_sense_cost_no_memory(tmp_path, size):
+  write(tmp_path / 'a.tar', pairs())
+  data = bytearray((tmp_path / 'a.tar').read_bytes())
+  data[124:136] = size.ljust(12, b'\0')
+  data[148:156] = b' ' * 8
+  data[148:156] = b'%06o\0 ' % sum(data[:512])
+  (tmp_path / 'a.tar').write_bytes(data)
+  (problem,) = tars.Tars(str(tmp_path / 'a.tar')).problems()
+  assert 'cut off' in problem or 'is damaged, or no tar file, from byte 0 on' in problem
+
+
+@pytest.mark.parametrize('form', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_sparse_files_are_left_out_and_what_follows_is_read(tmp_path, form):
+  with tarfile.open(tmp_path / 'a.tar', 'w', format=form) as tar:
+    member = tarfile.TarInfo('holes.png')
+    member.size = 3
+    if form == tarfile.PAX_FORMAT:
+      member.pax_headers = {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}
+    else:
+      member.type = b'S'
+    tar.addfile(member, io.BytesIO(b'abc'))
+    for name, data in pairs():
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
+  source = tars.Tars(str(tmp_path / 'a.tar'))
+  assert len(source) == 4 and source.left_out == {'sparse files': 1}
+
+
+@pytest.mark.parametrize(
+  'content, told', [(b'', 'is empty'), (b'text' * 999, 'is damaged, or no tar file')]
+)
+def test_what_is_no_tar_file_is_told(tmp_path, content, told):
+  (tmp_path / 'a.tar').write_bytes(content)
+  source = tars.Tars(f'{tmp_path}/*.tar')
+  assert told in source.problems()[0]
+  write(tmp_path / 'b.tar', pairs())
+  assert len(source.problems()) == 1 and len(tars.Tars(f'{tmp_path}/*.tar')) == 4
 
 
 def cut(file, keep):
