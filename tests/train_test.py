@@ -504,7 +504,7 @@ def test_missing_data_is_named_before_anything_starts(spawn, tmp_path):
   [
     (['--config.task.modle.depth=3'], 1, "did you mean 'model'?"),
     (['--config.task.model.dept=3'], 1, "config.task.model has no field 'dept'"),
-    (['--config.task.model.depth=deep'], 1, 'config.task.model.depth takes a int'),
+    (['--config.task.model.depth=deep'], 1, 'config.task.model.depth takes an int'),
     (['--config.totl_steps=3'], 1, "did you mean 'total_steps'?"),
     (['--config.train_data.batch_size=30'], 4, 'batch_size=30 does not divide over 4'),
     (['--config.mesh.fsdp=3'], 4, 'does not fit 4 devices'),
