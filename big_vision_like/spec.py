@@ -211,7 +211,7 @@ def load(
     module = _module(file)
     if not hasattr(module, 'get_config'):
       raise UserError(f'--config: {name} defines no get_config.')
-    if arg and not inspect.signature(module.get_config).parameters:
+    if arg and not _has_parameters(module):
       raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
   for text in overrides:
@@ -222,6 +222,16 @@ def load(
     kwargs = {k: v for k, v in node.items() if k != '_fn'}
     check_names(symbol(node, where), kwargs, where)
   return config
+
+
+def takes_argument(path: str) -> bool:
+  """Returns whether a config `FILE.py` can be loaded as `FILE.py:ARG`."""
+  file = pathlib.Path(path)
+  return file.suffix == '.py' and file.is_file() and _has_parameters(_module(file))
+
+
+def _has_parameters(module: types.ModuleType) -> bool:
+  return bool(inspect.signature(module.get_config).parameters)
 
 
 def _nearest_file(file: pathlib.Path) -> pathlib.Path | None:
@@ -263,11 +273,13 @@ def arguments(text: str, /, **fields: Any) -> types.SimpleNamespace:
     names = needed[i : i + 1] or free
     name = next((name for name in names if _takes(name, fields[name], word)), None)
     if name is None:
-      listed = ', '.join(c for n in names for c in _choices(n, fields[n]) if c)
+      listed = [c for n in names for c in _choices(n, fields[n]) if c]
+      if not names:
+        raise UserError(f'{word!r} is one word too many in {text!r}')
+      close = nearest(word, listed)
+      advice = f'; did you mean {close[0]!r}?' if close else ''
       raise UserError(
-        f'no {" or ".join(names)} {word!r}: take one of {listed}'
-        if names
-        else f'{word!r} is one word too many in {text!r}'
+        f'no {" or ".join(names)} {word!r}: take one of {", ".join(listed)}{advice}'
       )
     if name in found:
       raise UserError(f'{text!r} has both {found[name]} and {word}: take one')

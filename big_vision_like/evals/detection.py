@@ -75,14 +75,9 @@ class CocoAP(evaluator.Evaluator):
     found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
     if self.annotations:
       try:
-        truth = coco_json.read_strictly(self.annotations)
+        coco_json.read_strictly(self.annotations)
       except UserError as error:
-        return [*found, str(error)]
-      if all(entry['iscrowd'] for entry in truth['annotations']):
-        found.append(
-          f'{self.annotations} has no annotation of an object: there is no precision to'
-          ' measure'
-        )
+        found.append(str(error))
     return found
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
