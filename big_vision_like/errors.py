@@ -65,7 +65,12 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
 
 def kind_text(value: Any) -> str:
   """Returns the type of a value with its article: 'an int', 'a list'."""
-  name = type(value).__name__
+  return type_text(type(value))
+
+
+def type_text(kind: type) -> str:
+  """Returns the name of a type with its article: 'an int', 'a list'."""
+  name = kind.__name__
   return f'{"an" if name[0] in "aeiou" else "a"} {name}'
 
 

@@ -1,7 +1,8 @@
 """Optimizers from parts: schedules, clipping, per-parameter decay and rates.
 
 Rules are ordered (path regex, factor) pairs; the first that matches a parameter's whole
-'/'-joined path counts, and a parameter that none matches takes the default.
+'/'-joined path counts, and a parameter that none matches takes the default. The rate
+may be such pairs too, of schedules or None: `[('embed/.*', None), ('.*', 1e-3)]`.
 """
 
 import dataclasses
@@ -15,6 +16,8 @@ import optax
 from big_vision_like.errors import UserError
 
 Rules = Sequence[tuple[str, float]]
+Rate = Callable[[jax.Array], jax.Array] | float
+Rates = Sequence[tuple[str, Rate | None]]
 Tree = dict
 
 
@@ -25,25 +28,27 @@ def path_of(keys: Sequence[jax.tree_util.KeyEntry]) -> str:
 
 def factors(tree: Tree, rules: Rules, default: float) -> Tree:
   """The factor that the rules give each leaf; a rule that matches nothing raises."""
-  unused = [pattern for pattern, _ in rules]
+  values = [value for _, value in rules] + [default]
+  first = first_matches(tree, [pattern for pattern, _ in rules])
+  return jax.tree.map(lambda rule: values[rule], first)
 
-  def factor(keys: Sequence[jax.tree_util.KeyEntry], _) -> float:
-    for pattern, value in rules:
-      if re.fullmatch(pattern, path_of(keys)):
-        if pattern in unused:
-          unused.remove(pattern)
-        return value
-    return default
 
-  result = jax.tree_util.tree_map_with_path(factor, tree)
-  for pattern in unused:
-    # A later rule may be shadowed by an earlier one on purpose; a typo matches nothing.
-    if not any(
-      re.fullmatch(pattern, path_of(keys))
-      for keys, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ):
+def first_matches(tree: Tree, patterns: Sequence[str]) -> Tree:
+  """The place of the first pattern that matches each leaf, else their number.
+
+  A pattern that matches nothing raises. A later one may be shadowed by an earlier one
+  on purpose; a typo matches nothing.
+  """
+  paths = [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  for pattern in patterns:
+    if not any(re.fullmatch(pattern, path) for path in paths):
       raise UserError(f'the rule {pattern!r} matches no parameter')
-  return result
+
+  def first(keys: Sequence[jax.tree_util.KeyEntry], _) -> int:
+    found = (bool(re.fullmatch(pattern, path_of(keys))) for pattern in patterns)
+    return [*found, True].index(True)
+
+  return jax.tree_util.tree_map_with_path(first, tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +56,33 @@ class Optimizer:
   """An optax transformation that also knows its rules for each parameter.
 
   The update is -rate(step) * rate_factor * (transform(gradient) + decay * parameter),
-  after the gradients were clipped to a global norm of `clip_norm`. A parameter whose
-  rate factor is 0 is frozen: see `freeze`.
+  after the gradients were clipped to a global norm of `clip_norm`. `rate` is one for
+  all parameters, or pairs of a path regex and a rate, of which the first that matches a
+  parameter counts; one must match. A parameter whose rate is None or whose rate factor
+  is 0 is frozen: see `freeze`. Where the rate is None, it has no moments either.
   """
 
   transform: optax.GradientTransformation
-  rate: Callable[[jax.Array], jax.Array] | float
+  rate: Rate | Rates
   weight_decay: float = 0.0
   clip_norm: float | None = None
   decay_rules: Rules = (('.*kernel', 1.0),)
   rate_rules: Rules = ()
 
+  def __post_init__(self) -> None:
+    if isinstance(self.rate, (list, tuple)):
+      pairs = (isinstance(p, (list, tuple)) and len(p) == 2 for p in self.rate)
+      if not all(pairs):
+        raise UserError(f'rate={self.rate!r} are no pairs of a path regex and a rate')
+      if all(rate is None for _, rate in self.rate):
+        raise UserError('the rate is None for all parameters: nothing would be trained')
+
   def rate_at(self, step: jax.Array | int) -> jax.Array:
-    """The learning rate of step `step` (0 is the first)."""
-    return jnp.asarray(self.rate(step) if callable(self.rate) else self.rate)
+    """The learning rate of step `step` (0 is the first), that of the first pair."""
+    rate = self.rate
+    if isinstance(rate, (list, tuple)):
+      rate = next(rate for _, rate in rate if rate is not None)
+    return jnp.asarray(rate(step) if callable(rate) else rate)
 
   def decay_of(self, params: Tree) -> Tree:
     """Weight decay of each parameter."""
@@ -72,15 +90,19 @@ class Optimizer:
     return jax.tree.map(lambda f: self.weight_decay * f, factors(params, rules, 0.0))
 
   def rate_factor_of(self, params: Tree) -> Tree:
-    """What multiplies the learning rate of each parameter."""
-    return factors(params, self.rate_rules, 1.0)
+    """What multiplies the learning rate of each parameter; 0 of frozen ones."""
+    found = factors(params, self.rate_rules, 1.0)
+    for rate, mask in self._rates(params):
+      if rate is None:
+        found = jax.tree.map(lambda factor, own: 0.0 if own else factor, found, mask)
+    return found
 
   def freeze(self, params: Tree) -> Tree:
     """The same, but that no gradient reaches what the rules freeze.
 
     So gradients of frozen parameters are not computed, nor do they count in the norm.
     """
-    if not self.rate_rules:
+    if not self.rate_rules and not isinstance(self.rate, (list, tuple)):
       return params
     return jax.tree.map(
       lambda p, f: p if f else jax.lax.stop_gradient(p),
@@ -88,14 +110,40 @@ class Optimizer:
       self.rate_factor_of(params),
     )
 
+  def _rates(self, params: Tree) -> list[tuple[Rate | None, Tree]]:
+    """Each of several rates with a mask of its parameters; none where all have one."""
+    if not isinstance(self.rate, (list, tuple)):
+      return []
+    first = first_matches(params, [pattern for pattern, _ in self.rate])
+    for keys, place in jax.tree_util.tree_leaves_with_path(first):
+      if place == len(self.rate):
+        raise UserError(
+          f'no pattern of `rate` matches the parameter {path_of(keys)}: add a last pair'
+          " ('.*', rate) for all others, with None if they are frozen"
+        )
+    return [
+      (rate, jax.tree.map(lambda found, own=place: found == own, first))
+      for place, (_, rate) in enumerate(self.rate)
+    ]
+
   def _chain(self, params: Tree) -> optax.GradientTransformation:
+    rates = self._rates(params)
     parts = []
     if self.clip_norm is not None:
       parts.append(optax.clip_by_global_norm(self.clip_norm))
     parts.append(self.transform)
+    trained = [mask for rate, mask in rates if rate is not None]
+    if len(trained) < len(rates):
+      mask = jax.tree.map(lambda *own: any(own), *trained)
+      parts = [optax.masked(part, mask) for part in parts]
     if self.weight_decay:
       parts.append(_each(lambda u, p, d: u + d * p, self.decay_of(params)))
-    parts.append(optax.scale_by_learning_rate(self.rate))
+    for rate, mask in rates:
+      frozen = rate is None
+      scale = optax.set_to_zero() if frozen else optax.scale_by_learning_rate(rate)
+      parts.append(optax.masked(scale, mask))
+    if not rates:
+      parts.append(optax.scale_by_learning_rate(self.rate))
     if self.rate_rules:
       parts.append(_each(lambda u, p, f: u * f, self.rate_factor_of(params)))
     return optax.chain(*parts)
@@ -119,7 +167,7 @@ def _each(change: Callable[..., jax.Array], own: Tree) -> optax.GradientTransfor
 
 
 def adamw(
-  rate: Callable[[jax.Array], jax.Array] | float,
+  rate: Rate | Rates,
   b1: float = 0.9,
   b2: float = 0.999,
   weight_decay: float = 0.0,
@@ -135,7 +183,7 @@ def adamw(
 
 
 def momentum(
-  rate: Callable[[jax.Array], jax.Array] | float,
+  rate: Rate | Rates,
   decay: float = 0.9,
   nesterov: bool = False,
   weight_decay: float = 0.0,
@@ -150,7 +198,7 @@ def momentum(
 
 
 def adafactor(
-  rate: Callable[[jax.Array], jax.Array] | float,
+  rate: Rate | Rates,
   b1: float | None = 0.9,
   b2_cap: float = 0.999,
   weight_decay: float = 0.0,
@@ -207,10 +255,19 @@ def _by_block(
   )
 
 
+def _check_warmup(warmup_steps: int, total_steps: int) -> None:
+  if warmup_steps > total_steps:
+    raise UserError(
+      f'warmup_steps={warmup_steps:,} are more than total_steps={total_steps:,}: lower'
+      ' warmup_steps or train longer'
+    )
+
+
 def linear(
   peak_value: float, warmup_steps: int, total_steps: int, end_value: float = 0.0
 ) -> Callable[[jax.Array], jax.Array]:
   """Linear warm-up to `peak_value`, then linearly to `end_value` at `total_steps`."""
+  _check_warmup(warmup_steps, total_steps)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, peak_value, warmup_steps),
@@ -231,6 +288,7 @@ def rsqrt(
 
   The schedule of arXiv:2106.04560 section 3.3, which can be cooled down at any step.
   """
+  _check_warmup(warmup_steps, total_steps)
 
   def schedule(step: jax.Array) -> jax.Array:
     since = jnp.maximum(step - warmup_steps, 0)

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
@@ -24,7 +25,7 @@ from typing import Any
 import ml_collections as mlc
 
 from big_vision_like import files, upgrade
-from big_vision_like.errors import UserError, kind_text, nearest
+from big_vision_like.errors import UserError, kind_text, nearest, type_text
 
 # The length of an epoch where no training data is at hand and none is needed.
 NOMINAL_EPOCH = 10**6
@@ -76,7 +77,22 @@ def build(
   try:
     return fn(**kwargs)
   except ValueError as error:
-    raise UserError(f'{path} ({fn.__qualname__}): {error}') from error
+    told = _warmup_too_long(path, **kwargs) or error
+    raise UserError(f'{path} ({fn.__qualname__}): {told}') from error
+
+
+def _warmup_too_long(
+  path: str, warmup_steps: Any = None, decay_steps: Any = None, **_: Any
+) -> str | None:
+  """Returns what optax's schedules have against a warm-up that takes all steps."""
+  if not isinstance(warmup_steps, int) or not isinstance(decay_steps, int):
+    return None
+  if warmup_steps < decay_steps:
+    return None
+  return (
+    f'warmup_steps={warmup_steps:,} leaves none of the {decay_steps:,} steps, which are'
+    f' as a rule total_steps, to decay in: lower {path}.warmup_steps or train longer.'
+  )
 
 
 def symbol(node: Mapping[str, Any], path: str = 'config') -> Callable[..., Any]:
@@ -186,12 +202,16 @@ def load(
   name, arg = split_argument(path)
   file = pathlib.Path(name)
   if not file.is_file():
-    raise UserError(f'--config: no file {name!r}.')
+    close = _nearest_file(file)
+    advice = f'; did you mean {str(close)!r}?' if close else '.'
+    raise UserError(f'--config: no file {name!r}{advice}')
   if file.suffix == '.json':
-    config = mlc.ConfigDict(upgrade.upgraded(files.read_json(file)))
+    config = mlc.ConfigDict(upgrade.upgraded(files.read_fields(file)))
   else:
     module = _module(file)
-    if arg and not inspect.signature(module.get_config).parameters:
+    if not hasattr(module, 'get_config'):
+      raise UserError(f'--config: {name} defines no get_config.')
+    if arg and not _has_parameters(module):
       raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
   for text in overrides:
@@ -209,6 +229,27 @@ def split_argument(path: str) -> tuple[str, str]:
   ends = [i for i, letter in enumerate(path + ':') if letter == ':']
   end = next((i for i in ends if pathlib.Path(path[:i]).is_file()), ends[0])
   return path[:end], path[end + 1 :]
+
+
+def takes_argument(path: str) -> bool:
+  """Returns whether a config `FILE.py` can be loaded as `FILE.py:ARG`."""
+  file = pathlib.Path(path)
+  return file.suffix == '.py' and file.is_file() and _has_parameters(_module(file))
+
+
+def _has_parameters(module: types.ModuleType) -> bool:
+  return bool(inspect.signature(module.get_config).parameters)
+
+
+def _nearest_file(file: pathlib.Path) -> pathlib.Path | None:
+  """Returns the file whose folders and name are most alike, if all of them are."""
+  found = pathlib.Path(file.anchor)
+  for part in file.parts[bool(file.anchor) :]:
+    if not (found / part).exists():
+      with contextlib.suppress(OSError):
+        part = next(iter(nearest(part, os.listdir(found))), part)
+    found /= part
+  return found if found.is_file() else None
 
 
 def name_of(path: str) -> str:
@@ -239,11 +280,13 @@ def arguments(text: str, /, **fields: Any) -> types.SimpleNamespace:
     names = needed[i : i + 1] or free
     name = next((name for name in names if _takes(name, fields[name], word)), None)
     if name is None:
-      listed = ', '.join(c for n in names for c in _choices(n, fields[n]) if c)
+      listed = [c for n in names for c in _choices(n, fields[n]) if c]
+      if not names:
+        raise UserError(f'{word!r} is one word too many in {text!r}')
+      close = nearest(word, listed)
+      advice = f'; did you mean {close[0]!r}?' if close else ''
       raise UserError(
-        f'no {" or ".join(names)} {word!r}: take one of {listed}'
-        if names
-        else f'{word!r} is one word too many in {text!r}'
+        f'no {" or ".join(names)} {word!r}: take one of {", ".join(listed)}{advice}'
       )
     if name in found:
       raise UserError(f'{text!r} has both {found[name]} and {word}: take one')
@@ -308,14 +351,16 @@ def _module(file: pathlib.Path) -> types.ModuleType:
 def override(
   config: mlc.ConfigDict, text: str, root: Callable[..., Any] | None = None
 ) -> None:
-  """Applies one `a.b[1].c=value`; the value is a Python literal or else a string."""
+  """Applies one `a.b[1].c=value`.
+
+  The value is a Python literal, `epochs(3)` or `examples(500)`, or else a string.
+  """
   path, equals, raw = text.partition('=')
   if not equals:
     raise UserError(f'--config.{text}: write --config.{text}=VALUE.')
-  try:
-    value = ast.literal_eval(raw)
-  except (ValueError, SyntaxError):
-    value = raw
+  if not re.fullmatch(r'\w+(\.\w+|\[\d+\])*', path):
+    raise UserError(f'--config.{text}: {path!r} names no field, as model.depth does.')
+  value = _value(raw, path)
   *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
   node, where = config, 'config'
   if root is not None and parents and parents[0] not in config:
@@ -331,27 +376,56 @@ def override(
     _child(node, last, where)
     if isinstance(node, tuple):
       raise UserError(f'{where} is a tuple: override it whole.')
-    _check_type(node[last], value, _join(where, last))
+    _check_type(None, node[last], value, _join(where, last))
     node[last] = value
     return
   if not isinstance(node, (dict, mlc.ConfigDict)):
     raise UserError(f'{where} is {node!r}: it has no field {last!r}.')
+  fn = symbol(node, where) if '_fn' in node else root if node is config else None
+  fields = inspect.signature(fn).parameters if fn else {}
   if last in node:
-    _check_type(_widest(node, last, value, where), value, _join(where, last))
+    old = _widest(node, last, value, where)
+    _check_type(fields.get(last), old, value, _join(where, last))
     if node is not config and _shares_root(config, node, last):
       with node.unlocked():
         del node[last]  # its own from here on
   elif not (len(parents) == 1 and root and _is_free_group(root, parents[0], node)):
-    fn = symbol(node, where) if '_fn' in node else root if node is config else None
-    fields = inspect.signature(fn).parameters if fn else {}
     if last not in fields:
-      names = [*(k for k in node if k != '_fn'), *fields]
-      raise UserError(f'{where} has no field {last!r}; {_nearest(last, names)}')
-    _check_type(fields[last], value, _join(where, last))
+      names = dict.fromkeys([*(k for k in node if k != '_fn'), *fields])
+      raise UserError(f'{where} has no field {last!r}; {_nearest(last, list(names))}')
+    _check_type(fields[last], None, value, _join(where, last))
   unlocked = getattr(node, 'unlocked', contextlib.nullcontext)
   ignore_type = getattr(node, 'ignore_type', contextlib.nullcontext)
   with unlocked(), ignore_type():
     node[last] = type(node[last])(value) if _widens(node.get(last), value) else value
+  if _is_duration(value):
+    try:
+      list(calls(config))  # which computes them
+    except TypeError as error:
+      raise UserError(
+        f'{_join(where, last)} must be a number of steps, as other fields are computed'
+        f' from it ({error}).'
+      ) from error
+
+
+def _value(raw: str, path: str) -> Any:
+  """Returns what the text of a value stands for."""
+  if duration := re.fullmatch(r'(epochs|examples)\((.*)\)', raw):
+    kind, count = duration.groups()
+    if not re.fullmatch(r'\d+(_\d+)*(\.\d*)?(e\d{1,2})?', count, re.ASCII):
+      raise UserError(f'--config.{path}={raw}: write a number, as in {kind}(3).')
+    return epochs(float(count)) if kind == 'epochs' else examples(int(float(count)))
+  try:
+    value = ast.literal_eval(raw)
+  # The last three are of values nested too deeply or with keys that are lists.
+  except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+    return raw
+  plain = (bool, int, float, str, list, tuple, dict, type(None))
+  return value if isinstance(value, plain) else raw
+
+
+def _is_duration(value: Any) -> bool:
+  return isinstance(value, mlc.ConfigDict) and set(value) in ({'epochs'}, {'examples'})
 
 
 def _open_optional(node: Any, key: int | str, where: str) -> None:
@@ -451,25 +525,63 @@ def _widens(old: Any, new: Any) -> bool:
   return (type(old), type(new)) in [(float, int), (tuple, list)]
 
 
-def _check_type(old: Any, new: Any, where: str) -> None:
-  """`old` is the value to replace, or the parameter of a signature to fill."""
-  if isinstance(old, inspect.Parameter):
-    if isinstance(old.default, (bool, int, float, str, list, tuple)):
-      old = old.default
-    elif old.annotation in (int, float, str, bool) and new is not None:
-      old = old.annotation()
-    else:
+def _check_type(
+  parameter: inspect.Parameter | None, old: Any, new: Any, where: str
+) -> None:
+  """Raises unless a value may replace another, or fill a parameter (`old`: None)."""
+  kinds = getattr(parameter, 'annotation', inspect.Parameter.empty)
+  union = isinstance(kinds, types.UnionType)
+  if old is None and parameter is not None:
+    if union and new is not None and _check_union(kinds, new, where):
       return
-  if old is None or new is None or type(old) is type(new) or _widens(old, new):
+    if isinstance(parameter.default, (bool, int, float, str, list, tuple)):
+      old = parameter.default
+    elif kinds in (int, float, str, bool):
+      old = kinds()
+  if new is None:
+    number = isinstance(old, (int, float)) or _is_duration(old)
+    if number and parameter is not None and not union and parameter.default is not None:
+      raise UserError(f'{where} must have a value (now {_shown(old)}), not None.')
+    return
+  if old is None or type(old) is type(new) or _widens(old, new):
+    return
+  if _is_duration(new) and (type(old) is int or _is_duration(old)):
     return
   if isinstance(old, (dict, mlc.ConfigDict)):
-    if isinstance(new, int) and set(old) <= {'epochs', 'examples'}:
+    if isinstance(new, int) and _is_duration(old):
       return  # a number of steps instead of epochs(...) or examples(...)
     raise UserError(f'{where} is a group of fields: override one of {_fields(old)}.')
   raise UserError(
-    f'{where} takes {kind_text(old)} (now {old!r}), not {new!r}'
+    f'{where} takes {kind_text(old)} (now {old!r}), not {_shown(new)}'
     f' of type {type(new).__name__}.'
   )
+
+
+def _check_union(union: types.UnionType, new: Any, where: str) -> bool:
+  """Returns whether a union is of plain types alone; raises if none is the value's."""
+  kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(union)]
+  plain = {bool: bool, int: int, float: (int, float), str: str, types.NoneType: ()}
+  plain |= {list: list, tuple: (list, tuple), Sequence: (list, tuple), Mapping: dict}
+  if not all(kind in plain for kind in kinds):
+    return False
+  fits = any(
+    isinstance(new, plain[kind]) and (kind is bool or type(new) is not bool)
+    for kind in kinds
+  )
+  if fits or (_is_duration(new) and int in kinds):
+    return True
+  names = ' or '.join(type_text(kind) for kind in kinds if kind is not types.NoneType)
+  raise UserError(
+    f'{where} takes {names}, not {_shown(new)} of type {type(new).__name__}.'
+  )
+
+
+def _shown(value: Any) -> str:
+  """Returns a value as the command line has it, cut where it is long."""
+  if _is_duration(value):
+    return ', '.join(f'{kind}({count:g})' for kind, count in value.items())
+  text = repr(value)
+  return text if len(text) < 200 else f'{text[:200]}...'
 
 
 def _fields(node: Mapping[str, Any]) -> str:

@@ -88,8 +88,9 @@ def train(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
     )
     workdirs.record(workdir, config, start, changes)
+    # Not beside runs of earlier versions, whose data may have changed since.
     if jax.process_index() == 0 and (start == 0 or learned.read(workdir)):
-      learned.write(workdir, facts)  # not beside older runs, whose data may have changed
+      learned.write(workdir, facts)
     session = Session(run, workdir, batches, checkpoints, log)
     with processes.preemption(drill) as preempted:
       if position is not None and not session.evaluate_missed(state):

@@ -89,6 +89,80 @@ def test_gradients_are_clipped_to_their_global_norm():
   )
 
 
+def by_group(transform, decay):
+  """Two rates and a frozen head, from parts of optax alone."""
+  labels = jax.tree_util.tree_map_with_path(
+    lambda keys, _: {'embed': 'slow', 'head': 'none'}.get(keys[0].key, 'all'),
+    parameters(),
+  )
+  kernels = jax.tree_util.tree_map_with_path(
+    lambda keys, _: keys[-1].key == 'kernel', parameters()
+  )
+
+  trained = jax.tree.map(lambda label: label != 'none', labels)
+  clip = optax.masked(optax.clip_by_global_norm(1.0), trained)
+  rates = {'slow': 1e-3, 'all': optax.linear_schedule(0.1, 0.0, 4)}
+  return optax.chain(
+    clip,
+    optax.masked(transform, trained),
+    optax.add_decayed_weights(decay, kernels),
+    optax.partition(
+      {'none': optax.set_to_zero()}
+      | {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()},
+      labels,
+    ),
+  )
+
+
+@pytest.mark.parametrize(
+  'make, transform',
+  [
+    (optim.adamw, optax.scale_by_adam()),
+    (optim.momentum, optax.trace(0.9)),
+    (optim.adafactor, optim.adafactor(1.0).transform),
+  ],
+)
+def test_a_rate_for_each_group_of_parameters(make, transform):
+  linear = optax.linear_schedule(0.1, 0.0, 4)
+  rate = [('head/.*', None), ('embed/.*', 1e-3), ('head/kernel|.*', linear)]
+  optimizer = make(rate, weight_decay=0.1, clip_norm=1.0)
+  theirs = by_group(transform, 0.1)
+  got, want = descend(optimizer), descend(theirs)
+  assert_close(got, want, atol=1e-7)
+  assert_close(got['head'], parameters()['head'], rtol=0)
+  trained = {name: part for name, part in parameters().items() if name != 'head'}
+  shapes = [x.shape for x in jax.tree.leaves(make(0.1).transform.init(trained))]
+  moments = optimizer.init(parameters())[1]
+  assert [x.shape for x in jax.tree.leaves(moments)] == shapes  # none of the head
+  assert float(optimizer.rate_at(0)) == np.float32(1e-3)
+  factor = optimizer.rate_factor_of(parameters())
+  assert factor['head'] == {'kernel': 0.0, 'bias': 0.0}
+  assert factor['embed'] == {'kernel': 1.0, 'bias': 1.0}
+  gradient = jax.grad(lambda p: sum(map(jnp.sum, jax.tree.leaves(optimizer.freeze(p)))))
+  assert not any(x.any() for x in jax.tree.leaves(gradient(parameters())['head']))
+
+
+@pytest.mark.parametrize(
+  'rate, told',
+  [
+    ([('head/.*', 0.1)], 'no pattern of `rate` matches the parameter embed/bias'),
+    ([('haed/.*', None), ('.*', 0.1)], "the rule 'haed/.*' matches no parameter"),
+    ([('.*', None)], 'the rate is None for all parameters'),
+    (['.*', 0.1], 'are no pairs of a path regex and a rate'),
+  ],
+)
+def test_rates_by_group_that_do_not_fit(rate, told):
+  with pytest.raises(UserError, match=re.escape(told)):
+    optim.adamw(rate).init(parameters())
+
+
+@pytest.mark.parametrize('make', [optim.linear, optim.rsqrt])
+def test_a_warm_up_longer_than_the_run_is_refused(make):
+  rest = {'timescale': 3} if make is optim.rsqrt else {}
+  with pytest.raises(UserError, match='warmup_steps=100 are more than total_steps=50'):
+    make(1.0, warmup_steps=100, total_steps=50, **rest)
+
+
 def moment_types(state) -> set[str]:
   return {str(x.dtype) for x in jax.tree.leaves(state) if x.ndim > 0}
 

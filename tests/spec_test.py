@@ -23,7 +23,7 @@ SIZES = dict(num_classes=10, patch=4, width=8, depth=1, num_heads=2, mlp_dim=8)
 
 def root(
   seed: int = 0,
-  steps: int = 10,
+  steps: int | None = 10,
   rate: float = 0.1,
   name: str = 'a',
   debug: bool = False,
@@ -98,6 +98,21 @@ def test_build_goes_through_lists_tuples_and_dicts():
       lambda: build({'_fn': 'big_vision_like.tasks.detection:Detecton'}),
       "config._fn: 'big_vision_like.tasks.detection:Detecton' no longer exists; the"
       ' nearest name is big_vision_like.tasks.set_detection:Detection',
+    ),
+    (
+      lambda: build(
+        spec.spec(
+          optax.warmup_cosine_decay_schedule,
+          init_value=0.0,
+          peak_value=1.0,
+          warmup_steps=100,
+          decay_steps=50,
+        ),
+        'config.rate',
+      ),
+      'config.rate (warmup_cosine_decay_schedule): warmup_steps=100 leaves none of the'
+      ' 50 steps, which are as a rule total_steps, to decay in: lower'
+      ' config.rate.warmup_steps or train longer.',
     ),
     (
       lambda: build({'_fn': 'nowhere:name'}),
@@ -213,6 +228,10 @@ FIELDS = dict(
     ('shape=(3, 4)', 'shape', (3, 4)),
     ('shape=[3, 4]', 'shape', (3, 4)),
     ('shape=(3,)', 'shape', (3,)),
+    ('limit=epochs(3)', 'limit', dict(epochs=3.0)),
+    ('steps=epochs(0.5)', 'steps', dict(epochs=0.5)),
+    ('steps=examples(1e6)', 'steps', dict(examples=1000000)),
+    ('duration=examples(5)', 'duration', dict(examples=5)),
     ('seed=3', 'seed', 3),  # a field that the config leaves at its default
   ],
 )
@@ -220,6 +239,19 @@ def test_override_sets_one_field(text, field, value):
   result = overridden(FIELDS, text)
   assert result == {**FIELDS, field: value}
   assert type(result[field]) is type(value)
+
+
+def test_fields_follow_a_duration_unless_they_are_computed_from_it():
+  config = mlc.ConfigDict(dict(steps=10))
+  config.same = config.get_ref('steps')
+  spec.override(config, 'steps=epochs(3)', root)
+  assert config.same.to_dict() == dict(epochs=3.0)
+  spec.override(config, 'steps=20', root)
+  config.tenth = config.get_ref('steps') // 10
+  with pytest.raises(
+    UserError, match='config.steps must be a number of steps, as othe'
+  ):
+    spec.override(config, 'steps=epochs(3)', root)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +268,22 @@ def test_override_sets_one_field(text, field, value):
     ('debug=no', "config.debug takes a bool (now False), not 'no'"),
     ('name=3', "config.name takes a str (now 'a'), not 3"),
     ('seed=x', "config.seed takes an int (now 0), not 'x'"),
+    ('seed=none', 'config.seed must have a value (now 0), not None'),
+    ('rate=none', 'config.rate must have a value (now 0.1), not None'),
+    ('limit=many', "config.limit takes an int, not 'many' of type str"),
+    ('limit=1.5', 'config.limit takes an int, not 1.5 of type float'),
+    ('limit=[1]', 'config.limit takes an int, not [1] of type list'),
+    ('limit=True', 'config.limit takes an int, not True of type bool'),
+    ('steps=(20', "config.steps takes an int (now 10), not '(20' of type str"),
+    ("steps='20'", "config.steps takes an int (now 10), not '20' of type str"),
+    ('steps={[1]}', "config.steps takes an int (now 10), not '{[1]}' of type str"),
+    ('steps=' + '-' * 99_999 + '1', '--... of type str'),
+    ('steps=epochs()', '--config.steps=epochs(): write a number, as in epochs(3)'),
+    ('steps=epochs(-1)', '--config.steps=epochs(-1): write a number'),
+    ('rate=epochs(3)', 'config.rate takes a float (now 0.1), not epochs(3)'),
+    ('=3', "--config.=3: '' names no field"),
+    ('a-b=3', "--config.a-b=3: 'a-b' names no field"),
+    ('shape[-1]=3', "'shape[-1]' names no field"),
     ('shape[0]=3', 'config.shape is a tuple: override it whole'),
     ('shape[2]=3', 'config.shape has 2 entries: no [2]'),
     ('steps.more=3', "config.steps is 10: it has no field 'more'"),
@@ -404,6 +452,15 @@ def test_load_names_a_file_that_is_not_there(tmp_path):
     spec.load(f'{tmp_path}/none.py:8')
 
 
+def test_load_names_the_nearest_file(tmp_path):
+  (tmp_path / 'vit').mkdir()
+  (tmp_path / 'vit' / 'digits.py').write_text('')
+  with pytest.raises(UserError, match="digts.py'; did you mean '.*vit/digits.py'"):
+    spec.load(f'{tmp_path}/vti/digts.py:8')
+  with pytest.raises(UserError, match='digits.py defines no get_config'):
+    spec.load(f'{tmp_path}/vit/digits.py')
+
+
 def test_load_tells_that_a_config_takes_no_argument(config_file):
   config_file.write_text(SOURCE.replace("arg='96'", '').replace('arg', '3'))
   with pytest.raises(UserError, match='recipe.py'):
@@ -468,6 +525,12 @@ def test_override_beside_a_field_that_was_made_none():
   spec.override(config, 'group.a=2')
   spec.override(config, 'group.b=3')
   assert config.to_dict() == {'start': None, 'group': {'a': 2, 'b': 3}}
+
+
+def test_a_misspelt_field_lists_each_field_once():
+  config = mlc.ConfigDict({'a': spec.spec(image.Resize, size=3)})
+  with pytest.raises(UserError, match="no field 'xyz'; it has size, method.$"):
+    spec.override(config, 'a.xyz=3')
 
 
 def test_override_adds_no_evaluator_by_a_slip():

@@ -7,11 +7,12 @@
 Of each config first the variant for tuning, CONFIG,tune, with every combination of the
 values and the first seed; then the config itself with the values that are best by
 --metric (larger is better, of equals the first) and each seed: mean and sample standard
-deviation of --test. Without --over nothing is tuned. Any field of all runs can be
-overridden: --config.total_steps=500.
+deviation of --test. A config whose get_config takes no argument is its own variant.
+Without --over nothing is tuned. Any field of all runs can be overridden:
+--config.total_steps=500.
 
-Every run is a process of its own in a folder of its own. The same command goes on where
-it stopped and tries again what failed; finished runs are read, not repeated.
+Every run is a process of its own in a folder of its own. Rerun the same command
+to resume the sweep: failed runs are tried again, finished runs are read.
 """
 
 import dataclasses
@@ -101,7 +102,7 @@ class Sweep:
     if not self.over:
       return []
     fields = [field for field, _ in self.over]
-    variant = config + (',' if ':' in config else ':') + 'tune'
+    variant = tuning_variant(config)
     return [
       self.run(variant, config, 'tune', values, self.command['seeds'][0])
       for combination in itertools.product(*(values for _, values in self.over))
@@ -138,8 +139,21 @@ class Sweep:
     # Which values the final runs will have is not known yet; their fields are.
     some = {field: values[0] for field, values in self.over}
     for config in self.command['configs']:
+      if self.over:
+        self.check_variant(config)
       for run in [*self.tuning(config), *self.final(config, some)]:
         run.load()
+
+  def check_variant(self, config: str) -> None:
+    """Raises unless a config can be loaded for tuning."""
+    spec.load(config)
+    try:
+      spec.load(tuning_variant(config))
+    except UserError as error:
+      raise UserError(
+        f'--over tunes {tuning_variant(config)}, whose {self.command["metric"]} is of'
+        f' data to choose by, but {error}'
+      ) from error
 
   def value(self, run: Run) -> float | None:
     """What a run found, trained where that is still to be done; None: it failed."""
@@ -244,6 +258,14 @@ def read_values(text: str) -> tuple[str, list[str]]:
   if not equals or not all(values):
     raise UserError(f'{text!r}: write FIELD=VALUE,VALUE.')
   return field, list(dict.fromkeys(values))
+
+
+def tuning_variant(config: str) -> str:
+  """The config that values are chosen with: CONFIG,tune where it takes an argument."""
+  file, _, argument = config.partition(':')
+  if not argument and not spec.takes_argument(file):
+    return config
+  return f'{config}{"," if argument else ":"}tune'
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Any) -> None:

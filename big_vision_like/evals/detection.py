@@ -80,11 +80,6 @@ class CocoAP(evaluator.Evaluator):
         truth = coco_json.read_strictly(self.annotations)
       except UserError as error:
         return [*found, str(error)]
-      if all(entry['iscrowd'] for entry in truth['annotations']):
-        found.append(
-          f'{self.annotations} has no annotation of an object: there is no precision to'
-          ' measure'
-        )
       found += self._misnamed(truth)
     return found
 

@@ -90,7 +90,8 @@ class Findings:
       if more:
         absent = list(self.missing.values())
         names = ', '.join(dict.fromkeys(repr(source.name) for source in absent))
-        sentence = f'data sets {names} are not prepared. {tfds.remedy(absent)}'
+        remedy = tfds.remedy(absent).replace('Prepare it', 'Prepare them')
+        sentence = f'data sets {names} are not prepared. {remedy}'
       told.append((sentence, [p for text in self.missing for p in self.problems[text]]))
     for text, places in self.problems.items():
       if text not in self.missing:
@@ -115,7 +116,8 @@ class Findings:
       key = (row.place,) if row.source is None else same
       verdict = '; '.join(remarks) or 'ok'
       if own:
-        verdict = f'see {", ".join(map(str, own))}'
+        numbers = 'below' if len(told) == 1 else ', '.join(map(str, own))
+        verdict = f'see {numbers}'
       places.setdefault(key, []).append(row.place)
       cells[key] = [*row.cells, verdict]
     lines = [(all_or_first(names), *cells[key]) for key, names in places.items()]

@@ -38,6 +38,7 @@ def check_finite(
   bad = [name for name, value in scalars.items() if not np.isfinite(value)]
   if not bad:
     return
+  verb = 'is' if len(bad) == 1 else 'are'
   folder = workdir / f'capsule-{step}'
   with contextlib.closing(run.batches()) as batches:
     batches.set_state(position)
@@ -51,7 +52,7 @@ def check_finite(
     files.write_json(folder / 'capsule.json', story)
   kept = 'none was saved yet' if last_good is None else f'step {last_good:,} is kept'
   raise UserError(
-    f'{", ".join(bad)} is not finite at step {step:,} (loss {values["loss"]}).'
+    f'{", ".join(bad)} {verb} not finite at step {step:,} (loss {values["loss"]}).'
     f' Last good checkpoint: {kept}. Its batch and scalars are in {folder}.'
     f' To see the step again: python -m big_vision_like.train --workdir={workdir}'
     f' --replay={step}'

@@ -367,9 +367,11 @@ def gradients(
   def split(x: jax.Array) -> jax.Array:
     if not x.ndim:
       return jnp.broadcast_to(x, (accumulate,))
-    if x.shape[0] % accumulate:
+    if accumulate < 1 or x.shape[0] % accumulate:
       raise UserError(
-        f'a batch of {x.shape[0]} does not divide into accumulate={accumulate}'
+        f'a batch of {x.shape[0]} does not divide into accumulate={accumulate} parts:'
+        ' set task.accumulate to a divisor of the batch size, or train_data.batch_size'
+        ' to a multiple of it'
       )
     # Strided, so that each part still spreads over all devices.
     return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)

@@ -177,7 +177,7 @@ def test_all_missing_data_sets_are_one_command(data_dir, tmp_path):
   with pytest.raises(UserError) as error:
     preflight.require(config)
   assert str(error.value) == (
-    "data sets 'digits', 'glyphs/32' are not prepared. Prepare it with:"
+    "data sets 'digits', 'glyphs/32' are not prepared. Prepare them with:"
     f' python tools/prepare_data.py digits glyphs/32 --data-dir {here}'
   )
   config.evals.other.data.source.data_dir = there
@@ -444,7 +444,7 @@ def test_packages_that_are_missing(vocabulary, monkeypatch):
   found = findings.Findings()
   preflight.collect_problems(found, bleu, 'evals.bleu')
   assert found.told == [(f'evals.bleu: {translation.NO_SACREBLEU}', ['evals.bleu'])]
-  assert found.table[1].split() == ['evals.bleu', 'see', '1']
+  assert found.table[1].split() == ['evals.bleu', 'see', 'below']
 
 
 def test_a_record_without_a_name_for_what_it_is():

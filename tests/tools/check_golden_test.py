@@ -4,6 +4,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -266,3 +267,73 @@ def test_missing_files(check_golden, altered, tmp_path, capsys):
   output = capsys.readouterr()
   assert '3 of 3 within tolerance' in output.out
   assert 'no such .npz file' in output.err and 'posemb_resize.json' in output.err
+
+
+def test_an_optimizer_with_a_schedule_for_each_group(check_golden, tmp_path, capsys):
+  steps, lr, decay, rng = 4, 0.1, 0.01, np.random.default_rng(0)
+  shapes = {'embed/kernel': (3, 2), 'head/bias': (2,), 'head/kernel': (2, 2)}
+  params = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+  linear = optax.linear_schedule(1.0, 0.0, steps)
+  cosine = optax.warmup_cosine_decay_schedule(0.0, 0.5, 1, steps)
+  rates = {'embed/kernel': None, 'head/bias': linear, 'head/kernel': cosine}
+  arrays = {f'input/p0/{name}': x for name, x in params.items()}
+  moving = {name: x for name, x in params.items() if rates[name]}
+  adam, clip = optax.scale_by_adam(), optax.clip_by_global_norm(1.0)
+  state = adam.init(moving)
+  for step in range(steps):
+    grads = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    arrays |= {f'input/g{step}/{name}': x for name, x in grads.items()}
+    # A frozen parameter neither moves nor decays, nor does its gradient count.
+    own, _ = clip.update({name: grads[name] for name in moving}, clip.init(moving))
+    updates, state = adam.update(own, state)
+    for name, update in updates.items():
+      update = lr * update + decay * params[name] * name.endswith('kernel')
+      params[name] = params[name] - rates[name](step) * update
+    arrays |= {f'output/0/step{step}/{name}': x for name, x in params.items()}
+  share_GS = np.array([[f(n) for n in range(steps)] for f in (linear, cosine)])
+  arrays['output/0/schedule'] = share_GS.astype(np.float32)
+  path = tmp_path / 'groups.npz'
+  np.savez(path, **arrays)
+  case = dict(optax_name='scale_by_adam', lr=lr, wd=decay, grad_clip_norm=1.0)
+  case['schedule'] = [
+    ['.*embed.*', None],
+    ['nothing', {'decay_type': 'cosine'}],
+    ['.*/bias', {'decay_type': 'linear'}],
+    ['.*', {'decay_type': 'cosine', 'warmup_steps': 1, 'mult': 0.5}],
+  ]
+
+  def check(**changes):
+    config = dict(steps=steps, cases=[case | changes])
+    text = dict(reference='big_vision optax.make', config=config)
+    path.with_suffix('.json').write_text(json.dumps(text))
+    return check_golden.main([str(path)])
+
+  assert check() == 0, capsys.readouterr().out
+  assert '13 of 13 within tolerance' in capsys.readouterr().out
+  assert check(schedule=case['schedule'][2:]) == 1
+  assert 'TOO LARGE' in capsys.readouterr().out
+  assert check(schedule=case['schedule'][:3]) == 2
+  assert 'no pattern of `rate` matches the parameter head/kernel' in (
+    capsys.readouterr().err
+  )
+  assert check(lr_mults=[['.*', 2.0]]) == 2
+  assert 'lr_mults is not one of optax_name' in capsys.readouterr().err
+
+
+def test_positions_of_a_detr_are_of_the_kind_described():
+  from tools.golden import detr
+
+  with open(GOLDEN / 'detr_tiny.json') as file:
+    description = json.load(file)
+  rows, columns = np.random.default_rng(0).normal(size=(2, 50, 16))
+  params = {'pos_rows': jnp.float32(rows), 'pos_columns': jnp.float32(columns)}
+  valid_Bhw = np.arange(3)[None, None] < np.array([2, 3])[:, None, None]
+  valid_Bhw = jnp.asarray(np.broadcast_to(valid_Bhw, (2, 4, 3)))
+  model = detr.model_of(description | {'position_embedding': 'learned'})
+  got_BhwD = detr.positions_of(model, params, valid_Bhw)
+  for i in np.ndindex(2, 4, 3):  # as in facebookresearch/detr
+    np.testing.assert_allclose(
+      got_BhwD[i], np.concatenate([columns[i[2]], rows[i[1]]]), rtol=1e-6
+    )
+  sine_BhwD = detr.positions_of(detr.model_of(description), {}, valid_Bhw)
+  assert sine_BhwD.shape == got_BhwD.shape and not np.allclose(sine_BhwD, got_BhwD)

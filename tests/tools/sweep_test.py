@@ -128,9 +128,6 @@ def test_configs_need_a_variant_for_tuning_only_where_there_is_something_to_tune
   made = sweep.Sweep(command('tests/tiny_config.py', test='val/top1'), tmp_path)
   made.check()
   assert made.total == 1 and made.tuning('tests/tiny_config.py') == []
-  tuned = command('tests/tiny_config.py', test='val/top1', over=[f'{RATE}=0.1'])
-  with pytest.raises(UserError, match="takes no argument, not 'tune'"):
-    sweep.Sweep(tuned, tmp_path).check()
 
 
 def test_the_best_is_the_first_of_equals_and_tests_are_never_looked_at(
@@ -174,3 +171,17 @@ def test_means_over_vtab_are_those_of_each_seed():
   results[3]['test'] = [0.5]  # a run failed: no mean
   assert sweep.groups(results) == []
   assert sweep.groups(results[1:]) == []
+
+
+def test_a_config_without_an_argument_is_its_own_variant(tmp_path):
+  tuned = command('tests/tiny_config.py', over=[f'{RATE}=1e-3,1e-2'], test='val/top1')
+  made = sweep.Sweep(tuned, tmp_path)
+  made.check()
+  assert [run.config for run in made.tuning('tests/tiny_config.py')] == [
+    'tests/tiny_config.py'
+  ] * 2
+  other = command('configs/vit/digits.py', over=[f'{RATE}=1e-3'], test='test/top1')
+  with pytest.raises(
+    UserError, match=r"--over tunes .*digits.py:tune, .* 'tune': take"
+  ):
+    sweep.Sweep(other, tmp_path).check()

@@ -98,11 +98,13 @@ def whole(description: Fields, arrays: Fields) -> Results:
   )
   last_BhwC = modules['backbone'][f'stage{len(description["blocks"])}']
   valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], last_BhwC.shape[1:3])
-  position_BhwD = positions.masked_sine2d(valid_Bhw, model.width)
   results = {
     'output/backbone_layer4': (channels_first(last_BhwC), OUTPUT),
     'output/mask_downsampled': (~valid_Bhw, EXACT),
-    'output/pos': (channels_first(position_BhwD), FLOAT),
+    'output/pos': (
+      channels_first(positions_of(model, variables['params'], valid_Bhw)),
+      FLOAT,
+    ),
     'output/memory': (channels_first(outputs['memory']), OUTPUT),
     'output/hs': (modules['decoder'], OUTPUT),
     'loss/total': (total, LOSS),
@@ -122,6 +124,20 @@ def whole(description: Fields, arrays: Fields) -> Results:
     results |= matches(f'output/match_{layer}_{{}}', query_BK, objects)
   results |= gradient_results({'params': gradients}, weights.to_facebook, GRADIENT)
   return results | detections(model, variables, description, arrays)
+
+
+def positions_of(
+  model: detr.DETR, params: tree.Tree, valid_Bhw: jax.Array
+) -> jax.Array:
+  """The positions of the model's kind, of all cells: (B, h, w, D)."""
+  if model.positions == 'sine':
+    return positions.masked_sine2d(valid_Bhw, model.width)
+  height, width = valid_Bhw.shape[1:]
+  grid_1ND = positions.grid2d(
+    params['pos_rows'][:height], params['pos_columns'][:width]
+  )
+  grid_1hwD = grid_1ND.reshape(1, height, width, model.width)
+  return jnp.broadcast_to(grid_1hwD, (*valid_Bhw.shape, model.width))
 
 
 def detections(

@@ -1,6 +1,8 @@
 """Golden files of optimizers and schedules."""
 
 import functools
+import re
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +33,18 @@ OPTIMIZERS = {
 }
 
 
+# What a case may say; what is unknown may change the numbers.
+KNOWN = ('optax_name', 'optax', 'grad_clip_norm', 'lr', 'wd', 'wd_mults', 'schedule')
+
+
 def optimizers(description: Fields, arrays: Fields) -> Results:
   """Schedules, and parameters after each step, of big_vision's optimizers."""
   steps, results = description['config']['steps'], {}
   for case, config in enumerate(map(Fields, description['config']['cases'])):
-    optimizer, tolerance = optimizer_of(config, steps)
-    relative = [optimizer.rate_at(n) / config['lr'] for n in range(steps)]
-    results[f'output/{case}/schedule'] = (np.stack(relative), FLOAT)
-    params = tree.unflatten(select(arrays, 'input/p0/'))
+    first = select(arrays, 'input/p0/')
+    optimizer, tolerance = optimizer_of(config, steps, first)
+    results |= schedules(optimizer.rate, f'output/{case}/', config, steps, arrays)
+    params = tree.unflatten(first)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for step in range(steps):
       grads = tree.unflatten(select(arrays, f'input/g{step}/'))
@@ -52,20 +58,78 @@ def optimizers(description: Fields, arrays: Fields) -> Results:
   return results
 
 
-def optimizer_of(config: Fields, steps: int) -> tuple[optim.Optimizer, Tolerance]:
-  """What `big_vision.optax.make` would build, and how near its steps must come."""
-  schedule, rate = Fields(config['schedule']), config['lr']
+def schedules(
+  rates: optim.Rate | optim.Rates,
+  prefix: str,
+  config: Fields,
+  steps: int,
+  arrays: Fields,
+) -> Results:
+  """Rates in shares of `lr` by step, of several groups one after the other.
+
+  Of groups a file has one array, of the first group or of all (groups, steps), or an
+  array for each, whose name ends in its number. Frozen groups count where all do.
+  """
+  if not isinstance(rates, list):
+    rates = [('.*', rates)]
+  zero = optax.constant_schedule(0.0)
+  share_GS = np.array(
+    [[(rate or zero)(n) / config['lr'] for n in range(steps)] for _, rate in rates]
+  )
+  moving = [rate is not None for _, rate in rates]
+  results = {}
+  for name, array in select(arrays, f'{prefix}schedule').items():
+    share = share_GS if array.shape == share_GS.shape else share_GS[moving]
+    if array.ndim == 1:
+      number = int(name.strip('/_')) if name.strip('/_').isdigit() else 0
+      if number >= len(share):
+        raise UserError(f'{prefix}schedule{name} is of none of {len(share)} groups')
+      share = share[number]
+    results[f'{prefix}schedule{name}'] = (share, FLOAT)
+  return results
+
+
+def rate_of(
+  schedule: Fields, peak: float, steps: int
+) -> Callable[[jax.Array], jax.Array]:
+  """What big_vision's `create_learning_rate_schedule` would build, times `peak`."""
+  peak *= schedule.get('mult', 1.0)
   warmup = schedule.get('warmup_steps', 0)
   kind = schedule['decay_type']
   if kind == 'cosine':
-    decayed = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
-  elif kind == 'linear':
-    decayed = optim.linear(rate, warmup, steps, rate * schedule.get('linear_end', 0))
-  elif kind == 'rsqrt':
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps)
+  if kind == 'linear':
+    return optim.linear(peak, warmup, steps, peak * schedule.get('linear_end', 0))
+  if kind == 'rsqrt':
     cooldown = schedule.get('cooldown_steps', 0)
-    decayed = optim.rsqrt(rate, warmup, schedule['timescale'], steps, cooldown)
+    return optim.rsqrt(peak, warmup, schedule['timescale'], steps, cooldown)
+  raise UserError(f'decay_type {kind!r} is not one of cosine, linear, rsqrt')
+
+
+def pattern_of(pattern: str) -> str:
+  """Returns a pattern of theirs as one of our whole paths."""
+  return pattern.rstrip('$').replace('*/', '*')
+
+
+def optimizer_of(
+  config: Fields, steps: int, names: Iterable[str]
+) -> tuple[optim.Optimizer, Tolerance]:
+  """What `big_vision.optax.make` would build, and how near its steps must come.
+
+  `names` are those of the parameters.
+  """
+  if unknown := config.keys() - set(KNOWN):
+    raise UserError(f'{", ".join(sorted(unknown))} is not one of {", ".join(KNOWN)}')
+  rate, schedule = config['lr'], config['schedule']
+  if isinstance(schedule, list):
+    # There a pattern may match no parameter, which is an error here.
+    decayed = [
+      (pattern, None if own is None else rate_of(Fields(own), rate, steps))
+      for pattern, own in schedule
+      if any(re.fullmatch(pattern, name) for name in names)
+    ]
   else:
-    raise UserError(f'decay_type {kind!r} is not one of cosine, linear, rsqrt')
+    decayed = rate_of(Fields(schedule), rate, steps)
   name = config['optax_name']
   if name not in OPTIMIZERS:
     raise UserError(f'optimizer {name!r} is not one of {", ".join(OPTIMIZERS)}')
@@ -76,7 +140,7 @@ def optimizer_of(config: Fields, steps: int) -> tuple[optim.Optimizer, Tolerance
       raise UserError(f'{name} takes {", ".join(ours)} here, not {theirs!r}')
     options[ours[theirs]] = value
   rules = [
-    (pattern.rstrip('$').replace('*/', '*'), factor)
+    (pattern_of(pattern), factor)
     for pattern, factor in config.get('wd_mults') or [('.*kernel', 1.0)]
   ]
   optimizer = make(

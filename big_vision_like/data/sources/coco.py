@@ -197,29 +197,22 @@ class Coco(Source):
     return image
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, how many images are not there, or no object."""
+    """What keeps it from being read, and how many images are not there."""
     try:
-      contents = self.contents
+      names = self.contents.names
     except UserError as error:
       return [str(error)]
-    found, folder = [], os.path.expanduser(self.images)
-    if contents.crowds_N.all():
-      crowds = ', only of crowds' if len(contents.crowds_N) else ''
-      found.append(
-        f'{self.annotations} has no annotation of an object{crowds}: there is nothing'
-        ' to learn or to measure'
-      )
-    names = contents.names
+    folder = os.path.expanduser(self.images)
     missing = [n for n in names if not os.path.exists(os.path.join(folder, n))]
-    if missing:
-      above = os.path.dirname(os.path.abspath(folder))
-      there = os.path.exists(os.path.join(above, missing[0]))
-      advice = f'; {missing[0]} is in {above}: set `images` to that' if there else ''
-      found.append(
-        f'{len(missing):,} of {len(names):,} images of {self.annotations} are not in'
-        f' {self.images}: {listed(missing, coco_json.NAMED)}{advice}'
-      )
-    return found
+    if not missing:
+      return []
+    above = os.path.dirname(os.path.abspath(folder))
+    there = os.path.exists(os.path.join(above, missing[0]))
+    advice = f'; {missing[0]} is in {above}: set `images` to that' if there else ''
+    return [
+      f'{len(missing):,} of {len(names):,} images of {self.annotations} are not in'
+      f' {self.images}: {listed(missing, coco_json.NAMED)}{advice}'
+    ]
 
   def __getstate__(self) -> dict[str, Any]:
     # What was read travels to workers; descriptions are made again.

@@ -23,7 +23,6 @@ from big_vision_like.data.sources import (
 )
 from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import BadRecordError, UserError
-from big_vision_like.evals import detection
 
 CATEGORIES = [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}]
 IMAGES = [
@@ -263,14 +262,6 @@ def test_boxes_of_another_convention_are_told(tmp_path, change, told):
   assert re.search(told, problem)
   with pytest.raises(UserError, match=told):
     coco_json.read_strictly(source.annotations)
-
-
-@pytest.mark.parametrize('entries', [[], [annotation(1, iscrowd=1)]])
-def test_files_without_objects_are_told_before_training(tmp_path, entries):
-  (problem,) = written(tmp_path, entries).problems()
-  assert 'has no annotation of an object' in problem
-  evaluator = detection.CocoAP(data=None, annotations=str(tmp_path / 'a.json'))
-  assert 'has no annotation of an object' in evaluator.problems()[-1]
 
 
 @pytest.mark.parametrize(
