@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -25,13 +26,26 @@ def file(kind: str, known: Any) -> pathlib.Path:
 def arrays(
   file: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-  """The arrays of a file, which the first process of a host makes at first use."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(file.with_suffix('.lock')):
-    if not file.exists():
-      files.write_npz(file, make())
-    with np.load(file) as saved:
+  """The arrays of a file, which the first process of a host makes at first use.
+
+  They are made again where the file is damaged, and each time where none can be kept.
+  """
+  with _locked(file) as writable:
+    found = _read(file)
+    if found is None:
+      found = make()
+      if writable:
+        with contextlib.suppress(OSError):  # of a disk that is full
+          files.write_npz(file, found)
+    return found
+
+
+def _read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
+  try:
+    with open(file, 'rb') as content, np.load(content) as saved:
       return dict(saved)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    return None
 
 
 def progress(steps: Iterable[T], title: str, total: int) -> Iterator[T]:
@@ -47,7 +61,16 @@ def progress(steps: Iterable[T], title: str, total: int) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def _locked(file: pathlib.Path) -> Iterator[None]:
-  with open(file, 'w') as lock:
+def _locked(file: pathlib.Path) -> Iterator[bool]:
+  """Lets one process at a time in; yields whether files can be kept there."""
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = open(file.with_suffix('.lock'), 'w')
+  except OSError:
+    yield False
+    return
+  with lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
+    for part in file.parent.glob(f'{file.name}.*.part'):
+      part.unlink()  # of a process that was killed
+    yield True
