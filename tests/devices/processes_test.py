@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 
+import jax
 import numpy as np
 import pytest
 import train_test
@@ -389,6 +390,38 @@ def test_sigterm_is_seen_and_given_back():
   assert signal.getsignal(signal.SIGTERM) is before
   with processes.preemption(drill=3) as preempted:
     assert not preempted(4)  # a step that an earlier start of the run has passed
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+  error.__cause__ = cause
+  return error
+
+
+GLOO = 'UNKNOWN: Gloo AllGather failed: [pair.cc:547] Connection closed by peer'
+UNAVAILABLE = 'UNAVAILABLE: failed to connect to all addresses'
+
+
+@pytest.mark.parametrize(
+  'error, lost',
+  [
+    (jax.errors.JaxRuntimeError(GLOO), True),
+    (ValueError(GLOO), True),  # where a result is fetched, as during a save
+    (caused(UserError('saving failed'), ValueError(GLOO)), True),
+    (ExceptionGroup('both', [OSError('full'), ValueError(GLOO)]), True),
+    (jax.errors.JaxRuntimeError('INTERNAL: Barrier failed because: task is set'), True),
+    (jax.errors.JaxRuntimeError(UNAVAILABLE), True),
+    (RuntimeError('the coordination service detected a fatal error'), True),
+    (ValueError(UNAVAILABLE), False),  # of storage
+    (OSError('No space left on device'), False),
+    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory'), False),
+    (UserError('labels.json has the names Gloo and NCCL'), False),
+    (None, False),
+  ],
+)
+def test_errors_of_lost_processes(error, lost, monkeypatch):
+  assert not processes.lost_connection(error)  # who is alone loses nobody
+  monkeypatch.setattr(processes.jax.distributed, 'is_initialized', lambda: True)
+  assert processes.lost_connection(error) == lost
 
 
 def test_together_passes_errors_on():
