@@ -31,7 +31,14 @@ from big_vision_like.devices.replicas import Replicas
 from big_vision_like.errors import UserError
 from big_vision_like.evaluate import measure
 from big_vision_like.ops import sharding
-from big_vision_like.run import checkpoint, learned, metrics, preflight, replay
+from big_vision_like.run import (
+  checkpoint,
+  learned,
+  leftovers,
+  metrics,
+  preflight,
+  replay,
+)
 from big_vision_like.run import experiment as experiments
 from big_vision_like.run import workdir as workdirs
 from big_vision_like.run.experiment import Experiment
@@ -66,6 +73,8 @@ def train(
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
     stack.enter_context(workdirs.owned(workdir))
+    for name in leftovers.clean(workdir) if jax.process_index() == 0 else ():
+      say('removed', f'{name}, which a killed run left half-written')
     frozen = run.frozen()
     sums = {name: checkpoint.checksums(x) for name, x in (frozen or {}).items()}
     with processes.together():
