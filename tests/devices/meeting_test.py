@@ -55,12 +55,28 @@ def test_all_go_once_all_have_come(meet, port):
   assert [call.result(20) for call in meet(0, 1, count=2)] == [None, None]
 
 
-def test_who_has_come_and_dies_is_told_to_all_at_once(meet, port):
-  calls = meet(0, 2, count=4)
-  with connected(port, b'1 of 4') as dying:
-    assert dying.recv(1) == meeting.COME
-  told = 'process 1 of 4 died as all started. Start the same command in every process'
-  assert all(sentence.startswith(told) for sentence in sentences(calls))
+def test_who_has_come_and_dies_is_told_to_all_at_once(meet, port, monkeypatch):
+  monkeypatch.setattr(meeting, 'GOODBYE_SECONDS', 0.2)
+  calls = meet(0, count=4)
+  with connected(port, b'2 of 4') as other:
+    assert other.recv(1) == meeting.COME
+    with connected(port, b'1 of 4') as dying:
+      assert dying.recv(1) == meeting.COME
+    (told,) = sentences(calls)
+    assert other.recv(1000).decode() == told
+  assert told == (
+    'process 1 of 4 died as all started. Start the same command in every process, at'
+    ' about the same time.'
+  )
+
+
+def test_what_process_0_says_is_told(meet, port):
+  with socket.create_server(('127.0.0.1', port)) as server:
+    calls = meet(1)
+    connection, _ = server.accept()
+    with connection:
+      connection.sendall(meeting.COME + b'process 2 of 3 died')
+  assert sentences(calls) == ['process 2 of 3 died']
 
 
 def test_process_0_dies(meet, port):

@@ -61,7 +61,7 @@ def end_with(parent: int) -> None:
 class Workers(Iterator[Any]):
   """The elements of a data set in order, made by `count` processes in turn.
 
-  `place` names the input in messages. `close` ends the processes.
+  `place` names the input in messages.
   """
 
   def __init__(
@@ -70,7 +70,7 @@ class Workers(Iterator[Any]):
     self._place, self._turn = place, 0
     with _packed((dataset, options), cloudpickle.dumps) as job:
       self._processes = [_start(job, index, count) for index in range(count)]
-    self.close = weakref.finalize(self, _stop, self._processes)
+    self._stop = weakref.finalize(self, _stop, self._processes)
 
   def __next__(self) -> Any:
     process, connection = self._processes[self._turn]
@@ -81,6 +81,10 @@ class Workers(Iterator[Any]):
     if kind == 'end':
       raise StopIteration
     return value
+
+  def close(self) -> None:
+    """Ends the processes."""
+    self._stop()
 
   def _received(
     self, process: subprocess.Popen, connection: socket.socket
