@@ -48,8 +48,8 @@ class CocoAP(evaluator.Evaluator):
   All predictions of an image count. The prediction gives `boxes_xyxy`, in pixels of the
   original image, `scores` and `labels`. A label's category is `categories[label]`
   (`coco_classes.IDS` where labels are those of TFDS); or else the one that
-  `annotations` have by the name of the label's class in `data`, where both have names;
-  or else the label itself. `names` are those of labels, for pictures.
+  `annotations`, or the source of `data`, have by the name of the label's class, where
+  there are names; or else the label itself. `names` are those of labels, for pictures.
 
   Truth is the json file `annotations`, of which the images of `data` count, or else the
   batches': `boxes` (B, K, 4) of the resized image, `box_labels`, `box_mask` and, where
@@ -123,9 +123,10 @@ class CocoAP(evaluator.Evaluator):
     Labels of classes that the annotations do not have get numbers below zero, which are
     no categories of theirs.
     """
-    if truth is None or self.categories is not None:
+    if self.categories is not None:
       return None
-    there, names = _names(truth), self.class_names
+    there = _names(truth or {'categories': []}) or _own_ids(self.data.source)
+    names = self.class_names
     if not names or not there or not {*there.values()} <= {*names.values()}:
       return None
     if len({*there.values()}) < len(there) or _agree(there, names):
@@ -169,8 +170,9 @@ class CocoAP(evaluator.Evaluator):
       )
     if truth is None:
       truth = coco_json.read_strictly(self.annotations) if self.annotations else None
-    found = list(self._predicted(rows, self._by_name(truth)))
-    return truth or self._true(rows, found), found
+    by_name = self._by_name(truth)
+    found = list(self._predicted(rows, by_name))
+    return truth or self._true(rows, found, by_name), found
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns what counts of each image."""
@@ -199,11 +201,7 @@ class CocoAP(evaluator.Evaluator):
         f'boxes or scores predicted for the image {rows["image_id"][~finite_B][0]} are'
         ' not numbers: training has diverged.'
       )
-    if by_name is None:
-      category_BQ = self._category(rows['labels'], 'predicted')
-    else:
-      of_label = np.vectorize(lambda k: by_name.get(k, -1 - k), otypes=[np.int64])
-      category_BQ = of_label(rows['labels'])
+    category_BQ = self._category(rows['labels'], 'predicted', by_name)
     image_BQ = np.repeat(rows['image_id'][:, None], scores_BQ.shape[1], axis=1)
     return entries(
       image_id=image_BQ.ravel(),
@@ -212,13 +210,18 @@ class CocoAP(evaluator.Evaluator):
       score=scores_BQ.astype(np.float64).ravel(),
     )
 
-  def _true(self, rows: dict[str, np.ndarray], found: Sequence[Entry]) -> Truth:
+  def _true(
+    self,
+    rows: dict[str, np.ndarray],
+    found: Sequence[Entry],
+    by_name: Mapping[int, int] | None,
+  ) -> Truth:
     """The batches' objects as a json file of COCO would hold them.
 
     Categories are those that are there or found.
     """
     there_BK = rows['true']
-    category_N = self._category(rows['true_labels'][there_BK], 'true')
+    category_N = self._category(rows['true_labels'][there_BK], 'true', by_name)
     annotations = entries(
       image_id=rows['image_id'][there_BK.nonzero()[0]],
       category_id=category_N,
@@ -233,7 +236,12 @@ class CocoAP(evaluator.Evaluator):
       'annotations': list(annotations),
     }
 
-  def _category(self, labels: np.ndarray, kind: str) -> np.ndarray:
+  def _category(
+    self, labels: np.ndarray, kind: str, by_name: Mapping[int, int] | None
+  ) -> np.ndarray:
+    if by_name is not None:
+      own = [by_name.get(label, -1 - label) for label in labels.ravel().tolist()]
+      return np.array(own, np.int64).reshape(labels.shape)
     if self.categories is None:
       return labels
     ids = np.asarray(self.categories)
@@ -276,6 +284,12 @@ class CocoAP(evaluator.Evaluator):
 def _names(truth: Truth) -> dict[int, str]:
   """Returns the names of categories by their ids."""
   return {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
+
+
+def _own_ids(source: Any) -> dict[int, str]:
+  """Returns the names of a source's categories by its own ids, if it has any."""
+  ids = getattr(source, 'category_ids', ())
+  return dict(zip(ids, source.category_names, strict=True)) if len(ids) else {}
 
 
 def _agree(there: Mapping[int, str], names: Mapping[int, str]) -> bool:
