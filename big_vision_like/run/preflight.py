@@ -461,12 +461,18 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
   except UserError:
     raise
   except Exception as error:  # its author did not think of such examples
+    name = type(transform).__name__
+    if isinstance(error, KeyError) and error.args[:1] in [('image',), ('label',)]:
+      raise UserError(
+        f'examples have no {error.args[0]!r}, which {name} needs; they have'
+        f' {", ".join(example)}.'
+      ) from error
     frame = traceback.extract_tb(error.__traceback__)[-1]
     have = ', '.join(f'{k} ({type(v).__name__})' for k, v in example.items())
     where = f'{pathlib.Path(frame.filename).name}:{frame.lineno}'
     reason = cut(' '.join(str(error).split()), 200)
     raise UserError(
-      f'{type(transform).__name__} cannot take an example of {have}:'
+      f'{name} cannot take an example of {have}:'
       f' {type(error).__name__} at {where}: {reason}'
     ) from error
 

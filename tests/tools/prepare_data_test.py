@@ -1,5 +1,6 @@
 import gzip
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -7,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zlib
 
+import cv2
 import numpy as np
 import pictures
 import pyarrow.parquet
@@ -216,6 +219,7 @@ def names_and_inodes(folder):
   return {file.name: file.stat().st_ino for file in folder.glob('*array_record*')}
 
 
+BMP = cv2.imencode('.bmp', np.zeros((4, 5, 3), np.uint8))[1].tobytes()
 KINDS = ['folder', 'tar', 'parquet', 'tfrecord', 'array_record', 'tfds']
 
 
@@ -242,7 +246,7 @@ def test_converts_every_format(convert, capsys, tmp_path, kind):
 
 
 def test_labels_and_keys_are_given_names(convert, tmp_path):
-  (tmp_path / 'names').write_text('x\ny\nz\n')
+  (tmp_path / 'names').write_bytes(b'\xef\xbb\xbfx\r\ny\r\nz\r\n\r\n')
   words = [
     '--labels',
     str(tmp_path / 'names'),
@@ -390,15 +394,57 @@ def test_restart_markers_need_a_program(tool, home, capsys, tmp_path, monkeypatc
     (['--from', 'tar:{}/*.tar', '--name', 'a'], 'no file is called'),
     (['--from', 'folder:{}', '--name', 'A b'], '--name A b: give a word'),
     (['--from', 'tfds:{}', '--name', 'a'], 'has no dataset_info.json'),
+    (['--from', 'tfds:{}/damaged', '--name', 'a'], 'is not as TFDS writes it'),
+    (['--from', 'folder:{}', '--name', 'a', '--dots', 'last'], '--dots is not for fol'),
+    (
+      ['--from', 'tar:{}/a', '--name', 'a', '--labels', '{}/none'],
+      'none cannot be read',
+    ),
+    (
+      ['--from', 'tar:{}/a', '--name', 'a', '--labels', '{}/twice'],
+      "'x' again in line 3",
+    ),
+    (['--from', 'tar:{}/a', '--name', 'a', '--labels', '{}/gap'], 'no name in line 2'),
   ],
 )
 def test_mistakes_end_with_a_sentence(tool, home, capsys, tmp_path, words, sentence):
   words = [word.format(tmp_path) for word in words]
+  (tmp_path / 'damaged').mkdir()
+  (tmp_path / 'damaged' / 'dataset_info.json').write_text('{"name": ')
+  (tmp_path / 'twice').write_text('x\ny\nx\n')
+  (tmp_path / 'gap').write_text('x\n\ny\n')
   with pytest.raises(SystemExit) as stop:
     tool.main([*words, '--data-dir', str(tmp_path / 'data')])
   assert stop.value.code == 1
   error = capsys.readouterr().err
   assert sentence in error and len(error.splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tool, home, capsys, tmp_path):
+  (tmp_path / 'file').touch()
+  words = ['--from', written('folder', tmp_path / 'from'), '--name', 'a']
+  with pytest.raises(SystemExit) as stop:
+    tool.main([*words, '--data-dir', str(tmp_path / 'file')])
+  assert stop.value.code == 1
+  error = capsys.readouterr().err
+  assert error == f'{tmp_path}/file/a/1.0.0: Not a directory\n'
+
+
+def test_names_in_texts_become_classes_and_what_is_left_out_is_told(
+  convert, capsys, tmp_path
+):
+  with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+    for i in range(4):
+      for ending, data in (('bmp', BMP), ('cls', b'\xef\xbb\xbf' + b'ab'[i % 2 :][:1])):
+        member = tarfile.TarInfo(f'v1.{i}.{ending}')
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    tar.addfile(tarfile.TarInfo('__MACOSX/._x.bmp'))
+  source = convert(f'tar:{tmp_path}/a.tar', '--dots', 'last')
+  assert source.label_names == ['a', 'b']
+  found = sorted((e['__key__'], e['label'], e['image']) for e in source)
+  assert found == [(f'v1.{i}'.encode(), i % 2, BMP) for i in range(4)]
+  assert 'left out: hidden files (1)' in capsys.readouterr().out
 
 
 def test_names_or_from_is_needed(tool, capsys):
