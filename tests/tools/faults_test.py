@@ -2,15 +2,13 @@
 
 import collections
 
-import pytest
-
 from tools.benchmark import faults
 from tools.faults import common
 
 
-@pytest.mark.parametrize('name', ['checkpoint, loaded', 'COCO JSON, instances'])
-def test_a_few_faults_are_told(name):
-  results = list(common.campaign(common.kinds()[name], count=8, seed=0))
+def test_a_few_faults_are_told():
+  kind = common.kinds()['COCO JSON, instances']
+  results = list(common.campaign(kind, count=8, seed=0))
   assert len(results) == 8
   assert {result.outcome for result in results} <= set(common.GOOD), results
   told = [result for result in results if result.outcome == 'one sentence']
