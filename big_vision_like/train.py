@@ -206,7 +206,8 @@ class Session:
       for key in record
     }
     due = [name for name in due_evaluators(self.run, step) if name not in done]
-    due = processes.gather('\n'.join(due))[0].split()  # as the first process reads it
+    # All evaluate what the first process, which writes the metrics, has missed.
+    due = processes.gather('\n'.join(due))[0].splitlines()
     return self.evaluate(due, state, step)
 
 

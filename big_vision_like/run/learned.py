@@ -122,7 +122,8 @@ def check(before: Facts | None, now: Facts) -> None:
       old, ours = (_names(x.get(field)) for x in (facts, new))
       if old and ours and old != ours:
         place = f'train_data.inputs.{name}' if name else 'train_data'
-        raise UserError(f'{place}: {labels.difference(ours, old, "the run so far")}')
+        told = labels.difference(ours, old, 'the run so far')
+        raise UserError(f'{place}: {told}; or train on with these: --accept=data')
 
 
 def check_tokenizer(workdir: str | os.PathLike, tokenizer: Any) -> None:
