@@ -103,6 +103,7 @@ def train(
     session = Session(run, workdir, batches, checkpoints, log)
     with processes.preemption(drill) as preempted:
       if position is not None and not session.evaluate_missed(state):
+        session.stopped(start)
         return state
       if start >= total:
         log.say('done', f'{workdir} is already at step {start:,} of {total:,}.')
@@ -187,11 +188,17 @@ class Session:
     if (name := self.run.settings.keep_best) not in results:
       return
     value, sign = results[name], {'max': 1, 'min': -1}[self.run.best[1]]
-    if self.best is not None and not sign * value > sign * self.best[1]:
+    worst = -np.inf if self.best is None else sign * self.best[1]
+    if not sign * value > worst:  # nor if it is not a number
       return
     self.save(step, state)
     self.best, self.checkpoints.best = (step, value), step
     self.log.say('best', f'{name} {value:.4g} at step {step:,}, which is kept')
+
+  def stopped(self, step: int) -> None:
+    """Says that a signal ended the run at a step."""
+    name = signals.received() or 'SIGTERM'  # which only JAX heard
+    self.log.say('stopped', f'on {name} at step {step:,}, saved; run it again to go on')
 
   def evaluate_missed(self, state: State) -> bool:
     """Evaluates the step of a checkpoint where the run ended before it could.
@@ -283,8 +290,7 @@ def loop(
       session.save(step, state, wait=last or stop)
     if stop or not session.evaluate(due, state, step):
       session.save(step, state, wait=True)
-      name = signals.received() or 'SIGTERM'  # which only JAX heard
-      log.say('stopped', f'on {name} at step {step:,}, saved; run it again to go on')
+      session.stopped(step)
       return state
   session.checkpoints.wait()
   log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {session.workdir}')
