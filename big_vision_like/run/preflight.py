@@ -27,7 +27,6 @@ from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
 from big_vision_like.data.sources.base import Source, counted, num_classes
 from big_vision_like.data.transforms import compose
-from big_vision_like.devices.processes import say
 from big_vision_like.errors import (
   BadRecordError,
   Checked,
@@ -38,7 +37,7 @@ from big_vision_like.errors import (
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.run import experiment, init_from, labels, learned
 from big_vision_like.run.findings import Findings, Row, cut, short
-from big_vision_like.run.labels import Known, reachable
+from big_vision_like.run.labels import Known
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -62,10 +61,6 @@ def require(
   """
   found = check(config, training, known)
   found.report(whole=False)
-  keep_best = config.get('keep_best')
-  if training and keep_best:
-    better = {'max': 'more', 'min': 'less'}[experiment.best_is(keep_best, found.evals)]
-    say('best', f'the checkpoint with the best {keep_best} is kept: {better} is better')
   return found.made
 
 
@@ -276,7 +271,7 @@ def probe_input(
 
 def collect_problems(found: Findings, named: Any, place: str) -> None:
   """Has everything that a part of the config names tell its problems."""
-  for part in reachable(named):
+  for _, part in labels.reachable(named):
     for sentence in part.problems() if isinstance(part, Checked) else ():
       told = found.problems.get(sentence, ())
       if not any(other.startswith(f'{place}.') for other in told):
@@ -333,11 +328,11 @@ def probe_source(
     with leniently():
       sample.append(through(makers if pictures else row.transforms, other | added))
   if task is not None:
-    row_texts = {name: first[name] for name in texts}
     names = [n for n in (LABELS if pictures else batch) if n in batch]
-    labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
-    batch = widened(batch, len(sample) + 1) | labels
-    check_batch(task, row.source, batch, makers == [], row_texts)
+    whole = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
+    batch = widened(batch, len(sample) + 1) | whole
+    own = {name: first[name] for name in texts}
+    check_batch(task, row.source, batch, makers == [], own)
   return tried
 
 

@@ -23,8 +23,9 @@ from big_vision_like import files, spec, upgrade
 from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, plural
 from big_vision_like.run import checkpoint
+from big_vision_like.run.labels import reachable
 
 # Fields that change no number of the training: where it computes, how often it tells
 # and keeps, what is evaluated.
@@ -155,31 +156,14 @@ def identities(
     ('config.train_data', train),
     *((f'config.evals.{name}', node) for name, node in evaluators.items()),
   ]:
-    for where, thing in _identified(node, place):
-      source = isinstance(thing, Source)
-      found[where] = (
-        thing.identity() if source else {'fingerprint': thing.fingerprint()}
-      )
+    for where, thing in reachable(node, place, whole=Identified):
+      if isinstance(thing, Source):
+        found[where] = thing.identity()
+      elif isinstance(thing, Identified):
+        found[where] = {'fingerprint': thing.fingerprint()}
   for name, sums in (frozen or {}).items():
     found[f'config.frozen.{name}'] = {'fingerprint': checkpoint.sha256(sums)}
   return json.loads(json.dumps(found))
-
-
-def _identified(node: Any, place: str) -> Iterator[tuple[str, Identified]]:
-  """Yields the outermost things with content of their own that a part holds."""
-  if isinstance(node, Identified):
-    yield place, node
-    return
-  inside: list[tuple[str, Any]] = []
-  if isinstance(node, Mapping):
-    inside = [(f'{place}.{key}', value) for key, value in node.items()]
-  elif isinstance(node, (list, tuple)):
-    inside = [(f'{place}[{i}]', value) for i, value in enumerate(node)]
-  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-    names = [field.name for field in dataclasses.fields(node)]
-    inside = [(f'{place}.{name}', getattr(node, name)) for name in names]
-  for where, value in inside:
-    yield from _identified(value, where)
 
 
 def differences(
@@ -227,8 +211,7 @@ def described(identity: Mapping[str, Any]) -> str:
   if 'examples' in identity:
     parts.append(f'{identity["examples"]:,} examples')
   if identity.get('files'):
-    count = identity['files']
-    parts.append(f'{count:,} file{"" if count == 1 else "s"}')
+    parts.append(plural(identity['files'], 'file'))
     parts.append(f'{identity["bytes"] / 1e6:,.1f} MB')
   return ', '.join(filter(None, parts)) + f' ({identity["fingerprint"][:8]})'
 

@@ -390,10 +390,8 @@ def whole(value: Any) -> int | None:
 
 def _text(value: Any) -> str | None:
   """Returns a text that can be printed and be the name of a file; None for others."""
-  if not isinstance(value, str) or '\0' in value:
-    return None
-  halves = not value.isascii() and re.search('[\ud800-\udfff]', value)
-  return None if halves else value
+  sound = isinstance(value, str) and '\0' not in value
+  return value if sound and not files.has_half_character(value) else None
 
 
 def _is_box(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from big_vision_like.data.input import cache
-from big_vision_like.errors import BadRecordError, UserError, listed
+from big_vision_like.errors import BadRecordError, UserError, listed, plural
 
 # Counted up where an index of earlier versions would be wrong.
 INDEX_VERSION = 2
@@ -192,7 +192,7 @@ def title(source: Any, pattern: Pattern) -> str:
   files = vars(source).get('files', ())
   # Nobody else may know how many there should be.
   several = bool(files) and [first] != [files[0]]
-  count = f'({len(files):,} file{"s" * (len(files) != 1)})' if several else ''
+  count = f'({plural(len(files), "file")})' if several else ''
   return f'{type(source).__name__} {os.path.basename(first)} {count}'.strip()
 
 
