@@ -179,7 +179,7 @@ class Checkpoints:
           )
     if reasons:
       self._manager.reload()
-      say('restore', f'going on from the previous good checkpoint, step {step}')
+      say('restore', f'resuming from the previous good checkpoint, step {step}')
     restored = _with_averages(restored, state.ema, progress)
     return Restored(restored, progress['position'], progress['seconds'])
 
@@ -193,7 +193,7 @@ class Checkpoints:
 
 
 class _Best:
-  """Orbax's question which checkpoints to keep, answered with the best one."""
+  """A policy of Orbax that keeps the best checkpoint."""
 
   def __init__(self, checkpoints: Checkpoints):
     self._checkpoints = checkpoints
@@ -204,7 +204,7 @@ class _Best:
 
 
 def keep_quiet() -> None:
-  """Has Python not print what is left of readers and writers that have failed.
+  """Keeps Python from printing tracebacks of readers and writers after one failed.
 
   Where one of many files cannot be read or written, Orbax raises and closes its event
   loop; the others then find nobody to report to, and each prints a traceback.

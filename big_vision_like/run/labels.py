@@ -29,7 +29,7 @@ from big_vision_like.evals.evaluator import Evaluator
 # Names of classes in `label` and in `box_labels`.
 Vocabulary = Mapping[str, Names]
 
-# So many names are listed in a message.
+# The most names that a message lists.
 NAMED = 5
 SYNSET = re.compile(r'n\d{8}')
 # The share of classes that two wordings of one vocabulary have to have in common.

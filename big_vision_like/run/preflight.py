@@ -490,7 +490,7 @@ def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example
 
 
 def check_numbers(batch: base.Batch) -> base.Batch:
-  """A batch of numbers; `UserError` for what is none."""
+  """Returns a batch of numbers; `UserError` for anything else."""
   for name, values in batch.items():
     if isinstance(values, Mapping):
       check_numbers(values)

@@ -85,7 +85,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-  """How a run differs from how it was before: lines for people, by what they are of."""
+  """The differences between a run and its resumption, as lines for people."""
 
   config: tuple[str, ...] = ()
   data: tuple[str, ...] = ()
@@ -126,14 +126,14 @@ def claim(
     listed = '\n'.join(f'  {lines[key]}' for key in refused)
     raise UserError(
       f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
-      f' --workdir, or the saved config: --config={path}, or go on with the new one:'
+      f' --workdir, or the saved config: --config={path}, or accept the new one:'
       ' --accept=config'
     )
   if other and 'data' not in accept:
     listed = '\n'.join(f'  {line}' for line in other)
     raise UserError(
       f'{workdir} belongs to a run on other data:\n{listed}\nBring back the data, use'
-      ' another --workdir, or go on with the new data: --accept=data'
+      ' another --workdir, or accept the new data: --accept=data'
     )
   found = {'config': refused, 'data': other}
   accepted = [name for name in ACCEPT if found[name]]
@@ -189,7 +189,7 @@ def differences(
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-  """'Folder fruit: examples 21 -> 24, files 21 -> 24', or that only content differs."""
+  """Returns 'Folder fruit: examples 21 -> 24', or that only content differs."""
   names = ('split', 'examples', 'files', 'bytes', 'classes')
   told = [
     f'{name} {_text(one.get(name))} -> {_text(other.get(name))}'
@@ -206,7 +206,7 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def described(identity: Mapping[str, Any]) -> str:
-  """'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)' of an identity."""
+  """Returns 'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)'."""
   parts = [f'{identity.get("title", "")} {identity.get("split", "")}'.strip()]
   if 'examples' in identity:
     parts.append(f'{identity["examples"]:,} examples')

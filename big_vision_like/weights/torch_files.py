@@ -3,7 +3,7 @@
 Such a file is a pickle, a program that calls what it names, beside raw arrays. Python's
 own unpickler does not see it: the few instructions that tensors and plain containers
 need are followed here, and anything else is refused by name. Both layouts are read: the
-archive of PyTorch 1.6 on, and the one before it, in which the published DETRs lie.
+archive of PyTorch 1.6 on, and the older one, in which DETRs were published.
 """
 
 import io
@@ -114,7 +114,7 @@ def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarra
 def read_told(
   path: str | os.PathLike, key: str | None = None
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """As `read`, with sentences about state dicts of the file that are not read."""
+  """Reads as `read`, and returns sentences about other state dicts of the file."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f'{path} is not a file')

@@ -179,7 +179,8 @@ def _read_all(
         lines.put(line)
       lines.put('')
 
-    threading.Thread(target=listen, daemon=True).start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     left = collections.deque(names)
     limit: float = 120  # what is imported first
     while left:
@@ -203,6 +204,8 @@ def _read_all(
         yield left.popleft(), json.loads(line)
     process.kill()
     process.wait()
+    listener.join()
+    process.stdout.close()
 
 
 def serve(kind: Kind, top: pathlib.Path, names: list[str]) -> None:

@@ -401,7 +401,7 @@ def info(folder: pathlib.Path) -> Any:
 
 
 def builder(folder: pathlib.Path) -> Any:
-  """TFDS's reader of the data set in a folder; `UserError` where it has none."""
+  """Returns TFDS's reader of the data set in a folder; `UserError` if it has none."""
   import tensorflow_datasets as tfds
 
   try:

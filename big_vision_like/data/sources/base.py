@@ -166,7 +166,7 @@ class Source(Identified, Checked):
 
 
 def _sizes_by_path(source: Source) -> dict[str, int]:
-  """Sizes of all files of a source and of those that it is made of."""
+  """Returns the sizes of all files of a source and of its inner sources, by path."""
   sizes = dict(zip(source.files, source.file_sizes.tolist(), strict=True))
   for part in source.inner.values():
     sizes |= _sizes_by_path(part)

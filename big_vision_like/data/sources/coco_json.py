@@ -27,7 +27,7 @@ from big_vision_like.errors import UserError, listed
 Entry = dict[str, Any]
 # Lists of `images`, `annotations` and `categories`, as the files have them.
 Truth = dict[str, list[Entry]]
-# So many of what is left out are named.
+# The most ids that a message lists.
 NAMED = 5
 # A digit more than an id of 64 bits can have.
 DIGITS = re.compile('-?[0-9]{1,19}', re.ASCII)

@@ -123,7 +123,7 @@ class Set(NamedTuple):
 
 
 def numbered(paths: Sequence[str]) -> list[Set]:
-  """Returns those sets of the paths of which files are missing on the disk.
+  """Returns the sets of files, of these paths, that are not complete on the disk.
 
   `a-00003-of-00010` says how many there are. Numbers with zeros in front, as 000 to
   009, are a set if they begin with 0 or 1; then the last one is not known.
@@ -151,7 +151,7 @@ def numbered(paths: Sequence[str]) -> list[Set]:
 
 
 def _number(name: str) -> tuple[str, str, str] | None:
-  """The number in the name of a file, and what is before and behind it."""
+  """Returns the number in the name of a file, and what is before and behind it."""
   if parts := re.fullmatch(r'(.*?)(\d+)(-of-\d+)(?:\D.*)?', name):
     # Between this and the ending some writers put a digest, other for each file.
     head, number, total = parts.groups()
@@ -233,7 +233,7 @@ def placed(starts: np.ndarray, position: int) -> tuple[int, int]:
 
 
 def part(descriptor: int, start: int, stop: int) -> bytes:
-  """The bytes from start to stop of an open file, fewer where it ends before.
+  """Reads the bytes from start to stop of an open file, fewer if it ends before.
 
   What is damaged may ask for more than there is, and memory for it.
   """
