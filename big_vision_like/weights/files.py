@@ -55,9 +55,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   return read_told(path)[0]
 
 
-def read_told(
-  path: str | os.PathLike,
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def read_told(path: str | os.PathLike) -> torch_files.Read:
   """Reads as `read`, and returns sentences about what it did not read."""
   path = pathlib.Path(path)
   _check_there(path)
