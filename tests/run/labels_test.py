@@ -6,6 +6,7 @@ import cv2
 import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
+import pictures
 import pytest
 import tiny_config
 
@@ -26,12 +27,7 @@ IMAGENET = {0: 'tench, Tinca tinca', 1: 'goldfish, Carassius auratus', 2: 'great
 
 
 def folder(root, names, count=2):
-  for number, name in enumerate(names):
-    for i in range(count):
-      path = root / name / f'{i}.png'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      cv2.imwrite(str(path), np.full((8, 8, 3), 20 * number + i, np.uint8))
-  return str(root)
+  return pictures.write_classes(root, names, count)
 
 
 def inputs(kind, path, *transforms, **arguments):
