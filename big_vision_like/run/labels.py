@@ -343,18 +343,15 @@ def _with_labels(
 
   Transforms of all parts up to there become transforms of each part.
   """
-  if not name:
-    place = _after_labels(data.transforms)
-    steps = [*data.transforms[:place], transform, *data.transforms[place:]]
-    return dataclasses.replace(data, transforms=steps)
   place = _after_labels(data.transforms)
   first, rest = list(data.transforms[:place]), list(data.transforms[place:])
+  if not name:
+    return dataclasses.replace(data, transforms=[*first, transform, *rest])
   parts = {}
   for key, part in data.source.parts.items():
     steps = [*part.transforms, *first]
     if key == name:
-      place = _after_labels(steps)
-      steps.insert(place, transform)
+      steps.insert(_after_labels(steps), transform)
     parts[key] = dataclasses.replace(part, transforms=steps)
   source = dataclasses.replace(data.source, parts=parts)
   return dataclasses.replace(data, source=source, transforms=rest)
