@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -57,6 +58,11 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
   """Writes a whole .npz file, or leaves the one that is there."""
   with atomic(path) as part, part.open('wb') as file:
     np.savez(file, **arrays)
+
+
+def sha256(plain: Any) -> str:
+  """Returns 64 hexadecimal digits that identify plain data."""
+  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -7,8 +7,6 @@ complete. Checksums of all of it are saved with it and compared whenever it is r
 
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -24,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import optim
+from big_vision_like import files, optim
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, listed
@@ -116,7 +114,7 @@ class Checkpoints:
     }
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state.trained),
-      progress=ocp.args.JsonSave({**progress, 'sha256': sha256(progress)}),
+      progress=ocp.args.JsonSave({**progress, 'sha256': files.sha256(progress)}),
     )
     with _saving(self):
       with processes.together():
@@ -304,7 +302,7 @@ def read_progress(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
     progress = dict(reader.restore(folder / str(step) / 'progress'))
   progress.setdefault('format', 1)
   said = progress.pop('sha256', None)
-  if progress['format'] >= 3 and said != sha256(progress):
+  if progress['format'] >= 3 and said != files.sha256(progress):
     raise DamagedError('other values than were saved in progress')
   return progress
 
@@ -319,11 +317,6 @@ def data_of(workdir: str | pathlib.Path) -> Mapping[str, Any] | None:
     with contextlib.suppress(Exception):  # told where it is restored
       return read_progress(folder, step).get('data') or None
   return None
-
-
-def sha256(plain: Any) -> str:
-  """Returns hexadecimal digits that identify plain data."""
-  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:

@@ -24,7 +24,7 @@ from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, plural
-from big_vision_like.run import checkpoint
+from big_vision_like.run import checkpoint, metrics
 from big_vision_like.run.labels import reachable
 
 # Fields that change no number of the training: where it computes, how often it tells
@@ -113,8 +113,8 @@ def claim(
   fields = sorted(
     key for key in {*before, *now} if before.get(key, ...) != now.get(key, ...)
   )
-  other = [] if then is None or data is None else differences(then, data, fields)
   known = then is not None and data is not None
+  other = differences(then, data, fields) if known else []
   refused = [
     key for key in fields if not FREE.match(key) and not (known and STORED.match(key))
   ]
@@ -123,16 +123,16 @@ def claim(
     for key in fields
   }
   if refused and 'config' not in accept:
-    listed = '\n'.join(f'  {lines[key]}' for key in refused)
+    shown = '\n'.join(f'  {lines[key]}' for key in refused)
     raise UserError(
-      f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
+      f'{workdir} belongs to a run with another config:\n{shown}\nUse another'
       f' --workdir, or the saved config: --config={path}, or accept the new one:'
       ' --accept=config'
     )
   if other and 'data' not in accept:
-    listed = '\n'.join(f'  {line}' for line in other)
+    shown = '\n'.join(f'  {line}' for line in other)
     raise UserError(
-      f'{workdir} belongs to a run on other data:\n{listed}\nBring back the data, use'
+      f'{workdir} belongs to a run on other data:\n{shown}\nBring back the data, use'
       ' another --workdir, or accept the new data: --accept=data'
     )
   found = {'config': refused, 'data': other}
@@ -162,7 +162,7 @@ def identities(
       elif isinstance(thing, Identified):
         found[where] = {'fingerprint': thing.fingerprint()}
   for name, sums in (frozen or {}).items():
-    found[f'config.frozen.{name}'] = {'fingerprint': checkpoint.sha256(sums)}
+    found[f'config.frozen.{name}'] = {'fingerprint': files.sha256(sums)}
   return json.loads(json.dumps(found))
 
 
@@ -218,9 +218,7 @@ def described(identity: Mapping[str, Any]) -> str:
 
 def read_changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns what `record` has noted, oldest first."""
-  path = workdir / 'changes.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
-  return [json.loads(line) for line in lines]
+  return metrics.read_lines(workdir / 'changes.jsonl')
 
 
 def _text(value: Any) -> str:

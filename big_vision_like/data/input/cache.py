@@ -6,8 +6,6 @@ Where that cannot be written, they are kept with temporary files, or not at all.
 import contextlib
 import fcntl
 import functools
-import hashlib
-import json
 import multiprocessing
 import os
 import pathlib
@@ -24,8 +22,8 @@ T = TypeVar('T')
 
 
 def file(kind: str, known: Any) -> pathlib.Path:
-  """Where arrays of a kind are kept that depend on what is `known`, plain data."""
-  name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+  """Returns the file for arrays of a kind that depend on `known`, plain data."""
+  name = files.sha256(known)[:32]
   own = pathlib.Path(tempfile.gettempdir()) / f'big_vision_like-{os.getuid()}'
   try:
     folder = pathlib.Path.home() / '.cache' / 'big_vision_like'

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -196,8 +195,7 @@ def _described(folder: str) -> Any:
 def described(features: Any) -> str:
   """Returns features and names of classes as a text, equal for equal ones."""
   names = label_names(features)
-  known = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
-  classes = '' if names is None else f' classes {known}'
+  classes = '' if names is None else f' classes {files.sha256(names)[:8]}'
   return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 
 
