@@ -276,7 +276,7 @@ def together() -> Iterator[None]:
   trouble = None
   try:
     yield
-  except Exception as error:
+  except Exception as error:  # raised again below, after all others know
     trouble = error
   kind = '' if isinstance(trouble, UserError) else f'{type(trouble).__name__}: '
   texts = gather(f'{kind}{trouble}' if trouble else '')

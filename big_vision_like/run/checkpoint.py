@@ -77,6 +77,7 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type | None, *_) -> None:
+    # What the block has raised says more than a write that fails as well.
     with contextlib.suppress(Exception) if kind else _saving(self):
       self._manager.wait_until_finished()
       self._manager.close()
@@ -228,10 +229,10 @@ def _saving(checkpoints: Checkpoints) -> Iterator[None]:
   """Turns whatever writing raises into one sentence."""
   try:
     yield
-  except Exception as error:
+  except Exception as error:  # of whatever type Orbax's writers raise
     if processes.lost_connection(error):
       raise
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # on the same disk it may fail too
       checkpoints._manager.reload()
     good = checkpoints.latest
     last = 'there is none yet' if good is None else f'the last good one is step {good}'

@@ -15,7 +15,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -306,10 +306,7 @@ def probe_source(
     found.remark(row.place, f'texts left out: {", ".join(texts)}')
   for need in needs:
     if need not in first:
-      have = ', '.join(first)
-      raise UserError(
-        f'examples have no {need!r}, which the evaluator needs; they have {have}.'
-      )
+      raise UserError(lacking(need, 'the evaluator', first))
   # Records that are bad are replaced in training; evaluation stops at them.
   leniently = functools.partial(
     contextlib.suppress, *([] if 'mask' in added else [BadRecordError])
@@ -382,6 +379,11 @@ def read_all(found: Findings, row: Row, added: Example) -> None:
   found.remark(row.place, f'{text}; others take their place')
 
 
+def lacking(name: str, who: str, there: Iterable[str]) -> str:
+  """Returns a sentence about a feature that somebody needs and examples lack."""
+  return f'examples have no {name!r}, which {who} needs; they have {", ".join(there)}.'
+
+
 def no_batch(name: str, value: Any) -> str:
   """Returns a sentence about a text that is needed and cannot be in a batch."""
   if isinstance(value, bytes) or name in pipeline.PICTURES:
@@ -417,10 +419,7 @@ def check_batch(
   except KeyError as error:
     if error.args[0] in texts:
       raise UserError(no_batch(error.args[0], texts[error.args[0]])) from error
-    raise UserError(
-      f'examples have no {error.args[0]!r}, which {type(task).__name__} needs; they'
-      f' have {", ".join(batch)}.'
-    ) from error
+    raise UserError(lacking(error.args[0], type(task).__name__, batch)) from error
 
 
 def traced(
@@ -458,10 +457,7 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
   except Exception as error:  # its author did not think of such examples
     name = type(transform).__name__
     if isinstance(error, KeyError) and error.args[:1] in [('image',), ('label',)]:
-      raise UserError(
-        f'examples have no {error.args[0]!r}, which {name} needs; they have'
-        f' {", ".join(example)}.'
-      ) from error
+      raise UserError(lacking(error.args[0], name, example)) from error
     frame = traceback.extract_tb(error.__traceback__)[-1]
     have = ', '.join(f'{k} ({type(v).__name__})' for k, v in example.items())
     where = f'{pathlib.Path(frame.filename).name}:{frame.lineno}'
