@@ -156,17 +156,19 @@ def compare_runs(
 
   Those of frozen networks must be the same; other heads learn what is new to them.
   """
-  ours = next(iter(known.values()), None) if len(known) == 1 else None
-  nodes = dict(spec.calls([plain.get('frozen'), plain.get('init_from')], ''))
+  if len(known) != 1:
+    return
+  [ours] = known.values()
+  nodes = dict(spec.calls({k: plain.get(k) for k in ('frozen', 'init_from')}, ''))
   for path, node in nodes.items():
-    if ours is None or spec.symbol(node) is not init_from.from_run:
+    if spec.symbol(node) is not init_from.from_run:
       continue
-    frozen, place = path.startswith('[0]'), 'frozen' + path[3:]
-    above = nodes.get(path.removesuffix('.weights'), {})
+    path, frozen = path.removeprefix('.'), path.startswith('.frozen')
+    above = nodes.get(f'.{path}'.removesuffix('.weights'), {})
     left = spec.held(above, 'leave_out') if above and not frozen else ()
     if any(re.fullmatch(p, f'{h}/kernel') for p in left for h in HEADS):
       continue
-    with found.noting(place if frozen else f'init_from{path[3:]}'):
+    with found.noting(path):
       facts = learned.read(node['workdir'])
       theirs = learned.vocabularies(facts) if facts else {}
       names = next(iter(theirs.values()), {})
