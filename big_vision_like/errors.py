@@ -63,9 +63,9 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
   return difflib.get_close_matches(name, [*known], n=most, cutoff=0.5)
 
 
-def kind_text(value: Any) -> str:
-  """Returns the type of a value with its article: 'an int', 'a list'."""
-  return type_text(type(value))
+def plural(count: int, name: str) -> str:
+  """Returns '1 file' or '1,234 files'."""
+  return f'{count:,} {name}' if count == 1 else f'{count:,} {name}s'
 
 
 def type_text(kind: type) -> str:

@@ -45,7 +45,7 @@ def measure(
 def load_weights(
   args: argparse.Namespace, config: mlc.ConfigDict
 ) -> tuple[mlc.ConfigDict, State, Known]:
-  """The config as weights want it, their state and classes; says what was replaced."""
+  """Returns the config for weights, their state and classes; says what it replaced."""
   model, variables, preprocess = loading.load(
     args.weights, args.image_size, args.step, args.source_grid
   )

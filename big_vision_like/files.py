@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError, kind_text
+from big_vision_like.errors import UserError, type_text
 
 # Levels of nested values in files of fields: no config has half as many.
 _DEEPEST = 50
@@ -57,6 +58,11 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
   """Writes a whole .npz file, or leaves the one that is there."""
   with atomic(path) as part, part.open('wb') as file:
     np.savez(file, **arrays)
+
+
+def sha256(plain: Any) -> str:
+  """Returns 64 hexadecimal digits that identify plain data."""
+  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -102,7 +108,7 @@ def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
   """
   content = read_json(path)
   if not isinstance(content, dict):
-    raise UserError(f'{path} holds {kind_text(content)}, not fields by name')
+    raise UserError(f'{path} holds {type_text(type(content))}, not fields by name')
   if plain:
     _check_plain(content, str(path))
   return content
@@ -118,7 +124,7 @@ def _check_plain(content: Any, source: str) -> None:
     if isinstance(value, dict):
       todo += [(f'{place}.{name:.99}', x, depth + 1) for name, x in value.items()]
       value = ''.join(value)
-    if isinstance(value, str) and not value.isascii() and _lone_surrogate(value):
+    if isinstance(value, str) and has_half_character(value):
       raise UserError(f'{source}: {place[1:]!r} has half a character (\\ud800-\\udfff)')
     if isinstance(value, list):
       todo += [(f'{place}[{i}]', x, depth + 1) for i, x in enumerate(value)]
@@ -128,5 +134,6 @@ def _check_plain(content: Any, source: str) -> None:
       raise UserError(f'{source}: {place[1:]} is an integer of more than 64 bits')
 
 
-def _lone_surrogate(text: str) -> bool:
-  return re.search('[\ud800-\udfff]', text) is not None
+def has_half_character(text: str) -> bool:
+  """Returns whether a text has a lone surrogate, which cannot be written as UTF-8."""
+  return not text.isascii() and re.search('[\ud800-\udfff]', text) is not None

@@ -34,7 +34,7 @@ def factors(tree: Tree, rules: Rules, default: float) -> Tree:
 
 
 def first_matches(tree: Tree, patterns: Sequence[str]) -> Tree:
-  """The place of the first pattern that matches each leaf, else their number.
+  """Finds the place of the first pattern that matches each leaf, else their number.
 
   A pattern that matches nothing raises. A later one may be shadowed by an earlier one
   on purpose; a typo matches nothing.
@@ -111,7 +111,7 @@ class Optimizer:
     )
 
   def _rates(self, params: Tree) -> list[tuple[Rate | None, Tree]]:
-    """Each of several rates with a mask of its parameters; none where all have one."""
+    """Returns several rates, each with a mask of its parameters; empty for one rate."""
     if not isinstance(self.rate, (list, tuple)):
       return []
     first = first_matches(params, [pattern for pattern, _ in self.rate])

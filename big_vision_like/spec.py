@@ -25,7 +25,7 @@ from typing import Any
 import ml_collections as mlc
 
 from big_vision_like import files, upgrade
-from big_vision_like.errors import UserError, kind_text, nearest, type_text
+from big_vision_like.errors import UserError, nearest, type_text
 
 # The length of an epoch where no training data is at hand and none is needed.
 NOMINAL_EPOCH = 10**6
@@ -84,7 +84,7 @@ def build(
 def _warmup_too_long(
   path: str, warmup_steps: Any = None, decay_steps: Any = None, **_: Any
 ) -> str | None:
-  """Returns what optax's schedules have against a warm-up that takes all steps."""
+  """Returns a sentence about a warm-up that takes all steps, which optax refuses."""
   if not isinstance(warmup_steps, int) or not isinstance(decay_steps, int):
     return None
   if warmup_steps < decay_steps:
@@ -409,7 +409,7 @@ def override(
 
 
 def _value(raw: str, path: str) -> Any:
-  """Returns what the text of a value stands for."""
+  """Returns the value that a text on the command line stands for."""
   if duration := re.fullmatch(r'(epochs|examples)\((.*)\)', raw):
     kind, count = duration.groups()
     if not re.fullmatch(r'\d+(_\d+)*(\.\d*)?(e\d{1,2})?', count, re.ASCII):
@@ -552,7 +552,7 @@ def _check_type(
       return  # a number of steps instead of epochs(...) or examples(...)
     raise UserError(f'{where} is a group of fields: override one of {_fields(old)}.')
   raise UserError(
-    f'{where} takes {kind_text(old)} (now {old!r}), not {_shown(new)}'
+    f'{where} takes {type_text(type(old))} (now {old!r}), not {_shown(new)}'
     f' of type {type(new).__name__}.'
   )
 

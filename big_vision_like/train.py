@@ -113,7 +113,7 @@ def train(
 
 @dataclasses.dataclass
 class Session:
-  """A run under way: with what its steps are made, and where they are written."""
+  """A running training: what makes its steps, and where they are written."""
 
   run: Experiment
   workdir: pathlib.Path
@@ -144,7 +144,7 @@ class Session:
     """Runs these evaluators and logs what they find, as 'NAME/WHAT'.
 
     Saves the step if it is the best so far, or if an evaluator fails; then raises, or
-    goes on, as the config has it. Returns False if a signal to stop came in between.
+    continues, as the config has it. Returns False if a signal to stop came in between.
     """
     several = jax.process_count() > 1  # of which none can stop alone
     results = {}
@@ -198,7 +198,7 @@ class Session:
   def stopped(self, step: int) -> None:
     """Says that a signal ended the run at a step."""
     name = signals.received() or 'SIGTERM'  # which only JAX heard
-    self.log.say('stopped', f'on {name} at step {step:,}, saved; run it again to go on')
+    self.log.say('stopped', f'on {name} at step {step:,}, saved; run it again to resume')
 
   def evaluate_missed(self, state: State) -> bool:
     """Evaluates the step of a checkpoint where the run ended before it could.
@@ -392,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   import_seconds = metrics.process_seconds()
   parser = errors.parser(
     prog='python -m big_vision_like.train',
-    description='Trains a config; the same command goes on where it stopped.',
+    description='Trains a config; rerun the same command to resume.',
     allow_abbrev=False,
   )
   parser.add_argument(

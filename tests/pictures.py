@@ -6,6 +6,8 @@ import os
 import pathlib
 import struct
 import tarfile
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -106,6 +108,21 @@ def write_folders(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
+def write_classes(
+  folder: pathlib.Path,
+  names: Sequence[str],
+  count: int = 3,
+  size: tuple[int, int] = (8, 8),
+) -> str:
+  """A folder of `count` pictures of one colour for each class."""
+  for number, name in enumerate(names):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+      pixels = np.full((*size, 3), 60 * number + i, np.uint8)
+      cv2.imwrite(str(folder / name / f'{i}.png'), pixels)
+  return str(folder)
+
+
 def write_tars(folder: pathlib.Path, **options) -> list[pathlib.Path]:
   """Two files of 10 examples: image, class and JSON."""
   files = [folder / f'a-{i:03d}.tar' for i in range(2)]
@@ -118,10 +135,16 @@ def write_tars(folder: pathlib.Path, **options) -> list[pathlib.Path]:
           'json': json.dumps({'id': example['id'], 'caption': 'é'}).encode(),
         }
         for end, data in parts.items():
-          member = tarfile.TarInfo(f'some/{example["id"]:04d}.{end}')
-          member.size = len(data)
-          tar.addfile(member, io.BytesIO(data))
+          add(tar, f'some/{example["id"]:04d}.{end}', data)
   return files
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = b'', **fields: Any) -> None:
+  """Adds a member with these fields to a tar file."""
+  member = tarfile.TarInfo(name)
+  for field, value in {'size': len(data), **fields}.items():
+    setattr(member, field, value)
+  tar.addfile(member, io.BytesIO(data))
 
 
 def write_parquet(

@@ -28,7 +28,7 @@ import rich.table
 
 from big_vision_like import cli, errors, files, inference, spec
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, plural
 from big_vision_like.inference import loading, preprocessing
 from big_vision_like.viz import images
 
@@ -157,8 +157,8 @@ def named(path: str, num_classes: int) -> tuple[str, ...]:
   names = preprocessing.read_names(path)
   if len(names) != num_classes:
     raise UserError(
-      f'--labels={path} has {len(names)} {"line" if len(names) == 1 else "lines"}, the'
-      f' model {num_classes} classes'
+      f'--labels={path} has {plural(len(names), "line")}, the model {num_classes}'
+      ' classes'
     )
   return names
 

@@ -37,6 +37,7 @@ from big_vision_like.devices.processes import say
 from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.run import preflight
+from big_vision_like.run.labels import reachable
 from big_vision_like.viz import boxes, images, video
 
 # Other modules of tools, where this file is started as a script.
@@ -389,8 +390,8 @@ def listing(
 
 def decoder(data: Any) -> Callable[[Sequence[int]], str] | None:
   """What makes words of ids, where the input has a vocabulary."""
-  parts = preflight.reachable((data.source, data.transforms))
-  return next((part.decode for part in parts if hasattr(part, 'decode')), None)
+  parts = reachable((data.source, data.transforms))
+  return next((part.decode for _, part in parts if hasattr(part, 'decode')), None)
 
 
 # Numbers

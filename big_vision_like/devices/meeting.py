@@ -30,7 +30,7 @@ def meet(
   """Returns once all `count` processes have come to HOST:PORT, where process 0 runs.
 
   Raises a `UserError` in all of them where one dies, or was started for another run,
-  and where one does not come within so many seconds.
+  and where one does not come within `seconds`.
   """
   host, _, port = address.rpartition(':')
   if index:

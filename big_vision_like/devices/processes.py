@@ -26,7 +26,7 @@ HEARTBEAT_SECONDS = 60.0  # a process not heard of for so long is taken for dead
 JOIN_SECONDS = 30.0  # how long those who have met may take to join JAX's service
 GOODBYE_SECONDS = 10.0  # how long one that fails waits for others that fail too
 
-AGAIN = 'Run the same command again in every process: it goes on from the last save.'
+AGAIN = 'Run the same command again in every process: it resumes from the last save.'
 
 # Variables of JAX's own that say the same as our flags.
 VARIABLES = {
@@ -276,7 +276,7 @@ def together() -> Iterator[None]:
   trouble = None
   try:
     yield
-  except Exception as error:
+  except Exception as error:  # raised again below, after all others know
     trouble = error
   kind = '' if isinstance(trouble, UserError) else f'{type(trouble).__name__}: '
   texts = gather(f'{kind}{trouble}' if trouble else '')

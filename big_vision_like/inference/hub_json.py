@@ -326,17 +326,13 @@ def transformers_folder(
 
   def files(weights: Any, images: Prepare) -> Files:
     made, before = config(weights, images.size), weights.metadata.get('config.json', {})
-    named = {}
-    if 'id2label' in before:
-      numbered = before['id2label'] or {}
-      by_name = {name: int(i) for i, name in numbered.items()}
-      named = {'id2label': numbered, 'label2id': before.get('label2id') or by_name}
-    elif images.label_names:
-      numbered = {str(i): name for i, name in enumerate(images.label_names)}
-      by_name = {name: int(i) for i, name in numbered.items()}
-      named = {'id2label': numbered, 'label2id': by_name}
-    if named:
-      made = {k: v for k, v in made.items() if k != 'num_labels'} | named
+    own = {str(i): name for i, name in enumerate(images.label_names)}
+    told = before if 'id2label' in before else {'id2label': own}
+    names = told['id2label'] or {}
+    if names or told is before:
+      numbers = told.get('label2id') or {name: int(i) for i, name in names.items()}
+      made = {k: v for k, v in made.items() if k != 'num_labels'}
+      made |= {'id2label': names, 'label2id': numbers}
     processor = weights.metadata.get('preprocessor_config.json', {})
     processor = processor | to_transformers(images)
     return {'config.json': made, 'preprocessor_config.json': processor}

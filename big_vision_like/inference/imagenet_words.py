@@ -1,6 +1,8 @@
 """Words for the classes of ImageNet-1k: the first of each synset of WordNet.
 
-In the order of the classes, which is that of their numbers in WordNet.
+In the order of the classes, which is that of their numbers in WordNet, and with the
+words of WordNet 3.0 (Copyright 2006 by Princeton University), as published with the
+challenge of 2012. Several synsets have the same first word: crane, maillot.
 """
 
 _TEXT = """

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from big_vision_like import spec as specs
-from big_vision_like.errors import UserError, shape_text
+from big_vision_like.errors import UserError, plural, shape_text
 from big_vision_like.evals import detection, evaluator, panoptic
 from big_vision_like.ops import boxes
 from big_vision_like.report import images, page
 from big_vision_like.report import source as report_source
-from big_vision_like.report.source import Section, from_best_to_worst, percent, plural
+from big_vision_like.report.source import Section, from_best_to_worst, percent
 from big_vision_like.viz import curves
 from big_vision_like.viz import detection as drawing
 

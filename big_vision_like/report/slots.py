@@ -14,14 +14,14 @@ import numpy as np
 
 from big_vision_like.data.procedural import solids
 from big_vision_like.data.transforms import objects
-from big_vision_like.errors import UserError, shape_text
+from big_vision_like.errors import UserError, plural, shape_text
 from big_vision_like.evals import clevr_sets as precision
 from big_vision_like.evals import object_discovery
 from big_vision_like.evals.evaluator import Measure
 from big_vision_like.ops import matching
 from big_vision_like.report import images, page
 from big_vision_like.report import source as report_source
-from big_vision_like.report.source import Section, from_best_to_worst, percent, plural
+from big_vision_like.report.source import Section, from_best_to_worst, percent
 from big_vision_like.tasks import set_prediction
 from big_vision_like.viz import slots
 

@@ -138,7 +138,3 @@ def from_best_to_worst(errors_N: np.ndarray) -> dict[int, str]:
 
 def percent(share: float) -> str:
   return f'{100 * share:.1f}\u00a0%'
-
-
-def plural(count: int, name: str) -> str:
-  return f'{count:,} {name}' if count == 1 else f'{count:,} {name}s'

@@ -7,8 +7,6 @@ complete. Checksums of all of it are saved with it and compared whenever it is r
 
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -24,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from big_vision_like import optim
+from big_vision_like import files, optim
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, listed
@@ -79,6 +77,7 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type | None, *_) -> None:
+    # What the block has raised says more than a write that fails as well.
     with contextlib.suppress(Exception) if kind else _saving(self):
       self._manager.wait_until_finished()
       self._manager.close()
@@ -116,7 +115,7 @@ class Checkpoints:
     }
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state.trained),
-      progress=ocp.args.JsonSave({**progress, 'sha256': sha256(progress)}),
+      progress=ocp.args.JsonSave({**progress, 'sha256': files.sha256(progress)}),
     )
     with _saving(self):
       with processes.together():
@@ -179,7 +178,7 @@ class Checkpoints:
           )
     if reasons:
       self._manager.reload()
-      say('restore', f'going on from the previous good checkpoint, step {step}')
+      say('restore', f'resuming from the previous good checkpoint, step {step}')
     restored = _with_averages(restored, state.ema, progress)
     return Restored(restored, progress['position'], progress['seconds'])
 
@@ -193,7 +192,7 @@ class Checkpoints:
 
 
 class _Best:
-  """Orbax's question which checkpoints to keep, answered with the best one."""
+  """A policy of Orbax that keeps the best checkpoint."""
 
   def __init__(self, checkpoints: Checkpoints):
     self._checkpoints = checkpoints
@@ -204,7 +203,7 @@ class _Best:
 
 
 def keep_quiet() -> None:
-  """Has Python not print what is left of readers and writers that have failed.
+  """Keeps Python from printing tracebacks of readers and writers after one failed.
 
   Where one of many files cannot be read or written, Orbax raises and closes its event
   loop; the others then find nobody to report to, and each prints a traceback.
@@ -230,10 +229,10 @@ def _saving(checkpoints: Checkpoints) -> Iterator[None]:
   """Turns whatever writing raises into one sentence."""
   try:
     yield
-  except Exception as error:
+  except Exception as error:  # of whatever type Orbax's writers raise
     if processes.lost_connection(error):
       raise
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # on the same disk it may fail too
       checkpoints._manager.reload()
     good = checkpoints.latest
     last = 'there is none yet' if good is None else f'the last good one is step {good}'
@@ -304,7 +303,7 @@ def read_progress(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
     progress = dict(reader.restore(folder / str(step) / 'progress'))
   progress.setdefault('format', 1)
   said = progress.pop('sha256', None)
-  if progress['format'] >= 3 and said != sha256(progress):
+  if progress['format'] >= 3 and said != files.sha256(progress):
     raise DamagedError('other values than were saved in progress')
   return progress
 
@@ -319,11 +318,6 @@ def data_of(workdir: str | pathlib.Path) -> Mapping[str, Any] | None:
     with contextlib.suppress(Exception):  # told where it is restored
       return read_progress(folder, step).get('data') or None
   return None
-
-
-def sha256(plain: Any) -> str:
-  """Returns hexadecimal digits that identify plain data."""
-  return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:

@@ -60,7 +60,7 @@ class Settings:
 
 
 class Start(NamedTuple):
-  """What a run goes on from; `position` of the input is None before the first step."""
+  """The start of a run; `position` of the input is None before the first step."""
 
   state: State
   position: Mapping[str, Any] | None = None
@@ -169,7 +169,7 @@ class Experiment:
     return name, best_is(name, self.evaluators)
 
   def start(self, checkpoints: checkpoint.Checkpoints, frozen: Any) -> Start:
-    """The state to go on from: that of the newest checkpoint, or the first one.
+    """Returns the state to resume from: of the newest checkpoint, or the first one.
 
     `frozen` are the variables that `frozen` gives.
     """

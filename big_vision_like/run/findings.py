@@ -8,7 +8,7 @@ from typing import Any
 from big_vision_like.data.sources import tfds
 from big_vision_like.data.sources.base import Source
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError, listed
+from big_vision_like.errors import UserError, listed, plural
 
 # Where all is well, a run shows a table of so many rows at most.
 FEW_ROWS = 12
@@ -139,10 +139,11 @@ class Findings:
     `whole`.
     """
     told = self.told
-    count = f'{len(self.rows)} source{"" if len(self.rows) == 1 else "s"}'
     shown = told or whole or self.remarks or len(self.rows) <= FEW_ROWS
     lines = [f'  {line}' for line in (self.table if shown else ())]
-    took = f'{count} of examples tried in {self.seconds:.1f} s'
+    took = (
+      f'{plural(len(self.rows), "source")} of examples tried in {self.seconds:.1f} s'
+    )
     lines += [f'  {line}' for line in self.left_out]
     say('inputs', '\n'.join([took, *lines]))
     if len(told) == 1:

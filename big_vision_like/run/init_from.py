@@ -246,16 +246,11 @@ class InitFrom:
     if 'num_heads' not in found or 'width' in found:
       return ''
     theirs, ours = found['num_heads']
-    if assumed := self._assumed('num_heads'):
-      return (
-        f'the model has {ours} heads, the weights {theirs}{assumed}: set'
-        f' init_from.weights.num_heads={ours} if that is what they have'
-        f' (--config.init_from.weights.num_heads={ours})'
-      )
-    return (
-      f'the model has {ours} heads, the weights {theirs}: set'
-      f' task.model.num_heads={theirs}'
-    )
+    advice, assumed = f'task.model.num_heads={theirs}', self._assumed('num_heads')
+    if assumed:
+      field = f'init_from.weights.num_heads={ours}'
+      advice = f'{field} if that is what they have (--config.{field})'
+    return f'the model has {ours} heads, the weights {theirs}{assumed}: set {advice}'
 
   def _assumed(self, name: str) -> str:
     """Returns in brackets that an argument of the weights' model is assumed."""

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ from big_vision_like.evals.evaluator import Evaluator
 # Names of classes in `label` and in `box_labels`.
 Vocabulary = Mapping[str, Names]
 
-# So many names are listed in a message.
+# The most names that a message lists.
 NAMED = 5
 SYNSET = re.compile(r'n\d{8}')
 # The share of classes that two wordings of one vocabulary have to have in common.
@@ -114,24 +114,32 @@ def vocabularies(data: base.Input) -> dict[str, Vocabulary]:
   return {name: vocabulary(part) for name, part in data.parts.items()}
 
 
-def reachable(node: Any) -> Iterator[Any]:
-  """Yields an object of a config, and all that its fields hold."""
-  yield node
-  inside: Iterable[Any] = ()
-  if isinstance(node, Mapping):
-    inside = node.values()
+def reachable(
+  node: Any, place: str = '', whole: type | tuple[type, ...] = ()
+) -> Iterator[tuple[str, Any]]:
+  """Yields an object of a config, and all that its fields hold, with their places.
+
+  The fields of objects of the types `whole` are not followed.
+  """
+  yield place, node
+  inside: list[tuple[str, Any]] = []
+  if isinstance(node, whole):
+    pass
+  elif isinstance(node, Mapping):
+    inside = [(f'{place}.{key}', value) for key, value in node.items()]
   elif isinstance(node, (list, tuple)):
-    inside = node
+    inside = [(f'{place}[{i}]', value) for i, value in enumerate(node)]
   elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-    inside = [getattr(node, field.name) for field in dataclasses.fields(node)]
-  for value in inside:
-    yield from reachable(value)
+    names = [field.name for field in dataclasses.fields(node)]
+    inside = [(f'{place}.{name}', getattr(node, name)) for name in names]
+  for where, value in inside:
+    yield from reachable(value, where, whole)
 
 
 def tokenizers(node: Any) -> dict[str, Any]:
   """Returns what makes ids of texts in an object of a config, by its fingerprint."""
   found = {}
-  for part in reachable(node):
+  for _, part in reachable(node):
     if isinstance(part, Identified) and not isinstance(part, Source):
       with contextlib.suppress(UserError, OSError):  # a missing file is told elsewhere
         found[part.fingerprint()] = part
@@ -335,18 +343,15 @@ def _with_labels(
 
   Transforms of all parts up to there become transforms of each part.
   """
-  if not name:
-    place = _after_labels(data.transforms)
-    steps = [*data.transforms[:place], transform, *data.transforms[place:]]
-    return dataclasses.replace(data, transforms=steps)
   place = _after_labels(data.transforms)
   first, rest = list(data.transforms[:place]), list(data.transforms[place:])
+  if not name:
+    return dataclasses.replace(data, transforms=[*first, transform, *rest])
   parts = {}
   for key, part in data.source.parts.items():
     steps = [*part.transforms, *first]
     if key == name:
-      place = _after_labels(steps)
-      steps.insert(place, transform)
+      steps.insert(_after_labels(steps), transform)
     parts[key] = dataclasses.replace(part, transforms=steps)
   source = dataclasses.replace(data.source, parts=parts)
   return dataclasses.replace(data, source=source, transforms=rest)

@@ -254,8 +254,12 @@ def duration(seconds: float) -> str:
 
 
 def read(workdir: pathlib.Path | str) -> list[dict]:
-  """The records of a run's metrics.jsonl; a last line cut short is left out."""
-  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  """Returns the records of a run's metrics.jsonl."""
+  return read_lines(pathlib.Path(workdir) / 'metrics.jsonl')
+
+
+def read_lines(path: pathlib.Path) -> list[dict]:
+  """Returns the records of a file of JSON lines; a last line cut short is left out."""
   records = []
   for line in path.read_text().splitlines() if path.exists() else []:
     try:

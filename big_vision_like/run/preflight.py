@@ -15,7 +15,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -27,7 +27,6 @@ from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
 from big_vision_like.data.sources.base import Source, counted, num_classes
 from big_vision_like.data.transforms import compose
-from big_vision_like.devices.processes import say
 from big_vision_like.errors import (
   BadRecordError,
   Checked,
@@ -38,7 +37,7 @@ from big_vision_like.errors import (
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.run import experiment, init_from, labels, learned
 from big_vision_like.run.findings import Findings, Row, cut, short
-from big_vision_like.run.labels import Known, reachable
+from big_vision_like.run.labels import Known
 from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
@@ -62,10 +61,6 @@ def require(
   """
   found = check(config, training, known)
   found.report(whole=False)
-  keep_best = config.get('keep_best')
-  if training and keep_best:
-    better = {'max': 'more', 'min': 'less'}[experiment.best_is(keep_best, found.evals)]
-    say('best', f'the checkpoint with the best {keep_best} is kept: {better} is better')
   return found.made
 
 
@@ -161,17 +156,19 @@ def compare_runs(
 
   Those of frozen networks must be the same; other heads learn what is new to them.
   """
-  ours = next(iter(known.values()), None) if len(known) == 1 else None
-  nodes = dict(spec.calls([plain.get('frozen'), plain.get('init_from')], ''))
+  if len(known) != 1:
+    return
+  [ours] = known.values()
+  nodes = dict(spec.calls({k: plain.get(k) for k in ('frozen', 'init_from')}, ''))
   for path, node in nodes.items():
-    if ours is None or spec.symbol(node) is not init_from.from_run:
+    if spec.symbol(node) is not init_from.from_run:
       continue
-    frozen, place = path.startswith('[0]'), 'frozen' + path[3:]
-    above = nodes.get(path.removesuffix('.weights'), {})
+    path, frozen = path.removeprefix('.'), path.startswith('.frozen')
+    above = nodes.get(f'.{path}'.removesuffix('.weights'), {})
     left = spec.held(above, 'leave_out') if above and not frozen else ()
     if any(re.fullmatch(p, f'{h}/kernel') for p in left for h in HEADS):
       continue
-    with found.noting(place if frozen else f'init_from{path[3:]}'):
+    with found.noting(path):
       facts = learned.read(node['workdir'])
       theirs = learned.vocabularies(facts) if facts else {}
       names = next(iter(theirs.values()), {})
@@ -276,7 +273,7 @@ def probe_input(
 
 def collect_problems(found: Findings, named: Any, place: str) -> None:
   """Has everything that a part of the config names tell its problems."""
-  for part in reachable(named):
+  for _, part in labels.reachable(named):
     for sentence in part.problems() if isinstance(part, Checked) else ():
       told = found.problems.get(sentence, ())
       if not any(other.startswith(f'{place}.') for other in told):
@@ -311,10 +308,7 @@ def probe_source(
     found.remark(row.place, f'texts left out: {", ".join(texts)}')
   for need in needs:
     if need not in first:
-      have = ', '.join(first)
-      raise UserError(
-        f'examples have no {need!r}, which the evaluator needs; they have {have}.'
-      )
+      raise UserError(lacking(need, 'the evaluator', first))
   # Records that are bad are replaced in training; evaluation stops at them.
   leniently = functools.partial(
     contextlib.suppress, *([] if 'mask' in added else [BadRecordError])
@@ -333,11 +327,11 @@ def probe_source(
     with leniently():
       sample.append(through(makers if pictures else row.transforms, other | added))
   if task is not None:
-    row_texts = {name: first[name] for name in texts}
     names = [n for n in (LABELS if pictures else batch) if n in batch]
-    labels = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
-    batch = widened(batch, len(sample) + 1) | labels
-    check_batch(task, row.source, batch, makers == [], row_texts)
+    whole = pipeline.stack([{n: e[n] for n in names} for e in [first, *sample]])
+    batch = widened(batch, len(sample) + 1) | whole
+    own = {name: first[name] for name in texts}
+    check_batch(task, row.source, batch, makers == [], own)
   return tried
 
 
@@ -387,6 +381,11 @@ def read_all(found: Findings, row: Row, added: Example) -> None:
   found.remark(row.place, f'{text}; others take their place')
 
 
+def lacking(name: str, who: str, there: Iterable[str]) -> str:
+  """Returns a sentence about a feature that somebody needs and examples lack."""
+  return f'examples have no {name!r}, which {who} needs; they have {", ".join(there)}.'
+
+
 def no_batch(name: str, value: Any) -> str:
   """Returns a sentence about a text that is needed and cannot be in a batch."""
   if isinstance(value, bytes) or name in pipeline.PICTURES:
@@ -422,10 +421,7 @@ def check_batch(
   except KeyError as error:
     if error.args[0] in texts:
       raise UserError(no_batch(error.args[0], texts[error.args[0]])) from error
-    raise UserError(
-      f'examples have no {error.args[0]!r}, which {type(task).__name__} needs; they'
-      f' have {", ".join(batch)}.'
-    ) from error
+    raise UserError(lacking(error.args[0], type(task).__name__, batch)) from error
 
 
 def traced(
@@ -463,10 +459,7 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
   except Exception as error:  # its author did not think of such examples
     name = type(transform).__name__
     if isinstance(error, KeyError) and error.args[:1] in [('image',), ('label',)]:
-      raise UserError(
-        f'examples have no {error.args[0]!r}, which {name} needs; they have'
-        f' {", ".join(example)}.'
-      ) from error
+      raise UserError(lacking(error.args[0], name, example)) from error
     frame = traceback.extract_tb(error.__traceback__)[-1]
     have = ', '.join(f'{k} ({type(v).__name__})' for k, v in example.items())
     where = f'{pathlib.Path(frame.filename).name}:{frame.lineno}'
@@ -495,7 +488,7 @@ def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example
 
 
 def check_numbers(batch: base.Batch) -> base.Batch:
-  """A batch of numbers; `UserError` for what is none."""
+  """Returns a batch of numbers; `UserError` for anything else."""
   for name, values in batch.items():
     if isinstance(values, Mapping):
       check_numbers(values)

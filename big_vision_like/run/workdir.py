@@ -23,8 +23,9 @@ from big_vision_like import files, spec, upgrade
 from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
-from big_vision_like.run import checkpoint
+from big_vision_like.errors import UserError, plural
+from big_vision_like.run import checkpoint, metrics
+from big_vision_like.run.labels import reachable
 
 # Fields that change no number of the training: where it computes, how often it tells
 # and keeps, what is evaluated.
@@ -84,7 +85,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-  """How a run differs from how it was before: lines for people, by what they are of."""
+  """The differences between a run and its resumption, as lines for people."""
 
   config: tuple[str, ...] = ()
   data: tuple[str, ...] = ()
@@ -112,8 +113,8 @@ def claim(
   fields = sorted(
     key for key in {*before, *now} if before.get(key, ...) != now.get(key, ...)
   )
-  other = [] if then is None or data is None else differences(then, data, fields)
   known = then is not None and data is not None
+  other = differences(then, data, fields) if known else []
   refused = [
     key for key in fields if not FREE.match(key) and not (known and STORED.match(key))
   ]
@@ -122,17 +123,17 @@ def claim(
     for key in fields
   }
   if refused and 'config' not in accept:
-    listed = '\n'.join(f'  {lines[key]}' for key in refused)
+    shown = '\n'.join(f'  {lines[key]}' for key in refused)
     raise UserError(
-      f'{workdir} belongs to a run with another config:\n{listed}\nUse another'
-      f' --workdir, or the saved config: --config={path}, or go on with the new one:'
+      f'{workdir} belongs to a run with another config:\n{shown}\nUse another'
+      f' --workdir, or the saved config: --config={path}, or accept the new one:'
       ' --accept=config'
     )
   if other and 'data' not in accept:
-    listed = '\n'.join(f'  {line}' for line in other)
+    shown = '\n'.join(f'  {line}' for line in other)
     raise UserError(
-      f'{workdir} belongs to a run on other data:\n{listed}\nBring back the data, use'
-      ' another --workdir, or go on with the new data: --accept=data'
+      f'{workdir} belongs to a run on other data:\n{shown}\nBring back the data, use'
+      ' another --workdir, or accept the new data: --accept=data'
     )
   found = {'config': refused, 'data': other}
   accepted = [name for name in ACCEPT if found[name]]
@@ -155,31 +156,14 @@ def identities(
     ('config.train_data', train),
     *((f'config.evals.{name}', node) for name, node in evaluators.items()),
   ]:
-    for where, thing in _identified(node, place):
-      source = isinstance(thing, Source)
-      found[where] = (
-        thing.identity() if source else {'fingerprint': thing.fingerprint()}
-      )
+    for where, thing in reachable(node, place, whole=Identified):
+      if isinstance(thing, Source):
+        found[where] = thing.identity()
+      elif isinstance(thing, Identified):
+        found[where] = {'fingerprint': thing.fingerprint()}
   for name, sums in (frozen or {}).items():
-    found[f'config.frozen.{name}'] = {'fingerprint': checkpoint.sha256(sums)}
+    found[f'config.frozen.{name}'] = {'fingerprint': files.sha256(sums)}
   return json.loads(json.dumps(found))
-
-
-def _identified(node: Any, place: str) -> Iterator[tuple[str, Identified]]:
-  """Yields the outermost things with content of their own that a part holds."""
-  if isinstance(node, Identified):
-    yield place, node
-    return
-  inside: list[tuple[str, Any]] = []
-  if isinstance(node, Mapping):
-    inside = [(f'{place}.{key}', value) for key, value in node.items()]
-  elif isinstance(node, (list, tuple)):
-    inside = [(f'{place}[{i}]', value) for i, value in enumerate(node)]
-  elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-    names = [field.name for field in dataclasses.fields(node)]
-    inside = [(f'{place}.{name}', getattr(node, name)) for name in names]
-  for where, value in inside:
-    yield from _identified(value, where)
 
 
 def differences(
@@ -205,7 +189,7 @@ def differences(
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-  """'Folder fruit: examples 21 -> 24, files 21 -> 24', or that only content differs."""
+  """Returns 'Folder fruit: examples 21 -> 24', or that only content differs."""
   names = ('split', 'examples', 'files', 'bytes', 'classes')
   told = [
     f'{name} {_text(one.get(name))} -> {_text(other.get(name))}'
@@ -222,22 +206,19 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def described(identity: Mapping[str, Any]) -> str:
-  """'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)' of an identity."""
+  """Returns 'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)'."""
   parts = [f'{identity.get("title", "")} {identity.get("split", "")}'.strip()]
   if 'examples' in identity:
     parts.append(f'{identity["examples"]:,} examples')
   if identity.get('files'):
-    count = identity['files']
-    parts.append(f'{count:,} file{"" if count == 1 else "s"}')
+    parts.append(plural(identity['files'], 'file'))
     parts.append(f'{identity["bytes"] / 1e6:,.1f} MB')
   return ', '.join(filter(None, parts)) + f' ({identity["fingerprint"][:8]})'
 
 
 def read_changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns what `record` has noted, oldest first."""
-  path = workdir / 'changes.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
-  return [json.loads(line) for line in lines]
+  return metrics.read_lines(workdir / 'changes.jsonl')
 
 
 def _text(value: Any) -> str:

@@ -33,9 +33,9 @@ DAMAGE = (
   zlib.error,
 )
 # Files of weights hardly shrink when they are compressed: whatever is small enough, and
-# whatever is at most so many times as large as its file, is read.
+# whatever is at most `RATIO` times as large as its file, is read.
 SMALL, RATIO = 2**28, 8
-# No model that is read has so many arrays, or such names.
+# No model that is read has more arrays, or longer names.
 MOST, LONGEST = 10_000, 1_000
 
 
@@ -51,7 +51,7 @@ def check_names(names: Collection[str], path: str | os.PathLike) -> None:
 
 
 def check_size(size: int, path: str | os.PathLike) -> None:
-  """Raises a `UserError` if arrays of so many bytes are out of proportion to a file."""
+  """Raises a `UserError` if arrays are far larger than their file."""
   there = pathlib.Path(path).stat().st_size
   if size > max(SMALL, RATIO * there):
     raise UserError(

@@ -66,7 +66,7 @@ def list_of(kind: Kind, length: int | None = None) -> Kind:
 
 
 def either(*kinds: Kind) -> Kind:
-  """Returns the kind of what is of one of several."""
+  """Returns the kind of values that are of one of several kinds."""
   words = ' or '.join(kind.words for kind in kinds)
   return Kind(lambda x: any(kind.fits(x) for kind in kinds), words)
 
@@ -88,7 +88,7 @@ def whole(least: int, most: int = 2**31) -> Kind:
 
 
 def one_of(*values: Any) -> Kind:
-  """Returns the kind of a few values."""
+  """Returns the kind of exactly these values."""
   return Kind(
     lambda x: any(type(x) is type(v) and x == v for v in values),
     ' or '.join(map(repr, values)),

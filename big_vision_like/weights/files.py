@@ -55,10 +55,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   return read_told(path)[0]
 
 
-def read_told(
-  path: str | os.PathLike,
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """As `read`, with sentences about what the file has besides and is not read."""
+def read_told(path: str | os.PathLike) -> torch_files.Read:
+  """Reads as `read`, and returns sentences about what it did not read."""
   path = pathlib.Path(path)
   _check_there(path)
   if path.suffix in PICKLES:
@@ -139,7 +137,7 @@ def _check_npy(file: Any, name: str, size: int) -> None:
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The arrays of a .safetensors file."""
+  """Reads the arrays of a .safetensors file."""
   _check_there(path)
   try:
     _check_safetensors(path)

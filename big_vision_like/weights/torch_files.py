@@ -3,7 +3,7 @@
 Such a file is a pickle, a program that calls what it names, beside raw arrays. Python's
 own unpickler does not see it: the few instructions that tensors and plain containers
 need are followed here, and anything else is refused by name. Both layouts are read: the
-archive of PyTorch 1.6 on, and the one before it, in which the published DETRs lie.
+archive of PyTorch 1.6 on, and the older one, in which DETRs were published.
 """
 
 import io
@@ -69,6 +69,10 @@ _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
+# Arrays by name, and sentences about what was not read.
+Read = tuple[dict[str, np.ndarray], tuple[str, ...]]
+
+
 class _Named(NamedTuple):
   """A callable that a pickle names."""
 
@@ -101,26 +105,19 @@ class _Tensor(NamedTuple):
     return math.prod(self.shape) * self.storage.dtype.itemsize
 
 
-def read(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
-  """The arrays of a state dict, or of the one under `key` in a dict of several things.
+def read_told(path: str | os.PathLike) -> Read:
+  """Reads the arrays of a state dict; returns sentences about others that it passed.
 
-  Without `key` that is 'model' or 'state_dict' or the like, where there is one. Raises
-  a `UserError` for files that are damaged, hold what is neither a tensor nor a plain
+  In a dict of several things it is under 'model' or 'state_dict' or the like. Raises a
+  `UserError` for files that are damaged, hold what is neither a tensor nor a plain
   container, or have no such state dict.
   """
-  return read_told(path, key)[0]
-
-
-def read_told(
-  path: str | os.PathLike, key: str | None = None
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """As `read`, with sentences about state dicts of the file that are not read."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f'{path} is not a file')
   try:
     reader = _read_archive if zipfile.is_zipfile(path) else _read_old
-    return reader(path, key)
+    return reader(path)
   except UserError as error:
     said = str(error)
     raise UserError(said if str(path) in said else f'{path}: {said}') from error
@@ -131,12 +128,9 @@ def read_told(
 
 
 def _state(
-  content: Any, key: str | None, path: pathlib.Path
+  content: Any, path: pathlib.Path
 ) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
-  """Finds the state dict, and says which others there are beside it."""
-  if key is not None and (not isinstance(content, Mapping) or key not in content):
-    raise UserError(f'there is no {key!r} in it{_keys(content)}')
-  content = content if key is None else content[key]
+  """Finds the state dict, and says which others there are in the file."""
   within, told = (), ()
   while not _is_state(content):
     there = isinstance(content, dict) and [
@@ -144,7 +138,7 @@ def _state(
     ]
     if not there or len(within) == len(_KEYS):  # one may hold itself
       raise UserError(
-        f'{path} is not a state dict, tensors by name: name what holds it'
+        f'{path} is not a state dict, tensors by name: save one without what holds it'
         f'{_keys(content)}'
       )
     there.sort(key=lambda k: not _is_state(content[k]))
@@ -250,10 +244,8 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
         return value, storages
       case 'MARK':
         marks.append(len(stack))
-      case 'NONE':
-        stack.append(None)
-      case 'NEWTRUE' | 'NEWFALSE':
-        stack.append(opcode.name == 'NEWTRUE')
+      case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
+        stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[opcode.name])
       case 'EMPTY_DICT':
         stack.append({})
       case 'EMPTY_LIST':
@@ -267,17 +259,14 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
       case 'LIST':
         stack.append(popped())
       case 'DICT':
-        items = popped()
-        stack.append(_put({}, items))
+        stack.append(_put({}, popped()))
       case 'SETITEM' | 'SETITEMS':
         items = popped(2 if opcode.name == 'SETITEM' else None)
         _put(stack[-1], items)
       case 'APPEND' | 'APPENDS':
         items = popped(1 if opcode.name == 'APPEND' else None)
         stack[-1].extend(items)
-      case 'BUILD':  # attributes, of which none is needed
-        popped(1)
-      case 'POP':
+      case 'BUILD' | 'POP':  # attributes, of which none is needed
         popped(1)
       case 'POP_MARK':
         popped()
@@ -317,9 +306,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
   raise EOFError('a pickle without an end')
 
 
-def _read_archive(
-  path: pathlib.Path, key: str | None
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _read_archive(path: pathlib.Path) -> Read:
   with archives.opened(path) as members:
     (pickled,) = (name for name in members if name.endswith('/data.pkl'))
     folder = pickled.removesuffix('data.pkl')
@@ -331,7 +318,7 @@ def _read_archive(
         f'its pickle has {members[pickled].size:,} bytes, which is not read'
       )
     content, _ = _load(io.BytesIO(members[pickled].read()))
-    state, told = _state(content, key, path)
+    state, told = _state(content, path)
     _check_storages(state)
     blocks: dict[str, np.ndarray] = {}
     for storage in {tensor.storage for tensor in state.values()}:
@@ -345,16 +332,14 @@ def _read_archive(
   return {k: _view(blocks[x.storage.key], x) for k, x in state.items()}, told
 
 
-def _read_old(
-  path: pathlib.Path, key: str | None
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _read_old(path: pathlib.Path) -> Read:
   with path.open('rb') as file:
     if (_load(file)[0], _load(file)[0]) != (_MAGIC, _VERSION):
       raise ValueError('another beginning')
     if not _load(file)[0]['little_endian']:
       raise UserError('its numbers are big-endian, which is not read')
     (content, storages), (keys, _) = _load(file), _load(file)
-    state, told = _state(content, key, path)
+    state, told = _state(content, path)
     _check_storages(state)
     used = {tensor.storage.key for tensor in state.values()}
     blocks: dict[str, np.ndarray] = {}

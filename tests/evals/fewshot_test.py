@@ -1,3 +1,5 @@
+import dataclasses
+
 import found
 import jax
 import jax.numpy as jnp
@@ -86,9 +88,8 @@ def test_labels_that_say_nothing_give_chance():
 
 
 def test_rare_classes_give_all_that_they_have_and_are_told(capsys):
-  rare = [e for e in TRAIN if e['label'] != 3] + [e for e in TRAIN if e['label'] == 3][
-    :2
-  ]
+  rare = [e for e in TRAIN if e['label'] != 3]
+  rare += [e for e in TRAIN if e['label'] == 3][:2]
   data = [pipeline.EvalInput(source=s, batch_size=16) for s in (rare, TEST)]
   evaluator = fewshot.FewShot(train=data[0], data=data[1], shots=(1, 5), seeds=2)
   results = evaluator.run(predict, jnp.float32(1.0))
@@ -104,9 +105,6 @@ def test_rare_classes_give_all_that_they_have_and_are_told(capsys):
   assert results.texts == {'rare classes': ['class 3 has 2 of 5 examples']}
   evaluator.run(predict, jnp.float32(1.0))
   assert capsys.readouterr().err == 'few-shot examples: class 3 has 2 of 5 examples\n'
-  assert not evaluator_of_all().run(predict, jnp.float32(1.0)).texts
-
-
-def evaluator_of_all():
-  data = [pipeline.EvalInput(source=s, batch_size=16) for s in (TRAIN, TEST)]
-  return fewshot.FewShot(train=data[0], data=data[1], shots=(5,), seeds=1)
+  full = pipeline.EvalInput(source=TRAIN, batch_size=16)
+  evaluator = dataclasses.replace(evaluator, train=full, seeds=1)
+  assert not evaluator.run(predict, jnp.float32(1.0)).texts

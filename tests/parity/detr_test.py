@@ -9,7 +9,7 @@ import transformers
 
 from big_vision_like.models import detr, resnet
 from big_vision_like.weights import detr as weights
-from big_vision_like.weights import files, torch_files, torchvision_resnet, tree
+from big_vision_like.weights import files, torchvision_resnet, tree
 
 SIZES = [(96, 90), (50, 130)]
 CHANNELS = (8, 12, 16, 20)
@@ -181,7 +181,7 @@ def test_files_of_torch_without_pickle_code(archive, tmp_path):
   }
   path = tmp_path / 'model.pth'
   torch.save({'model': state, 'epoch': 3}, path, _use_new_zipfile_serialization=archive)
-  got = torch_files.read(path, 'model')
+  got = files.read(path)
   assert got.keys() == state.keys()
   for name, want in state.items():
     array = got[name].astype('float32')

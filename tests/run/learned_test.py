@@ -4,8 +4,7 @@ import json
 import re
 import shutil
 
-import cv2
-import numpy as np
+import pictures
 import pytest
 import texts
 import tiny_config
@@ -23,15 +22,6 @@ from big_vision_like.run import init_from, labels, learned, preflight
 from big_vision_like.spec import spec
 
 FRUIT = ('apple', 'banana', 'cherry')
-
-
-def folder(root, names, count=3, size=(16, 24)):
-  for number, name in enumerate(names):
-    for i in range(count):
-      path = root / name / f'{i}.png'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      cv2.imwrite(str(path), np.full((*size, 3), 60 * number + i, np.uint8))
-  return str(root)
 
 
 def config_of(root, total_steps=1):
@@ -56,8 +46,8 @@ def config_of(root, total_steps=1):
 def trained(tmp_path_factory, run):
   """A run of one step on fruit, and its data."""
   root = tmp_path_factory.mktemp('fruit')
-  folder(root / 'train', FRUIT)
-  folder(root / 'val', FRUIT)
+  for part in ('train', 'val'):
+    pictures.write_classes(root / part, FRUIT, size=(16, 24))
   (root / 'config.json').write_text(config_of(root).to_json())
   words = f'--config={root / "config.json"}', f'--workdir={root / "run"}'
   done = run('-m', 'big_vision_like.train', *words)
@@ -100,7 +90,7 @@ def test_the_facts_are_stored_at_the_start(trained):
 def test_names_and_sizes_are_those_of_the_run(root, change, capsys):
   if change == 'renamed':
     (root / 'train' / 'apple').rename(root / 'train' / 'zebra')
-    folder(root / 'train', ['zebra'], size=(8, 8))
+    pictures.write_classes(root / 'train', ['zebra'])
   else:
     shutil.rmtree(root / 'train')
   capsys.readouterr()

@@ -7,8 +7,8 @@ import sys
 
 import ml_collections as mlc
 import numpy as np
+import pictures
 import pytest
-from PIL import Image
 
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import folders
@@ -17,14 +17,7 @@ from big_vision_like.run import checkpoint, workdir
 from big_vision_like.spec import spec
 from big_vision_like.tasks.task import State
 
-
-def pictures(folder: pathlib.Path, count: int = 3) -> pathlib.Path:
-  """A folder with two classes of so many pictures each."""
-  for name in ('apple', 'banana'):
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-      Image.new('RGB', (8 + i, 8)).save(folder / name / f'{i}.png')
-  return folder
+FRUIT = ('apple', 'banana')
 
 
 def config_of(train: pathlib.Path, val: pathlib.Path) -> mlc.ConfigDict:
@@ -51,7 +44,10 @@ def identities(config: mlc.ConfigDict) -> dict:
 @pytest.fixture
 def begun(tmp_path):
   """A run with a checkpoint: its folder, config, and the identity of its data."""
-  config = config_of(pictures(tmp_path / 'train'), pictures(tmp_path / 'val', 2))
+  config = config_of(
+    pictures.write_classes(tmp_path / 'train', FRUIT),
+    pictures.write_classes(tmp_path / 'val', FRUIT, 2),
+  )
   data = identities(config)
   save(tmp_path / 'run', config, data)
   return tmp_path / 'run', config, data
@@ -149,7 +145,7 @@ def test_data_may_move_but_not_change(begun, tmp_path):
   assert len(changes.config) == 1 and 'source.path' in changes.config[0]
   with pytest.raises(UserError, match='another config'):  # the data are not known
     workdir.claim(folder, config)
-  pictures(tmp_path / 'moved', 4)
+  pictures.write_classes(tmp_path / 'moved', FRUIT, 4)
   with pytest.raises(
     UserError, match=r'on other data:\n  config.train_data.source: .*examples 6 -> 8'
   ):
@@ -160,10 +156,12 @@ def test_data_may_move_but_not_change(begun, tmp_path):
 
 def test_data_of_an_evaluator_change_with_its_config_only(begun, tmp_path):
   folder, config, _ = begun
-  pictures(tmp_path / 'val', 3)
+  pictures.write_classes(tmp_path / 'val', FRUIT, 3)
   with pytest.raises(UserError, match=r'config.evals.val.data.source: .*4 -> 6'):
     workdir.claim(folder, config, identities(config))
-  config.evals.val.data.source.path = str(pictures(tmp_path / 'other', 5))
+  config.evals.val.data.source.path = str(
+    pictures.write_classes(tmp_path / 'other', FRUIT, 5)
+  )
   assert not workdir.claim(folder, config, identities(config)).data
 
 

@@ -1,6 +1,5 @@
 import gzip
 import importlib.util
-import io
 import json
 import os
 import pathlib
@@ -436,10 +435,8 @@ def test_names_in_texts_become_classes_and_what_is_left_out_is_told(
   with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
     for i in range(4):
       for ending, data in (('bmp', BMP), ('cls', b'\xef\xbb\xbf' + b'ab'[i % 2 :][:1])):
-        member = tarfile.TarInfo(f'v1.{i}.{ending}')
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-    tar.addfile(tarfile.TarInfo('__MACOSX/._x.bmp'))
+        pictures.add(tar, f'v1.{i}.{ending}', data)
+    pictures.add(tar, '__MACOSX/._x.bmp')
   source = convert(f'tar:{tmp_path}/a.tar', '--dots', 'last')
   assert source.label_names == ['a', 'b']
   found = sorted((e['__key__'], e['label'], e['image']) for e in source)

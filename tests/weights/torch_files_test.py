@@ -17,7 +17,7 @@ WEIGHT = np.arange(6.0, dtype='float32').reshape(2, 3)
 
 @pytest.mark.parametrize('name', FILES)
 def test_both_layouts(golden, name):
-  state = torch_files.read(golden / f'{name}.pth', 'model')
+  state = files.read(golden / f'{name}.pth')
   assert list(state) == ['weight', 'turned', 'half', 'count']
   np.testing.assert_array_equal(state['weight'], WEIGHT)
   np.testing.assert_array_equal(state['turned'], WEIGHT.T)
@@ -30,32 +30,19 @@ def test_both_layouts(golden, name):
   )
 
 
-@pytest.mark.parametrize('name', FILES)
-def test_the_key_of_a_state_dict_is_the_usual_or_given(golden, name):
-  path = golden / f'{name}.pth'
-  for given in ('model', None):
-    np.testing.assert_array_equal(torch_files.read(path, given)['weight'], WEIGHT)
-  with pytest.raises(UserError, match="no 'ema' in it; there are model, args, epoch"):
-    torch_files.read(path, 'ema')
-  with pytest.raises(UserError, match='is not a state dict'):
-    torch_files.read(path, 'args')
-  with pytest.raises(UserError, match='is not a file'):
-    torch_files.read(path.with_name('none.pth'))
-
-
 def test_which_of_several_things_is_taken(tmp_path):
   path, state = tmp_path / 'a.pth', {'w': WEIGHT}
   for content in (state, {'model': state}, {'epoch': 3, 'state_dict': state}):
     torch_archives.save(path, content)
-    got = torch_files.read(path)
+    got = files.read(path)
     assert list(got) == ['w']
     np.testing.assert_array_equal(got['w'], WEIGHT)
   torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # a name like others
-  assert list(torch_files.read(path)) == ['model', 'x']
+  assert list(files.read(path)) == ['model', 'x']
   torch_archives.save(path, {'shadow': state, **{f'a{i}': i for i in range(20)}})
   words = 'is not a state dict.*; there are shadow, a0, .*, a8 ...$'
   with pytest.raises(UserError, match=words):
-    torch_files.read(path)
+    files.read(path)
 
 
 class Runs:
@@ -79,7 +66,7 @@ def test_nothing_in_a_file_runs(tmp_path, archive):
     start = [torch_files._MAGIC, torch_files._VERSION, {'little_endian': True}]
     path.write_bytes(b''.join(map(pickle.dumps, start)) + content)
   with pytest.raises(UserError, match=r'model.pth: it holds a \w+.mkdir, which is not'):
-    torch_files.read(path, 'model')
+    files.read(path)
   assert not (tmp_path / 'ran').exists()
   pickle.loads(content)
   assert (tmp_path / 'ran').exists()  # it would have
@@ -92,7 +79,7 @@ def test_cut_files_say_so(golden, tmp_path, name, kept):
   path = tmp_path / 'cut.pth'
   path.write_bytes(content[: int(kept * len(content))])
   with pytest.raises(UserError, match='is not a whole file of torch.save'):
-    torch_files.read(path, 'model')
+    files.read(path)
 
 
 def archive_of(path, sizes, numbers):
@@ -112,13 +99,13 @@ BAD_TENSORS = {
 def test_views_stay_within_their_numbers(tmp_path):
   path, numbers = tmp_path / 'model.pth', WEIGHT.tobytes()
   archive_of(path, (6, 0, (2, 3), (3, 1)), numbers)
-  np.testing.assert_array_equal(torch_files.read(path)['weight'], WEIGHT)
+  np.testing.assert_array_equal(files.read(path)['weight'], WEIGHT)
   archive_of(path, (6, 1, (2,), (3,)), numbers)
-  np.testing.assert_array_equal(torch_files.read(path)['weight'], WEIGHT[:, 1])
+  np.testing.assert_array_equal(files.read(path)['weight'], WEIGHT[:, 1])
   for case, tensor in BAD_TENSORS.items():
     archive_of(path, tensor, numbers)
     with pytest.raises(UserError, match='not a whole file'):
-      print(case, torch_files.read(path))
+      print(case, files.read(path))
 
 
 def test_other_names_of_what_holds_a_state_dict(tmp_path):
@@ -136,8 +123,8 @@ def test_other_names_of_what_holds_a_state_dict(tmp_path):
     state_dict, told = torch_files.read_told(path)
     assert list(state_dict) == ['w']
     assert not told or told == ("of the file 'ema' is read, not 'net'",)
-  torch_archives.save(path, {'a': {'model_ema': state, 'model': {'x': WEIGHT}}})
-  state_dict, told = torch_files.read_told(path, 'a')
+  torch_archives.save(path, {'model_ema': state, 'model': {'x': WEIGHT}})
+  state_dict, told = torch_files.read_told(path)
   assert list(state_dict) == ['x']
   assert told == ("of the file 'model' is read, not 'model_ema'",)
 
@@ -176,23 +163,23 @@ def test_programs_that_never_end(tmp_path, case):
   path, (program, words) = tmp_path / 'model.pth', ENDLESS[case]
   torch_archives.write(path, b'\x80\2' + program + b'.', [])
   with pytest.raises(UserError, match=words):
-    torch_files.read(path)
+    files.read(path)
 
 
 def test_tensors_in_proportion_to_their_file(tmp_path, monkeypatch):
   path, numbers = tmp_path / 'model.pth', bytes(4000)
   archive_of(path, (10, 0, (10,), (1,)), numbers)
   with pytest.raises(UserError, match='40 bytes are promised for storage 0, which has'):
-    torch_files.read(path)
+    files.read(path)
   monkeypatch.setattr(archives, 'SMALL', 1000)
   archive_of(path, (1000, 0, (10,), (1,)), numbers)
   with pytest.raises(UserError, match=r'4,000 bytes for tensors of 40: save copies'):
-    torch_files.read(path)
+    files.read(path)
   whole = torch_archives.tensor(0, 'float32', 1000, 0, (1000,), (1,))
   names = b''.join(torch_archives._text(str(i)) + whole for i in range(100))
   torch_archives.write(path, b'\x80\2}(' + names + b'u.', [numbers])
   with pytest.raises(UserError, match='what it promises would fill 400,000'):
-    torch_files.read(path)
+    files.read(path)
 
 
 def test_an_average_of_a_model_has_a_count(tmp_path):
@@ -205,4 +192,4 @@ def test_nothing_follows_the_numbers(golden, tmp_path):
   path = tmp_path / 'old.pth'
   path.write_bytes((golden / 'torch_save_old.pth').read_bytes() + b'x')
   with pytest.raises(UserError, match='is not a whole .*1 bytes follow its numbers'):
-    torch_files.read(path)
+    files.read(path)

@@ -86,7 +86,7 @@ class Started:
 def start(
   workdir: pathlib.Path, home: pathlib.Path, count: int, workers: int
 ) -> Started:
-  """Starts a training in so many processes, as a launcher would."""
+  """Starts a training in `count` processes, as a launcher would."""
   tag = f'{os.getpid()}-{time.monotonic_ns()}'
   (home / 'tmp').mkdir(parents=True, exist_ok=True)
   environment = os.environ | {
@@ -203,7 +203,7 @@ class Campaign:
     self.stories.append(f'{self.count} processes, {self.workers} workers: {story}')
 
   def run(self, number: int, times: int) -> None:
-    """Interrupts a run so often, lets it finish, and compares how it ended."""
+    """Interrupts a run `times` times, lets it finish, and compares how it ended."""
     workdir, home = self.top / f'run-{number}', self.top / f'home-{number}'
     shared = {*os.listdir(SHARED)}
     for _ in range(times):

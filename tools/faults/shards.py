@@ -11,7 +11,6 @@ import numpy as np
 
 from big_vision_like.data.sources import (
   array_records,
-  crc32c,
   folders,
   parquet,
   tars,
@@ -77,9 +76,7 @@ def write_tfrecords(folder: pathlib.Path) -> None:
   """Writes TFRecord files."""
 
   def masked(content: bytes) -> bytes:
-    found = crc32c.checksum(content)
-    turned = (found >> 15 | found << 17) + 0xA282EAD8
-    return (turned & 0xFFFFFFFF).to_bytes(4, 'little')
+    return tfrecords.masked(content).to_bytes(4, 'little')
 
   for path, examples in parts(folder):
     content = b''
@@ -122,12 +119,7 @@ FORMS = {
   'tar': (write_tars, tars.Tars, '*.tar', False),
   'Parquet': (write_parquet, parquet.Parquet, '*.parquet', True),
   'TFRecord': (write_tfrecords, tfrecords.TFRecord, '*.tfrecord', True),
-  'array_record': (
-    write_array_records,
-    array_records.ArrayRecord,
-    '*.array_record',
-    True,
-  ),
+  'array_record': (write_array_records, array_records.ArrayRecord, '*_record', True),
   'folder': (write_folder, folders.Folder, '', False),
 }
 KINDS = tuple(

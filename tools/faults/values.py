@@ -33,7 +33,7 @@ def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
   path = paths[rng.integers(len(paths))]
   if rng.random() < 0.1:
     return common.BYTES[rng.integers(len(common.BYTES))](path, rng)
-  value, how = json.loads(path.read_text()), []
+  value = json.loads(path.read_text())
   places = list(nodes(value))
   depths = sorted({len(place) for place in places})
   depth = depths[rng.integers(len(depths))]
@@ -42,22 +42,22 @@ def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
   parent = value
   for step in outer:
     parent = parent[step]
-  where, text = '/'.join(map(str, [*outer, key])), ''
+  how, text = '/'.join(map(str, [*outer, key])), ''
   match rng.choice(['set', 'set', 'set', 'set', 'delete', 'double', 'rename']):
     case 'delete':
       del parent[key]
-      how.append(f'{where} deleted')
+      how += ' deleted'
     case 'double' if isinstance(parent, list):
       parent.insert(key, copy.deepcopy(parent[key]))
-      how.append(f'{where} doubled')
+      how += ' doubled'
     case 'rename' if isinstance(parent, dict):
       parent[f'{key}x'] = parent.pop(key)
-      how.append(f'{where} renamed')
+      how += ' renamed'
     case _:
       parent[key], text = MARK, str(TEXTS[rng.integers(len(TEXTS))])
-      how.append(f'{where} = {text[:40]}')
+      how += f' = {text[:40]}'
   path.write_text(json.dumps(value).replace(f'"{MARK}"', text))
-  return f'{path.name}: {", ".join(how)}'
+  return f'{path.name}: {how}'
 
 
 def nodes(value: Any, place: tuple = ()) -> Iterator[tuple]:

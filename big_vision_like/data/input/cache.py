@@ -1,13 +1,11 @@
-"""What is slow to find out about data, kept in ~/.cache/big_vision_like.
+"""A cache of facts about data that take long to find: ~/.cache/big_vision_like.
 
-Where nothing can be written there, it is kept for temporary files, or not at all.
+Where that cannot be written, they are kept with temporary files, or not at all.
 """
 
 import contextlib
 import fcntl
 import functools
-import hashlib
-import json
 import multiprocessing
 import os
 import pathlib
@@ -24,8 +22,8 @@ T = TypeVar('T')
 
 
 def file(kind: str, known: Any) -> pathlib.Path:
-  """Where arrays of a kind are kept that depend on what is `known`, plain data."""
-  name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+  """Returns the file for arrays of a kind that depend on `known`, plain data."""
+  name = files.sha256(known)[:32]
   own = pathlib.Path(tempfile.gettempdir()) / f'big_vision_like-{os.getuid()}'
   try:
     folder = pathlib.Path.home() / '.cache' / 'big_vision_like'
@@ -42,9 +40,9 @@ def file(kind: str, known: Any) -> pathlib.Path:
 def arrays(
   file: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-  """The arrays of a file, which the first process of a host makes at first use.
+  """Returns the arrays of a file, which the first process of a host makes.
 
-  A damaged file is made again. Where it cannot be written that is told, once.
+  Makes a damaged file again. Tells once if it cannot be written.
   """
   if (kept := _read(file)) is not None:
     return kept
@@ -66,7 +64,7 @@ def arrays(
 
 
 def _read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
-  """The arrays of a file; None where there is none, or it is damaged."""
+  """Returns the arrays of a file; None if there is none, or it is damaged."""
   try:
     with open(file, 'rb') as opened, np.load(opened) as saved:
       return dict(saved)
@@ -75,7 +73,7 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def _not_writable(folder: pathlib.Path) -> str | None:
-  """Why no file can be written in a folder, which is made where there is none."""
+  """Returns why a folder cannot be written, None if it can; makes a missing one."""
   try:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   except OSError as error:

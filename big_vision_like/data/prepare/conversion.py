@@ -11,7 +11,6 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
-import json
 import multiprocessing
 import os
 import pathlib
@@ -204,8 +203,8 @@ def convert(
     plan = {
       'input': given.name,
       'keys': given.keys,
-      'labels': given.label_names and _sha256(given.label_names),
-      'files': _sha256(shards.stamps(map(os.path.abspath, given.files))),
+      'labels': given.label_names and files.sha256(given.label_names)[:32],
+      'files': files.sha256(shards.stamps(map(os.path.abspath, given.files)))[:32],
       'shrink': shrink and dataclasses.asdict(shrink),
       'restarts': restarts or None,
     }
@@ -401,7 +400,7 @@ def info(folder: pathlib.Path) -> Any:
 
 
 def builder(folder: pathlib.Path) -> Any:
-  """TFDS's reader of the data set in a folder; `UserError` where it has none."""
+  """Returns TFDS's reader of the data set in a folder; `UserError` if it has none."""
   import tensorflow_datasets as tfds
 
   try:
@@ -458,10 +457,6 @@ def _stream() -> Any:
 def bad_file(shard: pathlib.Path) -> pathlib.Path:
   """Where the bad records of a shard are listed until all shards are there."""
   return shard.with_name(f'{shard.name}.bad')
-
-
-def _sha256(known: Any) -> str:
-  return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager

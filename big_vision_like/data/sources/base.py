@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.sources import shards
-from big_vision_like.errors import BadRecordError, Checked, UserError, listed
+from big_vision_like.errors import BadRecordError, Checked, UserError, listed, plural
 
 Example = dict[str, Any]
 
@@ -99,12 +99,12 @@ class Source(Identified, Checked):
 
   @property
   def num_objects(self) -> int | None:
-    """The number of objects in all images, but crowds; None where they must be read."""
+    """The number of objects that are not crowds; None where they must be read."""
     return None
 
   def remarks(self) -> list[str]:
     """Returns what people should know of the examples before they are used."""
-    return [f'left out: {count:,} {what}' for what, count in self.left_out.items()]
+    return []
 
   @property
   def title(self) -> str:
@@ -166,7 +166,7 @@ class Source(Identified, Checked):
 
 
 def _sizes_by_path(source: Source) -> dict[str, int]:
-  """Sizes of all files of a source and of those that it is made of."""
+  """Returns the sizes of all files of a source and of its inner sources, by path."""
   sizes = dict(zip(source.files, source.file_sizes.tolist(), strict=True))
   for part in source.inner.values():
     sizes |= _sizes_by_path(part)
@@ -186,8 +186,7 @@ class InMemory(Source):
     return self._examples[index]
 
   def __repr__(self) -> str:
-    count = len(self)
-    return f'a list of {count:,} example{"" if count == 1 else "s"}'
+    return f'a list of {plural(len(self), "example")}'
 
   def fingerprint(self) -> str:
     """Returns hexadecimal digits that depend on every value of every example."""

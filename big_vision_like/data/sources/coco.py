@@ -95,7 +95,7 @@ class Coco(Source):
 
   @property
   def num_objects(self) -> int:
-    """The number of objects that are no crowds."""
+    """The number of objects that are not crowds."""
     return int((~self.contents.crowds_N).sum())
 
   @property

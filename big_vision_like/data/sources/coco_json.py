@@ -27,7 +27,7 @@ from big_vision_like.errors import UserError, listed
 Entry = dict[str, Any]
 # Lists of `images`, `annotations` and `categories`, as the files have them.
 Truth = dict[str, list[Entry]]
-# So many of what is left out are named.
+# The most ids that a message lists.
 NAMED = 5
 # A digit more than an id of 64 bits can have.
 DIGITS = re.compile('-?[0-9]{1,19}', re.ASCII)
@@ -390,10 +390,8 @@ def whole(value: Any) -> int | None:
 
 def _text(value: Any) -> str | None:
   """Returns a text that can be printed and be the name of a file; None for others."""
-  if not isinstance(value, str) or '\0' in value:
-    return None
-  halves = not value.isascii() and re.search('[\ud800-\udfff]', value)
-  return None if halves else value
+  sound = isinstance(value, str) and '\0' not in value
+  return value if sound and not files.has_half_character(value) else None
 
 
 def _is_box(value: Any) -> bool:

@@ -25,7 +25,7 @@ NEITHER = 'whose segmentation is no polygons or run lengths of the image'
 
 
 def finite(value: Any) -> bool:
-  """Returns whether a value is a number, and none that overflows."""
+  """Returns whether a value is a number that does not overflow."""
   return type(value) in (int, float) and -MOST <= value <= MOST
 
 
@@ -74,7 +74,7 @@ def box(outline: Outline, size: Sequence[int] | None) -> list[float]:
 def decoded(
   outlines: Sequence[Outline], height: int, width: int, ids: Sequence[int]
 ) -> np.ndarray:
-  """Sound outlines as masks, uint8 (N, H, W); polygons are filled by pycocotools."""
+  """Returns sound outlines as masks, uint8 (N, H, W); pycocotools fills polygons."""
   if len(outlines) * height * width > MOST_BYTES:
     raise BadRecordError(
       f'{len(outlines)} masks of {height}x{width} pixels take more than'

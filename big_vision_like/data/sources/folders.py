@@ -39,7 +39,7 @@ class Folder(Source):
 
   @functools.cached_property
   def _top(self) -> 'Found':
-    """The folders of classes, and what lies beside them."""
+    """The folders of classes, and what else is in their folder."""
     root = os.path.expanduser(self.path)
     if not os.path.isdir(root):
       raise UserError(f'there is no folder {self.path}')
@@ -226,12 +226,12 @@ class Found:
 
 
 def _contains(folder: str, inner: str) -> bool:
-  """Whether a real path is another one, or above it."""
+  """Returns whether a real path is another one, or above it."""
   return os.path.commonpath([folder, inner]) == folder
 
 
 def _other(entry: os.DirEntry) -> str:
-  """What something is that is neither a folder nor a file of a class."""
+  """Returns what an entry is that is neither a folder nor a file of a class."""
   if os.path.isfile(entry):
     return 'files outside of the folders of classes'
   return 'broken links' if entry.is_symlink() else 'devices and pipes'

@@ -123,7 +123,7 @@ class Parquet(Source):
 
   @functools.cached_property
   def _whole_labels(self) -> bool:
-    """Whether labels are whole numbers that are stored as others."""
+    """Whether labels are whole numbers that are stored as floats or truth values."""
     column, kind = self._labels
     if kind is None or _family(kind) not in ('number', 'truth value'):
       return False
@@ -267,14 +267,14 @@ def _scan(path: str) -> dict[str, np.ndarray]:
 
 
 def _scan_texts(path: str, column: str) -> dict[str, np.ndarray]:
-  """The different texts of a column of a file."""
+  """Returns the distinct texts of a column of a file."""
   found = {t for group in _groups(path, column) for t in group.unique().to_pylist()}
   texts = [text if isinstance(text, bytes) else (text or '').encode() for text in found]
   return {'text': np.array(texts, np.bytes_)}
 
 
 def _scan_whole(path: str, column: str) -> dict[str, np.ndarray]:
-  """Whether all numbers of a column of a file are whole, or not there."""
+  """Returns whether all numbers of a column of a file are whole or missing."""
   whole = all(
     float(number).is_integer()
     for group in _groups(path, column)
@@ -285,7 +285,7 @@ def _scan_whole(path: str, column: str) -> dict[str, np.ndarray]:
 
 
 def _groups(path: str, column: str) -> Iterator[Any]:
-  """A column by groups, but for those that are damaged: their rows are bad."""
+  """Yields a column by groups, without damaged ones, whose rows are bad records."""
   with _open(path) as file:
     for group in range(file.metadata.num_row_groups):
       with contextlib.suppress(*DAMAGE):
@@ -293,7 +293,7 @@ def _groups(path: str, column: str) -> Iterator[Any]:
 
 
 def _described(schema: Any, path: str) -> dict[str, Any]:
-  """What Hugging Face says of each column; empty where it does not."""
+  """Returns how Hugging Face describes each column; empty without a description."""
   known = (schema.metadata or {}).get(b'huggingface', b'{}')
   try:
     features = json.loads(known).get('info', {}).get('features', {})
@@ -351,7 +351,7 @@ def _is_image(fields: Collection[str]) -> bool:
 
 
 def _family(kind: Any) -> str:
-  """What values of a type are, however they are stored."""
+  """Returns what values of a type are, however they are stored."""
   import pyarrow.types as types
 
   if types.is_dictionary(kind):

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,9 +51,9 @@ class ExampleFiles(Source):
     """Random access to protos as bytes, `BadRecordError` for what is damaged."""
 
   def parts(self, counts: Sequence[int]) -> list[Any]:
-    """All records of the files, as TFDS's `file_instructions`.
+    """Returns all records of the files, as TFDS's `file_instructions`.
 
-    They are to have as many as dataset_info.json beside them says, if there is one.
+    Files must have as many as dataset_info.json says, if there is one.
     """
     from tensorflow_datasets.core.utils import shard_utils
 
@@ -67,7 +66,7 @@ class ExampleFiles(Source):
 
   @functools.cached_property
   def _said(self) -> dict[str, int]:
-    """How many examples files have by what TFDS wrote beside them."""
+    """The number of examples of each file that TFDS wrote down."""
     folders = {os.path.dirname(path) for path in self.files}
     return {path: count for f in folders for path, count in _said(f).items()}
 
@@ -130,7 +129,7 @@ class ExampleFiles(Source):
     return {name: example[key] for name, key in self._keys.items()}
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and the files that are damaged or missing."""
+    """Returns what keeps it from being read, and damaged or missing files."""
     try:
       self.features  # noqa: B018 - reads some
       found = self.records.problems()
@@ -157,7 +156,7 @@ class ExampleFiles(Source):
 
 
 def _said(folder: str) -> dict[str, int]:
-  """How many examples each file has by what TFDS wrote; empty where it did not."""
+  """Returns how many examples TFDS wrote down for each file; empty if it did not."""
   path = os.path.join(folder, 'dataset_info.json')
   if not os.path.exists(path):
     return {}
@@ -183,7 +182,7 @@ def _said(folder: str) -> dict[str, int]:
 
 
 def _described(folder: str) -> Any:
-  """The features in a folder that TFDS wrote."""
+  """Reads the features in a folder that TFDS wrote."""
   import tensorflow_datasets as tfds
 
   try:
@@ -194,10 +193,9 @@ def _described(folder: str) -> Any:
 
 
 def described(features: Any) -> str:
-  """Features and names of classes, the same text for the same."""
+  """Returns features and names of classes as a text, equal for equal ones."""
   names = label_names(features)
-  known = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
-  classes = '' if names is None else f' classes {known}'
+  classes = '' if names is None else f' classes {files.sha256(names)[:8]}'
   return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 
 
@@ -303,7 +301,7 @@ def singles(protos: Sequence[Example]) -> list[Example]:
 
 
 def inferred(examples: Sequence[Example], needed: Iterable[str] = NEEDED) -> Any:
-  """Features that examples of bytes, text, numbers and lists of these fit.
+  """Infers the features of examples of bytes, text, numbers and lists of these.
 
   They have what all examples have, and what is `needed` if half of them have it.
   """
@@ -323,7 +321,7 @@ def inferred(examples: Sequence[Example], needed: Iterable[str] = NEEDED) -> Any
 
 
 def partial(examples: Sequence[Example], features: Any) -> dict[str, int]:
-  """Which fields of examples are left out, for some lack them."""
+  """Returns which fields of examples are left out because some lack them."""
   names = {name for example in examples for name in example if name not in features}
   lacking = {name: sum(name not in example for example in examples) for name in names}
   return {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from big_vision_like.data.input import cache
-from big_vision_like.errors import BadRecordError, UserError, listed
+from big_vision_like.errors import BadRecordError, UserError, listed, plural
 
 # Counted up where an index of earlier versions would be wrong.
 INDEX_VERSION = 2
@@ -123,7 +123,7 @@ class Set(NamedTuple):
 
 
 def numbered(paths: Sequence[str]) -> list[Set]:
-  """Returns those sets of the paths of which files are missing on the disk.
+  """Returns the sets of files, of these paths, that are not complete on the disk.
 
   `a-00003-of-00010` says how many there are. Numbers with zeros in front, as 000 to
   009, are a set if they begin with 0 or 1; then the last one is not known.
@@ -151,7 +151,7 @@ def numbered(paths: Sequence[str]) -> list[Set]:
 
 
 def _number(name: str) -> tuple[str, str, str] | None:
-  """The number in the name of a file, and what is before and behind it."""
+  """Returns the number in the name of a file, and what is before and behind it."""
   if parts := re.fullmatch(r'(.*?)(\d+)(-of-\d+)(?:\D.*)?', name):
     # Between this and the ending some writers put a digest, other for each file.
     head, number, total = parts.groups()
@@ -192,7 +192,7 @@ def title(source: Any, pattern: Pattern) -> str:
   files = vars(source).get('files', ())
   # Nobody else may know how many there should be.
   several = bool(files) and [first] != [files[0]]
-  count = f'({len(files):,} file{"s" * (len(files) != 1)})' if several else ''
+  count = f'({plural(len(files), "file")})' if several else ''
   return f'{type(source).__name__} {os.path.basename(first)} {count}'.strip()
 
 
@@ -233,7 +233,7 @@ def placed(starts: np.ndarray, position: int) -> tuple[int, int]:
 
 
 def part(descriptor: int, start: int, stop: int) -> bytes:
-  """The bytes from start to stop of an open file, fewer where it ends before.
+  """Reads the bytes from start to stop of an open file, fewer if it ends before.
 
   What is damaged may ask for more than there is, and memory for it.
   """

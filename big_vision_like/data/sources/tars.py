@@ -198,7 +198,7 @@ class Tars(Source):
     return example
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and the files that are cut off or missing."""
+    """Returns what keeps it from being read, and cut or missing files."""
     try:
       self.features  # noqa: B018 - reads some
     except UserError as error:
@@ -206,7 +206,7 @@ class Tars(Source):
     return shards.problems(self.pattern, self.files) + self._damage()
 
   def _damage(self) -> list[str]:
-    """A sentence for each file that is not whole."""
+    """Returns a sentence for each file that is not whole."""
     found, index = [], self._index
     for file, size, whole, stop in zip(
       self.files, self.file_sizes, index['whole'], index['stop'], strict=True
@@ -230,12 +230,12 @@ class Tars(Source):
 
 
 def _ending(suffix: bytes) -> str:
-  """What follows the last dot."""
+  """Returns the part behind the last dot."""
   return suffix.rpartition(b'.')[2].decode(errors='replace')
 
 
 def _fields(suffix: str, data: bytes, name: str) -> Iterator[tuple[str, Any]]:
-  """What a member says; a label is a number, or a text that names a class."""
+  """Yields the fields of a member; a label is a number, or the name of a class."""
   if suffix in IMAGES:
     yield 'image', data
   elif suffix == 'txt':
@@ -253,7 +253,7 @@ def _fields(suffix: str, data: bytes, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _scan_classes(path: str) -> dict[str, np.ndarray]:
-  """The names of classes in a file, each once."""
+  """Returns the names of classes in a file, each once."""
   found = set()
   with open(path, 'rb', buffering=0) as file:
     for name, start, length in members(file.fileno())[0]:
@@ -300,7 +300,7 @@ def _scan(path: str, dots: str) -> dict[str, np.ndarray]:
 
 
 def hidden(name: bytes) -> bool:
-  """Whether a member is in what programs put there, such as __MACOSX/ and ._x.jpg."""
+  """Returns whether a program put a member there, such as __MACOSX/ and ._x.jpg."""
   parts = os.fsdecode(name).split('/')
   return any(
     (part.startswith('.') and part not in ('', '.', '..')) or part in folders.JUNK
@@ -309,7 +309,7 @@ def hidden(name: bytes) -> bool:
 
 
 def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], int]:
-  """Name, start and size of the files in a tar file, and where its headers end.
+  """Returns name, start and size of files in a tar file, and where headers end.
 
   They end at what is none: zeros, damage, or nothing. Names of ustar, GNU and pax.
   Links are the files that they lead to. In the middle: what is left out.
@@ -379,14 +379,14 @@ def _name(header: bytes) -> bytes:
 
 
 def _number(field: bytes) -> int | None:
-  """Octal digits, or bytes where the first bit is set; None for neither."""
+  """Returns a number of octal digits, or of bytes after 0x80; None for neither."""
   if field[0] == 0x80:
     return int.from_bytes(field[1:], 'big')
   return _digits(field.strip(b' \0') or b'0', 8)
 
 
 def _digits(text: bytes, base: int) -> int | None:
-  """A number without a sign; None for anything else."""
+  """Returns a number without a sign; None for anything else."""
   text = text.split(b'\0')[0].strip()
   short = text.isdigit() and len(text) <= 20
   try:
@@ -396,7 +396,7 @@ def _digits(text: bytes, base: int) -> int | None:
 
 
 def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Keyword and value of records of 'LENGTH KEYWORD=VALUE'."""
+  """Yields keyword and value of records of 'LENGTH KEYWORD=VALUE'."""
   while data:
     digits, _, _ = data.partition(b' ')
     length = _digits(digits, 10)

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import zlib
+from functools import partial
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Chunks of a PNG that its pixels need. libpng prints its opinion of the others.
@@ -62,13 +63,9 @@ def critical_png(encoded: bytes) -> bytes:
   raise ValueError('its end is missing')
 
 
-def _png(encoded: bytes) -> tuple[int, int]:
-  width, height = struct.unpack_from('>II', encoded, 16)
-  return height, width
-
-
-def _gif(encoded: bytes) -> tuple[int, int]:
-  width, height = struct.unpack_from('<HH', encoded, 6)
+def _at(encoded: bytes, place: int, form: str) -> tuple[int, int]:
+  """Reads width and height, in a form of `struct`, at a place in the header."""
+  width, height = struct.unpack_from(form, encoded, place)
   return height, width
 
 
@@ -120,52 +117,34 @@ def _pnm(encoded: bytes) -> tuple[int, int] | None:
   return found and (int(found[2]), int(found[1]))
 
 
-def _pam(encoded: bytes) -> tuple[int, int] | None:
-  return _texts(encoded, rb'\nHEIGHT (\d{1,9})', rb'\nWIDTH (\d{1,9})')
-
-
-def _hdr(encoded: bytes) -> tuple[int, int] | None:
-  return _texts(encoded, rb'[-+]Y (\d{1,9})', rb'[-+]X (\d{1,9})')
-
-
 def _texts(encoded: bytes, height: bytes, width: bytes) -> tuple[int, int] | None:
   found = [re.search(pattern, encoded[:_MOST_TEXT]) for pattern in (height, width)]
   return (int(found[0][1]), int(found[1][1])) if all(found) else None
 
 
-def _sun(encoded: bytes) -> tuple[int, int]:
-  width, height = struct.unpack_from('>II', encoded, 4)
-  return height, width
-
-
 def _jpeg2000(encoded: bytes) -> tuple[int, int] | None:
   # The code stream's own marker counts: SIZ with the right and lower ends.
   place = encoded.find(b'\xff\x4f\xff\x51')
-  if place < 0:
-    return None
-  width, height = struct.unpack_from('>II', encoded, place + 8)
-  return height, width
+  return None if place < 0 else _at(encoded, place + 8, '>II')
 
 
 def _avif(encoded: bytes) -> tuple[int, int] | None:
   # There is one size for each image in it, such as those of alpha and of thumbnails.
-  sides = [
-    struct.unpack_from('>II', encoded, match.end() + 4)[::-1]
-    for match in re.finditer(b'ispe', encoded)
-  ]
+  places = [match.end() + 4 for match in re.finditer(b'ispe', encoded)]
+  sides = [_at(encoded, place, '>II') for place in places]
   return max(sides, key=math.prod, default=None)
 
 
 _READERS = {
-  re.escape(SIGNATURE): _png,
-  b'GIF8': _gif,
+  re.escape(SIGNATURE): partial(_at, place=16, form='>II'),
+  b'GIF8': partial(_at, place=6, form='<HH'),
   b'BM': _bmp,
   b'RIFF....WEBP': _webp,
   rb'II[*+]\0|MM\0[*+]': _tiff,
   rb'P[1-6fF]\s': _pnm,
-  rb'P7\s': _pam,
-  rb'#\?R': _hdr,
-  re.escape(b'\x59\xa6\x6a\x95'): _sun,
+  rb'P7\s': partial(_texts, height=rb'\nHEIGHT (\d{1,9})', width=rb'\nWIDTH (\d{1,9})'),
+  rb'#\?R': partial(_texts, height=rb'[-+]Y (\d{1,9})', width=rb'[-+]X (\d{1,9})'),
+  re.escape(b'\x59\xa6\x6a\x95'): partial(_at, place=4, form='>II'),
   rb'\0\0\0\x0cjP|\xff\x4f\xff\x51': _jpeg2000,
   b'....ftyp': _avif,
 }

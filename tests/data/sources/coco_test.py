@@ -284,7 +284,7 @@ def test_boxes_of_another_convention_are_told(tmp_path, change, told):
     (dict(images=[IMAGES[0] | {'width': 0}]), r'images\[0\] \(id 20\) has 40x0 pixels'),
     (
       dict(images=[IMAGES[0] | {'width': 10**9}]),
-      r'images\[0\] \(id 20\) has 40x1000000000 pixels, not 1 to 268,435,456',
+      r'images\[0\] \(id 20\) has 40x1000000000 pixels, not 1 to 178,956,970',
     ),
     (dict(images=[IMAGES[0] | {'id': 1e30}]), r"'id' is 1e\+30, not a whole number"),
     (dict(images=[IMAGES[0] | {'id': True}]), "'id' is true, not a whole number"),

@@ -35,7 +35,8 @@ def stored(request, tmp_path):
 def test_a_missing_file_of_a_set_is_told(stored):
   make, files, pattern = stored
   assert make(str(pattern)).problems() == []
-  assert f'({len(files)} files)' in told_title(make(str(pattern)))
+  source = make(str(pattern))
+  assert len(source) and f'({len(files)} files)' in source.title
   files[1].unlink()
   (problem,) = make(str(pattern)).problems()
   assert 'lacks 1 of' in problem and 'the first of them number 1: copy' in problem
@@ -43,11 +44,6 @@ def test_a_missing_file_of_a_set_is_told(stored):
   rest = make([str(file) for file in files if file.exists()])
   assert rest.problems() == []
   assert list(rest.left_out.values()) == [1] and 'not there' in [*rest.left_out][0]
-
-
-def told_title(source):
-  len(source)
-  return source.title
 
 
 def test_an_empty_file_is_told(stored):

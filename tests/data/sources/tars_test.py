@@ -1,5 +1,4 @@
 import gzip
-import io
 import json
 import os
 import tarfile
@@ -19,9 +18,7 @@ from big_vision_like.errors import BadRecordError, UserError
 def write(file, members, **options):
   with tarfile.open(file, 'w', **options) as tar:
     for name, data in members:
-      member = tarfile.TarInfo(name)
-      member.size, member.mtime = len(data), 1.5
-      tar.addfile(member, io.BytesIO(data))
+      pictures.add(tar, name, data, mtime=1.5)
   return tars.Tars(str(file))
 
 
@@ -215,18 +212,14 @@ def test_what_is_no_member_of_an_example_is_counted(tmp_path):
 def test_links_are_the_files_that_they_lead_to(tmp_path):
   with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
     for name, data in pairs(2):
-      member = tarfile.TarInfo(f'd/{name}')
-      member.size = len(data)
-      tar.addfile(member, io.BytesIO(data))
+      pictures.add(tar, f'd/{name}', data)
     for name, kind, target in (
       ('x.png', tarfile.LNKTYPE, 'd/0.png'),
       ('e/x.png', tarfile.SYMTYPE, '../d/1.png'),
       ('x.cls', tarfile.SYMTYPE, '/etc/passwd'),
       ('e/x.cls', tarfile.LNKTYPE, 'd/1.cls'),
     ):
-      member = tarfile.TarInfo(name)
-      member.type, member.linkname = kind, target
-      tar.addfile(member)
+      pictures.add(tar, name, type=kind, linkname=target)
   source = tars.Tars(str(tmp_path / 'a.tar'))
   assert [source[i]['image'] for i in (0, 1, 3)] == [PNG] * 3
   assert source.left_out == {'links to no file in the same tar file': 1}
@@ -251,17 +244,12 @@ def test_sizes_that_make_no_sense_cost_no_memory(tmp_path, size):
 @pytest.mark.parametrize('form', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_sparse_files_are_left_out_and_what_follows_is_read(tmp_path, form):
   with tarfile.open(tmp_path / 'a.tar', 'w', format=form) as tar:
-    member = tarfile.TarInfo('holes.png')
-    member.size = 3
+    kind = {'type': b'S'}
     if form == tarfile.PAX_FORMAT:
-      member.pax_headers = {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}
-    else:
-      member.type = b'S'
-    tar.addfile(member, io.BytesIO(b'abc'))
+      kind = {'pax_headers': {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0'}}
+    pictures.add(tar, 'holes.png', b'abc', **kind)
     for name, data in pairs():
-      member = tarfile.TarInfo(name)
-      member.size = len(data)
-      tar.addfile(member, io.BytesIO(data))
+      pictures.add(tar, name, data)
   source = tars.Tars(str(tmp_path / 'a.tar'))
   assert len(source) == 4 and source.left_out == {'sparse files': 1}
 
