@@ -103,6 +103,7 @@ def train(
     session = Session(run, workdir, batches, checkpoints, log)
     with processes.preemption(drill) as preempted:
       if position is not None and not session.evaluate_missed(state):
+        tell_stopped(log, start)
         return state
       if start >= total:
         log.say('done', f'{workdir} is already at step {start:,} of {total:,}.')
@@ -282,12 +283,17 @@ def loop(
       session.save(step, state, wait=last or stop)
     if stop or not session.evaluate(due, state, step):
       session.save(step, state, wait=True)
-      name = signals.received() or 'SIGTERM'  # which only JAX heard
-      log.say('stopped', f'on {name} at step {step:,}, saved; run it again to go on')
+      tell_stopped(log, step)
       return state
   session.checkpoints.wait()
   log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {session.workdir}')
   return state
+
+
+def tell_stopped(log: Metrics, step: int) -> None:
+  """Prints that a signal has stopped the run at a step that is saved."""
+  name = signals.received() or 'SIGTERM'  # which only JAX heard
+  log.say('stopped', f'on {name} at step {step:,}, saved; run it again to go on')
 
 
 def prepare(run: Experiment, state: State, arrays: Any) -> int:
