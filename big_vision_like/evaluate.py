@@ -10,6 +10,11 @@ run. The model is theirs, and so is what happens to images, whatever the config 
 not resize images stays as it is in that.
 """
 
+from big_vision_like.devices import signals
+
+if __name__ == '__main__':
+  signals.catch()  # what is imported below takes seconds
+
 import argparse
 import pathlib
 import time

@@ -592,6 +592,8 @@ def test_a_signal_interrupts_an_evaluation(evaluated, tmp_path, capsys, number):
 
   assert evaluated(interrupted)[-1] == 6
   assert 'at step 6, saved; run it again' in capsys.readouterr().out
+  assert evaluated(interrupted)[-1] == 6
+  assert 'at step 6, saved; run it again' in capsys.readouterr().out
   assert evaluated(lambda step: 0.5)[-1] == 12
   assert evaluated.seen == [6, 9, 12]
 

@@ -6,7 +6,6 @@ What `make train` does once the data sets are there. Started again it goes on wh
 was stopped; every part is an ordinary run of the loop.
 """
 
-import argparse
 import pathlib
 from collections.abc import Sequence
 
@@ -61,7 +60,7 @@ def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the five trainings and the probe."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = errors.parser(__doc__.splitlines()[0])
   parser.add_argument('--runs', default='runs', help='where the runs go')
   parser.add_argument(
     '--override', action='append', default=[], help='of every config, FIELD=VALUE'

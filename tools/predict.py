@@ -14,6 +14,11 @@ alone. Of a DETR: its objects; NAME-attention.png shows where the decoder looked
 each, and NAME-segments.png what each pixel is of, if the model has masks.
 """
 
+from big_vision_like.devices import signals
+
+if __name__ == '__main__':
+  signals.catch()  # what is imported below takes seconds
+
 import argparse
 import dataclasses
 import pathlib

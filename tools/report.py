@@ -18,6 +18,11 @@ Of weights, which may be published ones (.npz, .safetensors) or a run's, the pag
 the same of a vision transformer, with images of one's own.
 """
 
+from big_vision_like.devices import signals
+
+if __name__ == '__main__':
+  signals.catch()  # what is imported below takes seconds
+
 import argparse
 import pathlib
 from collections.abc import Sequence
@@ -30,7 +35,7 @@ from big_vision_like.report import compose
 @errors.told_plainly
 def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line and writes the page."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = errors.parser(__doc__.splitlines()[0])
   parser.add_argument('runs', nargs='*', help='folders of runs (--workdir of train)')
   parser.add_argument(
     '--out', help='the page; default: report.html in the first run, or by the weights'

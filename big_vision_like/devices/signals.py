@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C: the first one stops a training in order, the second at once.
 
-Before the first step there is nothing to lose, and the first one ends the program too.
+Before the first step there is nothing to save, and the first one ends the program too,
+as it ends programs that do not train.
 A thread hears them, as the main thread may wait for a compiler for minutes.
 """
 
@@ -113,7 +114,7 @@ def _hear(number: int) -> None:
     end(128 + number)
   _Heard.first = _Heard.first or number
   if not _Heard.saves:
-    print(f'{"stopped":<10}on {name} while starting; nothing is lost', flush=True)
+    print(f'{"stopped":<10}on {name}; there was nothing to save', flush=True)
     end(128 + number)
   if _Heard.elsewhere and number != signal.SIGTERM:
     os.kill(os.getpid(), signal.SIGTERM)

@@ -33,6 +33,9 @@ from big_vision_like.weights import published
 
 Variables = dict[str, Any]
 
+# No model is for images with a longer side.
+LARGEST = 2**15
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
@@ -97,7 +100,13 @@ def load(
   it is the shorter side. `source_grid` (rows, columns) is the grid that these positions
   are for, if the run or the files beside the weights do not tell it.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
+  sides = np.ravel(0 if image_size is None else image_size)
+  if sides.dtype.kind not in 'iu' or sides.max(initial=0) > LARGEST:
+    raise UserError(
+      f'image_size={image_size} is not a positive height and width, of whole pixels up'
+      f' to {LARGEST:,}'
+    )
   if checkpoint.steps(path):
     run = load_run(path, step)
     model, variables = run.network.module, run.variables

@@ -30,7 +30,7 @@ def test_before_the_first_step_one_signal_ends_the_program(number):
   status, text = told("print('begun', flush=True)\ntime.sleep(60)", number)
   name = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}[number]
   assert status == 128 + number
-  assert text == f'begun\nstopped   on {name} while starting; nothing is lost\n'
+  assert text == f'begun\nstopped   on {name}; there was nothing to save\n'
 
 
 def test_the_loop_hears_of_the_first_and_the_second_ends_it():
@@ -77,4 +77,4 @@ print('begun', flush=True)
 hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
 """
   status, text = told(blocked, signal.SIGINT)
-  assert status == 128 + signal.SIGINT and 'while starting' in text
+  assert status == 128 + signal.SIGINT and 'nothing to save' in text

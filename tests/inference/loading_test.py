@@ -139,7 +139,7 @@ def test_files_that_say_their_size_are_believed(tmp_path):
     loading.load(path)
 
 
-@pytest.mark.parametrize('size', [0, -8, (8,), 7])
+@pytest.mark.parametrize('size', [0, -8, (8,), 7, 8.5, 'x', True, (8, 10**6)])
 def test_sizes_that_are_none(size, tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'a.npz', flat)

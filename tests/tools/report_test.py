@@ -272,6 +272,7 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
   ('arguments', 'message'),
   [
     (['nowhere'], 'nowhere is not the folder of a run'),
+    (['~/nowhere'], '/.*/nowhere is not the folder of a run'),
     (['RUN', '--step=7'], 'no checkpoint of step 7'),
     (['RUN', '--examples=0'], '--examples=0'),
     (['RUN', '--evaluator=test'], '--evaluator=test: the config of .* has val'),

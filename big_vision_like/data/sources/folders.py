@@ -19,6 +19,8 @@ JUNK = {
   *('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'),
   *('Thumbs.db', 'desktop.ini'),
 }
+# Names of splits. Two of them side by side are no classes: 'train' alone may be one.
+SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'dev', 'test', 'testing'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Folder(Source):
     if not there:
       raise UserError(f'{self.path} holds no folders: it needs one for each class')
     if self.classes is None:
+      splits = [name for name in there if name.lower() in SPLITS]
+      if len(splits) > 1:
+        raise UserError(
+          f'{self.path} holds {listed(splits)}, which are splits, not classes: name one'
+          ' of them as `path`, or all classes with `classes`'
+        )
       return there
     if unknown := sorted(set(there) - set(self.classes)):
       raise UserError(

@@ -175,7 +175,8 @@ class Parquet(Source):
         kind = first
       if kind != first and _family(kind) != _family(first):
         raise BadRecordError(f'{name} has {column!r} of type {kind}, not {first}')
-      example[new] = _plain(table[column][row].as_py(), kind, name)
+      field = f'{name}, column {column!r},'
+      example[new] = _plain(table[column][row].as_py(), kind, field)
     if self._names:
       label = example['label'].decode(errors='replace')
       example['label'] = classes.position(label, self._names, name)
@@ -384,7 +385,7 @@ def _plain(value: Any, kind: Any, name: str) -> Any:
   if value is None:
     if _family(kind) == 'text':
       return b''
-    raise BadRecordError(f'{name} has no value in a column of type {kind}')
+    raise BadRecordError(f'{name} has no value of type {kind}')
   if isinstance(value, str):
     return value.encode()
   if isinstance(value, dict):

@@ -137,6 +137,16 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path):
     len(folders.Folder(str(tmp_path)))
 
 
+def test_splits_are_no_classes(tmp_path):
+  make(tmp_path, ['train/a/1.png', 'train/b/2.png', 'Val/a/3.png', 'more/a/4.png'])
+  with pytest.raises(UserError, match='holds Val, train, which are splits, not class'):
+    folders.Folder(str(tmp_path)).label_names  # noqa: B018
+  named = folders.Folder(str(tmp_path), classes=['Val', 'more', 'train'])
+  assert len(named) == 4
+  make(tmp_path / 'vehicles', ['bus/1.png', 'train/2.png'])
+  assert folders.Folder(str(tmp_path / 'vehicles')).label_names == ['bus', 'train']
+
+
 def test_a_file_that_goes_away_is_a_bad_record(tmp_path):
   make(tmp_path, ['a/1.png', 'a/2.png'])
   source = folders.Folder(str(tmp_path))
