@@ -8,8 +8,9 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,29 @@ def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
   if plain:
     _check_plain(content, str(path))
   return content
+
+
+def read_lines(
+  path: str | os.PathLike, is_sound: Callable[[Any], bool]
+) -> list[dict[str, Any]]:
+  """Returns the objects in a file with JSON on each line; none where there is no file.
+
+  Lines that are cut short, or whose object is not sound, are left out and told.
+  """
+  path, found, bad = pathlib.Path(path), [], []
+  for line in path.read_bytes().splitlines() if path.exists() else []:
+    try:
+      value = parse_json(line, str(path))
+    except UserError:
+      value = None
+    if isinstance(value, dict) and is_sound(value):
+      found.append(value)
+    else:
+      bad.append(line[:60].decode(errors='replace'))
+  if bad:
+    count = 'an unreadable line' if len(bad) == 1 else f'{len(bad):,} unreadable lines'
+    print(f'{path}: left out {count}: {bad[0]!r}', file=sys.stderr)
+  return found
 
 
 def _check_plain(content: Any, source: str) -> None:

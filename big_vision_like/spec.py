@@ -188,7 +188,8 @@ def check_names(
     ]
     missing = [n for n in required if n not in kwargs]
     if missing:
-      raise UserError(f'{path} ({fn.__qualname__}) needs {", ".join(missing)}.')
+      title = '' if path == 'config' else f' ({fn.__qualname__})'
+      raise UserError(f'{path}{title} needs {", ".join(missing)}.')
 
 
 def load(
@@ -217,7 +218,7 @@ def load(
   for text in overrides:
     override(config, text, root)
   if root is not None:
-    check_names(root, dict(config.items()), 'config')
+    check_names(root, dict(config.items()), 'config', complete=True)
   for where, node in calls(config):
     kwargs = {k: v for k, v in node.items() if k != '_fn'}
     check_names(symbol(node, where), kwargs, where)

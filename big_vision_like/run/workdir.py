@@ -104,10 +104,19 @@ def claim(
   `accept` names it ('config' or 'data'). Without a checkpoint there is no run yet.
   """
   path = workdir / 'config.json'
-  if not checkpoint.steps(workdir) or not path.exists():
+  if not checkpoint.steps(workdir):
     return Changes()
-  then = checkpoint.data_of(workdir)
-  saved, plain = upgrade.upgraded(files.read_json(path)), json.loads(config.to_json())
+  then, plain = checkpoint.data_of(workdir), json.loads(config.to_json())
+  if path.exists():
+    saved = upgrade.upgraded(files.read_fields(path))
+  elif 'config' in accept:
+    saved = {}
+  else:
+    raise UserError(
+      f'{workdir} has checkpoints but no config.json to compare the config with:'
+      ' restore that file, use another --workdir, or go on with this config:'
+      ' --accept=config'
+    )
   before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
   fields = sorted(
     key for key in {*before, *now} if before.get(key, ...) != now.get(key, ...)
@@ -234,10 +243,17 @@ def described(identity: Mapping[str, Any]) -> str:
 
 
 def read_changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns what `record` has noted, oldest first."""
-  path = workdir / 'changes.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
-  return [json.loads(line) for line in lines]
+  """Returns what `record` has noted, oldest first; damaged lines are left out."""
+  return files.read_lines(workdir / 'changes.jsonl', _is_change)
+
+
+def _is_change(value: Mapping[str, Any]) -> bool:
+  """Returns whether a line holds what `record` writes."""
+  lists = [value.get('config'), value.get('data')]
+  return type(value.get('step')) is int and all(
+    isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+    for lines in lists
+  )
 
 
 def _text(value: Any) -> str:
