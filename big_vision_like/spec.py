@@ -215,6 +215,11 @@ def load(
     if arg and not _has_parameters(module):
       raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
+    if not isinstance(config, mlc.ConfigDict):
+      kind = kind_text(config)
+      raise UserError(
+        f'--config: get_config of {name} returns {kind}, not a ConfigDict'
+      )
   for text in overrides:
     override(config, text, root)
   if root is not None:
@@ -344,8 +349,16 @@ def variants(path: str | pathlib.Path) -> list[str]:
 
 def _module(file: pathlib.Path) -> types.ModuleType:
   module_spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+  if module_spec is None:
+    raise UserError(f'--config: {file} is neither a .py file nor a saved config.json')
   module = importlib.util.module_from_spec(module_spec)
-  module_spec.loader.exec_module(module)
+  try:
+    module_spec.loader.exec_module(module)
+  except SyntaxError as error:
+    line = f' line {error.lineno}' if error.lineno else ''
+    raise UserError(f'--config: {file}{line} is not Python: {error.msg}') from error
+  except ImportError as error:
+    raise UserError(f'--config: {file} cannot be imported: {error}') from error
   return module
 
 
