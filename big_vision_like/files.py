@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -9,13 +10,15 @@ import os
 import pathlib
 import re
 import shutil
+import stat
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from big_vision_like.errors import UserError, type_text
+from big_vision_like.errors import FULL, UserError, type_text
 
 # Levels of nested values in files of fields: no config has half as many.
 _DEEPEST = 50
@@ -25,22 +28,29 @@ _DEEPEST = 50
 def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a path to write a file or a new folder at, which then becomes `path`.
 
-  Where the block raises, what it wrote is removed and `path` stays as it was.
+  Where the block raises, what it wrote is removed and `path` stays as it was. Errors of
+  the system name `path`.
   """
-  path = pathlib.Path(path)
-  if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe
-    yield path
-    return
-  path = path.resolve()  # links stay
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
+  path = part = pathlib.Path(path)
+  device = path.exists() and not (path.is_file() or path.is_dir())  # or a pipe
+  if not device:
+    path = path.resolve()  # links stay
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
   try:
     yield part
-    os.replace(part, path)
+    if not device:
+      os.replace(part, path)
+  except OSError as error:
+    nameless = error.filename is None and error.errno in FULL
+    if nameless or str(error.filename).startswith(str(part)):
+      raise OSError(error.errno, error.strerror, str(path)) from error
+    raise
   finally:
-    if part.is_dir():
+    if not device and part.is_dir():
       shutil.rmtree(part)
-    part.unlink(missing_ok=True)
+    elif not device and part.exists():  # on read-only disks even no file cannot go
+      part.unlink()
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -65,10 +75,21 @@ def sha256(plain: Any) -> str:
   return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """Returns the content of a file; raises an `OSError` for devices too.
+
+  Such as /dev/zero never end.
+  """
+  with open(path, 'rb') as file:
+    if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+      raise OSError(errno.EINVAL, 'It is a device, not a file', str(path))
+    return file.read()
+
+
 def read_json(path: str | os.PathLike) -> Any:
   """Returns the value of a JSON file; raises a `UserError` that names a bad one."""
   try:
-    content = pathlib.Path(path).read_bytes()
+    content = read_bytes(path)
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}') from error
   return parse_json(content, str(path))
@@ -112,6 +133,29 @@ def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
   if plain:
     _check_plain(content, str(path))
   return content
+
+
+def read_lines(
+  path: str | os.PathLike, is_sound: Callable[[Any], bool]
+) -> list[dict[str, Any]]:
+  """Returns the objects in a file with JSON on each line; none where there is no file.
+
+  Lines that are cut short, or whose object is not sound, are left out and told.
+  """
+  path, found, bad = pathlib.Path(path), [], []
+  for line in path.read_bytes().splitlines() if path.exists() else []:
+    try:
+      value = parse_json(line, str(path))
+    except UserError:
+      value = None
+    if isinstance(value, dict) and is_sound(value):
+      found.append(value)
+    else:
+      bad.append(line[:60].decode(errors='replace'))
+  if bad:
+    count = 'an unreadable line' if len(bad) == 1 else f'{len(bad):,} unreadable lines'
+    print(f'{path}: left out {count}: {bad[0]!r}', file=sys.stderr)
+  return found
 
 
 def _check_plain(content: Any, source: str) -> None:

@@ -188,7 +188,8 @@ def check_names(
     ]
     missing = [n for n in required if n not in kwargs]
     if missing:
-      raise UserError(f'{path} ({fn.__qualname__}) needs {", ".join(missing)}.')
+      title = '' if path == 'config' else f' ({fn.__qualname__})'
+      raise UserError(f'{path}{title} needs {", ".join(missing)}.')
 
 
 def load(
@@ -214,10 +215,15 @@ def load(
     if arg and not _has_parameters(module):
       raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
+    if not isinstance(config, mlc.ConfigDict):
+      kind = type_text(type(config))
+      raise UserError(
+        f'--config: get_config of {name} returns {kind}, not a ConfigDict'
+      )
   for text in overrides:
     override(config, text, root)
   if root is not None:
-    check_names(root, dict(config.items()), 'config')
+    check_names(root, dict(config.items()), 'config', complete=True)
   for where, node in calls(config):
     kwargs = {k: v for k, v in node.items() if k != '_fn'}
     check_names(symbol(node, where), kwargs, where)
@@ -343,8 +349,16 @@ def variants(path: str | pathlib.Path) -> list[str]:
 
 def _module(file: pathlib.Path) -> types.ModuleType:
   module_spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+  if module_spec is None:
+    raise UserError(f'--config: {file} is neither a .py file nor a saved config.json')
   module = importlib.util.module_from_spec(module_spec)
-  module_spec.loader.exec_module(module)
+  try:
+    module_spec.loader.exec_module(module)
+  except SyntaxError as error:
+    line = f' line {error.lineno}' if error.lineno else ''
+    raise UserError(f'--config: {file}{line} is not Python: {error.msg}') from error
+  except ImportError as error:
+    raise UserError(f'--config: {file} cannot be imported: {error}') from error
   return module
 
 

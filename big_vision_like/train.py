@@ -198,7 +198,8 @@ class Session:
   def stopped(self, step: int) -> None:
     """Says that a signal ended the run at a step."""
     name = signals.received() or 'SIGTERM'  # which only JAX heard
-    self.log.say('stopped', f'on {name} at step {step:,}, saved; run it again to resume')
+    told = f'on {name} at step {step:,}, saved; run it again to resume'
+    self.log.say('stopped', told)
 
   def evaluate_missed(self, state: State) -> bool:
     """Evaluates the step of a checkpoint where the run ended before it could.

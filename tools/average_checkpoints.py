@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from big_vision_like import cli, errors, files
+from big_vision_like import cli, errors, files, spec
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
-from big_vision_like.run import checkpoint
+from big_vision_like.run import checkpoint, experiment, learned
 from big_vision_like.tasks.task import State
 
 
@@ -27,8 +27,9 @@ def last_steps(workdir: pathlib.Path, count: int) -> list[int]:
   steps = checkpoint.steps(workdir)
   if len(steps) < count:
     raise UserError(
-      f'{workdir} holds {len(steps)} checkpoints ({", ".join(map(str, steps))}), not'
-      f' {count}: take fewer with --last, or train with --config.keep_last={count}'
+      f'{workdir} holds {len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'
+      f' ({", ".join(map(str, steps)) or "none"}), not {count}: take fewer with --last,'
+      f' or train with --config.keep_last={count}'
     )
   return steps[-count:]
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   config = args.workdir / 'config.json'
   if not config.is_file():
     raise UserError(f'{args.workdir} is not the folder of a run: it has no config.json')
+  spec.load(str(config), root=experiment.Settings)  # raises where it is damaged
+  facts = learned.read(args.workdir)
   steps = last_steps(args.workdir, args.last)
   state = average(args.workdir, steps)
   with files.atomic(args.out) as part:
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with checkpoint.Checkpoints(part) as checkpoints:
       checkpoints.save(steps[-1], state, position={'step': 0}, seconds=0.0, wait=True)
     shutil.copy(config, part)
+    if facts is not None:
+      learned.write(part, facts)
     about = {'workdir': str(args.workdir), 'steps': steps}
     files.write_json(part / 'averaged.json', about)
   say('averaged', f'steps {", ".join(map(str, steps))} of {args.workdir}')

@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   args = parser.parse_args(argv)
   cli.set_up_jax()
-  there = [args.out] + [beside.sidecar(args.out)] * bool(args.out.suffix)
+  there = [args.out, *([beside.sidecar(args.out)] if args.out.suffix else [])]
   for path in there:
     if path.exists():
       raise UserError(f'{path} is there already: name a new OUT')

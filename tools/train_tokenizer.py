@@ -25,6 +25,8 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
   """What reads the texts; `UserError` for words that do not go together."""
   if bool(options.name) == bool(options.text):
     raise UserError('name either a data set or, with --text, files.')
+  if options.seed < 0:
+    raise UserError(f'--seed={options.seed}: it must not be negative')
   from big_vision_like.data.prepare import tokenizer
 
   if options.text:
@@ -108,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make(options)
   except UserError as error:
     parser.exit(1, f'{error}\n')
+  except OSError as error:  # of a disk that is full or may not be written
+    parser.exit(1, f'{error.filename or options.out}: {error.strerror or error}\n')
   except KeyboardInterrupt:
     parser.exit(130, 'Interrupted; nothing was written.\n')
 

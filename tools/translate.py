@@ -210,7 +210,7 @@ def _power_of_two(number: int) -> int:
 def _read_lines(file: str | None) -> list[str]:
   """The lines of a file, or of stdin."""
   try:
-    data = sys.stdin.buffer.read() if file is None else pathlib.Path(file).read_bytes()
+    data = sys.stdin.buffer.read() if file is None else files.read_bytes(file)
     text = data.decode('utf-8-sig')
   except OSError as error:
     raise UserError(f'--file={file}: {error.strerror}') from error

@@ -68,7 +68,12 @@ def load_run(
   """Loads what prediction needs of a run: task, parameters, averages, statistics."""
   workdir = pathlib.Path(workdir)
   if config is None:
-    config = spec.load(str(workdir / 'config.json'), root=experiment.Settings)
+    file = workdir / 'config.json'
+    if not file.is_file():
+      raise UserError(
+        f'{workdir} has no config.json, which tells the model of a run: restore it'
+      )
+    config = spec.load(str(file), root=experiment.Settings)
   # Schedules are built and not used: any length of an epoch does.
   plain = spec.in_steps(config)
   step, saved = checkpoint.load(workdir, step)

@@ -8,7 +8,6 @@ import abc
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import ml_collections as mlc
 import numpy as np
 from PIL import Image
 
+from big_vision_like import files
 from big_vision_like.data.transforms import decoding, headers
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError
@@ -210,8 +210,10 @@ def _of_array(image: Any, channels: int) -> np.ndarray:
 def read_names(path: str | os.PathLike) -> tuple[str, ...]:
   """Reads names of classes, one a line."""
   try:
-    return tuple(pathlib.Path(path).read_text(encoding='utf-8').splitlines())
-  except (OSError, UnicodeDecodeError) as error:
+    return tuple(files.read_bytes(path).decode().splitlines())
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}') from error
+  except UnicodeDecodeError as error:
     raise UserError(f'{path} is not a text file of names: {error}') from error
 
 

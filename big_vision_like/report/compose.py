@@ -38,7 +38,7 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
   file = folder / 'config.json'
   if not file.is_file():
     raise UserError(f'{folder} is not the folder of a run: it has no config.json.')
-  config = upgrade.upgraded(files.read_json(file))
+  config = upgrade.upgraded(files.read_fields(file))
   evals = config.get('evals', {})
   if evaluator and evaluator not in evals:
     listed = ', '.join(evals) or 'none'

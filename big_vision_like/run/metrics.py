@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -254,19 +253,18 @@ def duration(seconds: float) -> str:
 
 
 def read(workdir: pathlib.Path | str) -> list[dict]:
-  """Returns the records of a run's metrics.jsonl."""
-  return read_lines(pathlib.Path(workdir) / 'metrics.jsonl')
+  """Returns the records of a run's metrics.jsonl; damaged lines are left out."""
+  return files.read_lines(pathlib.Path(workdir) / 'metrics.jsonl', _is_record)
 
 
-def read_lines(path: pathlib.Path) -> list[dict]:
-  """Returns the records of a file of JSON lines; a last line cut short is left out."""
-  records = []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
-      print(f'{path}: left out an unreadable line: {line[:60]!r}', file=sys.stderr)
-  return records
+def _is_record(value: Mapping[str, Any]) -> bool:
+  """Returns whether a line holds what `Metrics.write` writes."""
+  scalars = {k: v for k, v in value.items() if k not in ('step', 'kind')}
+  return (
+    type(value.get('step')) is int
+    and value.get('kind') in ('train', 'eval', 'info')
+    and all(type(scalar) in (int, float) for scalar in scalars.values())
+  )
 
 
 def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
@@ -299,7 +297,9 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 def _drop_bad_records(path: pathlib.Path, step: int) -> None:
   if path.exists():
     # A last line cut short is left out too.
-    steps = re.finditer(r'^step (\d+): .*\n', path.read_text(), re.MULTILINE)
+    steps = re.finditer(
+      r'^step (\d+): .*\n', path.read_text(errors='replace'), re.MULTILINE
+    )
     files.write(path, ''.join(line[0] for line in steps if int(line[1]) <= step))
 
 

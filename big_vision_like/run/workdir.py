@@ -24,7 +24,7 @@ from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, plural
-from big_vision_like.run import checkpoint, metrics
+from big_vision_like.run import checkpoint
 from big_vision_like.run.labels import reachable
 
 # Fields that change no number of the training: where it computes, how often it tells
@@ -105,10 +105,19 @@ def claim(
   `accept` names it ('config' or 'data'). Without a checkpoint there is no run yet.
   """
   path = workdir / 'config.json'
-  if not checkpoint.steps(workdir) or not path.exists():
+  if not checkpoint.steps(workdir):
     return Changes()
-  then = checkpoint.data_of(workdir)
-  saved, plain = upgrade.upgraded(files.read_json(path)), json.loads(config.to_json())
+  then, plain = checkpoint.data_of(workdir), json.loads(config.to_json())
+  if path.exists():
+    saved = upgrade.upgraded(files.read_fields(path))
+  elif 'config' in accept:
+    saved = {}
+  else:
+    raise UserError(
+      f'{workdir} has checkpoints but no config.json to compare the config with:'
+      ' restore that file, use another --workdir, or go on with this config:'
+      ' --accept=config'
+    )
   before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
   fields = sorted(
     key for key in {*before, *now} if before.get(key, ...) != now.get(key, ...)
@@ -217,8 +226,17 @@ def described(identity: Mapping[str, Any]) -> str:
 
 
 def read_changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns what `record` has noted, oldest first."""
-  return metrics.read_lines(workdir / 'changes.jsonl')
+  """Returns what `record` has noted, oldest first; damaged lines are left out."""
+  return files.read_lines(workdir / 'changes.jsonl', _is_change)
+
+
+def _is_change(value: Mapping[str, Any]) -> bool:
+  """Returns whether a line holds what `record` writes."""
+  lists = [value.get('config'), value.get('data')]
+  return type(value.get('step')) is int and all(
+    isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+    for lines in lists
+  )
 
 
 def _text(value: Any) -> str:

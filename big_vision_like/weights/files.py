@@ -207,8 +207,15 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   # It writes the memory as it lies.
   whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
   with files.atomic(path) as part:
-    # timm and transformers want to know whose the tensors are.
-    safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
+    try:
+      # timm and transformers want to know whose the tensors are.
+      safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
+    except safetensors.SafetensorError as error:
+      system = re.search(r'\(os error (\d+)\)', str(error))  # such as a full disk
+      if system is None:
+        raise
+      number = int(system[1])
+      raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def without_counts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

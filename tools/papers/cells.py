@@ -25,14 +25,15 @@ from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
 from big_vision_like.files import read_json
 from big_vision_like.report import runs as viz_runs
-from big_vision_like.run import checkpoint, experiment, metrics
+from big_vision_like.run import experiment, metrics
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 PAPERS = CONFIGS / 'papers'
 # A metric is a share; the factor makes it what the unit of a cell counts.
 FACTORS = {'%': 100.0, 'fraction': 1.0}
 # What may differ between runs of one cell: fields of the config, and arguments.
-FREE = {*checkpoint.BESIDE, 'log_every', 'checkpoint_every', 'check_replicas_every'}
+FREE = {'mesh', 'sharding', 'name', 'on_failed_evaluation', 'log_every'}
+FREE |= {'checkpoint_every', 'check_replicas_every'}
 FREE |= {'keep_last', 'keep_every', 'keep_best'}
 FREE_ARGUMENTS = {'seed', 'workers', 'threads', 'data_dir', 'scan', 'remat'}
 

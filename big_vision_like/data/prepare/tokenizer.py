@@ -1,13 +1,13 @@
 """Learns a vocabulary of word pieces (sentencepiece) from texts."""
 
 import io
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from big_vision_like import files
 from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import UserError
@@ -36,13 +36,13 @@ def texts_of_data_set(
 
 
 def texts_of_files(
-  files: Sequence[str], max_characters: int, seed: int
+  names: Sequence[str], max_characters: int, seed: int
 ) -> dict[str, list[str]]:
   """Returns lines of each file, drawn from all of it."""
   texts = {}
-  for name in files:
+  for name in names:
     try:
-      lines = pathlib.Path(name).read_text(encoding='utf-8').splitlines()
+      lines = files.read_bytes(name).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(f'{name} cannot be read: {error}') from error
     texts[name], left = [], max_characters
@@ -75,7 +75,7 @@ def train(texts: Iterable[str], size: int, model_type: str, coverage: float) -> 
       unk_id=3,
       minloglevel=2,  # errors, which become exceptions
     )
-  except RuntimeError as error:
+  except (RuntimeError, ValueError) as error:
     raise UserError(_explained(str(error), size)) from error
   return model.getvalue()
 

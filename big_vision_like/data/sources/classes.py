@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from big_vision_like import files
 from big_vision_like.errors import BadRecordError, UserError
 
 # No name of a class is longer; what is longer is another file.
@@ -55,8 +56,8 @@ def position(stored: int | str, names: Sequence[str], name: str) -> int:
 def names_in(path: str | os.PathLike) -> list[str]:
   """Returns the names of classes in a file, one a line; `UserError` if it has none."""
   try:
-    with open(path, 'rb') as file:
-      lines = text(file.read()).replace('\r\n', '\n').rstrip('\n').split('\n')
+    content = text(files.read_bytes(path))
+    lines = content.replace('\r\n', '\n').rstrip('\n').split('\n')
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}') from error
   except UnicodeDecodeError as error:
