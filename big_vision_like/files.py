@@ -36,10 +36,15 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   try:
     yield part
     os.replace(part, path)
+  except OSError as error:
+    if str(error.filename) == str(part):
+      error.filename = str(path)  # the name that people know
+    raise
   finally:
     if part.is_dir():
       shutil.rmtree(part)
-    part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # else what is wrong would not be told
+      part.unlink()
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
