@@ -41,9 +41,9 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       error.filename = str(path)  # the name that people know
     raise
   finally:
-    if part.is_dir():
-      shutil.rmtree(part)
-    with contextlib.suppress(OSError):  # else what is wrong would not be told
+    with contextlib.suppress(OSError):  # as a rule it is not there any more
+      if part.is_dir():
+        shutil.rmtree(part)
       part.unlink()
 
 
