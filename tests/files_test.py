@@ -21,6 +21,13 @@ def test_a_file_or_folder_appears_when_it_is_complete(tmp_path):
   assert os.listdir(path.parent) == ['a.json']
 
 
+def test_a_folder_that_takes_no_file_is_told_by_the_name_of_the_file(tmp_path):
+  path = tmp_path / ('a' * 250)  # the name of the part is too long
+  with pytest.raises(OSError) as raised:
+    files.write(path, 'text')
+  assert raised.value.filename == str(path) and not [*tmp_path.iterdir()]
+
+
 def test_links_and_devices_stay(tmp_path):
   for name, target in {'link': tmp_path / 'file', 'null': os.devnull}.items():
     (tmp_path / name).symlink_to(target)
