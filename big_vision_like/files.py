@@ -43,7 +43,7 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   except OSError as error:
     nameless = error.filename is None and error.errno in FULL
     if nameless or str(error.filename).startswith(str(part)):
-      error.filename, error.filename2 = str(path), None  # the one that users know
+      raise OSError(error.errno, error.strerror, str(path)) from error
     raise
   finally:
     if not device and part.is_dir():

@@ -153,7 +153,7 @@ class Plan:
 def slice_devices(topology: str, slices: int = 1) -> Sequence[Any]:
   """The devices of `'v5e:16x16'`, compile-only, or of `'cpu:8'`, simulated."""
   family, _, shape = topology.partition(':')
-  if family == 'cpu' and shape.isdigit():
+  if family == 'cpu' and shape.isdigit() and int(shape):
     with contextlib.suppress(RuntimeError):  # where JAX has already started
       jax.config.update('jax_num_cpu_devices', int(shape))
     devices = jax.devices('cpu')[: int(shape)]

@@ -30,6 +30,25 @@ def test_links_and_devices_stay(tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['file', 'link', 'null']
 
 
+def test_what_cannot_be_written_is_named_as_the_user_did(tmp_path):
+  (tmp_path / 'folder').mkdir()
+  with pytest.raises(IsADirectoryError) as error:
+    files.write(tmp_path / 'folder', 'text')
+  assert error.value.filename == str(tmp_path / 'folder')
+  with pytest.raises(OSError, match='No space') as error:
+    files.write('/dev/full', 'text')
+  assert error.value.filename == '/dev/full'
+  with pytest.raises(FileNotFoundError) as error:
+    files.write('/proc/no', 'text')
+  assert error.value.filename == '/proc/no'
+  assert os.listdir(tmp_path) == ['folder'] and os.listdir(tmp_path / 'folder') == []
+
+
+def test_devices_are_not_read_for_ever():
+  with pytest.raises(UserError, match='/dev/zero cannot be read: It is a device'):
+    files.read_json('/dev/zero')
+
+
 @pytest.mark.parametrize('make', ['touch', 'mkdir'])
 def test_what_fails_leaves_what_was_there(tmp_path, make):
   path = tmp_path / 'a'

@@ -452,6 +452,23 @@ def test_load_names_a_file_that_is_not_there(tmp_path):
     spec.load(f'{tmp_path}/none.py:8')
 
 
+@pytest.mark.parametrize(
+  'name, content, words',
+  [
+    ('a.txt', b'', 'a.txt is neither a .py file nor a saved config.json'),
+    ('a.py', b'def get_config(:', 'a.py line 1 is not Python'),
+    ('a.py', bytes(range(256)), 'a.py is not Python|a.py line 1 is not Python'),
+    ('a.py', b'import nothing_here', 'a.py cannot be imported: No module named'),
+    ('a.py', b'def get_config():\n  return 3', 'a.py returns an int, not a ConfigDict'),
+    ('a.json', b'{}', 'config needs task, train_data, total_steps'),
+  ],
+)
+def test_load_names_what_no_config_is_in(tmp_path, name, content, words):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(UserError, match=words):
+    spec.load(str(tmp_path / name), root=experiment.Settings)
+
+
 def test_load_names_the_nearest_file(tmp_path):
   (tmp_path / 'vit').mkdir()
   (tmp_path / 'vit' / 'digits.py').write_text('')

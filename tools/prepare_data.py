@@ -120,6 +120,10 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
 
   if not re.fullmatch(r'[a-z]\w*', options.name or ''):
     raise UserError(f'--name {options.name}: give a word in small letters')
+  if options.version and not re.fullmatch(r'\d+\.\d+\.\d+', options.version):
+    raise UserError(f'--version {options.version}: give three numbers, as 1.0.0')
+  if options.resize_small is not None and options.resize_small < 1:
+    raise UserError(f'--resize-small {options.resize_small}: give 1 pixel or more')
   kind, _, where = options.source.partition(':')
   if kind not in KINDS or not where:
     raise UserError(
@@ -327,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   try:
     for name in options.names:
       builder_of(name, data_dir)  # a wrong name is told before any work is done
-  except UserError as error:
+  except (UserError, OSError) as error:
     parser.exit(2, f'{error}\n')
   try:
     if options.source:

@@ -57,6 +57,11 @@ class Settings:
     errors.check_one_of(
       ('stop', 'continue'), on_failed_evaluation=self.on_failed_evaluation
     )
+    for name in ('evals', 'frozen', 'mesh'):
+      value = getattr(self, name)
+      if value is not None and not isinstance(value, Mapping):
+        kind = errors.kind_text(value)
+        raise UserError(f'config.{name} is {kind}, not a group of fields')
 
 
 class Start(NamedTuple):

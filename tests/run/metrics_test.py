@@ -119,6 +119,25 @@ def test_a_last_line_cut_short_is_left_out(tmp_path, capsys):
   assert [r['step'] for r in records(tmp_path)] == [5, 7, 8]
 
 
+def test_damaged_lines_are_left_out_and_counted(tmp_path, capsys):
+  write_three(tmp_path)
+  path = tmp_path / 'metrics.jsonl'
+  lines = path.read_bytes().splitlines(keepends=True)
+  bad = [
+    b'null',
+    b'[]',
+    b'{}',
+    b'\xff\x00',
+    b'{"step": 5, "kind": "eval", "top1": "x"}',
+  ]
+  path.write_bytes(b''.join([lines[0], *(line + b'\n' for line in bad), *lines[1:]]))
+  assert len(metrics.read(tmp_path)) == len(lines)
+  assert "left out 5 unreadable lines: 'null'" in capsys.readouterr().err
+  with opened(tmp_path, start_step=7):
+    pass
+  assert [r['step'] for r in records(tmp_path)] == [5, 7]
+
+
 def test_a_run_without_metrics_has_none(tmp_path):
   assert metrics.read(tmp_path) == [] and metrics.last_evaluation(tmp_path) == {}
 

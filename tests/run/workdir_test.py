@@ -82,6 +82,24 @@ def test_a_folder_is_claimed_by_its_first_checkpoint(tmp_path):
   assert workdir.claim(tmp_path, config, {}) == workdir.Changes()
 
 
+def test_a_run_that_has_lost_its_config_is_not_taken_over(begun):
+  folder, config, data = begun
+  (folder / 'config.json').unlink()
+  with pytest.raises(UserError, match='checkpoints but no config.json .*restore'):
+    workdir.claim(folder, config, data)
+  assert workdir.claim(folder, config, data, ['config']).accepted == ('config',)
+  (folder / 'config.json').write_text('null')
+  with pytest.raises(UserError, match='holds a NoneType, not fields by name'):
+    workdir.claim(folder, config, data, ['config'])
+
+
+def test_damaged_notes_of_changes_are_left_out(tmp_path, capsys):
+  good = '{"step": 3, "time": "now", "config": ["a: 1 -> 2"], "data": []}'
+  (tmp_path / 'changes.jsonl').write_text(f'null\n{good}\n{{"step": 4}}\n{good[:9]}')
+  assert [entry['step'] for entry in workdir.read_changes(tmp_path)] == [3]
+  assert 'changes.jsonl: left out 3 unreadable lines' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   'field, value',
   [

@@ -7,10 +7,11 @@ import pytest
 
 from big_vision_like import spec
 from big_vision_like.inference import loading
-from big_vision_like.run import checkpoint, experiment, init_from
+from big_vision_like.run import checkpoint, experiment, init_from, learned
 from big_vision_like.tasks.task import State
 
 STEPS = (2, 4, 6)
+FACTS = {'format': 1, 'inputs': {'': {'label_names': ['no', 'yes']}}}
 
 
 @pytest.fixture(scope='module')
@@ -31,6 +32,7 @@ def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
   (folder / 'config.json').write_text(config.to_json())
+  learned.write(folder, FACTS)
   with checkpoint.Checkpoints(folder, keep_last=3) as checkpoints:
     for step in STEPS:
       params = params_of(step)
@@ -52,6 +54,8 @@ def test_the_mean_of_the_last(average, workdir, tmp_path, capsys):
   # A run can start from it.
   weights = init_from.from_run(str(out)).params
   assert jax.tree.map(np.shape, weights) == {'embedding': (20, 4)}
+  # Names of classes go with it.
+  assert learned.read(out) == FACTS
   # What was averaged is as it was.
   assert checkpoint.steps(workdir) == list(STEPS)
 
@@ -77,3 +81,6 @@ def test_folders_are_looked_at_first(average, workdir, tmp_path, capsys):
   assert 'is there already' in capsys.readouterr().err
   assert average.main([str(tmp_path), f'--out={tmp_path / "new"}']) == 1
   assert 'has no config.json' in capsys.readouterr().err
+  (tmp_path / 'config.json').write_text('null')
+  assert average.main([str(tmp_path), f'--out={tmp_path / "new"}']) == 1
+  assert 'holds a NoneType' in capsys.readouterr().err

@@ -227,6 +227,7 @@ def test_half_a_file_leaves_nothing(tmp_path, monkeypatch):
       '--image-size 8 8 8 is no side, or height',
     ),
     (['out', '--image-size=0'], '--image-size 0 is no side'),
+    ([''], 'is there already: name a new OUT'),
   ],
 )
 def test_what_cannot_be_written(words, message, tmp_path, capsys):

@@ -405,6 +405,18 @@ def test_restart_markers_need_a_program(tool, home, capsys, tmp_path, monkeypatc
       "'x' again in line 3",
     ),
     (['--from', 'tar:{}/a', '--name', 'a', '--labels', '{}/gap'], 'no name in line 2'),
+    (
+      ['--from', 'tar:{}/a', '--name', 'a', '--labels', '/dev/zero'],
+      '/dev/zero cannot be read: It is a device',
+    ),
+    (
+      ['--from', 'folder:{}', '--name', 'a', '--version', '-1'],
+      '--version -1: give three numbers, as 1.0.0',
+    ),
+    (
+      ['--from', 'folder:{}', '--name', 'a', '--resize-small', '0'],
+      '--resize-small 0: give 1 pixel or more',
+    ),
   ],
 )
 def test_mistakes_end_with_a_sentence(tool, home, capsys, tmp_path, words, sentence):

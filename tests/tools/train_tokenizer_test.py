@@ -117,6 +117,14 @@ def test_errors_are_sentences(fails, data_set, tmp_path):
   gone.write_text('')
   told = fails('--text', gone, '--size', '99', '--out', out)
   assert told == 'there is no text to learn from.'
+  told = fails('--text', '/dev/zero', '--size', '99', '--out', out)
+  assert 'It is a device, not a file' in told
+  gone.write_text('\n'.join(TEXTS))
+  told = fails('--text', gone, '--size', 60, '--out', '/dev/full', '--overwrite')
+  assert told == '/dev/full: No space left on device'
+  told = fails('--text', gone, '--size', 60, '--seed=-1', '--out', out)
+  assert told == '--seed=-1: it must not be negative'
+  assert 'gave up' in fails('--text', gone, '--size', 10**20, '--out', out)
   assert not out.exists()
 
 

@@ -7,6 +7,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch_archives
 
 from big_vision_like.errors import UserError
@@ -249,3 +250,13 @@ def test_long_headers_of_safetensors(tmp_path):
   path.write_bytes((2**24 + 1).to_bytes(8, 'little') + bytes(2**24 + 1))
   with pytest.raises(UserError, match='a header of 16,777,217 bytes, which is not'):
     files.read(path)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+  def full(*_, **options):
+    raise safetensors.SafetensorError('I/O error: No space left (os error 28)')
+
+  monkeypatch.setattr(safetensors.numpy, 'save_file', full)
+  with pytest.raises(OSError, match='No space left on device.*a.safetensors'):
+    files.write(tmp_path / 'a.safetensors', ARRAYS)
+  assert not list(tmp_path.iterdir())

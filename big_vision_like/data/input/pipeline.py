@@ -58,6 +58,11 @@ class SingleInput(base.Input):
   threads: int = 2
 
   def __post_init__(self) -> None:
+    least = {'batch_size': 1, 'workers': 0, 'threads': 0, 'seed': 0, 'repeats': 1}
+    for name, number in least.items():
+      value = getattr(self, name, number)  # some are of training alone
+      if value < number:
+        raise UserError(f'{name}={value} is too small: it is at least {number}')
     object.__setattr__(self, 'source', as_source(self.source))
 
   @property

@@ -576,3 +576,12 @@ def test_every_example_comes_once_over_all_processes(count):
 def test_random_transforms_are_refused():
   with pytest.raises(UserError, match='RandomAffine is random, which evaluation may'):
     eval_input(4, transforms=[Double(), image.RandomAffine(rotate=10.0)])
+
+
+@pytest.mark.parametrize(
+  'field, value',
+  [('batch_size', 0), ('workers', -1), ('threads', -1), ('seed', -1), ('repeats', 0)],
+)
+def test_numbers_that_are_too_small_are_named(field, value):
+  with pytest.raises(UserError, match=f'{field}={value} is too small: it is at least'):
+    train_input(**WITH_NOISE | {field: value})
