@@ -139,6 +139,7 @@ def test_operations_are_those_of_each_of_several_inputs(capsys):
     ('v5e', "unknown topology 'v5e'"),
     ('v5e:abc', "unknown topology 'v5e:abc'"),
     ('cpu:x', "unknown topology 'cpu:x'"),
+    ('cpu:0', "unknown topology 'cpu:0'"),
     ('cpu:99', 'cpu:99: this process has only 8 devices'),
   ],
 )
