@@ -234,7 +234,8 @@ def _write(builder: Any, name: str) -> None:
     else:
       remedy = 'install it and start again'
     raise UserError(f'{name} needs the package {package!r}: {remedy}.') from error
-  except (AssertionError, OSError) as error:  # no network, disk full, manual download
+  # No network, manual download, a full disk: array_record's writer says RuntimeError.
+  except (AssertionError, OSError, RuntimeError) as error:
     raise UserError(f'{name} was not prepared: {error}') from error
 
 

@@ -111,11 +111,15 @@ class Work:
       writer = array_record_module.ArrayRecordWriter(str(part), 'group_size:1')
       for index in self.order[places.start : places.stop].tolist():
         try:
-          writer.write(self.record(index))
+          record = self.record(index)
         except BadRecordError as error:
           bad.append([index, str(error)])
+        else:
+          with _writing(path):
+            writer.write(record)
         done()
-      writer.close()
+      with _writing(path):
+        writer.close()
       if array_records.count(str(part)) != len(places) - len(bad):
         raise UserError(f'{path} could not be written: is the disk full?')
       if bad:
@@ -307,6 +311,15 @@ def _write_missing(work: Work, workers: int) -> None:
       except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  """Turns what the writer raises where a disk is full into a sentence."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise UserError(f'{path} could not be written: {error}') from error
 
 
 def _start(work: Work, done: Any, parent: int) -> None:
