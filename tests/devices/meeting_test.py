@@ -75,6 +75,7 @@ def test_what_process_0_says_is_told(meet, port):
     calls = meet(1)
     connection, _ = server.accept()
     with connection:
+      connection.recv(64)  # else closing resets the connection
       connection.sendall(meeting.COME + b'process 2 of 3 died')
   assert sentences(calls) == ['process 2 of 3 died']
 

@@ -238,7 +238,7 @@ def test_a_model_without_patches_shows_what_applies(runs):
   assert 'Not shown: the model has no position embedding' in reader.text
 
 
-def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path):
+def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path, capsys):
   for name in ('config.json', 'metrics.jsonl'):
     shutil.copy(runs['token'] / name, tmp_path)
   assert report.main([str(tmp_path)]) == 0
@@ -247,8 +247,10 @@ def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path):
   assert reader.text.count('holds no checkpoint') == 5
   assert 'Training images after all transforms' in reader.text
   (tmp_path / 'metrics.jsonl').unlink()
-  assert report.main([str(tmp_path)]) == 0
-  assert 'No curves: metrics.jsonl is missing' in (tmp_path / 'report.html').read_text()
+  assert report.main([str(tmp_path)]) == 1
+  assert (
+    'holds no step and no checkpoint: has that run begun?' in capsys.readouterr().err
+  )
 
 
 def test_data_that_is_not_here_is_a_reason(runs, tmp_path):

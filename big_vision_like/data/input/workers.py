@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +26,6 @@ import grain
 from big_vision_like.devices import malloc
 from big_vision_like.errors import UserError
 
-# How often a worker looks whether its program still runs.
-WATCH_SECONDS = 0.5
 # Where arrays start in memory: JAX takes such arrays on a CPU without a copy.
 ALIGNMENT = 64
 # The end of a piece of memory: where its index starts.
@@ -41,21 +38,6 @@ sys.path[:] = {path!r}
 from big_vision_like.data.input import workers
 workers.serve{arguments}
 """
-
-
-def end_with(parent: int) -> None:
-  """Lets this process end when the one that started it is gone, even if killed.
-
-  `parent` is the id that this one passed on: a process that asks for the id of its
-  parent may already have another.
-  """
-
-  def watch() -> None:
-    while os.getppid() == parent:
-      time.sleep(WATCH_SECONDS)
-    os._exit(1)  # nobody waits for the rest
-
-  threading.Thread(target=watch, daemon=True).start()
 
 
 class Workers(Iterator[Any]):

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from big_vision_like.data.input import workers as processes
+from big_vision_like.devices import parent as parents
 from big_vision_like.errors import UserError
 
 Example = tuple[int, dict[str, Any]]
@@ -136,7 +136,7 @@ def _start(draw: Draw, parent: int) -> None:
   global _draw
   _draw = draw
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted parent ends the pool
-  processes.end_with(parent)
+  parents.end_with(parent)
   cv2.setNumThreads(1)
 
 
