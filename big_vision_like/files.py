@@ -47,10 +47,11 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       raise OSError(error.errno, error.strerror, str(path)) from error
     raise
   finally:
-    if not device and part.is_dir():
-      shutil.rmtree(part)
-    elif not device and part.exists():  # on read-only disks even no file cannot go
-      part.unlink()
+    with contextlib.suppress(OSError):  # as a rule it is not there any more
+      if part.is_dir():
+        shutil.rmtree(part)
+      elif not device:
+        part.unlink()
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:

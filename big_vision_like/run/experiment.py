@@ -59,7 +59,7 @@ class Settings:
     )
     for name in ('evals', 'frozen', 'mesh'):
       value = getattr(self, name)
-      if value is not None and not isinstance(value, Mapping):
+      if value is not None and not isinstance(value, (Mapping, mlc.ConfigDict)):
         kind = errors.type_text(type(value))
         raise UserError(f'config.{name} is {kind}, not a group of fields')
 

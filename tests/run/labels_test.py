@@ -86,7 +86,7 @@ def test_the_order_of_classes_does_not_matter(config, tmp_path):
   [
     (('ant', 'bee', 'cat'), "new are 'ant', 'bee', 'cat'; missing are 'apple', 'ban"),
     ((*FRUIT, 'date'), "new are 'date'. Names must be equal"),
-    (('train', 'val'), "new are 'train', 'val'; missing are 'apple'"),
+    (('train', 'val'), 'holds train, val, which are splits, not classes: name one of'),
     (('Apple', 'banana'), "new are 'Apple'; missing are 'apple', 'cherry' ('Apple' ma"),
     (('apple ', 'banana'), "('apple ' may be 'apple'). Names must be equal: rename th"),
     (('apple', 'banana', 'chery'), "('chery' may be 'cherry')"),

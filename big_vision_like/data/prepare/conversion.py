@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from big_vision_like import files
+from big_vision_like.data.input import parent as parents
 from big_vision_like.data.sources import array_records, protos, shards
 from big_vision_like.data.sources.base import Source, counted, num_classes
-from big_vision_like.devices import parent as parents
 from big_vision_like.errors import BadRecordError, UserError
 
 # What a shard is to have, about; but no fewer examples than MIN_EXAMPLES.

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from big_vision_like.devices import parent as parents
+from big_vision_like.data.input import parent as parents
 from big_vision_like.errors import UserError
 
 Example = tuple[int, dict[str, Any]]
