@@ -255,19 +255,10 @@ def _by_block(
   )
 
 
-def _check_warmup(warmup_steps: int, total_steps: int) -> None:
-  if warmup_steps > total_steps:
-    raise UserError(
-      f'warmup_steps={warmup_steps:,} are more than total_steps={total_steps:,}: lower'
-      ' warmup_steps or train longer'
-    )
-
-
 def linear(
   peak_value: float, warmup_steps: int, total_steps: int, end_value: float = 0.0
 ) -> Callable[[jax.Array], jax.Array]:
   """Linear warm-up to `peak_value`, then linearly to `end_value` at `total_steps`."""
-  _check_warmup(warmup_steps, total_steps)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, peak_value, warmup_steps),
@@ -288,7 +279,6 @@ def rsqrt(
 
   The schedule of arXiv:2106.04560 section 3.3, which can be cooled down at any step.
   """
-  _check_warmup(warmup_steps, total_steps)
 
   def schedule(step: jax.Array) -> jax.Array:
     since = jnp.maximum(step - warmup_steps, 0)

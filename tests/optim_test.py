@@ -156,13 +156,6 @@ def test_rates_by_group_that_do_not_fit(rate, told):
     optim.adamw(rate).init(parameters())
 
 
-@pytest.mark.parametrize('make', [optim.linear, optim.rsqrt])
-def test_a_warm_up_longer_than_the_run_is_refused(make):
-  rest = {'timescale': 3} if make is optim.rsqrt else {}
-  with pytest.raises(UserError, match='warmup_steps=100 are more than total_steps=50'):
-    make(1.0, warmup_steps=100, total_steps=50, **rest)
-
-
 def moment_types(state) -> set[str]:
   return {str(x.dtype) for x in jax.tree.leaves(state) if x.ndim > 0}
 

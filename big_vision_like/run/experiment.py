@@ -256,6 +256,17 @@ def check_evaluators(task: Task, evaluators: Mapping[str, Evaluator]) -> None:
       evaluator.prediction(task)
 
 
+def check_warmups(node: Any) -> None:
+  """Raises where a schedule of a task warms up for longer than it lasts."""
+  for path, call in spec.calls(node, 'config.task'):
+    warmup, total = (call.get(name) for name in ('warmup_steps', 'total_steps'))
+    if isinstance(warmup, int) and isinstance(total, int) and warmup > total:
+      raise UserError(
+        f'{path}.warmup_steps={warmup:,} are more than total_steps={total:,}: lower'
+        ' warmup_steps or train longer'
+      )
+
+
 def make(
   config: mlc.ConfigDict,
   training: bool = True,
@@ -296,6 +307,7 @@ def make(
   task = spec.build(settings.task, 'config.task')
   check_evaluators(task, evaluators)
   if training:
+    check_warmups(settings.task)
     check_frozen(task, settings.frozen)
     if settings.keep_best is not None:
       best_is(settings.keep_best, evaluators)
