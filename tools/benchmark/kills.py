@@ -105,7 +105,7 @@ def start(
     with socket.create_server(('127.0.0.1', 0)) as probe:
       port = probe.getsockname()[1]
     command += [f'--coordinator=127.0.0.1:{port}', f'--num-processes={count}']
-    command += ['--heartbeat-seconds=10', '--start-seconds=60']
+    command += ['--heartbeat-seconds=10', '--start-seconds=20']
   run = Started([], [], tag)
   for index in range(count):
     run.printed.append(tempfile.TemporaryFile('w+'))
