@@ -62,7 +62,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint, experiment, init_from, metrics, preflight
 from big_vision_like.tasks.task import State
 
-LONG_EPOCH = 3 * 10**8  # examples, so that no warm-up in steps takes a whole run
+LONG_EPOCH = 3 * 10**7  # examples, so that no warm-up in steps takes a whole run
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
 # Of the four labels that are made up there are SHOTS examples each, and the last batch
@@ -142,7 +142,7 @@ def shrink(
 
 
 def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
-  """Plain copy of a config with durations in steps of an epoch like that of JFT."""
+  """Plain copy of a config with durations in steps of a long epoch."""
   batch_size = spec.held(config.train_data, 'batch_size') or BATCH
   return spec.in_steps(config, LONG_EPOCH, batch_size)
 
