@@ -27,11 +27,15 @@ from big_vision_like.errors import UserError, plural
 from big_vision_like.run import checkpoint
 from big_vision_like.run.labels import reachable
 
-# Fields that change no number of the training: where it computes, how often it tells
-# and keeps, what is evaluated.
+# Fields that change no number of the training, nor what an evaluator finds: where it
+# computes, how often it tells and keeps.
+SETTINGS = (
+  *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every'),
+  *('checkpoint_every', 'check_replicas_every', 'keep_last', 'keep_every', 'keep_best'),
+)
+# Those that may differ when a run resumes: what is evaluated may change too.
 FREE = re.compile(
-  r'(mesh|sharding|name|evals|on_failed_evaluation|log_every|checkpoint_every'
-  r'|check_replicas_every|keep_last|keep_every|keep_best)([.\[].*)?'
+  rf'({"|".join(SETTINGS)}|evals)([.\[].*)?'
   r'|train_data\.(.+\.)?(workers|threads|bad_share)'
 )
 # Fields that say where data and weights are stored, which are known by their content.

@@ -25,16 +25,13 @@ from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
 from big_vision_like.files import read_json
 from big_vision_like.report import runs as viz_runs
-from big_vision_like.run import experiment, metrics
+from big_vision_like.run import experiment, metrics, workdir
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 PAPERS = CONFIGS / 'papers'
 # A metric is a share; the factor makes it what the unit of a cell counts.
 FACTORS = {'%': 100.0, 'fraction': 1.0}
-# What may differ between runs of one cell: fields of the config, and arguments.
-FREE = {'mesh', 'sharding', 'name', 'on_failed_evaluation', 'log_every'}
-FREE |= {'checkpoint_every', 'check_replicas_every'}
-FREE |= {'keep_last', 'keep_every', 'keep_best'}
+# Arguments that may differ between runs of one cell, besides `workdir.SETTINGS`.
 FREE_ARGUMENTS = {'seed', 'workers', 'threads', 'data_dir', 'scan', 'remat'}
 
 Key = tuple[str, str, str, str]  # paper, table, row, column
@@ -217,7 +214,7 @@ def differences(run: Run, config: str) -> list[str]:
     f'{key}={now.get(key, "(absent)")} instead of {before.get(key, "(absent)")}'
     for key in sorted({*now, *before})
     if now.get(key) != before.get(key)
-    and re.split(r'[.\[]', key)[0] not in FREE
+    and re.split(r'[.\[]', key)[0] not in workdir.SETTINGS
     and key.rpartition('.')[2] not in FREE_ARGUMENTS
   ]
 
