@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,14 +39,6 @@ FORMAT = 3
 
 class DamagedError(UserError):
   """A checkpoint that does not hold what was saved."""
-
-
-class Restored(NamedTuple):
-  """What a checkpoint holds: the state, and what was saved beside it."""
-
-  state: Any
-  position: Mapping[str, Any]
-  seconds: float
 
 
 class Checkpoints:
@@ -142,11 +134,12 @@ class Checkpoints:
     if free < needed:
       raise OSError(f'{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free')
 
-  def restore(self, state: Any) -> Restored | None:
-    """Restores the newest good checkpoint; None where there is none at all.
+  def restore(self, state: Any) -> tuple[Any, Mapping[str, Any], float] | None:
+    """Restores the state, input position and seconds of the newest good checkpoint.
 
-    `state` is abstract, with shardings. Damaged checkpoints newer than the one taken
-    are set aside under another name, never deleted.
+    Returns None where there is no checkpoint at all. `state` is abstract, with
+    shardings. Damaged checkpoints newer than the one taken are set aside under another
+    name, never deleted.
     """
     reasons = {}
     for step in reversed(self.steps):
@@ -180,7 +173,7 @@ class Checkpoints:
       self._manager.reload()
       say('restore', f'resuming from the previous good checkpoint, step {step}')
     restored = _with_averages(restored, state.ema, progress)
-    return Restored(restored, progress['position'], progress['seconds'])
+    return restored, progress['position'], progress['seconds']
 
   def _restore(self, step: int, state: Any) -> tuple[Any, Mapping[str, Any]]:
     """Reads a checkpoint as it was written, also in an earlier format."""
