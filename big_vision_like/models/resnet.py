@@ -9,13 +9,13 @@ channels, C channels or classes, D features.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 
 from big_vision_like.errors import UserError, check_one_of
-from big_vision_like.layers import residual
+from big_vision_like.layers import convolution, residual
 from big_vision_like.ops import precision
 
 EPSILON = 1e-5
@@ -80,7 +80,9 @@ class ResNet(nn.Module):
       raise UserError(
         f'frozen_stages={self.frozen_stages} is not from 0 to the {count} stages'
       )
-    x_BhwC = _conv('conv_root', self.root, 7, 2, dtype=self.dtype)(image_BHWI)
+    x_BhwC = convolution.conv('conv_root', self.root, 7, 2, dtype=self.dtype)(
+      image_BHWI
+    )
     x_BhwC = nn.relu(_norm(self.norm, train, self.dtype, 'norm_root')(x_BhwC))
     x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2), ((1, 1), (1, 1)))
     if self.frozen_stages:
@@ -152,7 +154,7 @@ class Unit(nn.Module):
 
   @nn.compact
   def __call__(self, x_BhwI: jax.Array, train: bool = False) -> jax.Array:
-    conv = functools.partial(_conv, dtype=self.dtype)
+    conv = functools.partial(convolution.conv, dtype=self.dtype)
     norm = functools.partial(_norm, self.norm, train, self.dtype)
     narrow, wide, strided = (
       self.channels,
@@ -189,37 +191,11 @@ class FrozenNorm(nn.Module):
     return x_BhwC.astype(self.dtype) * scale_111C + shift_111C
 
 
-def _conv(
-  name: str,
-  channels: int,
-  size: int,
-  stride: int = 1,
-  dilation: int = 1,
-  *,
-  dtype: str,
-) -> nn.Conv:
-  pad = dilation * (size // 2)
-  return nn.Conv(
-    channels,
-    (size, size),
-    (stride, stride),
-    ((pad, pad), (pad, pad)),
-    kernel_dilation=dilation,
-    use_bias=False,
-    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
-    dtype=dtype,
-    name=name,
-  )
-
-
-def _norm(kind: str, train: bool, dtype: str, name: str) -> nn.Module:
+def _norm(
+  kind: str, train: bool, dtype: str, name: str
+) -> Callable[[jax.Array], jax.Array]:
   check_one_of(NORMS, norm=kind)
   if kind == 'frozen':
     return FrozenNorm(dtype, name=name)
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=EPSILON,
-    dtype=dtype,
-    name=name,
-  )
+  norm = convolution.BatchNorm(epsilon=EPSILON, dtype=dtype, name=name)
+  return functools.partial(norm, train=train)

@@ -1,0 +1,192 @@
+"""Convolutions with batch norm, and squeeze-excite, for networks made of them.
+
+Axes: B batch, h w feature map, u v the same after a stride, I O input and output
+channels, C channels, G groups of examples, n examples of a group, F hidden units.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from big_vision_like.errors import UserError, check_one_of
+from big_vision_like.ops import precision
+
+PADDINGS = ('symmetric', 'same')
+he_normal_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def conv(
+  name: str,
+  channels: int,
+  size: int,
+  stride: int = 1,
+  dilation: int = 1,
+  *,
+  groups: int = 1,
+  padding: str = 'symmetric',
+  use_bias: bool = False,
+  kernel_init: nn.initializers.Initializer = he_normal_out,
+  dtype: str = 'float32',
+) -> nn.Conv:
+  """Makes a convolution (B, h, w, I) -> (B, u, v, O).
+
+  With padding 'symmetric' zeros lie evenly on both sides, as many as keep the size at
+  stride 1 (PyTorch); with 'same' there are as few as possible, and an odd one lies
+  below and to the right (TensorFlow). They differ where the stride is above 1.
+  """
+  check_one_of(PADDINGS, padding=padding)
+  zeros = dilation * (size - 1) // 2
+  return nn.Conv(
+    channels,
+    (size, size),
+    (stride, stride),
+    'SAME' if padding == 'same' else ((zeros, zeros), (zeros, zeros)),
+    kernel_dilation=dilation,
+    feature_group_count=groups,
+    use_bias=use_bias,
+    kernel_init=kernel_init,
+    dtype=dtype,
+    name=name,
+  )
+
+
+class BatchNorm(nn.Module):
+  """Normalizes channels by statistics of the batch (arXiv:1502.03167).
+
+  The batch is normalized in `groups` of consecutive examples, each by its own mean and
+  variance; the groups are those of the batch as a whole, so results do not depend on
+  the number of devices. Running averages, in the collection `batch_stats`, take the
+  mean over groups. With `unbiased` they take the variance times n / (n - 1), as PyTorch
+  does, else as it is, as TensorFlow and Flax do. Statistics are in float32.
+
+  Raises a `UserError` if the batch does not divide into groups, or if a group has a
+  single value of each channel.
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  unbiased: bool = True
+  groups: int = 1
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array, train: bool = False) -> jax.Array:
+    channels = x_BhwC.shape[-1:]
+    scale_C = self.param('scale', self.scale_init, channels)
+    bias_C = self.param('bias', nn.initializers.zeros, channels)
+    average_C = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+    variance_C = self.variable('batch_stats', 'var', jnp.ones, channels)
+    if not train:
+      return self.normalized(
+        x_BhwC[None], average_C.value[None], variance_C.value[None], scale_C, bias_C
+      )[0]
+    x_GnhwC = self.grouped(x_BhwC)
+    wide_GnhwC = precision.at_least_float32(x_GnhwC)
+    axes = (1, 2, 3)
+    mean_GC = wide_GnhwC.mean(axes)
+    # Both in one pass over the map; rounding may leave less than nothing.
+    square_GC = jnp.square(wide_GnhwC).mean(axes)
+    var_GC = jnp.maximum(square_GC - jnp.square(mean_GC), 0.0)
+    if not self.is_initializing():
+      count = x_GnhwC[0, ..., 0].size
+      keep, told = self.momentum, count / (count - 1) if self.unbiased else 1.0
+      average_C.value = keep * average_C.value + (1 - keep) * mean_GC.mean(0)
+      variance_C.value = keep * variance_C.value + (1 - keep) * told * var_GC.mean(0)
+    y_GnhwC = self.normalized(x_GnhwC, mean_GC, var_GC, scale_C, bias_C)
+    return y_GnhwC.reshape(x_BhwC.shape)
+
+  def grouped(self, x_BhwC: jax.Array) -> jax.Array:
+    """Returns the batch as groups of consecutive examples, (G, n, h, w, C)."""
+    batch, *size, channels = x_BhwC.shape
+    if self.groups < 1 or batch % self.groups:
+      raise UserError(
+        f'a batch of {batch} examples does not divide into {self.groups} groups for'
+        ' batch norm: set the norm_groups of the model to a divisor of it'
+      )
+    if batch // self.groups * size[0] * size[1] < 2:
+      raise UserError(
+        f'batch norm has one value a channel in each of its {self.groups} groups'
+        f' (maps of {size[0]}x{size[1]}, {batch} examples), so no variance: use fewer'
+        ' groups (norm_groups of the model), larger batches or larger images'
+      )
+    return x_BhwC.reshape(self.groups, batch // self.groups, *size, channels)
+
+  def normalized(
+    self,
+    x_GnhwC: jax.Array,
+    mean_GC: jax.Array,
+    var_GC: jax.Array,
+    scale_C: jax.Array,
+    bias_C: jax.Array,
+  ) -> jax.Array:
+    """Returns (x - mean) / sqrt(var + epsilon) * scale + bias, in the compute dtype."""
+    scale_GC = jax.lax.rsqrt(var_GC + self.epsilon) * scale_C[None]
+    shift_GC = bias_C[None] - mean_GC * scale_GC
+    scale_G111C, shift_G111C = (
+      a_GC[:, None, None, None] for a_GC in (scale_GC, shift_GC)
+    )
+    wide_GnhwC = precision.at_least_float32(x_GnhwC)
+    return (wide_GnhwC * scale_G111C + shift_G111C).astype(self.dtype)
+
+
+class ConvNorm(nn.Module):
+  """A convolution without bias, a batch norm, and an activation if there is one.
+
+  `norm` makes the norm, a `BatchNorm` with whatever is the network's own; the other
+  fields are those of `conv`.
+  """
+
+  channels: int
+  size: int
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  padding: str = 'symmetric'
+  activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+  norm: Callable[..., nn.Module] = BatchNorm
+  kernel_init: nn.initializers.Initializer = he_normal_out
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwI: jax.Array, train: bool = False) -> jax.Array:
+    y_BuvO = conv(
+      'conv',
+      self.channels,
+      self.size,
+      self.stride,
+      self.dilation,
+      groups=self.groups,
+      padding=self.padding,
+      kernel_init=self.kernel_init,
+      dtype=self.dtype,
+    )(x_BhwI)
+    y_BuvO = self.norm(dtype=self.dtype, name='norm')(y_BuvO, train)
+    return y_BuvO if self.activation is None else self.activation(y_BuvO)
+
+
+class SqueezeExcite(nn.Module):
+  """Multiplies channels by gates that depend on their means (arXiv:1709.01507).
+
+  The gates are sigmoid(fc2(activation(fc1(mean over the map)))), with `hidden` units
+  in between.
+  """
+
+  hidden: int
+  activation: Callable[[jax.Array], jax.Array] = nn.relu
+  kernel_init: nn.initializers.Initializer = he_normal_out
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+    def dense(features: int, name: str) -> nn.Dense:
+      return nn.Dense(
+        features, kernel_init=self.kernel_init, dtype=self.dtype, name=name
+      )
+
+    mean_BC = precision.at_least_float32(x_BhwC).mean((1, 2)).astype(self.dtype)
+    hidden_BF = self.activation(dense(self.hidden, 'fc1')(mean_BC))
+    gate_BC = nn.sigmoid(dense(x_BhwC.shape[-1], 'fc2')(hidden_BF))
+    return x_BhwC * gate_BC[:, None, None]
