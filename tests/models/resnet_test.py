@@ -76,7 +76,8 @@ def test_live_norms_see_the_batch_in_training():
     padded, kernel, (2, 2), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
   old, new = (x['batch_stats']['norm_root'] for x in (variables, state))
-  for name, of_batch in ('mean', seen.mean((0, 1, 2))), ('var', seen.var((0, 1, 2))):
+  mean, variance = seen.mean((0, 1, 2)), seen.var((0, 1, 2), ddof=1)
+  for name, of_batch in ('mean', mean), ('var', variance):
     want = 0.9 * old[name] + 0.1 * of_batch
     np.testing.assert_allclose(new[name], want, rtol=1e-4, atol=1e-5)
 
