@@ -34,13 +34,20 @@ PACKAGE = pathlib.Path(__file__).parent
 
 def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
   """Records the call `fn(**kwargs)` as plain data; wrong names fail here."""
-  root, name = fn.__module__.partition('.')[0], fn.__qualname__
-  # The public path where there is one: optax:adamw, not optax._src.alias:adamw.
-  public = getattr(sys.modules[root], name, None) is fn
-  path = f'{root if public else fn.__module__}:{name}'
+  path = f'{_public_module(fn)}:{fn.__qualname__}'
   check_names(fn, kwargs, path)
   # Not type safe: a fork may put 100 where epochs(2) was; overrides check types.
   return mlc.ConfigDict({'_fn': path, **kwargs}, type_safe=False)
+
+
+def _public_module(fn: Callable[..., Any]) -> str:
+  """Returns the outermost module that offers a symbol: optax, not optax._src.alias."""
+  names = fn.__module__.split('.')
+  outer = ('.'.join(names[:end]) for end in range(1, len(names)))
+  return next(
+    (x for x in outer if getattr(sys.modules.get(x), fn.__qualname__, None) is fn),
+    fn.__module__,
+  )
 
 
 def epochs(count: float) -> mlc.ConfigDict:
