@@ -15,15 +15,18 @@ class Ema:
   """A running average of variables: average = d * average + (1 - d) * variables.
 
   d is `decay`, or 0.5^(batch / half_life) with `half_life` in images: after that many
-  the old average counts half. With `warmup` d is at most (1 + t) / (10 + t) at step t,
-  as in TensorFlow's ExponentialMovingAverage; `rampup` bounds the half-life by that
-  share of the images seen so far (arXiv:1912.04958). `collections` are those of a
-  module's variables that are averaged, where the module has them.
+  the old average counts half. With `warmup` d is at most (1 + t) / (10 + t), as in
+  TensorFlow's ExponentialMovingAverage; t is `first_step` at the first step (where the
+  number of updates is read after the step was counted, as in EfficientNet, it is 1).
+  `rampup` bounds the half-life by that share of the images seen so far
+  (arXiv:1912.04958). `collections` are those of a module's variables that are averaged,
+  where the module has them.
   """
 
   decay: float | None = None
   half_life: float | None = None
   warmup: bool = False
+  first_step: int = 0
   rampup: float | None = None
   collections: Sequence[str] = ('params', 'batch_stats')
 
@@ -62,7 +65,10 @@ class Ema:
       if self.rampup is not None:
         half_life = jnp.minimum(half_life, (step + 1.0) * batch_size * self.rampup)
       d = 0.5 ** (batch_size / half_life)
-    return jnp.minimum(d, (1.0 + step) / (10.0 + step)) if self.warmup else d
+    if not self.warmup:
+      return d
+    t = self.first_step + step
+    return jnp.minimum(d, (1.0 + t) / (10.0 + t))
 
   def _chosen(self, variables: Tree) -> Tree:
     return {name: variables[name] for name in self.collections if name in variables}

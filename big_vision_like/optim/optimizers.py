@@ -1,11 +1,13 @@
 """Optimizers from parts: clipping, moments, per-parameter decay and rates.
 
-What is decayed, and how fast each parameter learns, are rules of `rules.py`. The rate
+What decays, and how fast each parameter learns, is said by rules (`rules.py`). The rate
 may be pairs of a path regex and a schedule or None:
 `[('embed/.*', None), ('.*', 1e-3)]`.
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,6 +20,7 @@ from big_vision_like.optim.rules import (
   Tree,
   factors,
   first_matches,
+  is_stacked,
   path_of,
 )
 
@@ -29,11 +32,16 @@ Rates = Sequence[tuple[str, Rate | None]]
 class Optimizer:
   """An optax transformation that also knows its rules for each parameter.
 
-  The update is -rate(step) * rate_factor * (transform(gradient) + decay * parameter),
-  after the gradients were clipped to a global norm of `clip_norm`. `rate` is one for
-  all parameters, or pairs of a path regex and a rate, of which the first that matches a
-  parameter counts; one must match. A parameter whose rate is None or whose rate factor
-  is 0 is frozen: see `freeze`. Where the rate is None, it has no moments either.
+  The gradient is that of the loss and of the penalty sum(l2 * parameter^2) / 2, clipped
+  to a global norm of `clip_norm`. The update is
+
+      after_rate(-rate(step) * rate_factor * u),  u = transform(gradient) + decay * p
+
+  where `adapt`, if any, changes u, given u, the parameters p and the decay of each.
+  `rate` is one for all parameters, or pairs of a path regex and a rate, of which the
+  first that matches a parameter counts; one must match. A parameter whose rate is None
+  or whose rate factor is 0 is frozen: see `freeze`. Where the rate is None, it has no
+  moments either.
   """
 
   transform: optax.GradientTransformation
@@ -42,6 +50,10 @@ class Optimizer:
   clip_norm: float | None = None
   decay_rules: Rules = (('.*kernel', 1.0),)
   rate_rules: Rules = ()
+  l2: float = 0.0
+  l2_rules: Rules = (('.*', 1.0),)
+  adapt: Callable[[Tree, Tree, Tree], Tree] | None = None
+  after_rate: optax.GradientTransformation | None = None
 
   def __post_init__(self) -> None:
     if isinstance(self.rate, (list, tuple)):
@@ -62,6 +74,24 @@ class Optimizer:
     """Weight decay of each parameter."""
     rules = self.decay_rules if self.weight_decay else ()
     return jax.tree.map(lambda f: self.weight_decay * f, factors(params, rules, 0.0))
+
+  def l2_of(self, params: Tree) -> Tree:
+    """Returns what the penalty multiplies half the squares of each parameter with."""
+    rules = self.l2_rules if self.l2 else ()
+    return jax.tree.map(
+      lambda own, rate: self.l2 * own * (rate != 0.0),
+      factors(params, rules, 0.0),
+      self.rate_factor_of(params),
+    )
+
+  def penalty(self, params: Tree) -> jax.Array:
+    """Returns sum(l2 * parameter^2) / 2, whose gradient `update` adds to that given."""
+    terms = jax.tree.map(
+      lambda p, own: own * jnp.square(p).sum() / 2 if own else 0.0,
+      params,
+      self.l2_of(params),
+    )
+    return jnp.asarray(sum(jax.tree.leaves(terms)))
 
   def rate_factor_of(self, params: Tree) -> Tree:
     """What multiplies the learning rate of each parameter; 0 of frozen ones."""
@@ -102,16 +132,24 @@ class Optimizer:
 
   def _chain(self, params: Tree) -> optax.GradientTransformation:
     rates = self._rates(params)
-    parts = []
-    if self.clip_norm is not None:
-      parts.append(optax.clip_by_global_norm(self.clip_norm))
-    parts.append(self.transform)
     trained = [mask for rate, mask in rates if rate is not None]
-    if len(trained) < len(rates):
-      mask = jax.tree.map(lambda *own: any(own), *trained)
-      parts = [optax.masked(part, mask) for part in parts]
+
+    def of_trained(part: optax.GradientTransformation) -> optax.GradientTransformation:
+      if len(trained) == len(rates):
+        return part
+      return optax.masked(part, jax.tree.map(lambda *own: any(own), *trained))
+
+    parts = []
+    if self.l2:
+      parts.append(_each(lambda g, p, own: g + own * p, self.l2_of(params)))
+    if self.clip_norm is not None:
+      parts.append(of_trained(optax.clip_by_global_norm(self.clip_norm)))
+    parts.append(of_trained(self.transform))
     if self.weight_decay:
       parts.append(_each(lambda u, p, d: u + d * p, self.decay_of(params)))
+    if self.adapt is not None:
+      adapt, decay = self.adapt, self.decay_of(params)
+      parts.append(optax.stateless(lambda updates, p: adapt(updates, p, decay)))
     for rate, mask in rates:
       frozen = rate is None
       scale = optax.set_to_zero() if frozen else optax.scale_by_learning_rate(rate)
@@ -120,6 +158,8 @@ class Optimizer:
       parts.append(optax.scale_by_learning_rate(self.rate))
     if self.rate_rules:
       parts.append(_each(lambda u, p, f: u * f, self.rate_factor_of(params)))
+    if self.after_rate is not None:
+      parts.append(of_trained(self.after_rate))
     return optax.chain(*parts)
 
   def init(self, params: Tree) -> optax.OptState:
@@ -165,10 +205,112 @@ def momentum(
   dtype: str | None = None,
   decay_rules: Rules = (('.*kernel', 1.0),),
   rate_rules: Rules = (),
+  l2: float = 0.0,
+  l2_rules: Rules = (('.*', 1.0),),
 ) -> Optimizer:
-  """SGD with momentum, its buffer kept in `dtype` (how the ViTs are fine-tuned)."""
-  transform = optax.trace(decay, nesterov, accumulator_dtype=dtype)
-  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+  """SGD with momentum, its buffer kept in `dtype` (how the ViTs are fine-tuned).
+
+  The `weight_decay` of PyTorch's SGD, which joins the gradient, is `l2` here.
+  """
+  return Optimizer(
+    transform=optax.trace(decay, nesterov, accumulator_dtype=dtype),
+    rate=rate,
+    weight_decay=weight_decay,
+    clip_norm=clip_norm,
+    decay_rules=decay_rules,
+    rate_rules=rate_rules,
+    l2=l2,
+    l2_rules=l2_rules,
+  )
+
+
+def rmsprop_tf(
+  rate: Rate | Rates,
+  decay: float = 0.9,
+  momentum: float = 0.9,
+  eps: float = 1e-3,
+  l2: float = 0.0,
+  clip_norm: float | None = None,
+  l2_rules: Rules = (('.*', 1.0),),
+  rate_rules: Rules = (),
+) -> Optimizer:
+  """RMSProp as TensorFlow's, with the defaults of EfficientNet (arXiv:1905.11946).
+
+  Second moments start at 1, eps is inside the root, and the momentum buffer holds steps
+  that the rate of their time has multiplied.
+  """
+  return Optimizer(
+    transform=optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True),
+    rate=rate,
+    clip_norm=clip_norm,
+    rate_rules=rate_rules,
+    l2=l2,
+    l2_rules=l2_rules,
+    after_rate=optax.trace(momentum) if momentum else None,
+  )
+
+
+def lamb(
+  rate: Rate | Rates,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = 1.0,
+  mu_dtype: str | None = None,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+  eps: float = 1e-6,
+  joint: str | None = 'query|key|value',
+) -> Optimizer:
+  """LAMB (arXiv:1904.00962) as in NVIDIA's apex and timm, which DeiT III is trained by.
+
+  The update of AdamW is scaled to the norm of its parameter where that decays; others
+  take AdamW's. Gradients are clipped to a global norm of 1 unless `clip_norm` says
+  otherwise. The norms of modules whose names `joint` matches are taken together, as
+  published ViTs have queries, keys and values in one matrix; scanned blocks have one
+  each.
+  """
+  return Optimizer(
+    transform=optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+    rate=rate,
+    weight_decay=weight_decay,
+    clip_norm=clip_norm,
+    decay_rules=decay_rules,
+    rate_rules=rate_rules,
+    adapt=functools.partial(_scale_to_parameters, joint),
+  )
+
+
+def _scale_to_parameters(
+  joint: str | None, updates: Tree, params: Tree, decay: Tree
+) -> Tree:
+  """Scales updates of decayed parameters to the norms of these, where both have one."""
+
+  def group(path: str) -> str:
+    return path if joint is None else re.sub(rf'(?<=/)({joint})(?=/)', '*', path)
+
+  def norms(tree: Tree) -> dict[str, jax.Array]:
+    squares: dict[str, jax.Array] = {}
+    for keys, x in jax.tree_util.tree_leaves_with_path(tree):
+      path = path_of(keys)
+      square = jnp.square(x).sum(range(is_stacked(path), x.ndim))
+      squares[group(path)] = squares.get(group(path), 0.0) + square
+    return jax.tree.map(jnp.sqrt, squares)
+
+  norms_of_params, norms_of_updates = norms(params), norms(updates)
+
+  def scaled(
+    keys: Sequence[jax.tree_util.KeyEntry], update: jax.Array, decay: float
+  ) -> jax.Array:
+    if not decay:
+      return update
+    name = group(path_of(keys))
+    own, given = norms_of_params[name], norms_of_updates[name]
+    both = (own > 0) & (given > 0)
+    ratio = jnp.where(both, own / jnp.where(both, given, 1.0), 1.0)
+    return update * jnp.expand_dims(ratio, range(ratio.ndim, update.ndim))
+
+  return jax.tree_util.tree_map_with_path(scaled, updates, decay)
 
 
 def adafactor(
@@ -211,7 +353,7 @@ def _by_block(
 
   def labels(tree: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(
-      lambda keys, _: 'blocks' if 'blocks' in path_of(keys).split('/') else 'others',
+      lambda keys, _: 'blocks' if is_stacked(path_of(keys)) else 'others',
       tree,
     )
 

@@ -1,18 +1,19 @@
-"""Numbers for each parameter: rules by path, and by what a parameter is.
+"""A factor for each parameter, by its path or by what it is.
 
 Rules are ordered (path regex, factor) pairs; the first that matches a parameter's whole
-'/'-joined path counts, and a parameter that none matches takes the default.
+'/'-joined path counts, and a parameter that none matches takes the default. They may
+also be a function of all parameters that returns their factors (`decay_weights`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
 from big_vision_like.errors import UserError
 
 Tree = dict
-Rules = Sequence[tuple[str, float]]
+Rules = Sequence[tuple[str, float]] | Callable[[Tree], Tree]
 
 
 def path_of(keys: Sequence[jax.tree_util.KeyEntry]) -> str:
@@ -22,6 +23,8 @@ def path_of(keys: Sequence[jax.tree_util.KeyEntry]) -> str:
 
 def factors(tree: Tree, rules: Rules, default: float) -> Tree:
   """The factor that the rules give each leaf; a rule that matches nothing raises."""
+  if callable(rules):
+    return rules(tree)
   values = [value for _, value in rules] + [default]
   first = first_matches(tree, [pattern for pattern, _ in rules])
   return jax.tree.map(lambda rule: values[rule], first)
@@ -43,6 +46,32 @@ def first_matches(tree: Tree, patterns: Sequence[str]) -> Tree:
     return [*found, True].index(True)
 
   return jax.tree_util.tree_map_with_path(first, tree)
+
+
+def is_stacked(path: str) -> bool:
+  """Returns whether the first axis of a parameter counts scanned blocks."""
+  return 'blocks' in path.split('/')
+
+
+def decay_weights(exempt: Sequence[str] = ()) -> Callable[[Tree], Tree]:
+  """Makes rules that decay whatever has two or more axes, as timm and DeiT do.
+
+  Biases (of queries, keys and values too, which have an axis of heads here), vectors
+  such as the scales of norms, and parameters that a pattern of `exempt` matches do not
+  decay: `spec(optim.decay_weights, exempt=['cls', 'pos_embedding'])`.
+  """
+
+  def rules(params: Tree) -> Tree:
+    kept = first_matches(params, exempt)
+
+    def factor(keys: Sequence[jax.tree_util.KeyEntry], x: jax.Array, own: int) -> float:
+      path = path_of(keys)
+      exempted = own < len(exempt) or path.rpartition('/')[-1] == 'bias'
+      return float(x.ndim - is_stacked(path) >= 2 and not exempted)
+
+    return jax.tree_util.tree_map_with_path(factor, params, kept)
+
+  return rules
 
 
 def layer_decay(decay: float, depth: int) -> list[tuple[str, float]]:

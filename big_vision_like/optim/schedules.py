@@ -1,12 +1,21 @@
-"""Learning rates by step; step 0 is the first."""
+"""Learning rates by step; step 0 is the first.
 
+Durations that are declared `Steps` need not be whole: epochs(2.4) of a config gets there
+unrounded.
+"""
+
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from big_vision_like.errors import UserError
+
 Schedule = Callable[[jax.Array], jax.Array]
+Steps = int | float
 
 
 def linear(
@@ -129,3 +138,83 @@ def hyperrule_rate(examples: int, peak_value: float = 0.003) -> Schedule:
 def hyperrule_mixup(examples: int) -> float:
   """The BiT-HyperRule's alpha of mixup; 0 is none."""
   return 0.0 if examples < 20_000 else 0.1
+
+
+def exponential_staircase(
+  peak_value: float, warmup_steps: Steps, decay_steps: Steps, factor: float = 0.97
+) -> Schedule:
+  """Linear warm-up from 0, then peak_value * factor^floor(step / decay_steps).
+
+  The decay counts from step 0 and the warm-up, of whole steps, ignores it, as in
+  EfficientNet (arXiv:1905.11946, tensorflow/tpu) and Noisy Student.
+  """
+  if not 0.0 < factor < 1.0:
+    raise UserError(f'factor={factor} of an exponential staircase is not in (0, 1)')
+  # Until the rate is less than float32 can hold.
+  last = math.log(jnp.finfo('float32').tiny) / math.log(factor)
+  falls, warmup = _first_steps(decay_steps, math.ceil(last)), int(warmup_steps)
+
+  def schedule(step: jax.Array) -> jax.Array:
+    passed = jnp.searchsorted(falls, jnp.asarray(step), side='right')
+    rate = peak_value * factor ** (1.0 * passed)
+    return jnp.where(step < warmup, peak_value * (step / max(warmup, 1)), rate)
+
+  return schedule
+
+
+def per_step_cosine(
+  peak_value: float,
+  total_steps: Steps,
+  warmup_steps: Steps = 0,
+  warmup_value: float = 0.0,
+  end_value: float = 0.0,
+) -> Schedule:
+  """Linear warm-up from `warmup_value`, then a cosine that has run since step 0.
+
+  So the rate jumps a little down when the warm-up ends, as with timm's scheduler, where
+  that of `optax.warmup_cosine_decay_schedule` starts at its peak.
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    warm = warmup_value + step * ((peak_value - warmup_value) / (warmup_steps or 1))
+    share = jnp.minimum(step / total_steps, 1.0)
+    rate = end_value + (peak_value - end_value) * (1.0 + jnp.cos(jnp.pi * share)) / 2.0
+    return jnp.where(step < warmup_steps, warm, rate)
+
+  return schedule
+
+
+def per_epoch_cosine(
+  peak_value: float,
+  total_steps: Steps,
+  epoch_steps: Steps,
+  warmup_steps: Steps = 0,
+  warmup_value: float = 0.0,
+  end_value: float = 0.0,
+) -> Schedule:
+  """`per_step_cosine`, constant in each epoch: that of the start of the epoch before.
+
+  As DeiT's (arXiv:2012.12877), whose scheduler moves after each epoch and starts with
+  the number of the epoch that has passed: epochs 0 and 1 both have `warmup_value`.
+  """
+  total, warmup = total_steps / epoch_steps, warmup_steps / epoch_steps
+  cosine = per_step_cosine(peak_value, total, warmup, warmup_value, end_value)
+  starts = _first_steps(epoch_steps, math.ceil(total))
+
+  def schedule(step: jax.Array) -> jax.Array:
+    epoch = jnp.searchsorted(starts, jnp.asarray(step), side='right')
+    return cosine(jnp.maximum(epoch - 1, 0))
+
+  return schedule
+
+
+def _first_steps(length: Steps, count: int) -> np.ndarray:
+  """Returns the first whole steps at or after `length`, twice `length`, and so on.
+
+  Where a step lies among them is exact; floor(step / length) in float32 may be off.
+  """
+  if length <= 0:
+    raise UserError(f'{length} steps between two changes of a rate are not above 0')
+  # A multiple that only rounding carries over a whole number is that number.
+  first = np.ceil(length * np.arange(1, count + 1) - 1e-6)
+  return np.minimum(first, np.iinfo('int32').max).astype('int32')
