@@ -1,7 +1,7 @@
 """Learning rates by step; step 0 is the first.
 
-Durations that are declared `Steps` need not be whole: epochs(2.4) of a config gets there
-unrounded.
+Durations that are declared `Steps` need not be whole: epochs(2.4) of a config arrives
+there unrounded.
 """
 
 import math
@@ -197,7 +197,9 @@ def per_epoch_cosine(
   As DeiT's (arXiv:2012.12877), whose scheduler moves after each epoch and starts with
   the number of the epoch that has passed: epochs 0 and 1 both have `warmup_value`.
   """
-  total, warmup = total_steps / epoch_steps, warmup_steps / epoch_steps
+  # Rounded, as 5 epochs of 1,251.14 steps may come to 5.000000000000001 epochs.
+  total = round(total_steps / epoch_steps, 9)
+  warmup = round(warmup_steps / epoch_steps, 9)
   cosine = per_step_cosine(peak_value, total, warmup, warmup_value, end_value)
   starts = _first_steps(epoch_steps, math.ceil(total))
 
