@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import random_weights
 import torch_archives
-from random_weights import VIT, assert_same, small_detr, small_resnet, variables_of
+from random_weights import (
+  VIT,
+  assert_same,
+  small_detr,
+  small_regnet,
+  small_resnet,
+  variables_of,
+)
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import bit as bit_models
@@ -35,6 +42,8 @@ MODELS = {
   'bit_v1': bit_models.BiTv1(num_classes=5, depths=(2, 1)),
   'resnet': small_resnet(num_classes=5),
   'basic': small_resnet(bottleneck=False),
+  'regnet': small_regnet(),
+  'regnet_x': small_regnet(num_classes=0, squeeze=0.0),
   'detr': small_detr(masks=True),
   'prenorm': small_detr(norm='pre'),
   'learned': small_detr(bottleneck=False, positions='learned'),
