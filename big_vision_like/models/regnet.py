@@ -4,7 +4,7 @@ A bottleneck is as wide inside as outside, its 3x3 convolution has groups, and i
 RegNetY squeeze-excite comes after it. As in facebookresearch/pycls.
 
 Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
-channels, C channels or classes, D features.
+channels, C channels or classes, D channels of a map, features.
 """
 
 import functools
@@ -106,14 +106,14 @@ class RegNet(nn.Module):
       ),
       dtype=self.dtype,
     )
-    x_BhwC = convolution.ConvNorm(self.root, 3, 2, **common, name='root')(
+    x_BhwD = convolution.ConvNorm(self.root, 3, 2, **common, name='root')(
       image_BHWI, train
     )
-    maps = {'root': x_BhwC}
+    maps = {'root': x_BhwD}
     ends = np.cumsum(self.depths)[:-1]
     rates = np.split(np.linspace(0.0, self.drop_path, sum(self.depths)), ends)
     for i, width in enumerate(self.widths):
-      x_BhwC = Stage(
+      x_BhwD = Stage(
         width,
         min(self.group_width, width),
         self.squeeze,
@@ -121,9 +121,9 @@ class RegNet(nn.Module):
         remat=self.remat,
         **common,
         name=f'stage{i + 1}',
-      )(x_BhwC, train)
-      maps[f'stage{i + 1}'] = x_BhwC
-    features_BD = x_BhwC.mean(axis=(1, 2))
+      )(x_BhwD, train)
+      maps[f'stage{i + 1}'] = x_BhwD
+    features_BD = x_BhwD.mean(axis=(1, 2))
     outputs = maps | {'features': features_BD}
     if self.num_classes:
       logits_BC = nn.Dense(
