@@ -93,7 +93,7 @@ class RegNet(nn.Module):
   remat: str = 'none'
   dtype: str = 'float32'
 
-  tiny = dict(depths=(2, 1, 1, 1), widths=16, group_width=8, root=16)
+  tiny = dict(depths=(2, 1), widths=(16, 16), group_width=8, root=16)
 
   @nn.compact
   def __call__(
