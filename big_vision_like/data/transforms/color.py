@@ -6,6 +6,7 @@ Images are uint8 (H, W, 3).
 import dataclasses
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 
@@ -114,5 +115,6 @@ class Lighting(grain.transforms.RandomMap):
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     image = randaugment.rgb(example, 'Lighting')
     color = 255 * EIGENVECTORS @ (EIGENVALUES * rng.normal(0.0, self.std, 3))
-    image = np.clip(np.round(image + color), 0, 255).astype(np.uint8)
-    return example | {'image': image}
+    values = np.round(np.arange(256)[:, None] + color)
+    table = np.clip(values, 0, 255).astype(np.uint8)
+    return example | {'image': cv2.LUT(image, table[None])}
