@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from big_vision_like import spec
-from big_vision_like.models import bit, detr, resnet, vit
+from big_vision_like.models import bit, detr, regnet, resnet, vit
 from big_vision_like.run import checkpoint
 from big_vision_like.tasks.task import State
 
@@ -57,6 +57,12 @@ def small_resnet(bottleneck=True, norm='frozen', num_classes=0):
   return resnet.ResNet(
     (1, 2, 1, 1), bottleneck, num_classes, root=4, channels=(4, 3, 3, 4), norm=norm
   )
+
+
+def small_regnet(num_classes=5, **arguments):
+  """A model with a stage of one group, of which no width is another number."""
+  sizes = dict(depths=(1, 2), widths=(8, 24), group_width=12, root=10)
+  return regnet.RegNet(**sizes | arguments, num_classes=num_classes)
 
 
 def small_detr(bottleneck=True, **arguments):

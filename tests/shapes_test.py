@@ -66,8 +66,6 @@ def test_vit(options, key):
     expected |= {'pos_LND'}
   if model.resnet:
     expected |= {'map_BfgI', 'kernel_HWIO', 'shortcut_BuvO', 'y_BuvO'}
-  if model.drop_path:
-    expected.add('kept_B11')
   assert expected <= seen.keys()
 
 

@@ -57,6 +57,7 @@ _PROCESSOR: fields.Table = {
   'size': _SIZE,
   'crop_size': _SIZE,
   'max_size': SIDE,
+  'crop_pct': POSITIVE,
   'image_mean': _MEAN,
   'image_std': _STD,
   'resample': fields.whole(0),
@@ -185,6 +186,9 @@ def from_transformers(
     fields.need(processor, ('crop_size',), source)
     size = _transformers_size(processor['crop_size'])
     size = (size, size) if isinstance(size, int) else size
+  kind = processor.get('image_processor_type', processor.get('feature_extractor_type'))
+  if str(kind).startswith('ConvNext'):
+    resize, size = _convnext_sizes(processor)
   if isinstance(size, int):
     if 'shortest_edge' in processor['size']:
       raise UserError(f'{source}: a shortest edge of {size} and no crop is no size')
@@ -401,6 +405,26 @@ def _transformers_size(told: int | Mapping[str, int]) -> int | tuple[int, int]:
   if 'shortest_edge' in told:
     return told['shortest_edge']
   return told['height'], told['width']
+
+
+def _convnext_sizes(
+  processor: Mapping[str, Any],
+) -> tuple[int | tuple[int, int], tuple[int, int]]:
+  """Returns `resize` and `size` of the processor of ConvNeXTs, ResNets and RegNets.
+
+  It crops images below 384 pixels, and says what share of them it keeps.
+  """
+  side = processor['size']
+  side = side if isinstance(side, int) else side.get('shortest_edge')
+  if side is None:
+    raise UserError(f'{_PROCESSOR_FILE}: size={processor["size"]} has no shortest_edge')
+  if side >= 384:
+    return (side, side), (side, side)
+  share = processor.get('crop_pct') or 224 / 256
+  resize = int(min(side / share, 2**31))
+  if share > 1 or not SIDE.fits(resize):
+    raise UserError(f'{_PROCESSOR_FILE}: crop_pct={share} of {side} pixels is no share')
+  return resize, (side, side)
 
 
 def _pillow(kernel: str) -> str:

@@ -102,14 +102,17 @@ def _dense(
 
 
 class DropPath(nn.Module):
-  """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382)."""
+  """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382).
+
+  The branch has any shape (B, ...), tokens or maps.
+  """
 
   @nn.compact
-  def __call__(self, x_BND: jax.Array, rate: jax.Array) -> jax.Array:
-    shape = (x_BND.shape[0],) + (1,) * (x_BND.ndim - 1)
+  def __call__(self, x: jax.Array, rate: jax.Array | float) -> jax.Array:
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
     keep = 1.0 - rate
-    kept_B11 = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
-    return x_BND * (kept_B11.astype(jnp.float32) / keep).astype(x_BND.dtype)
+    kept = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
+    return x * (kept.astype(jnp.float32) / keep).astype(x.dtype)
 
 
 @flax.struct.dataclass

@@ -45,6 +45,7 @@ UNSEEN = (
   'drop_path',
   'head_bias',
   'frozen_stages',
+  'norm_groups',
   'num_classes',
 )
 

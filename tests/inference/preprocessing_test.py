@@ -16,7 +16,7 @@ from big_vision_like.inference import hub_json, preprocessing
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.tasks import set_detection
-from big_vision_like.weights.families import bit, detr, resnet, vit
+from big_vision_like.weights.families import bit, detr, regnet, resnet, vit
 
 TIMM = dict(
   input_size=[3, 20, 20],
@@ -306,6 +306,27 @@ def test_from_transformers():
   assert (plain.mean, plain.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
+@pytest.mark.parametrize(
+  'told, resize, size',
+  [
+    (dict(size=224, feature_extractor_type='ConvNextFeatureExtractor'), 256, 224),
+    (dict(size={'shortest_edge': 224}, crop_pct=0.95), 235, 224),
+    (dict(size={'shortest_edge': 288}, crop_pct=None), 329, 288),
+    (dict(size={'shortest_edge': 384}, crop_pct=0.95), 'squash', 384),
+  ],
+)
+def test_the_processor_of_convnexts_and_regnets_crops(told, resize, size):
+  if 'feature_extractor_type' not in told:
+    told = told | dict(image_processor_type='ConvNextImageProcessor')
+  found = hub_json.from_transformers(TRANSFORMERS | told, {})
+  assert (found.resize, found.size) == (resize, (size, size))
+  for share in (2, 1e-9):
+    with pytest.raises(UserError, match=f'crop_pct={share} of 96 pixels is no share'):
+      hub_json.from_transformers(
+        TRANSFORMERS | told | dict(size=96, crop_pct=share), {}
+      )
+
+
 @pytest.mark.parametrize('resize', ['squash', 256, 257, 333, (250, 250)])
 def test_what_timm_and_transformers_are_told_they_do(resize):
   own = Preprocessing(
@@ -543,6 +564,12 @@ def test_what_published_resnets_want():
   assert own.interpolation == 'pillow_bilinear' and len(own.label_names) == 1000
 
 
+def test_what_the_teacher_of_deit_wants():
+  own = regnet.FAMILY.images({}, 'regnety_160-a5fe301d', None, 1000)
+  assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
+  assert own.interpolation == 'pillow_bicubic' and len(own.label_names) == 1000
+
+
 NUMBERS = [None, 'x', True, -1.0, 0, [], [0.5], [0.5, 0.5, 'x'], [1e9] * 3, [True] * 3]
 SIZES = [
   True,
@@ -566,6 +593,7 @@ BAD = {
   **{('do_resize', i): x for i, x in enumerate([None, 1, 'yes', False])},
   **{('do_center_crop', i): x for i, x in enumerate([1, 'yes', True])},
   ('crop_size', 0): -1,
+  **{('crop_pct', i): x for i, x in enumerate(['1', 0, True, -0.5])},
 }
 
 

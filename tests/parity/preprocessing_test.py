@@ -49,6 +49,10 @@ def test_timm(picture, told):
     lambda: transformers.BitImageProcessorPil(
       size={'shortest_edge': 120}, crop_size={'height': 90, 'width': 90}
     ),
+    lambda: transformers.ConvNextImageProcessorPil(
+      size={'shortest_edge': 90}, crop_pct=0.8
+    ),
+    lambda: transformers.ConvNextImageProcessorPil(size={'shortest_edge': 384}),
   ],
 )
 def test_transformers(picture, make, tmp_path):

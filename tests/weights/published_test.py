@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import random_weights
 import torch_archives
-from random_weights import VIT, assert_same, small_detr, small_resnet, variables_of
+from random_weights import (
+  VIT,
+  assert_same,
+  small_detr,
+  small_regnet,
+  small_resnet,
+  variables_of,
+)
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import bit as bit_models
@@ -35,6 +42,8 @@ MODELS = {
   'bit_v1': bit_models.BiTv1(num_classes=5, depths=(2, 1)),
   'resnet': small_resnet(num_classes=5),
   'basic': small_resnet(bottleneck=False),
+  'regnet': small_regnet(),
+  'regnet_x': small_regnet(num_classes=0, squeeze=0.0),
   'detr': small_detr(masks=True),
   'prenorm': small_detr(norm='pre'),
   'learned': small_detr(bottleneck=False, positions='learned'),
@@ -81,8 +90,7 @@ def weights_of(name):
   model = MODELS[name]
   variables = variables_of(model, (24, 24) if name == 'vit' else (64, 96))
   kind = next(n for n, x in family.families().items() if x.model is type(model))
-  constants = variables.get('constants')
-  return published.describe(variables['params'], kind, constants=constants)
+  return published.describe(family=kind, **variables)
 
 
 @pytest.mark.parametrize('name, source, write', FILES)

@@ -6,6 +6,7 @@ Images are uint8 (H, W, 3).
 import dataclasses
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 
@@ -13,6 +14,15 @@ from big_vision_like.data.transforms import pillow, randaugment
 from big_vision_like.errors import UserError
 
 Example = dict[str, Any]
+# Of the covariance of RGB in [0, 1] over ImageNet; eigenvectors are columns.
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+EIGENVECTORS = np.array(
+  [
+    [-0.5675, 0.7192, 0.4009],
+    [-0.5808, -0.0045, -0.8140],
+    [-0.5836, -0.6948, 0.4203],
+  ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +95,26 @@ class GaussianBlur(grain.transforms.RandomMap):
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     image = randaugment.rgb(example, 'GaussianBlur')
     return example | {'image': pillow.gaussian_blur(image, rng.uniform(*self.radius))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lighting(grain.transforms.RandomMap):
+  """Adds one random colour to all pixels, along the principal colours of ImageNet.
+
+  As AlexNet was trained, with the numbers of fb.resnet.torch and pycls: each principal
+  colour counts its eigenvalue times a normal draw of deviation `std`. The result is
+  rounded and clipped.
+  """
+
+  std: float = 0.1
+
+  def __post_init__(self) -> None:
+    if self.std < 0:
+      raise UserError(f'std={self.std} of the lighting is negative')
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    image = randaugment.rgb(example, 'Lighting')
+    color = 255 * EIGENVECTORS @ (EIGENVALUES * rng.normal(0.0, self.std, 3))
+    values = np.round(np.arange(256)[:, None] + color)
+    table = np.clip(values, 0, 255).astype(np.uint8)
+    return example | {'image': cv2.LUT(image, table[None])}

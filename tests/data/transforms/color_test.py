@@ -52,6 +52,37 @@ def test_grayscale(picture):
   np.testing.assert_array_equal(color.Grayscale().map({'image': got})['image'], got)
 
 
+def test_lighting_shifts_all_pixels_by_one_color():
+  grey, rng = np.full((6, 5, 3), 128, np.uint8), np.random.default_rng(0)
+  shifts = []
+  for _ in range(4000):
+    got = color.Lighting(std=0.4).random_map({'image': grey}, rng)['image']
+    assert got.dtype == np.uint8 and (got == got[:1, :1]).all()
+    shifts.append(got[0, 0].astype(float) - 128)
+  vectors = color.EIGENVECTORS
+  np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-3)
+  scaled = 255 * 0.4 * vectors * color.EIGENVALUES
+  covariance = scaled @ scaled.T
+  largest = covariance.max()
+  np.testing.assert_allclose(
+    np.cov(np.transpose(shifts)), covariance, atol=0.1 * largest
+  )
+  np.testing.assert_allclose(np.mean(shifts, 0), 0, atol=4 * (largest / 4000) ** 0.5)
+
+
+def test_lighting_clips_and_may_be_off(picture):
+  rng = np.random.default_rng(0)
+  same = color.Lighting(std=0.0).random_map({'image': picture}, rng)['image']
+  np.testing.assert_array_equal(same, picture)
+  white = np.full((2, 2, 3), 255, np.uint8)
+  got = [
+    color.Lighting(9.0).random_map({'image': white}, rng)['image'] for _ in range(9)
+  ]
+  assert {0, 255} <= {*np.unique(got)}
+  with pytest.raises(UserError, match='std=-1 of the lighting is negative'):
+    color.Lighting(-1)
+
+
 def test_solarize(picture):
   got = color.Solarize().map({'image': picture})['image']
   np.testing.assert_array_equal(got, np.where(picture < 128, picture, 255 - picture))
