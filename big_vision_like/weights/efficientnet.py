@@ -22,7 +22,7 @@ AVERAGE = '/ExponentialMovingAverage'
 # What optimizers of TensorFlow keep of an array, under its name.
 _SLOT = re.compile(r'/(RMSProp|Momentum|Adam)(_\d+)?$')
 _TF_STEM = 'stem/conv2d/kernel'
-_OUR_UNIT = r'params/stage(\d+)/unit(\d+)/'
+_OUR_UNIT = r'(?:params|batch_stats)/stage(\d+)/unit(\d+)/'
 
 
 class Names(NamedTuple):
