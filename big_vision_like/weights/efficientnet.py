@@ -223,7 +223,7 @@ def from_timm(state: tree.Arrays, source: str = 'state dict') -> tree.Tree:
 
 def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The inverse."""
-  return _named(variables, TIMM, '', _to_torch)
+  return _named(variables, TIMM, '', to_torch)
 
 
 def timm_differences(names: Collection[str]) -> tree.Differences:
@@ -362,7 +362,8 @@ def _of_torch(name: str, array: np.ndarray) -> np.ndarray:
   return array.T
 
 
-def _to_torch(name: str, array: np.ndarray) -> np.ndarray:
+def to_torch(name: str, array: np.ndarray) -> np.ndarray:
+  """Returns one of our arrays in PyTorch's axes."""
   if _is_gate(name):
     return array.T[:, :, None, None]
   if array.ndim == 4:
