@@ -51,7 +51,7 @@ class Distillation(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_one_of(classification.LOSSES, loss_type=self.loss_type)
+    classification.check_loss(self.loss_type, self.label_smoothing)
     check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
