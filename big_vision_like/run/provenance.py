@@ -44,6 +44,7 @@ UNSEEN = (
   'dropout',
   'drop_path',
   'head_bias',
+  'layer_scale',
   'frozen_stages',
   'norm_groups',
   'num_classes',

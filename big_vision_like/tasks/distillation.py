@@ -28,7 +28,8 @@ class Distillation(task.GradientTask):
   The teacher sees each image as the student does, augmented and mixed, in evaluation
   mode. With `kind` 'hard' its most probable class is a label, with 'soft' the student
   imitates its probabilities at `temperature`. Both act on the model's
-  `distilled_logits` (of a distillation token) where it gives them, else on `logits`.
+  `distilled_logits` where it gives them, as models with a distillation token do, and
+  labels on its `class_logits`; else both act on `logits`.
 
   The config names the teacher's weights under `frozen`, as `teacher`.
   `teacher_images` says how the teacher's images are normalized, where that differs from
@@ -50,7 +51,7 @@ class Distillation(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_one_of(classification.LOSSES, loss_type=self.loss_type)
+    classification.check_loss(self.loss_type, self.label_smoothing)
     check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
@@ -105,8 +106,9 @@ class Distillation(task.GradientTask):
     inputs, target_BC = self.model_inputs(batch), batch['target']
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)
     logits_BC, teacher_BC = outputs['logits'], batch['teacher_logits']
+    class_BC = outputs.get('class_logits', logits_BC)
     imitating_BC = outputs.get('distilled_logits', logits_BC)
-    from_labels = classification.LOSSES[self.loss_type](logits_BC, target_BC).mean()
+    from_labels = classification.LOSSES[self.loss_type](class_BC, target_BC).mean()
     if self.kind == 'hard':
       label_BC = jax.nn.one_hot(teacher_BC.argmax(axis=-1), self.num_classes)
       from_teacher = losses.softmax_cross_entropy(imitating_BC, label_BC).mean()

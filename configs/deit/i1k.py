@@ -1,0 +1,193 @@
+"""DeiT on ImageNet-1k, with and without a teacher, as in arXiv:2012.12877.
+
+    python -m big_vision_like.train --config=configs/deit/i1k.py:B/16 \
+        --workdir=runs/deit_b16
+    python -m big_vision_like.train --config=configs/deit/i1k.py:B/16,distilled_hard \
+        --workdir=runs/deit_b16_distilled_hard
+
+300 epochs of batch 1,024 at 224 pixels. Images are cropped, flipped, changed by
+RandAugment, erased, and mixed; each comes three times in a row, and an epoch has as
+many rows as without repeats. AdamW, rate 1e-3 (5e-4 for 512 images), decay 0.05, label
+smoothing 0.1, drop path 0.1. The rate is constant in each epoch: 1e-6 in the first two,
+linear until the fifth, then a cosine to 1e-5. Top-1 of B/16 is 81.8 %, distilled
+83.4 %; `python tools/paper_tables.py 2012.12877` prints all others. The authors trained
+B/16 in 53 hours on 8 V100 (from memory). Not trained here.
+
+The argument is SIZE (Ti/16, S/16, B/16) and, in any order,
+
+- distilled_hard or distilled_soft: half of the loss is the cross-entropy of the
+  teacher's decisions; or a tenth is what the student's probabilities at temperature 3
+  differ from the teacher's. A distillation token learns that;
+- class_token_only: no distillation token, the class token learns both;
+- RegNetY-16GF (weights/regnety_160-a5fe301d.pth, published), RegNetY-4GF, RegNetY-8GF,
+  RegNetY-12GF (runs of configs/regnet/i1k.py:4GF,deit and so on) or DeiT-B (a run of
+  this file): the teacher;
+- 1000epochs: for 1,000 epochs;
+- keep_dist: the distillation token does not decay, as class token and positions, which
+  the authors forgot to exempt;
+- one change of table 8: no_randaug, autoaugment, no_mixup, no_cutmix,
+  no_mixup_no_cutmix, no_erasing, no_droppath, no_repeat, dropout, sgd, ema.
+
+Differs from the paper, or is not said there: its code keeps a running average of decay
+0.99996 that it does not evaluate, which only `ema` has here; colour jitter is listed
+but inactive beside RandAugment; the rate of dropout (here 0.1) and the rate of SGD
+(here that of AdamW; momentum 0.9) are not given. A batch of less than 1,024, repeats
+included, costs several points (facebookresearch/deit issues 16, 40 and 63).
+"""
+
+import ml_collections as mlc
+
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.data.transforms import autoaugment, image
+from big_vision_like.evals import classification, heads
+from big_vision_like.models import deit, regnet
+from big_vision_like.ops.augmentation import Augment
+from big_vision_like.run import init_from
+from big_vision_like.spec import arguments, epochs, spec
+from big_vision_like.tasks import classification as tasks
+from big_vision_like.tasks import distillation
+
+ARGUMENTS = ('B/16', 'S/16,distilled_hard', 'Ti/16,distilled_soft,1000epochs')
+SIZES = ('Ti/16', 'S/16', 'B/16')
+TEACHERS = ('RegNetY-16GF', 'RegNetY-4GF', 'RegNetY-8GF', 'RegNetY-12GF', 'DeiT-B')
+CHANGES = ('none', 'no_randaug', 'autoaugment', 'no_mixup', 'no_cutmix')
+CHANGES += ('no_mixup_no_cutmix', 'no_erasing', 'no_droppath', 'no_repeat')
+CHANGES += ('dropout', 'sgd', 'ema')
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BATCH = 1024
+
+
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  arg = arguments(
+    argument,
+    size=dict.fromkeys(SIZES),
+    kind=('labels', 'distilled_hard', 'distilled_soft'),
+    length=('300epochs', '1000epochs'),
+    teacher=TEACHERS,
+    change=CHANGES,
+    class_token_only=False,
+    keep_dist=False,
+  )
+  learns_from_teacher = arg.kind != 'labels'
+  has_token = learns_from_teacher and not arg.class_token_only
+  c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
+  c.total_steps = epochs(int(arg.length.removesuffix('epochs')))
+  c.train_data = benchmarks.IMAGENET.train_input(
+    'train',
+    train_transforms(arg.change),
+    batch_size=BATCH,
+    seed=c.get_ref('seed'),
+    workers=32,
+  )
+  c.train_data.repeats = 1 if arg.change == 'no_repeat' else 3
+  common = dict(
+    model=spec(
+      deit.DeiT,
+      num_classes=1000,
+      **deit.variant(arg.size),
+      distilled=has_token,
+      dropout=0.1 if arg.change == 'dropout' else 0.0,
+      drop_path=0.0 if arg.change == 'no_droppath' else 0.1,
+      scan=True,
+      remat='dots',
+      dtype='bfloat16',
+    ),
+    mean=MEAN,
+    std=STD,
+    label_smoothing=0.1,
+    augment=batch_augment(arg.change),
+    optimizer=optimizer(c, arg.change, arg.keep_dist or not has_token),
+  )
+  if arg.change == 'ema':
+    common['ema'] = spec(optim.Ema, decay=0.99996)
+  if learns_from_teacher:
+    soft = dict(kind='soft', weight=0.1, temperature=3.0)
+    how = soft if arg.kind == 'distilled_soft' else dict(kind='hard', weight=0.5)
+    teacher, weights = taught_by(arg.teacher)
+    c.task = spec(distillation.Distillation, teacher=teacher, **how, **common)
+    c.frozen = dict(teacher=weights)
+  else:
+    c.task = spec(tasks.Classification, **common)
+  accuracy = heads.HeadsAccuracy if has_token else classification.Accuracy
+  c.evals = evaluators(accuracy)
+  return c
+
+
+def train_transforms(change: str) -> list[mlc.ConfigDict]:
+  """What comes before mixing: DeiT's, less what the change takes away."""
+  *first, randaugment = benchmarks.deit_augmentation(224)
+  if change == 'no_randaug':
+    return first
+  if change == 'autoaugment':
+    return [*first, spec(autoaugment.AutoAugment)]
+  return [*first, randaugment]
+
+
+def batch_augment(change: str) -> mlc.ConfigDict:
+  """Erasing and mixing on the device, less what the change takes away."""
+  return spec(
+    Augment,
+    erasing=0.0 if change == 'no_erasing' else 0.25,
+    mixup=0.0 if change in ('no_mixup', 'no_mixup_no_cutmix') else 0.8,
+    cutmix=0.0 if change in ('no_cutmix', 'no_mixup_no_cutmix') else 1.0,
+    partner='reversed',
+  )
+
+
+def optimizer(c: mlc.ConfigDict, change: str, keep_dist: bool) -> mlc.ConfigDict:
+  """AdamW, or SGD, that decays matrices and, unless kept, the distillation token."""
+  rate = spec(
+    optim.per_epoch_cosine,
+    peak_value=5e-4 / 512 * BATCH,
+    total_steps=c.get_ref('total_steps'),
+    epoch_steps=epochs(1),
+    warmup_steps=epochs(5),
+    warmup_value=1e-6,
+    end_value=1e-5,
+  )
+  exempt = ['cls', 'pos_embedding'] + (['dist'] if keep_dist else [])
+  rules = spec(optim.decay_weights, exempt=exempt)
+  if change == 'sgd':
+    return spec(optim.momentum, rate=rate, nesterov=True, l2=0.05, l2_rules=rules)
+  return spec(optim.adamw, rate=rate, weight_decay=0.05, decay_rules=rules)
+
+
+def taught_by(name: str) -> tuple[mlc.ConfigDict, mlc.ConfigDict]:
+  """Returns a teacher, and what reads its weights."""
+  if name == 'DeiT-B':
+    sizes = deit.variant('B/16')
+    teacher = spec(deit.DeiT, num_classes=1000, **sizes, distilled=False)
+    return teacher, spec(init_from.from_run, workdir='runs/deit_b16')
+  size = name.removeprefix('RegNet')
+  teacher = spec(regnet.RegNet, num_classes=1000, **regnet.variant(size))
+  if size == 'Y-16GF':
+    published = 'weights/regnety_160-a5fe301d.pth'
+    return teacher, spec(init_from.from_file, path=published)
+  run = f'runs/regnet{size.lower().replace("-", "_")}_deit'
+  return teacher, spec(init_from.from_run, workdir=run)
+
+
+def evaluators(accuracy: type) -> mlc.ConfigDict:
+  """ImageNet's validation images, with their labels of ReaL too, and ImageNet-V2."""
+  seen = [
+    spec(image.ResizeSmall, size=256, method='pillow_bicubic', rounding='down'),
+    spec(image.CentralCrop, size=224, rounding='nearest'),
+  ]
+  v2 = benchmarks.Images(
+    name='imagenet_v2/matched-frequency',
+    num_classes=1000,
+    parts=dict(test=('test', 10_000)),
+  )
+  data = dict(
+    test=benchmarks.IMAGENET.eval_input('test', seen, BATCH, workers=32),
+    v2=v2.eval_input('test', seen, BATCH, workers=32),
+  )
+  real = benchmarks.imagenet_real(seen, BATCH, workers=32)
+  return mlc.ConfigDict(
+    dict(
+      test=spec(accuracy, data=data['test'], every=epochs(10)),
+      real=spec(classification.RealAccuracy, data=real, every=epochs(100)),
+      v2=spec(classification.Accuracy, data=data['v2'], every=epochs(100)),
+    )
+  )
