@@ -67,10 +67,11 @@ class Predictor:
     if not self.attends:
       return np.asarray(logits_BC[0]), None
     pool, registers = self.model.pool, self.model.registers
+    leading = len(self.model.leading)
     rollout_BP = attention.rollout(
       attention.stack_attention(sown),
-      attention.output_weights(sown, pool, registers),
-      num_prefix=registers + int(pool == 'token'),
+      attention.output_weights(sown, pool, registers, leading),
+      num_prefix=registers + leading,
     )
     grid = self.model.grid(sized_HWC.shape[:2])
     return np.asarray(logits_BC[0]), rollout_BP[0].reshape(grid)

@@ -59,7 +59,7 @@ class Trained:
   @property
   def num_prefix(self) -> int:
     """How many tokens come before those of patches."""
-    return self.model.registers + int(self.model.pool == 'token')
+    return self.model.registers + len(self.model.leading)
 
   def collect(self, variables: Any, image_BHWC: jax.Array) -> Mapping[str, Any]:
     """What the model sows; jittable."""
@@ -71,12 +71,16 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """Rollout of some images (`shown`), and mean distance in pixels over `count`."""
+  """Rollout of some images (`shown`), and mean distance in pixels over `count`.
+
+  `by_token` are the rollouts (B, P) of each token that a head reads, by its name.
+  """
 
   shown: np.ndarray
   rollout_BP: np.ndarray
   distance_LH: np.ndarray
   count: int
+  by_token: Mapping[str, np.ndarray]
 
 
 def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
@@ -89,7 +93,8 @@ def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
   size = 4 * sum(leaf.size for leaf in jax.tree.leaves(sown))
   batch = int(np.clip(ATTENTION_BYTES // size, 1, ATTENTION_BATCH))
   collect = jax.jit(trained.collect)
-  rollouts, total_LH = [], 0.0
+  rollouts: dict[str, list[np.ndarray]] = {}
+  total_LH = 0.0
   for part in np.split(rows, range(batch, len(rows), batch)):
     sown = collect(variables, image_BHWC[part])
     probs_LBHNN = attention.stack_attention(sown)
@@ -97,12 +102,26 @@ def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
     total_LH += mean_LH * len(part)
     is_shown = np.isin(part, shown)
     if is_shown.any():
-      model = trained.model
-      output_BN = attention.output_weights(sown, model.pool, model.registers)
-      rollouts.append(
-        attention.rollout(probs_LBHNN[:, is_shown], output_BN[is_shown], num_prefix)
-      )
-  return Attention(shown, np.concatenate(rollouts), total_LH / len(rows), len(rows))
+      for name, output_BN in read_with(trained.model, sown).items():
+        rollouts.setdefault(name, []).append(
+          attention.rollout(probs_LBHNN[:, is_shown], output_BN[is_shown], num_prefix)
+        )
+  joined = {name: np.concatenate(parts) for name, parts in rollouts.items()}
+  return Attention(shown, joined.pop(''), total_LH / len(rows), len(rows), joined)
+
+
+def read_with(model: nn.Module, sown: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the weights (B, N) with which the output reads tokens, under ''.
+
+  Also those of each token that a head reads, by its name.
+  """
+  registers, leading = model.registers, model.leading
+  output_BN = attention.output_weights(sown, model.pool, registers, len(leading))
+  found = {'': output_BN}
+  for place, name in enumerate(leading, start=registers):
+    found[name] = np.zeros_like(output_BN)
+    found[name][:, place] = 1.0
+  return found
 
 
 def first_filters(source: Any) -> tuple[str, str]:
@@ -264,8 +283,8 @@ def rollout_pictures(
   )
 
 
+TOKENS = {'cls': 'class token', 'dist': 'distillation token'}
 READS = {
-  'token': 'the class token',
   'gap': 'the mean of all patches',
   'map': 'attention pooling',
 }
@@ -273,12 +292,50 @@ READS = {
 
 def how_to_read_rollouts(trained: Trained) -> str:
   """The caption of `rollout_pictures`."""
-  reads = READS[trained.model.pool]
+  tokens = ' and the '.join(TOKENS[name] for name in trained.model.leading)
+  reads = f'the {tokens}' if tokens else READS[trained.model.pool]
   return (
     f'Top: the input. Middle: the input lit where the output ({reads}) draws from '
     'through all layers, the least used patch black. Bottom: the same weights alone, '
     'least dark blue, most yellow.'
   )
+
+
+def token_pictures(
+  image_HWC: np.ndarray, attended: Attention, row: int, grid: tuple[int, int]
+) -> str:
+  """An image (RGB uint8), below it lit by the rollout of each token that is read."""
+  image_HWC = images.fit(image_HWC, THUMBNAIL)
+  content = page.picture(image_HWC, 'input')
+  for name, rollout_BP in attended.by_token.items():
+    lit_HWC = images.highlight(image_HWC, rollout_BP[row].reshape(grid))
+    content += page.picture(lit_HWC, f'input lit by the {TOKENS[name]}')
+    content += page.text_line(TOKENS[name])
+  return content
+
+
+def how_to_read_tokens(attended: Attention) -> str:
+  """The caption of `token_pictures`, with how alike the rollouts of two tokens are."""
+  caption = (
+    'Each image, and below it lit where each token that a head reads draws from through'
+    ' all layers, the least used patch black.'
+  )
+  if len(attended.by_token) != 2:
+    return caption
+  tokens = ' and the '.join(TOKENS[name] for name in attended.by_token)
+  shares = [
+    x_BP / x_BP.sum(axis=1, keepdims=True) for x_BP in attended.by_token.values()
+  ]
+  common = np.minimum(*shares).sum(axis=1).mean()
+  return (
+    f'{caption} Of what the {tokens} draw from patches, {100 * common:.0f}\u00a0% is in'
+    ' common, on average over these images.'
+  )
+
+
+def has_two_tokens(model: nn.Module) -> bool:
+  """Returns whether several heads of a model read a token each."""
+  return loading.attends(model) and len(model.leading) > 1
 
 
 FILTERS = Section('Patch filters', first_filters, 'beside')

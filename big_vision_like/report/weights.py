@@ -122,6 +122,18 @@ def looked_at(source: Source) -> tuple[str, str]:
   return page.cards(cards), ' '.join(captions)
 
 
+def token_attention(source: Source) -> tuple[str, str]:
+  """Where each of the tokens that heads read draws from."""
+  attended, grid = source.attention, source.trained.grid
+  cards = []
+  for i, (image_HWC, file) in enumerate(
+    zip(source.image_BHWC, source.files, strict=True)
+  ):
+    stack = vit.token_pictures(pictures.to_rgb(image_HWC), attended, i, grid)
+    cards.append(page.card(stack, file, page.text_line(os.path.basename(file))))
+  return page.cards(cards), vit.how_to_read_tokens(attended)
+
+
 def picture(image_HWC: np.ndarray) -> str:
   image_HWC = pictures.fit(pictures.to_rgb(image_HWC), vit.THUMBNAIL)
   return page.picture(image_HWC, 'input')
@@ -144,6 +156,12 @@ def predicted(source: Source) -> list[list[tuple[str, float]]]:
 Source.sections = (
   Section('Summary', summary, 'below'),
   Section('Predictions and attention rollout', looked_at, 'below'),
+  Section(
+    'Attention of each token',
+    token_attention,
+    'below',
+    fits=lambda source: bool(source.files) and vit.has_two_tokens(source.model),
+  ),
   vit.FILTERS,
   vit.POSITIONS,
   vit.DISTANCES,

@@ -79,10 +79,17 @@ class Classification(task.GradientTask):
     hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
     return loss, (mutable, {'top1': hits_B.mean(dtype=jnp.float32)})
 
-  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns what the model gives and, with labels, `loss` (B,)."""
+  def predict(
+    self, state: State, batch: Arrays, key: jax.Array, head: str = 'logits'
+  ) -> Arrays:
+    """Returns what the model gives and, with labels, `loss` (B,).
+
+    `head` names the output that is taken for `logits`: of a model with two heads
+    'class_logits', 'distilled_logits' or their mean.
+    """
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
+    outputs = with_head(outputs, head)
     return outputs | label_loss(self.loss_type, outputs['logits'], batch)
 
 
@@ -95,6 +102,14 @@ def check_labels(batch: dict, classes: int) -> None:
       f'label {labels[i]}{which} is out of range: the model has {classes} classes'
       f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
     )
+
+
+def with_head(outputs: Arrays, head: str) -> Arrays:
+  """Returns a model's outputs with those of one of its heads as `logits`."""
+  if head not in outputs:
+    heads = [name for name in outputs if name.endswith('logits')]
+    raise UserError(f'head={head!r} is no output of the model: {", ".join(heads)} are')
+  return outputs | {'logits': outputs[head]}
 
 
 def smoothed(label_B: jax.Array, classes: int, smoothing: float) -> jax.Array:
