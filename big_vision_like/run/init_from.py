@@ -305,7 +305,7 @@ class InitFrom:
         try:
           source_grid = self._source_grid(grid)
           taken = resize(loaded, value.shape, source_grid, grid, **method)
-          if source_grid is not None or resize in GUESSING:
+          if source_grid is not None or getattr(resize, 'func', resize) in GUESSING:
             grids = self._grids(source_grid, grid)
         except UserError as error:
           wrong_grids[name] = f'{shown}: {error}'
