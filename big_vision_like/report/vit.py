@@ -328,7 +328,7 @@ def how_to_read_tokens(attended: Attention) -> str:
   ]
   common = np.minimum(*shares).sum(axis=1).mean()
   return (
-    f'{caption} Of what the {tokens} draw from patches, {100 * common:.0f}\u00a0% is in'
+    f'{caption} Of what the {tokens} draw from patches, {100 * common:.1f}\u00a0% is in'
     ' common, on average over these images.'
   )
 

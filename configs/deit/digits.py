@@ -21,12 +21,13 @@ from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.evals import classification
 from big_vision_like.models import deit, resnet
+from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import distillation
 
-ARGUMENTS = ('hard', 'hard,few', 'soft', 'soft,few', 'none', 'none,few', 'teacher')
+ARGUMENTS = ('hard', 'hard,few', 'teacher')
 LABELLED = 200
 
 
@@ -65,6 +66,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       decay_steps=c.get_ref('total_steps'),
     ),
     weight_decay=0.05,
+    clip_norm=1.0,
   )
   c.train_data = spec(
     pipeline.TrainInput,
@@ -77,6 +79,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     batch_size=96 if distilled and arg.few else 64,
     seed=c.get_ref('seed'),
   )
+  augment = spec(Augment, mixup=0.8, cutmix=1.0, partner='reversed')
   if distilled:
     c.task = spec(
       distillation.Distillation,
@@ -84,15 +87,21 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       teacher=teacher,
       kind=arg.kind,
       optimizer=optimizer,
+      augment=augment,
     )
     c.frozen = dict(
       teacher=spec(init_from.from_run, workdir='runs/digits_teacher'),
     )
   else:
-    c.task = spec(tasks.Classification, model=student, optimizer=optimizer)
+    c.task = spec(
+      tasks.Classification,
+      model=student,
+      optimizer=optimizer,
+      augment=augment,
+    )
   heads = dict(test='logits')
   if distilled:
-    heads |= dict(test_class='class_logits', test_distilled='distilled_logits')
+    heads |= dict(cls='class_logits', dist='distilled_logits')
   c.evals = {
     name: spec(
       classification.Accuracy,

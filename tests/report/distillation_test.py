@@ -139,7 +139,7 @@ def test_what_both_tokens_attend_to_is_shown(runs):
     np.testing.assert_allclose(rollout_BP, want_BP, rtol=1e-4)
   caption = report_vit.how_to_read_tokens(attended)
   assert re.search(
-    r'class token and the distillation token draw .* \d+\u00a0%', caption
+    r'class token and the distillation token draw .* [\d.]+\u00a0%', caption
   )
   page = report_vit.token_pictures(np.zeros((16, 24, 3), np.uint8), attended, 0, (2, 3))
   assert page.count('<img') == 3 and 'lit by the distillation token' in page
