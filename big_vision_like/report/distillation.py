@@ -50,7 +50,8 @@ class Answers:
 
 def distils(source: Source) -> bool:
   """Returns whether a run has a student and a teacher."""
-  return issubclass(specs.symbol(source.log.config['task']), distillation.Distillation)
+  task = specs.symbol(source.log.config['task'], 'config.task')
+  return isinstance(task, type) and issubclass(task, distillation.Distillation)
 
 
 def answers(source: Source) -> Answers:
@@ -91,7 +92,8 @@ def compared(
   rows = [
     [
       HEADS.get(name, name),
-      *map(percent, (found.accuracy(name), found.agreement(name))),
+      percent(found.accuracy(name)),
+      percent(found.agreement(name)),
     ]
     for name in (*HEADS, 'teacher')
     if name in found.probability_BC
@@ -106,9 +108,7 @@ def compared(
   cards = []
   for row in differ:
     lines = page.text_line(f'true: {names[found.label_B[row]]}')
-    lines += opinion(found, 'logits', row, names) + opinion(
-      found, 'teacher', row, names
-    )
+    lines += ''.join(opinion(found, who, row, names) for who in ('logits', 'teacher'))
     cards.append(page.card(pictures[row](), f'example {id_B[row]}', lines))
   content += page.cards(cards) if cards else page.paragraph('Nowhere.')
   caption = (

@@ -15,6 +15,7 @@ from big_vision_like.report import distillation, page, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
+from big_vision_like.tasks import classification
 from big_vision_like.viz import images
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ROLLOUTS = 16, 8, 16, 8
@@ -71,7 +72,7 @@ def predict(source: Source) -> Predictions:
   """Runs the model on the first examples of an evaluator's data."""
   # Those that compare each output with its label; few-shot data has other classes.
   name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
-  sigmoid = source.log.config['task'].get('loss_type') == 'sigmoid'
+  sigmoid = source.log.config['task'].get('loss_type') in classification.BY_CLASS
 
   def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
     if 'image' not in batch or np.ndim(batch.get('label')) != 1:
@@ -173,26 +174,13 @@ def attention_rollout(source: Source) -> tuple[str, str]:
   """Where the output reads the image."""
   attended, found = source.attention, source.predictions
   cards = []
-  for row, rollout_P in zip(attended.shown, attended.rollout_BP, strict=True):
+  for place, row in enumerate(attended.shown):
     stack = vit.rollout_pictures(
-      visible(found.image_BHWC[row]), rollout_P, source.trained.grid
+      visible(found.image_BHWC[row]), attended.of(place), source.trained.grid
     )
     name = found.names[found.label_B[row]]
     cards.append(page.card(stack, name, page.text_line(name)))
   return page.cards(cards), vit.how_to_read_rollouts(source.trained)
-
-
-def token_attention(source: Source) -> tuple[str, str]:
-  """Where each of the tokens that heads read draws from."""
-  attended, found = source.attention, source.predictions
-  cards = []
-  for i, row in enumerate(attended.shown):
-    stack = vit.token_pictures(
-      visible(found.image_BHWC[row]), attended, i, source.trained.grid
-    )
-    name = found.names[found.label_B[row]]
-    cards.append(page.card(stack, name, page.text_line(f'true: {name}')))
-  return page.cards(cards), vit.how_to_read_tokens(attended)
 
 
 def student_and_teacher(source: Source) -> tuple[str, str]:
@@ -225,13 +213,5 @@ Source.sections = (
   vit.FILTERS,
   vit.POSITIONS,
   Section('Attention rollout', attention_rollout, 'below'),
-  Section(
-    'Attention of each token',
-    token_attention,
-    'below',
-    fits=lambda source: (
-      source.run is not None and vit.has_two_tokens(source.run.network.module)
-    ),
-  ),
   vit.DISTANCES,
 )

@@ -61,6 +61,22 @@ class Trained:
     """How many tokens come before those of patches."""
     return self.model.registers + len(self.model.leading)
 
+  def reads(self, sown: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the output reads, with its weights of the last tokens, (B, N).
+
+    A model with several tokens to read, such as those of the class and of distillation,
+    reads each by itself.
+    """
+    pool, registers, leading = self.model.pool, self.model.registers, self.model.leading
+    output_BN = attention.output_weights(sown, pool, registers, len(leading))
+    if len(leading) < 2:
+      return {READS[pool]: output_BN}
+    each_N = np.eye(output_BN.shape[1])[registers : registers + len(leading)]
+    return {
+      READS[name]: np.broadcast_to(weight_N, output_BN.shape)
+      for name, weight_N in zip(leading, each_N, strict=True)
+    }
+
   def collect(self, variables: Any, image_BHWC: jax.Array) -> Mapping[str, Any]:
     """What the model sows; jittable."""
     _, collected = self.model.apply(
@@ -71,16 +87,19 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """Rollout of some images (`shown`), and mean distance in pixels over `count`.
+  """Rollouts of some images (`shown`), and mean distance in pixels over `count`.
 
-  `by_token` are the rollouts (B, P) of each token that a head reads, by its name.
+  There is a rollout (B, P) of each thing that the output reads.
   """
 
   shown: np.ndarray
-  rollout_BP: np.ndarray
+  rollouts: Mapping[str, np.ndarray]
   distance_LH: np.ndarray
   count: int
-  by_token: Mapping[str, np.ndarray]
+
+  def of(self, place: int) -> dict[str, np.ndarray]:
+    """Returns the rollouts (P,) of one of the images that are shown."""
+    return {name: rollout_BP[place] for name, rollout_BP in self.rollouts.items()}
 
 
 def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
@@ -102,26 +121,12 @@ def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
     total_LH += mean_LH * len(part)
     is_shown = np.isin(part, shown)
     if is_shown.any():
-      for name, output_BN in read_with(trained.model, sown).items():
+      for name, output_BN in trained.reads(sown).items():
         rollouts.setdefault(name, []).append(
           attention.rollout(probs_LBHNN[:, is_shown], output_BN[is_shown], num_prefix)
         )
-  joined = {name: np.concatenate(parts) for name, parts in rollouts.items()}
-  return Attention(shown, joined.pop(''), total_LH / len(rows), len(rows), joined)
-
-
-def read_with(model: nn.Module, sown: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the weights (B, N) with which the output reads tokens, under ''.
-
-  Also those of each token that a head reads, by its name.
-  """
-  registers, leading = model.registers, model.leading
-  output_BN = attention.output_weights(sown, model.pool, registers, len(leading))
-  found = {'': output_BN}
-  for place, name in enumerate(leading, start=registers):
-    found[name] = np.zeros_like(output_BN)
-    found[name][:, place] = 1.0
-  return found
+  whole = {name: np.concatenate(parts) for name, parts in rollouts.items()}
+  return Attention(shown, whole, total_LH / len(rows), len(rows))
 
 
 def first_filters(source: Any) -> tuple[str, str]:
@@ -269,73 +274,50 @@ def attention_distances(source: Any) -> tuple[str, str]:
 
 
 def rollout_pictures(
-  image_HWC: np.ndarray, rollout_P: np.ndarray, grid: tuple[int, int]
+  image_HWC: np.ndarray, rollouts: Mapping[str, np.ndarray], grid: tuple[int, int]
 ) -> str:
-  """An image (RGB uint8), below it lit by the rollout, and the rollout alone."""
-  map_hw = rollout_P.reshape(grid)
+  """An image (RGB uint8), below it lit by each rollout (P,), and the rollout alone."""
   image_HWC = images.fit(image_HWC, THUMBNAIL)
-  coloured_hwC = images.colormap(map_hw, map_hw.min(), map_hw.max())
-  coloured_HWC = images.stretch(coloured_hwC, image_HWC.shape[:2])
-  return (
-    page.picture(image_HWC, 'input')
-    + page.picture(images.highlight(image_HWC, map_hw), 'input lit by attention')
-    + page.picture(coloured_HWC, 'attention')
-  )
+  parts = [page.picture(image_HWC, 'input')]
+  for name, rollout_P in rollouts.items():
+    map_hw = rollout_P.reshape(grid)
+    coloured_hwC = images.colormap(map_hw, map_hw.min(), map_hw.max())
+    coloured_HWC = images.stretch(coloured_hwC, image_HWC.shape[:2])
+    if len(rollouts) > 1:
+      parts.append(page.text_line(name))
+    parts += [
+      page.picture(images.highlight(image_HWC, map_hw), f'input lit by {name}'),
+      page.picture(coloured_HWC, f'attention of {name}'),
+    ]
+  return ''.join(parts)
 
 
-TOKENS = {'cls': 'class token', 'dist': 'distillation token'}
 READS = {
+  'token': 'the class token',
   'gap': 'the mean of all patches',
   'map': 'attention pooling',
+  # Of models that read several tokens.
+  'cls': 'class token',
+  'dist': 'distillation token',
 }
 
 
 def how_to_read_rollouts(trained: Trained) -> str:
   """The caption of `rollout_pictures`."""
-  tokens = ' and the '.join(TOKENS[name] for name in trained.model.leading)
-  reads = f'the {tokens}' if tokens else READS[trained.model.pool]
+  leading = trained.model.leading
+  if len(leading) > 1:
+    names = ' and '.join(f'the {READS[name]}' for name in leading)
+    return (
+      f'Top: the input. Then, for {names} each: the input lit where the token draws '
+      'from through all layers, the least used patch black, and the same weights '
+      'alone, least dark blue, most yellow.'
+    )
+  reads = READS[trained.model.pool]
   return (
     f'Top: the input. Middle: the input lit where the output ({reads}) draws from '
     'through all layers, the least used patch black. Bottom: the same weights alone, '
     'least dark blue, most yellow.'
   )
-
-
-def token_pictures(
-  image_HWC: np.ndarray, attended: Attention, row: int, grid: tuple[int, int]
-) -> str:
-  """An image (RGB uint8), below it lit by the rollout of each token that is read."""
-  image_HWC = images.fit(image_HWC, THUMBNAIL)
-  content = page.picture(image_HWC, 'input')
-  for name, rollout_BP in attended.by_token.items():
-    lit_HWC = images.highlight(image_HWC, rollout_BP[row].reshape(grid))
-    content += page.picture(lit_HWC, f'input lit by the {TOKENS[name]}')
-    content += page.text_line(TOKENS[name])
-  return content
-
-
-def how_to_read_tokens(attended: Attention) -> str:
-  """The caption of `token_pictures`, with how alike the rollouts of two tokens are."""
-  caption = (
-    'Each image, and below it lit where each token that a head reads draws from through'
-    ' all layers, the least used patch black.'
-  )
-  if len(attended.by_token) != 2:
-    return caption
-  tokens = ' and the '.join(TOKENS[name] for name in attended.by_token)
-  shares = [
-    x_BP / x_BP.sum(axis=1, keepdims=True) for x_BP in attended.by_token.values()
-  ]
-  common = np.minimum(*shares).sum(axis=1).mean()
-  return (
-    f'{caption} Of what the {tokens} draw from patches, {100 * common:.1f}\u00a0% is in'
-    ' common, on average over these images.'
-  )
-
-
-def has_two_tokens(model: nn.Module) -> bool:
-  """Returns whether several heads of a model read a token each."""
-  return loading.attends(model) and len(model.leading) > 1
 
 
 FILTERS = Section('Patch filters', first_filters, 'beside')

@@ -98,10 +98,10 @@ def looked_at(source: Source) -> tuple[str, str]:
   stacks = [picture(image_HWC) for image_HWC in source.image_BHWC]
   if loading.attends(source.model):
     stacks = [
-      vit.rollout_pictures(pictures.to_rgb(image_HWC), rollout_P, trained.grid)
-      for image_HWC, rollout_P in zip(
-        source.image_BHWC, source.attention.rollout_BP, strict=True
+      vit.rollout_pictures(
+        pictures.to_rgb(image_HWC), source.attention.of(place), trained.grid
       )
+      for place, image_HWC in enumerate(source.image_BHWC)
     ]
     captions.append(vit.how_to_read_rollouts(trained))
   else:
@@ -120,18 +120,6 @@ def looked_at(source: Source) -> tuple[str, str]:
     for stack, file, lines in zip(stacks, source.files, bars, strict=True)
   ]
   return page.cards(cards), ' '.join(captions)
-
-
-def token_attention(source: Source) -> tuple[str, str]:
-  """Where each of the tokens that heads read draws from."""
-  attended, grid = source.attention, source.trained.grid
-  cards = []
-  for i, (image_HWC, file) in enumerate(
-    zip(source.image_BHWC, source.files, strict=True)
-  ):
-    stack = vit.token_pictures(pictures.to_rgb(image_HWC), attended, i, grid)
-    cards.append(page.card(stack, file, page.text_line(os.path.basename(file))))
-  return page.cards(cards), vit.how_to_read_tokens(attended)
 
 
 def picture(image_HWC: np.ndarray) -> str:
@@ -156,12 +144,6 @@ def predicted(source: Source) -> list[list[tuple[str, float]]]:
 Source.sections = (
   Section('Summary', summary, 'below'),
   Section('Predictions and attention rollout', looked_at, 'below'),
-  Section(
-    'Attention of each token',
-    token_attention,
-    'below',
-    fits=lambda source: bool(source.files) and vit.has_two_tokens(source.model),
-  ),
   vit.FILTERS,
   vit.POSITIONS,
   vit.DISTANCES,

@@ -16,7 +16,10 @@ from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 LOSSES = {
   'softmax': losses.softmax_cross_entropy,
   'sigmoid': losses.sigmoid_cross_entropy,
+  'binary': losses.binarized_cross_entropy,
 }
+# Those that ask of each class by itself whether it is there.
+BY_CLASS = ('sigmoid', 'binary')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,9 @@ class Classification(task.GradientTask):
   model as they are.
 
   `augment` changes the first input, which must then be normalized images or clips, and
-  the targets. `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs
-  were pre-trained on ImageNet-21k and JFT).
+  the targets. `loss_type` is 'softmax', 'sigmoid' (summed over classes: how the ViTs
+  were pre-trained on ImageNet-21k and JFT), or 'binary' (mean over classes, where every
+  target above 0 counts as 1: DeiT III).
   """
 
   predicts = 'classes'
@@ -44,7 +48,7 @@ class Classification(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_one_of(LOSSES, loss_type=self.loss_type)
+    check_loss(self.loss_type, self.label_smoothing)
     if isinstance(self.inputs, str) or not self.inputs:
       raise UserError(
         f"inputs={self.inputs!r} must list names of arrays, such as ('image',)"
@@ -79,18 +83,21 @@ class Classification(task.GradientTask):
     hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
     return loss, (mutable, {'top1': hits_B.mean(dtype=jnp.float32)})
 
-  def predict(
-    self, state: State, batch: Arrays, key: jax.Array, head: str = 'logits'
-  ) -> Arrays:
-    """Returns what the model gives and, with labels, `loss` (B,).
-
-    `head` names the output that is taken for `logits`: of a model with two heads
-    'class_logits', 'distilled_logits' or their mean.
-    """
+  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """Returns what the model gives and, with labels, `loss` (B,)."""
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
-    outputs = with_head(outputs, head)
     return outputs | label_loss(self.loss_type, outputs['logits'], batch)
+
+
+def check_loss(loss_type: str, label_smoothing: float) -> None:
+  """Raises for an unknown loss, and for smoothing that would make all targets 1."""
+  check_one_of(LOSSES, loss_type=loss_type)
+  if loss_type == 'binary' and label_smoothing:
+    raise UserError(
+      f"loss_type='binary' takes every target above 0 as 1, and label_smoothing="
+      f'{label_smoothing} makes all of them so: set label_smoothing=0.0'
+    )
 
 
 def check_labels(batch: dict, classes: int) -> None:
@@ -102,14 +109,6 @@ def check_labels(batch: dict, classes: int) -> None:
       f'label {labels[i]}{which} is out of range: the model has {classes} classes'
       f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
     )
-
-
-def with_head(outputs: Arrays, head: str) -> Arrays:
-  """Returns a model's outputs with those of one of its heads as `logits`."""
-  if head not in outputs:
-    heads = [name for name in outputs if name.endswith('logits')]
-    raise UserError(f'head={head!r} is no output of the model: {", ".join(heads)} are')
-  return outputs | {'logits': outputs[head]}
 
 
 def smoothed(label_B: jax.Array, classes: int, smoothing: float) -> jax.Array:

@@ -57,7 +57,7 @@ class Distillation(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_one_of(classification.LOSSES, loss_type=self.loss_type)
+    classification.check_loss(self.loss_type, self.label_smoothing)
     check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
@@ -146,16 +146,10 @@ class Distillation(task.GradientTask):
     loss = (1.0 - self.weight) * from_labels + self.weight * from_teacher
     return loss, (mutable, scalars)
 
-  def predict(
-    self, state: State, batch: Arrays, key: jax.Array, head: str = 'logits'
-  ) -> Arrays:
-    """Returns what the student gives and, with labels, `loss` (B,).
-
-    `head` is that of `Classification.predict`: the output that is taken for `logits`.
-    """
+  def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
+    """Returns what the student gives and, with labels, `loss` (B,)."""
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
-    outputs = classification.with_head(outputs, head)
     return outputs | classification.label_loss(self.loss_type, outputs['logits'], batch)
 
 

@@ -1,13 +1,13 @@
 """What a vision transformer's attention looks at (arXiv:2010.11929, section 4.5).
 
-Of the tokens, registers come first, if there are any, then those that heads read (the
-class token, and that of distillation), if there are any, then the patches; `num_prefix`
-counts those in front of the patches. The rollout of a model is
+Of the tokens, registers come first, if there are any, then those that are read (of the
+class, of distillation), if there are such, then the patches; `num_prefix` counts those
+in front of the patches. The rollout of a model is
 
   probs_LBHNN = stack_attention(intermediates)
   leading = len(model.leading)
   output_BN = output_weights(intermediates, model.pool, model.registers, leading)
-  rollout_BP = rollout(probs_LBHNN, output_BN, model.registers + leading)
+  rollout_BP = rollout(probs_LBHNN, output_BN, num_prefix=model.registers + leading)
 
 Axes: L layers, B images, H heads, N tokens, M tokens attended to, P patch tokens, h w
 patch grid.
@@ -53,10 +53,9 @@ def output_weights(
 ) -> np.ndarray:
   """Returns with which weights the output reads the encoder's last tokens, (B, N).
 
-  `pool` 'token' reads the class token alone, or all `leading` tokens alike, as the mean
-  of their heads does; 'gap' all tokens but registers alike, 'map' with the attention
-  that `map_head` has sown, its heads averaged. The model has sown `with_position`, its
-  tokens without registers.
+  `pool` 'token' reads the `leading` tokens alike, 'gap' all tokens but registers alike,
+  'map' with the attention that `map_head` has sown, its heads averaged. The model has
+  sown `with_position`, its tokens without registers.
   """
   batch, tokens, _ = intermediates['with_position'][-1].shape
   output_BN = np.zeros((batch, registers + tokens))

@@ -19,7 +19,7 @@ from big_vision_like import optim
 from big_vision_like.data.input import mixture, pipeline
 from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image, labels
-from big_vision_like.evals import classification
+from big_vision_like.evals import classification, heads
 from big_vision_like.models import deit, resnet
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
@@ -99,12 +99,9 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       optimizer=optimizer,
       augment=augment,
     )
-  heads = dict(test='logits')
-  if distilled:
-    heads |= dict(cls='class_logits', dist='distilled_logits')
-  c.evals = {
-    name: spec(
-      classification.Accuracy,
+  c.evals = dict(
+    test=spec(
+      heads.HeadsAccuracy if distilled else classification.Accuracy,
       data=spec(
         pipeline.EvalInput,
         source=spec(tfds.Tfds, name='digits', split='test'),
@@ -115,10 +112,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         batch_size=256,
       ),
       every=epochs(10),
-      predict_args=dict(head=head),
     )
-    for name, head in heads.items()
-  }
+  )
   return c
 
 

@@ -10,7 +10,7 @@ import pytest
 from big_vision_like import optim
 from big_vision_like.errors import UserError
 from big_vision_like.ops import augmentation, images
-from big_vision_like.tasks import classification, distillation, task
+from big_vision_like.tasks import distillation, task
 
 CLASSES, KEY = 3, jax.random.key(0)
 
@@ -214,26 +214,6 @@ def test_predictions_need_no_teacher(batch):
   state = started(this, batch).replace(frozen=None)
   outputs = jax.jit(this.predict)(state, batch, KEY)
   assert outputs['logits'].shape == (8, CLASSES) and outputs['loss'].shape == (8,)
-
-
-@pytest.mark.parametrize('kind', ['distillation', 'classification'])
-def test_each_head_can_be_predicted_with(kind, batch):
-  model = Small(distilled=True)
-  if kind == 'distillation':
-    this = make(model=model)
-  else:
-    this = classification.Classification(model=model, optimizer=optim.momentum(0.1))
-  state = jax.jit(this.init)(KEY, batch).replace(frozen=None)
-  both = this.predict(state, batch, KEY)
-  for head in ('class_logits', 'distilled_logits'):
-    found = this.prediction('predict', head=head)(state, batch, KEY)
-    np.testing.assert_array_equal(found['logits'], both[head])
-    want = optax.softmax_cross_entropy_with_integer_labels(both[head], batch['label'])
-    np.testing.assert_allclose(found['loss'], want, rtol=1e-5)
-  with pytest.raises(
-    UserError, match="head='dist' is no output of the model: logits, "
-  ):
-    this.predict(state, batch, KEY, head='dist')
 
 
 @pytest.mark.parametrize(
