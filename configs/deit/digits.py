@@ -21,7 +21,6 @@ from big_vision_like.data.sources import tfds
 from big_vision_like.data.transforms import image, labels
 from big_vision_like.evals import classification, heads
 from big_vision_like.models import deit, resnet
-from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
@@ -44,7 +43,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   )
   distilled = arg.kind in distillation.KINDS
   if arg.kind == 'teacher':
-    c.total_steps, student = 500, teacher
+    student = teacher
   else:
     student = spec(
       deit.DeiT,
@@ -73,13 +72,11 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     source=source(distilled, arg.few),
     transforms=[
       spec(image.Decode, channels=3),
-      spec(image.RandomAffine, shift=1.5 / 8, method='nearest'),  # a pixel
-      spec(image.Resize, size=32, method='nearest'),
+      spec(image.RandomResizedCrop, size=32, area=(0.3, 1.0), method='bilinear'),
     ],
     batch_size=96 if distilled and arg.few else 64,
     seed=c.get_ref('seed'),
   )
-  augment = spec(Augment, mixup=0.8, cutmix=1.0, partner='reversed')
   if distilled:
     c.task = spec(
       distillation.Distillation,
@@ -87,7 +84,6 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       teacher=teacher,
       kind=arg.kind,
       optimizer=optimizer,
-      augment=augment,
     )
     c.frozen = dict(
       teacher=spec(init_from.from_run, workdir='runs/digits_teacher'),
@@ -97,7 +93,6 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       tasks.Classification,
       model=student,
       optimizer=optimizer,
-      augment=augment,
     )
   c.evals = dict(
     test=spec(
@@ -107,7 +102,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[
           spec(image.Decode, channels=3),
-          spec(image.Resize, size=32, method='nearest'),
+          spec(image.Resize, size=32, method='bilinear'),
         ],
         batch_size=256,
       ),
