@@ -57,7 +57,7 @@ def test_vit(options, key):
   expected = {'image_BHWC', 'x_BhwD', 'tokens_BND', 'features_BD', 'logits_BC'}
   expected |= {'q_BNHK', 'y_BNTHK', 'p_BHNM', 'rates_L', 'x_BNF'}
   if model.pool == 'token':
-    expected |= {'cls_11D', 'learned_1PD', 'learned_BPD'}
+    expected |= {'token_11D', 'learned_1PD', 'learned_BPD'}
   if model.pool == 'map':
     expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'key_BMD'}
   if model.posemb == 'relative':

@@ -214,9 +214,9 @@ class ViT(nn.Module):
     )(map_BfgI)
     grid = x_BhwD.shape[1:3]
     x_BND = x_BhwD.reshape(batch, grid[0] * grid[1], self.width)
-    shape = 1, 1, self.width
     for name in reversed(self.leading):
-      x_BND = self.in_front(self.param(name, self.start.token, shape), x_BND)
+      token_11D = self.param(name, self.start.token, (1, 1, self.width))
+      x_BND = self.in_front(token_11D, x_BND)
     stem_1ND, each = self.positions(grid)
     if stem_1ND is not None:
       x_BND += stem_1ND.astype(x_BND.dtype)

@@ -77,14 +77,12 @@ def from_scaled(
 
 
 def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns timm's arrays of a DeiT (without the token: a ViT's) or a DeiT III."""
+  """Returns timm's arrays of a distilled DeiT or a DeiT III."""
   flat = tree.flatten(tree.unstack_blocks(params))
   if 'dist' in flat:
     unfit, known = deit_names.unfit_distilled, _distilled(flat, ours=True)
-  elif any(re.fullmatch(r'.*/layer_scale[12]', name) for name in flat):
-    unfit, known = deit_names.unfit_scaled, _scaled(flat, ours=True)
   else:
-    return timm_vit.to_timm(params)
+    unfit, known = deit_names.unfit_scaled, _scaled(flat, ours=True)
   for name, what in timm_vit.NO_PLACE.items():
     if name in flat:
       raise UserError(f'parameters: timm has no place for {what}: unknown {name}')
@@ -92,18 +90,21 @@ def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return linear.written(flat, known)
 
 
-def config(architecture: Mapping[str, Any], *arguments: Any) -> dict[str, Any]:
-  """What config.json says for timm.create_model; arguments as of `timm_vit.config`.
-
-  `distilled` is that of a DeiT; an architecture without it is a DeiT III.
-  """
+def distilled_config(
+  architecture: Mapping[str, Any], *arguments: Any
+) -> dict[str, Any]:
+  """What config.json says of a distilled DeiT, as `timm_vit.config` of a ViT."""
   told, width = timm_vit.config(architecture, *arguments), architecture['width']
-  if 'distilled' not in architecture:
-    told['architecture'] = _SCALED_MODELS.get(width, _SCALED_MODELS[768])
-    told['model_args'] |= dict(no_embed_class=True, init_values=1e-4)
-  elif architecture['distilled']:
-    told['architecture'] = _DISTILLED_MODELS.get(width, _DISTILLED_MODELS[768])
-    told['pretrained_cfg']['classifier'] = ['head', 'head_dist']
+  told['architecture'] = _DISTILLED_MODELS.get(width, _DISTILLED_MODELS[768])
+  told['pretrained_cfg']['classifier'] = ['head', 'head_dist']
+  return told
+
+
+def scaled_config(architecture: Mapping[str, Any], *arguments: Any) -> dict[str, Any]:
+  """What config.json says of a DeiT III, as `timm_vit.config` of a ViT."""
+  told, width = timm_vit.config(architecture, *arguments), architecture['width']
+  told['architecture'] = _SCALED_MODELS.get(width, _SCALED_MODELS[768])
+  told['model_args'] |= dict(no_embed_class=True, init_values=1e-4)
   return told
 
 

@@ -38,10 +38,8 @@ def from_transformers(
 
 
 def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as a DeiT with both heads, or as a ViT."""
+  """Our parameters (unrolled or scanned) as a DeiT with both heads."""
   flat = tree.flatten(tree.unstack_blocks(params))
-  if 'dist' not in flat:
-    return transformers_vit.to_transformers(params)
   tree.check_names('parameters', *deit_names.unfit_distilled(flat))
   return linear.written(flat, _known(vit_names.depth(flat) or 1))
 
@@ -54,10 +52,8 @@ def config(
 ) -> dict[str, Any]:
   """What the config.json beside such a file says."""
   told = transformers_vit.config(architecture, num_classes, image_size, channels)
-  if architecture['distilled']:
-    model = 'DeiTForImageClassificationWithTeacher'
-    told |= {'architectures': [model], 'model_type': 'deit'}
-  return told
+  model = 'DeiTForImageClassificationWithTeacher'
+  return told | {'architectures': [model], 'model_type': 'deit'}
 
 
 def classifier_differences(names: Collection[str]) -> tree.Differences:

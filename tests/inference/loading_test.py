@@ -224,7 +224,7 @@ def test_what_timm_says_beside_its_weights(tmp_path, capsys):
 
 
 def test_a_run(tmp_path, data_dir):
-  average = tiny_run(tmp_path / 'run', mean=0.3, std=[0.4], loss_type='sigmoid')
+  average = tiny_run(tmp_path / 'run', mean=0.3, std=[0.4], loss_type='binary')
   model, variables, preprocess = loading.load(tmp_path / 'run')
   random_weights.assert_same(variables['params'], average)
   assert preprocess.size == (8, 8) and preprocess.channels == 1

@@ -438,3 +438,5 @@ def test_probabilities_are_checked(options):
 def test_an_unknown_loss_is_named():
   with pytest.raises(UserError, match="loss_type='hinge' is not one of softmax, sigm"):
     make(loss_type='hinge')
+  with pytest.raises(UserError, match='makes all of them so: set label_smoothing=0.0'):
+    make(loss_type='binary', label_smoothing=0.1)

@@ -229,3 +229,29 @@ def test_predictions_need_no_teacher(batch):
 def test_wrong_fields_are_told(options, words):
   with pytest.raises(UserError, match=words):
     make(**options)
+
+
+def test_labels_teach_the_class_head_and_the_teacher_the_other(batch):
+  class Heads(nn.Module):
+    """Two heads and their mean, as a DeiT gives them."""
+
+    num_classes: int = CLASSES
+
+    @nn.compact
+    def __call__(self, image_BHWC, train=False):
+      x_BD = image_BHWC.reshape(len(image_BHWC), -1)
+      one_BC = nn.Dense(self.num_classes, name='head')(x_BD)
+      other_BC = nn.Dense(self.num_classes, name='head_dist')(x_BD)
+      both = {'class_logits': one_BC, 'distilled_logits': other_BC}
+      return both | {'logits': (one_BC + other_BC) / 2}
+
+  def gradients(weight):
+    this = make(model=Heads(), weight=weight)
+    state = started(this, batch)
+    prepared = this.prepare(batch, KEY, state.frozen)
+    loss = lambda params: this.loss(params, {}, prepared, KEY)[0]  # noqa: E731
+    found = jax.jit(jax.grad(loss))(state.params)
+    return {name: float(jnp.abs(part['kernel']).max()) for name, part in found.items()}
+
+  assert gradients(0.0)['head'] > 1e-3 and gradients(0.0)['head_dist'] == 0
+  assert gradients(1.0)['head_dist'] > 1e-3 and gradients(1.0)['head'] == 0

@@ -3,6 +3,7 @@
 Those without one are ViTs, in files and here.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,14 @@ from big_vision_like.weights import (
   deit_names,
   family,
   timm_deit,
+  timm_vit,
   transformers_deit,
+  transformers_vit,
   tree,
 )
 from big_vision_like.weights.beside import Beside
 from big_vision_like.weights.families import vit
+from big_vision_like.weights.published import Published
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
@@ -42,6 +46,45 @@ def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
   return family.Read({'params': params}, told, assumed)
 
 
+def fit(
+  weights: Published, images: Any, asked: Any, grid: Any
+) -> tuple[Published, Any]:
+  """Returns weights and images as they are written: without a token those of a ViT."""
+  if not weights.architecture['distilled']:
+    rest = {k: v for k, v in weights.architecture.items() if k != 'distilled'}
+    weights = dataclasses.replace(weights, family=vit.FAMILY, architecture=rest)
+  return vit.with_positions(weights, images, asked, grid)
+
+
+def to_timm(weights: Published) -> family.Arrays:
+  """Writes timm's arrays of weights that were fitted."""
+  module = timm_deit if 'distilled' in weights.architecture else timm_vit
+  return module.to_timm(weights.params)
+
+
+def to_transformers(weights: Published) -> family.Arrays:
+  """Writes transformers' arrays of weights that were fitted."""
+  distilled = 'distilled' in weights.architecture
+  module = transformers_deit if distilled else transformers_vit
+  return module.to_transformers(weights.params)
+
+
+def timm_config(weights: Published, size: Any) -> dict[str, Any]:
+  """Returns what config.json says of weights that were fitted."""
+  distilled = 'distilled' in weights.architecture
+  config = timm_deit.distilled_config if distilled else timm_vit.config
+  return config(weights.architecture, weights.num_classes, size, weights.channels)
+
+
+def transformers_config(weights: Published, size: Any) -> dict[str, Any]:
+  """Returns what config.json says of weights that were fitted."""
+  distilled = 'distilled' in weights.architecture
+  module = transformers_deit if distilled else transformers_vit
+  return module.config(
+    weights.architecture, weights.num_classes, size, weights.channels
+  )
+
+
 FAMILY = family.Family(
   name='deit',
   model=deit.DeiT,
@@ -51,26 +94,18 @@ FAMILY = family.Family(
       suffixes=family.TORCH,
       differences=timm_deit.differences_distilled,
       read=from_timm,
-      writes={'timm': family.to_params(timm_deit.to_timm)},
-      config=hub_json.timm_folder(
-        lambda w, size: timm_deit.config(
-          w.architecture, w.num_classes, size, w.channels
-        )
-      ),
-      fit=vit.with_positions,
+      writes={'timm': to_timm},
+      config=hub_json.timm_folder(timm_config),
+      fit=fit,
     ),
     family.Source(
       name='transformers DeiT',
       suffixes=family.TORCH,
       differences=transformers_deit.differences,
       read=from_transformers,
-      writes={'transformers': family.to_params(transformers_deit.to_transformers)},
-      config=hub_json.transformers_folder(
-        lambda w, size: transformers_deit.config(
-          w.architecture, w.num_classes, size, w.channels
-        )
-      ),
-      fit=vit.with_positions,
+      writes={'transformers': to_transformers},
+      config=hub_json.transformers_folder(transformers_config),
+      fit=fit,
     ),
   ),
   describe=describe,

@@ -44,7 +44,7 @@ FAMILY = family.Family(
       read=from_timm,
       writes={'timm': family.to_params(timm_deit.to_timm)},
       config=hub_json.timm_folder(
-        lambda w, size: timm_deit.config(
+        lambda w, size: timm_deit.scaled_config(
           w.architecture, w.num_classes, size, w.channels
         )
       ),
