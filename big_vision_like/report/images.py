@@ -11,7 +11,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
-from big_vision_like.report import page, vit
+from big_vision_like.report import distillation, page, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
@@ -54,6 +54,11 @@ class Source(report_source.Source):
   @functools.cached_property
   def predictions(self) -> Predictions:
     return predict(self)
+
+  @functools.cached_property
+  def answers(self) -> distillation.Answers:
+    """What student and teacher of a distillation make of the predicted examples."""
+    return distillation.answers(self)
 
   @functools.cached_property
   def attention(self) -> vit.Attention:
@@ -112,12 +117,12 @@ def sample_inputs(source: Source) -> tuple[str, str]:
   if 'image' not in batch or np.ndim(batch.get('label')) != 1:
     raise UserError('the training batches are not images with one label each.')
   names = class_names(source, data, int(batch['label'].max()) + 1)
-  cards = [
-    page.card(thumbnail(image_HWC), names[label], page.text_line(names[label]))
-    for image_HWC, label in zip(
-      batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
-    )
-  ]
+  cards = []
+  for image_HWC, label in zip(
+    batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
+  ):
+    name = names[label] if label >= 0 else 'no label'
+    cards.append(page.card(thumbnail(image_HWC), name, page.text_line(name)))
   size = shape_text(batch['image'].shape[1:])
   caption = (
     f'Training images after all transforms, as {size} arrays enter the model, each '
@@ -178,6 +183,15 @@ def attention_rollout(source: Source) -> tuple[str, str]:
   return page.cards(cards), vit.how_to_read_rollouts(source.trained)
 
 
+def student_and_teacher(source: Source) -> tuple[str, str]:
+  """How often both agree, and examples where they do not."""
+  shown = source.predictions
+  pictures = [functools.partial(thumbnail, x_HWC) for x_HWC in shown.image_BHWC]
+  return distillation.compared(
+    source.answers, shown.names, shown.id_B, pictures, shown.evaluator
+  )
+
+
 def visible(image_HWC: np.ndarray) -> np.ndarray:
   """An input, uint8 or float in [-1, 1], as RGB uint8; UserError if it is no image."""
   if np.issubdtype(image_HWC.dtype, np.floating):
@@ -193,6 +207,9 @@ def thumbnail(image_HWC: np.ndarray) -> str:
 Source.sections = (
   Section('Inputs', sample_inputs, 'below'),
   Section('Predictions', predicted, 'below'),
+  Section(
+    'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
+  ),
   vit.FILTERS,
   vit.POSITIONS,
   Section('Attention rollout', attention_rollout, 'below'),
