@@ -61,8 +61,8 @@ def load(
     )
   if kind.check is not None:
     kind.check(model, str(path))
-  constants = run.variables.get('constants')
-  found = published.describe(run.params, kind.name, str(path), constants)
+  others = {name: run.variables.get(name) for name in ('constants', 'batch_stats')}
+  found = published.describe(run.params, kind.name, str(path), **others)
   told = {
     name: functools.reduce(getattr, name.split('/'), model) for name in kind.untold
   }

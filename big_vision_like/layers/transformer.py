@@ -102,14 +102,17 @@ def _dense(
 
 
 class DropPath(nn.Module):
-  """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382)."""
+  """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382).
+
+  The branch has examples as its first axis and any others, as tokens or maps have.
+  """
 
   @nn.compact
-  def __call__(self, x_BND: jax.Array, rate: jax.Array) -> jax.Array:
-    shape = (x_BND.shape[0],) + (1,) * (x_BND.ndim - 1)
+  def __call__(self, branch: jax.Array, rate: jax.Array | float) -> jax.Array:
     keep = 1.0 - rate
-    kept_B11 = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
-    return x_BND * (kept_B11.astype(jnp.float32) / keep).astype(x_BND.dtype)
+    kept_B = jax.random.bernoulli(self.make_rng('dropout'), keep, branch.shape[:1])
+    scale_B = (kept_B.astype(jnp.float32) / keep).astype(branch.dtype)
+    return branch * scale_B.reshape(-1, *(1,) * (branch.ndim - 1))
 
 
 @flax.struct.dataclass

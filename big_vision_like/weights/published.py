@@ -29,8 +29,9 @@ class Published:
   """Weights of one file, as our model takes them.
 
   `architecture` are the arguments of the family's model but for `num_classes`, which is
-  0 without a head. `constants` are the variables of that collection, of frozen norms.
-  `metadata` are the JSON files beside the weights by file name, as they are.
+  0 without a head. `constants` are the variables of that collection, of frozen norms,
+  and `batch_stats` the running statistics of batch norms. `metadata` are the JSON files
+  beside the weights by file name, as they are.
   """
 
   params: tree.Tree
@@ -41,6 +42,7 @@ class Published:
   assumed: tuple[str, ...] = ()
   metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
   constants: tree.Tree = dataclasses.field(default_factory=dict)
+  batch_stats: tree.Tree = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def model(self) -> nn.Module:
@@ -58,8 +60,8 @@ class Published:
   @property
   def variables(self) -> tree.Tree:
     """The variables of the model, by collection."""
-    constants = {'constants': self.constants} if self.constants else {}
-    return {'params': self.params, **constants}
+    others = {'constants': self.constants, 'batch_stats': self.batch_stats}
+    return {'params': self.params} | {name: x for name, x in others.items() if x}
 
   def images(self, name: str, size: tuple[int, int] | None = None) -> Any:
     """Returns the preprocessing of weights in a file of this name, see `Family`."""
@@ -124,16 +126,19 @@ def describe(
   family: str,
   source: str = 'parameters',
   constants: Mapping[str, Any] | None = None,
+  batch_stats: Mapping[str, Any] | None = None,
 ) -> Published:
   """Describes parameters in our naming (unrolled or scanned) by their shapes.
 
-  `constants` are those of frozen norms. Raises a `UserError` that names shapes which do
-  not fit each other.
+  `constants` are those of frozen norms, `batch_stats` the statistics of batch norms.
+  Raises a `UserError` that names shapes which do not fit each other.
   """
-  params, kind = tree.unstack_blocks(params), families()[family]
-  told = kind.describe({'params': params, 'constants': dict(constants or {})}, source)
+  collections = dict(params=params, constants=constants, batch_stats=batch_stats)
+  variables = {name: tree.unstack_blocks(x or {}) for name, x in collections.items()}
+  kind = families()[family]
+  told = kind.describe(variables, source)
   num_classes = told.pop('num_classes')
-  return Published(params, kind, told, num_classes, constants=dict(constants or {}))
+  return Published(family=kind, architecture=told, num_classes=num_classes, **variables)
 
 
 def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source, str]:

@@ -81,8 +81,7 @@ def weights_of(name):
   model = MODELS[name]
   variables = variables_of(model, (24, 24) if name == 'vit' else (64, 96))
   kind = next(n for n, x in family.families().items() if x.model is type(model))
-  constants = variables.get('constants')
-  return published.describe(variables['params'], kind, constants=constants)
+  return published.describe(family=kind, **variables)
 
 
 @pytest.mark.parametrize('name, source, write', FILES)
