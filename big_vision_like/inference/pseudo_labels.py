@@ -64,7 +64,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared(Source):
-  """Some images of a source as a teacher takes them; those that cannot be read black."""
+  """Some images of a source as a teacher takes them; black where one is unreadable."""
 
   source: Source
   places: range

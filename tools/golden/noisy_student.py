@@ -1,4 +1,4 @@
-"""Golden files of Noisy Student: the loss of a step, and the choice of pseudo labels."""
+"""Golden files of Noisy Student: the loss of a step, the choice of pseudo labels."""
 
 import flax.linen as nn
 import jax
