@@ -34,13 +34,20 @@ PACKAGE = pathlib.Path(__file__).parent
 
 def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
   """Records the call `fn(**kwargs)` as plain data; wrong names fail here."""
-  root, name = fn.__module__.partition('.')[0], fn.__qualname__
-  # The public path where there is one: optax:adamw, not optax._src.alias:adamw.
-  public = getattr(sys.modules[root], name, None) is fn
-  path = f'{root if public else fn.__module__}:{name}'
+  path = f'{_public_module(fn)}:{fn.__qualname__}'
   check_names(fn, kwargs, path)
   # Not type safe: a fork may put 100 where epochs(2) was; overrides check types.
   return mlc.ConfigDict({'_fn': path, **kwargs}, type_safe=False)
+
+
+def _public_module(fn: Callable[..., Any]) -> str:
+  """Returns the outermost module that offers a symbol: optax, not optax._src.alias."""
+  names = fn.__module__.split('.')
+  outer = ('.'.join(names[:end]) for end in range(1, len(names)))
+  return next(
+    (x for x in outer if getattr(sys.modules.get(x), fn.__qualname__, None) is fn),
+    fn.__module__,
+  )
 
 
 def epochs(count: float) -> mlc.ConfigDict:
@@ -153,18 +160,42 @@ def leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
 def in_steps(
   node: Any, examples_per_epoch: int = NOMINAL_EPOCH, batch_size: int = 1
 ) -> Any:
-  """Returns a plain copy of a config in which every duration is a number of steps."""
+  """Returns a plain copy of a config in which every duration is a number of steps.
+
+  It is a whole number of at least one, except for arguments that are declared
+  `int | float`, which take epochs(2.4) as it is.
+  """
   if isinstance(node, (list, tuple)):
     return type(node)(in_steps(v, examples_per_epoch, batch_size) for v in node)
   if not isinstance(node, (dict, mlc.ConfigDict)):
     return node
+  if (steps := _steps(node, examples_per_epoch, batch_size)) is not None:
+    return max(1, round(steps)) if steps > 0 else 0
+  plain = {k: in_steps(v, examples_per_epoch, batch_size) for k, v in node.items()}
+  for name, value in node.items():
+    exact = _steps(value, examples_per_epoch, batch_size)
+    if exact is not None and _takes_fractions(node, name):
+      plain[name] = exact
+  return plain
+
+
+def _steps(node: Any, examples_per_epoch: int, batch_size: int) -> float | None:
+  """Returns how many steps a duration takes; None for anything else."""
+  if not isinstance(node, (dict, mlc.ConfigDict)):
+    return None
   if set(node) == {'epochs'}:
-    steps = node['epochs'] * examples_per_epoch / batch_size
-    return max(1, round(steps)) if steps > 0 else 0
+    return node['epochs'] * examples_per_epoch / batch_size
   if set(node) == {'examples'}:
-    steps = node['examples'] / batch_size
-    return max(1, round(steps)) if steps > 0 else 0
-  return {k: in_steps(v, examples_per_epoch, batch_size) for k, v in node.items()}
+    return node['examples'] / batch_size
+  return None
+
+
+def _takes_fractions(node: Mapping[str, Any], name: str) -> bool:
+  """Returns whether an argument of a recorded call is declared `int | float`."""
+  if '_fn' not in node:
+    return False
+  parameter = inspect.signature(symbol(node)).parameters.get(name)
+  return {int, float} <= set(typing.get_args(getattr(parameter, 'annotation', None)))
 
 
 def check_names(
@@ -559,7 +590,8 @@ def _check_type(
     return
   if old is None or type(old) is type(new) or _widens(old, new):
     return
-  if _is_duration(new) and (type(old) is int or _is_duration(old)):
+  whole = type(old) is int or int in typing.get_args(kinds)
+  if _is_duration(new) and (whole or _is_duration(old)):
     return
   if isinstance(old, (dict, mlc.ConfigDict)):
     if isinstance(new, int) and _is_duration(old):

@@ -181,7 +181,7 @@ def test_every_folder_has_a_rule():
     ('run/a.py', 'from big_vision_like.inference import loading', False),
     ('run/a.py', 'from big_vision_like import train', False),
     ('report/a.py', 'from big_vision_like import evaluate', False),
-    ('optim.py', 'from big_vision_like.tasks import task', False),
+    ('optim/a.py', 'from big_vision_like.tasks import task', False),
     ('train.py', 'from big_vision_like.tasks import task', True),
     ('train.py', 'from configs.vit import pretrain', False),
     ('train.py', 'def f():\n  import tensorflow as tf', False),

@@ -67,6 +67,9 @@ def test_a_recorded_call_is_plain_data_under_the_public_name():
     '_fn': 'big_vision_like.data.transforms.image:Resize',
     'size': 8,
   }
+  # Configs of old runs have this path: that of the package, not of its module.
+  assert spec.spec(optim.adamw)['_fn'] == 'big_vision_like.optim:adamw'
+  assert spec.symbol(spec.spec(optim.Ema)) is optim.Ema
 
 
 def test_build_goes_through_lists_tuples_and_dicts():

@@ -260,7 +260,8 @@ def check_warmups(node: Any) -> None:
   """Raises where a schedule of a task warms up for longer than it lasts."""
   for path, call in spec.calls(node, 'config.task'):
     warmup, total = (call.get(name) for name in ('warmup_steps', 'total_steps'))
-    if isinstance(warmup, int) and isinstance(total, int) and warmup > total:
+    known = isinstance(warmup, int | float) and isinstance(total, int | float)
+    if known and warmup > total:
       raise UserError(
         f'{path}.warmup_steps={warmup:,} are more than total_steps={total:,}: lower'
         ' warmup_steps or train longer'

@@ -334,6 +334,9 @@ def optimized_step(
   if average is not None:
     variables = {'params': params, **mutable}
     average = ema.update(average, variables, state.step, batch_size)
+  if optimizer.l2:
+    scalars['l2'] = optimizer.penalty(state.params)
+    scalars['loss'] = scalars['loss'] + scalars['l2']
   scalars['gradient_norm'] = optax.tree.norm(grads)
   scalars['rate'] = optimizer.rate_at(state.step)
   state = state.replace(

@@ -158,4 +158,97 @@ def optimizer_of(
   return optimizer, Tolerance(absolute=1e-3) if half else FLOAT
 
 
-CHECKS = (Check(optimizers, 'big_vision optax.make'),)
+def rmsprop(description: Fields, arrays: Fields) -> Results:
+  """Parameters and their average after each step of TensorFlow's RMSProp.
+
+  The settings stand in the text of the reference, such as `decay=0.9`.
+  """
+  reference = description['reference']
+  number = r'=?\(?([\d.]+(?:e-?\d+)?)'
+
+  def told(name: str, text: str) -> float:
+    found = re.search(name + number, text)
+    if found is None:
+      raise UserError(f'it does not tell {name!r}')
+    return float(found[1])
+
+  rate_S = jnp.asarray(arrays['input/lr'])
+  optimizer = optim.rmsprop_tf(
+    lambda step: rate_S[step],
+    decay=told('decay', reference),
+    momentum=told('momentum', reference),
+    eps=told('epsilon', reference),
+  )
+  ema = optim.Ema(
+    decay=told('ExponentialMovingAverage', reference),
+    warmup='num_updates' in reference,
+    first_step=int(told('starting at ', description['notes'])),
+  )
+  params = {'w': jnp.asarray(arrays['input/w0'])}
+  state, average = optimizer.init(params), ema.init({'params': params})
+  update, found = jax.jit(optimizer.update), []
+  for step in range(description['config']['steps']):
+    grads = {'w': jnp.asarray(arrays['input/grads'][step])}
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    average = ema.update(average, {'params': params}, step, batch_size=1)
+    found.append((params['w'], average['params']['w']))
+  weights, averages = zip(*found, strict=True)
+  return {
+    'output/w': (np.stack(weights), FLOAT),
+    'output/ema': (np.stack(averages), FLOAT),
+  }
+
+
+def exponential_staircase(description: Fields) -> tuple[dict[str, np.ndarray], Results]:
+  """Returns the rates of Noisy Student by step, and ours."""
+  config = description['config']
+  batch_size = config['train_batch_size']
+  epoch = config['num_train_images'] / batch_size
+  rate = optim.exponential_staircase(
+    config['base_learning_rate'] * batch_size / 256,
+    warmup_steps=config['warmup_epochs'] * epoch,
+    decay_steps=config['decay_epochs'] * epoch,
+    factor=config['decay_factor'],
+  )
+  wanted = description['lr_at_step']
+  near = Tolerance(relative=1e-6)
+  return (
+    {f'step/{step}': np.asarray(value) for step, value in wanted.items()},
+    {f'step/{step}': (rate(int(step)), near) for step in wanted},
+  )
+
+
+def per_epoch_cosine(description: Fields) -> tuple[dict[str, np.ndarray], Results]:
+  """Returns DeiT's rates by epoch, and ours at the first and last steps of each.
+
+  Ours are in float64, as float32 may be further from them than is tolerated.
+  """
+  config, epoch = description['config'], 1281167 / 1024
+  rate = optim.per_epoch_cosine(
+    config['base_lr'],
+    total_steps=config['epochs'] * epoch,
+    epoch_steps=epoch,
+    warmup_steps=config['warmup_epochs'] * epoch,
+    warmup_value=config['warmup_lr'],
+    end_value=config['min_lr'],
+  )
+  first = np.ceil(epoch * np.arange(config['epochs'] + 1)).astype(int)
+  with jax.enable_x64(True):
+    ours = {
+      'first': np.asarray(rate(first[:-1])),
+      'last': np.asarray(rate(first[1:] - 1)),
+    }
+  wanted = np.asarray(description['lr_used_in_epoch'])
+  return (
+    {f'epoch/{name}_step': wanted for name in ours},
+    {f'epoch/{name}_step': (x, Tolerance(absolute=1e-9)) for name, x in ours.items()},
+  )
+
+
+CHECKS = (
+  Check(optimizers, 'big_vision optax.make'),
+  Check(rmsprop, 'tf.compat.v1.train.RMSPropOptimizer'),
+  Check(exponential_staircase, 'noisystudent utils.build_learning_rate', alone=True),
+  Check(per_epoch_cosine, 'timm CosineLRScheduler', alone=True),
+)

@@ -1,0 +1,371 @@
+"""Optimizers from parts: clipping, moments, per-parameter decay and rates.
+
+What decays, and how fast each parameter learns, is said by rules (`rules.py`). The rate
+may be pairs of a path regex and a schedule or None:
+`[('embed/.*', None), ('.*', 1e-3)]`.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from big_vision_like.errors import UserError
+from big_vision_like.optim.rules import (
+  Rules,
+  Tree,
+  factors,
+  first_matches,
+  is_stacked,
+  path_of,
+)
+
+Rate = Callable[[jax.Array], jax.Array] | float
+Rates = Sequence[tuple[str, Rate | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """An optax transformation that also knows its rules for each parameter.
+
+  The gradient is that of the loss and of the penalty sum(l2 * parameter^2) / 2, clipped
+  to a global norm of `clip_norm`. The update is
+
+      after_rate(-rate(step) * rate_factor * u),  u = transform(gradient) + decay * p
+
+  where `adapt`, if any, changes u, given u, the parameters p and the decay of each.
+  `rate` is one for all parameters, or pairs of a path regex and a rate, of which the
+  first that matches a parameter counts; one must match. A parameter whose rate is None
+  or whose rate factor is 0 is frozen: see `freeze`. Where the rate is None, it has no
+  moments either.
+  """
+
+  transform: optax.GradientTransformation
+  rate: Rate | Rates
+  weight_decay: float = 0.0
+  clip_norm: float | None = None
+  decay_rules: Rules = (('.*kernel', 1.0),)
+  rate_rules: Rules = ()
+  l2: float = 0.0
+  l2_rules: Rules = (('.*', 1.0),)
+  adapt: Callable[[Tree, Tree, Tree], Tree] | None = None
+  after_rate: optax.GradientTransformation | None = None
+
+  def __post_init__(self) -> None:
+    if isinstance(self.rate, (list, tuple)):
+      pairs = (isinstance(p, (list, tuple)) and len(p) == 2 for p in self.rate)
+      if not all(pairs):
+        raise UserError(f'rate={self.rate!r} are no pairs of a path regex and a rate')
+      if all(rate is None for _, rate in self.rate):
+        raise UserError('the rate is None for all parameters: nothing would be trained')
+
+  def rate_at(self, step: jax.Array | int) -> jax.Array:
+    """The learning rate of step `step` (0 is the first), that of the first pair."""
+    rate = self.rate
+    if isinstance(rate, (list, tuple)):
+      rate = next(rate for _, rate in rate if rate is not None)
+    return jnp.asarray(rate(step) if callable(rate) else rate)
+
+  def decay_of(self, params: Tree) -> Tree:
+    """Weight decay of each parameter."""
+    rules = self.decay_rules if self.weight_decay else ()
+    return jax.tree.map(lambda f: self.weight_decay * f, factors(params, rules, 0.0))
+
+  def l2_of(self, params: Tree) -> Tree:
+    """Returns what the penalty multiplies half the squares of each parameter with."""
+    rules = self.l2_rules if self.l2 else ()
+    return jax.tree.map(
+      lambda own, rate: self.l2 * own * (rate != 0.0),
+      factors(params, rules, 0.0),
+      self.rate_factor_of(params),
+    )
+
+  def penalty(self, params: Tree) -> jax.Array:
+    """Returns sum(l2 * parameter^2) / 2, whose gradient `update` adds to that given."""
+    terms = jax.tree.map(
+      lambda p, own: own * jnp.square(p).sum() / 2 if own else 0.0,
+      params,
+      self.l2_of(params),
+    )
+    return jnp.asarray(sum(jax.tree.leaves(terms)))
+
+  def rate_factor_of(self, params: Tree) -> Tree:
+    """What multiplies the learning rate of each parameter; 0 of frozen ones."""
+    found = factors(params, self.rate_rules, 1.0)
+    for rate, mask in self._rates(params):
+      if rate is None:
+        found = jax.tree.map(lambda factor, own: 0.0 if own else factor, found, mask)
+    return found
+
+  def freeze(self, params: Tree) -> Tree:
+    """The same, but that no gradient reaches what the rules freeze.
+
+    So gradients of frozen parameters are not computed, nor do they count in the norm.
+    """
+    if not self.rate_rules and not isinstance(self.rate, (list, tuple)):
+      return params
+    return jax.tree.map(
+      lambda p, f: p if f else jax.lax.stop_gradient(p),
+      params,
+      self.rate_factor_of(params),
+    )
+
+  def _rates(self, params: Tree) -> list[tuple[Rate | None, Tree]]:
+    """Returns several rates, each with a mask of its parameters; empty for one rate."""
+    if not isinstance(self.rate, (list, tuple)):
+      return []
+    first = first_matches(params, [pattern for pattern, _ in self.rate])
+    for keys, place in jax.tree_util.tree_leaves_with_path(first):
+      if place == len(self.rate):
+        raise UserError(
+          f'no pattern of `rate` matches the parameter {path_of(keys)}: add a last pair'
+          " ('.*', rate) for all others, with None if they are frozen"
+        )
+    return [
+      (rate, jax.tree.map(lambda found, own=place: found == own, first))
+      for place, (_, rate) in enumerate(self.rate)
+    ]
+
+  def _chain(self, params: Tree) -> optax.GradientTransformation:
+    rates = self._rates(params)
+    trained = [mask for rate, mask in rates if rate is not None]
+
+    def of_trained(part: optax.GradientTransformation) -> optax.GradientTransformation:
+      if len(trained) == len(rates):
+        return part
+      return optax.masked(part, jax.tree.map(lambda *own: any(own), *trained))
+
+    parts = []
+    if self.l2:
+      parts.append(_each(lambda g, p, own: g + own * p, self.l2_of(params)))
+    if self.clip_norm is not None:
+      parts.append(of_trained(optax.clip_by_global_norm(self.clip_norm)))
+    parts.append(of_trained(self.transform))
+    if self.weight_decay:
+      parts.append(_each(lambda u, p, d: u + d * p, self.decay_of(params)))
+    if self.adapt is not None:
+      adapt, decay = self.adapt, self.decay_of(params)
+      parts.append(optax.stateless(lambda updates, p: adapt(updates, p, decay)))
+    for rate, mask in rates:
+      frozen = rate is None
+      scale = optax.set_to_zero() if frozen else optax.scale_by_learning_rate(rate)
+      parts.append(optax.masked(scale, mask))
+    if not rates:
+      parts.append(optax.scale_by_learning_rate(self.rate))
+    if self.rate_rules:
+      parts.append(_each(lambda u, p, f: u * f, self.rate_factor_of(params)))
+    if self.after_rate is not None:
+      parts.append(of_trained(self.after_rate))
+    return optax.chain(*parts)
+
+  def init(self, params: Tree) -> optax.OptState:
+    """The optimizer's state before the first step."""
+    return self._chain(params).init(params)
+
+  def update(
+    self, grads: Tree, state: optax.OptState, params: Tree
+  ) -> tuple[Tree, optax.OptState]:
+    """What to add to the parameters, and the next state."""
+    return self._chain(params).update(grads, state, params)
+
+
+def _each(change: Callable[..., jax.Array], own: Tree) -> optax.GradientTransformation:
+  """Changes each update by its parameter and its own number."""
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(change, updates, params, own)
+  )
+
+
+def adamw(
+  rate: Rate | Rates,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  mu_dtype: str | None = None,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+  eps: float = 1e-8,
+) -> Optimizer:
+  """Adam with decoupled decay, which the rate multiplies (arXiv:1711.05101)."""
+  transform = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+
+
+def momentum(
+  rate: Rate | Rates,
+  decay: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  dtype: str | None = None,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+  l2: float = 0.0,
+  l2_rules: Rules = (('.*', 1.0),),
+) -> Optimizer:
+  """SGD with momentum, its buffer kept in `dtype` (how the ViTs are fine-tuned).
+
+  The `weight_decay` of PyTorch's SGD, which joins the gradient, is `l2` here.
+  """
+  return Optimizer(
+    transform=optax.trace(decay, nesterov, accumulator_dtype=dtype),
+    rate=rate,
+    weight_decay=weight_decay,
+    clip_norm=clip_norm,
+    decay_rules=decay_rules,
+    rate_rules=rate_rules,
+    l2=l2,
+    l2_rules=l2_rules,
+  )
+
+
+def rmsprop_tf(
+  rate: Rate | Rates,
+  decay: float = 0.9,
+  momentum: float = 0.9,
+  eps: float = 1e-3,
+  l2: float = 0.0,
+  clip_norm: float | None = None,
+  l2_rules: Rules = (('.*', 1.0),),
+  rate_rules: Rules = (),
+) -> Optimizer:
+  """RMSProp as TensorFlow's, with the defaults of EfficientNet (arXiv:1905.11946).
+
+  Second moments start at 1, eps is inside the root, and the momentum buffer holds steps
+  that the rate of their time has multiplied.
+  """
+  return Optimizer(
+    transform=optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True),
+    rate=rate,
+    clip_norm=clip_norm,
+    rate_rules=rate_rules,
+    l2=l2,
+    l2_rules=l2_rules,
+    after_rate=optax.trace(momentum) if momentum else None,
+  )
+
+
+def lamb(
+  rate: Rate | Rates,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = 1.0,
+  mu_dtype: str | None = None,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+  eps: float = 1e-6,
+  joint: str | None = 'query|key|value',
+) -> Optimizer:
+  """LAMB (arXiv:1904.00962) as in NVIDIA's apex and timm, which DeiT III is trained by.
+
+  The update of AdamW is scaled to the norm of its parameter where that decays; others
+  take AdamW's. Gradients are clipped to a global norm of 1 unless `clip_norm` says
+  otherwise. The norms of modules whose names `joint` matches are taken together, as
+  published ViTs have queries, keys and values in one matrix; scanned blocks have one
+  each.
+  """
+  return Optimizer(
+    transform=optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+    rate=rate,
+    weight_decay=weight_decay,
+    clip_norm=clip_norm,
+    decay_rules=decay_rules,
+    rate_rules=rate_rules,
+    adapt=functools.partial(_scale_to_parameters, joint),
+  )
+
+
+def _scale_to_parameters(
+  joint: str | None, updates: Tree, params: Tree, decay: Tree
+) -> Tree:
+  """Scales updates of decayed parameters to the norms of these, where both have one."""
+
+  def group(path: str) -> str:
+    return path if joint is None else re.sub(rf'(?<=/)({joint})(?=/)', '*', path)
+
+  def norms(tree: Tree) -> dict[str, jax.Array]:
+    squares: dict[str, jax.Array] = {}
+    for keys, x in jax.tree_util.tree_leaves_with_path(tree):
+      path = path_of(keys)
+      square = jnp.square(x).sum(range(is_stacked(path), x.ndim))
+      squares[group(path)] = squares.get(group(path), 0.0) + square
+    return jax.tree.map(jnp.sqrt, squares)
+
+  norms_of_params, norms_of_updates = norms(params), norms(updates)
+
+  def scaled(
+    keys: Sequence[jax.tree_util.KeyEntry], update: jax.Array, decay: float
+  ) -> jax.Array:
+    if not decay:
+      return update
+    name = group(path_of(keys))
+    own, given = norms_of_params[name], norms_of_updates[name]
+    both = (own > 0) & (given > 0)
+    ratio = jnp.where(both, own / jnp.where(both, given, 1.0), 1.0)
+    return update * jnp.expand_dims(ratio, range(ratio.ndim, update.ndim))
+
+  return jax.tree_util.tree_map_with_path(scaled, updates, decay)
+
+
+def adafactor(
+  rate: Rate | Rates,
+  b1: float | None = 0.9,
+  b2_cap: float = 0.999,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+  mu_dtype: str | None = 'bfloat16',
+  min_size_to_factor: int = 32,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+) -> Optimizer:
+  """Adam with a factored second moment and no first where b1 is None.
+
+  Of arXiv:1804.04235 as arXiv:2106.04560 section 3.4 trains ViT-g and ViT-G with it:
+  the second moment's decay is 1 - t^-0.8, at most `b2_cap`; updates are not clipped.
+  The state is half that of `adamw`, a quarter with the moment in bfloat16.
+  """
+
+  def second_decay(count: jax.Array, exponent: float) -> jax.Array:
+    steps = jnp.asarray(count, jnp.float32) + 1.0
+    return jnp.minimum(b2_cap, 1.0 - steps**-exponent)
+
+  transform = _by_block(
+    optax.scale_by_factored_rms(
+      min_dim_size_to_factor=min_size_to_factor, decay_rate_fn=second_decay
+    )
+  )
+  if b1 is not None:
+    momentum = optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
+    transform = optax.chain(transform, momentum)
+  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+
+
+def _by_block(
+  transform: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Applies to each of scanned blocks, not to their stack (where shapes decide)."""
+
+  def labels(tree: Tree) -> Tree:
+    return jax.tree_util.tree_map_with_path(
+      lambda keys, _: 'blocks' if is_stacked(path_of(keys)) else 'others',
+      tree,
+    )
+
+  stacked = optax.GradientTransformation(
+    jax.vmap(transform.init), jax.vmap(transform.update)
+  )
+  parted = optax.partition({'blocks': stacked, 'others': transform}, labels)
+
+  def part(tree: Tree) -> optax.GradientTransformation:
+    return parted if 'blocks' in jax.tree.leaves(labels(tree)) else transform
+
+  return optax.GradientTransformation(
+    lambda params: part(params).init(params),
+    lambda updates, state, params: part(updates).update(updates, state, params),
+  )
