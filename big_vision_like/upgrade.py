@@ -20,7 +20,7 @@ MODULES: Mapping[str, str] = {
     'prepare': 'conversion restarts',
     'procedural': 'digits',
     'sources': (
-      'array_records coco crc32c fake fewshot folders memory multi_object parquet'
+      'array_records coco fake fewshot folders memory multi_object parquet'
       ' planned protos shards tars tfrecords'
     ),
     'text': 'vocabulary',

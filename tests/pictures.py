@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from big_vision_like.data.sources import tfrecords
+from big_vision_like.ops import crc32c
 
 NAMES = ['ape', 'bee', 'cat']
 FEATURES = tfds.features.FeaturesDict(
@@ -49,7 +49,7 @@ RECORDS = [FEATURES.serialize_example(example) for example in EXAMPLES]
 def tfrecord(data: bytes) -> bytes:
   """A record of a TFRecord file."""
   length = struct.pack('<Q', len(data))
-  checksums = [struct.pack('<I', tfrecords.masked(part)) for part in (length, data)]
+  checksums = [struct.pack('<I', crc32c.masked(part)) for part in (length, data)]
   return length + checksums[0] + data + checksums[1]
 
 

@@ -27,6 +27,8 @@ from big_vision_like.run import provenance
 from big_vision_like.weights import beside
 
 SCORES = ('softmax', 'sigmoid')
+# `resize` of `EfficientNetCentralCrop`.
+EFFICIENTNET = 'efficientnet'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Preprocessing(Prepare):
 
   `size` is height and width. `resize` says how images get there: 'squash' straight,
   whatever the aspect ratio; a number of pixels for the shorter side, or a height and
-  width, and then the central crop. `interpolation` is one of
+  width, and then the central crop; 'efficientnet' the central crop before resizing, see
+  `EfficientNetCentralCrop`. `interpolation` is one of
   `data.transforms.image.METHODS`; `rounding` says how the longer side and the place of
   the crop become whole numbers, see `ResizeSmall` and `CentralCrop`. `scores`
   ('softmax' or 'sigmoid') says what of the logits of classes.
@@ -64,6 +67,12 @@ class Preprocessing(Prepare):
     size, method = _side(self.size), self.interpolation
     if self.resize == 'squash':
       return (transforms.Resize(size, method),)
+    if self.resize == EFFICIENTNET:
+      if not isinstance(size, int):
+        raise UserError(
+          f'size={self.size} is no square, which the central crop of EfficientNet is'
+        )
+      return (transforms.EfficientNetCentralCrop(size, method),)
     longer, place = self.rounding
     if isinstance(self.resize, int):
       first = transforms.ResizeSmall(self.resize, method, longer)
@@ -122,7 +131,7 @@ class Preprocessing(Prepare):
     resize = self.resize
     if isinstance(resize, int):
       resize = round(resize * min(new) / min(self.size))
-    elif resize != 'squash':
+    elif not isinstance(resize, str):
       resize = tuple(
         round(side * n / o) for side, n, o in zip(resize, new, self.size, strict=True)
       )
@@ -132,6 +141,8 @@ class Preprocessing(Prepare):
     how = self.resize
     if how == 'squash':
       how = 'whatever the aspect ratio'
+    elif how == EFFICIENTNET:
+      how = f'resized from a central crop of {self.size[0]}/{self.size[0] + 32}'
     else:
       side = 'shorter side' if isinstance(how, int) else 'resized'
       how = f'central crop of {side} {how if isinstance(how, int) else shape_text(how)}'
@@ -181,6 +192,8 @@ def sizing(
   size = beside.size_of(last.size)
   if kinds == [transforms.Resize]:
     return size, 'squash', first.method, rounding
+  if kinds == [transforms.EfficientNetCentralCrop]:
+    return size, EFFICIENTNET, first.method, rounding
   if kinds == [transforms.Resize, transforms.CentralCrop]:
     whole = beside.size_of(first.size)
     return size, whole, first.method, (rounding[0], last.rounding)
@@ -188,8 +201,8 @@ def sizing(
     return size, first.size, first.method, (first.rounding, last.rounding)
   names = ', '.join(kind.__name__ for kind in kinds)
   raise UserError(
-    f'images of one size come of Resize, or of Resize or ResizeSmall and CentralCrop,'
-    f' not of {names}'
+    'images of one size come of EfficientNetCentralCrop, of Resize, or of Resize or'
+    f' ResizeSmall and CentralCrop, not of {names}'
   )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError, prefixed, shape_text
-from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.inference.classes import EFFICIENTNET, Preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.inference.preprocessing import (
   IMAGENET_MEAN,
@@ -75,7 +75,7 @@ _OWN: fields.Table = {
 _PAIR = fields.list_of(SIDE, 2)
 _OWN_CLASSES: fields.Table = {
   'size': _PAIR,
-  'resize': fields.either(fields.one_of('squash'), SIDE, _PAIR),
+  'resize': fields.either(fields.one_of('squash', EFFICIENTNET), SIDE, _PAIR),
   **_OWN,
 }
 _OWN_OBJECTS: fields.Table = {
@@ -236,7 +236,9 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
 def to_timm(own: Preprocessing) -> dict[str, Any]:
   """Returns the fields of timm's `pretrained_cfg` for this preprocessing."""
   mode, share = 'squash', 1.0
-  if own.resize != 'squash':
+  if own.resize == EFFICIENTNET:  # the same share, cut out after resizing
+    mode, share = 'center', own.size[0] / (own.size[0] + 32)
+  elif own.resize != 'squash':
     sides = {own.resize} if isinstance(own.resize, int) else {*own.resize}
     if len(sides) > 1 or len({*own.size}) > 1:
       raise UserError(f'timm crops squares of squares only, not {own}')
@@ -258,6 +260,10 @@ def to_timm(own: Preprocessing) -> dict[str, Any]:
 @functools.singledispatch
 def to_transformers(own: Preprocessing) -> dict[str, Any]:
   """Returns the preprocessor_config.json for this preprocessing."""
+  if own.resize == EFFICIENTNET:
+    raise UserError(
+      'transformers has no central crop before resizing: write a .safetensors file'
+    )
   crop = own.resize != 'squash'
   resized = own.resize if crop else own.size
   size = {'shortest_edge': resized}
@@ -415,5 +421,5 @@ def _pillow(kernel: str) -> str:
 
 def _kernel(own: Preprocessing) -> str:
   """Pillow's kernel that is next to ours: a box takes means of areas."""
-  name = own.interpolation.removeprefix('pillow_')
+  name = own.interpolation.removeprefix('pillow_').removeprefix('tf1_')
   return 'box' if name == 'area' else name

@@ -22,7 +22,12 @@ from big_vision_like.errors import UserError
 from big_vision_like.tasks.task import Network
 
 # What makes the size of an image what a model takes.
-SIZING = (transforms.Resize, transforms.ResizeSmall, transforms.CentralCrop)
+SIZING = (
+  transforms.Resize,
+  transforms.ResizeSmall,
+  transforms.CentralCrop,
+  transforms.EfficientNetCentralCrop,
+)
 MOST_BYTES = 2**30  # of the file of an image
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from big_vision_like.errors import UserError
 from big_vision_like.files import read_fields
-from big_vision_like.weights import fields
+from big_vision_like.weights import fields, tf_checkpoint
 from big_vision_like.weights.fields import COUNT, FLAG, SIDES, TEXT
 
 # Files of weights in folders of timm and transformers, and what tells of them there.
@@ -73,7 +73,8 @@ class Beside:
   def name(self) -> str:
     """The name of the file, or that of its folder if files are always called so."""
     path = self.path.absolute()
-    return path.parent.name if path.name in _IN_FOLDERS else path.name
+    unnamed = path.name in _IN_FOLDERS or path.stem == 'model.ckpt'
+    return path.parent.name if unnamed else path.name
 
   @property
   def config(self) -> Mapping[str, Any]:
@@ -101,11 +102,18 @@ def read(path: str | os.PathLike) -> Beside:
   path = pathlib.Path(path)
   if path.is_dir():
     files = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+    # Of checkpoints of several steps it must be said which.
+    checkpoints = sorted(path.glob(f'*{tf_checkpoint.SUFFIX}'))
+    files += checkpoints if len(checkpoints) == 1 else []
     if not files:
       raise UserError(f'{path} has no model.safetensors: name a file of weights')
     path = files[0]
+  index = path.with_name(f'{path.name}{tf_checkpoint.SUFFIX}')
+  if not path.exists() and index.is_file():  # as TensorFlow names a checkpoint
+    path = index
   found = {}
-  for name in (sidecar(path).name, *(_METADATA if path.suffix != '.npz' else ())):
+  others = () if path.suffix in ('.npz', tf_checkpoint.SUFFIX) else _METADATA
+  for name in (sidecar(path).name, *others):
     file = path.with_name(name)
     if not file.is_file():
       continue

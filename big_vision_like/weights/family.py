@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.weights import files, tree
+from big_vision_like.weights import files, tf_checkpoint, tree
 from big_vision_like.weights.beside import Beside
 
 NPZ = ('.npz',)
 TORCH = ('.safetensors', *files.TORCH)
+# Checkpoints of TensorFlow, and their arrays as .npz.
+TENSORFLOW = ('.npz', tf_checkpoint.SUFFIX)
 Arrays = dict[str, np.ndarray]
 
 
@@ -91,8 +93,10 @@ class Family:
 
   `stem` are names of modules that may read the image: the first there is tells its
   channels. `features(architecture)` is the width that a head reads; without it, weights
-  without a head have a model without one. `check(model, source)` raises a `UserError`
-  if no file can hold the model of a run. A `backbone` may become a part of others.
+  without a head have a model without one. `side(architecture)` is that of the images
+  that a published size is evaluated with, where shapes tell it, else None.
+  `check(model, source)` raises a `UserError` if no file can hold the model of a run. A
+  `backbone` may become a part of others.
   """
 
   name: str
@@ -106,6 +110,7 @@ class Family:
   build: Callable[..., Any] | None = None
   features: Callable[[Mapping[str, Any]], int] | None = None
   check: Callable[[Any, str], None] | None = None
+  side: Callable[[Mapping[str, Any]], int | None] | None = None
   backbone: bool = False
 
 

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from big_vision_like import files
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import archives, torch_files
+from big_vision_like.weights import archives, tf_checkpoint, torch_files
 
 # The header of an array in an .npz file, a Python dict of three entries in any order,
 # with single spaces.
@@ -68,8 +68,10 @@ def read_told(path: str | os.PathLike) -> torch_files.Read:
   readers = {'.npz': read_npz, '.safetensors': read_safetensors}
   if path.suffix in TORCH:
     return torch_files.read_told(path)
+  if path.suffix == tf_checkpoint.SUFFIX:
+    return tf_checkpoint.read(path)
   if path.suffix not in readers:
-    known = ', '.join([*readers, *TORCH])
+    known = ', '.join([*readers, *TORCH, tf_checkpoint.SUFFIX])
     raise UserError(f'{path} ends in none of {known}')
   return readers[path.suffix](path), ()
 
@@ -219,15 +221,16 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def without_counts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the arrays but for the counts of steps that PyTorch keeps.
+  """Returns the arrays but for the counts of steps that PyTorch and TensorFlow keep.
 
-  Its norms have them, and averages of models (`swa_utils.AveragedModel`).
+  Norms of PyTorch have them, averages of models (`swa_utils.AveragedModel`), and
+  checkpoints of TensorFlow.
   """
   counts = '.num_batches_tracked'
   return {
     name: x
     for name, x in arrays.items()
-    if not name.endswith(counts) and name != 'n_averaged'
+    if not name.endswith(counts) and name not in ('n_averaged', 'global_step')
   }
 
 

@@ -65,6 +65,9 @@ class Published:
 
   def images(self, name: str, size: tuple[int, int] | None = None) -> Any:
     """Returns the preprocessing of weights in a file of this name, see `Family`."""
+    if size is None and self.family.side is not None:
+      side = self.family.side(self.architecture)
+      size = side and (side, side)
     told = self.metadata, name, size, self.num_classes, self.channels
     return self.family.images(*told)
 

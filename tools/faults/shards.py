@@ -17,6 +17,7 @@ from big_vision_like.data.sources import (
   tfrecords,
 )
 from big_vision_like.errors import UserError
+from big_vision_like.ops import crc32c
 from tools.faults import common
 
 SHARDS, EACH = 3, 4
@@ -76,7 +77,7 @@ def write_tfrecords(folder: pathlib.Path) -> None:
   """Writes TFRecord files."""
 
   def masked(content: bytes) -> bytes:
-    return tfrecords.masked(content).to_bytes(4, 'little')
+    return crc32c.masked(content).to_bytes(4, 'little')
 
   for path, examples in parts(folder):
     content = b''

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from big_vision_like.data.procedural import drawing
 from big_vision_like.data.sources import tfrecords
 from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.ops import crc32c
 
 URL = 'https://storage.googleapis.com/multi-object-datasets'
 SPLITS = ('train', 'test', 'validation')
@@ -35,7 +36,7 @@ def records(path: pathlib.Path) -> Iterator[bytes]:
     with gzip.open(path) as file:
       while header := file.read(tfrecords.HEADER):
         length = int.from_bytes(header[:8], 'little')
-        if tfrecords.masked(header[:8]) != int.from_bytes(header[8:], 'little'):
+        if crc32c.masked(header[:8]) != int.from_bytes(header[8:], 'little'):
           raise ValueError('its length is damaged')
         rest = file.read(length + tfrecords.FOOTER)
         yield tfrecords.payload(header + rest)

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from big_vision_like.data.sources import crc32c, protos, shards
+from big_vision_like.data.sources import protos, shards
 from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.ops import crc32c
 
 HEADER, FOOTER = 12, 4
 
@@ -112,15 +113,9 @@ def payload(record: bytes) -> bytes:
   if len(record) != HEADER + length + FOOTER:
     raise ValueError('it is cut off')
   data = record[HEADER:-FOOTER]
-  if masked(data) != int.from_bytes(record[-FOOTER:], 'little'):
+  if crc32c.masked(data) != int.from_bytes(record[-FOOTER:], 'little'):
     raise ValueError('its checksum is wrong')
   return data
-
-
-def masked(data: bytes) -> int:
-  """CRC-32C as TFRecord stores it."""
-  checksum = crc32c.checksum(data)
-  return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _length(header: bytes) -> int | None:
@@ -128,7 +123,7 @@ def _length(header: bytes) -> int | None:
   if len(header) < HEADER:
     return None
   length, checksum = struct.unpack('<QI', header)
-  return length if masked(header[:8]) == checksum else None
+  return length if crc32c.masked(header[:8]) == checksum else None
 
 
 def is_compressed(start: bytes) -> bool:

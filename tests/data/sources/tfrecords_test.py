@@ -9,9 +9,10 @@ import tensorflow_datasets as tfds
 from hypothesis import strategies as st
 
 from big_vision_like.data.input import cache
-from big_vision_like.data.sources import crc32c, tfrecords
 from big_vision_like.data.sources import tfds as sources
+from big_vision_like.data.sources import tfrecords
 from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.ops import crc32c
 
 
 @pytest.mark.parametrize(

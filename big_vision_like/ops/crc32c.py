@@ -28,6 +28,12 @@ def checksum(data: bytes) -> int:
   return register ^ 0xFFFFFFFF
 
 
+def masked(data: bytes) -> int:
+  """CRC-32C as TensorFlow stores it, in TFRecords and in checkpoints."""
+  found = checksum(data)
+  return ((found >> 15 | found << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def _after(blocks: np.ndarray) -> int:
   """The register after uint8 (n, BLOCK), when it was 0 before."""
   table = _places()
