@@ -27,7 +27,7 @@ from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import self_training
 
-ARGUMENTS = ('teacher', 'student', 'student,quiet', 'student,live', 'second')
+ARGUMENTS = ('teacher', 'student', 'student,live')
 ROLES = ('teacher', 'student', 'second')
 BATCH, RATIO = 32, 2
 SIZED = [

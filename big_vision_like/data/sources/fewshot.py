@@ -34,6 +34,8 @@ class PerClass(Source):
   classes: int | None = None
   seed: int = 0
 
+  tiny = dict(count=3)
+
   def __post_init__(self) -> None:
     object.__setattr__(self, 'source', as_source(self.source))
 
