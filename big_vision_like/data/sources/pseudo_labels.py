@@ -89,7 +89,10 @@ class PseudoLabelled(Source):
         ' --weights=TEACHER and this --config'
       )
     facts = files.read_fields(path)
-    theirs = facts.get('source', {})
+    for name in ('classes', 'label_names', 'shards', 'source', 'teacher'):
+      if name not in facts:
+        raise UserError(f'{path} lacks {name!r}: delete the folder and predict again')
+    theirs = facts['source']
     if theirs.get('fingerprint') != self.source.fingerprint():
       raise UserError(
         f'the pseudo labels in {self.labels} are of other images:'
