@@ -9,9 +9,11 @@ and config.json, which `timm.create_model('local-dir:OUT', pretrained=True)` or
 `from_pretrained('OUT')` loads. ResNets and DETRs go into .safetensors, where timm's
 names of a ResNet are torchvision's and published ones of a DETR facebookresearch's, or
 into folders of transformers. No bit of a parameter changes, where both sides have the
-same arrays.
+same arrays, unless `--fold-normalization 0.5 0.5` folds another mean and deviation of
+images into the first layer, such as those of Google's ViTs into that of a DeiT.
 """
 
+import argparse
 import dataclasses
 import functools
 import pathlib
@@ -29,7 +31,14 @@ from big_vision_like.inference import loading
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.ops.positions import Grid
 from big_vision_like.run import checkpoint, provenance
-from big_vision_like.weights import beside, family, files, published, tree
+from big_vision_like.weights import (
+  beside,
+  family,
+  files,
+  folding,
+  published,
+  tree,
+)
 from big_vision_like.weights.published import Published
 
 
@@ -85,6 +94,47 @@ def _unknown_grid(
   if not count:
     return None
   return model.grid(asked) if asked else provenance.square(count)
+
+
+def folded(
+  weights: Published, images: Prepare, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Published, Prepare]:
+  """Returns the same function of images normalized by `mean` and `std`.
+
+  These have one number, or one for each channel. JSON files beside the weights say so.
+  """
+  channels = images.channels
+  after = []
+  for values in (mean, std):
+    if len(values) not in (1, channels):
+      raise UserError(
+        f'--fold-normalization: {len(values)} numbers for images of {channels} channels'
+      )
+    after.append(tuple(values) * (channels // len(values)))
+  before = images.mean, images.std
+  params = folding.fold(weights.params, weights.family.stem, before, tuple(after))
+  images = dataclasses.replace(images, mean=after[0], std=after[1])
+  metadata = dict(weights.metadata)
+  told = dict(zip(('mean', 'std'), map(list, after), strict=True))
+  config = metadata.get('config.json', {})
+  if config.get('pretrained_cfg') is not None:
+    metadata['config.json'] = config | {
+      'pretrained_cfg': config['pretrained_cfg'] | told
+    }
+  if 'preprocessor_config.json' in metadata:
+    new = {f'image_{name}': value for name, value in told.items()}
+    new |= {'do_normalize': True}
+    metadata['preprocessor_config.json'] = metadata['preprocessor_config.json'] | new
+  return dataclasses.replace(weights, params=params, metadata=metadata), images
+
+
+def numbers(text: str) -> tuple[float, ...]:
+  """Parses numbers between commas."""
+  try:
+    return tuple(map(float, text.split(',')))
+  except ValueError:
+    message = f'{text} is no number, or one for each channel, like 0.5 or 0.5,0.4,0.4'
+    raise argparse.ArgumentTypeError(message) from None
 
 
 def target(
@@ -181,6 +231,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   loading.add_source_grid(parser)
   parser.add_argument('--num-heads', type=int, help='where IN does not tell')
+  parser.add_argument(
+    '--fold-normalization',
+    type=numbers,
+    nargs=2,
+    metavar=('MEAN', 'STD'),
+    help='of images in [0, 1], which the first layer is changed to expect',
+  )
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   args = parser.parse_args(argv)
   cli.set_up_jax()
@@ -196,6 +253,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.source, args.step, args.num_heads, asked, args.source_grid
   )
   target(args.out, args.to, weights.family)
+  if args.fold_normalization:
+    mean, std = args.fold_normalization
+    if not all(np.isfinite([*mean, *std])) or not min(std) > 0:
+      raise UserError('--fold-normalization: a deviation is above 0, and all finite')
+    weights, images = folded(weights, images, mean, std)
   sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())
   count = sum(array.size for array in tree.flatten(weights.params).values())
   say('read', f'{args.source}: {weights.source}')

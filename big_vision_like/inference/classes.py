@@ -24,6 +24,7 @@ from big_vision_like.inference.preprocessing import (
 )
 from big_vision_like.ops import images
 from big_vision_like.run import provenance
+from big_vision_like.tasks import classification
 from big_vision_like.weights import beside
 
 SCORES = ('softmax', 'sigmoid')
@@ -163,6 +164,7 @@ def of_run(
     size = image_size or provenance.run_size(run.config, run.workdir)
     size = size or provenance.first_size(node)
   mean, std = normalization(run.network, decode.channels)
+  by_class = spec.held(run.config['task'], 'loss_type') in classification.BY_CLASS
   return Preprocessing(
     size=size,
     resize=resize,
@@ -171,7 +173,7 @@ def of_run(
     mean=mean,
     std=std,
     label_names=loading.trained_names(run, 'label_names'),
-    scores=spec.held(run.config['task'], 'loss_type') or Preprocessing.scores,
+    scores='sigmoid' if by_class else 'softmax',
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
 

@@ -28,6 +28,7 @@ from big_vision_like.run import (
   learned,
   provenance,
 )
+from big_vision_like.tasks import task as task_contract
 from big_vision_like.tasks.task import Network, State, Task
 from big_vision_like.weights import published
 
@@ -79,6 +80,16 @@ def load_run(
   step, saved = checkpoint.load(workdir, step)
   state = State(step=jax.numpy.int32(step), opt_state=None, **saved)
   return LoadedRun(workdir, config, spec.build(plain['task'], 'config.task'), state)
+
+
+def frozen(run: LoadedRun, batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads the networks that a run does not train, such as its teacher, by name.
+
+  They are where the config of the run says; `batch` are shapes and types of a batch.
+  """
+  example = task_contract.zeros_of(batch)
+  abstract = jax.eval_shape(lambda: task_contract.frozen_shapes(run.task, example))
+  return experiment.read_frozen(run.config.frozen, run.task, abstract or {}, batch)
 
 
 def load(

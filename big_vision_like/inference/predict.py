@@ -66,11 +66,11 @@ class Predictor:
     logits_BC, sown = self._apply(self.variables, image_BHWC)
     if not self.attends:
       return np.asarray(logits_BC[0]), None
-    pool, registers = self.model.pool, self.model.registers
+    registers, leading = self.model.registers, len(self.model.leading)
     rollout_BP = attention.rollout(
       attention.stack_attention(sown),
-      attention.output_weights(sown, pool, registers),
-      num_prefix=registers + int(pool == 'token'),
+      attention.output_weights(sown, self.model.pool, registers, leading),
+      num_prefix=registers + leading,
     )
     grid = self.model.grid(sized_HWC.shape[:2])
     return np.asarray(logits_BC[0]), rollout_BP[0].reshape(grid)

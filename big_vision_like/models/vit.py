@@ -12,8 +12,8 @@ of it, L depth, P learned tokens; R size of the representation (D without one).
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -75,6 +75,21 @@ def variant(name: str) -> dict[str, Any]:
   return sizes | dict(patch=patch, resnet=stages)
 
 
+class Start(NamedTuple):
+  """How parameters of a ViT start, where models that extend it differ.
+
+  `token` and `head` are initializers of learned tokens and of a head's kernel, `dense`
+  arguments of all layers in blocks but norms. `embed` returns arguments of the patch
+  embedding, given the number of its inputs.
+  """
+
+  token: Callable[..., jax.Array] = nn.initializers.zeros
+  head: Callable[..., jax.Array] = nn.initializers.zeros
+  attention: Mapping[str, Any] = {}
+  mlp: Mapping[str, Any] = {}
+  embed: Callable[[int], Mapping[str, Any]] = lambda inputs: {}
+
+
 class ViT(nn.Module):
   """Images (B, H, W, C) in [-1, 1] to a dict of named arrays, float32 logits.
 
@@ -121,6 +136,22 @@ class ViT(nn.Module):
   )
   # All tokens of the grid attend to each other, so that there is a rollout to show.
   attends = True
+  start = Start()
+
+  @property
+  def leading(self) -> tuple[str, ...]:
+    """Parameters that are tokens in front of the patches and are read at the end."""
+    return ('cls',) if self.pool == 'token' else ()
+
+  @property
+  def num_placed(self) -> int:
+    """How many of the leading tokens have a learned position."""
+    return len(self.leading)
+
+  @property
+  def drop_paths(self) -> float | Sequence[float]:
+    """The rates of stochastic depth, see `transformer.Stack`."""
+    return self.drop_path
 
   @property
   def stride(self) -> tuple[int, int]:
@@ -144,7 +175,7 @@ class ViT(nn.Module):
     if 'pos_rows' in params:
       return None, (params['pos_rows'].shape[1], params['pos_columns'].shape[1])
     if 'pos_embedding' in params:
-      return params['pos_embedding'].shape[1] - int('cls' in params), None
+      return params['pos_embedding'].shape[1] - self.num_placed, None
     return None, None
 
   def _strides(self) -> tuple[int, tuple[int, int]]:
@@ -165,7 +196,7 @@ class ViT(nn.Module):
         image_BHWC
       ).values()
     _, patch = self._strides()
-    batch, height, width, _ = map_BfgI.shape
+    batch, height, width, channels = map_BfgI.shape
     if height % patch[0] or width % patch[1]:
       what = 'images' if self.resnet is None else 'feature maps'
       raise UserError(
@@ -173,13 +204,19 @@ class ViT(nn.Module):
         f' {patch[0]}x{patch[1]}'
       )
     x_BhwD = nn.Conv(
-      self.width, patch, strides=patch, padding='VALID', dtype=self.dtype, name='embed'
+      self.width,
+      patch,
+      strides=patch,
+      padding='VALID',
+      dtype=self.dtype,
+      **self.start.embed(patch[0] * patch[1] * channels),
+      name='embed',
     )(map_BfgI)
     grid = x_BhwD.shape[1:3]
     x_BND = x_BhwD.reshape(batch, grid[0] * grid[1], self.width)
-    if self.pool == 'token':
-      cls_11D = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
-      x_BND = self.in_front(cls_11D, x_BND)
+    shape = 1, 1, self.width
+    for name in reversed(self.leading):
+      x_BND = self.in_front(self.param(name, self.start.token, shape), x_BND)
     stem_1ND, each = self.positions(grid)
     if stem_1ND is not None:
       x_BND += stem_1ND.astype(x_BND.dtype)
@@ -195,12 +232,12 @@ class ViT(nn.Module):
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
       dropout=self.dropout,
-      drop_path=self.drop_path,
+      drop_path=self.drop_paths,
       scan=self.scan,
       remat=self.remat,
       dtype=self.dtype,
       epsilon=self.epsilon,
-      block_args={'mlp_args': {'activation': self.activation}},
+      block_args=self.block_args,
       name='encoder',
     )(x_BMD, train, each=each)
     tokens_BND = x_BMD[:, self.registers :]
@@ -210,19 +247,38 @@ class ViT(nn.Module):
       pre_logits_BR = nn.tanh(
         nn.Dense(self.rep_size, dtype=self.dtype, name='pre_logits')(features_BD)
       )
-    logits_BC = nn.Dense(
-      self.num_classes,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(self.head_bias),
-      dtype=self.dtype,
-      name='head',
-    )(pre_logits_BR)
     return {
-      'logits': precision.at_least_float32(logits_BC),
+      **self.classified(pre_logits_BR, tokens_BND),
       'pre_logits': pre_logits_BR,
       'features': features_BD,
       'tokens': tokens_BND,
     }
+
+  @property
+  def block_args(self) -> dict[str, Any]:
+    """More arguments of the blocks."""
+    return dict(
+      attention_args=self.start.attention,
+      mlp_args={'activation': self.activation, **self.start.mlp},
+    )
+
+  def classified(
+    self, pre_logits_BR: jax.Array, tokens_BND: jax.Array
+  ) -> dict[str, jax.Array]:
+    """Returns the outputs of heads, float32, `logits` (B, C) among them."""
+    del tokens_BND  # what is read of them is known already
+    return {'logits': self.head('head', pre_logits_BR)}
+
+  def head(self, name: str, x_BR: jax.Array) -> jax.Array:
+    """Returns logits of classes, float32."""
+    logits_BC = nn.Dense(
+      self.num_classes,
+      kernel_init=self.start.head,
+      bias_init=nn.initializers.constant(self.head_bias),
+      dtype=self.dtype,
+      name=name,
+    )(x_BR)
+    return precision.at_least_float32(logits_BC)
 
   def in_front(self, learned_1PD: jax.Array, x_BND: jax.Array) -> jax.Array:
     """The tokens behind learned ones, which are the same for all images."""
@@ -245,7 +301,7 @@ class ViT(nn.Module):
           "posemb='relative' acts in the blocks: posemb_at must be 'every' or 'shared'"
         )
       heads = self.num_heads, self.width // self.num_heads
-      count = self.registers + int(self.pool == 'token') + grid[0] * grid[1]
+      count = self.registers + len(self.leading) + grid[0] * grid[1]
       keys_LRHK = self.table('relative_keys', (layers, 2 * count - 1, *heads), grid)
       return None, {'relative_RHK': self.by_block(keys_LRHK)}
     pos_LND = self.position_table(layers, grid)
@@ -256,12 +312,13 @@ class ViT(nn.Module):
     return None, {'input_1ND': self.by_block(pos_LND[:, None])}
 
   def position_table(self, layers: int, grid: tuple[int, int]) -> jax.Array:
-    """Positions of the class token, if there is one, and of the grid: (L, N, D)."""
-    prefix, width = int(self.pool == 'token'), self.width
+    """Positions of the leading tokens, if there are any, and of the grid: (L, N, D)."""
+    prefix, width = len(self.leading), self.width
     if self.posemb == 'learned':
-      count = prefix + grid[0] * grid[1]
-      return self.table('pos_embedding', (layers, count, width), grid)
-    if self.posemb == 'sincos2d':
+      count = self.num_placed + grid[0] * grid[1]
+      pos_LND = self.table('pos_embedding', (layers, count, width), grid)
+      prefix -= self.num_placed
+    elif self.posemb == 'sincos2d':
       pos_LND = positions.sincos2d(*grid, width)
     elif self.posemb == 'learned2d':
       rows_LhE = self.table('pos_rows', (layers, grid[0], width // 2), grid)

@@ -25,6 +25,19 @@ def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Arr
   return losses_BC.sum(axis=-1)
 
 
+def binarized_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
+  """One binary cross-entropy a class, mean over classes: (B,).
+
+  Of arXiv:2204.07118 as in its published code: all targets above 0, such as both of a
+  mixed image, count as 1.
+  """
+  present_BC = (target_BC > 0).astype(jnp.float32)
+  losses_BC = optax.sigmoid_binary_cross_entropy(
+    precision.at_least_float32(logits_BC), present_BC
+  )
+  return losses_BC.mean(axis=-1)
+
+
 def soft_distillation(
   logits_BC: jax.Array, teacher_BC: jax.Array, temperature: float
 ) -> jax.Array:

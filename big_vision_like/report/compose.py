@@ -89,7 +89,8 @@ def render(sources: Sequence[Source]) -> str:
   shown: dict[str, list[tuple[Source, Section]]] = {}
   for source in sources:
     for section in source.sections:
-      shown.setdefault(section.heading, []).append((source, section))
+      if section.fits(source):
+        shown.setdefault(section.heading, []).append((source, section))
   for heading, pairs in shown.items():
     parts, captions = [], {}
     for source, section in pairs:
@@ -109,6 +110,8 @@ def of_weights(
   """Returns the page about weights, with what they see in pictures."""
   source, sections = report_weights.read(path, pictures, size, step), []
   for section in source.sections:
+    if not section.fits(source):
+      continue
     content, caption = shown_or_why(section, source)
     sections.append((section.heading, page.figure(content, *caption)))
   title = pathlib.Path(source.path).name

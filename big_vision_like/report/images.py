@@ -11,10 +11,11 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
-from big_vision_like.report import page, vit
+from big_vision_like.report import distillation, page, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
+from big_vision_like.tasks import classification
 from big_vision_like.viz import images
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ROLLOUTS = 16, 8, 16, 8
@@ -55,6 +56,11 @@ class Source(report_source.Source):
     return predict(self)
 
   @functools.cached_property
+  def answers(self) -> distillation.Answers:
+    """What student and teacher of a distillation make of the predicted examples."""
+    return distillation.answers(self)
+
+  @functools.cached_property
   def attention(self) -> vit.Attention:
     """Attention of the model to examples spread over the predicted ones."""
     rows = evenly(len(self.predictions.image_BHWC), NUM_FOR_DISTANCE)
@@ -66,7 +72,7 @@ def predict(source: Source) -> Predictions:
   """Runs the model on the first examples of an evaluator's data."""
   # Those that compare each output with its label; few-shot data has other classes.
   name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
-  sigmoid = source.log.config['task'].get('loss_type') == 'sigmoid'
+  sigmoid = source.log.config['task'].get('loss_type') in classification.BY_CLASS
 
   def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
     if 'image' not in batch or np.ndim(batch.get('label')) != 1:
@@ -111,12 +117,12 @@ def sample_inputs(source: Source) -> tuple[str, str]:
   if 'image' not in batch or np.ndim(batch.get('label')) != 1:
     raise UserError('the training batches are not images with one label each.')
   names = class_names(source, data, int(batch['label'].max()) + 1)
-  cards = [
-    page.card(thumbnail(image_HWC), names[label], page.text_line(names[label]))
-    for image_HWC, label in zip(
-      batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
-    )
-  ]
+  cards = []
+  for image_HWC, label in zip(
+    batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
+  ):
+    name = names[label] if label >= 0 else 'no label'
+    cards.append(page.card(thumbnail(image_HWC), name, page.text_line(name)))
   size = shape_text(batch['image'].shape[1:])
   caption = (
     f'Training images after all transforms, as {size} arrays enter the model, each '
@@ -168,13 +174,22 @@ def attention_rollout(source: Source) -> tuple[str, str]:
   """Where the output reads the image."""
   attended, found = source.attention, source.predictions
   cards = []
-  for row, rollout_P in zip(attended.shown, attended.rollout_BP, strict=True):
+  for place, row in enumerate(attended.shown):
     stack = vit.rollout_pictures(
-      visible(found.image_BHWC[row]), rollout_P, source.trained.grid
+      visible(found.image_BHWC[row]), attended.of(place), source.trained.grid
     )
     name = found.names[found.label_B[row]]
     cards.append(page.card(stack, name, page.text_line(name)))
   return page.cards(cards), vit.how_to_read_rollouts(source.trained)
+
+
+def student_and_teacher(source: Source) -> tuple[str, str]:
+  """How often both agree, and examples where they do not."""
+  shown = source.predictions
+  pictures = [functools.partial(thumbnail, x_HWC) for x_HWC in shown.image_BHWC]
+  return distillation.compared(
+    source.answers, shown.names, shown.id_B, pictures, shown.evaluator
+  )
 
 
 def visible(image_HWC: np.ndarray) -> np.ndarray:
@@ -192,6 +207,9 @@ def thumbnail(image_HWC: np.ndarray) -> str:
 Source.sections = (
   Section('Inputs', sample_inputs, 'below'),
   Section('Predictions', predicted, 'below'),
+  Section(
+    'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
+  ),
   vit.FILTERS,
   vit.POSITIONS,
   Section('Attention rollout', attention_rollout, 'below'),

@@ -22,12 +22,14 @@ NUM_SHOWN = 3  # of examples, from the best to the worst
 class Section:
   """A part of a page: `show` gives what it shows of a run and how to read that.
 
-  Runs stand `beside` each other or, being wide, `below`.
+  Runs stand `beside` each other or, being wide, `below`. A run that it does not fit is
+  left out without a word; otherwise `show` raises a `UserError` that says why not.
   """
 
   heading: str
   show: Callable[[Any], tuple[str, str]]
   layout: str
+  fits: Callable[[Any], bool] = lambda source: True
 
 
 @dataclasses.dataclass

@@ -59,7 +59,23 @@ class Trained:
   @property
   def num_prefix(self) -> int:
     """How many tokens come before those of patches."""
-    return self.model.registers + int(self.model.pool == 'token')
+    return self.model.registers + len(self.model.leading)
+
+  def reads(self, sown: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What the output reads, with its weights of the last tokens, (B, N).
+
+    A model with several tokens to read, such as those of the class and of distillation,
+    reads each by itself.
+    """
+    pool, registers, leading = self.model.pool, self.model.registers, self.model.leading
+    output_BN = attention.output_weights(sown, pool, registers, len(leading))
+    if len(leading) < 2:
+      return {READS[pool]: output_BN}
+    each_N = np.eye(output_BN.shape[1])[registers : registers + len(leading)]
+    return {
+      READS[name]: np.broadcast_to(weight_N, output_BN.shape)
+      for name, weight_N in zip(leading, each_N, strict=True)
+    }
 
   def collect(self, variables: Any, image_BHWC: jax.Array) -> Mapping[str, Any]:
     """What the model sows; jittable."""
@@ -71,12 +87,19 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """Rollout of some images (`shown`), and mean distance in pixels over `count`."""
+  """Rollouts of some images (`shown`), and mean distance in pixels over `count`.
+
+  There is a rollout (B, P) of each thing that the output reads.
+  """
 
   shown: np.ndarray
-  rollout_BP: np.ndarray
+  rollouts: Mapping[str, np.ndarray]
   distance_LH: np.ndarray
   count: int
+
+  def of(self, place: int) -> dict[str, np.ndarray]:
+    """Returns the rollouts (P,) of one of the images that are shown."""
+    return {name: rollout_BP[place] for name, rollout_BP in self.rollouts.items()}
 
 
 def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
@@ -89,7 +112,8 @@ def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
   size = 4 * sum(leaf.size for leaf in jax.tree.leaves(sown))
   batch = int(np.clip(ATTENTION_BYTES // size, 1, ATTENTION_BATCH))
   collect = jax.jit(trained.collect)
-  rollouts, total_LH = [], 0.0
+  rollouts: dict[str, list[np.ndarray]] = {}
+  total_LH = 0.0
   for part in np.split(rows, range(batch, len(rows), batch)):
     sown = collect(variables, image_BHWC[part])
     probs_LBHNN = attention.stack_attention(sown)
@@ -97,12 +121,12 @@ def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
     total_LH += mean_LH * len(part)
     is_shown = np.isin(part, shown)
     if is_shown.any():
-      model = trained.model
-      output_BN = attention.output_weights(sown, model.pool, model.registers)
-      rollouts.append(
-        attention.rollout(probs_LBHNN[:, is_shown], output_BN[is_shown], num_prefix)
-      )
-  return Attention(shown, np.concatenate(rollouts), total_LH / len(rows), len(rows))
+      for name, output_BN in trained.reads(sown).items():
+        rollouts.setdefault(name, []).append(
+          attention.rollout(probs_LBHNN[:, is_shown], output_BN[is_shown], num_prefix)
+        )
+  whole = {name: np.concatenate(parts) for name, parts in rollouts.items()}
+  return Attention(shown, whole, total_LH / len(rows), len(rows))
 
 
 def first_filters(source: Any) -> tuple[str, str]:
@@ -250,29 +274,44 @@ def attention_distances(source: Any) -> tuple[str, str]:
 
 
 def rollout_pictures(
-  image_HWC: np.ndarray, rollout_P: np.ndarray, grid: tuple[int, int]
+  image_HWC: np.ndarray, rollouts: Mapping[str, np.ndarray], grid: tuple[int, int]
 ) -> str:
-  """An image (RGB uint8), below it lit by the rollout, and the rollout alone."""
-  map_hw = rollout_P.reshape(grid)
+  """An image (RGB uint8), below it lit by each rollout (P,), and the rollout alone."""
   image_HWC = images.fit(image_HWC, THUMBNAIL)
-  coloured_hwC = images.colormap(map_hw, map_hw.min(), map_hw.max())
-  coloured_HWC = images.stretch(coloured_hwC, image_HWC.shape[:2])
-  return (
-    page.picture(image_HWC, 'input')
-    + page.picture(images.highlight(image_HWC, map_hw), 'input lit by attention')
-    + page.picture(coloured_HWC, 'attention')
-  )
+  parts = [page.picture(image_HWC, 'input')]
+  for name, rollout_P in rollouts.items():
+    map_hw = rollout_P.reshape(grid)
+    coloured_hwC = images.colormap(map_hw, map_hw.min(), map_hw.max())
+    coloured_HWC = images.stretch(coloured_hwC, image_HWC.shape[:2])
+    if len(rollouts) > 1:
+      parts.append(page.text_line(name))
+    parts += [
+      page.picture(images.highlight(image_HWC, map_hw), f'input lit by {name}'),
+      page.picture(coloured_HWC, f'attention of {name}'),
+    ]
+  return ''.join(parts)
 
 
 READS = {
   'token': 'the class token',
   'gap': 'the mean of all patches',
   'map': 'attention pooling',
+  # Of models that read several tokens.
+  'cls': 'class token',
+  'dist': 'distillation token',
 }
 
 
 def how_to_read_rollouts(trained: Trained) -> str:
   """The caption of `rollout_pictures`."""
+  leading = trained.model.leading
+  if len(leading) > 1:
+    names = ' and '.join(f'the {READS[name]}' for name in leading)
+    return (
+      f'Top: the input. Then, for {names} each: the input lit where the token draws '
+      'from through all layers, the least used patch black, and the same weights '
+      'alone, least dark blue, most yellow.'
+    )
   reads = READS[trained.model.pool]
   return (
     f'Top: the input. Middle: the input lit where the output ({reads}) draws from '

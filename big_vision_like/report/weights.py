@@ -98,10 +98,10 @@ def looked_at(source: Source) -> tuple[str, str]:
   stacks = [picture(image_HWC) for image_HWC in source.image_BHWC]
   if loading.attends(source.model):
     stacks = [
-      vit.rollout_pictures(pictures.to_rgb(image_HWC), rollout_P, trained.grid)
-      for image_HWC, rollout_P in zip(
-        source.image_BHWC, source.attention.rollout_BP, strict=True
+      vit.rollout_pictures(
+        pictures.to_rgb(image_HWC), source.attention.of(place), trained.grid
       )
+      for place, image_HWC in enumerate(source.image_BHWC)
     ]
     captions.append(vit.how_to_read_rollouts(trained))
   else:

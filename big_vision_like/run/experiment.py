@@ -17,7 +17,7 @@ from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator
 from big_vision_like.ops import sharding
-from big_vision_like.run import checkpoint, init_from
+from big_vision_like.run import checkpoint, init_from, labels
 from big_vision_like.tasks import task as task_contract
 from big_vision_like.tasks.task import State, Task
 
@@ -152,13 +152,12 @@ class Experiment:
     abstract = self.abstract_state.frozen
     if abstract is None:
       return None
-    networks, loaded = self.task.networks(), {}
-    for name, node in self.settings.frozen.items():
-      source = spec.build(node, f'config.frozen.{name}')
-      with errors.prefixed(f'config.frozen.{name}'):
-        loaded[name] = init_from.complete_network(
-          source, networks[name], abstract[name], self.abstract_batch
-        )
+    classes = {}
+    if '' in self.data.parts:
+      classes = labels.vocabulary(self.data.parts['']).get('label', {})
+    loaded = read_frozen(
+      self.settings.frozen, self.task, abstract, self.abstract_batch, classes
+    )
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return meshes.put_tree(loaded, shardings)
 
@@ -216,6 +215,28 @@ class Experiment:
     """`step` jitted over the mesh; it takes the old state's memory for the new one."""
     out = (self.shardings, sharding.replicated(self.mesh))
     return jax.jit(self.step, donate_argnums=0, out_shardings=out)
+
+
+def read_frozen(
+  frozen: Mapping[str, Any],
+  task: Task,
+  abstract: Mapping[str, Any],
+  batch: Mapping[str, Any],
+  classes: labels.Names | None = None,
+) -> dict[str, Any]:
+  """Reads the weights that a config names for the frozen networks of a task.
+
+  `abstract` are shapes of their variables, `batch` those of a batch; `classes` are the
+  names of the classes of its labels, as far as known.
+  """
+  networks, loaded = task.networks(), {}
+  for name, node in frozen.items():
+    source = spec.build(node, f'config.frozen.{name}')
+    with errors.prefixed(f'config.frozen.{name}'):
+      loaded[name] = init_from.complete_network(
+        source, networks[name], abstract[name], batch, name, classes
+      )
+  return loaded
 
 
 def check_frozen(task: Task, frozen: Mapping[str, Any]) -> None:

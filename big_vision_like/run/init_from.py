@@ -24,7 +24,7 @@ from big_vision_like.files import read_json
 from big_vision_like.ops import positions
 from big_vision_like.ops.images import Normalization
 from big_vision_like.ops.positions import Grid
-from big_vision_like.run import checkpoint, provenance
+from big_vision_like.run import checkpoint, labels, provenance
 from big_vision_like.tasks.task import Network, State, zeros_of
 from big_vision_like.weights import family, published
 from big_vision_like.weights import tree as trees
@@ -50,7 +50,8 @@ class Weights:
   are the rows and columns of tokens that learned positions are for, None if unknown;
   `tokens` is the number of tokens in that grid, if only this is known. `architecture`
   are the arguments of their model by flat name, as far as they are known, and `assumed`
-  says in words which of them nothing tells.
+  says in words which of them nothing tells. `label_names` are those of the classes of a
+  published file; what a run knows of its classes is compared in `preflight`.
   """
 
   variables: Tree
@@ -60,6 +61,7 @@ class Weights:
   tokens: int | None = None
   architecture: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   assumed: Sequence[str] = ()
+  label_names: Sequence[str] = ()
 
   @property
   def params(self) -> Tree:
@@ -158,6 +160,7 @@ def _with_images(found: published.Published, path: str) -> Weights:
     images.std,
     architecture=trees.flatten(found.architecture),
     assumed=found.assumed,
+    label_names=getattr(images, 'label_names', ()),
   )
 
 
@@ -203,8 +206,13 @@ class InitFrom:
   source_grid: Grid | None = None
   allow_other_activation: bool = False
 
-  def check(self, ours: Normalization | None) -> None:
-    """Raises if a network sees images normalized otherwise than the weights know."""
+  def check(
+    self, ours: Normalization | None, fields: str = 'task.mean and task.std'
+  ) -> None:
+    """Raises if a network sees images normalized otherwise than the weights know.
+
+    `fields` names what the config says of that.
+    """
     if ours is None or self.allow_other_normalization:
       return
     if not isinstance(self.weights, Weights) or self.weights.mean is None:
@@ -214,8 +222,7 @@ class InitFrom:
       raise UserError(
         f'init_from: the weights know images normalised with mean={theirs[0]} and'
         f' std={theirs[1]}, the task does it with mean={ours.mean} and std={ours.std}:'
-        ' set task.mean and task.std to theirs, or'
-        ' init_from.allow_other_normalization=True'
+        f' set {fields} to theirs, or init_from.allow_other_normalization=True'
       )
 
   def differences(self, model: nn.Module) -> dict[str, tuple[Any, Any]]:
@@ -298,7 +305,7 @@ class InitFrom:
         try:
           source_grid = self._source_grid(grid)
           taken = resize(loaded, value.shape, source_grid, grid, **method)
-          if source_grid is not None or resize in GUESSING:
+          if source_grid is not None or getattr(resize, 'func', resize) in GUESSING:
             grids = self._grids(source_grid, grid)
         except UserError as error:
           wrong_grids[name] = f'{shown}: {error}'
@@ -416,18 +423,38 @@ def fill(
 
 
 def complete_network(
-  source: Any, network: Network, variables: Tree, batch: Any
+  source: Any,
+  network: Network,
+  variables: Tree,
+  batch: Any,
+  name: str = 'teacher',
+  classes: labels.Names | None = None,
 ) -> Tree:
-  """Returns variables of a frozen network, see `complete`; `batch` are shapes."""
+  """Returns variables of a frozen network, see `complete`; `batch` are shapes.
+
+  Unlike a network that is trained it cannot learn other classes, positions or images:
+  raises if published weights name other `classes` than the data, if images make
+  another grid than that of its positions (an `InitFrom` around the weights allows
+  this), and if they are normalized otherwise. `name` is that of the network.
+  """
   if isinstance(source, Untrained):
     key, inputs = jax.random.key(source.seed), network.inputs(zeros_of(batch))
     return jax.device_get(jax.jit(network.module.init)(key, *inputs))
+  advice = ''
   if not isinstance(source, InitFrom):
-    source = InitFrom(source)
-  source.check(network.images)
+    source = InitFrom(source, resize=None)
+    advice = (
+      '; give it images of the size that it was trained with, or resize positions with'
+      ' spec(init_from.InitFrom, weights=...) around these weights'
+    )
+  source.check(network.images, f'{name.rpartition(".")[2]}_images of the task')
+  theirs = dict(enumerate(getattr(source.weights, 'label_names', ())))
+  if classes and theirs:
+    if told := labels.unlike(classes, theirs, 'the weights', reworded=True):
+      raise UserError(told)
   remedy = source.remedy(network.module)
   tables = tables_of_network(network, batch)
-  return complete(source, variables, *tables, remedy=remedy)
+  return complete(source, variables, *tables, remedy=remedy, advice=advice)
 
 
 def tables_of_network(network: Network, batch: Any) -> tuple[Resizes, Grid | None]:
@@ -458,13 +485,15 @@ def complete(
   grid: Grid | None = None,
   what: str = 'the weights',
   remedy: str = '',
+  advice: str = '',
 ) -> Tree:
   """Returns variables that all come from the weights, as frozen networks need them.
 
   Of `variables` only shapes and types count, they may be `jax.ShapeDtypeStruct`s.
   Raises one `UserError` that names what is missing, unused or of another shape; `what`
-  opens it, and `remedy` says why shapes differ, if that is known. An `InitFrom` may
-  rename, its `leave_out` and allowances do not count.
+  opens it, and `remedy` says why shapes differ, if that is known; `advice` follows on
+  grids that differ. An `InitFrom` may rename, its `leave_out` and allowances do not
+  count.
   """
   strict = dict(leave_out=(), allow_missing=(), allow_unused=())
   if not isinstance(source, InitFrom):
@@ -474,7 +503,8 @@ def complete(
   matches = [source.matched(variables, resizes, grid)]
   problems = _problems([source], matches, variables, remedy)
   if problems:
-    raise UserError(f'{what} do not fit the model:{_listed(problems)}')
+    advice = advice if matches[0].wrong_grids else ''
+    raise UserError(f'{what} do not fit the model:{_listed(problems)}{advice}')
   if ASSUMED in matches[0].grids:
     say('assumed', f'grid of tokens: {matches[0].grids}')
   return _merged(variables, matches)

@@ -236,9 +236,14 @@ def compared(
   return to, f'{len(names):,} of {len(theirs):,} classes, mapped by name'
 
 
-def unlike(names: Names, theirs: Names, whose: str) -> str:
-  """Returns how classes differ from those of `whose`; empty if they do not."""
+def unlike(names: Names, theirs: Names, whose: str, reworded: bool = False) -> str:
+  """Returns how classes differ from those of `whose`; empty if they do not.
+
+  With `reworded` classes are the same if nearly all have a synonym in common.
+  """
   if names == theirs or not _comparable(names, theirs):
+    return ''
+  if reworded and _reworded(names, theirs):
     return ''
   return difference(names, theirs, whose)
 

@@ -44,6 +44,7 @@ UNSEEN = (
   'dropout',
   'drop_path',
   'head_bias',
+  'layer_scale',
   'frozen_stages',
   'num_classes',
 )

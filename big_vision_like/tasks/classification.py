@@ -16,7 +16,10 @@ from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 LOSSES = {
   'softmax': losses.softmax_cross_entropy,
   'sigmoid': losses.sigmoid_cross_entropy,
+  'binary': losses.binarized_cross_entropy,
 }
+# Those that ask of each class by itself whether it is there.
+BY_CLASS = ('sigmoid', 'binary')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,9 @@ class Classification(task.GradientTask):
   model as they are.
 
   `augment` changes the first input, which must then be normalized images or clips, and
-  the targets. `loss_type` is 'softmax' or 'sigmoid' (summed over classes: how the ViTs
-  were pre-trained on ImageNet-21k and JFT).
+  the targets. `loss_type` is 'softmax', 'sigmoid' (summed over classes: how the ViTs
+  were pre-trained on ImageNet-21k and JFT), or 'binary' (mean over classes, where every
+  target above 0 counts as 1: DeiT III).
   """
 
   predicts = 'classes'
@@ -44,7 +48,7 @@ class Classification(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_one_of(LOSSES, loss_type=self.loss_type)
+    check_loss(self.loss_type, self.label_smoothing)
     if isinstance(self.inputs, str) or not self.inputs:
       raise UserError(
         f"inputs={self.inputs!r} must list names of arrays, such as ('image',)"
@@ -84,6 +88,16 @@ class Classification(task.GradientTask):
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | label_loss(self.loss_type, outputs['logits'], batch)
+
+
+def check_loss(loss_type: str, label_smoothing: float) -> None:
+  """Raises for an unknown loss, and for smoothing that would make all targets 1."""
+  check_one_of(LOSSES, loss_type=loss_type)
+  if loss_type == 'binary' and label_smoothing:
+    raise UserError(
+      f"loss_type='binary' takes every target above 0 as 1, and label_smoothing="
+      f'{label_smoothing} makes all of them so: set label_smoothing=0.0'
+    )
 
 
 def check_labels(batch: dict, classes: int) -> None:

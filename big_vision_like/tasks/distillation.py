@@ -19,6 +19,8 @@ from big_vision_like.tasks.task import Arrays, Frozen, Loss, Network, State
 
 KINDS = ('hard', 'soft')
 TEACHER = 'teacher'
+# The label of an example that has none: it is learned from the teacher alone.
+UNLABELLED = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,13 @@ class Distillation(task.GradientTask):
 
   The teacher sees each image as the student does, augmented and mixed, in evaluation
   mode. With `kind` 'hard' its most probable class is a label, with 'soft' the student
-  imitates its probabilities at `temperature`. Both act on the model's
-  `distilled_logits` (of a distillation token) where it gives them, else on `logits`.
+  imitates its probabilities at `temperature`. The cross-entropy with labels acts on the
+  model's `class_logits`, the distillation on its `distilled_logits` (of a distillation
+  token); a model with one head has only `logits`, which then learn both.
+
+  Examples whose `label` is -1 have none and are learned from the teacher alone: the
+  cross-entropy is the mean over those that have one. The transform `labels.Unlabelled`
+  hides labels.
 
   The config names the teacher's weights under `frozen`, as `teacher`.
   `teacher_images` says how the teacher's images are normalized, where that differs from
@@ -50,16 +57,17 @@ class Distillation(task.GradientTask):
   std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
-    check_one_of(classification.LOSSES, loss_type=self.loss_type)
+    classification.check_loss(self.loss_type, self.label_smoothing)
     check_one_of(KINDS, kind=self.kind)
     if not 0 <= self.weight <= 1:
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
     if self.temperature <= 0:
       raise UserError(f'temperature={self.temperature} is not above 0')
-    if self.teacher.num_classes != self.model.num_classes:
+    theirs = getattr(self.teacher, 'num_classes', 0)
+    if theirs != self.model.num_classes:
       raise UserError(
-        f'the teacher has {self.teacher.num_classes} classes and the model'
-        f' {self.model.num_classes}: a teacher must know the classes of its student'
+        f'the teacher has {theirs} classes and the model {self.model.num_classes}: a'
+        ' teacher must know the classes of its student'
       )
 
   @property
@@ -77,7 +85,10 @@ class Distillation(task.GradientTask):
     return {**super().networks(), TEACHER: teacher}
 
   def check(self, batch: dict) -> None:
-    classification.check_labels(batch, self.num_classes)
+    # Batches of evaluators have a `mask`; all of their examples need a label.
+    known = (batch['label'] != UNLABELLED) | ('mask' in batch)
+    own = {name: batch[name][known] for name in ('label', 'id') if name in batch}
+    classification.check_labels(own, self.num_classes)
 
   def teacher_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     """Returns the student's inputs, normalized as the teacher expects them."""
@@ -88,13 +99,18 @@ class Distillation(task.GradientTask):
     return (first, *inputs[1:])
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C)."""
-    target_BC = classification.smoothed(
-      batch['label'], self.num_classes, self.label_smoothing
-    )
+    """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C).
+
+    Each row of the targets sums to the weight of its label: 0 without one, and 1 on
+    average over the batch.
+    """
+    label_B = batch['label']
+    target_BC = classification.smoothed(label_B, self.num_classes, self.label_smoothing)
+    target_BC *= (label_B != UNLABELLED)[:, None]
     batch = classification.augmented(
       batch, self.inputs, self.model_inputs, target_BC, self.augment, key
     )
+    batch['target'] = weighted(batch['target'])
     if frozen is None:
       return batch
     outputs = self.teacher.apply(frozen[TEACHER], *self.teacher_inputs(batch))
@@ -105,8 +121,12 @@ class Distillation(task.GradientTask):
     inputs, target_BC = self.model_inputs(batch), batch['target']
     outputs, mutable = self.trained(params, mutable, inputs, dropout=key_dropout)
     logits_BC, teacher_BC = outputs['logits'], batch['teacher_logits']
+    class_BC = outputs.get('class_logits', logits_BC)
     imitating_BC = outputs.get('distilled_logits', logits_BC)
-    from_labels = classification.LOSSES[self.loss_type](logits_BC, target_BC).mean()
+    weight_B = target_BC.sum(axis=-1)
+    target_BC = target_BC / jnp.where(weight_B > 0, weight_B, 1.0)[:, None]
+    each_B = classification.LOSSES[self.loss_type](class_BC, target_BC)
+    from_labels = (weight_B * each_B).mean()
     if self.kind == 'hard':
       label_BC = jax.nn.one_hot(teacher_BC.argmax(axis=-1), self.num_classes)
       from_teacher = losses.softmax_cross_entropy(imitating_BC, label_BC).mean()
@@ -117,8 +137,9 @@ class Distillation(task.GradientTask):
     agree_B = logits_BC.argmax(axis=-1) == teacher_BC.argmax(axis=-1)
     hits_B = logits_BC.argmax(axis=-1) == target_BC.argmax(axis=-1)
     scalars = {
-      'top1': hits_B.mean(dtype=jnp.float32),
+      'top1': (weight_B * hits_B).mean(),
       'agreement': agree_B.mean(dtype=jnp.float32),
+      'labelled': (weight_B > 0).mean(dtype=jnp.float32),
       'loss_labels': from_labels,
       'loss_teacher': from_teacher,
     }
@@ -130,3 +151,12 @@ class Distillation(task.GradientTask):
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | classification.label_loss(self.loss_type, outputs['logits'], batch)
+
+
+def weighted(target_BC: jax.Array) -> jax.Array:
+  """Returns targets in proportion, whose rows sum to 1 on average.
+
+  Rows of examples without a label are zeros; if all are, they stay so.
+  """
+  mean = target_BC.sum(axis=-1).mean()
+  return target_BC / jnp.where(mean > 0, mean, 1.0)

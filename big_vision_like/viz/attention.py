@@ -1,13 +1,13 @@
 """What a vision transformer's attention looks at (arXiv:2010.11929, section 4.5).
 
-Of the tokens, registers come first, if there are any, then the class token, if there is
-one, then the patches; `num_prefix` counts those in front of the patches. The rollout of
-a model is
+Of the tokens, registers come first, if there are any, then those that are read (of the
+class, of distillation), if there are such, then the patches; `num_prefix` counts those
+in front of the patches. The rollout of a model is
 
   probs_LBHNN = stack_attention(intermediates)
-  output_BN = output_weights(intermediates, model.pool, model.registers)
-  num_prefix = model.registers + int(model.pool == 'token')
-  rollout_BP = rollout(probs_LBHNN, output_BN, num_prefix)
+  leading = len(model.leading)
+  output_BN = output_weights(intermediates, model.pool, model.registers, leading)
+  rollout_BP = rollout(probs_LBHNN, output_BN, num_prefix=model.registers + leading)
 
 Axes: L layers, B images, H heads, N tokens, M tokens attended to, P patch tokens, h w
 patch grid.
@@ -49,18 +49,18 @@ def stack_attention(
 
 
 def output_weights(
-  intermediates: Mapping[str, Any], pool: str, registers: int = 0
+  intermediates: Mapping[str, Any], pool: str, registers: int = 0, leading: int = 1
 ) -> np.ndarray:
   """Returns with which weights the output reads the encoder's last tokens, (B, N).
 
-  `pool` 'token' reads the class token alone, 'gap' all tokens but registers alike,
+  `pool` 'token' reads the `leading` tokens alike, 'gap' all tokens but registers alike,
   'map' with the attention that `map_head` has sown, its heads averaged. The model has
   sown `with_position`, its tokens without registers.
   """
   batch, tokens, _ = intermediates['with_position'][-1].shape
   output_BN = np.zeros((batch, registers + tokens))
   if pool == 'token':
-    output_BN[:, registers] = 1.0
+    output_BN[:, registers : registers + leading] = 1.0 / leading
   elif pool == 'gap':
     output_BN[:, registers:] = 1.0 / tokens
   elif pool == 'map':

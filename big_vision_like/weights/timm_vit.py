@@ -72,6 +72,12 @@ _HYBRID_MODELS = {
   (3, 4, 6, 3): 'vit_large_r50_s32_224',
 }
 _POOLS = {'token': 'token', 'gap': 'avg', 'map': 'map'}
+# Our parameters that timm has nothing for.
+NO_PLACE = {
+  'pre_logits/kernel': 'a layer before the head (pre_logits)',
+  'pos_rows': 'positions by row and column',
+  'relative_keys': 'relative positions',
+}
 
 
 def read_safetensors(
@@ -95,7 +101,7 @@ def from_timm(
   one: it is added to them. Raises a `UserError` that lists unknown or missing names.
   """
   tree.check_names(source, *differences(state))
-  flat = linear.from_state(state, _table(state), num_heads)
+  flat = linear.from_state(state, table(state), num_heads)
   if 'cls' in flat and 'map_head/probe' in flat:
     raise UserError(f'{source}: has a class token as well as attention pooling')
   if 'pos_embedding' in flat:
@@ -116,15 +122,10 @@ def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   The positions have rows for class token and registers, those of registers zero.
   """
   flat = tree.flatten(tree.unstack_blocks(params))
-  refuse = {
-    'pre_logits/kernel': 'a layer before the head (pre_logits)',
-    'pos_rows': 'positions by row and column',
-    'relative_keys': 'relative positions',
-  }
-  for name, what in refuse.items():
+  for name, what in NO_PLACE.items():
     if name in flat:
       raise UserError(f'parameters: timm has no place for {what}: unknown {name}')
-  known = _table(flat, ours=True)
+  known = table(flat, ours=True)
   named = {name for names in known.values() for name in names}
   unfit, missing = vit_names.unfit(flat)
   tree.check_names('parameters', unfit | (flat.keys() - named), missing)
@@ -203,7 +204,7 @@ def _ratio(width: int, mlp_dim: int) -> float:
 
 def differences(names: Collection[str]) -> tree.Differences:
   """Names that a file of such a ViT does not have, and those that it lacks."""
-  return linear.differences(names, _table(names), vit_names.unfit)
+  return linear.differences(names, table(names), vit_names.unfit)
 
 
 def positions_without_class(
@@ -217,7 +218,9 @@ def positions_without_class(
   if 'pos_embed' not in state:
     return False
   prefix = sum(
-    state[name].shape[1] for name in ('cls_token', 'reg_token') if name in state
+    state[name].shape[1]
+    for name in ('cls_token', 'dist_token', 'reg_token')
+    if name in state
   )
   rows = state['pos_embed'].shape[1]
   if not prefix:
@@ -242,8 +245,8 @@ def _prefix(flat: tree.Arrays) -> tuple[int, int]:
   return count + int('cls' in flat), count
 
 
-def _table(names: Collection[str], ours: bool = False) -> linear.Table:
-  """Our arrays behind timm's, for as many blocks and units as the names tell."""
+def table(names: Collection[str], ours: bool = False) -> linear.Table:
+  """Returns our arrays behind timm's, for as many blocks and units as names tell."""
   block = r'encoder/block_(\d+)/' if ours else r'blocks\.(\d+)\.'
   modules = dict(_TOP)
   for i in range(vit_names.depth(names, block) or 1):

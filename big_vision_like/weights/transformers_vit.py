@@ -59,11 +59,12 @@ def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """
   flat = tree.flatten(tree.unstack_blocks(params))
   _check(flat, 'parameters')
-  known = _known(vit_names.depth(flat) or 1, 'vit.' if 'head/kernel' in flat else '')
-  named = {name for names in known.values() for name in names}
+  prefix = 'vit.' if 'head/kernel' in flat else ''
+  known_names = known(vit_names.depth(flat) or 1, prefix)
+  named = {name for names in known_names.values() for name in names}
   unknown, missing = vit_names.unfit(flat)
   tree.check_names('parameters', unknown | (flat.keys() - named), missing)
-  return linear.to_state(flat, known)
+  return linear.to_state(flat, known_names)
 
 
 def differences(names: Collection[str]) -> tree.Differences:
@@ -113,15 +114,18 @@ def _check(flat: Mapping[str, Any], source: str) -> None:
 def _table(names: Collection[str]) -> linear.Table:
   prefix = 'vit.' if any(name.startswith('vit.') for name in names) else ''
   block = rf'{prefix}encoder\.layer\.(\d+)\.'
-  return _known(vit_names.depth(names, block) or 1, prefix)
+  return known(vit_names.depth(names, block) or 1, prefix)
 
 
-def _known(depth: int, prefix: str) -> linear.Table:
+def known(
+  depth: int, prefix: str, heads: Mapping[str, Sequence[str]] | None = None
+) -> linear.Table:
+  """Returns our arrays behind theirs, which begin with `prefix` but for heads."""
   modules = {f'{prefix}{theirs}': [ours] for theirs, ours in _TOP.items()}
   for i in range(depth):
     for theirs, ours in _BLOCK.items():
       modules[f'{prefix}encoder.layer.{i}.{theirs}'] = [f'encoder/block_{i}/{ours}']
   if prefix:
-    modules['classifier'] = ['head']
+    modules |= heads or {'classifier': ['head']}
   plain = {f'{prefix}{theirs}': ours for theirs, ours in _PLAIN.items()}
   return linear.table(modules, plain)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from big_vision_like.errors import UserError
-from big_vision_like.models import vit
+from big_vision_like.models import deit, vit
 from big_vision_like.ops import positions
 from big_vision_like.report import vit as report_vit
 from big_vision_like.viz import attention
@@ -12,9 +12,9 @@ from big_vision_like.viz import attention
 SIZES = dict(num_classes=3, patch=4, width=12, depth=2, num_heads=3, mlp_dim=5)
 
 
-def trained(params=None, **kwargs):
+def trained(params=None, model=None, **kwargs):
   """A model for 8 x 16 images of one channel, with 3 of those."""
-  model = vit.ViT(**SIZES | kwargs)
+  model = model or vit.ViT(**SIZES | kwargs)
   image_BHWC = np.random.default_rng(0).normal(size=(3, 8, 16, 1)).astype(np.float32)
   if params is None:
     params = jax.jit(model.init)(jax.random.key(0), image_BHWC[:1])['params']
@@ -49,10 +49,33 @@ def test_attention_of_every_kind_of_vit_has_its_grid(kind, monkeypatch):
   assert probs_LBHNN.shape == (2, 3, 3, num_prefix + 8, num_prefix + 8)
   output_BN = attention.output_weights(sown, found.model.pool, registers=2)
   expected_BP = attention.rollout(probs_LBHNN, output_BN, num_prefix)
-  np.testing.assert_allclose(attended.rollout_BP, expected_BP[shown], rtol=1e-4)
+  [rollout_BP] = attended.rollouts.values()
+  np.testing.assert_allclose(rollout_BP, expected_BP[shown], rtol=1e-4)
   expected_LH = attention.attention_distance(probs_LBHNN, (2, 4), 4, num_prefix)
   np.testing.assert_allclose(attended.distance_LH, expected_LH, rtol=1e-4)
   assert attended.count == 3
+
+
+def test_tokens_of_class_and_distillation_are_read_apart():
+  model = deit.DeiT(**SIZES, registers=1)
+  found = trained(model=model)
+  attended = report_vit.attend(found, np.arange(3), np.array([1]))
+  sown = jax.jit(found.collect)(found.variables, found.images())
+  probs_LBHNN = attention.stack_attention(sown)
+  both_BN = attention.output_weights(sown, 'token', registers=1, leading=2)
+  mean_BP = attention.rollout(probs_LBHNN, both_BN, num_prefix=3)[1:2]
+  apart = attended.rollouts
+  assert [*apart] == ['class token', 'distillation token']
+  one_BP, other_BP = apart.values()
+  np.testing.assert_allclose((one_BP + other_BP) / 2, mean_BP, rtol=1e-4)
+  assert np.abs(one_BP - other_BP).max() > 1e-4
+  shown = report_vit.rollout_pictures(
+    np.zeros((8, 16, 3), np.uint8), attended.of(0), found.grid
+  )
+  assert shown.count('<img') == 5 and 'distillation token' in shown
+  assert 'the class token and the distillation token' in (
+    report_vit.how_to_read_rollouts(found)
+  )
 
 
 def test_positions_are_those_of_the_places_of_the_grid():

@@ -23,10 +23,11 @@ from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import detr as detrs
 from big_vision_like.models import resnet, vit
 from big_vision_like.ops import positions
+from big_vision_like.ops.images import Normalization
 from big_vision_like.run import checkpoint, experiment, init_from, provenance
 from big_vision_like.run.init_from import InitFrom, Weights
 from big_vision_like.tasks import classification, set_detection
-from big_vision_like.tasks.task import State
+from big_vision_like.tasks.task import Network, State
 from big_vision_like.weights import (
   detr,
   files,
@@ -696,6 +697,67 @@ def test_frozen_networks_take_everything():
     'shape of head/bias: (100,) in the weights, (5,) here',
     'shape of head/kernel: (16, 100) in the weights, (16, 5) here',
   ]
+
+
+def frozen(source, size=16, mean=0.5, classes=None) -> dict:
+  """Variables of a small frozen ViT for images of this size."""
+  shown = Normalization(mean, 0.5)
+  network = Network(small(), lambda batch: (batch['image'],), None, shown, frozen=True)
+  like = jax.eval_shape(small().init, jax.random.key(0), image_of(size))
+  batch = {'image': image_of(size)}
+  return init_from.complete_network(source, network, like, batch, 'teacher', classes)
+
+
+def test_a_frozen_network_sees_the_images_that_it_was_trained_with():
+  weights = Weights({'params': params_of(seed=1)}, mean=0.4, std=0.5)
+  with pytest.raises(UserError, match='mean=0.4 .* set teacher_images of the task to'):
+    frozen(weights)
+  assert_same(frozen(weights, mean=0.4), weights.variables)
+
+
+def test_positions_of_a_frozen_network_are_resized_only_if_asked():
+  weights = Weights({'params': params_of(seed=1)}, grid=(4, 4))
+  assert_same(frozen(weights), weights.variables)
+  with pytest.raises(UserError) as error:
+    frozen(weights, size=24)
+  text = 'for a grid of 4x4, the model has one of 6x6, and resizing is turned off; give'
+  assert text in str(error.value) and '\n' not in str(error.value)
+  assert 'images of the size that it was trained with, or' in str(error.value)
+  with pytest.raises(UserError, match='for a grid of 4x4, the model has one of 2x8'):
+    frozen(weights, size=(8, 32))  # of as many tokens
+  got = frozen(InitFrom(weights), size=24)['params']['pos_embedding']
+  want = positions.resize(weights.params['pos_embedding'], (4, 4), (6, 6), 1)
+  np.testing.assert_array_equal(got, want)
+
+
+def test_a_frozen_network_of_a_file_has_the_classes_of_the_data(tmp_path):
+  params, names = params_of(seed=1), ('ant', 'bee', 'cat', 'dog', 'elk')
+  folder = tmp_path / 'hub'
+  folder.mkdir()
+  arrays = timm_vit.to_timm(params)
+  torch_archives.save(folder / 'pytorch_model.bin', arrays)
+  size = dict(
+    input_size=[3, 16, 16],
+    mean=[0.5] * 3,
+    std=[0.5] * 3,
+    interpolation='bicubic',
+    crop_pct=1.0,
+  )
+  config = dict(architecture='vit_small', label_names=names, pretrained_cfg=size)
+  (folder / 'config.json').write_text(json.dumps(config))
+  weights = init_from.from_file(str(folder), num_heads=2)
+  assert weights.label_names == names
+  allowed = InitFrom(weights, allow_other_activation=True)
+  for same in (names, ('ant, insect', *names[1:]), tuple('01234')):
+    frozen(allowed, classes=dict(enumerate(same)))
+  with pytest.raises(
+    UserError, match="in another order than in the weights: 'ant', 'b"
+  ):
+    frozen(allowed, classes=dict(enumerate(reversed(names))))
+  with pytest.raises(
+    UserError, match="not those of the weights; new are 'yak'; missing"
+  ):
+    frozen(allowed, classes=dict(enumerate(('yak', *names[1:]))))
 
 
 def test_statistics_of_batch_norm_come_along(capsys):

@@ -20,14 +20,23 @@ class Small(nn.Module):
 
   num_classes: int = CLASSES
   distilled: bool = False
+  norm: bool = False
 
   @nn.compact
   def __call__(self, image_BHWC, train=False):
-    x_BD = nn.tanh(nn.Dense(5, name='hidden')(image_BHWC.reshape(len(image_BHWC), -1)))
-    outputs = {'logits': nn.Dense(self.num_classes, name='head')(x_BD)}
-    if self.distilled:
-      outputs['distilled_logits'] = nn.Dense(self.num_classes, name='other')(x_BD)
-    return outputs
+    x_BD = nn.Dense(5, name='hidden')(image_BHWC.reshape(len(image_BHWC), -1))
+    if self.norm:
+      x_BD = nn.BatchNorm(use_running_average=not train, name='norm')(x_BD)
+    x_BD = nn.tanh(x_BD)
+    logits_BC = nn.Dense(self.num_classes, name='head')(x_BD)
+    if not self.distilled:
+      return {'logits': logits_BC}
+    distilled_BC = nn.Dense(self.num_classes, name='other')(x_BD)
+    return {
+      'logits': (logits_BC + distilled_BC) / 2,
+      'class_logits': logits_BC,
+      'distilled_logits': distilled_BC,
+    }
 
 
 def make(**options):
@@ -73,8 +82,9 @@ def test_the_loss_is_that_of_labels_and_teacher(kind, distilled, batch):
   student = this.model.apply({'params': state.params}, image)
   teacher = this.teacher.apply(state.frozen['teacher'], image)['logits']
   target = 0.9 * np.eye(CLASSES)[batch['label']] + 0.1 / CLASSES
-  base = optax.softmax_cross_entropy(student['logits'], target).mean()
-  imitating = student['distilled_logits' if distilled else 'logits']
+  heads = ('class_logits', 'distilled_logits') if distilled else ('logits',) * 2
+  base = optax.softmax_cross_entropy(student[heads[0]], target).mean()
+  imitating = student[heads[1]]
   if kind == 'hard':
     want = optax.softmax_cross_entropy_with_integer_labels(
       imitating, teacher.argmax(axis=-1)
@@ -84,8 +94,12 @@ def test_the_loss_is_that_of_labels_and_teacher(kind, distilled, batch):
     want = 9.0 * (p * np.log(p / q)).mean()
   np.testing.assert_allclose(scalars['loss'], 0.7 * base + 0.3 * want, rtol=1e-5)
   np.testing.assert_allclose(scalars['loss_teacher'], want, rtol=1e-5)
-  agree = (student['logits'].argmax(-1) == teacher.argmax(-1)).mean()
+  np.testing.assert_allclose(scalars['loss_labels'], base, rtol=1e-5)
+  best = student['logits'].argmax(-1)
+  agree, right = ((best == x).mean() for x in (teacher.argmax(-1), batch['label']))
   np.testing.assert_allclose(scalars['agreement'], agree, rtol=1e-6)
+  np.testing.assert_allclose(scalars['top1'], right, rtol=1e-6)
+  assert scalars['labelled'] == 1.0
 
 
 def test_the_teacher_sees_what_the_student_sees(batch):
@@ -99,6 +113,78 @@ def test_the_teacher_sees_what_the_student_sees(batch):
   other = make(teacher_images=images.Normalization(0.4, 0.2))
   (image,) = other.teacher_inputs(batch)
   np.testing.assert_allclose(image, (batch['image'] / 255 - 0.4) / 0.2, atol=1e-5)
+
+
+@pytest.mark.parametrize('loss_type', ['softmax', 'sigmoid'])
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_examples_without_a_label_are_learned_from_the_teacher_alone(
+  loss_type, accumulate, batch
+):
+  """However many parts of the batch have a label: all of them, or only the first."""
+  labelled = np.array([True, False, True, False, True, False, True, False])
+  hidden = batch | {'label': np.where(labelled, batch['label'], -1)}
+  options = dict(loss_type=loss_type, label_smoothing=0.1, weight=0.4)
+  this = make(accumulate=accumulate, **options)
+  state = started(this, batch)
+  after, scalars = jax.jit(this.train_step)(state, hidden, KEY)
+  some = {name: x[labelled] for name, x in batch.items()}
+  _, of_some = jax.jit(make(**options).train_step)(state, some, KEY)
+  _, of_all = jax.jit(make(**options).train_step)(state, batch, KEY)
+  for name in ('loss_labels', 'top1'):
+    np.testing.assert_allclose(scalars[name], of_some[name], rtol=1e-5)
+  np.testing.assert_allclose(scalars['loss_teacher'], of_all['loss_teacher'], rtol=1e-5)
+  assert scalars['labelled'] == 0.5
+  once, _ = jax.jit(make(**options).train_step)(state, hidden, KEY)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params, once.params
+  )
+
+
+def test_a_batch_without_labels_has_no_loss_of_labels(batch):
+  this = make()
+  state = started(this, batch)
+  hidden = batch | {'label': np.full(8, -1)}
+  after, scalars = jax.jit(this.train_step)(state, hidden, KEY)
+  assert scalars['loss_labels'] == scalars['labelled'] == 0.0
+  assert all(map(np.all, map(np.isfinite, jax.tree.leaves(after.params))))
+
+
+def test_a_mixed_label_counts_as_much_as_there_is_of_it(batch):
+  """Half of an image with a label and half of one without: the label counts half."""
+  target = np.eye(CLASSES)[batch['label']] * np.array([1, 0, 1, 0, 0, 0, 1, 1])[:, None]
+  target = (0.25 * target + 0.75 * target[::-1]).astype(np.float32)
+  this = make(weight=0.0)
+  state = started(this, batch)
+  prepared = jax.jit(this.prepare)(batch, KEY, state.frozen)
+  prepared['target'] = distillation.weighted(target)
+  loss, _ = jax.jit(this.loss)(state.params, {}, prepared, KEY)
+  logits = this.model.apply({'params': state.params}, prepared['image'])['logits']
+  want = optax.softmax_cross_entropy(logits, target).sum() / target.sum()
+  np.testing.assert_allclose(loss, want, rtol=1e-5)
+
+
+def test_only_examples_to_train_on_may_have_no_label(batch):
+  this = make()
+  hidden = batch | {'label': np.array([0, 1, 2, -1, 0, 1, 2, -1])}
+  this.check(hidden)
+  with pytest.raises(UserError, match='label -2 is out of range: the model has 3'):
+    this.check(batch | {'label': np.full(8, -2)})
+  with pytest.raises(UserError, match='label -1 is out of range'):
+    this.check(hidden | {'mask': np.ones(8, bool)})
+
+
+def test_the_teacher_is_in_evaluation_mode(batch):
+  """It normalizes by its running statistics, which stay as they are."""
+  this = make(model=Small(norm=True), teacher=Small(norm=True))
+  state = started(this, batch)
+  stats = jax.tree.map(lambda x: x + 0.5, state.frozen['teacher']['batch_stats'])
+  state.frozen['teacher']['batch_stats'] = stats
+  prepared = jax.jit(this.prepare)(batch, KEY, state.frozen)
+  logits = this.teacher.apply(state.frozen['teacher'], prepared['image'])['logits']
+  np.testing.assert_allclose(prepared['teacher_logits'], logits, atol=1e-6)
+  after, _ = jax.jit(this.train_step)(state, batch, KEY)
+  jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
+  assert np.any(after.mutable['batch_stats']['norm']['mean'])  # the student's move
 
 
 @pytest.mark.parametrize('accumulate', [1, 4])

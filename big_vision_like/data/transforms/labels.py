@@ -160,6 +160,20 @@ class Mapped(Relabeling):
 
 
 @dataclasses.dataclass(frozen=True)
+class Unlabelled(Relabeling):
+  """Hides the label of an example, which becomes -1; the image may have had none.
+
+  `tasks.distillation.Distillation` learns such examples from its teacher alone.
+  """
+
+  def map(self, example: Example) -> Example:
+    return example | {'label': np.int32(-1)}
+
+  def renamed(self, names: Names) -> Names:
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
 class Binned(Relabeling):
   """A feature of so many `values`, from 0, as `label` in `classes` equal bins.
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.inference import hub_json
+from big_vision_like.inference import classes, hub_json
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import vit
 from big_vision_like.ops import positions
 from big_vision_like.run import provenance
@@ -16,6 +17,7 @@ from big_vision_like.weights import (
   family,
   resnet_names,
   timm_vit,
+  transformers_deit,
   transformers_vit,
   tree,
   vision_transformer,
@@ -105,26 +107,49 @@ def from_npz(arrays: tree.Arrays, beside: Beside) -> family.Read:
 
 def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
   """Reads timm's, with what its config.json says of heads, GELU and positions."""
-  activation = _model_args(beside).get('act_layer')
-  told, assumed = _computed('timm ViT', activation, epsilon=1e-6)
-  width = arrays['patch_embed.proj.bias'].size
-  heads, guessed = _num_heads(width, beside)
+  heads, told, assumed = told_of_timm('timm ViT', arrays, beside)
   _check_pooling(arrays, beside)
-  without = _no_embed_class(arrays, beside)
+  without = no_embed_class(arrays, beside)
   params = timm_vit.from_timm(arrays, heads, without, str(beside.path))
-  return family.Read({'params': params}, told, assumed + guessed)
+  return family.Read({'params': params}, told, assumed)
+
+
+def told_of_timm(
+  source: str, arrays: tree.Arrays, beside: Beside
+) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+  """Returns heads, activation and epsilon of timm's, and what of it was assumed."""
+  activation = _model_args(beside).get('act_layer')
+  told, assumed = _computed(source, activation, epsilon=1e-6)
+  heads, guessed = _num_heads(arrays['patch_embed.proj.bias'].size, beside)
+  return heads, told, assumed + guessed
 
 
 def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
   """Reads transformers', with what its config.json says of heads, GELU and epsilon."""
+  heads, told, assumed = told_of_transformers('transformers ViT', arrays, beside)
+  params = transformers_vit.from_transformers(arrays, heads, str(beside.path))
+  return family.Read({'params': params}, told, assumed)
+
+
+def from_transformers_deit(arrays: tree.Arrays, beside: Beside) -> family.Read:
+  """Reads a DeiT of transformers whose distillation token has no head: a register."""
+  arrays, register_11D = transformers_deit.classifier_as_vit(arrays)
+  variables, told, assumed = from_transformers(arrays, beside)
+  params = variables['params'] | {'registers': register_11D}
+  return family.Read({'params': params}, told, assumed)
+
+
+def told_of_transformers(
+  source: str, arrays: tree.Arrays, beside: Beside
+) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+  """Returns heads, activation and epsilon of transformers', and what was assumed."""
   activation = beside.config.get('hidden_act')
   epsilon = beside.config.get('layer_norm_eps', 1e-12)
-  told, assumed = _computed('transformers ViT', activation, epsilon)
+  told, assumed = _computed(source, activation, epsilon)
   bias = 'embeddings.patch_embeddings.projection.bias'
   width = next(array.size for name, array in arrays.items() if name.endswith(bias))
   heads, guessed = _num_heads(width, beside)
-  params = transformers_vit.from_transformers(arrays, heads, str(beside.path))
-  return family.Read({'params': params}, told, assumed + guessed)
+  return heads, told, assumed + guessed
 
 
 def _computed(
@@ -168,7 +193,8 @@ def _check_pooling(arrays: tree.Arrays, beside: Beside) -> None:
     )
 
 
-def _no_embed_class(arrays: tree.Arrays, beside: Beside) -> bool:
+def no_embed_class(arrays: tree.Arrays, beside: Beside) -> bool:
+  """Returns whether leading tokens have no positions; raises if nothing tells."""
   told = _model_args(beside).get('no_embed_class')
   counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
   for answer in (beside.no_embed_class, told, counted):
@@ -178,6 +204,36 @@ def _no_embed_class(arrays: tree.Arrays, beside: Beside) -> bool:
     f'{beside.path}: {arrays["pos_embed"].shape[1]} positions may or may not include'
     ' those of class token and registers: say with no_embed_class, as in timm, or in'
     ' model_args of a config.json beside it'
+  )
+
+
+def as_original(
+  name: str, size: tuple[int, int] | None, channels: int
+) -> classes.Preprocessing:
+  """Returns what files without JSON files beside them say of images, by their name.
+
+  DeiTs are named so. All others are taken for Google's, and so are those of big_vision
+  (`bv_deit_...`), whose first layer takes [-1, 1].
+  """
+  own = 'deit' in name.lower() and not name.startswith('bv_')
+  return (as_deit if own else bit.as_google)(name, size, channels)
+
+
+def as_deit(
+  name: str, size: tuple[int, int] | None, channels: int, share: float = 0.875
+) -> classes.Preprocessing:
+  """DeiTs take a central crop, of which the shorter side is `share` of the image's."""
+  if channels != 3:
+    return bit.as_google(name, size, channels)
+  size = size or (224, 224)
+  return classes.Preprocessing(
+    size,
+    resize=int(min(size) / share),
+    interpolation='pillow_bicubic',
+    rounding=('down', 'nearest'),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    source='as published by facebookresearch/deit',
   )
 
 
@@ -202,8 +258,8 @@ def with_positions(
   if architecture['posemb'] != 'sincos2d':
     return weights, images
   pos_1ND = positions.sincos2d(*weights.model.grid(size), architecture['width'])
-  has_cls = int('cls' in weights.params)
-  pos_1ND = np.pad(np.asarray(pos_1ND), ((0, 0), (has_cls, 0), (0, 0)))
+  leading = weights.model.num_placed
+  pos_1ND = np.pad(np.asarray(pos_1ND), ((0, 0), (leading, 0), (0, 0)))
   return dataclasses.replace(
     weights,
     params=weights.params | {'pos_embedding': pos_1ND},
@@ -299,12 +355,18 @@ FAMILY = family.Family(
       ),
       fit=with_positions,
     ),
+    family.Source(
+      name='transformers DeiTForImageClassification',
+      suffixes=family.TORCH,
+      differences=transformers_deit.classifier_differences,
+      read=from_transformers_deit,
+    ),
   ),
   describe=describe,
   # Positions may be computed, or shared by all blocks.
   untold=('posemb', 'posemb_at', 'activation', 'epsilon'),
   choices=choices,
-  images=partial(hub_json.classifier_images, published=bit.as_google),
+  images=partial(hub_json.classifier_images, published=as_original),
   stem=('resnet/conv_root', 'embed'),
   features=lambda told: told['rep_size'] or told['width'],
 )

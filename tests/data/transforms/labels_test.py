@@ -36,6 +36,16 @@ def test_another_feature_as_label():
     labels.Label('label_azimuth').map({'image': 0, 'id': 1})
 
 
+def test_a_hidden_label_keeps_the_names_of_classes():
+  assert (
+    label(labels.Unlabelled(), label=np.int64(3)) == label(labels.Unlabelled()) == -1
+  )
+  names = {0: 'ant', 1: 'bee'}
+  assert labels.Unlabelled().renamed(names) == names
+  by_name = labels.ByName({0: 1, 1: 0}, {0: 'bee', 1: 'ant'})
+  assert label(by_name, label=np.int32(-1)) == -1
+
+
 @pytest.mark.parametrize('values, size', [(32, 2), (40, 2.5)])
 def test_bins_of_dsprites(values, size):
   transform = labels.Binned('x', values=values)

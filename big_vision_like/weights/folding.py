@@ -1,0 +1,46 @@
+"""Another normalization of images, folded into the layer that reads them.
+
+Axes: P Q patch, C channels, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from big_vision_like.errors import UserError
+from big_vision_like.weights import tree
+
+
+def fold(
+  params: Mapping[str, object],
+  stem: Sequence[str],
+  before: tuple[Sequence[float], Sequence[float]],
+  after: tuple[Sequence[float], Sequence[float]],
+) -> tree.Tree:
+  """Returns parameters that do with `after` what `params` do with `before`.
+
+  Both are mean and deviation of values in [0, 1], one for each channel. Of the modules
+  in `stem` the first there is reads the image x = (p - mean) / std. Its kernel is
+  multiplied by std_after / std_before, and its bias gets what the kernel makes of
+  (mean_after - mean_before) / std_before. Raises a `UserError` for a layer without a
+  bias: those of ResNets add zeros around the normalized image too.
+  """
+  flat = tree.flatten(params)
+  module = next(name for name in stem if f'{name}/kernel' in flat)
+  if f'{module}/bias' not in flat:
+    raise UserError(
+      f'a normalization is folded into the bias of the first layer, but {module} has'
+      ' none: normalize images as the weights expect, without --fold-normalization'
+    )
+  kernel_PQCD = np.asarray(flat[f'{module}/kernel'], np.float64)
+  channels = kernel_PQCD.shape[2]
+  (mean_C, std_C), (mean_to_C, std_to_C) = (
+    [np.broadcast_to(np.asarray(x, np.float64), channels) for x in pair]
+    for pair in (before, after)
+  )
+  shift_C = (mean_to_C - mean_C) / std_C
+  bias_D = flat[f'{module}/bias'] + np.einsum('PQCD,C->D', kernel_PQCD, shift_C)
+  scale_C1 = (std_to_C / std_C)[:, None]
+  flat[f'{module}/kernel'] = (kernel_PQCD * scale_C1[None, None]).astype(np.float32)
+  flat[f'{module}/bias'] = bias_D.astype(np.float32)
+  return tree.unflatten(flat)
