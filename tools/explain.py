@@ -91,22 +91,26 @@ def blocks(
 def parameters(
   name: str, optimizer: optim.Optimizer, params: dict, console: rich.console.Console
 ) -> None:
-  """Prints each parameter of an optimizer: shape, weight decay, rate factor."""
-  decay = jax.tree.leaves(optimizer.decay_of(params))
-  factor = jax.tree.leaves(optimizer.rate_factor_of(params))
+  """Prints each parameter of an optimizer: shape, decay, L2 if any, rate factor."""
+  numbers = {'decay': optimizer.decay_of(params)}
+  if optimizer.l2:
+    numbers['l2'] = optimizer.l2_of(params)
+  numbers['rate x'] = optimizer.rate_factor_of(params)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   title = f'{count:,} parameters'
   table = _table(f'{name}: {title}' if name else title, 'parameter')
-  for column in ('shape', 'decay', 'rate x', 'axes', 'bytes/device'):
+  for column in ('shape', *numbers, 'axes', 'bytes/device'):
     table.add_column(column, justify='right', no_wrap=True)
   leaves = jax.tree_util.tree_leaves_with_path(params)
+  columns = map(jax.tree.leaves, numbers.values())
   rows = [
-    (optim.path_of(keys), leaf, d, f)
-    for (keys, leaf), d, f in zip(leaves, decay, factor, strict=True)
+    (optim.path_of(keys), leaf, *own)
+    for (keys, leaf), *own in zip(leaves, *columns, strict=True)
   ]
-  for path, leaf, d, f in sorted(rows, key=lambda row: _natural(row[0])):
+  for path, leaf, *own in sorted(rows, key=lambda row: _natural(row[0])):
     axes, size = _axes(leaf.sharding.spec), meshes.bytes_per_device(leaf)
-    table.add_row(path, shape_text(leaf.shape), f'{d:g}', f'{f:g}', axes, f'{size:,}')
+    shown = [f'{number:g}' for number in own]
+    table.add_row(path, shape_text(leaf.shape), *shown, axes, f'{size:,}')
   console.print(table)
 
 

@@ -293,7 +293,7 @@ def _scale_to_parameters(
     squares: dict[str, jax.Array] = {}
     for keys, x in jax.tree_util.tree_leaves_with_path(tree):
       path = path_of(keys)
-      square = jnp.square(x).sum(range(is_stacked(path), x.ndim))
+      square = jnp.square(x).sum(tuple(range(is_stacked(path), x.ndim)))
       squares[group(path)] = squares.get(group(path), 0.0) + square
     return jax.tree.map(jnp.sqrt, squares)
 
@@ -308,7 +308,7 @@ def _scale_to_parameters(
     own, given = norms_of_params[name], norms_of_updates[name]
     both = (own > 0) & (given > 0)
     ratio = jnp.where(both, own / jnp.where(both, given, 1.0), 1.0)
-    return update * jnp.expand_dims(ratio, range(ratio.ndim, update.ndim))
+    return update * jnp.expand_dims(ratio, tuple(range(ratio.ndim, update.ndim)))
 
   return jax.tree_util.tree_map_with_path(scaled, updates, decay)
 

@@ -203,6 +203,37 @@ def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
   assert found.params['head']['kernel'].spec == P('fsdp')
 
 
+@pytest.mark.parametrize(
+  'make', [optim.rmsprop_tf, functools.partial(optim.lamb, weight_decay=0.1)]
+)
+def test_sharded_updates_are_those_of_one_device(make, monkeypatch):
+  monkeypatch.setattr(meshes, 'MIN_FSDP_SIZE', 1)
+  rng = np.random.default_rng(0)
+
+  def kernels():
+    head, query = (rng.normal(size=s).astype('float32') for s in ((8, 3), (3, 8, 2, 2)))
+    return {'head': {'kernel': head}, 'blocks': {'query': {'kernel': query}}}
+
+  optimizer = make([('head/.*', 0.1), ('.*', optax.linear_schedule(0.1, 0.0, 4))])
+
+  def descended(params, *grads):
+    state = State(jnp.int32(0), params, optimizer.init(params))
+    for gradient in grads:
+      updates, moments = optimizer.update(gradient, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
+      state = state.replace(params=params, opt_state=moments)
+    return state
+
+  params, *grads = (kernels() for _ in range(3))
+  want = jax.jit(descended)(params, *grads)
+  shardings = meshes.state_shardings(meshes.make_mesh(data=2, fsdp=4), want)
+  specs = [x.spec for x in jax.tree.leaves(shardings.opt_state) if x.spec]
+  assert sorted(specs, key=len, reverse=True) == 2 * [P(None, 'fsdp')] + 2 * [P('fsdp')]
+  params = meshes.put_tree(params, shardings.params)
+  got = jax.jit(descended, out_shardings=shardings)(params, *grads)
+  jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, 1e-5, 1e-7), got, want)
+
+
 def test_bytes_per_device():
   mesh = meshes.make_mesh(data=1, fsdp=8)
   leaf = jax.ShapeDtypeStruct((16, 3), jnp.bfloat16, sharding=NamedSharding(mesh, P()))

@@ -17,6 +17,13 @@ def test_an_average_warms_up(step, decay):
   np.testing.assert_allclose(got['params']['w'], decay, rtol=1e-5)
 
 
+def test_the_step_of_the_first_average_may_be_counted_already():
+  ema = optim.Ema(decay=0.9, warmup=True, first_step=1)
+  assert [float(ema.decay_at(n, 8)) for n in (0, 1, 10**6)] == pytest.approx(
+    [2 / 11, 3 / 12, 0.9]
+  )
+
+
 def test_after_its_half_life_an_average_counts_half():
   ema, batch_size = optim.Ema(half_life=400), 32
   average = ema.init({'params': jnp.ones(())})

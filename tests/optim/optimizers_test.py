@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from descent import GRADS, assert_close, descend, parameters
+from descent import GRADS, assert_close, descend, flat, parameters
 
 from big_vision_like import optim
 from big_vision_like.errors import UserError
@@ -117,6 +118,161 @@ def test_a_rate_for_each_group_of_parameters(make, transform):
 def test_rates_by_group_that_do_not_fit(rate, told):
   with pytest.raises(UserError, match=re.escape(told)):
     optim.adamw(rate).init(parameters())
+
+
+MAKERS = [
+  optim.adamw,
+  optim.momentum,
+  optim.adafactor,
+  optim.rmsprop_tf,
+  functools.partial(optim.momentum, l2=0.1),
+  functools.partial(optim.rmsprop_tf, l2=0.1),
+  functools.partial(optim.lamb, weight_decay=0.1, clip_norm=None),
+]
+
+
+@pytest.mark.parametrize('make', MAKERS)
+def test_each_group_moves_as_if_it_were_alone(make):
+  rates = {'embed': 1e-3, 'encoder': optax.linear_schedule(0.1, 0.0, 4), 'head': None}
+  optimizer = make([(f'{name}/.*', rate) for name, rate in rates.items()])
+  got = descend(optimizer)
+  assert_close(got['head'], parameters()['head'], rtol=0)
+  for name, rate in list(rates.items())[:2]:
+    grads = [{name: gradient[name]} for gradient in GRADS]
+    alone = descend(make(rate), {name: parameters()[name]}, grads)
+    assert_close(got[name], alone[name], atol=1e-7)
+  trained = {name: part for name, part in parameters().items() if name != 'head'}
+  counts = [
+    sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+    for state in (optimizer.init(parameters()), make(0.1).init(trained))
+  ]
+  assert counts[0] == counts[1]  # no moments of the head
+
+
+@pytest.mark.parametrize('make', MAKERS)
+def test_what_a_rate_factor_of_zero_freezes_stays(make):
+  got = descend(make(0.1, rate_rules=[('embed/.*', 0.0)]))
+  assert_close(got['embed'], parameters()['embed'], rtol=0)
+  assert not np.allclose(got['head']['bias'], parameters()['head']['bias'])
+
+
+def test_rmsprop_tf_by_hand():
+  grads = [np.array([3.0, -4.0]), np.array([0.3, 0.1]), np.array([-1.0, 0.0])]
+  rates = np.array([0.1, 0.01, 0.5])
+  w, square, buffer = np.array([1.0, 2.0]), np.ones(2), np.zeros(2)
+  for rate, g in zip(rates, grads, strict=True):
+    g = g + 0.3 * w
+    square = 0.8 * square + 0.2 * g**2
+    buffer = 0.7 * buffer + rate * g / np.sqrt(square + 0.01)
+    w = w - buffer
+  optimizer = optim.rmsprop_tf(
+    lambda n: jnp.float32(rates)[n], decay=0.8, momentum=0.7, eps=0.01, l2=0.3
+  )
+  params = {'kernel': jnp.array([1.0, 2.0])}
+  got = descend(optimizer, params, [{'kernel': jnp.float32(g)} for g in grads])
+  np.testing.assert_allclose(got['kernel'], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_rmsprop_tf_is_a_setting_of_optax(momentum):
+  rate = optax.linear_schedule(0.1, 0.0, 4)
+  theirs = optax.rmsprop(
+    rate, 0.9, 1e-3, initial_scale=1.0, momentum=momentum or None, eps_in_sqrt=True
+  )
+  got = descend(optim.rmsprop_tf(rate, momentum=momentum))
+  assert_close(got, descend(theirs), rtol=1e-5)
+
+
+def test_lamb_is_that_of_optax_where_all_parameters_decay():
+  rate = optax.linear_schedule(0.1, 0.0, 4)
+  ours = optim.lamb(
+    rate, b1=0.8, b2=0.9, weight_decay=0.1, clip_norm=None, decay_rules=[('.*', 1.0)]
+  )
+  theirs = optax.lamb(rate, b1=0.8, b2=0.9, weight_decay=0.1)
+  assert_close(descend(ours), descend(theirs), rtol=1e-5)
+
+
+def test_lamb_moves_what_does_not_decay_as_adamw():
+  got = flat(descend(optim.lamb(0.1, weight_decay=0.2)))
+  adam = flat(descend(optim.adamw(0.1, weight_decay=0.2, clip_norm=1.0, eps=1e-6)))
+  for name, want in adam.items():
+    assert np.allclose(got[name], want, rtol=1e-5) == (not name.endswith('kernel'))
+
+
+def attention(seed: int) -> dict:
+  rng = np.random.default_rng(seed)
+  return {
+    name: {'kernel': jnp.asarray(rng.normal(size=(4, 2, 2)), jnp.float32)}
+    for name in ('query', 'key', 'value', 'out')
+  }
+
+
+def fused(layer: dict) -> dict:
+  """The same with queries, keys and values in one matrix."""
+  qkv = [layer[name]['kernel'].reshape(4, 4) for name in ('query', 'key', 'value')]
+  return {'qkv': {'kernel': jnp.concatenate(qkv, 1)}, 'out': layer['out']}
+
+
+def test_norms_of_queries_keys_and_values_are_taken_together():
+  params, *grads = [{'attention': attention(seed)} for seed in range(4)]
+  params['attention']['key']['kernel'] *= 5.0
+  got = descend(optim.lamb(0.1, weight_decay=0.1), params, grads)
+  one, *others = [{'attention': fused(x['attention'])} for x in (params, *grads)]
+  want = descend(optim.lamb(0.1, weight_decay=0.1), one, others)
+  assert_close(fused(got['attention']), want['attention'], rtol=1e-5)
+  apart = descend(optim.lamb(0.1, weight_decay=0.1, joint=None), params, grads)
+  assert not np.allclose(
+    apart['attention']['key']['kernel'], got['attention']['key']['kernel'], rtol=1e-2
+  )
+
+
+def test_each_of_scanned_blocks_has_its_own_norm():
+  def blocks(seed):
+    layers = {f'block_{i}': {'attention': attention(seed + i)} for i in range(3)}
+    return {'encoder': jax.tree.map(lambda x: (1.0 + seed) * x, layers)}
+
+  params, *grads = [blocks(seed) for seed in range(3)]
+  optimizer = optim.lamb(0.1, weight_decay=0.1)
+  want = descend(optimizer, params, grads)
+  got = descend(
+    optimizer, tree.stack_blocks(params), [tree.stack_blocks(g) for g in grads]
+  )
+  assert_close(tree.unstack_blocks(got), want, rtol=1e-5, atol=1e-7)
+
+
+def test_lamb_of_a_parameter_or_update_that_is_zero():
+  params = {'a': {'kernel': jnp.zeros((2, 2))}, 'b': {'kernel': jnp.ones((2, 2))}}
+  grads = {'a': {'kernel': jnp.ones((2, 2))}, 'b': {'kernel': jnp.zeros((2, 2))}}
+  optimizer = optim.lamb(0.1, weight_decay=1e-30)
+  got = descend(optimizer, params, [grads])
+  np.testing.assert_allclose(got['a']['kernel'], -0.1, rtol=1e-5)
+  np.testing.assert_allclose(got['b']['kernel'], 1.0)
+
+
+def test_l2_is_the_gradient_of_the_penalty():
+  rules = [('.*norm/.*', 0.0), ('head/.*', 2.0), ('.*', 1.0)]
+  optimizer = optim.momentum(
+    0.1,
+    l2=0.3,
+    l2_rules=rules,
+    clip_norm=1.0,
+    rate_rules=[('embed/.*', 0.0), ('.*', 1.0)],
+  )
+  params = parameters()
+  parts = flat(params)
+  counted = {n: x for n, x in parts.items() if 'norm' not in n and 'embed' not in n}
+  want = sum(
+    0.5 * 0.3 * (2.0 if name.startswith('head') else 1.0) * float((x**2).sum())
+    for name, x in counted.items()
+  )
+  assert float(optimizer.penalty(params)) == pytest.approx(want, rel=1e-5)
+  added = jax.grad(optimizer.penalty)(params)
+  still = {'embed': {'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}}
+  got = descend(optimizer, grads=[GRADS[0] | still])
+  plain = optim.momentum(0.1, clip_norm=1.0)
+  both = jax.tree.map(jnp.add, GRADS[0] | still, added)
+  assert_close(got, descend(plain, grads=[both]))
+  assert optim.momentum(0.1).penalty(params) == 0.0
 
 
 def moment_types(state) -> set[str]:

@@ -8,6 +8,7 @@ from descent import GRADS, assert_close, descend, flat, parameters
 
 from big_vision_like import optim
 from big_vision_like.errors import UserError
+from big_vision_like.models import vit
 
 
 def test_kernels_alone_are_decayed_by_default():
@@ -102,3 +103,34 @@ def test_layer_decay():
     'head/kernel': 1.0,
     'head/bias': 1.0,
   }
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_weights_decay_and_what_is_no_weight_does_not(scan):
+  model = vit.ViT(
+    num_classes=3,
+    patch=4,
+    width=8,
+    depth=2,
+    num_heads=2,
+    mlp_dim=12,
+    pool='token',
+    scan=scan,
+  )
+  image_BHWC = jnp.zeros((1, 8, 8, 3))
+  params = jax.eval_shape(model.init, jax.random.key(0), image_BHWC)['params']
+
+  def decay_of(*exempt):
+    rules = optim.decay_weights(exempt)
+    optimizer = optim.adamw(0.1, weight_decay=0.5, decay_rules=rules)
+    return flat(optimizer.decay_of(params))
+
+  kernels = {name for name in flat(params) if name.endswith('kernel')}
+  assert any(name.endswith('query/bias') for name in flat(params))
+  decay = decay_of('cls', 'pos_embedding')
+  assert {name for name, own in decay.items() if own == 0.5} == kernels
+  assert {own for name, own in decay.items() if name not in kernels} == {0.0}
+  decayed = {name for name, own in decay_of().items() if own}
+  assert decayed == {*kernels, 'cls', 'pos_embedding'}
+  with pytest.raises(UserError, match="'clss' matches no parameter"):
+    decay_of('clss')

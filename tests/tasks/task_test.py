@@ -63,3 +63,23 @@ def test_what_is_frozen_counts_as_a_constant(key, accumulate):
   np.testing.assert_allclose(frozen['second'], apart['second'], rtol=1e-6)
   np.testing.assert_allclose(norm, want, rtol=1e-6)
   assert of_both > (1 + 1e-5) * norm
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_an_l2_penalty_counts_in_the_loss_that_is_reported(key, accumulate):
+  def step(optimizer):
+    this = Shrink(model=Two(), optimizer=optimizer, accumulate=accumulate)
+    batch = {'x': X_BD}
+    before = this.init(key, batch)
+    after, scalars = jax.jit(this.train_step)(before, batch, key)
+    return before.params, after.params, scalars
+
+  params, without, plain = step(optim.momentum(0.1))
+  _, after, scalars = step(optim.momentum(0.1, l2=0.3, l2_rules=[('first', 1.0)]))
+  assert 'l2' not in plain
+  np.testing.assert_allclose(scalars['l2'], 0.5 * 0.3 * (params['first'] ** 2).sum())
+  np.testing.assert_allclose(scalars['loss'], plain['loss'] + scalars['l2'], rtol=1e-6)
+  np.testing.assert_allclose(
+    after['first'], without['first'] - 0.1 * 0.3 * params['first'], rtol=1e-5
+  )
+  np.testing.assert_array_equal(after['second'], without['second'])

@@ -44,12 +44,24 @@ def test_golden_file_is_within_tolerance(check_golden, name, capsys):
   assert check_golden.main([str(GOLDEN / f'{name}.npz')]) == 0, capsys.readouterr().out
 
 
-def test_a_description_alone(check_golden, tmp_path, capsys):
-  text = (GOLDEN / 'bit_hyperrule.json').read_text()
-  assert check_golden.main([str(GOLDEN / 'bit_hyperrule.json')]) == 0
-  assert '37 of 37 within tolerance' in capsys.readouterr().out
+@pytest.mark.parametrize(
+  ('name', 'count', 'number', 'other'),
+  [
+    ('bit_hyperrule', 37, '0.00297', '0.00298'),
+    ('deit_lr_schedule', 2, '0.000505,', '0.000505002,'),
+    ('noisy_student_lr', 15, '0.172295004', '0.172295304'),
+  ],
+)
+def test_a_description_alone(
+  check_golden, tmp_path, capsys, name, count, number, other
+):
+  path = GOLDEN / f'{name}.json'
+  text = path.read_text()
+  assert number in text
+  assert check_golden.main([str(path)]) == 0
+  assert f'{count} of {count} within tolerance' in capsys.readouterr().out
   changed = tmp_path / 'changed.json'
-  changed.write_text(text.replace('0.00297', '0.00298'))
+  changed.write_text(text.replace(number, other))
   assert check_golden.main([str(changed)]) == 1
   assert 'TOO LARGE' in capsys.readouterr().out
 
