@@ -123,7 +123,7 @@ class EfficientNet(nn.Module):
   remat: str = 'none'
   dtype: str = 'float32'
 
-  tiny = dict(depths=(1, 2, 1), stem=8, channels=8, top=16)
+  tiny = dict(depths=(1, 2), stem=8, channels=8, top=16)
 
   @nn.compact
   def __call__(

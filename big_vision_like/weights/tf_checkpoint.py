@@ -75,7 +75,9 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...
       raise UserError(f'{file} is missing: copy it beside {path.name}')
   sizes = [file.stat().st_size for file in data]
   if sum(entry.size for entry in entries.values()) > sum(sizes):
-    raise UserError(f'{path} promises more than there is in {data[0].name}')
+    raise UserError(
+      f'{path} promises more than there is in {data[0].name}: copy both again'
+    )
   texts = [name for name, entry in entries.items() if entry.dtype == _TEXT]
   arrays = {}
   for name, entry in entries.items():
@@ -261,6 +263,6 @@ def _unsnapped(packed: bytes) -> bytes:
     start = len(content) - back
     for i in range(length):  # what is copied may be written by the copy itself
       content.append(content[start + i])
-  if len(content) != size:
+  if place > len(packed) or len(content) != size:
     raise ValueError(f'a block unfolds to {len(content):,} bytes, not {size:,}')
   return bytes(content)
