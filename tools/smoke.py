@@ -149,8 +149,7 @@ def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
 
 def covers(data: Any, steps: int) -> bool:
   """Whether so many steps have batches of all parts of an input."""
-  together = all(share == 1 for share in data.exact_shares.values())
-  return together or {n for n, _ in data.signatures(steps)} == {*data.parts}
+  return data.together or {n for n, _ in data.signatures(steps)} == {*data.parts}
 
 
 def shrunk(

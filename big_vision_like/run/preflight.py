@@ -157,7 +157,7 @@ def compare_runs(
   Those of frozen networks must be the same; other heads learn what is new to them.
   """
   data = found.made.get('config.train_data')
-  if data is None or any(share < 1 for share in data.exact_shares.values()):
+  if data is None or not data.together:
     return  # of several tasks, each with classes of its own
   ours = labels.of_part(known, '')
   nodes = dict(spec.calls({k: plain.get(k) for k in ('frozen', 'init_from')}, ''))
