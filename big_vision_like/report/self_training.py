@@ -99,8 +99,8 @@ def confidence(source: Source) -> tuple[str, str]:
   caption = (
     'Confidence is the probability of the class that the teacher found most probable.'
     ' Before: every image once. After: confident images, as many copies as give each'
-    ' class its share. A mean confidence that falls after balancing is of a class whose'
-    ' surest images are few.'
+    ' class its share: thresholds raise the mean confidence of a class, copies leave it'
+    ' nearly as it is.'
   )
   return content, caption
 
