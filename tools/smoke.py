@@ -56,7 +56,7 @@ import numpy as np
 from big_vision_like import cli, data, errors, files, optim, spec, train
 from big_vision_like.data.input import bucket
 from big_vision_like.data.prepare import tokenizer
-from big_vision_like.data.sources import coco, fake, tfds
+from big_vision_like.data.sources import coco, fake, pseudo_labels, tfds
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint, experiment, init_from, metrics, preflight
@@ -149,7 +149,7 @@ def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
 
 def covers(data: Any, steps: int) -> bool:
   """Whether so many steps have batches of all parts of an input."""
-  return len(data.parts) == 1 or {n for n, _ in data.signatures(steps)} == {*data.parts}
+  return data.together or {n for n, _ in data.signatures(steps)} == {*data.parts}
 
 
 def shrunk(
@@ -173,6 +173,9 @@ def shrunk(
   if fn is coco.Coco:
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
     return dict(spec.spec(fake.Fake, name=name, **made_up))
+  if fn is pseudo_labels.PseudoLabelled:
+    own = {name: node.get(name) for name in ('source', 'classes')}
+    return dict(spec.spec(pseudo_labels.MadeUp, **own))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
   if not isinstance(fn, type):

@@ -11,7 +11,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
-from big_vision_like.report import distillation, page, vit
+from big_vision_like.report import distillation, page, self_training, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
@@ -205,7 +205,19 @@ def thumbnail(image_HWC: np.ndarray) -> str:
 
 
 Source.sections = (
-  Section('Inputs', sample_inputs, 'below'),
+  Section('Inputs', sample_inputs, 'below', fits=self_training.learns_from_labels),
+  Section(
+    'Inputs',
+    self_training.inputs,
+    'below',
+    fits=self_training.learns_from_pseudo_labels,
+  ),
+  Section(
+    'Pseudo labels',
+    self_training.confidence,
+    'below',
+    fits=self_training.learns_from_pseudo_labels,
+  ),
   Section('Predictions', predicted, 'below'),
   Section(
     'Student and teacher', student_and_teacher, 'below', fits=distillation.distils

@@ -153,8 +153,9 @@ class Experiment:
     if abstract is None:
       return None
     classes = {}
-    if '' in self.data.parts:
-      classes = labels.vocabulary(self.data.parts['']).get('label', {})
+    if self.data.together:
+      first = next(iter(self.data.parts.values()))
+      classes = labels.vocabulary(first).get('label', {})
     loaded = read_frozen(
       self.settings.frozen, self.task, abstract, self.abstract_batch, classes
     )

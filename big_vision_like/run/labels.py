@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from big_vision_like.data.input import alternating, base, mixture, pipeline
+from big_vision_like.data.input import base, mixture, pipeline
 from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.data.transforms import compose, labels
 from big_vision_like.data.transforms.labels import Names
@@ -323,7 +323,13 @@ def wanted(
     data = getattr(evaluator, evaluator.classes_of)
     return Known(vocabulary(data), f'its {evaluator.classes_of} data'), 'label'
   field = None if evaluator.task_labels else 'box_labels'
-  return known.get(evaluator.predict.rpartition('.')[0]), field
+  return of_part(known, evaluator.predict.rpartition('.')[0]), field
+
+
+def of_part(known: Mapping[str, Known], name: str) -> Known | None:
+  """Returns the classes of a task's part; '' is a whole task, with its first input."""
+  first = None if name else next(iter(known.values()), None)
+  return known.get(name, first)
 
 
 def with_labels_of(evaluator: Evaluator, known: Mapping[str, Known]) -> Evaluator:
@@ -375,7 +381,7 @@ def agreeing(
 
   `told(place, sentence)` gets places of inputs and parts in the config.
   """
-  if isinstance(data, alternating.Alternating):
+  if not isinstance(data, pipeline.SingleInput):
     inputs = {
       name: agreeing(part, f'{place}.inputs.{name}', told)
       for name, part in data.inputs.items()

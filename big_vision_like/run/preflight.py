@@ -156,9 +156,10 @@ def compare_runs(
 
   Those of frozen networks must be the same; other heads learn what is new to them.
   """
-  if len(known) != 1:
-    return
-  [ours] = known.values()
+  data = found.made.get('config.train_data')
+  if data is None or not data.together:
+    return  # of several tasks, each with classes of its own
+  ours = labels.of_part(known, '')
   nodes = dict(spec.calls({k: plain.get(k) for k in ('frozen', 'init_from')}, ''))
   for path, node in nodes.items():
     if spec.symbol(node) is not init_from.from_run:

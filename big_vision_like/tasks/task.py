@@ -122,8 +122,11 @@ class Task(abc.ABC):
     """How the first network's images are normalized."""
     return next(iter(self.networks().values())).images
 
-  def part(self, name: str) -> 'Task':
-    """Returns the task that batches under this name are for; '' is the task itself."""
+  def part(self, name: str) -> 'Task | None':
+    """Returns the task that batches under this name are for; '' is the task itself.
+
+    None for batches of which no labels are known.
+    """
     if name:
       raise UserError(f'{type(self).__name__} has no parts, so none called {name!r}')
     return self

@@ -297,13 +297,16 @@ def shape_of(name: str) -> tuple[str, str]:
   """What the size of a config's model depends on but for the number of classes."""
   config = json.loads(load(name).to_json())
   model = {k: v for k, v in config['task']['model'].items() if k != 'num_classes'}
-  return json.dumps(model), json.dumps(config['train_data']['transforms'])
+  data = config['train_data']
+  # Images of inputs that are joined have one size.
+  first = next(iter(data['inputs'].values())) if 'inputs' in data else data
+  return json.dumps(model), json.dumps(first['transforms'])
 
 
 def counted_config(name: str) -> tuple[str, int, int]:
   """Pixels, parameters and multiply-accumulates of the model that a config trains."""
   run = experiment.make(load(name), planned_for=jax.devices())
-  example = run.data.example()
+  example = next(iter(run.data.parts.values())).example()
   batch = {k: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for k, x in example.items()}
   network = next(iter(run.task.networks().values()))
   inputs = jax.eval_shape(network.inputs, batch)

@@ -66,6 +66,11 @@ class Input(abc.ABC):
   def exact_shares(self) -> dict[str, float]:
     """The share of the steps that each of `parts` has in the long run."""
 
+  @property
+  def together(self) -> bool:
+    """Whether every step has examples of all parts, as of a single input."""
+    return all(share == 1 for share in self.exact_shares.values())
+
   @abc.abstractmethod
   def planned(self) -> 'Input':
     """Returns itself, with stand-ins for sources in a plan without the data."""

@@ -34,6 +34,8 @@ class PerClass(Source):
   classes: int | None = None
   seed: int = 0
 
+  tiny = dict(count=3)
+
   def __post_init__(self) -> None:
     object.__setattr__(self, 'source', as_source(self.source))
 
@@ -88,3 +90,42 @@ class PerClass(Source):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return self.source[int(self.indices[index])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Remaining(Source):
+  """The examples of a source that a choice of a few leaves over, without labels."""
+
+  chosen: PerClass
+
+  @property
+  def inner(self) -> dict[str, Source]:
+    """The choice."""
+    return {'chosen': self.chosen}
+
+  @property
+  def features(self) -> Mapping[str, Any]:
+    """Those of the source but its labels."""
+    return {k: x for k, x in self.chosen.features.items() if k != 'label'}
+
+  def fingerprint(self) -> str:
+    """Returns a digest of the choice."""
+    return digest('Remaining', self.chosen)
+
+  @functools.cached_property
+  def indices(self) -> np.ndarray:
+    """Where in the source the examples are."""
+    every = np.arange(len(self.chosen.source))
+    return np.setdiff1d(every, self.chosen.indices)
+
+  def planned(self) -> Source:
+    """These, or where the source is not prepared what stands in for it in a plan."""
+    there = self.chosen.source.planned()
+    return self if there is self.chosen.source else there
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    example = self.chosen.source[int(self.indices[index])]
+    return {k: x for k, x in example.items() if k != 'label'}

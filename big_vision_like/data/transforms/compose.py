@@ -84,3 +84,28 @@ class MultiCrop(grain.transforms.RandomMap):
         )
       made[name] = np.stack(images)
     return example | made
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside(grain.transforms.Map):
+  """Adds under `name` the image after transforms of its own, which are not random.
+
+  A teacher that predicts in each step sees the clean image, whatever noise follows:
+  first among the transforms, with a `Decode` of its own, this makes `teacher_image`.
+  """
+
+  transforms: Sequence[Transform]
+  name: str = 'teacher_image'
+
+  def __post_init__(self) -> None:
+    for transform in self.transforms:
+      if isinstance(transform, grain.transforms.RandomMap):
+        raise UserError(
+          f'{type(transform).__name__} is random, and the image beside must be clean'
+        )
+
+  def map(self, example: Example) -> Example:
+    made = example
+    for transform in self.transforms:
+      made = transform.map(made)
+    return example | {self.name: made['image']}
