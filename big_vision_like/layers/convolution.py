@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision_like.errors import UserError, check_one_of
-from big_vision_like.ops import precision
+from big_vision_like.ops import convolution, precision
 
 PADDINGS = ('symmetric', 'same')
 he_normal_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -48,6 +48,7 @@ def conv(
     use_bias=use_bias,
     kernel_init=kernel_init,
     dtype=dtype,
+    conv_general_dilated=convolution.convolve,
     name=name,
   )
 
