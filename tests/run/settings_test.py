@@ -11,9 +11,15 @@ def test_groups_of_fields_are_no_numbers(name):
     experiment.Settings(task=None, train_data=None, total_steps=1, **{name: 3})
 
 
-@pytest.mark.parametrize('schedule', [optim.linear, optim.rsqrt])
-def test_a_warm_up_longer_than_the_run_is_refused(schedule):
-  rest = {'timescale': 3} if schedule is optim.rsqrt else {}
+@pytest.mark.parametrize(
+  ('schedule', 'rest'),
+  [
+    (optim.linear, {}),
+    (optim.rsqrt, {'timescale': 3}),
+    (optim.per_epoch_cosine, {'epoch_steps': 1.5}),
+  ],
+)
+def test_a_warm_up_longer_than_the_run_is_refused(schedule, rest):
   rate = spec.spec(schedule, peak_value=1.0, warmup_steps=100, total_steps=50, **rest)
   node = {'optimizer': spec.spec(optim.adamw, rate=rate)}
   told = r'config.task.optimizer.rate.warmup_steps=100 are more than total_steps=50'
@@ -21,3 +27,6 @@ def test_a_warm_up_longer_than_the_run_is_refused(schedule):
     experiment.check_warmups(node)
   node['optimizer']['rate']['total_steps'] = 100
   experiment.check_warmups(node)
+  node['optimizer']['rate']['total_steps'] = 62.5
+  with pytest.raises(UserError, match='are more than total_steps=62.5'):
+    experiment.check_warmups(node)
