@@ -12,7 +12,6 @@ from big_vision_like.errors import UserError, listed
 from big_vision_like.inference import hub_json
 from big_vision_like.inference.classes import EFFICIENTNET, Preprocessing
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from big_vision_like.layers import convolution
 from big_vision_like.models import efficientnet as models
 from big_vision_like.weights import efficientnet, family, fields, tree
 from big_vision_like.weights.beside import Beside, size_of
@@ -302,7 +301,7 @@ FAMILY = family.Family(
   ),
   describe=describe,
   untold=('strides', 'stem_stride', 'padding', 'epsilon'),
-  choices=lambda told: {'padding': convolution.PADDINGS},
+  choices=lambda told: {'padding': {*_PADDINGS.values()}},
   images=images,
   stem=('stem/conv',),
   side=side,
