@@ -103,7 +103,8 @@ class EfficientNet(nn.Module):
   of drop_path * i / n, unless it changes the shape. With `padding='symmetric'` zeros
   lie as in PyTorch, see `layers.convolution`; nets that were trained there have
   `epsilon=1e-5` too. `norm_groups` is the number of groups of examples that batch norm
-  normalizes apart.
+  normalizes apart; `momentum` is that of its running averages, to be lowered for
+  runs of few steps.
   """
 
   num_classes: int
@@ -118,6 +119,7 @@ class EfficientNet(nn.Module):
   padding: str = 'same'
   epsilon: float = 1e-3
   norm_groups: int = 1
+  momentum: float = MOMENTUM
   remat: str = 'none'
   dtype: str = 'float32'
 
@@ -172,7 +174,7 @@ class EfficientNet(nn.Module):
     """What makes the convolutions of this network, each with its norm."""
     norm = functools.partial(
       convolution.BatchNorm,
-      momentum=MOMENTUM,
+      momentum=self.momentum,
       epsilon=self.epsilon,
       unbiased=False,
       groups=self.norm_groups,

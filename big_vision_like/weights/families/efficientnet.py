@@ -251,11 +251,10 @@ def timm_config(weights: Any, size: tuple[int, int]) -> dict[str, Any]:
       'timm has EfficientNets B0 to B8 and L2 alone: write a .safetensors file without'
       ' config.json'
     )
-  default = dict(strides=models.STRIDES, stem_stride=2)
-  if changed := [field for field, value in default.items() if told[field] != value]:
+  if (told['stem_stride'], *told['strides']) != (2, *models.STRIDES):
     raise UserError(
-      f'{changed[0]}={told[changed[0]]}: timm has no such EfficientNet, write a'
-      ' .safetensors file without config.json'
+      f'strides={tuple(told["strides"])}, stem_stride={told["stem_stride"]}: timm has no'
+      ' such EfficientNet, write a .safetensors file without config.json'
     )
   same = told['padding'] == 'same'
   usual = (_TENSORFLOW if same else _PYTORCH)['epsilon']
