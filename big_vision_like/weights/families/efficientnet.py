@@ -253,8 +253,8 @@ def timm_config(weights: Any, size: tuple[int, int]) -> dict[str, Any]:
     )
   if (told['stem_stride'], *told['strides']) != (2, *models.STRIDES):
     raise UserError(
-      f'strides={tuple(told["strides"])}, stem_stride={told["stem_stride"]}: timm has no'
-      ' such EfficientNet, write a .safetensors file without config.json'
+      f'strides={tuple(told["strides"])}, stem_stride={told["stem_stride"]}: timm has'
+      ' no such EfficientNet, write a .safetensors file without config.json'
     )
   same = told['padding'] == 'same'
   usual = (_TENSORFLOW if same else _PYTORCH)['epsilon']
