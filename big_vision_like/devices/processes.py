@@ -47,7 +47,7 @@ SERVICE_WORDS = ('coordination', 'UNAVAILABLE', 'heartbeat', 'Barrier')
 def say(title: str, text: str) -> None:
   """One line with a title in a column of its own; of several processes, 0 says it."""
   if not jax.distributed.is_initialized() or jax.process_index() == 0:
-    print(f'{title:<10}{text}', flush=True)
+    print(f'{title:<9} {text}', flush=True)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -38,6 +38,7 @@ UNSIZED = (image.ResizeSmall, image.ReflectPad)
 UNSEEN = (
   'parent',
   'name',
+  'momentum',
   'scan',
   'remat',
   'dtype',

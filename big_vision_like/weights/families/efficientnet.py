@@ -12,7 +12,6 @@ from big_vision_like.errors import UserError, listed
 from big_vision_like.inference import hub_json
 from big_vision_like.inference.classes import EFFICIENTNET, Preprocessing
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from big_vision_like.layers import convolution
 from big_vision_like.models import efficientnet as models
 from big_vision_like.weights import efficientnet, family, fields, tree
 from big_vision_like.weights.beside import Beside, size_of
@@ -252,11 +251,10 @@ def timm_config(weights: Any, size: tuple[int, int]) -> dict[str, Any]:
       'timm has EfficientNets B0 to B8 and L2 alone: write a .safetensors file without'
       ' config.json'
     )
-  default = dict(strides=models.STRIDES, stem_stride=2)
-  if changed := [field for field, value in default.items() if told[field] != value]:
+  if (told['stem_stride'], *told['strides']) != (2, *models.STRIDES):
     raise UserError(
-      f'{changed[0]}={told[changed[0]]}: timm has no such EfficientNet, write a'
-      ' .safetensors file without config.json'
+      f'strides={tuple(told["strides"])}, stem_stride={told["stem_stride"]}: timm has'
+      ' no such EfficientNet, write a .safetensors file without config.json'
     )
   same = told['padding'] == 'same'
   usual = (_TENSORFLOW if same else _PYTORCH)['epsilon']
@@ -302,7 +300,7 @@ FAMILY = family.Family(
   ),
   describe=describe,
   untold=('strides', 'stem_stride', 'padding', 'epsilon'),
-  choices=lambda told: {'padding': convolution.PADDINGS},
+  choices=lambda told: {'padding': {*_PADDINGS.values()}},
   images=images,
   stem=('stem/conv',),
   side=side,
