@@ -40,6 +40,7 @@ import ml_collections as mlc
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import autoaugment, image
+from big_vision_like.errors import UserError
 from big_vision_like.evals import classification, heads
 from big_vision_like.models import deit, regnet
 from big_vision_like.ops.augmentation import Augment
@@ -71,6 +72,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   )
   learns_from_teacher = arg.kind != 'labels'
   has_token = learns_from_teacher and not arg.class_token_only
+  if arg.keep_dist and not has_token:
+    raise UserError(f'{argument!r}: keep_dist is for models with a distillation token')
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.total_steps = epochs(int(arg.length.removesuffix('epochs')))
   c.train_data = benchmarks.IMAGENET.train_input(
@@ -97,7 +100,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     std=STD,
     label_smoothing=0.1,
     augment=batch_augment(arg.change),
-    optimizer=optimizer(c, arg.change, arg.keep_dist or not has_token),
+    optimizer=optimizer(c, arg.change, arg.keep_dist),
   )
   if arg.change == 'ema':
     common['ema'] = spec(optim.Ema, decay=0.99996)

@@ -49,8 +49,17 @@ class Fake(Source):
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example."""
-    return catalogued(self.name) or _labelled_images(self.classes)
+    """TFDS's description of an example, whose label is one of at most `classes`."""
+    import tensorflow_datasets as tfds
+
+    found = catalogued(self.name) or _labelled_images(self.classes)
+    label = found['label'] if 'label' in found else None
+    if not isinstance(label, tfds.features.ClassLabel) or (
+      (label.num_classes or 0) <= self.classes
+    ):
+      return found
+    fewer = tfds.features.ClassLabel(num_classes=self.classes)
+    return tfds.features.FeaturesDict({**found, 'label': fewer})
 
   @property
   def title(self) -> str:
