@@ -206,12 +206,11 @@ class InitFrom:
   source_grid: Grid | None = None
   allow_other_activation: bool = False
 
-  def check(
-    self, ours: Normalization | None, fields: str = 'task.mean and task.std'
-  ) -> None:
+  def check(self, ours: Normalization | None, frozen: str = '') -> None:
     """Raises if a network sees images normalized otherwise than the weights know.
 
-    `fields` names what the config says of that.
+    `frozen` is its name if it is not trained: the task says how its images are
+    normalized.
     """
     if ours is None or self.allow_other_normalization:
       return
@@ -219,10 +218,16 @@ class InitFrom:
       return
     theirs = self.weights.mean, self.weights.std
     if not all(map(_same_numbers, theirs, ours)):
+      told = (
+        f'the weights know images normalised with mean={theirs[0]} and std={theirs[1]},'
+        f' the task does it with mean={ours.mean} and std={ours.std}: set'
+      )
+      if frozen:
+        field = f'{frozen}_images of the task to spec(images.Normalization'
+        raise UserError(f'{told} {field}, mean={theirs[0]}, std={theirs[1]})')
       raise UserError(
-        f'init_from: the weights know images normalised with mean={theirs[0]} and'
-        f' std={theirs[1]}, the task does it with mean={ours.mean} and std={ours.std}:'
-        f' set {fields} to theirs, or init_from.allow_other_normalization=True'
+        f'init_from: {told} task.mean and task.std to theirs, or'
+        ' init_from.allow_other_normalization=True'
       )
 
   def differences(self, model: nn.Module) -> dict[str, tuple[Any, Any]]:
@@ -447,7 +452,7 @@ def complete_network(
       '; give it images of the size that it was trained with, or resize positions with'
       ' spec(init_from.InitFrom, weights=...) around these weights'
     )
-  source.check(network.images, f'{name.rpartition(".")[2]}_images of the task')
+  source.check(network.images, frozen=name.rpartition('.')[2])
   theirs = dict(enumerate(getattr(source.weights, 'label_names', ())))
   if classes and theirs:
     if told := labels.unlike(classes, theirs, 'the weights', reworded=True):
