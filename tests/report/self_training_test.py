@@ -25,8 +25,8 @@ def run(tmp_path_factory, data_dir):
   overrides = [
     *('total_steps=2', 'log_every=1', f'{SOURCE}.labels={folder}/labels'),
     *(f'{SOURCE}.min_confidence=0.15', f'{SOURCE}.per_class=40'),
-    'train_data.inputs.labelled.batch_size=4',
-    'train_data.inputs.unlabelled.batch_size=8',
+    'train_data.inputs.labelled.batch_size=8',
+    'train_data.inputs.unlabelled.batch_size=16',
   ]
   config = spec.load(
     'configs/noisy_student/digits.py:student', overrides, root=experiment.Settings
