@@ -94,12 +94,11 @@ class PseudoLabelled(Source):
         raise UserError(f'{path} lacks {name!r}: delete the folder and predict again')
     theirs = facts['source']
     if theirs.get('fingerprint') != self.source.fingerprint():
+      ours = self.source.identity()
       raise UserError(
-        f'the pseudo labels in {self.labels} are of other images:'
-        f' {theirs.get("title")} {theirs.get("split")}'.rstrip()
-        + f' ({plural(theirs.get("examples", 0), "example")}), and the source is'
-        f' {self.source.title} {self.source.split}'.rstrip()
-        + f' ({plural(len(self.source), "example")}): predict these in another folder'
+        f'the pseudo labels in {self.labels} are of other images: of'
+        f' {_described(theirs)}, and the source is {_described(ours)}: predict these in'
+        ' another folder'
       )
     if self.classes not in (None, facts['classes']):
       raise UserError(
@@ -222,6 +221,13 @@ class PseudoLabelled(Source):
       'label': np.int32(predicted['label']),
       'probabilities': predicted['probabilities'],
     }
+
+
+def _described(identity: Mapping[str, Any]) -> str:
+  """Returns which data an identity is of, for people who compare two of them."""
+  name = f'{identity.get("title")} {identity.get("split")}'.rstrip()
+  digits = str(identity.get('fingerprint'))[:8]
+  return f'{name} ({plural(identity.get("examples", 0), "example")}, {digits})'
 
 
 def _labels_of(path: str, classes: int) -> dict[str, np.ndarray]:

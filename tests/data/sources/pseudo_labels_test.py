@@ -123,7 +123,7 @@ def test_what_is_missing_is_predicted_and_the_rest_stays(tmp_path, mesh, monkeyp
 def test_predictions_of_other_images_or_teachers_are_refused(tmp_path, mesh):
   predict(tmp_path, mesh, pictures())
   other = pseudo_labels.PseudoLabelled(pictures(seed=1), str(tmp_path))
-  with pytest.raises(UserError, match='are of other images: InMemory .10 examples.'):
+  with pytest.raises(UserError, match='of other images: of InMemory .10 examples, '):
     len(other)
   with pytest.raises(UserError, match='was begun with other source'):
     predict(tmp_path, mesh, pictures(seed=1))

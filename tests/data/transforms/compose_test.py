@@ -91,8 +91,18 @@ def test_views_of_several_sizes_are_refused(picture):
     (lambda: compose.OneOf([]), 'OneOf needs transforms'),
     (lambda: compose.Sometimes([], 1.2), 'probability=1.2 is not'),
     (lambda: compose.MultiCrop({'local_image': []}), "'local_image' needs a view"),
+    (lambda: compose.Beside([image.Flip()]), 'Flip is random, and the image beside'),
   ],
 )
 def test_wrong_arguments_are_named(make, words):
   with pytest.raises(UserError, match=words):
     make()
+
+
+def test_a_clean_image_beside_the_other(picture):
+  made = compose.Beside([image.CentralCrop(4), Add(1)]).map({'image': picture, 'id': 3})
+  np.testing.assert_array_equal(made['image'], picture)
+  np.testing.assert_array_equal(
+    made['teacher_image'], image.CentralCrop(4).map({'image': picture})['image'] + 1
+  )
+  assert made['id'] == 3
