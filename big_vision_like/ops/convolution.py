@@ -295,10 +295,10 @@ def _kernel_gradient(
     result = []
     for s, sum_rvC in enumerate(sums):
       first, stop = right * s, right * s + wide * (size_v - 1) + 1
-      for b in range(examples):
+      for i in range(examples):
         for n in range(lines):
-          x_rvC = x_BnqC[b, n * high : n * high + reach : down, first:stop:wide]
-          sum_rvC = sum_rvC + x_rvC * dy_BnvC[b, n][None]
+          x_rvC = x_BnqC[i, n * high : n * high + reach : down, first:stop:wide]
+          sum_rvC = sum_rvC + x_rvC * dy_BnvC[i, n][None]
       result.append(sum_rvC)
     return tuple(result), None
 

@@ -64,8 +64,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
   'tf_efficientnet_b0': lambda: efficientnet.EfficientNet(
     CLASSES, **efficientnet.variant('B0')
   ),
-    num_classes=CLASSES, **regnet.variant('Y-400MF')
-  ),
   'regnety_040': lambda: regnet.RegNet(num_classes=CLASSES, **regnet.variant('Y-4GF')),
   'vit_small_patch16_224': lambda: vit.ViT(
     CLASSES, pool='token', activation='gelu_exact', **vit.variant('S/16')
