@@ -4,6 +4,7 @@ Axes: B batch, N tokens, M tokens of the memory, D width, H heads, F hidden unit
 features before and after a layer, L depth.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,9 +22,21 @@ from big_vision_like.ops.masks import Mask
 
 LAYER_NORM_EPSILON = 1e-6
 
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+  """Returns x times the standard normal distribution up to x (arXiv:1606.08415).
+
+  As in PyTorch with the error function, which takes a third of the time of Flax's
+  complement of it on CPUs; half precision has too few digits for the sum.
+  """
+  if x.dtype.itemsize < 4:
+    return nn.gelu(x, approximate=False)
+  return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
 ACTIVATIONS = {
   'gelu': nn.gelu,  # the tanh approximation
-  'gelu_exact': lambda x: nn.gelu(x, approximate=False),
+  'gelu_exact': gelu_exact,
   'relu': nn.relu,
   'silu': nn.silu,  # also known as swish
 }

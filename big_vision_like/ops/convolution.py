@@ -198,12 +198,13 @@ def _shifted(window: Window, x_BhwC: jax.Array, kernel_rs1C: jax.Array) -> jax.A
   rows, columns = kernel_rs1C.shape[:2]
   stop_p = x_BpqC.shape[1] - down * (rows - 1)
   stop_q = x_BpqC.shape[2] - right * (columns - 1)
-  y_BuvC = sum(
-    x_BpqC[:, down * r : down * r + stop_p : high, right * s : right * s + stop_q : wide]
-    * kernel_rs1C[None, None, r, s]
-    for r in range(rows)
-    for s in range(columns)
-  )
+
+  def tap(r: int, s: int) -> jax.Array:
+    p, q = down * r, right * s
+    x_BuvC = x_BpqC[:, p : p + stop_p : high, q : q + stop_q : wide]
+    return x_BuvC * kernel_rs1C[None, None, r, s]
+
+  y_BuvC = sum(tap(r, s) for r in range(rows) for s in range(columns))
   return y_BuvC.astype(dtype)
 
 
@@ -254,9 +255,8 @@ def _input_gradient(
     for r, p in taps_r:
       for s, q in taps_s:
         p_m, q_l = first_p + p, first_q + q
-        dx_BmlC += (
-          dy_BpqC[:, p_m : p_m + count_m, q_l : q_l + count_l] * kernel_rs1C[None, None, r, s]
-        )
+        part_BmlC = dy_BpqC[:, p_m : p_m + count_m, q_l : q_l + count_l]
+        dx_BmlC += part_BmlC * kernel_rs1C[None, None, r, s]
     return dx_BmlC.astype(dtype)
 
   rows = [jnp.stack([phase(r, s) for s in phases[1]], axis=3) for r in phases[0]]
@@ -295,10 +295,10 @@ def _kernel_gradient(
     result = []
     for s, sum_rvC in enumerate(sums):
       first, stop = right * s, right * s + wide * (size_v - 1) + 1
-      for b in range(examples):
+      for i in range(examples):
         for n in range(lines):
-          x_rvC = x_BnqC[b, n * high : n * high + reach : down, first:stop:wide]
-          sum_rvC = sum_rvC + x_rvC * dy_BnvC[b, n][None]
+          x_rvC = x_BnqC[i, n * high : n * high + reach : down, first:stop:wide]
+          sum_rvC = sum_rvC + x_rvC * dy_BnvC[i, n][None]
       result.append(sum_rvC)
     return tuple(result), None
 

@@ -1,4 +1,4 @@
-"""Axes: B batch, h w map, u v the same after a stride, r s kernel, I O C channels."""
+"""Axes: B batch, h w map, r s kernel, I O input and output channels."""
 
 import functools
 
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from big_vision_like.ops import convolution
+from big_vision_like.cost import flops
+from big_vision_like.devices import mesh
+from big_vision_like.ops import convolution, sharding
 
 LAYOUT = convolution.LAYOUT
 
@@ -19,7 +21,7 @@ def arrays(seed, batch, size, kernel, inputs, channels, groups, dtype=np.float32
   return jnp.asarray(x_BhwI, dtype), jnp.asarray(kernel_rsIO, dtype)
 
 
-def both(x, kernel, stride, padding, dilation, groups):
+def both(stride, padding, dilation, groups):
   """Our convolution and JAX's, as functions of input and kernel."""
   return [
     functools.partial(
@@ -75,6 +77,103 @@ CASES = {
 def test_outputs_and_gradients_are_those_of_jax(name):
   *shapes, stride, padding, dilation = CASES[name]
   x, kernel = arrays(0, *shapes)
-  ours, theirs = both(x, kernel, stride, padding, dilation, shapes[-1])
-  found = [jax.jit(functools.partial(with_gradients, f))(x, kernel) for f in (ours, theirs)]
+  pair = both(stride, padding, dilation, shapes[-1])
+  found = [jax.jit(functools.partial(with_gradients, fn))(x, kernel) for fn in pair]
   check(*found, 1e-5)
+
+
+DEPTHWISE = (3, (6, 5), (3, 3), 4, 4, 4), (2, 'SAME', 1, 4)
+GROUPS = (3, (6, 5), (3, 3), 4, 8, 2), (1, 'SAME', 1, 2)
+POINTS = (3, (6, 5), (1, 1), 4, 8, 1), (2, 'VALID', 1, 1)
+THREE = {'depthwise': DEPTHWISE, 'groups': GROUPS, '1x1': POINTS}
+
+
+@pytest.mark.parametrize('name', THREE)
+@pytest.mark.parametrize('dtype, tolerance', [('float64', 1e-13), ('bfloat16', 1e-2)])
+def test_other_types_of_numbers(name, dtype, tolerance):
+  shapes, options = THREE[name]
+  with jax.enable_x64(dtype == 'float64'):
+    x, kernel = arrays(0, *shapes, dtype=dtype)
+    found = [
+      jax.jit(functools.partial(with_gradients, fn))(x, kernel) for fn in both(*options)
+    ]
+    assert found[0][0].dtype == dtype
+    check(*found, tolerance)
+
+
+@pytest.mark.parametrize('name', THREE)
+def test_second_derivatives(name):
+  shapes, options = THREE[name]
+  x, kernel = arrays(0, *shapes)
+
+  def penalty(fn):
+    """A sum of squared gradients, as those that are penalized."""
+
+    def total(x, kernel):
+      return jnp.sin(fn(x, kernel)).sum()
+
+    def squares(x, kernel):
+      return sum((g**2).sum() for g in jax.grad(total, argnums=(0, 1))(x, kernel))
+
+    return jax.jit(jax.grad(squares, argnums=(0, 1)))
+
+  ours, theirs = [penalty(fn)(x, kernel) for fn in both(*options)]
+  check(ours, theirs, 1e-4)
+
+
+@pytest.mark.parametrize('name', THREE)
+def test_operations_are_those_of_the_convolution(name):
+  (batch, _, *shapes), options = THREE[name]
+  x, kernel = arrays(0, batch, (6, 4), *shapes)
+  (ours, forward), (theirs, alone) = [
+    (
+      flops.count(functools.partial(with_gradients, fn), x, kernel),
+      flops.count(fn, x, kernel),
+    )
+    for fn in both(*options)
+  ]
+  assert forward == alone > 0
+  assert ours == theirs == 3 * forward
+
+
+@pytest.mark.parametrize('name', THREE)
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
+def test_accelerators_have_one_convolution_forward_and_two_backward(name, platform):
+  shapes, options = THREE[name]
+  x, kernel = arrays(0, *shapes)
+  ours, _ = both(*options)
+  traced = jax.jit(functools.partial(with_gradients, ours)).trace(x, kernel)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  count = {'depthwise': 0, '1x1': 0, 'groups': 6}[name] if platform == 'cpu' else 3
+  assert text.count('stablehlo.convolution') == count
+
+
+def test_a_split_batch_gives_the_same():
+  (*_, channels, groups), options = DEPTHWISE
+  x, kernel = arrays(0, 8, (6, 5), (3, 3), channels, channels, groups)
+  ours, _ = both(*options)
+  alone = jax.jit(functools.partial(with_gradients, ours))(x, kernel)
+  many = mesh.make_mesh(data=4, fsdp=2)
+
+  @jax.jit
+  def split(x, kernel):
+    with sharding.on_mesh(many):
+      return with_gradients(ours, x, kernel)
+
+  put = jax.device_put(x, sharding.batch_sharding(many))
+  check(split(put, kernel), alone, 1e-5)
+
+
+def test_what_has_no_other_form_is_jax():
+  x, kernel = arrays(0, 2, (6, 5), (3, 3), 4, 4, 4)
+  options = dict(
+    window_strides=(1, 1),
+    padding=((1, 1), (1, 1)),
+    lhs_dilation=(2, 2),
+    dimension_numbers=LAYOUT,
+    feature_group_count=4,
+  )
+  np.testing.assert_array_equal(
+    convolution.convolve(x, kernel, **options),
+    jax.lax.conv_general_dilated(x, kernel, **options),
+  )
