@@ -69,7 +69,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       decay_steps=c.get_ref('total_steps'),
     ),
     weight_decay=0.05,
-    clip_norm=1.0,
+    clip_norm=None if arg.few else 1.0,
   )
   c.train_data = spec(
     pipeline.TrainInput,
@@ -103,7 +103,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[
           spec(image.Decode, channels=3),
-          spec(image.Resize, size=32, method='bilinear'),
+          spec(image.Resize, size=32, method='nearest' if arg.few else 'bilinear'),
         ],
         batch_size=256,
       ),
@@ -118,7 +118,7 @@ def augmented(few: bool) -> list[mlc.ConfigDict]:
   if few:
     return [
       spec(image.RandomAffine, shift=1.5 / 8, method='nearest'),
-      spec(image.Resize, size=32, method='bilinear'),
+      spec(image.Resize, size=32, method='nearest'),
     ]
   return [spec(image.RandomResizedCrop, size=32, area=(0.3, 1.0), method='bilinear')]
 
