@@ -10,10 +10,12 @@ blocks that learn from the labels and from the teacher in runs/digits_teacher; `
 one without a distillation token that learns from the labels alone. They see random
 crops, of which many do not show what the label says. With `hard,few`, `soft,few` and
 `none,few` the first 200 of the 1,347 scans have a label; students with a teacher see
-the others without one, and all scans are shifted by up to a pixel instead of cropped.
+all scans without one as well, and scans are shifted by up to a pixel, not cropped.
 `--config.seed=1` starts from other weights, in another order.
 
-RESULTS
+Test scans, mean of three seeds: `hard` 94.1 %, `none` 92.8 %; `hard,few` 77.6 %,
+`none,few` 67.6 %; the teacher 98.7 % (docs/distillation.md). One to two minutes each
+on two CPU cores, up to four beside other programs.
 """
 
 import ml_collections as mlc
