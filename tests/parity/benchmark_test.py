@@ -29,3 +29,20 @@ def test_detr_against_transformers(run):
   result = json.loads(done.stdout)
   for work in ('train', 'network', 'predict'):
     assert result[work]['ratio'] > 0
+
+
+def test_classifiers_against_timm(run):
+  done = run(
+    'tools/benchmark/classifiers.py',
+    'efficientnet_b0',
+    '--batch-size=2',
+    '--image-size=32',
+    '--repeats=1',
+    '--steps=1',
+    '--torch=channels_last',
+  )
+  assert done.returncode == 0, done.stderr
+  train, predict = json.loads(done.stdout)['results']
+  assert train['operations_per_step'] > 2 * 2 * 0.38e9 * (32 / 224) ** 2 * 2
+  assert train['ratios']['timm, channels_last'] > 0
+  assert predict['ratios']['timm, channels_last'] > 0
