@@ -27,6 +27,7 @@ def run(tmp_path_factory, data_dir):
     *(f'{SOURCE}.min_confidence=0.15', f'{SOURCE}.per_class=40'),
     'train_data.inputs.labelled.batch_size=8',
     'train_data.inputs.unlabelled.batch_size=16',
+    'evals.test.data.batch_size=152',
   ]
   config = spec.load(
     'configs/noisy_student/digits.py:student', overrides, root=experiment.Settings
