@@ -78,9 +78,9 @@ def variant(name: str) -> dict[str, Any]:
 class Start(NamedTuple):
   """How parameters of a ViT start, where models that extend it differ.
 
-  `token` and `head` are initializers of learned tokens and of a head's kernel, `dense`
-  arguments of all layers in blocks but norms. `embed` returns arguments of the patch
-  embedding, given the number of its inputs.
+  `token` and `head` are initializers of learned tokens and of a head's kernel.
+  `attention` and `mlp` are arguments of these layers in each block, and `embed` returns
+  those of the patch embedding, given the number of its inputs.
   """
 
   token: Callable[..., jax.Array] = nn.initializers.zeros

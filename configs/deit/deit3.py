@@ -21,8 +21,8 @@ and, of the last two, `i21k`: from the run on ImageNet-21k, for 50 epochs, rate 
 3-Augment makes images grey, solarised or out of focus. Top-1 at 224 of ImageNet-1k
 alone is S 81.4, M 83.0, B 83.8, L 84.9, H 85.2 %; `python tools/paper_tables.py
 2204.07118` prints all. Evaluation crops nothing but what makes images square. The
-authors' README does not list M/16, whose settings are B/16's here, nor hours. Not
-trained here.
+authors' README does not list M/16, whose settings are B/16's here, nor hours. That
+ImageNet-21k is trained with LAMB too is assumed. Not trained here.
 """
 
 import ml_collections as mlc

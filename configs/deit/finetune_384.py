@@ -12,10 +12,10 @@ authors took 20 hours on 8 V100 for B/16 (from memory). Not trained here.
 The argument is SIZE and, in any order, distilled_hard or distilled_soft (from such a
 run, and on with the teacher), class_token_only, and 1000epochs (of the run).
 
-    --config.init_from.weights.path, or .workdir
+    --config.init_from.weights.workdir=RUN
 
-names other weights, such as deit_base_patch16_224-b5f2ef4d.pth
-(`spec(init_from.from_file, ...)` in a copy of this file).
+names another run. For a published file, such as deit_base_patch16_224-b5f2ef4d.pth,
+write `weights=spec(init_from.from_file, path=FILE)` in a copy of this config.
 """
 
 import ml_collections as mlc

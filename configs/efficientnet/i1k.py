@@ -86,7 +86,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       l2=1e-5,
       l2_rules=[('.*/norm/.*', 0.0), ('.*', 1.0)],
     ),
-    ema=spec(optim.Ema, decay=0.9999, warmup=True),
+    ema=spec(optim.Ema, decay=0.9999, warmup=True, first_step=1),
   )
   c.evals = dict(
     test=spec(

@@ -55,9 +55,9 @@ ITERATIONS = ('iter1', 'iter2', 'iter3')
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   arg = arguments(argument, size=SIZES, iteration=ITERATIONS)
   ratio, times, magnitude = SIZES[arg.size]
-  if argument == 'L2,iter3':
-    ratio = 28
   large = arg.size == 'L2'
+  if large and arg.iteration == 'iter3':
+    ratio = 28
   size, batch = efficientnet.size_of(arg.size), 2048 if large else 4096
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.total_steps = epochs(350 * times)

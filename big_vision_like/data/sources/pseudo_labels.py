@@ -21,7 +21,7 @@ from big_vision_like.errors import UserError, listed, plural
 from big_vision_like.ops import pseudo_labels
 
 FACTS, FORMAT = 'teacher.json', 1
-UNREADABLE = -1.0  # the confidence of an image that is
+UNREADABLE = -1.0  # the confidence of an image that cannot be read
 
 
 def shard(folder: str | pathlib.Path, number: int, count: int) -> pathlib.Path:
@@ -55,7 +55,7 @@ class PseudoLabelled(Source):
 
   `min_confidence`, `per_class` and `seed` choose images and their copies as
   `ops.pseudo_labels.choose` does: 0.3 and 130,000 are Noisy Student's. A class without
-  a confident image is told: the labelled images still teach it.
+  a confident image is reported: the labelled images still teach it.
 
   `classes` is how many the teacher has, for plans made before there are labels.
   """
