@@ -108,7 +108,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         pipeline.EvalInput,
         source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=SIZED,
-        batch_size=150,
+        batch_size=152,
       ),
     )
   )

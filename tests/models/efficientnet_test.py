@@ -208,4 +208,4 @@ def test_shapes_are_what_names_say():
   keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
   with shapes.checked('big_vision_like/models', 'big_vision_like/layers') as seen:
     jax.eval_shape(lambda: model.init(keys, image, train=True))
-  assert {'x_BhwI', 'y_BuvO', 'features_BD', 'kept_B'} <= seen.keys()
+  assert {'x_BhwI', 'y_BuvO', 'features_BD'} <= seen.keys()
