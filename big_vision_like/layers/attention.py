@@ -6,7 +6,7 @@ keys of the cache; n queries of all beams; R distances.
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -25,13 +25,15 @@ PRODUCT = 'product'
 class Projection(nn.Module):
   """Parameters of a projection to heads: `kernel` (D, H, K) and `bias` (H, K).
 
-  It starts as one of `init_parts` that are together one matrix.
+  It starts as `kernel_init` says, by default as one of `init_parts` that are together
+  one Xavier matrix.
   """
 
   num_heads: int
   size: int
   use_bias: bool = True
   init_parts: int = 1
+  kernel_init: Callable[..., jax.Array] | None = None
 
   @nn.compact
   def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
@@ -43,7 +45,7 @@ class Projection(nn.Module):
       return start(key, flat).reshape(shape)
 
     heads = self.num_heads, self.size
-    kernel_DHK = self.param('kernel', init, (width, *heads))
+    kernel_DHK = self.param('kernel', self.kernel_init or init, (width, *heads))
     if not self.use_bias:
       return kernel_DHK, None
     return kernel_DHK, self.param('bias', nn.initializers.zeros, heads)
@@ -98,9 +100,10 @@ class MultiHeadAttention(nn.Module):
   width over the heads, unless given). `num_kv_heads` heads of keys and values are
   shared by all `num_heads` of queries (1: arXiv:1911.02150, more: arXiv:2305.13245).
   `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). With `init_parts=3`
-  queries, keys and values start as one matrix, as in PyTorch. `dropout` is that of the
-  probabilities; `implementation` is that of `ops.attention.attend`. The
-  probabilities (B, H, N, M) are sown as `probs` where intermediates are collected.
+  queries, keys and values start as one matrix, as in PyTorch; `kernel_init` is how all
+  four kernels start, if not by Xavier. `dropout` is that of the probabilities;
+  `implementation` is that of `ops.attention.attend`. The probabilities (B, H, N, M) are
+  sown as `probs` where intermediates are collected.
 
   With `cache_length` the tokens continue those of earlier calls, whose keys and values
   are kept in the collection `cache`, for so many tokens; those of another sequence are
@@ -120,6 +123,7 @@ class MultiHeadAttention(nn.Module):
   qk_norm: bool = False
   init_parts: int = 1
   dropout: float = 0.0
+  kernel_init: Callable[..., jax.Array] | None = None
 
   @nn.compact
   def __call__(
@@ -142,7 +146,10 @@ class MultiHeadAttention(nn.Module):
     size = self.size or width // heads
     value_size = self.value_size or width // heads
     project_to = functools.partial(
-      Projection, use_bias=self.use_bias, init_parts=self.init_parts
+      Projection,
+      use_bias=self.use_bias,
+      init_parts=self.init_parts,
+      kernel_init=self.kernel_init,
     )
     query = project_to(heads, size, name='query')
     key = project_to(groups, size, name='key')
@@ -185,7 +192,7 @@ class MultiHeadAttention(nn.Module):
       width,
       axis=(-2, -1),
       use_bias=self.use_bias,
-      kernel_init=nn.initializers.xavier_uniform(),
+      kernel_init=self.kernel_init or nn.initializers.xavier_uniform(),
       dtype=self.dtype,
       dot_general=sharding.dot_general(sharding.TENSOR, None, None),
       name='out',

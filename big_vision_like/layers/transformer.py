@@ -4,13 +4,14 @@ Axes: B batch, N tokens, M tokens of the memory, D width, H heads, F hidden unit
 features before and after a layer, L depth.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from big_vision_like.errors import UserError, check_one_of
@@ -50,6 +51,7 @@ class Mlp(nn.Module):
 
   `hidden_dropout` is the rate after the activation, where it is another one. `gated`
   multiplies by a second Dense: activation(gate(x)) * fc1(x) (arXiv:2002.05202).
+  Kernels and biases start as `kernel_init` and `bias_init` say.
   """
 
   hidden: int
@@ -59,21 +61,26 @@ class Mlp(nn.Module):
   gated: bool = False
   use_bias: bool = True
   hidden_dropout: float | None = None
+  kernel_init: Callable[..., jax.Array] = nn.initializers.xavier_uniform()
+  bias_init: Callable[..., jax.Array] = nn.initializers.normal(1e-6)
 
   @nn.compact
   def __call__(self, x_BND: jax.Array, train: bool = False) -> jax.Array:
     check_one_of(ACTIVATIONS, activation=self.activation)
-    activation, dtype = ACTIVATIONS[self.activation], self.dtype
-    by_hidden = dict(use_bias=self.use_bias, dtype=dtype, axes=(None, sharding.TENSOR))
-    x_BNF = activation(
-      _dense(self.hidden, 'gate' if self.gated else 'fc1', x_BND, **by_hidden)
+    activation, by_hidden = ACTIVATIONS[self.activation], (None, sharding.TENSOR)
+    dense = dict(
+      use_bias=self.use_bias,
+      kernel_init=self.kernel_init,
+      bias_init=self.bias_init,
+      dtype=self.dtype,
     )
+    first = 'gate' if self.gated else 'fc1'
+    x_BNF = activation(_dense(self.hidden, first, x_BND, by_hidden, **dense))
     if self.gated:
-      x_BNF *= _dense(self.hidden, 'fc1', x_BND, **by_hidden)
+      x_BNF *= _dense(self.hidden, 'fc1', x_BND, by_hidden, **dense)
     rate = self.dropout if self.hidden_dropout is None else self.hidden_dropout
     x_BNF = nn.Dropout(rate, deterministic=not train)(x_BNF)
-    axes = (sharding.TENSOR, None)
-    x_BND = _dense(x_BND.shape[-1], 'fc2', x_BNF, self.use_bias, dtype, axes)
+    x_BND = _dense(x_BND.shape[-1], 'fc2', x_BNF, (sharding.TENSOR, None), **dense)
     return nn.Dropout(self.dropout, deterministic=not train)(x_BND)
 
 
@@ -81,19 +88,12 @@ def _dense(
   features: int,
   name: str,
   x_BNI: jax.Array,
-  use_bias: bool,
-  dtype: str,
   axes: tuple[sharding.Axis, sharding.Axis],
+  **dense: Any,
 ) -> jax.Array:
   """A Dense whose kernel is split over these axes of the mesh."""
   y_BNO = nn.Dense(
-    features,
-    use_bias=use_bias,
-    kernel_init=nn.initializers.xavier_uniform(),
-    bias_init=nn.initializers.normal(1e-6),
-    dtype=dtype,
-    dot_general=sharding.dot_general(*axes),
-    name=name,
+    features, dot_general=sharding.dot_general(*axes), **dense, name=name
   )(x_BNI)
   if axes[1] is None:
     return y_BNO
@@ -228,18 +228,18 @@ class Stack(nn.Module):
 
   `scan` compiles one block and loops over it: parameters are stacked under `blocks`
   instead of named `block_0`, ...; `remat` ('none', 'dots', 'full') says what is
-  recomputed in the backward pass. `drop_path` grows linearly from 0 to its value.
-  `block_args` are more arguments of `Block`; `each` are fields of `context` of which
-  every block has its own, with a leading axis L. `every` gives the output of each
-  block, (L, B, N, D), all through the one final norm, which the next block does not see
-  (arXiv:2005.12872).
+  recomputed in the backward pass. `drop_path` grows linearly from 0 to its value, or
+  has a rate for each block. `block_args` are more arguments of `Block`; `each` are
+  fields of `context` of which every block has its own, with a leading axis L. `every`
+  gives the output of each block, (L, B, N, D), all through the one final norm, which
+  the next block does not see (arXiv:2005.12872).
   """
 
   depth: int
   num_heads: int
   mlp_dim: int
   dropout: float = 0.0
-  drop_path: float = 0.0
+  drop_path: float | Sequence[float] = 0.0
   scan: bool = False
   remat: str = 'none'
   dtype: str = 'float32'
@@ -273,13 +273,20 @@ class Stack(nn.Module):
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
       dropout=self.dropout,
-      stochastic_depth=self.drop_path > 0,
+      stochastic_depth=bool(np.any(np.asarray(self.drop_path) > 0)),
       dtype=self.dtype,
       norm=self.norm,
       epsilon=self.epsilon,
       **self.block_args,
     )
-    rates_L = jnp.linspace(0.0, self.drop_path, self.depth)
+    if not np.ndim(self.drop_path):
+      rates_L = jnp.linspace(0.0, self.drop_path, self.depth)
+    elif len(self.drop_path) == self.depth:
+      rates_L = jnp.asarray(self.drop_path)
+    else:
+      raise UserError(
+        f'drop_path has {len(self.drop_path)} rates, there are {self.depth} blocks'
+      )
     if self.scan:
       blocks = block_class(**block, name='blocks')
 
