@@ -181,8 +181,9 @@ class Swin(nn.Module):
       return
     near = ' or '.join(map(shape_text, self.nearest_sizes(image_size)))
     raise UserError(
-      f'images of {shape_text(image_size)}: {why}; take {near or "another size"}, another'
-      f" window (now {self.window}), or padding='windows'"
+      f'images of {shape_text(image_size)}: {why}; take images of'
+      f' {near or "another size"}, another window than {self.window}, or'
+      " padding='windows'"
     )
 
   def for_images(self, image_size: tuple[int, int]) -> 'Swin':

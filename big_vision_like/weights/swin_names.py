@@ -83,7 +83,7 @@ class Layout:
 
     A backbone of transformers has a last norm, which it does not use.
     """
-    unused = r'swin\.layernorm\..*|' if _has_norms(names) else ''
+    unused = r'(swin\.)?layernorm\..*|' if _has_norms(names) else ''
     return [name for name in names if not re.fullmatch(unused + self.passed, name)]
 
   def differences(self, names: Collection[str]) -> tree.Differences:

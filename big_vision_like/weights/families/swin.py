@@ -95,7 +95,8 @@ def _told(beside: Beside) -> dict[str, Any]:
   ours = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
   if activation not in ours:
     raise UserError(
-      f'{beside.path}: config.json: the activation {activation!r} is not one of our Swin'
+      f'{beside.path}: config.json: the activation {activation!r} is not one of our'
+      ' Swin'
     )
   epsilon = config.get('layer_norm_eps', swin.LAYER_NORM_EPSILON)
   return {'activation': ours[activation], 'epsilon': epsilon}
@@ -281,22 +282,6 @@ FAMILY = family.Family(
   model=swin.Swin,
   sources=(
     family.Source(
-      name='microsoft/Swin-Transformer',
-      suffixes=family.TORCH,
-      differences=swin_names.MICROSOFT.differences,
-      read=partial(read, layout=swin_names.MICROSOFT),
-      writes={
-        'published': partial(
-          written,
-          layout=swin_names.MICROSOFT,
-          library='microsoft/Swin-Transformer',
-          posembs=swin.POSITIONS[:-1],
-        )
-      },
-      config=family.no_config,
-      fit=fit,
-    ),
-    family.Source(
       name='timm Swin',
       suffixes=family.TORCH,
       differences=swin_names.TIMM.differences,
@@ -312,6 +297,22 @@ FAMILY = family.Family(
       read=read,
       writes={'transformers': to_transformers},
       config=hub_json.transformers_folder(transformers_config),
+      fit=fit,
+    ),
+    family.Source(
+      name='microsoft/Swin-Transformer',
+      suffixes=family.TORCH,
+      differences=swin_names.MICROSOFT.differences,
+      read=partial(read, layout=swin_names.MICROSOFT),
+      writes={
+        'published': partial(
+          written,
+          layout=swin_names.MICROSOFT,
+          library='microsoft/Swin-Transformer',
+          posembs=swin.POSITIONS[:-1],
+        )
+      },
+      config=family.no_config,
       fit=fit,
     ),
   ),
