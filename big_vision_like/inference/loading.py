@@ -101,9 +101,10 @@ def load(
 
   `path` is a file of weights (`weights.published`), a folder with one, or the folder of
   a run (`step`: of a checkpoint that is not the newest). `image_size` (a side, or
-  height and width) resizes learned positions to images of another size, and makes the
-  windows of a Swin larger or smaller; for detectors it is the shorter side. `source_grid` (rows, columns) is the grid that these positions
-  are for, if the run or the files beside the weights do not tell it.
+  height and width) resizes learned positions to images of another size, and the windows
+  of a Swin; for detectors it is the shorter side. `source_grid` (rows, columns) is the
+  grid that these positions are for, if the run or the files beside the weights do not
+  tell it.
   """
   path = pathlib.Path(path).expanduser()
   sides = np.ravel(0 if image_size is None else image_size)

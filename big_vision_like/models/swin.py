@@ -107,7 +107,8 @@ class Swin(nn.Module):
     ),
     '(.*/)?relative_bias': positions.resize_window,
   }
-  tiny = dict(depths=(2, 2, 2, 2), width=16, num_heads=2)
+  # Two stages, so that 16 and 24 tokens are divided.
+  tiny = dict(depths=(2, 2), width=16, num_heads=(2, 2), window=4)
 
   @property
   def stride(self) -> tuple[int, int]:
