@@ -7,9 +7,10 @@ Two successive blocks (equation 3), one with windows where they are and one with
 ones, are called `block_0`, `block_1`, ... here, with the parts `window` and `shifted`;
 a stage of odd depth ends with `window` alone.
 
-Axes: B batch, H W image, h w map of tokens, I channels of the image, C channels or
-classes, N tokens (of a map or a window), D width, L depth, P pairs of blocks, R windows
-of all images, T relative positions, K size of a head, G heads.
+Axes: B batch, H W image, h w map of tokens (u v merged, r s of positions), I channels
+of the image, C channels or classes, N tokens (of a map or a window), D width, L depth,
+P pairs of blocks, R windows of all images, T relative positions, K size of a head, G
+heads.
 """
 
 import functools
@@ -304,9 +305,10 @@ class Swin(nn.Module):
     own = grid if self.pos_grid is None else tuple(self.pos_grid)
     what = f'for a grid of {shape_text(own)}'
     pos_1ND = _table(self, 'pos_embedding', (1, math.prod(own), self.width), what)
-    pos_1hwD = pos_1ND.reshape(1, *own, self.width)
-    if own != grid:
-      pos_1hwD = resampling.resize(pos_1hwD, grid, 'bicubic')
+    pos_1rsD = pos_1ND.reshape(1, *own, self.width)
+    if own == grid:
+      return x_BhwD + pos_1rsD.astype(x_BhwD.dtype)
+    pos_1hwD = resampling.resize(pos_1rsD, grid, 'bicubic')
     return x_BhwD + pos_1hwD.astype(x_BhwD.dtype)
 
 
@@ -480,7 +482,7 @@ class AttentionByPosition(nn.Module):
 
 
 class Merge(nn.Module):
-  """2x2 tokens to one of twice the width: (B, h, w, D) to (B, h / 2, w / 2, 2 D).
+  """2x2 tokens to one of twice the width: (B, h, w, D) to (B, u, v, 2 D).
 
   With `padded` a row or column of zeros is added to odd sides.
   """
@@ -494,8 +496,8 @@ class Merge(nn.Module):
     width = x_BhwD.shape[-1]
     if self.padded:
       x_BhwD = windows.pad(x_BhwD, windows.whole(x_BhwD.shape[1:3], 2))
-    x_BhwC = windows.neighbours(x_BhwD)
-    x_BhwC = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_BhwC)
+    x_BuvC = windows.neighbours(x_BhwD)
+    x_BuvC = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_BuvC)
     return nn.Dense(
       2 * width,
       use_bias=False,
@@ -503,7 +505,7 @@ class Merge(nn.Module):
       dtype=self.dtype,
       dot_general=sharding.dot_general(None, None),
       name='reduction',
-    )(x_BhwC)
+    )(x_BuvC)
 
 
 def _table(module: nn.Module, name: str, shape: Sequence[int], what: str) -> jax.Array:

@@ -1,6 +1,6 @@
 """Attention in windows, drawn over an image (arXiv:2103.14030, figure 2).
 
-Axes: R windows of all images, G heads, N queries, M keys, h w map of tokens, H W
+Axes: R windows of all images, G heads, N queries, M keys, h w map of P tokens, H W
 pixels, C channels.
 """
 
@@ -53,9 +53,9 @@ def of_token(
   number = np.ravel_multi_index(token, windows.grid)
   [window], [query] = np.nonzero(place_WN == number)
   mean_M = probs_RGNM[image * len(place_WN) + window, :, query].mean(axis=0)
-  map_N = np.zeros(np.prod(windows.grid), np.float32)
-  map_N[place_WN[window]] = mean_M
-  return map_N.reshape(windows.grid)
+  map_P = np.zeros(np.prod(windows.grid), np.float32)
+  map_P[place_WN[window]] = mean_M
+  return map_P.reshape(windows.grid)
 
 
 def across(image_HWC: np.ndarray, windows: Windows) -> list[tuple[int, int]]:

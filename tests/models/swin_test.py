@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shapes
 
 from big_vision_like import spec
 from big_vision_like.cost import flops
@@ -233,6 +234,30 @@ def test_rate_of_imagenet():
   places = 0, warm, (warm + steps) // 2, steps - 1
   rates = [optimizer.rate_at(step) for step in places]
   np.testing.assert_allclose(rates, [1e-6, 1e-3, 5.05e-4, 1e-5], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    dict(posemb='both', drop_path=0.1, remat='dots', num_classes=11),
+    dict(posemb='without_content', scan=True, depths=(2, 4), num_classes=11),
+    dict(padding='dense', maps=(1, 2), posemb='both', pos_grid=(3, 7)),
+  ],
+)
+def test_axes_are_what_names_say(options, key):
+  arguments = SMALL | dict(depths=(2, 3), num_heads=(2, 4), window=2) | options
+  model = swin.Swin(**arguments)
+  image = jax.ShapeDtypeStruct((5, 32, 48, 3), jnp.float32)
+
+  def forward(image):
+    variables = model.init(key, image)
+    return model.apply(variables, image, train=True, rngs={'dropout': key})
+
+  ours = ('big_vision_like/models', 'big_vision_like/ops/windows')
+  with shapes.checked(*ours) as seen:
+    jax.eval_shape(forward, image)
+  expected = {'image_BHWI', 'x_BhwD', 'y_BhwD', 'y_RND', 'mask_R1NN', 'bias_1GNN'}
+  assert expected | {'table_TG', 'x_BuvC', 'x_RNC', 'region_WN'} <= seen.keys()
 
 
 def test_what_decays():
