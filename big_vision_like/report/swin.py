@@ -21,6 +21,8 @@ def attention_across(source: Any) -> tuple[str, str]:
   """What the first blocks let a patch see, without and with shifted windows."""
   trained = source.trained
   model, image_BHWC = trained.model, trained.images()
+  if model.posemb == 'without_content':
+    raise UserError("a model with posemb='without_content' sows no attention.")
   rows = evenly(len(image_BHWC), NUM_IMAGES)
   sown = jax.jit(trained.collect)(trained.variables, image_BHWC[rows])
   content = ''
@@ -58,8 +60,6 @@ def probabilities(sown: Mapping[str, Any], pair: int, part: str) -> np.ndarray:
   blocks = sown['stage1']
   scanned = 'blocks' in blocks
   found = blocks['blocks' if scanned else f'block_{pair}'][part]['attention']
-  if 'probs' not in found:
-    raise UserError("a model with posemb='without_content' sows no attention.")
   probs = np.asarray(found['probs'][-1], np.float32)
   return probs[pair] if scanned else probs
 

