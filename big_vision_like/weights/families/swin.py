@@ -105,7 +105,8 @@ def _told(beside: Beside) -> dict[str, Any]:
 def _layout_of(names: Collection[str]) -> swin_names.Layout:
   """Returns the names of transformers that a file has, of any version."""
   names = [*names]
-  prefix = 'swin.' if any(name.startswith('swin.') for name in names) else ''
+  # Transformers 5 writes backbones without it, but for the last norm.
+  prefix = 'swin.' if any(name.startswith('swin.encoder.') for name in names) else ''
   old = any('.attention.self.' in name for name in names)
   return (swin_names.old_transformers if old else swin_names.transformers)(prefix)
 
