@@ -503,10 +503,10 @@ def complete(
   problems = _problems([source], matches, variables, remedy)
   if problems:
     raise UserError(f'{what} do not fit the model:{_listed(problems)}')
-  if matches[0].resized:
-    say('resized', listed(matches[0].resized))
   if ASSUMED in matches[0].grids:
     say('assumed', f'grid of tokens: {matches[0].grids}')
+  if matches[0].resized:
+    say('resized', listed(matches[0].resized))
   return _merged(variables, matches)
 
 
