@@ -66,7 +66,7 @@ def get_config() -> mlc.ConfigDict:
         pipeline.EvalInput,
         source=spec(tfds.Tfds, name='digits', split='test'),
         transforms=[step.copy_and_resolve_references() for step in enlarged],
-        batch_size=225,
+        batch_size=256,
       ),
       every=epochs(5),
     )

@@ -66,7 +66,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         pipeline.EvalInput,
         source=spec(window_pairs.WindowPairs, examples=1_000, split='test'),
         transforms=[spec(image.Decode)],
-        batch_size=250,
+        batch_size=256,
       ),
       every=100,
     )
