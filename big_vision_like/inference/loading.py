@@ -17,7 +17,7 @@ import numpy as np
 
 from big_vision_like import spec
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.ops import positions
 from big_vision_like.ops.positions import Grid
@@ -112,9 +112,10 @@ def load(
 
   `path` is a file of weights (`weights.published`), a folder with one, or the folder of
   a run (`step`: of a checkpoint that is not the newest). `image_size` (a side, or
-  height and width) resizes learned positions to images of another size; for detectors
-  it is the shorter side. `source_grid` (rows, columns) is the grid that these positions
-  are for, if the run or the files beside the weights do not tell it.
+  height and width) resizes learned positions to images of another size, and the windows
+  of a Swin; for detectors it is the shorter side. `source_grid` (rows, columns) is the
+  grid that these positions are for, if the run or the files beside the weights do not
+  tell it.
   """
   path = pathlib.Path(path).expanduser()
   sides = np.ravel(0 if image_size is None else image_size)
@@ -138,6 +139,7 @@ def load(
     grid = provenance.published_grid(found, source_grid)
   if image_size is not None:
     preprocess = preprocess.with_size(image_size)
+    model = _model_for(model, preprocess.size)
     variables = _for_size(model, variables, grid, preprocess)
   return model, jax.device_put(variables), preprocess
 
@@ -199,6 +201,17 @@ def preprocessing_of(
       f' predict what big_vision_like/inference has a module for, not {kind!r}'
     )
   return importlib.import_module(f'{__package__}.{kind}').of_run(run, image_size)
+
+
+def _model_for(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+  """Returns the model for images of this size; prints what in it becomes another."""
+  if not hasattr(model, 'for_images'):
+    return model
+  other = model.for_images(size)
+  before, now = map(provenance.architecture, (model, other))
+  for name, (old, new) in provenance.differences(before, now).items():
+    say('model', f'{name} {old!r} -> {new!r} for images of {shape_text(size)}')
+  return other
 
 
 def _for_size(

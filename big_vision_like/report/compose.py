@@ -2,7 +2,9 @@
 
 import dataclasses
 import datetime
+import importlib
 import pathlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,6 +78,19 @@ def source_of(config: Mapping[str, Any]) -> type[Source]:
   return specs.declared(report, 'predicts').get(task.predicts, Plain)
 
 
+def sections_of_model(source: Source) -> Sequence[Section]:
+  """Returns what a page shows of a run with such a model.
+
+  A module of this package declares it in `OF_MODELS`, by the class of the model.
+  """
+  kind = type(source.run.network.module) if source.run is not None else None
+  found: list[Section] = []
+  for info in pkgutil.iter_modules(report.__path__, f'{report.__name__}.'):
+    module = importlib.import_module(info.name)
+    found += getattr(module, 'OF_MODELS', {}).get(kind, ())
+  return found
+
+
 def distinct_names(folders: Sequence[str]) -> list[str]:
   """The folders' last parts, or the whole paths where those are not distinct."""
   names = [pathlib.Path(folder).resolve().name for folder in folders]
@@ -88,7 +103,7 @@ def render(sources: Sequence[Source]) -> str:
   sections = [('Summary', runs.summary(logs)), ('Curves', runs.learning_curves(logs))]
   shown: dict[str, list[tuple[Source, Section]]] = {}
   for source in sources:
-    for section in source.sections:
+    for section in (*source.sections, *sections_of_model(source)):
       if section.fits(source):
         shown.setdefault(section.heading, []).append((source, section))
   for heading, pairs in shown.items():

@@ -150,6 +150,34 @@ def from_backbone(path: str, at: str = 'backbone') -> Weights:
   return dataclasses.replace(weights, variables=variables, architecture=theirs)
 
 
+def with_classes(weights: Weights, rows: str | None) -> Weights:
+  """Picks classes of a head: `rows` is a file with the number of each, one a line.
+
+  So a head of ImageNet-22k starts one of ImageNet-1k. Without a file, all stay.
+  """
+  if rows is None:
+    return weights
+  path, head = pathlib.Path(rows), weights.params.get('head', {})
+  if not path.is_file():
+    raise UserError(f'{path}, which is to list classes of the weights, is not there')
+  if 'kernel' not in head:
+    raise UserError(f'{path} lists classes of the weights, which have no head')
+  classes = head['kernel'].shape[-1]
+  chosen = []
+  for number, line in enumerate(path.read_text().split(), start=1):
+    if not re.fullmatch(r'\d{1,9}', line) or int(line) >= classes:
+      raise UserError(
+        f'{path}: entry {number} is {line!r:.99}, not a class from 0 to {classes - 1}'
+      )
+    chosen.append(int(line))
+  if not chosen:
+    raise UserError(f'{path} lists no classes')
+  picked = {name: np.asarray(array)[..., chosen] for name, array in head.items()}
+  say('head', f'{len(chosen):,} of {classes:,} classes of the weights, by {path}')
+  params = {**weights.params, 'head': picked}
+  return dataclasses.replace(weights, variables={**weights.variables, 'params': params})
+
+
 def _with_images(found: published.Published, path: str) -> Weights:
   for text in found.assumed:
     say('assumed', text)
@@ -512,6 +540,8 @@ def complete(
     raise UserError(f'{what} do not fit the model:{_listed(problems)}{advice}')
   if ASSUMED in matches[0].grids:
     say('assumed', f'grid of tokens: {matches[0].grids}')
+  if matches[0].resized:
+    say('resized', listed(matches[0].resized))
   return _merged(variables, matches)
 
 

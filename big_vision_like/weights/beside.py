@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from big_vision_like.errors import UserError
@@ -19,6 +19,8 @@ _RESNET: fields.Table = {
   'downsample_in_first_stage': FLAG,
   'downsample_in_bottleneck': FLAG,
 }
+# Of all blocks, or of the blocks of each stage.
+_HEADS = fields.either(COUNT, fields.list_of(COUNT))
 # What config.json says of models. `inference.hub_json` has what files say of images.
 _CONFIG: fields.Table = {
   'num_attention_heads': COUNT,
@@ -31,7 +33,7 @@ _CONFIG: fields.Table = {
   'image_size': SIDES,
   'dilation': FLAG,
   'model_args': {
-    'num_heads': COUNT,
+    'num_heads': _HEADS,
     'act_layer': TEXT,
     'no_embed_class': FLAG,
     'img_size': SIDES,
@@ -44,7 +46,7 @@ _CONFIG: fields.Table = {
 _OURS = ('family', 'architecture', 'assumed', 'metadata')
 _SIDECAR: fields.Table = {
   'family': TEXT,
-  'architecture': {'num_heads': COUNT, 'epsilon': fields.EPSILON},
+  'architecture': {'num_heads': _HEADS, 'epsilon': fields.EPSILON},
   'assumed': fields.list_of(TEXT),
   'metadata': fields.Kind(
     lambda x: isinstance(x, Mapping) and all(isinstance(y, dict) for y in x.values()),
@@ -58,16 +60,18 @@ _SIDECAR: fields.Table = {
 class Beside:
   """The path of a file, the JSON files beside it by name, and what the user says.
 
-  `no_embed_class` is as in timm.
+  `num_heads` may be those of each stage; `no_embed_class` is as in timm.
   """
 
   path: pathlib.Path
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  num_heads: int | None = None
+  num_heads: int | Sequence[int] | None = None
   no_embed_class: bool | None = None
 
   def __post_init__(self) -> None:
-    fields.check(self.metadata.get('config.json', {}), _CONFIG, 'config.json')
+    config = self.metadata.get('config.json', {})
+    fields.check(config, _CONFIG, 'config.json')
+    _check_heads(config.get('model_args') or {}, 'config.json: model_args')
 
   @property
   def name(self) -> str:
@@ -122,6 +126,7 @@ def read(path: str | os.PathLike) -> Beside:
     lacking = [field for field in _OURS if field not in content]
     if not lacking:
       fields.check(content, _SIDECAR, str(file), null=False)
+      _check_heads(content['architecture'], f'{file}: architecture')
       found |= {k: x for k, x in content['metadata'].items() if k != name}
     elif len(lacking) == 1:  # no other writer has the rest
       raise UserError(f'{file} lacks {lacking[0]!r}: write it again')
@@ -150,6 +155,14 @@ def size_of(told: Any) -> tuple[int, int] | None:
   told = (told, told) if isinstance(told, int) else told
   fits = fields.list_of(fields.whole(1), 2).fits(told)
   return (told[0], told[1]) if fits else None
+
+
+def _check_heads(told: Mapping[str, Any], source: str) -> None:
+  """Raises for heads of each stage of a model that has no stages."""
+  if isinstance(told.get('num_heads'), list) and 'depths' not in told:
+    raise UserError(
+      f"{source} lacks or misstates 'num_heads': a list is for a model with depths"
+    )
 
 
 def _field(content: Mapping[str, Any], group: str, name: str) -> Any:

@@ -6,8 +6,9 @@ Prints JSON, and a short table on stderr. The config's first batch stays on the 
 so that input is not measured, except --with-input. The peak is that of large square
 matrix products, measured in the same run.
 
---against timm measures timm's ViT of the same sizes in turns with ours: forward,
-backward, clipping and fused AdamW, compiled on CUDA; mixup and averages are ours alone.
+--against timm measures timm's ViT or Swin of the same sizes in turns with ours:
+forward, backward, clipping and fused AdamW, compiled on CUDA; mixup and averages are
+ours alone.
 --profile FOLDER writes a trace and tells where the time of a step went.
 --checkpoint measures for how long saving holds up training.
 """
@@ -37,7 +38,7 @@ import rich.table
 from big_vision_like import cli, errors, files
 from big_vision_like.cost import flops
 from big_vision_like.devices import chips
-from big_vision_like.models import vit
+from big_vision_like.models import swin, vit
 from big_vision_like.ops import sharding
 from big_vision_like.run import checkpoint, experiment
 
@@ -121,8 +122,12 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What timm's side needs to know, as plain data."""
+  """What timm's side needs to know, as plain data.
 
+  `model` are arguments of the class `name` in a module of `timm.models`.
+  """
+
+  name: tuple[str, str]
   model: dict[str, Any]
   dtype: str
   weight_decay: float
@@ -135,32 +140,29 @@ class Job:
 def timm_job(run: experiment.Experiment) -> Job:
   """The same model and batch for timm, or a sentence about what cannot be compared."""
   model = getattr(run.task, 'model', None)
-  if not isinstance(model, vit.ViT) or model.rep_size:
-    raise errors.UserError('--against timm compares a plain ViT (rep_size=0) only.')
   if run.mesh.size > 1:
     raise errors.UserError(
       f'--against timm compares on one device, not {run.mesh.size}: hide the others'
       ' (CUDA_VISIBLE_DEVICES=0).'
     )
   image = run.example['image']
-  arguments = dict(
+  if isinstance(model, vit.ViT) and not model.rep_size:
+    name, arguments = ('vision_transformer', 'VisionTransformer'), timm_vit(model)
+  elif isinstance(model, swin.Swin) and model.padding == 'none':
+    name, arguments = ('swin_transformer', 'SwinTransformer'), timm_swin(model)
+  else:
+    raise errors.UserError(
+      '--against timm compares a plain ViT (rep_size=0), or a Swin without padding.'
+    )
+  arguments |= dict(
     img_size=image.shape[1:3],
     in_chans=image.shape[3],
     patch_size=model.patch,
-    embed_dim=model.width,
-    depth=model.depth,
-    num_heads=model.num_heads,
-    mlp_ratio=model.mlp_dim / model.width,
     num_classes=model.num_classes,
-    class_token=model.pool == 'token',
-    global_pool={'gap': 'avg'}.get(model.pool, model.pool),
-    fc_norm=False,
-    pos_embed='none' if model.posemb == 'none' else 'learn',
-    pos_drop_rate=model.dropout,
-    proj_drop_rate=model.dropout,
     drop_path_rate=model.drop_path,
   )
   return Job(
+    name=name,
     model=arguments,
     dtype=model.dtype,
     weight_decay=run.task.optimizer.weight_decay,
@@ -168,6 +170,33 @@ def timm_job(run: experiment.Experiment) -> Job:
     image=np.array(image),
     label=np.array(run.example['label'], np.int64),
     cuda=jax.default_backend() == 'gpu',
+  )
+
+
+def timm_vit(model: vit.ViT) -> dict[str, Any]:
+  """What timm's ViT of the same sizes is called with."""
+  return dict(
+    embed_dim=model.width,
+    depth=model.depth,
+    num_heads=model.num_heads,
+    mlp_ratio=model.mlp_dim / model.width,
+    class_token=model.pool == 'token',
+    global_pool={'gap': 'avg'}.get(model.pool, model.pool),
+    fc_norm=False,
+    pos_embed='none' if model.posemb == 'none' else 'learn',
+    pos_drop_rate=model.dropout,
+    proj_drop_rate=model.dropout,
+  )
+
+
+def timm_swin(model: swin.Swin) -> dict[str, Any]:
+  """What timm's Swin of the same sizes is called with."""
+  return dict(
+    embed_dim=model.width,
+    depths=tuple(model.depths),
+    num_heads=tuple(model.num_heads),
+    window_size=model.window,
+    mlp_ratio=model.mlp_ratio,
   )
 
 
@@ -192,16 +221,18 @@ class OnTorch:
 
 
 class Timm(OnTorch):
-  """timm's ViT of the same sizes, trained on the same batch by PyTorch."""
+  """timm's model of the same sizes, trained on the same batch by PyTorch."""
 
   def __init__(self, job: Job):
     super().__init__('timm', job.cuda, job.dtype)
     torch, timm = self.torch, self.library
-    self.net = timm.models.vision_transformer.VisionTransformer(
-      **job.model,
-      norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-      act_layer=timm.layers.GELUTanh,
-    ).to(self.device)
+    module, kind = job.name
+    if kind == 'VisionTransformer':
+      # timm's Swin has the GELU and the epsilon of ours.
+      job.model['norm_layer'] = functools.partial(torch.nn.LayerNorm, eps=1e-6)
+      job.model['act_layer'] = timm.layers.GELUTanh
+    make = getattr(getattr(timm.models, module), kind)
+    self.net = make(**job.model).to(self.device)
     self.call = torch.compile(self.net) if job.cuda else self.net
     self.clip_norm = job.clip_norm
     self.optimizer = torch.optim.AdamW(

@@ -1,0 +1,129 @@
+"""Swin Transformer fine-tuned on ImageNet-1k, as in arXiv:2103.14030.
+
+    python -m big_vision_like.train --config=configs/swin/finetune.py:B,384 \
+        --workdir=runs/swin_finetune_b384
+
+The argument is MODEL,SIZE and, of weights pre-trained on ImageNet-1k instead of
+ImageNet-22k, `i1k`. Images of 224, 256, 320 or 384 pixels have windows of 7, 8, 10 or
+12 tokens; the bias of a smaller window is resized. 30 epochs of batch 1,024, AdamW with
+decay 1e-8, rate 4e-5 after 5 epochs by a cosine to 4e-7, augmented as i1k.py (the
+published code; the paper has a constant rate).
+
+Weights are those of github.com/microsoft/Swin-Transformer, here
+`weights/swin_base_patch4_window7_224_22k.pth` and so on. The head of ImageNet-22k is
+where that of ImageNet-1k starts: `weights/map22kto1k.txt`, a file of the published
+code, lists the numbers of its 1,000 classes among the 21,841. To start with a head
+at random instead:
+
+    --config.init_from.weights.rows=None "--config.init_from.leave_out=('head/.*',)"
+
+Top-1 of `B,224`, `B,384`, `L,224` and `L,384` 85.2, 86.4, 86.3 and 87.3; of `B,384,i1k`
+84.5. `python tools/paper_tables.py 2103.14030` prints the others.
+"""
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data import benchmarks
+from big_vision_like.data.transforms import image, timm_randaugment
+from big_vision_like.evals import classification
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from big_vision_like.models import swin
+from big_vision_like.ops.augmentation import Augment
+from big_vision_like.run import init_from
+from big_vision_like.spec import arguments, epochs, spec
+from big_vision_like.tasks import classification as tasks
+
+ARGUMENTS = ('B,384', 'T,256,i1k')
+# Names of published files, and drop path after either pre-training.
+MODELS = {
+  'T': ('tiny', dict(i22k=0.1, i1k=0.2)),
+  'S': ('small', dict(i22k=0.2, i1k=0.3)),
+  'B': ('base', dict(i22k=0.2, i1k=0.5)),
+  'L': ('large', dict(i22k=0.2)),
+}
+SIZES = {'224': 224, '256': 256, '320': 320, '384': 384}
+
+
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  arg = arguments(argument, model=MODELS, size=SIZES, weights=('i22k', 'i1k'))
+  (name, drop_path), size = MODELS[arg.model], SIZES[arg.size]
+  c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(30), log_every=50))
+  c.checkpoint_every = 1000
+  c.init_from = spec(
+    init_from.InitFrom, weights=pretrained(name, arg.weights), leave_out=()
+  )
+  c.train_data = benchmarks.IMAGENET.train_input(
+    'train',
+    [
+      spec(image.RandomResizedCrop, size=size),
+      spec(image.Flip),
+      spec(timm_randaugment.RandAugment),
+    ],
+    batch_size=1024,
+    seed=c.get_ref('seed'),
+    workers=32,
+  )
+  c.task = spec(
+    tasks.Classification,
+    model=spec(
+      swin.Swin,
+      num_classes=1000,
+      **swin.variant(f'{arg.model}/{size // 32}'),
+      drop_path=drop_path[arg.weights],
+      scan=True,
+      remat='dots',
+      dtype='bfloat16',
+    ),
+    label_smoothing=0.1,
+    augment=spec(Augment, erasing=0.25, mixup=0.8, cutmix=1.0, partner='reversed'),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.warmup_cosine_decay_schedule,
+        init_value=4e-8,
+        peak_value=4e-5,
+        warmup_steps=epochs(5),
+        decay_steps=c.get_ref('total_steps'),
+        end_value=4e-7,
+      ),
+      weight_decay=1e-8,
+      clip_norm=5.0,
+    ),
+  )
+  c.evals = dict(
+    test=spec(
+      classification.Accuracy,
+      data=benchmarks.IMAGENET.eval_input(
+        'test', eval_transforms(size), batch_size=1024, workers=32
+      ),
+      every=epochs(1),
+    )
+  )
+  return c
+
+
+def pretrained(name: str, weights: str) -> mlc.ConfigDict:
+  """What reads a published file; of ImageNet-22k with the head for ImageNet-1k."""
+  stem = f'weights/swin_{name}_patch4_window7_224'
+  if weights == 'i1k':
+    return spec(init_from.from_file, path=f'{stem}.pth')
+  return spec(
+    init_from.with_classes,
+    weights=spec(init_from.from_file, path=f'{stem}_22k.pth'),
+    rows='weights/map22kto1k.txt',
+  )
+
+
+def eval_transforms(size: int) -> list[mlc.ConfigDict]:
+  """The middle of images, of 384 pixels all of them whatever the aspect ratio."""
+  if size == 384:
+    return [spec(image.Resize, size=size, method='pillow_bicubic')]
+  resized = int(256 / 224 * size)
+  return [
+    spec(image.ResizeSmall, size=resized, method='pillow_bicubic', rounding='down'),
+    spec(image.CentralCrop, size=size, rounding='nearest'),
+  ]
