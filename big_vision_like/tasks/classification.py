@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -97,6 +98,16 @@ def check_loss(loss_type: str, label_smoothing: float) -> None:
     raise UserError(
       f"loss_type='binary' takes every target above 0 as 1, and label_smoothing="
       f'{label_smoothing} makes all of them so: set label_smoothing=0.0'
+    )
+
+
+def check_teacher(teacher: nn.Module, num_classes: int) -> None:
+  """Raises unless a teacher has as many classes as its student."""
+  theirs = getattr(teacher, 'num_classes', 0)
+  if theirs != num_classes:
+    raise UserError(
+      f'the teacher has {theirs} classes and the model {num_classes}: a teacher must'
+      ' know the classes of its student'
     )
 
 

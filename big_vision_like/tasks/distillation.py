@@ -63,12 +63,7 @@ class Distillation(task.GradientTask):
       raise UserError(f'weight={self.weight} of the teacher is not in [0, 1]')
     if self.temperature <= 0:
       raise UserError(f'temperature={self.temperature} is not above 0')
-    theirs = getattr(self.teacher, 'num_classes', 0)
-    if theirs != self.model.num_classes:
-      raise UserError(
-        f'the teacher has {theirs} classes and the model {self.model.num_classes}: a'
-        ' teacher must know the classes of its student'
-      )
+    classification.check_teacher(self.teacher, self.model.num_classes)
 
   @property
   def images(self) -> images.Normalization:

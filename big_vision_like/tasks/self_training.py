@@ -77,11 +77,8 @@ class SelfTraining(task.GradientTask):
         'teacher_images is of a teacher network, and there is none: stored predictions'
         ' need no images'
       )
-    if self.teacher is not None and self.teacher.num_classes != self.num_classes:
-      raise UserError(
-        f'the teacher has {self.teacher.num_classes} classes and the model'
-        f' {self.num_classes}: a teacher must know the classes of its student'
-      )
+    if self.teacher is not None:
+      classification.check_teacher(self.teacher, self.num_classes)
 
   @property
   def images(self) -> images.Normalization:
