@@ -25,7 +25,7 @@ from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
-from big_vision_like.errors import UserError
+from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import evaluator
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.ops import images, sharding
@@ -74,14 +74,17 @@ class Prepared(Source):
     return len(self.places)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    place, name = self.places[index], ''
+    place = self.places[index]
     try:
       record = self.source[place]
-      name = record.get('id', place)
-      image_HWC, readable = self.preprocess.sized(record['image']), True
-    except UserError:
+    except BadRecordError:
+      record = {}
+    name = record.get('id', place)
+    image_HWC = self._sized(record['image']) if record else None
+    readable = image_HWC is not None
+    if not readable:
       shape = (*self.preprocess.size, self.preprocess.channels)
-      image_HWC, readable = np.zeros(shape, np.uint8), False
+      image_HWC = np.zeros(shape, np.uint8)
     text = name if isinstance(name, bytes) else str(name).encode()
     padded = text[:ID_BYTES].ljust(ID_BYTES, b'\0')
     return {
@@ -89,6 +92,12 @@ class Prepared(Source):
       'readable': np.bool_(readable),
       'name': np.frombuffer(padded, np.uint8),
     }
+
+  def _sized(self, picture: Any) -> np.ndarray | None:
+    try:
+      return self.preprocess.sized(picture)
+    except UserError:  # which says why the picture is unreadable
+      return None
 
 
 def predict(
