@@ -9,8 +9,8 @@
 
 A small EfficientNet learns from 5 labels a class; a wider one then learns from these
 and from what the first predicts for the 1,297 other scans (arXiv:1911.04252). With
-`student,quiet` there is no noise: neither dropout nor drop path, and pseudo-labelled
-scans are not augmented. With `student,live` the teacher predicts in each step.
+`student,quiet` there is no noise: no dropout, no drop path, no augmented scan. With
+`student,live` the teacher predicts in each step.
 """
 
 import ml_collections as mlc
@@ -49,7 +49,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   labelled = spec(
     pipeline.TrainInput,
     source=few,
-    transforms=[*SIZED, *NOISE, spec(labels.Keep)],
+    transforms=[*SIZED, *([] if arg.quiet else NOISE), spec(labels.Keep)],
     batch_size=BATCH,
     seed=c.get_ref('seed'),
   )
