@@ -9,8 +9,9 @@
 
 A small EfficientNet learns from 5 labels a class; a wider one then learns from these
 and from what the first predicts for the 1,297 other scans (arXiv:1911.04252). With
-`student,quiet` there is no noise: neither dropout nor drop path, and pseudo-labelled
-scans are not augmented. With `student,live` the teacher predicts in each step.
+`student,quiet` there is no noise: no dropout, no drop path, no augmented scan; with
+`student,half` labelled scans alone are augmented, as in the paper's ablation. With
+`student,live` the teacher predicts in each step.
 """
 
 import ml_collections as mlc
@@ -38,7 +39,8 @@ NOISE = [spec(image.RandomAffine, rotate=15.0, scale=0.15, shift=0.12)]
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  arg = arguments(argument, role=ROLES, quiet=False, live=False)
+  arg = arguments(argument, role=ROLES, noise=('noisy', 'half', 'quiet'), live=False)
+  noisy = arg.noise == 'noisy'
   c = mlc.ConfigDict(dict(seed=0, total_steps=300, log_every=50, keep_last=1))
   few = spec(
     fewshot.PerClass,
@@ -49,7 +51,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   labelled = spec(
     pipeline.TrainInput,
     source=few,
-    transforms=[*SIZED, *NOISE, spec(labels.Keep)],
+    transforms=[*SIZED, *([] if arg.noise == 'quiet' else NOISE), spec(labels.Keep)],
     batch_size=BATCH,
     seed=c.get_ref('seed'),
   )
@@ -83,7 +85,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
           transforms=[
             *([spec(compose.Beside, transforms=SIZED)] if arg.live else []),
             *SIZED,
-            *([] if arg.quiet else NOISE),
+            *(NOISE if noisy else []),
             spec(labels.Keep, names=kept),
           ],
           batch_size=RATIO * BATCH,
@@ -92,7 +94,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       ),
       epoch_of='labelled',
     )
-    noise = {} if arg.quiet else dict(dropout=0.2, drop_path=0.2)
+    noise = dict(dropout=0.2, drop_path=0.2) if noisy else {}
     c.task = spec(
       self_training.SelfTraining,
       model=model(0.45, **noise),
