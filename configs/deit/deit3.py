@@ -38,7 +38,7 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('S/16,i1k_800ep', 'H/14,i21k_240ep', 'B/16,ft384,i21k')
+ARGUMENTS = ('S/16,i1k_800ep', 'B/16,ft384,i21k')
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Pixels, rate of LAMB, and drop path on ImageNet-1k; pixels, epochs and drop path on
 # ImageNet-21k; drop path of fine-tuning at 384, where the authors did that.

@@ -32,7 +32,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import distillation
 
-ARGUMENTS = ('hard', 'hard,few', 'teacher')
+ARGUMENTS = ('hard', 'hard,few')
 LABELLED = 200
 
 

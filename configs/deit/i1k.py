@@ -49,7 +49,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import distillation
 
-ARGUMENTS = ('B/16', 'S/16,distilled_hard', 'Ti/16,distilled_soft,1000epochs')
+ARGUMENTS = ('B/16', 'S/16,distilled_hard')
 SIZES = ('Ti/16', 'S/16', 'B/16')
 TEACHERS = ('RegNetY-16GF', 'RegNetY-4GF', 'RegNetY-8GF', 'RegNetY-12GF', 'DeiT-B')
 CHANGES = ('none', 'no_randaug', 'autoaugment', 'no_mixup', 'no_cutmix')

@@ -31,7 +31,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import distillation
 
-ARGUMENTS = ('cifar10', 'inat18,distilled', 'cars,teacher')
+ARGUMENTS = ('cifar10', 'inat18,distilled')
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 768
 

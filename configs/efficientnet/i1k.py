@@ -35,7 +35,7 @@ MODELS = {name: None for name in efficientnet.SIZES if name not in ('L0', 'L1')}
 AUGMENTATIONS = ('baseline', 'autoaugment', 'randaugment')
 # Magnitudes of two operations of RandAugment.
 MAGNITUDES = {'B5': 17, 'B7': 28, 'B8': 28}
-ARGUMENTS = ('B0,autoaugment', 'B7,randaugment', 'L2')
+ARGUMENTS = ('B0,autoaugment', 'L2')
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 2048
 

@@ -29,7 +29,7 @@ from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('T', 'B', 'C24', 'T,unshifted', 'T,absolute', 'T,without_content')
+ARGUMENTS = ('T', 'T,without_content')
 # Drop path of each size.
 MODELS = {'T': 0.2, 'S': 0.3, 'B': 0.5, 'C24': 0.2}
 POSITIONS = ('relative', *(p for p in swin.POSITIONS if p != 'relative'))

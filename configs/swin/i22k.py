@@ -29,7 +29,7 @@ from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('B', 'L')
+ARGUMENTS = ('B',)
 # Drop path of each size.
 MODELS = {'T': 0.1, 'S': 0.2, 'B': 0.2, 'L': 0.2}
 # Two classes fewer than the same images have elsewhere.

@@ -22,7 +22,7 @@ from big_vision_like.models import swin
 from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('shifted', 'unshifted')
+ARGUMENTS = ('shifted',)
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
