@@ -9,6 +9,7 @@ counts are means over steps; of other branches the largest counts.
 
 import collections
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,10 +30,14 @@ def total(jaxpr: core.ClosedJaxpr) -> int:
 
 
 def by_scope(jaxpr: core.ClosedJaxpr) -> dict[str, float]:
-  """Operations by named scope, such as 'ViT/encoder/block_0/mlp/fc1'."""
+  """Operations by named scope, such as 'ViT/encoder/block_0/mlp/fc1'.
+
+  Methods of modules, which Flax names 'ViT.classified', are no scopes.
+  """
   result: dict[str, float] = collections.defaultdict(int)
   for scope, operations in _operations(jaxpr.jaxpr, '', 1):
-    result[scope] += operations
+    parts = (p for p in scope.split('/') if not re.fullmatch(r'\w+\.\w+', p))
+    result['/'.join(parts)] += operations
   return result
 
 

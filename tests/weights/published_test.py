@@ -242,22 +242,22 @@ def test_a_folder(tmp_path):
 
 
 def test_another_architecture_is_refused_with_ten_differences():
-  swin = {
+  other = {
     'patch_embed.proj.weight': np.ones((8, 3, 4, 4)),
     'patch_embed.proj.bias': np.ones(8),
     'norm.weight': np.ones(8),
     'norm.bias': np.ones(8),
-    'head.fc.bias': np.ones(5),
+    'first.bias': np.ones(5),
   }
   for i in range(6):
-    swin[f'layers.{i}.blocks.0.attn.relative_position_bias_table'] = np.ones((9, 3))
-    swin[f'layers.{i}.blocks.0.attn.qkv.weight'] = np.ones((24, 8))
+    other[f'stages.{i}.mixers.0.table'] = np.ones((9, 3))
+    other[f'stages.{i}.mixers.0.weight'] = np.ones((24, 8))
   with pytest.raises(UserError, match='weights of another architecture') as told:
-    read(swin)
+    read(other)
   first, *lines = str(told.value).split('\n')
   assert 'nearest to timm ViT, but differs in 25 names' in first
   assert len(lines) == 10
-  assert lines[0] == '  unknown head.fc.bias'
+  assert lines[0] == '  unknown first.bias'
   assert lines[-1] == '  missing blocks.0.mlp.fc1.bias'
   with pytest.raises(UserError, match='nearest to big_vision BiT, .*\n  unknown a\n'):
     read({'a': np.ones(2), 'head/bias': np.ones(2)}, '.npz')
