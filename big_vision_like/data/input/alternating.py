@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from big_vision_like.data.input import base
-from big_vision_like.data.input.pipeline import SingleBatches, TrainInput
 from big_vision_like.data.input.proportions import Proportions
-from big_vision_like.errors import UserError, check_one_of
+from big_vision_like.data.input.several import Several, SeveralBatches
+from big_vision_like.errors import UserError
 
 # Steps within which the order of inputs is drawn.
 WINDOW = 64
@@ -20,7 +20,7 @@ ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Alternating(base.Input):
+class Alternating(Several):
   """Batches {name: batch} of one of several inputs at each step.
 
   `shares` of the steps sum to one; by default they are in proportion to the examples in
@@ -34,24 +34,14 @@ class Alternating(base.Input):
   many examples as all inputs together.
   """
 
-  inputs: Mapping[str, TrainInput]
   shares: Mapping[str, float] | None = None
   seed: int = 0
-  epoch_of: str | None = None
 
   def __post_init__(self) -> None:
-    names = ', '.join(self.inputs)
-    if not self.inputs:
-      raise UserError('Alternating needs inputs')
-    for name, data in self.inputs.items():
-      if not isinstance(data, TrainInput):
-        raise UserError(
-          f'inputs.{name} must be a TrainInput, not {type(data).__name__}'
-        )
-    if self.epoch_of is not None:
-      check_one_of(self.inputs, epoch_of=self.epoch_of)
+    super().__post_init__()
     if self.shares is None:
       return
+    names = ', '.join(self.inputs)
     for name in self.shares:
       if name not in self.inputs:
         raise UserError(
@@ -92,14 +82,6 @@ class Alternating(base.Input):
     data = self.inputs[self.epoch_of]
     steps = data.examples_per_epoch / data.batch_size / self.exact_shares[self.epoch_of]
     return math.ceil(steps * self.batch_size)
-
-  @property
-  def parts(self) -> dict[str, TrainInput]:
-    return dict(self.inputs)
-
-  def planned(self) -> 'Alternating':
-    inputs = {name: data.planned() for name, data in self.inputs.items()}
-    return dataclasses.replace(self, inputs=inputs)
 
   def part(self, step: int) -> str:
     """Returns the name of the input that a step takes its batch from."""
@@ -163,42 +145,13 @@ def _window(proportions: Proportions, seed: int, window: int) -> np.ndarray:
   return np.random.default_rng((seed, window)).permutation(parts)
 
 
-class AlternatingBatches(base.Batches):
+class AlternatingBatches(SeveralBatches):
   """The batches of several inputs in turn, each with workers of its own."""
 
-  def __init__(self, data: Alternating, rows_of: base.RowsOf, place: str):
-    self._data, self._step = data, 0
-    self._parts: dict[str, SingleBatches] = {
-      name: part.batches(rows_of, f'{place}.inputs.{name}')
-      for name, part in data.inputs.items()
-    }
-
-  @property
-  def replaced(self) -> int:
-    return sum(part.replaced for part in self._parts.values())
+  how = 'in turn'
 
   def __next__(self) -> base.Batch:
     name = self._data.part(self._step)
     batch = next(self._parts[name])
     self._step += 1
     return {name: batch}
-
-  def news(self) -> list[str]:
-    return [f'{n}: {line}' for n, part in self._parts.items() for line in part.news()]
-
-  def get_state(self) -> dict[str, int]:
-    return {'step': self._step}
-
-  def set_state(self, state: Mapping[str, int]) -> None:
-    if 'step' not in state:
-      raise UserError(
-        'the checkpoint is of a run with one input, not of several in turn: start a new'
-        ' run, with init_from for its weights'
-      )
-    self._step = state['step']
-    for name, step in self._data.steps_of(self._step).items():
-      self._parts[name].set_state({'step': step})
-
-  def close(self) -> None:
-    for part in self._parts.values():
-      part.close()
