@@ -124,6 +124,11 @@ IMAGENET = Images(
     test=('validation', 50_000),
   ),
 )
+IMAGENET_V2 = Images(
+  name='imagenet_v2/matched-frequency',
+  num_classes=1000,
+  parts=dict(test=('test', 10_000)),
+)
 # Not in TFDS's catalogue: yours to prepare. The release of 2011, of which 51,200 are
 # held out, as in google-research/big_vision.
 IMAGENET21K = Images(
@@ -352,6 +357,18 @@ def deit_augmentation(size: int = 224) -> list[mlc.ConfigDict]:
     spec(image.RandomResizedCrop, size=size),
     spec(image.Flip),
     spec(timm_randaugment.RandAugment),
+  ]
+
+
+def torch_crop(size: int, share: float = 0.875) -> list[mlc.ConfigDict]:
+  """Returns the central crop that DeiT and Swin are evaluated on, as timm has it.
+
+  Its side is `share` of the shorter side of the image.
+  """
+  resized = int(size / share)
+  return [
+    spec(image.ResizeSmall, size=resized, method='pillow_bicubic', rounding='down'),
+    spec(image.CentralCrop, size=size, rounding='nearest'),
   ]
 
 

@@ -29,9 +29,9 @@ import ml_collections as mlc
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import image
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import deit
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
@@ -39,7 +39,6 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('S/16,i1k_800ep', 'B/16,ft384,i21k')
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Pixels, rate of LAMB, and drop path on ImageNet-1k; pixels, epochs and drop path on
 # ImageNet-21k; drop path of fine-tuning at 384, where the authors did that.
 SIZES = {
@@ -82,10 +81,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     'train', transforms, batch_size=batch_size, seed=c.get_ref('seed'), workers=32
   )
   c.train_data.repeats = 1 if of_21k else 3
-  seen = [
-    spec(image.ResizeSmall, size=side, method='pillow_bicubic', rounding='down'),
-    spec(image.CentralCrop, size=side, rounding='nearest'),
-  ]
+  seen = benchmarks.torch_crop(side, share=1.0)
   part = 'val' if of_21k else 'test'
   c.evals = {
     part: spec(
@@ -143,7 +139,7 @@ def fine_tuned(c: mlc.ConfigDict, arg: object) -> None:
 
 
 def task(size: str, drop_path: float, optimizer: mlc.ConfigDict) -> mlc.ConfigDict:
-  """What all stages have in common; the number of classes is filled in later."""
+  """Returns what all stages share; the number of classes is filled in later."""
   return spec(
     tasks.Classification,
     model=spec(
@@ -155,8 +151,8 @@ def task(size: str, drop_path: float, optimizer: mlc.ConfigDict) -> mlc.ConfigDi
       remat='dots',
       dtype='bfloat16',
     ),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     loss_type='softmax',
     label_smoothing=0.0,
     augment=spec(Augment, mixup=0.8, cutmix=1.0, partner='reversed'),
@@ -165,7 +161,7 @@ def task(size: str, drop_path: float, optimizer: mlc.ConfigDict) -> mlc.ConfigDi
 
 
 def cosine(c: mlc.ConfigDict, rate: float) -> mlc.ConfigDict:
-  """Constant in each epoch, from 1e-6 up in five epochs, then by a cosine to 1e-5."""
+  """Warms up from 1e-6 in five epochs, then falls by a cosine to 1e-5, per epoch."""
   return spec(
     optim.per_epoch_cosine,
     peak_value=rate,
@@ -178,5 +174,5 @@ def cosine(c: mlc.ConfigDict, rate: float) -> mlc.ConfigDict:
 
 
 def decayed() -> mlc.ConfigDict:
-  """Matrices decay, tokens and positions do not."""
+  """Decays matrices, but neither tokens nor positions."""
   return spec(optim.decay_weights, exempt=['cls', 'pos_embedding'])

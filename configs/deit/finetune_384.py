@@ -22,8 +22,8 @@ import ml_collections as mlc
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification, heads
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import deit, regnet
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
@@ -33,7 +33,6 @@ from big_vision_like.tasks import distillation
 
 ARGUMENTS = ('B/16', 'B/16,distilled_hard,1000epochs')
 SIZES = ('Ti/16', 'S/16', 'B/16')
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE, BATCH = 384, 512
 
 
@@ -73,8 +72,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       remat='dots',
       dtype='bfloat16',
     ),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     label_smoothing=0.1,
     augment=spec(Augment, erasing=0.25, mixup=0.8, cutmix=1.0, partner='reversed'),
     optimizer=spec(
@@ -105,24 +104,17 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     )
   else:
     c.task = spec(tasks.Classification, **common)
-  seen = [
-    spec(image.ResizeSmall, size=438, method='pillow_bicubic', rounding='down'),
-    spec(image.CentralCrop, size=SIDE, rounding='nearest'),
-  ]
+  seen = benchmarks.torch_crop(SIDE)
   accuracy = heads.HeadsAccuracy if has_token else classification.Accuracy
   data = benchmarks.IMAGENET.eval_input('test', seen, BATCH, workers=32)
-  v2 = benchmarks.Images(
-    name='imagenet_v2/matched-frequency',
-    num_classes=1000,
-    parts=dict(test=('test', 10_000)),
-  )
   c.evals = dict(
     test=spec(accuracy, data=data, every=epochs(5)),
     real=spec(
       classification.RealAccuracy, data=benchmarks.imagenet_real(seen, BATCH, 32)
     ),
     v2=spec(
-      classification.Accuracy, data=v2.eval_input('test', seen, BATCH, workers=32)
+      classification.Accuracy,
+      data=benchmarks.IMAGENET_V2.eval_input('test', seen, BATCH, workers=32),
     ),
   )
   return c

@@ -39,9 +39,10 @@ import ml_collections as mlc
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import autoaugment, image
+from big_vision_like.data.transforms import autoaugment
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification, heads
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import deit, regnet
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
@@ -55,7 +56,6 @@ TEACHERS = ('RegNetY-16GF', 'RegNetY-4GF', 'RegNetY-8GF', 'RegNetY-12GF', 'DeiT-
 CHANGES = ('none', 'no_randaug', 'autoaugment', 'no_mixup', 'no_cutmix')
 CHANGES += ('no_mixup_no_cutmix', 'no_erasing', 'no_droppath', 'no_repeat')
 CHANGES += ('dropout', 'sgd', 'ema')
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 1024
 
 
@@ -96,8 +96,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       remat='dots',
       dtype='bfloat16',
     ),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     label_smoothing=0.1,
     augment=batch_augment(arg.change),
     optimizer=optimizer(c, arg.change, arg.keep_dist),
@@ -118,7 +118,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def train_transforms(change: str) -> list[mlc.ConfigDict]:
-  """What comes before mixing: DeiT's, less what the change takes away."""
+  """Returns the transforms of DeiT without what the change takes away."""
   *first, randaugment = benchmarks.deit_augmentation(224)
   if change == 'no_randaug':
     return first
@@ -128,7 +128,7 @@ def train_transforms(change: str) -> list[mlc.ConfigDict]:
 
 
 def batch_augment(change: str) -> mlc.ConfigDict:
-  """Erasing and mixing on the device, less what the change takes away."""
+  """Returns erasing and mixing without what the change takes away."""
   return spec(
     Augment,
     erasing=0.0 if change == 'no_erasing' else 0.25,
@@ -139,7 +139,7 @@ def batch_augment(change: str) -> mlc.ConfigDict:
 
 
 def optimizer(c: mlc.ConfigDict, change: str, keep_dist: bool) -> mlc.ConfigDict:
-  """AdamW, or SGD, that decays matrices and, unless kept, the distillation token."""
+  """Returns AdamW or SGD; the distillation token decays too, unless it is kept."""
   rate = spec(
     optim.per_epoch_cosine,
     peak_value=5e-4 / 512 * BATCH,
@@ -172,19 +172,11 @@ def taught_by(name: str) -> tuple[mlc.ConfigDict, mlc.ConfigDict]:
 
 
 def evaluators(accuracy: type) -> mlc.ConfigDict:
-  """ImageNet's validation images, with their labels of ReaL too, and ImageNet-V2."""
-  seen = [
-    spec(image.ResizeSmall, size=256, method='pillow_bicubic', rounding='down'),
-    spec(image.CentralCrop, size=224, rounding='nearest'),
-  ]
-  v2 = benchmarks.Images(
-    name='imagenet_v2/matched-frequency',
-    num_classes=1000,
-    parts=dict(test=('test', 10_000)),
-  )
+  """Evaluates on ImageNet, with its labels and those of ReaL, and on ImageNet-V2."""
+  seen = benchmarks.torch_crop(224)
   data = dict(
     test=benchmarks.IMAGENET.eval_input('test', seen, BATCH, workers=32),
-    v2=v2.eval_input('test', seen, BATCH, workers=32),
+    v2=benchmarks.IMAGENET_V2.eval_input('test', seen, BATCH, workers=32),
   )
   real = benchmarks.imagenet_real(seen, BATCH, workers=32)
   return mlc.ConfigDict(

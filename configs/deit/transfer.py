@@ -22,8 +22,8 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification, heads
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import deit, regnet
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.run import init_from
@@ -32,7 +32,6 @@ from big_vision_like.tasks import classification as tasks
 from big_vision_like.tasks import distillation
 
 ARGUMENTS = ('cifar10', 'inat18,distilled')
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 768
 
 
@@ -93,8 +92,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     workers=16,
   )
   common = dict(
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     label_smoothing=0.1,
     augment=spec(Augment, mixup=0.8, cutmix=1.0, partner='reversed'),
     optimizer=spec(
@@ -116,15 +115,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   else:
     model = teacher if arg.kind == 'teacher' else student
     c.task = spec(tasks.Classification, model=model, **common)
-  seen = [
-    spec(
-      image.ResizeSmall,
-      size=int(side / 0.875),
-      method='pillow_bicubic',
-      rounding='down',
-    ),
-    spec(image.CentralCrop, size=side, rounding='nearest'),
-  ]
+  seen = benchmarks.torch_crop(side)
   distilled = arg.kind == 'distilled'
   accuracy = heads.HeadsAccuracy if distilled else classification.Accuracy
   c.evals = dict(

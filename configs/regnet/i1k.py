@@ -35,6 +35,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import color, image
 from big_vision_like.evals import classification
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import regnet
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import arguments, epochs, spec
@@ -45,7 +46,6 @@ BATCHES = dict.fromkeys(('200MF', '400MF', '600MF', '800MF', '1.6GF'), 1024)
 BATCHES |= dict.fromkeys(('3.2GF', '4GF', '6.4GF', '8GF', '12GF'), 512)
 BATCHES |= dict.fromkeys(('16GF', '32GF'), 256)
 ARGUMENTS = ('16GF,deit', '16GF,pycls')
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
@@ -88,8 +88,8 @@ def deit(c: mlc.ConfigDict, model: dict) -> None:
   c.task = spec(
     tasks.Classification,
     model=spec(regnet.RegNet, **model, drop_path=0.1, dtype='bfloat16'),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     label_smoothing=0.1,
     augment=spec(Augment, erasing=0.25, mixup=0.8, cutmix=1.0, partner='reversed'),
     optimizer=spec(
@@ -125,8 +125,8 @@ def pycls(c: mlc.ConfigDict, model: dict, batch_size: int) -> None:
   c.task = spec(
     tasks.Classification,
     model=spec(regnet.RegNet, **model, norm_groups=8),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     optimizer=spec(
       optim.momentum,
       rate=spec(

@@ -26,7 +26,7 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import image, timm_randaugment
+from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import swin
@@ -56,11 +56,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   )
   c.train_data = benchmarks.IMAGENET.train_input(
     'train',
-    [
-      spec(image.RandomResizedCrop, size=size),
-      spec(image.Flip),
-      spec(timm_randaugment.RandAugment),
-    ],
+    benchmarks.deit_augmentation(size),
     batch_size=1024,
     seed=c.get_ref('seed'),
     workers=32,
@@ -107,7 +103,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def pretrained(name: str, weights: str) -> mlc.ConfigDict:
-  """What reads a published file; of ImageNet-22k with the head for ImageNet-1k."""
+  """Reads a published file; of ImageNet-22k with the head for ImageNet-1k."""
   stem = f'weights/swin_{name}_patch4_window7_224'
   if weights == 'i1k':
     return spec(init_from.from_file, path=f'{stem}.pth')
@@ -119,11 +115,7 @@ def pretrained(name: str, weights: str) -> mlc.ConfigDict:
 
 
 def eval_transforms(size: int) -> list[mlc.ConfigDict]:
-  """The middle of images, of 384 pixels all of them whatever the aspect ratio."""
+  """Returns the central crop, at 384 pixels whole images whatever their shape."""
   if size == 384:
     return [spec(image.Resize, size=size, method='pillow_bicubic')]
-  resized = int(256 / 224 * size)
-  return [
-    spec(image.ResizeSmall, size=resized, method='pillow_bicubic', rounding='down'),
-    spec(image.CentralCrop, size=size, rounding='nearest'),
-  ]
+  return benchmarks.torch_crop(size)

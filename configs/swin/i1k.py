@@ -21,7 +21,6 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import image, timm_randaugment
 from big_vision_like.evals import classification
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import swin
@@ -42,11 +41,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.checkpoint_every = 1000
   c.train_data = benchmarks.IMAGENET.train_input(
     'train',
-    [
-      spec(image.RandomResizedCrop, size=size),
-      spec(image.Flip),
-      spec(timm_randaugment.RandAugment),
-    ],
+    benchmarks.deit_augmentation(size),
     batch_size=1024,
     seed=c.get_ref('seed'),
     workers=32,
@@ -82,18 +77,12 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       clip_norm=5.0,
     ),
   )
-  resized = int(256 / 224 * size)
   c.evals = dict(
     test=spec(
       classification.Accuracy,
       data=benchmarks.IMAGENET.eval_input(
         'test',
-        [
-          spec(
-            image.ResizeSmall, size=resized, method='pillow_bicubic', rounding='down'
-          ),
-          spec(image.CentralCrop, size=size, rounding='nearest'),
-        ],
+        benchmarks.torch_crop(size),
         batch_size=1024,
         workers=32,
       ),

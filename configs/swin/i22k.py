@@ -21,7 +21,6 @@ import optax
 
 from big_vision_like import optim
 from big_vision_like.data import benchmarks
-from big_vision_like.data.transforms import image, timm_randaugment
 from big_vision_like.evals import classification
 from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import swin
@@ -42,11 +41,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.checkpoint_every, c.keep_every = 1000, 50_000
   c.train_data = IMAGENET22K.train_input(
     'train',
-    [
-      spec(image.RandomResizedCrop, size=224),
-      spec(image.Flip),
-      spec(timm_randaugment.RandAugment),
-    ],
+    benchmarks.deit_augmentation(224),
     batch_size=4096,
     seed=c.get_ref('seed'),
     workers=32,
@@ -85,10 +80,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       classification.Accuracy,
       data=IMAGENET22K.eval_input(
         'val',
-        [
-          spec(image.ResizeSmall, size=256, method='pillow_bicubic', rounding='down'),
-          spec(image.CentralCrop, size=224, rounding='nearest'),
-        ],
+        benchmarks.torch_crop(224),
         batch_size=4096,
         workers=32,
       ),
