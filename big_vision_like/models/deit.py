@@ -26,7 +26,7 @@ from big_vision_like.ops import positions
 
 
 def variant(name: str) -> dict[str, Any]:
-  """The sizes of 'S/16' and the like, as arguments of `DeiT` and `DeiT3`.
+  """Returns the sizes of 'S/16' and the like, as arguments of `DeiT` and `DeiT3`.
 
   DeiT is published as Ti/16, S/16 and B/16, DeiT III as S/16, M/16, B/16, L/16, H/14.
   """
@@ -34,7 +34,7 @@ def variant(name: str) -> dict[str, Any]:
 
 
 def uniform(inputs: int) -> Callable[..., jax.Array]:
-  """An initializer as PyTorch has it for convolutions: within 1 / sqrt(inputs)."""
+  """Makes PyTorch's initializer of convolutions: uniform up to 1 / sqrt(inputs)."""
   bound = 1 / math.sqrt(inputs)
 
   def init(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:

@@ -171,7 +171,7 @@ class EfficientNet(nn.Module):
 
   @property
   def conv_norm(self) -> Callable[..., nn.Module]:
-    """What makes the convolutions of this network, each with its norm."""
+    """Makes the convolutions of this network, each with its norm."""
     norm = functools.partial(
       convolution.BatchNorm,
       momentum=self.momentum,

@@ -50,7 +50,7 @@ NEAR = 128
 
 
 def variant(name: str) -> dict[str, Any]:
-  """The sizes of 'T', 'B/12' (window 12; else 7), 'C24/8', as arguments of `Swin`."""
+  """Returns sizes of 'T', 'B/12' (window 12, else 7), 'C24/8': arguments of `Swin`."""
   match = re.fullmatch(r'(\w+)(?:/(\d+))?', name)
   if match is None or match[1] not in SIZES:
     known = ', '.join(SIZES)
@@ -113,7 +113,7 @@ class Swin(nn.Module):
 
   @property
   def stride(self) -> tuple[int, int]:
-    """Height and width of a token of the first stage in pixels."""
+    """Returns height and width of a token of the first stage in pixels."""
     return self.patch, self.patch
 
   def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:

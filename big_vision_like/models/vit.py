@@ -145,12 +145,12 @@ class ViT(nn.Module):
 
   @property
   def num_placed(self) -> int:
-    """How many of the leading tokens have a learned position."""
+    """Counts the leading tokens that have a learned position."""
     return len(self.leading)
 
   @property
   def drop_paths(self) -> float | Sequence[float]:
-    """The rates of stochastic depth, see `transformer.Stack`."""
+    """Returns the rates of stochastic depth, see `transformer.Stack`."""
     return self.drop_path
 
   @property
@@ -256,7 +256,7 @@ class ViT(nn.Module):
 
   @property
   def block_args(self) -> dict[str, Any]:
-    """More arguments of the blocks."""
+    """Returns more arguments of the blocks."""
     return dict(
       attention_args=self.start.attention,
       mlp_args={'activation': self.activation, **self.start.mlp},

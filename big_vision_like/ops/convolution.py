@@ -106,7 +106,7 @@ def convolve(
 
 
 def _product(window: Window, x_BhwI: jax.Array, kernel_11IO: jax.Array) -> jax.Array:
-  """A convolution with a 1x1 kernel, as a matrix product of two dimensions.
+  """Convolves with a 1x1 kernel, as a matrix product of two dimensions.
 
   With more than two the gradient of the kernel takes several times as long.
   """
@@ -119,7 +119,7 @@ def _product(window: Window, x_BhwI: jax.Array, kernel_11IO: jax.Array) -> jax.A
 def _by_group(
   window: Window, groups: int, x_BhwI: jax.Array, kernel_rsIO: jax.Array
 ) -> jax.Array:
-  """A convolution with groups, each on its own."""
+  """Convolves each group on its own."""
   inputs = jnp.split(x_BhwI, groups, axis=-1)
   kernels = jnp.split(kernel_rsIO, groups, axis=-1)
   outputs = map(window.general, inputs, kernels)
@@ -128,7 +128,7 @@ def _by_group(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise(x_BhwC: jax.Array, kernel_rs1C: jax.Array, window: Window) -> jax.Array:
-  """A convolution of each channel with its own kernel: (B, u, v, C)."""
+  """Convolves each channel with its own kernel: (B, u, v, C)."""
   return jax.lax.platform_dependent(
     x_BhwC,
     kernel_rs1C,
@@ -180,7 +180,7 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _padded(x_BhwC: jax.Array, *pads: Pair) -> jax.Array:
-  """The map between rows and columns of zeros, or without some if below 0.
+  """Adds rows and columns of zeros, or cuts some off if their number is below 0.
 
   It is kept in memory: what reads zeros and map at once is not vectorized.
   """
@@ -190,7 +190,7 @@ def _padded(x_BhwC: jax.Array, *pads: Pair) -> jax.Array:
 
 
 def _shifted(window: Window, x_BhwC: jax.Array, kernel_rs1C: jax.Array) -> jax.Array:
-  """A depthwise convolution as a sum of shifted maps, in one pass over memory."""
+  """Convolves channels as a sum of shifted maps, in one pass over memory."""
   dtype = x_BhwC.dtype
   x_BpqC = _padded(precision.at_least_float32(x_BhwC), *window.padding)
   kernel_rs1C = precision.at_least_float32(kernel_rs1C)
@@ -211,7 +211,7 @@ def _shifted(window: Window, x_BhwC: jax.Array, kernel_rs1C: jax.Array) -> jax.A
 def _phases(
   size: int, stride: int, low: int, taps: int, dilation: int
 ) -> list[list[Pair]]:
-  """Which outputs an input adds to: position h = stride m + phase to u = m + offset.
+  """Returns which outputs an input adds to: h = stride m + phase to u = m + offset.
 
   For each phase the taps of the kernel that reach an output, with the offset.
   """
@@ -228,7 +228,7 @@ def _phases(
 def _input_gradient(
   window: Window, size: Pair, dy_BuvC: jax.Array, kernel_rs1C: jax.Array
 ) -> jax.Array:
-  """The gradient of a depthwise convolution to its input, again of shifted maps.
+  """Returns the gradient of a depthwise convolution to its input, of shifted maps.
 
   Positions that differ modulo the stride meet different taps of the kernel, so each
   phase of the stride is a sum of its own.
@@ -268,7 +268,7 @@ def _input_gradient(
 def _kernel_gradient(
   window: Window, size: Pair, dy_BuvC: jax.Array, x_BhwC: jax.Array
 ) -> jax.Array:
-  """The gradient of a depthwise convolution to its kernel: (r, s, 1, C).
+  """Returns the gradient of a depthwise convolution to its kernel: (r, s, 1, C).
 
   A loop over parts that fit the cache: some examples and rows of the output. Each part
   adds its products to sums over (r, v, C), one for each column of the kernel.
@@ -310,5 +310,5 @@ def _kernel_gradient(
 
 
 def _divisor(number: int, most: int) -> int:
-  """The largest divisor of a number that is at most so large."""
+  """Finds the largest divisor of a number that is at most so large."""
   return max(n for n in range(1, most + 1) if number % n == 0)

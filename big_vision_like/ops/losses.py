@@ -26,7 +26,7 @@ def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Arr
 
 
 def binarized_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
-  """One binary cross-entropy a class, mean over classes: (B,).
+  """Returns the mean over classes of their binary cross-entropies: (B,).
 
   Of arXiv:2204.07118 as in its published code: all targets above 0, such as both of a
   mixed image, count as 1.

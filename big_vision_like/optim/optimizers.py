@@ -234,7 +234,7 @@ def rmsprop_tf(
   l2_rules: Rules = (('.*', 1.0),),
   rate_rules: Rules = (),
 ) -> Optimizer:
-  """RMSProp as TensorFlow's, with the defaults of EfficientNet (arXiv:1905.11946).
+  """Makes TensorFlow's RMSProp, with EfficientNet's defaults (arXiv:1905.11946).
 
   Second moments start at 1, eps is inside the root, and the momentum buffer holds steps
   that the rate of their time has multiplied.
@@ -262,7 +262,7 @@ def lamb(
   eps: float = 1e-6,
   joint: str | None = 'query|key|value',
 ) -> Optimizer:
-  """LAMB (arXiv:1904.00962) as in NVIDIA's apex and timm, which DeiT III is trained by.
+  """Makes LAMB (arXiv:1904.00962) as in NVIDIA's apex and timm: that of DeiT III.
 
   The update of AdamW is scaled to the norm of its parameter where that decays; others
   take AdamW's. Gradients are clipped to a global norm of 1 unless `clip_norm` says

@@ -143,7 +143,7 @@ def hyperrule_mixup(examples: int) -> float:
 def exponential_staircase(
   peak_value: float, warmup_steps: Steps, decay_steps: Steps, factor: float = 0.97
 ) -> Schedule:
-  """Linear warm-up from 0, then peak_value * factor^floor(step / decay_steps).
+  """Warms up from 0, then returns peak_value * factor^floor(step / decay_steps).
 
   The decay counts from step 0 and the warm-up, of whole steps, ignores it, as in
   EfficientNet (arXiv:1905.11946, tensorflow/tpu) and Noisy Student.
@@ -169,7 +169,7 @@ def per_step_cosine(
   warmup_value: float = 0.0,
   end_value: float = 0.0,
 ) -> Schedule:
-  """Linear warm-up from `warmup_value`, then a cosine that has run since step 0.
+  """Warms up from `warmup_value`, then follows a cosine that runs since step 0.
 
   So the rate jumps a little down when the warm-up ends, as with timm's scheduler, where
   that of `optax.warmup_cosine_decay_schedule` starts at its peak.
@@ -192,7 +192,7 @@ def per_epoch_cosine(
   warmup_value: float = 0.0,
   end_value: float = 0.0,
 ) -> Schedule:
-  """`per_step_cosine`, constant in each epoch: that of the start of the epoch before.
+  """Holds `per_step_cosine` through each epoch, as at the start of the one before.
 
   As DeiT's (arXiv:2012.12877), whose scheduler moves after each epoch and starts with
   the number of the epoch that has passed: epochs 0 and 1 both have `warmup_value`.

@@ -36,15 +36,15 @@ class Answers:
   probability_BC: dict[str, np.ndarray]
 
   def answer(self, name: str) -> np.ndarray:
-    """The most probable classes, (B,)."""
+    """Returns the most probable classes, (B,)."""
     return self.probability_BC[name].argmax(axis=-1)
 
   def accuracy(self, name: str, rows: np.ndarray | slice = slice(None)) -> float:
-    """The share of these examples whose most probable class is the true one."""
+    """Returns the share of these examples whose most probable class is the true one."""
     return float((self.answer(name) == self.label_B)[rows].mean())
 
   def agreement(self, name: str, rows: np.ndarray | slice = slice(None)) -> float:
-    """The share of these examples that are of one class to a head and the teacher."""
+    """Returns the share of examples that are of one class to a head and the teacher."""
     return float((self.answer(name) == self.answer('teacher'))[rows].mean())
 
 
@@ -85,7 +85,7 @@ def compared(
   pictures: Sequence[Callable[[], str]],
   evaluator: str,
 ) -> tuple[str, str]:
-  """How often both agree, by head and by class, and examples where they do not.
+  """Shows how often both agree, by head and class, and examples where they do not.
 
   `names` are those of the classes; `pictures` make the thumbnails of the examples.
   """
@@ -121,7 +121,7 @@ def compared(
 
 
 def by_class(found: Answers, names: Sequence[str]) -> str:
-  """The table of the classes on which student and teacher agree least."""
+  """Tabulates the classes on which student and teacher agree least."""
   classes = np.unique(found.label_B)
   rows_of = {int(label): found.label_B == label for label in classes}
   order = sorted(rows_of, key=lambda label: found.agreement('logits', rows_of[label]))
@@ -145,7 +145,7 @@ def by_class(found: Answers, names: Sequence[str]) -> str:
 
 
 def opinion(found: Answers, name: str, row: int, names: Sequence[str]) -> str:
-  """The class that somebody takes an example for, and its probability."""
+  """Names the class that somebody takes an example for, and its probability."""
   label = int(found.answer(name)[row])
   who = HEADS.get(name, name)
   share = float(found.probability_BC[name][row, label])

@@ -57,7 +57,7 @@ class Source(report_source.Source):
 
   @functools.cached_property
   def answers(self) -> distillation.Answers:
-    """What student and teacher of a distillation make of the predicted examples."""
+    """Returns what student and teacher of a distillation answer for the examples."""
     return distillation.answers(self)
 
   @functools.cached_property
@@ -184,7 +184,7 @@ def attention_rollout(source: Source) -> tuple[str, str]:
 
 
 def student_and_teacher(source: Source) -> tuple[str, str]:
-  """How often both agree, and examples where they do not."""
+  """Shows how often both agree, and examples where they do not."""
   shown = source.predictions
   pictures = [functools.partial(thumbnail, x_HWC) for x_HWC in shown.image_BHWC]
   return distillation.compared(

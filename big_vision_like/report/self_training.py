@@ -53,7 +53,7 @@ def input_of(source: Source, part: str) -> Mapping[str, Any]:
 
 
 def inputs(source: Source) -> tuple[str, str]:
-  """The first training images of both parts, as the student gets them."""
+  """Shows the first training images of both parts, as the student gets them."""
   content, size = '', ''
   for part in (self_training.LABELLED, self_training.UNLABELLED):
     node = input_of(source, part) | {'batch_size': NUM_INPUTS, 'workers': 0}
@@ -84,7 +84,7 @@ def inputs(source: Source) -> tuple[str, str]:
 
 
 def confidence(source: Source) -> tuple[str, str]:
-  """How sure the teacher was of each class, before and after images were chosen."""
+  """Shows how sure the teacher was of each class, before and after the choice."""
   found = stored(source)
   chosen, label_N = found.choice, found.told['label']
   confidence_N = found.told['confidence']
@@ -116,7 +116,7 @@ def names_of(found: pseudo_labels.PseudoLabelled, classes: int) -> Sequence[str]
 
 
 def histogram(confidence_N: np.ndarray, copies_N: np.ndarray) -> str:
-  """The number of images by confidence, before and after."""
+  """Plots the number of images by confidence, before and after."""
   edges = np.linspace(0.0, 1.0, BINS + 1)
   middles = (edges[1:] + edges[:-1]) / 2
   lines = []
@@ -133,7 +133,7 @@ def histogram(confidence_N: np.ndarray, copies_N: np.ndarray) -> str:
 
 
 def balance(label_N: np.ndarray, copies_N: np.ndarray, classes: int) -> str:
-  """The number of images of each class, before and after, largest first."""
+  """Plots the number of images of each class, before and after, largest first."""
   before_K = np.bincount(label_N, minlength=classes)
   after_K = np.bincount(label_N, weights=copies_N, minlength=classes)
   order_K = np.argsort(-before_K, kind='stable')
@@ -214,5 +214,5 @@ def decoded(found: pseudo_labels.PseudoLabelled, place: int) -> np.ndarray:
 
 
 def thumbnail(image_HWC: np.ndarray) -> str:
-  """An image at the size of a card."""
+  """Scales an image to the size of a card."""
   return page.picture(images.fit(images.to_rgb(image_HWC), THUMBNAIL), 'example')

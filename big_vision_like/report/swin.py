@@ -18,7 +18,7 @@ PARTS = ('window', 'shifted')
 
 
 def attention_across(source: Any) -> tuple[str, str]:
-  """What the first blocks let a patch see, without and with shifted windows."""
+  """Shows what the first blocks let a patch see, without and with shifted windows."""
   trained = source.trained
   model, image_BHWC = trained.model, trained.images()
   if model.posemb == 'without_content':

@@ -86,7 +86,7 @@ class SelfTraining(task.GradientTask):
 
   @property
   def labelled(self) -> classification.Classification:
-    """The task of labelled examples alone, for checks and evaluation."""
+    """Makes the task of labelled examples alone, for checks and evaluation."""
     return classification.Classification(
       model=self.model,
       optimizer=self.optimizer,

@@ -29,7 +29,7 @@ class Windows(NamedTuple):
 
   @property
   def places(self) -> np.ndarray:
-    """Which token of the map, row by row, is in which place of a window: (W, N)."""
+    """Returns which token of the map, row by row, is where in a window: (W, N)."""
     rows, columns = (side // self.window for side in self.grid)
     place_hw = np.arange(np.prod(self.grid)).reshape(self.grid)
     place_hw = np.roll(place_hw, (-self.shift, -self.shift), axis=(0, 1))

@@ -204,12 +204,12 @@ def from_tensorflow(
 def to_tensorflow(
   variables: Mapping[str, Any], root: str = 'efficientnet/'
 ) -> dict[str, np.ndarray]:
-  """The inverse, without averages; arrays that are not there are left out."""
+  """Writes the inverse, without averages; arrays that are not there are left out."""
   return _named(variables, TENSORFLOW, root, _to_tensorflow)
 
 
 def tensorflow_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of TensorFlow does not have, and those that it lacks."""
+  """Lists names that a file of TensorFlow does not have, and those that it lacks."""
   prefix, names = _tensorflow_names(names)
   return tree.differences(names, _tensorflow(prefix, names))
 
@@ -222,12 +222,12 @@ def from_timm(state: tree.Arrays, source: str = 'state dict') -> tree.Tree:
 
 
 def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The inverse."""
+  """Writes the inverse."""
   return _named(variables, TIMM, '', to_torch)
 
 
 def timm_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of timm does not have, and those that it lacks."""
+  """Lists names that a file of timm does not have, and those that it lacks."""
   return tree.differences(names, _timm(names))
 
 
@@ -372,5 +372,5 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _is_gate(name: str) -> bool:
-  """Whether an array is a 1x1 convolution of squeeze-excite, which is dense here."""
+  """Tells whether an array is a 1x1 convolution of squeeze-excite, dense here."""
   return bool(re.search(r'squeeze_excite/fc\d/kernel$', name))

@@ -87,7 +87,7 @@ class Layout:
     return [name for name in names if not re.fullmatch(unused + self.passed, name)]
 
   def differences(self, names: Collection[str]) -> tree.Differences:
-    """Names that a file of such a Swin does not have, and those that it lacks."""
+    """Lists names that a file of such a Swin does not have, and those it lacks."""
     names = self.kept(names)
     known = self.table(self.depths(names) or [1])
     return linear.differences(names, known, unfit)

@@ -41,7 +41,7 @@ def differences_distilled(names: Collection[str]) -> tree.Differences:
 
 
 def differences_scaled(names: Collection[str]) -> tree.Differences:
-  """Names that a file of a DeiT III does not have, and those that it lacks."""
+  """Lists names that a file of a DeiT III does not have, and those that it lacks."""
   theirs = {_timm_name(name): name for name in names}
   found = linear.differences(theirs, _scaled(theirs), deit_names.unfit_scaled)
   unknown, missing = ({theirs.get(name, name) for name in part} for part in found)
@@ -93,7 +93,7 @@ def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def distilled_config(
   architecture: Mapping[str, Any], *arguments: Any
 ) -> dict[str, Any]:
-  """What config.json says of a distilled DeiT, as `timm_vit.config` of a ViT."""
+  """Returns the config.json of a distilled DeiT, as `timm_vit.config` of a ViT."""
   told, width = timm_vit.config(architecture, *arguments), architecture['width']
   told['architecture'] = _DISTILLED_MODELS.get(width, _DISTILLED_MODELS[768])
   told['pretrained_cfg']['classifier'] = ['head', 'head_dist']
@@ -101,7 +101,7 @@ def distilled_config(
 
 
 def scaled_config(architecture: Mapping[str, Any], *arguments: Any) -> dict[str, Any]:
-  """What config.json says of a DeiT III, as `timm_vit.config` of a ViT."""
+  """Returns the config.json of a DeiT III, as `timm_vit.config` of a ViT."""
   told, width = timm_vit.config(architecture, *arguments), architecture['width']
   told['architecture'] = _SCALED_MODELS.get(width, _SCALED_MODELS[768])
   told['model_args'] |= dict(no_embed_class=True, init_values=1e-4)

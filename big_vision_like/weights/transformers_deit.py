@@ -25,20 +25,20 @@ _HEADS = {'cls_classifier': ['head'], 'distillation_classifier': ['head_dist']}
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of a DeiT with both heads does not have, and lacks."""
+  """Lists names that a file of a DeiT with both heads does not have, and lacks."""
   return linear.differences(names, _table(names), deit_names.unfit_distilled)
 
 
 def from_transformers(
   state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """A DeiT with both heads as the parameters of our `DeiT`, float32."""
+  """Reads a DeiT with both heads as the parameters of our `DeiT`, float32."""
   tree.check_names(source, *differences(state))
   return tree.unflatten(linear.from_state(state, _table(state), num_heads))
 
 
 def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as a DeiT with both heads."""
+  """Writes our parameters (unrolled or scanned) as a DeiT with both heads."""
   flat = tree.flatten(tree.unstack_blocks(params))
   tree.check_names('parameters', *deit_names.unfit_distilled(flat))
   return linear.written(flat, _known(vit_names.depth(flat) or 1))
@@ -50,14 +50,14 @@ def config(
   image_size: Sequence[int],
   channels: int = 3,
 ) -> dict[str, Any]:
-  """What the config.json beside such a file says."""
+  """Returns what the config.json beside such a file says."""
   told = transformers_vit.config(architecture, num_classes, image_size, channels)
   model = 'DeiTForImageClassificationWithTeacher'
   return told | {'architectures': [model], 'model_type': 'deit'}
 
 
 def classifier_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of a DeiTForImageClassification does not have, and lacks."""
+  """Lists names that a DeiTForImageClassification does not have, and lacks."""
   theirs = {_as_vit(name): name for name in names if name != _TOKEN}
   unknown, missing = transformers_vit.differences(theirs)
   missing = {name.replace('vit.', _PREFIX, 1) for name in missing}

@@ -45,7 +45,7 @@ SIDES = ('default', 'channels_last', 'compiled', 'compiled_channels_last')
 
 
 def symmetric(name: str) -> nn.Module:
-  """An EfficientNet with the padding and the norms of PyTorch."""
+  """Makes an EfficientNet with the padding and the norms of PyTorch."""
   return efficientnet.EfficientNet(
     CLASSES, padding='symmetric', epsilon=1e-5, **efficientnet.variant(name)
   )
@@ -166,7 +166,7 @@ class Timm(benchmark.OnTorch):
 
 
 def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-  """All measurements of one model, one after the other."""
+  """Takes all measurements of one model, one after the other."""
   rng = np.random.default_rng(0)
   size = args.image_size
   batch = {
@@ -212,7 +212,7 @@ def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
-  """The bill of a step; the trace stays in the folder."""
+  """Makes the bill of a step; the trace stays in the folder."""
   with benchmark.traced(folder):
     ours.train(benchmark.TRACED_STEPS)
   sources = trace_bill.sources_of(ours.step.as_text())
@@ -220,7 +220,7 @@ def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> rich.table.Table:
-  """What was measured of one work of one model, at a glance."""
+  """Tabulates what was measured of one work of one model."""
   rows = rich.table.Table(
     box=rich.box.SIMPLE_HEAD, title=f'{result["model"]}, {result["work"]}'
   )

@@ -68,7 +68,7 @@ class Input(abc.ABC):
 
   @property
   def together(self) -> bool:
-    """Whether every step has examples of all parts, as of a single input."""
+    """Tells whether every step has examples of all parts, as of a single input."""
     return all(share == 1 for share in self.exact_shares.values())
 
   @abc.abstractmethod

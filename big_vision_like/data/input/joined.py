@@ -34,7 +34,7 @@ class Joined(Several):
 
   @property
   def batch_size(self) -> int:
-    """The number of examples in a batch, of all inputs together."""
+    """Counts the examples in a batch, of all inputs together."""
     return sum(data.batch_size for data in self.inputs.values())
 
   @property

@@ -76,12 +76,12 @@ class PseudoLabelled(Source):
 
   @property
   def folder(self) -> pathlib.Path:
-    """The folder of the records."""
+    """Returns the folder of the records."""
     return pathlib.Path(self.labels).expanduser()
 
   @functools.cached_property
   def facts(self) -> Mapping[str, Any]:
-    """What teacher.json says; raises unless the labels are of the source's images."""
+    """Reads teacher.json; raises unless the labels are of the source's images."""
     path = self.folder / FACTS
     if not path.is_file():
       raise UserError(
@@ -109,7 +109,7 @@ class PseudoLabelled(Source):
 
   @functools.cached_property
   def predictions(self) -> array_records.ArrayRecord:
-    """The records, one for each image of the source."""
+    """Returns the records, one for each image of the source."""
     count = self.facts['shards']
     paths = [shard(self.folder, number, count) for number in range(count)]
     missing = [path.name for path in paths if not path.is_file()]
@@ -129,13 +129,13 @@ class PseudoLabelled(Source):
 
   @functools.cached_property
   def told(self) -> Mapping[str, np.ndarray]:
-    """The `label` and `confidence` of every image, (N,), read once and kept."""
+    """Reads `label` and `confidence` of every image, (N,), once, and keeps them."""
     read = functools.partial(_labels_of, classes=self.facts['classes'])
     return shards.index('pseudo label', self.predictions.files, read)
 
   @functools.cached_property
   def choice(self) -> pseudo_labels.Choice:
-    """Which images are used, and how often."""
+    """Chooses which images are used, and how often."""
     chosen = pseudo_labels.choose(
       self.told['label'],
       self.told['confidence'],
@@ -155,7 +155,7 @@ class PseudoLabelled(Source):
 
   @functools.cached_property
   def indices(self) -> np.ndarray:
-    """Where in the source the image of each example is."""
+    """Returns where in the source the image of each example is."""
     return np.repeat(np.arange(len(self.source)), self.choice.copies_N)
 
   def remarks(self) -> list[str]:
@@ -181,22 +181,22 @@ class PseudoLabelled(Source):
 
   @property
   def inner(self) -> dict[str, Source]:
-    """The source of the images."""
+    """Returns the source of the images."""
     return {'source': self.source}
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Those of the source but its labels."""
+    """Returns those of the source but its labels."""
     return {k: x for k, x in self.source.features.items() if k != 'label'}
 
   @property
   def label_names(self) -> Sequence[str] | None:
-    """The names of the teacher's classes, as far as it knows them."""
+    """Returns names of the teacher's classes, as far as it knows them."""
     return self.facts['label_names'] or None
 
   @property
   def files(self) -> Sequence[str]:
-    """The files of the records."""
+    """Lists the files of the records."""
     return self.predictions.files
 
   def fingerprint(self) -> str:
@@ -264,12 +264,12 @@ class MadeUp(Source):
 
   @property
   def inner(self) -> dict[str, Source]:
-    """The source of the images."""
+    """Returns the source of the images."""
     return {'source': self.source}
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Those of the source but its labels."""
+    """Returns those of the source but its labels."""
     return {k: x for k, x in self.source.features.items() if k != 'label'}
 
   @property

@@ -222,7 +222,7 @@ def as_original(
 def as_deit(
   name: str, size: tuple[int, int] | None, channels: int, share: float = 0.875
 ) -> classes.Preprocessing:
-  """DeiTs take a central crop, of which the shorter side is `share` of the image's."""
+  """Returns DeiT's central crop, `share` of the shorter side of the image."""
   if channels != 3:
     return bit.as_google(name, size, channels)
   size = size or (224, 224)
