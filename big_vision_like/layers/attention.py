@@ -101,10 +101,10 @@ class MultiHeadAttention(nn.Module):
   shared by all `num_heads` of queries (1: arXiv:1911.02150, more: arXiv:2305.13245).
   `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). With `init_parts=3`
   queries, keys and values start as one matrix, as in PyTorch; `kernel_init` is how all
-  four kernels start, if not by Xavier. `out_bias` says whether the last of them has a
-  bias, where it is not as `use_bias` says of all. `dropout` is that of the probabilities;
-  `implementation` is that of `ops.attention.attend`. The probabilities (B, H, N, M) are
-  sown as `probs` where intermediates are collected.
+  four kernels start, if not by Xavier. `use_bias` is for all four, unless `out_bias`
+  says otherwise of the last. `dropout` is that of the probabilities; `implementation`
+  is that of `ops.attention.attend`. The probabilities (B, H, N, M) are sown as `probs`
+  where intermediates are collected.
 
   With `cache_length` the tokens continue those of earlier calls, whose keys and values
   are kept in the collection `cache`, for so many tokens; those of another sequence are

@@ -40,8 +40,8 @@ SQUEEZE = 16
 # The dense backbone takes its rates of stochastic depth from a line of so many.
 DENSE_RATES = 12
 
-# Published names without t2t_vit_: layer between soft splits, width, depth, heads, ratio
-# of the MLP (table 1 and the published code), backbone, groups of a dense one.
+# By published name without t2t_vit_: layer between soft splits, width, depth, heads,
+# ratio of the MLP (table 1 and the published code), backbone, groups of a dense one.
 SIZES = {
   '7': ('performer', 256, 7, 4, 2, 'plain', ()),
   '10': ('performer', 256, 10, 4, 2, 'plain', ()),
@@ -152,8 +152,11 @@ class T2TViT(vit.ViT, kw_only=True):
       return super().position_table(layers, grid)
     shape = (1, len(self.leading) + grid[0] * grid[1], self.width)
     self.check_table('constants', 'pos_embedding', shape, grid)
-    table = functools.partial(positions.sinusoid_table, *shape[1:])
-    return self.variable('constants', 'pos_embedding', lambda: jnp.asarray(table())).value
+    return self.variable(
+      'constants',
+      'pos_embedding',
+      lambda: jnp.asarray(positions.sinusoid_table(*shape[1:])),
+    ).value
 
   def stack(self, name: str) -> nn.Module:
     check_one_of(BACKBONES, backbone=self.backbone)
@@ -428,11 +431,11 @@ class Factors(nn.Module):
 class DenseStack(nn.Module):
   """Groups of blocks that widen their tokens, and a final norm (arXiv:1608.06993).
 
-  `unit{i}` are a block, after which `growth{i}` computes features that are put beside
-  those there are. Between groups `transition{i}` halves the width. All are counted by
-  one i from 0, as in the published code. `block` are arguments of `transformer.Stack`;
-  all blocks of group g drop paths with the rate g of `DENSE_RATES` between 0 and
-  `drop_path`.
+  The block `unit{i}` reads the tokens, `growth{i}` computes new features of its output,
+  and these are put beside the tokens as they were. Between groups `transition{i}`
+  halves the width. One i, from 0, counts all of them, as in the published code. `block`
+  are arguments of `transformer.Stack`; all blocks of group g drop paths with the rate g
+  of `DENSE_RATES` between 0 and `drop_path`.
   """
 
   groups: Sequence[int]
@@ -464,8 +467,8 @@ class DenseStack(nn.Module):
     return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_BND)
 
   def unit(self, i: int, x_BND: jax.Array, rate: float, train: bool) -> jax.Array:
-    """Returns what a block makes of tokens, and new features beside it."""
-    x_BND = transformer.Stack(
+    """Returns the tokens with new features beside them, which a block makes."""
+    y_BND = transformer.Stack(
       depth=1,
       mlp_dim=int(x_BND.shape[-1] * self.mlp_ratio),
       drop_path=(rate,),
@@ -473,7 +476,7 @@ class DenseStack(nn.Module):
       **self.block,
       name=f'unit{i}',
     )(x_BND, train)
-    new_BNE = _dense(self.growth, f'growth{i}', self.dtype)(x_BND)
+    new_BNE = _dense(self.growth, f'growth{i}', self.dtype)(y_BND)
     return jnp.concatenate([x_BND, new_BNE], axis=-1)
 
   def transition(self, i: int, x_BND: jax.Array) -> jax.Array:

@@ -69,8 +69,10 @@ _CONSTANTS = {
   'tokens_to_token.attention1.w': 'tokens_to_token/layer1/w',
   'tokens_to_token.attention2.w': 'tokens_to_token/layer2/w',
 }
-# Axes: I features of a soft split, J those of others, E tokens between them, T three
-# times E, D width, F random features, C classes; N positions.
+PIXELS = 7 * 7  # of the first soft split
+# Axes: I features of the first soft split, J those of others, E of tokens between them,
+# T three times E, D width, G half of it, U three times D, S M hidden units, F random
+# features, C classes, N positions.
 _SHAPES = [
   (r'cls', '11D'),
   (r'pos_embedding', '1ND'),
@@ -146,35 +148,37 @@ def write(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return linear.written(flat, known)
 
 
+def channels(params: Mapping[str, Any]) -> int:
+  """Returns the channels of the images that our parameters are for."""
+  return len(params['tokens_to_token']['layer1']['norm1']['bias']) // PIXELS
+
+
 def architecture(variables: Mapping[str, Any], source: str) -> dict[str, Any]:
   """Returns the arguments of our `T2TViT`, by the shapes of its variables."""
   params = tree.flatten(variables['params'])
   flat = params | tree.flatten(variables.get('constants', {}))
   tokens, backbone, dense = kinds(flat, ours=True)
-  sizes = {'1': 1}
+  width, token_dim = (
+    len(params[f'tokens_to_token/{name}/bias']) for name in ('project', 'layer1/out')
+  )
+  sizes = {'1': 1, 'D': width, 'G': width // 2, 'U': 3 * width}
+  sizes |= dict(E=token_dim, T=3 * token_dim, J=9 * token_dim, F=token_dim // 2)
+  sizes['I'] = max(channels(variables['params']), 1) * PIXELS
   shapes = _SHAPES + ([] if dense else _BLOCK_SHAPES)
   if backbone == 'ghost':
-    shapes = [(r'.*/mlp/fc2/kernel', 'UD'), *shapes]  # U three times M
-  wrong = vit_names.collect_sizes(flat, shapes, sizes)
-  want = dict(T=3 * sizes['E'], J=9 * sizes['E'], F=sizes['E'] // 2)
-  want |= dict(G=sizes['D'] // 2, U=3 * sizes['D'], I=max(sizes['I'] // 49, 1) * 49)
-  wrong += [
-    f'{sizes[letter]} where others make it {size}'
-    for letter, size in want.items()
-    if letter in sizes and sizes[letter] != size
-  ]
-  if wrong:
+    shapes = [(r'encoder/.*/mlp/fc2/kernel', 'UD'), *shapes]
+  if wrong := vit_names.collect_sizes(flat, shapes, sizes):
     raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
   told = dict(
     num_classes=sizes['C'],
     patch=16,
-    width=sizes['D'],
+    width=width,
     pool='token',
-    posemb='sinusoid' if 'pos_embedding' in variables.get('constants', {}) else 'none',
+    posemb='sinusoid',
     activation='gelu_exact',
     epsilon=1e-5,
     tokens=tokens,
-    token_dim=sizes['E'],
+    token_dim=token_dim,
     backbone=backbone,
   )
   if dense:
@@ -229,7 +233,8 @@ def _wrong_dense(
   params: tree.Arrays, module: str, inputs: int, outputs: int
 ) -> list[str]:
   """Returns what is wrong with the shapes of a layer."""
-  layer = {f'{module}/{leaf}': params[f'{module}/{leaf}'] for leaf in ('kernel', 'bias')}
+  names = [f'{module}/{leaf}' for leaf in ('kernel', 'bias')]
+  layer = {name: params[name] for name in names}
   shapes = [('.*/kernel', 'IO'), ('.*/bias', 'O')]
   return vit_names.collect_sizes(layer, shapes, dict(I=inputs, O=outputs))
 

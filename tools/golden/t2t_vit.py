@@ -1,16 +1,16 @@
 """Golden files of T2T-ViT: soft splits, layers, blocks, logits, loss, gradients."""
 
+import itertools
+
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import t2t_vit
 from big_vision_like.ops import losses
-from big_vision_like.ops.positions import sinusoid_table
 from big_vision_like.weights import t2t_vit as weights
 from big_vision_like.weights import tree
 from tools.golden.common import (
-  EXACT,
   LOSS,
   Check,
   Fields,
@@ -36,7 +36,7 @@ BACKBONES = {
 
 
 def classifier(description: Fields, arrays: Fields) -> Results:
-  """A T2T-ViT of any backbone in evaluation; its positions are made here."""
+  """A T2T-ViT of any backbone in evaluation."""
   config = description['config']
   width, groups = config['embed_dim'], tuple(config.get('block_config', ()))
   backbone = choice(description, 'model', BACKBONES)
@@ -74,7 +74,6 @@ def classifier(description: Fields, arrays: Fields) -> Results:
 
   loss, (outputs, modules), gradients = loss_and_gradients(mean_loss, params)
   results: Results = {
-    'param/pos_embed': (sinusoid_table(*state['pos_embed'].shape[1:]), EXACT),
     'output/t2t/project': (joined(modules['tokens_to_token/project']), OUTPUT),
     'output/norm': (outputs['tokens'], OUTPUT),
     'output/logits': (outputs['logits'], OUTPUT),
@@ -98,20 +97,19 @@ def joined(map_BhwC: jax.Array) -> jax.Array:
   return map_BhwC.reshape(len(map_BhwC), -1, map_BhwC.shape[-1])
 
 
-def blocks(modules: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+def blocks(modules: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """Returns the outputs of blocks, and of transitions, by the reference's names."""
-  found, i = {}, 0
-  while True:
-    if (block := modules.get(f'encoder/block_{i}')) is not None:
-      found[f'block{i}'] = block
-    elif (block := modules.get(f'encoder/unit{i}')) is not None:
-      new = modules[f'encoder/growth{i}']
-      found[f'block{i}'] = np.concatenate([block, new], axis=-1)
-    elif (half := modules.get(f'encoder/transition{i}')) is not None:
-      found[f'block{i}'] = jax.nn.gelu(half, approximate=False)
+  found, x_BND = {}, modules['with_position']
+  for i in itertools.count():
+    if f'encoder/block_{i}' in modules:
+      x_BND = modules[f'encoder/block_{i}']
+    elif f'encoder/growth{i}' in modules:
+      x_BND = jnp.concatenate([x_BND, modules[f'encoder/growth{i}']], axis=-1)
+    elif f'encoder/transition{i}' in modules:
+      x_BND = jax.nn.gelu(modules[f'encoder/transition{i}'], approximate=False)
     else:
       return found
-    i += 1
+    found[f'block{i}'] = x_BND
 
 
 CHECKS = (Check(classifier, 'yitu-opensource/T2T-ViT'),)
