@@ -32,7 +32,7 @@ SIZED = (
   image.EfficientNetCentralCrop,
   image.RandomCrop,
 )
-UNSIZED = (image.ResizeSmall, image.ReflectPad)
+UNSIZED = (image.ResizeSmall, image.ReflectPad, image.ZeroPad)
 # Arguments of models that say how they are trained and computed, and the classes of a
 # head that is mostly replaced.
 UNSEEN = (

@@ -198,9 +198,7 @@ def test_what_cannot_be_written_or_folded(tmp_path, capsys):
     weights.write(found.variables)
   with pytest.raises(UserError, match="no place for posemb='learned'"):
     found.family.check(model.clone(posemb='learned'), 'runs/t2t')
-  files.write(
-    tmp_path / 'in.safetensors', weights.write(variables_of(model, (32, 32)))
-  )
+  files.write(tmp_path / 'in.safetensors', weights.write(variables_of(model, (32, 32))))
   words = [str(tmp_path / 'in.safetensors'), str(tmp_path / 'out.safetensors')]
   words += ['--fold-normalization', '0.5', '0.5', '--num-heads=2']
   assert tool.main(words) != 0
