@@ -70,7 +70,7 @@ def test_published_parameters_and_operations(name):
   if gmacs is not None:
     counted = flops.count(model.apply, variables, image) / 2  # multiply and add
     linear = (counted - products(model, side)) / 1e9
-    np.testing.assert_allclose(linear, gmacs, rtol=0.002)
+    np.testing.assert_allclose(linear, gmacs, rtol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_positions_are_those_of_the_original(name):
 
 def test_constants_are_no_parameters():
   model = t2t_vit.T2TViT(**SMALL)
-  variables = model.init(jax.random.key(0), IMAGE)
+  variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
   flat = tree.flatten(variables['constants'])
   layers = [f'tokens_to_token/layer{i}/w' for i in (1, 2)]
   assert flat.keys() == {'pos_embedding', *layers}
@@ -212,6 +212,6 @@ def test_images_of_another_size_need_other_positions():
   model = t2t_vit.T2TViT(**SMALL)
   variables = battery.variables(model, IMAGE)
   with pytest.raises(UserError, match=r'constant pos_embedding has shape \(1, 7, 24\)'):
-    model.apply(variables, np.zeros((1, 48, 48, 3), 'float32'))
+    jax.eval_shape(model.apply, variables, np.zeros((1, 48, 48, 3), 'float32'))
   with pytest.raises(UserError, match="no T2T-ViT '15': there are 7, 10"):
     t2t_vit.variant('15')
