@@ -118,6 +118,11 @@ class T2TViT(vit.ViT, kw_only=True):
     rep_size=32,
   )
 
+  @property
+  def attends(self) -> bool:
+    """Whether blocks of one kind have attention to look at."""
+    return not self.groups
+
   def embedded(self, image_BHWC: jax.Array, train: bool) -> jax.Array:
     if self.patch != STRIDE or self.resnet is not None:
       raise UserError(
@@ -312,9 +317,14 @@ class GatedAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BND: jax.Array, *others: Any, **options: Any) -> jax.Array:
-    y_BND = attention.MultiHeadAttention(
+    attend = attention.MultiHeadAttention(
       self.num_heads, self.dtype, **ATTENTION, name='attention'
-    )(x_BND, *others, **options)
+    )
+    y_BND = attend(x_BND, *others, **options)
+    if self.is_mutable_collection('intermediates'):  # where all other blocks have it
+      self.sow(
+        'intermediates', 'probs', attend.get_variable('intermediates', 'probs')[-1]
+      )
     gate = convolution.SqueezeExcite(
       max(x_BND.shape[-1] // SQUEEZE, 1),
       kernel_init=NORMAL,

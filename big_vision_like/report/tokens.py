@@ -77,8 +77,8 @@ def shares(map_HW: np.ndarray, row: int, column: int) -> tuple[float, float]:
 def token_sight(source: Source) -> tuple[str, str]:
   """Which pixels the tokens of a T2T-ViT depend on."""
   trained = source.trained
-  rows, columns = trained.grid
   image_BHWC = trained.images()
+  rows, columns = trained.model.grid(image_BHWC.shape[1:3])
   chosen = evenly(len(image_BHWC), NUM_IMAGES)
   cells = [
     (rows * (2 * i + 1) // (2 * NUM_TOKENS), columns * (2 * i + 1) // (2 * NUM_TOKENS))

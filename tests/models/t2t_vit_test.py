@@ -15,6 +15,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.models import t2t_vit
 from big_vision_like.ops import positions
 from big_vision_like.tasks import classification
+from big_vision_like.viz.attention import stack_attention
 from big_vision_like.weights import tree
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden'
@@ -186,6 +187,19 @@ def test_a_dense_backbone_learns_and_drops_paths():
   assert dropped.shape == kept.shape
   remat = jax.jit(model.clone(remat='full').apply)(variables, IMAGE)['logits']
   np.testing.assert_allclose(remat, kept, atol=1e-5)
+
+
+@pytest.mark.parametrize('backbone', ['plain', 'se', 'ghost'])
+def test_attention_of_each_block_is_where_pictures_look(backbone):
+  model = t2t_vit.T2TViT(**SMALL, backbone=backbone)
+  variables = battery.variables(model, IMAGE)
+  _, sown = jax.jit(functools.partial(model.apply, mutable=['intermediates']))(
+    variables, IMAGE
+  )
+  probs_LBHNN = stack_attention(sown['intermediates'])
+  assert probs_LBHNN.shape == (2, 2, 3, 7, 7)
+  np.testing.assert_allclose(probs_LBHNN.sum(-1), 1.0, rtol=1e-5)
+  assert model.attends and not model.clone(groups=(1, 1)).attends
 
 
 @pytest.mark.parametrize(
