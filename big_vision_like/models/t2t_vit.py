@@ -225,29 +225,30 @@ class TokensToToken(nn.Module):
 
   @nn.compact
   def __call__(self, image_BHWC: jax.Array, train: bool = False) -> jax.Array:
-    layer_class = TokenLayer
-    if self.remat != 'none':
-      layer_class = nn.remat(TokenLayer, static_argnums=(2,))
     first, *others = SPLITS
     x_BhwI = soft_split(image_BHWC, *first)
     self.sow('intermediates', 'split0', x_BhwI)
     for i, split in enumerate(others, start=1):
-      batch, *grid, features = x_BhwI.shape
-      x_BNE = layer_class(
-        width=self.token_dim,
-        tokens=self.tokens,
-        activation=self.activation,
-        dropout=self.dropout,
-        epsilon=self.epsilon,
-        dtype=self.dtype,
-        name=f'layer{i}',
-      )(x_BhwI.reshape(batch, grid[0] * grid[1], features), train)
-      x_BhwE = x_BNE.reshape(batch, *grid, self.token_dim)
-      del x_BhwI  # the next one has another size
-      x_BhwI = soft_split(x_BhwE, *split)
-      del x_BNE, x_BhwE
+      x_BhwI = soft_split(self.attended(f'layer{i}', x_BhwI, train), *split)
       self.sow('intermediates', f'split{i}', x_BhwI)
     return _dense(self.width, 'project', self.dtype)(x_BhwI)
+
+  def attended(self, name: str, x_BhwI: jax.Array, train: bool) -> jax.Array:
+    """Returns a map of narrow tokens that have read each other, (B, h, w, E)."""
+    layer_class = TokenLayer
+    if self.remat != 'none':
+      layer_class = nn.remat(TokenLayer, static_argnums=(2,))
+    batch, *grid, features = x_BhwI.shape
+    x_BNE = layer_class(
+      width=self.token_dim,
+      tokens=self.tokens,
+      activation=self.activation,
+      dropout=self.dropout,
+      epsilon=self.epsilon,
+      dtype=self.dtype,
+      name=name,
+    )(x_BhwI.reshape(batch, grid[0] * grid[1], features), train)
+    return x_BNE.reshape(batch, *grid, self.token_dim)
 
 
 class TokenLayer(nn.Module):

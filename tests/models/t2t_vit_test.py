@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shapes
 
 from big_vision_like import optim
 from big_vision_like.cost import flops
@@ -187,6 +188,25 @@ def test_a_dense_backbone_learns_and_drops_paths():
   assert dropped.shape == kept.shape
   remat = jax.jit(model.clone(remat='full').apply)(variables, IMAGE)['logits']
   np.testing.assert_allclose(remat, kept, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    dict(tokens='transformer'),
+    dict(backbone='se'),
+    dict(backbone='ghost'),
+    dict(groups=(1, 1), growth=12),
+  ],
+  ids=str,
+)
+def test_names_of_arrays_end_in_their_axes(changes):
+  model = t2t_vit.T2TViT(**SMALL | changes)
+  folders = (f'big_vision_like/{name}' for name in ('models', 'layers', 'ops'))
+  with shapes.checked(*folders) as seen:
+    jax.eval_shape(model.init, jax.random.key(0), np.zeros((5, 32, 48, 3), 'float32'))
+  assert {'x_BPQC', 'x_BhwCK', 'x_BNI', 'q_BN1E', 'x_BhwI'} <= seen.keys()
 
 
 @pytest.mark.parametrize('backbone', ['plain', 'se', 'ghost'])
