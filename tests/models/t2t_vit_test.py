@@ -197,7 +197,6 @@ def test_a_dense_backbone_learns_and_drops_paths():
     dict(tokens='transformer'),
     dict(backbone='se'),
     dict(backbone='ghost'),
-    dict(groups=(1, 1), growth=12),
   ],
   ids=str,
 )

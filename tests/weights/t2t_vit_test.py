@@ -16,7 +16,7 @@ from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.models import t2t_vit
 from big_vision_like.ops import positions
 from big_vision_like.run import init_from
-from big_vision_like.weights import files, published
+from big_vision_like.weights import beside, files, published
 from big_vision_like.weights import t2t_vit as weights
 from tools import convert_weights as tool
 
@@ -189,6 +189,20 @@ def test_files_that_do_not_fit(change, words, tmp_path):
   files.write(tmp_path / 't2t.safetensors', state)
   with pytest.raises(UserError, match=words):
     published.read(tmp_path / 't2t.safetensors', num_heads=2)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_no_larger_array_gets_through(kind):
+  state = weights.write(variables_of(model_of(kind), (32, 32)))
+  known = beside.Beside(pathlib.Path('t2t.safetensors'), {}, num_heads=2)
+  assert published.of_arrays(state, known).model == model_of(kind)
+  for name, array in state.items():
+    for axis in range(array.ndim):
+      if (name, axis) == ('pos_embed', 1):  # for larger images
+        continue
+      shape = [size + (i == axis) for i, size in enumerate(array.shape)]
+      with pytest.raises(UserError, match='is not|does not'):
+        published.of_arrays(state | {name: np.ones(shape, np.float32)}, known)
 
 
 def test_what_cannot_be_written_or_folded(tmp_path, capsys):
