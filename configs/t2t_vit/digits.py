@@ -1,6 +1,6 @@
 """T2T-ViT on handwritten digits, in small.
 
-    python -m big_vision_like.train --config=configs/t2t_vit/digits.py:performer \\
+    python -m big_vision_like.train --config=configs/t2t_vit/digits.py:performer \
         --workdir=runs/digits_t2t
 
 1,347 scans of 8x8 pixels, enlarged to 32x32 and shifted by up to two; four blocks of

@@ -201,7 +201,7 @@ def test_no_larger_array_gets_through(kind):
       if (name, axis) == ('pos_embed', 1):  # for larger images
         continue
       shape = [size + (i == axis) for i, size in enumerate(array.shape)]
-      with pytest.raises(UserError, match='is not|does not'):
+      with pytest.raises(UserError, match='is not|does not|do not fit'):
         published.of_arrays(state | {name: np.ones(shape, np.float32)}, known)
 
 
