@@ -78,9 +78,9 @@ def load_weights(
     say('images', f'as the weights have them, not the config: {preprocess}')
     say('', f"({preprocess.source}); --preprocessing=config keeps the config's")
     config = adapt.with_preprocessing(config, preprocess)
-  params = tree.unstack_blocks(jax.device_get(variables.pop('params')))
   if hasattr(model, 'grid'):
-    provenance.check_evaluated(config, model, params, model.grid(preprocess.size))
+    provenance.check_evaluated(config, model, variables, model.grid(preprocess.size))
+  params = tree.unstack_blocks(jax.device_get(variables.pop('params')))
   if spec.held(config.task.model, 'scan'):
     params = tree.stack_blocks(params)
   step = jax.numpy.int32(0)
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     state, model = run.state, run.network.module
     saved = spec.load(str(run.workdir / 'config.json'), root=experiment.Settings)
     if grid := provenance.run_grid(saved, model, run.workdir):
-      provenance.check_evaluated(config, model, run.params, grid)
+      provenance.check_evaluated(config, model, run.variables, grid)
     say('run', f'{args.workdir}, step {int(state.step):,}')
   if not made.evaluators:
     raise errors.UserError('the config has no evaluators (config.evals is empty).')

@@ -58,7 +58,7 @@ def load(
     provenance.check_no_run(path)
     found = published.read(path, num_heads=num_heads)
     grid = provenance.published_grid(found, source_grid)
-    grid = grid or _unknown_grid(found.model, found.params, asked)
+    grid = grid or _unknown_grid(found.model, found.variables, asked)
     return found, loading.preprocessing_of_file(found, path, grid), grid
   run = loading.load_run(path, step)
   model, families = run.network.module, family.families().values()
@@ -82,15 +82,15 @@ def load(
   )
   known = provenance.run_grid(run.config, model, path)
   grid = provenance.chosen_grid(known, source_grid)
-  grid = grid or _unknown_grid(model, run.params, asked)
+  grid = grid or _unknown_grid(model, run.variables, asked)
   return found, loading.preprocessing_of(run, asked), grid
 
 
 def _unknown_grid(
-  model: nn.Module, params: Mapping[str, Any], asked: tuple[int, int] | None
+  model: nn.Module, variables: Mapping[str, Any], asked: tuple[int, int] | None
 ) -> Grid | None:
   """Returns the grid of positions that neither a run nor a file tells."""
-  count, _ = provenance.table_grid(model, params)
+  count, _ = provenance.table_grid(model, variables)
   if not count:
     return None
   return model.grid(asked) if asked else provenance.square(count)

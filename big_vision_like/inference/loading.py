@@ -130,7 +130,7 @@ def load(
     preprocess = preprocessing_of(run)
     known = provenance.run_grid(run.config, model, path)
     grid = provenance.chosen_grid(known, source_grid)
-    count, of_table = provenance.table_grid(model, run.params)
+    count, of_table = provenance.table_grid(model, run.variables)
     if image_size is not None and count and not (grid or of_table):
       grid = provenance.square(count)
   else:
@@ -225,7 +225,7 @@ def _for_size(
   like = jax.eval_shape(model.init, jax.random.key(0), image)
   like = {name: like[name] for name in variables}
   tables, grid_to = init_from.tables_of(model, image)
-  tokens, _ = provenance.table_grid(model, variables['params'])
+  tokens, _ = provenance.table_grid(model, variables)
   if grid is None and tokens is not None:
     grid = positions.infer_grid(tokens, grid_to)
   weights = init_from.Weights(variables, grid=grid)
@@ -247,7 +247,7 @@ def published_size(
   None without such positions. If nothing tells their grid, it is a square.
   """
   model = weights.model
-  count, grid = provenance.table_grid(model, weights.params)
+  count, grid = provenance.table_grid(model, weights.variables)
   if count is None and grid is None:
     return None
   grid = provenance.published_grid(weights, source_grid)

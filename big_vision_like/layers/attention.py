@@ -101,9 +101,10 @@ class MultiHeadAttention(nn.Module):
   shared by all `num_heads` of queries (1: arXiv:1911.02150, more: arXiv:2305.13245).
   `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). With `init_parts=3`
   queries, keys and values start as one matrix, as in PyTorch; `kernel_init` is how all
-  four kernels start, if not by Xavier. `dropout` is that of the probabilities;
-  `implementation` is that of `ops.attention.attend`. The probabilities (B, H, N, M) are
-  sown as `probs` where intermediates are collected.
+  four kernels start, if not by Xavier. `use_bias` is for all four, unless `out_bias`
+  says otherwise of the last. `dropout` is that of the probabilities; `implementation`
+  is that of `ops.attention.attend`. The probabilities (B, H, N, M) are sown as `probs`
+  where intermediates are collected.
 
   With `cache_length` the tokens continue those of earlier calls, whose keys and values
   are kept in the collection `cache`, for so many tokens; those of another sequence are
@@ -124,6 +125,7 @@ class MultiHeadAttention(nn.Module):
   init_parts: int = 1
   dropout: float = 0.0
   kernel_init: Callable[..., jax.Array] | None = None
+  out_bias: bool | None = None
 
   @nn.compact
   def __call__(
@@ -191,7 +193,7 @@ class MultiHeadAttention(nn.Module):
     x_BND = nn.DenseGeneral(
       width,
       axis=(-2, -1),
-      use_bias=self.use_bias,
+      use_bias=self.use_bias if self.out_bias is None else self.out_bias,
       kernel_init=self.kernel_init or nn.initializers.xavier_uniform(),
       dtype=self.dtype,
       dot_general=sharding.dot_general(sharding.TENSOR, None, None),

@@ -179,12 +179,17 @@ class SqueezeExcite(nn.Module):
   activation: Callable[[jax.Array], jax.Array] = nn.relu
   kernel_init: nn.initializers.Initializer = he_normal_out
   dtype: str = 'float32'
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x_BhwC: jax.Array) -> jax.Array:
     def dense(features: int, name: str) -> nn.Dense:
       return nn.Dense(
-        features, kernel_init=self.kernel_init, dtype=self.dtype, name=name
+        features,
+        use_bias=self.use_bias,
+        kernel_init=self.kernel_init,
+        dtype=self.dtype,
+        name=name,
       )
 
     mean_BC = precision.at_least_float32(x_BhwC).mean((1, 2)).astype(self.dtype)

@@ -155,7 +155,9 @@ class Block(nn.Module):
   Each is a residual branch f: with norm='pre', x + f(norm(x)) (arXiv:2010.11929
   equations 2 and 3); with 'post', norm(x + f(x)) (arXiv:1706.03762). `layer_scale`
   multiplies branches by a learned vector that starts there (arXiv:2103.17239).
-  `attention_args` and `mlp_args` are more arguments of `MultiHeadAttention` and `Mlp`.
+  `attention_args` and `mlp_args` are more arguments of `MultiHeadAttention` and `Mlp`,
+  or of what stands for them: `attention_class` takes number of heads and dtype and is
+  called as `MultiHeadAttention`, `mlp_class` as `Mlp`.
   """
 
   num_heads: int
@@ -168,6 +170,8 @@ class Block(nn.Module):
   layer_scale: float | None = None
   attention_args: Mapping[str, Any] = flax.core.FrozenDict()
   mlp_args: Mapping[str, Any] = flax.core.FrozenDict()
+  attention_class: Callable[..., nn.Module] = attention.MultiHeadAttention
+  mlp_class: Callable[..., nn.Module] = Mlp
 
   @nn.compact
   def __call__(
@@ -187,7 +191,7 @@ class Block(nn.Module):
       # One sequence is one argument, whose projections are joined.
       query_BND = _plus(y_BND, context.position_BND)
       key_BND = None if query_BND is y_BND else query_BND
-      return attention.MultiHeadAttention(**attention_args, name='attention')(
+      return self.attention_class(**attention_args, name='attention')(
         query_BND,
         key_BND,
         y_BND,
@@ -199,7 +203,7 @@ class Block(nn.Module):
 
     def memory_branch(y_BND: jax.Array) -> jax.Array:
       memory_BMD = context.memory_BMD
-      return attention.MultiHeadAttention(**attention_args, name='cross_attention')(
+      return self.attention_class(**attention_args, name='cross_attention')(
         _plus(y_BND, context.position_BND),
         _plus(memory_BMD, context.memory_position_BMD),
         memory_BMD,
@@ -208,9 +212,9 @@ class Block(nn.Module):
       )
 
     def mlp_branch(y_BND: jax.Array) -> jax.Array:
-      return Mlp(self.mlp_dim, self.dropout, self.dtype, **self.mlp_args, name='mlp')(
-        y_BND, train
-      )
+      return self.mlp_class(
+        self.mlp_dim, self.dropout, self.dtype, **self.mlp_args, name='mlp'
+      )(y_BND, train)
 
     x_BND = _plus(x_BND, context.input_1ND)
     # Of batch and state, which fsdp both splits, it is the state that is gathered.

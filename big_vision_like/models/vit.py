@@ -166,16 +166,17 @@ class ViT(nn.Module):
     return height // patch[0], width // patch[1]
 
   def table_grid(
-    self, params: Mapping[str, Any]
+    self, variables: Mapping[str, Any]
   ) -> tuple[int | None, tuple[int, int] | None]:
-    """Returns how many positions of a grid are learned, and the grid they are for.
+    """Returns how many positions of a grid have a row, and the grid they are for.
 
-    None is what the tables among the parameters do not tell.
+    None is what the tables among parameters and constants do not tell.
     """
-    if 'pos_rows' in params:
-      return None, (params['pos_rows'].shape[1], params['pos_columns'].shape[1])
-    if 'pos_embedding' in params:
-      return params['pos_embedding'].shape[1] - self.num_placed, None
+    tables = {**variables['params'], **variables.get('constants', {})}
+    if 'pos_rows' in tables:
+      return None, (tables['pos_rows'].shape[1], tables['pos_columns'].shape[1])
+    if 'pos_embedding' in tables:
+      return tables['pos_embedding'].shape[1] - self.num_placed, None
     return None, None
 
   def _strides(self) -> tuple[int, tuple[int, int]]:
@@ -190,30 +191,9 @@ class ViT(nn.Module):
   def __call__(
     self, image_BHWC: jax.Array, train: bool = False
   ) -> dict[str, jax.Array]:
-    map_BfgI = image_BHWC
-    if self.resnet is not None:
-      *_, map_BfgI = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
-        image_BHWC
-      ).values()
-    _, patch = self._strides()
-    batch, height, width, channels = map_BfgI.shape
-    if height % patch[0] or width % patch[1]:
-      what = 'images' if self.resnet is None else 'feature maps'
-      raise UserError(
-        f'{what} of {height}x{width} do not divide into patches of'
-        f' {patch[0]}x{patch[1]}'
-      )
-    x_BhwD = nn.Conv(
-      self.width,
-      patch,
-      strides=patch,
-      padding='VALID',
-      dtype=self.dtype,
-      **self.start.embed(patch[0] * patch[1] * channels),
-      name='embed',
-    )(map_BfgI)
+    x_BhwD = self.embedded(image_BHWC, train)
     grid = x_BhwD.shape[1:3]
-    x_BND = x_BhwD.reshape(batch, grid[0] * grid[1], self.width)
+    x_BND = x_BhwD.reshape(len(image_BHWC), grid[0] * grid[1], self.width)
     for name in reversed(self.leading):
       token_11D = self.param(name, self.start.token, (1, 1, self.width))
       x_BND = self.in_front(token_11D, x_BND)
@@ -227,19 +207,7 @@ class ViT(nn.Module):
       registers_1PD = self.param('registers', init, (1, self.registers, self.width))
       x_BMD = self.in_front(registers_1PD, x_BND)
     x_BMD = nn.Dropout(self.dropout, deterministic=not train)(x_BMD)
-    x_BMD = transformer.Stack(
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_dim,
-      dropout=self.dropout,
-      drop_path=self.drop_paths,
-      scan=self.scan,
-      remat=self.remat,
-      dtype=self.dtype,
-      epsilon=self.epsilon,
-      block_args=self.block_args,
-      name='encoder',
-    )(x_BMD, train, each=each)
+    x_BMD = self.stack(name='encoder')(x_BMD, train, each=each)
     tokens_BND = x_BMD[:, self.registers :]
     features_BD = self.pooled(tokens_BND)
     pre_logits_BR = features_BD
@@ -253,6 +221,48 @@ class ViT(nn.Module):
       'features': features_BD,
       'tokens': tokens_BND,
     }
+
+  def embedded(self, image_BHWC: jax.Array, train: bool) -> jax.Array:
+    """Returns the image as a grid of tokens, (B, h, w, D)."""
+    del train  # what embeds patches has no dropout
+    map_BfgI = image_BHWC
+    if self.resnet is not None:
+      *_, map_BfgI = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
+        image_BHWC
+      ).values()
+    _, patch = self._strides()
+    _, height, width, channels = map_BfgI.shape
+    if height % patch[0] or width % patch[1]:
+      what = 'images' if self.resnet is None else 'feature maps'
+      raise UserError(
+        f'{what} of {height}x{width} do not divide into patches of'
+        f' {patch[0]}x{patch[1]}'
+      )
+    return nn.Conv(
+      self.width,
+      patch,
+      strides=patch,
+      padding='VALID',
+      dtype=self.dtype,
+      **self.start.embed(patch[0] * patch[1] * channels),
+      name='embed',
+    )(map_BfgI)
+
+  def stack(self, name: str) -> nn.Module:
+    """Makes the blocks and the final norm."""
+    return transformer.Stack(
+      depth=self.depth,
+      num_heads=self.num_heads,
+      mlp_dim=self.mlp_dim,
+      dropout=self.dropout,
+      drop_path=self.drop_paths,
+      scan=self.scan,
+      remat=self.remat,
+      dtype=self.dtype,
+      epsilon=self.epsilon,
+      block_args=self.block_args,
+      name=name,
+    )
 
   @property
   def block_args(self) -> dict[str, Any]:
@@ -331,15 +341,23 @@ class ViT(nn.Module):
 
   def table(self, name: str, shape: Sequence[int], grid: tuple[int, int]) -> jax.Array:
     """A learned table; an error that names both grids where it is for another one."""
-    if self.has_variable('params', name):
-      have = self.get_variable('params', name).shape
-      if have != tuple(shape):
-        raise UserError(
-          f'the parameter {name} has shape {have}, images of this size make a grid of'
-          f' {grid[0]}x{grid[1]} that needs {tuple(shape)}: resize the positions with'
-          ' ops.positions.resize, init_from or load(..., image_size=...)'
-        )
+    self.check_table('params', name, shape, grid)
     return self.param(name, nn.initializers.normal(0.02), tuple(shape))
+
+  def check_table(
+    self, collection: str, name: str, shape: Sequence[int], grid: tuple[int, int]
+  ) -> None:
+    """Raises if there is a table of this name, but for another grid than this one."""
+    if not self.has_variable(collection, name):
+      return
+    have = self.get_variable(collection, name).shape
+    if have != tuple(shape):
+      what = {'params': 'parameter', 'constants': 'constant'}[collection]
+      raise UserError(
+        f'the {what} {name} has shape {have}, images of this size make a grid of'
+        f' {grid[0]}x{grid[1]} that needs {tuple(shape)}: resize the positions with'
+        ' ops.positions.resize, init_from or load(..., image_size=...)'
+      )
 
   def by_block(self, table: jax.Array) -> jax.Array:
     """The table of each block, where there is one for all or one for each."""

@@ -1,8 +1,8 @@
 """Scaled dot-product attention, arXiv:1706.03762 section 3.2.1.
 
 Axes: B batch, N queries, M keys, H heads of queries, G heads of keys and values (H, or
-a divisor of it: arXiv:2305.13245), R = H / G, K query/key size, V value size; n m as N
-and M, padded to whole blocks.
+a divisor of it: arXiv:2305.13245), R = H / G, K query/key size, V value size, F random
+features; n m as N and M, padded to whole blocks.
 """
 
 import functools
@@ -20,6 +20,7 @@ from big_vision_like.ops import masks, precision, sharding
 from big_vision_like.ops.masks import Mask
 
 Kernel = Callable[..., jax.Array]
+HIGHEST = jax.lax.Precision.HIGHEST
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'pallas')
 
@@ -42,6 +43,10 @@ MAX_FUSED_BLOCKS = 2
 # Added to what each query takes of each key before the weighted mean over keys, where
 # the softmax runs over queries (arXiv:2006.15055, algorithm 1).
 MEAN_EPSILON = 1e-8
+
+# Added to what queries and keys have in common, before it divides (arXiv:2101.11986,
+# its published code).
+LINEAR_EPSILON = 1e-8
 
 # How (B, N, H, K) is split over a mesh.
 HEADS = (sharding.BATCH, None, sharding.TENSOR, None)
@@ -176,6 +181,50 @@ def attend(
   if not kernels:
     return plain(*qkv)
   return jax.lax.platform_dependent(*qkv, **kernels, default=plain)
+
+
+def random_features(x_BNHK: jax.Array, w_FK: jax.Array) -> jax.Array:
+  """exp(w x - |x|^2 / 2) / sqrt(F): (B, N, H, F) in float32 (arXiv:2009.14794).
+
+  Where rows of w are drawn from N(0, I), the product of the features of two vectors is
+  the exponential of their own product, on average.
+  """
+  if w_FK.ndim != 2 or w_FK.shape[-1] != x_BNHK.shape[-1]:
+    raise UserError(
+      f'features {w_FK.shape} are not (features, size) for vectors {x_BNHK.shape}'
+    )
+  x_BNHK = precision.at_least_float32(x_BNHK)
+  # Errors of an exponent are relative ones of the feature.
+  product_BNHF = jnp.einsum(
+    'BNHK,FK->BNHF', x_BNHK, w_FK.astype(x_BNHK.dtype), precision=HIGHEST
+  )
+  square_BNH1 = jnp.square(x_BNHK).sum(axis=-1, keepdims=True)
+  return jnp.exp(product_BNHF - square_BNH1 / 2) / math.sqrt(len(w_FK))
+
+
+def attend_linear(
+  q_BNHK: jax.Array, k_BMHK: jax.Array, v_BMHV: jax.Array, w_FK: jax.Array
+) -> jax.Array:
+  """Linear attention by `random_features` (Performer): (B, N, H, V), dtype of v.
+
+  It approximates a softmax over keys of q.k, which is not divided by sqrt(K); time and
+  memory grow with N + M, not with N * M. Features and their sums are float32.
+
+  Raises `UserError` for shapes that do not fit each other.
+  """
+  _checked(q_BNHK, k_BMHK, None, None, 'keys', v_BMHV)
+  if q_BNHK.shape[2] != k_BMHK.shape[2]:
+    raise UserError(
+      f'queries {q_BNHK.shape} and keys {k_BMHK.shape} of linear attention differ in'
+      ' the number of heads'
+    )
+  q_BNHF, k_BMHF = random_features(q_BNHK, w_FK), random_features(k_BMHK, w_FK)
+  v_BMHV, dtype = precision.at_least_float32(v_BMHV), v_BMHV.dtype
+  einsum = functools.partial(jnp.einsum, precision=HIGHEST)
+  sum_BHVF = einsum('BMHV,BMHF->BHVF', v_BMHV, k_BMHF)
+  y_BNHV = einsum('BNHF,BHVF->BNHV', q_BNHF, sum_BHVF)
+  total_BNH = einsum('BNHF,BHF->BNH', q_BNHF, k_BMHF.sum(axis=1))
+  return (y_BNHV / (total_BNH + LINEAR_EPSILON)[..., None]).astype(dtype)
 
 
 def _checked(

@@ -50,6 +50,19 @@ def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.
   return jnp.concatenate([sin, cos], axis=-1)
 
 
+def sinusoid_table(count: int, dim: int) -> np.ndarray:
+  """Returns `sinusoid` of positions 0 to count - 1, 'interleaved': (1, count, dim).
+
+  It is computed on the host in float64 and rounded to float32 once, as tables in
+  published files are.
+  """
+  if dim % 2:
+    raise UserError(f'sinusoids need an even width, not {dim}')
+  angle_NF = np.arange(count)[:, None] / 10_000.0 ** (2 * np.arange(dim // 2) / dim)
+  table_NF2 = np.stack([np.sin(angle_NF), np.cos(angle_NF)], axis=-1)
+  return table_NF2.reshape(1, count, dim).astype(np.float32)
+
+
 def lookup(table_LD: jax.Array, position_BN: jax.Array) -> jax.Array:
   """Learned positions, (B, N, D), of sequences that are not longer than the table."""
   length, tokens = len(table_LD), position_BN.shape[1]

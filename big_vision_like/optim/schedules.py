@@ -191,11 +191,14 @@ def per_epoch_cosine(
   warmup_steps: Steps = 0,
   warmup_value: float = 0.0,
   end_value: float = 0.0,
+  late: bool = True,
 ) -> Schedule:
   """Holds `per_step_cosine` through each epoch, as at the start of the one before.
 
   As DeiT's (arXiv:2012.12877), whose scheduler moves after each epoch and starts with
-  the number of the epoch that has passed: epochs 0 and 1 both have `warmup_value`.
+  the number of the epoch that has passed: epochs 0 and 1 both have `warmup_value`. With
+  `late=False` it is that of the start of the epoch itself, as in timm's own script and
+  T2T-ViT's (arXiv:2101.11986).
   """
   # Rounded, as 5 epochs of 1,251.14 steps may come to 5.000000000000001 epochs.
   total = round(total_steps / epoch_steps, 9)
@@ -205,7 +208,7 @@ def per_epoch_cosine(
 
   def schedule(step: jax.Array) -> jax.Array:
     epoch = jnp.searchsorted(starts, jnp.asarray(step), side='right')
-    return cosine(jnp.maximum(epoch - 1, 0))
+    return cosine(jnp.maximum(epoch - 1, 0) if late else epoch)
 
   return schedule
 

@@ -205,6 +205,7 @@ def position_embeddings(source: Any) -> tuple[str, str]:
 def grid_positions(trained: Trained) -> tuple[np.ndarray, str]:
   """The embedding of each place of the grid, (N, D), and where it comes from."""
   params, model = trained.params, trained.model
+  params = {**params, **trained.variables.get('constants', {})}  # fixed tables
   if 'relative_keys' in params:
     raise UserError(
       'the model has keys for distances between tokens (relative_keys), none for a '

@@ -100,7 +100,7 @@ def from_run(
     mean,
     std,
     grid=provenance.run_grid(config, chosen.module, workdir, network),
-    tokens=provenance.table_grid(chosen.module, variables['params'])[0],
+    tokens=provenance.table_grid(chosen.module, variables)[0],
     architecture=provenance.architecture(chosen.module),
   )
 
@@ -129,7 +129,7 @@ def from_file(
   return dataclasses.replace(
     _with_images(found, path),
     grid=provenance.published_grid(found, source_grid),
-    tokens=provenance.table_grid(found.model, found.params)[0],
+    tokens=provenance.table_grid(found.model, found.variables)[0],
   )
 
 

@@ -32,7 +32,7 @@ SIZED = (
   image.EfficientNetCentralCrop,
   image.RandomCrop,
 )
-UNSIZED = (image.ResizeSmall, image.ReflectPad)
+UNSIZED = (image.ResizeSmall, image.ReflectPad, image.ZeroPad)
 # Arguments of models that say how they are trained and computed, and the classes of a
 # head that is mostly replaced.
 UNSEEN = (
@@ -76,7 +76,7 @@ def published_grid(
   model = weights.model
   if not hasattr(model, 'grid'):
     return None
-  count, grid = table_grid(model, weights.params)
+  count, grid = table_grid(model, weights.variables)
   if grid is not None:
     return chosen_grid(grid, source_grid)
   sizes = beside.told_sizes(weights.metadata)
@@ -111,10 +111,10 @@ def chosen_grid(known: Grid | None, source_grid: Grid | None) -> Grid | None:
 
 
 def table_grid(
-  model: nn.Module, params: Mapping[str, Any]
+  model: nn.Module, variables: Mapping[str, Any]
 ) -> tuple[int | None, Grid | None]:
   """Returns what `model.table_grid` does, and nothing of models without a grid."""
-  return model.table_grid(params) if hasattr(model, 'grid') else (None, None)
+  return model.table_grid(variables) if hasattr(model, 'grid') else (None, None)
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
@@ -196,13 +196,13 @@ def run_size(
 
 
 def check_evaluated(
-  config: Mapping[str, Any], model: nn.Module, params: Mapping[str, Any], grid: Grid
+  config: Mapping[str, Any], model: nn.Module, variables: Mapping[str, Any], grid: Grid
 ) -> None:
   """Raises if an evaluator's images make another grid of as many tokens.
 
   The learned positions of the model are for `grid`; no shape shows the difference.
   """
-  count, _ = table_grid(model, params)
+  count, _ = table_grid(model, variables)
   for name, node in spec.calls(config.get('evals', {}), 'config.evals'):
     size = made_size(node) if count and decodes(node) else None
     theirs = size and model.grid(size)

@@ -92,9 +92,10 @@ class Family:
   learned positions are for, if there are such.
 
   `stem` are names of modules that may read the image: the first there is tells its
-  channels. `features(architecture)` is the width that a head reads; without it, weights
-  without a head have a model without one. `side(architecture)` is that of the images
-  that a published size is evaluated with, where shapes tell it, else None.
+  channels, unless `channels(params)` does. `features(architecture)` is the width that a
+  head reads; without it, weights without a head have a model without one.
+  `side(architecture)` is that of the images that a published size is evaluated with,
+  where shapes tell it, else None.
   `check(model, source)` raises a `UserError` if no file can hold the model of a run. A
   `backbone` may become a part of others.
   """
@@ -112,6 +113,7 @@ class Family:
   check: Callable[[Any, str], None] | None = None
   side: Callable[[Mapping[str, Any]], int | None] | None = None
   backbone: bool = False
+  channels: Callable[[tree.Tree], int] | None = None
 
 
 @functools.cache

@@ -41,7 +41,7 @@ _SAFETENSORS = {
 }
 _SAFETENSORS_LONGEST = 2**24
 # Files of torch.save, and pickles of anything.
-TORCH = ('.pth', '.pt', '.bin')
+TORCH = ('.pth', '.pt', '.bin', '.tar')  # the last of .pth.tar
 PICKLES = ('.pkl', '.pickle', '.ckpt')
 
 

@@ -26,7 +26,13 @@ def fold(
   bias: those of ResNets add zeros around the normalized image too.
   """
   flat = tree.flatten(params)
-  module = next(name for name in stem if f'{name}/kernel' in flat)
+  module = next((name for name in stem if f'{name}/kernel' in flat), None)
+  if module is None:
+    raise UserError(
+      'a normalization is folded into the layer that reads the image, but these weights'
+      ' read it through a norm: normalize images as the weights expect, without'
+      ' --fold-normalization'
+    )
   if f'{module}/bias' not in flat:
     raise UserError(
       f'a normalization is folded into the bias of the first layer, but {module} has'

@@ -53,6 +53,8 @@ class Published:
   @property
   def channels(self) -> int:
     """The number of channels of the images."""
+    if self.family.channels is not None:
+      return self.family.channels(self.params)
     flat = tree.flatten(self.params)
     kernels = [f'{module}/kernel' for module in self.family.stem]
     return next(flat[name].shape[-2] for name in kernels if name in flat)

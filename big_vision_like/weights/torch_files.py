@@ -33,9 +33,11 @@ _DTYPES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
-# What holds the state dict where a file has more than that: the first of them.
+# What holds the state dict where a file has more than that: the first of them. Of those
+# that timm's scripts write it is the average, which timm itself reads.
 _KEYS = (
   'model',
+  'state_dict_ema',
   'state_dict',
   'model_state_dict',
   'model_state',
@@ -43,7 +45,6 @@ _KEYS = (
   'network',
   'module',
   'model_ema',
-  'state_dict_ema',
   'ema',
   'ema_state_dict',
 )

@@ -113,7 +113,8 @@ def collect_sizes(
     if not letters:  # the tables of ablations
       continue
     new = dict(zip(letters, array.shape, strict=False))
-    if array.ndim != len(letters) or new != new | _known(sizes, letters):
+    same = [new.get(letter) for letter in letters] == list(array.shape)  # as in 11D
+    if not same or new != new | _known(sizes, letters):
       told = ', '.join(str(sizes.get(letter, letter)) for letter in letters)
       wrong.append(f'{name} {array.shape} is not ({told})')
     else:

@@ -509,3 +509,51 @@ def test_memory_of_the_kernel_grows_with_the_tokens_not_their_square(
   # all probabilities of a single head would be more than that from 5,120 tokens on.
   found = step.memory_analysis().temp_size_in_bytes
   assert found < 10 * (4 * tokens * 8 * 64)
+
+
+def linear_inputs(m, size=16, norm=1.0):
+  rng = np.random.default_rng(0)
+  q, k, v = rng.normal(size=(3, 2, 5, 3, size)).astype('float32')
+  q, k = (norm * x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
+  return q, k, v, rng.normal(size=(m, size)).astype('float32')
+
+
+def test_linear_attention_is_its_equation():
+  q, k, v, w = linear_inputs(6)
+  features = [
+    np.exp(x @ w.T - np.square(x).sum(-1, keepdims=True) / 2) / 6**0.5 for x in (q, k)
+  ]
+  weights = np.einsum('bnhf,bmhf->bhnm', *features)
+  weights /= weights.sum(-1, keepdims=True) + 1e-8
+  want = np.einsum('bhnm,bmhv->bnhv', weights, v)
+  got = jax.jit(attention.attend_linear)(q, k, v, w)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_linear_attention_approaches_a_softmax():
+  q, k, v, w = linear_inputs(4096)
+  scores = np.exp(np.einsum('bnhk,bmhk->bhnm', q, k))
+  want = np.einsum('bhnm,bmhv->bnhv', scores / scores.sum(-1, keepdims=True), v)
+  errors = {}
+  for m in (16, 4096):
+    got = attention.attend_linear(q, k, v, w[:m])
+    errors[m] = np.linalg.norm(got - want) / np.linalg.norm(want)
+  assert errors[4096] < 0.05 < errors[16]
+
+
+def test_linear_attention_of_half_precision_sums_in_float32():
+  q, k, v, w = linear_inputs(8, norm=4.0)
+  half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+  exact = [np.asarray(x, np.float32) for x in half]
+  got = attention.attend_linear(*half, w)
+  assert got.dtype == jnp.bfloat16
+  want = attention.attend_linear(*exact, w)
+  np.testing.assert_array_equal(got, want.astype(jnp.bfloat16))
+
+
+def test_linear_attention_of_other_shapes():
+  q, k, v, w = linear_inputs(8)
+  with pytest.raises(UserError, match=r'features \(8, 15\) are not \(features, size\)'):
+    attention.attend_linear(q, k, v, w[:, :-1])
+  with pytest.raises(UserError, match='differ in the number of heads'):
+    attention.attend_linear(q, k[:, :, :1], v[:, :, :1], w)

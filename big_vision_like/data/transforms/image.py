@@ -333,6 +333,17 @@ class ReflectPad(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
+class ZeroPad(grain.transforms.Map):
+  """`size` more pixels on each side, black; then `RandomCrop`, as torchvision's."""
+
+  size: int
+
+  def map(self, example: Example) -> Example:
+    sides = (self.size, self.size)
+    return example | {'image': np.pad(example['image'], (sides, sides, (0, 0)))}
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomCrop(grain.transforms.RandomMap):
   """Any `size` x `size`, each as likely as the others."""
 

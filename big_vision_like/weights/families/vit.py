@@ -287,7 +287,7 @@ def image_size(
     return asked or images.size
   model = weights.model
   height, width = model.stride
-  count, _ = model.table_grid(weights.params)
+  count, _ = model.table_grid(weights.variables)
   if asked:
     rows, columns = asked[0] // height, asked[1] // width
     if (rows * height, columns * width) != asked:

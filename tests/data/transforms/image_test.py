@@ -387,6 +387,13 @@ def test_reflect_pad_does_not_repeat_the_border(channels):
   np.testing.assert_array_equal(got, want)
 
 
+def test_zero_pad_is_black_on_all_sides():
+  got = image.ZeroPad(size=2).map({'image': ramp(5, 6), 'id': 3})
+  assert got['image'].shape == (9, 10, 3) and got['id'] == 3
+  np.testing.assert_array_equal(got['image'][2:-2, 2:-2], ramp(5, 6))
+  assert got['image'].sum() == ramp(5, 6).sum()
+
+
 def test_central_crop_is_the_middle():
   out = image.CentralCrop(size=4).map({'image': ramp(8, 11)})['image']
   np.testing.assert_array_equal(out, ramp(8, 11)[2:6, 3:7])
