@@ -124,13 +124,14 @@ class Swin(nn.Module):
     return rows, columns
 
   def table_grid(
-    self, params: Mapping[str, Any]
+    self, variables: Mapping[str, Any]
   ) -> tuple[int | None, tuple[int, int] | None]:
     """Returns how many absolute positions there are, and the grid of the images.
 
     Of a classifier without absolute positions this is the grid at whose last stage the
     image is one window, as in all that were published.
     """
+    params = variables['params']
     if 'pos_embedding' in params:
       return params['pos_embedding'].shape[1], self.pos_grid
     if self.padding != 'none' or self.posemb in ('none', 'absolute'):

@@ -11,7 +11,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
-from big_vision_like.report import distillation, page, self_training, tokens, vit
+from big_vision_like.report import distillation, page, self_training, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
@@ -223,7 +223,6 @@ Source.sections = (
     'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
   ),
   vit.FILTERS,
-  Section('What tokens see', tokens.token_sight, 'below', fits=tokens.splits_softly),
   vit.POSITIONS,
   Section('Attention rollout', attention_rollout, 'below'),
   vit.DISTANCES,

@@ -9,21 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like import spec as specs
 from big_vision_like.models import t2t_vit
 from big_vision_like.report import page, vit
-from big_vision_like.report.source import Source, evenly
+from big_vision_like.report.source import Section, Source, evenly
 from big_vision_like.viz import images
 
 NUM_IMAGES, NUM_TOKENS = 4, 3
-
-
-def splits_softly(source: Source) -> bool:
-  """Returns whether a run trains a T2T-ViT."""
-  model = source.log.config['task'].get('model')
-  if model is None:
-    return False
-  return specs.symbol(model, 'config.task.model') is t2t_vit.T2TViT
 
 
 def span() -> tuple[int, int]:
@@ -75,7 +66,7 @@ def shares(map_HW: np.ndarray, row: int, column: int) -> tuple[float, float]:
 
 
 def token_sight(source: Source) -> tuple[str, str]:
-  """Which pixels the tokens of a T2T-ViT depend on."""
+  """Shows which pixels the tokens of a T2T-ViT depend on."""
   trained = source.trained
   image_BHWC = trained.images()
   rows, columns = trained.model.grid(image_BHWC.shape[1:3])
@@ -112,3 +103,6 @@ def token_sight(source: Source) -> tuple[str, str]:
     'by the attention between them.'
   )
   return page.cards(cards), caption
+
+
+OF_MODELS = {t2t_vit.T2TViT: (Section('What tokens see', token_sight, 'below'),)}

@@ -6,7 +6,7 @@ import battery
 import jax
 import numpy as np
 
-from big_vision_like.models import t2t_vit, vit
+from big_vision_like.models import t2t_vit
 from big_vision_like.report import tokens
 from big_vision_like.report import vit as report_vit
 
@@ -52,7 +52,5 @@ def test_the_section():
   content, caption = tokens.token_sight(types.SimpleNamespace(trained=found))
   assert content.count('<img') == 2 * 4
   assert 'tokens of the 3 x 5 grid' in caption and '31 x 31' in caption
-  for model, fits in ((t2t_vit.T2TViT, True), (vit.ViT, False)):
-    node = {'_fn': f'{model.__module__}:{model.__name__}'}
-    log = types.SimpleNamespace(config={'task': {'model': node}})
-    assert tokens.splits_softly(types.SimpleNamespace(log=log)) is fits
+  [section] = tokens.OF_MODELS[t2t_vit.T2TViT]
+  assert section.make is tokens.token_sight

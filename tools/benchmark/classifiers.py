@@ -1,4 +1,4 @@
-"""How fast classifiers are on this machine, beside timm's of the same name.
+"""Measures how fast classifiers are on this machine, alongside timm's of the same name.
 
     python tools/benchmark/classifiers.py efficientnet_b0 --batch-size=8
 
@@ -30,7 +30,7 @@ import rich.table
 from big_vision_like import errors, optim
 from big_vision_like.cost import flops
 from big_vision_like.devices import malloc
-from big_vision_like.models import deit, efficientnet, regnet, vit
+from big_vision_like.models import deit, efficientnet, regnet, swin, t2t_vit, vit
 from big_vision_like.tasks import classification
 
 # Other modules of tools, where this file is started as a script.
@@ -61,6 +61,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
   ),
   'efficientnet_b0': functools.partial(symmetric, 'B0'),
   'efficientnet_b4': functools.partial(symmetric, 'B4'),
+  'swin_tiny_patch4_window7_224': lambda: swin.Swin(
+    num_classes=CLASSES, **swin.variant('T')
+  ),
+  'swin_base_patch4_window7_224': lambda: swin.Swin(
+    num_classes=CLASSES, **swin.variant('B')
+  ),
+  't2t_vit_14': lambda: t2t_vit.T2TViT(
+    num_classes=CLASSES, pool='token', token_dropout=0.0, **t2t_vit.variant('14')
+  ),
   'tf_efficientnet_b0': lambda: efficientnet.EfficientNet(
     CLASSES, **efficientnet.variant('B0')
   ),
@@ -129,9 +138,7 @@ class Timm(benchmark.OnTorch):
     self.format = torch.contiguous_format
     if job.side.endswith('channels_last'):
       self.format = torch.channels_last
-    self.net = self.library.create_model(
-      job.name, pretrained=False, num_classes=CLASSES
-    ).to(self.device, memory_format=self.format)
+    self.net = self.made(job).to(self.device, memory_format=self.format)
     for module in self.net.modules():
       if isinstance(module, torch.nn.Dropout):
         module.p = 0.0
@@ -141,6 +148,15 @@ class Timm(benchmark.OnTorch):
     )
     self.image_BHWC = torch.from_numpy(job.image).to(self.device)
     self.label_B = torch.from_numpy(job.label.astype(np.int64)).to(self.device)
+
+  def made(self, job: Job) -> Any:
+    """Makes timm's model, or that of the equations where timm has none."""
+    if job.name.startswith('t2t_vit_'):
+      from tools.benchmark import torch_t2t_vit
+
+      size = job.image.shape[1]
+      return torch_t2t_vit.make(job.name.removeprefix('t2t_vit_'), CLASSES, size)
+    return self.library.create_model(job.name, pretrained=False, num_classes=CLASSES)
 
   def logits(self) -> Any:
     image_BCHW = self.image_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
