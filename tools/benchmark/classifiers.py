@@ -78,6 +78,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     CLASSES, pool='token', activation='gelu_exact', **vit.variant('S/16')
   ),
 }
+# Their other side is written in plain PyTorch, from the paper's equations.
+NOT_IN_TIMM = ('t2t_vit_14',)
 
 
 class Ours:
@@ -151,7 +153,7 @@ class Timm(benchmark.OnTorch):
 
   def made(self, job: Job) -> Any:
     """Makes timm's model, or that of the equations where timm has none."""
-    if job.name.startswith('t2t_vit_'):
+    if job.name in NOT_IN_TIMM:
       from tools.benchmark import torch_t2t_vit
 
       size = job.image.shape[1]
@@ -199,7 +201,8 @@ def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for work in args.only:
       sides = [getattr(ours, work), *(getattr(side, work) for side in theirs)]
       times = benchmark.measured(sides, args.repeats, args.steps)
-      names = 'ours', *(f'timm, {side}' for side in args.torch)
+      library = 'PyTorch' if name in NOT_IN_TIMM else 'timm'
+      names = 'ours', *(f'{library}, {side}' for side in args.torch)
       found = {
         side: benchmark.summary(seconds, args.batch_size)
         for side, seconds in zip(names, times, strict=True)
