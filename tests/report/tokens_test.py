@@ -53,4 +53,4 @@ def test_the_section():
   assert content.count('<img') == 2 * 4
   assert 'tokens of the 3 x 5 grid' in caption and '31 x 31' in caption
   [section] = tokens.OF_MODELS[t2t_vit.T2TViT]
-  assert section.make is tokens.token_sight
+  assert section.show is tokens.token_sight
