@@ -323,7 +323,7 @@ def test_a_teacher_is_there_on_every_mesh(
     ),
     (
       'evals.val.predict_args={"beams": 3}',
-      "predict: Distillation.predict takes no argument 'beams'; beside state, batch",
+      "predict: Distillation.predict takes no argument 'beams'; besides state, batch",
     ),
   ],
 )

@@ -1,10 +1,10 @@
 """Costs of a compiled program on one device, read from its text (optimised HLO).
 
 Loop bodies count once per iteration; among several branches, the most expensive counts.
-Operations are those of matrix products and convolutions, without products with padding.
-Traffic is the traffic with the device's main memory (HBM), in whole tiles of the
-arrays' layouts. Arrays that the compiler keeps in a faster memory (`S(1)` in a layout)
-are free.
+Only operations of matrix products and convolutions count, without products with
+padding. Traffic is the number of bytes moved to and from the device's main memory
+(HBM), in whole tiles of the arrays' layouts. Arrays that the compiler keeps in a faster
+memory (`S(1)` in a layout) are free.
 """
 
 import collections

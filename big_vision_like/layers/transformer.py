@@ -308,7 +308,7 @@ class Stack(nn.Module):
       rates_L = jnp.asarray(self.drop_path)
     else:
       raise UserError(
-        f'drop_path has {len(self.drop_path)} rates, there are {self.depth} blocks'
+        f'drop_path has {len(self.drop_path)} rates, but there are {self.depth} blocks'
       )
     if self.scan:
       blocks = block_class(**block, name='blocks')

@@ -77,7 +77,7 @@ class DeiT(vit.ViT):
   @property
   def leading(self) -> tuple[str, ...]:
     if self.pool != 'token':
-      raise UserError(f'pool={self.pool!r}: a DeiT reads its class token')
+      raise UserError(f"pool={self.pool!r}: a DeiT must use its class token, 'token'")
     return ('cls', 'dist') if self.distilled else ('cls',)
 
   def classified(

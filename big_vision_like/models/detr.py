@@ -76,7 +76,7 @@ class DETR(nn.Module):
       raise UserError(f"positions={self.positions!r} is not one of 'sine', 'learned'")
     if len(self.positions_at) != 3 or not set(self.positions_at) <= set(PLACES):
       raise UserError(
-        f'positions_at={self.positions_at!r} are not three of {", ".join(PLACES)}'
+        f'positions_at={self.positions_at!r} must be three of {", ".join(PLACES)}'
       )
     self.input_proj = nn.Conv(self.width, (1, 1), kernel_init=_START, dtype=self.dtype)
     self.queries = self.param(
@@ -175,8 +175,8 @@ class DETR(nn.Module):
     if self.positions == 'learned':
       if max(height, width) > MAX_CELLS:
         raise UserError(
-          f"positions='learned' are those of {MAX_CELLS} rows and columns, the"
-          f" backbone's map is {height} x {width}: take smaller images or 'sine'"
+          f"positions='learned' cover {MAX_CELLS} rows and columns, but the"
+          f" backbone's map is {height} x {width}: use smaller images or 'sine'"
         )
       return positions.grid2d(self.pos_rows[:height], self.pos_columns[:width])
     if valid_Bhw is None:
@@ -331,7 +331,7 @@ def _finer(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
   stages = _stages(maps)
   if len(stages) < 4:
     raise UserError(
-      f'masks=True needs a backbone of four stages, this one has {len(stages)}'
+      f'masks=True needs a backbone of four stages, but this one has {len(stages)}'
     )
   return stages[-2:-5:-1]
 

@@ -133,9 +133,9 @@ class EfficientNet(nn.Module):
     stages, most = len(self.depths), min(len(self.channels), len(self.strides))
     if not 1 <= stages <= min(most, len(KERNELS)) or min(self.depths) < 1:
       raise UserError(
-        f'depths={tuple(self.depths)} are not numbers of units, at least 1, of 1 to'
-        f' {min(most, len(KERNELS))} stages, as channels={tuple(self.channels)} and'
-        f' strides={tuple(self.strides)} are for'
+        f'depths={tuple(self.depths)} must give at least 1 unit for each of 1 to'
+        f' {min(most, len(KERNELS))} stages, the most that channels='
+        f'{tuple(self.channels)} and strides={tuple(self.strides)} allow'
       )
     conv_norm = self.conv_norm
     x_BhwC = conv_norm(self.stem, 3, self.stem_stride, name='stem')(image_BHWI, train)

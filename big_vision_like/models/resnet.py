@@ -73,12 +73,13 @@ class ResNet(nn.Module):
     count = len(self.depths)
     if not 1 <= count <= len(self.channels):
       raise UserError(
-        f'depths={tuple(self.depths)} are of {count} stages, channels='
+        f'depths={tuple(self.depths)} are for {count} stages, but channels='
         f'{tuple(self.channels)} are for 1 to {len(self.channels)}'
       )
     if not 0 <= self.frozen_stages <= count:
       raise UserError(
-        f'frozen_stages={self.frozen_stages} is not from 0 to the {count} stages'
+        f'frozen_stages={self.frozen_stages} must be between 0 and {count}, the number'
+        ' of stages'
       )
     x_BhwC = convolution.conv('conv_root', self.root, 7, 2, dtype=self.dtype)(
       image_BHWI

@@ -111,7 +111,7 @@ class AutoEncoder(nn.Module):
     made = self.image_shape
     if image_BHWC.shape[1:] != made:
       raise UserError(
-        f'images are {image_BHWC.shape[1:]}, but the decoder makes {made} of'
+        f'images are {image_BHWC.shape[1:]}, but the decoder makes {made} from'
         f' grid={tuple(self.grid)}: resize them, or change task.model.grid'
       )
     x_BhwF = self.encoder(image_BHWC)
@@ -255,7 +255,7 @@ class SlotAttention(nn.Module):
     if noise_BSD is None:
       noise_BSD = jax.random.normal(self.make_rng('slots'), shape)
     if noise_BSD.shape != shape:
-      raise UserError(f'noise is {noise_BSD.shape}, but slots are {shape}')
+      raise UserError(f'noise has shape {noise_BSD.shape}, but slots have {shape}')
     return mu_11D + jnp.exp(log_sigma_11D) * noise_BSD
 
 

@@ -269,8 +269,8 @@ class Swin(nn.Module):
     count = len(self.depths)
     if len(self.num_heads) != count:
       raise UserError(
-        f'num_heads={tuple(self.num_heads)} and depths={tuple(self.depths)} are of'
-        f' {len(self.num_heads)} and {count} stages'
+        f'num_heads={tuple(self.num_heads)} and depths={tuple(self.depths)} are for'
+        f' different numbers of stages, {len(self.num_heads)} and {count}'
       )
     if self.maps and self.num_classes:
       raise UserError(
@@ -278,7 +278,7 @@ class Swin(nn.Module):
         f'{self.num_classes} must be 0'
       )
     if not {*self.maps} <= {*range(1, count + 1)}:
-      raise UserError(f'maps={tuple(self.maps)} are not of the stages 1 to {count}')
+      raise UserError(f'maps={tuple(self.maps)} must be stages from 1 to {count}')
     if self.scan and any(depth % 2 for depth in self.depths):
       raise UserError(
         f'scan=True loops over pairs of blocks: depths={tuple(self.depths)} must be'
@@ -522,7 +522,7 @@ def _table(module: nn.Module, name: str, shape: Sequence[int], what: str) -> jax
     if have != tuple(shape):
       place = '/'.join((*module.path, name))
       raise UserError(
-        f'the parameter {place} has shape {have}, {what} it must be {tuple(shape)}:'
+        f'the parameter {place} has shape {have}, but {what} it must be {tuple(shape)}:'
         ' resize it with init_from or load(..., image_size=...)'
       )
   return module.param(name, NORMAL, tuple(shape))

@@ -132,7 +132,7 @@ class T2TViT(vit.ViT, kw_only=True):
     if self.patch != STRIDE or self.resnet is not None:
       raise UserError(
         f'patch={self.patch!r}, resnet={self.resnet!r}: the soft splits of a T2T-ViT'
-        f' read images and make tokens of {STRIDE}x{STRIDE} pixels, leave both out'
+        f' turn images into tokens of {STRIDE}x{STRIDE} pixels; leave both out'
       )
     check_one_of(TOKENS, tokens=self.tokens)
     size = image_BHWC.shape[1:3]
@@ -174,10 +174,11 @@ class T2TViT(vit.ViT, kw_only=True):
       return super().stack(name)
     if sum(self.groups) != self.depth:
       raise UserError(
-        f'groups={tuple(self.groups)} are {sum(self.groups)} blocks, depth={self.depth}'
+        f'groups={tuple(self.groups)} have {sum(self.groups)} blocks, not depth='
+        f'{self.depth}'
       )
     if self.scan:
-      raise UserError('scan=True: the blocks of a dense backbone differ in width')
+      raise UserError('scan=True needs equal blocks; those of a dense backbone differ')
     return DenseStack(
       groups=self.groups,
       growth=self.growth,
@@ -307,8 +308,8 @@ class TokenLayer(nn.Module):
     """Returns the constant random matrix (F, E), with F = E / 2 features."""
     if self.width % 2:
       raise UserError(
-        f'token_dim={self.width}: the Performer has half as many features as its tokens'
-        f' are wide, take an even width such as {self.width + 1}'
+        f'token_dim={self.width}: the Performer has token_dim / 2 features; choose an'
+        f' even width such as {self.width + 1}'
       )
     shape = self.width // 2, self.width
 
@@ -369,12 +370,12 @@ class GhostAttention(nn.Module):
   ) -> jax.Array:
     if cache_length is not None or relative_RHK is not None or key_BND is not None:
       raise UserError(
-        "backbone='ghost' attends to one sequence, without relative positions"
+        "backbone='ghost' supports self-attention only, without relative positions"
       )
     width = x_BND.shape[-1]
     if width % 2 or width % self.num_heads:
       raise UserError(
-        f'width {width} of a ghost backbone is not even and divisible by'
+        f'width {width} of a ghost backbone must be even and divisible by'
         f' {self.num_heads} heads'
       )
     heads = self.num_heads, width // self.num_heads
@@ -478,7 +479,7 @@ class DenseStack(nn.Module):
     each: Mapping[str, jax.Array] | None = None,
   ) -> jax.Array:
     if each:
-      raise UserError('a dense backbone takes positions at the stem alone')
+      raise UserError('a dense backbone supports positions at the stem only')
     rates = np.linspace(0.0, self.drop_path, DENSE_RATES)
     i = 0
     for group, depth in enumerate(self.groups):

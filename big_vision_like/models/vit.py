@@ -361,7 +361,7 @@ class ViT(nn.Module):
     if have != tuple(shape):
       what = {'params': 'parameter', 'constants': 'constant'}[collection]
       raise UserError(
-        f'the {what} {name} has shape {have}, images of this size make a grid of'
+        f'the {what} {name} has shape {have}, but images of this size make a grid of'
         f' {grid[0]}x{grid[1]} that needs {tuple(shape)}: resize the positions with'
         ' ops.positions.resize, init_from or load(..., image_size=...)'
       )

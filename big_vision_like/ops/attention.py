@@ -128,8 +128,8 @@ def attend(
   platforms, slowly) or 'auto': the fastest of these that supports the arguments, chosen
   when the program is lowered for a platform. Kernels support neither bias nor dropout.
   'pallas' skips blocks that causal and window masks hide, supports segments, and does
-  not support listed masks; 'cudnn' skips what a causal mask hides and needs all other
-  masks listed. If batch or heads do not divide over the mesh, 'xla' is used.
+  not support listed masks. 'cudnn' skips what a causal mask hides and turns all other
+  masks into booleans. If batch or heads do not divide over the mesh, 'xla' is used.
 
   Raises `UserError` for incompatible shapes or types, and for an implementation that
   does not support the arguments.
@@ -149,18 +149,19 @@ def attend(
 
   reason = None
   if bias_BHNM is not None:
-    reason = 'it takes no bias'
+    reason = 'it supports no bias'
   elif over == 'queries':
     reason = 'its softmax runs over keys'
   elif dropout:
-    reason = 'it has no dropout'
+    reason = 'it supports no dropout'
   refused = {
     'cudnn': reason or _why_not_cudnn(*qkv),
     'pallas': reason or _why_not_pallas(*qkv, mask),
   }
   if reason := refused.get(implementation):
     raise UserError(
-      f"attention implementation {implementation!r} cannot serve: {reason}; use 'auto'"
+      f'attention implementation {implementation!r} cannot be used: {reason}; use'
+      " 'auto'"
     )
   if implementation == 'xla' or not _divides_over_mesh(q_BNHK, k_BMGK):
     return plain(*qkv)
@@ -265,7 +266,7 @@ def _checked(
       n in (1, m) for n, m in zip(array.shape, shape, strict=True)
     )
     if not fits:
-      raise UserError(f'{name} of shape {array.shape} do not broadcast to {shape}')
+      raise UserError(f'{name}: shape {array.shape} does not broadcast to {shape}')
   return mask
 
 
@@ -339,8 +340,8 @@ def _why_not_cudnn(
   size, value_size = q_BNHK.shape[-1], v_BMGV.shape[-1]
   if size != value_size or size > 128 or size % 8:
     return (
-      f'heads of {size} (values of {value_size}) are not of one size, a multiple of 8'
-      ' up to 128'
+      f'its heads must have one size, a multiple of 8 up to 128, not {size} and'
+      f' {value_size} (values)'
     )
   if not _has_cudnn():
     return 'no cuDNN is installed with this JAX'
@@ -404,9 +405,9 @@ def _why_not_pallas(
   q_BNHK: jax.Array, k_BMGK: jax.Array, v_BMGV: jax.Array, mask: Mask | None
 ) -> str | None:
   if mask is not None and mask.listed_BHNM is not None:
-    return 'it takes no listed mask'
+    return 'it supports no listed mask'
   if mask is not None and mask.first is not None:
-    return 'it takes no mask for a step of decoding'
+    return 'it supports no mask for a step of decoding'
   dtypes = {x.dtype for x in (q_BNHK, k_BMGK, v_BMGV)}
   if dtypes not in ({jnp.dtype('bfloat16')}, {jnp.dtype('float32')}):
     names = ', '.join(sorted(map(str, dtypes)))

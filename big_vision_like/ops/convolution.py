@@ -32,7 +32,7 @@ MAX_TERMS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """The movement of a kernel over a map; each pair is for rows and columns."""
+  """The movement of a kernel over a map; fields have an entry for rows and columns."""
 
   strides: Pair
   padding: tuple[Pair, Pair]

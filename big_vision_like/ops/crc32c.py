@@ -49,7 +49,7 @@ def _after(blocks: np.ndarray) -> int:
 
 
 def _advanced(registers: np.ndarray, tables: np.ndarray) -> np.ndarray:
-  """Advances registers by zero bytes, whose number the tables (4, 256) are made for."""
+  """Advances registers by the number of zero bytes of these tables (4, 256)."""
   parts = np.ascontiguousarray(registers, '<u4').view(np.uint8).reshape(-1, 4)
   return np.bitwise_xor.reduce(tables.ravel().take(parts + _OFFSETS), axis=1)
 
@@ -73,9 +73,9 @@ def _byte_list() -> list[int]:
 
 @functools.cache
 def _places() -> np.ndarray:
-  """Returns the register at a block's end for each place and byte, (BLOCK * 256,).
+  """Returns the registers after a block with one byte set, uint32 (BLOCK * 256,).
 
-  The type is uint32.
+  There is one for each place in the block and each value of the byte.
   """
   rows = [_byte()]
   for _ in range(BLOCK - 1):

@@ -21,7 +21,7 @@ def erase(
   aspect: tuple[float, float] = (0.3, 1 / 0.3),
   mode: str = 'pixel',
 ) -> jax.Array:
-  """Returns images with a box of some filled by noise (arXiv:1708.04896), as in timm.
+  """Fills a box of some images with noise (arXiv:1708.04896), as in timm.
 
   Images are normalised float (B, H, W, C), or clips (B, T, H, W, C), whose frames all
   lose the same box. Each image loses a box with the given `probability`. The share of

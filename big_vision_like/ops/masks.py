@@ -125,7 +125,7 @@ def causal() -> Mask:
 
 
 def window(left: int | None, right: int | None) -> Mask:
-  """Returns a mask of `left` keys before and `right` after a query (None: all)."""
+  """Returns a mask of a query's own key, `left` before, `right` after (None: all)."""
   for name, size in ('left', left), ('right', right):
     if size is not None and size < 0:
       raise UserError(f'a window of {name}={size}: write at least 0, or None for all')

@@ -138,8 +138,8 @@ def relative_logits(q_BNHK: jax.Array, key_RHK: jax.Array) -> jax.Array:
   count, size = q_BNHK.shape[1], q_BNHK.shape[3]
   if len(key_RHK) != 2 * count - 1:
     raise UserError(
-      f'{len(key_RHK)} relative keys are for {(len(key_RHK) + 1) // 2} tokens, these'
-      f' are {count}'
+      f'{len(key_RHK)} relative keys are for {(len(key_RHK) + 1) // 2} tokens, not for'
+      f' {count}'
     )
   key_RHK = key_RHK.astype(q_BNHK.dtype)
   logits_BHNR = jnp.einsum('BNHK,RHK->BHNR', q_BNHK, key_RHK) / math.sqrt(size)
@@ -151,8 +151,8 @@ def relative_bias(table_TH: jax.Array, index_NM: np.ndarray) -> jax.Array:
   """Returns the attention bias, (1, H, N, M), from a table with one column per head."""
   if index_NM.max() >= len(table_TH):
     raise UserError(
-      f'relative positions {index_NM.shape} go up to {index_NM.max()}, the table'
-      f' {table_TH.shape} has {len(table_TH)}'
+      f'relative positions {index_NM.shape} go up to {index_NM.max()}, but the table'
+      f' {table_TH.shape} has {len(table_TH)} rows'
     )
   return jnp.moveaxis(table_TH[index_NM], -1, 0)[None]
 
@@ -200,12 +200,10 @@ def infer_grid(count: int, grid_to: Grid) -> Grid:
     if scale and rows * columns * scale**2 == count:
       readings.add((rows * scale, columns * scale))
   if not any(rows == columns for rows, columns in readings):
-    raise UserError(
-      f'{count} positions are not a square grid: give their grid, {GIVE_GRID}'
-    )
+    raise UserError(f'{count} positions are not a square grid: give {GIVE_GRID}')
   if len(readings) > 1:
     grids = ' or '.join(map(shape_text, sorted(readings)))
-    raise UserError(f'{count} positions may be a grid of {grids}: give it, {GIVE_GRID}')
+    raise UserError(f'{count} positions may be a grid of {grids}: give {GIVE_GRID}')
   return readings.pop()
 
 
@@ -240,7 +238,7 @@ def resize_grid(
   if not (0 <= prefix_from <= MOST_LEADING or prefix_from == num_prefix):
     raise UserError(
       f'{count} positions are not a grid of {shape_text(grid_from)} with 0 to'
-      f' {MOST_LEADING} leading tokens: give their grid, {GIVE_GRID}'
+      f' {MOST_LEADING} leading tokens: give {GIVE_GRID}'
     )
   resized_LND = resize(table_LND, grid_from, grid_to, prefix_from, method)
   kept = min(prefix_from, num_prefix)
@@ -288,7 +286,7 @@ def resize_window(
   for entries in (len(table_TH), shape[0]):
     side = math.isqrt(entries)
     if side * side != entries or side % 2 == 0:
-      raise UserError(f'{entries} relative positions are not those of a square window')
+      raise UserError(f'{entries} relative positions do not belong to a square window')
     sides.append((side, side))
   return resize(table_TH[None], *sides, method=method)[0]
 
@@ -327,7 +325,7 @@ def keep_relative(
     grid_from = infer_grid(tokens - tokens_to + math.prod(grid_to), grid_to)
   if tuple(grid_from) != tuple(grid_to):
     raise UserError(
-      f'relative positions are not resized, from a grid of {shape_text(grid_from)} to'
+      f'relative positions cannot be resized from a grid of {shape_text(grid_from)} to'
       f' {shape_text(grid_to)}'
     )
   return np.array(table_LRHK)
@@ -412,7 +410,7 @@ def _resize_side(
   for entries, grid in ((count, grid_from), (shape[1], grid_to)):
     if grid is not None and grid[side] != entries:
       raise UserError(
-        f'the positions of {entries} {what} are not those of a grid of'
+        f'the positions of {entries} {what} do not belong to a grid of'
         f' {shape_text(grid)}'
       )
   return resize(table_LhE, (count, 1), (shape[1], 1), method=method)
@@ -420,5 +418,5 @@ def _resize_side(
 
 def _known(grid_to: Grid | None) -> Grid:
   if grid_to is None:
-    raise UserError('the grid of the model is unknown: give it, grid=(rows, columns)')
+    raise UserError('the grid of the model is unknown: give grid=(rows, columns)')
   return grid_to

@@ -23,7 +23,8 @@ def soft_split(x_BHWC: jax.Array, size: int, stride: int, padding: int) -> jax.A
   height, width = (side + 2 * padding - size for side in x_BHWC.shape[1:3])
   if min(height, width) < 0:
     raise UserError(
-      f'a map {x_BHWC.shape} with a border of {padding} has no patch of {size}x{size}'
+      f'a map {x_BHWC.shape} with padding {padding} is smaller than a patch of'
+      f' {size}x{size}'
     )
   border = (padding, padding)
   x_BPQC = jnp.pad(x_BHWC, ((0, 0), border, border, (0, 0)))

@@ -37,7 +37,7 @@ class Ema:
     if self.half_life is not None and self.half_life <= 0:
       raise UserError(f'half_life={self.half_life} of a running average is not above 0')
     if self.rampup is not None and (self.half_life is None or self.rampup <= 0):
-      raise UserError('rampup, above 0, bounds half_life: give both')
+      raise UserError('rampup must be above 0 and needs half_life, which it limits')
 
   def init(self, variables: Tree) -> Tree:
     """Returns the average before the first step: a copy of the variables."""

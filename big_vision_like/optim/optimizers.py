@@ -59,7 +59,7 @@ class Optimizer:
     if isinstance(self.rate, (list, tuple)):
       pairs = (isinstance(p, (list, tuple)) and len(p) == 2 for p in self.rate)
       if not all(pairs):
-        raise UserError(f'rate={self.rate!r} are no pairs of a path regex and a rate')
+        raise UserError(f'rate={self.rate!r} must be pairs of a path regex and a rate')
       if all(rate is None for _, rate in self.rate):
         raise UserError('the rate is None for all parameters: nothing would be trained')
 

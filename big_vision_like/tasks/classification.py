@@ -118,7 +118,7 @@ def check_labels(batch: dict, classes: int) -> None:
     which = f' of the example with id {batch["id"][i]}' if 'id' in batch else ''
     raise UserError(
       f'label {labels[i]}{which} is out of range: the model has {classes} classes'
-      f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
+      f' (0 to {classes - 1}); set task.model.num_classes to match the data.'
     )
 
 

@@ -44,8 +44,8 @@ class MultiTask(task.Task):
         raise UserError(f'tasks: {name!r} cannot name a task')
       if part.optimizer is not None or part.ema is not None:
         raise UserError(
-          f'tasks.{name}: set optimizer=None and no ema; those of the MultiTask train'
-          ' and average all parameters'
+          f'tasks.{name}: set optimizer=None and no ema; the MultiTask has an optimizer'
+          ' and ema for all parameters'
         )
     if not self.tasks:
       raise UserError('a MultiTask needs tasks')
@@ -147,8 +147,7 @@ class MultiTask(task.Task):
     if which not in self.tasks or not method:
       known = ', '.join(f'{key}.predict' for key in self.tasks)
       raise UserError(
-        f'{name!r} names no prediction of a MultiTask: take TASK.METHOD, such as'
-        f' {known}'
+        f'{name!r} is not a prediction of a MultiTask: use TASK.METHOD, such as {known}'
       )
     predict = self.tasks[which].prediction(method, **arguments)
 

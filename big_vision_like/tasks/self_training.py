@@ -174,7 +174,7 @@ class SelfTraining(task.GradientTask):
     classes = batch['probabilities'].shape[-1]
     if classes != self.num_classes:
       raise UserError(
-        f'the pseudo labels are of {classes} classes and the model has'
+        f'the pseudo labels have {classes} classes and the model has'
         f' {self.num_classes}: a teacher must know the classes of its student'
       )
 

@@ -53,8 +53,8 @@ class Seq2Seq(task.GradientTask):
       for row, column in zip(*((ids < 0) | (ids >= vocabulary)).nonzero(), strict=True):
         raise UserError(
           f'{name} {ids.shape} has the token id {ids[row, column]} in row {row}: the'
-          f' model knows 0 to {vocabulary - 1}; set task.model.vocab_size to what the'
-          ' data has'
+          f' model knows 0 to {vocabulary - 1}; set task.model.vocab_size to match the'
+          ' data'
         )
     for row in (batch['source'] == pad_id).all(axis=1).nonzero()[0]:
       which = f' (id {batch["id"][row]})' if 'id' in batch else ''

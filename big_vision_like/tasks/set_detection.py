@@ -190,7 +190,7 @@ def check_objects(batch: dict, classes: int) -> None:
     (
       (label_BK < 0) | (label_BK >= classes),
       'has label {label}, which is out of range: the model has {classes} classes (0 to'
-      ' {last}); set task.model.num_classes to what the data has.',
+      ' {last}); set task.model.num_classes to match the data.',
     ),
     (
       ~np.isfinite(boxes_BK4).all(axis=-1),
@@ -199,12 +199,12 @@ def check_objects(batch: dict, classes: int) -> None:
     (
       (high_BK2 <= low_BK2).any(axis=-1),
       'has box {box}, which has no area: boxes are left, top, right, bottom; leave'
-      ' those without area out of the data.',
+      ' boxes without area out of the data.',
     ),
     (
       outside_BK2.any(axis=-1),
       'has box {box}, which leaves its image of {height} x {width} (height x width):'
-      ' cut boxes to the image, and leave out those outside.',
+      ' clip boxes to the image, and leave out boxes outside.',
     ),
   ]
   for wrong_BK, message in wrongs:
@@ -240,7 +240,7 @@ def masks_of(batch: Arrays) -> jax.Array:
   if 'segment_map' not in batch:
     raise UserError(
       'the model predicts masks, but batches have no `segment_map` and no `masks`: they'
-      f' have {", ".join(batch)}; give task.model no masks, or the data some.'
+      f' have {", ".join(batch)}; set task.model.masks=False, or add masks to the data.'
     )
   number_1K11 = jnp.arange(1, batch['boxes'].shape[1] + 1)[None, :, None, None]
   return batch['segment_map'][:, None] == number_1K11

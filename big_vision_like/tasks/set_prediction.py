@@ -36,8 +36,8 @@ class SetPrediction(task.GradientTask):
     if len(shape) != 3 or shape[2] != properties:
       raise UserError(
         f'`targets` is {shape}, but the model predicts {properties} properties: it must'
-        f' be (batch, objects, {properties}); set task.model.num_properties to what the'
-        ' data has.'
+        f' be (batch, objects, {properties}); set task.model.num_properties to match'
+        ' the data.'
       )
     if shape[1] > slots:
       raise UserError(

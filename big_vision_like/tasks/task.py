@@ -157,7 +157,7 @@ class Task(abc.ABC):
       if argument not in takes:
         listed = ', '.join(takes) or 'nothing'
         raise UserError(
-          f'{type(self).__name__}.{name} takes no argument {argument!r}; beside state,'
+          f'{type(self).__name__}.{name} takes no argument {argument!r}; besides state,'
           f' batch and key it takes {listed}'
         )
     return functools.partial(method, **arguments) if arguments else method

@@ -184,10 +184,10 @@ def test_recomputation_changes_nothing():
 
 
 BAD = {
-  'stages': (dict(depths=(1,) * 4), r'depths=\(1, 1, 1, 1\) are not numbers of units'),
+  'stages': (dict(depths=(1,) * 4), r'depths=\(1, 1, 1, 1\) must give at least 1 unit'),
   'units': (
     dict(depths=(1, 0)),
-    r'depths=\(1, 0\) are not numbers of units, at least 1',
+    r'depths=\(1, 0\) must give at least 1 unit for each',
   ),
   'padding': (dict(padding='valid'), "padding='valid' is not one of symmetric, same"),
   'remat': (dict(remat='dots'), "remat='dots' is not one of none, full"),

@@ -226,11 +226,11 @@ def test_attention_of_each_block_is_where_pictures_look(backbone):
   [
     ({}, (40, 48), 'images of 40x48 do not divide .* resize them to 32x48 or 48x48'),
     ({}, (8, 40), 'resize them to 16x32 or 16x48'),
-    (dict(token_dim=15), (32, 48), 'token_dim=15: .* take an even width such as 16'),
+    (dict(token_dim=15), (32, 48), 'token_dim=15: .* choose an even width such as 16'),
     (dict(tokens='conv'), (32, 48), "tokens='conv' is not one of"),
     (dict(backbone='swin'), (32, 48), "backbone='swin' is not one of"),
     (dict(patch=8), (32, 48), r'patch=8, resnet=None: the soft splits'),
-    (dict(groups=(2, 1)), (32, 48), r'groups=\(2, 1\) are 3 blocks, depth=2'),
+    (dict(groups=(2, 1)), (32, 48), r'groups=\(2, 1\) have 3 blocks, not depth=2'),
     (dict(groups=(1, 1), scan=True), (32, 48), 'blocks of a dense backbone differ'),
     (dict(backbone='ghost', mlp_dim=48), (32, 48), 'mlp_dim=48: .* 3 times its width'),
   ],
