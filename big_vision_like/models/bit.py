@@ -29,7 +29,7 @@ def variant(name: str) -> dict[str, int | tuple[int, ...]]:
   if match is None or int(match[1]) not in DEPTHS:
     known = ', '.join(map(str, DEPTHS))
     raise UserError(
-      f'no BiT variant {name!r}: write RDEPTHxWIDTH with DEPTH of {known}'
+      f'unknown BiT variant {name!r}: write RDEPTHxWIDTH, where DEPTH is one of {known}'
     )
   return dict(depths=DEPTHS[int(match[1])], width=int(match[2]))
 
@@ -37,9 +37,9 @@ def variant(name: str) -> dict[str, int | tuple[int, ...]]:
 class BiT(nn.Module):
   """A ResNet-v2 with group norm and weight standardisation, arXiv:1912.11370.
 
-  It maps images (B, H, W, C) in [-1, 1] to named maps, `features` and float32 `logits`,
-  as published by google-research/big_transfer. The head's kernel is initialized to
-  zero and its bias to `head_bias`.
+  It turns images (B, H, W, C) in [-1, 1] into named maps, `features` and float32
+  `logits`, as published by google-research/big_transfer. The head's kernel is
+  initialized to zero and its bias to `head_bias`.
   """
 
   num_classes: int

@@ -32,15 +32,15 @@ _START = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 class DETR(nn.Module):
   """A detector that maps normalized images (B, H, W, C) to named arrays of objects.
 
-  `size_B2` holds the height and width (int32) of the pictures, which are at the top
-  left of the images and padded with zeros; it defaults to the whole images. Returns
-  `logits` (B, Q, C), whose last class is "no object", and `boxes` (B, Q, 4) as cxcywh
-  in [0, 1] of the picture; both also for all decoder layers, as `layer_logits` (L, B,
-  Q, C) and `layer_boxes` (L, B, Q, 4); the last outputs of the decoder, `features` (B,
-  Q, D), and of the encoder, `memory` (B, h, w, D). Logits and boxes are float32.
+  Returns `logits` (B, Q, C), whose last class is "no object", and `boxes` (B, Q, 4),
+  cxcywh in [0, 1] of the picture. `layer_logits` (L, B, Q, C) and `layer_boxes` (L, B,
+  Q, 4) hold the same for all decoder layers. `features` (B, Q, D) is the decoder's last
+  output, `memory` (B, h, w, D) the encoder's. Logits and boxes are float32. With
+  `masks` there are also `mask_logits` (B, Q, u, v) at the size of the backbone's first
+  stage, and `mask_attention` (B, Q, heads, h, w) (section 3.4 and figure 8).
 
-  With `masks` it also returns `mask_logits` (B, Q, u, v) at the size of the backbone's
-  first stage, and `mask_attention` (B, Q, heads, h, w) (section 3.4 and figure 8).
+  `size_B2` holds the height and width (int32) of the pictures, which are at the top
+  left of the images and padded with zeros; it defaults to the whole images.
 
   `num_classes` excludes the final "no object" class. `backbone` is a module that
   returns maps by name, `stage1` and so on, such as `resnet.ResNet`; the last one is

@@ -1,6 +1,6 @@
 """EfficientNets, arXiv:1905.11946, up to the L2 of Noisy Student, arXiv:1911.04252.
 
-Follows tensorflow/tpu, models/official/efficientnet.
+The code follows tensorflow/tpu, models/official/efficientnet.
 
 Axes: B batch, H W image, h w feature map, u v the same after a stride, I O input
 and output channels, C channels or classes, D features.
@@ -71,7 +71,7 @@ def variant(name: str) -> dict[str, int | tuple[int, ...]]:
 def size_of(name: str) -> Size:
   """Returns the factors and training settings of a published size."""
   if name not in SIZES:
-    raise UserError(f'no EfficientNet {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown EfficientNet {name!r}: choose one of {", ".join(SIZES)}')
   return SIZES[name]
 
 
@@ -93,7 +93,7 @@ def channels_of(count: int, width: float) -> int:
 
 
 class EfficientNet(nn.Module):
-  """An EfficientNet from images (B, H, W, C) to named maps, features and logits.
+  """An EfficientNet that turns images (B, H, W, C) into named maps and logits.
 
   Returns the maps `stem`, `stage1` to `stage7`, and `top`, the last convolution, whose
   mean (B, D) is returned as `features` and `pre_logits`. `logits` are float32; with

@@ -21,7 +21,7 @@ from big_vision_like.ops import precision
 EPSILON = 1e-5
 REMAT = ('none', 'full')
 
-# Depth d, initial width w_0, slope w_a, quantization w_m and group width g of
+# Depth d, initial width w_0, slope w_a, quantization w_m and group width g, from
 # facebookresearch/pycls, configs/dds_baselines/regnety.
 SIZES = {
   'Y-200MF': (13, 24, 36.44, 2.49, 8),
@@ -42,7 +42,7 @@ SIZES = {
 def variant(name: str) -> dict[str, int | tuple[int, ...]]:
   """Returns the arguments of `RegNet` for a size such as 'Y-16GF'."""
   if name not in SIZES:
-    raise UserError(f'no RegNet {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown RegNet {name!r}: choose one of {", ".join(SIZES)}')
   return sizes(*SIZES[name])
 
 
@@ -70,10 +70,11 @@ def sizes(
 
 
 class RegNet(nn.Module):
-  """A RegNet from images (B, H, W, C) to maps `root`, `stage1`, ... and `features`.
+  """A RegNet that turns images (B, H, W, C) into named maps and features.
 
-  The root and each stage halve height and width. `features` (B, D) is the mean of the
-  last map; with `num_classes` > 0 there are also `logits` (B, C), float32.
+  Returns the maps `root`, `stage1`, ..., and `features` (B, D), the mean of the last
+  map. With `num_classes` > 0 there are also `logits` (B, C), float32. The root and each
+  stage halve height and width.
 
   A stage's 3x3 convolutions have groups of `group_width` channels, or one group if the
   stage is narrower. `squeeze` is the number of hidden units of squeeze-excite as a

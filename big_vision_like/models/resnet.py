@@ -1,7 +1,7 @@
 """ResNets with batch norm, arXiv:1512.03385.
 
-Follows torchvision: a bottleneck has its stride in the 3x3 convolution (known as v1.5),
-and padding is symmetric.
+The code follows torchvision: a bottleneck has its stride in the 3x3 convolution (known
+as v1.5), and padding is symmetric.
 
 Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
 channels, C channels or classes, D features.
@@ -35,18 +35,19 @@ def variant(name: str) -> dict[str, bool | tuple[int, ...]]:
   match = re.fullmatch(r'R(\d+)', name)
   if match is None or int(match[1]) not in SIZES:
     known = ', '.join(f'R{depth}' for depth in SIZES)
-    raise UserError(f'no ResNet {name!r}: there are {known}')
+    raise UserError(f'unknown ResNet {name!r}: choose one of {known}')
   depths, bottleneck = SIZES[int(match[1])]
   return dict(depths=depths, bottleneck=bottleneck)
 
 
 class ResNet(nn.Module):
-  """A ResNet from images (B, H, W, C) to maps `root`, `stage1`, ... and `features`.
+  """A ResNet that turns images (B, H, W, C) into named maps and features.
 
-  The root reduces height and width to a quarter, and each stage but the first halves
-  them. With `dilated` the last stage keeps the size and dilates its kernels instead
-  (DC5 of arXiv:2005.12872). `features` (B, D) is the mean of the last map. With
-  `num_classes` > 0 there are also `logits` (B, C), float32.
+  Returns the maps `root`, `stage1`, ..., and `features` (B, D), the mean of the last
+  map. With `num_classes` > 0 there are also `logits` (B, C), float32. The root reduces
+  height and width to a quarter, and each stage but the first halves them. With
+  `dilated` the last stage keeps the size and dilates its kernels instead (DC5 of
+  arXiv:2005.12872).
 
   `norm` is 'batch' (statistics in the collection `batch_stats`) or 'frozen' (scale,
   bias and statistics are constants, in the collection `constants`). If `frozen_stages`

@@ -60,7 +60,7 @@ def small_grid(
 
 
 class AutoEncoder(nn.Module):
-  """An autoencoder from images (B, H, W, C) in [-1, 1] to slots and back (section 3.1).
+  """An autoencoder of images (B, H, W, C) in [-1, 1] through slots (section 3.1).
 
   Returns `reconstruction` (B, H, W, C), the sum of `contents` (B, S, H, W, C) weighted
   by `masks` (B, S, H, W), which sum to 1 over slots; `slots` (B, S, D), `iterates` (B,
@@ -140,11 +140,12 @@ class AutoEncoder(nn.Module):
 
 
 class SetClassifier(nn.Module):
-  """A network from images (B, H, W, C) in [-1, 1] to object properties (section 3.2).
+  """A network that predicts properties of the objects in images (section 3.2).
 
+  Images are (B, H, W, C) in [-1, 1], of any size, because positions are relative to it.
   Returns `predictions` (B, S, P) in (0, 1), one object per slot in no particular order,
   and `slots`, `iterates` and `attention` as `AutoEncoder`, which documents the shared
-  arguments. Images may have any size, because positions are relative to it.
+  arguments.
   """
 
   num_slots: int

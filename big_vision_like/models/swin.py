@@ -59,7 +59,10 @@ def variant(name: str) -> dict[str, Any]:
   match = re.fullmatch(r'(\w+)(?:/(\d+))?', name)
   if match is None or match[1] not in SIZES:
     known = ', '.join(SIZES)
-    raise UserError(f'no Swin variant {name!r}: write SIZE or SIZE/WINDOW of {known}')
+    raise UserError(
+      f'unknown Swin variant {name!r}: write SIZE or SIZE/WINDOW, where SIZE is one of'
+      f' {known}'
+    )
   width, depths, num_heads = SIZES[match[1]]
   return dict(
     width=width, depths=depths, num_heads=num_heads, window=int(match[2] or 7)
@@ -196,10 +199,10 @@ class Swin(nn.Module):
     )
 
   def for_images(self, image_size: tuple[int, int]) -> 'Swin':
-    """Returns the model for another image size, with a larger window if needed.
+    """Returns the model for another image size, with another window if needed.
 
     If the current window does not divide the maps, the window becomes as large as the
-    shorter side of the last stage's map.
+    shorter side of the last stage's map. Raises if that does not divide them either.
     """
     if not self.misfit(image_size):
       return self

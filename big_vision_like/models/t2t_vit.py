@@ -68,7 +68,7 @@ NORMAL = nn.initializers.normal(0.02)
 def variant(name: str) -> dict[str, Any]:
   """Returns the arguments of `T2TViT` for a name such as '14', 't_14' or '14_se'."""
   if name not in SIZES:
-    raise UserError(f'no T2T-ViT {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown T2T-ViT {name!r}: choose one of {", ".join(SIZES)}')
   tokens, width, depth, num_heads, ratio, backbone, groups = SIZES[name]
   return dict(
     tokens=tokens,

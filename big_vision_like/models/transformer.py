@@ -63,15 +63,15 @@ STYLES: dict[str, dict[str, Any]] = {
 def variant(name: str) -> dict[str, int]:
   """Returns the arguments of `Transformer` for 'base' or 'big'."""
   if name not in SIZES:
-    raise UserError(f'no Transformer {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown Transformer {name!r}: choose one of {", ".join(SIZES)}')
   width, depth, mlp_dim, num_heads = SIZES[name]
   return dict(width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads)
 
 
 class Transformer(nn.Module):
-  """An encoder-decoder from source (B, S) and target (B, T) ids to named arrays.
+  """An encoder-decoder that maps source (B, S) and target (B, T) ids to named arrays.
 
-  `target` is the decoder's input, which starts with BOS. The `logits` (B, T, V) at a
+  The target is the decoder's input and starts with BOS. The `logits` (B, T, V) at a
   token predict the next token and do not depend on later ones. Padding (`pad_id`) is
   masked out of attention. With segments (1, 2, ...; 0 is padding), one row packs
   several pairs, which do not attend to each other and whose positions start at 0.

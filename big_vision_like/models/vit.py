@@ -59,7 +59,9 @@ def variant(name: str) -> dict[str, Any]:
   match = re.fullmatch(r'(?:(R\d*)\+)?([\w-]+)/(\d+)', name)
   if match is None or match[2] not in SIZES:
     known = ', '.join(SIZES)
-    raise UserError(f'no ViT variant {name!r}: write SIZE/PATCH with SIZE of {known}')
+    raise UserError(
+      f'unknown ViT variant {name!r}: write SIZE/PATCH, where SIZE is one of {known}'
+    )
   width, depth, mlp_dim, num_heads = SIZES[match[2]]
   sizes = dict(
     patch=int(match[3]),
@@ -73,7 +75,7 @@ def variant(name: str) -> dict[str, Any]:
   trunk = f'{match[1]}/{match[3]}'
   if trunk not in HYBRIDS:
     known = ', '.join(HYBRIDS)
-    raise UserError(f'no hybrid {name!r}: ResNets and strides are {known}')
+    raise UserError(f'unknown hybrid {name!r}: ResNets and strides are {known}')
   stages, patch = HYBRIDS[trunk]
   return sizes | dict(patch=patch, resnet=stages)
 
@@ -96,7 +98,8 @@ class Start(NamedTuple):
 class ViT(nn.Module):
   """A Vision Transformer that maps images (B, H, W, C) in [-1, 1] to named arrays.
 
-  Returns a dict with `logits` (B, C, float32), `pre_logits`, `features` and `tokens`.
+  Returns a dict with `logits` (B, C), float32; `pre_logits` (B, R), the head's input;
+  `features` (B, D), the pooled tokens; and `tokens` (B, N, D), the encoder's output.
   Images and patches may be square or not, as long as patches divide images.
 
   `pool` is 'token', 'gap' or 'map'. `posemb` is 'learned', 'learned2d' (one table for

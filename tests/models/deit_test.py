@@ -180,5 +180,5 @@ def test_what_cannot_be_is_said():
   with pytest.raises(UserError, match='drop_path has 2 rates, but there are 3 blocks'):
     stack = transformer.Stack(3, 2, 24, drop_path=(0.1, 0.2))
     jax.eval_shape(stack.init, jax.random.key(0), jnp.zeros((1, 2, 16)))
-  with pytest.raises(UserError, match="no ViT variant 'XL/16'"):
+  with pytest.raises(UserError, match="unknown ViT variant 'XL/16'"):
     deit.variant('XL/16')

@@ -59,7 +59,9 @@ def test_units_of_the_largest():
     depths=(6, 11, 11, 16, 16, 22, 6),
     top=5504,
   )
-  with pytest.raises(UserError, match="no EfficientNet 'B9': there are B0, B1"):
+  with pytest.raises(
+    UserError, match="unknown EfficientNet 'B9': choose one of B0, B1"
+  ):
     efficientnet.variant('B9')
 
 

@@ -145,7 +145,9 @@ def test_bad_input(case):
 
 
 def test_variant_unknown():
-  with pytest.raises(UserError, match="no ResNet 'R26': there are R18, R34, R50, R101"):
+  with pytest.raises(
+    UserError, match="unknown ResNet 'R26': choose one of R18, R34, R50"
+  ):
     resnet.variant('R26')
 
 

@@ -207,7 +207,7 @@ def test_arguments_that_do_not_fit(arguments, message):
 
 
 def test_unknown_variant():
-  with pytest.raises(UserError, match="no Swin variant 'X': write SIZE or SIZE/WINDOW"):
+  with pytest.raises(UserError, match="unknown Swin variant 'X': write SIZE or SIZE"):
     swin.variant('X')
 
 

@@ -246,5 +246,5 @@ def test_images_of_another_size_need_other_positions():
   variables = battery.variables(model, IMAGE)
   with pytest.raises(UserError, match=r'constant pos_embedding has shape \(1, 7, 24\)'):
     jax.eval_shape(model.apply, variables, np.zeros((1, 48, 48, 3), 'float32'))
-  with pytest.raises(UserError, match="no T2T-ViT '15': there are 7, 10"):
+  with pytest.raises(UserError, match="unknown T2T-ViT '15': choose one of 7, 10"):
     t2t_vit.variant('15')
