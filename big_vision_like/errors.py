@@ -1,4 +1,4 @@
-"""User-facing errors, help for the sentences they consist of, and argument parsers."""
+"""User-facing errors, text helpers for their messages, and argument parsers."""
 
 import argparse
 import contextlib

@@ -96,7 +96,7 @@ def load_weights(
 @errors.told_plainly
 @processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints the results of all evaluators and writes them to `evaluation-STEP.json`."""
+  """Prints all results; writes them to `evaluation-STEP.json` in the workdir."""
   parser = errors.parser(
     __doc__, prog='python -m big_vision_like.evaluate', allow_abbrev=False
   )

@@ -43,7 +43,7 @@ FIRST_BATCHES = 4 * grouping.WINDOW
 # The largest number of batch signatures that get a line each.
 MOST_SIGNATURES = 8
 
-# Slices that the cloud offers.
+# Slices that Google Cloud offers, by TPU family.
 SLICES = {
   'v4': '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x12 8x8x16 8x16x16',
   'v5e': '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16',

@@ -98,7 +98,7 @@ def train(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
     )
     workdirs.record(workdir, config, start, changes)
-    # Runs of earlier versions have no facts, and their data may have changed since.
+    # Not for runs of earlier versions without facts: their data may have changed since.
     if jax.process_index() == 0 and (start == 0 or learned.read(workdir)):
       learned.write(workdir, facts)
     session = Session(run, workdir, batches, checkpoints, log)

@@ -184,7 +184,7 @@ def _items(home: Computation, times: int, overlapped: bool) -> Iterator[Item]:
 
 
 def _trips(loop: Instruction) -> int | None:
-  """Returns a loop's iterations, noted in the text or found from its counter."""
+  """Returns a loop's iterations, as noted or from its counter; None if unknown."""
   if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(match[1])
   test, body = loop.called('condition').root, loop.called('body').root

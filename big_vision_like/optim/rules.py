@@ -78,8 +78,8 @@ def decay_weights(exempt: Sequence[str] = ()) -> Callable[[Tree], Tree]:
 def layer_decay(decay: float, depth: int) -> list[tuple[str, float]]:
   """Returns rate rules of layer-wise decay (arXiv:2111.06377).
 
-  The factor is 1 for the head and decay^(L-i) for block i, where L is `depth`. The
-  rules are for the unrolled layout (`block_0`, ...).
+  The factor is 1 for the head, decay^(L-i) for block i and decay^(L+1) for the
+  embedding, where L is `depth`. The rules are for the unrolled layout (`block_0`, ...).
   """
   embed = '(embed/.*|cls|pos_embedding)'
   rules = [(f'encoder/block_{i}/.*', decay ** (depth - i)) for i in range(depth)]

@@ -18,10 +18,9 @@ from big_vision_like.tasks.task import Arrays, Loss, State
 class ObjectDiscovery(task.GradientTask):
   """Object discovery by reconstruction error (arXiv:2006.15055, section 3.1).
 
-  The loss is the mean squared error of the reconstruction.
-
-  Batches hold `image` (uint8 or [-1, 1]). Initial slots are sampled from the key, again
-  in each training step and in `predict`.
+  The loss is the mean squared error of the reconstruction. Batches hold `image` (uint8
+  or [-1, 1]). Initial slots are sampled again in each training step, and from the key
+  in `predict`.
   """
 
   predicts = 'slots'

@@ -100,9 +100,9 @@ def hungarian_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.A
 
 
 def pairwise_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:
-  """Returns Huber's loss (delta 1) of each pair, mean over properties: (B, O, S).
+  """Returns Huber losses (delta 1) of all pairs, averaged over properties: (B, O, S).
 
-  It is float32.
+  They are float32.
   """
   predictions_B1SP = precision.at_least_float32(predictions_BSP[:, None])
   targets_BO1P = precision.at_least_float32(targets_BOP[:, :, None])
