@@ -95,7 +95,7 @@ def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
   assert 'step below is for 8x8; the mean step has 0.88 of its' in printed
   assert f'{1e3 * made.mean_seconds:,.1f} ms for the mean step' in printed
   speed = made.batch_size / made.mean_seconds
-  assert f'{speed:,.0f} in all' in printed
+  assert f'{speed:,.0f} in total' in printed
   hours = made.total_steps * made.mean_seconds / 3600
   assert f'steps: {hours:,.1f} hours' in printed
   assert on_tpu.mean_seconds == on_tpu.seconds

@@ -231,7 +231,7 @@ def test_attention_of_each_block_is_where_pictures_look(backbone):
     (dict(backbone='swin'), (32, 48), "backbone='swin' is not one of"),
     (dict(patch=8), (32, 48), r'patch=8, resnet=None: the soft splits'),
     (dict(groups=(2, 1)), (32, 48), r'groups=\(2, 1\) have 3 blocks, not depth=2'),
-    (dict(groups=(1, 1), scan=True), (32, 48), 'blocks of a dense backbone differ'),
+    (dict(groups=(1, 1), scan=True), (32, 48), 'those of a dense backbone differ'),
     (dict(backbone='ghost', mlp_dim=48), (32, 48), 'mlp_dim=48: .* 3 times its width'),
   ],
 )

@@ -319,7 +319,7 @@ def test_dropout_of_probabilities():
       dict(mask=masks.padding(jnp.ones((B, N)))),
       r'\(2, 5\) does not broadcast to \(2, 7',
     ),
-    (dict(bias_BHNM=jnp.ones((B, N, M))), r'bias of shape \(2, 5, 7\)'),
+    (dict(bias_BHNM=jnp.ones((B, N, M))), r'bias: shape \(2, 5, 7\)'),
     (dict(k_BMGK=jnp.ones((B, M, 2, K))), '2 heads of keys do not divide 3'),
     (dict(k_BMGK=jnp.ones((B, M, H, 5))), r'\(2, 7, 3, 5\) differ in batch or size'),
     (dict(v_BMGV=jnp.ones((B, N, H, V))), r'values \(2, 5, 3, 6\) differ'),

@@ -165,7 +165,7 @@ def test_tables_of_other_grids_are_told():
     positions.resize_grid(table, (1, 9, 2), (4, 4), (6, 6))
   with pytest.raises(ValueError, match='of 17 rows do not belong to a grid of 4x4'):
     positions.resize_rows(table, (1, 6, 2), (4, 4), (6, 6))
-  with pytest.raises(ValueError, match='17 relative positions are not those of a squ'):
+  with pytest.raises(ValueError, match='17 relative positions do not belong to a squ'):
     positions.resize_window(table[0], (16, 2))
 
 
