@@ -76,7 +76,7 @@ def type_text(kind: type) -> str:
 
 
 def shape_text(shape: Iterable[int]) -> str:
-  """Returns '32x32x3', or 'scalar' for an empty shape."""
+  """Returns a shape as text: '32x32x3', or 'scalar' if it is empty."""
   return 'x'.join(map(str, shape)) or 'scalar'
 
 

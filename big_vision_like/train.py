@@ -399,7 +399,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     allow_abbrev=False,
   )
   parser.add_argument(
-    '--replay', type=int, metavar='STEP', help='replay the step that was not finite'
+    '--replay', type=int, metavar='STEP', help='replay a step with non-finite values'
   )
   parser.add_argument(
     '--drill',
