@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-  # Imported when it is asked for: the package itself stays light.
+  # Imported on first use, to keep `import big_vision_like` light.
   if name == 'load':
     from big_vision_like.inference.loading import load
 

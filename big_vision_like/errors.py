@@ -1,4 +1,4 @@
-"""What programs say at the terminal: errors, how their sentences list things, help."""
+"""User-facing errors, text helpers for their messages, and argument parsers."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-# Errors of disks, which do not name the file: no space, quota, size of a file, broken.
+# Disk errors that do not name a file: no space, quota, file size, I/O, read-only.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -20,15 +20,16 @@ class UserError(ValueError):
 
 
 class BadRecordError(UserError):
-  """One example of a data set that cannot be used, for the reason that it gives.
+  """An example of a data set that cannot be used, with the reason.
 
-  Training counts it and takes another, see `data.input.pipeline`; anything else stops.
+  Training counts the example and takes another, see `data.input.pipeline`; all other
+  programs stop.
   """
 
 
 @contextlib.contextmanager
 def prefixed(place: str) -> Iterator[None]:
-  """Puts a place of the config in front of a `UserError` raised inside."""
+  """Prefixes a `UserError` raised inside with a place in the config."""
   try:
     yield
   except UserError as error:
@@ -36,15 +37,15 @@ def prefixed(place: str) -> Iterator[None]:
 
 
 class Checked:
-  """Something that can say before a run starts what would keep it from working."""
+  """An object that can report, before a run starts, problems that would stop it."""
 
   def problems(self) -> list[str]:
-    """Returns a sentence for each problem; empty where there is none."""
+    """Returns a sentence for each problem; the list is empty if there is none."""
     return []
 
 
 def check_one_of(known: Iterable[str], **values: Any) -> None:
-  """Raises a `UserError` for a value that is not known, with its name."""
+  """Raises a `UserError` that names the first value which is not a known one."""
   known = list(known)
   for name, value in values.items():
     if value not in known:
@@ -52,19 +53,19 @@ def check_one_of(known: Iterable[str], **values: Any) -> None:
 
 
 def listed(items: Iterable[Any], most: int = 10) -> str:
-  """Returns the first items, separated by commas, and how many more there are."""
+  """Returns the first `most` items, separated by commas, and the number of others."""
   items = [*map(str, items)]
   more = f' and {len(items) - most:,} more' if len(items) > most else ''
   return ', '.join(items[:most]) + more
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-  """Returns the known names that a misspelt one may stand for, the likeliest first."""
+  """Returns the known names closest to a misspelt one, the most likely first."""
   return difflib.get_close_matches(name, [*known], n=most, cutoff=0.5)
 
 
 def plural(count: int, name: str) -> str:
-  """Returns '1 file' or '1,234 files'."""
+  """Returns a count with its noun: '1 file' or '1,234 files'."""
   return f'{count:,} {name}' if count == 1 else f'{count:,} {name}s'
 
 
@@ -75,15 +76,15 @@ def type_text(kind: type) -> str:
 
 
 def shape_text(shape: Iterable[int]) -> str:
-  """Returns '32x32x3', or 'scalar' for an empty shape."""
+  """Returns a shape as text: '32x32x3', or 'scalar' if it is empty."""
   return 'x'.join(map(str, shape)) or 'scalar'
 
 
 def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a `main`: a `UserError` is printed and becomes exit status 1.
+  """Wraps a `main` so that a `UserError` is printed and becomes exit status 1.
 
-  So do errors of the system that name a file: disks that are full or read-only. Ctrl-C
-  ends a program with one line.
+  Operating system errors that name a file, and full or read-only disks, are treated the
+  same way. Ctrl-C ends the program with one line.
   """
 
   @functools.wraps(main)
@@ -107,7 +108,7 @@ def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 class _Parser(argparse.ArgumentParser):
-  """Expands the ~ of `--flag=~/file`, which shells leave as it is."""
+  """A parser that expands the ~ of `--flag=~/file`, which shells do not expand."""
 
   def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
     args = [_expanded(word) for word in (sys.argv[1:] if args is None else args)]
@@ -120,6 +121,6 @@ def _expanded(word: str) -> str:
 
 
 def parser(description: str, **options: Any) -> argparse.ArgumentParser:
-  """Returns a parser whose help shows the docstring of a program as it is."""
+  """Returns a parser whose help shows a program's docstring without reformatting."""
   form = argparse.RawDescriptionHelpFormatter
   return _Parser(description=description, formatter_class=form, **options)

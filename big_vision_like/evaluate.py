@@ -1,19 +1,23 @@
-"""A config's evaluators on a checkpoint: `python -m big_vision_like.evaluate`.
+"""The evaluators of a config, run on a checkpoint or on a file of weights.
 
-`--workdir=runs/x` uses the saved config and the newest checkpoint; `--step` another
-one, `--config` and overrides other evaluators.
+    python -m big_vision_like.evaluate --workdir=runs/x
 
-`--weights=FILE --config=configs/vit/evaluate.py:imagenet` evaluates weights without a
-run. The model is theirs, and so is what happens to images, whatever the config says;
-`--preprocessing=config` keeps the config's. Where objects are found, as with
+uses the config saved in the run and its newest checkpoint. `--step` selects another
+checkpoint; `--config` and overrides select other evaluators.
+
+    python -m big_vision_like.evaluate --weights=FILE --config=FILE.py
+
+evaluates weights without a run, for example with configs/vit/evaluate.py:imagenet. The
+model and the preprocessing of images come from the weights, whatever the config says;
+`--preprocessing=config` keeps the preprocessing of the config. For detectors, as with
 `--weights=detr-r50-e632da11.pth --config=configs/detr/coco.py:r50`, a config that does
-not resize images stays as it is in that.
+not resize images still does not resize them.
 """
 
 from big_vision_like.devices import signals
 
 if __name__ == '__main__':
-  signals.catch()  # what is imported below takes seconds
+  signals.catch()  # early, because the imports below take seconds
 
 import argparse
 import pathlib
@@ -41,7 +45,7 @@ from big_vision_like.weights import tree
 def measure(
   evaluator: Evaluator, task: Task, state: State, mesh: jax.sharding.Mesh
 ) -> tuple[Results, float]:
-  """Runs an evaluator: what it finds, and the seconds it took."""
+  """Runs an evaluator; returns its results and the seconds it took."""
   started = time.perf_counter()
   found = evaluator.run(evaluator.prediction(task), state, mesh)
   return found, time.perf_counter() - started
@@ -50,7 +54,7 @@ def measure(
 def load_weights(
   args: argparse.Namespace, config: mlc.ConfigDict
 ) -> tuple[mlc.ConfigDict, State, Known]:
-  """Returns the config for weights, their state and classes; says what it replaced."""
+  """Returns a config for the weights, their state and classes; prints replacements."""
   model, variables, preprocess = loading.load(
     args.weights, args.image_size, args.step, args.source_grid
   )
@@ -59,23 +63,23 @@ def load_weights(
   finds = isinstance(preprocess, DetectionPreprocessing)
   unsized = finds and (preprocess.short is None or not adapt.resizes(config))
   if args.preprocessing == 'config':
-    say('images', 'as the config has them, not as the weights do (--preprocessing)')
-    say('', f'theirs: {preprocess} ({preprocess.source})')
+    say('images', 'as in the config, not as the weights expect (--preprocessing)')
+    say('', f'the weights expect: {preprocess} ({preprocess.source})')
   elif unsized:
     if args.image_size is not None:
       raise errors.UserError(
         '--image-size: evaluators of the config do not resize images, so there is no'
         ' size to change'
       )
-    say('images', 'of the sizes that the config gives them')
+    say('images', 'keep the sizes that the config gives them')
     say(
       '',
-      f'normalised as the weights have them: mean {preprocess.mean}, std'
+      f'normalised as the weights expect: mean {preprocess.mean}, std'
       f' {preprocess.std} ({preprocess.source})',
     )
     config = adapt.with_preprocessing(config, preprocess)
   else:
-    say('images', f'as the weights have them, not the config: {preprocess}')
+    say('images', f'as the weights expect, not as in the config: {preprocess}')
     say('', f"({preprocess.source}); --preprocessing=config keeps the config's")
     config = adapt.with_preprocessing(config, preprocess)
   if hasattr(model, 'grid'):
@@ -92,20 +96,20 @@ def load_weights(
 @errors.told_plainly
 @processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints what every evaluator finds; writes `evaluation-STEP.json` in the workdir."""
+  """Prints all results; writes them to `evaluation-STEP.json` in the workdir."""
   parser = errors.parser(
     __doc__, prog='python -m big_vision_like.evaluate', allow_abbrev=False
   )
-  parser.add_argument('--step', type=int, help='the checkpoint; default the newest')
+  parser.add_argument('--step', type=int, help='checkpoint (default: the newest)')
   parser.add_argument('--weights', help='a file of weights, or a folder with one')
   parser.add_argument(
     '--preprocessing',
     choices=('weights', 'config'),
     default='weights',
-    help='with --weights, whose sizes and normalisation of images (%(default)s)',
+    help='with --weights, the source of image sizes and normalisation (%(default)s)',
   )
   parser.add_argument(
-    '--image-size', type=int, help='with --weights, of other images than they say'
+    '--image-size', type=int, help='with --weights, image size other than the default'
   )
   loading.add_source_grid(parser)
   processes.add_flags(parser)
@@ -113,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.workdir is None and args.weights is None:
     raise errors.UserError('name the folder of a run: --workdir=runs/NAME')
   if args.image_size is not None and args.weights is None:
-    raise errors.UserError('--image-size is for --weights: a run has its own')
+    raise errors.UserError('--image-size needs --weights: a run has its own size')
   if args.source_grid is not None and args.weights is None:
-    raise errors.UserError('--source-grid is for --weights: a run has its own')
+    raise errors.UserError('--source-grid needs --weights: a run has its own grid')
   processes.start(args)
   if args.weights is not None:
     config, state, classes = load_weights(args, config)

@@ -1,4 +1,4 @@
-"""Files that appear when they are complete, and JSON whose errors name the file."""
+"""Files written atomically, and JSON with errors that name the file."""
 
 import collections
 import contextlib
@@ -20,21 +20,21 @@ import numpy as np
 
 from big_vision_like.errors import FULL, UserError, type_text
 
-# Levels of nested values in files of fields: no config has half as many.
+# Maximum nesting of values in files of fields; no config needs half of it.
 _DEEPEST = 50
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a path to write a file or a new folder at, which then becomes `path`.
+  """Yields a temporary path; the file or folder written there then becomes `path`.
 
-  Where the block raises, what it wrote is removed and `path` stays as it was. Errors of
-  the system name `path`.
+  If the block raises, the temporary file is removed and `path` is unchanged. Operating
+  system errors name `path`.
   """
   path = part = pathlib.Path(path)
   device = path.exists() and not (path.is_file() or path.is_dir())  # or a pipe
   if not device:
-    path = path.resolve()  # links stay
+    path = path.resolve()  # symbolic links are kept
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
   try:
@@ -47,7 +47,7 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       raise OSError(error.errno, error.strerror, str(path)) from error
     raise
   finally:
-    with contextlib.suppress(OSError):  # as a rule it is not there any more
+    with contextlib.suppress(OSError):  # usually it does not exist any more
       if part.is_dir():
         shutil.rmtree(part)
       elif not device:
@@ -55,31 +55,31 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
-  """Writes a whole file, or leaves the one that is there."""
+  """Writes a file completely; on failure the existing file is unchanged."""
   with atomic(path) as part:
     part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
-  """Writes a whole JSON file, or leaves the one that is there."""
+  """Writes a JSON file completely; on failure the existing file is unchanged."""
   write(path, json.dumps(value, indent=indent) + '\n')
 
 
 def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes a whole .npz file, or leaves the one that is there."""
+  """Writes an .npz file completely; on failure the existing file is unchanged."""
   with atomic(path) as part, part.open('wb') as file:
     np.savez(file, **arrays)
 
 
 def sha256(plain: Any) -> str:
-  """Returns 64 hexadecimal digits that identify plain data."""
+  """Returns the SHA-256 of plain data in JSON form, 64 hexadecimal digits."""
   return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-  """Returns the content of a file; raises an `OSError` for devices too.
+  """Returns the content of a file; raises an `OSError` if it is a device.
 
-  Such as /dev/zero never end.
+  Devices such as /dev/zero never end.
   """
   with open(path, 'rb') as file:
     if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
@@ -88,7 +88,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """Returns the value of a JSON file; raises a `UserError` that names a bad one."""
+  """Returns the value of a JSON file; a `UserError` names a file that is unreadable."""
   try:
     content = read_bytes(path)
   except OSError as error:
@@ -97,15 +97,15 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def parse_json(content: bytes, source: str) -> Any:
-  """Returns the value of JSON; raises a `UserError` that names the source of bad JSON.
+  """Returns the value of JSON text; a `UserError` names the source of invalid JSON.
 
-  A byte-order mark is passed over. Names that an object has twice are refused, since
-  only one of their values would count. NaN and infinities are values, as in Python.
+  A byte-order mark is ignored. Objects with a repeated name are rejected, because only
+  one of its values would be used. NaN and infinities are accepted, as in Python.
   """
   try:
     return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_unique)
   except RecursionError as error:
-    raise UserError(f'{source} is not JSON that is read: it is nested too deep') from (
+    raise UserError(f'{source} is not readable as JSON: it is nested too deeply') from (
       error
     )
   except ValueError as error:
@@ -118,15 +118,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(found) < len(pairs):
     names = [name for name, _ in pairs]
     twice = next(name for name, n in collections.Counter(names).items() if n > 1)
-    raise ValueError(f'the name {twice!r} is there twice in one object')
+    raise ValueError(f'the name {twice!r} appears twice in one object')
   return found
 
 
 def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
-  """Returns the object of a JSON file; raises a `UserError` where it holds another.
+  """Returns the object in a JSON file; raises a `UserError` for any other value.
 
   With `plain`, NaN, infinities, integers of more than 64 bits and deep nesting are
-  refused too, by their place in the file.
+  rejected too; the error names their place in the file.
   """
   content = read_json(path)
   if not isinstance(content, dict):
@@ -139,9 +139,9 @@ def read_fields(path: str | os.PathLike, plain: bool = False) -> dict[str, Any]:
 def read_lines(
   path: str | os.PathLike, is_sound: Callable[[Any], bool]
 ) -> list[dict[str, Any]]:
-  """Returns the objects in a file with JSON on each line; none where there is no file.
+  """Returns the objects of a JSON Lines file; an empty list if the file is missing.
 
-  Lines that are cut short, or whose object is not sound, are left out and told.
+  Lines that are truncated, or whose object is not sound, are skipped and reported.
   """
   path, found, bad = pathlib.Path(path), [], []
   for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -162,7 +162,7 @@ def read_lines(
 def _check_plain(content: Any, source: str) -> None:
   """Raises for values that no computation can use, see `read_fields`."""
   todo = [('', content, 0)]
-  while todo:  # not recursive: how deep it is nested is what is found out here
+  while todo:  # not recursive, because the nesting may be too deep for recursion
     place, value, depth = todo.pop()
     if depth > _DEEPEST:
       raise UserError(f'{source} is nested deeper than {_DEEPEST} levels: {place:.60}')
@@ -180,5 +180,5 @@ def _check_plain(content: Any, source: str) -> None:
 
 
 def has_half_character(text: str) -> bool:
-  """Returns whether a text has a lone surrogate, which cannot be written as UTF-8."""
+  """Returns whether a text has a lone surrogate, which cannot be encoded as UTF-8."""
   return not text.isascii() and re.search('[\ud800-\udfff]', text) is not None

@@ -1,11 +1,12 @@
-"""What a run will need on a machine that nobody has to own.
+"""The memory, time and cost of a run on a TPU slice, without owning one.
 
     python -m big_vision_like.plan --topology=v5e:16x16 --config=configs/vit/i21k.py
 
-Compiles the config's real training step for that TPU slice, from shapes alone, and
-prints whether it fits, how long a step takes by what the program itself does, and what
-the whole recipe costs. `--topology=cpu:8` takes simulated devices. `--sweep` tries
-meshes, remat policies and batches, and prints the config of what fits and is fastest.
+compiles the config's real training step for that TPU slice, from shapes alone. It
+prints whether the step fits in memory, how long it takes according to the compiled
+program, and the cost of the whole recipe. `--topology=cpu:8` uses simulated devices.
+`--sweep` tries meshes, remat policies and batch sizes, and prints the fastest config
+that fits.
 """
 
 import contextlib
@@ -36,13 +37,13 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import sharding
 from big_vision_like.run import experiment
 
-# How many batches tell how often each of several shapes comes.
+# The number of batches that are read to estimate how often each signature occurs.
 FIRST_BATCHES = 4 * grouping.WINDOW
 
-# The most signatures of batches that get a line each.
+# The largest number of batch signatures that get a line each.
 MOST_SIGNATURES = 8
 
-# Slices that the cloud offers.
+# Slices that Google Cloud offers, by TPU family.
 SLICES = {
   'v4': '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x12 8x8x16 8x16x16',
   'v5e': '1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16',
@@ -53,12 +54,13 @@ SLICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A training step on a slice; bytes are those of one chip, `flops` those of all.
+  """A training step on a slice. Bytes are per chip; `flops` are for all chips.
 
-  `needed` is None where the compiler does not tell; `costs` where it did not compile.
-  Where batches have several signatures, shapes or tasks, it is the step with most
-  operations, of `examples`. `signatures` are by label how often each comes and the
-  operations of its step; `padded_share` is None where images have one shape.
+  `needed` is the memory in bytes; `costs` is None if the step did not compile. If
+  batches have several signatures (shapes or tasks), the plan is for the step with the
+  most operations, on `examples` examples. `signatures` maps each label to its share of
+  the steps and the operations of its step. `padded_share` is None if all images have
+  one shape.
   """
 
   topology: str
@@ -82,52 +84,52 @@ class Plan:
 
   @property
   def fits(self) -> bool:
-    """Whether the compiler found room for all."""
+    """Whether the compiler could allocate all memory."""
     return self.costs is not None
 
   @property
   def temporaries(self) -> int:
-    """What is not state: activations, gradients, the batch."""
+    """The bytes that are not state: activations, gradients, the batch."""
     return self.needed - self.parameters - self.optimizer - self.frozen
 
   @functools.cached_property
   def roofline(self) -> hlo.Estimate | None:
-    """The least time of the program: matmuls, bytes, collectives, loops unrolled."""
+    """The lower bound of the time, from matmuls, bytes, collectives and loop trips."""
     return self.costs.estimate(self.chip) if self.fits and self.chip else None
 
   @functools.cached_property
   def expected(self) -> hlo.Estimate | None:
-    """The time of the program with the compiler's own cycles for its instructions."""
+    """The time estimated from the compiler's own cycle counts of instructions."""
     if self.roofline is None:
       return None
     return self.costs.estimate(self.chip, expected=True)
 
   @property
   def seconds(self) -> float | None:
-    """One step: what the compiler expects, and no less than the roofline."""
+    """The time of one step: the compiler's estimate, but at least the roofline."""
     if self.roofline is None:
       return None
     return max(self.roofline.total, self.expected.total)
 
   @property
   def mean_share(self) -> float:
-    """Operations of the mean step over those of this one, the largest."""
+    """The operations of the mean step divided by the operations of this one."""
     return sum(share * flops for share, flops in self.signatures.values()) / self.flops
 
   @property
   def mean_seconds(self) -> float | None:
-    """The mean step, if times are as operations."""
+    """The time of the mean step, assuming that times scale with operations."""
     return None if self.seconds is None else self.seconds * self.mean_share
 
   @property
   def mfu(self) -> float | None:
-    """Useful operations over what the chips could do meanwhile."""
+    """The model FLOPs utilization: useful operations divided by the chips' peak."""
     if self.seconds is None:
       return None
     return self.flops / self.seconds / self.chips / self.chip.peak_flops
 
   def record(self) -> dict[str, Any]:
-    """As plain data."""
+    """Returns the plan as plain data."""
     record = {
       name: getattr(self, name)
       for name in (
@@ -151,7 +153,7 @@ class Plan:
 
 
 def slice_devices(topology: str, slices: int = 1) -> Sequence[Any]:
-  """The devices of `'v5e:16x16'`, compile-only, or of `'cpu:8'`, simulated."""
+  """Returns the devices of `'v5e:16x16'` (compile-only) or `'cpu:8'` (simulated)."""
   family, _, shape = topology.partition(':')
   if family == 'cpu' and shape.isdigit() and int(shape):
     with contextlib.suppress(RuntimeError):  # where JAX has already started
@@ -165,7 +167,7 @@ def slice_devices(topology: str, slices: int = 1) -> Sequence[Any]:
   os.environ.update(cli.QUIET_LIBTPU)
   options = {'num_slices': slices} if slices > 1 else {}
   if family in ('v4', 'v5p'):
-    options['chip_config_name'] = 'megacore'  # both cores of a chip are one device
+    options['chip_config_name'] = 'megacore'  # one device for both cores of a chip
   try:
     return topologies.get_topology_desc(topology, 'tpu', **options).devices
   except jax.errors.JaxRuntimeError as error:
@@ -184,7 +186,7 @@ def _known() -> str:
 def plan(
   path: str, topology: str, slices: int = 1, overrides: Sequence[str] = ()
 ) -> Plan:
-  """Compiles the step of a config file, with these fields overridden, for a slice."""
+  """Compiles the training step of a config file, with overrides, for a slice."""
   config = spec.load(path, overrides, root=experiment.Settings)
   devices = slice_devices(topology, slices)
   run = experiment.make(config, planned_for=devices)
@@ -235,14 +237,14 @@ def plan(
 
 
 def padded_share(data: base.Input) -> float | None:
-  """Returns the share of padding; None where images have one shape."""
+  """Returns the share of pixels that are padding; None if images have one shape."""
   with contextlib.suppress(UserError):
     return data.padded_share(FIRST_BATCHES)
   return None
 
 
 def works_of(run: experiment.Experiment) -> dict[Hashable, tuple[float, int]]:
-  """Returns how often each signature of batches comes, and its step's operations."""
+  """Returns the share of steps and the operation count of each batch signature."""
 
   @functools.cache
   def work(signature: Hashable) -> int:
@@ -259,7 +261,7 @@ def works_of(run: experiment.Experiment) -> dict[Hashable, tuple[float, int]]:
 
 
 def _upright(signature: Hashable) -> Hashable:
-  """Returns a shape with the smaller side first: images on their sides work alike."""
+  """Returns a shape with the smaller side first: rotated images cost the same."""
   if isinstance(signature, tuple) and all(type(side) is int for side in signature):
     return tuple(sorted(signature))
   if isinstance(signature, tuple):
@@ -270,10 +272,10 @@ def _upright(signature: Hashable) -> Hashable:
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-  """Without the cache: programs for chips that are not there cannot be read again."""
+  """Disables the compilation cache: programs for absent chips cannot be reloaded."""
   before = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()  # JAX looks at the setting only once
+  compilation_cache.reset_cache()  # JAX reads the setting only once
   try:
     yield
   finally:
@@ -282,7 +284,7 @@ def _uncached() -> Iterator[None]:
 
 
 def _asked_for(message: str, held: int) -> int:
-  """The bytes that did not fit, from what the compiler says of it; or it raises."""
+  """Returns the bytes that did not fit, from the compiler's message, or raises."""
   unit = {'K': 2**10, 'M': 2**20, 'G': 2**30}
   if match := re.search(r'Used ([\d.]+)([KMG]) of [\d.]+[KMG]', message):
     return int(float(match[1]) * unit[match[2]])
@@ -294,13 +296,13 @@ def _asked_for(message: str, held: int) -> int:
 def variants(
   config: mlc.ConfigDict, chips: int, batches: Sequence[int] = ()
 ) -> Iterator[tuple[str, ...]]:
-  """Overrides worth trying, from the cheapest in communication and operations on."""
+  """Yields overrides worth trying, cheapest in communication and operations first."""
   grids = [{'data': chips}, {'data': 1, 'fsdp': chips}]
   if chips > 16:
     grids.append({'data': chips // 16, 'fsdp': 16})
   if chips > 2:
     grids.append({'data': 1, 'fsdp': chips // 2, 'tensor': 2})
-  given = {axis: 1 for axis in config.get('mesh', {})}  # or it would stay as it is
+  given = {axis: 1 for axis in config.get('mesh', {})}  # resets axes that are set
   meshed = [
     [f'mesh.{axis}={size}' for axis, size in (given | grid).items()] for grid in grids
   ]
@@ -321,14 +323,14 @@ def variants(
 def nearest(
   path: str, topology: str, slices: int, overrides: Sequence[str], chips: int
 ) -> Plan | None:
-  """The first variant that fits; where none does, with the batch in parts."""
+  """Returns the first variant that fits, if necessary with gradient accumulation."""
   config = spec.load(path, overrides, root=experiment.Settings)
   tries = list(variants(config, chips))
   smallest = [extra for extra in tries if f'mesh.fsdp={chips}' in extra][-1]
   if 'accumulate' in inspect.signature(spec.symbol(config.task)).parameters:
     tries += [(*smallest, f'task.accumulate={n}') for n in (2, 4, 8)]
   for extra in tries:
-    with contextlib.suppress(UserError):  # what does not divide
+    with contextlib.suppress(UserError):  # for sizes that do not divide
       found = plan(path, topology, slices, [*overrides, *extra])
       if found.fits:
         return found
@@ -336,9 +338,10 @@ def nearest(
 
 
 def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> float:
-  """Examples a second that one core here reads, decodes and transforms.
+  """Returns the examples per second that one local core reads, decodes and transforms.
 
-  Where the data are not prepared, of a made-up picture as dear as a photograph.
+  If the data are not prepared, it decodes a synthetic picture that is as expensive as a
+  photograph.
   """
   config = spec.load(path, overrides, root=experiment.Settings)
   data = experiment.train_input(config, planned=True)
@@ -355,30 +358,36 @@ def host_rate(path: str, overrides: Sequence[str], seconds: float = 1.0) -> floa
 
 
 def gib(size: float) -> str:
-  """'1.23 GiB', or MiB below a hundredth."""
+  """Returns a size such as '1.23 GiB', in MiB below a hundredth of a GiB."""
   unit, name = (chips.GIB, 'GiB') if size >= chips.GIB / 100 else (2**20, 'MiB')
   return f'{size / unit:.2f} {name}'
 
 
 def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
-  """Prints a plan, a line or two for each question."""
+  """Prints a plan, one or two lines per topic."""
   axes = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items())
   each = plan.batch_size / plan.chips
   if plan.batch_size == plan.examples:
     batch = f'batch {plan.examples:,}'
   else:
     batch = f'mean batch {plan.batch_size:,.1f}'
-  say('mesh', f'{axes}; {batch}, {each:g} a chip')
+  say('mesh', f'{axes}; {batch}, {each:g} per chip')
   tell_signatures(plan)
   if plan.chip is None:
-    say('memory', f'{gib(plan.needed)} a device')
+    say('memory', f'{gib(plan.needed)} per device')
   elif plan.fits:
     room = plan.chip.hbm_bytes - plan.needed
     limit = gib(plan.chip.hbm_bytes)
-    say('memory', f'{gib(plan.needed)} of {limit} a chip: fits, {gib(room)} to spare')
+    say(
+      'memory',
+      f'{gib(plan.needed)} of {limit} per chip: fits, {gib(room)} to spare',
+    )
   else:
     over, limit = plan.needed - plan.chip.hbm_bytes, gib(plan.chip.hbm_bytes)
-    say('memory', f'{gib(plan.needed)} a chip: does NOT fit, {gib(over)} over {limit}')
+    say(
+      'memory',
+      f'{gib(plan.needed)} per chip: does NOT fit, {gib(over)} over {limit}',
+    )
   say(
     '',
     f'parameters {gib(plan.parameters)}, optimizer {gib(plan.optimizer)},'
@@ -390,24 +399,24 @@ def tell(plan: Plan, price: float | None, rate: float, given: bool) -> None:
   again = plan.costs.flops * plan.chips / plan.flops
   say(
     'work',
-    f'{plan.flops / 1e12:,.4g} TFLOP a step, {plan.flops / plan.examples / 1e9:,.4g}'
-    f' GFLOP an example; {again:.2f} x with what is computed again',
+    f'{plan.flops / 1e12:,.4g} TFLOP per step, {plan.flops / plan.examples / 1e9:,.4g}'
+    f' GFLOP per example; {again:.2f}x including recomputation',
   )
-  say('traffic', f'{gib(plan.costs.bytes)} between chip and memory a step')
+  say('traffic', f'{gib(plan.costs.bytes)} between chip and memory per step')
   for c in plan.costs.collectives:
-    how = 'beside other work' if c.overlapped else 'waited for'
+    how = 'overlapped' if c.overlapped else 'exposed'
     say('network', f'{c.times:,} {c.kind} over {c.group}: {gib(c.payload)}, {how}')
   if plan.costs.unknown_loops:
     count = len(plan.costs.unknown_loops)
-    say('', f'{count} loops of unknown length count as one round')
+    say('', f'loops of unknown length, counted as one iteration each: {count}')
   if plan.seconds is None:
-    say('time', f'no data sheet of {plan.topology}: no estimate')
+    say('time', f'no estimate: there is no data sheet for {plan.topology}')
   else:
     tell_time(plan, price, rate, given)
 
 
 def tell_signatures(plan: Plan) -> None:
-  """Prints which batches there are, where they differ."""
+  """Prints the batch signatures, if there are several."""
   if len(plan.signatures) == 1:
     return
   labels = list(plan.signatures)
@@ -421,35 +430,35 @@ def tell_signatures(plan: Plan) -> None:
     say('', f'{100 * plan.padded_share:.1f} % of the pixels are padding')
   say(
     '',
-    f'the step below is that of {labels[-1]}; the mean step has'
+    f'the step below is for {labels[-1]}; the mean step has'
     f' {plan.mean_share:.2f} of its operations',
   )
 
 
 def tell_time(plan: Plan, price: float | None, rate: float, given: bool) -> None:
-  """Prints how long it takes, what it costs and what the hosts must do."""
+  """Prints the time and cost of the recipe, and the input rate that hosts need."""
   best, milli = plan.roofline, 1e3
   say(
     'time',
-    f'{milli * plan.seconds:,.1f} ms a step as the compiler expects;'
+    f'{milli * plan.seconds:,.1f} ms per step expected by the compiler;'
     f' {milli * best.total:,.1f} at best',
   )
   say(
     '',
-    f'(work {milli * best.compute:,.1f}, network {milli * best.collectives:,.1f} waited'
-    f' for and {milli * best.overlapped_collectives:,.1f} beside)',
+    f'(compute {milli * best.compute:,.1f}, network {milli * best.collectives:,.1f}'
+    f' exposed and {milli * best.overlapped_collectives:,.1f} overlapped)',
   )
   if len(plan.signatures) > 1:
-    say('', f'{milli * plan.mean_seconds:,.1f} ms the mean step, by its operations:')
+    say('', f'{milli * plan.mean_seconds:,.1f} ms for the mean step, by operations:')
   speed = plan.batch_size / plan.mean_seconds
   say(
     'speed',
-    f'{speed / plan.chips:,.1f} examples/s a chip, {speed:,.0f} in all, MFU'
+    f'{speed / plan.chips:,.1f} examples/s per chip, {speed:,.0f} in total, MFU'
     f' {100 * plan.mfu:.1f} %',
   )
   hours = plan.total_steps * plan.mean_seconds / 3600
   chip_hours = hours * plan.chips
-  cost = f', {price * chip_hours:,.0f} at {price:g} a chip-hour' if price else ''
+  cost = f', {price * chip_hours:,.0f} at {price:g} per chip-hour' if price else ''
   say(
     'recipe',
     f'{plan.total_steps:,} steps: {hours:,.1f} hours, {chip_hours:,.0f} chip-hours'
@@ -462,7 +471,7 @@ def tell_time(plan: Plan, price: float | None, rate: float, given: bool) -> None
     verdict = f'input-bound by {bound:.1f}x' if bound > 1 else 'not input-bound'
     against = f'{rate:,.0f} given: {verdict}'
   else:
-    against = f'one core here does {rate:,.0f}: takes {math.ceil(need / rate)} of them'
+    against = f'one local core does {rate:,.0f}; cores needed: {math.ceil(need / rate)}'
   say('input', f'{hosts} must prepare {need:,.0f} examples/s; {against}')
 
 
@@ -490,18 +499,18 @@ def sweep(
     speed = found.batch_size / found.seconds if found.seconds else 0.0
     say(
       'fits',
-      f'{label}: {gib(found.needed)}, {speed / found.chips:,.1f} examples/s a chip',
+      f'{label}: {gib(found.needed)}, {speed / found.chips:,.1f} examples/s per chip',
     )
     if best is None or speed > fastest:
       best, fastest = found, speed
   if best is None:
-    raise UserError('nothing fits: take more chips, or a smaller batch (--batch).')
+    raise UserError('nothing fits: use more chips or a smaller batch (--batch).')
   return best
 
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, compiles and prints."""
+  """Parses the command line, compiles, and prints the plan."""
   jax.config.update('jax_platforms', 'cpu')
   parser = errors.parser(
     __doc__, prog='python -m big_vision_like.plan', allow_abbrev=False
@@ -509,19 +518,19 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--topology', required=True, help='v4:2x2x1, v5e:16x16, v5p:4x4x4, v6e:4x4, cpu:8'
   )
-  parser.add_argument('--slices', type=int, default=1, help='so many of them')
-  parser.add_argument('--price', type=float, help='of a chip-hour')
+  parser.add_argument('--slices', type=int, default=1, help='number of slices')
+  parser.add_argument('--price', type=float, help='price of a chip-hour')
   parser.add_argument(
-    '--host-rate', type=float, help='examples/s that a host prepares; default: measure'
+    '--host-rate', type=float, help='examples/s that a host prepares; default: measured'
   )
   parser.add_argument(
-    '--bill', action='store_true', help='the ten dearest instructions'
+    '--bill', action='store_true', help='print the ten most expensive instructions'
   )
   parser.add_argument('--sweep', action='store_true', help='find the fastest that fits')
   parser.add_argument(
     '--batch', type=int, nargs='+', default=[], help='batch sizes for --sweep'
   )
-  parser.add_argument('--json', type=pathlib.Path, help='also write the plan here')
+  parser.add_argument('--json', type=pathlib.Path, help='also write the plan to a file')
   args, _ = cli.parse(parser, argv)
   where = args.topology if args.slices == 1 else f'{args.slices} x {args.topology}'
   devices = slice_devices(args.topology, args.slices)
@@ -543,7 +552,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say('nearest', 'looking for settings that fit')
     found = nearest(args.config, args.topology, args.slices, args.overrides, made.chips)
     if found is None:
-      raise UserError('no mesh or remat policy fits: take more chips.')
+      raise UserError('no mesh or remat policy fits: use more chips.')
     say('fits', ' '.join(f'--config.{text}' for text in found.overrides))
     tell(found, args.price, rate, given)
 

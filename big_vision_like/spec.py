@@ -1,8 +1,8 @@
-"""How configs name things: `spec` records a call as plain data, `build` makes it.
+"""Recorded calls: `spec` records a call as plain data, `build` makes it.
 
-A config is a `ConfigDict` of plain values, so it serialises to JSON and takes overrides
-from the command line, yet it is written with the real classes: an editor jumps to them,
-and a misspelt argument fails while the file loads.
+A config is a `ConfigDict` of plain values, so it can be saved as JSON and overridden
+from the command line. It is nevertheless written with the real classes and functions:
+editors can jump to them, and a misspelt argument fails while the file loads.
 """
 
 import ast
@@ -27,21 +27,21 @@ import ml_collections as mlc
 from big_vision_like import files, upgrade
 from big_vision_like.errors import UserError, nearest, type_text
 
-# The length of an epoch where no training data is at hand and none is needed.
+# Length of an epoch where there is no training data and none is needed.
 NOMINAL_EPOCH = 10**6
 PACKAGE = pathlib.Path(__file__).parent
 
 
 def spec(fn: Callable[..., Any], /, **kwargs) -> mlc.ConfigDict:
-  """Records the call `fn(**kwargs)` as plain data; wrong names fail here."""
+  """Records the call `fn(**kwargs)` as plain data; raises for unknown arguments."""
   path = f'{_public_module(fn)}:{fn.__qualname__}'
   check_names(fn, kwargs, path)
-  # Not type safe: a fork may put 100 where epochs(2) was; overrides check types.
+  # Not type-safe: a fork may replace epochs(2) by 100; overrides check types.
   return mlc.ConfigDict({'_fn': path, **kwargs}, type_safe=False)
 
 
 def _public_module(fn: Callable[..., Any]) -> str:
-  """Returns the outermost module that offers a symbol: optax, not optax._src.alias."""
+  """Returns the outermost module that exports a symbol: optax, not optax._src.alias."""
   names = fn.__module__.split('.')
   outer = ('.'.join(names[:end]) for end in range(1, len(names)))
   return next(
@@ -51,21 +51,22 @@ def _public_module(fn: Callable[..., Any]) -> str:
 
 
 def epochs(count: float) -> mlc.ConfigDict:
-  """A duration in passes over the training data, wherever a config wants steps."""
+  """Returns a duration in passes over the training data, for fields in steps."""
   return mlc.ConfigDict({'epochs': float(count)})
 
 
 def examples(count: int) -> mlc.ConfigDict:
-  """A duration in training examples seen, wherever a config wants steps."""
+  """Returns a duration in training examples, for fields in steps."""
   return mlc.ConfigDict({'examples': count})
 
 
 def build(
   node: Any, path: str = 'config', made: Mapping[str, Any] | None = None
 ) -> Any:
-  """Makes the recorded calls, innermost first; `made` are some already, by their path.
+  """Makes the recorded calls, innermost first.
 
-  Raises `UserError` naming the place in the config for unknown or missing arguments.
+  `made` holds objects that exist already, by their config path. Raises a `UserError`
+  that names the config path of unknown or missing arguments.
   """
   made = made or {}
   if path in made:
@@ -91,14 +92,14 @@ def build(
 def _warmup_too_long(
   path: str, warmup_steps: Any = None, decay_steps: Any = None, **_: Any
 ) -> str | None:
-  """Returns a sentence about a warm-up that takes all steps, which optax refuses."""
+  """Returns a sentence about a warm-up without steps to decay, which optax rejects."""
   if not isinstance(warmup_steps, int) or not isinstance(decay_steps, int):
     return None
   if warmup_steps < decay_steps:
     return None
   return (
-    f'warmup_steps={warmup_steps:,} leaves none of the {decay_steps:,} steps, which are'
-    f' as a rule total_steps, to decay in: lower {path}.warmup_steps or train longer.'
+    f'warmup_steps={warmup_steps:,} leaves none of the {decay_steps:,} steps (usually'
+    f' total_steps) for the decay: lower {path}.warmup_steps or train longer.'
   )
 
 
@@ -119,7 +120,7 @@ def symbol(node: Mapping[str, Any], path: str = 'config') -> Callable[..., Any]:
 
 
 def _nearest_symbol(called: str) -> str:
-  """Returns the public symbol of the package whose module and name are most alike."""
+  """Returns the public symbol of the package with the most similar module and name."""
   known = []
   for file in sorted(PACKAGE.rglob('*.py')):
     module = '.'.join(file.relative_to(PACKAGE.parent).with_suffix('').parts)
@@ -134,7 +135,7 @@ def _nearest_symbol(called: str) -> str:
 
 
 def calls(node: Any, path: str = 'config') -> Iterator[tuple[str, Mapping[str, Any]]]:
-  """Every recorded call below `node`, with its place in the config."""
+  """Yields every recorded call in `node` with its config path."""
   if isinstance(node, (list, tuple)):
     for i, value in enumerate(node):
       yield from calls(value, f'{path}[{i}]')
@@ -146,7 +147,7 @@ def calls(node: Any, path: str = 'config') -> Iterator[tuple[str, Mapping[str, A
 
 
 def leaves(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields each value of a config with its place, `train_data.transforms[1].size`."""
+  """Yields each value with its config path, such as `train_data.transforms[1].size`."""
   if isinstance(node, Mapping) and node:
     for key, value in node.items():
       yield from leaves(value, f'{path}.{key}' if path else key)
@@ -162,8 +163,8 @@ def in_steps(
 ) -> Any:
   """Returns a plain copy of a config in which every duration is a number of steps.
 
-  It is a whole number of at least one, except for arguments that are declared
-  `int | float`, which take epochs(2.4) as it is.
+  Durations are rounded to a whole number, at least 1 unless they are 0. Arguments
+  declared `int | float` keep fractions, such as that of epochs(2.4).
   """
   if isinstance(node, (list, tuple)):
     return type(node)(in_steps(v, examples_per_epoch, batch_size) for v in node)
@@ -180,7 +181,7 @@ def in_steps(
 
 
 def _steps(node: Any, examples_per_epoch: int, batch_size: int) -> float | None:
-  """Returns how many steps a duration takes; None for anything else."""
+  """Returns a duration in steps; None for anything else."""
   if not isinstance(node, (dict, mlc.ConfigDict)):
     return None
   if set(node) == {'epochs'}:
@@ -201,7 +202,7 @@ def _takes_fractions(node: Mapping[str, Any], name: str) -> bool:
 def check_names(
   fn: Callable[..., Any], kwargs: Mapping[str, Any], path: str, complete: bool = False
 ) -> None:
-  """Raises if `fn` does not take these arguments (`complete`: or needs more)."""
+  """Raises if `fn` does not take these arguments or, with `complete`, needs more."""
   parameters = inspect.signature(fn).parameters
   if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
     return
@@ -228,8 +229,9 @@ def load(
 ) -> mlc.ConfigDict:
   """Loads `file.py[:arg]` (its `get_config(arg)`) or a saved `config.json`.
 
-  `overrides` are `task.model.depth=24` strings, applied in order; derived values
-  follow. `root` is the callable whose arguments are the fields of the config itself.
+  `overrides` are strings such as `task.model.depth=24`, applied in order; values
+  derived from overridden fields follow. `root` is the callable whose arguments are the
+  fields of the config itself.
   """
   name, arg = split_argument(path)
   file = pathlib.Path(name)
@@ -244,7 +246,7 @@ def load(
     if not hasattr(module, 'get_config'):
       raise UserError(f'--config: {name} defines no get_config.')
     if arg and not _has_parameters(module):
-      raise UserError(f'--config: {name} takes no argument, not {arg!r}.')
+      raise UserError(f'--config: {name} takes no argument, but got {arg!r}.')
     config = module.get_config(arg) if arg else module.get_config()
     if not isinstance(config, mlc.ConfigDict):
       kind = type_text(type(config))
@@ -262,7 +264,7 @@ def load(
 
 
 def split_argument(path: str) -> tuple[str, str]:
-  """Splits FILE:ARGUMENT, of which the path of the file may have colons too."""
+  """Splits FILE:ARGUMENT, where the path of the file may contain colons."""
   ends = [i for i, letter in enumerate(path + ':') if letter == ':']
   end = next((i for i in ends if pathlib.Path(path[:i]).is_file()), ends[0])
   return path[:end], path[end + 1 :]
@@ -279,7 +281,7 @@ def _has_parameters(module: types.ModuleType) -> bool:
 
 
 def _nearest_file(file: pathlib.Path) -> pathlib.Path | None:
-  """Returns the file whose folders and name are most alike, if all of them are."""
+  """Returns the existing file with the most similar folders and name, or None."""
   found = pathlib.Path(file.anchor)
   for part in file.parts[bool(file.anchor) :]:
     if not (found / part).exists():
@@ -290,10 +292,10 @@ def _nearest_file(file: pathlib.Path) -> pathlib.Path | None:
 
 
 def name_of(path: str) -> str:
-  """Returns the name of a config `FILE.py[:ARG]` that a run saves.
+  """Returns the name under which a run saves a config `FILE.py[:ARG]`.
 
-  It starts at the top of the repository, wherever the command runs; a file elsewhere
-  has its own name without folders. A default argument is written out.
+  The name is the path from the top of the repository, whatever the working directory; a
+  file elsewhere is named without its folders. A default argument is written out.
   """
   name, arg = split_argument(path)
   file, top = pathlib.Path(name).resolve(), PACKAGE.resolve().parent
@@ -303,12 +305,12 @@ def name_of(path: str) -> str:
 
 
 def arguments(text: str, /, **fields: Any) -> types.SimpleNamespace:
-  """Parses the argument of a config, words between commas, into declared fields.
+  """Parses the argument of a config, words separated by commas, into declared fields.
 
-  Fields without a default come first, in order: a mapping takes one of its keys, `str`
-  any word. The others come in any order: a tuple takes one of its words, by default the
-  first; `int` takes N-NAME, by default None; False becomes True where it is named.
-  Raises `UserError` where a word is unknown or missing, or contradicts another.
+  Fields without a default come first, in order: a mapping accepts one of its keys,
+  `str` any word. The other fields come in any order: a tuple accepts one of its words
+  and defaults to the first; `int` accepts N-NAME and defaults to None; False becomes
+  True if it is named. Raises a `UserError` for unknown, missing or conflicting words.
   """
   needed = [k for k, kind in fields.items() if kind is str or isinstance(kind, Mapping)]
   free = [name for name in fields if name not in needed]
@@ -354,7 +356,8 @@ def _choices(name: str, kind: Any) -> Iterable[str]:
 def declared(package: types.ModuleType, attribute: str) -> dict[Any, type]:
   """Returns the classes of a package that set an attribute, by its value.
 
-  A `UserError` names two that set the same, or one without what its base asks for.
+  Raises a `UserError` for two classes with the same value, and for a class that lacks
+  an attribute which its base declares.
   """
   found: dict[Any, type] = {}
   for info in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):
@@ -373,7 +376,7 @@ def declared(package: types.ModuleType, attribute: str) -> dict[Any, type]:
 
 
 def variants(path: str | pathlib.Path) -> list[str]:
-  """`FILE.py:ARG` for each of the ARGUMENTS of a config file, or just the file."""
+  """Returns `FILE.py:ARG` for each of a config file's ARGUMENTS, or just the file."""
   arguments = getattr(_module(pathlib.Path(path)), 'ARGUMENTS', ())
   return [f'{path}:{argument}' for argument in arguments] or [str(path)]
 
@@ -396,15 +399,16 @@ def _module(file: pathlib.Path) -> types.ModuleType:
 def override(
   config: mlc.ConfigDict, text: str, root: Callable[..., Any] | None = None
 ) -> None:
-  """Applies one `a.b[1].c=value`.
+  """Applies one override `a.b[1].c=value` to a config.
 
-  The value is a Python literal, `epochs(3)` or `examples(500)`, or else a string.
+  The value is a Python literal, `epochs(3)` or `examples(500)`; anything else is a
+  string.
   """
   path, equals, raw = text.partition('=')
   if not equals:
     raise UserError(f'--config.{text}: write --config.{text}=VALUE.')
   if not re.fullmatch(r'\w+(\.\w+|\[\d+\])*', path):
-    raise UserError(f'--config.{text}: {path!r} names no field, as model.depth does.')
+    raise UserError(f'--config.{text}: {path!r} is not a field such as model.depth.')
   value = _value(raw, path)
   *parents, last = [int(i) if i else k for k, i in re.findall(r'(\w+)|\[(\d+)\]', path)]
   node, where = config, 'config'
@@ -420,7 +424,7 @@ def override(
   if isinstance(node, (list, tuple)):
     _child(node, last, where)
     if isinstance(node, tuple):
-      raise UserError(f'{where} is a tuple: override it whole.')
+      raise UserError(f'{where} is a tuple: override all of it, not one entry.')
     _check_type(None, node[last], value, _join(where, last))
     node[last] = value
     return
@@ -433,7 +437,7 @@ def override(
     _check_type(fields.get(last), old, value, _join(where, last))
     if node is not config and _shares_root(config, node, last):
       with node.unlocked():
-        del node[last]  # its own from here on
+        del node[last]  # no longer shared with the root
   elif not (len(parents) == 1 and root and _is_free_group(root, parents[0], node)):
     if last not in fields:
       names = dict.fromkeys([*(k for k in node if k != '_fn'), *fields])
@@ -445,16 +449,16 @@ def override(
     node[last] = type(node[last])(value) if _widens(node.get(last), value) else value
   if _is_duration(value):
     try:
-      list(calls(config))  # which computes them
+      list(calls(config))  # computes derived values
     except TypeError as error:
       raise UserError(
-        f'{_join(where, last)} must be a number of steps, as other fields are computed'
-        f' from it ({error}).'
+        f'{_join(where, last)} must be a number of steps, because other fields are'
+        f' computed from it ({error}).'
       ) from error
 
 
 def _value(raw: str, path: str) -> Any:
-  """Returns the value that a text on the command line stands for."""
+  """Returns the value of a text from the command line."""
   if duration := re.fullmatch(r'(epochs|examples)\((.*)\)', raw):
     kind, count = duration.groups()
     if not re.fullmatch(r'\d+(_\d+)*(\.\d*)?(e\d{1,2})?', count, re.ASCII):
@@ -462,7 +466,7 @@ def _value(raw: str, path: str) -> Any:
     return epochs(float(count)) if kind == 'epochs' else examples(int(float(count)))
   try:
     value = ast.literal_eval(raw)
-  # The last three are of values nested too deeply or with keys that are lists.
+  # The last three are for values nested too deeply or with keys that are lists.
   except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
     return raw
   plain = (bool, int, float, str, list, tuple, dict, type(None))
@@ -474,10 +478,10 @@ def _is_duration(value: Any) -> bool:
 
 
 def _open_optional(node: Any, key: int | str, where: str) -> None:
-  """Records a call for an argument that is not set and may be of one of our classes.
+  """Records a call for an unset argument that may be an object of one of our classes.
 
-  So `task.ema.decay=0.99` needs no `ema` in the config, where the argument `ema` is
-  annotated as `optim.Ema | None`.
+  `task.ema.decay=0.99` then works without an `ema` in the config, because the argument
+  `ema` is annotated as `optim.Ema | None`.
   """
   recorded = isinstance(node, (dict, mlc.ConfigDict)) and '_fn' in node
   if not recorded or node.get(key) is not None:
@@ -492,7 +496,7 @@ def _open_optional(node: Any, key: int | str, where: str) -> None:
 
 
 def held(node: Any, key: int | str) -> Any:
-  """What a field holds, or would by default; None where there is no such field."""
+  """Returns the value of a field, set or by default; None if the field is unknown."""
   if isinstance(node, (list, tuple)):
     return node[key] if isinstance(key, int) and key < len(node) else None
   if isinstance(node, (dict, mlc.ConfigDict)) and key not in node and '_fn' in node:
@@ -507,7 +511,7 @@ def _child(node: Any, key: int | str, where: str) -> Any:
   except (KeyError, IndexError, TypeError, AttributeError):
     pass
   if isinstance(node, (list, tuple)):
-    raise UserError(f'{where} has {len(node)} entries: no [{key}].')
+    raise UserError(f'{where} has {len(node)} entries, so there is no [{key}].')
   if isinstance(node, (dict, mlc.ConfigDict)):
     names = [k for k in node if k != '_fn']
     raise UserError(f'{where} has no field {key!r}; {_nearest(str(key), names)}')
@@ -517,7 +521,7 @@ def _child(node: Any, key: int | str, where: str) -> Any:
 def _is_free_group(
   root: Callable[..., Any], name: str, node: Mapping[str, Any]
 ) -> bool:
-  """Whether a field of the config is a dict of plain values (as `node`), like mesh."""
+  """Returns whether a config field, like mesh, is a dict of plain values (`node`)."""
   field = inspect.signature(root).parameters.get(name)
   plain = (bool, int, float, str, list, tuple, type(None), type)
   if field is None or isinstance(field.default, plain):
@@ -530,10 +534,10 @@ def _holds_fields(value: Any) -> bool:
 
 
 def _widest(node: Mapping[str, Any], name: str, new: Any, where: str) -> Any:
-  """The value to replace, as the argument's annotation lets it be.
+  """Returns the current value of a field, converted as the annotation allows.
 
-  A whole number that stands for a float is a float; where the annotation is a union
-  (`int | tuple[int, int]`) the type of `new` may be another one of it.
+  A whole number in a float field becomes a float. If the annotation is a union (`int |
+  tuple[int, int]`) that includes the type of `new`, `new` itself is returned.
   """
   value = node[name]
   if '_fn' not in node:
@@ -549,7 +553,7 @@ def _widest(node: Mapping[str, Any], name: str, new: Any, where: str) -> Any:
 
 
 def _shares_root(config: mlc.ConfigDict, node: Any, name: str) -> bool:
-  """Whether a field is a reference to one at the top of the config."""
+  """Returns whether a field is a reference to a field at the top of the config."""
   if not isinstance(node, mlc.ConfigDict) or _unshared(node[name]):
     return False
   reference = node.get_ref(name)
@@ -566,14 +570,14 @@ def _join(where: str, key: int | str) -> str:
 
 
 def _widens(old: Any, new: Any) -> bool:
-  """A whole number where a float is expected, a list where a tuple is."""
+  """Returns whether an int replaces a float, or a list a tuple."""
   return (type(old), type(new)) in [(float, int), (tuple, list)]
 
 
 def _check_type(
   parameter: inspect.Parameter | None, old: Any, new: Any, where: str
 ) -> None:
-  """Raises unless a value may replace another, or fill a parameter (`old`: None)."""
+  """Raises unless `new` may replace `old`, or fill a parameter (`old` is None)."""
   kinds = getattr(parameter, 'annotation', inspect.Parameter.empty)
   union = isinstance(kinds, types.UnionType)
   if old is None and parameter is not None:
@@ -604,7 +608,7 @@ def _check_type(
 
 
 def _check_union(union: types.UnionType, new: Any, where: str) -> bool:
-  """Returns whether a union is of plain types alone; raises if none is the value's."""
+  """Returns whether a union has only plain types; raises if `new` fits none of them."""
   kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(union)]
   plain = {bool: bool, int: int, float: (int, float), str: str, types.NoneType: ()}
   plain |= {list: list, tuple: (list, tuple), Sequence: (list, tuple), Mapping: dict}
@@ -623,7 +627,7 @@ def _check_union(union: types.UnionType, new: Any, where: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-  """Returns a value as the command line has it, cut where it is long."""
+  """Returns a value as written on the command line, truncated if it is long."""
   if _is_duration(value):
     return ', '.join(f'{kind}({count:g})' for kind, count in value.items())
   text = repr(value)

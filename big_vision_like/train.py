@@ -1,13 +1,14 @@
-"""The loop: `python -m big_vision_like.train --config=FILE --workdir=FOLDER`.
+"""The training loop: `python -m big_vision_like.train --config=FILE --workdir=FOLDER`.
 
-It knows the contracts of task, input and evaluator and nothing else; methods live in
-tasks. Any field of the config can be overridden: `--config.total_steps=200`.
+The loop relies only on the interfaces of tasks, inputs and evaluators; methods are
+implemented in tasks. Any field of the config can be overridden:
+`--config.total_steps=200`.
 """
 
 from big_vision_like.devices import signals
 
 if __name__ == '__main__':
-  signals.catch()  # what is imported below takes seconds
+  signals.catch()  # early, because the imports below take seconds
 
 import contextlib
 import dataclasses
@@ -59,10 +60,10 @@ def train(
   drill: int | None = None,
   accept: Sequence[str] = (),
 ) -> State:
-  """Trains to the config's last step, resuming from what the folder holds.
+  """Trains to the config's last step, resuming from a checkpoint in the workdir.
 
-  At step `drill` the run is interrupted as machines that are taken away interrupt it.
-  `accept` names what may differ from the run in the folder: 'config', 'data'.
+  At step `drill` the run is interrupted as a preempted machine would interrupt it.
+  `accept` lists what may differ from the run in the workdir: 'config', 'data'.
   """
   workdir = pathlib.Path(workdir)
   phases = {'import': import_seconds}
@@ -74,7 +75,7 @@ def train(
     stack.callback(batches.close)
     stack.enter_context(workdirs.owned(workdir))
     for name in leftovers.clean(workdir) if jax.process_index() == 0 else ():
-      say('removed', f'{name}, which a killed run left half-written')
+      say('removed', f'{name}, left incomplete by a killed run')
     frozen = run.frozen()
     sums = {name: checkpoint.checksums(x) for name, x in (frozen or {}).items()}
     with processes.together():
@@ -97,7 +98,7 @@ def train(
       Metrics(workdir, start, total, run.data.batch_size, seconds)
     )
     workdirs.record(workdir, config, start, changes)
-    # Not beside runs of earlier versions, whose data may have changed since.
+    # Not for runs of earlier versions without facts: their data may have changed since.
     if jax.process_index() == 0 and (start == 0 or learned.read(workdir)):
       learned.write(workdir, facts)
     session = Session(run, workdir, batches, checkpoints, log)
@@ -113,7 +114,7 @@ def train(
 
 @dataclasses.dataclass
 class Session:
-  """A running training: what makes its steps, and where they are written."""
+  """The objects of a running training: the experiment, its input and its outputs."""
 
   run: Experiment
   workdir: pathlib.Path
@@ -123,7 +124,7 @@ class Session:
 
   def __post_init__(self) -> None:
     self.saved = self.checkpoints.latest
-    self.best: tuple[int, float] | None = None  # of `keep_best`: the step, the value
+    self.best: tuple[int, float] | None = None  # step and value of `keep_best`
     if self.run.settings.keep_best:
       self.best = metrics.best(
         self.workdir, *self.run.best, steps=self.checkpoints.steps
@@ -131,7 +132,7 @@ class Session:
       self.checkpoints.best = self.best and self.best[0]
 
   def save(self, step: int, state: State, wait: bool = False) -> None:
-    """Saves a step, unless that is done."""
+    """Saves a checkpoint of this step, unless it is saved already."""
     if self.saved != step:
       position, seconds = self.batches.get_state(), self.log.seconds
       stalled = self.checkpoints.save(step, state, position, seconds)
@@ -141,12 +142,13 @@ class Session:
       self.checkpoints.wait()
 
   def evaluate(self, names: Sequence[str], state: State, step: int) -> bool:
-    """Runs these evaluators and logs what they find, as 'NAME/WHAT'.
+    """Runs these evaluators and logs their results as 'NAME/METRIC'.
 
-    Saves the step if it is the best so far, or if an evaluator fails; then raises, or
-    continues, as the config has it. Returns False if a signal to stop came in between.
+    Saves the step if it is the best so far, or if an evaluator fails; in that case it
+    raises or continues as `on_failed_evaluation` says. Returns False if a signal to
+    stop arrived in between.
     """
-    several = jax.process_count() > 1  # of which none can stop alone
+    several = jax.process_count() > 1  # a process cannot stop on its own
     results = {}
     for name in names:
       try:
@@ -156,7 +158,7 @@ class Session:
           )
       except signals.Interrupted:
         return False
-      except Exception as error:  # whatever an evaluator or its data are wrong in
+      except Exception as error:  # any error of an evaluator or its data
         if several:
           raise
         self.save(step, state, wait=True)
@@ -178,8 +180,8 @@ class Session:
     told = f'evals.{name} failed at step {step:,}, which is saved: {error}'
     if self.run.settings.on_failed_evaluation == 'stop':
       raise UserError(
-        f'{told} (Mend it and run the same command again; or train on without its'
-        ' results: --config.on_failed_evaluation=continue)'
+        f'{told} (Fix it and rerun the command to resume, or train without its results:'
+        ' --config.on_failed_evaluation=continue)'
       ) from error
     self.log.say('failed', told)
     self.log.write(step, 'info', {f'{name}/failed': 1.0})
@@ -189,22 +191,22 @@ class Session:
       return
     value, sign = results[name], {'max': 1, 'min': -1}[self.run.best[1]]
     worst = -np.inf if self.best is None else sign * self.best[1]
-    if not sign * value > worst:  # nor if it is not a number
+    if not sign * value > worst:  # also if the value is NaN
       return
     self.save(step, state)
     self.best, self.checkpoints.best = (step, value), step
-    self.log.say('best', f'{name} {value:.4g} at step {step:,}, which is kept')
+    self.log.say('best', f'{name} {value:.4g} at step {step:,}; checkpoint kept')
 
   def stopped(self, step: int) -> None:
-    """Says that a signal ended the run at a step."""
-    name = signals.received() or 'SIGTERM'  # which only JAX heard
-    told = f'on {name} at step {step:,}, saved; run it again to resume'
+    """Prints that a signal ended the run at a step."""
+    name = signals.received() or 'SIGTERM'  # received by JAX only
+    told = f'on {name} at step {step:,}, saved; rerun the command to resume'
     self.log.say('stopped', told)
 
   def evaluate_missed(self, state: State) -> bool:
-    """Evaluates the step of a checkpoint where the run ended before it could.
+    """Runs the evaluators that were due at a restored step but did not finish.
 
-    Returns False if a signal to stop came.
+    Returns False if a signal to stop arrived.
     """
     step = int(state.step)
     done = {
@@ -214,7 +216,7 @@ class Session:
       for key in record
     }
     due = [name for name in due_evaluators(self.run, step) if name not in done]
-    # All evaluate what the first process, which writes the metrics, has missed.
+    # All processes follow the first, which writes the metrics.
     due = processes.gather('\n'.join(due))[0].splitlines()
     return self.evaluate(due, state, step)
 
@@ -231,7 +233,7 @@ def loop(
   phases: dict[str, float],
   preempted: Callable[[int], bool],
 ) -> State:
-  """Steps until the last one, or until `preempted` says at a step to stop."""
+  """Runs steps until the last one, or until `preempted` asks to stop at a step."""
   run, batches, log = session.run, session.batches, session.log
   start, total = int(state.step), run.settings.total_steps
   if start == 0:
@@ -240,10 +242,10 @@ def loop(
   replicas = Replicas(run.mesh, run.abstract_state.trained)
   every = run.settings.check_replicas_every
   unread = Unread()
-  operations: dict[tuple[str, ...], int] = {}  # of a step, by the shapes of its batch
+  operations: dict[tuple[str, ...], int] = {}  # per step, by the shapes of its batch
 
   def look(until: int) -> None:
-    """Fetches what was measured up to this step, and raises if something is wrong."""
+    """Fetches the metrics of steps up to `until`; raises if something is wrong."""
     good = session.checkpoints.latest
     for step, position, scalars, sums in unread.take(until):
       replay.check_finite(run, session.workdir, step, position, scalars, good)
@@ -269,7 +271,7 @@ def loop(
       if shapes not in operations:
         operations[shapes] = new_shapes(run, state, arrays, operations, step, log)
       log.work(step, operations[shapes])
-      # The second step may compile again: its state comes from the first.
+      # The second step may compile again, because its state comes from the first.
       steady = step > start + 2
       watch = (
         compilations_told(log, step, arrays) if steady else contextlib.nullcontext()
@@ -287,7 +289,7 @@ def loop(
     done = step if due or save else unread.wait()
     if due or save or is_due(done, run.settings.log_every):
       look(done)
-    if save:  # before evaluators, which may fail
+    if save:  # before evaluators, because they may fail
       session.save(step, state, wait=last or stop)
     if stop or not session.evaluate(due, state, step):
       session.save(step, state, wait=True)
@@ -299,9 +301,9 @@ def loop(
 
 
 def prepare(run: Experiment, state: State, arrays: Any) -> int:
-  """Compiles the step for batches of these shapes; returns its operations."""
+  """Compiles the step for batches of these shapes; returns its operation count."""
   traced = run.compiled_step.trace(state, arrays)
-  traced.lower().compile()  # which the call finds again
+  traced.lower().compile()  # cached for the call of the step
   return flops.total(traced.jaxpr)
 
 
@@ -313,8 +315,8 @@ def new_shapes(
   step: int,
   log: Metrics,
 ) -> int:
-  """`prepare` while a run goes on: tells why it stalls, and stops its clock."""
-  jax.block_until_ready(state)  # the steps before have their own time
+  """Compiles the step for new shapes during a run; logs the stall, pauses the clock."""
+  jax.block_until_ready(state)  # so that earlier steps are not timed as compilation
   started = time.perf_counter()
   operations = prepare(run, state, arrays)
   seconds = time.perf_counter() - started
@@ -328,12 +330,12 @@ def new_shapes(
 
 
 def is_due(step: int, every: int) -> bool:
-  """Whether something done `every` so many steps is done now; 0 is never."""
+  """Returns whether a step is a multiple of `every`; 0 means never."""
   return every > 0 and step % every == 0
 
 
 def pictures_of(batch: Any, name: str = '') -> dict[str, np.ndarray]:
-  """Returns a batch's images by 'images', or 'TASK/images' where it is of tasks."""
+  """Returns a batch's images as 'images', or as 'TASK/images' for several tasks."""
   if 'image' in batch:
     return {f'{name}images': batch['image']}
   parts = [(k, x) for k, x in batch.items() if isinstance(x, dict)]
@@ -343,7 +345,7 @@ def pictures_of(batch: Any, name: str = '') -> dict[str, np.ndarray]:
 def describe(
   run: Experiment, workdir: pathlib.Path, state: State, resumed_at: int | None
 ) -> None:
-  """Prints what is about to run."""
+  """Prints a summary of the run that is about to start."""
   mesh, data = run.mesh, run.data
   how = 'new' if resumed_at is None else f'resumed at step {resumed_at:,}'
   sizes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
@@ -362,14 +364,14 @@ def describe(
   )
   if run.settings.keep_best:
     name, best = run.best
-    better = {'max': 'more', 'min': 'less'}[best]
+    better = {'max': 'higher', 'min': 'lower'}[best]
     say('keeps', f'the best checkpoint by {name} ({better} is better)')
 
 
 def first_step(
   log: Metrics, phases: dict[str, float], step: int, operations: int, batch_size: int
 ) -> None:
-  """Prints where the time before the first step went; starts the clock."""
+  """Prints a breakdown of the time before the first step; starts the clock."""
   each = '  '.join(f'{name} {seconds:.1f} s' for name, seconds in phases.items())
   log.say('flops', f'{operations / batch_size / 1e9:.3g} G per example and step')
   log.say('start', f'{each}  = {sum(phases.values()):.1f} s to the first step')
@@ -379,7 +381,7 @@ def first_step(
 
 @contextlib.contextmanager
 def timed(phases: dict[str, float], name: str) -> Iterator[None]:
-  """Adds the seconds inside to `phases[name]`."""
+  """Adds the seconds spent inside to `phases[name]`."""
   started = time.perf_counter()
   yield
   phases[name] = phases.get(name, 0.0) + time.perf_counter() - started
@@ -397,19 +399,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     allow_abbrev=False,
   )
   parser.add_argument(
-    '--replay', type=int, metavar='STEP', help='replay the step that was not finite'
+    '--replay', type=int, metavar='STEP', help='replay a step with non-finite values'
   )
   parser.add_argument(
     '--drill',
     metavar='preempt@STEP',
-    help='rehearse: at this step the process gets SIGTERM from itself',
+    help='rehearse a preemption: the process sends itself SIGTERM at this step',
   )
   parser.add_argument(
     '--accept',
     action='append',
     choices=workdirs.ACCEPT,
     default=[],
-    help='resume although the config, or the data, are not those of the run so far',
+    help='resume even though the config or the data differ from the run so far',
   )
   processes.add_flags(parser)
   args, config = cli.parse(parser, argv)

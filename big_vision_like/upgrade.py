@@ -1,7 +1,7 @@
-"""Reads configs that earlier versions of the code saved with their runs.
+"""Upgrades of configs that earlier versions of the code saved with their runs.
 
-`config.json` records symbols and arguments by name. What was renamed since is listed
-here, so that old runs load, resume and compare equal to a config of today.
+`config.json` records symbols and arguments by name. This module lists later renames, so
+that old runs load, resume and compare equal to a current config.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 Call = dict[str, Any]
 
-# Modules that moved: the name in old configs, and the name of today.
+# Modules that moved: the name in old configs to the current name.
 MODULES: Mapping[str, str] = {
   f'big_vision_like.data.{name}': f'big_vision_like.data.{folder}.{name}'
   for folder, names in {
@@ -34,8 +34,8 @@ MODULES: Mapping[str, str] = {
   'big_vision_like.data.sources': 'big_vision_like.data.sources.tfds',
   'big_vision_like.init_from': 'big_vision_like.run.init_from',
 }
-# Symbols that moved alone. A module that left its name to a more general one is listed
-# by symbol, so that configs may record the general module.
+# Symbols that moved on their own. If another module took over the old module name, the
+# moved symbols are listed one by one, so that configs may record the new module.
 SYMBOLS: Mapping[str, str] = {
   f'big_vision_like.{old}': f'big_vision_like.{new}'
   for old, new in {
@@ -51,13 +51,13 @@ SYMBOLS: Mapping[str, str] = {
 
 
 def moved(path: str) -> str:
-  """Returns the path MODULE:NAME of today of a symbol that an old config records."""
+  """Returns the current path MODULE:NAME of a symbol that an old config records."""
   module, _, name = path.partition(':')
   return SYMBOLS.get(path) or f'{MODULES.get(module, module)}:{name}'
 
 
 def _grouped_augmentation(call: Call) -> Call:
-  """Moves what the device does to images into `augment`."""
+  """Moves augmentation that runs on the device into `augment`."""
   call = _averaged(call)
   names = {name: name for name in ('flip', 'erasing', 'mixup', 'cutmix', 'switch')} | {
     'mixup_partner': 'partner'
@@ -69,7 +69,7 @@ def _grouped_augmentation(call: Call) -> Call:
 
 
 def _averaged(call: Call) -> Call:
-  """Makes `ema_decay`, whose warm-up was fixed, an `Ema`."""
+  """Replaces `ema_decay`, whose warm-up was fixed, by an `Ema`."""
   decay = call.pop('ema_decay', None)
   if decay is not None:
     call['ema'] = {
@@ -81,7 +81,7 @@ def _averaged(call: Call) -> Call:
 
 
 def _prediction(names: Mapping[str, str]) -> Callable[[Call], Call]:
-  """Makes `output`, a name among all outputs, the prediction of that name."""
+  """Returns a change from `output`, one of all outputs, to a prediction's name."""
 
   def change(call: Call) -> Call:
     output = call.pop('output', None)
@@ -93,14 +93,14 @@ def _prediction(names: Mapping[str, str]) -> Callable[[Call], Call]:
 
 
 def _arguments(call: Call) -> Call:
-  """Moves `num_slots` and `iterations` to the keywords of the prediction."""
+  """Moves `num_slots` and `iterations` to the keyword arguments of the prediction."""
   names = [name for name in ('num_slots', 'iterations') if name in call]
   given = {name: call.pop(name) for name in names}
   given = {name: value for name, value in given.items() if value is not None}
   return call | ({'predict_args': given} if given else {})
 
 
-# Changes of arguments, by the symbol (of today) that takes them.
+# Changes of arguments, by the current name of the symbol that takes them.
 ARGUMENTS: Mapping[str, Callable[[Call], Call]] = {
   'big_vision_like.tasks.classification:Classification': _grouped_augmentation,
   'big_vision_like.tasks.set_detection:Detection': _averaged,
@@ -113,12 +113,12 @@ ARGUMENTS: Mapping[str, Callable[[Call], Call]] = {
   'big_vision_like.evals.clevr_sets:AveragePrecision': _arguments,
 }
 
-# Fields that a config no longer has: `configs/papers` says what it reproduces.
+# Fields that configs no longer have: `configs/papers` records what they reproduce.
 GONE = ('reproduces',)
 
 
 def upgraded(node: Any) -> Any:
-  """Returns a plain copy of a saved config in the names of today."""
+  """Returns a plain copy of a saved config with current names."""
   if isinstance(node, (list, tuple)):
     return type(node)(map(upgraded, node))
   if not isinstance(node, Mapping):

@@ -102,7 +102,7 @@ def run(tmp_path, capsys, monkeypatch):
 def test_weights_bring_model_and_preprocessing(weights, run, tmp_path):
   status, out, err = run(f'--weights={weights}', f'--workdir={tmp_path}/results')
   assert status == 0, err
-  assert 'as the weights have them, not the config: 24x24, central crop' in out
+  assert 'as the weights expect, not as in the config: 24x24, central crop' in out
   assert 'mean 0.4 0.3 0.2, std 0.2' in out and '--preprocessing=config' in out
   [file] = (tmp_path / 'results').glob('evaluation-*.json')
   found = json.loads(file.read_text())
@@ -139,8 +139,11 @@ def test_the_configs_preprocessing_is_an_explicit_choice(weights, run):
   keep = f'--weights={weights}', '--preprocessing=config'
   status, out, err = run(*keep, size=24, scan=True)
   assert status == 0, err
-  assert 'as the config has them, not as the weights do' in out
-  assert 'theirs: 24x24, central crop of shorter side 32' in out and 'top1' in out
+  assert 'as in the config, not as the weights expect' in out
+  assert (
+    'the weights expect: 24x24, central crop of shorter side 32' in out
+    and 'top1' in out
+  )
   status, _, err = run(*keep, size=40)
   assert status == 1 and 'grid of 5x5' in err and '(1, 10, 36)' in err
   status, _, err = run(*keep, '--image-size=40', size=40)
@@ -278,7 +281,7 @@ def test_detectors_bring_their_sizes(detector, monkeypatch, capsys, tmp_path):
   status = evaluate.main([f'--config={file}', f'--weights={path}'])
   out, err = capsys.readouterr()
   assert status == 0, err
-  assert 'as the weights have them, not the config: shorter side 64' in out
+  assert 'as the weights expect, not as in the config: shorter side 64' in out
   found = json.loads(results.read_text())
   preprocess = dataclasses.replace(told, shapes=shapes)
   apply = jax.jit(model.apply)

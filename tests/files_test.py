@@ -74,10 +74,10 @@ def test_what_fails_leaves_what_was_there(tmp_path, make):
     (b'\xff', r'a\.json is not JSON: .*utf-8'),
     (b'[]', r'a\.json holds a list, not fields by name'),
     ('{}'.encode('utf-16'), r'a\.json is not JSON: .*utf-8'),
-    (b'[' * 100_000, r'a\.json is not JSON that is read: it is nested too deep'),
-    (b'{"a":' * 100_000, r'a\.json is not JSON that is read: it is nested too deep'),
+    (b'[' * 100_000, r'a\.json is not readable as JSON: it is nested too deeply'),
+    (b'{"a":' * 100_000, r'a\.json is not readable as JSON: it is nested too deeply'),
     (b'{"a": %s}' % (b'1' * 5000), 'is not JSON: an integer has too many digits'),
-    (b'{"a": {"b": 1, "b": 1}}', "not JSON: the name 'b' is there twice in one object"),
+    (b'{"a": {"b": 1, "b": 1}}', "not JSON: the name 'b' appears twice in one object"),
   ],
 )
 def test_a_bad_file_is_named(tmp_path, content, words):

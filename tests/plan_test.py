@@ -92,10 +92,10 @@ def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
   printed = capsys.readouterr().out
   assert '8x4: 25.0 % of the steps' in printed and '8x8: 75.0 %' in printed
   assert '20.0 % of the pixels are padding' in printed
-  assert 'step below is that of 8x8; the mean step has 0.88 of its' in printed
-  assert f'{1e3 * made.mean_seconds:,.1f} ms the mean step' in printed
+  assert 'step below is for 8x8; the mean step has 0.88 of its' in printed
+  assert f'{1e3 * made.mean_seconds:,.1f} ms for the mean step' in printed
   speed = made.batch_size / made.mean_seconds
-  assert f'{speed:,.0f} in all' in printed
+  assert f'{speed:,.0f} in total' in printed
   hours = made.total_steps * made.mean_seconds / 3600
   assert f'steps: {hours:,.1f} hours' in printed
   assert on_tpu.mean_seconds == on_tpu.seconds
@@ -285,7 +285,7 @@ def test_command(spawn, tmp_path):
   titles = [line.split()[0] for line in done.stdout.splitlines() if line[0] != ' ']
   assert titles[:5] == ['plan', 'mesh', 'memory', 'work', 'traffic']
   assert titles[-4:] == ['time', 'speed', 'recipe', 'input']
-  assert 'input-bound by' in done.stdout and 'at 1.5 a chip-hour' in done.stdout
+  assert 'input-bound by' in done.stdout and 'at 1.5 per chip-hour' in done.stdout
   record = json.loads(out.read_text())
   assert record['overrides'] == ['task.accumulate=2'] and record['fits']
   assert record['seconds'] >= record['roofline_seconds']

@@ -114,7 +114,7 @@ def test_build_goes_through_lists_tuples_and_dicts():
         'config.rate',
       ),
       'config.rate (warmup_cosine_decay_schedule): warmup_steps=100 leaves none of the'
-      ' 50 steps, which are as a rule total_steps, to decay in: lower'
+      ' 50 steps (usually total_steps) for the decay: lower'
       ' config.rate.warmup_steps or train longer.',
     ),
     (
@@ -252,7 +252,7 @@ def test_fields_follow_a_duration_unless_they_are_computed_from_it():
   spec.override(config, 'steps=20', root)
   config.tenth = config.get_ref('steps') // 10
   with pytest.raises(
-    UserError, match='config.steps must be a number of steps, as othe'
+    UserError, match='config.steps must be a number of steps, because othe'
   ):
     spec.override(config, 'steps=epochs(3)', root)
 
@@ -284,11 +284,11 @@ def test_fields_follow_a_duration_unless_they_are_computed_from_it():
     ('steps=epochs()', '--config.steps=epochs(): write a number, as in epochs(3)'),
     ('steps=epochs(-1)', '--config.steps=epochs(-1): write a number'),
     ('rate=epochs(3)', 'config.rate takes a float (now 0.1), not epochs(3)'),
-    ('=3', "--config.=3: '' names no field"),
-    ('a-b=3', "--config.a-b=3: 'a-b' names no field"),
-    ('shape[-1]=3', "'shape[-1]' names no field"),
-    ('shape[0]=3', 'config.shape is a tuple: override it whole'),
-    ('shape[2]=3', 'config.shape has 2 entries: no [2]'),
+    ('=3', "--config.=3: '' is not a field"),
+    ('a-b=3', "--config.a-b=3: 'a-b' is not a field"),
+    ('shape[-1]=3', "'shape[-1]' is not a field"),
+    ('shape[0]=3', 'config.shape is a tuple: override all of it'),
+    ('shape[2]=3', 'config.shape has 2 entries, so there is no [2]'),
     ('steps.more=3', "config.steps is 10: it has no field 'more'"),
     ('parts[0].size=3', 'parts'),
     ('seed.more=3', 'seed'),
@@ -326,7 +326,7 @@ def test_override_replaces_an_entry_of_a_list():
   [
     ('parts[1].sise=9', "config.parts[1] has no field 'sise'; did you mean 'size'?"),
     ('parts[1].method=3', "config.parts[1].method takes a str (now 'bilinear')"),
-    ('parts[2].size=9', 'config.parts has 2 entries: no [2]'),
+    ('parts[2].size=9', 'config.parts has 2 entries, so there is no [2]'),
     ('model.dept=9', "config.model has no field 'dept'; did you mean 'depth'?"),
     ('modle.depth=9', "config has no field 'modle'; did you mean 'model'?"),
     ('model=9', 'config.model is a group of fields: override one of depth, mlp_dim'),

@@ -323,7 +323,7 @@ def test_a_teacher_is_there_on_every_mesh(
     ),
     (
       'evals.val.predict_args={"beams": 3}',
-      "predict: Distillation.predict takes no argument 'beams'; beside state, batch",
+      "predict: Distillation.predict takes no argument 'beams'; besides state, batch",
     ),
   ],
 )
@@ -551,8 +551,8 @@ def test_the_best_is_saved_when_it_is_found(evaluated, capsys):
   values = {3: 0.1, 6: 0.9, 9: 0.2, 12: 0.3}
   assert evaluated(values.get, keep_best='val/top1', keep_last=1) == [6, 12]
   told = capsys.readouterr().out
-  assert 'the best checkpoint by val/top1 (more is better)' in told
-  assert 'best      val/top1 0.9 at step 6, which is kept' in told
+  assert 'the best checkpoint by val/top1 (higher is better)' in told
+  assert 'best      val/top1 0.9 at step 6; checkpoint kept' in told
 
 
 def test_a_failed_evaluation_loses_nothing(evaluated, tmp_path, capsys):
@@ -591,9 +591,9 @@ def test_a_signal_interrupts_an_evaluation(evaluated, tmp_path, capsys, number):
     return 0.5
 
   assert evaluated(interrupted)[-1] == 6
-  assert 'at step 6, saved; run it again' in capsys.readouterr().out
+  assert 'at step 6, saved; rerun the command' in capsys.readouterr().out
   assert evaluated(interrupted)[-1] == 6
-  assert 'at step 6, saved; run it again' in capsys.readouterr().out
+  assert 'at step 6, saved; rerun the command' in capsys.readouterr().out
   assert evaluated(lambda step: 0.5)[-1] == 12
   assert evaluated.seen == [6, 9, 12]
 

@@ -1,10 +1,10 @@
 """Multiplications and additions of a program, counted from its jaxpr.
 
-Matrix products and convolutions alone, two operations each; loop bodies count once per
-trip, and what is computed again in a backward pass counts not at all (the compiler's
-own count sees a scanned body once, and recomputation as work). Branches that
-`ops.branches.every` takes at some steps only count by how often they are taken, so that
-counts are means over steps; of other branches the largest counts.
+Only matrix products and convolutions count, with two operations per multiply-add. Loop
+bodies count once per iteration, and recomputation in a backward pass does not count
+(the compiler's own count includes a scanned body once, and recomputation). Branches
+that `ops.branches.every` runs at some steps only are weighted by how often they run, so
+counts are means over steps; among other branches, the largest counts.
 """
 
 import collections
@@ -20,19 +20,19 @@ from big_vision_like.ops import branches
 
 
 def count(fn: Callable[..., Any], *args: Any) -> int:
-  """Operations of one call of `fn` on these (abstract) arguments."""
+  """Counts the operations of one call of `fn` on these (abstract) arguments."""
   return total(jax.make_jaxpr(fn)(*args))
 
 
 def total(jaxpr: core.ClosedJaxpr) -> int:
-  """Operations of a traced program."""
+  """Counts the operations of a traced program."""
   return round(sum(by_scope(jaxpr).values()))
 
 
 def by_scope(jaxpr: core.ClosedJaxpr) -> dict[str, float]:
-  """Operations by named scope, such as 'ViT/encoder/block_0/mlp/fc1'.
+  """Counts operations by named scope, such as 'ViT/encoder/block_0/mlp/fc1'.
 
-  Methods of modules, which Flax names 'ViT.classified', are no scopes.
+  Methods of modules, which Flax names 'ViT.classified', are not scopes.
   """
   result: dict[str, float] = collections.defaultdict(int)
   for scope, operations in _operations(jaxpr.jaxpr, '', 1):
@@ -57,7 +57,7 @@ def _operations(
       kernel = eqn.invars[1].aval
       features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
       size = eqn.outvars[0].aval.size * kernel.size // features
-      # The zeros that a strided gradient is spread with are no work.
+      # The zeros that dilate a strided gradient do not count as work.
       yield inner, times * (2 * size // math.prod(params['lhs_dilation']))
     elif name == 'cond':
       jaxprs = [branch.jaxpr for branch in params['branches']]

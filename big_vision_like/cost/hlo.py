@@ -1,9 +1,10 @@
-"""What a compiled program does on one device, read from its text (optimised HLO).
+"""Costs of a compiled program on one device, read from its text (optimised HLO).
 
-Loop bodies count once per trip, of several branches the dearest. Operations are those
-of matrix products and convolutions, products with padding left out. Traffic is that
-with the device's main memory (HBM), in whole tiles as the arrays lie there; what the
-compiler keeps in a faster memory (`S(1)` in a layout) is free.
+Loop bodies count once per iteration; among several branches, the most expensive counts.
+Only operations of matrix products and convolutions count, without products with
+padding. Traffic is the number of bytes moved to and from the device's main memory
+(HBM), in whole tiles of the arrays' layouts. Arrays that the compiler keeps in a faster
+memory (`S(1)` in a layout) are free.
 """
 
 import collections
@@ -19,18 +20,19 @@ from big_vision_like.cost.hlo_text import Computation, Instruction, parse
 from big_vision_like.devices.chips import Chip
 
 SLICES = ('slice', 'dynamic-slice', 'gather')
-# What updates an array in place, and which operand holds the new values.
+# Operations that update an array in place, and the operand with the new values.
 UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A line of the bill: an instruction, `times` executed; the rest is for once.
+  """A line of the bill: an instruction and its costs for one of `times` executions.
 
-  `cycles` is the compiler's own estimate, 0 where it has none. A collective has a
-  `kind`, the size of the `group` of devices that take part, a `payload` (the larger of
-  what one device puts in and gets out) and `link_bytes`, what each device sends around
-  a ring. What is `overlapped` runs beside the instructions after it.
+  `cycles` is the compiler's own estimate, 0 if it has none. A collective has a `kind`,
+  the size of the `group` of participating devices, a `payload` (the larger of one
+  device's input and output, in bytes) and `link_bytes`, the bytes that each device
+  sends around a ring. `overlapped` items run concurrently with the instructions after
+  them.
   """
 
   name: str
@@ -46,7 +48,7 @@ class Item:
   link_bytes: float = 0.0
 
   def seconds(self, chip: Chip, expected: bool = False) -> float:
-    """The least time all executions take, or what the compiler expects if it tells."""
+    """Returns the least time of all executions, or the compiler's if `expected`."""
     if self.kind:
       return self.times * self.link_bytes / chip.ring_bandwidth
     if expected and self.cycles and chip.clock:
@@ -57,7 +59,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """All collectives of one kind over groups of one size, their bytes summed up."""
+  """All collectives of one kind over groups of one size, with their bytes summed."""
 
   kind: str
   group: int
@@ -69,12 +71,12 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """Seconds of a program on one device, in parts.
+  """The seconds of a program on one device, in parts.
 
-  `compute` is the sum over instructions, or the time of all traffic where that is more
-  (copies beside the instructions use the same memory). Collectives go around a ring
-  that is one axis of a TPU's torus, both ways; those that overlap cost what they exceed
-  `compute` by.
+  `compute` is the sum over instructions, or the time of all traffic if that is longer
+  (copies that run alongside instructions use the same memory). Collectives use a ring
+  along one axis of a TPU's torus, in both directions. Overlapped collectives cost only
+  the time by which they exceed `compute`.
   """
 
   compute: float
@@ -89,24 +91,24 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """What one device does. `unknown_loops` count as if they made one trip."""
+  """The costs of one device. `unknown_loops` count as if they made one iteration."""
 
   items: tuple[Item, ...]
   unknown_loops: tuple[str, ...] = ()
 
   @property
   def flops(self) -> int:
-    """Operations of matrix products and convolutions."""
+    """The operations of matrix products and convolutions."""
     return sum(item.times * item.flops for item in self.items)
 
   @property
   def bytes(self) -> int:
-    """Traffic with the main memory."""
+    """The traffic with the main memory in bytes."""
     return sum(item.times * item.bytes for item in self.items)
 
   @property
   def collectives(self) -> list[Collective]:
-    """Totals by kind, size of the group and overlap."""
+    """The total of collectives by kind, group size and overlap."""
     found = {}
     for i in self.items:
       if i.kind:
@@ -121,7 +123,7 @@ class Costs:
     return [found[key] for key in sorted(found)]
 
   def estimate(self, chip: Chip, expected: bool = False) -> Estimate:
-    """The least time (roofline), or what the compiler expects as far as it tells."""
+    """Returns the least time (roofline), or the compiler's estimate if `expected`."""
     seconds = collections.Counter()
     for item in self.items:
       seconds[bool(item.kind), item.overlapped] += item.seconds(chip, expected)
@@ -132,13 +134,13 @@ class Costs:
     )
 
   def bill(self, chip: Chip, expected: bool = False) -> list[tuple[float, Item]]:
-    """(seconds, item) of every instruction that takes time, the dearest first."""
+    """Returns (seconds, item) for every instruction, the most expensive first."""
     lines = [(item.seconds(chip, expected), item) for item in self.items]
     return sorted(lines, key=lambda line: -line[0])
 
 
 def costs(text: str) -> Costs:
-  """Reads what `compiled.as_text()` gives of a scheduled module."""
+  """Reads the costs of a scheduled module from the text of `compiled.as_text()`."""
   module = parse(text)
   loops = [i for c in module.values() for i in c.values() if i.op == 'while']
   unknown = [loop.name for loop in loops if _trips(loop) is None]
@@ -146,7 +148,7 @@ def costs(text: str) -> Costs:
 
 
 def _items(home: Computation, times: int, overlapped: bool) -> Iterator[Item]:
-  """What a computation costs; `overlapped` if it was started beside others."""
+  """Yields the costs of a computation; `overlapped` if it was started concurrently."""
   seen = set()
   for i in home.values():
     if i.op == 'while':
@@ -171,7 +173,7 @@ def _items(home: Computation, times: int, overlapped: bool) -> Iterator[Item]:
       if i.kind:
         yield _collective(item, i, i.kind)
         continue
-      # One collective may be spread over the fusions that it runs beside.
+      # One collective may be spread over several fusions that it overlaps with.
       fused = {j.attribute(r'channel_id=(\d+)') or j.name: j for j in _fused(i)}
       new = fused.keys() - seen
       seen |= new
@@ -182,7 +184,7 @@ def _items(home: Computation, times: int, overlapped: bool) -> Iterator[Item]:
 
 
 def _trips(loop: Instruction) -> int | None:
-  """How often a loop runs: as noted, or while its counter is less than a constant."""
+  """Returns a loop's iterations, as noted or from its counter; None if unknown."""
   if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(match[1])
   test, body = loop.called('condition').root, loop.called('body').root
@@ -206,7 +208,7 @@ def _trips(loop: Instruction) -> int | None:
 
 
 def _integer(i: Instruction) -> int | None:
-  """The value of a constant."""
+  """Returns the value of an integer constant, otherwise None."""
   is_integer = i.op == 'constant' and re.fullmatch(r'-?\d+', i.inside)
   return int(i.inside) if is_integer else None
 
@@ -223,7 +225,7 @@ def _flops(i: Instruction) -> int:
 
 
 def _products(i: Instruction) -> int:
-  """Products in a convolution, those with padding and holes left out."""
+  """Returns the number of products in a convolution, without padding and holes."""
   labels = re.split('_|->', i.attribute(r'dim_labels=([^,\s]+)'))
   arrays = (i.operands[0].arrays[0], i.operands[1].arrays[0], i.arrays[0])
   lhs, rhs, out = (
@@ -258,7 +260,7 @@ def _positions(
   lhs_dilate: int,
   rhs_dilate: int,
 ) -> int:
-  """How many (output, kernel) positions along one dimension meet an input element."""
+  """Counts (output, kernel) positions along one dimension that meet an input."""
   total, first = 0, np.arange(out) * stride - low
   for k in range(kernel):
     at = first + k * rhs_dilate
@@ -268,7 +270,7 @@ def _positions(
 
 
 def _read(i: Instruction) -> int:
-  """Bytes of its operands that an instruction reads from the main memory."""
+  """Returns the bytes of its operands that an instruction reads from main memory."""
   total = 0
   for n, operand in enumerate(i.operands):
     whole = sum(a.tiled for a in operand.results if a.hbm)
@@ -277,7 +279,7 @@ def _read(i: Instruction) -> int:
 
 
 def _touched(i: Instruction, n: int, whole: int) -> int:
-  """Bytes that an instruction looks at of its operand `n`, which has `whole` bytes."""
+  """Returns the bytes that an instruction reads of operand `n`, of `whole` bytes."""
   if n == 0 and i.op.removesuffix('-start') in SLICES:
     return sum(a.tiled for a in i.results)
   if n == 0 and i.op in UPDATES:
@@ -286,7 +288,7 @@ def _touched(i: Instruction, n: int, whole: int) -> int:
 
 
 def _used(value: Instruction, whole: int) -> int:
-  """Bytes of a value that what follows in its fusion looks at."""
+  """Returns the bytes of a value that later instructions in its fusion read."""
   total = 0
   for user, n in value.home.users[value.name]:
     if user.op == 'bitcast':
@@ -297,7 +299,7 @@ def _used(value: Instruction, whole: int) -> int:
 
 
 def _written(i: Instruction) -> int:
-  """Bytes that an instruction writes to the main memory."""
+  """Returns the bytes that an instruction writes to main memory."""
   if i.op != 'fusion':
     results = i.operands[UPDATES[i.op]].results if i.op in UPDATES else i.results
     return sum(a.tiled for a in results if a.hbm)
@@ -308,7 +310,7 @@ def _written(i: Instruction) -> int:
 
 
 def _new(value: Instruction, whole: int) -> int:
-  """Bytes of a result that are computed in its fusion: of an update the update."""
+  """Returns the bytes of a result computed in its fusion; for updates, the update's."""
   if value.op == 'bitcast':
     return _new(value.operands[0], whole)
   if value.op == 'fusion' and value.called().root.op != 'tuple':
@@ -319,7 +321,7 @@ def _new(value: Instruction, whole: int) -> int:
 
 
 def _fused(i: Instruction) -> Iterator[Instruction]:
-  """The collectives in a fusion."""
+  """Yields the collectives in a fusion."""
   if i.op == 'fusion':
     for j in i.called().values():
       yield from [j] if j.kind else _fused(j)
@@ -335,9 +337,9 @@ def _collective(item: Item, i: Instruction, kind: str) -> Item:
 
 
 def _fused_collective(item: Item, fusion: Instruction, i: Instruction) -> Item:
-  """A collective that a fusion makes, or starts."""
+  """Returns the item of a collective that a fusion contains or starts."""
   root = i.home.root
-  # The form that reduce-scatter has on TPUs.
+  # On TPUs a reduce-scatter has this form.
   scatters = root.op == 'dynamic-slice' and root.operands[0].source is i
   arrays = [a for operand in i.operands for a in operand.results]
   item = dataclasses.replace(
@@ -351,7 +353,7 @@ def _fused_collective(item: Item, fusion: Instruction, i: Instruction) -> Item:
 
 
 def _group(i: Instruction) -> int:
-  """How many devices take part with one another."""
+  """Returns the number of devices in each group of a collective."""
   if match := re.search(r', replica_groups=mesh\[(.*?)\][^{]*\{(.*?)\}', i.rest):
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
     axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", match[2])
@@ -366,11 +368,11 @@ def _group(i: Instruction) -> int:
 
 
 def _sent(kind: str, n: int) -> float:
-  """What each of `n` devices in a ring sends, as a multiple of the payload."""
+  """Returns the bytes each of `n` devices in a ring sends, divided by the payload."""
   if kind == 'all-reduce':
     return 2 * (n - 1) / n
   if kind in ('all-gather', 'reduce-scatter'):
     return (n - 1) / n
   if kind.endswith('all-to-all'):
-    return n * n // 4 / n  # a part to each other device, the shorter way around
+    return n * n // 4 / n  # a part to each other device, along the shorter way
   return float(n > 1)

@@ -1,4 +1,4 @@
-"""The text of a compiled program (optimised HLO), as computations of instructions."""
+"""A parser for the text of compiled programs (optimised HLO)."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ COLLECTIVES = set(
   'all-reduce all-gather reduce-scatter all-to-all ragged-all-to-all'
   ' collective-permute collective-broadcast'.split()
 )
-# Names, views, and the second halves of what another instruction began.
+# Names, views, and second halves of asynchronous instructions.
 FREE = set(
   'parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id'
   ' optimization-barrier add-dependency domain async-update'.split()
@@ -26,12 +26,12 @@ class Array:
   dims: tuple[int, ...]
   size: int  # bytes
   tiled: int  # bytes in whole tiles
-  hbm: bool  # whether it lies in the main memory
+  hbm: bool  # whether it is in the main memory
 
 
 @functools.lru_cache(maxsize=4096)
 def _arrays(shape: str) -> tuple[Array, ...]:
-  """The arrays of a shape such as '(f32[2,3]{1,0:T(8,128)S(1)}, token[])'."""
+  """Returns the arrays of a shape such as '(f32[2,3]{1,0:T(8,128)S(1)}, token[])'."""
   found = []
   for dtype, *numbers, rest in _ARRAY.findall(shape):
     dims, order, tile = ([int(n) for n in re.findall(r'\d+', t)] for t in numbers)
@@ -50,7 +50,7 @@ class Instruction:
   name: str
   op: str
   arrays: tuple[Array, ...]
-  inside: str  # the parentheses: operands, or a constant's value
+  inside: str  # the text in parentheses: operands, or a constant's value
   rest: str  # attributes, metadata, the backend's configuration
   home: 'Computation'
 
@@ -61,12 +61,12 @@ class Instruction:
 
   @property
   def source(self) -> 'Instruction':
-    """The instruction itself, looked at through copies and views."""
+    """The instruction that computes the value, behind copies and views."""
     through = self.op in ('copy', 'bitcast', 'convert', 'reshape')
     return self.operands[0].source if through else self
 
   def attribute(self, pattern: str) -> str:
-    """The group of a pattern, or ''."""
+    """Returns the group of a pattern in the attributes, or ''."""
     match = re.search(rf', {pattern}', self.rest)
     return match[1] if match else ''
 
@@ -81,7 +81,7 @@ class Instruction:
 
   @property
   def op_name(self) -> str:
-    """Where in the program it comes from."""
+    """The instruction's place in the traced program."""
     if match := re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.rest):
       return match[1]
     inside = self.called().values() if self.op == 'fusion' else ()
@@ -94,7 +94,7 @@ class Instruction:
 
   @property
   def kind(self) -> str:
-    """The collective that this is or starts, or ''."""
+    """The collective that the instruction is or starts, or ''."""
     name = self.op.removesuffix('-start')
     return name if name in COLLECTIVES else ''
 
@@ -105,7 +105,7 @@ class Instruction:
 
   @property
   def results(self) -> tuple[Array, ...]:
-    """What it gives; what starts a transfer gives operands, results and flags."""
+    """The resulting arrays; starts of transfers return operands, results and flags."""
     n = len(self.operands)
     if self.op == 'copy-start':
       return self.arrays[:1]
@@ -115,7 +115,7 @@ class Instruction:
 
 
 class Computation(dict[str, Instruction]):
-  """Instructions by name; `root` is the one whose value it returns."""
+  """Instructions by name; `root` is the one whose value the computation returns."""
 
   root: Instruction
 
@@ -128,7 +128,7 @@ class Computation(dict[str, Instruction]):
 
   @functools.cached_property
   def users(self) -> dict[str, list[tuple[Instruction, int]]]:
-    """Who uses a value, and as which operand."""
+    """The users of each value, with the operand's position."""
     found = collections.defaultdict(list)
     for i in self.values():
       for n, operand in enumerate(i.operands):
@@ -137,14 +137,14 @@ class Computation(dict[str, Instruction]):
 
 
 class Module(dict[str, Computation]):
-  """Computations by name."""
+  """A compiled program: computations by name."""
 
   entry: str
   devices: int
 
 
 def parse(text: str) -> Module:
-  """Reads what `compiled.as_text()` gives."""
+  """Parses the text of `compiled.as_text()`."""
   module = Module()
   sizes = re.findall(r'(?:num_partitions|replica_count)=(\d+)', text.split('\n', 1)[0])
   module.devices = math.prod(int(n) for n in sizes)
@@ -160,7 +160,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(home: Computation, name: str, text: str) -> Instruction:
-  """Reads 'SHAPE op(OPERANDS), attributes'."""
+  """Parses 'SHAPE op(OPERANDS), attributes'."""
   end = _closing(text) if text.startswith('(') else text.index(' ')
   start = text.index('(', end)
   stop = start + _closing(text[start:])
@@ -175,7 +175,7 @@ def _instruction(home: Computation, name: str, text: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-  """Just after the parenthesis that closes the first one."""
+  """Returns the position after the parenthesis that closes the first one."""
   depth = 0
   for match in re.finditer(r'[()]', text):
     depth += 1 if match[0] == '(' else -1

@@ -17,16 +17,17 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import attention, masks, positions, sharding
 from big_vision_like.ops.masks import Mask
 
-# What remat='dots' keeps for the backward pass. By name, because of a joined product
-# its parts are wanted (compiled for v5e, keeping them moves 5 % less memory).
+# Name of the values that remat='dots' keeps for the backward pass. Names are needed
+# because the parts of a joined product are kept, not the product (compiled for v5e,
+# keeping the parts moves 5 % less memory).
 PRODUCT = 'product'
 
 
 class Projection(nn.Module):
-  """Parameters of a projection to heads: `kernel` (D, H, K) and `bias` (H, K).
+  """The parameters of a projection to heads: `kernel` (D, H, K) and `bias` (H, K).
 
-  It starts as `kernel_init` says, by default as one of `init_parts` that are together
-  one Xavier matrix.
+  The kernel is initialized by `kernel_init`, or by default as one of `init_parts`
+  parts that together form one Xavier matrix.
   """
 
   num_heads: int
@@ -38,7 +39,7 @@ class Projection(nn.Module):
   @nn.compact
   def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
     def init(key: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-      # Xavier's fan-out is that of all heads, and of all parts.
+      # Xavier's fan-out counts all heads and all parts.
       flat = width, self.num_heads * self.size
       scale = sum(flat) / (width + self.init_parts * flat[1])
       start = nn.initializers.variance_scaling(scale, 'fan_avg', 'uniform')
@@ -54,9 +55,9 @@ class Projection(nn.Module):
 def project(
   pairs: Sequence[tuple[jax.Array, Projection]], dtype: str
 ) -> list[jax.Array]:
-  """Each sequence (B, N, D) by its projection: (B, N, H, K).
+  """Applies each projection to its sequence (B, N, D): (B, N, H, K).
 
-  Projections of one shape of the same sequence are one matrix product.
+  Projections of the same sequence with the same shape share one matrix product.
   """
   joined = collections.defaultdict(list)
   for i, (x_BND, projection) in enumerate(pairs):
@@ -74,16 +75,16 @@ def _project(
   parameters = [p.parameters(x_BND.shape[-1]) for p in projections]
   kernel_DTHK = jnp.stack([kernel.astype(dtype) for kernel, _ in parameters], axis=1)
   kernel_DTHK = sharding.gathered(kernel_DTHK, (None, None, sharding.TENSOR, None))
-  # T lies beside the split heads, so that joining moves nothing between devices.
+  # T is next to the sharded heads, so that joining moves nothing between devices.
   # Compiled for v5e, a block and its gradient move 7 % less memory than with three
-  # products at 197 tokens, 2 % less at 256, 6 % more at 1024 (where a kernel attends);
-  # with T in front 16 % more at 197, with joined biases 3 % less.
+  # products at 197 tokens, 2 % less at 256, and 6 % more at 1024 (where attention is a
+  # kernel). With T first they move 16 % more at 197, with joined biases 3 % less.
   y_BNTHK = jnp.einsum('BND,DTHK->BNTHK', x_BND.astype(dtype), kernel_DTHK)
   y_BNTHK = sharding.constrain(
     y_BNTHK, sharding.BATCH, None, None, sharding.TENSOR, None
   )
   results = []
-  # A split, whose gradient is a concatenation; that of slices is a sum of padded ones.
+  # The gradient of a split is one concatenation, of slices a sum of padded arrays.
   parts = jax.lax.split(y_BNTHK, (1,) * len(parameters), axis=2)
   for y_BN1HK, (_, bias_HK) in zip(parts, parameters, strict=True):
     y_BNHK = y_BN1HK[:, :, 0]
@@ -94,24 +95,25 @@ def _project(
 
 
 class MultiHeadAttention(nn.Module):
-  """Queries from one sequence, keys and values from another (or the same).
+  """Multi-head attention from one sequence to another, or to itself.
 
-  `size` is that of a head's queries and keys, `value_size` that of its values (the
-  width over the heads, unless given). `num_kv_heads` heads of keys and values are
-  shared by all `num_heads` of queries (1: arXiv:1911.02150, more: arXiv:2305.13245).
-  `qk_norm` norms queries and keys (arXiv:2302.05442 section 2). With `init_parts=3`
-  queries, keys and values start as one matrix, as in PyTorch; `kernel_init` is how all
-  four kernels start, if not by Xavier. `use_bias` is for all four, unless `out_bias`
-  says otherwise of the last. `dropout` is that of the probabilities; `implementation`
-  is that of `ops.attention.attend`. The probabilities (B, H, N, M) are sown as `probs`
+  `size` is the size of a head's queries and keys, `value_size` the size of its values;
+  both default to the width divided by the number of heads. `num_kv_heads` heads of keys
+  and values are shared by the `num_heads` heads of queries (1: arXiv:1911.02150, more:
+  arXiv:2305.13245). `qk_norm` applies a norm to queries and keys (arXiv:2302.05442
+  section 2). With `init_parts=3` queries, keys and values are initialized as one
+  matrix, as in PyTorch. `kernel_init` initializes all four kernels; the default is
+  Xavier. `use_bias` applies to all four projections; `out_bias` overrides it for the
+  output. `dropout` is the dropout rate of the probabilities; `implementation` is an
+  argument of `ops.attention.attend`. The probabilities (B, H, N, M) are sown as `probs`
   where intermediates are collected.
 
-  With `cache_length` the tokens continue those of earlier calls, whose keys and values
-  are kept in the collection `cache`, for so many tokens; those of another sequence are
-  computed once. There, queries may be k beams for each example, (B * k, N, D).
+  With `cache_length` the tokens continue the tokens of earlier calls. Keys and values
+  of up to `cache_length` tokens are stored in the collection `cache`; those of another
+  sequence are computed once. Queries may then be k beams per example, (B * k, N, D).
 
-  `relative_RHK` are more keys, one for each distance between two tokens: the queries'
-  products with them are added to the logits (arXiv:2010.11929 appendix D.4).
+  `relative_RHK` holds further keys, one for each distance between two tokens. Their
+  products with the queries are added to the logits (arXiv:2010.11929 appendix D.4).
   """
 
   num_heads: int
@@ -179,7 +181,7 @@ class MultiHeadAttention(nn.Module):
       self.sow('intermediates', 'probs', p_BHNM)
     dropout = self.dropout if train else 0.0
     q_shape, batch = q_BNHK.shape, len(k_BMHK)
-    queries = q_shape[0] // batch * q_shape[1]  # beams are more of them
+    queries = q_shape[0] // batch * q_shape[1]  # beams count as further queries
     y_BnHK = attention.attend(
       q_BNHK.reshape(batch, queries, *q_shape[2:]),
       k_BMHK,
@@ -202,7 +204,7 @@ class MultiHeadAttention(nn.Module):
     return checkpoint_name(x_BND, PRODUCT)
 
   def normed(self, qkv: Sequence[jax.Array]) -> list[jax.Array]:
-    """Queries and keys normed over a head, where asked for; values as they are."""
+    """Normalizes queries and keys over a head if `qk_norm` is set; leaves values."""
     if not self.qk_norm:
       return list(qkv)
     return [
@@ -215,7 +217,7 @@ class MultiHeadAttention(nn.Module):
   def remember(
     self, k_BNHK: jax.Array, v_BNHK: jax.Array, length: int
   ) -> tuple[jax.Array, jax.Array, Mask]:
-    """All keys and values so far, in a cache of `length`, and what may be seen."""
+    """Appends keys and values to a cache of `length`; returns the cache and a mask."""
     index = self.variable('cache', 'index', jnp.zeros, (), jnp.int32)
     mask = masks.up_to(index.value)
     so_far = []

@@ -1,4 +1,4 @@
-"""Convolutions with batch norm, and squeeze-excite, for networks made of them.
+"""Convolutions with batch norm, and squeeze-excite, for convolutional networks.
 
 Axes: B batch, h w feature map, u v the same after a stride, I O input and output
 channels, C channels, G groups of examples, n examples of a group, F hidden units.
@@ -30,11 +30,11 @@ def conv(
   kernel_init: nn.initializers.Initializer = he_normal_out,
   dtype: str = 'float32',
 ) -> nn.Conv:
-  """Makes a convolution (B, h, w, I) -> (B, u, v, O).
+  """Returns a convolution (B, h, w, I) -> (B, u, v, O).
 
-  With padding 'symmetric' zeros lie evenly on both sides, as many as keep the size at
-  stride 1 (PyTorch); with 'same' there are as few as possible, and an odd one lies
-  below and to the right (TensorFlow). They differ where the stride is above 1.
+  `padding='symmetric'` pads both sides with the same number of zeros, which keeps the
+  size at stride 1 (PyTorch). 'same' pads as little as possible, with an odd zero at the
+  bottom and right (TensorFlow). They differ where the stride is above 1.
   """
   check_one_of(PADDINGS, padding=padding)
   zeros = dilation * (size - 1) // 2
@@ -54,16 +54,17 @@ def conv(
 
 
 class BatchNorm(nn.Module):
-  """Normalizes channels by statistics of the batch (arXiv:1502.03167).
+  """A batch norm: normalizes channels by statistics of the batch (arXiv:1502.03167).
 
-  The batch is normalized in `groups` of consecutive examples, each by its own mean and
-  variance; the groups are those of the batch as a whole, so results do not depend on
-  the number of devices. Running averages, in the collection `batch_stats`, take the
-  mean over groups. With `unbiased` they take the variance times n / (n - 1), as PyTorch
-  does, else as it is, as TensorFlow and Flax do. Statistics are in float32.
+  The batch is split into `groups` of consecutive examples, and each group is normalized
+  by its own mean and variance. Groups are those of the global batch, so results do not
+  depend on the number of devices. Running averages, in the collection `batch_stats`,
+  use the mean over groups. With `unbiased` they average the variance times n / (n - 1),
+  as PyTorch does, otherwise the variance itself, as TensorFlow and Flax do. Statistics
+  are float32.
 
   Raises a `UserError` if the batch does not divide into groups, or if a group has a
-  single value of each channel.
+  single value per channel.
   """
 
   momentum: float = 0.9
@@ -88,7 +89,7 @@ class BatchNorm(nn.Module):
     wide_GnhwC = precision.at_least_float32(x_GnhwC)
     axes = (1, 2, 3)
     mean_GC = wide_GnhwC.mean(axes)
-    # Both in one pass over the map; rounding may leave less than nothing.
+    # Mean and square are computed in one pass; rounding may make the variance negative.
     square_GC = jnp.square(wide_GnhwC).mean(axes)
     var_GC = jnp.maximum(square_GC - jnp.square(mean_GC), 0.0)
     if not self.is_initializing():
@@ -100,12 +101,12 @@ class BatchNorm(nn.Module):
     return y_GnhwC.reshape(x_BhwC.shape)
 
   def grouped(self, x_BhwC: jax.Array) -> jax.Array:
-    """Returns the batch as groups of consecutive examples, (G, n, h, w, C)."""
+    """Splits the batch into groups of consecutive examples, (G, n, h, w, C)."""
     batch, *size, channels = x_BhwC.shape
     if self.groups < 1 or batch % self.groups:
       raise UserError(
         f'a batch of {batch} examples does not divide into {self.groups} groups for'
-        ' batch norm: set the norm_groups of the model to a divisor of it'
+        ' batch norm: set norm_groups of the model to a divisor of the batch size'
       )
     if batch // self.groups * size[0] * size[1] < 2:
       raise UserError(
@@ -134,10 +135,10 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-  """A convolution without bias, a batch norm, and an activation if there is one.
+  """A convolution without bias, a batch norm, and an optional activation.
 
-  `norm` makes the norm, a `BatchNorm` with whatever is the network's own; the other
-  fields are those of `conv`.
+  `norm` makes the norm, such as a `BatchNorm` with the settings of a network; the other
+  fields are arguments of `conv`.
   """
 
   channels: int
@@ -169,10 +170,10 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-  """Multiplies channels by gates that depend on their means (arXiv:1709.01507).
+  """Gates that scale channels depending on their means (arXiv:1709.01507).
 
-  The gates are sigmoid(fc2(activation(fc1(mean over the map)))), with `hidden` units
-  in between.
+  The gates are sigmoid(fc2(activation(fc1(mean over the map)))), with `hidden` hidden
+  units.
   """
 
   hidden: int

@@ -1,4 +1,4 @@
-"""The residual unit that networks of convolutions share (arXiv:1512.03385).
+"""The residual unit that convolutional networks share (arXiv:1512.03385).
 
 Axes: B batch, h w feature map, u v the same after the stride, I O input and output
 channels.
@@ -17,10 +17,11 @@ def unit(
 ) -> jax.Array:
   """Applies convolutions, each with a norm, and adds the shortcut: (B, u, v, O).
 
-  `conv(name, *size)` makes each of them from its entry of `sizes`, channels and kernel
-  first, then stride and what else it takes; `norm(name)` makes norms. Their product of
-  strides is `stride`. ReLU comes after each norm, the last time after the sum. Where
-  shapes change, the shortcut is a convolution and a norm, `conv_proj` and `norm_proj`.
+  `conv(name, *size)` makes each convolution from its entry of `sizes`, which starts
+  with channels and kernel size, followed by the stride and further arguments.
+  `norm(name)` makes norms. `stride` is the product of all strides. ReLU follows each
+  norm, except that the last ReLU follows the sum. If the shape changes, the shortcut is
+  a convolution and a norm, `conv_proj` and `norm_proj`.
   """
   y_BuvO = x_BhwI
   for i, size in enumerate(sizes, start=1):

@@ -1,7 +1,7 @@
 """ResNets with group norm and weight standardisation (arXiv:1912.11370 section 4.2).
 
-The trunk of BiT and of hybrid ViTs. Two orders of its parts: norms and activations
-after convolutions (v1, arXiv:1512.03385) or before them (v2, arXiv:1603.05027).
+The trunk of BiT and of hybrid ViTs. There are two orders of layers: norms and
+activations after convolutions (v1, arXiv:1512.03385) or before (v2, arXiv:1603.05027).
 
 Axes: B batch, H W image or kernel, h w feature map, u v the same after a stride, C
 channels, I O input and output channels.
@@ -21,9 +21,10 @@ GROUPS = 32
 class StdConv(nn.Module):
   """A convolution without bias whose kernel is standardised for each output channel.
 
-  Mean 0, and variance 1 but for `epsilon`, over height, width and input channels: where
-  `epsilon_in` is 'std', the kernel is divided by std + epsilon (vision_transformer,
-  big_vision), where 'variance', by sqrt(var + epsilon) (big_transfer). In float32.
+  The kernel has mean 0 and variance 1, up to `epsilon`, over height, width and input
+  channels. With `epsilon_in='std'` it is divided by std + epsilon (vision_transformer,
+  big_vision), with 'variance' by sqrt(var + epsilon) (big_transfer). The statistics are
+  float32.
   """
 
   features: int
@@ -52,7 +53,7 @@ class StdConv(nn.Module):
 
 
 def standardised(kernel_HWIO: jax.Array, epsilon: float, epsilon_in: str) -> jax.Array:
-  """The kernel that `StdConv` convolves with."""
+  """Returns the standardised kernel of `StdConv`."""
   mean_111O = kernel_HWIO.mean(axis=(0, 1, 2), keepdims=True)
   variance_111O = kernel_HWIO.var(axis=(0, 1, 2), keepdims=True)
   if epsilon_in == 'variance':
@@ -61,7 +62,7 @@ def standardised(kernel_HWIO: jax.Array, epsilon: float, epsilon_in: str) -> jax
 
 
 class Unit(nn.Module):
-  """A bottleneck of three convolutions beside a shortcut, v1: ReLU after the sum."""
+  """A bottleneck of three convolutions with a shortcut (v1): ReLU after the sum."""
 
   channels: int
   stride: int = 1
@@ -70,7 +71,7 @@ class Unit(nn.Module):
   @nn.compact
   def __call__(self, x_BhwI: jax.Array) -> jax.Array:
     def norm(name: str) -> nn.Module:
-      # At the start a unit is its shortcut.
+      # The last scale starts at zero, so that a unit starts as its shortcut.
       ones, zeros = nn.initializers.ones, nn.initializers.zeros
       scale_init = zeros if name == 'norm3' else ones
       return nn.GroupNorm(GROUPS, dtype=self.dtype, scale_init=scale_init, name=name)
@@ -84,7 +85,7 @@ class Unit(nn.Module):
 
 
 class PreUnit(nn.Module):
-  """As `Unit`, v2: norm and ReLU before each convolution, nothing after the sum."""
+  """A bottleneck as `Unit` (v2): norm and ReLU before each convolution, none after."""
 
   channels: int
   stride: int = 1
@@ -112,7 +113,7 @@ class PreUnit(nn.Module):
 def pre_conv(
   channels: int, size: int, stride: int, padding: int, dtype: str, name: str
 ) -> nn.Module:
-  """A convolution of v2, whose zeros lie evenly on both sides."""
+  """Returns a convolution of v2, which pads both sides equally with zeros."""
   return StdConv(
     channels,
     (size, size),
@@ -126,7 +127,7 @@ def pre_conv(
 
 
 class Stage(nn.Module):
-  """Units of one width, the first with a stride."""
+  """Units of one width; the first has the stride."""
 
   depth: int
   channels: int
@@ -144,11 +145,11 @@ class Stage(nn.Module):
 
 
 class Trunk(nn.Module):
-  """Root and stages; images (B, H, W, C) to maps by name, `root`, `stage1`, ...
+  """Root and stages from images (B, H, W, C) to maps by name, `root`, `stage1`, ...
 
-  Stage i has `depths[i - 1]` units of 256 * `width` * 2^(i - 1) channels and, but the
-  first, halves height and width, after the root made them a quarter. `pre` is v2, whose
-  norm before the head is here too: what it gives is `normed`.
+  Stage i has `depths[i - 1]` units of 256 * `width` * 2^(i - 1) channels. The root
+  reduces height and width to a quarter, and each stage but the first halves them. `pre`
+  selects v2, which ends with a norm and ReLU: their output is `normed`.
   """
 
   depths: Sequence[int]
@@ -160,7 +161,7 @@ class Trunk(nn.Module):
   def __call__(self, image_BHWI: jax.Array) -> dict[str, jax.Array]:
     channels = round(64 * self.width)
     if self.pre:
-      # No norm, so that the activations are signed, and zeros beyond the border.
+      # There is no norm, so activations are signed and the border is padded with zeros.
       x_BhwC = pre_conv(channels, 7, 2, 3, self.dtype, name='conv_root')(image_BHWI)
       x_BhwC = jnp.pad(x_BhwC, ((0, 0), (1, 1), (1, 1), (0, 0)))
       x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2), 'VALID')

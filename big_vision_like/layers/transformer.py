@@ -24,10 +24,11 @@ LAYER_NORM_EPSILON = 1e-6
 
 
 def gelu_exact(x: jax.Array) -> jax.Array:
-  """Returns x times the standard normal distribution up to x (arXiv:1606.08415).
+  """Returns x times the cumulative standard normal distribution (arXiv:1606.08415).
 
-  As in PyTorch with the error function, which takes a third of the time of Flax's
-  complement of it on CPUs; half precision has too few digits for the sum.
+  It uses the error function as PyTorch does, which takes a third of the time of its
+  complement in Flax on CPUs. Half precision has too few digits for the sum, so Flax's
+  version computes it.
   """
   if x.dtype.itemsize < 4:
     return nn.gelu(x, approximate=False)
@@ -47,8 +48,8 @@ REMAT_POLICIES = {
 }
 
 
-# How the parameters of blocks lie on a mesh with a `tensor` axis (arXiv:1909.08053
-# section 3): heads and hidden units are split, so that each block sums twice.
+# Sharding of the blocks' parameters over a mesh with a `tensor` axis (arXiv:1909.08053
+# section 3): heads and hidden units are sharded; each block sums over devices twice.
 SHARDING_RULES = (
   ('(.*/)?(cross_)?attention/(query|key|value)/kernel', (None, sharding.TENSOR, None)),
   ('(.*/)?(cross_)?attention/(query|key|value)/bias', (sharding.TENSOR, None)),
@@ -60,11 +61,11 @@ SHARDING_RULES = (
 
 
 class Mlp(nn.Module):
-  """Dense, activation, Dense, with dropout after each.
+  """An MLP of two Dense layers: Dense, activation, Dense, with dropout after each.
 
-  `hidden_dropout` is the rate after the activation, where it is another one. `gated`
-  multiplies by a second Dense: activation(gate(x)) * fc1(x) (arXiv:2002.05202).
-  Kernels and biases start as `kernel_init` and `bias_init` say.
+  `hidden_dropout` is the dropout rate after the activation if it differs from
+  `dropout`. `gated` multiplies by a second Dense: activation(gate(x)) * fc1(x)
+  (arXiv:2002.05202). `kernel_init` and `bias_init` initialize all kernels and biases.
   """
 
   hidden: int
@@ -104,7 +105,7 @@ def _dense(
   axes: tuple[sharding.Axis, sharding.Axis],
   **dense: Any,
 ) -> jax.Array:
-  """A Dense whose kernel is split over these axes of the mesh."""
+  """Applies a Dense layer whose kernel is sharded over these axes of the mesh."""
   y_BNO = nn.Dense(
     features, dot_general=sharding.dot_general(*axes), **dense, name=name
   )(x_BNI)
@@ -115,9 +116,9 @@ def _dense(
 
 
 class DropPath(nn.Module):
-  """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382).
+  """Stochastic depth: drops a residual branch for whole examples (arXiv:1603.09382).
 
-  The branch has any shape (B, ...), tokens or maps.
+  The branch has any shape (B, ...), such as tokens or maps.
   """
 
   @nn.compact
@@ -130,13 +131,13 @@ class DropPath(nn.Module):
 
 @flax.struct.dataclass
 class Context:
-  """What all blocks of a stack are given besides their tokens.
+  """The inputs of all blocks of a stack besides their tokens.
 
-  `bias_BHNM` and `mask` are those of self-attention. `position_BND` is added to its
-  queries and keys (arXiv:2005.12872). With a `memory_BMD` the blocks are a decoder's:
-  they attend to it too, as far as `memory_mask` lets them, with `memory_position_BMD`
-  added to its keys. `input_1ND` is added to the tokens in front of each block, and
-  `relative_RHK` are keys by distance (see `MultiHeadAttention`).
+  `bias_BHNM` and `mask` apply to self-attention. `position_BND` is added to its queries
+  and keys (arXiv:2005.12872). With `memory_BMD` the blocks form a decoder: they also
+  attend to the memory, masked by `memory_mask`, with `memory_position_BMD` added to its
+  keys. `input_1ND` is added to the tokens before each block, and `relative_RHK` holds
+  keys by distance (see `MultiHeadAttention`).
   """
 
   bias_BHNM: jax.Array | None = None
@@ -150,14 +151,15 @@ class Context:
 
 
 class Block(nn.Module):
-  """Self-attention, attention to a memory if there is one, MLP.
+  """A Transformer block: self-attention, attention to a memory if given, and an MLP.
 
   Each is a residual branch f: with norm='pre', x + f(norm(x)) (arXiv:2010.11929
-  equations 2 and 3); with 'post', norm(x + f(x)) (arXiv:1706.03762). `layer_scale`
-  multiplies branches by a learned vector that starts there (arXiv:2103.17239).
-  `attention_args` and `mlp_args` are more arguments of `MultiHeadAttention` and `Mlp`,
-  or of what stands for them: `attention_class` takes number of heads and dtype and is
-  called as `MultiHeadAttention`, `mlp_class` as `Mlp`.
+  equations 2 and 3); with 'post', norm(x + f(x)) (arXiv:1706.03762). `layer_scale` is
+  the initial value of a learned vector that scales each branch (arXiv:2103.17239); None
+  disables it. `attention_args` and `mlp_args` are extra arguments of
+  `MultiHeadAttention` and `Mlp`, or of the classes that replace them:
+  `attention_class` takes the number of heads and the dtype and is called like
+  `MultiHeadAttention`; `mlp_class` replaces `Mlp`.
   """
 
   num_heads: int
@@ -188,7 +190,7 @@ class Block(nn.Module):
     )
 
     def attention_branch(y_BND: jax.Array) -> jax.Array:
-      # One sequence is one argument, whose projections are joined.
+      # Self-attention passes one sequence, so that its projections are joined.
       query_BND = _plus(y_BND, context.position_BND)
       key_BND = None if query_BND is y_BND else query_BND
       return self.attention_class(**attention_args, name='attention')(
@@ -217,7 +219,7 @@ class Block(nn.Module):
       )(y_BND, train)
 
     x_BND = _plus(x_BND, context.input_1ND)
-    # Of batch and state, which fsdp both splits, it is the state that is gathered.
+    # With fsdp, batch and state are both sharded. This makes XLA gather the state.
     x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
     branches = [attention_branch, mlp_branch]
     if context.memory_BMD is not None:
@@ -225,7 +227,7 @@ class Block(nn.Module):
     for number, branch in enumerate(branches, start=1):
       norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f'norm{number}')
       y_BND = branch(norm(x_BND) if self.norm == 'pre' else x_BND)
-      if branch is not mlp_branch:  # which has its own
+      if branch is not mlp_branch:  # which has its own dropout
         y_BND = nn.Dropout(self.dropout, deterministic=not train)(y_BND)
       if self.layer_scale is not None:
         init = nn.initializers.constant(self.layer_scale)
@@ -244,15 +246,16 @@ def _plus(x_BND: jax.Array, position: jax.Array | None) -> jax.Array:
 
 
 class Stack(nn.Module):
-  """Blocks one after the other, and a final norm: an encoder, or with memory a decoder.
+  """A stack of blocks and a final norm: an encoder or, with a memory, a decoder.
 
   `scan` compiles one block and loops over it: parameters are stacked under `blocks`
-  instead of named `block_0`, ...; `remat` ('none', 'dots', 'full') says what is
-  recomputed in the backward pass. `drop_path` grows linearly from 0 to its value, or
-  has a rate for each block. `block_args` are more arguments of `Block`; `each` are
-  fields of `context` of which every block has its own, with a leading axis L. `every`
-  gives the output of each block, (L, B, N, D), all through the one final norm, which
-  the next block does not see (arXiv:2005.12872).
+  instead of named `block_0`, .... `remat` ('none', 'dots' or 'full') selects the values
+  recomputed in the backward pass. `drop_path` is the stochastic depth rate of the last
+  block, growing linearly from 0, or one rate for each block. `block_args` are extra
+  arguments of `Block`. `each` holds fields of `context` that differ between blocks,
+  with a leading axis L. `every` returns the output of each block, (L, B, N, D), all
+  passed through the one final norm, which the next block does not see
+  (arXiv:2005.12872).
   """
 
   depth: int
@@ -305,7 +308,7 @@ class Stack(nn.Module):
       rates_L = jnp.asarray(self.drop_path)
     else:
       raise UserError(
-        f'drop_path has {len(self.drop_path)} rates, there are {self.depth} blocks'
+        f'drop_path has {len(self.drop_path)} rates, but there are {self.depth} blocks'
       )
     if self.scan:
       blocks = block_class(**block, name='blocks')

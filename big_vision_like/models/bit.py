@@ -13,7 +13,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.layers import resnet
 from big_vision_like.ops import precision
 
-# Units in each stage: arXiv:1603.05027, and 26 of arXiv:2106.10270.
+# Units in each stage: arXiv:1603.05027; depth 26 is from arXiv:2106.10270.
 DEPTHS = {
   26: (2, 2, 2, 2),
   50: (3, 4, 6, 3),
@@ -24,21 +24,22 @@ DEPTHS = {
 
 
 def variant(name: str) -> dict[str, int | tuple[int, ...]]:
-  """The sizes of `'R50x1'` and the like, as arguments of `BiT` and `BiTv1`."""
+  """Returns the arguments of `BiT` and `BiTv1` for a size such as `'R50x1'`."""
   match = re.fullmatch(r'R(\d+)x(\d+)', name)
   if match is None or int(match[1]) not in DEPTHS:
     known = ', '.join(map(str, DEPTHS))
     raise UserError(
-      f'no BiT variant {name!r}: write RDEPTHxWIDTH with DEPTH of {known}'
+      f'unknown BiT variant {name!r}: write RDEPTHxWIDTH, where DEPTH is one of {known}'
     )
   return dict(depths=DEPTHS[int(match[1])], width=int(match[2]))
 
 
 class BiT(nn.Module):
-  """Images (B, H, W, C) in [-1, 1] to a dict of named arrays, float32 logits.
+  """A ResNet-v2 with group norm and weight standardisation, arXiv:1912.11370.
 
-  A ResNet-v2 with group norm and weight standardisation, as published by
-  google-research/big_transfer. The head starts at zero with bias `head_bias`.
+  It turns images (B, H, W, C) in [-1, 1] into named maps, `features` and float32
+  `logits`, as published by google-research/big_transfer. The head's kernel is
+  initialized to zero and its bias to `head_bias`.
   """
 
   num_classes: int
@@ -47,7 +48,7 @@ class BiT(nn.Module):
   head_bias: float = 0.0
   dtype: str = 'float32'
 
-  # A stage without and one with downsampling; the width is a factor.
+  # One stage without and one with downsampling; `width` is a factor.
   tiny = dict(depths=(2, 1), width=1)
 
   @nn.compact
@@ -59,7 +60,7 @@ class BiT(nn.Module):
 
 
 class BiTv1(nn.Module):
-  """As `BiT`, a ResNet-v1: google-research/big_vision, models/bit.py."""
+  """The ResNet-v1 variant of `BiT`: google-research/big_vision, models/bit.py."""
 
   num_classes: int
   depths: Sequence[int]
@@ -80,7 +81,7 @@ class BiTv1(nn.Module):
 def classified(
   model: BiT | BiTv1, image_BHWC: jax.Array, pre: bool
 ) -> dict[str, jax.Array]:
-  """The trunk's maps, their mean over the last one, and the head's logits."""
+  """Returns the trunk's maps, the mean of the last one as features, and the logits."""
   maps = resnet.Trunk(model.depths, model.width, pre, model.dtype, name='resnet')(
     image_BHWC
   )

@@ -1,15 +1,15 @@
 """Data-efficient image Transformers, arXiv:2012.12877, and DeiT III, arXiv:2204.07118.
 
-Extends `vit`. Both differ from it in the exact GELU and in how parameters start. DeiT
-has a second learned token behind the class token, the distillation token, whose own
-head imitates a teacher. DeiT III has no such token: its residual branches are scaled by
-learned vectors, stochastic depth has the same rate in all blocks, and the class token
-has no position.
+Extends `vit`. Both use the exact GELU and initialize parameters differently from ViT.
+DeiT adds a second learned token after the class token, the distillation token, whose
+own head imitates a teacher. DeiT III has no distillation token: learned vectors scale
+its residual branches, stochastic depth has the same rate in all blocks, and the class
+token has no position.
 
-Both are trained on images that are normalized by ImageNet's mean and deviation.
+Both are trained on images normalized by ImageNet's mean and standard deviation.
 
-Axes: B batch, N tokens, D width, R size of the representation (D without one), C
-classes.
+Axes: B batch, N tokens, D width, R size of the representation (D without a
+representation layer), C classes.
 """
 
 import functools
@@ -26,7 +26,7 @@ from big_vision_like.ops import positions
 
 
 def variant(name: str) -> dict[str, Any]:
-  """Returns the sizes of 'S/16' and the like, as arguments of `DeiT` and `DeiT3`.
+  """Returns the arguments of `DeiT` and `DeiT3` for a size such as 'S/16'.
 
   DeiT is published as Ti/16, S/16 and B/16, DeiT III as S/16, M/16, B/16, L/16, H/14.
   """
@@ -34,7 +34,7 @@ def variant(name: str) -> dict[str, Any]:
 
 
 def uniform(inputs: int) -> Callable[..., jax.Array]:
-  """Makes PyTorch's initializer of convolutions: uniform up to 1 / sqrt(inputs)."""
+  """Returns PyTorch's initializer of convolutions: uniform in +-1 / sqrt(inputs)."""
   bound = 1 / math.sqrt(inputs)
 
   def init(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:
@@ -43,9 +43,9 @@ def uniform(inputs: int) -> Callable[..., jax.Array]:
   return init
 
 
-# As published: a deviation of 0.02 for tokens and all matrices, those of heads too, but
-# the default of PyTorch for the patch embedding. The published code cuts the normal
-# distribution at -2 and 2, which is at 100 deviations.
+# Tokens and all matrices, including kernels of heads, start from a normal distribution
+# of standard deviation 0.02; the patch embedding uses PyTorch's default. The published
+# code truncates the normal distribution at -2 and 2, which is 100 standard deviations.
 NORMAL = nn.initializers.normal(0.02)
 START = vit.Start(
   token=NORMAL,
@@ -54,7 +54,7 @@ START = vit.Start(
   mlp=dict(kernel_init=NORMAL, bias_init=nn.initializers.zeros),
   embed=lambda inputs: dict(kernel_init=uniform(inputs), bias_init=uniform(inputs)),
 )
-# Positions are resized as in the published code.
+# The published code resizes positions in the same way.
 RESIZES = vit.ViT.resizes | {
   'pos_embedding': functools.partial(positions.resize_grid, method='cubic_torch')
 }
@@ -63,9 +63,9 @@ RESIZES = vit.ViT.resizes | {
 class DeiT(vit.ViT):
   """A ViT that also returns `class_logits` and `distilled_logits`, (B, C) float32.
 
-  `logits` are their mean, in training too: what a loss is of is the task's business
-  (see `tasks.distillation`). `distilled=False` leaves out the distillation token and
-  its head, and these two outputs.
+  `logits` is their mean, in training too; the task decides which outputs its loss uses
+  (see `tasks.distillation`). `distilled=False` removes the distillation token, its head
+  and these two outputs.
   """
 
   activation: str = 'gelu_exact'
@@ -77,7 +77,7 @@ class DeiT(vit.ViT):
   @property
   def leading(self) -> tuple[str, ...]:
     if self.pool != 'token':
-      raise UserError(f'pool={self.pool!r}: a DeiT reads its class token')
+      raise UserError(f"pool={self.pool!r}: a DeiT must use its class token, 'token'")
     return ('cls', 'dist') if self.distilled else ('cls',)
 
   def classified(
@@ -95,9 +95,10 @@ class DeiT(vit.ViT):
 
 
 class DeiT3(vit.ViT):
-  """A ViT whose branches are scaled by vectors that start at `layer_scale`.
+  """A ViT whose residual branches are scaled by learned vectors.
 
-  Each block drops its branches with probability `drop_path`, the first one too.
+  The vectors are initialized to `layer_scale`. Each block, including the first, drops
+  its branches with probability `drop_path`.
   """
 
   activation: str = 'gelu_exact'

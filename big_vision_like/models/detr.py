@@ -1,7 +1,7 @@
-"""DETR, arXiv:2005.12872: detection as the prediction of a set, panoptic segmentation.
+"""DETR, arXiv:2005.12872: detection as set prediction, and panoptic segmentation.
 
-A convolutional backbone, a Transformer encoder of its last map, and a decoder that
-turns learned queries into as many objects, each a class or none, and a box.
+A convolutional backbone, a Transformer encoder for its last feature map, and a decoder
+that turns each learned query into one object: a class, or "no object", and a box.
 
 Axes: B batch, H W image, h w the backbone's last map, N = h * w, Q queries, D width, L
 layers of the decoder, C classes (with none), S heads, K size of a head, I F features
@@ -21,32 +21,33 @@ from big_vision_like.layers import attention, transformer
 from big_vision_like.ops import masks, positions, precision
 
 EPSILON = 1e-5
-# Learned positions are those of so many rows and columns.
+# The number of rows and columns that learned positions cover.
 MAX_CELLS = 50
 PLACES = ('attention', 'input', 'none')
 
-# As matrices of PyTorch start.
+# PyTorch's initializer of matrices.
 _START = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class DETR(nn.Module):
-  """Images (B, H, W, C), normalised, to a dict of named arrays of detected objects.
+  """A detector that maps normalized images (B, H, W, C) to named arrays of objects.
 
-  `size_B2` are height and width of the pictures (int32), which lie at the top left of
-  the images, with zeros behind; all of the images unless given. Returns `logits` (B, Q,
-  C), the last class being none, and `boxes` (B, Q, 4), cxcywh in [0, 1] of the picture;
-  both also of all decoder layers, `layer_logits` (L, B, Q, C) and `layer_boxes` (L, B,
-  Q, 4); the decoder's last output `features` (B, Q, D) and the encoder's, `memory` (B,
-  h, w, D). Logits and boxes are float32.
-
-  With `masks` there are `mask_logits` (B, Q, u, v) at the size of the backbone's first
+  Returns `logits` (B, Q, C), whose last class is "no object", and `boxes` (B, Q, 4),
+  cxcywh in [0, 1] of the picture. `layer_logits` (L, B, Q, C) and `layer_boxes` (L, B,
+  Q, 4) hold the same for all decoder layers. `features` (B, Q, D) is the decoder's last
+  output, `memory` (B, h, w, D) the encoder's. Logits and boxes are float32. With
+  `masks` there are also `mask_logits` (B, Q, u, v) at the size of the backbone's first
   stage, and `mask_attention` (B, Q, heads, h, w) (section 3.4 and figure 8).
 
-  `backbone` is a module that gives maps by name, `stage1` and so on, the last of them
-  read, such as `resnet.ResNet`. `positions` are 'sine' or 'learned', and
-  `positions_at` says where they are added in the encoder, to the decoder's keys, and
-  those of the queries: in each 'attention', once at the 'input', or 'none' (table 3).
-  With `queries_attend=False` queries do not see each other: a control.
+  `size_B2` holds the height and width (int32) of the pictures, which are at the top
+  left of the images and padded with zeros; it defaults to the whole images.
+
+  `num_classes` excludes the final "no object" class. `backbone` is a module that
+  returns maps by name, `stage1` and so on, such as `resnet.ResNet`; the last one is
+  used. `positions` is 'sine' or 'learned'. The three entries of `positions_at` say
+  where positions are added in the encoder and to the decoder's keys, and where the
+  learned queries are added: in each 'attention', once at the 'input', or 'none' (table
+  3). With `queries_attend=False` queries do not attend to each other, as a control.
   """
 
   num_classes: int
@@ -75,7 +76,7 @@ class DETR(nn.Module):
       raise UserError(f"positions={self.positions!r} is not one of 'sine', 'learned'")
     if len(self.positions_at) != 3 or not set(self.positions_at) <= set(PLACES):
       raise UserError(
-        f'positions_at={self.positions_at!r} are not three of {", ".join(PLACES)}'
+        f'positions_at={self.positions_at!r} must be three of {", ".join(PLACES)}'
       )
     self.input_proj = nn.Conv(self.width, (1, 1), kernel_init=_START, dtype=self.dtype)
     self.queries = self.param(
@@ -124,7 +125,7 @@ class DETR(nn.Module):
     valid_Bhw: jax.Array | None = None,
     train: bool = False,
   ) -> dict[str, jax.Array]:
-    """All outputs from the backbone's maps; cells that are not valid are not seen."""
+    """Returns all outputs from the backbone's maps, with invalid cells masked out."""
     x_BhwD = self.input_proj(_last(maps))
     batch, height, width = x_BhwD.shape[:3]
     mask = None
@@ -170,12 +171,12 @@ class DETR(nn.Module):
   def _positions(
     self, height: int, width: int, valid_Bhw: jax.Array | None
   ) -> jax.Array:
-    """Of all cells, (B, N, D); (1, N, D) where they are the same for all images."""
+    """Returns positions of all cells, (B, N, D), or (1, N, D) if images share them."""
     if self.positions == 'learned':
       if max(height, width) > MAX_CELLS:
         raise UserError(
-          f"positions='learned' are those of {MAX_CELLS} rows and columns, the"
-          f" backbone's map is {height} x {width}: take smaller images or 'sine'"
+          f"positions='learned' cover {MAX_CELLS} rows and columns, but the"
+          f" backbone's map is {height} x {width}: use smaller images or 'sine'"
         )
       return positions.grid2d(self.pos_rows[:height], self.pos_columns[:width])
     if valid_Bhw is None:
@@ -185,7 +186,7 @@ class DETR(nn.Module):
 
 
 class BoxHead(nn.Module):
-  """An MLP of three layers: (..., D) to (..., 4), in front of the sigmoid."""
+  """An MLP of three layers, (..., D) to (..., 4), before the sigmoid."""
 
   hidden: int
   dtype: str = 'float32'
@@ -199,9 +200,9 @@ class BoxHead(nn.Module):
 
 
 class MaskAttention(nn.Module):
-  """How much queries attend to cells in each head: (B, Q, heads, h, w), float32.
+  """Attention weights of queries over cells in each head: (B, Q, heads, h, w), float32.
 
-  The softmax runs over cells and heads at once, as in the published code.
+  The softmax runs over cells and heads jointly, as in the published code.
   """
 
   num_heads: int
@@ -241,10 +242,10 @@ class MaskAttention(nn.Module):
 
 
 class MaskHead(nn.Module):
-  """Masks from a map, attention to it and finer maps: (B, Q, u, v), float32.
+  """Mask logits from a map, the attention to it and finer maps: (B, Q, u, v), float32.
 
-  Three times the map is enlarged, and one of `finer` (coarse to fine) added, so that
-  masks have the size of the last of them.
+  The map is upsampled three times; each time one of the `finer` maps (coarse to fine)
+  is added, so that masks have the size of the last of them.
   """
 
   width: int
@@ -281,7 +282,7 @@ class MaskHead(nn.Module):
 def valid_cells(
   size_B2: jax.Array, image_size: tuple[int, int], map_size: tuple[int, int]
 ) -> jax.Array:
-  """Which cells of a map lie in the pictures, by their nearest pixel: (B, h, w) bool.
+  """Returns the cells of a map whose nearest pixel is in the picture: (B, h, w) bool.
 
   `size_B2` are height and width of pictures at the top left of images of `image_size`.
   """
@@ -295,13 +296,13 @@ def valid_cells(
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:
-  """Which of `size` places each of `new_size` takes; in float32, as in PyTorch."""
+  """Returns nearest indices to resample `size` to `new_size`; float32 as in PyTorch."""
   scale = np.float32(size) / np.float32(new_size)
   return np.floor(np.arange(new_size, dtype=np.float32) * scale).astype(int)
 
 
 def _added(x_bhwF: jax.Array, fine_BuvF: jax.Array) -> jax.Array:
-  """A finer map added to all that belong to its example, made as large by nearest."""
+  """Resizes maps to a finer map (nearest) and adds it to all maps of its example."""
   row_u, column_v = map(_nearest, x_bhwF.shape[1:3], fine_BuvF.shape[1:3])
   x_buvF = x_bhwF[:, row_u][:, :, column_v]
   return x_buvF + jnp.repeat(fine_BuvF, len(x_bhwF) // len(fine_BuvF), axis=0)
@@ -310,14 +311,14 @@ def _added(x_bhwF: jax.Array, fine_BuvF: jax.Array) -> jax.Array:
 def _place(
   x_BND: jax.Array, position: jax.Array, where: str
 ) -> tuple[jax.Array, jax.Array | None]:
-  """Tokens with positions added to them, and positions left for the attention."""
+  """Returns tokens with positions added to them, and positions for the attention."""
   if where == 'input':
     return x_BND + position.astype(x_BND.dtype), None
   return x_BND, position if where == 'attention' else None
 
 
 def _stages(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
-  """The backbone's maps, fine to coarse."""
+  """Returns the backbone's maps, fine to coarse."""
   return [maps[name] for name in sorted(maps) if name.startswith('stage')]
 
 
@@ -326,11 +327,11 @@ def _last(maps: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def _finer(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
-  """The three maps before the last, coarse to fine."""
+  """Returns the three maps before the last, coarse to fine."""
   stages = _stages(maps)
   if len(stages) < 4:
     raise UserError(
-      f'masks=True needs a backbone of four stages, this one has {len(stages)}'
+      f'masks=True needs a backbone of four stages, but this one has {len(stages)}'
     )
   return stages[-2:-5:-1]
 

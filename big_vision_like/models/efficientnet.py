@@ -1,6 +1,6 @@
 """EfficientNets, arXiv:1905.11946, up to the L2 of Noisy Student, arXiv:1911.04252.
 
-As in tensorflow/tpu, models/official/efficientnet.
+The code follows tensorflow/tpu, models/official/efficientnet.
 
 Axes: B batch, H W image, h w feature map, u v the same after a stride, I O input
 and output channels, C channels or classes, D features.
@@ -18,26 +18,26 @@ from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import convolution, transformer
 from big_vision_like.ops import precision
 
-# Of each stage, arXiv:1905.11946 table 1 (B0, which the others scale).
+# One entry per stage, arXiv:1905.11946 table 1 (B0, which the other sizes scale).
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
 CHANNELS = (16, 24, 40, 80, 112, 192, 320)
 DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 STEM, TOP = 32, 1280
-# Arguments of a model for images of 32x32 pixels, SVHN and CIFAR.
+# Arguments of a model for images of 32x32 pixels (SVHN and CIFAR).
 SMALL_IMAGES = dict(strides=(1, 1, 1, 2, 1, 2, 1))
 MOMENTUM = 0.99
-# What the backward pass computes again: nothing, or the inside of each unit.
+# The parts recomputed in the backward pass: none, or the inside of each unit.
 REMAT = ('none', 'full')
-# A deviation of sqrt(2) / kernel size, as an output reads one channel.
+# Standard deviation sqrt(2) / kernel size, because an output reads one channel.
 depthwise_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
 class Size(NamedTuple):
-  """Factors of width and depth, and how a size is trained.
+  """Width and depth factors of a published size, and its training settings.
 
-  `resolution` is the side of images in training, and `dropout` that of the classifier.
+  `resolution` is the side of training images, `dropout` the rate before the classifier.
   """
 
   width: float
@@ -63,20 +63,20 @@ SIZES = {
 
 
 def variant(name: str) -> dict[str, int | tuple[int, ...]]:
-  """Returns the sizes of 'B0', 'L2' and the like, as arguments of `EfficientNet`."""
+  """Returns the arguments of `EfficientNet` for a size such as 'B0' or 'L2'."""
   size = size_of(name)
   return scaled(size.width, size.depth)
 
 
 def size_of(name: str) -> Size:
-  """Returns the factors of a published size, and how it is trained."""
+  """Returns the factors and training settings of a published size."""
   if name not in SIZES:
-    raise UserError(f'no EfficientNet {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown EfficientNet {name!r}: choose one of {", ".join(SIZES)}')
   return SIZES[name]
 
 
 def scaled(width: float, depth: float) -> dict[str, int | tuple[int, ...]]:
-  """Returns B0 with channels times `width` and units times `depth`, as arguments."""
+  """Returns the arguments of B0 with `width` times the channels, `depth` the units."""
   return dict(
     stem=channels_of(STEM, width),
     channels=tuple(channels_of(count, width) for count in CHANNELS),
@@ -86,25 +86,25 @@ def scaled(width: float, depth: float) -> dict[str, int | tuple[int, ...]]:
 
 
 def channels_of(count: int, width: float) -> int:
-  """Returns `width` times `count`, rounded to a multiple of 8, at most 10 % lower."""
+  """Returns `width` times `count` rounded to a multiple of 8, never over 10 % lower."""
   want = count * width
   rounded = max(8, int(want + 4) // 8 * 8)
   return rounded + 8 if rounded < 0.9 * want else rounded
 
 
 class EfficientNet(nn.Module):
-  """Images (B, H, W, C) to maps by name, their mean, and float32 logits.
+  """An EfficientNet that turns images (B, H, W, C) into named maps and logits.
 
-  Maps are those of the `stem`, of `stage1` to `stage7`, and of the last convolution,
-  `top`, whose mean (B, D) is `features` and `pre_logits`. There are no `logits` with
-  `num_classes=0`. Images are normalized by ImageNet's mean and deviation.
+  Returns the maps `stem`, `stage1` to `stage7`, and `top`, the last convolution, whose
+  mean (B, D) is returned as `features` and `pre_logits`. `logits` are float32; with
+  `num_classes=0` there are none. Images are normalized by ImageNet's mean and standard
+  deviation.
 
-  `drop_path` is the rate of stochastic depth: unit i of n, from 0, is dropped at a rate
-  of drop_path * i / n, unless it changes the shape. With `padding='symmetric'` zeros
-  lie as in PyTorch, see `layers.convolution`; nets that were trained there have
-  `epsilon=1e-5` too. `norm_groups` is the number of groups of examples that batch norm
-  normalizes apart; `momentum` is that of its running averages, to be lowered for
-  runs of few steps.
+  `drop_path` is the rate of stochastic depth: unit i of n, counted from 0, is dropped
+  at rate drop_path * i / n, unless it changes the shape. `padding='symmetric'` pads as
+  PyTorch does, see `layers.convolution`; networks trained in PyTorch also have
+  `epsilon=1e-5`. Batch norm uses separate statistics for `norm_groups` groups of
+  examples. `momentum` is the momentum of its running averages; lower it for short runs.
   """
 
   num_classes: int
@@ -133,9 +133,9 @@ class EfficientNet(nn.Module):
     stages, most = len(self.depths), min(len(self.channels), len(self.strides))
     if not 1 <= stages <= min(most, len(KERNELS)) or min(self.depths) < 1:
       raise UserError(
-        f'depths={tuple(self.depths)} are not numbers of units, at least 1, of 1 to'
-        f' {min(most, len(KERNELS))} stages, as channels={tuple(self.channels)} and'
-        f' strides={tuple(self.strides)} are for'
+        f'depths={tuple(self.depths)} must give at least 1 unit for each of 1 to'
+        f' {min(most, len(KERNELS))} stages, the most that channels='
+        f'{tuple(self.channels)} and strides={tuple(self.strides)} allow'
       )
     conv_norm = self.conv_norm
     x_BhwC = conv_norm(self.stem, 3, self.stem_stride, name='stem')(image_BHWI, train)
@@ -171,7 +171,7 @@ class EfficientNet(nn.Module):
 
   @property
   def conv_norm(self) -> Callable[..., nn.Module]:
-    """Makes the convolutions of this network, each with its norm."""
+    """The factory of this network's convolutions, each with a batch norm."""
     norm = functools.partial(
       convolution.BatchNorm,
       momentum=self.momentum,
@@ -189,9 +189,9 @@ class EfficientNet(nn.Module):
 
 
 class Stage(nn.Module):
-  """Units of one width, of which the first has the stride.
+  """Units of one width; the first has the stride.
 
-  There is one unit for each of `drop_paths`, the rates at which examples skip it.
+  There is one unit for each entry of `drop_paths`, its stochastic depth rate.
   """
 
   channels: int
@@ -223,11 +223,12 @@ class Stage(nn.Module):
 class MBConv(nn.Module):
   """An inverted bottleneck with squeeze-excite (arXiv:1801.04381, arXiv:1709.01507).
 
-  1x1 to `expansion` times the channels, depthwise, squeeze-excite, and 1x1 to
-  `channels` without activation; without expansion there is no first convolution.
-  Squeeze-excite has a quarter as many hidden units as the unit has input channels.
-  Where the shape stays, the input is added to that, and in training examples skip the
-  unit at the rate `drop_path`. `conv_norm` makes convolutions with their norms.
+  It consists of a 1x1 convolution to `expansion` times the channels, a depthwise
+  convolution, squeeze-excite, and a 1x1 convolution to `channels` without activation.
+  With `expansion=1` there is no first convolution. Squeeze-excite has a quarter as many
+  hidden units as the unit has input channels. If the shape does not change, the input
+  is added to the output, and in training examples skip the unit at rate `drop_path`.
+  `conv_norm` makes convolutions with their norms.
   """
 
   channels: int

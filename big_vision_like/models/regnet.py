@@ -1,7 +1,7 @@
-"""RegNets, arXiv:2003.13678: ResNets whose widths follow a line, RegNetY and RegNetX.
+"""RegNets, arXiv:2003.13678: ResNets with linearly growing widths, RegNetX and RegNetY.
 
-A bottleneck is as wide inside as outside, its 3x3 convolution has groups, and in
-RegNetY squeeze-excite comes after it. As in facebookresearch/pycls.
+A bottleneck has the same width inside as outside, its 3x3 convolution is grouped, and
+in RegNetY squeeze-excite follows it. The code follows facebookresearch/pycls.
 
 Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
 channels, C channels or classes, D channels of a map, features.
@@ -21,7 +21,7 @@ from big_vision_like.ops import precision
 EPSILON = 1e-5
 REMAT = ('none', 'full')
 
-# Depth d, initial width w_0, slope w_a, quantization w_m and group width g of
+# Depth d, initial width w_0, slope w_a, quantization w_m and group width g, from
 # facebookresearch/pycls, configs/dds_baselines/regnety.
 SIZES = {
   'Y-200MF': (13, 24, 36.44, 2.49, 8),
@@ -40,20 +40,21 @@ SIZES = {
 
 
 def variant(name: str) -> dict[str, int | tuple[int, ...]]:
-  """Returns the sizes of 'Y-16GF' and the like, as arguments of `RegNet`."""
+  """Returns the arguments of `RegNet` for a size such as 'Y-16GF'."""
   if name not in SIZES:
-    raise UserError(f'no RegNet {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown RegNet {name!r}: choose one of {", ".join(SIZES)}')
   return sizes(*SIZES[name])
 
 
 def sizes(
   depth: int, initial: int, slope: float, quantization: float, group_width: int
 ) -> dict[str, int | tuple[int, ...]]:
-  """Returns depths and widths of stages, and the group width, of a rule's numbers.
+  """Returns depths and widths of stages, and the group width, from the design rule.
 
-  Section 3.3, equations 2 to 4: unit j is w_0 + w_a * j wide, rounded to a power of w_m
-  times w_0, then to a multiple of 8. Units of one width make a stage, whose width is
-  rounded to a multiple of its group width, at most its own width.
+  Section 3.3, equations 2 to 4: unit j has width w_0 + w_a * j, rounded to w_0 times a
+  power of w_m, then to a multiple of 8. Consecutive units of one width form a stage.
+  The stage's width is rounded to a multiple of its group width, which is at most the
+  stage's width.
   """
   line = initial + slope * np.arange(depth)
   powers = np.round(np.log(line / initial) / np.log(quantization))
@@ -69,17 +70,18 @@ def sizes(
 
 
 class RegNet(nn.Module):
-  """Images (B, H, W, C) to maps by name, `root`, `stage1`, ...; and their `features`.
+  """A RegNet that turns images (B, H, W, C) into named maps and features.
 
-  The root and each stage halve height and width. `features` (B, D) are the mean of the
-  last map; with `num_classes` there are `logits` (B, C), float32.
+  Returns the maps `root`, `stage1`, ..., and `features` (B, D), the mean of the last
+  map. With `num_classes` > 0 there are also `logits` (B, C), float32. The root and each
+  stage halve height and width.
 
-  A stage's convolutions have groups of `group_width` channels, or one group where the
-  stage is narrower. `squeeze` is the share of a unit's input channels between the two
-  layers of squeeze-excite; 0 leaves it out (RegNetX). The rate of `drop_path` grows
-  linearly from 0 at the first unit to its value at the last. Batch norm divides the
-  batch into `norm_groups` groups of examples. `remat='full'` computes each unit again
-  in the backward pass.
+  A stage's 3x3 convolutions have groups of `group_width` channels, or one group if the
+  stage is narrower. `squeeze` is the number of hidden units of squeeze-excite as a
+  share of the unit's input channels; 0 disables it (RegNetX). The stochastic depth rate
+  grows linearly from 0 at the first unit to `drop_path` at the last. Batch norm uses
+  statistics of `norm_groups` groups of examples. `remat='full'` recomputes each unit in
+  the backward pass.
   """
 
   depths: Sequence[int]
@@ -136,7 +138,7 @@ class RegNet(nn.Module):
     return outputs
 
   def check(self) -> None:
-    """Raises for sizes that no network has."""
+    """Raises a `UserError` for depths, widths or groups that contradict each other."""
     check_one_of(REMAT, remat=self.remat)
     depths, widths = tuple(self.depths), tuple(self.widths)
     if not depths or len(depths) != len(widths) or min(depths) < 1:
@@ -153,7 +155,7 @@ class RegNet(nn.Module):
 
 
 class Stage(nn.Module):
-  """Units of one width, as many as `drop_paths`; the first has stride 2."""
+  """Units of one width, one for each rate in `drop_paths`; the first has stride 2."""
 
   channels: int
   group_width: int
@@ -182,9 +184,9 @@ class Stage(nn.Module):
 
 
 class Unit(nn.Module):
-  """Convolutions 1x1, 3x3 with groups, 1x1, with squeeze-excite, beside a shortcut.
+  """A residual unit: convolutions 1x1, grouped 3x3 and 1x1, with squeeze-excite.
 
-  Where shapes change the shortcut is a convolution and a norm.
+  If the shape changes, the shortcut is a convolution and a norm.
   """
 
   channels: int
@@ -206,7 +208,7 @@ class Unit(nn.Module):
     if self.squeeze:
       hidden = round(self.squeeze * x_BhwI.shape[-1])
       y_BuvC = convolution.SqueezeExcite(hidden, dtype=self.dtype, name='se')(y_BuvC)
-    # Each unit starts as its shortcut.
+    # The last scale starts at zero, so that each unit starts as its shortcut.
     norm = functools.partial(self.norm, scale_init=nn.initializers.zeros)
     y_BuvC = conv(1, activation=None, norm=norm, name='conv3')(y_BuvC, train)
     if train and self.drop_path:

@@ -1,7 +1,7 @@
 """ResNets with batch norm, arXiv:1512.03385.
 
-As in torchvision: a bottleneck has its stride in the 3x3 convolution (known as v1.5),
-and zeros lie evenly on both sides.
+The code follows torchvision: a bottleneck has its stride in the 3x3 convolution (known
+as v1.5), and padding is symmetric.
 
 Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
 channels, C channels or classes, D features.
@@ -31,26 +31,27 @@ SIZES = {
 
 
 def variant(name: str) -> dict[str, bool | tuple[int, ...]]:
-  """The sizes of 'R50' and the like, as arguments of `ResNet`."""
+  """Returns the arguments of `ResNet` for 'R18', 'R34', 'R50' or 'R101'."""
   match = re.fullmatch(r'R(\d+)', name)
   if match is None or int(match[1]) not in SIZES:
     known = ', '.join(f'R{depth}' for depth in SIZES)
-    raise UserError(f'no ResNet {name!r}: there are {known}')
+    raise UserError(f'unknown ResNet {name!r}: choose one of {known}')
   depths, bottleneck = SIZES[int(match[1])]
   return dict(depths=depths, bottleneck=bottleneck)
 
 
 class ResNet(nn.Module):
-  """Images (B, H, W, C) to maps by name, `root`, `stage1`, ...; and their `features`.
+  """A ResNet that turns images (B, H, W, C) into named maps and features.
 
-  The root makes height and width a quarter, each stage but the first halves them; with
-  `dilated` the last one does not, and has holes in its kernels instead (DC5 of
-  arXiv:2005.12872). `features` (B, D) are the mean of the last map, and with
-  `num_classes` there are `logits` (B, C), float32.
+  Returns the maps `root`, `stage1`, ..., and `features` (B, D), the mean of the last
+  map. With `num_classes` > 0 there are also `logits` (B, C), float32. The root reduces
+  height and width to a quarter, and each stage but the first halves them. With
+  `dilated` the last stage keeps the size and dilates its kernels instead (DC5 of
+  arXiv:2005.12872).
 
-  `norm` is 'batch' (statistics in the collection `batch_stats`) or 'frozen': affine and
-  statistics are constants, in the collection `constants`. The root and the first
-  `frozen_stages` take no gradient.
+  `norm` is 'batch' (statistics in the collection `batch_stats`) or 'frozen' (scale,
+  bias and statistics are constants, in the collection `constants`). If `frozen_stages`
+  is positive, no gradient flows to the root and the first `frozen_stages` stages.
   """
 
   depths: Sequence[int]
@@ -63,7 +64,7 @@ class ResNet(nn.Module):
   frozen_stages: int = 0
   dtype: str = 'float32'
 
-  # All four stages: some readers take the maps of each.
+  # All four stages, because some models read the map of each.
   tiny = dict(depths=(2, 1, 1, 1), root=16, channels=32)
 
   @nn.compact
@@ -73,12 +74,13 @@ class ResNet(nn.Module):
     count = len(self.depths)
     if not 1 <= count <= len(self.channels):
       raise UserError(
-        f'depths={tuple(self.depths)} are of {count} stages, channels='
+        f'depths={tuple(self.depths)} are for {count} stages, but channels='
         f'{tuple(self.channels)} are for 1 to {len(self.channels)}'
       )
     if not 0 <= self.frozen_stages <= count:
       raise UserError(
-        f'frozen_stages={self.frozen_stages} is not from 0 to the {count} stages'
+        f'frozen_stages={self.frozen_stages} must be between 0 and {count}, the number'
+        ' of stages'
       )
     x_BhwC = convolution.conv('conv_root', self.root, 7, 2, dtype=self.dtype)(
       image_BHWI
@@ -114,7 +116,7 @@ class ResNet(nn.Module):
 
 
 class Stage(nn.Module):
-  """Units of one width, the first with the stride, the others with the dilation."""
+  """Units of one width; the first has the stride, the others the dilation."""
 
   depth: int
   channels: int
@@ -140,9 +142,9 @@ class Stage(nn.Module):
 
 
 class Unit(nn.Module):
-  """Two 3x3 convolutions, or a bottleneck 1x1, 3x3, 1x1, beside a shortcut.
+  """A residual unit: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
 
-  Where shapes change the shortcut is a convolution and a norm.
+  If the shape changes, the shortcut is a convolution and a norm.
   """
 
   channels: int
@@ -168,7 +170,7 @@ class Unit(nn.Module):
 
 
 class FrozenNorm(nn.Module):
-  """Batch norm all of whose arrays are constants, in the collection `constants`."""
+  """A batch norm whose arrays are all constants, in the collection `constants`."""
 
   dtype: str = 'float32'
 

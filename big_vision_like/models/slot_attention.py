@@ -1,4 +1,4 @@
-"""Slot Attention, arXiv:2006.15055: images as sets of objects, without labels.
+"""Slot Attention, arXiv:2006.15055: unsupervised decomposition of images into objects.
 
 Axes: B batch, H W image, h w feature map, C channels, F features of a map, N tokens, S
 slots, D their size, T iterations, P properties, L layers (a picture and its mask).
@@ -16,15 +16,15 @@ from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import transformer
 from big_vision_like.ops import attention, positions, precision
 
-# As in Keras, where the published code comes from.
+# The default of Keras, which the published code uses.
 EPSILON = 1e-3
-# What slots compete by: softmax over the slots, or, as usual, over the inputs.
+# The softmax runs over the slots, which thus compete, or over the inputs as usual.
 OVER = {'slots': 'queries', 'inputs': 'keys'}
 
 Conv = tuple[int, int, int]
 
-# Channels, kernel and stride of convolutions; those of Tetrominoes and Multi-dSprites
-# are from the paper's appendix, the others also in its code.
+# Channels, kernel and stride of convolutions. Tetrominoes and Multi-dSprites are from
+# the paper's appendix; the others are also in its code.
 VARIANTS = {
   'clevr': dict(
     encoder_convs=4 * ((64, 5, 1),),
@@ -41,12 +41,12 @@ VARIANTS = {
 
 
 def variant(name: str) -> dict[str, Sequence]:
-  """The layers for a data set of the paper, as arguments of `AutoEncoder`."""
+  """Returns the arguments of `AutoEncoder` for a data set of the paper."""
   check_one_of(VARIANTS, variant=name)
   return VARIANTS[name]
 
 
-# Bounds of both models in small, and that of convolutions.
+# Upper bounds for scaled-down versions of both models, and for their convolutions.
 TINY_CONV = (8, 3, 2)
 TINY = dict(iterations=2, slot_size=16, hidden=32, encoder_convs=TINY_CONV)
 
@@ -54,22 +54,23 @@ TINY = dict(iterations=2, slot_size=16, hidden=32, encoder_convs=TINY_CONV)
 def small_grid(
   arguments: Mapping[str, Any], small_side: Callable[[int], int]
 ) -> tuple[int, ...]:
-  """Returns the grid from which a decoder makes small pictures."""
+  """Returns the grid from which a scaled-down decoder makes small pictures."""
   scale = math.prod(stride for _, _, stride in arguments['decoder_convs'])
   return tuple(small_side(side * scale) // scale for side in arguments['grid'])
 
 
 class AutoEncoder(nn.Module):
-  """Images (B, H, W, C) in [-1, 1] to slots, and back from each slot (section 3.1).
+  """An autoencoder of images (B, H, W, C) in [-1, 1] through slots (section 3.1).
 
   Returns `reconstruction` (B, H, W, C), the sum of `contents` (B, S, H, W, C) weighted
-  with `masks` (B, S, H, W), which sum to 1 over slots; `slots` (B, S, D), `iterates`
-  (B, T, S, D) and `attention` (B, T, S, h, w).
+  by `masks` (B, S, H, W), which sum to 1 over slots; `slots` (B, S, D), `iterates` (B,
+  T, S, D) and `attention` (B, T, S, h, w).
 
-  `encoder_convs`, `decoder_convs` are (channels, kernel, stride) of convolutions. The
-  decoder starts from a `grid` that, times its strides, is as large as images, and ends
-  with one convolution more. `num_slots` and `iterations` can be replaced with each
-  call. Slots start from samples of the stream 'slots', or are made of `noise_BSD`.
+  `encoder_convs` and `decoder_convs` list (channels, kernel, stride) of convolutions.
+  The decoder starts from a `grid` whose size times all strides must be the image size,
+  and ends with one more convolution. Each call may override `num_slots` and
+  `iterations`. Slots are initialized from samples of the random stream 'slots', or from
+  `noise_BSD` if given.
   """
 
   num_slots: int
@@ -110,7 +111,7 @@ class AutoEncoder(nn.Module):
     made = self.image_shape
     if image_BHWC.shape[1:] != made:
       raise UserError(
-        f'images are {image_BHWC.shape[1:]}, but the decoder makes {made} of'
+        f'images are {image_BHWC.shape[1:]}, but the decoder makes {made} from'
         f' grid={tuple(self.grid)}: resize them, or change task.model.grid'
       )
     x_BhwF = self.encoder(image_BHWC)
@@ -119,7 +120,7 @@ class AutoEncoder(nn.Module):
     return outputs | self.decode(outputs['slots'])
 
   def decode(self, slots_BSD: jax.Array) -> dict[str, jax.Array]:
-    """`reconstruction`, `masks` and `contents` of any slots (B, S, D)."""
+    """Returns `reconstruction`, `masks` and `contents` of any slots (B, S, D)."""
     layers_BSHWL = self.decoder(slots_BSD)
     contents_BSHWC = layers_BSHWL[..., :-1]
     masks_BSHW = jax.nn.softmax(layers_BSHWL[..., -1], axis=1)
@@ -131,7 +132,7 @@ class AutoEncoder(nn.Module):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the images that the decoder makes."""
+    """The height, width and channels of the images that the decoder makes."""
     height, width = self.grid
     for _, _, stride in self.decoder_convs:
       height, width = height * stride, width * stride
@@ -139,11 +140,12 @@ class AutoEncoder(nn.Module):
 
 
 class SetClassifier(nn.Module):
-  """Images (B, H, W, C) in [-1, 1] to the properties of their objects (section 3.2).
+  """A network that predicts properties of the objects in images (section 3.2).
 
-  Returns `predictions` (B, S, P) in (0, 1), one object in each slot, in no order; and
-  `slots`, `iterates` and `attention`, as `AutoEncoder`, whose arguments these are.
-  Images may have any size: positions are shares of it.
+  Images are (B, H, W, C) in [-1, 1], of any size, because positions are relative to it.
+  Returns `predictions` (B, S, P) in (0, 1), one object per slot in no particular order,
+  and `slots`, `iterates` and `attention` as `AutoEncoder`, which documents the shared
+  arguments.
   """
 
   num_slots: int
@@ -181,15 +183,16 @@ class SetClassifier(nn.Module):
 
 
 class SlotAttention(nn.Module):
-  """Tokens (B, N, F) to slots that compete for them (algorithm 1).
+  """Slots that compete for tokens (B, N, F) over several iterations (algorithm 1).
 
-  Returns `slots` (B, S, D); those after each iteration, `iterates` (B, T, S, D); and
-  how much each token was of each slot, `attention` (B, T, S, N). Slots start from one
-  learned Gaussian, so that any number of them can be asked for.
+  Returns `slots` (B, S, D); the slots after each iteration, `iterates` (B, T, S, D);
+  and the probabilities `attention` (B, T, S, N), which sum to 1 over slots. All slots
+  are initialized from one learned Gaussian, so any number of them can be requested.
 
-  With `over='inputs'` slots do not compete: a control. `implicit` passes gradients
-  through the last iteration alone, the first term of implicit differentiation at the
-  fixed point (arXiv:2207.00787); the Gaussian then stays as it began.
+  With `over='inputs'` the probabilities sum to 1 over inputs and slots do not compete,
+  as a control. `implicit` passes gradients through the last iteration only, the first
+  term of implicit differentiation at the fixed point (arXiv:2207.00787); the Gaussian
+  then keeps its initial parameters.
   """
 
   num_slots: int
@@ -214,7 +217,7 @@ class SlotAttention(nn.Module):
       if count < 1:
         raise UserError(f'{name}={count}: there must be at least one')
     x_BNF = _norm('norm_inputs')(precision.at_least_float32(x_BNF))
-    # One head.
+    # Attention has one head.
     key_BN1D = _dense(self.size, 'key', use_bias=False)(x_BNF)[:, :, None]
     value_BN1D = _dense(self.size, 'value', use_bias=False)(x_BNF)[:, :, None]
     norm_slots, query = _norm('norm_slots'), _dense(self.size, 'query', use_bias=False)
@@ -231,7 +234,7 @@ class SlotAttention(nn.Module):
       query_BS1D = query(norm_slots(slots_BSD))[:, :, None]
       over = OVER[self.over]
       p_B1SN = attention.probabilities(query_BS1D, key_BN1D, over=over)
-      # The compiler takes the same product once.
+      # XLA computes the product that `attend` repeats only once.
       y_BS1D = attention.attend(query_BS1D, key_BN1D, value_BN1D, over=over)
       slots_BSD = gru(slots_BSD, y_BS1D[:, :, 0])
       slots_BSD += mlp(norm_mlp(slots_BSD))
@@ -253,16 +256,16 @@ class SlotAttention(nn.Module):
     if noise_BSD is None:
       noise_BSD = jax.random.normal(self.make_rng('slots'), shape)
     if noise_BSD.shape != shape:
-      raise UserError(f'noise is {noise_BSD.shape}, but slots are {shape}')
+      raise UserError(f'noise has shape {noise_BSD.shape}, but slots have {shape}')
     return mu_11D + jnp.exp(log_sigma_11D) * noise_BSD
 
 
 class GRU(nn.Module):
-  """A gated recurrent unit: the next state (B, S, D) from state and input.
+  """A gated recurrent unit that computes the next state (B, S, D) from state and input.
 
-  As in Keras (`reset_after=True`): gates update, reset and candidate lie one after the
-  other, and the recurrent side has a bias of its own. `nn.GRUCell` has one for the
-  candidate alone, so it does not count the same parameters.
+  It follows Keras with `reset_after=True`: the update, reset and candidate gates are
+  concatenated in this order, and the recurrent product has its own bias. `nn.GRUCell`
+  has a recurrent bias only for the candidate, so its parameter count differs.
   """
 
   size: int
@@ -288,7 +291,7 @@ class GRU(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Convolutions, positions, and an MLP for each place: (B, h, w, F), float32."""
+  """Convolutions, positions, and an MLP at each cell: (B, h, w, F), float32."""
 
   convs: Sequence[Conv]
   dtype: str = 'float32'
@@ -315,10 +318,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """A picture and the logits of its mask from each slot: (B, S, H, W, C + 1), float32.
+  """A picture and mask logits from each slot: (B, S, H, W, C + 1), float32.
 
-  The spatial broadcast decoder of arXiv:1901.07017: a slot at all places of a grid,
-  which only positions tell apart, then transposed convolutions.
+  This is the spatial broadcast decoder of arXiv:1901.07017: each slot is copied to all
+  cells of a grid, positions are added, and transposed convolutions follow.
   """
 
   grid: tuple[int, int]
@@ -351,7 +354,7 @@ class Decoder(nn.Module):
 
 
 class SoftPosition(nn.Module):
-  """Adds a linear map of how far a place is from each edge (appendix, table 4 on)."""
+  """A learned linear map of the distances to the four edges (appendix, table 4 on)."""
 
   @nn.compact
   def __call__(self, x_BhwF: jax.Array) -> jax.Array:
@@ -377,5 +380,5 @@ def _tokens(x_BhwF: jax.Array) -> jax.Array:
 
 
 def _maps(attention_BTSN: jax.Array, x_BhwF: jax.Array) -> jax.Array:
-  """How much each place was of each slot: (B, T, S, h, w)."""
+  """Reshapes attention from tokens to maps: (B, T, S, h, w)."""
   return attention_BTSN.reshape(*attention_BTSN.shape[:3], *x_BhwF.shape[1:3])

@@ -1,11 +1,12 @@
 """Swin Transformer, arXiv:2103.14030.
 
-Tokens attend to each other inside of square windows; those of every second block are
-shifted by half of a window. Between stages, 2x2 tokens become one of twice the width.
+Tokens attend to each other within square windows. Every second block shifts the windows
+by half of their size. Between stages, each group of 2x2 tokens is merged into one token
+of twice the width.
 
-Two successive blocks (equation 3), one with windows where they are and one with shifted
-ones, are called `block_0`, `block_1`, ... here, with the parts `window` and `shifted`;
-a stage of odd depth ends with `window` alone.
+The two successive blocks of equation 3, one with regular windows and one with shifted
+windows, form a pair. Pairs are named `block_0`, `block_1`, ..., their blocks `window`
+and `shifted`. The last pair of a stage of odd depth has `window` only.
 
 Axes: B batch, H W image, h w map of tokens (u v merged, r s of positions), I channels
 of the image, C channels or classes, N tokens (of a map or a window), D width, L depth,
@@ -31,7 +32,7 @@ from big_vision_like.ops import attention as attention_ops
 from big_vision_like.ops import positions, precision, resampling, sharding, windows
 
 LAYER_NORM_EPSILON = 1e-5
-# Width of the first stage, depths, heads: section 3.3; C24 is of the published code.
+# Width of the first stage, depths, heads: section 3.3; C24 is from the published code.
 SIZES = {
   'T': (96, (2, 2, 6, 2), (3, 6, 12, 24)),
   'S': (96, (2, 2, 18, 2), (3, 6, 12, 24)),
@@ -39,22 +40,29 @@ SIZES = {
   'L': (192, (2, 2, 18, 2), (6, 12, 24, 48)),
   'C24': (96, (2, 2, 6, 2), (4, 8, 16, 32)),
 }
-# The rows of table 4: no positions, absolute ones at the stem, those and the bias of
-# windows, the bias alone (as published), and the bias in place of products with keys.
+# The rows of table 4: no positions, absolute positions at the stem, absolute positions
+# and the bias of windows, the bias alone (as published), and the bias without products
+# of queries and keys.
 POSITIONS = ('none', 'absolute', 'both', 'relative', 'without_content')
 PADDINGS = ('none', 'windows', 'dense')
-# As published; the code cuts the normal distribution at 100 deviations.
+# As published; the published code truncates at 100 standard deviations.
 NORMAL = nn.initializers.normal(0.02)
-# Sizes of images that fit are looked for up to so many patches away.
+# The search for image sizes that fit covers sizes up to this many patches away.
 NEAR = 128
 
 
 def variant(name: str) -> dict[str, Any]:
-  """Returns sizes of 'T', 'B/12' (window 12, else 7), 'C24/8': arguments of `Swin`."""
+  """Returns the arguments of `Swin` for names such as 'T', 'B/12' or 'C24/8'.
+
+  The number after the slash is the window, 7 by default.
+  """
   match = re.fullmatch(r'(\w+)(?:/(\d+))?', name)
   if match is None or match[1] not in SIZES:
     known = ', '.join(SIZES)
-    raise UserError(f'no Swin variant {name!r}: write SIZE or SIZE/WINDOW of {known}')
+    raise UserError(
+      f'unknown Swin variant {name!r}: write SIZE or SIZE/WINDOW, where SIZE is one of'
+      f' {known}'
+    )
   width, depths, num_heads = SIZES[match[1]]
   return dict(
     width=width, depths=depths, num_heads=num_heads, window=int(match[2] or 7)
@@ -62,24 +70,26 @@ def variant(name: str) -> dict[str, Any]:
 
 
 class Swin(nn.Module):
-  """Images (B, H, W, C) to a dict of named arrays.
+  """A Swin Transformer that maps images (B, H, W, C) to a dict of named arrays.
 
-  With `num_classes` there are `logits`, float32, beside `tokens` behind the last norm
-  and `features`, their mean. `maps` makes it the backbone of a detector or of
-  segmentation: these stages, 1 the first, give `stage1` (B, h, w, D) and so on, each
-  through a norm of its own, and there is no last norm and no head.
+  Returns the `tokens` after the last norm and their mean, `features`. With
+  `num_classes` > 0 there are also `logits`, float32. `maps` turns the model into a
+  backbone for detection or segmentation: for each of these stages, counted from 1, it
+  returns a map `stage1` (B, h, w, D) and so on, each with its own norm, and there is
+  neither a last norm nor a head.
 
-  Images must divide into patches, and the maps of all stages into windows, which are as
-  large as the map where it is no larger than one. With `padding` images may have any
-  size: zeros complete patches and, behind the first norm of a block, windows, which
-  then are never smaller. With 'windows' they are not shifted where the map is no larger
-  than one, so that images which divide have the same logits as with 'none'; with
-  'dense' they always are, as in the published code of detection and segmentation.
+  Patches must divide the images, and windows the maps of all stages. Where a side of a
+  map is shorter than `window`, windows shrink to that side. With `padding`, images may
+  have any size: zeros complete the patches and, after the first norm of a block, the
+  windows, which never shrink. With 'windows', windows are not shifted where a side of
+  the map is no longer than a window, so images that need no padding have the same
+  logits as with 'none'. With 'dense', windows are always shifted, as in the published
+  code for detection and segmentation.
 
-  `posemb` is one of `POSITIONS`. Absolute ones are for the grid of the images, or for
-  `pos_grid`, from which they are then resized whatever the images are. Without
-  `shifted`, no windows are (both table 4). The scale of parameters at the start is that
-  of the published code.
+  `posemb` is one of `POSITIONS`. Absolute positions belong to the grid of the images
+  or, if given, to `pos_grid`, from which they are resized to the grid of the images.
+  `shifted=False` leaves all windows unshifted (both options are in table 4). Parameters
+  are initialized at the scale of the published code.
   """
 
   width: int
@@ -108,12 +118,12 @@ class Swin(nn.Module):
     ),
     '(.*/)?relative_bias': positions.resize_window,
   }
-  # Two stages, so that 16 and 24 tokens are divided.
+  # Two stages, so that grids of 16 and 24 tokens divide.
   tiny = dict(depths=(2, 2), width=16, num_heads=(2, 2), window=4)
 
   @property
   def stride(self) -> tuple[int, int]:
-    """Returns height and width of a token of the first stage in pixels."""
+    """The height and width in pixels of a token of the first stage."""
     return self.patch, self.patch
 
   def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -126,10 +136,10 @@ class Swin(nn.Module):
   def table_grid(
     self, variables: Mapping[str, Any]
   ) -> tuple[int | None, tuple[int, int] | None]:
-    """Returns how many absolute positions there are, and the grid of the images.
+    """Returns the number of absolute positions and the grid of the images.
 
-    Of a classifier without absolute positions this is the grid at whose last stage the
-    image is one window, as in all that were published.
+    For a classifier without absolute positions, it is the grid for which the map of the
+    last stage is one window, as in all published models.
     """
     params = variables['params']
     if 'pos_embedding' in params:
@@ -140,7 +150,7 @@ class Swin(nn.Module):
     return None, (side, side)
 
   def misfit(self, image_size: tuple[int, int]) -> str:
-    """Returns what keeps images of this size from being divided; '' if nothing does."""
+    """Returns why images of this size cannot be divided; '' if they can."""
     if self.padding != 'none':
       return ''
     if any(side % self.patch for side in image_size):
@@ -159,7 +169,7 @@ class Swin(nn.Module):
     return ''
 
   def nearest_sizes(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Returns the next smaller and the next larger images that can be divided."""
+    """Returns the nearest smaller and the nearest larger image size that divides."""
     ways = []
     for side in image_size:
       first = side // self.patch
@@ -178,7 +188,7 @@ class Swin(nn.Module):
     return found[-1] + found[1]
 
   def check(self, image_size: tuple[int, int]) -> None:
-    """Raises a `UserError` that names the nearest sizes if images do not fit."""
+    """Raises a `UserError` that names the nearest sizes if images do not divide."""
     why = self.misfit(image_size)
     if not why:
       return
@@ -190,10 +200,10 @@ class Swin(nn.Module):
     )
 
   def for_images(self, image_size: tuple[int, int]) -> 'Swin':
-    """Returns the model for images of another size: its window grows with them.
+    """Returns the model for another image size, with another window if needed.
 
-    A size that the window does not divide takes the window at which the shorter side of
-    the last stage is one.
+    If the current window does not divide the maps, the window becomes as large as the
+    shorter side of the last stage's map. Raises if that does not divide them either.
     """
     if not self.misfit(image_size):
       return self
@@ -256,15 +266,15 @@ class Swin(nn.Module):
     return outputs
 
   def check_arguments(self) -> None:
-    """Raises a `UserError` for arguments that do not fit each other."""
+    """Raises a `UserError` for arguments that contradict each other."""
     check_one_of(POSITIONS, posemb=self.posemb)
     check_one_of(PADDINGS, padding=self.padding)
     check_one_of(('none', *transformer.REMAT_POLICIES), remat=self.remat)
     count = len(self.depths)
     if len(self.num_heads) != count:
       raise UserError(
-        f'num_heads={tuple(self.num_heads)} and depths={tuple(self.depths)} are of'
-        f' {len(self.num_heads)} and {count} stages'
+        f'num_heads={tuple(self.num_heads)} and depths={tuple(self.depths)} are for'
+        f' different numbers of stages, {len(self.num_heads)} and {count}'
       )
     if self.maps and self.num_classes:
       raise UserError(
@@ -272,7 +282,7 @@ class Swin(nn.Module):
         f'{self.num_classes} must be 0'
       )
     if not {*self.maps} <= {*range(1, count + 1)}:
-      raise UserError(f'maps={tuple(self.maps)} are not of the stages 1 to {count}')
+      raise UserError(f'maps={tuple(self.maps)} must be stages from 1 to {count}')
     if self.scan and any(depth % 2 for depth in self.depths):
       raise UserError(
         f'scan=True loops over pairs of blocks: depths={tuple(self.depths)} must be'
@@ -280,7 +290,7 @@ class Swin(nn.Module):
       )
 
   def embedded(self, image_BHWI: jax.Array) -> jax.Array:
-    """Returns a token for each patch, normed, with absolute positions if any."""
+    """Returns normed patch embeddings, with absolute positions if any: (B, h, w, D)."""
     patch = self.patch, self.patch
     inputs = math.prod(patch) * image_BHWI.shape[-1]
     if self.padding != 'none':
@@ -314,7 +324,7 @@ class Swin(nn.Module):
 
 
 class Stage(nn.Module):
-  """Pairs of blocks of one width; `block` are the arguments of each `Block`.
+  """Pairs of blocks of one width; `block` holds the arguments of each `Block`.
 
   `scan` compiles one pair and loops over it: parameters are stacked under `blocks`
   instead of named `block_0`, ...
@@ -354,7 +364,7 @@ class Stage(nn.Module):
 
 
 class Pair(nn.Module):
-  """Two successive blocks: windows where they are, then shifted by half of one."""
+  """Two successive blocks: one with regular windows, one with shifted windows."""
 
   block: Mapping[str, Any]
   shifted: bool = True
@@ -374,14 +384,14 @@ class Pair(nn.Module):
         prevent_cse=not self.scan,  # a loop body is not merged with its recomputation
       )
     shift = self.block['window'] // 2 if self.shifted else 0
-    # The second is missing behind the last pair of a stage of odd depth.
+    # The last pair of a stage of odd depth has no second block.
     for name, by, rate in zip(('window', 'shifted'), (0, shift), rates_L, strict=False):
       x_BhwD = block_class(**self.block, shift=by, name=name)(x_BhwD, rate, train)
     return x_BhwD
 
 
 class Block(nn.Module):
-  """Attention in windows and an MLP, each behind a norm and beside the tokens."""
+  """Attention within windows and an MLP, both as pre-norm residual branches."""
 
   num_heads: int
   mlp_dim: int
@@ -398,7 +408,7 @@ class Block(nn.Module):
   def __call__(
     self, x_BhwD: jax.Array, drop_path: jax.Array, train: bool = False
   ) -> jax.Array:
-    # Of batch and state, which fsdp both splits, it is the state that is gathered.
+    # With fsdp, batch and state are both sharded. This makes XLA gather the state.
     x_BhwD = sharding.constrain(x_BhwD, sharding.BATCH, None, None, None)
     mlp = transformer.Mlp(
       self.mlp_dim,
@@ -422,7 +432,7 @@ class Block(nn.Module):
     return x_BhwD
 
   def attended(self, y_BhwD: jax.Array) -> jax.Array:
-    """Returns what tokens take from the others of their window."""
+    """Returns the output of attention within windows, (B, h, w, D)."""
     batch, *grid, _ = y_BhwD.shape
     window, shift = self.window, self.shift
     if self.padding == 'none':
@@ -454,7 +464,7 @@ class Block(nn.Module):
 
 
 class AttentionByPosition(nn.Module):
-  """Attention whose logits are the bias alone: the last row of table 4."""
+  """Attention whose logits are the position bias alone: the last row of table 4."""
 
   num_heads: int
   dtype: str = 'float32'
@@ -483,9 +493,9 @@ class AttentionByPosition(nn.Module):
 
 
 class Merge(nn.Module):
-  """2x2 tokens to one of twice the width: (B, h, w, D) to (B, u, v, 2 D).
+  """A layer that merges 2x2 tokens into one: (B, h, w, D) to (B, u, v, 2 D).
 
-  With `padded` a row or column of zeros is added to odd sides.
+  With `padded`, a row or column of zeros is appended to odd sides.
   """
 
   padded: bool = False
@@ -510,20 +520,20 @@ class Merge(nn.Module):
 
 
 def _table(module: nn.Module, name: str, shape: Sequence[int], what: str) -> jax.Array:
-  """Returns a learned table; a `UserError` where the one there is of another size."""
+  """Returns a learned table; raises a `UserError` if the stored one differs in size."""
   if module.has_variable('params', name):
     have = module.get_variable('params', name).shape
     if have != tuple(shape):
       place = '/'.join((*module.path, name))
       raise UserError(
-        f'the parameter {place} has shape {have}, {what} it must be {tuple(shape)}:'
+        f'the parameter {place} has shape {have}, but {what} it must be {tuple(shape)}:'
         ' resize it with init_from or load(..., image_size=...)'
       )
   return module.param(name, NORMAL, tuple(shape))
 
 
 def _uniform(inputs: int) -> nn.initializers.Initializer:
-  """Returns PyTorch's start of convolutions: within 1 / sqrt(inputs)."""
+  """Returns PyTorch's initializer of convolutions: uniform in +-1 / sqrt(inputs)."""
   bound = 1 / math.sqrt(inputs)
 
   def init(key: jax.Array, shape: Sequence[int], dtype: Any = float) -> jax.Array:

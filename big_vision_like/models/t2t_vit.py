@@ -1,16 +1,18 @@
 """Tokens-to-Token ViT, arXiv:2101.11986.
 
-Extends `vit`. Instead of cutting an image into patches, three soft splits take patches
-that overlap; between them a narrow layer of attention reads all of them, and what it
-gives is a map again. A deep and narrow Transformer follows, whose positions are fixed
-sinusoids. Where the paper and its published code differ, this is the code.
+Extends `vit`. Three soft splits, which extract overlapping patches, replace the patch
+embedding. Between them, a narrow attention layer processes all tokens, and its output
+is reshaped to a map again. A deep and narrow Transformer with fixed sinusoidal
+positions follows. Where the paper and its published code differ, this module follows
+the code.
 
-The matrix of the Performer's features and the positions are constants: in the
-collection `constants` they get no gradient and no optimizer state.
+The random matrix of the Performer and the positions are constants: they are stored in
+the collection `constants` and have neither gradients nor optimizer state.
 
 Axes: B batch, H W image (H heads, of attention), h w grid, N tokens, I features of a
-soft split, C channels, D width, E width of tokens between soft splits or of new ones, K
-size of a head (a row), F features of the Performer, G half of the width, R distances.
+soft split, C channels, D width, E width of tokens between soft splits or of new
+features, K size of a head (a row), F features of the Performer, G half of the width, R
+distances.
 """
 
 import functools
@@ -30,18 +32,18 @@ from big_vision_like.ops import attention as attention_ops
 from big_vision_like.ops import positions, precision, sharding
 from big_vision_like.ops.soft_split import soft_split
 
-# Size, stride and border of each soft split.
+# Kernel size, stride and padding of each soft split.
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
 STRIDE = math.prod(stride for _, stride, _ in SPLITS)
 TOKENS = ('performer', 'transformer')
 BACKBONES = ('plain', 'se', 'ghost')
-# Squeeze-excite has so many times fewer hidden units than its input has features.
+# The hidden layer of squeeze-excite is this many times narrower than its input.
 SQUEEZE = 16
-# The dense backbone takes its rates of stochastic depth from a line of so many.
+# The dense backbone takes its stochastic depth rates from a linear ramp of this length.
 DENSE_RATES = 12
 
 # By published name without t2t_vit_: layer between soft splits, width, depth, heads,
-# ratio of the MLP (table 1 and the published code), backbone, groups of a dense one.
+# MLP ratio (table 1 and the published code), backbone, groups of a dense backbone.
 SIZES = {
   '7': ('performer', 256, 7, 4, 2, 'plain', ()),
   '10': ('performer', 256, 10, 4, 2, 'plain', ()),
@@ -59,14 +61,14 @@ SIZES = {
   'dense': ('performer', 128, 19, 8, 2, 'plain', (3, 6, 6, 4)),
 }
 
-# The published code cuts its normal distribution at -2 and 2, at 100 deviations.
+# The published code truncates at -2 and 2, which is 100 standard deviations.
 NORMAL = nn.initializers.normal(0.02)
 
 
 def variant(name: str) -> dict[str, Any]:
-  """The sizes of '14', 't_14', '14_se' and the like, as arguments of `T2TViT`."""
+  """Returns the arguments of `T2TViT` for a name such as '14', 't_14' or '14_se'."""
   if name not in SIZES:
-    raise UserError(f'no T2T-ViT {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown T2T-ViT {name!r}: choose one of {", ".join(SIZES)}')
   tokens, width, depth, num_heads, ratio, backbone, groups = SIZES[name]
   return dict(
     tokens=tokens,
@@ -80,15 +82,18 @@ def variant(name: str) -> dict[str, Any]:
 
 
 class T2TViT(vit.ViT, kw_only=True):
-  """A ViT behind three soft splits; images of any multiple of 16 pixels, square or not.
+  """A ViT with three soft splits, for images whose sides are multiples of 16 pixels.
 
-  `tokens` is the attention between soft splits, 'performer' (linear, by random
-  features) or 'transformer', of width `token_dim`; the Performer has a dropout of its
-  own, `token_dropout`. `backbone` is 'plain', 'se' (squeeze-excite after attention) or
-  'ghost' (half of the features are others times a number each). With `groups` it is
-  dense: `depth` blocks, so many in each group, widen the tokens by `growth` each, and
-  halve them between groups. `posemb='sinusoid'` are fixed positions, kept as a constant
-  since published models have them resized for other images.
+  `tokens` is the attention between soft splits: 'performer' (linear, by random
+  features) or 'transformer'; its width is `token_dim`. `token_dropout` is the dropout
+  rate of the Performer. `backbone` is 'plain', 'se' (squeeze-excite after attention) or
+  'ghost' (half of the features are scaled copies of the other half).
+
+  With `groups` the backbone is dense: `groups` lists the number of blocks in each
+  group, `depth` in total. Each block widens the tokens by `growth`, and transitions
+  between groups halve the width. With `posemb='sinusoid'` the positions are fixed; they
+  are stored as a constant because published models have resized ones for other image
+  sizes.
   """
 
   patch: int = STRIDE
@@ -111,7 +116,7 @@ class T2TViT(vit.ViT, kw_only=True):
     width=32,
     depth=2,
     num_heads=2,
-    mlp_dim=96,  # three times the width, as a ghost backbone has it
+    mlp_dim=96,  # three times the width, as a ghost backbone requires
     token_dim=16,
     groups=(1, 1),
     growth=16,
@@ -120,14 +125,14 @@ class T2TViT(vit.ViT, kw_only=True):
 
   @property
   def attends(self) -> bool:
-    """Whether blocks of one kind have attention to look at."""
+    """Whether attention rollout applies; it does not to a dense backbone."""
     return not self.groups
 
   def embedded(self, image_BHWC: jax.Array, train: bool) -> jax.Array:
     if self.patch != STRIDE or self.resnet is not None:
       raise UserError(
         f'patch={self.patch!r}, resnet={self.resnet!r}: the soft splits of a T2T-ViT'
-        f' read images and make tokens of {STRIDE}x{STRIDE} pixels, leave both out'
+        f' turn images into tokens of {STRIDE}x{STRIDE} pixels; leave both out'
       )
     check_one_of(TOKENS, tokens=self.tokens)
     size = image_BHWC.shape[1:3]
@@ -169,10 +174,11 @@ class T2TViT(vit.ViT, kw_only=True):
       return super().stack(name)
     if sum(self.groups) != self.depth:
       raise UserError(
-        f'groups={tuple(self.groups)} are {sum(self.groups)} blocks, depth={self.depth}'
+        f'groups={tuple(self.groups)} have {sum(self.groups)} blocks, not depth='
+        f'{self.depth}'
       )
     if self.scan:
-      raise UserError('scan=True: the blocks of a dense backbone differ in width')
+      raise UserError('scan=True needs equal blocks; those of a dense backbone differ')
     return DenseStack(
       groups=self.groups,
       growth=self.growth,
@@ -207,12 +213,15 @@ class T2TViT(vit.ViT, kw_only=True):
     return dict(attention_args=ATTENTION, mlp_args=mlp)
 
 
-# Arguments of attention in all backbones.
+# Arguments of `MultiHeadAttention` in all backbones that use it.
 ATTENTION = dict(use_bias=False, out_bias=True, kernel_init=NORMAL)
 
 
 class TokensToToken(nn.Module):
-  """Images (B, H, W, C) to tokens (B, H / 16, W / 16, D): section 3.1, figure 4."""
+  """The soft splits: images (B, H, W, C) to tokens (B, H / 16, W / 16, D), section 3.1.
+
+  Figure 4 of the paper shows them.
+  """
 
   width: int
   token_dim: int
@@ -234,7 +243,7 @@ class TokensToToken(nn.Module):
     return _dense(self.width, 'project', self.dtype)(x_BhwI)
 
   def attended(self, name: str, x_BhwI: jax.Array, train: bool) -> jax.Array:
-    """Returns a map of narrow tokens that have read each other, (B, h, w, E)."""
+    """Applies a narrow attention layer to a map and returns a map (B, h, w, E)."""
     layer_class = TokenLayer
     if self.remat != 'none':
       layer_class = nn.remat(TokenLayer, static_argnums=(2,))
@@ -252,10 +261,11 @@ class TokensToToken(nn.Module):
 
 
 class TokenLayer(nn.Module):
-  """Attention of one head, which changes the width, then an MLP: (B, N, E).
+  """A layer between soft splits: attention with one head, then an MLP, (B, N, E).
 
-  The skip of attention comes from its values, as its input is wider. Products with
-  'transformer' are divided by the root of the input's width, as in the published code.
+  Attention changes the width, so its residual connection adds the values instead of the
+  input. With 'transformer', dot products are divided by the square root of the input's
+  width, as in the published code.
   """
 
   width: int
@@ -275,8 +285,8 @@ class TokenLayer(nn.Module):
     if performer:
       y_BN1E = attention_ops.attend_linear(q_BN1E, k_BN1E, v_BN1E, self.features())
     else:
-      # Divided by the root of the width later; in float32, as a rounded factor would
-      # bias all products.
+      # `attend` divides by the square root of the token width; the factor corrects
+      # that. It is applied in float32, because rounding it would bias all products.
       factor = math.sqrt(width / x_BNI.shape[-1])
       q_BN1E = (precision.at_least_float32(q_BN1E) * factor).astype(q_BN1E.dtype)
       y_BN1E = attention_ops.attend(q_BN1E, k_BN1E, v_BN1E)
@@ -295,11 +305,11 @@ class TokenLayer(nn.Module):
     )(norm(name='norm2')(y_BNE), train)
 
   def features(self) -> jax.Array:
-    """Returns the constant matrix of random features, half as many as the width."""
+    """Returns the constant random matrix (F, E), with F = E / 2 features."""
     if self.width % 2:
       raise UserError(
-        f'token_dim={self.width}: the Performer has half as many features as its tokens'
-        f' are wide, take an even width such as {self.width + 1}'
+        f'token_dim={self.width}: the Performer has token_dim / 2 features; choose an'
+        f' even width such as {self.width + 1}'
       )
     shape = self.width // 2, self.width
 
@@ -311,7 +321,7 @@ class TokenLayer(nn.Module):
 
 
 class GatedAttention(nn.Module):
-  """Self-attention whose outputs are multiplied by squeeze-excite gates (table 6)."""
+  """Self-attention whose outputs are scaled by squeeze-excite gates (table 6)."""
 
   num_heads: int
   dtype: str = 'float32'
@@ -322,7 +332,7 @@ class GatedAttention(nn.Module):
       self.num_heads, self.dtype, **ATTENTION, name='attention'
     )
     y_BND = attend(x_BND, *others, **options)
-    if self.is_mutable_collection('intermediates'):  # where all other blocks have it
+    if self.is_mutable_collection('intermediates'):  # where the other blocks sow it
       self.sow(
         'intermediates', 'probs', attend.get_variable('intermediates', 'probs')[-1]
       )
@@ -333,13 +343,14 @@ class GatedAttention(nn.Module):
       dtype=self.dtype,
       name='squeeze_excite',
     )
-    return gate(y_BND[:, :, None])[:, :, 0]  # a map of one column
+    return gate(y_BND[:, :, None])[:, :, 0]  # as a map with a single column
 
 
 class GhostAttention(nn.Module):
-  """Self-attention of which half of the queries, keys and values are computed.
+  """Self-attention that computes only half of the queries, keys and values.
 
-  The other half are the same features, each times a number (arXiv:1911.11907).
+  The other half are copies of these features, each scaled by a learned number
+  (arXiv:1911.11907).
   """
 
   num_heads: int
@@ -359,12 +370,12 @@ class GhostAttention(nn.Module):
   ) -> jax.Array:
     if cache_length is not None or relative_RHK is not None or key_BND is not None:
       raise UserError(
-        "backbone='ghost' attends to one sequence, without relative positions"
+        "backbone='ghost' supports self-attention only, without relative positions"
       )
     width = x_BND.shape[-1]
     if width % 2 or width % self.num_heads:
       raise UserError(
-        f'width {width} of a ghost backbone is not even and divisible by'
+        f'width {width} of a ghost backbone must be even and divisible by'
         f' {self.num_heads} heads'
       )
     heads = self.num_heads, width // self.num_heads
@@ -391,10 +402,12 @@ class GhostAttention(nn.Module):
 
 
 class GhostMlp(nn.Module):
-  """Dense, activation, two copies with each feature times a number, Dense.
+  """An MLP with scaled copies of its first layer's outputs as further hidden units.
 
-  It has three times as many hidden units as its first layer computes; `hidden` counts
-  all of them.
+  A Dense layer and an activation compute the first third of the hidden units. The
+  other two thirds are copies of it, each feature scaled by a learned number and
+  followed by the activation. A second Dense layer reads all of them. `hidden` is the
+  total number of hidden units, three times the width.
   """
 
   hidden: int
@@ -407,7 +420,7 @@ class GhostMlp(nn.Module):
     width = x_BND.shape[-1]
     if self.hidden != 3 * width:
       raise UserError(
-        f'mlp_dim={self.hidden}: that of a ghost backbone is 3 times its width, '
+        f'mlp_dim={self.hidden}: the MLP of a ghost backbone has 3 times its width, '
         f'{3 * width}'
       )
     check_one_of(transformer.ACTIVATIONS, activation=self.activation)
@@ -423,9 +436,9 @@ class GhostMlp(nn.Module):
 
 
 class Factors(nn.Module):
-  """Multiplies each feature by a number: a depthwise convolution of single tokens.
+  """A learned scale for each feature: a depthwise convolution of single tokens.
 
-  The kernel (1, 1, D) starts as PyTorch starts that.
+  The kernel (1, 1, D) is initialized as PyTorch initializes that convolution.
   """
 
   dtype: str = 'float32'
@@ -440,13 +453,14 @@ class Factors(nn.Module):
 
 
 class DenseStack(nn.Module):
-  """Groups of blocks that widen their tokens, and a final norm (arXiv:1608.06993).
+  """A dense backbone: groups of blocks and a final norm (arXiv:1608.06993).
 
-  The block `unit{i}` reads the tokens, `growth{i}` computes new features of its output,
-  and these are put beside the tokens as they were. Between groups `transition{i}`
-  halves the width. One i, from 0, counts all of them, as in the published code. `block`
-  are arguments of `transformer.Stack`; all blocks of group g drop paths with the rate g
-  of `DENSE_RATES` between 0 and `drop_path`.
+  Block `unit{i}` processes the tokens, `growth{i}` computes new features from its
+  output, and these are concatenated to the unchanged tokens. Between groups,
+  `transition{i}` halves the width. Units and transitions share one counter i that
+  starts at 0, as in the published code. `block` holds arguments of `transformer.Stack`.
+  All blocks of group g drop paths at entry g of `DENSE_RATES` rates that grow linearly
+  from 0 to `drop_path`.
   """
 
   groups: Sequence[int]
@@ -465,7 +479,7 @@ class DenseStack(nn.Module):
     each: Mapping[str, jax.Array] | None = None,
   ) -> jax.Array:
     if each:
-      raise UserError('a dense backbone takes positions at the stem alone')
+      raise UserError('a dense backbone supports positions at the stem only')
     rates = np.linspace(0.0, self.drop_path, DENSE_RATES)
     i = 0
     for group, depth in enumerate(self.groups):
@@ -478,7 +492,7 @@ class DenseStack(nn.Module):
     return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(x_BND)
 
   def unit(self, i: int, x_BND: jax.Array, rate: float, train: bool) -> jax.Array:
-    """Returns the tokens with new features beside them, which a block makes."""
+    """Returns the tokens with the new features of a block concatenated."""
     y_BND = transformer.Stack(
       depth=1,
       mlp_dim=int(x_BND.shape[-1] * self.mlp_ratio),
@@ -491,7 +505,7 @@ class DenseStack(nn.Module):
     return jnp.concatenate([x_BND, new_BNE], axis=-1)
 
   def transition(self, i: int, x_BND: jax.Array) -> jax.Array:
-    """Returns tokens of half the width."""
+    """Returns tokens of half the width, after a Dense layer and GELU."""
     half_BNG = _dense(x_BND.shape[-1] // 2, f'transition{i}', self.dtype)(x_BND)
     return nn.gelu(half_BNG, approximate=False)
 

@@ -1,7 +1,7 @@
-"""Transformer, arXiv:1706.03762: an encoder and a decoder of sequences of tokens.
+"""Transformer, arXiv:1706.03762: an encoder-decoder for sequences of tokens.
 
-One matrix embeds source and target and gives the logits. Implementations differ in more
-than the paper settles; `STYLES` has what is particular to each of five.
+One matrix embeds source and target tokens and computes the logits. Implementations
+differ in details that the paper leaves open; `STYLES` lists the choices of five.
 
 Axes: B batch, S source tokens, T target tokens, D width, V vocabulary, L learned
 positions; b = B * beams.
@@ -23,7 +23,8 @@ from big_vision_like.ops import masks, positions, precision
 # Width, depth, hidden width of the MLP, heads: arXiv:1706.03762 table 3.
 SIZES = {'base': (512, 6, 2048, 8), 'big': (1024, 6, 4096, 16)}
 
-# What is not as in the paper; tensor2tensor from base_v2 on, Flax's example wmt.
+# Deviations from the paper. 't2t' is tensor2tensor from base_v2 on, 'flax' is Flax's
+# wmt example.
 STYLES: dict[str, dict[str, Any]] = {
   'paper': {},
   't2t': dict(
@@ -60,26 +61,26 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def variant(name: str) -> dict[str, int]:
-  """The sizes of 'base' or 'big', as arguments of `Transformer`."""
+  """Returns the arguments of `Transformer` for 'base' or 'big'."""
   if name not in SIZES:
-    raise UserError(f'no Transformer {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'unknown Transformer {name!r}: choose one of {", ".join(SIZES)}')
   width, depth, mlp_dim, num_heads = SIZES[name]
   return dict(width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads)
 
 
 class Transformer(nn.Module):
-  """Source (B, S) and target (B, T) token ids to a dict of named arrays.
+  """An encoder-decoder that maps source (B, S) and target (B, T) ids to named arrays.
 
-  The target is what the decoder reads, BOS first; `logits` (B, T, V) at a token are of
-  the one after it, and do not depend on later ones. Padding (`pad_id`) is not attended
-  to. With segments (1, 2, ...; 0 is padding) several pairs lie in one row and do not
-  see each other, with positions counted anew in each.
+  The target is the decoder's input and starts with BOS. The `logits` (B, T, V) at a
+  token predict the next token and do not depend on later ones. Padding (`pad_id`) is
+  masked out of attention. With segments (1, 2, ...; 0 is padding), one row packs
+  several pairs, which do not attend to each other and whose positions start at 0.
 
-  `positions` are a layout of `ops.positions.sinusoid`, 'learned' (`max_length` of
-  them) or 'none'. `embedding_scale` 'input' multiplies embeddings by sqrt(D), 'output'
-  divides logits by it. `t2t_inputs` adds a learned vector to each source token and sets
-  padding to zero. `decoder_depth` is `depth` unless given; `attention_args` and
-  `mlp_args` are more arguments of `MultiHeadAttention` and `Mlp`.
+  `positions` is a layout of `ops.positions.sinusoid`, 'learned' (`max_length`
+  positions) or 'none'. `embedding_scale='input'` multiplies embeddings by sqrt(D),
+  'output' divides logits by it. `t2t_inputs` adds a learned vector to each source token
+  and sets padding to zero. `decoder_depth` defaults to `depth`. `attention_args` and
+  `mlp_args` are extra arguments of `MultiHeadAttention` and `Mlp`.
   """
 
   vocab_size: int
@@ -111,7 +112,7 @@ class Transformer(nn.Module):
 
   def setup(self) -> None:
     check_one_of(('input', 'output', 'none'), embedding_scale=self.embedding_scale)
-    # What is multiplied by sqrt(D), or divides the logits by it, has unit variance.
+    # Embeddings have unit variance after any scaling by sqrt(D).
     deviation = self.width**-0.5 if self.embedding_scale == 'input' else 1.0
     shape = self.vocab_size, self.width
     self.embedding = self.param('embedding', nn.initializers.normal(deviation), shape)
@@ -177,7 +178,7 @@ class Transformer(nn.Module):
     position: jax.Array | None = None,
     train: bool = False,
   ) -> jax.Array:
-    """The encoder's output for each source token, (B, S, D)."""
+    """Returns the encoder's output for each source token, (B, S, D)."""
     if source_BS.ndim != 2 or source_BS.shape[1] == 0:
       raise UserError(f'a source of shape {source_BS.shape} is not (batch, tokens)')
     x_BSD = self.embed(source_BS, position)
@@ -201,14 +202,13 @@ class Transformer(nn.Module):
     train: bool = False,
     cache_length: int | None = None,
   ) -> jax.Array:
-    """The decoder's output for each target token, (B, T, D); see `logits`.
+    """Returns the decoder's output for each target token, (B, T, D); see `logits`.
 
-    With `cache_length` (and `cache` mutable) the tokens go on from those of earlier
-    calls, at `position` (which broadcasts). There may be several beams for each source,
-    (b, T).
+    With `cache_length` (and `cache` mutable), the tokens continue the tokens of earlier
+    calls, at `position` (which broadcasts). Each source may have several beams, (b, T).
     """
     if target_segment_BT is None:
-      # The first token is seen even where BOS and padding are one id.
+      # The first token is never masked, even if BOS and padding share an id.
       seen_BT = target_BT != self.pad_id
       seen_BT |= jnp.arange(target_BT.shape[1])[None] == 0
       mask = masks.causal() & masks.padding(seen_BT)
@@ -224,7 +224,7 @@ class Transformer(nn.Module):
     return self.decoder(x_BTD, train, context, cache_length)
 
   def embed(self, ids_BT: jax.Array, position: jax.Array | None) -> jax.Array:
-    """Tokens and their positions as vectors, (B, T, D)."""
+    """Embeds tokens and adds their positions, (B, T, D)."""
     x_BTD = self.embedding.astype(self.dtype)[ids_BT]
     if self.embedding_scale == 'input':
       x_BTD *= self.width**0.5
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
     if self.positions == 'none':
       return x_BTD
     if position is None:
-      position = jnp.arange(ids_BT.shape[1])[None]  # the same for all
+      position = jnp.arange(ids_BT.shape[1])[None]  # the same for all examples
     if self.positions == 'learned':
       added = positions.lookup(self.pos_embedding, position)
     else:
@@ -241,7 +241,7 @@ class Transformer(nn.Module):
     return x_BTD + added.astype(x_BTD.dtype)
 
   def logits(self, features_BTD: jax.Array) -> jax.Array:
-    """Logits over the vocabulary, float32 (B, T, V)."""
+    """Returns logits over the vocabulary, float32 (B, T, V)."""
     logits_BTV = jnp.einsum(
       'BTD,VD->BTV',
       features_BTD,
@@ -262,7 +262,7 @@ class Transformer(nn.Module):
     source_BS: jax.Array,
     cache_length: int,
   ) -> jax.Array:
-    """Logits (b, V) of the token after each of `token_b`, with the cache."""
+    """Returns logits (b, V) of the token after each of `token_b`, using the cache."""
     features_b1D = self.decode(
       token_b[:, None],
       memory_BSD,
@@ -274,9 +274,9 @@ class Transformer(nn.Module):
 
 
 def reorder(cache: Mapping[str, Any], beam_BK: jax.Array) -> dict[str, Any]:
-  """A decoder's cache with each beam's rows taken from its parent, (B, K).
+  """Reorders a decoder's cache so that each beam has the rows of its parent (B, K).
 
-  What is attended to in the source is the same for all beams, and held once.
+  Keys and values of the source are the same for all beams and are stored once.
   """
   batch, beams = beam_BK.shape
   row_b = (jnp.arange(batch)[:, None] * beams + beam_BK).reshape(-1)

@@ -1,14 +1,17 @@
 """Vision Transformer, arXiv:2010.11929.
 
-An image is cut into patches, each embedded linearly; with positions added, a pre-norm
-Transformer encoder reads them. Hybrids cut the feature map of a ResNet instead. Pooling
-by class token (the paper), global average (arXiv:2205.01580) or attention
-(arXiv:2106.04560); fixed sine-cosine positions as in arXiv:2205.01580, register tokens
-as in arXiv:2309.16588.
+An image is split into patches, which are embedded linearly. Positions are added, and a
+pre-norm Transformer encoder processes the tokens. Hybrids split the feature map of a
+ResNet into patches instead.
 
-Axes: B batch, H W image, f g what is cut into patches (the image or a feature map of I
-channels), h w grid, C channels or classes, N tokens, M with registers, D width, E half
-of it, L depth, P learned tokens; R size of the representation (D without one).
+Tokens are pooled by a class token (as in the paper), by global average
+(arXiv:2205.01580) or by attention (arXiv:2106.04560). Fixed sine-cosine positions
+follow arXiv:2205.01580, register tokens follow arXiv:2309.16588.
+
+Axes: B batch, H W image, f g input of the patch embedding (the image, or a feature map
+of I channels), h w grid, C channels or classes, N tokens, M tokens with registers, D
+width, E half of D, L depth, P learned tokens; R size of the representation (D without
+a representation layer).
 """
 
 import re
@@ -24,8 +27,8 @@ from big_vision_like.layers import attention, resnet, transformer
 from big_vision_like.ops import positions, precision
 
 # Width, depth, hidden width of the MLP, heads: arXiv:2010.11929 table 1,
-# arXiv:2106.04560 table 2, arXiv:2106.10270 table 2; So400m, g-opt, G-opt and e are of
-# arXiv:2305.13035 and arXiv:2209.06794.
+# arXiv:2106.04560 table 2, arXiv:2106.10270 table 2. So400m, g-opt and G-opt are from
+# arXiv:2305.13035, e is from arXiv:2209.06794.
 SIZES = {
   'Ti': (192, 12, 768, 3),
   'S': (384, 12, 1536, 6),
@@ -40,9 +43,9 @@ SIZES = {
   'G-opt': (1536, 48, 8192, 16),
   'e': (1792, 56, 15360, 16),
 }
-# Units in each stage of the ResNet, and the patch on its map, by the stride of both.
-# R/16 has the root alone, whose stride of 4 makes 32 of a patch of 8: its name is that
-# of the published files.
+# Units in each stage of the ResNet and the patch size on its feature map, by ResNet and
+# total stride. R/16 has only the root: its stride of 4 times the patch size of 8 gives
+# 32, but the published files are named R/16.
 HYBRIDS = {
   'R/16': ((), 8),
   'R26/32': ((2, 2, 2, 2), 1),
@@ -52,11 +55,13 @@ HYBRIDS = {
 
 
 def variant(name: str) -> dict[str, Any]:
-  """The sizes of `'B/16'`, `'R50+B/16'` and the like, as arguments of `ViT`."""
+  """Returns the arguments of `ViT` for a name such as `'B/16'` or `'R50+B/16'`."""
   match = re.fullmatch(r'(?:(R\d*)\+)?([\w-]+)/(\d+)', name)
   if match is None or match[2] not in SIZES:
     known = ', '.join(SIZES)
-    raise UserError(f'no ViT variant {name!r}: write SIZE/PATCH with SIZE of {known}')
+    raise UserError(
+      f'unknown ViT variant {name!r}: write SIZE/PATCH, where SIZE is one of {known}'
+    )
   width, depth, mlp_dim, num_heads = SIZES[match[2]]
   sizes = dict(
     patch=int(match[3]),
@@ -70,17 +75,17 @@ def variant(name: str) -> dict[str, Any]:
   trunk = f'{match[1]}/{match[3]}'
   if trunk not in HYBRIDS:
     known = ', '.join(HYBRIDS)
-    raise UserError(f'no hybrid {name!r}: ResNets and strides are {known}')
+    raise UserError(f'unknown hybrid {name!r}: ResNets and strides are {known}')
   stages, patch = HYBRIDS[trunk]
   return sizes | dict(patch=patch, resnet=stages)
 
 
 class Start(NamedTuple):
-  """How parameters of a ViT start, where models that extend it differ.
+  """Initializers of a ViT's parameters, which models that extend it may replace.
 
-  `token` and `head` are initializers of learned tokens and of a head's kernel.
-  `attention` and `mlp` are arguments of these layers in each block, and `embed` returns
-  those of the patch embedding, given the number of its inputs.
+  `token` and `head` are initializers of learned tokens and of the head's kernel.
+  `attention` and `mlp` are extra arguments of these layers in each block. `embed` maps
+  the number of inputs of the patch embedding to extra arguments of that layer.
   """
 
   token: Callable[..., jax.Array] = nn.initializers.zeros
@@ -91,16 +96,21 @@ class Start(NamedTuple):
 
 
 class ViT(nn.Module):
-  """Images (B, H, W, C) in [-1, 1] to a dict of named arrays, float32 logits.
+  """A Vision Transformer that maps images (B, H, W, C) in [-1, 1] to named arrays.
+
+  Returns a dict with `logits` (B, C), float32; `pre_logits` (B, R), the head's input;
+  `features` (B, D), the pooled tokens; and `tokens` (B, N, D), the encoder's output.
+  Images and patches may be square or not, as long as patches divide images.
 
   `pool` is 'token', 'gap' or 'map'. `posemb` is 'learned', 'learned2d' (one table for
-  rows and one for columns), 'relative' (keys by distance), 'sincos2d' or 'none';
-  `posemb_at` says where positions come in: at the 'stem', in front of 'every' block its
-  own, or the same ones 'shared' by all blocks. `resnet` gives the units of each stage
-  of a hybrid's ResNet. `registers` are tokens that only the encoder sees. `activation`
-  (see `layers.transformer`) is that of MLPs, `epsilon` that of norms. `rep_size` > 0
-  adds the tanh layer used in pre-training; the head starts at zero with bias
-  `head_bias`. Image and patch may be any size that divide, square or not.
+  rows and one for columns), 'relative' (keys by distance), 'sincos2d' or 'none'.
+  `posemb_at` says where positions enter: at the 'stem' only, or in all blocks, with a
+  table for 'every' block or one 'shared' by all. `resnet` lists the number of units in
+  each stage of a hybrid's ResNet. `registers` is the number of register tokens, which
+  only the encoder sees. `activation` is the activation of MLPs (see
+  `layers.transformer`), `epsilon` the epsilon of layer norms. `rep_size` > 0 adds the
+  tanh layer that pre-training uses. The head's kernel is initialized to zero and its
+  bias to `head_bias`.
   """
 
   num_classes: int
@@ -134,33 +144,33 @@ class ViT(nn.Module):
   tiny = dict(
     patch=8, width=32, depth=2, num_heads=2, mlp_dim=64, resnet=(2, 1), rep_size=32
   )
-  # All tokens of the grid attend to each other, so that there is a rollout to show.
+  # All tokens of the grid attend to each other, so attention rollout is defined.
   attends = True
   start = Start()
 
   @property
   def leading(self) -> tuple[str, ...]:
-    """Parameters that are tokens in front of the patches and are read at the end."""
+    """The names of learned tokens before the patches that are read at the end."""
     return ('cls',) if self.pool == 'token' else ()
 
   @property
   def num_placed(self) -> int:
-    """Counts the leading tokens that have a learned position."""
+    """The number of leading tokens that have a learned position."""
     return len(self.leading)
 
   @property
   def drop_paths(self) -> float | Sequence[float]:
-    """Returns the rates of stochastic depth, see `transformer.Stack`."""
+    """The rates of stochastic depth, see `transformer.Stack`."""
     return self.drop_path
 
   @property
   def stride(self) -> tuple[int, int]:
-    """Height and width of a token in pixels."""
+    """The height and width of a token in pixels."""
     trunk, patch = self._strides()
     return trunk * patch[0], trunk * patch[1]
 
   def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Returns rows and columns of the tokens of images of this height and width."""
+    """Returns the rows and columns of the token grid for an image (height, width)."""
     trunk, patch = self._strides()
     height, width = (-(-side // trunk) for side in image_size)
     return height // patch[0], width // patch[1]
@@ -168,9 +178,9 @@ class ViT(nn.Module):
   def table_grid(
     self, variables: Mapping[str, Any]
   ) -> tuple[int | None, tuple[int, int] | None]:
-    """Returns how many positions of a grid have a row, and the grid they are for.
+    """Returns the number of grid positions in a learned table, and the grid's shape.
 
-    None is what the tables among parameters and constants do not tell.
+    Each is None where the tables among parameters and constants do not determine it.
     """
     tables = {**variables['params'], **variables.get('constants', {})}
     if 'pos_rows' in tables:
@@ -180,9 +190,9 @@ class ViT(nn.Module):
     return None, None
 
   def _strides(self) -> tuple[int, tuple[int, int]]:
-    """Returns the stride of the ResNet, and the patch on its map."""
+    """Returns the stride of the ResNet and the patch size on its feature map."""
     trunk = 1
-    if self.resnet is not None:  # its root has a stride of 4, stages after the first 2
+    if self.resnet is not None:  # the root has stride 4, each stage but the first 2
       trunk = 4 * 2 ** max(len(self.resnet) - 1, 0)
     patch = (self.patch,) * 2 if isinstance(self.patch, int) else tuple(self.patch)
     return trunk, patch
@@ -224,7 +234,7 @@ class ViT(nn.Module):
 
   def embedded(self, image_BHWC: jax.Array, train: bool) -> jax.Array:
     """Returns the image as a grid of tokens, (B, h, w, D)."""
-    del train  # what embeds patches has no dropout
+    del train  # the patch embedding has no dropout
     map_BfgI = image_BHWC
     if self.resnet is not None:
       *_, map_BfgI = resnet.Trunk(self.resnet, dtype=self.dtype, name='resnet')(
@@ -249,7 +259,7 @@ class ViT(nn.Module):
     )(map_BfgI)
 
   def stack(self, name: str) -> nn.Module:
-    """Makes the blocks and the final norm."""
+    """Returns the encoder: blocks and the final norm."""
     return transformer.Stack(
       depth=self.depth,
       num_heads=self.num_heads,
@@ -266,7 +276,7 @@ class ViT(nn.Module):
 
   @property
   def block_args(self) -> dict[str, Any]:
-    """Returns more arguments of the blocks."""
+    """Extra arguments of the blocks."""
     return dict(
       attention_args=self.start.attention,
       mlp_args={'activation': self.activation, **self.start.mlp},
@@ -275,12 +285,12 @@ class ViT(nn.Module):
   def classified(
     self, pre_logits_BR: jax.Array, tokens_BND: jax.Array
   ) -> dict[str, jax.Array]:
-    """Returns the outputs of heads, float32, `logits` (B, C) among them."""
-    del tokens_BND  # what is read of them is known already
+    """Returns the outputs of all heads, float32, including `logits` (B, C)."""
+    del tokens_BND  # the pooled vector is enough
     return {'logits': self.head('head', pre_logits_BR)}
 
   def head(self, name: str, x_BR: jax.Array) -> jax.Array:
-    """Returns logits of classes, float32."""
+    """Returns the class logits (B, C) of a head, float32."""
     logits_BC = nn.Dense(
       self.num_classes,
       kernel_init=self.start.head,
@@ -291,7 +301,7 @@ class ViT(nn.Module):
     return precision.at_least_float32(logits_BC)
 
   def in_front(self, learned_1PD: jax.Array, x_BND: jax.Array) -> jax.Array:
-    """The tokens behind learned ones, which are the same for all images."""
+    """Prepends learned tokens, which are the same for all images."""
     shape = (len(x_BND), *learned_1PD.shape[1:])
     learned_BPD = jnp.broadcast_to(learned_1PD, shape).astype(x_BND.dtype)
     return jnp.concatenate([learned_BPD, x_BND], axis=1)
@@ -299,7 +309,7 @@ class ViT(nn.Module):
   def positions(
     self, grid: tuple[int, int]
   ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
-    """What is added to the tokens at the stem, and what each block is given."""
+    """Returns the positions added at the stem, and further inputs of each block."""
     check_one_of(('stem', 'every', 'shared'), posemb_at=self.posemb_at)
     if self.posemb == 'none':
       return None, {}
@@ -317,12 +327,12 @@ class ViT(nn.Module):
     pos_LND = self.position_table(layers, grid)
     if at_stem:
       return pos_LND, {}
-    # The registers, which come in front, have no position.
+    # Registers come first and have no position.
     pos_LND = jnp.pad(pos_LND, ((0, 0), (self.registers, 0), (0, 0)))
     return None, {'input_1ND': self.by_block(pos_LND[:, None])}
 
   def position_table(self, layers: int, grid: tuple[int, int]) -> jax.Array:
-    """Positions of the leading tokens, if there are any, and of the grid: (L, N, D)."""
+    """Returns positions of leading tokens, if any, and of the grid: (L, N, D)."""
     prefix, width = len(self.leading), self.width
     if self.posemb == 'learned':
       count = self.num_placed + grid[0] * grid[1]
@@ -340,31 +350,31 @@ class ViT(nn.Module):
     return jnp.pad(pos_LND, ((0, 0), (prefix, 0), (0, 0)))
 
   def table(self, name: str, shape: Sequence[int], grid: tuple[int, int]) -> jax.Array:
-    """A learned table; an error that names both grids where it is for another one."""
+    """Returns a learned table; raises an error that names both grids on a mismatch."""
     self.check_table('params', name, shape, grid)
     return self.param(name, nn.initializers.normal(0.02), tuple(shape))
 
   def check_table(
     self, collection: str, name: str, shape: Sequence[int], grid: tuple[int, int]
   ) -> None:
-    """Raises if there is a table of this name, but for another grid than this one."""
+    """Raises if a table of this name exists but belongs to another grid."""
     if not self.has_variable(collection, name):
       return
     have = self.get_variable(collection, name).shape
     if have != tuple(shape):
       what = {'params': 'parameter', 'constants': 'constant'}[collection]
       raise UserError(
-        f'the {what} {name} has shape {have}, images of this size make a grid of'
+        f'the {what} {name} has shape {have}, but images of this size make a grid of'
         f' {grid[0]}x{grid[1]} that needs {tuple(shape)}: resize the positions with'
         ' ops.positions.resize, init_from or load(..., image_size=...)'
       )
 
   def by_block(self, table: jax.Array) -> jax.Array:
-    """The table of each block, where there is one for all or one for each."""
+    """Broadcasts a shared table to all blocks; keeps one table per block as it is."""
     return jnp.broadcast_to(table, (self.depth, *table.shape[1:]))
 
   def pooled(self, tokens_BND: jax.Array) -> jax.Array:
-    """One vector per image."""
+    """Returns one vector (B, D) per image."""
     if self.pool == 'token':
       return tokens_BND[:, 0]
     if self.pool == 'gap':
@@ -382,7 +392,7 @@ class ViT(nn.Module):
 
 
 class MapHead(nn.Module):
-  """Multi-head attention pooling: one learned query reads all tokens."""
+  """A pooling head in which one learned query attends to all tokens."""
 
   num_heads: int
   mlp_dim: int

@@ -24,31 +24,31 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'pallas')
 
-# From this many tokens on, a TPU takes the kernel. Compiled for v5e (bfloat16, batch
-# 32, 12 heads of 64), a layer and its gradient move 1.4 GiB through XLA and 0.7 through
-# the kernel at 256 tokens, 6.8 and 3.0 at 577, 14.4 and 2.7 at 1024; the count does not
-# show how long the matrix units wait between blocks of few tokens.
+# With this many tokens or more, 'auto' uses the kernel on TPUs. Compiled for v5e
+# (bfloat16, batch 32, 12 heads of 64), a layer and its gradient move 1.4 GiB with XLA
+# and 0.7 with the kernel at 256 tokens, 6.8 and 3.0 at 577, 14.4 and 2.7 at 1024. These
+# numbers do not show how long the matrix units wait between blocks of few tokens.
 PALLAS_MIN_TOKENS = 512
 
-# Blocks of queries and keys are multiples of a TPU's lanes; larger ones, with their
+# Blocks of queries and keys are multiples of a TPU's lanes. Larger blocks, with their
 # gradient, leave too little of its vector memory.
 LANES = 128
 MAX_BLOCK = 1024
 MAX_HEAD = 128
 
-# One kernel for all gradients keeps those of the queries once for each block of keys:
-# with more blocks than this a second kernel, whose memory grows with the tokens alone.
+# A single kernel for all gradients stores gradients of queries once per block of keys.
+# With more blocks than this, a second kernel is used, whose memory grows only with the
+# number of tokens.
 MAX_FUSED_BLOCKS = 2
 
-# Added to what each query takes of each key before the weighted mean over keys, where
-# the softmax runs over queries (arXiv:2006.15055, algorithm 1).
+# Added to the probabilities before the weighted mean over keys, where the softmax runs
+# over queries (arXiv:2006.15055, algorithm 1).
 MEAN_EPSILON = 1e-8
 
-# Added to what queries and keys have in common, before it divides (arXiv:2101.11986,
-# its published code).
+# Added to the denominator of linear attention (arXiv:2101.11986, its published code).
 LINEAR_EPSILON = 1e-8
 
-# How (B, N, H, K) is split over a mesh.
+# Sharding of (B, N, H, K) over a mesh.
 HEADS = (sharding.BATCH, None, sharding.TENSOR, None)
 
 
@@ -59,18 +59,18 @@ def probabilities(
   mask: Mask | jax.Array | None = None,
   over: str = 'keys',
 ) -> jax.Array:
-  """Softmax over keys of q.k / sqrt(K) + bias: (B, H, N, M), in float32.
+  """Returns the softmax over keys of q.k / sqrt(K) + bias: (B, H, N, M), in float32.
 
-  Bias (float) and mask (a `masks.Mask`, or bool with True where a key is seen)
-  broadcast to (B, H, N, M). A query with nothing to attend gets zeros. With
-  `over='queries'` the queries compete for each key: the softmax runs over them.
+  Bias (float) and mask (a `masks.Mask`, or bool with True where a key is visible)
+  broadcast to (B, H, N, M). A query that may attend to nothing gets zeros. With
+  `over='queries'` the softmax runs over queries, which compete for each key.
 
-  Raises `UserError` for shapes or types that do not fit each other.
+  Raises `UserError` for incompatible shapes or types.
   """
   mask = _checked(q_BNHK, k_BMGK, bias_BHNM, mask, over)
   batch, num_queries, heads, size = q_BNHK.shape
   num_keys, groups = k_BMGK.shape[1:3]
-  # Heads in front, as the products want them: XLA on CPUs then takes 0.7 x the time.
+  # Heads before tokens, as the products need them: XLA on CPUs takes 0.7x the time.
   q_BHNK, k_BGMK = q_BNHK.swapaxes(1, 2), k_BMGK.swapaxes(1, 2)
   float_type = precision.float_type(q_BNHK, k_BMGK)
   if groups == heads:
@@ -85,7 +85,7 @@ def probabilities(
       preferred_element_type=float_type,
     )
     logits_BHNM = logits_BGRNM.reshape(batch, heads, num_queries, num_keys)
-  # After the product the root rounds nothing, and costs nothing beside the softmax.
+  # Scaling after the product avoids rounding, and is cheap compared to the softmax.
   logits_BHNM *= 1 / math.sqrt(size)
   if bias_BHNM is not None:
     logits_BHNM += bias_BHNM
@@ -101,7 +101,7 @@ def probabilities(
 
 
 def _sum(x_BHNM: jax.Array, axis: int) -> jax.Array:
-  """The sum over an axis, which stays; 1 where it is 0, to divide by."""
+  """Returns the sum over an axis, which is kept; 1 where it is 0, to divide by."""
   total = x_BHNM.sum(axis=axis, keepdims=True)
   return jnp.where(total == 0.0, 1.0, total)
 
@@ -117,22 +117,22 @@ def attend(
   dropout: float = 0.0,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """Values averaged with the attention `probabilities`: (B, N, H, V), dtype of v.
+  """Returns values averaged by the attention `probabilities`: (B, N, H, V), dtype of v.
 
-  With `over='queries'` each query takes the mean of the values, weighted by its
-  probabilities. `dropout` drops single probabilities, by `dropout_key`.
+  With `over='queries'` each query gets the mean of the values, weighted by its
+  probabilities. `dropout` drops individual probabilities, using `dropout_key`.
 
-  `implementation` is 'xla' (all (B, H, N, M) probabilities, anywhere), 'cudnn' (flash
-  attention, arXiv:2205.14135, on NVIDIA GPUs; half precision, K = V a multiple of 8 up
-  to 128), 'pallas' (the splash kernel on TPUs; interpreted elsewhere, slowly) or
-  'auto': of these the fastest that can serve, chosen when the program is lowered for a
-  platform. Kernels take neither bias nor dropout; 'pallas' skips what causal and window
-  masks hide, reads segments, and takes no listed mask; 'cudnn' skips what is causal and
-  wants other masks listed. Where batch or heads do not divide over the mesh, 'xla'
-  serves.
+  `implementation` is 'xla' (computes all (B, H, N, M) probabilities, on any platform),
+  'cudnn' (flash attention, arXiv:2205.14135, on NVIDIA GPUs; half precision, K = V a
+  multiple of 8 up to 128), 'pallas' (the splash kernel on TPUs; interpreted on other
+  platforms, slowly) or 'auto': the fastest of these that supports the arguments, chosen
+  when the program is lowered for a platform. Kernels support neither bias nor dropout.
+  'pallas' skips blocks that causal and window masks hide, supports segments, and does
+  not support listed masks. 'cudnn' skips what a causal mask hides and turns all other
+  masks into booleans. If batch or heads do not divide over the mesh, 'xla' is used.
 
-  Raises `UserError` for shapes or types that do not fit each other, and for an
-  implementation that cannot serve.
+  Raises `UserError` for incompatible shapes or types, and for an implementation that
+  does not support the arguments.
   """
   if implementation not in IMPLEMENTATIONS:
     known = ', '.join(IMPLEMENTATIONS)
@@ -149,18 +149,19 @@ def attend(
 
   reason = None
   if bias_BHNM is not None:
-    reason = 'it takes no bias'
+    reason = 'it supports no bias'
   elif over == 'queries':
     reason = 'its softmax runs over keys'
   elif dropout:
-    reason = 'it has no dropout'
+    reason = 'it supports no dropout'
   refused = {
     'cudnn': reason or _why_not_cudnn(*qkv),
     'pallas': reason or _why_not_pallas(*qkv, mask),
   }
   if reason := refused.get(implementation):
     raise UserError(
-      f"attention implementation {implementation!r} cannot serve: {reason}; use 'auto'"
+      f'attention implementation {implementation!r} cannot be used: {reason}; use'
+      " 'auto'"
     )
   if implementation == 'xla' or not _divides_over_mesh(q_BNHK, k_BMGK):
     return plain(*qkv)
@@ -184,17 +185,17 @@ def attend(
 
 
 def random_features(x_BNHK: jax.Array, w_FK: jax.Array) -> jax.Array:
-  """exp(w x - |x|^2 / 2) / sqrt(F): (B, N, H, F) in float32 (arXiv:2009.14794).
+  """Returns exp(w x - |x|^2 / 2) / sqrt(F): (B, N, H, F), float32 (arXiv:2009.14794).
 
-  Where rows of w are drawn from N(0, I), the product of the features of two vectors is
-  the exponential of their own product, on average.
+  If the rows of w are drawn from N(0, I), the expected product of the features of two
+  vectors is the exponential of the product of the vectors.
   """
   if w_FK.ndim != 2 or w_FK.shape[-1] != x_BNHK.shape[-1]:
     raise UserError(
       f'features {w_FK.shape} are not (features, size) for vectors {x_BNHK.shape}'
     )
   x_BNHK = precision.at_least_float32(x_BNHK)
-  # Errors of an exponent are relative ones of the feature.
+  # Absolute errors of an exponent are relative errors of the feature.
   product_BNHF = jnp.einsum(
     'BNHK,FK->BNHF', x_BNHK, w_FK.astype(x_BNHK.dtype), precision=HIGHEST
   )
@@ -205,12 +206,12 @@ def random_features(x_BNHK: jax.Array, w_FK: jax.Array) -> jax.Array:
 def attend_linear(
   q_BNHK: jax.Array, k_BMHK: jax.Array, v_BMHV: jax.Array, w_FK: jax.Array
 ) -> jax.Array:
-  """Linear attention by `random_features` (Performer): (B, N, H, V), dtype of v.
+  """Returns linear attention by `random_features` (Performer): (B, N, H, V), v's dtype.
 
-  It approximates a softmax over keys of q.k, which is not divided by sqrt(K); time and
-  memory grow with N + M, not with N * M. Features and their sums are float32.
+  It approximates a softmax over keys of q.k, without division by sqrt(K). Time and
+  memory grow with N + M instead of N * M. Features and their sums are float32.
 
-  Raises `UserError` for shapes that do not fit each other.
+  Raises `UserError` for incompatible shapes.
   """
   _checked(q_BNHK, k_BMHK, None, None, 'keys', v_BMHV)
   if q_BNHK.shape[2] != k_BMHK.shape[2]:
@@ -235,7 +236,7 @@ def _checked(
   over: str,
   v_BMGV: jax.Array | None = None,
 ) -> Mask | None:
-  """The mask, after all shapes were found to fit."""
+  """Returns the mask as a `Mask`; raises if shapes are incompatible."""
   check_one_of(('keys', 'queries'), over=over)
   shapes = f'queries {q_BNHK.shape} and keys {k_BMGK.shape}'
   if q_BNHK.ndim != 4 or k_BMGK.ndim != 4:
@@ -265,7 +266,7 @@ def _checked(
       n in (1, m) for n, m in zip(array.shape, shape, strict=True)
     )
     if not fits:
-      raise UserError(f'{name} of shape {array.shape} do not broadcast to {shape}')
+      raise UserError(f'{name}: shape {array.shape} does not broadcast to {shape}')
   return mask
 
 
@@ -312,9 +313,9 @@ def _divides_over_mesh(q_BNHK: jax.Array, k_BMGK: jax.Array) -> bool:
 def _on_each_device(
   kernel: Kernel, arrays: Sequence[jax.Array], axes: Sequence[Sequence[sharding.Axis]]
 ) -> jax.Array:
-  """The kernel on a device's own examples and heads: XLA cannot split it itself.
+  """Runs the kernel on each device's examples and heads, since XLA cannot shard it.
 
-  `axes` are those of the mesh by which arrays are split, but where they broadcast.
+  `axes` are the mesh axes that shard each array; dimensions of size 1 are replicated.
   """
   mesh = sharding.current_mesh()
   if mesh is None:
@@ -323,7 +324,7 @@ def _on_each_device(
     P(*(axis if n > 1 else None for n, axis in zip(x.shape, by, strict=True)))
     for x, by in zip(arrays, axes, strict=True)
   ]
-  # Kernels do not say over which axes of the mesh their outputs vary.
+  # Kernels do not declare over which mesh axes their outputs vary.
   return jax.shard_map(
     kernel, mesh=mesh, in_specs=tuple(specs), out_specs=P(*HEADS), check_vma=False
   )(*arrays)
@@ -339,8 +340,8 @@ def _why_not_cudnn(
   size, value_size = q_BNHK.shape[-1], v_BMGV.shape[-1]
   if size != value_size or size > 128 or size % 8:
     return (
-      f'heads of {size} (values of {value_size}) are not of one size, a multiple of 8'
-      ' up to 128'
+      f'its heads must have one size, a multiple of 8 up to 128, not {size} and'
+      f' {value_size} (values)'
     )
   if not _has_cudnn():
     return 'no cuDNN is installed with this JAX'
@@ -349,7 +350,7 @@ def _why_not_cudnn(
 
 @functools.cache
 def _has_cudnn() -> bool:
-  """Whether JAX can trace it: without the library, it knows no version."""
+  """Returns whether JAX can trace the kernel: without cuDNN it finds no version."""
   x_1818 = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
   try:
     jax.eval_shape(functools.partial(_cudnn, mask=None), x_1818, x_1818, x_1818)
@@ -361,7 +362,7 @@ def _has_cudnn() -> bool:
 def _cudnn(
   q_BNHK: jax.Array, k_BMGK: jax.Array, v_BMGV: jax.Array, mask: Mask | None
 ) -> jax.Array:
-  """Pads tokens to an even number, without which it has no gradient."""
+  """Runs cuDNN's kernel, padded to an even number of tokens, as its gradient needs."""
   num_queries, num_keys = q_BNHK.shape[1], k_BMGK.shape[1]
   rows, columns = num_queries % 2, num_keys % 2
   arrays = [
@@ -404,9 +405,9 @@ def _why_not_pallas(
   q_BNHK: jax.Array, k_BMGK: jax.Array, v_BMGV: jax.Array, mask: Mask | None
 ) -> str | None:
   if mask is not None and mask.listed_BHNM is not None:
-    return 'it takes no listed mask'
+    return 'it supports no listed mask'
   if mask is not None and mask.first is not None:
-    return 'it takes no mask for a step of decoding'
+    return 'it supports no mask for a step of decoding'
   dtypes = {x.dtype for x in (q_BNHK, k_BMGK, v_BMGV)}
   if dtypes not in ({jnp.dtype('bfloat16')}, {jnp.dtype('float32')}):
     names = ', '.join(sorted(map(str, dtypes)))
@@ -424,11 +425,11 @@ def _splash(
   mask: Mask | None,
   interpret: bool = False,
 ) -> jax.Array:
-  """Pads tokens to whole blocks; no query sees the keys of the padding."""
+  """Runs the splash kernel on whole blocks; no query sees the padding's keys."""
   num_queries, num_keys = q_BNHK.shape[1], k_BMGK.shape[1]
   block_q, padded_queries = _blocks(num_queries)
   block_k, padded_keys = _blocks(num_keys)
-  # A root rounded to half precision would bias all logits.
+  # A square root rounded to half precision would bias all logits.
   scaled_BNHK = (q_BNHK.astype(jnp.float32) / math.sqrt(q_BNHK.shape[-1])).astype(
     q_BNHK.dtype
   )
@@ -467,7 +468,7 @@ def _splash(
       block_sizes=block_sizes,
       interpret=interpret,
     )
-    # Each head of keys with its heads of queries, each example with its segments.
+    # Maps over heads of keys, with their heads of queries, and examples with segments.
     each_head = jax.vmap(one_example, in_axes=(0, 0, 0, None))
     ids = None
     if segments:
@@ -492,7 +493,7 @@ def _splash(
 def _splash_mask(
   mask: Mask, tokens: tuple[int, int], padded: tuple[int, int]
 ) -> splash_attention.Mask:
-  """What is hidden whatever the arrays hold, the keys of the padding too."""
+  """Returns the static part of a mask, including the keys of the padding."""
   if mask.left is None and mask.right is None:
     static = splash_attention.FullMask(padded)
   elif mask.left is None and mask.right == 0:
@@ -502,19 +503,19 @@ def _splash_mask(
   num_queries, num_keys = tokens
   behind = mask.right is not None and num_queries + mask.right <= num_keys
   if padded[1] == num_keys or behind or mask.keys_BM is not None:
-    return static  # and segments hide the padding
+    return static  # segments hide the padding as well
   seen_nm = np.broadcast_to(np.arange(padded[1]) < num_keys, padded)
   keys = splash_attention.NumpyMask(seen_nm)
   return keys if isinstance(static, splash_attention.FullMask) else static & keys
 
 
 def _blocks(tokens: int) -> tuple[int, int]:
-  """The size of a block, and of the fewest such that hold all tokens."""
+  """Returns the block size, and the size of the fewest blocks that hold all tokens."""
   number = math.ceil(tokens / MAX_BLOCK)
   size = math.ceil(tokens / number / LANES) * LANES
   return size, number * size
 
 
 def _pad_tokens(x: jax.Array, padded: int) -> jax.Array:
-  """Zeros behind the second axis, that of tokens."""
+  """Appends zeros along the second axis, the axis of tokens."""
   return jnp.pad(x, [(0, padded - n if i == 1 else 0) for i, n in enumerate(x.shape)])

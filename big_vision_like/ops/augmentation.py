@@ -10,13 +10,13 @@ from big_vision_like.ops import erasing, images, mixing
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
-  """Flips, erases and mixes the images of a batch, in this order.
+  """Flips, erasing and mixing of the images of a batch, in this order.
 
-  `flip` mirrors images with probability 1/2; `erasing` is the probability that an image
-  loses a box (`ops.erasing`); `mixup` is the alpha of arXiv:1710.09412 and `cutmix`
-  that of arXiv:1905.04899 (0: off). With both, a batch gets CutMix with probability
-  `switch`, else mixup. `partner`, one of `ops.mixing.PARTNERS`, says which examples are
-  mixed.
+  `flip` mirrors images with probability 1/2. `erasing` is the probability that a box of
+  an image is erased (`ops.erasing`). `mixup` is the alpha of arXiv:1710.09412, `cutmix`
+  the alpha of arXiv:1905.04899; 0 disables either. With both, a batch gets CutMix with
+  probability `switch`, otherwise mixup. `partner`, one of `ops.mixing.PARTNERS`,
+  selects which examples are mixed.
   """
 
   flip: bool = False
@@ -37,10 +37,10 @@ class Augment:
   ) -> tuple[jax.Array, jax.Array]:
     """Returns augmented images and their targets.
 
-    `image` is normalized float (B, ..., H, W, C): images, or clips, whose frames are
-    treated alike. `target_BC` are probabilities of classes.
+    `image` holds normalized float images or clips (B, ..., H, W, C); all frames of a
+    clip are treated alike. `target_BC` holds class probabilities.
     """
-    # The second key is left to the model's dropout.
+    # The second key is reserved for the model's dropout.
     key_mixing, _, key_flip, key_erasing = jax.random.split(key, 4)
     if self.flip:
       image = images.flip(key_flip, image)

@@ -1,8 +1,9 @@
-"""Boxes as numbers: float (..., 4), of NumPy or JAX, in and out.
+"""Boxes as float arrays (..., 4), of NumPy or JAX.
 
-xyxy is left, top, right, bottom; cxcywh is centre, width, height. Functions of two take
-xyxy boxes of the same number of axes, which broadcast: (..., 4) and (..., 4) to (...).
-Those named `pairwise` give all pairs: (..., N, 4) and (..., M, 4) to (..., N, M).
+xyxy is left, top, right, bottom; cxcywh is centre, width, height. Functions of two
+arguments take xyxy boxes with the same number of axes, which broadcast: (..., 4) and
+(..., 4) to (...). Functions named `pairwise` compare all pairs: (..., N, 4) and (...,
+M, 4) to (..., N, M).
 """
 
 from collections.abc import Mapping
@@ -16,28 +17,28 @@ Array = Any
 
 
 def xyxy_to_cxcywh(boxes: Array) -> Array:
-  """(..., 4): corners to centre and size."""
+  """Converts corners to centre and size: (..., 4)."""
   xp = boxes.__array_namespace__()
   low, high = boxes[..., :2], boxes[..., 2:]
   return xp.concat([(low + high) / 2, high - low], axis=-1)
 
 
 def cxcywh_to_xyxy(boxes: Array) -> Array:
-  """(..., 4): centre and size to corners."""
+  """Converts centre and size to corners: (..., 4)."""
   xp = boxes.__array_namespace__()
   centre, size = boxes[..., :2], boxes[..., 2:]
   return xp.concat([centre - size / 2, centre + size / 2], axis=-1)
 
 
 def area(boxes: Array) -> Array:
-  """(...,): of xyxy boxes; never negative."""
+  """Returns the area of xyxy boxes, never negative: (...,)."""
   xp = boxes.__array_namespace__()
   sides = xp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
   return sides[..., 0] * sides[..., 1]
 
 
 def clip(boxes: Array, height: Any, width: Any) -> Array:
-  """(..., 4): xyxy boxes cut to an image of that size; outside ones have no area."""
+  """Clips xyxy boxes (..., 4) to an image; boxes outside get an area of 0."""
   xp = boxes.__array_namespace__()
   limits = xp.asarray([width, height, width, height], dtype=boxes.dtype)
   limits = xp.broadcast_to(limits, boxes.shape)
@@ -59,7 +60,7 @@ def corner_scale(size_B2: jax.Array) -> jax.Array:
 
 
 def intersection(a: Array, b: Array) -> Array:
-  """The area that both boxes cover."""
+  """Returns the area that both boxes cover."""
   xp = a.__array_namespace__()
   low = xp.maximum(a[..., :2], b[..., :2])
   high = xp.minimum(a[..., 2:], b[..., 2:])
@@ -67,19 +68,19 @@ def intersection(a: Array, b: Array) -> Array:
 
 
 def union(a: Array, b: Array) -> Array:
-  """The area that either box covers."""
+  """Returns the area that either box covers."""
   return area(a) + area(b) - intersection(a, b)
 
 
 def iou(a: Array, b: Array) -> Array:
-  """Intersection over union, in [0, 1]; 0 where neither box has an area."""
+  """Returns intersection over union, in [0, 1]; 0 if neither box has an area."""
   return _ratio(intersection(a, b), union(a, b))
 
 
 def generalized_iou(a: Array, b: Array) -> Array:
-  """IoU less the share of their common hull that neither covers (arXiv:1902.09630).
+  """Returns IoU minus the uncovered share of the common hull (arXiv:1902.09630).
 
-  In (-1, 1]; gradients are finite where boxes have no area, too.
+  It is in (-1, 1]; gradients are finite even if boxes have no area.
   """
   xp = a.__array_namespace__()
   low = xp.minimum(a[..., :2], b[..., :2])
@@ -90,16 +91,16 @@ def generalized_iou(a: Array, b: Array) -> Array:
 
 
 def pairwise_iou(a: Array, b: Array) -> Array:
-  """`iou` of all pairs."""
+  """Returns the `iou` of all pairs."""
   return iou(a[..., :, None, :], b[..., None, :, :])
 
 
 def pairwise_generalized_iou(a: Array, b: Array) -> Array:
-  """`generalized_iou` of all pairs."""
+  """Returns the `generalized_iou` of all pairs."""
   return generalized_iou(a[..., :, None, :], b[..., None, :, :])
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-  """0 where `whole` is; NaN stays NaN."""
+  """Returns part / whole, or 0 where `whole` is 0; NaN stays NaN."""
   xp = part.__array_namespace__()
   return part / xp.where(whole == 0, xp.ones_like(whole), whole)

@@ -1,4 +1,4 @@
-"""Work that a program does at some of its steps only, such as lazy regularization."""
+"""Conditionals for work done at some steps only, such as lazy regularization."""
 
 import re
 from collections.abc import Callable
@@ -18,15 +18,15 @@ def every(
 ) -> Any:
   """Returns `then(*operands)` where `steps` divides `step`, else `otherwise(...)`.
 
-  Both return the same shapes. Only one of them runs, and counts of operations
-  (`flops`) weight them by how often they do.
+  Both return the same shapes. Only one of them runs, and operation counts (`flops`)
+  weight each by how often it runs.
   """
   with jax.named_scope(SCOPE.format(steps)):
     return jax.lax.cond(step % steps == 0, then, otherwise, *operands)
 
 
 def steps_of(name_stack: str) -> int | None:
-  """Returns `steps` of a conditional made by `every`, from its scope; else None."""
+  """Returns `steps` of a conditional made by `every`, from its scope, or None."""
   # The scopes of derivatives are in parentheses: 'transpose(jvp(every_16_steps))'.
   found = re.search(SCOPE.format(r'(\d+)') + r'\)*$', name_stack)
   return int(found[1]) if found else None

@@ -1,4 +1,4 @@
-"""Checksums of arrays that are the same however an array is split over devices."""
+"""Checksums of arrays that do not depend on the sharding of an array."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 def checksum(x: jax.Array) -> jax.Array:
   """Returns the checksum of an array of any shape and type, uint32 ().
 
-  It is the sum modulo 2**32 of a hash of each element's bits and place (the mixing
-  steps of MurmurHash3). So it is exact in any order of summation, and other bits or
-  another order of elements go unnoticed with a probability of 2**-32.
+  It is the sum modulo 2**32 of a hash of each element's bits and position (the mixing
+  steps of MurmurHash3). It is exact in any order of summation, and a change of bits or
+  of the order of elements goes unnoticed with a probability of 2**-32.
   """
   if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
     x = jax.random.key_data(x)

@@ -1,8 +1,8 @@
-"""Convolutions of feature maps, in the form that is fast on each platform.
+"""Convolutions of feature maps, in the fastest form for each platform.
 
-XLA has its own convolution for accelerators. On CPUs it is slow for grouped and
-depthwise kernels, forward and backward, and for the gradient of 1x1 kernels; the same
-sums as products and shifted maps are 2 to 100 times as fast there.
+On accelerators this is XLA's own convolution. On CPUs XLA is slow for grouped and
+depthwise kernels, forward and backward, and for the gradient of 1x1 kernels; computing
+them with matrix products and shifted maps is 2 to 100 times as fast.
 
 Axes: B batch, h w map, u v the same after a stride, p q the map with its padding, r s
 rows and columns of the kernel, I O input and output channels, C channels; n as r, for
@@ -22,17 +22,17 @@ from big_vision_like.ops import precision, sharding
 
 Pair = tuple[int, int]
 
-# The only layout that has other forms: (B, h, w, C) and kernels (r, s, I, O).
+# The only layout that has alternatives: (B, h, w, C) and kernels (r, s, I, O).
 LAYOUT = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
-# So many products are added in one pass for a depthwise kernel's gradient: with fewer
-# the sums are read and written more often, with many more the compiler's code is slow.
+# The number of products added in one pass for a depthwise kernel's gradient. With fewer
+# of them, sums are read and written more often; with many more, compiled code is slow.
 MAX_TERMS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """How a kernel moves over a map: two numbers (or pairs) for rows and columns."""
+  """The movement of a kernel over a map; fields have an entry for rows and columns."""
 
   strides: Pair
   padding: tuple[Pair, Pair]
@@ -64,9 +64,9 @@ def convolve(
 ) -> jax.Array:
   """Returns `jax.lax.conv_general_dilated` of the same arguments, for `nn.Conv`.
 
-  What is chosen when the program is lowered for a CPU: 1x1 kernels are matrix products,
-  depthwise kernels sums of shifted maps, and other groups convolutions of their own.
-  Depthwise convolutions have gradients of any order, but no forward-mode derivative.
+  When the program is lowered for a CPU, 1x1 kernels become matrix products, depthwise
+  kernels sums of shifted maps, and other groups separate convolutions. Depthwise
+  convolutions have gradients of any order, but no forward-mode derivative.
   """
   dilation = tuple(rhs_dilation or (1,) * len(window_strides))
   general = functools.partial(
@@ -106,9 +106,9 @@ def convolve(
 
 
 def _product(window: Window, x_BhwI: jax.Array, kernel_11IO: jax.Array) -> jax.Array:
-  """Convolves with a 1x1 kernel, as a matrix product of two dimensions.
+  """Convolves with a 1x1 kernel, as a product of two-dimensional matrices.
 
-  With more than two the gradient of the kernel takes several times as long.
+  With more dimensions, the gradient of the kernel takes several times as long.
   """
   rows, columns = window.strides
   x_BuvI = x_BhwI[:, ::rows, ::columns]
@@ -119,7 +119,7 @@ def _product(window: Window, x_BhwI: jax.Array, kernel_11IO: jax.Array) -> jax.A
 def _by_group(
   window: Window, groups: int, x_BhwI: jax.Array, kernel_rsIO: jax.Array
 ) -> jax.Array:
-  """Convolves each group on its own."""
+  """Convolves each group separately."""
   inputs = jnp.split(x_BhwI, groups, axis=-1)
   kernels = jnp.split(kernel_rsIO, groups, axis=-1)
   outputs = map(window.general, inputs, kernels)
@@ -165,7 +165,7 @@ def _depthwise_backward(
   )
   mesh = sharding.current_mesh()
   if mesh is not None and mesh.size > 1:
-    # Loops over parts of the batch would move them from device to device.
+    # Loops over parts of the batch would move the parts between devices.
     return dx_BhwC, of_kernel(dy_BuvC, x_BhwC)
   dkernel_rs1C = jax.lax.platform_dependent(
     dy_BuvC,
@@ -180,9 +180,10 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _padded(x_BhwC: jax.Array, *pads: Pair) -> jax.Array:
-  """Adds rows and columns of zeros, or cuts some off if their number is below 0.
+  """Pads with rows and columns of zeros, or removes some where a number is negative.
 
-  It is kept in memory: what reads zeros and map at once is not vectorized.
+  The result is stored in memory, because XLA does not vectorize code that pads as it
+  reads.
   """
   edges = [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)]
   zero = jnp.zeros((), x_BhwC.dtype)
@@ -211,9 +212,10 @@ def _shifted(window: Window, x_BhwC: jax.Array, kernel_rs1C: jax.Array) -> jax.A
 def _phases(
   size: int, stride: int, low: int, taps: int, dilation: int
 ) -> list[list[Pair]]:
-  """Returns which outputs an input adds to: h = stride m + phase to u = m + offset.
+  """Returns, for each phase of the stride, the kernel taps that reach an output.
 
-  For each phase the taps of the kernel that reach an output, with the offset.
+  Each tap comes with its offset: it adds input h = stride m + phase to output
+  u = m + offset.
   """
   return [
     [
@@ -228,10 +230,10 @@ def _phases(
 def _input_gradient(
   window: Window, size: Pair, dy_BuvC: jax.Array, kernel_rs1C: jax.Array
 ) -> jax.Array:
-  """Returns the gradient of a depthwise convolution to its input, of shifted maps.
+  """Returns a depthwise convolution's gradient to its input, as sums of shifted maps.
 
   Positions that differ modulo the stride meet different taps of the kernel, so each
-  phase of the stride is a sum of its own.
+  phase of the stride has its own sum.
   """
   dtype = dy_BuvC.dtype
   kernel_rs1C = precision.at_least_float32(kernel_rs1C)
@@ -270,8 +272,8 @@ def _kernel_gradient(
 ) -> jax.Array:
   """Returns the gradient of a depthwise convolution to its kernel: (r, s, 1, C).
 
-  A loop over parts that fit the cache: some examples and rows of the output. Each part
-  adds its products to sums over (r, v, C), one for each column of the kernel.
+  It loops over parts that fit in the cache: some examples and some rows of the output.
+  Each part adds its products to sums over (r, v, C), one for each kernel column.
   """
   dtype = x_BhwC.dtype
   dy_BuvC = precision.at_least_float32(dy_BuvC)
@@ -310,5 +312,5 @@ def _kernel_gradient(
 
 
 def _divisor(number: int, most: int) -> int:
-  """Finds the largest divisor of a number that is at most so large."""
+  """Returns the largest divisor of a number that is at most `most`."""
   return max(n for n in range(1, most + 1) if number % n == 0)

@@ -1,7 +1,7 @@
-"""CRC-32C (Castagnoli, RFC 3720 appendix B.4) with numpy, about 0.4 GB/s.
+"""CRC-32C (Castagnoli, RFC 3720 appendix B.4) with NumPy, about 0.4 GB/s.
 
-A checksum is linear over the bits. So what each byte does to it is looked up in a table
-for its place in its block; the blocks are then joined two by two.
+The checksum is linear over bits. The effect of each byte at each place of a block is
+therefore looked up in a table, and blocks are combined pairwise.
 """
 
 import functools
@@ -10,11 +10,11 @@ import numpy as np
 
 POLYNOMIAL = 0x82F63B78  # bits reversed
 BLOCK = 256
-PIECE = 512 * BLOCK  # what is looked up at once; more leaves the processor's cache
+PIECE = 512 * BLOCK  # bytes looked up at once; more would not fit in the cache
 
 
 def checksum(data: bytes) -> int:
-  """CRC-32C of any number of bytes."""
+  """Returns the CRC-32C of any number of bytes."""
   register = 0xFFFFFFFF
   whole = len(data) - len(data) % BLOCK
   for start in range(0, whole, PIECE):
@@ -29,19 +29,19 @@ def checksum(data: bytes) -> int:
 
 
 def masked(data: bytes) -> int:
-  """CRC-32C as TensorFlow stores it, in TFRecords and in checkpoints."""
+  """Returns the CRC-32C as TensorFlow stores it, in TFRecords and checkpoints."""
   found = checksum(data)
   return ((found >> 15 | found << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _after(blocks: np.ndarray) -> int:
-  """The register after uint8 (n, BLOCK), when it was 0 before."""
+  """Returns the register after uint8 blocks (n, BLOCK), starting from 0."""
   table = _places()
   places = blocks + np.arange(0, table.size, 256)
   registers = np.bitwise_xor.reduce(table.take(places), axis=1)
   level = 0
   while len(registers) > 1:
-    if len(registers) % 2:  # zeros in front change nothing
+    if len(registers) % 2:  # leading zeros change nothing
       registers = np.concatenate([np.zeros(1, np.uint32), registers])
     registers = _advanced(registers[::2], _zeros(level)) ^ registers[1::2]
     level += 1
@@ -49,7 +49,7 @@ def _after(blocks: np.ndarray) -> int:
 
 
 def _advanced(registers: np.ndarray, tables: np.ndarray) -> np.ndarray:
-  """Registers after zeros, whose number the tables (4, 256) are for."""
+  """Advances registers by the number of zero bytes of these tables (4, 256)."""
   parts = np.ascontiguousarray(registers, '<u4').view(np.uint8).reshape(-1, 4)
   return np.bitwise_xor.reduce(tables.ravel().take(parts + _OFFSETS), axis=1)
 
@@ -59,7 +59,7 @@ _OFFSETS = np.arange(0, 1024, 256)
 
 @functools.cache
 def _byte() -> np.ndarray:
-  """What a byte leaves in the register, uint32 (256,)."""
+  """Returns the register after each single byte, uint32 (256,)."""
   table = np.arange(256, dtype=np.uint32)
   for _ in range(8):
     table = np.where(table & 1, (table >> 1) ^ np.uint32(POLYNOMIAL), table >> 1)
@@ -73,7 +73,10 @@ def _byte_list() -> list[int]:
 
 @functools.cache
 def _places() -> np.ndarray:
-  """What bytes at each place of a block leave at its end, uint32 (BLOCK * 256,)."""
+  """Returns the registers after a block with one byte set, uint32 (BLOCK * 256,).
+
+  There is one for each place in the block and each value of the byte.
+  """
   rows = [_byte()]
   for _ in range(BLOCK - 1):
     rows.append(_byte()[rows[-1] & 255] ^ (rows[-1] >> 8))
@@ -82,7 +85,7 @@ def _places() -> np.ndarray:
 
 @functools.cache
 def _zeros(level: int) -> np.ndarray:
-  """What BLOCK * 2^level zeros make of each byte of a register, uint32 (4, 256)."""
+  """Returns uint32 tables (4, 256) that advance registers by BLOCK * 2^level zeros."""
   if level:
     half = _zeros(level - 1)
     return _advanced(half.ravel(), half).reshape(4, 256)

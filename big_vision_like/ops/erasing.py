@@ -9,7 +9,7 @@ import numpy as np
 
 from big_vision_like.errors import check_one_of
 
-# How many boxes are tried for an image; large or long ones may not fit.
+# The number of boxes tried for an image, because large or long ones may not fit.
 ATTEMPTS = 10
 
 
@@ -21,12 +21,12 @@ def erase(
   aspect: tuple[float, float] = (0.3, 1 / 0.3),
   mode: str = 'pixel',
 ) -> jax.Array:
-  """A box of some images filled with noise (arXiv:1708.04896), as in timm.
+  """Fills a box of some images with noise (arXiv:1708.04896), as in timm.
 
-  Images are normalised float (B, H, W, C), or clips (B, T, H, W, C), whose frames lose
-  the same box; `probability` is that of each to lose a box. Its share of
-  the image is uniform in `area`, its height over width log-uniform in `aspect`. Each
-  value in it is Gaussian noise of deviation 1 with mode 'pixel', 0 with 'const'.
+  Images are normalised float (B, H, W, C), or clips (B, T, H, W, C), whose frames all
+  lose the same box. Each image loses a box with the given `probability`. The share of
+  the image is uniform in `area`, the height over width log-uniform in `aspect`. Values
+  are Gaussian noise of standard deviation 1 with mode 'pixel', and 0 with 'const'.
   """
   check_one_of(('pixel', 'const'), mode=mode)
   batch, *frames, height, width, _ = image_BHWC.shape
@@ -51,9 +51,9 @@ def boxes(
   area: tuple[float, float],
   aspect: tuple[float, float],
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """A box for each image: top, left, height and width, int32 (B,) each.
+  """Draws a box for each image: top, left, height and width, int32 (B,) each.
 
-  The first of ATTEMPTS that is smaller than the image; of no size if none is.
+  It is the first of ATTEMPTS that is smaller than the image; of size 0 if none is.
   """
   key_area, key_aspect, key_place = jax.random.split(key, 3)
   shape, (low, high) = (batch, ATTEMPTS), np.log(aspect)
@@ -76,7 +76,7 @@ def boxes(
 
 
 def inside(start_B: jax.Array, size_B: jax.Array, side: int) -> jax.Array:
-  """Which of the `side` rows or columns belong to each box, bool (B, side)."""
+  """Returns which of `side` rows or columns belong to each box, bool (B, side)."""
   place_1S = jnp.arange(side)[None]
   start_B1 = start_B[:, None]
   return (place_1S >= start_B1) & (place_1S < start_B1 + size_B[:, None])

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Normalization(NamedTuple):
-  """Mean and deviation of values in [0, 1]: one number, or one for each channel."""
+  """Mean and standard deviation of values in [0, 1]: one number, or one per channel."""
 
   mean: float | Sequence[float] = 0.5
   std: float | Sequence[float] = 0.5
@@ -22,8 +22,8 @@ def normalize(
 ) -> jax.Array:
   """Returns uint8 images (..., C) as float32, in [-1, 1] by default.
 
-  `mean` and `std` are those of `Normalization`. Arrays of other types are returned as
-  they are: float images are taken to be normalized already.
+  `mean` and `std` are the fields of `Normalization`. Arrays of other types are returned
+  unchanged: float images are assumed to be normalized already.
   """
   if image.dtype != jnp.uint8:
     return image
@@ -35,7 +35,7 @@ def normalize(
 def renormalize(
   image: jax.Array, before: Normalization, after: Normalization
 ) -> jax.Array:
-  """Returns float images normalized by `after` instead of `before`."""
+  """Converts float images from the normalization `before` to `after`."""
   last = (1,) * (image.ndim - 1) + (-1,)
   old_mean, old_std, mean, std = (
     np.reshape(np.float32(x), last) for x in (*before, *after)

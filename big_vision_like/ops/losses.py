@@ -13,12 +13,12 @@ from big_vision_like.ops import precision
 
 
 def softmax_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
-  """-sum_c target log softmax(logits): (B,)."""
+  """Returns -sum_c target log softmax(logits): (B,)."""
   return optax.softmax_cross_entropy(precision.at_least_float32(logits_BC), target_BC)
 
 
 def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
-  """One binary cross-entropy a class, summed over classes: (B,)."""
+  """Returns the sum of binary cross-entropies over classes: (B,)."""
   losses_BC = optax.sigmoid_binary_cross_entropy(
     precision.at_least_float32(logits_BC), target_BC
   )
@@ -26,10 +26,10 @@ def sigmoid_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Arr
 
 
 def binarized_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
-  """Returns the mean over classes of their binary cross-entropies: (B,).
+  """Returns the mean of binary cross-entropies over classes: (B,).
 
-  Of arXiv:2204.07118 as in its published code: all targets above 0, such as both of a
-  mixed image, count as 1.
+  All targets above 0, such as both classes of a mixed image, count as 1, as in the
+  published code of arXiv:2204.07118.
   """
   present_BC = (target_BC > 0).astype(jnp.float32)
   losses_BC = optax.sigmoid_binary_cross_entropy(
@@ -41,9 +41,10 @@ def binarized_cross_entropy(logits_BC: jax.Array, target_BC: jax.Array) -> jax.A
 def soft_distillation(
   logits_BC: jax.Array, teacher_BC: jax.Array, temperature: float
 ) -> jax.Array:
-  """t^2 KL(softmax(teacher / t) || softmax(logits / t)), mean over all B * C elements.
+  """Returns t^2 KL(softmax(teacher / t) || softmax(logits / t)) over B * C elements.
 
-  The published code of arXiv:2012.12877 divides by elements, not by examples.
+  It is the mean over all elements: the published code of arXiv:2012.12877 divides by
+  elements instead of examples.
   """
   student_BC, teacher_BC = (
     jax.nn.log_softmax(x.astype(jnp.float32) / temperature)
@@ -56,23 +57,23 @@ def soft_distillation(
 def sigmoid_focal(
   logits_BP: jax.Array, target_BP: jax.Array, alpha: float = 0.25, gamma: float = 2.0
 ) -> jax.Array:
-  """Binary cross-entropy that counts easy pixels less (arXiv:1708.02002): (B, P).
+  """Returns cross-entropies that weight easy pixels less (arXiv:1708.02002): (B, P).
 
-  alpha_t (1 - p_t)^gamma (-log p_t), p_t being the probability of the target (0 or 1)
-  and alpha_t `alpha` for those that are 1, else 1 - alpha.
+  They are alpha_t (1 - p_t)^gamma (-log p_t), where p_t is the probability of the
+  target (0 or 1), and alpha_t is `alpha` for targets of 1 and 1 - alpha for 0.
   """
   logits_BP, target_BP = map(precision.at_least_float32, (logits_BP, target_BP))
   sign_BP = 1.0 - 2.0 * target_BP
-  # Of the wrong answer: of 1 - sigmoid little would be left by rounding.
+  # The probability of the wrong answer; computing 1 - sigmoid would lose digits.
   wrong_BP = jax.nn.sigmoid(sign_BP * logits_BP)
   alpha_BP = (1.0 - alpha) + (2.0 * alpha - 1.0) * target_BP
   return alpha_BP * wrong_BP**gamma * jax.nn.softplus(sign_BP * logits_BP)
 
 
 def dice(logits_BP: jax.Array, target_BP: jax.Array) -> jax.Array:
-  """1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), p = sigmoid(logits): (B,).
+  """Returns 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), p = sigmoid(logits): (B,).
 
-  Of arXiv:1606.04797 with one added, as for the masks of arXiv:2005.12872.
+  This is arXiv:1606.04797 with the ones added, as for the masks of arXiv:2005.12872.
   """
   p_BP = jax.nn.sigmoid(precision.at_least_float32(logits_BP))
   target_BP = precision.at_least_float32(target_BP)
@@ -87,14 +88,14 @@ SMOOTHINGS = ('t2t', 'torch', 'annotated')
 def smoothed_cross_entropy(
   logits_BTC: jax.Array, label_BT: jax.Array, smoothing: float, form: str = 't2t'
 ) -> jax.Array:
-  """Cross-entropy of label-smoothed targets (arXiv:1512.00567), (B, T).
+  """Returns the cross-entropy of label-smoothed targets (arXiv:1512.00567), (B, T).
 
-  With e = `smoothing`, the label's class gets 1 - e and, by `form`,
-  't2t': each other class e / (C - 1), less the entropy of that target, so that the best
-  model reaches 0 (tensor2tensor, Flax);
-  'torch': each class, the label's too, e / C more;
-  'annotated': each other class but 0, the padding, e / (C - 2), less the entropy (The
-  Annotated Transformer).
+  With e = `smoothing`, the label's class gets 1 - e. The rest depends on `form`:
+  't2t': each other class gets e / (C - 1), and the target's entropy is subtracted, so
+  that the best possible loss is 0 (tensor2tensor, Flax);
+  'torch': each class, including the label's, gets e / C more;
+  'annotated': each other class except 0, the padding, gets e / (C - 2), and the entropy
+  is subtracted (The Annotated Transformer).
   """
   if form not in SMOOTHINGS:
     raise UserError(f'smoothing form {form!r} is not one of {", ".join(SMOOTHINGS)}')

@@ -1,8 +1,8 @@
-"""Which keys a query may attend to.
+"""Masks that define which keys a query may attend to.
 
-A `Mask` is made by the functions here and joined with `&`. It says what it means rather
-than listing (B, H, N, M) booleans, so that kernels can skip what is hidden and need no
-memory for it; `dense` lists them.
+The functions of this module make `Mask` objects, which `&` combines. A mask stores
+conditions instead of (B, H, N, M) booleans, so that kernels can skip hidden keys and
+need no memory for the mask; `dense` lists the booleans.
 
 Axes: B batch, N queries, M keys, H heads; dimensions of size 1 broadcast.
 """
@@ -17,11 +17,12 @@ from big_vision_like.errors import UserError
 
 @flax.struct.dataclass
 class Mask:
-  """Conditions that hold at once; one that is None hides nothing.
+  """Conditions that must all hold; a condition that is None hides nothing.
 
-  Query n sees key m if -left <= m - n <= right, for the index n of a query counted from
-  `first`; if both are of one segment (a number; keys of segment 0 are padding, and
-  without `queries_BN` all others are seen); and where `listed_BHNM` is true.
+  Query n sees key m if -left <= m - n <= right, where the indices n of queries are
+  counted from `first`; if both have the same segment number (keys of segment 0 are
+  padding; without `queries_BN` all other keys are visible); and if `listed_BHNM` is
+  true.
   """
 
   left: int | None = flax.struct.field(pytree_node=False, default=None)
@@ -32,7 +33,7 @@ class Mask:
   listed_BHNM: jax.Array | None = None
 
   def __and__(self, other: 'Mask') -> 'Mask':
-    """Both masks at once."""
+    """Combines both masks: a key is visible if both show it."""
     if self.keys_BM is not None and other.keys_BM is not None:
       listed_BHNM = _both(other.listed_BHNM, other._same_segment())
       other = other.replace(queries_BN=None, keys_BM=None, listed_BHNM=listed_BHNM)
@@ -48,12 +49,12 @@ class Mask:
 
   @property
   def is_causal_alone(self) -> bool:
-    """Whether it is `causal()`."""
+    """Whether the mask is exactly `causal()`."""
     arrays = self.first, self.queries_BN, self.keys_BM, self.listed_BHNM
     return self.right == 0 and self.left is None and all(x is None for x in arrays)
 
   def dense(self, num_queries: int, num_keys: int) -> jax.Array | None:
-    """Booleans that broadcast to (B, H, N, M); None where nothing is hidden."""
+    """Returns booleans that broadcast to (B, H, N, M); None if nothing is hidden."""
     mask_BHNM = _both(self.listed_BHNM, self._same_segment())
     if self.left is None and self.right is None:
       return mask_BHNM
@@ -75,16 +76,16 @@ class Mask:
     return seen_BHNM & same_BNM[:, None]
 
   def as_segments(self, num_queries: int) -> tuple[jax.Array, jax.Array]:
-    """Segments of queries and keys where equality alone decides, (B, N) and (B, M)."""
+    """Returns segments (B, N) and (B, M) for kernels that only compare for equality."""
     if self.queries_BN is None:
       seen_BM = (self.keys_BM != 0).astype(jnp.int32)
       return jnp.ones((seen_BM.shape[0], num_queries), jnp.int32), seen_BM
     return jnp.where(self.queries_BN == 0, -1, self.queries_BN), self.keys_BM
 
   def sees_any(self, num_queries: int, num_keys: int) -> jax.Array | None:
-    """Whether a query sees any key, (B, N), without comparing each with each.
+    """Returns whether each query sees any key, (B, N), without comparing all pairs.
 
-    None where all do. Not for masks with a list or a `first`.
+    Returns None if all do. It does not support masks with a list or a `first`.
     """
     low_N = np.maximum(np.arange(num_queries) - (self.left or 0), 0)
     high_N = np.full(num_queries, num_keys - 1)
@@ -97,8 +98,8 @@ class Mask:
     queries_BN, keys_BM = self.as_segments(num_queries)
 
     def one(queries_N: jax.Array, keys_M: jax.Array) -> jax.Array:
-      # With keys in order of (segment, index), the first not in front of a query's
-      # (segment, lowest index) is what it sees, if it sees any.
+      # Keys are sorted by (segment, index). The first key that is not before a query's
+      # (segment, lowest index) is the one it sees, if it sees any.
       order_M = jnp.argsort(keys_M, stable=True)
       sorted_M = keys_M[order_M]
       start_N = jnp.searchsorted(sorted_M, queries_N)
@@ -119,12 +120,12 @@ class Mask:
 
 
 def causal() -> Mask:
-  """A query sees the keys up to its own index."""
+  """Returns a mask that lets a query see the keys up to its own index."""
   return Mask(right=0)
 
 
 def window(left: int | None, right: int | None) -> Mask:
-  """A query sees so many keys to its left and right (None: all), and its own."""
+  """Returns a mask of a query's own key, `left` before, `right` after (None: all)."""
   for name, size in ('left', left), ('right', right):
     if size is not None and size < 0:
       raise UserError(f'a window of {name}={size}: write at least 0, or None for all')
@@ -132,20 +133,20 @@ def window(left: int | None, right: int | None) -> Mask:
 
 
 def up_to(index: jax.Array) -> Mask:
-  """Causal where the first query has this index: a step of cached decoding."""
+  """Returns a causal mask for cached decoding, where the first query has this index."""
   return Mask(right=0, first=jnp.asarray(index))
 
 
 def padding(seen_BM: jax.Array) -> Mask:
-  """Keys that are zero or False are seen by nobody."""
+  """Returns a mask that hides keys where `seen_BM` is zero or False."""
   _check(seen_BM, 2, 'a padding mask (batch, keys)')
   return Mask(keys_BM=seen_BM.astype(jnp.int32))
 
 
 def segments(queries_BN: jax.Array, keys_BM: jax.Array | None = None) -> Mask:
-  """A query sees the keys of its own segment, 1, 2, ...; those of segment 0 nobody.
+  """Returns a mask that lets a query see its own segment (1, 2, ...); 0 is hidden.
 
-  The keys are the queries' own where not given.
+  Keys have the segments of the queries unless given.
   """
   keys_BM = queries_BN if keys_BM is None else keys_BM
   for x in queries_BN, keys_BM:
@@ -156,12 +157,12 @@ def segments(queries_BN: jax.Array, keys_BM: jax.Array | None = None) -> Mask:
 
 
 def blocks(num_tokens: int, size: int) -> Mask:
-  """Tokens see those of their own block of `size` neighbours."""
+  """Returns a mask that lets tokens see their own block of `size` neighbours."""
   return segments(jnp.arange(num_tokens)[None] // size + 1)
 
 
 def listed(mask: jax.Array) -> Mask:
-  """An arbitrary mask, bool (B, H, N, M), or (B, N, M) as of the edges of a graph."""
+  """Returns an arbitrary mask: bool (B, H, N, M), or (B, N, M) for edges of a graph."""
   if mask.ndim == 3:
     mask = mask[:, None]
   _check(mask, 4, 'a mask (batch, heads, queries, keys)')

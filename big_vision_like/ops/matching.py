@@ -1,4 +1,4 @@
-"""Bipartite matching of least cost, exact, on the device.
+"""Exact bipartite matching of minimum cost, on the device.
 
 Axes: B batch, T targets (rows), Q queries (columns).
 """
@@ -15,18 +15,19 @@ from big_vision_like.ops import precision, sharding
 
 
 def match(cost_BTQ: jax.Array, valid_BT: jax.Array | None = None) -> jax.Array:
-  """For each target its query in the one-to-one matching of least total cost: (B, T).
+  """Returns each target's query in the one-to-one matching of minimum cost: (B, T).
 
-  int32 in [0, Q); -1 where `valid_BT` is False. T may not exceed Q (UserError). Pairs
-  whose cost is not finite are never matched: as many valid targets as possible are, and
-  the others get -1. Costs count as float32; no gradient passes.
+  The result is int32 in [0, Q), and -1 where `valid_BT` is False. Raises `UserError` if
+  T > Q. Pairs whose cost is not finite are never matched: as many valid targets as
+  possible are matched, and the others get -1. Costs are compared in float32; no
+  gradient flows through the matching.
 
-  Shortest augmenting paths (Jonker and Volgenant, Computing 38, 1987; for T < Q:
-  Crouse, doi:10.1109/TAES.2016.140952), after a start in which each target takes its
-  cheapest query where that is free. Only targets that lost theirs need a search, and a
-  step of it looks at all queries at once: `optax.assignment`, which looks at one after
-  the other, takes 1.7 to 8.6 times as long on an H200 (96 matchings of 20 targets to
-  100 queries, tools/benchmark/matching.py).
+  The algorithm is shortest augmenting paths (Jonker and Volgenant, Computing 38, 1987;
+  for T < Q: Crouse, doi:10.1109/TAES.2016.140952), after an initialization in which
+  each target takes its cheapest query if that is free. Only targets that lost theirs
+  need a search, and each step of a search processes all queries at once.
+  `optax.assignment`, which processes them one by one, takes 1.7 to 8.6 times as long on
+  an H200 (96 matchings of 20 targets to 100 queries, tools/benchmark/matching.py).
   """
   batch, targets, queries = cost_BTQ.shape
   if targets > queries:
@@ -44,15 +45,15 @@ def match(cost_BTQ: jax.Array, valid_BT: jax.Array | None = None) -> jax.Array:
   largest_B11 = jnp.abs(cost_BTQ).max(
     axis=(1, 2), keepdims=True, where=usable_BTQ, initial=jnp.finfo(jnp.float32).tiny
   )
-  # Powers of two, so that nothing is rounded and no sum of costs is infinite.
+  # Scaling by powers of two rounds nothing, and no sum of costs becomes infinite.
   _, exponent_B11 = jnp.frexp(largest_B11)
   cost_BTQ, largest_B11 = (jnp.ldexp(x, -exponent_B11) for x in (cost_BTQ, largest_B11))
-  # More than others could save by it: so few targets as possible pay this.
+  # More than other pairs could save, so that as few targets as possible pay this.
   never_B11 = (2 * targets + 1) * largest_B11
   cost_BTQ = jnp.where(usable_BTQ, cost_BTQ, never_B11)
   match_all, mesh = jax.vmap(_match), sharding.current_mesh()
   if mesh is not None and batch % sharding.num_shards(mesh) == 0:
-    # Else all devices would ask each other, after each step, whether they are done.
+    # Otherwise all devices would synchronize after each step to see if all are done.
     spec = P(sharding.BATCH)
     match_all = jax.shard_map(
       match_all, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
@@ -66,27 +67,28 @@ class _State(NamedTuple):
   """A matching, and the search for a query for one more target, `root`.
 
   With `price_Q` added to costs, each matched target has a cheapest query. The search is
-  Dijkstra's: from a target to queries, at what they cost more than its own, and from a
-  query to the target that has it, for nothing.
+  Dijkstra's: an edge from a target to a query costs what the query costs above the
+  target's own; the edge from a query to the target that has it is free.
   """
 
   query_T: jax.Array  # -1: none
   target_Q: jax.Array  # -1: free
   price_Q: jax.Array
-  open_T: jax.Array  # targets yet to be searched for
+  open_T: jax.Array  # targets that still need a search
   root: jax.Array
   distance_Q: jax.Array  # from the root
-  before_Q: jax.Array  # the target before it on the way
+  before_Q: jax.Array  # the previous target on the path
   done_Q: jax.Array
-  target: jax.Array  # whose queries are next; -1: the search is over
-  offset: jax.Array  # the distance of `target`, less what its own query costs
-  found: jax.Array  # the query that the target before it is to get; -1: not yet
+  target: jax.Array  # its queries are searched next; -1: the search is over
+  offset: jax.Array  # the distance of `target` minus the cost of its own query
+  found: jax.Array  # the query that the previous target will get; -1: none yet
 
 
 def _match(cost_TQ: jax.Array, valid_T: jax.Array) -> jax.Array:
-  """One loop over all steps of all searches: batched, it ends with the slowest example.
+  """Runs all steps of all searches in one loop.
 
-  Loops within loops would wait for the slowest in each.
+  A batch then ends with its slowest example, whereas nested loops would wait for the
+  slowest example in each inner loop.
   """
 
   def step(state: _State) -> _State:
@@ -126,7 +128,7 @@ def _start(cost_TQ: jax.Array, valid_T: jax.Array) -> _State:
 
 
 def _next_root(state: _State) -> _State:
-  """The last root is dealt with; a search from the first open target begins."""
+  """Closes the last root and starts a search from the first open target."""
   open_T = state.open_T & (jnp.arange(len(state.open_T)) != state.root)
   root = open_T.argmax().astype(jnp.int32)
   return state._replace(
@@ -141,14 +143,14 @@ def _next_root(state: _State) -> _State:
 
 
 def _search(cost_TQ: jax.Array, state: _State) -> _State:
-  """Looks at the queries of `target`; goes on to the nearest one that is not done."""
+  """Relaxes the queries of `target` and moves to the nearest one that is not done."""
   queries = len(state.price_Q)
   through_Q = cost_TQ[state.target] + state.price_Q + state.offset
   nearer_Q = ~state.done_Q & (through_Q < state.distance_Q)
   distance_Q = jnp.where(nearer_Q, through_Q, state.distance_Q)
   open_Q = jnp.where(state.done_Q, jnp.inf, distance_Q)
   nearest = open_Q.min()
-  # Of those equally near the first, free ones before others.
+  # Among equally near queries, free ones come before others, then the first counts.
   index_Q = jnp.arange(queries, dtype=jnp.int32)
   rank_Q = jnp.where(state.target_Q < 0, index_Q, index_Q + queries)
   query = jnp.where(open_Q == nearest, rank_Q, 2 * queries).min() % queries
@@ -168,7 +170,7 @@ def _search(cost_TQ: jax.Array, state: _State) -> _State:
 
 
 def _hand_over(state: _State) -> _State:
-  """Gives `found` to the target before it; that one's query is the next to be given."""
+  """Gives `found` to the previous target, whose old query is handed over next."""
   queries, targets = len(state.target_Q), len(state.query_T)
   target = state.before_Q[state.found]
   to_target_T = jnp.arange(targets) == target

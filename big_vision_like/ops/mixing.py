@@ -2,9 +2,9 @@
 
 Images are (B, H, W, C), or clips (B, T, H, W, C), whose frames are mixed alike.
 
-The partner of an example is the one before it ('rolled': how the ViTs of
-arXiv:2106.10270 were trained), or the one as far from the batch's other end
-('reversed': BiT, arXiv:1912.11370, and timm).
+The partner of an example is the previous example ('rolled', as in the training of ViTs
+in arXiv:2106.10270) or the example at the same distance from the other end of the batch
+('reversed', as in BiT, arXiv:1912.11370, and timm).
 """
 
 from collections.abc import Callable
@@ -25,10 +25,11 @@ def mixup(
   alpha: float,
   partner: str = 'rolled',
 ) -> tuple[jax.Array, jax.Array]:
-  """Mixup (arXiv:1710.09412) with one weight for the batch, from Beta(alpha, alpha).
+  """Applies mixup (arXiv:1710.09412) with one weight for the batch.
 
-  With 'rolled' partners the weight is at least 1/2. With 'reversed' ones it stays as
-  drawn: two examples are each other's partner, so it would make no difference.
+  The weight is drawn from Beta(alpha, alpha). It is at least 1/2 with 'rolled'
+  partners. With 'reversed' partners it is used as drawn: two examples are each other's
+  partner, so the minimum would make no difference.
   """
   weight = jax.random.beta(key, alpha, alpha)
   if partner == 'rolled':
@@ -43,9 +44,9 @@ def blend(
   weight: jax.Array,
   partner: str,
 ) -> tuple[jax.Array, jax.Array]:
-  """`share` of each image and `weight` of each target, the rest from the partner.
+  """Blends `share` of each image and `weight` of each target with the partner's rest.
 
-  Both 0 to 1; `share` is one number, or one for each pixel (1, H, W, 1).
+  Both are in [0, 1]; `share` is one number, or one for each pixel (1, H, W, 1).
   """
   other = PARTNERS[partner]
   return (
@@ -57,11 +58,11 @@ def blend(
 def cutmix_share(
   weight: jax.Array, row: jax.Array, column: jax.Array, height: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Where images stay, and the weight of their targets, in CutMix (arXiv:1905.04899).
+  """Returns CutMix's image mask and the weight of targets (arXiv:1905.04899).
 
-  A box of 1 - `weight` of the image about the pixel (row, column), cut at the borders,
-  comes from the partner. Returns 0 in the box and 1 around it, (1, H, W, 1), and the
-  share of the image around it.
+  A box with a share of 1 - `weight` of the image, centred at the pixel (row, column)
+  and clipped at the borders, comes from the partner. The mask (1, H, W, 1) is 0 in the
+  box and 1 around it; the weight is the share of the image around the box.
   """
 
   def inside(centre: jax.Array, size: int) -> jax.Array:
@@ -81,9 +82,9 @@ def cutmix(
   alpha: float,
   partner: str = 'reversed',
 ) -> tuple[jax.Array, jax.Array]:
-  """CutMix (arXiv:1905.04899) with one box for the batch, anywhere in the image.
+  """Applies CutMix (arXiv:1905.04899) with one box per batch, anywhere in the image.
 
-  Its share of the image is drawn from Beta(alpha, alpha).
+  The share of the image around the box is drawn from Beta(alpha, alpha).
   """
   share, around = _drawn_cutmix(jax.random.split(key, 3), image_BHWC, alpha)
   return blend(image_BHWC, target_BC, share, around, partner)
@@ -112,9 +113,9 @@ def mixup_or_cutmix(
   switch: float = 0.5,
   partner: str = 'reversed',
 ) -> tuple[jax.Array, jax.Array]:
-  """One of both for the whole batch, CutMix with probability `switch`, as in timm.
+  """Applies CutMix with probability `switch`, else mixup, to the batch, as in timm.
 
-  Weights are drawn from Beta(alpha, alpha) of either, the box's centre uniformly.
+  Each weight is drawn from its own Beta(alpha, alpha), the box's centre uniformly.
   """
   keys = jax.random.split(key, 5)
   weight = jax.random.beta(keys[0], mixup_alpha, mixup_alpha)

@@ -1,9 +1,9 @@
 """Position embeddings of sequences and of patch grids.
 
 Axes: B batch, N positions (of a grid in raster order), D width, E half of it, F
-frequencies, h w the grid they come from, H W the grid they go to; P prefix positions
-(class token) in front, G = h*w, M = H*W; L learned positions, T entries of a table of
-relative positions.
+frequencies, h w the source grid, H W the target grid; P prefix positions (class token)
+in front, G = h*w, M = H*W; L learned positions, T entries of a table of relative
+positions.
 """
 
 import math
@@ -17,29 +17,29 @@ from big_vision_like.errors import UserError, check_one_of, shape_text
 from big_vision_like.ops import resampling
 
 SINUSOIDS = ('interleaved', 'halves', 't2t')
-# Leading tokens that a table may have unless the model says more: those of classes and
-# of distillation.
+# The most leading tokens that a table may have, unless the model has more: one for the
+# class and one for distillation.
 MOST_LEADING = 2
 
 Grid = tuple[int, int]
 
-# The way out of an unknown grid.
+# Advice in messages about an unknown grid.
 GIVE_GRID = 'source_grid=(rows, columns) (programs: --source-grid=ROWSxCOLUMNS)'
 
 
 def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.Array:
-  """Sine and cosine of positions, float32, of the shape of `position` and `dim`.
+  """Returns sinusoids of positions: float32, with a new last axis of size `dim`.
 
-  Position p has sin(p / 10000^(2i/dim)) and cos(...) for i < dim/2, in turns
-  ('interleaved', arXiv:1706.03762 section 3.5) or all sines first ('halves', Marian).
-  't2t' has all sines first and exponents i / (dim/2 - 1), up to and with 1
-  (tensor2tensor, and the WMT example of Flax).
+  Position p has sin(p / 10000^(2i/dim)) and cos(...) for i < dim/2, interleaved
+  ('interleaved', arXiv:1706.03762 section 3.5) or with all sines first ('halves',
+  Marian). 't2t' has all sines first and exponents i / (dim/2 - 1), from 0 to 1
+  inclusive (tensor2tensor, and the WMT example of Flax).
   """
   check_one_of(SINUSOIDS, layout=layout)
   if dim % 2:
     raise UserError(f'sinusoids need an even width, not {dim}')
   count = dim // 2
-  # On the host, in float64: float32 powers are off in the sixth digit.
+  # On the host in float64, because float32 powers are off in the sixth digit.
   exponent_F = np.arange(count) / (max(count - 1, 1) if layout == 't2t' else count)
   frequency_F = jnp.asarray(10_000.0**-exponent_F, float)
   ones = (1,) * position.ndim
@@ -53,8 +53,8 @@ def sinusoid(position: jax.Array, dim: int, layout: str = 'interleaved') -> jax.
 def sinusoid_table(count: int, dim: int) -> np.ndarray:
   """Returns `sinusoid` of positions 0 to count - 1, 'interleaved': (1, count, dim).
 
-  It is computed on the host in float64 and rounded to float32 once, as tables in
-  published files are.
+  It is computed on the host in float64 and rounded to float32 once, like the tables in
+  published files.
   """
   if dim % 2:
     raise UserError(f'sinusoids need an even width, not {dim}')
@@ -64,7 +64,7 @@ def sinusoid_table(count: int, dim: int) -> np.ndarray:
 
 
 def lookup(table_LD: jax.Array, position_BN: jax.Array) -> jax.Array:
-  """Learned positions, (B, N, D), of sequences that are not longer than the table."""
+  """Returns learned positions, (B, N, D); raises if a sequence exceeds the table."""
   length, tokens = len(table_LD), position_BN.shape[1]
   if tokens > length:
     raise UserError(
@@ -75,9 +75,10 @@ def lookup(table_LD: jax.Array, position_BN: jax.Array) -> jax.Array:
 
 
 def ramps(height: int, width: int) -> jax.Array:
-  """How far places are from the top, left, bottom and right of a grid: (h, w, 4).
+  """Returns distances of cells from the top, left, bottom and right edge: (h, w, 4).
 
-  Float32 from 0 at that edge to 1 at the other (soft positions of arXiv:2006.15055).
+  They are float32, from 0 at the edge to 1 at the opposite edge (soft positions of
+  arXiv:2006.15055).
   """
   y_h1 = np.linspace(0.0, 1.0, height)[:, None]
   x_1w = np.linspace(0.0, 1.0, width)[None, :]
@@ -86,9 +87,10 @@ def ramps(height: int, width: int) -> jax.Array:
 
 
 def grid2d(rows_hE: jax.Array, columns_wE: jax.Array) -> jax.Array:
-  """Learned positions of a grid, (1, h*w, 2E): each one its column's, then its row's.
+  """Returns learned positions of a grid, (1, h*w, 2E): the column's, then the row's.
 
-  As in arXiv:2010.11929 appendix D.4 and the learned positions of arXiv:2005.12872.
+  This follows arXiv:2010.11929 appendix D.4 and the learned positions of
+  arXiv:2005.12872.
   """
   (height, size), width = rows_hE.shape, len(columns_wE)
   columns_hwE = jnp.broadcast_to(columns_wE[None], (height, width, size))
@@ -98,11 +100,11 @@ def grid2d(rows_hE: jax.Array, columns_wE: jax.Array) -> jax.Array:
 
 
 def masked_sine2d(valid_Bhw: jax.Array, dim: int) -> jax.Array:
-  """Sinusoids of where a cell lies among the valid ones: (B, h, w, dim), float32.
+  """Returns sinusoids of each cell's place among valid cells: (B, h, w, dim), float32.
 
-  Valid cells (bool) are counted from 1 in each column and each row; the last count
-  becomes 2 pi. Channels are those of y, then of x (arXiv:2005.12872, its published
-  code).
+  Valid cells (bool) are counted from 1 in each column and each row, and scaled so that
+  the last count is 2 pi. Channels of y come before channels of x (arXiv:2005.12872, its
+  published code).
   """
   if dim % 4:
     raise UserError(f'masked_sine2d needs a width divisible by 4, got {dim}')
@@ -115,10 +117,11 @@ def masked_sine2d(valid_Bhw: jax.Array, dim: int) -> jax.Array:
 
 
 def relative_index(height: int, width: int) -> np.ndarray:
-  """Which entry of a table of relative positions a pair of a grid has, (N, N) int.
+  """Returns the index into a table of relative positions for each pair, (N, N) int.
 
-  Of (2 * height - 1) * (2 * width - 1) entries, row by row, that of query minus key
-  (arXiv:2103.14030 section 3.2); a sequence is a grid of height 1.
+  The table has (2 * height - 1) * (2 * width - 1) entries, row by row, for the
+  difference query minus key (arXiv:2103.14030 section 3.2). A sequence is a grid of
+  height 1.
   """
   place_2N = np.indices((height, width)).reshape(2, -1)
   rows_NN, columns_NN = place_2N[:, :, None] - place_2N[:, None, :]
@@ -126,17 +129,17 @@ def relative_index(height: int, width: int) -> np.ndarray:
 
 
 def relative_logits(q_BNHK: jax.Array, key_RHK: jax.Array) -> jax.Array:
-  """Products of queries with learned keys by distance: (B, H, N, N).
+  """Returns products of queries with learned keys by distance: (B, H, N, N).
 
-  Of 2 * N - 1 keys, a query at n and a key at m take that of n - m + N - 1; products
-  are divided by sqrt(K), as those with the tokens' own keys are (arXiv:2010.11929
+  There are 2 * N - 1 keys; a query at n and a key at m use key n - m + N - 1. Products
+  are divided by sqrt(K), like the products with the tokens' own keys (arXiv:2010.11929
   appendix D.4).
   """
   count, size = q_BNHK.shape[1], q_BNHK.shape[3]
   if len(key_RHK) != 2 * count - 1:
     raise UserError(
-      f'{len(key_RHK)} relative keys are for {(len(key_RHK) + 1) // 2} tokens, these'
-      f' are {count}'
+      f'{len(key_RHK)} relative keys are for {(len(key_RHK) + 1) // 2} tokens, not for'
+      f' {count}'
     )
   key_RHK = key_RHK.astype(q_BNHK.dtype)
   logits_BHNR = jnp.einsum('BNHK,RHK->BHNR', q_BNHK, key_RHK) / math.sqrt(size)
@@ -145,11 +148,11 @@ def relative_logits(q_BNHK: jax.Array, key_RHK: jax.Array) -> jax.Array:
 
 
 def relative_bias(table_TH: jax.Array, index_NM: np.ndarray) -> jax.Array:
-  """The bias of attention, (1, H, N, M), from a table with an entry for each head."""
+  """Returns the attention bias, (1, H, N, M), from a table with one column per head."""
   if index_NM.max() >= len(table_TH):
     raise UserError(
-      f'relative positions {index_NM.shape} go up to {index_NM.max()}, the table'
-      f' {table_TH.shape} has {len(table_TH)}'
+      f'relative positions {index_NM.shape} go up to {index_NM.max()}, but the table'
+      f' {table_TH.shape} has {len(table_TH)} rows'
     )
   return jnp.moveaxis(table_TH[index_NM], -1, 0)[None]
 
@@ -184,11 +187,11 @@ def sincos2d(
 
 
 def infer_grid(count: int, grid_to: Grid) -> Grid:
-  """Returns the grid of `count` tokens that nothing else tells: a square.
+  """Returns the grid of `count` tokens if nothing else determines it: a square.
 
-  `grid_to` is the grid that their positions will be resized to. Raises if `count` is no
-  square, and if the tokens may as well be a grid of the aspect ratio of `grid_to`: 16
-  positions for a grid of 2x8 are those of 4x4 or 2x8.
+  `grid_to` is the grid that positions will be resized to. Raises if `count` is not a
+  square number, and if the tokens could also be a grid with the aspect ratio of
+  `grid_to`: 16 positions for a grid of 2x8 could be 4x4 or 2x8.
   """
   divisor = math.gcd(*grid_to)
   readings = set()
@@ -197,12 +200,10 @@ def infer_grid(count: int, grid_to: Grid) -> Grid:
     if scale and rows * columns * scale**2 == count:
       readings.add((rows * scale, columns * scale))
   if not any(rows == columns for rows, columns in readings):
-    raise UserError(
-      f'{count} positions are not a square grid: give their grid, {GIVE_GRID}'
-    )
+    raise UserError(f'{count} positions are not a square grid: give {GIVE_GRID}')
   if len(readings) > 1:
     grids = ' or '.join(map(shape_text, sorted(readings)))
-    raise UserError(f'{count} positions may be a grid of {grids}: give it, {GIVE_GRID}')
+    raise UserError(f'{count} positions may be a grid of {grids}: give {GIVE_GRID}')
   return readings.pop()
 
 
@@ -213,12 +214,13 @@ def resize_grid(
   grid_to: Grid | None,
   method: str | None = 'linear',
 ) -> np.ndarray:
-  """Resizes learned positions of a grid behind any number of leading tokens.
+  """Resizes learned positions of a grid that follow any number of leading tokens.
 
-  The table is (L, P + h*w, D), the result has the given shape (L, Q + H*W, D). Leading
-  positions keep their order: the last ones are dropped where Q < P, and zeros follow
-  where Q > P. If `grid_from` is None, both must have as many leading tokens or grids of
-  as many, and `infer_grid` decides. The methods are those of `resize`.
+  The table is (L, P + h*w, D), and the result has the given shape (L, Q + H*W, D).
+  Leading positions keep their order: if Q < P the last ones are dropped, and if Q > P
+  zeros are appended to them. If `grid_from` is None, `infer_grid` determines it, and
+  both tables must have the same number of leading tokens or of grid positions. The
+  methods are those of `resize`.
   """
   grid_to = _known(grid_to)
   num_prefix = shape[1] - math.prod(grid_to)
@@ -236,7 +238,7 @@ def resize_grid(
   if not (0 <= prefix_from <= MOST_LEADING or prefix_from == num_prefix):
     raise UserError(
       f'{count} positions are not a grid of {shape_text(grid_from)} with 0 to'
-      f' {MOST_LEADING} leading tokens: give their grid, {GIVE_GRID}'
+      f' {MOST_LEADING} leading tokens: give {GIVE_GRID}'
     )
   resized_LND = resize(table_LND, grid_from, grid_to, prefix_from, method)
   kept = min(prefix_from, num_prefix)
@@ -276,15 +278,15 @@ def resize_window(
 ) -> np.ndarray:
   """Resizes the table of relative positions of a square window.
 
-  A window of s x s tokens has (2s-1)^2 entries, one row for each; the grids of the
-  images do not matter (arXiv:2103.14030, resized as by its published code).
+  A window of s x s tokens has (2s-1)^2 entries, one row each. The grids of images are
+  ignored (arXiv:2103.14030, resized as in its published code).
   """
   del grid_from, grid_to
   sides = []
   for entries in (len(table_TH), shape[0]):
     side = math.isqrt(entries)
     if side * side != entries or side % 2 == 0:
-      raise UserError(f'{entries} relative positions are not those of a square window')
+      raise UserError(f'{entries} relative positions do not belong to a square window')
     sides.append((side, side))
   return resize(table_TH[None], *sides, method=method)[0]
 
@@ -296,9 +298,9 @@ def resize_time(
   grid_to: Grid | None = None,
   method: str | None = 'linear',
 ) -> np.ndarray:
-  """Resizes learned positions of frames to another number of them, (L, T, D).
+  """Resizes learned positions of frames to another number of frames, (L, T, D).
 
-  The published code of arXiv:2102.05095 has the method 'nearest'.
+  The published code of arXiv:2102.05095 uses the method 'nearest'.
   """
   del grid_from, grid_to
   return resize(table_LTD, (table_LTD.shape[1], 1), (shape[1], 1), method=method)
@@ -311,10 +313,10 @@ def keep_relative(
   grid_to: Grid | None,
   method: str | None = None,
 ) -> np.ndarray:
-  """Returns keys by distance along the sequence of tokens, which cannot be resized.
+  """Returns keys by distance along the token sequence, which cannot be resized.
 
-  The table of N tokens is (L, 2N-1, heads, K). Raises for another grid, also where it
-  has as many tokens, since a distance in it is another step.
+  The table for N tokens is (L, 2N-1, heads, K). Raises for another grid, even if it has
+  the same number of tokens, because a distance means another step in it.
   """
   del method
   grid_to = _known(grid_to)
@@ -323,7 +325,7 @@ def keep_relative(
     grid_from = infer_grid(tokens - tokens_to + math.prod(grid_to), grid_to)
   if tuple(grid_from) != tuple(grid_to):
     raise UserError(
-      f'relative positions are not resized, from a grid of {shape_text(grid_from)} to'
+      f'relative positions cannot be resized from a grid of {shape_text(grid_from)} to'
       f' {shape_text(grid_to)}'
     )
   return np.array(table_LRHK)
@@ -340,13 +342,13 @@ def resize(
 
   There is one layer of them (L = 1), or one for each of a model's layers.
 
-  The first `num_prefix` positions are no part of the grid and stay as they are.
-  `method`: 'linear' aligns the corners of both grids, as scipy.ndimage.zoom of order
-  1 in the published ViT code does; 'cubic_torch' is torch's bicubic interpolation
+  The first `num_prefix` positions are not part of the grid and stay unchanged.
+  `method`: 'linear' aligns the corners of both grids, like scipy.ndimage.zoom of order
+  1 in the published ViT code; 'cubic_torch' is torch's bicubic interpolation
   (a = -0.75, half-pixel centres, no antialiasing), as used by DeiT; 'nearest' takes
-  entry floor(i * h / H), as torch does; None raises where the grids differ.
+  entry floor(i * h / H), as torch does; None raises if the grids differ.
 
-  Returns float32 (L, num_prefix + H*W, D). The own size is the identity, bit by bit.
+  Returns float32 (L, num_prefix + H*W, D). Resizing to the same grid is bit-exact.
   """
   if method is not None and method not in METHODS:
     raise UserError(f'Unknown method {method!r}; choose from {sorted(METHODS)}.')
@@ -379,13 +381,13 @@ def resize(
 
 
 def _linear_matrix(size: int, new_size: int) -> np.ndarray:
-  """Linear weights (new_size, size), source index i*(size-1)/(new_size-1)."""
+  """Returns linear weights (new_size, size) at source i * (size-1) / (new_size-1)."""
   source = np.arange(new_size) * (size - 1) / max(new_size - 1, 1)
   return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(size)[None, :]))
 
 
 def _nearest_matrix(size: int, new_size: int) -> np.ndarray:
-  """Weights (new_size, size) that take the entry floor(i * size / new_size)."""
+  """Returns weights (new_size, size) that take the entry floor(i * size / new_size)."""
   return np.eye(size)[np.arange(new_size) * size // new_size]
 
 
@@ -408,7 +410,7 @@ def _resize_side(
   for entries, grid in ((count, grid_from), (shape[1], grid_to)):
     if grid is not None and grid[side] != entries:
       raise UserError(
-        f'the positions of {entries} {what} are not those of a grid of'
+        f'the positions of {entries} {what} do not belong to a grid of'
         f' {shape_text(grid)}'
       )
   return resize(table_LhE, (count, 1), (shape[1], 1), method=method)
@@ -416,5 +418,5 @@ def _resize_side(
 
 def _known(grid_to: Grid | None) -> Grid:
   if grid_to is None:
-    raise UserError('the grid of the model is unknown: give it, grid=(rows, columns)')
+    raise UserError('the grid of the model is unknown: give grid=(rows, columns)')
   return grid_to

@@ -1,21 +1,21 @@
-"""Which pseudo labels a student learns from, and how often: Noisy Student's choice.
+"""The selection of pseudo labels for a student, as in Noisy Student.
 
-arXiv:1911.04252 section 3.2. Axes: N images, K classes.
+See arXiv:1911.04252 section 3.2. Axes: N images, K classes.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Thresholds are tried in hundredths, from certainty down.
+# Thresholds are tried in hundredths, from 1 down.
 STEPS = 100
 
 
 class Choice(NamedTuple):
-  """How often each image is used, and what of each class was there to choose from.
+  """The number of copies of each image, and the thresholds of classes.
 
-  `copies_N` is 0 for images that are left out. Of a class, `available_K` images reach
-  `threshold_K`.
+  `copies_N` is 0 for images that are left out. In each class, `available_K` images
+  reach `threshold_K`.
   """
 
   copies_N: np.ndarray
@@ -34,11 +34,11 @@ def choose(
 ) -> Choice:
   """Chooses images by the confidence of their labels, the same number of each class.
 
-  The threshold of a class is the highest hundredth, at least `min_confidence`, that
-  `per_class` of its images reach; where too few do, it is `min_confidence`. Each image
-  that reaches the threshold is used per_class / available times: the fraction of that
-  number is the probability of one more copy. Without `per_class`, every image that
-  reaches `min_confidence` is used once.
+  The threshold of a class is the highest hundredth, at least `min_confidence`, that at
+  least `per_class` of its images reach; if there are too few, it is `min_confidence`.
+  Each image that reaches the threshold is used per_class / available times, where the
+  fractional part is the probability of one more copy. Without `per_class`, every image
+  that reaches `min_confidence` is used once.
   """
   threshold_K = np.full(classes, min_confidence, np.float64)
   if per_class is not None:
@@ -58,7 +58,7 @@ def choose(
 
 
 def threshold(confidence_N: np.ndarray, count: int, lowest: float) -> float:
-  """Returns the highest hundredth that `count` confidences reach, or the lowest."""
+  """Returns the highest hundredth that `count` confidences reach, or `lowest`."""
   for hundredth in range(STEPS, -1, -1):
     value = hundredth / STEPS
     if value <= lowest:

@@ -1,7 +1,7 @@
-"""Grids of features in other sizes, as matrices times rows and columns.
+"""Resizing of feature grids by matrix products over rows and columns.
 
-The matrices are float64, on the host.  Axes: B batch, h w the size there is, H W the
-new one, C channels.
+The matrices are float64, on the host.  Axes: B batch, h w the old size, H W the new
+size, C channels.
 """
 
 import jax
@@ -13,10 +13,10 @@ from big_vision_like.ops import precision
 
 
 def resize(x_BhwC: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
-  """To (B, *size, C), as `torch.nn.functional.interpolate` does it.
+  """Resizes to (B, *size, C), like `torch.nn.functional.interpolate`.
 
   `method` is 'bilinear' or 'bicubic' (a = -0.75), with align_corners=False: half-pixel
-  centres, no antialiasing. Computes in float32; the type stays.
+  centres, no antialiasing. It computes in float32 and returns the type of `x_BhwC`.
   """
   check_one_of(MATRICES, method=method)
   if min(size) < 1:
@@ -28,10 +28,11 @@ def resize(x_BhwC: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
 
 
 def adaptive_average(x_BhwC: jax.Array, size: int) -> jax.Array:
-  """Means over size x size parts that cover the grid: (B, size, size, C).
+  """Returns means over size x size parts that cover the grid: (B, size, size, C).
 
-  As `torch.nn.functional.adaptive_avg_pool2d`: where sides do not divide, neighbours
-  share rows and columns. Computes in float32; the type stays.
+  It follows `torch.nn.functional.adaptive_avg_pool2d`: if sides do not divide,
+  neighbouring parts share rows and columns. It computes in float32 and returns the type
+  of `x_BhwC`.
   """
   if size < 1:
     raise UserError(f'size={size} is not positive')
@@ -41,15 +42,15 @@ def adaptive_average(x_BhwC: jax.Array, size: int) -> jax.Array:
 
 
 def linear_matrix(size: int, new_size: int) -> np.ndarray:
-  """Linear weights (new_size, size) of the pixels on both sides of `centres`."""
+  """Returns linear weights (new_size, size) of the two pixels around `centres`."""
   source = np.clip(centres(size, new_size), 0, size - 1)
   return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(size)[None, :]))
 
 
 def cubic_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
-  """Cubic convolution weights (new_size, size) of the four pixels around `centres`.
+  """Returns cubic weights (new_size, size) of the four pixels around `centres`.
 
-  Taps beyond the border repeat the border sample.
+  Taps beyond the border repeat the border pixel.
   """
   source = centres(size, new_size)
   base = np.floor(source).astype(int)
@@ -66,9 +67,9 @@ def cubic_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
 
 
 def average_matrix(size: int, new_size: int) -> np.ndarray:
-  """Weights (new_size, size) of means over floor(i * s) to ceil((i + 1) * s).
+  """Returns weights (new_size, size) of means over floor(i * s) to ceil((i + 1) * s).
 
-  s = size / new_size.
+  s is size / new_size.
   """
   part = np.arange(new_size)
   first, last = part * size // new_size, -(-(part + 1) * size // new_size)
@@ -78,7 +79,7 @@ def average_matrix(size: int, new_size: int) -> np.ndarray:
 
 
 def centres(size: int, new_size: int) -> np.ndarray:
-  """Where the centres of `new_size` pixels lie among `size`, whose first is at 0."""
+  """Returns the centres of `new_size` pixels on the axis of `size` pixels 0, 1, ..."""
   return (np.arange(new_size) + 0.5) * size / new_size - 0.5
 
 
@@ -88,7 +89,7 @@ MATRICES = {'bilinear': linear_matrix, 'bicubic': cubic_matrix}
 def _product(
   x_BhwC: jax.Array, rows_Hh: np.ndarray, columns_Ww: np.ndarray
 ) -> jax.Array:
-  # Else accelerators multiply in bfloat16, which is off in the third digit.
+  # Accelerators would otherwise multiply in bfloat16, which is off in the third digit.
   highest = jax.lax.Precision.HIGHEST
   y_BhwC = precision.at_least_float32(x_BhwC)
   rows_Hh, columns_Ww = (jnp.asarray(m, y_BhwC.dtype) for m in (rows_Hh, columns_Ww))

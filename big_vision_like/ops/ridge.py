@@ -1,6 +1,6 @@
 """Few-shot linear classification by ridge regression, solved in closed form.
 
-The protocol of big_vision's few-shot evaluator (arXiv:2010.11929, section 4.1).
+This is the protocol of big_vision's few-shot evaluator (arXiv:2010.11929, section 4.1).
 Axes: N few-shot examples, M test examples, D features, E = D + 1 with the constant
 feature, K = min(N, E), C classes.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from big_vision_like.ops import precision
 
-CONSTANT = 100.0  # the bias feature; so large that l2 hardly shrinks the bias
+CONSTANT = 100.0  # the bias feature; large, so that l2 hardly shrinks the bias
 
 
 def ridge_scores(
@@ -23,9 +23,9 @@ def ridge_scores(
 ) -> jax.Array:
   """Returns class scores (M, C) of the test examples, float32.
 
-  Features are standardised with mean and deviation (+1e-5) of the few-shot set;
-  targets are +1 for the example's class (integers in [0, C)) and -1 elsewhere; `l2`
-  is not scaled with N. Solves in the smaller of the two equivalent forms.
+  Features are standardised with the mean and standard deviation (+1e-5) of the few-shot
+  set. Targets are +1 for the example's class (integers in [0, C)) and -1 elsewhere.
+  `l2` is not scaled with N. It solves the smaller of the two equivalent systems.
   """
   x_train_ND = precision.at_least_float32(jnp.asarray(x_train_ND))
   x_test_MD = precision.at_least_float32(jnp.asarray(x_test_MD))
@@ -34,8 +34,8 @@ def ridge_scores(
   a_NE = _append_constant((x_train_ND - mean_1D) / std_1D)
   a_ME = _append_constant((x_test_MD - mean_1D) / std_1D)
   y_NC = 2.0 * jax.nn.one_hot(y_train_N, num_classes) - 1.0
-  # By eigendecomposition, as published: with a small l2 its float32 rounding moves
-  # scores by 1e-3. Accelerators multiply in fewer bits unless told otherwise.
+  # By eigendecomposition, as published: with a small l2 its float32 rounding changes
+  # scores by 1e-3. Accelerators multiply at lower precision by default.
   with jax.default_matmul_precision('highest'):
     if a_NE.shape[0] >= a_NE.shape[1]:
       eigenvalues_K, vectors_KK = jnp.linalg.eigh(a_NE.T @ a_NE)
@@ -48,12 +48,11 @@ def ridge_scores(
 
 
 def fewshot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-  """Draws `shots` examples of every class: their indices, classes in order.
+  """Draws `shots` examples of every class and returns their indices, ordered by class.
 
-  Of a class with fewer examples it draws all, as published.
-  One generator (numpy's default_rng(seed)) permutes the examples of one class after
-  the other and the first `shots` of each are taken; so the 1-shot set of a seed is
-  part of its 5-shot set.
+  It draws all examples of a class that has fewer, as published. One generator (NumPy's
+  default_rng(seed)) permutes the examples of one class after the other, and the first
+  `shots` of each are taken; the 1-shot set of a seed is thus part of its 5-shot set.
   """
   labels = np.asarray(labels)
   if labels.ndim != 1 or labels.size == 0:
@@ -69,7 +68,7 @@ def fewshot_indices(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 
 def rare_classes(labels: np.ndarray, shots: int) -> dict[int, int]:
-  """Returns how many examples the classes have that have fewer than `shots`."""
+  """Returns the number of examples of each class that has fewer than `shots`."""
   found = zip(*np.unique(labels, return_counts=True), strict=True)
   return {int(label): int(count) for label, count in found if count < shots}
 

@@ -1,8 +1,8 @@
-"""Finding sequences that a model thinks likely: greedy and beam search, on the device.
+"""Greedy search and beam search for likely sequences, on the device.
 
-A step takes each sequence's last token (b,), the index of the token to come, and a
-cache, and returns logits (b, V) and the cache. Found sequences are (..., T) ids without
-BOS, up to and with EOS, then 0.
+A step takes each sequence's last token (b,), the index of the next token, and a cache,
+and returns logits (b, V) and the cache. Sequences found are (..., T) ids without BOS,
+up to and including EOS, padded with 0.
 
 Axes: B batch, K beams, C candidates, b = B * K, V vocabulary, T tokens.
 """
@@ -18,7 +18,7 @@ from big_vision_like.ops import precision
 
 Step = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
-WORST = -1e7  # of a sequence that is none
+WORST = -1e7  # score of an empty slot
 
 
 def greedy(
@@ -29,9 +29,9 @@ def greedy(
   eos_id: int,
   never: Sequence[int] = (),
 ) -> jax.Array:
-  """The likeliest token after each other, at most `length` of them: (B, T).
+  """Returns the most likely token at each step, at most `length` of them: (B, T).
 
-  `first_B` are the tokens to start from (BOS); those in `never` are not taken.
+  `first_B` holds the tokens to start from (BOS). Tokens in `never` are not chosen.
   """
 
   def more(carry: tuple) -> jax.Array:
@@ -53,7 +53,7 @@ def greedy(
 
 
 class _Beams(NamedTuple):
-  """Live sequences by log probability, finished ones by score, best first."""
+  """Live sequences by log probability and finished ones by score, best first."""
 
   index: jax.Array
   token_BK: jax.Array
@@ -75,14 +75,14 @@ def beam_search(
   reorder: Callable[[Any, jax.Array], Any] = lambda cache, beam_BK: cache,
   never: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
-  """The `beams` best sequences, best first, (B, K, T), and their scores (B, K).
+  """Returns the `beams` best sequences, best first, (B, K, T), and their scores (B, K).
 
-  The score is log p / ((5 + n) / 6)^alpha for n tokens, EOS among them
-  (arXiv:1609.08144 section 7). Of 2 * `beams` candidates at each step those that end
-  join the finished, apart from the live ones; the search stops when no live one can
-  beat the worst finished. An example of which none finishes gets its live ones.
-  `reorder(cache, beam_BK)` moves what a cache holds to each beam from its parent;
-  the cache holds beams beside each other, row B * K.
+  The score is log p / ((5 + n) / 6)^alpha for n tokens, including EOS (arXiv:1609.08144
+  section 7). Of 2 * `beams` candidates at each step, those that end join the finished
+  sequences, which are kept separately from the live ones. The search stops when no live
+  sequence can beat the worst finished one. An example without finished sequences gets
+  its live ones. `reorder(cache, beam_BK)` gives each beam the cache entries of its
+  parent; the rows of the cache are B * K beams.
   """
   batch = len(first_B)
 
@@ -122,7 +122,7 @@ def beam_search(
       cache=reorder(cache, jnp.take_along_axis(parent_BC, kept_BK, axis=1)),
     )
 
-  # At first the beams are all the same: only one counts.
+  # At first all beams are equal, so only one counts.
   live_BK = jnp.broadcast_to(
     jnp.where(jnp.arange(beams) == 0, 0.0, WORST), (batch, beams)
   )

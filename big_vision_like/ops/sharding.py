@@ -1,7 +1,7 @@
-"""How arrays lie on the devices: axes of the mesh, constraints, batches to devices.
+"""Sharding of arrays over devices: mesh axes, constraints, placement of batches.
 
-The mesh has three named axes: `data` splits the batch, `fsdp` splits batch and state,
-`tensor` splits the state and, inside the layers, heads and hidden units.
+The mesh has three named axes: `data` shards the batch, `fsdp` shards batch and state,
+`tensor` shards the state and, inside the layers, heads and hidden units.
 """
 
 import contextlib
@@ -25,15 +25,16 @@ Axis = str | tuple[str, ...] | None
 
 
 def current_mesh() -> AbstractMesh | None:
-  """The mesh that a function is being traced for (`on_mesh`), if it has our axes."""
+  """Returns the mesh a function is traced for (`on_mesh`), or None without our axes."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh if mesh.axis_names == AXES else None
 
 
 def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
-  """`x` laid out by these mesh axes, one for each dimension (None: not split).
+  """Constrains `x` to these mesh axes, one for each dimension (None: not sharded).
 
-  Outside of such a mesh (`on_mesh`) it is `x` itself: a model knows no devices.
+  Outside such a mesh (`on_mesh`) it returns `x` itself, so models need not know about
+  devices.
   """
   if current_mesh() is None:
     return x
@@ -42,10 +43,10 @@ def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(w: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:
-  """A weight brought together from the `fsdp` axis, split by these axes alone.
+  """All-gathers a weight from the `fsdp` axis, so that only these axes shard it.
 
-  Left to itself the compiler may rather move the activations, or loop over the parts of
-  the weight. Its gradient is not constrained, so it is summed straight into the parts.
+  Without this the compiler may instead move the activations, or loop over the shards of
+  the weight. The gradient is not constrained, so it is summed directly into the shards.
   """
   return constrain(w, *axes)
 
@@ -56,7 +57,7 @@ gathered.defvjp(
 
 
 def dot_general(*axes: Axis) -> Callable[..., jax.Array]:
-  """For the `dot_general` of Linen layers: its right side, the kernel, `gathered`."""
+  """Returns a `dot_general` for Linen layers that all-gathers its kernel."""
 
   def dot(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     return jax.lax.dot_general(x, gathered(kernel, axes), *args, **kwargs)
@@ -65,27 +66,27 @@ def dot_general(*axes: Axis) -> Callable[..., jax.Array]:
 
 
 def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-  """A context, for use while a function is traced, in which `constrain` sees a mesh."""
+  """Returns a context for tracing a function, in which `constrain` uses the mesh."""
   if mesh is None:
     return contextlib.nullcontext()
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds all of it."""
+  """Returns a sharding in which every device holds the whole array."""
   return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over all devices that hold different examples."""
+  """Returns a sharding of the first axis over all devices with different examples."""
   return NamedSharding(mesh, P(BATCH))
 
 
 @functools.lru_cache(maxsize=8)
 def local_shards(mesh: Mesh) -> tuple[int, ...]:
-  """The parts of a batch, by number, that the devices of this process hold.
+  """Returns the numbers of the batch shards that this process's devices hold.
 
-  Processes that share a `tensor` group hold the same part.
+  Processes that share a `tensor` group hold the same shard.
   """
   devices_ST = mesh.devices.reshape(-1, mesh.shape[TENSOR])
   here = jax.process_index()
@@ -97,19 +98,19 @@ def local_shards(mesh: Mesh) -> tuple[int, ...]:
 
 
 def num_shards(mesh: Mesh | AbstractMesh) -> int:
-  """Into how many parts a batch is split."""
+  """Returns the number of shards of a batch."""
   return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """Which rows of a global batch this process must read, in order."""
+  """Returns the rows of a global batch that this process must read, in order."""
   size = batch_size // num_shards(mesh)
   starts = [n * size for n in local_shards(mesh)]
   return np.concatenate([np.arange(start, start + size) for start in starts])
 
 
 def global_rows(mesh: Mesh, rows: int) -> int:
-  """Returns the rows of a global batch of which this process reads so many."""
+  """Returns the number of rows of a global batch, given the rows of this process."""
   return rows // len(local_shards(mesh)) * num_shards(mesh)
 
 
@@ -119,7 +120,7 @@ def num_rows(batch: Any) -> int:
 
 
 def put(batch: Any, mesh: Mesh) -> Any:
-  """This process's rows of a batch (a pytree) to its devices, of the global batch."""
+  """Places this process's rows of a batch (a pytree) on devices, as a global batch."""
   shards = local_shards(mesh)
 
   def place(keys: tuple[Any, ...], x: np.ndarray) -> jax.Array:

@@ -1,7 +1,7 @@
 """Windows on a map of tokens, arXiv:2103.14030 section 3.2.
 
-Partitions are reshapes and transposes; what depends on sizes alone is computed by NumPy
-while a program is traced, and is a constant of it.
+Partitions are reshapes and transposes. Arrays that depend only on sizes are computed by
+NumPy during tracing and are constants of the program.
 
 Axes: B batch, h w map, C channels, N tokens of a window (M as keys), W windows of a
 map, R windows of all maps.
@@ -17,13 +17,13 @@ Grid = tuple[int, int]
 
 
 def whole(grid: Grid, window: int) -> Grid:
-  """Returns the sides of the smallest map that the windows divide and that holds it."""
+  """Returns the sides of the smallest map that holds `grid` and that windows divide."""
   rows, columns = (-(-side // window) * window for side in grid)
   return rows, columns
 
 
 def pad(x_BhwC: jax.Array, grid: Grid) -> jax.Array:
-  """Adds zeros below and on the right, up to these sides."""
+  """Pads with zeros at the bottom and right, up to these sides."""
   below, right = (new - side for new, side in zip(grid, x_BhwC.shape[1:3], strict=True))
   if not below and not right:
     return x_BhwC
@@ -31,12 +31,12 @@ def pad(x_BhwC: jax.Array, grid: Grid) -> jax.Array:
 
 
 def shifted(x_BhwC: jax.Array, shift: int) -> jax.Array:
-  """Moves all tokens up and to the left by `shift`, those of the edge to the other."""
+  """Shifts all tokens up and to the left by `shift`, wrapping around the edges."""
   return jnp.roll(x_BhwC, (-shift, -shift), axis=(1, 2)) if shift else x_BhwC
 
 
 def partition(x_BhwC: jax.Array, window: int) -> jax.Array:
-  """Cuts a map into square windows: (B * W, N, C), windows and tokens row by row."""
+  """Splits a map into square windows: (B * W, N, C), windows and tokens row by row."""
   batch, height, width, channels = x_BhwC.shape
   if height % window or width % window:
     raise UserError(
@@ -49,7 +49,7 @@ def partition(x_BhwC: jax.Array, window: int) -> jax.Array:
 
 
 def joined(x_RNC: jax.Array, grid: Grid) -> jax.Array:
-  """Puts windows together to maps with these sides, the inverse of `partition`."""
+  """Joins windows into maps with these sides, the inverse of `partition`."""
   (height, width), channels = grid, x_RNC.shape[-1]
   window = round(x_RNC.shape[1] ** 0.5)
   rows, columns = height // window, width // window
@@ -58,11 +58,11 @@ def joined(x_RNC: jax.Array, grid: Grid) -> jax.Array:
 
 
 def regions(grid: Grid, window: int, shift: int) -> np.ndarray:
-  """Returns which part of the unshifted map a token of the shifted one is from.
+  """Returns the region of the unshifted map that each token of the shifted map is from.
 
-  (W, N), numbers from 0 to 8: rows and columns are cut `window` and `shift` before
-  their end. Only the windows at the lower and right edge have tokens of several parts,
-  which were no neighbours.
+  The result (W, N) holds numbers from 0 to 8: rows and columns are cut `window` and
+  `shift` before their end. Only windows at the bottom and right edges contain tokens of
+  several regions, which were not neighbours.
   """
   sides = []
   for side in grid:
@@ -77,14 +77,14 @@ def regions(grid: Grid, window: int, shift: int) -> np.ndarray:
 def seen(grid: Grid, window: int, shift: int) -> np.ndarray:
   """Returns whether a token may attend to another one of its window: bool (W, N, M).
 
-  It may if both are of one region; the published code adds -100 to all other logits.
+  It may if both are in one region; the published code adds -100 to all other logits.
   """
   region_WN = regions(grid, window, shift)
   return region_WN[:, :, None] == region_WN[:, None, :]
 
 
 def of_all(seen_WNM: np.ndarray, batch: int) -> jax.Array:
-  """Repeats a mask of the windows of a map for each map: (B * W, 1, N, M)."""
+  """Repeats a mask of one map's windows for each map: (B * W, 1, N, M)."""
   windows, tokens, _ = seen_WNM.shape
   shape = batch, windows, tokens, tokens
   mask_BWNM = jnp.broadcast_to(jnp.asarray(seen_WNM)[None], shape)
@@ -92,10 +92,10 @@ def of_all(seen_WNM: np.ndarray, batch: int) -> jax.Array:
 
 
 def neighbours(x_BhwC: jax.Array) -> jax.Array:
-  """Joins the features of 2x2 tokens, (B, h / 2, w / 2, 4 C): patch merging.
+  """Concatenates the features of 2x2 tokens, (B, h / 2, w / 2, 4 C): patch merging.
 
-  The order is that of the published code, by column: upper left, lower left, upper
-  right, lower right.
+  The order follows the published code, by column: upper left, lower left, upper right,
+  lower right.
   """
   batch, height, width, channels = x_BhwC.shape
   if height % 2 or width % 2:

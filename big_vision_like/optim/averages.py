@@ -14,13 +14,12 @@ from big_vision_like.optim.rules import Tree
 class Ema:
   """A running average of variables: average = d * average + (1 - d) * variables.
 
-  d is `decay`, or 0.5^(batch / half_life) with `half_life` in images: after that many
-  the old average counts half. With `warmup` d is at most (1 + t) / (10 + t), as in
-  TensorFlow's ExponentialMovingAverage; t is `first_step` at the first step (where the
-  number of updates is read after the step was counted, as in EfficientNet, it is 1).
-  `rampup` bounds the half-life by that share of the images seen so far
-  (arXiv:1912.04958). `collections` are those of a module's variables that are averaged,
-  where the module has them.
+  d is `decay`, or 0.5^(batch / half_life), where `half_life` is the number of images
+  after which the old average counts half. With `warmup`, d is at most (1 + t) /
+  (10 + t), as in TensorFlow's ExponentialMovingAverage; t starts at `first_step` (1 in
+  EfficientNet, which reads the number of updates after it was incremented). `rampup`
+  limits the half-life to this multiple of the images seen so far (arXiv:1912.04958).
+  `collections` lists the variable collections to average, if the module has them.
   """
 
   decay: float | None = None
@@ -38,10 +37,10 @@ class Ema:
     if self.half_life is not None and self.half_life <= 0:
       raise UserError(f'half_life={self.half_life} of a running average is not above 0')
     if self.rampup is not None and (self.half_life is None or self.rampup <= 0):
-      raise UserError('rampup, above 0, bounds half_life: give both')
+      raise UserError('rampup must be above 0 and needs half_life, which it limits')
 
   def init(self, variables: Tree) -> Tree:
-    """Returns the average before the first step: a copy."""
+    """Returns the average before the first step: a copy of the variables."""
     return jax.tree.map(jnp.copy, self._chosen(variables))
 
   def update(
@@ -56,7 +55,7 @@ class Ema:
     )
 
   def decay_at(self, step: jax.Array | int, batch_size: int) -> jax.Array:
-    """Returns d of a step, float32."""
+    """Returns the d of a step, float32."""
     step = jnp.asarray(step, jnp.float32)
     if self.decay is not None:
       d = jnp.float32(self.decay)

@@ -1,7 +1,7 @@
-"""Optimizers from parts: clipping, moments, per-parameter decay and rates.
+"""Optimizers built from parts: clipping, moments, per-parameter decay and rates.
 
-What decays, and how fast each parameter learns, is said by rules (`rules.py`). The rate
-may be pairs of a path regex and a schedule or None:
+Rules (`rules.py`) determine the weight decay and the learning rate of each parameter.
+The rate may be a list of pairs of a path regex and a schedule or None:
 `[('embed/.*', None), ('.*', 1e-3)]`.
 """
 
@@ -30,18 +30,18 @@ Rates = Sequence[tuple[str, Rate | None]]
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """An optax transformation that also knows its rules for each parameter.
+  """An optax transformation combined with rules for each parameter.
 
-  The gradient is that of the loss and of the penalty sum(l2 * parameter^2) / 2, clipped
-  to a global norm of `clip_norm`. The update is
+  The gradient of the loss plus the penalty sum(l2 * parameter^2) / 2 is clipped to a
+  global norm of `clip_norm`. The update is
 
       after_rate(-rate(step) * rate_factor * u),  u = transform(gradient) + decay * p
 
-  where `adapt`, if any, changes u, given u, the parameters p and the decay of each.
-  `rate` is one for all parameters, or pairs of a path regex and a rate, of which the
-  first that matches a parameter counts; one must match. A parameter whose rate is None
-  or whose rate factor is 0 is frozen: see `freeze`. Where the rate is None, it has no
-  moments either.
+  where `adapt`, if given, changes u, given u, the parameters p and the decay of each.
+  `rate` is one rate for all parameters, or pairs of a path regex and a rate: the first
+  regex that matches a parameter counts, and one must match. A parameter whose rate is
+  None or whose rate factor is 0 is frozen (see `freeze`). A parameter whose rate is
+  None has no moments either.
   """
 
   transform: optax.GradientTransformation
@@ -59,24 +59,24 @@ class Optimizer:
     if isinstance(self.rate, (list, tuple)):
       pairs = (isinstance(p, (list, tuple)) and len(p) == 2 for p in self.rate)
       if not all(pairs):
-        raise UserError(f'rate={self.rate!r} are no pairs of a path regex and a rate')
+        raise UserError(f'rate={self.rate!r} must be pairs of a path regex and a rate')
       if all(rate is None for _, rate in self.rate):
         raise UserError('the rate is None for all parameters: nothing would be trained')
 
   def rate_at(self, step: jax.Array | int) -> jax.Array:
-    """The learning rate of step `step` (0 is the first), that of the first pair."""
+    """Returns the learning rate of a step (0 is the first), of the first pair."""
     rate = self.rate
     if isinstance(rate, (list, tuple)):
       rate = next(rate for _, rate in rate if rate is not None)
     return jnp.asarray(rate(step) if callable(rate) else rate)
 
   def decay_of(self, params: Tree) -> Tree:
-    """Weight decay of each parameter."""
+    """Returns the weight decay of each parameter."""
     rules = self.decay_rules if self.weight_decay else ()
     return jax.tree.map(lambda f: self.weight_decay * f, factors(params, rules, 0.0))
 
   def l2_of(self, params: Tree) -> Tree:
-    """Returns what the penalty multiplies half the squares of each parameter with."""
+    """Returns the l2 factor of each parameter in the penalty; 0 for frozen ones."""
     rules = self.l2_rules if self.l2 else ()
     return jax.tree.map(
       lambda own, rate: self.l2 * own * (rate != 0.0),
@@ -85,7 +85,7 @@ class Optimizer:
     )
 
   def penalty(self, params: Tree) -> jax.Array:
-    """Returns sum(l2 * parameter^2) / 2, whose gradient `update` adds to that given."""
+    """Returns sum(l2 * parameter^2) / 2, whose gradient `update` adds to the given."""
     terms = jax.tree.map(
       lambda p, own: own * jnp.square(p).sum() / 2 if own else 0.0,
       params,
@@ -94,7 +94,7 @@ class Optimizer:
     return jnp.asarray(sum(jax.tree.leaves(terms)))
 
   def rate_factor_of(self, params: Tree) -> Tree:
-    """What multiplies the learning rate of each parameter; 0 of frozen ones."""
+    """Returns the learning rate factor of each parameter; 0 for frozen ones."""
     found = factors(params, self.rate_rules, 1.0)
     for rate, mask in self._rates(params):
       if rate is None:
@@ -102,9 +102,9 @@ class Optimizer:
     return found
 
   def freeze(self, params: Tree) -> Tree:
-    """The same, but that no gradient reaches what the rules freeze.
+    """Returns the parameters with gradients stopped for those that are frozen.
 
-    So gradients of frozen parameters are not computed, nor do they count in the norm.
+    Gradients of frozen parameters are then neither computed nor part of the norm.
     """
     if not self.rate_rules and not isinstance(self.rate, (list, tuple)):
       return params
@@ -115,7 +115,7 @@ class Optimizer:
     )
 
   def _rates(self, params: Tree) -> list[tuple[Rate | None, Tree]]:
-    """Returns several rates, each with a mask of its parameters; empty for one rate."""
+    """Returns several rates, each with a mask of its parameters; [] for one rate."""
     if not isinstance(self.rate, (list, tuple)):
       return []
     first = first_matches(params, [pattern for pattern, _ in self.rate])
@@ -163,18 +163,18 @@ class Optimizer:
     return optax.chain(*parts)
 
   def init(self, params: Tree) -> optax.OptState:
-    """The optimizer's state before the first step."""
+    """Returns the optimizer's state before the first step."""
     return self._chain(params).init(params)
 
   def update(
     self, grads: Tree, state: optax.OptState, params: Tree
   ) -> tuple[Tree, optax.OptState]:
-    """What to add to the parameters, and the next state."""
+    """Returns the updates to add to the parameters, and the next state."""
     return self._chain(params).update(grads, state, params)
 
 
 def _each(change: Callable[..., jax.Array], own: Tree) -> optax.GradientTransformation:
-  """Changes each update by its parameter and its own number."""
+  """Returns a transformation of updates, given parameters and one number for each."""
   return optax.stateless(
     lambda updates, params: jax.tree.map(change, updates, params, own)
   )
@@ -191,7 +191,7 @@ def adamw(
   rate_rules: Rules = (),
   eps: float = 1e-8,
 ) -> Optimizer:
-  """Adam with decoupled decay, which the rate multiplies (arXiv:1711.05101)."""
+  """Returns Adam with decoupled decay, which the rate multiplies (arXiv:1711.05101)."""
   transform = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
   return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
 
@@ -208,9 +208,9 @@ def momentum(
   l2: float = 0.0,
   l2_rules: Rules = (('.*', 1.0),),
 ) -> Optimizer:
-  """SGD with momentum, its buffer kept in `dtype` (how the ViTs are fine-tuned).
+  """Returns SGD with momentum, whose buffer has type `dtype` (used to fine-tune ViTs).
 
-  The `weight_decay` of PyTorch's SGD, which joins the gradient, is `l2` here.
+  The `weight_decay` of PyTorch's SGD, which is added to the gradient, is `l2` here.
   """
   return Optimizer(
     transform=optax.trace(decay, nesterov, accumulator_dtype=dtype),
@@ -234,10 +234,10 @@ def rmsprop_tf(
   l2_rules: Rules = (('.*', 1.0),),
   rate_rules: Rules = (),
 ) -> Optimizer:
-  """Makes TensorFlow's RMSProp, with EfficientNet's defaults (arXiv:1905.11946).
+  """Returns TensorFlow's RMSProp, with EfficientNet's defaults (arXiv:1905.11946).
 
-  Second moments start at 1, eps is inside the root, and the momentum buffer holds steps
-  that the rate of their time has multiplied.
+  Second moments start at 1, eps is inside the square root, and the momentum buffer
+  accumulates steps already multiplied by their learning rate.
   """
   return Optimizer(
     transform=optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True),
@@ -262,13 +262,13 @@ def lamb(
   eps: float = 1e-6,
   joint: str | None = 'query|key|value',
 ) -> Optimizer:
-  """Makes LAMB (arXiv:1904.00962) as in NVIDIA's apex and timm: that of DeiT III.
+  """Returns LAMB (arXiv:1904.00962) as in NVIDIA's apex and timm, for DeiT III.
 
-  The update of AdamW is scaled to the norm of its parameter where that decays; others
-  take AdamW's. Gradients are clipped to a global norm of 1 unless `clip_norm` says
-  otherwise. The norms of modules whose names `joint` matches are taken together, as
-  published ViTs have queries, keys and values in one matrix; scanned blocks have one
-  each.
+  If a parameter decays, the update of AdamW is scaled to the norm of the parameter;
+  other parameters take the update of AdamW. Gradients are clipped to a global norm of 1
+  unless `clip_norm` differs. Modules whose names match `joint` share one norm, because
+  published ViTs have queries, keys and values in one matrix. Each scanned block has its
+  own norm.
   """
   return Optimizer(
     transform=optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
@@ -284,7 +284,7 @@ def lamb(
 def _scale_to_parameters(
   joint: str | None, updates: Tree, params: Tree, decay: Tree
 ) -> Tree:
-  """Scales updates of decayed parameters to the norms of these, where both have one."""
+  """Scales updates of decayed parameters to the parameters' norms, if both are > 0."""
 
   def group(path: str) -> str:
     return path if joint is None else re.sub(rf'(?<=/)({joint})(?=/)', '*', path)
@@ -324,11 +324,11 @@ def adafactor(
   decay_rules: Rules = (('.*kernel', 1.0),),
   rate_rules: Rules = (),
 ) -> Optimizer:
-  """Adam with a factored second moment and no first where b1 is None.
+  """Returns Adam with a factored second moment, and without a first if b1 is None.
 
-  Of arXiv:1804.04235 as arXiv:2106.04560 section 3.4 trains ViT-g and ViT-G with it:
-  the second moment's decay is 1 - t^-0.8, at most `b2_cap`; updates are not clipped.
-  The state is half that of `adamw`, a quarter with the moment in bfloat16.
+  This is arXiv:1804.04235 as used to train ViT-g and ViT-G in arXiv:2106.04560 section
+  3.4: the second moment's decay is 1 - t^-0.8, at most `b2_cap`, and updates are not
+  clipped. The state is half the size of `adamw`'s, a quarter with a bfloat16 moment.
   """
 
   def second_decay(count: jax.Array, exponent: float) -> jax.Array:
@@ -349,7 +349,10 @@ def adafactor(
 def _by_block(
   transform: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Applies to each of scanned blocks, not to their stack (where shapes decide)."""
+  """Applies a transformation to each scanned block instead of the whole stack.
+
+  Transformations may depend on shapes.
+  """
 
   def labels(tree: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(

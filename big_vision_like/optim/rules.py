@@ -1,8 +1,8 @@
-"""A factor for each parameter, by its path or by what it is.
+"""A factor for each parameter, chosen by its path or its shape.
 
-Rules are ordered (path regex, factor) pairs; the first that matches a parameter's whole
-'/'-joined path counts, and a parameter that none matches takes the default. They may
-also be a function of all parameters that returns their factors (`decay_weights`).
+Rules are ordered (path regex, factor) pairs. The first regex that matches a parameter's
+whole '/'-joined path counts; parameters without a match get the default. Rules may also
+be a function from all parameters to their factors (`decay_weights`).
 """
 
 import re
@@ -17,12 +17,12 @@ Rules = Sequence[tuple[str, float]] | Callable[[Tree], Tree]
 
 
 def path_of(keys: Sequence[jax.tree_util.KeyEntry]) -> str:
-  """'encoder/block_0/mlp/fc1/kernel' for a leaf of a tree."""
+  """Returns a leaf's path such as 'encoder/block_0/mlp/fc1/kernel'."""
   return jax.tree_util.keystr(keys, simple=True, separator='/')
 
 
 def factors(tree: Tree, rules: Rules, default: float) -> Tree:
-  """The factor that the rules give each leaf; a rule that matches nothing raises."""
+  """Returns the factor of each leaf; raises for a rule that matches nothing."""
   if callable(rules):
     return rules(tree)
   values = [value for _, value in rules] + [default]
@@ -31,10 +31,11 @@ def factors(tree: Tree, rules: Rules, default: float) -> Tree:
 
 
 def first_matches(tree: Tree, patterns: Sequence[str]) -> Tree:
-  """Finds the place of the first pattern that matches each leaf, else their number.
+  """Returns, for each leaf, the index of the first matching pattern.
 
-  A pattern that matches nothing raises. A later one may be shadowed by an earlier one
-  on purpose; a typo matches nothing.
+  The index is the number of patterns if none matches. Raises for a pattern that matches
+  nothing: an earlier pattern may shadow a later one on purpose, but a typo matches
+  nothing.
   """
   paths = [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
   for pattern in patterns:
@@ -54,11 +55,11 @@ def is_stacked(path: str) -> bool:
 
 
 def decay_weights(exempt: Sequence[str] = ()) -> Callable[[Tree], Tree]:
-  """Makes rules that decay whatever has two or more axes, as timm and DeiT do.
+  """Returns rules that decay parameters with two or more axes, as timm and DeiT do.
 
-  Biases (of queries, keys and values too, which have an axis of heads here), vectors
-  such as the scales of norms, and parameters that a pattern of `exempt` matches do not
-  decay: `spec(optim.decay_weights, exempt=['cls', 'pos_embedding'])`.
+  Biases (including those of queries, keys and values, which have an axis of heads
+  here), vectors such as the scales of norms, and parameters that match a pattern in
+  `exempt` do not decay: `spec(optim.decay_weights, exempt=['cls', 'pos_embedding'])`.
   """
 
   def rules(params: Tree) -> Tree:
@@ -75,9 +76,10 @@ def decay_weights(exempt: Sequence[str] = ()) -> Callable[[Tree], Tree]:
 
 
 def layer_decay(decay: float, depth: int) -> list[tuple[str, float]]:
-  """Rate rules of layer-wise decay (arXiv:2111.06377): the head 1, block i decay^(L-i).
+  """Returns rate rules of layer-wise decay (arXiv:2111.06377).
 
-  For the unrolled layout (`block_0`, ...), L = `depth`.
+  The factor is 1 for the head, decay^(L-i) for block i and decay^(L+1) for the
+  embedding, where L is `depth`. The rules are for the unrolled layout (`block_0`, ...).
   """
   embed = '(embed/.*|cls|pos_embedding)'
   rules = [(f'encoder/block_{i}/.*', decay ** (depth - i)) for i in range(depth)]

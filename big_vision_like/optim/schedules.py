@@ -1,7 +1,6 @@
-"""Learning rates by step; step 0 is the first.
+"""Learning rate schedules; step 0 is the first.
 
-Durations that are declared `Steps` need not be whole: epochs(2.4) of a config arrives
-there unrounded.
+Durations declared as `Steps` may be fractional: epochs(2.4) in a config is not rounded.
 """
 
 import math
@@ -21,7 +20,7 @@ Steps = int | float
 def linear(
   peak_value: float, warmup_steps: int, total_steps: int, end_value: float = 0.0
 ) -> Schedule:
-  """Linear warm-up to `peak_value`, then linearly to `end_value` at `total_steps`."""
+  """Returns linear warm-up to `peak_value`, then linear decay to `end_value`."""
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, peak_value, warmup_steps),
@@ -38,9 +37,10 @@ def rsqrt(
   total_steps: int,
   cooldown_steps: int = 0,
 ) -> Schedule:
-  """Linear warm-up, then 1 / sqrt(1 + steps / timescale), then linearly to zero.
+  """Returns linear warm-up, then 1 / sqrt(1 + steps / timescale), then linear cooldown.
 
-  The schedule of arXiv:2106.04560 section 3.3, which can be cooled down at any step.
+  The cooldown ends at zero. This is the schedule of arXiv:2106.04560 section 3.3, which
+  can be cooled down from any step.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -56,9 +56,9 @@ def rsqrt(
 
 
 def noam(width: int, warmup_steps: int, factor: float = 1.0) -> Schedule:
-  """factor * width^-0.5 * min(n^-0.5, n * warmup_steps^-1.5) for the n-th step.
+  """Returns factor * width^-0.5 * min(n^-0.5, n * warmup_steps^-1.5) for step n.
 
-  arXiv:1706.03762 equation 3, where the first step is n = 1 (and here step 0).
+  This is arXiv:1706.03762 equation 3, where the first step (step 0 here) is n = 1.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -69,9 +69,10 @@ def noam(width: int, warmup_steps: int, factor: float = 1.0) -> Schedule:
 
 
 def halving(peak_value: float, warmup_steps: int, half_life: float) -> Schedule:
-  """peak_value * min(1, step / warmup_steps) * 0.5^(step / half_life).
+  """Returns peak_value * min(1, step / warmup_steps) * 0.5^(step / half_life).
 
-  Of google-research/slot_attention: the rate falls during the warm-up already.
+  This is the schedule of google-research/slot_attention: the decay starts during the
+  warm-up.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -88,9 +89,9 @@ def staircase(
   boundaries: Sequence[int],
   factor: float = 0.1,
 ) -> Schedule:
-  """Linear warm-up, then times `factor` after each of the boundaries.
+  """Returns linear warm-up, then a decay by `factor` after each boundary.
 
-  Step `boundary` still has the rate before it, as in the BiT-HyperRule.
+  Step `boundary` still has the earlier rate, as in the BiT-HyperRule.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -104,13 +105,13 @@ def staircase(
 
 
 def step_decay(peak_value: float, every: int, factor: float = 0.1) -> Schedule:
-  """Times `factor` after every so many steps, as StepLR of PyTorch.
+  """Returns a decay by `factor` after every `every` steps, like StepLR of PyTorch.
 
-  Step `every` is the first of the lower rate.
+  Step `every` is the first step with the lower rate.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
-    # In whole numbers: in floats, compilers round such a quotient down by one.
+    # Integer division, because compilers may round the float quotient down by one.
     passed = jnp.asarray(step) // every
     return peak_value * factor ** jnp.asarray(passed, jnp.float32)
 
@@ -118,9 +119,10 @@ def step_decay(peak_value: float, every: int, factor: float = 0.1) -> Schedule:
 
 
 def hyperrule_steps(examples: int) -> tuple[int, ...]:
-  """BiT-HyperRule (arXiv:1912.11370 section 3.3) for so many training examples.
+  """Returns the BiT-HyperRule's steps for a number of training examples.
 
-  Steps when the warm-up ends, when the rate falls (three times), and in total.
+  They are the end of the warm-up, three decays, and the total, as in arXiv:1912.11370
+  section 3.3.
   """
   if examples < 20_000:
     return 100, 200, 300, 400, 500
@@ -130,27 +132,27 @@ def hyperrule_steps(examples: int) -> tuple[int, ...]:
 
 
 def hyperrule_rate(examples: int, peak_value: float = 0.003) -> Schedule:
-  """The BiT-HyperRule's learning rate at batches of 512 images."""
+  """Returns the BiT-HyperRule's learning rate for batches of 512 images."""
   warmup, *boundaries, _ = hyperrule_steps(examples)
   return staircase(peak_value, warmup, boundaries)
 
 
 def hyperrule_mixup(examples: int) -> float:
-  """The BiT-HyperRule's alpha of mixup; 0 is none."""
+  """Returns the BiT-HyperRule's alpha of mixup; 0 disables mixup."""
   return 0.0 if examples < 20_000 else 0.1
 
 
 def exponential_staircase(
   peak_value: float, warmup_steps: Steps, decay_steps: Steps, factor: float = 0.97
 ) -> Schedule:
-  """Warms up from 0, then returns peak_value * factor^floor(step / decay_steps).
+  """Returns linear warm-up, then peak_value * factor^floor(step / decay_steps).
 
-  The decay counts from step 0 and the warm-up, of whole steps, ignores it, as in
-  EfficientNet (arXiv:1905.11946, tensorflow/tpu) and Noisy Student.
+  The decay counts from step 0, so the warm-up, a whole number of steps, does not delay
+  it, as in EfficientNet (arXiv:1905.11946, tensorflow/tpu) and Noisy Student.
   """
   if not 0.0 < factor < 1.0:
     raise UserError(f'factor={factor} of an exponential staircase is not in (0, 1)')
-  # Until the rate is less than float32 can hold.
+  # The number of decays until the rate is below the smallest float32.
   last = math.log(jnp.finfo('float32').tiny) / math.log(factor)
   falls, warmup = _first_steps(decay_steps, math.ceil(last)), int(warmup_steps)
 
@@ -169,10 +171,10 @@ def per_step_cosine(
   warmup_value: float = 0.0,
   end_value: float = 0.0,
 ) -> Schedule:
-  """Warms up from `warmup_value`, then follows a cosine that runs since step 0.
+  """Returns warm-up from `warmup_value`, then a cosine that starts at step 0.
 
-  So the rate jumps a little down when the warm-up ends, as with timm's scheduler, where
-  that of `optax.warmup_cosine_decay_schedule` starts at its peak.
+  The rate therefore drops a little at the end of the warm-up, as with timm's scheduler.
+  In `optax.warmup_cosine_decay_schedule` the cosine starts at its peak then.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -193,14 +195,14 @@ def per_epoch_cosine(
   end_value: float = 0.0,
   late: bool = True,
 ) -> Schedule:
-  """Holds `per_step_cosine` through each epoch, as at the start of the one before.
+  """Returns `per_step_cosine` held constant in each epoch, late by one epoch.
 
-  As DeiT's (arXiv:2012.12877), whose scheduler moves after each epoch and starts with
-  the number of the epoch that has passed: epochs 0 and 1 both have `warmup_value`. With
-  `late=False` it is that of the start of the epoch itself, as in timm's own script and
-  T2T-ViT's (arXiv:2101.11986).
+  DeiT's scheduler (arXiv:2012.12877) is updated after each epoch, with the number of
+  the epoch that has passed, so epochs 0 and 1 both have `warmup_value`. With
+  `late=False` each epoch has the rate of its own start, as in timm's training script
+  and T2T-ViT (arXiv:2101.11986).
   """
-  # Rounded, as 5 epochs of 1,251.14 steps may come to 5.000000000000001 epochs.
+  # Rounded, because 5 epochs of 1,251.14 steps may give 5.000000000000001 epochs.
   total = round(total_steps / epoch_steps, 9)
   warmup = round(warmup_steps / epoch_steps, 9)
   cosine = per_step_cosine(peak_value, total, warmup, warmup_value, end_value)
@@ -216,10 +218,10 @@ def per_epoch_cosine(
 def _first_steps(length: Steps, count: int) -> np.ndarray:
   """Returns the first whole steps at or after `length`, twice `length`, and so on.
 
-  Where a step lies among them is exact; floor(step / length) in float32 may be off.
+  Searching for a step among them is exact; floor(step / length) in float32 may be off.
   """
   if length <= 0:
     raise UserError(f'{length} steps between two changes of a rate are not above 0')
-  # A multiple that only rounding carries over a whole number is that number.
+  # A multiple that is above a whole number only by rounding counts as that number.
   first = np.ceil(length * np.arange(1, count + 1) - 1e-6)
   return np.minimum(first, np.iinfo('int32').max).astype('int32')

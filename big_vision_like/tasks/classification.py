@@ -1,4 +1,4 @@
-"""Images, or any other named arrays, to classes.  Axes: B batch, C classes."""
+"""Classification of images or other named arrays.  Axes: B batch, C classes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,24 +19,24 @@ LOSSES = {
   'sigmoid': losses.sigmoid_cross_entropy,
   'binary': losses.binarized_cross_entropy,
 }
-# Those that ask of each class by itself whether it is there.
+# Losses that treat each class as a separate binary decision.
 BY_CLASS = ('sigmoid', 'binary')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(task.GradientTask):
-  """Cross-entropy over classes; batches hold `label` (B,) and the model's `inputs`.
+  """Classification by cross-entropy; batches hold `label` (B,) and the model's inputs.
 
-  `inputs` name the arrays that the model is called with, in order: `image`, `video`,
-  `nodes`, `edges` and `mask` of graphs, or tokens. Those of type uint8 are normalized
-  by `mean` and `std` (of values in [0, 1]: one number, or one for each channel); the
-  default gives [-1, 1], as our own and Google's weights expect. All others reach the
-  model as they are.
+  `inputs` names the arrays that the model is called with, in order: `image`, `video`,
+  `nodes`, `edges` and `mask` of graphs, or tokens. uint8 arrays are normalized by
+  `mean` and `std` (of values in [0, 1]: one number, or one per channel); the default
+  gives [-1, 1], as our own and Google's weights expect. Other arrays are passed to the
+  model unchanged.
 
-  `augment` changes the first input, which must then be normalized images or clips, and
-  the targets. `loss_type` is 'softmax', 'sigmoid' (summed over classes: how the ViTs
-  were pre-trained on ImageNet-21k and JFT), or 'binary' (mean over classes, where every
-  target above 0 counts as 1: DeiT III).
+  `augment` changes the targets and the first input, which must be normalized images or
+  clips. `loss_type` is 'softmax', 'sigmoid' (summed over classes, as in the
+  pre-training of ViTs on ImageNet-21k and JFT) or 'binary' (mean over classes, where
+  every target above 0 counts as 1, as in DeiT III).
   """
 
   predicts = 'classes'
@@ -69,7 +69,7 @@ class Classification(task.GradientTask):
     check_labels(batch, self.num_classes)
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Adds `target` (B, C) and replaces the inputs by those that the model gets."""
+    """Adds `target` (B, C) and replaces the inputs by what the model sees."""
     target_BC = smoothed(batch['label'], self.num_classes, self.label_smoothing)
     return augmented(
       batch, self.inputs, self.model_inputs, target_BC, self.augment, key
@@ -85,7 +85,7 @@ class Classification(task.GradientTask):
     return loss, (mutable, {'top1': hits_B.mean(dtype=jnp.float32)})
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns what the model gives and, with labels, `loss` (B,)."""
+    """Returns the model's outputs and, if there are labels, `loss` (B,)."""
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | label_loss(self.loss_type, outputs['logits'], batch)
@@ -102,7 +102,7 @@ def check_loss(loss_type: str, label_smoothing: float) -> None:
 
 
 def check_teacher(teacher: nn.Module, num_classes: int) -> None:
-  """Raises unless a teacher has as many classes as its student."""
+  """Raises unless a teacher has the same number of classes as its student."""
   theirs = getattr(teacher, 'num_classes', 0)
   if theirs != num_classes:
     raise UserError(
@@ -118,12 +118,12 @@ def check_labels(batch: dict, classes: int) -> None:
     which = f' of the example with id {batch["id"][i]}' if 'id' in batch else ''
     raise UserError(
       f'label {labels[i]}{which} is out of range: the model has {classes} classes'
-      f' (0 to {classes - 1}); set task.model.num_classes to what the data has.'
+      f' (0 to {classes - 1}); set task.model.num_classes to match the data.'
     )
 
 
 def smoothed(label_B: jax.Array, classes: int, smoothing: float) -> jax.Array:
-  """Returns one-hot targets (B, C), `smoothing` of each spread over all classes."""
+  """Returns one-hot targets (B, C) with `smoothing` of each spread over all classes."""
   target_BC = jax.nn.one_hot(label_B, classes)
   return target_BC * (1.0 - smoothing) + smoothing / classes if smoothing else target_BC
 
@@ -136,7 +136,7 @@ def augmented(
   augment: Augment | None,
   key: jax.Array,
 ) -> Arrays:
-  """Returns the batch with `target` and the model's inputs, the first augmented."""
+  """Returns the batch with `target` and the inputs, the first of them augmented."""
   inputs = dict(zip(names, model_inputs(batch), strict=True))
   if augment is not None:
     inputs[names[0]], target_BC = augment(key, inputs[names[0]], target_BC)
@@ -144,7 +144,7 @@ def augmented(
 
 
 def label_loss(loss_type: str, logits_BC: jax.Array, batch: Arrays) -> Arrays:
-  """Returns `loss` (B,) of the labels without smoothing; nothing without labels."""
+  """Returns `loss` (B,) for labels without smoothing; an empty dict without labels."""
   if 'label' not in batch:
     return {}
   target_BC = jax.nn.one_hot(batch['label'], logits_BC.shape[-1])

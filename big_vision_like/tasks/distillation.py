@@ -1,4 +1,4 @@
-"""A student that learns from labels and from a frozen teacher.
+"""Training of a student on labels and the outputs of a frozen teacher.
 
 Axes: B batch, C classes.
 """
@@ -19,7 +19,7 @@ from big_vision_like.tasks.task import Arrays, Frozen, Loss, Network, State
 
 KINDS = ('hard', 'soft')
 TEACHER = 'teacher'
-# The label of an example that has none: it is learned from the teacher alone.
+# The label of examples that have none and learn from the teacher alone.
 UNLABELLED = -1
 
 
@@ -27,19 +27,19 @@ UNLABELLED = -1
 class Distillation(task.GradientTask):
   """(1 - weight) * cross-entropy + weight * distillation (arXiv:2012.12877, section 4).
 
-  The teacher sees each image as the student does, augmented and mixed, in evaluation
-  mode. With `kind` 'hard' its most probable class is a label, with 'soft' the student
-  imitates its probabilities at `temperature`. The cross-entropy with labels acts on the
-  model's `class_logits`, the distillation on its `distilled_logits` (of a distillation
-  token); a model with one head has only `logits`, which then learn both.
+  The teacher sees the same augmented and mixed images as the student, in evaluation
+  mode. With `kind='hard'` the teacher's most likely class is a label; with 'soft' the
+  student imitates the teacher's probabilities at `temperature`. The cross-entropy with
+  labels uses the model's `class_logits`, the distillation its `distilled_logits` (of a
+  distillation token). A model with one head has only `logits`, which both losses use.
 
-  Examples whose `label` is -1 have none and are learned from the teacher alone: the
-  cross-entropy is the mean over those that have one. The transform `labels.Unlabelled`
+  Examples whose `label` is -1 are unlabelled and learn from the teacher alone; the
+  cross-entropy is the mean over labelled examples. The transform `labels.Unlabelled`
   hides labels.
 
-  The config names the teacher's weights under `frozen`, as `teacher`.
-  `teacher_images` says how the teacher's images are normalized, where that differs from
-  `mean` and `std`. Batches and the other fields are those of `Classification`.
+  The config names the teacher's weights under `frozen`, as `teacher`. `teacher_images`
+  is the normalization of the teacher's images, if it differs from `mean` and `std`.
+  Batches and the other fields are the same as in `Classification`.
   """
 
   predicts = 'classes'
@@ -80,13 +80,13 @@ class Distillation(task.GradientTask):
     return {**super().networks(), TEACHER: teacher}
 
   def check(self, batch: dict) -> None:
-    # Batches of evaluators have a `mask`; all of their examples need a label.
+    # Evaluation batches have a `mask`; all of their examples need a label.
     known = (batch['label'] != UNLABELLED) | ('mask' in batch)
     own = {name: batch[name][known] for name in ('label', 'id') if name in batch}
     classification.check_labels(own, self.num_classes)
 
   def teacher_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    """Returns the student's inputs, normalized as the teacher expects them."""
+    """Returns the student's inputs, normalized as the teacher expects."""
     inputs = self.model_inputs(batch)
     if self.teacher_images is None:
       return inputs
@@ -96,8 +96,8 @@ class Distillation(task.GradientTask):
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `target` (B, C) and, given the teacher, its `teacher_logits` (B, C).
 
-    Each row of the targets sums to the weight of its label: 0 without one, and 1 on
-    average over the batch.
+    Each row of targets sums to the weight of its label, which is 0 for unlabelled
+    examples and 1 on average over the batch.
     """
     label_B = batch['label']
     target_BC = classification.smoothed(label_B, self.num_classes, self.label_smoothing)
@@ -142,16 +142,16 @@ class Distillation(task.GradientTask):
     return loss, (mutable, scalars)
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns what the student gives and, with labels, `loss` (B,)."""
+    """Returns the student's outputs and, if there are labels, `loss` (B,)."""
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | classification.label_loss(self.loss_type, outputs['logits'], batch)
 
 
 def weighted(target_BC: jax.Array) -> jax.Array:
-  """Returns targets in proportion, whose rows sum to 1 on average.
+  """Scales targets so that their rows sum to 1 on average.
 
-  Rows of examples without a label are zeros; if all are, they stay so.
+  Rows of unlabelled examples are zero; if all rows are zero, they stay zero.
   """
   mean = target_BC.sum(axis=-1).mean()
   return target_BC / jnp.where(mean > 0, mean, 1.0)

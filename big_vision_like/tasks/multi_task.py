@@ -1,4 +1,4 @@
-"""Several tasks that share parameters, one of them in each step."""
+"""Several tasks that share parameters; each step trains one of them."""
 
 import dataclasses
 import functools
@@ -20,17 +20,17 @@ SHARED = 'shared'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiTask(task.Task):
-  """Trains the union of its tasks' parameters; those of equal name are shared.
+  """Training of several tasks, whose parameters of equal name are shared.
 
-  A batch {name: batch} belongs to one task (`alternating.Alternating` gives such
-  batches), whose loss and augmentation the step uses. Each task keeps variables of its
-  own where the path of a name matches a pattern of `own`, as that of a head; all other
+  A batch {name: batch} belongs to one task (`alternating.Alternating` returns such
+  batches), and the step uses that task's loss and augmentation. Variables whose path
+  matches a pattern in `own`, such as the head's, are separate for each task. All other
   variables are shared and must have the same shape in each task that has them.
 
-  `state.params` is {'shared': ..., task name: own parameters}. One optimizer trains
-  all, so the tasks' own are None; so are their averages (`ema` here). Tools and
-  evaluators reach a task's networks and predictions as 'NAME.network' and
-  'NAME.predict', the config its frozen networks as 'NAME.teacher'.
+  `state.params` is {'shared': ..., task name: own parameters}. One optimizer and one
+  average (`ema`) cover all parameters, so the tasks' own must be None. Tools and
+  evaluators refer to a task's networks and predictions as 'NAME.network' and
+  'NAME.predict'; the config refers to its frozen networks as 'NAME.teacher'.
   """
 
   tasks: Mapping[str, GradientTask]
@@ -44,8 +44,8 @@ class MultiTask(task.Task):
         raise UserError(f'tasks: {name!r} cannot name a task')
       if part.optimizer is not None or part.ema is not None:
         raise UserError(
-          f'tasks.{name}: set optimizer=None and no ema; those of the MultiTask train'
-          ' and average all parameters'
+          f'tasks.{name}: set optimizer=None and no ema; the MultiTask has an optimizer'
+          ' and ema for all parameters'
         )
     if not self.tasks:
       raise UserError('a MultiTask needs tasks')
@@ -126,7 +126,7 @@ class MultiTask(task.Task):
 
   @property
   def images(self) -> Normalization | None:
-    """The normalization that all tasks have in common, None where they differ."""
+    """The normalization that all tasks share; None if they differ."""
     found = [part.images for part in self.tasks.values()]
     return found[0] if all(images == found[0] for images in found) else None
 
@@ -142,13 +142,12 @@ class MultiTask(task.Task):
       self.part(name).check(own)
 
   def prediction(self, name: str, **arguments: Any) -> task.Prediction:
-    """Returns the prediction 'TASK.METHOD'; it takes plain batches of that task."""
+    """Returns the prediction 'TASK.METHOD', which takes plain batches of that task."""
     which, _, method = name.partition('.')
     if which not in self.tasks or not method:
       known = ', '.join(f'{key}.predict' for key in self.tasks)
       raise UserError(
-        f'{name!r} names no prediction of a MultiTask: take TASK.METHOD, such as'
-        f' {known}'
+        f'{name!r} is not a prediction of a MultiTask: use TASK.METHOD, such as {known}'
       )
     predict = self.tasks[which].prediction(method, **arguments)
 
@@ -158,7 +157,7 @@ class MultiTask(task.Task):
     return of_task
 
   def state_of(self, name: str, state: State) -> State:
-    """Returns the state as one of the tasks sees it; without an optimizer's state."""
+    """Returns the state as one task sees it, without optimizer state."""
     return State(
       step=state.step,
       params=self._joined(name, state.params),
@@ -185,13 +184,13 @@ class MultiTask(task.Task):
     return own or None
 
   def _split(self, tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns flat shared variables and flat variables of the task's own."""
+    """Splits variables into flat shared variables and flat own variables of a task."""
     flat = traverse_util.flatten_dict(tree, sep='/')
     own = {k for k in flat if any(re.fullmatch(p, k) for p in self.own)}
     return {k: x for k, x in flat.items() if k not in own}, {k: flat[k] for k in own}
 
   def _added(self, name: str, tree: dict[str, Any], new: Any) -> dict[str, Any]:
-    """Returns the tree of all tasks with the first variables of one more."""
+    """Returns the variables of all tasks with the initial variables of one more."""
     shared, own = self._split(new)
     before = traverse_util.flatten_dict(tree[SHARED], sep='/')
     for path, x in shared.items():
@@ -206,7 +205,7 @@ class MultiTask(task.Task):
     }
 
   def _joined(self, name: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a task's variables as its model has them, and shared ones of others."""
+    """Returns the shared variables and a task's own, under their names in its model."""
     parts = [
       traverse_util.flatten_dict(tree.get(part, {}), sep='/') for part in (SHARED, name)
     ]

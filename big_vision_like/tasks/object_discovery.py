@@ -1,4 +1,4 @@
-"""Images to objects and back, without labels.
+"""Unsupervised object discovery: images to slots and back.
 
 Axes: B batch, H W image, C channels, T iterations, S slots, D their size.
 """
@@ -16,10 +16,11 @@ from big_vision_like.tasks.task import Arrays, Loss, State
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectDiscovery(task.GradientTask):
-  """Mean squared error of the reconstruction (arXiv:2006.15055, section 3.1).
+  """Object discovery by reconstruction error (arXiv:2006.15055, section 3.1).
 
-  Batches hold `image` (uint8 or [-1, 1]). What slots start from is sampled anew in each
-  step; in `predict`, by its key.
+  The loss is the mean squared error of the reconstruction. Batches hold `image` (uint8
+  or [-1, 1]). Initial slots are sampled again in each training step, and from the key
+  in `predict`.
   """
 
   predicts = 'slots'
@@ -41,9 +42,9 @@ class ObjectDiscovery(task.GradientTask):
     num_slots: int | None = None,
     iterations: int | None = None,
   ) -> Arrays:
-    """What the model gives, with other numbers of slots and iterations if asked for.
+    """Returns the model's outputs, optionally for other numbers of slots or iterations.
 
-    Besides, `image` as the model sees it, `mse` (B,), and after each iteration
+    It adds `image` as the model sees it, `mse` (B,), and after each iteration
     `iterate_reconstructions` (B, T, H, W, C), `iterate_masks` (B, T, S, H, W) and
     `iterate_contents` (B, T, S, H, W, C).
     """
@@ -71,5 +72,5 @@ class ObjectDiscovery(task.GradientTask):
 
 
 def squared_error(image_BHWC: jax.Array, other_BHWC: jax.Array) -> jax.Array:
-  """Mean over pixels and channels: (B,)."""
+  """Returns the squared error averaged over pixels and channels: (B,)."""
   return jnp.square(image_BHWC - other_BHWC).mean(axis=(1, 2, 3))

@@ -1,7 +1,7 @@
-"""A student that learns from labels and from pseudo labels in one batch.
+"""Training of a student on labels and pseudo labels, mixed in each batch.
 
-Axes: B batch, L labelled and U unlabelled examples, C classes; G groups that have both
-in proportion, l and u of each in a group.
+Axes: B batch, L labelled and U unlabelled examples, C classes; G groups that contain
+both in proportion, l and u the numbers of each in a group.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from big_vision_like.tasks import classification, task
 from big_vision_like.tasks.task import Arrays, Frozen, Loss, Network, State
 
 KINDS = ('soft', 'hard')
-# The parts of a batch, by the names of the inputs that `joined.Joined` joins.
+# The parts of a batch, named as the inputs that `joined.Joined` joins.
 LABELLED, UNLABELLED = 'labelled', 'unlabelled'
 TEACHER = 'teacher'
-# What a teacher that predicts during training is called with, by the student's inputs.
+# Prefix of the inputs of a teacher that predicts during training.
 CLEAN = 'teacher_'
 
 Parts = Mapping[str, Arrays]
@@ -34,26 +34,27 @@ Parts = Mapping[str, Arrays]
 class SelfTraining(task.GradientTask):
   """Cross-entropy with labels + ratio * cross-entropy with a teacher's predictions.
 
-  Noisy Student (arXiv:1911.04252, section 2). A batch has two parts (`joined.Joined`):
-  `labelled` with `label` (L,), `unlabelled` with the teacher's `probabilities` (U, C)
-  (`pseudo_labels.PseudoLabelled` adds them to images). The ratio is U / L: the loss of
-  pseudo labels is their mean times the ratio, as if each counted like a label. The
-  model sees both parts as one batch, so batch norm does too.
+  This is Noisy Student (arXiv:1911.04252, section 2). A batch has two parts
+  (`joined.Joined`): `labelled` with `label` (L,), and `unlabelled` with the teacher's
+  `probabilities` (U, C) (`pseudo_labels.PseudoLabelled` adds them to images). The ratio
+  is U / L: the mean loss of pseudo labels is multiplied by it, so that each pseudo
+  label counts as much as a label. The model sees both parts as one batch, and so does
+  batch norm.
 
-  With `kind` 'soft' the targets of pseudo labels are the probabilities at `temperature`
-  without smoothing; with 'hard' the most probable class, smoothed by `label_smoothing`
-  as labels are.
+  With `kind='soft'` the targets of unlabelled examples are the probabilities at
+  `temperature`, without smoothing. With 'hard' they are the most likely class, smoothed
+  by `label_smoothing` like labels.
 
-  With a `teacher` network, batches need no probabilities: it predicts them in each
-  step, in evaluation mode, for `teacher_image` of the unlabelled part, the clean image
-  at the teacher's own resolution (`compose.Beside` makes it). Its weights are named
-  under `frozen` of the config, as `teacher`; `teacher_images` says how its images are
-  normalized, where that differs from `mean` and `std`.
+  With a `teacher` network, batches need no probabilities: in each step the teacher
+  predicts them, in evaluation mode, from `teacher_image` of the unlabelled part, the
+  clean image at the teacher's own resolution (made by `compose.Beside`). The config
+  names its weights under `frozen`, as `teacher`. `teacher_images` is the normalization
+  of its images, if it differs from `mean` and `std`.
 
-  `augment` mixes images and targets within each part. The student alone sees noise:
-  what the input's transforms and `augment` do to images, dropout and drop path.
+  `augment` mixes images and targets within each part. Only the student sees noise: the
+  input's transforms, `augment`, dropout and drop path.
 
-  `mean` and `std` are those of `Classification`, and so are evaluation batches.
+  `mean`, `std` and evaluation batches are the same as in `Classification`.
   """
 
   predicts = 'classes'
@@ -74,7 +75,7 @@ class SelfTraining(task.GradientTask):
       raise UserError(f'temperature={self.temperature} is not above 0')
     if self.teacher is None and self.teacher_images is not None:
       raise UserError(
-        'teacher_images is of a teacher network, and there is none: stored predictions'
+        'teacher_images needs a teacher network, and there is none: stored predictions'
         ' need no images'
       )
     if self.teacher is not None:
@@ -86,7 +87,7 @@ class SelfTraining(task.GradientTask):
 
   @property
   def labelled(self) -> classification.Classification:
-    """Makes the task of labelled examples alone, for checks and evaluation."""
+    """The task of labelled examples alone, for checks and evaluation."""
     return classification.Classification(
       model=self.model,
       optimizer=self.optimizer,
@@ -125,14 +126,14 @@ class SelfTraining(task.GradientTask):
     return tuple(interleaved(*pair) for pair in zip(*parts, strict=True))
 
   def teacher_inputs(self, batch: Parts | Arrays) -> tuple[jax.Array, ...]:
-    """Returns the clean inputs of the unlabelled part, or those of a plain batch."""
+    """Returns clean inputs of the unlabelled part, or the inputs of a plain batch."""
     prefix = CLEAN if UNLABELLED in batch else ''
     own = batch.get(UNLABELLED, batch)
     wanted = self.teacher_images or self.images
     return tuple(images.normalize(own[f'{prefix}{n}'], *wanted) for n in self.inputs)
 
   def check(self, batch: Mapping[str, Any]) -> None:
-    if 'label' in batch:  # of an evaluator
+    if 'label' in batch:  # a batch of an evaluator
       self.labelled.check(batch)
       return
     for name in (LABELLED, UNLABELLED):
@@ -173,12 +174,12 @@ class SelfTraining(task.GradientTask):
     classes = batch['probabilities'].shape[-1]
     if classes != self.num_classes:
       raise UserError(
-        f'the pseudo labels are of {classes} classes and the model has'
+        f'the pseudo labels have {classes} classes and the model has'
         f' {self.num_classes}: a teacher must know the classes of its student'
       )
 
   def prepare(self, batch: Parts, key: jax.Array, frozen: Frozen = None) -> Parts:
-    """Adds to each part its `target`, and augments its first input."""
+    """Adds `target` to each part and augments its first input."""
     prepared = {}
     for number, name in enumerate(sorted(batch)):
       if name == LABELLED:
@@ -198,22 +199,22 @@ class SelfTraining(task.GradientTask):
     return prepared
 
   def predicted(self, batch: Parts, frozen: Frozen) -> jax.Array:
-    """Returns the teacher's probabilities (U, C), of a batch or made for it."""
+    """Returns the teacher's probabilities (U, C), stored in the batch or computed."""
     own = batch[UNLABELLED]
     if self.teacher is None:
       return own['probabilities']
-    if frozen is None:  # for those who look at images, without weights of the teacher
+    if frozen is None:  # for tools that show images without the teacher's weights
       shape = len(own[self.inputs[0]]), self.num_classes
       return jnp.full(shape, 1.0 / self.num_classes)
     outputs = self.teacher.apply(frozen[TEACHER], *self.teacher_inputs(batch))
     return jax.nn.softmax(outputs['logits'].astype(jnp.float32))
 
   def pseudo_targets(self, probability_UC: jax.Array) -> jax.Array:
-    """Returns what the student learns of a teacher's probabilities."""
+    """Returns the student's targets for the probabilities of a teacher."""
     if self.kind == 'hard':
       label_U = probability_UC.argmax(axis=-1)
       return classification.smoothed(label_U, self.num_classes, self.label_smoothing)
-    # softmax(logits / t) of probabilities softmax(logits).
+    # This is softmax(logits / t), computed from the probabilities softmax(logits).
     powered_UC = probability_UC ** (1.0 / self.temperature)
     return powered_UC / powered_UC.sum(axis=-1, keepdims=True)
 
@@ -242,12 +243,12 @@ class SelfTraining(task.GradientTask):
     return from_labels + ratio * from_pseudo, (mutable, scalars)
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns what the student gives and, with labels, `loss` (B,)."""
+    """Returns the student's outputs and, if there are labels, `loss` (B,)."""
     return self.labelled.predict(state, batch, key)
 
 
 def check_groups(labelled: int, unlabelled: int, groups: int) -> None:
-  """Raises unless both parts of a batch divide into groups for batch norm."""
+  """Raises unless both parts of a batch divide into the groups of batch norm."""
   if math.gcd(labelled, unlabelled) % groups:
     raise UserError(
       f'{labelled} labelled and {unlabelled} unlabelled examples do not divide into'
@@ -258,11 +259,11 @@ def check_groups(labelled: int, unlabelled: int, groups: int) -> None:
 
 
 def interleaved(x_L: jax.Array, x_U: jax.Array) -> jax.Array:
-  """Joins two parts to one batch (B, ...) whose every stretch has both in proportion.
+  """Interleaves two parts into one batch (B, ...) with uniform proportions.
 
-  They lie in runs of l labelled and u unlabelled rows, as short as the sizes allow. So
-  each device has both where each part is spread over all devices, and joining moves no
-  rows between them.
+  The batch alternates runs of l labelled and u unlabelled rows, as short as the sizes
+  allow. If each part is sharded over all devices, every device then has both, and
+  joining moves no rows between devices.
   """
   groups = math.gcd(len(x_L), len(x_U))
   x_Gl, x_Gu = (x.reshape(groups, -1, *x.shape[1:]) for x in (x_L, x_U))
@@ -273,7 +274,7 @@ def interleaved(x_L: jax.Array, x_U: jax.Array) -> jax.Array:
 def separated(
   x_B: jax.Array, labelled: int, unlabelled: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the parts of so many rows that `interleaved` joined."""
+  """Returns the two parts, of these numbers of rows, that `interleaved` joined."""
   groups = math.gcd(labelled, unlabelled)
   x_GB = x_B.reshape(groups, -1, *x_B.shape[1:])
   x_Gl, x_Gu = jnp.split(x_GB, np.array([labelled // groups]), axis=1)

@@ -1,5 +1,6 @@
-"""Sequences to sequences.  Axes: B batch, S source, T target tokens, N tokens found,
-K beams, V vocabulary.
+"""Sequence-to-sequence learning.
+
+Axes: B batch, S source tokens, T target tokens, N found tokens, K beams, V vocabulary.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ PACKED = ('source_segment', 'target_segment', 'source_position', 'target_positio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seq2Seq(task.GradientTask):
-  """Cross-entropy per target token; targets are found greedily and by beam search.
+  """Sequence-to-sequence training by cross-entropy, with greedy and beam search.
 
-  Batches hold int `source` (B, S) and `target` (B, T), ids that end with EOS, 0 behind;
-  packed ones also segments and positions (see `input.packing`). The decoder reads the
-  target shifted right, BOS first. `smoothing_form` is that of
-  `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` tokens more
-  than the source's row, and none of `never` (padding).
+  Batches hold int `source` (B, S) and `target` (B, T): ids that end with EOS and are
+  padded with 0; packed batches also hold segments and positions (see `input.packing`).
+  The decoder reads the target shifted right, after BOS. `smoothing_form` is an argument
+  of `losses.smoothed_cross_entropy`. Found targets have at most `extra_length` more
+  tokens than the source's row, and none of the ids in `never` (padding).
   """
 
   predicts = 'sequences'
@@ -52,8 +53,8 @@ class Seq2Seq(task.GradientTask):
       for row, column in zip(*((ids < 0) | (ids >= vocabulary)).nonzero(), strict=True):
         raise UserError(
           f'{name} {ids.shape} has the token id {ids[row, column]} in row {row}: the'
-          f' model knows 0 to {vocabulary - 1}; set task.model.vocab_size to what the'
-          ' data has'
+          f' model knows 0 to {vocabulary - 1}; set task.model.vocab_size to match the'
+          ' data'
         )
     for row in (batch['source'] == pad_id).all(axis=1).nonzero()[0]:
       which = f' (id {batch["id"][row]})' if 'id' in batch else ''
@@ -89,7 +90,7 @@ class Seq2Seq(task.GradientTask):
     return mean(loss_BT), (mutable, {'accuracy': mean(hits_BT), 'weight': tokens})
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns `logits` (B, T, V) of the targets, and `nll` and `tokens` (B,)."""
+    """Returns target `logits` (B, T, V), and `nll` and `tokens` (B,)."""
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     counted_BT = batch['target'] != self.model.pad_id
@@ -100,28 +101,28 @@ class Seq2Seq(task.GradientTask):
     }
 
   def greedy(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns `ids` (B, N): the likeliest next token, one after the other."""
+    """Returns `ids` (B, N) found by greedy search."""
     del key
     return {'ids': self.search_greedy(state.variables, one_source(batch))}
 
   def translate(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """Returns the best target `ids` (B, N), and all `beams` (B, K, N), best first.
+    """Returns the best target `ids` (B, N) and all `beams` (B, K, N), best first.
 
-    `scores` (B, K) are those of the beams.
+    `scores` (B, K) are the scores of the beams.
     """
     del key
     beams_BKN, scores_BK = self.search_beams(state.variables, one_source(batch))
     return {'ids': beams_BKN[:, 0], 'beams': beams_BKN, 'scores': scores_BK}
 
   def search_greedy(self, variables: Any, source_BS: jax.Array) -> jax.Array:
-    """Returns the likeliest next token, one after the other: ids (B, N)."""
+    """Runs greedy search: returns ids (B, N)."""
     step, cache, first_B, length = self._start(variables, source_BS, beams=1)
     return search.greedy(step, cache, first_B, length, self.eos_id, self.never)
 
   def search_beams(
     self, variables: Any, source_BS: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns the best targets, best first: ids (B, K, N) and scores (B, K)."""
+    """Runs beam search: returns ids (B, K, N), best first, and scores (B, K)."""
     step, cache, first_B, length = self._start(variables, source_BS, self.beams)
     return search.beam_search(
       step,
@@ -138,12 +139,12 @@ class Seq2Seq(task.GradientTask):
   def _start(
     self, variables: Any, source_BS: jax.Array, beams: int
   ) -> tuple[Callable[..., Any], Any, jax.Array, int]:
-    """A search's step with the decoder's cache, BOS, and how many tokens at most."""
+    """Returns a search's step, the decoder's cache, BOS and the maximum length."""
     batch, length = len(source_BS), source_BS.shape[1] + self.extra_length
     if self.model.positions == 'learned':
       length = min(length, self.model.max_length)
     memory_BSD = self.model.apply(variables, source_BS, method='encode')
-    # No token at all makes the cache: empty, but for what is attended to in the source.
+    # A call without tokens makes the cache, with keys and values of the source only.
     _, start = self.model.apply(
       variables,
       jnp.zeros((batch * beams, 0), jnp.int32),
@@ -167,7 +168,7 @@ class Seq2Seq(task.GradientTask):
 
 
 def one_source(batch: Arrays) -> jax.Array:
-  """Returns the sources (B, S) to search targets for, one in each row."""
+  """Returns the sources (B, S) to search targets for, one per row."""
   if 'source_segment' in batch:
     raise UserError('packed rows hold several sources: a search needs one in each row')
   return batch['source']

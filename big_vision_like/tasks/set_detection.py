@@ -1,7 +1,7 @@
-"""Images to boxes of objects, and to their masks.
+"""Detection of objects in images: boxes, classes and masks.
 
-Axes: B batch, H W image, h w masks as the model gives them, L layers of the decoder, Q
-queries, C classes and, last, no object, K rows of targets, N all masks, P pixels.
+Axes: B batch, H W image, h w mask logits of the model, L layers of the decoder, Q
+queries, C classes with "no object" last, K rows of targets, N all masks, P pixels.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 
 COSTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0}
 WEIGHTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0, 'focal': 1.0, 'dice': 1.0}
-# By how many pixels rounding may put a box outside of its image.
+# Tolerance in pixels for boxes that rounding puts outside of their image.
 OUTSIDE = 0.5
 
 
 class Objects(NamedTuple):
-  """What is to be found: cxcywh in [0, 1] of the valid image, and classes.
+  """The target objects: cxcywh boxes in [0, 1] of the valid image, and classes.
 
   Rows where `valid_BK` is False are padding.
   """
@@ -37,23 +37,23 @@ class Objects(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detection(task.GradientTask):
-  """Detection as set prediction (arXiv:2005.12872), with masks if the model gives them.
+  """Detection as set prediction (arXiv:2005.12872), with masks if the model has them.
 
   Batches hold `image` (B, H, W, C), uint8 or normalised, which is valid in the first
-  `size` (B, 2) rows and columns (all, without), `boxes` (B, K, 4), xyxy in its pixels,
-  `box_labels` and `box_mask` (B, K), False for padding, and for models with masks
-  `segment_map` (B, H, W): which of the rows each pixel is of, counted from 1; or, where
-  objects overlap, `masks` (B, K, H, W).
+  `size` (B, 2) rows and columns (by default all); `boxes` (B, K, 4), xyxy in pixels;
+  `box_labels` (B, K) and `box_mask` (B, K), False for padding. For models with masks
+  they also hold `segment_map` (B, H, W), the row of each pixel's object counted from 1,
+  or `masks` (B, K, H, W) if objects overlap.
 
-  Each object is matched to the query that costs least, for each layer of the decoder on
-  its own; `costs` and `weights` are those factors that differ from the paper's `COSTS`
-  and `WEIGHTS`, by name. Queries without an object learn, with `no_object_weight`, that
-  there is none. The cross-entropy is one weighted mean over the whole batch, boxes and
-  masks are summed over its number of objects; all are the same however many devices or
-  parts (`accumulate`) share it. With `auxiliary`, earlier layers count like the last;
-  masks are of the last alone.
+  In each decoder layer separately, objects are matched one-to-one to queries at minimum
+  cost. `costs` and `weights` override entries of the paper's `COSTS` and `WEIGHTS` by
+  name. Unmatched queries learn "no object" with `no_object_weight`. The cross-entropy
+  is one weighted mean over the whole batch; losses of boxes and masks are summed and
+  divided by the number of objects in the whole batch. They do not depend on the number
+  of devices or parts (`accumulate`) that share a batch. With `auxiliary`, earlier
+  layers count like the last; only the last layer has masks.
 
-  `mean` and `std` are ImageNet's by default; what is not valid is zero afterwards.
+  `mean` and `std` default to ImageNet's; invalid pixels are zero after normalization.
   """
 
   predicts = 'objects'
@@ -90,7 +90,7 @@ class Detection(task.GradientTask):
     return jnp.where(valid_BHW1, image_BHWC, 0.0), size_B2
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Adds `num_objects`, the whole batch's number of objects by `accumulate`."""
+    """Adds `num_objects`, the number of objects in the batch over `accumulate`."""
     image_BHWC, size_B2 = self.model_inputs(batch)
     num_objects = batch['box_mask'].sum(dtype=jnp.float32) / self.accumulate
     return batch | {
@@ -128,11 +128,12 @@ class Detection(task.GradientTask):
     return last + earlier, (mutable, scalars)
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
-    """What the model gives, with layers (L) after the batch, and what was found.
+    """Returns the model's outputs, with layers (L) after the batch, and detections.
 
-    For every query the best class that is one, `labels` (B, Q) int32, its probability
-    `scores` (B, Q), and `boxes_xyxy` (B, Q, 4), not clipped, in pixels of the image of
-    `original_size` (B, 2: height, width), or of `size` where batches lack that.
+    For every query these are the most likely class except "no object", `labels` (B, Q)
+    int32, its probability `scores` (B, Q), and `boxes_xyxy` (B, Q, 4), not clipped, in
+    pixels of the image of `original_size` (B, 2: height, width), or of `size` if
+    batches do not have it.
     """
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
@@ -152,7 +153,7 @@ class Detection(task.GradientTask):
 
 
 def check_shapes(batch: dict, num_queries: int) -> None:
-  """Raises unless shapes agree and each row of targets can have a query."""
+  """Raises unless shapes agree and there is a query for each row of targets."""
   shape = list(batch['boxes'].shape)
   if len(shape) != 3 or shape[2] != 4:
     raise UserError(
@@ -180,7 +181,7 @@ def check_shapes(batch: dict, num_queries: int) -> None:
 
 
 def check_objects(batch: dict, classes: int) -> None:
-  """Raises for the first object, less padding, that cannot be learnt from."""
+  """Raises for the first object, except padding, that cannot be learned from."""
   boxes_BK4, label_BK = batch['boxes'], batch['box_labels']
   low_BK2, high_BK2 = boxes_BK4[..., :2], boxes_BK4[..., 2:]
   size_B2 = boxes.valid_size(batch)
@@ -189,7 +190,7 @@ def check_objects(batch: dict, classes: int) -> None:
     (
       (label_BK < 0) | (label_BK >= classes),
       'has label {label}, which is out of range: the model has {classes} classes (0 to'
-      ' {last}); set task.model.num_classes to what the data has.',
+      ' {last}); set task.model.num_classes to match the data.',
     ),
     (
       ~np.isfinite(boxes_BK4).all(axis=-1),
@@ -198,12 +199,12 @@ def check_objects(batch: dict, classes: int) -> None:
     (
       (high_BK2 <= low_BK2).any(axis=-1),
       'has box {box}, which has no area: boxes are left, top, right, bottom; leave'
-      ' those without area out of the data.',
+      ' boxes without area out of the data.',
     ),
     (
       outside_BK2.any(axis=-1),
       'has box {box}, which leaves its image of {height} x {width} (height x width):'
-      ' cut boxes to the image, and leave out those outside.',
+      ' clip boxes to the image, and leave out boxes outside.',
     ),
   ]
   for wrong_BK, message in wrongs:
@@ -222,10 +223,10 @@ def check_objects(batch: dict, classes: int) -> None:
 
 
 def objects_of(batch: Arrays) -> Objects:
-  """The objects of a batch, relative to the valid images."""
+  """Returns the objects of a batch, relative to the valid images."""
   valid_BK = batch['box_mask'].astype(bool)
   corners_BK4 = batch['boxes'] / boxes.corner_scale(boxes.valid_size(batch))
-  # Nothing that padding may hold is to reach costs, or gradients as 0 * NaN.
+  # Values in padding must reach neither costs nor, as 0 * NaN, gradients.
   whole_114 = jnp.array([[[0.0, 0.0, 1.0, 1.0]]])
   corners_BK4 = jnp.where(valid_BK[..., None], corners_BK4, whole_114)
   label_BK = jnp.where(valid_BK, batch['box_labels'], 0)
@@ -233,13 +234,13 @@ def objects_of(batch: Arrays) -> Objects:
 
 
 def masks_of(batch: Arrays) -> jax.Array:
-  """Which pixels are of each object, overlapping or not: (B, K, H, W) of 0 and 1."""
+  """Returns masks of 0 and 1 (B, K, H, W), which may overlap."""
   if 'masks' in batch:
     return batch['masks']
   if 'segment_map' not in batch:
     raise UserError(
       'the model predicts masks, but batches have no `segment_map` and no `masks`: they'
-      f' have {", ".join(batch)}; give task.model no masks, or the data some.'
+      f' have {", ".join(batch)}; set task.model.masks=False, or add masks to the data.'
     )
   number_1K11 = jnp.arange(1, batch['boxes'].shape[1] + 1)[None, :, None, None]
   return batch['segment_map'][:, None] == number_1K11
@@ -251,9 +252,9 @@ def pair_costs(
   objects: Objects,
   costs: Mapping[str, float],
 ) -> jax.Array:
-  """What it costs each object to have each query, float32: (B, K, Q).
+  """Returns the cost of each pair of object and query, float32: (B, K, Q).
 
-  -class p(its class) + l1 |difference of boxes| - giou gIoU(boxes), with `costs`.
+  It is -class p(its class) + l1 |difference of boxes| - giou gIoU(boxes), with `costs`.
   """
   logits_BQC, found_BQ4 = map(precision.at_least_float32, (logits_BQC, boxes_BQ4))
   true_BK4 = objects.boxes_BK4
@@ -272,9 +273,9 @@ def match_layers(
   objects: Objects,
   costs: Mapping[str, float],
 ) -> jax.Array:
-  """The query of each object, for each layer on its own: int32 (L, B, K), -1 for none.
+  """Returns the query of each object in each layer: int32 (L, B, K), -1 for none.
 
-  No gradient passes.
+  Layers are matched separately, and no gradient flows through the result.
   """
 
   def costs_of(logits_BQC: jax.Array, boxes_BQ4: jax.Array) -> jax.Array:
@@ -283,7 +284,7 @@ def match_layers(
   logits_LBQC, boxes_LBQ4 = jax.lax.stop_gradient((logits_LBQC, boxes_LBQ4))
   cost_BLKQ = jax.vmap(costs_of, out_axes=1)(logits_LBQC, boxes_LBQ4)
   batch, layers, rows, queries = cost_BLKQ.shape
-  # One search for all; images first, so that they stay on their devices.
+  # One search for all layers; images come first, so that they stay on their devices.
   query_NK = matching.match(
     cost_BLKQ.reshape(batch * layers, rows, queries),
     jnp.repeat(objects.valid_BK, layers, axis=0),
@@ -299,7 +300,7 @@ def set_losses(
   costs: Mapping[str, float],
   no_object_weight: float,
 ) -> tuple[Arrays, jax.Array]:
-  """`box_losses` of each layer, (L,) each, and the `match_layers` that they are of."""
+  """Returns `box_losses` of all layers, (L,) each, and the matching they are for."""
   query_LBK = match_layers(logits_LBQC, boxes_LBQ4, objects, costs)
 
   def losses_of(
@@ -320,10 +321,10 @@ def box_losses(
   num_objects: jax.Array,
   no_object_weight: float,
 ) -> Arrays:
-  """`class`, `l1` and `giou` of one layer, float32 scalars.
+  """Returns the losses `class`, `l1` and `giou` of one layer, float32 scalars.
 
-  `num_objects` is how many the batch has; where it is a part of one, its share of the
-  whole's.
+  `num_objects` is the number of objects in the batch; for a part of a batch, it is the
+  number in the whole batch divided by the number of parts.
   """
   logits_BQC, boxes_BQ4 = map(precision.at_least_float32, (logits_BQC, boxes_BQ4))
   _, queries, classes = logits_BQC.shape
@@ -355,9 +356,9 @@ def mask_losses(
   query_BK: jax.Array,
   num_objects: jax.Array,
 ) -> Arrays:
-  """`focal` (mean over pixels) and `dice` of matched masks, float32 scalars.
+  """Returns `focal` (mean over pixels) and `dice` of matched masks, float32 scalars.
 
-  Masks are made as large as the images, padding included, which is in the mean.
+  Masks are resized to the images, and the mean includes their padding.
   """
   matched_BK11 = jnp.maximum(query_BK, 0)[..., None, None]
   logits_BKhw = jnp.take_along_axis(mask_logits_BQhw, matched_BK11, axis=1)
@@ -381,17 +382,18 @@ def mask_losses(
 def mean_of_objects(
   loss_BK: jax.Array, objects: Objects, num_objects: jax.Array
 ) -> jax.Array:
-  """The sum over valid rows by the number of objects; 0 if there are none."""
+  """Returns the sum over valid rows divided by the number of objects; 0 without any."""
   total = jnp.where(objects.valid_BK, loss_BK, 0.0).sum()
   return total / jnp.where(num_objects > 0, num_objects, 1.0)
 
 
 def errors(logits_BQC: jax.Array, objects: Objects, query_BK: jax.Array) -> Arrays:
-  """Of the classes, and of the number of objects; no loss.
+  """Returns errors of classes and of object counts, which are not losses.
 
-  `class_error`: how many of 100 matched queries would rather be something else, no
-  object included; 100 if there are no objects. `cardinality_error`: by how many the
-  queries that are best called an object differ from the objects, mean over images.
+  `class_error` is the percentage of matched queries whose most likely class, including
+  "no object", is wrong; 100 if there are no objects. `cardinality_error` is the
+  difference between the number of queries whose most likely class is an object and the
+  number of objects, as a mean of absolute values over images.
   """
   best_BQ = logits_BQC.argmax(axis=-1)
   best_BK = jnp.take_along_axis(best_BQ, jnp.maximum(query_BK, 0), axis=1)

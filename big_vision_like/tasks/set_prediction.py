@@ -1,4 +1,4 @@
-"""Images to sets of objects.
+"""Prediction of sets of objects from images.
 
 Axes: B batch, H W image, C channels, O objects (rows of targets), S slots, P properties
 of an object.
@@ -20,11 +20,11 @@ from big_vision_like.tasks.task import Arrays, Loss, State
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SetPrediction(task.GradientTask):
-  """Each object is matched to a slot, which learns its properties (arXiv:2006.15055).
+  """Set prediction (arXiv:2006.15055): slots learn the properties of matched objects.
 
   Batches hold `image` (uint8 or [-1, 1]) and `targets` (B, O, P), values in [0, 1];
-  rows of zeros are padding, which are matched like objects. Slots are sampled from the
-  key, in `predict` too.
+  rows of zeros are padding and are matched like objects. Initial slots are sampled from
+  the key, in `predict` too.
   """
 
   predicts = 'sets'
@@ -36,8 +36,8 @@ class SetPrediction(task.GradientTask):
     if len(shape) != 3 or shape[2] != properties:
       raise UserError(
         f'`targets` is {shape}, but the model predicts {properties} properties: it must'
-        f' be (batch, objects, {properties}); set task.model.num_properties to what the'
-        ' data has.'
+        f' be (batch, objects, {properties}); set task.model.num_properties to match'
+        ' the data.'
       )
     if shape[1] > slots:
       raise UserError(
@@ -69,9 +69,9 @@ class SetPrediction(task.GradientTask):
     num_slots: int | None = None,
     iterations: int | None = None,
   ) -> Arrays:
-    """What the model gives, `image` as it saw it, and with targets `huber` (B,).
+    """Returns the model's outputs, its `image` and, if there are targets, `huber` (B,).
 
-    `num_slots` and `iterations` replace the model's own.
+    `num_slots` and `iterations` override the model's own.
     """
     (image_BHWC,) = self.model_inputs(batch)
     outputs = self.model.apply(
@@ -88,19 +88,22 @@ class SetPrediction(task.GradientTask):
 
 
 def hungarian_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:
-  """The sum over objects of what each differs from its slot: (B,).
+  """Returns the sum over objects of the loss between each and its slot: (B,).
 
-  Slots are matched to objects so that this is least; O may not exceed S (UserError).
+  Slots are matched to objects at minimum total loss. Raises `UserError` if O > S.
   """
   cost_BOS = pairwise_huber(predictions_BSP, targets_BOP)
   slot_BO1 = matching.match(cost_BOS)[..., None]
   matched_BO1 = jnp.take_along_axis(cost_BOS, slot_BO1, axis=2)
-  # Of slots that are NaN, which nothing is matched to, nothing is to be hidden.
+  # Slots that are NaN are not matched to anything; the result must still show them.
   return jnp.where(slot_BO1 < 0, jnp.nan, matched_BO1).sum(axis=(1, 2))
 
 
 def pairwise_huber(predictions_BSP: jax.Array, targets_BOP: jax.Array) -> jax.Array:
-  """Huber's loss (delta 1) of each pair, mean over properties, float32: (B, O, S)."""
+  """Returns Huber losses (delta 1) of all pairs, averaged over properties: (B, O, S).
+
+  They are float32.
+  """
   predictions_B1SP = precision.at_least_float32(predictions_BSP[:, None])
   targets_BO1P = precision.at_least_float32(targets_BOP[:, :, None])
   return optax.huber_loss(predictions_B1SP, targets_BO1P, delta=1.0).mean(axis=-1)

@@ -1,8 +1,9 @@
-"""The contract of a task: how a run starts, makes one step and predicts.
+"""The interface of tasks: the initial state, the training step and predictions.
 
-A prediction is any public method of a task that takes `state`, `batch` and `key` (and
-keywords of its own) and returns named arrays, one row per example: `predict`,
-`generate`, `translate`. Evaluators and tools name the one that they need.
+A task defines the training objective and the predictions. A prediction is any public
+method that takes `state`, `batch` and `key` (and keywords of its own) and returns named
+arrays with one row per example: `predict`, `generate`, `translate`. Evaluators and
+tools select a prediction by name.
 """
 
 import abc
@@ -25,7 +26,7 @@ from big_vision_like.ops.images import Normalization
 
 Arrays = dict[str, jax.Array]
 Prediction = Callable[..., Arrays]
-# A mean loss, with the next mutable variables and more scalars.
+# The mean loss, with the next mutable variables and further scalars.
 Loss = tuple[jax.Array, tuple[Any, Arrays]]
 # Variables of frozen networks, by name.
 Frozen = Mapping[str, Any] | None
@@ -34,11 +35,11 @@ Rules = Sequence[tuple[str, Sequence[Any]]]
 
 @flax.struct.dataclass
 class State:
-  """All that changes while training, and the networks that do not.
+  """The state of training: all arrays that change, and the frozen networks.
 
-  `ema` is a running average of whatever variables the task chooses. `frozen` holds the
-  variables of networks that are not trained (teachers), by name: they are loaded when
-  a run starts or resumes and are not in checkpoints.
+  `ema` is a running average of variables that the task chooses. `frozen` holds the
+  variables of networks that are not trained (teachers), by name. They are loaded when a
+  run starts or resumes and are not stored in checkpoints.
   """
 
   step: jax.Array
@@ -50,23 +51,23 @@ class State:
 
   @property
   def variables(self) -> Any:
-    """Variables of a single network to predict with: averages where there are any."""
+    """The variables of a single network for predictions: averages if there are any."""
     return {'params': self.params, **self.mutable, **(self.ema or {})}
 
   @property
   def trained(self) -> 'State':
-    """The state without frozen networks: what a checkpoint holds."""
+    """The state without frozen networks, as stored in checkpoints."""
     return self.replace(frozen=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network of a task, for tools that look at it, load it or count its work.
+  """A network of a task, for tools that visualize it, load it or count its operations.
 
-  `inputs` makes of a batch the arrays that `module` is called with; `variables` takes
-  the network's variables for predictions from a state. `images` says how images are
-  normalized before the network sees them, None where it sees none. A `frozen` network
-  is not trained: the config names its weights in `frozen`.
+  `inputs` maps a batch to the arrays that `module` is called with. `variables` maps a
+  state to the network's variables for predictions. `images` is the normalization of
+  images before the network, None if it takes no images. A `frozen` network is not
+  trained: the config names its weights under `frozen`.
   """
 
   module: nn.Module
@@ -77,20 +78,20 @@ class Network:
 
 
 class Task(abc.ABC):
-  """Pure functions; everything else about training lives in the loop.
+  """The base class of tasks, whose methods are pure functions; the loop does the rest.
 
-  `predicts` tells tools what predictions are about ('classes', 'objects', ...): which
-  preprocessing and which report fit.
+  `predicts` names the subject of predictions ('classes', 'objects', ...), from which
+  tools choose the preprocessing and the report.
   """
 
   predicts: ClassVar[str] = ''
 
   @abc.abstractmethod
   def init(self, key: jax.Array, batch: Any) -> State:
-    """Returns the state before the first step; only the shapes of `batch` count.
+    """Returns the state before the first step; only the shapes of `batch` matter.
 
-    Variables of frozen networks have their shapes only (`frozen_shapes`): their values
-    come from the config's `frozen`.
+    Variables of frozen networks have only their shapes here (`frozen_shapes`): their
+    values come from the config's `frozen`.
     """
 
   @abc.abstractmethod
@@ -101,15 +102,15 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def networks(self) -> Mapping[str, Network]:
-    """Returns the task's networks by name, the one that is usually wanted first."""
+    """Returns the task's networks by name, the most important one first."""
 
   @abc.abstractmethod
   def optimizers(self) -> Mapping[str, optim.Optimizer]:
-    """Returns optimizers by the entry of `state.params` they train; '' is all of it."""
+    """Returns optimizers by the entry of `state.params` they train; '' means all."""
 
   @property
   def sharding_rules(self) -> Rules:
-    """Default rules (path regex, axes of the mesh) for the parameters; see `mesh`."""
+    """The default sharding rules (path regex, mesh axes) of parameters; see `mesh`."""
     return ()
 
   @property
@@ -119,29 +120,29 @@ class Task(abc.ABC):
 
   @property
   def images(self) -> Normalization | None:
-    """How the first network's images are normalized."""
+    """The normalization of the first network's images."""
     return next(iter(self.networks().values())).images
 
   def part(self, name: str) -> 'Task | None':
-    """Returns the task that batches under this name are for; '' is the task itself.
+    """Returns the task of batches with this name; '' is the task itself.
 
-    None for batches of which no labels are known.
+    Returns None for batches without known labels.
     """
     if name:
       raise UserError(f'{type(self).__name__} has no parts, so none called {name!r}')
     return self
 
   def prepare(self, batch: Any, key: jax.Array, frozen: Any = None) -> Any:
-    """Returns the batch as a training step's networks get it; by default unchanged."""
+    """Returns the batch as a training step's networks see it; unchanged by default."""
     del key, frozen
     return batch
 
   def with_first_average(self, state: State) -> State:
-    """Returns the state with averages that start from its variables, if it has any."""
+    """Returns the state with averages initialized to its variables, if it has any."""
     return state
 
   def check(self, batch: Any) -> None:  # noqa: B027 - a hook, most tasks need none
-    """Raises `UserError` for a host batch (NumPy) that cannot be learned from."""
+    """Raises a `UserError` for a host batch (NumPy) that cannot be trained on."""
 
   def prediction(self, name: str, **arguments: Any) -> Prediction:
     """Returns a prediction method by its name, with these keywords filled in."""
@@ -156,7 +157,7 @@ class Task(abc.ABC):
       if argument not in takes:
         listed = ', '.join(takes) or 'nothing'
         raise UserError(
-          f'{type(self).__name__}.{name} takes no argument {argument!r}; beside state,'
+          f'{type(self).__name__}.{name} takes no argument {argument!r}; besides state,'
           f' batch and key it takes {listed}'
         )
     return functools.partial(method, **arguments) if arguments else method
@@ -174,7 +175,7 @@ def predictions(kind: type[Task]) -> list[str]:
 
 
 def frozen_shapes(task: Task, batch: Any) -> dict[str, Any] | None:
-  """Returns zeros in the shapes of the variables of frozen networks, by name."""
+  """Returns zeros with the shapes of frozen networks' variables, by network name."""
   frozen = {
     name: zeros_of(jax.eval_shape(network.module.init, jax.random.key(0), *inputs))
     for name, network in task.networks().items()
@@ -191,11 +192,11 @@ def zeros_of(shapes: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientTask(Task):
-  """A task that takes one gradient of one loss; final classes say which.
+  """A task trained by one gradient of one loss, which subclasses define.
 
   `ema` keeps a running average, which predictions then use. `accumulate` computes the
-  gradient in that many parts of the batch, one after the other. `optimizer` is None
-  where the task is part of a `MultiTask`.
+  gradient sequentially in this many parts of the batch. `optimizer` is None if the task
+  is part of a `MultiTask`.
   """
 
   inputs: ClassVar[Sequence[str]] = ('image',)
@@ -206,23 +207,24 @@ class GradientTask(Task):
   accumulate: int = 1
 
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
-    """Returns what the model is called with, for raw and for prepared batches."""
+    """Returns the model's input arrays, for raw and for prepared batches."""
     return tuple(images.normalize(batch[name], *self.images) for name in self.inputs)
 
   @abc.abstractmethod
   def loss(self, params: Any, mutable: Any, batch: Arrays, key: jax.Array) -> Loss:
     """Returns the mean loss of a prepared batch, or of a part of it.
 
-    With it the next mutable variables and more scalars; a scalar `weight` (such as the
-    number of tokens) says how much the mean counts among those of other parts.
+    It also returns the next mutable variables and further scalars. A scalar `weight`
+    (such as the number of tokens) is the weight of this mean among the parts.
     """
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Returns the batch as `loss` gets it: normalized, augmented, mixed, counted.
+    """Returns the batch as `loss` sees it: normalized, augmented, mixed, counted.
 
-    It is called once per step with the whole batch and takes no gradient. Arrays have
-    a row per example; scalars reach every part of the batch. `frozen` are the
-    variables of the frozen networks, by name. By default images are normalized.
+    It is called once per step with the whole batch, and no gradient flows through it.
+    Arrays have one row per example; scalars are passed to every part of the batch.
+    `frozen` holds the variables of the frozen networks, by name. By default it
+    normalizes images.
     """
     if self.images is None:
       return batch
@@ -253,7 +255,7 @@ class GradientTask(Task):
   def trained(
     self, params: Any, mutable: Any, inputs: Sequence[jax.Array], **rngs: jax.Array
   ) -> tuple[Arrays, Any]:
-    """Returns the model's outputs in training and the next mutable variables."""
+    """Returns the model's training outputs and the next mutable variables."""
     return self.model.apply(
       {'params': params, **mutable},
       *inputs,
@@ -263,7 +265,7 @@ class GradientTask(Task):
     )
 
   def init_variables(self, key: jax.Array, batch: Arrays) -> tuple[Any, Any]:
-    """Returns random parameters and the other variables of the model."""
+    """Returns randomly initialized parameters and the model's other variables."""
     variables = self.model.init(key, *self.model_inputs(batch))
     params = variables.pop('params')
     variables.pop('intermediates', None)
@@ -305,7 +307,7 @@ def first_state(
 
 
 def averaged_from(ema: optim.Ema | None, state: State) -> State:
-  """Returns the state with an average that starts from its variables."""
+  """Returns the state with an average initialized to its variables."""
   if ema is None:
     return state
   return state.replace(ema=ema.init({'params': state.params, **state.mutable}))
@@ -320,14 +322,14 @@ def optimized_step(
   key: jax.Array,
   accumulate: int = 1,
 ) -> tuple[State, Arrays]:
-  """Returns the state after one step down the gradient of `loss`, and scalars."""
+  """Returns the state after one gradient step on `loss`, and scalars."""
   batch_size = sharding.num_rows(prepared)
 
   def trainable(params: Any, *rest: Any) -> Loss:
     return loss(optimizer.freeze(params), *rest)
 
   grads, mutable, scalars = gradients(trainable, state, prepared, key, accumulate)
-  scalars.pop('weight', None)  # used between the parts of a batch only
+  scalars.pop('weight', None)  # needed only to combine the parts of a batch
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   average = state.ema
@@ -356,9 +358,9 @@ def gradients(
   key: jax.Array,
   accumulate: int = 1,
 ) -> tuple[Any, Any, Arrays]:
-  """Returns gradients, mutable variables and scalars of a batch, in several parts.
+  """Returns gradients, mutable variables and scalars of a batch, computed in parts.
 
-  Part i consists of the examples i, i + accumulate, ... and gets `fold_in(key, i)`.
+  Part i consists of examples i, i + accumulate, ... and gets the key `fold_in(key, i)`.
   """
   gradient = jax.value_and_grad(loss, has_aux=True)
 
@@ -379,7 +381,7 @@ def gradients(
         ' set task.accumulate to a divisor of the batch size, or train_data.batch_size'
         ' to a multiple of it'
       )
-    # Strided, so that each part still spreads over all devices.
+    # Strided, so that each part is still sharded over all devices.
     return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
   def body(carry: tuple, xs: tuple) -> tuple[tuple, None]:

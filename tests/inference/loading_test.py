@@ -180,7 +180,7 @@ def test_relative_positions_are_not_resized(tmp_path, data_dir):
   _, variables, _ = loading.load(tmp_path / 'run', image_size=8)
   random_weights.assert_same(variables['params'], average)
   for size in ((8, 12), (4, 16)):
-    with pytest.raises(UserError, match='relative positions are not resized, from a'):
+    with pytest.raises(UserError, match='relative positions cannot be resized from a'):
       loading.load(tmp_path / 'run', image_size=size)
 
 

@@ -234,7 +234,7 @@ def test_masks_and_bias_are_handed_on(key):
   bias = jnp.where(seen, 0.0, -1e9)[:, None, None]
   got = module.apply(variables, x, kv, bias_BHNM=bias)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-  with pytest.raises(UserError, match=r'\(1, 9\) do not broadcast to \(3, 7\)'):
+  with pytest.raises(UserError, match=r'\(1, 9\) does not broadcast to \(3, 7\)'):
     module.apply(variables, x, kv, mask=masks.padding(jnp.ones((1, 9))))
 
 

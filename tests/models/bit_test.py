@@ -65,5 +65,7 @@ def test_v1_starts_as_its_shortcuts():
 
 
 def test_unknown_variant():
-  with pytest.raises(ValueError, match="no BiT variant 'R50'.*26, 50, 101, 152, 200"):
+  with pytest.raises(
+    ValueError, match="unknown BiT variant 'R50'.*26, 50, 101, 152, 200"
+  ):
     bit.variant('R50')

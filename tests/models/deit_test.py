@@ -175,10 +175,10 @@ def test_scanned_blocks_have_the_same_rates():
 
 
 def test_what_cannot_be_is_said():
-  with pytest.raises(UserError, match="pool='gap': a DeiT reads its class token"):
+  with pytest.raises(UserError, match="pool='gap': a DeiT must use its class token"):
     jax.eval_shape(deit.DeiT(**SMALL, pool='gap').init, jax.random.key(0), IMAGE)
-  with pytest.raises(UserError, match='drop_path has 2 rates, there are 3 blocks'):
+  with pytest.raises(UserError, match='drop_path has 2 rates, but there are 3 blocks'):
     stack = transformer.Stack(3, 2, 24, drop_path=(0.1, 0.2))
     jax.eval_shape(stack.init, jax.random.key(0), jnp.zeros((1, 2, 16)))
-  with pytest.raises(UserError, match="no ViT variant 'XL/16'"):
+  with pytest.raises(UserError, match="unknown ViT variant 'XL/16'"):
     deit.variant('XL/16')

@@ -272,15 +272,15 @@ BAD = {
   'positions': (dict(positions='rotary'), "positions='rotary' is not one of 'sine'"),
   'places': (
     dict(positions_at=('attention', 'output', 'none')),
-    'are not three of attention, input, none',
+    'must be three of attention, input, none',
   ),
   'too many cells': (
     dict(positions='learned', backbone=BACKBONE.clone(depths=(1,))),
-    "those of 50 rows and columns, the backbone's map is 3 x 60",
+    "cover 50 rows and columns, but the backbone's map is 3 x 60",
   ),
   'masks without four stages': (
     dict(masks=True, backbone=BACKBONE.clone(depths=(1, 1, 1))),
-    'needs a backbone of four stages, this one has 3',
+    'needs a backbone of four stages, but this one has 3',
   ),
 }
 

@@ -59,7 +59,9 @@ def test_units_of_the_largest():
     depths=(6, 11, 11, 16, 16, 22, 6),
     top=5504,
   )
-  with pytest.raises(UserError, match="no EfficientNet 'B9': there are B0, B1"):
+  with pytest.raises(
+    UserError, match="unknown EfficientNet 'B9': choose one of B0, B1"
+  ):
     efficientnet.variant('B9')
 
 
@@ -184,10 +186,10 @@ def test_recomputation_changes_nothing():
 
 
 BAD = {
-  'stages': (dict(depths=(1,) * 4), r'depths=\(1, 1, 1, 1\) are not numbers of units'),
+  'stages': (dict(depths=(1,) * 4), r'depths=\(1, 1, 1, 1\) must give at least 1 unit'),
   'units': (
     dict(depths=(1, 0)),
-    r'depths=\(1, 0\) are not numbers of units, at least 1',
+    r'depths=\(1, 0\) must give at least 1 unit for each',
   ),
   'padding': (dict(padding='valid'), "padding='valid' is not one of symmetric, same"),
   'remat': (dict(remat='dots'), "remat='dots' is not one of none, full"),

@@ -68,7 +68,9 @@ def test_widths_are_multiples_of_their_groups():
 
 def test_all_sizes_are_published():
   assert PUBLISHED.keys() == regnet.SIZES.keys()
-  with pytest.raises(UserError, match="no RegNet 'Y-5GF': there are Y-200MF, .*Y-32GF"):
+  with pytest.raises(
+    UserError, match="unknown RegNet 'Y-5GF': .*one of Y-200MF, .*Y-32GF"
+  ):
     regnet.variant('Y-5GF')
 
 

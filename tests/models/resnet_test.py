@@ -130,9 +130,9 @@ BAD = {
   'norm': (dict(norm='layer'), "norm='layer' is not one of batch, frozen"),
   'stages': (
     dict(depths=(1, 1, 1, 1)),
-    r'are of 4 stages, channels=\(2, 3, 4\) are for',
+    r'are for 4 stages, but channels=\(2, 3, 4\) are for',
   ),
-  'frozen': (dict(frozen_stages=4), 'frozen_stages=4 is not from 0 to the 3 stages'),
+  'frozen': (dict(frozen_stages=4), 'frozen_stages=4 must be between 0 and 3'),
 }
 
 
@@ -145,7 +145,9 @@ def test_bad_input(case):
 
 
 def test_variant_unknown():
-  with pytest.raises(UserError, match="no ResNet 'R26': there are R18, R34, R50, R101"):
+  with pytest.raises(
+    UserError, match="unknown ResNet 'R26': choose one of R18, R34, R50"
+  ):
     resnet.variant('R26')
 
 

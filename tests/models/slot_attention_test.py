@@ -151,14 +151,14 @@ def test_stride_one_decoders_and_half_precision(params):
 BAD = {
   'images of another size': (
     dict(image_BHWC=IMAGE[:, :5]),
-    r'images are \(5, 10, 3\), but the decoder makes \(6, 10, 3\) of grid=\(3, 5\)',
+    r'images are \(5, 10, 3\), but the decoder makes \(6, 10, 3\) from grid=\(3, 5\)',
   ),
   'grey images': (dict(image_BHWC=IMAGE[..., :1]), r'images are \(6, 10, 1\)'),
   'no slots': (dict(num_slots=0), 'num_slots=0: there must be at least one'),
   'no iterations': (dict(iterations=0), 'iterations=0: there must be at least one'),
   'noise for other slots': (
     dict(num_slots=3),
-    r'noise is \(2, 4, 8\), but slots are \(2, 3, 8\)',
+    r'noise has shape \(2, 4, 8\), but slots have \(2, 3, 8\)',
   ),
 }
 

@@ -226,12 +226,12 @@ def test_attention_of_each_block_is_where_pictures_look(backbone):
   [
     ({}, (40, 48), 'images of 40x48 do not divide .* resize them to 32x48 or 48x48'),
     ({}, (8, 40), 'resize them to 16x32 or 16x48'),
-    (dict(token_dim=15), (32, 48), 'token_dim=15: .* take an even width such as 16'),
+    (dict(token_dim=15), (32, 48), 'token_dim=15: .* choose an even width such as 16'),
     (dict(tokens='conv'), (32, 48), "tokens='conv' is not one of"),
     (dict(backbone='swin'), (32, 48), "backbone='swin' is not one of"),
     (dict(patch=8), (32, 48), r'patch=8, resnet=None: the soft splits'),
-    (dict(groups=(2, 1)), (32, 48), r'groups=\(2, 1\) are 3 blocks, depth=2'),
-    (dict(groups=(1, 1), scan=True), (32, 48), 'blocks of a dense backbone differ'),
+    (dict(groups=(2, 1)), (32, 48), r'groups=\(2, 1\) have 3 blocks, not depth=2'),
+    (dict(groups=(1, 1), scan=True), (32, 48), 'those of a dense backbone differ'),
     (dict(backbone='ghost', mlp_dim=48), (32, 48), 'mlp_dim=48: .* 3 times its width'),
   ],
 )
@@ -246,5 +246,5 @@ def test_images_of_another_size_need_other_positions():
   variables = battery.variables(model, IMAGE)
   with pytest.raises(UserError, match=r'constant pos_embedding has shape \(1, 7, 24\)'):
     jax.eval_shape(model.apply, variables, np.zeros((1, 48, 48, 3), 'float32'))
-  with pytest.raises(UserError, match="no T2T-ViT '15': there are 7, 10"):
+  with pytest.raises(UserError, match="unknown T2T-ViT '15': choose one of 7, 10"):
     t2t_vit.variant('15')

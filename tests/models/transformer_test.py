@@ -214,7 +214,9 @@ def test_an_empty_source_is_told(ids):
 
 
 def test_unknown_sizes_are_told():
-  with pytest.raises(UserError, match="no Transformer 'huge': there are base, big"):
+  with pytest.raises(
+    UserError, match="unknown Transformer 'huge': choose one of base, big"
+  ):
     transformer.variant('huge')
 
 

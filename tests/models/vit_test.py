@@ -233,10 +233,12 @@ def test_registers_are_seen_and_not_given():
 
 
 def test_unknown_hybrid_lists_the_known_ones():
-  with pytest.raises(ValueError, match='no hybrid .*R26/32, R50/16, R50/32'):
+  with pytest.raises(ValueError, match='unknown hybrid .*R26/32, R50/16, R50/32'):
     vit.variant('R26+B/16')
 
 
 def test_unknown_variant_lists_the_sizes():
-  with pytest.raises(ValueError, match="no ViT variant 'X/16'.*Ti, S, M, B, L, So400m"):
+  with pytest.raises(
+    ValueError, match="unknown ViT variant 'X/16'.*Ti, S, M, B, L, So400m"
+  ):
     vit.variant('X/16')

@@ -314,12 +314,12 @@ def test_dropout_of_probabilities():
   [
     (dict(mask=jnp.ones((B, N, M, 1, 1), bool)), r'4 dimensions.*\(2, 5, 7, 1, 1\)'),
     (dict(mask=jnp.ones((B, H, N, M))), r'\(2, 3, 5, 7\) is float32'),
-    (dict(mask=jnp.ones((B, H, M, N), bool)), r'\(2, 3, 7, 5\) do not broadcast to'),
+    (dict(mask=jnp.ones((B, H, M, N), bool)), r'\(2, 3, 7, 5\) does not broadcast to'),
     (
       dict(mask=masks.padding(jnp.ones((B, N)))),
-      r'\(2, 5\) do not broadcast to \(2, 7',
+      r'\(2, 5\) does not broadcast to \(2, 7',
     ),
-    (dict(bias_BHNM=jnp.ones((B, N, M))), r'bias of shape \(2, 5, 7\)'),
+    (dict(bias_BHNM=jnp.ones((B, N, M))), r'bias: shape \(2, 5, 7\)'),
     (dict(k_BMGK=jnp.ones((B, M, 2, K))), '2 heads of keys do not divide 3'),
     (dict(k_BMGK=jnp.ones((B, M, H, 5))), r'\(2, 7, 3, 5\) differ in batch or size'),
     (dict(v_BMGV=jnp.ones((B, N, H, V))), r'values \(2, 5, 3, 6\) differ'),
@@ -403,7 +403,7 @@ def test_what_kernels_do_not_take(more, refused, cudnn):
   for implementation in 'cudnn', 'pallas':
     call = functools.partial(attention.attend, **more, implementation=implementation)
     if implementation in refused:
-      with pytest.raises(UserError, match='cannot serve: it'):
+      with pytest.raises(UserError, match='cannot be used: it'):
         jax.eval_shape(call, *qkv)
     else:
       jax.eval_shape(call, *qkv)

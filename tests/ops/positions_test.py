@@ -151,7 +151,7 @@ def test_other_grids_of_as_many_tokens_are_never_copied(sides):
   with pytest.raises(ValueError, match='resizing is turned off'):
     positions.resize_grid(table, table.shape, grid_from, grid_to, None)
   keys = random_table(1, 2 * a * b * c - 1, 2, 3)
-  with pytest.raises(ValueError, match='relative positions are not resized'):
+  with pytest.raises(ValueError, match='relative positions cannot be resized'):
     positions.keep_relative(keys, keys.shape, grid_from, grid_to)
   kept = positions.keep_relative(keys, keys.shape, grid_to, grid_to)
   np.testing.assert_array_equal(kept, keys)
@@ -163,9 +163,9 @@ def test_tables_of_other_grids_are_told():
     positions.resize_grid(table, (1, 37, 2), (4, 3), (6, 6))
   with pytest.raises(ValueError, match='the model has 9 positions, too few for .* 6x6'):
     positions.resize_grid(table, (1, 9, 2), (4, 4), (6, 6))
-  with pytest.raises(ValueError, match='of 17 rows are not those of a grid of 4x4'):
+  with pytest.raises(ValueError, match='of 17 rows do not belong to a grid of 4x4'):
     positions.resize_rows(table, (1, 6, 2), (4, 4), (6, 6))
-  with pytest.raises(ValueError, match='17 relative positions are not those of a squ'):
+  with pytest.raises(ValueError, match='17 relative positions do not belong to a squ'):
     positions.resize_window(table[0], (16, 2))
 
 
@@ -278,5 +278,5 @@ def test_relative_positions_depend_on_the_difference_alone():
   bias = positions.relative_bias(table, index)
   assert bias.shape == (1, 2, 12, 12)
   np.testing.assert_array_equal(bias[0, 1, 3, 7], table[index[3, 7], 1])
-  with pytest.raises(ValueError, match=r'up to 34, the table \(20, 2\) has 20'):
+  with pytest.raises(ValueError, match=r'up to 34, but the table \(20, 2\) has 20'):
     positions.relative_bias(table[:20], index)

@@ -43,5 +43,5 @@ def test_it_multiplies_nothing():
 
 
 def test_a_map_without_a_patch():
-  with pytest.raises(UserError, match='has no patch of 7x7'):
+  with pytest.raises(UserError, match='is smaller than a patch of 7x7'):
     soft_split(jnp.zeros((1, 2, 40, 3)), 7, 4, 2)

@@ -63,7 +63,7 @@ def test_an_average_is_of_the_collections_it_names():
     (dict(decay=0.5, half_life=8), 'takes either decay or half_life'),
     (dict(decay=1.0), r'decay=1.0 of a running average is not in \[0, 1\)'),
     (dict(half_life=0), 'half_life=0 of a running average is not above 0'),
-    (dict(decay=0.5, rampup=0.1), 'rampup, above 0, bounds half_life: give both'),
+    (dict(decay=0.5, rampup=0.1), 'rampup must be above 0 and needs half_life'),
   ],
 )
 def test_averages_that_cannot_be_are_told(options, words):

@@ -112,7 +112,7 @@ def test_a_rate_for_each_group_of_parameters(make, transform):
     ([('head/.*', 0.1)], 'no pattern of `rate` matches the parameter embed/bias'),
     ([('haed/.*', None), ('.*', 0.1)], "the rule 'haed/.*' matches no parameter"),
     ([('.*', None)], 'the rate is None for all parameters'),
-    (['.*', 0.1], 'are no pairs of a path regex and a rate'),
+    (['.*', 0.1], 'must be pairs of a path regex and a rate'),
   ],
 )
 def test_rates_by_group_that_do_not_fit(rate, told):

@@ -421,7 +421,7 @@ def test_positions_of_as_many_tokens_are_resized(grid):
     fit(InitFrom(old, grid=grid), new, (16, 64), **WIDE)
   assert str(error.value) == (
     'init_from does not fit the model: pos_embedding: 16 positions may be a grid of 2x8'
-    ' or 4x4: give it, source_grid=(rows, columns) (programs:'
+    ' or 4x4: give source_grid=(rows, columns) (programs:'
     ' --source-grid=ROWSxCOLUMNS)'
   )
   with pytest.raises(UserError, match=r'init_from.grid=\(4, 4\), but .* a grid of 2x8'):

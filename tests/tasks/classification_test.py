@@ -417,7 +417,7 @@ def test_a_label_out_of_range_is_named_with_the_remedy(label, batch):
     make().check(bad)
   assert str(error.value) == (
     f'label {label} of the example with id 105 is out of range: the model has 3'
-    ' classes (0 to 2); set task.model.num_classes to what the data has.'
+    ' classes (0 to 2); set task.model.num_classes to match the data.'
   )
   del bad['id']
   with pytest.raises(UserError, match=rf'^label {label} is out of range'):

@@ -127,7 +127,7 @@ def test_predictions_and_networks_of_a_task(batches, state):
   mixed = {'digit': part(4), 'parity': part(2, mean=0.4)}
   assert make(tasks=mixed).images is None
   for name in ('predict', 'other.predict', 'parity'):
-    with pytest.raises(UserError, match='take TASK.METHOD, such as digit.predict'):
+    with pytest.raises(UserError, match='use TASK.METHOD, such as digit.predict'):
       this.prediction(name)
   with pytest.raises(UserError, match="has no prediction 'generate'; it has predict"):
     this.prediction('digit.generate')

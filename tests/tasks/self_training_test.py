@@ -209,7 +209,7 @@ def without(batch, part, name):
     (
       {'model': Small(num_classes=4)},
       lambda b: b,
-      'the pseudo labels are of 3 classes and the model has 4',
+      'the pseudo labels have 3 classes and the model has 4',
     ),
     (
       {'teacher': Small()},

@@ -489,7 +489,7 @@ def changed(array, place, value):
     (with_box([np.nan, 1, 2, 3]), r'id 101 has box \[nan, 1.0, .* not finite'),
     (with_box([0, 1, np.inf, 3]), 'not finite; leave it out'),
     (with_box([-3, 1, 5, 3]), 'leaves its image of'),
-    (with_box([1, 1, 5, 99]), r'\[1.0, 1.0, 5.0, 99.0\], .* cut boxes to the image'),
+    (with_box([1, 1, 5, 99]), r'\[1.0, 1.0, 5.0, 99.0\], .* clip boxes to the image'),
     (
       lambda b: b | {'box_labels': changed(b['box_labels'], (1, 0), CLASSES)},
       r'label 5, which is out of range: .* 5 classes \(0 to 4\).*num_classes',

@@ -229,7 +229,7 @@ def entry(dtype='F32', shape=(1,), place=(0, 4)):
     ([], 'not a whole .*no names'),
     ({'a': entry(shape=[0, 2**62], place=[0, 0]), 'b': entry()}, 'not a whole'),
     ({'a': entry(shape=[1] * 100)}, 'not a whole'),
-    (b'{"a": 1, "a": 1}', "the name 'a' is there twice"),
+    (b'{"a": 1, "a": 1}', "the name 'a' appears twice"),
     (b'[' * 100_000, 'the header of .* is nested too deep'),
     ({'\ud800': entry()}, 'a name of length 1 that no model has'),
   ],
