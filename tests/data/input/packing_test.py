@@ -198,7 +198,7 @@ def test_texts_that_have_changed_are_told(packed, monkeypatch):
   longer = [texts.PAIRS[1] | {'de': 40 * 'Hund '}] * len(packed.source)
   changed = dataclasses.replace(packed, source=longer)
   changed.__dict__['plan'] = packed.plan
-  with pytest.raises(UserError, match='is not what it was when it was packed: delete'):
+  with pytest.raises(UserError, match='has changed since it was packed: delete'):
     changed[0]
 
 
