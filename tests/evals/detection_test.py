@@ -292,7 +292,7 @@ def test_images_that_annotations_do_not_have_are_told(tmp_path):
   [
     (('images', 2), {}, r"images\[2\] \(id unknown\): 'id' is missing, not a whole"),
     (('annotations', 3), 'a', r"annotations\[3\] is 'a', not an object"),
-    (('annotations', 3, 'image_id'), 1, r'annotations\[3\] has image_id=1, which none'),
+    (('annotations', 3, 'image_id'), 1, r'annotations\[3\] has image_id=1, which is'),
     (
       ('annotations', 3, 'category_id'),
       None,

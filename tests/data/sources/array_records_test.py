@@ -68,7 +68,9 @@ def test_plain_files_have_to_be_whole(tmp_path, damage):
   files = pictures.write_array_records(tmp_path)
   damaged(files[2], damage)
   source = array_records.ArrayRecord(f'{tmp_path}/*')
-  with pytest.raises(UserError, match=f'{files[2]} is not a whole array_record file'):
+  with pytest.raises(
+    UserError, match=f'{files[2]} is not a complete array_record file'
+  ):
     len(source)
   assert len(source.problems()) == 1
   rest = array_records.ArrayRecord([str(file) for file in files[:2]])

@@ -189,7 +189,7 @@ def test_an_example_without_a_feature_of_the_others_is_bad(tmp_path):
   source = tfrecords.TFRecord(str(file))
   with pytest.raises(BadRecordError, match=r"example 1 has no '(image|label)'"):
     source[1]
-  with pytest.raises(BadRecordError, match='example 2 is not what its features say'):
+  with pytest.raises(BadRecordError, match='example 2 does not match its features'):
     source[2]
 
 
