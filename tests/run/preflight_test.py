@@ -217,7 +217,7 @@ def test_labels_that_are_computed_are_checked(data_dir):
   config.task.model.num_classes = 1
   assert 'label 1 of the example' in sentence(config)
   config.train_data.transforms[1]['values'] = 9
-  assert 'not one of the values=9' in sentence(config)
+  assert 'at least 0 and below values=9' in sentence(config)
 
 
 def test_classes_of_the_data_are_counted(data_dir):

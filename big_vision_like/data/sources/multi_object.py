@@ -44,7 +44,7 @@ def records(path: pathlib.Path) -> Iterator[bytes]:
         position += 1
   except (ValueError, OSError, EOFError, zlib.error) as error:
     raise UserError(
-      f'{path} is damaged or cut off at record {position:,}: download it again'
+      f'{path} is damaged or truncated at record {position:,}: download it again'
       f' ({error})'
     ) from error
 
@@ -72,7 +72,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     tag, position = _varint(message, position)
     length, position = _varint(message, position)
     if tag & 7 != 2 or position + length > len(message):
-      raise ValueError('it is no such proto')
+      raise ValueError('it is not a valid proto')
     yield tag >> 3, message[position : position + length]
     position += length
 
@@ -85,7 +85,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     number, shift, position = number | (byte & 127) << shift, shift + 7, position + 1
     if byte < 128:
       return number, position
-  raise ValueError('it is no such proto')
+  raise ValueError('it is not a valid proto')
 
 
 def _single_bytes(content: memoryview) -> np.ndarray:
@@ -94,10 +94,10 @@ def _single_bytes(content: memoryview) -> np.ndarray:
   Each value is stored as the tag of field 1, the length 1, and the byte.
   """
   if len(content) % 3:
-    raise ValueError('bytes are not single')
+    raise ValueError('its bytes are not single values')
   triples = np.frombuffer(content, np.uint8).reshape(-1, 3)
   if (triples[:, 0] != 10).any() or (triples[:, 1] != 1).any():
-    raise ValueError('bytes are not single')
+    raise ValueError('its bytes are not single values')
   return triples[:, 2]
 
 

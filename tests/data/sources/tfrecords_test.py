@@ -80,11 +80,13 @@ def test_records_behind_a_cut_are_bad_and_all_others_read(cut):
       with pytest.raises(BadRecordError) as error:
         source[i]
       name = f'record {i - 7} of {file} (example {i})'
-      reason = 'is unusable: it is cut off' if i == 10 else 'is missing: the file ends'
+      reason = (
+        'is unusable: it is truncated' if i == 10 else 'is missing: the file ends'
+      )
       assert str(error.value).startswith(f'{name} {reason}')
     else:
       assert source[i]['id'] == i
-  assert source.problems() == [f'{file} is cut off or damaged at record 3']
+  assert source.problems() == [f'{file} is truncated or damaged at record 3']
   with pytest.raises(BadRecordError, match='record 3 of'):
     source.__getitems__([0, 10])
 

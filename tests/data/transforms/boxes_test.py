@@ -264,7 +264,7 @@ def test_pad_takes_the_smallest_size_that_fits():
     for height, width in [(40, 60), (30, 50), (50, 40), (50, 50), (61, 5)]
   ]
   assert shapes == [(40, 60), (40, 60), (60, 40), (64, 64), (64, 64)]
-  with pytest.raises(UserError, match=r'of an image of 65x5: resize first'):
+  with pytest.raises(UserError, match=r'hold an image of 65x5: resize first'):
     pad.map(example([], 65, 5))
 
 
@@ -535,5 +535,5 @@ def test_detr_augmentation_of_pixels_and_boxes(seed):
 
 
 def test_either_takes_what_changes_places_or_sizes():
-  with pytest.raises(UserError, match='Either takes no Normalize, only what changes'):
+  with pytest.raises(UserError, match='Either cannot take Normalize, only transforms'):
     boxes.Either([boxes.Flip()], [boxes.Normalize()])

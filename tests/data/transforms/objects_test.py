@@ -36,7 +36,7 @@ def test_ids_are_decoded_as_they_are():
 
 
 def test_a_damaged_segmentation_is_named():
-  for bad, why in ((b'', 'the file is empty'), (b'\x89PNG', 'not a whole JPEG')):
+  for bad, why in ((b'', 'the file is empty'), (b'\x89PNG', 'not a complete JPEG')):
     with pytest.raises(BadRecordError, match=f'example with id 8 cannot .*{why}'):
       objects.DecodeSegmentation().map({'segmentation': bad, 'id': 8})
   with pytest.raises(UserError, match="no 'segmentation'; they have image"):
