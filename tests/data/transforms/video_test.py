@@ -339,7 +339,7 @@ def ramp(height, width):
 
 
 def test_a_short_side_below_the_crop_is_an_error():
-  with pytest.raises(UserError, match=r'short_side=\(20, 30\) has to rise'):
+  with pytest.raises(UserError, match=r'short_side=\(20, 30\) must ascend'):
     video.ScaleAndCrop(24, (20, 30))
 
 
