@@ -8,8 +8,8 @@ one shape. Leftover examples move to the next larger shape. The order depends on
 position alone, so there is no other state to save and all processes agree.
 
 An example is shrunk if no batch that still has room is large enough for it. This
-affects at most one batch per window, of portraits among landscapes, and examples that
-replace a bad record.
+affects at most one batch per window, for example portraits among landscapes, and
+examples that replace a bad record.
 
 Axes: N records or positions of a window, M batches of a window, K numbers of a size.
 """

@@ -220,7 +220,7 @@ class Panoptic(_Labelled):
     listed = np.array([0, *labels.feature(example, 'panoptic_objects/id')], np.int64)
     if len(listed) > 256:
       raise BadRecordError(
-        f'{_name(example)} has {len(listed) - 1} segments, above 255.'
+        f'{_name(example)} has {len(listed) - 1} segments, more than 255.'
       )
     order = np.argsort(listed, kind='stable')
     numbers = order[np.searchsorted(listed[order], shown, side='right') - 1]

@@ -167,7 +167,7 @@ class Buckets(bucket.Bucket):
       raise BadRecordError(
         f'the example with id {example.get("id", "unknown")} has {shape_text(size)}'
         f' tokens in {", ".join(self.names)}, more than {shape_text(shape)}: add a'
-        ' larger shape to `lengths`, or cut with Tokenize(max_length=...)'
+        ' larger shape to `lengths`, or truncate with Tokenize(max_length=...)'
       )
     return self.fit(example, shape)
 
