@@ -30,9 +30,9 @@ class Order:
   """The order of a source's records: each record once per epoch, reshuffled each epoch.
 
   With `repeats`, every record comes that many times in a row, and an epoch has as many
-  positions as without repeats. This is repeated augmentation (arXiv:1901.09335).
-  arXiv:2012.12877 distributes the copies over devices, as this package distributes the
-  rows of a batch.
+  positions as without repeats, truncated to a multiple of `REPEATED_MULTIPLE`. This is
+  repeated augmentation (arXiv:1901.09335). arXiv:2012.12877 distributes the copies over
+  devices, as this package distributes the rows of a batch.
 
   A source may have `groups`, the starts of runs of records that are cheap to read only
   together. Such a source is shuffled by groups, and then within windows of `window`
