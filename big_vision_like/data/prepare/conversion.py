@@ -353,7 +353,7 @@ def _check_bad(work: Work, bad_share: float) -> None:
     raise UserError(
       f'{len(bad):,} of {examples:,} examples are bad, more than --bad-share'
       f' {bad_share:g}; {listed} lists them with reasons. To leave them out, rerun the'
-      f' command with --bad-share {_above(len(bad) / examples)}; it finishes at once.'
+      f' command with --bad-share {_above(len(bad) / examples)} (finishes at once).'
     )
 
 

@@ -233,7 +233,7 @@ def test_data_or_a_vocabulary_that_are_not_there_have_a_stand_in(packed, tmp_pat
       assert (got[name].shape, got[name].dtype) == (want[name].shape, want[name].dtype)
     assert (got['source_segment'][0], got['source_position'][25]) == (1, 0)
     unknown = dataclasses.replace(packed, **missing).planned()
-    with pytest.raises(UserError, match='about, with --config.train_data.source.row'):
+    with pytest.raises(UserError, match='rows with --config.train_data.source.row'):
       len(unknown)
 
 

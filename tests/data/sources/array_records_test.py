@@ -93,5 +93,5 @@ def test_records_that_are_no_examples_are_refused(tmp_path):
   writer = array_record_module.ArrayRecordWriter(str(tmp_path / 'a'), 'group_size:1')
   writer.write(b'\x07what is this')
   writer.close()
-  with pytest.raises(UserError, match='no tf.train.Example'):
+  with pytest.raises(UserError, match='not tf.train.Example'):
     array_records.ArrayRecord(str(tmp_path / 'a')).features  # noqa: B018

@@ -128,7 +128,7 @@ def test_labels_are_numbers_or_names(tmp_path, labels, names, want):
   assert source.label_names == names and source.problems() == []
   for i, label in enumerate(want):
     if label is None:
-      with pytest.raises(BadRecordError, match='no value|no name|label nan'):
+      with pytest.raises(BadRecordError, match='no value|not a known|label nan'):
         source[i]
     else:
       assert source[i] == {'label': label} and type(source[i]['label']) is type(label)

@@ -186,7 +186,7 @@ def test_labels_that_are_neither_are_bad(tmp_path):
 def test_dots_in_names_are_told_with_the_remedy(tmp_path):
   members = [(f'v1.0_{name}', data) for name, data in pairs()]
   source = write(tmp_path / 'a.tar', members)
-  with pytest.raises(UserError, match="of v1 the field '0_0.png' .* set dots='last'"):
+  with pytest.raises(UserError, match="in v1 the field '0_0.png' .* set dots='last'"):
     source.features  # noqa: B018
   assert len(source.problems()) == 1
   last = tars.Tars(source.pattern, dots='last')
