@@ -273,7 +273,7 @@ def test_true_and_found_boxes_lie_where_they_are():
     ({'found_labels': np.full(QUERIES, -1, np.int32)}, {'categories': [3, 4, 5]},
      'a predicted label is -1'),
     ({'found_scores': np.full(QUERIES, np.nan, np.float32)}, {},
-     'predicted for the image 100 are not numbers'),
+     'predicted for the image 100 are not finite'),
   ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told(change, options, message):

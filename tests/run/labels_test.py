@@ -234,7 +234,7 @@ def test_labels_that_are_none_stay():
   assert got.tolist() == [0, -1, 2] and got.dtype == np.int32
   one = labels.ByName({0: 2}, {}).map({'label': np.int64(0)})['label']
   assert one == 2 and np.shape(one) == ()
-  with pytest.raises(UserError, match='label 1 of the example with id 5 is'):
+  with pytest.raises(UserError, match='label 1 of the example with id 5 belongs'):
     labels.ByName({0: 2}, {}).map({'label': 1, 'id': 5})
 
 

@@ -137,7 +137,7 @@ def test_all_faults_are_told_at_once(data_dir, tmp_path, capsys):
     'train_data, evals.fine.data: the data have 10 classes, of which those from 5 on a',
     'evals.argument.data',
     'evals.corrupt.data: the image of the example with id 0 cannot be decoded',
-    "evals.count.data: digits 'test' holds 450 examples, not the 7 that the config say",
+    "evals.count.data: digits 'test' holds 450 examples, not the 7 that the config giv",
     "evals.feature.data: examples have no 'label_azimuth'; they have",
     "evals.no_label.data: examples have no 'label', which the evaluator needs; they ha",
     "evals.split.data: digits has no split 'tset'; it has",
