@@ -393,7 +393,7 @@ def test_bad_records_are_replaced_and_written_down(spawn, damaged, tmp_path):
   assert again.returncode == 1
   assert re.search(
     r'^error: \d+ of \d+ examples could not be used, more than train_data.bad_share=0'
-    r' allows: mend the data, or raise it.$',
+    r' allows: repair the data, or raise bad_share.$',
     again.stderr,
     re.MULTILINE,
   ), again.stderr

@@ -1,4 +1,4 @@
-"""Input of published benchmarks, as parts of configs."""
+"""Inputs of published benchmarks, as parts of configs."""
 
 import abc
 import copy
@@ -27,12 +27,13 @@ from big_vision_like.spec import spec, symbol
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
-  """Labelled images of TFDS, and which of them a protocol uses for what.
+  """Labelled images of TFDS, with the splits that a protocol uses.
 
-  `parts` are splits with the number of their examples (None: not said): `train` is all
-  that may be learnt from, `fit` what is while rates are chosen on `val`, and `test` is
-  reported. `prepare` comes between decoding and a config's own transforms. `crop` and
-  `flip` say whether labels survive them, `size` what images measure, where it matters.
+  `parts` maps names to splits with their numbers of examples (None: unknown). `train`
+  has all training examples, `fit` the training examples while learning rates are chosen
+  on `val`, and `test` the examples to report. `prepare` is applied between decoding and
+  a config's own transforms. `crop` and `flip` tell whether labels are invariant to
+  them. `size` is the size of images, where it matters.
   """
 
   name: str
@@ -45,7 +46,7 @@ class Images:
   size: tuple[int, int] = (224, 224)
 
   def source(self, part: str) -> mlc.ConfigDict:
-    """The examples of a part."""
+    """Returns the source of a part."""
     split, examples = self.parts[part]
     return spec(tfds.Tfds, name=self.name, split=split, examples=examples)
 
@@ -57,7 +58,7 @@ class Images:
     seed: int = 0,
     workers: int = 8,
   ) -> mlc.ConfigDict:
-    """Shuffled batches of a part."""
+    """Returns an input with shuffled batches of a part."""
     return spec(
       pipeline.TrainInput,
       source=self.source(part),
@@ -74,7 +75,7 @@ class Images:
     batch_size: int,
     workers: int = 8,
   ) -> mlc.ConfigDict:
-    """Every example of a part once."""
+    """Returns an input with every example of a part once."""
     return spec(
       pipeline.EvalInput,
       source=self.source(part),
@@ -84,10 +85,10 @@ class Images:
     )
 
   def _transforms(self, own: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    # Copies: an override of one input of a config must not reach into another.
+    # Copies, since an override of one input of a config must not change another.
     first = [spec(image.Decode)]
     if own and not self.prepare and hasattr(symbol(own[0], 'transforms[0]'), 'box'):
-      # As one they decode less, and give the same.
+      # The joint transform decodes less, with equal results.
       first, own = [spec(image.DecodeCrop, crop=own[0])], own[1:]
     check = spec(labels.InRange, classes=self.num_classes)
     parts = [*first, *self.prepare, *own, check, spec(labels.Keep)]
@@ -97,7 +98,10 @@ class Images:
 def imagenet_real(
   transforms: Sequence[mlc.ConfigDict], batch_size: int, workers: int = 8
 ) -> mlc.ConfigDict:
-  """ImageNet's validation images with all labels that fit, arXiv:2006.07159."""
+  """Returns an input of ImageNet's validation images with labels of ImageNet-ReaL.
+
+  These labels are all classes that fit an image (arXiv:2006.07159).
+  """
   return spec(
     pipeline.EvalInput,
     source=spec(
@@ -129,14 +133,14 @@ IMAGENET_V2 = Images(
   num_classes=1000,
   parts=dict(test=('test', 10_000)),
 )
-# Not in TFDS's catalogue: yours to prepare. The release of 2011, of which 51,200 are
-# held out, as in google-research/big_vision.
+# Not in TFDS's catalogue; users prepare it. The release of 2011 with 51,200 held-out
+# examples, as in google-research/big_vision.
 IMAGENET21K = Images(
   name='imagenet21k',
   num_classes=21_843,
   parts=dict(train=('full[51200:]', 14_145_922), val=('full[:51200]', 51_200)),
 )
-# Not public: whatever data of yours stand in for it.
+# Not public; users may substitute their own data.
 JFT = Images(
   name='jft',
   num_classes=18_291,
@@ -147,7 +151,7 @@ JFT = Images(
 def _transfer(
   name: str, num_classes: int, percent: int, fit: int, val: int, test: int, **rest
 ) -> Images:
-  """Images of which that share of the training split is to fit while choosing."""
+  """Returns images that fit on `percent` % of the training split during selection."""
   parts = dict(
     train=('train', fit + val),
     fit=(f'train[:{percent}%]', fit),
@@ -157,7 +161,7 @@ def _transfer(
   return Images(name=name, num_classes=num_classes, parts=parts, **rest)
 
 
-# What arXiv:2010.11929 and arXiv:1912.11370 fine-tune on.
+# Data sets for fine-tuning in arXiv:2010.11929 and arXiv:1912.11370.
 TRANSFER = {
   'imagenet': IMAGENET,
   'cifar10': _transfer('cifar10', 10, 98, 49_000, 1000, 10_000, size=(32, 32)),
@@ -175,7 +179,7 @@ def _vtab(
   test: str = 'test',
   **rest,
 ) -> Images:
-  """A task of VTAB-1k: 800 examples to fit, 200 to choose on, both to train on."""
+  """Returns a task of VTAB-1k: 800 examples to fit, 200 for selection, 1000 in all."""
   fit = 'train[:800]'
   parts = dict(fit=(fit, 800), val=(val, 200), train=(f'{fit}+{val}', 1000))
   parts['test'] = (test, None)
@@ -201,8 +205,8 @@ def _smallnorb(num_classes: int, label: str, **rest) -> Images:
   return _vtab('structured', 'smallnorb:2.*.*', num_classes, val, test, **own)
 
 
-# VTAB-1k, arXiv:1910.04867; splits of google-research/task_adaptation. Tasks are not
-# cropped or flipped where that may change their label, by our reading of what that is.
+# VTAB-1k, arXiv:1910.04867; splits of google-research/task_adaptation. Images are not
+# cropped or flipped where that may change their label, in our interpretation of it.
 VTAB = {
   'caltech101': _vtab('natural', 'caltech101:3.*.*', 102, 'train[2754:2954]'),
   'cifar100': _vtab(
@@ -245,7 +249,7 @@ VTAB = {
 
 
 def vtab_means(accuracies: Mapping[str, float]) -> dict[str, float]:
-  """Means over the tasks of each group of VTAB-1k, and over all 19 tasks (`all`)."""
+  """Returns means over each group of VTAB-1k tasks, and over all 19 tasks (`all`)."""
   missing, unknown = VTAB.keys() - accuracies, accuracies.keys() - VTAB
   if missing or unknown:
     raise UserError(
@@ -271,7 +275,7 @@ def _fewshot(
   return Images(name=name, num_classes=num_classes, parts=parts)
 
 
-# Linear probes of arXiv:2010.11929 section 4.1, as google-research/big_vision has them.
+# Linear probes of arXiv:2010.11929 section 4.1, as in google-research/big_vision.
 FEWSHOT = {
   'caltech101': _fewshot('caltech101', 102),
   'cars196': _fewshot('cars196:2.1.0', 196),
@@ -285,7 +289,7 @@ FEWSHOT = {
 
 
 def sentence_pieces(data_set: str, size: int) -> mlc.ConfigDict:
-  """A vocabulary shared by both languages of a TFDS translation data set."""
+  """Returns a vocabulary shared by both languages of a TFDS translation data set."""
   languages = data_set.rpartition('/')[2].split('-')
   name = data_set.replace('/', '_').replace('-', '_')
   return spec(
@@ -305,10 +309,11 @@ def translation_train(
   rows: int | None = None,
   seed: int = 0,
 ) -> mlc.ConfigDict:
-  """Rows of `length` source and target tokens, filled with whole sentence pairs.
+  """Returns an input with rows of `length` source and target tokens of whole pairs.
 
-  `source` and `target` are languages of the TFDS data set, `words` their vocabulary;
-  longer pairs are left out. `rows` is about how many rows there are, for plans.
+  `source` and `target` are languages of the TFDS data set, and `words` is their
+  vocabulary. Longer sentence pairs are left out. `rows` is the approximate number of
+  rows, for plans.
   """
   return spec(
     pipeline.TrainInput,
@@ -335,7 +340,7 @@ def translation_eval(
   batch_size: int,
   length: int = 256,
 ) -> mlc.ConfigDict:
-  """A sentence pair in each row, cut to `length` tokens."""
+  """Returns an input with one sentence pair per row, truncated to `length` tokens."""
   return spec(
     pipeline.EvalInput,
     source=spec(tfds.Tfds, name=data_set, split=split),
@@ -348,10 +353,11 @@ def translation_eval(
 
 
 def deit_augmentation(size: int = 224) -> list[mlc.ConfigDict]:
-  """What DeiT (arXiv:2012.12877 table 9) and Swin train on, as far as the host does it.
+  """Returns the host's part of the augmentation of DeiT and Swin.
 
-  A task with `label_smoothing=0.1`, `augment=spec(Augment, erasing=0.25, mixup=0.8,
-  cutmix=1.0, partner='reversed')` and ImageNet's mean and deviation does the rest.
+  See arXiv:2012.12877 table 9. A task does the rest, with `label_smoothing=0.1`,
+  `augment=spec(Augment, erasing=0.25, mixup=0.8, cutmix=1.0, partner='reversed')` and
+  ImageNet's mean and deviation.
   """
   return [
     spec(image.RandomResizedCrop, size=size),
@@ -361,7 +367,7 @@ def deit_augmentation(size: int = 224) -> list[mlc.ConfigDict]:
 
 
 def torch_crop(size: int, share: float = 0.875) -> list[mlc.ConfigDict]:
-  """Returns the central crop that DeiT and Swin are evaluated on, as timm has it.
+  """Returns the central crop on which DeiT and Swin are evaluated, as in timm.
 
   Its side is `share` of the shorter side of the image.
   """
@@ -375,10 +381,10 @@ def torch_crop(size: int, share: float = 0.875) -> list[mlc.ConfigDict]:
 def three_augment(
   size: int = 224, simple_crop: bool = False, jitter: float = 0.3
 ) -> list[mlc.ConfigDict]:
-  """3-Augment of DeiT III (arXiv:2204.07118 section 3.2).
+  """Returns 3-Augment of DeiT III (arXiv:2204.07118 section 3.2).
 
-  Grey, solarised or out of focus, then jitter of colours. With `simple_crop`, as for
-  ImageNet-21k, nearly all of the image is seen.
+  Images become grey, solarised or blurred, and then get colour jitter. With
+  `simple_crop`, as for ImageNet-21k, the crop shows nearly all of the image.
   """
   crop = [spec(image.RandomResizedCrop, size=size)]
   if simple_crop:
@@ -398,24 +404,24 @@ def three_augment(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pictures(abc.ABC):
-  """Pictures in parts, each a source: the input of them, with transforms of its own."""
+  """Images in parts, each a source, with inputs whose transforms subclasses define."""
 
   parts: Mapping[str, mlc.ConfigDict]
 
   @abc.abstractmethod
   def _transforms(self, train: bool) -> list[mlc.ConfigDict]:
-    """Those of training, or of evaluation."""
+    """Returns the transforms for training or for evaluation."""
 
   def source(self, part: str) -> mlc.ConfigDict:
-    """The examples of a part."""
+    """Returns the source of a part."""
     if part not in self.parts:
-      raise UserError(f'no part {part!r}: take one of {", ".join(self.parts)}')
+      raise UserError(f'no part {part!r}: choose one of {", ".join(self.parts)}')
     return self.parts[part].copy_and_resolve_references()
 
   def train_input(
     self, batch_size: int, part: str = 'train', seed: int = 0, workers: int = 8
   ) -> mlc.ConfigDict:
-    """Shuffled batches of a part."""
+    """Returns an input with shuffled batches of a part."""
     return spec(
       pipeline.TrainInput,
       source=self.source(part),
@@ -428,7 +434,7 @@ class Pictures(abc.ABC):
   def eval_input(
     self, batch_size: int, part: str = 'val', workers: int = 8
   ) -> mlc.ConfigDict:
-    """Every example of a part once."""
+    """Returns an input with every example of a part once."""
     return spec(
       pipeline.EvalInput,
       source=self.source(part),
@@ -440,12 +446,12 @@ class Pictures(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenes(Pictures):
-  """Pictures of several objects, to find these or to predict what they are.
+  """Images of several objects, for object discovery or set prediction.
 
-  `parts` are sources: `train`, `val` to choose on, `test`, which is reported. Batches
-  of evaluation hold `names`: `image`, and `segmentation` or `targets` (see
-  `transforms.objects`). Those to train on have no `segmentation`, which nothing learns
-  from. `transforms` are of these alone.
+  `parts` maps names to sources: `train`, `val` for selection, and `test`, which is
+  reported. Batches for evaluation have `names`: `image`, and `segmentation` or
+  `targets` (see `transforms.objects`). Batches for training have no `segmentation`,
+  because no task learns from it. `transforms` are applied last, after decoding.
   """
 
   transforms: Sequence[mlc.ConfigDict] = ()
@@ -460,7 +466,7 @@ class Scenes(Pictures):
 
 
 def _parts(name: str, **splits: tuple[str, int | None]) -> dict[str, mlc.ConfigDict]:
-  """Splits of a data set of TFDS, with the numbers of their examples."""
+  """Returns sources for splits of a TFDS data set, with their numbers of examples."""
   return {
     part: spec(tfds.Tfds, name=name, split=split, examples=examples)
     for part, (split, examples) in splits.items()
@@ -478,9 +484,10 @@ def _scenes(
   return Scenes(parts=_parts(name, **own) | others, transforms=transforms)
 
 
-# What objects are found in. The first are drawn, as alike to the published sets as is
-# known; `multi_object` are these. Numbers are those of arXiv:2006.15055 section 4.1.
-# Scenes have six objects at most, but in the part `more` up to ten.
+# Data sets for object discovery. The first are drawn, as similar to the published sets
+# as is known; the `multi_object` sets are the published ones. Numbers of examples are
+# from arXiv:2006.15055 section 4.1. Scenes have at most six objects, and in the part
+# `more` up to ten.
 DISCOVERY = {
   'tetrominoes': _scenes('tetrominoes', 60_000),
   'tetrominoes_7': _scenes('tetrominoes/7', 60_000),
@@ -505,7 +512,7 @@ DISCOVERY = {
 
 
 def _properties(name: str, train: int, test: int, size: int | None = None) -> Scenes:
-  """The first 512 are held out, as in google-research/slot_attention."""
+  """Returns scenes, the first 512 held out, as in google-research/slot_attention."""
   return Scenes(
     parts=_parts(
       name,
@@ -518,7 +525,7 @@ def _properties(name: str, train: int, test: int, size: int | None = None) -> Sc
   )
 
 
-# Whose objects are predicted as a set; those that are drawn have their size already.
+# Data sets for set prediction; drawn images already have their final size.
 PROPERTIES = {
   'clevr': _properties('clevr:3.1.0', 70_000, 15_000, size=128),
   'solids': _properties('solids/128', 70_000, 15_000),
@@ -526,17 +533,16 @@ PROPERTIES = {
 }
 
 
-# Shorter sides of images that DETR (arXiv:2005.12872) is trained on.
+# Shorter sides of the images that DETR (arXiv:2005.12872) is trained on.
 DETR_SIDES = tuple(range(480, 801, 32))
-# Shapes of batches: of the images of COCO's training set that are padded to them, 23 %
-# of the pixels are padding, and 70 % if all are padded to one. Longer sides are at most
-# 1333, but for rounding.
+# Shapes of batches. With COCO's training set padded to these shapes, 23 % of the pixels
+# are padding; with a single shape, 70 %. Longer sides are at most 1333, up to rounding.
 DETR_SHAPES = ((576, 768), (672, 896), (768, 1024), (800, 1344))
 DETR_SHAPES = (*DETR_SHAPES, *((width, height) for height, width in DETR_SHAPES))
 
 
 def detr_augmentation() -> list[mlc.ConfigDict]:
-  """Flips, crops and scales as in DETR's published code."""
+  """Returns the flips, crops and scales of DETR's published code."""
   first, last = (
     spec(boxes.RandomResizeShort, sizes=DETR_SIDES, longest=1333) for _ in range(2)
   )
@@ -550,22 +556,22 @@ def detr_augmentation() -> list[mlc.ConfigDict]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detection(Pictures):
-  """Pictures whose objects are to be found: COCO, `scenes`, or yours.
+  """Images for object detection: COCO, `scenes`, or your own.
 
-  `parts` are sources with the features of TFDS's `coco/2017`, or of its
-  `coco/2017_panoptic` where `panoptic`: objects are then things and stuff, with masks.
-  Labels become `ids`; None: they stay. `augmentation` is of training, `resizing` of
-  evaluation; `shapes` and `eval_shapes` are what images are padded to after that (see
-  `boxes.Pad`), `max_boxes` how many objects there is room for.
+  `parts` maps names to sources with the features of TFDS's `coco/2017`, or with
+  `panoptic` of `coco/2017_panoptic`; objects are then things and stuff, with masks.
+  `ids` maps labels to new ones; None keeps them. `augmentation` is for training,
+  `resizing` for evaluation. Images are then padded to `shapes` or `eval_shapes` (see
+  `boxes.Pad`), and objects to `max_boxes`.
 
-  Batches hold `image` uint8 (B, H, W, 3), `size` int32 (B, 2), `boxes` float32
-  (B, max_boxes, 4), `box_labels` int32, `box_mask` bool (objects that are no crowds),
-  `dropped` int32 (B,), and where `panoptic` uint8 `segment_map` (B, H, W): which of the
-  boxes each pixel is of, counted from 1. H and W are one of the shapes. Those of
-  evaluation have no `segment_map`, but `crowd` bool and `area` float32 (B, max_boxes),
-  `image_id` int32 (B,), `original_size` int32 (B, 2), and where `panoptic` the truth of
-  `boxes.PanopticTruth`, in maps of `truth_size`; crowds are among their boxes. Without
-  `masks` there are no maps at all, but the boxes of things and stuff.
+  Batches have `image` uint8 (B, H, W, 3), `size` int32 (B, 2), `boxes` float32
+  (B, max_boxes, 4), `box_labels` int32, `box_mask` bool (objects that are not crowds),
+  `dropped` int32 (B,), and with `panoptic` uint8 `segment_map` (B, H, W): the box of
+  each pixel, counted from 1. H and W are one of the shapes. Batches for evaluation have
+  no `segment_map`. They add `crowd` bool and `area` float32 (B, max_boxes), `image_id`
+  int32 (B,), `original_size` int32 (B, 2), and with `panoptic` the ground truth of
+  `boxes.PanopticTruth`, in maps of `truth_size`; their boxes include crowds. Without
+  `masks` there are no maps, only the boxes of things and stuff.
   """
 
   shapes: Sequence[tuple[int, int]]
@@ -596,7 +602,7 @@ class Detection(Pictures):
     pad = spec(boxes.Pad, sizes=shapes, max_boxes=self.max_boxes)
     keep = spec(labels.Keep, names=names)
     parts = [spec(image.Decode), *prepare, keep, *own, pad]
-    # Of lists of recorded calls too.
+    # A deep copy also covers lists of recorded calls.
     return [copy.deepcopy(part.copy_and_resolve_references()) for part in parts]
 
 
@@ -625,13 +631,13 @@ def _drawn(name: str, shape: tuple[int, int], max_boxes: int, **rest) -> Detecti
   )
 
 
-# Whose objects are found; classes of COCO are its own ids, of which there are 91.
+# Data sets for detection. Classes of COCO are its own 91 ids.
 DETECTION = {
   'coco': _coco('coco/2017', coco_classes.IDS),
   'scenes': _drawn('hidden', (96, 128), 10, augmentation=[spec(boxes.Flip)]),
   'scenes_simple': _drawn('simple', (48, 48), 3),
 }
-# The same with stuff and masks: 201 classes of COCO, whose ids are up to 200.
+# Data sets with stuff and masks. COCO has 201 classes, since its ids go up to 200.
 PANOPTIC = {
   'coco': _coco('coco/2017_panoptic', coco_classes.PANOPTIC_IDS, panoptic=True),
   'scenes': _drawn(
@@ -642,7 +648,7 @@ PANOPTIC = {
     panoptic=True,
     truth_size=(96, 128),
   ),
-  # Twice as large, for models whose maps have a cell for 16 pixels; without stuff.
+  # Doubled in size, for models whose maps have one cell per 16 pixels; without stuff.
   'scenes_simple': _drawn(
     'simple',
     (96, 96),

@@ -1,4 +1,4 @@
-"""Accuracy of classification.  Axes: B batch, C classes, K best classes, S labels."""
+"""Classification accuracy.  Axes: B batch, C classes, K best classes, S labels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from big_vision_like.evals.evaluator import Arrays
 
 @dataclasses.dataclass(kw_only=True)
 class Accuracy(evaluator.MeanEvaluator):
-  """Shares of examples whose label is the first, or among the first five; mean loss."""
+  """Top-1 and top-5 accuracy, and mean loss."""
 
   needs = ('label',)
   task_labels = True
@@ -30,11 +30,11 @@ class Accuracy(evaluator.MeanEvaluator):
 
 @dataclasses.dataclass(kw_only=True)
 class RealAccuracy(evaluator.MeanEvaluator):
-  """Shares of images whose first class, or one of the first five, is a right one.
+  """Top-1 and top-5 accuracy with several correct labels per image.
 
-  ImageNet-ReaL (arXiv:2006.07159): `labels` (B, S) are all classes that fit an image,
-  filled up with -1 (`data.transforms.labels.RealLabels`). Images without any do not
-  count.
+  For ImageNet-ReaL (arXiv:2006.07159): `labels` (B, S) has all classes that fit an
+  image, padded with -1 (`data.transforms.labels.RealLabels`). Images without labels are
+  ignored.
   """
 
   needs = ('labels',)
@@ -54,6 +54,6 @@ class RealAccuracy(evaluator.MeanEvaluator):
 
 
 def best_classes(logits_BC: jax.Array) -> jax.Array:
-  """The five best classes (B, K), the best first; or all, if there are fewer."""
+  """Returns the five best classes, or all if there are fewer, (B, K), best first."""
   _, best_BK = jax.lax.top_k(logits_BC, min(5, logits_BC.shape[-1]))
   return best_BK

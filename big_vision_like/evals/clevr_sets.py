@@ -1,4 +1,4 @@
-"""Sets of objects found in pictures: average precision.
+"""Average precision of sets of objects predicted in images.
 
 Axes: N images, S slots, O objects (rows of targets), P properties, D detections (slots
 of all images).
@@ -19,26 +19,25 @@ from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.viz import slots
 
 COORDINATES = 3
-# Coordinates in [0, 1] stand for [-3, 3] in CLEVR's scenes, where distances are told.
+# Coordinates in [0, 1] correspond to [-3, 3] in CLEVR's scenes, the unit of distances.
 SCENE_SIZE = 6.0
 
 
 @dataclasses.dataclass(kw_only=True)
 class AveragePrecision(evaluator.Evaluator):
-  """How well slots find objects with all their properties (arXiv:2006.15055, 4.2).
+  """Average precision of objects with all their properties (arXiv:2006.15055, 4.2).
 
   `ap_inf`, `ap_1`, `ap_0.5`, ... are average precisions at each of `thresholds` (see
-  `average_precisions`), `huber` is the mean of the loss. `attention` are sheets
+  `average_precisions`), and `huber` is the mean loss. `attention` has sheets
   (`viz.slots.attention_sheet`) of the first `pictures` images.
 
-  An object's properties are 3 coordinates, one-hot `attributes` of so many values each
-  (CLEVR: size, material, shape, colour), and presence; a row without presence is
-  padding. `predict_args` may hold `num_slots` and `iterations`, which replace the
-  model's own. Slots are sampled anew for each batch, each time the same: other batch
-  sizes give other samples, other devices do not.
+  The properties of an object are 3 coordinates, one-hot attributes (CLEVR: size,
+  material, shape, colour) with the numbers of values in `attributes`, and presence; a
+  row without presence is padding. `predict_args` may have `num_slots` and `iterations`,
+  which replace the values of the model. Slots are sampled for each batch, with the same
+  keys in every evaluation: samples depend on the batch size, not on the devices.
 
-  Batches hold `targets` (B, O, P); the prediction gives what `tasks.set_prediction`
-  does.
+  Batches have `targets` (B, O, P). The prediction is the one of `tasks.set_prediction`.
   """
 
   needs = ('targets',)
@@ -61,7 +60,7 @@ class AveragePrecision(evaluator.Evaluator):
     targets_NOP = found.values['targets']
     if not (targets_NOP[..., -1] > 0).any():
       raise UserError(
-        f'of {self.data.source}, no image shows an object: the last column of `targets`'
+        f'no image of {self.data.source} shows an object: the last column of `targets`'
         ' (presence) is 0 everywhere.'
       )
     precisions = average_precisions(
@@ -76,13 +75,13 @@ class AveragePrecision(evaluator.Evaluator):
     return Results(scalars, {'attention': np.stack(sheets)} if sheets else {})
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns what counts of each image."""
+    """Returns predictions, targets and loss of each image."""
     rows = {name: outputs[name] for name in ('predictions', 'huber')}
     return rows | {'targets': batch['targets']}
 
 
 def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
-  """Returns what pictures are drawn from."""
+  """Returns the arrays that sheets are drawn from."""
   del batch
   return {name: outputs[name] for name in ('image', 'attention')}
 
@@ -93,13 +92,13 @@ def average_precisions(
   thresholds: Sequence[float],
   attributes: Sequence[int] = (2, 2, 3, 8),
 ) -> np.ndarray:
-  """Average precision of objects found, as arXiv:2006.15055 has it, per threshold.
+  """Returns the average precision of arXiv:2006.15055 at each distance threshold.
 
-  All slots of all images are detections, in the order of their presence, of equal ones
-  the last first. A detection is right if of its image's objects of the same attributes
-  the nearest is nearer than the threshold, and no detection before it was right by that
-  object. The mean over objects of the best precision at the recall that finds them, or
-  beyond.
+  All slots of all images are detections. They are sorted by decreasing presence, with
+  the last first among equal ones. A detection is right if the nearest object of its
+  image with the same attributes is closer than the threshold, and no earlier detection
+  was matched to this object. The result is the mean over objects of the best precision
+  at the recall that includes them, or at any higher recall.
   """
   properties = COORDINATES + sum(attributes) + 1
   num_images, num_slots, _ = predictions_NSP.shape
@@ -109,7 +108,7 @@ def average_precisions(
       raise UserError(
         f'`{name}` is {list(array.shape)}, but {COORDINATES} coordinates, attributes of'
         f' {list(attributes)} values and presence are {properties} properties: set the'
-        " evaluator's `attributes` to what the data has."
+        " evaluator's `attributes` to match the data."
       )
   real_NO = targets_NOP[..., -1] > 0
   alike_NSO = (
@@ -136,7 +135,7 @@ def average_precisions(
 
 
 def _values(objects_NSP: np.ndarray, attributes: Sequence[int]) -> np.ndarray:
-  """Which value each attribute has: (N, S, attributes)."""
+  """Returns the value of each attribute, (N, S, attributes)."""
   parts = np.split(
     objects_NSP[..., COORDINATES:-1], np.cumsum(attributes)[:-1], axis=-1
   )
@@ -144,7 +143,7 @@ def _values(objects_NSP: np.ndarray, attributes: Sequence[int]) -> np.ndarray:
 
 
 def _right(object_D: np.ndarray, hit_D: np.ndarray) -> np.ndarray:
-  """Which detections, in order, are the first to hit their object: (D,) bool."""
+  """Returns whether each detection is the first to hit its object, bool (D,)."""
   hits = hit_D.nonzero()[0]
   _, first = np.unique(object_D[hits], return_index=True)
   right_D = np.zeros(len(hit_D), bool)

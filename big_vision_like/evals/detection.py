@@ -1,4 +1,4 @@
-"""Objects found in pictures: the average precision of COCO.
+"""COCO's average precision of objects detected in images.
 
 Axes: B images, K true objects of an image, Q predictions of an image.
 """
@@ -37,25 +37,27 @@ NO_PYCOCOTOOLS = (
 
 @dataclasses.dataclass(kw_only=True)
 class CocoAP(evaluator.Evaluator):
-  """Average precision and recall of boxes as COCO has them, by pycocotools itself.
+  """COCO's average precision and recall of boxes, computed by pycocotools.
 
-  `AP` (mean over IoU 0.5 to 0.95), `AP50`, `AP75`, `APs`, `APm`, `APl` (areas below
-  32^2, between, above 96^2 pixels), and the same of recall, `AR1`, `AR10`, `AR100`,
-  `ARs`, `ARm`, `ARl`, all in [0, 1]; those that no object can tell of are left out.
-  `boxes` are the first `pictures` images, true boxes to the left of those predicted
-  with a score of at least `shown`.
+  The scalars are `AP` (mean over IoU 0.5 to 0.95), `AP50`, `AP75`, `APs`, `APm`, `APl`
+  (areas below 32^2, between, above 96^2 pixels), and recalls `AR1`, `AR10`, `AR100`,
+  `ARs`, `ARm`, `ARl`, all in [0, 1]. Scalars to which no object contributes are left
+  out.
+  `boxes` shows the first `pictures` images, with true boxes on the left, and on the
+  right boxes predicted with a score of at least `shown`.
 
-  All predictions of an image count. The prediction gives `boxes_xyxy`, in pixels of the
-  original image, `scores` and `labels`. A label's category is `categories[label]`
-  (`coco_classes.IDS` where labels are those of TFDS); or else the one that
-  `annotations`, or the source of `data`, have by the name of the label's class, where
-  there are names; or else the label itself. `names` are those of labels, for pictures.
+  All predictions of an image count. The prediction has `boxes_xyxy`, in pixels of the
+  original image, `scores` and `labels`. The category of a label is `categories[label]`
+  (`coco_classes.IDS` for TFDS's labels). Without `categories`, it is the category with
+  the name of the label's class in `annotations` or in the source of `data`. Without
+  names, it is the label itself. `names` are names of labels, for pictures.
 
-  Truth is the json file `annotations`, of which the images of `data` count, or else the
-  batches': `boxes` (B, K, 4) of the resized image, `box_labels`, `box_mask` and, where
-  there are any, `crowd` and `area` (of the original image; else the box's). `size` and
-  `original_size` (B, 2) are heights and widths before padding and before resizing.
-  `save` is a path for the predictions in COCO's result format, replaced each time.
+  The ground truth is the JSON file `annotations`, restricted to the images of `data`.
+  Without it, batches have the ground truth: `boxes` (B, K, 4) of the resized image,
+  `box_labels`, `box_mask`, and optionally `crowd` and `area` (of the original image; by
+  default the area of the box). `size` and `original_size` (B, 2) are heights and widths
+  before padding and before resizing. `save` is a path for the predictions in COCO's
+  result format; each evaluation overwrites it.
   """
 
   annotations: str | None = None
@@ -85,25 +87,26 @@ class CocoAP(evaluator.Evaluator):
 
   @property
   def class_names(self) -> Mapping[int, str]:
-    """The names of labels: the given ones, or those of the data."""
+    """The names of labels: `names`, or else the names in the data."""
     if self.names:
       return dict(enumerate(self.names))
     try:
       found = labels.class_names(self.data.source, self.data.transforms)
-    except (UserError, OSError):  # the data are not there, or say nothing
+    except (UserError, OSError):  # the data are missing, or have no names
       return {}
     return found.get('box_labels', {})
 
   def _misnamed(self, truth: Truth) -> list[str]:
-    """Returns a sentence where labels get categories of other names."""
+    """Returns a sentence if labels are assigned to categories with other names."""
     there, names = _names(truth), self.class_names
     if self.categories is not None:
       for label, category in enumerate(self.categories):
         own, theirs = names.get(label), there.get(category)
         if own != theirs and own in there.values() and theirs is not None:
           return [
-            f'`categories` give label {label}, {own!r}, to category {category}, which'
-            f' is {theirs!r} in {self.annotations}: without `categories`, names decide'
+            f'`categories` maps label {label}, {own!r}, to category {category}, which'
+            f' is {theirs!r} in {self.annotations}: without `categories`, names are'
+            ' matched'
           ]
       return []
     new = [name for name in there.values() if name not in names.values()]
@@ -112,16 +115,16 @@ class CocoAP(evaluator.Evaluator):
       return []
     missing = [name for name in names.values() if name not in there.values()]
     return [
-      f'categories of {self.annotations} are not those of the labels; new are'
+      f'categories of {self.annotations} differ from the classes of labels; new are'
       f' {listed(new)}; missing are {listed(missing)}: names must be equal, or'
-      ' `categories` give the category of each label'
+      ' `categories` must give the category of each label'
     ]
 
   def _by_name(self, truth: Truth | None) -> Mapping[int, int] | None:
-    """Returns the category of each label by its name, None where labels tell it.
+    """Returns the category of each label by name; None if names are not needed.
 
-    Labels of classes that the annotations do not have get numbers below zero, which are
-    no categories of theirs.
+    Labels of classes that the annotations do not have get negative numbers, which are
+    not valid categories.
     """
     if self.categories is not None:
       return None
@@ -135,19 +138,19 @@ class CocoAP(evaluator.Evaluator):
     return {label: ids.get(name, -1 - label) for label, name in names.items()}
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
-    # Before hours of predictions rather than after them.
+    # Read first, so that errors appear before hours of predictions.
     truth = coco_json.read_strictly(self.annotations) if self.annotations else None
     collected = self.joined(
       self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
     )
     truth, found = self.entries(collected.values, truth)
     if self.save and jax.process_index() == 0:
-      # Without what is no category of the data set.
+      # Leaves out labels that are not categories of the data set.
       known = [entry for entry in found if entry['category_id'] >= 0]
       files.write_json(self.save, known, indent=None)
     measured = evaluated(truth, found, collected.values['image_id'].tolist())
     stats = zip(STATS, measured.stats.tolist(), strict=True)
-    # pycocotools has -1 where no object is of that size.
+    # pycocotools returns -1 if no object has that size.
     scalars = {name: value for name, value in stats if value >= 0}
     shown = collected.drawn
     pictures = {'boxes': self._sheets(shown, truth, found)} if shown else {}
@@ -156,16 +159,16 @@ class CocoAP(evaluator.Evaluator):
   def entries(
     self, rows: dict[str, np.ndarray], truth: Truth | None = None
   ) -> tuple[Truth, list[Entry]]:
-    """What is true and what is found of images, as COCO's files have it.
+    """Returns the ground truth and the predictions of images, in COCO's file format.
 
-    `rows` are those of `measure`; the truth is read or made unless it is given. What is
-    found are all predictions of the first image, in their order, then the next one's.
+    `rows` is the output of `measure`. The ground truth is read or made unless it is
+    given. Predictions are ordered by image, and keep their order within an image.
     """
     ids = rows['image_id'].tolist()
     if len(set(ids)) < len(ids):
       twice = next(i for i in ids if ids.count(i) > 1)
       raise UserError(
-        f'of {self.data.source}, several images have the `image_id` {twice}: each must'
+        f'several images of {self.data.source} have the `image_id` {twice}: each must'
         ' have its own.'
       )
     if truth is None:
@@ -175,7 +178,7 @@ class CocoAP(evaluator.Evaluator):
     return truth or self._true(rows, found, by_name), found
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns what counts of each image."""
+    """Returns predictions of each image, and its ground truth without `annotations`."""
     ratio_B4 = ratios(batch)
     rows = {'image_id': batch['image_id']}
     rows |= {name: outputs[name] for name in ('scores', 'labels', 'boxes_xyxy')}
@@ -199,7 +202,7 @@ class CocoAP(evaluator.Evaluator):
     if not finite_B.all():
       raise UserError(
         f'boxes or scores predicted for the image {rows["image_id"][~finite_B][0]} are'
-        ' not numbers: training has diverged.'
+        ' not finite: training has diverged.'
       )
     category_BQ = self._category(rows['labels'], 'predicted', by_name)
     image_BQ = np.repeat(rows['image_id'][:, None], scores_BQ.shape[1], axis=1)
@@ -216,9 +219,9 @@ class CocoAP(evaluator.Evaluator):
     found: Sequence[Entry],
     by_name: Mapping[int, int] | None,
   ) -> Truth:
-    """The batches' objects as a json file of COCO would hold them.
+    """Returns the objects of batches in the format of COCO's JSON files.
 
-    Categories are those that are there or found.
+    Categories are all true and predicted ones.
     """
     there_BK = rows['true']
     category_N = self._category(rows['true_labels'][there_BK], 'true', by_name)
@@ -248,13 +251,13 @@ class CocoAP(evaluator.Evaluator):
     wrong = labels[(labels < 0) | (labels >= len(ids))]
     if len(wrong):
       raise UserError(
-        f'a {kind} label is {wrong[0]}, but `categories` has the ids of {len(ids)}:'
-        ' give one for each class of the model, in their order.'
+        f'a {kind} label is {wrong[0]}, but `categories` has only {len(ids)} ids:'
+        ' give one for each class of the model, in order.'
       )
     return ids[labels]
 
   def names_of(self, truth: Truth) -> dict[int, str]:
-    """What categories are called, as far as that is known."""
+    """Returns the known names of categories by id."""
     own, category_of = self.class_names, self._by_name(truth)
     if category_of is None:
       category_of = dict(enumerate(self.categories or ()))
@@ -282,30 +285,30 @@ class CocoAP(evaluator.Evaluator):
 
 
 def _names(truth: Truth) -> dict[int, str]:
-  """Returns the names of categories by their ids."""
+  """Returns the names of categories by id."""
   return {e['id']: e['name'] for e in truth['categories'] if 'name' in e}
 
 
 def _own_ids(source: Any) -> dict[int, str]:
-  """Returns the names of a source's categories by its own ids, if it has any."""
+  """Returns the names of a source's categories by its own ids; empty without ids."""
   ids = getattr(source, 'category_ids', ())
   return dict(zip(ids, source.category_names, strict=True)) if len(ids) else {}
 
 
 def _agree(there: Mapping[int, str], names: Mapping[int, str]) -> bool:
-  """Returns whether each category has its name as a label too."""
+  """Returns whether each category's id is also the label with the same name."""
   return all(names.get(category) == name for category, name in there.items())
 
 
 def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
-  """Returns what pictures are drawn from."""
+  """Returns the arrays that sheets are drawn from."""
   del outputs
   named = {name: batch[name] for name in ('image', 'image_id')}
   return named | {'size': box_ops.valid_size(batch), 'ratio': ratios(batch)}
 
 
 def ratios(batch: Arrays) -> jax.Array:
-  """Returns by what left, top, right, bottom grow to the original images: (B, 4)."""
+  """Returns factors that scale left, top, right, bottom to original images, (B, 4)."""
   size_B2 = box_ops.valid_size(batch)
   original_B2 = batch.get('original_size', size_B2)
   return (box_ops.corner_scale(original_B2) / box_ops.corner_scale(size_B2))[:, 0]
@@ -317,13 +320,13 @@ def evaluated(
   image_ids: Sequence[int],
   iou_type: str = 'bbox',
 ) -> 'COCOeval':
-  """pycocotools' evaluation of some images, done and silent: `stats` are its numbers.
+  """Runs pycocotools' evaluation of some images silently; `stats` has the results.
 
-  `truth` has `images`, `annotations` and `categories` as COCO's json files have; where
-  there is no `area`, it is that of the box. `found` are entries in the format of
-  results; of equal scores the first counts as higher. With `iou_type` 'segm' both have
-  `segmentation`, run-length encoded. UserError where an image is not among the
-  annotations', or none has an object that is not a crowd.
+  `truth` has `images`, `annotations` and `categories` as in COCO's JSON files; a
+  missing `area` defaults to the area of the box. `found` has entries in COCO's result
+  format; among equal scores the first ranks higher. With `iou_type` 'segm' both have
+  `segmentation`, run-length encoded. Raises UserError if an image is not in the
+  annotations, or if no image has an object that is not a crowd.
   """
   try:
     from pycocotools import coco, cocoeval, mask
@@ -334,8 +337,8 @@ def evaluated(
   unknown = wanted - {e['id'] for e in truth['images']}
   if unknown:
     raise UserError(
-      f'of the image with `image_id` {min(unknown)} the annotations say nothing: they'
-      ' are of other images, or `image_id` is not their id.'
+      f'the image with `image_id` {min(unknown)} is not in the annotations: they'
+      ' are for other images, or `image_id` is not their id.'
     )
   objects = [e for e in truth['annotations'] if e['image_id'] in wanted]
   if all(e.get('iscrowd') for e in objects):
@@ -346,7 +349,7 @@ def evaluated(
   def indexed(annotations: list[Entry]) -> coco.COCO:
     made = coco.COCO()
     complete = []
-    # To pycocotools, an object with the id 0 is one that nothing has found.
+    # pycocotools treats a match with the id 0 as no match, so ids start at 1.
     for number, entry in enumerate(annotations, start=1):
       if iou_type == 'segm':
         area = float(mask.area(entry['segmentation']))
@@ -367,10 +370,10 @@ def evaluated(
 
 
 def precisions(measured: 'COCOeval') -> np.ndarray:
-  """Precision at IoUs of 0.5 to 0.95, recalls of 0 to 1, by category: (10, 101, C).
+  """Returns precision at IoU 0.5 to 0.95, recall 0 to 1, by category, (10, 101, C).
 
-  Of objects of all sizes, categories in the order of `measured.params.catIds`; NaN
-  where no object is of one. The mean of those that are none is AP.
+  Covers objects of all sizes. Categories are in the order of `measured.params.catIds`;
+  a category without objects is NaN. The mean over all other values is AP.
   """
   precision_TRC = measured.eval['precision'][:, :, :, 0, -1]
   return np.where(precision_TRC < 0, np.nan, precision_TRC)
@@ -379,17 +382,18 @@ def precisions(measured: 'COCOeval') -> np.ndarray:
 def agreement(
   measured: 'COCOeval', image_ids: Sequence[int], shown: float = 0.5
 ) -> dict[str, np.ndarray]:
-  """What is found of each image by predictions with a score of at least `shown`: (B,).
+  """Counts right, wrong and missed objects of each image, (B,).
 
-  `right` are so many as have an object of their class, with an IoU of 0.5 or more,
-  which no surer one has; `wrong` have none, and `missed` objects no prediction. Crowds
-  do not count, nor does what lies on them. `quality` in [0, 1] is that of panoptic
-  segmentation (arXiv:1801.00868), of the image alone and of all classes as one: the sum
-  of the right ones' IoUs over right + (wrong + missed) / 2; NaN where nothing is.
+  Uses the predictions with a score of at least `shown`. A prediction is `right` if it
+  matches an object of its class, with an IoU of at least 0.5, that no prediction with a
+  higher score matches; otherwise it is `wrong`. Objects without a prediction are
+  `missed`. Crowds and predictions on them are ignored. `quality` in [0, 1] is panoptic
+  quality (arXiv:1801.00868) of a single image with all classes pooled: the sum of the
+  IoUs of right predictions over right + (wrong + missed) / 2; NaN if all are 0.
   """
   counts = {i: np.zeros(4) for i in image_ids}  # right, wrong, missed, sum of IoUs
   for each in measured.evalImgs:
-    # Of all sizes; None where a category is neither there nor found.
+    # Only all sizes; None if a category is neither true nor predicted.
     if each is None or each['aRng'] != measured.params.areaRng[0]:
       continue
     counted = (np.array(each['dtScores']) >= shown) & ~each['dtIgnore'][0].astype(bool)
@@ -397,7 +401,7 @@ def agreement(
     right = np.flatnonzero(counted & (object_D > 0))
     if len(right):
       iou_DG = measured.ious[each['image_id'], each['category_id']]
-      # There, objects are in the order of their ids.
+      # `ious` has objects in the order of their ids.
       column_D = np.searchsorted(np.sort(each['gtIds']), object_D)
       iou = iou_DG[right, column_D[right]].sum()
     else:
@@ -417,12 +421,12 @@ def agreement(
 
 
 def xywh(boxes: np.ndarray) -> np.ndarray:
-  """float64 (..., 4): left, top, width, height of xyxy boxes."""
+  """Converts xyxy boxes to left, top, width, height, float64 (..., 4)."""
   boxes = boxes.astype(np.float64)
   return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def entries(**columns: np.ndarray) -> Iterable[Entry]:
-  """A dict of plain values for each row of equally long arrays."""
+  """Yields a dict of plain values for each row of equally long arrays."""
   lists = [column.tolist() for column in columns.values()]
   return (dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True))

@@ -1,4 +1,4 @@
-"""The contract of an evaluator: one published protocol on its own input."""
+"""The interface of evaluators; each runs a published protocol on its own input."""
 
 import abc
 import dataclasses
@@ -22,9 +22,9 @@ Measure = Callable[[Arrays, Arrays], Arrays]
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-  """What an evaluator found: numbers, and what people look at or read.
+  """Results of an evaluator: scalars, images to look at and texts to read.
 
-  `pictures` are sheets, uint8 (B, H, W, C); `texts` are lines such as captions.
+  `pictures` has sheets, uint8 (B, H, W, C); `texts` has lines such as captions.
   """
 
   scalars: Mapping[str, float]
@@ -33,9 +33,9 @@ class Results:
 
 
 class Rows(NamedTuple):
-  """What was measured of the examples of a batch that count: N of them.
+  """Measurements of the N examples of a batch that count.
 
-  `index_N` are their places in the source. `drawn` has the arrays of each of the first
+  `index_N` has their indices in the source. `drawn` has the arrays of each of the first
   examples of an evaluation, for pictures; it is empty once there are enough.
   """
 
@@ -46,17 +46,18 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Evaluator(abc.ABC, Checked):
-  """Runs every `every` steps and after the last one (`every` 0: only then).
+  """A protocol that runs every `every` steps and after the last (0: only after it).
 
-  `predict` names the prediction of the task that is evaluated, `predict_args` its
-  keywords. `needs` names arrays that batches must have besides the prediction's.
+  `predict` names the prediction of the task to evaluate, and `predict_args` has its
+  keyword arguments. `needs` names arrays that batches must have in addition to the
+  inputs of the prediction.
   """
 
   needs: ClassVar[Sequence[str]] = ()
   # Whether labels of the data are classes of the task, and must be in its range.
   task_labels: ClassVar[bool] = False
-  # The field whose input has the classes that labels of the others must be of; empty
-  # where those are the task's.
+  # The field whose input defines the classes for the labels of other inputs; empty if
+  # the task defines them.
   classes_of: ClassVar[str] = ''
 
   data: pipeline.EvalInput
@@ -66,14 +67,14 @@ class Evaluator(abc.ABC, Checked):
 
   @abc.abstractmethod
   def reports(self) -> Mapping[str, str]:
-    """Returns regular expressions of the scalars, and which is better: 'max', 'min'."""
+    """Returns whether 'max' or 'min' is better, by regular expression of scalars."""
 
   @abc.abstractmethod
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
-    """Measures a prediction, which is not jitted, of a state on all of the data."""
+    """Evaluates a prediction, not yet jitted, of a state on all of the data."""
 
   def prediction(self, task: Any) -> Predict:
-    """Returns the prediction of a task that is evaluated, the same object each time."""
+    """Returns the prediction of a task to evaluate, the same object each time."""
     if getattr(self, '_task', None) is not task:
       self._task = task
       self._prediction = task.prediction(self.predict, **self.predict_args)
@@ -90,15 +91,15 @@ class Evaluator(abc.ABC, Checked):
     pictures: int = 0,
     limit: int | None = None,
   ) -> Iterator[Rows]:
-    """Yields what `measure(outputs, batch)` gives of each example, batch by batch.
+    """Yields the results of `measure(outputs, batch)` for each example, by batches.
 
-    Both functions run in one compiled program with the prediction, which gets a key of
-    its own for each batch (the same in every evaluation), so outputs that nobody uses
-    cost nothing. They return arrays with a row per example. Rows that only fill a batch
-    are left out, and so are those where `measure` says False under `count`. `draw` is
-    evaluated likewise for the first `pictures` examples that count. Iteration ends
-    after the batch with the `limit`-th example. Every process gets the rows of all
-    processes. Without a mesh all runs on one device.
+    `measure` and `draw` run in one compiled program with the prediction, so unused
+    outputs cost nothing. The prediction gets its own key for each batch, equal in every
+    evaluation. Both functions return arrays with one row per example. Rows that only
+    fill a batch are left out, as are rows for which `measure` returns False under
+    `count`. `draw` is evaluated for the first `pictures` examples that count. Iteration
+    ends after the batch with the `limit`-th example. Every process gets the rows of all
+    processes. Without a mesh, everything runs on one device.
     """
     data, left = data or self.data, pictures
     step = self._compiled(measure, draw, pictures, predict, mesh)
@@ -132,10 +133,10 @@ class Evaluator(abc.ABC, Checked):
     limit: int | None = None,
     **kwargs: Any,
   ) -> Rows:
-    """Returns `rows` of all batches as one, in the order of the source.
+    """Returns the `rows` of all batches as one, in the order of the source.
 
-    Where batches have several shapes, arrays are padded with zeros to the largest. Of
-    the examples that were measured, the first `limit` are returned.
+    If batches have several shapes, arrays are padded with zeros to the largest. Only
+    the first `limit` of the measured examples are returned.
     """
     parts = list(self.rows(measure, predict, state, *args, limit=limit, **kwargs))
     index_N = np.concatenate([part.index_N for part in parts])
@@ -154,10 +155,10 @@ class Evaluator(abc.ABC, Checked):
     indices: Sequence[int],
     mesh: Mesh | None = None,
   ) -> list[dict[str, np.ndarray]]:
-    """Returns what `measure` gives of examples with these indices in the source.
+    """Returns the results of `measure` for examples with these indices in the source.
 
-    Batches and keys are those of `rows`: what large arrays were not kept for is
-    computed again.
+    Batches and keys are as in `rows`. Large arrays that were not kept can thus be
+    recomputed exactly.
     """
     found: dict[int, dict[str, np.ndarray]] = {}
     for part in self.rows(measure, predict, state, mesh):
@@ -176,7 +177,7 @@ class Evaluator(abc.ABC, Checked):
     predict: Predict,
     mesh: Mesh | None,
   ) -> Callable[..., tuple[Arrays, Arrays]]:
-    """Returns the program of `rows`, the same one as long as these are the same."""
+    """Returns the compiled program of `rows`; reuses it for equal arguments."""
     wanted = measure, draw, pictures, predict, mesh
     if getattr(self, '_compiled_for', None) != wanted:
       self._compiled_for = wanted
@@ -207,7 +208,7 @@ def _measured(
 
 
 def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
-  """Joins arrays along the first axis, the others padded with zeros to the longest."""
+  """Concatenates arrays along the first axis; pads other axes with zeros to match."""
   longest = np.max([array.shape[1:] for array in arrays], axis=0)
   if all(array.shape[1:] == tuple(longest) for array in arrays):
     return np.concatenate(arrays)
@@ -222,13 +223,13 @@ def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclasses.dataclass(kw_only=True)
 class MeanEvaluator(Evaluator):
-  """Averages something over all examples, each counted exactly once."""
+  """An evaluator of means over all examples, each counted exactly once."""
 
   @abc.abstractmethod
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns one number per example (B,) for each name.
 
-    Under `count`, False for examples that are left out, if there are any.
+    The optional `count` is False for examples to leave out.
     """
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
@@ -238,7 +239,7 @@ class MeanEvaluator(Evaluator):
 def means(
   rows: Iterator[Rows], data: pipeline.EvalInput, why: str = 'no example counts'
 ) -> dict[str, float]:
-  """Returns the means over all examples; `why` is told if there are none."""
+  """Returns the means over all examples; raises UserError with `why` if none count."""
   total: dict[str, float] = {}
   count = 0
   for part in rows:
@@ -246,12 +247,12 @@ def means(
     for name, values_N in part.values.items():
       total[name] = total.get(name, 0.0) + values_N.sum(dtype=np.float64).item()
   if not count:
-    raise UserError(f'of {data.source}, {why}.')
+    raise UserError(f'{data.source}: {why}.')
   return {name: value / count for name, value in total.items()}
 
 
 def batches(data: pipeline.EvalInput, mesh: Mesh | None = None) -> Iterator[Any]:
-  """Global batches on the devices; each process reads what its own devices hold."""
+  """Yields global batches on the devices; each process reads its devices' rows."""
   if mesh is None:
     yield from data.epoch()
     return

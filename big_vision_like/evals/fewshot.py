@@ -1,4 +1,4 @@
-"""Few-shot linear probe on frozen features, arXiv:2010.11929 section 4.1.
+"""Few-shot linear probes on frozen features, arXiv:2010.11929 section 4.1.
 
 Axes: N training examples, M test examples, D features, C classes.
 """
@@ -25,10 +25,10 @@ from big_vision_like.ops import ridge
 class FewShot(evaluator.Evaluator):
   """Accuracy on `data` of ridge regression fitted to k examples per class of `train`.
 
-  A class with fewer than k gives all that it has, as published; that is told in the
-  texts `rare classes`.
-  Features are the model's `pre_logits`. The mean over `seeds` draws of examples is
-  reported for each k in `shots` as 'K-shot', its standard deviation as 'K-shot std'.
+  A class with fewer than k examples contributes all of them, as published; the texts
+  `rare classes` list these classes. Features are the model's `pre_logits`. The mean
+  over `seeds` draws of examples is reported for each k in `shots` as 'K-shot', and its
+  standard deviation as 'K-shot std'.
   """
 
   needs = ('label',)
@@ -73,5 +73,5 @@ class FewShot(evaluator.Evaluator):
     return Results(results, texts={'rare classes': rare} if rare else {})
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns features and labels."""
+    """Returns the features and the label of each example."""
     return {'features': outputs['pre_logits'], 'label': batch['label']}

@@ -1,4 +1,4 @@
-"""Accuracy of models that learn from a teacher with a head of their own.
+"""Accuracy of models with a separate head that learns from a teacher.
 
 Axes: B batch, K best classes.
 """
@@ -18,7 +18,7 @@ class HeadsAccuracy(classification.Accuracy):
   """`Accuracy` of the mean of both heads, and top-1 of each (arXiv:2012.12877 table 3).
 
   `heads_agree` is the share of examples for which both heads choose the same class. The
-  model gives `class_logits` and `distilled_logits`.
+  model returns `class_logits` and `distilled_logits`.
   """
 
   def reports(self) -> Mapping[str, str]:
@@ -30,8 +30,8 @@ class HeadsAccuracy(classification.Accuracy):
     for head in HEADS:
       if f'{head}_logits' not in outputs:
         raise UserError(
-          f'the model gives no `{head}_logits`: take classification.Accuracy for models'
-          ' without a distillation token'
+          f'the model returns no `{head}_logits`: use classification.Accuracy for'
+          ' models without a distillation token'
         )
       chosen[head] = classification.best_classes(outputs[f'{head}_logits'])[:, 0]
     hits = {f'{head}_top1': best_B == batch['label'] for head, best_B in chosen.items()}

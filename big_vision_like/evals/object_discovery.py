@@ -1,4 +1,4 @@
-"""Objects found without labels: slots against the entities that a picture shows.
+"""Evaluation of object discovery: slots against the true entities of an image.
 
 Axes: B images, T iterations, S slots, H W pixels, N pixels of an image, K entities
 (entity 0 is the background).
@@ -20,30 +20,30 @@ from big_vision_like.evals.evaluator import Arrays, Predict, Results
 from big_vision_like.ops import matching
 from big_vision_like.viz import slots
 
-NUM_IDS = 256  # what a uint8 can name
-# What a sheet is drawn from, besides the true segmentation.
+NUM_IDS = 256  # the number of values of a uint8
+# Outputs that a sheet is drawn from, in addition to the true segmentation.
 DRAWN = ('image', 'iterate_reconstructions', 'iterate_masks', 'iterate_contents')
 
 
 @dataclasses.dataclass(kw_only=True)
 class Segmentation(evaluator.Evaluator):
-  """How well slots split pictures into objects (arXiv:2006.15055, section 4.1).
+  """Quality of the segmentation of images by slots (arXiv:2006.15055, section 4.1).
 
-  Averages over images, of the pixels' slots (the greatest mask): `ari_foreground`, the
-  adjusted Rand index among pixels of objects, which the paper reports; `ari`, that of
-  all pixels; `miou`, which also falls when the background shares slots with objects;
-  and `mse`, the error of the reconstruction. `ari_foreground_1`, `_2`, ... are those
-  after so many iterations. `slots` are sheets (`viz.slots.slots_sheet`) of the first
-  `pictures` images that count.
+  Each pixel belongs to the slot with the greatest mask. The scalars are averages over
+  images: `ari_foreground`, the adjusted Rand index among pixels of objects, which the
+  paper reports; `ari`, the adjusted Rand index of all pixels; `miou`, which also
+  decreases when the background shares slots with objects; and `mse`, the error of the
+  reconstruction. `ari_foreground_1`, `_2`, ... are values after 1, 2, ... iterations.
+  `slots` has sheets (`viz.slots.slots_sheet`) of the first `pictures` images that
+  count.
 
-  `predict_args` may hold `num_slots` and `iterations`, which replace the model's own.
-  Only images that show from `objects[0]` to `objects[1]` objects count; of none,
-  foreground ARI says nothing.
-  Slots are sampled anew for each batch, each time the same: other batch sizes give
-  other samples, other devices do not.
+  `predict_args` may have `num_slots` and `iterations`, which replace the values of the
+  model. Only images with `objects[0]` to `objects[1]` objects count, since foreground
+  ARI is meaningless without objects. Slots are sampled for each batch, with the same
+  keys in every evaluation: samples depend on the batch size, not on the devices.
 
-  Batches hold `segmentation` (B, H, W) uint8, which entity each pixel shows; the
-  prediction gives what `tasks.object_discovery` does.
+  Batches have `segmentation` (B, H, W) uint8, the entity of each pixel. The prediction
+  is the one of `tasks.object_discovery`.
   """
 
   needs = ('segmentation',)
@@ -81,7 +81,7 @@ class Segmentation(evaluator.Evaluator):
       yield part
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns the numbers of each image, and whether it counts."""
+    """Returns the measures of each image, and whether it counts."""
     values = measures(outputs, batch['segmentation'])
     fewest, most = self.objects
     objects_B = values.pop('objects')
@@ -89,17 +89,18 @@ class Segmentation(evaluator.Evaluator):
 
 
 def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
-  """Returns what pictures are drawn from."""
+  """Returns the arrays that sheets are drawn from."""
   return {name: outputs[name] for name in DRAWN} | {
     'segmentation': batch['segmentation']
   }
 
 
 def measures(outputs: Arrays, true_BHW: jax.Array) -> Arrays:
-  """Numbers per image (B,): those of `Segmentation`, and how many `objects` it shows.
+  """Returns the scalars of `Segmentation` and the number of `objects` per image, (B,).
 
   `outputs` has `masks` (B, S, H, W), `iterate_masks` (B, T, S, H, W) and `mse` (B,).
-  UserError where the true segmentation is not uint8 or of another size than the masks.
+  Raises UserError if the true segmentation is not uint8 or differs in size from the
+  masks.
   """
   masks_BSHW = outputs['masks']
   _, num_slots, *size = masks_BSHW.shape
@@ -107,7 +108,7 @@ def measures(outputs: Arrays, true_BHW: jax.Array) -> Arrays:
     raise UserError(
       f'`segmentation` is {true_BHW.dtype}{list(true_BHW.shape)}, but masks are'
       f" {list(masks_BSHW.shape)}: it must be uint8 (B, H, W) with the masks' H and W;"
-      ' crop and resize it as the image.'
+      ' crop and resize it like the image.'
     )
   counts_BSK = overlaps(true_BHW, masks_BSHW.argmax(axis=1), num_slots)
   iterates_TBHW = jnp.moveaxis(outputs['iterate_masks'].argmax(axis=2), 1, 0)
@@ -130,9 +131,9 @@ def measures(outputs: Arrays, true_BHW: jax.Array) -> Arrays:
 def overlaps(
   true_BHW: jax.Array, predicted_BHW: jax.Array, num_slots: int
 ) -> jax.Array:
-  """How many pixels each slot shares with each entity: (B, S, 256) int32, exact.
+  """Counts the pixels that each slot shares with each entity, (B, S, 256) int32, exact.
 
-  Entities are ids below 256, predictions ids below `num_slots`.
+  Entities are ids below 256, and predictions are ids below `num_slots`.
   """
   joint_BHW = predicted_BHW.astype(jnp.int32) * NUM_IDS + true_BHW.astype(jnp.int32)
   joint_BN = joint_BHW.reshape(len(joint_BHW), -1)
@@ -141,24 +142,24 @@ def overlaps(
 
 
 def adjusted_rand_index(counts_BSK: jax.Array) -> jax.Array:
-  """Adjusted Rand index (Hubert and Arabie, 1985) of two ways to group pixels: (B,).
+  """Returns the adjusted Rand index (Hubert and Arabie, 1985) of two groupings, (B,).
 
-  `counts_BSK` are the pixels in each pair of groups; without the background's column
-  they give foreground ARI, as deepmind/multi_object_datasets defines it: pixels of the
-  background are ignored. 1 where the two are the same up to names, 0 expected of
-  chance. Where nothing is there to be split (both are one group, or no pixel is left)
-  it is 1.
+  `counts_BSK` has the number of pixels in each pair of groups. Without the column of
+  the background, the result is foreground ARI as in deepmind/multi_object_datasets:
+  pixels of the background are ignored. The index is 1 for groupings that are equal up
+  to names, and has expectation 0 for random ones. If there is nothing to split (both
+  have one group, or there are no pixels), it is 1.
   """
   counts_BSK = counts_BSK.astype(jnp.float32)
   n_B11 = counts_BSK.sum(axis=(1, 2), keepdims=True)
 
   def apart(groups_BSK: jax.Array) -> jax.Array:
-    """The share of pairs of pixels that are in different groups."""
+    """Returns the share of pairs of pixels that are in different groups."""
     pairs_B = jnp.maximum(n_B11 * (n_B11 - 1), 1.0)[:, 0, 0]
     return (groups_BSK * (n_B11 - groups_BSK)).sum(axis=(1, 2)) / pairs_B
 
-  # Of shares in [0, 1] that are small where groups are few, little is lost in float32;
-  # of numbers of pairs, which reach 1e10, the difference would be.
+  # Shares in [0, 1], which are small for few groups, lose little precision in float32.
+  # Differences of numbers of pairs, which reach 1e10, would lose too much.
   predicted_B = apart(counts_BSK.sum(axis=2, keepdims=True))
   true_B = apart(counts_BSK.sum(axis=1, keepdims=True))
   both_B = predicted_B + true_B - apart(counts_BSK)
@@ -171,10 +172,10 @@ def adjusted_rand_index(counts_BSK: jax.Array) -> jax.Array:
 
 
 def mean_iou(counts_BSK: jax.Array) -> jax.Array:
-  """Mean intersection over union of an image's entities with their slots: (B,).
+  """Returns the mean intersection over union of entities with their slots, (B,).
 
-  Entities, the background among them, get slots one-to-one so that the sum of IoU is
-  greatest; those left without one count as 0.
+  Entities, including the background, are matched one-to-one to slots such that the sum
+  of IoU is maximal. Entities without a slot count as 0.
   """
   of_slot_BS1 = counts_BSK.sum(axis=2, keepdims=True)
   of_entity_B1K = counts_BSK.sum(axis=1, keepdims=True)

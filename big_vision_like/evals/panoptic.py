@@ -1,4 +1,4 @@
-"""Every pixel's class and object: panoptic quality, and the segments that DETR finds.
+"""Panoptic quality, and DETR's conversion of predictions to panoptic segments.
 
 Axes: B images, H W pixels of a map of segments, h w mask logits, Q queries, K queries
 that are kept, C classes (of logits: and "no object"), S true segments, P predicted.
@@ -19,23 +19,24 @@ from big_vision_like.ops import boxes
 from big_vision_like.viz import detection as drawing
 
 VOID = 0
-SMALLEST = 4  # pixels; segments that are not larger are dropped
+SMALLEST = 4  # segments of at most this number of pixels are dropped
 
 
 @dataclasses.dataclass(kw_only=True)
 class PanopticQuality(evaluator.Evaluator):
   """Panoptic quality (arXiv:1801.00868) of DETR's segments, by COCO's rules.
 
-  `PQ`, `SQ` and `RQ`, in [0, 1], are means over all classes that are there or found;
-  `PQth`, ... over things, labels below `num_things`, and `PQst`, ... over stuff.
-  `panoptic` are the first `pictures` images, true segments to the left of found ones.
+  `PQ`, `SQ` and `RQ`, in [0, 1], are means over all true and predicted classes; `PQth`,
+  ... are means over things, labels below `num_things`, and `PQst`, ... over stuff.
+  `panoptic` shows the first `pictures` images, true segments on the left, predicted
+  segments on the right.
 
-  The prediction gives `logits` and `mask_logits`; queries whose best class has a score
-  above `threshold` become segments (`segments_of`). Truth is `panoptic` (B, H, W) int,
-  the id of each pixel's segment, 0 void, and `segments` (B, S, 3) int: id (0 pads),
-  label and whether it is a crowd. The map is that of the original image where batches
-  have `original_size` (B, 2), else of the image before padding, `size`; beyond that
-  height and width it is not looked at.
+  The prediction has `logits` and `mask_logits`; queries whose best class has a score
+  above `threshold` become segments (`segments_of`). The ground truth is `panoptic`
+  (B, H, W) int, the id of each pixel's segment, 0 void, and `segments` (B, S, 3) int:
+  id (0 for padding), label and whether it is a crowd. The map covers the original image
+  if batches have `original_size` (B, 2), and otherwise the image before padding,
+  `size`. The part of the map outside this height and width is ignored.
   """
 
   needs = ('panoptic', 'segments')
@@ -67,14 +68,14 @@ class PanopticQuality(evaluator.Evaluator):
           )
     if not counts_C4[:, [0, 2]].any():
       raise UserError(
-        f'of {self.data.source}, no image has a segment that is not a crowd: `segments`'
-        ' holds none.'
+        f'no image of {self.data.source} has a segment that is not a crowd: `segments`'
+        ' has none.'
       )
     pictures = {'panoptic': drawing.stacked(sheets)} if sheets else {}
     return Results(quality(counts_C4, self.num_things), pictures)
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns what counts of each image."""
+    """Returns predictions, ground truth and sizes of each image."""
     rows = {name: batch[name] for name in ('panoptic', 'segments')}
     rows |= {
       name: outputs[name].astype(jnp.float32) for name in ('logits', 'mask_logits')
@@ -88,16 +89,16 @@ class PanopticQuality(evaluator.Evaluator):
   def segments(
     self, row: dict[str, np.ndarray]
   ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Maps and segments of an image: true, found.
+    """Returns the true map and segments of an image, and the predicted ones.
 
-    `row` is what `measure` gives of it.
+    `row` is the output of `measure` for the image.
     """
     height, width = shown = tuple(row['shown_size'].tolist())
     true_HW = row['panoptic'][:height, :width]
     if true_HW.shape != shown:
       raise UserError(
-        f'`panoptic` is {list(row["panoptic"].shape)}, but of an image of'
-        f' {height}x{width}: it must be as large, and may be padded.'
+        f'`panoptic` is {list(row["panoptic"].shape)}, but its image is'
+        f' {height}x{width}: the map must be at least as large.'
       )
     segments_S3 = row['segments']
     found = segments_of(
@@ -113,7 +114,7 @@ class PanopticQuality(evaluator.Evaluator):
 
 
 def drawn(outputs: Arrays, batch: Arrays) -> Arrays:
-  """Returns what pictures are drawn from."""
+  """Returns the arrays that sheets are drawn from."""
   del outputs
   return {'image': batch['image']}
 
@@ -127,19 +128,20 @@ def segments_of(
   threshold: float = 0.85,
   padded: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Segments as DETR makes them (arXiv:2005.12872, section 4.4 and published code).
+  """Returns DETR's panoptic segments (arXiv:2005.12872, section 4.4, published code).
 
-  Queries whose best class is not "no object", the last, and whose probability is above
-  the threshold, share the pixels: each goes to the one with the greatest mask logit,
-  interpolated bilinearly to `size`, height and width of the image as the model saw it.
-  Masks of the same stuff (labels from `num_things`) are joined, those of up to 4 pixels
-  dropped, until none is left, and their pixels given to others. Returns the map,
-  `shown_size` int32, of ids 1, 2, ... (0 where nothing was found at all), each pixel
-  the nearest one's, and the segments (P, 2) int32, id and label.
+  Queries are kept if their best class is not "no object", the last class, and has a
+  probability above the threshold. Each pixel goes to the kept query with the greatest
+  mask logit, interpolated bilinearly to `size`, the height and width of the model's
+  image. Masks of the same stuff (labels from `num_things`) are joined. Masks of up to 4
+  pixels are dropped and their pixels reassigned, until no such mask is left. Returns
+  the map, int32 of `shown_size`, with ids 1, 2, ... (0 if no segment was found), where
+  each pixel is the nearest pixel of `size`, and the segments (P, 2) int32, id and
+  label.
 
-  With `padded`, the size of the padded image, masks cover that, and what lies beyond
-  `size` is cut off. The published code stretches them instead, which is the same where
-  nothing is padded.
+  With `padded`, the size of the padded image, masks cover the padded image, and the
+  part outside `size` is cut off. The published code stretches masks instead, which is
+  equivalent without padding.
   """
   probs_QC = np.exp(logits_QC - logits_QC.max(axis=1, keepdims=True))
   probs_QC /= probs_QC.sum(axis=1, keepdims=True)
@@ -162,7 +164,7 @@ def segments_of(
 def _large(
   masks_KHW: np.ndarray, labels_K: np.ndarray, owner_HW: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Whose each pixel is once small ones have gone, and the labels of the others."""
+  """Drops small segments and reassigns their pixels; returns owner map and labels."""
   large_K = np.bincount(owner_HW.ravel(), minlength=len(labels_K)) > SMALLEST
   if large_K.all():
     return owner_HW, labels_K
@@ -173,17 +175,17 @@ def _large(
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-  """Which of `old` pixels each of `new` is, as Pillow has it: int64 (new,)."""
+  """Returns each new pixel's source pixel, int64 (new,), as in Pillow."""
   steps = np.full(new, old / new)
   steps[0] /= 2
-  # Pillow adds up; a product would round to another pixel now and then.
+  # Pillow accumulates steps; products would sometimes round to another pixel.
   return np.minimum(steps.cumsum().astype(np.int64), old - 1)
 
 
 def _interpolated(
   masks_Khw: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-  """These rows and columns of masks resized to `size`, bilinearly between centres."""
+  """Returns rows and columns of masks resized to `size`, bilinearly between centres."""
   height, width = masks_Khw.shape[1:]
   top, below, down = _taps(height, size[0], rows)
   left, right, over = _taps(width, size[1], columns)
@@ -196,7 +198,7 @@ def _interpolated(
 def _taps(
   old: int, new: int, places: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The two pixels of `old` around each place among `new`, and the second's share."""
+  """Returns the two old pixels around each new place, and the weight of the second."""
   centre = np.clip((places + 0.5) * (old / new) - 0.5, 0, old - 1)
   low = centre.astype(np.int64)
   return low, np.minimum(low + 1, old - 1), (centre - low).astype(np.float32)
@@ -209,22 +211,22 @@ def counts(
   segments_P2: np.ndarray,
   num_classes: int,
 ) -> np.ndarray:
-  """What panoptic quality of an image is made of, by class: (C, 4) float64.
+  """Returns the counts for panoptic quality of an image by class, (C, 4) float64.
 
-  Pairs that are found, segments found for nothing, segments not found, and the sum of
-  the pairs' intersection over union. Maps hold ids, 0 where there is nothing; segments
-  are id, label and, of true ones, whether it is a crowd. A pair has the same label and
-  an IoU above 0.5, in which void pixels do not count; crowds need not be found, and
-  what lies mostly on void or on a crowd of its class has not been found for nothing
-  (cocodataset/panopticapi). UserError for pixels with an id that no segment has, and
-  for labels that are no class.
+  The columns are true positives, false positives, false negatives, and the sum of the
+  IoUs of true positives. Maps have ids, 0 for void. Segments have id, label and, for
+  true ones, whether it is a crowd. A pair of a true and a predicted segment is a true
+  positive if the labels are equal and the IoU, without void pixels, is above 0.5.
+  Crowds need not be found. Predicted segments that are mostly on void or on a crowd of
+  their class are not false positives (cocodataset/panopticapi). Raises UserError for
+  pixels with an id that no segment has, and for invalid labels.
   """
   for kind, labels in ('true', segments_S3[:, 1]), ('found', segments_P2[:, 1]):
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
       raise UserError(
         f'a {kind} segment has the label {wrong[0]}, but there are {num_classes}'
-        ' classes: labels are numbers below that.'
+        ' classes: labels must be below this number.'
       )
   true = _positions(true_HW, segments_S3[:, 0], 'true')
   found = _positions(found_HW, segments_P2[:, 0], 'found')
@@ -242,7 +244,7 @@ def counts(
   iou_SP = np.where(alike_SP & ~crowd_S[:, None], shared_SP, 0) / np.maximum(
     union_SP, 1
   )
-  # Above a half, there is one at most for either side.
+  # With an IoU above 0.5, each segment is in at most one pair.
   pair_SP = iou_SP > 0.5
   ignored_P = on_void_P + np.where(alike_SP & crowd_S[:, None], shared_SP, 0).sum(
     axis=0
@@ -260,7 +262,7 @@ def counts(
 
 
 def _positions(ids_HW: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:
-  """Of each pixel, which of `ids` it has, from 1 on, or 0 for void: (H W,)."""
+  """Returns the index in `ids` of each pixel's id, from 1, or 0 for void, (H W,)."""
   known = np.concatenate([[VOID], ids])
   order = known.argsort()
   place = np.searchsorted(known[order], ids_HW.ravel())
@@ -269,15 +271,16 @@ def _positions(ids_HW: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:
   if wrong.any():
     raise UserError(
       f'a pixel of the {kind} map has the id {ids_HW.ravel()[wrong][0]}, which none of'
-      f' the {len(ids)} segments has: 0 is for pixels of none.'
+      f' the {len(ids)} segments has: use 0 for pixels without a segment.'
     )
   return position
 
 
 def quality(counts_C4: np.ndarray, num_things: int) -> dict[str, float]:
-  """`PQ`, `SQ` and `RQ` of summed `counts`; of things (`PQth`) and of stuff (`PQst`).
+  """Returns `PQ`, `SQ` and `RQ` of summed `counts`, also for things and for stuff.
 
-  Means over the classes that are there or found; a group without any is left out.
+  Values for things end in `th`, values for stuff in `st`. They are means over all true
+  and predicted classes; a group without such classes is left out.
   """
   there_C = counts_C4.any(axis=1)
   things_C = np.arange(len(counts_C4)) < num_things
@@ -291,7 +294,10 @@ def quality(counts_C4: np.ndarray, num_things: int) -> dict[str, float]:
 
 
 def class_quality(counts_C4: np.ndarray) -> np.ndarray:
-  """Panoptic, segmentation and recognition quality of each class, (C, 3); 0 of none."""
+  """Returns panoptic, segmentation and recognition quality of each class, (C, 3).
+
+  The values are 0 for classes without segments.
+  """
   found_C, wrong_C, missed_C, iou_C = counts_C4.T
   half_C = np.maximum(found_C + 0.5 * wrong_C + 0.5 * missed_C, 0.5)
   columns = [iou_C / half_C, iou_C / np.maximum(found_C, 1), found_C / half_C]

@@ -1,4 +1,4 @@
-"""Sequences of tokens, found or foretold.  Axes: B batch, N tokens, padded with 0."""
+"""Evaluators of predicted sequences.  Axes: B batch, N tokens, padded with 0."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ from big_vision_like.evals.evaluator import Arrays, Predict, Results
 
 @dataclasses.dataclass(kw_only=True)
 class ExactMatch(evaluator.MeanEvaluator):
-  """`exact`: the share of targets that are found without a mistake, EOS included.
+  """Accuracy of whole sequences, `exact`, including EOS, and of `tokens`.
 
-  `tokens` is the share of a target's tokens that are found in their place, averaged
-  over examples. The prediction gives `ids`, int (B, any) with zeros behind EOS.
+  `tokens` is the share of a target's tokens that are predicted at their place, averaged
+  over examples. The prediction has `ids`, int (B, any) with zeros after EOS.
   """
 
   needs = ('target',)
@@ -41,17 +41,17 @@ class ExactMatch(evaluator.MeanEvaluator):
 
 @dataclasses.dataclass(kw_only=True)
 class Perplexity(evaluator.Evaluator):
-  """Mean negative log-likelihood of a token, all alike, and its exponential.
+  """Mean negative log-likelihood per token, `nll`, and its exponential, `perplexity`.
 
-  The prediction gives sums over an example's tokens, `nll` (B,), and their number,
-  `tokens` (B,).
+  All tokens have equal weight. The prediction has sums over the tokens of each example,
+  `nll` (B,), and their number, `tokens` (B,).
   """
 
   def reports(self) -> Mapping[str, str]:
     return {'nll': 'min', 'perplexity': 'min'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns the sums of each example."""
+    """Returns the sum and the number of tokens of each example."""
     return {name: outputs[name] for name in ('nll', 'tokens')}
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:

@@ -1,4 +1,4 @@
-"""Translations against those of people."""
+"""Evaluation of translations against reference translations."""
 
 import dataclasses
 import importlib.util
@@ -21,13 +21,13 @@ NO_SACREBLEU = (
 
 @dataclasses.dataclass(kw_only=True)
 class Bleu(evaluator.Evaluator):
-  """sacreBLEU and chrF (0 to 100) of detokenised translations, case and all.
+  """Case-sensitive sacreBLEU and chrF (0 to 100) of detokenised translations.
 
-  `data` gives `source` ids; references are the texts `target` of its source, untouched.
-  The prediction gives `ids`, int (B, any) up to EOS. `tokenize` is
-  sacreBLEU's: '13a' is what WMT reports, 'intl' comes closer to the BLEU of
-  arXiv:1706.03762. `length_ratio` is of all words translated to those of references.
-  `translations` are the first `shown` texts.
+  `data` has `source` ids. References are the unprocessed texts `target` of its source.
+  The prediction has `ids`, int (B, any) up to EOS. `tokenize` is sacreBLEU's
+  tokenizer: WMT reports '13a'; 'intl' is closer to the BLEU of arXiv:1706.03762.
+  `length_ratio` is the number of translated words over the number of reference words.
+  `translations` has the first `shown` texts.
   """
 
   needs = ('source',)
@@ -68,5 +68,5 @@ class Bleu(evaluator.Evaluator):
     return Results(scalars, texts={'translations': translations[: self.shown]})
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns the ids that were found."""
+    """Returns the predicted ids."""
     return {'ids': outputs['ids']}

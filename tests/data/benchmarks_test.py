@@ -227,7 +227,7 @@ def test_inputs_of_scenes_share_nothing():
 
 def test_an_unknown_part_is_told_with_those_there_are():
   with pytest.raises(
-    UserError, match="no part 'crowd': take one of train, val, test, "
+    UserError, match="no part 'crowd': choose one of train, val, test, "
   ):
     benchmarks.DISCOVERY['solids'].eval_input(8, part='crowd')
 

@@ -52,5 +52,5 @@ def test_each_head_and_their_mean():
 
 
 def test_a_model_of_one_head_is_refused():
-  with pytest.raises(UserError, match='gives no `class_logits`: take .*Accuracy'):
+  with pytest.raises(UserError, match='returns no `class_logits`: use .*Accuracy'):
     evaluate(lambda state, batch, key: {'logits': batch['scores'][:, 0]})

@@ -269,5 +269,5 @@ def test_a_segmentation_that_does_not_fit_is_told(segmentation_of):
   examples = [
     e | {'segmentation': segmentation_of(e['segmentation'])} for e in source()
   ]
-  with pytest.raises(UserError, match='crop and resize it as the image'):
+  with pytest.raises(UserError, match='crop and resize it like the image'):
     evaluate(examples=examples)

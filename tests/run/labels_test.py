@@ -234,7 +234,7 @@ def test_labels_that_are_none_stay():
   assert got.tolist() == [0, -1, 2] and got.dtype == np.int32
   one = labels.ByName({0: 2}, {}).map({'label': np.int64(0)})['label']
   assert one == 2 and np.shape(one) == ()
-  with pytest.raises(UserError, match='label 1 of the example with id 5 is'):
+  with pytest.raises(UserError, match='label 1 of the example with id 5 belongs'):
     labels.ByName({0: 2}, {}).map({'label': 1, 'id': 5})
 
 
@@ -313,7 +313,7 @@ def test_annotations_get_their_own_categories_by_name(tmp_path):
   assert preflight.check(config).told == []
   config.evals.val.categories = [1, 7, 2]
   [(told, _)] = preflight.check(config).told
-  assert "give label 0, 'square', to category 1, which is 'bar' in" in told
+  assert "maps label 0, 'square', to category 1, which is 'bar' in" in told
   other = annotated(tmp_path / 'other', {3: 'ball', 4: 'disc'}).annotations
   config = finder(tmp_path, SHAPES, annotations=other)
   [(told, _)] = preflight.check(config).told

@@ -137,7 +137,7 @@ def test_all_faults_are_told_at_once(data_dir, tmp_path, capsys):
     'train_data, evals.fine.data: the data have 10 classes, of which those from 5 on a',
     'evals.argument.data',
     'evals.corrupt.data: the image of the example with id 0 cannot be decoded',
-    "evals.count.data: digits 'test' holds 450 examples, not the 7 that the config say",
+    "evals.count.data: digits 'test' holds 450 examples, not the 7 that the config giv",
     "evals.feature.data: examples have no 'label_azimuth'; they have",
     "evals.no_label.data: examples have no 'label', which the evaluator needs; they ha",
     "evals.split.data: digits has no split 'tset'; it has",
@@ -217,7 +217,7 @@ def test_labels_that_are_computed_are_checked(data_dir):
   config.task.model.num_classes = 1
   assert 'label 1 of the example' in sentence(config)
   config.train_data.transforms[1]['values'] = 9
-  assert 'not one of the values=9' in sentence(config)
+  assert 'at least 0 and below values=9' in sentence(config)
 
 
 def test_classes_of_the_data_are_counted(data_dir):

@@ -246,6 +246,6 @@ def test_alpha_is_not_drawn(predict, pictures, tmp_path):
   status, _, err = predict(*words, tmp_path / 'rgba.png', pictures / 'a.png')
   assert status == 1
   assert err.endswith(
-    'a.png is not a readable JPEG, PNG or WebP: it is not RGBA, which 4 channels are\n'
+    'a.png is not a readable JPEG, PNG or WebP: it is not RGBA, as 4 channels require\n'
   )
   assert cv2.imread(str(tmp_path / 'out/rgba.png')).shape[-1] == 3

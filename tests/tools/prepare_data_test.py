@@ -390,10 +390,10 @@ def test_restart_markers_need_a_program(tool, home, capsys, tmp_path, monkeypatc
   [
     (['--from', 'zip:a', '--name', 'a'], '--from zip:a: give one of folder, tar'),
     (['--from', 'folder:{}/nowhere', '--name', 'a'], 'there is no folder'),
-    (['--from', 'tar:{}/*.tar', '--name', 'a'], 'no file is called'),
+    (['--from', 'tar:{}/*.tar', '--name', 'a'], 'no file matches'),
     (['--from', 'folder:{}', '--name', 'A b'], '--name A b: give a word'),
     (['--from', 'tfds:{}', '--name', 'a'], 'has no dataset_info.json'),
-    (['--from', 'tfds:{}/damaged', '--name', 'a'], 'is not as TFDS writes it'),
+    (['--from', 'tfds:{}/damaged', '--name', 'a'], 'is not in the layout of TFDS'),
     (['--from', 'folder:{}', '--name', 'a', '--dots', 'last'], '--dots is not for fol'),
     (
       ['--from', 'tar:{}/a', '--name', 'a', '--labels', '{}/none'],

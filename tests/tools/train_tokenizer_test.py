@@ -104,7 +104,7 @@ def test_errors_are_sentences(fails, data_set, tmp_path):
     'the texts are too few for --size 9000: they give at most '
   )
   assert fails(*common, '--size', '9').startswith(
-    '--size 9 is too small for the characters of the texts: take '
+    '--size 9 is too small for the characters of the texts: use at least '
   )
   fr = fails(*data_set, '--features', 'fr', '--size', '99', '--out', out)
   assert fr == "tiny_translation has no feature 'fr'; it has de, en."
@@ -124,7 +124,7 @@ def test_errors_are_sentences(fails, data_set, tmp_path):
   assert told == '/dev/full: No space left on device'
   told = fails('--text', gone, '--size', 60, '--seed=-1', '--out', out)
   assert told == '--seed=-1: it must not be negative'
-  assert 'gave up' in fails('--text', gone, '--size', 10**20, '--out', out)
+  assert 'sentencepiece failed' in fails('--text', gone, '--size', 10**20, '--out', out)
   assert not out.exists()
 
 
@@ -144,7 +144,7 @@ def test_what_is_there_is_not_overwritten(fails, data_set, tmp_path):
 
 
 def test_other_errors_of_sentencepiece_are_passed_on():
-  with pytest.raises(UserError, match='sentencepiece gave up: .*character_coverage'):
+  with pytest.raises(UserError, match='sentencepiece failed: .*character_coverage'):
     tokenizer.train(TEXTS, 90, 'bpe', coverage=0.1)
 
 

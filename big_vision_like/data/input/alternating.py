@@ -1,4 +1,4 @@
-"""Several inputs in turn, one for each step: training on several tasks at once."""
+"""Interleaved inputs, one per step: training on several tasks at once."""
 
 import dataclasses
 import functools
@@ -13,24 +13,27 @@ from big_vision_like.data.input.proportions import Proportions
 from big_vision_like.data.input.several import Several, SeveralBatches
 from big_vision_like.errors import UserError
 
-# Steps within which the order of inputs is drawn.
+# Number of steps in a window; the order of inputs is drawn window by window.
 WINDOW = 64
-# How far from one the sum of shares may be, for thirds that are written as 0.333333.
+# Largest allowed difference between the sum of shares and 1, for thirds written as
+# 0.333333.
 ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alternating(Several):
-  """Batches {name: batch} of one of several inputs at each step.
+  """Batches {name: batch}, each from one of several inputs.
 
-  `shares` of the steps sum to one; by default they are in proportion to the examples in
-  an epoch of each input. The order is drawn within windows of `WINDOW` steps from
-  `seed` and the number of the window, in exact proportions: after any number of whole
-  windows an input of share s has had that share of the steps but for rounding. The
-  k-th batch of an input is its own k-th batch, whatever comes in between. So the
-  position is one number, the step, and the same on all hosts.
+  `shares` is the share of the steps that each input gets. The shares sum to one. By
+  default they are proportional to the number of examples in an epoch of each input.
 
-  `epoch_of` names the input whose examples count epochs; without it, an epoch has as
+  The order of inputs is drawn from `seed` and the window number, within windows of
+  `WINDOW` steps and in exact proportions: after any number of whole windows, an input
+  with share s has had the fraction s of the steps, up to rounding. The k-th batch drawn
+  from an input is always its own batch k, whatever comes in between. The position is
+  therefore a single number, the step, and is equal on all hosts.
+
+  `epoch_of` names the input whose examples count epochs. Without it, an epoch has as
   many examples as all inputs together.
   """
 
@@ -45,7 +48,7 @@ class Alternating(Several):
     for name in self.shares:
       if name not in self.inputs:
         raise UserError(
-          f'shares names {name!r}, which is not an input; there is {names}'
+          f'shares names {name!r}, which is not an input; the inputs are {names}'
         )
     for name in self.inputs:
       if name not in self.shares:
@@ -58,7 +61,7 @@ class Alternating(Several):
 
   @functools.cached_property
   def proportions(self) -> Proportions:
-    """The exact proportions of the inputs among the steps."""
+    """The exact proportions of the steps that the inputs get."""
     if self.shares is None:
       return Proportions.of([d.examples_per_epoch for d in self.inputs.values()])
     return Proportions.of([self.shares[name] for name in self.inputs])
@@ -84,19 +87,19 @@ class Alternating(Several):
     return math.ceil(steps * self.batch_size)
 
   def part(self, step: int) -> str:
-    """Returns the name of the input that a step takes its batch from."""
+    """Returns the name of the input that provides the batch of a step."""
     window, number = divmod(step, WINDOW)
     return list(self.inputs)[self._window(window)[number]]
 
   def steps_of(self, step: int) -> dict[str, int]:
-    """Returns how many of the first steps each input has had."""
+    """Returns how many of the first `step` steps each input has had."""
     window, number = divmod(step, WINDOW)
     counts = np.array(self.proportions.counts(window * WINDOW))
     counts += np.bincount(self._window(window)[:number], minlength=len(self.inputs))
     return dict(zip(self.inputs, counts.tolist(), strict=True))
 
   def _window(self, window: int) -> np.ndarray:
-    """The inputs of the steps of a window, by number."""
+    """Returns the index of the input for each step of a window."""
     return _window(self.proportions, self.seed, window)
 
   def batches(
@@ -133,7 +136,7 @@ class Alternating(Several):
     counts = {n: c for n, c in self.steps_of(steps).items() if self.inputs[n].bucket}
     total = sum(counts.values())
     if not total:
-      raise UserError('padded_share is of inputs whose Pad has several sizes.')
+      raise UserError('padded_share needs an input whose Pad has several sizes.')
     shares = [c * self.inputs[n].padded_share(c) for n, c in counts.items() if c]
     return math.fsum(shares) / total
 
@@ -146,7 +149,7 @@ def _window(proportions: Proportions, seed: int, window: int) -> np.ndarray:
 
 
 class AlternatingBatches(SeveralBatches):
-  """The batches of several inputs in turn, each with workers of its own."""
+  """Interleaved batches of several inputs, each with its own workers."""
 
   how = 'in turn'
 

@@ -1,4 +1,4 @@
-"""The interfaces of inputs and of the streams of batches that they give."""
+"""Interfaces of inputs and of the streams of batches that they produce."""
 
 import abc
 import contextlib
@@ -8,45 +8,46 @@ from typing import Any
 import jax
 import numpy as np
 
-# Arrays by name; values may be such dicts again.
+# Arrays by name; values may be nested dicts of arrays.
 Batch = dict[str, Any]
 RowsOf = Callable[[int], np.ndarray]
 
 
 class Batches(Iterator[Batch], abc.ABC):
-  """A stream of batches from a position that can be saved.
+  """A stream of batches whose position can be saved and restored.
 
-  `replaced` counts the records that others took the place of.
+  `replaced` is the number of records that were replaced by others.
   """
 
   replaced: int
 
   @abc.abstractmethod
   def get_state(self) -> dict[str, int]:
-    """Returns the position: {'step': number of batches already given}."""
+    """Returns the position: {'step': number of batches already returned}."""
 
   @abc.abstractmethod
   def set_state(self, state: Mapping[str, int]) -> None:
-    """Goes to a position, also one saved with other workers or processes."""
+    """Restores a position, for any number of workers and processes."""
 
   @abc.abstractmethod
   def news(self) -> list[str]:
-    """Returns which records were replaced since the last call, and why."""
+    """Returns messages that name the records replaced since the last call, and why."""
 
   @abc.abstractmethod
   def close(self) -> None:
-    """Stops workers and threads; the position stays."""
+    """Stops workers and threads and keeps the position."""
 
 
 class Input(abc.ABC):
   """Batches for training or evaluation, as a config describes them.
 
-  `rows_of` gives, for a number of rows, those that this process must read: batches of
-  one input may have several sizes. `batch_size` counts the rows of all processes.
+  `rows_of` is a function from the number of rows in a batch to the indices of the rows
+  that this process must read; batches of one input may have several sizes. `batch_size`
+  counts the rows of all processes.
 
-  Batches may have several signatures, of which each is compiled once. A signature is
-  `()` where there is one, the shape that a `bucket.Bucket` pads to, or a pair of the
-  name of a part and a signature of that part.
+  Batches may have several signatures; each is compiled once. A signature is `()` if
+  there is only one, the shape that a `bucket.Bucket` pads to, or a pair of the name of
+  a part and a signature of that part.
   """
 
   batch_size: float
@@ -54,26 +55,26 @@ class Input(abc.ABC):
   @property
   @abc.abstractmethod
   def examples_per_epoch(self) -> int:
-    """The number of examples that durations count as an epoch."""
+    """The number of examples in an epoch, for durations given in epochs."""
 
   @property
   @abc.abstractmethod
   def parts(self) -> dict[str, Any]:
-    """The inputs with one source that this one draws from; itself under ''."""
+    """The single-source inputs that this one draws from; itself under ''."""
 
   @property
   @abc.abstractmethod
   def exact_shares(self) -> dict[str, float]:
-    """The share of the steps that each of `parts` has in the long run."""
+    """The share of the steps in which each of `parts` appears, in the long run."""
 
   @property
   def together(self) -> bool:
-    """Tells whether every step has examples of all parts, as of a single input."""
+    """Whether every step has examples of all parts, as with a single input."""
     return all(share == 1 for share in self.exact_shares.values())
 
   @abc.abstractmethod
   def planned(self) -> 'Input':
-    """Returns itself, with stand-ins for sources in a plan without the data."""
+    """Returns this input with stand-ins for sources whose data are not available."""
 
   @abc.abstractmethod
   def batches(self, rows_of: RowsOf = np.arange) -> Batches:
@@ -83,32 +84,33 @@ class Input(abc.ABC):
     return self.batches()
 
   def first(self, rows_of: RowsOf = np.arange) -> Batch:
-    """Returns the first batch; of an input with parts the first batch of each."""
+    """Returns the first batch; for an input with parts, the first batch of each."""
     with contextlib.closing(self.batches(rows_of)) as batches:
       return next(batches)
 
   @abc.abstractmethod
   def signatures(self, steps: int) -> dict[Hashable, float]:
-    """Returns the share of each signature among the first batches; reads no record."""
+    """Returns each signature's share of the first `steps` batches; reads no record."""
 
   @abc.abstractmethod
   def label(self, signature: Hashable) -> str:
-    """Returns a signature for people: '', '768x1024', 'parity', 'coco 768x1024'."""
+    """Formats a signature for display: '', '768x1024', 'parity', 'coco 768x1024'."""
 
   @abc.abstractmethod
   def abstract(self, signature: Hashable = None) -> dict[str, Any]:
-    """Returns shapes and types of a batch of all processes as `jax.ShapeDtypeStruct`.
+    """Returns shapes and dtypes of a global batch as `jax.ShapeDtypeStruct`.
 
-    By default of the largest signature, and of an input with parts of all of them.
+    A global batch has the rows of all processes. The default is the batch of the
+    largest signature. For an input with parts, the default has a batch of each part.
     """
 
   @abc.abstractmethod
   def padded_share(self, steps: int) -> float:
-    """Returns the share of padding in the first batches; reads no record."""
+    """Returns the share of padding in the first `steps` batches; reads no record."""
 
 
 def nested(function: Callable[[Any], Any], batch: Batch) -> Batch:
-  """Returns a batch or an example with the function applied to every array."""
+  """Applies a function to every array of a batch or an example."""
   return {
     name: nested(function, value) if isinstance(value, Mapping) else function(value)
     for name, value in batch.items()
@@ -122,5 +124,5 @@ def leaves(batch: Batch) -> Iterator[Any]:
 
 
 def with_rows(example: Batch, rows: int) -> dict[str, Any]:
-  """Returns shapes and types of a batch with so many rows like an example."""
+  """Returns shapes and dtypes of a batch of `rows` examples shaped like `example`."""
   return nested(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype), example)

@@ -1,8 +1,8 @@
 """Batches by shape: the interface between inputs and transforms that pad.
 
 Examples of varying size (images, texts, clips, graphs) are padded to one of a few
-shapes, and a batch holds examples of one shape. A `Bucket` is the transform that pads.
-It says how large a record is, which shape holds it, and puts an example into a shape.
+shapes, and all examples of a batch have the same shape. A `Bucket` is the transform
+that pads. It measures records, chooses a shape for each, and pads examples to it.
 Sizes and shapes are tuples of whole numbers: height and width, or numbers of tokens,
 frames or nodes.
 
@@ -23,26 +23,26 @@ Size = tuple[int, ...]
 
 
 class Resizing(abc.ABC):
-  """A transform that changes sizes in a way that is known before records are read."""
+  """A transform whose effect on sizes is known before records are read."""
 
   @abc.abstractmethod
   def size_after(self, size: Size, rng: np.random.Generator | None) -> Size:
     """Returns the size of an example after the transform.
 
-    Draws from `rng` what the transform itself will draw.
+    Draws the same random numbers from `rng` as the transform itself.
     """
 
 
 class Bucket(grain.transforms.Map, abc.ABC):
-  """The last transform of examples of varying size: pads each to one of few shapes.
+  """The last transform for examples of varying size: pads each to one of a few shapes.
 
-  `map` pads an example to the smallest shape that holds it. `noun` names what is
-  measured, and `resizers` the transforms that may change sizes, for messages.
+  `map` pads an example to the smallest shape that holds it. For messages, `noun` names
+  the objects that are measured, and `resizers` the transforms that may change sizes.
   """
 
   noun = 'example'
   resizers = 'transforms that are `bucket.Resizing`'
-  sides = ()  # arguments that are sides of pictures
+  sides = ()  # names of arguments that are side lengths of images
 
   @property
   @abc.abstractmethod
@@ -51,18 +51,18 @@ class Bucket(grain.transforms.Map, abc.ABC):
 
   @property
   def measured_by(self) -> Any:
-    """Returns plain data on which `measure` depends, besides the record."""
+    """Plain data that `measure` depends on in addition to the record."""
     return type(self).__qualname__
 
   @abc.abstractmethod
   def measure(self, record: Example) -> Size:
     """Returns the size of a record before any transform.
 
-    Raises ValueError where it cannot be measured.
+    Raises ValueError if the record cannot be measured.
     """
 
   def known(self, source: Source) -> np.ndarray | None:
-    """Returns sizes of all records, int32 (N, K), where the source knows them."""
+    """Returns sizes of all records, int32 (N, K), or None if the source has none."""
     del source
     return None
 
@@ -76,35 +76,35 @@ class Bucket(grain.transforms.Map, abc.ABC):
 
   @abc.abstractmethod
   def fit(self, example: Example, shape: Size) -> Example:
-    """Returns a padded example in another shape; shrinks what the shape cannot hold."""
+    """Returns a padded example in another shape; shrinks it if it does not fit."""
 
   def content(self, sizes_BK: np.ndarray, shape: Size) -> np.ndarray:
-    """Returns how many elements of examples in a shape are no padding, (B,)."""
+    """Returns the number of elements of each example that are not padding, (B,)."""
     return np.minimum(sizes_BK, shape).prod(axis=1)
 
   def elements(self, shape: Size) -> int:
-    """Returns how many elements an example in a shape has."""
+    """Returns the number of elements of an example in a shape, padding included."""
     return math.prod(shape)
 
   @property
   def largest(self) -> Size:
-    """The shape with most elements."""
+    """The shape with the most elements."""
     return tuple(max(self.shapes, key=self.elements))
 
 
 def of(transforms: Sequence[Any]) -> Bucket | None:
-  """Returns the transform that gives examples several shapes; None for one shape."""
+  """Returns the transform that pads to several shapes; None if there is only one."""
   found = [t for t in transforms if isinstance(t, Bucket) and len(t.shapes) > 1]
   return found[-1] if found else None
 
 
 def size_after(transform: Any, size: Size, rng: np.random.Generator | None) -> Size:
-  """Returns the size of an example after any transform: unchanged by most."""
+  """Returns the size of an example after any transform; most leave it unchanged."""
   return transform.size_after(size, rng) if isinstance(transform, Resizing) else size
 
 
 def smallest(shapes: Sequence[Size], size: Size) -> int | None:
-  """Returns the index of the shape with fewest elements that holds a size."""
+  """Returns the index of the shape with the fewest elements that holds a size."""
   fitting = [
     (math.prod(shape), i)
     for i, shape in enumerate(shapes)

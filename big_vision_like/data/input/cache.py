@@ -1,6 +1,6 @@
-"""A cache of facts about data that take long to find: ~/.cache/big_vision_like.
+"""A cache in ~/.cache/big_vision_like for facts about data that are slow to compute.
 
-Where that cannot be written, they are kept with temporary files, or not at all.
+If that folder is not writable, they are stored with temporary files, or not at all.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ T = TypeVar('T')
 
 
 def file(kind: str, known: Any) -> pathlib.Path:
-  """Returns the file for arrays of a kind that depend on `known`, plain data."""
+  """Returns the cache file for arrays of a kind that depend on plain data, `known`."""
   name = files.sha256(known)[:32]
   own = pathlib.Path(tempfile.gettempdir()) / f'big_vision_like-{os.getuid()}'
   try:
     folder = pathlib.Path.home() / '.cache' / 'big_vision_like'
     kept = folder / kind / f'{name}.npz'
     problem = None if os.path.exists(kept) else _not_writable(kept.parent)
-  except RuntimeError as error:  # nobody knows where home is
+  except RuntimeError as error:  # the home folder cannot be determined
     folder, kept, problem = 'the home', own / kind / f'{name}.npz', str(error)
   if problem and _not_writable(own) is None and own.stat().st_uid == os.getuid():
     _tell_once(f'{folder} cannot be written ({problem}): using {own}')
@@ -40,14 +40,14 @@ def file(kind: str, known: Any) -> pathlib.Path:
 def arrays(
   file: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays of a file, which the first process of a host makes.
+  """Returns the arrays of a file; the first process of a host makes them.
 
-  Makes a damaged file again. Tells once if it cannot be written.
+  Replaces a damaged file. Warns once if the file cannot be written.
   """
   if (kept := _read(file)) is not None:
     return kept
   with contextlib.ExitStack() as stack:
-    with contextlib.suppress(OSError):  # then it cannot be written either
+    with contextlib.suppress(OSError):  # if so, the file is not writable either
       file.parent.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_locked(file.with_suffix('.lock')))
       if (kept := _read(file)) is not None:  # made by the process that had the lock
@@ -57,23 +57,23 @@ def arrays(
       files.write_npz(file, made)
     except OSError as error:
       _tell_once(
-        f'{file.parent.parent} cannot be written ({error.strerror}): each process finds'
-        ' out anew what is slow to find out about data'
+        f'{file.parent.parent} cannot be written ({error.strerror}): each process'
+        ' computes facts about the data again, which is slow'
       )
   return made
 
 
 def _read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
-  """Returns the arrays of a file; None if there is none, or it is damaged."""
+  """Returns the arrays of a file; None if the file is missing or damaged."""
   try:
     with open(file, 'rb') as opened, np.load(opened) as saved:
       return dict(saved)
-  except Exception:  # damage makes zipfile and numpy raise errors of a dozen types
+  except Exception:  # damaged files make zipfile and NumPy raise a dozen error types
     return None
 
 
 def _not_writable(folder: pathlib.Path) -> str | None:
-  """Returns why a folder cannot be written, None if it can; makes a missing one."""
+  """Returns why a folder is not writable, or None; creates a missing folder."""
   try:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   except OSError as error:
@@ -88,7 +88,7 @@ def _tell_once(text: str) -> None:
 
 
 def progress(steps: Iterable[T], title: str, total: int) -> Iterator[T]:
-  """The steps, with a bar on a terminal that goes away at the end."""
+  """Returns the steps; a terminal shows a progress bar that disappears at the end."""
   if not sys.stderr.isatty():
     return iter(steps)
   import rich.console

@@ -1,14 +1,15 @@
 """Batches of examples of varying size, each batch padded to one of a few shapes.
 
-A `bucket.Bucket` with several shapes, such as `boxes.Pad`, gives an example the
-smallest that holds it. Which one that is for each example of the training stream is
-known beforehand, from the size of its record and the random numbers that its transforms
-will draw. So within a window of batches examples change places until batches have one
-shape each; those left over go into the next larger shape. A function of the position
-alone: nothing else has to be remembered, and all processes agree.
+A `bucket.Bucket` with several shapes, such as `boxes.Pad`, pads an example to the
+smallest shape that holds it. The shape of each example of the training stream is known
+in advance, from the size of its record and the random numbers that its transforms will
+draw. Examples are therefore reordered within windows of batches until each batch has
+one shape. Leftover examples move to the next larger shape. The order depends on the
+position alone, so there is no other state to save and all processes agree.
 
-What is larger than every batch with room left has is shrunk into it: at most one batch
-of a window, of portraits among landscapes, and what takes the place of a bad record.
+An example is shrunk if no batch that still has room is large enough for it. This
+affects at most one batch per window, for example portraits among landscapes, and
+examples that replace a bad record.
 
 Axes: N records or positions of a window, M batches of a window, K numbers of a size.
 """
@@ -28,9 +29,9 @@ from big_vision_like.data.sources.base import Example, Source
 from big_vision_like.data.transforms import compose
 from big_vision_like.errors import BadRecordError, UserError
 
-# Batches among which examples change places.
+# Number of batches in a window, within which examples are reordered.
 WINDOW = 32
-# Records read at once to see how large images are.
+# Number of records measured between updates of the progress bar.
 CHUNK = 1000
 FOLDER = '~/.cache/big_vision_like/sizes'
 
@@ -40,7 +41,7 @@ def alike(
   examples: Sequence[Example],
   shape: buckets.Size | None = None,
 ) -> list[Example]:
-  """Examples after the transforms, all in one of the shapes, by default the largest."""
+  """Returns transformed examples in one common shape, by default the largest."""
   bucket = buckets.of(transforms)
   if bucket is None:
     return list(examples)
@@ -51,10 +52,11 @@ def alike(
 
 
 def sizes(source: Source, bucket: buckets.Bucket) -> np.ndarray:
-  """int32 (N, K): sizes of all records, as the source knows them or as measured.
+  """Returns the sizes of all records, int32 (N, K), stored by the source or measured.
 
-  Records are measured once and sizes then kept in ~/.cache/big_vision_like/sizes. A
-  record that cannot be read gets the size of another: it is never used.
+  Records are measured once; their sizes are then cached in
+  ~/.cache/big_vision_like/sizes. A record that cannot be read gets the size of another
+  record, since it is never used.
   """
   known = bucket.known(source)
   if known is not None:
@@ -84,7 +86,7 @@ def _measured(source: Source, bucket: buckets.Bucket) -> np.ndarray:
 
 
 class Sizes:
-  """Sizes as records of a stream of examples."""
+  """A sequence of sizes in the place of the records of a stream of examples."""
 
   def __init__(self, sizes_NK: np.ndarray):
     self._sizes_NK = sizes_NK
@@ -97,7 +99,7 @@ class Sizes:
 
 
 def of_sizes(transforms: Sequence[Any]) -> list[compose.Transform]:
-  """Returns transforms of sizes: what transforms do to the sizes of examples."""
+  """Returns transforms of sizes that follow the given transforms of examples."""
   return [
     _RandomSize(t) if isinstance(t, grain.transforms.RandomMap) else _Size(t)
     for t in transforms
@@ -124,7 +126,7 @@ class _RandomSize(grain.transforms.RandomMap):
 
 
 class Batch(NamedTuple):
-  """Where the examples of a batch are in the stream, their sizes and one shape."""
+  """Positions of a batch's examples in the stream, their sizes and their one shape."""
 
   positions: np.ndarray
   sizes: np.ndarray
@@ -133,7 +135,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-  """Batches of one shape each, out of a stream of `sizes` of examples."""
+  """Batches of one shape each, planned from a stream of `sizes` of examples."""
 
   sizes: grain.MapDataset
   bucket: buckets.Bucket
@@ -141,7 +143,7 @@ class Windows:
   seed: int
 
   def batch(self, step: int) -> Batch:
-    """What is in the batch of a step."""
+    """Returns the positions, sizes and shape of the examples in the batch of a step."""
     window, number = divmod(step, WINDOW)
     sizes_NK, places_MB, shape_M = self._window(window)
     places_B = places_MB[number]
@@ -173,8 +175,9 @@ def together(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Divides examples into batches of one shape each.
 
-  `shape_N` are the shapes they need, by their places among `shapes`, and N a multiple
-  of the batch size. Returns places among the examples (M, batch size) and shapes (M,).
+  `shape_N` holds the shape that each example needs, as an index into `shapes`; N is a
+  multiple of the batch size. Returns indices of examples, (M, batch size), and the
+  shape of each batch as an index into `shapes`, (M,).
   """
   waiting = {i: np.flatnonzero(shape_N == i) for i in range(len(shapes))}
   by_area = sorted(waiting, key=lambda i: (math.prod(shapes[i]), i))
@@ -193,7 +196,7 @@ def together(
       waiting[larger[0]] = np.concatenate([waiting[larger[0]], rest])
     else:
       over.append((len(rest), i, rest))
-  # Nothing holds all that is left: the shape that most of a batch has.
+  # No shape holds all leftovers: use the shape that most of the batch needs.
   rest = np.concatenate([places for _, _, places in sorted(over, key=lambda x: -x[0])])
   for start in range(0, len(rest), batch_size):
     batch = rest[start : start + batch_size]
@@ -203,7 +206,10 @@ def together(
 
 
 def filled(places: Sequence[int], batch_size: int) -> tuple[list[int], list[bool]]:
-  """Places with the last one again until batches are full, and which are no fill."""
+  """Repeats the last place until batches are full; returns places and a mask.
+
+  The mask is False for the repeated places.
+  """
   fill = -len(places) % batch_size
   return [*places, *[places[-1]] * fill], [True] * len(places) + [False] * fill
 
@@ -211,9 +217,11 @@ def filled(places: Sequence[int], batch_size: int) -> tuple[list[int], list[bool
 def by_shape(
   sizes: Sequence[buckets.Size], bucket: buckets.Bucket, batch_size: int
 ) -> tuple[list[int], list[bool], list[int]]:
-  """All examples in batches of one shape: places, masks, and the shape of each batch.
+  """Divides all examples into batches of one shape each.
 
-  In order but for the shapes; the last batch of each is filled.
+  Returns the places of examples, a mask, and the shape of each batch as an index. The
+  examples of each shape stay in order. The last batch of each shape is filled; the mask
+  is False for the fill.
   """
   found: dict[int, list[int]] = {i: [] for i in range(len(bucket.shapes))}
   for place, size in enumerate(sizes):

@@ -16,10 +16,10 @@ from big_vision_like.errors import UserError
 class Joined(Several):
   """Batches {name: batch} of all inputs at each step, each with its own batch size.
 
-  The batch of an input at step s is its own batch s, so the position is one number and
-  the same for all processes, of which each reads its rows of every part.
+  The batch of an input at step s is its own batch s. The position is therefore a single
+  number and equal in all processes. Each process reads its rows of every part.
 
-  `epoch_of` names the input whose examples count epochs; without it, an epoch has as
+  `epoch_of` names the input whose examples count epochs. Without it, an epoch has as
   many examples as all inputs together.
   """
 
@@ -28,13 +28,13 @@ class Joined(Several):
     for name, data in self.inputs.items():
       if data.bucket is not None:
         raise UserError(
-          f'inputs.{name} pads to several shapes; batches that are joined have one:'
+          f'inputs.{name} pads to several shapes, but joined batches must have one:'
           ' crop or resize its images to one size'
         )
 
   @property
   def batch_size(self) -> int:
-    """Counts the examples in a batch, of all inputs together."""
+    """The number of examples in a batch, over all inputs."""
     return sum(data.batch_size for data in self.inputs.values())
 
   @property
@@ -71,11 +71,11 @@ class Joined(Several):
 
   def padded_share(self, steps: int) -> float:
     del steps
-    raise UserError('padded_share is of inputs whose Pad has several sizes.')
+    raise UserError('padded_share needs an input whose Pad has several sizes.')
 
 
 class JoinedBatches(SeveralBatches):
-  """The batches of several inputs together, each with workers of its own."""
+  """Joint batches of several inputs, each with its own workers."""
 
   how = 'together'
 

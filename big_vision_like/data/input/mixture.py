@@ -1,4 +1,4 @@
-"""Several sources in one stream, in exact proportions."""
+"""A mixture of several sources in one stream, in exact proportions."""
 
 import dataclasses
 import functools
@@ -17,9 +17,10 @@ Transforms = Sequence[grain.transforms.Map | grain.transforms.RandomMap]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-  """A source of a mixture, with transforms of its own before those of all.
+  """A source of a mixture, with its own transforms before the transforms of all parts.
 
-  `weight` is relative to those of the other parts; None: the number of examples.
+  `weight` is relative to the weights of the other parts. None stands for the number of
+  examples.
   """
 
   source: Source
@@ -32,13 +33,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture(Source):
-  """A source for training that takes from its parts in turn, by their weights.
+  """A source for training that interleaves its parts according to their weights.
 
-  Of the first n examples a part of share s gives n * s but for rounding, each of its
-  records once before any comes again. `epoch_of` names the part whose examples count
-  epochs; without it, an epoch has as many examples as all parts together.
+  A part with share s provides n * s of the first n examples, up to rounding. Each of
+  its records comes once before any is repeated. `epoch_of` names the part whose
+  examples count epochs. Without it, an epoch has as many examples as all parts
+  together.
 
-  Examples get `part`, the index of theirs among the names, if no transform drops it.
+  Each example has a field `part`, the index of its part, unless a transform drops it.
   """
 
   parts: Mapping[str, Part]
@@ -58,21 +60,21 @@ class Mixture(Source):
 
   @functools.cached_property
   def proportions(self) -> Proportions:
-    """Which part each example of the stream is from."""
+    """The exact proportions of the parts in the stream."""
     return Proportions.of(
       [len(p.source) if p.weight is None else p.weight for p in self.parts.values()]
     )
 
   def place(self, position: int) -> tuple[int, int]:
-    """Which part an example of the stream is from, and its number among those."""
+    """Returns the part of an example of the stream, and its position in that part."""
     return self.proportions.place(position)
 
   def counts(self, examples: int) -> dict[str, int]:
-    """How many of the first examples of the stream are from each part."""
+    """Returns how many of the first examples of the stream come from each part."""
     return dict(zip(self.parts, self.proportions.counts(examples), strict=True))
 
   def planned(self) -> 'Mixture':
-    """With what stands in for data that are not there in a plan."""
+    """Returns the mixture with stand-ins for sources whose data are not available."""
     parts = {
       name: dataclasses.replace(part, source=part.source.planned())
       for name, part in self.parts.items()
@@ -90,7 +92,7 @@ class Mixture(Source):
     return digest('Mixture', parts, self.proportions, len(self))
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns the record at a place of the mixture whose parts are in their order."""
+    """Returns the record at a place of the mixture; parts keep their own order."""
     if not 0 <= index < len(self):
       raise IndexError(f'example {index} of {len(self)}')
     part, place = self.place(index)
@@ -98,7 +100,7 @@ class Mixture(Source):
     return source[place % len(source)]
 
   def __len__(self) -> int:
-    """How many examples an epoch has."""
+    """Returns the number of examples in an epoch."""
     if self.epoch_of is None:
       return sum(len(part.source) for part in self.parts.values())
     index = list(self.parts).index(self.epoch_of)

@@ -1,7 +1,8 @@
-"""Which record of a source each position of the training stream has.
+"""The order in which training reads the records of a source.
 
-Pure functions of seed and position, so that nothing has to be remembered but the
-position: epochs that are permutations, repeated augmentation, windows over groups.
+It covers epochs that are permutations, repeated augmentation, and shuffling within
+windows of groups. All are pure functions of seed and position, so the position is the
+only state to save.
 """
 
 import dataclasses
@@ -15,24 +16,27 @@ import numpy as np
 from big_vision_like.data.sources.base import Source, as_source
 from big_vision_like.errors import UserError
 
-# An epoch with repeats is cut to a multiple of this, as the sampler of DeiT does.
+# An epoch with repeats is truncated to a multiple of this number, as in DeiT's sampler.
 REPEATED_MULTIPLE = 256
-# Permutations of so many things are kept, 8 bytes each; Grain makes those of more.
+# Permutations of up to this many items are kept in memory, 8 bytes per item; Grain
+# computes larger ones.
 SMALL = 2**21
-# Names what a draw is for, beside the seed.
+# The purpose of a random draw, used together with the seed.
 EPOCHS, OTHERS, WINDOWS = range(3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
-  """The order of a source's records: new in each epoch, each record once.
+  """The order of a source's records: each record once per epoch, reshuffled each epoch.
 
-  With `repeats` every record comes that many times in a row, and an epoch ends where
-  it would without them: repeated augmentation (arXiv:1901.09335; arXiv:2012.12877 deals
-  the copies to different devices, as rows of one batch are here).
+  With `repeats`, every record comes that many times in a row, and an epoch has as many
+  positions as without repeats, truncated to a multiple of `REPEATED_MULTIPLE`. This is
+  repeated augmentation (arXiv:1901.09335). arXiv:2012.12877 distributes the copies over
+  devices, as this package distributes the rows of a batch.
 
-  A source with `groups`, the starts of runs of records that are cheap only when they
-  are read together, is shuffled by groups and then within windows of `window` of them.
+  A source may have `groups`, the starts of runs of records that are cheap to read only
+  together. Such a source is shuffled by groups, and then within windows of `window`
+  groups.
   """
 
   source: Source
@@ -49,7 +53,11 @@ class Order:
       raise UserError(f'{self.source} holds no examples.')
 
   def index(self, position: int, attempt: int = 0) -> int:
-    """The record at a position; or what to try, the same each time, in its place."""
+    """Returns the index of the record at a position.
+
+    For `attempt` of 1 or more, returns the index of another record to try instead,
+    always the same for the same attempt.
+    """
     if attempt:
       rng = np.random.default_rng((self.seed, OTHERS, position, attempt))
       return int(rng.integers(len(self.source)))
@@ -69,8 +77,8 @@ class Order:
     return self.source.groups
 
   def _permuted(self, epoch: int, rank: int, count: int) -> int:
-    """What is at a place of an epoch's permutation of `count` things."""
-    # Of 2**(2k) + 1 things Grain 0.2.18 leaves one out and takes another twice.
+    """Returns the item at a place in an epoch's permutation of `count` items."""
+    # Grain 0.2.18 omits one of 2**(2k) + 1 items and repeats another.
     if count <= SMALL or (count - 1).bit_count() == 1:
       return int(self._small(epoch, count)[rank])
     return self._large[epoch * count + rank]
@@ -84,14 +92,14 @@ class Order:
 
   @functools.cached_property
   def _large(self) -> grain.MapDataset:
-    """Permutations one after the other, of which Grain makes any place at a time."""
+    """Concatenated permutations of which Grain computes any single place."""
     seed = np.random.SeedSequence((self.seed, EPOCHS)).generate_state(1).item()
     count = len(self.source) if self._groups is None else len(self._groups) - 1
     return grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
 
   @functools.cached_property
   def _windows(self) -> Callable[[int], tuple[np.ndarray, list[int]]]:
-    """Where the windows of an epoch end, and all groups in their order."""
+    """A function that returns the window ends of an epoch and its order of groups."""
 
     def windows(epoch: int) -> tuple[np.ndarray, list[int]]:
       count = len(self._groups) - 1
@@ -103,7 +111,7 @@ class Order:
 
   @functools.cached_property
   def _within(self) -> Callable[[int, int], np.ndarray]:
-    """The records of a window of an epoch in their order."""
+    """A function that returns the shuffled records of a window of an epoch."""
 
     def within(epoch: int, window: int) -> np.ndarray:
       _, order = self._windows(epoch)
@@ -124,13 +132,13 @@ class Order:
 
 
 def place(position: int, examples: int, repeats: int) -> tuple[int, int]:
-  """The epoch of a position, and which record of its permutation comes there."""
+  """Returns the epoch of a position and the position's place in its permutation."""
   epoch, within = divmod(position, epoch_length(examples, repeats))
   return epoch, within // repeats
 
 
 def epoch_length(examples: int, repeats: int) -> int:
-  """How many positions an epoch over so many examples has."""
+  """Returns the number of positions in an epoch of `examples` examples."""
   if repeats == 1 or examples < REPEATED_MULTIPLE:
     return examples
   return examples // REPEATED_MULTIPLE * REPEATED_MULTIPLE

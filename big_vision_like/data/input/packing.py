@@ -1,4 +1,4 @@
-"""Several pairs of sequences in each row, so that little of a row is padding.
+"""Packing of several pairs of sequences into each row, which leaves little padding.
 
 Axes: N pairs, R rows, M steps of packing, L lanes, K open rows of a lane; 2 is source
 and target.
@@ -19,20 +19,23 @@ from big_vision_like.data.sources.base import Source, as_source, digest
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import UserError
 
-# Pairs are packed in lanes side by side, each with rows of its own. The last rows of a
-# lane stay half empty, so a lane gets at least PAIRS_PER_LANE.
+# Pairs are packed in parallel lanes, each with its own rows. The last rows of a lane
+# stay half empty, so a lane gets at least PAIRS_PER_LANE.
 LANES = 128
 OPEN_ROWS = 16
 PAIRS_PER_LANE = 4096
-# Pairs tokenised at once.
+# Number of pairs tokenised at once.
 CHUNK = 10_000
-# Counted up where lengths of earlier versions would be wrong.
+# Increased whenever lengths cached by earlier versions would be wrong.
 CACHE_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Row r holds pairs_N[starts[r] : starts[r + 1]]; `fill_2` is the share of tokens."""
+  """An assignment of pairs to rows: row r holds pairs_N[starts[r] : starts[r + 1]].
+
+  `fill_2` is the share of positions that hold tokens, for source and target.
+  """
 
   pairs_N: np.ndarray
   starts: np.ndarray
@@ -43,16 +46,17 @@ class Plan:
 class Packed(Source):
   """Rows of `source_length` and `target_length` tokens, filled with whole pairs.
 
-  `source` gives pairs of texts, which `tokenize` makes ids, or else `source` and
-  `target` ids that end with EOS, zeros behind allowed. A row has int32 `source` and
-  `target`, in each `_segment` (0: padding, else 1, 2, ...: a pair) and `_position`
-  (from 0 in each segment). Which pairs share a row depends on their lengths and `seed`
-  alone and stays the same in all epochs. Pairs that are longer than a row, and those
-  without a source, are left out.
+  `source` provides pairs of texts, which `tokenize` converts to ids. Without
+  `tokenize`, it provides `source` and `target` ids that end with EOS; trailing zeros
+  are allowed. A row has int32 `source` and `target`. For each, `..._segment` numbers
+  the pairs of the row (0 is padding, 1, 2, ... are pairs), and `..._position` counts
+  from 0 in each segment. The pairs that share a row depend only on their lengths and
+  `seed`, and are the same in all epochs. Pairs longer than a row and pairs without a
+  source are left out.
 
-  The first use tokenises the source once; lengths are then kept in
-  ~/.cache/big_vision_like/packing. `rows` says about how many rows there are, for
-  plans made before the data are there.
+  The first use tokenises the source once; lengths are then cached in
+  ~/.cache/big_vision_like/packing. `rows` is the approximate number of rows, for plans
+  made before the data are available.
   """
 
   source: Source
@@ -73,36 +77,36 @@ class Packed(Source):
     return {'source': self.source}
 
   def fingerprint(self) -> str:
-    """Returns a digest of the pairs, the vocabulary and how rows are filled."""
+    """Returns a digest of the pairs, the vocabulary, the row lengths and the seed."""
     lengths = self.source_length, self.target_length
     return digest('Packed', self._tokens, *lengths, self.seed)
 
   @functools.cached_property
   def _tokens(self) -> str:
-    """A digest of what the lengths of all sequences depend on."""
+    """A digest of everything that the lengths of sequences depend on."""
     return digest(self.source, self.tokenize)
 
   @functools.cached_property
   def plan(self) -> Plan:
-    """Which pairs are in which row; tells, in one line, how well it went."""
+    """The assignment of pairs to rows; prints a one-line summary."""
     plan = pack(self.lengths_2N, (self.source_length, self.target_length), self.seed)
     print(self._summary(plan), file=sys.stderr, flush=True)
     return plan
 
   @functools.cached_property
   def lengths_2N(self) -> np.ndarray:
-    """Tokens of each source and target, EOS included."""
+    """The number of tokens of each source and target, including EOS."""
     arrays = cache.arrays(self._cache(), lambda: {'lengths_2N': self._measure()})
     return arrays['lengths_2N']
 
   @property
   def left_out(self) -> dict[str, int]:
-    """How many pairs are in no row, by the reason."""
+    """The number of pairs that are in no row, by reason."""
     empty_N, long_N = _unfit(self.lengths_2N, (self.source_length, self.target_length))
     return {'too long': int(long_N.sum()), 'without a source': int(empty_N.sum())}
 
   def planned(self) -> Source:
-    """The rows, or where data or vocabulary are missing what stands in for them."""
+    """Returns this source, or a stand-in if data or vocabulary are missing."""
     stand_in = planned.Rows(self.rows, self.source_length, self.target_length)
     if self.source.planned() is not self.source:
       return stand_in
@@ -127,8 +131,8 @@ class Packed(Source):
       room = getattr(self, f'{name}_length') - sum(lengths)
       if room < 0:
         raise UserError(
-          f'{self.source} is not what it was when it was packed: delete {self._cache()}'
-          ' and start again.'
+          f'{self.source} has changed since it was packed: delete {self._cache()} and'
+          ' start again.'
         )
       numbers = np.repeat(np.arange(1, len(lengths) + 1), lengths)
       positions = np.concatenate([np.arange(length) for length in lengths])
@@ -138,7 +142,7 @@ class Packed(Source):
     return row
 
   def __getstate__(self) -> dict[str, Any]:
-    # The plan travels to workers: what it is made of does not.
+    # Workers receive the plan, but not the lengths that it was made from.
     return {k: v for k, v in self.__dict__.items() if k != 'lengths_2N'}
 
   def _summary(self, plan: Plan) -> str:
@@ -151,7 +155,7 @@ class Packed(Source):
     )
 
   def _ids(self, examples: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Ids of the sources and of the targets."""
+    """Returns the ids of the sources and of the targets."""
     if self.tokenize is not None:
       return self.tokenize.encode(examples)
     trimmed = (
@@ -161,7 +165,7 @@ class Packed(Source):
     return next(trimmed), next(trimmed)
 
   def _measure(self) -> np.ndarray:
-    # Reading many at once pays for thousands, not for the few of a row.
+    # Reading in bulk is faster for thousands of pairs, not for the few of a row.
     read = self.source.__getitems__
     lengths_2N = np.zeros((2, len(self.source)), np.int32)
     starts = range(0, len(self.source), CHUNK)
@@ -172,21 +176,21 @@ class Packed(Source):
     return lengths_2N
 
   def _cache(self) -> pathlib.Path:
-    """The file that lengths are kept in."""
+    """Returns the path of the cache file for lengths."""
     return cache.file('packing', [CACHE_VERSION, self._tokens])
 
 
 def pack(lengths_2N: np.ndarray, room: tuple[int, int], seed: int) -> Plan:
-  """Puts shuffled pairs into rows of `room` tokens of source and target.
+  """Packs shuffled pairs into rows of `room` tokens of source and target.
 
-  Each pair goes where it leaves least room, of the few rows that are open; where it
-  fits in none, a new row takes the place of the fullest.
+  Each pair goes into the open row in which it leaves the least room. If it fits into
+  none of the few open rows, a new row replaces the fullest.
   """
   kept_N = np.flatnonzero(~np.any(_unfit(lengths_2N, room), axis=0))
   pairs_N = np.random.default_rng(seed).permutation(kept_N)
   num_lanes = min(max(len(pairs_N) // PAIRS_PER_LANE, 1), LANES)
   num_steps = -(-len(pairs_N) // num_lanes)
-  fill = num_steps * num_lanes - len(pairs_N)  # pairs of no tokens complete the last
+  fill = num_steps * num_lanes - len(pairs_N)  # empty pairs complete the last step
   lengths_2ML = np.pad(lengths_2N[:, pairs_N], ((0, 0), (0, fill))).reshape(
     2, num_steps, num_lanes
   )
@@ -222,7 +226,10 @@ def pack(lengths_2N: np.ndarray, room: tuple[int, int], seed: int) -> Plan:
 def _unfit(
   lengths_2N: np.ndarray, room: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which pairs have no source but EOS, and which others are longer than a row."""
+  """Returns masks of the pairs with an empty source, and of other pairs too long.
+
+  A source with at most EOS counts as empty.
+  """
   empty_N = lengths_2N[0] < 2
   long_N = (lengths_2N > np.array(room)[:, None]).any(axis=0)
   return empty_N, long_N & ~empty_N

@@ -1,15 +1,14 @@
-"""From a source to batches, with Grain.
+"""The input pipeline from a source to batches, built with Grain.
 
-The training stream is an endless list of examples that depends on the seed alone: the
-source shuffled anew each epoch, each transform with randomness of its own for each
-position. Step s takes examples s*B to (s+1)*B, of which every process reads its own
-rows. So the position is one number, the step, whatever the number of workers or
-processes.
-Where examples are padded to several shapes, they change places within windows, so that
-a batch has one of them (see `data.input.grouping`).
+The training stream is an endless list of examples that depends only on the seed. The
+source is reshuffled each epoch, and each transform has its own random numbers at each
+position. Step s takes examples s*B to (s+1)*B, and every process reads its own rows of
+them. The position is therefore a single number, the step, whatever the number of
+workers or processes. If examples are padded to several shapes, they are reordered
+within windows so that each batch has one shape (see `data.input.grouping`).
 
-A record that cannot be used raises `BadRecordError` where that is found out: while it
-is read, decoded or checked. Training puts another in its place; evaluation stops.
+An unusable record raises `BadRecordError` while it is read, decoded or checked.
+Training replaces it by another record; evaluation stops.
 """
 
 import abc
@@ -32,23 +31,24 @@ from big_vision_like.data.input.workers import Workers
 from big_vision_like.data.sources.base import Source, as_source
 from big_vision_like.errors import BadRecordError, UserError, listed, shape_text
 
-# What is said of replaced records, in an example and in a batch on its way here.
+# Key for messages about replaced records, in examples and batches.
 REPLACED = '_replaced'
-# How many other records are tried in place of one.
+# Number of other records that are tried in place of a bad one.
 ATTEMPTS = 10
-# The share of bad records is that of so many examples at least.
+# The share of bad records is computed over at least this many examples.
 FEW = 1000
-# The length of lists without end; Grain counts in floats here and there.
+# The length of endless lists; small enough for Grain, which sometimes counts in floats.
 ENDLESS = 2**50
-# Pictures that nobody has decoded are no texts to leave out, but a mistake.
+# Images and videos that are still bytes are a mistake, not texts to leave out.
 PICTURES = ('image', 'video')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SingleInput(base.Input):
-  """Batches of the examples of one source after transforms.
+  """Batches of transformed examples of one source.
 
-  `workers` are processes that decode and transform; 0 does it on `threads` threads.
+  `workers` is the number of processes that decode and transform; 0 uses `threads`
+  threads of this process instead.
   """
 
   source: Source
@@ -60,29 +60,29 @@ class SingleInput(base.Input):
   def __post_init__(self) -> None:
     least = {'batch_size': 1, 'workers': 0, 'threads': 0, 'seed': 0, 'repeats': 1}
     for name, number in least.items():
-      value = getattr(self, name, number)  # some are of training alone
+      value = getattr(self, name, number)  # some exist for training only
       if value < number:
-        raise UserError(f'{name}={value} is too small: it is at least {number}')
+        raise UserError(f'{name}={value} is too small: it must be at least {number}')
     object.__setattr__(self, 'source', as_source(self.source))
 
   @property
   @abc.abstractmethod
   def examples(self) -> grain.MapDataset:
-    """The list of examples in the order of batches, each made when it is asked for."""
+    """The examples in the order of batches, each made on demand."""
 
   @property
   @abc.abstractmethod
   def in_turn(self) -> grain.MapDataset:
-    """The same before examples are put into one shape for each batch."""
+    """The examples in stream order, before they are grouped into batches by shape."""
 
   @abc.abstractmethod
   def layout(self, step: int) -> grouping.Batch:
-    """Returns sizes and the shape of a batch where there are several shapes."""
+    """Returns the positions, sizes and shape of a batch; needs several shapes."""
 
   def example(
     self, position: int = 0, shape: buckets.Size | None = None
   ) -> dict[str, Any]:
-    """An example as it is in a batch; of several shapes the largest, or this one."""
+    """Returns an example as in a batch, in `shape` or else in the largest shape."""
     example = self.in_turn[position]
     batch = stack(grouping.alike(self.transforms, [example], shape))
     batch.pop(REPLACED, None)
@@ -101,7 +101,7 @@ class SingleInput(base.Input):
 
   @property
   def bucket(self) -> buckets.Bucket | None:
-    """The transform that pads to several shapes; None where there is one."""
+    """The transform that pads to several shapes; None if there is only one shape."""
     return buckets.of(self.transforms)
 
   def signatures(self, steps: int) -> dict[buckets.Size, float]:
@@ -119,7 +119,7 @@ class SingleInput(base.Input):
 
   def padded_share(self, steps: int) -> float:
     if self.bucket is None:
-      raise UserError('padded_share is of inputs whose Pad has several sizes.')
+      raise UserError('padded_share needs an input whose Pad has several sizes.')
     steps = min(steps, len(self.examples) // self.batch_size)
     real = padded = 0
     for step in range(steps):
@@ -131,14 +131,14 @@ class SingleInput(base.Input):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainInput(SingleInput):
-  """Shuffled batches without end; `batch_size` counts all processes.
+  """Endless shuffled batches; `batch_size` counts the rows of all processes.
 
-  `source` may be a `mixture.Mixture`; `repeats` and `window` are those of
+  `source` may be a `mixture.Mixture`. `repeats` and `window` are arguments of
   `order.Order`.
 
-  A record that cannot be used is replaced by another of its source, the same each time,
-  and told. The run stops when these are more than `bad_share` of the examples that a
-  process has read since it started, or of the first thousand.
+  An unusable record is replaced by another record of its source, always the same one,
+  and reported. The run stops once a process has replaced more than `bad_share` of the
+  examples that it has read since it started, with at least 1,000 counted as read.
   """
 
   seed: int = 0
@@ -169,10 +169,10 @@ class TrainInput(SingleInput):
 
 
 class SingleBatches(base.Batches):
-  """Some rows of each batch of an input with one source.
+  """The given rows of each batch of a single-source input.
 
-  `place` names an input for training in messages; it is None for evaluation, where no
-  record is replaced.
+  `place` names a training input in messages. It is None for evaluation, where records
+  are never replaced.
   """
 
   def __init__(
@@ -208,8 +208,8 @@ class SingleBatches(base.Batches):
     if self.replaced > self._bad_share * max(self._used, FEW):
       raise UserError(
         f'{self.replaced:,} of {self._used:,} examples could not be used, more than'
-        f' {self._place}.bad_share={self._bad_share:g} allows: mend the data, or raise'
-        ' it.'
+        f' {self._place}.bad_share={self._bad_share:g} allows: repair the data, or'
+        ' raise bad_share.'
       )
 
   def news(self) -> list[str]:
@@ -220,7 +220,7 @@ class SingleBatches(base.Batches):
     return {'step': self._step}
 
   def set_state(self, state: Mapping[str, int]) -> None:
-    """Goes to a position, also one of earlier versions, which counted examples."""
+    """Restores a position; accepts positions of earlier versions, in examples."""
     if 'step' not in state:
       state = {'step': self._step_of(state['examples'])}
     self.close()
@@ -243,9 +243,10 @@ class SingleBatches(base.Batches):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalInput(SingleInput):
-  """Every example of a source once; the last batch is filled and masked.
+  """Batches of every example of a source once; the last batch is filled and masked.
 
-  Examples come in order; where there are several shapes, those of one shape in order.
+  Examples come in order. With several shapes, the examples of each shape come in order,
+  one shape after another.
   """
 
   def __post_init__(self) -> None:
@@ -253,7 +254,7 @@ class EvalInput(SingleInput):
     for transform in self.transforms:
       if isinstance(transform, grain.transforms.RandomMap):
         raise UserError(
-          f'{type(transform).__name__} is random, which evaluation may not be.'
+          f'{type(transform).__name__} is random, which evaluation does not allow.'
         )
 
   @property
@@ -261,9 +262,9 @@ class EvalInput(SingleInput):
     return len(self.source)
 
   def epoch(self, rows_of: base.RowsOf = np.arange) -> Iterator[Batch]:
-    """Yields batches with `mask` (bool, False where a row only fills the last batch).
+    """Yields batches with a bool `mask`, False for rows that only fill the last batch.
 
-    `rows_of` gives the rows of a batch that this process reads.
+    `rows_of` returns the rows of a batch that this process reads.
     """
     with contextlib.closing(self.batches(rows_of)) as batches:
       yield from batches
@@ -274,17 +275,16 @@ class EvalInput(SingleInput):
 
   @property
   def order(self) -> tuple[np.ndarray, np.ndarray]:
-    """Where rows come from, in the order of batches and their rows.
+    """The source index of each row of the batches, int64 (N,), and a mask, bool (N,).
 
-    Indices in the source, int64 (N,), and whether rows are examples that count, bool
-    (N,): False for those that only fill a batch.
+    Rows are in the order of batches. The mask is False for rows that only fill a batch.
     """
     places, masks, _ = self._plan
     return places, masks
 
   @functools.cached_property
   def _plan(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """`order`, and the shape of each batch by its index where there are several."""
+    """The `order`, and with several shapes the index of each batch's shape."""
     if len(self.source) == 0:
       raise UserError(f'{self.source} holds no examples.')
     if self.bucket is None:
@@ -297,7 +297,7 @@ class EvalInput(SingleInput):
 
   @functools.cached_property
   def _sizes(self) -> grain.MapDataset:
-    """Sizes of all examples after the transforms."""
+    """The sizes of all examples after the transforms."""
     sizes = grouping.Sizes(grouping.sizes(self.source, self.bucket))
     transforms = grouping.of_sizes(self.transforms)
     return _transformed(grain.MapDataset.source(sizes), transforms, seed=0)
@@ -324,7 +324,7 @@ class EvalInput(SingleInput):
 
 
 class _Padded:
-  """Records of a source in an order, some of which only fill batches."""
+  """Records of a source in a given order; records that only fill batches are masked."""
 
   def __init__(self, source: Source, places: np.ndarray, masks: np.ndarray):
     self._source, self._places, self._masks = source, places, masks
@@ -361,7 +361,7 @@ class _Fitted(grain.MapDataset):
 
 
 class _Endless(grain.MapDataset):
-  """A list without end; what is at a position is made when it is asked for."""
+  """An endless list whose items are made on demand."""
 
   def __len__(self) -> int:
     return ENDLESS
@@ -374,7 +374,7 @@ class _Endless(grain.MapDataset):
 
 
 class _Records(_Endless):
-  """The records of a source in their order, or those of an attempt to replace them."""
+  """The records of a source in their order, or their replacements for `attempt` > 0."""
 
   def __init__(self, order: Order, attempt: int):
     super().__init__()
@@ -385,7 +385,7 @@ class _Records(_Endless):
 
 
 class _Sizes(_Endless):
-  """Sizes of the records of a source, in their order."""
+  """The sizes of the records of a source, in their order."""
 
   def __init__(self, order: Order, bucket: buckets.Bucket):
     super().__init__()
@@ -397,7 +397,7 @@ class _Sizes(_Endless):
 
 
 class _Mixed(_Endless):
-  """Examples of several parts, as a mixture places them."""
+  """Examples of several parts, interleaved by a mixture."""
 
   def __init__(self, parts: Sequence[grain.MapDataset], mixture: Mixture):
     super().__init__(parts)
@@ -409,7 +409,7 @@ class _Mixed(_Endless):
 
 
 class _Examples(_Endless):
-  """The examples of an input; one that cannot be used gives way to another."""
+  """The examples of an input; unusable examples are replaced by others."""
 
   def __init__(self, data: TrainInput):
     self._mixture = data.source if isinstance(data.source, Mixture) else None
@@ -439,7 +439,7 @@ class _Examples(_Endless):
     records: Sequence[grain.MapDataset],
     made: Callable[[Transforms], Transforms] = list,
   ) -> grain.MapDataset:
-    """Records after the transforms, or what is `made` of these."""
+    """Returns transformed records; `made` may substitute the transforms."""
     streams = [
       _transformed(own, made(part.transforms), order.seed)
       for own, part, order in zip(records, self._parts(data), self._orders, strict=True)
@@ -448,7 +448,7 @@ class _Examples(_Endless):
     return _transformed(mixed, made(data.transforms), data.seed)
 
   def sizes(self, data: TrainInput) -> grain.MapDataset:
-    """The size of each example, none of which is read for it."""
+    """Returns the size of each example, without reading it."""
     records = [_Sizes(order, data.bucket) for order in self._orders]
     return self._joined(data, records, grouping.of_sizes)
 
@@ -461,7 +461,7 @@ class _Examples(_Endless):
         told.append(f'{self._name(position, attempt)}: {error}')
       else:
         return example | {REPLACED: told} if told else example
-    raise UserError(f'{len(told)} records in turn could not be used; {told[-1]}')
+    raise UserError(f'{len(told)} records in a row could not be used; {told[-1]}')
 
   def _name(self, position: int, attempt: int) -> str:
     part = 0
@@ -472,7 +472,7 @@ class _Examples(_Endless):
 
 
 class _Grouped(_Endless):
-  """Examples that change places within windows, so that batches have one shape."""
+  """Examples reordered within windows, so that each batch has one shape."""
 
   def __init__(self, examples: _Examples, data: TrainInput):
     super().__init__(examples)
@@ -482,14 +482,14 @@ class _Grouped(_Endless):
     )
 
   def layout(self, step: int) -> grouping.Batch:
-    """Returns which examples are in a batch, their sizes and their shape."""
+    """Returns the positions of a batch's examples, their sizes and their shape."""
     return self._windows.batch(step)
 
   def make(self, position: int) -> dict[str, Any]:
     step, row = divmod(position, self._batch_size)
     batch = self._windows.batch(step)
     example = self._parent[int(batch.positions[row])]
-    # What took the place of a bad record has another size.
+    # An example that replaces a bad record may have another size.
     if REPLACED not in example:
       self._check(self._bucket.size(example), tuple(batch.sizes[row].tolist()))
     return self._bucket.fit(example, tuple(batch.shape.tolist()))
@@ -498,14 +498,14 @@ class _Grouped(_Endless):
     if size != expected:
       raise UserError(
         f'the {self._bucket.noun} of an example has the size {shape_text(size)}, not'
-        f' {shape_text(expected)} as expected: where batches have several shapes'
+        f' {shape_text(expected)} as expected: if batches have several shapes,'
         f' only {self._bucket.resizers} may change sizes; if the data have changed,'
         f' delete {grouping.FOLDER}.'
       )
 
 
 class _Rows(grain.MapDataset):
-  """Some rows of each batch, in order."""
+  """The given rows of each batch, in order."""
 
   def __init__(self, parent: grain.MapDataset, batch_size: int, rows: np.ndarray):
     super().__init__(parent)
@@ -534,11 +534,9 @@ def _transformed(
 
 
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:
-  """Returns examples as a batch; values may be dicts again.
+  """Stacks examples into a batch; values may be nested dicts.
 
-  Texts are left out.
-
-  What was said of replaced records is a list for all.
+  Texts are left out. Messages about replaced records are joined into one list.
   """
   told = [line for example in examples for line in example.pop(REPLACED, ())]
   batch = _stacked_dicts('', examples)
@@ -546,7 +544,7 @@ def stack(examples: Sequence[dict[str, Any]]) -> Batch:
 
 
 def is_text(value: Any) -> bool:
-  """Returns whether a value is text, bytes or several of these."""
+  """Returns whether a value is text, bytes or a sequence of these."""
   if isinstance(value, np.ndarray):
     if value.dtype.kind in 'SU':
       return True
@@ -565,8 +563,8 @@ def _stacked_dicts(path: str, examples: Sequence[Mapping[str, Any]]) -> Batch:
   names = [set(example) - texts for example in examples]
   for name in sorted(set().union(*names) - set.intersection(*names)):
     raise UserError(
-      f'some examples have {path + name!r} and some have not: keep what all have, with'
-      ' labels.Keep(names=...).'
+      f'some examples have {path + name!r} and some do not: keep the fields that all'
+      ' have, with labels.Keep(names=...).'
     )
   return {
     name: _stacked(path + name, [example[name] for example in examples])
@@ -586,18 +584,18 @@ def _stacked(path: str, values: Sequence[Any]) -> Any:
   except ValueError as error:
     shapes = listed({shape_text(np.shape(value)): None for value in values})
     raise UserError(
-      f'{path!r} has several shapes ({shapes}), which make no batch: resize, crop or'
-      ' pad them to one.'
+      f'{path!r} has several shapes ({shapes}), which cannot be stacked into a batch:'
+      ' resize, crop or pad them to one.'
     ) from error
   return _narrow(path, array) if array.dtype == np.int64 else array
 
 
 def _narrow(name: str, values: np.ndarray) -> np.ndarray:
-  """int32, as JAX would make it on the way to the device, or an error."""
+  """Converts int64 to int32, as JAX does for devices; raises on overflow."""
   narrow = values.astype(np.int32)
   if (narrow != values).any():
     raise UserError(
-      f'{name} holds {values.max()}, which int32 cannot: number them anew.'
+      f'{name} holds {values.max()}, which does not fit in int32: renumber the values.'
     )
   return narrow
 

@@ -1,4 +1,4 @@
-"""Turns taken in exact proportions."""
+"""Interleaving in exact proportions."""
 
 import dataclasses
 import fractions
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Proportions:
-  """An endless sequence of turns, evenly spread, of parts with whole `weights`.
+  """An endless, evenly spread sequence of turns of parts with integer `weights`.
 
-  Of the first n turns a part of share s has n * s but for rounding.
+  A part with share s has n * s of the first n turns, up to rounding.
   """
 
   weights: tuple[int, ...]
 
   @classmethod
   def of(cls, weights: Sequence[float]) -> 'Proportions':
-    """Returns the proportions of numbers as they are written: 0.1 is a tenth."""
+    """Returns the proportions of decimal numbers, taken exactly: 0.1 is a tenth."""
     exact = [fractions.Fraction(str(weight)) for weight in weights]
     common = math.lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * common) for weight in exact]
@@ -25,17 +25,17 @@ class Proportions:
     return cls(tuple(weight // divisor for weight in whole))
 
   def place(self, position: int) -> tuple[int, int]:
-    """Returns which part has a turn, and how many turns of the part came before."""
+    """Returns the part that has a turn, and the number of its earlier turns."""
     total = sum(self.weights)
     for part, weight in enumerate(self.weights):
       before, after = (n * weight // total for n in (position, position + 1))
       if after > before:
         return part, before
       position, total = position - before, total - weight
-    raise AssertionError('the last part takes what is left')
+    raise AssertionError('the last part takes all remaining turns')
 
   def counts(self, turns: int) -> list[int]:
-    """Returns how many of the first turns each part has."""
+    """Returns how many of the first `turns` turns each part has."""
     total, counts = sum(self.weights), []
     for weight in self.weights:
       counts.append(turns * weight // total)

@@ -1,4 +1,4 @@
-"""What inputs that draw from several others share, in turn or together."""
+"""Base classes of inputs that draw from several others, in turn or together."""
 
 import abc
 import dataclasses
@@ -12,9 +12,9 @@ from big_vision_like.errors import UserError, check_one_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Several(base.Input):
-  """Batches {name: batch} of several inputs; final classes say which at which step.
+  """Batches {name: batch} of several inputs; subclasses choose the inputs of each step.
 
-  `epoch_of` names the input whose examples count epochs; without it, an epoch has as
+  `epoch_of` names the input whose examples count epochs. Without it, an epoch has as
   many examples as all inputs together.
   """
 
@@ -34,7 +34,7 @@ class Several(base.Input):
 
   @abc.abstractmethod
   def steps_of(self, step: int) -> dict[str, int]:
-    """Returns how many of the first steps each input has had."""
+    """Returns how many of the first `step` steps each input has had."""
 
   @property
   def parts(self) -> dict[str, TrainInput]:
@@ -46,9 +46,10 @@ class Several(base.Input):
 
 
 class SeveralBatches(base.Batches):
-  """The batches of several inputs, each with workers of its own.
+  """Batches of several inputs, each with its own workers.
 
-  The position is one number, the step. `how` says in messages how inputs are combined.
+  The position is a single number, the step. `how` describes in messages how the inputs
+  are combined.
   """
 
   how: ClassVar[str]
@@ -73,8 +74,8 @@ class SeveralBatches(base.Batches):
   def set_state(self, state: Mapping[str, int]) -> None:
     if 'step' not in state:
       raise UserError(
-        f'the checkpoint is of a run with one input, not of several {self.how}: start a'
-        ' new run, with init_from for its weights'
+        f'the checkpoint is from a run with one input, not with several {self.how}:'
+        ' start a new run, with init_from to load its weights'
       )
     self._step = state['step']
     for name, step in self._data.steps_of(self._step).items():

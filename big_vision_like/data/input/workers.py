@@ -1,8 +1,8 @@
-"""Processes that work for another one and end with it, however it ends.
+"""Worker processes that make batches and end with the main process, however it ends.
 
-`Workers` hands over elements in memory without a name, which the kernel frees once no
-process holds it open: processes that are killed leave nothing behind. Python's own
-queues and shared memory have names in /dev/shm, which stay.
+`Workers` passes elements in anonymous memory, which the kernel frees once no process
+holds it open, so killed processes leave nothing behind. Python's own queues and shared
+memory have names in /dev/shm, which remain after a kill.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ import grain
 from big_vision_like.devices import malloc
 from big_vision_like.errors import UserError
 
-# Where arrays start in memory: JAX takes such arrays on a CPU without a copy.
+# Alignment of arrays in bytes; JAX uses aligned arrays on a CPU without a copy.
 ALIGNMENT = 64
-# The end of a piece of memory: where its index starts.
+# Trailer of a piece of memory: the offset at which its index starts.
 END = struct.Struct('Q')
-# A terminal or a scheduler sends these to all processes of a program, which decides by
-# itself when its workers end.
+# Terminals and schedulers send these signals to all processes of a program. Workers
+# block them, because the main process decides when its workers end.
 BLOCKED = (signal.SIGINT, signal.SIGTERM)
 CODE = """import sys
 sys.path[:] = {path!r}
@@ -41,7 +41,7 @@ workers.serve{arguments}
 
 
 class Workers(Iterator[Any]):
-  """The elements of a data set in order, made by `count` processes in turn.
+  """The elements of a data set in order, made by `count` processes that take turns.
 
   `place` names the input in messages.
   """
@@ -76,7 +76,7 @@ class Workers(Iterator[Any]):
       if descriptors:
         with open(descriptors[0], 'rb') as memory:
           outcome = _unpacked(memory)
-        connection.send(b'.')  # asks for one more
+        connection.send(b'.')  # requests one more element
         return outcome
     code = process.wait()
     how = f'was killed by {signal.Signals(-code).name}' if code < 0 else 'crashed'
@@ -90,11 +90,11 @@ class Workers(Iterator[Any]):
 def _start(
   job: BinaryIO, index: int, count: int
 ) -> tuple[subprocess.Popen, socket.socket]:
-  """Starts a worker; returns it and the connection to it."""
+  """Starts a worker; returns its process and a connection to it."""
   connection, its_own = socket.socketpair()
   descriptors = (its_own.fileno(), job.fileno())
   code = CODE.format(path=sys.path, arguments=(*descriptors, index, count))
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # which it inherits
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # the worker inherits it
   try:
     process = subprocess.Popen(
       [sys.executable, '-c', code], stdin=subprocess.DEVNULL, pass_fds=descriptors
@@ -115,9 +115,9 @@ def _stop(processes: Sequence[tuple[subprocess.Popen, socket.socket]]) -> None:
 
 
 def serve(connection: int, job: int, index: int, count: int) -> None:
-  """Makes every `count`-th element of a data set for the program that asks for them.
+  """Makes every `count`-th element of a data set for the process that requests them.
 
-  Keeps one ready in memory, and one on its way.
+  Keeps one element ready in memory, and one in transit.
   """
   program, asked = socket.socket(fileno=connection), threading.Semaphore(0)
 
@@ -125,7 +125,7 @@ def serve(connection: int, job: int, index: int, count: int) -> None:
     with contextlib.suppress(ConnectionError):
       while program.recv(1):
         asked.release()
-    os._exit(0)  # the program is gone, or needs no more
+    os._exit(0)  # the main process has ended, or needs no more elements
 
   follower = threading.Thread(target=follow, daemon=True)
   follower.start()
@@ -138,30 +138,30 @@ def serve(connection: int, job: int, index: int, count: int) -> None:
 
 
 def _outcomes(job: int, index: int, count: int) -> Iterator[BinaryIO]:
-  """Yields elements, and at last the end of the data set or what went wrong."""
+  """Yields elements, and finally the end of the data set or an error."""
   try:
     with open(job, 'rb') as memory:
       dataset, options = _unpacked(memory)
     for element in dataset[index::count].to_iter_dataset(options):
       yield _packed(('element', element))
     yield _packed(('end', None))
-  except Exception as error:  # of the code of any source or transform
+  except Exception as error:  # any source or transform may raise any type
     yield _packed(('error', _portable(error)), cloudpickle.dumps)
 
 
 def _portable(error: Exception) -> Exception:
-  """Returns an error that another process can read, with a note of its traceback."""
+  """Returns an error that other processes can unpickle; a note has its traceback."""
   text = ''.join(traceback.format_exception(error))
   try:
     error = cloudpickle.loads(cloudpickle.dumps(error))
-  except Exception:  # of whatever the error holds
+  except Exception:  # the attributes of the error may fail to pickle in any way
     error = RuntimeError(f'{type(error).__name__}: {error}')
   error.add_note(f'In a worker process:\n{text}')
   return error
 
 
 def _packed(value: Any, dumps: Callable[..., bytes] = pickle.dumps) -> BinaryIO:
-  """Writes a value to memory without a name: its arrays, what holds them, the index."""
+  """Writes a value to anonymous memory: its arrays, the rest of it, and an index."""
   arrays: list[pickle.PickleBuffer] = []
   data = dumps(value, protocol=5, buffer_callback=arrays.append)
   memory, spans = open(os.memfd_create('big_vision_like'), 'wb'), []
@@ -176,7 +176,7 @@ def _packed(value: Any, dumps: Callable[..., bytes] = pickle.dumps) -> BinaryIO:
 
 
 def _unpacked(memory: BinaryIO) -> Any:
-  """Reads a value from memory, whose arrays stay there; others never see changes."""
+  """Reads a value whose arrays stay in the memory; changes to them remain private."""
   view = memoryview(mmap.mmap(memory.fileno(), 0, access=mmap.ACCESS_COPY))
   (start,) = END.unpack(view[-END.size :])
   data, spans = pickle.loads(view[start:])

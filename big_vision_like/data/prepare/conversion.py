@@ -1,9 +1,9 @@
-"""Any source to array_record as TFDS lays it out, by several processes, resumable.
+"""Resumable conversion of any source to array_record in TFDS's layout, in parallel.
 
-What is written is decided at the start and kept beside the data, in
-NAME-SPLIT.plan.json: the input, the number of shards, what becomes of images. A shard
-gets its name when it is complete. So the same command goes on where it was killed, and
-another input is refused. `dataset_info.json`, by which data are found, comes last.
+The plan is fixed at the start and stored next to the data, in NAME-SPLIT.plan.json: the
+input, the number of shards, and the treatment of images. A shard gets its final name
+once it is complete. Rerun the command to resume after a kill; another input is an
+error. `dataset_info.json`, which makes the data findable, is written last.
 """
 
 import contextlib
@@ -29,42 +29,43 @@ from big_vision_like.data.sources import array_records, protos, shards
 from big_vision_like.data.sources.base import Source, counted, num_classes
 from big_vision_like.errors import BadRecordError, UserError
 
-# What a shard is to have, about; but no fewer examples than MIN_EXAMPLES.
+# Approximate size of a shard in bytes; a shard has at least MIN_EXAMPLES examples.
 SHARD_BYTES, MIN_EXAMPLES = 128 << 20, 32
-# Seed of the order, so that `train[:1%]` has examples of all classes.
+# Seed of the shuffle, which makes `train[:1%]` contain examples of all classes.
 SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """A split of a data set on disk: `folder` is DATA_DIR/NAME/VERSION."""
+  """A split of a data set on disk; `folder` is DATA_DIR/NAME/VERSION."""
 
   folder: pathlib.Path
   name: str
   split: str
 
   def shard(self, index: int, count: int) -> pathlib.Path:
-    """Where TFDS looks for a shard."""
+    """Returns the path at which TFDS looks for a shard."""
     file = f'{self.name}-{self.split}.array_record-{index:05d}-of-{count:05d}'
     return self.folder / file
 
   def beside(self, ending: str) -> pathlib.Path:
-    """A file that tells of the split."""
+    """Returns the path of a file about the split, next to its shards."""
     return self.folder / f'{self.name}-{self.split}.{ending}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Shrink:
-  """Images with a short side above `size` become JPEG with that one; others stay.
+  """A conversion of large images to JPEGs with a short side of `size`.
 
-  These JPEG have restart markers.
+  Images with a short side of at most `size` are unchanged. The JPEGs have restart
+  markers.
   """
 
   size: int
   quality: int = 90
 
   def shrunk(self, image: bytes, channels: int, index: int) -> bytes:
-    """The image as it will be stored; `index` names one that cannot be decoded."""
+    """Returns the image to store; `index` names an undecodable image in errors."""
     from big_vision_like.data.prepare import restarts
     from big_vision_like.data.transforms.image import Decode, ResizeSmall
 
@@ -77,7 +78,7 @@ class Shrink:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What a process has to know to write any shard."""
+  """The settings that a process needs to write any shard."""
 
   source: Source
   features: Any
@@ -88,7 +89,7 @@ class Work:
 
   @functools.cached_property
   def order(self) -> np.ndarray:
-    """All examples, shuffled; those of a group, read together, stay together."""
+    """The shuffled indices of all examples; groups, read together, stay together."""
     rng = np.random.default_rng(SEED)
     groups = self.source.groups
     if groups is None:
@@ -97,12 +98,12 @@ class Work:
     return np.concatenate(parts)
 
   def places(self, shard: int) -> range:
-    """Which part of the order a shard has."""
+    """Returns the range of places in `order` that a shard holds."""
     count = len(self.source)
     return range(*(count * (shard + i) // self.shards for i in range(2)))
 
   def write(self, shard: int, done: Callable[[], None] = lambda: None) -> None:
-    """Writes a shard and, if there are any, the list of its bad records."""
+    """Writes a shard, and a list of its bad records if there are any."""
     from array_record.python import array_record_module
 
     places = self.places(shard)
@@ -126,7 +127,7 @@ class Work:
         files.write_json(bad_file(path), bad, indent=None)
 
   def record(self, index: int) -> bytes:
-    """An example as it will be stored; `BadRecordError` if it cannot be used."""
+    """Returns the serialized example to store; raises `BadRecordError` if unusable."""
     record = self.source.record(index)
     if record is None:
       record = _serialized(self.source[index], self.features, f'example {index}')
@@ -157,7 +158,7 @@ def _serialized(example: protos.Example, features: Any, name: str) -> bytes:
     return features.serialize_example(example)
   except ImportError as error:
     raise UserError(
-      f'TFDS writes such features with TensorFlow only: leave lists of lists out, or'
+      f'TFDS needs TensorFlow to write such features: leave out lists of lists, or'
       f" install the extra `tf`: pip install -e '.[tf]' ({error})"
     ) from error
   except Exception as error:  # TFDS raises several unrelated types
@@ -175,9 +176,9 @@ def _check_label(example: protos.Example, features: Any, index: int) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Input:
-  """What is converted: `source()` makes the source; the rest identifies it.
+  """The data to convert: `source()` makes the source; the other fields identify it.
 
-  `label_names` are for a source that has numbers only.
+  `label_names` names the classes of a source that has only numbers.
   """
 
   source: Callable[[], Source]
@@ -197,10 +198,10 @@ def convert(
   restarts: bool = False,
   bad_share: float = 0.0,
 ) -> None:
-  """Writes a split, or what is missing of it; `restarts`: with restart markers.
+  """Writes a split, or its missing shards; `restarts` adds restart markers to JPEGs.
 
-  Raises `UserError` where more than `bad_share` of the examples are bad; the others are
-  then kept, so that another share finishes at once.
+  Raises `UserError` if more than `bad_share` of the examples are bad. The good examples
+  are kept, so rerunning with a larger share finishes at once.
   """
   target.folder.mkdir(parents=True, exist_ok=True)
   with _alone(target.folder):
@@ -224,14 +225,14 @@ def convert(
     described = protos.described(features)
     if there is not None and protos.described(there.features) != described:
       raise UserError(
-        f'{target.folder} has other features or classes than what is to be added:'
-        f' {protos.described(there.features)}; and {described}'
+        f'{target.folder} has other features or classes than the new split:'
+        f' {protos.described(there.features)}; the new split has {described}'
       )
     others = set(protos.still_encoded(features)) - {'image'}
     if shrink is not None and others:
       raise UserError(
-        f'--resize-small makes JPEGs of images, but {", ".join(sorted(others))} would'
-        ' be changed by that: leave it out.'
+        f'--resize-small stores images as JPEGs, but {", ".join(sorted(others))} must'
+        ' stay exact: leave out --resize-small.'
       )
     earlier = _earlier(target)
     count = num_shards or earlier.get('shards') or _shards(given.files, len(source))
@@ -252,14 +253,14 @@ def _earlier(target: Split) -> dict[str, Any]:
 
 
 def _check_plan(plan: dict[str, Any], target: Split, remedy: str) -> None:
-  """Refuses to go on with another input than before."""
+  """Raises `UserError` if the plan differs from the plan of an earlier run."""
   earlier = _earlier(target)
   changed = [name for name in plan if earlier and plan[name] != earlier.get(name)]
   if changed:
     before = f' (it was {earlier["input"]})' if 'input' in changed else ''
     raise UserError(
       f'{target.name} {target.split} in {target.folder} was begun with other'
-      f' {", ".join(changed)}{before}: take the same again, {remedy}'
+      f' {", ".join(changed)}{before}: use the same, {remedy}'
     )
 
 
@@ -269,7 +270,7 @@ def _features(source: Source, label_names: Sequence[str] | None) -> Any:
   features = dict(source.features)
   if label_names is not None:
     if 'label' not in features:
-      raise UserError(f'there is no label to name; there are {", ".join(features)}')
+      raise UserError(f'there is no label to name, only {", ".join(features)}')
     features['label'] = tfds.features.ClassLabel(names=label_names)
   return tfds.features.FeaturesDict(features)
 
@@ -294,7 +295,7 @@ def _write_missing(work: Work, workers: int) -> None:
       for shard in missing:
         work.write(shard, lambda: advance(1))
       return
-    # Not forked: threads of libraries would be left in the middle of their work.
+    # Spawned: forking would copy the locks of library threads in an arbitrary state.
     context = multiprocessing.get_context('spawn')
     done = context.Value('q')
     with futures.ProcessPoolExecutor(
@@ -315,7 +316,7 @@ def _write_missing(work: Work, workers: int) -> None:
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-  """Turns what the writer raises where a disk is full into a sentence."""
+  """Converts errors of the writer, such as a full disk, to `UserError`."""
   try:
     yield
   except RuntimeError as error:
@@ -323,7 +324,7 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def _start(work: Work, done: Any, parent: int) -> None:
-  """In a process that writes."""
+  """Initializes a writing process."""
   global _work, _done
   _work, _done = work, done
   parents.end_with(parent)
@@ -338,7 +339,7 @@ def _write_one(shard: int) -> None:
 
 
 def _check_bad(work: Work, bad_share: float) -> None:
-  """Lists the bad records of all shards; too many are an error."""
+  """Lists the bad records of all shards; raises `UserError` for too many."""
   target, bad = work.target, []
   for i in range(work.shards):
     file = bad_file(target.shard(i, work.shards))
@@ -351,19 +352,19 @@ def _check_bad(work: Work, bad_share: float) -> None:
   if len(bad) > bad_share * examples:
     raise UserError(
       f'{len(bad):,} of {examples:,} examples are bad, more than --bad-share'
-      f' {bad_share:g}; {listed} says which and why. If they may be left out, the same'
-      f' command with --bad-share {_above(len(bad) / examples)} finishes at once.'
+      f' {bad_share:g}; {listed} lists them with reasons. To leave them out, rerun the'
+      f' command with --bad-share {_above(len(bad) / examples)} (finishes at once).'
     )
 
 
 def _above(share: float) -> str:
-  """A short number that is not below."""
+  """Formats a number with two digits, rounded up."""
   digits = f'{share:.1e}'
   return digits if float(digits) >= share else f'{share * 1.05:.1e}'
 
 
 def _describe(work: Work, there: Any) -> None:
-  """Writes what TFDS finds the data by, `dataset_info.json` as the last."""
+  """Writes the metadata by which TFDS finds the data, `dataset_info.json` last."""
   import tensorflow_datasets as tfds
 
   target = work.target
@@ -400,7 +401,7 @@ def _describe(work: Work, there: Any) -> None:
 
 
 def info(folder: pathlib.Path) -> Any:
-  """TFDS's description of the data set in a folder; None where it has none."""
+  """Returns TFDS's DatasetInfo of a folder; None if it has no dataset_info.json."""
   if not (folder / 'dataset_info.json').exists():
     return None
   info = builder(folder).info
@@ -413,7 +414,7 @@ def info(folder: pathlib.Path) -> Any:
 
 
 def builder(folder: pathlib.Path) -> Any:
-  """Returns TFDS's reader of the data set in a folder; `UserError` if it has none."""
+  """Returns a TFDS builder for the data set in a folder; `UserError` if it has none."""
   import tensorflow_datasets as tfds
 
   try:
@@ -421,7 +422,7 @@ def builder(folder: pathlib.Path) -> Any:
   except Exception as error:  # TFDS raises several unrelated types
     reason = ' '.join(str(error).split())
     raise UserError(
-      f'{folder} is not as TFDS writes it: {reason or type(error).__name__}'
+      f'{folder} is not in the layout of TFDS: {reason or type(error).__name__}'
     ) from error
 
 
@@ -430,7 +431,7 @@ def unpacked(
   folder: pathlib.Path,
   compressed: Callable[[bytes], bool],
 ) -> list[str]:
-  """The files, in place of those that are compressed copies in a folder."""
+  """Returns the files; compressed ones are replaced by unpacked copies in a folder."""
 
   def unpack(path: str) -> str:
     with open(path, 'rb') as file:
@@ -455,32 +456,32 @@ def _decompress(path: str, target: pathlib.Path) -> None:
         while block:
           out.write(stream.decompress(block))
           ended, block = stream.eof, stream.unused_data
-          if ended:  # several may follow each other
+          if ended:  # another compressed stream may follow
             stream = _stream()
     except zlib.error as error:
       raise UserError(f'{path} is damaged: {error}') from error
   if not ended:
-    raise UserError(f'{path} is cut off: copy it again')
+    raise UserError(f'{path} is truncated: copy it again')
 
 
 def _stream() -> Any:
-  return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # of gzip or zlib
+  return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib
 
 
 def bad_file(shard: pathlib.Path) -> pathlib.Path:
-  """Where the bad records of a shard are listed until all shards are there."""
+  """Returns the path that lists a shard's bad records until all shards are written."""
   return shard.with_name(f'{shard.name}.bad')
 
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
-  """Refuses a second command that writes in the same folder."""
+  """Raises `UserError` if another command is writing to the folder."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     yield
   except BlockingIOError as error:
-    raise UserError(f'another command is writing in {folder}') from error
+    raise UserError(f'another command is writing to {folder}') from error
   finally:
     os.close(descriptor)
 
@@ -495,7 +496,7 @@ def _empty(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-  """A bar on a terminal, else a line."""
+  """Shows a progress bar on a terminal, otherwise prints a line."""
   if not sys.stderr.isatty():
     print(f'{title}: writing {total:,} examples', flush=True)
     yield lambda count: None

@@ -1,6 +1,6 @@
-"""Restart markers in JPEGs that are stored, so that boxes of them are decoded alone.
+"""Restart markers in stored JPEGs, which allow decoding parts of the images.
 
-data/transforms/jpeg.py has what they are; each takes about two bytes and a half.
+data/transforms/jpeg.py explains them. Each takes about two and a half bytes.
 """
 
 import math
@@ -13,12 +13,12 @@ import numpy as np
 from big_vision_like.data.transforms import decoding, image, jpeg
 from big_vision_like.errors import UserError
 
-# About as many pixels are to lie between two of them.
+# Desired distance between two markers in pixels.
 APART = 64
 
 
 def encode(pixels: np.ndarray, quality: int) -> bytes:
-  """A JPEG with restart markers, 4:2:0 or grey, of uint8 (H, W, 1 or 3)."""
+  """Encodes uint8 (H, W, 1 or 3) as a grey or 4:2:0 JPEG with restart markers."""
   coloured = pixels.shape[-1] == 3
   options = {
     cv2.IMWRITE_JPEG_QUALITY: quality,
@@ -35,11 +35,11 @@ def encode(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def insert(encoded: bytes, index: int) -> bytes:
-  """The same image, pixel by pixel, with restart markers, or the same file.
+  """Returns a file of the same pixels with restart markers, or the file unchanged.
 
-  It stays as it is where it has them already, is no JPEG, or where jpegtran, which
-  writes them, has something to say against it. `index` names one that cannot be
-  decoded: BadRecordError. What comes out is baseline, with the best Huffman tables.
+  The file is unchanged if it has markers already, is not a JPEG, or is rejected by
+  jpegtran, which writes the markers. The result is a baseline JPEG with optimal Huffman
+  tables. Raises BadRecordError, which names `index`, if the image cannot be decoded.
   """
   header = jpeg.read_header(encoded) if decoding.is_jpeg(encoded) else None
   if header is None or header.cuttable:
@@ -55,16 +55,16 @@ def insert(encoded: bytes, index: int) -> bytes:
 
 
 def check() -> None:
-  """Raises UserError where `insert` cannot work."""
+  """Raises UserError if `insert` cannot work because jpegtran is missing."""
   if shutil.which('jpegtran') is None:
     raise UserError(
-      'restart markers are written by jpegtran, which is not there: install'
+      'restart markers are written by jpegtran, which is missing: install'
       ' libjpeg-turbo (Debian: libjpeg-turbo-progs)'
     )
 
 
 def interval(width: int, mcu: int) -> int:
-  """How many MCUs of that width lie between two markers: rows start with one."""
+  """Returns the number of MCUs of a width between two markers; rows start with one."""
   columns, wanted = -(-width // mcu), APART / mcu
   divisors = [k for k in range(1, columns + 1) if columns % k == 0]
   return min(divisors, key=lambda k: abs(math.log(k / wanted)))

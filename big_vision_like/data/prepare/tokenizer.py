@@ -1,4 +1,4 @@
-"""Learns a vocabulary of word pieces (sentencepiece) from texts."""
+"""Training of a vocabulary of word pieces (sentencepiece) on texts."""
 
 import io
 import re
@@ -12,14 +12,14 @@ from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import text
 from big_vision_like.errors import UserError
 
-# Examples read at once.
+# Number of examples read at once.
 CHUNK = 1000
 
 
 def texts_of_data_set(
   source: Any, features: Sequence[str], max_characters: int, seed: int
 ) -> dict[str, list[str]]:
-  """Returns texts of each feature of a `Tfds` source, drawn from all of it."""
+  """Returns texts of each feature, drawn at random from a whole `Tfds` source."""
   texts: dict[str, list[str]] = {name: [] for name in features}
   wanted = dict.fromkeys(features, max_characters)
   order = _shuffled(len(source), seed)
@@ -38,7 +38,7 @@ def texts_of_data_set(
 def texts_of_files(
   names: Sequence[str], max_characters: int, seed: int
 ) -> dict[str, list[str]]:
-  """Returns lines of each file, drawn from all of it."""
+  """Returns lines of each file, drawn at random from the whole file."""
   texts = {}
   for name in names:
     try:
@@ -59,7 +59,7 @@ def _shuffled(count: int, seed: int) -> list[int]:
 
 
 def train(texts: Iterable[str], size: int, model_type: str, coverage: float) -> bytes:
-  """Returns the sentencepiece model of `size` pieces; raises if the texts do not do."""
+  """Trains a sentencepiece model of `size` pieces; raises `UserError` if it fails."""
   trainer = vocabulary.library().SentencePieceTrainer
   model = io.BytesIO()
   try:
@@ -73,7 +73,7 @@ def train(texts: Iterable[str], size: int, model_type: str, coverage: float) -> 
       bos_id=1,
       eos_id=2,
       unk_id=3,
-      minloglevel=2,  # errors, which become exceptions
+      minloglevel=2,  # log only errors, which become exceptions
     )
   except (RuntimeError, ValueError) as error:
     raise UserError(_explained(str(error), size)) from error
@@ -89,9 +89,9 @@ def _explained(error: str, size: int) -> str:
   least = re.search(r'smaller than required_chars\. \d+ vs (\d+)', error)
   if least:
     return (
-      f'--size {size} is too small for the characters of the texts: take {least[1]} at'
-      ' least, or a lower --character-coverage.'
+      f'--size {size} is too small for the characters of the texts: use at least'
+      f' {least[1]}, or a lower --character-coverage.'
     )
   if 'sentences_.empty()' in error:
     return 'there is no text to learn from.'
-  return f'sentencepiece gave up: {error}'
+  return f'sentencepiece failed: {error}'

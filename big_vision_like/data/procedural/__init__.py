@@ -1,4 +1,4 @@
-"""Drawn data sets; importing this package makes their names known to TFDS."""
+"""Procedurally drawn data sets; importing this package registers them with TFDS."""
 
 from big_vision_like.data.procedural.glyphs import Glyphs
 

@@ -1,7 +1,7 @@
 """UCI handwritten digits, 8x8 grey scans, as the TFDS data set `digits`.
 
-The 1,797 scans that scikit-learn carries (`sklearn.datasets.load_digits`), so nothing
-is downloaded. Importing this file makes the name known to TFDS.
+The 1,797 scans come with scikit-learn (`sklearn.datasets.load_digits`), so nothing is
+downloaded. Importing this module registers the data set with TFDS.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from big_vision_like.data.procedural import drawing
 class Digits(drawing.Pictures):
   """1,347 training and 450 test scans, split at random within each class.
 
-  Examples are `image` (8,8,1) uint8, the sixteen grey levels spread over 0..255,
+  Examples have `image` (8,8,1) uint8, with grey levels 0..16 scaled to 0..255,
   `label` 0..9 and `id`, the scan's index in scikit-learn's order.
   """
 

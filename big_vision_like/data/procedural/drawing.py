@@ -1,4 +1,4 @@
-"""Draws examples in several processes, the same whatever their number."""
+"""Parallel drawing of examples, with equal results for any number of processes."""
 
 import collections
 import dataclasses
@@ -22,14 +22,14 @@ from big_vision_like.errors import UserError
 Example = tuple[int, dict[str, Any]]
 Draw = Callable[[int], dict[str, Any]]
 
-# Examples that go through a process at once.
+# Number of examples drawn per task of a process.
 CHUNK = 64
-# Of fewer examples, starting the processes would cost more than they save.
+# For fewer examples, starting processes would cost more time than it saves.
 FEW = 2048
 
 
 class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A TFDS builder of pictures in a fixed order, each with an `id`."""
+  """A TFDS builder of images in a fixed order, each with an `id`."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}
@@ -37,7 +37,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def described(
     self, description: str, features: Mapping[str, Any], **more
   ) -> tfds.core.DatasetInfo:
-    """Returns what TFDS is told of examples with these features and `id`."""
+    """Returns the DatasetInfo of examples with these features and `id`."""
     return tfds.core.DatasetInfo(
       builder=self,
       description=description,
@@ -51,13 +51,13 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def picture(height: int, width: int, channels: int) -> tfds.features.Image:
-  """Returns the feature of pictures of that size, stored as PNG."""
+  """Returns the feature of images of a fixed size, stored as PNG."""
   return tfds.features.Image(shape=(height, width, channels), encoding_format='png')
 
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-  """Examples whose number is known: the progress bar of TFDS asks for the length."""
+  """An iterable of examples with a length, for TFDS's progress bar."""
 
   examples: Iterable[Example]
   count: int
@@ -72,7 +72,7 @@ class Counted:
 def generator(
   seed: int, split: str, index: int, splits: Sequence[str]
 ) -> np.random.Generator:
-  """The random numbers of example `index` of one of the splits."""
+  """Returns the random generator of example `index` of one of the splits."""
   if split not in splits:
     raise ValueError(f'split={split!r} is not one of {splits}')
   return np.random.default_rng((seed, splits.index(split), index))
@@ -83,7 +83,7 @@ def by_split(
   config: Any,
   counts: Mapping[str, int],
 ) -> dict[str, Counted]:
-  """What `_split_generators` of a builder returns: draw(config, split, i) of each."""
+  """Returns the splits for a builder's `_split_generators`: draw(config, split, i)."""
   return {
     split: drawn(functools.partial(draw, config, split), count)
     for split, count in counts.items()
@@ -91,12 +91,12 @@ def by_split(
 
 
 def drawn(draw: Draw, count: int, workers: int | None = None) -> Counted:
-  """(i, draw(i)) for i in range(count), in order; to be gone through once.
+  """Returns (i, draw(i)) for i in range(count), in order, as a one-shot iterable.
 
-  `draw` depends on i alone and can be pickled: a function of a module, or a partial of
-  one. `workers` is the number of processes, by default one for each core, or none but
-  this one where few examples are asked for. As always with processes, a program that
-  starts them has its main part under `if __name__ == '__main__'`.
+  `draw` depends only on i and supports pickling: it is a function of a module, or a
+  partial of one. `workers` is the number of processes. The default is one per core, or
+  only this process for few examples. As usual with multiprocessing, the main program
+  must be under `if __name__ == '__main__'`.
   """
   if workers is None:
     workers = 1 if count < FEW else len(os.sched_getaffinity(0))
@@ -106,7 +106,7 @@ def drawn(draw: Draw, count: int, workers: int | None = None) -> Counted:
 
 
 def _by_processes(draw: Draw, count: int, workers: int) -> Iterator[Example]:
-  # Not forked: threads of libraries would be left in the middle of their work.
+  # Spawned: forking would copy the locks of library threads in an arbitrary state.
   context = multiprocessing.get_context('spawn')
   with futures.ProcessPoolExecutor(
     workers, context, _start, (draw, os.getpid())
@@ -114,7 +114,7 @@ def _by_processes(draw: Draw, count: int, workers: int) -> Iterator[Example]:
     chunks = (range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
     ahead: collections.deque[futures.Future] = collections.deque()
     try:
-      # A few chunks ahead of what is asked for, so that little memory is held.
+      # Only a few chunks are drawn in advance, which limits memory use.
       ahead.extend(
         pool.submit(_chunk, c) for c in itertools.islice(chunks, 4 * workers)
       )
@@ -124,15 +124,15 @@ def _by_processes(draw: Draw, count: int, workers: int) -> Iterator[Example]:
         yield from examples
     except process.BrokenProcessPool as error:
       raise UserError(
-        'a process that draws examples was ended from outside: is there enough memory'
-        f' for {workers} of them?'
+        'a process that draws examples was killed: is there enough memory for'
+        f' {workers} processes?'
       ) from error
     finally:
       pool.shutdown(cancel_futures=True)
 
 
 def _start(draw: Draw, parent: int) -> None:
-  """In a process that draws."""
+  """Initializes a drawing process."""
   global _draw
   _draw = draw
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted parent ends the pool
@@ -145,9 +145,9 @@ def _chunk(chunk: range) -> list[Example]:
 
 
 def png(image_HWC: np.ndarray) -> bytes:
-  """A uint8 picture as PNG, RGB if it has three channels.
+  """Encodes a uint8 image as PNG; three channels are RGB.
 
-  TFDS is given bytes: it would import TensorFlow to encode pixels.
+  TFDS gets bytes because it would import TensorFlow to encode pixels.
   """
   if image_HWC.shape[2] == 3:
     image_HWC = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR)
@@ -155,6 +155,6 @@ def png(image_HWC: np.ndarray) -> bytes:
 
 
 def encoded(example: dict[str, Any], *more: str) -> dict[str, Any]:
-  """An example with `image`, `segmentation` and what is named besides as PNG."""
+  """Encodes `image`, `segmentation` and further named fields of an example as PNG."""
   pictures = 'image', 'segmentation', *more
   return example | {name: png(example[name]) for name in pictures}

@@ -1,9 +1,9 @@
 """Drawn characters 0-9 A-Z a-z, 62 classes, as the TFDS data set `glyphs`.
 
-A pretraining set which needs no download: strokes of five alphabets, bent, slanted,
-drawn with a round or broad pen, blurred, degraded, mostly light on dark. A large share
-is drawn as a scan of a few pixels and enlarged, so that what is learned here carries
-over to the 8x8 scans of `digits`.
+It is a pretraining set that needs no download. Its characters are strokes of five
+alphabets, bent, slanted, drawn with a round or broad pen, blurred and degraded, mostly
+light on dark. A large share is drawn as a scan of a few pixels and enlarged, so that
+pretraining transfers to the 8x8 scans of `digits`.
 
 Axes: N points of a skeleton, 2 coordinates x and y, H W image, S side.
 """
@@ -24,7 +24,7 @@ SPLITS = ('train', 'test')
 
 @dataclasses.dataclass(frozen=True)
 class Font:
-  """An alphabet and how it is written; share is the part of the examples it has."""
+  """An alphabet and its style; `share` is its share of the examples."""
 
   alphabet: strokes.Alphabet
   share: float
@@ -43,7 +43,7 @@ FONTS = (
 
 
 def draw_glyph(character: str, size: int, rng: np.random.Generator) -> np.ndarray:
-  """A random picture of one of `CHARACTERS`, (size,size,1) uint8.
+  """Draws a random image of one of `CHARACTERS`, (size,size,1) uint8.
 
   The random choices do not depend on the size, except for the grain of the noise.
   """
@@ -65,7 +65,7 @@ def draw_glyph(character: str, size: int, rng: np.random.Generator) -> np.ndarra
 
 
 def draw(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, int]:
-  """Example `index` of a split: image (size,size,1) uint8 and label 0..61."""
+  """Draws example `index` of a split: image (size,size,1) uint8 and label 0..61."""
   label = index % len(CHARACTERS)
   rng = drawing.generator(seed, split, index, SPLITS)
   return draw_glyph(CHARACTERS[label], size, rng), label
@@ -78,7 +78,10 @@ def _uniform(rng: np.random.Generator, *ranges: tuple[float, float]) -> list[flo
 
 @functools.cache
 def _skeleton(text: str) -> tuple[np.ndarray, tuple[int, ...]]:
-  """Points of all strokes, cap height 1, centred in x; and where each stroke ends."""
+  """Returns the points of all strokes and the end index of each stroke.
+
+  Points have cap height 1 and are centred in x.
+  """
   lines = [_dense(line_N2) for stroke in text.split(';') for line_N2 in _lines(stroke)]
   points_N2 = np.concatenate(lines)
   points_N2[:, 0] -= (points_N2[:, 0].min() + points_N2[:, 0].max()) / 2
@@ -97,11 +100,11 @@ def _lines(stroke: str) -> list[np.ndarray]:
     return [_smooth(points_N2, [word.endswith('!') for word in arguments])]
   if kind == '_':
     return [np.array([[x - 0.11, y], [x + 0.11, y]]) for x, y in points_N2]
-  raise ValueError(f'stroke {stroke!r} begins with none of - ~ o _')
+  raise ValueError(f'stroke {stroke!r} must begin with one of - ~ o _')
 
 
 def _smooth(points_N2: np.ndarray, corners: list[bool]) -> np.ndarray:
-  """Catmull-Rom curve through the points; a corner is a point taken twice."""
+  """Returns the Catmull-Rom curve through points; a corner is a repeated point."""
   path = [p for p, c in zip(points_N2, corners, strict=True) for _ in range(1 + c)]
   path = np.array([path[0], *path, path[-1]])
   t = np.linspace(0, 1, 8, endpoint=False)[:, None]
@@ -126,7 +129,7 @@ def _arc(
 
 
 def _dense(line_N2: np.ndarray) -> np.ndarray:
-  """Points at most 0.1 apart, so that straight strokes bend too."""
+  """Adds points so that neighbours are at most 0.1 apart and straight strokes bend."""
   pieces = []
   for a, b in zip(line_N2, line_N2[1:], strict=False):
     count = max(1, int(np.ceil(np.hypot(*(b - a)) / 0.1)))
@@ -135,7 +138,7 @@ def _dense(line_N2: np.ndarray) -> np.ndarray:
 
 
 def _bend(points_N2: np.ndarray, font: Font, rng: np.random.Generator) -> np.ndarray:
-  """Moves all points by one smooth random field: joined strokes stay joined."""
+  """Moves all points by a smooth random field; joined strokes stay joined."""
   waves_23 = rng.uniform(-7, 7, (2, 3))
   phases_N3 = points_N2 @ waves_23 + rng.uniform(0, 2 * np.pi, 3)
   shifts_32 = rng.normal(0, font.wobble, (3, 2))
@@ -145,10 +148,10 @@ def _bend(points_N2: np.ndarray, font: Font, rng: np.random.Generator) -> np.nda
 def _place(
   points_N2: np.ndarray, font: Font, scan: bool, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-  """Points in the unit square and the cap height there.
+  """Places points in the unit square; returns them and the cap height there.
 
-  Characters stand on a common baseline, because size and place tell some of them
-  apart. A scan of a single digit fills the square instead.
+  Characters stand on a common baseline, because some of them differ only in size and
+  place. A scan of a single digit fills the square instead.
   """
   angle, shear, stretch, cap, x, y = _uniform(
     rng,
@@ -179,12 +182,12 @@ def _ink(
   size: int,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Strokes of random thickness on a canvas finer than the picture, uint8."""
+  """Draws strokes of random thickness on a canvas finer than the image, uint8."""
   side = max(96, 2 * size)
   weight, broad, angle = _uniform(rng, (0, 1), (0, font.broad_pen), (-0.7, 0.1))
   weight = cap * 0.06 * (4.2 if scan else 2.9) ** weight
   nib_2 = 0.7 * broad * weight * np.array([np.cos(angle), np.sin(angle)])
-  # A broad pen is a round one drawn at three places along its edge.
+  # A broad pen is a round pen drawn at three places along its edge.
   places = (-1, 0, 1) if broad > 0.1 else (0,)
   lines = [
     np.round((line + place * nib_2) * side * 16).astype(np.int32)
@@ -198,7 +201,7 @@ def _ink(
 
 
 def _stretch(ink_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Ink made wide, strokes and all, as by software that crops and rescales digits."""
+  """Widens the ink, including strokes, like software that crops and rescales digits."""
   side = len(ink_HW)
   left, right = np.flatnonzero(ink_HW.any(axis=0))[[0, -1]]
   factor = np.clip(rng.uniform(0.5, 0.85) * side / (right + 1 - left), 0.9, 3)
@@ -209,7 +212,7 @@ def _stretch(ink_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _degrade(
   ink_HW: np.ndarray, cap: float, scan: bool, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """The canvas as a picture: coarse or blurred, of some contrast, with noise."""
+  """Makes an image of the canvas: coarse or blurred, of random contrast, with noise."""
   coarse, rows, kernel, blur, levels, paper, ink, invert, grain = _uniform(
     rng,
     (0, 1),
@@ -243,7 +246,7 @@ def _degrade(
 
 @dataclasses.dataclass
 class GlyphsConfig(tfds.core.BuilderConfig):
-  """Side of the pictures, number of examples of each class, and the seed."""
+  """The side of images, the number of examples per class and split, and the seed."""
 
   size: int = 32
   per_class: tuple[int, int] = (800, 80)
@@ -251,10 +254,10 @@ class GlyphsConfig(tfds.core.BuilderConfig):
 
 
 class Glyphs(drawing.Pictures):
-  """49,600 training and 4,960 test pictures; `glyphs/64` has them 64 pixels wide.
+  """49,600 training and 4,960 test images; `glyphs/64` has images 64 pixels wide.
 
-  Examples are `image` (S,S,1) uint8, `label` 0..61, an index into `CHARACTERS`, and
-  `id`. Labels take turns, so any stretch of a split is balanced.
+  Examples have `image` (S,S,1) uint8, `label` 0..61, an index into `CHARACTERS`, and
+  `id`. Labels cycle, so any stretch of a split is balanced.
   """
 
   BUILDER_CONFIGS = [
@@ -281,6 +284,6 @@ class Glyphs(drawing.Pictures):
 
 
 def _encoded(config: GlyphsConfig, split: str, index: int) -> dict[str, Any]:
-  """Example `index`, its picture as PNG."""
+  """Draws example `index`, with its image as PNG."""
   image_HWC, label = draw(config.seed, split, index, config.size)
   return {'image': drawing.png(image_HWC), 'label': label, 'id': index}

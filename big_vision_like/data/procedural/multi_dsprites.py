@@ -1,11 +1,12 @@
-"""Coloured sprites that hide each other, as the TFDS data set `multi_dsprites`.
+"""Coloured sprites that occlude each other, as the TFDS data set `multi_dsprites`.
 
-Drawn after the published set (github.com/google-deepmind/multi_object_datasets), which
-Slot Attention (arXiv 2006.15055) is trained on and whose generator is not public. Its
-sprites are those of dSprites (github.com/google-deepmind/dsprites-dataset): ellipses,
-hearts and squares, without antialiasing, of 6 sizes, 40 orientations and 32x32 places.
-How large they are, and where places lie, is measured in the pictures of dSprites. How
-colours are distributed is not published: here they are uniform in the space named.
+It imitates the published set (github.com/google-deepmind/multi_object_datasets) that
+Slot Attention (arXiv 2006.15055) is trained on, whose generator is not public. The
+sprites are from dSprites (github.com/google-deepmind/dsprites-dataset): ellipses,
+hearts and squares, without antialiasing, with 6 sizes, 40 orientations and 32x32
+positions. Sizes and positions were measured in the images of dSprites. The published
+distribution of colours is unknown; in this data set colours are uniform in RGB, or for
+sprites on greyscale uniform in HSV.
 
 Axes: H W image, C channels; x to the right, y down.
 """
@@ -22,21 +23,21 @@ from big_vision_like.data.procedural import drawing
 SPLITS = ('train', 'validation', 'test')
 SIZE = 64
 SHAPES = ('ellipse', 'heart', 'square')
-# Least and most sprites, and channels of the image.
+# Minimum and maximum number of sprites, and channels of the image.
 VARIANTS = {
   'colored_on_grayscale': ((2, 5), 3),
   'binarized': ((2, 3), 1),
   'colored_on_colored': ((1, 4), 3),
 }
-# As in dSprites, also that the last orientation is the first again.
+# As in dSprites, where the last orientation also equals the first.
 FACTORS = {
   'x': np.linspace(0, 1, 32),
   'y': np.linspace(0, 1, 32),
   'scale': np.linspace(0.5, 1, 6),
   'orientation': np.linspace(0, 2 * np.pi, 40),
 }
-# All in pixels, at scale 1: centres at x = 0 and x = 1, half of a square's side, half
-# of an ellipse's axes; a heart is two discs, and the tangents to them from its tip.
+# In pixels, at scale 1: centres at x = 0 and x = 1, half of a square's side, and half
+# of an ellipse's axes. A heart is two discs and the tangents to them from its tip.
 CENTERS = (16.0, 48.0)
 SQUARE = 9.6
 ELLIPSE = (12.8, 7.2)
@@ -46,9 +47,10 @@ HEART_DISC, HEART_RADIUS, HEART_TIP = (4.45, -4.0), 5.3, 8.7
 def sprite(
   shape: str, x: float, y: float, scale: float = 1.0, orientation: float = 0.0
 ) -> np.ndarray:
-  """The pixels whose centres lie in a sprite, bool (64,64).
+  """Returns the pixels with centres in a sprite, bool (64,64).
 
-  Its centre is at x, y in [0, 1]; `orientation` in radians turns it counterclockwise.
+  The sprite's centre is at x, y in [0, 1]. `orientation`, in radians, rotates it
+  counterclockwise.
   """
   start, stop = CENTERS
   middles = np.arange(SIZE) + 0.5
@@ -67,7 +69,7 @@ def _in_square(x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
 
 
 def _in_heart(x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
-  # Its right half, seen from the centre of the disc.
+  # The right half, in coordinates relative to the centre of the disc.
   x_HW, y_HW = np.abs(x_HW) - HEART_DISC[0], y_HW - HEART_DISC[1]
   to_tip = -HEART_DISC[0], HEART_TIP - HEART_DISC[1]
   # The tangent touches the disc at this angle.
@@ -82,13 +84,13 @@ INSIDE = {'ellipse': _in_ellipse, 'heart': _in_heart, 'square': _in_square}
 
 
 def draw(seed: int, split: str, index: int, variant: str) -> dict[str, Any]:
-  """Example `index` of a split: `image`, `segmentation`, `objects`, `id`.
+  """Draws example `index` of a split: `image`, `segmentation`, `objects`, `id`.
 
   `variant` is one of `VARIANTS`. The image is (64,64,C) uint8, the segmentation
-  (64,64,1) uint8: 0 is the background, i + 1 is what is seen of `objects[i]`, which
-  those after it may hide. Objects have `shape`, one of `SHAPES`, `x`, `y`, `scale`,
-  `orientation` as in dSprites, `color` (C,) in [0, 1], and `visibility`, which is 0 if
-  nothing is seen of it, else 1.
+  (64,64,1) uint8: 0 is the background, and i + 1 is the visible part of `objects[i]`.
+  Later objects occlude earlier ones. Objects have `shape`, one of `SHAPES`, `x`, `y`,
+  `scale`, `orientation` as in dSprites, `color` (C,) in [0, 1], and `visibility`, which
+  is 0 if the object is completely hidden and otherwise 1.
   """
   (least, most), channels = VARIANTS[variant]
   rng = drawing.generator(seed, split, index, SPLITS)
@@ -117,7 +119,7 @@ def draw(seed: int, split: str, index: int, variant: str) -> dict[str, Any]:
 def _colors(
   variant: str, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Of the background (C,) and of the sprites (count,C), in [0, 1]."""
+  """Draws the colours of the background (C,) and the sprites (count,C), in [0, 1]."""
   if variant == 'binarized':
     return np.zeros(1), np.ones((count, 1))
   if variant == 'colored_on_colored':
@@ -128,7 +130,7 @@ def _colors(
 
 @dataclasses.dataclass
 class MultiDspritesConfig(tfds.core.BuilderConfig):
-  """One of `VARIANTS`, how many examples the splits have, and the seed."""
+  """One of `VARIANTS`, the number of examples of each split, and the seed."""
 
   variant: str = 'colored_on_grayscale'
   counts: tuple[int, int, int] = (60_000, 320, 320)
@@ -138,9 +140,10 @@ class MultiDspritesConfig(tfds.core.BuilderConfig):
 class MultiDsprites(drawing.Pictures):
   """60,000 training, 320 validation and 320 test scenes, 64x64 pixels.
 
-  The paper trains on 60,000 and tests on 320 too: `multi_dsprites/colored_on_grayscale`
-  has 2-5 coloured sprites on grey. `/binarized` has 2-3 white ones on black and one
-  channel, `/colored_on_colored` 1-4, and the background is of any colour too.
+  The paper also trains on 60,000 and tests on 320.
+  `multi_dsprites/colored_on_grayscale` has 2-5 coloured sprites on grey. `/binarized`
+  has 2-3 white sprites on black and one channel. `/colored_on_colored` has 1-4 sprites
+  on a background of any colour.
   """
 
   BUILDER_CONFIGS = [
@@ -161,7 +164,7 @@ class MultiDsprites(drawing.Pictures):
       **{name: np.float32 for name in (*FACTORS, 'visibility')},
     }
     return self.described(
-      'Sprites that hide each other, and which pixels are whose.',
+      'Sprites that occlude each other, with a segmentation of their pixels.',
       {
         'image': drawing.picture(SIZE, SIZE, channels),
         'segmentation': drawing.picture(SIZE, SIZE, 1),
@@ -176,5 +179,5 @@ class MultiDsprites(drawing.Pictures):
 
 
 def _encoded(config: MultiDspritesConfig, split: str, index: int) -> dict[str, Any]:
-  """Example `index`, its pictures as PNG."""
+  """Draws example `index`, with its images as PNG."""
   return drawing.encoded(draw(config.seed, split, index, config.variant))

@@ -1,13 +1,13 @@
 """Coloured shapes with boxes, masks and a panoptic map, as the TFDS data set `scenes`.
 
-To try detection and panoptic segmentation on. In `scenes/simple` up to three squares,
-discs and triangles lie on dark noise, apart from each other. In `scenes/hidden` they
-are of six kinds, of any angle and many sizes, hide each other, and lie on two or three
-regions of stuff, each with a pattern of its own; some scenes have a crowd, a heap of
-small shapes of one kind that is one segment.
+It is for trying out detection and panoptic segmentation. `scenes/simple` has up to
+three squares, discs and triangles on dark noise, apart from each other. The shapes of
+`scenes/hidden` are of six kinds, of any angle and many sizes. They occlude each other
+on two or three regions of stuff, each with its own pattern. Some scenes have a crowd, a
+heap of small shapes of one kind that forms one segment.
 
 Features are named as in TFDS's `coco/2017` and `coco/2017_panoptic`. A box is the
-tightest around what is seen of an object.
+tightest box around the visible part of an object.
 
 Axes: H W image, C channels, S things of a scene.
 """
@@ -25,25 +25,25 @@ SPLITS = ('train', 'validation')
 SIMPLE = ('square', 'disc', 'triangle')
 THINGS = (*SIMPLE, 'ring', 'cross', 'crescent')
 STUFF = ('plain', 'stripes', 'checks', 'speckles')
-# So many pixels of a thing and such a share of it are seen, or it is left out.
+# Minimum number of visible pixels of a thing, and minimum visible share of it.
 SEEN_PIXELS, SEEN_SHARE = 40, 0.3
-# So many pixels of a region of stuff, or it counts as void.
+# Minimum number of pixels of a region of stuff; smaller regions become void.
 STUFF_PIXELS = 64
-# How often a heap is in a scene, how many shapes it has, and how large they are.
+# Probability of a heap in a scene, and ranges of its number of shapes and their sides.
 CROWD, HEAP, SMALL = 0.15, (8, 13), (5.0, 8.0)
 
 
 def shape(
   kind: str, height: int, width: int, y: float, x: float, side: float, angle: float
 ) -> np.ndarray:
-  """The pixels whose centres lie in a shape, bool (H, W).
+  """Returns the pixels with centres in a shape, bool (H, W).
 
-  Its centre is at y, x; `side` is that of the square around it before it is turned
-  counterclockwise by `angle`, in radians.
+  The shape's centre is at y, x. `side` is the side of the square around it before it is
+  rotated counterclockwise by `angle`, in radians.
   """
   down_H1 = (np.arange(height) + 0.5 - y)[:, None]
   right_1W = (np.arange(width) + 0.5 - x)[None, :]
-  # In halves of the side.
+  # In units of half the side.
   v_HW = (np.cos(angle) * down_H1 + np.sin(angle) * right_1W) * 2 / side
   u_HW = (np.cos(angle) * right_1W - np.sin(angle) * down_H1) * 2 / side
   return INSIDE[kind](u_HW, v_HW)
@@ -87,10 +87,10 @@ INSIDE = {
 
 @dataclasses.dataclass
 class ScenesConfig(tfds.core.BuilderConfig):
-  """What a scene has, and how many examples the splits have.
+  """The contents of scenes, and the number of examples of each split.
 
-  `count` and `side`, in pixels, are from the first to the second number, both included;
-  `hidden` is whether shapes may hide each other, turn, and lie on stuff.
+  `count`, the number of shapes, and `side`, in pixels, are inclusive ranges. `hidden`
+  lets shapes occlude each other and rotate, and adds stuff.
   """
 
   height: int = 96
@@ -104,17 +104,17 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
 
 def draw(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
-  """Example `index` of a split.
+  """Draws example `index` of a split.
 
-  `image` (H, W, 3) uint8; `segmentation` (H, W, 1) uint8, which object each pixel
-  shows, from 1, in the order of `objects`; `panoptic_image` (H, W, 3) uint8, which
-  segment, as red + 256 * green + 65536 * blue, 0 for void. `objects` are things, and
-  `panoptic_objects` also stuff: of each `id` as in the panoptic image, `area` in
-  pixels, `bbox` as top, left, bottom, right in [0, 1], `label`, the place among things
-  and then `STUFF`, and `is_crowd`.
+  `image` is (H, W, 3) uint8. `segmentation`, (H, W, 1) uint8, has the object of each
+  pixel, counted from 1 in the order of `objects`. `panoptic_image`, (H, W, 3) uint8,
+  has its segment as red + 256 * green + 65536 * blue, 0 for void. `objects` has things,
+  and `panoptic_objects` also stuff. Each entry has `id` as in the panoptic image,
+  `area` in pixels, `bbox` as top, left, bottom, right in [0, 1], `label`, the index
+  among things followed by `STUFF`, and `is_crowd`.
   """
   rng = drawing.generator(config.seed, split, index, SPLITS)
-  # Before anything is drawn anew, or full scenes would be rare.
+  # Drawn once, before scenes are redrawn; otherwise full scenes would be rare.
   count = int(rng.integers(*config.count, endpoint=True))
   heap = config.hidden and rng.random() < CROWD
   scene = None
@@ -124,7 +124,7 @@ def draw(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
     else:
       scene = _simple(rng, config, count)
   image_HWC, ids_HW, kinds, crowds, stuff_HW = scene
-  # Segments of stuff have the numbers after those of things.
+  # Segments of stuff are numbered after the things.
   segments_HW = ids_HW.copy()
   labels, flags = [config.things.index(kind) for kind in kinds], list(crowds)
   for number in range(len(STUFF)):
@@ -133,7 +133,7 @@ def draw(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
       labels.append(len(config.things) + number)
       flags.append(False)
       segments_HW[seen_HW] = len(labels)
-  # Any numbers, as in COCO: which no program may take for indices.
+  # Arbitrary numbers, as in COCO, so that programs do not mistake them for indices.
   names_S = 1 + rng.choice(2**24 - 1, len(labels), replace=False, shuffle=False)
   segments = [
     _segment(segments_HW == i, int(names_S[i - 1]), labels[i - 1], flags[i - 1])
@@ -156,7 +156,7 @@ Scene = tuple[np.ndarray, np.ndarray, list[str], list[bool], np.ndarray]
 
 
 def _simple(rng: np.random.Generator, config: ScenesConfig, count: int) -> Scene | None:
-  """Shapes apart from each other on noise, with no stuff; None where they overlap."""
+  """Draws separate shapes on noise, without stuff; returns None if they overlap."""
   size = config.height, config.width
   image_HWC = rng.uniform(0, 0.15, (*size, 3))
   ids_HW, taken_HW, kinds = np.zeros(size, np.int64), np.zeros(size, bool), []
@@ -178,7 +178,7 @@ def _simple(rng: np.random.Generator, config: ScenesConfig, count: int) -> Scene
 def _hidden(
   rng: np.random.Generator, config: ScenesConfig, count: int, heap: bool
 ) -> Scene | None:
-  """Shapes that may hide each other on stuff; None where too few are left."""
+  """Draws shapes on stuff that may occlude each other; None if one is too hidden."""
   size = config.height, config.width
   stuff_HW, image_HWC = _ground(rng, *size)
   ids_HW, wholes, kinds, crowds = np.zeros(size, np.int64), [], [], []
@@ -209,7 +209,7 @@ def _hidden(
 
 
 def _heap(rng: np.random.Generator, config: ScenesConfig) -> tuple[str, np.ndarray]:
-  """Small shapes of one kind, close together."""
+  """Draws small shapes of one kind, close together; returns kind and mask."""
   size = config.height, config.width
   kind = config.things[int(rng.integers(len(config.things)))]
   middle = [float(rng.uniform(0.2 * room, 0.8 * room)) for room in size]
@@ -223,11 +223,11 @@ def _heap(rng: np.random.Generator, config: ScenesConfig) -> tuple[str, np.ndarr
 def _ground(
   rng: np.random.Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which stuff each pixel shows, and the picture of it: (H, W) and (H, W, 3)."""
+  """Draws stuff; returns its index at each pixel, (H, W), and its image, (H, W, 3)."""
   rows_HW, columns_HW = np.mgrid[:height, :width]
   count = int(rng.integers(2, 4))
   kinds = rng.permutation(len(STUFF))[:count]
-  # Each pixel has the stuff of the nearest of some points.
+  # Each pixel shows the stuff of the nearest of several random points.
   points = rng.uniform(0, 1, (count, 2)) * (height, width)
   far = [(rows_HW - y) ** 2 + (columns_HW - x) ** 2 for y, x in points]
   nearest_HW = np.argmin(far, axis=0)
@@ -343,7 +343,7 @@ class Scenes(drawing.Pictures):
 
 
 def _encoded(config: ScenesConfig, split: str, index: int) -> dict[str, Any]:
-  """Example `index` as TFDS takes it, its pictures as PNG."""
+  """Draws example `index` in TFDS's form, with its images as PNG."""
   example = drawing.encoded(draw(config, split, index), 'panoptic_image')
   for name in ('objects', 'panoptic_objects'):
     example[name] = [

@@ -1,4 +1,4 @@
-"""Strings of random symbols and what is to be made of them."""
+"""Toy sequence tasks on strings of random symbols."""
 
 import dataclasses
 import hashlib
@@ -17,19 +17,19 @@ TARGETS = {
 }
 EOS = 2
 FIRST_SYMBOL = 3  # after padding, BOS and EOS
-# One string in so many belongs to the test split.
+# One in this many strings belongs to the test split.
 TEST_ONE_IN = 10
 MAX_DRAWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reverse(Source):
-  """Random strings reversed, copied or sorted: a task in which order is all.
+  """Random strings with their reversed, copied or sorted strings as targets.
 
-  Examples are int32 `source` and `target` (max_length + 1,), symbols 3 to
-  vocab_size - 1, then EOS (2) and zeros; and `id`. Lengths and symbols are uniform.
-  Which split a string belongs to depends on its symbols alone, so whatever the seeds
-  no test string occurs in training.
+  Examples have int32 `source` and `target` (max_length + 1,), which are symbols 3 to
+  vocab_size - 1, then EOS (2) and zeros, and `id`. Lengths and symbols are uniform. The
+  split of a string depends only on its symbols, so test strings never occur in
+  training, whatever the seeds.
   """
 
   examples: int
@@ -47,8 +47,8 @@ class Reverse(Source):
     check_one_of(TARGETS, target=self.target)
     if not 1 <= self.min_length <= self.max_length:
       raise UserError(
-        f'min_length={self.min_length} and max_length={self.max_length}: from 1 on, the'
-        ' longer not the shorter'
+        f'min_length={self.min_length} and max_length={self.max_length} must be at'
+        ' least 1 and ascending'
       )
     if self.vocab_size <= FIRST_SYMBOL:
       raise UserError(
@@ -70,8 +70,8 @@ class Reverse(Source):
     return {'source': pair_2T[0], 'target': pair_2T[1], 'id': np.int64(index)}
 
   def _symbols(self, index: int) -> np.ndarray:
-    """The first string drawn for this example that belongs to the split."""
-    # A hash for randomness: a numpy Generator takes ten times as long to make.
+    """Returns the first string drawn for this example that belongs to the split."""
+    # Random numbers come from a hash: making a NumPy Generator takes ten times as long.
     drawn = hashlib.shake_128(f'{self.seed} {self.split} {index}'.encode())
     for _ in range(MAX_DRAWS):
       words = np.frombuffer(drawn.digest(4 * (self.max_length + 1)), '<u4')
@@ -86,7 +86,7 @@ class Reverse(Source):
     raise UserError(
       f'no string of {self.min_length} to {self.max_length} of'
       f' {self.vocab_size - FIRST_SYMBOL} symbols was found for the split'
-      f' {self.split!r}: there are too few; raise max_length or vocab_size'
+      f' {self.split!r}: there are too few strings; raise max_length or vocab_size'
     )
 
 

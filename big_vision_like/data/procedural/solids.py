@@ -1,12 +1,12 @@
 """Shaded cubes, spheres and cylinders on a floor, as the TFDS data set `solids`.
 
-Scenes such as those of CLEVR (arXiv:1612.06890), with its properties, its rules of
-where objects may be and much of its camera, and with the mask of each object. Rays are
-cast in numpy, so nothing is needed to draw them, and nothing is downloaded.
+The scenes imitate CLEVR (arXiv:1612.06890). They have its properties, its rules for the
+placement of objects, much of its camera, and also the mask of each object. Rays are
+cast in NumPy, so no renderer and no download is needed.
 
-Coordinates are those of CLEVR: x and y on the floor, z up; a colour is linear until the
-end. Axes: 3 coordinates or colours, H W the image, or the finer grid that its colours
-are averaged from, N pixels of one solid, P points.
+Coordinates are as in CLEVR: x and y on the floor, z up. Colours are linear until the
+final conversion. Axes: 3 coordinates or colours, H W the image, or the finer grid that
+its colours are averaged from, N pixels of one solid, P points.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ MATERIALS = ('rubber', 'metal')
 SHAPES = ('cube', 'sphere', 'cylinder')
 RADII = {'small': 0.35, 'large': 0.7}
 
-# Solids are this far apart, and their centres differ by the margin both from left to
-# right and from front to back. So many pixels of each are seen, in a frame of CLEVR.
+# Minimum distance of solids, minimum distance of their centres both from left to right
+# and from front to back, and minimum number of visible pixels in a frame of CLEVR.
 DISTANCE, MARGIN, PIXELS = 0.25, 0.4, 200
-# Places tried for a solid, and scenes tried, until one fits.
+# Maximum number of places tried for a solid, and of scenes tried.
 PLACES, SCENES = 50, 10_000
 
-# The camera, which looks at the origin; its frame is 240x320, in which FOCAL is.
+# The camera, which looks at the origin. FOCAL is in pixels of its frame of 240x320.
 EYE_3 = np.array([7.48, -6.51, 5.34])
 FRAME, FOCAL = (240, 320), 350.0
 FORWARD_3 = -EYE_3 / np.linalg.norm(EYE_3)
@@ -51,19 +51,19 @@ RIGHT_3 = np.cross(FORWARD_3, [0.0, 0.0, 1.0])
 RIGHT_3 /= np.linalg.norm(RIGHT_3)
 DOWN_3 = np.cross(FORWARD_3, RIGHT_3)
 BEHIND_3 = np.cross([0.0, 0.0, 1.0], RIGHT_3)
-# How far camera and lamp are moved at most, along each axis.
+# Maximum random shift of camera and lamp along each axis.
 EYE_JITTER, LAMP_JITTER = 0.5, 1.0
 
-# A round lamp, of which each sample of a pixel sees another of 16 places.
+# A round lamp; each sample of a pixel uses another of 16 places on it.
 LAMP_3 = 5.0 * RIGHT_3 - 3.5 * BEHIND_3 + np.array([0.0, 0.0, 8.0])
 LAMP_RADIUS = 1.0
 FILL_3 = -0.75 * RIGHT_3 - 0.4 * BEHIND_3 + np.array([0.0, 0.0, 0.5])
-# How much light comes from the lamp, from another, and from all sides; and how much of
-# it the floor gives back.
+# Intensity of the lamp, of the fill light, and of light from all sides, and the
+# reflectance of the floor.
 LAMP, FILL, SKY, FLOOR = 0.85, 0.25, 0.4, 0.3
-# Colours are means of SAMPLES**2 rays to a pixel.
+# Colours are means over SAMPLES**2 rays per pixel.
 SAMPLES = 2
-# How sharp edges look: normals turn before them as if they were a bit round.
+# Apparent sharpness of edges; normals turn near an edge as if it were slightly round.
 EDGE = 14
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -71,9 +71,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """An image of `height` x `width`, of a part of the camera's frame of 240x320.
+  """An image of `height` x `width` pixels of a part of the camera's 240x320 frame.
 
-  `window` is its top, left, height and width.
+  `window` is the top, left, height and width of the part.
   """
 
   height: int
@@ -82,12 +82,12 @@ class View:
 
   @property
   def min_pixels(self) -> float:
-    """What must be seen of each solid: the share of the frame that PIXELS are."""
+    """The minimum visible pixels of each solid, equivalent to PIXELS of the frame."""
     _, _, height, width = self.window
     return PIXELS * self.height * self.width / (height * width)
 
   def project(self, points_P3: np.ndarray, eye_3: np.ndarray) -> np.ndarray:
-    """Where points are in the image: x, y in pixels and the depth, (P,3)."""
+    """Projects points to the image; returns x, y in pixels and the depth, (P,3)."""
     top, left, height, width = self.window
     rays_P3 = points_P3 - eye_3
     depth_P = rays_P3 @ FORWARD_3
@@ -100,7 +100,7 @@ class View:
   def around(
     self, points_P3: np.ndarray, eye_3: np.ndarray, samples: int
   ) -> tuple[slice, slice]:
-    """The rows and columns of `rays` that hold all these points."""
+    """Returns the rows and columns of `rays` that contain all these points."""
     places_P2 = self.project(points_P3, eye_3)[:, :2] * samples
     first = np.maximum(np.floor(places_P2.min(axis=0)).astype(int), 0)
     last = np.maximum(np.ceil(places_P2.max(axis=0)).astype(int) + 1, 0)
@@ -108,13 +108,14 @@ class View:
 
 
 FULL = View(128, 128)
-# What Slot Attention (arXiv:2006.15055) takes of CLEVR to find objects.
+# The part of CLEVR's frame that Slot Attention (arXiv:2006.15055) uses for object
+# discovery.
 MIDDLE = (29, 64, 192, 192)
 
 
 @functools.cache
 def rays(view: View, samples: int) -> np.ndarray:
-  """Directions (3,H,W) of `samples` x `samples` rays to a pixel; their depth is 1."""
+  """Returns directions (3,H,W) of `samples` x `samples` rays per pixel, of depth 1."""
   top, left, height, width = view.window
   y_H1 = _middles(view.height * samples)[:, None] * height + top - FRAME[0] / 2
   x_1W = _middles(view.width * samples)[None, :] * width + left - FRAME[1] / 2
@@ -143,39 +144,39 @@ class Solid:
 
   @property
   def radius(self) -> float:
-    """Half of the height, and of a cube's side."""
+    """Half the height, and half a cube's side."""
     return RADII[self.size]
 
   @property
   def center_3(self) -> np.ndarray:
-    """Its middle, as high as its radius."""
+    """The centre, at the height of the radius."""
     return np.array([self.x, self.y, self.radius])
 
   @property
   def corners_83(self) -> np.ndarray:
-    """Of the upright box around it, however it is turned."""
+    """The corners of an upright box that holds the solid at any rotation."""
     signs_83 = np.stack(np.meshgrid(*[[-1, 1]] * 3), axis=-1).reshape(8, 3)
     reach = reach_of(self.shape, self.size)
     return self.center_3 + signs_83 * np.array([reach, reach, self.radius])
 
   @property
   def surroundings_43(self) -> np.ndarray:
-    """Corners of the floor that it darkens: four times as wide as itself."""
+    """The corners of the floor area that the solid darkens, four times its width."""
     reach = 4 * self.radius
     corners = [[x, y, 0] for x in (-reach, reach) for y in (-reach, reach)]
     return np.array([self.x, self.y, 0]) + corners
 
   def local(self, vectors: np.ndarray) -> np.ndarray:
-    """Vectors (3,...) along its own axes."""
+    """Rotates vectors (3,...) from the axes of the scene to the axes of the solid."""
     return self._turned(vectors, np.sin(np.deg2rad(self.rotation)))
 
   def world(self, vectors: np.ndarray) -> np.ndarray:
-    """Vectors (3,...) along its own axes, along those of the scene."""
+    """Rotates vectors (3,...) from the axes of the solid to the axes of the scene."""
     return self._turned(vectors, -np.sin(np.deg2rad(self.rotation)))
 
   def _turned(self, vectors: np.ndarray, sine: float) -> np.ndarray:
     if self.shape != 'cube':
-      return vectors  # the others look the same from all sides
+      return vectors  # other shapes are symmetric about the vertical
     x, y, z = vectors
     sine = np.float32(sine)
     cosine = np.float32(np.cos(np.deg2rad(self.rotation)))
@@ -183,14 +184,14 @@ class Solid:
 
 
 def reach_of(shape: str, size: str) -> float:
-  """How far a solid may come from the vertical through its middle."""
+  """Returns the largest horizontal distance of a solid's points from its centre."""
   return RADII[size] * (np.sqrt(2) if shape == 'cube' else 1.0)
 
 
 def crossing(solid: Solid, start: np.ndarray, ray: np.ndarray) -> Pair:
-  """Where rays (3,...) enter and leave a solid, in lengths of the rays.
+  """Returns where rays (3,...) enter and leave a solid, in multiples of the rays.
 
-  Those that miss it enter after they leave.
+  Rays that miss the solid enter after they leave.
   """
   center_3 = solid.center_3.astype(np.float32)
   start = start - center_3.reshape(3, *[1] * (start.ndim - 1))
@@ -209,7 +210,7 @@ def crossing(solid: Solid, start: np.ndarray, ray: np.ndarray) -> Pair:
 
 
 def _in_ball(start: np.ndarray, ray: np.ndarray, radius: float) -> Pair:
-  """As in `crossing`, of all points so near to the origin, of two or three axes."""
+  """Returns `crossing` with a ball at the origin, or with two axes a cylinder."""
   square = sum(r * r for r in ray)
   half = sum(r * s for r, s in zip(ray, start, strict=True))
   rest = half * half - square * (sum(s * s for s in start) - np.float32(radius**2))
@@ -219,16 +220,17 @@ def _in_ball(start: np.ndarray, ray: np.ndarray, radius: float) -> Pair:
 
 
 def _between(start: np.ndarray, ray: np.ndarray, radius: float) -> Pair:
-  """As in `crossing`, of all points between two planes, of one axis."""
+  """Returns `crossing` with the space between two planes, along one axis."""
   inverse = 1 / np.where(ray == 0, np.float32(1e-9), ray)
   middle, half = -start * inverse, np.abs(np.float32(radius) * inverse)
   return middle - half, middle + half
 
 
 def cast(view: View, eye_3: np.ndarray, solids: Sequence[Solid], samples: int) -> Pair:
-  """What the rays of a camera meet first.
+  """Finds the first solid that each ray of a camera meets.
 
-  The number of the solid, from 1 (0 for the floor), as (H,W) uint8, and its depth.
+  Returns the number of the solid, from 1 (0 for the floor), as (H,W) uint8, and the
+  depth, (H,W).
   """
   rays_3HW = rays(view, samples)
   depth_HW = np.float32(-eye_3[2]) / rays_3HW[2]
@@ -246,7 +248,7 @@ def cast(view: View, eye_3: np.ndarray, solids: Sequence[Solid], samples: int) -
 def render(
   view: View, eye_3: np.ndarray, lamp_3: np.ndarray, solids: Sequence[Solid]
 ) -> np.ndarray:
-  """The picture, (H,W,3) uint8."""
+  """Renders the image, (H,W,3) uint8."""
   ids_HW, depth_HW = cast(view, eye_3, solids, SAMPLES)
   rays_3HW = rays(view, SAMPLES)
   points_3HW = eye_3.astype(np.float32)[:, None, None] + depth_HW * rays_3HW
@@ -267,7 +269,7 @@ def render(
 
 
 def _averaged(rays_3HW: np.ndarray) -> np.ndarray:
-  """Linear colours of the finer grid to those of pixels, uint8 with three channels."""
+  """Averages linear colours of the finer grid to pixels, uint8 with three channels."""
   places = np.ndindex(SAMPLES, SAMPLES)
   parts = [rays_3HW[:, i::SAMPLES, j::SAMPLES] for i, j in places]
   image = (sum(parts) / len(parts)).transpose(1, 2, 0)
@@ -276,14 +278,14 @@ def _averaged(rays_3HW: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _disc() -> np.ndarray:
-  """Places on a disc, evenly; those of neighbours are far apart. (2,4,4)."""
+  """Returns evenly spread places on a disc, (2,4,4), far apart for neighbours."""
   order = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
   radius, angle = np.sqrt((order + 0.5) / order.size), order * np.pi * (3 - np.sqrt(5))
   return radius * np.array([np.cos(angle), np.sin(angle)])
 
 
 def _lights(lamp_3: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """Directions to the place of the lamp that each ray sees; it is far away, (3,H,W)."""
+  """Returns each ray's direction to its place on the distant lamp, (3,H,W)."""
   across_3 = np.cross(lamp_3, [0.0, 0.0, 1.0])
   across_3 /= np.linalg.norm(across_3)
   along_3 = np.cross(across_3, _unit(lamp_3))
@@ -309,7 +311,7 @@ def _dot(a: np.ndarray, b_3: np.ndarray) -> np.ndarray:
 def _lit(
   solids: Sequence[Solid], points_3N: np.ndarray, lights_3N: np.ndarray
 ) -> np.ndarray:
-  """Whether no solid is between points and the lamp, bool (N,)."""
+  """Returns whether no solid is between points and the lamp, bool (N,)."""
   lit_N = np.ones(points_3N.shape[1], bool)
   for solid in solids:
     enter_N, leave_N = crossing(solid, points_3N, lights_3N)
@@ -324,7 +326,7 @@ def _floor(
   solids: Sequence[Solid],
   lights_3HW: np.ndarray,
 ) -> np.ndarray:
-  """Linear grey of the floor, (H,W), also where solids hide it."""
+  """Returns the linear grey of the floor, (H,W), including parts hidden by solids."""
   rays_3HW = rays(view, SAMPLES)
   depth_HW = np.float32(-eye_3[2]) / rays_3HW[2]
   x_HW, y_HW = (depth_HW * rays_3HW[i] + np.float32(eye_3[i]) for i in range(2))
@@ -337,17 +339,17 @@ def _floor(
     part = view.around(solid.surroundings_43, eye_3, SAMPLES)
     x_hw, y_hw = x_HW[part] - solid.x, y_HW[part] - solid.y
     square_hw = (x_hw * x_hw + y_hw * y_hw) / solid.radius**2 + 1
-    # Of the sky, a ball that lies there covers radius**3 / distance**3.
+    # A ball on the floor covers radius**3 / distance**3 of the sky.
     covered_hw = 1 / (square_hw * np.sqrt(square_hw)) - 1 / 64
     open_HW[part] *= 1 - np.maximum(covered_hw, 0)
-  # Any 4x4 rays see all places of the lamp.
+  # Any 4x4 rays use all places on the lamp.
   lit_HW = cv2.blur(lit_HW, _disc().shape[1:])
   light_HW = SKY * open_HW + LAMP * np.float32(_unit(lamp_3)[2]) * lit_HW
   return FLOOR * light_HW / (1 + (x_HW * x_HW + y_HW * y_HW) / 500)
 
 
 def _shadow(solid: Solid, lamp_3: np.ndarray) -> np.ndarray:
-  """Points on the floor around what a solid stands on and shades, (P,3)."""
+  """Returns points on the floor around a solid's base and shadow, (P,3)."""
   lights_31P = _lights(lamp_3, _disc().shape[1:]).reshape(3, 1, -1)
   corners_381 = solid.corners_83.T[:, :, None]
   shadow_38P = corners_381 - lights_31P * corners_381[2] / lights_31P[2]
@@ -361,13 +363,13 @@ def _shaded(
   lamp_3: np.ndarray,
   lit_N: np.ndarray,
 ) -> np.ndarray:
-  """Linear colours of points on a solid, (3,N)."""
+  """Returns the linear colours of points on a solid, (3,N)."""
   color_31 = np.array(COLORS[solid.color], np.float32)[:, None] / 255
   normal_3N = _normal(solid, points_3N)
   ray_3N = _unit(rays_3N)
   mirror_3N = ray_3N - 2 * sum(ray_3N * normal_3N) * normal_3N
   lamp_3, fill_3 = _unit(lamp_3), _unit(FILL_3)
-  # The floor, grey and shaded near the solid, lights from below.
+  # The floor, which is grey and shaded near the solid, reflects light from below.
   sky_N = SKY * (0.65 + 0.35 * normal_3N[2])
   diffuse_N = LAMP * lit_N * np.maximum(_dot(normal_3N, lamp_3), 0)
   diffuse_N += FILL * np.maximum(_dot(normal_3N, fill_3), 0) + sky_N
@@ -376,14 +378,14 @@ def _shaded(
     return color_31 * diffuse_N + 0.08 * shine_N**6
   fill_N = np.maximum(_dot(mirror_3N, fill_3), 0)
   up_N = mirror_3N[2]
-  # Bright above, dark at the horizon, then the floor.
+  # The reflected environment: bright above, dark at the horizon, then the floor.
   around_N = np.where(up_N > 0, 0.1 + 0.8 * up_N, 0.1 - 0.5 * up_N)
   reflected_N = around_N + 0.6 * fill_N**20 + 0.4 * shine_N**8
   return color_31 * (0.35 * diffuse_N + 1.3 * reflected_N) + 1.2 * shine_N**50
 
 
 def _normal(solid: Solid, points_3N: np.ndarray) -> np.ndarray:
-  """Unit vectors outwards at points on a solid, (3,N); edges look a bit round."""
+  """Returns outward unit normals at points on a solid, (3,N); rounds edges slightly."""
   center_3 = solid.center_3.astype(np.float32)
   at_3N = solid.local(points_3N - center_3[:, None]) / np.float32(solid.radius)
   if solid.shape == 'cube':
@@ -401,12 +403,12 @@ def draw(
   view: View = FULL,
   counts: tuple[int, int] = (3, 10),
 ) -> dict[str, Any]:
-  """Example `index` of a split: `image`, `segmentation`, `objects`, `id`.
+  """Draws example `index` of a split: `image`, `segmentation`, `objects`, `id`.
 
-  The scene has so many solids, at least and at most. The image is (H,W,3) uint8, the
-  segmentation (H,W,1) uint8: the number from 1 of the solid that is seen in the middle
-  of a pixel, or 0. Objects have what TFDS's `clevr:3.1.0` says of each; `pixel_coords`
-  are x and y of its middle in this image, rounded, and its depth.
+  `counts` has the minimum and maximum number of solids. The image is (H,W,3) uint8. The
+  segmentation, (H,W,1) uint8, is the number from 1 of the solid at the centre of each
+  pixel, or 0. Objects have the fields of TFDS's `clevr:3.1.0`; `pixel_coords` are the
+  rounded x and y of the solid's centre in this image, and its depth.
   """
   rng = drawing.generator(seed, split, index, SPLITS)
   count = int(rng.integers(counts[0], counts[1] + 1))
@@ -419,7 +421,7 @@ def draw(
     if pixels[1:].min() >= view.min_pixels:
       break
   else:
-    raise ValueError(f'counts={counts}: of {count} solids, some are always hidden')
+    raise ValueError(f'counts={counts}: some of {count} solids are always hidden')
   return {
     'image': render(view, eye_3, lamp_3, solids),
     'segmentation': ids_HW[:, :, None],
@@ -429,7 +431,7 @@ def draw(
 
 
 def place(count: int, rng: np.random.Generator) -> list[Solid]:
-  """Random solids where they may be; begins anew where one finds no place."""
+  """Places random solids at valid positions; restarts if one of them does not fit."""
   solids: list[Solid] = []
   for _ in range(SCENES * count):
     if len(solids) == count:
@@ -451,9 +453,9 @@ def place(count: int, rng: np.random.Generator) -> list[Solid]:
 
 
 def _apart(places_P2: np.ndarray, shape: str, size: str, other: Solid) -> np.ndarray:
-  """Which places are far enough from another solid."""
+  """Returns whether places are far enough from another solid, bool (P,)."""
   step_P2 = places_P2 - other.center_3[:2]
-  # As in CLEVR, whose cubes may cut each other with their edges; these do not.
+  # As in CLEVR, except that edges of cubes may not intersect.
   least = max(
     RADII[size] + other.radius + DISTANCE,
     reach_of(shape, size) + reach_of(other.shape, other.size),
@@ -479,7 +481,7 @@ def _described(solid: Solid, view: View, eye_3: np.ndarray) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class SolidsConfig(tfds.core.BuilderConfig):
-  """What is seen, and the examples of each split with the most solids in one."""
+  """The view, and the number of examples and the most solids of each split."""
 
   view: View = FULL
   splits: Mapping[str, tuple[int, int]] = dataclasses.field(
@@ -490,7 +492,7 @@ class SolidsConfig(tfds.core.BuilderConfig):
 
 
 def _discovery(name: str, side: int, examples: int) -> SolidsConfig:
-  """Six solids at most, but for scenes of up to ten on which to test with more."""
+  """Returns a config with up to six solids; its split `crowded` has up to ten."""
   return SolidsConfig(
     name=name,
     view=View(side, side, MIDDLE),
@@ -505,16 +507,16 @@ def _discovery(name: str, side: int, examples: int) -> SolidsConfig:
 
 
 class Solids(drawing.Pictures):
-  """As many scenes of 3 to 10 solids as CLEVR has, 70,000 and 15,000 in `validation`.
+  """Scenes of 3 to 10 solids: as in CLEVR, 70,000 for training, 15,000 for validation.
 
-  Images are 128x128, to which the whole frame of 4:3 is squeezed, as CLEVR is to
-  predict its objects as a set (arXiv:2006.15055); `solids/64`, to try things on, has
-  20,000 and 1,000 of 64x64.
+  Images have 128x128 pixels. The whole 4:3 frame is squeezed to this size, as in set
+  prediction on CLEVR (arXiv:2006.15055). `solids/64`, for experiments, has 20,000 and
+  1,000 scenes with 64x64 pixels.
 
-  `solids/discovery` is for finding objects without labels: the middle square of the
-  frame, 35,000 scenes of 3 to 6 solids, about as many as CLEVR has of these, 320 each
-  in `validation` and `test`, and 320 of 3 to 10 in `crowded`. `solids/discovery_32` has
-  20,000, of 32x32 pixels.
+  `solids/discovery` is for object discovery without labels. It shows the central square
+  of the frame, and has 35,000 scenes of 3 to 6 solids, about as many as CLEVR, 320 each
+  in `validation` and `test`, and 320 scenes of 3 to 10 solids in `crowded`.
+  `solids/discovery_32` has 20,000 training scenes, with 32x32 pixels.
   """
 
   BUILDER_CONFIGS = [
@@ -542,7 +544,7 @@ class Solids(drawing.Pictures):
       'pixel_coords': tfds.features.Tensor(shape=(3,), dtype=np.float32),
     }
     return self.described(
-      'Cubes, spheres and cylinders, and which pixels are whose.',
+      'Cubes, spheres and cylinders, with a segmentation of their pixels.',
       {
         'image': drawing.picture(view.height, view.width, 3),
         'segmentation': drawing.picture(view.height, view.width, 1),
@@ -557,6 +559,6 @@ class Solids(drawing.Pictures):
 
 
 def _encoded(config: SolidsConfig, split: str, index: int) -> dict[str, Any]:
-  """Example `index`, its pictures as PNG."""
+  """Draws example `index`, with its images as PNG."""
   counts = (config.fewest, config.splits[split][1])
   return drawing.encoded(draw(config.seed, split, index, config.view, counts))

@@ -1,8 +1,9 @@
 """Skeletons of the characters 0-9 A-Z a-z in five alphabets of different construction.
 
-A skeleton is text in the manner of an SVG path: strokes divided by `;`, each a letter
-and its arguments. Hundredths of the cap height, x to the right, y down from the cap
-line: baseline 100, lower-case letters begin at 42, descenders end near 138.
+A skeleton is a text similar to an SVG path: strokes separated by `;`, each a letter
+followed by its arguments. Coordinates are hundredths of the cap height, x to the right,
+y down from the cap line. The baseline is at 100, lower-case letters begin at 42, and
+descenders end near 138.
 
   - x,y ...            straight lines through the points
   ~ x,y ...            a smooth curve through the points; `!` makes a point a corner
@@ -10,9 +11,9 @@ line: baseline 100, lower-case letters begin at 42, descenders end near 138.
                        from the right
   _ x,y ...            a horizontal serif centred on each point
 
-Where people write a character in several ways, it has a tuple of skeletons.
-Characters that differ only in size elsewhere (c C, o O 0, l I 1, ...) keep their place
-between cap line and descender, and differ in width or by a slash, foot, flag or serif.
+A character that people write in several ways has a tuple of skeletons. Characters that
+usually differ only in size (c C, o O 0, l I 1, ...) keep their place between cap line
+and descender, and differ in width or by a slash, foot, flag or serif.
 """
 
 Alphabet = dict[str, str | tuple[str, ...]]

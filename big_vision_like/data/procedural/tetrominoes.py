@@ -1,11 +1,11 @@
 """Three tetrominoes on black, as the TFDS data set `tetrominoes`.
 
-Drawn after the published set (github.com/google-deepmind/multi_object_datasets), which
-Slot Attention (arXiv 2006.15055) is trained on and whose generator is not public: 35x35
-pixels, three pieces of 17 shapes and orientations at any pixel, each of one of six
-colours, their cells lit from above. There are 19 tetrominoes if rotations count; which
-two are left out there is not said. Here it is both bars of four, the only choice that
-leaves a set closed under rotation and reflection.
+It imitates the published set (github.com/google-deepmind/multi_object_datasets) that
+Slot Attention (arXiv 2006.15055) is trained on, whose generator is not public. Images
+have 35x35 pixels and three pieces at any pixel, of 17 shapes and orientations and six
+colours, with cells lit from above. There are 19 tetrominoes counting rotations, and the
+published set does not document which two it omits. This data set omits both bars of
+four, the only choice that leaves a set closed under rotation and reflection.
 
 Axes: H W image, h w bounding box of a piece, C channels.
 """
@@ -31,7 +31,7 @@ COLORS = {
   'cyan': (0, 255, 255),
 }
 PIECES = 3
-# How bright the pixels of a cell are where cells have five, in the published preview.
+# Brightness of the pixels of a 5x5 cell, from the published preview.
 LIT = np.array(
   [
     [191, 255, 255, 255, 223],
@@ -45,7 +45,7 @@ LIT = np.array(
 
 
 def _rotations() -> dict[str, np.ndarray]:
-  """The filled cells of each shape, boolean, by letter and quarter turns."""
+  """Returns the filled cells of each shape, bool, by letter and quarter turns."""
   letters = {'O': '## ##', 'T': '### .#.', 'S': '.## ##.', 'Z': '##. .##'}
   letters |= {'J': '#.. ###', 'L': '..# ###'}
   turns = {'O': 1, 'S': 2, 'Z': 2}
@@ -71,14 +71,14 @@ def draw(
   shapes: Sequence[str] = tuple(SHAPES),
   gap: int = 0,
 ) -> dict[str, Any]:
-  """Example `index` of a split: `image`, `segmentation`, `objects`, `id`.
+  """Draws example `index` of a split: `image`, `segmentation`, `objects`, `id`.
 
-  Every scene of three pieces that do not overlap and have `gap` pixels between them,
-  also across corners, is as likely as any other; places are multiples of `step`. The
-  image is (size,size,3) uint8, the segmentation (size,size,1) uint8: 0 is the
-  background, 1 to 3 are the pieces. Their cells have `cell` pixels a side; those of
-  five look raised, others are flat. Objects have a name of `SHAPES` as `shape`, one of
-  `COLORS` as `color`, and the centre of their bounding box as `x` and `y` in [0, 1].
+  Scenes are uniform over all placements of three pieces that do not overlap and have at
+  least `gap` pixels between them, also across corners. Places are multiples of `step`.
+  The image is (size,size,3) uint8, the segmentation (size,size,1) uint8: 0 is the
+  background, 1 to 3 are the pieces. Cells have a side of `cell` pixels; cells of five
+  pixels look raised, others are flat. Objects have a name of `SHAPES` as `shape`, one
+  of `COLORS` as `color`, and the centre of their bounding box as `x` and `y` in [0, 1].
   """
   rng = drawing.generator(seed, split, index, SPLITS)
   ids_HW = None
@@ -118,7 +118,7 @@ def _part(mask_hw: np.ndarray, y: int, x: int) -> tuple[slice, slice]:
 def _piece(
   rng: np.random.Generator, size: int, cell: int, step: int, shapes: Sequence[str]
 ) -> tuple[str, int, int]:
-  """A shape, and the row and column of its bounding box."""
+  """Draws a shape, and the row and column of its bounding box."""
   while True:
     shape = shapes[int(rng.integers(len(shapes)))]
     y, x = (step * rng.integers(size // step, size=2)).tolist()
@@ -130,7 +130,7 @@ def _piece(
 def _laid(
   pieces: Sequence[tuple[str, int, int]], size: int, cell: int, gap: int
 ) -> np.ndarray | None:
-  """The number of the piece at each pixel, from 1; None where they are too near."""
+  """Returns the number of the piece at each pixel, from 1; None if too close."""
   ids_HW = np.zeros((size, size), np.uint8)
   taken_HW = np.zeros((size, size), np.uint8)
   around = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
@@ -146,7 +146,7 @@ def _laid(
 
 @dataclasses.dataclass
 class TetrominoesConfig(tfds.core.BuilderConfig):
-  """What `draw` takes, and how many examples the splits have."""
+  """The arguments of `draw`, and the number of examples of each split."""
 
   size: int = 35
   cell: int = 5
@@ -160,10 +160,10 @@ class TetrominoesConfig(tfds.core.BuilderConfig):
 class Tetrominoes(drawing.Pictures):
   """60,000 training, 320 validation and 320 test scenes, 35x35 pixels.
 
-  The paper trains on 60,000 and tests on 320 too. `tetrominoes/21`, `/14` and `/7` are
-  plainer: a grid of 7x7 flat cells of 3x3, 2x2 or one pixels, the same scenes in each.
-  `tetrominoes/blocks` is a set to try things on: squares of 2x2 pixels on 8x8, which
-  never touch; 20,000 training, 256 validation and 256 test scenes.
+  The paper also trains on 60,000 and tests on 320. `tetrominoes/21`, `/14` and `/7` are
+  simpler: a grid of 7x7 flat cells of 3x3, 2x2 or one pixels, with the same scenes in
+  each. `tetrominoes/blocks` is for experiments: squares of 2x2 pixels that never touch,
+  in 8x8 pixels; 20,000 training, 256 validation and 256 test scenes.
   """
 
   BUILDER_CONFIGS = [
@@ -199,7 +199,7 @@ class Tetrominoes(drawing.Pictures):
       'y': np.float32,
     }
     return self.described(
-      'Three coloured tetrominoes on black, and which pixels are whose.',
+      'Three coloured tetrominoes on black, with a segmentation of their pixels.',
       {
         'image': drawing.picture(size, size, 3),
         'segmentation': drawing.picture(size, size, 1),
@@ -214,7 +214,7 @@ class Tetrominoes(drawing.Pictures):
 
 
 def _encoded(config: TetrominoesConfig, split: str, index: int) -> dict[str, Any]:
-  """Example `index`, its pictures as PNG."""
+  """Draws example `index`, with its images as PNG."""
   options = {
     name: getattr(config, name) for name in ('size', 'cell', 'step', 'shapes', 'gap')
   }

@@ -1,4 +1,4 @@
-"""Two coloured patches on either side of the border of a window, to be compared.
+"""A toy task that compares two coloured patches on either side of a window's border.
 
 Axes: H W image, C channels.
 """
@@ -17,18 +17,18 @@ SPLITS = ('train', 'test')
 PATCH, TOKENS = 4, 8
 NOISE = 0.3
 COLOR = np.array([2.0, -2.0, 0.0])
-# Pixels hold values from -LARGEST to LARGEST; noise beyond it does not occur.
+# Pixels hold values from -LARGEST to LARGEST; larger noise does not occur.
 LARGEST = 3.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowPairs(Source):
-  """Pictures whose `label` is whether two patches have the same colour.
+  """Images with two coloured patches; `label` is 1 if they have the same colour.
 
-  On Gaussian noise, two patches of 4x4 pixels lie beside each other, in the columns 3
-  and 4 of 8x8 patches: in different windows of 4x4 patches, unless these are shifted.
-  Each is red or green at random. Examples are `image`, a PNG (32, 32, 3) whose mean and
-  deviation are 0.5 and 1 / 6, `label` 0 or 1, and `id`.
+  Two patches of 4x4 pixels are next to each other on Gaussian noise, in columns 3 and 4
+  of 8x8 patches. They are therefore in different windows of 4x4 patches, unless windows
+  are shifted. Each is red or green at random. Examples have `image`, a PNG (32, 32, 3)
+  to normalize with mean 0.5 and deviation 1 / 6, `label` 0 or 1, and `id`.
   """
 
   examples: int

@@ -1,4 +1,4 @@
-"""array_record files, read at any place; what is damaged is named."""
+"""Random access to array_record files; messages name damaged files and records."""
 
 import dataclasses
 import functools
@@ -14,9 +14,9 @@ from big_vision_like.errors import BadRecordError, UserError
 
 
 class Reader:
-  """Records, as bytes, of parts of files: `file_instructions` as TFDS gives them.
+  """Records, as bytes, of parts of files given as TFDS's `file_instructions`.
 
-  All records of a file without its end are bad, for the table of them is there.
+  All records of a truncated file are bad, because the table of records is at its end.
   """
 
   def __init__(self, parts: Sequence[Any]):
@@ -55,20 +55,20 @@ class Reader:
     return records
 
   def _file(self, number: int) -> Any:
-    """The reader of a file, which all threads may use."""
+    """Returns the reader of a file; all threads may use it."""
     with self._lock:
       if number not in self._open:
         path = self.parts[number].filename
         reader = opened(path)
-        if not reader.ok():  # it would give empty records
+        if not reader.ok():  # it would return empty records
           raise UserError(unreadable(path))
-        if len(self._open) >= shards.MAX_OPEN:  # a file is closed once nobody reads it
+        if len(self._open) >= shards.MAX_OPEN:  # closed once no thread reads it
           del self._open[next(iter(self._open))]
         self._open[number] = reader
       return self._open[number]
 
   def problems(self) -> list[str]:
-    """A sentence for each file that is not what it should be."""
+    """Returns a sentence for each file that is unreadable or has a wrong length."""
     counts = shards.on_threads(count, [part.filename for part in self.parts])
     found = []
     for part, number in zip(self.parts, counts, strict=True):
@@ -82,7 +82,7 @@ class Reader:
 
 
 def opened(path: str) -> Any:
-  """A reader for random access; not `ok()` where the file is not whole."""
+  """Returns a reader for random access; `ok()` is False for an incomplete file."""
   from array_record.python import array_record_module
 
   return array_record_module.ArrayRecordReader(
@@ -91,30 +91,30 @@ def opened(path: str) -> Any:
 
 
 def count(path: str) -> int | None:
-  """How many records a file holds; None where that cannot be read."""
+  """Returns the number of records of a file; None if it cannot be read."""
   reader = opened(path)
   return reader.num_records() if reader.ok() else None
 
 
 def unreadable(path: str) -> str:
-  """Says so of a file."""
+  """Returns a sentence about a file that is missing or cannot be read."""
   if not os.path.isfile(path):
     return f'{path} is missing'
-  return f'{path} is not a whole array_record file: cut off, or something else'
+  return f'{path} is not a complete array_record file: truncated, or another format'
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecord(protos.ExampleFiles):
-  """tf.train.Example protos in array_record files, which have to be whole."""
+  """tf.train.Example protos in array_record files, which must be complete."""
 
   @functools.cached_property
   def records(self) -> Reader:
     counts = shards.on_threads(count, self.files)
     broken = [f for f, number in zip(self.files, counts, strict=True) if number is None]
     if broken:
-      more = f'; so are {len(broken) - 1:,} more' if len(broken) > 1 else ''
+      more = f' (and {len(broken) - 1:,} more)' if len(broken) > 1 else ''
       raise UserError(
-        f'{unreadable(broken[0])}{more}. Nobody can say how many records are lost: copy'
-        ' it again, or name the others only.'
+        f'{unreadable(broken[0])}{more}. The number of lost records is unknown: copy'
+        ' the file again, or list only the other files.'
       )
     return Reader(self.parts(counts))

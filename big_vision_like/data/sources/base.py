@@ -1,4 +1,4 @@
-"""The interface that everything which gives examples implements."""
+"""The interface of data sources, which provide examples."""
 
 import abc
 import dataclasses
@@ -15,12 +15,12 @@ from big_vision_like.errors import BadRecordError, Checked, UserError, listed, p
 
 Example = dict[str, Any]
 
-# Examples that the default fingerprint looks at.
+# Number of examples that the default fingerprint reads.
 SEEN = 8
 
 
 class Identified(abc.ABC):
-  """Something with content of its own, wherever it is stored."""
+  """An object identified by its content, wherever the content is stored."""
 
   @abc.abstractmethod
   def fingerprint(self) -> str:
@@ -30,11 +30,11 @@ class Identified(abc.ABC):
 class Source(Identified, Checked):
   """Random access to examples: dicts of NumPy values, with images still encoded.
 
-  A source defines its length and `__getitem__`; the rest has defaults, which say that
-  nothing is known. Sources travel to worker processes, so they must pickle. A record
-  that cannot be used raises `BadRecordError`.
+  A source must define `__len__` and `__getitem__`. All other members have defaults for
+  unknown values. Sources are sent to worker processes, so they must support pickling.
+  An unusable record raises `BadRecordError`.
 
-  `split` is the part of a data set that it gives, for people.
+  `split` names the part of the data set, for display.
   """
 
   split: str = ''
@@ -45,25 +45,25 @@ class Source(Identified, Checked):
 
   @abc.abstractmethod
   def __getitem__(self, index: int) -> Example:
-    """Returns an example; IndexError beyond the last, so that a source iterates."""
+    """Returns an example; raises IndexError past the end, which makes it iterable."""
 
   def __getitems__(self, indices: Sequence[int]) -> list[Example]:
-    """Returns several examples, faster than one by one where the format allows it."""
+    """Returns several examples, in bulk if the format makes that faster."""
     return [self[index] for index in indices]
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """TFDS's description of an example; empty where there is none."""
+    """TFDS features of an example; empty if there is no description."""
     return {}
 
   @property
   def label_names(self) -> Sequence[str] | None:
-    """The names of the classes of `label` in order; None where there are none."""
+    """The names of the classes of `label`, in order; None if there are no names."""
     return label_names(self.features)
 
   @property
   def category_names(self) -> Sequence[str]:
-    """The names of the categories of objects in order; empty where there are none."""
+    """The names of the categories of objects, in order; empty without names."""
     for objects in ('objects', 'panoptic_objects'):
       if objects in self.features and 'label' in self.features[objects]:
         return class_names(self.features[objects]['label'])
@@ -71,14 +71,15 @@ class Source(Identified, Checked):
 
   @property
   def image_sizes(self) -> np.ndarray | None:
-    """Heights and widths of all images, int32 (N, 2); None where they must be read."""
+    """Heights and widths of all images, int32 (N, 2); None if they must be measured."""
     return None
 
   @property
   def groups(self) -> np.ndarray | None:
-    """Starts of runs of records that are cheap only when they are read together.
+    """Starts of runs of records that are cheap to read only together.
 
-    int64 (groups + 1,), the last is the length; None where any order is as cheap.
+    int64 (groups + 1,); the last entry is the number of examples. None if reading in
+    any order is equally cheap.
     """
     return None
 
@@ -89,48 +90,48 @@ class Source(Identified, Checked):
 
   @functools.cached_property
   def file_sizes(self) -> np.ndarray:
-    """The bytes of each of `files`, int64; -1 for a file that is missing."""
+    """The size of each of `files` in bytes, int64; -1 for a missing file."""
     return np.array(shards.file_sizes(self.files), np.int64)
 
   @property
   def left_out(self) -> Mapping[str, int]:
-    """How many things that are stored there are not used, by what they are."""
+    """The number of stored items that are not used, by kind."""
     return {}
 
   @property
   def num_objects(self) -> int | None:
-    """The number of objects that are not crowds; None where they must be read."""
+    """The number of objects that are not crowds; None if they must be counted."""
     return None
 
   def remarks(self) -> list[str]:
-    """Returns what people should know of the examples before they are used."""
+    """Returns remarks about the examples that users should know before using them."""
     return []
 
   @property
   def title(self) -> str:
-    """The name of the data set, for people: 'digits 1.0.0', 'Folder birds'."""
+    """The name of the data set, for display: 'digits 1.0.0', 'Folder birds'."""
     return type(self).__name__
 
   @property
   def inner(self) -> Mapping[str, 'Source']:
-    """The sources that this one is made of, by the names of its arguments."""
+    """The sources that this one is made of, by argument name."""
     return {}
 
   def record(self, index: int) -> bytes | None:
-    """Returns the tf.train.Example of an example; None where it is not stored so."""
+    """Returns the serialized tf.train.Example of an example; None if there is none."""
     del index
     return None
 
   def planned(self) -> 'Source':
-    """Returns itself, or a stand-in for a plan where the data are not there."""
+    """Returns this source, or a stand-in for planning if its data are missing."""
     return self
 
   def fingerprint(self) -> str:
     """Returns hexadecimal digits that identify the content.
 
-    Depends on names, counts and sizes of files, never on where the data are stored or
-    on reading all of them. By default these are the arguments of a dataclass, the
-    number of examples, and a few examples spread over all.
+    The digits depend on names, counts and sizes of files, never on where the data are
+    stored or on reading all of them. By default they depend on the arguments of a
+    dataclass, the number of examples, and a few examples spread over all.
     """
     count = len(self)
     places = np.unique(np.linspace(0, count - 1, SEEN).astype(int)) if count else []
@@ -142,12 +143,12 @@ class Source(Identified, Checked):
     )
 
   def identity(self) -> dict[str, Any]:
-    """Returns plain data that tell people which data these are, and how many.
+    """Returns a plain dict that describes the data set and its size, for display.
 
-    Equal content has an equal `fingerprint`, and other content another; the rest shows
-    where the difference is. `title` may change where the data are moved. `files` and
-    `bytes` include those of `inner`, each file once; `classes` are of labels or of
-    objects, None where they have no names.
+    Two sources with equal content have equal `fingerprint`, and other content changes
+    it. The other entries help to find a difference. `title` may change when the data
+    are moved. `files` and `bytes` include the files of `inner`, each file once.
+    `classes` is the number of classes of labels or of objects, None without names.
     """
     sizes = _sizes_by_path(self)
     names = self.label_names or self.category_names or None
@@ -194,42 +195,42 @@ class InMemory(Source):
 
 
 def as_source(examples: Any) -> Source:
-  """Returns a source as it is and wraps a list or another sequence of examples."""
+  """Returns a source unchanged; wraps a list or another sequence of examples."""
   if isinstance(examples, Source):
     return examples
   if isinstance(examples, Sequence):
     return InMemory(examples)
   raise UserError(
     f'{type(examples).__name__} is not a data source: derive the class from'
-    ' big_vision_like.data.sources.base.Source, or give a list of examples'
+    ' big_vision_like.data.sources.base.Source, or pass a list of examples'
   )
 
 
 def label_names(features: Mapping[str, Any]) -> list[str] | None:
-  """Returns the names of the classes of `label` in order; None where it has none."""
+  """Returns the names of the classes of `label`, in order; None if there are none."""
   feature = features['label'] if 'label' in features else None
   return None if num_classes(feature) is None else list(feature.names)
 
 
 def num_classes(feature: Any) -> int | None:
-  """Returns the number of classes of a feature of TFDS; None where it is no class."""
+  """Returns the number of classes of a TFDS feature; None if it is not a ClassLabel."""
   return getattr(feature, 'num_classes', None)  # importing TFDS to ask would be slow
 
 
 def class_names(feature: Any) -> Sequence[str]:
-  """Returns the names of the classes of a feature; empty where it has numbers only."""
+  """Returns the names of the classes of a TFDS feature; empty if it has no classes."""
   return () if num_classes(feature) is None else feature.names
 
 
 def fixed_size(features: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Returns the height and width that all images have by their description."""
+  """Returns the height and width that the features fix for all images, or None."""
   feature = features['image'] if 'image' in features else None
   size = () if feature is None else feature.shape[:2]
   return tuple(size) if len(size) == 2 and None not in size else None
 
 
 def counted(left_out: Mapping[str, int]) -> str:
-  """Returns what is left out and how often, the most frequent first."""
+  """Formats the kinds of left-out items with their counts, the most frequent first."""
   most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
   return listed((f'{what} ({count:,})' for what, count in most if count), most=8)
 
@@ -244,8 +245,8 @@ def arguments(instance: Any) -> dict[str, Any]:
 def digest(*content: Any) -> str:
   """Returns 32 hexadecimal digits that identify plain data, arrays and dataclasses.
 
-  An `Identified` object stands for its fingerprint. Of other objects, such as
-  functions, only the name of the class counts.
+  An `Identified` object is represented by its fingerprint. Other objects, such as
+  functions, are represented by the name of their class only.
   """
   text = json.dumps(_plain(content), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -274,7 +275,7 @@ def _plain(value: Any) -> Any:
 
 
 def _seen(source: Source, index: int) -> Any:
-  """An example, or the fact that it cannot be used."""
+  """Returns an example, or 'bad record' if it cannot be used."""
   try:
     return source[index]
   except BadRecordError:

@@ -1,4 +1,4 @@
-"""Data sets that this package writes, and how TFDS learns about them.
+"""The data sets that this package writes, and their registration with TFDS.
 
 The builder of `some_set` is the class `SomeSet` of some_set.py in one of `FOLDERS`.
 """
@@ -25,7 +25,7 @@ def ours() -> list[str]:
 
 
 def module(family: str) -> ModuleType | None:
-  """Imports the module that is named like a data set, if there is one."""
+  """Imports the module named after a data set; returns None if there is none."""
   for folder in FOLDERS:
     if (DATA / folder / f'{family}.py').exists():
       return importlib.import_module(f'big_vision_like.data.{folder}.{family}')
@@ -33,9 +33,9 @@ def module(family: str) -> ModuleType | None:
 
 
 def announce(name: str) -> None:
-  """Tells TFDS of a data set that it would not find by itself."""
+  """Registers a data set with TFDS that it would not find by itself."""
   family = name.partition('/')[0].partition(':')[0]
   if module(family) is None and family.endswith('_translate'):
-    # Where TensorFlow is missing, TFDS stops importing its catalogue at the first
-    # module that needs it, long before this one, which does not.
+    # Without TensorFlow, TFDS stops importing its catalogue at the first module that
+    # needs it. That is long before tensorflow_datasets.translate, which does not.
     importlib.import_module('tensorflow_datasets.translate')

@@ -1,17 +1,17 @@
-"""Annotations in the format of COCO (cocodataset.org), with images in a folder.
+"""A source of images in a folder with annotations in COCO format (cocodataset.org).
 
-Both kinds: of instances (boxes and outlines of things) and panoptic (a PNG that shows
-which segment each pixel is of). Examples have the features of TFDS's `coco/2017` and
-`coco/2017_panoptic`, so that the same transforms follow.
+It reads instance annotations (boxes and outlines of things) and panoptic annotations
+(a PNG that shows the segment of each pixel). Examples have the features of TFDS's
+`coco/2017` and `coco/2017_panoptic`, so the same transforms apply.
 
-What cannot be used in a file that is otherwise sound is left out, counted and told:
-annotations of an image or category that there is not, whose box is not four finite
-numbers, has no area or lies outside of its image, or that repeat another. More than a
-few of these are an error. What `coco_json` repairs is told too. Boxes that reach beyond
-the image stay, and `boxes.Objects` cuts them. Images without objects stay. What is no
-such file, or lacks what nothing can stand for, is an error that names the entry. An
-image that is missing, or not of the size that the file says, is a bad record: see
-`data.input.pipeline`.
+In an otherwise valid file, unusable annotations are left out, counted and reported.
+These are annotations of an unknown image or category, annotations whose box is not four
+finite numbers, has no area or is outside its image, and duplicates. More than a few of
+them are an error. Repairs by `coco_json` are reported too. Boxes that reach beyond the
+image are kept, and `boxes.Objects` clips them. Images without objects are kept. A file
+in another format, or with an entry that lacks an essential field, raises an error that
+names the entry. An image that is missing, or whose size differs from the annotation
+file, is a bad record: see `data.input.pipeline`.
 
 Axes: N annotations, I images; 4 is left, top, width, height.
 """
@@ -44,12 +44,12 @@ from big_vision_like.errors import BadRecordError, UserError, listed
 class Coco(Source):
   """The images of an annotation file, in the order of their ids.
 
-  `annotations` is the .json, `images` the folder below which its file names are. With
-  `panoptic`, the folder of the PNGs, the file is a panoptic one. `masks` makes `masks`,
-  uint8 (N, H, W), of outlines of instances; it needs pycocotools. Labels are places
-  among the categories sorted by id; `category_ids` says which these are. `examples`
-  says how many images there are, for plans made before the data are there. `tolerated`
-  is the share of annotations that may be left out.
+  `annotations` is the path of the .json file, and `images` the folder that its file
+  names are relative to. For panoptic annotations, `panoptic` is the folder of the PNGs.
+  `masks` adds `masks`, uint8 (N, H, W), made from outlines of instances; this needs
+  pycocotools. Label k is the k-th category by id; `category_ids` lists the ids.
+  `examples` is the number of images, for plans made before the data are available.
+  `tolerated` is the share of annotations that may be left out.
   """
 
   annotations: str
@@ -61,16 +61,16 @@ class Coco(Source):
 
   def __post_init__(self) -> None:
     if self.masks and self.panoptic is not None:
-      raise UserError('masks=True is of instances; panoptic maps have segments anyway')
+      raise UserError('masks=True needs instances; panoptic maps already have segments')
 
   @functools.cached_property
   def contents(self) -> coco_json.Contents:
-    """The file; tells, in one line, what is left out of it."""
+    """The contents of the file; prints what was left out and repaired."""
     contents = coco_json.read(self.annotations, self.panoptic is not None, self.masks)
     if self.examples not in (None, len(contents.names)):
       raise UserError(
         f'{self.annotations} has {len(contents.names):,} images, not the'
-        f' {self.examples:,} that the config says: set examples to what is true.'
+        f' {self.examples:,} that the config gives: correct `examples`.'
       )
     left_out = sum(map(len, contents.left_out.values()))
     count = left_out + len(contents.ids_N)
@@ -90,7 +90,7 @@ class Coco(Source):
 
   @property
   def left_out(self) -> dict[str, int]:
-    """How many annotations cannot be used, by the reason."""
+    """The number of unusable annotations, by reason."""
     return {reason: len(found) for reason, found in self.contents.left_out.items()}
 
   @property
@@ -110,12 +110,12 @@ class Coco(Source):
 
   @property
   def image_sizes(self) -> np.ndarray:
-    """int32 (N, 2): heights and widths, as the file has them."""
+    """Heights and widths of the images, int32 (N, 2), from the annotation file."""
     return self.contents.sizes_I2
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example, but for masks."""
+    """TFDS features of an example, without masks."""
     return coco_classes.described(self.category_names, self.panoptic is not None)
 
   @property
@@ -125,18 +125,18 @@ class Coco(Source):
     return [os.path.join(folder, name) for name in self.contents.names]
 
   def fingerprint(self) -> str:
-    """Returns a digest of the annotations in use and the sizes of all files."""
+    """Returns a digest of the used annotations and the sizes of all files."""
     contents = self.contents._replace(left_out={}, outlines=[])  # outlines are large
     paths = [os.path.expanduser(self.annotations), *self.files]
     if self.panoptic is not None:
       folder = os.path.expanduser(self.panoptic)
       paths += [os.path.join(folder, name) for name in contents.maps]
     sizes = shards.file_sizes(paths)
-    used = contents[:-1]  # not what was repaired
+    used = contents[:-1]  # without `repaired`
     return digest('Coco', *used, sizes, self.panoptic is not None, self.masks)
 
   def planned(self) -> Source:
-    """The images, or where they are not there what stands in for them in a plan."""
+    """Returns this source, or a stand-in for planning if its files are missing."""
     paths = (self.annotations, self.images, self.panoptic or self.images)
     if all(os.path.exists(os.path.expanduser(path)) for path in paths):
       return self
@@ -182,13 +182,13 @@ class Coco(Source):
     try:
       size = decoding.image_size(image)
     except ValueError as error:
-      raise BadRecordError(f'{folder}/{name} is no image: {error}') from error
+      raise BadRecordError(f'{folder}/{name} is not an image: {error}') from error
     if size != said:
       turned = ''
       if size == said[::-1] and _is_turned(image):
         turned = (
-          ' That is its size once turned as its EXIF orientation says, which is ignored'
-          ' here: turn the files themselves, for instance with mogrify -auto-orient.'
+          ' This is its size after rotation by its EXIF orientation, which is ignored:'
+          ' rotate the files themselves, for instance with mogrify -auto-orient.'
         )
       raise BadRecordError(
         f'{folder}/{name} has {size[0]}x{size[1]} pixels, but {self.annotations} says'
@@ -197,7 +197,7 @@ class Coco(Source):
     return image
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and how many images are not there."""
+    """Returns why the annotations cannot be read, or how many images are missing."""
     try:
       names = self.contents.names
     except UserError as error:
@@ -215,12 +215,12 @@ class Coco(Source):
     ]
 
   def __getstate__(self) -> dict[str, Any]:
-    # What was read travels to workers; descriptions are made again.
+    # Workers receive the file's contents; they make `features` again.
     return {k: v for k, v in self.__dict__.items() if k != 'features'}
 
 
 def catalogued(kind: str) -> Any:
-  """Returns the features of TFDS's `coco/KIND`, which needs TensorFlow to tell them."""
+  """Returns the features of TFDS's `coco/KIND`, for which TFDS needs TensorFlow."""
   panoptic = kind.endswith('panoptic')
   ids = coco_classes.PANOPTIC_IDS if panoptic else coco_classes.IDS
   return coco_classes.described(len(ids), panoptic)
@@ -238,11 +238,11 @@ def _opened(folder: str, name: str) -> bytes:
 
 
 def _is_turned(encoded: bytes) -> bool:
-  """Returns whether viewers turn an image by a quarter, as its EXIF data say."""
+  """Returns whether the EXIF data of an image ask viewers for a quarter turn."""
   try:
     with Image.open(io.BytesIO(encoded)) as picture:
       return picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-  except Exception:  # Pillow raises many types for damaged headers, which turn nothing
+  except Exception:  # Pillow raises many types for damaged headers
     return False
 
 

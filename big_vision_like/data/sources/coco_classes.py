@@ -1,15 +1,16 @@
-"""COCO's classes, by id and name, its image sizes and the features of its examples."""
+"""Ids and names of COCO's classes, its image sizes and the features of its examples."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-# COCO's ids of things, in the order of TFDS's labels 0 to 79: what published DETRs have
-# for classes, of 91.
+# COCO's ids of things, in the order of TFDS's labels 0 to 79. Published DETRs use these
+# ids, out of 91, as classes.
 IDS = (*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70)
 IDS = (*IDS, *range(72, 83), *range(84, 91))
-# The same of TFDS's labels 0 to 132 of `coco/2017_panoptic`: things, then stuff.
+# COCO's ids of things and then stuff, in the order of TFDS's labels 0 to 132 of
+# `coco/2017_panoptic`.
 STUFF_IDS = (92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138)
 STUFF_IDS = (*STUFF_IDS, 141, 144, 145, 147, 148, 149, 151, 154, 155, 156, 159, 161)
 STUFF_IDS = (*STUFF_IDS, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201))
@@ -35,7 +36,7 @@ floor-other-merged, pavement-merged, mountain-merged, grass-merged, dirt-merged,
 paper-merged, food-other-merged, building-other-merged, rock-merged, wall-other-merged,
 rug-merged
 """
-# What COCO calls its categories, by their ids.
+# COCO's names of its categories, by id.
 NAMES = dict(
   zip(
     PANOPTIC_IDS,
@@ -44,9 +45,10 @@ NAMES = dict(
   )
 )
 
-# Heights and widths found most often among COCO's training images of 2014 that are not
-# in minival, and how often: 92,024 of 117,263. Counted in data/trainvalno5k.shapes of
-# early versions of github.com/ultralytics/yolov3. What plans take for COCO.
+# The most frequent heights and widths of COCO's 2014 training images that are not in
+# minival, with their counts: 92,024 of 117,263 images. Counted from
+# data/trainvalno5k.shapes of early versions of github.com/ultralytics/yolov3. Plans use
+# them for COCO.
 SIZES = (
   # fmt: off
   (480, 640, 25158),
@@ -94,15 +96,15 @@ SIZES = (
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-  """Of classes that are COCO's ids; those that are none have their number."""
+  """Returns names of classes numbered by COCO's ids; unused ids get their number."""
   return tuple(NAMES.get(label, str(label)) for label in range(num_classes))
 
 
 def described(categories: Sequence[str] | int, panoptic: bool) -> Any:
-  """TFDS's description of examples, by the names or the number of their categories.
+  """Returns TFDS features of examples with the given categories: names, or a number.
 
-  As TFDS has `coco`, whose own description needs TensorFlow, but that areas may have
-  fractions.
+  The features equal those of TFDS's `coco`, which needs TensorFlow to provide them,
+  except that areas are float32.
   """
   import tensorflow_datasets as tfds
 

@@ -1,8 +1,9 @@
-"""Reads COCO's JSON files of annotations: tolerantly to train, strictly to evaluate.
+"""Readers of COCO's annotation files: tolerant for training, strict for evaluation.
 
-Both repair what has one meaning: whole numbers written as `7.0` or `"7"`, boxes that
-only the outline tells, areas that only the box tells. Ids of annotations matter to
-nothing but the PNGs of panoptic files; missing and repeated ones become new ones.
+Both repair fields with a single possible meaning: whole numbers written as `7.0` or
+`"7"`, missing boxes that follow from the outline, and missing areas that follow from
+the box. Ids of annotations matter only for the PNGs of panoptic files; missing and
+repeated ids are replaced by new ones.
 
 Axes: N annotations, I images; 4 is left, top, width, height.
 """
@@ -25,21 +26,22 @@ from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import UserError, listed
 
 Entry = dict[str, Any]
-# Lists of `images`, `annotations` and `categories`, as the files have them.
+# The lists `images`, `annotations` and `categories` of a file.
 Truth = dict[str, list[Entry]]
-# The most ids that a message lists.
+# Maximum number of ids listed in a message.
 NAMED = 5
-# A digit more than an id of 64 bits can have.
+# Up to 19 digits, as many as the largest 64-bit id has.
 DIGITS = re.compile('-?[0-9]{1,19}', re.ASCII)
 CROWD = {None: False, 0: False, 1: True, '0': False, '1': True}
 
 
 class Contents(NamedTuple):
-  """What a file says; annotations of image i are those from starts[i] to starts[i + 1].
+  """The contents of an annotation file.
 
-  `labels_N` are places among `categories`, which are sorted by their ids. Where masks
-  are wanted, `outlines` are those of `coco_outlines`, else none. `repaired` counts
-  annotations by what was done to them.
+  The annotations of image i are those from starts[i] up to, not including,
+  starts[i + 1]. `labels_N` are indices into `categories`, which are sorted by id.
+  `outlines` has outlines as in `coco_outlines` if masks are requested, and is empty
+  otherwise. `repaired` counts annotations by kind of repair.
   """
 
   image_ids: np.ndarray
@@ -59,7 +61,7 @@ class Contents(NamedTuple):
 
 
 def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
-  """Reads an annotation file; raises a `UserError` for what is none."""
+  """Reads an annotation file tolerantly; raises `UserError` for an invalid file."""
   entries = _lists(path)
   images = _images(path, entries['images'])
   categories = _categories(path, entries['categories'])
@@ -76,8 +78,8 @@ def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
     isinstance(entry, dict) and 'segments_info' in entry for entry in annotations
   ):
     raise UserError(
-      f"{path} has 'segments_info': it is a panoptic file, whose PNGs' folder"
-      ' `panoptic` must name'
+      f"{path} has 'segments_info', so it is a panoptic file: set `panoptic` to the"
+      ' folder of its PNGs'
     )
   found: list[list[list[Any]]] = [[] for _ in images]
   seen: dict[Any, Entry] = {}
@@ -136,7 +138,7 @@ def read(path: str, panoptic: bool = False, masks: bool = False) -> Contents:
 
 
 def read_strictly(path: str) -> Truth:
-  """Returns a file of objects; a `UserError` names the first malformed entry."""
+  """Reads an instance file; raises `UserError` for the first malformed entry."""
   truth = _lists(path)
   for name in ('images', 'categories'):
     truth[name] = _checked(path, name, truth[name], {'id': int})
@@ -161,7 +163,7 @@ def read_strictly(path: str) -> Truth:
 
 
 def _problem(entry: Any, images: Mapping[int, Any], categories: set[int]) -> str | None:
-  """Returns what is wrong with an annotation, or None."""
+  """Returns a description of the first error in an annotation, or None."""
   if not isinstance(entry, dict):
     return f'is {_short(entry, repr)}, not an object'
   for name, of, known in (
@@ -170,13 +172,13 @@ def _problem(entry: Any, images: Mapping[int, Any], categories: set[int]) -> str
   ):
     if type(entry[name]) is not int or entry[name] not in known:
       return (
-        f'has {name}={_short(entry[name], repr)}, which none of `{of}` has as its id'
+        f'has {name}={_short(entry[name], repr)}, which is not the id of any of `{of}`'
       )
   box, area = entry['bbox'], entry['area']
   if not _is_box(box) or not finite(area) or min(box[2:]) < 0:
     return (
-      f'has bbox={_short(box, repr)} and area={_short(area, repr)}: left, top, width,'
-      ' height and a number'
+      f'has bbox={_short(box, repr)} and area={_short(area, repr)}; they must be left,'
+      ' top, width, height and a number'
     )
   if type(entry['iscrowd']) is not bool:
     return f'has iscrowd={_short(entry["iscrowd"], repr)}, which must be 0 or 1'
@@ -196,7 +198,7 @@ def _lists(path: str) -> dict[str, list[Any]]:
 def _checked(
   path: str, name: str, entries: Sequence[Any], fields: Mapping[str, type]
 ) -> list[Entry]:
-  """Returns the entries with sound fields; raises UserError, which names the entry."""
+  """Returns the entries with valid fields; raises UserError for an invalid entry."""
   ids, checked = set(), []
   for number, entry in enumerate(entries):
     place = f'{path}: {name}[{number}]'
@@ -236,7 +238,7 @@ def _images(path: str, entries: Sequence[Any]) -> list[Entry]:
 
 
 def _size(image: Entry) -> tuple[int, int] | None:
-  """Returns height and width of an image; None where they are none."""
+  """Returns the height and width of an image; None if they are invalid."""
   height, width = whole(image.get('height')), whole(image.get('width'))
   if height is None or width is None or min(height, width) < 1:
     return None
@@ -244,7 +246,7 @@ def _size(image: Entry) -> tuple[int, int] | None:
 
 
 def _categories(path: str, entries: Sequence[Any]) -> dict[int, str]:
-  """Returns names by ids, sorted."""
+  """Returns the names of categories by id, sorted by id."""
   categories = _checked(path, 'categories', entries, {'id': int, 'name': str})
   if not categories:
     raise UserError(f'{path} names no categories')
@@ -265,15 +267,15 @@ def _flat(
   place_of: Mapping[int, int],
   left_out: dict[str, list[str]],
 ) -> tuple[list[Any], list[str]]:
-  """Returns an annotation for each panoptic segment, and each image's PNG."""
+  """Returns one annotation per panoptic segment, and the name of each image's PNG."""
   fields = {'image_id': int, 'file_name': str}
   maps, flat = [''] * len(place_of), []
   for number, entry in enumerate(_checked(path, 'annotations', annotations, fields)):
     place = place_of.get(entry['image_id'])
     if place is None or maps[place]:
-      left_out['of no image' if place is None else 'of an image that has one'].append(
-        f'entry {number}'
-      )
+      left_out[
+        'of an unknown image' if place is None else 'of an image that has one already'
+      ].append(f'entry {number}')
       continue
     segments = entry.get('segments_info')
     if not isinstance(segments, list):
@@ -291,9 +293,9 @@ def _flat(
 def _repaired(
   entry: Entry, size: Sequence[int] | None, repaired: collections.Counter[str]
 ) -> Entry:
-  """Returns an annotation with all fields, sound where they are or can be made so.
+  """Returns an annotation with all fields, repaired where possible.
 
-  `size` is that of its image, where it is known; `repaired` counts what was done.
+  `size` is the size of its image, if known. `repaired` counts the repairs by kind.
   """
   own = {name: entry.get(name) for name in ('id', 'image_id', 'category_id')}
   given = {name: whole(value) for name, value in own.items()}
@@ -305,7 +307,7 @@ def _repaired(
     if not isinstance(outline, str):
       box = coco_outlines.box(outline, size)
       repaired['given the box of their outline'] += 1
-  # Neither null nor NaN, which tables write where nothing is, nor 0 is an area.
+  # Null, 0, and NaN, which table software writes for empty cells, are not areas.
   if _is_box(box) and (area is None or (type(area) in (int, float) and not area > 0)):
     if 'area' in entry:
       repaired['given the area of their box'] += 1
@@ -322,20 +324,21 @@ def _unfit(
   before: Entry | None,
   panoptic: bool,
 ) -> str | None:
-  """Returns why a repaired annotation of an image of that size cannot be used, if so.
+  """Returns why a repaired annotation cannot be used, or None.
 
-  `before` is the one that had its id before, if any.
+  `size` is the size of its image, None for an unknown image. `before` is an earlier
+  annotation with the same id, if any.
   """
   if size is None:
-    return 'of no image'
+    return 'of an unknown image'
   if type(entry['category_id']) is not int or entry['category_id'] not in label_of:
-    return 'of no category'
+    return 'of an unknown category'
   if panoptic and not 0 < (entry['id'] or 0) < 1 << 24:
     return 'without an id that a pixel can have'
   if before is not None:
     same = ('image_id', 'category_id', 'bbox')
     if panoptic or all(entry[name] == before[name] for name in same):
-      return 'with an id that came before'
+      return 'with a repeated id'
   box = entry['bbox']
   if not _is_box(box):
     return 'whose bbox is not four finite numbers'
@@ -347,14 +350,14 @@ def _unfit(
     if low < -REACH * side or low + long > (REACH + 1) * side:
       return 'reaching far beyond the image'
   if not finite(entry['area']):
-    return 'whose area is no number'
+    return 'whose area is not a number'
   if type(entry['iscrowd']) is not bool:
     return 'whose iscrowd is not 0 or 1'
   return None
 
 
 def _check_plausible(path: str, boxes_N4: np.ndarray, sizes_N2: np.ndarray) -> None:
-  """Raises a `UserError` for boxes that are not left, top, width, height in pixels."""
+  """Raises `UserError` if boxes are not left, top, width, height in pixels."""
   if not len(boxes_N4):
     return
   sides_N2 = sizes_N2[:, ::-1]
@@ -364,10 +367,10 @@ def _check_plausible(path: str, boxes_N4: np.ndarray, sizes_N2: np.ndarray) -> N
   if tiny_N.mean() > 0.5:
     raise UserError(
       f'{path}: {tiny_N.sum():,} of {len(tiny_N):,} boxes end within the first pixel of'
-      ' their images: bbox must be left, top, width, height in pixels, not in shares of'
-      ' the image'
+      ' their images: bbox must be left, top, width, height in pixels, not as fractions'
+      ' of the image'
     )
-  # A little is sloppiness, and a single box may be anything.
+  # Tolerate small excesses, and do not conclude anything from few boxes.
   beyond_N = (high_N2 > 1.05 * sides_N2).any(axis=1)
   corners_N = ((long_N2 > low_N2) & (long_N2 <= 1.05 * sides_N2)).all(axis=1)
   if len(boxes_N4) >= 4 and beyond_N.mean() > 0.1 and corners_N.mean() > 0.95:
@@ -379,7 +382,7 @@ def _check_plausible(path: str, boxes_N4: np.ndarray, sizes_N2: np.ndarray) -> N
 
 
 def whole(value: Any) -> int | None:
-  """Returns a whole number of 64 bits, given as 7, 7.0 or '7'; None for others."""
+  """Returns a 64-bit integer written as 7, 7.0 or '7'; None for other values."""
   if isinstance(value, str):
     value = int(value) if DIGITS.fullmatch(value) else None
   elif isinstance(value, float) and value.is_integer():
@@ -389,7 +392,7 @@ def whole(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-  """Returns a text that can be printed and be the name of a file; None for others."""
+  """Returns a text that is printable and valid as a file name; None for others."""
   sound = isinstance(value, str) and '\0' not in value
   return value if sound and not files.has_half_character(value) else None
 
@@ -399,5 +402,5 @@ def _is_box(value: Any) -> bool:
 
 
 def _short(value: Any, text: Any = json.dumps) -> str:
-  """Returns the start of a value's text."""
+  """Returns the first 50 characters of a value's text."""
   return text(value)[:50]

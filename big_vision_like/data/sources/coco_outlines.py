@@ -1,7 +1,7 @@
-"""Outlines of objects in COCO's format: polygons, or lengths of runs of pixels.
+"""Outlines of objects in COCO's format: polygons, or run lengths of pixels.
 
-Sound outlines are lists of polygons as in the file, each x, y, x, y, ..., or int64
-arrays of the lengths of runs, column by column, of pixels that are outside and inside.
+A valid outline is a list of polygons as in the file, each x, y, x, y, ..., or an int64
+array of run lengths of pixels, alternately outside and inside, column by column.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError
 
 Outline = list[list[float]] | np.ndarray
-# No number of a picture is larger, so that none overflows.
+# Maximum absolute value of a coordinate, which prevents overflows.
 MOST = 1e12
-# How many sides of the image boxes and polygons may reach beyond it.
+# Maximum distance of boxes and polygons from the image, in sides of the image.
 REACH = 10
-# Pixels along all polygons of an object, which take a second to fill.
+# Maximum length of all polygons of an object in pixels; filling them takes a second.
 LONGEST = 1 << 20
-# Bytes of the masks of an image.
+# Maximum size of the masks of an image in bytes.
 MOST_BYTES = 1 << 30
-NEITHER = 'whose segmentation is no polygons or run lengths of the image'
+NEITHER = 'whose segmentation is neither polygons nor run lengths of the image'
 
 
 def finite(value: Any) -> bool:
-  """Returns whether a value is a number that does not overflow."""
+  """Returns whether a value is a finite number of at most `MOST` in absolute value."""
   return type(value) in (int, float) and -MOST <= value <= MOST
 
 
 def sound(value: Any, size: Sequence[int] | None) -> Outline | str:
-  """Returns the outline in an image of that size, or why there is none.
+  """Returns the valid outline in an image of `size`, or why the value is not one.
 
-  Where the size is not known, only polygons are, wherever they reach.
+  If the size is unknown, only polygons are accepted, at any distance.
   """
   if isinstance(value, list) and value:
     polygons = all(
@@ -43,7 +43,7 @@ def sound(value: Any, size: Sequence[int] | None) -> Outline | str:
       for polygon in value
     )
     if not polygons:
-      return 'whose polygons are none'
+      return 'whose polygons are malformed'
     return 'whose polygons reach far beyond the image' if _far(value, size) else value
   if isinstance(value, dict) and size is not None and value.get('size') == list(size):
     runs = _runs(value.get('counts'))
@@ -53,7 +53,7 @@ def sound(value: Any, size: Sequence[int] | None) -> Outline | str:
 
 
 def box(outline: Outline, size: Sequence[int] | None) -> list[float]:
-  """Returns left, top, width, height of a sound outline."""
+  """Returns the left, top, width and height of a valid outline."""
   if isinstance(outline, list):
     corners = np.concatenate(outline).reshape(-1, 2)
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -74,7 +74,7 @@ def box(outline: Outline, size: Sequence[int] | None) -> list[float]:
 def decoded(
   outlines: Sequence[Outline], height: int, width: int, ids: Sequence[int]
 ) -> np.ndarray:
-  """Returns sound outlines as masks, uint8 (N, H, W); pycocotools fills polygons."""
+  """Returns masks of valid outlines, uint8 (N, H, W); pycocotools fills polygons."""
   if len(outlines) * height * width > MOST_BYTES:
     raise BadRecordError(
       f'{len(outlines)} masks of {height}x{width} pixels take more than'
@@ -99,18 +99,18 @@ def _filled(
     raise UserError('masks need pycocotools: pip install pycocotools') from error
   try:
     return mask.decode(mask.merge(mask.frPyObjects(polygons, height, width)))
-  except Exception as error:  # of types of its own
-    raise BadRecordError(f'annotation {name} has no sound mask: {error}') from error
+  except Exception as error:  # pycocotools raises various types
+    raise BadRecordError(f'annotation {name} has no valid mask: {error}') from error
 
 
 def _far(polygons: list[list[float]], size: Sequence[int] | None) -> bool:
-  """Returns whether polygons reach where filling them takes time and memory."""
+  """Returns whether polygons reach so far that filling them is slow or large."""
   if size is None:
     return False
   low, high = min(map(min, polygons)), max(map(max, polygons))
   if low < -REACH * max(size) or high > (REACH + 1) * max(size):
     return True
-  if (high - low) * sum(map(len, polygons)) <= LONGEST:  # certainly
+  if (high - low) * sum(map(len, polygons)) <= LONGEST:  # an upper bound
     return False
   corners = (np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons)
   steps = (np.abs(c - np.roll(c, 1, axis=0)).max(axis=1) for c in corners)
@@ -118,15 +118,15 @@ def _far(polygons: list[list[float]], size: Sequence[int] | None) -> bool:
 
 
 def _runs(counts: Any) -> np.ndarray | None:
-  """Returns lengths of runs, be they numbers or COCO's text; None for other values."""
+  """Returns run lengths, given as numbers or as COCO's text; None for other values."""
   if isinstance(counts, list) and all(type(n) is int for n in counts):
     runs = counts if all(0 <= n <= decoding.MOST_PIXELS for n in counts) else None
     return None if runs is None else np.array(runs, np.int64)
   if not isinstance(counts, str) or not counts or not counts.isascii():
     return None
-  # Five bits a character, the lowest first; the sixth says that more follow, the fifth
-  # of the last is the sign. From the fourth number on, what was added to the last but
-  # one.
+  # Each character holds five bits, the lowest first. Its sixth bit is set if more
+  # follow, and the fifth bit of the last character is the sign. From the fourth number
+  # on, each number is the difference to the number two places before.
   codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
   ends = np.flatnonzero(codes & 32 == 0)
   if ((codes < 0) | (codes > 63)).any() or not len(ends) or ends[-1] != len(codes) - 1:

@@ -1,4 +1,4 @@
-"""Made-up examples with the features of a data set of TFDS that is not there."""
+"""Made-up examples with the features of a TFDS data set that is not available."""
 
 import functools
 import zlib
@@ -17,22 +17,23 @@ WORDS = (
   'the a this every small old green round dog cat bear tree house boat road river'
   ' sees likes follows near under with and slowly today'
 ).split()
-# Labels are so many, spread over their range; so that each has several examples.
+# Number of different labels, spread over their range; each has several examples.
 LABELS = 4
-# How many things are in a picture, at least and at most, and labels of one picture.
+# Minimum and maximum number of objects in an image, and of labels of one image.
 THINGS, FEW = (3, 8), (0, 3)
-# Sides of pictures of no fixed size.
+# Range of the sides of images without a fixed size.
 SIDES = (72, 120)
-# A name of no catalogue has labelled images.
+# Number of classes of a data set that is not in a catalogue.
 UNKNOWN_CLASSES = 1000
 
 
 class Fake(Source):
-  """`examples` made-up ones of a split: what `tfds.Tfds` gives, images encoded.
+  """`examples` made-up examples of a split, as `tfds.Tfds` returns them.
 
-  Features are those of TFDS's catalogue, which has them without the data; an unknown
-  data set has `image`, `label` and `id`. Labels are 4 in turn, the lowest and the
-  highest among them, all below `classes`. Examples depend on name, split and index.
+  Images stay encoded. Features come from TFDS's catalogue, which has them without the
+  data. An unknown data set has `image`, `label` and `id`. Labels cycle through 4 values
+  below `classes`, including the lowest and the highest. Examples depend on name, split
+  and index.
   """
 
   def __init__(
@@ -49,7 +50,7 @@ class Fake(Source):
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example, whose label is one of at most `classes`."""
+    """TFDS features of an example, with at most `classes` classes of `label`."""
     import tensorflow_datasets as tfds
 
     found = catalogued(self.name) or _labelled_images(self.classes)
@@ -63,11 +64,11 @@ class Fake(Source):
 
   @property
   def title(self) -> str:
-    """The name of the data set that is made up."""
+    """The name of the data set that the examples imitate."""
     return self.name
 
   def fingerprint(self) -> str:
-    """Returns a digest of the arguments, which decide on every example."""
+    """Returns a digest of the arguments, which determine every example."""
     return digest('Fake', self.name, self.split, self._examples, self.classes)
 
   def __len__(self) -> int:
@@ -80,7 +81,7 @@ class Fake(Source):
     example = _value(self.features, self.name, rng, index, self.classes)
     if 'panoptic_image' in example:
       example['panoptic_image'] = _panoptic(example)
-    # To disk and back: so they have the types that TFDS gives what it reads.
+    # Serialized and parsed, so that values have the types that TFDS returns.
     record = self.features.serialize_example(example)
     decoders = protos.still_encoded(self.features)
     return self.features.deserialize_example_np(record, decoders=decoders)
@@ -90,7 +91,7 @@ class Fake(Source):
 
 
 def catalogued(name: str) -> Any:
-  """The features of a data set, as TFDS's catalogue has them; None where it has not."""
+  """Returns the features of a data set in TFDS's catalogue; None if it is not there."""
   import tensorflow_datasets as tfds
 
   family, _, kind = name.partition(':')[0].partition('/')
@@ -100,7 +101,7 @@ def catalogued(name: str) -> Any:
   catalogue.announce(name)
   try:
     return tfds.builder(name).info.features
-  except Exception:  # TFDS raises several unrelated types; some want TensorFlow
+  except Exception:  # TFDS raises several unrelated types; some need TensorFlow
     return None
 
 
@@ -122,13 +123,13 @@ def _check_split(name: str, split: str) -> None:
   try:
     tfds.core.ReadInstruction.from_spec(split)
   except ValueError as error:
-    raise UserError(f'{name} has no split {split!r}: TFDS cannot read that') from error
+    raise UserError(f'{name} has no split {split!r}: TFDS cannot parse it') from error
 
 
 def _value(
   feature: Any, name: str, rng: np.random.Generator, index: int, classes: int
 ) -> Any:
-  """What a builder of TFDS would hand over for a feature."""
+  """Returns a made-up value of a feature, in the form that TFDS builders provide."""
   from tensorflow_datasets import features
 
   def inner(feature: Any, name: str, index: int = index) -> Any:
@@ -156,13 +157,13 @@ def _value(
     case features.Tensor():
       return _numbers(feature, rng, index)
   raise UserError(
-    f'nobody makes up values of {name}, a {type(feature).__name__}:'
-    ' data/sources/fake.py can'
+    f'values of {name} (feature {type(feature).__name__}) cannot be made up yet:'
+    ' extend data/sources/fake.py'
   )
 
 
 def _numbers(feature: Any, rng: np.random.Generator, index: int) -> Any:
-  """Below 10 or words; whole numbers without axes are the index, as of an id."""
+  """Returns numbers below 10, or words; integer scalars are the index, as for ids."""
   dtype = np.dtype(feature.np_dtype)
   shape = [FEW[1] if side is None else side for side in feature.shape]
   if dtype.kind in 'OSU':
@@ -177,9 +178,9 @@ def _numbers(feature: Any, rng: np.random.Generator, index: int) -> Any:
 def _picture(
   shape: tuple[int | None, int | None, int], rng: np.random.Generator, ids: bool
 ) -> bytes:
-  """Blurred patches of colour; JPEG, or PNG where there is one channel.
+  """Returns an image of blurred coloured patches as JPEG, or PNG without 3 channels.
 
-  As a segmentation, sharp patches of the `ids` 0 (the background) to 9.
+  With `ids`, returns a segmentation of sharp patches with ids 0 (the background) to 9.
   """
   height, width = (int(rng.integers(*SIDES)) if n is None else n for n in shape[:2])
   limit, method = (10, cv2.INTER_NEAREST) if ids else (256, cv2.INTER_LINEAR)
@@ -191,7 +192,7 @@ def _picture(
 
 
 def _panoptic(example: dict[str, Any]) -> bytes:
-  """The segments of an example side by side, as PNG."""
+  """Returns a PNG with the segments of an example side by side."""
   names = [segment['id'] for segment in example['panoptic_objects']]
   height, width = decoding.image_size(example['image'])
   row = np.array(names)[np.arange(width) * len(names) // width]

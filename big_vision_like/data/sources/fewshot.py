@@ -1,4 +1,4 @@
-"""A few examples of each class."""
+"""Sources with a few examples per class, for few-shot training."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from big_vision_like.ops import ridge
 
 
 def rare(labels: np.ndarray, count: int, names: Mapping[int, str]) -> list[str]:
-  """Returns a line for each class that has fewer examples than wanted."""
+  """Returns a line for each class with fewer than `count` examples."""
   return [
     f'class {names.get(label, label)} has {found} of {count} examples'
     for label, found in ridge.rare_classes(labels, count).items()
@@ -22,11 +22,11 @@ def rare(labels: np.ndarray, count: int, names: Mapping[int, str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class PerClass(Source):
-  """`count` examples of each class of a source, other ones for another `seed`.
+  """`count` examples of each class of a source, drawn with `seed`.
 
-  A class with fewer gives all that it has, as in the published evaluator.
-  All labels are read once, to know the classes; `classes` says how many there are, for
-  plans made before the data are there.
+  A class with fewer examples contributes all of them, as in the published evaluator.
+  All labels are read once to find the classes. `classes` is the number of classes, for
+  plans made before the data are available.
   """
 
   source: Source
@@ -46,16 +46,16 @@ class PerClass(Source):
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Those of the source."""
+    """The features of the source."""
     return self.source.features
 
   @property
   def label_names(self) -> Sequence[str] | None:
-    """Those of the source."""
+    """The names of classes in the source."""
     return self.source.label_names
 
   def fingerprint(self) -> str:
-    """Returns a digest of the source and the choice."""
+    """Returns a digest of the source, the count and the seed."""
     return digest('PerClass', self.source, self.count, self.seed)
 
   @functools.cached_property
@@ -65,20 +65,20 @@ class PerClass(Source):
 
   @functools.cached_property
   def indices(self) -> np.ndarray:
-    """Where in the source the examples are."""
+    """The indices of the chosen examples in the source."""
     try:
       return ridge.fewshot_indices(self.labels, self.count, self.seed)
     except ValueError as error:
       raise UserError(f'count={self.count} of {self.source}: {error}') from error
 
   def remarks(self) -> list[str]:
-    """Returns which classes have fewer examples than wanted."""
+    """Returns remarks about classes with fewer than `count` examples."""
     names = dict(enumerate(self.label_names or ()))
     few = rare(self.labels, self.count, names)
     return [*self.source.remarks(), *([listed(few, 3)] if few else [])]
 
   def planned(self) -> Source:
-    """These, or where the source is not prepared what stands in for them in a plan."""
+    """Returns this source, or a stand-in for planning if its data are missing."""
     there = self.source.planned()
     if there is self.source:
       return self
@@ -94,32 +94,32 @@ class PerClass(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Remaining(Source):
-  """The examples of a source that a choice of a few leaves over, without labels."""
+  """The examples of a source that `chosen` does not select, without labels."""
 
   chosen: PerClass
 
   @property
   def inner(self) -> dict[str, Source]:
-    """The choice."""
+    """The few-shot choice of examples."""
     return {'chosen': self.chosen}
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Those of the source but its labels."""
+    """The features of the source without its label."""
     return {k: x for k, x in self.chosen.features.items() if k != 'label'}
 
   def fingerprint(self) -> str:
-    """Returns a digest of the choice."""
+    """Returns a digest of the few-shot choice."""
     return digest('Remaining', self.chosen)
 
   @functools.cached_property
   def indices(self) -> np.ndarray:
-    """Where in the source the examples are."""
+    """The indices of the remaining examples in the source."""
     every = np.arange(len(self.chosen.source))
     return np.setdiff1d(every, self.chosen.indices)
 
   def planned(self) -> Source:
-    """These, or where the source is not prepared what stands in for it in a plan."""
+    """Returns this source, or a stand-in for planning if its data are missing."""
     there = self.chosen.source.planned()
     return self if there is self.chosen.source else there
 

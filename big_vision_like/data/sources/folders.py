@@ -1,4 +1,4 @@
-"""Images in folders, one folder to a class."""
+"""Images in folders, one folder per class."""
 
 import collections
 import dataclasses
@@ -14,26 +14,26 @@ from big_vision_like.data.sources.base import Source, counted, digest
 from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import BadRecordError, UserError, listed
 
-# Folders and files with a dot in front, and these, are put there by programs.
+# Folders and files that programs create, in addition to names that start with a dot.
 JUNK = {
   *('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'),
   *('Thumbs.db', 'desktop.ini'),
 }
-# Names of splits. Two of them side by side are no classes: 'train' alone may be one.
+# Names of splits. Two of them in one folder are not classes; 'train' alone may be one.
 SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'dev', 'test', 'testing'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder(Source):
-  """Images below `path`/CLASS/, at any depth, ordered as torchvision's ImageFolder.
+  """Images below `path`/CLASS/, at any depth, ordered as in torchvision's ImageFolder.
 
-  Files are images by their endings, `decoding.SUFFIXES`. Links are followed, but not to
-  a folder that contains them, and no folder is read twice for a class. `left_out`
-  counts all else that is there.
+  Image files are recognised by their suffixes, `decoding.SUFFIXES`. Links are followed,
+  except to a folder that contains them, and no folder is read twice for a class.
+  `left_out` counts everything else in the folders.
 
-  Classes are the names of the folders, sorted; or `classes`, in their order, where one
-  split lacks some of another's. Examples have `image`, `label`, `file` (the path below
-  `path`, UTF-8) and `id`, the index.
+  Classes are the names of the folders, sorted, or `classes` in the given order. Pass
+  `classes` if a split lacks some classes of another split. Examples have `image`,
+  `label`, `file` (the path relative to `path`, UTF-8) and `id`, the index.
   """
 
   path: str
@@ -41,7 +41,7 @@ class Folder(Source):
 
   @functools.cached_property
   def _top(self) -> 'Found':
-    """The folders of classes, and what else is in their folder."""
+    """The folders of classes, and counts of everything else in `path`."""
     root = os.path.expanduser(self.path)
     if not os.path.isdir(root):
       raise UserError(f'there is no folder {self.path}')
@@ -60,7 +60,7 @@ class Folder(Source):
 
   @functools.cached_property
   def label_names(self) -> list[str]:
-    """The classes' names in order."""
+    """The names of the classes, in order."""
     there = self._top.folders
     if not there:
       raise UserError(f'{self.path} holds no folders: it needs one for each class')
@@ -74,13 +74,13 @@ class Folder(Source):
       return there
     if unknown := sorted(set(there) - set(self.classes)):
       raise UserError(
-        f'{self.path} has folders that are no classes: {", ".join(unknown[:5])}'
+        f'{self.path} has folders that are not classes: {", ".join(unknown[:5])}'
       )
     return list(self.classes)
 
   @functools.cached_property
   def _found(self) -> list['Found']:
-    """The images of each class, by their paths below `path`."""
+    """The images of each class, as paths relative to `path`."""
     root = os.path.expanduser(self.path)
     there = set(self._top.folders)
 
@@ -104,7 +104,7 @@ class Folder(Source):
 
   @functools.cached_property
   def _names(self) -> tuple[np.ndarray, np.ndarray]:
-    """Paths below `path` (bytes) and labels (int32) of all images."""
+    """Paths relative to `path` (bytes) and labels (int32) of all images."""
     images = [image for found in self._found for image in found.images]
     names = [os.fsencode(f'{folder}/{file}') for folder, file in images]
     counts = [len(found.images) for found in self._found]
@@ -114,13 +114,13 @@ class Folder(Source):
 
   @functools.cached_property
   def left_out(self) -> dict[str, int]:
-    """How many files, folders and links are not used, by what they are."""
+    """The number of unused files, folders and links, by kind."""
     every = sum((found.left_out for found in self._found), self._top.left_out)
     return dict(every.most_common())
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example."""
+    """TFDS features of an example."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -164,7 +164,7 @@ class Folder(Source):
     return {'image': image, 'label': label, 'file': name, 'id': index}
 
   def problems(self) -> list[str]:
-    """What keeps it from being read."""
+    """Returns why the folder cannot be read, or an empty list."""
     try:
       len(self)
     except UserError as error:
@@ -172,13 +172,13 @@ class Folder(Source):
     return []
 
   def __getstate__(self) -> dict[str, Any]:
-    # What the walk found travels to workers; descriptions are made again.
+    # Workers receive the paths and labels; they make `features` again.
     own = ('features', 'file_sizes', '_found')
     return {k: v for k, v in self.__dict__.items() if k not in own}
 
 
 class Found:
-  """Images in a folder and what else is there."""
+  """The images and subfolders of a folder, and counts of everything else in it."""
 
   def __init__(self) -> None:
     self.images: list[tuple[str, str]] = []  # folder and name
@@ -186,7 +186,7 @@ class Found:
     self.left_out: collections.Counter[str] = collections.Counter()
 
   def entries(self, folder: str) -> Iterator[os.DirEntry]:
-    """Yields what is in a folder, but for what is hidden or junk."""
+    """Yields the entries of a folder, without hidden ones and junk."""
     try:
       with os.scandir(folder) as entries:
         for entry in entries:
@@ -200,10 +200,11 @@ class Found:
       raise UserError(f'{folder} cannot be read: {error.strerror}') from error
 
   def walk(self, root: str, name: str) -> None:
-    """Collects the images of a class, each folder once, links after the others."""
+    """Collects the images of a class; visits each folder once, linked folders last."""
     seen: set[str] = set()
     above = os.path.realpath(root)
-    # Folders below the root, their real paths, and those that links are in on the way.
+    # Folders relative to the root, their real paths, and the real paths of folders with
+    # links that led there.
     waiting = collections.deque(
       [(name, os.path.realpath(os.path.join(root, name)), (above,))]
     )
@@ -234,12 +235,12 @@ class Found:
 
 
 def _contains(folder: str, inner: str) -> bool:
-  """Returns whether a real path is another one, or above it."""
+  """Returns whether a real path equals another one or is one of its parents."""
   return os.path.commonpath([folder, inner]) == folder
 
 
 def _other(entry: os.DirEntry) -> str:
-  """Returns what an entry is that is neither a folder nor a file of a class."""
+  """Returns the kind of an entry that is neither a folder nor a file of a class."""
   if os.path.isfile(entry):
     return 'files outside of the folders of classes'
   return 'broken links' if entry.is_symlink() else 'devices and pipes'

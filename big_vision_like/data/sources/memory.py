@@ -1,4 +1,4 @@
-"""Small data sets kept in memory, decoded once."""
+"""Small data sets cached in memory, decoded once."""
 
 import dataclasses
 import functools
@@ -16,17 +16,17 @@ import numpy as np
 from big_vision_like.data.sources.base import Source, as_source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
-# A file system in memory that processes share, where there is one.
+# An in-memory file system that processes share, if the system has one.
 SHARED = pathlib.Path('/dev/shm')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cached(Source):
-  """The examples of a source after transforms that are not random, kept in memory.
+  """The examples of a source after deterministic transforms, cached in memory.
 
   The first use reads them all; the workers of a process share its copy. A decoded image
-  takes height * width * channels bytes: more than `limit_gib` in all is refused. A
-  record that cannot be used is told when it is asked for, as anywhere else.
+  takes height * width * channels bytes. More than `limit_gib` GiB in total is an error.
+  An unusable record raises an error when it is requested, as in any other source.
   """
 
   source: Source
@@ -38,16 +38,16 @@ class Cached(Source):
     for transform in self.transforms:
       if isinstance(transform, grain.transforms.RandomMap):
         raise UserError(
-          f'{type(transform).__name__} is random, and what is kept would be the same in'
-          ' all epochs: put it among the transforms of the input.'
+          f'{type(transform).__name__} is random, but cached examples are the same in'
+          ' all epochs: move it to the transforms of the input.'
         )
 
   @functools.cached_property
   def kept(self) -> tuple[str, np.ndarray]:
-    """A file with all examples, and where each one starts.
+    """The path of a file with all examples, and the byte offset of each one.
 
-    The file has no name that could outlive this process, however it ends: workers find
-    it where the system lists what this process has open.
+    The file is unnamed, so it cannot outlive this process, however it ends. Workers
+    open it through /proc, where the system lists the open files of this process.
     """
     folder = SHARED if SHARED.is_dir() else pathlib.Path(tempfile.gettempdir())
     file, lengths = tempfile.TemporaryFile(dir=folder), [0]
@@ -58,16 +58,16 @@ class Cached(Source):
         lengths.append(file.write(example))
         file.flush()
       except OSError as error:
-        file.raw.close()  # else the same bytes would be written again
+        file.raw.close()  # otherwise the same bytes would be written again
         raise UserError(
           f'{index:,} of the {len(self.source):,} examples of {self.source} fill'
-          f' {folder}: make it larger (docker run --shm-size), or keep smaller images.'
+          f' {folder}: make it larger (docker run --shm-size), or cache smaller images.'
         ) from error
       if file.tell() > self.limit_gib * 2**30:
         raise UserError(
           f'{index + 1:,} of the {len(self.source):,} examples of {self.source} take'
-          f' more memory than limit_gib={self.limit_gib:g}: keep smaller images, or'
-          ' raise it.'
+          f' more memory than limit_gib={self.limit_gib:g}: cache smaller images, or'
+          ' raise limit_gib.'
         )
     return f'/proc/{os.getpid()}/fd/{file.fileno()}', np.cumsum(lengths)
 
@@ -98,22 +98,22 @@ class Cached(Source):
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Those of the source, before the transforms."""
+    """The features of the source, before the transforms."""
     return self.source.features
 
   @property
   def label_names(self) -> Sequence[str] | None:
-    """Those of the source."""
+    """The names of classes in the source."""
     return self.source.label_names
 
   @property
   def num_objects(self) -> int | None:
-    """That of the source."""
+    """The number of objects in the source that are not crowds."""
     return self.source.num_objects
 
   @property
   def inner(self) -> dict[str, Source]:
-    """The source that is kept in memory."""
+    """The source that is cached in memory."""
     return {'source': self.source}
 
   def fingerprint(self) -> str:
@@ -121,12 +121,12 @@ class Cached(Source):
     return digest('Cached', self.source, self.transforms)
 
   def planned(self) -> Source:
-    """Returns itself, or with a stand-in for the source in a plan without the data."""
+    """Returns this source, with a stand-in for the inner source if data are missing."""
     source = self.source.planned()
     return self if source is self.source else dataclasses.replace(self, source=source)
 
   def __getstate__(self) -> dict[str, Any]:
-    # Made before workers start, so that they find it.
+    # Accessing `kept` makes the file before workers start, so that they find it.
     return {k: v for k, v in self.__dict__.items() if k != '_bytes'} | {
       'kept': self.kept
     }

@@ -1,8 +1,9 @@
 """Published scenes of many objects with masks, as the TFDS data set `multi_object`.
 
 Reads the files of github.com/google-deepmind/multi_object_datasets that Slot Attention
-(arXiv 2006.15055) is trained on, without TensorFlow: one TFRecord file each, compressed
-by gzip, whose examples hold every byte of an image as a bytes value of its own.
+(arXiv 2006.15055) is trained on, without TensorFlow. Each data set is one TFRecord
+file, compressed by gzip. Its examples store every byte of an image as a separate bytes
+value.
 
 Axes: H W image, C channels, E entities, the first of which is the background.
 """
@@ -27,9 +28,9 @@ SPLITS = ('train', 'test', 'validation')
 
 
 def records(path: pathlib.Path) -> Iterator[bytes]:
-  """The records of a compressed TFRecord file in order, read as they are asked for.
+  """Yields the records of a compressed TFRecord file in order, reading on demand.
 
-  Raises `UserError` where the file is damaged or ends within a record.
+  Raises `UserError` if the file is damaged or ends within a record.
   """
   position = 0
   try:
@@ -43,16 +44,17 @@ def records(path: pathlib.Path) -> Iterator[bytes]:
         position += 1
   except (ValueError, OSError, EOFError, zlib.error) as error:
     raise UserError(
-      f'{path} is damaged or cut off at record {position:,}: download it again'
+      f'{path} is damaged or truncated at record {position:,}: download it again'
       f' ({error})'
     ) from error
 
 
 def values(record: bytes) -> dict[str, np.ndarray]:
-  """The features of a tf.train.Example: float32 of numbers, uint8 of single bytes.
+  """Returns the features of a tf.train.Example: float32 numbers, or uint8 bytes.
 
-  Of bytes, only lists of values of one byte each are understood. Not by protobuf, which
-  makes an object of each of the million values of a CLEVR scene: 90 ms, and 1.4 here.
+  Lists of bytes must have values of one byte each. This function does not use protobuf,
+  which makes an object of each of the million values of a CLEVR scene: protobuf takes
+  90 ms per scene, this function 1.4 ms.
   """
   found = {}
   for _, features in _fields(memoryview(record)):
@@ -64,57 +66,61 @@ def values(record: bytes) -> dict[str, np.ndarray]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-  """Number and content of each field of a proto that has messages and bytes only."""
+  """Yields number and content of each field of a proto with only messages and bytes."""
   position = 0
   while position < len(message):
     tag, position = _varint(message, position)
     length, position = _varint(message, position)
     if tag & 7 != 2 or position + length > len(message):
-      raise ValueError('it is no such proto')
+      raise ValueError('it is not a valid proto')
     yield tag >> 3, message[position : position + length]
     position += length
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-  """A number in pieces of seven bits, and where it ends."""
+  """Returns a number stored in pieces of seven bits, and the position after it."""
   number, shift = 0, 0
   while position < len(message):
     byte = message[position]
     number, shift, position = number | (byte & 127) << shift, shift + 7, position + 1
     if byte < 128:
       return number, position
-  raise ValueError('it is no such proto')
+  raise ValueError('it is not a valid proto')
 
 
 def _single_bytes(content: memoryview) -> np.ndarray:
-  """A BytesList: each value is the tag of field 1, the length 1, and the byte."""
+  """Returns a BytesList of single bytes, uint8.
+
+  Each value is stored as the tag of field 1, the length 1, and the byte.
+  """
   if len(content) % 3:
-    raise ValueError('bytes are not single')
+    raise ValueError('its bytes are not single values')
   triples = np.frombuffer(content, np.uint8).reshape(-1, 3)
   if (triples[:, 0] != 10).any() or (triples[:, 1] != 1).any():
-    raise ValueError('bytes are not single')
+    raise ValueError('its bytes are not single values')
   return triples[:, 2]
 
 
 def _floats(content: memoryview) -> np.ndarray:
-  """A FloatList: its values are packed into one field."""
+  """Returns a FloatList, float32; its values are packed into one field."""
   return np.concatenate([np.frombuffer(part, '<f4') for _, part in _fields(content)])
 
 
-# By the number of the field of tf.train.Feature.
+# Readers of lists, by field number in tf.train.Feature.
 LISTS = {1: _single_bytes, 2: _floats}
 
 
 @dataclasses.dataclass
 class MultiObjectConfig(tfds.core.BuilderConfig):
-  """One file, and what lies in it.
+  """A published file and the layout of its examples.
 
-  `file` is below `URL`; images are (H,W,C) as `shape` says, of `entities`; masks are
-  (E,H,W), or (H,W,E) with `masks_last`. `factors` are the numbers that tell of an
-  entity, and how many of each; `codes` those that are bytes. `counts` says how many
-  examples are taken for training, from the start of the file, how many for the test,
-  which follow, and for validation, after these. `max_objects` leaves out scenes of
-  more; then the first of the counts is that of all scenes looked at.
+  `file` is the path below `URL`. Images have the `shape` (H,W,C) and show up to
+  `entities` entities. Masks are (E,H,W), or (H,W,E) with `masks_last`. `factors` names
+  the float features of an entity with the number of values of each; `codes` names the
+  features stored as single bytes. `counts` has the numbers of examples for training,
+  from the start of the file, for the test, which follow, and for validation, after
+  these. `max_objects` leaves out scenes with more objects; the first count then counts
+  all scenes read.
   """
 
   file: str = ''
@@ -128,7 +134,7 @@ class MultiObjectConfig(tfds.core.BuilderConfig):
 
   @property
   def instructions(self) -> str:
-    """Where the file is found."""
+    """Instructions for downloading the file."""
     return f'Download {URL}/{self.file} into this folder.'
 
 
@@ -184,23 +190,24 @@ CLEVR6 = dataclasses.replace(
 class MultiObject(drawing.Pictures):
   """Scenes with masks: `multi_object/tetrominoes`, `multi_object/clevr6_with_masks`...
 
-  Training is on the first 60,000 of the file (70,000 of CLEVR), the test on the 320
-  that follow, as in the paper; the next 320 are `validation`. `clevr6_with_masks` has
-  of the first 70,000 the scenes of at most six objects, then the next 320 such scenes
-  for the test, and 320 for validation.
+  The training split has the first 60,000 examples of the file (70,000 for CLEVR), and
+  the test split the 320 that follow, as in the paper; the next 320 are `validation`.
+  `clevr6_with_masks` has the scenes of at most six objects among the first 70,000, then
+  the next 320 such scenes for the test, and 320 for validation.
 
-  Examples are `image` (H,W,C), `segmentation` (H,W,1), both uint8, `objects` and `id`,
-  the position in the file. The segmentation has 0 for the background and i + 1 for what
-  is seen of `objects[i]`. What is said of objects has the names and numbers of the
-  file; of CLEVR, the names are those of TFDS's `clevr`, x, y and z are `3d_coords`, and
-  which number is which color, material, shape and size is not published.
+  Examples have `image` (H,W,C), `segmentation` (H,W,1), both uint8, `objects` and `id`,
+  the position in the file. The segmentation is 0 for the background and i + 1 for the
+  visible part of `objects[i]`. Fields of objects have the names and numbers of the
+  file. For CLEVR, the names are those of TFDS's `clevr`, and x, y and z are
+  `3d_coords`. The mapping from numbers to colors, materials, shapes and sizes is not
+  published.
   """
 
   BUILDER_CONFIGS = [TETROMINOES, *MULTI_DSPRITES, CLEVR, CLEVR6]
 
   @property
   def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:  # noqa: N802 - a name of TFDS
-    """What TFDS says where the folder for downloads by hand is missing or empty."""
+    """The instructions that TFDS prints if the manual download folder has no files."""
     return self.builder_config.instructions
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -218,7 +225,7 @@ class MultiObject(drawing.Pictures):
     }
     objects |= {name: np.int64 for name in config.codes}
     return self.described(
-      'Scenes of several objects, and which pixels are whose.',
+      'Scenes of several objects, with a segmentation of their pixels.',
       {
         'image': drawing.picture(height, width, channels),
         'segmentation': drawing.picture(height, width, 1),
@@ -236,7 +243,7 @@ class MultiObject(drawing.Pictures):
     path = folder / pathlib.Path(config.file).name
     if not path.exists():
       raise UserError(f'There is no {path}. {config.instructions}')
-    # TFDS writes one split after the other, so that the file is read once.
+    # TFDS writes one split after the other, so the file is read only once.
     stream = enumerate(records(path))
     return {
       split: drawing.Counted(self._generate_examples(stream, split, path), count)
@@ -258,12 +265,12 @@ class MultiObject(drawing.Pictures):
       fits = config.max_objects is None or len(example['objects']) <= config.max_objects
       if fits:
         yield position, {**drawing.encoded(example), 'id': position}
-      # Of the scenes for training, those that are left out count too.
+      # For training, scenes that are left out count too.
       taken += fits or split == 'train'
 
 
 def parsed(record: bytes, config: MultiObjectConfig, name: str) -> dict[str, Any]:
-  """`image`, `segmentation` and `objects`; `name` is for errors."""
+  """Returns `image`, `segmentation` and `objects`; `name` is for error messages."""
   try:
     found = values(record)
     image_HWC = found['image'].reshape(config.shape)
@@ -284,7 +291,7 @@ def parsed(record: bytes, config: MultiObjectConfig, name: str) -> dict[str, Any
     | {key: int(v[e]) for key, v in codes.items()}
     for e in np.flatnonzero(seen_E)
   ]
-  # Entities that are not there get no number.
+  # Absent entities get the number 0.
   numbers_E = (np.cumsum(seen_E) * seen_E).astype(np.uint8)
   return {
     'image': image_HWC,
@@ -294,7 +301,7 @@ def parsed(record: bytes, config: MultiObjectConfig, name: str) -> dict[str, Any
 
 
 def _masks(mask: np.ndarray, config: MultiObjectConfig) -> np.ndarray:
-  """(E,H,W)"""
+  """Returns masks as (E,H,W)."""
   height, width, _ = config.shape
   if config.masks_last:
     return mask.reshape(height, width, config.entities).transpose(2, 0, 1)

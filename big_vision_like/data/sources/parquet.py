@@ -1,4 +1,4 @@
-"""Parquet files as data sets of Hugging Face are stored."""
+"""Parquet files in the layout of Hugging Face data sets."""
 
 import collections
 import contextlib
@@ -16,9 +16,9 @@ from big_vision_like.data.sources import classes, protos, shards
 from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.errors import BadRecordError, UserError
 
-# A column of images: structs of the encoded bytes and the path they once had.
+# Fields of the structs in a column of images: encoded bytes and their original path.
 IMAGE_FIELDS = {'bytes', 'path'}
-# What pyarrow raises where files are damaged is derived from these.
+# Base classes of the errors that pyarrow raises for damaged files.
 DAMAGE = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError)
 
 
@@ -26,14 +26,14 @@ DAMAGE = (OSError, ValueError, TypeError, LookupError, NotImplementedError, Memo
 class Parquet(Source):
   """Rows of Parquet files; `pattern` is as in `shards.found`.
 
-  Images are structs of `bytes` and `path`, or bytes that `keys` calls `image`. Labels
-  are numbers, whose names the schema's metadata may give, or texts: then classes are
-  all of these, sorted. `keys` chooses and renames columns: {'image': 'img', 'label':
-  'fine_label'}. A row without a value is a bad record, but for texts, which are then
-  empty.
+  Images are structs of `bytes` and `path`, or bytes in a column that `keys` names
+  `image`. Labels are numbers, whose names may be in the schema's metadata, or texts. If
+  labels are texts, the classes are all distinct texts, sorted. `keys` chooses and
+  renames columns: {'image': 'img', 'label': 'fine_label'}. A row with a missing value
+  is a bad record, except for missing texts, which become empty.
 
-  Rows come in `groups`, which are read as a whole; the last `groups_kept` stay in
-  memory, in each process.
+  Rows are stored in `groups`, which are read as a whole; each process keeps the last
+  `groups_kept` groups in memory.
   """
 
   pattern: shards.Pattern
@@ -42,17 +42,17 @@ class Parquet(Source):
 
   @functools.cached_property
   def files(self) -> list[str]:
-    """The paths in order."""
+    """The paths of the files, in order."""
     return shards.found(self.pattern)
 
   @functools.cached_property
   def groups(self) -> np.ndarray:
-    """Where groups of rows start, int64 (groups + 1,), the last is the length."""
+    """Starts of row groups, int64 (groups + 1,); the last is the number of rows."""
     return np.cumsum([0, *self._index['rows']])
 
   @functools.cached_property
   def _index(self) -> dict[str, np.ndarray]:
-    """`rows` of each group of each file."""
+    """The number of `rows` of each group, and the `classes` of each file."""
     return shards.index('Parquet', self.files, _scan)
 
   @functools.cached_property
@@ -69,7 +69,7 @@ class Parquet(Source):
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example."""
+    """TFDS features of an example."""
     import tensorflow_datasets as tfds
 
     described = _described(self._schema, self.files[0])
@@ -78,8 +78,8 @@ class Parquet(Source):
       one = self._index['classes'][named[0]]
       other = next(i for i in named if self._index['classes'][i] != one)
       raise UserError(
-        f'{self.files[other]} has other names of classes than {self.files[named[0]]}:'
-        ' the same number means another class there'
+        f'{self.files[other]} has other class names than {self.files[named[0]]}:'
+        ' the same number means different classes'
       )
     features = {}
     for name, column in self._columns.items():
@@ -96,8 +96,7 @@ class Parquet(Source):
       ):
         raise UserError(
           f'column {self._columns["image"]!r} of {self.files[0]} is of type {kind}, not'
-          ' of one image to a row as bytes: store these, or give it another name with'
-          ' `keys`'
+          ' one image per row as bytes: store bytes, or rename the column with `keys`'
         )
     if self._names:
       features['label'] = tfds.features.ClassLabel(names=self._names)
@@ -107,13 +106,13 @@ class Parquet(Source):
 
   @functools.cached_property
   def _labels(self) -> tuple[str, Any]:
-    """The column of labels and its type; empty and None without labels."""
+    """The label column and its type; '' and None without labels."""
     column = self._columns.get('label', '')
     return column, self._schema.field(column).type if column else None
 
   @functools.cached_property
   def _names(self) -> list[str]:
-    """The names of all classes, sorted, where labels are texts; else empty."""
+    """The names of all classes, sorted, if labels are texts; otherwise empty."""
     column, kind = self._labels
     if kind is None or _family(kind) not in ('text', 'bytes'):
       return []
@@ -123,7 +122,7 @@ class Parquet(Source):
 
   @functools.cached_property
   def _whole_labels(self) -> bool:
-    """Whether labels are whole numbers that are stored as floats or truth values."""
+    """Whether labels are whole numbers stored as floats or booleans."""
     column, kind = self._labels
     if kind is None or _family(kind) not in ('number', 'truth value'):
       return False
@@ -132,7 +131,7 @@ class Parquet(Source):
 
   @functools.cached_property
   def left_out(self) -> dict[str, int]:
-    """How many files have no rows or are not there."""
+    """The number of files that have no rows or are missing."""
     index = self._index
     starts = np.cumsum([0, *index['rows']])[index['rows_starts']]
     return shards.left_out(self.pattern, self.files, np.diff(starts))
@@ -165,13 +164,13 @@ class Parquet(Source):
     except DAMAGE as error:
       raise BadRecordError(f'{name} cannot be read: {error}') from error
     if absent := [column for column in columns if column not in table.column_names]:
-      raise BadRecordError(f'{name} has no {absent[0]!r}, as the first file has')
+      raise BadRecordError(f'{name} has no {absent[0]!r}, unlike the first file')
     if row >= len(table):
       raise BadRecordError(f'{name} is missing: the group has {len(table):,} rows')
     example = {}
     for new, column in self._columns.items():
       kind, first = (s.field(column).type for s in (table.schema, self._schema))
-      if str(kind) == 'null':  # as pyarrow stores columns without any value
+      if str(kind) == 'null':  # the type that pyarrow gives to columns without values
         kind = first
       if kind != first and _family(kind) != _family(first):
         raise BadRecordError(f'{name} has {column!r} of type {kind}, not {first}')
@@ -185,7 +184,7 @@ class Parquet(Source):
     return example
 
   def problems(self) -> list[str]:
-    """What keeps it from being read."""
+    """Returns why files or columns cannot be read, or an empty list."""
     try:
       len(self)
       self.features  # noqa: B018 - looks at all columns
@@ -199,7 +198,7 @@ class Parquet(Source):
 
 
 class _Kept:
-  """The groups used last, each read by one thread while others wait for it."""
+  """A cache of the last used groups; one thread reads a group while others wait."""
 
   def __init__(self, count: int):
     self._count = count
@@ -209,7 +208,7 @@ class _Kept:
     )
 
   def get(self, group: int, read: Any) -> Any:
-    """A group, read unless it is there."""
+    """Returns a group; calls `read` if it is not in the cache."""
     with self._lock:
       mine = group not in self._groups
       if mine:
@@ -237,8 +236,8 @@ def _open(path: str) -> Any:
     return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
   except DAMAGE as error:
     raise UserError(
-      f'{path} is not a whole Parquet file ({error}). Nobody can say how many rows are'
-      ' lost: copy it again, or name the others only.'
+      f'{path} is not a complete Parquet file ({error}). The number of lost rows is'
+      ' unknown: copy the file again, or list only the other files.'
     ) from error
 
 
@@ -280,13 +279,13 @@ def _scan_whole(path: str, column: str) -> dict[str, np.ndarray]:
     float(number).is_integer()
     for group in _groups(path, column)
     for number in group.unique().to_pylist()
-    if number is not None and number == number  # pandas stores no value as NaN
+    if number is not None and number == number  # pandas stores missing values as NaN
   )
   return {'whole': np.array([whole])}
 
 
 def _groups(path: str, column: str) -> Iterator[Any]:
-  """Yields a column by groups, without damaged ones, whose rows are bad records."""
+  """Yields a column by groups; skips damaged groups, whose rows are bad records."""
   with _open(path) as file:
     for group in range(file.metadata.num_row_groups):
       with contextlib.suppress(*DAMAGE):
@@ -294,7 +293,7 @@ def _groups(path: str, column: str) -> Iterator[Any]:
 
 
 def _described(schema: Any, path: str) -> dict[str, Any]:
-  """Returns how Hugging Face describes each column; empty without a description."""
+  """Returns Hugging Face's description of each column; empty if there is none."""
   known = (schema.metadata or {}).get(b'huggingface', b'{}')
   try:
     features = json.loads(known).get('info', {}).get('features', {})
@@ -311,7 +310,7 @@ def _read(path: str, group: int, columns: list[str]) -> Any:
 
 
 def _feature(kind: Any, described: Any, column: str) -> Any:
-  """The feature of a column of this type, as Hugging Face described it."""
+  """Returns the TFDS feature of a column, from its type and its description."""
   import pyarrow.types as types
   from tensorflow_datasets import features
 
@@ -319,7 +318,7 @@ def _feature(kind: Any, described: Any, column: str) -> Any:
   if known.get('_type') == 'ClassLabel':
     names = known.get('names')
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-      raise UserError(f'column {column} has classes in its metadata that are no texts')
+      raise UserError(f'column {column} has classes in its metadata that are not texts')
     return features.ClassLabel(names=names)
   if types.is_dictionary(kind):
     return _feature(kind.value_type, described, column)
@@ -352,7 +351,7 @@ def _is_image(fields: Collection[str]) -> bool:
 
 
 def _family(kind: Any) -> str:
-  """Returns what values of a type are, however they are stored."""
+  """Returns the family of a type, independent of how its values are stored."""
   import pyarrow.types as types
 
   if types.is_dictionary(kind):
@@ -379,7 +378,7 @@ def _family(kind: Any) -> str:
 
 
 def _plain(value: Any, kind: Any, name: str) -> Any:
-  """A value of Arrow as TFDS would give it."""
+  """Converts a value of Arrow to the form that TFDS returns."""
   import pyarrow.types as types
 
   if value is None:

@@ -1,4 +1,4 @@
-"""What stands in for data that are not there, while a run is planned."""
+"""Stand-ins for missing data while a run is planned."""
 
 import dataclasses
 import functools
@@ -12,17 +12,17 @@ from big_vision_like.data.sources import coco_classes, fake
 from big_vision_like.data.sources.base import Source, digest, fixed_size
 from big_vision_like.errors import UserError
 
-# Height and width: the averages of ImageNet.
+# Average height and width of ImageNet's images.
 SIZE = (375, 500)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures(Source):
-  """Made-up examples, with images as dear to decode as photographs from the web.
+  """Made-up examples with images as expensive to decode as photographs from the web.
 
-  They have the features of the data set `name` where TFDS's catalogue has it, else
-  `image`, `label` and `id`; labels are 0. Those of COCO have its most frequent sizes,
-  and if asked for, `masks`, of objects that are everywhere.
+  They have the features of the data set `name` if it is in TFDS's catalogue, and
+  otherwise `image`, `label` and `id`. Labels are 0. Examples of COCO have its most
+  frequent image sizes and, with `masks`, masks that cover the whole image.
   """
 
   name: str
@@ -31,12 +31,12 @@ class Pictures(Source):
 
   @functools.cached_property
   def made_up(self) -> fake.Fake:
-    """What the examples are but for their images."""
+    """The source of all fields except the images."""
     return fake.Fake(self.name, examples=len(self), classes=1)
 
   @functools.cached_property
   def image_sizes(self) -> np.ndarray:
-    """int32 (N, 2): heights and widths."""
+    """Heights and widths of the images, int32 (N, 2)."""
     if self.name.partition('/')[0] == 'coco':
       return np.resize(_coco_sizes(), (len(self), 2))
     size = fixed_size(self.made_up.features) or SIZE
@@ -44,23 +44,23 @@ class Pictures(Source):
 
   @property
   def title(self) -> str:
-    """The name of the data set that is not there."""
+    """The name of the missing data set."""
     return self.name
 
   def fingerprint(self) -> str:
-    """Returns a digest of the arguments, which decide on every example."""
+    """Returns a digest of the arguments, which determine every example."""
     return digest('Pictures', self.name, len(self), self.masks)
 
   def __len__(self) -> int:
     if self.examples is None:
       raise UserError(
-        'the data are not prepared: say how many examples there are, with'
+        'the data are not prepared: give the number of examples with'
         ' --config.train_data.source.examples=N'
       )
     return self.examples
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    # Of thousands of millions, that ids fit into a batch.
+    # Limits the index, so that ids fit in int32 even with billions of examples.
     example = self.made_up[index % 2**31]
     if 'image' not in example or fixed_size(self.made_up.features):
       return example
@@ -78,7 +78,7 @@ class Pictures(Source):
 
 @functools.cache
 def _coco_sizes() -> np.ndarray:
-  """A thousand heights and widths, int32 (1000, 2)."""
+  """Returns a thousand heights and widths, int32 (1000, 2), as frequent as in COCO."""
   *sizes, counts = np.array(coco_classes.SIZES).T
   share = counts / counts.sum()
   chosen = np.random.default_rng(0).choice(len(share), size=1000, p=share)
@@ -87,7 +87,7 @@ def _coco_sizes() -> np.ndarray:
 
 @functools.cache
 def _picture(height: int, width: int) -> bytes:
-  """Of the size of ImageNet's average image it has that image's 110 kB."""
+  """Returns a JPEG; at ImageNet's average size it has the average 110 kB."""
   rng = np.random.default_rng(0)
   shapes = rng.integers(0, 256, (15, 20, 3)).astype(np.float32)
   image = cv2.resize(shapes, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -97,7 +97,10 @@ def _picture(height: int, width: int) -> bytes:
 
 @functools.cache
 def _map(png: bytes, height: int, width: int) -> bytes:
-  """A map of segments in another size; kept, for encoding it is no work of a run."""
+  """Returns a map of segments in another size, as PNG.
+
+  It is cached, because a real run does not spend time on encoding maps.
+  """
   small = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
   size = width, height
   large = cv2.resize(small, size, interpolation=cv2.INTER_NEAREST)
@@ -106,7 +109,7 @@ def _map(png: bytes, height: int, width: int) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Rows(Source):
-  """Packed rows (see `data.input.packing`), full of pairs of some 25 tokens."""
+  """Packed rows (see `data.input.packing`), filled with pairs of about 25 tokens."""
 
   rows: int | None
   source_length: int
@@ -115,7 +118,7 @@ class Rows(Source):
   def __len__(self) -> int:
     if self.rows is None:
       raise UserError(
-        'the data are not prepared: say how many packed rows there are, about, with'
+        'the data are not prepared: give the approximate number of packed rows with'
         ' --config.train_data.source.rows=N'
       )
     return self.rows

@@ -1,4 +1,4 @@
-"""tf.train.Example protos and features of TFDS, without TensorFlow."""
+"""tf.train.Example protos and TFDS features, without TensorFlow."""
 
 import abc
 import collections
@@ -20,21 +20,21 @@ from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
 
-# Features are inferred from so many examples, spread over all.
+# Number of examples, spread over all, that features are inferred from.
 LOOKED_AT = 100
-# An example without these is a bad record; no other field is worth that.
+# An example without these fields is a bad record; other fields may be missing.
 NEEDED = ('image', 'label')
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleFiles(Source):
-  """A source of tf.train.Example protos in files; its format gives `records`.
+  """A source of tf.train.Example protos in files; subclasses define `records`.
 
-  `pattern` is as in `shards.found`. `keys` chooses and renames what examples have:
-  {'image': 'image/encoded', 'label': 'image/class/label'}. Features are those of
-  `features.json` beside the first file, as TFDS writes it; without it, what some
-  examples show: images are bytes that start as files of images do, and what
-  not all of them have is left out.
+  `pattern` is as in `shards.found`. `keys` chooses and renames fields of examples:
+  {'image': 'image/encoded', 'label': 'image/class/label'}. Features are read from
+  TFDS's `features.json` in the folders of the files. Without it, they are inferred from
+  some examples: bytes that start like an image file are images, and fields that some of
+  these examples lack are left out.
   """
 
   pattern: shards.Pattern
@@ -42,18 +42,19 @@ class ExampleFiles(Source):
 
   @functools.cached_property
   def files(self) -> list[str]:
-    """The paths in order."""
+    """The paths of the files, in order."""
     return shards.found(self.pattern)
 
   @property
   @abc.abstractmethod
   def records(self) -> Any:
-    """Random access to protos as bytes, `BadRecordError` for what is damaged."""
+    """Random access to protos as bytes; raises `BadRecordError` for damaged ones."""
 
   def parts(self, counts: Sequence[int]) -> list[Any]:
     """Returns all records of the files, as TFDS's `file_instructions`.
 
-    Files must have as many as dataset_info.json says, if there is one.
+    Each file must have the number of records given by dataset_info.json, if there is
+    one.
     """
     from tensorflow_datasets.core.utils import shard_utils
 
@@ -66,18 +67,18 @@ class ExampleFiles(Source):
 
   @functools.cached_property
   def _said(self) -> dict[str, int]:
-    """The number of examples of each file that TFDS wrote down."""
+    """The number of examples of each file, from TFDS's dataset_info.json."""
     folders = {os.path.dirname(path) for path in self.files}
     return {path: count for f in folders for path, count in _said(f).items()}
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example."""
+    """TFDS features of an example."""
     return named(self._stored, self._keys)
 
   @functools.cached_property
   def _stored(self) -> Any:
-    """Features under the names of the files."""
+    """The features under the names used in the files."""
 
     folders = dict.fromkeys(os.path.dirname(os.path.abspath(f)) for f in self.files)
     known = [f for f in folders if os.path.exists(os.path.join(f, 'features.json'))]
@@ -89,13 +90,13 @@ class ExampleFiles(Source):
       if described(features) != described(found[0]):
         raise UserError(
           f'{folder}/features.json has other features or classes than {known[0]}:'
-          ' read one or the other'
+          ' read only one of these folders'
         )
     return found[0]
 
   @functools.cached_property
   def _some(self) -> list[Example]:
-    """Examples spread over all, as they are stored."""
+    """Some examples, spread over all, as they are stored."""
     records = some(len(self), self.records.__getitem__)
     return singles([unpacked(record) for record in records])
 
@@ -110,14 +111,14 @@ class ExampleFiles(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of format, `keys`, classes, and names and sizes of files."""
-    # Files of array_record are padded, so that a size alone may hide a record.
+    # array_record files are padded, so files of equal size may differ by a record.
     counts = [part.take for part in self.records.parts]
     classes, files = (self.label_names, self.category_names), shards.below(self.files)
     kind = type(self).__qualname__
     return digest(kind, self.keys, classes, files, self.file_sizes, counts)
 
   def record(self, index: int) -> bytes:
-    """An example as it is stored, under the names of the source."""
+    """Returns the serialized example, with fields renamed by `keys`."""
     record = self.records[index]
     return renamed(record, self.keys) if self.keys else record
 
@@ -129,7 +130,7 @@ class ExampleFiles(Source):
     return {name: example[key] for name, key in self._keys.items()}
 
   def problems(self) -> list[str]:
-    """Returns what keeps it from being read, and damaged or missing files."""
+    """Returns why the source cannot be read, or its damaged and missing files."""
     try:
       self.features  # noqa: B018 - reads some
       found = self.records.problems()
@@ -144,19 +145,19 @@ class ExampleFiles(Source):
 
   @functools.cached_property
   def left_out(self) -> dict[str, int]:
-    """How many files and fields are not used, by what they are."""
+    """The number of unused files and fields, by kind."""
     counts = [part.take for part in self.records.parts]
     found = shards.left_out(self.pattern, self.files, counts)
-    stored = vars(self).get('_some')  # looked at where nothing describes them
+    stored = vars(self).get('_some')  # read only if no file describes the features
     return found | (partial(stored, self._stored) if stored else {})
 
   def __getstate__(self) -> dict[str, Any]:
-    # Workers open their own files; what was found out travels.
+    # Workers receive cached properties, but open their own files.
     return {k: v for k, v in self.__dict__.items() if k != 'records'}
 
 
 def _said(folder: str) -> dict[str, int]:
-  """Returns how many examples TFDS wrote down for each file; empty if it did not."""
+  """Returns the number of examples of each file in dataset_info.json, or {}."""
   path = os.path.join(folder, 'dataset_info.json')
   if not os.path.exists(path):
     return {}
@@ -177,12 +178,12 @@ def _said(folder: str) -> dict[str, int]:
         file = name.replace('{SHARD_X_OF_Y}', shard)
         found[os.path.join(folder, file)] = length
   except (KeyError, TypeError, ValueError, AttributeError):
-    return {}  # as older versions wrote it, which did not name the files
+    return {}  # the format of older versions, which did not name the files
   return found
 
 
 def _described(folder: str) -> Any:
-  """Reads the features in a folder that TFDS wrote."""
+  """Reads the features.json that TFDS wrote to a folder."""
   import tensorflow_datasets as tfds
 
   try:
@@ -193,14 +194,14 @@ def _described(folder: str) -> Any:
 
 
 def described(features: Any) -> str:
-  """Returns features and names of classes as a text, equal for equal ones."""
+  """Returns features and class names as a canonical text, for comparison."""
   names = label_names(features)
   classes = '' if names is None else f' classes {files.sha256(names)[:8]}'
   return ', '.join(f'{n}: {features[n]!r}' for n in sorted(features)) + classes
 
 
 def still_encoded(features: Any) -> dict[str, Any]:
-  """Decoders of TFDS that leave images as they are stored."""
+  """Returns TFDS decoders that leave images encoded."""
   import tensorflow_datasets as tfds
 
   return {
@@ -211,7 +212,7 @@ def still_encoded(features: Any) -> dict[str, Any]:
 
 
 def parsed(record: bytes, features: Any, name: str) -> Example:
-  """An example with images still encoded; `BadRecordError` if it is none of these."""
+  """Parses an example, images still encoded; raises `BadRecordError` if it cannot."""
   try:
     example = features.deserialize_example_np(record, decoders=still_encoded(features))
   except ImportError:
@@ -225,13 +226,13 @@ def parsed(record: bytes, features: Any, name: str) -> Example:
 
 
 def unfit(name: str, error: Exception) -> BadRecordError:
-  """The error of an example that is not what its features say."""
-  reason = ' '.join(str(error).split())  # TFDS writes several lines
-  return BadRecordError(f'{name} is not what its features say: {reason}')
+  """Returns the error for an example that does not match its features."""
+  reason = ' '.join(str(error).split())  # TFDS's messages have several lines
+  return BadRecordError(f'{name} does not match its features: {reason}')
 
 
 def named(features: Any, keys: Mapping[str, str]) -> Any:
-  """The features that `keys` chooses, under its names."""
+  """Returns the features chosen by `keys`, under their new names."""
   import tensorflow_datasets as tfds
 
   if absent := [key for key in keys.values() if key not in features]:
@@ -240,20 +241,20 @@ def named(features: Any, keys: Mapping[str, str]) -> Any:
 
 
 def renamed(record: bytes, keys: Mapping[str, str]) -> bytes:
-  """A proto with what `keys` chooses, under its names."""
+  """Returns a proto with the fields chosen by `keys`, under their new names."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   stored = tf_example_pb2.Example.FromString(record)
   chosen = tf_example_pb2.Example()
   for name, key in keys.items():
     for path, value in stored.features.feature.items():
-      if path == key or path.startswith(f'{key}/'):  # a part of what is nested
+      if path == key or path.startswith(f'{key}/'):  # part of a nested feature
         chosen.features.feature[name + path[len(key) :]].CopyFrom(value)
   return chosen.SerializeToString(deterministic=True)
 
 
 def changed(record: bytes, values: Mapping[str, bytes]) -> bytes:
-  """A proto with other bytes under some names."""
+  """Returns a proto with the bytes of some fields replaced."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   proto = tf_example_pb2.Example.FromString(record)
@@ -263,14 +264,14 @@ def changed(record: bytes, values: Mapping[str, bytes]) -> bytes:
 
 
 def unpacked(record: bytes) -> Example:
-  """A proto's values as lists."""
+  """Returns the values of a proto as lists."""
   from google.protobuf import message
   from tensorflow_datasets.proto import tf_example_pb2
 
   try:
     proto = tf_example_pb2.Example.FromString(record)
   except message.DecodeError as error:
-    raise UserError('the records are no tf.train.Example protos') from error
+    raise UserError('the records are not tf.train.Example protos') from error
   return {
     name: list(getattr(value, value.WhichOneof('kind')).value)
     for name, value in proto.features.feature.items()
@@ -279,7 +280,7 @@ def unpacked(record: bytes) -> Example:
 
 
 def some(count: int, read: Callable[[int], Any]) -> list[Any]:
-  """About LOOKED_AT of the records that can be read, spread over all."""
+  """Returns about LOOKED_AT readable records, spread over all."""
   found, error = [], None
   for index in range(0, count, max(count // LOOKED_AT, 1)):
     try:
@@ -292,7 +293,7 @@ def some(count: int, read: Callable[[int], Any]) -> list[Any]:
 
 
 def singles(protos: Sequence[Example]) -> list[Example]:
-  """Values in place of lists that hold one in all of the protos."""
+  """Unwraps lists of fields that have exactly one value in every proto."""
   several = {name for proto in protos for name, v in proto.items() if len(v) != 1}
   return [
     {name: v if name in several else v[0] for name, v in proto.items()}
@@ -303,7 +304,8 @@ def singles(protos: Sequence[Example]) -> list[Example]:
 def inferred(examples: Sequence[Example], needed: Iterable[str] = NEEDED) -> Any:
   """Infers the features of examples of bytes, text, numbers and lists of these.
 
-  They have what all examples have, and what is `needed` if half of them have it.
+  Includes the fields that all examples have, and `needed` fields that at least half of
+  them have.
   """
   import tensorflow_datasets as tfds
 
@@ -321,7 +323,7 @@ def inferred(examples: Sequence[Example], needed: Iterable[str] = NEEDED) -> Any
 
 
 def partial(examples: Sequence[Example], features: Any) -> dict[str, int]:
-  """Returns which fields of examples are left out because some lack them."""
+  """Returns the fields that are left out because some examples lack them."""
   names = {name for example in examples for name in example if name not in features}
   lacking = {name: sum(name not in example for example in examples) for name in names}
   return {
@@ -350,7 +352,7 @@ def _feature(values: Sequence[Any]) -> Any:
 
 
 def several(feature: Any) -> Any:
-  """The feature of any number of these: an array of numbers, a list of others."""
+  """Returns the feature of a list of any length; scalars become an array."""
   import tensorflow_datasets as tfds
 
   if type(feature) is tfds.features.Scalar:
@@ -359,7 +361,7 @@ def several(feature: Any) -> Any:
 
 
 def _number(value: Any, dtype: np.dtype) -> Any:
-  """A number, or an array of a list of them; BadRecordError if that loses something."""
+  """Converts a number or a list of numbers; raises BadRecordError if not exact."""
   exact = None
   with contextlib.suppress(ValueError):  # lists of several lengths
     exact = np.array(value)
@@ -370,7 +372,7 @@ def _number(value: Any, dtype: np.dtype) -> Any:
 
 
 def fitted(value: Any, feature: Any) -> Any:
-  """A value of JSON as its feature wants it; as JSON where it is a text but no str."""
+  """Converts a JSON value for its feature; text features get other values as JSON."""
   import tensorflow_datasets as tfds
 
   if isinstance(feature, tfds.features.Sequence) and isinstance(value, list):

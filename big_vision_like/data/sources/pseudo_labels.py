@@ -1,8 +1,8 @@
-"""Images with what a teacher predicted for them, one stored record for each image.
+"""Images with the predictions of a teacher, one stored record per image.
 
-`tools/pseudo_label.py` writes a folder: `teacher.json` says which images and which
-teacher, and array_record files have a tf.train.Example for each image, in the order of
-the source, with `index`, `id`, `label` (the most probable class), `confidence` (its
+`tools/pseudo_label.py` writes a folder. Its `teacher.json` identifies the images and
+the teacher. Its array_record files have a tf.train.Example for each image, in the order
+of the source, with `index`, `id`, `label` (the most probable class), `confidence` (its
 probability; -1 for an image that cannot be read) and `probabilities`.
 """
 
@@ -31,7 +31,7 @@ def shard(folder: str | pathlib.Path, number: int, count: int) -> pathlib.Path:
 
 
 def features(classes: int) -> Any:
-  """Returns TFDS's description of a record."""
+  """Returns the TFDS features of a record."""
   import tensorflow_datasets as tfds
 
   return tfds.features.FeaturesDict(
@@ -47,17 +47,17 @@ def features(classes: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabelled(Source):
-  """Images of a source with a teacher's predictions, of confident ones as many copies.
+  """Images of a source with a teacher's predictions, selected and copied by confidence.
 
-  `labels` is a folder that `tools/pseudo_label.py` wrote for the source; one of other
-  images is refused. Examples have those features of the source that are not `label`,
-  and `probabilities` float32 (classes,) and `label`, both the teacher's.
+  `labels` is a folder that `tools/pseudo_label.py` wrote for the source; a folder for
+  other images is an error. Examples have the features of the source except `label`, and
+  the teacher's `probabilities`, float32 (classes,), and `label`.
 
-  `min_confidence`, `per_class` and `seed` choose images and their copies as
-  `ops.pseudo_labels.choose` does: 0.3 and 130,000 are Noisy Student's. A class without
-  a confident image is reported: the labelled images still teach it.
+  `min_confidence`, `per_class` and `seed` choose images and their copies; see
+  `ops.pseudo_labels.choose`. Noisy Student uses 0.3 and 130,000. A class without a
+  confident image is reported; the labelled images still teach it.
 
-  `classes` is how many the teacher has, for plans made before there are labels.
+  `classes` is the teacher's number of classes, for plans made before there are labels.
   """
 
   source: Source
@@ -76,12 +76,12 @@ class PseudoLabelled(Source):
 
   @property
   def folder(self) -> pathlib.Path:
-    """Returns the folder of the records."""
+    """The folder of the records."""
     return pathlib.Path(self.labels).expanduser()
 
   @functools.cached_property
   def facts(self) -> Mapping[str, Any]:
-    """Reads teacher.json; raises unless the labels are of the source's images."""
+    """The contents of teacher.json; raises if the labels are for other images."""
     path = self.folder / FACTS
     if not path.is_file():
       raise UserError(
@@ -96,20 +96,20 @@ class PseudoLabelled(Source):
     if theirs.get('fingerprint') != self.source.fingerprint():
       ours = self.source.identity()
       raise UserError(
-        f'the pseudo labels in {self.labels} are of other images: of'
-        f' {_described(theirs)}, and the source is {_described(ours)}: predict these in'
-        ' another folder'
+        f'the pseudo labels in {self.labels} are for other images: for'
+        f' {_described(theirs)}, but the source is {_described(ours)}: write pseudo'
+        ' labels for the source to another folder'
       )
     if self.classes not in (None, facts['classes']):
       raise UserError(
-        f'the pseudo labels in {self.labels} are of {facts["classes"]} classes, not of'
+        f'the pseudo labels in {self.labels} have {facts["classes"]} classes, not'
         f' classes={self.classes}'
       )
     return facts
 
   @functools.cached_property
   def predictions(self) -> array_records.ArrayRecord:
-    """Returns the records, one for each image of the source."""
+    """The records, one for each image of the source."""
     count = self.facts['shards']
     paths = [shard(self.folder, number, count) for number in range(count)]
     missing = [path.name for path in paths if not path.is_file()]
@@ -122,20 +122,20 @@ class PseudoLabelled(Source):
     found = array_records.ArrayRecord([str(path) for path in paths])
     if len(found) != len(self.source):
       raise UserError(
-        f'{self.labels} has {plural(len(found), "pseudo label")} and the source'
+        f'{self.labels} has {plural(len(found), "pseudo label")}, but the source has'
         f' {plural(len(self.source), "image")}: delete the folder and predict again'
       )
     return found
 
   @functools.cached_property
   def told(self) -> Mapping[str, np.ndarray]:
-    """Reads `label` and `confidence` of every image, (N,), once, and keeps them."""
+    """The `label` and `confidence` of every image, (N,), read once and cached."""
     read = functools.partial(_labels_of, classes=self.facts['classes'])
     return shards.index('pseudo label', self.predictions.files, read)
 
   @functools.cached_property
   def choice(self) -> pseudo_labels.Choice:
-    """Chooses which images are used, and how often."""
+    """The choice of images, with the number of copies of each."""
     chosen = pseudo_labels.choose(
       self.told['label'],
       self.told['confidence'],
@@ -147,19 +147,19 @@ class PseudoLabelled(Source):
     if not chosen.copies_N.any():
       best = self.told['confidence'].max()
       raise UserError(
-        f'no pseudo label in {self.labels} has a confidence of'
-        f' min_confidence={self.min_confidence:g}, the highest is {best:.2f}: lower it,'
-        ' or train a better teacher'
+        f'no pseudo label in {self.labels} reaches'
+        f' min_confidence={self.min_confidence:g}; the highest confidence is'
+        f' {best:.2f}: lower min_confidence, or train a better teacher'
       )
     return chosen
 
   @functools.cached_property
   def indices(self) -> np.ndarray:
-    """Returns where in the source the image of each example is."""
+    """The index in the source of each example's image."""
     return np.repeat(np.arange(len(self.source)), self.choice.copies_N)
 
   def remarks(self) -> list[str]:
-    """Returns how many images were chosen, and which classes have none."""
+    """Returns remarks about the number of chosen images and classes without any."""
     copies_N, _, available_K = self.choice
     used = np.count_nonzero(copies_N)
     found = [
@@ -170,8 +170,8 @@ class PseudoLabelled(Source):
     absent = [str(names[label]) for label in np.flatnonzero(available_K == 0)]
     if absent:
       found.append(
-        f'no image is of {listed(absent, 5)} with a confidence of'
-        f' {self.min_confidence:g}, so the labelled images alone teach'
+        f'no pseudo label of {listed(absent, 5)} has a confidence of at least'
+        f' {self.min_confidence:g}, so only labelled images teach'
         f' {"this class" if len(absent) == 1 else "these classes"}: lower'
         ' min_confidence, or train a better teacher'
       )
@@ -181,31 +181,31 @@ class PseudoLabelled(Source):
 
   @property
   def inner(self) -> dict[str, Source]:
-    """Returns the source of the images."""
+    """The source of the images."""
     return {'source': self.source}
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Returns those of the source but its labels."""
+    """The features of the source without its label."""
     return {k: x for k, x in self.source.features.items() if k != 'label'}
 
   @property
   def label_names(self) -> Sequence[str] | None:
-    """Returns names of the teacher's classes, as far as it knows them."""
+    """The names of the teacher's classes, if the teacher has them."""
     return self.facts['label_names'] or None
 
   @property
   def files(self) -> Sequence[str]:
-    """Lists the files of the records."""
+    """The paths of the files of records."""
     return self.predictions.files
 
   def fingerprint(self) -> str:
-    """Returns a digest of images, records and choice."""
+    """Returns a digest of the images, the records and the arguments of the choice."""
     chosen = self.min_confidence, self.per_class, self.seed
     return digest('PseudoLabelled', self.source, self.predictions, *chosen)
 
   def planned(self) -> Source:
-    """Returns itself, or a stand-in where images or labels are not there yet."""
+    """Returns this source, or a stand-in if images or labels are missing."""
     there = self.source.planned()
     if there is self.source and (self.folder / FACTS).is_file():
       return self
@@ -224,14 +224,14 @@ class PseudoLabelled(Source):
 
 
 def _described(identity: Mapping[str, Any]) -> str:
-  """Returns which data an identity is of, for people who compare two of them."""
+  """Formats an identity of data for display, to compare two of them."""
   name = f'{identity.get("title")} {identity.get("split")}'.rstrip()
   digits = str(identity.get('fingerprint'))[:8]
   return f'{name} ({plural(identity.get("examples", 0), "example")}, {digits})'
 
 
 def _labels_of(path: str, classes: int) -> dict[str, np.ndarray]:
-  """Reads labels and confidences of the records of a file."""
+  """Reads the labels and confidences in a file of records."""
   own, described = array_records.opened(path).read_all(), features(classes)
   parsed = [protos.parsed(record, described, f'a record of {path}') for record in own]
   return {
@@ -242,7 +242,7 @@ def _labels_of(path: str, classes: int) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class MadeUp(Source):
-  """What stands in for pseudo labels that nobody has predicted yet, in a plan."""
+  """A stand-in for pseudo labels that are not predicted yet, for planning."""
 
   source: Source
   classes: int | None
@@ -253,8 +253,8 @@ class MadeUp(Source):
   def __getitem__(self, index: int) -> Example:
     if self.classes is None:
       raise UserError(
-        'there are no pseudo labels yet: say how many classes they will have, with the'
-        ' `classes` of PseudoLabelled'
+        'there are no pseudo labels yet: give the number of classes with `classes` of'
+        ' PseudoLabelled'
       )
     rng = np.random.default_rng(index)
     share_C = rng.gamma(0.1, size=self.classes).astype(np.float32) + np.float32(1e-6)
@@ -264,17 +264,17 @@ class MadeUp(Source):
 
   @property
   def inner(self) -> dict[str, Source]:
-    """Returns the source of the images."""
+    """The source of the images."""
     return {'source': self.source}
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """Returns those of the source but its labels."""
+    """The features of the source without its label."""
     return {k: x for k, x in self.source.features.items() if k != 'label'}
 
   @property
   def label_names(self) -> None:
-    """Nobody knows them."""
+    """The names are unknown."""
 
   def fingerprint(self) -> str:
     """Returns a digest of the source and the number of classes."""

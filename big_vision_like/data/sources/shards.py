@@ -1,4 +1,4 @@
-"""Data sets in many files: which they are, where what lies in them, reading parts."""
+"""Data sets in many files: finding, indexing and partially reading the files."""
 
 import glob
 import itertools
@@ -15,14 +15,14 @@ import numpy as np
 from big_vision_like.data.input import cache
 from big_vision_like.errors import BadRecordError, UserError, listed, plural
 
-# Counted up where an index of earlier versions would be wrong.
+# Increased whenever an index of earlier versions would be wrong.
 INDEX_VERSION = 2
-# Files looked at at once, for storage that answers late.
+# Number of files scanned at once, for storage with high latency.
 SCANS = 32
-# Files of which a thread asks for the sizes, one after the other.
+# Number of files whose sizes one thread requests, one after the other.
 CHUNK = 500
 MAX_OPEN = 256
-# Bytes by which a compressed file is known.
+# Number of bytes that identify a compressed file.
 START = 12
 
 Pattern = str | Sequence[str]
@@ -30,10 +30,10 @@ Scan = Callable[[str], dict[str, np.ndarray]]
 
 
 def found(pattern: Pattern) -> list[str]:
-  """The files of a pattern or several, in order: `{000..127}`, `{a,b}`, `*`, `?`.
+  """Returns the files of one or several patterns: `{000..127}`, `{a,b}`, `*`, `?`.
 
-  Raises `UserError` for a name without `*` or `?` that no file has, and for a pattern
-  of none.
+  The files are in order. Raises `UserError` if a name without `*` or `?` does not
+  exist, or if no file matches.
   """
   patterns = [pattern] if isinstance(pattern, str) else pattern
   names = [os.path.expanduser(name) for p in patterns for name in braces(p)]
@@ -46,12 +46,12 @@ def found(pattern: Pattern) -> list[str]:
   if missing:
     raise UserError(f'there is no file {listed(missing, most=1)}')
   if not files:
-    raise UserError(f'no file is called {pattern!r}')
+    raise UserError(f'no file matches {pattern!r}')
   return files
 
 
 def braces(pattern: str) -> list[str]:
-  """`a{0..2}` is a0, a1, a2 (zeros in front are kept), `{a,b}c` ac, bc."""
+  """Expands braces: `a{00..02}` to a00, a01, a02, and `{a,b}c` to ac, bc."""
   parts = re.split(r'\{([^{}]*(?:,|\.\.)[^{}]*)\}', pattern)
   choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
   return [''.join(choice) for choice in itertools.product(*choices)]
@@ -65,18 +65,18 @@ def _choices(inside: str) -> list[str]:
 
 
 def kind(name: str) -> str:
-  """Returns what files with the ending of this name are called: '.txt files'."""
+  """Returns a description of files with the suffix of this name: '.txt files'."""
   ending = os.path.splitext(name)[1].lower()
   return f'{ending} files' if ending else 'files without an ending'
 
 
 def is_gzip(start: bytes) -> bool:
-  """Whether a file that starts so is compressed by gzip."""
+  """Returns whether a file with these first bytes is compressed by gzip."""
   return start[:2] == b'\x1f\x8b'
 
 
 def stamps(paths: Iterable[str]) -> list[list[Any]]:
-  """[path, size, time of change in ns] of files; [path, -1, 0] where there is none."""
+  """Returns [path, size, mtime in ns] of each file; [path, -1, 0] for missing files."""
 
   def stamp(path: str) -> list[Any]:
     try:
@@ -89,7 +89,7 @@ def stamps(paths: Iterable[str]) -> list[list[Any]]:
 
 
 def file_sizes(paths: Sequence[str]) -> list[int]:
-  """Returns the bytes of each of many files, -1 where there is none."""
+  """Returns the size of each of many files in bytes; -1 for missing files."""
 
   def several(start: int) -> list[int]:
     return [_size(path) for path in paths[start : start + CHUNK]]
@@ -107,14 +107,18 @@ def _size(path: str) -> int:
 
 
 def below(paths: Sequence[str]) -> list[str]:
-  """Returns the names of files below their common folder, wherever that is."""
+  """Returns the paths of files relative to their common folder."""
   paths = [os.path.abspath(path) for path in paths]
   root = os.path.commonpath([os.path.dirname(path) for path in paths] or ['/'])
   return [os.path.relpath(path, root) for path in paths]
 
 
 class Set(NamedTuple):
-  """A set of files that are numbered, and those numbers that no file has."""
+  """An incomplete set of numbered files.
+
+  `count` is the size of the complete set, `absent` the number of missing files, and
+  `first` the first missing number.
+  """
 
   name: str
   count: int
@@ -123,10 +127,11 @@ class Set(NamedTuple):
 
 
 def numbered(paths: Sequence[str]) -> list[Set]:
-  """Returns the sets of files, of these paths, that are not complete on the disk.
+  """Returns the incomplete sets of numbered files that these paths belong to.
 
-  `a-00003-of-00010` says how many there are. Numbers with zeros in front, as 000 to
-  009, are a set if they begin with 0 or 1; then the last one is not known.
+  A name like `a-00003-of-00010` gives the size of the set. Numbers with leading zeros,
+  such as 000 to 009, form a set if they begin with 0 or 1; the last number is then
+  unknown.
   """
   sets, paths = [], [os.path.abspath(path) for path in paths]
   for folder in sorted({os.path.dirname(path) for path in paths}):
@@ -142,7 +147,7 @@ def numbered(paths: Sequence[str]) -> list[Set]:
       count = int(total[1]) if total else max(numbers) - min(numbers) + 1
       first = int(count in numbers) if total else min(numbers)
       absent = count - len(numbers)
-      # What else is numbered, as years are, or a few of many, may have gaps.
+      # Other numbered files, such as years or a few of many files, may have gaps.
       same = first <= 1 and len(set(map(len, texts))) == 1 and absent < len(numbers)
       if absent > 0 and (total or same):
         gap = next(i for i in range(first, first + count) if i not in numbers)
@@ -151,9 +156,9 @@ def numbered(paths: Sequence[str]) -> list[Set]:
 
 
 def _number(name: str) -> tuple[str, str, str] | None:
-  """Returns the number in the name of a file, and what is before and behind it."""
+  """Splits the name of a file into the part before its number, the number, the rest."""
   if parts := re.fullmatch(r'(.*?)(\d+)(-of-\d+)(?:\D.*)?', name):
-    # Between this and the ending some writers put a digest, other for each file.
+    # Some writers put a digest, different for each file, between this and the suffix.
     head, number, total = parts.groups()
     return head, number, total + os.path.splitext(name[parts.end(3) :])[1]
   parts = re.fullmatch(r'(.*?)(\d{2,})(\D*)', name)
@@ -161,13 +166,13 @@ def _number(name: str) -> tuple[str, str, str] | None:
 
 
 def problems(pattern: Pattern, paths: Sequence[str]) -> list[str]:
-  """Returns a sentence for each set that a pattern with * or ? does not find whole."""
+  """Returns a sentence for each incomplete set that a pattern with * or ? matches."""
   patterns = [pattern] if isinstance(pattern, str) else pattern
   if not any(map(glob.has_magic, patterns)):
     return []
   return [
     f'{name} lacks {absent:,} of {count:,} files, the first of them number {first}:'
-    ' copy the data again, or name those that are there without * and ?'
+    ' copy the data again, or list the existing files without * and ?'
     for name, count, absent, first in numbered(paths)
   ]
 
@@ -175,38 +180,41 @@ def problems(pattern: Pattern, paths: Sequence[str]) -> list[str]:
 def left_out(
   pattern: Pattern, paths: Sequence[str], examples: Iterable[int]
 ) -> dict[str, int]:
-  """Returns how many files give no examples, by the reason; `examples` of each file."""
+  """Counts the files without examples, by reason.
+
+  `examples` is the number of examples of each file.
+  """
   found = {'files without examples': sum(not count for count in examples)}
   if not problems(pattern, paths):
     for name, _, absent, _ in numbered(paths):
-      found[f'files {os.path.basename(name)} that are not there'] = absent
+      found[f'missing files {os.path.basename(name)}'] = absent
   return {what: count for what, count in found.items() if count}
 
 
 def title(source: Any, pattern: Pattern) -> str:
-  """Returns the kind of a source and its first pattern, for people.
+  """Returns the kind of a source and its first pattern, for display.
 
-  Of files that were found already it says how many there are.
+  Adds the number of files if they have been found already.
   """
   first = pattern if isinstance(pattern, str) else next(iter(pattern), '')
   files = vars(source).get('files', ())
-  # Nobody else may know how many there should be.
+  # Only the user may know the expected number of files.
   several = bool(files) and [first] != [files[0]]
   count = f'({plural(len(files), "file")})' if several else ''
   return f'{type(source).__name__} {os.path.basename(first)} {count}'.strip()
 
 
 def on_threads(function: Callable[[Any], Any], paths: Iterable[Any]) -> list[Any]:
-  """The function of each path, in order."""
+  """Applies a function to each path on threads; returns the results in order."""
   with futures.ThreadPoolExecutor(SCANS) as pool:
     return list(pool.map(function, paths))
 
 
 def index(kind: str, paths: Sequence[str], scan: Scan) -> dict[str, np.ndarray]:
-  """What `scan` says of each file, one array after the other, kept for next time.
+  """Returns the concatenated arrays that `scan` returns for each file, cached on disk.
 
   For each `name` there is also `name_starts`, int64 (files + 1,): file i has
-  `index[name][starts[i] : starts[i + 1]]`. It is made anew when a file changes.
+  `index[name][starts[i] : starts[i + 1]]`. The index is rebuilt when a file changes.
   """
   paths = [os.path.abspath(path) for path in paths]
 
@@ -225,7 +233,7 @@ def index(kind: str, paths: Sequence[str], scan: Scan) -> dict[str, np.ndarray]:
 
 
 def placed(starts: np.ndarray, position: int) -> tuple[int, int]:
-  """Of which file, or part, the item at a position is, and its position therein."""
+  """Returns the file or part that holds an item, and the item's position in it."""
   if not 0 <= position < starts[-1]:
     raise IndexError(f'example {position} of {starts[-1]}')
   number = int(np.searchsorted(starts, position, side='right')) - 1
@@ -233,16 +241,16 @@ def placed(starts: np.ndarray, position: int) -> tuple[int, int]:
 
 
 def part(descriptor: int, start: int, stop: int) -> bytes:
-  """Reads the bytes from start to stop of an open file, fewer if it ends before.
+  """Reads the bytes from start to stop of an open file, or fewer if it ends earlier.
 
-  What is damaged may ask for more than there is, and memory for it.
+  Limiting the length to the file's size avoids huge allocations for damaged lengths.
   """
   stop = min(stop, os.fstat(descriptor).st_size)
   return os.pread(descriptor, max(stop - start, 0), start)
 
 
 class Files:
-  """Reads parts of files; from any thread, as many files as there are."""
+  """A reader of parts of any number of files, usable from any thread."""
 
   def __init__(self) -> None:
     self._open: dict[str, int] = {}
@@ -250,7 +258,7 @@ class Files:
     weakref.finalize(self, _close, self._open)
 
   def read(self, path: str, start: int, stop: int) -> bytes:
-    """The bytes from start to stop, fewer where the file ends before."""
+    """Reads the bytes from start to stop, or fewer if the file ends earlier."""
     try:
       descriptor = self._open.get(path)
       if descriptor is not None:
@@ -271,12 +279,12 @@ class Files:
     os.close(descriptor)
 
   def __reduce__(self) -> Any:
-    return Files, ()  # each process opens its own
+    return Files, ()  # each process opens its own files
 
 
 def _opened(path: str) -> int:
   descriptor = os.open(path, os.O_RDONLY)
-  if hasattr(os, 'posix_fadvise'):  # what follows in the file is not read next
+  if hasattr(os, 'posix_fadvise'):  # disables readahead
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
   return descriptor
 

@@ -1,8 +1,8 @@
-"""Tar files as WebDataset names what is in them, read at any place.
+"""Random access to tar files with WebDataset's naming of members.
 
-Members with the same path up to the first dot of its last part are one example:
-`a/7.jpg`, `a/7.cls` and `a/7.json` are the example `a/7`. Names without a dot, or that
-start with one, are of no example.
+Members with the same path up to the first dot of its last part form one example:
+`a/7.jpg`, `a/7.cls` and `a/7.json` are the example `a/7`. Members whose names have no
+dot, or start with one, do not belong to an example.
 """
 
 import codecs
@@ -27,15 +27,15 @@ from big_vision_like.errors import BadRecordError, UserError, check_one_of
 
 IMAGES = tuple(suffix.removeprefix('.') for suffix in decoding.SUFFIXES)
 KNOWN = (*IMAGES, 'cls', 'txt', 'json')
-# The example and the suffix in the path of a member, by the dot that divides them.
+# Patterns that split the path of a member into example and suffix, by the dot to use.
 NAMES = {
   'first': re.compile(rb'((?:.*/)?[^./]+)\.([^/]+)', re.DOTALL),
   'last': re.compile(rb'(.*[^/]+)\.([^./]+)', re.DOTALL),
 }
 BLOCK = tarfile.BLOCKSIZE
-# Zeros behind the last member that are looked at: archives are filled up to 10 kB.
+# Bytes after the last member that must be zeros; archives are padded to 10 kB.
 TAIL = 1 << 20
-# Bytes that the name of a member takes, with what else is said of it.
+# Maximum size in bytes of the name and other metadata of a member.
 MOST_NAMES = 1 << 20
 
 
@@ -43,18 +43,19 @@ MOST_NAMES = 1 << 20
 class Tars(Source):
   """Examples of tar files; `pattern` is as in `shards.found`.
 
-  A member becomes, by what follows the first dot, or with `dots='last'` the last one:
-  `image` (.jpg, .png and all else that `decoding` reads), `label` (.cls, a number or
-  the name of a class), `text` (.txt), the fields of its object (.json: numbers, texts
-  and lists of these; others as JSON), else bytes under that name. `__key__` is the
-  example's name. Where labels are names, classes are all of these, sorted.
+  The suffix of a member, after the first dot or with `dots='last'` after the last one,
+  decides its field: `image` (.jpg, .png and all other formats that `decoding` reads),
+  `label` (.cls, a number or the name of a class), `text` (.txt), or the fields of its
+  object (.json: numbers, texts and lists of these; other values as JSON). Any other
+  member becomes a field of bytes named by its suffix. `__key__` is the name of the
+  example. If labels are names, the classes are all distinct names, sorted.
 
-  `features` are what LOOKED_AT examples show; what not all of them have is left out,
-  but for images and labels: an example without one is a bad record.
+  `features` are inferred from LOOKED_AT examples. Fields that some of them lack are
+  left out, except images and labels: an example without one is a bad record.
 
-  A tar file that ends without the zeros that end an archive, or within a member, was
-  cut off: nobody knows how much is lost. Its last example is a bad record, and
-  `problems` names the file.
+  A tar file that ends within a member, or without the zeros that end an archive, is
+  truncated; the number of lost examples is unknown. Its last example is a bad record,
+  and `problems` names the file.
   """
 
   pattern: shards.Pattern
@@ -66,12 +67,12 @@ class Tars(Source):
 
   @functools.cached_property
   def files(self) -> list[str]:
-    """The paths in order."""
+    """The paths of the files, in order."""
     return shards.found(self.pattern)
 
   @functools.cached_property
   def _index(self) -> dict[str, np.ndarray]:
-    """Of each example `key` and `members` (how many), of these place and `suffix`."""
+    """The `key` and number of `members` of examples; suffix and place of members."""
     dots = self.dots or 'first'
     scan = functools.partial(_scan, dots=dots)
     index = shards.index(f'tar {dots}', self.files, scan)
@@ -79,7 +80,7 @@ class Tars(Source):
 
   @functools.cached_property
   def _unread(self) -> dict[str, int]:
-    """How many members are in no example, by what they are."""
+    """The number of members that belong to no example, by kind."""
     members = collections.Counter(map(bytes, self._index['left_out']))
     return {what.decode(): count for what, count in members.items()}
 
@@ -89,7 +90,7 @@ class Tars(Source):
 
   @functools.cached_property
   def _some(self) -> list[protos.Example]:
-    """Examples spread over all, as the members say."""
+    """Some examples, spread over all, as they are stored."""
     if not len(self):
       why = self._damage() or [f'{self.files[0]} holds no examples']
       more = f'; left out: {counted(self._unread)}' if self._unread else ''
@@ -98,22 +99,22 @@ class Tars(Source):
     return protos.some(len(self), self.raw)
 
   def _check_dots(self) -> None:
-    """Raises `UserError` where dots in names hide all images and labels."""
+    """Raises `UserError` if dots in names hide all images and labels."""
     index = self._index
     if self.dots is not None or np.isin(index['suffix'], np.bytes_(KNOWN)).any():
       return
     for suffix in map(bytes, index['suffix'][:1000]):
       if re.fullmatch(rb'\d.*\.([^.]+)', suffix) and _ending(suffix) in KNOWN:
         raise UserError(
-          f'names in {self.files[0]} have a dot before the one of their ending: of'
+          f'names in {self.files[0]} have a dot before the dot of their ending: in'
           f' {bytes(index["key"][0]).decode(errors="replace")} the field'
-          f" {suffix.decode(errors='replace')!r} is no image or label; say dots='last'"
-          " if the ending is all that follows the last dot, else dots='first'"
+          f' {suffix.decode(errors="replace")!r} is not an image or label; set'
+          " dots='last' if endings start after the last dot, otherwise dots='first'"
         )
 
   @functools.cached_property
   def features(self) -> Any:
-    """TFDS's description of an example."""
+    """TFDS features of an example."""
     import tensorflow_datasets as tfds
 
     features = dict(protos.inferred(self._some))
@@ -127,7 +128,7 @@ class Tars(Source):
 
   @functools.cached_property
   def _classes(self) -> list[str]:
-    """The names of all classes, sorted; empty where most labels are numbers."""
+    """The names of all classes, sorted; empty if most labels are numbers."""
     labels = [e['label'] for e in self._some if 'label' in e]
     if sum(isinstance(label, str) for label in labels) <= len(labels) / 2:
       return []
@@ -136,7 +137,7 @@ class Tars(Source):
 
   @functools.cached_property
   def left_out(self) -> dict[str, int]:
-    """How many files, members and fields are not used, by what they are."""
+    """The number of unused files, members and fields, by kind."""
     counts = np.diff(self._index['key_starts'])
     whole = self._index['whole']
     found = shards.left_out(self.pattern, self.files, counts[whole])
@@ -148,7 +149,7 @@ class Tars(Source):
     return shards.title(self, self.pattern)
 
   def fingerprint(self) -> str:
-    """Returns a digest of names of files and classes, and of all members."""
+    """Returns a digest of the names of files and classes, and of all members."""
     members = [self._index[name] for name in ('key', 'suffix', 'size', 'key_starts')]
     dots, files = self.dots or 'first', shards.below(self.files)
     return digest('Tars', files, self.file_sizes, dots, members, self.label_names)
@@ -160,36 +161,36 @@ class Tars(Source):
     example = self.raw(index)
     if absent := [name for name in self.features if name not in example]:
       dotted = [n for n in example if '.' in n and _ending(n.encode()) in KNOWN]
-      hint = f'; it has {dotted[0]!r}, for there is a dot in its name' if dotted else ''
+      hint = f'; it has {dotted[0]!r}, since its name has a dot' if dotted else ''
       raise BadRecordError(
-        f'{self._name(index)} has no {absent[0]!r}, as others have{hint}'
+        f'{self._name(index)} has no {absent[0]!r}, unlike other examples{hint}'
       )
     label = example.get('label')
     if self._classes:
       example['label'] = classes.position(label, self._classes, self._name(index))
     elif isinstance(label, str) and 'label' in self.features:
       name = self._name(index)
-      raise BadRecordError(f'{name} has the class {label.encode()!r}, no number')
+      raise BadRecordError(f'{name} has the class {label.encode()!r}, not a number')
     return {
       name: protos.fitted(example[name], feature)
       for name, feature in self.features.items()
     }
 
   def raw(self, index: int) -> protos.Example:
-    """All that the members say, JSON as it is."""
+    """Returns all fields of an example, with JSON values unconverted."""
     file, place = shards.placed(self._index['key_starts'], index)
     name = self._name(index)
     if (
       not self._index['whole'][file]
       and index + 1 == self._index['key_starts'][file + 1]
     ):
-      raise BadRecordError(f'{name} is the last of a file that is cut off')
+      raise BadRecordError(f'{name} is the last of a truncated file')
     example = {'__key__': bytes(self._index['key'][index])}
     for i in range(*self._index['first'][index : index + 2].tolist()):
       start, size = (int(self._index[n][i]) for n in ('start', 'size'))
       data = self._reader.read(self.files[file], start, start + size)
       if len(data) < size:
-        raise BadRecordError(f'{name} is not all there: the file is shorter')
+        raise BadRecordError(f'{name} is incomplete: the file is shorter')
       suffix = os.fsdecode(bytes(self._index['suffix'][i]))
       for field, value in _fields(suffix, data, name):
         if field in example:
@@ -198,7 +199,7 @@ class Tars(Source):
     return example
 
   def problems(self) -> list[str]:
-    """Returns what keeps it from being read, and cut or missing files."""
+    """Returns why the source cannot be read, or its truncated and missing files."""
     try:
       self.features  # noqa: B018 - reads some
     except UserError as error:
@@ -206,7 +207,7 @@ class Tars(Source):
     return shards.problems(self.pattern, self.files) + self._damage()
 
   def _damage(self) -> list[str]:
-    """Returns a sentence for each file that is not whole."""
+    """Returns a sentence for each empty, damaged or truncated file."""
     found, index = [], self._index
     for file, size, whole, stop in zip(
       self.files, self.file_sizes, index['whole'], index['stop'], strict=True
@@ -214,9 +215,9 @@ class Tars(Source):
       if not size:
         found.append(f'{file} is empty')
       elif not whole and stop + BLOCK <= size:
-        found.append(f'{file} is damaged, or no tar file, from byte {stop:,} on')
+        found.append(f'{file} is damaged, or not a tar file, from byte {stop:,} on')
       elif not whole:
-        found.append(f'{file} is cut off: it has no end of a tar file')
+        found.append(f'{file} is truncated: it lacks the end of a tar file')
     return found
 
   def _name(self, index: int) -> str:
@@ -225,17 +226,17 @@ class Tars(Source):
     return f'{key} in {self.files[file]} (example {index}, {place} there)'
 
   def __getstate__(self) -> dict[str, Any]:
-    # Workers open their own files; the index is read again where it is kept.
+    # Workers open their own files, and read the index from its cache.
     return {k: v for k, v in self.__dict__.items() if k not in ('_index', '_reader')}
 
 
 def _ending(suffix: bytes) -> str:
-  """Returns the part behind the last dot."""
+  """Returns the part of a suffix after its last dot."""
   return suffix.rpartition(b'.')[2].decode(errors='replace')
 
 
 def _fields(suffix: str, data: bytes, name: str) -> Iterator[tuple[str, Any]]:
-  """Yields the fields of a member; a label is a number, or the name of a class."""
+  """Yields the fields of a member; a label is a number or the name of a class."""
   if suffix in IMAGES:
     yield 'image', data
   elif suffix == 'txt':
@@ -253,7 +254,7 @@ def _fields(suffix: str, data: bytes, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _scan_classes(path: str) -> dict[str, np.ndarray]:
-  """Returns the names of classes in a file, each once."""
+  """Returns the distinct class names in a file."""
   found = set()
   with open(path, 'rb', buffering=0) as file:
     for name, start, length in members(file.fileno())[0]:
@@ -267,12 +268,12 @@ def _scan_classes(path: str) -> dict[str, np.ndarray]:
 
 
 def _scan(path: str, dots: str) -> dict[str, np.ndarray]:
-  """Members in the order of their examples; an example is where its first one is."""
+  """Indexes members by example; examples are ordered by their first member."""
   examples: dict[bytes, list[tuple[bytes, int, int]]] = {}
   with open(path, 'rb', buffering=0) as file:
     if shards.is_gzip(file.read(shards.START)):
       raise UserError(
-        f'{path} is compressed, so that examples cannot be read in any order; convert'
+        f'{path} is compressed, so examples cannot be read in any order; convert'
         ' it with: python tools/prepare_data.py --from tar:FILES --name NAME'
       )
     files, left_out, stop = members(file.fileno())
@@ -300,7 +301,7 @@ def _scan(path: str, dots: str) -> dict[str, np.ndarray]:
 
 
 def hidden(name: bytes) -> bool:
-  """Returns whether a program put a member there, such as __MACOSX/ and ._x.jpg."""
+  """Returns whether a member was added by a program, such as __MACOSX/ and ._x.jpg."""
   parts = os.fsdecode(name).split('/')
   return any(
     (part.startswith('.') and part not in ('', '.', '..')) or part in folders.JUNK
@@ -309,10 +310,11 @@ def hidden(name: bytes) -> bool:
 
 
 def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], int]:
-  """Returns name, start and size of files in a tar file, and where headers end.
+  """Reads the headers of a tar file in ustar, GNU or pax format.
 
-  They end at what is none: zeros, damage, or nothing. Names of ustar, GNU and pax.
-  Links are the files that they lead to. In the middle: what is left out.
+  Returns the name, start and size of each file, the kinds of the members left out, and
+  the position at which headers end: at zeros, damage, or the end of the file. Links
+  resolve to the files that they point to.
   """
   found: list[tuple[bytes, int, int]] = []
   links, left_out = [], []
@@ -347,12 +349,12 @@ def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], i
             break
     else:
       own = name or _name(header)
-      if kind in b'12':  # they have no data, whatever their size says
+      if kind in b'12':  # links have no data, whatever their size field says
         following = start
         links.append((own, target or header[157:257].split(b'\0')[0], kind == b'2'))
       elif kind == b'S' or sparse:
         left_out.append('sparse files')
-        more = kind == b'S' and header[482]  # blocks in front of the data
+        more = kind == b'S' and header[482]  # blocks before the data
         while more:
           extension = os.pread(descriptor, BLOCK, start)
           more, start = extension[504:505] > b'\0', start + BLOCK
@@ -374,19 +376,19 @@ def members(descriptor: int) -> tuple[list[tuple[bytes, int, int]], list[str], i
 
 def _name(header: bytes) -> bytes:
   name, prefix = (header[a:b].split(b'\0')[0] for a, b in ((0, 100), (345, 500)))
-  ustar = header[257:263] == b'ustar\0'  # GNU keeps other things there
+  ustar = header[257:263] == b'ustar\0'  # GNU stores other fields there
   return prefix + b'/' + name if ustar and prefix else name
 
 
 def _number(field: bytes) -> int | None:
-  """Returns a number of octal digits, or of bytes after 0x80; None for neither."""
+  """Parses octal digits, or binary bytes after 0x80; returns None for anything else."""
   if field[0] == 0x80:
     return int.from_bytes(field[1:], 'big')
   return _digits(field.strip(b' \0') or b'0', 8)
 
 
 def _digits(text: bytes, base: int) -> int | None:
-  """Returns a number without a sign; None for anything else."""
+  """Parses an unsigned number; returns None for anything else."""
   text = text.split(b'\0')[0].strip()
   short = text.isdigit() and len(text) <= 20
   try:
@@ -396,7 +398,7 @@ def _digits(text: bytes, base: int) -> int | None:
 
 
 def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yields keyword and value of records of 'LENGTH KEYWORD=VALUE'."""
+  """Yields keyword and value of records 'LENGTH KEYWORD=VALUE'."""
   while data:
     digits, _, _ = data.partition(b' ')
     length = _digits(digits, 10)

@@ -1,4 +1,4 @@
-"""Where examples come from: random access to dicts of numpy values."""
+"""TFDS data sets as sources: random access to dicts of NumPy values."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from big_vision_like.data.sources import (
 from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.errors import UserError
 
-# Formats of TFDS that can be read at any place.
+# Readers of the TFDS formats with random access.
 READERS = {'array_record': array_records.Reader, 'tfrecord': tfrecords.Reader}
 
 
@@ -26,10 +26,10 @@ READERS = {'array_record': array_records.Reader, 'tfrecord': tfrecords.Reader}
 class Tfds(Source):
   """A split of a TFDS data set in array_record or TFRecord, images still encoded.
 
-  `name` is as in TFDS (`'glyphs/32'`, `'cifar10:3.0.2'`), `split` too
-  (`'train[:90%]'`); `data_dir` defaults to TFDS's own (`TFDS_DATA_DIR` or
-  `~/tensorflow_datasets`). `examples` says how many the split holds, for plans made
-  before the data are there; data with another number are refused.
+  `name` and `split` are as in TFDS (`'glyphs/32'`, `'cifar10:3.0.2'`;
+  `'train[:90%]'`). `data_dir` defaults to TFDS's folder (`TFDS_DATA_DIR` or
+  `~/tensorflow_datasets`). `examples` is the number of examples in the split, for plans
+  made before the data are available; data with another number are an error.
   """
 
   name: str
@@ -39,14 +39,14 @@ class Tfds(Source):
 
   @functools.cached_property
   def builder(self) -> Any:
-    """The TFDS builder; raises `UserError` where the data set is not prepared."""
+    """The TFDS builder; raises `UserError` if the data set is not prepared."""
     import tensorflow_datasets as tfds
 
     catalogue.announce(self.name)
     try:
       builder = tfds.builder(self.name, data_dir=self.data_dir)
     except Exception as error:  # TFDS raises several unrelated types here
-      reason = str(error).strip().splitlines()[0]  # after it, the whole catalogue
+      reason = str(error).strip().splitlines()[0]  # the whole catalogue follows
       raise UserError(f'TFDS knows no data set {self.name!r}: {reason}') from error
     if not builder.is_prepared():
       raise MissingDataError(self, str(builder.data_path))
@@ -54,7 +54,7 @@ class Tfds(Source):
 
   @functools.cached_property
   def records(self) -> Any:
-    """Random access to the split's examples as they are stored, in bytes."""
+    """Random access to the serialized examples of the split."""
     info = self.builder.info
     try:
       parts = info.splits[self.split].file_instructions
@@ -74,44 +74,44 @@ class Tfds(Source):
     if self.examples not in (None, len(records)):
       raise UserError(
         f'{self.name} {self.split!r} holds {len(records):,} examples, not the'
-        f' {self.examples:,} that the config says: set examples to what is true.'
+        f' {self.examples:,} that the config gives: correct `examples`.'
       )
     return records
 
   @property
   def features(self) -> Any:
-    """TFDS's description of an example."""
+    """TFDS features of an example."""
     return self.builder.info.features
 
   @property
   def files(self) -> list[str]:
-    """The paths of what the split is read from."""
+    """The paths of the files of the split."""
     return [part.filename for part in self.records.parts]
 
   @property
   def title(self) -> str:
-    """The name, and the version once the data set was found."""
+    """The name of the data set, with its version once the data set is loaded."""
     builder = vars(self).get('builder')
     return self.name if builder is None else f'{self.name} {builder.version}'
 
   def fingerprint(self) -> str:
-    """Returns a digest of name, version, classes and parts of files in the split."""
+    """Returns a digest of name, version, classes and the split's parts of files."""
     parts = [[part.skip, part.take] for part in self.records.parts]
     classes = self.label_names, self.category_names
     name, files = self.builder.info.full_name, shards.below(self.files)
     return digest('Tfds', name, classes, files, self.file_sizes, parts)
 
   def problems(self) -> list[str]:
-    """What keeps it from being read, and the files that are damaged."""
+    """Returns why the split cannot be read, or its damaged files."""
     try:
       return self.records.problems()
     except UserError as error:
       return [str(error)]
 
   def planned(self) -> Source:
-    """The split, or where it is not prepared what stands in for it in a plan."""
+    """Returns this source, or a stand-in for planning if it is not prepared."""
     try:
-      # TFDS prints what of its catalogue needs TensorFlow.
+      # TFDS prints the modules of its catalogue that need TensorFlow.
       with contextlib.redirect_stdout(io.StringIO()):
         self.builder  # noqa: B018 - looks for the data
     except UserError:
@@ -122,14 +122,14 @@ class Tfds(Source):
     return len(self.records)
 
   def record(self, index: int) -> bytes:
-    """An example as it is stored."""
+    """Returns the serialized example."""
     return self.records[index]
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     return self._parsed(self.records[index], index)
 
   def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Many examples at once: a fraction of the time of one after the other."""
+    """Returns many examples at once, in a fraction of the time of single reads."""
     indices = list(indices)
     records = self.records.__getitems__(indices)
     return [self._parsed(r, i) for r, i in zip(records, indices, strict=True)]
@@ -144,7 +144,7 @@ class Tfds(Source):
 
 
 class MissingDataError(UserError):
-  """A data set that has to be prepared first."""
+  """An error for a data set that must be prepared first."""
 
   def __init__(self, source: Tfds, path: str):
     self.source = source
@@ -152,7 +152,7 @@ class MissingDataError(UserError):
 
 
 def remedy(sources: Iterable[Tfds]) -> str:
-  """The commands that prepare these data sets, one for each folder."""
+  """Returns the commands that prepare these data sets, one per folder."""
   by_folder: dict[str | None, dict[str, None]] = {}
   for source in sources:
     by_folder.setdefault(source.data_dir, {})[source.name] = None

@@ -1,9 +1,9 @@
-"""TFRecord files, read at any place without TensorFlow.
+"""Random access to TFRecord files, without TensorFlow.
 
-A record is its length (uint64), the masked CRC-32C of that, the data, and their masked
-CRC-32C (tensorflow.org/tutorials/load_data/tfrecord, "TFRecords format details"). Files
-say nothing of where records start, so the first use of a file goes through all lengths,
-and `shards.index` keeps what it found.
+A record consists of its length (uint64), the masked CRC-32C of the length, the data,
+and the masked CRC-32C of the data (tensorflow.org/tutorials/load_data/tfrecord,
+"TFRecords format details"). Files do not store where records start, so the first use of
+a file reads all lengths, and `shards.index` caches the positions.
 """
 
 import dataclasses
@@ -23,9 +23,10 @@ HEADER, FOOTER = 12, 4
 
 
 class Reader:
-  """Records, as bytes, of parts of files: `file_instructions` as TFDS gives them.
+  """Records, as bytes, of parts of files given as TFDS's `file_instructions`.
 
-  The record that damage begins in, and all behind it in a file, are bad.
+  A record with damaged data is bad. After a damaged length, all records of the file are
+  bad.
   """
 
   def __init__(self, parts: Sequence[Any]):
@@ -56,7 +57,7 @@ class Reader:
     return [self[position] for position in positions]
 
   def problems(self) -> list[str]:
-    """A sentence for each file that is not what it should be."""
+    """Returns a sentence for each file that is missing, damaged or of wrong length."""
     counts = np.diff(self._index['ends_starts']) - 1
     return [
       problem
@@ -71,14 +72,14 @@ def _problem(part: Any, count: int, whole: bool) -> str | None:
   if not os.path.exists(part.filename):
     return f'{part.filename} is missing'
   if not whole:
-    return f'{part.filename} is cut off or damaged at record {count - 1}'
+    return f'{part.filename} is truncated or damaged at record {count - 1}'
   if count != part.examples_in_shard:
     return f'{part.filename} holds {count:,} records, not {part.examples_in_shard:,}'
   return None
 
 
 def index(paths: Sequence[str]) -> dict[str, np.ndarray]:
-  """`ends` of records (int64, first 0) of each file; if it is `whole` to its end."""
+  """Returns the `ends` of records (int64, first 0) and whether each file is `whole`."""
   return shards.index('TFRecord', paths, _scan)
 
 
@@ -87,7 +88,7 @@ def _scan(path: str) -> dict[str, np.ndarray]:
   try:
     size = os.path.getsize(path)
   except FileNotFoundError:
-    size = 0  # all its records are missing, which is told when they are read
+    size = 0  # all its records are missing; reading them raises errors
   else:
     with open(path, 'rb', buffering=0) as file:
       while (start := ends[-1]) < size:
@@ -95,7 +96,7 @@ def _scan(path: str) -> dict[str, np.ndarray]:
         length = _length(header)
         if start == 0 and is_compressed(header):
           raise UserError(
-            f'{path} is compressed, so that examples cannot be read in any order;'
+            f'{path} is compressed, so examples cannot be read in any order;'
             ' convert it with: python tools/prepare_data.py --from tfrecord:FILES'
             ' --name NAME'
           )
@@ -106,12 +107,12 @@ def _scan(path: str) -> dict[str, np.ndarray]:
 
 
 def payload(record: bytes) -> bytes:
-  """The data of a record; `ValueError` says how it is damaged."""
+  """Returns the data of a record; raises `ValueError` if it is damaged."""
   length = _length(record[:HEADER])
   if length is None:
     raise ValueError('its length is damaged')
   if len(record) != HEADER + length + FOOTER:
-    raise ValueError('it is cut off')
+    raise ValueError('it is truncated')
   data = record[HEADER:-FOOTER]
   if crc32c.masked(data) != int.from_bytes(record[-FOOTER:], 'little'):
     raise ValueError('its checksum is wrong')
@@ -119,7 +120,7 @@ def payload(record: bytes) -> bytes:
 
 
 def _length(header: bytes) -> int | None:
-  """What the start of a record says; None where its own checksum is wrong."""
+  """Returns the length in a record's header; None if the header's checksum is wrong."""
   if len(header) < HEADER:
     return None
   length, checksum = struct.unpack('<QI', header)
@@ -127,7 +128,7 @@ def _length(header: bytes) -> int | None:
 
 
 def is_compressed(start: bytes) -> bool:
-  """Whether a file that starts so is compressed by gzip or zlib."""
+  """Returns whether a file with these first bytes is compressed by gzip or zlib."""
   zlib = start[:1] == b'\x78' and int.from_bytes(start[:2], 'big') % 31 == 0
   return _length(start) is None and (zlib or shards.is_gzip(start))
 
@@ -136,8 +137,8 @@ def is_compressed(start: bytes) -> bool:
 class TFRecord(protos.ExampleFiles):
   """tf.train.Example protos in TFRecord files.
 
-  Files that are cut off or damaged hold nobody knows how many records: what is left of
-  the first lost one is a bad record, and `problems` names the file.
+  The number of records in truncated or damaged files is unknown. The incomplete first
+  lost record is a bad record, and `problems` names the file.
   """
 
   @functools.cached_property

@@ -1,4 +1,4 @@
-"""Text to token ids and back, for the translation models of Marian (`opus-mt-*`).
+"""Conversion between text and token ids for Marian's translation models (`opus-mt-*`).
 
 A folder has sentencepiece models `source.spm` and `target.spm`, which split text into
 pieces, and one `vocab.json` for both, which numbers them.
@@ -20,10 +20,10 @@ EOS, UNKNOWN, PAD = '</s>', '<unk>', '<pad>'
 
 @dataclasses.dataclass(frozen=True)
 class MarianVocabulary:
-  """The vocabulary of a folder, for text of one side, 'source' or 'target'.
+  """The vocabulary in a folder, for texts of one side, 'source' or 'target'.
 
-  As transformers' MarianTokenizer, without its search for '</s>', '<unk>' and '<pad>'
-  in the text, which are text here.
+  It equals transformers' MarianTokenizer, except that '</s>', '<unk>' and '<pad>' in a
+  text are treated as plain text.
   """
 
   folder: str
@@ -44,10 +44,10 @@ class MarianVocabulary:
     if not isinstance(ids, dict) or any(
       type(i) is not int or i < 0 for i in ids.values()
     ):
-      raise UserError(f'{file} is not a number for each piece')
+      raise UserError(f'{file} does not have a number for each piece')
     if len({*ids.values()}) < len(ids):
       [(twice, _)] = collections.Counter(ids.values()).most_common(1)
-      raise UserError(f'{file} has several pieces of number {twice}')
+      raise UserError(f'{file} has several pieces with number {twice}')
     return ids
 
   @property
@@ -60,25 +60,25 @@ class MarianVocabulary:
 
   @property
   def bos_id(self) -> int:
-    """What a decoder reads first: the padding."""
+    """The id that a decoder reads first: the padding."""
     return self.pad_id
 
   @functools.cached_property
   def languages(self) -> list[str]:
-    """Tokens like '>>fra<<' that say into which language, where there are several."""
+    """Tokens like '>>fra<<' that select the target language, if there are several."""
     return [x for x in self.ids if x.startswith('>>') and x.endswith('<<')]
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without EOS; pieces that have none are unknown ones."""
+    """Returns the ids of a text, without EOS; pieces without an id become unknown."""
     code, text = split_language(text)
     pieces = ([code] if code else []) + self.processor.encode(text, out_type=str)
     return [self.ids.get(piece, self.ids[UNKNOWN]) for piece in pieces]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of ids, EOS and padding left out; ' ⁇ ' stands for what is unknown."""
+    """Returns the text of ids without EOS and padding; unknown ids become ' ⁇ '."""
     skipped = self.eos_id, self.pad_id
     pieces = [self._pieces.get(int(i), UNKNOWN) for i in ids if i not in skipped]
-    # Where a piece is not one of the model's own, this is left over.
+    # '▁' remains if a piece is not in the sentencepiece model.
     return self.processor.decode_pieces(pieces).replace('▁', ' ').strip()
 
   @functools.cached_property
@@ -87,7 +87,7 @@ class MarianVocabulary:
 
   @functools.cached_property
   def processor(self) -> Any:
-    """sentencepiece's own object of this side."""
+    """The sentencepiece processor of this side."""
     file = pathlib.Path(self.folder) / f'{self.side}.spm'
     if not file.is_file():
       raise UserError(f'{self.folder} has no {file.name}')
@@ -98,6 +98,6 @@ class MarianVocabulary:
 
 
 def split_language(text: str) -> tuple[str, str]:
-  """('>>fra<<', ' the rest') of a text that begins so, ('', text) of others."""
+  """Splits off a leading language token: ('>>fra<<', ' the rest'), or ('', text)."""
   end = text.find('<<') + 2
   return (text[:end], text[end:]) if text.startswith('>>') and end > 1 else ('', text)

@@ -1,4 +1,4 @@
-"""Texts to token ids and back."""
+"""Conversion between texts and token ids."""
 
 import dataclasses
 import functools
@@ -11,12 +11,12 @@ from typing import Any
 from big_vision_like.data.sources.base import Identified
 from big_vision_like.errors import Checked, UserError
 
-# From so many texts on, threads save more than it takes to start them.
+# Minimum number of texts for which threads save more time than it takes to start them.
 THREADS_FROM = 500
 
 
 def library() -> Any:
-  """The package sentencepiece; `UserError` where it is not installed."""
+  """Returns the package sentencepiece; raises `UserError` if it is not installed."""
   try:
     import sentencepiece
   except ImportError as error:
@@ -29,10 +29,11 @@ def library() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePiece(Identified, Checked):
-  """A sentencepiece model, read when first used; 0 is padding.
+  """A sentencepiece model, loaded on first use; id 0 is padding.
 
-  `recipe` are the arguments of tools/train_tokenizer.py that make it, such as
-  'wmt14_translate/de-en --features de en --size 37000': told where it is missing.
+  `recipe` has the arguments of tools/train_tokenizer.py that make it, such as
+  'wmt14_translate/de-en --features de en --size 37000'. The error for a missing model
+  shows them.
   """
 
   path: str
@@ -40,7 +41,7 @@ class SentencePiece(Identified, Checked):
 
   @functools.cached_property
   def processor(self) -> Any:
-    """sentencepiece's own object."""
+    """The sentencepiece processor."""
     file = str(self._file)
     try:
       processor = library().SentencePieceProcessor(model_file=file)
@@ -49,14 +50,14 @@ class SentencePiece(Identified, Checked):
     if processor.pad_id() != 0 or processor.eos_id() < 1:
       raise UserError(
         f'{self.path} has padding as id {processor.pad_id()} and EOS as'
-        f' {processor.eos_id()} (-1: none), but padding must be 0 and EOS there: train'
-        ' it with --pad_id=0 --bos_id=1 --eos_id=2 --unk_id=3, as'
+        f' {processor.eos_id()} (-1: none), but padding must be 0 and EOS must exist:'
+        ' train it with --pad_id=0 --bos_id=1 --eos_id=2 --unk_id=3, as'
         ' tools/train_tokenizer.py does.'
       )
     return processor
 
   def problems(self) -> list[str]:
-    """What keeps it from being used, in sentences."""
+    """Returns sentences about why the vocabulary cannot be used, or an empty list."""
     try:
       self.processor  # noqa: B018 - looks for package and file
     except UserError as error:
@@ -75,7 +76,7 @@ class SentencePiece(Identified, Checked):
 
   @functools.cached_property
   def sha256(self) -> str:
-    """The fingerprint of the file."""
+    """The SHA-256 digest of the file, in hexadecimal digits."""
     return hashlib.sha256(self._file.read_bytes()).hexdigest()
 
   def fingerprint(self) -> str:
@@ -84,7 +85,7 @@ class SentencePiece(Identified, Checked):
 
   @property
   def size(self) -> int:
-    """How many ids there are."""
+    """The number of ids."""
     return self.processor.get_piece_size()
 
   @property
@@ -104,17 +105,17 @@ class SentencePiece(Identified, Checked):
     return self.processor.unk_id()
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, neither BOS nor EOS among them."""
+    """Returns the ids of a text, without BOS and EOS."""
     return self.processor.encode(text)
 
   def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of many texts, on all cores."""
+    """Returns the ids of many texts, computed on all cores."""
     if len(texts) < THREADS_FROM:
       return [self.processor.encode(text) for text in texts]
     return self.processor.encode(list(texts), num_threads=os.cpu_count())
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of ids up to EOS; ids that are not in the vocabulary are unknown."""
+    """Returns the text of ids up to EOS; ids outside the vocabulary become unknown."""
     kept = []
     for i in ids:
       if i == self.eos_id:
@@ -124,12 +125,12 @@ class SentencePiece(Identified, Checked):
     return self.processor.decode(kept)
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
-    """What each id stands for, '▁' where a word begins."""
+    """Returns the piece of each id; '▁' marks the beginning of a word."""
     return [self.processor.id_to_piece(self._known(i)) for i in ids]
 
   def _known(self, i: int) -> int:
     return int(i) if 0 <= i < self.size else self.unk_id
 
   def __getstate__(self) -> dict[str, Any]:
-    # Workers load their own.
+    # Workers load their own processor.
     return {k: v for k, v in self.__dict__.items() if k != 'processor'}

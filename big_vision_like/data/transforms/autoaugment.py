@@ -1,8 +1,7 @@
-"""AutoAugment (arXiv:1805.09501): policies that were found by search.
+"""AutoAugment (arXiv:1805.09501): augmentation policies found by search.
 
-A policy is a table of sub-policies, of which each image gets one. A sub-policy is two
-operations, one after the other, each with the probability that it is applied and its
-magnitude.
+A policy is a table of sub-policies; one of them is drawn for each image. A sub-policy
+is a sequence of two operations, each with its probability and its magnitude.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from big_vision_like.errors import UserError, check_one_of
 Example = dict[str, Any]
 Policy = tuple[tuple[tuple[str, float, float], ...], ...]
 
-# Of the paper, on ImageNet (appendix, table 9).
+# The paper's policy for ImageNet (appendix, table 9).
 IMAGENET: Policy = (
   (('PosterizeOriginal', 0.4, 8), ('Rotate', 0.6, 9)),
   (('Solarize', 0.6, 5), ('AutoContrast', 0.6, 5)),
@@ -46,7 +45,7 @@ IMAGENET: Policy = (
   (('Color', 0.6, 4), ('Contrast', 1.0, 8)),
   (('Equalize', 0.8, 8), ('Equalize', 0.6, 3)),
 )
-# Of EfficientNet's code, on ImageNet.
+# The policy for ImageNet in EfficientNet's code.
 V0: Policy = (
   (('Equalize', 0.8, 1), ('ShearY', 0.8, 4)),
   (('Color', 0.4, 9), ('Equalize', 0.6, 3)),
@@ -74,7 +73,7 @@ V0: Policy = (
   (('Solarize', 0.6, 8), ('Equalize', 0.6, 1)),
   (('Color', 0.8, 6), ('Rotate', 0.4, 5)),
 )
-# Of the paper, on 4,000 images of CIFAR-10 (appendix, table 7).
+# The paper's policy for CIFAR-10, found on 4,000 images (appendix, table 7).
 CIFAR10: Policy = (
   (('Invert', 0.1, 7), ('Contrast', 0.2, 6)),
   (('Rotate', 0.7, 2), ('TranslateX', 0.3, 9)),
@@ -107,12 +106,12 @@ POLICIES = {'imagenet': IMAGENET, 'v0': V0, 'cifar10': CIFAR10}
 
 @dataclasses.dataclass(frozen=True)
 class AutoAugment(grain.transforms.RandomMap):
-  """A sub-policy of `policy`, drawn anew for each image; Pillow's operations, as timm.
+  """AutoAugment with Pillow's operations, as in timm.
 
-  `std`, `method` and `fill` are those of `timm_randaugment.RandAugment`; `translate` is
-  the share of the side that images move by at magnitude 10. The authors trained on
-  CIFAR-10 with `policy='cifar10', method='nearest', translate=10 / 32,
-  fill=(125, 123, 114)`.
+  A sub-policy of `policy` is drawn for each image. `std`, `method` and `fill` are as in
+  `timm_randaugment.RandAugment`. `translate` is the translation at magnitude 10, as a
+  fraction of the side. The authors trained on CIFAR-10 with `policy='cifar10',
+  method='nearest', translate=10 / 32, fill=(125, 123, 114)`.
   """
 
   policy: str = 'imagenet'
@@ -125,7 +124,7 @@ class AutoAugment(grain.transforms.RandomMap):
     timm_randaugment.check_method(self.method)
     check_one_of(POLICIES, policy=self.policy)
     if self.std < 0:
-      raise UserError(f'std={self.std} may not be negative')
+      raise UserError(f'std={self.std} must not be negative')
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     image = randaugment.rgb(example, 'AutoAugment')
@@ -139,7 +138,7 @@ class AutoAugment(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetAutoAugment(grain.transforms.RandomMap):
-  """A sub-policy of V0 with TensorFlow's operations: how EfficientNet was trained."""
+  """AutoAugment with policy V0 and TensorFlow's operations, as in EfficientNet."""
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     image = randaugment.rgb(example, 'EfficientNetAutoAugment')
@@ -150,6 +149,6 @@ class EfficientNetAutoAugment(grain.transforms.RandomMap):
 
 
 def drawn(policy: Policy, rng: np.random.Generator) -> list[tuple[str, float]]:
-  """Operations and magnitudes of a sub-policy that happen to be applied."""
+  """Draws a sub-policy; returns its operations to apply, with their magnitudes."""
   chosen = policy[rng.integers(len(policy))]
   return [(name, level) for name, share, level in chosen if rng.random() < share]

@@ -1,15 +1,15 @@
 """Transforms of an image together with the boxes and masks of its objects.
 
-`image` uint8 (H, W, C); `boxes` float32 (N, 4): left, top, right, bottom in pixels;
-`box_labels` int32 (N,); where there are any, `masks` uint8 (N, H, W) of 0 and 1,
-`crowd` bool (N,), `area` float32 (N,) as the record has it, and
-`segment_map` uint8 (H, W): which object each pixel is of, counted from 1, 0 for none.
-`dropped`, int32, counts the objects that the record had and the example has no longer.
-Geometry is that of DETR (arXiv:2005.12872, published code).
+Fields of an example are `image` uint8 (H, W, C); `boxes` float32 (N, 4): left, top,
+right, bottom in pixels; `box_labels` int32 (N,). Optional fields are `masks` uint8
+(N, H, W) of 0 and 1, `crowd` bool (N,), `area` float32 (N,) as in the record, and
+`segment_map` uint8 (H, W): the object of each pixel, counted from 1, or 0 for none.
+`dropped`, int32, counts the objects of the record that the transforms removed.
+Geometry follows DETR (arXiv:2005.12872, published code).
 
-Transforms that change places or sizes are made of steps, which depend on the size of
-the image and on chance alone: so the size that an image will have is known before it
-is read.
+Transforms that change places or sizes consist of steps, which depend only on the size
+of the image and on random numbers. The final size of an image is therefore known before
+it is read.
 """
 
 import abc
@@ -29,11 +29,11 @@ from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
 
 Example = dict[str, Any]
-# `flip`, `resize` or `crop`, with all arguments but the example.
+# `flip`, `resize` or `crop`, with all arguments except the example.
 Step = functools.partial
 
 PER_OBJECT = ('boxes', 'box_labels', 'crowd', 'area', 'masks')
-# Their last axes are those of the image.
+# Fields whose last two axes are height and width.
 MAPS = ('masks', 'segment_map')
 
 
@@ -41,7 +41,7 @@ MAPS = ('masks', 'segment_map')
 
 
 def flip(example: Example) -> Example:
-  """Left for right."""
+  """Flips an example horizontally."""
   picture = example['image']
   width = picture.shape[1]
   left, top, right, bottom = example['boxes'].T
@@ -55,14 +55,14 @@ def flip(example: Example) -> Example:
 
 
 def resize(example: Example, height: int, width: int) -> Example:
-  """To that size: images bilinearly with antialiasing, masks to the nearest pixel."""
+  """Resizes an example: image bilinear with antialiasing, masks to nearest pixels."""
   old_height, old_width = example['image'].shape[:2]
   if (height, width) == (old_height, old_width):
     return example
   ratio = np.array([width / old_width, height / old_height] * 2, np.float32)
   result = example | {
     'image': _resized(example['image'], height, width),
-    # Rounding may put a side just outside.
+    # Rounding may move a side slightly outside the image.
     'boxes': box_ops.clip(example['boxes'] * ratio, height, width),
   }
   rows, columns = nearest(old_height, height), nearest(old_width, width)
@@ -72,21 +72,21 @@ def resize(example: Example, height: int, width: int) -> Example:
 
 
 def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-  # Where nothing shrinks there is nothing to smooth: OpenCV's is then Pillow's, but for
-  # the last bit, in an eighth of the time.
+  # Without shrinking there is no smoothing. OpenCV then equals Pillow, up to the last
+  # bit, in an eighth of the time.
   larger = height >= picture.shape[0] and width >= picture.shape[1]
   method = 'bilinear' if larger else 'pillow_bilinear'
   return resizing.resized(picture, height, width, method)
 
 
 def nearest(old: int, new: int) -> np.ndarray:
-  """Which of `old` pixels each of `new` is, as torch's `interpolate`: int64 (new,)."""
+  """Returns each new pixel's source pixel, int64 (new,), as torch's `interpolate`."""
   places = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
   return np.minimum(places.astype(np.int64), old - 1)
 
 
 def crop(example: Example, top: int, left: int, height: int, width: int) -> Example:
-  """That part; boxes are cut to it, and objects without area in it dropped."""
+  """Crops an example; clips boxes to the crop and drops objects without area in it."""
   rows, columns = slice(top, top + height), slice(left, left + width)
   boxes = example['boxes'] - np.array([left, top, left, top], np.float32)
   result = example | {
@@ -99,12 +99,12 @@ def crop(example: Example, top: int, left: int, height: int, width: int) -> Exam
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
-  """bool (N,): whether right is beyond left, and bottom beyond top."""
+  """Returns whether right > left and bottom > top for each box, bool (N,)."""
   return (boxes[:, 2:] > boxes[:, :2]).all(axis=-1)
 
 
 def with_objects(example: Example, kept: np.ndarray) -> Example:
-  """Only the objects where `kept`, bool (N,), is true; counts the others as dropped."""
+  """Keeps the objects where `kept`, bool (N,), is True; counts others as dropped."""
   chosen = {name: example[name][kept] for name in _there(PER_OBJECT, example)}
   if 'segment_map' in example and not kept.all():
     numbers = np.concatenate([[0], np.cumsum(kept) * kept])
@@ -116,9 +116,10 @@ def with_objects(example: Example, kept: np.ndarray) -> Example:
 def short_side_size(
   height: int, width: int, size: int, longest: int | None = None
 ) -> tuple[int, int]:
-  """Height and width once the shorter is `size` and the longer cut to whole pixels.
+  """Returns height and width with the shorter side resized to `size`.
 
-  Less where the longer would be more than `longest`.
+  The longer side is rounded down. `size` is reduced if the longer side would exceed
+  `longest`.
   """
   short, long = min(height, width), max(height, width)
   if longest is not None and long / short * size > longest:
@@ -128,14 +129,14 @@ def short_side_size(
 
 
 def done(steps: Sequence[Step], example: Example) -> Example:
-  """An example after steps."""
+  """Applies steps to an example."""
   for step in steps:
     example = step(example)
   return example
 
 
 def size_after(steps: Sequence[Step], height: int, width: int) -> tuple[int, int]:
-  """Height and width of an image after steps."""
+  """Returns the height and width of an image after steps."""
   for step in steps:
     height = step.keywords.get('height', height)
     width = step.keywords.get('width', width)
@@ -146,7 +147,7 @@ def size_after(steps: Sequence[Step], height: int, width: int) -> tuple[int, int
 
 
 class _Labelled(labels.Relabeling):
-  """A transform that makes `box_labels` of the categories of objects."""
+  """A transform that makes `box_labels` from the categories of objects."""
 
   makes = 'box_labels'
   ids: Sequence[int] | None
@@ -160,13 +161,13 @@ class _Labelled(labels.Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class Objects(_Labelled):
-  """`objects` as TFDS has them, to `boxes` and `box_labels`; after `Decode`.
+  """Conversion of TFDS's `objects` to `boxes` and `box_labels`; goes after `Decode`.
 
-  Boxes are cut to the image; those without area are dropped, and so are crowds
-  (`is_crowd`) unless `crowds`, which gives `crowd`. `ids` are what labels become: those
-  of `coco_classes.IDS` for COCO. Adds `original_size`, int32 (2,), the height and width
-  of the image, and where the record has them `area` and `image_id`; `masks` stay in
-  step.
+  Boxes are clipped to the image, and boxes without area are dropped. Crowds
+  (`is_crowd`) are dropped too, unless `crowds` is set, which adds `crowd`. `ids` maps
+  labels to new ones, such as `coco_classes.IDS` for COCO. Adds `original_size`, int32
+  (2,), the height and width of the image, and `area` and `image_id` if the record has
+  them. `masks` are filtered like boxes.
   """
 
   crowds: bool = False
@@ -184,11 +185,12 @@ class Objects(_Labelled):
 
 @dataclasses.dataclass(frozen=True)
 class Panoptic(_Labelled):
-  """`panoptic_image` and `panoptic_objects`, as in TFDS, to `segment_map` and boxes.
+  """Conversion of TFDS's `panoptic_image` and `panoptic_objects` to a map and boxes.
 
-  Objects are things and stuff alike, and as published crowds are objects too; `crowds`
-  marks them in `crowd`. `ids` are as in `Objects`: `coco_classes.PANOPTIC_IDS` for
-  COCO. The rest is as in `Objects`; boxes are those of the record.
+  The map is `segment_map`. Both things and stuff are objects. Crowds are objects too,
+  as in the published code; `crowds` marks them in `crowd`. `ids` is as in `Objects`:
+  `coco_classes.PANOPTIC_IDS` for COCO. Everything else is as in `Objects`. Boxes are
+  taken from the record, not from the map.
   """
 
   crowds: bool = False
@@ -218,7 +220,7 @@ class Panoptic(_Labelled):
     listed = np.array([0, *labels.feature(example, 'panoptic_objects/id')], np.int64)
     if len(listed) > 256:
       raise BadRecordError(
-        f'{_name(example)} has {len(listed) - 1} segments, above 255.'
+        f'{_name(example)} has {len(listed) - 1} segments, more than 255.'
       )
     order = np.argsort(listed, kind='stable')
     numbers = order[np.searchsorted(listed[order], shown, side='right') - 1]
@@ -232,30 +234,30 @@ class Panoptic(_Labelled):
 
 @dataclasses.dataclass(frozen=True)
 class PanopticTruth(grain.transforms.Map):
-  """What `evals.panoptic` judges by; after `Panoptic(crowds=True)`.
+  """The ground truth for `evals.panoptic`; goes after `Panoptic(crowds=True)`.
 
-  `panoptic`, uint8 of `size` (height, width), is the map of the image as it is now, and
-  0 beyond that; `segments`, int32 (max_segments, 3), are number in the map (0: none),
+  Adds `panoptic`, uint8 of `size` (height, width), the current map of the image padded
+  with 0, and `segments`, int32 (max_segments, 3): the number in the map (0: none), the
   label, and whether it is a crowd.
   """
 
   size: tuple[int, int]
   max_segments: int
 
-  sides = ()  # room for images as they are in the data
+  sides = ()  # `size` must hold images of the original size
 
   def map(self, example: Example) -> Example:
     shown, count = example['segment_map'], len(example['boxes'])
     if count > self.max_segments:
       raise BadRecordError(
         f'{_name(example)} has {count} segments: more than'
-        f' max_segments={self.max_segments}; raise it.'
+        f' max_segments={self.max_segments}; raise max_segments.'
       )
     room = np.subtract(self.size, shown.shape).tolist()
     if min(room) < 0:
       raise UserError(
-        f'PanopticTruth(size={tuple(self.size)}) of an image of {shown.shape[0]}x'
-        f'{shown.shape[1]}: give it the largest height and width that there are.'
+        f'PanopticTruth(size={tuple(self.size)}) cannot hold an image of'
+        f' {shown.shape[0]}x{shown.shape[1]}: set size to the largest height and width.'
       )
     numbers = np.arange(1, count + 1)
     rows = np.stack([numbers, example['box_labels'], example['crowd']], axis=-1)
@@ -277,13 +279,13 @@ def _name(example: Example) -> str:
 
 
 def _crowd(example: Example, objects: str) -> np.ndarray:
-  """bool (N,)."""
+  """Returns whether each object is a crowd, bool (N,)."""
   count = len(example[objects]['bbox'])
   return np.asarray(example[objects].get('is_crowd', np.zeros(count)), bool)
 
 
 def _with_boxes(example: Example, objects: str, ids: Sequence[int] | None) -> Example:
-  """With all objects of a record, and what it says of the image."""
+  """Returns an example with all objects of a record, and its size, areas and id."""
   relative = np.asarray(labels.feature(example, f'{objects}/bbox'), np.float32)
   height, width = example['image'].shape[:2]
   top, left, bottom, right = relative.reshape(-1, 4).T
@@ -313,7 +315,7 @@ def _with_boxes(example: Example, objects: str, ids: Sequence[int] | None) -> Ex
 
 
 class Stepwise(bucket.Resizing):
-  """A transform made of steps, which depend on the size of the image and on chance."""
+  """A transform made of steps that depend on the image size and random numbers only."""
 
   @abc.abstractmethod
   def steps(
@@ -329,7 +331,7 @@ class Stepwise(bucket.Resizing):
 
 
 class _Moved(Stepwise, grain.transforms.RandomMap):
-  """Steps with randomness that is drawn before the image is looked at."""
+  """A random transform whose random numbers do not depend on the image's pixels."""
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     return done(self.steps(*example['image'].shape[:2], rng), example)
@@ -337,7 +339,7 @@ class _Moved(Stepwise, grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Flip(_Moved):
-  """Left for right, every other time."""
+  """A horizontal flip with probability 1/2."""
 
   def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
     return [] if rng.random() < 0.5 else [Step(flip)]
@@ -345,7 +347,7 @@ class Flip(_Moved):
 
 @dataclasses.dataclass(frozen=True)
 class ResizeShort(Stepwise, grain.transforms.Map):
-  """The shorter side to `size`, or less where the longer would exceed `longest`."""
+  """Resizing of the shorter side to `size`, or less to keep the longer to `longest`."""
 
   sides = ('size', 'longest')
 
@@ -364,7 +366,7 @@ class ResizeShort(Stepwise, grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizeShort(_Moved):
-  """`ResizeShort` to any of `sizes`, each as likely as the others."""
+  """`ResizeShort` to a size drawn uniformly from `sizes`."""
 
   sides = ('sizes', 'longest')
 
@@ -378,7 +380,10 @@ class RandomResizeShort(_Moved):
 
 @dataclasses.dataclass(frozen=True)
 class RandomSizeCrop(_Moved):
-  """A part of height and width `low` to `high`, at most all, drawn independently."""
+  """A random crop; height and width are drawn independently from `low` to `high`.
+
+  Neither exceeds the size of the image.
+  """
 
   sides = ('low', 'high')
 
@@ -388,8 +393,8 @@ class RandomSizeCrop(_Moved):
   def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
     if min(height, width) < self.low:
       raise UserError(
-        f'RandomSizeCrop(low={self.low}) of an image of {height}x{width}: resize first,'
-        ' with ResizeShort.'
+        f'RandomSizeCrop(low={self.low}) cannot crop an image of {height}x{width}:'
+        ' resize first, with ResizeShort.'
       )
     w, h = (
       int(rng.integers(self.low, min(side, self.high), endpoint=True))
@@ -401,9 +406,9 @@ class RandomSizeCrop(_Moved):
 
 @dataclasses.dataclass(frozen=True)
 class Either(_Moved):
-  """The transforms `first`, one after the other, so often; else those of `second`.
+  """The sequence of transforms `first` with `probability`, otherwise `second`.
 
-  They are transforms of this module that change places or sizes.
+  Both consist of transforms of this module that change places or sizes.
   """
 
   first: Sequence[Any]
@@ -414,8 +419,8 @@ class Either(_Moved):
     for transform in (*self.first, *self.second):
       if not isinstance(transform, Stepwise):
         raise UserError(
-          f'Either takes no {type(transform).__name__}, only what changes places or'
-          ' sizes: put it among the other transforms.'
+          f'Either cannot take {type(transform).__name__}, only transforms that change'
+          ' places or sizes: put it among the other transforms.'
         )
 
   def steps(self, height: int, width: int, rng: np.random.Generator) -> list[Step]:
@@ -433,7 +438,7 @@ class Either(_Moved):
 def outermost(
   arguments: Mapping[str, Any], small_side: Callable[[int], int]
 ) -> Sequence[tuple[int, int]]:
-  """Returns those of the sizes of a `Pad` that fit into no other."""
+  """Returns the sizes of a `Pad` that fit into no other size."""
   del small_side
   return [
     (height, width)
@@ -444,13 +449,14 @@ def outermost(
 
 @dataclasses.dataclass(frozen=True)
 class Pad(bucket.Bucket):
-  """To one of few shapes: zeros right of and below the image, and after the objects.
+  """Padding to one of a few shapes, with zeros to the right, below and after objects.
 
-  Of `sizes`, heights and widths, the smallest that fits; where they are several, inputs
-  put into each batch what has one shape (`input.grouping`). Adds `size`, int32 (2,),
-  the height and width before, and `box_mask`, bool (max_boxes,), True for objects that
-  are no crowds. More objects than `max_boxes` are an error: one left out would teach
-  that nothing is there. DETR pads after normalising: zero what is beyond `size` then.
+  An image is padded to the smallest of `sizes`, heights and widths, that holds it. With
+  several sizes, inputs form batches of one shape each (`input.grouping`). Adds `size`,
+  int32 (2,), the height and width before padding, and `box_mask`, bool (max_boxes,),
+  True for objects that are not crowds. More objects than `max_boxes` are an error,
+  because leaving one out would teach that nothing is there. DETR pads after
+  normalising: set pixels beyond `size` to zero after normalising.
   """
 
   sizes: Sequence[tuple[int, int]]
@@ -463,7 +469,7 @@ class Pad(bucket.Bucket):
 
   @property
   def shapes(self) -> Sequence[tuple[int, int]]:
-    """Heights and widths that images are padded to."""
+    """The heights and widths that images are padded to."""
     return self.sizes
 
   def map(self, example: Example) -> Example:
@@ -472,7 +478,7 @@ class Pad(bucket.Bucket):
     if count > self.max_boxes:
       raise BadRecordError(
         f'{_name(example)} has {count} objects: more than max_boxes={self.max_boxes};'
-        ' raise it.'
+        ' raise max_boxes.'
       )
     result = example | {'box_mask': np.ones(count, bool)}
     if 'crowd' in example:
@@ -487,7 +493,7 @@ class Pad(bucket.Bucket):
     return decoding.image_size(record['image'])
 
   def known(self, source: Source) -> np.ndarray | None:
-    """Returns heights and widths where the source or its description has them."""
+    """Returns heights and widths if the source or its features give them, or None."""
     if source.image_sizes is not None:
       return source.image_sizes
     size = fixed_size(source.features)
@@ -498,27 +504,27 @@ class Pad(bucket.Bucket):
     return tuple(example['size'].tolist())
 
   def choose(self, size: tuple[int, int]) -> int:
-    """Returns which of `sizes` an image is padded to."""
+    """Returns the index in `sizes` of the size that an image is padded to."""
     found = bucket.smallest(self.sizes, size)
     if found is None:
       raise UserError(
-        f'Pad(sizes={[tuple(size) for size in self.sizes]}) of an image of'
+        f'Pad(sizes={[tuple(size) for size in self.sizes]}) cannot hold an image of'
         f' {shape_text(size)}: resize first, with ResizeShort.'
       )
     return found
 
   def fit(self, example: Example, shape: tuple[int, int]) -> Example:
-    """Returns a padded example in another of the shapes, shrunk if it is larger."""
+    """Returns a padded example in another of the shapes, shrunk if it is too large."""
     return fitted(example, *shape)
 
   def content(self, sizes_BK: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns how many pixels of images in a shape are no padding."""
+    """Returns the number of pixels of each image that are not padding."""
     shrunk_B = np.minimum(shape / sizes_BK, 1).min(axis=1)
     return sizes_BK.prod(axis=1) * shrunk_B**2
 
 
 def padded(example: Example, height: int, width: int) -> Example:
-  """With zeros right of and below the image and its masks; adds `size`."""
+  """Pads image and masks with zeros to the right and below; adds `size`."""
   old = example['image'].shape[:2]
   sides = [(0, height - old[0]), (0, width - old[1])]
   result = example | {
@@ -532,7 +538,7 @@ def padded(example: Example, height: int, width: int) -> Example:
 
 
 def fitted(example: Example, height: int, width: int) -> Example:
-  """A padded example in another shape; shrunk where the image is larger than that."""
+  """Returns a padded example in another shape; shrinks images that are too large."""
   if example['image'].shape[:2] == (height, width):
     return example
   rows, columns = example['size'].tolist()
@@ -547,7 +553,10 @@ def fitted(example: Example, height: int, width: int) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class Normalize(grain.transforms.Map):
-  """`boxes` to centre, width and height in shares of the image, padding aside."""
+  """Conversion of `boxes` to centre, width, height as fractions of the whole image.
+
+  Padding does not count as part of the image.
+  """
 
   def map(self, example: Example) -> Example:
     height, width = example.get('size', example['image'].shape[:2])

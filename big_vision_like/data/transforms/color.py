@@ -1,4 +1,4 @@
-"""Changes of colour and focus, with Pillow's arithmetic as torchvision calls it.
+"""Transforms of colour and sharpness, with Pillow's arithmetic as in torchvision.
 
 Images are uint8 (H, W, 3).
 """
@@ -14,7 +14,7 @@ from big_vision_like.data.transforms import pillow, randaugment
 from big_vision_like.errors import UserError
 
 Example = dict[str, Any]
-# Of the covariance of RGB in [0, 1] over ImageNet; eigenvectors are columns.
+# Eigenvalues and eigenvectors (columns) of the covariance of ImageNet's RGB in [0, 1].
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 EIGENVECTORS = np.array(
   [
@@ -27,10 +27,11 @@ EIGENVECTORS = np.array(
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter(grain.transforms.RandomMap):
-  """Brightness, contrast, saturation and hue, one after the other in a random order.
+  """Random changes of brightness, contrast, saturation and hue, in a random order.
 
-  Each of the first three is changed by a factor from 1 - value (at least 0) to
-  1 + value, hues by -value to +value (at most 0.5) of the circle; 0 leaves them.
+  The first three are multiplied by a factor from 1 - value (at least 0) to 1 + value.
+  Hue is shifted by -value to +value (at most 0.5) of the colour circle. A value of 0
+  leaves a property unchanged.
   """
 
   brightness: float = 0.0
@@ -66,7 +67,7 @@ class ColorJitter(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Grayscale(grain.transforms.Map):
-  """Without colours; still three channels."""
+  """Conversion to grey with three channels."""
 
   def map(self, example: Example) -> Example:
     return example | {'image': pillow.grayscale(randaugment.rgb(example, 'Grayscale'))}
@@ -74,7 +75,7 @@ class Grayscale(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class Solarize(grain.transforms.Map):
-  """Values from the threshold on are inverted."""
+  """Inversion of values at or above `threshold`."""
 
   threshold: int = 128
 
@@ -84,7 +85,7 @@ class Solarize(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianBlur(grain.transforms.RandomMap):
-  """Out of focus, by a deviation drawn uniformly from `radius`, in pixels."""
+  """Gaussian blur; its standard deviation is uniform in `radius`, in pixels."""
 
   radius: tuple[float, float] = (0.1, 2.0)
 
@@ -99,11 +100,11 @@ class GaussianBlur(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Lighting(grain.transforms.RandomMap):
-  """Adds one random colour to all pixels, along the principal colours of ImageNet.
+  """Addition of one random colour to all pixels, along ImageNet's principal colours.
 
-  As AlexNet was trained, with the numbers of fb.resnet.torch and pycls: each principal
-  colour counts its eigenvalue times a normal draw of deviation `std`. The result is
-  rounded and clipped.
+  AlexNet was trained this way; the constants are from fb.resnet.torch and pycls. Each
+  principal colour is weighted by its eigenvalue times a normal sample with standard
+  deviation `std`. The result is rounded and clipped.
   """
 
   std: float = 0.1

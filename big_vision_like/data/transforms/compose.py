@@ -1,4 +1,4 @@
-"""Transforms made of transforms."""
+"""Transforms composed of other transforms."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Transform = grain.transforms.Map | grain.transforms.RandomMap
 def applied(
   transforms: Sequence[Transform], example: Example, rng: np.random.Generator
 ) -> Example:
-  """What the transforms make of an example, one after the other."""
+  """Applies transforms to an example, one after the other."""
   for transform in transforms:
     if isinstance(transform, grain.transforms.RandomMap):
       example = transform.random_map(example, rng)
@@ -27,7 +27,7 @@ def applied(
 
 @dataclasses.dataclass(frozen=True)
 class Sometimes(grain.transforms.RandomMap):
-  """All of the transforms with `probability`, else none."""
+  """All of the transforms with `probability`, otherwise none."""
 
   transforms: Sequence[Transform]
   probability: float
@@ -44,7 +44,7 @@ class Sometimes(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class OneOf(grain.transforms.RandomMap):
-  """One of the transforms, each as likely as the others."""
+  """One of the transforms, drawn uniformly."""
 
   transforms: Sequence[Transform]
 
@@ -60,9 +60,9 @@ class OneOf(grain.transforms.RandomMap):
 class MultiCrop(grain.transforms.RandomMap):
   """Several views of an image (arXiv:2006.09882 section 3.2).
 
-  `views` names what the example gets: for each name one list of transforms per view,
-  which begins with a random crop and has randomness of its own. Views of one name have
-  one size, and become uint8 (views, H, W, C).
+  `views` maps names of new fields to one list of transforms per view. Each list begins
+  with a random crop and draws its own random numbers. The views of a field have equal
+  sizes and are stacked to uint8 (views, H, W, C).
   """
 
   views: Mapping[str, Sequence[Sequence[Transform]]]
@@ -70,7 +70,7 @@ class MultiCrop(grain.transforms.RandomMap):
   def __post_init__(self) -> None:
     for name, views in self.views.items():
       if not views:
-        raise UserError(f'{name!r} needs a view at least: a list of transforms')
+        raise UserError(f'{name!r} needs at least one view, a list of transforms')
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     made = {}
@@ -80,7 +80,7 @@ class MultiCrop(grain.transforms.RandomMap):
       if len(shapes) > 1:
         raise UserError(
           f'the views {name!r} have several shapes ({listed(map(shape_text, shapes))}):'
-          ' crop them to one, or give those of another size another name.'
+          ' crop them to one shape, or give views of another size another name.'
         )
       made[name] = np.stack(images)
     return example | made
@@ -88,10 +88,10 @@ class MultiCrop(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Beside(grain.transforms.Map):
-  """Adds under `name` the image after transforms of its own, which are not random.
+  """An additional image, stored as `name`, made by its own deterministic transforms.
 
-  A teacher that predicts in each step sees the clean image, whatever noise follows:
-  first among the transforms, with a `Decode` of its own, this makes `teacher_image`.
+  It lets a teacher that predicts in each step see the clean image, without later noise.
+  As the first transform, with its own `Decode`, it adds `teacher_image`.
   """
 
   transforms: Sequence[Transform]
@@ -101,7 +101,7 @@ class Beside(grain.transforms.Map):
     for transform in self.transforms:
       if isinstance(transform, grain.transforms.RandomMap):
         raise UserError(
-          f'{type(transform).__name__} is random, and the image beside must be clean'
+          f'{type(transform).__name__} is random, but the extra image must be clean'
         )
 
   def map(self, example: Example) -> Example:

@@ -1,4 +1,4 @@
-"""Which part of an image a crop takes: top, left, height and width of a box."""
+"""Boxes of crops: top, left, height and width of a part of an image."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 Range = tuple[float, float]
-# Of numbers of pixels that are not whole; 'nearest' takes halves to the even one.
+# Rounding of fractional numbers of pixels; 'nearest' rounds halves to even numbers.
 ROUNDING = {'nearest': round, 'down': math.floor, 'up': math.ceil}
 
 
@@ -19,12 +19,12 @@ def inception_box(
   attempts: int,
   covered: float = 0.0,
 ) -> Box | None:
-  """What `tf.image.sample_distorted_bounding_box` draws; None if no attempt fits.
+  """Draws a box as `tf.image.sample_distorted_bounding_box`; None if no attempt fits.
 
-  The aspect (width over height) is uniform, then the height is between those that the
-  `area` allows; so small areas are more frequent than large ones, and boxes that fit
-  into the image only if they are small are drawn as small. `covered` is
-  `min_object_covered` where the object is the whole image.
+  The aspect (width over height) is uniform. The height is then uniform between the
+  limits that `area` allows. Small areas are therefore more frequent than large ones,
+  and aspects that only fit as small boxes give small boxes. `covered` is
+  `min_object_covered`, with the whole image as the object.
   """
   for _ in range(attempts):
     box = _tf_attempt(height, width, rng, area, rng.uniform(*aspect))
@@ -50,7 +50,7 @@ def _tf_attempt(
   w = round(h * aspect)
   if not (0 < h <= height and 0 < w <= width and least <= h * w <= most):
     return None
-  # Never at the last of the places that there are, as in TensorFlow.
+  # The last possible position is never drawn, as in TensorFlow.
   top, left = (int(rng.integers(max(room, 1))) for room in (height - h, width - w))
   return top, left, h, w
 
@@ -58,10 +58,10 @@ def _tf_attempt(
 def torch_box(
   height: int, width: int, rng: np.random.Generator, area: Range, aspect: Range
 ) -> Box:
-  """What `RandomResizedCrop` of torchvision and timm draws.
+  """Draws a box like `RandomResizedCrop` of torchvision and timm.
 
-  The area is uniform, the aspect is so in its logarithm. If ten attempts do not fit,
-  the largest box in the middle whose aspect is in the range.
+  The area and the logarithm of the aspect are uniform. If ten attempts do not fit, the
+  box is the largest central box with an aspect in the range.
   """
   for _ in range(10):
     size = rng.uniform(*area) * height * width
@@ -76,13 +76,13 @@ def torch_box(
 
 
 def central_box(height: int, width: int, h: int, w: int, rounding: str = 'down') -> Box:
-  """h x w in the middle; `rounding` says where an odd number of pixels is left."""
+  """Returns the central h x w box; `rounding` is used if the margin is odd."""
   top, left = (ROUNDING[rounding](room / 2) for room in (height - h, width - w))
   return top, left, h, w
 
 
 def efficientnet_box(height: int, width: int, size: int) -> Box:
-  """The middle that EfficientNet is evaluated on at `size` (arXiv:1905.11946)."""
+  """Returns EfficientNet's central box for evaluation at `size` (arXiv:1905.11946)."""
   share = np.float32(size / (size + 32))
   side = int(share * np.float32(min(height, width)))
   return central_box(height, width, side, side, rounding='up')

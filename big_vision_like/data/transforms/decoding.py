@@ -1,11 +1,13 @@
-"""Encoded images to uint8 arrays (H, W, C).
+"""Decoding of images to uint8 arrays (H, W, C).
 
-JPEGs come out bit for bit as Pillow decodes them to RGB, and with dct='fast' as
-TensorFlow does by default; other formats as both do. What both agree on holds: EXIF
-orientation is ignored, alpha is dropped. Of 16 bits the upper 8 are kept, and grey of a
-coloured JPEG is its luma, as in TensorFlow (Pillow makes grey PNGs of 16 bits white).
+JPEGs are decoded to RGB bit-identically to Pillow, or with dct='fast' to TensorFlow's
+default. Other formats are decoded as in both libraries. Like both, decoding ignores
+EXIF orientation and drops alpha. It keeps the upper 8 of 16 bits, and converts a
+coloured JPEG to grey by its luma, as in TensorFlow (Pillow turns grey 16-bit PNGs
+white).
 
-A small file may unfold to gigabytes, so none with more than `MOST_PIXELS` is decoded.
+A small file may decode to gigabytes, so images with more than `MOST_PIXELS` pixels are
+not decoded.
 """
 
 import io
@@ -20,49 +22,50 @@ from PIL import Image, JpegImagePlugin
 from big_vision_like.data.transforms import cropping, headers, jpeg
 
 DCT = ('accurate', 'fast')
-# Endings of the names of files that `decode` reads, the usual ones first.
+# Suffixes of the files that `decode` reads, the usual ones first.
 SUFFIXES = tuple(
   '.jpg .jpeg .png .webp .gif .bmp .tif .tiff .jpe .jfif .apng .dib .ppm .pgm .pbm'
   ' .pnm .pam .ras .sr .jp2 .j2k .avif'.split()
 )
-# How these files start; '.' stands for any byte.
+# First bytes of these files; '.' matches any byte.
 _STARTS = re.compile(
   rb'\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|II\*\0|MM\0\*'
   rb'|P[1-7]\s|\x59\xa6\x6a\x95|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftypavi[fs]',
   re.DOTALL,
 )
-# Pixels decoded around those that are wanted: colours are interpolated, but not in an
-# image with no more than two of them in a row.
+# Number of extra pixels decoded around a box, because decoders interpolate colours from
+# neighbours. They do not in images with at most two colour samples in a row.
 REACH = 4
-# The end of what libjpeg says of a file whose height was made smaller.
+# The end of libjpeg's warning about a file whose height was reduced.
 BEHIND = 'extraneous bytes before marker 0xd9'
-# The limit at which Pillow refuses too. Decoding takes 3 bytes for each pixel, and
-# Pillow's methods of resizing another 4.
+# Pillow's limit on the number of pixels. Decoding takes 3 bytes per pixel, and Pillow's
+# resizing methods another 4.
 MOST_PIXELS = 178_956_970
-# Pixels times scans of a JPEG: sound ones have a dozen scans, but a few bytes make one.
+# Maximum of pixels times scans of a JPEG. Valid files have about a dozen scans, but a
+# scan may take only a few bytes.
 MOST_PASSES = 16 * MOST_PIXELS
 
-NOT_WHOLE = 'not a whole JPEG, PNG or WebP'
-NOT_RGBA = 'it is not RGBA, which 4 channels are'
+NOT_WHOLE = 'not a complete JPEG, PNG or WebP'
+NOT_RGBA = 'it is not RGBA, as 4 channels require'
 FLAGS = {
   1: cv2.IMREAD_GRAYSCALE,
   3: cv2.IMREAD_COLOR_RGB,
   4: cv2.IMREAD_UNCHANGED,
 }
 
-# What OpenCV prints of bad files is in our errors.
+# Errors of this module already contain OpenCV's messages about bad files.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(
   encoded: bytes, channels: int = 3, dct: str = 'accurate', factor: int = 1
 ) -> np.ndarray:
-  """A JPEG, PNG, WebP or what else OpenCV reads, to uint8 (H, W, channels).
+  """Decodes JPEG, PNG, WebP and other formats of OpenCV to uint8 (H, W, channels).
 
-  `channels` is 1 (grey) or 3 (RGB); CMYK and palettes become that. It is 4 for images
-  that are RGBA. A JPEG may be decoded to sides `factor` (2, 4 or 8) times smaller,
-  rounded up; damaged ones and other formats keep their size. Raises ValueError where
-  the image is not complete, is too large or has not 4 channels.
+  `channels` is 1 (grey) or 3 (RGB), to which CMYK and palettes are converted, or 4 for
+  RGBA images. A JPEG may be decoded to sides `factor` (2, 4 or 8) times smaller,
+  rounded up; damaged JPEGs and other formats keep their size. Raises ValueError if the
+  image is incomplete, is too large, or lacks the requested 4 channels.
   """
   if not encoded:
     raise ValueError('the file is empty')
@@ -78,8 +81,8 @@ def decode(
       warning = str(error)
       if 'Premature end of JPEG file' in warning:
         raise
-  # What libjpeg only warns of, such as some extra bytes, is no error to Pillow and
-  # TensorFlow either. Rows that it never came to are grey.
+  # Warnings of libjpeg, such as extra bytes, are not errors in Pillow and TensorFlow
+  # either. Rows that were not decoded are grey.
   image = _with_pillow(encoded, channels)
   if (image[-1] == 128).all():
     raise ValueError(f'rows are missing at its end; {warning}')
@@ -93,12 +96,12 @@ def decode_box(
   dct: str = 'accurate',
   factor: int = 1,
 ) -> np.ndarray:
-  """The box (top, left, height, width) of what `decode` gives, the same bit by bit.
+  """Decodes a box (top, left, height, width), bit-identical to cropping after `decode`.
 
-  The box is one of the full size, which becomes `factor` times smaller where the image
-  does, its edges rounded. Of a JPEG no more is decoded than it takes: what lies above
-  the end of the box, or around it where there are restart markers. Damage between
-  these, away from the box, is then not seen.
+  The box is given in pixels of the full size. If the image is decoded `factor` times
+  smaller, so is the box, with rounded edges. Only the necessary part of a JPEG is
+  decoded: the rows down to the end of the box, or with restart markers the surroundings
+  of the box. Damage between markers, away from the box, is then not detected.
   """
   size = jpeg_size(encoded) if is_jpeg(encoded) else None
   part = None if size is None else jpeg.cut(encoded, box, REACH * factor)
@@ -112,7 +115,7 @@ def decode_box(
 def _cut(
   image: np.ndarray, box: cropping.Box, factor: int, top: int = 0, left: int = 0
 ) -> np.ndarray:
-  """The box of what starts at `top` and `left`, `factor` times smaller."""
+  """Crops a box from a `factor` times smaller image that starts at `top` and `left`."""
   rows, columns = (
     [round(x / factor) - start // factor for x in (first, first + size)]
     for first, size, start in ((box[0], box[2], top), (box[1], box[3], left))
@@ -123,10 +126,10 @@ def _cut(
 def _decoded(
   part: jpeg.Part, channels: int, dct: str, factor: int
 ) -> np.ndarray | None:
-  """A part of a JPEG; None where it takes the whole to tell if it is sound.
+  """Decodes a part of a JPEG; None if only decoding the whole JPEG can validate it.
 
-  libjpeg stops decoding where the height ends that the header says. What it then says
-  of the bytes behind is what it would say of a sound file.
+  libjpeg stops decoding at the height given by the header. Its warning about the bytes
+  after that is expected for a valid file.
   """
   options = _options((part.height, part.width), channels, dct, factor)
   shape = options['min_height'], options['min_width'], channels
@@ -153,7 +156,7 @@ def _options(
 
 
 def image_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
-  """Returns height and width of an image, encoded or not; ValueError for no image."""
+  """Returns the height and width of an image, encoded or not; ValueError if invalid."""
   if isinstance(encoded, np.ndarray):
     return encoded.shape[:2]
   size = jpeg_size(encoded) if is_jpeg(encoded) else headers.size(encoded)
@@ -161,28 +164,28 @@ def image_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
 
 
 def check_size(height: int, width: int) -> None:
-  """Raises ValueError for a size that no image has, or one that is not decoded."""
+  """Raises ValueError for a size that is empty or larger than the limit."""
   if height < 1 or width < 1:
-    raise ValueError(f'its header says {height}x{width} pixels')
+    raise ValueError(f'its header gives {height}x{width} pixels')
   if height * width > MOST_PIXELS:
     raise ValueError(
-      f'its header says {height}x{width} pixels, more than the {MOST_PIXELS:,} that are'
-      ' decoded'
+      f'its header gives {height}x{width} pixels, more than the limit of'
+      f' {MOST_PIXELS:,}'
     )
 
 
 def is_image(encoded: bytes) -> bool:
-  """Returns whether the bytes start as files do that `decode` reads."""
+  """Returns whether the bytes start like a file that `decode` reads."""
   return _STARTS.match(encoded) is not None
 
 
 def is_jpeg(encoded: bytes) -> bool:
-  """Whether the bytes start as those of a JPEG do."""
+  """Returns whether the bytes start like a JPEG."""
   return encoded[:3] == b'\xff\xd8\xff'
 
 
 def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-  """Height and width of a JPEG; None where its header is damaged."""
+  """Returns the height and width of a JPEG; None if its header is damaged."""
   try:
     height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
   except ValueError:
@@ -193,27 +196,27 @@ def jpeg_size(encoded: bytes) -> tuple[int, int] | None:
 
 def _check_jpeg(encoded: bytes, height: int, width: int) -> None:
   check_size(height, width)
-  # Markers of scans: in coded data other bytes follow 0xff.
+  # Counts markers of scans; in coded data, other bytes follow 0xff.
   if height * width * encoded.count(bytes([0xFF, jpeg.SCAN])) > MOST_PASSES:
     raise ValueError(f'it has too many scans for {height}x{width} pixels')
 
 
 def _with_pillow(encoded: bytes, channels: int) -> np.ndarray:
-  """Decodes a JPEG that libjpeg warns of, or one with inks, without its warnings."""
+  """Decodes a JPEG that libjpeg warns about, or a CMYK JPEG; ignores the warnings."""
   try:
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(encoded))
     _check_jpeg(encoded, image.height, image.width)
     if channels == 1:
-      image.draft('L', None)  # the luma itself, where there is one
+      image.draft('L', None)  # the luma itself, if the file has one
     return bands(image, channels)
-  # Pillow raises what its parsing of a damaged header ran into: OSError, SyntaxError,
-  # IndexError, struct.error, KeyError and others.
+  # Pillow raises whatever error occurs while it parses a damaged header: OSError,
+  # SyntaxError, IndexError, struct.error, KeyError and others.
   except Exception as error:
     raise ValueError(f'{NOT_WHOLE} ({error})') from error
 
 
 def bands(image: Image.Image, channels: int) -> np.ndarray:
-  """Returns the pixels of a PIL image of 8 bits as uint8 (H, W, channels)."""
+  """Returns the pixels of an 8-bit PIL image as uint8 (H, W, channels)."""
   pixels = np.asarray(image.convert({1: 'L', 3: 'RGB', 4: 'RGBA'}[channels]))
   return pixels[..., None] if channels == 1 else pixels
 
@@ -228,8 +231,8 @@ def _with_opencv(encoded: bytes, channels: int) -> np.ndarray:
   buffer = np.frombuffer(encoded, np.uint8)
   try:
     image = cv2.imdecode(buffer, FLAGS[channels] | cv2.IMREAD_IGNORE_ORIENTATION)
-  except cv2.error as error:  # its text names files of OpenCV's own
-    raise ValueError('its header makes no sense') from error
+  except cv2.error as error:  # its text names source files of OpenCV
+    raise ValueError('its header is invalid') from error
   if image is None:
     raise ValueError(NOT_WHOLE)
   if channels == 4:
@@ -241,5 +244,5 @@ def _with_opencv(encoded: bytes, channels: int) -> np.ndarray:
 
 
 def upper_bits(image: np.ndarray) -> np.ndarray:
-  """Returns the upper 8 of 16 bits, as decoding does."""
+  """Returns the upper 8 of 16 bits."""
   return (image >> 8).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Height and width of encoded images as their headers say, without decoding.
+"""Heights and widths of encoded images from their headers, without decoding.
 
-All formats that OpenCV reads are here but JPEG, for which `jpeg` and simplejpeg are.
+This module reads all formats that OpenCV reads, except JPEG; see `jpeg` and simplejpeg.
 """
 
 import math
@@ -10,14 +10,14 @@ import zlib
 from functools import partial
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
-# Chunks of a PNG that its pixels need. libpng prints its opinion of the others.
+# Chunks of a PNG that its pixels need. libpng prints warnings about other chunks.
 _CRITICAL = (b'IHDR', b'PLTE', b'IDAT', b'IEND')
 _INDEXED = 3  # the colour type of a PNG with a palette
 # White space and comments between the numbers of a PNM.
 _GAP = rb'(?:\s|#[^\n]*\n)+'
-_MOST_TEXT = 4096  # bytes of a header that is text
+_MOST_TEXT = 4096  # maximum size of a text header in bytes
 LAB = 'its colours are CIELAB: convert it to RGB'
-# Tags of a TIFF by number, and letters of `struct` by type of number.
+# TIFF tags, and the `struct` format of each integer type.
 _WIDTH, _HEIGHT, _COLOURS, _TURNED = 256, 257, 262, 274
 _CIELAB, _SIDEWAYS = 8, (5, 6, 7, 8)
 _INTEGERS = {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}
@@ -26,13 +26,13 @@ _INTEGERS = {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}
 def size(encoded: bytes) -> tuple[int, int] | None:
   """Returns height and width; None for a damaged header or an unknown format.
 
-  Raises ValueError for colours that OpenCV gets wrong.
+  Raises ValueError for colours that OpenCV decodes incorrectly.
   """
   for signature, read in _READERS.items():
     if re.match(signature, encoded, re.DOTALL):
       try:
         return read(encoded)
-      except (struct.error, OverflowError):  # the header is cut, or points beyond
+      except (struct.error, OverflowError):  # truncated, or points past the end
         return None
   return None
 
@@ -40,7 +40,7 @@ def size(encoded: bytes) -> tuple[int, int] | None:
 def critical_png(encoded: bytes) -> bytes:
   """Returns a PNG without the chunks that its pixels do not need.
 
-  Raises ValueError if a chunk is cut or damaged, or if the last one is missing.
+  Raises ValueError if a chunk is truncated or damaged, or if the last one is missing.
   """
   kept, kinds, place = [SIGNATURE], set(), len(SIGNATURE)
   view = memoryview(encoded)
@@ -64,7 +64,7 @@ def critical_png(encoded: bytes) -> bytes:
 
 
 def _at(encoded: bytes, place: int, form: str) -> tuple[int, int]:
-  """Reads width and height, in a form of `struct`, at a place in the header."""
+  """Reads width and height, in a `struct` format, at a place; returns height, width."""
   width, height = struct.unpack_from(form, encoded, place)
   return height, width
 
@@ -72,7 +72,7 @@ def _at(encoded: bytes, place: int, form: str) -> tuple[int, int]:
 def _bmp(encoded: bytes) -> tuple[int, int]:
   (length,) = struct.unpack_from('<I', encoded, 14)
   width, height = struct.unpack_from('<HH' if length == 12 else '<ii', encoded, 18)
-  return abs(height), abs(width)  # rows from the top have a negative height
+  return abs(height), abs(width)  # a negative height means rows from the top
 
 
 def _webp(encoded: bytes) -> tuple[int, int] | None:
@@ -123,13 +123,13 @@ def _texts(encoded: bytes, height: bytes, width: bytes) -> tuple[int, int] | Non
 
 
 def _jpeg2000(encoded: bytes) -> tuple[int, int] | None:
-  # The code stream's own marker counts: SIZ with the right and lower ends.
+  # The size is in the SIZ marker of the code stream: the right and lower ends.
   place = encoded.find(b'\xff\x4f\xff\x51')
   return None if place < 0 else _at(encoded, place + 8, '>II')
 
 
 def _avif(encoded: bytes) -> tuple[int, int] | None:
-  # There is one size for each image in it, such as those of alpha and of thumbnails.
+  # The file has a size for each contained image, including alpha and thumbnails.
   places = [match.end() + 4 for match in re.finditer(b'ispe', encoded)]
   sides = [_at(encoded, place, '>II') for place in places]
   return max(sides, key=math.prod, default=None)

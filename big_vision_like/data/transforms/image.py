@@ -1,4 +1,4 @@
-"""Transforms of single examples on the host; images are uint8 (H, W, C)."""
+"""Transforms of single images on the host; images are uint8 (H, W, C)."""
 
 import contextlib
 import dataclasses
@@ -21,11 +21,11 @@ resized = resizing.resized
 
 @dataclasses.dataclass(frozen=True)
 class Decode(grain.transforms.Map):
-  """JPEG, PNG or WebP bytes to uint8 (H, W, channels); EXIF orientation is ignored.
+  """Decoding of JPEG, PNG or WebP bytes to uint8 (H, W, channels).
 
-  `dct` is of JPEGs: 'accurate' as Pillow has it, bit by bit, 'fast' as TensorFlow does
-  by default, which is darker by 0.8 of 255 on average. Raises BadRecordError for bytes
-  that are no image or not a whole one.
+  EXIF orientation is ignored. `dct` applies to JPEGs: 'accurate' is bit-identical to
+  Pillow; 'fast' is TensorFlow's default, which is darker by 0.8 of 255 on average.
+  Raises BadRecordError for bytes that are not a complete image.
   """
 
   channels: int = 3
@@ -47,7 +47,7 @@ def _check_decoding(channels: int, dct: str) -> None:
 
 
 def _key(example: Example) -> Any:
-  """By what a person finds an example: its file, its key or its id."""
+  """Returns an identifier of an example for messages: its file, its key or its id."""
   keys = (example[name] for name in ('file', '__key__', 'id') if name in example)
   key = next(keys, 'unknown')
   return key.decode(errors='replace') if isinstance(key, bytes) else key
@@ -55,7 +55,7 @@ def _key(example: Example) -> Any:
 
 @contextlib.contextmanager
 def _told(example: Example) -> Iterator[None]:
-  """Says which example it is whose image cannot be decoded."""
+  """Converts decoding errors to BadRecordError with the example's identifier."""
   try:
     yield
   except ValueError as error:
@@ -68,10 +68,10 @@ def _told(example: Example) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Resize(grain.transforms.Map):
-  """To `size` (a side, or height and width), whatever the aspect ratio.
+  """Resizing to `size` (a side, or height and width), ignoring the aspect ratio.
 
-  No antialiasing but in 'area' and the methods of Pillow; docs/transforms.md tells
-  which `method` reproduces which published pipeline.
+  Only 'area' and Pillow's methods use antialiasing. docs/transforms.md lists the
+  `method` that reproduces each published pipeline.
   """
 
   size: int | tuple[int, int]
@@ -91,11 +91,12 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class InceptionCrop(grain.transforms.RandomMap):
-  """A random box (arXiv:1409.4842) resized to `size` x `size`, as TensorFlow draws it.
+  """A random crop (arXiv:1409.4842) resized to `size` x `size`, as TensorFlow draws it.
 
-  `area` is its share of the image, `aspect` its width over height; which of these are
-  how likely, `cropping.inception_box` says. Where no box fits in 100 draws, the whole
-  image is taken. The ViTs of arXiv:2010.11929 and arXiv:2106.10270 were trained so.
+  `area` is the range of its share of the image, and `aspect` the range of its width
+  over height; see `cropping.inception_box` for their distributions. If no box fits in
+  100 draws, the whole image is used. The ViTs of arXiv:2010.11929 and arXiv:2106.10270
+  were trained with this crop.
   """
 
   size: int
@@ -110,17 +111,17 @@ class InceptionCrop(grain.transforms.RandomMap):
     return _boxed(self, example, rng)
 
   def box(self, height: int, width: int, rng: np.random.Generator) -> cropping.Box:
-    """What is taken of an image of that size."""
+    """Draws the box to crop from an image of this size."""
     box = cropping.inception_box(height, width, rng, self.area, self.aspect, 100)
     return box or (0, 0, height, width)
 
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetCrop(grain.transforms.RandomMap):
-  """The random box of EfficientNet (arXiv:1905.11946), resized to `size` x `size`.
+  """EfficientNet's random crop (arXiv:1905.11946), resized to `size` x `size`.
 
-  Ten draws, of which those below a tenth of the image do not count; else, or if all of
-  the image was drawn, it is the box of `EfficientNetCentralCrop`.
+  The box is the first of ten draws that covers at least a tenth of the image. If there
+  is none, or if it is the whole image, the box of `EfficientNetCentralCrop` is used.
   """
 
   size: int
@@ -135,7 +136,7 @@ class EfficientNetCrop(grain.transforms.RandomMap):
     return _boxed(self, example, rng)
 
   def box(self, height: int, width: int, rng: np.random.Generator) -> cropping.Box:
-    """What is taken of an image of that size."""
+    """Draws the box to crop from an image of this size."""
     box = cropping.inception_box(
       height, width, rng, self.area, self.aspect, attempts=10, covered=0.1
     )
@@ -146,10 +147,11 @@ class EfficientNetCrop(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop(grain.transforms.RandomMap):
-  """A random box resized to `size` x `size`, as torchvision and timm draw it.
+  """A random crop resized to `size` x `size`, as torchvision and timm draw it.
 
-  `area` is its share of the image, `aspect` its width over height, see
-  `cropping.torch_box`. DeiT (arXiv:2012.12877) and Swin (arXiv:2103.14030) train so.
+  `area` is the range of its share of the image, and `aspect` the range of its width
+  over height; see `cropping.torch_box`. DeiT (arXiv:2012.12877) and Swin
+  (arXiv:2103.14030) train with this crop.
   """
 
   size: int
@@ -164,7 +166,7 @@ class RandomResizedCrop(grain.transforms.RandomMap):
     return _boxed(self, example, rng)
 
   def box(self, height: int, width: int, rng: np.random.Generator) -> cropping.Box:
-    """What is taken of an image of that size."""
+    """Draws the box to crop from an image of this size."""
     return cropping.torch_box(height, width, rng, self.area, self.aspect)
 
 
@@ -172,7 +174,7 @@ BoxCrop = InceptionCrop | EfficientNetCrop | RandomResizedCrop
 
 
 def _boxed(crop: BoxCrop, example: Example, rng: np.random.Generator) -> Example:
-  """The example with the part of its image that `crop` draws, resized."""
+  """Returns the example with a random crop of its image, resized."""
   image = example['image']
   box = crop.box(*image.shape[:2], rng)
   return example | {
@@ -187,14 +189,14 @@ def _cut(image: np.ndarray, box: cropping.Box) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class DecodeCrop(grain.transforms.RandomMap):
-  """`Decode` and a random crop in one, which decodes no more than it must.
+  """`Decode` and a random crop in one, which decodes only the necessary part.
 
-  A JPEG is decoded down to the last row of the box, or around the box alone where it
-  has restart markers, which changes no bit; damage between these, away from the box, is
-  not seen. With a `margin`, one much larger than what is made of it is decoded to sides
-  2, 4 or 8 times smaller, while the box keeps at least `margin` times the size that it
-  is resized to; the box's edges then move to multiples of that. docs/transforms.md has
-  what is gained and lost.
+  A JPEG is decoded down to the last row of the box, or with restart markers only around
+  the box. The result is bit-identical; damage between markers, away from the box, is
+  not detected. With a `margin`, a JPEG much larger than the result is decoded to sides
+  2, 4 or 8 times smaller, such that the box keeps at least `margin` times the size that
+  it is resized to. The edges of the box then move to multiples of that factor.
+  docs/transforms.md has the gains and losses.
   """
 
   crop: BoxCrop
@@ -231,7 +233,7 @@ class DecodeCrop(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Flip(grain.transforms.RandomMap):
-  """Left for right, every other time."""
+  """A horizontal flip with probability 1/2."""
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     if rng.random() < 0.5:
@@ -242,10 +244,10 @@ class Flip(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class ResizeSmall(grain.transforms.Map):
-  """The shorter side to `size`; the aspect ratio stays.
+  """Resizing of the shorter side to `size`; keeps the aspect ratio.
 
-  The longer side goes to the 'nearest' whole number (google-research/big_vision), or
-  'down' to one (torchvision, timm, transformers).
+  The longer side is rounded to the 'nearest' whole number (google-research/big_vision)
+  or 'down' (torchvision, timm, transformers).
   """
 
   size: int
@@ -264,17 +266,17 @@ class ResizeSmall(grain.transforms.Map):
   def _side(self, side: int, shorter: int) -> int:
     if self.rounding == 'down':
       return self.size * side // shorter
-    scale = np.float32(self.size) / np.float32(shorter)  # as TensorFlow has it
+    scale = np.float32(self.size) / np.float32(shorter)  # as in TensorFlow
     return round(float(np.float32(side) * scale))
 
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrop(grain.transforms.Map):
-  """The `size` (a side, or height and width) in the middle.
+  """A central crop of `size` (a side, or height and width).
 
-  Of an odd number of pixels that are left, half is rounded to the first row and column:
-  'down' (google-research/big_vision, transformers), to the 'nearest' even number
-  (torchvision, timm), or 'up'.
+  If the margin has an odd number of pixels, the first row or column of the crop is half
+  of it, rounded 'down' (google-research/big_vision, transformers), to the 'nearest'
+  even number (torchvision, timm), or 'up'.
   """
 
   size: int | tuple[int, int]
@@ -289,7 +291,7 @@ class CentralCrop(grain.transforms.Map):
     h, w = _sides(self.size)
     if height < h or width < w:
       raise UserError(
-        f'CentralCrop(size={self.size}) of an image of {height}x{width} (id'
+        f'CentralCrop(size={self.size}) cannot crop an image of {height}x{width} (id'
         f' {example.get("id", "unknown")}): resize first, with ResizeSmall.'
       )
     box = cropping.central_box(height, width, h, w, self.rounding)
@@ -298,9 +300,9 @@ class CentralCrop(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetCentralCrop(grain.transforms.Map):
-  """The middle square of size/(size + 32) of the shorter side, to `size` x `size`.
+  """The central square of side size/(size + 32) of the shorter side, resized to `size`.
 
-  What EfficientNet and Noisy Student (arXiv:1911.04252) are evaluated on.
+  EfficientNet and Noisy Student (arXiv:1911.04252) are evaluated on this crop.
   """
 
   size: int
@@ -317,9 +319,9 @@ class EfficientNetCentralCrop(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class ReflectPad(grain.transforms.Map):
-  """`size` more pixels on each side, mirrored; the border itself is not repeated.
+  """Mirrored padding by `size` pixels on each side; border pixels are not repeated.
 
-  Then `RandomCrop`, after `ResizeSmall`: the simple crop of DeiT III
+  Between `ResizeSmall` and `RandomCrop`, it makes the simple random crop of DeiT III
   (arXiv:2204.07118).
   """
 
@@ -334,7 +336,7 @@ class ReflectPad(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class ZeroPad(grain.transforms.Map):
-  """`size` more pixels on each side, black; then `RandomCrop`, as torchvision's."""
+  """Black padding by `size` pixels on each side, as in torchvision's `RandomCrop`."""
 
   size: int
 
@@ -345,7 +347,7 @@ class ZeroPad(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(grain.transforms.RandomMap):
-  """Any `size` x `size`, each as likely as the others."""
+  """A crop of `size` x `size` at a uniformly random position."""
 
   size: int
 
@@ -354,7 +356,7 @@ class RandomCrop(grain.transforms.RandomMap):
     height, width = image.shape[:2]
     if min(height, width) < self.size:
       raise UserError(
-        f'RandomCrop(size={self.size}) of an image of {height}x{width} (id'
+        f'RandomCrop(size={self.size}) cannot crop an image of {height}x{width} (id'
         f' {example.get("id", "unknown")}): resize first, with Resize or ResizeSmall.'
       )
     top = rng.integers(height - self.size + 1)
@@ -365,18 +367,18 @@ class RandomCrop(grain.transforms.RandomMap):
 def bit_sizes(
   height: int, width: int, large: tuple[int, int] = (448, 384)
 ) -> tuple[int, int]:
-  """What a data set's images are resized to and cropped to, by their original size.
+  """Returns the BiT-HyperRule's sizes to resize and crop to, by original image size.
 
-  The BiT-HyperRule (arXiv:1912.11370 section 3.3): `Resize`, then `RandomCrop`; and to
-  evaluate, `Resize` to the size of the crop. The paper has (512, 480) as `large` for
-  R152x4 alone, its published code for all models.
+  BiT (arXiv:1912.11370 section 3.3) trains with `Resize`, then `RandomCrop`, and
+  evaluates with `Resize` to the size of the crop. For `large`, the paper uses
+  (512, 480) only for R152x4, its published code for all models.
   """
   return (160, 128) if height * width < 96 * 96 else large
 
 
 @dataclasses.dataclass(frozen=True)
 class Brighten(grain.transforms.Map):
-  """Times `factor`, at most 255: for images stored as 0 and 1."""
+  """Multiplication by `factor`, clipped at 255, for images stored as 0 and 1."""
 
   factor: int = 255
 
@@ -387,7 +389,7 @@ class Brighten(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class RandomAffine(grain.transforms.RandomMap):
-  """Rotation (degrees), scale, shift (share of the side): uniform in +-value."""
+  """Random rotation (degrees), scale and shift (share of side), uniform in +-value."""
 
   rotate: float = 0.0
   scale: float = 0.0

@@ -1,10 +1,10 @@
 """Cutting a part out of a JPEG without decoding it (ITU-T T.81, Annex B).
 
 A JPEG codes its MCUs (8x8 pixels, or up to 16x16 that share colours) row by row, as
-bits that can only be read from the start. Restart markers part them into intervals of a
-fixed number of MCUs that need nothing of each other. Where rows start with intervals,
-those around a box are a JPEG of their own; only the markers' numbers, which count from
-0 to 7 over and over, have to be written anew.
+bits that can only be read from the start. Restart markers divide them into independent
+intervals of a fixed number of MCUs. If rows start with intervals, the intervals around
+a box form a separate JPEG. Only the markers' numbers, which count from 0 to 7
+repeatedly, must be rewritten.
 """
 
 import dataclasses
@@ -12,17 +12,18 @@ import functools
 
 import numpy as np
 
-# Bytes that follow 0xFF, which bits of MCUs never have after it but 0x00.
+# Marker bytes, which follow 0xFF. In the coded data of MCUs only 0x00 follows 0xFF.
 ONE_PASS, PROGRESSIVE, INTERVAL, SCAN, END = (0xC0, 0xC1), 0xC2, 0xDD, 0xDA, 0xD9
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What a JPEG says before its first scan.
+  """The fields of a JPEG before its first scan.
 
-  `mcu` is the height and width of an MCU in pixels, `interval` how many of them lie
-  between two restart markers (0: there are none); `place` is where the height is
-  written, `scan` where the coded data start. `one_scan`: a single pass codes it all.
+  `mcu` is the height and width of an MCU in pixels, and `interval` the number of MCUs
+  between two restart markers (0: no markers). `place` is the offset of the height, and
+  `scan` the offset of the coded data. `one_scan` is True if one scan codes the whole
+  image.
   """
 
   height: int
@@ -35,12 +36,12 @@ class Header:
 
   @functools.cached_property
   def rows(self) -> int:
-    """Of MCUs."""
+    """The number of rows of MCUs."""
     return -(-self.height // self.mcu[0])
 
   @functools.cached_property
   def columns(self) -> int:
-    """Of MCUs."""
+    """The number of columns of MCUs."""
     return -(-self.width // self.mcu[1])
 
   @property
@@ -52,9 +53,10 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A JPEG with a part of another: where it starts there, and its size in pixels.
+  """A JPEG of a part of another one, with its position there and its size in pixels.
 
-  `cut_off`: it still has the data of what is below it, of which decoders warn.
+  `cut_off` is True if it still has the data of the rows below, about which decoders
+  warn.
   """
 
   encoded: bytes | bytearray
@@ -66,7 +68,7 @@ class Part:
 
 
 def read_header(encoded: bytes) -> Header | None:
-  """The header of a baseline or progressive JPEG; None for others and damaged ones."""
+  """Reads the header of a baseline or progressive JPEG; None for other files."""
   frame, interval, place = None, 0, 2
   while place + 4 <= len(encoded) and encoded[place] == 0xFF:
     marker = encoded[place + 1]
@@ -93,7 +95,7 @@ def _header(
     return None
   marker, place, content = frame
   height, width = (int.from_bytes(content[i : i + 2], 'big') for i in (1, 3))
-  shares = content[7::3]  # across and down, four bits each
+  shares = content[7::3]  # horizontal and vertical sampling factors, four bits each
   if len(shares) == 1:
     mcu = 8, 8
   else:
@@ -105,12 +107,13 @@ def _header(
 
 
 def cut(encoded: bytes, box: tuple[int, int, int, int], reach: int) -> Part | None:
-  """The part that has the box (top, left, height, width) and `reach` pixels around it.
+  """Cuts out a box (top, left, height, width) and at least `reach` pixels around it.
 
-  Without restart markers that is all rows down to the end of the box. None where no
-  part can be cut, where that would be all, and where restart markers are not as they
-  must be or the end is missing: then it takes the whole to tell what is wrong. Damage
-  in what is cut away, between sound markers, is not seen.
+  Without restart markers, the part has all rows down to the end of the box. Returns
+  None if the part cannot be cut or would be the whole image. Also returns None if
+  restart markers are wrong or the end is missing, since the error can only be found by
+  decoding the whole image. Damage between valid markers outside the part is not
+  detected.
   """
   header = read_header(encoded)
   if header is None or not header.one_scan:
@@ -140,7 +143,7 @@ def cut(encoded: bytes, box: tuple[int, int, int, int], reach: int) -> Part | No
   height = min(rows.stop * tall, header.height) - top
   width = min(columns.stop * wide, header.width) - left
   head = _with_size(encoded[: header.scan], header.place, height, width)
-  # Of each row all intervals that are taken follow each other.
+  # The selected intervals of a row are contiguous.
   first_R = rows.start * across + columns.start + across * np.arange(len(rows))
   starts_R = markers[first_R] + 2
   markers_RC = markers[1 + first_R[:, None] + np.arange(len(columns))]
@@ -161,13 +164,14 @@ def _with_size(head: bytes, place: int, height: int, width: int) -> bytes:
 
 
 def _markers(encoded: bytes, scan: int, count: int) -> np.ndarray | None:
-  """Where the markers around `count` intervals are, int (count + 1,).
+  """Returns the offsets of the markers around `count` intervals, int (count + 1,).
 
-  The first stands for the bytes before the scan. None unless the others are numbered in
-  turn, with no other marker between, and the end follows.
+  The first offset is two bytes before the coded data. Returns None unless the other
+  markers are numbered in order, without other markers between them, and the end
+  follows.
   """
   data = np.frombuffer(encoded, np.uint8, offset=scan)
-  found = np.flatnonzero(data[:-1] == 0xFF)  # few, so that looking twice is faster
+  found = np.flatnonzero(data[:-1] == 0xFF)  # few, so a second pass is fast
   found = found[data[found + 1] != 0][:count]
   if not np.array_equal(data[found + 1], _numbered(count)):
     return None
@@ -175,7 +179,7 @@ def _markers(encoded: bytes, scan: int, count: int) -> np.ndarray | None:
 
 
 def _numbered(count: int) -> np.ndarray:
-  """What follows 0xFF in the markers behind `count` intervals."""
+  """Returns the bytes after 0xFF in the markers that follow `count` intervals."""
   kinds = 0xD0 + np.arange(count) % 8
   kinds[-1] = END
   return kinds

@@ -1,8 +1,8 @@
-"""Transforms of what an example says about its image to class labels.
+"""Transforms of annotations to class labels.
 
-The tasks of VTAB (arXiv:1910.04867) whose label is computed, labels of ImageNet-ReaL
-(arXiv:2006.07159), and what a batch may hold. TFDS gives an example's objects as a dict
-of lists, one entry to an object.
+They cover tasks of VTAB (arXiv:1910.04867) with computed labels, labels of
+ImageNet-ReaL (arXiv:2006.07159), and the selection of fields for batches. TFDS stores
+the objects of an example as a dict of lists with one entry per object.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from big_vision_like.data.sources.base import Source
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
-# Names of classes by their labels.
+# Names of classes by label.
 Names = Mapping[int, str]
 
 
 def feature(example: Example, name: str) -> Any:
-  """What an example says under `name`, where 'objects/type' is the type of objects."""
+  """Returns a field of an example; 'objects/type' is the field `type` of `objects`."""
   value = example
   for part in name.split('/'):
     if part not in value:
@@ -31,23 +31,25 @@ def feature(example: Example, name: str) -> Any:
 
 
 class Relabeling(grain.transforms.Map):
-  """A transform that gives labels another meaning.
+  """A transform that changes the meaning of labels.
 
-  `makes` is what it makes: 'label' of an image, or 'box_labels' of its objects.
+  `makes` is the field that it writes: 'label' of an image, or 'box_labels' of its
+  objects.
   """
 
   makes: ClassVar[str] = 'label'
 
   def renamed(self, names: Names) -> Names:
-    """Returns the names of the new labels, given those of the old; empty if unknown."""
+    """Returns names of the new labels, given names of the old; empty if unknown."""
     del names
     return {}
 
 
 def class_names(source: Source, transforms: Sequence[Any]) -> dict[str, Names]:
-  """Returns the names of the classes in `label` and in `box_labels`, as far as known.
+  """Returns the known names of the classes in `label` and in `box_labels`.
 
-  They are those of a source's labels and categories after the transforms.
+  They are the names of the source's labels and categories, followed through the
+  transforms.
   """
   found = {'label': dict(enumerate(source.label_names or ()))}
   for transform in [*_kept(source), *transforms]:
@@ -60,7 +62,7 @@ def class_names(source: Source, transforms: Sequence[Any]) -> dict[str, Names]:
 
 
 def _kept(source: Source) -> list[Any]:
-  """Returns the transforms that a source made of another one has applied already."""
+  """Returns the transforms that a source has already applied to its inner source."""
   inner = list(source.inner.values())
   before = _kept(inner[0]) if len(inner) == 1 else []
   return [*before, *getattr(source, 'transforms', ())]
@@ -68,9 +70,9 @@ def _kept(source: Source) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class ByName(Relabeling):
-  """Replaces each label by the one that its class has elsewhere, in `to`.
+  """Replacement of each label by the label of the same class in another labelling.
 
-  `names` are those of all classes there.
+  `to` maps labels; `names` has the names of all classes in the new labelling.
   """
 
   to: Mapping[int, int]
@@ -81,8 +83,8 @@ class ByName(Relabeling):
     labels = np.asarray(feature(example, self.makes))
     if unknown := set(labels.ravel().tolist()) - self.to.keys() - {-1}:
       raise BadRecordError(
-        f'label {min(unknown)} of the example with id {example.get("id", "unknown")} is'
-        ' that of no class with a name'
+        f'label {min(unknown)} of the example with id {example.get("id", "unknown")}'
+        ' belongs to no named class'
       )
     places = {-1: -1, **self.to}
     mapped = [places[label] for label in labels.ravel().tolist()]
@@ -95,9 +97,9 @@ class ByName(Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class Keep(grain.transforms.Map):
-  """Of an example only these features, `mask`, and `id` where it is a number.
+  """A selection of features; also keeps `mask`, and `id` if it is a number.
 
-  Goes last: texts, and lists of several lengths, fit into no batch.
+  It goes last, because texts and lists of varying length do not fit into a batch.
   """
 
   names: Sequence[str] = ('image', 'label')
@@ -113,7 +115,7 @@ class Keep(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class InRange(grain.transforms.Map):
-  """Raises BadRecordError for a `label` that is not one of so many `classes`."""
+  """A check that `label` is from 0 to `classes` - 1; raises BadRecordError if not."""
 
   classes: int
 
@@ -129,7 +131,7 @@ class InRange(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class Label(Relabeling):
-  """Another feature as `label`: 'label_azimuth' of smallNORB, for example."""
+  """The use of another feature as `label`, for example 'label_azimuth' of smallNORB."""
 
   name: str
 
@@ -139,7 +141,7 @@ class Label(Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class Mapped(Relabeling):
-  """Replaces `label` i by `classes[i]`: other classes, or several that become one."""
+  """Replacement of `label` i by `classes[i]`, to renumber or to merge classes."""
 
   classes: Sequence[int]
 
@@ -148,12 +150,12 @@ class Mapped(Relabeling):
     if not 0 <= label < len(self.classes):
       raise UserError(
         f'label {label} of the example with id {example.get("id", "unknown")} is not'
-        f' one of the {len(self.classes)} that the transform maps'
+        f' one of the {len(self.classes)} labels that the transform maps'
       )
     return example | {'label': np.int32(self.classes[label])}
 
   def renamed(self, names: Names) -> Names:
-    """Returns the names of the new labels; none where several classes become one."""
+    """Returns the names of the new labels; empty if classes are merged."""
     kept = {k: name for k, name in names.items() if k < len(self.classes)}
     renamed = {int(self.classes[k]): name for k, name in kept.items()}
     return renamed if len(renamed) == len(kept) else {}
@@ -161,9 +163,9 @@ class Mapped(Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class Unlabelled(Relabeling):
-  """Hides the label of an example, which becomes -1; the image may have had none.
+  """Removal of the label, if any, by setting it to -1.
 
-  `tasks.distillation.Distillation` learns such examples from its teacher alone.
+  `tasks.distillation.Distillation` learns such examples only from its teacher.
   """
 
   def map(self, example: Example) -> Example:
@@ -175,10 +177,10 @@ class Unlabelled(Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class Binned(Relabeling):
-  """A feature of so many `values`, from 0, as `label` in `classes` equal bins.
+  """Binning of a feature with values 0 to `values` - 1 into `classes` equal bins.
 
-  dSprites in VTAB: 'label_x_position' has 32 values and 'label_orientation' 40, which
-  become 16 classes.
+  VTAB uses it for dSprites: 'label_x_position' has 32 values and 'label_orientation'
+  40, which become 16 classes.
   """
 
   name: str
@@ -190,14 +192,14 @@ class Binned(Relabeling):
     if not 0 <= value < self.values:
       raise UserError(
         f'{self.name} is {value} in the example with id {example.get("id", "unknown")}:'
-        f' not one of the values={self.values} from 0 that the transform expects.'
+        f' it must be at least 0 and below values={self.values}.'
       )
     return example | {'label': np.int32(value * self.classes // self.values)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ClevrCount(Relabeling):
-  """How many objects a CLEVR scene shows, of 3 to 10, as `label` 0 to 7."""
+  """The number of objects in a CLEVR scene, 3 to 10, as `label` 0 to 7."""
 
   def map(self, example: Example) -> Example:
     count = len(feature(example, 'objects/pixel_coords'))
@@ -206,9 +208,10 @@ class ClevrCount(Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class ClevrDistance(Relabeling):
-  """How far the closest object of a CLEVR scene is from the camera, in 6 classes.
+  """The distance of a CLEVR scene's closest object to the camera, in 6 classes.
 
-  By the third of its `pixel_coords`: up to 8, 8.5, 9, 9.5, 10, and beyond.
+  The distance is the third of `pixel_coords`; classes are up to 8, 8.5, 9, 9.5, 10, and
+  above.
   """
 
   def map(self, example: Example) -> Example:
@@ -218,9 +221,10 @@ class ClevrDistance(Relabeling):
 
 @dataclasses.dataclass(frozen=True)
 class KittiDistance(Relabeling):
-  """How far the closest car, van or truck of a KITTI image is, in 4 classes.
+  """The distance of the closest car, van or truck in a KITTI image, in 4 classes.
 
-  By metres along the axis of the camera: up to 8, up to 20, beyond, and none in sight.
+  The distance is in metres along the camera axis; classes are up to 8, up to 20, above,
+  and no vehicle in sight.
   """
 
   def map(self, example: Example) -> Example:
@@ -232,7 +236,7 @@ class KittiDistance(Relabeling):
 
 
 def interval(value: float, thresholds: Sequence[float]) -> np.int32:
-  """Index of the last of rising thresholds that is below `value`."""
+  """Returns the index of the last of ascending thresholds that is below `value`."""
   index = np.searchsorted(thresholds, value, side='left') - 1
   if index < 0:
     raise UserError(f'{value} is not above the lowest threshold, {thresholds[0]}.')
@@ -241,10 +245,10 @@ def interval(value: float, thresholds: Sequence[float]) -> np.int32:
 
 @dataclasses.dataclass(frozen=True)
 class RealLabels(grain.transforms.Map):
-  """The classes of a TFDS `imagenet2012_real` image as `labels`, filled up with -1.
+  """The classes of a TFDS `imagenet2012_real` image as `labels`, int32 (size,).
 
-  int32 (size,). Some images have none: the evaluator leaves them out. None of
-  ImageNet-ReaL has more than nine.
+  Unused entries are -1. Images without classes are ignored by the evaluator. Images of
+  ImageNet-ReaL have at most nine classes.
   """
 
   size: int = 10
@@ -254,7 +258,7 @@ class RealLabels(grain.transforms.Map):
     if len(found) > self.size:
       raise UserError(
         f'the example with id {example.get("id", "unknown")} has {len(found)} labels:'
-        f' more than size={self.size}; raise it.'
+        f' more than size={self.size}; raise size.'
       )
     labels = np.full(self.size, -1, np.int32)
     labels[: len(found)] = found

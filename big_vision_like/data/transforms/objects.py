@@ -1,8 +1,8 @@
-"""Transforms of pictures of several objects, to find these or to say what they are.
+"""Transforms of images of several objects, for object discovery and set prediction.
 
-What Slot Attention (arXiv:2006.15055, published code) is given of CLEVR and the like.
-`segmentation` tells which object each pixel shows, 0 for the background; `objects` are
-a dict of lists, one entry to an object, as TFDS gives them.
+They prepare CLEVR and similar data as for Slot Attention (arXiv:2006.15055, published
+code). `segmentation` has the number of the object that each pixel shows, 0 for the
+background. `objects` is a dict of lists with one entry per object, as in TFDS.
 
 Axes: H W image, C channels, O objects, P properties.
 """
@@ -18,13 +18,13 @@ from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
 
-# What CLEVR says of an object, in the order of `targets`, and how many values each has.
+# Properties of CLEVR's objects and their numbers of values, in the order of `targets`.
 CLEVR = {'size': 2, 'material': 2, 'shape': 3, 'color': 8}
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeSegmentation(grain.transforms.Map):
-  """PNG bytes of one channel to uint8 (H, W); `BadRecordError` for what is none."""
+  """Decoding of one-channel PNG bytes to uint8 (H, W); `BadRecordError` if invalid."""
 
   def map(self, example: Example) -> Example:
     encoded = labels.feature(example, 'segmentation')
@@ -41,11 +41,11 @@ class DecodeSegmentation(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class Resize(grain.transforms.Map):
-  """The `crop` (top, left, height, width; None: all) to `size` x `size`.
+  """Resizing of `crop` (top, left, height, width; None: all) to `size` x `size`.
 
-  `image` goes from uint8 (H, W, C) to float32 in [-1, 1], and only then to its new
-  size, bilinearly and without antialiasing: as by `tf.image.resize`, nothing rounded.
-  `segmentation` uint8 (H, W), where there is one, takes the nearest pixels.
+  `image` is converted from uint8 (H, W, C) to float32 in [-1, 1] before it is resized,
+  bilinearly and without antialiasing. As in `tf.image.resize`, values are not rounded.
+  `segmentation` uint8 (H, W), if present, is resized to the nearest pixels.
   """
 
   size: int
@@ -70,18 +70,18 @@ class Resize(grain.transforms.Map):
     part = array[top : top + height, left : left + width]
     if part.shape[:2] != (height, width):
       raise UserError(
-        f'Resize(crop={tuple(self.crop)}) of an image of {array.shape[0]}x'
-        f'{array.shape[1]} (id {example.get("id", "unknown")}): take a box that lies'
-        ' inside.'
+        f'Resize(crop={tuple(self.crop)}) exceeds an image of {array.shape[0]}x'
+        f'{array.shape[1]} (id {example.get("id", "unknown")}): use a box inside the'
+        ' image.'
       )
     return part
 
 
 @dataclasses.dataclass(frozen=True)
 class ClevrTargets(grain.transforms.Map):
-  """What is to be said of the objects of CLEVR, as `targets` float32 (max_objects, 19).
+  """The properties of CLEVR's objects to predict, `targets` float32 (max_objects, 19).
 
-  In each row x, y and z, of which [-3, 3] becomes [0, 1], then one-hot size (2),
+  Each row has x, y and z, mapped from [-3, 3] to [0, 1], then one-hot size (2),
   material (2), shape (3) and colour (8) in the order of TFDS's classes, then 1. Rows
   after the last object are 0.
   """
@@ -94,7 +94,7 @@ class ClevrTargets(grain.transforms.Map):
     if count > self.max_objects:
       raise UserError(
         f'the example with id {example.get("id", "unknown")} has {count} objects: more'
-        f' than max_objects={self.max_objects}; raise it.'
+        f' than max_objects={self.max_objects}; raise max_objects.'
       )
     places_O3 = np.array(places_O3, np.float32).reshape(-1, 3)
     columns = [(places_O3 + 3) / 6]

@@ -1,9 +1,9 @@
-"""RandAugment (arXiv:1909.13719) as the ViTs of arXiv:2106.10270 were trained with it.
+"""RandAugment (arXiv:1909.13719) as used to train the ViTs of arXiv:2106.10270.
 
-That is the published TensorFlow code with its surprises, each marked below; that of
-EfficientNet and Noisy Student is the same. DeiT's is in `timm_randaugment`. Images are
-uint8 (H, W, 3); every operation is a pure function that returns a new image. What an
-operation uncovers becomes grey (128).
+It follows the published TensorFlow code, with its peculiarities, each marked below.
+EfficientNet and Noisy Student use the same code. DeiT's version is in
+`timm_randaugment`. Images are uint8 (H, W, 3); every operation is a pure function that
+returns a new image. Uncovered pixels become grey (128).
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Example = dict[str, Any]
 
 FILL = 128
 VALUES = np.arange(256)
-# What red, green and blue add to the grey of a pixel, in float32.
+# Contributions of red, green and blue to the grey of a pixel, in float32.
 GREYS = [
   np.arange(256, dtype=np.float32) * np.float32(1 / 255) * np.float32(share)
   for share in (0.2989, 0.5870, 0.1140)
@@ -32,14 +32,14 @@ SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(13
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(grain.transforms.RandomMap):
-  """`layers` operations, one after the other, each drawn from all and always applied.
+  """A sequence of `layers` operations drawn from `names`, each always applied.
 
-  The magnitude is 10 for the ranges of the paper; arXiv:2106.10270 goes from 0, where
-  most operations still change the image, to 20. `translate` and half the side of
-  `cutout` are pixels at magnitude 10.
+  Magnitude 10 corresponds to the ranges of the paper; arXiv:2106.10270 uses 0, where
+  most operations still change the image, to 20. `translate`, and `cutout` as half the
+  side, are in pixels at magnitude 10.
 
-  Noisy Student (arXiv:1911.04252) takes `names=WITHOUT_CUTOUT` and magnitude 27; for
-  images of 32x32, all names and 4 pixels for both.
+  Noisy Student (arXiv:1911.04252) uses `names=WITHOUT_CUTOUT` and magnitude 27; for
+  images of 32x32, all names, and 4 pixels for both `translate` and `cutout`.
   """
 
   layers: int = 2
@@ -52,7 +52,7 @@ class RandAugment(grain.transforms.RandomMap):
     check_names(self.names, NAMES)
     if self.layers < 0 or self.magnitude < 0:
       raise UserError(
-        f'layers={self.layers} and magnitude={self.magnitude} may not be negative'
+        f'layers={self.layers} and magnitude={self.magnitude} must not be negative'
       )
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
@@ -65,7 +65,7 @@ class RandAugment(grain.transforms.RandomMap):
 
 
 def rgb(example: Example, transform: str) -> np.ndarray:
-  """The image, if it has colours: uint8 (H, W, 3)."""
+  """Returns the image if it is uint8 (H, W, 3); raises UserError otherwise."""
   image = example['image']
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
     raise UserError(
@@ -76,11 +76,11 @@ def rgb(example: Example, transform: str) -> np.ndarray:
 
 
 def check_names(names: Sequence[str], known: Sequence[str]) -> None:
-  """Raises unless there are names, of operations that are known."""
+  """Raises UserError unless `names` has at least one name, and only known names."""
   unknown = [name for name in names if name not in known]
   if unknown or not names:
     raise UserError(
-      f'names={tuple(names)}: take some of {", ".join(known)}'
+      f'names={tuple(names)}: choose from {", ".join(known)}'
       + (f', not {", ".join(unknown)}' if unknown else '')
     )
 
@@ -92,7 +92,7 @@ def distort(
   rng: np.random.Generator,
   at_ten: Mapping[str, float] | None = None,
 ) -> np.ndarray:
-  """The operation of that name; signs and places are drawn from `rng`."""
+  """Applies an operation by name; draws signs and places from `rng`."""
   if name in PLAIN:
     return PLAIN[name](image)
   amount = argument(name, magnitude, at_ten)
@@ -105,7 +105,7 @@ def distort(
 
 
 def at_ten_with(translate: float, cutout: int) -> dict[str, float]:
-  """AT_TEN with other pixels."""
+  """Returns AT_TEN with other translations and cutouts, in pixels."""
   moves = dict.fromkeys(('TranslateX', 'TranslateY'), float(translate))
   return AT_TEN | moves | {'Cutout': cutout}
 
@@ -113,9 +113,9 @@ def at_ten_with(translate: float, cutout: int) -> dict[str, float]:
 def argument(
   name: str, magnitude: float, at_ten: Mapping[str, float] | None = None
 ) -> float:
-  """The argument of an operation, without its sign; an integer where it has to be.
+  """Returns the unsigned argument of an operation, an integer if it must be one.
 
-  `at_ten` is AT_TEN, if not given.
+  `at_ten` has the arguments at magnitude 10, by default AT_TEN.
   """
   share = magnitude / 10
   if name in ('Color', 'Contrast', 'Brightness', 'Sharpness'):
@@ -132,7 +132,7 @@ def invert(image: np.ndarray) -> np.ndarray:
 
 
 def autocontrast(image: np.ndarray, precision: type = np.float32) -> np.ndarray:
-  """Each channel stretched from its darkest and brightest value to 0 and 255."""
+  """Stretches each channel so that its darkest and brightest values are 0 and 255."""
 
   def stretched(channel: np.ndarray) -> np.ndarray:
     low, high = precision(channel.min()), precision(channel.max())
@@ -146,7 +146,7 @@ def autocontrast(image: np.ndarray, precision: type = np.float32) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-  """Each channel so that all values are about as frequent."""
+  """Equalizes the histogram of each channel."""
 
   def equalized(channel: np.ndarray) -> np.ndarray:
     counts = cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel().astype(int)
@@ -160,44 +160,44 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-  """The upper `bits` of each value; one where TensorFlow cannot shift so far."""
-  # The shift is a uint8: -1, from 9 bits, is 255. The largest possible shift is 7.
+  """Keeps the upper `bits` of each value; 1 bit where TensorFlow's shift overflows."""
+  # The shift is a uint8, so 9 bits give -1 = 255. The largest possible shift is 7.
   shift = min((8 - bits) % 256, 7)
   return look_up(image, VALUES >> shift << shift)
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-  """Values from the threshold, modulo 256, on are inverted."""
-  # The threshold is a uint8 too: at magnitude 10 it is 256, and all is inverted.
+  """Inverts values at or above the threshold modulo 256."""
+  # The threshold is a uint8 too: at magnitude 10, 256 becomes 0 and inverts all values.
   return look_up(image, np.where(threshold % 256 > VALUES, VALUES, 255 - VALUES))
 
 
 def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
-  """Values below 128 are raised."""
+  """Adds `addition` to values below 128."""
   raised = np.clip(VALUES + addition, 0, 255)
   return look_up(image, np.where(VALUES < 128, raised, VALUES))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-  """From black (0) to the image (1) and beyond."""
+  """Blends black (factor 0) with the image (1) and beyond."""
   return look_up(image, blend(np.zeros(256), VALUES, factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-  """From one grey (0) to the image (1) and beyond."""
-  # The grey ought to be the mean of the image, but is its number of pixels / 256.
+  """Blends a uniform grey (factor 0) with the image (1) and beyond."""
+  # The grey should be the image's mean, but the code has its number of pixels / 256.
   grey = min(image.shape[0] * image.shape[1] // 256, 255)
   return look_up(image, blend(np.full(256, grey), VALUES, factor))
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
-  """From grey (0) to the image (1) and beyond."""
+  """Blends the grey image (factor 0) with the image (1) and beyond."""
   return blend(cv2.cvtColor(luma(image), cv2.COLOR_GRAY2RGB), image, factor)
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-  """From smooth (0) to the image (1) and beyond, but for pixels at the border."""
-  # Sums in float32, so that fractions are cut off where TensorFlow's are.
+  """Blends the smoothed image (0) with the image (1) and beyond, except at borders."""
+  # Sums in float32 are truncated to the same integers as TensorFlow's.
   smooth = cv2.filter2D(image.astype(np.float32), cv2.CV_32F, SMOOTH)
   result = blend(smooth.astype(np.uint8), image, factor)
   for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
@@ -206,10 +206,10 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-  """uint8 (H, W), rounded as TensorFlow does."""
+  """Returns the luma, uint8 (H, W), rounded as in TensorFlow."""
   channels = zip(cv2.split(image), GREYS, strict=True)
   red, green, blue = (cv2.LUT(channel, greys) for channel, greys in channels)
-  # In this order it is the grey of TensorFlow for each of the 2^24 colours.
+  # Adding in this order gives TensorFlow's grey for each of the 2^24 colours.
   red += green
   red += blue
   red *= np.float32(255.5)
@@ -217,7 +217,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def blend(degenerate: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
-  """uint8: `degenerate` at factor 0, `image` at 1; fractions are cut off."""
+  """Blends `degenerate` (factor 0) with `image` (1); truncates the result to uint8."""
   mixed = np.subtract(image, degenerate, dtype=np.float32)
   mixed *= np.float32(factor)
   mixed += degenerate
@@ -225,15 +225,15 @@ def blend(degenerate: np.ndarray, image: np.ndarray, factor: float) -> np.ndarra
 
 
 def look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-  """Each value replaced by its entry of the table (256,)."""
+  """Replaces each value by its entry in a table, (256,)."""
   return cv2.LUT(values, table.astype(np.uint8)).reshape(values.shape)
 
 
-# Places
+# Geometry
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-  """About the centre; clockwise where `degrees` are negative."""
+  """Rotates an image about its centre, clockwise for negative `degrees`."""
   angle = math.radians(degrees)
   cos, sin = math.cos(angle), math.sin(angle)
   right, bottom = image.shape[1] - 1, image.shape[0] - 1
@@ -243,51 +243,51 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def shear_x(image: np.ndarray, level: float) -> np.ndarray:
-  """Rows moved left by `level` times their distance from the top."""
+  """Shifts each row left by `level` times its distance from the top."""
   return moved(image, (1, level, 0), (0, 1, 0))
 
 
 def shear_y(image: np.ndarray, level: float) -> np.ndarray:
-  """Columns moved up by `level` times their distance from the left."""
+  """Shifts each column up by `level` times its distance from the left."""
   return moved(image, (1, 0, 0), (level, 1, 0))
 
 
 def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
-  """To the left."""
+  """Shifts an image to the left."""
   return moved(image, (1, 0, pixels), (0, 1, 0))
 
 
 def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
-  """Upwards."""
+  """Shifts an image up."""
   return moved(image, (1, 0, 0), (0, 1, pixels))
 
 
 def moved(image: np.ndarray, x: tuple[float, ...], y: tuple[float, ...]) -> np.ndarray:
-  """Every pixel p = (column, row, 1) taken from the one nearest to (x . p, y . p)."""
+  """Takes each pixel p = (column, row, 1) from the pixel nearest to (x . p, y . p)."""
   places = nearest(*image.shape[:2], x, y)
   return cv2.remap(
     image, places, None, cv2.INTER_NEAREST, borderValue=(FILL,) * image.shape[2]
   )
 
 
-# The magnitude of a policy is fixed, so that the same few come again and again.
+# The magnitude of a policy is fixed, so the same few arguments recur.
 @functools.lru_cache(maxsize=32)
 def nearest(
   height: int, width: int, x: tuple[float, ...], y: tuple[float, ...]
 ) -> np.ndarray:
-  """Where each pixel is taken from: int16 (height, width, 2), column and row."""
+  """Returns the source column and row of each pixel, int16 (height, width, 2)."""
   rows, columns = (np.arange(size, dtype=np.float32) for size in (height, width))
   places = np.empty((height, width, 2), np.int16)
   for i, (a, b, c) in enumerate(np.array([x, y], np.float32)):
     exact = (a * columns)[None] + (b * rows)[:, None] + c
-    # Halves go away from zero: -0.5 lies outside.
+    # Halves are rounded away from zero, so -0.5 is outside the image.
     places[..., i] = np.trunc(exact + np.copysign(np.float32(0.5), exact))
   places.flags.writeable = False
   return places
 
 
 def cutout(image: np.ndarray, size: int, row: int, column: int) -> np.ndarray:
-  """Grey over the square of side 2 * `size` about a pixel."""
+  """Fills a square of side 2 * `size` around a pixel with grey."""
   result = image.copy()
   top, left = max(row - size, 0), max(column - size, 0)
   result[top : row + size, left : column + size] = FILL

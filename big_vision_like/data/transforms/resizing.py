@@ -1,7 +1,7 @@
-"""Images on the host, uint8 (H, W, C), to other sizes.
+"""Resizing of images on the host, uint8 (H, W, C).
 
-docs/transforms.md says how far each method is from TensorFlow's, and which published
-pipeline it reproduces.
+docs/transforms.md gives the difference between each method and TensorFlow's, and the
+published pipeline that it reproduces.
 """
 
 import cv2
@@ -10,7 +10,7 @@ from PIL import Image
 
 from big_vision_like.errors import check_one_of
 
-cv2.setNumThreads(0)  # workers and threads are the pipeline's business
+cv2.setNumThreads(0)  # the input pipeline manages workers and threads
 
 INTERPOLATIONS = {
   'nearest': cv2.INTER_NEAREST,
@@ -18,18 +18,18 @@ INTERPOLATIONS = {
   'bicubic': cv2.INTER_CUBIC,
   'area': cv2.INTER_AREA,
 }
-# Antialiased but for the nearest: what torchvision, timm and transformers resize with.
+# Methods of torchvision, timm and transformers; antialiased except for nearest.
 PILLOW = {f'pillow_{kernel.name.lower()}': kernel for kernel in Image.Resampling}
 METHODS = (*INTERPOLATIONS, *PILLOW, 'tf1_bicubic')
 
 
 def check_method(method: str) -> None:
-  """Raises unless `method` is one of METHODS."""
+  """Raises UserError unless `method` is one of METHODS."""
   check_one_of(METHODS, method=method)
 
 
 def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
-  """(height, width, C); no antialiasing but in 'area' and Pillow's."""
+  """Resizes to (height, width, C); only 'area' and Pillow's methods antialias."""
   if method in PILLOW:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     small = np.asarray(picture.resize((width, height), PILLOW[method]))
@@ -43,10 +43,10 @@ def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarr
 
 
 def _area(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Means of areas, also where one side shrinks and the other grows.
+  """Resizes by means of areas, also if one side shrinks and the other grows.
 
-  There OpenCV alone would take two pixels of each side, whatever the areas. (Where a
-  side grows, single rows or columns may be those next to the right ones.)
+  In that case OpenCV alone would use two pixels of each side, whatever the areas. (If a
+  side grows, single rows or columns may be off by one.)
   """
   old_height, old_width = image.shape[:2]
   if (height - old_height) * (width - old_width) < 0:
@@ -56,10 +56,11 @@ def _area(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _tf1_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Cubic, a = -0.75, of the pixels around (y, x) * old size / new size.
+  """Resizes with cubic interpolation, a = -0.75, around (y, x) * old size / new size.
 
-  So the first pixel stays where it is, and the picture moves up and left by half of
-  what a pixel grows: `tf.compat.v1.image.resize_bicubic` without half-pixel centers.
+  The first pixel therefore stays in place, and the image moves up and left by half the
+  growth of a pixel, as in `tf.compat.v1.image.resize_bicubic` without half-pixel
+  centers.
   """
   if image.shape[:2] == (height, width):
     return image

@@ -1,4 +1,4 @@
-"""Transforms of pairs of texts, source and target, to token ids."""
+"""Transforms of pairs of source and target texts to token ids."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ Ids = list[list[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize(grain.transforms.Map):
-  """The texts of two features to `source` and `target`: int32 ids, then EOS.
+  """Tokenization of two text features to `source` and `target`: int32 ids, then EOS.
 
-  Of the rest of an example only `id` and `mask` stay. Sequences are cut to
-  `max_length` tokens, EOS included, where that is given.
+  Other features except `id` and `mask` are removed. Sequences are truncated to
+  `max_length` tokens, including EOS, if it is given.
   """
 
   vocabulary: vocabulary.SentencePiece
@@ -42,7 +42,7 @@ class Tokenize(grain.transforms.Map):
       raise UserError(
         f'the text {self.source!r} of the example with id {name}'
         f' is empty ({self.target!r} is {text_of(example, self.target)[:60]!r}): leave'
-        ' such examples out, as data.input.packing does.'
+        ' out such examples, as data.input.packing does.'
       )
     kept = {name: example[name] for name in ('id', 'mask') if name in example}
     return kept | {
@@ -51,7 +51,7 @@ class Tokenize(grain.transforms.Map):
     }
 
   def encode(self, examples: Sequence[Example]) -> tuple[Ids, Ids]:
-    """Ids of sources and targets, nothing but EOS where a text is empty."""
+    """Returns the ids of sources and targets; an empty text becomes just EOS."""
     texts = [text_of(e, name) for name in (self.source, self.target) for e in examples]
     cut = None if self.max_length is None else self.max_length - 1
     end = [self.vocabulary.eos_id]
@@ -60,22 +60,22 @@ class Tokenize(grain.transforms.Map):
 
 
 def text_of(example: Mapping[str, Any], name: str) -> str:
-  """The text of a feature, which TFDS gives as bytes."""
+  """Returns the text of a feature, which TFDS stores as bytes."""
   if name not in example:
     raise UserError(f'examples have no text {name!r}; they have {", ".join(example)}.')
   text = example[name]
   if isinstance(text, bytes):
     return text.decode(errors='replace')
   if not isinstance(text, str):
-    raise UserError(f'{name!r} is no text but {type(text).__name__}.')
+    raise UserError(f'{name!r} is not a text, but {type(text).__name__}.')
   return text
 
 
 @dataclasses.dataclass(frozen=True)
 class Pad(grain.transforms.Map):
-  """`source` and `target` to fixed lengths, with zeros behind EOS.
+  """Padding of `source` and `target` to fixed lengths, with zeros after EOS.
 
-  A longer sequence is an error, or is cut in front of its EOS (`truncate`).
+  A longer sequence is an error. With `truncate`, tokens before its EOS are removed.
   """
 
   source_length: int
@@ -96,8 +96,8 @@ class Pad(grain.transforms.Map):
       if not self.truncate:
         raise UserError(
           f'the {name} of the example with id {example.get("id", "unknown")} has'
-          f' {len(ids)} tokens with EOS: more than {name}_length={length}; raise it, or'
-          ' set truncate.'
+          f' {len(ids)} tokens with EOS: more than {name}_length={length}; raise the'
+          ' length, or set truncate.'
         )
       ids = np.concatenate([ids[: length - 1], ids[-1:]])
     return np.pad(ids, (0, length - len(ids)))
@@ -105,14 +105,14 @@ class Pad(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class Buckets(bucket.Bucket):
-  """Sequences of ids to one of several lengths, with zeros behind EOS.
+  """Padding of sequences of ids to one of several lengths, with zeros after EOS.
 
-  `lengths` has for each shape one length for each of `names`, and no length of a shape
-  is less than that of the shape before: [(32, 32), (64, 64)]. Batches have one shape
-  (see `input.grouping`). Records of the source have ids, zeros behind them allowed, or
-  texts of which `tokenize` makes ids: then the same transform comes before this one. A
-  pair that is longer than the last shape is a bad record. Only what takes the place of
-  a bad record may be cut, in front of its EOS.
+  `lengths` has one length per name in `names` for each shape, and lengths must not
+  decrease from shape to shape: [(32, 32), (64, 64)]. Each batch has one shape (see
+  `input.grouping`). Records of the source have ids, with optional trailing zeros, or
+  texts that `tokenize` converts to ids; the same transform must then come before this
+  one. A pair longer than the last shape is a bad record. Only examples that replace a
+  bad record may be truncated, before their EOS.
   """
 
   lengths: Sequence[Sequence[int]]
@@ -126,37 +126,37 @@ class Buckets(bucket.Bucket):
     for shape in self.lengths:
       if len(shape) != len(self.names):
         raise UserError(
-          f'lengths={tuple(shape)} must be one number for each of'
+          f'lengths={tuple(shape)} must have one number for each of'
           f' {", ".join(self.names)}'
         )
     if any(np.diff(np.array(self.lengths), axis=0).ravel() < 0):
       raise UserError(
-        f'lengths={[tuple(shape) for shape in self.lengths]} must grow: a shape holds'
-        ' everything that the one before it holds'
+        f'lengths={[tuple(shape) for shape in self.lengths]} must ascend: each shape'
+        ' must hold everything that the previous one holds'
       )
 
   @property
   def shapes(self) -> Sequence[Sequence[int]]:
-    """Numbers of tokens that sequences are padded to."""
+    """The numbers of tokens that sequences are padded to."""
     return self.lengths
 
   @property
   def measured_by(self) -> Any:
-    """Returns the names of the sequences and a digest of the vocabulary."""
+    """The names of the sequences and a digest of the vocabulary."""
     return [type(self).__qualname__, list(self.names), digest(self.tokenize)]
 
   def measure(self, record: Example) -> bucket.Size:
-    """Returns the numbers of tokens of a record, EOS included."""
+    """Returns the numbers of tokens of a record, including EOS."""
     if self.tokenize is not None:
       return tuple(len(ids) for (ids,) in self.tokenize.encode([record]))
     return self.size(record)
 
   def size(self, example: Example) -> bucket.Size:
-    """Returns the numbers of tokens without the zeros behind them."""
+    """Returns the numbers of tokens without trailing zeros."""
     return tuple(len(self._ids(example, name)) for name in self.names)
 
   def choose(self, size: bucket.Size) -> int:
-    """Returns which of `lengths` hold sequences; the last where none does."""
+    """Returns the index of the `lengths` that hold sequences, or the last index."""
     found = bucket.smallest(self.lengths, size)
     return len(self.lengths) - 1 if found is None else found
 
@@ -167,12 +167,12 @@ class Buckets(bucket.Bucket):
       raise BadRecordError(
         f'the example with id {example.get("id", "unknown")} has {shape_text(size)}'
         f' tokens in {", ".join(self.names)}, more than {shape_text(shape)}: add a'
-        ' larger shape to `lengths`, or cut with Tokenize(max_length=...)'
+        ' larger shape to `lengths`, or truncate with Tokenize(max_length=...)'
       )
     return self.fit(example, shape)
 
   def fit(self, example: Example, shape: bucket.Size) -> Example:
-    """Returns an example with sequences of other lengths; cut where they are longer."""
+    """Pads an example's sequences to other lengths; truncates longer sequences."""
     made = {}
     for name, length in zip(self.names, shape, strict=True):
       ids = self._ids(example, name)
@@ -182,11 +182,11 @@ class Buckets(bucket.Bucket):
     return example | made
 
   def content(self, sizes_BK: np.ndarray, shape: bucket.Size) -> np.ndarray:
-    """Returns how many of the tokens of all sequences are no padding."""
+    """Returns the number of tokens of all sequences that are not padding."""
     return np.minimum(sizes_BK, shape).sum(axis=1)
 
   def elements(self, shape: bucket.Size) -> int:
-    """Returns how many tokens the sequences of a shape have."""
+    """Returns the number of tokens in the sequences of a shape."""
     return sum(shape)
 
   def _ids(self, example: Example, name: str) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""RandAugment (arXiv:1909.13719) as timm has it: how DeiT and Swin were trained.
+"""RandAugment (arXiv:1909.13719) as in timm, which trained DeiT and Swin.
 
-Images are uint8 (H, W, 3). The operations are Pillow's; those that move pixels
-interpolate, and uncover the mean colour of ImageNet.
+Images are uint8 (H, W, 3). The operations are Pillow's. Operations that move pixels
+interpolate, and fill uncovered pixels with the mean colour of ImageNet.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from big_vision_like.errors import UserError, check_one_of
 Example = dict[str, Any]
 
 MEAN_COLOR = (124, 116, 104)
-# Two of the methods, one drawn for each operation.
+# Interpolation methods from which 'random' draws one for each operation.
 RANDOM = ('bilinear', 'bicubic')
 
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(grain.transforms.RandomMap):
-  """`layers` operations drawn from `names`, each applied with `probability`.
+  """A sequence of `layers` operations from `names`, each applied with `probability`.
 
-  The magnitude of each is drawn from a Gaussian of deviation `std` and cut off at 0 and
-  10. The defaults are timm's 'rand-m9-mstd0.5-inc1', arXiv:2012.12877 table 9;
-  `names=NAMES` has no 'inc1': colours are then strongest changed at either end of the
-  scale. `method` is one of nearest, bilinear, bicubic, or random.
+  The magnitude of each is drawn from a Gaussian with standard deviation `std` and
+  clipped to 0 to 10. The defaults are timm's 'rand-m9-mstd0.5-inc1', arXiv:2012.12877
+  table 9. `names=NAMES` omits 'inc1': colours then change most at both ends of the
+  scale. `method` is nearest, bilinear, bicubic, or random.
   """
 
   layers: int = 2
@@ -44,8 +44,8 @@ class RandAugment(grain.transforms.RandomMap):
     check_method(self.method)
     if self.layers < 0 or self.std < 0 or not 0 <= self.probability <= 1:
       raise UserError(
-        f'layers={self.layers}, std={self.std} and probability={self.probability} may'
-        ' not be negative, nor the last above 1'
+        f'layers={self.layers}, std={self.std} and probability={self.probability} must'
+        ' not be negative, and probability must be at most 1'
       )
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
@@ -60,12 +60,12 @@ class RandAugment(grain.transforms.RandomMap):
 
 
 def check_method(method: str) -> None:
-  """Raises unless `method` is one of Pillow's, or 'random'."""
+  """Raises UserError unless `method` is one of Pillow's, or 'random'."""
   check_one_of((*pillow.METHODS, 'random'), method=method)
 
 
 def noisy(magnitude: float, std: float, rng: np.random.Generator) -> float:
-  """With Gaussian noise, from 0 to 10."""
+  """Adds Gaussian noise to a magnitude and clips it to 0 to 10."""
   return min(max(rng.normal(magnitude, std), 0.0), 10.0)
 
 
@@ -78,9 +78,9 @@ def distort(
   method: str,
   translate: float = 0.45,
 ) -> np.ndarray:
-  """The operation of that name; its sign and the random method are from `rng`.
+  """Applies an operation by name; draws its sign and a random method from `rng`.
 
-  `translate` is the share of the side that images move by at magnitude 10.
+  `translate` is the translation at magnitude 10, as a fraction of the side.
   """
   if name in PLAIN:
     return PLAIN[name](image)
@@ -96,7 +96,7 @@ def distort(
 def argument(
   name: str, magnitude: float, sign: float = 1.0, translate: float = 0.45
 ) -> float:
-  """The argument of an operation, whose direction is that of `sign` if it has one."""
+  """Returns the argument of an operation; `sign` gives its direction, if any."""
   share = magnitude / 10
   match name:
     case 'Posterize':
@@ -144,7 +144,7 @@ MOVING: dict[str, Callable[..., np.ndarray]] = {
   'TranslateY': pillow.translate_y,
 }
 NAMES = (*PLAIN, *GRADED, *MOVING)
-# Those that change an image the more, the higher the magnitude.
+# Operations whose effect increases with the magnitude.
 INCREASING = tuple(
   name if name in (*PLAIN, *MOVING, 'SolarizeAdd') else f'{name}Increasing'
   for name in NAMES

@@ -1,8 +1,8 @@
-"""Clips of videos.
+"""Transforms of videos to clips.
 
-A video is the bytes of a file, a list of encoded frames, or frames that are decoded
-already, uint8 (T, H, W, C). The frames of a clip are chosen first; no others are
-decoded, but for those of a file that the chosen ones build on.
+A video is the bytes of a file, a list of encoded frames, or decoded frames, uint8
+(T, H, W, C). The frames of a clip are chosen first. Other frames are not decoded,
+except the frames of a file that the chosen ones depend on.
 """
 
 import dataclasses
@@ -20,26 +20,27 @@ from big_vision_like.data.transforms import image, resizing
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
-# From how many frames there are, and how many to a second, to those wanted.
+# A function from the number of frames and the frames per second to the chosen frames.
 Choice = Callable[[int, float], np.ndarray]
 
-# What TimeSformer takes for a second; and the rate of frames that come without a file.
+# The frames per second that TimeSformer assumes, and the rate of videos without a file.
 FPS = 30.0
-# A file may announce a few frames more than it has, for many only estimate them; one
-# with fewer than this share is damaged.
+# Many files only estimate their number of frames and announce a few too many. A file
+# with less than this share of the announced frames is damaged.
 COMPLETE = 0.9
 
 
-# Which frames
+# Choice of frames
 
 
 def random_clip(
   available: int, fps: float, frames: int, stride: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """`frames` frames, `stride` 30ths of a second apart, starting anywhere.
+  """Chooses `frames` frames, `stride` 30ths of a second apart, from a random start.
 
-  int64 (frames,), of `available` frames, `fps` a second. So TimeSformer is trained on
-  Kinetics (arXiv:2102.05095, published code). Too short a video repeats its last frame.
+  Returns int64 (frames,), indices of the `available` frames with `fps` frames per
+  second. TimeSformer trains on Kinetics with these clips (arXiv:2102.05095, published
+  code). A video that is too short repeats its last frame.
   """
   length = clip_length(fps, frames, stride)
   start = rng.uniform(0, max(available - length, 0))
@@ -49,10 +50,11 @@ def random_clip(
 def uniform_clip(
   available: int, fps: float, frames: int, stride: int, clip: int = 0, clips: int = 1
 ) -> np.ndarray:
-  """The same, for clip number `clip` of `clips` to test on; the first starts at 0.
+  """Chooses the frames of test clip number `clip` of `clips`; the first starts at 0.
 
-  int64 (frames,). The last does not end with the video: starts are `clip` / `clips` of
-  the latest possible one, as in the published code.
+  Returns int64 (frames,), spaced as in `random_clip`. The last clip does not end with
+  the video: each starts at `clip` / `clips` of the latest possible start, as in the
+  published code.
   """
   length = clip_length(fps, frames, stride)
   start = max(available - length, 0) * clip / clips
@@ -60,9 +62,10 @@ def uniform_clip(
 
 
 def covering_clips(available: int, fps: float, frames: int, stride: int) -> np.ndarray:
-  """As many clips, one after the other, as it takes to see the whole video.
+  """Chooses the frames of as many consecutive clips as cover the whole video.
 
-  int64 (clips, frames). So TimeSformer is tested on the long videos of HowTo100M.
+  Returns int64 (clips, frames). TimeSformer is tested on the long videos of HowTo100M
+  with these clips.
   """
   length = clip_length(fps, frames, stride)
   starts = length * np.arange(math.ceil(available / length))
@@ -72,17 +75,17 @@ def covering_clips(available: int, fps: float, frames: int, stride: int) -> np.n
 def random_segments(
   available: int, frames: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """A frame from each of `frames` equal parts of the video; int64 (frames,).
+  """Chooses a random frame from each of `frames` equal parts; returns int64 (frames,).
 
-  So TimeSformer is trained on Something-Something. The ends of parts belong to both
-  neighbours.
+  TimeSformer trains on Something-Something with these frames. The boundary of two parts
+  belongs to both.
   """
   ends = _segment_ends(available, frames)
   return rng.integers(ends[:-1], ends[1:], endpoint=True)
 
 
 def middle_segments(available: int, frames: int) -> np.ndarray:
-  """The middle frame of each of `frames` equal parts of the video; int64 (frames,)."""
+  """Chooses the middle frame of each of `frames` equal parts; int64 (frames,)."""
   ends = _segment_ends(available, frames)
   return (ends[:-1] + ends[1:]) // 2
 
@@ -92,16 +95,17 @@ def _segment_ends(available: int, frames: int) -> np.ndarray:
 
 
 def clip_length(fps: float, frames: int, stride: int) -> float:
-  """How many frames of the video a clip spans."""
+  """Returns the number of frames of the video that a clip spans."""
   return stride * frames / FPS * fps
 
 
 def spread(start: float, length: float, frames: int, available: int) -> np.ndarray:
-  """`frames` frames from `start` to `start + length - 1`, cut to whole ones that exist.
+  """Chooses `frames` frames, evenly spread from `start` to `start + length - 1`.
 
-  So they are a little more than the stride apart, as in the published code.
+  Positions are truncated to indices of existing frames. Frames are slightly more than
+  the stride apart, as in the published code.
   """
-  # As torch.linspace: in float32, each half from its own end.
+  # Computed like torch.linspace: in float32, each half from its own end.
   first, last = np.float32(start), np.float32(start + length - 1)
   last = last if frames > 1 else first
   step = (last - first) / np.float32(max(frames - 1, 1))
@@ -115,9 +119,9 @@ def spread(start: float, length: float, frames: int, available: int) -> np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class RandomClip(grain.transforms.RandomMap):
-  """`video` becomes uint8 (frames, H, W, C): `random_clip`.
+  """The choice of `random_clip`: `video` becomes uint8 (frames, H, W, C).
 
-  `fps` is that of videos that are not files, which say it themselves.
+  `fps` is the rate of videos that are not files; files store their rate.
   """
 
   frames: int
@@ -125,7 +129,7 @@ class RandomClip(grain.transforms.RandomMap):
   fps: float = FPS
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    seed = rng.integers(2**63)  # a choice may be made twice
+    seed = rng.integers(2**63)  # `choose` may be called twice
 
     def choose(available: int, fps: float) -> np.ndarray:
       own = np.random.default_rng(seed)
@@ -136,7 +140,7 @@ class RandomClip(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class UniformClips(grain.transforms.Map):
-  """`video` becomes uint8 (frames, H, W, C), or (clips, frames, H, W, C) of several."""
+  """Evenly placed clips: uint8 (frames, H, W, C), or (clips, frames, H, W, C)."""
 
   frames: int
   stride: int
@@ -158,10 +162,10 @@ class UniformClips(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class CoveringClips(grain.transforms.Map):
-  """`video` becomes uint8 (clips, frames, H, W, C), a whole video in order.
+  """Clips that cover the whole video in order, uint8 (clips, frames, H, W, C).
 
-  `view_mask`, bool (clips,), is False where a clip only fills up and repeats the last
-  frame. A video that takes more than `clips` is an error.
+  `view_mask`, bool (clips,), is False for padding clips, which repeat the last frame. A
+  video that needs more than `clips` clips is an error.
   """
 
   frames: int
@@ -178,8 +182,8 @@ class CoveringClips(grain.transforms.Map):
       filled = len(found)
       if filled > self.clips:
         raise BadRecordError(
-          f'the video of {_named(example)} takes {filled} clips to cover: more than'
-          f' clips={self.clips}; raise it.'
+          f'the video of {_named(example)} needs {filled} clips to cover: more than'
+          f' clips={self.clips}; raise clips.'
         )
       rest = np.full((self.clips - filled, self.frames), available - 1)
       return np.concatenate([found, rest])
@@ -190,7 +194,7 @@ class CoveringClips(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class RandomSegments(grain.transforms.RandomMap):
-  """`video` becomes uint8 (frames, H, W, C): `random_segments`."""
+  """The choice of `random_segments`: `video` becomes uint8 (frames, H, W, C)."""
 
   frames: int
 
@@ -205,7 +209,7 @@ class RandomSegments(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class MiddleSegments(grain.transforms.Map):
-  """`video` becomes uint8 (frames, H, W, C): `middle_segments`."""
+  """The choice of `middle_segments`: `video` becomes uint8 (frames, H, W, C)."""
 
   frames: int
 
@@ -220,9 +224,9 @@ class MiddleSegments(grain.transforms.Map):
 
 
 def chosen_frames(example: Example, choose: Choice, fps: float) -> np.ndarray:
-  """The chosen frames of `video`: uint8, the shape of the choice before (H, W, C).
+  """Decodes the chosen frames of `video`: uint8, shape of the choice plus (H, W, C).
 
-  Raises `BadRecordError` where there are no frames, or one cannot be read.
+  Raises `BadRecordError` if there are no frames, or if one cannot be read.
   """
   video = example['video']
   if isinstance(video, bytes):
@@ -262,7 +266,7 @@ def _of_file(
     file.write(data)
     file.flush()
     announced, fps = _announced(file.name, name)
-    if announced <= 0:  # written as a stream: nobody knew
+    if announced <= 0:  # written as a stream, with unknown length
       announced = _read(file.name, [np.iinfo(np.int64).max])[0]
     indices = choose(max(announced, 1), fps)
     wanted = np.unique(indices).tolist()
@@ -279,7 +283,7 @@ def _of_file(
 
 
 def _announced(path: str, name: str) -> tuple[int, float]:
-  """How many frames a file says it has, 0 where it does not say, and to a second."""
+  """Returns a file's announced number of frames (0 if unknown) and frame rate."""
   capture = _opened(path)
   try:
     if not capture.isOpened():
@@ -292,10 +296,11 @@ def _announced(path: str, name: str) -> tuple[int, float]:
 
 
 def _read(path: str, wanted: Iterable[int]) -> tuple[int, dict[int, np.ndarray]]:
-  """RGB frames by number, in rising order, and how many were decoded to reach them.
+  """Reads RGB frames; returns the number of decoded frames and the frames by number.
 
-  Stops at the end of the file. Goes frame by frame: where distances vary, seeking gives
-  others than asked for, and it is slower for clips that span most of a video.
+  `wanted` is in ascending order. Stops at the end of the file. Reads frame by frame,
+  because seeking returns wrong frames if the distances between frames vary, and is
+  slower for clips that span most of a video.
   """
   capture, frames, decoded = _opened(path), {}, 0
   try:
@@ -313,9 +318,9 @@ def _read(path: str, wanted: Iterable[int]) -> tuple[int, dict[int, np.ndarray]]
 
 
 def _opened(path: str) -> cv2.VideoCapture:
-  # One thread: workers and threads are the pipeline's business.
+  # One thread, because the input pipeline manages workers and threads.
   capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-  capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # as stored, like images
+  capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # ignore the orientation, as for images
   return capture
 
 
@@ -328,7 +333,7 @@ def _named(example: Example) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EachFrame(grain.transforms.Map):
-  """A transform of `image` that is not random, on every frame of `video`."""
+  """A deterministic transform of `image`, applied to every frame of `video`."""
 
   transform: grain.transforms.Map
 
@@ -342,7 +347,7 @@ class EachFrame(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class EachFrameAlike(grain.transforms.RandomMap):
-  """A random transform of `image` on every frame of `video`, all drawn the same."""
+  """A random transform of `image`, applied equally to all frames of `video`."""
 
   transform: grain.transforms.RandomMap
 
@@ -369,11 +374,12 @@ def _each_frame(example: Example, change: Callable[[Example], Example]) -> Examp
 
 @dataclasses.dataclass(frozen=True)
 class ScaleAndCrop(grain.transforms.RandomMap):
-  """The shorter side of `image` to a random length, then a random square of it.
+  """Resizing of the shorter side of `image` to a random length, then a random square.
 
-  How TimeSformer is trained (arXiv:2102.05095, published code), without antialiasing.
-  `reciprocal` draws 1 / length uniformly, which makes shorter sides likelier, as for
-  Something-Something. For all frames of a video go through `EachFrameAlike`.
+  TimeSformer trains with this crop (arXiv:2102.05095, published code), without
+  antialiasing. `reciprocal` draws 1 / length uniformly, which makes shorter sides more
+  likely, as for Something-Something. Wrap it in `EachFrameAlike` to apply it to all
+  frames of a video.
   """
 
   size: int
@@ -384,7 +390,7 @@ class ScaleAndCrop(grain.transforms.RandomMap):
     low, high = self.short_side
     if not self.size <= low <= high:
       raise UserError(
-        f'short_side={self.short_side} has to rise and be at least size={self.size}'
+        f'short_side={self.short_side} must ascend and be at least size={self.size}'
       )
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
@@ -394,7 +400,7 @@ class ScaleAndCrop(grain.transforms.RandomMap):
     else:
       side = round(rng.uniform(low, high))
     large = with_short_side(example['image'], side)
-    # The last place is never taken, as in the published code.
+    # The last position is never drawn, as in the published code.
     top, left = (int(rng.integers(max(n - self.size, 1))) for n in large.shape[:2])
     crop = large[top : top + self.size, left : left + self.size]
     return example | {'image': crop}
@@ -402,11 +408,11 @@ class ScaleAndCrop(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeCrops(grain.transforms.Map):
-  """Squares that cover the longer side, all of the shorter: the views of a video.
+  """Three square views of a video along its longer side, with its whole shorter side.
 
   `video` (T, H, W, C) becomes (3, T, size, size, C): left, centre, right, or top,
-  centre, bottom. Several clips (clips, T, H, W, C) become (clips * 3, T, size, size, C)
-  and their `view_mask` (clips * 3,).
+  centre, bottom. Several clips (clips, T, H, W, C) become
+  (clips * 3, T, size, size, C), and their `view_mask` becomes (clips * 3,).
   """
 
   size: int
@@ -425,7 +431,7 @@ class ThreeCrops(grain.transforms.Map):
 
 
 def three_crops(video_THWC: np.ndarray, size: int) -> list[np.ndarray]:
-  """Three (T, size, size, C) along the longer side; the shorter is `size` already."""
+  """Returns three (T, size, size, C) along the longer side; the shorter is `size`."""
   height, width = video_THWC.shape[1:3]
   rest = max(height, width) - size
   crops = []
@@ -436,11 +442,11 @@ def three_crops(video_THWC: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def with_short_side(frame: np.ndarray, side: int) -> np.ndarray:
-  """Brings the shorter side of (H, W, C) to `side`; cuts the longer to whole pixels."""
+  """Resizes the shorter side of (H, W, C) to `side`; rounds the longer side down."""
   height, width = frame.shape[:2]
   if min(height, width) == side:
     return frame
-  # In this order, for fractions that floating point puts just below a whole number.
+  # The order matters for products that floating point puts just below a whole number.
   long = math.floor(max(height, width) / min(height, width) * side)
   new = (long, side) if height > width else (side, long)
   return resizing.resized(frame, *new, 'bilinear')

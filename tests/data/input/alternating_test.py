@@ -216,7 +216,7 @@ def test_bad_records_are_told_with_the_input_that_had_them():
       'shares sum to 0.9, not',
     ),
     (dict(shares={'detect': 0.5, 'parity': 0.5}), "no share for the input 'copy'"),
-    (dict(shares=SHARES | {'coco': 0.0}), "names 'coco', which is not an input; there"),
+    (dict(shares=SHARES | {'coco': 0.0}), "names 'coco', which is not an input; the"),
     (dict(shares=SHARES | {'copy': 0.0}), 'shares.copy=0.0 is not above 0'),
     (dict(epoch_of='coco'), "epoch_of='coco' is not one of detect, parity, copy"),
     (dict(inputs={}), 'Alternating needs inputs'),
@@ -238,5 +238,5 @@ def test_shares_may_be_rounded():
 
 def test_a_position_of_one_input_is_refused():
   batches = iter(Alternating(inputs=parts()))
-  with pytest.raises(UserError, match='of a run with one input, not of several'):
+  with pytest.raises(UserError, match='from a run with one input, not with several'):
     batches.set_state({'examples': 8})

@@ -188,7 +188,7 @@ def test_too_many_objects_are_a_bad_record():
   stream = iter(data)
   masks = [next(stream)['box_mask'] for _ in range(20)]
   assert np.concatenate(masks).any() and stream.replaced > 10
-  assert 'has 2 objects: more than max_boxes=1; raise it' in stream.news()[0]
+  assert 'has 2 objects: more than max_boxes=1; raise max_' in stream.news()[0]
 
 
 def test_mixtures_are_grouped():

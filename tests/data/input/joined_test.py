@@ -127,5 +127,5 @@ def test_what_cannot_be_joined_is_told(made, words):
 
 def test_a_run_with_one_input_does_not_resume():
   batches = joined.Joined(inputs=inputs()).batches()
-  with pytest.raises(UserError, match='not of several together'):
+  with pytest.raises(UserError, match='not with several together'):
     batches.set_state({'examples': 4})

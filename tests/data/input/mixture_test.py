@@ -104,7 +104,7 @@ def test_parts_must_give_the_same_features():
     b=Part(source=examples(10), weight=1),
   )
   data = pipeline.TrainInput(source=Mixture(parts=parts), batch_size=4)
-  with pytest.raises(UserError, match="some examples have 'label' and some have not"):
+  with pytest.raises(UserError, match="some examples have 'label' and some do not"):
     taken(data, 1)
 
 

@@ -268,7 +268,7 @@ def test_examples_may_be_dicts_of_dicts():
   'odd, told',
   [
     ({'question': {'ids': np.arange(4)}}, "'question/ids' has several shapes"),
-    ({'question': {}}, "some examples have 'question/ids' and some have not"),
+    ({'question': {}}, "some examples have 'question/ids' and some do not"),
     ({'question': 3}, "'question' is a dict in some examples and an array in others"),
     ({'question': {'ids': np.full(3, 2**40)}}, 'question/ids holds 1099511627776'),
   ],
@@ -367,7 +367,7 @@ def test_more_bad_records_than_allowed_stop_the_run():
   batches.close()
   assert re.fullmatch(
     r'[6-8] of 1[05] examples could not be used, more than train_data.bad_share=0.005'
-    ' allows: mend the data, or raise it.',
+    ' allows: repair the data, or raise bad_share.',
     str(error.value),
   ), error.value
   assert len(batches.news()) == batches.replaced > 5
@@ -376,7 +376,7 @@ def test_more_bad_records_than_allowed_stop_the_run():
 def test_a_source_of_bad_records_alone():
   source = [{'id': np.int64(4)}] * 3
   data = pipeline.TrainInput(source=source, batch_size=1, transforms=[Choosy()])
-  with pytest.raises(UserError, match='11 records in turn could not be used; record'):
+  with pytest.raises(UserError, match='11 records in a row could not be used; record'):
     take(data, 1)
 
 
@@ -574,7 +574,7 @@ def test_every_example_comes_once_over_all_processes(count):
 
 
 def test_random_transforms_are_refused():
-  with pytest.raises(UserError, match='RandomAffine is random, which evaluation may'):
+  with pytest.raises(UserError, match='RandomAffine is random, which evaluation does'):
     eval_input(4, transforms=[Double(), image.RandomAffine(rotate=10.0)])
 
 
@@ -583,5 +583,5 @@ def test_random_transforms_are_refused():
   [('batch_size', 0), ('workers', -1), ('threads', -1), ('seed', -1), ('repeats', 0)],
 )
 def test_numbers_that_are_too_small_are_named(field, value):
-  with pytest.raises(UserError, match=f'{field}={value} is too small: it is at least'):
+  with pytest.raises(UserError, match=f'{field}={value} is too small: it must be'):
     train_input(**WITH_NOISE | {field: value})

@@ -66,7 +66,7 @@ def test_what_one_process_raises_is_raised_here(monkeypatch, workers):
 
 
 def test_a_process_that_is_killed_is_told():
-  with pytest.raises(UserError, match='ended from outside: is there enough memory'):
+  with pytest.raises(UserError, match='was killed: is there enough memory'):
     list(drawing.drawn(kills_itself, 10, workers=2))
 
 

@@ -73,7 +73,7 @@ def test_an_arc_runs_clockwise_from_the_right():
 
 
 def test_unknown_strokes_are_refused():
-  with pytest.raises(ValueError, match='begins with none of'):
+  with pytest.raises(ValueError, match='must begin with one of'):
     glyphs._lines('q 1,2 3,4')
 
 

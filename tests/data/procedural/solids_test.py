@@ -290,7 +290,7 @@ def test_wrong_arguments_are_named(monkeypatch):
   monkeypatch.setattr(solids, 'SCENES', 3)
   with pytest.raises(ValueError, match='there is no room for 90 solids'):
     solids.draw(0, 'train', 0, SMALL, (90, 90))
-  with pytest.raises(ValueError, match='of 2 solids, some are always hidden'):
+  with pytest.raises(ValueError, match='some of 2 solids are always hidden'):
     solids.draw(0, 'train', 0, solids.View(48, 48, (0, 0, 40, 40)), (2, 2))
 
 

@@ -68,7 +68,9 @@ def test_plain_files_have_to_be_whole(tmp_path, damage):
   files = pictures.write_array_records(tmp_path)
   damaged(files[2], damage)
   source = array_records.ArrayRecord(f'{tmp_path}/*')
-  with pytest.raises(UserError, match=f'{files[2]} is not a whole array_record file'):
+  with pytest.raises(
+    UserError, match=f'{files[2]} is not a complete array_record file'
+  ):
     len(source)
   assert len(source.problems()) == 1
   rest = array_records.ArrayRecord([str(file) for file in files[:2]])
@@ -91,5 +93,5 @@ def test_records_that_are_no_examples_are_refused(tmp_path):
   writer = array_record_module.ArrayRecordWriter(str(tmp_path / 'a'), 'group_size:1')
   writer.write(b'\x07what is this')
   writer.close()
-  with pytest.raises(UserError, match='no tf.train.Example'):
+  with pytest.raises(UserError, match='not tf.train.Example'):
     array_records.ArrayRecord(str(tmp_path / 'a')).features  # noqa: B018

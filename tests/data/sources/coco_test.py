@@ -114,8 +114,8 @@ def test_boxes_of_batches_are_those_of_the_file(tmp_path):
 
 
 BAD = {
-  'of no image': [annotation(101, image_id=5), annotation(102, image_id=[1])],
-  'of no category': [annotation(103, category_id=1)],
+  'of an unknown image': [annotation(101, image_id=5), annotation(102, image_id=[1])],
+  'of an unknown category': [annotation(103, category_id=1)],
   'whose bbox is not four finite numbers': [
     annotation(104) | {'bbox': 'none'},
     annotation(105, bbox=[0, 0, 1]),
@@ -125,9 +125,9 @@ BAD = {
   'without area': [annotation(108, bbox=[3, 3, 0, 4])],
   'outside of the image': [annotation(109, bbox=[60, 0, 5, 5])],
   'reaching far beyond the image': [annotation(111, bbox=[5, 5, 1e8, 9])],
-  'with an id that came before': [annotation(1)],
+  'with a repeated id': [annotation(1)],
   'without fields': [[1, 2]],
-  'whose area is no number': [annotation(110, area='large')],
+  'whose area is not a number': [annotation(110, area='large')],
   'whose iscrowd is not 0 or 1': [annotation(112, iscrowd=2)],
 }
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path, capfd):
   assert source[1]['objects']['label'].tolist() == [1, 1]
   told = capfd.readouterr().err
   assert told.count('\n') == 1
-  assert '2 of no image (id 101, id 102)' in told
+  assert '2 of an unknown image (id 101, id 102)' in told
   assert '1 without fields (entry 12)' in told
   names = ', '.join(f'id {i}' for i in range(104, 108))
   assert f'4 whose bbox is not four finite numbers ({names})' in told
@@ -153,7 +153,7 @@ def test_many_that_are_left_out_are_counted_and_an_error(tmp_path):
     (
       [],
       1.0,
-      r'1,000 of 1,000 .*: 1,000 of no image \(.* id 4 and 995 more\); correct',
+      r'1,000 of 1,000 .*: 1,000 of an unknown image \(.* id 4 and 995 more\); correct',
     ),
     ([annotation(1000)], 0.99, r'1,000 of 1,001 .* raise `tolerated` \(0.99\)'),
   ):
@@ -249,7 +249,7 @@ def test_what_has_one_meaning_is_read(tmp_path, name):
   'change, told',
   [
     (lambda x, y, w, h: [x, y, x + w, y + h], '12 of 16 boxes reach beyond .* right'),
-    (lambda x, y, w, h: [x / 60, y / 40, w / 60, h / 40], '16 of 16 boxes .* shares'),
+    (lambda x, y, w, h: [x / 60, y / 40, w / 60, h / 40], '16 of 16 .* fractions'),
   ],
 )
 def test_boxes_of_another_convention_are_told(tmp_path, change, told):
@@ -294,7 +294,7 @@ def test_boxes_of_another_convention_are_told(tmp_path, change, told):
       dict(categories=[CATEGORIES[0], CATEGORIES[1] | {'name': 'cat'}]),
       'the categories 7 and 3 are both called "cat"; give each a name',
     ),
-    (dict(annotations=[dict(segments_info=[])]), "it is a panoptic file, whose PNGs'"),
+    (dict(annotations=[dict(segments_info=[])]), 'so it is a panoptic file: set'),
     (
       dict(categories=[{'id': 'cat', 'name': 'cat'}]),
       r"categories\[0\] \(id cat\): 'id' is \"cat\", not a whole number",
@@ -324,7 +324,11 @@ def test_images_that_are_missing_damaged_or_of_another_size_are_bad_records(tmp_
   (tmp_path / 'b.png').write_bytes((tmp_path / 'c.png').read_bytes())
   (tmp_path / 'c.png').write_bytes(b'no image')
   for index, told in enumerate(
-    ['a.png cannot be read: No such', 'has 20x20 pixels, but .* says 40x60', 'no image']
+    [
+      'a.png cannot be read: No such',
+      'has 20x20 pixels, but .* says 40x60',
+      'not an im',
+    ]
   ):
     with pytest.raises(BadRecordError, match=told):
       source[index]
@@ -425,7 +429,7 @@ def test_another_number_of_images_than_the_config_says(tmp_path):
 
 
 def test_masks_are_of_instances(tmp_path):
-  with pytest.raises(UserError, match='masks=True is of instances'):
+  with pytest.raises(UserError, match='masks=True needs instances'):
     coco.Coco('a', 'b', panoptic='c', masks=True)
 
 
@@ -491,7 +495,7 @@ def test_panoptic_files_with_errors(tmp_path):
     entries['annotations'].append(dict(image_id=8, file_name='x', segments_info=[]))
 
   source = dataclasses.replace(panoptic(tmp_path, bad_segment), tolerated=0.5)
-  assert source.left_out == {'of no image': 1, 'of no category': 1}
+  assert source.left_out == {'of an unknown image': 1, 'of an unknown category': 1}
   with pytest.raises(
     BadRecordError, match='20 shows segment 70000, which is not among'
   ):

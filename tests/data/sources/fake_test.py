@@ -109,6 +109,6 @@ def test_a_feature_that_nobody_makes_up(monkeypatch):
   features = tfds.features.FeaturesDict({'depth': feature})
   monkeypatch.setattr(fake, 'catalogued', lambda name: features)
   with pytest.raises(
-    UserError, match=r'nobody makes up values of some\.depth, a Image'
+    UserError, match=r'values of some\.depth \(feature Image\) cannot be made up'
   ):
     fake.Fake('some')[0]

@@ -122,7 +122,7 @@ def test_classes_of_another_split_keep_their_labels(tmp_path):
   source = folders.Folder(str(tmp_path), classes=['a', 'b', 'c'])
   assert (len(source), source[0]['label'], source.label_names[2]) == (1, 2, 'c')
   assert source.problems() == []
-  with pytest.raises(UserError, match='that are no classes: c'):
+  with pytest.raises(UserError, match='that are not classes: c'):
     len(dataclasses.replace(source, classes=['a', 'b']))
 
 

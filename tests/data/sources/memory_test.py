@@ -112,7 +112,9 @@ def test_full_memory_is_told(tmp_path, monkeypatch):
 
 
 def test_what_is_refused():
-  with pytest.raises(UserError, match='more memory than limit_gib=1e-08: keep smaller'):
+  with pytest.raises(
+    UserError, match='more memory than limit_gib=1e-08: cache smaller'
+  ):
     memory.Cached(Counted(), limit_gib=1e-8)[0]
   with pytest.raises(UserError, match='Flip is random'):
     memory.Cached(Counted(), [image.Flip()])

@@ -261,7 +261,7 @@ def test_a_damaged_file_is_told_and_nothing_is_written(tmp_path, how):
   made = builder(tmp_path, 'tetrominoes', (7, 2, 1))
   with pytest.raises(UserError, match='download it again') as caught:
     made.download_and_prepare(file_format='array_record')
-  assert str(caught.value).startswith(f'{path} is damaged or cut off at record ')
+  assert str(caught.value).startswith(f'{path} is damaged or truncated at record ')
   assert not made.is_prepared()
   assert not [f for f in tmp_path.glob('multi_object/tiny_*/**/*') if f.is_file()]
 

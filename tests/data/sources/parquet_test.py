@@ -96,7 +96,7 @@ def test_images_are_bytes_however_they_are_stored(tmp_path, images):
 @pytest.mark.parametrize(
   'images, reason',
   [
-    (['a.png', 'b.png'], "column 'image' of .* is of type string, not of one image"),
+    (['a.png', 'b.png'], "column 'image' of .* is of type string, not one image"),
     ([{'path': 'a.png'}] * 2, "column 'image' of .* is of type struct"),
     ([IMAGE[:2]] * 2, "column 'image' of .* is of type list"),
     ([[{'bytes': IMAGE[0], 'path': None}]] * 2, "column 'image' of .* is of type list"),
@@ -128,7 +128,7 @@ def test_labels_are_numbers_or_names(tmp_path, labels, names, want):
   assert source.label_names == names and source.problems() == []
   for i, label in enumerate(want):
     if label is None:
-      with pytest.raises(BadRecordError, match='no value|no name|label nan'):
+      with pytest.raises(BadRecordError, match='no value|not a known|label nan'):
         source[i]
     else:
       assert source[i] == {'label': label} and type(source[i]['label']) is type(label)
@@ -151,7 +151,7 @@ def test_files_that_contradict_each_other_are_told(tmp_path):
   (tmp_path / 'other').mkdir()
   pictures.write_parquet(tmp_path / 'other', names=['bee', 'ape', 'cat'])
   both = [f'{tmp_path}/train-*', f'{tmp_path}/other/*']
-  with pytest.raises(UserError, match='has other names of classes than'):
+  with pytest.raises(UserError, match='has other class names than'):
     parquet.Parquet(both).features  # noqa: B018
 
 
@@ -207,7 +207,7 @@ def test_a_cut_file_is_refused(tmp_path):
   file = pictures.write_parquet(tmp_path)[1]
   file.write_bytes(file.read_bytes()[:-10])
   source = parquet.Parquet(f'{tmp_path}/*')
-  with pytest.raises(UserError, match=f'{file} is not a whole Parquet file'):
+  with pytest.raises(UserError, match=f'{file} is not a complete Parquet file'):
     len(source)
   assert len(source.problems()) == 1
 

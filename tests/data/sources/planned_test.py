@@ -66,7 +66,7 @@ def test_a_stand_in_of_coco(kind, tmp_path, capsys):
 def test_annotations_that_are_there_stand_for_themselves(tmp_path):
   source = coco.Coco(str(tmp_path), str(tmp_path))
   assert source.planned() is source
-  with pytest.raises(UserError, match='how many examples there are, with --config'):
+  with pytest.raises(UserError, match='give the number of examples with --config'):
     len(coco.Coco(f'{tmp_path}/none', str(tmp_path)).planned())
 
 
@@ -76,7 +76,7 @@ def test_data_that_are_there_stand_for_themselves(data_dir):
 
 
 def test_a_plan_asks_how_many_examples_there_are():
-  with pytest.raises(UserError, match='how many examples there are, with --config'):
+  with pytest.raises(UserError, match='give the number of examples with --config'):
     len(planned.Pictures('no_such_data', None))
 
 

@@ -123,7 +123,7 @@ def test_what_is_missing_is_predicted_and_the_rest_stays(tmp_path, mesh, monkeyp
 def test_predictions_of_other_images_or_teachers_are_refused(tmp_path, mesh):
   predict(tmp_path, mesh, pictures())
   other = pseudo_labels.PseudoLabelled(pictures(seed=1), str(tmp_path))
-  with pytest.raises(UserError, match='of other images: of InMemory .10 examples, '):
+  with pytest.raises(UserError, match='for other images: for InMemory .10 examples, '):
     len(other)
   with pytest.raises(UserError, match='was begun with other source'):
     predict(tmp_path, mesh, pictures(seed=1))
@@ -132,7 +132,7 @@ def test_predictions_of_other_images_or_teachers_are_refused(tmp_path, mesh):
   with pytest.raises(UserError, match='was begun with other images'):
     predict(tmp_path, mesh, pictures(), teacher(mean=(0.4,) * 3))
   wrong = pseudo_labels.PseudoLabelled(pictures(), str(tmp_path), classes=4)
-  with pytest.raises(UserError, match='are of 3 classes, not of classes=4'):
+  with pytest.raises(UserError, match='have 3 classes, not classes=4'):
     len(wrong)
   absent = pseudo_labels.PseudoLabelled(pictures(), str(tmp_path / 'none'))
   with pytest.raises(UserError, match='holds no pseudo labels: write them with'):
@@ -154,12 +154,12 @@ def test_images_are_balanced_and_absent_classes_told(tmp_path, mesh):
   assert min(x['probabilities'].max() for x in chosen) >= 0.5
   counts = np.bincount(labels, minlength=3)
   assert abs(counts[0] - 30) < 8 and abs(counts[1] - 30) < 8 and counts[2] == 0
-  assert [text for text in chosen.remarks() if 'no image is of blue' in text] == [
-    'no image is of blue with a confidence of 0.5, so the labelled images alone teach'
-    ' this class: lower min_confidence, or train a better teacher'
+  assert [text for text in chosen.remarks() if 'no pseudo label of blue' in text] == [
+    'no pseudo label of blue has a confidence of at least 0.5, so only labelled images'
+    ' teach this class: lower min_confidence, or train a better teacher'
   ]
   assert dataclasses.replace(chosen, seed=1).fingerprint() != chosen.fingerprint()
-  with pytest.raises(UserError, match='has a confidence of min_confidence=1'):
+  with pytest.raises(UserError, match='reaches min_confidence=1;'):
     len(dataclasses.replace(every, min_confidence=1.0))
 
 
@@ -176,7 +176,7 @@ def test_a_plan_makes_them_up(tmp_path, mesh):
   assert share.shape == (5,) and share.sum() == pytest.approx(1)
   assert data.abstract()['probabilities'].shape == (2, 5)
   unknown = pseudo_labels.PseudoLabelled(pictures(), str(tmp_path / 'none'))
-  with pytest.raises(UserError, match='say how many classes'):
+  with pytest.raises(UserError, match='give the number of classes'):
     unknown.planned()[0]
   there = predict(tmp_path / 'there', mesh, pictures())
   assert there.planned() is there

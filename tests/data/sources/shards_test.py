@@ -43,7 +43,7 @@ def test_a_missing_file_of_a_set_is_told(stored):
   # Who names the others knows; the count is told.
   rest = make([str(file) for file in files if file.exists()])
   assert rest.problems() == []
-  assert list(rest.left_out.values()) == [1] and 'not there' in [*rest.left_out][0]
+  assert list(rest.left_out.values()) == [1] and 'missing' in [*rest.left_out][0]
 
 
 def test_an_empty_file_is_told(stored):

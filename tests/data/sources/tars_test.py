@@ -99,7 +99,7 @@ def test_members_apart_from_each_other_are_one_example(tmp_path):
   'members, reason',
   [
     ([('2.jpg', b'')], r"2 in .*a.tar \(example 2, 2 there\) has no 'label'"),
-    ([('2.cls', b'cat'), ('2.jpg', b'')], "has the class b'cat', no number"),
+    ([('2.cls', b'cat'), ('2.jpg', b'')], "has the class b'cat', not a number"),
     ([('2.json', b'{'), ('2.jpg', b''), ('2.cls', b'1')], 'has damaged JSON'),
     ([('2.jpg', b''), ('2.png', b''), ('2.cls', b'1')], "has 'image' twice"),
     ([('2.cls', b'1'), ('2.jpg', b''), ('2.json', b'{"label": 3}')], "'label' twice"),
@@ -140,7 +140,7 @@ def test_one_example_without_an_image_is_bad_and_others_keep_theirs(tmp_path):
   members = [*pairs(), ('x.svg', b'<svg>'), ('x.cls', b'2'), ('0.txt', b'one')]
   source = write(tmp_path / 'a.tar', members)
   assert source[0].keys() == {'__key__', 'image', 'label'}
-  with pytest.raises(BadRecordError, match="x in .* has no 'image', as others have"):
+  with pytest.raises(BadRecordError, match="x in .* has no 'image', unlike other"):
     source[4]
   assert source.left_out == {
     "fields 'svg', which 4 of 5 examples lack": 1,
@@ -178,7 +178,7 @@ def test_labels_that_are_neither_are_bad(tmp_path):
   source = write(tmp_path / 'a.tar', [*pairs(9), *members])
   for index in range(9, 14):
     with pytest.raises(
-      BadRecordError, match='label 0.5, no whole|the class .*, no num'
+      BadRecordError, match='label 0.5, not a whole|the class .*, not a num'
     ):
       source[index]
 
@@ -186,7 +186,7 @@ def test_labels_that_are_neither_are_bad(tmp_path):
 def test_dots_in_names_are_told_with_the_remedy(tmp_path):
   members = [(f'v1.0_{name}', data) for name, data in pairs()]
   source = write(tmp_path / 'a.tar', members)
-  with pytest.raises(UserError, match="of v1 the field '0_0.png' .* say dots='last'"):
+  with pytest.raises(UserError, match="in v1 the field '0_0.png' .* set dots='last'"):
     source.features  # noqa: B018
   assert len(source.problems()) == 1
   last = tars.Tars(source.pattern, dots='last')
@@ -194,9 +194,7 @@ def test_dots_in_names_are_told_with_the_remedy(tmp_path):
   views = write(tmp_path / 'b.tar', [('0.left.png', PNG), ('0.right.png', PNG)])
   assert views[0].keys() == {'__key__', 'left.png', 'right.png'}
   some = write(tmp_path / 'c.tar', [*pairs(), *members[:2]])
-  with pytest.raises(
-    BadRecordError, match="no 'image'.* it has '0_0.png', for there is"
-  ):
+  with pytest.raises(BadRecordError, match="no 'image'.* it has '0_0.png', since its"):
     some[4]
   with pytest.raises(UserError, match="dots='both' is not one of first, last"):
     tars.Tars('a', dots='both')
@@ -238,7 +236,9 @@ def test_sizes_that_make_no_sense_cost_no_memory(tmp_path, size):
   data[148:156] = b'%06o\0 ' % sum(data[:512])
   (tmp_path / 'a.tar').write_bytes(data)
   (problem,) = tars.Tars(str(tmp_path / 'a.tar')).problems()
-  assert 'cut off' in problem or 'is damaged, or no tar file, from byte 0 on' in problem
+  assert (
+    'truncated' in problem or 'is damaged, or not a tar file, from byte 0' in problem
+  )
 
 
 @pytest.mark.parametrize('form', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -255,7 +255,7 @@ def test_sparse_files_are_left_out_and_what_follows_is_read(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-  'content, told', [(b'', 'is empty'), (b'text' * 999, 'is damaged, or no tar file')]
+  'content, told', [(b'', 'is empty'), (b'text' * 999, 'is damaged, or not a tar')]
 )
 def test_what_is_no_tar_file_is_told(tmp_path, content, told):
   (tmp_path / 'a.tar').write_bytes(content)
@@ -289,12 +289,14 @@ def test_the_last_example_of_a_cut_file_is_bad(tmp_path, where):
   with pytest.raises(BadRecordError) as error:
     source[bad]
   assert str(error.value) == (
-    f'some/{bad:04d} in {files[0]} (example {bad}, {bad} there) is the last of a file'
-    ' that is cut off'
+    f'some/{bad:04d} in {files[0]} (example {bad}, {bad} there) is the last of a'
+    ' truncated file'
   )
   assert source[bad - 1]['image'] == pictures.EXAMPLES[bad - 1]['image']
   assert source[bad + 1]['id'] == 10  # the first of the other file
-  assert source.problems() == [f'{files[0]} is cut off: it has no end of a tar file']
+  assert source.problems() == [
+    f'{files[0]} is truncated: it lacks the end of a tar file'
+  ]
 
 
 def test_damage_in_the_middle_is_seen(tmp_path):
@@ -339,7 +341,7 @@ def test_files_are_found_in_order_and_missing_ones_named(tmp_path):
   assert [os.path.basename(f) for f in got] == ['b.tar', 'a.tar', 'c.tar']
   with pytest.raises(UserError, match=f'there is no file {tmp_path}/d.tar and 1 more'):
     shards.found(f'{tmp_path}/{{a,d,e}}.tar')
-  with pytest.raises(UserError, match='no file is called'):
+  with pytest.raises(UserError, match='no file matches'):
     shards.found(f'{tmp_path}/*.zip')
 
 

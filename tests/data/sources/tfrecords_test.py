@@ -80,11 +80,13 @@ def test_records_behind_a_cut_are_bad_and_all_others_read(cut):
       with pytest.raises(BadRecordError) as error:
         source[i]
       name = f'record {i - 7} of {file} (example {i})'
-      reason = 'is unusable: it is cut off' if i == 10 else 'is missing: the file ends'
+      reason = (
+        'is unusable: it is truncated' if i == 10 else 'is missing: the file ends'
+      )
       assert str(error.value).startswith(f'{name} {reason}')
     else:
       assert source[i]['id'] == i
-  assert source.problems() == [f'{file} is cut off or damaged at record 3']
+  assert source.problems() == [f'{file} is truncated or damaged at record 3']
   with pytest.raises(BadRecordError, match='record 3 of'):
     source.__getitems__([0, 10])
 
@@ -189,7 +191,7 @@ def test_an_example_without_a_feature_of_the_others_is_bad(tmp_path):
   source = tfrecords.TFRecord(str(file))
   with pytest.raises(BadRecordError, match=r"example 1 has no '(image|label)'"):
     source[1]
-  with pytest.raises(BadRecordError, match='example 2 is not what its features say'):
+  with pytest.raises(BadRecordError, match='example 2 does not match its features'):
     source[2]
 
 

@@ -77,9 +77,12 @@ def test_folders_that_do_not_fit(folder, tmp_path):
   with pytest.raises(UserError, match='vocab.json is not JSON'):
     MarianVocabulary(str(tmp_path))
   file.write_text('["a"]')
-  with pytest.raises(UserError, match='is not a number for each piece'):
+  with pytest.raises(UserError, match='does not have a number for each'):
     MarianVocabulary(str(tmp_path))
-  for ids, words in (({'a': -1}, 'is not a number'), ({'a': 1, 'b': 1}, 'of number 1')):
+  for ids, words in (
+    ({'a': -1}, 'not have a number'),
+    ({'a': 1, 'b': 1}, 'with number 1'),
+  ):
     file.write_text(json.dumps(ids))
     with pytest.raises(UserError, match=words):
       MarianVocabulary(str(tmp_path))

@@ -103,7 +103,7 @@ def test_randomness_is_that_of_the_generator(make, picture):
   'options, words',
   [
     (dict(policy='svhn'), "policy='svhn' is not one of imagenet, v0, cifar10"),
-    (dict(std=-1), 'std=-1 may not be negative'),
+    (dict(std=-1), 'std=-1 must not be negative'),
     (dict(method='area'), "method='area' is not one of"),
   ],
 )

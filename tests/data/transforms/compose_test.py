@@ -90,8 +90,8 @@ def test_views_of_several_sizes_are_refused(picture):
   [
     (lambda: compose.OneOf([]), 'OneOf needs transforms'),
     (lambda: compose.Sometimes([], 1.2), 'probability=1.2 is not'),
-    (lambda: compose.MultiCrop({'local_image': []}), "'local_image' needs a view"),
-    (lambda: compose.Beside([image.Flip()]), 'Flip is random, and the image beside'),
+    (lambda: compose.MultiCrop({'local_image': []}), "'local_image' needs at least"),
+    (lambda: compose.Beside([image.Flip()]), 'Flip is random, but the extra image'),
   ],
 )
 def test_wrong_arguments_are_named(make, words):

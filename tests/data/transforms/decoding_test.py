@@ -182,7 +182,7 @@ def test_what_libjpeg_warns_of_is_decoded(harm, channels, picture):
 def test_a_cut_jpeg_is_not_decoded(share, progressive, picture):
   encoded = saved(picture, 'JPEG', quality=90, progressive=progressive)
   cut = encoded[: int(share * len(encoded)) - 2]  # of the whole, its end alone
-  with pytest.raises(ValueError, match='Premature end|not a whole'):
+  with pytest.raises(ValueError, match='Premature end|not a complete'):
     decoding.decode(cut)
   # Zeros, as of a download that never ended.
   with pytest.raises(ValueError):
@@ -258,7 +258,7 @@ def test_the_size_in_a_header(form, picture, monkeypatch):
   monkeypatch.setattr(decoding, 'MOST_PIXELS', 48 * 80)
   assert decoding.decode(encoded).shape == (48, 80, 3)
   monkeypatch.setattr(decoding, 'MOST_PIXELS', 48 * 80 - 1)
-  with pytest.raises(ValueError, match='48x80 pixels, more than the 3,839 that are'):
+  with pytest.raises(ValueError, match='48x80 pixels, more than the limit of 3,839'):
     decoding.decode(encoded)
   assert headers.size(encoded[:5]) is None
 
@@ -277,7 +277,9 @@ def test_a_small_file_of_gigabytes(picture):
   encoded = io.BytesIO()
   Image.new('1', (14_000, 14_000)).save(encoded, 'PNG')
   assert len(encoded.getvalue()) < 100_000
-  with pytest.raises(ValueError, match='14000x14000 pixels, more than the 178,956,970'):
+  with pytest.raises(
+    ValueError, match='14000x14000 .* more than the limit of 178,956,970'
+  ):
     decoding.decode(encoded.getvalue())
 
 

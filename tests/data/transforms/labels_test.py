@@ -98,7 +98,9 @@ def test_real_labels_are_filled_up(golden):
     got = labels.RealLabels(size=4).map(example)['labels']
     assert got.dtype == np.int32 and got.shape == (4,)
     assert got.tolist() == each + [-1] * (4 - len(each))
-  with pytest.raises(UserError, match='id 9 has 3 labels: more than size=2; raise it'):
+  with pytest.raises(
+    UserError, match='id 9 has 3 labels: more than size=2; raise size'
+  ):
     labels.RealLabels(size=2).map({'real_label': [1, 2, 3], 'id': 9})
 
 

@@ -36,7 +36,7 @@ def test_ids_are_decoded_as_they_are():
 
 
 def test_a_damaged_segmentation_is_named():
-  for bad, why in ((b'', 'the file is empty'), (b'\x89PNG', 'not a whole JPEG')):
+  for bad, why in ((b'', 'the file is empty'), (b'\x89PNG', 'not a complete JPEG')):
     with pytest.raises(BadRecordError, match=f'example with id 8 cannot .*{why}'):
       objects.DecodeSegmentation().map({'segmentation': bad, 'id': 8})
   with pytest.raises(UserError, match="no 'segmentation'; they have image"):
@@ -119,7 +119,7 @@ def test_segmentations_stay_where_their_pictures_are():
 
 def test_a_box_that_leaves_the_image_is_named():
   with pytest.raises(
-    UserError, match=r'crop=\(29, 64, 192, 192\)\) of an image of 96x'
+    UserError, match=r'crop=\(29, 64, 192, 192\)\) exceeds an image of 96x'
   ):
     objects.Resize(128, CROP).map({'image': picture(96, 320)})
   with pytest.raises(UserError, match='id 4'):

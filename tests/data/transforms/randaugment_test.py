@@ -171,7 +171,7 @@ def test_names_are_the_operations_drawn(picture):
 
 @pytest.mark.parametrize(
   'names, words',
-  [(('Invert', 'Blur'), 'not Blur$'), ((), 'names=.*: take some of Auto')],
+  [(('Invert', 'Blur'), 'not Blur$'), ((), 'names=.*: choose from Auto')],
 )
 def test_unknown_names_are_refused(names, words):
   with pytest.raises(UserError, match=words):
@@ -198,5 +198,5 @@ def test_greys_at_the_edge_of_rounding():
 
 @pytest.mark.parametrize('options', [dict(layers=-1), dict(magnitude=-5)])
 def test_negative_numbers_are_refused(options):
-  with pytest.raises(UserError, match='may not be negative'):
+  with pytest.raises(UserError, match='must not be negative'):
     randaugment.RandAugment(**options)

@@ -60,7 +60,7 @@ def test_an_empty_target_is_eos(tokenize):
 def test_features_that_are_no_texts_are_told(tokenize):
   with pytest.raises(UserError, match="no text 'en'; they have de, id"):
     tokenize.map({'de': 'Hund', 'id': 1})
-  with pytest.raises(UserError, match="'en' is no text but int"):
+  with pytest.raises(UserError, match="'en' is not a text, but int"):
     tokenize.map({'de': 'Hund', 'en': 1})
 
 
@@ -79,7 +79,7 @@ def test_a_longer_sequence_is_an_error_or_cut():
     text.Pad(source_length=3, target_length=3).map(example)
   assert str(error.value) == (
     'the target of the example with id 3 has 4 tokens with EOS: more than'
-    ' target_length=3; raise it, or set truncate.'
+    ' target_length=3; raise the length, or set truncate.'
   )
   cut = text.Pad(source_length=3, target_length=3, truncate=True).map(example)
   assert cut['target'].tolist() == [7, 8, 2]
@@ -183,8 +183,8 @@ def test_pairs_that_are_too_long_are_replaced():
 @pytest.mark.parametrize(
   'lengths, told',
   [
-    ([(4, 8), (8, 4)], r'lengths=\[\(4, 8\), \(8, 4\)\] must grow'),
-    ([(4,), (8,)], r'lengths=\(4,\) must be one number for each of source, target'),
+    ([(4, 8), (8, 4)], r'lengths=\[\(4, 8\), \(8, 4\)\] must asc'),
+    ([(4,), (8,)], r'lengths=\(4,\) must have one number for each of source, t'),
   ],
 )
 def test_lengths_must_grow(lengths, told):

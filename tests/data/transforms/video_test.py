@@ -205,7 +205,7 @@ def test_covering_clips_are_filled_up():
   got = video.CoveringClips(frames=2, stride=8, clips=4).map(given)
   assert numbers(got['video']) == [[0, 15], [16, 31], [32, 39], [39, 39]]
   assert got['view_mask'].tolist() == [True, True, True, False]
-  with pytest.raises(BadRecordError, match='id 7 takes 3 clips.* more than clips=2'):
+  with pytest.raises(BadRecordError, match='id 7 needs 3 clips.* more than clips=2'):
     video.CoveringClips(frames=2, stride=8, clips=2).map(given)
 
 
@@ -339,7 +339,7 @@ def ramp(height, width):
 
 
 def test_a_short_side_below_the_crop_is_an_error():
-  with pytest.raises(UserError, match=r'short_side=\(20, 30\) has to rise'):
+  with pytest.raises(UserError, match=r'short_side=\(20, 30\) must ascend'):
     video.ScaleAndCrop(24, (20, 30))
 
 
