@@ -134,7 +134,7 @@ def test_files_that_say_their_size_are_believed(tmp_path):
   np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
   images = classes.Preprocessing((24, 24))
   path.with_suffix('.json').write_text(json.dumps({'preprocessing': images.to_json()}))
-  told = 'tell images of 24x24, a grid of 3x3, but there are 16 positions'
+  told = 'record images of 24x24, a grid of 3x3, but there are 16 positions'
   with pytest.raises(UserError, match=told):
     loading.load(path)
 

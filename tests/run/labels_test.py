@@ -385,7 +385,7 @@ def test_all_images_are_decoded_when_asked(config, tmp_path):
   assert '1 of 120 examples cannot be used: 49 (the image of the example' in told
   assert 'all examples decoded' in found.table[1]
   config.train_data.source.path = path
-  assert 'others take their place' in preflight.check(config, thorough=True).table[1]
+  assert 'others replace them' in preflight.check(config, thorough=True).table[1]
 
 
 def test_the_best_checkpoint_has_a_name_that_is_known(config, tmp_path):

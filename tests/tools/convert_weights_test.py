@@ -276,22 +276,22 @@ def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
     params = random_weights.params_of(model, size)
     files.write(tmp_path / f'{grid}.npz', vision_transformer.to_npz(params))
   assert convert(tmp_path / '2x3.npz', tmp_path / 'a.npz') == 1
-  told = '6 positions are no square: say what images they are for with --image-size'
+  told = '6 positions do not form a square: give the size of their images with --image'
   assert told in capsys.readouterr().err
   for grid, size in (('2x3', (16, 24)), ('2x8', (16, 64))):
     out = tmp_path / f'{grid}-out.safetensors'
     assert convert(tmp_path / f'{grid}.npz', out, f'--source-grid={grid}') == 0
-    assert 'nothing tells' not in capsys.readouterr().out
+    assert 'assumed to be square' not in capsys.readouterr().out
     assert loading.load(out)[2].size == size
   assert convert(tmp_path / '2x8.npz', tmp_path / 'b.npz') == 0
-  assert '4x4 tokens: a square, as nothing tells' in capsys.readouterr().out
+  assert '4x4 tokens: assumed to be square, as no' in capsys.readouterr().out
 
 
 def test_a_grid_that_is_no_square_asks_for_the_size():
   params = random_weights.small_vit()
   params['pos_embedding'] = params['pos_embedding'][:, :7]
   weights = published.describe(params, 'vit')
-  with pytest.raises(ValueError, match='6 positions are no square.*--image-size'):
+  with pytest.raises(ValueError, match='6 positions do not form a s.*--image-size'):
     vit_family.image_size(weights, IMAGES, None)
   assert vit_family.image_size(weights, IMAGES, (16, 24)) == (16, 24)
   hybrid = published.describe(random_weights.small_vit(resnet=(2, 1), patch=1), 'vit')

@@ -136,10 +136,10 @@ def test_rows_of_a_head(tmp_path, capsys):
   rows.write_text('4\n5\n')
   with pytest.raises(UserError, match="entry 2 is '5', not a class from 0 to 4"):
     init_from.with_classes(weights, str(rows))
-  with pytest.raises(UserError, match=r'nowhere.txt, .* is not there'):
+  with pytest.raises(UserError, match=r'nowhere.txt, .* does not exist'):
     init_from.with_classes(weights, str(tmp_path / 'nowhere.txt'))
   headless = {name: part for name, part in params.items() if name != 'head'}
-  with pytest.raises(UserError, match='which have no head'):
+  with pytest.raises(UserError, match='these have no head'):
     rows.write_text('0')
     init_from.with_classes(init_from.Weights({'params': headless}), str(rows))
 
