@@ -200,7 +200,7 @@ def test_a_task_that_does_not_normalise():
   before = config()
   before.task = spec.spec(Other)
   with pytest.raises(
-    UserError, match='Other does not normalise images: it has no mean'
+    UserError, match='Other does not normalize images: it has no mean'
   ):
     adapt.with_preprocessing(before, Preprocessing((8, 8)))
 

@@ -179,7 +179,7 @@ def test_pictures_without_objects(predict, pictures, detector, tmp_path):
   [
     (['--top=3'], '--top is for weights that name pictures'),
     (['--threshold=1.5'], r'--threshold=1.5 is not in \[0, 1\)'),
-    (['--image-size=64x64'], r'\(64, 64\) is no size, give one number'),
+    (['--image-size=64x64'], r'instead of \(64, 64\) give one number'),
   ],
 )
 def test_bad_words_for_detectors(words, message, predict, pictures, detector):

@@ -198,7 +198,7 @@ def test_sizes_tell_images():
   assert images(picture).shape == (380, 380, 3)
   share = hub_json.to_timm(images)['crop_pct']
   assert (share, hub_json.to_timm(images)['crop_mode']) == (380 / 412, 'center')
-  with pytest.raises(UserError, match=r'size=\(380, 400\) is no square'):
+  with pytest.raises(UserError, match=r'size=\(380, 400\) is not square'):
     images.with_size((380, 400))
 
 
