@@ -346,8 +346,8 @@ def test_another_activation_is_refused(tmp_path, capsys):
   path, sizes = timm_file(tmp_path)
   found = init_from.from_file(path, num_heads=4)
   told = (
-    r"the weights need activation='gelu_exact' \(assumed; that of timm ViTs unless"
-    r" told\), but the model has 'gelu': set task.model.activation='gelu_exact', or"
+    r"the weights need activation='gelu_exact' \(assumed; the default of timm"
+    r" ViTs\), but the model has 'gelu': set task.model.activation='gelu_exact', or"
   )
   with pytest.raises(UserError, match=told):
     filled(InitFrom(found), **sizes)
@@ -368,8 +368,8 @@ def test_another_number_of_heads_names_its_remedy(tmp_path):
   path, sizes = timm_file(tmp_path)
   sizes['activation'] = 'gelu_exact'
   told = (
-    'does not fit the model: the model has 4 heads, the weights 1 (assumed; neither the'
-    ' file nor a config.json tells, published ViTs of width 64 have as many): set'
+    'does not fit the model: the model has 4 heads, the weights 1 (assumed; as in'
+    ' published ViTs of width 64; neither the file nor a config.json records it): set'
     ' init_from.weights.num_heads=4 if that is what they have'
     ' (--config.init_from.weights.num_heads=4)'
   )
@@ -786,4 +786,4 @@ def test_a_prefix_and_what_is_assumed_are_told(tmp_path, capsys):
   found = init_from.from_file(str(tmp_path / 'a.pth'), num_heads=2)
   assert_same(found.params, weights)
   told = capsys.readouterr().out
-  assert "assumed   names without 'module.'" in told and 'gelu_exact' in told
+  assert "assumed   names without the prefix 'module.'" in told and 'gelu_exact' in told

@@ -155,7 +155,7 @@ def test_a_run_on_wide_images_writes_their_size(out, tmp_path, capsys):
   assert_same(variables['params']['pos_embedding'], average['pos_embedding'])
   square = ['--image-size', '32', '32']  # as many tokens
   assert convert(tmp_path / 'run', tmp_path / 'no', *square) == 1
-  words = 'a grid of 16x16, the positions of the weights are for one of 8x32'
+  words = 'a grid of 16x16, but the positions of the weights are for 8x32'
   assert words in capsys.readouterr().err
 
 
@@ -220,7 +220,7 @@ def test_half_a_file_leaves_nothing(tmp_path, monkeypatch):
     (['in.npz'], 'in.npz is there already: name a new OUT'),
     (['taken.npz'], 'taken.json is there already'),
     (['out', '--to=transformers'], 'has a class token and learned positions'),
-    (['out', '--image-size=32'], 'a grid of 4x4, the weights have 9 positions'),
+    (['out', '--image-size=32'], 'a grid of 4x4, but the weights have 9 positions'),
     (['out.npz', '--image-size=25'], '25x25 does not divide into tokens of 8x8'),
     (
       ['out', '--image-size', '8', '8', '8'],
@@ -371,6 +371,6 @@ def test_a_training_checkpoint_with_a_prefix(tmp_path, capsys):
   out = tmp_path / 'out.npz'
   assert convert(tmp_path / 'w.pth', out, '--num-heads=3') == 0
   told = capsys.readouterr().out
-  assert "of the file 'model' is read, not 'model_ema'" in told
+  assert "'model' of the file is read, not 'model_ema'" in told
   assert "names without '_orig_mod.'" in told
   assert_same(published.read(out).params, params)

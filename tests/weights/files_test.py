@@ -143,7 +143,7 @@ def archive(path, *members, method=zipfile.ZIP_DEFLATED):
 @pytest.mark.parametrize(
   'header, words',
   [
-    (npy('(10,)', numbers=bytes(44)), "'a' promises 40 bytes, but has 44"),
+    (npy('(10,)', numbers=bytes(44)), "'a' declares 40 bytes, but has 44"),
     (npy('(3,)', numbers=bytes(8)), "'a' promises 12 bytes, but has 8"),
     (npy('(' * 9000), "'a' has a header that is not that of an array of numbers"),
     (npy(' ' * 9000), "'a' has a header that is not that of an array of numbers"),
@@ -186,7 +186,7 @@ def test_archives_that_unfold_to_more_than_they_are(tmp_path):
       member.write(bytes(2**20))
   for name in ('weights.npz', 'weights.pth'):
     path = path.rename(path.with_name(name))
-    with pytest.raises(UserError, match='bytes, but what it promises would fill 269,'):
+    with pytest.raises(UserError, match='bytes, but declares 269,'):
       files.read(path)
 
 

@@ -186,7 +186,7 @@ def test_smaller_windows_of_late_stages_are_not_transformers(tmp_path):
   weights = published.describe(params, 'swin')
   assert weights.architecture['window'] == 4
   images = weights.images('swin', (16, 16))
-  with pytest.raises(UserError, match=r'windows of one size, these have \[2, 4\]'):
+  with pytest.raises(UserError, match=r'windows of one size, but these are \[2, 4\]'):
     convert_weights.write(
       weights, images, tmp_path / 'a.safetensors', 'transformers', None
     )
