@@ -389,7 +389,7 @@ def test_another_number_of_heads_names_its_remedy(tmp_path):
 def test_a_run_tells_its_architecture(tmp_path):
   run_of(tmp_path, 16, activation='gelu_exact')
   found = init_from.from_run(str(tmp_path))
-  with pytest.raises(UserError, match="the weights need activation='gelu_exact', the"):
+  with pytest.raises(UserError, match="the weights need activation='gelu_exact', but"):
     filled(InitFrom(found), **WIDE)
 
 
@@ -694,8 +694,8 @@ def test_frozen_networks_take_everything():
   assert sorted(lines[1:]) == [
     'not in the model: extra',
     'not in the weights: cls',
-    'shape of head/bias: (100,) in the weights, (5,) here',
-    'shape of head/kernel: (16, 100) in the weights, (16, 5) here',
+    'shape of head/bias: (100,) in the weights, (5,) in the model',
+    'shape of head/kernel: (16, 100) in the weights, (16, 5) in the model',
   ]
 
 

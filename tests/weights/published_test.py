@@ -453,9 +453,7 @@ def test_training_checkpoints(tmp_path):
   torch_archives.save(path, content)
   told = published.read(path, num_heads=3).assumed
   assert told[0] == "'state_dict.model' of the file is read, not 'state_dict.model_ema'"
-  assert told[1] == (
-    "names without the prefix '_orig_mod.module.', which all have"
-  )
+  assert told[1] == ("names without the prefix '_orig_mod.module.', which all have")
   torch_archives.save(path, {'model_ema': averaged})
   got = published.read(path, num_heads=3)
   assert got.assumed[0].startswith("names without the prefix 'module.'")
