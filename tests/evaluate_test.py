@@ -308,7 +308,7 @@ def test_a_detector_keeps_what_the_config_computes_with(detector):
   with pytest.raises(UserError, match='DETR of 5 classes, the config has a DETR of 3'):
     adapt.with_model(finding(num_classes=3), model, str(path))
   without = model.clone(masks=False)
-  with pytest.raises(UserError, match='without masks, the config has them: set'):
+  with pytest.raises(UserError, match='without masks, but the config has: set'):
     adapt.with_model(finding(masks=True), without, str(path))
 
 

@@ -138,7 +138,7 @@ def _welcome(
 def _visit(
   host: str, port: int, index: int, count: int, seconds: float, say: Say
 ) -> None:
-  """Waits for all others, as a process other than 0."""
+  """Waits for all others, as a process with an index above 0."""
   with _connected(host, port, index, count, seconds, say) as connection:
     connection.settimeout(seconds + 10)  # process 0 waits for `seconds`
     try:

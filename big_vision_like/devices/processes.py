@@ -81,11 +81,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def start(args: argparse.Namespace) -> None:
   """Joins the other processes of the run; must be called before JAX looks for devices.
 
-  A process is alone unless configured otherwise: by `--coordinator`, `--num-processes`
-  and `--process-id`, by JAX's variables that stand for them, or by `--multi-process`,
-  which lets JAX ask the cluster. A cluster is never joined without being asked for: a
-  shell within one has all its variables and no other processes. Several tasks started
-  together without these flags would all train in one folder, so this raises.
+  By default a process runs alone. Several processes are configured by `--coordinator`,
+  `--num-processes` and `--process-id`, by the JAX variables that stand for these flags,
+  or by `--multi-process`, which lets JAX ask the cluster. A cluster is never joined
+  without such a flag: a shell within one has all its variables and no other processes.
+  Raises if a launcher started several tasks together without these flags, as they would
+  all train in one folder.
 
   All processes fail within `--start-seconds` if one never joins, and at once if one
   dies after joining. Process 0 writes the compilation cache and all processes read it;

@@ -31,12 +31,13 @@ def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.Con
   )
   if kind is not type(model) or classes != model.num_classes:
     raise UserError(
-      f'{source} is a {theirs}, the config has a {ours}: use a config for such a model'
+      f'{source} is a {theirs}, but the config has a {ours}: use a config for such a'
+      ' model'
     )
   masks = spec.held(node, 'masks')
   if masks and not model.masks:
     raise UserError(
-      f'{source} is a {theirs} without masks, the config has them: set'
+      f'{source} is a {theirs} without masks, but the config has them: set'
       ' config.task.model.masks=False, and evaluators that need none'
     )
   config = config.copy_and_resolve_references()

@@ -101,7 +101,7 @@ def classifier_images(
   """Returns the preprocessing of a classifier, from the JSON files of its weights.
 
   Without such files, it is `published(name, size, channels)`, as known for the source.
-  The other arguments are those of `weights.family.Family.images`.
+  The other arguments are as in `weights.family.Family.images`.
   """
   if own := written(metadata, Preprocessing):
     return fitting(own, num_classes, channels)
@@ -191,7 +191,9 @@ def from_transformers(
     resize, size = _convnext_sizes(processor)
   if isinstance(size, int):
     if 'shortest_edge' in processor['size']:
-      raise UserError(f'{source}: a shortest edge of {size} without a crop is no size')
+      raise UserError(
+        f'{source}: a shortest edge of {size} without a crop does not determine a size'
+      )
   if not processor.get('do_normalize', True):
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
   method = processor.get('resample', 2)  # bilinear, as in transformers' ViTs
@@ -429,7 +431,7 @@ def _convnext_sizes(
   share = processor.get('crop_pct') or 224 / 256
   resize = int(min(side / share, 2**31))
   if share > 1 or not SIDE.fits(resize):
-    raise UserError(f'{_PROCESSOR_FILE}: crop_pct={share} of {side} pixels is no share')
+    raise UserError(f'{_PROCESSOR_FILE}: crop_pct={share} of {side} pixels is invalid')
   return resize, (side, side)
 
 
@@ -438,7 +440,7 @@ def _pillow(kernel: str) -> str:
   name = f'pillow_{kernel}'
   if name not in transforms.METHODS:
     raise UserError(
-      f'interpolation {kernel!r} is not supported; there are'
+      f'interpolation {kernel!r} is not supported; supported are'
       f' {", ".join(transforms.METHODS)}'
     )
   return name

@@ -1,6 +1,6 @@
 """Words for the classes of ImageNet-1k: the first word of each WordNet synset.
 
-The order is that of the classes, sorted by WordNet number. The words are those of
+The words are in the order of the classes, which is by WordNet number. They come from
 WordNet 3.0 (Copyright 2006 by Princeton University), as published with the 2012
 challenge. Several synsets have the same first word: crane, maillot.
 """

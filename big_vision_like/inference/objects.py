@@ -155,7 +155,7 @@ class DetectionPreprocessing(Prepare):
   ) -> list[Found]:
     """Returns the objects in a picture that score above the threshold, best first.
 
-    `outputs` are the model's for a batch of that picture alone: `logits` (1, Q, C),
+    `outputs` are the model's for a batch with only that picture: `logits` (1, Q, C),
     with "no object" as the last class, and `boxes` (1, Q, 4). Each query gives its best
     class.
     """
@@ -185,7 +185,7 @@ class DetectionPreprocessing(Prepare):
     """Returns preprocessing for another shorter side, without padding."""
     if not isinstance(size, int):
       raise UserError(
-        f'pictures to find objects in keep their aspect ratio: instead of {size} give'
+        f'pictures for detection keep their aspect ratio: instead of {size} give'
         ' one number, the shorter side'
       )
     if self.size is not None:
@@ -271,7 +271,7 @@ def sizing(steps: Sequence[Any]) -> dict[str, Any]:
   for step in steps:
     if isinstance(step, RESHAPING):
       raise UserError(
-        'pictures to find objects in are resized by ResizeShort and padded by Pad, not'
+        'pictures for detection are resized by ResizeShort and padded by Pad, not'
         f' by {type(step).__name__}: use a config whose evaluators do so'
       )
     if isinstance(step, boxes.ResizeShort):

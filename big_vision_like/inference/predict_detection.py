@@ -98,7 +98,7 @@ class Detector:
 
 
 def boxes_picture(shown_HWC: np.ndarray, objects: Sequence[Found]) -> np.ndarray:
-  """Draws objects on the picture, whose pixels are the unit of their boxes."""
+  """Draws objects on the picture; their boxes are in its pixels."""
   boxes_N4 = np.array([one.box for one in objects]).reshape(-1, 4)
   names, scores = [one.name for one in objects], [one.score for one in objects]
   return detection.boxes_sheet(shown_HWC, [(boxes_N4, names, scores)], SIDE)

@@ -134,7 +134,7 @@ def _contents(name: str) -> bytes:
     why = getattr(error, 'strerror', None) or error
     raise UserError(f'{name} cannot be read: {why}') from error
   if len(content) > MOST_BYTES:
-    raise UserError(f'{name} has more than {MOST_BYTES:,} bytes, which no image has')
+    raise UserError(f'{name} has more than {MOST_BYTES:,} bytes: no image is so large')
   return content
 
 
@@ -235,7 +235,7 @@ def normalization(network: Network, channels: int) -> list[tuple[float, ...]]:
 
 
 def _is_picture(shape: Sequence[int], channels: int) -> bool:
-  """Returns whether a shape is that of a picture: grey or colour, with alpha or not."""
+  """Returns whether a shape fits a picture: grey or colour, with alpha or without."""
   most = max(4, channels)
   return len(shape) in (2, 3) and 0 not in shape and (*shape, 1)[2] <= most
 

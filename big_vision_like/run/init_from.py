@@ -43,7 +43,7 @@ _KINDS = {'params': '', 'constants': ' (a constant)', 'batch_stats': ' (a statis
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """Variables to start from, and what is known about their images and model.
+  """Variables to start from, and the known facts about their images and model.
 
   `variables` are dicts by collection: params, constants (of frozen norms), batch_stats.
   `mean` and `std` are for image values in [0, 1], None if there are no images. `grid`

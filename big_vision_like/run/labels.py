@@ -39,7 +39,7 @@ LIKE = 0.75
 
 
 class Known(NamedTuple):
-  """The classes that labels must mean, and their owner `whose`, for messages.
+  """The classes that labels must mean, and the name of their owner, for messages.
 
   `reworded` is for published weights: two lists of equal length are then the same
   classes if nearly all of them share a synonym (`tench, Tinca tinca`). `tokenizers` are
@@ -73,7 +73,7 @@ class Part(NamedTuple):
   def relabelled(self) -> bool:
     """Whether a transform from outside this package changes the labels.
 
-    Only such transforms are tried, on one example; those of this package declare it.
+    Only such transforms are tried, on one example; this package's declare it.
     """
     ours = labels.__name__.partition('.')[0]
     if all(type(t).__module__.startswith(f'{ours}.') for t in self.transforms):
@@ -159,7 +159,7 @@ def check_tokenizers(node: Any, known: Known | None) -> None:
     if fingerprint not in known.tokenizers:
       raise UserError(
         f'{getattr(own, "path", own)} is not the vocabulary of {known.whose}: the same'
-        ' ids are other words; use the same file'
+        ' ids mean other words; use the same file'
       )
 
 
@@ -207,7 +207,7 @@ def compared(
   """
   if not names or not theirs:
     counted = _counted(names or theirs)
-    return None, '' if counted else 'classes are compared by number alone'
+    return None, '' if counted else 'classes are compared only by number'
   if all(theirs.get(label) == name for label, name in names.items()):
     whole = len(names) == len(theirs)
     return None, '' if whole else f'{len(names):,} of {len(theirs):,} classes'
@@ -237,7 +237,7 @@ def compared(
 
 
 def unlike(names: Names, theirs: Names, whose: str, reworded: bool = False) -> str:
-  """Returns how classes differ from those of `whose`; empty if they do not.
+  """Returns the difference to the classes of `whose` as text; empty if none.
 
   With `reworded`, classes are the same if nearly all have a synonym in common.
   """
@@ -284,7 +284,7 @@ def _reworded(names: Names, theirs: Names) -> bool:
 
 
 def difference(names: Names, theirs: Names, whose: str) -> str:
-  """Returns a sentence about the differences between classes and those of `whose`."""
+  """Returns a sentence about the differences to the classes of `whose`."""
   ours, others = list(names.values()), list(theirs.values())
   new = [name for name in ours if name not in others]
   missing = [name for name in others if name not in ours]

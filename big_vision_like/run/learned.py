@@ -158,7 +158,7 @@ def image_size(facts: Facts, network: str = '') -> tuple[int, int] | None:
 
 
 def known(workdir: str | os.PathLike) -> dict[str, Known]:
-  """Returns the classes of a run by input: stored ones, or those of the data.
+  """Returns the classes of a run by input: stored ones, or the classes of the data.
 
   Reports a run that stored none: its classes come from data that may have changed, or
   are unknown.

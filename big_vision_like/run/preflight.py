@@ -70,10 +70,10 @@ def check(
   known: Mapping[str, Known] | None = None,
   thorough: bool = False,
 ) -> Findings:
-  """Tries every input of a config; without `training`, only those of evaluators.
+  """Tries every input of a config; without `training`, only inputs of evaluators.
 
-  The classes of evaluators are compared by name with those of the training data, or
-  with `known`, the classes of a run by input name. `thorough` reads and decodes all
+  The classes of evaluators are compared by name with the classes of the training data,
+  or with `known`, the classes of a run by input name. `thorough` reads and decodes all
   examples.
   """
   started = time.perf_counter()
@@ -152,7 +152,7 @@ def agree(found: Findings, place: str) -> dict[str, Known]:
 def compare_runs(
   found: Findings, plain: Mapping[str, Any], known: Mapping[str, Known]
 ) -> None:
-  """Compares the config's classes with those of runs that it takes networks from.
+  """Compares the config's classes with the classes of runs that provide networks.
 
   Classes of frozen networks must be equal; other heads can learn new ones.
   """

@@ -139,7 +139,7 @@ def architecture(model: nn.Module) -> dict[str, Any]:
 def differences(
   theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-  """Returns the values of both architectures where these differ, by name.
+  """Returns the pairs of values in which two architectures differ, by name.
 
   Arguments that only one of them has are ignored.
   """
@@ -199,7 +199,7 @@ def run_size(
 def check_evaluated(
   config: Mapping[str, Any], model: nn.Module, variables: Mapping[str, Any], grid: Grid
 ) -> None:
-  """Raises if an evaluator's images make a different grid with as many tokens.
+  """Raises if an evaluator's images make a different grid with equally many tokens.
 
   The learned positions of the model are for `grid`; no shape shows the difference.
   """

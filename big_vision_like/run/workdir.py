@@ -33,7 +33,7 @@ SETTINGS = (
   *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every'),
   *('checkpoint_every', 'check_replicas_every', 'keep_last', 'keep_every', 'keep_best'),
 )
-# Fields that may differ when a run resumes, including those of evaluation.
+# Fields that may differ when a run resumes, including all evaluation fields.
 FREE = re.compile(
   rf'({"|".join(SETTINGS)}|evals)([.\[].*)?'
   r'|train_data\.(.+\.)?(workers|threads|bad_share)'
@@ -102,7 +102,7 @@ def claim(
   data: Mapping[str, Any] | None = None,
   accept: Sequence[str] = (),
 ) -> Changes:
-  """Compares a config and the identity of its data with those of the run in a folder.
+  """Compares a config and the identity of its data with the run in a folder.
 
   `data` is the result of `identities`. Settings that affect no number may differ, and
   so may the locations of data and weights with the same content. Anything else raises,
@@ -183,7 +183,7 @@ def identities(
 def differences(
   before: Mapping[str, Any], now: Mapping[str, Any], fields: Sequence[str]
 ) -> list[str]:
-  """Returns a line for each place whose data have changed.
+  """Returns a line for each place where the data have changed.
 
   `fields` are the config fields that differ: evaluators that have changed may read any
   data.

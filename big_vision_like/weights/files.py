@@ -117,7 +117,7 @@ def _check_npy(file: Any, name: str, size: int) -> None:
     raise UserError(f'{name!r} is not an array')
   length = int.from_bytes(file.read(2 if start[6] == 1 else 4), 'little')
   if length > _NPY_LONGEST:
-    raise UserError(f'{name!r} has a header of {length:,} bytes, which is not read')
+    raise UserError(f'{name!r} has a header of {length:,} bytes, which is too long')
   text = ' '.join(file.read(length).decode('latin1').split())
   if re.search(r"""['"]\|O['"]""", text):
     raise UserError(
@@ -127,7 +127,8 @@ def _check_npy(file: Any, name: str, size: int) -> None:
   header = _NPY_HEADER.fullmatch(text)
   if header is None or None in header.groups():
     raise UserError(
-      f'{name!r} has a header that is not that of an array of numbers: write it again'
+      f'{name!r} has a header that does not describe an array of numbers: write it'
+      ' again'
     )
   shape = [int(n) for n in re.findall(r'\d+', header['shape'])]
   promised = math.prod(shape) * np.dtype(header['dtype']).itemsize
@@ -160,7 +161,7 @@ def _check_safetensors(path: str | os.PathLike) -> None:
     if length > size - 8:
       raise ValueError(f'its header of {length:,} bytes is cut off')
     if length > _SAFETENSORS_LONGEST:
-      raise UserError(f'{path} has a header of {length:,} bytes, which is not read')
+      raise UserError(f'{path} has a header of {length:,} bytes, which is too long')
     entries = files.parse_json(file.read(length), f'the header of {path}')
   if not isinstance(entries, dict):
     raise ValueError('its header has no names')
@@ -178,7 +179,7 @@ def _check_safetensors(path: str | os.PathLike) -> None:
       )
     if not isinstance(dtype, str) or dtype not in _SAFETENSORS:
       raise UserError(
-        f'{path}: {name!r} holds {dtype!r:.100}, which is not read; the types are'
+        f'{path}: {name!r} holds {dtype!r:.100}, which is not supported; the types are'
         f' {", ".join(_SAFETENSORS)}'
       )
     promised = math.prod(shape) * np.dtype(_SAFETENSORS[dtype]).itemsize

@@ -23,7 +23,7 @@ def fold(
   module in `stem` reads the image x = (p - mean) / std. Its kernel is multiplied by
   std_after / std_before, and its bias is increased by the kernel applied to
   (mean_after - mean_before) / std_before. Raises a `UserError` for a layer without a
-  bias: those of ResNets also pad the normalized image with zeros.
+  bias, as in ResNets, where it also pads the normalized image with zeros.
   """
   flat = tree.flatten(params)
   module = next((name for name in stem if f'{name}/kernel' in flat), None)

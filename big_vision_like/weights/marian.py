@@ -258,7 +258,7 @@ def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
 def _shapes(
   depths: Mapping[str, int], vocab_size: int, width: int, mlp_dim: int
 ) -> dict[str, tuple[int, ...]]:
-  """Returns names and shapes that a state dict must have besides an embedding."""
+  """Returns names and shapes that a state dict needs in addition to an embedding."""
   sizes = {'fc1': (mlp_dim, width), 'fc2': (width, mlp_dim)}
   shapes: dict[str, tuple[int, ...]] = {_BIAS: (1, vocab_size)}
   for module in modules(depths):

@@ -116,7 +116,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
     architecture = _same_model(ours['architecture'], architecture, family, path)
     assumed = tuple(ours['assumed'])
   if prefix:
-    assumed = (f'names without the prefix {prefix!r}, which all have', *assumed)
+    assumed = (f'names without the prefix {prefix!r}, which all names have', *assumed)
   return dataclasses.replace(
     found,
     architecture=architecture,

@@ -260,7 +260,7 @@ def check_shapes(flat: tree.Arrays, source: str) -> list[dict[str, int]]:
     stages.append(sizes)
   patch = flat['embed/kernel'].shape[:2]
   if len({*patch}) > 1:
-    wrong.append(f'embed/kernel {flat["embed/kernel"].shape} is not that of a square')
+    wrong.append(f'embed/kernel {flat["embed/kernel"].shape} is not square')
   last = stages[-1]['D'] if stages else width
   for i, sizes in enumerate(stages[:-1], start=1):
     want = {'reduction/kernel': (4 * sizes['D'], 2 * sizes['D'])}
@@ -270,7 +270,7 @@ def check_shapes(flat: tree.Arrays, source: str) -> list[dict[str, int]]:
       if have != shape:
         wrong.append(f'merge{i}/{name} {have} is not {shape}')
   if 'head/kernel' in flat and flat['head/kernel'].shape[:1] != (last,):
-    wrong.append(f'head/kernel {flat["head/kernel"].shape} does not read {last}')
+    wrong.append(f'head/kernel {flat["head/kernel"].shape} does not have {last} inputs')
   if len({sizes.get('M', 0) / sizes['D'] for sizes in stages}) > 1:
     wrong.append('the ratio of hidden units to width is not the same in all stages')
   if wrong:

@@ -269,7 +269,7 @@ def _unbiased(module: str, tokens: str) -> bool:
 
 
 def _even(names: Collection[str], backbone: str, ours: bool) -> dict[str, list[str]]:
-  """Returns our modules for those of blocks that all have the same width."""
+  """Returns our modules for theirs, in blocks that all have the same width."""
   block = r'encoder/block_(\d+)/' if ours else r'blocks\.(\d+)\.'
   return {
     f'blocks.{i}.{theirs}': [f'encoder/block_{i}/{name}' for name in pieces]
@@ -279,7 +279,7 @@ def _even(names: Collection[str], backbone: str, ours: bool) -> dict[str, list[s
 
 
 def _dense(names: Collection[str], backbone: str, ours: bool) -> dict[str, list[str]]:
-  """Returns our modules for those of a dense backbone, numbered consecutively."""
+  """Returns our modules for theirs in a dense backbone, numbered consecutively."""
   number = r'encoder/(?:growth|transition)(\d+)/' if ours else r'blocks\.(\d+)\.'
   modules: dict[str, list[str]] = {}
   for i in range(vit_names.depth(names, number) or 1):

@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """Reads the arrays of a checkpoint; also returns sentences about what is left out.
+  """Reads the arrays of a checkpoint; also returns sentences about skipped entries.
 
   `path` is the path of the index. Raises a `UserError` for an incomplete checkpoint.
   """
@@ -85,8 +85,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...
       continue
     if entry.in_parts:
       raise UserError(
-        f'{path}: {name!r} is stored in parts (a partitioned variable), which are not'
-        ' read'
+        f'{path}: {name!r} is stored in parts (a partitioned variable), which is not'
+        ' supported'
       )
     try:
       if entry.file >= count:
@@ -100,9 +100,9 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...
 
 
 def _array(file: pathlib.Path, there: int, entry: Entry) -> np.ndarray:
-  """Reads one array, if its size matches its shape and lies within the file."""
+  """Reads one array, if its size matches its shape and the file contains it."""
   if entry.dtype not in _DTYPES:
-    raise ValueError(f'of type {entry.dtype}, which is not read')
+    raise ValueError(f'of type {entry.dtype}, which is not supported')
   dtype = _DTYPES[entry.dtype]
   if math.prod(entry.shape) * dtype.itemsize != entry.size:
     raise ValueError(f'{entry.size:,} bytes for shape {entry.shape}')

@@ -1,6 +1,6 @@
 """Weights of DeiT and DeiT III in the names of facebookresearch/deit and of timm.
 
-The arrays are those of a ViT (see `timm_vit`), with `dist_token` and `head_dist` for a
+The names are a ViT's (see `timm_vit`), plus `dist_token` and `head_dist` for a
 distilled DeiT, or `blocks.i.ls1.gamma` and `ls2.gamma` for a DeiT III, which
 facebookresearch calls `gamma_1` and `gamma_2`. Plain DeiTs are ViTs in files too.
 """

@@ -120,7 +120,7 @@ def from_timm(
 def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Converts our parameters (unrolled or scanned) to timm's state dict of arrays.
 
-  Positions have rows for the class token and the registers; those of registers are 0.
+  Positions have rows for the class token and the registers; register rows are zero.
   """
   flat = tree.flatten(tree.unstack_blocks(params))
   for name, what in NO_PLACE.items():
@@ -247,7 +247,7 @@ def _prefix(flat: tree.Arrays) -> tuple[int, int]:
 
 
 def table(names: Collection[str], ours: bool = False) -> linear.Table:
-  """Returns our arrays for timm's, for as many blocks and units as names show."""
+  """Returns our arrays for timm's, for the number of blocks and units in names."""
   block = r'encoder/block_(\d+)/' if ours else r'blocks\.(\d+)\.'
   modules = dict(_TOP)
   for i in range(vit_names.depth(names, block) or 1):

@@ -165,7 +165,7 @@ def _keys(content: Any) -> str:
     return ''
   names = [f'{name!s:.40}'.encode('ascii', 'backslashreplace') for name in content]
   names = [name.decode() for name in names]
-  return f'; there are {", ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
+  return f'; its keys are {", ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -184,7 +184,7 @@ def _storage(saved: Any) -> _Storage:
   known = isinstance(dtype, _Named) and dtype.name in _DTYPES
   if kind != 'storage' or not known or (view and view[0]):
     name = dtype.name if known else type(dtype).__name__
-    raise UserError(f'it holds tensors of a kind that is not read, {name}')
+    raise UserError(f'it holds tensors of a kind that is not supported, {name}')
   if type(size) is not int or size < 0 or not isinstance(key, str | int):
     raise ValueError('negative sizes')
   return _Storage(str(key), np.dtype(_DTYPES[dtype.name]), size)
@@ -237,7 +237,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
   for opcode, argument, _ in pickletools.genops(file):
     work += 1
     if work > _MOST:
-      raise UserError(f'its pickle has over {_MOST:,} instructions, which is not read')
+      raise UserError(f'its pickle has over {_MOST:,} instructions, which is too many')
     match opcode.name:
       case 'PROTO' | 'FRAME':
         pass
@@ -268,7 +268,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
       case 'APPEND' | 'APPENDS':
         items = popped(1 if opcode.name == 'APPEND' else None)
         stack[-1].extend(items)
-      case 'BUILD' | 'POP':  # attributes, none of which is needed
+      case 'BUILD' | 'POP':  # attributes, which are not needed
         popped(1)
       case 'POP_MARK':
         popped()
@@ -303,7 +303,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
         stack.append(argument)
       case _:
         raise UserError(
-          f'its pickle has an instruction that is not read, {opcode.name}'
+          f'its pickle has an instruction that is not supported, {opcode.name}'
         )
   raise EOFError('a pickle without an end')
 
@@ -314,10 +314,10 @@ def _read_archive(path: pathlib.Path) -> Read:
     folder = pickled.removesuffix('data.pkl')
     order = members.get(folder + 'byteorder')
     if order is not None and order.read() != b'little':
-      raise UserError('its numbers are big-endian, which is not read')
+      raise UserError('its numbers are big-endian, which is not supported')
     if members[pickled].size > _LONGEST:
       raise UserError(
-        f'its pickle has {members[pickled].size:,} bytes, which is not read'
+        f'its pickle has {members[pickled].size:,} bytes, which is too large'
       )
     content, _ = _load(io.BytesIO(members[pickled].read()))
     state, told = _state(content, path)
@@ -339,7 +339,7 @@ def _read_old(path: pathlib.Path) -> Read:
     if (_load(file)[0], _load(file)[0]) != (_MAGIC, _VERSION):
       raise ValueError('it starts differently')
     if not _load(file)[0]['little_endian']:
-      raise UserError('its numbers are big-endian, which is not read')
+      raise UserError('its numbers are big-endian, which is not supported')
     (content, storages), (keys, _) = _load(file), _load(file)
     state, told = _state(content, path)
     _check_storages(state)
@@ -362,7 +362,7 @@ def _read_old(path: pathlib.Path) -> Read:
 
 
 def _check_storages(state: Mapping[str, _Tensor]) -> None:
-  """Raises for large storages of which tensors use only a small part."""
+  """Raises for large storages if tensors use only a small part of them."""
   needed: dict[_Storage, int] = {}
   for tensor in state.values():
     needed[tensor.storage] = needed.get(tensor.storage, 0) + tensor.nbytes

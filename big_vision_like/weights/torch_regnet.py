@@ -28,9 +28,9 @@ class Names(NamedTuple):
 
   `found` matches the numbers of stage and unit, which start from `first`; `unit` is
   filled with them. `convs` stand for our conv1, conv2, conv3 and shortcut, each with a
-  `conv` and a `norm` inside. The third has a number to fill in: that of the preceding
-  layers, including squeeze-excite (`se`). If there is a head, `prefix` precedes all
-  names except the head's.
+  `conv` and a `norm` inside. The third is filled with the number of preceding layers,
+  including squeeze-excite (`se`). If there is a head, `prefix` precedes all names
+  except the head's.
   """
 
   found: str
@@ -202,7 +202,7 @@ def _convs(unit: int) -> tuple[str, ...]:
 
 
 def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
-  """Returns names and shapes of all arrays; `channels` are those of the images."""
+  """Returns names and shapes of all arrays; `channels` is the number in images."""
   shapes: resnet_names.Shapes = {}
 
   def add(place: str, size: int, before: int, after: int) -> None:

@@ -321,7 +321,7 @@ def test_the_processor_of_convnexts_and_regnets_crops(told, resize, size):
   found = hub_json.from_transformers(TRANSFORMERS | told, {})
   assert (found.resize, found.size) == (resize, (size, size))
   for share in (2, 1e-9):
-    with pytest.raises(UserError, match=f'crop_pct={share} of 96 pixels is no share'):
+    with pytest.raises(UserError, match=f'crop_pct={share} of 96 pixels is invalid'):
       hub_json.from_transformers(
         TRANSFORMERS | told | dict(size=96, crop_pct=share), {}
       )

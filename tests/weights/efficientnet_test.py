@@ -142,7 +142,7 @@ def test_padding_and_epsilon_of_timm(variables, tmp_path):
   assert weights.architecture['epsilon'] == 0.01
   with pytest.raises(UserError, match="'efficientnet_blur_b0' makes a different n"):
     read('b', architecture='efficientnet_blur_b0')
-  with pytest.raises(UserError, match="pad_type='lama' is not read"):
+  with pytest.raises(UserError, match="pad_type='lama' is unsupp"):
     read('c', architecture='efficientnet_b0', model_args={'pad_type': 'lama'})
 
 

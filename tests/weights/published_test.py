@@ -425,7 +425,7 @@ def test_a_prefix_of_all_names_is_told(name, prefix):
     assert (got.source, got.architecture) == (source.name, plain.architecture)
     told, *rest = got.assumed
     assert tuple(rest) == plain.assumed
-    assert told == f'names without the prefix {prefix!r}, which all have'
+    assert told == f'names without the prefix {prefix!r}, which all names have'
     assert_same(got.variables, plain.variables)
 
 
@@ -453,7 +453,9 @@ def test_training_checkpoints(tmp_path):
   torch_archives.save(path, content)
   told = published.read(path, num_heads=3).assumed
   assert told[0] == "'state_dict.model' of the file is read, not 'state_dict.model_ema'"
-  assert told[1] == ("names without the prefix '_orig_mod.module.', which all have")
+  assert told[1] == (
+    "names without the prefix '_orig_mod.module.', which all names have"
+  )
   torch_archives.save(path, {'model_ema': averaged})
   got = published.read(path, num_heads=3)
   assert got.assumed[0].startswith("names without the prefix 'module.'")

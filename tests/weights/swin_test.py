@@ -198,7 +198,7 @@ def test_smaller_windows_of_late_stages_are_not_transformers(tmp_path):
     ('layers.0.blocks.0.attn.relative_position_bias_table', (8, 2), 'square window'),
     ('layers.0.downsample.reduction.weight', (16, 31), 'merge1/reduction/kernel'),
     ('layers.1.blocks.2.mlp.fc1.bias', (31,), 'shapes that do not fit'),
-    ('head.weight', (5, 17), 'does not read 16'),
+    ('head.weight', (5, 17), 'does not have 16 inputs'),
   ],
 )
 def test_shapes_that_do_not_fit(name, shape, message, tmp_path):

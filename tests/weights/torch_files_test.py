@@ -40,7 +40,7 @@ def test_which_of_several_things_is_taken(tmp_path):
   torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # a name like others
   assert list(files.read(path)) == ['model', 'x']
   torch_archives.save(path, {'shadow': state, **{f'a{i}': i for i in range(20)}})
-  words = 'is not a state dict.*; there are shadow, a0, .*, a8 ...$'
+  words = 'is not a state dict.*; its keys are shadow, a0, .*, a8 ...$'
   with pytest.raises(UserError, match=words):
     files.read(path)
 
@@ -152,7 +152,7 @@ ENDLESS = {
   'calls': (HUGE + b'(' + (CALL + b'h\0\x85R') * 100 + b't', 'over 2,000,000 instr'),
   'nothing': (b'N' * 2_000_001, 'over 2,000,000 instr'),
   'a global': (b'cbuiltins\neval\n', 'it holds a builtins.eval, which is not read'),
-  'a set': (b'\x8f', 'its pickle has an instruction that is not read, EMPTY_SET'),
+  'a set': (b'\x8f', 'its pickle has an instruction that is not supported, EMPTY'),
   'twice': (b'}' + NAME + b'Ns' + NAME + b'Ns', 'a name occurs twice'),
   'too little': (b'(NR', 'is not a whole file'),
 }

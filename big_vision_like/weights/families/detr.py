@@ -22,7 +22,7 @@ from big_vision_like.weights.families import resnet
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `DETR`; those of its backbone are a nested dict.
+  """Returns the arguments of our `DETR`; its backbone's are a nested dict.
 
   `num_classes` excludes DETR's final "no object" class.
   """
@@ -80,7 +80,8 @@ def read(
   if config.get('decoder_attention_heads', told) != told:
     raise UserError(
       f'{beside.path}: config.json has {told!r} heads in the encoder and'
-      f' {config["decoder_attention_heads"]!r} in the decoder; our DETR has one number'
+      f' {config["decoder_attention_heads"]!r} in the decoder, but our DETR has the'
+      ' same number in both'
     )
   activation = config.get('activation_function', 'relu')
   if activation != 'relu':

@@ -153,7 +153,7 @@ def images(metadata: Mapping[str, Any], *told: Any) -> Preprocessing:
   if processor.get('rescale_offset'):
     raise UserError(
       'preprocessor_config.json: rescale_offset moves pixels to [-1, 1] before they are'
-      ' normalized, which is not read: set it to false, and mean and std to match'
+      ' normalized, which is not supported: set it to false, and mean and std to match'
     )
   if not processor.get('include_top', True) or not processor.get('do_normalize', True):
     return found
@@ -193,7 +193,7 @@ def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
   arguments = beside.config.get('model_args') or {}
   padding = arguments.get('pad_type', told['padding'])
   if padding not in _PADDINGS:
-    raise UserError(f'{beside.path}: config.json: pad_type={padding!r} is not read')
+    raise UserError(f'{beside.path}: config.json: pad_type={padding!r} is unsupported')
   told = dict(
     padding=_PADDINGS[padding], epsilon=arguments.get('bn_eps', told['epsilon'])
   )

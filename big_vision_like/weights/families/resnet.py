@@ -37,7 +37,7 @@ def check_plain(config: Mapping[str, Any], beside: Beside) -> None:
 
 
 def check_frozen(model: resnet.ResNet, source: str) -> None:
-  """Raises for a model whose norms have other arrays than frozen ones."""
+  """Raises for a model with norms that are not frozen and have other arrays."""
   if getattr(model, 'norm', None) != 'frozen':
     raise UserError(f"{source}: the norms of its ResNet are not norm='frozen'")
 

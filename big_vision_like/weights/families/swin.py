@@ -76,7 +76,7 @@ def choices(told: Mapping[str, Any]) -> dict[str, Collection[Any]]:
 def read(
   arrays: tree.Arrays, beside: Beside, layout: swin_names.Layout | None = None
 ) -> family.Read:
-  """Reads arrays in the names of `layout`, by default in those of transformers."""
+  """Reads arrays in the names of `layout`, by default in transformers' names."""
   layout = layout or _layout_of(arrays)
   told, assumed = _told(beside), ()
   heads = beside.num_heads if isinstance(beside.num_heads, list | tuple) else None
@@ -95,8 +95,8 @@ def _told(beside: Beside) -> dict[str, Any]:
   ours = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
   if activation not in ours:
     raise UserError(
-      f'{beside.path}: config.json: the activation {activation!r} is not one of our'
-      ' Swin'
+      f'{beside.path}: config.json: our Swin does not have the activation'
+      f' {activation!r}'
     )
   epsilon = config.get('layer_norm_eps', swin.LAYER_NORM_EPSILON)
   return {'activation': ours[activation], 'epsilon': epsilon}

@@ -35,7 +35,7 @@ _TABLES = {
   'pos_rows': 'learned2d',
   'relative_keys': 'relative',
 }
-# Our activation for those of other libraries.
+# Our activation for each activation of other libraries.
 _ACTIVATIONS = {
   'gelu': 'gelu_exact',
   'gelu_tanh': 'gelu',
@@ -212,8 +212,8 @@ def as_original(
 ) -> classes.Preprocessing:
   """Returns the preprocessing of files without JSON files, by the file's name.
 
-  DeiTs have it in their name. All others are assumed to be Google's, including those of
-  big_vision (`bv_deit_...`), whose first layer takes [-1, 1].
+  Names of DeiTs contain 'deit'. All other files are assumed to be Google's, including
+  big_vision's DeiTs (`bv_deit_...`), whose first layer takes [-1, 1].
   """
   own = 'deit' in name.lower() and not name.startswith('bv_')
   return (as_deit if own else bit.as_google)(name, size, channels)
