@@ -160,7 +160,7 @@ def interleave(state):
 @pytest.mark.parametrize(
   'change, message',
   [
-    (change_embedding, r'lm_head\.weight is not the same as model\.shared\.weight'),
+    (change_embedding, r'lm_head\.weight differs from model\.shared\.weight'),
     (lambda state: state.pop('model.shared.weight'), r'missing model\.shared\.weight'),
     (transpose, r'layers\.2\.fc1\.weight \(12, 20\) is not \(20, 12\)'),
     (
