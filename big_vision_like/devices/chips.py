@@ -36,7 +36,10 @@ class Chip:
     return self.link_bandwidth * self.ring_links
 
   def core(self, hbm_gib: float) -> 'Chip':
-    """Returns one of two cores that are separate devices, with its own `hbm_gib`."""
+    """Returns one of two cores that are a device each.
+
+    It has half of the compute and bandwidths, and its own memory of `hbm_gib` GiB.
+    """
     return dataclasses.replace(
       self,
       name=f'{self.name} core',

@@ -1,8 +1,8 @@
 """One program on one chip or a pod: the device mesh, and the layout of the state on it.
 
 Parameters are split by ordered rules (path regex, axes by dimension): first the
-config's, then the model's (`tensor`). Remaining dimensions are split over `fsdp`, the
-largest one first. Averages and the optimizer's moments are split as their parameters.
+config's, then the model's (`tensor`). The largest remaining dimension is split over
+`fsdp`. Averages and the optimizer's moments are split like their parameters.
 """
 
 import math
@@ -104,7 +104,7 @@ def state_shardings(
 
   def place(keys: Sequence[Any], leaf: Any) -> NamedSharding:
     parts = optim.path_of(keys).split('/')
-    for i in range(len(parts)):  # 'opt_state/1/mu/head/kernel' is as 'head/kernel'
+    for i in range(len(parts)):  # 'opt_state/1/mu/head/kernel' uses 'head/kernel'
       path = '/'.join(parts[i:])
       if path in params and params[path].shape == leaf.shape:
         return NamedSharding(mesh, specs[path])

@@ -441,7 +441,7 @@ def fill(
     source.check(task.images)
   networks = [each for each in task.networks().values() if not each.frozen]
   resizes, grid = tables_of_network(networks[0], batch)
-  if len(networks) > 1:  # array names start with the part of the network
+  if len(networks) > 1:  # their names follow the name of a part of the parameters
     every = [tables_of(network.module)[0] for network in networks]
     resizes = {f'[^/]+/{p}': resize for each in every for p, resize in each.items()}
     return fitted(sources, variables, resizes, grid)

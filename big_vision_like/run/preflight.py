@@ -131,7 +131,7 @@ def check_best(found: Findings, plain: Mapping[str, Any]) -> None:
 
 
 def agree(found: Findings, place: str) -> dict[str, Known]:
-  """Makes a class have the same label in all parts of the training data.
+  """Gives each class the same label in all parts of the training data.
 
   Returns the classes of each input by name, '' for a single input.
   """
@@ -405,7 +405,7 @@ def check_batch(
   stored: bool,
   texts: Mapping[str, Any],
 ) -> None:
-  """Checks the number of classes if labels are as `stored`, and the task's own checks.
+  """Has the task check a batch, and compares class counts if labels are as `stored`.
 
   `texts` are the texts of an example, which batches lack.
   """
