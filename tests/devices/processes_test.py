@@ -379,7 +379,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
 def test_a_drill_is_preempt_at_a_step(text):
   assert processes.drill_step('preempt@7') == 7
   assert processes.drill_step(None) is None
-  with pytest.raises(UserError, match='there is preempt@STEP'):
+  with pytest.raises(UserError, match='use preempt@STEP'):
     processes.drill_step(text)
 
 
