@@ -164,7 +164,7 @@ def square(count: int) -> Grid:
       f'{count} positions do not form a square: give the size of their images with'
       ' --image-size HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
     )
-  say('grid', f'{side}x{side} tokens: assumed to be square, as no grid is recorded')
+  say('grid', f'{side}x{side} tokens: a square, as no other grid is recorded')
   return side, side
 
 

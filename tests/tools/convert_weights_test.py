@@ -281,10 +281,10 @@ def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
   for grid, size in (('2x3', (16, 24)), ('2x8', (16, 64))):
     out = tmp_path / f'{grid}-out.safetensors'
     assert convert(tmp_path / f'{grid}.npz', out, f'--source-grid={grid}') == 0
-    assert 'assumed to be square' not in capsys.readouterr().out
+    assert 'a square' not in capsys.readouterr().out
     assert loading.load(out)[2].size == size
   assert convert(tmp_path / '2x8.npz', tmp_path / 'b.npz') == 0
-  assert '4x4 tokens: assumed to be square, as no' in capsys.readouterr().out
+  assert '4x4 tokens: a square, as no other' in capsys.readouterr().out
 
 
 def test_a_grid_that_is_no_square_asks_for_the_size():
@@ -372,5 +372,5 @@ def test_a_training_checkpoint_with_a_prefix(tmp_path, capsys):
   assert convert(tmp_path / 'w.pth', out, '--num-heads=3') == 0
   told = capsys.readouterr().out
   assert "'model' of the file is read, not 'model_ema'" in told
-  assert "names without '_orig_mod.'" in told
+  assert "names without the prefix '_orig_mod.'" in told
   assert_same(published.read(out).params, params)

@@ -218,7 +218,7 @@ def test_grids_that_nothing_tells(predict, pictures, tmp_path):
   status, _, err = predict(*words)
   assert status == 1 and '(programs: --source-grid=ROWSxCOLUMNS)' in err
   status, out, _ = predict(*words, '--source-grid=2x3')
-  assert status == 0 and 'images    16x24' in out and 'assumed to be square' not in out
+  assert status == 0 and 'images    16x24' in out and 'a square' not in out
   status, out, _ = predict(*words, '--source-grid=2x3', '--image-size=32x32')
   assert status == 0 and 'images    32x32' in out
 
@@ -226,7 +226,7 @@ def test_grids_that_nothing_tells(predict, pictures, tmp_path):
 def test_a_square_grid_is_told(predict, pictures, weights):
   status, out, _ = predict(weights(), pictures / 'a.png')
   assert status == 0
-  assert 'grid      3x3 tokens: assumed to be square, as no grid is recorded' in out
+  assert 'grid      3x3 tokens: a square, as no other grid is recorded' in out
 
 
 def test_classes_of_imagenet_have_words():
