@@ -60,7 +60,7 @@ def test_a_module_is_all_that_a_family_needs(scan):
     (
       'twice',
       WHOLE.replace('made_up', 'other'),
-      r"x.py: FAMILY has a source 'a library', which families_twice/made_up.py has",
+      r"x.py: FAMILY has a source 'a library', which families_twice/made_up.py al",
     ),
   ],
 )

@@ -259,7 +259,7 @@ def test_another_architecture_is_refused_with_ten_differences():
   assert len(lines) == 10
   assert lines[0] == '  unknown first.bias'
   assert lines[-1] == '  missing blocks.0.mlp.fc1.bias'
-  with pytest.raises(UserError, match='nearest to big_vision BiT, .*\n  unknown a\n'):
+  with pytest.raises(UserError, match='nearest to big_vision BiT. .*\n  unknown a\n'):
     read({'a': np.ones(2), 'head/bias': np.ones(2)}, '.npz')
 
 
