@@ -153,7 +153,7 @@ def test_the_configs_preprocessing_is_an_explicit_choice(weights, run):
 def test_configs_of_something_else(weights, run, tmp_path):
   status, _, err = run(f'--weights={weights}', num_classes=7)
   assert status == 1
-  assert 'is a ViT of 5 classes, the config has a ViT of 7 classes: take' in err
+  assert 'is a ViT of 5 classes, but the config has a ViT of 7 classes: use' in err
   status, _, err = run()
   assert status == 1 and 'name the folder of a run: --workdir' in err
   status, _, err = run('--workdir=gone', '--image-size=40')
@@ -203,7 +203,7 @@ def test_a_task_that_does_not_normalise():
   before = config()
   before.task = spec.spec(Other)
   with pytest.raises(
-    UserError, match='Other does not normalise images: it has no mean'
+    UserError, match='Other does not normalize images: it has no mean'
   ):
     adapt.with_preprocessing(before, Preprocessing((8, 8)))
 
@@ -308,10 +308,12 @@ def test_a_detector_keeps_what_the_config_computes_with(detector):
   assert made.scan and not made.masks
   same = made.clone(scan=False, masks=True, backbone=model.backbone)
   assert same == model
-  with pytest.raises(UserError, match='DETR of 5 classes, the config has a DETR of 3'):
+  with pytest.raises(
+    UserError, match='DETR of 5 classes, but the config has a DETR of'
+  ):
     adapt.with_model(finding(num_classes=3), model, str(path))
   without = model.clone(masks=False)
-  with pytest.raises(UserError, match='without masks, the config has them: set'):
+  with pytest.raises(UserError, match='without masks, but the config has them'):
     adapt.with_model(finding(masks=True), without, str(path))
 
 

@@ -227,7 +227,7 @@ def test_checkpoints_of_a_gone_model_are_kept(spawn, unbroken, tmp_path):
   (workdir / 'config.json').write_text(json.dumps(config))
   again = spawn(*LONG, *change)
   assert again.returncode == 1
-  assert 'can be read' in again.stderr and 'Was the model' in again.stderr
+  assert 'can be read' in again.stderr and 'Has the model' in again.stderr
   assert (workdir / 'checkpoints' / str(STEPS)).is_dir()
 
 
@@ -237,7 +237,7 @@ def test_start_from_another_run_with_another_head(unbroken, tmp_path, capsys):
   weights = spec.spec(init_from.from_run, workdir=str(unbroken))
   config.init_from = spec.spec(init_from.InitFrom, weights=weights)
   train.train(config, tmp_path / 'run')
-  assert 'starting anew: head/bias, head/kernel' in capsys.readouterr().out
+  assert 'newly initialized: head/bias, head/kernel' in capsys.readouterr().out
 
 
 # Teachers

@@ -1,10 +1,10 @@
-"""What one accelerator can do, from the vendors' data sheets.
+"""Capabilities of one accelerator, from the vendors' data sheets.
 
-TPUs: cloud.google.com/tpu/docs/v4 and so on, where the 'bidirectional ICI bandwidth' of
-a chip is that of all its links in both directions; links of v2 to v4 and clocks from
-arXiv:2304.01433, table 4. Memory is what the compiler lets a program use: 'available
-HBM' in what libtpu 0.0.52 says of a program that is too large. NVIDIA: data sheets of
-A100, H100 and H200.
+TPUs: cloud.google.com/tpu/docs/v4 and so on. The 'bidirectional ICI bandwidth' of a
+chip counts all its links in both directions. Links of v2 to v4 and clocks are from
+arXiv:2304.01433, table 4. Memory is the amount that the compiler lets a program use:
+'available HBM' in the message of libtpu 0.0.52 about a program that is too large.
+NVIDIA: data sheets of A100, H100 and H200.
 """
 
 import dataclasses
@@ -15,28 +15,31 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device as JAX counts them: a chip, or one of its two cores.
+  """One device as JAX counts devices: a chip, or one of its two cores.
 
   A ring of devices along one axis of a TPU's torus has `ring_links` = 2, one to each
-  neighbour; behind a switch a ring can have all links of a GPU.
+  neighbour; behind a switch, a ring can use all links of a GPU.
   """
 
   name: str
-  peak_flops: float  # dense bfloat16 operations a second
+  peak_flops: float  # dense bfloat16 operations per second
   hbm_bytes: int
-  hbm_bandwidth: float  # bytes a second
-  link_bandwidth: float  # bytes a second of one link in one direction
+  hbm_bandwidth: float  # bytes per second
+  link_bandwidth: float  # bytes per second, for one link in one direction
   links: int
   ring_links: int = 2
-  clock: float = 0.0  # cycles a second, as the compiler counts cycles; 0: it does not
+  clock: float = 0.0  # cycles per second, as the compiler counts them; 0 if it does not
 
   @property
   def ring_bandwidth(self) -> float:
-    """Bytes a second that each device can send around a ring."""
+    """Bytes per second that each device can send around a ring."""
     return self.link_bandwidth * self.ring_links
 
   def core(self, hbm_gib: float) -> 'Chip':
-    """One of two cores that are a device each: half of everything, its own memory."""
+    """Returns one of two cores that are a device each.
+
+    It has half of the compute and bandwidths, and its own memory of `hbm_gib` GiB.
+    """
     return dataclasses.replace(
       self,
       name=f'{self.name} core',
@@ -71,7 +74,7 @@ def _gpu(name: str, tera: float, gib: float, giga: float, links: int) -> Chip:
   return Chip(
     name=name,
     peak_flops=tera * 1e12,
-    hbm_bytes=int(gib * GIB),  # less what the driver keeps
+    hbm_bytes=int(gib * GIB),  # includes what the driver reserves
     hbm_bandwidth=giga * 1e9,
     link_bandwidth=25e9,
     links=links,
@@ -85,11 +88,11 @@ V4 = _tpu('TPU v4', 275, 30.75, 1200, 6, 50, 1.05)
 V4_CORE = V4.core(15.25)
 V5E = _tpu('TPU v5e', 197, 15.75, 819, 4, 50, 1.5)
 V5P = _tpu('TPU v5p', 459, 95.73, 2765, 6, 100, 1.75)
-# These clocks are not published: the peak over four units of 256 x 256 in each core.
+# These clocks are not published: they are the peak over four 256 x 256 units per core.
 V6E = _tpu('TPU v6e', 918, 31.24, 1638, 4, 100, 1.75)
 V7X = _tpu('TPU7x', 2307, 192, 7380, 6, 100, 2.2)
 
-# By the beginning of the device kind; the longest that fits counts.
+# By prefix of the device kind; the longest matching prefix wins.
 KINDS = {
   'TPU v2': V2.core(7.48),
   'TPU v3': V3.core(15.48),
@@ -108,13 +111,13 @@ KINDS = {
 
 
 def of_kind(kind: str) -> Chip | None:
-  """The chip of a device kind such as 'TPU v5 lite'; None if it is not known."""
+  """Returns the chip of a device kind such as 'TPU v5 lite'; None if unknown."""
   matches = [start for start in KINDS if kind.startswith(start)]
   return KINDS[max(matches, key=len)] if matches else None
 
 
 def of(device: Any) -> Chip | None:
-  """The chip of a device, also of a compile-only one; None if it is not known."""
+  """Returns the chip of a device, which may be compile-only; None if unknown."""
   chip = of_kind(device.device_kind)
-  # Where the cores of a v4 are devices of their own, its kind does not tell.
+  # The kind of a v4 does not show whether its cores are separate devices.
   return V4_CORE if chip is V4 and getattr(device, 'num_cores', 2) == 1 else chip

@@ -1,8 +1,9 @@
-"""How the processes of a run wait for each other before any joins JAX's service.
+"""The meeting of the processes of a run, before any of them joins JAX's service.
 
-There, those who have come wait for one that died as long as for one that is late. Here
-each holds a connection to process 0, which the system closes when a process dies. The
-meeting is at the port that JAX's service has afterwards.
+In JAX's service, the processes that have joined wait as long for a dead process as for
+a late one. In this meeting each process holds a connection to process 0, which the
+system closes when a process dies. The meeting uses the port that JAX's service uses
+afterwards.
 """
 
 import contextlib
@@ -15,11 +16,11 @@ from multiprocessing.connection import wait
 
 from big_vision_like.errors import UserError, listed
 
-NOTICE_SECONDS = 10.0  # after which it is told who is waited for
-CONNECT_SECONDS = 5.0  # after which a process that got no connection tries again
+NOTICE_SECONDS = 10.0  # before the missing processes are reported
+CONNECT_SECONDS = 5.0  # before a process without a connection tries again
 GOODBYE_SECONDS = 5.0  # how long process 0 waits for others to leave
 START = 'Start the same command in every process, at about the same time.'
-COME, GO = b'.', 'go'  # what process 0 says to one that has come, and to all at the end
+COME, GO = b'.', 'go'  # process 0's replies: to each process, and to all at the end
 
 Say = Callable[[str, str], None]
 
@@ -29,8 +30,8 @@ def meet(
 ) -> None:
   """Returns once all `count` processes have come to HOST:PORT, where process 0 runs.
 
-  Raises a `UserError` in all of them where one dies, or was started for another run,
-  and where one does not come within `seconds`.
+  Raises a `UserError` in all of them if one dies, was started for another run, or does
+  not come within `seconds`.
   """
   host, _, port = address.rpartition(':')
   if index:
@@ -40,7 +41,7 @@ def meet(
 
 
 def _host(port: int, count: int, seconds: float, say: Say) -> None:
-  """Waits as process 0 for all others."""
+  """Waits for all others, as process 0."""
   come: dict[int, socket.socket] = {}
   answer = ''
   with contextlib.ExitStack() as open_sockets:
@@ -56,7 +57,7 @@ def _host(port: int, count: int, seconds: float, say: Say) -> None:
         with contextlib.suppress(OSError):
           connection.sendall(answer.encode())
           connection.shutdown(socket.SHUT_WR)
-          connection.recv(1)  # they close first, which leaves the port free
+          connection.recv(1)  # others close first, which leaves the port free
 
 
 def _server(port: int) -> socket.socket:
@@ -67,8 +68,8 @@ def _server(port: int) -> socket.socket:
     return socket.create_server(('', port))
   except OSError as error:
     raise UserError(
-      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): take'
-      ' another for --coordinator, in every process.'
+      f'process 0 cannot listen at port {port} ({os.strerror(error.errno)}): use'
+      ' another one for --coordinator, in every process.'
     ) from error
 
 
@@ -87,8 +88,8 @@ def _receive(
     patience = 0.2 if len(come) < count - 1 else 0
     found = wait([server, *unknown, *come.values()], patience)
     for index, connection in come.items():
-      if connection in found:  # who has come says nothing more, but is gone
-        raise UserError(f'process {index} of {count} died as all started. {START}')
+      if connection in found:  # processes that joined say nothing more unless they die
+        raise UserError(f'process {index} of {count} died during startup. {START}')
     for connection in [*unknown]:
       if connection in found:
         unknown.remove(connection)
@@ -101,7 +102,7 @@ def _receive(
     noun = f'process{"es" * (len(missing) > 1)} {listed(missing)} of {count}'
     waited = time.monotonic() - started
     if missing and waited > seconds:
-      raise UserError(f'{noun} did not come within {seconds:g} s. {START}')
+      raise UserError(f'{noun} did not join within {seconds:g} s. {START}')
     if missing and waited > NOTICE_SECONDS and not noticed:
       say('start', f'waiting for {noun}, up to {seconds:g} s')
       noticed = True
@@ -110,7 +111,7 @@ def _receive(
 def _welcome(
   connection: socket.socket, come: dict[int, socket.socket], count: int
 ) -> None:
-  """Adds a connection to `come`, unless it is of somebody else who found the port."""
+  """Adds a connection to `come`, unless it belongs to some other program."""
   connection.settimeout(GOODBYE_SECONDS)
   said = None
   with contextlib.suppress(OSError):
@@ -137,21 +138,21 @@ def _welcome(
 def _visit(
   host: str, port: int, index: int, count: int, seconds: float, say: Say
 ) -> None:
-  """Waits with process 0 for all others."""
+  """Waits for all others, as a process with an index above 0."""
   with _connected(host, port, index, count, seconds, say) as connection:
-    connection.settimeout(seconds + 10)  # process 0 is as patient
+    connection.settimeout(seconds + 10)  # process 0 waits for `seconds`
     try:
       answer = connection.makefile().read()
     except OSError:
       answer = ''
   if answer != GO:
-    raise UserError(answer or f'process 0 of {count} died as all started. {START}')
+    raise UserError(answer or f'process 0 of {count} died during startup. {START}')
 
 
 def _connected(
   host: str, port: int, index: int, count: int, seconds: float, say: Say
 ) -> socket.socket:
-  """Returns a connection to process 0, which knows about this process."""
+  """Returns a connection to process 0, which has acknowledged this process."""
   started, noticed = time.monotonic(), False
   while True:
     try:
@@ -164,14 +165,14 @@ def _connected(
           unless_come.pop_all()
           return connection
       raise ConnectionError('something else answers there')
-    except (OSError, UnicodeError) as error:  # of names that are no host's, the latter
+    except (OSError, UnicodeError) as error:  # UnicodeError: not the name of a host
       waited = time.monotonic() - started
       if waited > seconds:
         why = getattr(error, 'strerror', None) or error
         raise UserError(
           f'process {index} of {count} could not reach the coordinator at'
-          f' {host}:{port} within {seconds:g} s ({why}): does process 0 run there, is'
-          ' the port open?'
+          f' {host}:{port} within {seconds:g} s ({why}): is process 0 running there,'
+          ' and is the port open?'
         ) from error
     if waited > NOTICE_SECONDS and not noticed:
       say('start', f'waiting for process 0 at {host}:{port}, up to {seconds:g} s')

@@ -1,8 +1,8 @@
-"""One program on one chip or a pod: the device mesh, and how the state lies on it.
+"""One program on one chip or a pod: the device mesh, and the layout of the state on it.
 
-Parameters are split by ordered rules (path regex, axes by dimension): those of the
-config, then those of the model (`tensor`); what they leave is split over `fsdp` along
-its largest dimension. Averages and the optimizer's moments lie as their parameters do.
+Parameters are split by ordered rules (path regex, axes by dimension): first the
+config's, then the model's (`tensor`). The largest remaining dimension is split over
+`fsdp`. Averages and the optimizer's moments are split like their parameters.
 """
 
 import math
@@ -21,7 +21,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import sharding
 from big_vision_like.ops.sharding import AXES, Axis
 
-# Leaves smaller than this stay whole on each device: splitting them saves nothing.
+# Smaller leaves stay whole on each device: splitting them saves nothing.
 MIN_FSDP_SIZE = 2**16
 
 Rules = Sequence[tuple[str, Sequence[Axis]]]
@@ -33,10 +33,10 @@ def make_mesh(
   tensor: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """A mesh over all devices (or these); one size may be -1 and takes what is left.
+  """Returns a mesh over all devices (or these); one size may be -1 to take the rest.
 
-  Neighbours along `tensor`, then `fsdp`, are neighbours in the hardware; slices (or
-  machines) that only a slow network joins are spread over `data` as far as it goes.
+  Neighbours along `tensor`, then `fsdp`, are neighbours in the hardware. Slices (or
+  machines) joined only by a slow network are spread over `data` as far as possible.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
@@ -48,7 +48,7 @@ def make_mesh(
   if math.prod(sizes) != len(devices):
     raise UserError(
       f'mesh of data={data}, fsdp={fsdp}, tensor={tensor} does not fit'
-      f' {len(devices)} devices: the sizes must multiply to that number (-1 fills)'
+      f' {len(devices)} devices: the sizes must multiply to that number (-1: the rest)'
     )
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
@@ -63,7 +63,7 @@ def make_mesh(
 
 
 def _across_slices(sizes: Sequence[int], slices: int) -> list[int]:
-  """How many of the slices each axis spans."""
+  """Returns the number of slices that each axis spans."""
   outer, left = [], slices
   for size in sizes[:-1]:
     outer.append(math.gcd(size, left))
@@ -79,12 +79,13 @@ def _across_slices(sizes: Sequence[int], slices: int) -> list[int]:
 def state_shardings(
   mesh: Mesh, state: Any, rules: Rules = (), model_rules: Rules = ()
 ) -> Any:
-  """A sharding for each leaf of an (abstract) state with `params`.
+  """Returns a sharding for each leaf of an (abstract) state with `params`.
 
-  The first of `rules` that matches a parameter's whole path counts; without one, the
-  first of `model_rules`, with `fsdp` on the largest dimension that it leaves. Both name
-  the axes of one block: scanned blocks get their leading axis by themselves, which is
-  never split. A rule that matches nothing, or does not divide, raises `UserError`.
+  The first of `rules` that matches a parameter's whole path applies. Without one, the
+  first matching rule of `model_rules` applies, with `fsdp` on the largest dimension
+  that it leaves free. Both name the axes of one block: the leading axis of scanned
+  blocks is added automatically and never split. A rule that matches nothing, or does
+  not divide the shape, raises `UserError`.
   """
   params = {
     optim.path_of(keys): leaf
@@ -103,7 +104,7 @@ def state_shardings(
 
   def place(keys: Sequence[Any], leaf: Any) -> NamedSharding:
     parts = optim.path_of(keys).split('/')
-    for i in range(len(parts)):  # 'opt_state/1/mu/head/kernel' lies as 'head/kernel'
+    for i in range(len(parts)):  # 'opt_state/1/mu/head/kernel' uses 'head/kernel'
       path = '/'.join(parts[i:])
       if path in params and params[path].shape == leaf.shape:
         return NamedSharding(mesh, specs[path])
@@ -115,7 +116,7 @@ def state_shardings(
 def _spec(
   mesh: Mesh, path: str, shape: tuple[int, ...], rules: Rules, model_rules: Rules
 ) -> P:
-  first = 1 if 'blocks' in path.split('/') else 0  # the axis of scanned blocks
+  first = 1 if 'blocks' in path.split('/') else 0  # skips the axis of scanned blocks
   for pattern, axes in rules:
     if re.fullmatch(pattern, path):
       return _trimmed(_checked(mesh, path, shape, [None] * first + list(axes)))
@@ -130,7 +131,7 @@ def _spec(
 def _with_fsdp(
   mesh: Mesh, shape: tuple[int, ...], axes: Sequence[Axis], first: int = 0
 ) -> P:
-  """`fsdp` along the largest free dimension that divides; small arrays stay whole."""
+  """Puts `fsdp` on the largest free dimension it divides; small arrays stay whole."""
   size, axes = mesh.shape['fsdp'], list(axes)
   free = [i for i in range(first, len(shape)) if axes[i] is None]
   free = [i for i in free if shape[i] % size == 0]
@@ -148,7 +149,7 @@ def _trimmed(axes: list[Axis]) -> P:
 def _checked(
   mesh: Mesh, path: str, shape: tuple[int, ...], axes: Sequence[Axis]
 ) -> list[Axis]:
-  """`axes`, one for each dimension, or an error that names the parameter."""
+  """Returns one axis per dimension, or raises an error that names the parameter."""
   if len(axes) > len(shape):
     raise UserError(f'{path} of shape {shape} has fewer dimensions than {axes}')
   checked = []
@@ -161,14 +162,14 @@ def _checked(
     if n % size:
       raise UserError(
         f'{path} of shape {shape}: {n} does not divide over {size} devices of axis'
-        f' {"+".join(names)!r}; take another mesh, or give it a rule in config.sharding'
+        f' {"+".join(names)!r}; use another mesh, or give it a rule in config.sharding'
       )
     checked.append(tuple(names) if len(names) > 1 else (*names, None)[0])
   return checked + [None] * (len(shape) - len(axes))
 
 
 def bytes_per_device(tree: Any) -> int:
-  """What one device holds of a tree of (abstract) sharded arrays."""
+  """Returns the bytes that one device holds of a tree of (abstract) sharded arrays."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -187,7 +188,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, where: str) -> None:
 
 
 def put_tree(tree: Any, shardings: Any) -> Any:
-  """Whole host arrays (the same in every process) to sharded global arrays."""
+  """Converts whole host arrays (equal in every process) to sharded global arrays."""
 
   def place(x: np.ndarray, like: NamedSharding) -> jax.Array:
     x = np.asarray(x)

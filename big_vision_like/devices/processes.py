@@ -1,6 +1,7 @@
-"""Several processes, one run: they start together, agree, and stop together.
+"""Several processes as one run: they start together, agree, and stop together.
 
-Alone, a process passes through all of this unchanged; nothing else asks how many.
+A single process passes through all of this unchanged; no other module asks for their
+number.
 """
 
 import argparse
@@ -22,30 +23,30 @@ from big_vision_like.devices import meeting, signals
 from big_vision_like.errors import UserError
 
 START_SECONDS = 300.0  # how long processes wait for each other at the start
-HEARTBEAT_SECONDS = 60.0  # a process not heard of for so long is taken for dead
-JOIN_SECONDS = 30.0  # how long those who have met may take to join JAX's service
-GOODBYE_SECONDS = 10.0  # how long one that fails waits for others that fail too
+HEARTBEAT_SECONDS = 60.0  # a process silent for this long is considered dead
+JOIN_SECONDS = 30.0  # how long processes that have met may take to join JAX's service
+GOODBYE_SECONDS = 10.0  # how long a failing process waits for others that fail too
 
-AGAIN = 'Run the same command again in every process: it resumes from the last save.'
+AGAIN = 'Rerun the same command in every process: it resumes from the last save.'
 
-# Variables of JAX's own that say the same as our flags.
+# JAX's own variables that correspond to our flags.
 VARIABLES = {
   'coordinator': 'JAX_COORDINATOR_ADDRESS',
   'num_processes': 'JAX_NUM_PROCESSES',
   'process_id': 'JAX_PROCESS_ID',
 }
-# What launchers tell each of the tasks that they start at once, and only those.
+# Variables that launchers set for tasks they start together, and only for those.
 LAUNCHERS = {'srun': 'SLURM_STEP_NUM_TASKS', 'mpirun': 'OMPI_COMM_WORLD_SIZE'}
 
-# What failed collectives and the service that joins processes call themselves in errors
-# of any type. The second list counts in JAX's own errors alone, since storage can be
-# unavailable too.
+# Names by which failed collectives, and the service that joins processes, appear in
+# errors of any type. The second list applies to JAX's own errors only, since storage
+# can be unavailable too.
 PEER_WORDS = ('Gloo', 'gloo', 'NCCL', 'oordination service', 'CoordinationService')
 SERVICE_WORDS = ('coordination', 'UNAVAILABLE', 'heartbeat', 'Barrier')
 
 
 def say(title: str, text: str) -> None:
-  """One line with a title in a column of its own; of several processes, 0 says it."""
+  """Prints one line with a title column; with several processes, only process 0."""
   if not jax.distributed.is_initialized() or jax.process_index() == 0:
     print(f'{title:<9} {text}', flush=True)
 
@@ -54,47 +55,48 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that `start` reads."""
   group = parser.add_argument_group('several processes', 'the same command in each')
   group.add_argument(
-    '--coordinator', metavar='HOST:PORT', help='where process 0 runs; any free port'
+    '--coordinator', metavar='HOST:PORT', help='host of process 0, and any free port'
   )
-  group.add_argument('--num-processes', type=int, metavar='N', help='how many')
+  group.add_argument('--num-processes', type=int, metavar='N', help='their number')
   group.add_argument('--process-id', type=int, metavar='I', help='0 to N - 1')
   group.add_argument(
     '--multi-process',
     action='store_true',
-    help='ask the TPU pod, SLURM, Open MPI or Kubernetes for the three above',
+    help='get these three from the TPU pod, SLURM, Open MPI or Kubernetes',
   )
   group.add_argument(
     '--start-seconds',
     type=float,
     default=START_SECONDS,
-    help='how long to wait for the other processes (%(default)g)',
+    help='seconds to wait for the other processes (%(default)g)',
   )
   group.add_argument(
     '--heartbeat-seconds',
     type=float,
     default=HEARTBEAT_SECONDS,
-    help='after which silence a process is taken for dead (%(default)g)',
+    help='seconds without a heartbeat before a process counts as dead (%(default)g)',
   )
 
 
 def start(args: argparse.Namespace) -> None:
-  """Joins the other processes of the run; must come before JAX looks for devices.
+  """Joins the other processes of the run; must be called before JAX looks for devices.
 
-  A process is alone unless told otherwise, by `--coordinator`, `--num-processes` and
-  `--process-id`, by the variables of JAX that stand for them, or by `--multi-process`,
-  which lets JAX ask the cluster. A cluster is never joined unasked: a shell within one
-  has all its variables and no other processes. But several tasks started at once, with
-  nothing said, would all train in one folder, so that is refused.
+  By default a process runs alone. Several processes are configured by `--coordinator`,
+  `--num-processes` and `--process-id`, by the JAX variables that stand for these flags,
+  or by `--multi-process`, which lets JAX ask the cluster. A cluster is never joined
+  without such a flag: a shell within one has all its variables and no other processes.
+  Raises if a launcher started several tasks together without these flags, as they would
+  all train in one folder.
 
-  All of them fail within `--start-seconds` where one does not come, and at once where
-  one dies that has come. Of the compilation cache, process 0 writes and all read:
-  machines with no common home compile each time.
+  All processes fail within `--start-seconds` if one never joins, and at once if one
+  dies after joining. Process 0 writes the compilation cache and all processes read it;
+  machines without a shared home compile every time.
   """
   place = _place(args)
   if place is None and not args.multi_process:
     return
   _Aborted.install(
-    f'error: not all processes of this run came within {args.start_seconds:g} s.'
+    f'error: not all processes of this run joined within {args.start_seconds:g} s.'
     f' {meeting.START}'
   )
   seconds = args.start_seconds
@@ -103,7 +105,7 @@ def start(args: argparse.Namespace) -> None:
     meeting.meet(address, index, place['num_processes'], seconds, say)
     seconds = min(seconds, JOIN_SECONDS)
     _Aborted.sentence = (
-      f'process {index}: error: another process of this run died as all started.'
+      f'process {index}: error: another process of this run died during startup.'
       f' {meeting.START}'
     )
   try:
@@ -119,7 +121,7 @@ def start(args: argparse.Namespace) -> None:
     raise UserError(
       f'several processes could not be joined {found}: {" ".join(str(error).split())}'
       ' (Give --coordinator=HOST:PORT, --num-processes=N and --process-id=I, with a'
-      ' port that is free.)'
+      ' free port.)'
     ) from error
   _Aborted.sentence = (
     f'process {jax.process_index()}: error: another process of this run died or cannot'
@@ -128,15 +130,15 @@ def start(args: argparse.Namespace) -> None:
 
 
 def _place(args: argparse.Namespace) -> dict[str, str | int] | None:
-  """What `jax.distributed.initialize` must be told; None where nothing is said."""
+  """Returns arguments of `jax.distributed.initialize`; None if nothing is given."""
   given = {name: getattr(args, name) for name in VARIABLES}
   if given['num_processes'] == 1:
     return None
   if args.multi_process:
     if any(value is not None for value in given.values()):
       raise UserError(
-        '--multi-process asks the cluster for what --coordinator, --num-processes and'
-        ' --process-id say: give either.'
+        '--multi-process asks the cluster for the values of --coordinator,'
+        ' --num-processes and --process-id: give one or the other.'
       )
     return None
   for name, variable in VARIABLES.items():
@@ -147,7 +149,7 @@ def _place(args: argparse.Namespace) -> dict[str, str | int] | None:
     for launcher, variable in LAUNCHERS.items():
       if int(os.environ.get(variable, 1)) > 1:
         raise UserError(
-          f'{launcher} started {os.environ[variable]} processes: say --multi-process to'
+          f'{launcher} started {os.environ[variable]} processes: add --multi-process to'
           ' train in them as one run, or --num-processes=1 for a run in each.'
         )
     return None
@@ -179,9 +181,10 @@ def _place(args: argparse.Namespace) -> dict[str, str | int] | None:
 
 
 class _Aborted:
-  """What is said when JAX's C++ aborts this process, as it does when others are lost.
+  """The handler that prints a sentence when JAX's C++ aborts this process.
 
-  It offers no other way to hear of that: collectives on accelerators wait for ever.
+  JAX aborts when other processes are lost, and offers no other notification:
+  collectives on accelerators wait forever.
   """
 
   sentence = ''
@@ -201,9 +204,9 @@ class _Aborted:
 
 
 def stopping_together(main: Callable[..., int | None]) -> Callable[..., int]:
-  """Wraps a `main`: of several processes, one that fails never waits for the others.
+  """Wraps a `main`: a process that fails never waits for the other processes.
 
-  They notice that it is gone: from its closed connections, or in `HEARTBEAT_SECONDS`.
+  Others notice its end from closed connections, or within `HEARTBEAT_SECONDS`.
   """
 
   @functools.wraps(main)
@@ -227,10 +230,10 @@ def stopping_together(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def lost_connection(error: BaseException | None) -> bool:
-  """Returns whether an error says that another process of this run is gone.
+  """Returns whether an error shows that another process of this run is gone.
 
-  So do collectives and JAX's service, also as the cause of another error or in a group.
-  A process that runs alone has none to lose.
+  Collectives and JAX's service raise such errors, possibly as the cause of another
+  error or in a group. A process that runs alone has no others to lose.
   """
   return jax.distributed.is_initialized() and _is_lost_connection(error)
 
@@ -239,7 +242,7 @@ def _is_lost_connection(error: BaseException | None) -> bool:
   if error is None:
     return False
   # A failed collective is a ValueError where its result is fetched. `UserError` is one
-  # too: it tells what somebody has made of the failure, which is its cause.
+  # too, but it describes a failure, which is its cause.
   if not isinstance(error, UserError):
     words = PEER_WORDS
     if isinstance(error, jax.errors.JaxRuntimeError):
@@ -251,16 +254,16 @@ def _is_lost_connection(error: BaseException | None) -> bool:
 
 
 def _leave(seconds: float) -> None:
-  """Ends this process for good, at once when all fail, else after so many seconds.
+  """Ends this process: at once when all fail, otherwise after this many seconds.
 
-  What Python would do at exit may wait for processes that are gone.
+  Python's own exit handlers may wait for processes that are gone.
   """
 
   def say_goodbye() -> None:
     with contextlib.suppress(Exception):
       jax.distributed.shutdown()
 
-  _Aborted.sentence = f'process {jax.process_index()} has stopped, as said above.'
+  _Aborted.sentence = f'process {jax.process_index()} has stopped, as reported above.'
   goodbye = threading.Thread(target=say_goodbye, daemon=True)
   goodbye.start()
   goodbye.join(seconds)
@@ -269,14 +272,14 @@ def _leave(seconds: float) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """What raises inside in one process raises in all, so that none waits for another.
+  """Raises in all processes what one raises inside, so that none waits for another.
 
-  For what every process does at the same point, without collectives.
+  Use it for work that every process does at the same point, without collectives.
   """
   trouble = None
   try:
     yield
-  except Exception as error:  # raised again below, after all others know
+  except Exception as error:  # reraised below, once all others know
     trouble = error
   kind = '' if isinstance(trouble, UserError) else f'{type(trouble).__name__}: '
   texts = gather(f'{kind}{trouble}' if trouble else '')
@@ -288,7 +291,7 @@ def together() -> Iterator[None]:
 
 
 def gather(text: str, size: int = 2000) -> list[str]:
-  """A short text from each process, in order, to all of them."""
+  """Sends a short text from each process to all; returns them in process order."""
   padded = text.encode()[:size].ljust(size, b'\0')
   rows = multihost_utils.process_allgather(np.frombuffer(padded, np.uint8))
   rows = np.asarray(rows).reshape(-1, size)
@@ -297,10 +300,11 @@ def gather(text: str, size: int = 2000) -> list[str]:
 
 @contextlib.contextmanager
 def preemption(drill: int | None = None) -> Iterator[Callable[[int], bool]]:
-  """A function of the step: whether to save and stop now, the same in every process.
+  """Yields a function of the step: whether to save and stop now, for all processes.
 
-  It is once one of them has got SIGTERM, as machines do that are taken away, or Ctrl-C;
-  of which none dies in here. At step `drill` this process sends SIGTERM to itself.
+  It returns True once one process has received SIGTERM, as preempted machines do, or
+  Ctrl-C. Inside, neither signal ends a process. At step `drill`, this process sends
+  SIGTERM to itself.
   """
   several = jax.distributed.is_initialized()  # then JAX agrees on the step
   with signals.saving(elsewhere=several):
@@ -317,10 +321,10 @@ def preemption(drill: int | None = None) -> Iterator[Callable[[int], bool]]:
 
 
 def drill_step(text: str | None) -> int | None:
-  """The step of `--drill=preempt@STEP`."""
+  """Returns the step of `--drill=preempt@STEP`."""
   if text is None:
     return None
   kind, _, step = text.partition('@')
   if kind != 'preempt' or not step.isdigit() or int(step) < 1:
-    raise UserError(f'--drill={text} is not a drill; there is preempt@STEP, from 1 on.')
+    raise UserError(f'--drill={text} is not a drill: use preempt@STEP, STEP from 1 on.')
   return int(step)

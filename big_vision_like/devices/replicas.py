@@ -1,7 +1,7 @@
-"""Copies of the state that drift apart: a device that computes wrongly is found.
+"""Detection of copies of the state that drift apart, because a device computes wrongly.
 
 Devices that hold the same part of a parameter must hold the same bits. Each device sums
-its own, so that a whole state is compared by one number for each leaf and device.
+its own part, so that comparing a state takes one number per leaf and device.
 
 Axes: D F T the mesh (data, fsdp, tensor), L leaves, P parts of a leaf, R their copies.
 """
@@ -42,32 +42,32 @@ class Replicas:
     self._sums = jax.jit(local, out_shardings=sharding.replicated(mesh))
 
   def sums(self, state: Any) -> jax.Array | None:
-    """Starts to sum the bits on each device, (D,F,T,L) uint32; None without copies."""
+    """Starts summing the bits on each device, (D,F,T,L) uint32; None without copies."""
     return self._sums(state) if self._copied else None
 
   def check(
     self, step: int, sums_DFTL: np.ndarray | None, last_good: int | None
   ) -> None:
-    """Raises unless copies of the same part have the same sums."""
+    """Raises unless all copies of a part have the same sum."""
     if sums_DFTL is None:
       return
-    wrong = collections.defaultdict(list)  # names of leaves by what is wrong
+    wrong = collections.defaultdict(list)  # names of leaves by problem
     for i, name in enumerate(self._names):
       if said := self._disagreement(self._specs[i], sums_DFTL[..., i]):
         wrong[said].append(name)
     if not wrong:
       return
     said, names = max(wrong.items(), key=lambda item: len(item[1]))
-    more = f' (and {len(names) - 1} more arrays)' if len(names) > 1 else ''
+    more = f' (and {len(names) - 1} more)' if len(names) > 1 else ''
     kept = 'none was saved yet' if last_good is None else f'step {last_good:,} is kept'
     raise UserError(
       f'copies of the state drifted apart by step {step:,}: {said} in {names[0]}{more}.'
-      f' Last good checkpoint: {kept}. Leave that device out, or its machine, and run'
-      ' the same command again.'
+      f' Last good checkpoint: {kept}. Exclude that device or its machine, and rerun'
+      ' the same command.'
     )
 
   def _disagreement(self, spec: P, sums_DFT: np.ndarray) -> str:
-    """Which devices hold something else than most copies of the same part."""
+    """Returns which devices differ from most copies of the same part; '' if none."""
     split = _split_axes(spec)
     order = sorted(range(3), key=lambda i: sharding.AXES[i] not in split)
     parts = _parts(self._mesh, spec)
@@ -96,7 +96,7 @@ def _parts(mesh: Mesh, spec: P) -> int:
 
 
 def _local_sums(state: Any) -> jax.Array:
-  """A number for each leaf that changes with any one bit, and with the order."""
+  """Returns a number per leaf that changes with any bit, and with their order."""
   return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(state)])[
     None, None, None
   ]

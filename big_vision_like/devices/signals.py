@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C: the first one stops a training in order, the second at once.
+"""SIGTERM and Ctrl-C: the first one stops a training cleanly, the second immediately.
 
-Before the first step there is nothing to save, and the first one ends the program too,
-as it ends programs that do not train.
-A thread hears them, as the main thread may wait for a compiler for minutes.
+Before the first step there is nothing to save, so the first signal also ends the
+program, as in programs that do not train. A thread receives the signals, because the
+main thread may wait minutes for a compiler.
 """
 
 import contextlib
@@ -17,28 +17,28 @@ NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
 
 
 class Interrupted(BaseException):
-  """A signal to stop that came inside of `interrupting`."""
+  """A signal to stop, received inside `interrupting`."""
 
 
 class _Heard:
-  """What has come so far; the system has one handler for the whole process."""
+  """The signals received so far; the system has one handler for the whole process."""
 
   first: int | None = None
   count = 0
-  saves = False  # somebody asks for `first` and saves before the program ends
-  elsewhere = False  # JAX has SIGTERM, so that several processes stop together
+  saves = False  # the program checks `first` and saves before it ends
+  elsewhere = False  # JAX handles SIGTERM, so that several processes stop together
   raises = False
-  wakeup = -1  # where the system writes the numbers of signals
+  wakeup = -1  # file descriptor to which the system writes signal numbers
   listener: threading.Thread | None = None
 
 
 def received() -> str | None:
-  """Returns the name of the signal that asks this process to stop; None without one."""
+  """Returns the name of the signal that asks this process to stop; None if none."""
   return None if _Heard.first is None else NAMES[_Heard.first]
 
 
 def catch() -> None:
-  """Has this process stop in order from here on; only the main thread can."""
+  """Installs the handlers that stop this process cleanly; only in the main thread."""
   if _Heard.wakeup >= 0 or threading.current_thread() is not threading.main_thread():
     return
   reading, _Heard.wakeup = os.pipe()
@@ -52,7 +52,7 @@ def catch() -> None:
 
 @contextlib.contextmanager
 def caught() -> Iterator[None]:
-  """Has signals stop this process in order inside, and as before afterwards."""
+  """Installs the handlers for a block, and restores the previous ones afterwards."""
   outermost = _Heard.wakeup < 0
   before = {number: signal.getsignal(number) for number in NAMES}
   catch()
@@ -61,7 +61,7 @@ def caught() -> Iterator[None]:
   finally:
     if outermost and _Heard.wakeup >= 0:
       signal.set_wakeup_fd(-1)
-      os.close(_Heard.wakeup)  # which ends the thread, once it has heard all
+      os.close(_Heard.wakeup)  # ends the thread once it has read all signals
       _Heard.listener.join()
       _Heard.wakeup, _Heard.first, _Heard.count = -1, None, 0
       _Heard.saves = _Heard.elsewhere = False
@@ -71,10 +71,10 @@ def caught() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving(elsewhere: bool = False) -> Iterator[None]:
-  """Leaves the first signal to the block, which asks for `received` and saves.
+  """Leaves the first signal to the block, which checks `received` and saves.
 
-  It is left until the end of the outermost `caught`. With `elsewhere`, JAX has SIGTERM
-  and hears of Ctrl-C as if it were that.
+  This lasts until the end of the outermost `caught`. With `elsewhere`, JAX handles
+  SIGTERM, and Ctrl-C is forwarded to it as SIGTERM.
   """
   with caught():
     _Heard.saves, _Heard.elsewhere = True, elsewhere
@@ -83,7 +83,7 @@ def saving(elsewhere: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-  """Raises `Interrupted` in the block when the first signal comes, or has come."""
+  """Raises `Interrupted` in the block on the first signal, including an earlier one."""
   _Heard.raises = True
   try:
     if _Heard.first is not None:
@@ -121,6 +121,6 @@ def _hear(number: int) -> None:
 
 
 def end(status: int) -> NoReturn:
-  """Ends this process at once, without what Python does at exit."""
+  """Ends this process immediately, without Python's exit handlers."""
   sys.stdout.flush()
   os._exit(status)

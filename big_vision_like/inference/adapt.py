@@ -1,4 +1,4 @@
-"""Adapts a config to the weights that it evaluates: their model, and its images."""
+"""Adaptation of a config to the weights that it evaluates: their model and images."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from big_vision_like.errors import UserError
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.run import provenance
 
-# Of a model: what is not of its weights, but where and in what numbers it computes.
+# Model fields about how it computes, not what it is; kept from the config.
 COMPUTES = ('parent', 'name', 'scan', 'remat', 'dtype')
 
 
 def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.ConfigDict:
-  """The config with a model of weights, which must be of the same kind and classes.
+  """Returns the config with the model of weights, which must match in kind and classes.
 
-  Where and in what numbers it computes (`scan`, `remat`, `dtype`) stays.
+  Fields about how it computes (`scan`, `remat`, `dtype`) are kept from the config.
   """
   if 'model' not in config.task:
     task = spec.symbol(config.task).__name__
@@ -31,12 +31,13 @@ def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.Con
   )
   if kind is not type(model) or classes != model.num_classes:
     raise UserError(
-      f'{source} is a {theirs}, the config has a {ours}: take a config for such a model'
+      f'{source} is a {theirs}, but the config has a {ours}: use a config for such a'
+      ' model'
     )
   masks = spec.held(node, 'masks')
   if masks and not model.masks:
     raise UserError(
-      f'{source} is a {theirs} without masks, the config has them: set'
+      f'{source} is a {theirs} without masks, but the config has them: set'
       ' config.task.model.masks=False, and evaluators that need none'
     )
   config = config.copy_and_resolve_references()
@@ -47,7 +48,7 @@ def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.Con
 
 
 def _like(model: nn.Module, node: mlc.ConfigDict) -> mlc.ConfigDict:
-  """A recorded call that makes such a model, and computes as that of `node`."""
+  """Returns a recorded call that makes `model`, and computes like `node`'s model."""
   arguments = {k: v for k, v in node.items() if k in COMPUTES}
   for field in dataclasses.fields(model):
     if field.name in COMPUTES:
@@ -62,7 +63,7 @@ def _like(model: nn.Module, node: mlc.ConfigDict) -> mlc.ConfigDict:
 
 
 def with_preprocessing(config: mlc.ConfigDict, preprocess: Prepare) -> mlc.ConfigDict:
-  """The config with evaluators whose images are sized and normalised like this."""
+  """Returns the config with evaluators that size and normalize images like this."""
   config = config.copy_and_resolve_references()
   for _, node in spec.calls(config.evals):
     if provenance.decodes(node):
@@ -70,13 +71,13 @@ def with_preprocessing(config: mlc.ConfigDict, preprocess: Prepare) -> mlc.Confi
   for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
     if spec.held(config.task, name) is None:
       task = spec.symbol(config.task).__name__
-      raise UserError(f'{task} does not normalise images: it has no {name}')
+      raise UserError(f'{task} does not normalize images: it has no {name}')
     with config.task.ignore_type():  # one number, or one for each channel
       config.task[name] = values
   return config
 
 
 def resizes(config: mlc.ConfigDict) -> bool:
-  """Whether an evaluator resizes images to find objects in."""
+  """Returns whether an evaluator resizes images for detection."""
   nodes = [node for _, node in spec.calls(config.evals)]
   return any(spec.symbol(node) is boxes.ResizeShort for node in nodes)

@@ -1,4 +1,4 @@
-"""Preprocessing of images to classify, and that of runs that do so.
+"""Preprocessing of images for classification, and of runs that classify.
 
 Axes: B batch, H W image, C channels or classes.
 """
@@ -34,15 +34,16 @@ EFFICIENTNET = 'efficientnet'
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing(Prepare):
-  """From a picture to the float32 (H, W, C) that a model takes.
+  """Preprocessing from a picture to the float32 (H, W, C) that a model takes.
 
-  `size` is height and width. `resize` says how images get there: 'squash' straight,
-  whatever the aspect ratio; a number of pixels for the shorter side, or a height and
-  width, and then the central crop; 'efficientnet' the central crop before resizing, see
-  `EfficientNetCentralCrop`. `interpolation` is one of
-  `data.transforms.image.METHODS`; `rounding` says how the longer side and the place of
-  the crop become whole numbers, see `ResizeSmall` and `CentralCrop`. `scores`
-  ('softmax' or 'sigmoid') says what of the logits of classes.
+  `size` is height and width. `resize` is the way to get there. 'squash' resizes
+  directly, ignoring the aspect ratio. A number of pixels for the shorter side, or a
+  height and width, resizes to that and then takes the central crop. 'efficientnet'
+  takes the central crop before resizing, see `EfficientNetCentralCrop`.
+  `interpolation` is one of `data.transforms.image.METHODS`. `rounding` defines how the
+  longer side and the position of the crop become whole numbers, see `ResizeSmall` and
+  `CentralCrop`. `scores` is the function applied to the class logits: 'softmax' or
+  'sigmoid'.
   """
 
   size: tuple[int, int]
@@ -60,18 +61,18 @@ class Preprocessing(Prepare):
     if len(self.size) != 2 or min(self.size) < 1:
       raise UserError(f'size={self.size} is not a positive height and width')
     check_one_of(SCORES, scores=self.scores)
-    self.transforms  # noqa: B018 - they check the rest
+    self.transforms  # noqa: B018 - checks the other fields
 
   @property
   def transforms(self) -> tuple[grain.transforms.Map, ...]:
-    """What comes after decoding, as in a config."""
+    """The transforms after decoding, as in a config."""
     size, method = _side(self.size), self.interpolation
     if self.resize == 'squash':
       return (transforms.Resize(size, method),)
     if self.resize == EFFICIENTNET:
       if not isinstance(size, int):
         raise UserError(
-          f'size={self.size} is no square, which the central crop of EfficientNet is'
+          f'size={self.size} is not square, but the central crop of EfficientNet is'
         )
       return (transforms.EfficientNetCentralCrop(size, method),)
     longer, place = self.rounding
@@ -82,7 +83,7 @@ class Preprocessing(Prepare):
     return first, transforms.CentralCrop(size, place)
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Returns recorded transforms of a config, those that size images replaced."""
+    """Replaces the transforms that size images among recorded ones of a config."""
     decode, *rest = nodes
     sizing = [spec.symbol(node) in SIZING for node in rest]
     place = sizing.index(True) if True in sizing else 0
@@ -94,8 +95,8 @@ class Preprocessing(Prepare):
   def sized(self, image: Any) -> np.ndarray:
     """Resizes and crops a picture for the model: uint8 (H, W, C).
 
-    It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C), of which grey
-    and alpha are made what the model takes.
+    It may be a path, the bytes of a file, a PIL image or uint8 (H, W, C). Grey and
+    alpha are converted to the channels that the model takes.
     """
     example = {'image': decoded(image, self.channels)}
     for step in self.transforms:
@@ -127,7 +128,7 @@ class Preprocessing(Prepare):
     return [(self.name(label), float(score_C[label])) for label in best]
 
   def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
-    """Returns preprocessing to another size, whose crop is the same share."""
+    """Returns preprocessing for another size, with the crop scaled in proportion."""
     new = (size, size) if isinstance(size, int) else tuple(size)
     resize = self.resize
     if isinstance(resize, int):
@@ -153,9 +154,9 @@ class Preprocessing(Prepare):
 def of_run(
   run: loading.LoadedRun, image_size: tuple[int, int] | None = None
 ) -> Preprocessing:
-  """Returns what a run that classifies images does with them when it evaluates.
+  """Returns the preprocessing that a classification run uses in evaluation.
 
-  `image_size` is their height and width, where no transform makes them so.
+  `image_size` is the height and width of its images, if no transform determines it.
   """
   node = loading.encoded_images(run.config)
   decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
@@ -183,8 +184,8 @@ def sizing(
 ) -> tuple[tuple[int, int] | None, str | int | tuple[int, int], str, tuple[str, str]]:
   """Returns `size`, `resize`, `interpolation` and `rounding` of these transforms.
 
-  Other transforms are the data set's business, or training's. Without any that size
-  images, `size` is None.
+  Other transforms belong to the data set or to training, and are ignored. `size` is
+  None if no transform sizes images.
   """
   found = [step for step in steps if isinstance(step, SIZING)]
   kinds, rounding = [type(step) for step in found], Preprocessing.rounding
@@ -203,8 +204,8 @@ def sizing(
     return size, first.size, first.method, (first.rounding, last.rounding)
   names = ', '.join(kind.__name__ for kind in kinds)
   raise UserError(
-    'images of one size come of EfficientNetCentralCrop, of Resize, or of Resize or'
-    f' ResizeSmall and CentralCrop, not of {names}'
+    'images of one size require EfficientNetCentralCrop, Resize, or Resize or'
+    f' ResizeSmall with CentralCrop, not {names}'
   )
 
 

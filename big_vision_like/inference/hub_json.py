@@ -1,4 +1,4 @@
-"""The JSON files of timm and transformers beside weights, read and written."""
+"""The JSON files of timm and transformers that accompany weights, read and written."""
 
 import dataclasses
 import functools
@@ -24,8 +24,8 @@ from big_vision_like.weights import fields
 from big_vision_like.weights.fields import FLAG, NULL, POSITIVE, SIDE, TEXT
 
 _TIMM_FILE, _PROCESSOR_FILE = "timm's config.json", 'preprocessor_config.json'
-# Pillow's numbers of kernels, which transformers writes, and timm's names: both resize
-# with Pillow.
+# Names of kernels by Pillow's numbers, which transformers writes; timm writes names.
+# Both libraries resize with Pillow.
 _RESAMPLE = ('nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming')
 Files = dict[str, dict[str, Any]]
 _MEAN, _STD = fields.list_of(fields.MEAN), fields.list_of(fields.STD)
@@ -63,7 +63,7 @@ _PROCESSOR: fields.Table = {
   'resample': fields.whole(0),
   'rescale_factor': POSITIVE,
 }
-# What our writer says of images, of each kind.
+# Image fields that our writer stores for every kind of preprocessing.
 _OWN: fields.Table = {
   'interpolation': TEXT,
   'rounding': fields.list_of(TEXT, 2),
@@ -98,10 +98,10 @@ def classifier_images(
   *,
   published: Callable[..., Preprocessing],
 ) -> Preprocessing:
-  """Returns what the JSON files beside weights of a classifier say of its images.
+  """Returns the preprocessing of a classifier, from the JSON files of its weights.
 
-  Without any that does, `published(name, size, channels)` is known of the source. The
-  arguments are those of `weights.family.Family.images`.
+  Without such files, it is `published(name, size, channels)`, as known for the source.
+  The other arguments are as in `weights.family.Family.images`.
   """
   if own := written(metadata, Preprocessing):
     return fitting(own, num_classes, channels)
@@ -116,7 +116,7 @@ def classifier_images(
     found = fitting(found, num_classes, channels)
   if not found.label_names and num_classes == 1000:
     found = dataclasses.replace(found, label_names=imagenet_names())
-  # More classes than these were pre-trained as so many questions of yes or no.
+  # Models with more classes than these were pre-trained with independent labels.
   scores = 'sigmoid' if num_classes > 1000 else 'softmax'
   return dataclasses.replace(found, scores=scores)
 
@@ -175,7 +175,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
 def from_transformers(
   processor: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Preprocessing:
-  """Reads preprocessor_config.json, and names of classes of config.json."""
+  """Reads preprocessor_config.json, and the class names of config.json."""
   source = _PROCESSOR_FILE
   _check_processor(processor, source)
   fields.need(processor, ('size', 'image_mean', 'image_std'), source)
@@ -191,12 +191,14 @@ def from_transformers(
     resize, size = _convnext_sizes(processor)
   if isinstance(size, int):
     if 'shortest_edge' in processor['size']:
-      raise UserError(f'{source}: a shortest edge of {size} and no crop is no size')
+      raise UserError(
+        f'{source}: a shortest edge of {size} without a crop does not determine a size'
+      )
   if not processor.get('do_normalize', True):
     mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-  method = processor.get('resample', 2)  # bilinear, as its ViTs have it
+  method = processor.get('resample', 2)  # bilinear, as in transformers' ViTs
   if method not in range(len(_RESAMPLE)):
-    raise UserError(f'{source}: resample={method!r} is no kernel of Pillow')
+    raise UserError(f'{source}: resample={method!r} is not a kernel of Pillow')
   names = label_names(config)
   with prefixed(source):
     return Preprocessing(
@@ -216,14 +218,14 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
   source = _PROCESSOR_FILE
   _check_processor(processor, source)
   size = processor.get('size')
-  if isinstance(size, int):  # as first published
+  if isinstance(size, int):  # the original format
     size = {'shortest_edge': size, 'longest_edge': processor.get('max_size')}
   if not isinstance(size, dict) or not isinstance(size.get('shortest_edge'), int):
-    raise UserError(f'{source}: size={size!r} is not that of a shorter side')
+    raise UserError(f'{source}: size={size!r} does not give a shorter side')
   if processor.get('resample', 2) != _RESAMPLE.index('bilinear'):
     raise UserError(
-      f'{source}: resample={processor["resample"]!r}: pictures to find objects in are'
-      ' resized bilinearly (2) here'
+      f'{source}: resample={processor["resample"]!r}: images for detection are'
+      ' resized bilinearly (2) in this package'
     )
   mean = tuple(processor.get('image_mean') or IMAGENET_MEAN)
   std = tuple(processor.get('image_std') or IMAGENET_STD)
@@ -240,12 +242,12 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
 def to_timm(own: Preprocessing) -> dict[str, Any]:
   """Returns the fields of timm's `pretrained_cfg` for this preprocessing."""
   mode, share = 'squash', 1.0
-  if own.resize == EFFICIENTNET:  # the same share, cut out after resizing
+  if own.resize == EFFICIENTNET:  # the same share, cropped after resizing
     mode, share = 'center', own.size[0] / (own.size[0] + 32)
   elif own.resize != 'squash':
     sides = {own.resize} if isinstance(own.resize, int) else {*own.resize}
     if len(sides) > 1 or len({*own.size}) > 1:
-      raise UserError(f'timm crops squares of squares only, not {own}')
+      raise UserError(f'timm only takes square crops of square images, not {own}')
     [side] = sides
     mode = 'center' if isinstance(own.resize, int) else 'squash'
     share = own.size[0] / side
@@ -308,10 +310,10 @@ def _(own: DetectionPreprocessing) -> dict[str, Any]:
 
 
 def timm_folder(config: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Files]:
-  """Makes `weights.family.Source.config` for timm: JSON files of a folder by name.
+  """Makes `weights.family.Source.config` for timm: a folder's JSON files by name.
 
-  `config(weights, image_size)` is what config.json says of the model. What timm said
-  of images and classes in files beside the weights that were read is kept.
+  `config(weights, image_size)` returns the model part of config.json. Image and class
+  fields that timm stored with the weights are kept.
   """
 
   def files(weights: Any, images: Preprocessing) -> Files:
@@ -332,7 +334,7 @@ def timm_folder(config: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., F
 def transformers_folder(
   config: Callable[[Any, Any], dict[str, Any]],
 ) -> Callable[..., Files]:
-  """Makes `Source.config` of transformers, as `timm_folder` does for timm."""
+  """Makes `Source.config` for transformers, as `timm_folder` does for timm."""
 
   def files(weights: Any, images: Prepare) -> Files:
     made, before = config(weights, images.size), weights.metadata.get('config.json', {})
@@ -351,7 +353,7 @@ def transformers_folder(
 
 
 def imagenet_names() -> tuple[str, ...]:
-  """ImageNet-1k's classes as TFDS names them, by their numbers in WordNet."""
+  """Returns TFDS's names of ImageNet-1k classes, by WordNet number; () without TFDS."""
   [folder] = importlib.util.find_spec('tensorflow_datasets').submodule_search_locations
   file = pathlib.Path(folder) / 'datasets' / 'imagenet2012' / 'labels.txt'
   return read_names(file) if file.is_file() else ()
@@ -360,14 +362,14 @@ def imagenet_names() -> tuple[str, ...]:
 def _check_processor(processor: Mapping[str, Any], source: str) -> None:
   fields.check(processor, _PROCESSOR, source)
   if not processor.get('do_resize', True):
-    raise UserError(f'{source}: do_resize is false, so it says no size')
+    raise UserError(f'{source}: do_resize is false, so there is no size')
   scale = processor.get('rescale_factor') or 1 / 255
   if not processor.get('do_rescale', True) or abs(scale * 255 - 1) > 1e-6:
     raise UserError(f'{source}: pixels are not scaled to [0, 1]')
 
 
 def written(metadata: Mapping[str, Any], kind: type[Prepare]) -> Any:
-  """Returns the preprocessing of this kind that our writer told, None if it did not."""
+  """Returns the preprocessing of this kind that our writer stored, None if none."""
   table = _OWN_CLASSES if kind is Preprocessing else _OWN_OBJECTS
   for name, content in metadata.items():
     told = content.get('preprocessing', {})
@@ -377,26 +379,26 @@ def written(metadata: Mapping[str, Any], kind: type[Prepare]) -> Any:
 
 
 def fitting(images: Any, num_classes: int, channels: int) -> Any:
-  """Returns what files say of images, if it has the channels and classes of weights.
+  """Checks preprocessing from files against the channels and classes of weights.
 
-  Weights without a head have no names.
+  Returns it, without names if the weights have no head.
   """
   if images.channels != channels:
     raise UserError(
-      f'{images.source}: its mean is of {images.channels} channels, the weights take'
-      f' {channels}'
+      f'{images.source}: its mean is for {images.channels} channels, but the weights'
+      f' take {channels}'
     )
   count = len(images.label_names)
   if count and num_classes and count != num_classes:
     raise UserError(
-      f'{images.source}: there are names of {count} classes beside the weights, which'
+      f'{images.source}: the files of the weights name {count} classes, but the weights'
       f' have {num_classes}'
     )
   return images if num_classes else dataclasses.replace(images, label_names=())
 
 
 def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-  """Reads the names of classes in config.json; none where they are numbers."""
+  """Reads the class names in config.json; none if they are numbers."""
   fields.check(config, {'id2label': fields.LABELS}, 'config.json')
   names = config.get('id2label') or {}
   if all(re.fullmatch(r'LABEL_\d+', name) for name in names.values()):
@@ -418,7 +420,7 @@ def _convnext_sizes(
 ) -> tuple[int | tuple[int, int], tuple[int, int]]:
   """Returns `resize` and `size` of the processor of ConvNeXTs, ResNets and RegNets.
 
-  It crops images below 384 pixels, and says what share of them it keeps.
+  It crops images below 384 pixels; `crop_pct` is the share it keeps.
   """
   side = processor['size']
   side = side if isinstance(side, int) else side.get('shortest_edge')
@@ -429,21 +431,22 @@ def _convnext_sizes(
   share = processor.get('crop_pct') or 224 / 256
   resize = int(min(side / share, 2**31))
   if share > 1 or not SIDE.fits(resize):
-    raise UserError(f'{_PROCESSOR_FILE}: crop_pct={share} of {side} pixels is no share')
+    raise UserError(f'{_PROCESSOR_FILE}: crop_pct={share} of {side} pixels is invalid')
   return resize, (side, side)
 
 
 def _pillow(kernel: str) -> str:
-  """Returns our name of a kernel of Pillow, with which both libraries resize."""
+  """Returns our name of a Pillow kernel; both libraries resize with Pillow."""
   name = f'pillow_{kernel}'
   if name not in transforms.METHODS:
     raise UserError(
-      f'interpolation {kernel!r}: of {", ".join(transforms.METHODS)} none does that'
+      f'interpolation {kernel!r} is not supported; supported are'
+      f' {", ".join(transforms.METHODS)}'
     )
   return name
 
 
 def _kernel(own: Preprocessing) -> str:
-  """Pillow's kernel that is next to ours: a box takes means of areas."""
+  """Returns the Pillow kernel nearest to ours: a box takes means of areas."""
   name = own.interpolation.removeprefix('pillow_').removeprefix('tf1_')
   return 'box' if name == 'area' else name

@@ -1,8 +1,8 @@
-"""Words for the classes of ImageNet-1k: the first of each synset of WordNet.
+"""Words for the classes of ImageNet-1k: the first word of each WordNet synset.
 
-In the order of the classes, which is that of their numbers in WordNet, and with the
-words of WordNet 3.0 (Copyright 2006 by Princeton University), as published with the
-challenge of 2012. Several synsets have the same first word: crane, maillot.
+The words are in the order of the classes, which is by WordNet number. They come from
+WordNet 3.0 (Copyright 2006 by Princeton University), as published with the 2012
+challenge. Several synsets have the same first word: crane, maillot.
 """
 
 _TEXT = """

@@ -1,4 +1,4 @@
-"""A model with its parameters and its preprocessing, of published weights or a run."""
+"""Loading a model with its variables and preprocessing, from weights or a run."""
 
 import argparse
 import dataclasses
@@ -34,7 +34,7 @@ from big_vision_like.weights import published
 
 Variables = dict[str, Any]
 
-# No model is for images with a longer side.
+# No model is for images with a side longer than this.
 LARGEST = 2**15
 
 
@@ -49,33 +49,33 @@ class LoadedRun:
 
   @property
   def network(self) -> Network:
-    """The network of the task that is usually wanted."""
+    """The first network of the task, which is usually the wanted one."""
     return next(iter(self.task.networks().values()))
 
   @property
   def variables(self) -> Variables:
-    """The variables of that network that predictions are made with."""
+    """The variables of that network that predictions use."""
     return self.network.variables(self.state)
 
   @property
   def params(self) -> Any:
-    """The parameters among them."""
+    """The parameters of that network."""
     return self.variables['params']
 
 
 def load_run(
   workdir: str | pathlib.Path, step: int | None = None, config: mlc.ConfigDict = None
 ) -> LoadedRun:
-  """Loads what prediction needs of a run: task, parameters, averages, statistics."""
+  """Loads the parts of a run that prediction needs: task, weights and statistics."""
   workdir = pathlib.Path(workdir)
   if config is None:
     file = workdir / 'config.json'
     if not file.is_file():
       raise UserError(
-        f'{workdir} has no config.json, which tells the model of a run: restore it'
+        f'{workdir} has no config.json, which records the model of a run: restore it'
       )
     config = spec.load(str(file), root=experiment.Settings)
-  # Schedules are built and not used: any length of an epoch does.
+  # Schedules are built but not used: any epoch length works.
   plain = spec.in_steps(config)
   step, saved = checkpoint.load(workdir, step)
   state = State(step=jax.numpy.int32(step), opt_state=None, **saved)
@@ -85,7 +85,7 @@ def load_run(
 def frozen(run: LoadedRun, batch: Mapping[str, Any]) -> dict[str, Any]:
   """Reads the networks that a run does not train, such as its teacher, by name.
 
-  They are where the config of the run says; `batch` are shapes and types of a batch.
+  The run's config names their location. `batch` holds shapes and types of a batch.
   """
   example = task_contract.zeros_of(batch)
   abstract = jax.eval_shape(lambda: task_contract.frozen_shapes(run.task, example))
@@ -98,24 +98,24 @@ def load(
   step: int | None = None,
   source_grid: Grid | None = None,
 ) -> tuple[nn.Module, Variables, Prepare]:
-  """Returns a model, its variables, and what makes its input of a picture.
+  """Returns a model, its variables, and the preprocessing of its input.
 
       model, variables, preprocess = big_vision_like.load('weights/B_16.npz')
       logits = model.apply(variables, preprocess('cat.jpg')[None])['logits'][0]
       print(preprocess.top(logits))
 
-  and of one that finds objects
+  For a model that finds objects:
 
       image, size, original_size = preprocess('street.jpg')
       outputs = model.apply(variables, image[None], size[None])
       print(preprocess.objects(outputs, original_size))
 
-  `path` is a file of weights (`weights.published`), a folder with one, or the folder of
-  a run (`step`: of a checkpoint that is not the newest). `image_size` (a side, or
-  height and width) resizes learned positions to images of another size, and the windows
-  of a Swin; for detectors it is the shorter side. `source_grid` (rows, columns) is the
-  grid that these positions are for, if the run or the files beside the weights do not
-  tell it.
+  `path` is a weights file (`weights.published`), a folder with one, or the folder of a
+  run (`step`: a checkpoint other than the newest). `image_size` (a side, or height and
+  width) resizes learned positions, and the windows of a Swin, to images of another
+  size; for detectors it is the shorter side. `source_grid` (rows, columns) is the grid
+  that the positions are for, if the run or the files stored with the weights do not
+  record it.
   """
   path = pathlib.Path(path).expanduser()
   sides = np.ravel(0 if image_size is None else image_size)
@@ -150,7 +150,7 @@ def add_source_grid(parser: argparse.ArgumentParser) -> None:
     '--source-grid',
     type=_grid_of,
     metavar='ROWSxCOLUMNS',
-    help='the grid of tokens that learned positions are for, where nothing tells it',
+    help='the grid of tokens that learned positions are for, if no file records it',
   )
 
 
@@ -164,7 +164,7 @@ def _grid_of(text: str) -> Grid:
 def _read(path: pathlib.Path, step: int | None) -> published.Published:
   provenance.check_no_run(path)
   if step is not None:
-    raise UserError(f'{path} is no run: it has no checkpoint of step {step}')
+    raise UserError(f'{path} is not a run: it has no checkpoint of step {step}')
   weights = published.read(path)
   for text in weights.assumed:
     say('assumed', text)
@@ -176,7 +176,7 @@ def _of_file(
 ) -> tuple[nn.Module, Variables, Prepare]:
   params, features = dict(weights.params), weights.family.features
   if not weights.num_classes and features is not None:
-    # The model has a head all the same, with no outputs.
+    # The model has a head anyway, with no outputs.
     params['head'] = {
       'kernel': np.zeros((features(weights.architecture), 0), np.float32),
       'bias': np.zeros(0, np.float32),
@@ -188,23 +188,24 @@ def _of_file(
 def preprocessing_of(
   run: LoadedRun, image_size: tuple[int, int] | None = None
 ) -> Prepare:
-  """Returns what a run does with images when it evaluates.
+  """Returns the preprocessing that a run uses in evaluation.
 
-  The module of this folder that is named after what the task predicts tells it.
-  `image_size` are height and width of images of one size, if no transform makes it.
+  It comes from the module of this folder named after what the task predicts.
+  `image_size` is the height and width of images of one size, if no transform determines
+  it.
   """
   kinds = {info.name for info in pkgutil.iter_modules([pathlib.Path(__file__).parent])}
   kind = run.task.predicts
   if kind not in kinds:
     raise UserError(
-      f'{run.workdir} is a run of {type(run.task).__name__}: load() is for tasks that'
-      f' predict what big_vision_like/inference has a module for, not {kind!r}'
+      f'{run.workdir} is a run of {type(run.task).__name__}: load() is for tasks whose'
+      f' predictions have a module in big_vision_like/inference, not {kind!r}'
     )
   return importlib.import_module(f'{__package__}.{kind}').of_run(run, image_size)
 
 
 def _model_for(model: nn.Module, size: tuple[int, int]) -> nn.Module:
-  """Returns the model for images of this size; prints what in it becomes another."""
+  """Returns the model for images of this size; prints which arguments change."""
   if not hasattr(model, 'for_images'):
     return model
   other = model.for_images(size)
@@ -217,7 +218,7 @@ def _model_for(model: nn.Module, size: tuple[int, int]) -> nn.Module:
 def _for_size(
   model: nn.Module, variables: Variables, grid: Grid | None, preprocess: Prepare
 ) -> Variables:
-  """Returns the variables with all tables for the images that `preprocess` makes."""
+  """Resizes all tables in the variables for the images that `preprocess` makes."""
   if not getattr(model, 'resizes', None):
     return variables
   shape = (1, *preprocess.size, preprocess.channels)
@@ -235,7 +236,7 @@ def _for_size(
 def preprocessing_of_file(
   weights: published.Published, path: pathlib.Path, source_grid: Grid | None = None
 ) -> Prepare:
-  """Returns what published weights that were read from `path` say of images."""
+  """Returns the preprocessing of published weights that were read from `path`."""
   return weights.images(path.stem, published_size(weights, source_grid))
 
 
@@ -244,7 +245,7 @@ def published_size(
 ) -> tuple[int, int] | None:
   """Returns height and width of the images that learned positions are for.
 
-  None without such positions. If nothing tells their grid, it is a square.
+  Returns None without such positions. If no file records their grid, it is a square.
   """
   model = weights.model
   count, grid = provenance.table_grid(model, weights.variables)
@@ -252,13 +253,13 @@ def published_size(
     return None
   grid = provenance.published_grid(weights, source_grid)
   if grid is None:
-    positions.infer_grid(count, (1, 1))  # an error names what may be given to `load`
+    positions.infer_grid(count, (1, 1))  # its error names the argument of `load`
     grid = provenance.square(count)
   return grid[0] * model.stride[0], grid[1] * model.stride[1]
 
 
 def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Finds the first input that decodes images, of evaluators if possible."""
+  """Returns the first input that decodes images, from evaluators if possible."""
   for nodes in (config.get('evals', {}), config.get('train_data', {})):
     for _, node in spec.calls(nodes):
       if provenance.decodes(node):
@@ -269,9 +270,9 @@ def encoded_images(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def trained_names(run: LoadedRun, kind: str) -> tuple[str, ...]:
   """Returns `label_names` or `category_names` of the data that a run trained on.
 
-  They are those that the run has stored. Of an old run without any they are read from
-  its training data and told to be so, and none if there are as many classes as these
-  data do not have. Labels in between without a name are called by their number.
+  They come from the run. For an old run that stored none, they are read from its
+  training data, which is reported, and are empty if the number of classes differs from
+  the data's. Labels without a name are called by their number.
   """
   classes, stored = run.task.num_classes, learned.read(run.workdir) is not None
   for known in learned.known(run.workdir).values():
@@ -282,5 +283,5 @@ def trained_names(run: LoadedRun, kind: str) -> tuple[str, ...]:
 
 
 def attends(model: nn.Module) -> bool:
-  """Returns whether a model has attention of tokens on a grid to look at."""
+  """Returns whether a model has attention over a grid of tokens to visualize."""
   return getattr(model, 'attends', False)

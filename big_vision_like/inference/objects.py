@@ -1,4 +1,4 @@
-"""Preprocessing of pictures to find objects in, and that of runs that do so.
+"""Preprocessing of pictures for detection, and of runs that detect objects.
 
 Axes: B batch, H W image, C channels or classes, Q queries of a detector.
 """
@@ -31,22 +31,22 @@ from big_vision_like.ops import boxes as box_ops
 from big_vision_like.ops import images
 from big_vision_like.run import learned
 
-# What changes the sizes of pictures by chance, or whatever their aspect ratio.
+# Transforms that resize pictures randomly, or without keeping their aspect ratio.
 RESHAPING = (
   *SIZING,
   boxes.RandomResizeShort,
   boxes.RandomSizeCrop,
   boxes.Either,
 )
-# Sides of padded images are multiples of this, where the config's do not fit.
+# Sides of padded images are multiples of this, if the config's do not fit.
 MULTIPLE = 32
 
 
 class Prepared(NamedTuple):
-  """A picture as a detector takes it: float32 (H, W, C), zero beyond `size`.
+  """A picture as detector input: float32 (H, W, C), zero beyond `size`.
 
-  `size` and `original_size`, int32 (2,), are height and width before padding, and
-  before resizing too.
+  `size` is its height and width before padding, and `original_size` before resizing.
+  Both are int32 (2,).
   """
 
   image_HWC: np.ndarray
@@ -57,8 +57,8 @@ class Prepared(NamedTuple):
 class Found(NamedTuple):
   """An object: its class by name and number, and its box in pixels of the picture.
 
-  The box is left, top, right, bottom, and may reach beyond the picture a little;
-  `query` is the one that found it.
+  The box is left, top, right, bottom, and may extend slightly beyond the picture.
+  `query` is the index of the query that found it.
   """
 
   name: str
@@ -70,13 +70,13 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DetectionPreprocessing(Prepare):
-  """From a picture to the image and the size that a detector takes, and back.
+  """Preprocessing from a picture to a detector's image and size, and postprocessing.
 
-  The shorter side becomes `short`, less where the longer would exceed `longest`, as
-  `boxes.ResizeShort` does it; or pictures get `size`, height and width, whatever their
-  aspect ratio; without both they keep theirs. Then zeros fill the smallest of `shapes`
-  that there is room in, as by `boxes.Pad`; what is larger than all of them shrinks.
-  Without `shapes` nothing is padded. Labels from `num_things` on are stuff, None: no
+  The shorter side becomes `short`, or less if the longer would exceed `longest`, as in
+  `boxes.ResizeShort`. With `size`, pictures get this height and width, ignoring their
+  aspect ratio. Without both, they keep their size. Then zeros pad images to the
+  smallest of `shapes` that fits, as in `boxes.Pad`; larger images shrink first. Without
+  `shapes` nothing is padded. Labels from `num_things` on are stuff; None means that no
   label is.
   """
 
@@ -103,7 +103,7 @@ class DetectionPreprocessing(Prepare):
       raise UserError(f'size={self.size} and short={self.short}: give one of them')
 
   def size_of(self, height: int, width: int) -> tuple[int, int]:
-    """Returns height and width that a picture is resized to."""
+    """Returns the height and width that a picture is resized to."""
     if self.size is not None:
       height, width = self.size
     if self.short is not None:
@@ -111,7 +111,7 @@ class DetectionPreprocessing(Prepare):
       if not all(sides):
         raise UserError(
           f'a picture of {height}x{width} is too narrow: with its longer side at most'
-          f' {self.longest} no pixel of the shorter is left'
+          f' {self.longest}, no pixel of the shorter is left'
         )
       height, width = sides
     if self.shapes and not any(h >= height and w >= width for h, w in self.shapes):
@@ -122,7 +122,7 @@ class DetectionPreprocessing(Prepare):
   def sized(self, picture: Any) -> dict[str, np.ndarray]:
     """Returns `image` uint8 (H, W, C), `size` and `original_size`, as in evaluation.
 
-    The picture is one that `decoded` takes.
+    The picture is any that `decoded` takes.
     """
     image_HWC = decoded(picture, self.channels)
     original = image_HWC.shape[:2]
@@ -136,7 +136,7 @@ class DetectionPreprocessing(Prepare):
     return result | {'original_size': np.array(original, np.int32)}
 
   def normalized(self, example: Mapping[str, np.ndarray]) -> Prepared:
-    """Normalizes what `sized` returns with `mean` and `std`."""
+    """Normalizes the result of `sized` with `mean` and `std`."""
     height, width = example['size']
     valid_1HWC = example['image'][None, :height, :width]
     image_HWC = np.zeros(example['image'].shape, np.float32)
@@ -155,8 +155,9 @@ class DetectionPreprocessing(Prepare):
   ) -> list[Found]:
     """Returns the objects in a picture that score above the threshold, best first.
 
-    `outputs` are the model's for a batch of that picture alone: `logits` (1, Q, C), the
-    last class being no object, and `boxes` (1, Q, 4). Each query has its best class.
+    `outputs` are the model's for a batch with only that picture: `logits` (1, Q, C),
+    with "no object" as the last class, and `boxes` (1, Q, 4). Each query gives its best
+    class.
     """
     logits_BQC = np.asarray(outputs['logits'], np.float64)
     if len(logits_BQC) != 1:
@@ -181,10 +182,10 @@ class DetectionPreprocessing(Prepare):
     ]
 
   def with_size(self, size: int) -> 'DetectionPreprocessing':
-    """Returns preprocessing to another shorter side, which does not pad."""
+    """Returns preprocessing for another shorter side, without padding."""
     if not isinstance(size, int):
       raise UserError(
-        f'pictures to find objects in keep their aspect ratio: {size} is no size, give'
+        f'pictures for detection keep their aspect ratio: instead of {size} give'
         ' one number, the shorter side'
       )
     if self.size is not None:
@@ -196,9 +197,9 @@ class DetectionPreprocessing(Prepare):
     return dataclasses.replace(self, short=size, longest=longest, shapes=())
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Returns recorded transforms of a config, resizing and padding replaced.
+    """Replaces resizing and padding among recorded transforms of a config.
 
-    Where they resize to the same sizes they are all kept.
+    If they already resize to the same sizes, all are kept.
     """
     sides = self.short, self.longest
     before = [node for node in nodes if spec.symbol(node) is boxes.ResizeShort]
@@ -209,7 +210,7 @@ class DetectionPreprocessing(Prepare):
     if not padded:
       if self.longest is None:
         raise UserError(
-          f'the weights want shorter sides of {self.short} pixels and no longest'
+          f'the weights need shorter sides of {self.short} pixels and no longest'
           " one, but batches need shapes: --preprocessing=config keeps the config's"
         )
       low, high = (-(-side // MULTIPLE) * MULTIPLE for side in sides)
@@ -238,9 +239,9 @@ class DetectionPreprocessing(Prepare):
 def of_run(
   run: loading.LoadedRun, image_size: tuple[int, int] | None = None
 ) -> DetectionPreprocessing:
-  """Returns what a run that finds objects does with images when it evaluates.
+  """Returns the preprocessing that a detection run uses in evaluation.
 
-  `image_size` is not needed: such images have sizes of their own.
+  `image_size` is ignored: images for detection have sizes of their own.
   """
   node = loading.encoded_images(run.config)
   decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
@@ -270,8 +271,8 @@ def sizing(steps: Sequence[Any]) -> dict[str, Any]:
   for step in steps:
     if isinstance(step, RESHAPING):
       raise UserError(
-        'pictures to find objects in are resized by ResizeShort and padded by Pad, not'
-        f' by {type(step).__name__}: take a config whose evaluators do so'
+        'pictures for detection are resized by ResizeShort and padded by Pad, not'
+        f' by {type(step).__name__}: use a config whose evaluators do so'
       )
     if isinstance(step, boxes.ResizeShort):
       found |= {'short': step.size, 'longest': step.longest}
@@ -281,7 +282,7 @@ def sizing(steps: Sequence[Any]) -> dict[str, Any]:
 
 
 def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ...]:
-  """Returns names of classes: of evaluators, else of the data, or COCO's by its ids."""
+  """Returns class names: of evaluators, else of the data, else COCO's by its ids."""
   for _, node in spec.calls(run.config.get('evals', {})):
     if spec.symbol(node) is detection_evals.CocoAP and spec.held(node, 'names'):
       return tuple(node['names'])
@@ -295,7 +296,7 @@ def _object_names(run: loading.LoadedRun, steps: Sequence[Any]) -> tuple[str, ..
 
 
 def _shape(node: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Returns height and width of all images, where the data set tells them."""
+  """Returns height and width of all images, if the data set has one size."""
   try:
     return fixed_size(spec.build(node, 'source').features)
   except UserError:

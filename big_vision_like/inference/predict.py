@@ -1,4 +1,4 @@
-"""A model that names pictures, and where it looked.
+"""Prediction of classes for pictures, and of where the model looked.
 
 Axes: B pictures, H W pixels, C channels or classes, P patches, h w a smaller map.
 """
@@ -15,12 +15,12 @@ from big_vision_like.inference import hub_json, imagenet_words, loading
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.viz import attention, images
 
-SIDE = 384  # pixels of each part of a picture, at most
-SOWN = ('encoder', 'map_head', 'with_position')  # what the rollout is made of
+SIDE = 384  # most pixels per side of each part of a picture
+SOWN = ('encoder', 'map_head', 'with_position')  # inputs of the rollout
 
 
 class Predictor:
-  """A model that names pictures, compiled once; `top` classes of each are told."""
+  """A model that names pictures, compiled once; returns `top` classes for each."""
 
   prepares = Preprocessing
   does = 'name pictures'
@@ -52,7 +52,7 @@ class Predictor:
     return outputs['logits'], {k: sown[k] for k in SOWN if k in sown}
 
   def __call__(self, image: Any) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
-    """Rows of text, and pictures RGB uint8 by the ends of their names."""
+    """Returns rows of text, and RGB uint8 pictures by file name suffix."""
     sized_HWC = self.preprocess.sized(image)
     logits_C, rollout_hw = self.outputs(sized_HWC)
     best = self.preprocess.top(logits_C, self.top)
@@ -61,7 +61,7 @@ class Predictor:
     return rows, drawn
 
   def outputs(self, sized_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Logits (C,) of a picture of the model's size, and the rollout (h, w) if any."""
+    """Returns logits (C,) of a model-sized picture, and its rollout (h, w) or None."""
     image_BHWC = self.preprocess.normalized(sized_HWC[None])
     logits_BC, sown = self._apply(self.variables, image_BHWC)
     if not self.attends:
@@ -77,19 +77,19 @@ class Predictor:
 
 
 def in_words(name: str) -> str:
-  """Returns the name of a class, with words in front of numbers of ImageNet's."""
+  """Returns the name of a class, with words before ImageNet numbers."""
   words = _imagenet().get(name)
   return f'{words} ({name})' if words else name
 
 
 @functools.cache
 def _imagenet() -> dict[str, str]:
-  names = hub_json.imagenet_names()  # none without TFDS
+  names = hub_json.imagenet_names()  # empty without TFDS
   return dict(zip(names, imagenet_words.WORDS, strict=True)) if names else {}
 
 
 def picture(sized_HWC: np.ndarray, rollout_hw: np.ndarray) -> np.ndarray:
-  """The input, the input lit by attention, and attention alone: RGB, side by side."""
+  """Draws the input, the input lit by attention, and attention: RGB, side by side."""
   input_HWC = images.fit(images.to_rgb(sized_HWC[..., :3]), SIDE)  # without alpha
   height, width = input_HWC.shape[:2]
   coloured_hwC = images.colormap(rollout_hw, rollout_hw.min(), rollout_hw.max())

@@ -1,4 +1,4 @@
-"""A model that finds objects, and where it looked for them.
+"""Prediction of objects in a picture, and of where the model looked for them.
 
 Axes: B = 1 picture, H W pixels, C channels, N objects, Q queries, h w a smaller map.
 """
@@ -16,16 +16,16 @@ from big_vision_like.inference.objects import DetectionPreprocessing, Found
 from big_vision_like.viz import detection
 
 THRESHOLD = 0.7  # as in the published demonstration
-SIDE = 768  # pixels of a picture, at most
-ATTENDED = 15  # objects whose attention is drawn
+SIDE = 768  # most pixels per side of a picture
+ATTENDED = 15  # most objects with drawn attention
 ATTENDED_SIDE = 320
 
 
 class Detector:
   """A model that finds objects, compiled once for each size of padded pictures.
 
-  Objects are those with a score above `threshold`, and so are segments; None takes
-  what was published, 0.7 of objects and 0.85 of segments.
+  Objects and segments are those with a score above `threshold`. None uses the published
+  values, 0.7 for objects and 0.85 for segments.
   """
 
   prepares = DetectionPreprocessing
@@ -33,7 +33,7 @@ class Detector:
   option, explained = 'threshold', 'says which are shown'
   columns = ('object', 'score', 'left, top, right, bottom')
   undrawn = ''
-  draws = False  # set before the first picture
+  draws = False  # set before the first call
 
   def __init__(
     self,
@@ -58,7 +58,7 @@ class Detector:
   def __call__(
     self, picture: Any
   ) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
-    """Rows of text, and pictures RGB uint8 by the ends of their names."""
+    """Returns rows of text, and RGB uint8 pictures by file name suffix."""
     shown_HWC = preprocessing.decoded(picture, self.preprocess.channels)
     example = self.preprocess.sized(shown_HWC)
     image_HWC, size, original_size = self.preprocess.normalized(example)
@@ -98,7 +98,7 @@ class Detector:
 
 
 def boxes_picture(shown_HWC: np.ndarray, objects: Sequence[Found]) -> np.ndarray:
-  """The picture with its objects, in whose pixels their boxes are."""
+  """Draws objects on the picture; their boxes are in its pixels."""
   boxes_N4 = np.array([one.box for one in objects]).reshape(-1, 4)
   names, scores = [one.name for one in objects], [one.score for one in objects]
   return detection.boxes_sheet(shown_HWC, [(boxes_N4, names, scores)], SIDE)
@@ -107,7 +107,7 @@ def boxes_picture(shown_HWC: np.ndarray, objects: Sequence[Found]) -> np.ndarray
 def attention_picture(
   example: Any, objects: Sequence[Found], attention_Qhw: np.ndarray
 ) -> np.ndarray:
-  """The best objects, each in the picture as the model saw it, lit by attention."""
+  """Draws the best objects, each in the model's input lit by its attention."""
   best = objects[:ATTENDED]
   size, original_size = example['size'], example['original_size']
   ratio_4 = np.tile((size / original_size)[::-1], 2)
@@ -123,5 +123,5 @@ def attention_picture(
 
 
 def numbers(one: Found) -> tuple[str, str]:
-  """Score and box of an object as text."""
+  """Formats the score and box of an object."""
   return f'{one.score:.4f}', ' '.join(f'{side:6.1f}' for side in one.box)

@@ -1,7 +1,7 @@
-"""What preprocessing of all kinds shares: reading pictures, normalization, names.
+"""Shared parts of all kinds of preprocessing: reading pictures, normalization, names.
 
-A module of this folder that is named after what a task predicts (`classes`, `objects`)
-has its own kind, and `of_run`, which takes it from the config of a run.
+A module of this folder named after what a task predicts (`classes`, `objects`) defines
+its kind of preprocessing, and `of_run`, which derives it from the config of a run.
 """
 
 import abc
@@ -21,7 +21,7 @@ from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError
 from big_vision_like.tasks.task import Network
 
-# What makes the size of an image what a model takes.
+# Transforms that give images the size that a model takes.
 SIZING = (
   transforms.Resize,
   transforms.ResizeSmall,
@@ -33,10 +33,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Prepare(abc.ABC):
-  """From pictures to what a model takes: a frozen dataclass with these fields.
+  """Preprocessing from pictures to model inputs: a frozen dataclass with these fields.
 
-  `mean` and `std` are of values in [0, 1], one for each channel. Classes without a name
-  in `label_names` are called by their number. `source` is who says all this.
+  `mean` and `std` are for values in [0, 1], one per channel. Classes without a name in
+  `label_names` are called by their number. `source` names the origin of all this.
   """
 
   mean: tuple[float, ...]
@@ -47,29 +47,29 @@ class Prepare(abc.ABC):
   def __post_init__(self) -> None:
     if len(self.mean) != len(self.std) or not all(self.std):
       raise UserError(
-        f'mean={self.mean} and std={self.std} are not one for each channel, std not 0'
+        f'mean={self.mean} and std={self.std} need one value per channel, std not 0'
       )
 
   @abc.abstractmethod
   def __call__(self, picture: Any) -> Any:
-    """Returns what the model takes of a picture, which is one that `decoded` takes."""
+    """Returns the model input for a picture, which is any that `decoded` takes."""
 
   @abc.abstractmethod
   def with_size(self, size: int | Sequence[int]) -> 'Prepare':
-    """Returns the same for images of another size."""
+    """Returns preprocessing for images of another size, otherwise equal."""
 
   @abc.abstractmethod
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Returns recorded transforms of a config that size images as this does."""
+    """Replaces the transforms that size images among recorded ones of a config."""
 
   @property
   def channels(self) -> int:
-    """The number of channels, 1 (grey), 3 (RGB) or what the weights take."""
+    """The number of channels: 1 (grey), 3 (RGB), or another number of the weights."""
     return len(self.mean)
 
   @property
   def normalization(self) -> str:
-    """Mean and deviation as text."""
+    """The mean and deviation as text."""
     return f'mean {_listed(self.mean)}, std {_listed(self.std)}'
 
   def name(self, label: int) -> str:
@@ -83,13 +83,13 @@ class Prepare(abc.ABC):
 
   @classmethod
   def written(cls, metadata: Mapping[str, Any]) -> 'Prepare | None':
-    """Reads the fields that our writer put into a JSON file, if it did."""
+    """Reads the fields that our writer stored in a JSON file; None if it did not."""
     told = (c['preprocessing'] for c in metadata.values() if 'preprocessing' in c)
     return next(map(cls.from_json, told), None)
 
   @classmethod
   def from_json(cls, content: Mapping[str, Any]) -> 'Prepare':
-    """Makes the preprocessing of fields that `to_json` returned."""
+    """Builds the preprocessing from fields that `to_json` returned."""
     try:
       return cls(**{name: _tuples(value) for name, value in content.items()})
     except TypeError as error:
@@ -97,13 +97,14 @@ class Prepare(abc.ABC):
 
 
 def decoded(image: Any, channels: int = 3) -> np.ndarray:
-  """Decodes a picture of any kind: uint8 (H, W, C), C being `channels`.
+  """Decodes a picture of any kind to uint8 (H, W, C), where C is `channels`.
 
-  It may be a path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C) of
-  uint8 or uint16. All give the same pixels: alpha is dropped, EXIF orientation ignored,
-  and of 16 bits the upper 8 are kept. Grey and colours become one (grey) or three (RGB)
-  channels; weights of four take RGBA, and those of other numbers arrays alone. Raises
-  UserError for what cannot be read or is ambiguous.
+  The picture may be a path, the bytes of a file, a PIL image, or an array (H, W) or
+  (H, W, C) of uint8 or uint16. All give the same pixels: alpha is dropped, EXIF
+  orientation is ignored, and the upper 8 of 16 bits are kept. Grey and colours become
+  one (grey) or three (RGB) channels. Weights with four channels take RGBA, and those
+  with other numbers take arrays only. Raises `UserError` for pictures that cannot be
+  read or are ambiguous.
   """
   name = 'the picture'
   if isinstance(image, str | os.PathLike):
@@ -125,7 +126,7 @@ def decoded(image: Any, channels: int = 3) -> np.ndarray:
 
 
 def _contents(name: str) -> bytes:
-  """Returns the bytes of a file, of which no image has more than `MOST_BYTES`."""
+  """Returns the bytes of a file; raises if they exceed `MOST_BYTES`."""
   try:
     with open(name, 'rb') as file:
       content = file.read(MOST_BYTES + 1)
@@ -133,7 +134,7 @@ def _contents(name: str) -> bytes:
     why = getattr(error, 'strerror', None) or error
     raise UserError(f'{name} cannot be read: {why}') from error
   if len(content) > MOST_BYTES:
-    raise UserError(f'{name} has more than {MOST_BYTES:,} bytes, which no image has')
+    raise UserError(f'{name} has more than {MOST_BYTES:,} bytes: no image is so large')
   return content
 
 
@@ -146,12 +147,12 @@ def _check_channels(channels: int) -> None:
 
 
 def _of_pillow(image: Image.Image, channels: int) -> np.ndarray:
-  """Returns the pixels of a PIL image as `decoding.decode` gives those of a file."""
+  """Returns the pixels of a PIL image, as `decoding.decode` does for a file."""
   decoding.check_size(image.height, image.width)
   try:
     image.load()
-  # Files are read only now: Pillow raises what its parsing ran into, such as OSError,
-  # SyntaxError and struct.error.
+  # Files are only read at this point. Pillow raises whatever its parsing ran into, such
+  # as OSError, SyntaxError and struct.error.
   except Exception as error:
     raise ValueError(str(error)) from error
   if image.mode == 'LAB':
@@ -168,10 +169,10 @@ def _of_pillow(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def _of_numbers(values_HW: np.ndarray, mode: str) -> np.ndarray:
-  """Returns uint8 grey of a PIL image whose mode does not say what white is.
+  """Returns uint8 grey of a PIL image in a mode that does not define white.
 
-  Numbers up to 255 are 8 bits. Larger whole ones are 16 bits, as Pillow reads some
-  files. Fractions of one have no white, and neither have others.
+  Values up to 255 are 8 bits. Larger integers are 16 bits, as Pillow reads some files.
+  Fractions within [0, 1] and other values raise, as their white is unknown.
   """
   low, high = values_HW.min(), values_HW.max()
   if mode == 'I' and low >= 0 and 255 < high < 2**16:
@@ -179,8 +180,8 @@ def _of_numbers(values_HW: np.ndarray, mode: str) -> np.ndarray:
   if low >= 0 and high <= 255 and (mode == 'I' or high > 1 or not high):
     return values_HW.astype(np.uint8)
   raise UserError(
-    f'a PIL image of mode {mode} with values from {low:g} to {high:g} does not say what'
-    " is white: convert it to mode 'L', white being 255"
+    f'a PIL image of mode {mode} with values from {low:g} to {high:g} does not define'
+    " white: convert it to mode 'L', where white is 255"
   )
 
 
@@ -213,7 +214,7 @@ def _of_array(image: Any, channels: int) -> np.ndarray:
 
 
 def read_names(path: str | os.PathLike) -> tuple[str, ...]:
-  """Reads names of classes, one a line."""
+  """Reads class names from a file with one per line."""
   try:
     return tuple(files.read_bytes(path).decode().splitlines())
   except OSError as error:
@@ -229,22 +230,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def normalization(network: Network, channels: int) -> list[tuple[float, ...]]:
-  """Returns mean and deviation of each channel that a network of a task wants."""
+  """Returns mean and deviation per channel, as a network of a task expects."""
   return [tuple(np.broadcast_to(x, channels).tolist()) for x in network.images]
 
 
 def _is_picture(shape: Sequence[int], channels: int) -> bool:
-  """Returns whether pixels have this shape: grey or colours, alpha or none."""
+  """Returns whether a shape fits a picture: grey or colour, with alpha or without."""
   most = max(4, channels)
   return len(shape) in (2, 3) and 0 not in shape and (*shape, 1)[2] <= most
 
 
 def _tuples(value: Any) -> Any:
-  """Returns lists of JSON, and those in them, as tuples."""
+  """Converts lists of JSON to tuples, recursively."""
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _listed(values: Sequence[float]) -> str:
-  """Returns the numbers as text, one where all are the same."""
+  """Formats numbers as text, or one number if all are equal."""
   values = values[:1] if len({*values}) == 1 else values
   return ' '.join(f'{value:g}' for value in values)

@@ -1,9 +1,9 @@
-"""Predictions of a teacher for all images of a source, stored one record an image.
+"""Predictions of a teacher for all images of a source, stored as one record per image.
 
-`data.sources.pseudo_labels` reads them back. The images are divided into files of equal
-size. All processes predict a file together, each reading its rows of every batch; the
-first writes it, and it gets its name when it is complete. So the same command resumes
-where it was killed, and no image is lost or there twice.
+`data.sources.pseudo_labels` reads them. The images are divided into files of equal
+size. All processes predict each file together, and each process reads its rows of every
+batch. The first process writes the file, which gets its name once it is complete.
+Therefore the same command resumes after a kill, and no image is lost or duplicated.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ ID_BYTES = 128
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """A network with its variables, what it does with images, and its name for people."""
+  """A network with its variables, its preprocessing, and a name for people."""
 
   name: str
   model: nn.Module
@@ -46,7 +46,7 @@ class Teacher:
   preprocess: Preprocessing
 
   def probabilities(self, variables: Any, image_BHWC: jax.Array) -> jax.Array:
-    """Returns probabilities of the classes, (B, C), for images that are not noisy."""
+    """Returns class probabilities (B, C) for images without noise."""
     mean, std = self.preprocess.mean, self.preprocess.std
     normalized_BHWC = images.normalize(image_BHWC, mean, std)
     logits_BC = self.model.apply(variables, normalized_BHWC)['logits']
@@ -55,7 +55,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How images are read: like the fields of an `EvalInput`."""
+  """Settings for reading images, like the fields of an `EvalInput`."""
 
   batch_size: int = 256
   workers: int = 0
@@ -64,7 +64,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared(Source):
-  """Some images of a source as a teacher takes them; black where one is unreadable."""
+  """Some images of a source, prepared for a teacher; unreadable ones are black."""
 
   source: Source
   places: range
@@ -96,7 +96,7 @@ class Prepared(Source):
   def _sized(self, picture: Any) -> np.ndarray | None:
     try:
       return self.preprocess.sized(picture)
-    except UserError:  # which says why the picture is unreadable
+    except UserError:  # its message gives the reason
       return None
 
 
@@ -108,9 +108,9 @@ def predict(
   reading: Reading = Reading(),  # noqa: B008 - it is frozen
   per_file: int = 8192,
 ) -> None:
-  """Writes the predictions that a folder lacks, or all; every process calls it.
+  """Writes the predictions that a folder lacks; every process calls it.
 
-  Raises a `UserError` where the folder has predictions of other images, or of another
+  Raises a `UserError` if the folder has predictions for other images, or by another
   teacher.
   """
   meshes.check_batch_size(mesh, reading.batch_size, '--batch-size')
@@ -122,7 +122,7 @@ def predict(
         claim(folder, facts)
     missing = missing_files(folder, facts['shards'])
     if done := facts['shards'] - len(missing):
-      say('resumed', f'{done:,} of {facts["shards"]:,} files are there already')
+      say('resumed', f'{done:,} of {facts["shards"]:,} files exist already')
     step = jax.jit(
       functools.partial(_predicted, teacher.probabilities),
       out_shardings=sharding.replicated(mesh),
@@ -160,7 +160,7 @@ def _predicted(
 def facts_of(
   teacher: Teacher, source: Source, shards: int, per_file: int
 ) -> dict[str, Any]:
-  """Returns what teacher.json says of predictions."""
+  """Returns the contents of teacher.json, which describe predictions."""
   return {
     'format': pseudo_labels.FORMAT,
     'teacher': teacher.name,
@@ -192,16 +192,16 @@ def claim(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
   changed = [k for k, x in known(facts).items() if x != known(before)[k]]
   if changed:
     raise UserError(
-      f'{folder} was begun with other {", ".join(changed)} (teacher'
+      f'{folder} was started with other {", ".join(changed)} (teacher'
       f' {before.get("teacher")}, images of {before.get("source", {}).get("title")}):'
-      ' take the same again, or name another folder'
+      ' use the same again, or name another folder'
     )
 
 
 def missing_files(folder: pathlib.Path, count: int) -> list[int]:
-  """Returns the numbers of files that are not there whole, the same in all processes.
+  """Returns the numbers of missing or incomplete files, equal in all processes.
 
-  Every process looks for itself; the first one's word counts.
+  Every process looks for itself; the first process's result is used.
   """
   own = [
     number
@@ -220,7 +220,7 @@ def missing_files(folder: pathlib.Path, count: int) -> list[int]:
 def write(
   path: pathlib.Path, places: range, batches: list[Mapping[str, np.ndarray]]
 ) -> None:
-  """Writes the file of the images at some places of the source, or leaves none."""
+  """Writes the file of the images at these places of the source, atomically."""
   from array_record.python import array_record_module
 
   rows = {
@@ -236,7 +236,7 @@ def write(
     raise UserError(
       f'the teacher predicts numbers that are not finite for image'
       f' {places[int(np.flatnonzero(bad)[0])]}: it has diverged, or its images are'
-      ' normalized otherwise than it was trained with'
+      ' normalized differently than in its training'
     )
   features = pseudo_labels.features(rows['probabilities'].shape[-1])
   confidence = rows['probabilities'].max(axis=-1)

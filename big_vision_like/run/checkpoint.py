@@ -1,8 +1,9 @@
-"""Nothing is lost: saving and resuming.
+"""Checkpoints of a run: saving and resuming without losing anything.
 
-A run's folder holds `checkpoints/STEP/`, each with the state, the position of the
-input, the seconds spent and the identity of the data, committed at once when it is
-complete. Checksums of all of it are saved with it and compared whenever it is read.
+A run directory holds `checkpoints/STEP/`. Each checkpoint contains the state, the
+position of the input, the seconds spent and the identity of the data, and is committed
+atomically once it is complete. Checksums of all of these are saved with it and verified
+on every read.
 """
 
 import contextlib
@@ -31,21 +32,21 @@ from big_vision_like.ops.checksums import checksum
 
 Tree = dict[str, Any]
 
-# Counted up when the layout of checkpoints changes. Those of format 1, which had no
-# number, kept an average of the parameters alone, not of variables by collection. Those
-# before format 3 had no checksums.
+# Incremented when the layout of checkpoints changes. Format 1 stored no number, and its
+# average covered the parameters only, not variables by collection. Formats before 3
+# stored no checksums.
 FORMAT = 3
 
 
 class DamagedError(UserError):
-  """A checkpoint that does not hold what was saved."""
+  """A checkpoint with contents that differ from what was saved."""
 
 
 class Checkpoints:
   """The checkpoints of one run.
 
   Keeps the last `keep_last`, every one at a multiple of `keep_every` steps, and the one
-  at step `best`, which whoever evaluates sets.
+  at step `best`, which the evaluation sets.
   """
 
   def __init__(
@@ -69,14 +70,14 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type | None, *_) -> None:
-    # What the block has raised says more than a write that fails as well.
+    # An error raised in the block says more than a write that also fails.
     with contextlib.suppress(Exception) if kind else _saving(self):
       self._manager.wait_until_finished()
       self._manager.close()
 
   @property
   def latest(self) -> int | None:
-    """The step of the newest complete checkpoint."""
+    """The step of the newest complete checkpoint, None if there is none."""
     return self._manager.latest_step()
 
   @property
@@ -92,10 +93,10 @@ class Checkpoints:
     seconds: float,
     wait: bool = False,
   ) -> float:
-    """Starts to write a checkpoint; the state may be donated when this returns.
+    """Starts writing a checkpoint; the state may be donated when this returns.
 
-    `data` is saved with it. Returns the seconds that it took: the checksums, the copy
-    to the host, and whatever was left to write of the checkpoint before.
+    `data` is saved with it. Returns the seconds this call took: the checksums, the copy
+    to the host, and writing the rest of the previous checkpoint.
     """
     started = time.perf_counter()
     progress = {
@@ -118,17 +119,17 @@ class Checkpoints:
     return time.perf_counter() - started
 
   def wait(self) -> None:
-    """Waits until everything is written; raises if that has failed."""
+    """Waits until everything is written; raises if a write has failed."""
     with _saving(self):
       self._manager.wait_until_finished()
 
   def check(self) -> None:
-    """Raises if writing in the background has failed."""
+    """Raises if a write in the background has failed."""
     with _saving(self):
       self._manager.check_for_errors()
 
   def _check_space(self, state: Any) -> None:
-    # Not to start is quieter than to fail in the middle, in threads of the writers.
+    # Failing before the write is quieter than failing halfway, in the writers' threads.
     needed = sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count()
     free = shutil.disk_usage(self.folder).free
     if free < needed:
@@ -137,19 +138,18 @@ class Checkpoints:
   def restore(self, state: Any) -> tuple[Any, Mapping[str, Any], float] | None:
     """Restores the state, input position and seconds of the newest good checkpoint.
 
-    Returns None where there is no checkpoint at all. `state` is abstract, with
-    shardings. Damaged checkpoints newer than the one taken are set aside under another
-    name, never deleted.
+    Returns None if there are no checkpoints. `state` is abstract, with shardings.
+    Damaged checkpoints newer than the restored one are renamed, never deleted.
     """
     reasons = {}
     for step in reversed(self.steps):
       try:
         with processes.together():
           restored, progress = self._restore(step, state.trained)
-        with processes.together():  # apart, as all processes sum together
+        with processes.together():  # separate, as all processes compute checksums
           verify(restored, progress)
         break
-      except Exception as error:  # whatever a damaged file makes the readers raise
+      except Exception as error:  # readers raise anything on a damaged file
         if processes.lost_connection(error):
           raise
         reasons[step] = _briefly(error)
@@ -157,8 +157,8 @@ class Checkpoints:
       if reasons:
         each = '; '.join(f'step {step}: {why}' for step, why in reasons.items())
         raise UserError(
-          f'no checkpoint in {self.folder} can be read ({each}). Was the model'
-          ' changed since? Move the folder away to start anew.'
+          f'no checkpoint in {self.folder} can be read ({each}). Has the model'
+          ' changed since? Move the folder away to start again.'
         )
       return None
     for bad, why in reasons.items():
@@ -176,7 +176,7 @@ class Checkpoints:
     return restored, progress['position'], progress['seconds']
 
   def _restore(self, step: int, state: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Reads a checkpoint as it was written, also in an earlier format."""
+    """Reads a checkpoint in the format it was written in, including older formats."""
     progress = read_progress(self.folder, step)
     if state.ema is not None and progress['format'] < 2:
       state = state.replace(ema=state.ema['params'])
@@ -185,7 +185,7 @@ class Checkpoints:
 
 
 class _Best:
-  """A policy of Orbax that keeps the best checkpoint."""
+  """An Orbax preservation policy that keeps the best checkpoint."""
 
   def __init__(self, checkpoints: Checkpoints):
     self._checkpoints = checkpoints
@@ -196,10 +196,10 @@ class _Best:
 
 
 def keep_quiet() -> None:
-  """Keeps Python from printing tracebacks of readers and writers after one failed.
+  """Suppresses Python's tracebacks of other readers and writers after one has failed.
 
-  Where one of many files cannot be read or written, Orbax raises and closes its event
-  loop; the others then find nobody to report to, and each prints a traceback.
+  When one of many files cannot be read or written, Orbax raises and closes its event
+  loop. The remaining ones cannot report their results, and each prints a traceback.
   """
   sys.unraisablehook = _unless_reported
   warnings.filterwarnings('ignore', r"coroutine '.+' was never awaited")
@@ -213,37 +213,37 @@ def _unless_reported(what: Any) -> None:
 
 class _Manager(ocp.CheckpointManager):
   def reached_preemption(self, step: int) -> bool:
-    # JAX says so once, at the agreed step, to the first who asks: that is the loop.
+    # JAX reports preemption once, at the agreed step, to the first caller: the loop.
     return False
 
 
 @contextlib.contextmanager
 def _saving(checkpoints: Checkpoints) -> Iterator[None]:
-  """Turns whatever writing raises into one sentence."""
+  """Converts any exception of a write into a `UserError` with one sentence."""
   try:
     yield
-  except Exception as error:  # of whatever type Orbax's writers raise
+  except Exception as error:  # Orbax's writers raise many types
     if processes.lost_connection(error):
       raise
-    with contextlib.suppress(Exception):  # on the same disk it may fail too
+    with contextlib.suppress(Exception):  # may fail too, on the same disk
       checkpoints._manager.reload()
     good = checkpoints.latest
     last = 'there is none yet' if good is None else f'the last good one is step {good}'
     raise UserError(
       f'saving a checkpoint to {checkpoints.folder} failed ({_briefly(error)});'
-      f' {last}. Free space there and run the same command again.'
+      f' {last}. Free space there and rerun the same command.'
     ) from error
 
 
 def _briefly(error: BaseException) -> str:
   text = ' '.join(str(error).split())
-  if len(text) > 200:  # what went wrong, and the system's word for it at the end
+  if len(text) > 200:  # keep the start, and the system's error text at the end
     text = f'{text[:90]} ... {text[-90:]}'
   return f'{type(error).__name__}: {text}'
 
 
 def _unused(path: pathlib.Path) -> pathlib.Path:
-  """Returns the path, with a number behind it if there is something already."""
+  """Returns the path, with a number appended if it already exists."""
   number = 2
   while path.exists():
     path, number = path.with_name(f'{path.name.partition(".")[0]}.{number}'), number + 1
@@ -251,16 +251,16 @@ def _unused(path: pathlib.Path) -> pathlib.Path:
 
 
 def _with_averages(state: Any, ema: Any, progress: Mapping[str, Any]) -> Any:
-  """Returns a restored state with the collections of averages that `ema` has."""
+  """Adds the collections of averages that `ema` has to a restored state."""
   if ema is None or progress['format'] >= 2:
     return state
-  # Statistics were not averaged: their averages start here.
+  # Format 1 did not average statistics: their averages start from the current values.
   rest = {name: state.mutable[name] for name in ema if name != 'params'}
   return state.replace(ema={'params': state.ema, **rest})
 
 
 def checksums(tree: Any) -> dict[str, str]:
-  """Returns the type, shape and checksum of every array of a tree, by its path."""
+  """Returns the dtype, shape and checksum of every array of a tree, by its path."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   sums = jax.device_get([_sums_of(leaf) for _, leaf in leaves])
   return {
@@ -281,34 +281,34 @@ def _compiled(shardings: Any) -> Any:
 
 
 def verify(tree: Any, progress: Mapping[str, Any]) -> None:
-  """Raises a `DamagedError` unless all arrays of a tree are those that were saved."""
+  """Raises a `DamagedError` unless all arrays of a tree match their saved checksums."""
   if progress['format'] < 3:
     return
   saved = progress['checksums']
   wrong = [name for name, own in checksums(tree).items() if saved.get(name) != own]
   if wrong:
-    raise DamagedError(f'other values than were saved in {listed(wrong, most=3)}')
+    raise DamagedError(f'values differ from those saved in {listed(wrong, most=3)}')
 
 
 def read_progress(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
-  """Reads what a checkpoint says beside its state; raises where it is damaged."""
+  """Reads what a checkpoint stores alongside its state; raises if it is damaged."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     progress = dict(reader.restore(folder / str(step) / 'progress'))
   progress.setdefault('format', 1)
   said = progress.pop('sha256', None)
   if progress['format'] >= 3 and said != files.sha256(progress):
-    raise DamagedError('other values than were saved in progress')
+    raise DamagedError('values differ from those saved in progress')
   return progress
 
 
 def data_of(workdir: str | pathlib.Path) -> Mapping[str, Any] | None:
   """Returns the data that the newest readable checkpoint of a run was trained on.
 
-  None where there is no checkpoint, or none that knows its data.
+  Returns None if there is no checkpoint, or none that records its data.
   """
   folder = pathlib.Path(workdir).absolute() / 'checkpoints'
   for step in reversed(steps(workdir)):
-    with contextlib.suppress(Exception):  # told where it is restored
+    with contextlib.suppress(Exception):  # reported when it is restored
       return read_progress(folder, step).get('data') or None
   return None
 
@@ -321,10 +321,10 @@ def steps(workdir: str | pathlib.Path) -> list[int]:
 
 
 def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tree]:
-  """Parameters, averages and batch statistics of a run, as numpy: (step, dict).
+  """Loads parameters, averages and batch statistics of a run as NumPy: (step, dict).
 
-  The dict has `params`, `ema` (None where not kept) and `mutable`. Without `step` it is
-  of the newest checkpoint; those that are damaged are told and passed over.
+  The dict has `params`, `ema` (None if not kept) and `mutable`. Without `step`, loads
+  the newest checkpoint that is not damaged; damaged ones are reported and skipped.
   """
   there = steps(workdir)
   if not there:
@@ -337,15 +337,15 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
   for tried in reversed(there) if step is None else [step]:
     try:
       found = _load(pathlib.Path(workdir).absolute() / 'checkpoints', tried)
-    except Exception as error:  # whatever a damaged file makes the readers raise
+    except Exception as error:  # readers raise anything on a damaged file
       reasons[tried] = _briefly(error)
       continue
     for bad, why in reasons.items():
-      say('damaged', f'checkpoint {bad} of {workdir} ({why}): step {tried} is taken')
+      say('damaged', f'checkpoint {bad} of {workdir} ({why}): using step {tried}')
     return tried, found
   each = '; '.join(f'checkpoint {bad}: {why}' for bad, why in reasons.items())
   others = [other for other in there if other not in reasons]
-  rest = f'there are also steps {listed(others)}' if others else 'there is no other'
+  rest = f'there are also steps {listed(others)}' if others else 'there are no others'
   raise UserError(f'{workdir} cannot be read ({each}); {rest}.')
 
 

@@ -1,4 +1,4 @@
-"""A config made real: its task, input, evaluators and mesh, and the compiled step."""
+"""Experiments built from configs: task, input, evaluators, mesh and compiled step."""
 
 import dataclasses
 import functools
@@ -26,13 +26,13 @@ from big_vision_like.tasks.task import State, Task
 class Settings:
   """The fields of a config. Durations are steps, `epochs(n)` or `examples(n)`.
 
-  `mesh` gives the sizes of the axes data, fsdp and tensor; `sharding` ordered rules
-  (path regex, axes). `init_from` is an `init_from.InitFrom` or a list of them; `frozen`
-  gives the weights of networks that are not trained, by name. `keep_best` names an
-  evaluation scalar such as 'val/top1', whose evaluator knows whether more or less is
-  better. `on_failed_evaluation` is 'stop' or 'continue'. Copies of the state are
-  compared every `check_replicas_every` steps and before each save (0: never). `name` is
-  that of the config file, as `spec.name_of` gives it.
+  `mesh` gives the sizes of the axes data, fsdp and tensor. `sharding` is a list of
+  ordered rules (path regex, axes). `init_from` is an `init_from.InitFrom` or a list of
+  them. `frozen` gives the weights of networks that are not trained, by name.
+  `keep_best` names an evaluation scalar such as 'val/top1'; its evaluator knows whether
+  more or less is better. `on_failed_evaluation` is 'stop' or 'continue'. Copies of the
+  state are compared every `check_replicas_every` steps and before each save (0: never).
+  `name` is the name of the config file, as `spec.name_of` gives it.
   """
 
   task: Any
@@ -65,7 +65,7 @@ class Settings:
 
 
 class Start(NamedTuple):
-  """The start of a run; `position` of the input is None before the first step."""
+  """The start of a run; the input's `position` is None before the first step."""
 
   state: State
   position: Mapping[str, Any] | None = None
@@ -74,10 +74,10 @@ class Start(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What a config builds; `data` is None where nothing is trained.
+  """The objects that a config builds; `data` is None if nothing is trained.
 
-  All but `example`, `init`, `first_state` and calls of the step works for devices that
-  are not there, as a plan does.
+  Everything except `example`, `init`, `first_state` and calls of the step also works
+  for devices that do not exist, as in a plan.
   """
 
   settings: Settings
@@ -91,24 +91,25 @@ class Experiment:
     return sharding.local_rows(self.mesh, batch_size)
 
   def batches(self) -> base.Batches:
-    """The training data: the rows that this process must read."""
+    """Returns the training batches, with the rows that this process must read."""
     return self.data.batches(self.rows_of)
 
   @functools.cached_property
   def example(self) -> base.Batch:
-    """This process's rows of the first batch; of several tasks those of each."""
+    """This process's rows of the first batch; with several tasks, of each task's."""
     return self.data.first(self.rows_of)
 
   @functools.cached_property
   def abstract_batch(self) -> dict[str, Any]:
-    """Shapes, types and shardings of a batch, of several signatures the largest.
+    """Shapes, types and shardings of a batch.
 
-    Of several tasks it holds a batch of each.
+    With several signatures, this is the largest batch. With several tasks, it holds one
+    batch per task.
     """
     return self.abstract_batch_of(None)
 
   def abstract_batch_of(self, signature: Any) -> dict[str, Any]:
-    """Shapes, types and shardings of a batch with a signature of the input."""
+    """Returns shapes, types and shardings of a batch with this input signature."""
     split = sharding.batch_sharding(self.mesh)
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
@@ -117,7 +118,7 @@ class Experiment:
 
   @property
   def key(self) -> jax.Array:
-    """Where all randomness on the devices comes from."""
+    """The key from which all randomness on the devices derives."""
     return jax.random.key(self.settings.seed)
 
   @functools.cached_property
@@ -130,24 +131,24 @@ class Experiment:
     )
 
   def lay_out(self, state: State) -> State:
-    """Where each part of a state lies, by the config's rules and the model's."""
+    """Returns the sharding of each part of a state, by rules of config and model."""
     return meshes.state_shardings(
       self.mesh, state, self.settings.sharding, self.task.sharding_rules
     )
 
   @property
   def shardings(self) -> State:
-    """How the state lies on the devices."""
+    """The shardings of the state on the devices."""
     return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
   def init(self) -> State:
-    """Random weights, each device making its own part; frozen ones are zeros."""
+    """Initializes random weights, each device its own part; frozen ones are zeros."""
     return jax.jit(self._init, out_shardings=self.shardings)(self.key)
 
   def frozen(self) -> Any:
     """Reads the variables of the frozen networks that the config names; None if none.
 
-    They are read anew at each call, as a step takes the memory of a state.
+    Each call reads them again, as a step donates the memory of the state.
     """
     abstract = self.abstract_state.frozen
     if abstract is None:
@@ -163,7 +164,7 @@ class Experiment:
     return meshes.put_tree(loaded, shardings)
 
   def checkpoints(self, workdir: pathlib.Path) -> checkpoint.Checkpoints:
-    """The checkpoints of a run of this config in a folder."""
+    """Returns the checkpoints of a run of this config in a run directory."""
     settings = self.settings
     return checkpoint.Checkpoints(workdir, settings.keep_last, settings.keep_every)
 
@@ -174,9 +175,9 @@ class Experiment:
     return name, best_is(name, self.evaluators)
 
   def start(self, checkpoints: checkpoint.Checkpoints, frozen: Any) -> Start:
-    """Returns the state to resume from: of the newest checkpoint, or the first one.
+    """Returns the state to start from: the newest checkpoint's, or the first state.
 
-    `frozen` are the variables that `frozen` gives.
+    `frozen` are the variables that `self.frozen()` returns.
     """
     restored = checkpoints.restore(self.abstract_state)
     if restored is None:
@@ -206,14 +207,14 @@ class Experiment:
     return jax.jit(self.task.with_first_average, out_shardings=shardings)(state)
 
   def step(self, state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-    """One training step, its key from the seed and the step's number."""
+    """Runs one training step; its key derives from the seed and the step number."""
     key = jax.random.fold_in(self.key, state.step)
     with sharding.on_mesh(self.mesh):
       return self.task.train_step(state, batch, key)
 
   @functools.cached_property
   def compiled_step(self) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """`step` jitted over the mesh; it takes the old state's memory for the new one."""
+    """`step` jitted over the mesh; it donates the memory of the old state."""
     out = (self.shardings, sharding.replicated(self.mesh))
     return jax.jit(self.step, donate_argnums=0, out_shardings=out)
 
@@ -227,8 +228,8 @@ def read_frozen(
 ) -> dict[str, Any]:
   """Reads the weights that a config names for the frozen networks of a task.
 
-  `abstract` are shapes of their variables, `batch` those of a batch; `classes` are the
-  names of the classes of its labels, as far as known.
+  `abstract` holds the shapes of their variables, and `batch` the shapes of a batch.
+  `classes` are the names of the label classes, as far as known.
   """
   networks, loaded = task.networks(), {}
   for name, node in frozen.items():
@@ -241,7 +242,7 @@ def read_frozen(
 
 
 def check_frozen(task: Task, frozen: Mapping[str, Any]) -> None:
-  """Raises unless the config names weights for each frozen network, and no other."""
+  """Raises unless the config names weights for every frozen network and no others."""
   wanted = [name for name, network in task.networks().items() if network.frozen]
   for name in wanted:
     if frozen.get(name) is None:
@@ -258,7 +259,7 @@ def check_frozen(task: Task, frozen: Mapping[str, Any]) -> None:
 
 
 def best_is(keep_best: str, evaluators: Mapping[str, Evaluator]) -> str:
-  """Returns 'max' or 'min': what the best value of an evaluation scalar is."""
+  """Returns 'max' or 'min': which value of an evaluation scalar is best."""
   name, _, scalar = keep_best.partition('/')
   known = [f'{n}/{key}' for n, e in evaluators.items() for key in e.reports()]
   if name in evaluators:
@@ -272,20 +273,20 @@ def best_is(keep_best: str, evaluators: Mapping[str, Evaluator]) -> str:
 
 
 def check_evaluators(task: Task, evaluators: Mapping[str, Evaluator]) -> None:
-  """Raises where an evaluator names a prediction that the task lacks."""
+  """Raises if an evaluator names a prediction that the task lacks."""
   for name, evaluator in evaluators.items():
     with errors.prefixed(f'config.evals.{name}.predict'):
       evaluator.prediction(task)
 
 
 def check_warmups(node: Any) -> None:
-  """Raises where a schedule of a task warms up for longer than it lasts."""
+  """Raises if the warmup of a task's schedule is longer than the schedule."""
   for path, call in spec.calls(node, 'config.task'):
     warmup, total = (call.get(name) for name in ('warmup_steps', 'total_steps'))
     known = isinstance(warmup, int | float) and isinstance(total, int | float)
     if known and warmup > total:
       raise UserError(
-        f'{path}.warmup_steps={warmup:,} are more than total_steps={total:,}: lower'
+        f'{path}.warmup_steps={warmup:,} is more than total_steps={total:,}: lower'
         ' warmup_steps or train longer'
       )
 
@@ -296,11 +297,11 @@ def make(
   planned_for: Sequence[jax.Device] | None = None,
   inputs: Mapping[str, Any] | None = None,
 ) -> Experiment:
-  """Builds a config.
+  """Builds the experiment of a config.
 
-  `planned_for` are devices that need not exist; then the data need not either.
-  `inputs` are those that `preflight.require` has built, by their places in the config;
-  others are built here.
+  `planned_for` are devices that need not exist; then the data need not exist either.
+  `inputs` are inputs that `preflight.require` has already built, by their places in the
+  config; others are built by this function.
   """
   made = dict(inputs or {})
   data = None
@@ -338,13 +339,13 @@ def make(
 
 
 def train_input(config: mlc.ConfigDict, planned: bool = False) -> base.Input:
-  """The training data of a config; `planned`: or a stand-in where there are none."""
+  """Builds the training data of a config; `planned` allows a stand-in if missing."""
   data = spec.build(config.train_data, 'config.train_data')
   return data.planned() if planned else data
 
 
 def total_steps(config: mlc.ConfigDict) -> int:
-  """The last step of a config; where it counts epochs, the data say how long one is."""
+  """Returns the last step of a config, from the data's epoch length if in epochs."""
   if isinstance(config.total_steps, int):
     return config.total_steps
   data = train_input(config, planned=True)

@@ -1,4 +1,4 @@
-"""Findings of the preflight: a table of all inputs, and a sentence per problem."""
+"""Findings of the preflight: a table of all inputs, and one sentence per problem."""
 
 import contextlib
 import dataclasses
@@ -10,17 +10,17 @@ from big_vision_like.data.sources.base import Source
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, listed, plural
 
-# Where all is well, a run shows a table of so many rows at most.
+# Without problems, a run shows the table if it has at most this many rows.
 FEW_ROWS = 12
 HEADER = ('input', 'data set', 'split', 'examples', 'features', 'first example', '')
-WIDEST = 40  # characters in a cell
+WIDEST = 40  # most characters in a cell
 
 
 @dataclasses.dataclass
 class Row:
   """A source that an input reads, and the cells of its line in the table.
 
-  `place` is where the config names it; inputs that do the same share a line.
+  `place` is where the config names it. Inputs that do the same share a line.
   """
 
   place: str
@@ -33,7 +33,7 @@ class Row:
 
   @property
   def cells(self) -> list[str]:
-    """The cells of its line between place and verdict."""
+    """The cells of its line between the place and the verdict."""
     if self.source is None:
       return [''] * 5
     count = '' if self.examples is None else f'{self.examples:,}'
@@ -44,10 +44,10 @@ class Row:
 class Findings:
   """Findings about all inputs of a config.
 
-  `made` are the inputs by their places, such as 'config.train_data', for `spec.build`;
-  `evals` the evaluators by their names, whose durations are not in steps yet.
-  `problems` are sentences, each with the places that it is true of. `remarks` are what
-  people should know of an input though nothing is wrong, by its place.
+  `made` holds the inputs by their places, such as 'config.train_data', for
+  `spec.build`. `evals` holds the evaluators by name, with durations not in steps yet.
+  `problems` are sentences, each with the places it applies to. `remarks` are notes that
+  people should know about an input although nothing is wrong, by its place.
   """
 
   made: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -61,7 +61,7 @@ class Findings:
 
   @contextlib.contextmanager
   def noting(self, place: str) -> Iterator[None]:
-    """Keeps a `UserError` inside as a problem of this place, and goes on."""
+    """Records a `UserError` inside as a problem of this place, and continues."""
     try:
       yield
     except UserError as error:
@@ -70,20 +70,20 @@ class Findings:
       self.note(str(error), place)
 
   def note(self, sentence: str, place: str) -> None:
-    """Keeps a problem; told once, however many places have it."""
+    """Records a problem; it is reported once, however many places have it."""
     places = self.problems.setdefault(sentence, [])
     if place not in places:
       places.append(place)
 
   def remark(self, place: str, text: str) -> None:
-    """Keeps what the table says of an input in place of 'ok'."""
+    """Records a remark that the table shows for an input instead of 'ok'."""
     own = self.remarks.setdefault(place, [])
     if text not in own:
       own.append(text)
 
   @property
   def told(self) -> list[tuple[str, list[str]]]:
-    """Sentences for people, with their places: one for all data to be prepared."""
+    """Problem sentences with their places; one sentence covers all unprepared data."""
     told = []
     if self.missing:
       sentence, *more = self.missing
@@ -95,7 +95,7 @@ class Findings:
       told.append((sentence, [p for text in self.missing for p in self.problems[text]]))
     for text, places in self.problems.items():
       if text not in self.missing:
-        # What `spec.build` finds has its place in front already.
+        # Errors of `spec.build` already start with their config path.
         within = tuple(f'{place}.' for place in places)
         outer = [place for place in places if not place.startswith(within)]
         front = '' if text.startswith('config.') else f'{all_or_first(outer)}: '
@@ -104,7 +104,7 @@ class Findings:
 
   @property
   def table(self) -> list[str]:
-    """A header, and a line for each source."""
+    """The lines of the table: a header, and one per source."""
     told = self.told
     others = {p for _, at in told for p in at} - {row.place for row in self.rows}
     places: dict[tuple, list[str]] = {}
@@ -125,7 +125,7 @@ class Findings:
 
   @property
   def left_out(self) -> list[str]:
-    """A line for each source that does not give all that is stored there."""
+    """A line for each source that skips some of its stored examples."""
     places: dict[tuple[str, str], list[str]] = {}
     for row in self.rows:
       if row.source is not None and row.left_out:
@@ -133,10 +133,9 @@ class Findings:
     return [f'{all_or_first(at)}: left out {what}' for (_, what), at in places.items()]
 
   def report(self, whole: bool = True) -> None:
-    """Prints the table, and raises one `UserError` for all that is wrong.
+    """Prints the table, and raises one `UserError` that lists all problems.
 
-    Where nothing is and there are no remarks, a long table is printed only as a
-    `whole`.
+    If there are no problems and no remarks, a long table is printed only if `whole`.
     """
     told = self.told
     shown = told or whole or self.remarks or len(self.rows) <= FEW_ROWS
@@ -154,19 +153,19 @@ class Findings:
 
 
 def short(place: str) -> str:
-  """Returns a place without the name of the whole config."""
+  """Returns a place without its 'config.' prefix."""
   return place.removeprefix('config.')
 
 
 def all_or_first(places: Sequence[str]) -> str:
-  """Returns all places, or where that is long the first and how many more."""
+  """Returns all places, or if that is too long the first and the number of others."""
   joined = ', '.join(places)
   return joined if len(joined) <= WIDEST else listed(places, most=1)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Aligns columns, those of numbers to the right."""
-  # Verdicts are last and may be long.
+  """Aligns the columns, with numbers to the right."""
+  # Verdicts come last and may be long.
   cells = [[*map(cut, line[:-1]), line[-1]] for line in lines]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   return [
@@ -179,5 +178,5 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def cut(text: str, length: int = WIDEST) -> str:
-  """Returns a text that is no longer than that."""
+  """Truncates a text to `length` characters."""
   return text if len(text) <= length else f'{text[: length - 3]}...'

@@ -1,9 +1,9 @@
-"""Weights into models: sources, renaming, resized tables, and an account of it all.
+"""Loading weights into models: sources, renaming, resized tables, and a summary.
 
 A config's `init_from` is one `InitFrom` or a list of them, each with weights of a run
-or of a published file. Frozen networks are filled by `complete`, which leaves nothing
-out. Both fit arrays to a model in one way: names are made equal by `rename`, and tables
-that depend on the size of images are resized as the model declares in `resizes`.
+or of a published file. Frozen networks are filled by `complete`, which requires every
+array. Both fit arrays to a model the same way: `rename` maps their names, and tables
+that depend on the image size are resized as the model declares in `resizes`.
 """
 
 import dataclasses
@@ -33,25 +33,25 @@ Tree = dict[str, Any]
 # Regular expressions of names, and functions of `ops.positions` that resize the arrays.
 Resizes = Mapping[str, Callable[..., np.ndarray]]
 
-# The most differences that an error lists.
+# Most differences that an error lists.
 MOST_LISTED = 40
 ASSUMED = ' (assumed)'
-# These take the grid of their table from its number of positions if nothing tells it.
+# These infer the grid of their table from its number of positions if it is not given.
 GUESSING = (positions.resize_grid, positions.keep_relative)
 _KINDS = {'params': '', 'constants': ' (a constant)', 'batch_stats': ' (a statistic)'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """Variables to start from, and what they know of images.
+  """Variables to start from, and the known facts about their images and model.
 
   `variables` are dicts by collection: params, constants (of frozen norms), batch_stats.
-  `mean` and `std` are those of values in [0, 1], None if there are no images. `grid`
-  are the rows and columns of tokens that learned positions are for, None if unknown;
+  `mean` and `std` are for image values in [0, 1], None if there are no images. `grid`
+  is the (rows, columns) of tokens that learned positions are for, None if unknown.
   `tokens` is the number of tokens in that grid, if only this is known. `architecture`
-  are the arguments of their model by flat name, as far as they are known, and `assumed`
-  says in words which of them nothing tells. `label_names` are those of the classes of a
-  published file; what a run knows of its classes is compared in `preflight`.
+  holds the known arguments of their model by flat name, and `assumed` describes those
+  that no file records. `label_names` are the class names of a published file; the class
+  names of a run are compared in `preflight`.
   """
 
   variables: Tree
@@ -65,12 +65,12 @@ class Weights:
 
   @property
   def params(self) -> Tree:
-    """The parameters alone."""
+    """The parameters only."""
     return self.variables['params']
 
   @property
   def constants(self) -> Tree:
-    """The constants alone, an empty dict without any."""
+    """The constants only; empty if there are none."""
     return self.variables.get('constants', {})
 
 
@@ -79,7 +79,7 @@ def from_run(
 ) -> Weights:
   """Reads the weights of another run; its running average if it keeps one.
 
-  `network` names one of the networks of its task, by default the first.
+  `network` names one of the networks of its task; the default is the first.
   """
   step, saved = checkpoint.load(workdir, step)
   path = pathlib.Path(workdir) / 'config.json'
@@ -107,7 +107,7 @@ def from_run(
 
 @dataclasses.dataclass(frozen=True)
 class Untrained:
-  """Random weights in place of trained ones, to try a config out."""
+  """Random weights in place of trained ones, for trying out a config."""
 
   seed: int = 0
 
@@ -120,10 +120,10 @@ def from_file(
 ) -> Weights:
   """Reads published weights, see `weights.published.read`.
 
-  `source_grid` (rows, columns) is that of learned positions, if no file tells it.
+  `source_grid` (rows, columns) is the grid of learned positions, if no file records it.
   """
   if checkpoint.steps(path):
-    raise UserError(f'{path} is a run: its weights are read by from_run')
+    raise UserError(f'{path} is a run: read its weights with from_run')
   provenance.check_no_run(path)
   found = published.read(path, num_heads, no_embed_class)
   return dataclasses.replace(
@@ -136,7 +136,7 @@ def from_file(
 def from_backbone(path: str, at: str = 'backbone') -> Weights:
   """Reads a published classifier without its head, as the part `at` of a model.
 
-  The scales, offsets and statistics of frozen norms are constants, not parameters.
+  The scales, offsets and statistics of frozen norms become constants, not parameters.
   """
   found = published.read(path)
   if not found.family.backbone:
@@ -151,17 +151,18 @@ def from_backbone(path: str, at: str = 'backbone') -> Weights:
 
 
 def with_classes(weights: Weights, rows: str | None) -> Weights:
-  """Picks classes of a head: `rows` is a file with the number of each, one a line.
+  """Selects classes of a head: `rows` is a file with one class number per line.
 
-  So a head of ImageNet-22k starts one of ImageNet-1k. Without a file, all stay.
+  This way, a head of ImageNet-22k initializes one of ImageNet-1k. Without a file, all
+  classes are kept.
   """
   if rows is None:
     return weights
   path, head = pathlib.Path(rows), weights.params.get('head', {})
   if not path.is_file():
-    raise UserError(f'{path}, which is to list classes of the weights, is not there')
+    raise UserError(f'{path}, which should list classes of the weights, does not exist')
   if 'kernel' not in head:
-    raise UserError(f'{path} lists classes of the weights, which have no head')
+    raise UserError(f'{path} lists classes of the weights, but these have no head')
   classes = head['kernel'].shape[-1]
   chosen = []
   for number, line in enumerate(path.read_text().split(), start=1):
@@ -173,7 +174,7 @@ def with_classes(weights: Weights, rows: str | None) -> Weights:
   if not chosen:
     raise UserError(f'{path} lists no classes')
   picked = {name: np.asarray(array)[..., chosen] for name, array in head.items()}
-  say('head', f'{len(chosen):,} of {classes:,} classes of the weights, by {path}')
+  say('head', f'{len(chosen):,} of {classes:,} classes of the weights, from {path}')
   params = {**weights.params, 'head': picked}
   return dataclasses.replace(weights, variables={**weights.variables, 'params': params})
 
@@ -199,28 +200,29 @@ class InitFrom:
   `weights` come from a reader (`from_run`, `from_file`, `from_backbone`), or are a tree
   of parameters or of variables by collection.
 
-  `rename` are pairs of a regular expression and a template. A name of the weights that
-  whole expressions match becomes what all their templates make of it, so that one array
-  may fill several; it keeps its own name too if a rule says so, and in any case if no
-  rule matches it. These two rules fill both attentions of a block from one:
+  `rename` is a list of pairs of a regular expression and a template. Expressions must
+  match the whole name of an array. Each matching rule makes one new name from its
+  template, so one array may fill several. An array keeps its own name if no rule
+  matches, or if a rule produces it. These two rules fill both attentions of a block
+  from one:
 
       rename=[
         (r'(encoder/.*/attention/.*)', r'\1'),
         (r'encoder/(.*)/attention/(.*)', r'encoder/\1/temporal_attention/\2'),
       ]
 
-  All other fields take names after renaming, as the model has them. What matches the
-  regular expressions in `leave_out` is not taken, like a head for other classes (the
-  head of a DETR is `class_head`). Names that are missing in the weights, or that the
-  model does not use, raise unless `allow_missing` or `allow_unused` matches them. Other
-  shapes raise too, except those of tables that the model resizes: as it declares, by
-  another method of `ops.positions.resize`, or not at all (None).
+  All other fields use the names after renaming, which are the model's. Arrays that
+  match a regular expression in `leave_out` are not loaded, such as a head for other
+  classes (the head of a DETR is `class_head`). Names that are missing from the weights,
+  or that the model does not use, raise unless `allow_missing` or `allow_unused` matches
+  them. Different shapes raise too, except for tables that the model resizes: as it
+  declares, by another method of `ops.positions.resize`, or not at all (None).
 
-  `source_grid` (rows, columns) is the grid of the weights' learned positions, where no
-  run or file tells; `grid` is that of a model that does not say its own. Images
-  normalized otherwise than the weights know them raise, unless
-  `allow_other_normalization`, and so does a model with another activation, unless
-  `allow_other_activation`. All else that differs from the model of the weights is told.
+  `source_grid` (rows, columns) is the grid of the weights' learned positions, if no run
+  or file records it. `grid` is the grid of a model that does not define its own. Images
+  normalized differently than for the weights raise unless `allow_other_normalization`.
+  A model with a different activation raises unless `allow_other_activation`. All other
+  differences from the model of the weights are reported.
   """
 
   weights: Weights | Tree
@@ -235,10 +237,10 @@ class InitFrom:
   allow_other_activation: bool = False
 
   def check(self, ours: Normalization | None, frozen: str = '') -> None:
-    """Raises if a network sees images normalized otherwise than the weights know.
+    """Raises if a network's images are normalized differently than for the weights.
 
-    `frozen` is its name if it is not trained: the task says how its images are
-    normalized.
+    `frozen` is the name of a network that is not trained. The task defines how its
+    images are normalized.
     """
     if ours is None or self.allow_other_normalization:
       return
@@ -247,8 +249,8 @@ class InitFrom:
     theirs = self.weights.mean, self.weights.std
     if not all(map(_same_numbers, theirs, ours)):
       told = (
-        f'the weights know images normalised with mean={theirs[0]} and std={theirs[1]},'
-        f' the task does it with mean={ours.mean} and std={ours.std}: set'
+        f'the weights expect images normalized with mean={theirs[0]} and'
+        f' std={theirs[1]}, but the task uses mean={ours.mean} and std={ours.std}: set'
       )
       if frozen:
         field = f'{frozen}_images of the task to spec(images.Normalization'
@@ -259,9 +261,9 @@ class InitFrom:
       )
 
   def differences(self, model: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Returns arguments of the weights' model and of this one where they differ.
+    """Returns the arguments in which the weights' model differs from this model.
 
-    Raises for another activation, which no array shows.
+    Raises if the activation differs, because no array shows it.
     """
     if not isinstance(self.weights, Weights):
       return {}
@@ -271,16 +273,16 @@ class InitFrom:
       if name.split('/')[-1] == 'activation' and not self.allow_other_activation:
         wanted = f'{name.replace("/", ".")}={theirs!r}'
         raise UserError(
-          f'init_from: the weights want {wanted}{self._assumed("activation")}, the'
+          f'init_from: the weights need {wanted}{self._assumed("activation")}, but the'
           f' model has {own!r}: set task.model.{wanted}, or'
           ' init_from.allow_other_activation=True'
         )
     return found
 
   def remedy(self, model: nn.Module) -> str:
-    """Returns what to do if only the number of heads differs, '' if it does not.
+    """Returns a remedy if only the number of heads differs, '' if it does not.
 
-    It changes the shapes of all attention, which do not show the reason.
+    Another number of heads changes all attention shapes, which do not show the reason.
     """
     found = self.differences(model)
     if 'num_heads' not in found or 'width' in found:
@@ -293,22 +295,22 @@ class InitFrom:
     return f'the model has {ours} heads, the weights {theirs}{assumed}: set {advice}'
 
   def _assumed(self, name: str) -> str:
-    """Returns in brackets that an argument of the weights' model is assumed."""
+    """Returns a note in parentheses if an argument of the weights' model is assumed."""
     texts = [text for text in self.weights.assumed if text.startswith(f'{name}=')]
     return f' (assumed; {texts[0].partition(": ")[2]})' if texts else ''
 
   def fit(self, variables: Tree, resizes: Resizes, grid: Grid | None = None) -> Tree:
-    """Returns variables of a model with all that the weights have; prints an account.
+    """Returns a model's variables filled from the weights; prints a summary.
 
-    `variables` are dicts by collection; `resizes` and `grid` are those of the model,
-    see `tables_of`.
+    `variables` are dicts by collection. `resizes` and `grid` belong to the model, see
+    `tables_of`.
     """
     return fitted([self], variables, resizes, grid)
 
   def matched(
     self, variables: Tree, resizes: Resizes, grid: Grid | None = None
   ) -> 'Match':
-    """Compares the weights with a model; neither prints nor raises what differs."""
+    """Compares the weights with a model; neither prints nor raises the differences."""
     ours, theirs = _flat(variables), _flat(self._variables)
     if self.grid is not None and grid not in (None, tuple(self.grid)):
       raise UserError(
@@ -344,7 +346,7 @@ class InitFrom:
           wrong_grids[name] = f'{shown}: {error}'
           continue
       if taken.shape != value.shape:
-        shapes = f'{loaded.shape} in the weights, {value.shape} here'
+        shapes = f'{loaded.shape} in the weights, {value.shape} in the model'
         wrong_shapes[name] = f'shape of {shown}: {shapes}'
         continue
       if taken is not loaded and not np.array_equal(taken, loaded):
@@ -362,7 +364,7 @@ class InitFrom:
     return positions.infer_grid(self.weights.tokens, grid)
 
   def _grids(self, source_grid: Grid | None, grid: Grid | None) -> str:
-    """Describes both grids of tables, and whether that of the weights is assumed."""
+    """Describes both grids of tables, and whether the weights' grid is assumed."""
     theirs = 'a square' if source_grid is None else shape_text(source_grid)
     known = isinstance(self.weights, Weights) and self.weights.grid is not None
     if not known and self.source_grid is None:
@@ -380,11 +382,11 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-  """What the weights of one source have for a model, and what differs.
+  """The arrays of one source that fit a model, and the differences.
 
-  `arrays` are by the names of the model. `wrong_shapes`, `wrong_grids` (of tables that
-  cannot be resized) and `unused` (not in the model) describe what differs, by name.
-  `grids` describes those of the weights and of the model.
+  `arrays` are keyed by the model's names. `wrong_shapes`, `wrong_grids` (tables that
+  cannot be resized) and `unused` (not in the model) describe differences, by name.
+  `grids` describes the grids of the weights and of the model.
   """
 
   arrays: Mapping[str, np.ndarray]
@@ -396,7 +398,7 @@ class Match:
   grids: str
 
   def tell(self, title: str, variables: Tree) -> None:
-    """Prints what is taken for the model's variables, resized and left out."""
+    """Prints which of the model's variables are loaded, resized and left out."""
     parts = []
     for collection in sorted(variables, key=lambda name: name != 'params'):
       flat = _flat({collection: variables[collection]})
@@ -424,10 +426,10 @@ def fill(
   task: Any,
   batch: Mapping[str, Any],
 ) -> Tree:
-  """Returns the first variables of a task's model with what a config's sources have.
+  """Returns the initial variables of a task's model, filled from a config's sources.
 
-  `sources` is what `init_from` builds, `batch` the shapes and types of a batch. Prints
-  an account of each source.
+  `sources` is what `init_from` builds. `batch` holds the shapes and types of a batch.
+  Prints a summary of each source.
   """
   sources = list(sources) if isinstance(sources, list | tuple) else [sources]
   for source in sources:
@@ -439,7 +441,7 @@ def fill(
     source.check(task.images)
   networks = [each for each in task.networks().values() if not each.frozen]
   resizes, grid = tables_of_network(networks[0], batch)
-  if len(networks) > 1:  # their names follow that of a part of the parameters
+  if len(networks) > 1:  # their names follow the name of a part of the parameters
     every = [tables_of(network.module)[0] for network in networks]
     resizes = {f'[^/]+/{p}': resize for each in every for p, resize in each.items()}
     return fitted(sources, variables, resizes, grid)
@@ -451,7 +453,7 @@ def fill(
       say('', f'assumed: {text}')
     if found := source.differences(model):
       texts = [f'{k} {ours!r}, not {theirs!r}' for k, (theirs, ours) in found.items()]
-      say('', f'other than the model of the weights: {"; ".join(texts)}')
+      say('', f'different from the model of the weights: {"; ".join(texts)}')
   return result
 
 
@@ -463,12 +465,12 @@ def complete_network(
   name: str = 'teacher',
   classes: labels.Names | None = None,
 ) -> Tree:
-  """Returns variables of a frozen network, see `complete`; `batch` are shapes.
+  """Returns variables of a frozen network, see `complete`; `batch` holds shapes.
 
-  Unlike a network that is trained it cannot learn other classes, positions or images:
-  raises if published weights name other `classes` than the data, if images make
-  another grid than that of its positions (an `InitFrom` around the weights allows
-  this), and if they are normalized otherwise. `name` is that of the network.
+  Unlike a trained network, a frozen one cannot learn other classes, positions or
+  images. Raises if published weights name other `classes` than the data, if images make
+  a different grid than the positions are for (an `InitFrom` around the weights allows
+  this), and if images are normalized differently. `name` is the network's name.
   """
   if isinstance(source, Untrained):
     key, inputs = jax.random.key(source.seed), network.inputs(zeros_of(batch))
@@ -491,7 +493,7 @@ def complete_network(
 
 
 def tables_of_network(network: Network, batch: Any) -> tuple[Resizes, Grid | None]:
-  """Returns `tables_of` a network for a batch of these shapes."""
+  """Returns `tables_of` a network, for a batch of these shapes."""
   has_grid = hasattr(network.module, 'grid')
   inputs = jax.eval_shape(network.inputs, batch) if has_grid else ()
   return tables_of(network.module, *inputs)
@@ -502,7 +504,7 @@ def tables_of(
 ) -> tuple[Resizes, Grid | None]:
   """Returns how a model's tables are resized, and its grid for inputs of these shapes.
 
-  The first input are images (..., H, W, C).
+  The first input is images (..., H, W, C).
   """
   grid = None
   if inputs and hasattr(model, 'grid'):
@@ -520,13 +522,13 @@ def complete(
   remedy: str = '',
   advice: str = '',
 ) -> Tree:
-  """Returns variables that all come from the weights, as frozen networks need them.
+  """Returns variables loaded entirely from the weights, as frozen networks need.
 
-  Of `variables` only shapes and types count, they may be `jax.ShapeDtypeStruct`s.
-  Raises one `UserError` that names what is missing, unused or of another shape; `what`
-  opens it, and `remedy` says why shapes differ, if that is known; `advice` follows on
-  grids that differ. An `InitFrom` may rename, its `leave_out` and allowances do not
-  count.
+  Only the shapes and types of `variables` matter; they may be `jax.ShapeDtypeStruct`s.
+  Raises one `UserError` that names everything missing, unused or of another shape.
+  `what` starts its message, `remedy` gives the reason for different shapes, if known,
+  and `advice` is appended if grids differ. An `InitFrom` may rename; its `leave_out`
+  and allowances are ignored.
   """
   strict = dict(leave_out=(), allow_missing=(), allow_unused=())
   if not isinstance(source, InitFrom):
@@ -552,11 +554,11 @@ def fitted(
   grid: Grid | None = None,
   remedy: str = '',
 ) -> Tree:
-  """Returns variables of a model with what the sources have; prints an account.
+  """Returns a model's variables filled from the sources; prints a summary.
 
-  Each source fills other arrays: none is filled twice. What no source fills must match
-  `leave_out` or `allow_missing` of one of them, and keeps its value. `remedy` says why
-  shapes differ, if that is known.
+  Sources must not fill the same array twice. Arrays that no source fills keep their
+  values, and must match `leave_out` or `allow_missing` of one of the sources. `remedy`
+  gives the reason for different shapes, if known.
   """
   matches = [source.matched(variables, resizes, grid) for source in sources]
   problems = _problems(sources, matches, variables, remedy)
@@ -566,24 +568,25 @@ def fitted(
     if len(problems) > known:
       advice = (
         '\nName what may differ in init_from.leave_out, allow_missing or allow_unused'
-        ' (regular expressions), or give arrays other names in init_from.rename.'
+        ' (regular expressions), or rename arrays with init_from.rename.'
       )
     raise UserError(f'init_from does not fit the model:{_listed(problems)}{advice}')
   for i, match in enumerate(matches):
     match.tell(f'source {i + 1}: ' if len(matches) > 1 else '', variables)
   fresh = _flat(variables).keys() - set().union(*(match.arrays for match in matches))
   if fresh:
-    say('', f'starting anew: {listed(sorted(fresh))}')
+    say('', f'newly initialized: {listed(sorted(fresh))}')
   return _merged(variables, matches)
 
 
 def renamed(
   names: Iterable[str], rules: Sequence[tuple[str, str]] = ()
 ) -> dict[str, str]:
-  """Returns the name in the weights by each name that rules make, see `InitFrom`.
+  """Returns a dict from each name that the rules make to its name in the weights.
 
-  The order of the rules does not matter. Raises for a rule that matches nothing, one
-  that is no regular expression and template, and two names that become one.
+  See `InitFrom`. The order of the rules does not matter. Raises for a rule that matches
+  nothing, a rule that is not a regular expression and a template, and two names that
+  become the same one.
   """
   names, rules = list(names), [tuple(rule) for rule in rules]
   source_of, useful = {}, set()
@@ -619,7 +622,7 @@ def renamed(
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-  """An array, and the collection that it belongs to."""
+  """An array and its collection."""
 
   collection: str
   value: np.ndarray
@@ -630,7 +633,7 @@ def _kind(array: _Array) -> str:
 
 
 def _flat(variables: Tree) -> dict[str, _Array]:
-  """Returns the arrays of all collections by name, blocks unrolled."""
+  """Returns the arrays of all collections by name, with blocks unstacked."""
   flat: dict[str, _Array] = {}
   for collection, nested in variables.items():
     for name, value in trees.flatten(trees.unstack_blocks(nested)).items():
@@ -646,9 +649,9 @@ def _problems(
   variables: Tree,
   remedy: str = '',
 ) -> list[str]:
-  """Returns all that keeps the sources from filling the variables.
+  """Returns all problems that keep the sources from filling the variables.
 
-  `remedy` stands for all shapes of attention that differ.
+  `remedy` replaces the problems of all attention shapes.
   """
   problems, seen, filled_by = [], set(), {}
   if remedy and any(match.wrong_shapes for match in matches):
@@ -696,7 +699,7 @@ def _merged(variables: Tree, matches: Sequence[Match]) -> Tree:
 
 
 def _listed(problems: Sequence[str]) -> str:
-  """Returns a single problem on the same line, several on their own lines."""
+  """Formats one problem on the same line, several on lines of their own."""
   if len(problems) == 1:
     return f' {problems[0]}'
   more = len(problems) - MOST_LISTED
@@ -705,7 +708,7 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def _array(value: Any) -> np.ndarray:
-  """Returns an array; of a shape and type alone, one that takes no memory."""
+  """Converts to an array; a `ShapeDtypeStruct` becomes one that takes no memory."""
   if isinstance(value, jax.ShapeDtypeStruct):
     return np.broadcast_to(np.zeros((), value.dtype), value.shape)
   return np.asarray(value)
@@ -716,6 +719,6 @@ def _matches(patterns: Sequence[str], name: str) -> bool:
 
 
 def _same_numbers(a: Any, b: Any) -> bool:
-  """Returns whether two numbers or lists of them, one for each channel, are equal."""
+  """Returns whether two numbers, or lists with one number per channel, are equal."""
   a, b = np.atleast_1d(a), np.atleast_1d(b)
   return (a.size == b.size or 1 in (a.size, b.size)) and not np.any(a != b)

@@ -1,13 +1,13 @@
 """Labels by name: the classes of all inputs are compared before the first step.
 
-A number is a class only within one data set. So the names of classes, where there are
-any, decide which label of an evaluator's data is which class of the training data, or
-of the run or the weights that are evaluated: those of a subset of classes get the
-numbers that the classes have there, others are refused. Names are compared exactly.
+The same number may mean different classes in different data sets. Where class names are
+known, they map the labels of an evaluator's data to the classes of the training data,
+or of the run or weights under evaluation. A subset of those classes gets their numbers;
+unknown classes raise. Names are compared exactly.
 
-Names are numbers, synsets of WordNet or words. Of different kinds (synsets in one place
-and words in another), or where one side counts its classes instead of naming them, only
-numbers of classes are compared.
+Names are numbers, WordNet synsets or words. Only the number of classes is compared if
+the names are of different kinds (synsets on one side and words on the other), or if one
+side numbers its classes instead of naming them.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ from big_vision_like.data.transforms.labels import Names
 from big_vision_like.errors import UserError, listed
 from big_vision_like.evals.evaluator import Evaluator
 
-# Names of classes in `label` and in `box_labels`.
+# Class names of `label` and of `box_labels`.
 Vocabulary = Mapping[str, Names]
 
-# The most names that a message lists.
+# Most names that a message lists.
 NAMED = 5
 SYNSET = re.compile(r'n\d{8}')
-# The share of classes that two wordings of one vocabulary have to have in common.
+# Smallest share of classes that two wordings of one vocabulary must have in common.
 ALIKE = 0.9
-# How alike a name must be to be proposed for another one.
+# Smallest similarity at which a name is suggested for another one.
 LIKE = 0.75
 
 
 class Known(NamedTuple):
-  """The classes that labels have to mean, and whose they are, for messages.
+  """The classes that labels must mean, and the name of their owner, for messages.
 
-  `reworded` are those of published weights: lists of equal length in which nearly all
-  classes share a synonym (`tench, Tinca tinca`) are then the same classes.
-  `tokenizers` are fingerprints of the vocabularies of texts.
+  `reworded` is for published weights: two lists of equal length are then the same
+  classes if nearly all of them share a synonym (`tench, Tinca tinca`). `tokenizers` are
+  fingerprints of the text vocabularies.
   """
 
   names: Vocabulary
@@ -62,7 +62,7 @@ class Part(NamedTuple):
   def names(self) -> Vocabulary:
     """The names of its classes after the transforms, as far as known."""
     found: dict[str, Names] = {}
-    # Where the data are not there this is told when they are tried.
+    # Missing data are reported when they are tried.
     with contextlib.suppress(UserError, OSError):
       found = labels.class_names(self.source, self.transforms)
     if 'label' in found and self.relabelled:
@@ -71,15 +71,15 @@ class Part(NamedTuple):
 
   @property
   def relabelled(self) -> bool:
-    """Whether a transform from elsewhere makes other labels.
+    """Whether a transform from outside this package changes the labels.
 
-    Only such a transform need be tried, with one example: ours tell.
+    Only such transforms are tried, on one example; this package's declare it.
     """
     ours = labels.__name__.partition('.')[0]
     if all(type(t).__module__.startswith(f'{ours}.') for t in self.transforms):
       return False
     rng = np.random.default_rng(0)
-    with contextlib.suppress(Exception):  # what is wrong is told where all is tried
+    with contextlib.suppress(Exception):  # problems are reported when all is tried
       example = self.source[0]
       for transform in self.transforms:
         after = compose.applied([transform], example, rng)
@@ -91,7 +91,7 @@ class Part(NamedTuple):
 
 
 def parts_of(data: pipeline.SingleInput) -> dict[str, Part]:
-  """Returns the parts of a mixture by name, or the only source under ''."""
+  """Returns the parts of a mixture by name, or a single source under ''."""
   if not isinstance(data.source, mixture.Mixture):
     return {'': Part(data.source, data.transforms)}
   return {
@@ -101,7 +101,7 @@ def parts_of(data: pipeline.SingleInput) -> dict[str, Part]:
 
 
 def vocabulary(data: pipeline.SingleInput) -> Vocabulary:
-  """Returns the names of the classes of an input: the most that a part has."""
+  """Returns the class names of an input, from its part with the most classes."""
   found: dict[str, Names] = {}
   for part in parts_of(data).values():
     for field, names in part.names.items():
@@ -110,16 +110,16 @@ def vocabulary(data: pipeline.SingleInput) -> Vocabulary:
 
 
 def vocabularies(data: base.Input) -> dict[str, Vocabulary]:
-  """Returns the names of the classes of each of several inputs, of a single one ''."""
+  """Returns the class names of each input by its name; '' for a single one."""
   return {name: vocabulary(part) for name, part in data.parts.items()}
 
 
 def reachable(
   node: Any, place: str = '', whole: type | tuple[type, ...] = ()
 ) -> Iterator[tuple[str, Any]]:
-  """Yields an object of a config, and all that its fields hold, with their places.
+  """Yields an object of a config and everything in its fields, with their places.
 
-  The fields of objects of the types `whole` are not followed.
+  Objects of the types `whole` are not entered.
   """
   yield place, node
   inside: list[tuple[str, Any]] = []
@@ -137,29 +137,29 @@ def reachable(
 
 
 def tokenizers(node: Any) -> dict[str, Any]:
-  """Returns what makes ids of texts in an object of a config, by its fingerprint."""
+  """Returns the tokenizers in an object of a config, by fingerprint."""
   found = {}
   for _, part in reachable(node):
     if isinstance(part, Identified) and not isinstance(part, Source):
-      with contextlib.suppress(UserError, OSError):  # a missing file is told elsewhere
+      with contextlib.suppress(UserError, OSError):  # missing files raise elsewhere
         found[part.fingerprint()] = part
   return found
 
 
 def known(data: pipeline.SingleInput, whose: str) -> Known:
-  """Returns the classes of an input, and what makes ids of its texts."""
+  """Returns the classes of an input, with the fingerprints of its tokenizers."""
   return Known(vocabulary(data), whose, tokenizers=tuple(tokenizers(data)))
 
 
 def check_tokenizers(node: Any, known: Known | None) -> None:
-  """Raises where texts in an object of a config get other ids than those known."""
+  """Raises if texts in an object of a config get other ids than the known ones."""
   if known is None or not known.tokenizers:
     return
   for fingerprint, own in tokenizers(node).items():
     if fingerprint not in known.tokenizers:
       raise UserError(
         f'{getattr(own, "path", own)} is not the vocabulary of {known.whose}: the same'
-        ' ids are other words; use the same file'
+        ' ids mean other words; use the same file'
       )
 
 
@@ -169,16 +169,16 @@ def fitted(
   told: Callable[[str, str], None],
   field: str | None = None,
 ) -> pipeline.SingleInput:
-  """Returns an input whose labels are the numbers of their classes in `known`.
+  """Returns an input with labels renumbered to match the classes in `known`.
 
-  `told(part, sentence)` is called with what people should know of each part. Only
-  `field` is compared, 'label' or 'box_labels', by default both. Raises a `UserError`
-  for classes that are not among those known.
+  `told(part, sentence)` is called with what people should know about each part. `field`
+  limits the comparison to 'label' or 'box_labels'; the default is both. Raises a
+  `UserError` for classes that are not in `known`.
   """
   for name, part in parts_of(data).items():
     for kind in ('label', 'box_labels') if field is None else (field,):
       theirs = known.names.get(kind, {})
-      # Without a transform that makes them there are no labels of objects.
+      # Objects have labels only if a transform makes them.
       made = [t.makes for t in part.transforms if isinstance(t, labels.Relabeling)]
       if kind == 'box_labels' and kind not in made:
         continue
@@ -201,13 +201,13 @@ def fitted(
 def compared(
   names: Names, theirs: Names, known: Known
 ) -> tuple[dict[int, int] | None, str]:
-  """Returns the label of each class among theirs, None where labels are equal.
+  """Returns a dict from labels to the matching labels of `theirs`, None if all match.
 
-  Also a sentence for people, empty where all names are equal.
+  Also returns a sentence for people, empty if all names are equal.
   """
   if not names or not theirs:
     counted = _counted(names or theirs)
-    return None, '' if counted else 'classes are compared by number alone'
+    return None, '' if counted else 'classes are compared only by number'
   if all(theirs.get(label) == name for label, name in names.items()):
     whole = len(names) == len(theirs)
     return None, '' if whole else f'{len(names):,} of {len(theirs):,} classes'
@@ -219,7 +219,7 @@ def compared(
       raise UserError(
         f'there are {len(names):,} classes ({_some(names.values())}), but'
         f' {len(theirs):,} ({_some(theirs.values())}) in {known.whose}: names of'
-        ' different kinds cannot tell which is which; use the same names, or number'
+        ' different kinds cannot be matched; use the same names, or number'
         ' labels with labels.Mapped(classes=...)'
       )
     raise UserError(difference(names, theirs, known.whose))
@@ -229,17 +229,17 @@ def compared(
   for name in names.values():
     if len(places[name]) > 1 or list(names.values()).count(name) > 1:
       raise UserError(
-        f'several classes are called {name!r}: labels cannot be told apart by name; use'
-        f' the classes of {known.whose} in the same order'
+        f'several classes are called {name!r}: they cannot be distinguished by name;'
+        f' use the classes of {known.whose} in the same order'
       )
   to = {label: places[name][0] for label, name in names.items()}
   return to, f'{len(names):,} of {len(theirs):,} classes, mapped by name'
 
 
 def unlike(names: Names, theirs: Names, whose: str, reworded: bool = False) -> str:
-  """Returns how classes differ from those of `whose`; empty if they do not.
+  """Returns the difference to the classes of `whose` as text; empty if none.
 
-  With `reworded` classes are the same if nearly all have a synonym in common.
+  With `reworded`, classes are the same if nearly all have a synonym in common.
   """
   if names == theirs or not _comparable(names, theirs):
     return ''
@@ -249,7 +249,7 @@ def unlike(names: Names, theirs: Names, whose: str, reworded: bool = False) -> s
 
 
 def _comparable(names: Names, theirs: Names) -> bool:
-  """Returns whether both sides name their classes, in names of one kind."""
+  """Returns whether both sides name their classes, with names of one kind."""
   if {*names.values()} & {*theirs.values()} or (_numbers(names) and _numbers(theirs)):
     return True
   for side in names, theirs:
@@ -259,7 +259,7 @@ def _comparable(names: Names, theirs: Names) -> bool:
 
 
 def _counted(names: Names) -> bool:
-  """Returns whether names are the labels themselves: then nobody has named them."""
+  """Returns whether names are just the label numbers, so that classes are unnamed."""
   return all(name == str(label) for label, name in names.items())
 
 
@@ -272,7 +272,7 @@ def _synsets(names: Names) -> bool:
 
 
 def _reworded(names: Names, theirs: Names) -> bool:
-  """Returns whether these are as many classes, nearly all with a synonym in common."""
+  """Returns whether labels are equal and nearly all classes share a synonym."""
   if names.keys() != theirs.keys():
     return False
 
@@ -284,7 +284,7 @@ def _reworded(names: Names, theirs: Names) -> bool:
 
 
 def difference(names: Names, theirs: Names, whose: str) -> str:
-  """Returns a sentence about classes that are not those of `whose`."""
+  """Returns a sentence about the differences to the classes of `whose`."""
   ours, others = list(names.values()), list(theirs.values())
   new = [name for name in ours if name not in others]
   missing = [name for name in others if name not in ours]
@@ -314,9 +314,9 @@ def _some(names: Any) -> str:
 def wanted(
   evaluator: Evaluator, known: Mapping[str, Known]
 ) -> tuple[Known | None, str | None]:
-  """Returns the classes that labels of an evaluator's inputs must be of; None for any.
+  """Returns the classes that an evaluator's inputs must have; None for any.
 
-  `known` are those of a run or of its training data, by the names of its inputs. Also
+  `known` are the classes of a run or of its training data, by input name. Also returns
   the field to compare, None for all.
   """
   if evaluator.classes_of:
@@ -333,7 +333,7 @@ def of_part(known: Mapping[str, Known], name: str) -> Known | None:
 
 
 def with_labels_of(evaluator: Evaluator, known: Mapping[str, Known]) -> Evaluator:
-  """Returns an evaluator with labels that are the numbers of their classes in a run."""
+  """Returns an evaluator with labels renumbered to match the classes of a run."""
   classes, field = wanted(evaluator, known)
   if classes is None:
     return evaluator
@@ -350,9 +350,9 @@ def with_labels_of(evaluator: Evaluator, known: Mapping[str, Known]) -> Evaluato
 def _with_labels(
   data: pipeline.SingleInput, name: str, transform: labels.ByName
 ) -> pipeline.SingleInput:
-  """Returns an input with a transform after those that make the labels of a part.
+  """Inserts a transform after those that make the labels of a part of an input.
 
-  Transforms of all parts up to there become transforms of each part.
+  Shared transforms up to that point become transforms of each part.
   """
   place = _after_labels(data.transforms)
   first, rest = list(data.transforms[:place]), list(data.transforms[place:])
@@ -369,7 +369,7 @@ def _with_labels(
 
 
 def _after_labels(transforms: Sequence[Any]) -> int:
-  """Returns the place after the last transform that makes labels."""
+  """Returns the index after the last transform that makes labels."""
   made = [i for i, t in enumerate(transforms) if isinstance(t, labels.Relabeling)]
   return made[-1] + 1 if made else 0
 
@@ -377,9 +377,9 @@ def _after_labels(transforms: Sequence[Any]) -> int:
 def agreeing(
   data: base.Input, place: str, told: Callable[[str, str], None]
 ) -> base.Input:
-  """Returns training data in whose mixtures one class has one label in all parts.
+  """Returns training data with the same label for a class in all parts of a mixture.
 
-  `told(place, sentence)` gets places of inputs and parts in the config.
+  `told(place, sentence)` is called with places of inputs and parts in the config.
   """
   if not isinstance(data, pipeline.SingleInput):
     inputs = {

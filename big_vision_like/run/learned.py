@@ -1,14 +1,13 @@
 """Facts that a run learned about its training data, stored with it in `learned.json`.
 
-What loads a run reads the names of classes and the size of images there, as the data
+Programs that load a run read class names and image sizes from there, because the data
 may have been renamed, moved or deleted since. Mean and deviation are in the config.
 
-`inputs` has the facts of each training input: of a run with several tasks under their
-names, of others under ''. `label_names` and `category_names` are in the order of the
-labels that the model has, null for labels without a name; `category_ids` are the data
-set's own numbers of these categories. `image_size` is the height and width of all
-images that the run trains on, null where they have several. `tokenizers` are
-fingerprints of the vocabularies that make ids of texts.
+`inputs` has the facts of each training input, by name in a run with several tasks, and
+under '' otherwise. `label_names` and `category_names` are in the order of the model's
+labels, null for labels without a name. `category_ids` are the data set's own numbers of
+these categories. `image_size` is the height and width of all training images, null if
+they vary. `tokenizers` are fingerprints of the vocabularies that make ids of texts.
 """
 
 import os
@@ -28,7 +27,7 @@ from big_vision_like.run.labels import Known, Vocabulary
 Facts = dict[str, Any]
 
 FILE = 'learned.json'
-# Fields of names, and what `labels.Vocabulary` calls the labels that have them.
+# Fields of names, and the labels of `labels.Vocabulary` that they name.
 FIELDS = {'label_names': 'label', 'category_names': 'box_labels'}
 FORMAT = 1
 
@@ -36,7 +35,7 @@ FORMAT = 1
 def of(run: Any) -> Facts:
   """Returns the facts about the training data of an `experiment.Experiment`.
 
-  Names are known without reading examples; sizes are those of the first batch.
+  Names are known without reading examples; sizes come from the first batch.
   """
   inputs = {}
   for name, data in run.data.parts.items():
@@ -46,7 +45,7 @@ def of(run: Any) -> Facts:
 
 
 def of_input(data: pipeline.SingleInput, batch: Mapping[str, Any]) -> Facts:
-  """Returns the facts about one input, of which `batch` is the first."""
+  """Returns the facts about one input with the first batch `batch`."""
   names = labels.vocabulary(data)
   facts: Facts = {field: _listed(names.get(kind)) for field, kind in FIELDS.items()}
   facts['category_ids'] = _category_ids(data, facts['category_names'])
@@ -59,7 +58,7 @@ def of_input(data: pipeline.SingleInput, batch: Mapping[str, Any]) -> Facts:
 
 
 def _listed(names: Mapping[int, str] | None) -> list[str | None] | None:
-  """Returns names in the order of their labels, None in the gaps."""
+  """Returns names in the order of their labels, None for missing labels."""
   return names and [names.get(label) for label in range(max(names) + 1)]
 
 
@@ -78,14 +77,14 @@ def _category_ids(
 
 
 def write(workdir: str | os.PathLike, facts: Facts) -> None:
-  """Stores the facts in the folder of a run, the whole file or none."""
+  """Stores the facts in a run directory, atomically."""
   files.write_json(pathlib.Path(workdir) / FILE, facts)
 
 
 def read(workdir: str | os.PathLike) -> Facts | None:
-  """Returns the facts in the folder of a run; None of runs from before there were any.
+  """Returns the facts stored in a run directory; None for runs that stored none.
 
-  Raises a `UserError` that names what is wrong in a damaged file.
+  Raises a `UserError` that names the problem in a damaged file.
   """
   path = pathlib.Path(workdir) / FILE
   if not path.exists():
@@ -94,14 +93,14 @@ def read(workdir: str | os.PathLike) -> Facts | None:
   inputs = facts.get('inputs')
   if not isinstance(inputs, dict) or not all(_sound(f) for f in inputs.values()):
     raise UserError(
-      f'{path} does not hold the facts of a run: restore it, or delete it to read names'
-      ' of classes from the training data'
+      f'{path} does not hold the facts of a run: restore it, or delete it to read class'
+      ' names from the training data'
     )
   return facts
 
 
 def _sound(facts: Any) -> bool:
-  """Returns whether values of a file are what `of_input` writes."""
+  """Returns whether values of a file have the types that `of_input` writes."""
   if not isinstance(facts, dict):
     return False
   lists = [facts.get(field) or [] for field in (*FIELDS, 'tokenizers')]
@@ -115,7 +114,7 @@ def _sound(facts: Any) -> bool:
 
 
 def check(before: Facts | None, now: Facts) -> None:
-  """Raises where the training data have other classes than those of the run so far."""
+  """Raises if the training data have other classes than the run so far."""
   for name, facts in before['inputs'].items() if before else ():
     new = now['inputs'].get(name, {})
     for field in FIELDS:
@@ -123,11 +122,11 @@ def check(before: Facts | None, now: Facts) -> None:
       if old and ours and old != ours:
         place = f'train_data.inputs.{name}' if name else 'train_data'
         told = labels.difference(ours, old, 'the run so far')
-        raise UserError(f'{place}: {told}; or train on with these: --accept=data')
+        raise UserError(f'{place}: {told}; or continue with these: --accept=data')
 
 
 def check_tokenizer(workdir: str | os.PathLike, tokenizer: Any) -> None:
-  """Raises where a vocabulary is not one that a run was trained with."""
+  """Raises if a vocabulary is not among those that a run was trained with."""
   facts = read(workdir)
   for own in facts['inputs'].values() if facts else ():
     known = Known({}, f'the run {workdir}', tokenizers=own.get('tokenizers', ()))
@@ -135,7 +134,7 @@ def check_tokenizer(workdir: str | os.PathLike, tokenizer: Any) -> None:
 
 
 def vocabularies(facts: Facts) -> dict[str, Vocabulary]:
-  """Returns the names of classes of each training input."""
+  """Returns the class names of each training input."""
   return {
     name: {kind: _names(own[f]) for f, kind in FIELDS.items() if own.get(f)}
     for name, own in facts['inputs'].items()
@@ -147,9 +146,10 @@ def _names(listed: Sequence[str | None] | None) -> dict[int, str]:
 
 
 def image_size(facts: Facts, network: str = '') -> tuple[int, int] | None:
-  """Returns height and width of the images that a run trains on, if they have one size.
+  """Returns height and width of a run's training images, if they have one size.
 
-  Of several inputs that of `network`, named as `Task.networks` does, or the first.
+  With several inputs, uses the input of `network`, named as in `Task.networks`, or else
+  the first that has a size.
   """
   inputs = facts['inputs']
   own = inputs.get(network.partition('.')[0], None)
@@ -158,10 +158,10 @@ def image_size(facts: Facts, network: str = '') -> tuple[int, int] | None:
 
 
 def known(workdir: str | os.PathLike) -> dict[str, Known]:
-  """Returns the classes of a run by its inputs: the stored ones, or those of the data.
+  """Returns the classes of a run by input: stored ones, or the classes of the data.
 
-  Tells where the run has stored none, so that they come from data which may have
-  changed, or are not known at all.
+  Reports a run that stored none: its classes come from data that may have changed, or
+  are unknown.
   """
   facts = read(workdir)
   whose = f'the run {workdir}'
@@ -175,7 +175,7 @@ def known(workdir: str | os.PathLike) -> dict[str, Known]:
 
 
 def _reread(workdir: pathlib.Path) -> dict[str, Vocabulary]:
-  """Reads names of classes from the data that an old run was trained on; tells so."""
+  """Reads class names from the data that an old run was trained on, and reports it."""
   path = workdir / 'config.json'
   if not path.exists():
     return {}
@@ -184,11 +184,11 @@ def _reread(workdir: pathlib.Path) -> dict[str, Vocabulary]:
   try:
     data = spec.build(node, 'config.train_data')
     for part in data.parts.values():
-      len(part.source)  # raises where the data are not there
+      len(part.source)  # raises if the data are missing
     found = labels.vocabularies(data)
   except (UserError, OSError) as error:
-    say('names', f'of classes are unknown: {why}, and its data cannot be read: {error}')
+    say('names', f'class names are unknown: {why}, its data cannot be read: {error}')
     return {}
   if any(found.values()):
-    say('names', f'of classes are read from data that may have changed since: {why}')
+    say('names', f'class names come from data that may have changed since: {why}')
   return found

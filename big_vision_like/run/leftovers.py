@@ -1,19 +1,19 @@
-"""What killed runs leave half-written in their folder, and its removal."""
+"""Half-written files that killed runs leave in their directory, and their removal."""
 
 import os
 import pathlib
 import re
 import shutil
 
-# Names that `files.atomic` writes under before it renames.
+# Temporary names that `files.atomic` uses before renaming.
 PART = re.compile(r'.+\.[0-9a-f]{8}\.part')
 
 
 def clean(workdir: str | os.PathLike) -> list[str]:
-  """Removes half-written files and folders of a run; returns their paths within it.
+  """Removes half-written files and folders of a run; returns their relative paths.
 
-  Only for the process that owns the run: another one may still be writing them. Orbax
-  removes unfinished checkpoints itself. Links are removed, never followed.
+  Only the process that owns the run may call it, as another may still be writing them.
+  Orbax removes unfinished checkpoints itself. Links are removed, never followed.
   """
   removed = []
   for folder, folders, names in os.walk(workdir):

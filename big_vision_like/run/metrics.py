@@ -1,4 +1,4 @@
-"""What a run tells the world: progress lines, metrics.jsonl, TensorBoard."""
+"""Outputs of a run: progress lines, metrics.jsonl, TensorBoard."""
 
 import collections
 import contextlib
@@ -18,16 +18,16 @@ from big_vision_like import files
 from big_vision_like.devices import chips
 from big_vision_like.devices.processes import say
 
-# Of the records that a process replaces so many are told on the terminal.
+# Each process prints this many of the records that it replaces.
 BAD_RECORDS_PRINTED = 10
 
 
 class Metrics:
   """Writes one run's metrics; only process 0 writes and prints.
 
-  `metrics.jsonl` holds one object a line: `step`, `kind` ('train', 'eval', 'info') and
-  scalars. Lines after `start_step`, left by a run that was killed, are dropped. What is
-  said of bad records is in `bad_records.txt`, of each process in a file of its own.
+  `metrics.jsonl` holds one object per line: `step`, `kind` ('train', 'eval', 'info')
+  and scalars. Lines after `start_step`, left by a killed run, are dropped. Messages
+  about bad records go to `bad_records.txt`, one file per process.
   """
 
   def __init__(
@@ -52,11 +52,11 @@ class Metrics:
     _drop_bad_records(self._bad_records, start_step)
     self._active = index == 0
     if self._active:
-      import tensorboardX  # loads torch wherever that is installed
+      import tensorboardX  # loads torch if that is installed
 
       path = workdir / 'metrics.jsonl'
       _drop_after(path, start_step)
-      if not start_step:  # left by a start that saved nothing
+      if not start_step:  # left by a start that saved no checkpoint
         shutil.rmtree(workdir / 'tensorboard', ignore_errors=True)
       self._lines = path.open('a')
       self._board = tensorboardX.SummaryWriter(
@@ -73,21 +73,21 @@ class Metrics:
 
   @property
   def seconds(self) -> float:
-    """Seconds spent on this run so far, interrupted ones included."""
+    """Seconds spent on this run so far, including interrupted sessions."""
     return self._before + time.perf_counter() - self._started
 
   def say(self, title: str, text: str) -> None:
-    """Prints one line of the run's account of itself."""
+    """Prints one line about the run."""
     say(title, text)
 
   def measure(self, step: int) -> None:
-    """Starts the clock of throughput, after compilation."""
+    """Restarts the throughput clock, after compilation."""
     self._last = (step, time.perf_counter())
     self._paused = self._waited = self._rate = self._flops_rate = 0.0
     self._flops.clear()
 
   def work(self, step: int, flops: int) -> None:
-    """Says how many operations a step has, which differ with its batch's shapes."""
+    """Records the number of operations of a step, which depends on batch shapes."""
     self._flops[step] = flops
 
   @contextlib.contextmanager
@@ -98,10 +98,10 @@ class Metrics:
     self._waited += time.perf_counter() - started
 
   def bad_records(self, step: int, news: Sequence[str]) -> None:
-    """Writes down what was replaced; each process prints its first ones."""
+    """Appends replaced records to the file; each process prints its first ones."""
     if not news:
       return
-    news = [' '.join(line.split()) for line in news]  # libraries write several lines
+    news = [' '.join(line.split()) for line in news]  # libraries use several lines
     with self._bad_records.open('a') as file:
       file.writelines(f'step {step}: {line}\n' for line in news)
     for line in news[: max(BAD_RECORDS_PRINTED - self._bad, 0)]:
@@ -111,7 +111,7 @@ class Metrics:
       print(f'{"replaced":<10}others are in {self._bad_records}', flush=True)
 
   def pause(self, seconds: float) -> None:
-    """Takes time spent on evaluation or compilation out of the throughput."""
+    """Excludes time spent on evaluation or compilation from the throughput."""
     self._paused += seconds
 
   def train(
@@ -119,7 +119,7 @@ class Metrics:
   ) -> None:
     """Logs the scalars of a training step and prints the progress line.
 
-    `done` is the last step that the devices have finished by now, if not this one.
+    `done` is the last step that the devices have finished, if not this one.
     """
     now, done = time.perf_counter(), done or step
     last_done, last_time = self._last
@@ -149,13 +149,13 @@ class Metrics:
   def evaluation(
     self, step: int, name: str, scalars: Mapping[str, float], seconds: float
   ) -> None:
-    """Logs and prints what an evaluator measured."""
+    """Logs and prints the scalars of an evaluator."""
     named = {f'{name}/{key}': value for key, value in scalars.items()}
     self.write(step, 'eval', named)
     self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-    """Appends to metrics.jsonl and TensorBoard."""
+    """Appends scalars to metrics.jsonl and TensorBoard."""
     if not self._active:
       return
     record = {'step': step, 'kind': kind} | {k: float(v) for k, v in scalars.items()}
@@ -178,10 +178,11 @@ class Metrics:
 
 
 class Unread:
-  """What the last steps measured, left on the devices until it must be known.
+  """Measurements of the last steps, left on the devices until they are needed.
 
-  So the devices never wait for the host. Nor may the host run far ahead of them, as
-  batches take memory: `wait` keeps it `ahead` steps ahead at most.
+  This way, the devices never wait for the host. The host must not run far ahead of the
+  devices either, because batches take memory: `wait` keeps it at most `ahead` steps
+  ahead.
   """
 
   def __init__(self, ahead: int = 2):
@@ -189,17 +190,17 @@ class Unread:
     self._steps: collections.deque[tuple[int, Any, Any, Any]] = collections.deque()
 
   def add(self, step: int, position: Any, scalars: Any, sums: Any) -> None:
-    """Keeps the arrays of a step, with the input's position before it."""
+    """Keeps the arrays of a step, with the input's position before that step."""
     self._steps.append((step, position, scalars, sums))
 
   def wait(self) -> int:
-    """Waits until all but the newest steps are done; returns the last that is."""
+    """Waits until all but the newest steps are done; returns the last step done."""
     if len(self._steps) > self._ahead:
       jax.block_until_ready(self._steps[-1 - self._ahead][2])
     return self._steps[-1][0] - self._ahead
 
   def take(self, until: int) -> list[tuple[int, Any, Any, Any]]:
-    """What was kept of the steps up to this one, fetched at once, in order."""
+    """Returns entries of the steps up to this one in order, fetched in one transfer."""
     taken = []
     while self._steps and self._steps[0][0] <= until:
       taken.append(self._steps.popleft())
@@ -208,7 +209,7 @@ class Unread:
 
 
 def listed(scalars: Mapping[str, float]) -> str:
-  """'top1 0.9639  5-shot 0.887 +- 0.006': 'NAME std' goes with 'NAME'."""
+  """Formats scalars as 'top1 0.9639  5-shot 0.887 +- 0.006', joining 'NAME std'."""
   parts = []
   for key, value in scalars.items():
     if not key.endswith(' std'):
@@ -220,7 +221,7 @@ def listed(scalars: Mapping[str, float]) -> str:
 def progress_line(
   step: int, total: int, scalars: Mapping[str, float], seconds_left: float | None
 ) -> str:
-  """'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'."""
+  """Returns a line such as 'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'."""
   width = len(f'{total:,}')
   parts = [f'step {step:>{width},}/{total:,}  {100 * step // total:>3} %']
   parts += [f'{k} {scalars[k]:.4f}' for k in ('loss', 'top1') if k in scalars]
@@ -236,7 +237,7 @@ def progress_line(
 
 
 def process_seconds() -> float:
-  """How long this process has lived; 0 where the system does not tell."""
+  """Returns the age of this process in seconds; 0 if the system does not provide it."""
   try:
     fields = pathlib.Path('/proc/self/stat').read_text().rpartition(')')[2].split()
     started = int(fields[19]) / os.sysconf('SC_CLK_TCK')
@@ -246,19 +247,19 @@ def process_seconds() -> float:
 
 
 def duration(seconds: float) -> str:
-  """'1:02:03' or '4:05'."""
+  """Formats seconds as '1:02:03' or '4:05'."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
 def read(workdir: pathlib.Path | str) -> list[dict]:
-  """Returns the records of a run's metrics.jsonl; damaged lines are left out."""
+  """Returns the records of a run's metrics.jsonl; damaged lines are skipped."""
   return files.read_lines(pathlib.Path(workdir) / 'metrics.jsonl', _is_record)
 
 
 def _is_record(value: Mapping[str, Any]) -> bool:
-  """Returns whether a line holds what `Metrics.write` writes."""
+  """Returns whether a line has the fields that `Metrics.write` writes."""
   scalars = {k: v for k, v in value.items() if k not in ('step', 'kind')}
   return (
     type(value.get('step')) is int
@@ -268,7 +269,7 @@ def _is_record(value: Mapping[str, Any]) -> bool:
 
 
 def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:
-  """All that a run's evaluators found when they last did, and the step; or nothing."""
+  """Returns the step and all scalars of a run's last evaluation; empty if none."""
   records = [r for r in read(workdir) if r['kind'] == 'eval']
   last = max((r['step'] for r in records), default=0)
   found = {k: v for r in records if r['step'] == last for k, v in r.items()}
@@ -280,7 +281,8 @@ def best(
 ) -> tuple[int, float] | None:
   """Returns the step among `steps` where an evaluation scalar was best, and its value.
 
-  `is_best` is 'max' or 'min'; of equal values the first. None where there is none.
+  `is_best` is 'max' or 'min'. Of equal values the first wins. Returns None if there are
+  no values.
   """
   found = [(r['step'], r[name]) for r in read(workdir) if name in r]
   found = [(s, v) for s, v in found if s in steps and not np.isnan(v)]
@@ -296,7 +298,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 def _drop_bad_records(path: pathlib.Path, step: int) -> None:
   if path.exists():
-    # A last line cut short is left out too.
+    # A truncated last line is dropped too.
     steps = re.finditer(
       r'^step (\d+): .*\n', path.read_text(errors='replace'), re.MULTILINE
     )
@@ -304,7 +306,7 @@ def _drop_bad_records(path: pathlib.Path, step: int) -> None:
 
 
 def shapes_of(batch: Any) -> tuple[str, ...]:
-  """Returns 'image uint8[8, 32, 32, 3]' and so on; nested names are joined by '/'."""
+  """Formats shapes as 'image uint8[8, 32, 32, 3]'; nested names are joined by '/'."""
   return tuple(
     f'{jax.tree_util.keystr(keys, simple=True, separator="/")} {x.dtype}{list(x.shape)}'
     for keys, x in jax.tree_util.tree_leaves_with_path(batch)
@@ -313,7 +315,7 @@ def shapes_of(batch: Any) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def compilations_told(metrics: Metrics, step: int, batch: Any) -> Iterator[None]:
-  """Tells of compilations inside, where none is expected, with the batch's shapes."""
+  """Reports compilations inside, where none is expected, with the batch's shapes."""
 
   def heard(event: str, seconds: float, **details) -> None:
     if event == '/jax/core/compile/backend_compile_duration':

@@ -1,9 +1,9 @@
-"""Is all there that a run will read?
+"""Preflight check of all data that a run will read.
 
     python -m big_vision_like.run.preflight --config=configs/vit/digits.py
 
 Every input of a config is built and tried on a few examples before anything starts.
-What is wrong with any of them is told at once, below a table of all.
+All problems are reported at once, below a table of all inputs.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ from big_vision_like.tasks.task import Task
 
 Example = dict[str, Any]
 
-# Of each source so many examples are looked at; three of them are decoded.
+# Number of examples inspected per source; three of them are decoded.
 SAMPLE = 64
-# What an example says of its image, so that it need not be decoded.
+# Features of an example that can be checked without decoding its image.
 LABELS = ('label', 'labels', 'id')
-# What models call the layers that have an output for each class.
+# Names that models give to layers with one output per class.
 HEADS = ('head', 'class_head')
 
 
@@ -55,9 +55,9 @@ def require(
   training: bool = True,
   known: Mapping[str, Known] | None = None,
 ) -> dict[str, Any]:
-  """Checks a config and says what it found; returns its inputs by their places.
+  """Checks a config and reports the findings; returns its inputs by their places.
 
-  Labels of these inputs are those of their classes in the training data or in `known`.
+  Labels of these inputs are renumbered to match the training data or `known`.
   """
   found = check(config, training, known)
   found.report(whole=False)
@@ -70,24 +70,24 @@ def check(
   known: Mapping[str, Known] | None = None,
   thorough: bool = False,
 ) -> Findings:
-  """Tries every input of a config; without `training` those of evaluators alone.
+  """Tries every input of a config; without `training`, only inputs of evaluators.
 
-  Classes of evaluators are compared by name with those of the training data, or with
-  `known`, which are of a run by the names of its inputs. `thorough` reads and decodes
-  all examples.
+  The classes of evaluators are compared by name with the classes of the training data,
+  or with `known`, the classes of a run by input name. `thorough` reads and decodes all
+  examples.
   """
   started = time.perf_counter()
   found, plain = Findings(thorough=thorough), spec.in_steps(config)
   known = dict(known or {})
   task = None
-  with contextlib.suppress(UserError):  # told where the run itself builds it
+  with contextlib.suppress(UserError):  # reported when the run itself builds it
     task = spec.build(plain['task'], 'config.task')
   if training:
     places = build_inputs(found, plain['train_data'], 'config.train_data')
     known |= agree(found, 'config.train_data')
     compare_runs(found, plain, known)
     for place in places:
-      # A task for several inputs finds each batch under the name of its input.
+      # A task with several inputs finds each batch under the name of its input.
       name = place.removeprefix('config.train_data.inputs.')
       with found.noting(short(place)):
         own = task and task.part('' if name == place else name)
@@ -119,7 +119,7 @@ def check(
 
 
 def check_best(found: Findings, plain: Mapping[str, Any]) -> None:
-  """Raises where `keep_best` names nothing that an evaluator reports."""
+  """Raises if `keep_best` names a scalar that no evaluator reports."""
   keep_best = plain['keep_best']
   if not isinstance(keep_best, str):
     raise UserError(
@@ -131,9 +131,9 @@ def check_best(found: Findings, plain: Mapping[str, Any]) -> None:
 
 
 def agree(found: Findings, place: str) -> dict[str, Known]:
-  """Gives a class the same label in all parts of the training data.
+  """Gives each class the same label in all parts of the training data.
 
-  Returns the classes of each input by its name, '' for a single one.
+  Returns the classes of each input by name, '' for a single input.
   """
   if place not in found.made:
     return {}
@@ -152,13 +152,13 @@ def agree(found: Findings, place: str) -> dict[str, Known]:
 def compare_runs(
   found: Findings, plain: Mapping[str, Any], known: Mapping[str, Known]
 ) -> None:
-  """Compares classes of runs that the config takes networks of with its own.
+  """Compares the config's classes with the classes of runs that provide networks.
 
-  Those of frozen networks must be the same; other heads learn what is new to them.
+  Classes of frozen networks must be equal; other heads can learn new ones.
   """
   data = found.made.get('config.train_data')
   if data is None or not data.together:
-    return  # of several tasks, each with classes of its own
+    return  # several tasks, each with its own classes
   ours = labels.of_part(known, '')
   nodes = dict(spec.calls({k: plain.get(k) for k in ('frozen', 'init_from')}, ''))
   for path, node in nodes.items():
@@ -188,7 +188,7 @@ def fit_labels(
   inputs: Sequence[str],
   known: Mapping[str, Known],
 ) -> bool:
-  """Gives the classes of an evaluator's inputs the labels that they have elsewhere.
+  """Renumbers an evaluator's labels to match the training data or `known` classes.
 
   Returns whether an input has changed.
   """
@@ -213,7 +213,7 @@ def fit_labels(
 def build_inputs(found: Findings, node: Any, place: str) -> list[str]:
   """Builds the inputs below a node of a config.
 
-  Returns the places of those with one source; others are made of these.
+  Returns the places of inputs with one source; other inputs are built from these.
   """
   inputs = {}
   for path, call in spec.calls(node, place):
@@ -237,9 +237,9 @@ def probe_input(
   task: Task | None,
   needs: Sequence[str] = (),
 ) -> None:
-  """Looks at each source of an input, through the input's own transforms.
+  """Inspects each source of an input, through the input's own transforms.
 
-  Batches must have what `needs` names, and pass the check of `task` where it is given.
+  Batches must have the features in `needs`, and pass the check of `task` if given.
   """
   data, place = found.made[place], short(place)
   if not isinstance(data.source, mixture.Mixture):
@@ -273,7 +273,7 @@ def probe_input(
 
 
 def collect_problems(found: Findings, named: Any, place: str) -> None:
-  """Has everything that a part of the config names tell its problems."""
+  """Records the problems reported by every object within a part of the config."""
   for _, part in labels.reachable(named):
     for sentence in part.problems() if isinstance(part, Checked) else ():
       told = found.problems.get(sentence, ())
@@ -282,7 +282,7 @@ def collect_problems(found: Findings, named: Any, place: str) -> None:
 
 
 def describe_source(row: Row) -> Example:
-  """Says in the row what its source is; returns the first record."""
+  """Describes a row's source in the row; returns its first record."""
   row.features = described(row.source.features)
   row.examples = len(row.source)
   row.left_out = counted(row.source.left_out)
@@ -310,7 +310,7 @@ def probe_source(
   for need in needs:
     if need not in first:
       raise UserError(lacking(need, 'the evaluator', first))
-  # Records that are bad are replaced in training; evaluation stops at them.
+  # Bad records are replaced in training; evaluation stops at them.
   leniently = functools.partial(
     contextlib.suppress, *([] if 'mask' in added else [BadRecordError])
   )
@@ -322,7 +322,8 @@ def probe_source(
       tried.append(through(row.transforms, other | added))
   tried = grouping.alike(row.transforms, tried)
   batch = check_numbers(pipeline.stack([dict(example) for example in tried]))
-  # Whatever has no image is quickly transformed. What has is not decoded any more.
+  # Without images, transforms are fast. With images, only those that make labels run,
+  # so that no further images are decoded.
   pictures = not {*pipeline.PICTURES}.isdisjoint(first)
   for other in records if makers is not None else ():
     with leniently():
@@ -337,7 +338,7 @@ def probe_source(
 
 
 def check_objects(found: Findings, row: Row, records: Sequence[Example]) -> None:
-  """Raises where objects are to be found and no image has any."""
+  """Raises if objects are needed and no image has any."""
   if not any(getattr(step, 'makes', '') == 'box_labels' for step in row.transforms):
     return
   count = row.source.num_objects
@@ -360,7 +361,7 @@ def check_objects(found: Findings, row: Row, records: Sequence[Example]) -> None
 
 
 def read_all(found: Findings, row: Row, added: Example) -> None:
-  """Reads and decodes all examples of a source; tells which cannot be used."""
+  """Reads and decodes all examples of a source; reports the unusable ones."""
 
   def reason(index: int) -> str | None:
     try:
@@ -379,20 +380,20 @@ def read_all(found: Findings, row: Row, added: Example) -> None:
   )
   if 'mask' in added:
     raise UserError(text)
-  found.remark(row.place, f'{text}; others take their place')
+  found.remark(row.place, f'{text}; others replace them')
 
 
 def lacking(name: str, who: str, there: Iterable[str]) -> str:
-  """Returns a sentence about a feature that somebody needs and examples lack."""
+  """Returns a sentence about a feature that `who` needs and examples lack."""
   return f'examples have no {name!r}, which {who} needs; they have {", ".join(there)}.'
 
 
 def no_batch(name: str, value: Any) -> str:
-  """Returns a sentence about a text that is needed and cannot be in a batch."""
+  """Returns a sentence about a needed value that cannot be in a batch."""
   if isinstance(value, bytes) or name in pipeline.PICTURES:
     return (
-      f'{name!r} are bytes, which no batch can hold: decode them, as with image.Decode'
-      ' for the first transform.'
+      f'{name!r} are bytes, which no batch can hold: decode them, for example with'
+      ' image.Decode as the first transform.'
     )
   return f'{name!r} are texts, which no batch can hold: make them numbers.'
 
@@ -404,16 +405,16 @@ def check_batch(
   stored: bool,
   texts: Mapping[str, Any],
 ) -> None:
-  """Counts classes, where the label is as `stored`, and has the task check a batch.
+  """Has the task check a batch, and compares class counts if labels are as `stored`.
 
-  `texts` are those of an example, which batches lack.
+  `texts` are the texts of an example, which batches lack.
   """
   feature = source.features['label'] if 'label' in source.features else None
   theirs = num_classes(feature) if stored else None
   ours = task.num_classes
   if theirs and ours and theirs > ours:
     raise UserError(
-      f'the data have {theirs} classes, of which those from {ours} on are out of range:'
+      f'the data have {theirs} classes, so labels from {ours} on are out of range:'
       f' the model has {ours} classes (0 to {ours - 1}); set task.model.num_classes to'
       f' {theirs}.'
     )
@@ -428,9 +429,9 @@ def check_batch(
 def traced(
   transforms: Sequence[Any], record: Example
 ) -> tuple[Example, list[Any] | None]:
-  """A transformed record, and those transforms that make what it has of LABELS.
+  """Returns a transformed record, and the transforms that make its LABELS features.
 
-  None in their place where they need the decoded image.
+  Returns None instead of these transforms if they need the decoded image.
   """
   rng, makers, example = np.random.default_rng(0), [], record
   for transform in transforms:
@@ -446,18 +447,18 @@ def traced(
 
 
 def through(transforms: Sequence[Any], record: Example) -> Example:
-  """A record after all transforms, what is random in them always the same."""
+  """Applies all transforms to a record, with the same random numbers every time."""
   rng = np.random.default_rng(0)
   return functools.reduce(lambda e, t: applied(t, e, rng), transforms, record)
 
 
 def applied(transform: Any, example: Example, rng: np.random.Generator) -> Example:
-  """One transform of an example; whatever goes wrong in it is a `UserError`."""
+  """Applies one transform to an example; converts any error to a `UserError`."""
   try:
     return compose.applied([transform], example, rng)
   except UserError:
     raise
-  except Exception as error:  # its author did not think of such examples
+  except Exception as error:  # its author did not expect such examples
     name = type(transform).__name__
     if isinstance(error, KeyError) and error.args[:1] in [('image',), ('label',)]:
       raise UserError(lacking(error.args[0], name, example)) from error
@@ -472,13 +473,13 @@ def applied(transform: Any, example: Example, rng: np.random.Generator) -> Examp
 
 
 def spread(source: Source) -> list[int]:
-  """Records from the first to the last; those of one group where reading goes by it."""
+  """Returns indices spread over a source, or over its first group if it has groups."""
   count = len(source) if source.groups is None else int(source.groups[1])
   return np.unique(np.linspace(0, count - 1, SAMPLE).astype(int)).tolist()
 
 
 def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example]:
-  """These records, without those that are bad and may be."""
+  """Reads records by index, skipping bad ones where `leniently` allows it."""
   with contextlib.suppress(BadRecordError):
     return source.__getitems__(indices)
   records = []
@@ -489,7 +490,7 @@ def read(source: Source, indices: Sequence[int], leniently: Any) -> list[Example
 
 
 def check_numbers(batch: base.Batch) -> base.Batch:
-  """Returns a batch of numbers; `UserError` for anything else."""
+  """Returns a batch of numbers; raises a `UserError` for anything else."""
   for name, values in batch.items():
     if isinstance(values, Mapping):
       check_numbers(values)
@@ -502,19 +503,19 @@ def check_numbers(batch: base.Batch) -> base.Batch:
 
 
 def widened(batch: base.Batch, size: int) -> base.Batch:
-  """So many copies of the first row, which take no memory."""
+  """Broadcasts the first row of a batch to `size` rows, without using memory."""
   return base.nested(lambda x: np.broadcast_to(x[0], (size, *x.shape[1:])), batch)
 
 
 def inner_sources(source: Source, place: str) -> Iterator[tuple[str, Source]]:
-  """The sources that one is made of, with their places."""
+  """Yields the sources that a source is made of, recursively, with their places."""
   for name, inner in source.inner.items():
     yield f'{place}.source.{name}', inner
     yield from inner_sources(inner, f'{place}.source.{name}')
 
 
 def described(features: Mapping[str, Any]) -> str:
-  """The names of features: 'image, label of 10, id'."""
+  """Formats the names of features as 'image, label of 10, id'."""
   return ', '.join(
     f'{name} of {num_classes(feature):,}' if num_classes(feature) else name
     for name, feature in features.items()
@@ -522,12 +523,12 @@ def described(features: Mapping[str, Any]) -> str:
 
 
 def first_look(record: Example) -> str:
-  """What an example looks like, mostly its image: 'JPEG 500x375'."""
+  """Describes an example, mainly by its image: 'JPEG 500x375'."""
   for name, value in record.items():
     frames = value if isinstance(value, (list, tuple)) else [value]
     if len(frames) and isinstance(frames[0], bytes):
-      # Of a damaged or huge image Pillow raises and warns of many things; decoding has
-      # a sentence for it.
+      # Pillow raises and warns about many things for damaged or huge images; decoding
+      # has one sentence for them.
       with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         picture = Image.open(io.BytesIO(frames[0]))
@@ -548,14 +549,14 @@ def first_look(record: Example) -> str:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints the table; status 1 where something is wrong."""
+  """Prints the table; the exit status is 1 if something is wrong."""
   parser = errors.parser(
     prog='python -m big_vision_like.run.preflight',
-    description='Tries all data that a config reads, and starts nothing.',
+    description='Tries all data that a config reads, without starting a run.',
     allow_abbrev=False,
   )
   parser.add_argument(
-    '--evaluators', action='store_true', help='not the data to train on'
+    '--evaluators', action='store_true', help='skip the training data'
   )
   parser.add_argument(
     '--thorough', action='store_true', help='read and decode all examples'

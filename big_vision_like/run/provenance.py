@@ -1,7 +1,7 @@
-"""What runs and published weights tell: their model, and the images it was trained on.
+"""Provenance of weights: their model, and the images it was trained on.
 
-The grid of a model's tables follows from the size of these images. It is never taken
-from the number of tokens alone where anything else tells.
+The grid of a model's tables follows from the size of these images. It is derived from
+the number of tokens alone only if no other record exists.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from big_vision_like.ops.positions import GIVE_GRID, Grid
 from big_vision_like.run import checkpoint, learned
 from big_vision_like.weights import beside, published
 
-# Transforms after which images have their `size`, and others that change sizes.
+# Transforms that give images their `size`, and others that change sizes.
 SIZED = (
   image.Resize,
   image.InceptionCrop,
@@ -33,8 +33,8 @@ SIZED = (
   image.RandomCrop,
 )
 UNSIZED = (image.ResizeSmall, image.ReflectPad, image.ZeroPad)
-# Arguments of models that say how they are trained and computed, and the classes of a
-# head that is mostly replaced.
+# Arguments of models about how they are trained and computed, and about the classes of
+# a head, which is usually replaced.
 UNSEEN = (
   'parent',
   'name',
@@ -53,7 +53,7 @@ UNSEEN = (
 
 
 def check_no_run(path: str | os.PathLike) -> None:
-  """Raises if a folder is that of a run without a checkpoint, not one of weights."""
+  """Raises if a folder is a run without a checkpoint, rather than one of weights."""
   config = pathlib.Path(path) / 'config.json'
   started = (pathlib.Path(path) / 'checkpoints').is_dir()
   if not started and config.is_file():
@@ -68,10 +68,11 @@ def check_no_run(path: str | os.PathLike) -> None:
 def published_grid(
   weights: published.Published, source_grid: Grid | None = None
 ) -> Grid | None:
-  """Returns the grid of the positions of published weights, None if nothing tells it.
+  """Returns the position grid of published weights, None if unknown.
 
-  The JSON files beside the weights tell the size of the images, or else `source_grid`
-  (rows, columns). Raises if none of the sizes that they tell has as many tokens.
+  The image size comes from the JSON files stored with the weights, or else the grid
+  from `source_grid` (rows, columns). Raises if no size recorded in the files matches
+  the number of tokens.
   """
   model = weights.model
   if not hasattr(model, 'grid'):
@@ -88,16 +89,16 @@ def published_grid(
     return chosen_grid(None, source_grid)
   (height, width), (rows, columns) = sizes[0], grids[0]
   raise UserError(
-    f'the JSON files of the weights tell images of {height}x{width}, a grid of'
+    f'the JSON files of the weights record images of {height}x{width}, a grid of'
     f' {rows}x{columns}, but there are {count} positions: give their grid, {GIVE_GRID}'
   )
 
 
 def chosen_grid(known: Grid | None, source_grid: Grid | None) -> Grid | None:
-  """Returns the grid that the user gives, or else the one that is known.
+  """Returns the grid that the user gives, or else the known one.
 
-  Raises if both have the same number of tokens and differ: positions would be resized
-  from the wrong one.
+  Raises if the two differ but have the same number of tokens: positions would be
+  resized from the wrong grid.
   """
   if source_grid is None:
     return known
@@ -113,14 +114,14 @@ def chosen_grid(known: Grid | None, source_grid: Grid | None) -> Grid | None:
 def table_grid(
   model: nn.Module, variables: Mapping[str, Any]
 ) -> tuple[int | None, Grid | None]:
-  """Returns what `model.table_grid` does, and nothing of models without a grid."""
+  """Returns `model.table_grid`, or (None, None) for models without a grid."""
   return model.table_grid(variables) if hasattr(model, 'grid') else (None, None)
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-  """Returns the arguments of a model that its predictions depend on, by flat name.
+  """Returns the arguments of a model that affect its predictions, by flat name.
 
-  Arguments of a module in it follow the name of the argument that holds it.
+  Arguments of a nested module follow the name of the argument that holds it.
   """
   found: dict[str, Any] = {}
   for field in dataclasses.fields(model):
@@ -138,9 +139,9 @@ def architecture(model: nn.Module) -> dict[str, Any]:
 def differences(
   theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-  """Returns the values of both where architectures have other ones, by name.
+  """Returns the pairs of values in which two architectures differ, by name.
 
-  Arguments that only one of them has do not count.
+  Arguments that only one of them has are ignored.
   """
   pairs = {name: (theirs[name], ours[name]) for name in theirs if name in ours}
   return {
@@ -151,19 +152,19 @@ def differences(
 
 
 def _plain(value: Any) -> Any:
-  """Returns lists, as configs of JSON have them, as tuples."""
+  """Converts lists, which JSON configs have, to tuples."""
   return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def square(count: int) -> Grid:
-  """Returns the square grid of positions whose grid nothing tells, and says so."""
+  """Returns a square grid for positions of unknown grid, and reports the assumption."""
   side = math.isqrt(count)
   if side**2 != count:
     raise UserError(
-      f'{count} positions are no square: say what images they are for with --image-size'
-      ' HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
+      f'{count} positions do not form a square: give the size of their images with'
+      ' --image-size HEIGHT WIDTH, or their grid with --source-grid ROWSxCOLUMNS'
     )
-  say('grid', f'{side}x{side} tokens: a square, as nothing tells another grid')
+  say('grid', f'{side}x{side} tokens: a square, as no other grid is recorded')
   return side, side
 
 
@@ -173,7 +174,7 @@ def run_grid(
   workdir: str | os.PathLike,
   network: str = '',
 ) -> Grid | None:
-  """Returns the grid of a model of a run; None if it has none, or nothing tells it.
+  """Returns the grid of a run's model; None if it has none, or it is unknown.
 
   `network` is the name of the model among the networks of the task.
   """
@@ -186,9 +187,9 @@ def run_grid(
 def run_size(
   config: Mapping[str, Any], workdir: str | os.PathLike, network: str = ''
 ) -> tuple[int, int] | None:
-  """Returns height and width of the images that a run trained on, as it stored them.
+  """Returns the height and width of a run's training images, as the run stored them.
 
-  Of a run that has stored nothing they are those that its config tells.
+  If the run stored no size, it comes from the config.
   """
   facts = learned.read(workdir)
   size = None if facts is None else learned.image_size(facts, network)
@@ -198,7 +199,7 @@ def run_size(
 def check_evaluated(
   config: Mapping[str, Any], model: nn.Module, variables: Mapping[str, Any], grid: Grid
 ) -> None:
-  """Raises if an evaluator's images make another grid of as many tokens.
+  """Raises if an evaluator's images make a different grid with equally many tokens.
 
   The learned positions of the model are for `grid`; no shape shows the difference.
   """
@@ -215,9 +216,10 @@ def check_evaluated(
 
 
 def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Returns height and width of the images that a config trains on, if it tells.
+  """Returns the height and width of a config's training images, None if unknown.
 
-  Its transforms tell, or else the first image of its data, if they are there.
+  The size comes from the transforms, or else from the first image of the data, if the
+  data exist.
   """
   nodes = [node for _, node in spec.calls(config.get('train_data', {}))]
   node = next(filter(decodes, nodes), None)
@@ -225,7 +227,7 @@ def trained_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def made_size(node: Mapping[str, Any]) -> tuple[int, int] | None:
-  """Returns height and width of the images that a recorded input makes, if it tells."""
+  """Returns the height and width of a recorded input's images, None if unknown."""
   size, untouched = None, True
   for step in node['transforms']:
     kind = spec.symbol(step)
@@ -240,7 +242,7 @@ def made_size(node: Mapping[str, Any]) -> tuple[int, int] | None:
     return beside.size_of(size)
   try:
     return first_size(node)
-  except (UserError, OSError):  # the data have moved
+  except (UserError, OSError):  # the data have been moved
     return None
 
 

@@ -1,4 +1,4 @@
-"""A loss that is not finite: stop, keep the evidence, and show the very step again."""
+"""Handling of non-finite losses: stop, save the evidence, and replay the same step."""
 
 import contextlib
 import pathlib
@@ -19,8 +19,8 @@ from big_vision_like.run.experiment import Experiment
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import files as weight_files
 
-ROWS = 'rows_in_batch'  # of the arrays beside it, in a capsule
-INSIDE = '::'  # between the names of nested arrays, where '/' would make folders
+ROWS = 'rows_in_batch'  # row numbers of the other arrays of a capsule
+INSIDE = '::'  # joins names of nested arrays; '/' would create folders
 
 
 def check_finite(
@@ -33,7 +33,7 @@ def check_finite(
 ) -> None:
   """Raises if a scalar is not finite, after saving a capsule of the step.
 
-  `position` is where the input stood before the step: its batch is read again.
+  `position` is the input's position before the step, from which its batch is reread.
   """
   bad = [name for name, value in scalars.items() if not np.isfinite(value)]
   if not bad:
@@ -54,13 +54,13 @@ def check_finite(
   raise UserError(
     f'{", ".join(bad)} {verb} not finite at step {step:,} (loss {values["loss"]}).'
     f' Last good checkpoint: {kept}. Its batch and scalars are in {folder}.'
-    f' To see the step again: python -m big_vision_like.train --workdir={workdir}'
+    f' To replay the step: python -m big_vision_like.train --workdir={workdir}'
     f' --replay={step}'
   )
 
 
 def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
-  """Goes from the last good checkpoint to `step` and names what is not finite first."""
+  """Replays from the last good checkpoint to `step`; names the first bad value."""
   batches = run.batches()
   batch = _saved_batch(run, workdir, step)
   with run.checkpoints(workdir) as checkpoints:
@@ -82,7 +82,7 @@ def replay(run: Experiment, workdir: pathlib.Path, step: int) -> None:
 
 
 def _saved_batch(run: Experiment, workdir: pathlib.Path, step: int) -> Batch:
-  """This process's rows of the capsule, whatever processes it was saved by."""
+  """Returns this process's rows of the capsule, whichever processes saved it."""
   paths = sorted((workdir / f'capsule-{step}').glob('batch-*.npz'))
   if not paths:
     found = sorted(p.name for p in workdir.glob('capsule-*')) or ['none']

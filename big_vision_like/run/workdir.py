@@ -1,7 +1,7 @@
-"""The folder of a run: one owner at a time, one config, the same data all along.
+"""Run directories: one owner at a time, one config, and the same data throughout.
 
-It is claimed by its first checkpoint: before there is one, any config may start there.
-What changes later is written to `changes.jsonl`.
+A run claims its directory with its first checkpoint; until then, any config may start
+there. Later changes are written to `changes.jsonl`.
 """
 
 import contextlib
@@ -27,28 +27,28 @@ from big_vision_like.errors import UserError, plural
 from big_vision_like.run import checkpoint
 from big_vision_like.run.labels import reachable
 
-# Fields that change no number of the training, nor what an evaluator finds: where it
-# computes, how often it tells and keeps.
+# Fields that affect neither the numbers of training nor the results of an evaluator:
+# where the run computes, and how often it logs and saves.
 SETTINGS = (
   *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every'),
   *('checkpoint_every', 'check_replicas_every', 'keep_last', 'keep_every', 'keep_best'),
 )
-# Those that may differ when a run resumes: what is evaluated may change too.
+# Fields that may differ when a run resumes, including all evaluation fields.
 FREE = re.compile(
   rf'({"|".join(SETTINGS)}|evals)([.\[].*)?'
   r'|train_data\.(.+\.)?(workers|threads|bad_share)'
 )
-# Fields that say where data and weights are stored, which are known by their content.
+# Fields with the locations of data and weights, which are identified by their content.
 STORED = re.compile(r'train_data\.(.+\.)?source\..+|frozen\..+')
 ACCEPT = ('config', 'data')
 
 
 @contextlib.contextmanager
 def owned(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps other trainings out of a folder; the system forgets that with the process.
+  """Locks a run directory against other trainings, until the process ends.
 
-  The lock is the system's (flock), so that nobody holds it who is dead. The file
-  `lock` only says who has it. Of several processes the first holds it.
+  The lock is the system's (flock), so a dead process never holds it. The file `lock`
+  only names the owner. With several processes, the first one holds the lock.
   """
   with contextlib.ExitStack() as stack:
     with processes.together():
@@ -66,8 +66,8 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
     raise UserError(f'--workdir={workdir} is a file, not a folder') from error
   except OSError as error:
     raise UserError(
-      f'--workdir={workdir} cannot be written to ({error.strerror}): name a folder that'
-      ' can'
+      f'--workdir={workdir} cannot be written to ({error.strerror}): name a writable'
+      ' folder'
     ) from error
   with file:
     try:
@@ -102,11 +102,12 @@ def claim(
   data: Mapping[str, Any] | None = None,
   accept: Sequence[str] = (),
 ) -> Changes:
-  """Compares a config and the identity of its data with those of the run in a folder.
+  """Compares a config and the identity of its data with the run in a folder.
 
-  `data` is what `identities` gives. Settings that change no number may differ, and so
-  may the places of data and weights with the same content; anything else raises, unless
-  `accept` names it ('config' or 'data'). Without a checkpoint there is no run yet.
+  `data` is the result of `identities`. Settings that affect no number may differ, and
+  so may the locations of data and weights with the same content. Anything else raises,
+  unless `accept` names it ('config' or 'data'). Without a checkpoint there is no run to
+  compare with.
   """
   path = workdir / 'config.json'
   if not checkpoint.steps(workdir):
@@ -119,7 +120,7 @@ def claim(
   else:
     raise UserError(
       f'{workdir} has checkpoints but no config.json to compare the config with:'
-      ' restore that file, use another --workdir, or go on with this config:'
+      ' restore that file, use another --workdir, or continue with this config:'
       ' --accept=config'
     )
   before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
@@ -145,7 +146,7 @@ def claim(
   if other and 'data' not in accept:
     shown = '\n'.join(f'  {line}' for line in other)
     raise UserError(
-      f'{workdir} belongs to a run on other data:\n{shown}\nBring back the data, use'
+      f'{workdir} belongs to a run on other data:\n{shown}\nRestore the data, use'
       ' another --workdir, or accept the new data: --accept=data'
     )
   found = {'config': refused, 'data': other}
@@ -161,7 +162,7 @@ def identities(
 ) -> dict[str, Any]:
   """Returns plain data that identify everything a run reads, by places in the config.
 
-  Sources by their own account (`Source.identity`), vocabularies of transforms by their
+  Sources are identified by `Source.identity`, vocabularies of transforms by their
   content, and `frozen` networks by the checksums of their variables.
   """
   found = {}
@@ -182,10 +183,10 @@ def identities(
 def differences(
   before: Mapping[str, Any], now: Mapping[str, Any], fields: Sequence[str]
 ) -> list[str]:
-  """Returns a line for each place whose data are not the same any more.
+  """Returns a line for each place where the data have changed.
 
-  `fields` are those of the config that differ: evaluators that were changed may read
-  what they like.
+  `fields` are the config fields that differ: evaluators that have changed may read any
+  data.
   """
   lines = []
   for place in sorted({*before, *now}):
@@ -202,7 +203,7 @@ def differences(
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-  """Returns 'Folder fruit: examples 21 -> 24', or that only content differs."""
+  """Returns 'Folder fruit: examples 21 -> 24', or that only the content differs."""
   names = ('split', 'examples', 'files', 'bytes', 'classes')
   told = [
     f'{name} {_text(one.get(name))} -> {_text(other.get(name))}'
@@ -219,7 +220,7 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def described(identity: Mapping[str, Any]) -> str:
-  """Returns 'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)'."""
+  """Formats as 'digits 1.0.0 train, 1,347 examples, 1 file, 0.5 MB (59060f0a)'."""
   parts = [f'{identity.get("title", "")} {identity.get("split", "")}'.strip()]
   if 'examples' in identity:
     parts.append(f'{identity["examples"]:,} examples')
@@ -230,12 +231,12 @@ def described(identity: Mapping[str, Any]) -> str:
 
 
 def read_changes(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns what `record` has noted, oldest first; damaged lines are left out."""
+  """Returns the entries written by `record`, oldest first; skips damaged lines."""
   return files.read_lines(workdir / 'changes.jsonl', _is_change)
 
 
 def _is_change(value: Mapping[str, Any]) -> bool:
-  """Returns whether a line holds what `record` writes."""
+  """Returns whether a line has the fields that `record` writes."""
   lists = [value.get('config'), value.get('data')]
   return type(value.get('step')) is int and all(
     isinstance(lines, list) and all(isinstance(line, str) for line in lines)
@@ -250,7 +251,7 @@ def _text(value: Any) -> str:
 def record(
   workdir: pathlib.Path, config: mlc.ConfigDict, step: int, changes: Changes
 ) -> None:
-  """Saves the config and notes what has changed at a step; tells it too."""
+  """Saves the config, and prints and records what has changed at a step."""
   for line in [*changes.config, *changes.data]:
     say('changed', line)
   if jax.process_index() != 0:

@@ -1,1 +1,1 @@
-"""Readers and writers of published weights; plain numpy, nothing of ours imported."""
+"""Readers and writers of published weights, as NumPy arrays."""

@@ -1,8 +1,8 @@
-"""Zip archives of arrays, whose sizes are checked before anything is unpacked.
+"""Zip archives of arrays, with sizes checked before anything is unpacked.
 
-A small archive may promise, or unfold to, any number of bytes. Here a member yields
-exactly the bytes that the list of members promises for it, and all of them together
-must be in proportion to the file.
+A small archive may declare, or unpack to, any number of bytes. In this module, a member
+yields exactly the bytes that the list of members declares for it, and the total must be
+in proportion to the file.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import IO
 
 from big_vision_like.errors import UserError
 
-# What zipfile raises of damaged archives.
+# Errors that zipfile raises for damaged archives.
 DAMAGE = (
   OSError,
   EOFError,
@@ -32,10 +32,10 @@ DAMAGE = (
   zipfile.BadZipFile,
   zlib.error,
 )
-# Files of weights hardly shrink when they are compressed: whatever is small enough, and
-# whatever is at most `RATIO` times as large as its file, is read.
+# Files of weights hardly shrink under compression. Content is read if it is at most
+# `SMALL` bytes, or at most `RATIO` times as large as its file.
 SMALL, RATIO = 2**28, 8
-# No model that is read has more arrays, or longer names.
+# Supported models do not have more arrays or longer names.
 MOST, LONGEST = 10_000, 1_000
 
 
@@ -55,7 +55,7 @@ def check_size(size: int, path: str | os.PathLike) -> None:
   there = pathlib.Path(path).stat().st_size
   if size > max(SMALL, RATIO * there):
     raise UserError(
-      f'{path} has {there:,} bytes, but what it promises would fill {size:,}: it is not'
+      f'{path} has {there:,} bytes, but declares {size:,} bytes of arrays: it is not'
       ' read'
     )
 
@@ -64,8 +64,8 @@ def check_size(size: int, path: str | os.PathLike) -> None:
 def opened(path: str | os.PathLike) -> Iterator[dict[str, 'Member']]:
   """Yields the members of an archive by name.
 
-  Raises a `UserError` for names that are there twice, for sizes out of proportion, and
-  for methods of compression that cannot be unpacked piece by piece.
+  Raises a `UserError` for duplicate names, for sizes out of proportion, and for
+  compression methods that cannot be unpacked piece by piece.
   """
   with zipfile.ZipFile(path) as archive:
     members: dict[str, Member] = {}
@@ -78,24 +78,24 @@ def opened(path: str | os.PathLike) -> Iterator[dict[str, 'Member']]:
 
 
 class Member:
-  """One file of an archive; `size` is that of its content."""
+  """One file of an archive; `size` is the size of its content in bytes."""
 
   def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     self._archive, self._info = archive, info
     self.size = info.file_size
 
   def open(self) -> IO[bytes]:
-    """Opens it for reading; its checksum is compared where it ends."""
+    """Opens the file for reading; its checksum is compared at its end."""
     if self._info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
       raise NotImplementedError(
-        f'compressed by method {self._info.compress_type}, read is deflate (8)'
+        f'compressed by method {self._info.compress_type}, not deflate (8)'
       )
     return self._archive.open(self._info)
 
   def read(self) -> bytes:
-    """Returns its content, after comparing length and checksum."""
+    """Returns the content, after comparing its length and checksum."""
     with self.open() as file:
-      content = file.read(self.size)  # without a size it unpacks ahead, without bounds
+      content = file.read(self.size)  # without a size, it would unpack without bounds
     if len(content) != self.size:
       raise EOFError(f'{self._info.filename!r} ends after {len(content):,} bytes')
     return content

@@ -1,4 +1,4 @@
-"""What is known of a file of weights apart from its arrays: JSON files beside it."""
+"""Facts about a file of weights beyond its arrays, from JSON files stored with it."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from big_vision_like.files import read_fields
 from big_vision_like.weights import fields, tf_checkpoint
 from big_vision_like.weights.fields import COUNT, FLAG, SIDES, TEXT
 
-# Files of weights in folders of timm and transformers, and what tells of them there.
+# Files of weights in folders of timm and transformers, and their JSON files.
 _IN_FOLDERS = ('model.safetensors', 'pytorch_model.bin')
 _METADATA = ('config.json', 'preprocessor_config.json')
 _RESNET: fields.Table = {
@@ -19,9 +19,9 @@ _RESNET: fields.Table = {
   'downsample_in_first_stage': FLAG,
   'downsample_in_bottleneck': FLAG,
 }
-# Of all blocks, or of the blocks of each stage.
+# For all blocks, or for the blocks of each stage.
 _HEADS = fields.either(COUNT, fields.list_of(COUNT))
-# What config.json says of models. `inference.hub_json` has what files say of images.
+# Fields of config.json about models. `inference.hub_json` has the fields about images.
 _CONFIG: fields.Table = {
   'num_attention_heads': COUNT,
   'encoder_attention_heads': COUNT,
@@ -42,7 +42,7 @@ _CONFIG: fields.Table = {
   'backbone_config': _RESNET,
   **_RESNET,
 }
-# What files of our writer have, and what each of them says of the weights.
+# Fields of our writer's files, and their kinds.
 _OURS = ('family', 'architecture', 'assumed', 'metadata')
 _SIDECAR: fields.Table = {
   'family': TEXT,
@@ -58,9 +58,9 @@ _SIDECAR: fields.Table = {
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-  """The path of a file, the JSON files beside it by name, and what the user says.
+  """The path of a file, the JSON files next to it by name, and the user's choices.
 
-  `num_heads` may be those of each stage; `no_embed_class` is as in timm.
+  `num_heads` may have one number per stage. `no_embed_class` is as in timm.
   """
 
   path: pathlib.Path
@@ -75,38 +75,38 @@ class Beside:
 
   @property
   def name(self) -> str:
-    """The name of the file, or that of its folder if files are always called so."""
+    """The name of the file, or of its folder if the file has a standard name."""
     path = self.path.absolute()
     unnamed = path.name in _IN_FOLDERS or path.stem == 'model.ckpt'
     return path.parent.name if unnamed else path.name
 
   @property
   def config(self) -> Mapping[str, Any]:
-    """What the config.json of timm or transformers tells; empty without one."""
+    """The fields of timm's or transformers' config.json; empty if there is none."""
     told = self.metadata.get('config.json', {})
     return {name: value for name, value in told.items() if value is not None}
 
   @property
   def ours(self) -> Mapping[str, Any] | None:
-    """The fields of the JSON file of our writer; None if others wrote the weights."""
+    """The fields of our writer's JSON file; None if others wrote the weights."""
     content = self.metadata.get(sidecar(self.path).name, {})
     return content if content.keys() >= {*_OURS} else None
 
 
 def sidecar(path: str | os.PathLike) -> pathlib.Path:
-  """Returns the path of the JSON file that our writer puts beside weights."""
+  """Returns the path of the JSON file that our writer stores with weights."""
   return pathlib.Path(path).with_suffix('.json')
 
 
 def read(path: str | os.PathLike) -> Beside:
-  """Finds a file of weights, which may be that of a folder, and what is beside it.
+  """Finds a file of weights, possibly within a folder, and the JSON files next to it.
 
-  JSON files that our writer put into one count as if they were there.
+  JSON files that our writer embedded in its own count as files next to it.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     files = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
-    # Of checkpoints of several steps it must be said which.
+    # With checkpoints of several steps, the user must choose one.
     checkpoints = sorted(path.glob(f'*{tf_checkpoint.SUFFIX}'))
     files += checkpoints if len(checkpoints) == 1 else []
     if not files:
@@ -134,9 +134,9 @@ def read(path: str | os.PathLike) -> Beside:
 
 
 def told_sizes(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
-  """Returns heights and widths that the JSON files beside weights tell.
+  """Returns the heights and widths recorded in the JSON files of weights.
 
-  Those of our own writer come first, then those of the model, then the images'.
+  Our writer's come first, then the model's, then those of images.
   """
   told = [_field(content, 'preprocessing', 'size') for content in metadata.values()]
   config = metadata.get('config.json', {})
@@ -149,7 +149,7 @@ def told_sizes(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def size_of(told: Any) -> tuple[int, int] | None:
-  """Returns height and width, in whichever way they are written."""
+  """Returns height and width from any of the forms they are written in."""
   if isinstance(told, Mapping):
     told = told.get('height'), told.get('width')
   told = (told, told) if isinstance(told, int) else told
@@ -158,7 +158,7 @@ def size_of(told: Any) -> tuple[int, int] | None:
 
 
 def _check_heads(told: Mapping[str, Any], source: str) -> None:
-  """Raises for heads of each stage of a model that has no stages."""
+  """Raises if a model without stages has a list of heads."""
   if isinstance(told.get('num_heads'), list) and 'depths' not in told:
     raise UserError(
       f"{source} lacks or misstates 'num_heads': a list is for a model with depths"

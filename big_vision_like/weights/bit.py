@@ -1,9 +1,9 @@
 """Weights of BiT in the naming of google-research/big_transfer and big_vision (.npz).
 
-big_transfer (version 2 of our BiT) names a unit's norm and convolution `a`, `b`, `c`;
+big_transfer (version 2 of our BiT) names a unit's norms and convolutions `a`, `b`, `c`;
 some of its files number the convolutions (`standardized_conv2d_17`). big_vision names
 them `gn1`, `conv1`, ... in its models/bit_paper.py (version 2, norms of shape (1, 1, 1,
-C)) and models/bit.py (version 1; so do the trunks of hybrid ViTs).
+C)) and in models/bit.py (version 1, also used for the trunks of hybrid ViTs).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _LEAVES = {'scale': 'gamma', 'bias': 'beta'}
 
 
 def big_transfer_name(name: str) -> str:
-  """The name in a file of big_transfer of one of our arrays."""
+  """Returns the name in a big_transfer file of one of our arrays."""
   module, _, leaf = name.rpartition('/')
   if module == 'head':
     return f'resnet/head/conv2d/{leaf}'
@@ -38,7 +38,7 @@ def big_transfer_name(name: str) -> str:
 
 
 def big_vision_v2_name(name: str) -> str:
-  """The name of one of our arrays in big_vision's models/bit_paper.py."""
+  """Returns the name of one of our arrays in big_vision's models/bit_paper.py."""
   module, _, leaf = name.rpartition('/')
   if module == 'head':
     return name
@@ -51,13 +51,13 @@ def big_vision_v2_name(name: str) -> str:
 
 
 def big_vision_v1_name(name: str) -> str:
-  """The name of an array or module of ours in big_vision's models/bit.py."""
+  """Returns the name of one of our arrays or modules in big_vision's models/bit.py."""
   name = name.removeprefix('resnet/')
   return name.replace('stage', 'block').replace('norm', 'gn')
 
 
 def our_v1_name(name: str) -> str | None:
-  """The inverse, of what is in the trunk; None of anything else."""
+  """Inverts `big_vision_v1_name` for the trunk; returns None for other names."""
   if not re.match(r'(conv_root|gn_root|block\d+)(/|$)', name):
     return None
   return 'resnet/' + name.replace('block', 'stage').replace('gn', 'norm')
@@ -71,7 +71,7 @@ def _unit(module: str) -> tuple[int, int, str]:
 
 
 def squeezed(name: str, array: np.ndarray) -> np.ndarray:
-  """Scales and biases without the axes of size 1 that old group norms gave them."""
+  """Removes the axes of size 1 from scales and biases of old group norms."""
   return array.reshape(-1) if name.endswith(('/scale', '/bias')) else array
 
 
@@ -81,10 +81,10 @@ def _unnumbered(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """The files of one code base with one version of our BiT.
+  """The files of one code base for one version of our BiT.
 
-  `published` is its name of one of our arrays, `modern` makes its names of today of
-  those in a file, and `shaped` gives an array, by its name, the axes that files have.
+  `published` returns its name for one of our arrays. `modern` converts names in a file
+  to its current names. `shaped` gives an array, by name, the axes used in files.
   """
 
   version: int
@@ -93,31 +93,31 @@ class Format:
   shaped: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
 
   def read(self, flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
-    """The arrays of a file by name as the parameters of our BiT, float32."""
+    """Converts the arrays of a file to the parameters of our BiT, float32."""
     flat = {self.modern(name): array for name, array in flat.items()}
     tree.check_names(source, *self.differences(flat))
     arrays = {}
     for theirs, ours in self._table(flat).items():
       array = squeezed(ours, tree.as_float32(theirs, flat[theirs]))
       if ours == 'head/kernel':
-        array = array.reshape(array.shape[-2:])  # big_transfer's is a convolution
+        array = array.reshape(array.shape[-2:])  # a convolution in big_transfer
       arrays[ours] = array
     return tree.unflatten(arrays)
 
   def write(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The parameters of our BiT as files have them."""
+    """Converts the parameters of our BiT to the arrays of a file."""
     flat = tree.flatten(params)
     tree.check_names('parameters', *resnet_names.unfit(flat, self.version))
     named = {self.published(name): np.asarray(array) for name, array in flat.items()}
     return {name: self.shaped(name, array) for name, array in named.items()}
 
   def differences(self, names: Collection[str]) -> tree.Differences:
-    """Names that such a file does not have, and those that it lacks."""
+    """Returns names that are unknown in such a file, and names missing from it."""
     names = {self.modern(name) for name in names}
     return tree.differences(names, self._table(names))
 
   def _table(self, names: Collection[str]) -> dict[str, str]:
-    """Our name of each array in a file that has these."""
+    """Returns our name for each array in a file with these names."""
     depths = resnet_names.depths(names, r'(?:resnet/)?block(\d+)/unit(\d+)/') or [1]
     has_head = any(name.startswith(self.published('head/')) for name in names)
     ours = resnet_names.bit(depths, self.version, num_classes=int(has_head))
@@ -125,7 +125,7 @@ class Format:
 
 
 def _convolution(name: str, array: np.ndarray) -> np.ndarray:
-  """The head of big_transfer is one of single points."""
+  """Reshapes the head for big_transfer, where it is a 1x1 convolution."""
   return array[None, None] if name == 'resnet/head/conv2d/kernel' else array
 
 
@@ -135,6 +135,6 @@ def _norm_axes(name: str, array: np.ndarray) -> np.ndarray:
 
 
 BIG_TRANSFER = Format(2, big_transfer_name, _unnumbered, _convolution)
-# Those of big_vision's models/bit_paper.py, and of its models/bit.py.
+# For big_vision's models/bit_paper.py, and for its models/bit.py.
 BIG_VISION_V2 = Format(2, big_vision_v2_name, shaped=_norm_axes)
 BIG_VISION_V1 = Format(1, big_vision_v1_name)

@@ -1,4 +1,4 @@
-"""Which arrays the parameter trees of our DeiT and DeiT III hold, by flat name."""
+"""Flat names and shapes of the parameters of our DeiT and DeiT III."""
 
 import re
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from big_vision_like.errors import UserError, listed
 from big_vision_like.weights import tree, vit_names
 
-# What a DeiT has besides the arrays of a ViT, and what it cannot do without of these.
+# Arrays that a DeiT adds to those of a ViT, and ViT arrays that it requires.
 DISTILLED = {'dist', 'head_dist/kernel', 'head_dist/bias'}
 _NEEDED = {'cls', 'pos_embedding', 'head/kernel', 'head/bias'}
 # Axes: D width, C classes.
@@ -19,14 +19,14 @@ _SHAPES = [
 
 
 def unfit_distilled(names: Collection[str]) -> tree.Differences:
-  """Returns names that no distilled DeiT has, and those that one with these lacks."""
+  """Returns names that no distilled DeiT has, and names missing from these."""
   have = set(names)
   unknown, missing = vit_names.unfit(have - DISTILLED)
   return unknown, missing | (DISTILLED | _NEEDED) - have
 
 
 def unfit_scaled(names: Collection[str]) -> tree.Differences:
-  """Returns names that no DeiT III has, and those that one with these lacks."""
+  """Returns names that no DeiT III has, and names missing from these."""
   have, depth = set(names), vit_names.depth(names) or 1
   scales = {
     f'encoder/block_{i}/layer_scale{branch}' for i in range(depth) for branch in (1, 2)
@@ -36,7 +36,7 @@ def unfit_scaled(names: Collection[str]) -> tree.Differences:
 
 
 def check_shapes(flat: tree.Arrays, source: str) -> None:
-  """Raises a `UserError` that names shapes which do not fit the rest of a ViT."""
+  """Raises a `UserError` that names shapes which do not match the rest of a ViT."""
   sizes = {'1': 1, 'D': flat['embed/kernel'].shape[-1]}
   if 'head/bias' in flat:
     sizes['C'] = len(flat['head/bias'])

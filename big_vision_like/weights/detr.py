@@ -1,8 +1,8 @@
 """Weights of DETR in the names of facebookresearch/detr, and of transformers.
 
-Transformers' files are those of DetrForObjectDetection and DetrForSegmentation, whose
-backbone is either timm's or its own. Backbones have frozen norms. Our variables are
-trees by collection, `params` and `constants`.
+Files of transformers are for DetrForObjectDetection and DetrForSegmentation; their
+backbone is either timm's or transformers' own. Backbones have frozen norms. Our
+variables are trees by collection, `params` and `constants`.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +24,7 @@ _BACKBONES = {
   'timm': torchvision_resnet.TORCHVISION,
   'transformers': torchvision_resnet.TRANSFORMERS,
 }
-# Heads of boxes, and what models with masks have besides, in both libraries.
+# Modules of box heads and, for models with masks, of mask heads, in both libraries.
 _MASKS = {
   'bbox_attention.q_linear.': 'mask_attention/query',
   'bbox_attention.k_linear.': 'mask_attention/key',
@@ -36,7 +36,7 @@ _MASKS = {
 
 
 class _Parts(NamedTuple):
-  """What an architecture has: blocks of each stack, units, and which other parts."""
+  """The parts of an architecture: blocks per stack, units, and which others exist."""
 
   depths: Mapping[str, int]
   resnet: torchvision_resnet.Sizes
@@ -48,20 +48,20 @@ class _Parts(NamedTuple):
 def from_facebook(
   state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
-  """A state dict (`model` of a published file) as the variables of our `DETR`, float32.
+  """Converts a state dict (`model` of a published file) to variables of our `DETR`.
 
-  Raises a `UserError` that lists unknown and missing names.
+  They are float32. Raises a `UserError` that lists unknown and missing names.
   """
   return torchvision_resnet.read(state, _of_facebook(state), num_heads, source)
 
 
 def facebook_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of facebookresearch/detr does not have, and those it lacks."""
+  """Returns names unknown in a file of facebookresearch/detr, and names missing."""
   return tree.differences(names, _of_facebook(names))
 
 
 def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our variables (unrolled or scanned), or their gradients, under those names."""
+  """Converts our variables (unrolled or scanned), or gradients, to those names."""
   flat, parts = _ours(variables)
   return linear.written(flat, _facebook(parts))
 
@@ -69,7 +69,7 @@ def to_facebook(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def masks_from_facebook(
   state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
-  """As `from_facebook`, of what models with masks have besides: their parameters."""
+  """Reads, like `from_facebook`, only the parameters that models with masks add."""
   known = _parameters({theirs: [ours] for theirs, ours in _MASKS.items()})
   return torchvision_resnet.read(state, known, num_heads, source)['params']
 
@@ -77,7 +77,7 @@ def masks_from_facebook(
 def from_transformers(
   state: tree.Arrays, num_heads: int = 8, source: str = 'state dict'
 ) -> tree.Tree:
-  """The arrays of a .safetensors file as the variables of our `DETR`, float32.
+  """Converts the arrays of a .safetensors file to variables of our `DETR`, float32.
 
   Raises a `UserError` that lists unknown and missing names.
   """
@@ -85,17 +85,17 @@ def from_transformers(
 
 
 def transformers_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of transformers' DETR does not have, and those that it lacks."""
+  """Returns names unknown in a file of transformers' DETR, and names missing."""
   return tree.differences(names, _of_transformers(names))
 
 
 def to_transformers(
   variables: Mapping[str, Any], backbone: str = 'timm'
 ) -> dict[str, np.ndarray]:
-  """Our variables (unrolled or scanned) for a `backbone` of 'timm' or 'transformers'.
+  """Converts our variables for a `backbone` of 'timm' or 'transformers'.
 
-  Raises a `UserError` for what transformers has no place for: pre-norm, and learned
-  positions.
+  They may be unrolled or scanned. Raises a `UserError` for pre-norm and learned
+  positions, which transformers does not support.
   """
   check_one_of(_BACKBONES, backbone=backbone)
   flat, parts = _ours(variables)
@@ -105,7 +105,7 @@ def to_transformers(
 def config(
   told: Mapping[str, Any], num_classes: int, channels: int = 3
 ) -> dict[str, Any]:
-  """What the config.json beside a file with transformers' own backbone says."""
+  """Returns the config.json for a file with transformers' own backbone."""
   backbone = torchvision_resnet.config(told['backbone'], 0, channels)
   stages = [f'stage{i + 1}' for i in range(len(backbone['depths']))]
   kind = 'DetrForSegmentation' if told['masks'] else 'DetrForObjectDetection'
@@ -145,7 +145,7 @@ def _ours(variables: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], _Parts]:
 
 
 def _of_facebook(names: Collection[str]) -> linear.Table:
-  """What the names of a file of facebookresearch/detr tell it to hold."""
+  """Returns the table of a facebookresearch/detr file, from its names."""
   masks = any(name.startswith('mask_head.') for name in names)
   prefix = 'detr.' if masks else ''
   block = rf'{prefix}transformer\.(encoder|decoder)\.layers\.(\d+)\.'
@@ -162,7 +162,7 @@ def _of_facebook(names: Collection[str]) -> linear.Table:
 
 
 def _of_transformers(names: Collection[str]) -> linear.Table:
-  """The same of a file of transformers, whose backbone has names of two libraries."""
+  """Returns the table of a transformers file, for a backbone of either library."""
   masks = any(name.startswith('mask_head.') for name in names)
   prefix = 'detr.' if masks else ''
   found = {
@@ -183,7 +183,7 @@ def _facebook(parts: _Parts) -> linear.Table:
   }
   for theirs, ours in torch_transformer.modules(parts.depths).items():
     last = theirs.split('.')[-2:]
-    # Encoders have no attention to a memory, and a last norm where norms come first.
+    # Encoders lack cross-attention, and have a last norm only with pre-norm.
     if theirs.startswith('encoder.layers.') and (
       'norm3' in last or 'multihead_attn' in theirs
     ):
@@ -236,7 +236,7 @@ def _table(
   resnet_names: torchvision_resnet.Names,
   backbone: str,
 ) -> linear.Table:
-  """Our arrays behind each of theirs, of modules, other parameters and the backbone."""
+  """Returns our arrays for each of theirs: modules, other parameters and backbone."""
   prefix = 'detr.' if parts.masks else ''
   modules = {prefix + theirs: ours for theirs, ours in modules.items()}
   if parts.masks:

@@ -1,4 +1,4 @@
-"""What the shapes of our DETR's variables tell, unrolled, by flat name."""
+"""Arguments of our DETR, from the flat names and shapes of its unrolled variables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from big_vision_like.weights import (
 )
 
 BACKBONE = 'backbone/'
-# Learned positions are those of so many rows and columns.
+# Learned positions have this many rows and columns.
 _CELLS = 50
 # Axes: Q queries, D width, H heads, K features of one, M hidden units, C classes with
-# none, 4 coordinates.
+# "no object", 4 coordinates.
 _SHAPES = [
   *vit_names.BLOCK_SHAPES,
   (r'queries', 'QD'),
@@ -31,9 +31,9 @@ _SHAPES = [
 
 
 def architecture(variables: tree.Arrays, source: str = 'variables') -> dict[str, Any]:
-  """The arguments of our `DETR` but for `num_classes`, of its flat variables.
+  """Returns the arguments of our `DETR` without `num_classes`, from flat variables.
 
-  Raises a `UserError` that names shapes which do not fit each other.
+  Raises a `UserError` that names shapes which do not match each other.
   """
   backbone = torchvision_resnet.architecture(variables, source, BACKBONE)
   flat = {
@@ -68,7 +68,7 @@ def architecture(variables: tree.Arrays, source: str = 'variables') -> dict[str,
 def _others(
   sizes: Mapping[str, int], backbone: Mapping[str, Any]
 ) -> resnet_names.Shapes:
-  """Names and shapes of what is no block or head: some are not there."""
+  """Returns names and shapes of arrays outside blocks and heads; some may be absent."""
   width, half = sizes['D'], sizes['D'] // 2
   stages = torchvision_resnet.widths(backbone)
   shapes: resnet_names.Shapes = {

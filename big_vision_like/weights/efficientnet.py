@@ -1,11 +1,11 @@
-"""Weights of EfficientNets as TensorFlow, timm and transformers name them.
+"""Weights of EfficientNets in the names of TensorFlow, timm and transformers.
 
-TensorFlow's are checkpoints of tensorflow/tpu and Noisy Student, or their arrays as
-.npz. Arrays may have a running average under their name and `AVERAGE`.
+TensorFlow's files are checkpoints of tensorflow/tpu and Noisy Student, or their arrays
+as .npz. Arrays may have a running average under their name and `AVERAGE`.
 
-TensorFlow and transformers number the units of the whole network, timm those of each
-stage. A unit of the first stage has no expansion and other names: what is the second
-convolution or norm of other units is the first there.
+TensorFlow and transformers number units across the whole network, and timm within each
+stage. Units of the first stage have no expansion and different names: the second
+convolution or norm of other units is the first one there.
 """
 
 import re
@@ -19,19 +19,19 @@ from big_vision_like.weights import resnet_names, tree
 
 Convert = Callable[[str, np.ndarray], np.ndarray]
 AVERAGE = '/ExponentialMovingAverage'
-# What optimizers of TensorFlow keep of an array, under its name.
+# Suffixes for the state that TensorFlow's optimizers keep for an array.
 _SLOT = re.compile(r'/(RMSProp|Momentum|Adam)(_\d+)?$')
 _TF_STEM = 'stem/conv2d/kernel'
 _OUR_UNIT = r'(?:params|batch_stats)/stage(\d+)/unit(\d+)/'
 
 
 class Names(NamedTuple):
-  """What a library calls our modules and their leaves.
+  """A library's names for our modules and their leaves.
 
-  `unit` is the path of a unit with its `number` in the network, or `stage` and `unit`;
-  `parts` are its modules, and `plain` those of a unit without expansion. `leaves` are
-  those of norms and of the rest, by our collection and name; `depthwise` is the kernel
-  of the depthwise convolution.
+  `unit` is the path of a unit with its `number` in the network, or its `stage` and
+  `unit`. `parts` are its modules, and `plain` the modules of a unit without expansion.
+  `norm` has the leaves of norms by our collection and name, `kernel` is the leaf of
+  other modules, and `depthwise` the kernel of the depthwise convolution.
   """
 
   unit: str
@@ -147,7 +147,7 @@ TRANSFORMERS = Names(
 def table(
   of: Names, depths: Sequence[int], head: bool, prefix: str = ''
 ) -> dict[str, str]:
-  """Returns our flat name of each of theirs; `prefix` is before all but the head."""
+  """Returns our flat name for each of theirs; `prefix` precedes all except the head."""
   known = {}
 
   def add(theirs: str, ours: str) -> None:
@@ -165,7 +165,7 @@ def table(
     if ours != 'head':
       add(prefix + theirs, ours)
     elif head:
-      # The head of transformers is not a part of what has the prefix.
+      # The head of transformers is outside the module with the prefix.
       add(theirs if of is TRANSFORMERS else prefix + theirs, ours)
   number = 0
   for stage, depth in enumerate(depths):
@@ -180,9 +180,9 @@ def table(
 def from_tensorflow(
   arrays: tree.Arrays, source: str = 'checkpoint'
 ) -> tuple[tree.Tree, tuple[str, ...]]:
-  """Returns the variables of our model, and what is assumed of them, in words.
+  """Returns the variables of our model, and sentences about assumptions.
 
-  Running averages come before what was trained, as published accuracies are theirs.
+  Running averages are preferred over trained values, as in published accuracies.
   """
   prefix, names = _tensorflow_names(arrays)
   known = _tensorflow(prefix, names)
@@ -191,8 +191,8 @@ def from_tensorflow(
   assumed: tuple[str, ...] = ()
   if averaged:
     assumed = (
-      f'running averages ({AVERAGE[1:]}) of {plural(len(averaged), "array")}, those'
-      ' that published accuracies are of',
+      f'running averages ({AVERAGE[1:]}) of {plural(len(averaged), "array")}, as for'
+      ' published accuracies',
     )
   if averaged and len(averaged) < len(known):
     rest = plural(len(known) - len(averaged), 'array')
@@ -204,47 +204,47 @@ def from_tensorflow(
 def to_tensorflow(
   variables: Mapping[str, Any], root: str = 'efficientnet/'
 ) -> dict[str, np.ndarray]:
-  """Writes the inverse, without averages; arrays that are not there are left out."""
+  """Inverts `from_tensorflow`, without averages; missing arrays are left out."""
   return _named(variables, TENSORFLOW, root, _to_tensorflow)
 
 
 def tensorflow_differences(names: Collection[str]) -> tree.Differences:
-  """Lists names that a file of TensorFlow does not have, and those that it lacks."""
+  """Returns names unknown in a file of TensorFlow, and names missing from it."""
   prefix, names = _tensorflow_names(names)
   return tree.differences(names, _tensorflow(prefix, names))
 
 
 def from_timm(state: tree.Arrays, source: str = 'state dict') -> tree.Tree:
-  """Returns a state dict of timm as the variables of our model, float32."""
+  """Converts a state dict of timm to variables of our model, float32."""
   known = _timm(state)
   tree.check_names(source, *tree.differences(state, known))
   return tree.unflatten(_flat(state, known, _of_torch))
 
 
 def to_timm(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Writes the inverse."""
+  """Inverts `from_timm`."""
   return _named(variables, TIMM, '', to_torch)
 
 
 def timm_differences(names: Collection[str]) -> tree.Differences:
-  """Lists names that a file of timm does not have, and those that it lacks."""
+  """Returns names unknown in a file of timm, and names missing from it."""
   return tree.differences(names, _timm(names))
 
 
 def from_transformers(state: tree.Arrays, source: str = 'state dict') -> tree.Tree:
-  """Returns a state dict of transformers as the variables of our model, float32."""
+  """Converts a state dict of transformers to variables of our model, float32."""
   known = _transformers(state)
   tree.check_names(source, *tree.differences(state, known))
   return tree.unflatten(_in_stages(_flat(state, known, _of_torch)))
 
 
 def transformers_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of transformers does not have, and those that it lacks."""
+  """Returns names unknown in a file of transformers, and names missing from it."""
   return tree.differences(names, _transformers(names))
 
 
 def depths(flat: Collection[str]) -> list[int]:
-  """Returns the units of each stage, of our flat names with collections."""
+  """Returns the number of units per stage, from our flat names with collections."""
   return resnet_names.depths(flat, _OUR_UNIT)
 
 
@@ -267,9 +267,9 @@ def _tensorflow(prefix: str, names: Collection[str]) -> dict[str, str]:
 
 
 def _tensorflow_names(names: Collection[str]) -> tuple[str, set[str]]:
-  """Returns what is in front of all names, and those of variables.
+  """Returns the prefix of all names, and the names of the variables.
 
-  Averages and what optimizers keep are none of their own.
+  Averages and optimizer state are not variables of their own.
   """
   plain = {name.removesuffix(AVERAGE) for name in names}
   plain = {n for n in plain if not _SLOT.search(n)}
@@ -280,12 +280,12 @@ def _tensorflow_names(names: Collection[str]) -> tuple[str, set[str]]:
 def _numbered(names: Collection[str], unit: str) -> list[int]:
   """Returns the numbers of units without and with expansion.
 
-  `unit` finds the number of a unit, and then a module that only expansion has.
+  `unit` matches the number of a unit, followed by a module that only expansion has.
   """
   found: dict[int, bool] = {}
   for name in names:
     match = re.match(unit, name)
-    # No file has more units than arrays.
+    # A file cannot have more units than arrays.
     if match and int(match[1]) < len(names):
       number = int(match[1])
       found[number] = found.get(number, False) or bool(match[2])
@@ -297,7 +297,7 @@ def _numbered(names: Collection[str], unit: str) -> list[int]:
 def _flat(
   arrays: tree.Arrays, known: Mapping[str, str], convert: Convert
 ) -> dict[str, np.ndarray]:
-  """Returns arrays under our names and in our axes."""
+  """Converts arrays to our names and axes."""
   return {
     ours: convert(ours, tree.as_float32(theirs, arrays[theirs]))
     for theirs, ours in known.items()
@@ -305,9 +305,9 @@ def _flat(
 
 
 def _in_stages(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns arrays with all units that expand parted into stages, from the second on.
+  """Splits all units with expansion into stages, which follow the first stage.
 
-  Those of neighbouring stages differ in the size of the kernel or in channels.
+  Neighbouring stages differ in kernel size or channels.
   """
   places, before, count = {}, None, 0
   for stage, depth in enumerate(depths(flat), start=1):
@@ -331,7 +331,7 @@ def _in_stages(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _named(
   variables: Mapping[str, Any], of: Names, prefix: str, convert: Convert
 ) -> dict[str, np.ndarray]:
-  """Returns our variables under their names, those that are there."""
+  """Returns the existing ones of our variables under their names."""
   flat = tree.flatten(variables)
   known = table(of, depths(flat), 'params/head/kernel' in flat, prefix)
   tree.check_names('variables', unknown=flat.keys() - known.values())
@@ -372,5 +372,5 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _is_gate(name: str) -> bool:
-  """Tells whether an array is a 1x1 convolution of squeeze-excite, dense here."""
+  """Returns whether an array is a 1x1 squeeze-excite convolution, dense in ours."""
   return bool(re.search(r'squeeze_excite/fc\d/kernel$', name))

@@ -1,7 +1,7 @@
 """Families of published weights: each is declared once, in `weights/families`.
 
-A module of that folder declares `FAMILY = Family(...)`. No other file names it: whoever
-reads, loads or converts weights, or starts from them, scans the folder. The fields of
+A module of that folder declares `FAMILY = Family(...)`. No other file names it: code
+that reads, loads, converts or starts from weights scans the folder. The fields of
 `Family` and `Source` are the contract; docs/weights.md has an example. Such a module
 may import `models`, `inference` and `run`; only another family may import it.
 """
@@ -21,17 +21,17 @@ from big_vision_like.weights.beside import Beside
 
 NPZ = ('.npz',)
 TORCH = ('.safetensors', *files.TORCH)
-# Checkpoints of TensorFlow, and their arrays as .npz.
+# TensorFlow checkpoints, and their arrays as .npz.
 TENSORFLOW = ('.npz', tf_checkpoint.SUFFIX)
 Arrays = dict[str, np.ndarray]
 
 
 class Read(NamedTuple):
-  """What a reader makes of a file.
+  """The result of reading a file.
 
-  `variables` are dicts by collection, blocks unrolled. `told` are arguments of the
-  model that shapes do not tell, by flat name; `assumed` says in words which of them
-  nothing tells.
+  `variables` are dicts by collection, with blocks unrolled. `told` are arguments of the
+  model that shapes do not determine, by flat name. `assumed` describes those that no
+  file records.
   """
 
   variables: tree.Tree
@@ -43,21 +43,22 @@ Reader = Callable[[Mapping[str, np.ndarray], Beside], Read]
 
 
 def with_size(weights: Any, images: Any, asked: Any, grid: Any) -> tuple[Any, Any]:
-  """Returns weights, and their images at the size that is asked for, if one is."""
+  """Returns weights, and their images at the requested size, if any."""
   return weights, images.with_size(asked) if asked else images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-  """One library's files of a family.
+  """The files of one library for a family.
 
-  `differences(names)` are names that no such file has, and those that it lacks: a file
-  is read by the source without any. `read(arrays, beside)` returns a `Read`. `writes`
-  are functions from `published.Published` to arrays, by the name of the library for
-  `--to`; all that write .safetensors need `config(weights, images)`, the JSON files of
-  a folder by name, or a `UserError` why there is none. `fit(weights, images, asked,
-  grid)` returns weights and images as they are written: for images of the size that is
-  asked for, None if none is; `grid` is that of their positions, None if nothing tells.
+  `differences(names)` returns the names that such files never have, and those missing:
+  the source reads a file if both are empty. `read(arrays, beside)` returns a `Read`.
+  `writes` maps the name of the library for `--to` to a function from
+  `published.Published` to arrays. Sources that write .safetensors need
+  `config(weights, images)`, which returns the JSON files of a folder by name, or raises
+  a `UserError` that says why there are none. `fit(weights, images, asked, grid)`
+  returns weights and images as they are written, for images of the size `asked` (None:
+  not requested); `grid` is the grid of their positions, None if unknown.
   """
 
   name: str
@@ -81,23 +82,22 @@ class Source:
 class Family:
   """A kind of model with the published files of its weights.
 
-  `name` is written into JSON files. `describe(variables, source)` reads the arguments
-  of `model`, `num_classes` among them, off the shapes of its variables; it raises a
-  `UserError`, which begins with `source`, if shapes do not fit each other. `untold` are
-  flat names of arguments that no shape tells; `choices(told)` are the values that some
-  of them may have beside those that shapes tell, else any of the type.
-  `build(**arguments)` makes the model, if not `model` itself. `images(metadata, name,
-  size, num_classes, channels)` returns the `inference.preprocessing.Prepare` of weights
-  with these JSON files, in a file of this name; `size` is that of the images that
-  learned positions are for, if there are such.
+  `name` is written into JSON files. `describe(variables, source)` derives the arguments
+  of `model`, including `num_classes`, from the shapes of its variables. If shapes do
+  not match each other, it raises a `UserError` that begins with `source`. `untold` are
+  flat names of arguments that no shape determines. `choices(told)` gives the allowed
+  values of some of them, given the arguments from shapes; others may have any value of
+  their type. `build(**arguments)` makes the model, if not `model` itself.
+  `images(metadata, name, size, num_classes, channels)` returns the
+  `inference.preprocessing.Prepare` of weights with these JSON files, in a file of this
+  name; `size` is the image size that learned positions are for, if there are any.
 
-  `stem` are names of modules that may read the image: the first there is tells its
+  `stem` lists modules that may read the image: the first existing one gives its
   channels, unless `channels(params)` does. `features(architecture)` is the width that a
   head reads; without it, weights without a head have a model without one.
-  `side(architecture)` is that of the images that a published size is evaluated with,
-  where shapes tell it, else None.
-  `check(model, source)` raises a `UserError` if no file can hold the model of a run. A
-  `backbone` may become a part of others.
+  `side(architecture)` is the side of images for which a published size is evaluated, if
+  shapes determine it, else None. `check(model, source)` raises a `UserError` if no file
+  can hold the model of a run. A `backbone` may become a part of other models.
   """
 
   name: str
@@ -118,7 +118,7 @@ class Family:
 
 @functools.cache
 def families(package: str = f'{__package__}.families') -> dict[str, Family]:
-  """Returns all families by name; a `UserError` names one that is half declared."""
+  """Returns all families by name; raises a `UserError` that names an incomplete one."""
   found: dict[str, Family] = {}
   sources: dict[str, str] = {}
   for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
@@ -126,7 +126,7 @@ def families(package: str = f'{__package__}.families') -> dict[str, Family]:
     try:
       module = importlib.import_module(f'{package}.{info.name}')
     except TypeError as error:
-      raise UserError(f'{place}: FAMILY is half declared: {error}') from error
+      raise UserError(f'{place}: FAMILY is incomplete: {error}') from error
     declared = getattr(module, 'FAMILY', None)
     if not isinstance(declared, Family):
       raise UserError(f'{place} declares no FAMILY = Family(...)')
@@ -137,7 +137,7 @@ def families(package: str = f'{__package__}.families') -> dict[str, Family]:
       if source.name in sources:
         raise UserError(
           f'{place}: FAMILY has a source {source.name!r}, which {sources[source.name]}'
-          ' has already'
+          ' already has'
         )
       sources[source.name] = place
     found[declared.name] = declared
@@ -145,7 +145,7 @@ def families(package: str = f'{__package__}.families') -> dict[str, Family]:
 
 
 def of_params(read: Callable[..., tree.Tree], **arguments: Any) -> Reader:
-  """Makes `Source.read` of a reader that needs arrays alone and returns parameters."""
+  """Makes a `Source.read` from a reader of arrays only that returns parameters."""
   return lambda arrays, beside: Read(
     {'params': read(arrays, source=str(beside.path), **arguments)}
   )
@@ -154,10 +154,10 @@ def of_params(read: Callable[..., tree.Tree], **arguments: Any) -> Reader:
 def to_params(
   write: Callable[..., Arrays], **arguments: Any
 ) -> Callable[[Any], Arrays]:
-  """Makes a function of `Source.writes` of one that takes parameters."""
+  """Makes a function for `Source.writes` from one that takes parameters."""
   return lambda weights: write(weights.params, **arguments)
 
 
 def no_config(weights: Any, images: Any) -> dict[str, dict[str, Any]]:
-  """Stands for `Source.config` where a library has no file of the kind."""
-  raise UserError('there is no config.json for it here: write a .safetensors file')
+  """Raises; stands for `Source.config` if a library has no config.json."""
+  raise UserError('this library has no config.json: write a .safetensors file')

@@ -1,7 +1,7 @@
-"""Kinds of the fields of JSON files beside weights, checked where a format is read.
+"""Kinds of the fields of JSON files stored with weights, checked when they are read.
 
-A table has the fields that are used, by name, and the kind of each. A bool is no number
-here, and no number is NaN or infinite.
+A table lists the fields in use by name, with the kind of each. Bools are not numbers,
+and NaN and infinities are rejected.
 """
 
 import math
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from big_vision_like.errors import UserError
 
-# The longest side of images, in pixels, that a file is believed.
+# The longest side of images, in pixels, that is accepted from a file.
 LONGEST_SIDE = 4096
 
 
 class Kind(NamedTuple):
-  """What a field may be: a test, and words for it."""
+  """A test for the values of a field, and words that describe them."""
 
   fits: Callable[[Any], bool]
   words: str
@@ -28,8 +28,8 @@ Table = Mapping[str, 'Kind | Table']
 def check(content: Any, table: Table, source: str, null: bool = True) -> None:
   """Raises a `UserError` for fields that are not of their kind.
 
-  A field that is missing, or null with `null`, is not told. Others that the table does
-  not have are passed.
+  Missing fields are ignored, and so are nulls if `null`. Fields outside of the table
+  are ignored too.
   """
   if not isinstance(content, Mapping):
     raise UserError(f'{source} is {content!r:.99}, not fields by name')
@@ -53,7 +53,7 @@ def need(content: Mapping[str, Any], names: tuple[str, ...], source: str) -> Non
 
 
 def list_of(kind: Kind, length: int | None = None) -> Kind:
-  """Returns the kind of lists of one kind."""
+  """Returns the kind of lists of one kind, of any or a fixed length."""
   count = 'a list' if length is None else f'a list of {length}'
   return Kind(
     lambda x: (
@@ -66,7 +66,7 @@ def list_of(kind: Kind, length: int | None = None) -> Kind:
 
 
 def either(*kinds: Kind) -> Kind:
-  """Returns the kind of values that are of one of several kinds."""
+  """Returns the kind of values that are of any of several kinds."""
   words = ' or '.join(kind.words for kind in kinds)
   return Kind(lambda x: any(kind.fits(x) for kind in kinds), words)
 
@@ -100,7 +100,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_labels(value: Any) -> bool:
-  """Returns whether these are names by number, each number from 0 on once."""
+  """Returns whether this maps the numbers from 0 on, each once, to names."""
   if not isinstance(value, Mapping) or not all(map(TEXT.fits, value.values())):
     return False
   if not all(re.fullmatch(r'[0-9]{1,9}', str(key)) for key in value):
@@ -114,7 +114,7 @@ FLAG = one_of(True, False)
 NULL = one_of(None)
 TEXT = Kind(lambda x: isinstance(x, str), 'text')
 POSITIVE = Kind(lambda x: _is_number(x) and x > 0, 'a positive number')
-# Of pixels in [0, 1].
+# For pixel values in [0, 1].
 MEAN = Kind(lambda x: _is_number(x) and 0 <= x <= 1, 'a number from 0 to 1')
 STD = Kind(
   lambda x: _is_number(x) and 1e-6 <= x <= 1e3, 'a number from 0.000001 to 1,000'

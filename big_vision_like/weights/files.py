@@ -1,7 +1,7 @@
-"""Files of arrays by name, .npz, .safetensors and .pth: nothing in them is executed.
+"""Files of arrays by name, .npz, .safetensors and .pth; nothing in them is executed.
 
-What a file promises (names, types, shapes, places) is checked before any memory is
-taken for it.
+The names, types, shapes and offsets that a file declares are checked before any memory
+is allocated for it.
 """
 
 import math
@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes  # also lets safetensors know bfloat16
+import ml_dtypes  # also registers bfloat16 with safetensors
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -31,7 +31,7 @@ _NPY_HEADER = re.compile(
   r') ?,?){3} ?\}'
 )
 _NPY_LONGEST = 10_000  # bytes, as in NumPy
-# The types of a .safetensors file that are read, and the longest header.
+# The supported types of a .safetensors file, and the longest header in bytes.
 _SAFETENSORS = {
   'BOOL': np.bool_,
   'BF16': ml_dtypes.bfloat16,
@@ -41,29 +41,29 @@ _SAFETENSORS = {
 }
 _SAFETENSORS_LONGEST = 2**24
 # Files of torch.save, and pickles of anything.
-TORCH = ('.pth', '.pt', '.bin', '.tar')  # the last of .pth.tar
+TORCH = ('.pth', '.pt', '.bin', '.tar')  # the last for .pth.tar
 PICKLES = ('.pkl', '.pickle', '.ckpt')
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The arrays of a file; its suffix says the format.
+  """Reads the arrays of a file, in the format of its suffix.
 
-  Of a file of torch.save they are those of its state dict, under 'model' or
-  'state_dict' where it holds more. Raises a `UserError` where there is no such file,
-  and for one that is cut off, of another format, or holds Python objects.
+  For a file of torch.save, these are the arrays of its state dict, under 'model' or
+  'state_dict' if the file holds more. Raises a `UserError` for a file that is missing,
+  cut off, of another format, or holds Python objects.
   """
   return read_told(path)[0]
 
 
 def read_told(path: str | os.PathLike) -> torch_files.Read:
-  """Reads as `read`, and returns sentences about what it did not read."""
+  """Reads like `read`, and also returns sentences about what was not read."""
   path = pathlib.Path(path)
   _check_there(path)
   if path.suffix in PICKLES:
     raise UserError(
-      f'{path} is a pickle, a program that would run here, and is not read: where you'
-      ' trust it, save its arrays as .safetensors (safetensors.torch.save_file) or its'
-      ' state dict as .pth (torch.save)'
+      f'{path} is a pickle, a program that would run when loaded, and is not read: if'
+      ' you trust it, save its arrays as .safetensors (safetensors.torch.save_file) or'
+      ' its state dict as .pth (torch.save)'
     )
   readers = {'.npz': read_npz, '.safetensors': read_safetensors}
   if path.suffix in TORCH:
@@ -77,9 +77,9 @@ def read_told(path: str | os.PathLike) -> torch_files.Read:
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """The arrays of an .npz file."""
+  """Reads the arrays of an .npz file."""
   _check_there(path)
-  if not zipfile.is_zipfile(path):  # the last bytes of an archive say what is in it
+  if not zipfile.is_zipfile(path):  # the last bytes of an archive list its members
     raise UserError(f'{path} is not a whole .npz file: copy it again')
   arrays: dict[str, np.ndarray] = {}
   try:
@@ -98,7 +98,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _array(path: str | os.PathLike, name: str, member: archives.Member) -> np.ndarray:
-  """Reads one array, if its header promises as many bytes as there are."""
+  """Reads one array, if its size matches the size that its header declares."""
   try:
     with member.open() as file:
       _check_npy(file, name, member.size)
@@ -111,13 +111,13 @@ def _array(path: str | os.PathLike, name: str, member: archives.Member) -> np.nd
 
 
 def _check_npy(file: Any, name: str, size: int) -> None:
-  """Raises for what is not an array of numbers, or is of another size than there is."""
+  """Raises unless this is an array of numbers of the declared size."""
   start = file.read(8)
   if start[:6] != np.lib.format.MAGIC_PREFIX or len(start) < 8:
     raise UserError(f'{name!r} is not an array')
   length = int.from_bytes(file.read(2 if start[6] == 1 else 4), 'little')
   if length > _NPY_LONGEST:
-    raise UserError(f'{name!r} has a header of {length:,} bytes, which is not read')
+    raise UserError(f'{name!r} has a header of {length:,} bytes, which is too long')
   text = ' '.join(file.read(length).decode('latin1').split())
   if re.search(r"""['"]\|O['"]""", text):
     raise UserError(
@@ -127,13 +127,14 @@ def _check_npy(file: Any, name: str, size: int) -> None:
   header = _NPY_HEADER.fullmatch(text)
   if header is None or None in header.groups():
     raise UserError(
-      f'{name!r} has a header that is not that of an array of numbers: write it again'
+      f'{name!r} has a header that does not describe an array of numbers: write it'
+      ' again'
     )
   shape = [int(n) for n in re.findall(r'\d+', header['shape'])]
   promised = math.prod(shape) * np.dtype(header['dtype']).itemsize
   if promised != size - file.tell():
     raise UserError(
-      f'{name!r} promises {promised:,} bytes, but has {size - file.tell():,}: copy it'
+      f'{name!r} declares {promised:,} bytes, but has {size - file.tell():,}: copy it'
       ' again'
     )
 
@@ -153,14 +154,14 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _check_safetensors(path: str | os.PathLike) -> None:
-  """Raises for headers that do not describe exactly the bytes behind them."""
+  """Raises for headers that do not describe exactly the bytes after them."""
   size = pathlib.Path(path).stat().st_size
   with open(path, 'rb') as file:
     length = int.from_bytes(file.read(8), 'little')
     if length > size - 8:
       raise ValueError(f'its header of {length:,} bytes is cut off')
     if length > _SAFETENSORS_LONGEST:
-      raise UserError(f'{path} has a header of {length:,} bytes, which is not read')
+      raise UserError(f'{path} has a header of {length:,} bytes, which is too long')
     entries = files.parse_json(file.read(length), f'the header of {path}')
   if not isinstance(entries, dict):
     raise ValueError('its header has no names')
@@ -178,13 +179,13 @@ def _check_safetensors(path: str | os.PathLike) -> None:
       )
     if not isinstance(dtype, str) or dtype not in _SAFETENSORS:
       raise UserError(
-        f'{path}: {name!r} holds {dtype!r:.100}, which is not read: of the types'
+        f'{path}: {name!r} holds {dtype!r:.100}, which is not supported; the types are'
         f' {", ".join(_SAFETENSORS)}'
       )
     promised = math.prod(shape) * np.dtype(_SAFETENSORS[dtype]).itemsize
     if promised != place[1] - place[0]:
       raise UserError(
-        f'{path}: {name!r} promises {promised:,} bytes, but has {place[1] - place[0]:,}'
+        f'{path}: {name!r} declares {promised:,} bytes, but has {place[1] - place[0]:,}'
       )
     places.append(place)
   end = 0
@@ -197,20 +198,20 @@ def _check_safetensors(path: str | os.PathLike) -> None:
 
 
 def _counts(numbers: Any) -> bool:
-  """Returns whether these are a list of whole numbers of which none is negative."""
+  """Returns whether this is a list of whole numbers, none of them negative."""
   return isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes an .npz or .safetensors file, which appears when it is complete."""
+  """Writes an .npz or .safetensors file atomically."""
   path = pathlib.Path(path)
   if path.suffix != '.safetensors':
     return files.write_npz(path, arrays)
-  # It writes the memory as it lies.
+  # safetensors writes the memory of an array regardless of its strides.
   whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
   with files.atomic(path) as part:
     try:
-      # timm and transformers want to know whose the tensors are.
+      # timm and transformers require the framework of the tensors.
       safetensors.numpy.save_file(whole, part, metadata={'format': 'pt'})
     except safetensors.SafetensorError as error:
       system = re.search(r'\(os error (\d+)\)', str(error))  # such as a full disk
@@ -221,10 +222,10 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def without_counts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the arrays but for the counts of steps that PyTorch and TensorFlow keep.
+  """Returns the arrays without the step counts that PyTorch and TensorFlow keep.
 
-  Norms of PyTorch have them, averages of models (`swa_utils.AveragedModel`), and
-  checkpoints of TensorFlow.
+  PyTorch's norms and averages of models (`swa_utils.AveragedModel`) have such counts,
+  and so do TensorFlow checkpoints.
   """
   counts = '.num_batches_tracked'
   return {
@@ -242,9 +243,9 @@ def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
 
 
 def _finite(array: np.ndarray) -> bool:
-  if array.dtype == np.dtype('V2'):  # what .npz makes of bfloat16
+  if array.dtype == np.dtype('V2'):  # .npz's form of bfloat16
     array = array.view(ml_dtypes.bfloat16)
-  # What is no number, `tree.as_float32` refuses.
+  # `tree.as_float32` rejects arrays of anything but numbers.
   if array.dtype.kind not in 'fV' or np.issubdtype(array.dtype, np.void):
     return True
   return bool(np.isfinite(array).all())

@@ -1,4 +1,4 @@
-"""Another normalization of images, folded into the layer that reads them.
+"""Folding of another image normalization into the layer that reads the image.
 
 Axes: P Q patch, C channels, D width.
 """
@@ -17,13 +17,13 @@ def fold(
   before: tuple[Sequence[float], Sequence[float]],
   after: tuple[Sequence[float], Sequence[float]],
 ) -> tree.Tree:
-  """Returns parameters that do with `after` what `params` do with `before`.
+  """Returns parameters that compute with `after` what `params` compute with `before`.
 
-  Both are mean and deviation of values in [0, 1], one for each channel. Of the modules
-  in `stem` the first there is reads the image x = (p - mean) / std. Its kernel is
-  multiplied by std_after / std_before, and its bias gets what the kernel makes of
+  Both are mean and deviation of values in [0, 1], one per channel. The first existing
+  module in `stem` reads the image x = (p - mean) / std. Its kernel is multiplied by
+  std_after / std_before, and its bias is increased by the kernel applied to
   (mean_after - mean_before) / std_before. Raises a `UserError` for a layer without a
-  bias: those of ResNets add zeros around the normalized image too.
+  bias, as in ResNets, where it also pads the normalized image with zeros.
   """
   flat = tree.flatten(params)
   module = next((name for name in stem if f'{name}/kernel' in flat), None)

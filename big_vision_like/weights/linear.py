@@ -1,4 +1,4 @@
-"""Layers as PyTorch keeps them: matrices (out, in), convolutions OIHW, heads joined."""
+"""Layers in PyTorch's form: matrices (out, in), convolutions OIHW, heads joined."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,16 +8,16 @@ import numpy as np
 from big_vision_like.errors import UserError
 from big_vision_like.weights import tree
 
-# Our arrays behind each of a state dict; several where they are joined in one.
+# Our arrays for each array of a state dict; several if they are joined in one.
 Table = dict[str, list[str]]
 
 
 def table(
   modules: Mapping[str, Sequence[str]], plain: Mapping[str, str], dot: str = '.'
 ) -> Table:
-  """From our modules behind each of theirs, and arrays that are not of a layer.
+  """Builds a table from our modules for each of theirs, and arrays outside of layers.
 
-  `dot` is what stands between their modules and leaves.
+  `dot` separates their modules and leaves.
   """
   found = {theirs: [ours] for theirs, ours in plain.items()}
   for theirs, ours in modules.items():
@@ -32,7 +32,7 @@ def differences(
   known: Table,
   unfit: Callable[[Collection[str]], tree.Differences],
 ) -> tree.Differences:
-  """Their names that our model has nothing for, and those that it would need too."""
+  """Returns their names that are unknown to our model, and those it also requires."""
   theirs = {ours: name for name, all_ours in known.items() for ours in all_ours}
   strange = {name for name in names if name not in known}
   ours = [piece for name in names if name in known for piece in known[name]]
@@ -46,7 +46,7 @@ def differences(
 def from_state(
   state: tree.Arrays, known: Table, num_heads: int
 ) -> dict[str, np.ndarray]:
-  """Our flat arrays, float32; names that the table does not know are left out."""
+  """Converts to our flat arrays, float32; names outside the table are ignored."""
   flat = {}
   for name, all_ours in known.items():
     if name not in state:
@@ -65,14 +65,14 @@ def from_state(
 
 
 def written(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
-  """As `to_state`; raises a `UserError` that lists our names that are not in it."""
+  """Calls `to_state`; raises a `UserError` that lists our names outside the table."""
   named = {name for names in known.values() for name in names}
   tree.check_names('parameters', unknown=flat.keys() - named)
   return to_state(flat, known)
 
 
 def to_state(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
-  """Our flat arrays under their names and in their axes."""
+  """Converts our flat arrays to their names and axes."""
   return {
     theirs: np.ascontiguousarray(
       np.concatenate([to_torch(name, np.asarray(flat[name])) for name in ours])
@@ -85,7 +85,7 @@ def to_state(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
 def to_ours(
   module: str, leaf: str, array: np.ndarray, num_heads: int
 ) -> tuple[str, np.ndarray]:
-  """Leaf name and array for one of our modules, from PyTorch's weight or bias."""
+  """Returns our leaf name and array for a module, from PyTorch's weight or bias."""
   if module.endswith(('/query', '/key', '/value')):
     if len(array) % num_heads:
       raise UserError(f'width {len(array)} does not divide into {num_heads} heads')
@@ -97,7 +97,7 @@ def to_ours(
     return 'bias', array
   if module.endswith('attention/out'):
     return 'kernel', array.T.reshape(num_heads, -1, len(array))
-  if module == 'head' and array.ndim == 4:  # a convolution of single points
+  if module == 'head' and array.ndim == 4:  # a 1x1 convolution
     return 'kernel', array[:, :, 0, 0].T
   if array.ndim == 4:
     return 'kernel', array.transpose(2, 3, 1, 0)
@@ -105,7 +105,7 @@ def to_ours(
 
 
 def to_torch(name: str, array: np.ndarray) -> np.ndarray:
-  """One of our arrays in PyTorch's axes."""
+  """Converts one of our arrays to PyTorch's axes."""
   module, _, leaf = name.rpartition('/')
   if module.endswith(('/query', '/key', '/value')):
     return array.reshape(-1) if leaf == 'bias' else array.reshape(len(array), -1).T
@@ -117,16 +117,16 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def depths(names: Collection[str], block: str) -> dict[str, int]:
-  """Blocks of each stack; `block` finds the stack and the number of one, from 0."""
+  """Returns the blocks per stack; `block` matches stack and block number, from 0."""
   found = {'encoder': 0, 'decoder': 0}
   for name in names:
     match = re.match(block, name)
-    # No file has more blocks than arrays.
+    # A file cannot have more blocks than arrays.
     if match and match[1] in found and int(match[2]) < len(names):
       found[match[1]] = max(found[match[1]], int(match[2]) + 1)
   return found
 
 
 def leaves(module: str) -> Sequence[str]:
-  """The leaves that one of our modules may have, by kind of module."""
+  """Returns the leaves that one of our modules may have, by kind of module."""
   return ('scale', 'bias') if 'norm' in module.split('/')[-1] else ('kernel', 'bias')

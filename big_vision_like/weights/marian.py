@@ -1,11 +1,9 @@
-"""Marian's translation models as Hugging Face keeps them (`opus-mt-*`).
+"""Marian's translation models in the format of Hugging Face (`opus-mt-*`).
 
 A folder has `config.json`, `model.safetensors` and often `generation_config.json`.
-Matrices are (out, in). One embedding serves source, target and logits; files may have
-it under each of their names. Tables of positions may be there too, though they are
+Matrices are (out, in). One embedding serves source, target and logits; files may store
+it under several names. They may also store tables of positions, although positions are
 computed.
-
-Axes: L positions, D width.
 """
 
 import dataclasses
@@ -35,7 +33,7 @@ _PROJECTIONS = {
   'v_proj': 'value',
   'out_proj': 'out',
 }
-# In the order of the branches that they follow.
+# In the order of the branches that precede them.
 _NORMS = {
   'encoder': ('self_attn_layer_norm', 'final_layer_norm'),
   'decoder': ('self_attn_layer_norm', 'encoder_attn_layer_norm', 'final_layer_norm'),
@@ -48,7 +46,7 @@ _ACTIVATIONS = {
   'gelu_new': 'gelu',
   'gelu_pytorch_tanh': 'gelu',
 }
-# Kinds of the fields that no shape is compared with.
+# Kinds of fields that are not compared with shapes.
 _FIELDS: fields.Table = {
   **dict.fromkeys(('dropout', 'attention_dropout', 'activation_dropout'), fields.SHARE),
   'activation_function': fields.TEXT,
@@ -57,7 +55,7 @@ _FIELDS: fields.Table = {
   'num_beams': fields.whole(1, 1000),
   'bad_words_ids': fields.list_of(fields.list_of(fields.whole(0))),
 }
-# Fields of a config that describe another model where they are not so.
+# Fields of a config that must have these values, as others describe another model.
 _FIXED = {
   'model_type': 'marian',
   'normalize_before': False,
@@ -71,11 +69,12 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What a folder says of its model.
+  """The settings of a model from its folder.
 
-  `model_args` are the arguments of `models.transformer.Transformer`. `bos_id` is what
-  the decoder reads first, `never` what is not to be found, `max_length` the number of
-  positions of source and target, `beams` how many were used.
+  `model_args` are the arguments of `models.transformer.Transformer`. `bos_id` is the
+  first input token of the decoder, `never` the tokens that search must not produce,
+  `max_length` the number of positions of source and target, and `beams` the number of
+  beams used.
   """
 
   model_args: dict[str, Any]
@@ -87,9 +86,9 @@ class Config:
 
 
 def read_folder(path: str | os.PathLike) -> tuple[Config, tree.Tree]:
-  """Reads a folder: what its model is, and the parameters, float32.
+  """Reads the settings and the parameters (float32) of a model from its folder.
 
-  Raises a `UserError` that says what does not fit.
+  Raises a `UserError` that says what does not match.
   """
   config, file = read_config(path), pathlib.Path(path) / 'model.safetensors'
   if not file.is_file():
@@ -119,25 +118,25 @@ def read_folder(path: str | os.PathLike) -> tuple[Config, tree.Tree]:
 
 
 def read_params(path: str | os.PathLike) -> tree.Tree:
-  """The parameters in a folder, to start a run from (`init_from.InitFrom`)."""
+  """Reads the parameters in a folder, to start a run from (`init_from.InitFrom`)."""
   return read_folder(path)[1]
 
 
 def read_config(path: str | os.PathLike) -> Config:
-  """What a folder says of its model, without its parameters."""
+  """Reads the settings of a model from its folder, without its parameters."""
   file = pathlib.Path(path) / 'config.json'
   config = read_fields(file, plain=True)
   fields.check(config, _FIELDS, str(file))
   for name, value in _FIXED.items():
     if config.get(name, value) != value or 'model_type' not in config:
       raise UserError(
-        f'{file}: {name} is {config.get(name)!r}; read are Marian models with {value!r}'
+        f'{file}: {name} is {config.get(name)!r}, but only {value!r} is supported'
       )
   vocab_size = _size(file, config, 'vocab_size')
   if config.get('decoder_vocab_size', vocab_size) not in (vocab_size, None):
     raise UserError(
       f'{file}: decoder_vocab_size {config["decoder_vocab_size"]} is not vocab_size'
-      f' {vocab_size}: one vocabulary for source and target is read'
+      f' {vocab_size}: source and target must share one vocabulary'
     )
   activation = config.get('activation_function')
   if activation not in _ACTIVATIONS:
@@ -149,7 +148,7 @@ def read_config(path: str | os.PathLike) -> Config:
     raise UserError(
       f'{file}: d_model {width} does not divide into {heads} heads, or is odd'
     )
-  # Older folders say in config.json how sequences are found.
+  # Older folders store search settings in config.json.
   search_file = file.with_name('generation_config.json')
   search = config
   if search_file.exists():
@@ -195,10 +194,10 @@ def read_config(path: str | os.PathLike) -> Config:
 def from_marian(
   state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """A state dict as the parameters of our Transformer, float32.
+  """Converts a state dict to the parameters of our Transformer, float32.
 
   Raises a `UserError` that lists names which are unknown or missing, shapes that do not
-  fit, and arrays that hold NaN or infinities; `source` is named in it.
+  fit, and arrays with NaN or infinities. Its message names `source`.
   """
   state = {name: tree.as_float32(name, array) for name, array in state.items()}
   embedding = _embedding(state, source)
@@ -230,7 +229,7 @@ def from_marian(
 
 
 def to_marian(params: Mapping[str, object]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) under the names of a `model.safetensors`."""
+  """Converts our parameters (unrolled or scanned) to names of `model.safetensors`."""
   flat = tree.flatten(tree.unstack_blocks(params))
   plain = {_EMBEDDINGS[0]: 'embedding', _BIAS: 'logits_bias'}
   known = linear.table(modules(_depths(flat, r'(\w+)/block_(\d+)/')), plain)
@@ -241,7 +240,7 @@ def to_marian(params: Mapping[str, object]) -> dict[str, np.ndarray]:
 
 
 def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
-  """Our module for each of theirs that has a weight and a bias."""
+  """Returns our module for each of theirs that has a weight and a bias."""
   found = {}
   for stack, depth in depths.items():
     norms = _NORMS[stack]
@@ -259,7 +258,7 @@ def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
 def _shapes(
   depths: Mapping[str, int], vocab_size: int, width: int, mlp_dim: int
 ) -> dict[str, tuple[int, ...]]:
-  """All that a state dict must have besides an embedding."""
+  """Returns names and shapes that a state dict needs in addition to an embedding."""
   sizes = {'fc1': (mlp_dim, width), 'fc2': (width, mlp_dim)}
   shapes: dict[str, tuple[int, ...]] = {_BIAS: (1, vocab_size)}
   for module in modules(depths):
@@ -270,7 +269,7 @@ def _shapes(
 
 
 def _embedding(state: tree.Arrays, source: str) -> np.ndarray:
-  """The one embedding, which may be there under several names."""
+  """Returns the one embedding, which may be stored under several names."""
   stored = [name for name in _EMBEDDINGS if name in state]
   if not stored:
     raise UserError(f'{source}: missing {_EMBEDDINGS[0]}.')
@@ -280,14 +279,14 @@ def _embedding(state: tree.Arrays, source: str) -> np.ndarray:
   for name in stored[1:]:
     if not np.array_equal(state[name], embedding, equal_nan=True):
       raise UserError(
-        f'{source}: {name} is not the same as {stored[0]}; read are models with one'
-        ' embedding for source, target and logits'
+        f'{source}: {name} differs from {stored[0]}, but source, target and logits must'
+        ' share one embedding'
       )
   return embedding
 
 
 def _check_positions(source: str, tables: tree.Arrays, embedding: np.ndarray) -> None:
-  """Stored tables of positions must be what is computed, up to two-byte floats."""
+  """Raises if stored positions differ from computed ones, within two-byte floats."""
   width = embedding.shape[1]
   for name, table_LD in tables.items():
     if table_LD.ndim != 2 or table_LD.shape[1] != width:
@@ -297,12 +296,12 @@ def _check_positions(source: str, tables: tree.Arrays, embedding: np.ndarray) ->
     computed_LD = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     if not np.allclose(table_LD, computed_LD, rtol=0, atol=5e-3):
       raise UserError(
-        f'{source}: {name} are not the sines and cosines that are computed'
+        f'{source}: {name} differs from the sines and cosines that are computed'
       )
 
 
 def _depths(names: Collection[str], block: str) -> dict[str, int]:
-  """How many blocks the names tell of each stack, at least one."""
+  """Returns the number of blocks per stack that names show, at least one."""
   return {stack: max(n, 1) for stack, n in linear.depths(names, block).items()}
 
 
@@ -311,7 +310,7 @@ def _depth(stack: Mapping[str, Any]) -> int:
 
 
 def _size(file: pathlib.Path, config: Mapping[str, Any], *names: str) -> int:
-  """A positive whole number, which all of `names` must be."""
+  """Returns a positive whole number, which all of `names` must share."""
   values = {name: config.get(name) for name in names}
   if any(type(value) is not int or value < 1 for value in values.values()):
     raise UserError(f'{file}: {_said(values)}: not a positive whole number')

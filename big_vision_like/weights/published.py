@@ -1,10 +1,10 @@
-"""Published weights of any source: which it is, and what model they are of.
+"""Published weights of any source: which source it is, and which model they are for.
 
-A file is taken by the source whose names it has, all of them and no others (see
-`weights.family`); its shapes tell the rest of the architecture. What they cannot tell
-(heads in PyTorch's layout, positions that are computed, whether the last stage of
-DETR's backbone is dilated) comes from JSON files beside the weights, else it is assumed
-and `Published.assumed` says so.
+A file belongs to the source whose names match exactly (see `weights.family`). Shapes
+determine most of the architecture. The rest (heads in PyTorch's layout, computed
+positions, whether the last stage of DETR's backbone is dilated) comes from the JSON
+files stored with the weights. Otherwise it is assumed and listed in
+`Published.assumed`.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from big_vision_like.weights.family import Family, Source, families
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """Weights of one file, as our model takes them.
+  """Weights of one file, in the layout of our model.
 
-  `architecture` are the arguments of the family's model but for `num_classes`, which is
-  0 without a head. `constants` are the variables of that collection, of frozen norms,
-  and `batch_stats` the running statistics of batch norms. `metadata` are the JSON files
-  beside the weights by file name, as they are.
+  `architecture` has the arguments of the family's model except `num_classes`, which is
+  0 without a head. `constants` is the collection with the variables of frozen norms,
+  and `batch_stats` has the running statistics of batch norms. `metadata` are the JSON
+  files stored with the weights, unchanged, by file name.
   """
 
   params: tree.Tree
@@ -46,13 +46,13 @@ class Published:
 
   @functools.cached_property
   def model(self) -> nn.Module:
-    """The model that the weights are of."""
+    """The model that the weights are for."""
     build = self.family.build or self.family.model
     return build(num_classes=self.num_classes, **self.architecture)
 
   @property
   def channels(self) -> int:
-    """The number of channels of the images."""
+    """The number of image channels."""
     if self.family.channels is not None:
       return self.family.channels(self.params)
     flat = tree.flatten(self.params)
@@ -81,8 +81,8 @@ def read(
 ) -> Published:
   """Reads an .npz, .safetensors or .pth file, or a folder with a model.safetensors.
 
-  `num_heads` and `no_embed_class` (as in timm) are for files that do not tell. Raises a
-  `UserError` that says why a file is not read; nothing in it is executed.
+  `num_heads` and `no_embed_class` (as in timm) are for files that do not record them.
+  Raises a `UserError` that says why a file is not read; nothing in it is executed.
   """
   found = beside.read(path)
   told = dict(num_heads=num_heads, no_embed_class=no_embed_class)
@@ -98,25 +98,25 @@ def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
   arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
   files.check_finite(arrays, path)
   if numbers := [name for name, array in arrays.items() if not array.ndim]:
-    raise UserError(f'{path}: single numbers, no arrays: {files.listed(numbers)}')
+    raise UserError(f'{path}: single numbers, not arrays: {files.listed(numbers)}')
   if ours and known.num_heads is None:
     num_heads = ours['architecture'].get('num_heads')
     known = dataclasses.replace(known, num_heads=num_heads)
-  if ours and known.no_embed_class is None:  # as our writer has it
+  if ours and known.no_embed_class is None:  # as our writer stores it
     known = dataclasses.replace(known, no_embed_class=False)
   try:
     variables, told, assumed = source.read(arrays, known)
     found = describe(family=family.name, source=path, **variables)
   except UserError:
     raise
-  except (ValueError, IndexError) as error:  # NumPy, of shapes
+  except (ValueError, IndexError) as error:  # NumPy's, about shapes
     raise UserError(f'{path}: shapes that do not fit: {error}') from error
   architecture = tree.unflatten(tree.flatten(found.architecture) | dict(told))
   if ours:
     architecture = _same_model(ours['architecture'], architecture, family, path)
     assumed = tuple(ours['assumed'])
   if prefix:
-    assumed = (f'names without {prefix!r}, which all of the file begin with', *assumed)
+    assumed = (f'names without the prefix {prefix!r}, which all names have', *assumed)
   return dataclasses.replace(
     found,
     architecture=architecture,
@@ -135,8 +135,8 @@ def describe(
 ) -> Published:
   """Describes parameters in our naming (unrolled or scanned) by their shapes.
 
-  `constants` are those of frozen norms, `batch_stats` the statistics of batch norms.
-  Raises a `UserError` that names shapes which do not fit each other.
+  `constants` belong to frozen norms, and `batch_stats` are statistics of batch norms.
+  Raises a `UserError` that names shapes which do not match each other.
   """
   collections = dict(params=params, constants=constants, batch_stats=batch_stats)
   variables = {name: tree.unstack_blocks(x or {}) for name, x in collections.items()}
@@ -147,10 +147,10 @@ def describe(
 
 
 def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source, str]:
-  """Finds the source whose names these are; an error lists what differs from one.
+  """Finds the source that these names match; an error lists the differences to one.
 
-  All names may begin with what stands for a part of a program (`module.`, `model.`,
-  `_orig_mod.`): this prefix comes third.
+  All names may have a prefix for a part of a program (`module.`, `model.`,
+  `_orig_mod.`), which is the third result.
   """
   nearest, differs, known = '', (), {}
   for prefix in _prefixes(names):
@@ -163,24 +163,24 @@ def _source(names: Collection[str], path: pathlib.Path) -> tuple[Family, Source,
         if not unknown and not missing:
           return family, source, prefix
         known[source.name] = None
-        # The nearest knows most of the names, and misses fewest others.
+        # The nearest source has the fewest unknown names, and then the fewest missing.
         if not differs or (len(unknown), len(missing)) < tuple(map(len, differs)):
           differs = [[prefix + name for name in sorted(x)] for x in (unknown, missing)]
           nearest = source.name
   unknown, missing = differs
-  most = max(5, 10 - len(missing))  # of both kinds some
+  most = max(5, 10 - len(missing))  # leaves room for both kinds
   lines = [f'unknown {name}' for name in unknown[:most]]
   lines += [f'missing {name}' for name in missing[: 10 - len(lines)]]
   listed = '\n  '.join(lines)
   raise UserError(
-    f'{path} has the weights of another architecture: of those that are read'
-    f' ({", ".join(known)}) it is nearest to {nearest}, but differs in'
-    f' {len(unknown) + len(missing)} names, the first of them:\n  {listed}'
+    f'{path} has weights of an unknown architecture: of the known ones'
+    f' ({", ".join(known)}) it is nearest to {nearest}. Names that differ:'
+    f' {len(unknown) + len(missing)}, starting with:\n  {listed}'
   )
 
 
 def _prefixes(names: Collection[str]) -> list[str]:
-  """Returns prefixes of whole parts that all names have in common, '' first."""
+  """Returns the prefixes of whole parts that all names share, '' first."""
   common = os.path.commonprefix([*names])
   return ['', *(common[: match.end()] for match in re.finditer(r'[./]', common))][:8]
 
@@ -188,7 +188,7 @@ def _prefixes(names: Collection[str]) -> list[str]:
 def _same_model(
   told: Mapping[str, Any], found: Mapping[str, Any], family: Family, path: str
 ) -> dict[str, Any]:
-  """Returns the architecture that our writer told; raises if shapes contradict it."""
+  """Returns the architecture in our writer's file; raises if shapes contradict it."""
   file, flat = beside.sidecar(path), tree.flatten(told)
   if any(not value for value in told.values() if isinstance(value, dict)):
     raise UserError(f'{file}: architecture has fields without a value')
@@ -198,7 +198,7 @@ def _same_model(
   for name, value in (dict.fromkeys(told) | made).items():
     known = told.get(name)
     if name in family.untold:
-      if name not in told:  # written before there was such an argument
+      if name not in told:  # written before this argument existed
         continue
       if type(known) is type(value) and known in choices.get(name, (known,)):
         made[name] = known
@@ -206,6 +206,6 @@ def _same_model(
       raise UserError(f'{file}: {name} is {known!r:.99}, which the weights cannot have')
     if known != value or type(known) is not type(value) or name not in made:
       raise UserError(
-        f'{file}: {name} is {known!s:.99}, but {value} in the weights beside it'
+        f'{file}: {name} is {known!s:.99}, but {value} in the weights next to it'
       )
   return tree.unflatten(made)

@@ -1,6 +1,6 @@
-"""Which arrays the trees of our BiTs and of hybrids' trunks hold, by flat name.
+"""Flat names and shapes of the arrays of our BiTs and of hybrids' trunks.
 
-Versions are 1, norms after convolutions, and 2, norms before them.
+Version 1 has norms after convolutions, and version 2 before them.
 """
 
 import re
@@ -16,15 +16,15 @@ def depths(
   unit: str = r'resnet/stage(\d+)/unit(\d+)/',
   first: int = 1,
 ) -> list[int]:
-  """Units of each stage, as far as the names tell, at least one.
+  """Returns the number of units per stage that names show, at least one each.
 
-  `unit` finds the numbers of stage and unit, which begin at `first`.
+  `unit` matches the numbers of stage and unit, which start from `first`.
   """
   found: dict[int, int] = {}
   for name in names:
     if match := re.match(unit, name):
       stage, number = (int(text) - first for text in match.groups())
-      # No file has more units than arrays.
+      # A file cannot have more units than arrays.
       if max(stage, number) < len(names):
         found[stage] = max(found.get(stage, 0), number + 1)
   return [found.get(stage, 1) for stage in range(max(found, default=-1) + 1)]
@@ -33,7 +33,7 @@ def depths(
 def trunk(
   depths: Sequence[int], version: int, root: int = 64, channels: int = 3
 ) -> Shapes:
-  """Names and shapes of a trunk's arrays; `root` are the channels of its root."""
+  """Returns names and shapes of a trunk's arrays; `root` is the width of its root."""
   shapes: Shapes = {'resnet/conv_root/kernel': (7, 7, channels, root)}
   if version == 1:
     shapes |= _norm('resnet/norm_root', root)
@@ -50,7 +50,7 @@ def trunk(
       normed = (inner, inner, 4 * inner) if version == 1 else (before, inner, inner)
       for number, size in enumerate(normed, start=1):
         shapes |= _norm(f'{unit}/norm{number}', size)
-      if j == 0:  # only there are shapes changed
+      if j == 0:  # only the first unit changes shapes
         shapes[f'{unit}/conv_proj/kernel'] = (1, 1, before, 4 * inner)
         if version == 1:
           shapes |= _norm(f'{unit}/norm_proj', 4 * inner)
@@ -67,7 +67,7 @@ def bit(
   channels: int = 3,
   num_classes: int = 1,
 ) -> Shapes:
-  """Names and shapes of a BiT's arrays; without a head for 0 classes."""
+  """Returns names and shapes of a BiT's arrays, without a head for 0 classes."""
   features = root * 2 ** (len(depths) + 1) if depths else root
   shapes = trunk(depths, version, root, channels)
   if num_classes:
@@ -76,14 +76,14 @@ def bit(
 
 
 def unfit(names: Collection[str], version: int) -> tuple[set[str], set[str]]:
-  """Which of the names no BiT of the version has, and which one with these lacks."""
+  """Returns names that no BiT of this version has, and names missing from these."""
   has_head = any(name.startswith('head/') for name in names)
   want = bit(depths(names) or [1], version, num_classes=int(has_head))
   return set(names) - want.keys(), want.keys() - set(names)
 
 
 def wrong_shapes(flat: tree.Arrays, want: Shapes) -> list[str]:
-  """Says of the arrays with another shape than they should have."""
+  """Returns a sentence for each array that does not have the shape it should."""
   return [
     f'{name} {flat[name].shape} is not {shape}'
     for name, shape in want.items()

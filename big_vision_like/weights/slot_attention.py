@@ -1,7 +1,7 @@
-"""Weights of Slot Attention in the naming of google-research's slot_attention (Keras).
+"""Weights of Slot Attention in the names of google-research's slot_attention (Keras).
 
-Names are the paths of attributes, such as `slot_attention/project_q/kernel`. Arrays are
-the same as ours, the kernels of transposed convolutions (kh, kw, out, in) too.
+Names are attribute paths, such as `slot_attention/project_q/kernel`. Arrays equal ours,
+including the kernels of transposed convolutions (kh, kw, out, in).
 """
 
 import re
@@ -38,9 +38,9 @@ _LEAVES = {'gamma': 'scale', 'beta': 'bias'}
 
 
 def from_keras(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
-  """Arrays by name as the parameters of our `AutoEncoder` or `SetClassifier`.
+  """Converts arrays by name to parameters of our `AutoEncoder` or `SetClassifier`.
 
-  Raises a ValueError that lists names which are unknown.
+  Raises a ValueError that lists unknown names.
   """
   found, unknown = {}, []
   for name, array in flat.items():
@@ -54,13 +54,13 @@ def from_keras(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
 
 
 def to_keras(params: Mapping[str, object]) -> dict[str, np.ndarray]:
-  """The inverse: our parameters (or their gradients) under the names of Keras."""
+  """Inverts `from_keras`: converts our parameters or gradients to Keras's names."""
   flat = tree.flatten(params)
   return {their_name(name): np.asarray(array) for name, array in flat.items()}
 
 
 def our_name(name: str) -> str | None:
-  """Our name of an array of theirs; None if there is none such."""
+  """Returns our name of one of their arrays; None if there is none."""
   if name in _MODULES:
     return _MODULES[name]
   module, _, leaf = name.rpartition('/')
@@ -73,7 +73,7 @@ def our_name(name: str) -> str | None:
 
 
 def their_name(name: str) -> str:
-  """Their name of an array of ours."""
+  """Returns their name of one of our arrays."""
   if name in _OURS:
     return _OURS[name]
   module, _, leaf = name.rpartition('/')

@@ -1,8 +1,8 @@
-"""Names of the arrays of Swin Transformers, here and in libraries that publish them.
+"""Names of the arrays of Swin Transformers, in our models and in other libraries.
 
-Blocks are numbered through a stage there; here block 2 i is the part `window`, block
-2 i + 1 the part `shifted` of `block_i`. Axes of patterns: D width of a stage, G heads,
-K features of one, M hidden units, T relative positions.
+Other libraries number blocks within a stage. In our models block 2 i is the part
+`window` of `block_i`, and block 2 i + 1 its part `shifted`. Axes of patterns: D width
+of a stage, G heads, K features of one, M hidden units, T relative positions.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ _SHAPES = [
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Their names for ours, with numbers of stages and blocks from 0.
+  """A library's names for ours, with stages and blocks numbered from 0.
 
-  `merge` is that of the merging behind stage `stage`, whose next one is `following`;
-  `norm` that of a stage's own norm, `stage` or `number` from 1. Names that `passed`
-  matches are of no parameters.
+  `merge` names the merging after stage `stage`; the next stage is `following`. `norm`
+  names a stage's own norm, by `stage` or by `number` from 1. Names that match `passed`
+  are not parameters and are ignored.
   """
 
   top: Mapping[str, str]
@@ -60,7 +60,7 @@ class Layout:
     )
 
   def table(self, depths: Sequence[int]) -> linear.Table:
-    """Returns our arrays behind each of theirs."""
+    """Returns our arrays for each of theirs."""
     modules = {theirs: [ours] for theirs, ours in self.top.items()}
     plain = dict(self.plain)
     for stage, depth in enumerate(depths):
@@ -81,13 +81,13 @@ class Layout:
   def kept(self, names: Collection[str]) -> list[str]:
     """Returns the names of parameters that our model has.
 
-    A backbone of transformers has a last norm, which it does not use.
+    Backbones of transformers have a last norm that they do not use.
     """
     unused = r'(swin\.)?layernorm\..*|' if _has_norms(names) else ''
     return [name for name in names if not re.fullmatch(unused + self.passed, name)]
 
   def differences(self, names: Collection[str]) -> tree.Differences:
-    """Lists names that a file of such a Swin does not have, and those it lacks."""
+    """Returns names unknown in a file of such a Swin, and names missing from it."""
     names = self.kept(names)
     known = self.table(self.depths(names) or [1])
     return linear.differences(names, known, unfit)
@@ -95,7 +95,7 @@ class Layout:
   def read(
     self, state: tree.Arrays, heads: Sequence[int] | None = None
   ) -> dict[str, np.ndarray]:
-    """Returns our flat arrays; `heads` of each stage where no bias tells them."""
+    """Returns our flat arrays; `heads` per stage are used if no bias shows them."""
     state = {name: state[name] for name in self.kept(state)}
     depths, flat = self.depths(state), {}
     known = self.table(depths)
@@ -106,7 +106,7 @@ class Layout:
         count = state[bias].shape[-1]
       elif heads is None:
         raise UserError(
-          f'stage {stage} has no {self.bias}, so that nothing tells its number of heads'
+          f'stage {stage} has no {self.bias}, so its number of heads is unknown'
         )
       else:
         count = heads[stage - 1]
@@ -115,7 +115,7 @@ class Layout:
     return flat | linear.from_state(state, rest, 1)
 
   def written(self, flat: tree.Arrays) -> dict[str, np.ndarray]:
-    """Returns their arrays; raises a `UserError` that lists what has no place there."""
+    """Returns their arrays; raises a `UserError` that lists names without a place."""
     return linear.written(flat, self.table(depths(flat)))
 
 
@@ -174,7 +174,7 @@ def _transformers(
 
 
 def transformers(prefix: str) -> Layout:
-  """Returns the names of transformers 5; `prefix` is 'swin.' or empty."""
+  """Returns the layout of transformers 5; `prefix` is 'swin.' or empty."""
   parts = ('query', 'key', 'value', 'out')
   attention = {f'{part[0]}_proj': [f'attention/{part}'] for part in parts}
   bias = 'relative_position_bias.relative_position_bias_table'
@@ -182,7 +182,7 @@ def transformers(prefix: str) -> Layout:
 
 
 def old_transformers(prefix: str) -> Layout:
-  """Returns the names of transformers before 5, which most published files have."""
+  """Returns the layout of transformers before 5, as in most published files."""
   attention = {f'self.{part.split("/")[1]}': [part] for part in _QKV}
   attention |= {'output.dense': ['attention/out']}
   mlp, bias = (
@@ -197,7 +197,7 @@ def flat_positions(
 ) -> tuple[dict[str, np.ndarray], tuple[int, int] | None]:
   """Returns arrays with positions as a sequence, and their grid if they had one.
 
-  Those of detection and segmentation are (1, D, h, w).
+  Positions of models for detection and segmentation have shape (1, D, h, w).
   """
   pos = flat.get('pos_embedding')
   if pos is None or pos.ndim != 4:
@@ -207,18 +207,18 @@ def flat_positions(
 
 
 def depths(names: Collection[str]) -> list[int]:
-  """Returns the number of blocks of each stage from our names."""
+  """Returns the number of blocks per stage from our names."""
   matches = [m for name in names if (m := re.match(_OURS, name))]
   return _depths([(int(m[1]) - 1, 2 * int(m[2]) + _PARTS.index(m[3])) for m in matches])
 
 
 def maps(names: Collection[str]) -> tuple[int, ...]:
-  """Returns the stages, from 1, that have a norm of their own in our names."""
+  """Returns the stages, from 1, that have their own norm in our names."""
   return tuple(i for i in range(1, len(depths(names)) + 1) if f'norm{i}/scale' in names)
 
 
 def unfit(names: Collection[str]) -> tree.Differences:
-  """Returns which of our names no Swin has, and which ones a Swin with these lacks."""
+  """Returns the names that no Swin has, and the names missing from these."""
   have, want = set(names), {'embed', 'embed_norm'}
   blocks = depths(have) or [1]
   parts = {name[m.end() :] for name in have if (m := re.match(_OURS, name))}
@@ -244,9 +244,9 @@ def unfit(names: Collection[str]) -> tree.Differences:
 
 
 def check_shapes(flat: tree.Arrays, source: str) -> list[dict[str, int]]:
-  """Returns the sizes of each stage by letter, W is the side of its window.
+  """Returns the sizes of each stage by letter; W is the side of its window.
 
-  Raises a `UserError` that names shapes which do not fit each other.
+  Raises a `UserError` that names shapes which do not match each other.
   """
   width, stages, wrong = flat['embed/bias'].size, [], []
   for stage in range(1, len(depths(flat)) + 1):
@@ -260,7 +260,7 @@ def check_shapes(flat: tree.Arrays, source: str) -> list[dict[str, int]]:
     stages.append(sizes)
   patch = flat['embed/kernel'].shape[:2]
   if len({*patch}) > 1:
-    wrong.append(f'embed/kernel {flat["embed/kernel"].shape} is not that of a square')
+    wrong.append(f'embed/kernel {flat["embed/kernel"].shape} is not square')
   last = stages[-1]['D'] if stages else width
   for i, sizes in enumerate(stages[:-1], start=1):
     want = {'reduction/kernel': (4 * sizes['D'], 2 * sizes['D'])}
@@ -270,9 +270,9 @@ def check_shapes(flat: tree.Arrays, source: str) -> list[dict[str, int]]:
       if have != shape:
         wrong.append(f'merge{i}/{name} {have} is not {shape}')
   if 'head/kernel' in flat and flat['head/kernel'].shape[:1] != (last,):
-    wrong.append(f'head/kernel {flat["head/kernel"].shape} does not read {last}')
+    wrong.append(f'head/kernel {flat["head/kernel"].shape} does not have {last} inputs')
   if len({sizes.get('M', 0) / sizes['D'] for sizes in stages}) > 1:
-    wrong.append('hidden units that are not the same multiple of the width everywhere')
+    wrong.append('the ratio of hidden units to width is not the same in all stages')
   if wrong:
     raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
   return stages
@@ -287,7 +287,7 @@ def _block(stage: int, block: int) -> str:
 
 
 def _depths(found: Sequence[tuple[int, int]]) -> list[int]:
-  """Returns blocks by stage; no file has more stages or blocks than arrays."""
+  """Returns blocks per stage; a file cannot have more stages or blocks than arrays."""
   found = [pair for pair in found if max(pair) < len(found)]
   stages = max((stage + 1 for stage, _ in found), default=0)
   most = [0] * stages

@@ -1,8 +1,9 @@
 """Weights of T2T-ViTs in the names of yitu-opensource/T2T-ViT.
 
-There matrices are (out, in), and queries, keys and values are joined in one; in the
-Performer in the order k, q, v. Positions and the matrix of random features are
-constants here. Their names tell the layer between soft splits and the backbone.
+In those files, matrices are (out, in), and queries, keys and values are joined in one;
+the order in the Performer is k, q, v. In our models, positions and the matrix of random
+features are constants. Names show the kind of layer between soft splits, and the
+backbone.
 """
 
 import re
@@ -62,17 +63,17 @@ _BLOCKS = {
   | {'attn.proj': ['attention/out']}
   | {f'mlp.cheap_operation{i}': [f'mlp/ghost{i}'] for i in (2, 3)},
 }
-# Their layers without a bias.
+# Layers without a bias in those files.
 _UNBIASED = re.compile(r'.*attn\.(qkv|[qkv]|cheap_\w+|se_layer\.fc\.\d)|.*cheap_\w+')
 _CONSTANTS = {
   'pos_embed': 'pos_embedding',
   'tokens_to_token.attention1.w': 'tokens_to_token/layer1/w',
   'tokens_to_token.attention2.w': 'tokens_to_token/layer2/w',
 }
-PIXELS = 7 * 7  # of the first soft split
-# Axes: I features of the first soft split, J those of others, E of tokens between them,
-# T three times E, D width, G half of it, U three times D, S M hidden units, F random
-# features, C classes, N positions.
+PIXELS = 7 * 7  # pixels of one token in the first soft split
+# Axes: I features of the first soft split, J of the other splits, E of tokens between
+# them, T three times E, D width, G half of it, U three times D, S M hidden units, F
+# random features, C classes, N positions.
 _SHAPES = [
   (r'cls', '11D'),
   (r'pos_embedding', '1ND'),
@@ -88,7 +89,7 @@ _SHAPES = [
   (r'tokens_to_token/project/bias', 'D'),
   (r'head/bias', 'C'),
 ]
-# More of all backbones but the dense one, whose blocks have other widths each.
+# Shapes of all backbones except the dense one, whose blocks vary in width.
 _BLOCK_SHAPES = [
   *vit_names.BLOCK_SHAPES,
   (r'.*/squeeze_excite/fc1/kernel', 'DS'),
@@ -101,7 +102,7 @@ _BLOCK_SHAPES = [
 
 
 def kinds(names: Collection[str], ours: bool = False) -> tuple[str, str, bool]:
-  """Returns the layer between soft splits, the backbone, and whether that is dense."""
+  """Returns the layer between soft splits, the backbone, and whether it is dense."""
   marks = ('/w', '/squeeze_excite/', '/ghost_', '/growth')
   if not ours:
     marks = ('attention1.w', '.se_layer.', '.cheap_operation', '.dense_linear.')
@@ -111,16 +112,16 @@ def kinds(names: Collection[str], ours: bool = False) -> tuple[str, str, bool]:
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of such a T2T-ViT does not have, and those that it lacks."""
+  """Returns names unknown in a file of such a T2T-ViT, and names missing from it."""
   return tree.differences(names, _table(names).keys())
 
 
 def read(
   state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> dict[str, tree.Tree]:
-  """Returns our `params` and `constants` of a state dict, float32.
+  """Converts a state dict to our `params` and `constants`, float32.
 
-  `source` is named in errors: a `UserError` that lists unknown and missing names.
+  Errors name `source`: a `UserError` that lists unknown and missing names.
   """
   tree.check_names(source, *differences(state))
   tokens, _, _ = kinds(state)
@@ -134,7 +135,7 @@ def read(
 
 
 def write(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns their arrays of our variables, unrolled or scanned."""
+  """Converts our variables, unrolled or scanned, to their arrays."""
   flat = tree.flatten(tree.unstack_blocks(variables['params']))
   flat |= tree.flatten(variables.get('constants', {}))
   tokens, _, _ = kinds(flat, ours=True)
@@ -149,12 +150,12 @@ def write(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def channels(params: Mapping[str, Any]) -> int:
-  """Returns the channels of the images that our parameters are for."""
+  """Returns the number of image channels that our parameters are for."""
   return len(params['tokens_to_token']['layer1']['norm1']['bias']) // PIXELS
 
 
 def architecture(variables: Mapping[str, Any], source: str) -> dict[str, Any]:
-  """Returns the arguments of our `T2TViT`, by the shapes of its variables."""
+  """Returns the arguments of our `T2TViT`, from the shapes of its variables."""
   params = tree.flatten(variables['params'])
   flat = params | tree.flatten(variables.get('constants', {}))
   tokens, backbone, dense = kinds(flat, ours=True)
@@ -194,7 +195,7 @@ def architecture(variables: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _dense_sizes(params: tree.Arrays, source: str) -> dict[str, Any]:
-  """Returns what is told of a dense backbone: depth, heads, MLP, groups and growth."""
+  """Returns a dense backbone's sizes: depth, heads, MLP, groups and growth."""
   groups = [0]
   for i in range(vit_names.depth(params, r'encoder/(?:growth|transition)(\d+)/')):
     if f'encoder/growth{i}/kernel' in params:
@@ -232,7 +233,7 @@ def _dense_sizes(params: tree.Arrays, source: str) -> dict[str, Any]:
 def _wrong_dense(
   params: tree.Arrays, module: str, inputs: int, outputs: int
 ) -> list[str]:
-  """Returns what is wrong with the shapes of a layer."""
+  """Returns problems with the shapes of a layer."""
   names = [f'{module}/{leaf}' for leaf in ('kernel', 'bias')]
   layer = {name: params[name] for name in names}
   shapes = [('.*/kernel', 'IO'), ('.*/bias', 'O')]
@@ -240,7 +241,7 @@ def _wrong_dense(
 
 
 def _table(names: Collection[str], ours: bool = False) -> linear.Table:
-  """Returns our arrays behind theirs, for the kinds and blocks that names tell of."""
+  """Returns our arrays for each of theirs, for the kinds and blocks in the names."""
   tokens, backbone, dense = kinds(names, ours)
   modules = dict(_TOP)
   for i in (1, 2):
@@ -268,7 +269,7 @@ def _unbiased(module: str, tokens: str) -> bool:
 
 
 def _even(names: Collection[str], backbone: str, ours: bool) -> dict[str, list[str]]:
-  """Returns our modules behind those of blocks of one width."""
+  """Returns our modules for theirs, in blocks that all have the same width."""
   block = r'encoder/block_(\d+)/' if ours else r'blocks\.(\d+)\.'
   return {
     f'blocks.{i}.{theirs}': [f'encoder/block_{i}/{name}' for name in pieces]
@@ -278,7 +279,7 @@ def _even(names: Collection[str], backbone: str, ours: bool) -> dict[str, list[s
 
 
 def _dense(names: Collection[str], backbone: str, ours: bool) -> dict[str, list[str]]:
-  """Returns our modules behind those of a dense backbone, counted by one number."""
+  """Returns our modules for theirs in a dense backbone, numbered consecutively."""
   number = r'encoder/(?:growth|transition)(\d+)/' if ours else r'blocks\.(\d+)\.'
   modules: dict[str, list[str]] = {}
   for i in range(vit_names.depth(names, number) or 1):

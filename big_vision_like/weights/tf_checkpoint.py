@@ -1,8 +1,8 @@
-"""Checkpoints of TensorFlow: NAME.index, and NAME.data-00000-of-00001 beside it.
+"""Checkpoints of TensorFlow: NAME.index, and NAME.data-00000-of-00001 next to it.
 
-The index is a table of LevelDB, in which names lead to protos that say where in the
-other files an array is (tensorflow/core/protobuf/tensor_bundle.proto). Everything in
-it is checked before it is believed, and checksums are compared.
+The index is a LevelDB table that maps names to protos with the location of an array in
+the other files (tensorflow/core/protobuf/tensor_bundle.proto). Everything in it is
+validated before use, and checksums are compared.
 """
 
 import math
@@ -20,7 +20,7 @@ from big_vision_like.ops import crc32c
 from big_vision_like.weights import archives
 
 SUFFIX = '.index'
-# Numbers of TensorFlow's DataType. Text is left out.
+# Numbers of TensorFlow's DataType, without text.
 _DTYPES = {
   1: np.dtype('<f4'),
   2: np.dtype('<f8'),
@@ -36,13 +36,13 @@ _DTYPES = {
 _TEXT = 7
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER, _TRAILER = 48, 5  # bytes at the end of a table, and of each block
-_LARGEST = 2**26  # bytes of an index, far above that of any model
-# What parsing damaged bytes raises.
+_LARGEST = 2**26  # bytes of an index, far more than any model needs
+# Errors from parsing damaged bytes.
 _DAMAGE = (ValueError, IndexError, OverflowError, struct.error)
 
 
 class Entry(NamedTuple):
-  """Type and shape of an array, its place in which file, and its checksum."""
+  """An array's type and shape, its file and place in it, and its checksum."""
 
   dtype: int
   shape: tuple[int, ...]
@@ -54,9 +54,9 @@ class Entry(NamedTuple):
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """Reads the arrays of a checkpoint, and returns sentences about what is left out.
+  """Reads the arrays of a checkpoint; also returns sentences about skipped entries.
 
-  `path` is that of the index. Raises a `UserError` for a checkpoint that is not whole.
+  `path` is the path of the index. Raises a `UserError` for an incomplete checkpoint.
   """
   path = pathlib.Path(path)
   size = path.stat().st_size
@@ -72,11 +72,11 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...
   data = [path.with_suffix(f'.data-{i:05d}-of-{count:05d}') for i in range(count)]
   for file in data:
     if not file.is_file():
-      raise UserError(f'{file} is missing: copy it beside {path.name}')
+      raise UserError(f'{file} is missing: copy it next to {path.name}')
   sizes = [file.stat().st_size for file in data]
   if sum(entry.size for entry in entries.values()) > sum(sizes):
     raise UserError(
-      f'{path} promises more than there is in {data[0].name}: copy both again'
+      f'{path} declares more bytes than {data[0].name} has: copy both again'
     )
   texts = [name for name, entry in entries.items() if entry.dtype == _TEXT]
   arrays = {}
@@ -85,8 +85,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...
       continue
     if entry.in_parts:
       raise UserError(
-        f'{path}: {name!r} is stored in parts (a partitioned variable), which are not'
-        ' read'
+        f'{path}: {name!r} is stored in parts (a partitioned variable), which is not'
+        ' supported'
       )
     try:
       if entry.file >= count:
@@ -100,9 +100,9 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...
 
 
 def _array(file: pathlib.Path, there: int, entry: Entry) -> np.ndarray:
-  """Reads one array, if the file has as many bytes as its shape needs."""
+  """Reads one array, if its size matches its shape and the file contains it."""
   if entry.dtype not in _DTYPES:
-    raise ValueError(f'of type {entry.dtype}, which is not read')
+    raise ValueError(f'of type {entry.dtype}, which is not supported')
   dtype = _DTYPES[entry.dtype]
   if math.prod(entry.shape) * dtype.itemsize != entry.size:
     raise ValueError(f'{entry.size:,} bytes for shape {entry.shape}')
@@ -117,27 +117,27 @@ def _array(file: pathlib.Path, there: int, entry: Entry) -> np.ndarray:
 
 
 def _entries(index: bytes) -> tuple[int, dict[str, Entry]]:
-  """Returns the number of data files, and what is in them by name."""
+  """Returns the number of data files, and their entries by name."""
   if len(index) < _FOOTER:
     raise ValueError('it is cut off')
   footer = index[-_FOOTER:]
   if int.from_bytes(footer[-8:], 'little') != _MAGIC:
-    raise ValueError('it does not end as one')
-  _, place = _handle(footer, 0)  # of other tables' summaries
+    raise ValueError('it does not have the ending of an index')
+  _, place = _handle(footer, 0)  # summaries of other tables
   (offset, size), _ = _handle(footer, place)
   count, found = None, {}
   for _, value in _rows(_block(index, offset, size)):
     (offset, size), _ = _handle(value, 0)
     for key, proto in _rows(_block(index, offset, size)):
       fields = _fields(proto)
-      if not key:  # the first
+      if not key:  # the first entry
         count = _number(fields, 1)
         if _number(fields, 2):
-          raise ValueError('its numbers have their highest byte first')
-      elif key[0]:  # names of parts of arrays begin with a zero
+          raise ValueError('its numbers are big-endian')
+      elif key[0]:  # names of partial arrays begin with a zero
         found[key.decode()] = _entry(fields)
   if count is None or not 1 <= count <= archives.MOST:
-    raise ValueError(f'it says that there are {count} files')
+    raise ValueError(f'it declares {count} files')
   return count, found
 
 
@@ -156,15 +156,15 @@ def _entry(fields: dict[int, list[Any]]) -> Entry:
 
 
 def _number(fields: dict[int, list[Any]], field: int) -> int:
-  """Returns a number of a proto, 0 where it is not told."""
+  """Returns a number of a proto, 0 if absent."""
   value = fields.get(field, [0])[-1]
   if not isinstance(value, int) or value >= 2**63:  # negative ones have 64 bits
-    raise ValueError(f'field {field} of an entry is no number from 0')
+    raise ValueError(f'field {field} of an entry is not a number of at least 0')
   return value
 
 
 def _fields(proto: bytes) -> dict[int, list[Any]]:
-  """Returns the values of a proto by number of field: ints, or bytes."""
+  """Returns the values of a proto, ints or bytes, by field number."""
   found: dict[int, list[Any]] = {}
   place = 0
   while place < len(proto):
@@ -178,7 +178,7 @@ def _fields(proto: bytes) -> dict[int, list[Any]]:
       else:
         size = {1: 8, 5: 4}.get(kind)
       if size is None or place + size > len(proto):
-        raise ValueError('an entry is no proto')
+        raise ValueError('an entry is not a proto')
       value = proto[place : place + size]
       value = value if kind == 2 else int.from_bytes(value, 'little')
       place += size
@@ -200,7 +200,7 @@ def _block(index: bytes, offset: int, size: int) -> bytes:
 
 
 def _rows(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yields keys and values of a block; a key repeats the start of the one before."""
+  """Yields the keys and values of a block; keys share prefixes with previous keys."""
   (restarts,) = struct.unpack('<I', block[-4:])
   end, place, key = len(block) - 4 - 4 * restarts, 0, b''
   while place < end:
@@ -215,14 +215,14 @@ def _rows(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handle(content: bytes, place: int) -> tuple[tuple[int, int], int]:
-  """Reads the offset and the size of a block, and where they end."""
+  """Reads the offset and size of a block, and returns where they end."""
   offset, place = _varint(content, place)
   size, place = _varint(content, place)
   return (offset, size), place
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:
-  """Reads a number of seven bits a byte, lowest first, and where it ends."""
+  """Reads a number of seven bits per byte, lowest first, and returns where it ends."""
   value = 0
   for shift in range(0, 70, 7):
     byte = content[place]
@@ -234,10 +234,10 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
 
 
 def _unsnapped(packed: bytes) -> bytes:
-  """Unpacks what Snappy packed (google/snappy, format_description.txt)."""
+  """Unpacks data compressed by Snappy (google/snappy, format_description.txt)."""
   size, place = _varint(packed, 0)
   if size > _LARGEST:
-    raise ValueError(f'a block unfolds to {size:,} bytes')
+    raise ValueError(f'a block unpacks to {size:,} bytes')
   content = bytearray()
   while place < len(packed) and len(content) <= size:
     tag = packed[place]
@@ -259,10 +259,10 @@ def _unsnapped(packed: bytes) -> bytes:
       back = int.from_bytes(packed[place : place + width], 'little')
       place += width
     if not 0 < back <= len(content):
-      raise ValueError('a block refers to what is before it')
+      raise ValueError('a block refers to bytes before its start')
     start = len(content) - back
-    for i in range(length):  # what is copied may be written by the copy itself
+    for i in range(length):  # a copy may read bytes that it has written
       content.append(content[start + i])
   if place > len(packed) or len(content) != size:
-    raise ValueError(f'a block unfolds to {len(content):,} bytes, not {size:,}')
+    raise ValueError(f'a block unpacks to {len(content):,} bytes, not {size:,}')
   return bytes(content)

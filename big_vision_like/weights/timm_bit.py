@@ -1,7 +1,7 @@
 """Weights of timm's ResNetV2 (.safetensors): BiT (`resnetv2_50x1_bit` and others).
 
-Version 2 of our BiT is theirs as published; version 1 is `ResNetV2(preact=False,
-stem_type='same')` with `StdConv2dSame`. Convolutions are OIHW, the head is one too.
+timm publishes version 2 of our BiT; version 1 is `ResNetV2(preact=False,
+stem_type='same')` with `StdConv2dSame`. Convolutions are OIHW, including the head.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from big_vision_like.errors import UserError
 from big_vision_like.weights import linear, resnet_names, torch_resnet, tree
 
-# Functions that make the model, by units of each stage and width.
+# Functions that make the model, by the number of units per stage and the width.
 _MODELS = {
   ((3, 4, 6, 3), 1): 'resnetv2_50x1_bit',
   ((3, 4, 6, 3), 3): 'resnetv2_50x3_bit',
@@ -27,13 +27,13 @@ _MODELS = {
 def from_timm(
   state: tree.Arrays, version: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """A state dict as the parameters of our BiT (version 2) or BiTv1, float32."""
+  """Converts a state dict to parameters of our BiT (version 2) or BiTv1, float32."""
   tree.check_names(source, *differences(state, version))
   return tree.unflatten(linear.from_state(state, _table(state, version), num_heads=1))
 
 
 def to_timm(params: Mapping[str, Any], version: int) -> dict[str, np.ndarray]:
-  """The parameters of our BiT (version 2) or BiTv1 as timm's state dict of arrays."""
+  """Converts parameters of our BiT (version 2) or BiTv1 to timm's state dict."""
   flat = tree.flatten(params)
   tree.check_names('parameters', *resnet_names.unfit(flat, version))
   state = linear.to_state(flat, _table(flat, version, ours=True))
@@ -49,7 +49,7 @@ def config(
   num_classes: int,
   channels: int = 3,
 ) -> dict[str, Any]:
-  """What the config.json beside a file of version 2 says, for timm.create_model."""
+  """Returns the config.json for a file of version 2, for timm.create_model."""
   if (tuple(depths), width) not in _MODELS:
     known = ', '.join(_MODELS.values())
     raise UserError(
@@ -71,7 +71,7 @@ def config(
 
 
 def differences(names: Collection[str], version: int) -> tree.Differences:
-  """Names that a file of such a BiT does not have, and those that it lacks."""
+  """Returns names unknown in a file of such a BiT, and names missing from it."""
   unfit = functools.partial(resnet_names.unfit, version=version)
   return linear.differences(names, _table(names, version), unfit)
 

@@ -1,8 +1,8 @@
 """Weights of DeiT and DeiT III in the names of facebookresearch/deit and of timm.
 
-They are those of a ViT (see `timm_vit`), and `dist_token` and `head_dist` of a
-distilled DeiT, `blocks.i.ls1.gamma` and `ls2.gamma` of a DeiT III, which
-facebookresearch calls `gamma_1` and `gamma_2`. Plain DeiTs are ViTs there too.
+The names are a ViT's (see `timm_vit`), plus `dist_token` and `head_dist` for a
+distilled DeiT, or `blocks.i.ls1.gamma` and `ls2.gamma` for a DeiT III, which
+facebookresearch calls `gamma_1` and `gamma_2`. Plain DeiTs are ViTs in files too.
 """
 
 import re
@@ -36,12 +36,12 @@ def as_timm(state: tree.Arrays) -> dict[str, np.ndarray]:
 
 
 def differences_distilled(names: Collection[str]) -> tree.Differences:
-  """Names that a file of a distilled DeiT does not have, and those that it lacks."""
+  """Returns names unknown in a file of a distilled DeiT, and names missing from it."""
   return linear.differences(names, _distilled(names), deit_names.unfit_distilled)
 
 
 def differences_scaled(names: Collection[str]) -> tree.Differences:
-  """Lists names that a file of a DeiT III does not have, and those that it lacks."""
+  """Returns names unknown in a file of a DeiT III, and names missing from it."""
   theirs = {_timm_name(name): name for name in names}
   found = linear.differences(theirs, _scaled(theirs), deit_names.unfit_scaled)
   unknown, missing = ({theirs.get(name, name) for name in part} for part in found)
@@ -56,8 +56,8 @@ def from_distilled(
 ) -> tree.Tree:
   """Returns a distilled DeiT's parameters, float32; `source` is named in errors.
 
-  With `no_embed_class` class and distillation token have no rows among the positions,
-  and get rows of zeros.
+  With `no_embed_class`, class and distillation token have no rows in the positions, and
+  get rows of zeros.
   """
   tree.check_names(source, *differences_distilled(state))
   flat = linear.from_state(state, _distilled(state), num_heads)
@@ -93,7 +93,7 @@ def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def distilled_config(
   architecture: Mapping[str, Any], *arguments: Any
 ) -> dict[str, Any]:
-  """Returns the config.json of a distilled DeiT, as `timm_vit.config` of a ViT."""
+  """Returns the config.json of a distilled DeiT, like `timm_vit.config` for a ViT."""
   told, width = timm_vit.config(architecture, *arguments), architecture['width']
   told['architecture'] = _DISTILLED_MODELS.get(width, _DISTILLED_MODELS[768])
   told['pretrained_cfg']['classifier'] = ['head', 'head_dist']
@@ -101,7 +101,7 @@ def distilled_config(
 
 
 def scaled_config(architecture: Mapping[str, Any], *arguments: Any) -> dict[str, Any]:
-  """Returns the config.json of a DeiT III, as `timm_vit.config` of a ViT."""
+  """Returns the config.json of a DeiT III, like `timm_vit.config` for a ViT."""
   told, width = timm_vit.config(architecture, *arguments), architecture['width']
   told['architecture'] = _SCALED_MODELS.get(width, _SCALED_MODELS[768])
   told['model_args'] |= dict(no_embed_class=True, init_values=1e-4)

@@ -1,10 +1,10 @@
 """Weights of timm's VisionTransformer (.safetensors, or a state dict of arrays).
 
-Understood are ViTs that pool by class token, by average of normed tokens
+Supported are ViTs that pool by class token, by the average of normed tokens
 (`global_pool='avg', fc_norm=False`) or by attention (`global_pool='map'`, no class
-token), with registers (`reg_tokens`), and hybrids with timm's ResNetV2 (`vit_*_r50_*`).
-timm keeps matrices as (out, in), convolutions as OIHW, and query, key and value in one
-matrix. Its GELU is exact unless `act_layer='gelu_tanh'`.
+token), ViTs with registers (`reg_tokens`), and hybrids with timm's ResNetV2
+(`vit_*_r50_*`). timm stores matrices as (out, in), convolutions as OIHW, and query, key
+and value in one matrix. Its GELU is exact unless `act_layer='gelu_tanh'`.
 """
 
 import os
@@ -47,8 +47,8 @@ _PLAIN = {
   'attn_pool.latent': 'map_head/probe',
 }
 _BACKBONE = 'patch_embed.backbone.'
-# Functions that make the model, by width and by the trunk's stages; all arguments of a
-# plain ViT can be given to any of its functions.
+# Functions that make the model, by width, and by the stages of the trunk. All functions
+# of plain ViTs accept all arguments of a plain ViT.
 _PLAIN_MODELS = {
   192: 'vit_tiny_patch16_224',
   384: 'vit_small_patch16_224',
@@ -72,7 +72,7 @@ _HYBRID_MODELS = {
   (3, 4, 6, 3): 'vit_large_r50_s32_224',
 }
 _POOLS = {'token': 'token', 'gap': 'avg', 'map': 'map'}
-# Our parameters that timm has nothing for.
+# Our parameters that timm does not have.
 NO_PLACE = {
   'pre_logits/kernel': 'a layer before the head (pre_logits)',
   'pos_rows': 'positions by row and column',
@@ -83,7 +83,7 @@ NO_PLACE = {
 def read_safetensors(
   path: str | os.PathLike, num_heads: int, no_embed_class: bool = False
 ) -> tree.Tree:
-  """Reads a timm ViT file as a nested dict in the naming of our ViT, float32."""
+  """Reads a timm ViT file as a nested dict in the names of our ViT, float32."""
   state = files.read_safetensors(path)
   return from_timm(state, num_heads, no_embed_class, source=str(path))
 
@@ -94,11 +94,12 @@ def from_timm(
   no_embed_class: bool = False,
   source: str = 'state dict',
 ) -> tree.Tree:
-  """As `read_safetensors`, from the arrays by name; `source` is named in errors.
+  """Converts arrays by name, like `read_safetensors`; `source` is named in errors.
 
-  `no_embed_class` means the same as in timm: class token and registers have no rows
-  among the positions. In our tree the class token's is then zero; registers never have
-  one: it is added to them. Raises a `UserError` that lists unknown or missing names.
+  As in timm, `no_embed_class` means that class token and registers have no rows in the
+  positions. The class token's row is then zero in our tree. Registers never have rows
+  in our tree; theirs are added to the registers. Raises a `UserError` that lists
+  unknown or missing names.
   """
   tree.check_names(source, *differences(state))
   flat = linear.from_state(state, table(state), num_heads)
@@ -117,9 +118,9 @@ def from_timm(
 
 
 def to_timm(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as timm's state dict of arrays.
+  """Converts our parameters (unrolled or scanned) to timm's state dict of arrays.
 
-  The positions have rows for class token and registers, those of registers zero.
+  Positions have rows for the class token and the registers; register rows are zero.
   """
   flat = tree.flatten(tree.unstack_blocks(params))
   for name, what in NO_PLACE.items():
@@ -146,11 +147,11 @@ def config(
   image_size: Sequence[int],
   channels: int = 3,
 ) -> dict[str, Any]:
-  """What the config.json beside a model.safetensors says, for timm.create_model."""
+  """Returns the config.json for a model.safetensors, for timm.create_model."""
   width, trunk = architecture['width'], architecture['resnet']
   if architecture['epsilon'] != 1e-6:
     raise UserError(
-      f"a config.json of timm cannot say that the norms' epsilon is"
+      f"a config.json of timm cannot record that the norms' epsilon is"
       f' {architecture["epsilon"]}, not 1e-6: write a .safetensors file'
     )
   if trunk is not None and tuple(trunk) not in _HYBRID_MODELS:
@@ -197,23 +198,23 @@ def config(
 
 
 def _ratio(width: int, mlp_dim: int) -> float:
-  """What gives the hidden units exactly, as int(width * ratio)."""
+  """Returns the ratio for which int(width * ratio) is exactly the hidden units."""
   ratio = mlp_dim / width
   return ratio if int(width * ratio) == mlp_dim else (mlp_dim + 0.5) / width
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of such a ViT does not have, and those that it lacks."""
+  """Returns names unknown in a file of such a ViT, and names missing from it."""
   return linear.differences(names, table(names), vit_names.unfit)
 
 
 def positions_without_class(
   state: tree.Arrays, sizes: Sequence[tuple[int, int]] = ()
 ) -> bool | None:
-  """Returns whether a file was made with `no_embed_class`, None if nothing tells it.
+  """Returns whether a file was made with `no_embed_class`, None if unknown.
 
-  The sizes of images that its config tells decide, if their patches are as many as the
-  positions; else positions that are a square grid in one way alone.
+  Image sizes in its config decide, if their number of patches matches the positions.
+  Otherwise the positions decide, if only one choice makes their grid square.
   """
   if 'pos_embed' not in state:
     return False
@@ -240,13 +241,13 @@ def _square(count: int) -> bool:
 
 
 def _prefix(flat: tree.Arrays) -> tuple[int, int]:
-  """How many tokens are in front of the patches, and how many of them registers."""
+  """Returns the number of tokens before the patches, and how many are registers."""
   count = flat['registers'].shape[1] if 'registers' in flat else 0
   return count + int('cls' in flat), count
 
 
 def table(names: Collection[str], ours: bool = False) -> linear.Table:
-  """Returns our arrays behind timm's, for as many blocks and units as names tell."""
+  """Returns our arrays for timm's, for the number of blocks and units in names."""
   block = r'encoder/block_(\d+)/' if ours else r'blocks\.(\d+)\.'
   modules = dict(_TOP)
   for i in range(vit_names.depth(names, block) or 1):
@@ -265,7 +266,7 @@ def _trunk(names: Collection[str], ours: bool) -> torch_resnet.Modules:
   else:
     unit = rf'{_BACKBONE}stages\.(\d+)\.blocks\.(\d+)\.'
     depths = resnet_names.depths(names, unit, first=0)
-  # Without stages the backbone is the stem itself.
+  # Without stages, the backbone consists of the stem.
   root = f'{_BACKBONE}stem.' if depths else _BACKBONE
   unit = f'{_BACKBONE}stages.{{stage}}.blocks.{{unit}}.'
   return torch_resnet.modules(depths, 1, root, unit)

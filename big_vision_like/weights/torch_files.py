@@ -1,9 +1,10 @@
-"""Files of torch.save, .pth, without running what is in them.
+"""Files of torch.save, .pth, read without running anything in them.
 
-Such a file is a pickle, a program that calls what it names, beside raw arrays. Python's
-own unpickler does not see it: the few instructions that tensors and plain containers
-need are followed here, and anything else is refused by name. Both layouts are read: the
-archive of PyTorch 1.6 on, and the older one, in which DETRs were published.
+Such a file is a pickle, a program that calls functions by name, with raw arrays. It
+never reaches Python's own unpickler. This module follows the few instructions that
+tensors and plain containers need, and rejects anything else by name. Both layouts are
+read: the archive of PyTorch since 1.6, and the older one, which DETRs were published
+in.
 """
 
 import io
@@ -33,8 +34,8 @@ _DTYPES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
-# What holds the state dict where a file has more than that: the first of them. Of those
-# that timm's scripts write it is the average, which timm itself reads.
+# Keys of the state dict in a file that holds more; the first one present is used. In
+# files of timm's scripts this is the average, which timm itself reads.
 _KEYS = (
   'model',
   'state_dict_ema',
@@ -48,17 +49,17 @@ _KEYS = (
   'ema',
   'ema_state_dict',
 )
-# What the older layout begins with, after which its version and the writer's machine.
+# The start of the older layout, which the version and the writer's machine follow.
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
-# Instructions of a pickle, and its bytes: training checkpoints have thousands.
+# Most instructions and bytes of a pickle: training checkpoints have thousands.
 _MOST, _LONGEST = 2_000_000, 2**26
-_ARGUMENTS = 16  # of a call
+_ARGUMENTS = 16  # most arguments of a call
 _TENSORS = ('_rebuild_tensor', '_rebuild_tensor_v2')
-# Instructions whose argument is the value: numbers, text and bytes of all lengths.
+# Instructions with the value as argument: numbers, text and bytes of all lengths.
 _VALUES = ('BININT', 'INT', 'LONG', 'BINFLOAT', 'FLOAT', 'BINUNICODE', 'UNICODE')
 _VALUES += ('SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING', 'STRING')
 _VALUES += ('BINBYTES', 'SHORT_BINBYTES')
-# The callables that may be named, and what stands for what they return.
+# The allowed callables, and stand-ins for their results.
 _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
   ('collections', 'OrderedDict'): lambda pairs=(): _put(
     {}, [x for name, value in pairs for x in (name, value)]
@@ -82,7 +83,7 @@ class _Named(NamedTuple):
 
 
 class _Storage(NamedTuple):
-  """Where the numbers of a tensor lie: the key of a block, and how many it has."""
+  """The location of a tensor's numbers: the key of a block, and how many it has."""
 
   key: str
   dtype: np.dtype
@@ -94,7 +95,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """A view of a storage, whose numbers the older layout has behind the pickle."""
+  """A view of a storage; in the older layout its numbers follow the pickle."""
 
   storage: _Storage
   offset: int
@@ -107,11 +108,11 @@ class _Tensor(NamedTuple):
 
 
 def read_told(path: str | os.PathLike) -> Read:
-  """Reads the arrays of a state dict; returns sentences about others that it passed.
+  """Reads the arrays of a state dict; also returns sentences about skipped ones.
 
-  In a dict of several things it is under 'model' or 'state_dict' or the like. Raises a
-  `UserError` for files that are damaged, hold what is neither a tensor nor a plain
-  container, or have no such state dict.
+  A dict of several things has it under 'model', 'state_dict' or a similar key. Raises a
+  `UserError` for files that are damaged, hold anything but tensors and plain
+  containers, or have no such state dict.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -131,22 +132,22 @@ def read_told(path: str | os.PathLike) -> Read:
 def _state(
   content: Any, path: pathlib.Path
 ) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
-  """Finds the state dict, and says which others there are in the file."""
+  """Finds the state dict, and returns sentences about others in the file."""
   within, told = (), ()
   while not _is_state(content):
     there = isinstance(content, dict) and [
       k for k in _KEYS if isinstance(content.get(k), dict) and content[k]
     ]
-    if not there or len(within) == len(_KEYS):  # one may hold itself
+    if not there or len(within) == len(_KEYS):  # a dict may contain itself
       raise UserError(
-        f'{path} is not a state dict, tensors by name: save one without what holds it'
+        f'{path} is not a state dict, tensors by name: save one without its container'
         f'{_keys(content)}'
       )
     there.sort(key=lambda k: not _is_state(content[k]))
     within += (there[0],)
     if len(there) > 1:
       others = listed(repr('.'.join((*within[:-1], k))) for k in there[1:])
-      told += (f'of the file {".".join(within)!r} is read, not {others}',)
+      told += (f'{".".join(within)!r} of the file is read, not {others}',)
     content = content[there[0]]
   archives.check_names(content, path)
   archives.check_size(sum(tensor.nbytes for tensor in content.values()), path)
@@ -164,13 +165,13 @@ def _keys(content: Any) -> str:
     return ''
   names = [f'{name!s:.40}'.encode('ascii', 'backslashreplace') for name in content]
   names = [name.decode() for name in names]
-  return f'; there are {", ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
+  return f'; its keys are {", ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
   if not isinstance(storage, _Storage):
     raise UserError('it holds a tensor without numbers')
-  if max(len(shape), len(strides)) > 64:  # as many axes as NumPy has
+  if max(len(shape), len(strides)) > 64:  # NumPy's limit of axes
     raise ValueError('a tensor of too many axes')
   sizes = (offset, *shape, *strides)
   if any(type(size) is not int or size < 0 for size in sizes):
@@ -183,7 +184,7 @@ def _storage(saved: Any) -> _Storage:
   known = isinstance(dtype, _Named) and dtype.name in _DTYPES
   if kind != 'storage' or not known or (view and view[0]):
     name = dtype.name if known else type(dtype).__name__
-    raise UserError(f'it holds tensors of a kind that is not read, {name}')
+    raise UserError(f'it holds tensors of a kind that is not supported, {name}')
   if type(size) is not int or size < 0 or not isinstance(key, str | int):
     raise ValueError('negative sizes')
   return _Storage(str(key), np.dtype(_DTYPES[dtype.name]), size)
@@ -191,36 +192,36 @@ def _storage(saved: Any) -> _Storage:
 
 def _found(module: Any, name: Any) -> _Named:
   if not isinstance(module, str) or not isinstance(name, str):
-    raise ValueError('it names what has no name')
+    raise ValueError('it names a callable that is not text')
   storage = module in ('torch', 'torch.storage') and name in _DTYPES
   if not storage and (module, name) not in _CALLABLES:
     raise UserError(
-      f'it holds a {module}.{name}, which is not read since it may run code: save its'
-      ' tensors alone where you trust it'
+      f'it holds a {module}.{name}, which is not read since it may run code: if you'
+      ' trust it, save only its tensors'
     )
   return _Named(module, name)
 
 
 def _put(target: Any, items: list[Any]) -> Any:
-  """Puts names and values, which take turns, into a dict, each name once; returns it.
+  """Puts alternating names and values into a dict, each name once; returns it.
 
-  Names that are neither text nor numbers can take for ever to hash: something else
-  stands for them, since no state dict has such names.
+  Names that are neither text nor numbers may take forever to hash. As no state dict has
+  such names, they are replaced by other objects.
   """
   if not isinstance(target, dict):
-    raise ValueError('names for what has none')
+    raise ValueError('names for something that is not a dict')
   for name, value in zip(items[::2], items[1::2], strict=True):
     name = name if isinstance(name, str | int | float | None) else object()
     if name in target:
-      raise ValueError('a name is there twice')
+      raise ValueError('a name occurs twice')
     target[name] = value
   return target
 
 
 def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
-  """Follows one pickle; returns its value, and the storages that it names by key."""
+  """Interprets one pickle; returns its value, and the storages it names by key."""
   stack: list[Any] = []
-  marks: list[int] = []  # where lists of several items begin in the stack
+  marks: list[int] = []  # start of each list of several items in the stack
   memo: dict[int, Any] = {}
   storages: dict[str, _Storage] = {}
   work = 0
@@ -236,7 +237,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
   for opcode, argument, _ in pickletools.genops(file):
     work += 1
     if work > _MOST:
-      raise UserError(f'its pickle has over {_MOST:,} instructions, which is not read')
+      raise UserError(f'its pickle has over {_MOST:,} instructions, which is too many')
     match opcode.name:
       case 'PROTO' | 'FRAME':
         pass
@@ -267,7 +268,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
       case 'APPEND' | 'APPENDS':
         items = popped(1 if opcode.name == 'APPEND' else None)
         stack[-1].extend(items)
-      case 'BUILD' | 'POP':  # attributes, of which none is needed
+      case 'BUILD' | 'POP':  # attributes, which are not needed
         popped(1)
       case 'POP_MARK':
         popped()
@@ -285,12 +286,12 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
         stack.append(_found(*popped(2)))
       case 'REDUCE' | 'NEWOBJ':
         function, arguments = popped(2)
-        # Others than these may take for ever to compare or to pass.
+        # Other objects may take forever to compare or to pass.
         if not (isinstance(function, _Named) and type(arguments) is tuple):
-          raise ValueError('it calls what cannot be called')
+          raise ValueError('it calls something that is not a function')
         if len(arguments) > _ARGUMENTS:
           raise ValueError('it calls with too many arguments')
-        # The same long list may come in every call.
+        # The same long list may occur in every call.
         work += sum(len(x) for x in arguments if isinstance(x, list | tuple))
         stack.append(_CALLABLES[function](*arguments))
       case 'BINPERSID':
@@ -302,7 +303,7 @@ def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
         stack.append(argument)
       case _:
         raise UserError(
-          f'its pickle has an instruction that is not read, {opcode.name}'
+          f'its pickle has an instruction that is not supported, {opcode.name}'
         )
   raise EOFError('a pickle without an end')
 
@@ -313,10 +314,10 @@ def _read_archive(path: pathlib.Path) -> Read:
     folder = pickled.removesuffix('data.pkl')
     order = members.get(folder + 'byteorder')
     if order is not None and order.read() != b'little':
-      raise UserError('its numbers are big-endian, which is not read')
+      raise UserError('its numbers are big-endian, which is not supported')
     if members[pickled].size > _LONGEST:
       raise UserError(
-        f'its pickle has {members[pickled].size:,} bytes, which is not read'
+        f'its pickle has {members[pickled].size:,} bytes, which is too large'
       )
     content, _ = _load(io.BytesIO(members[pickled].read()))
     state, told = _state(content, path)
@@ -326,7 +327,7 @@ def _read_archive(path: pathlib.Path) -> Read:
       member = members[f'{folder}data/{storage.key}']
       if member.size != storage.nbytes:
         raise ValueError(
-          f'{storage.nbytes:,} bytes are promised for storage {storage.key}, which has'
+          f'storage {storage.key} declares {storage.nbytes:,} bytes, but has'
           f' {member.size:,}'
         )
       blocks[storage.key] = np.frombuffer(member.read(), storage.dtype)
@@ -336,9 +337,9 @@ def _read_archive(path: pathlib.Path) -> Read:
 def _read_old(path: pathlib.Path) -> Read:
   with path.open('rb') as file:
     if (_load(file)[0], _load(file)[0]) != (_MAGIC, _VERSION):
-      raise ValueError('another beginning')
+      raise ValueError('it starts differently')
     if not _load(file)[0]['little_endian']:
-      raise UserError('its numbers are big-endian, which is not read')
+      raise UserError('its numbers are big-endian, which is not supported')
     (content, storages), (keys, _) = _load(file), _load(file)
     state, told = _state(content, path)
     _check_storages(state)
@@ -361,7 +362,7 @@ def _read_old(path: pathlib.Path) -> Read:
 
 
 def _check_storages(state: Mapping[str, _Tensor]) -> None:
-  """Raises for large storages of which tensors need next to nothing."""
+  """Raises for large storages if tensors use only a small part of them."""
   needed: dict[_Storage, int] = {}
   for tensor in state.values():
     needed[tensor.storage] = needed.get(tensor.storage, 0) + tensor.nbytes
@@ -374,11 +375,11 @@ def _check_storages(state: Mapping[str, _Tensor]) -> None:
 
 
 def _view(numbers: np.ndarray, tensor: _Tensor) -> np.ndarray:
-  """The tensor's array, after its strides were found to lie within the numbers."""
+  """Returns a tensor's array, after checking that its strides stay in the numbers."""
   if 0 in tensor.shape:
     return np.zeros(tensor.shape, numbers.dtype)
   last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-  # One that is repeated would fill the memory.
+  # A tensor that repeats its numbers could fill the memory.
   if tensor.offset + last >= numbers.size or math.prod(tensor.shape) > numbers.size:
     raise ValueError('a tensor is larger than its numbers')
   strides = tuple(s * numbers.itemsize for s in tensor.strides)

@@ -1,8 +1,8 @@
-"""Weights of RegNets as timm and transformers name them.
+"""Weights of RegNets in the names of timm and transformers.
 
-Timm's names are those of facebookresearch/deit's teacher too; transformers' files are
-those of RegNetForImageClassification and RegNetModel. Our variables are trees by
-collection, `params` and `batch_stats`.
+DeiT's teacher by facebookresearch uses timm's names too. Files of transformers are for
+RegNetForImageClassification and RegNetModel. Our variables are trees by collection,
+`params` and `batch_stats`.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,11 +26,11 @@ _OUR_UNIT = r'params/stage(\d+)/unit(\d+)/'
 class Names(NamedTuple):
   """The names of one library.
 
-  `found` finds the numbers of stage and unit, which begin at `first`, and `unit` is
+  `found` matches the numbers of stage and unit, which start from `first`; `unit` is
   filled with them. `convs` stand for our conv1, conv2, conv3 and shortcut, each with a
-  `conv` and a `norm` in it; the third is filled with the number of what comes before
-  it, which squeeze-excite (`se`) is a part of. `prefix` is in front of all names but
-  the head's, where there is a head.
+  `conv` and a `norm` inside. The third is filled with the number of preceding layers,
+  including squeeze-excite (`se`). If there is a head, `prefix` precedes all names
+  except the head's.
   """
 
   found: str
@@ -71,7 +71,7 @@ TRANSFORMERS = Names(
 
 
 def read(state: tree.Arrays, of: Names = TIMM, source: str = 'state dict') -> tree.Tree:
-  """Returns a state dict as the variables of our `RegNet`, float32.
+  """Converts a state dict to variables of our `RegNet`, float32.
 
   Raises a `UserError` that lists unknown and missing names.
   """
@@ -79,7 +79,7 @@ def read(state: tree.Arrays, of: Names = TIMM, source: str = 'state dict') -> tr
   tree.check_names(source, *differences(state, of))
   table = _table_of(state, of)
   for name, ours in table.items():
-    if '/se/' in ours[0] and np.ndim(state[name]) == 4:  # convolutions of single points
+    if '/se/' in ours[0] and np.ndim(state[name]) == 4:  # 1x1 convolutions
       if np.shape(state[name])[2:] != (1, 1):
         raise UserError(f'{source}: {name!r} {np.shape(state[name])} is not 1x1')
       state[name] = state[name][:, :, 0, 0]
@@ -87,7 +87,7 @@ def read(state: tree.Arrays, of: Names = TIMM, source: str = 'state dict') -> tr
 
 
 def write(variables: Mapping[str, Any], of: Names = TIMM) -> dict[str, np.ndarray]:
-  """Returns the state dict of our variables, but for the counts of steps."""
+  """Converts our variables to a state dict, without the counts of steps."""
   flat = tree.flatten(variables)
   depths = resnet_names.depths(flat, _OUR_UNIT)
   squeezed = any('/se/' in name for name in flat)
@@ -100,14 +100,14 @@ def write(variables: Mapping[str, Any], of: Names = TIMM) -> dict[str, np.ndarra
 
 
 def differences(names: Collection[str], of: Names = TIMM) -> tree.Differences:
-  """Returns names that no such file has, and those that it lacks."""
+  """Returns names unknown in such a file, and names missing from it."""
   return tree.differences(names, _table_of(names, of))
 
 
 def architecture(flat: tree.Arrays, source: str = 'variables') -> dict[str, Any]:
-  """Returns the arguments of our `RegNet`, of its flat variables.
+  """Returns the arguments of our `RegNet`, from its flat variables.
 
-  Raises a `UserError` that names shapes which do not fit each other.
+  Raises a `UserError` that names shapes which do not match each other.
   """
   depths = resnet_names.depths(flat, _OUR_UNIT)
   if not depths:
@@ -133,10 +133,10 @@ def architecture(flat: tree.Arrays, source: str = 'variables') -> dict[str, Any]
 def config(
   told: Mapping[str, Any], num_classes: int, channels: int = 3
 ) -> dict[str, Any]:
-  """Returns what config.json of transformers beside such a file says."""
+  """Returns the config.json of transformers for such a file."""
   if told['squeeze'] not in (0, 0.25):
     raise UserError(
-      f"squeeze={told['squeeze']}: transformers' RegNets squeeze to a quarter, write a"
+      f"squeeze={told['squeeze']}: transformers' RegNets squeeze to a quarter; write a"
       ' .safetensors file without config.json'
     )
   classifier = 'RegNetForImageClassification' if num_classes else 'RegNetModel'
@@ -156,7 +156,7 @@ def config(
 
 
 def _table_of(names: Collection[str], of: Names) -> linear.Table:
-  """Returns our array behind each of a state dict's, of which these are the names."""
+  """Returns our array for each array of a state dict with these names."""
   has_head = f'{of.head}.weight' in names
   found = (of.prefix if has_head else '') + of.found
   depths = resnet_names.depths(names, found, of.first)
@@ -197,12 +197,12 @@ def _unit(stage: int, unit: int) -> str:
 
 
 def _convs(unit: int) -> tuple[str, ...]:
-  """Returns our convolutions of a unit; the first of each stage changes shapes."""
+  """Returns our convolutions of a unit; the first unit of a stage changes shapes."""
   return 'conv1', 'conv2', 'conv3', *(('shortcut',) if unit == 0 else ())
 
 
 def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
-  """Returns names and shapes of all arrays; `channels` are those of the images."""
+  """Returns names and shapes of all arrays; `channels` is the number in images."""
   shapes: resnet_names.Shapes = {}
 
   def add(place: str, size: int, before: int, after: int) -> None:
@@ -255,6 +255,6 @@ def _squeeze(flat: tree.Arrays) -> float:
 
 
 def _shape(flat: tree.Arrays, name: str, axes: int) -> tuple[int, ...]:
-  """Returns the shape of an array, zeros where it is missing or has other axes."""
+  """Returns the shape of an array; zeros if it is missing or has other axes."""
   shape = np.shape(flat.get(name, ()))
   return shape if len(shape) == axes else (0,) * axes

@@ -1,4 +1,4 @@
-"""The trunk of our BiTs and hybrid ViTs, as timm and transformers name its modules."""
+"""Names that timm and transformers give the trunk of our BiTs and hybrid ViTs."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ Modules = dict[str, list[str]]
 
 
 def modules(depths: Sequence[int], version: int, root: str, unit: str) -> Modules:
-  """Our module behind each of theirs.
+  """Returns our module for each of theirs.
 
-  `root` is what stands in front of the root's `conv` and `norm`, `unit` of those of a
-  unit, with `{stage}` and `{unit}`, from 0.
+  `root` is the prefix of the root's `conv` and `norm`. `unit` is the prefix in a unit,
+  with `{stage}` and `{unit}` to be filled, from 0.
   """
   found = {f'{root}conv': ['resnet/conv_root']}
   if version == 1:

@@ -1,6 +1,6 @@
-"""Weights of `torch.nn.Transformer`, with one embedding `shared.weight` beside it.
+"""Weights of `torch.nn.Transformer`, together with one embedding `shared.weight`.
 
-PyTorch keeps matrices as (out, in), and query, key and value in one.
+PyTorch stores matrices as (out, in), and query, key and value in one.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ _QKV = ('query', 'key', 'value')
 
 
 def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
-  """Our modules behind each of PyTorch's, query, key and value behind `in_proj_`.
+  """Returns our modules for each of PyTorch's; query, key and value for `in_proj_`.
 
-  `depths` are those of 'encoder' and 'decoder'.
+  `depths` are the depths of 'encoder' and 'decoder'.
   """
   found = {}
   for stack, depth in depths.items():
@@ -35,9 +35,9 @@ def modules(depths: Mapping[str, int]) -> dict[str, list[str]]:
 def from_torch(
   state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """The state dict as the parameters of our Transformer, float32.
+  """Converts a state dict to parameters of our Transformer, float32.
 
-  Raises a ValueError that lists names which are unknown.
+  Raises a ValueError that lists unknown names.
   """
   known = _table(linear.depths(state, r'(\w+)\.layers\.(\d+)\.'))
   tree.check_names(source, state.keys() - known.keys(), {_EMBEDDING} - state.keys())
@@ -45,7 +45,7 @@ def from_torch(
 
 
 def to_torch(params: Mapping[str, object]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as PyTorch's state dict of arrays."""
+  """Converts our parameters (unrolled or scanned) to PyTorch's state dict of arrays."""
   flat = tree.flatten(tree.unstack_blocks(params))
   return linear.written(flat, _table(linear.depths(flat, r'(\w+)/block_(\d+)/')))
 

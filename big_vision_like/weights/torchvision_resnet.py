@@ -1,8 +1,8 @@
-"""Weights of ResNets with batch norm as torchvision, timm and transformers name them.
+"""Weights of ResNets with batch norm in names of torchvision, timm and transformers.
 
-Transformers' files are those of ResNetForImageClassification and ResNetModel. Our
-variables are trees by collection: affine and statistics of norms are `constants` where
-`norm='frozen'`, else `params` and `batch_stats`.
+Files of transformers are for ResNetForImageClassification and ResNetModel. Our
+variables are trees by collection. With `norm='frozen'`, all arrays of norms are
+`constants`; otherwise scale and bias are `params`, and statistics `batch_stats`.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from big_vision_like.errors import UserError, listed
 from big_vision_like.weights import files, linear, resnet_names, tree
 
-# Our collection and name of a norm's arrays.
+# Our collection and name for a norm's arrays.
 _NORMS = {
   'frozen': {
     'weight': 'constants/{}/scale',
@@ -29,15 +29,15 @@ _NORMS = {
     'running_var': 'batch_stats/{}/var',
   },
 }
-# The classifier of torchvision and of transformers.
+# The classifiers of torchvision and of transformers.
 _HEADS = ('fc', 'classifier.1')
 
 
 class Names(NamedTuple):
-  """What stands for the convolution and the norm of each place.
+  """A library's names for the convolution and the norm at each place.
 
-  `found` finds stage, unit, and which convolution, or that of the shortcut; the first
-  of each has the number in `first`, and `unit` and `inner` are filled with them.
+  `found` matches stage, unit, and a convolution's number or the shortcut. Numbers start
+  from those in `first`; `unit` and `inner` are filled with them.
   """
 
   found: str
@@ -75,7 +75,7 @@ OURS = Names(
 
 
 class Sizes(NamedTuple):
-  """Units in each stage, convolutions in each unit, and stages with a shortcut's."""
+  """Units per stage, convolutions per unit, and the stages that have a shortcut."""
 
   depths: tuple[int, ...]
   convs: int
@@ -83,7 +83,7 @@ class Sizes(NamedTuple):
 
 
 def sizes(names: Collection[str], of: Names, prefix: str = '') -> Sizes:
-  """What the names of arrays tell, as far as they begin with a prefix."""
+  """Returns the sizes that names of arrays with this prefix show."""
   depths: dict[int, int] = {}
   convs, shortcuts = 1, set()
   for name in names:
@@ -99,7 +99,7 @@ def sizes(names: Collection[str], of: Names, prefix: str = '') -> Sizes:
     else:
       shortcuts.add(stage)
   count = max(depths, default=-1) + 1
-  # All stages but the first change shapes.
+  # All stages except the first change shapes.
   return Sizes(
     tuple(depths.get(stage, 1) for stage in range(count)),
     convs,
@@ -110,7 +110,7 @@ def sizes(names: Collection[str], of: Names, prefix: str = '') -> Sizes:
 def table(
   found: Sizes, of: Names, norm: str, prefix: str = '', ours: str = ''
 ) -> linear.Table:
-  """Our array behind each of theirs; prefixes are those of their and our names."""
+  """Returns our array for each of theirs; prefixes are for their and our names."""
   known = {}
   for theirs, mine in zip(_places(found, of), _places(found, OURS), strict=True):
     if 'conv' in mine.split('/')[-1]:
@@ -122,7 +122,7 @@ def table(
 
 
 def _places(found: Sizes, of: Names) -> list[str]:
-  """All convolutions and norms, by name."""
+  """Returns the names of all convolutions and norms."""
   places = list(of.root)
   for stage, depth in enumerate(found.depths):
     for unit in range(depth):
@@ -137,9 +137,9 @@ def _places(found: Sizes, of: Names) -> list[str]:
 def from_torchvision(
   state: tree.Arrays, norm: str = 'batch', source: str = 'state dict'
 ) -> tree.Tree:
-  """A state dict of torchvision or timm as the variables of our `ResNet`, float32.
+  """Converts a state dict of torchvision or timm to variables of our `ResNet`.
 
-  Raises a `UserError` that lists unknown and missing names.
+  They are float32. Raises a `UserError` that lists unknown and missing names.
   """
   return read(state, _torchvision(state, norm), 1, source)
 
@@ -147,7 +147,7 @@ def from_torchvision(
 def read(
   state: tree.Arrays, known: linear.Table, num_heads: int, source: str
 ) -> tree.Tree:
-  """A state dict, of which only counts of steps are not in the table, as our tree."""
+  """Converts a state dict by a table, which lacks only step counts, to our tree."""
   state = files.without_counts(state)
   tree.check_names(source, *tree.differences(state, known))
   return tree.unflatten(linear.from_state(state, known, num_heads))
@@ -156,28 +156,28 @@ def read(
 def to_torchvision(
   variables: Mapping[str, Any], norm: str = 'batch'
 ) -> dict[str, np.ndarray]:
-  """The inverse, but for the counts of steps."""
+  """Inverts `from_torchvision`, without the counts of steps."""
   flat = tree.flatten(variables)
   known = table(sizes(flat, OURS, 'params/'), TORCHVISION, norm)
   return linear.to_state(flat, known | _head(_HEADS[0]))
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of torchvision or timm does not have, and those that it lacks."""
+  """Returns names unknown in a file of torchvision or timm, and names missing."""
   return tree.differences(names, _torchvision(names, 'frozen'))
 
 
 def from_transformers(
   state: tree.Arrays, norm: str = 'batch', source: str = 'state dict'
 ) -> tree.Tree:
-  """As `from_torchvision`, from the names of transformers."""
+  """Converts a state dict of transformers, like `from_torchvision`."""
   return read(state, _transformers(state, norm), 1, source)
 
 
 def to_transformers(
   variables: Mapping[str, Any], norm: str = 'batch'
 ) -> dict[str, np.ndarray]:
-  """The inverse, but for the counts of steps; without a head that of a ResNetModel."""
+  """Inverts `from_transformers`, without step counts; no head gives a ResNetModel."""
   flat = tree.flatten(variables)
   prefix = 'resnet.' if 'params/head/kernel' in flat else ''
   known = table(sizes(flat, OURS, 'params/'), TRANSFORMERS, norm, prefix)
@@ -185,17 +185,17 @@ def to_transformers(
 
 
 def transformers_differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of transformers does not have, and those that it lacks."""
+  """Returns names unknown in a file of transformers, and names missing from it."""
   return tree.differences(names, _transformers(names, 'frozen'))
 
 
 def config(
   told: Mapping[str, Any], num_classes: int, channels: int = 3
 ) -> dict[str, Any]:
-  """What the config.json of transformers beside such a file says."""
+  """Returns the config.json of transformers for such a file."""
   if told['dilated']:
     raise UserError(
-      "dilated=True: transformers' own ResNet has no such stage, write a .safetensors"
+      "dilated=True: transformers' own ResNet has no such stage; write a .safetensors"
       ' file without config.json'
     )
   classifier = 'ResNetForImageClassification' if num_classes else 'ResNetModel'
@@ -217,10 +217,10 @@ def config(
 def architecture(
   flat: tree.Arrays, source: str = 'variables', at: str = ''
 ) -> dict[str, Any]:
-  """The arguments of our `ResNet` with frozen norms, of its flat variables.
+  """Returns the arguments of our `ResNet` with frozen norms, from flat variables.
 
-  `at` is the path in front of its names, as in 'backbone/'. Raises a `UserError` that
-  names shapes which do not fit each other.
+  `at` is the path before its names, as in 'backbone/'. Raises a `UserError` that names
+  shapes which do not match each other.
   """
   found = sizes(flat, OURS, f'params/{at}')
   if not found.depths:
@@ -253,15 +253,15 @@ def architecture(
 
 
 def widths(told: Mapping[str, Any]) -> list[int]:
-  """Channels of the map of each stage, by the arguments of a `ResNet`."""
+  """Returns the channels of each stage's map, from the arguments of a `ResNet`."""
   factor = 4 if told['bottleneck'] else 1
   return [factor * inner for inner in told['channels'][: len(told['depths'])]]
 
 
 def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
-  """Names, with a place for what is in front, and shapes of all arrays.
+  """Returns names, with a placeholder for the prefix, and shapes of all arrays.
 
-  `channels` are those of the images.
+  `channels` is the number of image channels.
   """
   shapes: resnet_names.Shapes = {}
 
@@ -281,7 +281,7 @@ def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
       sides = [before, *(inner for _ in kernels[1:]), wide]
       for n, size in enumerate(kernels):
         add(f'{unit}conv{n + 1}', size, *sides[n : n + 2])
-      # Only the first unit changes shapes; that of the first stage need not.
+      # Only the first unit changes shapes; in the first stage it need not.
       if j == 0 and (i or before != wide):
         add(f'{unit}conv_proj', 1, before, wide)
       before = wide
@@ -289,7 +289,7 @@ def _shapes(told: Mapping[str, Any], channels: int) -> resnet_names.Shapes:
 
 
 def _last(flat: tree.Arrays, name: str) -> int:
-  """The last side of an array; 0 where there is none."""
+  """Returns the last side of an array; 0 if it does not exist."""
   return (0, *np.shape(flat.get(name)))[-1]
 
 

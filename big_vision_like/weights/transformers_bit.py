@@ -16,13 +16,13 @@ from big_vision_like.weights import linear, resnet_names, torch_resnet, tree
 def from_transformers(
   state: tree.Arrays, version: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """A state dict as the parameters of our BiT (version 2) or BiTv1, float32."""
+  """Converts a state dict to parameters of our BiT (version 2) or BiTv1, float32."""
   tree.check_names(source, *differences(state, version))
   return tree.unflatten(linear.from_state(state, _table(state, version), num_heads=1))
 
 
 def to_transformers(params: Mapping[str, Any], version: int) -> dict[str, np.ndarray]:
-  """The parameters of our BiT or BiTv1: a BitForImageClassification, else BitModel."""
+  """Converts our BiT or BiTv1 to BitForImageClassification, or BitModel if headless."""
   flat = tree.flatten(params)
   tree.check_names('parameters', *resnet_names.unfit(flat, version))
   prefix = 'bit.' if 'head/kernel' in flat else ''
@@ -31,7 +31,7 @@ def to_transformers(params: Mapping[str, Any], version: int) -> dict[str, np.nda
 
 
 def differences(names: Collection[str], version: int) -> tree.Differences:
-  """Names that a file of such a BiT does not have, and those that it lacks."""
+  """Returns names unknown in a file of such a BiT, and names missing from it."""
   unfit = functools.partial(resnet_names.unfit, version=version)
   return linear.differences(names, _table(names, version), unfit)
 
@@ -43,14 +43,14 @@ def config(
   num_classes: int,
   channels: int = 3,
 ) -> dict[str, Any]:
-  """What the config.json beside such a file says."""
+  """Returns the config.json for such a file."""
   v1 = version == 1
   return {
     'architectures': ['BitForImageClassification' if num_classes else 'BitModel'],
     'model_type': 'bit',
     'num_channels': channels,
     'embedding_size': int(64 * width),
-    # Theirs multiplies by `width_factor` in the stages, but not in root and head.
+    # transformers multiplies stages by `width_factor`, but not root and head.
     'hidden_sizes': [int(256 * width) * 2**i for i in range(len(depths))],
     'width_factor': 1,
     'depths': list(depths),

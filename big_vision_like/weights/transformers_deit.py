@@ -1,8 +1,8 @@
 """Weights of transformers' DeiTs (.safetensors), which all have a distillation token.
 
 A DeiTForImageClassificationWithTeacher has both heads. A DeiTForImageClassification
-reads its class token alone: it is a ViT for which the distillation token is a register.
-Plain DeiTs are published as ViTForImageClassification. GELU and epsilon are as of
+only reads its class token: it is a ViT with the distillation token as a register. Plain
+DeiTs are published as ViTForImageClassification. GELU and epsilon are as in
 `transformers_vit`.
 """
 
@@ -25,20 +25,20 @@ _HEADS = {'cls_classifier': ['head'], 'distillation_classifier': ['head_dist']}
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Lists names that a file of a DeiT with both heads does not have, and lacks."""
+  """Returns names unknown in a file of a DeiT with both heads, and names missing."""
   return linear.differences(names, _table(names), deit_names.unfit_distilled)
 
 
 def from_transformers(
   state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """Reads a DeiT with both heads as the parameters of our `DeiT`, float32."""
+  """Converts a DeiT with both heads to parameters of our `DeiT`, float32."""
   tree.check_names(source, *differences(state))
   return tree.unflatten(linear.from_state(state, _table(state), num_heads))
 
 
 def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Writes our parameters (unrolled or scanned) as a DeiT with both heads."""
+  """Converts our parameters (unrolled or scanned) to a DeiT with both heads."""
   flat = tree.flatten(tree.unstack_blocks(params))
   tree.check_names('parameters', *deit_names.unfit_distilled(flat))
   return linear.written(flat, _known(vit_names.depth(flat) or 1))
@@ -50,19 +50,19 @@ def config(
   image_size: Sequence[int],
   channels: int = 3,
 ) -> dict[str, Any]:
-  """Returns what the config.json beside such a file says."""
+  """Returns the config.json for such a file."""
   told = transformers_vit.config(architecture, num_classes, image_size, channels)
   model = 'DeiTForImageClassificationWithTeacher'
   return told | {'architectures': [model], 'model_type': 'deit'}
 
 
 def classifier_differences(names: Collection[str]) -> tree.Differences:
-  """Lists names that a DeiTForImageClassification does not have, and lacks."""
+  """Returns names unknown in a DeiTForImageClassification file, and names missing."""
   theirs = {_as_vit(name): name for name in names if name != _TOKEN}
   unknown, missing = transformers_vit.differences(theirs)
   missing = {name.replace('vit.', _PREFIX, 1) for name in missing}
   found = {theirs[name] for name in unknown}
-  # Only the prefix tells it from a ViT.
+  # Only the prefix distinguishes it from a ViT.
   others = {name for name in names if name.startswith('vit.')}
   return found | others, missing | {_TOKEN, 'classifier.weight'} - set(names)
 
@@ -70,7 +70,7 @@ def classifier_differences(names: Collection[str]) -> tree.Differences:
 def classifier_as_vit(
   state: tree.Arrays,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Returns the arrays of a ViT, and the register that it has besides, (1, 1, D)."""
+  """Returns the arrays of a ViT, and its additional register, (1, 1, D)."""
   arrays = {_as_vit(name): array for name, array in state.items() if name != _TOKEN}
   name = 'vit.embeddings.position_embeddings'
   pos_1ND = tree.as_float32(name, arrays[name])

@@ -1,9 +1,9 @@
 """Weights of transformers' ViTForImageClassification and ViTModel (.safetensors).
 
 A classifier reads the class token; a ViTModel may have a pooler, which is our
-`pre_logits`. Both at once, or another pooling, have no class there. Their GELU is exact
-unless `hidden_act='gelu_pytorch_tanh'`, the epsilon of their norms is 1e-12 unless
-`layer_norm_eps` says otherwise.
+`pre_logits`. transformers has no class with both, or with another pooling. The GELU is
+exact unless `hidden_act='gelu_pytorch_tanh'`, and the epsilon of norms is 1e-12 unless
+`layer_norm_eps` differs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +23,7 @@ _TOP = {
   'layernorm': 'encoder/norm',
   'pooler.dense': 'pre_logits',
 }
-# Their activation for ours.
+# transformers' activation for ours.
 _ACTIVATIONS = {
   'gelu': 'gelu_pytorch_tanh',
   'gelu_exact': 'gelu',
@@ -45,7 +45,7 @@ _BLOCK = {
 def from_transformers(
   state: tree.Arrays, num_heads: int, source: str = 'state dict'
 ) -> tree.Tree:
-  """A state dict as the parameters of our ViT, float32."""
+  """Converts a state dict to the parameters of our ViT, float32."""
   tree.check_names(source, *differences(state))
   flat = linear.from_state(state, _table(state), num_heads)
   _check(flat, source)
@@ -53,9 +53,10 @@ def from_transformers(
 
 
 def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned): a ViTForImageClassification, or a ViTModel.
+  """Converts our parameters to a ViTForImageClassification, or a ViTModel.
 
-  Raises a `UserError` where transformers has no class for them.
+  They may be unrolled or scanned. Raises a `UserError` if transformers has no class for
+  them.
   """
   flat = tree.flatten(tree.unstack_blocks(params))
   _check(flat, 'parameters')
@@ -68,7 +69,7 @@ def to_transformers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Names that a file of such a ViT does not have, and those that it lacks."""
+  """Returns names unknown in a file of such a ViT, and names missing from it."""
   return linear.differences(names, _table(names), vit_names.unfit)
 
 
@@ -78,7 +79,7 @@ def config(
   image_size: Sequence[int],
   channels: int = 3,
 ) -> dict[str, Any]:
-  """What the config.json beside such a file says."""
+  """Returns the config.json for such a file."""
   return {
     'architectures': ['ViTForImageClassification' if num_classes else 'ViTModel'],
     'model_type': 'vit',
@@ -120,7 +121,7 @@ def _table(names: Collection[str]) -> linear.Table:
 def known(
   depth: int, prefix: str, heads: Mapping[str, Sequence[str]] | None = None
 ) -> linear.Table:
-  """Returns our arrays behind theirs, which begin with `prefix` but for heads."""
+  """Returns our arrays for theirs, which begin with `prefix` except for heads."""
   modules = {f'{prefix}{theirs}': [ours] for theirs, ours in _TOP.items()}
   for i in range(depth):
     for theirs, ours in _BLOCK.items():

@@ -1,23 +1,23 @@
 """Trees of parameters: nested dicts of arrays, and their flat 'a/b/c' form.
 
-A stack of equal blocks has two layouts: unrolled, one subtree `block_{i}` per block
-(the canonical one, on disk), and scanned, one subtree `blocks` whose arrays have a
-leading depth axis (what nn.scan declares).
+A stack of equal blocks has two layouts. Unrolled is the canonical one, used on disk,
+with one subtree `block_{i}` per block. Scanned has one subtree `blocks` of arrays with
+a leading depth axis, as nn.scan declares them.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import ml_dtypes  # also lets numpy, and so safetensors, know bfloat16
+import ml_dtypes  # also registers bfloat16 with numpy, and so with safetensors
 import numpy as np
 
 from big_vision_like.errors import UserError, listed
 
 Tree = dict[str, Any]
-# Arrays by their flat names, as files have them.
+# Arrays by flat name, as stored in files.
 Arrays = Mapping[str, np.ndarray]
-# Names that a format does not have, and names of it that are missing.
+# Names that a format does not have, and names of the format that are missing.
 Differences = tuple[set[str], set[str]]
 
 
@@ -33,7 +33,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Tree:
-  """The inverse of `flatten`."""
+  """Inverts `flatten`."""
   tree: Tree = {}
   for name, leaf in flat.items():
     *parents, last = name.split('/')
@@ -41,7 +41,7 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
     for parent in parents:
       node = node.setdefault(parent, {})
       if not isinstance(node, dict):
-        raise ValueError(f'{name!r} lies under a name that is itself an array.')
+        raise ValueError(f'{name!r} is under a name that is itself an array.')
     if last in node:
       raise ValueError(f'{name!r} is both an array and a parent of others.')
     node[last] = leaf
@@ -49,7 +49,7 @@ def unflatten(flat: Mapping[str, Any]) -> Tree:
 
 
 def stack_blocks(tree: Mapping[str, Any]) -> Tree:
-  """Unrolled to scanned: siblings `block_0, block_1, ...` become `blocks`."""
+  """Converts unrolled to scanned: `block_0, block_1, ...` become `blocks`."""
   found, result = {}, {}
   for name, value in tree.items():
     if isinstance(value, Mapping):
@@ -76,7 +76,7 @@ def stack_blocks(tree: Mapping[str, Any]) -> Tree:
 
 
 def unstack_blocks(tree: Mapping[str, Any]) -> Tree:
-  """Scanned to unrolled, the inverse of `stack_blocks`."""
+  """Converts scanned to unrolled, the inverse of `stack_blocks`."""
   result: Tree = {}
   for name, value in tree.items():
     if not isinstance(value, Mapping):
@@ -97,7 +97,7 @@ def unstack_blocks(tree: Mapping[str, Any]) -> Tree:
 
 
 def as_float32(name: str, array: np.ndarray) -> np.ndarray:
-  """Returns the array as float32; two-byte voids are what .npz makes of bfloat16."""
+  """Converts an array to float32; two-byte voids are .npz's form of bfloat16."""
   array = np.asarray(array)
   if array.dtype == np.dtype('V2'):
     array = array.view(ml_dtypes.bfloat16)
@@ -107,7 +107,7 @@ def as_float32(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def differences(names: Collection[str], known: Collection[str]) -> Differences:
-  """Names that are not known, and known ones that are not there."""
+  """Returns the names that are not known, and the known names that are missing."""
   return set(names) - set(known), set(known) - set(names)
 
 

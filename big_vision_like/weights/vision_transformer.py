@@ -1,15 +1,18 @@
-"""Weights in the naming of google-research/vision_transformer and big_vision (.npz).
+"""Weights in the names of google-research/vision_transformer and big_vision (.npz).
 
-Read are: names such as `Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel`, with
-the sub-module numbers of old files (norms 0 and 2, attention 1, MLP 3) or of newer ones
-(0 and 1, 0, 0); names under `params/`; blocks stacked by nn.scan, which lie under
-`Transformer/encoderblock`; bfloat16 saved as raw two-byte voids. Hybrids have the names
-of big_vision's models/bit.py besides (`conv_root`, `block1/unit1/gn1`, ...).
+Supported are:
+- names such as `Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel`, with sub-module
+  numbers of old files (norms 0 and 2, attention 1, MLP 3) or newer ones (0 and 1, 0, 0)
+- names under `params/`
+- blocks stacked by nn.scan under `Transformer/encoderblock`
+- bfloat16 saved as raw two-byte voids
+- hybrids, with additional names of big_vision's models/bit.py (`conv_root`,
+  `block1/unit1/gn1`, ...)
 
 The two code bases place the class token's position differently. vision_transformer
-keeps the positions inside `Transformer` with the class token's in row 0, as we do.
-big_vision keeps `pos_embedding` at the top and for the patches only, adding it before
-the class token comes in front: row 0 of ours is then zero.
+keeps the positions inside `Transformer` with the class token's in row 0, as our model
+does. big_vision keeps `pos_embedding` at the top for the patches only, and adds it
+before prepending the class token: row 0 of our positions is then zero.
 """
 
 import os
@@ -41,10 +44,10 @@ _BLOCK = {
   'MlpBlock_0/Dense_0': 'mlp/fc1',
   'MlpBlock_0/Dense_1': 'mlp/fc2',
 }
-# What our ViT may have and published files do not.
+# Parameters of our ViT that published files do not have.
 _NAMELESS = ('registers', 'pos_rows', 'pos_columns', 'relative_keys')
 _MAP_HEAD = {**_BLOCK, 'LayerNorm_0': 'norm', 'probe': 'probe'}
-# What earlier versions wrote, and what it is called now.
+# Names that earlier versions wrote, and their current names.
 _OLD = [
   (r'^params/', ''),
   (r'^Transformer/pos_embedding$', _POSITIONS),
@@ -58,16 +61,16 @@ _OLD = [
 
 
 def read_npz(path: str | os.PathLike) -> tree.Tree:
-  """Reads a published .npz file as a nested dict in the naming of our ViT, float32.
+  """Reads a published .npz file as a nested dict in the names of our ViT, float32.
 
-  Nothing in the file is executed. Raises a `UserError` that lists names which are
-  unknown or missing.
+  Nothing in the file is executed. Raises a `UserError` that lists unknown or missing
+  names.
   """
   return from_npz(files.read_npz(path), source=str(path))
 
 
 def from_npz(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
-  """As `read_npz`, from the arrays of a file by name; `source` is named in errors."""
+  """Converts a file's arrays by name, like `read_npz`; `source` is named in errors."""
   arrays: dict[str, np.ndarray] = {}
   unknown = []
   for name, array in flat.items():
@@ -76,11 +79,11 @@ def from_npz(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
       unknown.append(name)
       continue
     if ours in arrays:
-      raise UserError(f'{source}: {name!r} is there twice, under an old name too')
+      raise UserError(f'{source}: {name!r} occurs twice, also under an old name')
     array = tree.as_float32(name, array)
     if ours.startswith('resnet/'):
       array = bit.squeezed(ours, array)
-    # Only the place says whether the class token has a row: 17 positions may be a
+    # Only the location shows whether the class token has a row: 17 positions may be a
     # class token and 4x4 patches, or 1x17 patches.
     if _modern(name) == 'pos_embedding' and {'cls', 'params/cls'} & flat.keys():
       array = np.pad(array, ((0, 0), (1, 0), (0, 0)))
@@ -92,10 +95,10 @@ def from_npz(flat: tree.Arrays, source: str = 'weights') -> tree.Tree:
 
 
 def to_npz(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Our parameters (unrolled or scanned) as vision_transformer names them today.
+  """Converts our parameters (unrolled or scanned) to current published names.
 
-  Raises a `UserError` for registers and the positions of ablations: no published file
-  has them.
+  Raises a `UserError` for registers and the positions of ablations, which no published
+  file has.
   """
   flat = tree.flatten(tree.unstack_blocks(params))
   nameless = [name for name in _NAMELESS if name in flat]
@@ -109,9 +112,9 @@ def to_npz(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def to_big_vision(
   params: Mapping[str, Any], scan: bool = False
 ) -> dict[str, np.ndarray]:
-  """Our parameters as big_vision names and places them, blocks stacked with `scan`.
+  """Converts our parameters to big_vision's names and layout; `scan` stacks blocks.
 
-  The class token's position is added to the class token itself: the same function.
+  The class token's position is added to the class token: the function is the same.
   """
   flat = to_npz(params)
   if _POSITIONS in flat:
@@ -128,9 +131,9 @@ def to_big_vision(
 
 
 def differences(names: Collection[str]) -> tree.Differences:
-  """Names that such a file does not have, and those that it lacks, as they are today.
+  """Returns names unknown in such a file, and current names missing from it.
 
-  Of blocks stacked by nn.scan the first is looked at.
+  Of blocks stacked by nn.scan, only the first is checked.
   """
   ours = {name: our_name(name) for name in names}
   strange = {name for name, known in ours.items() if known is None}
@@ -147,7 +150,7 @@ def differences(names: Collection[str]) -> tree.Differences:
 
 
 def our_name(name: str) -> str | None:
-  """Our name of a published array or module; None if ViT has nothing of the kind."""
+  """Returns our name of a published array or module; None if ViT has no such one."""
   name = _modern(name)
   if name == 'pos_embedding':
     return name
@@ -162,7 +165,7 @@ def our_name(name: str) -> str | None:
 
 
 def published_name(name: str) -> str | None:
-  """The modern published name of one of our arrays or modules; None if it has none."""
+  """Returns the current published name of one of our arrays or modules, or None."""
   if match := re.fullmatch(r'encoder/block(_\d+|s)(/.+)?', name):
     block = f'Transformer/encoderblock{match[1].removeprefix("s")}'
     inverse = {ours: theirs for theirs, ours in _BLOCK.items()}
@@ -182,7 +185,7 @@ def _modern(name: str) -> str:
 
 
 def _swap(name: str, table: Mapping[str, str]) -> str | None:
-  """Replaces the longest known beginning of a path."""
+  """Replaces the longest known prefix of a path."""
   head, rest = name, ''
   while head not in table:
     head, slash, last = head.rpartition('/')

@@ -1,4 +1,4 @@
-"""Which arrays the parameter tree of our ViT holds, unrolled, by flat name."""
+"""Flat names and shapes of the parameters of our ViT, unrolled."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ _REQUIRED = [
   *('embed/kernel', 'embed/bias'),
   *(f'encoder/norm/{leaf}' for leaf in _NORM),
 ]
-# Each of these is there as a whole or not at all.
+# Each of these groups exists completely or not at all.
 _OPTIONAL = [
   ['cls'],
   ['registers'],
@@ -61,7 +61,7 @@ _SHAPES = [
 
 
 def unfit(names: Collection[str]) -> tuple[set[str], set[str]]:
-  """Returns which of the names no ViT has, and which ones a ViT with these lacks."""
+  """Returns the names that no ViT has, and the names missing from these."""
   have = set(names)
   want = set(_REQUIRED)
   for i in range(depth(have) or 1):
@@ -75,14 +75,14 @@ def unfit(names: Collection[str]) -> tuple[set[str], set[str]]:
 
 
 def depth(names: Collection[str], block: str = r'encoder/block_(\d+)/') -> int:
-  """How many blocks the names tell of; `block` finds the number of one, from 0."""
+  """Returns the number of blocks in names; `block` matches a block's number, from 0."""
   numbers = [int(match[1]) for name in names if (match := re.match(block, name))]
-  # No file has more blocks than arrays.
+  # A file cannot have more blocks than arrays.
   return max((n + 1 for n in numbers if n < len(names)), default=0)
 
 
 def check_shapes(flat: tree.Arrays, source: str) -> dict[str, int]:
-  """The sizes of a ViT by letter; a `UserError` that names shapes that do not fit."""
+  """Returns a ViT's sizes by letter; raises a `UserError` that names bad shapes."""
   sizes, trunk = {'1': 1}, {}
   if 'pre_logits/bias' not in flat:
     sizes['S'] = flat['embed/kernel'].shape[-1]
@@ -103,9 +103,9 @@ def collect_sizes(
   shapes: Sequence[tuple[str, str]],
   sizes: dict[str, int],
 ) -> list[str]:
-  """Adds to `sizes` by letter; returns what it says of arrays that do not fit them.
+  """Adds to `sizes` by letter; returns a sentence for each array that does not match.
 
-  `shapes` are patterns of names and the letters of their axes; other names are passed.
+  `shapes` are patterns of names with the letters of their axes; others are skipped.
   """
   wrong = []
   for name, array in flat.items():

@@ -65,7 +65,7 @@ def test_who_has_come_and_dies_is_told_to_all_at_once(meet, port, monkeypatch):
     (told,) = sentences(calls)
     assert other.recv(1000).decode() == told
   assert told == (
-    'process 1 of 4 died as all started. Start the same command in every process, at'
+    'process 1 of 4 died during startup. Start the same command in every process, at'
     ' about the same time.'
   )
 
@@ -87,7 +87,7 @@ def test_process_0_dies(meet, port):
       connection, _ = server.accept()
       with connection:
         connection.sendall(meeting.COME)
-  told = 'process 0 of 3 died as all started. '
+  told = 'process 0 of 3 died during startup. '
   assert all(sentence.startswith(told) for sentence in sentences(calls))
 
 
@@ -95,7 +95,7 @@ def test_those_who_do_not_come_are_named(meet, monkeypatch):
   said = []
   monkeypatch.setattr(meeting, 'NOTICE_SECONDS', 0.1)
   calls = meet(0, 2, count=5, seconds=1.5, say=lambda *words: said.append(words))
-  told = 'processes 1, 3, 4 of 5 did not come within 1.5 s. Start the same command in'
+  told = 'processes 1, 3, 4 of 5 did not join within 1.5 s. Start the same command in'
   assert all(sentence.startswith(told) for sentence in sentences(calls))
   assert any(text.endswith('3, 4 of 5, up to 1.5 s') for _, text in said), said
   (told,) = sentences(meet(1, seconds=0.1))

@@ -176,7 +176,7 @@ def test_heads_that_do_not_divide_are_named():
     specs_of(mesh, params['params'], model_rules=model.sharding_rules)
   assert str(error.value) == (
     'encoder/block_0/attention/key/bias of shape (3, 64): 3 does not divide over 4'
-    " devices of axis 'tensor'; take another mesh, or give it a rule in config.sharding"
+    " devices of axis 'tensor'; use another mesh, or give it a rule in config.sharding"
   )
 
 

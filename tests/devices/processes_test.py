@@ -171,7 +171,7 @@ def test_killed_and_preempted_processes_lose_nothing(train, pair, tmp_path):
   assert first.returncode == 1
   sentence = first.stderr.splitlines()[-1]
   assert sentence.startswith('process 0: error: another process of this run died')
-  assert 'Run the same command again' in sentence
+  assert 'Rerun the same command' in sentence
   assert time.monotonic() - started < 60
 
   # Process 0 is the one that the others hold on to.
@@ -290,7 +290,7 @@ def test_a_process_that_is_killed_while_others_start_is_told(command, tmp_path):
   finally:
     first.kill()
   assert first.returncode == 1
-  assert err.startswith('error: process 1 of 3 died as all started. Start the same')
+  assert err.startswith('error: process 1 of 3 died during startup. Start the same')
   assert err.count('\n') == 1 and not (tmp_path / 'run').exists()
 
 
@@ -328,9 +328,9 @@ def test_coordinator_that_is_not_there(spawn, tmp_path):
       {},
       'not HOST:P',
     ),
-    (['--coordinator=a:1', '--multi-process'], {}, 'give either'),
+    (['--coordinator=a:1', '--multi-process'], {}, 'give one or the'),
     ([], {'JAX_PROCESS_ID': '1'}, '--coordinator and --num-processes must be given'),
-    ([], {'SLURM_STEP_NUM_TASKS': '4'}, 'srun started 4 processes: say --multi-pro'),
+    ([], {'SLURM_STEP_NUM_TASKS': '4'}, 'srun started 4 processes: add --multi-pro'),
     ([], {'OMPI_COMM_WORLD_SIZE': '2'}, 'mpirun started 2 processes'),
     (['--multi-process'], {}, 'could not be joined by --multi-process'),
   ],
@@ -379,7 +379,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
 def test_a_drill_is_preempt_at_a_step(text):
   assert processes.drill_step('preempt@7') == 7
   assert processes.drill_step(None) is None
-  with pytest.raises(UserError, match='there is preempt@STEP'):
+  with pytest.raises(UserError, match='use preempt@STEP'):
     processes.drill_step(text)
 
 

@@ -134,7 +134,7 @@ def test_files_that_say_their_size_are_believed(tmp_path):
   np.testing.assert_array_equal(variables['params']['pos_embedding'], want)
   images = classes.Preprocessing((24, 24))
   path.with_suffix('.json').write_text(json.dumps({'preprocessing': images.to_json()}))
-  told = 'tell images of 24x24, a grid of 3x3, but there are 16 positions'
+  told = 'record images of 24x24, a grid of 3x3, but there are 16 positions'
   with pytest.raises(UserError, match=told):
     loading.load(path)
 
@@ -303,7 +303,7 @@ def test_what_detection_transforms_come_to():
   steps = [boxes.Objects(), boxes.ResizeShort(60, 90), boxes.Pad([[64, 96]], 3)]
   want = {'short': 60, 'longest': 90, 'shapes': ((64, 96),)}
   assert objects.sizing(steps) == want
-  with pytest.raises(UserError, match='not by RandomSizeCrop: take a config'):
+  with pytest.raises(UserError, match='not by RandomSizeCrop: use a config'):
     objects.sizing([boxes.RandomSizeCrop(3, 5), *steps])
 
 
@@ -336,12 +336,12 @@ def test_published_resnets(tmp_path):
 def test_runs_that_do_something_else(tmp_path):
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
   random_weights.save_run(tmp_path / 'run', config, {'a': np.ones(2)})
-  with pytest.raises(UserError, match='a run of Seq2Seq: load.. is for tasks that'):
+  with pytest.raises(UserError, match='a run of Seq2Seq: load.. is for tasks whose'):
     loading.load(tmp_path / 'run')
 
 
 def test_a_step_of_a_file(tmp_path):
-  with pytest.raises(UserError, match='no run: it has no checkpoint of step 3'):
+  with pytest.raises(UserError, match='not a run: it has no checkpoint of step 3'):
     loading.load(tmp_path / 'a.npz', step=3)
 
 
@@ -366,7 +366,7 @@ def test_what_transforms_come_to(steps, want):
 
 
 def test_transforms_that_come_to_no_size():
-  with pytest.raises(UserError, match='CentralCrop, not of CentralCrop, Resize'):
+  with pytest.raises(UserError, match='CentralCrop, not CentralCrop, Resize'):
     classes.sizing([CROP, RESIZE])
 
 

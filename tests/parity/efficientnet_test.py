@@ -122,7 +122,7 @@ def test_logits_of_transformers(head, size, tmp_path):
   compared(theirs, weights.model, weights.variables, size)
   config.depthwise_padding = [2]
   config.save_pretrained(tmp_path)
-  with pytest.raises(UserError, match=r'depthwise_padding=\[2\] is not that of images'):
+  with pytest.raises(UserError, match=r'depthwise_padding=\[2\] does not match images'):
     published.read(tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_fit_takes_all_but_the_head(capsys):
     wanted = before if name.startswith('head/') else theirs
     np.testing.assert_array_equal(flat[name], wanted[name], err_msg=name)
   text = capsys.readouterr().out
-  assert 'starting anew: head/bias, head/kernel' in text
+  assert 'newly initialized: head/bias, head/kernel' in text
   assert f'loaded {len(flat) - 2} of {len(flat)} parameters' in text
 
 
@@ -284,7 +284,7 @@ def test_images_must_be_normalised_as_the_weights_know_them(tmp_path):
   own = classification.Classification(model=None, optimizer=None, mean=0.4, std=(0.2,))
   weights = Weights({}, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
   InitFrom(weights).check(own.images)
-  with pytest.raises(UserError, match=r'mean=\(0.4, .*does it with mean=0.5 and std'):
+  with pytest.raises(UserError, match=r'mean=\(0.4, .*the task uses mean=0.5 and std'):
     InitFrom(weights).check(half.images)
   InitFrom(weights, allow_other_normalization=True).check(half.images)
   for anything in ({}, Weights({})):  # which know no images
@@ -346,21 +346,21 @@ def test_another_activation_is_refused(tmp_path, capsys):
   path, sizes = timm_file(tmp_path)
   found = init_from.from_file(path, num_heads=4)
   told = (
-    r"the weights want activation='gelu_exact' \(assumed; that of timm ViTs unless"
-    r" told\), the model has 'gelu': set task.model.activation='gelu_exact', or"
+    r"the weights need activation='gelu_exact' \(assumed; the default of timm"
+    r" ViTs\), but the model has 'gelu': set task.model.activation='gelu_exact', or"
   )
   with pytest.raises(UserError, match=told):
     filled(InitFrom(found), **sizes)
   filled(InitFrom(found, allow_other_activation=True), **sizes)
-  assert "other than the model of the weights: activation 'gelu', not 'gelu_exact'" in (
+  assert "from the model of the weights: activation 'gelu', not 'gelu_exact'" in (
     capsys.readouterr().out
   )
   filled(InitFrom(found), **sizes, activation='gelu_exact', dropout=0.5, epsilon=1e-5)
   out = capsys.readouterr().out
-  assert 'other than the model of the weights: epsilon 1e-05, not 1e-06\n' in out
+  assert 'different from the model of the weights: epsilon 1e-05, not 1e-06\n' in out
   (tmp_path / 'config.json').write_text('{"model_args": {"act_layer": "relu"}}')
   found = init_from.from_file(path, num_heads=4)
-  with pytest.raises(UserError, match="want activation='relu', the model has 'gelu'"):
+  with pytest.raises(UserError, match="activation='relu', but the model has 'gelu'"):
     filled(InitFrom(found), **sizes)
 
 
@@ -368,8 +368,8 @@ def test_another_number_of_heads_names_its_remedy(tmp_path):
   path, sizes = timm_file(tmp_path)
   sizes['activation'] = 'gelu_exact'
   told = (
-    'does not fit the model: the model has 4 heads, the weights 1 (assumed; neither the'
-    ' file nor a config.json tells, published ViTs of width 64 have as many): set'
+    'does not fit the model: the model has 4 heads, the weights 1 (assumed; as in'
+    ' published ViTs of width 64; neither the file nor a config.json records it): set'
     ' init_from.weights.num_heads=4 if that is what they have'
     ' (--config.init_from.weights.num_heads=4)'
   )
@@ -389,7 +389,7 @@ def test_another_number_of_heads_names_its_remedy(tmp_path):
 def test_a_run_tells_its_architecture(tmp_path):
   run_of(tmp_path, 16, activation='gelu_exact')
   found = init_from.from_run(str(tmp_path))
-  with pytest.raises(UserError, match="the weights want activation='gelu_exact', the"):
+  with pytest.raises(UserError, match="the weights need activation='gelu_exact', but"):
     filled(InitFrom(found), **WIDE)
 
 
@@ -647,7 +647,7 @@ def test_several_sources(capsys):
   assert_same(got, body | {'encoder': b['encoder'], 'head': ours['head']})
   text = capsys.readouterr().out
   assert 'source 1: loaded 4 of' in text and 'source 2: loaded' in text
-  assert 'starting anew: head/bias, head/kernel\n' in text
+  assert 'newly initialized: head/bias, head/kernel\n' in text
   sources[0] = InitFrom(parts_of(a, 'embed', 'cls'), leave_out=[])
   with pytest.raises(UserError, match='model: not in the weights: pos_embedding\nName'):
     init_from.fitted(sources, {'params': ours}, *tables)
@@ -694,8 +694,8 @@ def test_frozen_networks_take_everything():
   assert sorted(lines[1:]) == [
     'not in the model: extra',
     'not in the weights: cls',
-    'shape of head/bias: (100,) in the weights, (5,) here',
-    'shape of head/kernel: (16, 100) in the weights, (16, 5) here',
+    'shape of head/bias: (100,) in the weights, (5,) in the model',
+    'shape of head/kernel: (16, 100) in the weights, (16, 5) in the model',
   ]
 
 
@@ -786,4 +786,4 @@ def test_a_prefix_and_what_is_assumed_are_told(tmp_path, capsys):
   found = init_from.from_file(str(tmp_path / 'a.pth'), num_heads=2)
   assert_same(found.params, weights)
   told = capsys.readouterr().out
-  assert "assumed   names without 'module.'" in told and 'gelu_exact' in told
+  assert "assumed   names without the prefix 'module.'" in told and 'gelu_exact' in told

@@ -108,7 +108,7 @@ def test_labels_without_names_are_compared_by_number(config, tmp_path):
   assert row.endswith('3 classes, compared by number; texts left out: file')
   config.evals.val.data.source = spec(Unnamed)
   [row] = preflight.check(config).table[2:]
-  assert row.endswith('classes are compared by number alone')
+  assert row.endswith('classes are compared only by number')
 
 
 class Unnamed(Source):
@@ -155,7 +155,7 @@ class Odd(labels.grain.transforms.Map):
 def test_a_transform_from_elsewhere_that_makes_labels_leaves_no_names(config, tmp_path):
   config.evals.val = accuracy(folder(tmp_path / 'val', FRUIT[1:]), spec(Odd))
   found = preflight.check(config)
-  assert found.told == [] and 'compared by number alone' in found.table[2]
+  assert found.told == [] and 'compared only by number' in found.table[2]
   assert by_name.vocabulary(found.made['config.evals.val.data']) == {}
 
 
@@ -205,7 +205,7 @@ def test_probes_compare_their_own_two_sources(config, tmp_path):
     (IMAGENET, {k: v.split(',')[0] for k, v in IMAGENET.items()}, True, 'by number'),
     ({0: '0', 1: '1'}, {0: '0', 1: '1', 2: '2'}, False, '2 of 3 classes'),
     ({7: 'b'}, {1: 'a', 7: 'b'}, False, '1 of 2 classes'),
-    ({}, {0: 'a'}, False, 'classes are compared by number alone'),
+    ({}, {0: 'a'}, False, 'classes are compared only by number'),
     ({}, {0: '0', 1: '1'}, False, ''),
   ],
 )
@@ -385,7 +385,7 @@ def test_all_images_are_decoded_when_asked(config, tmp_path):
   assert '1 of 120 examples cannot be used: 49 (the image of the example' in told
   assert 'all examples decoded' in found.table[1]
   config.train_data.source.path = path
-  assert 'others take their place' in preflight.check(config, thorough=True).table[1]
+  assert 'others replace them' in preflight.check(config, thorough=True).table[1]
 
 
 def test_the_best_checkpoint_has_a_name_that_is_known(config, tmp_path):

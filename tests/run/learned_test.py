@@ -108,13 +108,14 @@ def test_names_and_sizes_are_those_of_the_run(root, change, capsys):
 def test_old_runs_read_names_from_data_and_say_so(root, capsys):
   run = old(root)
   assert big_vision_like.load(run)[2].label_names == FRUIT
-  told = 'names     of classes are read from data that may have changed since: '
+  told = 'names     class names come from data that may have changed since: '
   assert capsys.readouterr().out == f'{told}{run} has no learned.json\n'
   assert init_from.from_run(str(run)).grid == (2, 3)
   shutil.rmtree(root / 'train')
   assert loading.trained_names(loading.load_run(run), 'label_names') == ()
   said = capsys.readouterr().out
-  assert said.startswith(f'names     of classes are unknown: {run} has no learned.json')
+  told = f'names     class names are unknown: {run} has no learned.json'
+  assert said.startswith(told)
   assert f'there is no folder {root}/train' in said
 
 

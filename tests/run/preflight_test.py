@@ -134,7 +134,7 @@ def test_all_faults_are_told_at_once(data_dir, tmp_path, capsys):
   wanted = [
     f"data set 'digits' is not at {none}/digits/1.0.0. Prepare it with:"
     f' python tools/prepare_data.py digits --data-dir {none}',
-    'train_data, evals.fine.data: the data have 10 classes, of which those from 5 on a',
+    'train_data, evals.fine.data: the data have 10 classes, so labels from 5 on a',
     'evals.argument.data',
     'evals.corrupt.data: the image of the example with id 0 cannot be decoded',
     "evals.count.data: digits 'test' holds 450 examples, not the 7 that the config giv",
@@ -227,7 +227,7 @@ def test_classes_of_the_data_are_counted(data_dir):
   config.train_data.source.split = f'train[{some}:{some + 1}]'
   config.task.model.num_classes = 6
   assert sentence(config) == (
-    'train_data: the data have 10 classes, of which those from 6 on are out of range:'
+    'train_data: the data have 10 classes, so labels from 6 on are out of range:'
     ' the model has 6 classes (0 to 5); set task.model.num_classes to 10.'
   )
   config.task.model.num_classes = 12

@@ -22,11 +22,11 @@ def test_groups_of_fields_are_no_numbers(name):
 def test_a_warm_up_longer_than_the_run_is_refused(schedule, rest):
   rate = spec.spec(schedule, peak_value=1.0, warmup_steps=100, total_steps=50, **rest)
   node = {'optimizer': spec.spec(optim.adamw, rate=rate)}
-  told = r'config.task.optimizer.rate.warmup_steps=100 are more than total_steps=50'
+  told = r'config.task.optimizer.rate.warmup_steps=100 is more than total_steps=50'
   with pytest.raises(UserError, match=told):
     experiment.check_warmups(node)
   node['optimizer']['rate']['total_steps'] = 100
   experiment.check_warmups(node)
   node['optimizer']['rate']['total_steps'] = 62.5
-  with pytest.raises(UserError, match='are more than total_steps=62.5'):
+  with pytest.raises(UserError, match='is more than total_steps=62.5'):
     experiment.check_warmups(node)

@@ -155,7 +155,7 @@ def test_a_run_on_wide_images_writes_their_size(out, tmp_path, capsys):
   assert_same(variables['params']['pos_embedding'], average['pos_embedding'])
   square = ['--image-size', '32', '32']  # as many tokens
   assert convert(tmp_path / 'run', tmp_path / 'no', *square) == 1
-  words = 'a grid of 16x16, the positions of the weights are for one of 8x32'
+  words = 'a grid of 16x16, but the positions of the weights are for 8x32'
   assert words in capsys.readouterr().err
 
 
@@ -220,7 +220,7 @@ def test_half_a_file_leaves_nothing(tmp_path, monkeypatch):
     (['in.npz'], 'in.npz is there already: name a new OUT'),
     (['taken.npz'], 'taken.json is there already'),
     (['out', '--to=transformers'], 'has a class token and learned positions'),
-    (['out', '--image-size=32'], 'a grid of 4x4, the weights have 9 positions'),
+    (['out', '--image-size=32'], 'a grid of 4x4, but the weights have 9 positions'),
     (['out.npz', '--image-size=25'], '25x25 does not divide into tokens of 8x8'),
     (
       ['out', '--image-size', '8', '8', '8'],
@@ -276,22 +276,22 @@ def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
     params = random_weights.params_of(model, size)
     files.write(tmp_path / f'{grid}.npz', vision_transformer.to_npz(params))
   assert convert(tmp_path / '2x3.npz', tmp_path / 'a.npz') == 1
-  told = '6 positions are no square: say what images they are for with --image-size'
+  told = '6 positions do not form a square: give the size of their images with --image'
   assert told in capsys.readouterr().err
   for grid, size in (('2x3', (16, 24)), ('2x8', (16, 64))):
     out = tmp_path / f'{grid}-out.safetensors'
     assert convert(tmp_path / f'{grid}.npz', out, f'--source-grid={grid}') == 0
-    assert 'nothing tells' not in capsys.readouterr().out
+    assert 'a square' not in capsys.readouterr().out
     assert loading.load(out)[2].size == size
   assert convert(tmp_path / '2x8.npz', tmp_path / 'b.npz') == 0
-  assert '4x4 tokens: a square, as nothing tells' in capsys.readouterr().out
+  assert '4x4 tokens: a square, as no other' in capsys.readouterr().out
 
 
 def test_a_grid_that_is_no_square_asks_for_the_size():
   params = random_weights.small_vit()
   params['pos_embedding'] = params['pos_embedding'][:, :7]
   weights = published.describe(params, 'vit')
-  with pytest.raises(ValueError, match='6 positions are no square.*--image-size'):
+  with pytest.raises(ValueError, match='6 positions do not form a s.*--image-size'):
     vit_family.image_size(weights, IMAGES, None)
   assert vit_family.image_size(weights, IMAGES, (16, 24)) == (16, 24)
   hybrid = published.describe(random_weights.small_vit(resnet=(2, 1), patch=1), 'vit')
@@ -371,6 +371,6 @@ def test_a_training_checkpoint_with_a_prefix(tmp_path, capsys):
   out = tmp_path / 'out.npz'
   assert convert(tmp_path / 'w.pth', out, '--num-heads=3') == 0
   told = capsys.readouterr().out
-  assert "of the file 'model' is read, not 'model_ema'" in told
-  assert "names without '_orig_mod.'" in told
+  assert "'model' of the file is read, not 'model_ema'" in told
+  assert "names without the prefix '_orig_mod.'" in told
   assert_same(published.read(out).params, params)

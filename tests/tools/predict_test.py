@@ -179,7 +179,7 @@ def test_pictures_without_objects(predict, pictures, detector, tmp_path):
   [
     (['--top=3'], '--top is for weights that name pictures'),
     (['--threshold=1.5'], r'--threshold=1.5 is not in \[0, 1\)'),
-    (['--image-size=64x64'], r'\(64, 64\) is no size, give one number'),
+    (['--image-size=64x64'], r'instead of \(64, 64\) give one number'),
   ],
 )
 def test_bad_words_for_detectors(words, message, predict, pictures, detector):
@@ -218,7 +218,7 @@ def test_grids_that_nothing_tells(predict, pictures, tmp_path):
   status, _, err = predict(*words)
   assert status == 1 and '(programs: --source-grid=ROWSxCOLUMNS)' in err
   status, out, _ = predict(*words, '--source-grid=2x3')
-  assert status == 0 and 'images    16x24' in out and 'nothing tells' not in out
+  assert status == 0 and 'images    16x24' in out and 'a square' not in out
   status, out, _ = predict(*words, '--source-grid=2x3', '--image-size=32x32')
   assert status == 0 and 'images    32x32' in out
 
@@ -226,7 +226,7 @@ def test_grids_that_nothing_tells(predict, pictures, tmp_path):
 def test_a_square_grid_is_told(predict, pictures, weights):
   status, out, _ = predict(weights(), pictures / 'a.png')
   assert status == 0
-  assert 'grid      3x3 tokens: a square, as nothing tells another grid' in out
+  assert 'grid      3x3 tokens: a square, as no other grid is recorded' in out
 
 
 def test_classes_of_imagenet_have_words():

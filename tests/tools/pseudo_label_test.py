@@ -49,7 +49,7 @@ def test_images_of_a_config_are_labelled_and_the_choice_told(label, teacher, tmp
   assert len(rows) == 10 and sum(int(row[1].replace(',', '')) for row in rows) == 1297
   (tmp_path / 'labels' / 'labels-00001-of-00003.array_record').unlink()
   status, again, _ = label(*words)
-  assert status == 0 and '2 of 3 files are there already' in again
+  assert status == 0 and '2 of 3 files exist already' in again
   assert [line for line in out.splitlines() if line.startswith('chosen')] == [
     line for line in again.splitlines() if line.startswith('chosen')
   ]

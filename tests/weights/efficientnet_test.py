@@ -130,7 +130,7 @@ def test_padding_and_epsilon_of_timm(variables, tmp_path):
   for name, padding, epsilon, words in (
     ('tf_efficientnet_b0_ns-c0e6a31c', 'same', 1e-3, 'the name of the file'),
     ('efficientnet_b0_ra', 'symmetric', 1e-5, 'the name of the file'),
-    ('weights', 'same', 1e-3, 'that of most published files'),
+    ('weights', 'same', 1e-3, 'as in most published files'),
   ):
     weights = read(name)
     told = weights.architecture
@@ -140,9 +140,9 @@ def test_padding_and_epsilon_of_timm(variables, tmp_path):
   assert weights.assumed == ()
   assert weights.architecture['padding'] == 'symmetric'
   assert weights.architecture['epsilon'] == 0.01
-  with pytest.raises(UserError, match="'efficientnet_blur_b0' makes another net"):
+  with pytest.raises(UserError, match="'efficientnet_blur_b0' makes a different n"):
     read('b', architecture='efficientnet_blur_b0')
-  with pytest.raises(UserError, match="pad_type='lama' is not read"):
+  with pytest.raises(UserError, match="pad_type='lama' is unsupp"):
     read('c', architecture='efficientnet_b0', model_args={'pad_type': 'lama'})
 
 
@@ -152,7 +152,7 @@ def test_shapes_that_do_not_fit(variables, tmp_path):
   with pytest.raises(UserError, match='shapes that do not fit: params/stage4/unit2/d'):
     published.read(saved(tmp_path, state, 'weights.safetensors'))
   del state['blocks.3.1.conv_dw.weight']
-  with pytest.raises(UserError, match='nearest to timm EfficientNet, but differs in 1'):
+  with pytest.raises(UserError, match='nearest to timm EfficientNet. Names that diff'):
     published.read(saved(tmp_path, state, 'weights.safetensors'))
 
 
@@ -170,8 +170,8 @@ def test_config_of_timm():
   assert made['model_args'] == {'in_chans': 3, 'bn_eps': 1e-3}
   assert made['num_features'] == 1536
   for name, changes, words in (
-    ('L0', {}, 'timm has EfficientNets B0 to B8 and L2 alone'),
-    ('B0', dict(depths=(1, 1)), 'timm has EfficientNets B0 to B8 and L2 alone'),
+    ('L0', {}, 'timm only has EfficientNets B0 to B8 and L2'),
+    ('B0', dict(depths=(1, 1)), 'timm only has EfficientNets B0 to B8 and L2'),
     ('B0', dict(stem_stride=1), 'stem_stride=1: timm has no such'),
   ):
     with pytest.raises(UserError, match=words):
@@ -198,7 +198,7 @@ def test_sizes_tell_images():
   assert images(picture).shape == (380, 380, 3)
   share = hub_json.to_timm(images)['crop_pct']
   assert (share, hub_json.to_timm(images)['crop_mode']) == (380 / 412, 'center')
-  with pytest.raises(UserError, match=r'size=\(380, 400\) is no square'):
+  with pytest.raises(UserError, match=r'size=\(380, 400\) is not square'):
     images.with_size((380, 400))
 
 

@@ -48,19 +48,19 @@ def test_a_module_is_all_that_a_family_needs(scan):
     (
       'undescribed',
       WHOLE.replace('describe=dict, ', ''),
-      "undescribed/x.py: FAMILY is half declared: .* argument: 'describe'",
+      "undescribed/x.py: FAMILY is incomplete: .* argument: 'describe'",
     ),
     (
       'unwritten',
       WHOLE.replace('family.NPZ', "family.TORCH, writes={'timm': dict}"),
-      "half declared: source 'a library' writes for timm without config",
+      "FAMILY is incomplete: source 'a library' writes for timm without config",
     ),
     ('sourceless', WHOLE.replace(f'({SOURCE.strip()},)', '()'), 'without sources'),
     ('again', WHOLE, "again/x.py: FAMILY has the name 'made_up' of another family"),
     (
       'twice',
       WHOLE.replace('made_up', 'other'),
-      r"x.py: FAMILY has a source 'a library', which families_twice/made_up.py has",
+      r"x.py: FAMILY has a source 'a library', which families_twice/made_up.py al",
     ),
   ],
 )

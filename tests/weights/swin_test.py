@@ -136,10 +136,10 @@ def test_rows_of_a_head(tmp_path, capsys):
   rows.write_text('4\n5\n')
   with pytest.raises(UserError, match="entry 2 is '5', not a class from 0 to 4"):
     init_from.with_classes(weights, str(rows))
-  with pytest.raises(UserError, match=r'nowhere.txt, .* is not there'):
+  with pytest.raises(UserError, match=r'nowhere.txt, .* does not exist'):
     init_from.with_classes(weights, str(tmp_path / 'nowhere.txt'))
   headless = {name: part for name, part in params.items() if name != 'head'}
-  with pytest.raises(UserError, match='which have no head'):
+  with pytest.raises(UserError, match='these have no head'):
     rows.write_text('0')
     init_from.with_classes(init_from.Weights({'params': headless}), str(rows))
 
@@ -186,7 +186,7 @@ def test_smaller_windows_of_late_stages_are_not_transformers(tmp_path):
   weights = published.describe(params, 'swin')
   assert weights.architecture['window'] == 4
   images = weights.images('swin', (16, 16))
-  with pytest.raises(UserError, match=r'windows of one size, these have \[2, 4\]'):
+  with pytest.raises(UserError, match=r'windows of one size, but these are \[2, 4\]'):
     convert_weights.write(
       weights, images, tmp_path / 'a.safetensors', 'transformers', None
     )
@@ -198,7 +198,7 @@ def test_smaller_windows_of_late_stages_are_not_transformers(tmp_path):
     ('layers.0.blocks.0.attn.relative_position_bias_table', (8, 2), 'square window'),
     ('layers.0.downsample.reduction.weight', (16, 31), 'merge1/reduction/kernel'),
     ('layers.1.blocks.2.mlp.fc1.bias', (31,), 'shapes that do not fit'),
-    ('head.weight', (5, 17), 'does not read 16'),
+    ('head.weight', (5, 17), 'does not have 16 inputs'),
   ],
 )
 def test_shapes_that_do_not_fit(name, shape, message, tmp_path):

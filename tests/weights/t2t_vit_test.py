@@ -64,7 +64,7 @@ def test_a_published_file_to_the_logits_of_the_original(name, content, tmp_path)
   config = json.loads((GOLDEN / f'{name}.json').read_text())['config']
   found = published.read(path, num_heads=config['num_heads'])
   assert found.family.name == 't2t_vit'
-  assert "names without 'module.'" in ' '.join(found.assumed)
+  assert "names without the prefix 'module.'" in ' '.join(found.assumed)
   assert found.model.depth == config['depth']
   got = jax.jit(found.model.apply)(found.variables, image_BHWC)['logits']
   np.testing.assert_allclose(got, logits_BC, rtol=0, atol=1e-5)
@@ -111,7 +111,7 @@ def test_heads_are_those_of_published_models(kind, name, changes, heads, tmp_pat
   )
   found = published.read(tmp_path / f'{name}.safetensors')
   assert found.model == model
-  assert found.assumed[0].startswith(f'num_heads={heads}: the file does not tell')
+  assert found.assumed[0].startswith(f'num_heads={heads}: ')
 
 
 def test_positions_for_larger_images_are_those_of_torch(tmp_path):

@@ -44,7 +44,7 @@ def test_all_types():
 
 def test_a_folder_or_the_name_of_a_checkpoint_finds_it(index):
   for path in (index, index.with_suffix(''), index.parent):
-    with pytest.raises(UserError, match=r'model\.ckpt\.index has the weights of anoth'):
+    with pytest.raises(UserError, match=r'model\.ckpt\.index has weights of an unkn'):
       published.read(path)
   shutil.copy(index, index.with_name('model.ckpt-7.index'))
   with pytest.raises(UserError, match='has no model.safetensors: name a file'):
@@ -72,7 +72,7 @@ def test_flipped_bytes_and_cuts(end, index):
 
 def test_data_that_are_missing(index):
   index.with_suffix('.data-00000-of-00001').unlink()
-  with pytest.raises(UserError, match='data-00000-of-00001 is missing: copy it beside'):
+  with pytest.raises(UserError, match='data-00000-of-00001 is missing: copy it next'):
     files.read(index)
 
 
@@ -131,14 +131,14 @@ BAD = {
   'shape': (dict(f5=20), r"'a' is damaged \(20 bytes for shape \(2, 3\)\)"),
   'place': (dict(f4=4), r"'a' is damaged \(x.data-00000-of-00001 is cut off\)"),
   'checksum': (dict(f6=5), r"'a' is damaged \(its checksum is wrong\)"),
-  'more': (dict(f5=10**15), r'promises more than there is in x.data-00000-of-00001'),
-  'type': (dict(f1=8), r"'a' is damaged \(of type 8, which is not read\)"),
+  'more': (dict(f5=10**15), r'declares more bytes than x.data-00000-of-00001 has'),
+  'type': (dict(f1=8), r"'a' is damaged \(of type 8, which is not supported\)"),
   'file': (dict(f3=1), r"'a' is damaged \(it is in file 1 of 1\)"),
   'parts': (dict(f7=b''), "'a' is stored in parts"),
-  'negative': (dict(f4=2**64 - 1), 'field 4 of an entry is no number from 0'),
-  'bytes': (dict(f5=b'24'), 'field 5 of an entry is no number from 0'),
-  'order': (dict(header=dict(f1=1, f2=1)), 'its numbers have their highest byte first'),
-  'files': (dict(header=dict(f1=0)), 'it says that there are 0 files'),
+  'negative': (dict(f4=2**64 - 1), 'field 4 of an entry is not a number of'),
+  'bytes': (dict(f5=b'24'), 'field 5 of an entry is not a number of'),
+  'order': (dict(header=dict(f1=1, f2=1)), 'its numbers are big-endian'),
+  'files': (dict(header=dict(f1=0)), 'it declares 0 files'),
   'name': (dict(name=b'a\n'), 'has a name of length 2 that no model has'),
   'no text': (dict(name=b'\xff'), 'is not a whole index of a TensorFlow checkpoint'),
   'packed': (dict(packed=lambda x: (x, 2)), 'a block is packed by method 2'),

@@ -175,7 +175,7 @@ def test_activation_and_epsilon(activation, named):
   sizes |= dict(activation=activation, epsilon=1e-6)
   told = timm_vit.config(sizes, num_classes=7, image_size=(32, 40))
   assert told['model_args']['act_layer'] == named
-  with pytest.raises(ValueError, match="cannot say that the norms' epsilon is 1e-12"):
+  with pytest.raises(ValueError, match="cannot record that the norms' epsilon is 1e"):
     timm_vit.config(sizes | dict(epsilon=1e-12), 7, (32, 40))
 
 

@@ -40,7 +40,7 @@ def test_which_of_several_things_is_taken(tmp_path):
   torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # a name like others
   assert list(files.read(path)) == ['model', 'x']
   torch_archives.save(path, {'shadow': state, **{f'a{i}': i for i in range(20)}})
-  words = 'is not a state dict.*; there are shadow, a0, .*, a8 ...$'
+  words = 'is not a state dict.*; its keys are shadow, a0, .*, a8 ...$'
   with pytest.raises(UserError, match=words):
     files.read(path)
 
@@ -122,11 +122,11 @@ def test_other_names_of_what_holds_a_state_dict(tmp_path):
     torch_archives.save(path, content)
     state_dict, told = torch_files.read_told(path)
     assert list(state_dict) == ['w']
-    assert not told or told == ("of the file 'ema' is read, not 'net'",)
+    assert not told or told == ("'ema' of the file is read, not 'net'",)
   torch_archives.save(path, {'model_ema': state, 'model': {'x': WEIGHT}})
   state_dict, told = torch_files.read_told(path)
   assert list(state_dict) == ['x']
-  assert told == ("of the file 'model' is read, not 'model_ema'",)
+  assert told == ("'model' of the file is read, not 'model_ema'",)
 
 
 def nested(depth, make):
@@ -152,8 +152,8 @@ ENDLESS = {
   'calls': (HUGE + b'(' + (CALL + b'h\0\x85R') * 100 + b't', 'over 2,000,000 instr'),
   'nothing': (b'N' * 2_000_001, 'over 2,000,000 instr'),
   'a global': (b'cbuiltins\neval\n', 'it holds a builtins.eval, which is not read'),
-  'a set': (b'\x8f', 'its pickle has an instruction that is not read, EMPTY_SET'),
-  'twice': (b'}' + NAME + b'Ns' + NAME + b'Ns', 'a name is there twice'),
+  'a set': (b'\x8f', 'its pickle has an instruction that is not supported, EMPTY'),
+  'twice': (b'}' + NAME + b'Ns' + NAME + b'Ns', 'a name occurs twice'),
   'too little': (b'(NR', 'is not a whole file'),
 }
 
@@ -169,7 +169,7 @@ def test_programs_that_never_end(tmp_path, case):
 def test_tensors_in_proportion_to_their_file(tmp_path, monkeypatch):
   path, numbers = tmp_path / 'model.pth', bytes(4000)
   archive_of(path, (10, 0, (10,), (1,)), numbers)
-  with pytest.raises(UserError, match='40 bytes are promised for storage 0, which has'):
+  with pytest.raises(UserError, match='storage 0 declares 40 bytes, but has'):
     files.read(path)
   monkeypatch.setattr(archives, 'SMALL', 1000)
   archive_of(path, (1000, 0, (10,), (1,)), numbers)
@@ -178,7 +178,7 @@ def test_tensors_in_proportion_to_their_file(tmp_path, monkeypatch):
   whole = torch_archives.tensor(0, 'float32', 1000, 0, (1000,), (1,))
   names = b''.join(torch_archives._text(str(i)) + whole for i in range(100))
   torch_archives.write(path, b'\x80\2}(' + names + b'u.', [numbers])
-  with pytest.raises(UserError, match='what it promises would fill 400,000'):
+  with pytest.raises(UserError, match='declares 400,000'):
     files.read(path)
 
 

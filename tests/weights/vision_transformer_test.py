@@ -117,7 +117,7 @@ def test_a_missing_block_is_noticed(published):
 
 def test_one_array_under_two_names(published):
   published['params/cls'] = published['cls']
-  with pytest.raises(ValueError, match='there twice'):
+  with pytest.raises(ValueError, match='occurs twice'):
     vision_transformer.from_npz(published)
 
 

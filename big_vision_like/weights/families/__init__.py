@@ -1,1 +1,1 @@
-"""Families of published weights, one in each module; `weights.family` finds them."""
+"""Families of published weights, one per module; `weights.family` finds them."""

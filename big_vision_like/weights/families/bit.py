@@ -20,7 +20,7 @@ from big_vision_like.weights import (
 
 
 def describe(variables: tree.Tree, source: str, version: int) -> dict[str, Any]:
-  """Returns the arguments of our `BiT` or `BiTv1`, by the shapes of its parameters."""
+  """Returns the arguments of our `BiT` or `BiTv1`, from shapes of its parameters."""
   flat = tree.flatten(variables['params'])
   num_classes = len(flat.get('head/bias', ()))
   depths, root = resnet_names.depths(flat), flat['resnet/conv_root/kernel'].shape
@@ -39,14 +39,14 @@ def describe(variables: tree.Tree, source: str, version: int) -> dict[str, Any]:
 
 
 def features(told: Mapping[str, Any]) -> int:
-  """Returns the channels of the last map."""
+  """Returns the number of channels of the last map."""
   return int(64 * told['width']) * 2 ** (len(told['depths']) + 1)
 
 
 def as_google(
   name: str, size: tuple[int, int] | None, channels: int
 ) -> classes.Preprocessing:
-  """Google's ViTs and BiTs take [-1, 1] of images, whatever their aspect ratio."""
+  """Returns Google's preprocessing for ViTs and BiTs: squashed images in [-1, 1]."""
   half = (0.5,) * channels
   size = size or (size_by_name(name),) * 2
   return classes.Preprocessing(
@@ -55,11 +55,11 @@ def as_google(
 
 
 def size_by_name(name: str) -> int:
-  """Returns the size of images, which no parameter tells, by the name of a file.
+  """Returns the image size from the name of a file, as no parameter shows it.
 
-  Distilled BiTs name it (`R50x1_160`). Those fine-tuned on ImageNet or VTAB have seen
-  384 pixels, R152x4 480: the sizes of arXiv:1912.11370 section 3.3, where its code has
-  480 for all. All others were pre-trained on 224.
+  Names of distilled BiTs end in it (`R50x1_160`). BiTs fine-tuned on ImageNet or VTAB
+  saw 384 pixels, and R152x4 480. These are the sizes of arXiv:1912.11370 section 3.3;
+  its code uses 480 for all. All others were pre-trained on 224.
   """
   named = re.search(r'[-_](\d{3})$', name)
   if named:
@@ -70,7 +70,7 @@ def size_by_name(name: str) -> int:
 
 
 def torch_sources(version: int, timm_config: Any) -> tuple[family.Source, ...]:
-  """Returns the files of timm and transformers of one version."""
+  """Returns the sources of timm and transformers for one version."""
   end, arguments = ' v1' if version == 1 else '', {'version': version}
   return (
     family.Source(

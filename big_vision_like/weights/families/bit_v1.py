@@ -1,4 +1,4 @@
-"""Published BiTs with norms after convolutions (version 1), of big_vision."""
+"""Published BiTs of big_vision with norms after convolutions (version 1)."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from big_vision_like.weights.families import bit as version2
 
 
 def no_timm_config(weights: Any, images: Any) -> dict[str, dict[str, Any]]:
-  """Raises a `UserError`: none of timm's functions makes the model."""
+  """Raises a `UserError`, as no function of timm makes the model."""
   raise UserError(
     'timm has no function that makes a BiT v1: write a .safetensors file, for'
     " ResNetV2(preact=False, stem_type='same', ...)"

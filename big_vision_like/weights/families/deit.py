@@ -1,6 +1,6 @@
 """Published DeiTs with a distillation token, arXiv:2012.12877.
 
-Those without one are ViTs, in files and here.
+DeiTs without one are ViTs, in files and in this package.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from big_vision_like.weights.published import Published
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `DeiT`, by the shapes of its parameters."""
+  """Returns the arguments of our `DeiT`, from the shapes of its parameters."""
   flat = tree.flatten(variables['params'])
   deit_names.check_shapes(flat, source)
   exact = dict(activation='gelu_exact', distilled='dist' in flat)
@@ -32,7 +32,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 
 
 def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads facebookresearch's and timm's, with what a config.json says of them."""
+  """Reads files of facebookresearch and timm, with the facts in a config.json."""
   heads, told, assumed = vit.told_of_timm('timm DeiT', arrays, beside)
   without = vit.no_embed_class(arrays, beside)
   params = timm_deit.from_distilled(arrays, heads, without, str(beside.path))
@@ -40,7 +40,7 @@ def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
 
 
 def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads transformers', with what config.json says of heads, GELU and epsilon."""
+  """Reads files of transformers, with heads, GELU and epsilon from config.json."""
   heads, told, assumed = vit.told_of_transformers('transformers DeiT', arrays, beside)
   params = transformers_deit.from_transformers(arrays, heads, str(beside.path))
   return family.Read({'params': params}, told, assumed)
@@ -49,7 +49,7 @@ def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
 def fit(
   weights: Published, images: Any, asked: Any, grid: Any
 ) -> tuple[Published, Any]:
-  """Returns weights and images as they are written: without a token those of a ViT."""
+  """Returns weights and images as they are written: a ViT's without the token."""
   if not weights.architecture['distilled']:
     rest = {k: v for k, v in weights.architecture.items() if k != 'distilled'}
     weights = dataclasses.replace(weights, family=vit.FAMILY, architecture=rest)
@@ -57,27 +57,27 @@ def fit(
 
 
 def to_timm(weights: Published) -> family.Arrays:
-  """Writes timm's arrays of weights that were fitted."""
+  """Returns timm's arrays for weights that `fit` returned."""
   module = timm_deit if 'distilled' in weights.architecture else timm_vit
   return module.to_timm(weights.params)
 
 
 def to_transformers(weights: Published) -> family.Arrays:
-  """Writes transformers' arrays of weights that were fitted."""
+  """Returns transformers' arrays for weights that `fit` returned."""
   distilled = 'distilled' in weights.architecture
   module = transformers_deit if distilled else transformers_vit
   return module.to_transformers(weights.params)
 
 
 def timm_config(weights: Published, size: Any) -> dict[str, Any]:
-  """Returns what config.json says of weights that were fitted."""
+  """Returns timm's config.json for weights that `fit` returned."""
   distilled = 'distilled' in weights.architecture
   config = timm_deit.distilled_config if distilled else timm_vit.config
   return config(weights.architecture, weights.num_classes, size, weights.channels)
 
 
 def transformers_config(weights: Published, size: Any) -> dict[str, Any]:
-  """Returns what config.json says of weights that were fitted."""
+  """Returns transformers' config.json for weights that `fit` returned."""
   distilled = 'distilled' in weights.architecture
   module = transformers_deit if distilled else transformers_vit
   return module.config(

@@ -12,22 +12,22 @@ from big_vision_like.weights.families import vit
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `DeiT3`, by the shapes of its parameters."""
+  """Returns the arguments of our `DeiT3`, from the shapes of its parameters."""
   flat = tree.flatten(variables['params'])
   deit_names.check_shapes(flat, source)
   return vit.describe(variables, source) | dict(activation='gelu_exact')
 
 
 def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads facebookresearch's and timm's, with what a config.json says of them."""
+  """Reads files of facebookresearch and timm, with the facts in a config.json."""
   arrays = timm_deit.as_timm(arrays)
   heads, told, assumed = vit.told_of_timm('timm DeiT III', arrays, beside)
   counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
   told_so = beside.config.get('model_args', {}).get('no_embed_class')
   if told_so is False or counted is False:
     raise UserError(
-      f'{beside.path}: its class token has a position, which that of a DeiT III has'
-      ' not: ViTs with layer scale are not read otherwise'
+      f'{beside.path}: its class token has a position, unlike in a DeiT III: no other'
+      ' ViTs with layer scale are read'
     )
   params = timm_deit.from_scaled(arrays, heads, str(beside.path))
   return family.Read({'params': params}, told, assumed)

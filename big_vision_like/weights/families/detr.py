@@ -1,7 +1,7 @@
-"""Published DETRs, arXiv:2005.12872, whose backbones have frozen norms.
+"""Published DETRs, arXiv:2005.12872, with frozen norms in their backbones.
 
-A backbone has no `frozen_stages` here, so that gradients reach the image; training says
-for itself.
+Backbones have no `frozen_stages`, so that gradients reach the image; training sets its
+own.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from big_vision_like.weights.families import resnet
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `DETR`; those of its backbone are a dict in it.
+  """Returns the arguments of our `DETR`; its backbone's are a nested dict.
 
-  The class of no object does not count.
+  `num_classes` excludes DETR's final "no object" class.
   """
   found = detr_names.architecture(tree.flatten(variables), source)
   return found | {'num_classes': len(variables['params']['class_head']['bias']) - 1}
@@ -36,7 +36,7 @@ def build(backbone: Mapping[str, Any], **arguments: Any) -> models.DETR:
 
 
 def check(model: models.DETR, source: str) -> None:
-  """Raises for a model that no other code has."""
+  """Raises for a model that no other library can hold."""
   if tuple(model.positions_at) != models.DETR.positions_at:
     raise UserError(f'no other code has positions_at={model.positions_at}')
   if not model.queries_attend:
@@ -51,9 +51,9 @@ def images(
   num_classes: int,
   channels: int = 3,
 ) -> DetectionPreprocessing:
-  """Returns what files say of images, else what is published: each alone, not padded.
+  """Returns preprocessing from files, else as published: single images, no padding.
 
-  Their classes are COCO's ids: 91 of things, or 250 of stuff too.
+  Classes are COCO's ids: 91 of things, or 250 with stuff.
   """
   if own := hub_json.written(metadata, DetectionPreprocessing):
     return hub_json.fitting(own, num_classes, channels)
@@ -73,14 +73,15 @@ def images(
 def read(
   arrays: Mapping[str, Any], beside: Beside, reader: Callable[..., tree.Tree]
 ) -> family.Read:
-  """Reads arrays, with what config.json or the name says of heads and dilation."""
+  """Reads arrays, with heads and dilation from config.json or the file's name."""
   config, assumed = beside.config, ()
   resnet.check_plain(config.get('backbone_config') or {}, beside)
   told = config.get('encoder_attention_heads')
   if config.get('decoder_attention_heads', told) != told:
     raise UserError(
       f'{beside.path}: config.json has {told!r} heads in the encoder and'
-      f' {config["decoder_attention_heads"]!r} in the decoder, our DETR has as many'
+      f' {config["decoder_attention_heads"]!r} in the decoder, but our DETR has the'
+      ' same number in both'
     )
   activation = config.get('activation_function', 'relu')
   if activation != 'relu':
@@ -90,28 +91,28 @@ def read(
   heads = beside.num_heads or told
   if not heads:
     heads = 8
-    assumed += ('num_heads=8: the file does not tell, published DETRs have as many',)
+    assumed += ('num_heads=8: as in published DETRs; the file does not record it',)
   dilated = config.get('dilation')
   if dilated is None and re.search(r'dc5|detr-r(esnet-)?\d', beside.name):
-    dilated = 'dc5' in beside.name  # as they are published
+    dilated = 'dc5' in beside.name  # as in published names
   if dilated is None:
     assumed += (
-      'backbone.dilated=False: the file does not tell, the names of those with a'
-      ' dilated last stage have dc5 in them',
+      'backbone.dilated=False: the file does not record it; names of DETRs with a'
+      ' dilated last stage contain dc5',
     )
   variables = reader(arrays, heads, str(beside.path))
   return family.Read(variables, {'backbone/dilated': bool(dilated)}, assumed)
 
 
 def to_transformers(weights: Any) -> dict[str, Any]:
-  """Returns arrays for timm's backbone if dilated: transformers' own never is."""
+  """Returns arrays with timm's backbone if dilated, which transformers' never is."""
   dilated = weights.architecture['backbone']['dilated']
   backbone = 'timm' if dilated else 'transformers'
   return detr.to_transformers(weights.variables, backbone)
 
 
 def any_size(weights: Any, images: Any, asked: Any, grid: Any) -> tuple[Any, Any]:
-  """Returns weights and images as they are."""
+  """Returns weights and images unchanged; raises if a size is requested."""
   if asked:
     raise UserError('--image-size: a DETR takes images of any size')
   return weights, images

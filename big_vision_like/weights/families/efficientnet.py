@@ -16,7 +16,7 @@ from big_vision_like.models import efficientnet as models
 from big_vision_like.weights import efficientnet, family, fields, tree
 from big_vision_like.weights.beside import Beside, size_of
 
-# What differs between nets that were trained with TensorFlow and with PyTorch.
+# Differences between networks trained with TensorFlow and with PyTorch.
 _TENSORFLOW = dict(padding='same', epsilon=1e-3)
 _PYTORCH = dict(padding='symmetric', epsilon=1e-5)
 _PADDINGS = {'same': 'same', '': 'symmetric', 'symmetric': 'symmetric'}
@@ -25,7 +25,7 @@ _TIMM: fields.Table = {
   'architecture': fields.TEXT,
   'model_args': {'pad_type': fields.TEXT, 'bn_eps': fields.EPSILON},
 }
-# What transformers has as arguments and our model has not.
+# Arguments in transformers that are fixed in our model.
 _FIXED = {
   'kernel_sizes': models.KERNELS,
   'expand_ratios': models.EXPANSIONS,
@@ -47,7 +47,7 @@ _PROCESSOR: fields.Table = {
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `EfficientNet`, by the shapes of its variables."""
+  """Returns the arguments of our `EfficientNet`, from the shapes of its variables."""
   flat = tree.flatten({name: variables[name] for name in ('params', 'batch_stats')})
 
   def last(name: str) -> int:
@@ -77,7 +77,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 
 
 def _check_shapes(flat: tree.Arrays, told: Mapping[str, Any], source: str) -> None:
-  """Raises for variables that are not those of the model with these arguments."""
+  """Raises for variables that do not match the model with these arguments."""
   stem = flat.get('params/stem/conv/kernel')
   channels = stem.shape[2] if stem is not None and stem.ndim == 4 else 3
   image = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
@@ -96,7 +96,7 @@ def _check_shapes(flat: tree.Arrays, told: Mapping[str, Any], source: str) -> No
 
 
 def size_name(told: Mapping[str, Any]) -> str | None:
-  """Returns the name of a published size, such as 'B0', if it is one."""
+  """Returns the name of a published size, such as 'B0', None for other sizes."""
   for name in models.SIZES:
     sizes = models.variant(name)
     if all(told[field] == value for field, value in sizes.items()):
@@ -105,9 +105,9 @@ def size_name(told: Mapping[str, Any]) -> str | None:
 
 
 def side(told: Mapping[str, Any]) -> int | None:
-  """Returns the side of images that a size is evaluated with, if it is published.
+  """Returns the side of images for evaluation, None if the size is not published.
 
-  L2 is trained on smaller ones than it is fine-tuned and evaluated on.
+  L2 is trained on smaller images than those it is fine-tuned and evaluated on.
   """
   name = size_name(told)
   if name == 'L2':
@@ -118,10 +118,10 @@ def side(told: Mapping[str, Any]) -> int | None:
 def as_published(
   name: str, size: tuple[int, int] | None, channels: int
 ) -> Preprocessing:
-  """Returns what TensorFlow's code does with images when it evaluates.
+  """Returns the preprocessing of TensorFlow's code in evaluation.
 
-  The name of a file may tell the size (`l2_475`), or that it is of AdvProp, which has
-  another normalization: `advprop` in it, or timm's `_ap`.
+  The name of a file may give the size (`l2_475`). It may also contain `advprop`, or
+  timm's `_ap`: AdvProp has a different normalization.
   """
   named = re.search(r'_(\d{3})$', name)
   size = (int(named[1]),) * 2 if named else size or (224, 224)
@@ -139,10 +139,10 @@ def as_published(
 
 
 def images(metadata: Mapping[str, Any], *told: Any) -> Preprocessing:
-  """Returns what the JSON files beside weights say of images, as `Family.images`.
+  """Returns preprocessing from the JSON files of weights, as `Family.images`.
 
-  The image processor of transformers normalizes twice for a classifier, with a mean of
-  0 the second time.
+  For a classifier, the image processor of transformers normalizes twice, the second
+  time with a mean of 0.
   """
   found = hub_json.classifier_images(metadata, *told, published=as_published)
   processor = metadata.get('preprocessor_config.json', {})
@@ -153,7 +153,7 @@ def images(metadata: Mapping[str, Any], *told: Any) -> Preprocessing:
   if processor.get('rescale_offset'):
     raise UserError(
       'preprocessor_config.json: rescale_offset moves pixels to [-1, 1] before they are'
-      ' normalized, which is not read: set it to false, and mean and std to match'
+      ' normalized, which is not supported: set it to false, and mean and std to match'
     )
   if not processor.get('include_top', True) or not processor.get('do_normalize', True):
     return found
@@ -161,7 +161,7 @@ def images(metadata: Mapping[str, Any], *told: Any) -> Preprocessing:
 
 
 def from_tensorflow(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads TensorFlow's, running averages where there are some."""
+  """Reads files of TensorFlow, preferring running averages."""
   variables, assumed = efficientnet.from_tensorflow(arrays, str(beside.path))
   return family.Read(variables, _TENSORFLOW, assumed)
 
@@ -174,26 +174,26 @@ def to_tensorflow(weights: Any) -> family.Arrays:
 
 
 def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads timm's, padded as its config.json, or else the name of the file, says."""
+  """Reads files of timm, with the padding from config.json or else the file's name."""
   variables = efficientnet.from_timm(arrays, str(beside.path))
   fields.check(beside.config, _TIMM, 'config.json')
   name = beside.config.get('architecture')
   if name is not None and not re.fullmatch(_TIMM_NAME, name):
     raise UserError(
-      f'{beside.path}: config.json: {name!r} makes another net than ours from the same'
-      ' arrays; read are efficientnet_b0 to b8 and l2, and those with tf_ in front'
+      f'{beside.path}: config.json: {name!r} makes a different network from the same'
+      ' arrays; supported are efficientnet_b0 to b8 and l2, also with the prefix tf_'
     )
   assumed: tuple[str, ...] = ()
   if name is None:
     found = re.search(_TIMM_NAME, beside.name)
     name = found[0] if found else 'tf_efficientnet'
-    how = 'the name of the file' if found else 'that of most published files'
-    assumed = (f'architecture={name!r}: {how}, no config.json tells',)
+    how = 'the name of the file' if found else 'as in most published files'
+    assumed = (f'architecture={name!r}: {how}; no config.json records it',)
   told = _TENSORFLOW if name.startswith('tf_') else _PYTORCH
   arguments = beside.config.get('model_args') or {}
   padding = arguments.get('pad_type', told['padding'])
   if padding not in _PADDINGS:
-    raise UserError(f'{beside.path}: config.json: pad_type={padding!r} is not read')
+    raise UserError(f'{beside.path}: config.json: pad_type={padding!r} is unsupported')
   told = dict(
     padding=_PADDINGS[padding], epsilon=arguments.get('bn_eps', told['epsilon'])
   )
@@ -201,14 +201,14 @@ def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
 
 
 def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads transformers', which pad as TensorFlow does for images of one size."""
+  """Reads files of transformers, padded like TensorFlow for images of one size."""
   variables = efficientnet.from_transformers(arrays, str(beside.path))
   config, place = beside.config, f'{beside.path}: config.json'
   fields.check(config, _TRANSFORMERS, place)
   for name, ours in _FIXED.items():
     value = config.get(name, ours)
     if (tuple(value) if isinstance(value, list) else value) != ours:
-      raise UserError(f'{place}: {name}={value!r:.99} is not {ours}, as our model has')
+      raise UserError(f'{place}: {name}={value!r:.99}, but our model has {ours}')
   strides = tuple(config.get('strides', models.STRIDES))
   depths = efficientnet.depths(tree.flatten(variables))
   size, padded = size_of(config.get('image_size')), config.get('depthwise_padding')
@@ -216,8 +216,8 @@ def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
     want = [evenly_padded(depths, strides, length) for length in size]
     if any(sorted(padded) != x for x in want):
       raise UserError(
-        f'{place}: depthwise_padding={padded} is not that of images of'
-        f' {size[0]}x{size[1]}, {" or ".join(map(str, want))}'
+        f'{place}: depthwise_padding={padded} does not match images of'
+        f' {size[0]}x{size[1]}, which need {" or ".join(map(str, want))}'
       )
   told = dict(
     padding='same',
@@ -230,9 +230,9 @@ def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
 def evenly_padded(
   depths: Sequence[int], strides: Sequence[int], length: int
 ) -> list[int]:
-  """Returns the units with a stride that TensorFlow pads alike on both sides.
+  """Returns the units with a stride that TensorFlow pads evenly on both sides.
 
-  `length` is a side of images; these are the units whose input has an odd side.
+  `length` is a side of images. In these units the input has an odd side.
   """
   found, unit, length = [], 0, -(-length // 2)
   for depth, stride in zip(depths, strides, strict=False):
@@ -244,17 +244,17 @@ def evenly_padded(
 
 
 def timm_config(weights: Any, size: tuple[int, int]) -> dict[str, Any]:
-  """Returns what the config.json beside a file says, for timm.create_model."""
+  """Returns the config.json for a file, for timm.create_model."""
   told, name = weights.architecture, size_name(weights.architecture)
   if name in (None, 'L0', 'L1'):
     raise UserError(
-      'timm has EfficientNets B0 to B8 and L2 alone: write a .safetensors file without'
+      'timm only has EfficientNets B0 to B8 and L2: write a .safetensors file without'
       ' config.json'
     )
   if (told['stem_stride'], *told['strides']) != (2, *models.STRIDES):
     raise UserError(
       f'strides={tuple(told["strides"])}, stem_stride={told["stem_stride"]}: timm has'
-      ' no such EfficientNet, write a .safetensors file without config.json'
+      ' no such EfficientNet; write a .safetensors file without config.json'
     )
   same = told['padding'] == 'same'
   usual = (_TENSORFLOW if same else _PYTORCH)['epsilon']

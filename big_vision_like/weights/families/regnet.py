@@ -1,4 +1,4 @@
-"""Published RegNets: DeiT's teacher, and those of timm and transformers."""
+"""Published RegNets: DeiT's teacher, and the RegNets of timm and transformers."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from big_vision_like.weights.beside import Beside
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `RegNet`, by the shapes of its variables."""
+  """Returns the arguments of our `RegNet`, from the shapes of its variables."""
   told = torch_regnet.architecture(tree.flatten(variables), source)
   with prefixed(source):
     regnet.RegNet(**told).check()
@@ -25,7 +25,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 def read(
   arrays: Mapping[str, Any], beside: Beside, of: torch_regnet.Names
 ) -> family.Read:
-  """Reads arrays, if a config.json does not say that they are of another network."""
+  """Reads arrays, unless a config.json describes a different network."""
   config = beside.config
   name = str(config.get('architecture', 'regnety'))
   others = dict(downsample_in_first_stage=True, hidden_act='relu')
@@ -40,7 +40,7 @@ def read(
 
 
 def as_deit(name: str, size: tuple[int, int] | None, channels: int) -> Preprocessing:
-  """Returns what facebookresearch/deit does with images when it evaluates."""
+  """Returns the preprocessing of facebookresearch/deit in evaluation."""
   return Preprocessing(
     (224, 224),
     resize=256,
@@ -55,7 +55,7 @@ def as_deit(name: str, size: tuple[int, int] | None, channels: int) -> Preproces
 def timm_config(
   told: Mapping[str, Any], num_classes: int, channels: int
 ) -> dict[str, Any]:
-  """Returns what config.json beside such a file says, for timm.create_model."""
+  """Returns the config.json for such a file, for timm.create_model."""
   common = dict(squeeze=0.25, root=32)
   name = next((x for x in regnet.SIZES if regnet.variant(x) | common == told), None)
   if name is None:

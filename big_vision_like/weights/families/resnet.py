@@ -1,4 +1,4 @@
-"""Published ResNets with batch norm, whose norms are frozen here."""
+"""Published ResNets with batch norm, which is frozen in our models of them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from big_vision_like.weights.beside import Beside
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `ResNet`, by the shapes of its variables."""
+  """Returns the arguments of our `ResNet`, from the shapes of its variables."""
   found = torchvision_resnet.architecture(tree.flatten(variables), source)
   bias = variables['params'].get('head', {}).get('bias', ())
   return found | {'num_classes': len(bias)}
 
 
 def check_plain(config: Mapping[str, Any], beside: Beside) -> None:
-  """Raises for others, which have the same arrays and compute otherwise."""
+  """Raises for ResNets that have the same arrays but compute differently."""
   name = str(config.get('architecture', 'resnet'))
   strange = [
     field
@@ -37,7 +37,7 @@ def check_plain(config: Mapping[str, Any], beside: Beside) -> None:
 
 
 def check_frozen(model: resnet.ResNet, source: str) -> None:
-  """Raises for a model whose norms have other arrays."""
+  """Raises for a model with norms that are not frozen and have other arrays."""
   if getattr(model, 'norm', None) != 'frozen':
     raise UserError(f"{source}: the norms of its ResNet are not norm='frozen'")
 
@@ -45,7 +45,7 @@ def check_frozen(model: resnet.ResNet, source: str) -> None:
 def as_torchvision(
   name: str, size: tuple[int, int] | None, channels: int
 ) -> Preprocessing:
-  """Returns what torchvision does with images when it evaluates."""
+  """Returns the preprocessing of torchvision in evaluation."""
   return Preprocessing(
     (224, 224),
     resize=256,
@@ -60,7 +60,7 @@ def as_torchvision(
 def read(
   arrays: Mapping[str, Any], beside: Beside, reader: Callable[..., tree.Tree]
 ) -> family.Read:
-  """Reads arrays, if a config.json says nothing else."""
+  """Reads arrays, unless a config.json describes a different network."""
   check_plain(beside.config, beside)
   return family.Read(reader(arrays, 'frozen', str(beside.path)))
 

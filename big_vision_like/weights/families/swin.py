@@ -1,8 +1,8 @@
 """Published Swin Transformers, arXiv:2103.14030.
 
-The original files (microsoft/Swin-Transformer and, for detection and segmentation,
-SwinTransformer's forks of mmdetection and mmsegmentation), timm and transformers. All
-of them have exact GELUs and an epsilon of 1e-5.
+Files are the original ones (microsoft/Swin-Transformer and, for detection and
+segmentation, SwinTransformer's forks of mmdetection and mmsegmentation), timm's and
+transformers'. All have exact GELUs and an epsilon of 1e-5.
 """
 
 import math
@@ -21,8 +21,8 @@ from big_vision_like.weights.beside import Beside
 from big_vision_like.weights.published import Published
 
 Size = tuple[int, int]
-# Functions of timm that make the model, by width and depths; all sizes can be given to
-# any of them.
+# Functions of timm that make the model, by width and depths; each function accepts all
+# sizes.
 _TIMM_MODELS = {
   (96, (2, 2, 6, 2)): 'swin_tiny_patch4_window7_224',
   (96, (2, 2, 18, 2)): 'swin_small_patch4_window7_224',
@@ -34,9 +34,9 @@ _ACTIVATIONS = {'gelu_exact': 'gelu', 'gelu': 'gelu_pytorch_tanh', 'relu': 'relu
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `Swin`, by the shapes of its parameters.
+  """Returns the arguments of our `Swin`, from the shapes of its parameters.
 
-  Without a bias of windows nothing tells their size: 7 is that of the published models.
+  Without relative biases, the window size is unknown: 7, as in published models.
   """
   flat = tree.flatten(variables['params'])
   stages = swin_names.check_shapes(flat, source)
@@ -66,7 +66,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 
 
 def choices(told: Mapping[str, Any]) -> dict[str, Collection[Any]]:
-  """Returns what arguments may be that shapes do not tell."""
+  """Returns the possible values of arguments that shapes do not determine."""
   found = {'padding': swin.PADDINGS, 'activation': {*_ACTIVATIONS}}
   if told['posemb'] not in ('none', 'absolute'):
     found['window'] = (told['window'],)
@@ -76,54 +76,54 @@ def choices(told: Mapping[str, Any]) -> dict[str, Collection[Any]]:
 def read(
   arrays: tree.Arrays, beside: Beside, layout: swin_names.Layout | None = None
 ) -> family.Read:
-  """Reads arrays with the names of `layout`, else those that transformers gave them."""
+  """Reads arrays in the names of `layout`, by default in transformers' names."""
   layout = layout or _layout_of(arrays)
   told, assumed = _told(beside), ()
   heads = beside.num_heads if isinstance(beside.num_heads, list | tuple) else None
   flat, grid = swin_names.flat_positions(layout.read(arrays, heads))
   if grid is None and 'pos_embedding' in flat and swin_names.maps(flat):
     grid = (math.isqrt(flat['pos_embedding'].shape[1]),) * 2
-    assumed = (f'pos_grid={grid}: a square, as nothing tells another one',)
+    assumed = (f'pos_grid={grid}: a square, as no other grid is recorded',)
   told['pos_grid'] = grid
   return family.Read({'params': tree.unflatten(flat)}, told, assumed)
 
 
 def _told(beside: Beside) -> dict[str, Any]:
-  """Returns what a config.json tells of activation and epsilon; others are refused."""
+  """Returns activation and epsilon from a config.json; raises for unsupported ones."""
   config = beside.config
   activation = config.get('hidden_act', 'gelu')
   ours = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
   if activation not in ours:
     raise UserError(
-      f'{beside.path}: config.json: the activation {activation!r} is not one of our'
-      ' Swin'
+      f'{beside.path}: config.json: our Swin does not have the activation'
+      f' {activation!r}'
     )
   epsilon = config.get('layer_norm_eps', swin.LAYER_NORM_EPSILON)
   return {'activation': ours[activation], 'epsilon': epsilon}
 
 
 def _layout_of(names: Collection[str]) -> swin_names.Layout:
-  """Returns the names of transformers that a file has, of any version."""
+  """Returns the layout of a transformers file, of any version."""
   names = [*names]
-  # Transformers 5 writes backbones without it, but for the last norm.
+  # Transformers 5 writes backbones without this prefix, except for the last norm.
   prefix = 'swin.' if any(name.startswith('swin.encoder.') for name in names) else ''
   old = any('.attention.self.' in name for name in names)
   return (swin_names.old_transformers if old else swin_names.transformers)(prefix)
 
 
 def transformers_differences(names: Collection[str]) -> tree.Differences:
-  """As `Layout.differences`, for the names of any version of transformers."""
+  """Returns `Layout.differences` for the names of any version of transformers."""
   return _layout_of(names).differences(names)
 
 
 def as_microsoft(name: str, size: Size | None, channels: int) -> Preprocessing:
-  """Returns what the published code does with images when it evaluates.
+  """Returns the preprocessing of the published code in evaluation.
 
-  The names of the published files end in the size of their images.
+  The names of published files end in their image size.
   """
   named = re.search(r'window\d+_(\d{3})(?!\d)', name)
   size = (int(named[1]),) * 2 if named else size or (224, 224)
-  # Images of 224 are a central crop, larger ones are resized whatever their shape.
+  # Images of 224 pixels are a central crop; larger ones are resized, ignoring aspect.
   resize = int(256 / 224 * min(size)) if max(size) <= 224 else 'squash'
   return Preprocessing(
     size,
@@ -139,7 +139,7 @@ def as_microsoft(name: str, size: Size | None, channels: int) -> Preprocessing:
 def fit(
   weights: Published, images: Any, asked: Size | None, grid: Size | None
 ) -> tuple[Published, Any]:
-  """Returns weights and images as they are written, if the windows divide those."""
+  """Returns weights and images as they are written; windows must divide the images."""
   if not asked:
     return weights, images
   model, positions = weights.model, weights.params.get('pos_embedding')
@@ -156,7 +156,7 @@ def fit(
 def written(
   weights: Published, layout: swin_names.Layout, library: str, posembs: Sequence[str]
 ) -> family.Arrays:
-  """Returns arrays under the names of a library, whose Swins have `posembs`."""
+  """Returns arrays in the names of a library that has Swins with `posembs`."""
   architecture = weights.architecture
   check_plain(architecture, library, posembs)
   flat = tree.flatten(tree.unstack_blocks(weights.params))
@@ -170,7 +170,7 @@ def written(
 def check_plain(
   architecture: Mapping[str, Any], library: str, posembs: Sequence[str]
 ) -> None:
-  """Raises a `UserError` for what a library's Swins do not have."""
+  """Raises a `UserError` for Swins that a library does not have."""
   if architecture['posemb'] not in posembs:
     raise UserError(f'{library} has no Swin with posemb={architecture["posemb"]!r}')
   if not architecture['shifted']:
@@ -183,10 +183,10 @@ def check_plain(
 
 
 def to_timm(weights: Published) -> family.Arrays:
-  """Returns timm's arrays, of classifiers alone."""
+  """Returns timm's arrays, for classifiers only."""
   if weights.architecture['maps']:
     raise UserError(
-      'timm rolls windows before it pads them, which is another function than that of'
+      'timm rolls windows before it pads them, which is a different function than in'
       ' this backbone: write --to transformers'
     )
   return written(weights, swin_names.TIMM, 'timm', ('relative',))
@@ -200,23 +200,23 @@ def to_transformers(weights: Published) -> family.Arrays:
 
 
 def _prefixed(weights: Published) -> bool:
-  """Returns whether the Swin is a part of the class that transformers has for it."""
+  """Returns whether transformers' class for the weights has the Swin as a part."""
   return bool(weights.num_classes or weights.architecture['maps'])
 
 
 def _check_windows(weights: Published) -> None:
-  """Raises if late stages have smaller windows, for which transformers has no table."""
+  """Raises if late stages have smaller windows, which transformers has no table for."""
   flat = tree.flatten(tree.unstack_blocks(weights.params))
   sides = {sizes.get('W') for sizes in swin_names.check_shapes(flat, 'parameters')}
   if len(sides) > 1:
     raise UserError(
-      f'transformers has windows of one size, these have {sorted(sides)}: write --to'
+      f'transformers has windows of one size, but these are {sorted(sides)}: write --to'
       ' timm'
     )
 
 
 def timm_config(weights: Published, image_size: Size) -> dict[str, Any]:
-  """Returns what the config.json beside a model.safetensors says for timm."""
+  """Returns timm's config.json for a model.safetensors."""
   told = weights.architecture
   for name, value in (
     ('activation', 'gelu_exact'),
@@ -224,8 +224,8 @@ def timm_config(weights: Published, image_size: Size) -> dict[str, Any]:
   ):
     if told[name] != value:
       raise UserError(
-        f'a config.json of timm cannot say {name}={told[name]!r}: write a .safetensors'
-        ' file'
+        f'a config.json of timm cannot record {name}={told[name]!r}: write a'
+        ' .safetensors file'
       )
   sizes = told['width'], tuple(told['depths'])
   features = told['width'] * 2 ** (len(told['depths']) - 1)
@@ -254,7 +254,7 @@ def timm_config(weights: Published, image_size: Size) -> dict[str, Any]:
 
 
 def transformers_config(weights: Published, image_size: Size) -> dict[str, Any]:
-  """Returns what the config.json beside a model.safetensors says for transformers."""
+  """Returns transformers' config.json for a model.safetensors."""
   told, classes = weights.architecture, weights.num_classes
   kind = 'SwinForImageClassification' if classes else 'SwinModel'
   maps = [f'stage{stage}' for stage in told['maps']]

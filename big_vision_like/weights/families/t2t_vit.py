@@ -1,4 +1,4 @@
-"""Published T2T-ViTs, arXiv:2101.11986: ImageNet's, and those fine-tuned on CIFAR."""
+"""Published T2T-ViTs, arXiv:2101.11986, for ImageNet and fine-tuned on CIFAR."""
 
 from functools import partial
 
@@ -12,37 +12,36 @@ from big_vision_like.weights import family, t2t_vit, tree
 from big_vision_like.weights.beside import Beside
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-# Arguments of a model that no file has a place for, and the only value they may have.
+# Arguments of a model that files do not store, with the only value they may have.
 NEEDED = dict(
   posemb='sinusoid', posemb_at='stem', pool='token', registers=0, rep_size=0
 )
 
 
 def read(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads a state dict, with the number of heads that is known or assumed of it."""
+  """Reads a state dict, with its known or assumed number of heads."""
   heads, assumed = _num_heads(arrays, beside)
   variables = t2t_vit.read(arrays, heads, str(beside.path))
   return family.Read(variables, assumed=assumed)
 
 
 def _num_heads(arrays: tree.Arrays, beside: Beside) -> tuple[int, tuple[str, ...]]:
-  """Returns the number of heads, and what was assumed for it."""
+  """Returns the number of heads, and the assumptions made for it."""
   if told := beside.num_heads or beside.config.get('num_heads'):
     return told, ()
   width = len(arrays['tokens_to_token.project.bias'])
   _, _, dense = t2t_vit.kinds(arrays)
   if 'resnext' in beside.path.stem.lower():
-    return 32, ('num_heads=32: the file does not tell, its name has resnext in it',)
+    return 32, ('num_heads=32: its name has resnext; the file does not record it',)
   heads = 8 if dense else max(width // 64, 1)
-  what = 'dense ones' if dense else f'those of width {width}'
+  what = 'dense T2T-ViTs' if dense else f'T2T-ViTs of width {width}'
   return heads, (
-    f'num_heads={heads}: the file does not tell, of published T2T-ViTs {what} have as'
-    ' many',
+    f'num_heads={heads}: as in published {what}; the file does not record it',
   )
 
 
 def check(model: models.T2TViT, source: str) -> None:
-  """Raises if a model has what no file of the published code has a place for."""
+  """Raises if a model has features that files of the published code cannot store."""
   for name, needed in NEEDED.items():
     value = getattr(model, name)
     if value != needed:
@@ -55,10 +54,10 @@ def check(model: models.T2TViT, source: str) -> None:
 def as_published(
   name: str, size: tuple[int, int] | None, channels: int
 ) -> Preprocessing:
-  """Returns what the published code does with images when it evaluates.
+  """Returns the preprocessing of the published code in evaluation.
 
-  Files of CIFAR are named so: their images are enlarged whole. Of others the central
-  crop is taken, whose side is nine tenths of the shorter one.
+  Files with CIFAR in their name use the whole image, enlarged. Other files use the
+  central crop with a side of nine tenths of the shorter side.
   """
   size, source = size or (224, 224), 'as published by yitu-opensource/T2T-ViT'
   if channels != 3:

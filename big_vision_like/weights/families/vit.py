@@ -28,14 +28,14 @@ from big_vision_like.weights.families import bit
 from big_vision_like.weights.published import Published
 
 Size = tuple[int, int]
-# Heads of the published sizes that have not one for every 64 features.
+# Heads of published sizes that do not have one head per 64 features.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1536: 16, 1664: 16, 1792: 16}
 _TABLES = {
   'pos_embedding': 'learned',
   'pos_rows': 'learned2d',
   'relative_keys': 'relative',
 }
-# Our activation for theirs.
+# Our activation for each activation of other libraries.
 _ACTIVATIONS = {
   'gelu': 'gelu_exact',
   'gelu_tanh': 'gelu',
@@ -48,9 +48,9 @@ _ACTIVATIONS = {
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of our `ViT`, by the shapes of its parameters.
+  """Returns the arguments of our `ViT`, from the shapes of its parameters.
 
-  Without a table of positions there are none: they may be computed.
+  Without a table, positions are described as none, though they may be computed.
   """
   flat = tree.flatten(variables['params'])
   sizes = vit_names.check_shapes(flat, source)
@@ -76,17 +76,17 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 
 
 def _positions(flat: tree.Arrays) -> tuple[str, str]:
-  """Returns the kind of positions, and where they come in."""
+  """Returns the kind of positions, and where they are added."""
   for name, posemb in _TABLES.items():
     if name in flat:
-      # Relative positions are never at the stem.
+      # Relative positions are never added at the stem.
       once = 'shared' if posemb == 'relative' else 'stem'
       return posemb, 'every' if len(flat[name]) > 1 else once
   return 'none', 'stem'
 
 
 def choices(told: Mapping[str, Any]) -> dict[str, Collection[str]]:
-  """Returns what positions and activations may be, where shapes tell this."""
+  """Returns the possible positions and activations, given those that shapes show."""
   found = {'activation': {*_ACTIVATIONS.values()}}
   at, posemb = told['posemb_at'], told['posemb']
   if posemb not in _TABLES.values():  # there is no table
@@ -97,16 +97,16 @@ def choices(told: Mapping[str, Any]) -> dict[str, Collection[str]]:
 
 
 def from_npz(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads vision_transformer's and big_vision's, whose positions may be computed."""
+  """Reads files of vision_transformer and big_vision, which may compute positions."""
   params = vision_transformer.from_npz(arrays, source=str(beside.path))
   if _positions(params)[0] != 'none':
     return family.Read({'params': params})
-  assumed = "posemb='sincos2d': the file has no positions, they are computed"
+  assumed = "posemb='sincos2d': the file has no positions, so they are computed"
   return family.Read({'params': params}, {'posemb': 'sincos2d'}, (assumed,))
 
 
 def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads timm's, with what its config.json says of heads, GELU and positions."""
+  """Reads files of timm, with heads, GELU and positions from config.json."""
   heads, told, assumed = told_of_timm('timm ViT', arrays, beside)
   _check_pooling(arrays, beside)
   without = no_embed_class(arrays, beside)
@@ -117,7 +117,7 @@ def from_timm(arrays: tree.Arrays, beside: Beside) -> family.Read:
 def told_of_timm(
   source: str, arrays: tree.Arrays, beside: Beside
 ) -> tuple[int, dict[str, Any], tuple[str, ...]]:
-  """Returns heads, activation and epsilon of timm's, and what of it was assumed."""
+  """Returns heads, activation and epsilon of a timm file, and what was assumed."""
   activation = _model_args(beside).get('act_layer')
   told, assumed = _computed(source, activation, epsilon=1e-6)
   heads, guessed = _num_heads(arrays['patch_embed.proj.bias'].size, beside)
@@ -125,14 +125,14 @@ def told_of_timm(
 
 
 def from_transformers(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads transformers', with what its config.json says of heads, GELU and epsilon."""
+  """Reads files of transformers, with heads, GELU and epsilon from config.json."""
   heads, told, assumed = told_of_transformers('transformers ViT', arrays, beside)
   params = transformers_vit.from_transformers(arrays, heads, str(beside.path))
   return family.Read({'params': params}, told, assumed)
 
 
 def from_transformers_deit(arrays: tree.Arrays, beside: Beside) -> family.Read:
-  """Reads a DeiT of transformers whose distillation token has no head: a register."""
+  """Reads a transformers DeiT without a distillation head; its token is a register."""
   arrays, register_11D = transformers_deit.classifier_as_vit(arrays)
   variables, told, assumed = from_transformers(arrays, beside)
   params = variables['params'] | {'registers': register_11D}
@@ -142,7 +142,7 @@ def from_transformers_deit(arrays: tree.Arrays, beside: Beside) -> family.Read:
 def told_of_transformers(
   source: str, arrays: tree.Arrays, beside: Beside
 ) -> tuple[int, dict[str, Any], tuple[str, ...]]:
-  """Returns heads, activation and epsilon of transformers', and what was assumed."""
+  """Returns heads, activation and epsilon of transformers, and what was assumed."""
   activation = beside.config.get('hidden_act')
   epsilon = beside.config.get('layer_norm_eps', 1e-12)
   told, assumed = _computed(source, activation, epsilon)
@@ -157,24 +157,24 @@ def _computed(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
   """Returns activation and epsilon of the original code, and what was assumed."""
   if (told or 'gelu') not in _ACTIVATIONS:
-    raise UserError(f'config.json: the activation {told!r} is not one of our ViT')
+    raise UserError(f'config.json: our ViT does not have the activation {told!r}')
   activation = _ACTIVATIONS[told or 'gelu']
   assumed: tuple[str, ...] = ()
   if told is None:
-    assumed = (f'activation={activation!r}: that of {source}s unless told',)
+    assumed = (f'activation={activation!r}: the default of {source}s',)
   return {'activation': activation, 'epsilon': epsilon}, assumed
 
 
 def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
-  """Returns the number of heads, and what was assumed for it."""
+  """Returns the number of heads, and the assumptions made for it."""
   told = beside.config.get('num_attention_heads')
   told = told or _model_args(beside).get('num_heads')
   if beside.num_heads or told:
     return beside.num_heads or told, ()
   heads = _HEADS.get(width) or max(width // 64, 1)
   return heads, (
-    f'num_heads={heads}: neither the file nor a config.json tells, published ViTs of'
-    f' width {width} have as many',
+    f'num_heads={heads}: as in published ViTs of width {width}; neither the file nor a'
+    ' config.json records it',
   )
 
 
@@ -188,13 +188,13 @@ def _check_pooling(arrays: tree.Arrays, beside: Beside) -> None:
   told = beside.config.get('global_pool', pool)
   if told != pool:
     raise UserError(
-      f'{beside.path}: config.json says global_pool={told!r}, our ViT with these arrays'
-      f' pools by {pool!r}'
+      f'{beside.path}: config.json says global_pool={told!r}, but our ViT with these'
+      f' arrays pools by {pool!r}'
     )
 
 
 def no_embed_class(arrays: tree.Arrays, beside: Beside) -> bool:
-  """Returns whether leading tokens have no positions; raises if nothing tells."""
+  """Returns whether leading tokens have no positions; raises if this is unknown."""
   told = _model_args(beside).get('no_embed_class')
   counted = timm_vit.positions_without_class(arrays, told_sizes(beside.metadata))
   for answer in (beside.no_embed_class, told, counted):
@@ -202,18 +202,18 @@ def no_embed_class(arrays: tree.Arrays, beside: Beside) -> bool:
       return answer
   raise UserError(
     f'{beside.path}: {arrays["pos_embed"].shape[1]} positions may or may not include'
-    ' those of class token and registers: say with no_embed_class, as in timm, or in'
-    ' model_args of a config.json beside it'
+    ' those of class token and registers: set no_embed_class, as in timm, or model_args'
+    ' in a config.json next to it'
   )
 
 
 def as_original(
   name: str, size: tuple[int, int] | None, channels: int
 ) -> classes.Preprocessing:
-  """Returns what files without JSON files beside them say of images, by their name.
+  """Returns the preprocessing of files without JSON files, by the file's name.
 
-  DeiTs are named so. All others are taken for Google's, and so are those of big_vision
-  (`bv_deit_...`), whose first layer takes [-1, 1].
+  Names of DeiTs contain 'deit'. All other files are assumed to be Google's, including
+  big_vision's DeiTs (`bv_deit_...`), whose first layer takes [-1, 1].
   """
   own = 'deit' in name.lower() and not name.startswith('bv_')
   return (as_deit if own else bit.as_google)(name, size, channels)
@@ -240,7 +240,7 @@ def as_deit(
 def as_published(
   weights: Published, images: Any, asked: Size | None, grid: Size | None
 ) -> tuple[Published, Any]:
-  """Returns weights and images as .npz takes them, whose readers compute positions."""
+  """Returns weights and images for .npz, whose readers compute positions."""
   _check_at_stem(weights)
   if asked:
     images = images.with_size(image_size(weights, images, asked, grid))
@@ -250,7 +250,7 @@ def as_published(
 def with_positions(
   weights: Published, images: Any, asked: Size | None, grid: Size | None
 ) -> tuple[Published, Any]:
-  """Returns weights with computed positions as an array, which PyTorch's need."""
+  """Returns weights with computed positions as an array, as PyTorch files need."""
   _check_at_stem(weights)
   size = image_size(weights, images, asked, grid)
   images = images.with_size(size)
@@ -271,7 +271,7 @@ def _check_at_stem(weights: Published) -> None:
   if weights.architecture['posemb_at'] != 'stem':
     raise UserError(
       f'posemb_at={weights.architecture["posemb_at"]!r}: no other code adds positions'
-      ' in front of every block'
+      ' before every block'
     )
 
 
@@ -280,7 +280,7 @@ def image_size(
 ) -> Size:
   """Returns height and width of the images that the positions are for.
 
-  `grid` is that of the positions, if a run or a file tells it.
+  `grid` is the grid of the positions, if a run or a file records it.
   """
   posemb = weights.architecture['posemb']
   if posemb == 'none':
@@ -298,17 +298,17 @@ def image_size(
     made = f'--image-size: {asked[0]}x{asked[1]} makes a grid of {rows}x{columns}'
     if count not in (None, rows * columns):
       raise UserError(
-        f'{made}, the weights have {count} positions, which are not resized here'
+        f'{made}, but the weights have {count} positions, which are not resized here'
       )
     if count is not None and grid not in (None, (rows, columns)):
       raise UserError(
-        f'{made}, the positions of the weights are for one of {grid[0]}x{grid[1]}, and'
-        ' they are not resized here'
+        f'{made}, but the positions of the weights are for {grid[0]}x{grid[1]}, and are'
+        ' not resized here'
       )
     return asked
   if posemb == 'sincos2d':
     raise UserError(
-      'positions are computed from the size of images: say which with --image-size'
+      'positions are computed from the size of images: give it with --image-size'
     )
   if posemb != 'learned':
     raise UserError(f'no other code has posemb={posemb!r}')

@@ -125,11 +125,11 @@ def test_predictions_of_other_images_or_teachers_are_refused(tmp_path, mesh):
   other = pseudo_labels.PseudoLabelled(pictures(seed=1), str(tmp_path))
   with pytest.raises(UserError, match='for other images: for InMemory .10 examples, '):
     len(other)
-  with pytest.raises(UserError, match='was begun with other source'):
+  with pytest.raises(UserError, match='was started with other source'):
     predict(tmp_path, mesh, pictures(seed=1))
-  with pytest.raises(UserError, match='was begun with other weights .teacher a teach'):
+  with pytest.raises(UserError, match='was started with other weights .teacher a t'):
     predict(tmp_path, mesh, pictures(), teacher(scale=9.0))
-  with pytest.raises(UserError, match='was begun with other images'):
+  with pytest.raises(UserError, match='was started with other images'):
     predict(tmp_path, mesh, pictures(), teacher(mean=(0.4,) * 3))
   wrong = pseudo_labels.PseudoLabelled(pictures(), str(tmp_path), classes=4)
   with pytest.raises(UserError, match='have 3 classes, not classes=4'):
