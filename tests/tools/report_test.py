@@ -280,7 +280,7 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
     (['RUN', '--evaluator=test'], '--evaluator=test: the config of .* has val'),
     ([], 'name the folders of runs, or --weights'),
     (['RUN', '--images', 'a.png'], '--images and --image-size are for --weights'),
-    (['RUN', '--weights=a.npz'], '--weights stands alone'),
+    (['RUN', '--weights=a.npz'], '--weights cannot be combined'),
   ],
 )
 def test_wrong_arguments_get_one_sentence(runs, capsys, arguments, message):
