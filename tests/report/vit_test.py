@@ -93,7 +93,7 @@ def test_positions_are_those_of_the_places_of_the_grid():
   embedding_ND, what = report_vit.grid_positions(trained(params))
   np.testing.assert_allclose(embedding_ND[6, :6], columns_LwE[0, 2], rtol=1e-6)
   np.testing.assert_allclose(embedding_ND[6, 6:], rows_LhE[0, 1], rtol=1e-6)
-  assert 'a table each' in what and 'of 2 blocks' in what
+  assert 'separate tables' in what and 'of 2 blocks' in what
 
   embedding_ND, what = report_vit.grid_positions(trained({}, posemb='sincos2d'))
   np.testing.assert_array_equal(embedding_ND, positions.sincos2d(2, 4, 12)[0])
