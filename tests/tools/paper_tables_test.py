@@ -54,7 +54,7 @@ def test_papers_that_contradict_each_other_are_named(tmp_path, monkeypatch):
   monkeypatch.setattr(paper_cells, 'PAPERS', tmp_path)
   monkeypatch.setattr(paper_cells, 'read', paper_cells.read.__wrapped__)
   with pytest.raises(
-    UserError, match='1 and 3 give different numbers of A at 8 pixels'
+    UserError, match='1 and 3 give different numbers for A at 8 pixels'
   ):
     paper_cells.models()
   (tmp_path / '3' / 'models.csv').unlink()
