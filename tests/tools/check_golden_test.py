@@ -258,7 +258,7 @@ def config_of(name, **changes):
     (dict(config=config_of('vit_gap_norep', mlp_dim=73)), [], 'shape'),
     (dict(config={}), [], "lacks 'num_classes'"),
     ({}, ['input/image'], "lacks 'input/image'"),
-    ({}, ['output/loss_softmax_xent'], 'does not say of which loss'),
+    ({}, ['output/loss_softmax_xent'], 'does not name their loss'),
   ],
 )
 def test_a_file_that_cannot_be_checked(
