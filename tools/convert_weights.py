@@ -12,7 +12,7 @@ and the published names of a DETR are facebookresearch's.
 
 Parameters are converted without changing a bit wherever both formats have the same
 arrays. The exception is `--fold-normalization 0.5 0.5`, which folds another mean and
-deviation of images into the first layer, for example those of Google's ViTs into the
+deviation of images into the first layer, for example the ones of Google's ViTs into the
 first layer of a DeiT.
 """
 

@@ -1,4 +1,4 @@
-"""Prints published tables with the results of our runs, and what is still missing.
+"""Prints published tables with the results of our runs, and lists missing results.
 
     python tools/paper_tables.py
     python tools/paper_tables.py 2010.11929 --table=2 --runs runs

@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument(
     '--image-size',
-    help='side (of the shorter side, for detectors), or HEIGHTxWIDTH; default: the size'
-    ' of the weights',
+    help='side (the shorter one, for detectors), or HEIGHTxWIDTH; default: from the'
+    ' weights',
   )
   loading.add_source_grid(parser)
   parser.add_argument('--labels', help='file with one class name per line')

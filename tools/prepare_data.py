@@ -5,7 +5,7 @@
   python tools/prepare_data.py --from folder:photos/train --name photos --split train
 
 The data sets of this package need no download, but `multi_object` is made from files
-that you provide. All other names are those of the TFDS catalogue. Most of its builders
+that you provide. All other names come from the TFDS catalogue. Most of its builders
 need TensorFlow (the extra `tf`) to write, none to read. Existing data sets are left
 unchanged; an interrupted preparation leaves nothing that looks complete.
 
@@ -78,7 +78,7 @@ def builder_of(name: str, data_dir: str | None) -> Any:
 
 
 def prepare(name: str, data_dir: str | None = None) -> Prepared:
-  """Writes one data set unless it exists; `UserError` says what is missing."""
+  """Writes one data set unless it exists; `UserError` if something is missing."""
   import tensorflow_datasets as tfds
 
   if not sys.stderr.isatty():

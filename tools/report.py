@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     type=int,
     nargs='+',
     metavar='PIXELS',
-    help='side, or height and width, of --images; default: the size of the weights',
+    help='side, or height and width, of --images; default: from the weights',
   )
   options = parser.parse_args(arguments)
   cli.set_up_jax()

@@ -12,7 +12,7 @@ import jax
 from big_vision_like import cli, errors, plan
 from big_vision_like.devices import chips
 
-# Config, slice, overrides. The batch size is the published one; the mesh is ours.
+# Config, slice, overrides. Batch sizes are published; slices and meshes fit them.
 ROWS = {
   'B/16': ('vit/i21k.py:B/16', 'v5e:16x16', ()),
   'L/16': ('vit/i21k.py:L/16', 'v5e:16x16', ('mesh.data=64', 'mesh.fsdp=4')),

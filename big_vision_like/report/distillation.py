@@ -140,7 +140,9 @@ def by_class(found: Answers, names: Sequence[str]) -> str:
     ],
   )
   if len(shown) < len(order):
-    table += page.paragraph(f'The classes with the least agreement, of {len(order):,}.')
+    table += page.paragraph(
+      f'The classes with the least agreement, out of {len(order):,}.'
+    )
   return table
 
 

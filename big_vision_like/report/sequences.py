@@ -42,7 +42,7 @@ class Predictions:
 
   @property
   def right(self) -> np.ndarray:
-    """Which outputs equal their targets, bool (B,)."""
+    """A mask of the outputs that equal their targets, bool (B,)."""
     pairs = zip(self.targets, self.found, strict=True)
     return np.array([np.array_equal(target, found) for target, found in pairs])
 

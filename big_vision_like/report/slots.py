@@ -214,7 +214,7 @@ def objects_found(source: Sets) -> tuple[str, str]:
     'there is one column per slot, slot 1 on the left, with the image as the slot sees '
     'it above its attention; areas left to other slots are pale. The table has each '
     'true object with the prediction of the slot that the loss matches to it;'
-    f'{WRONG} marks a wrong attribute. Coordinates are those of the scene, from '
+    f'{WRONG} marks a wrong attribute. Coordinates are in units of the scene, from '
     f'{scene(0):g} to {scene(1):g}. Unmatched slots with a presence above '
     f'{100 * PRESENT:g}\u00a0% follow.'
   )

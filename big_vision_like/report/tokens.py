@@ -63,7 +63,7 @@ def sight(
 
 
 def shares(map_HW: np.ndarray, row: int, column: int) -> tuple[float, float]:
-  """Returns the shares of a map in a token's own pixels, and in those of its splits."""
+  """Returns the shares of a map in a token's own pixels, and in its splits' pixels."""
   pixels, before = span()
   total = map_HW.sum() or 1.0
   top, left = row * t2t_vit.STRIDE, column * t2t_vit.STRIDE

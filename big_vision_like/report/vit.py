@@ -58,7 +58,7 @@ class Trained:
 
   @property
   def num_prefix(self) -> int:
-    """The number of tokens before those of patches."""
+    """The number of tokens before the patches."""
     return self.model.registers + len(self.model.leading)
 
   def reads(self, sown: Mapping[str, Any]) -> dict[str, np.ndarray]:

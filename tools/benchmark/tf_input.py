@@ -55,7 +55,7 @@ def batches(
 
 
 def cropped(jpeg: tf.Tensor, size: int) -> tf.Tensor:
-  """Returns a random crop of a JPEG, of which only the crop is decoded, resized."""
+  """Decodes only a random crop of a JPEG, and resizes it."""
   begin, shape, _ = tf.image.sample_distorted_bounding_box(
     tf.image.extract_jpeg_shape(jpeg),
     tf.zeros([0, 0, 4], tf.float32),

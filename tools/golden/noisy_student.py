@@ -61,8 +61,8 @@ def choice(description: Fields, arrays: Fields) -> Results:
   """Computes predicted classes, thresholds, available images and copies of each image.
 
   The reference uses its own random numbers for the fraction of the number of copies.
-  If all our numbers are the exact number rounded down or up, as they must be, those of
-  the file are checked against the same two numbers instead.
+  If all our numbers are the exact number rounded down or up, as they must be, the
+  file's numbers are checked against the same two numbers instead.
   """
   config, probability_NK = description['config'], arrays['input/probabilities']
   label_N = probability_NK.argmax(axis=-1)

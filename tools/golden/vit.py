@@ -123,7 +123,7 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
 
 
 def published_npz(description: Fields, arrays: Fields) -> Results:
-  """Converts a file named as those of gs://vit_models: the new tree, and logits."""
+  """Converts a file with the names of gs://vit_models: the new tree, and logits."""
   config = description['config']
   params = widened(vision_transformer.from_npz(select(arrays, 'published/')))
   model = vit.ViT(
