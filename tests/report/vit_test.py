@@ -86,7 +86,7 @@ def test_positions_are_those_of_the_places_of_the_grid():
   np.testing.assert_array_equal(embedding_ND, table_LND[0, 1:])
   assert what == ''
   found = trained({'pos_embedding': table_LND}, posemb_at='every')
-  assert 'tables of 2 blocks' in report_vit.grid_positions(found)[1]
+  assert 'first of 2 blocks' in report_vit.grid_positions(found)[1]
 
   rows_LhE, columns_LwE = random.normal(size=(2, 2, 6)), random.normal(size=(2, 4, 6))
   params = {'pos_rows': rows_LhE, 'pos_columns': columns_LwE}

@@ -276,5 +276,5 @@ def test_a_model_that_stays_large_is_named(tmp_path):
   config = tiny_config.get_config()
   config.task.model = spec(Wide)
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
-  with pytest.raises(UserError, match='_test.py: Wide declares no `tiny`; there'):
+  with pytest.raises(UserError, match='_test.py: Wide declares no `tiny`; the scaled'):
     smoke.check_size(small)

@@ -137,7 +137,7 @@ def test_languages_are_asked_for(translate, several):
 def test_too_long_a_text_is_refused(translate, folder):
   status, found, error = translate(folder, '--text', 'The', '--text', 'dog ' * 60)
   assert status == 1 and found == []
-  assert 'text 2 has ' in error and 'the model takes 40: split it' in error
+  assert 'text 2 has ' in error and 'the model takes at most 40: split it' in error
 
 
 def test_what_is_cut_off_is_told(translate, folder, tmp_path):
@@ -255,7 +255,7 @@ def test_learned_positions_are_a_limit(translate, write_run):
   status, found, notes = translate(workdir, '--text', 'The dog')
   assert status == 0 and len(found) == 1
   status, _, error = translate(workdir, '--text', ENGLISH[0] * 2)
-  assert status == 1 and 'the model takes 12' in error
+  assert status == 1 and 'the model takes at most 12' in error
 
 
 def test_runs_that_know_no_text(translate, write_run):
