@@ -1,11 +1,11 @@
-"""Averages the parameters of a run's last checkpoints, for evaluation.
+"""Averages the parameters of the last checkpoints of a run, for evaluation.
 
   python tools/average_checkpoints.py runs/wmt14_ende_base --last 5 --out runs/average
   python -m big_vision_like.evaluate --workdir=runs/average
 
-As arXiv:1706.03762 section 6.1 does. The new folder has the run's config and one
-checkpoint, to be evaluated, reported on or started from (`init_from`), not trained on.
-The run must have kept as many checkpoints: `keep_last` of its config.
+This follows arXiv:1706.03762, section 6.1. The new folder has the run's config and one
+checkpoint, which can be evaluated, reported on or used by `init_from`, but not trained
+further. The run must have kept enough checkpoints: see `keep_last` of its config.
 """
 
 import pathlib
@@ -23,19 +23,19 @@ from big_vision_like.tasks.task import State
 
 
 def last_steps(workdir: pathlib.Path, count: int) -> list[int]:
-  """The steps of the newest checkpoints; `UserError` where there are fewer."""
+  """Returns the steps of the newest checkpoints; `UserError` if there are too few."""
   steps = checkpoint.steps(workdir)
   if len(steps) < count:
     raise UserError(
       f'{workdir} holds {len(steps)} checkpoint{"" if len(steps) == 1 else "s"}'
-      f' ({", ".join(map(str, steps)) or "none"}), not {count}: take fewer with --last,'
-      f' or train with --config.keep_last={count}'
+      f' ({", ".join(map(str, steps)) or "none"}), not {count}: average fewer with'
+      f' --last, or train with --config.keep_last={count}'
     )
   return steps[-count:]
 
 
 def average(workdir: pathlib.Path, steps: Sequence[int]) -> State:
-  """The newest state with the mean of all parameters, summed in float64."""
+  """Returns the newest state with the mean of all parameters, summed in float64."""
   total = None
   for step in steps:
     _, saved = checkpoint.load(workdir, step)
@@ -51,21 +51,25 @@ def average(workdir: pathlib.Path, steps: Sequence[int]) -> State:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Writes the new folder; an existing one is left alone."""
+  """Writes the averaged checkpoint to a new folder; refuses an existing one."""
   parser = errors.parser(__doc__)
-  parser.add_argument('workdir', type=pathlib.Path, help='the folder of a run')
-  parser.add_argument('--last', type=int, default=5, help='how many; default 5')
-  parser.add_argument('--out', type=pathlib.Path, required=True, help='a new folder')
+  parser.add_argument('workdir', type=pathlib.Path, help='directory of a run')
+  parser.add_argument(
+    '--last', type=int, default=5, help='number of checkpoints to average; default: 5'
+  )
+  parser.add_argument(
+    '--out', type=pathlib.Path, required=True, help='new folder to write'
+  )
   args = parser.parse_args(argv)
   cli.set_up_jax()
   if args.last < 1:
-    raise UserError(f'--last={args.last}: at least one checkpoint is averaged')
+    raise UserError(f'--last={args.last}: average at least 1 checkpoint')
   if args.out.exists():
-    raise UserError(f'{args.out} is there already: name a new folder')
+    raise UserError(f'{args.out} already exists: name a new folder')
   config = args.workdir / 'config.json'
   if not config.is_file():
-    raise UserError(f'{args.workdir} is not the folder of a run: it has no config.json')
-  spec.load(str(config), root=experiment.Settings)  # raises where it is damaged
+    raise UserError(f'{args.workdir} is not a run directory: it has no config.json')
+  spec.load(str(config), root=experiment.Settings)  # raises if it is damaged
   facts = learned.read(args.workdir)
   steps = last_steps(args.workdir, args.last)
   state = average(args.workdir, steps)

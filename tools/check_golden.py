@@ -3,15 +3,15 @@
   python tools/check_golden.py tests/golden/*.npz tests/golden/bit_hyperrule.json
 
 Each FILE.npz holds inputs, parameters under the reference's own names, and outputs,
-losses and gradients; FILE.json beside it names the reference and its configuration.
-Every array under output/, loss/, grad/ and converted/ is compared. Some files are a
-FILE.json alone, whose numbers are what is compared. If a float32 array is outside its
-tolerance, our program runs again in float64, and the errors of both the file and our
-float32 result are measured and printed (see golden/float64.py). Exit status: 0 if all
-are within tolerance, 1 if one is not or has no counterpart, 2 if a file cannot be
-checked.
+losses and gradients; FILE.json next to it names the reference and its configuration.
+Every array under output/, loss/, grad/ and converted/ is compared. Some files are only
+a FILE.json, whose numbers are compared. If a float32 array is outside its tolerance,
+our program runs again in float64, and the errors of both the file and our float32
+result are measured and printed (see golden/float64.py). The exit status is 0 if all
+arrays are within tolerance, 1 if one is not or has no counterpart, and 2 if a file
+cannot be checked.
 
-A new kind of file is one function in a module of golden/, which lists it in its CHECKS.
+A new kind of file needs one function in a module of golden/, listed in its CHECKS.
 """
 
 import importlib
@@ -29,7 +29,7 @@ import numpy as np
 from big_vision_like import cli, errors
 from big_vision_like.errors import UserError, shape_text
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from tools import golden as checks
@@ -45,17 +45,19 @@ def declared() -> list[Check]:
   for _, name, _ in pkgutil.iter_modules(checks.__path__, f'{checks.__name__}.'):
     here = getattr(importlib.import_module(name), 'CHECKS', ())
     if type(here) is not tuple or not all(getattr(x, 'reference', '') for x in here):
-      raise UserError(f'CHECKS of {name} is no tuple of checks that name a reference')
+      raise UserError(
+        f'CHECKS of {name} is not a tuple of checks that name a reference'
+      )
     found += here
   return found
 
 
 def check_of(description: Fields, alone: bool) -> Check:
-  """Returns the check for files of this description, which are `alone` or not."""
+  """Returns the check for files of this description, with arrays or `alone`."""
   fitting = [check for check in declared() if check.fits(description, alone)]
   if not fitting:
     reference = description['reference']
-    raise UserError(f'no function here checks the reference {reference!r}')
+    raise UserError(f'no module of tools/golden checks the reference {reference!r}')
   most = max(len(check.fields) for check in fitting)
   best = [check for check in fitting if len(check.fields) == most]
   if len(best) > 1:
@@ -65,17 +67,17 @@ def check_of(description: Fields, alone: bool) -> Check:
 
 
 def described(path: pathlib.Path) -> Fields:
-  """What a FILE.json says."""
+  """Reads a FILE.json."""
   try:
     return json.loads(path.read_text(), object_hook=Fields)
   except FileNotFoundError:
-    raise UserError(f'{path.name} is not beside it') from None
+    raise UserError(f'{path.name} is missing next to it') from None
   except json.JSONDecodeError as error:
     raise UserError(f'{path.name} cannot be parsed: {error}') from None
 
 
 class Computed(NamedTuple):
-  """A file's reference, its golden arrays, our values, and how to get them in float64.
+  """The reference of a file, its golden arrays, our values, and a float64 rerun.
 
   Files without arrays have no `recompute`.
   """
@@ -87,7 +89,7 @@ class Computed(NamedTuple):
 
 
 def compute(path: pathlib.Path) -> Computed:
-  """Reads a file and computes our values."""
+  """Reads a file and computes our values for it."""
   if (
     path.suffix == '.json' and path.is_file() and not path.with_suffix('.npz').exists()
   ):
@@ -103,7 +105,7 @@ def compute(path: pathlib.Path) -> Computed:
     arrays = Fields(file)
   wanted = {name: array for name, array in arrays.items() if name.startswith(COMPARED)}
   if not wanted:
-    raise UserError('it holds nothing to compare')
+    raise UserError('it has no arrays to compare')
   given = {name: array for name, array in arrays.items() if name not in wanted}
   function = jax.default_matmul_precision('highest')(kind.function)
 
@@ -115,7 +117,7 @@ def compute(path: pathlib.Path) -> Computed:
 
 
 def compare(want: np.ndarray, result: tuple[Any, Tolerance] | None) -> tuple[str, bool]:
-  """Returns the error, relative error, tolerance and verdict of a row; and if ok."""
+  """Returns errors, tolerance and verdict of an array as text, and whether it is ok."""
   if result is None:
     return 'no counterpart', False
   got, tolerance = np.asarray(result[0]), result[1]
@@ -139,14 +141,14 @@ def allowed_error(want: np.ndarray, tolerance: Tolerance) -> float:
 
 
 def needs_float64(want: np.ndarray, result: tuple[Any, Tolerance] | None) -> bool:
-  """Whether an array that missed its tolerance may have missed it by rounding."""
+  """Returns whether rounding may explain why an array missed its tolerance."""
   if result is None or np.shape(result[0]) != want.shape:
     return False
   return want.dtype.kind == 'f' and result[1] != EXACT
 
 
 def check(path: pathlib.Path) -> bool:
-  """Prints the table of one file; returns whether all is within tolerance."""
+  """Prints the table of one file; returns whether all arrays are within tolerance."""
   reference, golden, results, recompute = compute(path)
   names = max(map(len, golden))
   shapes = max(len('shape'), *(len(shape_text(x.shape)) for x in golden.values()))

@@ -1,16 +1,19 @@
-"""Converts weights between the names of their sources.
+"""Converts weights between the formats of their sources.
 
     python tools/convert_weights.py IN OUT [--to published|big_vision|timm|transformers]
 
 IN is a published .npz, a .safetensors or .pth file of another library, a folder with
-one, or the folder of a run. OUT is a new .npz (published names, or big_vision's), a new
-.safetensors (timm's names, or transformers'), or a new folder with model.safetensors
+one, or the directory of a run. OUT is a new .npz (published names, or big_vision's), a
+new .safetensors (names of timm or transformers), or a new folder with model.safetensors
 and config.json, which `timm.create_model('local-dir:OUT', pretrained=True)` or
-`from_pretrained('OUT')` loads. ResNets and DETRs go into .safetensors, where timm's
-names of a ResNet are torchvision's and published ones of a DETR facebookresearch's, or
-into folders of transformers. No bit of a parameter changes, where both sides have the
-same arrays, unless `--fold-normalization 0.5 0.5` folds another mean and deviation of
-images into the first layer, such as those of Google's ViTs into that of a DeiT.
+`from_pretrained('OUT')` loads. ResNets and DETRs are written to .safetensors, or to
+folders for transformers. In .safetensors, timm's names of a ResNet are torchvision's,
+and the published names of a DETR are facebookresearch's.
+
+Parameters are converted without changing a bit wherever both formats have the same
+arrays. The exception is `--fold-normalization 0.5 0.5`, which folds another mean and
+deviation of images into the first layer, for example the ones of Google's ViTs into the
+first layer of a DeiT.
 """
 
 import argparse
@@ -49,10 +52,10 @@ def load(
   asked: tuple[int, int] | None,
   source_grid: Grid | None = None,
 ) -> tuple[Published, Prepare, Grid | None]:
-  """Reads weights of a file, of a folder with one, or of a run.
+  """Loads weights from a file, from a folder with one, or from a run.
 
-  Returns them with the images that they know, and the grid of their positions, None if
-  nothing tells it.
+  Returns the weights with their preprocessing, and the grid of their positions, or None
+  if it is unknown.
   """
   if not checkpoint.steps(path):
     provenance.check_no_run(path)
@@ -66,7 +69,8 @@ def load(
   if kind is None:
     known = ', '.join(one.model.__name__ for one in families)
     raise UserError(
-      f'{path} is a run of {type(model).__name__}: what is converted is {known}'
+      f'{path} is a run of {type(model).__name__}, which cannot be converted;'
+      f' models that can: {known}'
     )
   if kind.check is not None:
     kind.check(model, str(path))
@@ -89,7 +93,7 @@ def load(
 def _unknown_grid(
   model: nn.Module, variables: Mapping[str, Any], asked: tuple[int, int] | None
 ) -> Grid | None:
-  """Returns the grid of positions that neither a run nor a file tells."""
+  """Returns the grid of positions if neither a run nor a file records it."""
   count, _ = provenance.table_grid(model, variables)
   if not count:
     return None
@@ -99,9 +103,10 @@ def _unknown_grid(
 def folded(
   weights: Published, images: Prepare, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[Published, Prepare]:
-  """Returns the same function of images normalized by `mean` and `std`.
+  """Folds a normalization into weights, so that they take images with another one.
 
-  These have one number, or one for each channel. JSON files beside the weights say so.
+  `mean` and `std` have one number, or one for each channel. The returned weights
+  compute the same function, and the JSON files next to them have the new numbers.
   """
   channels = images.channels
   after = []
@@ -129,11 +134,11 @@ def folded(
 
 
 def numbers(text: str) -> tuple[float, ...]:
-  """Parses numbers between commas."""
+  """Parses numbers separated by commas."""
   try:
     return tuple(map(float, text.split(',')))
   except ValueError:
-    message = f'{text} is no number, or one for each channel, like 0.5 or 0.5,0.4,0.4'
+    message = f'{text} is neither one number nor one for each channel: 0.5, 0.5,0.4,0.4'
     raise argparse.ArgumentTypeError(message) from None
 
 
@@ -142,7 +147,7 @@ def target(
 ) -> tuple[str, family.Source]:
   """Returns the library whose names are written, and its source, if they fit OUT."""
   if out.suffix not in ('', '.npz', '.safetensors'):
-    raise UserError(f'{out}: OUT ends in .npz or .safetensors, or is a folder')
+    raise UserError(f'{out}: OUT must end in .npz or .safetensors, or be a folder')
   suffix = out.suffix or '.safetensors'
   fitting = {
     library: source
@@ -152,11 +157,13 @@ def target(
   }
   if not fitting:
     there = {s for source in kind.sources if source.writes for s in source.suffixes}
-    others = '.safetensors or a folder' if '.safetensors' in there else 'no such file'
-    raise UserError(f'{out}: a {kind.name} goes into {others}')
+    others = (
+      '.safetensors or a folder' if '.safetensors' in there else 'no supported format'
+    )
+    raise UserError(f'{out}: a {kind.name} can be written to {others}')
   to = to or next(iter(fitting))
   if to not in fitting:
-    raise UserError(f'--to={to} does not go into {out}: {" or ".join(fitting)} does')
+    raise UserError(f'--to={to} cannot be written to {out}: use {" or ".join(fitting)}')
   return to, fitting[to]
 
 
@@ -168,7 +175,7 @@ def write(
   asked: tuple[int, int] | None,
   grid: Grid | None = None,
 ) -> list[pathlib.Path]:
-  """Writes the new file or folder, whole or not at all; returns its files."""
+  """Writes the new file or folder atomically; returns its files."""
   to, source = target(out, to, weights.family)
   weights, images = source.fit(weights, images, asked, grid)
   arrays = source.writes[to](weights)
@@ -189,7 +196,7 @@ def write_file(
   out: pathlib.Path,
   arrays: Mapping[str, np.ndarray],
 ) -> list[pathlib.Path]:
-  """Writes arrays, and beside them what they do not tell."""
+  """Writes arrays to a file, and the fields it cannot hold to a JSON next to it."""
   about = {
     'family': weights.family.name,
     'architecture': weights.architecture,
@@ -202,52 +209,56 @@ def write_file(
   try:
     files.write(out, arrays)
   except BaseException:
-    beside.sidecar(out).unlink()  # else it would be taken for that of a new OUT
+    beside.sidecar(out).unlink()  # otherwise it would be read with a new OUT
     raise
   return [out, beside.sidecar(out)]
 
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Converts one file; what exists is left alone."""
+  """Converts one set of weights; refuses to overwrite OUT."""
   parser = errors.parser(__doc__)
   parser.add_argument(
-    'source', metavar='IN', type=pathlib.Path, help='weights or a run'
+    'source', metavar='IN', type=pathlib.Path, help='weights, or a run directory'
   )
   parser.add_argument(
-    'out', metavar='OUT', type=pathlib.Path, help='new, .npz or other'
+    'out', metavar='OUT', type=pathlib.Path, help='new .npz, .safetensors or folder'
   )
   parser.add_argument(
     '--to',
-    help='whose names: published, big_vision, timm or transformers; default the first'
-    ' that goes into OUT',
+    help='names to write: published, big_vision, timm or transformers; default: the'
+    ' first that OUT can hold',
   )
   parser.add_argument(
     '--image-size',
     type=int,
     nargs='+',
     metavar='PIXELS',
-    help='height and width, where positions are computed or the grid is not square',
+    help='height and width, if positions are computed or the grid is not square',
   )
   loading.add_source_grid(parser)
-  parser.add_argument('--num-heads', type=int, help='where IN does not tell')
+  parser.add_argument(
+    '--num-heads', type=int, help='number of heads, if IN does not have it'
+  )
   parser.add_argument(
     '--fold-normalization',
     type=numbers,
     nargs=2,
     metavar=('MEAN', 'STD'),
-    help='of images in [0, 1], which the first layer is changed to expect',
+    help='normalization of images in [0, 1] to fold into the first layer',
   )
-  parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
+  parser.add_argument(
+    '--step', type=int, help="step of the run's checkpoint; default: the newest"
+  )
   args = parser.parse_args(argv)
   cli.set_up_jax()
   there = [args.out, *([beside.sidecar(args.out)] if args.out.suffix else [])]
   for path in there:
     if path.exists():
-      raise UserError(f'{path} is there already: name a new OUT')
+      raise UserError(f'{path} already exists: name a new OUT')
   if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
     given = ' '.join(map(str, args.image_size))
-    raise UserError(f'--image-size {given} is no side, or height and width')
+    raise UserError(f'--image-size {given} must be a side, or height and width')
   asked = args.image_size and (args.image_size[0], args.image_size[-1])
   weights, images, grid = load(
     args.source, args.step, args.num_heads, asked, args.source_grid
@@ -256,7 +267,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.fold_normalization:
     mean, std = args.fold_normalization
     if not all(np.isfinite([*mean, *std])) or not min(std) > 0:
-      raise UserError('--fold-normalization: a deviation is above 0, and all finite')
+      raise UserError(
+        '--fold-normalization: deviations must be above 0, and all numbers finite'
+      )
     weights, images = folded(weights, images, mean, std)
   sizes = ', '.join(f'{k}={v}' for k, v in weights.architecture.items())
   count = sum(array.size for array in tree.flatten(weights.params).values())

@@ -2,8 +2,8 @@
 
     python tools/demo.py [--runs runs/demo]
 
-What `make train` does once the data sets are there. Started again it goes on where it
-was stopped; every part is an ordinary run of the loop.
+The second half of `make train`, which prepares the data sets first. Rerun the command
+to resume. Every part is an ordinary run of the training loop.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ BUDGETS = {
 
 
 def random_weights(run: experiment.Experiment) -> dict[str, float]:
-  """What the linear probe finds before the first step."""
+  """Returns the scalars of the linear probe before the first training step."""
   evaluator = run.evaluators['digits']
   predict = evaluator.prediction(run.task)
   found = evaluator.run(predict, run.init(), run.mesh).scalars
@@ -37,7 +37,7 @@ def random_weights(run: experiment.Experiment) -> dict[str, float]:
 
 
 def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
-  """Pretrained beside random weights, in percent."""
+  """Returns the table of top-1 with random and with pretrained weights, in percent."""
   result = rich.table.Table(
     title='digits: 1,797 real scans, 450 of them for testing, top-1 %',
     title_justify='left',
@@ -61,9 +61,11 @@ def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the five trainings and the probe."""
   parser = errors.parser(__doc__.splitlines()[0])
-  parser.add_argument('--runs', default='runs', help='where the runs go')
   parser.add_argument(
-    '--override', action='append', default=[], help='of every config, FIELD=VALUE'
+    '--runs', default='runs', help='folder of the runs; default: %(default)s'
+  )
+  parser.add_argument(
+    '--override', action='append', default=[], help='FIELD=VALUE, for every config'
   )
   args = parser.parse_args(argv)
   runs, import_seconds = pathlib.Path(args.runs), metrics.process_seconds()
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   console.print(table(rows))
   print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
   print(f'time     {metrics.duration(metrics.process_seconds())}')
-  # After the clock: the pictures are not part of training.
+  # After the time is printed: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
   page = runs / 'report.html'
   files.write(page, compose.of_runs([*map(str, shown)]))

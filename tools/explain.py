@@ -1,9 +1,9 @@
-"""What a config builds: its networks, their parameters and what is done to each.
+"""Shows the networks a config builds: parameters, cost, and optimizer settings.
 
     python tools/explain.py --config=configs/vit/pretrain_glyphs.py
 
 Prints shapes, parameters and operations by block, then weight decay, learning-rate
-factor, axes of the mesh and bytes per device of every parameter. Nothing is trained.
+factor, mesh axes and bytes per device of every parameter. Nothing is trained.
 """
 
 import collections
@@ -26,7 +26,7 @@ from big_vision_like.tasks import task
 from big_vision_like.tasks.task import State
 from big_vision_like.weights import tree as trees
 
-# Streams of random numbers that a model may draw from.
+# Names of the random streams that a model may draw from.
 RNGS = ('dropout', 'slots', 'params', 'noise')
 
 
@@ -36,7 +36,7 @@ def blocks(
   network: task.Network,
   console: rich.console.Console,
 ) -> None:
-  """Prints each module of a network: output shape, parameters, operations."""
+  """Prints each module of a network: output shape, parameters, forward operations."""
   model, batch = network.module, run.abstract_batch
   variables = network.variables(run.abstract_state)
   params = variables['params']
@@ -57,8 +57,8 @@ def blocks(
   found = jax.eval_shape(forward, variables, batch)[1]['intermediates']
   operations = collections.Counter()
   for scope, number in flops.by_scope(jax.make_jaxpr(plain)(variables, batch)).items():
-    # Scanned bodies and methods of a model add to the name: 'blocks.<lambda>' in front
-    # of 'blocks', 'Transformer.encode' of 'encoder'.
+    # Scanned bodies and methods of a model add a part to the path: 'blocks.<lambda>'
+    # before 'blocks', 'Transformer.encode' before 'encoder'.
     path = re.sub(r'[^/]*\.[^/]*(/|$)', '', scope.partition('/')[2])
     for prefix in _prefixes(path):
       operations[prefix] += number
@@ -91,7 +91,7 @@ def blocks(
 def parameters(
   name: str, optimizer: optim.Optimizer, params: dict, console: rich.console.Console
 ) -> None:
-  """Prints each parameter of an optimizer: shape, decay, L2 if any, rate factor."""
+  """Prints each parameter of an optimizer: shape, decay, any L2, rate factor, bytes."""
   numbers = {'decay': optimizer.decay_of(params)}
   if optimizer.l2:
     numbers['l2'] = optimizer.l2_of(params)
@@ -115,7 +115,7 @@ def parameters(
 
 
 def memory(run: experiment.Experiment, console: rich.console.Console) -> None:
-  """Prints what one device of the mesh holds of each part of the state."""
+  """Prints the bytes of each part of the state, in total and on one device."""
   sizes = ' '.join(f'{axis}={size}' for axis, size in run.mesh.shape.items())
   table = _table(f'State on a mesh of {sizes}', 'part')
   for title in ('bytes', 'bytes per device', 'x an even split'):
@@ -132,7 +132,7 @@ def memory(run: experiment.Experiment, console: rich.console.Console) -> None:
 
 
 def _axes(spec: jax.sharding.PartitionSpec) -> str:
-  """'-, fsdp+tensor' for a spec; '' for what is whole on every device."""
+  """Returns '-, fsdp+tensor' for a spec; '' for an array replicated on every device."""
   names = ['+'.join([a] if isinstance(a, str) else a or '-') for a in spec]
   return ', '.join(names)
 
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   _, config = cli.parse(parser, argv)
   run = experiment.make(config, planned_for=jax.devices())
   console = rich.console.Console()
-  console.width = max(console.width, 120)  # rather folded lines than cut cells
+  console.width = max(console.width, 120)  # better to wrap lines than to truncate cells
   for name, network in run.task.networks().items():
     blocks(run, name, network, console)
   params = run.abstract_state.params

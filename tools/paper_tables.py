@@ -1,13 +1,16 @@
-"""Published tables beside what our runs give, and what is still missing.
+"""Prints published tables with the results of our runs, and lists missing results.
 
     python tools/paper_tables.py
     python tools/paper_tables.py 2010.11929 --table=2 --runs runs
 
-Without a paper it lists those that are known. Of each table it prints the published
-numbers and ours (from finished runs in or below the folders of --runs; mean and sample
-standard deviation over the seeds, and their number), parameters and operations of the
-models as published and as counted from ours, and which config is to be run for what is
-not there yet. It writes the same as Markdown and as a page into --out.
+Without a paper, the known papers are listed. For each table the command prints
+
+- the published numbers and ours, from finished runs in or below the folders of --runs:
+  mean and sample standard deviation over the seeds, and the number of seeds,
+- parameters and operations of the models, as published and as counted from ours, and
+- the configs to run for the numbers that are missing.
+
+The same is written to --out as Markdown and as an HTML page.
 """
 
 import collections
@@ -26,7 +29,7 @@ from big_vision_like import cli, errors, files
 from big_vision_like.errors import UserError
 from big_vision_like.report import page
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from tools.papers import cells as paper_cells
@@ -37,7 +40,7 @@ MEMORY = 'quoted from memory, not checked against the paper'
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A heading with a table of text and remarks, however it will be shown."""
+  """A heading with a table of text and remarks, independent of the output format."""
 
   heading: str
   header: Sequence[str]
@@ -46,9 +49,9 @@ class Part:
 
 
 def reason(cell: Cell, found: Mapping[Key, Ours]) -> tuple[str, str]:
-  """Returns why there is nothing of ours: in two words, and in a sentence."""
+  """Returns why a cell has no result of ours: in two words, and in a sentence."""
   if cell.unit not in FACTORS:
-    return 'not a score', f'{cell.unit} are not measured here'
+    return 'not a score', f'{cell.unit} are not measured by our runs'
   there = [part.key in found for part in paper_cells.column_of(cell)]
   if cell.private and not any(there):
     return 'private data', f'{cell.private} is not public'
@@ -63,18 +66,18 @@ def reason(cell: Cell, found: Mapping[Key, Ours]) -> tuple[str, str]:
 
 
 def absent(model: str) -> str:
-  """Why a published model cannot be built here, if so."""
+  """Returns why a published model cannot be built, or '' if it can."""
   for known in paper_cells.models():
     if known.model == model:
       try:
         paper_cells.build(known)
       except UserError:
-        return f'the model {model} is not here yet'
+        return f'the model {model} is not implemented yet'
   return ''
 
 
 def grid(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
-  """Published numbers with ours below them."""
+  """Returns the published numbers with ours below them."""
   columns = list(dict.fromkeys(cell.column for cell in cells))
   at = {(cell.row, cell.column): cell for cell in cells}
   rows, remarks = [], []
@@ -87,7 +90,7 @@ def grid(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
       given.append(ours.text(cell) if ours else reason(cell, found)[0] if cell else '')
       if ours and ours.differences:
         how = '; '.join(ours.differences)
-        remarks.append(f'{row}, {column}: not as in the config: {how}.')
+        remarks.append(f'{row}, {column}: differs from the config: {how}.')
     rows.append(published)
     if {*given[1:]} - {'', 'not a score'}:
       rows.append(given)
@@ -102,7 +105,7 @@ def grid(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
 
 
 def sizes(cells: Sequence[Cell]) -> Part:
-  """Parameters and operations: of published models, then of what configs train."""
+  """Returns parameters and operations: of published models, then of our configs."""
   header = ['model', 'pixels', 'parameters', 'counted', 'GMACs', 'counted', 'GFLOPs']
   rows, notes = [], {}
   wanted = {cell.model for cell in cells}
@@ -122,15 +125,15 @@ def sizes(cells: Sequence[Cell]) -> Part:
     first.setdefault(paper_cells.shape_of(name), name)
   for (model, _), name in first.items():
     pixels, *numbers = paper_cells.counted_config(name)
-    if (model, pixels) not in seen:  # else the data alone differ
+    if (model, pixels) not in seen:  # otherwise only the data differ
       seen.add((model, pixels))
       parameters, gmacs, gflops = counted(*numbers)
       rows.append([name, pixels, '', parameters, '', gmacs, gflops])
   remarks = [
     *notes,
-    'MACs are multiply-accumulates of one image forward, FLOPs twice as many, counted'
-    ' from our models: matrix products and convolutions. Published classifiers have'
-    ' 1000 classes.',
+    'MACs are multiply-accumulates of one image in the forward pass, FLOPs are twice as'
+    ' many. They are counted from our models, for matrix products and convolutions.'
+    ' Published classifiers have 1000 classes.',
   ]
   return Part('Models', header, rows, remarks)
 
@@ -141,7 +144,7 @@ def counted(parameters: int, macs: int) -> tuple[str, str, str]:
 
 
 def missing(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
-  """What has to be run, and what cannot be."""
+  """Returns what has to be run, and what cannot be run."""
   reasons = collections.defaultdict(list)
   for cell in cells:
     if cell.key not in found and cell.unit in FACTORS:
@@ -149,12 +152,12 @@ def missing(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
   rows = [[why, listed(group, cells)] for why, group in reasons.items()]
   private = [cell.config for cell in cells if cell.private and cell.config]
   files = ', '.join(sorted({name.partition(':')[0] for name in private}))
-  remarks = [f'Recipes for private data, or yours: {files}.'] if files else []
+  remarks = [f'Recipes for private data, or for your own: {files}.'] if files else []
   return Part('Missing', ['what to do', 'cells'], rows, remarks)
 
 
 def listed(group: Sequence[Cell], cells: Sequence[Cell]) -> str:
-  """'ViT-B/16: ImageNet, CIFAR-10; ViT-L/16: all'."""
+  """Returns the cells by column: 'ViT-B/16: ImageNet, CIFAR-10; ViT-L/16: all'."""
   parts = []
   scores = [cell.column for cell in cells if cell.unit in FACTORS]
   for column in dict.fromkeys(cell.column for cell in group):
@@ -165,7 +168,7 @@ def listed(group: Sequence[Cell], cells: Sequence[Cell]) -> str:
 
 
 def used(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
-  """The runs behind the numbers."""
+  """Returns the runs behind the numbers."""
   rows = [
     [f'{cell.row}, {cell.column}', ', '.join(found[cell.key].folders)]
     for cell in cells
@@ -175,7 +178,7 @@ def used(cells: Sequence[Cell], found: Mapping[Key, Ours]) -> Part:
 
 
 def section(table: Table, found: Mapping[Key, Ours]) -> tuple[str, list[Part]]:
-  """All of one table."""
+  """Returns the heading and the parts of one table."""
   cells = [c for c in paper_cells.cells(table.paper) if c.table == table.table]
   parts = [grid(cells, found), sizes(cells), missing(cells, found), used(cells, found)]
   shown = [part for part in parts if part.rows or part.remarks]
@@ -185,7 +188,7 @@ def section(table: Table, found: Mapping[Key, Ours]) -> tuple[str, list[Part]]:
 def show(heading: str, parts: Sequence[Part]) -> None:
   """Prints a section."""
   console = rich.console.Console()
-  console.width = max(console.width, 120)  # rather folded lines than cut cells
+  console.width = max(console.width, 120)  # better to wrap lines than to truncate cells
   console.rule(heading, align='left')
   for part in parts:
     table = rich.table.Table(
@@ -204,7 +207,7 @@ def show(heading: str, parts: Sequence[Part]) -> None:
 
 
 def markdown(title: str, sections: Sequence[tuple[str, Sequence[Part]]]) -> str:
-  """The same as Markdown."""
+  """Renders the tables as Markdown."""
   text = f'# {title}\n'
   for heading, parts in sections:
     text += f'\n## {heading}\n'
@@ -218,7 +221,7 @@ def markdown(title: str, sections: Sequence[tuple[str, Sequence[Part]]]) -> str:
 
 
 def document(title: str, sections: Sequence[tuple[str, Sequence[Part]]]) -> str:
-  """The same as a page."""
+  """Renders the tables as an HTML page."""
   shown = []
   for heading, parts in sections:
     content = ''
@@ -228,14 +231,14 @@ def document(title: str, sections: Sequence[tuple[str, Sequence[Part]]]) -> str:
       content += ''.join(page.paragraph(remark) for remark in part.remarks)
     shown.append((heading, content))
   note = (
-    'Published numbers; below each what runs of this code give: mean ± standard'
+    'Published numbers, each with the result of our runs below: mean ± standard'
     ' deviation (number of seeds).'
   )
   return page.document(title, note, shown)
 
 
 def selected(paper: str, table: str | None) -> list[Table]:
-  """The tables that are asked for."""
+  """Returns one or all of the tables of a paper; `UserError` if there are none."""
   known = [t for t in paper_cells.tables() if t.paper == paper]
   if not known:
     listed = ', '.join(dict.fromkeys(t.paper for t in paper_cells.tables()))
@@ -243,31 +246,33 @@ def selected(paper: str, table: str | None) -> list[Table]:
   chosen = [t for t in known if table in (None, t.table)]
   if not chosen:
     raise UserError(
-      f'{paper} has no table {table!r} here: take {", ".join(t.table for t in known)}'
+      f'{paper} has no table {table!r} here, only {", ".join(t.table for t in known)}'
     )
   return chosen
 
 
 def papers() -> Part:
-  """What is known."""
+  """Returns the known papers and tables."""
   rows = [[t.paper, t.paper_title, t.table, t.title] for t in paper_cells.tables()]
-  return Part('', ['paper', 'title', 'table', 'of what'], rows)
+  return Part('', ['paper', 'title', 'table', 'content'], rows)
 
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, prints and writes the tables."""
   parser = errors.parser(__doc__)
-  parser.add_argument('paper', nargs='?', help='arXiv number; default: list them')
-  parser.add_argument('--table', help='one of its tables; default: all')
+  parser.add_argument(
+    'paper', nargs='?', help='arXiv number; default: list the known papers'
+  )
+  parser.add_argument('--table', help='number of a table; default: all')
   parser.add_argument(
     '--runs', nargs='*', default=[], metavar='FOLDER', help='runs, or folders of runs'
   )
   parser.add_argument(
-    '--out', default='runs/tables', help='where files go; default: %(default)s'
+    '--out', default='runs/tables', help='folder to write; default: %(default)s'
   )
   args = parser.parse_args(argv)
-  jax.config.update('jax_platforms', 'cpu')  # shapes alone
+  jax.config.update('jax_platforms', 'cpu')  # only shapes are needed
   cli.set_up_jax()
   if args.paper is None:
     show('Papers whose tables are known', [papers()])

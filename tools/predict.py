@@ -1,23 +1,23 @@
-"""Names pictures, or finds the objects in them, and shows where the model looked.
+"""Classifies images, or finds the objects in them, and shows where the model looked.
 
     python tools/predict.py --weights=weights/B_16.npz cat.jpg dog.png --out=looked
     python tools/predict.py --weights=weights/detr-r50-e632da11.pth a.jpg --out=looked
 
---weights is a published file (.npz, .safetensors, .pth), a folder with one, or that of
-a run. Images are prepared as the weights want them, at another size with --image-size.
-Classes have the names that come with the weights, those of --labels (one a line), or
-numbers.
+--weights is a published file (.npz, .safetensors, .pth), a folder with one, or the
+directory of a run. Images are preprocessed as the weights expect; --image-size
+overrides the size. Classes are named by the weights, by --labels (one name per line),
+or by number.
 
-With --out a picture NAME.png is written for each image. Of a ViT: the input, the input
-lit where the output draws from (attention rollout, arXiv:2005.00928), the same weights
-alone. Of a DETR: its objects; NAME-attention.png shows where the decoder looked for
-each, and NAME-segments.png what each pixel is of, if the model has masks.
+With --out a picture NAME.png is written for each image. For a ViT it shows the input,
+the input weighted by attention rollout (arXiv:2005.00928), and the rollout alone. For a
+DETR it shows the objects; NAME-attention.png shows the decoder's attention for each of
+them, and NAME-segments.png the segment of each pixel if the model predicts masks.
 """
 
 from big_vision_like.devices import signals
 
 if __name__ == '__main__':
-  signals.catch()  # what is imported below takes seconds
+  signals.catch()  # the imports below take seconds
 
 import argparse
 import dataclasses
@@ -41,7 +41,7 @@ from big_vision_like.viz import images
 def free_names(
   path: pathlib.Path, ends: Sequence[str], taken: Mapping[str, pathlib.Path]
 ) -> list[str]:
-  """NAME and its ends of an image NAME.jpg, or NAME-2 and so on where one is taken."""
+  """Returns NAME and the ends for an image NAME.jpg, or NAME-2, ... if one is taken."""
   number, names = 1, [path.stem + end for end in ends]
   while any(name in taken for name in names):
     number += 1
@@ -52,7 +52,7 @@ def free_names(
 def table(
   columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, ...]]]]
 ) -> rich.table.Table:
-  """Images with what was found; of the columns the first is text, others numbers."""
+  """Returns a table of predictions by image; columns after the first hold numbers."""
   made = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   made.add_column('image', overflow='fold')
   for i, column in enumerate(columns):
@@ -68,25 +68,29 @@ def table(
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints a table; status 1 where an image could not be read."""
+  """Prints a table of predictions; returns 1 if an image could not be read, else 0."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('images', metavar='IMAGE', type=pathlib.Path, nargs='+')
-  parser.add_argument('--weights', required=True, help='a file, or the folder of a run')
+  parser.add_argument(
+    '--weights', required=True, help='a weights file or a run directory'
+  )
   parser.add_argument(
     '--image-size',
-    help='a side (the shorter, where objects are found), or HEIGHTxWIDTH; default what'
-    ' the weights want',
+    help='side (the shorter one, for detectors), or HEIGHTxWIDTH; default: from the'
+    ' weights',
   )
   loading.add_source_grid(parser)
-  parser.add_argument('--labels', help='a file with the name of a class on each line')
-  parser.add_argument('--top', type=int, help='classes shown, 5 unless given')
+  parser.add_argument('--labels', help='file with one class name per line')
+  parser.add_argument('--top', type=int, help='number of classes to show; default: 5')
   parser.add_argument(
     '--threshold',
     type=float,
-    help='score above which objects are shown, 0.7 unless given',
+    help='smallest score of objects to show; default: 0.7',
   )
-  parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
-  parser.add_argument('--out', type=pathlib.Path, help='where pictures are written')
+  parser.add_argument(
+    '--step', type=int, help="step of the run's checkpoint; default: the newest"
+  )
+  parser.add_argument('--out', type=pathlib.Path, help='folder to write pictures to')
   args = parser.parse_args(argv)
   size = args.image_size and sides(args.image_size)
   cli.set_up_jax()
@@ -104,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
       args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-      raise UserError(f'--out={args.out} is no folder: {error.strerror}') from error
+      raise UserError(f'--out={args.out} is not a folder: {error.strerror}') from error
   rows, written, status = [], {}, 0
   for path in args.images:
     try:
@@ -130,9 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predictor_of(
   model: Any, variables: Any, preprocess: Any, args: argparse.Namespace
 ) -> Any:
-  """Returns what prints and draws predictions of weights with this preprocessing.
+  """Returns the object that prints and draws predictions for this preprocessing.
 
-  A class of `inference` that has it as `prepares`, with one `option` of its own.
+  It is an instance of the class in `inference` whose `prepares` is the class of
+  `preprocess`, with the value of the flag that the class names as `option`.
   """
   kinds = spec.declared(inference, 'prepares')
   own = kinds[type(preprocess)]
@@ -150,15 +155,17 @@ def predictor_of(
 
 
 def sides(text: str) -> int | tuple[int, int]:
-  """A side in '384', or height and width in '384x512'."""
+  """Parses '384' as a side, or '384x512' as height and width."""
   match = re.fullmatch(r'([1-9]\d*)(?:x([1-9]\d*))?', text)
   if match is None:
-    raise UserError(f'--image-size={text} is neither 384 nor 384x512, or the like')
+    raise UserError(
+      f'--image-size={text} is neither a side nor HEIGHTxWIDTH: 384, 384x512'
+    )
   return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 def named(path: str, num_classes: int) -> tuple[str, ...]:
-  """The names in a file, which must be as many as classes."""
+  """Reads the names in a file; `UserError` unless there is one for each class."""
   names = preprocessing.read_names(path)
   if len(names) != num_classes:
     raise UserError(

@@ -1,24 +1,24 @@
-"""Writes data sets to disk in the form that training reads (TFDS, array_record).
+"""Writes data sets to disk in the format that training reads (TFDS, array_record).
 
   python tools/prepare_data.py digits glyphs
   python tools/prepare_data.py glyphs/64 cifar10 --data-dir /data
   python tools/prepare_data.py --from folder:photos/train --name photos --split train
 
-The data sets of this package need no download; `multi_object` is made of files that you
-have. All other names are those of the TFDS catalogue; most of its builders need
-TensorFlow (the extra `tf`) to write, none to read. What is already there is left as it
-is; an interrupted preparation leaves nothing that looks complete.
+The data sets of this package need no download, but `multi_object` is made from files
+that you provide. All other names come from the TFDS catalogue. Most of its builders
+need TensorFlow (the extra `tf`) to write, none to read. Existing data sets are left
+unchanged; an interrupted preparation leaves nothing that looks complete.
 
---from converts one split of data that are there already:
+--from converts one split of data that you already have:
   folder:PATH           images in PATH/CLASS/
-  tar:FILES             tar files as WebDataset names what is in them, also .tar.gz
+  tar:FILES             tar files with WebDataset's names of members, also .tar.gz
   parquet:FILES         Parquet files of Hugging Face (the extra `parquet`)
   tfrecord:FILES        tf.train.Example in TFRecord files, also compressed
   array_record:FILES    tf.train.Example in array_record files
-  tfds:PATH             what TFDS wrote, as TFRecord for instance: the folder that has
-                        dataset_info.json
+  tfds:PATH             a data set written by TFDS, as TFRecord for example: the folder
+                        with dataset_info.json
 FILES may have * and ?, {000..127} and {a,b}; quote them. Examples are shuffled, so that
-a part such as train[:1%] has all classes. The same command goes on after a kill.
+a part such as train[:1%] has all classes. Rerun the command to resume after a kill.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CATALOGUE = 'https://www.tensorflow.org/datasets/catalog'
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """What one data set came to."""
+  """The result of preparing one data set."""
 
   name: str
   version: str
@@ -55,7 +55,7 @@ class Prepared:
 
 
 def builder_of(name: str, data_dir: str | None) -> Any:
-  """The TFDS builder of a name such as `glyphs/64`; `UserError` if there is none."""
+  """Returns the TFDS builder of a name such as `glyphs/64`; `UserError` if unknown."""
   import tensorflow_datasets as tfds
 
   family = name.partition('/')[0].partition(':')[0]
@@ -78,7 +78,7 @@ def builder_of(name: str, data_dir: str | None) -> Any:
 
 
 def prepare(name: str, data_dir: str | None = None) -> Prepared:
-  """Writes one data set unless it is there; `UserError` says what is missing."""
+  """Writes one data set unless it exists; `UserError` if something is missing."""
   import tensorflow_datasets as tfds
 
   if not sys.stderr.isatty():
@@ -113,13 +113,13 @@ def _prepared(builder: Any, name: str, start: float, there: bool) -> Prepared:
 
 
 def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
-  """Writes a split of the data set `--name` from what `--from` names."""
+  """Writes a split of the data set `--name` from the source in `--from`."""
   import tensorflow_datasets as tfds
 
   from big_vision_like.data.prepare import conversion
 
   if not re.fullmatch(r'[a-z]\w*', options.name or ''):
-    raise UserError(f'--name {options.name}: give a word in small letters')
+    raise UserError(f'--name {options.name}: give a word in lowercase letters')
   if options.version and not re.fullmatch(r'\d+\.\d+\.\d+', options.version):
     raise UserError(f'--version {options.version}: give three numbers, as 1.0.0')
   if options.resize_small is not None and options.resize_small < 1:
@@ -127,7 +127,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
   kind, _, where = options.source.partition(':')
   if kind not in KINDS or not where:
     raise UserError(
-      f'--from {options.source}: give one of {", ".join(KINDS)} and files'
+      f'--from {options.source}: give KIND:FILES, with a kind of {", ".join(KINDS)}'
     )
   if options.restarts:
     from big_vision_like.data.prepare import restarts
@@ -155,7 +155,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
   listed = target.beside('bad_records.txt')
   if listed.exists():
     count = len(listed.read_text().splitlines())
-    print(f'{count:,} bad examples were left out; {listed} says which and why.')
+    print(f'bad examples left out: {count:,}. {listed} lists them with the reasons.')
   builder = conversion.builder(folder)
   return _prepared(builder, options.name, start, finished)
 
@@ -163,7 +163,7 @@ def convert(options: argparse.Namespace, data_dir: str | None) -> Prepared:
 def _input(
   kind: str, where: str, options: argparse.Namespace, there: Any, unpacked: pathlib.Path
 ) -> Any:
-  """What to convert; `there` describes the other splits, `unpacked` is a folder."""
+  """Returns the input to convert, given the other splits and a folder for unpacking."""
   from big_vision_like.data.prepare import conversion
   from big_vision_like.data.sources import (
     array_records,
@@ -179,10 +179,10 @@ def _input(
 
   keys = dict(pair.split('=', 1) for pair in options.keys) or None
   if keys and kind not in ('parquet', 'tfrecord', 'array_record'):
-    raise UserError(f'--keys is not for {kind}')
+    raise UserError(f'--keys cannot be used with {kind}')
   names = classes.names_in(options.labels) if options.labels else None
   if options.dots and kind != 'tar':
-    raise UserError(f'--dots is not for {kind}')
+    raise UserError(f'--dots cannot be used with {kind}')
   describe = functools.partial(
     conversion.Input, name=options.source, keys=keys, label_names=names
   )
@@ -208,12 +208,12 @@ def _input(
 
 
 def _stored(path: str, split: str) -> tuple[str, str, str]:
-  """Name for TFDS, split and data directory of a folder that TFDS wrote."""
+  """Returns the TFDS name, the split and the data directory of a folder of TFDS."""
   from big_vision_like.data.prepare import conversion
 
   folder = pathlib.Path(path).expanduser().absolute()
   if not (folder / 'dataset_info.json').exists():
-    raise UserError(f'{folder} has no dataset_info.json, as folders of TFDS have')
+    raise UserError(f'{folder} has no dataset_info.json: it is not a folder of TFDS')
   full_name = conversion.builder(folder).info.full_name
   name, _, version = full_name.rpartition('/')
   return f'{name}:{version}', split, str(folder.parents[full_name.count('/')])
@@ -234,7 +234,7 @@ def _write(builder: Any, name: str) -> None:
     else:
       remedy = 'install it and start again'
     raise UserError(f'{name} needs the package {package!r}: {remedy}.') from error
-  # No network, manual download, a full disk: array_record's writer says RuntimeError.
+  # No network, manual download, full disk (array_record's writer: RuntimeError).
   except (AssertionError, OSError, RuntimeError) as error:
     raise UserError(f'{name} was not prepared: {error}') from error
 
@@ -249,7 +249,7 @@ def _counts(splits: dict[str, int]) -> str:
 
 
 def table(results: Sequence[Prepared]) -> str:
-  """One line per data set, columns aligned."""
+  """Formats one line per data set, with aligned columns."""
   rows = [('name', 'version', 'examples', 'MB', 'seconds', 'splits')]
   for r in results:
     examples = f'{sum(r.splits.values()):,}'
@@ -272,43 +272,47 @@ def _parser() -> argparse.ArgumentParser:
   )
   group = parser.add_argument_group('conversion')
   add = group.add_argument
-  add('--from', dest='source', metavar='KIND:FILES', help='what to convert')
-  add('--name', help='of the data set that is written')
-  add('--split', default='train', help='to be written; of tfds also to be read')
-  add('--version', help='default: that of the data set for tfds, else 1.0.0')
+  add('--from', dest='source', metavar='KIND:FILES', help='data to convert')
+  add('--name', help='name of the new data set')
+  add(
+    '--split',
+    default='train',
+    help='split to write, and to read from tfds; default: train',
+  )
+  add('--version', help='default: the version of the tfds data set, or 1.0.0')
   add(
     '--keys',
     nargs='+',
     default=[],
     type=_pair,
     metavar='NEW=OLD',
-    help='features or columns that are taken, and their new names',
+    help='features or columns to keep, with their new names',
   )
-  add('--labels', metavar='FILE', help="the classes' names in order, one a line")
+  add('--labels', metavar='FILE', help='names of the classes in order, one per line')
   add(
     '--dots',
     choices=('first', 'last'),
-    help='in names of tar members, which one their ending follows; default: first',
+    help='dot before the extension of a tar member; default: first',
   )
-  add('--shards', type=int, help='default: about 128 MB each')
-  add('--workers', type=int, help='processes; default: as many as cores')
+  add('--shards', type=int, help='number of files; default: about 128 MB each')
+  add('--workers', type=int, help='number of processes; default: number of cores')
   add(
     '--bad-share',
     type=float,
     default=0.0,
-    help='share of the examples that may be bad and are left out; default: 0',
+    help='largest share of bad examples to leave out; default: 0',
   )
   add(
     '--resize-small',
     type=int,
     metavar='PIXELS',
-    help='shrink images with a longer short side to this one, as JPEG',
+    help='shrink images whose short side is longer to this side, as JPEG',
   )
-  add('--quality', type=int, default=90, help='of these JPEG; default: 90')
+  add('--quality', type=int, default=90, help='quality of these JPEGs; default: 90')
   add(
     '--restarts',
     action='store_true',
-    help='restart markers into JPEG, whose crops then decode faster; needs jpegtran',
+    help='add restart markers to JPEGs, which speeds up cropping; needs jpegtran',
   )
   return parser
 
@@ -320,7 +324,7 @@ def _pair(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Prepares every data set named; stops at the first that cannot be."""
+  """Prepares the named data sets in order; stops at the first failure."""
   parser = _parser()
   options = parser.parse_args(arguments)
   if bool(options.names) == bool(options.source):
@@ -331,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   data_dir = options.data_dir and str(pathlib.Path(options.data_dir).expanduser())
   try:
     for name in options.names:
-      builder_of(name, data_dir)  # a wrong name is told before any work is done
+      builder_of(name, data_dir)  # reports a wrong name before any work is done
   except (UserError, OSError) as error:
     parser.exit(2, f'{error}\n')
   try:
@@ -341,12 +345,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
       print(table([prepare(name, data_dir) for name in options.names]))
   except UserError as error:
     parser.exit(1, f'{error}\n')
-  except OSError as error:  # of a disk that is full or may not be written
+  except OSError as error:  # the disk is full or read-only
     parser.exit(1, f'{error.filename or "the data"}: {error.strerror or error}\n')
   except KeyboardInterrupt:
-    rest = 'what was not finished is not kept'
+    rest = 'unfinished data sets were discarded'
     if options.source:
-      rest = 'the same command goes on'
+      rest = 'rerun the command to resume'
     parser.exit(130, f'Interrupted; {rest}.\n')
 
 

@@ -1,25 +1,25 @@
-"""Predicts the unlabelled images of a config with a teacher: pseudo labels.
+"""Predicts pseudo labels for the unlabelled images of a config with a teacher.
 
-    python tools/pseudo_label.py --weights=runs/teacher \
+    python tools/pseudo_label.py --weights=runs/teacher \\
         --config=configs/noisy_student/digits.py:student
 
-The config's training data have a `pseudo_labels.PseudoLabelled`: its `source` are the
-images, its `labels` the folder that is written. --weights is the teacher: the folder of
-a run, a file of weights, or a folder with one. Its images are sized and normalized as
-its weights want them, and are not noisy.
+The config's training data contain a `pseudo_labels.PseudoLabelled`: its `source` has
+the images, and its `labels` is the folder to write. --weights is the teacher: a run
+directory, a weights file, or a folder with one. Images are resized and normalized as
+the teacher expects, and are not augmented.
 
-There is one record an image: id, class, confidence and probabilities. Rerun the command
-to resume: files that are complete are not made again. With the flags of several
-processes, all read and predict, and the first writes.
+Each image gets one record: id, class, confidence and probabilities. Rerun the command
+to resume: complete files are not written again. With the flags of several processes,
+all of them read and predict, and the first one writes.
 
-Afterwards the command tells which images the config would choose, and how many copies;
---all prints that for each class.
+At the end the command prints which images the config would choose, and how many copies
+of them. --all prints this for each class.
 """
 
 from big_vision_like.devices import signals
 
 if __name__ == '__main__':
-  signals.catch()  # what is imported below takes seconds
+  signals.catch()  # the imports below take seconds
 
 import argparse
 from collections.abc import Sequence
@@ -49,13 +49,13 @@ def source_of(config: mlc.ConfigDict) -> sources.PseudoLabelled:
   }
   if not found:
     raise UserError(
-      'the training data of the config have no pseudo_labels.PseudoLabelled, which says'
-      ' which images to predict and where to write'
+      'the training data of the config have no pseudo_labels.PseudoLabelled to name'
+      ' the images to predict and the folder to write'
     )
   if len(found) > 1:
     raise UserError(
       f'the training data of the config have several PseudoLabelled ({listed(found)}):'
-      ' predict each with a config of its own'
+      ' predict each with its own config'
     )
   [(path, node)] = found.items()
   return spec.build(spec.in_steps(node), path)
@@ -74,12 +74,12 @@ def teacher_of(args: argparse.Namespace) -> pseudo_labels.Teacher:
 
 
 def check_classes(config: mlc.ConfigDict, teacher: pseudo_labels.Teacher) -> None:
-  """Raises unless the teacher knows the classes that the config's labels are of."""
+  """Raises unless the teacher has the classes of the config's labels."""
   wanted = config.task.model.get('num_classes') if 'model' in config.task else None
   if wanted not in (None, teacher.model.num_classes):
     raise UserError(
       f'the teacher {teacher.name} has {teacher.model.num_classes} classes and the'
-      f' model of the config {wanted}: a teacher must know the classes of its student'
+      f' model of the config {wanted}: a teacher must have the classes of its student'
     )
   inputs = config.train_data.get('inputs', {})
   theirs = dict(enumerate(teacher.preprocess.label_names))
@@ -92,7 +92,7 @@ def check_classes(config: mlc.ConfigDict, teacher: pseudo_labels.Teacher) -> Non
 
 
 def tell(source: sources.PseudoLabelled, whole: bool) -> None:
-  """Prints which images are chosen of each class."""
+  """Prints how many images are chosen, in total or for each class."""
   copies_N, threshold_K, available_K = source.choice
   for text in source.remarks():
     say('chosen', text)
@@ -115,18 +115,22 @@ def tell(source: sources.PseudoLabelled, whole: bool) -> None:
 @errors.told_plainly
 @processes.stopping_together
 def main(argv: Sequence[str] | None = None) -> None:
-  """Predicts what is missing, and tells what the config would choose."""
+  """Predicts missing labels, and prints what the config would choose of them."""
   parser = errors.parser(__doc__, allow_abbrev=False)
-  parser.add_argument('--weights', required=True, help='a run, or a file of weights')
-  parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   parser.add_argument(
-    '--image-size', type=int, help='a side; default what the weights want'
+    '--weights', required=True, help='teacher: a run, or a weights file'
   )
   parser.add_argument(
-    '--batch-size', type=int, default=256, help='of all processes (%(default)s)'
+    '--step', type=int, help="step of the run's checkpoint; default: the newest"
   )
   parser.add_argument(
-    '--per-file', type=int, default=8192, help='images a file (%(default)s)'
+    '--image-size', type=int, help='side of images; default: the size of the teacher'
+  )
+  parser.add_argument(
+    '--batch-size', type=int, default=256, help='batch of all processes (%(default)s)'
+  )
+  parser.add_argument(
+    '--per-file', type=int, default=8192, help='images per file (%(default)s)'
   )
   parser.add_argument(
     '--workers', type=int, default=0, help='processes that decode (%(default)s)'

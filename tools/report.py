@@ -4,24 +4,29 @@
   python tools/report.py runs/small runs/large --out=comparison.html
   python tools/report.py --weights=B_16.npz --images cat.jpg dog.jpg
 
-The page shows configs and final metrics, curves, inputs as the model sees them and
-predictions. Of a vision transformer it shows what it learned: patch filters, position
-embeddings, attention (arXiv:2010.11929, figures 6, 7 and 11); of a sequence to sequence
-run the attention between tokens, head by head; of Slot Attention what each slot holds,
-iteration by iteration (arXiv:2006.15055, figures 3 and 6), or the objects that it
-predicts beside the true ones; of DETR the boxes that it finds beside the true ones,
-where it looked for them, where the boxes of each query lie, and precision
-(arXiv:2005.12872, figures 6 and 7). Several runs stand side by side, and their curves
-share axes. What a run cannot show is left out with a reason.
+The page shows configs, final metrics, curves, inputs as the model sees them, and
+predictions. Runs of some models have sections of their own:
 
-Of weights, which may be published ones (.npz, .safetensors) or a run's, the page shows
-the same of a vision transformer, with images of one's own.
+- Vision transformers: patch filters, position embeddings and attention
+  (arXiv:2010.11929, figures 6, 7 and 11).
+- Sequence to sequence: the attention between tokens, head by head.
+- Slot Attention: what each slot holds, iteration by iteration (arXiv:2006.15055,
+  figures 3 and 6), or the predicted objects alongside the true ones.
+- DETR: the predicted boxes alongside the true ones, the attention of the decoder, the
+  distribution of the boxes of each query, and precision (arXiv:2005.12872, figures 6
+  and 7).
+
+Several runs are shown side by side, and their curves share axes. Sections that a run
+cannot fill are replaced by the reason.
+
+With --weights, a published file (.npz, .safetensors) or a run, the page has the
+sections of a vision transformer, computed on your own images.
 """
 
 from big_vision_like.devices import signals
 
 if __name__ == '__main__':
-  signals.catch()  # what is imported below takes seconds
+  signals.catch()  # the imports below take seconds
 
 import argparse
 import pathlib
@@ -36,27 +41,29 @@ from big_vision_like.report import compose
 def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line and writes the page."""
   parser = errors.parser(__doc__.splitlines()[0])
-  parser.add_argument('runs', nargs='*', help='folders of runs (--workdir of train)')
+  parser.add_argument('runs', nargs='*', help='run directories (--workdir of train)')
   parser.add_argument(
-    '--out', help='the page; default: report.html in the first run, or by the weights'
+    '--out', help='page to write; default: in the first run, or next to --weights'
   )
   parser.add_argument('--step', type=int, help='checkpoint to show; default: the last')
   parser.add_argument(
-    '--evaluator', default='', help='whose examples to show; default: the first fitting'
+    '--evaluator',
+    default='',
+    help='evaluator whose examples are shown; default: the first that fits',
   )
   parser.add_argument(
-    '--examples', type=int, default=1024, help='how many evaluation examples to predict'
+    '--examples', type=int, default=1024, help='number of examples to predict (1024)'
   )
   parser.add_argument(
-    '--weights', help='a file of weights, a folder with one or a run, instead of runs'
+    '--weights', help='a weights file, a folder with one, or a run; instead of runs'
   )
-  parser.add_argument('--images', nargs='+', default=[], help='what --weights look at')
+  parser.add_argument('--images', nargs='+', default=[], help='images for --weights')
   parser.add_argument(
     '--image-size',
     type=int,
     nargs='+',
     metavar='PIXELS',
-    help='of --images: a side, or height and width; default what the weights want',
+    help='side, or height and width, of --images; default: from the weights',
   )
   options = parser.parse_args(arguments)
   cli.set_up_jax()
@@ -69,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def about_runs(options: argparse.Namespace) -> tuple[pathlib.Path, str]:
-  """Where the page goes, and the page."""
+  """Returns the path of a page about runs, and its HTML."""
   if not options.runs:
     raise UserError('name the folders of runs, or --weights.')
   if options.images or options.image_size:
     raise UserError('--images and --image-size are for --weights.')
   if options.examples < 1:
-    raise UserError(f'--examples={options.examples}: at least one is needed.')
+    raise UserError(f'--examples={options.examples}: give at least 1.')
   out = pathlib.Path(options.out or pathlib.Path(options.runs[0]) / 'report.html')
   text = compose.of_runs(
     options.runs, options.step, options.examples, options.evaluator
@@ -84,9 +91,9 @@ def about_runs(options: argparse.Namespace) -> tuple[pathlib.Path, str]:
 
 
 def about_weights(options: argparse.Namespace) -> tuple[pathlib.Path, str]:
-  """The same of weights: the page lies in or beside them."""
+  """Returns the path of a page about weights, in or next to them, and its HTML."""
   if options.runs:
-    raise UserError(f'--weights stands alone, without {", ".join(options.runs)}.')
+    raise UserError(f'--weights cannot be combined with {", ".join(options.runs)}.')
   weights, size = pathlib.Path(options.weights), options.image_size
   if size is not None and len(size) > 2:
     raise UserError('--image-size takes a side, or height and width.')

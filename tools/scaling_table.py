@@ -1,8 +1,8 @@
-"""The table of docs/scaling.md: published recipes, compiled for slices of TPUs.
+"""Prints the table of docs/scaling.md: published recipes compiled for TPU slices.
 
     python tools/scaling_table.py [ROW ...]
 
-Each row takes a minute or two on two cores, and needs libtpu (`pip install '.[tpu]'`).
+Each row takes a minute or two on two cores and needs libtpu (`pip install '.[tpu]'`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import jax
 from big_vision_like import cli, errors, plan
 from big_vision_like.devices import chips
 
-# Config, slice, overrides: the batch is the published one, the rest is what fits.
+# Config, slice, overrides. Batch sizes are published; slices and meshes fit them.
 ROWS = {
   'B/16': ('vit/i21k.py:B/16', 'v5e:16x16', ()),
   'L/16': ('vit/i21k.py:L/16', 'v5e:16x16', ('mesh.data=64', 'mesh.fsdp=4')),
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def cells(config: str, made: plan.Plan) -> list[str]:
-  """What the columns say of a plan."""
+  """Returns the cells of the row of a plan, one for each column."""
   mesh = ' '.join(f'{axis}={n}' for axis, n in made.mesh.items() if n > 1)
   memory = f'{made.needed / chips.GIB:.1f} of {made.chip.hbm_bytes / chips.GIB:.1f}'
   start = [f'`{config}`', made.topology, f'{made.batch_size:,}', mesh, memory]
@@ -56,15 +56,15 @@ def cells(config: str, made: plan.Plan) -> list[str]:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints the rows asked for, each as soon as it is there."""
+  """Prints the requested rows, each as soon as it is computed."""
   cli.set_up_jax()
   jax.config.update('jax_platforms', 'cpu')
   parser = errors.parser(__doc__)
-  parser.add_argument('rows', nargs='*', help=f'of {", ".join(ROWS)}; default: all')
+  parser.add_argument('rows', nargs='*', help=f'{", ".join(ROWS)}; default: all')
   args = parser.parse_args(argv)
   for name in args.rows:
     if name not in ROWS:
-      raise errors.UserError(f'no row {name!r}: take of {", ".join(ROWS)}')
+      raise errors.UserError(f'no row {name!r}: choose from {", ".join(ROWS)}')
   print(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}', flush=True)
   for name in args.rows or ROWS:
     config, topology, overrides = ROWS[name]

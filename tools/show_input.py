@@ -1,16 +1,16 @@
-"""Shows what the model really gets, and where the time of the input goes.
+"""Shows the batches the model sees, and a timing breakdown of the input pipeline.
 
     python tools/show_input.py --config=configs/vit/digits.py --out=looked
 
-Writes looked/train_data.png, a sheet of the first batches: examples as they leave the
-host's transforms, and beside them as the device makes of them what the model gets in
-that step of a run (flipped, erased, mixed), un-normalised. Boxes are drawn, clips are
-frames side by side, sequences are written out in train_data.txt. The terminal tells
-the arrays, what is odd about them, and the time of each stage on one core; so does
-train_data.json.
+Writes looked/train_data.png, a sheet of the first batches. Each example is shown as it
+leaves the transforms of the host. If the task augments images on the device (flips,
+erases, mixes), the image that the model receives in that step of a run is shown next to
+it, un-normalized. Boxes are drawn, clips are shown as rows of frames, and sequences are
+written to train_data.txt. The terminal and train_data.json list the arrays, warnings
+about suspicious values, and the time of each stage on one core.
 
---input=evals.val shows another input. Of larger batches the first --examples are taken,
-and mixed among themselves.
+--input=evals.val shows another input. Only the first --examples of a larger batch are
+taken, and mixed among themselves.
 """
 
 import argparse
@@ -40,31 +40,32 @@ from big_vision_like.run import preflight
 from big_vision_like.run.labels import reachable
 from big_vision_like.viz import boxes, images, video
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from tools.benchmark import input_stages
 from tools.benchmark.input_stages import Stage
 
-SIDE, LARGE = 112, 336  # pixels of a tile, and of one with boxes, at most
-NARROW = 90  # what a tile is at least given, for what is below it
-WIDTH, FRAMES = 1400, 8  # pixels of a sheet, frames of a line
-GAP, LINE = 10, 15  # pixels between tiles, and of a line of text
-STAGE = ('name', 'median_ms', 'mean_ms', 'on_host')  # what JSON has of one
-SHARE = 0.005  # of a target, below which a class is not named
+SIDE, LARGE = 112, 336  # largest side in pixels of a tile, and of one with boxes
+NARROW = 90  # smallest width in pixels of a tile, for the text below it
+WIDTH, FRAMES = 1400, 8  # width of a sheet in pixels, frames in a row
+GAP, LINE = 10, 15  # pixels between tiles, height of a line of text
+STAGE = ('name', 'median_ms', 'mean_ms', 'on_host')  # fields of a stage in JSON
+SHARE = 0.005  # classes with a smaller share of a target are not named
 INK, GREY = (20, 20, 20), (120, 120, 120)
 
 Lines = list[str]
-# A picture and the lines below it; for an example one, or two side by side.
+# A picture and the lines below it. An example has one tile, or two side by side.
 Tile = tuple[np.ndarray, Lines]
 
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-  """Rows of the first batches of an input, and in `device` as the model gets them.
+  """The first batches of an input, on the host and as the model receives them.
 
-  Of the device are known `image` and `target`, or the inputs of the model by number.
-  `replaced` says which records were bad. `names` are those of the classes, if known.
+  `device` has `image` and `target` of each batch, or the numbered inputs of the model.
+  `replaced` lists the bad records that were replaced. `names` are the names of the
+  classes, if known.
   """
 
   batches: list[pipeline.Batch]
@@ -75,17 +76,17 @@ class Looked:
   std: np.ndarray
 
   def name(self, label: int) -> str:
-    """What a class is called."""
+    """Returns the name of a class."""
     return self.names[label] if 0 <= label < len(self.names) else str(label)
 
   @functools.cached_property
   def real(self) -> pipeline.Batch:
-    """All rows but those that only fill the last batch, as `joined`."""
+    """All rows except padding of the last batch, joined by `joined`."""
     return self._joined(self.batches)
 
   @functools.cached_property
   def given(self) -> dict[str, np.ndarray]:
-    """What the model gets for them."""
+    """The arrays that the model receives for `real`."""
     return self._joined(self.device)
 
   def _joined(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -97,7 +98,7 @@ class Looked:
 
   @functools.cached_property
   def padded_share(self) -> float | None:
-    """How much of the images is padding, where batches say."""
+    """The share of the pixels that is padding; None if batches do not have `size`."""
     if not all({'image', 'size'} <= batch.keys() for batch in self.batches):
       return None
     real = padded = 0
@@ -109,7 +110,7 @@ class Looked:
 
   @functools.cached_property
   def augmented(self) -> bool:
-    """Whether the device does more to images than to normalise them."""
+    """Whether the device does more to images than normalize them."""
     if 'target' not in self.given:
       return False
     host_BHWC = self.real['image']
@@ -120,22 +121,25 @@ class Looked:
     return np.abs(255 * seen_BHWC - host_BHWC).max() > 0.5 or largest_B.min() < 0.5
 
   def shown(self, image_BHWC: np.ndarray) -> np.ndarray:
-    """What was normalised in [0, 1]; values of no image lie outside."""
+    """Undoes normalization: images in [0, 1], with values outside where augmented."""
     return (image_BHWC * self.std + self.mean).astype(np.float32)
 
 
 def rows(batch: Mapping[str, np.ndarray]) -> int:
-  """How many rows a batch has."""
+  """Returns the number of rows of a batch."""
   return len(next(iter(batch.values())))
 
 
 def kept(batch: pipeline.Batch) -> np.ndarray:
-  """Which rows are examples: bool (B,)."""
+  """Returns a mask of the rows that are examples, not padding: bool (B,)."""
   return batch.get('mask', np.ones(rows(batch), bool))
 
 
 def joined(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """Batches as one; arrays of several shapes apart, as 'image 768x1024' and so on."""
+  """Concatenates batches array by array.
+
+  Arrays whose shapes differ between batches stay apart, as 'image 768x1024' and so on.
+  """
   made = {}
   for name in batches[0]:
     parts: dict[tuple[int, ...], list[np.ndarray]] = {}
@@ -148,9 +152,10 @@ def joined(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 def chosen(config: mlc.ConfigDict, wanted: str) -> tuple[str, Any, str]:
-  """The name of an input, that input, and which of several tasks it is for, or ''.
+  """Returns the name of an input, the input, and the task it feeds.
 
-  'evals.val' is 'evals.val.data'; of several training inputs the first is meant.
+  'evals.val' stands for 'evals.val.data', and the name of several training inputs for
+  the first of them. The task is '' unless there are several.
   """
   places, tasks = {}, {}
   for path, node in spec.calls(config):
@@ -166,13 +171,13 @@ def chosen(config: mlc.ConfigDict, wanted: str) -> tuple[str, Any, str]:
   for name in (wanted, f'{wanted}.data', *several):
     if name in places:
       return name, spec.build(places[name], f'config.{name}'), tasks[name]
-  raise UserError(f'--input={wanted} is none of {", ".join(places)}.')
+  raise UserError(f'--input={wanted} is not one of {", ".join(places)}.')
 
 
 def look(data: Any, task: Any, key: jax.Array, batches: int, part: str = '') -> Looked:
-  """Reads the first batches, and does to them what the device does.
+  """Reads the first batches and runs the device's part of the pipeline on them.
 
-  `part` names the task of several that they are for.
+  `part` names the task that they are for, if there are several.
   """
   given, device, replaced = [], [], []
   training = isinstance(data, pipeline.TrainInput)
@@ -190,7 +195,7 @@ def look(data: Any, task: Any, key: jax.Array, batches: int, part: str = '') -> 
 def on_device(
   task: Any, training: bool, batch: pipeline.Batch, key: jax.Array, part: str = ''
 ) -> dict[str, jax.Array]:
-  """What networks are called with, and the targets where a task mixes them."""
+  """Returns the networks' inputs, or `image` and `target` where a task makes these."""
   whole = {part: batch} if part else batch
   if training:
     whole = task.prepare(whole, key)
@@ -211,7 +216,7 @@ def on_device(
 
 
 def names_of(data: Any) -> Sequence[str]:
-  """The names of classes, where labels are as the source has them."""
+  """Returns the names of the classes, or () if transforms change the labels."""
   source, transforms, added = data.source, list(data.transforms), {'mask': np.True_}
   if isinstance(source, mixture.Mixture):
     parts = list(source.parts.values())
@@ -227,12 +232,12 @@ def names_of(data: Any) -> Sequence[str]:
 
 
 def oddities(looked: Looked) -> Lines:
-  """What may well be a mistake, in sentences."""
+  """Returns warnings about values that may well be a mistake."""
   batch, notes = looked.real, list(looked.replaced)
   count = int(sum(kept(batch).sum() for batch in looked.batches))
   for name, x in (batch | looked.given).items():
     if x.dtype.kind == 'f' and not np.isfinite(x).all():
-      notes.append(f'{name} has values that are not finite')
+      notes.append(f'{name} has non-finite values')
   if np.ndim(batch.get('label')) == 1 and count > 1:
     classes, counts = np.unique(batch['label'], return_counts=True)
     most, often = looked.name(classes[counts.argmax()]), counts.max()
@@ -248,23 +253,23 @@ def oddities(looked: Looked) -> Lines:
     outside = np.mean((values < -0.01) | (values > 1.01))
     if outside > 1e-4:
       notes.append(
-        f'{100 * outside:.2g} % of what the model gets is outside of the values of an'
-        ' image, as noise in what is erased: cut off in the picture'
+        f'{100 * outside:.2g} % of the values that the model receives are outside the'
+        ' range of images, as after erasing with noise: clipped in the picture'
       )
   return notes
 
 
 def odd_pictures(name: str, values_BP: np.ndarray) -> Lines:
-  """What is odd about images or clips, of which P values each are given."""
+  """Returns warnings about images or clips, given as P values each."""
   notes, count = [], len(values_BP)
   plain = int((values_BP.min(axis=1) == values_BP.max(axis=1)).sum())
   if plain:
-    notes.append(f'{plain} of {count} {name}s are of one colour')
+    notes.append(f'{plain} of {count} {name}s have a single colour')
   if values_BP.dtype == np.uint8 and 0 < values_BP.max() <= 1:
-    notes.append(f'{name}s hold 0 and 1 alone: image.Brighten makes that 0 and 255')
+    notes.append(f'{name}s only hold 0 and 1: image.Brighten scales these to 0 and 255')
   same = count - len({row.tobytes() for row in values_BP})
   if same:
-    notes.append(f'{same} of {count} {name}s are the same as another one')
+    notes.append(f'{same} of {count} {name}s are duplicates of another one')
   return notes
 
 
@@ -272,7 +277,7 @@ def odd_pictures(name: str, values_BP: np.ndarray) -> Lines:
 
 
 def tiles(looked: Looked) -> Iterator[list[Tile]]:
-  """An example as it leaves the host, and as it is on the device if that augments."""
+  """Yields the tiles of each example: of the host, and of the device if it augments."""
   for batch, device in zip(looked.batches, looked.device, strict=True):
     for row in range(rows(batch)):
       example = {name: x[row] for name, x in batch.items()}
@@ -285,9 +290,9 @@ def tiles(looked: Looked) -> Iterator[list[Tile]]:
 
 
 def caption(example: Mapping[str, np.ndarray], looked: Looked) -> Lines:
-  """The label of an example and its id."""
+  """Returns the lines below a picture: the label and the id of the example."""
   if not example.get('mask', True):
-    return ['only fills the batch']
+    return ['padding of the batch']
   lines = []
   if np.ndim(example.get('label', [])) == 0:
     lines.append(looked.name(int(example['label'])))
@@ -297,9 +302,9 @@ def caption(example: Mapping[str, np.ndarray], looked: Looked) -> Lines:
 
 
 def shares(target_C: np.ndarray, name: Callable[[int], str]) -> Lines:
-  """The classes of a target, the most first: '0.63 tench', '+ 0.37 goldfish'.
+  """Returns the largest classes of a target: '0.63 tench', '+ 0.37 goldfish'.
 
-  Without what label smoothing gives to all of them.
+  The share that label smoothing gives to all classes is subtracted.
   """
   share_C = target_C - target_C.min()
   share_C /= max(share_C.sum(), 1e-9)
@@ -313,7 +318,7 @@ def shares(target_C: np.ndarray, name: Callable[[int], str]) -> Lines:
 
 
 def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
-  """An image with its boxes, or frames or views: RGB uint8 (H, W, 3), to look at."""
+  """Draws an image with its boxes, or a strip of frames or views: uint8 (H, W, 3)."""
   image_HWC = example['video' if 'video' in example else 'image']
   if image_HWC.ndim > 3:  # frames, or views
     frames = image_HWC.reshape(-1, *image_HWC.shape[-3:])
@@ -322,12 +327,12 @@ def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
   image_HWC = images.to_rgb(seen(image_HWC))
   if 'boxes' not in example:
     return images.fit(image_HWC, SIDE)
-  grown_HWC = images.fit(image_HWC, LARGE)  # so that tags can be read
+  grown_HWC = images.fit(image_HWC, LARGE)  # large enough for legible tags
   real_N = example.get('box_mask', np.ones(len(example['boxes']), bool))
   labels_N = example.get('box_labels', np.zeros(len(real_N), int))
   scale = grown_HWC.shape[1] / image_HWC.shape[1]
   boxes_N4 = example['boxes'][real_N]
-  if 'size' in example and boxes_N4.max(initial=0) <= 1:  # as boxes.Normalize has them
+  if 'size' in example and boxes_N4.max(initial=0) <= 1:  # after boxes.Normalize
     height, width = example['size']
     sides = np.array([width, height, width, height], np.float32)
     boxes_N4 = np.asarray(box_ops.cxcywh_to_xyxy(boxes_N4)) * sides
@@ -336,12 +341,12 @@ def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def seen(image_HWC: np.ndarray) -> np.ndarray:
-  """Floats of a host, in [-1, 1], in [0, 1]."""
+  """Returns an image of the host in [0, 1]; uint8 is returned unchanged."""
   return image_HWC if image_HWC.dtype == np.uint8 else (image_HWC + 1) / 2
 
 
 def sheet(title: Sequence[str], cells: Sequence[list[Tile]]) -> np.ndarray:
-  """Examples row by row under a title: RGB uint8 (H, W, 3)."""
+  """Draws the tiles in rows under a title: RGB uint8 (H, W, 3)."""
   pictures = [image for cell in cells for image, _ in cell]
   height = max(image.shape[0] for image in pictures)
   width = max(NARROW, *(image.shape[1] for image in pictures))
@@ -373,7 +378,7 @@ def sheet(title: Sequence[str], cells: Sequence[list[Tile]]) -> np.ndarray:
 def listing(
   batch: pipeline.Batch, decode: Callable[[Sequence[int]], str] | None
 ) -> Lines:
-  """Pairs of sequences in words, or their ids where there is no vocabulary."""
+  """Returns pairs of sequences as text, or as ids if there is no vocabulary."""
   lines = []
   for row in range(len(batch['source'])):
     parts = {}
@@ -389,7 +394,7 @@ def listing(
 
 
 def decoder(data: Any) -> Callable[[Sequence[int]], str] | None:
-  """What makes words of ids, where the input has a vocabulary."""
+  """Returns the function that decodes ids, if the input has a vocabulary."""
   parts = reachable((data.source, data.transforms))
   return next((part.decode for _, part in parts if hasattr(part, 'decode')), None)
 
@@ -398,7 +403,7 @@ def decoder(data: Any) -> Callable[[Sequence[int]], str] | None:
 
 
 def ranges(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-  """What kind of values each array has."""
+  """Returns the type, shape, extremes and mean of each array that is not empty."""
   return [
     {
       'name': name,
@@ -414,7 +419,7 @@ def ranges(arrays: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def label_counts(looked: Looked) -> dict[str, int]:
-  """How often each class comes, the most frequent first."""
+  """Returns the number of examples of each class, the most frequent first."""
   if np.ndim(looked.real.get('label')) != 1:
     return {}
   classes, counts = np.unique(looked.real['label'], return_counts=True)
@@ -423,7 +428,7 @@ def label_counts(looked: Looked) -> dict[str, int]:
 
 
 def arrays_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-  """One line for each array."""
+  """Returns a table with one row per array."""
   table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   for name in ('array', 'type', 'shape'):
     table.add_column(name)
@@ -436,9 +441,9 @@ def arrays_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
 
 
 def stages_table(stages: Sequence[Stage]) -> rich.table.Table:
-  """What the host does, all of it, and what it need not wait for."""
+  """Returns a table of the stages of the host, their sum, and stages of the device."""
   table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-  table.add_column('ms for an example')
+  table.add_column('ms per example')
   for name in ('median', 'mean', 'share'):
     table.add_column(name, justify='right')
   total = sum(stage.mean_ms for stage in stages if stage.on_host)
@@ -447,7 +452,7 @@ def stages_table(stages: Sequence[Stage]) -> rich.table.Table:
     cells = f'{stage.median_ms:.4f}', f'{stage.mean_ms:.4f}', share
     if stage.name == 'stack':
       table.add_row(stage.name, *cells, end_section=True)
-      table.add_row('in all, on the host', '', f'{total:.4f}', '', end_section=True)
+      table.add_row('total on the host', '', f'{total:.4f}', '', end_section=True)
     else:
       table.add_row(stage.name, *cells)
   return table
@@ -455,14 +460,16 @@ def stages_table(stages: Sequence[Stage]) -> rich.table.Table:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Reads, draws, measures; prints and writes what it found."""
+  """Reads batches, measures the stages, then prints and writes the results."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   add = parser.add_argument
-  add('--input', default='train_data', help='or evals.NAME (%(default)s)')
+  add(
+    '--input', default='train_data', help='input to show, or evals.NAME (%(default)s)'
+  )
   add('--out', type=pathlib.Path, default='looked', metavar='FOLDER')
-  add('--batches', type=int, default=1, help='how many are shown (%(default)s)')
-  add('--examples', type=int, default=64, help='of each, at most (%(default)s)')
-  add('--seconds', type=float, default=3.0, help='to measure (%(default)s)')
+  add('--batches', type=int, default=1, help='number of batches (%(default)s)')
+  add('--examples', type=int, default=64, help='at most N of each batch (%(default)s)')
+  add('--seconds', type=float, default=3.0, help='time to measure for (%(default)s)')
   args, config = cli.parse(parser, argv)
   for flag in ('batches', 'examples'):
     if getattr(args, flag) < 1:
@@ -490,7 +497,7 @@ def tell(
   stages: Sequence[Stage],
   whole: int,
 ) -> None:
-  """Prints what was found, and writes it with the pictures."""
+  """Prints the results, and writes them with the pictures."""
   arrays = ranges(looked.real) + [
     row | {'name': f'{row["name"]} on the device'} for row in ranges(looked.given)
   ]
@@ -504,13 +511,13 @@ def tell(
   if labels:
     (first, most), (last, least) = list(labels.items())[0], list(labels.items())[-1]
     count = f'{len(labels)} class{"" if len(labels) == 1 else "es"}'
-    say('labels', f'{count}; most often {first} ({most}), least often {last} ({least})')
+    say('labels', f'{count}; most frequent {first} ({most}), least {last} ({least})')
   if looked.padded_share is not None:
     say('padding', f'{100 * looked.padded_share:.1f} % of the pixels shown')
   for note in notes:
-    say('odd', note)
+    say('warning', note)
   console.print(stages_table(stages))
-  say('rate', f'{rate:,.0f} examples/s of one core, over {stages[0].examples} examples')
+  say('rate', f'{rate:,.0f} examples/s on one core, over {stages[0].examples} examples')
   found = {
     'config': args.config,
     'input': name,
@@ -534,7 +541,7 @@ def tell(
     title = [f'{name} of {args.config}: {size} examples{cut}']
     if 'target' in looked.given:
       title.append(
-        'left: after the transforms of the host; right: as the model gets it'
+        "pairs: left after the host's transforms, right as the model receives it"
       )
     drawn = sheet(title, list(tiles(looked)))
     write(args.out / f'{name}.png', images.png(drawn))
@@ -546,7 +553,7 @@ def tell(
 
 
 def write(path: pathlib.Path, data: str | bytes) -> None:
-  """Writes a file and says so."""
+  """Writes a file and prints its path."""
   files.write(path, data)
   say('written', str(path))
 

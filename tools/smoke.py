@@ -1,33 +1,39 @@
-"""Every config in small: a few steps with a restart, and every evaluator.
+"""Runs every config scaled down: a few steps with a restart, and every evaluator.
 
     python tools/smoke.py [CONFIG[:ARGUMENT] ...]
 
-Without names all of configs/, with all their ARGUMENTS. The real loop runs a config to
-step 1, is interrupted and saves; started again it restores that and goes to step 2, or
-until each of several tasks had a step. A config passes if its loss and learning rates
-are finite, what is restored is what was saved, to the bit, every evaluator finds finite
-scalars (`keep_best` among them), and there is a checkpoint of the last step. Each
-config gets a line, and so does what fails at the end, where the exit status is 1 if
-anything did.
+Without names, all of configs/ are tried, with all their ARGUMENTs. The real training
+loop runs a config to step 1, is interrupted, and saves. Started again, it restores that
+checkpoint and trains to step 2, or until each of several tasks has had a step. A config
+passes if
 
-Configs that are named all run. Many of all configs compile the same programs, or others
-of the same options. So without names only as many run as have, between them, every
-option of every task, model, optimizer and evaluator, and one of each task and optimizer
-is interrupted. Of the others everything is built, the data are read, and the step and
-the predictions are traced.
+- its loss and learning rates are finite,
+- the restored state is bit-identical to the saved one,
+- every evaluator returns finite scalars, `keep_best` among them, and
+- there is a checkpoint of the last step.
 
-Nothing has to be prepared: data sets of TFDS, and in COCO's format, are made up (see
-`data/sources/fake.py`), also those that are there, so that it is the same everywhere;
-vocabularies are learnt from that, and weights of `init_from` left out. Schedules are
-those of the whole run.
+Each config prints a line. Failures are repeated at the end, and the exit status is 1 if
+anything failed.
 
-Models, transforms, evaluators and tasks say beside their arguments how small they may
-be: `tiny = dict(depth=2, depths=(2, 1), convs=(8, 3, 2))` has an upper bound for each
-argument, those left at their defaults too. The bound of a sequence is one number for
-all entries, or one for each, and cuts it to its length; the entries of a sequence of
-sequences have the same bound. A bound may be a function of all arguments, and of one
-that makes a side of a picture small. An argument `size` of a transform is such a side;
-a transform with others names them in `sides`. `AT_MOST` is for arguments of all tasks.
+Configs that are named all run. Many of the configs compile the same programs, or
+programs with the same options. Without names, therefore, only a subset runs: together
+these configs have every option of every task, model, optimizer and evaluator. One
+config of each task and optimizer is interrupted. The remaining configs are built, their
+data are read, and their step and predictions are traced.
+
+Nothing has to be prepared. Data sets of TFDS and in COCO's format are replaced by
+made-up ones (see `data/sources/fake.py`), even if they exist, so that results are the
+same everywhere. Vocabularies are trained on made-up texts, and weights of `init_from`
+are not loaded. Schedules have the length of the whole run.
+
+Models, transforms, evaluators and tasks declare next to their arguments how small they
+may be: `tiny = dict(depth=2, depths=(2, 1), convs=(8, 3, 2))` has an upper bound for
+each argument, also for arguments left at their defaults. The bound of a sequence is one
+number for all entries, or a sequence with a bound for each entry, which also truncates
+the argument to its length. All entries of a sequence of sequences share one bound. A
+bound may also be a function of all arguments, and of a function that shrinks the side
+of a picture. An argument `size` of a transform is such a side; transforms with other
+sides name them in `sides`. `AT_MOST` bounds arguments of these names in every class.
 """
 
 import contextlib
@@ -62,36 +68,36 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint, experiment, init_from, metrics, preflight
 from big_vision_like.tasks.task import State
 
-LONG_EPOCH = 3 * 10**7  # examples, so that no warm-up in steps takes a whole run
+LONG_EPOCH = 3 * 10**7  # examples, so long that no warm-up in steps takes a whole run
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
-# Of the four labels that are made up there are SHOTS examples each, and the last batch
-# of an evaluation is not full.
+# The made-up data have four labels with SHOTS examples each. The last batch of an
+# evaluation is not full.
 SHOTS, BATCH, DEPTH = 5, 8, 2
 AT_MOST = dict(
   accumulate=2,
   batch_size=BATCH,
-  every=0,  # evaluators run at the end alone
+  every=0,  # evaluators only run at the end
   num_classes=1000,
   pictures=1,
   workers=0,
 )
-# Room for the objects of pictures that are made up, and as many queries.
+# Room for the objects of made-up pictures, and as many queries.
 ROOM = ('max_boxes', 'max_segments', 'num_queries')
 MOST_PARAMETERS = 2 * 10**6
-# Sides of larger pictures than this become (in order) this, this and STRIDE more, ...;
-# STRIDE is what ResNets divide sides by.
+# Larger sides of pictures become, in ascending order, SIDE, SIDE + STRIDE, and so on.
+# ResNets need sides that STRIDE divides.
 SIDE, STRIDE = 64, 32
-LESS = 8  # what sides of pictures with boxes are divided by
+LESS = 8  # sides of pictures with boxes are divided by this
 NO_OPTIONS = ('every', 'pictures', 'rate')  # programs do not depend on them
-LENGTH = 500  # of what is printed of an error
-# Parts of models in rules for parameters, which a model that is less deep has not.
+LENGTH = 500  # characters printed of an error
+# Blocks named in rules for parameters, which a shallower model may not have.
 NUMBERED = re.compile(r'block_(?P<from_0>\d+)|(?:unit|stage)(?P<from_1>\d+)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """How a config did; `problem` is empty where all is well."""
+  """The result of a config; `problem` is empty if it passed."""
 
   name: str
   seconds: float
@@ -104,7 +110,7 @@ class Row:
 
 
 def all_configs() -> list[str]:
-  """Every file of configs/ with every argument that it names."""
+  """Returns every file of configs/ with every argument that it names."""
   names = []
   for file in sorted(CONFIGS.glob('*/*.py')):
     file = os.path.relpath(file)
@@ -118,7 +124,7 @@ def all_configs() -> list[str]:
 def shrink(
   config: mlc.ConfigDict, words: pathlib.Path
 ) -> tuple[mlc.ConfigDict, list[str]]:
-  """A config that trains two steps in seconds, and what in it is not the config's."""
+  """Returns a config that trains two steps in seconds, and notes on replacements."""
   plain = in_steps(config)
   sides = small_sides(plain)
   result = shrunk(plain, lambda side: sides.get(side, side), words)
@@ -142,20 +148,20 @@ def shrink(
 
 
 def in_steps(config: mlc.ConfigDict) -> dict[str, Any]:
-  """Plain copy of a config with durations in steps of a long epoch."""
+  """Returns a plain copy of a config with durations in steps of a long epoch."""
   batch_size = spec.held(config.train_data, 'batch_size') or BATCH
   return spec.in_steps(config, LONG_EPOCH, batch_size)
 
 
 def covers(data: Any, steps: int) -> bool:
-  """Whether so many steps have batches of all parts of an input."""
+  """Returns whether this number of steps has batches of all parts of an input."""
   return data.together or {n for n, _ in data.signatures(steps)} == {*data.parts}
 
 
 def shrunk(
   node: Any, small_side: Callable[[int], int], words: pathlib.Path, key: str = ''
 ) -> Any:
-  """Returns a plain copy of a node of a config, with all sizes in it small."""
+  """Returns a plain copy of a node of a config with all sizes in it reduced."""
   if isinstance(node, (list, tuple)):
     if key.endswith('_rules'):
       node = [rule for rule in node if matches_shallow(rule[0])]
@@ -179,7 +185,7 @@ def shrunk(
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
   if not isinstance(fn, type):
-    return node  # schedules and optimizers are those of the whole run
+    return node  # schedules and optimizers stay those of the whole run
   arguments = arguments_of(node)
   bounds = AT_MOST | getattr(fn, 'tiny', {})
   for name, value in arguments.items():
@@ -195,7 +201,7 @@ def shrunk(
 
 
 def bounded(value: Any, bound: Any) -> Any:
-  """Returns an argument of at most a bound of `tiny`; what is no size stays."""
+  """Returns an argument cut to a bound of `tiny`; values that are not sizes stay."""
   if isinstance(value, Mapping) and isinstance(bound, Mapping):
     return {k: bounded(v, bound.get(k)) for k, v in value.items()}
   if isinstance(value, (list, tuple)) and bound is not None:
@@ -210,14 +216,14 @@ def is_number(value: Any) -> bool:
 
 
 def each(value: Any, change: Callable[[int], int]) -> Any:
-  """Returns a side, or height and width, or several, changed."""
+  """Applies a function to a side, to height and width, or to several of these."""
   if isinstance(value, (list, tuple)):
     return type(value)(each(v, change) for v in value)
   return change(value) if type(value) is int else value
 
 
 def matches_shallow(pattern: str) -> bool:
-  """Returns whether a rule may match a parameter of a model of two blocks."""
+  """Returns whether a rule may match a parameter of a model with two blocks."""
   numbers = [
     int(match['from_0'] or 0) + int(match['from_1'] or 1)
     for match in NUMBERED.finditer(pattern)
@@ -226,14 +232,14 @@ def matches_shallow(pattern: str) -> bool:
 
 
 def sides_of(fn: Callable[..., Any]) -> Sequence[str]:
-  """Returns the arguments of a transform that are sides of pictures."""
+  """Returns the names of a transform's arguments that are sides of pictures."""
   kinds = (grain.transforms.Map, grain.transforms.RandomMap)
   is_transform = isinstance(fn, type) and issubclass(fn, kinds)
   return getattr(fn, 'sides', ('size',)) if is_transform else ()
 
 
 def small_sides(config: Any) -> dict[int, int]:
-  """Returns what becomes of each side of a picture that is too large."""
+  """Returns the replacement of each side of a picture that is too large."""
   sides, pads = set(), False
   for path, node in spec.calls(config):
     fn = spec.symbol(node, path)
@@ -250,7 +256,7 @@ def small_sides(config: Any) -> dict[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How a config is tried: it runs, or is only traced where another is `like` it."""
+  """The way a config is tried: it runs, or is only traced if another is `like` it."""
 
   name: str
   like: str = ''
@@ -258,10 +264,10 @@ class Plan:
 
 
 def plans(names: Sequence[str], words: pathlib.Path) -> list[Plan]:
-  """Returns how each config is tried so that every option is in one that runs."""
+  """Returns how to try each config, so that every option is in a config that runs."""
   options, kinds, made = {}, {}, {}
   for name in names:
-    with contextlib.suppress(Exception), quiet():  # `check` raises it for the row
+    with contextlib.suppress(Exception), quiet():  # `check` raises it again for the row
       config, _ = shrink(spec.load(name, root=experiment.Settings), words)
       kinds[name] = kind_of(config)
       options[name] = options_of(config)
@@ -287,10 +293,10 @@ def kind_of(config: mlc.ConfigDict) -> tuple[str, ...]:
 
 
 def options_of(config: mlc.ConfigDict) -> set[str]:
-  """Returns what decides on the programs that a shrunk config compiles, as texts.
+  """Returns the options that determine the programs of a shrunk config, as texts.
 
-  They are the arguments of the task, of all that it is made of, and of the evaluators,
-  each of them with the task; and the arrays of a batch.
+  They are the arguments of the task, of its parts, and of the evaluators, each combined
+  with the class of the task, and the arrays of a batch.
   """
   batch = spec.build(config.train_data, 'config.train_data').abstract()
   arrays = jax.tree_util.tree_leaves_with_path(batch)
@@ -304,7 +310,7 @@ def options_of(config: mlc.ConfigDict) -> set[str]:
 
 
 def described(value: Any) -> Any:
-  """Returns an argument with the signs of numbers, and the names of other calls."""
+  """Returns an argument with numbers replaced by signs, and calls by their names."""
   if isinstance(value, (list, tuple)):
     return [described(v) for v in value]
   if isinstance(value, (Mapping, mlc.ConfigDict)):
@@ -319,7 +325,7 @@ def arguments_of(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(plan: Plan, workdir: pathlib.Path, words: pathlib.Path) -> list[str]:
-  """Tries a config in small; returns notes, raises for whatever is wrong with it."""
+  """Tries a config scaled down; returns notes, raises if anything is wrong with it."""
   whole = spec.load(plan.name, root=experiment.Settings)
   config, notes = shrink(whole, words)
   check_rates(whole)
@@ -336,7 +342,7 @@ def check(plan: Plan, workdir: pathlib.Path, words: pathlib.Path) -> list[str]:
 
 
 def check_size(config: mlc.ConfigDict) -> None:
-  """Raises if a shrunk model is large: some class does not say how small it may be."""
+  """Raises if a shrunk model is large, because some class has no or a large `tiny`."""
   state = experiment.make(config, planned_for=jax.devices()).abstract_state
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   if count > MOST_PARAMETERS:
@@ -347,11 +353,11 @@ def check_size(config: mlc.ConfigDict) -> None:
       if isinstance(fn, type) and issubclass(fn, nn.Module) and not hasattr(fn, 'tiny')
     ]
     why = ', '.join(bare) or 'the `tiny` of the model has too few or large bounds'
-    raise UserError(f'{why}; there are {count:,} parameters in small')
+    raise UserError(f'{why}; the scaled-down model has {count:,} parameters')
 
 
 def check_traced(config: mlc.ConfigDict) -> None:
-  """Builds everything, and traces the step and the predictions of evaluators."""
+  """Builds everything and traces the step and the predictions of evaluators."""
   run = experiment.make(config, inputs=preflight.require(config))
   run.task.check(run.example)
   state, several = run.abstract_state, len(run.data.parts) > 1
@@ -359,7 +365,7 @@ def check_traced(config: mlc.ConfigDict) -> None:
     after, _ = jax.eval_shape(run.step, state, run.abstract_batch_of(signature))
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
       if (x.shape, x.dtype) != (y.shape, y.dtype):
-        raise UserError(f'a step makes {y.shape} of {x.shape} in the state')
+        raise UserError(f'a step changes the shape {x.shape} in the state to {y.shape}')
   for name, evaluator in run.evaluators.items():
     with errors.prefixed(f'config.evals.{name}'):
       batch = evaluator.data.abstract()
@@ -367,7 +373,7 @@ def check_traced(config: mlc.ConfigDict) -> None:
 
 
 def check_rates(config: mlc.ConfigDict) -> None:
-  """Learning rates of the whole run: the first, one in the middle, and the last."""
+  """Checks the first, the middle and the last learning rate of the whole run."""
   plain = in_steps(config)
   total = plain['total_steps']
   for path, node in spec.calls(plain):
@@ -380,7 +386,7 @@ def check_rates(config: mlc.ConfigDict) -> None:
 
 
 def check_restored(workdir: pathlib.Path, saved: State) -> None:
-  """Compares what a checkpoint holds with what was in memory."""
+  """Compares a restored checkpoint with the state that was saved, bit by bit."""
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), saved.trained
   )
@@ -389,11 +395,13 @@ def check_restored(workdir: pathlib.Path, saved: State) -> None:
   before = jax.tree_util.tree_leaves_with_path(saved.trained)
   for (keys, x), y in zip(before, jax.tree.leaves(restored), strict=True):
     if np.asarray(x).tobytes() != np.asarray(y).tobytes():
-      raise UserError(f'{optim.path_of(keys)} is restored with other bits than saved')
+      raise UserError(
+        f'{optim.path_of(keys)} is not restored bit by bit as it was saved'
+      )
 
 
 def check_records(config: mlc.ConfigDict, workdir: pathlib.Path) -> None:
-  """Looks through what the run has written."""
+  """Checks the checkpoints, losses and scalars that the run has written."""
   last = config.total_steps
   if checkpoint.steps(workdir)[-1:] != [last]:
     there = checkpoint.steps(workdir)
@@ -409,19 +417,20 @@ def check_records(config: mlc.ConfigDict, workdir: pathlib.Path) -> None:
   for name in config.get('evals', {}):
     own = {key: v for key, v in scalars.items() if key.startswith(f'{name}/')}
     if not own:
-      raise UserError(f'config.evals.{name} found no scalars')
+      raise UserError(f'config.evals.{name} returned no scalars')
     for key, value in own.items():
       if not math.isfinite(value):
-        raise UserError(f'config.evals.{name} found that {key} is {value}')
+        raise UserError(f'config.evals.{name} returned {key}={value}')
   best = config.get('keep_best')
   if best is not None and best not in scalars:
     raise UserError(
-      f'config.keep_best={best!r} is found by no evaluator, but {", ".join(scalars)}'
+      f'config.keep_best={best!r} is not returned by any evaluator; there are'
+      f' {", ".join(scalars)}'
     )
 
 
 def learnt(words: pathlib.Path) -> str:
-  """The file of a vocabulary of what is made up, learnt when first needed."""
+  """Returns the path of a vocabulary of made-up texts, trained on the first call."""
   if not words.exists():
     texts = itertools.starmap('{} {}'.format, itertools.product(fake.WORDS, repeat=2))
     files.write(words, tokenizer.train(texts, 100, 'bpe', 1.0))
@@ -429,7 +438,7 @@ def learnt(words: pathlib.Path) -> str:
 
 
 def attempts(tried: Sequence[Plan], folder: pathlib.Path, jobs: int) -> Iterator[Row]:
-  """Yields a row of each config, in order, as soon as it is there."""
+  """Yields the row of each config, in order, as soon as it is available."""
   if jobs == 1:
     set_up(folder)
     yield from (attempt(plan, folder) for plan in tried)
@@ -442,7 +451,7 @@ def attempts(tried: Sequence[Plan], folder: pathlib.Path, jobs: int) -> Iterator
 
 
 def set_up(folder: pathlib.Path) -> None:
-  """Has programs compiled on the CPU, quickly, and once for both runs of a config."""
+  """Configures quick compilation on the CPU, cached for both runs of a config."""
   os.environ.setdefault('XLA_FLAGS', cli.QUICK_COMPILATION)
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
@@ -451,7 +460,7 @@ def set_up(folder: pathlib.Path) -> None:
 
 
 def attempt(plan: Plan, folder: pathlib.Path) -> Row:
-  """Tries a config in small, in a folder of its own; the row says what went wrong."""
+  """Tries a config scaled down in a temporary folder; the row has its error, if any."""
   started, notes, problem = time.perf_counter(), [], ''
   with tempfile.TemporaryDirectory(dir=folder) as own:
     try:
@@ -459,7 +468,7 @@ def attempt(plan: Plan, folder: pathlib.Path) -> Row:
         notes = check(plan, pathlib.Path(own), folder / 'words.model')
     except UserError as error:
       problem = str(error)
-    except Exception as error:  # whatever it is, the other configs are tried too
+    except Exception as error:  # the other configs are tried whatever it is
       problem = f'{type(error).__name__} {place(error)}: {error}'
   jax.clear_caches()
   seconds = time.perf_counter() - started
@@ -468,14 +477,14 @@ def attempt(plan: Plan, folder: pathlib.Path) -> Row:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """What a run tells of itself is not told here."""
+  """Hides everything printed within the context."""
   output = io.StringIO()
   with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
     yield
 
 
 def place(error: BaseException) -> str:
-  """Where in our code, or in a config, an error comes from."""
+  """Returns the line of this package, or of a config, that raised an error."""
   root = CONFIGS.parent
   frames = [
     f'{path.relative_to(root)}:{frame.lineno}'
@@ -488,11 +497,15 @@ def place(error: BaseException) -> str:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the configs and prints a row of each, then a summary."""
+  """Runs the configs and prints a row for each, then a summary."""
   parser = errors.parser(__doc__)
   parser.add_argument('configs', nargs='*', metavar='CONFIG[:ARGUMENT]')
   parser.add_argument(
-    '--jobs', type=int, default=1, metavar='N', help='so many at a time; default: 1'
+    '--jobs',
+    type=int,
+    default=1,
+    metavar='N',
+    help='configs to run at a time; default: 1',
   )
   args = parser.parse_args(argv)
   started, rows = time.perf_counter(), []

@@ -1,18 +1,18 @@
 """Trains configs over values and seeds, one run after the other; picks on validation.
 
-    python tools/sweep.py configs/vit/transfer.py:cifar10,B/16 \
-        configs/vit/transfer.py:pets,B/16 --seeds=0,1,2 --out=runs/sweeps/b16 \
+    python tools/sweep.py configs/vit/transfer.py:cifar10,B/16 \\
+        configs/vit/transfer.py:pets,B/16 --seeds=0,1,2 --out=runs/sweeps/b16 \\
         --over=task.optimizer.rate.peak_value=0.001,0.003,0.01,0.03
 
-Of each config first the variant for tuning, CONFIG,tune, with every combination of the
-values and the first seed; then the config itself with the values that are best by
---metric (larger is better, of equals the first) and each seed: mean and sample standard
-deviation of --test. A config whose get_config takes no argument is its own variant.
-Without --over nothing is tuned. Any field of all runs can be overridden:
---config.total_steps=500.
+For each config, the sweep first runs the variant for tuning, CONFIG,tune, with every
+combination of the values and the first seed. It then runs the config itself with each
+seed and the values that are best by --metric (larger is better, the first wins ties),
+and reports mean and sample standard deviation of --test. A config whose get_config
+takes no argument is its own variant. Without --over nothing is tuned. Any field of all
+runs can be overridden: --config.total_steps=500.
 
-Every run is a process of its own in a folder of its own. Rerun the same command
-to resume the sweep: failed runs are tried again, finished runs are read.
+Every run is a separate process with its own folder. Rerun the same command to resume
+the sweep: failed runs are tried again, results of finished runs are read.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from big_vision_like.run import experiment, metrics, workdir
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training: a config, what all runs override, its own values, what is wanted."""
+  """One training run: its config, overrides, seed, folder and the scalar it reports."""
 
   config: str
   fixed: Sequence[str]
@@ -52,12 +52,12 @@ class Run:
 
   @property
   def overrides(self) -> list[str]:
-    """All that is overridden."""
+    """All overrides of the config: common ones, values of this run, and the seed."""
     own = [f'{field}={value}' for field, value in self.values.items()]
     return [*self.fixed, *own, f'seed={self.seed}']
 
   def load(self) -> Any:
-    """The config as the run will see it; raises for unknown fields and evaluators."""
+    """Loads the config with overrides; raises for unknown fields and evaluators."""
     config = spec.load(self.config, self.overrides, root=experiment.Settings)
     evals = experiment.Settings(**config).evals
     if self.scalar.partition('/')[0] not in evals:
@@ -69,14 +69,14 @@ class Run:
     return config
 
   def command(self) -> list[str]:
-    """What trains it, or goes on with it."""
+    """Returns the command that starts or resumes the training."""
     words = ['-m', 'big_vision_like.train', f'--config={self.config}']
     words += [f'--workdir={self.folder}', *(f'--config.{o}' for o in self.overrides)]
     return [sys.executable, *words]
 
 
 class Sweep:
-  """The runs of one command, and what is known of them (results.json in its folder)."""
+  """The runs of one command and their results so far (results.json in its folder)."""
 
   def __init__(self, command: Mapping[str, Any], out: pathlib.Path):
     self.command, self.out = command, out
@@ -93,12 +93,12 @@ class Sweep:
 
   @property
   def total(self) -> int:
-    """How many runs there are in all."""
+    """The number of all runs."""
     tuned = math.prod(len(values) for _, values in self.over) if self.over else 0
     return len(self.command['configs']) * (tuned + len(self.command['seeds']))
 
   def tuning(self, config: str) -> list[Run]:
-    """The runs that choose values for a config: one for each combination."""
+    """Returns the runs that choose values for a config: one for each combination."""
     if not self.over:
       return []
     fields = [field for field, _ in self.over]
@@ -110,14 +110,14 @@ class Sweep:
     ]
 
   def final(self, config: str, values: Mapping[str, str]) -> list[Run]:
-    """The runs that are reported, one for each seed."""
+    """Returns the runs that are reported, one for each seed."""
     seeds = self.command['seeds']
     return [self.run(config, config, 'final', values, seed) for seed in seeds]
 
   def run(
     self, config: str, name: str, phase: str, values: Mapping[str, str], seed: str
   ) -> Run:
-    """A run of a config (or its variant for tuning) with some of the values."""
+    """Returns a run of a config (or its variant for tuning) with some of the values."""
     place = ','.join([f'{field}={value}' for field, value in values.items()])
     return Run(
       config,
@@ -129,14 +129,14 @@ class Sweep:
     )
 
   def check(self) -> None:
-    """Raises for whatever is wrong with a config, before anything runs."""
+    """Raises for anything wrong with a config before a run is started."""
     folders = {file_name(config) for config in self.command['configs']}
     if len(folders) < len(self.command['configs']):
-      raise UserError('the same config twice: name each once.')
+      raise UserError('a config is given twice: name each once.')
     fields = [field for field, _ in self.over]
     if twice := [field for field in fields if fields.count(field) > 1]:
-      raise UserError(f'--over has {twice[0]} twice: give all its values at once.')
-    # Which values the final runs will have is not known yet; their fields are.
+      raise UserError(f'--over names {twice[0]} twice: give all its values at once.')
+    # The values of the final runs are not known yet, but their fields are.
     some = {field: values[0] for field, values in self.over}
     for config in self.command['configs']:
       if self.over:
@@ -151,12 +151,12 @@ class Sweep:
       spec.load(tuning_variant(config))
     except UserError as error:
       raise UserError(
-        f'--over tunes {tuning_variant(config)}, whose {self.command["metric"]} is of'
-        f' data to choose by, but {error}'
+        f'--over tunes {tuning_variant(config)}, which measures'
+        f' {self.command["metric"]} on validation data, but {error}'
       ) from error
 
   def value(self, run: Run) -> float | None:
-    """What a run found, trained where that is still to be done; None: it failed."""
+    """Returns the scalar of a run, training it first if needed; None if it failed."""
     self.number += 1
     key = str(run.folder.relative_to(self.out))
     elapsed = metrics.duration(time.perf_counter() - self.started)
@@ -183,20 +183,20 @@ class Sweep:
     if run.scalar not in entry['scalars']:
       print(flush=True)
       raise UserError(
-        f'{run.folder} has found no {run.scalar!r}, only {", ".join(entry["scalars"])}.'
+        f'{run.folder} has no {run.scalar!r}, only {", ".join(entry["scalars"])}.'
       )
     print(f'{run.scalar} {entry["scalars"][run.scalar]:.4f}  ({how})', flush=True)
     return entry['scalars'][run.scalar]
 
   def do(self, config: str) -> None:
-    """Tunes a config and runs it with each seed."""
+    """Tunes a config, then runs it with each seed."""
     result = {'config': config, 'chosen': {}, 'validation': None, 'test': []}
     runs = self.tuning(config)
     found = [(self.value(run), run) for run in runs]
     good = [(value, run) for value, run in found if value is not None]
     if runs and not good:
       self.number += len(self.command['seeds'])
-      print(f'{config}: every run that was to tune it failed, so it is not run.')
+      print(f'{config}: all of its tuning runs failed, so it is not run.')
     else:
       if good:
         result['validation'], best = max(good, key=lambda pair: pair[0])
@@ -207,14 +207,14 @@ class Sweep:
     self.save()
 
   def save(self) -> None:
-    """Writes results.json, at once or not at all."""
+    """Writes results.json atomically."""
     saved = {'command': self.command, 'runs': self.known, 'results': self.results}
     saved['groups'] = groups(self.results)
     files.write_json(self.file, saved)
 
 
 def train(run: Run) -> str | None:
-  """Runs the training as a process; returns what went wrong, if anything."""
+  """Runs the training as a process; returns an error message, or None."""
   run.folder.mkdir(parents=True, exist_ok=True)
   log = run.folder / 'train.log'
   with log.open('ab') as file:
@@ -239,12 +239,12 @@ def train(run: Run) -> str | None:
 
 
 def scalars(folder: pathlib.Path) -> dict[str, float]:
-  """What a finished run has found at its end."""
+  """Returns the scalars of the last evaluation of a finished run."""
   return {k: v for k, v in metrics.last_evaluation(folder).items() if k != 'step'}
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-  """Mean and sample standard deviation, as far as there are any."""
+  """Returns mean and sample standard deviation; None if there are too few values."""
   return {
     'mean': statistics.fmean(values) if values else None,
     'std': statistics.stdev(values) if len(values) > 1 else None,
@@ -252,7 +252,7 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def read_values(text: str) -> tuple[str, list[str]]:
-  """'a.b=1,2,(3, 4)' as ('a.b', ['1', '2', '(3, 4)'])."""
+  """Parses 'a.b=1,2,(3, 4)' into ('a.b', ['1', '2', '(3, 4)'])."""
   field, equals, rest = text.partition('=')
   values = [v.strip() for v in re.split(r',(?![^(\[]*[)\]])', rest)]
   if not equals or not all(values):
@@ -261,7 +261,7 @@ def read_values(text: str) -> tuple[str, list[str]]:
 
 
 def tuning_variant(config: str) -> str:
-  """The config that values are chosen with: CONFIG,tune where it takes an argument."""
+  """Returns the config for tuning: CONFIG,tune if the file takes an argument."""
   file, _, argument = config.partition(':')
   if not argument and not spec.takes_argument(file):
     return config
@@ -273,30 +273,30 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Any) -> No
   changes = [f'{k}: {saved[k]} -> {now[k]}' for k in now if saved[k] != now[k]]
   if changes:
     raise UserError(
-      f'--out={out} belongs to another sweep ({"; ".join(changes)}): take another.'
+      f'--out={out} belongs to another sweep ({"; ".join(changes)}): name another.'
     )
 
 
 def shortly(values: Mapping[str, str]) -> str:
-  """'peak_value=0.1' where that is of 'task.optimizer.rate.peak_value'."""
+  """Returns 'peak_value=0.1' for a value of 'task.optimizer.rate.peak_value'."""
   return ' '.join(f'{field.rpartition(".")[2]}={v}' for field, v in values.items())
 
 
 def file_name(text: str) -> str:
-  """A config or values as the name of a folder."""
+  """Returns a config, or values, as the name of a folder."""
   text = text.removeprefix('configs/').replace('.py', '')
   return re.sub(r'[^\w.,=+()-]+', '-', text).strip('-')
 
 
 def cells(result: Mapping[str, Any]) -> list[str]:
-  """A row of the table at the end."""
+  """Returns the cells of a row of the final table."""
   validation = '' if result['validation'] is None else f'{result["validation"]:.4f}'
   chosen = shortly(result['chosen'])
   return [result['config'], chosen, validation, *mean_cells(result)]
 
 
 def mean_cells(result: Mapping[str, Any]) -> list[str]:
-  """Mean, deviation and number of runs."""
+  """Returns the cells for mean, standard deviation and number of runs."""
   if result['mean'] is None:
     return ['failed', '', '0']
   std = '' if result['std'] is None else f'{result["std"]:.4f}'
@@ -304,9 +304,9 @@ def mean_cells(result: Mapping[str, Any]) -> list[str]:
 
 
 def groups(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """Means over VTAB-1k and its groups, where all tasks of a vtab config are there.
+  """Returns means over VTAB-1k and its groups, for vtab configs with all tasks.
 
-  A mean is taken for each seed; its deviation is that over the seeds.
+  A mean is taken for each seed; the standard deviation is taken over the seeds.
   """
   tasks: dict[tuple[str, str], dict[str, Sequence[float]]] = {}
   for result in results:
@@ -341,7 +341,7 @@ def tell(sweep: Sweep) -> None:
   for row in rows:
     table.add_row(*row)
   console = rich.console.Console()
-  console.width = max(console.width, 120)  # rather folded lines than cut cells
+  console.width = max(console.width, 120)  # better to wrap lines than to truncate cells
   console.print(table)
   text = f'# {title}\n\n'
   for line in [header, ['---'] * len(header), *rows]:
@@ -353,18 +353,25 @@ def tell(sweep: Sweep) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
-  """The command as plain data, and its folder."""
+  """Returns the command as plain data, and the folder of the sweep."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('configs', nargs='+', metavar='CONFIG', help='FILE.py[:ARGUMENT]')
   parser.add_argument(
-    '--over', action='append', default=[], help='FIELD=VALUE,VALUE: what to choose from'
+    '--over',
+    action='append',
+    default=[],
+    help='FIELD=VALUE,VALUE: values to choose from; may be repeated',
   )
-  parser.add_argument('--seeds', default='0,1,2', help='default: %(default)s')
+  parser.add_argument('--seeds', default='0,1,2', help='seeds; default: %(default)s')
   parser.add_argument(
-    '--metric', default='val/top1', help='chosen by it; default: %(default)s'
+    '--metric',
+    default='val/top1',
+    help='scalar that chooses values; default: %(default)s',
   )
-  parser.add_argument('--test', default='test/top1', help='default: %(default)s')
-  parser.add_argument('--out', required=True, help='the folder of the sweep')
+  parser.add_argument(
+    '--test', default='test/top1', help='scalar to report; default: %(default)s'
+  )
+  parser.add_argument('--out', required=True, help='folder of the sweep')
   args, rest = parser.parse_known_intermixed_args(argv)
   for word in rest:
     if not word.startswith('--config.') or '=' not in word:
@@ -377,7 +384,7 @@ def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
 
 
 def stop(*_) -> NoReturn:
-  """SIGTERM ends the sweep as Ctrl-C does: the run at work is stopped first."""
+  """Ends the sweep on SIGTERM as on Ctrl-C: the current run is stopped first."""
   raise SystemExit(128 + signal.SIGTERM)
 
 
@@ -389,7 +396,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   signal.signal(signal.SIGTERM, stop)
   sweep = Sweep(*parse(argv))
   sweep.check()
-  sweep.save()  # the folder is this sweep's from here on
+  sweep.save()  # from now on the folder belongs to this sweep
   print(f'{sweep.total} runs in {sweep.out}', flush=True)
   for config in sweep.command['configs']:
     sweep.do(config)

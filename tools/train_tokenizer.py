@@ -1,12 +1,12 @@
-"""Makes a vocabulary of word pieces (sentencepiece) from a data set's own texts.
+"""Trains a word-piece vocabulary (sentencepiece) on the texts of a data set.
 
   python tools/train_tokenizer.py wmt14_translate/de-en --features de en \\
       --size 37000 --out vocabularies/wmt14_ende_37k.model
   python tools/train_tokenizer.py --text train.de train.en --size 8000 --out pair.model
 
-Texts are drawn at random from the whole split, or from files with one sentence a line,
-up to --max-characters of each feature or file. Ids are 0 padding, 1 BOS, 2 EOS, 3
-unknown, then pieces. The same command makes the same file.
+Texts are drawn at random from the whole split, or from files with one sentence per
+line, up to --max-characters from each feature or file. The ids are 0 padding, 1 BOS, 2
+EOS, 3 unknown, then the pieces. The same command writes the same file.
 """
 
 import argparse
@@ -22,9 +22,9 @@ MODEL_TYPES = ('bpe', 'unigram')
 
 
 def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
-  """What reads the texts; `UserError` for words that do not go together."""
+  """Returns a function that reads the texts; `UserError` for conflicting arguments."""
   if bool(options.name) == bool(options.text):
-    raise UserError('name either a data set or, with --text, files.')
+    raise UserError('give either the name of a data set or --text with files.')
   if options.seed < 0:
     raise UserError(f'--seed={options.seed}: it must not be negative')
   from big_vision_like.data.prepare import tokenizer
@@ -34,7 +34,7 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
       options.text, options.max_characters, options.seed
     )
   if not options.features:
-    raise UserError('say which features are the texts: --features de en')
+    raise UserError('--features is missing: name the features with texts, as de en')
   from big_vision_like.data.sources import tfds
 
   source = tfds.Tfds(options.name, options.split, options.data_dir)
@@ -50,14 +50,14 @@ def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
 
 
 def make(options: argparse.Namespace) -> None:
-  """Reads, trains, writes and tells."""
+  """Reads the texts, trains and writes the vocabulary, and prints a summary."""
   from big_vision_like import files
   from big_vision_like.data.prepare import tokenizer
   from big_vision_like.data.text import vocabulary
 
   out = pathlib.Path(options.out).expanduser()
   if out.exists() and not options.overwrite:
-    raise UserError(f'{out} is there already; --overwrite replaces it.')
+    raise UserError(f'{out} already exists; --overwrite replaces it.')
   read = _reader(options)
   start = time.perf_counter()
   texts = read()
@@ -76,20 +76,26 @@ def make(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Makes one vocabulary."""
+  """Trains one vocabulary."""
   parser = errors.parser(__doc__)
-  parser.add_argument('name', nargs='?', help='a data set: wmt14_translate/de-en')
-  parser.add_argument('--features', nargs='+', metavar='NAME', help='its texts: de en')
-  parser.add_argument('--text', nargs='+', metavar='FILE', help='files instead')
-  parser.add_argument('--out', required=True, metavar='FILE', help='the model to write')
-  parser.add_argument('--size', type=int, required=True, help='how many pieces')
-  parser.add_argument('--split', default='train', help='default: train')
+  parser.add_argument('name', nargs='?', help='data set, as wmt14_translate/de-en')
+  parser.add_argument(
+    '--features', nargs='+', metavar='NAME', help='features with the texts, as de en'
+  )
+  parser.add_argument(
+    '--text', nargs='+', metavar='FILE', help='text files, instead of a data set'
+  )
+  parser.add_argument(
+    '--out', required=True, metavar='FILE', help='vocabulary to write'
+  )
+  parser.add_argument('--size', type=int, required=True, help='number of pieces')
+  parser.add_argument('--split', default='train', help='default: %(default)s')
   parser.add_argument(
     '--max-characters',
     type=int,
     default=10_000_000,
     metavar='N',
-    help='of each feature or file; default: 10,000,000',
+    help='read from each feature or file; default: 10,000,000',
   )
   parser.add_argument('--model-type', choices=MODEL_TYPES, default='bpe')
   parser.add_argument(
@@ -97,9 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     type=float,
     default=1.0,
     metavar='SHARE',
-    help='of all characters that get a piece of their own; default: 1.0',
+    help='share of the characters with a piece of their own; default: 1.0',
   )
-  parser.add_argument('--seed', type=int, default=0, help='of what is drawn')
+  parser.add_argument(
+    '--seed', type=int, default=0, help='seed for drawing texts; default: 0'
+  )
   parser.add_argument(
     '--data-dir', help='default: $TFDS_DATA_DIR, else ~/tensorflow_datasets'
   )
@@ -110,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make(options)
   except UserError as error:
     parser.exit(1, f'{error}\n')
-  except OSError as error:  # of a disk that is full or may not be written
+  except OSError as error:  # the disk is full or read-only
     parser.exit(1, f'{error.filename or options.out}: {error.strerror or error}\n')
   except KeyboardInterrupt:
     parser.exit(130, 'Interrupted; nothing was written.\n')

@@ -1,12 +1,12 @@
-"""Translates text, a line at a time, with a published Marian folder or a run of ours.
+"""Translates text, one line at a time, with a published Marian model or with a run.
 
     python tools/translate.py opus-mt-en-de --text "I saw a cat." --text "It slept."
     python tools/translate.py runs/wmt14_ende --file newstest2014.en > newstest2014.de
     echo ">>fra<< Good morning." | python tools/translate.py opus-mt-en-ROMANCE
 
-FOLDER is what `opus-mt-*` publishes (config.json, model.safetensors, vocab.json,
-source.spm, target.spm), or the workdir of a run whose config names a vocabulary. On
-stdout there is one translation a line, and nothing else.
+FOLDER is a published `opus-mt-*` model (config.json, model.safetensors, vocab.json,
+source.spm, target.spm), or the directory of a run whose config names a vocabulary.
+Translations, and nothing else, are written to stdout, one per line.
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ from big_vision_like.run import learned as facts
 from big_vision_like.tasks import seq2seq
 from big_vision_like.weights import marian
 
-SHORTEST = 8  # sources are padded to this length, or twice, four times, ... as long
-ALPHA = 0.6  # of Marian folders, whose length_penalty is of another rule
+SHORTEST = 8  # sources are padded to this length times a power of two
+ALPHA = 0.6  # for Marian models, whose length_penalty follows another formula
 CHUNK = 32  # batches whose lines are sorted by length together
 
 
 @dataclasses.dataclass(frozen=True)
 class Translator:
-  """A model that finds translations, with what turns text to ids and back.
+  """A model for translation, with the vocabularies of both sides.
 
-  Sources and translations have at most `max_length` tokens, EOS among them (None: any
-  number).
+  Sources and translations have at most `max_length` tokens, including EOS. None means
+  no limit.
   """
 
   task: seq2seq.Seq2Seq
@@ -48,14 +48,14 @@ class Translator:
   max_length: int | None
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text with EOS behind; none for an empty one."""
+    """Returns the ids of a text followed by EOS; an empty list for an empty text."""
     ids = self.source.encode(text)
     return [*ids, self.task.eos_id] if ids else []
 
   def translate(self, sources: Sequence[list[int]], batch_size: int) -> list[list[int]]:
-    """Ids found for each of the sources, as the search gives them; none for none.
+    """Returns the ids found for each source, in order; an empty list for an empty one.
 
-    Sources of about one length go together, so that few shapes are compiled.
+    Sources of similar length are batched together, so that few shapes are compiled.
     """
     found: list[list[int]] = [[] for _ in sources]
     order = sorted(
@@ -66,7 +66,7 @@ class Translator:
       length = self._padded(sources)(rows[-1])
       count = min(batch_size, _power_of_two(len(rows)))
       source_BS = np.full((count, length), self.task.model.pad_id, np.int32)
-      source_BS[:, 0] = self.task.eos_id  # rows to spare are not quite empty
+      source_BS[:, 0] = self.task.eos_id  # surplus rows are not quite empty
       for row, i in enumerate(rows):
         source_BS[row, : len(sources[i])] = sources[i]
       ids_BN = np.asarray(self._search(self.variables, source_BS))
@@ -93,16 +93,16 @@ class Translator:
 
 
 def open_folder(folder: str, beams: int | None, alpha: float | None) -> Translator:
-  """A Marian folder or a run's workdir; `UserError` if it is neither."""
+  """Opens a Marian model or a run; `UserError` if the folder is neither."""
   file = pathlib.Path(folder) / 'config.json'
   if not file.is_file():
-    raise UserError(f'{folder} has no config.json: name a model or a run')
+    raise UserError(f'{folder} has no config.json: give the folder of a model or a run')
   fields = files.read_fields(file)
   if 'task' in fields:
     return _open_run(folder, beams, alpha)
   if 'model_type' in fields:
     return _open_marian(folder, beams, alpha)
-  raise UserError(f'{file} is neither of a run (task) nor of a model (model_type)')
+  raise UserError(f'{file} belongs neither to a run (task) nor to a model (model_type)')
 
 
 def _open_marian(folder: str, beams: int | None, alpha: float | None) -> Translator:
@@ -113,14 +113,14 @@ def _open_marian(folder: str, beams: int | None, alpha: float | None) -> Transla
   vocab_size = config.model_args['vocab_size']
   if max(source.ids.values()) >= vocab_size:
     raise UserError(
-      f'{folder}/vocab.json numbers pieces up to {max(source.ids.values())}, the model'
+      f'{folder}/vocab.json has ids up to {max(source.ids.values())}, the model only'
       f' has {vocab_size}'
     )
-  # Marian's own softmax has no padding: that was added when models were converted.
+  # Marian's own softmax has no padding token; it was added by the conversion.
   params['logits_bias'][config.model_args['pad_id']] = -1e9
   task = seq2seq.Seq2Seq(
     model=transformer.Transformer(**config.model_args),
-    optimizer=None,  # nothing is trained
+    optimizer=None,  # not needed, since nothing is trained
     bos_id=config.bos_id,
     eos_id=config.eos_id,
     beams=beams or config.beams,
@@ -143,7 +143,7 @@ def _open_run(workdir: str, beams: int | None, alpha: float | None) -> Translato
       break
   else:
     raise UserError(
-      f'the config of {workdir} names no vocabulary: it knows ids, no text'
+      f'the config of {workdir} names no vocabulary: the run has ids, but no text'
     )
   task = run.task
   alpha = task.alpha if alpha is None else alpha
@@ -161,13 +161,14 @@ def _open_run(workdir: str, beams: int | None, alpha: float | None) -> Translato
 def translations(
   translator: Translator, texts: Sequence[str], batch_size: int
 ) -> Iterator[str]:
-  """A translation of each text, in their order; notes go to stderr."""
+  """Yields the translation of each text in order; notes are printed to stderr."""
   sources = [translator.encode(text) for text in texts]
   limit = translator.max_length
   for number, ids in enumerate(sources, start=1):
     if limit is not None and len(ids) > limit:
       raise UserError(
-        f'text {number} has {len(ids)} tokens, the model takes {limit}: split it'
+        f'text {number} has {len(ids)} tokens, but the model takes at most {limit}:'
+        ' split it'
       )
   for note in _notes(translator, texts, sources):
     print(f'note: {note}', file=sys.stderr)
@@ -177,7 +178,8 @@ def translations(
     for number, ids in enumerate(found, start=start + 1):
       if ids and translator.task.eos_id not in ids:
         print(
-          f'note: text {number}: no end in {len(ids)} tokens: cut off', file=sys.stderr
+          f'note: text {number}: not finished after {len(ids)} tokens: truncated',
+          file=sys.stderr,
         )
       elif ids:
         ids = ids[: ids.index(translator.task.eos_id)]
@@ -189,7 +191,7 @@ def _notes(
 ) -> Iterator[str]:
   empty = [number for number, ids in enumerate(sources, start=1) if not ids]
   if empty:
-    yield f'empty, and so is the translation: text {listed(empty)}'
+    yield f'empty texts have empty translations: text {listed(empty)}'
   languages = getattr(translator.source, 'languages', [])
   if languages:
     codes = [marian_vocabulary.split_language(text)[0] for text in texts]
@@ -197,18 +199,18 @@ def _notes(
     lost = [n for n in lost if n not in empty]
     if lost:
       yield (
-        'the model translates into several languages; begin texts with one of'
-        f' {listed(languages)} (not so: text {listed(lost)})'
+        'the model translates into several languages; begin each text with one of'
+        f' {listed(languages)} (missing in text {listed(lost)})'
       )
 
 
 def _power_of_two(number: int) -> int:
-  """The smallest that is not smaller."""
+  """Returns the smallest power of two that is not smaller than a number."""
   return 1 << (number - 1).bit_length()
 
 
 def _read_lines(file: str | None) -> list[str]:
-  """The lines of a file, or of stdin."""
+  """Returns the lines of a file, or of stdin."""
   try:
     data = sys.stdin.buffer.read() if file is None else files.read_bytes(file)
     text = data.decode('utf-8-sig')
@@ -216,7 +218,7 @@ def _read_lines(file: str | None) -> list[str]:
     raise UserError(f'--file={file}: {error.strerror}') from error
   except UnicodeDecodeError as error:
     raise UserError(f'{file or "stdin"} is not UTF-8: {error}') from error
-  # Only these: str.splitlines knows ends of lines that others take for text.
+  # Only split at line feeds: str.splitlines splits at characters that belong to texts.
   lines = text.replace('\r\n', '\n').split('\n')
   return lines[:-1] if lines[-1] == '' else lines
 
@@ -227,18 +229,20 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('folder', metavar='FOLDER')
   given = parser.add_mutually_exclusive_group()
-  given.add_argument('--text', action='append', help='a text; may be given again')
-  given.add_argument('--file', help='a file with a text a line; default stdin')
+  given.add_argument(
+    '--text', action='append', help='text to translate; may be repeated'
+  )
+  given.add_argument('--file', help='file with one text per line; default: stdin')
   parser.add_argument(
-    '--beams', type=int, help="1 is greedy; default the model's own number"
+    '--beams', type=int, help="beam size, 1 is greedy; default: the model's own"
   )
   parser.add_argument(
     '--alpha',
     type=float,
-    help=f"how much length counts; default a run's own, or {ALPHA}",
+    help=f"exponent of the length penalty; default: the run's own, or {ALPHA}",
   )
   parser.add_argument(
-    '--batch-size', type=int, default=16, help='texts at a time (%(default)s)'
+    '--batch-size', type=int, default=16, help='texts per batch (%(default)s)'
   )
   args = parser.parse_args(argv)
   for name in 'beams', 'batch_size':

@@ -1,4 +1,4 @@
-"""Composes the page about runs, or about weights, from their sections."""
+"""Composition of the HTML page about runs, or about weights, from sections."""
 
 import dataclasses
 import datetime
@@ -35,11 +35,11 @@ def of_runs(
 
 
 def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> Source:
-  """Reads a run's folder; UserError when it is not one."""
+  """Reads a run's folder; `UserError` if it is not a run."""
   folder = pathlib.Path(workdir)
   file = folder / 'config.json'
   if not file.is_file():
-    raise UserError(f'{folder} is not the folder of a run: it has no config.json.')
+    raise UserError(f'{folder} is not a run directory: it has no config.json.')
   config = upgrade.upgraded(files.read_fields(file))
   evals = config.get('evals', {})
   if evaluator and evaluator not in evals:
@@ -57,9 +57,9 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
       for place, identity in (checkpoint.data_of(folder) or {}).items()
     }
   elif not records:
-    raise UserError(f'{folder} holds no step and no checkpoint: has that run begun?')
+    raise UserError(f'{folder} has no logged steps and no checkpoint: has it started?')
   else:
-    why = f'{folder / "checkpoints"} holds no checkpoint.'
+    why = f'{folder / "checkpoints"} has no checkpoints.'
   for entry in workdirs.read_changes(folder):
     told = '; '.join([*entry['config'], *entry['data']])
     facts[f'changed at step {entry["step"]:,}'] = told
@@ -69,19 +69,19 @@ def read(workdir: str, step: int | None, num_examples: int, evaluator: str) -> S
 
 
 def source_of(config: Mapping[str, Any]) -> type[Source]:
-  """Returns the kind of run that a config describes.
+  """Returns the class of reports for the run that a config describes.
 
-  A module of this package declares it for what the task predicts; of tasks without one
-  the page has general sections only.
+  A module of this package declares the class for what the task predicts. Runs of other
+  tasks get a page with the general sections only.
   """
   task = specs.symbol(config['task'], 'config.task')
   return specs.declared(report, 'predicts').get(task.predicts, Plain)
 
 
 def sections_of_model(source: Source) -> Sequence[Section]:
-  """Returns what a page shows of a run with such a model.
+  """Returns the sections for the model of a run.
 
-  A module of this package declares it in `OF_MODELS`, by the class of the model.
+  A module of this package declares them in `OF_MODELS`, by the class of the model.
   """
   kind = type(source.run.network.module) if source.run is not None else None
   found: list[Section] = []
@@ -92,13 +92,13 @@ def sections_of_model(source: Source) -> Sequence[Section]:
 
 
 def distinct_names(folders: Sequence[str]) -> list[str]:
-  """The folders' last parts, or the whole paths where those are not distinct."""
+  """Returns the last parts of the folders, or whole paths if parts are not distinct."""
   names = [pathlib.Path(folder).resolve().name for folder in folders]
   return names if len(set(names)) == len(names) else list(folders)
 
 
 def render(sources: Sequence[Source]) -> str:
-  """The whole page: of each section what the runs have that know it."""
+  """Returns the whole page, with each section shared by the runs that have it."""
   logs = [source.log for source in sources]
   sections = [('Summary', runs.summary(logs)), ('Curves', runs.learning_curves(logs))]
   shown: dict[str, list[tuple[Source, Section]]] = {}
@@ -122,7 +122,7 @@ def render(sources: Sequence[Source]) -> str:
 def of_weights(
   path: str, pictures: Sequence[str], size: tuple[int, int] | None, step: int | None
 ) -> str:
-  """Returns the page about weights, with what they see in pictures."""
+  """Returns the page about weights and their outputs for pictures."""
   source, sections = report_weights.read(path, pictures, size, step), []
   for section in source.sections:
     if not section.fits(source):
@@ -134,7 +134,7 @@ def of_weights(
 
 
 def shown_or_why(section: Section, source: Any) -> tuple[str, list[str]]:
-  """A section of a page and its caption, or the reason why there is none."""
+  """Returns the content and captions of a section, or a paragraph with the error."""
   try:
     content, caption = section.show(source)
   except UserError as reason:

@@ -1,4 +1,4 @@
-"""What a report shows of a run that finds objects: DETR's figures, of this run.
+"""Sections of a report on object detection: the figures of DETR for a run.
 
 Axes: N examples, H W pixels, Q queries, K objects found, T thresholds of the IoU, R
 recalls, C categories.
@@ -25,20 +25,20 @@ from big_vision_like.viz import detection as drawing
 Arrays = Mapping[str, np.ndarray]
 
 NUM_INPUTS = 9
-INPUT_SIDE, ATTENDED_SIDE = 320, 270  # pixels: three, or four, fill a row
+INPUT_SIDE, ATTENDED_SIDE = 320, 270  # pixels: three and four of these fill a row
 MOST_QUERIES = 20  # as in the paper
 MOST_ATTENDED, ATTENDED_INSTEAD = 11, 3  # three rows with the whole picture, or one
-MOST_CURVES = 6  # of classes, beside that of all
-MOST_ROWS = 12  # of a table that is open
+MOST_CURVES = 6  # curves of classes, in addition to the curve of all
+MOST_ROWS = 12  # rows of a table that is not folded
 PRECISION_AT = (0, 5)  # IoU 0.5 and 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """The first evaluation images: `rows` of arrays, and what an evaluator says of them.
+  """The first evaluation images, and their quality according to an evaluator.
 
-  `index_N` are their places in the source. `quality` is NaN where there is nothing to
-  find.
+  `index_N` are the indices in the source. `quality_N` is NaN for images without objects
+  and predictions.
   """
 
   name: str
@@ -47,7 +47,7 @@ class Found:
   quality_N: np.ndarray
 
   def shown(self) -> dict[int, str]:
-    """The best example, the median and the worst."""
+    """Returns the titles of the best, the median and the worst example by index."""
     there = np.flatnonzero(np.isfinite(self.quality_N))
     titles = from_best_to_worst(-self.quality_N[there])
     return {int(there[i]): title for i, title in titles.items()}
@@ -55,7 +55,7 @@ class Found:
   def read(
     self, source: report_source.Source, examples: Sequence[int]
   ) -> dict[int, Arrays]:
-    """Batches of one example each: large images are read again, not kept."""
+    """Returns a batch for each example, reading large images again to save memory."""
     examples = list(examples)
     indices = self.index_N[examples].tolist()
     rows = source.chosen(self.evaluator, lambda _, batch: batch, indices)
@@ -67,10 +67,11 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Boxes(Found):
-  """Images whose objects were looked for.
+  """The first evaluation images with their predicted objects.
 
-  `box_NQ4` are cxcywh in [0, 1], `score_NQ` that of the best class; `truth` and `found`
-  the same and the true objects as COCO has them, `measured` pycocotools' evaluation.
+  `box_NQ4` are cxcywh in [0, 1], `score_NQ` the scores of the best class. `truth` and
+  `found` are the true and the predicted objects in COCO's format, and `measured` is the
+  evaluation of pycocotools.
   """
 
   box_NQ4: np.ndarray
@@ -90,14 +91,15 @@ class Boxes(Found):
     return f'image {self.image_id_N[example]} of {self.name}, quality {quality}'
 
   def true_of(self, example: int) -> list[detection.Entry]:
-    """The true objects of an image."""
+    """Returns the true objects of an image."""
     number = self.image_id_N[example]
     return [e for e in self.truth['annotations'] if e['image_id'] == number]
 
   def found_of(self, example: int, instead: int = 0) -> dict[int, detection.Entry]:
-    """What queries found in an image, the surest first: where they are sure.
+    """Returns the predictions for an image by query, in descending order of score.
 
-    Where none is, what the surest `instead` found.
+    These are the predictions with at least the score that the evaluator shows, or, if
+    there are none, the `instead` best ones.
     """
     queries = self.score_NQ.shape[1]
     first = queries * example
@@ -109,7 +111,7 @@ class Boxes(Found):
 
 @dataclasses.dataclass
 class Source(report_source.Source):
-  """A run that finds objects."""
+  """A report on a run that detects objects."""
 
   predicts = 'objects'
 
@@ -121,7 +123,7 @@ class Source(report_source.Source):
 
   @property
   def names(self) -> dict[int, str]:
-    """What labels are called, where the config or the run knows that."""
+    """The names of labels, if the config or the run has them."""
     nodes = self.log.config.get('evals', {}).values()
     names = (specs.held(node, 'names') for node in nodes)
     told = dict(enumerate(next(filter(None, names), ())))
@@ -133,12 +135,12 @@ class Source(report_source.Source):
 
   @functools.cached_property
   def pictured(self) -> dict[int, Arrays]:
-    """The examples that pictures are of."""
+    """The batches of the examples that are shown in pictures."""
     return self.boxes.read(self, self.boxes.shown())
 
 
 def look(source: Source) -> Boxes:
-  """Finds the objects of the first images, and compares as the evaluator would."""
+  """Detects the objects in the first images, and evaluates them with pycocotools."""
   name, made = source.evaluator_of(detection.CocoAP, 'finds objects')
 
   def measure(outputs: Any, batch: Any) -> Any:
@@ -167,14 +169,14 @@ def look(source: Source) -> Boxes:
 
 
 def check(batch: Mapping[str, Any], name: str, made: evaluator.Evaluator) -> None:
-  """UserError unless a batch has what the evaluator needs."""
+  """Raises a `UserError` unless a batch has the fields that the evaluator needs."""
   for needed in ('image', *made.needs):
     if needed not in batch:
       raise UserError(f'the data of evals.{name} has no `{needed}`.')
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:
-  """The first training images, with their true boxes."""
+  """Shows the first training images with their true boxes."""
   _, batch = source.training_batch(NUM_INPUTS)
   for needed in ('image', 'boxes', 'box_labels', 'box_mask'):
     if needed not in batch:
@@ -196,19 +198,19 @@ def sample_inputs(source: Source) -> tuple[str, str]:
     'their true boxes.'
   )
   if 'size' in batch and np.any(batch['size'] < batch['image'].shape[1:3]):
-    caption += ' What is black on the right and at the bottom is padding.'
+    caption += ' Black areas on the right and at the bottom are padding.'
   return page.tiles(pictures), caption
 
 
 def objects_found(source: Source) -> tuple[str, str]:
-  """True boxes beside those found, on the best, the median and the worst image."""
+  """Shows true and predicted boxes of the best, the median and the worst image."""
   found = source.boxes
   right, wrong, missed = (found.counts[k].sum() for k in ('right', 'wrong', 'missed'))
   content = page.paragraph(
-    f'Of {plural(right + missed, "object")} in the first '
-    f'{plural(len(found.index_N), "image")} of {found.name}, {right:,} are found '
-    f'({percent(right / (right + missed))}) and {missed:,} missed; boxes that find '
-    f'none: {wrong:,}.'
+    f'The first {plural(len(found.index_N), "image")} of {found.name} have '
+    f'{plural(right + missed, "object")}: {right:,} are found '
+    f'({percent(right / (right + missed))}) and {missed:,} are missed. Boxes without a '
+    f'matching object: {wrong:,}.'
   )
   for example, title in found.shown().items():
     image_HWC, (height, width), ratio_4 = shown_of(source.pictured[example])
@@ -218,26 +220,26 @@ def objects_found(source: Source) -> tuple[str, str]:
     ]
     content += page.heading(f'{title}: {found.title(example)}')
     sheet_HWC = drawing.boxes_sheet(image_HWC[:height, :width], sets)
-    content += page.picture(sheet_HWC, f'true boxes, and those found: {title}')
+    content += page.picture(sheet_HWC, f'true and predicted boxes: {title}')
   return content, (
-    'On the left the true boxes, on the right those found with a score of '
-    f'{found.evaluator.shown:g} or more. An object is found by a box of its class '
-    'whose IoU with its own is 0.5 or more; one box finds one object. Images are in '
-    'the order of quality: the sum of the IoUs of objects and the boxes that find '
-    'them, over their number and half the number of other objects and boxes. It is '
-    '100\u00a0% where all boxes are exact.'
+    'Left: the true boxes. Right: the predicted boxes with a score of '
+    f'{found.evaluator.shown:g} or more. A box finds an object if their classes are '
+    'equal and their IoU is 0.5 or more; each box finds one object at most. Images are '
+    'ranked by quality: the sum of the IoUs of found objects and their boxes, divided '
+    'by the number of found objects plus half the number of missed objects and of '
+    'boxes without an object. It is 100\u00a0% if all boxes are exact.'
   )
 
 
 def shown_of(batch: Arrays) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
-  """The image of a batch of one, height and width less padding, and `ratios`."""
+  """Returns the image of a batch of one, its size without padding, and `ratios`."""
   [size] = jax.device_get(boxes.valid_size(batch))
   [ratio_4] = jax.device_get(detection.ratios(batch))
   return images.visible(batch['image'][0]), tuple(size.tolist()), ratio_4
 
 
 def attention(source: Source) -> tuple[str, str]:
-  """Where the decoder looked for each object that it found."""
+  """Shows the decoder's attention for each object that it found."""
   found, network = source.boxes, source.restored.network
 
   @jax.jit
@@ -253,7 +255,7 @@ def attention(source: Source) -> tuple[str, str]:
     memory, sown = jax.device_get(attended(variables, batch))
     if memory is None:
       kind = type(network.module).__name__
-      raise UserError(f'{kind} gives no `memory` to look at.')
+      raise UserError(f'{kind} has no output `memory`, which the attention map needs.')
     weights_1Qhw = drawing.decoder_attention(sown, memory.shape[1:3])
     each = found.found_of(example, ATTENDED_INSTEAD)
     chosen = dict(list(each.items())[:MOST_ATTENDED])
@@ -268,15 +270,15 @@ def attention(source: Source) -> tuple[str, str]:
     )
     content += page.picture(sheet_HWC, f'attention of the decoder: {title}')
   return content, (
-    'The objects that were found, then each with where the decoder looked for it: the '
-    'attention of its query in the last layer, mean over heads, the more the brighter '
-    f'(arXiv:2005.12872, figure 6). There are up to {MOST_ATTENDED}, the surest first; '
-    f'where none was found, the {ATTENDED_INSTEAD} surest boxes.'
+    'The predicted objects, then the attention of the decoder for each of them: the '
+    'weights of its query in the last layer, averaged over heads; brighter is more '
+    f'(arXiv:2005.12872, figure 6). Up to {MOST_ATTENDED} objects are shown, by '
+    f'descending score, or the best {ATTENDED_INSTEAD} boxes if no object was found.'
   )
 
 
 def queries(source: Source) -> tuple[str, str]:
-  """Where in pictures each query finds its boxes."""
+  """Shows where in the images each query predicts its boxes."""
   found = source.boxes
   share_Q = (found.score_NQ >= found.evaluator.shown).mean(axis=0)
   most = np.sort(np.argsort(-share_Q, kind='stable')[:MOST_QUERIES])
@@ -290,22 +292,22 @@ def queries(source: Source) -> tuple[str, str]:
   ]
   which = 'all queries'
   if len(most) < len(share_Q):
-    which = f'the {len(most)} of {len(share_Q)} queries that find most'
+    which = f'the {len(most)} of {len(share_Q)} queries that find the most objects'
   content = page.paragraph(
     f'The boxes of {which} in the first {plural(len(found.box_NQ4), "image")} of '
     f'{found.name}.'
   )
   return content + page.cards(cards), (
-    'A point is the centre of a box that the query gives for an image, whether it is '
-    'sure of it or not; the square is the image, whatever its shape (arXiv:2005.12872, '
-    'figure 7). Small boxes are green, large ones red if they are wide, blue if tall, '
-    'and purple if neither. The number says in how many images the query finds an '
+    'A point is the centre of the box that the query predicts for an image, whatever '
+    'its score. The square is the image, whatever its aspect ratio (arXiv:2005.12872, '
+    'figure 7). Small boxes are green; large ones are red if wide, blue if tall, and '
+    'purple otherwise. The number is the share of images in which the query finds an '
     f'object with a score of {found.evaluator.shown:g} or more.'
   )
 
 
 def precision(source: Source) -> tuple[str, str]:
-  """Average precision by threshold and by class, and precision by recall."""
+  """Shows average precision by threshold and by class, and precision by recall."""
   found = source.boxes
   measured = found.measured
   precision_TRC = detection.precisions(measured)
@@ -328,7 +330,7 @@ def precision(source: Source) -> tuple[str, str]:
     for t in PRECISION_AT
   ]
   content = page.paragraph(
-    f'Of the first {plural(len(found.index_N), "image")} of {found.name}, AP is '
+    f'On the first {plural(len(found.index_N), "image")} of {found.name}, AP is '
     f'{percent(ap_TC.mean())}, AP50 {percent(ap_TC[0].mean())} and AP75 '
     f'{percent(ap_TC[5].mean())}.'
   )
@@ -349,14 +351,14 @@ def precision(source: Source) -> tuple[str, str]:
   if len(rows) > MOST_ROWS:
     table = page.details(f'{len(rows)} classes', table)
   return content + table, (
-    'As pycocotools has it: AP is the mean over IoUs from 0.5 to 0.95 of the precision '
-    'at all recalls, of boxes that count only with such an IoU or more; curves and '
-    'numbers of all are means over classes.'
+    'Computed by pycocotools. AP is the precision averaged over all recalls and over '
+    'IoU thresholds from 0.5 to 0.95; a box counts as correct if its IoU reaches the '
+    'threshold. The curve and the numbers of all classes are means over classes.'
   )
 
 
 def segments(source: Source) -> tuple[str, str]:
-  """True segments beside those found, on the best, the median and the worst image."""
+  """Shows true and predicted segments of the best, the median and the worst image."""
   name, made = source.evaluator_of(panoptic.PanopticQuality, 'finds segments')
 
   def measure(outputs: Any, batch: Any) -> Any:
@@ -364,7 +366,7 @@ def segments(source: Source) -> tuple[str, str]:
     return made.measure(outputs, batch)
 
   def compared(row: Arrays) -> tuple[Any, np.ndarray]:
-    """True and found segments of an image, and counts of their pairs."""
+    """Returns true and predicted segments of an image, and counts of their pairs."""
     true, found = made.segments(row)
     return (true, found), panoptic.counts(*true, *found, row['logits'].shape[-1] - 1)
 
@@ -405,14 +407,15 @@ def segments(source: Source) -> tuple[str, str]:
     )
     quality = percent(quality_N[example])
     content += page.heading(f'{title}: example {example} of {name}, quality {quality}')
-    content += page.picture(sheet_HWC, f'true segments, and those found: {title}')
+    content += page.picture(sheet_HWC, f'true and predicted segments: {title}')
   return content, (
-    'On the left the true segments, on the right those found; segments of one class '
-    'have shades of one colour. Panoptic quality (arXiv:1801.00868) is the product of '
-    'segmentation quality, the mean IoU of those found, and recognition quality, their '
-    'F1; a segment is found by one of its class with an IoU above 0.5. In the table '
-    'they are means over classes, the order of images is that of an image alone, all '
-    'classes together.'
+    'Left: the true segments. Right: the predicted ones. Segments of one class have '
+    'shades of one colour. Panoptic quality (arXiv:1801.00868) is the product of '
+    'segmentation quality, the mean IoU of the segments that are found, and '
+    'recognition quality, their F1 score. A segment is found if a predicted one of its '
+    'class has an IoU above 0.5 with it. The numbers in the table are means over '
+    'classes. Images are ranked by the quality of each image alone, over all classes '
+    'together.'
   )
 
 

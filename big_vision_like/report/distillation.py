@@ -1,4 +1,4 @@
-"""What a report shows of a student and its teacher, and of a student's two heads.
+"""Sections of a report on a student and its teacher, and on the student's two heads.
 
 Axes: B examples, C classes.
 """
@@ -19,8 +19,8 @@ from big_vision_like.report.source import Source, percent
 from big_vision_like.tasks import distillation
 
 NUM_DIFFERING = 16
-MOST_CLASSES = 20  # of which the table has a row
-# The outputs of a student that predict classes, and what they are called.
+MOST_CLASSES = 20  # classes with a row in the table
+# The outputs of a student that predict classes, with their titles.
 HEADS = {
   'logits': 'student',
   'class_logits': 'class head alone',
@@ -30,7 +30,7 @@ HEADS = {
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """The probabilities of classes (B, C) by who gives them: `teacher`, and `HEADS`."""
+  """True labels, and class probabilities (B, C) by source: `teacher`, and `HEADS`."""
 
   label_B: np.ndarray
   probability_BC: dict[str, np.ndarray]
@@ -40,11 +40,11 @@ class Answers:
     return self.probability_BC[name].argmax(axis=-1)
 
   def accuracy(self, name: str, rows: np.ndarray | slice = slice(None)) -> float:
-    """Returns the share of these examples whose most probable class is the true one."""
+    """Returns the top-1 accuracy of a head or the teacher on these examples."""
     return float((self.answer(name) == self.label_B)[rows].mean())
 
   def agreement(self, name: str, rows: np.ndarray | slice = slice(None)) -> float:
-    """Returns the share of examples that are of one class to a head and the teacher."""
+    """Returns the share of examples on which a head and the teacher agree."""
     return float((self.answer(name) == self.answer('teacher'))[rows].mean())
 
 
@@ -85,9 +85,9 @@ def compared(
   pictures: Sequence[Callable[[], str]],
   evaluator: str,
 ) -> tuple[str, str]:
-  """Shows how often both agree, by head and class, and examples where they do not.
+  """Shows how often student and teacher agree, and examples where they differ.
 
-  `names` are those of the classes; `pictures` make the thumbnails of the examples.
+  `names` are the names of the classes; `pictures` make the thumbnails of the examples.
   """
   rows = [
     [
@@ -110,18 +110,18 @@ def compared(
     lines = page.text_line(f'true: {names[found.label_B[row]]}')
     lines += ''.join(opinion(found, who, row, names) for who in ('logits', 'teacher'))
     cards.append(page.card(pictures[row](), f'example {id_B[row]}', lines))
-  content += page.cards(cards) if cards else page.paragraph('Nowhere.')
+  content += page.cards(cards) if cards else page.paragraph('There are none.')
   caption = (
-    f'The first {count:,} examples of {evaluator}. The student answers with the mean of'
-    ' its heads if it has two. Below each image its true class, then what the student'
-    ' and the teacher take it for, with probabilities, the most certain student first;'
-    ' the true class is green.'
+    f'The first {count:,} examples of {evaluator}. A student with two heads predicts '
+    'the mean of both. Below each image are its true class and the predictions of '
+    'student and teacher with probabilities; green marks the true class. Examples on '
+    'which the student is most certain come first.'
   )
   return content, caption
 
 
 def by_class(found: Answers, names: Sequence[str]) -> str:
-  """Tabulates the classes on which student and teacher agree least."""
+  """Returns a table of the classes on which student and teacher agree least."""
   classes = np.unique(found.label_B)
   rows_of = {int(label): found.label_B == label for label in classes}
   order = sorted(rows_of, key=lambda label: found.agreement('logits', rows_of[label]))
@@ -140,12 +140,14 @@ def by_class(found: Answers, names: Sequence[str]) -> str:
     ],
   )
   if len(shown) < len(order):
-    table += page.paragraph(f'The least of {len(order):,} classes.')
+    table += page.paragraph(
+      f'The classes with the least agreement, out of {len(order):,}.'
+    )
   return table
 
 
 def opinion(found: Answers, name: str, row: int, names: Sequence[str]) -> str:
-  """Names the class that somebody takes an example for, and its probability."""
+  """Returns a bar with the predicted class of an example and its probability."""
   label = int(found.answer(name)[row])
   who = HEADS.get(name, name)
   share = float(found.probability_BC[name][row, label])

@@ -1,4 +1,4 @@
-"""What a report shows of a run on images: its examples, and what a ViT learned."""
+"""Sections of a report on image classification: examples and what a ViT learned."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ NUM_FOR_DISTANCE = 128  # images, as in the paper
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """Evaluation examples with what the model makes of them."""
+  """Evaluation examples with the predictions of the model."""
 
   evaluator: str
   image_BHWC: np.ndarray
@@ -36,13 +36,13 @@ class Predictions:
 
 @dataclasses.dataclass
 class Source(report_source.Source):
-  """A run whose batches hold images."""
+  """A report on a run whose batches have images."""
 
   predicts = 'classes'
 
   @functools.cached_property
   def trained(self) -> vit.Trained:
-    """The model, with the predicted examples to look at."""
+    """The model, with the predicted examples as its images."""
     network = self.restored.network
     return vit.Trained(
       model=network.module,
@@ -57,12 +57,12 @@ class Source(report_source.Source):
 
   @functools.cached_property
   def answers(self) -> distillation.Answers:
-    """Returns what student and teacher of a distillation answer for the examples."""
+    """The predictions of student and teacher of a distillation for the examples."""
     return distillation.answers(self)
 
   @functools.cached_property
   def attention(self) -> vit.Attention:
-    """Attention of the model to examples spread over the predicted ones."""
+    """The attention of the model on images spread over the predicted examples."""
     rows = evenly(len(self.predictions.image_BHWC), NUM_FOR_DISTANCE)
     shown = rows[evenly(len(rows), NUM_ROLLOUTS)]
     return vit.attend(self.trained, rows, shown)
@@ -70,7 +70,7 @@ class Source(report_source.Source):
 
 def predict(source: Source) -> Predictions:
   """Runs the model on the first examples of an evaluator's data."""
-  # Those that compare each output with its label; few-shot data has other classes.
+  # These evaluators compare outputs with labels; few-shot data have other classes.
   name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
   sigmoid = source.log.config['task'].get('loss_type') in classification.BY_CLASS
 
@@ -89,7 +89,7 @@ def predict(source: Source) -> Predictions:
   classes = values['probability'].shape[-1]
   if values['label'].max() >= classes:
     raise UserError(
-      f'evals.{name} has labels up to {values["label"].max()}, the model '
+      f'evals.{name} has labels up to {values["label"].max()}, but the model has '
       f'{classes} classes.'
     )
   return Predictions(
@@ -103,16 +103,16 @@ def predict(source: Source) -> Predictions:
 
 
 def class_names(source: Source, data: Any, count: int) -> list[str]:
-  """Returns the names of the classes 0 to `count` - 1, numbers where there are none.
+  """Returns the names of the classes 0 to `count` - 1, or numbers without names.
 
-  They are those of the run, or of a run that knows none those of the data.
+  The names of the run have precedence over the names of the data.
   """
   known = source.class_names('label') or labels.vocabulary(data).get('label', {})
   return [known.get(label, str(label)) for label in range(count)]
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:
-  """The first training examples, augmented."""
+  """Shows the first training examples, augmented."""
   data, batch = source.training_batch(NUM_INPUTS)
   if 'image' not in batch or np.ndim(batch.get('label')) != 1:
     raise UserError('the training batches are not images with one label each.')
@@ -126,13 +126,13 @@ def sample_inputs(source: Source) -> tuple[str, str]:
   size = shape_text(batch['image'].shape[1:])
   caption = (
     f'Training images after all transforms, as {size} arrays enter the model, each '
-    'with its label; what the task does on the device (mixup) comes after.'
+    'with its label. Augmentation on the device (mixup) is applied later, if any.'
   )
   return page.cards(cards), caption
 
 
 def predicted(source: Source) -> tuple[str, str]:
-  """Examples that the model gets right, and its most confident mistakes."""
+  """Shows examples that are classified correctly, and the most confident mistakes."""
   found = source.predictions
   order = np.argmax(found.probability_BC, axis=-1)
   right_B = order == found.label_B
@@ -143,7 +143,7 @@ def predicted(source: Source) -> tuple[str, str]:
   right = right[evenly(len(right), NUM_RIGHT)]
   text = page.paragraph(
     f'{right_B.sum():,} of the first {len(right_B):,} examples of '
-    f'{found.evaluator} are right ({100 * right_B.mean():.2f}\u00a0%).'
+    f'{found.evaluator} are classified correctly ({100 * right_B.mean():.2f}\u00a0%).'
   )
   content = ''
   for heading, rows in (('Most confident mistakes', wrong), ('Right', right)):
@@ -151,8 +151,8 @@ def predicted(source: Source) -> tuple[str, str]:
     content += page.heading(heading)
     content += page.cards(cards) if cards else page.paragraph('There are none.')
   caption = (
-    'Below each image its true class, then the most probable classes with their '
-    'probabilities; the true class is green.'
+    'Below each image are its true class and the most probable classes with their '
+    'probabilities; green marks the true class.'
   )
   return text + content, caption
 
@@ -171,7 +171,7 @@ def prediction_card(found: Predictions, row: int) -> str:
 
 
 def attention_rollout(source: Source) -> tuple[str, str]:
-  """Where the output reads the image."""
+  """Shows which parts of images the output depends on, by attention rollout."""
   attended, found = source.attention, source.predictions
   cards = []
   for place, row in enumerate(attended.shown):
@@ -184,7 +184,7 @@ def attention_rollout(source: Source) -> tuple[str, str]:
 
 
 def student_and_teacher(source: Source) -> tuple[str, str]:
-  """Shows how often both agree, and examples where they do not."""
+  """Shows how often student and teacher agree, and examples where they differ."""
   shown = source.predictions
   pictures = [functools.partial(thumbnail, x_HWC) for x_HWC in shown.image_BHWC]
   return distillation.compared(
@@ -193,14 +193,14 @@ def student_and_teacher(source: Source) -> tuple[str, str]:
 
 
 def visible(image_HWC: np.ndarray) -> np.ndarray:
-  """An input, uint8 or float in [-1, 1], as RGB uint8; UserError if it is no image."""
+  """Converts an input, uint8 or float in [-1, 1], to RGB uint8; raises `UserError`."""
   if np.issubdtype(image_HWC.dtype, np.floating):
     image_HWC = 0.5 * (image_HWC + 1.0)
   return images.to_rgb(image_HWC)
 
 
 def thumbnail(image_HWC: np.ndarray) -> str:
-  """An input image at the size of a card."""
+  """Returns an input image at the size of a card."""
   return page.picture(images.fit(visible(image_HWC), vit.THUMBNAIL), 'example')
 
 

@@ -1,4 +1,4 @@
-"""A page that is one file: pictures inside, no script, nothing fetched."""
+"""HTML pages in a single file: embedded pictures, no scripts, no requests."""
 
 import base64
 import html
@@ -63,7 +63,7 @@ svg.chart { max-width: 100%; height: auto; font-family: inherit; }
 
 
 def document(title: str, note: str, sections: Sequence[tuple[str, str]]) -> str:
-  """The whole page from (heading, content) pairs; content is HTML, the rest is text."""
+  """Returns the whole page with (heading, HTML) sections; other arguments are text."""
   links = ''.join(
     f'<a href="#{anchor(heading)}">{html.escape(heading)}</a>'
     for heading, _ in sections
@@ -76,7 +76,7 @@ def document(title: str, note: str, sections: Sequence[tuple[str, str]]) -> str:
   return (
     '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    # An empty icon, or the browser asks for one.
+    # An empty icon keeps the browser from requesting one.
     '<link rel="icon" href="data:,">'
     f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>'
     f'<h1>{html.escape(title)}</h1><p class="note">{html.escape(note)}</p>'
@@ -85,17 +85,17 @@ def document(title: str, note: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def anchor(heading: str) -> str:
-  """A name for links within the page."""
+  """Returns the anchor of a heading for links within the page."""
   return html.escape('-'.join(heading.lower().split()))
 
 
 def paragraph(text: str, kind: str = 'note') -> str:
-  """A line of text; `kind` is its style, 'note' or 'absent'."""
+  """Returns a paragraph of text; `kind` is its style, 'note' or 'absent'."""
   return f'<p class="{kind}">{html.escape(text)}</p>'
 
 
 def picture(image_HWC: np.ndarray, alt: str) -> str:
-  """An RGB uint8 picture at its own size, embedded as PNG; hovering shows `alt`."""
+  """Returns an RGB uint8 picture as embedded PNG in its size; hovering shows `alt`."""
   height, width = image_HWC.shape[:2]
   data, alt = base64.b64encode(images.png(image_HWC)).decode(), html.escape(alt)
   return (
@@ -105,13 +105,13 @@ def picture(image_HWC: np.ndarray, alt: str) -> str:
 
 
 def figure(content: str, *captions: str) -> str:
-  """Content (HTML) with sentences that say how to read it, a line each."""
+  """Returns content (HTML) with captions below it, one per line."""
   lines = ''.join(f'<figcaption>{html.escape(c)}</figcaption>' for c in captions)
   return f'<figure>{content}{lines}</figure>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Rows of text; the first cell of each is its name. An empty header is left out."""
+  """Returns a table; the first cell of a row is its name. `header` may be empty."""
   head = ''.join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
   body = ''.join(
     f'<tr><th scope="row">{html.escape(name)}</th>'
@@ -124,54 +124,54 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def details(summary: str, content: str) -> str:
-  """Content (HTML) that opens on a click."""
+  """Returns content (HTML) that unfolds on a click."""
   return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
 
 
 def preformatted(text: str) -> str:
-  """Text with its own line breaks."""
+  """Returns text that keeps its line breaks."""
   return f'<pre>{html.escape(text)}</pre>'
 
 
 def heading(text: str) -> str:
-  """The title of a part of a section."""
+  """Returns the title of a part of a section."""
   return f'<h3>{html.escape(text)}</h3>'
 
 
 def charts(contents: Sequence[str]) -> str:
-  """Charts (HTML) side by side, two on a wide page."""
+  """Returns charts (HTML) side by side, two on a wide page."""
   return f'<div class="charts">{"".join(contents)}</div>'
 
 
 def arranged(contents: Sequence[str], layout: str) -> str:
-  """Parts (HTML) of a section, one per run, 'beside' or 'below' each other."""
+  """Returns parts (HTML) of a section, one per run, 'beside' or 'below' each other."""
   parts = ''.join(f'<div>{content}</div>' for content in contents)
   return f'<div class="{layout}">{parts}</div>'
 
 
 def cards(contents: Sequence[str]) -> str:
-  """Cards (HTML) side by side, as many as fit."""
+  """Returns cards (HTML) side by side, as many as fit."""
   return f'<div class="cards">{"".join(contents)}</div>'
 
 
 def card(pictures: str, title: str, lines: str) -> str:
-  """A thumbnail (HTML), what hovering over it says, and the lines below it (HTML)."""
+  """Returns a thumbnail (HTML) with lines below it (HTML); hovering shows the title."""
   return f'<div class="card" title="{html.escape(title)}">{pictures}{lines}</div>'
 
 
 def tiles(contents: Sequence[str]) -> str:
-  """Small pictures (HTML) in rows, fourteen of 64 pixels on a wide page."""
+  """Returns small pictures (HTML) in rows, fourteen of 64 pixels on a wide page."""
   return f'<div class="tiles">{"".join(contents)}</div>'
 
 
 def text_line(text: str) -> str:
-  """A line of text that is cut off where it does not fit; hovering shows it all."""
+  """Returns a line of text, truncated if it does not fit; hovering shows all of it."""
   text = html.escape(text)
   return f'<div title="{text}">{text}</div>'
 
 
 def bar(name: str, share: float, is_true: bool) -> str:
-  """A line with a bar behind its name: a probability, green where it is the truth's."""
+  """Returns a line with a bar for a probability, green if the class is the true one."""
   kind = 'bar true' if is_true else 'bar'
   name, percent = html.escape(name), f'{100 * share:.1f}'
   return (

@@ -1,4 +1,4 @@
-"""What a run's config and metrics.jsonl say: tables and curves, as HTML."""
+"""Tables and curves of a run's config and metrics.jsonl, as HTML."""
 
 import collections
 import dataclasses
@@ -14,8 +14,8 @@ from big_vision_like import spec
 from big_vision_like.report import page
 from big_vision_like.viz import curves
 
-# The order of charts and their titles, by the last part of a metric's name; others,
-# titled as they are, come between these and the folded ones.
+# The order of charts and their titles, by the last part of a metric's name. Other
+# charts are titled by that part and come between these and the folded ones.
 TITLES = {
   'loss': 'loss',
   'top1': 'top-1 accuracy',
@@ -28,12 +28,12 @@ FOLDED = {
   'mfu': 'model FLOPs utilisation',
   'seconds': 'seconds',
 }
-SPREAD = ' std'  # a metric's standard deviation has its name and this
+SPREAD = ' std'  # suffix of a metric's standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-  """A run's config as plain data, its lines of metrics.jsonl, and more facts."""
+  """A run's config as plain data, its records of metrics.jsonl, and more facts."""
 
   name: str
   config: Mapping[str, Any]
@@ -42,7 +42,7 @@ class Log:
 
 
 def summary(logs: Sequence[Log]) -> str:
-  """Config highlights and final metrics, one column per run."""
+  """Returns the config highlights and final metrics, one column per run."""
   columns = [highlights(log) for log in logs]
   names = list(dict.fromkeys(name for column in columns for name in column))
   header = ['', *(log.name for log in logs)]
@@ -55,7 +55,9 @@ def summary(logs: Sequence[Log]) -> str:
     keys = dict.fromkeys(key for config in flat for key in config)
     rows = [[key, *(config.get(key, '(absent)') for config in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    differences = page.table(header, rows) if rows else page.paragraph('Nowhere.')
+    differences = (
+      page.table(header, rows) if rows else page.paragraph('No differences.')
+    )
     text += page.details('Where the configs differ', differences)
   for log in logs:
     which = f' of {log.name}' if len(logs) > 1 else ''
@@ -65,7 +67,7 @@ def summary(logs: Sequence[Log]) -> str:
 
 
 def highlights(log: Log) -> dict[str, str]:
-  """What tells a run from others, in a reader's words."""
+  """Returns the main facts about a run by their titles."""
   config, task = log.config, dict(log.config.get('task', {}))
   rows = {
     'model': described(task.pop('model', None)),
@@ -83,7 +85,7 @@ def highlights(log: Log) -> dict[str, str]:
 
 
 def duration(node: Any) -> str:
-  """A number of steps, or of epochs or examples where the config counts those."""
+  """Returns a number of steps, or of epochs or examples if the config counts these."""
   if isinstance(node, Mapping):
     [(unit, count)] = node.items()
     return f'{count:,} {unit}'
@@ -91,7 +93,7 @@ def duration(node: Any) -> str:
 
 
 def timing(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """Wall time and throughput, as far as the records hold them."""
+  """Returns wall time and throughput, as far as the records have them."""
   rows = {}
   seconds = [r['seconds'] for r in records if 'seconds' in r]
   if seconds:
@@ -103,7 +105,7 @@ def timing(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def final_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-  """The last value of the training loss and of each evaluated metric."""
+  """Returns the last value of the training loss and of each evaluated metric."""
   last = {}
   for record in records:
     for key, value in scalars(record):
@@ -117,14 +119,14 @@ def final_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def learning_curves(logs: Sequence[Log]) -> str:
-  """One chart per quantity, with the curves of all runs and data sets in it."""
+  """Returns one chart per quantity, with the curves of all runs and data sets."""
   groups = collections.defaultdict(list)
   for index, log in enumerate(logs):
     for (kind, key), pairs in series(log.records).items():
       where, _, quantity = key.rpartition('/')
       label = where or ('training' if kind == 'train' else kind)
       group = groups[quantity]
-      # Colours tell runs apart, dashes their data sets; one run's data sets: colours.
+      # Colours distinguish runs, dashes their data sets; for one run, colours do both.
       colour, dash = len(group), 0
       if len(logs) > 1:
         colour, dash = index, sum(curve.colour == index for curve in group)
@@ -141,9 +143,9 @@ def learning_curves(logs: Sequence[Log]) -> str:
   )
   text = page.figure(
     page.charts(drawn),
-    'Hover over a line for its values. Where a line is thick on a pale one, the pale '
-    'one is what was logged and the thick one its running mean over 2\u00a0% of the '
-    'values.',
+    'Hover over a line for its values. Where a thick line covers a pale one, the pale '
+    'line has the logged values and the thick line their running mean over 2\u00a0% of '
+    'the values.',
   )
   if folded:
     text += page.details(f'{len(folded)} more charts', page.charts(folded))
@@ -153,7 +155,7 @@ def learning_curves(logs: Sequence[Log]) -> str:
 def series(
   records: Sequence[Mapping[str, Any]],
 ) -> dict[tuple[str, str], list[tuple[int, float]]]:
-  """(step, value) pairs of every scalar, by kind of record and name."""
+  """Returns the (step, value) pairs of every scalar, by kind of record and name."""
   pairs = collections.defaultdict(list)
   for record in records:
     if record['kind'] in ('train', 'eval'):
@@ -163,7 +165,7 @@ def series(
 
 
 def curve_chart(title: str, group: Sequence[curves.Curve]) -> str:
-  """A chart of one quantity; losses over more than 1.5 decades on a log axis."""
+  """Returns a chart of one quantity, with a log axis for losses over 1.5 decades."""
   values = np.concatenate([np.asarray(curve.y, np.float64) for curve in group])
   values = values[np.isfinite(values)]
   if not len(values):
@@ -173,14 +175,14 @@ def curve_chart(title: str, group: Sequence[curves.Curve]) -> str:
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-  """The numbers of a record, without its step."""
+  """Yields the names and numbers of a record, without its step."""
   for key, value in record.items():
     if key != 'step' and type(value) in (int, float):
       yield key, float(value)
 
 
 def described(node: Any) -> str:
-  """A recorded call as one line of Python: name(argument=value, ...)."""
+  """Returns a recorded call as one line of Python: name(argument=value, ...)."""
   if isinstance(node, Mapping):
     inside = ', '.join(f'{k}={described(v)}' for k, v in node.items() if k != '_fn')
     name = node.get('_fn', 'dict').rpartition(':')[2]
@@ -191,10 +193,10 @@ def described(node: Any) -> str:
 
 
 def flattened(config: Mapping[str, Any]) -> dict[str, str]:
-  """Returns the values of a config as text, by their places."""
+  """Returns the values of a config as text, by their paths."""
   return {place: described(value) for place, value in spec.leaves(config)}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-  """Sorts '5-shot' before '10-shot'."""
+  """Returns a sort key that puts '5-shot' before '10-shot'."""
   return [(int(n or 0), text) for n, text in re.findall(r'(\d*)(\D*)', name)]

@@ -1,4 +1,4 @@
-"""What a report shows of pseudo labels: how sure the teacher was, and what was chosen.
+"""Sections of a report on pseudo labels: the teacher's confidence, and the choice.
 
 Axes: N images, K classes, H W pixels, C channels.
 """
@@ -21,19 +21,19 @@ from big_vision_like.viz import curves, images
 
 NUM_INPUTS = 8
 THUMBNAIL = 128  # pixels
-MOST_CLASSES = 20  # of which the table has a row, and a card an image
-BINS = 20  # of confidence
-WITHOUT = '\u2013'  # of a class without images
+MOST_CLASSES = 20  # classes with a row in the table
+BINS = 20  # bins of the histogram of confidence
+WITHOUT = '\u2013'  # cell of a class without images
 
 
 def learns_from_pseudo_labels(source: Source) -> bool:
-  """Returns whether a run has pseudo labels, stored or from a teacher in each step."""
+  """Returns whether a run uses pseudo labels, stored or predicted in each step."""
   task = specs.symbol(source.log.config['task'], 'config.task')
   return isinstance(task, type) and issubclass(task, self_training.SelfTraining)
 
 
 def learns_from_labels(source: Source) -> bool:
-  """Returns whether all examples of a run have one kind of labels."""
+  """Returns whether all examples of a run have labels of one kind."""
   return not learns_from_pseudo_labels(source)
 
 
@@ -48,12 +48,12 @@ def stored(source: Source) -> pseudo_labels.PseudoLabelled:
 
 
 def input_of(source: Source, part: str) -> Mapping[str, Any]:
-  """Returns the recorded input of a part of the batches."""
+  """Returns the recorded input for a part of the batches."""
   return source.log.config['train_data']['inputs'][part]
 
 
 def inputs(source: Source) -> tuple[str, str]:
-  """Shows the first training images of both parts, as the student gets them."""
+  """Shows the first training images of both parts, as the student receives them."""
   content, size = '', ''
   for part in (self_training.LABELLED, self_training.UNLABELLED):
     node = input_of(source, part) | {'batch_size': NUM_INPUTS, 'workers': 0}
@@ -76,15 +76,15 @@ def inputs(source: Source) -> tuple[str, str]:
       cards.append(page.card(thumbnail(image_HWC), f'{part} image', text))
     content += page.heading(part.capitalize()) + page.cards(cards)
   caption = (
-    f'Training images after all transforms, as {size} arrays enter the student. Below a'
-    ' labelled one its class; below an unlabelled one the class that the teacher found'
-    ' most probable in the clean image, and its probability.'
+    f'Training images after all transforms, as {size} arrays enter the student. Below'
+    ' each labelled image is its class. Below each unlabelled image is the class that'
+    ' the teacher finds most probable in the clean image, with its probability.'
   )
   return content, caption
 
 
 def confidence(source: Source) -> tuple[str, str]:
-  """Shows how sure the teacher was of each class, before and after the choice."""
+  """Shows the teacher's confidence by class, before and after images are chosen."""
   found = stored(source)
   chosen, label_N = found.choice, found.told['label']
   confidence_N = found.told['confidence']
@@ -94,19 +94,19 @@ def confidence(source: Source) -> tuple[str, str]:
   parts = [histogram(confidence_N, chosen.copies_N), by_class]
   content = text + page.charts(parts)
   content += page.heading('By class') + table(found, names_K)
-  content += page.heading('The least and the most confident images that were chosen')
+  content += page.heading('The least and the most confident chosen images')
   content += page.cards(extremes(found, names_K))
   caption = (
-    'Confidence is the probability of the class that the teacher found most probable.'
-    ' Before: every image once. After: confident images, as many copies as give each'
-    ' class its share: thresholds raise the mean confidence of a class, copies leave it'
-    ' nearly as it is.'
+    'Confidence is the probability of the class that the teacher finds most probable.'
+    ' "Before" counts every image once. "After" counts the chosen confident images,'
+    ' with as many copies as give each class its share. Thresholds raise the mean'
+    ' confidence of a class; copies hardly change it.'
   )
   return content, caption
 
 
 def sentence(text: str) -> str:
-  """Returns a text that starts with a capital letter."""
+  """Returns a text with its first letter capitalized."""
   return text[:1].upper() + text[1:]
 
 
@@ -152,7 +152,7 @@ def balance(label_N: np.ndarray, copies_N: np.ndarray, classes: int) -> str:
 
 
 def table(found: pseudo_labels.PseudoLabelled, names_K: Sequence[str]) -> str:
-  """Counts and mean confidence of each class; of many classes the rarest ones."""
+  """Returns counts and mean confidence of all classes, or of the rarest ones."""
   copies_N, threshold_K, available_K = found.choice
   label_N, confidence_N = found.told['label'], found.told['confidence']
   predicted_K = np.bincount(label_N, minlength=len(names_K))
@@ -173,26 +173,24 @@ def table(found: pseudo_labels.PseudoLabelled, names_K: Sequence[str]) -> str:
       ]
     )
   header = [
-    *('class', 'images', 'mean confidence', 'threshold', 'that reach it'),
+    *('class', 'images', 'mean confidence', 'threshold', 'reaching it'),
     *('with copies', 'mean confidence after'),
   ]
   more = ''
   if len(rows) < len(names_K):
-    more = page.paragraph(
-      f'The {len(rows)} of {len(names_K):,} classes that are rarest.'
-    )
+    more = page.paragraph(f'The rarest {len(rows)} of {len(names_K):,} classes.')
   return page.table(header, rows) + more
 
 
 def mean(confidence_N: np.ndarray, weight_N: np.ndarray) -> str:
-  """Returns the weighted mean as text, a dash where nothing has weight."""
+  """Returns the weighted mean as text, or a dash if all weights are zero."""
   if not weight_N.sum():
     return WITHOUT
   return percent(float(np.average(confidence_N, weights=weight_N)))
 
 
 def extremes(found: pseudo_labels.PseudoLabelled, names_K: Sequence[str]) -> list[str]:
-  """Cards with the least and the most confident chosen image of some classes."""
+  """Returns cards with the least and the most confident chosen image by class."""
   label_N, confidence_N = found.told['label'], found.told['confidence']
   cards = []
   for label in evenly(len(names_K), MOST_CLASSES // 2):
@@ -209,7 +207,7 @@ def extremes(found: pseudo_labels.PseudoLabelled, names_K: Sequence[str]) -> lis
 
 
 def decoded(found: pseudo_labels.PseudoLabelled, place: int) -> np.ndarray:
-  """Returns an image of the source as it is, RGB uint8 (H, W, C)."""
+  """Returns an unchanged image of the source, RGB uint8 (H, W, C)."""
   return preprocessing.decoded(found.source[place]['image'])
 
 

@@ -1,4 +1,4 @@
-"""What a report shows of a run from sequences to sequences: pairs and attention.
+"""Sections of a report on sequence to sequence models: pairs and attention.
 
 Axes: L layers, B examples, H heads, S source, T target tokens, N tokens found.
 """
@@ -22,16 +22,16 @@ from big_vision_like.tasks import seq2seq
 from big_vision_like.viz import attention, token_attention
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ATTENDING = 12, 8, 16, 2
-FINDS = (sequences.ExactMatch, translation.Bleu)  # evaluators of ids that are found
+FINDS = (sequences.ExactMatch, translation.Bleu)  # evaluators of generated ids
 SEARCHES = {'greedy': 'greedy search', 'translate': 'beam search'}
-EASY_LENGTH = 14  # tokens of a source whose attention is a legible picture
+EASY_LENGTH = 14  # source length whose attention makes a legible picture
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """Evaluation examples with what the model makes of them: ids, EOS last.
+  """Evaluation examples with the outputs of the model: ids that end in EOS.
 
-  `output` is the prediction that found them, 'greedy' or 'translate'.
+  `output` is the prediction that generated them, 'greedy' or 'translate'.
   """
 
   evaluator: str
@@ -42,14 +42,14 @@ class Predictions:
 
   @property
   def right(self) -> np.ndarray:
-    """Which are found without a mistake."""
+    """A mask of the outputs that equal their targets, bool (B,)."""
     pairs = zip(self.targets, self.found, strict=True)
     return np.array([np.array_equal(target, found) for target, found in pairs])
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """How some predicted examples (`rows`) are read, padded to the longest of them."""
+  """The attention on some predicted examples (`rows`), padded to the longest one."""
 
   rows: Sequence[int]
   encoder_LBHSS: np.ndarray
@@ -58,13 +58,13 @@ class Attention:
 
 @dataclasses.dataclass
 class Source(report_source.Source):
-  """A run whose batches hold `source` and `target`, ids padded with zeros."""
+  """A report on a run with batches of `source` and `target`, ids padded with zeros."""
 
   predicts = 'sequences'
 
   @functools.cached_property
   def vocabulary(self) -> Any:
-    """The first thing in the config that knows what ids stand for, or None."""
+    """The first vocabulary in the config, or None."""
     for path, node in specs.calls(self.log.config):
       if hasattr(specs.symbol(node, path), 'pieces'):
         vocabulary = specs.build(node, path)
@@ -75,17 +75,17 @@ class Source(report_source.Source):
 
   @property
   def eos_id(self) -> int:
-    """The token that ends a sequence."""
+    """The id of the token that ends a sequence."""
     return self.log.config['task'].get('eos_id', seq2seq.Seq2Seq.eos_id)
 
   def tokens(self, ids: np.ndarray) -> list[str]:
-    """What ids stand for; without a vocabulary numbers."""
+    """Returns the pieces of ids, or the ids as text if there is no vocabulary."""
     if self.vocabulary is not None:
       return self.vocabulary.pieces(ids.tolist())
     return ['</s>' if i == self.eos_id else str(i) for i in ids.tolist()]
 
   def text(self, ids: np.ndarray) -> str:
-    """Tokens as a reader would rather have them, and whether they go on without end."""
+    """Returns tokens as readable text, marked if they do not end in EOS."""
     ended = len(ids) > 0 and ids[-1] == self.eos_id
     tokens = self.tokens(ids[:-1] if ended else ids)
     if self.vocabulary is None:
@@ -105,12 +105,12 @@ class Source(report_source.Source):
 
 def predict(source: Source) -> Predictions:
   """Runs the search on the first examples of an evaluator's data."""
-  name, made = source.evaluator_of(FINDS, 'looks at what the task finds')
+  name, made = source.evaluator_of(FINDS, 'scores generated sequences')
 
   def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
     check(batch, f'the data of evals.{name}')
     if 'ids' not in outputs:
-      raise UserError(f'the prediction {made.predict!r} of the task finds no `ids`.')
+      raise UserError(f'the prediction {made.predict!r} of the task returns no `ids`.')
     return {'source': batch['source'], 'target': batch['target'], 'ids': outputs['ids']}
 
   values = source.joined(made, measure).values
@@ -119,28 +119,28 @@ def predict(source: Source) -> Predictions:
 
 
 def check(batch: Mapping[str, Any], what: str) -> None:
-  """UserError unless a batch holds sequences."""
+  """Raises a `UserError` unless a batch has sequences."""
   if any(np.ndim(batch.get(name)) != 2 for name in ('source', 'target')):
-    raise UserError(f'{what} is not sequences `source` and `target`.')
+    raise UserError(f'{what} has no sequences `source` and `target`.')
 
 
 def trimmed(ids: np.ndarray) -> np.ndarray:
-  """Ids without the padding behind them."""
+  """Returns ids without trailing padding."""
   return np.trim_zeros(ids, 'b')
 
 
 def padded(rows: Sequence[np.ndarray]) -> np.ndarray:
-  """Sequences as one array, zeros behind the shorter."""
+  """Stacks sequences into one array, padded with zeros at the end."""
   length = max(map(len, rows))
   return np.stack([np.pad(row, (0, length - len(row))) for row in rows])
 
 
 def attend(source: Source) -> Attention:
-  """Attention while the model writes what it found for a few examples."""
+  """Computes the attention of the model for its own outputs on a few examples."""
   network, found = source.restored.network, source.predictions
   rows = legible(found)[:NUM_ATTENDING]
   if not rows:
-    raise UserError('the model writes nothing.')
+    raise UserError('all outputs of the model are empty.')
   batch = {
     'source': padded([found.sources[i] for i in rows]),
     'target': padded([found.found[i] for i in rows]),
@@ -161,13 +161,13 @@ def attend(source: Source) -> Attention:
 
 
 def legible(found: Predictions) -> list[int]:
-  """Examples whose output is not empty: right ones first, of medium length first."""
+  """Returns examples with an output, right ones first, then by ease of the source."""
   away = [abs(len(ids) - EASY_LENGTH) for ids in found.sources]
   return [int(i) for i in np.lexsort((away, ~found.right)) if len(found.found[i])]
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:
-  """The first training pairs, as tokens."""
+  """Shows the first training pairs, as tokens."""
   _, batch = source.training_batch(NUM_INPUTS)
   check(batch, 'the training data')
   rows = [
@@ -179,14 +179,15 @@ def sample_inputs(source: Source) -> tuple[str, str]:
   )
   packed = ' Several pairs share a row.' if 'source_segment' in batch else ''
   caption = (
-    f'Training pairs as tokens, without the padding that fills a row ({shapes}).'
-    f'{packed} The decoder reads the target one token later, and predicts each of it.'
+    f'Training pairs as tokens, without the padding at the end of a row ({shapes}).'
+    f'{packed} The decoder reads the target shifted by one token, and predicts each of'
+    ' its tokens.'
   )
   return page.table(['', 'source', 'target'], rows), caption
 
 
 def pairs(batch: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Sources and targets one by one, also those that share a row."""
+  """Yields pairs of source and target, one by one, also if several share a row."""
   for row, ids in enumerate(zip(batch['source'], batch['target'], strict=True)):
     if 'source_segment' not in batch:
       yield trimmed(ids[0]), trimmed(ids[1])
@@ -200,7 +201,7 @@ def pairs(batch: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def predicted(source: Source) -> tuple[str, str]:
-  """What the model writes: some mistakes, then some that are right."""
+  """Shows some wrong outputs of the model, then some right ones."""
   found = source.predictions
   right_B = found.right
   search = SEARCHES.get(found.output, found.output)
@@ -229,14 +230,14 @@ def predicted(source: Source) -> tuple[str, str]:
       [*header, 'differs from'] if heading == 'Wrong' else header, cells
     )
   caption = (
-    'Right is an output that equals the reference token by token, its end included; '
-    'of many good translations only one is the reference.'
+    'An output is right if it equals the reference token by token, including the '
+    'end. There may be many good translations, but only one is the reference.'
   )
   return text, caption
 
 
 def first_difference(found: Predictions, row: int) -> str:
-  """Where output and reference part."""
+  """Returns the first token in which output and reference differ."""
   target, output = found.targets[row], found.found[row]
   length = min(len(target), len(output))
   differing = np.flatnonzero(target[:length] != output[:length])
@@ -244,7 +245,7 @@ def first_difference(found: Predictions, row: int) -> str:
 
 
 def attention_by_head(source: Source) -> tuple[str, str]:
-  """Which tokens read which, in each head."""
+  """Shows which tokens attend to which, in each head."""
   attended, found = source.attention, source.predictions
   content = ''
   for number, row in enumerate(attended.rows):
@@ -281,18 +282,18 @@ def attention_by_head(source: Source) -> tuple[str, str]:
       ),
     )
   caption = (
-    'A line is one weight of one head: from the token on the left, which reads, to one '
-    'on the right, which is read; the more opaque, the larger. The decoder reads on '
-    'behalf of the token that it writes next, by whose name the line begins. Squares '
-    'beside a token show what each head gives it. Point at a token, or at the number '
-    'of a head, to see its lines alone. Of the encoder the token that reads another '
-    'one most is shown first.'
+    'Each line is one weight of one head, from the attending token on the left to the '
+    'attended token on the right; larger weights are more opaque. In the decoder, a '
+    'line starts at the token that is generated from it. Squares next to a token show '
+    'the weight that each head gives it. Point at a token, or at the number of a head, '
+    'to see only its lines. For the encoder, the token that attends most to another '
+    'one is shown first.'
   )
   return content, caption
 
 
 def most_attentive(probs_HSS: np.ndarray) -> int:
-  """The token that reads another one most, on average over heads; EOS aside."""
+  """Returns the token, except EOS, that attends most to another, as a mean of heads."""
   mean_SS = probs_HSS.mean(axis=0)
   np.fill_diagonal(mean_SS, 0.0)
   mean_SS[-1], mean_SS[:, -1] = 0.0, 0.0

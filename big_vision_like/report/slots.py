@@ -1,4 +1,4 @@
-"""What a report shows of slots: the objects found in images, or predicted of them.
+"""Sections of a report on slots: objects that are found, or properties predicted.
 
 Axes: N examples, S slots, H W pixels, C channels, O objects (rows of targets), P
 properties of an object.
@@ -28,21 +28,21 @@ from big_vision_like.viz import slots
 Arrays = Mapping[str, np.ndarray]
 
 NUM_INPUTS = 16
-PRESENT = 0.5  # a slot that is surer than this says that it holds an object
+PRESENT = 0.5  # a slot with a higher presence predicts an object
 WRONG = ' \u2717'
-# What the values of CLEVR's attributes are called, by the sizes of these.
+# Names of the values of CLEVR's attributes; their numbers identify CLEVR.
 CLEVR = {
   'size': tuple(solids.RADII),
   'material': solids.MATERIALS,
   'shape': solids.SHAPES,
   'color': tuple(solids.COLORS),
 }
-PHRASE = ('size', 'color', 'material', 'shape')  # in the order of English
+PHRASE = ('size', 'color', 'material', 'shape')  # in the order of adjectives in English
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """Evaluation examples, and numbers of each by name (N, ...)."""
+  """Evaluation examples, and arrays (N, ...) with measurements of each."""
 
   name: str
   evaluator: Any
@@ -52,7 +52,7 @@ class Found:
 
 @dataclasses.dataclass
 class Discovery(report_source.Source):
-  """A run that finds objects without labels."""
+  """A report on a run that finds objects without labels."""
 
   predicts = 'slots'
 
@@ -61,14 +61,14 @@ class Discovery(report_source.Source):
     return look(
       self,
       object_discovery.Segmentation,
-      'looks for objects',
+      'measures the segmentation of objects',
       lambda outputs, batch: object_discovery.measures(outputs, batch['segmentation']),
     )
 
 
 @dataclasses.dataclass
 class Sets(report_source.Source):
-  """A run that predicts the properties of objects."""
+  """A report on a run that predicts the properties of objects."""
 
   predicts = 'sets'
 
@@ -80,7 +80,7 @@ class Sets(report_source.Source):
 def look(
   source: report_source.Source, kind: type, what: str, measure: Measure
 ) -> Found:
-  """Measures the first examples of an evaluator's data, as the evaluator would."""
+  """Computes the measurements of the evaluator on the first examples of its data."""
   name, made = source.evaluator_of(kind, what)
 
   def measured(outputs: Any, batch: Any) -> Any:
@@ -96,12 +96,12 @@ def look(
 def drawn(
   source: report_source.Source, found: Found, measure: Measure, examples: Sequence[int]
 ) -> list[dict[str, np.ndarray]]:
-  """What else the task predicts of some examples."""
+  """Returns further predictions of the task for some of the examples."""
   return source.chosen(found.evaluator, measure, found.index_N[examples].tolist())
 
 
 def sample_inputs(source: report_source.Source) -> tuple[str, str]:
-  """The first training images, with the numbers of their objects if these are known."""
+  """Shows the first training images, with the number of objects if it is known."""
   _, batch = source.training_batch(NUM_INPUTS)
   if np.ndim(batch.get('image')) != 4:
     raise UserError('the training batches are not images.')
@@ -120,14 +120,14 @@ def sample_inputs(source: report_source.Source) -> tuple[str, str]:
 
 
 def slots_by_iteration(source: Discovery) -> tuple[str, str]:
-  """What the slots of some images hold, and how well they split all of them."""
+  """Shows the slots of some images, and the mean quality over all of them."""
   found = source.found
   fewest, most = found.evaluator.objects
   objects_N = found.values['objects']
   examples = np.flatnonzero((fewest <= objects_N) & (objects_N <= most))
   first = f'of the first {len(objects_N):,} examples of {found.name}'
   if not len(examples):
-    raise UserError(f'{first}, none shows {fewest} to {most} objects.')
+    raise UserError(f'none {first} shows {fewest} to {most} objects.')
   values = {name: array[examples] for name, array in found.values.items()}
   mean = {name: array.mean() for name, array in values.items()}
   range_of = (
@@ -157,19 +157,19 @@ def slots_by_iteration(source: Discovery) -> tuple[str, str]:
     )
     content += page.picture(sheet_HWC, f'slots of example {example}')
   return content, (
-    'On the left the image, above its true segmentation. Then two rows for each '
-    'iteration. They begin with the reconstruction, above the parts that it is put '
-    'together from: each pixel in the colours of its slots. After that there is a '
-    'column for each slot: its picture where the slot is used, above its mask; pale is '
-    'what it leaves to others. A slot has the colour of the true part that it covers '
-    'best at the end, or a colour of its own. Foreground ARI is 100\u00a0% where '
-    'the pixels of objects are grouped as they should be, and 0\u00a0% is expected of '
-    'chance; the background (grey) does not count.'
+    'Left: the image, above its true segmentation. Next to them are two rows for each '
+    'iteration. They begin with the reconstruction, above the map of its slots: each '
+    'pixel has the colours of the slots that it is composed of. Then there is one '
+    'column per slot with its picture above its mask; areas left to other slots are '
+    'pale. A slot has the colour of the true segment that it covers best in the last '
+    'iteration, or a colour of its own. Foreground ARI is 100\u00a0% if the pixels of '
+    'objects are grouped correctly, and 0\u00a0% on average for random groups; the '
+    'background (grey) does not count.'
   )
 
 
 def matched(outputs: Any, batch: Any) -> dict[str, jax.Array]:
-  """What is said of each object, and the slot that says it."""
+  """Returns predictions, targets and loss, and the slot matched to each object."""
   predictions_BSP, targets_BOP = outputs['predictions'], batch['targets']
   cost_BOS = set_prediction.pairwise_huber(predictions_BSP, targets_BOP)
   return {
@@ -181,19 +181,19 @@ def matched(outputs: Any, batch: Any) -> dict[str, jax.Array]:
 
 
 def objects_found(source: Sets) -> tuple[str, str]:
-  """The objects of some images beside their slots, and what slots look at."""
+  """Shows objects of some images with their matched slots, and the slots' attention."""
   found = source.found
   evaluator, values = found.evaluator, found.values
   aps = precision.average_precisions(
     values['predictions'], values['targets'], evaluator.thresholds, evaluator.attributes
   )
   content = page.paragraph(
-    f'The first {len(found.index_N):,} examples of {found.name}; the loss is '
-    f'{values["huber"].mean():.4g} on average.'
+    f'The first {len(found.index_N):,} examples of {found.name} have a mean loss of '
+    f'{values["huber"].mean():.4g}.'
   )
   limits = [f'{limit:g}'.replace('inf', '\u221e') for limit in evaluator.thresholds]
   content += page.table(
-    ['objects nearer than', *limits],
+    ['distance below', *limits],
     [['average precision', *map(percent, aps)]],
   )
   titles = from_best_to_worst(values['huber'])
@@ -209,13 +209,14 @@ def objects_found(source: Sets) -> tuple[str, str]:
       evaluator.attributes,
     )
   return content, (
-    'Two rows for each iteration. They begin with the image, above its parts: each in '
-    'the colours of the slots that look at it. After that there is a column for each '
-    'slot, 1 on the left: what it sees of the image, above its attention; pale is what '
-    'others look at. Below, each true object and the slot that is matched to it by the '
-    f'loss, with what the slot says;{WRONG} marks a wrong attribute. Coordinates are '
-    f'those of the scene, from {scene(0):g} to {scene(1):g}. Slots that no object is '
-    f'matched to follow, where presence is above {100 * PRESENT:g}\u00a0%.'
+    'There are two rows for each iteration. They begin with the image, above the map '
+    'of its slots: each pixel has the colours of the slots that attend to it. Then '
+    'there is one column per slot, slot 1 on the left, with the image as the slot sees '
+    'it above its attention; areas left to other slots are pale. The table has each '
+    'true object with the prediction of the slot that the loss matches to it;'
+    f'{WRONG} marks a wrong attribute. Coordinates are in units of the scene, from '
+    f'{scene(0):g} to {scene(1):g}. Unmatched slots with a presence above '
+    f'{100 * PRESENT:g}\u00a0% follow.'
   )
 
 
@@ -225,7 +226,7 @@ def objects_table(
   slot_O: np.ndarray,
   attributes: Sequence[int],
 ) -> str:
-  """True objects, one in a row, beside what their slots say of them."""
+  """Returns a table of true objects, one per row, with predictions of their slots."""
   names = attribute_names(attributes)
   real = np.flatnonzero(targets_OP[:, -1] > 0)
   rows = []
@@ -252,7 +253,7 @@ def objects_table(
 
 
 def attribute_names(attributes: Sequence[int]) -> dict[str, Sequence[str]]:
-  """The values of each attribute, by its name; numbers unless they are CLEVR's."""
+  """Returns the values of each attribute by its name; numbers unless CLEVR's."""
   if tuple(attributes) == tuple(objects.CLEVR.values()):
     return {name: CLEVR[name] for name in objects.CLEVR}
   return {
@@ -262,7 +263,7 @@ def attribute_names(attributes: Sequence[int]) -> dict[str, Sequence[str]]:
 
 
 def told(object_P: np.ndarray, names: Mapping[str, Sequence[str]]) -> dict[str, str]:
-  """The value of each attribute: the largest counts."""
+  """Returns the most probable value of each attribute."""
   sizes = [len(values) for values in names.values()]
   one_hot = object_P[precision.COORDINATES : -1]
   parts = np.split(one_hot, np.cumsum(sizes)[:-1])
@@ -273,18 +274,18 @@ def told(object_P: np.ndarray, names: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def described(values: Mapping[str, str]) -> str:
-  """An object in words."""
+  """Returns an object in words."""
   ordered = [values[name] for name in PHRASE if name in values]
   return ' '.join(ordered or values.values())
 
 
 def scene(coordinate: Any) -> Any:
-  """A coordinate in [0, 1] in the units of the scene."""
+  """Converts a coordinate in [0, 1] to units of the scene."""
   return precision.SCENE_SIZE * (coordinate - 0.5)
 
 
 def place(object_P: np.ndarray) -> str:
-  """Where an object is."""
+  """Returns the coordinates of an object as text."""
   x_3 = scene(object_P[: precision.COORDINATES])
   return ', '.join(f'{x:.2f}'.replace('-', '\u2212') for x in x_3)
 

@@ -1,4 +1,4 @@
-"""What the sections of a report are made from, whatever the run."""
+"""Base classes for the sections of a report."""
 
 import contextlib
 import dataclasses
@@ -15,15 +15,16 @@ from big_vision_like.report import runs
 from big_vision_like.run import labels, learned
 from big_vision_like.run.labels import Known
 
-NUM_SHOWN = 3  # of examples, from the best to the worst
+NUM_SHOWN = 3  # examples shown, from the best to the worst
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of a page: `show` gives what it shows of a run and how to read that.
+  """A part of a page: `show` returns its HTML content and its caption for a run.
 
-  Runs stand `beside` each other or, being wide, `below`. A run that it does not fit is
-  left out without a word; otherwise `show` raises a `UserError` that says why not.
+  Several runs are shown `beside` each other or, if they are wide, `below`. The section
+  is omitted silently for runs that it does not fit. For other problems `show` raises a
+  `UserError` with the reason.
   """
 
   heading: str
@@ -34,17 +35,17 @@ class Section:
 
 @dataclasses.dataclass
 class Source:
-  """A run to report on: what it logged and, with a checkpoint, the restored run.
+  """A run to report on: its log and, with a checkpoint, the restored run.
 
-  `predicts` says which tasks' runs: those that predict this. `sections` are what a page
-  shows of such a run besides the general ones.
+  `predicts` names the kind of predictions of the tasks that the class is for.
+  `sections` are shown for such a run in addition to the general ones.
   """
 
   predicts: ClassVar[str]
   sections: ClassVar[Sequence[Section]] = ()
 
   log: runs.Log
-  run: Any  # None without a checkpoint; `why` says why
+  run: Any  # None without a checkpoint; `why` has the reason
   why: str
   num_examples: int
   evaluator: str
@@ -58,24 +59,24 @@ class Source:
 
   @property
   def params(self) -> Mapping[str, Any]:
-    """The parameters that predictions are made with."""
+    """The parameters used for predictions."""
     return self.restored.params
 
   @functools.cached_property
   def known(self) -> Mapping[str, Known]:
-    """The classes of the run by the names of its inputs."""
+    """The known classes of the run, by the names of its inputs."""
     return {} if self.run is None else learned.known(self.run.workdir)
 
   def class_names(self, field: str) -> Mapping[int, str]:
-    """The names of the run's classes by label; `field` is 'label' or 'box_labels'."""
+    """Returns the class names of the run by label, for 'label' or 'box_labels'."""
     return next((k.names[field] for k in self.known.values() if field in k.names), {})
 
   def training_batch(self, size: int) -> tuple[Any, Mapping[str, np.ndarray]]:
-    """The training data, and its first `size` examples, augmented."""
+    """Returns the training data, and their first `size` examples, augmented."""
     node = self.log.config.get('train_data')
     if not node:
       raise UserError('the config has no `train_data`.')
-    # The stream does not depend on these two, and a full batch takes its time.
+    # The stream does not depend on these two, and a full batch would be slow.
     node = node | {k: v for k, v in (('batch_size', size), ('workers', 0)) if k in node}
     data = specs.build(node, 'config.train_data')
     with contextlib.closing(iter(data)) as batches:
@@ -84,10 +85,10 @@ class Source:
   def evaluation(
     self, fits: Callable[[Any], bool], what: str
   ) -> tuple[str, Mapping[str, Any]]:
-    """Name and recorded call of the evaluator whose examples are shown.
+    """Returns the name and the recorded call of the evaluator whose examples are shown.
 
-    Without one asked for it is the first whose class `fits`; if there is none, no
-    evaluator does `what`.
+    Unless one was requested, it is the first whose class `fits`. If there is none, the
+    error says that no evaluator does `what`.
     """
     nodes, name = self.log.config.get('evals', {}), self.evaluator
     if not name:
@@ -97,40 +98,40 @@ class Source:
     return name, nodes[name]
 
   def evaluator_of(self, kind: type, what: str) -> tuple[str, Any]:
-    """The name of that evaluator, and the evaluator itself, one of this kind."""
+    """Returns that evaluator with its name; `UserError` if it is not of this kind."""
     name, node = self.evaluation(lambda each: issubclass(each, kind), what)
     made = specs.build(node, f'config.evals.{name}')
     if not isinstance(made, kind):
-      raise UserError(f'evals.{name} is no evaluator that {what}.')
+      raise UserError(f'evals.{name} is not an evaluator that {what}.')
     return name, labels.with_labels_of(made, self.known)
 
   def joined(self, made: Evaluator, measure: Measure) -> Rows:
-    """What is measured of the first examples of an evaluator's data."""
+    """Returns measurements of the first examples of an evaluator's data."""
     predict, state = made.prediction(self.restored.task), self.restored.state
     return made.joined(measure, predict, state, limit=self.num_examples)
 
   def chosen(
     self, made: Evaluator, measure: Measure, indices: Sequence[int]
   ) -> list[dict[str, np.ndarray]]:
-    """What is measured of some of these examples, by their places in the source."""
+    """Returns measurements of some of these examples, by indices in the source."""
     predict, state = made.prediction(self.restored.task), self.restored.state
     return made.chosen(measure, predict, state, indices)
 
 
 @dataclasses.dataclass
 class Plain(Source):
-  """A run of which only the general sections know what to show."""
+  """A report on a run with the general sections only."""
 
   predicts = ''
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-  """At most `most` of `count` indices, spread because data may be in class order."""
+  """Returns up to `most` of `count` indices, spread as data may be sorted by class."""
   return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def from_best_to_worst(errors_N: np.ndarray) -> dict[int, str]:
-  """A few examples, and what of each there is to say: best, median, worst."""
+  """Returns the titles of a few examples by index: best, median, worst."""
   order = np.argsort(errors_N, kind='stable')
   places = evenly(len(order), NUM_SHOWN)
   titles = {int(place): 'Median' for place in places}

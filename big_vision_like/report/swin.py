@@ -1,4 +1,4 @@
-"""What a report shows of a Swin Transformer: attention across a border of windows."""
+"""Section of a report on a Swin Transformer: attention across a border of windows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ PARTS = ('window', 'shifted')
 
 
 def attention_across(source: Any) -> tuple[str, str]:
-  """Shows what the first blocks let a patch see, without and with shifted windows."""
+  """Shows what a patch attends to in the first blocks, with windows shifted or not."""
   trained = source.trained
   model, image_BHWC = trained.model, trained.images()
   if model.posemb == 'without_content':
@@ -47,16 +47,16 @@ def attention_across(source: Any) -> tuple[str, str]:
       )
     content += page.cards(cards)
   caption = (
-    'A row is an image, lit where the patch with the red frame looks in the first '
-    'blocks, on average of the heads. White lines are borders of windows. Below is '
-    'how much it takes from its neighbour with the yellow frame, which is in another '
-    'window where they are not shifted, and so gives nothing.'
+    'Each row is an image, brightened where the patch in the red frame attends in '
+    'the first blocks, averaged over heads. White lines are borders of windows. The '
+    'numbers are the weight of its neighbour in the yellow frame. Without a shift the '
+    'neighbour is in another window, so its weight is zero.'
   )
   return content, caption
 
 
 def probabilities(sown: Mapping[str, Any], pair: int, part: str) -> np.ndarray:
-  """Returns the attention that a block of the first stage has sown: (R, G, N, M)."""
+  """Returns the attention sown by a block of the first stage: (R, G, N, M)."""
   blocks = sown['stage1']
   scanned = 'blocks' in blocks
   found = blocks['blocks' if scanned else f'block_{pair}'][part]['attention']
@@ -65,7 +65,7 @@ def probabilities(sown: Mapping[str, Any], pair: int, part: str) -> np.ndarray:
 
 
 def cut(model: swin.Swin, image_size: tuple[int, int], part: str) -> windows.Windows:
-  """Returns how the first stage cuts its map in blocks of this part."""
+  """Returns the windows of the first stage in blocks of this part."""
   grid = tuple(-(-side // model.patch) for side in image_size)
   window = min(model.window, *grid) if model.padding == 'none' else model.window
   shift = model.window // 2 if part == 'shifted' and model.shifted else 0
@@ -75,7 +75,7 @@ def cut(model: swin.Swin, image_size: tuple[int, int], part: str) -> windows.Win
 
 
 def seen(image_HWC: np.ndarray) -> np.ndarray:
-  """Returns an input, uint8 or float in [-1, 1], as RGB uint8."""
+  """Converts an input, uint8 or float in [-1, 1], to RGB uint8."""
   if np.issubdtype(image_HWC.dtype, np.floating):
     image_HWC = 0.5 * (image_HWC + 1.0)
   return images.to_rgb(image_HWC)

@@ -1,4 +1,4 @@
-"""What a report shows of the tokens that soft splits make (arXiv:2101.11986).
+"""Section of a report on the tokens of soft splits (arXiv:2101.11986).
 
 Axes: B images, H W pixels, C channels, D width, P tokens.
 """
@@ -18,9 +18,9 @@ NUM_IMAGES, NUM_TOKENS = 4, 3
 
 
 def span() -> tuple[int, int]:
-  """Returns how many pixels the soft splits cover on each side of a token.
+  """Returns the side in pixels of the square that the soft splits of a token cover.
 
-  The second number counts those before its first own pixel.
+  The second number is how many of these pixels come before the token's own first pixel.
   """
   pixels, before, stride = 1, 0, 1
   for size, step, padding in t2t_vit.SPLITS:
@@ -32,10 +32,10 @@ def span() -> tuple[int, int]:
 def sight(
   trained: vit.Trained, image_BHWC: np.ndarray, places: Sequence[int]
 ) -> np.ndarray:
-  """Returns how much each pixel changes tokens of the grid: (B, P, H, W).
+  """Returns the influence of each pixel on tokens of the grid: (B, P, H, W).
 
-  It is the gradient of half the squared length of a token, in front of the blocks, its
-  size summed over channels.
+  It is the absolute gradient of half the squared norm of a token, at the input of the
+  first block, summed over channels.
   """
   (x_BHWC,) = trained.inputs(image_BHWC)
   first = len(trained.model.leading)
@@ -54,7 +54,7 @@ def sight(
 
 
 def shares(map_HW: np.ndarray, row: int, column: int) -> tuple[float, float]:
-  """Returns the parts of a map in a token's own pixels, and in those of its splits."""
+  """Returns the shares of a map in a token's own pixels, and in its splits' pixels."""
   pixels, before = span()
   total = map_HW.sum() or 1.0
   top, left = row * t2t_vit.STRIDE, column * t2t_vit.STRIDE
@@ -84,23 +84,23 @@ def token_sight(source: Source) -> tuple[str, str]:
     parts = [page.picture(images.fit(images.to_rgb(image_HWC), vit.THUMBNAIL), 'input')]
     for map_HW, (row, column) in zip(map_PHW, cells, strict=True):
       found.append(shares(map_HW, row, column))
-      # Roots, as a few pixels change a token a hundred times as much as most do.
+      # Square roots, as a few pixels have a hundred times the influence of most.
       root_HW = np.sqrt(map_HW)
       coloured_HWC = images.colormap(root_HW, 0.0, float(root_HW.max()) or 1.0)
       what = f'row {row + 1}, column {column + 1}'
       parts.append(page.text_line(what))
       picture = images.fit(coloured_HWC, vit.THUMBNAIL)
-      parts.append(page.picture(picture, f'what the token of {what} depends on'))
+      parts.append(page.picture(picture, f'pixels that the token of {what} depends on'))
     cards.append(page.card(''.join(parts), '', ''))
   own, split = np.mean(found, axis=0)
   pixels, _ = span()
   caption = (
-    f'Top: the input. Below, for tokens of the {rows} x {columns} grid: the root of '
-    'how much each pixel changes the token that enters the first block, none dark '
-    f'blue, most yellow. On average {100 * own:.0f}\u00a0% of the change comes from '
-    f'the 16 x 16 pixels of its place, {100 * split:.0f}\u00a0% from the '
-    f'{pixels} x {pixels} that its soft splits cover, and the rest from everywhere, '
-    'by the attention between them.'
+    f'Top: the input. Below: the influence of each pixel on tokens of the {rows} x '
+    f'{columns} grid at the input of the first block, as a square root, from none '
+    f'(dark blue) to most (yellow). On average {100 * own:.0f}\u00a0% of the influence '
+    f'comes from the 16 x 16 pixels of the token, {100 * split:.0f}\u00a0% from the '
+    f'{pixels} x {pixels} pixels that its soft splits cover, and the rest from all '
+    'pixels, through the attention between the splits.'
   )
   return page.cards(cards), caption
 

@@ -1,6 +1,6 @@
-"""What a report shows of a vision transformer: filters, positions and attention.
+"""Sections of a report on a vision transformer: filters, positions and attention.
 
-Figures 6, 7 and 11 of arXiv:2010.11929, of a model that was trained here or elsewhere.
+These are figures 6, 7 and 11 of arXiv:2010.11929, for any trained model.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from big_vision_like.report.source import Section
 from big_vision_like.viz import attention, curves, filters, images, positions
 
 ATTENTION_BATCH = 8
-ATTENTION_BYTES = 2**29  # the maps of a batch, for more than one image
+ATTENTION_BYTES = 2**29  # of attention maps, in a batch of more than one image
 THUMBNAIL = 128  # pixels
 MATRIX = 126  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model with its variables, and images to look at with it.
+  """A model with its variables, and images to run it on.
 
-  `inputs` (jittable) gives what the model is called with for `images()`, (B, H, W, C).
-  The model need not be a ViT: what it lacks is a `UserError` where it is asked for.
+  `inputs` (jittable) returns the arguments of the model for `images()`, (B, H, W, C).
+  The model need not be a ViT: parts that it lacks raise a `UserError` on access.
   """
 
   model: nn.Module
@@ -45,27 +45,27 @@ class Trained:
 
   @property
   def grid(self) -> tuple[int, int]:
-    """Rows and columns of patches in an image."""
+    """The number of rows and columns of patches in an image."""
     if not loading.attends(self.model):
       raise UserError(f'{type(self.model).__name__} has no patches that attend.')
     return self.model.grid(self.images().shape[1:3])
 
   @property
   def patch(self) -> tuple[float, float]:
-    """Height and width, in pixels of the image, of a step of the grid."""
+    """The height and width of a step of the grid, in pixels of the image."""
     (rows, columns), (height, width) = self.grid, self.images().shape[1:3]
     return height / rows, width / columns
 
   @property
   def num_prefix(self) -> int:
-    """How many tokens come before those of patches."""
+    """The number of tokens before the patches."""
     return self.model.registers + len(self.model.leading)
 
   def reads(self, sown: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What the output reads, with its weights of the last tokens, (B, N).
+    """Returns the readouts of the model: weights of the last tokens by name, (B, N).
 
-    A model with several tokens to read, such as those of the class and of distillation,
-    reads each by itself.
+    A model that reads several tokens, for example of class and distillation, has one
+    entry for each.
     """
     pool, registers, leading = self.model.pool, self.model.registers, self.model.leading
     output_BN = attention.output_weights(sown, pool, registers, len(leading))
@@ -78,7 +78,7 @@ class Trained:
     }
 
   def collect(self, variables: Any, image_BHWC: jax.Array) -> Mapping[str, Any]:
-    """What the model sows; jittable."""
+    """Returns the intermediates that the model sows; jittable."""
     _, collected = self.model.apply(
       variables, *self.inputs(image_BHWC), mutable=['intermediates']
     )
@@ -89,7 +89,7 @@ class Trained:
 class Attention:
   """Rollouts of some images (`shown`), and mean distance in pixels over `count`.
 
-  There is a rollout (B, P) of each thing that the output reads.
+  There is one rollout (B, P) for each readout of the model.
   """
 
   shown: np.ndarray
@@ -103,11 +103,11 @@ class Attention:
 
 
 def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
-  """Mean distances over the images in `rows`, and rollout of those of them `shown`."""
+  """Computes mean distances over images `rows`, and rollouts for those in `shown`."""
   grid, patch, num_prefix = trained.grid, trained.patch, trained.num_prefix
   image_BHWC, variables = trained.images(), jax.device_put(trained.variables)
   if not len(rows):
-    raise UserError('there are no images to look at.')
+    raise UserError('there are no images to compute attention for.')
   sown = jax.eval_shape(trained.collect, variables, image_BHWC[:1])
   size = 4 * sum(leaf.size for leaf in jax.tree.leaves(sown))
   batch = int(np.clip(ATTENTION_BYTES // size, 1, ATTENTION_BATCH))
@@ -130,11 +130,11 @@ def attend(trained: Trained, rows: np.ndarray, shown: np.ndarray) -> Attention:
 
 
 def first_filters(source: Any) -> tuple[str, str]:
-  """Principal components of the first layer's filters."""
+  """Shows the principal components of the filters of the first layer."""
   kernel_PQCD, what = first_kernel(source.trained)
   if kernel_PQCD.shape[2] not in (1, 3):
     raise UserError(
-      f'its first layer reads {kernel_PQCD.shape[2]} channels, which is no picture.'
+      f'its first layer reads {kernel_PQCD.shape[2]} channels, which make no picture.'
     )
   filters_KPQC, share_K = filters.principal_filters(kernel_PQCD)
   tiles = [
@@ -148,14 +148,14 @@ def first_filters(source: Any) -> tuple[str, str]:
   ]
   caption = (
     f'The first {len(tiles)} principal components of the {kernel_PQCD.shape[-1]} '
-    f'{what}, most variance first ({100 * share_K.sum():.0f}\u00a0% together); '
-    'mid-grey is weight zero.'
+    f'{what}, in descending order of variance ({100 * share_K.sum():.0f}\u00a0% '
+    'together). Weights of zero are mid-grey.'
   )
   return page.tiles(tiles), caption
 
 
 def first_kernel(trained: Trained) -> tuple[np.ndarray, str]:
-  """What the first layer reads the image with, (P, Q, C, D), and what it is."""
+  """Returns the kernel of the first layer, (P, Q, C, D), and a name for its filters."""
   params = trained.params
   if 'resnet' in params:
     kernel_PQCD = params['resnet']['conv_root']['kernel']
@@ -169,7 +169,7 @@ def first_kernel(trained: Trained) -> tuple[np.ndarray, str]:
 
 
 def position_embeddings(source: Any) -> tuple[str, str]:
-  """Cosine similarity of each position with all others."""
+  """Shows the cosine similarity of each position with all others."""
   embedding_ND, what = grid_positions(source.trained)
   grid = source.trained.grid
   similarity_hwhw = positions.position_similarity(embedding_ND, grid)
@@ -190,11 +190,11 @@ def position_embeddings(source: Any) -> tuple[str, str]:
     y_label='cosine similarity',
   )
   caption = (
-    f'One panel per patch, in its place in the {grid[0]} x {grid[1]} grid: cosine '
-    f'similarity of its position embedding with all others, from -1 (dark blue) to 1 '
-    f'(yellow). {what} A model that found the grid shows a bright spot, row and column '
-    'that move with the panel. Below, rows with rows in the same column, and columns '
-    'with columns in the same row, on average.'
+    f'Each panel belongs to the patch at its place in the {grid[0]} x {grid[1]} grid. '
+    'It shows the cosine similarity of the position embedding of this patch with all '
+    f'others, from -1 (dark blue) to 1 (yellow). {what} If the model has learned the '
+    'grid, a bright spot, row and column move with the panel. Below: the mean '
+    'similarity of rows within a column, and of columns within a row.'
   )
   picture = page.picture(
     positions.similarity_picture(similarity_hwhw), 'position similarity'
@@ -203,26 +203,26 @@ def position_embeddings(source: Any) -> tuple[str, str]:
 
 
 def grid_positions(trained: Trained) -> tuple[np.ndarray, str]:
-  """The embedding of each place of the grid, (N, D), and where it comes from."""
+  """Returns the embedding of each place of the grid, (N, D), with a note on it."""
   params, model = trained.params, trained.model
   params = {**params, **trained.variables.get('constants', {})}  # fixed tables
   if 'relative_keys' in params:
     raise UserError(
-      'the model has keys for distances between tokens (relative_keys), none for a '
-      'place.'
+      'the model has keys for distances between tokens (relative_keys), but no position'
+      ' embedding.'
     )
   if 'pos_embedding' in params:
     tables_LND, (rows, columns) = params['pos_embedding'], trained.grid
     embedding_ND, what = tables_LND[0, -rows * columns :], first_of(len(tables_LND))
   elif 'pos_rows' in params:
     rows, columns = params['pos_rows'], params['pos_columns']
-    what = 'Rows and columns have a table each, with half of the features.'
+    what = 'Rows and columns have separate tables, with half of the features each.'
     if rows.ndim == 3:
       what += first_of(len(rows))
       rows, columns = rows[0], columns[0]
     [embedding_ND] = position_tables.grid2d(rows, columns)
   elif isinstance(model, vit.ViT) and model.posemb == 'sincos2d':
-    what = 'These are computed, not learned (sincos2d).'
+    what = 'The embeddings are computed, not learned (sincos2d).'
     [embedding_ND] = position_tables.sincos2d(*trained.grid, model.width)
   else:
     raise UserError('the model has no position embedding.')
@@ -230,12 +230,12 @@ def grid_positions(trained: Trained) -> tuple[np.ndarray, str]:
 
 
 def first_of(layers: int) -> str:
-  """Whose table is shown, where blocks have their own."""
-  return f' Of the tables of {layers} blocks this is the first.' if layers > 1 else ''
+  """Returns a note for the caption if blocks have their own tables."""
+  return f' This is the table of the first of {layers} blocks.' if layers > 1 else ''
 
 
 def attention_distances(source: Any) -> tuple[str, str]:
-  """How far each head looks, by depth."""
+  """Shows the mean attention distance of each head, by depth."""
   attended, trained = source.attention, source.trained
   distance_LH, grid = attended.distance_LH, trained.grid
   num_prefix = trained.num_prefix
@@ -268,8 +268,9 @@ def attention_distances(source: Any) -> tuple[str, str]:
   count = attended.count
   images_seen = f'{count} images' if count > 1 else 'one image'
   caption = (
-    f'A dot is a head: the mean distance between a patch and what it attends to, over '
-    f'{images_seen}. Low heads look nearby, as a convolution does.'
+    'Each dot is a head: the mean distance between a patch and the patches that it '
+    f'attends to, over {images_seen}. Heads with a small distance act locally, like a '
+    'convolution.'
   )
   return svg, caption
 
@@ -277,7 +278,7 @@ def attention_distances(source: Any) -> tuple[str, str]:
 def rollout_pictures(
   image_HWC: np.ndarray, rollouts: Mapping[str, np.ndarray], grid: tuple[int, int]
 ) -> str:
-  """An image (RGB uint8), below it lit by each rollout (P,), and the rollout alone."""
+  """Renders an image (RGB uint8), and below it each rollout (P,) over it and alone."""
   image_HWC = images.fit(image_HWC, THUMBNAIL)
   parts = [page.picture(image_HWC, 'input')]
   for name, rollout_P in rollouts.items():
@@ -297,27 +298,27 @@ READS = {
   'token': 'the class token',
   'gap': 'the mean of all patches',
   'map': 'attention pooling',
-  # Of models that read several tokens.
+  # Of models with several readouts.
   'cls': 'class token',
   'dist': 'distillation token',
 }
 
 
 def how_to_read_rollouts(trained: Trained) -> str:
-  """The caption of `rollout_pictures`."""
+  """Returns the caption of `rollout_pictures`."""
   leading = trained.model.leading
   if len(leading) > 1:
     names = ' and '.join(f'the {READS[name]}' for name in leading)
     return (
-      f'Top: the input. Then, for {names} each: the input lit where the token draws '
-      'from through all layers, the least used patch black, and the same weights '
-      'alone, least dark blue, most yellow.'
+      f'Top: the input. Below, for {names}: the input brightened by the attention of '
+      'the token, rolled out through all layers (black: the least), and the attention '
+      'alone, from least (dark blue) to most (yellow).'
     )
   reads = READS[trained.model.pool]
   return (
-    f'Top: the input. Middle: the input lit where the output ({reads}) draws from '
-    'through all layers, the least used patch black. Bottom: the same weights alone, '
-    'least dark blue, most yellow.'
+    f'Top: the input. Middle: the input brightened by the attention of the output '
+    f'({reads}), rolled out through all layers (black: the least). Bottom: the '
+    'attention alone, from least (dark blue) to most (yellow).'
   )
 
 

@@ -1,4 +1,4 @@
-"""What a report shows of weights that are loaded, and of images given with them."""
+"""Report on loaded weights, and on the images given with them."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from big_vision_like.viz import images as pictures
 
 @dataclasses.dataclass
 class Source:
-  """Loaded weights, and the images of some files as the model sees them, uint8."""
+  """Loaded weights, and images from files as the model receives them, uint8."""
 
   sections: ClassVar[Sequence[Section]]
 
@@ -35,7 +35,7 @@ class Source:
 
   @functools.cached_property
   def trained(self) -> vit.Trained:
-    """The model, with the given images to look at."""
+    """The model, with the given images."""
     mean, std = self.preprocess.mean, self.preprocess.std
     return vit.Trained(
       model=self.model,
@@ -46,7 +46,7 @@ class Source:
 
   @functools.cached_property
   def attention(self) -> vit.Attention:
-    """Attention of the model to all images."""
+    """The attention of the model on all images."""
     rows = np.arange(len(self.files))
     return vit.attend(self.trained, rows, shown=rows)
 
@@ -58,8 +58,8 @@ def read(
   model, variables, preprocess = loading.load(path, image_size, step)
   if isinstance(preprocess, DetectionPreprocessing):
     raise UserError(
-      f'{path} finds objects, which reports of weights do not show: tools/predict.py'
-      ' does'
+      f'{path} detects objects, which reports on weights do not support: use'
+      ' tools/predict.py'
     )
   image_BHWC = np.zeros((len(files), *preprocess.size, preprocess.channels), np.uint8)
   for image_HWC, file in zip(image_BHWC, files, strict=True):
@@ -68,7 +68,7 @@ def read(
 
 
 def summary(source: Source) -> tuple[str, str]:
-  """What the model is and what it takes."""
+  """Shows the model, its number of parameters, its preprocessing and its classes."""
   model, preprocess = source.model, source.preprocess
   sizes = [leaf.size for leaf in jax.tree.leaves(source.variables['params'])]
   fields = [f for f in dataclasses.fields(model) if f.name not in ('parent', 'name')]
@@ -87,13 +87,13 @@ def described_classes(num_classes: int, preprocess: Preprocessing) -> str:
     return 'none: the weights have no head'
   named = len(preprocess.label_names)
   names = 'without names' if not named else f'{named:,} with names'
-  return f'{num_classes:,}, {names}; scores are those of a {preprocess.scores}'
+  return f'{num_classes:,}, {names}; scores from a {preprocess.scores}'
 
 
 def looked_at(source: Source) -> tuple[str, str]:
-  """The images with their best classes and, of a ViT, where the output reads them."""
+  """Shows the images with their best classes and, for a ViT, the attention rollout."""
   if not source.files:
-    raise UserError('no images were given: name them with --images.')
+    raise UserError('no images given: name them with --images.')
   trained, captions = source.trained, []
   stacks = [picture(image_HWC) for image_HWC in source.image_BHWC]
   if loading.attends(source.model):
@@ -106,7 +106,7 @@ def looked_at(source: Source) -> tuple[str, str]:
     captions.append(vit.how_to_read_rollouts(trained))
   else:
     captions.append(
-      f'{type(source.model).__name__} has no attention: what it reads is not shown.'
+      f'{type(source.model).__name__} has no attention, so no rollout is shown.'
     )
   bars = [''] * len(stacks)
   if source.model.num_classes:
@@ -114,7 +114,9 @@ def looked_at(source: Source) -> tuple[str, str]:
       ''.join(page.bar(name, score, False) for name, score in best)
       for best in predicted(source)
     ]
-    captions.append('Below its name the most probable classes, with probabilities.')
+    captions.append(
+      'Below the name of an image are its most probable classes with probabilities.'
+    )
   cards = [
     page.card(stack, file, page.text_line(os.path.basename(file)) + lines)
     for stack, file, lines in zip(stacks, source.files, bars, strict=True)
@@ -128,7 +130,7 @@ def picture(image_HWC: np.ndarray) -> str:
 
 
 def predicted(source: Source) -> list[list[tuple[str, float]]]:
-  """The best classes of each image."""
+  """Returns the most probable classes of each image, with probabilities."""
   trained = source.trained
 
   @jax.jit

@@ -1,1 +1,1 @@
-"""Arrays in, pictures out: numpy and OpenCV only, nothing of ours is imported."""
+"""Functions from arrays to pictures, that only need NumPy and OpenCV."""

@@ -1,8 +1,8 @@
-"""What a vision transformer's attention looks at (arXiv:2010.11929, section 4.5).
+"""Attention of a vision transformer (arXiv:2010.11929, section 4.5).
 
-Of the tokens, registers come first, if there are any, then those that are read (of the
-class, of distillation), if there are such, then the patches; `num_prefix` counts those
-in front of the patches. The rollout of a model is
+Tokens are ordered as registers, if any, then leading tokens (of the class, of
+distillation), if any, then patches. `num_prefix` counts the tokens before the patches.
+The rollout of a model is
 
   probs_LBHNN = stack_attention(intermediates)
   leading = len(model.leading)
@@ -27,10 +27,11 @@ def stack_attention(
 ) -> np.ndarray:
   """Returns the sown attention probabilities of all blocks, (L, B, H, N, M) float32.
 
-  `intermediates` is that collection of a model with a `stack` of blocks, unrolled
-  (`block_0`, `block_1`, ...: one (B, H, N, M) each) or scanned (`blocks`: one
-  (L, B, H, N, M)), whose `module` attends: from N queries to M keys, in self-attention
-  the same. UserError when a block has not sown `probs` there.
+  `intermediates` is the collection of that name, of a model with a `stack` of blocks.
+  Blocks are unrolled (`block_0`, `block_1`, ...: one (B, H, N, M) each) or scanned
+  (`blocks`: one (L, B, H, N, M)). Their `module` attends from N queries to M keys,
+  which are the same in self-attention. Raises a `UserError` if a block has not sown
+  `probs` there.
   """
 
   def sown(block: str) -> np.ndarray:
@@ -51,11 +52,11 @@ def stack_attention(
 def output_weights(
   intermediates: Mapping[str, Any], pool: str, registers: int = 0, leading: int = 1
 ) -> np.ndarray:
-  """Returns with which weights the output reads the encoder's last tokens, (B, N).
+  """Returns the weights with which the output reads the last tokens, (B, N).
 
-  `pool` 'token' reads the `leading` tokens alike, 'gap' all tokens but registers alike,
-  'map' with the attention that `map_head` has sown, its heads averaged. The model has
-  sown `with_position`, its tokens without registers.
+  `pool` 'token' weights the `leading` tokens equally, 'gap' all tokens but registers
+  equally, and 'map' by the attention that `map_head` has sown, averaged over heads. The
+  model must have sown `with_position`, its tokens without registers.
   """
   batch, tokens, _ = intermediates['with_position'][-1].shape
   output_BN = np.zeros((batch, registers + tokens))
@@ -74,19 +75,19 @@ def output_weights(
 def rollout(
   probs_LBHNN: np.ndarray, output_BN: np.ndarray, num_prefix: int
 ) -> np.ndarray:
-  """Attention rollout (arXiv:2005.00928): how much each patch reaches the output.
+  """Computes attention rollout (arXiv:2005.00928): the share of patches in the output.
 
-  Heads are averaged, the identity (the residual path) is added, rows are normalised
-  and the layers multiplied. Returns (B, P): the mean of the rows, with the weights
-  `output_BN` (see `output_weights`), without the first `num_prefix` tokens' entries.
-  With a class token that is its row (figure 6). Entries are >= 0 and sum to 1 minus
-  what comes from the tokens left out.
+  Heads are averaged, the identity (the residual path) is added, rows are normalised,
+  and the layers are multiplied. Returns (B, P): the mean of the rows, weighted by
+  `output_BN` (see `output_weights`), without the entries of the first `num_prefix`
+  tokens. With a class token this is its row (figure 6). Entries are >= 0 and sum to 1
+  minus the share of the omitted tokens.
   """
   check_square(probs_LBHNN)
   mixed_LBNN = probs_LBHNN.mean(axis=2, dtype=np.float64)
   mixed_LBNN = mixed_LBNN + np.eye(mixed_LBNN.shape[-1])
   mixed_LBNN /= mixed_LBNN.sum(axis=-1, keepdims=True)
-  # From the output back, a vector at a time.
+  # Multiply from the output back, one vector at a time.
   flow_BN = output_BN
   for layer_BNN in mixed_LBNN[::-1]:
     flow_BN = np.einsum('BN,BNM->BM', flow_BN, layer_BNN)
@@ -99,15 +100,15 @@ def attention_distance(
   patch: float | tuple[float, float],
   num_prefix: int,
 ) -> np.ndarray:
-  """Mean attention distance of each head in pixels, (L, H) (figure 7 right, 11).
+  """Computes the mean attention distance of heads in pixels, (L, H) (figures 7, 11).
 
-  The distance between two patches is Euclidean, `patch` pixels (or rows and columns
-  of pixels) per grid step; each query patch averages it with its attention as
-  weights, then queries and images are averaged. The rows and columns of the first
-  `num_prefix` tokens are dropped and the rest is not normalised again (the authors'
-  code, google-research/vision_transformer#162), so attention paid to the class token
-  counts as distance 0. UserError when `grid` (rows, columns) does not hold the patch
-  tokens.
+  The distance between two patches is Euclidean, with `patch` pixels (or rows and
+  columns of pixels) per grid step. Each query patch averages it, weighted by its
+  attention; then queries and images are averaged (figure 7 right). The rows and columns
+  of the first `num_prefix` tokens are dropped without normalising the rest again, as in
+  the authors' code (google-research/vision_transformer#162), so that attention to the
+  class token counts as distance 0. Raises a `UserError` if `grid` (rows, columns) does
+  not match the number of patch tokens.
   """
   check_square(probs_LBHNN)
   probs_LBHPP = probs_LBHNN[..., num_prefix:, num_prefix:]
@@ -124,7 +125,7 @@ def attention_distance(
 
 
 def check_square(probs_LBHNN: np.ndarray) -> None:
-  """UserError unless the array is (L, B, H, N, N)."""
+  """Raises a `UserError` unless the array is (L, B, H, N, N)."""
   shape = probs_LBHNN.shape
   if len(shape) != 5 or shape[-1] != shape[-2]:
     raise UserError(

@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures.  Axes: N boxes, H W pixels, C channels."""
+"""Drawing of boxes on pictures.  Axes: N boxes, H W pixels, C channels."""
 
 import colorsys
 import zlib
@@ -18,10 +18,11 @@ def draw(
   labels: Sequence[str | int],
   scores: Sequence[float] | None = None,
 ) -> np.ndarray:
-  """RGB uint8 (H, W, 3): each box in the colour of its label, named on a filled tag.
+  """Draws boxes in the colours of their labels, with named tags: RGB uint8 (H, W, 3).
 
   Boxes are left, top, right, bottom in pixels; labels are names or numbers. Small boxes
-  and high scores lie on top. ValueError where not every box has a label and a score.
+  and high scores are drawn on top. Raises a `ValueError` unless every box has a label
+  and a score.
   """
   picture_HWC = images.to_rgb(image_HWC)
   scores = [None] * len(labels) if scores is None else scores
@@ -35,7 +36,7 @@ def draw(
   )
   for i in order:
     left, top, right, bottom = np.rint(boxes_N4[i]).astype(int).tolist()
-    # The last row and column of a box lie inside it.
+    # The last row and column of a box belong to it.
     corners = (left, top), (max(right - 1, left), max(bottom - 1, top))
     cv2.rectangle(picture_HWC, *corners, color(labels[i]), thickness)
   for i in order:
@@ -46,10 +47,10 @@ def draw(
 
 
 def color(label: str | int) -> tuple[int, int, int]:
-  """RGB of a label, always the same; neighbouring numbers are far apart."""
+  """Returns the RGB colour of a label; neighbouring numbers have distant colours."""
   number = zlib.crc32(label.encode()) if isinstance(label, str) else int(label)
   hue = number * 0.618034 % 1.0
-  # Every other label darker: more are told apart.
+  # Every other label is darker, so that more labels can be distinguished.
   value = 1.0 if number % 2 == 0 else 0.75
   red, green, blue = (round(255 * x) for x in colorsys.hsv_to_rgb(hue, 0.8, value))
   return red, green, blue
@@ -66,7 +67,7 @@ def tag(
   place: tuple[int, int, int],
   fill: tuple[int, int, int],
 ) -> None:
-  """Writes above a box, else below it, else in it; `place` is left, top, bottom."""
+  """Writes text above a box, or below or in it; `place` is left, top, bottom."""
   left, top, bottom = place
   height, width = picture_HWC.shape[:2]
   scale = min(max(min(height, width) / 900, 0.35), 1.0)

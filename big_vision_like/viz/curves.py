@@ -1,6 +1,6 @@
-"""Line charts as SVG text: no script, no fonts or styles from outside.
+"""Line charts as SVG text, without scripts, external fonts or styles.
 
-Values are read off by hovering: points carry their numbers as `<title>`.
+Hovering shows values: points have their numbers as `<title>`.
 """
 
 import dataclasses
@@ -10,21 +10,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Okabe and Ito's colours, told apart by the colour-blind and in grey print.
+# Colours of Okabe and Ito, distinct for the colour-blind and in greyscale print.
 PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#666666')
 DASHES = ('', '6 3', '2 2', '8 3 2 3')
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 58, 20, 32, 42
 LEGEND_ROW = 18
-LETTER = 6.4  # mean width of a letter at 12 px, to lay out the legend
+LETTER = 6.4  # mean width of a letter at 12 px, for the layout of the legend
 MOST_POINTS, MOST_TOOLTIPS, MOST_DOTS, SMOOTH_FROM = 600, 60, 30, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """One line (or cloud of `points`); values that are not finite interrupt it.
+  """One line, or cloud of `points`; non-finite values interrupt it.
 
-  `notes` replace the tooltips, one per value. `colour` and `dash` index the palette
-  and the dashes; colour None takes the curve's place in the chart.
+  `notes` replace the tooltips, one per value. `colour` and `dash` are indices of the
+  palette and the dashes; by default the colour is the index of the curve in the chart.
   """
 
   label: str
@@ -38,7 +38,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """Maps data from [low, high], linear or logarithmic, to pixels [start, stop].
+  """A map from data in [low, high], linear or logarithmic, to pixels [start, stop].
 
   `whole` values have no ticks between whole numbers.
   """
@@ -51,7 +51,7 @@ class Scale:
   whole: bool = False
 
   def __call__(self, values: np.ndarray) -> np.ndarray:
-    """Positions in pixels; values a logarithm does not have become NaN."""
+    """Returns positions in pixels; values without a logarithm become NaN."""
     if self.log:
       values = np.log10(np.where(values > 0, values, np.nan))
       low, high = math.log10(self.low), math.log10(self.high)
@@ -60,7 +60,7 @@ class Scale:
     return self.start + (values - low) / (high - low) * (self.stop - self.start)
 
   def ticks(self) -> list[float]:
-    """Round numbers within the range."""
+    """Returns round numbers within the range."""
     if self.log:
       ticks = log_ticks(self.low, self.high)
       if len(ticks) >= 2:
@@ -81,10 +81,10 @@ def chart(
 ) -> str:
   """Draws curves over common axes as an `<svg>` element, `width` by `height` pixels.
 
-  `log` makes the y axis logarithmic, `from_zero` starts it at 0. Noisy curves of more
+  `log` makes the y axis logarithmic; `from_zero` starts it at 0. Noisy curves of more
   than 100 values are drawn pale, with their running mean over 2 % of the values on top.
-  The legend, left out for a single unlabelled curve, adds to the height.
-  ValueError when there is nothing finite to draw.
+  The legend adds to the height; a single unlabelled curve has none. Raises a
+  `ValueError` if there are no finite values to draw.
   """
   curves = [
     dataclasses.replace(c, colour=i if c.colour is None else c.colour)
@@ -117,7 +117,7 @@ def chart(
 
 
 def curve_text(curve: Curve, x_scale: Scale, y_scale: Scale) -> str:
-  """The marks of one curve, and its tooltips."""
+  """Returns the marks of one curve, and its tooltips."""
   x, y = np.asarray(curve.x, np.float64), np.asarray(curve.y, np.float64)
   colour = PALETTE[curve.colour % len(PALETTE)]
   dash = DASHES[curve.dash % len(DASHES)]
@@ -150,7 +150,7 @@ def curve_text(curve: Curve, x_scale: Scale, y_scale: Scale) -> str:
 
 
 def axes_text(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> str:
-  """Grid lines, tick labels and the names of the axes."""
+  """Returns grid lines, tick labels and the names of the axes."""
   left, right, bottom, top = x_scale.start, x_scale.stop, y_scale.start, y_scale.stop
   text = ''
   ticks = y_scale.ticks()
@@ -177,7 +177,7 @@ def axes_text(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> str
 
 
 def legend_text(curves: Sequence[Curve], width: int, height: int) -> tuple[str, int]:
-  """Labels below the axes, in as many rows as they need; the text and the rows."""
+  """Returns the labels below the axes as text, and the number of rows they need."""
   if len(curves) == 1 and not curves[0].label:
     return '', 0
   text, row, left = '', 0, float(MARGIN_LEFT)
@@ -205,7 +205,7 @@ def legend_text(curves: Sequence[Curve], width: int, height: int) -> tuple[str, 
 
 
 def path_text(x: np.ndarray, y: np.ndarray) -> str:
-  """An SVG path through the points, broken where one is not finite."""
+  """Returns an SVG path through the points, interrupted at non-finite ones."""
   text, pen = [], 'M'
   for left, top in zip(x, y, strict=True):
     if math.isfinite(left) and math.isfinite(top):
@@ -217,7 +217,7 @@ def path_text(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def thinned(y: np.ndarray, most: int) -> list[int]:
-  """Indices of about `most` values that draw the same line: no extreme is lost."""
+  """Returns indices of about `most` values that draw the line with all extremes."""
   if len(y) <= most:
     return list(range(len(y)))
   kept = set()
@@ -226,18 +226,18 @@ def thinned(y: np.ndarray, most: int) -> list[int]:
     kept |= {part[0], part[-1]}
     kept.add(part[np.where(finite, values, np.inf).argmin()])
     kept.add(part[np.where(finite, values, -np.inf).argmax()])
-    kept.add(part[finite.argmin()])  # the first gap, where there is one
+    kept.add(part[finite.argmin()])  # the first gap, if any
   return sorted(int(i) for i in kept)
 
 
 def is_noisy(y: np.ndarray) -> bool:
-  """Whether a curve goes up and down much more than its range asks for."""
+  """Returns whether a curve goes up and down much more than its range requires."""
   y = y[np.isfinite(y)]
   return len(y) > 1 and np.abs(np.diff(y)).sum() > 8 * np.ptp(y)
 
 
 def running_mean(y: np.ndarray, window: int) -> np.ndarray:
-  """Mean of the finite values in a window around each; NaN where there are none."""
+  """Returns the mean of finite values in a window around each; NaN where non-finite."""
   finite = np.isfinite(y)
   starts = np.arange(len(y)) - window // 2
   stops = np.clip(starts + max(1, window), 0, len(y))
@@ -252,7 +252,7 @@ def running_mean(y: np.ndarray, window: int) -> np.ndarray:
 def padded(
   values: np.ndarray, share: float = 0.05, log: bool = False
 ) -> tuple[float, float]:
-  """The range of the values with some air; never empty."""
+  """Returns the range of the values with a margin; never empty."""
   low, high = float(values.min()), float(values.max())
   if log:
     factor = (high / low) ** share if high > low else 2.0
@@ -262,7 +262,7 @@ def padded(
 
 
 def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
-  """Multiples of 1, 2 or 5 times a power of ten within [low, high]."""
+  """Returns multiples of 1, 2 or 5 times a power of ten within [low, high]."""
   rough = (high - low) / about
   power = 10.0 ** math.floor(math.log10(rough))
   step = min((power * m for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
@@ -273,7 +273,7 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-  """Powers of ten within [low, high], with 2 and 5 between them in short ranges."""
+  """Returns powers of ten within [low, high], with 2 and 5 times these if few."""
   decades = math.log10(high / low)
   factors = (1, 2, 5) if decades < 3 else (1,)
   powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -283,7 +283,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-  """Short labels that tell the ticks apart: 0.25, 20k, 1.5M, 1e-5."""
+  """Returns short labels that distinguish the ticks: 0.25, 20k, 1.5M, 1e-5."""
   largest = max((abs(tick) for tick in ticks), default=0.0)
   for unit, suffix in ((1e9, 'G'), (1e6, 'M'), (1e4, 'k')):
     if largest >= unit:
@@ -294,7 +294,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def shortened(text: str, most: int) -> str:
-  """Keeps both ends of a text of more than `most` letters."""
+  """Shortens a text of more than `most` letters, keeping both ends."""
   if len(text) <= most:
     return text
   half = (most - 1) // 2

@@ -1,4 +1,4 @@
-"""Objects found in pictures, as DETR shows them (arXiv:2005.12872, figures 3 to 10).
+"""Drawing of detected objects, after DETR (arXiv:2005.12872, figures 3 to 10).
 
 Axes: N objects, S segments, H W pixels, C channels, h w attention grid, B images or
 sheets, Q queries.
@@ -16,9 +16,10 @@ from big_vision_like.errors import UserError
 from big_vision_like.viz import attention, boxes, images
 
 PAPER = 255
-# A segment without a tag is one that its tag would hide.
+# Smaller segments have no tag, which would hide them.
 TAGGED = 0.01  # share of the picture
-# Of points: of small boxes, of wide and tall ones. They are drawn so much finer.
+# Colours of points for small boxes, and for wide and tall ones. Points are drawn at
+# FINER times the resolution.
 GREEN, RED_BLUE = (40, 170, 60), ((220, 30, 30), (30, 60, 220))
 SMALL, FINER = 0.25, 4
 
@@ -26,10 +27,10 @@ SMALL, FINER = 0.25, 4
 def boxes_sheet(
   image_HWC: np.ndarray, sets: Sequence[Sequence], side: int = 480
 ) -> np.ndarray:
-  """The picture once for each of the sets of boxes, beside each other; RGB uint8.
+  """Draws the picture once for each set of boxes, side by side; RGB uint8.
 
-  A set is what `boxes.draw` takes: boxes (N, 4), labels and, if there are any, scores.
-  Small pictures are enlarged first (`images.fit`), so that tags do not hide them.
+  A set has arguments of `boxes.draw`: boxes (N, 4), labels and optional scores. Small
+  pictures are enlarged first (`images.fit`), so that tags do not hide them.
   """
   cell = _fitted(image_HWC, side)
   ratio = _ratio(image_HWC, cell)
@@ -40,7 +41,7 @@ def boxes_sheet(
 def of_entries(
   objects: Sequence[Mapping[str, Any]], names: Mapping[int, str], ratio_4: np.ndarray
 ) -> tuple[np.ndarray, list[str | int], list[float | None]]:
-  """Returns COCO's entries as a set of boxes, of an image smaller by `ratio_4`."""
+  """Returns COCO's entries as a set of boxes, for an image smaller by `ratio_4`."""
   boxes_N4 = np.array([e['bbox'] for e in objects]).reshape(-1, 4)
   boxes_N4[:, 2:] += boxes_N4[:, :2]
   called = [names.get(e['category_id'], e['category_id']) for e in objects]
@@ -48,12 +49,12 @@ def of_entries(
 
 
 def decoder_attention(sown: Mapping[str, Any], grid_hw: tuple[int, int]) -> np.ndarray:
-  """How much each query's cross-attention weighs each cell: (B, Q, h, w) float32.
+  """Returns the weight of each cell in each query's attention: (B, Q, h, w) float32.
 
-  That of the decoder's last layer, the mean of its heads. `sown` is the collection
-  `intermediates` that `detr.DETR` has sown, `grid_hw` rows and columns of the
-  backbone's last map. Weights of a query sum to 1, over valid cells. UserError where
-  nothing was sown, or cells do not fill the grid.
+  It is the cross-attention of the decoder's last layer, averaged over heads. `sown` is
+  the collection `intermediates` sown by `detr.DETR`, and `grid_hw` are the rows and
+  columns of the backbone's last map. The weights of a query sum to 1 over valid cells.
+  Raises a `UserError` if nothing was sown, or if the cells do not fill the grid.
   """
   layers = attention.stack_attention(sown, 'decoder', 'cross_attention')
   weights_BQM = layers[-1].mean(axis=1)
@@ -75,11 +76,11 @@ def attention_sheet(
   columns: int = 4,
   side: int = 240,
 ) -> np.ndarray:
-  """All boxes, then each with where the decoder looked to find it; RGB uint8.
+  """Draws all boxes, then each box with the decoder's attention for it; RGB uint8.
 
-  `attention_Nhw` are the weights of an object's query over the whole picture: the less,
-  the darker (`images.highlight`). Of a padded picture, `size` is height and width
-  without; the rest is cut off. Boxes are in its pixels.
+  `attention_Nhw` are the weights of an object's query over the whole picture; smaller
+  weights are darker (`images.highlight`). For a padded picture, `size` is the height
+  and width without padding, which is cropped. Boxes are in pixels of this size.
   """
   height, width = size or image_HWC.shape[:2]
   whole_HWC = images.to_rgb(image_HWC)
@@ -101,11 +102,11 @@ def attention_sheet(
 
 
 def places_picture(boxes_N4: np.ndarray, side: int = 128) -> np.ndarray:
-  """Where the centres of boxes lie in a square, a point each (figure 7); RGB uint8.
+  """Draws the centres of boxes in a square as points (figure 7); RGB uint8.
 
-  Boxes are cxcywh, in [0, 1] of their pictures; the last lie on top. Small ones, the
-  root of whose area is less than a quarter, are green. Large ones are red where they
-  are wide, blue where tall, purple between.
+  Boxes are cxcywh, in [0, 1] of their pictures; later ones are drawn on top. Small
+  boxes, with a root of the area below a quarter, are green. Large ones are red if wide,
+  blue if tall, and purple in between.
   """
   picture_HWC = np.full((side * FINER, side * FINER, 3), PAPER, np.uint8)
   for x, y, width, height in boxes_N4.tolist():
@@ -127,7 +128,7 @@ def panoptic_sheet(
   names: Mapping[int, str] | None = None,
   side: int = 480,
 ) -> np.ndarray:
-  """The picture once for each map of segments over it (`panoptic`), RGB uint8."""
+  """Draws the picture once for each map of segments (`panoptic`), RGB uint8."""
   cell = _fitted(image_HWC, side)
   cells = [panoptic(cell, *segments, names) for segments in sets]
   return images.tile(np.stack(cells), len(cells), background=PAPER)
@@ -140,11 +141,12 @@ def panoptic(
   names: Mapping[int, str] | None = None,
   strength: float = 0.6,
 ) -> np.ndarray:
-  """Segments over a picture, named and with white borders, RGB uint8 (H, W, 3).
+  """Draws segments over a picture, with names and white borders: uint8 (H, W, 3).
 
-  `ids_hw` are the segments' ids, of any size: each pixel takes the nearest one's.
-  `segments_S2` are id and label; where nothing of them is, the picture stays. Segments
-  have the colours of their labels (`boxes.color`), others of the same label paler ones.
+  `ids_hw` are the ids of segments, of any size; each pixel takes the nearest one.
+  `segments_S2` are id and label. Areas without a segment show the picture. Segments
+  have the colours of their labels (`boxes.color`), which get paler for further segments
+  of the same label.
   """
   picture_HWC = images.to_rgb(image_HWC)
   height, width = picture_HWC.shape[:2]
@@ -169,7 +171,7 @@ def panoptic(
 
 
 def stacked(sheets: Sequence[np.ndarray]) -> np.ndarray:
-  """Pictures of several sizes as one array (B, H, W, C), white where one has ended."""
+  """Stacks pictures of several sizes as one array (B, H, W, C), padded with white."""
   height, width = np.max([sheet.shape[:2] for sheet in sheets], axis=0)
   return np.stack(
     [
@@ -188,14 +190,14 @@ def _fitted(image_HWC: np.ndarray, side: int) -> np.ndarray:
 
 
 def _ratio(image_HWC: np.ndarray, cell: np.ndarray) -> np.ndarray:
-  """What boxes of a picture are multiplied with in a cell of another size."""
+  """Returns the factors for boxes of a picture drawn in a cell of another size."""
   (height, width), (tall, wide) = image_HWC.shape[:2], cell.shape[:2]
   return np.array([wide / width, tall / height] * 2)
 
 
 def _inside(mask_HW: np.ndarray) -> tuple[int, int, int]:
-  """Left, top, bottom of the point that is deepest in a segment."""
-  # The edges of the picture are borders, too.
+  """Returns left, top, bottom of the point deepest inside a segment."""
+  # The edges of the picture count as borders.
   padded = np.pad(mask_HW, 1).astype(np.uint8)
   depth_HW = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
   row, column = divmod(int(depth_HW.argmax()), depth_HW.shape[1])
@@ -203,7 +205,7 @@ def _inside(mask_HW: np.ndarray) -> tuple[int, int, int]:
 
 
 def _borders(ids_HW: np.ndarray) -> np.ndarray:
-  """Where the pixel below or to the right is of another segment."""
+  """Returns a mask of the pixels that differ from the one below or to the right."""
   borders_HW = np.zeros(ids_HW.shape, bool)
   borders_HW[:-1] |= ids_HW[:-1] != ids_HW[1:]
   borders_HW[:, :-1] |= ids_HW[:, :-1] != ids_HW[:, 1:]

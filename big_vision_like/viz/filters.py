@@ -1,4 +1,4 @@
-"""The first layer's filters (arXiv:2010.11929, figure 7 left).
+"""Filters of the first layer (arXiv:2010.11929, figure 7 left).
 
 Axes: P Q rows and columns of a patch, C channels, D width, K components.
 """
@@ -9,16 +9,16 @@ import numpy as np
 def principal_filters(
   kernel_PQCD: np.ndarray, count: int = 28
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Principal components of the patch embedding's D filters, most variance first.
+  """Returns the principal components of a patch embedding's D filters, and shares.
 
-  Returns the components (K, P, Q, C), K = min(count, P * Q * C, D), and the share of
-  the filters' variance each explains, (K,). A component is scaled for display: 0.5 is
-  zero and its largest weight reaches 0 or 1; its sign, which is arbitrary, is chosen
-  so that it reaches 1.
+  Components (K, P, Q, C), with K = min(count, P * Q * C, D), are in descending order of
+  variance. The second result (K,) is the share of the filters' variance that each one
+  explains. Components are scaled for display: 0.5 is zero, and the largest weight
+  reaches 0 or 1. The sign, which is arbitrary, is chosen so that it reaches 1.
   """
   if kernel_PQCD.ndim != 4:
     raise ValueError(
-      f'a patch kernel is (rows, columns, channels, width), not {kernel_PQCD.shape}'
+      f'a patch kernel has (rows, columns, channels, width), not {kernel_PQCD.shape}'
     )
   filters_DF = kernel_PQCD.reshape(-1, kernel_PQCD.shape[-1]).T.astype(np.float64)
   centred_DF = filters_DF - filters_DF.mean(axis=0, keepdims=True)

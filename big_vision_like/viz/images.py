@@ -12,19 +12,19 @@ COLORMAPS = {'viridis': cv2.COLORMAP_VIRIDIS, 'inferno': cv2.COLORMAP_INFERNO}
 
 
 def to_rgb(image_HWC: np.ndarray) -> np.ndarray:
-  """Returns an image of 1 or 3 channels as RGB uint8, (H, W, 3).
+  """Converts an image of 1 or 3 channels to RGB uint8, (H, W, 3).
 
-  uint8 is kept, floats are in [0, 1] (values outside are clipped). UserError for
-  another number of channels or another type.
+  uint8 is kept; floats are in [0, 1], and values outside are clipped. Raises a
+  `UserError` for another number of channels or another type.
   """
   if image_HWC.ndim != 3 or image_HWC.shape[-1] not in (1, 3):
     raise UserError(
-      f'only images of 1 or 3 channels can be shown, this one is {image_HWC.shape}'
+      f'only images of 1 or 3 channels can be shown, not {image_HWC.shape}'
     )
   if np.issubdtype(image_HWC.dtype, np.floating):
     image_HWC = np.rint(255 * np.clip(image_HWC, 0.0, 1.0)).astype(np.uint8)
   if image_HWC.dtype != np.uint8:
-    raise UserError(f'images are uint8 or float in [0, 1], not {image_HWC.dtype}')
+    raise UserError(f'images must be uint8 or float in [0, 1], not {image_HWC.dtype}')
   return np.broadcast_to(image_HWC, (*image_HWC.shape[:2], 3)).copy()
 
 
@@ -34,12 +34,12 @@ def enlarge(image_HWC: np.ndarray, factor: int) -> np.ndarray:
 
 
 def stretch(image_hwC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Brings a picture to height and width `size`, each pixel a rectangle."""
+  """Resizes a picture to height and width `size`, repeating pixels as rectangles."""
   return cv2.resize(image_hwC, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def fit(image_HWC: np.ndarray, side: int) -> np.ndarray:
-  """Brings the longer side near `side`: whole repeats of pixels up, area means down."""
+  """Scales the longer side to about `side`: by whole repeats up, or area means down."""
   height, width = image_HWC.shape[:2]
   longest = max(height, width)
   if longest <= side:
@@ -52,7 +52,7 @@ def fit(image_HWC: np.ndarray, side: int) -> np.ndarray:
 def tile(
   images_BHWC: np.ndarray, columns: int, gap: int = 2, background: int = 255
 ) -> np.ndarray:
-  """Lays equally large pictures out row by row, `gap` pixels between them."""
+  """Arranges pictures of equal size row by row, with `gap` pixels between them."""
   batch, height, width, channels = images_BHWC.shape
   rows = -(-batch // columns)
   shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
@@ -79,9 +79,10 @@ def colormap(
 def highlight(image_HWC: np.ndarray, weights_hw: np.ndarray) -> np.ndarray:
   """Darkens an RGB uint8 image where the weights are small (figure 6 of the paper).
 
-  The weights, resized bilinearly to the image, set the brightness: the smallest black,
-  the largest unchanged (the display of google-research/vision_transformer#27, without
-  its blur). Equal weights leave the image as it is.
+  The weights are resized bilinearly to the image and set its brightness: the smallest
+  weight is black, the largest leaves the image unchanged. This is the display of
+  google-research/vision_transformer#27 without its blur. Equal weights leave the image
+  unchanged.
   """
   height, width = image_HWC.shape[:2]
   spread = weights_hw.max() - weights_hw.min()

@@ -1,7 +1,7 @@
-"""What position embeddings learned (arXiv:2010.11929, figure 7 centre).
+"""Similarity of learned position embeddings (arXiv:2010.11929, figure 7 centre).
 
-Axes: N patches, D width, h w patch grid; the first pair of h w is the patch whose
-panel it is, the second the patch compared with.
+Axes: N patches, D width, h w patch grid; the first pair of h w is the patch that a
+panel belongs to, the second the patch it is compared with.
 """
 
 import numpy as np
@@ -10,10 +10,10 @@ from big_vision_like.viz import images
 
 
 def position_similarity(embedding_ND: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-  """Cosine similarity of every pair of position embeddings, (h, w, h, w) in [-1, 1].
+  """Returns cosine similarities of all position embeddings, (h, w, h, w) in [-1, 1].
 
-  Patches are in row-major order and without the class token's row; an embedding of
-  length zero is similar to nothing (0). ValueError when `grid` does not hold them.
+  Patches are in row-major order, without the class token. An embedding of length zero
+  has similarity 0 to all others. Raises a `ValueError` unless they fill `grid`.
   """
   height, width = grid
   if len(embedding_ND) != height * width:
@@ -26,9 +26,9 @@ def position_similarity(embedding_ND: np.ndarray, grid: tuple[int, int]) -> np.n
 
 
 def similarity_picture(similarity_hwhw: np.ndarray, side: int = 640) -> np.ndarray:
-  """Draws a grid of grids, one panel per patch, about `side` pixels wide; RGB uint8.
+  """Draws one panel per patch in a grid, about `side` pixels wide; RGB uint8.
 
-  Colours run from -1 (dark) to 1 (bright), the scale of the paper's figure.
+  Colours range from -1 (dark) to 1 (bright), the scale of the paper's figure.
   """
   height, width = similarity_hwhw.shape[:2]
   factor = max(1, side // width**2)
@@ -44,10 +44,10 @@ def similarity_picture(similarity_hwhw: np.ndarray, side: int = 640) -> np.ndarr
 def along_rows_and_columns(
   similarity_hwhw: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How similar the grid's rows are to each other, (h, h), and its columns, (w, w).
+  """Returns the similarity of rows of the grid, (h, h), and of its columns, (w, w).
 
-  Two rows are compared in the same column, which leaves no difference but the row's,
-  and the mean over columns taken; two columns likewise.
+  Two rows are compared within each column, so that they differ in nothing but the row,
+  and averaged over columns; columns likewise.
   """
   rows_hh = np.einsum('ijkj->ik', similarity_hwhw) / similarity_hwhw.shape[1]
   columns_ww = np.einsum('ijik->jk', similarity_hwhw) / similarity_hwhw.shape[0]
@@ -55,7 +55,7 @@ def along_rows_and_columns(
 
 
 def by_distance(similarity_NN: np.ndarray) -> np.ndarray:
-  """The mean similarity of rows (or columns) that are 0, 1, ... N - 1 apart, (N,)."""
+  """Returns the mean similarity of rows (or columns) 0, 1, ... N - 1 apart, (N,)."""
   size = len(similarity_NN)
   return np.array([np.trace(similarity_NN, offset) for offset in range(size)]) / (
     size - np.arange(size)

@@ -1,8 +1,8 @@
-"""What slots hold, iteration by iteration (arXiv:2006.15055, figures 3 and 6).
+"""Contents of slots, iteration by iteration (arXiv:2006.15055, figures 3 and 6).
 
-Pictures are float in [-1, 1], as models see and make them; 1 or 3 channels. A slot is
-drawn as what it holds above how much of each pixel is its own, both over a pale blue,
-which neither white nor black objects are lost in.
+Pictures are float in [-1, 1], as models receive and produce them, with 1 or 3 channels.
+A slot is drawn as its content, above its share of each pixel. Both are drawn over a
+pale blue, which contrasts with white and with black objects.
 
 Axes: T iterations, S slots, H W pixels, C channels, h w grid of attention.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from big_vision_like.viz import images
 
 BACKGROUND = (112, 112, 112)
-# Of entities 1, 2, ...; after the last the first again.
+# Colours of entities 1, 2, ..., used again from the first after the last.
 PALETTE = (
   (230, 25, 75),
   (0, 130, 200),
@@ -42,12 +42,13 @@ def slots_sheet(
   segmentation_HW: np.ndarray | None = None,
   side: int = 96,
 ) -> np.ndarray:
-  """One picture, RGB uint8: what an auto-encoder makes of its slots.
+  """Draws the slots of an auto-encoder as one picture, RGB uint8.
 
-  A block for each iteration: the reconstruction above its parts coloured by slot, then
-  each slot. In front of the first block the image, above its true segmentation if there
-  is one (0 the background, 1, 2, ... objects); a slot has the colour of the entity that
-  it finds in the end. Cells come near `side` pixels (`images.fit`).
+  There is a block for each iteration: the reconstruction above the pixels in the
+  colours of their slots, then each slot. Before the first block is the image, above its
+  true segmentation if there is one (0 is the background, 1, 2, ... are objects). A slot
+  has the colour of the entity that it finds in the end. Cells have about `side` pixels
+  (`images.fit`).
   """
   colours_S3 = slot_colours(masks_TSHW[-1], segmentation_HW)
   given = _stacked([coloured(image_HWC)], side)
@@ -68,10 +69,11 @@ def slots_sheet(
 def attention_sheet(
   image_HWC: np.ndarray, attention_TShw: np.ndarray, side: int = 96
 ) -> np.ndarray:
-  """One picture, RGB uint8: which parts of an image slots look at.
+  """Draws the attention of slots to an image as one picture, RGB uint8.
 
-  `attention_TShw` sums to 1 over slots. A block for each iteration: the image above its
-  parts coloured by slot, then each slot. Cells come near `side` pixels (`images.fit`).
+  `attention_TShw` sums to 1 over slots. There is a block for each iteration: the image
+  above the pixels in the colours of their slots, then each slot. Cells have about
+  `side` pixels (`images.fit`).
   """
   height, width, channels = image_HWC.shape
   num_slots = attention_TShw.shape[1]
@@ -92,17 +94,17 @@ def attention_sheet(
 
 
 def coloured(image_HWC: np.ndarray) -> np.ndarray:
-  """A picture in [-1, 1] as RGB uint8."""
+  """Returns a picture in [-1, 1] as RGB uint8."""
   return images.to_rgb(0.5 * (np.asarray(image_HWC, np.float32) + 1.0))
 
 
 def segments(segmentation_HW: np.ndarray) -> np.ndarray:
-  """Ids of entities as RGB uint8, each in its colour."""
+  """Returns ids of entities as RGB uint8, each in its colour."""
   return entity_colours(int(segmentation_HW.max()) + 1)[segmentation_HW]
 
 
 def entity_colours(count: int) -> np.ndarray:
-  """The colours of entities 0, 1, ..., (count, 3) uint8."""
+  """Returns the colours of entities 0, 1, ..., (count, 3) uint8."""
   objects = [PALETTE[i % len(PALETTE)] for i in range(count - 1)]
   return np.array([BACKGROUND, *objects][:count], np.uint8)
 
@@ -110,11 +112,11 @@ def entity_colours(count: int) -> np.ndarray:
 def slot_colours(
   masks_SHW: np.ndarray, segmentation_HW: np.ndarray | None = None
 ) -> np.ndarray:
-  """The colours of slots, (S, 3) uint8: those of the entities they overlap most with.
+  """Returns the colours of slots, (S, 3) uint8, from the entities they overlap most.
 
-  Pairs are made in the order of their intersection over union among pixels of objects,
-  then with the background; slots without an entity, and all without a segmentation,
-  have colours of their own.
+  Slots and objects are paired in descending order of their intersection over union
+  among pixels of objects, then with the background. Slots without an entity have
+  colours of their own, and so have all slots if there is no segmentation.
   """
   count = len(masks_SHW)
   if segmentation_HW is None:
@@ -126,11 +128,11 @@ def slot_colours(
   shared_SK = np.einsum(
     'SHW,KHW->SK', slots_SHW, entities_KHW, dtype=np.float64, casting='unsafe'
   )
-  # Of objects' pixels alone: how a background is torn says nothing of objects.
+  # Only count pixels of objects: a split background does not matter for objects.
   own_S = (slots_SHW & (segmentation_HW > 0)[None]).sum(axis=(1, 2))
   union_SK = own_S[:, None] + entities_KHW.sum(axis=(1, 2))[None] - shared_SK
   iou_SK = shared_SK / np.maximum(union_SK, 1)
-  # The background takes of what is left the slot that covers most of it.
+  # The background gets the remaining slot that covers most of it.
   iou_SK[:, 0] = shared_SK[:, 0] / segmentation_HW.size - 1
   entity_of: dict[int, int] = {}
   for index in np.argsort(-iou_SK, axis=None, kind='stable').tolist():
@@ -145,12 +147,12 @@ def slot_colours(
 
 
 def mixed(masks_SHW: np.ndarray, colours_S3: np.ndarray) -> np.ndarray:
-  """Each pixel in the mean colour of its slots, RGB uint8."""
+  """Returns each pixel in the mean colour of its slots, RGB uint8."""
   return np.rint(np.einsum('SHW,SC->HWC', masks_SHW, colours_S3)).astype(np.uint8)
 
 
 def over_pale(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-  """An RGB uint8 picture where the mask is 1, pale where it is 0."""
+  """Blends an RGB uint8 picture, kept where the mask is 1, to pale where it is 0."""
   pale_113 = np.array([[PALE]], np.float32)
   shade_HWC = (image_HWC - pale_113) * mask_HW[:, :, None]
   return np.rint(pale_113 + shade_HWC).astype(np.uint8)
@@ -159,7 +161,7 @@ def over_pale(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
 def _slots(
   masks_SHW: np.ndarray, contents_SHWC: np.ndarray, colours_S3: np.ndarray, side: int
 ) -> list[np.ndarray]:
-  """Of each slot what it holds above its mask."""
+  """Returns for each slot its content above its mask."""
   return [
     _stacked(
       [
@@ -175,7 +177,7 @@ def _slots(
 
 
 def _stacked(cells: Sequence[np.ndarray], side: int) -> np.ndarray:
-  """Two equally large pictures above each other, or one above nothing."""
+  """Stacks two pictures of equal size, or one above a blank one."""
   cells = [images.fit(cell, side) for cell in cells]
   cells += [np.full_like(cells[0], PAPER)] * (2 - len(cells))
   return images.tile(np.stack(cells), columns=1, background=PAPER)
@@ -184,7 +186,7 @@ def _stacked(cells: Sequence[np.ndarray], side: int) -> np.ndarray:
 def _laid_out(
   blocks: Sequence[Sequence[np.ndarray]], given: np.ndarray | None = None
 ) -> np.ndarray:
-  """Blocks below each other, in front of the first what was given."""
+  """Stacks blocks vertically, with the given cell before the first one."""
   rows = []
   for number, block in enumerate(blocks):
     if given is not None:

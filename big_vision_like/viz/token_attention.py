@@ -1,8 +1,7 @@
 """Attention between the tokens of two sequences, head by head, as SVG text.
 
-After the visualisation of tensor2tensor (arXiv:1803.07416) and The Illustrated
-Transformer: no script, nothing from outside, values by hovering.
-
+The design follows the visualisation of tensor2tensor (arXiv:1803.07416) and The
+Illustrated Transformer. There are no scripts or external files; hovering shows values.
 Axes: H heads, N queries, M keys.
 """
 
@@ -13,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Okabe and Ito's first five, then always the colour farthest from those before it, to
-# the eye (OKLab) and to one without green or red cones.
+# The first five of Okabe and Ito, then always the colour farthest from those before it,
+# as seen in OKLab by normal eyes and by eyes without green or red cones.
 COLOURS = (
   '#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #6c0030 #0000a8 #7800fc '
   '#54b4fc #605400 #b40c78 #b460fc #54cc78 #480c78 #e400cc #483cb4'
@@ -22,22 +21,23 @@ COLOURS = (
 WHITE_TO_BLUE = np.array(
   [[255, 255, 255], [198, 219, 239], [107, 174, 214], [33, 113, 181], [8, 48, 107]]
 )
-DRAWN_FROM = 0.02  # a weaker line could hardly be seen
-SHADED_FROM = 0.005  # what is told as 0.00 stays white
-TOLERANCE = 1e-3  # above 1, which rounding may bring about
+DRAWN_FROM = 0.02  # weaker lines would be almost invisible
+SHADED_FROM = 0.005  # weights shown as 0.00 stay white
+TOLERANCE = 1e-3  # excess over 1 that rounding may cause
 
 FONT, ROW, MARGIN = 13, 22, 6
-LANES = 13  # of a row's height, over which lines and squares of its heads are spread
+LANES = 13  # part of a row's height over which lines and squares of heads are spread
 LEGEND_ROW, LEGEND_ITEM = 18, 38
 LONGEST, LONGEST_SMALL = 150, 80  # pixels of a label
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-  """Where a drawing of lines has what, in pixels.
+  """Positions of the parts of a drawing of lines, in pixels.
 
-  Lines go from x `left` to `right`, the squares of key m begin at `strip` with `pitch`
-  for each head; tokens are at the heights `y_N` and `y_M`, a head's lines off by `y_H`.
+  Lines go from x `left` to `right`. The squares of key m begin at `strip`, with `pitch`
+  for each head. Tokens are at heights `y_N` and `y_M`, with offset `y_H` for the lines
+  of a head.
   """
 
   left: int
@@ -50,7 +50,7 @@ class Places:
 
   @property
   def words(self) -> int:
-    """Where the names of keys begin."""
+    """The x at which the names of keys begin."""
     return self.strip + self.pitch * len(self.y_H) + MARGIN
 
 
@@ -60,14 +60,16 @@ def lines(
   keys: Sequence[str],
   emphasis: int | None = None,
 ) -> str:
-  """Draws queries left, keys right, and a line for each weight of each head.
+  """Draws queries on the left, keys on the right, and a line for each weight of a head.
 
-  `probs_HNM` are the weights, in [0, 1], with which queries read keys. A line has its
-  head's colour, and its weight as opacity; below 0.02 there is none. Squares beside a
-  key, one per head, show what it gets: on average over queries, the most opaque, or,
-  with the mouse on a query, from that one. The mouse on a query, a key or a head of the
-  legend fades the lines of others; without it, those of other queries than `emphasis`
-  are faint. ValueError for what is no probability or does not fit the tokens.
+  `probs_HNM` are the weights, in [0, 1], with which queries read keys. A line has the
+  colour of its head, and its weight as opacity; weights below 0.02 have no line.
+  Squares next to a key, one per head, show the weight of the key. By default this is
+  the average over queries, scaled so that the largest is opaque; with the mouse on a
+  query it is the weight for that query. The mouse on a query, a key or a head of the
+  legend fades all other lines. Without the mouse, lines of queries other than
+  `emphasis` are faint. Raises a `ValueError` for arrays that are not probabilities or
+  do not match the tokens.
   """
   probs_HNM = checked(probs_HNM, queries, keys)
   query_labels, key_labels = fitted(queries, FONT, LONGEST), fitted(keys, FONT, LONGEST)
@@ -118,9 +120,9 @@ def lines(
 
 
 def heads(probs_HNM: np.ndarray, queries: Sequence[str], keys: Sequence[str]) -> str:
-  """Draws a heat map for each head, a row for each query and a column for each key.
+  """Draws a heat map for each head, with a row per query and a column per key.
 
-  All have one scale, from 0 (white) to 1 (dark blue). ValueError as in `lines`.
+  All have one scale, from 0 (white) to 1 (dark blue). Raises `ValueError` as `lines`.
   """
   probs_HNM = checked(probs_HNM, queries, keys)
   cell = min(max(240 // max(len(queries), len(keys)), 11), 20)
@@ -169,19 +171,19 @@ def heads(probs_HNM: np.ndarray, queries: Sequence[str], keys: Sequence[str]) ->
 def checked(
   probs_HNM: np.ndarray, queries: Sequence[str], keys: Sequence[str]
 ) -> np.ndarray:
-  """The weights; ValueError unless they are probabilities that fit the tokens."""
+  """Returns the weights; `ValueError` unless these are probabilities and fit tokens."""
   probs_HNM = np.asarray(probs_HNM, np.float64)
   shape = probs_HNM.shape
   if len(shape) != 3 or shape[1:] != (len(queries), len(keys)) or 0 in shape:
     raise ValueError(
       f'attention of shape {shape} does not fit {len(queries)} queries and '
-      f'{len(keys)} keys: it must be (heads, queries, keys), none of them 0'
+      f'{len(keys)} keys: it must be (heads, queries, keys), all above 0'
     )
   low, high = probs_HNM.min(), probs_HNM.max()
-  if not (low >= 0 and high <= 1 + TOLERANCE):  # of NaN neither is true
+  if not (low >= 0 and high <= 1 + TOLERANCE):  # also false for NaN
     raise ValueError(
       f'attention of shape {shape} has values from {low:.4g} to {high:.4g}: '
-      'probabilities are in [0, 1]'
+      'probabilities must be in [0, 1]'
     )
   return np.minimum(probs_HNM, 1.0)
 
@@ -193,7 +195,7 @@ def lines_of(
   keys: Sequence[str],
   places: Places,
 ) -> str:
-  """The lines of one query, grouped by head."""
+  """Returns the lines of one query, grouped by head."""
   text = ''
   for head, probs_M in enumerate(probs_HM):
     drawn = np.flatnonzero(probs_M >= DRAWN_FROM)
@@ -211,7 +213,7 @@ def lines_of(
 
 
 def squares(shade_HM: np.ndarray, places: Places, kind: str) -> str:
-  """Beside each key a square per head, as opaque as `shade_HM` says."""
+  """Returns a square per key and head, next to the key, with opacities `shade_HM`."""
   text = ''
   for head, shade_M in enumerate(shade_HM):
     x = places.strip + places.pitch * head
@@ -226,10 +228,10 @@ def squares(shade_HM: np.ndarray, places: Places, kind: str) -> str:
 
 
 def hover_style(num_heads: int, num_keys: int) -> str:
-  """What the mouse does: it fades or shows what comes later in the drawing.
+  """Returns the CSS for hovering, which fades or shows later parts of a drawing.
 
-  A style holds for the whole page, so this one tells places within a drawing apart but
-  not drawings.
+  A style applies to the whole page, so it has to distinguish places within a drawing
+  but cannot distinguish drawings.
   """
   rules = [
     'text,.token-lines rect{cursor:default}',
@@ -251,7 +253,7 @@ def hover_style(num_heads: int, num_keys: int) -> str:
 
 
 def legend_text(num_heads: int, width: int) -> tuple[str, int]:
-  """The heads' colours, in as many rows as they need, and where the tokens begin."""
+  """Returns the legend of heads, in as many rows as needed, and its height."""
   first = 2 * MARGIN + 38
   per_row = max(1, (width - first) // LEGEND_ITEM)
   text = f'<text x="{MARGIN}" y="16" fill="#666">head</text>'
@@ -268,7 +270,7 @@ def legend_text(num_heads: int, width: int) -> tuple[str, int]:
 
 
 def colour_bar() -> str:
-  """The scale of the heat maps."""
+  """Returns the scale of the heat maps."""
   steps = ''.join(
     box(6 + 6 * i, 14, 6, 10, f'fill="{shade(i / 20)}"') for i in range(21)
   )
@@ -283,7 +285,7 @@ def colour_bar() -> str:
 
 
 def svg_start(width: int, height: int, title: str, kind: str, size: int) -> str:
-  """The opening tag of a drawing that shrinks with the page."""
+  """Returns the opening tag of a drawing that shrinks with the page."""
   return (
     f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" '
     f'height="{height}" role="img" aria-label="{title}" font-size="{size}" '
@@ -300,8 +302,8 @@ def box(left: float, top: float, width: float, height: float, fill: str) -> str:
 def label_text(
   label: str, token: str, x: float, middle: float, anchor: str, size: int
 ) -> str:
-  """A label at a height, with the whole token for the mouse."""
-  # sentencepiece's mark of a word's beginning is a bar, darker than any letter.
+  """Returns a label at a height; hovering shows the whole token."""
+  # sentencepiece marks the start of a word by a bar that is darker than letters.
   text = html.escape(label).replace('▁', '<tspan fill-opacity="0.25">▁</tspan>')
   return (
     f'<text x="{x:g}" y="{middle + 0.35 * size:.1f}" text-anchor="{anchor}">'
@@ -310,7 +312,7 @@ def label_text(
 
 
 def note(head: int, query: str, key: str, weight: float) -> str:
-  """What hovering says of a weight."""
+  """Returns the tooltip of a weight."""
   text = f'head {head + 1}: "{query}" -> "{key}" {weight:.2f}'
   return f'<title>{html.escape(text)}</title>'
 
@@ -320,20 +322,20 @@ def colour(head: int) -> str:
 
 
 def shade(weight: float) -> str:
-  """A weight's colour in the heat maps."""
+  """Returns the colour of a weight in the heat maps."""
   stops = np.linspace(0.0, 1.0, len(WHITE_TO_BLUE))
   channels = [np.interp(weight, stops, channel) for channel in WHITE_TO_BLUE.T]
   return '#' + ''.join(f'{round(channel):02x}' for channel in channels)
 
 
 def spread(num_heads: int) -> np.ndarray:
-  """How far off the middle of a token each head's line begins and ends, in pixels."""
+  """Returns the vertical offset of each head's lines from the middle of a token."""
   step = min(2.5, LANES / max(num_heads - 1, 1))
   return step * (np.arange(num_heads) - (num_heads - 1) / 2)
 
 
 def fitted(tokens: Sequence[str], size: int, most: int) -> list[str]:
-  """Labels of at most so many pixels; a blank token is shown as Python would."""
+  """Returns labels of at most `most` pixels; blank tokens are shown as their `repr`."""
   labels = []
   for token in tokens:
     token = token if token.strip() else repr(token)
@@ -345,12 +347,12 @@ def fitted(tokens: Sequence[str], size: int, most: int) -> list[str]:
 
 
 def widest(labels: Sequence[str], size: int) -> float:
-  """The pixels that the longest label takes."""
+  """Returns the width of the longest label in pixels."""
   return max(text_width(label, size) for label in labels)
 
 
 def text_width(text: str, size: int) -> float:
-  """The pixels that a text takes, rather too many, as fonts differ."""
+  """Returns an upper estimate of the width of a text in pixels, since fonts differ."""
 
   def em(letter: str) -> float:
     if unicodedata.east_asian_width(letter) in 'WF' or letter in 'mwMW@%…':

@@ -6,6 +6,6 @@ from big_vision_like.viz import images
 
 
 def strip(video_THWC: np.ndarray, columns: int | None = None) -> np.ndarray:
-  """The frames side by side, or in rows of `columns`: RGB uint8 (height, width, 3)."""
+  """Arranges frames in one row, or in rows of `columns`: uint8 (height, width, 3)."""
   frames_THWC = np.stack([images.to_rgb(frame_HWC) for frame_HWC in video_THWC])
   return images.tile(frames_THWC, columns or len(frames_THWC))

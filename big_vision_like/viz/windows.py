@@ -14,13 +14,13 @@ from big_vision_like.viz import images
 
 BORDER = (255, 255, 255)
 MARKS = ((230, 57, 70), (255, 200, 0))
-SIDE = 256  # pixels of a picture, about
+SIDE = 256  # approximate pixels of a picture
 
 
 class Windows(NamedTuple):
-  """How a map of tokens is cut: its rows and columns, sides of windows, their shift.
+  """A partition of a map of tokens: rows and columns, side of the windows, and shift.
 
-  The map is a whole number of windows: it may have been padded.
+  The map, which may have been padded, is a whole number of windows.
   """
 
   grid: tuple[int, int]
@@ -29,7 +29,7 @@ class Windows(NamedTuple):
 
   @property
   def places(self) -> np.ndarray:
-    """Returns which token of the map, row by row, is where in a window: (W, N)."""
+    """The index in the map, row by row, of each token in each window: (W, N)."""
     rows, columns = (side // self.window for side in self.grid)
     place_hw = np.arange(np.prod(self.grid)).reshape(self.grid)
     place_hw = np.roll(place_hw, (-self.shift, -self.shift), axis=(0, 1))
@@ -40,14 +40,14 @@ class Windows(NamedTuple):
 def of_token(
   probs_RGNM: np.ndarray, windows: Windows, image: int, token: tuple[int, int]
 ) -> np.ndarray:
-  """Returns how much a token takes from each of the map, (h, w), the mean of the heads.
+  """Returns the attention from a token to all tokens, averaged over heads: (h, w).
 
-  `probs_RGNM` are the probabilities that a block has sown, `token` is a row and column.
+  `probs_RGNM` are the probabilities that a block has sown; `token` is row and column.
   """
   place_WN = windows.places
   if len(probs_RGNM) % len(place_WN) or probs_RGNM.shape[-1] != place_WN.shape[1]:
     raise UserError(
-      f'attention {probs_RGNM.shape} is not that of windows of {windows.window} tokens'
+      f'attention {probs_RGNM.shape} does not fit windows of {windows.window} tokens'
       f' on a map of {windows.grid}'
     )
   number = np.ravel_multi_index(token, windows.grid)
@@ -59,14 +59,14 @@ def of_token(
 
 
 def across(image_HWC: np.ndarray, windows: Windows) -> list[tuple[int, int]]:
-  """Returns two tokens beside each other with a border between their windows.
+  """Returns two neighbouring tokens with a border of windows between them.
 
-  The border is the one in the middle, the row that where the image differs most within
-  and between the two.
+  It is the border in the middle of the image, in the row where pixels vary most over
+  the two tokens.
   """
   rows, columns = windows.grid
   if columns < 2 * windows.window:
-    raise UserError('its first stage is one window wide: there is no border.')
+    raise UserError('the map of its first stage is one window wide and has no borders.')
   left = columns // windows.window // 2 * windows.window - 1
   height, width = (
     n // side for n, side in zip(image_HWC.shape, windows.grid, strict=False)
@@ -85,13 +85,13 @@ def picture(
 ) -> np.ndarray:
   """Draws the borders of windows and frames around tokens: RGB uint8.
 
-  With `weights_hw` the image is lit where they are large.
+  With `weights_hw` the image is darkened where the weights are small.
   """
   rows, columns = windows.grid
   cell = max(1, round(SIDE / max(rows, columns)))
   drawn = images.stretch(image_HWC, (rows * cell, columns * cell))
   if weights_hw is not None:
-    # A weight for each pixel, so that no light crosses the border of a window.
+    # One weight per pixel keeps interpolation from crossing the borders of windows.
     drawn = images.highlight(drawn, images.stretch(weights_hw, drawn.shape[:2]))
   drawn = drawn.copy()
   for axis, count in enumerate(windows.grid):

@@ -265,8 +265,8 @@ def test_inputs_are_those_of_training_with_their_boxes(source, sections):
 def test_objects_are_counted_and_ordered(sections):
   content = sections['Objects']
   text = html.unescape(content)
-  assert 'Of 14 objects in the first 11 images of val, 12 are found (85.7' in text
-  assert 'and 2 missed; boxes that find none: 1.' in text
+  assert 'The first 11 images of val have 14 objects: 12 are found (85.7' in text
+  assert 'and 2 are missed. Boxes without a matching object: 1.' in text
   titles = re.findall(
     '<h3>(\\w+): image (\\d+) of val, quality ([\\d.]+\u00a0%)', content
   )
@@ -347,7 +347,7 @@ def test_each_query_has_its_boxes(sections):
 def test_of_many_queries_those_that_find_most_are_shown(source, monkeypatch):
   monkeypatch.setattr(report_detection, 'MOST_QUERIES', 2)
   content, _ = report_detection.queries(source)
-  assert 'the 2 of 6 queries that find most' in content
+  assert 'the 2 of 6 queries that find the most objects' in content
   assert re.findall('>query (\\d): ', content) == ['2', '3']
 
 
@@ -421,7 +421,9 @@ def test_what_cannot_be_shown_has_a_reason(source):
   with pytest.raises(UserError, match='no evaluator of the config finds segments'):
     report_detection.segments(none)
   other = with_config(source, evaluator='panoptic')
-  with pytest.raises(UserError, match='evals.panoptic is no evaluator that finds obj'):
+  with pytest.raises(
+    UserError, match='evals.panoptic is not an evaluator that finds obj'
+  ):
     report_detection.precision(other)
   node = {'_fn': 'big_vision_like.data.transforms.labels:Keep', 'names': ['image']}
   val = json.loads(json.dumps(source.log.config['evals']['val']))

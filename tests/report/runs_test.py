@@ -71,7 +71,7 @@ def test_summary_of_two_runs_lists_what_differs():
     'seed': ['(absent)', '3'],
   }
   same = runs.summary([logs[0], logs[0]]).split('Where the configs differ')[1]
-  assert 'Nowhere.' in same and 'Full config of a' in same
+  assert 'No differences.' in same and 'Full config of a' in same
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_page_shows_confidence_before_and_after(run):
     'Images by confidence',
     'Images by class',
     'mean confidence after',
-    'The least and the most confident images that were chosen',
+    'The least and the most confident chosen images',
     'Pseudo labels of a teacher',
     '<h3>Unlabelled</h3>',
   ):

@@ -256,7 +256,7 @@ def test_right_and_legible_examples_are_attended_to(numbers):
 def test_drawings_name_what_reads_and_what_is_read(numbers):
   source = made(numbers, [([5, 6, 3, 2], [5, 6, 7, 7, 2])])
   content, caption = report_sequences.attention_by_head(source)
-  assert 'Example 0 of strings, wrong' in content and 'writes next' in caption
+  assert 'Example 0 of strings, wrong' in content and 'is generated' in caption
   cross, encoder = re.findall(r'<svg class="token-lines".*?</svg>', content)
   names = [
     re.findall(r'<title>([^<]*)</title></text>', svg) for svg in (cross, encoder)
@@ -278,7 +278,7 @@ def test_the_most_attentive_token_reads_another_one():
 
 
 def test_what_is_not_sequences_is_a_reason(numbers):
-  with pytest.raises(UserError, match='the training data is not sequences'):
+  with pytest.raises(UserError, match='the training data has no sequences'):
     report_sequences.check({'image': np.zeros((1, 2, 2, 1))}, 'the training data')
   packed = dataclasses.replace(numbers)
   source = spec(Texts, length=8, vocabulary=spec(Syllables, ending=''), packed=True)
@@ -288,5 +288,5 @@ def test_what_is_not_sequences_is_a_reason(numbers):
   with pytest.raises(UserError, match='packed rows hold several sources: a search'):
     report_sequences.predict(packed)
   del config['evals']['strings']
-  with pytest.raises(UserError, match='no evaluator .* looks at what the task finds'):
+  with pytest.raises(UserError, match='no evaluator .* scores generated sequences'):
     report_sequences.predict(packed)

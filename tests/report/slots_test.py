@@ -246,7 +246,7 @@ def test_objects_are_matched_and_measured_as_the_evaluator_does(sets):
     np.testing.assert_array_equal(slot_O[rows], columns)
   content, _ = report_slots.objects_found(sets)
   header, aps, *_ = pages.rows_of(content)
-  assert header == ['objects nearer than', '\u221e', '1', '0.5', '0.25', '0.125']
+  assert header == ['distance below', '\u221e', '1', '0.5', '0.25', '0.125']
   thresholds = ['inf', *header[2:]]
   assert aps[1:] == [f'{100 * expected[f"ap_{t}"]:.1f}\u00a0%' for t in thresholds]
   shown = [int(n) for n in re.findall('example (\\d+) of val, loss', content)]
@@ -326,14 +326,16 @@ def test_other_attributes_have_numbers():
 
 def test_what_cannot_be_shown_has_a_reason(runs, blocks, sets):
   one = pages.source_of(runs['blocks'], evaluator='one')
-  with pytest.raises(UserError, match='of the first 13 examples of one, none shows 1'):
+  with pytest.raises(UserError, match='none of the first 13 examples of one shows 1'):
     report_slots.slots_by_iteration(one)
-  with pytest.raises(UserError, match='no evaluator of the config looks for objects'):
+  with pytest.raises(
+    UserError, match='no evaluator of the config measures the segmentation of objects'
+  ):
     report_slots.slots_by_iteration(with_evals(blocks, {}))
   node = {**blocks.log.config['evals']['more']}
   accuracy = spec(classification.Accuracy, data=node['data']).to_dict()
   other = with_evals(blocks, {'labels': accuracy}, 'labels')
-  with pytest.raises(UserError, match='evals.labels is no evaluator that looks for'):
+  with pytest.raises(UserError, match='evals.labels is not an evaluator that measures'):
     report_slots.slots_by_iteration(other)
   val = json.loads(json.dumps(sets.log.config['evals']['val']))
   val['data']['transforms'][1]['names'] = ['image']

@@ -86,14 +86,14 @@ def test_positions_are_those_of_the_places_of_the_grid():
   np.testing.assert_array_equal(embedding_ND, table_LND[0, 1:])
   assert what == ''
   found = trained({'pos_embedding': table_LND}, posemb_at='every')
-  assert 'tables of 2 blocks' in report_vit.grid_positions(found)[1]
+  assert 'first of 2 blocks' in report_vit.grid_positions(found)[1]
 
   rows_LhE, columns_LwE = random.normal(size=(2, 2, 6)), random.normal(size=(2, 4, 6))
   params = {'pos_rows': rows_LhE, 'pos_columns': columns_LwE}
   embedding_ND, what = report_vit.grid_positions(trained(params))
   np.testing.assert_allclose(embedding_ND[6, :6], columns_LwE[0, 2], rtol=1e-6)
   np.testing.assert_allclose(embedding_ND[6, 6:], rows_LhE[0, 1], rtol=1e-6)
-  assert 'a table each' in what and 'of 2 blocks' in what
+  assert 'separate tables' in what and 'of 2 blocks' in what
 
   embedding_ND, what = report_vit.grid_positions(trained({}, posemb='sincos2d'))
   np.testing.assert_array_equal(embedding_ND, positions.sincos2d(2, 4, 12)[0])

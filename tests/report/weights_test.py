@@ -78,8 +78,8 @@ def test_without_images_the_rest_is_shown(folder, tmp_path):
   assert report.main([f'--weights={folder / "vit.npz"}', f'--out={out}']) == 0
   reader = pages.Reader(out)
   assert reader.headings == HEADINGS and len(reader.images) == 24 + 3
-  assert 'Not shown: no images were given: name them with --images' in reader.text
-  assert 'Not shown: there are no images to look at' in reader.text
+  assert 'Not shown: no images given: name them with --images' in reader.text
+  assert 'Not shown: there are no images to compute attention for' in reader.text
 
 
 def test_a_bit_has_predictions_and_filters(folder, tmp_path):
@@ -89,7 +89,7 @@ def test_a_bit_has_predictions_and_filters(folder, tmp_path):
   reader = pages.Reader(out)
   assert reader.headings == HEADINGS and len(reader.images) == 1 + 28
   for text in (
-    'BiT has no attention: what it reads is not shown',
+    'BiT has no attention, so no rollout is shown',
     "64 filters of the ResNet's first convolution",
     'Not shown: the model has no position embedding',
     'Not shown: BiT has no patches that attend',
@@ -108,7 +108,7 @@ def test_what_is_no_picture_gets_one_sentence(folder, capsys):
 
 def test_detectors_have_no_such_report(detector, capsys):
   assert report.main([f'--weights={detector[0]}']) == 1
-  assert 'finds objects, which reports of weights do not' in capsys.readouterr().err
+  assert 'detects objects, which reports on weights do not' in capsys.readouterr().err
 
 
 def test_a_browser_shows_the_page(vit_page, tmp_path):

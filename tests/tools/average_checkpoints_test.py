@@ -64,7 +64,7 @@ def test_the_mean_of_the_last(average, workdir, tmp_path, capsys):
   'options, words',
   [
     (['--last=4'], r'holds 3 checkpoints \(2, 4, 6\), not 4'),
-    (['--last=0'], 'at least one checkpoint'),
+    (['--last=0'], 'at least 1 checkpoint'),
   ],
 )
 def test_what_cannot_be_averaged_is_told(
@@ -78,7 +78,7 @@ def test_what_cannot_be_averaged_is_told(
 
 def test_folders_are_looked_at_first(average, workdir, tmp_path, capsys):
   assert average.main([str(workdir), '--last=1', f'--out={tmp_path}']) == 1
-  assert 'is there already' in capsys.readouterr().err
+  assert 'already exists' in capsys.readouterr().err
   assert average.main([str(tmp_path), f'--out={tmp_path / "new"}']) == 1
   assert 'has no config.json' in capsys.readouterr().err
   (tmp_path / 'config.json').write_text('null')

@@ -147,7 +147,7 @@ def test_half_a_check_is_named(check_golden, words, tmp_path, capsys, monkeypatc
   (tmp_path / 'half.py').write_text(text)
   monkeypatch.setattr(check_golden.checks, '__path__', [str(tmp_path)])
   assert check_golden.main([str(GOLDEN / 'posemb_resize.npz')]) == 2
-  assert 'CHECKS of tools.golden.half is no tuple' in capsys.readouterr().err
+  assert 'CHECKS of tools.golden.half is not a tuple' in capsys.readouterr().err
   monkeypatch.delitem(sys.modules, 'tools.golden.half')
 
 
@@ -258,7 +258,7 @@ def config_of(name, **changes):
     (dict(config=config_of('vit_gap_norep', mlp_dim=73)), [], 'shape'),
     (dict(config={}), [], "lacks 'num_classes'"),
     ({}, ['input/image'], "lacks 'input/image'"),
-    ({}, ['output/loss_softmax_xent'], 'does not say of which loss'),
+    ({}, ['output/loss_softmax_xent'], 'does not name their loss'),
   ],
 )
 def test_a_file_that_cannot_be_checked(

@@ -196,7 +196,9 @@ def test_runs_of_other_models(tmp_path, capsys):
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
   random_weights.save_run(tmp_path / 'run', config, {'a': np.ones(2)})
   assert convert(tmp_path / 'run', tmp_path / 'out') == 1
-  words = 'is a run of Transformer: what is converted is BiT, BiTv1, '
+  words = (
+    'is a run of Transformer, which cannot be converted; models that can: BiT, BiTv1, '
+  )
   assert words in capsys.readouterr().err
 
 
@@ -214,20 +216,23 @@ def test_half_a_file_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'words, message',
   [
-    (['out.pth'], 'OUT ends in .npz or .safetensors, or is a folder'),
-    (['out.npz', '--to=timm'], '--to=timm does not go into .*published or big_vision'),
-    (['out', '--to=published'], '--to=published does not .*timm or transformers'),
-    (['in.npz'], 'in.npz is there already: name a new OUT'),
-    (['taken.npz'], 'taken.json is there already'),
+    (['out.pth'], 'OUT must end in .npz or .safetensors, or be a folder'),
+    (
+      ['out.npz', '--to=timm'],
+      '--to=timm cannot be written to .*published or big_vision',
+    ),
+    (['out', '--to=published'], '--to=published cannot .*timm or transformers'),
+    (['in.npz'], 'in.npz already exists: name a new OUT'),
+    (['taken.npz'], 'taken.json already exists'),
     (['out', '--to=transformers'], 'has a class token and learned positions'),
     (['out', '--image-size=32'], 'a grid of 4x4, but the weights have 9 positions'),
     (['out.npz', '--image-size=25'], '25x25 does not divide into tokens of 8x8'),
     (
       ['out', '--image-size', '8', '8', '8'],
-      '--image-size 8 8 8 is no side, or height',
+      '--image-size 8 8 8 must be a side, or height',
     ),
-    (['out', '--image-size=0'], '--image-size 0 is no side'),
-    ([''], 'is there already: name a new OUT'),
+    (['out', '--image-size=0'], '--image-size 0 must be a side'),
+    ([''], 'already exists: name a new OUT'),
   ],
 )
 def test_what_cannot_be_written(words, message, tmp_path, capsys):
@@ -350,8 +355,8 @@ def test_a_run_of_detr(tmp_path, capsys):
   assert found.architecture['backbone']['dilated'] is True
   assert_same(found.variables, {'params': params, **variables})
   for out, words in (
-    ('n.npz', 'a detr goes into .safetensors or a folder'),
-    ('p', '--to=timm does not go into .*transformers or published'),
+    ('n.npz', 'a detr can be written to .safetensors or a folder'),
+    ('p', '--to=timm cannot be written to .*transformers or published'),
   ):
     assert convert(folder, tmp_path / out, *['--to=timm'] * (out == 'p')) == 1
     assert re.search(words, capsys.readouterr().err)

@@ -157,7 +157,7 @@ def test_tpu_vm_asks_for_slices():
   )
   assert all('queued-resources' in w and '--node=all' in w for w in others)
   refused = python('tpu_vm.py', 'pods', '--zone=z', '--slices=2', '--', 'python')
-  assert refused.returncode == 2 and 'joined when created' in refused.stderr
+  assert refused.returncode == 2 and 'joined on creation' in refused.stderr
 
 
 FAKE_GCLOUD = """
@@ -287,15 +287,15 @@ V5P = '--accelerator=tpu-v5p-slice'
   'words, said',
   [
     (['tpu', '--accelerator=tpu-v9', '--topology=4x4'], 'is not one of tpu-v4'),
-    (['tpu', V5E, '--topology=4x4x4'], 'has 2 dimensions, as 4x4'),
+    (['tpu', V5E, '--topology=4x4x4'], 'has 2 dimensions: 4x4'),
     (['tpu', V5E, '--topology=4x6'], 'is not one of 1x1, 2x2'),
     (['tpu', V5E, '--topology=big'], 'write 4x4 or 4x4x4'),
     (['tpu', V5P, '--topology=4x4x6'], 'multiples of 4'),
-    (['tpu', V5P, '--topology=16x32x32'], '8960 chips at most'),
-    (['tpu', V5E, '--topology=4x4', '--chips-per-node=8'], 'for --topology=2x4 alone'),
+    (['tpu', V5P, '--topology=16x32x32'], 'at most 8960 chips'),
+    (['tpu', V5E, '--topology=4x4', '--chips-per-node=8'], 'requires --topology=2x4'),
     (['tpu', V5E, '--topology=4x4', '--chips-per-node=3'], '1, 4 or 8 chips'),
-    (['tpu', V5E, '--topology=2x2', '--slices=2'], 'take a larger topology'),
-    (['tpu', V5E, '--topology=4x4', '--name=Vit_B'], 'small letters'),
+    (['tpu', V5E, '--topology=2x2', '--slices=2'], 'choose a larger topology'),
+    (['tpu', V5E, '--topology=4x4', '--name=Vit_B'], 'lowercase letters'),
     (['tpu', V5E, '--topology=4x4', '--env=A'], 'write NAME=VALUE'),
     (['gpu', '--nodes=0', '--gpus=8'], '--nodes must be 1 or more'),
     (['gpu', '--nodes=2', '--gpus=8', '--volume=runs'], 'write CLAIM:/path'),
@@ -358,7 +358,7 @@ def test_slurm_starts_again_what_fails(tmp_path):
 def test_slurm_gives_up_in_the_end(tmp_path):
   done, log = slurm(tmp_path, 'exit 9', MAX_TRIES='2')
   assert done.returncode == 9 and len(log) == 2
-  assert '2 attempts are enough' in done.stderr
+  assert 'giving up after 2 attempts' in done.stderr
 
 
 def test_slurm_requeues_what_was_stopped_unless_it_was_cancelled(tmp_path):

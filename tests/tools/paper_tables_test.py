@@ -54,7 +54,7 @@ def test_papers_that_contradict_each_other_are_named(tmp_path, monkeypatch):
   monkeypatch.setattr(paper_cells, 'PAPERS', tmp_path)
   monkeypatch.setattr(paper_cells, 'read', paper_cells.read.__wrapped__)
   with pytest.raises(
-    UserError, match='1 and 3 give different numbers of A at 8 pixels'
+    UserError, match='1 and 3 give different numbers for A at 8 pixels'
   ):
     paper_cells.models()
   (tmp_path / '3' / 'models.csv').unlink()
@@ -122,7 +122,7 @@ def test_runs_stand_beside_the_published_number(runs, tmp_path, capsys):
   assert f'{runs / "a"}, {runs / "sweep" / "b"} |' in text  # and not the short one
   assert f'{runs / "unfinished"}: at step 5,000 of {STEPS:,}' in text
   assert '| run configs/vit/plain.py:150 | 150 epochs: Better plain ViT-S/16 |' in text
-  assert 'original recipe' in text and 'not as in the config' not in text
+  assert 'original recipe' in text and 'differs from the config' not in text
   assert '| ViT-S/16 | 224 | 22,050,664 | 22,050,664 | 4.61 | ' in text
   page = pages.Reader(tmp_path / 'out' / '2205.01580.html')
   assert page.headings[0].startswith('Table 1: ViT-S/16 on ImageNet')
@@ -138,7 +138,7 @@ def test_runs_with_other_settings_count_where_there_are_no_others(tmp_path):
   assert 'total_steps=100 instead of (absent)' in found.differences
   shown = paper_tables.grid([cell], {cell.key: found})
   assert shown.rows[1] == ['reproduced', '30.0 (1)']
-  assert 'not as in the config: ' in shown.remarks[0]
+  assert 'differs from the config: ' in shown.remarks[0]
 
 
 def test_of_runs_with_the_same_seed_the_last_counts_and_is_named(tmp_path):
@@ -187,14 +187,14 @@ def test_why_a_cell_is_missing_is_said():
     assert sentence in paper_tables.reason(CELLS[key], {})[1]
   assert paper_tables.absent('EfficientNet-L2') in (
     '',
-    'the model EfficientNet-L2 is not here yet',
+    'the model EfficientNet-L2 is not implemented yet',
   )
 
 
 def test_bad_input_is_one_sentence(tmp_path, capsys):
   for words, sentence in [
     (['1234.5678'], "no tables of '1234.5678'"),
-    (['2010.11929', '--table=3'], "has no table '3' here: take 2, 5, 8, 9"),
+    (['2010.11929', '--table=3'], "has no table '3' here, only 2, 5, 8, 9"),
     (['2010.11929', '--runs', 'no/such'], '--runs: no folder no/such.'),
   ]:
     assert paper_tables.main([*words, f'--out={tmp_path}']) == 1

@@ -101,10 +101,10 @@ def test_a_resnet_has_no_attention_to_draw(predict, pictures, tmp_path):
   'words, message',
   [
     (['--top=0'], '--top=0 is not positive'),
-    (['--image-size=8x8x8'], '--image-size=8x8x8 is neither 384 nor 384x512'),
+    (['--image-size=8x8x8'], '--image-size=8x8x8 is neither a side nor HEIGHTxWIDTH'),
     (['--labels=LABELS'], '--labels=.* has 1 line, the model 5 classes'),
     (['--labels=gone.txt'], 'gone.txt cannot be read: No such file or directory'),
-    (['--out=LABELS'], '--out=.*names.txt is no folder: File exists'),
+    (['--out=LABELS'], '--out=.*names.txt is not a folder: File exists'),
     (['--image-size=32', '--source-grid=2x2'], 'not a grid of 2x2 with 0 to 2 leading'),
     (['--threshold=0.5'], '--threshold is for weights that find objects'),
     (['--image-size=20'], 'images of 20x20 do not divide into patches of 8x8'),

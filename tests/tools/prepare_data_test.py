@@ -325,7 +325,7 @@ def test_bad_records_are_listed_and_never_dropped_silently(convert, tmp_path, ca
   assert not (folder / 'dataset_info.json').exists()
   before = names_and_inodes(folder)
   source = convert(source, '--bad-share', share)
-  assert '3 bad examples were left out' in capsys.readouterr().out
+  assert 'bad examples left out: 3.' in capsys.readouterr().out
   after = names_and_inodes(folder)
   assert after.items() <= before.items() and len(after) == 2
   ids = sorted(source[i]['id'] for i in range(len(source)))
@@ -388,13 +388,19 @@ def test_restart_markers_need_a_program(tool, home, capsys, tmp_path, monkeypatc
 @pytest.mark.parametrize(
   'words, sentence',
   [
-    (['--from', 'zip:a', '--name', 'a'], '--from zip:a: give one of folder, tar'),
+    (
+      ['--from', 'zip:a', '--name', 'a'],
+      '--from zip:a: give KIND:FILES, with a kind of folder, tar',
+    ),
     (['--from', 'folder:{}/nowhere', '--name', 'a'], 'there is no folder'),
     (['--from', 'tar:{}/*.tar', '--name', 'a'], 'no file matches'),
     (['--from', 'folder:{}', '--name', 'A b'], '--name A b: give a word'),
     (['--from', 'tfds:{}', '--name', 'a'], 'has no dataset_info.json'),
     (['--from', 'tfds:{}/damaged', '--name', 'a'], 'is not in the layout of TFDS'),
-    (['--from', 'folder:{}', '--name', 'a', '--dots', 'last'], '--dots is not for fol'),
+    (
+      ['--from', 'folder:{}', '--name', 'a', '--dots', 'last'],
+      '--dots cannot be used with fol',
+    ),
     (
       ['--from', 'tar:{}/a', '--name', 'a', '--labels', '{}/none'],
       'none cannot be read',

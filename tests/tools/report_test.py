@@ -155,7 +155,9 @@ def test_predictions_agree_with_the_evaluator(runs, token_page):
   right = (found.probability_BC.argmax(axis=-1) == found.label_B).sum()
   last = [r for r in source.log.records if r['kind'] == 'eval'][-1]
   np.testing.assert_allclose(right / 50, last['val/top1'], rtol=1e-6)
-  assert f'{right} of the first 50 examples of val are right' in token_page.read_text()
+  assert (
+    f'{right} of the first 50 examples of val are classified' in token_page.read_text()
+  )
 
 
 def test_fewer_examples_can_be_asked_for(runs):
@@ -195,7 +197,7 @@ def test_most_confident_mistakes_come_first():
     names=['a', 'b', 'c'],
   )
   content, _ = report_images.predicted(source)
-  assert '1 of the first 4 examples of val are right (25.00' in content
+  assert '1 of the first 4 examples of val are classified correctly (25.00' in content
   assert re.findall(r'title="example (\d+)"', content) == ['12', '10', '13', '11']
 
 
@@ -208,7 +210,7 @@ def test_labels_beyond_the_classes_are_a_reason(runs):
     )
   )
   source.run = dataclasses.replace(source.run, task=few)
-  with pytest.raises(ValueError, match='labels up to 2, the model 2 classes'):
+  with pytest.raises(ValueError, match='labels up to 2, but the model has 2 classes'):
     report_images.predict(source)
 
 
@@ -232,7 +234,7 @@ def test_a_model_without_patches_shows_what_applies(runs):
   assert report.main([str(runs['linear'])]) == 0
   reader = pages.Reader(runs['linear'] / 'report.html')
   assert reader.headings == HEADINGS
-  assert 'examples of val are right' in reader.text
+  assert 'examples of val are classified' in reader.text
   assert reader.text.count('Not shown: Linear has no patch embedding') == 1
   assert reader.text.count('Not shown: Linear has no patches that attend') == 2
   assert 'Not shown: the model has no position embedding' in reader.text
@@ -244,12 +246,12 @@ def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path, capsys):
   assert report.main([str(tmp_path)]) == 0
   reader = pages.Reader(tmp_path / 'report.html')
   assert reader.headings == HEADINGS
-  assert reader.text.count('holds no checkpoint') == 5
+  assert reader.text.count('has no checkpoints') == 5
   assert 'Training images after all transforms' in reader.text
   (tmp_path / 'metrics.jsonl').unlink()
   assert report.main([str(tmp_path)]) == 1
   assert (
-    'holds no step and no checkpoint: has that run begun?' in capsys.readouterr().err
+    'has no logged steps and no checkpoint: has it started?' in capsys.readouterr().err
   )
 
 
@@ -273,14 +275,14 @@ def test_data_that_is_not_here_is_a_reason(runs, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['nowhere'], 'nowhere is not the folder of a run'),
-    (['~/nowhere'], '/.*/nowhere is not the folder of a run'),
+    (['nowhere'], 'nowhere is not a run directory'),
+    (['~/nowhere'], '/.*/nowhere is not a run directory'),
     (['RUN', '--step=7'], 'no checkpoint of step 7'),
     (['RUN', '--examples=0'], '--examples=0'),
     (['RUN', '--evaluator=test'], '--evaluator=test: the config of .* has val'),
     ([], 'name the folders of runs, or --weights'),
     (['RUN', '--images', 'a.png'], '--images and --image-size are for --weights'),
-    (['RUN', '--weights=a.npz'], '--weights stands alone'),
+    (['RUN', '--weights=a.npz'], '--weights cannot be combined'),
   ],
 )
 def test_wrong_arguments_get_one_sentence(runs, capsys, arguments, message):

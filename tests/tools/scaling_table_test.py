@@ -14,4 +14,4 @@ def test_a_row_says_what_the_plan_does(data_dir, monkeypatch, capsys):
   assert cells['slice'] == 'v5e:2x2' and cells['mesh'] == 'data=2 fsdp=2'
   assert cells['batch'] == '32' and cells['GiB a chip'] == '0.0 of 15.8'
   assert scaling_table.main(['Z/99']) == 1
-  assert "no row 'Z/99': take of tiny" in capsys.readouterr().err
+  assert "no row 'Z/99': choose from tiny" in capsys.readouterr().err

@@ -61,7 +61,12 @@ def test_a_sheet_and_the_numbers_of_it(data_dir, shown):
   assert arrays['image']['dtype'] == 'uint8' and arrays['image']['largest'] > 200
   assert arrays['image on the device']['smallest'] == -1.0
   assert arrays['target on the device']['shape'] == [32, 10]
-  for text in ('on the device', 'RandomAffine', 'examples/s of one core', 'most often'):
+  for text in (
+    'on the device',
+    'RandomAffine',
+    'examples/s on one core',
+    'most frequent',
+  ):
     assert text in told.out
   picture_HWC = cv2.imread(str(files['train_data.png']))
   # 32 pairs of 8x8 scans, 14 times as large, beside each other.
@@ -128,7 +133,7 @@ def test_an_input_of_an_evaluator(data_dir, shown):
   assert found['odd'] == []
   status, told, _ = shown('--input=evals.test')
   assert status == 1
-  assert '--input=evals.test is none of evals.val.data, train_data.' in told.err
+  assert '--input=evals.test is not one of evals.val.data, train_data.' in told.err
 
 
 def test_sequences_are_written_out(shown):
@@ -211,11 +216,11 @@ def test_what_is_odd():
   wrong = images.copy()
   wrong[:3] = 9
   assert show_input.oddities(looked(fine | {'image': wrong})) == [
-    '3 of 20 images are of one colour',
-    '2 of 20 images are the same as another one',
+    '3 of 20 images have a single colour',
+    '2 of 20 images are duplicates of another one',
   ]
   [dark, *_] = show_input.oddities(looked(fine | {'image': images // 128}))
-  assert dark.startswith('images hold 0 and 1 alone: image.Brighten')
+  assert dark.startswith('images only hold 0 and 1: image.Brighten')
   device = {'image': images / 127.5 - 1, 'target': np.eye(5)[np.arange(20) % 5]}
   assert show_input.oddities(looked(fine, device)) == []
   device['image'][0, 0, 0, 0] = 9.0
@@ -236,7 +241,7 @@ def test_the_device_is_shown_where_it_changes_something():
   device = {'image': batch['image'] / 127.5 - 1, 'target': np.eye(4, dtype=np.float32)}
   [*_, (only,)] = show_input.tiles(looked(batch, device))
   np.testing.assert_array_equal(only[0][::14, ::14], batch['image'][3])
-  assert only[1] == ['only fills the batch']
+  assert only[1] == ['padding of the batch']
   device['image'] = device['image'][:, :, ::-1]
   (host, mirrored), *_ = show_input.tiles(looked(batch, device))
   np.testing.assert_array_equal(host[0][:, ::-1], mirrored[0])

@@ -175,7 +175,7 @@ def test_a_restored_state_of_other_bits_is_found(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(0.0), {'examples': 8}, 0.0, wait=True)
   smoke.check_restored(tmp_path, state(0.0))
-  with pytest.raises(UserError, match='params/b/c is restored with other bits'):
+  with pytest.raises(UserError, match='params/b/c is not restored bit by bit'):
     smoke.check_restored(tmp_path, state(-0.0))
 
 
@@ -203,9 +203,9 @@ def test_records_of_a_run_that_is_well(tmp_path):
   [
     (dict(step=1), None, r'no checkpoint of step 2, only of \[1\]'),
     (dict(loss=float('nan')), None, 'the loss is nan at step 2'),
-    (dict(evaluation={'test/top1': 1.0}), None, 'config.evals.val found no scalars'),
-    (dict(evaluation={'val/a': float('inf')}), None, 'val found that val/a is inf'),
-    ({}, 'val/top', "config.keep_best='val/top' is found by no evaluator"),
+    (dict(evaluation={'test/top1': 1.0}), None, 'config.evals.val returned no scalars'),
+    (dict(evaluation={'val/a': float('inf')}), None, 'val returned val/a=inf'),
+    ({}, 'val/top', "config.keep_best='val/top' is not returned by any evaluator"),
   ],
 )
 def test_records_that_show_what_is_wrong(tmp_path, changes, keep_best, problem):
@@ -276,5 +276,5 @@ def test_a_model_that_stays_large_is_named(tmp_path):
   config = tiny_config.get_config()
   config.task.model = spec(Wide)
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
-  with pytest.raises(UserError, match='_test.py: Wide declares no `tiny`; there'):
+  with pytest.raises(UserError, match='_test.py: Wide declares no `tiny`; the scaled'):
     smoke.check_size(small)

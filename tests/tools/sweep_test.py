@@ -88,7 +88,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
 
   with pytest.raises(UserError, match='to another sweep .metric: val/top1 -> val/loss'):
     sweep.Sweep(same | {'metric': 'val/loss'}, out)
-  with pytest.raises(UserError, match="tune.* has found no 'val/top9', only val/loss"):
+  with pytest.raises(UserError, match="tune.* has no 'val/top9', only val/loss"):
     changed = dict(json.loads((out / 'results.json').read_text()))
     changed['command']['metric'] = 'val/top9'
     (out / 'results.json').write_text(json.dumps(changed))
@@ -111,7 +111,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
     (dict(test='real/top1'), "no evaluator for 'real/top1': it has test"),
     (dict(metric='test/top1', over=[f'{RATE}=1']), "for 'test/top1': it has val"),
     (dict(over=[f'{RATE}=1,,2']), 'write FIELD=VALUE,VALUE'),
-    (dict(over=[f'{RATE}=1', f'{RATE}=2']), f'--over has {RATE} twice'),
+    (dict(over=[f'{RATE}=1', f'{RATE}=2']), f'--over names {RATE} twice'),
   ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(

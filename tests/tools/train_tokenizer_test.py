@@ -108,8 +108,12 @@ def test_errors_are_sentences(fails, data_set, tmp_path):
   )
   fr = fails(*data_set, '--features', 'fr', '--size', '99', '--out', out)
   assert fr == "tiny_translation has no feature 'fr'; it has de, en."
-  assert fails(*data_set, '--size', '99', '--out', out).startswith('say which features')
-  assert fails('--size', '99', '--out', out).startswith('name either a data set or')
+  assert fails(*data_set, '--size', '99', '--out', out).startswith(
+    '--features is missing'
+  )
+  assert fails('--size', '99', '--out', out).startswith(
+    'give either the name of a data set or'
+  )
   gone = tmp_path / 'gone.txt'
   assert fails('--text', gone, '--size', '99', '--out', out).startswith(
     f'{gone} cannot'
@@ -139,7 +143,7 @@ def test_what_is_there_is_not_overwritten(fails, data_set, tmp_path):
   out = tmp_path / 'v.model'
   out.write_text('mine')
   told = fails(*data_set, '--features', 'de', '--size', '90', '--out', out)
-  assert told == f'{out} is there already; --overwrite replaces it.'
+  assert told == f'{out} already exists; --overwrite replaces it.'
   assert out.read_text() == 'mine'
 
 

@@ -70,7 +70,7 @@ def test_a_line_for_each_text_whatever_the_batch(translate, folder):
   assert status == 0 and len(found) == 6
   assert found[1] == found[4] == ''
   assert all(found[i] for i in (0, 2, 3, 5)) and len(set(found)) > 2
-  assert 'note: empty, and so is the translation: text 2, 5\n' in notes
+  assert 'note: empty texts have empty translations: text 2, 5\n' in notes
   alone = [translate(folder, '--text', lines[i])[1] for i in (0, 3)]
   assert alone == [[found[0]], [found[3]]]
 
@@ -131,13 +131,13 @@ def test_languages_are_asked_for(translate, several):
   lines = ['>>nds<< The dog', 'The dog', '>>xyz<< The dog', '']
   _, found, notes = translate(several, *words_of(lines))
   assert len(found) == 4
-  assert 'one of >>deu<<, >>nds<< (not so: text 2, 3)' in notes
+  assert 'one of >>deu<<, >>nds<< (missing in text 2, 3)' in notes
 
 
 def test_too_long_a_text_is_refused(translate, folder):
   status, found, error = translate(folder, '--text', 'The', '--text', 'dog ' * 60)
   assert status == 1 and found == []
-  assert 'text 2 has ' in error and 'the model takes 40: split it' in error
+  assert 'text 2 has ' in error and 'the model takes at most 40: split it' in error
 
 
 def test_what_is_cut_off_is_told(translate, folder, tmp_path):
@@ -147,7 +147,7 @@ def test_what_is_cut_off_is_told(translate, folder, tmp_path):
   safetensors.numpy.save_file(state, tmp_path / 'model.safetensors')
   status, found, notes = translate(tmp_path, '--text', 'The')
   assert status == 0 and found[0]
-  assert 'note: text 1: no end in 40 tokens: cut off' in notes
+  assert 'note: text 1: not finished after 40 tokens: truncated' in notes
 
 
 def copy_of(folder, path):
@@ -158,7 +158,7 @@ def copy_of(folder, path):
 @pytest.mark.parametrize(
   'words, message',
   [
-    (['nowhere'], 'nowhere has no config.json: name a model or a run'),
+    (['nowhere'], 'nowhere has no config.json: give the folder of a model'),
     (['{folder}', '--file=nowhere'], 'nowhere: No such file'),
     (['{folder}', '--beams=0', '--text=a'], '--beams=0 is not positive'),
     (['{folder}', '--file={folder}/source.spm'], 'source.spm is not UTF-8'),
@@ -172,7 +172,7 @@ def test_what_cannot_be_done(translate, folder, words, message):
 @pytest.mark.parametrize(
   'config, message',
   [
-    ({'a': 1}, 'neither of a run (task) nor of a model (model_type)'),
+    ({'a': 1}, 'neither to a run (task) nor to a model (model_type)'),
     ({'model_type': 'bart'}, "model_type is 'bart'"),
   ],
 )
@@ -187,7 +187,7 @@ def test_a_vocabulary_of_another_model(translate, folder, tmp_path):
   ids = json.loads((folder / 'vocab.json').read_text())
   (tmp_path / 'vocab.json').write_text(json.dumps(ids | {'more': 999}))
   status, _, error = translate(tmp_path, '--text', 'a')
-  assert status == 1 and 'numbers pieces up to 999, the model has' in error
+  assert status == 1 and 'has ids up to 999, the model only has' in error
 
 
 @pytest.fixture(scope='module')
@@ -255,7 +255,7 @@ def test_learned_positions_are_a_limit(translate, write_run):
   status, found, notes = translate(workdir, '--text', 'The dog')
   assert status == 0 and len(found) == 1
   status, _, error = translate(workdir, '--text', ENGLISH[0] * 2)
-  assert status == 1 and 'the model takes 12' in error
+  assert status == 1 and 'the model takes at most 12' in error
 
 
 def test_runs_that_know_no_text(translate, write_run):
@@ -265,4 +265,4 @@ def test_runs_that_know_no_text(translate, write_run):
   config['train_data']['transforms'] = []
   file.write_text(json.dumps(config))
   status, _, error = translate(workdir, '--text', 'a')
-  assert status == 1 and 'names no vocabulary: it knows ids, no text' in error
+  assert status == 1 and 'names no vocabulary: the run has ids, but no text' in error

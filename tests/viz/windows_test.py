@@ -20,7 +20,7 @@ def test_attention_returns_to_its_place_on_the_map():
   mean_M = probs_RGNM[2, :, 3].mean(axis=0).reshape(4, 4)
   np.testing.assert_allclose(map_hw[:, 2:6], np.roll(mean_M, 2, axis=0))
   assert not map_hw[:, :2].any() and not map_hw[:, 6:].any()
-  with pytest.raises(UserError, match='is not that of windows of 4 tokens'):
+  with pytest.raises(UserError, match='does not fit windows of 4 tokens'):
     windows.of_token(probs_RGNM[:3], STILL, 1, (2, 5))
 
 

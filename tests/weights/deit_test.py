@@ -280,9 +280,9 @@ def test_what_cannot_be_folded(tmp_path, capsys):
   files.write(tmp_path / 'in.safetensors', timm_deit.to_timm(params_of(KINDS['deit'])))
   words = [str(tmp_path / 'in.safetensors'), str(tmp_path / 'out')]
   for values, sentence in {
-    ('0.5', '0'): 'a deviation is above 0',
+    ('0.5', '0'): 'deviations must be above 0',
     ('0.5,0.5', '0.5'): '2 numbers for images of 3 channels',
-    ('half', '0.5'): 'half is no number',
+    ('half', '0.5'): 'half is neither one number',
   }.items():
     try:
       assert tool.main([*words, '--fold-normalization', *values]) != 0

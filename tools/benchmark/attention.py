@@ -1,13 +1,18 @@
-"""What attention, its decoder's cache and its stacks cost on this machine.
+"""Measures attention, beam search with its cache, and compilation of stacks.
 
   python tools/benchmark/attention.py [attend] [memory] [decode] [compile]
 
-Measures all parts, or those that are named: `attend`, one attention and its gradient
-beside `jax.nn.dot_product_attention`; `memory`, what a TPU needs beside arguments and
-results for more and more tokens, by the compiler (libtpu; no TPU needed); `decode`,
-beam search with the cache beside one that runs the whole decoder again for each token;
-`compile`, a scanned encoder of 24 layers beside one of 2. What is compared is measured
-in turns, after a warm-up, as medians. JSON to stdout or --output, a table to stderr.
+Measures all parts, or the named ones:
+
+- `attend`: attention and its gradient, against `jax.nn.dot_product_attention`.
+- `memory`: bytes that a TPU needs in addition to arguments and results, for increasing
+  numbers of tokens, according to the compiler (needs libtpu, but no TPU).
+- `decode`: beam search with the cache, against a search that reruns the whole decoder
+  for each token.
+- `compile`: a scanned encoder of 24 layers, against one of 2.
+
+Compared variants are interleaved after a warm-up; results are medians. JSON is written
+to stdout or --output, a table to stderr.
 """
 
 import functools
@@ -29,7 +34,7 @@ from big_vision_like.models import transformer
 from big_vision_like.ops import attention, masks, search
 from big_vision_like.tasks import seq2seq
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
@@ -54,7 +59,7 @@ Row = dict[str, Any]
 
 
 def attend(repeats: int) -> list[Row]:
-  """Seconds of a gradient (forward and backward) and of the forward pass alone."""
+  """Returns the seconds of the forward pass, and of a gradient (with forward pass)."""
   rows = []
   for shape_name, (batch, tokens, heads, size) in SHAPES.items():
     x = np.random.default_rng(0).normal(size=(3, batch, tokens, heads, size))
@@ -104,7 +109,7 @@ def work_of(f: Callable[..., Any], *args: Any) -> benchmark.Work:
 
 
 def memory() -> list[Row]:
-  """Bytes of temporaries of attention and its gradient, compiled for a TPU v5e."""
+  """Returns the bytes of temporaries of attention and its gradient on a TPU v5e."""
   device = jax.sharding.SingleDeviceSharding(plan.slice_devices('v5e:2x2')[0])
   rows = []
   for kind in MEMORY_MASKS:
@@ -116,7 +121,7 @@ def memory() -> list[Row]:
       found = {}
       for implementation in 'pallas', 'xla':
         if implementation == 'xla' and tokens > 8192:
-          continue  # more than the chip has
+          continue  # more memory than the chip has
         f = functools.partial(
           attention.attend, mask=mask, implementation=implementation
         )
@@ -128,7 +133,7 @@ def memory() -> list[Row]:
 
 
 def decode(repeats: int) -> list[Row]:
-  """Seconds of beam search for a batch, always to the last token."""
+  """Returns the seconds of beam search for a batch, always up to the last token."""
   batch, beams, length = DECODE['batch'], DECODE['beams'], DECODE['length']
   rows = []
   for name, sizes in MODELS.items():
@@ -138,7 +143,7 @@ def decode(repeats: int) -> list[Row]:
       optimizer=optim.adamw(1e-3),
       beams=beams,
       extra_length=length - DECODE['source'],
-      eos_id=-1,  # which no token is
+      eos_id=-1,  # an id that no token has
     )
     shape = batch, DECODE['source']
     source_BS = jax.random.randint(jax.random.key(0), shape, 3, 1000)
@@ -168,7 +173,7 @@ def decode(repeats: int) -> list[Row]:
 def without_cache(
   task: seq2seq.Seq2Seq, length: int, variables: Any, source_BS: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Beam search that runs the whole decoder on all tokens so far, at each token."""
+  """Runs beam search without a cache: each step decodes all tokens so far."""
   model, beams, batch = task.model, task.beams, len(source_BS)
   memory_BSD = model.apply(variables, source_BS, method='encode')
   memory_bSD, source_bS = (jnp.repeat(x, beams, 0) for x in (memory_BSD, source_BS))
@@ -186,7 +191,7 @@ def without_cache(
   def reorder(ids_bT: jax.Array, beam_BK: jax.Array) -> jax.Array:
     return ids_bT[(jnp.arange(batch)[:, None] * beams + beam_BK).reshape(-1)]
 
-  # Ones, because zeros are padding and would be hidden from what follows.
+  # Ones, because zeros are padding and would be masked for later tokens.
   return search.beam_search(
     step,
     jnp.ones((batch * beams, length), jnp.int32),
@@ -201,7 +206,7 @@ def without_cache(
 
 
 def compiled(repeats: int) -> list[Row]:
-  """Seconds to trace, lower and compile the gradient of a scanned encoder."""
+  """Returns the seconds to trace, lower and compile a scanned encoder's gradient."""
   x = jax.ShapeDtypeStruct((8, 64, 256), jnp.float32)
 
   def once(depth: int) -> tuple[float, float]:
@@ -241,7 +246,7 @@ PARTS = ('attend', 'memory', 'decode', 'compile')
 
 
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-  """One line a measurement; times in ms, bytes in MiB."""
+  """Returns a table with one row per measurement; times in ms, bytes in MiB."""
   result = rich.table.Table(title=name, title_justify='left', box=None)
   columns = list(max(rows, key=len))
   for column in columns:
@@ -265,11 +270,18 @@ def shown(column: str, value: Any) -> str:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, measures, prints."""
+  """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__)
   parser.add_argument('parts', nargs='*', metavar='part', help=', '.join(PARTS))
-  parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
-  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  parser.add_argument(
+    '--repeats',
+    type=int,
+    default=10,
+    help='number of measurements; default: %(default)s',
+  )
+  parser.add_argument(
+    '--output', metavar='FILE', help='file for the JSON; default: stdout'
+  )
   args = parser.parse_args(argv)
   for part in args.parts:
     if part not in PARTS:
@@ -277,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.repeats < 1:
     raise errors.UserError('--repeats must be 1 or more.')
   cli.set_up_jax()
-  # What is compiled here is to be compiled, not read.
+  # Compilation is measured here, so programs must not come from the cache.
   jax.config.update('jax_enable_compilation_cache', False)
   measure = {
     'attend': functools.partial(attend, args.repeats),

@@ -1,10 +1,10 @@
-"""What checksums cost: saves and restores a state of random numbers, and times it.
+"""Measures the cost of checksums when a state of random numbers is saved and restored.
 
   python tools/benchmark/checkpoints.py --megabytes=1024 --rounds=5
 
-Prints JSON: medians in seconds of the checksums, of `save` until training may go on
-(with checksums), of the write until it is durable, and of a restore with its checksums;
-and the share of a save that checksums take.
+Prints JSON with medians in seconds: of the checksums, of `save` until training can
+continue (with checksums), of the write until it is durable, and of a restore with its
+checksums. It also has the share of a save that checksums take.
 """
 
 import functools
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# The package, where this file is started as a script.
+# The package, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 import jax
@@ -31,7 +31,7 @@ SHAPES = [(768, 3072), (3072, 768), (768, 12, 64), (768,), (3072,)]
 
 
 def state_of(megabytes: int, step: int) -> State:
-  """Returns a state like that of a Transformer of this size."""
+  """Returns a state of this size with the shapes of a Transformer."""
   rng, params, left = np.random.default_rng(0), {}, megabytes * 10**6
   while left > 0:
     for shape in SHAPES:
@@ -42,14 +42,14 @@ def state_of(megabytes: int, step: int) -> State:
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-  """Returns how long a call took."""
+  """Returns the duration of a call in seconds."""
   started = time.perf_counter()
   call()
   return time.perf_counter() - started
 
 
 def measure(megabytes: int, rounds: int) -> dict[str, Any]:
-  """Returns medians after a round to warm up, each round in a folder of its own."""
+  """Returns medians after one warm-up round, with a new folder for each round."""
   state, found = state_of(megabytes, 0), []
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
@@ -79,8 +79,12 @@ def measure(megabytes: int, rounds: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the measurements as JSON."""
   parser = errors.parser(__doc__)
-  parser.add_argument('--megabytes', type=int, default=1024, help='%(default)s')
-  parser.add_argument('--rounds', type=int, default=5, help='%(default)s')
+  parser.add_argument(
+    '--megabytes', type=int, default=1024, help='size of the state; %(default)s'
+  )
+  parser.add_argument(
+    '--rounds', type=int, default=5, help='measured rounds; %(default)s'
+  )
   args = parser.parse_args(argv)
   cli.set_up_jax()
   print(json.dumps(measure(args.megabytes, args.rounds), indent=2))

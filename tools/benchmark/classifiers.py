@@ -1,13 +1,13 @@
-"""Measures how fast classifiers are on this machine, alongside timm's of the same name.
+"""Measures the speed of classifiers against the models of the same name in timm.
 
     python tools/benchmark/classifiers.py efficientnet_b0 --batch-size=8
 
-Random images stay on the device. `train` is a whole step with cross-entropy and AdamW,
-`predict` gives logits. Sides take turns: ours, and timm's on PyTorch (the extra
-`parity`) as --torch says, each in a process of its own: `default`, `channels_last`
-(NHWC in memory), `compiled` (torch.compile), `compiled_channels_last`. Both frameworks
-use all cores. --profile tells where the time of our step went. Prints JSON, and a short
-table on stderr.
+Random images stay on the device. `train` is a whole step with cross-entropy and AdamW;
+`predict` computes logits. Measurements of our side and of timm's on PyTorch (the extra
+`parity`) are interleaved. Each side that --torch names has its own process: `default`,
+`channels_last` (NHWC in memory), `compiled` (torch.compile) or
+`compiled_channels_last`. Both frameworks use all cores. --profile shows how the time of
+our step is spent. Prints JSON, and a short table on stderr.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from big_vision_like.devices import malloc
 from big_vision_like.models import deit, efficientnet, regnet, swin, t2t_vit, vit
 from big_vision_like.tasks import classification
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
@@ -45,13 +45,13 @@ SIDES = ('default', 'channels_last', 'compiled', 'compiled_channels_last')
 
 
 def symmetric(name: str) -> nn.Module:
-  """Makes an EfficientNet with the padding and the norms of PyTorch."""
+  """Builds an EfficientNet with the padding and the norms of PyTorch."""
   return efficientnet.EfficientNet(
     CLASSES, padding='symmetric', epsilon=1e-5, **efficientnet.variant(name)
   )
 
 
-# Our models by their names in timm; without dropout on both sides.
+# Our models by their names in timm, without dropout on both sides.
 MODELS: dict[str, Callable[[], nn.Module]] = {
   'deit_small_distilled_patch16_224': lambda: deit.DeiT(
     CLASSES, pool='token', **deit.variant('S/16')
@@ -83,7 +83,7 @@ NOT_IN_TIMM = ('t2t_vit_14',)
 
 
 class Ours:
-  """A model's step and prediction, compiled for one batch on the device."""
+  """The training step and prediction of a model, compiled for a batch on the device."""
 
   def __init__(self, model: nn.Module, batch: dict[str, np.ndarray]):
     self.task = classification.Classification(
@@ -121,7 +121,7 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What timm's side needs to know, as plain data."""
+  """Arguments of timm's process, as plain data."""
 
   name: str
   side: str
@@ -132,7 +132,7 @@ class Job:
 
 
 class Timm(benchmark.OnTorch):
-  """timm's model of this name, trained on the same batch by PyTorch."""
+  """A model of timm, trained on the same batch by PyTorch."""
 
   def __init__(self, job: Job):
     super().__init__('timm', job.cuda, job.dtype)
@@ -184,7 +184,7 @@ class Timm(benchmark.OnTorch):
 
 
 def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-  """Takes all measurements of one model, one after the other."""
+  """Yields all measurements of one model."""
   rng = np.random.default_rng(0)
   size = args.image_size
   batch = {
@@ -231,7 +231,7 @@ def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
-  """Makes the bill of a step; the trace stays in the folder."""
+  """Returns the breakdown of a step's time; the trace stays in the folder."""
   with benchmark.traced(folder):
     ours.train(benchmark.TRACED_STEPS)
   sources = trace_bill.sources_of(ours.step.as_text())
@@ -239,11 +239,11 @@ def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> rich.table.Table:
-  """Tabulates what was measured of one work of one model."""
+  """Returns a table of the measurements of one work of one model."""
   rows = rich.table.Table(
     box=rich.box.SIMPLE_HEAD, title=f'{result["model"]}, {result["work"]}'
   )
-  for name in ('', 'step', 'p10 - p90', 'images/s', 'ours is x times as fast'):
+  for name in ('', 'step', 'p10 - p90', 'images/s', 'speedup of ours'):
     rows.add_column(name, justify='right' if name else 'left')
   for side, found in result['sides'].items():
     ratio = result['ratios'].get(side)
@@ -253,33 +253,40 @@ def table(result: dict[str, Any]) -> rich.table.Table:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, measures, prints."""
+  """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('models', nargs='+', choices=MODELS, metavar='MODEL')
   parser.add_argument('--batch-size', type=int, default=8)
   parser.add_argument('--image-size', type=int, default=224)
   parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
-  parser.add_argument('--repeats', type=int, default=5, help='measurements of each')
   parser.add_argument(
-    '--steps', type=int, help='in one measurement; 0.3 s where absent'
+    '--repeats',
+    type=int,
+    default=5,
+    help='number of measurements; default: %(default)s',
   )
   parser.add_argument(
-    '--only', nargs='+', choices=WORKS, default=WORKS, help='of these; default both'
+    '--steps', type=int, help='steps per measurement; default: about 0.3 s'
   )
   parser.add_argument(
-    '--torch', nargs='*', choices=SIDES, default=SIDES[:2], help='sides of timm'
+    '--only', nargs='+', choices=WORKS, default=WORKS, help='works to measure'
   )
   parser.add_argument(
-    '--profile', metavar='FOLDER', help='write traces, read their bill'
+    '--torch', nargs='*', choices=SIDES, default=SIDES[:2], help='variants of timm'
   )
-  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  parser.add_argument(
+    '--profile', metavar='FOLDER', help='write traces there, print a breakdown of time'
+  )
+  parser.add_argument(
+    '--output', metavar='FILE', help='file for the JSON; default: stdout'
+  )
   args = parser.parse_args(argv)
   for name in ('batch_size', 'image_size', 'repeats', 'steps'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise errors.UserError(f'--{name.replace("_", "-")} must be 1 or more.')
-  # As in training; PyTorch's processes allocate as they are used to.
+  # As in training. PyTorch's processes keep their default allocator.
   malloc.keep_memory()
-  # Both frameworks share the card; JAX would take three quarters of it at once.
+  # Both frameworks share the GPU; JAX would allocate three quarters of it at once.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
   results = []

@@ -1,16 +1,17 @@
-"""How fast a DETR is on this machine, beside that of transformers.
+"""Measures the speed of a DETR against the one in transformers.
 
-    python tools/benchmark/detr.py --config=configs/detr/coco.py:r50 \
+    python tools/benchmark/detr.py --config=configs/detr/coco.py:r50 \\
         --against=transformers
 
-Random pictures with as many objects as COCO's stay on the device. Measured in turns:
-`train`, a whole step with matching, losses, clipping and AdamW; `network`, the gradient
-of the network alone; `predict`. `match` is the matching of a step alone.
+Random images with as many objects as in COCO stay on the device. Measurements are
+interleaved: `train` is a whole step with matching, losses, clipping and AdamW;
+`network` is the gradient of the network alone; `predict` is prediction. `match` is the
+matching of a step alone.
 
-The other side is transformers' DetrForObjectDetection of the same sizes (the extra
-`parity`), compiled on CUDA but for its losses (of every layer, as here), with fused
-AdamW; in float32 both may use TF32. --profile tells where the time of a step went.
-Prints JSON, and a short table on stderr.
+The other side is the DetrForObjectDetection of transformers with the same sizes (the
+extra `parity`). On CUDA it is compiled except for its losses (which are of every layer,
+as ours), with fused AdamW; in float32 both sides may use TF32. --profile shows how the
+time of a step is spent. Prints JSON, and a short table on stderr.
 """
 
 import argparse
@@ -40,19 +41,19 @@ from big_vision_like.ops import matching
 from big_vision_like.tasks import set_detection
 from big_vision_like.weights import detr as weights
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
 from tools.benchmark import trace_bill
 
-ROWS, MEAN_OBJECTS = 100, 7.3  # room for objects in a batch, objects in COCO's images
+ROWS, MEAN_OBJECTS = 100, 7.3  # rows for objects of an image, mean number in COCO
 WORKS = ('train', 'match', 'network', 'predict')
-RATES = (1e-4, 1e-5)  # of all else and of the backbone
+RATES = (1e-4, 1e-5)  # learning rates of other parameters and of the backbone
 
 
 def drawn(batch_size: int, height: int, width: int, classes: int) -> dict[str, Any]:
-  """A batch of noise, some of it padding, with objects."""
+  """Returns a batch of noise, partly padded, with objects."""
   rng = np.random.default_rng(0)
   shape = batch_size, ROWS
   sides_B2 = np.array([height, width])
@@ -73,7 +74,7 @@ def drawn(batch_size: int, height: int, width: int, classes: int) -> dict[str, A
 
 
 def inside(size_B2: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Which pixels of padded images are pictures: bool (B, H, W)."""
+  """Returns a mask of the pixels that are not padding: bool (B, H, W)."""
   rows_BH = np.arange(height) < size_B2[:, :1]
   columns_BW = np.arange(width) < size_B2[:, 1:]
   return rows_BH[:, :, None] & columns_BW[:, None]
@@ -116,7 +117,7 @@ class Ours:
 
   @functools.cached_property
   def to_match(self) -> tuple[jax.Array, jax.Array]:
-    """Costs of all layers, each taken to predict what the last one does."""
+    """The costs of all layers, each with the predictions of the last one."""
     *_, logits_BQC, boxes_BQ4 = self.prediction(self.state, self.batch)
     objects, costs = set_detection.objects_of(self.batch), self.task.costs
     cost_BKQ = set_detection.pair_costs(
@@ -152,9 +153,9 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What the side of transformers needs to know, as plain data.
+  """Arguments of the process of transformers, as plain data.
 
-  `config` are fields of DetrConfig; `objects` of each image classes and boxes.
+  `config` are fields of DetrConfig; `objects` are classes and boxes of each image.
   """
 
   config: dict[str, Any]
@@ -173,7 +174,7 @@ class Job:
 def job(
   task: set_detection.Detection, batch: dict[str, np.ndarray], compiled: bool
 ) -> Job:
-  """The same model and batch for transformers, or a sentence on what it lacks."""
+  """Returns the job of the same model and batch; `UserError` if not supported."""
   model, backbone = task.model, task.model.backbone
   lacks = {
     'masks': model.masks,
@@ -184,7 +185,7 @@ def job(
   }
   if any(lacks.values()):
     listed = ', '.join(name for name, wanted in lacks.items() if wanted)
-    raise UserError(f'--against transformers: it is not compared with {listed}.')
+    raise UserError(f'--against transformers: cannot compare {listed}.')
   told = fields(model) | {'backbone': fields(backbone)}
   dropouts = ('dropout', 'attention_dropout', 'activation_dropout')
   costs = set_detection.COSTS | dict(task.costs)
@@ -215,12 +216,12 @@ def job(
 
 
 def fields(module: nn.Module) -> dict[str, Any]:
-  """The arguments that a module was made with, defaults too."""
+  """Returns the arguments of a module, including defaults."""
   return {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
 
 
 class Transformers(benchmark.OnTorch):
-  """transformers' DETR of the same sizes, trained on the same batch by PyTorch."""
+  """The DETR of transformers with the same sizes, trained on the same batch."""
 
   def __init__(self, job: Job):
     super().__init__('transformers', job.cuda, job.dtype)
@@ -231,7 +232,7 @@ class Transformers(benchmark.OnTorch):
     self.net = transformers.DetrForObjectDetection(config).to(self.device)
     groups: list[list] = [[], []]
     for name, parameter in self.net.named_parameters():
-      # It freezes more than the published code: root and first stage alone.
+      # By default it freezes more than the published code: root and first stage only.
       in_backbone = '.backbone.' in name
       parameter.requires_grad_('.embedder.' not in name and '.stages.0.' not in name)
       if parameter.requires_grad:
@@ -244,9 +245,9 @@ class Transformers(benchmark.OnTorch):
     )
     self.clip_norm = job.clip_norm
     if job.cuda and job.compiled:
-      # Not the losses, which match on the host: there the compiler gives up.
+      # Not the losses: these match on the host, where the compiler gives up.
       self.net.model.compile()
-    # As on our side: the batch as it comes from the input, on the device.
+    # As on our side: the batch as the input has it, on the device.
     self.image_BHWC, self.inside_BHW = map(self._put, (job.image, job.inside))
     self.mean, self.std = (
       torch.tensor(x, device=self.device)[:, None, None] for x in (job.mean, job.std)
@@ -291,7 +292,7 @@ class Transformers(benchmark.OnTorch):
 
 
 def task_of(config: mlc.ConfigDict) -> set_detection.Detection:
-  """The task of a config, whose data and weights are not needed."""
+  """Returns the task of a config; its data and weights are not needed."""
   plain = spec.in_steps(config)
   task = spec.build(plain['task'], 'config.task')
   if not isinstance(task, set_detection.Detection):
@@ -300,7 +301,7 @@ def task_of(config: mlc.ConfigDict) -> set_detection.Detection:
 
 
 def run(task: set_detection.Detection, args: argparse.Namespace) -> dict[str, Any]:
-  """All measurements; each is printed when it is there, as compiling takes minutes."""
+  """Takes all measurements; prints each at once, since compilation takes minutes."""
   height, width = args.image_size
   batch = drawn(args.batch_size, height, width, task.model.num_classes)
   task.check(batch)
@@ -344,7 +345,7 @@ def run(task: set_detection.Detection, args: argparse.Namespace) -> dict[str, An
 
 
 def measured(sides: Sequence[Callable], repeats: int, steps: int | None) -> list[list]:
-  """As `benchmark.measured`, but that all sides compile at the same time."""
+  """Measures as `benchmark.measured`, but compiles all sides at the same time."""
 
   def first(number: int) -> None:
     started = time.perf_counter()
@@ -360,7 +361,7 @@ def measured(sides: Sequence[Callable], repeats: int, steps: int | None) -> list
 
 
 def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
-  """The bill of a step; the trace stays in the folder."""
+  """Returns the breakdown of a step's time; the trace stays in the folder."""
   with benchmark.traced(folder):
     ours.train(benchmark.TRACED_STEPS)
   sources = trace_bill.sources_of(ours.step.as_text())
@@ -368,7 +369,7 @@ def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def table(work: str, found: dict[str, Any]) -> rich.table.Table:
-  """What was measured of one work, at a glance."""
+  """Returns a table of the measurements of one work."""
   rows = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   for name in (work, 'step', 'p10 - p90', 'images/s'):
     rows.add_column(name, justify='left' if name == work else 'right')
@@ -385,7 +386,7 @@ def console() -> rich.console.Console:
 
 
 def size_of(text: str) -> tuple[int, int]:
-  """Height and width in '768x1024'."""
+  """Parses height and width in '768x1024'."""
   height, by, width = text.partition('x')
   if not (by and height.isdigit() and width.isdigit() and int(height) * int(width)):
     raise argparse.ArgumentTypeError(f'{text} is not HEIGHTxWIDTH')
@@ -394,29 +395,38 @@ def size_of(text: str) -> tuple[int, int]:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, measures, prints."""
+  """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument('--batch-size', type=int, default=16)
   parser.add_argument('--image-size', type=size_of, default=(768, 1024))
-  parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
   parser.add_argument(
-    '--steps', type=int, help='in one measurement; 0.3 s where absent'
+    '--repeats',
+    type=int,
+    default=10,
+    help='number of measurements; default: %(default)s',
   )
   parser.add_argument(
-    '--only', nargs='+', choices=WORKS, default=WORKS, help='of these; default all'
+    '--steps', type=int, help='steps per measurement; default: about 0.3 s'
+  )
+  parser.add_argument(
+    '--only', nargs='+', choices=WORKS, default=WORKS, help='works to measure'
   )
   parser.add_argument('--against', choices=['transformers'])
-  parser.add_argument('--eager', action='store_true', help='PyTorch does not compile')
   parser.add_argument(
-    '--profile', metavar='FOLDER', help='write a trace, read its bill'
+    '--eager', action='store_true', help='do not compile on the side of PyTorch'
   )
-  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  parser.add_argument(
+    '--profile', metavar='FOLDER', help='write a trace there, print a breakdown of time'
+  )
+  parser.add_argument(
+    '--output', metavar='FILE', help='file for the JSON; default: stdout'
+  )
   args, config = cli.parse(parser, argv)
   for name in ('batch_size', 'repeats', 'steps'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise UserError(f'--{name.replace("_", "-")} must be 1 or more.')
   if args.against:
-    # Both frameworks share the card; JAX would take three quarters of it at once.
+    # Both frameworks share the GPU; JAX would allocate three quarters of it at once.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   result = run(task_of(config), args)
   benchmark.write(result, args.output)

@@ -1,13 +1,14 @@
-"""Breaks files and runs in many ways, and counts what becomes of it.
+"""Damages files and runs in many ways, and counts the outcomes.
 
   python tools/benchmark/faults.py --count=200 --json=faults.json
   python tools/benchmark/faults.py --only='checkpoint' --show
 
-Each fault is read by a process of its own kind. Right are: the same values in spite of
-it, one sentence, or other values where a format has no checksums that could tell.
-Wrong are: other values where it could (`silent`), a traceback, more than a sentence
-(`noise`), more than 20 seconds (`hang`), the end of the process (`crash`) and more than
-2 GB (`memory`). Kills of whole runs: tools/benchmark/kills.py.
+Each damaged file is read in a separate process. Good outcomes are the same values
+despite the damage, an error of one sentence, or other values if the format has no
+checksums that could reveal it. Bad outcomes are other values despite checksums
+(`silent`), a traceback, an error of more than a sentence (`noise`), more than 20
+seconds (`hang`), the end of the process (`crash`), and more than 2 GB (`memory`). For
+kills of whole runs see tools/benchmark/kills.py.
 """
 
 import collections
@@ -15,7 +16,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from big_vision_like import cli, errors, files
@@ -36,19 +37,21 @@ def table(counts: dict[str, collections.Counter[str]]) -> list[str]:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints a table; status 1 where something is wrong."""
+  """Prints a table of outcomes; returns 1 if any is bad, else 0."""
   parser = errors.parser(__doc__)
-  parser.add_argument('--count', type=int, default=100, help='of each kind')
-  parser.add_argument('--seed', type=int, default=0, help='%(default)s')
-  parser.add_argument('--only', default='', help='a part of the names of kinds')
-  parser.add_argument('--show', action='store_true', help='what is wrong, one by one')
-  parser.add_argument('--json', help='where to write all results')
+  parser.add_argument(
+    '--count', type=int, default=100, help='faults of each kind; default: %(default)s'
+  )
+  parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+  parser.add_argument('--only', default='', help='only kinds with this in their name')
+  parser.add_argument('--show', action='store_true', help='print every bad outcome')
+  parser.add_argument('--json', help='file for all results')
   args = parser.parse_args(argv)
   cli.set_up_jax()
   kinds = [kind for name, kind in common.kinds().items() if args.only in name]
   if not kinds:
     raise errors.UserError(
-      f'--only={args.only}: there is {errors.listed(common.kinds())}'
+      f'--only={args.only}: no such kind; there are {errors.listed(common.kinds())}'
     )
   counts, results = {}, []
   for kind in kinds:

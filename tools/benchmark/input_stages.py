@@ -1,4 +1,4 @@
-"""Where the time of an input goes: each stage of its work, on one core."""
+"""Timing breakdown of an input pipeline: each stage of its work, on one core."""
 
 import collections
 import dataclasses
@@ -15,16 +15,16 @@ from big_vision_like.data.input import mixture, order, pipeline
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.run import preflight
 
-WARM_UP, AT_LEAST = 8, 32  # examples that are not measured, and that are
-TIMES = 5  # that work on a whole batch is repeated
+WARM_UP, AT_LEAST = 8, 32  # examples before measuring, and smallest number to measure
+TIMES = 5  # repetitions of the work on a whole batch
 Step = tuple[str, grain.transforms.Map | grain.transforms.RandomMap]
 
 
 @dataclasses.dataclass
 class Stage:
-  """Seconds that a part of the work took, of the examples that needed it.
+  """Seconds that a stage took, for the examples that needed it.
 
-  `examples` counts all, `on_host` says whether cores of the host are kept busy.
+  `examples` counts all examples; `on_host` is whether the stage uses cores of the host.
   """
 
   name: str
@@ -38,13 +38,13 @@ class Stage:
 
   @property
   def mean_ms(self) -> float:
-    """Of all examples, also those that did not need it."""
+    """The mean over all examples, including those that did not need the stage."""
     return 1e3 * sum(self.seconds) / self.examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """A source of an input: which record comes at a place, and what is done to it."""
+  """A source of an input: the index of each record, and the steps applied to it."""
 
   source: Any
   index: Callable[[int], int]
@@ -55,12 +55,12 @@ class Stream:
 def measure(
   data: Any, device: Callable[..., Any], batch: pipeline.Batch, seconds: float
 ) -> list[Stage]:
-  """All stages in order; `device` is what a compiled function makes of a batch."""
+  """Measures all stages in order; `device` runs a compiled function on a batch."""
   return [*of_examples(data, seconds), *of_a_batch(device, batch)]
 
 
 def of_examples(data: Any, seconds: float) -> list[Stage]:
-  """Reading and each transform, in the order of the run, for about so many seconds."""
+  """Measures reading and each transform, in the order of a run, for about `seconds`."""
   parts, found = streams(data), {}
   mixed = isinstance(data.source, mixture.Mixture)
   training = isinstance(data, pipeline.TrainInput)
@@ -90,7 +90,7 @@ def of_examples(data: Any, seconds: float) -> list[Stage]:
 def one_by_one(
   stream: Stream, place: int, rng: np.random.Generator
 ) -> dict[str, float]:
-  """Seconds of each stage of one example."""
+  """Returns the seconds of each stage for one example."""
   took, before = {}, time.perf_counter()
   example = stream.source[stream.index(place)] | stream.added
   for name, transform in (('read', None), *stream.steps):
@@ -102,7 +102,7 @@ def one_by_one(
 
 
 def streams(data: Any) -> list[Stream]:
-  """What an input is made of: one stream, or one for each part of a mixture."""
+  """Returns the streams of an input: one, or one for each part of a mixture."""
   mixed = isinstance(data.source, mixture.Mixture)
   parts = data.source.parts if mixed else {'': mixture.Part(source=data.source)}
   made = []
@@ -125,7 +125,7 @@ def _in_turn(length: int, place: int) -> int:
 
 
 def numbered(steps: Sequence[Step]) -> list[Step]:
-  """The second of the same name gets a number."""
+  """Numbers steps with the same name, from the second on."""
   seen, result = collections.Counter(), []
   for name, transform in steps:
     seen[name] += 1
@@ -134,7 +134,7 @@ def numbered(steps: Sequence[Step]) -> list[Step]:
 
 
 def of_a_batch(device: Callable[..., Any], batch: pipeline.Batch) -> list[Stage]:
-  """Stacking, the way to the device and the work there, for an example of a batch."""
+  """Measures stacking, transfer and work on the device, per example of a batch."""
   size = len(next(iter(batch.values())))
   rows = [{name: x[i] for name, x in batch.items()} for i in range(size)]
   arrays = jax.device_put(batch)
@@ -146,7 +146,7 @@ def of_a_batch(device: Callable[..., Any], batch: pipeline.Batch) -> list[Stage]
   made = []
   for name, call in work.items():
     made.append(Stage(name, examples=TIMES, on_host=name == 'stack'))
-    for time_ in range(TIMES + 1):  # the first may compile
+    for time_ in range(TIMES + 1):  # the first call may compile
       before = time.perf_counter()
       jax.block_until_ready(call())
       if time_:

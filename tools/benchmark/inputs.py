@@ -1,21 +1,21 @@
-"""How fast the input is on this machine, on JPEGs like ImageNet's.
+"""Measures the speed of the input on this machine, on JPEGs like ImageNet's.
 
     python tools/benchmark/inputs.py > input.json
 
-Photographs of 500 x 375 pixels and some 110 kB become random crops of 224 pixels,
-flipped at random, in batches of uint8; once more with RandAugment(2, 15), and of files
-with restart markers, as `prepare_data.py --restarts` writes them. Measured, in images a
-second: one core alone, and one worker process to one for each core. Then how long a
-program waits for a batch whose steps take longer than the input does, and whether
-memory stays flat over --examples.
+Photographs of 500 x 375 pixels and about 110 kB become batches of uint8 with random
+crops of 224 pixels, flipped at random. Variants add RandAugment(2, 15), and files with
+restart markers as written by `prepare_data.py --restarts`. Images per second are
+measured on one core alone, and with one worker process up to one per core. Two further
+measurements are the time that a program waits for batches if its steps take longer than
+the input, and the memory over --examples.
 
---against tensorflow measures the same files in turns through tf.data, with
-decode_and_crop_jpeg and resize, as google-research/big_vision does it; TensorFlow may
-be that of another environment, --python. --big-vision FOLDER, a checkout of that
-repository, gives tf.data the reference's RandAugment.
+--against tensorflow also measures tf.data on the same files, interleaved, with
+decode_and_crop_jpeg and resize as in google-research/big_vision. TensorFlow may be
+installed in another environment, --python. --big-vision FOLDER, a checkout of that
+repository, provides the reference's RandAugment for tf.data.
 
-Prints JSON, and a table on stderr. Figures are medians over --rounds, in which all
-variants take turns; each has a process of its own, which warms up first.
+Prints JSON, and a table on stderr. Numbers are medians over --rounds, in which all
+variants are interleaved; each has its own process, which warms up first.
 """
 
 import argparse
@@ -32,13 +32,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 SIZE, SHAPE, QUALITY = 224, (375, 500), 95
 BATCH = 64
 WARM_UP_BATCHES = 4
-# What becomes of images, and whether their files have restart markers.
+# Arguments of RandAugment, and whether files have restart markers.
 VARIANTS = {
   'crop and flip': ((), False),
   'with RandAugment(2, 15)': ((2, 15), False),
@@ -48,7 +48,7 @@ VARIANTS = {
 
 
 def photographs(count: int, markers: bool = False) -> Iterator[bytes]:
-  """Parts of two photographs, of several scales and tones, as JPEGs."""
+  """Yields parts of two photographs, of several scales and tones, as JPEGs."""
   import cv2
   import numpy as np
   import simplejpeg
@@ -79,10 +79,10 @@ def write(folder: pathlib.Path, count: int, markers: bool = False) -> float:
   import numpy as np
   import tensorflow_datasets as tfds
 
-  with tfds.core.registered.skip_registration():  # it is made twice
+  with tfds.core.registered.skip_registration():  # the class is defined twice
 
     class Photographs(tfds.core.GeneratorBasedBuilder):
-      """Made from a seed."""
+      """A data set generated from a seed."""
 
       VERSION = tfds.core.Version('1.0.0')
 
@@ -110,7 +110,7 @@ def write(folder: pathlib.Path, count: int, markers: bool = False) -> float:
 
 
 def ours(folder: str, randaugment: Sequence[int], workers: int) -> Iterator[Any]:
-  """Batches of this package; without workers on one thread."""
+  """Returns batches of this package, on one thread without workers."""
   from big_vision_like.data.input import pipeline
   from big_vision_like.data.sources import tfds as sources
   from big_vision_like.data.transforms import image, labels
@@ -134,17 +134,17 @@ def ours(folder: str, randaugment: Sequence[int], workers: int) -> Iterator[Any]
 
 
 def measured(batches: Iterator[Any], seconds: float) -> float:
-  """Images a second."""
+  """Returns images per second."""
   started, count = time.perf_counter(), 0
   while (elapsed := time.perf_counter() - started) < seconds:
     batch = next(batches)
-    batch['image'].max()  # as a program touches what it is given
+    batch['image'].max()  # touch the data, as a program would
     count += len(batch['image'])
   return count / elapsed
 
 
 def waited(batches: Iterator[Any], step: float, seconds: float) -> float:
-  """The share of time that a program whose steps take `step` seconds waits."""
+  """Returns the share of time a program waits if its steps take `step` seconds."""
   waiting, started = 0.0, time.perf_counter()
   while (elapsed := time.perf_counter() - started) < seconds:
     before = time.perf_counter()
@@ -155,7 +155,7 @@ def waited(batches: Iterator[Any], step: float, seconds: float) -> float:
 
 
 def resident(batches: Iterator[Any], examples: int) -> dict[int, float]:
-  """MiB that this process and its workers take, at ten places on the way."""
+  """Returns the MiB of this process and its workers at ten points, by examples."""
   found = {}
   for count in itertools.count(BATCH, BATCH):
     next(batches)
@@ -166,7 +166,7 @@ def resident(batches: Iterator[Any], examples: int) -> dict[int, float]:
 
 
 def memory_mib(process: int) -> float:
-  """Proportional memory of a process and all below it."""
+  """Returns the proportional memory in MiB of a process and its descendants."""
   total = 0.0
   pending = [process]
   while pending:
@@ -181,13 +181,13 @@ def memory_mib(process: int) -> float:
 
 
 def serve(description: dict[str, Any]) -> None:
-  """A child: does what each line of stdin asks for, until there are no more."""
+  """Runs a child process: answers each line of stdin until there are no more."""
   if not description['workers']:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
   if description.pop('kind') == 'ours':
     batches = ours(**description)
   else:
-    from tools.benchmark import tf_input  # TensorFlow, in its own process alone
+    from tools.benchmark import tf_input  # imports TensorFlow, only in this process
 
     batches = tf_input.batches(SIZE, BATCH, **description)
   for _ in range(WARM_UP_BATCHES):
@@ -202,7 +202,7 @@ def serve(description: dict[str, Any]) -> None:
 
 
 class Child:
-  """A process with a pipeline of its own, which waits until it is asked."""
+  """A process with its own pipeline, which idles until it is asked."""
 
   def __init__(self, python: str, **description: Any):
     self._process = subprocess.Popen(
@@ -215,7 +215,7 @@ class Child:
     if self._process.stdout.readline().strip() != 'ready':
       kind = description['kind']
       raise SystemExit(
-        f'{kind} did not start; what it said:\n{self._failure(python, description)}'
+        f'{kind} did not start; its output:\n{self._failure(python, description)}'
       )
 
   def _failure(self, python: str, description: dict[str, Any]) -> str:
@@ -228,7 +228,7 @@ class Child:
     return '\n'.join(again.stderr.splitlines()[-5:])
 
   def ask(self, what: str, *numbers: float) -> Any:
-    """Has the child do something, while all others stand still."""
+    """Has the child do something, while all others are idle."""
     self._process.stdin.write(json.dumps([what, *numbers]) + '\n')
     self._process.stdin.flush()
     return json.loads(self._process.stdout.readline())
@@ -242,12 +242,12 @@ class Child:
 def rates(
   start: Callable[..., Child], kinds: Sequence[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-  """A row for each variant, kind and number of workers."""
+  """Measures each variant, kind and number of workers; returns a row for each."""
   cores = len(os.sched_getaffinity(0))
   counts = sorted({0, 1, cores})
   rows = []
   for name, (randaugment, markers) in VARIANTS.items():
-    # All of a row's processes stand ready, and take turns.
+    # All processes of a row are ready, and measurements are interleaved.
     keys = [(kind, workers) for kind in kinds for workers in counts]
     keys = [(k, w) for k, w in keys if k == 'ours' or w != 1 or cores == 1]
     children = {
@@ -277,7 +277,7 @@ def rates(
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-  """What the figures come to: ours over tf.data, and all workers over one."""
+  """Returns the ratios of ours over tf.data, and of all workers over one."""
   found: dict[str, dict[str, float]] = {}
   for name in VARIANTS:
     rate = {
@@ -294,7 +294,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def show(result: dict[str, Any]) -> None:
-  """The table of a result."""
+  """Prints the table of a result on stderr."""
   import rich.box
   import rich.console
   import rich.table
@@ -321,34 +321,38 @@ def show(result: dict[str, Any]) -> None:
       console.print(f'  {name}: {what} {value:.2f} x', highlight=False)
   wait = result['wait']
   console.print(
-    f'  waits {100 * wait["share"]:.2f} % of the time for batches of {BATCH}, in steps'
-    f' of {wait["step_seconds"]:.2f} s',
+    f'  waits {100 * wait["share"]:.2f} % of the time for batches of {BATCH}, with'
+    f' steps of {wait["step_seconds"]:.2f} s',
     highlight=False,
   )
   if memory := result.get('memory_mib'):
     listed = ', '.join(f'{mib:,.0f} at {int(at):,}' for at, mib in memory.items())
-    console.print(f'  MiB after so many examples: {listed}', highlight=False)
+    console.print(f'  memory in MiB by number of examples: {listed}', highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--photographs', type=int, default=512, help='%(default)s')
-  parser.add_argument('--rounds', type=int, default=5, help='%(default)s')
   parser.add_argument(
-    '--seconds', type=float, default=5.0, help='of a measurement (%(default)g)'
+    '--photographs', type=int, default=512, help='number of images; %(default)s'
+  )
+  parser.add_argument(
+    '--rounds', type=int, default=5, help='measurements of each; %(default)s'
+  )
+  parser.add_argument(
+    '--seconds', type=float, default=5.0, help='duration of a measurement (%(default)g)'
   )
   parser.add_argument('--against', choices=['tensorflow'])
   parser.add_argument(
-    '--python', default=sys.executable, help='of an environment with TensorFlow'
+    '--python', default=sys.executable, help='Python of an environment with TensorFlow'
   )
-  parser.add_argument('--big-vision', metavar='FOLDER', help='a checkout of it')
+  parser.add_argument('--big-vision', metavar='FOLDER', help='checkout of big_vision')
   parser.add_argument(
     '--examples',
     type=int,
     default=0,
-    help='over which memory is watched (0: it is not)',
+    help='number of examples to measure memory over (0: not measured)',
   )
   parser.add_argument('--serve', help=argparse.SUPPRESS)
   options = parser.parse_args(arguments)

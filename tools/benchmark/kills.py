@@ -2,11 +2,12 @@
 
   python tools/benchmark/kills.py --runs=3 --times=4 --json=kills.json
 
-Each run is interrupted `--times` times, by SIGKILL, SIGTERM or Ctrl-C, to one process
-or to all with their workers, from start-up on; then it may finish. Parameters, averages
-and losses are compared bit by bit with an undisturbed run. Prints a table of what went
-wrong: tracebacks, failures without one sentence, hangs, and what is left behind: living
-processes, files in /dev/shm, temporary files and folders.
+Each run is interrupted `--times` times at random moments, including start-up, by
+SIGKILL, SIGTERM or Ctrl-C, which is sent to one process or to all of them with their
+workers. Then it is allowed to finish. Parameters, averages and losses are compared bit
+by bit with an undisturbed run. Prints a table of problems: tracebacks, failures without
+one sentence, hangs, and leftovers: living processes, files in /dev/shm, temporary files
+and folders.
 """
 
 import collections
@@ -25,7 +26,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from big_vision_like import cli, errors, files
@@ -33,7 +34,7 @@ from big_vision_like.run import checkpoint, metrics
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path('/dev/shm')
-SECONDS = 60.0  # within which all processes must end after a signal
+SECONDS = 60.0  # time for all processes to end after a signal
 SIGNALS = {'kill': signal.SIGKILL, 'SIGTERM': signal.SIGTERM, 'Ctrl-C': signal.SIGINT}
 WAYS = [*itertools.product(SIGNALS, ('one process', 'all'))]
 WRONG = (
@@ -48,7 +49,7 @@ WRONG = (
 
 @dataclasses.dataclass
 class Started:
-  """The processes of one run and what they print; `tag` is in their environment."""
+  """The processes of a run and their output; `tag` is set in their environment."""
 
   processes: list[subprocess.Popen]
   printed: list[TextIO]
@@ -56,17 +57,17 @@ class Started:
 
   @property
   def running(self) -> bool:
-    """Whether any of the processes has not ended."""
+    """Whether any of the processes is still running."""
     return any(process.poll() is None for process in self.processes)
 
   def texts(self) -> list[str]:
-    """Returns what each process has printed."""
+    """Returns the output of each process."""
     for file in self.printed:
       file.seek(0)
     return [file.read() for file in self.printed]
 
   def living(self) -> list[int]:
-    """Returns ids of all processes of the run that still live, workers too."""
+    """Returns the ids of all processes of the run that are alive, including workers."""
     found, tag = [], f'KILLS={self.tag}'.encode()
     for folder in pathlib.Path('/proc').iterdir():
       with contextlib.suppress(OSError):
@@ -76,7 +77,7 @@ class Started:
     return found
 
   def wait(self, seconds: float) -> bool:
-    """Waits until all processes have ended; returns whether they have in time."""
+    """Waits until all processes have ended; returns whether they did so in time."""
     end = time.monotonic() + seconds
     while self.running and time.monotonic() < end:
       time.sleep(0.02)
@@ -86,7 +87,7 @@ class Started:
 def start(
   workdir: pathlib.Path, home: pathlib.Path, count: int, workers: int
 ) -> Started:
-  """Starts a training in `count` processes, as a launcher would."""
+  """Starts a training run in `count` processes, as a launcher would."""
   tag = f'{os.getpid()}-{time.monotonic_ns()}'
   (home / 'tmp').mkdir(parents=True, exist_ok=True)
   environment = os.environ | {
@@ -124,7 +125,7 @@ def start(
 
 
 def interrupt(run: Started, way: tuple[str, str], rng: random.Random) -> None:
-  """Sends a signal to one process, or to all and their workers."""
+  """Sends a signal to one process, or to all processes and their workers."""
   name, whom = way
   if whom == 'one process':
     rng.choice(run.processes).send_signal(SIGNALS[name])
@@ -135,7 +136,7 @@ def interrupt(run: Started, way: tuple[str, str], rng: random.Random) -> None:
 
 
 def left_in(workdir: pathlib.Path, home: pathlib.Path, shared: set[str]) -> list[str]:
-  """Returns the files that a run which has ended should not leave."""
+  """Returns the files that a finished run should not have left behind."""
   marks = ('.part', '.tmp', 'orbax-checkpoint-tmp')
   folders = [*workdir.rglob('*'), *(home / '.cache').rglob('*')]
   found = [str(p) for p in folders if any(mark in p.name for mark in marks)]
@@ -144,9 +145,9 @@ def left_in(workdir: pathlib.Path, home: pathlib.Path, shared: set[str]) -> list
 
 
 def judged(run: Started, ended: bool) -> dict[str, str]:
-  """Returns what is wrong after an interruption, with a line about it."""
-  wrong = {} if ended else {'hang': f'lives {SECONDS:g} s after the signal'}
-  end = time.monotonic() + 3  # workers look every half second
+  """Returns the problems after an interruption, each with a line about it."""
+  wrong = {} if ended else {'hang': f'still alive {SECONDS:g} s after the signal'}
+  end = time.monotonic() + 3  # workers check every half second
   while run.living() and time.monotonic() < end:
     time.sleep(0.05)
   if ended and (living := run.living()):
@@ -154,7 +155,7 @@ def judged(run: Started, ended: bool) -> dict[str, str]:
   for process, text in zip(run.processes, run.texts(), strict=True):
     if 'Traceback' in text:
       wrong['traceback'] = text[-600:]
-    # A process that was not killed says why it ended.
+    # A process that was not killed prints why it ended.
     told = [line for line in text.splitlines() if 'error:' in line]
     if process.returncode == 1 and len(told) != 1:
       wrong['no sentence'] = text[-600:]
@@ -162,7 +163,7 @@ def judged(run: Started, ended: bool) -> dict[str, str]:
 
 
 def outcome(workdir: pathlib.Path) -> tuple[Any, ...]:
-  """Returns all that must be the same however often a run was interrupted."""
+  """Returns all results that must not depend on interruptions."""
   step, saved = checkpoint.load(workdir)
   losses = [
     (r['step'], r['loss']) for r in metrics.read(workdir) if r['kind'] == 'train'
@@ -174,7 +175,7 @@ def outcome(workdir: pathlib.Path) -> tuple[Any, ...]:
 
 
 def kill(run: Started) -> None:
-  """Ends whatever is left of a run."""
+  """Kills the remaining processes of a run."""
   for pid in run.living():
     with contextlib.suppress(ProcessLookupError):
       os.kill(pid, signal.SIGKILL)
@@ -183,7 +184,7 @@ def kill(run: Started) -> None:
 
 
 class Campaign:
-  """Runs of one number of processes and workers, and what went wrong in them."""
+  """Runs with one number of processes and workers, and the problems found in them."""
 
   def __init__(self, folder: pathlib.Path, count: int, workers: int, seed: int):
     self.top, self.count, self.workers = folder, count, workers
@@ -198,12 +199,12 @@ class Campaign:
     self.wanted = outcome(folder / 'whole')
 
   def note(self, what: str, story: str) -> None:
-    """Counts something wrong and keeps what is known of it."""
+    """Counts a problem and keeps its description."""
     self.counts[what] += 1
     self.stories.append(f'{self.count} processes, {self.workers} workers: {story}')
 
   def run(self, number: int, times: int) -> None:
-    """Interrupts a run `times` times, lets it finish, and compares how it ended."""
+    """Interrupts a run `times` times, lets it finish, and compares the results."""
     workdir, home = self.top / f'run-{number}', self.top / f'home-{number}'
     shared = {*os.listdir(SHARED)}
     for _ in range(times):
@@ -228,14 +229,18 @@ class Campaign:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints a table; status 1 where something is wrong."""
+  """Prints a table of problems; returns 1 if there are any, else 0."""
   parser = errors.parser(__doc__)
-  parser.add_argument('--runs', type=int, default=2, help='of each kind; %(default)s')
-  parser.add_argument('--times', type=int, default=4, help='kills of one; %(default)s')
+  parser.add_argument(
+    '--runs', type=int, default=2, help='runs of each kind; %(default)s'
+  )
+  parser.add_argument(
+    '--times', type=int, default=4, help='interruptions of each run; %(default)s'
+  )
   parser.add_argument('--processes', type=int, nargs='+', default=[1, 2])
   parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
-  parser.add_argument('--seed', type=int, default=0, help='%(default)s')
-  parser.add_argument('--json', help='where to write what went wrong')
+  parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+  parser.add_argument('--json', help='file for the problems')
   args = parser.parse_args(argv)
   cli.set_up_jax()
   columns = ('runs', 'interrupted', *WRONG)

@@ -1,17 +1,18 @@
-"""What it costs on this machine to match targets to queries.
+"""Measures the cost of matching targets to queries on this machine.
 
   python tools/benchmark/matching.py [64x10x10] [8x20x100]
 
-Measures batches of these sizes (examples x targets x queries): `ops.matching.match`,
-`optax.assignment.hungarian_algorithm` under `vmap`, and
-`scipy.optimize.linear_sum_assignment` for one example after the other, of costs that
-are on the host already. Costs are `uniform` in [0, 1], those of `sets` as a model that
-has learnt nothing predicts them (half of the targets zeros, which are matched too), and
-those of sets with these `padded` (not matched, for which optax has no means: it gets
-costs of 0).
+Batches have these sizes (examples x targets x queries). Measured are
+`ops.matching.match`, `optax.assignment.hungarian_algorithm` under `vmap`, and
+`scipy.optimize.linear_sum_assignment` for one example after the other, with costs that
+are already on the host. There are three kinds of costs: `uniform` in [0, 1], `sets` as
+predicted by an untrained model (half of the targets are zeros, which are matched too),
+and `padded` sets in which these zeros are masked (optax has no mask and gets costs of
+0).
 
-All are measured in turns, after a warm-up, as medians; `error` is how far the total
-cost of `match` is from scipy's at most. JSON to stdout or --output, a table to stderr.
+All measurements are interleaved after a warm-up; results are medians. `error` is the
+largest difference between the total costs of `match` and scipy. JSON is written to
+stdout or --output, a table to stderr.
 """
 
 import pathlib
@@ -30,7 +31,7 @@ from scipy import optimize
 from big_vision_like import cli, errors
 from big_vision_like.ops import matching
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
@@ -43,7 +44,7 @@ PROPERTIES = 19
 def costs(
   name: str, batch: int, targets: int, queries: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Costs (B, T, Q) float32 and which targets are valid (B, T)."""
+  """Returns costs (B, T, Q) float32, and a mask of the valid targets (B, T)."""
   rng = np.random.default_rng(0)
   valid_BT = np.ones((batch, targets), bool)
   if name == 'uniform':
@@ -59,7 +60,7 @@ def costs(
 
 
 def measure(name: str, batch: int, targets: int, queries: int, repeats: int) -> dict:
-  """Medians in milliseconds, and how exact `match` is."""
+  """Returns medians in milliseconds, and the error of `match`."""
   cost_BTQ, valid_BT = costs(name, batch, targets, queries)
   arguments = jax.device_put((cost_BTQ, valid_BT) if name == 'padded' else (cost_BTQ,))
   ours = jax.jit(matching.match)
@@ -100,10 +101,10 @@ def on_device(f: Any, *arrays: jax.Array) -> benchmark.Work:
 
 
 def parsed(text: str) -> tuple[int, int, int]:
-  """'64x10x12' as numbers: examples, targets, queries."""
+  """Parses '64x10x12' into examples, targets, queries."""
   if not (found := re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)):
     raise errors.UserError(
-      f'{text!r} is no size: write examples x targets x queries, such as {SIZES[0]}.'
+      f'{text!r} is not a size: write examples x targets x queries, such as {SIZES[0]}.'
     )
   batch, targets, queries = map(int, found.groups())
   return batch, targets, queries
@@ -111,11 +112,18 @@ def parsed(text: str) -> tuple[int, int, int]:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, measures, prints."""
+  """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__)
   parser.add_argument('sizes', nargs='*', metavar='size', help=', '.join(SIZES))
-  parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
-  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  parser.add_argument(
+    '--repeats',
+    type=int,
+    default=10,
+    help='number of measurements; default: %(default)s',
+  )
+  parser.add_argument(
+    '--output', metavar='FILE', help='file for the JSON; default: stdout'
+  )
   args = parser.parse_args(argv)
   sizes = [parsed(text) for text in args.sizes or SIZES]
   if args.repeats < 1:

@@ -1,16 +1,16 @@
-"""How fast a config runs on this machine: training step, prediction, share of the peak.
+"""Measures a config's training step, prediction, and share of the peak throughput.
 
     python tools/benchmark/step.py --config=configs/vit/pretrain_glyphs.py
 
 Prints JSON, and a short table on stderr. The config's first batch stays on the device,
-so that input is not measured, except --with-input. The peak is that of large square
-matrix products, measured in the same run.
+so that input is not measured, unless --with-input is given. The peak is the throughput
+of large square matrix products, measured in the same run.
 
---against timm measures timm's ViT or Swin of the same sizes in turns with ours:
-forward, backward, clipping and fused AdamW, compiled on CUDA; mixup and averages are
-ours alone.
---profile FOLDER writes a trace and tells where the time of a step went.
---checkpoint measures for how long saving holds up training.
+--against timm also measures timm's ViT or Swin of the same sizes, interleaved with
+ours: forward, backward, clipping and fused AdamW, compiled on CUDA. Only our side has
+mixup and averages.
+--profile FOLDER writes a trace and prints how the time of a step is spent.
+--checkpoint measures how long saving delays training.
 """
 
 import argparse
@@ -42,20 +42,20 @@ from big_vision_like.models import swin, vit
 from big_vision_like.ops import sharding
 from big_vision_like.run import checkpoint, experiment
 
-# Other modules of tools, where this file is started as a script.
+# Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import trace_bill
 
-REPEAT_SECONDS = 0.3  # so much of the same work makes one measurement
+REPEAT_SECONDS = 0.3  # duration of one measurement
 TRACED_STEPS = 5
 
-# Does the work so many times, and returns when it is done.
+# A function that repeats its work n times, and returns when this is done.
 Work = Callable[[int], None]
 
 
 class Ours:
-  """A config's compiled step and prediction, on one batch that stays on the devices."""
+  """The compiled step and prediction of a config, for one batch on the devices."""
 
   def __init__(self, run: experiment.Experiment):
     self.run = run
@@ -83,7 +83,7 @@ class Ours:
     jax.block_until_ready(outputs)
 
   def peak_memory(self) -> dict[str, Any]:
-    """Bytes of the first device, as the backend counts them or as was compiled."""
+    """Returns the bytes of the first device, measured by the backend or compiled."""
     counted = self.run.mesh.devices.flat[0].memory_stats()
     if counted and 'peak_bytes_in_use' in counted:
       return {'bytes': counted['peak_bytes_in_use'], 'source': 'device statistics'}
@@ -95,7 +95,7 @@ class Ours:
   def loop(
     self, steps: int, inside: Callable[[], Any] = contextlib.nullcontext
   ) -> tuple[float, list[float]]:
-    """Trains on real input: seconds of a step, and what the host waited for each."""
+    """Trains on real input; returns seconds per step, and all waits of the host."""
     with contextlib.closing(self.run.batches()) as batches:
       self.train_on(batches, 2)  # starts the workers
       with inside():
@@ -104,7 +104,7 @@ class Ours:
         return (time.perf_counter() - started) / steps, waits
 
   def train_on(self, batches: Iterator, steps: int) -> list[float]:
-    """Steps as in training: the host is one step ahead of the devices."""
+    """Runs steps as in training: the host is one step ahead of the devices."""
     waits, late = [], None
     for n in range(steps):
       with jax.profiler.TraceAnnotation(trace_bill.INPUT):
@@ -122,7 +122,7 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """What timm's side needs to know, as plain data.
+  """Arguments of timm's process, as plain data.
 
   `model` are arguments of the class `name` in a module of `timm.models`.
   """
@@ -138,7 +138,7 @@ class Job:
 
 
 def timm_job(run: experiment.Experiment) -> Job:
-  """The same model and batch for timm, or a sentence about what cannot be compared."""
+  """Returns the job of the same model and batch; `UserError` if not comparable."""
   model = getattr(run.task, 'model', None)
   if run.mesh.size > 1:
     raise errors.UserError(
@@ -174,7 +174,7 @@ def timm_job(run: experiment.Experiment) -> Job:
 
 
 def timm_vit(model: vit.ViT) -> dict[str, Any]:
-  """What timm's ViT of the same sizes is called with."""
+  """Returns the arguments of timm's ViT of the same sizes."""
   return dict(
     embed_dim=model.width,
     depth=model.depth,
@@ -190,7 +190,7 @@ def timm_vit(model: vit.ViT) -> dict[str, Any]:
 
 
 def timm_swin(model: swin.Swin) -> dict[str, Any]:
-  """What timm's Swin of the same sizes is called with."""
+  """Returns the arguments of timm's Swin of the same sizes."""
   return dict(
     embed_dim=model.width,
     depths=tuple(model.depths),
@@ -201,12 +201,12 @@ def timm_swin(model: swin.Swin) -> dict[str, Any]:
 
 
 class OnTorch:
-  """What sides on PyTorch have: `torch` and the other `library`, and the device."""
+  """Base class of sides on PyTorch: `torch`, the other `library`, and the device."""
 
   def __init__(self, name: str, cuda: bool, dtype: str):
     self.torch, self.library = import_beside_torch(name)
     if cuda and not self.torch.cuda.is_available():
-      raise errors.UserError(f'--against {name}: PyTorch finds no GPU, JAX has one.')
+      raise errors.UserError(f'--against {name}: PyTorch finds no GPU, but JAX does.')
     self.device = self.torch.device('cuda' if cuda else 'cpu')
     self.autocast = functools.partial(
       self.torch.autocast,
@@ -221,7 +221,7 @@ class OnTorch:
 
 
 class Timm(OnTorch):
-  """timm's model of the same sizes, trained on the same batch by PyTorch."""
+  """A model of timm with the same sizes, trained on the same batch by PyTorch."""
 
   def __init__(self, job: Job):
     super().__init__('timm', job.cuda, job.dtype)
@@ -238,7 +238,7 @@ class Timm(OnTorch):
     self.optimizer = torch.optim.AdamW(
       self.net.parameters(), lr=1e-4, weight_decay=job.weight_decay, fused=True
     )
-    # As on our side: the batch as it comes from the input, on the device.
+    # As on our side: the batch as the input has it, on the device.
     self.image_BHWC = torch.from_numpy(job.image).to(self.device)
     self.label_B = torch.from_numpy(job.label).to(self.device)
 
@@ -268,12 +268,12 @@ class Timm(OnTorch):
 
 
 def import_beside_torch(name: str) -> tuple[Any, Any]:
-  """torch and this library, or a sentence about what to install."""
+  """Imports torch and a library; `UserError` with the extra to install."""
   try:
     import torch
 
     try:
-      import torchvision  # noqa: F401 - which timm and transformers import
+      import torchvision  # noqa: F401 - timm and transformers import it
     except RuntimeError:  # its compiled part does not fit torch's
       boxes = 'Tensor dets, Tensor scores, float iou_threshold'
       library = torch.library.Library('torchvision', 'FRAGMENT')
@@ -289,7 +289,7 @@ def import_beside_torch(name: str) -> tuple[Any, Any]:
 
 
 def serve(connection: Connection, make: Callable[[Any], Any], job: Any) -> None:
-  """PyTorch's side: answers each (name of a method, count) when it is done."""
+  """Runs PyTorch's process: answers each (name of a method, count) when it is done."""
   try:
     side = make(job)
     connection.send(side.torch.__version__)
@@ -298,15 +298,15 @@ def serve(connection: Connection, make: Callable[[Any], Any], job: Any) -> None:
       connection.send(None)
   except errors.UserError as error:
     connection.send(error)
-  except Exception as error:  # whatever it is, the other process has to tell it
+  except Exception as error:  # the other process has to report it, whatever it is
     connection.send(errors.UserError(f'PyTorch failed ({error!r}).'))
 
 
 class Theirs:
-  """`make(job)` in a process of its own, so that the threads of the two do not meet."""
+  """A process that runs `make(job)`, so that both sides have their own threads."""
 
   def __init__(self, make: Callable[[Any], Any], job: Any):
-    # OpenMP's busy waiting makes steps ten times as long on cores that others use too.
+    # On shared cores, OpenMP's busy waiting makes steps ten times as long.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     context = multiprocessing.get_context('spawn')
     self.connection, other = context.Pipe()
@@ -319,7 +319,7 @@ class Theirs:
     try:
       answer = self.connection.recv()
     except EOFError:
-      answer = errors.UserError('the process of PyTorch ended without a word.')
+      answer = errors.UserError('the process of PyTorch ended without a message.')
     if isinstance(answer, errors.UserError):
       raise answer
     return answer
@@ -340,7 +340,7 @@ class Theirs:
 
 
 def measured(sides: Sequence[Work], repeats: int, steps: int | None) -> list[list]:
-  """Seconds of one step for each side, measured in turns."""
+  """Returns the seconds of steps for each side; measurements are interleaved."""
   counts = []
   for side in sides:
     side(2)  # compiles, allocates
@@ -358,7 +358,7 @@ def measured(sides: Sequence[Work], repeats: int, steps: int | None) -> list[lis
 
 
 def summary(times: Sequence[float], batch_size: int) -> dict[str, Any]:
-  """Median with spread, and the examples per second at the median."""
+  """Returns median and spread, and the examples per second at the median."""
   low, median, high = np.percentile(times, [10, 50, 90])
   return {
     'step_seconds': {'median': median, 'p10': low, 'p90': high},
@@ -367,12 +367,12 @@ def summary(times: Sequence[float], batch_size: int) -> dict[str, Any]:
 
 
 class Products:
-  """Large square matrix products on one device: what it can reach at best."""
+  """Large square matrix products on one device, to measure its peak throughput."""
 
   def __init__(self, device: jax.Device, dtype: str):
     size, chained = (2048, 1) if device.platform == 'cpu' else (8192, 8)
     self.operations = 2 * chained * size**3
-    # Random numbers: chips clock higher on constants.
+    # Random numbers, as chips clock higher on constants.
     x, w = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
     self.x = jax.device_put(x.astype(dtype), device)
     self.w = jax.device_put((w / size**0.5).astype(dtype), device)
@@ -392,14 +392,14 @@ class Products:
 
 
 def dtype_of(run: experiment.Experiment) -> str:
-  """The type that a config computes in."""
+  """Returns the dtype that a config computes in."""
   return getattr(getattr(run.task, 'model', None), 'dtype', 'float32')
 
 
 def utilization(
   ours: Ours, step_seconds: float, peaks: dict[str, float]
 ) -> dict[str, Any]:
-  """Operations per second of all devices, and their share of the peaks."""
+  """Returns the operations per second of all devices, and their share of the peaks."""
   device, count = ours.run.mesh.devices.flat[0], ours.run.mesh.size
   dtype = dtype_of(ours.run)
   rate, chip = ours.operations / step_seconds, chips.of(device)
@@ -414,7 +414,7 @@ def utilization(
 
 
 def with_input(ours: Ours, steps: int) -> dict[str, Any]:
-  """The same with the config's input: what a step takes, and the host's waits."""
+  """Measures steps with the config's input: their duration, and the host's waits."""
   seconds, waits = ours.loop(steps)
   return {
     'step_seconds': seconds,
@@ -426,16 +426,16 @@ def with_input(ours: Ours, steps: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def traced(folder: pathlib.Path) -> Iterator[None]:
-  """A trace of the loop inside, written to the folder."""
+  """Writes a trace of the enclosed loop to the folder."""
   options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0  # Python's own calls would slow the host
+  options.python_tracer_level = 0  # tracing Python's calls would slow down the host
   with jax.profiler.trace(str(folder), profiler_options=options):
     with jax.profiler.TraceAnnotation(trace_bill.LOOP):
       yield
 
 
 def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
-  """The bill of a step with the config's input; the trace stays in the folder."""
+  """Returns the time breakdown of a step with input; the trace stays in the folder."""
   ours.loop(TRACED_STEPS, functools.partial(traced, folder))
   sources = trace_bill.sources_of(ours.step.as_text())
   return trace_bill.bill(folder, TRACED_STEPS, sources)
@@ -444,10 +444,10 @@ def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
 def saving(
   ours: Ours, step_seconds: float, repeats: int, steps: int | None
 ) -> dict[str, Any]:
-  """What a checkpoint adds to the loop, medians over several.
+  """Returns the delay of the loop by a checkpoint, as medians over several.
 
-  `call` is the time in `save` itself; `stall` how much longer a second of steps takes
-  (or `steps`) takes when it begins with a save, whose writing goes on beside them.
+  `call` is the time of `save` itself. `stall` is how much longer a second of steps (or
+  `steps` of them) takes if it begins with a save that is written during the steps.
   """
   steps = steps or max(3, min(500, round(1.0 / step_seconds)))
 
@@ -475,7 +475,7 @@ def saving(
 
 
 def cells(found: dict[str, Any]) -> tuple[str, str, str]:
-  """A `summary` as text: the step, its spread, examples per second."""
+  """Returns a `summary` as text: the step, its spread, examples per second."""
   times = {name: 1e3 * seconds for name, seconds in found['step_seconds'].items()}
   return (
     f'{times["median"]:,.2f} ms',
@@ -485,7 +485,7 @@ def cells(found: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def table(result: dict[str, Any]) -> rich.table.Table:
-  """The numbers at a glance."""
+  """Returns a table of the main numbers."""
   rows = rich.table.Table(box=rich.box.SIMPLE_HEAD)
   rows.add_column('')
   for name in ('step', 'p10 - p90', 'examples/s'):
@@ -511,7 +511,7 @@ def table(result: dict[str, Any]) -> rich.table.Table:
 
 
 def remarks(result: dict[str, Any]) -> Iterator[str]:
-  """What does not fit the table, a line each."""
+  """Yields the numbers that are not in the table, one per line."""
   used, memory = result['utilization'], result['peak_memory']
   peak = used['matmul_peak_per_device'][used['dtype']]
   yield (
@@ -525,13 +525,13 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
   if 'timm' in result:
     ratio = result['timm']['ratio']
     yield (
-      f'times as fast as timm: train {ratio["train"]:.2f}, predict'
+      f'speed relative to timm: train {ratio["train"]:.2f}, predict'
       f' {ratio["predict"]:.2f}'
     )
   if 'checkpoint' in result:
     found = result['checkpoint']
     yield (
-      f'a checkpoint of {found["bytes"] / 2**20:,.1f} MiB holds training up for'
+      f'a checkpoint of {found["bytes"] / 2**20:,.1f} MiB delays training by'
       f' {1e3 * found["stall_seconds"]:,.1f} ms, {found["stall_steps"]:.2f} steps'
       f' ({1e3 * found["call_seconds"]:,.1f} ms in the call)'
     )
@@ -539,7 +539,7 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
     found = result['profile']
     whole = found['step_seconds']
     parts = [f'{name} {100 * s / whole:.1f} %' for name, s in found['parts'].items()]
-    yield f'{1e3 * whole:,.2f} ms a step with input: ' + ', '.join(parts)
+    yield f'{1e3 * whole:,.2f} ms per step with input: ' + ', '.join(parts)
     for entry in found['operations']:
       yield (
         f'  {1e3 * entry["seconds"]:9.3f} ms {100 * entry["share"]:5.1f} % '
@@ -548,12 +548,12 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
 
 
 def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str, Any]:
-  """All measurements that the command line asks for."""
+  """Takes all measurements that the command line requests."""
   theirs = Theirs(Timm, timm_job(run)) if args.against else None
   ours, size = Ours(run), run.data.batch_size
   sides = [ours, theirs] if theirs else [ours]
   device = run.mesh.devices.flat[0]
-  # In turns with the steps: a machine that others use is not as fast at all times.
+  # Interleaved with the steps, as the speed of a shared machine varies over time.
   names = sorted({'bfloat16', 'float32', dtype_of(run)})
   products = [Products(device, name) for name in names]
   works = [s.train for s in sides] + [p.multiply for p in products]
@@ -599,7 +599,7 @@ def benchmark(run: experiment.Experiment, args: argparse.Namespace) -> dict[str,
 
 
 def write(result: Mapping[str, Any], output: str | None) -> None:
-  """As JSON, to a file or, without one, to stdout."""
+  """Writes JSON to a file or, without one, to stdout."""
   text = json.dumps(result, indent=2, default=float) + '\n'
   if output:
     files.write(output, text)
@@ -609,25 +609,36 @@ def write(result: Mapping[str, Any], output: str | None) -> None:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line, measures, prints."""
+  """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__, allow_abbrev=False)
-  parser.add_argument('--repeats', type=int, default=10, help='measurements of each')
   parser.add_argument(
-    '--steps', type=int, help='in one measurement; 0.3 s where absent'
+    '--repeats',
+    type=int,
+    default=10,
+    help='number of measurements; default: %(default)s',
   )
-  parser.add_argument('--with-input', action='store_true', help='measure input as well')
+  parser.add_argument(
+    '--steps', type=int, help='steps per measurement; default: about 0.3 s'
+  )
+  parser.add_argument(
+    '--with-input', action='store_true', help='measure steps with input, too'
+  )
   parser.add_argument('--against', choices=['timm'])
   parser.add_argument(
-    '--profile', metavar='FOLDER', help='write a trace, read its bill'
+    '--profile', metavar='FOLDER', help='write a trace there, print a breakdown of time'
   )
-  parser.add_argument('--checkpoint', action='store_true', help='measure saving')
-  parser.add_argument('--output', metavar='FILE', help='for the JSON, not stdout')
+  parser.add_argument(
+    '--checkpoint', action='store_true', help='measure the delay by saving'
+  )
+  parser.add_argument(
+    '--output', metavar='FILE', help='file for the JSON; default: stdout'
+  )
   args, config = cli.parse(parser, argv)
   for name in ('repeats', 'steps'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise errors.UserError(f'--{name} must be 1 or more.')
   if args.against:
-    # Both frameworks share the card; JAX would take three quarters of it at once.
+    # Both frameworks share the GPU; JAX would allocate three quarters of it at once.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   result = benchmark(experiment.make(config, planned_for=jax.devices()), args)
   write(result, args.output)

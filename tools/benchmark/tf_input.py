@@ -1,6 +1,6 @@
-"""The input of google-research/big_vision in tf.data, to compare ours with.
+"""The input of google-research/big_vision in tf.data, for comparison with ours.
 
-Runs in a process of its own, see `inputs.py`; nothing else imports TensorFlow.
+It runs in its own process, see `inputs.py`; no other module imports TensorFlow.
 """
 
 import os
@@ -21,7 +21,7 @@ def batches(
   workers: int,
   big_vision: str,
 ) -> Iterator[dict[str, Any]]:
-  """Batches of uint8 from TFRecords of a folder's JPEGs; without workers one thread.
+  """Returns uint8 batches from TFRecords of JPEGs, on one thread without workers.
 
   `randaugment` is () or layers and magnitude, for the code of the checkout
   `big_vision`.
@@ -55,7 +55,7 @@ def batches(
 
 
 def cropped(jpeg: tf.Tensor, size: int) -> tf.Tensor:
-  """Of the bytes of a JPEG a random crop, decoded alone and resized."""
+  """Decodes only a random crop of a JPEG, and resizes it."""
   begin, shape, _ = tf.image.sample_distorted_bounding_box(
     tf.image.extract_jpeg_shape(jpeg),
     tf.zeros([0, 0, 4], tf.float32),
@@ -69,7 +69,7 @@ def cropped(jpeg: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def write(file: pathlib.Path, jpegs: Sequence[pathlib.Path]) -> None:
-  """JPEGs as TFRecords."""
+  """Writes JPEGs as TFRecords."""
   with tf.io.TFRecordWriter(str(file)) as writer:
     for index, jpeg in enumerate(jpegs):
       image = tf.train.BytesList(value=[jpeg.read_bytes()])
@@ -83,9 +83,10 @@ def write(file: pathlib.Path, jpegs: Sequence[pathlib.Path]) -> None:
 
 
 def reference_randaugment(big_vision: str) -> Any:
-  """The function of the checkout, on TensorFlow's own projective transform.
+  """Returns RandAugment of the checkout, on TensorFlow's own projective transform.
 
-  TensorFlow Addons, which it imports and which is no longer made, called the same.
+  This transform replaces TensorFlow Addons, which the checkout imports and which is no
+  longer maintained.
   """
 
   def transform(image: tf.Tensor, matrix: Any) -> tf.Tensor:

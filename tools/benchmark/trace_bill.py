@@ -1,7 +1,7 @@
-"""Where the time of a step went, read from a trace of the profiler.
+"""Breakdown of the time of a step, read from a trace of the profiler.
 
-A trace has one line of events for every stream of a device; on a CPU the operations lie
-on the lines of the threads that ran them. Times are seconds, of one step of one device.
+A trace has one line of events for every stream of a device. On a CPU, operations are on
+the lines of the threads that ran them. Times are in seconds, of one step on one device.
 """
 
 import collections
@@ -14,7 +14,7 @@ import jax
 
 from big_vision_like.errors import UserError
 
-# Annotations of the traced loop: all of it, and inside it the waits for a batch.
+# Annotations of the traced loop: the whole loop, and the waits for a batch in it.
 LOOP = 'traced loop'
 INPUT = 'wait for input'
 
@@ -36,11 +36,11 @@ class Operation(NamedTuple):
 def bill(
   folder: pathlib.Path, steps: int, sources: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-  """Parts of one step that sum to the whole, and the ten longest operations.
+  """Returns the parts of a step, which sum to the whole, and ten longest operations.
 
-  `compute` and `collectives` keep the device busy (both at once count as compute);
-  while it is idle, it waits for `input`, or in the `gaps` for the host to dispatch.
-  `sources` tells where in the program an operation comes from (see `sources_of`).
+  `compute` and `collectives` keep the device busy (both at once count as compute).
+  While the device is idle, it waits for `input`, or in `gaps` for the host to dispatch.
+  `sources` maps operations to their place in the program (see `sources_of`).
   """
   data = _read(folder)
   window, waits = _annotations(data)
@@ -80,7 +80,7 @@ def _read(folder: pathlib.Path) -> jax.profiler.ProfileData:
 
 
 def _annotations(data: jax.profiler.ProfileData) -> tuple[Span, list[Span]]:
-  """The span of the traced loop, and the waits for input in it."""
+  """Returns the span of the traced loop, and the waits for input in it."""
   loops, waits = [], []
   for plane in data.planes:
     if plane.name.startswith('/host:'):
@@ -91,12 +91,12 @@ def _annotations(data: jax.profiler.ProfileData) -> tuple[Span, list[Span]]:
           elif event.name == INPUT:
             waits.append(_span(event))
   if not loops:
-    raise UserError(f'the trace has no {LOOP!r} in it')
+    raise UserError(f'the trace has no {LOOP!r}')
   return loops[-1], waits
 
 
 def operations(data: jax.profiler.ProfileData) -> Iterator[Operation]:
-  """All that the first device of this process ran."""
+  """Yields all operations that the first device of this process ran."""
   devices = [p for p in data.planes if re.match(r'/device:(GPU|TPU):\d', p.name)]
   if devices:
     device = min(devices, key=lambda plane: plane.name)
@@ -105,7 +105,7 @@ def operations(data: jax.profiler.ProfileData) -> Iterator[Operation]:
     for line in chosen or [line for line in lines if line.name.startswith('Stream')]:
       for event in line.events:
         name = dict(event.stats).get('hlo_op', event.name)
-        # A TPU calls it '%fusion.3 = ...'; for NCCL the kernel tells more.
+        # TPUs have '%fusion.3 = ...'; for NCCL the name of the kernel is clearer.
         kernel = event.name if event.name.startswith('nccl') else str(name)
         name = re.match(r'%?([^\s(=]*)', kernel)[1]
         yield Operation(name, _span(event), line.name)
@@ -123,12 +123,12 @@ def _span(event: Any) -> Span:
 
 
 def own_times(found: Iterable[Operation]) -> Iterator[tuple[str, float]]:
-  """Each operation's seconds, less those of the operations that ran inside it."""
+  """Yields each operation's seconds, less the operations that ran inside it."""
   lines = collections.defaultdict(list)
   for operation in found:
     lines[operation.line].append(operation)
   for line in lines.values():
-    stack: list[list] = []  # [name, end, seconds of its own]
+    stack: list[list] = []  # [name, end, own seconds]
     for name, (start, end), _ in sorted(line, key=lambda o: (o.span[0], -o.span[1])):
       while stack and stack[-1][1] <= start:
         done = stack.pop()
@@ -140,9 +140,9 @@ def own_times(found: Iterable[Operation]) -> Iterator[tuple[str, float]]:
 
 
 def sources_of(hlo: str) -> dict[str, str]:
-  """Operation to the scope it was written in, from the text of a compiled program.
+  """Maps operations to the scopes they were written in, given a compiled program.
 
-  Blocks of a stack go by one name: 'encoder/block_*/mlp/fc1/dot_general, backward'.
+  Blocks of a stack share one name: 'encoder/block_*/mlp/fc1/dot_general, backward'.
   """
   pattern = r'^\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{[^}]*op_name="([^"]*)"'
   found = re.findall(pattern, hlo, re.MULTILINE)
@@ -157,7 +157,7 @@ def _readable(scope: str) -> str:
 
 
 def merge(spans: Iterable[Span | None]) -> list[Span]:
-  """The union, as spans in order that do not touch."""
+  """Returns the union of spans, in order and without overlaps."""
   merged: list[Span] = []
   for start, end in sorted(span for span in spans if span):
     if merged and start <= merged[-1][1]:
@@ -168,7 +168,7 @@ def merge(spans: Iterable[Span | None]) -> list[Span]:
 
 
 def subtract(spans: Sequence[Span], holes: Sequence[Span]) -> list[Span]:
-  """What of the merged `spans` lies outside of the merged `holes`."""
+  """Returns the parts of the merged `spans` outside of the merged `holes`."""
   left, i = [], 0
   for start, end in spans:
     while i < len(holes) and holes[i][1] <= start:
@@ -185,7 +185,7 @@ def subtract(spans: Sequence[Span], holes: Sequence[Span]) -> list[Span]:
 
 
 def length(spans: Iterable[Span]) -> float:
-  """Seconds in all."""
+  """Returns the total seconds of spans."""
   return sum(end - start for start, end in spans)
 
 

@@ -1,1 +1,1 @@
-"""Faults for `tools/benchmark/faults.py`, one kind of files in each module."""
+"""Faults for `tools/benchmark/faults.py`, with one kind of file in each module."""

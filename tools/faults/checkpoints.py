@@ -1,4 +1,4 @@
-"""Damage in the newest checkpoint of a run, which has an older one too."""
+"""Damage to the newest checkpoint of a run that also has an older one."""
 
 import pathlib
 from typing import Any
@@ -15,7 +15,7 @@ SHAPES = {'kernel': (64, 48), 'bias': (48,), 'table': (3, 5, 7)}
 
 
 def state_of(step: int) -> State:
-  """Returns a state whose values do not depend on the step, but for the step."""
+  """Returns a state with values that do not depend on the step, except the step."""
   rng = np.random.default_rng(0)
   params = {k: rng.standard_normal(shape, np.float32) for k, shape in SHAPES.items()}
   moments = jax.tree.map(np.zeros_like, params)
@@ -38,7 +38,7 @@ def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
 
 
 def restore(folder: pathlib.Path) -> Any:
-  """Restores to train on; falling back to the older checkpoint is told."""
+  """Restores for training; falling back to the older checkpoint must be reported."""
   like = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, state_of(0)))
   with checkpoint.Checkpoints(folder) as checkpoints:
     state, position, seconds = checkpoints.restore(like)
@@ -47,17 +47,17 @@ def restore(folder: pathlib.Path) -> Any:
   pairs = zip(jax.tree.leaves(state), wanted, strict=True)
   same = all(np.array_equal(x, y) for x, y in pairs)
   if step == 5 and same and (folder / 'unreadable-6').exists():
-    raise UserError('checkpoint 6 was set aside, and 5 is as it was saved')
+    raise UserError('checkpoint 6 was set aside, and checkpoint 5 is intact')
   return step, position, seconds, same
 
 
 def load(folder: pathlib.Path) -> Any:
-  """Loads parameters to predict with."""
+  """Loads parameters for prediction."""
   step, saved = checkpoint.load(folder)
   wanted = state_of(step).params
   same = all(np.array_equal(saved['params'][name], wanted[name]) for name in wanted)
   if step == 5 and same:
-    raise UserError('checkpoint 6 was passed over, and 5 is as it was saved')
+    raise UserError('checkpoint 6 was skipped, and checkpoint 5 is intact')
   return step, same
 
 

@@ -1,4 +1,4 @@
-"""Damaged annotations in COCO's format, to train on and to evaluate with."""
+"""Damage to annotations in COCO's format, for training and for evaluation."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ CATEGORIES = (1, 5, 9)
 
 
 def make(panoptic: bool, folder: pathlib.Path) -> None:
-  """Writes pictures and annotations; of the outlines one in each of three forms."""
+  """Writes pictures and annotations, with polygons and one mask of runs, or maps."""
   content: dict[str, list] = {'images': [], 'annotations': [], 'categories': []}
   for label in CATEGORIES:
     content['categories'].append({'id': label, 'name': f'c{label}', 'isthing': 1})
@@ -32,7 +32,7 @@ def make(panoptic: bool, folder: pathlib.Path) -> None:
 
 
 def segments(index: int, folder: pathlib.Path) -> dict[str, Any]:
-  """Writes the map of an image; returns its annotation."""
+  """Writes the segment map of an image; returns its annotation."""
   pixels_HWC, found = np.zeros((HEIGHT, WIDTH, 3), np.uint8), []
   for j, label in enumerate(CATEGORIES):
     pixels_HWC[4:14, 5 * j : 5 * j + 5, 0] = 10 + j

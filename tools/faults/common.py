@@ -1,6 +1,6 @@
-"""Damages files in many ways, and says what became of reading them.
+"""Damages files in many ways, and classifies the outcomes of reading them.
 
-A module of this package declares `KINDS`: what is damaged, how, and what reads it.
+Modules of this package declare `KINDS`: how files are made, damaged and read.
 """
 
 import collections
@@ -23,7 +23,7 @@ import numpy as np
 from big_vision_like.data.sources.base import digest
 from big_vision_like.errors import UserError
 
-# What may become of a fault; 'no checksum' is other values that no format could notice.
+# Outcomes of a fault; 'no checksum' means other values that the format cannot detect.
 OUTCOMES = (
   'same values',
   'one sentence',
@@ -41,11 +41,11 @@ SECONDS, MEGABYTES = 20, 2000
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """A kind of file: how a sound one is made, damaged and read.
+  """A kind of file: functions that make an intact one, damage it and read it.
 
-  `make(folder)` writes what is sound; `damage(folder, rng)` changes a copy of it and
-  says how; `read(folder)` returns plain data and arrays, or raises a `UserError`.
-  `checked` formats can notice other values, so that these must not pass.
+  `make(folder)` writes intact files. `damage(folder, rng)` changes a copy of them and
+  returns a description. `read(folder)` returns plain data and arrays, or raises a
+  `UserError`. `checked` formats can detect other values, so they must not return any.
   """
 
   name: str
@@ -66,7 +66,7 @@ def flip(path: pathlib.Path, rng: np.random.Generator) -> str:
 
 
 def cut(path: pathlib.Path, rng: np.random.Generator) -> str:
-  """Cuts the end of a file off."""
+  """Truncates a file."""
   size = path.stat().st_size
   kept = int(rng.integers(0, max(size, 1)))
   os.truncate(path, kept)
@@ -85,7 +85,7 @@ def overwrite(path: pathlib.Path, rng: np.random.Generator) -> str:
 
 
 def number(path: pathlib.Path, rng: np.random.Generator) -> str:
-  """Writes an extreme number near the start, where headers have their sizes."""
+  """Writes an extreme number near the start, where headers have sizes."""
   content = bytearray(path.read_bytes())
   place = int(rng.integers(0, max(min(len(content), 200) - 4, 1)))
   value = int(rng.choice([0, 1, 255, 65535, 40000, 2**20, 2**31 - 1, 2**31, 2**32 - 1]))
@@ -106,7 +106,7 @@ BYTES = (flip, flip, cut, overwrite, number)
 
 
 def any_file(*ways: Callable, pattern: str = '*') -> Callable:
-  """Returns a `damage` that does one of these to one file of a folder."""
+  """Returns a `damage` function that does one of these to one file of a folder."""
 
   def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
     found = sorted(path for path in folder.rglob(pattern) if path.is_file())
@@ -118,7 +118,7 @@ def any_file(*ways: Callable, pattern: str = '*') -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What became of one fault."""
+  """The outcome of one fault."""
 
   kind: str
   how: str
@@ -127,7 +127,7 @@ class Result:
 
 
 def campaign(kind: Kind, count: int, seed: int) -> Iterator[Result]:
-  """Tries faults of a kind, read by processes of their own."""
+  """Tries faults of a kind, which separate processes read."""
   rng = np.random.default_rng([seed, *kind.name.encode()])
   with tempfile.TemporaryDirectory() as folder:
     top, hows = pathlib.Path(folder), {}
@@ -143,7 +143,7 @@ def campaign(kind: Kind, count: int, seed: int) -> Iterator[Result]:
         done += 1
         if name == 'sound':
           if said.get('outcome') != 'values':
-            raise UserError(f'{kind.name}: what is sound cannot be read: {said}')
+            raise UserError(f'{kind.name}: the intact files cannot be read: {said}')
           wanted = said['values']
           continue
         yield Result(kind.name, hows[name], _judged(kind, said, wanted), said['told'])
@@ -162,7 +162,7 @@ def _read_all(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Has a process read folders until it is done, hangs or crashes."""
   command = [sys.executable, '-m', 'tools.faults.common', kind.name, str(top), *names]
-  environment = os.environ | {'HOME': str(top)}  # where indexes of shards are kept
+  environment = os.environ | {'HOME': str(top)}  # where indexes of shards are stored
   with tempfile.TemporaryFile('w+') as errors:
     process = subprocess.Popen(
       command,
@@ -182,7 +182,7 @@ def _read_all(
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     left = collections.deque(names)
-    limit: float = 120  # what is imported first
+    limit: float = 120  # time for the first imports
     while left:
       try:
         line = lines.get(timeout=limit)
@@ -209,7 +209,7 @@ def _read_all(
 
 
 def serve(kind: Kind, top: pathlib.Path, names: list[str]) -> None:
-  """Reads folders one after the other; prints a line of JSON for each."""
+  """Reads folders one after the other, and prints a line of JSON for each."""
   for name in names:
     sys.stderr.flush()
     noise = os.lseek(2, 0, os.SEEK_END)
@@ -221,7 +221,7 @@ def serve(kind: Kind, top: pathlib.Path, names: list[str]) -> None:
       lines = str(error).strip().splitlines()
       good = len(lines) <= 15 or name == 'sound'
       said = {'outcome': 'one sentence' if good else 'noise', 'told': str(error)[:600]}
-    except Exception as error:  # which is what is looked for
+    except Exception as error:  # such errors are what this program looks for
       told = f'{type(error).__name__}: {error}'[:600]
       said = {'outcome': 'traceback', 'told': told}
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -236,7 +236,7 @@ def serve(kind: Kind, top: pathlib.Path, names: list[str]) -> None:
 
 
 def kinds() -> dict[str, Kind]:
-  """Returns what the modules of this package declare, by name."""
+  """Returns the kinds that the modules of this package declare, by name."""
   import importlib
   import pkgutil
 

@@ -12,7 +12,7 @@ from big_vision_like.data.transforms import image
 from big_vision_like.inference import preprocessing
 from tools.faults import common
 
-# Name: the format of Pillow, and how it is written.
+# Name: the format in Pillow, and the options to write it.
 FORMATS = {
   'png': ('PNG', {}),
   'jpeg': ('JPEG', dict(quality=90)),
@@ -37,7 +37,7 @@ def make(form: str, folder: pathlib.Path) -> None:
 
 
 def read(folder: pathlib.Path) -> Any:
-  """Decodes as an input does and as a prediction does."""
+  """Decodes a picture as the input does, and as prediction does."""
   record = {'image': (folder / 'picture').read_bytes(), 'id': 7}
   return image.Decode(3).map(record), preprocessing.decoded(folder / 'picture')
 

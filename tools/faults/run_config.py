@@ -1,4 +1,4 @@
-"""A training with all that a kill can hit, for `tools/benchmark/kills.py`."""
+"""A training run with all parts that a kill can hit, for `tools/benchmark/kills.py`."""
 
 import ml_collections as mlc
 import optax
@@ -12,7 +12,7 @@ from tools.faults import run_parts
 
 
 def get_config() -> mlc.ConfigDict:
-  """Sixty steps, saved every four, evaluated every twenty."""
+  """Returns a run of sixty steps, saved every four and evaluated every twenty."""
   c = mlc.ConfigDict(dict(seed=0, total_steps=60, log_every=5, checkpoint_every=4))
   c.train_data = spec(
     pipeline.TrainInput,

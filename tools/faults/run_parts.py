@@ -1,4 +1,4 @@
-"""The parts of a training that starts in seconds, for `tools/benchmark/kills.py`."""
+"""Parts of a training run that starts in seconds, for `tools/benchmark/kills.py`."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ class Noisy(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Shake(grain.transforms.RandomMap):
-  """Changes pixels at random, so that a wrong position of the input is seen."""
+  """Random changes of pixels, which reveal a wrong position of the input."""
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     noise = rng.integers(-20, 20, example['image'].shape)

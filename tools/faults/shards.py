@@ -100,7 +100,7 @@ def write_array_records(folder: pathlib.Path) -> None:
 
 
 def write_folder(folder: pathlib.Path) -> None:
-  """Writes a folder to a class."""
+  """Writes a folder for each class."""
   for i, (image, label) in enumerate(pictures()):
     path = folder / f'class_{label}' / f'{i}.png'
     path.parent.mkdir(exist_ok=True)
@@ -108,14 +108,14 @@ def write_folder(folder: pathlib.Path) -> None:
 
 
 def read(source: Callable[[str], Any], pattern: str, folder: pathlib.Path) -> Any:
-  """Reads all examples, once the source has no problems."""
+  """Reads all examples, or raises the first problem of the source."""
   found = source(str(folder / pattern))
   if problems := found.problems():
     raise UserError(problems[0])
   return list(found)
 
 
-# Name: what writes it, the source, its files, and whether it notices other values.
+# Name: function that writes it, source, files, and whether it detects other values.
 FORMS = {
   'tar': (write_tars, tars.Tars, '*.tar', False),
   'Parquet': (write_parquet, parquet.Parquet, '*.parquet', True),

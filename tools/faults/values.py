@@ -1,4 +1,4 @@
-"""Damages JSON: other types, extreme numbers, missing and doubled entries."""
+"""Damage to JSON: other types, extreme numbers, missing and doubled entries."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.faults import common
 
-# JSON texts, as some of them are no values of Python.
+# JSON texts, as some of them are not values in Python.
 TEXTS = (
   *('null', 'true', 'false', '0', '1', '-1', '1.5', '-0.5', '1e8', '1e30', '-1e30'),
   *('1e400', 'NaN', 'Infinity', '2147483648', '9223372036854775808', '1' + '0' * 30),
@@ -61,7 +61,7 @@ def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
 
 
 def nodes(value: Any, place: tuple = ()) -> Iterator[tuple]:
-  """Yields the place of every value below one."""
+  """Yields the path of every value below one."""
   pairs = value.items() if isinstance(value, dict) else enumerate(value)
   for key, inner in pairs:
     yield (*place, key)

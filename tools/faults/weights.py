@@ -1,4 +1,4 @@
-"""Damaged files of weights, and damaged JSON beside them."""
+"""Damage to weights files, and to the JSON files next to them."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from big_vision_like.weights import files, timm_vit, vision_transformer
 from tools import convert_weights
 from tools.faults import common, values
 
-# Name: the file or folder that is written, and how convert_weights is told to.
+# Name: file or folder to write, and arguments of convert_weights.
 FORMS = {
   'npz, published': ('weights.npz', None),
   'npz, converted': ('converted.npz', ()),
@@ -48,7 +48,7 @@ def make(form: str, folder: pathlib.Path) -> None:
 
 
 def read(name: str, folder: pathlib.Path) -> Any:
-  """Loads a model and prepares a picture with it."""
+  """Loads a model and preprocesses a picture for it."""
   with contextlib.redirect_stdout(io.StringIO()):
     model, variables, preprocess = loading.load(folder / name)
   picture = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)

@@ -24,14 +24,14 @@ from tools.golden.common import (
   widened,
 )
 
-# Activations are in the tens after a few units.
+# Activations reach tens after a few units.
 MAP = Tolerance(absolute=1e-4, relative=1e-4)
 LOGITS = Tolerance(absolute=1e-4)
 GRADIENT = Tolerance(relative=1e-3)
 
 
 def big_transfer(description: Fields, arrays: Fields) -> Results:
-  """BiT of google-research/big_transfer, cut after its units' stages."""
+  """Computes a BiT of google-research/big_transfer, with the maps of all stages."""
   config = description['config']
   model = models.BiT(
     num_classes=config['num_classes'],
@@ -45,7 +45,7 @@ def big_transfer(description: Fields, arrays: Fields) -> Results:
 
 
 def big_vision_v1(description: Fields, arrays: Fields) -> Results:
-  """The ResNet-v1 of google-research/big_vision."""
+  """Computes the ResNet-v1 of google-research/big_vision."""
   config = description['config']
   model = models.BiTv1(
     num_classes=config['num_classes'],
@@ -81,7 +81,7 @@ def compared(
     'output/root': (outputs['root'], MAP),
   }
   for i in range(len(model.depths)):
-    # big_transfer calls them blocks, big_vision stages.
+    # They are called blocks by big_transfer, and stages by big_vision.
     results[f'output/block{i + 1}'] = (outputs[f'stage{i + 1}'], MAP)
     results[f'output/stage{i + 1}'] = (outputs[f'stage{i + 1}'], MAP)
   return results | gradient_results(gradients, rename, GRADIENT)

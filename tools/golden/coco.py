@@ -1,4 +1,4 @@
-"""Golden files of COCO's protocols, and of the segments that DETR makes."""
+"""Golden files of COCO's protocols, and of the segments that DETR predicts."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from tools.golden.common import EXACT, FLOAT, Check, Fields, Results, select
 
 
 def average_precision(description: Fields, arrays: Fields) -> Results:
-  """COCO AP of boxes and of masks."""
+  """Computes the COCO AP of boxes and of masks."""
   from pycocotools import mask
 
   size = description['size']
@@ -68,11 +68,11 @@ def with_masks(entries: list[dict], masks: list[dict]) -> list[dict]:
 
 
 def panoptic_quality(description: Fields, arrays: Fields) -> Results:
-  """Panoptic quality of all images, by class, of things and of stuff."""
+  """Computes panoptic quality of all images: by class, of things, and of stuff."""
   things = {
     int(label): bool(thing) for label, thing in description['categories'].items()
   }
-  # Ours knows things by their numbers being lower.
+  # Our evaluation requires things to have lower labels than stuff.
   labels = sorted(things, key=lambda label: (not things[label], label))
   number_of = np.zeros(max(labels) + 1, int)
   number_of[labels] = np.arange(len(labels))
@@ -104,7 +104,7 @@ def panoptic_quality(description: Fields, arrays: Fields) -> Results:
 
 
 def detr_segments(description: Fields, arrays: Fields) -> Results:
-  """The segments of each image."""
+  """Computes the segments of each image."""
   results = {}
   num_things = description['last_thing'] + 1
   for index, (size, shown_size) in enumerate(
@@ -118,7 +118,7 @@ def detr_segments(description: Fields, arrays: Fields) -> Results:
       num_things,
       threshold=description['threshold'],
     )
-    # The reference counts from 0.
+    # The reference counts segments from 0.
     ids_S, labels_S = segments_S2.T
     areas_S = np.bincount(ids_HW.ravel(), minlength=len(ids_S) + 1)[1:]
     columns = [ids_S - 1, labels_S < num_things, labels_S, areas_S]

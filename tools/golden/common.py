@@ -1,4 +1,4 @@
-"""What golden checks share: tolerances, and running a model as a file says."""
+"""Common parts of golden checks: tolerances, and running a model on a file."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from big_vision_like.weights import tree
 
 
 class Tolerance(NamedTuple):
-  """Largest error allowed; `relative` to the largest magnitude of the golden array."""
+  """The largest allowed error; `relative` refers to the golden array's magnitude."""
 
   absolute: float = 0.0
   relative: float = 0.0
@@ -28,9 +28,9 @@ LAYER = Tolerance(relative=1e-4)
 FLOAT = Tolerance(absolute=1e-6)
 TOKENS = Tolerance(absolute=2e-5)
 NUMBER = Tolerance(absolute=1e-5)
-# Torch's own float32 interpolation is 2e-6 away from its float64 one.
+# In float32, torch's own interpolation differs by 2e-6 from its result in float64.
 CUBIC = Tolerance(absolute=1e-5)
-# For small l2 the published float32 solver itself moves by 1e-3 between machines.
+# For small l2, the published float32 solver itself varies by 1e-3 between machines.
 SCORES = Tolerance(relative=1e-3)
 Results = dict[str, tuple[Any, Tolerance]]
 
@@ -39,10 +39,10 @@ Results = dict[str, tuple[Any, Tolerance]]
 class Check:
   """A function that computes our values for golden files of one kind.
 
-  The "reference" of a file's description contains `reference`; descriptions that name
-  none have all `fields`, and of several such checks the one with the most fields wins.
-  The function gets description and arrays. Of files without arrays (`alone`) it gets
-  the description, and returns the golden values before ours.
+  The "reference" in a file's description must contain `reference`. Descriptions without
+  one must have all `fields`; of several such checks, the one with the most fields is
+  used. The function gets the description and the arrays. For files without arrays
+  (`alone`) it gets the description, and returns the golden values before ours.
   """
 
   function: Callable
@@ -60,14 +60,14 @@ class Check:
 
 
 class Fields(dict):
-  """A dict that says which name is missing."""
+  """A dict whose error for a missing key names it."""
 
   def __missing__(self, name: str):
     raise UserError(f'it lacks {name!r}')
 
 
 def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-  """The arrays whose names start with `prefix`, without it."""
+  """Returns the arrays whose names start with `prefix`, which is removed."""
   return {
     name.removeprefix(prefix): array
     for name, array in arrays.items()
@@ -76,29 +76,29 @@ def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 
 def two(size: int | list[int]) -> tuple[int, int]:
-  """A size given once or for both axes."""
+  """Returns a size that is given once, or for both axes, as two numbers."""
   return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def float_name() -> str:
-  """Returns the floating-point type of this check: float64 under `jax.enable_x64`."""
+  """Returns the dtype of this check: float64 under `jax.enable_x64`, else float32."""
   return jnp.result_type(float).name
 
 
 def widened(params: tree.Tree) -> tree.Tree:
-  """Returns parameters, which readers give as float32, in the type of this check."""
+  """Converts parameters, which are read as float32, to the dtype of this check."""
   return jax.tree.map(lambda array: np.asarray(array, float_name()), params)
 
 
 def choice(config: Fields, name: str, ours: Mapping[str, str]) -> str:
-  """Our word for the config's; says so if we have none."""
+  """Returns our name for a value of the config; `UserError` if there is none."""
   if config[name] not in ours:
     raise UserError(f'{name} {config[name]!r} is not one of {", ".join(ours)}')
   return ours[config[name]]
 
 
 def dense(params: Mapping[str, np.ndarray], x: jax.Array) -> jax.Array:
-  """A linear layer over the last axis."""
+  """Applies a linear layer to the last axis."""
   y = jnp.einsum('...i,io->...o', x, params['kernel'])
   return y + jnp.broadcast_to(params['bias'], y.shape)
 
@@ -119,7 +119,7 @@ def captured(
 
 
 def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> None:
-  """Raises unless the parameters are those of the model, in names and shapes."""
+  """Raises unless the parameters match the model in names and shapes."""
   variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   want, have = tree.flatten(variables['params']), tree.flatten(params)
   tree.check_names(
@@ -130,7 +130,7 @@ def fit_parameters(model: nn.Module, params: tree.Tree, *inputs: np.ndarray) -> 
   for name, array in have.items():
     if array.shape != want[name].shape:
       raise UserError(
-        f'{name} has shape {array.shape}, its config asks for {want[name].shape}'
+        f'{name} has shape {array.shape}, its config requires {want[name].shape}'
       )
 
 
@@ -139,7 +139,7 @@ def classified(
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], Results, tree.Tree]:
   """Returns outputs, outputs of submodules by path, losses as results, and gradients.
 
-  The losses are those that the file asks for, the gradients those of the last one.
+  The losses are those in the file; the gradients belong to the last one.
   """
   image_BHWC = arrays['input/image']
   fit_parameters(model, params, image_BHWC)
@@ -152,7 +152,7 @@ def classified(
     named = choice(description, 'loss', {name: name for name in functions})
     names = [name for name in names if name != named] + [named]
   if not names and select(arrays, 'grad/'):
-    raise UserError('it has gradients but does not say of which loss')
+    raise UserError('it has gradients but does not name their loss')
   labels_BC = arrays.get('input/labels_onehot')
   if names and labels_BC is None:
     labels_BC = arrays['input/labels']
@@ -173,7 +173,7 @@ def classified(
 def loss_and_gradients(
   loss: Callable[[tree.Tree], tuple[jax.Array, Any]], params: tree.Tree
 ) -> tuple[jax.Array, Any, tree.Tree]:
-  """Returns the loss of parameters, what else `loss` gives, and the gradients."""
+  """Returns the loss, further outputs of `loss`, and the gradients of parameters."""
   (value, others), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
   return value, others, jax.device_get(gradients)
 
@@ -183,10 +183,10 @@ def gradient_results(
   rename: Callable[[tree.Tree], dict[str, np.ndarray]],
   tolerance: Tolerance | None = None,
 ) -> Results:
-  """Gradients under the reference's names; tolerated as layers are, unless given."""
+  """Returns gradients under the reference's names; default tolerance as of layers."""
   named = rename(gradients)
   if tolerance is None:
-    # Some gradients are zero but for rounding: the bias of the keys moves no softmax.
+    # Some gradients are zero except for rounding: key biases do not change softmax.
     largest = max(float(np.abs(array).max()) for array in named.values())
     tolerance = LAYER._replace(absolute=1e-7 * largest)
   return {f'grad/{name}': (array, tolerance) for name, array in named.items()}

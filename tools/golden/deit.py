@@ -27,12 +27,12 @@ from tools.golden.common import (
   widened,
 )
 
-# How the file names what the student learns from besides the teacher.
+# Prefix of the file's names of losses with smoothed labels instead of soft ones.
 SMOOTHING = 'labelsmooth'
 
 
 class Logits(nn.Module):
-  """Logits of a student that are its parameters, whatever the image."""
+  """A model whose logits are its parameters, whatever the image."""
 
   num_classes: int
 
@@ -45,7 +45,7 @@ class Logits(nn.Module):
 
 
 def distillation_loss(description: Fields, arrays: Fields) -> Results:
-  """Losses of `tasks.distillation` and their gradients, hard, soft and without."""
+  """Computes losses of distillation and gradients, hard, soft and without teacher."""
   teacher_BC = arrays['input/teacher_logits']
   batch_size, classes = teacher_BC.shape
   model, config = Logits(classes), description['config']
@@ -83,7 +83,7 @@ def distillation_loss(description: Fields, arrays: Fields) -> Results:
 
 
 def target_of(base: str, arrays: Fields, classes: int) -> np.ndarray:
-  """Returns the targets (B, C): soft ones of the file, or its smoothed labels."""
+  """Returns the targets (B, C): the soft labels of the file, or its smoothed labels."""
   if not base.startswith(SMOOTHING):
     return arrays['input/soft_labels']
   smoothing = float(base.removeprefix(SMOOTHING))
@@ -92,7 +92,7 @@ def target_of(base: str, arrays: Fields, classes: int) -> np.ndarray:
 
 
 def distilled(description: Fields, arrays: Fields) -> Results:
-  """A DeiT with a distillation token: blocks, both heads, loss, gradients."""
+  """Computes a DeiT with a distillation token: blocks, both heads, loss, gradients."""
   config, state = description['config'], select(arrays, 'param/')
   without = bool(config.get('no_embed_class', False))
   params = timm_deit.from_distilled(state, config['num_heads'], without)
@@ -100,14 +100,14 @@ def distilled(description: Fields, arrays: Fields) -> Results:
 
 
 def scaled(description: Fields, arrays: Fields) -> Results:
-  """A DeiT III: blocks, logits, loss, gradients."""
+  """Computes a DeiT III: blocks, logits, loss, gradients."""
   config, state = description['config'], select(arrays, 'param/')
   params = timm_deit.from_scaled(state, config['num_heads'])
   return model_results(deit.DeiT3(**arguments(config)), params, description, arrays)
 
 
 def arguments(config: Fields) -> dict:
-  """Returns the arguments of our model for timm's."""
+  """Returns the arguments of our model for the config of timm's."""
   width = config['embed_dim']
   return dict(
     num_classes=config['num_classes'],
@@ -154,7 +154,7 @@ def model_results(
       'output/train/logits_dist': (outputs['distilled_logits'], LOGITS),
     }
   results |= gradient_results(gradients, timm_deit.to_timm)
-  for name in select(arrays, 'grad/'):  # facebookresearch's names
+  for name in select(arrays, 'grad/'):  # files of facebookresearch have other names
     if f'grad/{name}' not in results and 'gamma_' in name:
       [theirs] = timm_deit.as_timm({name: None})
       results[f'grad/{name}'] = results[f'grad/{theirs}']

@@ -1,4 +1,4 @@
-"""Golden files of detection: boxes, matching, losses."""
+"""Golden files of detection: boxes, matching and losses."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ LOSSES = {'class': 'loss_ce', 'l1': 'loss_bbox', 'giou': 'loss_giou'}
 
 
 def matching_and_losses(description: Fields, arrays: Fields) -> Results:
-  """Overlaps of boxes, matched queries, losses of one layer, and sine positions."""
+  """Computes overlaps of boxes, matched queries, losses of a layer, sine positions."""
   a_N4, b_M4 = (
     boxes.cxcywh_to_xyxy(jnp.asarray(arrays[f'input/boxes_{name}_cxcywh']))
     for name in 'ab'
@@ -73,7 +73,7 @@ def matching_and_losses(description: Fields, arrays: Fields) -> Results:
 
 
 def matches(name: str, query_BK: jax.Array, objects: set_detection.Objects) -> Results:
-  """The pairs of each image, whose number goes into `name`, listed by query."""
+  """Returns the matched pairs of each image, ordered by query, named by its number."""
   results: Results = {}
   pairs = zip(np.asarray(query_BK), objects.valid_BK, strict=True)
   for i, (query_K, valid_K) in enumerate(pairs):
@@ -84,7 +84,7 @@ def matches(name: str, query_BK: jax.Array, objects: set_detection.Objects) -> R
 
 
 def padded(counts: list[int], arrays: Fields) -> set_detection.Objects:
-  """The objects of a file, whose images have that many, as one batch."""
+  """Returns the objects of a file, with these numbers in its images, as one batch."""
   valid_BK = np.arange(max(counts))[None] < np.array(counts)[:, None]
   label_BK = np.zeros(valid_BK.shape, np.int32)
   boxes_BK4 = np.ones((*valid_BK.shape, 4), float_name())

@@ -1,4 +1,4 @@
-"""Golden files of DETR: the whole model, and its head of masks."""
+"""Golden files of DETR: the whole model, and its mask head."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def model_of(description: Fields) -> detr.DETR:
 
 
 def whole(description: Fields, arrays: Fields) -> Results:
-  """Maps, positions, memory, all layers, matching, losses, gradients, detections."""
+  """Computes maps, positions, memory, layers, matches, losses, gradients and boxes."""
   model = model_of(description)
   variables = weights.from_facebook(select(arrays, 'param/'), model.num_heads)
   variables = widened(variables)
@@ -129,7 +129,7 @@ def whole(description: Fields, arrays: Fields) -> Results:
 def positions_of(
   model: detr.DETR, params: tree.Tree, valid_Bhw: jax.Array
 ) -> jax.Array:
-  """The positions of the model's kind, of all cells: (B, h, w, D)."""
+  """Returns the position embeddings of all cells: (B, h, w, D)."""
   if model.positions == 'sine':
     return positions.masked_sine2d(valid_Bhw, model.width)
   height, width = valid_Bhw.shape[1:]
@@ -143,7 +143,7 @@ def positions_of(
 def detections(
   model: detr.DETR, variables: tree.Tree, description: Fields, arrays: Fields
 ) -> Results:
-  """What the task finds, in pixels of the original images."""
+  """Computes the detections of the task, in pixels of the original images."""
   task = set_detection.Detection(model=model, optimizer=optim.adamw(1e-4))
   state = State(
     step=jnp.zeros((), jnp.int32),
@@ -166,7 +166,7 @@ def detections(
 
 
 def mask_head(description: Fields, arrays: Fields) -> Results:
-  """Attention of queries, masks from it, their losses and gradients."""
+  """Computes attention of queries, their masks, and the masks' losses and gradients."""
   heads, width = description['nheads'], description['hidden_dim']
   params = weights.masks_from_facebook(select(arrays, 'param/'), heads)
   params = widened(params)
@@ -180,8 +180,8 @@ def mask_head(description: Fields, arrays: Fields) -> Results:
   image_N, query_N = arrays['input/matched_bq'].T
   target_NHW = arrays['input/target_masks']
   count, *height_width = target_NHW.shape
-  # Each object has a row of its image; other rows are padding, with masks that must not
-  # count.
+  # Each object has a row in its image. Other rows are padding, with masks that must not
+  # affect the losses.
   row_N = np.arange(count)
   query_BN = np.full((len(x_BhwD), count), -1)
   masks_BNHW = np.ones((*query_BN.shape, *height_width), target_NHW.dtype)

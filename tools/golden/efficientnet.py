@@ -27,15 +27,17 @@ from tools.golden.common import (
 MAP = Tolerance(absolute=1e-4)
 STATISTIC = Tolerance(absolute=1e-5)
 GRADIENT = Tolerance(relative=1e-3)
-SMOOTHING, DECAY = 0.1, 1e-5  # as in tensorflow/tpu, whose files do not tell them
+SMOOTHING, DECAY = 0.1, 1e-5  # from tensorflow/tpu, as files do not have them
 
 
 def tensorflow(description: Fields, arrays: Fields) -> Results:
-  """EfficientNet of tensorflow/tpu: B0 with other factors, in both modes."""
+  """Computes EfficientNet of tensorflow/tpu: B0 with other factors, in both modes."""
   config = description['config']
   for name in ('dropout', 'stochastic_depth'):
     if config.get(name) and 'output/train/logits' in arrays:
-      raise UserError(f'{name}={config[name]} drops at random what ours does not')
+      raise UserError(
+        f'{name}={config[name]} in training drops other values at random than ours'
+      )
   model = models.EfficientNet(
     num_classes=config['num_classes'],
     **models.scaled(config['width_coefficient'], config['depth_coefficient']),
@@ -87,7 +89,7 @@ def tensorflow(description: Fields, arrays: Fields) -> Results:
 
 
 def decay(params: tree.Tree) -> jax.Array:
-  """Returns half the squares of all parameters but those of norms, times the decay."""
+  """Returns half the sum of squares of all parameters but norms', times the decay."""
   kept = [
     array for name, array in tree.flatten(params).items() if '/norm/' not in f'/{name}'
   ]
@@ -95,7 +97,7 @@ def decay(params: tree.Tree) -> jax.Array:
 
 
 def common_root(arrays: Fields) -> str:
-  """Returns the first part of all names, such as 'efficientnet-b0/'."""
+  """Returns the common first part of all names, such as 'efficientnet-b0/'."""
   return f'{next(iter(select(arrays, "param/"))).split("/")[0]}/'
 
 

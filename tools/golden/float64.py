@@ -1,13 +1,13 @@
-"""A second verdict in float64, for golden files that are ill-conditioned in float32.
+"""A second comparison in float64, for files that are ill-conditioned in float32.
 
-Two correct float32 programs may differ by more than a tolerance where rounding is
-amplified, and by how much depends on the CPU. Our program in float64 has no such error
-and gives the same numbers on every CPU. Two errors are measured against it: the file's
-own and that of our float32 program. Each may be as large as the tolerance or, if that
-is larger, as ROUNDINGS times the effect of rounding: the largest change of the float64
-values when each float32 number that the file gives (parameters and inputs) is replaced
-by one of its two neighbors, at random. This effect is computed without the compared
-values, so a wrong value, or a program with a mistake, does not widen its own limit.
+Two correct float32 programs may differ by more than a tolerance if rounding is
+amplified, by an amount that depends on the CPU. Our program in float64 has no such
+error, and gives the same numbers on every CPU. It is the reference for two errors, of
+the file and of our float32 program. Each must be within a limit: the tolerance or, if
+larger, ROUNDINGS times the effect of rounding. This effect is the largest change of the
+float64 values when each float32 number in the file (parameters and inputs) is replaced
+by one of its two neighbors, at random. It is computed without the compared values, so a
+wrong value, or a bug in a program, does not widen its own limit.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ import numpy as np
 
 from tools.golden.common import Fields, Results
 
-# The files of DETR are 2.5 times the effect of one rounding away from float64.
+# The files of DETR differ from float64 by 2.5 times the effect of one rounding.
 ROUNDINGS = 8
-# A single number may move little in one draw by chance.
+# In a single draw, a number may change little by chance.
 DRAWS = 3
 
 
@@ -32,7 +32,7 @@ class Float64(NamedTuple):
 
 
 def largest_error(a: Any, b: Any) -> float:
-  """Returns the largest absolute difference of two arrays; NaN if one has a NaN."""
+  """Returns the largest absolute difference of two arrays; NaN if either has a NaN."""
   difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
   return float(np.abs(difference).max(initial=0.0))
 
@@ -45,7 +45,7 @@ def recompute(
 ) -> Float64:
   """Runs a check in float64: once with the given arrays, then with neighbors of them.
 
-  `compared` holds the golden values; checks read from them which values are wanted.
+  `compared` has the golden values, from which checks read which values are needed.
   """
 
   names = [name for name, array in compared.items() if array.dtype.kind == 'f']
@@ -69,7 +69,7 @@ def recompute(
 
 
 def neighbors(given: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-  """Returns float32 arrays with each number but 0 moved to the next one up or down."""
+  """Returns float32 arrays with each nonzero number moved to a random neighbor."""
   rng = np.random.default_rng(seed)
 
   def moved(array: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def neighbors(given: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
 def verdict(
   name: str, want: np.ndarray, ours: Any, allowed: float, float64: Float64
 ) -> tuple[str, bool]:
-  """Returns what float64 says of an array, in words; and if the array passes."""
+  """Returns the comparison in float64 as text, and whether the array passes."""
   truth, rounding = float64.values[name], float64.rounding[name]
   if truth.dtype != np.float64:
     return f'TOO LARGE, and computed in {truth.dtype} even under jax.enable_x64', False

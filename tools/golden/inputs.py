@@ -19,13 +19,15 @@ from tools.golden.common import CUBIC, EXACT, FLOAT, Check, Fields, Results, Tol
 
 
 def augmented(description: Fields, arrays: Fields) -> Results:
-  """Each operation of RandAugment, named 'output/Rotate(30.0)'; its arguments."""
+  """Checks RandAugment's arguments, and applies operations as 'output/Rotate(30.0)'."""
   for magnitude, wanted in description['level_to_argument'].items():
     for name, value in wanted.items():
       for operation in operations_of(name):
         ours = randaugment.argument(operation, float(magnitude))
-        if repr(ours) != repr(value):  # an int is no float
-          raise UserError(f'{operation} at {magnitude} is {value} there, {ours} here')
+        if repr(ours) != repr(value):  # an int is not a float
+          raise UserError(
+            f'{operation} at {magnitude} is {value} in the file, but {ours} here'
+          )
   results = {}
   for name in arrays:
     if call := re.fullmatch(r'output/(\w+)\((.*)\)', name):
@@ -34,26 +36,26 @@ def augmented(description: Fields, arrays: Fields) -> Results:
 
 
 def operations_of(name: str) -> list[str]:
-  """'|Shear|' stands for both of its directions."""
+  """Returns the operations of a name; '|Shear|' stands for both directions."""
   stem = name.strip('|')
   found = [n for n in randaugment.NAMES if n in (stem, f'{stem}X', f'{stem}Y')]
   if not found:
-    raise UserError(f'no function here checks the operation {name!r}')
+    raise UserError(f'there is no check of the operation {name!r}')
   return found
 
 
 def distorted(image_HWC: np.ndarray, name: str, argument: str) -> np.ndarray:
-  """The operation of that name, its argument as it is written."""
+  """Applies the operation with this name, whose argument is given as text."""
   if name in randaugment.PLAIN:
     return randaugment.PLAIN[name](image_HWC)
   if name not in randaugment.GRADED:
-    raise UserError(f'no function here checks the operation {name!r}')
+    raise UserError(f'there is no check of the operation {name!r}')
   amount = float(argument) if '.' in argument else int(argument)
   return randaugment.GRADED[name](image_HWC, amount)
 
 
 def mixed(description: Fields, arrays: Fields) -> Results:
-  """Mixup and CutMix of a batch with the reversed one, weights and places given."""
+  """Mixes a batch with its reverse by Mixup or CutMix, at given weights and centres."""
   config, results = description['config'], {}
   image_BHWC, classes = arrays['input/image'], config['num_classes']
   smoothing = config['label_smoothing']
@@ -77,7 +79,7 @@ def mixed(description: Fields, arrays: Fields) -> Results:
 
 
 def repeated(description: Fields, arrays: Fields) -> Results:
-  """Which records each rank is dealt in an epoch whose permutation is given."""
+  """Returns the records of each rank in an epoch whose permutation is given."""
   config, results = description['config'], {}
   size, ranks = config['dataset_size'], config['num_replicas']
   repeats = config['num_repeats']
@@ -93,7 +95,7 @@ def repeated(description: Fields, arrays: Fields) -> Results:
 
 
 def real_accuracy(description: Fields, arrays: Fields) -> Results:
-  """Accuracy over the images that have labels, and how many those are."""
+  """Computes the accuracy over the images that have labels, and their number."""
   multihot_BC = arrays['input/labels_multihot']
   size = int(multihot_BC.sum(axis=1).max())
   labels_BS = np.full((len(multihot_BC), size), -1, np.int32)
@@ -122,9 +124,10 @@ def real_accuracy(description: Fields, arrays: Fields) -> Results:
 
 
 def resampled(description: Fields, arrays: Fields) -> Results:
-  """Square grids and tables in other sizes, named 'output/grid0_bicubic_12x9'.
+  """Resizes square grids and tables, named 'output/grid0_bicubic_12x9'.
 
-  Or 'output/grid0_adaptive_avg_3' and, of relative positions, 'output/table0_to_23'.
+  Other names are 'output/grid0_adaptive_avg_3' and, for tables of relative positions,
+  'output/table0_to_23'.
   """
   results = {}
   for name in arrays:

@@ -11,7 +11,7 @@ from tools.golden.common import EXACT, FLOAT, Check, Fields, Results, float_name
 
 
 class Given(nn.Module):
-  """A student whose logits are its image: (B, 1, 1, C) to (B, C)."""
+  """A model whose logits are its image: (B, 1, 1, C) to (B, C)."""
 
   num_classes: int
 
@@ -21,7 +21,7 @@ class Given(nn.Module):
 
 
 def loss(description: Fields, arrays: Fields) -> Results:
-  """Losses of `tasks.self_training`, of soft and of hard pseudo labels."""
+  """Computes the losses of `tasks.self_training`, with soft and hard pseudo labels."""
   config = Fields(description['config'])
   teacher_UC = jnp.asarray(arrays['input/teacher_logits'], float_name())
   logits_BC = jnp.asarray(arrays['input/student_logits'], float_name())
@@ -58,11 +58,11 @@ def loss(description: Fields, arrays: Fields) -> Results:
 
 
 def choice(description: Fields, arrays: Fields) -> Results:
-  """Predicted classes, thresholds, available images and copies of each image.
+  """Computes predicted classes, thresholds, available images and copies of each image.
 
-  The reference draws the fraction of the number of copies with random numbers of its
-  own. So where ours are the whole number or one more, as they must be, those of the
-  file are compared with the same two numbers.
+  The reference uses its own random numbers for the fraction of the number of copies.
+  If all our numbers are the exact number rounded down or up, as they must be, the
+  file's numbers are checked against the same two numbers instead.
   """
   config, probability_NK = description['config'], arrays['input/probabilities']
   label_N = probability_NK.argmax(axis=-1)

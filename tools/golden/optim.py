@@ -14,7 +14,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.weights import tree
 from tools.golden.common import FLOAT, Check, Fields, Results, Tolerance, select
 
-# Our optimizers by big_vision's names, and our names of their arguments.
+# Our optimizers and the names of their arguments, by names in big_vision.
 OPTIMIZERS = {
   'scale_by_adam': (optim.adamw, {'b1': 'b1', 'b2': 'b2', 'mu_dtype': 'mu_dtype'}),
   'big_vision.momentum_hp': (
@@ -33,12 +33,12 @@ OPTIMIZERS = {
 }
 
 
-# What a case may say; what is unknown may change the numbers.
+# Allowed keys of a case; unknown ones might change the numbers.
 KNOWN = ('optax_name', 'optax', 'grad_clip_norm', 'lr', 'wd', 'wd_mults', 'schedule')
 
 
 def optimizers(description: Fields, arrays: Fields) -> Results:
-  """Schedules, and parameters after each step, of big_vision's optimizers."""
+  """Computes schedules, and parameters after each step, of big_vision's optimizers."""
   steps, results = description['config']['steps'], {}
   for case, config in enumerate(map(Fields, description['config']['cases'])):
     first = select(arrays, 'input/p0/')
@@ -65,10 +65,11 @@ def schedules(
   steps: int,
   arrays: Fields,
 ) -> Results:
-  """Rates in shares of `lr` by step, of several groups one after the other.
+  """Returns rates as shares of `lr` by step, for each group.
 
-  Of groups a file has one array, of the first group or of all (groups, steps), or an
-  array for each, whose name ends in its number. Frozen groups count where all do.
+  A file has one array, of the first group or of all groups (groups, steps), or an array
+  for each group whose name ends in the group's number. Frozen groups only count in an
+  array of all groups.
   """
   if not isinstance(rates, list):
     rates = [('.*', rates)]
@@ -83,7 +84,7 @@ def schedules(
     if array.ndim == 1:
       number = int(name.strip('/_')) if name.strip('/_').isdigit() else 0
       if number >= len(share):
-        raise UserError(f'{prefix}schedule{name} is of none of {len(share)} groups')
+        raise UserError(f'{prefix}schedule{name} is not one of {len(share)} groups')
       share = share[number]
     results[f'{prefix}schedule{name}'] = (share, FLOAT)
   return results
@@ -92,7 +93,7 @@ def schedules(
 def rate_of(
   schedule: Fields, peak: float, steps: int
 ) -> Callable[[jax.Array], jax.Array]:
-  """What big_vision's `create_learning_rate_schedule` would build, times `peak`."""
+  """Returns big_vision's `create_learning_rate_schedule`, multiplied by `peak`."""
   peak *= schedule.get('mult', 1.0)
   warmup = schedule.get('warmup_steps', 0)
   kind = schedule['decay_type']
@@ -107,22 +108,22 @@ def rate_of(
 
 
 def pattern_of(pattern: str) -> str:
-  """Returns a pattern of theirs as one of our whole paths."""
+  """Converts a pattern of big_vision to one for our whole paths."""
   return pattern.rstrip('$').replace('*/', '*')
 
 
 def optimizer_of(
   config: Fields, steps: int, names: Iterable[str]
 ) -> tuple[optim.Optimizer, Tolerance]:
-  """What `big_vision.optax.make` would build, and how near its steps must come.
+  """Returns the optimizer of `big_vision.optax.make`, and the tolerance of its steps.
 
-  `names` are those of the parameters.
+  `names` are the names of the parameters.
   """
   if unknown := config.keys() - set(KNOWN):
     raise UserError(f'{", ".join(sorted(unknown))} is not one of {", ".join(KNOWN)}')
   rate, schedule = config['lr'], config['schedule']
   if isinstance(schedule, list):
-    # There a pattern may match no parameter, which is an error here.
+    # In big_vision a pattern may match no parameter, which is an error here.
     decayed = [
       (pattern, None if own is None else rate_of(Fields(own), rate, steps))
       for pattern, own in schedule
@@ -145,7 +146,7 @@ def optimizer_of(
   ]
   optimizer = make(
     decayed,
-    # There the decay is multiplied by the schedule, not by the rate.
+    # In big_vision the decay is multiplied by the schedule, not by the rate.
     weight_decay=(config.get('wd') or 0.0) / rate,
     clip_norm=config.get('grad_clip_norm'),
     decay_rules=rules,
@@ -159,9 +160,9 @@ def optimizer_of(
 
 
 def rmsprop(description: Fields, arrays: Fields) -> Results:
-  """Parameters and their average after each step of TensorFlow's RMSProp.
+  """Computes parameters and their average after each step of TensorFlow's RMSProp.
 
-  The settings stand in the text of the reference, such as `decay=0.9`.
+  The settings are in the text of the reference, such as `decay=0.9`.
   """
   reference = description['reference']
   number = r'=?\(?([\d.]+(?:e-?\d+)?)'
@@ -169,7 +170,7 @@ def rmsprop(description: Fields, arrays: Fields) -> Results:
   def told(name: str, text: str) -> float:
     found = re.search(name + number, text)
     if found is None:
-      raise UserError(f'it does not tell {name!r}')
+      raise UserError(f'it has no {name!r}')
     return float(found[1])
 
   rate_S = jnp.asarray(arrays['input/lr'])
@@ -222,7 +223,7 @@ def exponential_staircase(description: Fields) -> tuple[dict[str, np.ndarray], R
 def per_epoch_cosine(description: Fields) -> tuple[dict[str, np.ndarray], Results]:
   """Returns DeiT's rates by epoch, and ours at the first and last steps of each.
 
-  Ours are in float64, as float32 may be further from them than is tolerated.
+  Ours are in float64, because float32 may differ by more than the tolerance.
   """
   config, epoch = description['config'], 1281167 / 1024
   rate = optim.per_epoch_cosine(

@@ -24,7 +24,7 @@ GRADIENT = Tolerance(relative=1e-4)
 
 
 def timm(description: Fields, arrays: Fields) -> Results:
-  """RegNetY of timm, by the numbers of its rule."""
+  """Computes a RegNetY of timm, given the numbers of its design rule."""
   config = description['config']
   numbers = (config[name] for name in ('depth', 'w0', 'wa', 'wm', 'group_size'))
   model = regnet.RegNet(

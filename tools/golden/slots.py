@@ -1,4 +1,4 @@
-"""Golden files of Slot Attention, and of the metrics it is measured with."""
+"""Golden files of Slot Attention, and of its evaluation metrics."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ GRADIENT = Tolerance(relative=1e-3)
 
 
 def module(description: Fields, arrays: Fields) -> Results:
-  """Slot Attention alone, after each number of iterations that the file has."""
+  """Computes Slot Attention after each number of iterations that the file has."""
   model = slot_attention.SlotAttention(
     num_slots=description['num_slots'],
     size=description['slot_size'],
@@ -63,7 +63,7 @@ def convs(width: int, strides: tuple[int, ...]) -> list[slot_attention.Conv]:
 
 
 def autoencoder(description: Fields, arrays: Fields) -> Results:
-  """The auto-encoder: features, slots, pictures, error and its gradients."""
+  """Computes the auto-encoder: features, slots, pictures, error and its gradients."""
   width = description['width']
   model = slot_attention.AutoEncoder(
     num_slots=description['num_slots'],
@@ -90,7 +90,7 @@ def autoencoder(description: Fields, arrays: Fields) -> Results:
 
 
 def classifier(description: Fields, arrays: Fields) -> Results:
-  """The set classifier: predictions, costs of all pairs, loss and its gradients."""
+  """Computes the set classifier: predictions, costs of all pairs, loss, gradients."""
   width = description['width']
   target_BOP = jnp.asarray(arrays['input/target'])
   model = slot_attention.SetClassifier(
@@ -120,7 +120,7 @@ def compared(
   arrays: Fields,
   error: Callable[[dict[str, jax.Array]], jax.Array],
 ) -> tuple[dict[str, jax.Array], jax.Array, Results]:
-  """Outputs and loss; features, slots and gradients as results."""
+  """Returns outputs and loss, and as results features, slots and gradients."""
   params = widened(weights.from_keras(select(arrays, 'param/')))
   image_BHWC, noise_BSD = arrays['input/image'], arrays['input/slot_noise']
   fit_parameters(model, params, image_BHWC)
@@ -141,7 +141,7 @@ def compared(
 
 
 def metrics(description: Fields, arrays: Fields) -> Results:
-  """Adjusted Rand indices and average precisions."""
+  """Computes adjusted Rand indices and average precisions."""
   ids_BHW = jnp.asarray(arrays['input/true_ids']).astype(jnp.uint8)
   found_BHW = arrays['input/pred_probs'].argmax(axis=-1)
   counts_BSK = segmentation.overlaps(ids_BHW, found_BHW, description['pred_groups'])

@@ -1,4 +1,4 @@
-"""Golden files of Swin Transformers: functions from a file to our values by name."""
+"""Golden files of Swin Transformers: classifiers and backbones."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from tools.golden.common import (
 
 NAMES = swin_names.MICROSOFT
 LOSS_NAME = 'mean of -sum(target*log_softmax)'
-# Rates of dropping do not count in evaluation, the size of images is that of the input.
+# Drop rates have no effect in evaluation; the size of images is read from the input.
 KNOWN = {
   *('embed_dim', 'depths', 'num_heads', 'num_classes', 'window_size', 'patch_size'),
   *('mlp_ratio', 'out_indices', 'ape', 'qkv_bias', 'patch_norm', 'img_size'),
@@ -39,7 +39,7 @@ KNOWN = {
 
 
 def classifier(description: Fields, arrays: Fields) -> Results:
-  """A Swin of microsoft/Swin-Transformer: modules, buffers, logits, loss, gradients."""
+  """Computes microsoft's Swin: modules, buffers, logits, loss, gradients."""
   choice(description, 'loss', {LOSS_NAME: LOSS_NAME})
   model, params = made(description['config'], arrays)
   image_BHWC = channels_last(arrays['input/image'])
@@ -72,7 +72,7 @@ def classifier(description: Fields, arrays: Fields) -> Results:
 
 
 def backbone(description: Fields, arrays: Fields) -> Results:
-  """The Swin of detection and segmentation: maps of images of several sizes."""
+  """Computes the Swin of detection and segmentation: maps for several image sizes."""
   model, params = made(description['config'], arrays)
   results, apply = {}, jax.jit(model.apply)
   for name, image in select(arrays, 'input/').items():
@@ -87,12 +87,14 @@ def backbone(description: Fields, arrays: Fields) -> Results:
 
 
 def made(config: Fields, arrays: Fields) -> tuple[swin.Swin, tree.Tree]:
-  """Returns the model and the parameters of a file; refuses options that we lack."""
+  """Returns the model and the parameters of a file; refuses unsupported options."""
   if unknown := config.keys() - KNOWN:
-    raise UserError(f'its config has options that no Swin here has: {sorted(unknown)}')
+    raise UserError(
+      f'its config has options that our Swin does not have: {sorted(unknown)}'
+    )
   for name in ('qkv_bias', 'patch_norm'):
     if not config.get(name, True):
-      raise UserError(f'{name}=False is not published, no Swin here has it')
+      raise UserError(f'{name}=False is not published, and our Swin does not have it')
   flat = NAMES.read(select(arrays, 'param/'))
   flat, pos_grid = swin_names.flat_positions(flat)
   maps = tuple(stage + 1 for stage in config.get('out_indices', ()))
@@ -116,11 +118,11 @@ def made(config: Fields, arrays: Fields) -> tuple[swin.Swin, tree.Tree]:
 def check_buffers(
   buffers: Mapping[str, np.ndarray], model: swin.Swin, image_size: Sequence[int]
 ) -> None:
-  """Raises unless ours are equal: indices of relative positions, and masks."""
+  """Raises unless buffers equal ours: indices of relative positions, and masks."""
   for name, buffer in buffers.items():
     found = re.fullmatch(r'layers\.(\d+)\.blocks\.(\d+)\.(attn.*)', name)
     if found is None:
-      raise UserError(f'no function here checks buffer/{name}')
+      raise UserError(f'there is no check of buffer/{name}')
     grid = tuple(side // model.patch // 2 ** int(found[1]) for side in image_size)
     side = min(model.window, *grid)
     if found[3] == 'attn_mask':
@@ -128,11 +130,11 @@ def check_buffers(
     else:
       ours = positions.relative_index(side, side)
     if not np.array_equal(buffer, ours):
-      raise UserError(f'buffer/{name} is not ours')
+      raise UserError(f'buffer/{name} differs from ours')
 
 
 def channels_last(image_BCHW: np.ndarray) -> np.ndarray:
-  """Returns images of PyTorch as ours."""
+  """Converts images from PyTorch's layout to ours."""
   return image_BCHW.transpose(0, 2, 3, 1)
 
 

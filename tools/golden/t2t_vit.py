@@ -36,7 +36,7 @@ BACKBONES = {
 
 
 def classifier(description: Fields, arrays: Fields) -> Results:
-  """A T2T-ViT of any backbone in evaluation."""
+  """Computes a T2T-ViT with any backbone in evaluation."""
   config = description['config']
   width, groups = config['embed_dim'], tuple(config.get('block_config', ()))
   backbone = choice(description, 'model', BACKBONES)

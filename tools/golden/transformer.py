@@ -30,7 +30,7 @@ from tools.golden.common import (
 
 
 def encoder_decoder(description: Fields, arrays: Fields) -> Results:
-  """The Transformer: every layer, attention, logits, losses, gradients, greedy ids."""
+  """Computes layers, attention, logits, losses, gradients and greedily found ids."""
   model = transformer.Transformer(
     vocab_size=description['vocab'],
     width=description['d_model'],
@@ -112,7 +112,7 @@ def greedy_ids(
   source_BS: np.ndarray,
   wanted_BN: np.ndarray,
 ) -> np.ndarray:
-  """BOS and what greedy search finds, in as many tokens as wanted."""
+  """Returns BOS and the ids of greedy search, in as many tokens as wanted."""
   task = seq2seq.Seq2Seq(
     model=model,
     optimizer=optim.adamw(1e-3),
@@ -126,7 +126,7 @@ def greedy_ids(
 
 
 def searched(description: Fields, arrays: Fields) -> Results:
-  """Beam search where the logits are a table; there the best sequence is the last."""
+  """Runs beam search on a table of logits; in the file, best sequences come last."""
   table_BIPV = jnp.asarray(arrays['input/logit_table'])
   beams, bos_id = description['beam_size'], description['bos_id']
   batch = len(table_BIPV)

@@ -1,4 +1,4 @@
-"""Golden files of vision transformers: functions from a file to our values by name."""
+"""Golden files of vision transformers: models, positions and few-shot classifiers."""
 
 import re
 
@@ -34,12 +34,12 @@ from tools.golden.common import (
 
 
 def vit_jax(description: Fields, arrays: Fields) -> Results:
-  """A ViT of google-research/vision_transformer: modules, logits, loss, gradients."""
+  """Computes a ViT of vision_transformer (JAX): modules, logits, loss, gradients."""
   config, trunk = description['config'], None
   if config.get('resnet'):
     trunk = tuple(config['resnet']['num_layers'])
     if config['resnet']['width_factor'] != 1:
-      raise UserError('resnet.width_factor other than 1 is no published hybrid')
+      raise UserError('resnet.width_factor other than 1 is not a published hybrid')
   params = widened(vision_transformer.from_npz(select(arrays, 'param/')))
   model = vit.ViT(
     num_classes=config['num_classes'],
@@ -62,13 +62,13 @@ def vit_jax(description: Fields, arrays: Fields) -> Results:
   }
   results['output/Transformer/posembed_input'] = (modules['with_position'], LAYER)
   results['output/logits'] = (outputs['logits'], LOGITS)
-  if 'pre_logits' not in modules:  # with a layer of that name, its output before tanh
+  if 'pre_logits' not in modules:  # if there is such a layer, its output before tanh
     results['output/pre_logits'] = (outputs['features'], LAYER)
   return results | gradient_results(gradients, vision_transformer.to_npz)
 
 
 def big_vision(description: Fields, arrays: Fields) -> Results:
-  """A ViT of big_vision: its dict of intermediates, logits, loss, gradients."""
+  """Computes a ViT of big_vision: intermediates, logits, loss, gradients."""
   config = description['config']
   width = config['width']
   rep_size = config['rep_size']
@@ -123,7 +123,7 @@ def big_vision(description: Fields, arrays: Fields) -> Results:
 
 
 def published_npz(description: Fields, arrays: Fields) -> Results:
-  """A file named as those of gs://vit_models: the converted tree, and logits."""
+  """Converts a file with the names of gs://vit_models: the new tree, and logits."""
   config = description['config']
   params = widened(vision_transformer.from_npz(select(arrays, 'published/')))
   model = vit.ViT(
@@ -144,7 +144,7 @@ def published_npz(description: Fields, arrays: Fields) -> Results:
 
 
 def timm(description: Fields, arrays: Fields) -> Results:
-  """ViTs of timm, several to a file: tokens, features, logits."""
+  """Computes ViTs of timm, several to a file: tokens, features, logits."""
   pools = {'token': 'token', 'avg': 'gap', 'map': 'map'}
   results = {}
   for config in description['config']:
@@ -173,17 +173,17 @@ def timm(description: Fields, arrays: Fields) -> Results:
 
 
 def resized_positions(description: Fields, arrays: Fields) -> Results:
-  """Position embeddings resized with aligned corners."""
+  """Resizes position embeddings with aligned corners."""
   return resize_cases(description, arrays, 'linear', FLOAT)
 
 
 def cubic_positions(description: Fields, arrays: Fields) -> Results:
-  """Position embeddings resized by torch's bicubic interpolation."""
+  """Resizes position embeddings by torch's bicubic interpolation."""
   return resize_cases(description, arrays, 'cubic_torch', CUBIC)
 
 
 def fewshot(description: Fields, arrays: Fields) -> Results:
-  """Closed-form few-shot classifiers and the draws of their examples."""
+  """Computes closed-form few-shot classifiers, and draws their examples."""
   results = {}
   for config in description['config']:
     case = config['case']
@@ -208,7 +208,7 @@ def fewshot(description: Fields, arrays: Fields) -> Results:
 
 
 def big_vision_gradients(gradients: tree.Tree) -> dict[str, np.ndarray]:
-  """Gradients in the layout of big_vision: each block's, and those of all stacked."""
+  """Returns gradients in the layout of big_vision, both by block and stacked."""
   if 'cls' in gradients and 'pos_embedding' in gradients:
     pos_1ND = np.array(gradients['pos_embedding'])
     pos_1ND[:, 0] = 0.0  # to_big_vision would add it to the class token's gradient
@@ -220,7 +220,7 @@ def big_vision_gradients(gradients: tree.Tree) -> dict[str, np.ndarray]:
 def resize_cases(
   description: Fields, arrays: Fields, method: str, tolerance: Tolerance
 ) -> Results:
-  """Position embeddings resized, several to a file."""
+  """Resizes position embeddings, several to a file."""
   results = {}
   for config in description['config']:
     case = config['case']

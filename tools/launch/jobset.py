@@ -1,16 +1,16 @@
 """Prints a Kubernetes JobSet that trains on TPU slices of GKE or on GPU nodes.
 
-    python tools/launch/jobset.py tpu --name=vit --image=IMAGE \
-        --accelerator=tpu-v5-lite-podslice --topology=4x4 --slices=2 -- \
-        python -m big_vision_like.train --config=configs/... \
+    python tools/launch/jobset.py tpu --name=vit --image=IMAGE \\
+        --accelerator=tpu-v5-lite-podslice --topology=4x4 --slices=2 -- \\
+        python -m big_vision_like.train --config=configs/... \\
         --workdir=/mnt/bucket/runs/x --multi-process | kubectl apply -f -
 
-    python tools/launch/jobset.py gpu --name=vit --image=IMAGE --nodes=4 --gpus=8 -- \
+    python tools/launch/jobset.py gpu --name=vit --image=IMAGE --nodes=4 --gpus=8 -- \\
         python -m big_vision_like.train ... --multi-process | kubectl apply -f -
 
-The image holds this repository as its working directory, installed. Needs JobSet 0.6 in
-the cluster. When one worker fails all start again, and go on from the last checkpoint;
-being stopped (a drained or preempted node) does not count as a failure.
+The image must have this repository installed, as its working directory. The cluster
+needs JobSet 0.6. If one worker fails, all of them restart and resume from the last
+checkpoint. Being stopped (a drained or preempted node) does not count as a failure.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import yaml
 
-# Of each accelerator, by its GKE label: dimensions of its topologies, chips of a slice.
+# By GKE label of an accelerator: dimensions of topologies, most chips of a slice.
 ACCELERATORS = {
   'tpu-v4-podslice': (3, 4096),
   'tpu-v5-lite-podslice': (2, 256),
@@ -31,14 +31,14 @@ ACCELERATORS = {
 }
 FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 SMALL_CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4')
-COORDINATOR_PORT = 8476  # JAX's
-TPU_PORTS = (8471, 8080, 8431)  # of libtpu, between slices, its metrics
-STOPPED = 75  # run.sh: ended by SIGTERM, everything saved
+COORDINATOR_PORT = 8476  # the default of JAX
+TPU_PORTS = (8471, 8080, 8431)  # of libtpu: of workers, between slices, of metrics
+STOPPED = 75  # exit status of run.sh after SIGTERM, with everything saved
 MULTI_PROCESS = '--multi-process'
 
 
 def chips_of(accelerator: str, topology: str) -> int:
-  """How many chips a slice has; raises `ValueError` for one that does not exist."""
+  """Returns the number of chips of a slice; `ValueError` if there is no such slice."""
   if accelerator not in ACCELERATORS:
     known = ', '.join(ACCELERATORS)
     raise ValueError(f'--accelerator={accelerator} is not one of {known}')
@@ -49,7 +49,7 @@ def chips_of(accelerator: str, topology: str) -> int:
   if len(sizes) != dimensions:
     example = '4x4' if dimensions == 2 else '4x4x4'
     raise ValueError(
-      f'--topology={topology}: {accelerator} has {dimensions} dimensions, as {example}'
+      f'--topology={topology}: {accelerator} has {dimensions} dimensions: {example}'
     )
   if dimensions == 2 and topology not in FLAT:
     raise ValueError(
@@ -58,42 +58,44 @@ def chips_of(accelerator: str, topology: str) -> int:
   in_cubes = all(n % 4 == 0 for n in sizes) and sizes == sorted(sizes)
   if dimensions == 3 and topology not in SMALL_CUBES and not in_cubes:
     raise ValueError(
-      f'--topology={topology} of {accelerator}: one of {", ".join(SMALL_CUBES)}, or'
-      ' multiples of 4 in rising order, as 4x4x8'
+      f'--topology={topology} of {accelerator}must be one of {", ".join(SMALL_CUBES)},'
+      ' or multiples of 4 in ascending order, for example 4x4x8'
     )
   chips = math.prod(sizes)
   if chips > most:
-    raise ValueError(f'--topology={topology}: {accelerator} has {most} chips at most')
+    raise ValueError(f'--topology={topology}: {accelerator} has at most {most} chips')
   return chips
 
 
 def nodes_of(accelerator: str, topology: str, chips_per_node: int | None) -> int:
-  """How many machines a slice has; `chips_per_node` is 4 where not given."""
+  """Returns the number of machines of a slice; `chips_per_node` is 4 by default."""
   chips = chips_of(accelerator, topology)
   each = min(4, chips) if chips_per_node is None else chips_per_node
   if each not in (1, 4, 8):
     raise ValueError(f'--chips-per-node={each}: machines have 1, 4 or 8 chips')
   if each == 8 and topology != '2x4':
-    raise ValueError('--chips-per-node=8 is for --topology=2x4 alone')
+    raise ValueError('--chips-per-node=8 requires --topology=2x4')
   if each == 1 and topology != '1x1':
-    raise ValueError('--chips-per-node=1 is for --topology=1x1 alone')
+    raise ValueError('--chips-per-node=1 requires --topology=1x1')
   if chips % each:
     raise ValueError(
-      f'--topology={topology} has {chips} chips: no multiple of the {each} of a node'
+      f'--topology={topology} has {chips} chips, not a multiple of {each} per node'
     )
   return chips // each
 
 
 def tpu(args: argparse.Namespace) -> dict:
-  """The JobSet of one or more TPU slices; GKE tells JAX which worker is which."""
+  """Returns the JobSet of one or more TPU slices; GKE numbers the workers for JAX."""
   nodes = nodes_of(args.accelerator, args.topology, args.chips_per_node)
   if nodes == 1 and args.slices > 1:
     raise ValueError(
-      f'--slices={args.slices} of {args.topology}: GKE joins slices of several nodes'
-      ' only; take a larger topology'
+      f'--slices={args.slices} of {args.topology}: GKE only joins slices of several'
+      ' nodes; choose a larger topology'
     )
   if nodes > 1 and MULTI_PROCESS not in args.command:
-    raise ValueError(f'the command has no {MULTI_PROCESS}: the nodes would not join')
+    raise ValueError(
+      f'the command has no {MULTI_PROCESS}, without which nodes do not join'
+    )
   chips = chips_of(args.accelerator, args.topology) // nodes
   pod = pod_of(args, 'tpu', {'google.com/tpu': chips}, args.command, TPU_PORTS)
   pod['nodeSelector'] |= {
@@ -104,10 +106,12 @@ def tpu(args: argparse.Namespace) -> dict:
 
 
 def gpu(args: argparse.Namespace) -> dict:
-  """The JobSet of GPU nodes: one process each, the first of them the coordinator."""
+  """Returns the JobSet of GPU nodes: one process each, the first is the coordinator."""
   if MULTI_PROCESS not in args.command:
-    raise ValueError(f'the command has no {MULTI_PROCESS}: the nodes would not join')
-  # JobSet's headless service gives every pod a name: SET-JOB-REPLICA-INDEX.SET.
+    raise ValueError(
+      f'the command has no {MULTI_PROCESS}, without which nodes do not join'
+    )
+  # JobSet's headless service names every pod SET-JOB-REPLICA-INDEX.SET.
   where = [
     f'--coordinator={args.name}-worker-0-0.{args.name}:{COORDINATOR_PORT}',
     f'--num-processes={args.nodes}',
@@ -130,8 +134,8 @@ def pod_of(
   command: Sequence[str],
   ports: Sequence[int],
 ) -> dict:
-  """What both kinds of pod have in common."""
-  # Input workers and NCCL pass arrays through shared memory; the default is 64 MiB.
+  """Returns the parts that both kinds of pod have in common."""
+  # Input workers and NCCL use shared memory, whose default is 64 MiB.
   volumes = [{'name': 'shm', 'emptyDir': {'medium': 'Memory'}}]
   mounts = [{'name': 'shm', 'mountPath': '/dev/shm'}]
   for i, text in enumerate(args.volume):
@@ -156,8 +160,8 @@ def pod_of(
   }
   spot = {'cloud.google.com/gke-spot': 'true'} if args.spot else {}
   pod = {
-    'restartPolicy': 'Never',  # the set restarts as a whole
-    'terminationGracePeriodSeconds': args.grace,  # from SIGTERM on, to save
+    'restartPolicy': 'Never',  # the whole set restarts instead
+    'terminationGracePeriodSeconds': args.grace,  # time to save after SIGTERM
     'nodeSelector': spot,
     'tolerations': [{'key': key, 'operator': 'Exists'} for key in spot],
     'containers': [container],
@@ -171,10 +175,10 @@ def pod_of(
 def jobset_of(
   args: argparse.Namespace, pod: dict, name: str, replicas: int, nodes: int
 ) -> dict:
-  """The set: `replicas` jobs (slices) of `nodes` pods each."""
+  """Returns the set: `replicas` jobs (slices) of `nodes` pods each."""
   if not re.fullmatch(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?', args.name):
     raise ValueError(
-      f'--name={args.name}: at most 40 small letters, digits and -, a letter first'
+      f'--name={args.name}: at most 40 lowercase letters, digits and -, a letter first'
     )
   stopped = [
     {'onExitCodes': {'containerName': 'train', 'operator': 'In', 'values': [STOPPED]}},
@@ -193,7 +197,7 @@ def jobset_of(
     'action': 'RestartJobSetAndIgnoreMaxRestarts',
     'onJobFailureReasons': ['PodFailurePolicy'],
   }
-  # One slice to a node pool: pods of two slices never share one.
+  # One slice per node pool, so that pods of two slices never share one.
   exclusive = 'alpha.jobset.sigs.k8s.io/exclusive-topology'
   annotations = {exclusive: 'cloud.google.com/gke-nodepool'} if name == 'slice' else {}
   return {
@@ -211,18 +215,20 @@ def jobset_of(
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Options before '--', the command to run after it."""
+  """Parses options before '--', and the command to run after it."""
   words = list(sys.argv[1:] if argv is None else argv)
   cut = words.index('--') if '--' in words else len(words)
   both = argparse.ArgumentParser(add_help=False)
   both.add_argument('--name', required=True)
   both.add_argument('--image', required=True)
   both.add_argument('--max-restarts', type=int, default=10)
-  both.add_argument('--grace', type=int, default=300, help='seconds to save in')
-  both.add_argument('--spot', action='store_true', help='nodes to be preempted')
+  both.add_argument(
+    '--grace', type=int, default=300, help='seconds to save after SIGTERM'
+  )
+  both.add_argument('--spot', action='store_true', help='use preemptible nodes')
   both.add_argument('--env', action='append', default=[], metavar='NAME=VALUE')
   both.add_argument('--volume', action='append', default=[], metavar='CLAIM:/PATH')
-  both.add_argument('--service-account', help='that may read and write the bucket')
+  both.add_argument('--service-account', help='account with access to the bucket')
   parser = argparse.ArgumentParser(
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -232,13 +238,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   on_tpu = kinds.add_parser('tpu', parents=[both], allow_abbrev=False)
   on_tpu.set_defaults(make=tpu)
   on_tpu.add_argument('--accelerator', required=True, help=', '.join(ACCELERATORS))
-  on_tpu.add_argument('--topology', required=True, help='of one slice: 4x4, 4x4x4')
+  on_tpu.add_argument(
+    '--topology', required=True, help='topology of a slice: 4x4, 4x4x4'
+  )
   on_tpu.add_argument('--slices', type=int, default=1)
-  on_tpu.add_argument('--chips-per-node', type=int, help='4; 8 for a 2x4 in one node')
+  on_tpu.add_argument(
+    '--chips-per-node', type=int, help='default: 4; 8 for a 2x4 in one node'
+  )
   on_gpu = kinds.add_parser('gpu', parents=[both], allow_abbrev=False)
   on_gpu.set_defaults(make=gpu)
   on_gpu.add_argument('--nodes', type=int, required=True)
-  on_gpu.add_argument('--gpus', type=int, required=True, help='of each node')
+  on_gpu.add_argument('--gpus', type=int, required=True, help='GPUs per node')
   on_gpu.add_argument('--accelerator', help='GKE label: nvidia-h100-80gb')
   args = parser.parse_args(words[:cut])
   args.command = words[cut + 1 :]
@@ -246,14 +256,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Prints the manifest, or what is wrong with the arguments."""
+  """Prints the manifest, or the error in the arguments."""
   args = parse(argv)
   try:
     for option in ('slices', 'nodes', 'gpus', 'grace'):
       if getattr(args, option, 1) < 1:
         raise ValueError(f'--{option} must be 1 or more')
     if not args.command:
-      raise ValueError('name the command to run after --')
+      raise ValueError('add the command to run after --')
     manifest = args.make(args)
   except ValueError as error:
     print(f'error: {error}', file=sys.stderr)

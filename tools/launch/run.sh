@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One worker's part of a run:  tools/launch/run.sh tpu|gpu|cpu COMMAND...
+# Runs one worker of a job:  tools/launch/run.sh tpu|gpu|cpu COMMAND...
 #
-# Sets the platform's flags (xla_flags.py), hands SIGTERM on to the command, and tells
-# "stopped, start me again" (status 75) from "done" (0): training saves and ends with 0
-# on SIGTERM, which a cluster would take for the end of the run.
+# Sets the platform's flags (xla_flags.py), forwards SIGTERM to the command, and
+# distinguishes "stopped, restart me" (status 75) from "done" (0): on SIGTERM training
+# saves and exits with 0, which a cluster would take for the end of the run.
 #
-# With RUN_PID_FILE set, what an earlier attempt left running is stopped first: it would
-# hold the accelerators.
+# If RUN_PID_FILE is set, an earlier attempt that is still running is stopped first,
+# because it would hold the accelerators.
 set -u
 if (($# < 2)); then
   echo "usage: $0 tpu|gpu|cpu COMMAND..." >&2
@@ -21,7 +21,7 @@ if [[ -n ${RUN_PID_FILE:-} ]]; then
   old=$(cat "$RUN_PID_FILE" 2>/dev/null)
   lives() { grep -q run.sh "/proc/$old/cmdline" 2>/dev/null; }
   if [[ -n $old ]] && lives; then
-    echo "run.sh: stopping the attempt that still runs here (process $old)" >&2
+    echo "run.sh: stopping an earlier attempt that is still running (process $old)" >&2
     kill -TERM "$old"
     for ((waited = 0; waited < 300; waited++)); do
       lives || break
@@ -43,11 +43,11 @@ child=$!
 [[ -z $stopped ]] || kill -TERM "$child"
 wait "$child"
 status=$?
-while kill -0 "$child" 2>/dev/null; do # a signal ends `wait`, not the command
+while kill -0 "$child" 2>/dev/null; do # a signal ends `wait`, but not the command
   wait "$child"
   status=$?
 done
-# 143: SIGTERM came before training listened to it.
+# 143: SIGTERM arrived before training handled it.
 if [[ -n $stopped ]] && ((status == 0 || status == 143)); then
   exit 75
 fi

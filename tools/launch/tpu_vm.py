@@ -1,13 +1,13 @@
-"""Trains on a TPU VM, a pod or several slices; starts again whatever stops it.
+"""Trains on a TPU VM, a pod or several slices, and restarts after any failure.
 
-    python tools/launch/tpu_vm.py NAME --zone=us-west4-a -- \
-        python -m big_vision_like.train --config=configs/... \
+    python tools/launch/tpu_vm.py NAME --zone=us-west4-a -- \\
+        python -m big_vision_like.train --config=configs/... \\
         --workdir=/mnt/bucket/runs/x --multi-process
 
-Copies this repository to every worker, installs it there and runs the command on all of
-them through `gcloud`. With --accelerator-type it asks for the machines itself, as a
-queued resource, and again when they were preempted; several --slices need that.
-Where the image has an older Python: --setup='sudo apt-get install -qy python3.11-venv'
+Copies this repository to every worker, installs it and runs the command on all of them
+through `gcloud`. With --accelerator-type it also requests the machines as a queued
+resource, and again after they were preempted; several --slices require this. If the
+image has an older Python: --setup='sudo apt-get install -qy python3.11-venv'
 --python=python3.11. Ctrl-C leaves the workers running; --stop makes them save and end.
 """
 
@@ -32,14 +32,14 @@ Command = list[str]
 
 
 def gcloud(args: argparse.Namespace, *words: str) -> Command:
-  """`gcloud compute tpus ...` in the zone and project of the command line."""
+  """Returns `gcloud compute tpus ...` with the zone and project of the command line."""
   project = [f'--project={args.project}'] if args.project else []
   return ['gcloud', 'compute', 'tpus', *words, f'--zone={args.zone}', *project]
 
 
 def on_workers(args: argparse.Namespace, verb: str, *words: str) -> Command:
-  """`ssh` or `scp` on every worker of every slice, all at the same time."""
-  # gcloud's own batches of 64 workers would wait for each other for ever.
+  """Returns `ssh` or `scp` for all workers of all slices at the same time."""
+  # By default gcloud has batches of 64 workers, which would wait for each other.
   at_once = ['--worker=all', '--batch-size=all']
   if args.slices > 1:
     return gcloud(args, 'queued-resources', verb, *words, '--node=all', *at_once)
@@ -47,7 +47,7 @@ def on_workers(args: argparse.Namespace, verb: str, *words: str) -> Command:
 
 
 def ask_for_machines(args: argparse.Namespace) -> Command:
-  """The queued resource: one node, or as many as there are slices."""
+  """Returns the request of a queued resource with a node for each slice."""
   nodes = [f'--node-id={args.name}']
   if args.slices > 1:
     nodes = [f'--node-count={args.slices}', f'--node-prefix={args.name}']
@@ -64,18 +64,18 @@ def ask_for_machines(args: argparse.Namespace) -> Command:
 
 
 def give_up_machines(args: argparse.Namespace) -> Command:
-  """Deletes what is left of a preempted queued resource."""
+  """Returns the command that deletes a preempted queued resource."""
   words = ('queued-resources', 'delete', args.name, '--force', '--quiet')
   return gcloud(args, *words)
 
 
 def copy(args: argparse.Namespace, archive: str) -> Command:
-  """The repository to every worker."""
+  """Returns the command that copies the repository to every worker."""
   return on_workers(args, 'scp', archive, f'{args.name}:{ARCHIVE}')
 
 
 def install(args: argparse.Namespace) -> Command:
-  """Unpacks it there and installs it with JAX for TPUs."""
+  """Returns the command that unpacks and installs the repository with JAX for TPUs."""
   steps = [
     f'mkdir -p {FOLDER}',
     f'tar -xzf {ARCHIVE} -C {FOLDER}',
@@ -88,7 +88,7 @@ def install(args: argparse.Namespace) -> Command:
 
 
 def start(args: argparse.Namespace) -> Command:
-  """The command on every worker, in place of an attempt that still runs there."""
+  """Returns the command that starts training on all workers, after earlier attempts."""
   variables = [f'RUN_PID_FILE={PID_FILE}', *args.env]
   steps = [
     f'cd {FOLDER}',
@@ -99,12 +99,12 @@ def start(args: argparse.Namespace) -> Command:
 
 
 def stop(args: argparse.Namespace) -> Command:
-  """SIGTERM for every worker: they save, and end."""
+  """Returns the command that sends SIGTERM to every worker, to save and end."""
   return on_workers(args, 'ssh', args.name, f'--command=kill -TERM $(cat {PID_FILE})')
 
 
 def pack(path: pathlib.Path) -> None:
-  """Writes all files of the repository that git does not ignore."""
+  """Writes an archive of all files of the repository that git does not ignore."""
   listed = subprocess.run(
     ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
     cwd=REPOSITORY,
@@ -122,16 +122,16 @@ def pack(path: pathlib.Path) -> None:
 
 
 def state_of_machines(args: argparse.Namespace) -> str | None:
-  """The state of the queued resource; None where there is none."""
+  """Returns the state of the queued resource, or None if there is none."""
   words = ('queued-resources', 'describe', args.name, '--format=value(state.state)')
   found = subprocess.run(gcloud(args, *words), capture_output=True, text=True)
   return found.stdout.strip() if found.returncode == 0 else None
 
 
 def wait_for_machines(args: argparse.Namespace) -> int:
-  """Asks for machines where there are none, and waits until they are there."""
+  """Requests machines unless there are some, and waits until they are ready."""
   while (state := state_of_machines(args)) != 'ACTIVE':
-    say(f'machines: {state or "not asked for"}')
+    say(f'machines: {state or "not requested"}')
     status = 0
     if state in LOST:
       status = run(give_up_machines(args))
@@ -144,7 +144,7 @@ def wait_for_machines(args: argparse.Namespace) -> int:
 
 
 def attempt(args: argparse.Namespace, archive: str) -> int:
-  """Everything, once; the status of what failed first."""
+  """Takes all steps once; returns the status of the first failure, or 0."""
   if args.accelerator_type and (status := wait_for_machines(args)):
     return status
   for command in (copy(args, archive), install(args), start(args)):
@@ -156,8 +156,8 @@ def attempt(args: argparse.Namespace, archive: str) -> int:
 def retry(once: Callable[[], int], tries: int, wait: float, healthy: float) -> int:
   """Calls `once` until it returns 0 or fails `tries` times in a row.
 
-  Waits `wait` seconds after a failure, twice as long after each one more. One that came
-  later than after `healthy` seconds was not in a row with those before it.
+  Waits `wait` seconds after a failure, and twice as long after each further one. A
+  failure after more than `healthy` seconds starts the count again.
   """
   failures = 0
   while True:
@@ -177,7 +177,7 @@ def retry(once: Callable[[], int], tries: int, wait: float, healthy: float) -> i
 
 
 def run(command: Command) -> int:
-  """Runs it with its output passed on."""
+  """Runs a command without capturing its output; returns its status."""
   say(shlex.join(command))
   return subprocess.run(command).returncode
 
@@ -187,7 +187,7 @@ def say(text: str) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """Options before '--', the command to run after it."""
+  """Parses options before '--', and the command to run after it."""
   words = list(sys.argv[1:] if argv is None else argv)
   cut = words.index('--') if '--' in words else len(words)
   parser = argparse.ArgumentParser(
@@ -195,38 +195,48 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('name', help='of the TPU VM, or of the queued resource')
+  parser.add_argument('name', help='name of the TPU VM or of the queued resource')
   parser.add_argument('--zone', required=True)
   parser.add_argument('--project')
   parser.add_argument('--slices', type=int, default=1)
-  parser.add_argument('--accelerator-type', help='ask for machines: v5litepod-16')
-  parser.add_argument('--runtime-version', help='their image: v2-alpha-tpuv5-lite')
-  parser.add_argument('--spot', action='store_true', help='machines to be preempted')
   parser.add_argument(
-    '--python', default='python3', help='of the workers, 3.11 or later'
+    '--accelerator-type', help='type of machines to request: v5litepod-16'
   )
-  parser.add_argument('--setup', help='a command of each worker before installing')
+  parser.add_argument(
+    '--runtime-version', help='image of the machines: v2-alpha-tpuv5-lite'
+  )
+  parser.add_argument(
+    '--spot', action='store_true', help='request preemptible machines'
+  )
+  parser.add_argument(
+    '--python', default='python3', help='Python of the workers, 3.11 or later'
+  )
+  parser.add_argument('--setup', help='command to run on workers before installing')
   parser.add_argument('--env', action='append', default=[], metavar='NAME=VALUE')
-  parser.add_argument('--tries', type=int, default=10, help='failures in a row')
-  parser.add_argument('--wait', type=float, default=15.0, help='seconds, then doubled')
+  parser.add_argument('--tries', type=int, default=10, help='most failures in a row')
+  parser.add_argument(
+    '--wait', type=float, default=15.0, help='seconds before a retry, doubled each time'
+  )
   parser.add_argument('--healthy', type=float, default=1800.0, metavar='SECONDS')
-  parser.add_argument('--dry-run', action='store_true', help='print the commands')
-  parser.add_argument('--stop', action='store_true', help='make the workers end')
+  parser.add_argument('--dry-run', action='store_true', help='only print the commands')
+  parser.add_argument(
+    '--stop', action='store_true', help='make the workers save and end'
+  )
   args = parser.parse_args(words[:cut])
   args.command = words[cut + 1 :]
   if not args.command and not args.stop:
-    parser.error('name the command to run after --')
+    parser.error('add the command to run after --')
   if args.accelerator_type and not args.runtime_version:
-    parser.error('--accelerator-type needs --runtime-version, the image of the VMs')
+    parser.error('--accelerator-type requires --runtime-version, the image of the VMs')
   if args.slices > 1 and not (args.accelerator_type or args.stop):
-    parser.error('--slices needs --accelerator-type: slices are joined when created')
+    parser.error('--slices requires --accelerator-type: slices are joined on creation')
   if bad := [v for v in args.env if '=' not in v]:
     parser.error(f'--env={bad[0]}: write NAME=VALUE')
   return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Parses the command line; prints, stops or runs."""
+  """Parses the command line, then prints, stops or runs."""
   args = parse(argv)
   if args.dry_run:
     commands = [copy(args, ARCHIVE), install(args), start(args)]
@@ -244,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       once = functools.partial(attempt, args, str(archive))
       return retry(once, args.tries, args.wait, args.healthy)
     except KeyboardInterrupt:
-      say('the workers run on; the same words with --stop make them save and end')
+      say('the workers keep running; rerun the command with --stop to end them')
       return 130
 
 

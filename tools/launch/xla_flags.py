@@ -1,15 +1,15 @@
-"""Flags of XLA for many devices, by platform: the one place for them.
+"""XLA flags for many devices by platform, all in one place.
 
     eval "$(python3 tools/launch/xla_flags.py tpu)"
 
-prints the `export` lines that run.sh evaluates on every worker. What the environment
-already holds goes after them, and so before them in effect. A name that the installed
+Prints the `export` lines that run.sh evaluates on every worker. Flags that are already
+in the environment are appended, so that they take precedence. A flag that the installed
 XLA does not know ends the process at once; the tests try every one of these.
 """
 
 import sys
 
-# name: (value, what for)
+# name: (value, purpose)
 GPU = {
   'xla_gpu_enable_latency_hiding_scheduler': (
     'true',
@@ -25,17 +25,17 @@ GPU = {
   ),
   'xla_gpu_all_gather_combine_threshold_bytes': (
     '134217728',
-    'the same for the parameters that fsdp gathers',
+    'joins all-gathers of parameters by fsdp in the same way',
   ),
   'xla_gpu_reduce_scatter_combine_threshold_bytes': (
     '134217728',
-    'the same for the gradients that fsdp scatters',
+    'joins reduce-scatters of gradients by fsdp in the same way',
   ),
 }
 
-# libtpu hides latency by default. Asynchronous collective fusion, which many published
-# lists have, is left out on purpose: on v5e it is the default, and for v4, v5p and v6e
-# libtpu 0.0.52 refuses to compile with it.
+# libtpu hides latency by default. Many published lists have asynchronous collective
+# fusion, which is omitted here on purpose: on v5e it is the default, and for v4, v5p
+# and v6e libtpu 0.0.52 refuses to compile with it.
 TPU = {
   'xla_tpu_enable_latency_hiding_scheduler': (
     'true',
@@ -51,11 +51,11 @@ TPU = {
   ),
   'xla_tpu_enable_data_parallel_all_reduce_opt': (
     'true',
-    'all-reduces of gradients between slices overlap with the backward pass',
+    'overlaps all-reduces of gradients between slices with the backward pass',
   ),
   'xla_tpu_data_parallel_opt_different_sized_ops': (
     'true',
-    'the same where the gradients differ in size',
+    'overlaps them also if the gradients differ in size',
   ),
 }
 
@@ -63,25 +63,25 @@ FLAGS = {'gpu': ('XLA_FLAGS', GPU), 'tpu': ('LIBTPU_INIT_ARGS', TPU), 'cpu': (''
 
 
 def text(platform: str) -> str:
-  """'--a=1 --b=2': the flags of 'gpu' or 'tpu', as their variable takes them."""
+  """Returns the flags of a platform as the value of its variable: '--a=1 --b=2'."""
   return ' '.join(
     f'--{name}={value}' for name, (value, _) in FLAGS[platform][1].items()
   )
 
 
 def exports(platform: str) -> str:
-  """The lines for a shell to evaluate."""
+  """Returns the lines for a shell to evaluate."""
   variable, flags = FLAGS[platform]
   if not flags:
     return ''
   lines = [f'export {variable}="{text(platform)} ${{{variable}:-}}"']
   if platform == 'gpu':
-    lines.append('export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"')  # says what went wrong
+    lines.append('export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"')  # reports errors
   return '\n'.join(lines)
 
 
 def main() -> int:
-  """Prints the lines for the platform named on the command line."""
+  """Prints the lines for the platform on the command line; returns the exit status."""
   if len(sys.argv) != 2 or sys.argv[1] not in FLAGS:
     print(f'usage: xla_flags.py {"|".join(FLAGS)}', file=sys.stderr)
     return 2

@@ -1,7 +1,7 @@
 """Cells of published tables, the configs that reproduce them, and the runs that did.
 
-configs/papers/PAPER/ holds the numbers as published: cells.csv, tables.csv (titles) and
-models.csv (parameters and multiply-accumulates), for the models of all papers.
+configs/papers/PAPER/ has the published numbers: cells.csv, tables.csv (titles) and
+models.csv (parameters and multiply-accumulates), which may have models of any paper.
 """
 
 import collections
@@ -29,9 +29,9 @@ from big_vision_like.run import experiment, metrics, workdir
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 PAPERS = CONFIGS / 'papers'
-# A metric is a share; the factor makes it what the unit of a cell counts.
+# Metrics are shares; these factors convert them to the units of cells.
 FACTORS = {'%': 100.0, 'fraction': 1.0}
-# Arguments that may differ between runs of one cell, besides `workdir.SETTINGS`.
+# Arguments that may differ between runs of a cell, as may `workdir.SETTINGS`.
 FREE_ARGUMENTS = {'seed', 'workers', 'threads', 'data_dir', 'scan', 'remat'}
 
 Key = tuple[str, str, str, str]  # paper, table, row, column
@@ -49,11 +49,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A published number, digits as printed.
+  """A published number, with the digits as printed.
 
-  `private` names data that nobody else has; `mean_of` the table whose column of the
-  same name it is the mean of; `config` what reproduces it, where there is a config, and
-  `metric` the scalar that this reports.
+  `private` names data that are not public. `mean_of` is the table whose column of the
+  same name the cell averages. `config` is the config that reproduces the cell, if there
+  is one, and `metric` the scalar that it reports.
   """
 
   paper: str
@@ -72,21 +72,21 @@ class Cell:
 
   @property
   def key(self) -> Key:
-    """Where it stands."""
+    """The position of the cell."""
     return self.paper, self.table, self.row, self.column
 
   @property
   def text(self) -> str:
-    """As printed."""
+    """The number as printed."""
     return f'{self.value} ± {self.spread}' if self.spread else self.value
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A published model (of 1000 classes) and what a paper says of its size, if anything.
+  """A published model with 1000 classes, and its published size, if known.
 
-  `symbol` is our class, with its `variant` and more `arguments`; or a config, whose own
-  model it is. `size` are pixels, or height and width, such as 800x1066.
+  `symbol` is our class, with its `variant` and further `arguments`, or a config that
+  has the model. `size` is a number of pixels, or height and width, such as 800x1066.
   """
 
   paper: str
@@ -102,7 +102,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A finished run: its folder, its config as saved, and what it found of cells."""
+  """A finished run: its folder, its saved config, and its results by cell."""
 
   folder: str
   config: Mapping[str, Any]
@@ -111,14 +111,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-  """What our runs give for a cell: a value for each seed, and how they were made."""
+  """Results of our runs for a cell: a value for each seed, and their provenance."""
 
   values: Mapping[int, float]
   folders: Sequence[str]
-  differences: Sequence[str]  # from the config, settings that matter
+  differences: Sequence[str]  # relevant settings that differ from the config
 
   def text(self, cell: Cell) -> str:
-    """Mean ± sample standard deviation (seeds), digits as in the published number."""
+    """Returns mean ± sample standard deviation (seeds), with the published digits."""
     values = list(self.values.values())
     mean, digits = statistics.fmean(values), len(cell.value.partition('.')[2])
     spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
@@ -127,7 +127,7 @@ class Ours:
 
 @functools.cache
 def read(name: str, kind: type) -> Sequence[Any]:
-  """Returns the rows of all papers' csv files of this name."""
+  """Returns the rows of the csv files with this name, of all papers."""
   rows = []
   for path in sorted(PAPERS.glob(f'*/{name}.csv')):
     with path.open(newline='', encoding='utf-8') as file:
@@ -136,7 +136,7 @@ def read(name: str, kind: type) -> Sequence[Any]:
 
 
 def tables() -> Sequence[Table]:
-  """Returns all tables known."""
+  """Returns all known tables."""
   return read('tables', Table)
 
 
@@ -146,13 +146,13 @@ def cells(paper: str) -> list[Cell]:
 
 
 def models() -> list[Model]:
-  """Returns all published sizes known; raises where papers contradict each other."""
+  """Returns all published sizes; raises if papers contradict each other."""
   known: dict[tuple[str, str], Model] = {}
   for model in read('models', Model):
     first = known.setdefault((model.model, model.size), model)
     if (first.parameters, first.gmacs) != (model.parameters, model.gmacs):
       raise UserError(
-        f'{PAPERS}: {first.paper} and {model.paper} give different numbers of'
+        f'{PAPERS}: {first.paper} and {model.paper} give different numbers for'
         f' {model.model} at {model.size} pixels.'
       )
   return list(known.values())
@@ -160,14 +160,14 @@ def models() -> list[Model]:
 
 @functools.cache
 def load(config: str) -> Any:
-  """A config by its name from the top of the repository."""
+  """Loads a config by its path from the root of the repository."""
   return spec.load(str(CONFIGS.parent / config), root=experiment.Settings)
 
 
 def reproduced(saved: Mapping[str, Any]) -> dict[Key, str]:
-  """Returns the cells that a run reproduces, with the scalars that it reports of them.
+  """Returns the cells that a run reproduces, with the scalars that it reports for them.
 
-  Runs of today save the name of their config, earlier ones saved the cells themselves.
+  New runs save the name of their config; older runs saved the cells themselves.
   """
   if 'reproduces' in saved:
     names = ('paper', 'table', 'row', 'column')
@@ -177,7 +177,7 @@ def reproduced(saved: Mapping[str, Any]) -> dict[Key, str]:
 
 
 def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
-  """Finished runs in or below these folders, and what is wrong with the others."""
+  """Returns the finished runs in or below folders, and the problems of others."""
   found, unfinished = [], []
   for folder in folders:
     if not pathlib.Path(folder).is_dir():
@@ -196,7 +196,7 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
       try:
         total = experiment.total_steps(spec.load(f'{place}/config.json'))
       except UserError as error:
-        unfinished.append(f'{place}: cannot tell whether it is finished: {error}')
+        unfinished.append(f'{place}: it is unknown whether it is finished: {error}')
         continue
       if step < total:
         unfinished.append(f'{place}: at step {step:,} of {total:,}')
@@ -207,7 +207,7 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 
 def differences(run: Run, config: str) -> list[str]:
-  """Returns how a run's settings differ from those of a config."""
+  """Returns the differences between a run's settings and those in a config."""
   now = viz_runs.flattened(run.config)
   before = viz_runs.flattened(json.loads(load(config).to_json()))
   return [
@@ -220,9 +220,9 @@ def differences(run: Run, config: str) -> list[str]:
 
 
 def ours(cell: Cell, runs: Sequence[Run]) -> Ours | None:
-  """Returns what runs give for a cell, with the config's settings or the nearest ones.
+  """Returns results of runs for a cell, with settings nearest to its config.
 
-  Of runs with the same seed the last counts.
+  For each seed the last run counts.
   """
   if not cell.config or cell.unit not in FACTORS:
     return None
@@ -239,13 +239,13 @@ def ours(cell: Cell, runs: Sequence[Run]) -> Ours | None:
 
 
 def column_of(cell: Cell) -> list[Cell]:
-  """Returns the cells that a cell is the mean of, if it is one."""
+  """Returns the cells that a cell averages; an empty list for other cells."""
   at = (cell.mean_of, cell.column)
   return [part for part in cells(cell.paper) if (part.table, part.column) == at]
 
 
 def all_ours(paper: str, runs: Sequence[Run]) -> dict[Key, Ours]:
-  """Returns what runs give for the cells of a paper, where they give anything."""
+  """Returns the results of runs for the cells of a paper that have any."""
   found = {cell.key: ours(cell, runs) for cell in cells(paper)}
   for cell in cells(paper):
     if parts := [found[part.key] for part in column_of(cell)]:
@@ -254,7 +254,7 @@ def all_ours(paper: str, runs: Sequence[Run]) -> dict[Key, Ours]:
 
 
 def mean_of(parts: Sequence[Ours]) -> Ours | None:
-  """The mean over cells for each seed that all of them have."""
+  """Returns means over cells for each seed that all of them have."""
   seeds = set.intersection(*(set(part.values) for part in parts))
   if not seeds:
     return None
@@ -269,7 +269,7 @@ def mean_of(parts: Sequence[Ours]) -> Ours | None:
 
 
 def count(model: Any, inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[int, int]:
-  """Parameters of a model, and multiply-accumulates of its forward pass."""
+  """Returns the parameters of a model, and multiply-accumulates of its forward pass."""
   variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   operations = flops.count(lambda v, *x: model.apply(v, *x), variables, *inputs)
   sizes = [leaf.size for leaf in jax.tree.leaves(variables['params'])]
@@ -277,7 +277,7 @@ def count(model: Any, inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[int, int]
 
 
 def build(model: Model) -> Any:
-  """Our own of a published model; raises where it is not here yet."""
+  """Builds our version of a published model; raises if it is not implemented."""
   if model.symbol.startswith('configs/'):
     return spec.build(load(model.symbol).task.model, model.symbol)
   symbol = spec.symbol({'_fn': model.symbol}, model.model)
@@ -287,24 +287,24 @@ def build(model: Model) -> Any:
 
 
 def counted(model: Model) -> tuple[int, int]:
-  """`count` of our own of a published model."""
+  """Returns the `count` of our version of a published model."""
   height, _, width = model.size.partition('x')
   shape = 1, int(height), int(width or height), 3
   return count(build(model), [jax.ShapeDtypeStruct(shape, jnp.float32)])
 
 
 def shape_of(name: str) -> tuple[str, str]:
-  """What the size of a config's model depends on but for the number of classes."""
+  """Returns texts that determine the size of a config's model, except its classes."""
   config = json.loads(load(name).to_json())
   model = {k: v for k, v in config['task']['model'].items() if k != 'num_classes'}
   data = config['train_data']
-  # Images of inputs that are joined have one size.
+  # Images of joined inputs have one size.
   first = next(iter(data['inputs'].values())) if 'inputs' in data else data
   return json.dumps(model), json.dumps(first['transforms'])
 
 
 def counted_config(name: str) -> tuple[str, int, int]:
-  """Pixels, parameters and multiply-accumulates of the model that a config trains."""
+  """Returns pixels, parameters and multiply-accumulates of the model of a config."""
   run = experiment.make(load(name), planned_for=jax.devices())
   example = next(iter(run.data.parts.values())).example()
   batch = {k: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for k, x in example.items()}

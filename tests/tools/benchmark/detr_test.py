@@ -50,7 +50,7 @@ def test_batches_have_objects_in_pictures_with_padding():
     (('--image-size=32',), '32 is not HEIGHTxWIDTH'),
     (
       ('--config.task.model.norm=pre', '--against=transformers'),
-      "it is not compared with norm='pre'",
+      "cannot compare norm='pre'",
     ),
   ],
 )

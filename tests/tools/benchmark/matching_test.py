@@ -33,8 +33,8 @@ def test_a_wrong_matching_shows(monkeypatch):
 @pytest.mark.parametrize(
   'words, message',
   [
-    (['10x10'], "'10x10' is no size: write examples x targets x queries"),
-    (['0x1x1'], "'0x1x1' is no size"),
+    (['10x10'], "'10x10' is not a size: write examples x targets x queries"),
+    (['0x1x1'], "'0x1x1' is not a size"),
     (['2x5x4'], '5 targets cannot each have one of 4 queries'),
     (['2x3x4', '--repeats=0'], '--repeats must be 1 or more'),
   ],

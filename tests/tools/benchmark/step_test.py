@@ -51,7 +51,7 @@ def test_benchmark_measures_everything(spawn, tmp_path):
   assert sum(shares) <= 1 + 1e-9
   assert any('encoder/block_*' in entry['name'] for entry in bill['operations'])
   assert list(trace.rglob('*.xplane.pb'))
-  for text in ('examples/s', 'products reach here', 'holds training up', 'compute'):
+  for text in ('examples/s', 'products reach here', 'delays training by', 'compute'):
     assert text in done.stderr, text
 
 
