@@ -22,8 +22,8 @@ the crop, whatever their aspect ratio. With a batch of 128, the authors use a le
 rate of 0.001 for the same result.
 
 Expected top-1 of BiT-M R152x4 on ImageNet: 85.39 % (table 2; the median of three runs).
-`python tools/paper_tables.py 1912.11370` prints the others. The hours are not
-published; `python -m big_vision_like.plan` estimates them.
+`python tools/paper_tables.py 1912.11370` prints the others. The training time is
+unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc

@@ -17,7 +17,7 @@ group, as described in configs/vit/vtab.py.
 
 Expected mean of R152x4: 70.64 % in the paper (table 2), 73.51 % rerun by the authors.
 `python tools/paper_tables.py 1912.11370 --table=VTAB` prints the means by group. The
-hours are not published; `python -m big_vision_like.plan` estimates them.
+training time is unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc

@@ -8,8 +8,8 @@ learning rate 0.03 for each 256 images (0.48), times 0.1 after 30, 60 and 80 epo
 warm-up of 5,000 steps.
 
 Expected top-1 of R152x4 on ImageNet after transfer with the BiT-HyperRule
-(hyperrule.py:imagenet,R152x4,s): 81.30 % (table 2). The hours are not published;
-`python -m big_vision_like.plan` estimates them.
+(hyperrule.py:imagenet,R152x4,s): 81.30 % (table 2). The training time is unknown;
+`python -m big_vision_like.plan` estimates it.
 
 The paper adds 1e-4 times the weights to the gradients. Here weight decay bypasses the
 momentum, which would multiply it by 10, so it is 1e-3 (multiplied by the learning

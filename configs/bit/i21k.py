@@ -8,8 +8,8 @@ learning rate 0.03 for each 256 images (0.48), times 0.1 after 30, 60 and 80 epo
 warm-up of 5,000 steps, sigmoid loss summed over classes, head bias -10.
 
 Expected top-1 of R152x4 on ImageNet after transfer with the BiT-HyperRule
-(hyperrule.py): 85.39 % (table 2). The hours are not published; `python -m
-big_vision_like.plan` estimates them.
+(hyperrule.py): 85.39 % (table 2). The training time is unknown; `python -m
+big_vision_like.plan` estimates it.
 
 `R50x1,cosine` is the recipe of google-research/big_vision, with a cosine schedule and
 gradient clipping; no result is published for it.

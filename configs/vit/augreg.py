@@ -21,8 +21,8 @@ and sigmoid loss; on ImageNet-1k with the tanh layer before the head, as in big_
 
 Expected top-1 of the best B/16, fine-tuned on ImageNet at 384 pixels
 (transfer.py:imagenet,B/16,augreg): 85.49 %. `python tools/paper_tables.py 2106.10270`
-prints the other models. The hours are not published; `python -m big_vision_like.plan`
-estimates them.
+prints the other models. The training time is unknown; `python -m big_vision_like.plan`
+estimates it.
 """
 
 import ml_collections as mlc

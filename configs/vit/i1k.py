@@ -10,8 +10,8 @@ loss summed over classes, head bias -6.9.
 Expected top-1 of B/16 at the end: 74.79 %, reported by the authors
 (google-research/vision_transformer issue 62). `python tools/paper_tables.py 2010.11929
 --table=upstream` prints the other models, and `--table=5` the accuracy after
-fine-tuning at 384 pixels with transfer.py:imagenet,B/16,i1k. The hours are not
-published; `python -m big_vision_like.plan` estimates them.
+fine-tuning at 384 pixels with transfer.py:imagenet,B/16,i1k. The training time is
+unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc

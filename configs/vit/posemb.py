@@ -15,8 +15,8 @@ same embeddings before each block). Relative positions have no stem: the paper g
 number, which is listed here for `relative,every`.
 
 Expected accuracy of the 5-shot linear probe on ImageNet: 0.64206 for `1d,stem`; `python
-tools/paper_tables.py 2010.11929 --table=8` prints the others. The hours are not
-published; `python -m big_vision_like.plan` estimates them.
+tools/paper_tables.py 2010.11929 --table=8` prints the others. The training time is
+unknown; `python -m big_vision_like.plan` estimates it.
 
 Models are pre-trained as B/16 in jft.py, for 7 epochs at a learning rate of 8e-4, on
 data that you prepare under the name `jft`.

@@ -6,8 +6,8 @@
 The ImageNet rows of table 2. The recipe of transfer.py:imagenet with larger images; the
 running average of the weights (Polyak, decay 0.9999) is evaluated. Expected top-1 of
 L/16: 85.30 %, the mean of three runs. `python tools/paper_tables.py 2010.11929
---table=2` prints the others. The hours are not published; `python -m
-big_vision_like.plan` estimates them.
+--table=2` prints the others. The training time is unknown; `python -m
+big_vision_like.plan` estimates it.
 
 The argument is MODEL[,jft][,tune]. By default, weights are those published for
 ImageNet-21k, stored as `weights/ViT-L_16.npz`; with `jft`, those of a run of jft.py in

@@ -21,7 +21,7 @@ flips are left out where they may change the label. For the means by group:
 
 with all 19 names between the braces. Expected mean over all tasks: 72.72 % for L/16.
 `python tools/paper_tables.py 2010.11929 --table=9` prints the number of each task. The
-hours are not published; `python -m big_vision_like.plan` estimates them.
+training time is unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc
