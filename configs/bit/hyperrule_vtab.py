@@ -4,8 +4,8 @@
         --workdir=runs/hyperrule_vtab_dtd_R50x1
 
 The argument is TASK,MODEL[,l][,tune]. TASK is a key of benchmarks.VTAB, as in
-configs/vit/vtab.py. By default, weights are those of BiT-M, stored as
-`weights/BiT-M-R50x1.npz` and so on; with `l`, those of a run of jft.py in
+configs/vit/vtab.py. By default, weights are BiT-M's, stored as
+`weights/BiT-M-R50x1.npz` and so on; with `l`, they come from a run of jft.py in
 `runs/bit_l_R152x4`.
 
 This is the rule of hyperrule.py for 1,000 examples: 500 steps of batch 512, learning

@@ -9,8 +9,8 @@ images in `train` and `val`. For other places, set
 `--config.evals.val.data.source`. Classes are the categories in the order of their ids;
 `num_classes` is their number (by default 80, as in COCO).
 
-Weights are those of facebookresearch/detr, stored as weights/detr-r50-e632da11.pth. For
-R101 and DC5, set `init_from.weights.path` to the other file and change
+Weights come from facebookresearch/detr, stored as weights/detr-r50-e632da11.pth.
+For R101 and DC5, set `init_from.weights.path` to the other file and change
 `task.model.backbone`. The classification head is newly initialized; all other
 parameters continue from the weights, with the learning rates of coco.py: 50 epochs of
 batch 16, times 0.1 after 40. `keep_best` keeps the checkpoint with the best AP. From

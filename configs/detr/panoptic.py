@@ -11,8 +11,8 @@ Stage 1 learns boxes of things and stuff, as coco.py does, for 300 epochs of bat
 the learning rate falls after 200. Its backbone starts from torchvision's
 weights/resnet50-0676ba61.pth or weights/resnet101-63fe2227.pth. Stage 2 learns masks
 for 25 epochs (the rate falls after 15), with all other parameters frozen. The losses of
-boxes then teach nothing, and only those of the last layer are computed. There are 250
-classes, as in the published weights: COCO's own ids.
+boxes then teach nothing, and only the losses of the last layer are computed. There are
+250 classes, as in the published weights: COCO's own ids.
 
 Queries with a score above 0.85 become segments. Box AP counts only things, as annotated
 in coco/2017. AP of masks is not measured here.

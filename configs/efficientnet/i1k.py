@@ -10,9 +10,9 @@ flips), `autoaugment`, or `randaugment` (B5, B7 and B8, whose magnitudes are pub
 350 epochs of batch 2,048 at the resolution of the model, with dropout and stochastic
 depth. TensorFlow's RMSProp, learning rate 0.016 for each 256 images (0.128), warm-up of
 5 epochs, times 0.97 every 2.4 epochs. The loss includes 1e-5 times half the squares of
-all weights except those of norms; label smoothing 0.1. The running average of weights
-and of batch norm statistics is evaluated. Each eighth of a batch is normalized
-separately, as on 64 or more TPU cores.
+all weights except norms; label smoothing 0.1. The running average of weights and of
+batch norm statistics is evaluated. Each eighth of a batch is normalized separately, as
+on 64 or more TPU cores.
 
 Expected top-1 (README of tensorflow/tpu): 76.7 % for B0 and 83.1 % for B5; with
 AutoAugment 77.1 % for B0 and 84.3 % for B7; with RandAugment 83.7 % for B5 and 84.7 %

@@ -12,7 +12,7 @@ image occurs three times in a row, in epochs with as many rows as without repeat
 AdamW, learning rate 1e-3 (5e-4 for each 512 images), weight decay 0.05 of kernels,
 label smoothing 0.1, drop path 0.1. The learning rate is constant in each epoch: 1e-6 in
 the first two, linear until the fifth, then a cosine to 1e-5. The authors' code keeps a
-running average that it does not evaluate, so there is none here. Batch norm normalizes
+running average that it does not evaluate; this config keeps none. Batch norm normalizes
 over the whole batch. The number of devices over which the authors normalized separately
 is not published, nor are their hours.
 

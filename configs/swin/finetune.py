@@ -10,7 +10,7 @@ weight decay 1e-8, learning rate 4e-5 after a warm-up of 5 epochs, then a cosine
 4e-7, and the augmentation of i1k.py. This is the published code; the paper has a
 constant learning rate.
 
-Weights are those of github.com/microsoft/Swin-Transformer, stored as
+Weights come from github.com/microsoft/Swin-Transformer, stored as
 `weights/swin_base_patch4_window7_224_22k.pth` and so on. The head of ImageNet-1k starts
 from 1,000 of the 21,841 rows of the head of ImageNet-22k: `weights/map22kto1k.txt`, a
 file of the published code, lists their indices. To start with a random head instead:

@@ -22,8 +22,9 @@ t_14, t_19, t_24, 14_resnext, 14_wide, 14_se, 16_ghost, dense), and in any order
   paper may mean fine-tuning instead);
 - high_rate: learning rate 1e-3, which the README gives for 7, 10 and 12.
 
-The weight decay of resnext, wide, se, ghost and dense is not published; it is that of
-14 here. The authors list colour jitter, but it has no effect alongside RandAugment.
+The weight decay of resnext, wide, se, ghost and dense is not published; here it equals
+the weight decay of 14. The authors list colour jitter, but it has no effect alongside
+RandAugment.
 """
 
 import ml_collections as mlc

@@ -8,9 +8,9 @@ DATA is imagenet, cifar10, cifar100, pets or flowers. Sources of weights:
 
 - i21k (the default): pre-trained on ImageNet-21k, published under
   gs://vit_models/imagenet21k, stored as `weights/ViT-B_16.npz` and so on;
-- augreg: those of arXiv:2106.10270, also on ImageNet-21k, the recommended files under
-  gs://vit_models/augreg, stored as `weights/augreg/B_16.npz` and so on. They use the
-  crops of google-research/big_vision;
+- augreg: pre-trained on ImageNet-21k as in arXiv:2106.10270, the recommended files
+  under gs://vit_models/augreg, stored as `weights/augreg/B_16.npz` and so on. They use
+  the crops of google-research/big_vision;
 - i1k, jft: a run of i1k.py or jft.py, in `runs/i1k_b16` and so on.
 
 `--config.init_from...` selects any other weights.
@@ -32,7 +32,7 @@ then trains with three seeds:
         --out=runs/sweeps/cifar10_b16
 
 Expected top-1 of `cifar10,L/16`: 99.15 %. `python tools/paper_tables.py 2010.11929
---table=5` prints the others (`2106.10270` those of AugReg). The ImageNet numbers of
+--table=5` prints the others (for AugReg: `2106.10270`). The ImageNet numbers of
 table 2 come from transfer_hires.py.
 """
 

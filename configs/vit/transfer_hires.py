@@ -9,10 +9,10 @@ L/16: 85.30 %, the mean of three runs. `python tools/paper_tables.py 2010.11929
 --table=2` prints the others. The training time is unknown; `python -m
 big_vision_like.plan` estimates it.
 
-The argument is MODEL[,jft][,tune]. By default, weights are those published for
-ImageNet-21k, stored as `weights/ViT-L_16.npz`; with `jft`, those of a run of jft.py in
-`runs/jft_l16`. `tune` trains on 99 % of the training set and evaluates on the rest. The
-paper tried learning rates of 0.003, 0.01, 0.03 and 0.06:
+The argument is MODEL[,jft][,tune]. By default, weights are the published ones for
+ImageNet-21k, stored as `weights/ViT-L_16.npz`; with `jft`, they come from a run of
+jft.py in `runs/jft_l16`. `tune` trains on 99 % of the training set and evaluates on the
+rest. The paper tried learning rates of 0.003, 0.01, 0.03 and 0.06:
 
     python tools/sweep.py configs/vit/transfer_hires.py:L/16 --seeds=0,1,2 \
         --over=task.optimizer.rate.peak_value=0.003,0.01,0.03,0.06 \

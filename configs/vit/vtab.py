@@ -7,8 +7,8 @@ The argument is TASK,MODEL[,jft][,tune]. TASK is a key of benchmarks.VTAB: calte
 cifar100, dtd, flowers102, pets, sun397, svhn (natural); patch_camelyon, eurosat,
 resisc45, diabetic_retinopathy (specialised); clevr_count, clevr_dist, dmlab,
 kitti_dist, dsprites_loc, dsprites_ori, smallnorb_azimuth, smallnorb_elevation
-(structured). By default, weights are those published for ImageNet-21k, stored as
-`weights/ViT-L_16.npz` and so on; with `jft`, those of a run of jft.py in
+(structured). By default, weights are the published ones for ImageNet-21k, stored as
+`weights/ViT-L_16.npz` and so on; with `jft`, they come from a run of jft.py in
 `runs/jft_l16`.
 
 2,500 steps of batch 512 on 1,000 examples, at 384 pixels (378 with patches of 14, which
