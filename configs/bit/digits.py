@@ -3,8 +3,8 @@
     python -m big_vision_like.train --config=configs/bit/digits.py \
         --workdir=runs/bit_digits
 
-Two stages of one unit, 121,130 parameters, 900 steps of SGD at rate 0.1; about 99 % of
-the test scans. Two CPU cores: 1 minute.
+Two stages of one unit, 121,130 parameters, 900 steps of SGD at a learning rate of 0.1.
+Expected top-1: about 99 % of the test scans. Takes 1 minute on two CPU cores.
 """
 
 import ml_collections as mlc

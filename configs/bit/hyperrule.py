@@ -1,27 +1,29 @@
-"""BiTs transferred by one rule for all data, arXiv:1912.11370 section 3.3.
+"""BiTs transferred with the BiT-HyperRule, arXiv:1912.11370 section 3.3.
 
     python -m big_vision_like.train --config=configs/bit/hyperrule.py:cifar10,R50x1 \
         --workdir=runs/hyperrule_cifar10_R50x1
 
 The argument is DATA,MODEL and then, in any order:
 
-- s, m (the default) or l: what pre-trained the weights. BiT-S and BiT-M are published
-  under gs://bit_models, here `weights/BiT-M-R50x1.npz` and so on; BiT-L is a run of
-  jft.py, here `runs/bit_l_R152x4`;
-- 1-shot, 5-shot, ...: so many examples of each class, others for another seed;
+- s, m (the default) or l: the pre-training of the weights. BiT-S and BiT-M are
+  published under gs://bit_models, stored as `weights/BiT-M-R50x1.npz` and so on; BiT-L
+  is a run of jft.py in `runs/bit_l_R152x4`;
+- 1-shot, 5-shot, ...: N examples of each class; another seed draws other examples;
 - code: the resolution of google-research/big_transfer, 512 pixels cropped to 480. The
-  paper has that for R152x4 alone, for others 448 cropped to 384. Images of fewer than
-  96 x 96 pixels (CIFAR) take 160 cropped to 128 either way;
-- tune: trains on what is kept for it (98 % of CIFAR, 99 % of ImageNet, 90 % of Pets and
-  Flowers) and evaluates the rest. The rule itself needs no tuning.
+  paper uses that for R152x4 only, and 448 cropped to 384 for other models. Images of
+  fewer than 96 x 96 pixels (CIFAR) are resized to 160 and cropped to 128 either way;
+- tune: trains on the tuning part (98 % of CIFAR, 99 % of ImageNet, 90 % of Pets and
+  Flowers) and evaluates on the rest. The rule itself needs no tuning.
 
-DATA is imagenet, cifar10, cifar100, pets or flowers. Batch 512, rate 0.003, momentum,
-no decay; steps (500, 10,000 or 20,000), falls of the rate and mixup by the number of
-examples. Test images are squashed to the size of the crop. With a smaller batch of 128
-the authors take a rate of 0.001 to the same end.
+DATA is imagenet, cifar10, cifar100, pets or flowers. Batch 512, learning rate 0.003,
+momentum, no weight decay. The number of examples determines the steps (500, 10,000 or
+20,000), when the learning rate falls, and mixup. Test images are resized to the size of
+the crop, whatever their aspect ratio. With a batch of 128, the authors use a learning
+rate of 0.001 for the same result.
 
-Top-1 of BiT-M R152x4 on ImageNet is 85.39 (table 2; the median of three runs);
-`python tools/paper_tables.py 1912.11370` prints the others.
+Expected top-1 of BiT-M R152x4 on ImageNet: 85.39 % (table 2; the median of three runs).
+`python tools/paper_tables.py 1912.11370` prints the others. The training time is
+unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc
@@ -111,7 +113,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def pretrained(model: str, weights: str) -> mlc.ConfigDict:
-  """What reads the weights: a published file, or a run of jft.py."""
+  """Returns what reads the weights: a published file, or a run of jft.py."""
   if weights == 'l':
     return spec(init_from.from_run, workdir=f'runs/bit_l_{model}')
   path = f'weights/BiT-{weights.upper()}-{model}.npz'

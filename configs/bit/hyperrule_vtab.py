@@ -1,20 +1,23 @@
-"""BiTs on VTAB-1k (arXiv:1910.04867), 19 tasks, by the rule of arXiv:1912.11370.
+"""BiTs on VTAB-1k (arXiv:1910.04867), 19 tasks, with the rule of arXiv:1912.11370.
 
     python -m big_vision_like.train --config=configs/bit/hyperrule_vtab.py:dtd,R50x1 \
         --workdir=runs/hyperrule_vtab_dtd_R50x1
 
-The argument is TASK,MODEL[,l][,tune]. Tasks are those of benchmarks.VTAB, as in
-configs/vit/vtab.py. Weights are BiT-M's, here `weights/BiT-M-R50x1.npz` and so on; with
-`l` those of a run of jft.py, here `runs/bit_l_R152x4`.
+The argument is TASK,MODEL[,l][,tune]. TASK is a key of benchmarks.VTAB, as in
+configs/vit/vtab.py. By default, weights are BiT-M's, stored as
+`weights/BiT-M-R50x1.npz` and so on; with `l`, they come from a run of jft.py in
+`runs/bit_l_R152x4`.
 
-The rule as in hyperrule.py, for 1,000 examples: 500 steps of 512 images, rate 0.003, no
-mixup; 160 pixels cropped to 128 where images have fewer than 96 x 96, else 448 cropped
-to 384 (R152x4: 512 to 480). Accuracy on the whole test set; `tune` trains on 800
-examples and evaluates the other 200. Crops and flips are left out where they may change
-the label. tools/sweep.py gives the means by group, as configs/vit/vtab.py says.
+This is the rule of hyperrule.py for 1,000 examples: 500 steps of batch 512, learning
+rate 0.003, no mixup. Images of fewer than 96 x 96 pixels are resized to 160 and cropped
+to 128, others to 448 and 384 (R152x4: 512 and 480). Accuracy is measured on the whole
+test set. `tune` trains on 800 examples and evaluates on the other 200. Random crops and
+flips are left out where they may change the label. tools/sweep.py prints the means by
+group, as described in configs/vit/vtab.py.
 
-The mean of R152x4 is 70.64 in the paper (table 2), 73.51 run again by the authors;
-`python tools/paper_tables.py 1912.11370 --table=VTAB` prints those by group.
+Expected mean of R152x4: 70.64 % in the paper (table 2), 73.51 % rerun by the authors.
+`python tools/paper_tables.py 1912.11370 --table=VTAB` prints the means by group. The
+training time is unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc

@@ -3,14 +3,17 @@
     python -m big_vision_like.train --config=configs/bit/i1k.py:R50x1 \
         --workdir=runs/bit_s_R50x1
 
-90 epochs of batch 4,096 at 224 pixels, cropped and flipped. SGD with momentum, rate
-0.03 for 256 images (0.48), a tenth after 30, 60 and 80 epochs, warm-up of 5,000 steps.
-Transferred by the BiT-HyperRule (hyperrule.py:DATA,R152x4,s), R152x4 reaches 81.30 on
-ImageNet (table 2).
+90 epochs of batch 4,096 at 224 pixels, with random crops and flips. SGD with momentum,
+learning rate 0.03 for each 256 images (0.48), times 0.1 after 30, 60 and 80 epochs,
+warm-up of 5,000 steps.
 
-The paper adds 1e-4 times the weights to the gradients. The decay here is beside the
-momentum, which multiplies what comes in by 10, and so is 1e-3 (times the rate), of the
-convolutions and the head.
+Expected top-1 of R152x4 on ImageNet after transfer with the BiT-HyperRule
+(hyperrule.py:imagenet,R152x4,s): 81.30 % (table 2). The training time is unknown;
+`python -m big_vision_like.plan` estimates it.
+
+The paper adds 1e-4 times the weights to the gradients. Here weight decay bypasses the
+momentum, which would multiply it by 10, so it is 1e-3 (multiplied by the learning
+rate). It applies to the convolutions and the head.
 """
 
 import ml_collections as mlc

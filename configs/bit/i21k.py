@@ -3,17 +3,22 @@
     python -m big_vision_like.train --config=configs/bit/i21k.py:R152x4 \
         --workdir=runs/bit_m_R152x4
 
-90 epochs of batch 4,096 at 224 pixels, cropped and flipped. SGD with momentum, rate
-0.03 for 256 images (0.48), a tenth after 30, 60 and 80 epochs, warm-up of 5,000 steps,
-sigmoid loss summed over classes, head bias -10. Transferred by the BiT-HyperRule
-(hyperrule.py), R152x4 reaches 85.39 on ImageNet (table 2).
+90 epochs of batch 4,096 at 224 pixels, with random crops and flips. SGD with momentum,
+learning rate 0.03 for each 256 images (0.48), times 0.1 after 30, 60 and 80 epochs,
+warm-up of 5,000 steps, sigmoid loss summed over classes, head bias -10.
 
-`R50x1,cosine` is what google-research/big_vision has instead: a cosine and clipping.
-No result is published.
+Expected top-1 of R152x4 on ImageNet after transfer with the BiT-HyperRule
+(hyperrule.py): 85.39 % (table 2). The training time is unknown; `python -m
+big_vision_like.plan` estimates it.
 
-The paper adds 1e-4 times the weights to the gradients. The decay here is beside the
-momentum, which multiplies what comes in by 10, and so is 1e-3 (times the rate), of the
-convolutions and the head. The data are yours to prepare, as configs/vit/i21k.py says.
+`R50x1,cosine` is the recipe of google-research/big_vision, with a cosine schedule and
+gradient clipping; no result is published for it.
+
+The paper adds 1e-4 times the weights to the gradients. Here weight decay bypasses the
+momentum, which would multiply it by 10, so it is 1e-3 (multiplied by the learning
+rate). It applies to the convolutions and the head.
+
+You prepare the data yourself, as described in configs/vit/i21k.py.
 """
 
 import ml_collections as mlc

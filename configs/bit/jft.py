@@ -3,12 +3,14 @@
     python -m big_vision_like.train --config=configs/bit/jft.py \
         --workdir=runs/bit_l_R152x4
 
-As BiT-M (i21k.py), for 40 epochs, the rate a tenth after 10, 23, 30 and 37. 9.9k
-TPUv3-core-days; transferred by the BiT-HyperRule (hyperrule.py:DATA,R152x4,l) 87.54 on
-ImageNet.
+The recipe of BiT-M (i21k.py) for 40 epochs; the learning rate is multiplied by 0.1
+after 10, 23, 30 and 37 epochs. The authors used 9.9k TPUv3-core-days.
 
-JFT is not public: prepare your own data under the name `jft`, as configs/vit/jft.py
-says.
+Expected top-1 on ImageNet after transfer with the BiT-HyperRule
+(hyperrule.py:imagenet,R152x4,l): 87.54 %.
+
+JFT is not public: prepare your own data under the name `jft`, as described in
+configs/vit/jft.py.
 """
 
 import ml_collections as mlc

@@ -3,9 +3,10 @@
     python -m big_vision_like.train --config=configs/bit/v1_i1k.py:R50x1 \
         --workdir=runs/bit_v1_R50x1
 
-Its configs/bit_i1k.py: 90 epochs of batch 4,096 at 224 pixels, rate 0.1 for 256 images
-(1.6) by a cosine, warm-up of 1,000 steps, decay 1e-3 (times the rate), clipping. R50x1
-takes about 32 minutes on a TPU v3-128; no accuracy is published.
+The recipe of big_vision's configs/bit_i1k.py: 90 epochs of batch 4,096 at 224 pixels,
+learning rate 0.1 for each 256 images (1.6) with a cosine schedule, warm-up of 1,000
+steps, weight decay 1e-3 (multiplied by the learning rate), gradient clipping. R50x1
+takes about 32 minutes on a TPU v3-128. No accuracy is published.
 """
 
 import ml_collections as mlc

@@ -5,24 +5,26 @@
     python -m big_vision_like.train --config=configs/deit/deit3.py:B/16,ft224 \
         --workdir=runs/deit3_b16_ft224
 
-The argument is SIZE (S/16, M/16, B/16, L/16, H/14), one of the stages
+The argument is SIZE,STAGE[,i21k]. SIZE is S/16, M/16, B/16, L/16 or H/14. STAGE is
 
-- i1k_800ep: 800 epochs of batch 2,048, LAMB, rate 3e-3 (S/16 4e-3), decay 0.05; mixed
-  images count for both of their classes, each asked by itself (a mean of binary
-  cross-entropies); each image comes three times in a row. S/16 sees 224 pixels, H/14
-  160, the others 192;
-- i21k_240ep: ImageNet-21k for 240 epochs (H/14 90 at 128 pixels), rate 1e-3, decay
-  0.02, CutMix without mixup, label smoothing 0.1, nearly whole images;
-- ft224, ft384: fine-tuned on ImageNet-1k for 20 epochs of batch 512, AdamW, rate 1e-5,
-  decay 0.1, RandAugment and label smoothing 0.1,
+- i1k_800ep: 800 epochs of batch 2,048 on ImageNet-1k: LAMB, learning rate 3e-3 (S/16
+  4e-3), weight decay 0.05. The loss is the mean binary cross-entropy over classes, in
+  which a mixed image counts fully for both of its classes. Each image occurs three
+  times in a row. Images have 224 pixels for S/16, 160 for H/14 and 192 for the others;
+- i21k_240ep: 240 epochs on ImageNet-21k (H/14: 90 epochs at 128 pixels), learning rate
+  1e-3, weight decay 0.02, CutMix without mixup, label smoothing 0.1, simple random
+  crops of nearly whole images;
+- ft224 or ft384: fine-tuning on ImageNet-1k, 20 epochs of batch 512, AdamW, learning
+  rate 1e-5, weight decay 0.1, RandAugment and label smoothing 0.1. With `i21k`, it
+  starts from the run on ImageNet-21k, for 50 epochs at a learning rate of 3e-4.
 
-and, of the last two, `i21k`: from the run on ImageNet-21k, for 50 epochs, rate 3e-4.
+3-Augment makes images grey, solarised or blurred. Evaluation crops images to squares
+and no further.
 
-3-Augment makes images grey, solarised or out of focus. Top-1 at 224 of ImageNet-1k
-alone is S 81.4, M 83.0, B 83.8, L 84.9, H 85.2 %; `python tools/paper_tables.py
-2204.07118` prints all. Evaluation crops nothing but what makes images square. The
-authors' README does not list M/16, whose settings are B/16's here, nor hours. That
-ImageNet-21k is trained with LAMB too is assumed. Not trained here.
+Expected top-1 at 224 pixels, on ImageNet-1k alone: S 81.4, M 83.0, B 83.8, L 84.9, H
+85.2 %; `python tools/paper_tables.py 2204.07118` prints all. The authors' README lists
+neither M/16, which uses the settings of B/16 here, nor hours. LAMB on ImageNet-21k is
+an assumption. Not trained here.
 """
 
 import ml_collections as mlc
@@ -39,8 +41,8 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('S/16,i1k_800ep', 'B/16,ft384,i21k')
-# Pixels, rate of LAMB, and drop path on ImageNet-1k; pixels, epochs and drop path on
-# ImageNet-21k; drop path of fine-tuning at 384, where the authors did that.
+# Pixels, learning rate of LAMB and drop path on ImageNet-1k; pixels, epochs and drop
+# path on ImageNet-21k; drop path of fine-tuning at 384, None if not published.
 SIZES = {
   'S/16': ((224, 4e-3, 0.05), (224, 240, 0.05), 0.0),
   'M/16': ((192, 3e-3, 0.2), (192, 240, 0.1), None),
@@ -55,7 +57,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   arg = arguments(argument, size=SIZES, stage=dict.fromkeys(STAGES), i21k=False)
   tunes = arg.stage.startswith('ft')
   if arg.i21k and not tunes:
-    raise UserError(f'{argument!r}: i21k says what is fine-tuned, by ft224 or ft384')
+    raise UserError(f'{argument!r}: i21k is only for fine-tuning, with ft224 or ft384')
   of_21k = arg.stage == 'i21k_240ep'
   data = benchmarks.IMAGENET21K if of_21k else benchmarks.IMAGENET
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
@@ -104,7 +106,7 @@ def trained(
   length: int,
   drop_path: float,
 ) -> None:
-  """Sets length and task of training from the start, with LAMB."""
+  """Sets the length and the task of training from scratch, with LAMB."""
   c.total_steps = epochs(length)
   optimizer = spec(
     optim.lamb, rate=cosine(c, rate), weight_decay=decay, decay_rules=decayed()
@@ -113,7 +115,7 @@ def trained(
 
 
 def fine_tuned(c: mlc.ConfigDict, arg: object) -> None:
-  """Sets length, weights and task of fine-tuning, with AdamW."""
+  """Sets the length, the weights and the task of fine-tuning, with AdamW."""
   c.total_steps = epochs(50 if arg.i21k else 20)
   before = 'i21k_240ep' if arg.i21k else 'i1k_800ep'
   name = arg.size.lower().replace('/', '')
@@ -127,7 +129,9 @@ def fine_tuned(c: mlc.ConfigDict, arg: object) -> None:
     drop_path = SIZES[arg.size][2]
     if drop_path is None:
       known = [size for size, (*_, rate) in SIZES.items() if rate is not None]
-      raise UserError(f'{arg.size} at 384 pixels is not published: {", ".join(known)}')
+      raise UserError(
+        f'{arg.size} at 384 pixels is not published: use {", ".join(known)}'
+      )
   optimizer = spec(
     optim.adamw,
     rate=cosine(c, 3e-4 if arg.i21k else 1e-5),
@@ -139,7 +143,7 @@ def fine_tuned(c: mlc.ConfigDict, arg: object) -> None:
 
 
 def task(size: str, drop_path: float, optimizer: mlc.ConfigDict) -> mlc.ConfigDict:
-  """Returns what all stages share; the number of classes is filled in later."""
+  """Returns the task that all stages share; the number of classes is set later."""
   return spec(
     tasks.Classification,
     model=spec(
@@ -161,7 +165,7 @@ def task(size: str, drop_path: float, optimizer: mlc.ConfigDict) -> mlc.ConfigDi
 
 
 def cosine(c: mlc.ConfigDict, rate: float) -> mlc.ConfigDict:
-  """Warms up from 1e-6 in five epochs, then falls by a cosine to 1e-5, per epoch."""
+  """Returns a cosine per epoch to 1e-5, after 5 epochs of warm-up from 1e-6."""
   return spec(
     optim.per_epoch_cosine,
     peak_value=rate,
@@ -174,5 +178,5 @@ def cosine(c: mlc.ConfigDict, rate: float) -> mlc.ConfigDict:
 
 
 def decayed() -> mlc.ConfigDict:
-  """Decays matrices, but neither tokens nor positions."""
+  """Returns rules that decay matrices, but neither tokens nor positions."""
   return spec(optim.decay_weights, exempt=['cls', 'pos_embedding'])

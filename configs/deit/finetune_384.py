@@ -3,19 +3,22 @@
     python -m big_vision_like.train --config=configs/deit/finetune_384.py:B/16 \
         --workdir=runs/deit_b16_384
 
-30 epochs of batch 512 from a run of i1k.py; AdamW, rate 5e-6 after its warm-up and to
-the end, decay 1e-8, and the augmentation of training. Positions are resized by a
-bicubic kernel; class and distillation token keep theirs. Top-1 of B/16 is 83.1 %
-(82.9 % in the authors' README), distilled 84.5 %, after 1,000 epochs at 224 85.2 %. The
-authors took 20 hours on 8 V100 for B/16 (from memory). Not trained here.
+30 epochs of batch 512 from a run of i1k.py: AdamW, constant learning rate 5e-6 after
+its warm-up, weight decay 1e-8, and the augmentation of i1k.py. Positions are resized
+bicubically; the positions of the class token and of the distillation token are kept.
 
-The argument is SIZE and, in any order, distilled_hard or distilled_soft (from such a
-run, and on with the teacher), class_token_only, and 1000epochs (of the run).
+Expected top-1 of B/16: 83.1 % (82.9 % in the authors' README); distilled 84.5 %, or
+85.2 % after 1,000 epochs at 224 pixels. The authors took 20 hours on 8 V100 for B/16
+(from memory). Not trained here.
+
+The argument is SIZE and, in any order, distilled_hard or distilled_soft (starts from
+such a run and keeps its teacher), class_token_only, and 1000epochs (the length of the
+run it starts from). To start from another run:
 
     --config.init_from.weights.workdir=RUN
 
-names another run. For a published file, such as deit_base_patch16_224-b5f2ef4d.pth,
-write `weights=spec(init_from.from_file, path=FILE)` in a copy of this config.
+To start from a published file such as deit_base_patch16_224-b5f2ef4d.pth, copy this
+config and write `weights=spec(init_from.from_file, path=FILE)`.
 """
 
 import ml_collections as mlc
@@ -121,7 +124,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def run_of(arg: object) -> str:
-  """Returns the name of the run of i1k.py that is fine-tuned."""
+  """Returns the name of the run of i1k.py to start from."""
   parts = [f'deit_{arg.size.lower().replace("/", "")}']
   if arg.kind != 'labels':
     parts.append(arg.kind)

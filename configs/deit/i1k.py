@@ -6,33 +6,36 @@
         --workdir=runs/deit_b16_distilled_hard
 
 300 epochs of batch 1,024 at 224 pixels. Images are cropped, flipped, changed by
-RandAugment, erased, and mixed; each comes three times in a row, and an epoch has as
-many rows as without repeats. AdamW, rate 1e-3 (5e-4 for 512 images), decay 0.05, label
-smoothing 0.1, drop path 0.1. The rate is constant in each epoch: 1e-6 in the first two,
-linear until the fifth, then a cosine to 1e-5. Top-1 of B/16 is 81.8 %, distilled
-83.4 %; `python tools/paper_tables.py 2012.12877` prints all others. The authors trained
-B/16 in 53 hours on 8 V100 (from memory). Not trained here.
+RandAugment, erased, and mixed. Each image occurs three times in a row, in epochs with
+as many rows as without repeats. AdamW, learning rate 1e-3 (5e-4 for each 512 images),
+weight decay 0.05, label smoothing 0.1, drop path 0.1. The learning rate is constant in
+each epoch: 1e-6 in the first two, linear until the fifth, then a cosine to 1e-5.
+
+Expected top-1 of B/16: 81.8 %, distilled 83.4 %. `python tools/paper_tables.py
+2012.12877` prints all others. The authors trained B/16 in 53 hours on 8 V100 (from
+memory). Not trained here.
 
 The argument is SIZE (Ti/16, S/16, B/16) and, in any order,
 
-- distilled_hard or distilled_soft: half of the loss is the cross-entropy of the
-  teacher's decisions; or a tenth is what the student's probabilities at temperature 3
-  differ from the teacher's. A distillation token learns that;
-- class_token_only: no distillation token, the class token learns both;
-- RegNetY-16GF (weights/regnety_160-a5fe301d.pth, published), RegNetY-4GF, RegNetY-8GF,
-  RegNetY-12GF (runs of configs/regnet/i1k.py:4GF,deit and so on) or DeiT-B (a run of
-  this file): the teacher;
-- 1000epochs: for 1,000 epochs;
-- keep_dist: the distillation token does not decay, as class token and positions, which
-  the authors forgot to exempt;
+- distilled_hard: half of the loss is the cross-entropy with the teacher's decisions;
+  distilled_soft: a tenth of it is the divergence between the probabilities of student
+  and teacher at temperature 3. A distillation token learns this part;
+- class_token_only: no distillation token; the class token learns both parts;
+- RegNetY-16GF (the published weights/regnety_160-a5fe301d.pth), RegNetY-4GF,
+  RegNetY-8GF, RegNetY-12GF (runs of configs/regnet/i1k.py:4GF,deit and so on) or DeiT-B
+  (a run of this file): the teacher;
+- 1000epochs: trains for 1,000 epochs;
+- keep_dist: the distillation token has no weight decay, like class token and positions.
+  The authors forgot to exempt it;
 - one change of table 8: no_randaug, autoaugment, no_mixup, no_cutmix,
   no_mixup_no_cutmix, no_erasing, no_droppath, no_repeat, dropout, sgd, ema.
 
-Differs from the paper, or is not said there: its code keeps a running average of decay
-0.99996 that it does not evaluate, which only `ema` has here; colour jitter is listed
-but inactive beside RandAugment; the rate of dropout (here 0.1) and the rate of SGD
-(here that of AdamW; momentum 0.9) are not given. A batch of less than 1,024, repeats
-included, costs several points (facebookresearch/deit issues 16, 40 and 63).
+Differences from the paper, and settings it does not give: its code keeps a running
+average of decay 0.99996 without evaluating it; here only `ema` keeps one. Its colour
+jitter is listed but has no effect alongside RandAugment. The rate of dropout (0.1 here)
+and the learning rate of SGD (AdamW's here, with momentum 0.9) are not given. A batch of
+less than 1,024, repeats included, costs several points (facebookresearch/deit issues
+16, 40 and 63).
 """
 
 import ml_collections as mlc
@@ -73,7 +76,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   learns_from_teacher = arg.kind != 'labels'
   has_token = learns_from_teacher and not arg.class_token_only
   if arg.keep_dist and not has_token:
-    raise UserError(f'{argument!r}: keep_dist is for models with a distillation token')
+    raise UserError(f'{argument!r}: keep_dist needs a model with a distillation token')
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.total_steps = epochs(int(arg.length.removesuffix('epochs')))
   c.train_data = benchmarks.IMAGENET.train_input(
@@ -118,7 +121,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def train_transforms(change: str) -> list[mlc.ConfigDict]:
-  """Returns the transforms of DeiT without what the change takes away."""
+  """Returns the transforms of DeiT without those that the change removes."""
   *first, randaugment = benchmarks.deit_augmentation(224)
   if change == 'no_randaug':
     return first
@@ -128,7 +131,7 @@ def train_transforms(change: str) -> list[mlc.ConfigDict]:
 
 
 def batch_augment(change: str) -> mlc.ConfigDict:
-  """Returns erasing and mixing without what the change takes away."""
+  """Returns erasing and mixing without the parts that the change removes."""
   return spec(
     Augment,
     erasing=0.0 if change == 'no_erasing' else 0.25,
@@ -139,7 +142,7 @@ def batch_augment(change: str) -> mlc.ConfigDict:
 
 
 def optimizer(c: mlc.ConfigDict, change: str, keep_dist: bool) -> mlc.ConfigDict:
-  """Returns AdamW or SGD; the distillation token decays too, unless it is kept."""
+  """Returns AdamW or SGD; the distillation token is decayed unless `keep_dist`."""
   rate = spec(
     optim.per_epoch_cosine,
     peak_value=5e-4 / 512 * BATCH,
@@ -172,7 +175,7 @@ def taught_by(name: str) -> tuple[mlc.ConfigDict, mlc.ConfigDict]:
 
 
 def evaluators(accuracy: type) -> mlc.ConfigDict:
-  """Evaluates on ImageNet, with its labels and those of ReaL, and on ImageNet-V2."""
+  """Returns evaluators on ImageNet, with its labels and ReaL's, and on ImageNet-V2."""
   seen = benchmarks.torch_crop(224)
   data = dict(
     test=benchmarks.IMAGENET.eval_input('test', seen, BATCH, workers=32),

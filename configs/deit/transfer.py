@@ -3,18 +3,22 @@
     python -m big_vision_like.train --config=configs/deit/transfer.py:cifar10 \
         --workdir=runs/deit_cifar10
 
-From a run of i1k.py at 224 pixels: 1,000 epochs of batch 768, SGD with momentum 0.9,
-rate 0.01 by a cosine, decay 1e-4, without random erasing and stochastic depth. The
-authors tell this of CIFAR and Cars (facebookresearch/deit issue 45); for the others it
-is assumed. Top-1 on CIFAR-10 is 99.1 %, on CIFAR-100 90.8 %; `python
-tools/paper_tables.py 2012.12877 --table=7` prints all. Not trained here.
+1,000 epochs of batch 768 from a run of i1k.py at 224 pixels: SGD with momentum 0.9,
+learning rate 0.01 with a cosine schedule, weight decay 1e-4, without random erasing and
+stochastic depth. The authors report these settings for CIFAR and Cars
+(facebookresearch/deit issue 45); for the other data sets they are an assumption.
+
+Expected top-1: 99.1 % on CIFAR-10, 90.8 % on CIFAR-100; `python tools/paper_tables.py
+2012.12877 --table=7` prints all. The training time is unknown; `python -m
+big_vision_like.plan` estimates it. Not trained here.
 
 The argument is DATA (cifar10, cifar100, flowers, cars, inat18, inat19) and, in any
 order, `distilled` or `teacher`, and `384` for images of 384 pixels. Distilled models
-keep a teacher that knows the new classes: `teacher` fine-tunes the published
-RegNetY-16GF by the same recipe, for runs/regnety_16gf_cifar10 and so on.
+need a teacher that knows the new classes: `teacher` fine-tunes the published
+RegNetY-16GF with the same recipe. Its runs are expected in runs/regnety_16gf_cifar10
+and so on.
 
-iNaturalist 2019 is not in TFDS's catalogue: yours to prepare.
+iNaturalist 2019 is not in the TFDS catalogue: you prepare it yourself.
 """
 
 import ml_collections as mlc
@@ -36,11 +40,11 @@ BATCH = 768
 
 
 def images(name: str, num_classes: int, **parts: tuple[str, int]) -> benchmarks.Images:
-  """Labelled images whose parts are all that is trained on, and what is reported."""
+  """Returns labelled images with the parts that are trained on and reported."""
   return benchmarks.Images(name=name, num_classes=num_classes, parts=parts)
 
 
-# Numbers of examples and classes: table 6 of the paper.
+# Numbers of examples and classes, from table 6 of the paper.
 DATA = {
   'cifar10': benchmarks.TRANSFER['cifar10'],
   'cifar100': benchmarks.TRANSFER['cifar100'],

@@ -4,27 +4,29 @@
     python -m big_vision_like.train --config=configs/detr/coco.py:r50 \
         --workdir=runs/detr_r50
 
-`r50`, `r50_dc5` (the last stage dilated), `r101` and `r101_dc5` are trained for 500
-epochs; `r50_300` and `r50_150` for fewer, and what follows differs from `r50_300`:
+`r50`, `r50_dc5` (a dilated last stage), `r101` and `r101_dc5` are trained for 500
+epochs, `r50_300` and `r50_150` for fewer. The ablations change one thing of `r50_300`:
 
-    encoder_0, _3, _12   so many layers of the encoder, instead of 6 (table 2)
-    positions_...        of cells: `none`, or sines added at the `input` alone, or
-                         `learned`, or in the `decoder` alone (table 3)
-    losses_l1, _giou     boxes by that alone, in costs as in losses (table 4)
+    encoder_0, _3, _12   number of encoder layers, instead of 6 (table 2)
+    positions_none       no positions of cells (table 3)
+    positions_input      sines, added at the input only (table 3)
+    positions_learned    learned positions (table 3)
+    positions_decoder    sines, in the decoder only (table 3)
+    losses_l1, _giou     only this cost and loss of boxes (table 4)
 
-Batch 64 (`r50_150`: 16). Backbones start from torchvision's IMAGENET1K_V1, here
+Batch 64 (`r50_150`: 16). Backbones start from torchvision's IMAGENET1K_V1, stored as
 weights/resnet50-0676ba61.pth and weights/resnet101-63fe2227.pth; their norms, root and
-first stage stay as they are. AdamW, rate 1e-4, of the backbone 1e-5, a tenth after 400
-epochs (of 300: 200, of 150: 100); decay 1e-4 of all, biases too; gradients clipped to
-0.1; float32. A batch is split by devices without changing what is learnt, but in two
-ways it is not the authors' 16 machines: the mean of the classes' loss is over the whole
-batch, and images are padded to one of eight shapes (docs/detection.md), not to the
-largest of those on a device.
+first stage are frozen. AdamW, learning rate 1e-4 (backbone: 1e-5), times 0.1 after 400
+epochs (200 of 300, 100 of 150); weight decay 1e-4 of all parameters, biases included;
+gradients clipped to 0.1; float32. The number of devices does not change what is
+learned. Two things differ from the authors' 16 machines: the classification loss is
+averaged over the whole batch, and images are padded to one of eight shapes
+(docs/boxes.md), not to the largest image of a device.
 
-AP of r50 on the validation images is 42.0; `python tools/paper_tables.py 2005.12872`
-prints the others. The authors trained and evaluated DC5 with one image on each device;
-on 8 V100, their code takes 28 minutes for an epoch of r50, three days for r50_150. Not
-trained here.
+Expected AP of r50 on the validation images: 42.0 %; `python tools/paper_tables.py
+2005.12872` prints the others. On 8 V100, the authors' code takes 28 minutes for an
+epoch of r50, and three days for r50_150. They trained and evaluated DC5 with one image
+on each device. Not trained here.
 """
 
 import ml_collections as mlc
@@ -38,7 +40,7 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import set_detection
 
-# Backbone, whether its last stage is dilated, epochs, when the rate falls, and batch.
+# Backbone, whether its last stage is dilated, epochs, epoch of the fall, batch size.
 MODELS = {
   'r50': ('R50', False, 500, 400, 64),
   'r50_dc5': ('R50', True, 500, 400, 64),
@@ -47,7 +49,7 @@ MODELS = {
   'r50_300': ('R50', False, 300, 200, 64),
   'r50_150': ('R50', False, 150, 100, 16),
 }
-# What differs from `r50_300`: in the model, and in factors of costs and losses.
+# Changes of `r50_300`: arguments of the model, and factors of costs and losses.
 CHANGES = {
   'encoder_0': (dict(encoder_depth=0), {}),
   'encoder_3': (dict(encoder_depth=3), {}),

@@ -1,22 +1,24 @@
-"""DETR fine-tuned on objects of your own, from the weights published for COCO.
+"""DETR fine-tuned on your own objects, from the weights published for COCO.
 
     python -m big_vision_like.train --config=configs/detr/finetune.py:data/birds \
         --workdir=runs/birds --config.task.model.num_classes=3
 
 The argument is a folder with `train.json` and `val.json`, in COCO's format, and their
-images in `train` and `val`; other places go by
-`--config.train_data.source.annotations=...`, `.images=...`, and the same of
-`--config.evals.val.data.source`. Classes are categories in the order of their ids;
-`num_classes` says how many there are (80, as COCO's, unless told).
+images in `train` and `val`. For other places, set
+`--config.train_data.source.annotations=...` and `.images=...`, and the same fields of
+`--config.evals.val.data.source`. Classes are the categories in the order of their ids;
+`num_classes` is their number (by default 80, as in COCO).
 
-Weights are facebookresearch/detr's, here weights/detr-r50-e632da11.pth; for R101 and
-DC5 name the other file in `init_from.weights.path`, and change `task.model.backbone`.
-The head of the classes starts anew, all else goes on with the rates of coco.py: 50
-epochs of batch 16, a tenth after 40. `keep_best` is by AP. From random weights DETR
-finds nothing for a hundred epochs of so few images.
+Weights come from facebookresearch/detr, stored as weights/detr-r50-e632da11.pth.
+For R101 and DC5, set `init_from.weights.path` to the other file and change
+`task.model.backbone`. The classification head is newly initialized; all other
+parameters continue from the weights, with the learning rates of coco.py: 50 epochs of
+batch 16, times 0.1 after 40. `keep_best` keeps the checkpoint with the best AP. From
+random weights, DETR finds nothing for a hundred epochs of so few images.
 
-Not trained here. A step is that of coco.py with fewer images: for 1,000 images, 3,125
-in all. Where memory is short: `--config.task.accumulate=4`.
+Not trained here, so there is no number to expect. A step costs as much as one of
+coco.py with 16 images; 1,000 images take 3,125 steps in all. If memory is short, use
+`--config.task.accumulate=4`.
 """
 
 import dataclasses

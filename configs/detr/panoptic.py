@@ -7,16 +7,20 @@
     python -m big_vision_like.train --config=configs/detr/panoptic.py:stage2_r50 \
         --workdir=runs/detr_panoptic_r50_masks
 
-First boxes of things and stuff are learnt, as in coco.py, for 300 epochs of batch 16
-(the rate falls after 200), from torchvision's backbone, weights/resnet50-0676ba61.pth
-or weights/resnet101-63fe2227.pth. Then masks, for 25 epochs (15), while all else is
-frozen; of the losses of boxes, which then teach nothing, only the last layer's are
-counted. There are 250 classes, as in the published weights: COCO's own ids.
+Stage 1 learns boxes of things and stuff, as coco.py does, for 300 epochs of batch 16;
+the learning rate falls after 200. Its backbone starts from torchvision's
+weights/resnet50-0676ba61.pth or weights/resnet101-63fe2227.pth. Stage 2 learns masks
+for 25 epochs (the rate falls after 15), with all other parameters frozen. The losses of
+boxes then teach nothing, and only the losses of the last layer are computed. There are
+250 classes, as in the published weights: COCO's own ids.
 
-Queries with a score above 0.85 become segments. PQ of r50 on the validation images is
-43.4; `python tools/paper_tables.py 2005.12872 --table=5` prints the others. Box AP is
-of things alone, as annotated in coco/2017. AP of masks is not measured here. Not
-trained here; the authors had 8 to 16 V100, and DC5 with one image on each device.
+Queries with a score above 0.85 become segments. Box AP counts only things, as annotated
+in coco/2017. AP of masks is not measured here.
+
+Expected PQ of r50 on the validation images: 43.4 %; `python tools/paper_tables.py
+2005.12872 --table=5` prints the others. The authors had 8 to 16 V100, and trained DC5
+with one image on each device. The training time is unknown; `python -m
+big_vision_like.plan` estimates it. Not trained here.
 """
 
 import dataclasses
@@ -40,13 +44,13 @@ MODELS = {
   'r50_dc5': (*R50, True),
   'r101': (*R101, False),
 }
-# Epochs, and after how many the rate falls.
+# Epochs, and epoch after which the learning rate falls.
 STAGES = {'stage1': (300, 200), 'stage2': (25, 15)}
 RECIPES = {f'{stage}_{model}': (stage, model) for stage in STAGES for model in MODELS}
 ARGUMENTS = ('stage1_r50', 'stage1_r101', 'stage2_r50_dc5')
-# Ids of things are up to 90, of stuff up to 200.
+# Ids of things go up to 90, ids of stuff up to 200.
 NUM_CLASSES, NUM_THINGS = 250, 91
-# What the second stage adds and trains.
+# Parameters that the second stage adds and trains.
 MASKS = 'mask_(attention|head)/.*'
 
 

@@ -3,21 +3,22 @@
     python -m big_vision_like.train --workdir=runs/efficientnet_b0_autoaugment \
         --config=configs/efficientnet/i1k.py:B0,autoaugment
 
-The argument is MODEL[,AUGMENTATION]: B0 to B8 or L2 (for its shapes: nobody published
-one that was trained so), and `baseline` (crops and flips), `autoaugment` or
-`randaugment` (B5, B7 and B8, whose magnitudes are published).
+The argument is MODEL[,AUGMENTATION]. MODEL is B0 to B8, or L2 (to try its shapes;
+nobody has published an L2 trained this way). AUGMENTATION is `baseline` (crops and
+flips), `autoaugment`, or `randaugment` (B5, B7 and B8, whose magnitudes are published).
 
-350 epochs of batch 2,048 at the size of the model, with dropout and stochastic depth.
-RMSProp of TensorFlow, rate 0.016 for 256 images (0.128), warm-up of 5 epochs, times
-0.97 every 2.4 epochs; 1e-5 times half the squares of all weights but those of norms is
-added to the loss; label smoothing 0.1. What is evaluated is the running average of
-weights and of the statistics of batch norm. Each eighth of a batch is normalized apart,
-as on 64 cores of a TPU or more.
+350 epochs of batch 2,048 at the resolution of the model, with dropout and stochastic
+depth. TensorFlow's RMSProp, learning rate 0.016 for each 256 images (0.128), warm-up of
+5 epochs, times 0.97 every 2.4 epochs. The loss includes 1e-5 times half the squares of
+all weights except norms; label smoothing 0.1. The running average of weights and of
+batch norm statistics is evaluated. Each eighth of a batch is normalized separately, as
+on 64 or more TPU cores.
 
-The authors report (README of tensorflow/tpu) top-1 of 76.7 for B0 and 83.1 for B5, with
-AutoAugment 77.1 for B0 and 84.3 for B7, with RandAugment 83.7 for B5 and 84.7 for B7;
-`python tools/paper_tables.py 1905.11946` prints all. Hours are not published. Not
-trained here. Where memory is short, add `--config.task.model.remat=full`, as L2 has it.
+Expected top-1 (README of tensorflow/tpu): 76.7 % for B0 and 83.1 % for B5; with
+AutoAugment 77.1 % for B0 and 84.3 % for B7; with RandAugment 83.7 % for B5 and 84.7 %
+for B7. `python tools/paper_tables.py 1905.11946` prints all. Hours are not published.
+Not trained here. If memory is short, add `--config.task.model.remat=full`, which L2
+already has.
 """
 
 import ml_collections as mlc
@@ -33,7 +34,7 @@ from big_vision_like.tasks import classification as tasks
 
 MODELS = {name: None for name in efficientnet.SIZES if name not in ('L0', 'L1')}
 AUGMENTATIONS = ('baseline', 'autoaugment', 'randaugment')
-# Magnitudes of two operations of RandAugment.
+# Magnitude of RandAugment with two operations, by model.
 MAGNITUDES = {'B5': 17, 'B7': 28, 'B8': 28}
 ARGUMENTS = ('B0,autoaugment', 'L2')
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -104,14 +105,14 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def augmented(model: str, augmentation: str) -> list[mlc.ConfigDict]:
-  """Returns what changes images after they are cropped and flipped."""
+  """Returns the transforms that follow cropping and flipping."""
   if augmentation == 'baseline':
     return []
   if augmentation == 'autoaugment':
     return [spec(autoaugment.EfficientNetAutoAugment)]
   if model not in MAGNITUDES:
     raise UserError(
-      f'no magnitude of RandAugment is published for {model}: take one of'
+      f'no magnitude of RandAugment is published for {model}: use one of'
       f' {", ".join(MAGNITUDES)}, or autoaugment'
     )
   magnitude = MAGNITUDES[model]

@@ -1,4 +1,4 @@
-"""Noisy Student in small: handwritten digits of which 50 are labelled.
+"""Noisy Student on handwritten digits, of which 50 are labelled.
 
     RUN=configs/noisy_student/digits.py
     python -m big_vision_like.train --config=$RUN:teacher --workdir=runs/ns/teacher
@@ -7,11 +7,17 @@
     python tools/pseudo_label.py --weights=runs/ns/student --config=$RUN:second
     python -m big_vision_like.train --config=$RUN:second --workdir=runs/ns/second
 
-A small EfficientNet learns from 5 labels a class; a wider one then learns from these
-and from what the first predicts for the 1,297 other scans (arXiv:1911.04252). With
-`student,quiet` there is no noise: no dropout, no drop path, no augmented scan; with
-`student,half` labelled scans alone are augmented, as in the paper's ablation. With
-`student,live` the teacher predicts in each step.
+A scaled-down version of arXiv:1911.04252, 300 steps each. A small EfficientNet learns
+from 5 labels a class. A wider one then learns from these labels and from the first
+one's predictions for the 1,297 other scans.
+
+- `student,quiet` has no noise: no dropout, no drop path, no augmentation;
+- `student,half` augments labelled scans only, as in the paper's ablation;
+- `student,live` has the teacher predict in each step.
+
+Expected top-1 on 450 test scans, mean of seeds 0, 1, 2: `teacher` 74.2 %, `student`
+80.8 %, `student,half` 81.0 %. On two CPU cores shared with other programs, a teacher
+took 1:08 to 1:53 minutes and a student 4:04 to 8:30.
 """
 
 import ml_collections as mlc
@@ -123,7 +129,7 @@ def model(width: float, **options: float) -> mlc.ConfigDict:
     num_classes=10,
     **efficientnet.scaled(width, 0.4),
     stem_stride=1,
-    momentum=0.9,  # of 300 steps
+    momentum=0.9,  # for 300 steps
     **options,
   )
 

@@ -5,21 +5,24 @@
     python -m big_vision_like.train --config=$CONFIG --workdir=runs/ns_b0
 
 A student learns from 1.28 million labelled images and from 130 million pseudo-labelled
-ones, 130,000 a class. It sees noise: RandAugment of the table's magnitude, dropout and
-drop path; the teacher, `configs/efficientnet/i1k.py:B7,randaugment` or a published
-file, does not. The settings of B0 to B7 are those of the authors' scripts, 350 epochs
-of labelled batches of 4,096 for B5 to B7 and 700 for B0 to B4; the paper quotes batches
-of 2,048 and magnitude 27 for all. `docs/self_training.md` has the whole loop.
+ones, 130,000 a class. The student is trained with noise: RandAugment of the magnitude
+in `SIZES`, dropout and drop path. The teacher,
+`configs/efficientnet/i1k.py:B7,randaugment` or a published file, predicts without
+noise. B0 to B7 use the settings of the authors' scripts: labelled batches of 4,096, for
+350 epochs (B5 to B7) or 700 (B0 to B4). The paper quotes batches of 2,048 and magnitude
+27 for all. docs/self_training.md describes the whole loop.
 
 `L2,iter1`, `L2,iter2` and `L2,iter3` are the paper's iterations: labelled batches of
-2,048 and 14, 14 and 28 times as many pseudo-labelled images, at 475 pixels; each
-takes its labels from the one before. 6 days of 2,048 TPUv3 cores (12.3k core-days);
-`l2_finetune_800.py` follows.
+2,048 and 14, 14 and 28 times as many pseudo-labelled images, at 475 pixels. Each takes
+its pseudo labels from the model of the previous one. The authors used 2,048 TPUv3 cores
+for 6 days (12.3k core-days). `l2_finetune_800.py` continues from the last.
 
-The pseudo-labelled images are of JFT, which is private: `--config.train_data.inputs.\
-unlabelled.source.source.name=YOURS` takes others. Expected top-1 with JFT: B0 78.8,
-B1 81.5, B2 82.4, B3 84.1, B4 85.3, B5 86.1, B6 86.4, B7 86.9, L2 at 475 pixels 88.2;
-`python tools/paper_tables.py 1911.04252` prints them.
+The pseudo-labelled images are from JFT, which is private. To use others:
+
+    --config.train_data.inputs.unlabelled.source.source.name=YOURS
+
+Expected top-1 with JFT: B0 78.8, B1 81.5, B2 82.4, B3 84.1, B4 85.3, B5 86.1, B6 86.4,
+B7 86.9, L2 at 475 pixels 88.2 %; `python tools/paper_tables.py 1911.04252` prints them.
 """
 
 import ml_collections as mlc
@@ -36,8 +39,8 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import self_training
 
 ARGUMENTS = ('B0', 'L2,iter3')
-# Of each size: how many pseudo-labelled images come with a labelled one, how many times
-# 350 epochs there are, and RandAugment's magnitude (None: crops and flips alone).
+# By size: pseudo-labelled images for each labelled one, length in units of 350 epochs,
+# and RandAugment's magnitude (None: crops and flips only).
 SIZES = {
   'B0': (1, 2, None),
   'B1': (3, 2, None),

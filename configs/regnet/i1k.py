@@ -1,4 +1,4 @@
-"""RegNetY on ImageNet-1k: as the teacher of DeiT, or as published with pycls.
+"""RegNetY on ImageNet-1k, with the recipe of DeiT's teacher or the recipe of pycls.
 
     python -m big_vision_like.train --config=configs/regnet/i1k.py:16GF,deit \
         --workdir=runs/regnety_16gf_deit
@@ -6,27 +6,30 @@
         --workdir=runs/regnety_16gf_pycls
 
 `deit`: the recipe of DeiT (arXiv:2012.12877 table 9), with which its authors trained
-the 16GF that teaches DeiT: 82.9 % top-1. 300 epochs of batch 1,024 at 224 pixels.
-Images are cropped, flipped, changed by RandAugment, erased, and mixed; each image comes
-three times in a row, and an epoch has as many rows as without repeats. AdamW, rate 1e-3
-(5e-4 for 512 images), decay 0.05 of kernels, label smoothing 0.1, drop path 0.1. The
-rate is constant in each epoch: 1e-6 in the first two, linear until the fifth, then a
-cosine to 1e-5. The authors' code keeps a running average which it does not evaluate,
-so there is none here. Batch norm sees the whole batch: on how many devices the authors
-normalized apart is not published, nor are their hours.
+the 16GF that teaches DeiT. Expected top-1: 82.9 %. 300 epochs of batch 1,024 at 224
+pixels. Images are cropped, flipped, changed by RandAugment, erased, and mixed. Each
+image occurs three times in a row, in epochs with as many rows as without repeats.
+AdamW, learning rate 1e-3 (5e-4 for each 512 images), weight decay 0.05 of kernels,
+label smoothing 0.1, drop path 0.1. The learning rate is constant in each epoch: 1e-6 in
+the first two, linear until the fifth, then a cosine to 1e-5. The authors' code keeps a
+running average that it does not evaluate; this config keeps none. Batch norm normalizes
+over the whole batch. The number of devices over which the authors normalized separately
+is not published, nor are their hours.
 
 `pycls`: the recipe of facebookresearch/pycls (configs/dds_baselines/regnety), as in
-arXiv:2003.13678: 80.4 % for 16GF. 100 epochs of crops, flips and changes of lighting;
-SGD with Nesterov momentum, rate 0.2 for 256 images by a cosine to 0 after 5 epochs of
-warm-up from a tenth, decay 5e-5 of all parameters as a part of the gradient. Batches
-are 1,024 up to 1.6GF, 512 up to 12GF, then 256; each eighth of a batch is normalized
-apart, as on 8 GPUs. On 8 V100 the authors took 3.3 hours for 200MF, 50.8 for 16GF and
-79.4 for 32GF. Three things differ: the rate changes with each step, theirs with each
-epoch; evaluation uses running averages, theirs statistics of 8,192 images; the aspect
-ratios of crops are drawn as by torchvision.
+arXiv:2003.13678. Expected top-1: 80.4 % for 16GF. 100 epochs of crops, flips and
+changes of lighting. SGD with Nesterov momentum, learning rate 0.2 for each 256 images,
+a cosine to 0 after 5 epochs of warm-up from a tenth, weight decay 5e-5 of all
+parameters, as a part of the gradient. Batches are 1,024 up to 1.6GF, 512 up to 12GF,
+then 256. Each eighth of a batch is normalized separately, as on 8 GPUs. On 8 V100, the
+authors took 3.3 hours for 200MF, 50.8 for 16GF and 79.4 for 32GF. Three things differ
+from pycls: the learning rate changes every step instead of every epoch; evaluation uses
+running averages instead of the statistics of 8,192 images; the aspect ratios of crops
+are drawn as in torchvision.
 
 Other sizes: 200MF, 400MF, 600MF, 800MF, 1.6GF, 3.2GF, 4GF, 6.4GF, 8GF, 12GF, 32GF.
-`python tools/paper_tables.py 2003.13678` prints what is published. Not trained here.
+`python tools/paper_tables.py 2003.13678` prints the published numbers. Not trained
+here.
 """
 
 import ml_collections as mlc
@@ -41,7 +44,7 @@ from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-# The batches of pycls.
+# Batch sizes of pycls.
 BATCHES = dict.fromkeys(('200MF', '400MF', '600MF', '800MF', '1.6GF'), 1024)
 BATCHES |= dict.fromkeys(('3.2GF', '4GF', '6.4GF', '8GF', '12GF'), 512)
 BATCHES |= dict.fromkeys(('16GF', '32GF'), 256)

@@ -1,19 +1,22 @@
-"""Slot Attention finds objects without labels (arXiv:2006.15055, section 4.1).
+"""Slot Attention that discovers objects without labels (arXiv:2006.15055, section 4.1).
 
     python tools/prepare_data.py tetrominoes
     python -m big_vision_like.train --config=configs/slot_attention/discovery.py \
         --workdir=runs/tetrominoes
 
-`tetrominoes` (35x35 pixels, 4 slots), `multi_dsprites` (64x64, 6) and `solids`
-(128x128, 7) are drawn here; `published_tetrominoes`, `published_multi_dsprites` and
-`clevr` (with masks, at most 6 objects) are the paper's, read from their TFRecords
-(docs/data.md). In the paper, foreground ARI on CLEVR6 is 98.8 % after 500,000 steps on
-one GPU of 16 GB; `python tools/paper_tables.py 2006.15055 --table=1` prints the others.
-Where there are scenes of up to 10 objects, objects are found in these too, with 11
-slots, in 3 iterations (`more_3`) and in 5.
+The argument is DATA[,CHANGE]. `tetrominoes` (35x35 pixels, 4 slots), `multi_dsprites`
+(64x64, 6) and `solids` (128x128, 7) are drawn by this repository.
+`published_tetrominoes`, `published_multi_dsprites` and `clevr` (with masks, at most 6
+objects) are the paper's, read from their TFRecord files (docs/scenes.md). Where a data
+set has scenes of up to 10 objects, these are evaluated too, with 11 slots, in 3
+iterations (`more_3`) and in 5.
 
-    discovery.py:tetrominoes,inputs     a control: softmax over inputs, not over slots
-    discovery.py:tetrominoes,implicit   gradients of the last iteration alone
+    discovery.py:tetrominoes,inputs     control: softmax over inputs, not over slots
+    discovery.py:tetrominoes,implicit   gradients of the last iteration only
+
+Expected foreground ARI on CLEVR6: 98.8 %, after 500,000 steps on one GPU of 16 GB;
+`python tools/paper_tables.py 2006.15055 --table=1` prints the others. The training time
+is unknown; `python -m big_vision_like.plan` estimates it. Not trained here.
 """
 
 import ml_collections as mlc
@@ -25,7 +28,7 @@ from big_vision_like.models import slot_attention
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import object_discovery
 
-# The model's layers, and its slots.
+# Layers of the model, and number of slots.
 SETTINGS = {
   'tetrominoes': ('tetrominoes', 4),
   'multi_dsprites': ('multi_dsprites', 6),
@@ -34,7 +37,7 @@ SETTINGS = {
   'published_multi_dsprites': ('multi_dsprites', 6),
   'clevr': ('clevr', 7),
 }
-# What is different in the model.
+# Changed arguments of the model.
 CHANGES = {
   '': {},
   'inputs': dict(over='inputs'),

@@ -1,13 +1,17 @@
-"""Slot Attention predicts objects and their properties (arXiv:2006.15055, section 4.2).
+"""Slot Attention that predicts sets of objects (arXiv:2006.15055, section 4.2).
 
+    python tools/prepare_data.py solids/128
     python -m big_vision_like.train \
         --config=configs/slot_attention/set_prediction.py:solids --workdir=runs/sets
 
-`clevr` is TFDS's `clevr:3.1.0` (up to 10 objects, 128x128 pixels of the whole picture);
-the paper, one GPU: AP 94.3 % within any distance; `python tools/paper_tables.py
-2006.15055 --table=sets` prints those within others. `solids` is drawn here, of the same
-size and with the same properties. `iterations_1` and `iterations_5` are the test set
-with other numbers of iterations, `slots_20` with twice as many slots.
+The argument is `clevr`, TFDS's `clevr:3.1.0` (up to 10 objects, 128x128 pixels of the
+whole image), or `solids`, drawn by this repository with the same size and properties.
+`iterations_1` and `iterations_5` evaluate the test set with other numbers of
+iterations, `slots_20` with twice as many slots.
+
+Expected on `clevr`, trained by the authors on one GPU: AP 94.3 % within any distance;
+`python tools/paper_tables.py 2006.15055 --table=sets` prints AP within other distances.
+The training time is unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc

@@ -4,11 +4,14 @@
     python -m big_vision_like.train --config=configs/slot_attention/small.py \
         --workdir=runs/slots
 
-`tetrominoes` are the scenes of Tetrominoes with a pixel for each cell, 7x7. Foreground
-ARI of the test scenes: 93.4, 93.6 and 93.0 % (seeds 0, 1, 2), after about 10 minutes of
-CPU time. Controls: `small.py:tetrominoes,inputs`, softmax over inputs instead of slots,
-58 %; `small.py:tetrominoes,through`, gradients through all iterations, binds later.
-`blocks` are squares that never touch, 8x8 pixels.
+`tetrominoes` are the scenes of Tetrominoes with one pixel for each cell, 7x7. 64,644
+parameters, 30,000 steps of batch 16. Expected foreground ARI on the test scenes: 93.4,
+93.6 and 93.0 % (seeds 0, 1, 2), after about 10 minutes of CPU time. Controls:
+
+- `small.py:tetrominoes,inputs`, softmax over inputs instead of slots: 58 %;
+- `small.py:tetrominoes,through`, gradients through all iterations, which binds later.
+
+`small.py:blocks` has 8x8 pixels with squares that never touch.
 """
 
 import ml_collections as mlc
@@ -22,7 +25,7 @@ from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import object_discovery
 
 ARGUMENTS = ('tetrominoes', 'tetrominoes,inputs', 'tetrominoes,through', 'blocks')
-# What is different in the model, by the second word of the argument.
+# Changed arguments of the model, by the second word of the argument.
 CHANGES = {
   '': dict(implicit=True),
   'inputs': dict(implicit=True, over='inputs'),

@@ -1,12 +1,13 @@
-"""Sets of objects predicted in small pictures, for a few CPU cores.
+"""Slot Attention that predicts sets of objects in small images, for a few CPU cores.
 
     python tools/prepare_data.py solids/64
     python -m big_vision_like.train --config=configs/slot_attention/small_sets.py \
         --workdir=runs/sets
 
-20,000 drawn scenes of 3 to 10 solids, 64x64 pixels. After 4,000 steps of 64, AP within
-any distance is 29.5 % of 1,000 held-out scenes and within 1 it is 3.5 %: properties are
-learnt first, places last. Five steps a second on two CPU cores.
+20,000 drawn scenes of 3 to 10 solids, 64x64 pixels; 159,123 parameters, 4,000 steps of
+batch 64. Expected AP on 1,000 held-out scenes, seed 0: 29.5 % within any distance, 3.5
+% within 1. Properties are learned first, places last. Takes about 13 minutes, at five
+steps a second on two CPU cores.
 """
 
 import ml_collections as mlc

@@ -3,9 +3,9 @@
     python -m big_vision_like.train --config=configs/swin/digits.py \
         --workdir=runs/swin_digits
 
-Two stages of two blocks on 32x32 pixels, 371,170 parameters, 660 steps of 64; 96.9 % of
-the test scans (the published code has 97.2 % of 360 others). Two CPU cores: 4 minutes
-beside other programs.
+Two stages of two blocks on 32x32 pixels, 371,170 parameters, 660 steps of batch 64.
+Expected top-1: 96.9 % of 450 test scans, seed 0. (The published code reaches 97.2 % on
+360 other scans.) Takes 4 minutes on two CPU cores shared with other programs.
 """
 
 import ml_collections as mlc

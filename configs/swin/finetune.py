@@ -3,22 +3,23 @@
     python -m big_vision_like.train --config=configs/swin/finetune.py:B,384 \
         --workdir=runs/swin_finetune_b384
 
-The argument is MODEL,SIZE and, of weights pre-trained on ImageNet-1k instead of
-ImageNet-22k, `i1k`. Images of 224, 256, 320 or 384 pixels have windows of 7, 8, 10 or
-12 tokens; the bias of a smaller window is resized. 30 epochs of batch 1,024, AdamW with
-decay 1e-8, rate 4e-5 after 5 epochs by a cosine to 4e-7, augmented as i1k.py (the
-published code; the paper has a constant rate).
+The argument is MODEL,SIZE[,i1k]. Weights are pre-trained on ImageNet-22k, or with `i1k`
+on ImageNet-1k. Images of 224, 256, 320 or 384 pixels have windows of 7, 8, 10 or 12
+tokens; the bias of a smaller window is resized. 30 epochs of batch 1,024: AdamW with
+weight decay 1e-8, learning rate 4e-5 after a warm-up of 5 epochs, then a cosine to
+4e-7, and the augmentation of i1k.py. This is the published code; the paper has a
+constant learning rate.
 
-Weights are those of github.com/microsoft/Swin-Transformer, here
-`weights/swin_base_patch4_window7_224_22k.pth` and so on. The head of ImageNet-22k is
-where that of ImageNet-1k starts: `weights/map22kto1k.txt`, a file of the published
-code, lists the numbers of its 1,000 classes among the 21,841. To start with a head
-at random instead:
+Weights come from github.com/microsoft/Swin-Transformer, stored as
+`weights/swin_base_patch4_window7_224_22k.pth` and so on. The head of ImageNet-1k starts
+from 1,000 of the 21,841 rows of the head of ImageNet-22k: `weights/map22kto1k.txt`, a
+file of the published code, lists their indices. To start with a random head instead:
 
     --config.init_from.weights.rows=None "--config.init_from.leave_out=('head/.*',)"
 
-Top-1 of `B,224`, `B,384`, `L,224` and `L,384` 85.2, 86.4, 86.3 and 87.3; of `B,384,i1k`
-84.5. `python tools/paper_tables.py 2103.14030` prints the others.
+Expected top-1 of `B,224`, `B,384`, `L,224` and `L,384`: 85.2, 86.4, 86.3 and 87.3 %; of
+`B,384,i1k`: 84.5 %. `python tools/paper_tables.py 2103.14030` prints the others. The
+training time is unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc
@@ -36,7 +37,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('B,384', 'T,256,i1k')
-# Names of published files, and drop path after either pre-training.
+# Names in published files, and drop path by the pre-training of the weights.
 MODELS = {
   'T': ('tiny', dict(i22k=0.1, i1k=0.2)),
   'S': ('small', dict(i22k=0.2, i1k=0.3)),
@@ -103,7 +104,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def pretrained(name: str, weights: str) -> mlc.ConfigDict:
-  """Reads a published file; of ImageNet-22k with the head for ImageNet-1k."""
+  """Returns what reads the weights, with a head for ImageNet-1k either way."""
   stem = f'weights/swin_{name}_patch4_window7_224'
   if weights == 'i1k':
     return spec(init_from.from_file, path=f'{stem}.pth')
@@ -115,7 +116,7 @@ def pretrained(name: str, weights: str) -> mlc.ConfigDict:
 
 
 def eval_transforms(size: int) -> list[mlc.ConfigDict]:
-  """Returns the central crop, at 384 pixels whole images whatever their shape."""
+  """Returns the central crop; at 384 pixels a resize of the whole image."""
   if size == 384:
     return [spec(image.Resize, size=size, method='pillow_bicubic')]
   return benchmarks.torch_crop(size)

@@ -3,17 +3,18 @@
     python -m big_vision_like.train --config=configs/swin/i1k.py:T \
         --workdir=runs/swin_i1k_t
 
-300 epochs of batch 1,024 at 224 pixels (C24, the variant of the published code with 4
-heads in the first stage, at 256 with windows of 8). AdamW with decay 0.05, rate 1e-3
-after 20 epochs by a cosine to 1e-5, gradients clipped to a norm of 5 (the published
-code; 1 in the paper), RandAugment, mixup, CutMix, random erasing, no average of the
-weights.
+300 epochs of batch 1,024 at 224 pixels. AdamW with weight decay 0.05, learning rate
+1e-3 after a warm-up of 20 epochs, then a cosine to 1e-5, gradients clipped to a norm of
+5 (as in the published code; 1 in the paper), RandAugment, mixup, CutMix, random
+erasing, no average of the weights. C24, a variant of the published code with 4 heads in
+the first stage, is trained at 256 pixels with windows of 8.
 
-Top-1 of T, S and B at the end 81.3, 83.0 and 83.5 (81.2, 83.2 and 83.5 in the README of
-the published code, which also has 81.6 for C24). Further words make the rows of table
-4: `T,unshifted` 80.2; `T,none` 80.1, `T,absolute` 80.5, `T,both` 81.3 and
-`T,without_content` 79.3 have other positions. `python tools/paper_tables.py 2103.14030`
-prints them all.
+Expected top-1 of T, S and B at the end: 81.3, 83.0 and 83.5 % (81.2, 83.2 and 83.5 % in
+the README of the published code, which also has 81.6 % for C24). A second word selects
+a row of table 4: `T,unshifted` 80.2 %, or other positions: `T,none` 80.1 %,
+`T,absolute` 80.5 %, `T,both` 81.3 %, `T,without_content` 79.3 %. `python
+tools/paper_tables.py 2103.14030` prints them all. The training time is unknown; `python
+-m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc
@@ -29,7 +30,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('T', 'T,without_content')
-# Drop path of each size.
+# Drop path by model.
 MODELS = {'T': 0.2, 'S': 0.3, 'B': 0.5, 'C24': 0.2}
 POSITIONS = ('relative', *(p for p in swin.POSITIONS if p != 'relative'))
 

@@ -3,15 +3,17 @@
     python -m big_vision_like.train --config=configs/swin/i22k.py:B \
         --workdir=runs/swin_i22k_b
 
-90 epochs of batch 4,096 at 224 pixels, 21,841 classes. AdamW with decay 0.05, rate 1e-3
-after 5 epochs by a cosine to 1e-5, gradients clipped to a norm of 5, augmented as
-i1k.py (the published code; the paper has a decay of 0.01 and a linear schedule).
+90 epochs of batch 4,096 at 224 pixels, 21,841 classes. AdamW with weight decay 0.05,
+learning rate 1e-3 after a warm-up of 5 epochs, then a cosine to 1e-5, gradients clipped
+to a norm of 5, and the augmentation of i1k.py. This is the published code; the paper
+has a weight decay of 0.01 and a linear schedule.
 
-No number is published for ImageNet-22k itself; finetune.py:B,224 and finetune.py:L,384,
-which start from it, reach 85.2 and 87.3 on ImageNet-1k.
+No accuracy on ImageNet-22k itself is published. Expected top-1 on ImageNet-1k after
+finetune.py:B,224 and finetune.py:L,384: 85.2 and 87.3 %. The training time is unknown;
+`python -m big_vision_like.plan` estimates it.
 
-The data are yours to prepare under the name `imagenet21k` with a split `full`, of which
-the first 51,200 examples are held out here.
+You prepare the data yourself, under the name `imagenet21k` with a split `full`. Its
+first 51,200 examples are held out.
 """
 
 import dataclasses
@@ -29,9 +31,9 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('B',)
-# Drop path of each size.
+# Drop path by model.
 MODELS = {'T': 0.1, 'S': 0.2, 'B': 0.2, 'L': 0.2}
-# Two classes fewer than the same images have elsewhere.
+# Two classes fewer than in other configs with the same images.
 IMAGENET22K = dataclasses.replace(benchmarks.IMAGENET21K, num_classes=21_841)
 
 

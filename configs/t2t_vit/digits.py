@@ -1,14 +1,15 @@
-"""T2T-ViT on handwritten digits, in small.
+"""A small T2T-ViT on handwritten digits.
 
     python -m big_vision_like.train --config=configs/t2t_vit/digits.py:performer \
         --workdir=runs/digits_t2t
 
-1,347 scans of 8x8 pixels, enlarged to 32x32 and shifted by up to two; four blocks of
-width 64 read the four tokens that the soft splits leave of them, and a class token. The
-argument is the layer between soft splits, `performer` (203,088 parameters, constants
-included) or `transformer`. 700 steps of batch 64; the Performer has 98.7 and 99.6 % of
-450 test scans (seeds 0 and 1) after three minutes on two CPU cores, beside other
-programs.
+1,347 scans of 8x8 pixels, enlarged to 32x32 and shifted by up to two pixels. The soft
+splits reduce them to four tokens; four blocks of width 64 read these and a class token.
+The argument is the layer between soft splits, `performer` (203,088 parameters,
+constants included) or `transformer`. 700 steps of batch 64.
+
+Expected top-1 of `performer` on 450 test scans: 98.7 and 99.6 % (seeds 0 and 1). Takes
+three minutes on two CPU cores shared with other programs.
 """
 
 import ml_collections as mlc

@@ -3,25 +3,28 @@
     python -m big_vision_like.train --config=configs/t2t_vit/i1k.py:14 \
         --workdir=runs/t2t_vit_14
 
-310 epochs of batch 512 at 224 pixels. AdamW, rate 5e-4, constant in each epoch: ten
-epochs of warm-up, a cosine to 1e-5 until epoch 300. Matrices decay by 0.03 (7, 10, 12),
-0.05 (14) or 0.065 (19, 24). Images are cropped, flipped, changed by RandAugment, erased
-and mixed; label smoothing 0.1, drop path 0.1. Evaluated is the running average of decay
-0.99996, as the authors report it: it starts at the random weights and knows little for
-many epochs, while the training loss falls. Top-1 of 14 is 81.5 %, of t_14 81.7 %;
-`python tools/paper_tables.py 2101.11986` prints all others. The authors had 8 GPUs, 64
-images on each; their hours are not published. Not trained here.
+310 epochs of batch 512 at 224 pixels. AdamW, learning rate 5e-4, constant in each
+epoch: ten epochs of warm-up, then a cosine to 1e-5 until epoch 300. Weight decay of
+matrices: 0.03 (7, 10, 12), 0.05 (14) or 0.065 (19, 24). Images are cropped, flipped,
+changed by RandAugment, erased and mixed; label smoothing 0.1, drop path 0.1. As the
+authors do, the running average of decay 0.99996 is evaluated. It starts at the random
+weights, so its accuracy stays low for many epochs while the training loss falls. For
+another decay, as for shorter runs: --config.task.ema.decay=0.9999.
+
+Expected top-1: 81.5 % for 14, 81.7 % for t_14; `python tools/paper_tables.py
+2101.11986` prints all others. The authors had 8 GPUs, with 64 images on each; their
+hours are not published. Not trained here.
 
 The argument is MODEL, the authors' name without `t2t_vit_` (7, 10, 12, 14, 19, 24,
 t_14, t_19, t_24, 14_resnext, 14_wide, 14_se, 16_ghost, dense), and in any order
 
-- 384px: at 384 pixels, from scratch as in the authors' README (the paper's arrow may
-  mean fine-tuning instead);
-- high_rate: rate 1e-3, which the README has for 7, 10 and 12.
+- 384px: trains at 384 pixels from scratch, as in the authors' README (the arrow in the
+  paper may mean fine-tuning instead);
+- high_rate: learning rate 1e-3, which the README gives for 7, 10 and 12.
 
-The decay of resnext, wide, se, ghost and dense is not told: they have that of 14 here.
-Their colour jitter is listed by the authors, but inactive beside RandAugment. For
-another average, as of shorter runs: --config.task.ema.decay=0.9999.
+The weight decay of resnext, wide, se, ghost and dense is not published; here it equals
+the weight decay of 14. The authors list colour jitter, but it has no effect alongside
+RandAugment.
 """
 
 import ml_collections as mlc
@@ -107,7 +110,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def train_transforms(side: int) -> list[mlc.ConfigDict]:
-  """What comes before erasing and mixing: that of DeiT, with kernels at random."""
+  """Returns the transforms of DeiT before erasing and mixing, with random kernels."""
   crops = [
     spec(image.RandomResizedCrop, size=side, method=method)
     for method in ('pillow_bilinear', 'pillow_bicubic')

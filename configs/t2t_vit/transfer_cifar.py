@@ -3,16 +3,17 @@
     python -m big_vision_like.train --workdir=runs/t2t_vit_14_cifar10 \
         --config=configs/t2t_vit/transfer_cifar.py:cifar10,14
 
-60 epochs of batch 64 at 224 pixels from the authors' weights of ImageNet-1k
-(weights/81.5_T2T_ViT_14.pth.tar and so on, of their releases). SGD with momentum 0.9
-and decay 5e-4; rate 0.05 for the new head and 5e-4 for the rest, each by a cosine to
-2e-4, constant in each epoch. Images are enlarged, shifted by up to 28 pixels and
-flipped; drop path 0.1. As published, class token and final norm are not trained. Top-1
-of 14 is 97.5 % on CIFAR-10 and 88.4 % on CIFAR-100 (98.3 and 88.4 in the authors'
-README), of 19 98.3 and 89.0 %; they report the best epoch. Hours are not published. Not
-trained here.
+The argument is DATA (cifar10, cifar100) and MODEL (14, 19). Starts from the weights for
+ImageNet-1k that the authors released (weights/81.5_T2T_ViT_14.pth.tar and so on).
 
-The argument is DATA (cifar10, cifar100) and MODEL (14, 19).
+60 epochs of batch 64 at 224 pixels. SGD with momentum 0.9 and weight decay 5e-4;
+learning rate 0.05 for the new head and 5e-4 for the rest, each with a cosine to 2e-4,
+constant in each epoch. Images are enlarged, shifted by up to 28 pixels and flipped;
+drop path 0.1. As published, class token and final norm are not trained.
+
+Expected top-1 of 14: 97.5 % on CIFAR-10 and 88.4 % on CIFAR-100 (98.3 and 88.4 % in the
+authors' README); of 19: 98.3 and 89.0 %. The authors report the best epoch. Hours are
+not published. Not trained here.
 """
 
 import ml_collections as mlc
@@ -91,7 +92,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def rate(c: mlc.ConfigDict, peak_value: float) -> mlc.ConfigDict:
-  """A cosine from a rate to the one at which all end."""
+  """Returns a cosine per epoch from `peak_value` to the last rate that all share."""
   return spec(
     optim.per_epoch_cosine,
     peak_value=peak_value,

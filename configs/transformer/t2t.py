@@ -1,14 +1,20 @@
-"""English to German with the pre-norm Transformer of tensor2tensor (from base_v2 on).
+"""English to German with the pre-norm Transformer of tensor2tensor (base_v2 and later).
 
+    python tools/train_tokenizer.py wmt14_translate/de-en --features de en \
+        --size 32768 --out vocabularies/wmt14_translate_de_en_32768.model
     python -m big_vision_like.train --config=configs/transformer/t2t.py:base \
         --workdir=runs/t2t_base
 
-`transformer_base` (v3) and `transformer_big` of tensor2tensor: norms in front, no
-biases in attention, dropout inside attention and MLP too, twice the paper's rate after
-8,000 steps of warm-up. It is what trains stably to BLEU 27 to 28 on newstest2014
-(arXiv:1706.03762 table 2 has 27.3 and 28.4). A replica there has 4,096 tokens, `big`
-2,048 (on 12 GB); a step here has about 25,000 + 25,000. Vocabulary and averaging as in
-wmt14_ende.py.
+The argument is `base` or `big`: `transformer_base` (v3) and `transformer_big` of
+tensor2tensor. They have pre-norm blocks, attention without biases, dropout inside
+attention and MLP too, and twice the paper's learning rate after a warm-up of 8,000
+steps. `base` trains for 250,000 steps and averages 5 checkpoints, `big` for 300,000 and
+averages 20, with tools/average_checkpoints.py as in wmt14_ende.py.
+
+Expected BLEU on newstest2014: 27 to 28 (arXiv:1706.03762 table 2 has 27.3 and 28.4);
+this variant trains stably to it. A replica of tensor2tensor has 4,096 tokens, or 2,048
+for `big` (on 12 GB); a step here has about 25,000 + 25,000. The training time is
+unknown; `python -m big_vision_like.plan` estimates it. Not trained here.
 """
 
 import ml_collections as mlc
@@ -21,7 +27,7 @@ from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import seq2seq
 
 DATA = 'wmt14_translate/de-en'
-# Steps, residual dropout, checkpoints averaged.
+# Steps, residual dropout, number of averaged checkpoints.
 RECIPES = {'base': (250_000, 0.1, 5), 'big': (300_000, 0.3, 20)}
 
 
@@ -53,7 +59,7 @@ def get_config(argument: str = 'base') -> mlc.ConfigDict:
       decay_rules=[],
     ),
     label_smoothing=0.1,
-    bos_id=0,  # a vector of zeros
+    bos_id=0,  # its embedding is a vector of zeros
   )
   dev = benchmarks.translation_eval(DATA, 'validation', 'en', 'de', words, 64)
   test = benchmarks.translation_eval(DATA, 'test', 'en', 'de', words, 64)

@@ -3,21 +3,26 @@
     python -m big_vision_like.train --config=configs/vit/augreg.py:B/16,i21k \
         --workdir=runs/augreg_b16_i21k
 
-The argument is MODEL,DATA[,AUGMENTATION[,REGULARISATION]]: the paper's whole grid of
+The argument is MODEL,DATA[,AUGMENTATION[,REGULARISATION]], the paper's whole grid:
 
-- MODEL Ti/16, S/32, S/16, B/32, B/16, L/16, R+Ti/16, R26+S/32, R50+L/32;
-- DATA i21k (ImageNet-21k, prepared by you as i21k.py says) or i1k (ImageNet-1k);
-- AUGMENTATION none, light1, light2, medium1, medium2, strong1, strong2: RandAugment and
-  mixup, by default what google-research/big_vision takes for the model (for a hybrid,
-  for the ViT of its size);
-- REGULARISATION wd0.1, wd0.03, each also with -drop: weight decay (times the rate);
-  dropout 0.1 and stochastic depth 0.1 (of the last block, less before).
+- MODEL: Ti/16, S/32, S/16, B/32, B/16, L/16, R+Ti/16, R26+S/32 or R50+L/32;
+- DATA: i21k (ImageNet-21k, which you prepare as i21k.py describes) or i1k
+  (ImageNet-1k);
+- AUGMENTATION: none, light1, light2, medium1, medium2, strong1 or strong2, a magnitude
+  of RandAugment and an alpha of mixup. The default is the setting of
+  google-research/big_vision for the model (for a hybrid, for the ViT of its size);
+- REGULARISATION: wd0.1 or wd0.03, the weight decay (multiplied by the learning rate);
+  wd0.1-drop or wd0.03-drop add dropout 0.1 and stochastic depth 0.1 (the rate of the
+  last block; earlier blocks have lower rates).
 
-Batch 4,096 at 224 pixels, rate 1e-3 by a cosine, 300 epochs; ImageNet-21k also 30, with
-`--config.total_steps.epochs=30.0`. Class token, sigmoid loss; on ImageNet-1k with the
-tanh layer in front of the head, as in big_vision. The best checkpoint of B/16 reaches
-85.49, fine-tuned on ImageNet at 384 pixels (transfer.py:imagenet,B/16,augreg);
-`python tools/paper_tables.py 2106.10270` prints those of all models.
+300 epochs of batch 4,096 at 224 pixels, learning rate 1e-3 with a cosine schedule;
+`--config.total_steps.epochs=30.0` is the paper's short run on ImageNet-21k. Class token
+and sigmoid loss; on ImageNet-1k with the tanh layer before the head, as in big_vision.
+
+Expected top-1 of the best B/16, fine-tuned on ImageNet at 384 pixels
+(transfer.py:imagenet,B/16,augreg): 85.49 %. `python tools/paper_tables.py 2106.10270`
+prints the other models. The training time is unknown; `python -m big_vision_like.plan`
+estimates it.
 """
 
 import ml_collections as mlc
@@ -39,7 +44,7 @@ ARGUMENTS = (
   'R+Ti/16,i1k,none',
   'R50+L/32,i21k,medium1,wd0.03',
 )
-# The augmentation of each on ImageNet-21k and ImageNet-1k.
+# Default augmentation of each model on ImageNet-21k and on ImageNet-1k.
 MODELS = {
   'Ti/16': ('none', 'light1'),
   'S/32': ('none', 'medium1'),
@@ -51,12 +56,12 @@ MODELS = {
   'R26+S/32': ('none', 'medium1'),
   'R50+L/32': ('medium2', 'medium2'),
 }
-# Images, the part trained on, head bias, with the tanh layer or not, parts evaluated.
+# Images, training part, head bias, whether there is a tanh layer, evaluated parts.
 DATA = {
   'i21k': (benchmarks.IMAGENET21K, 'train', -10.0, False, ('val',)),
   'i1k': (benchmarks.IMAGENET, 'fit', -6.9, True, ('val', 'test')),
 }
-# Magnitude of RandAugment (None: without it; 0 is not nothing), alpha of mixup.
+# Magnitude of RandAugment (None: not used; 0 still changes images), alpha of mixup.
 AUGMENTATIONS = {
   'none': (None, 0.0),
   'light1': (0, 0.0),
@@ -66,7 +71,7 @@ AUGMENTATIONS = {
   'strong1': (20, 0.5),
   'strong2': (20, 0.8),
 }
-# Weight decay; dropout and stochastic depth.
+# Weight decay; rate of dropout and of stochastic depth.
 REGULARISATIONS = {
   'wd0.1': (0.1, 0.0),
   'wd0.03': (0.03, 0.0),

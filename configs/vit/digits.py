@@ -1,12 +1,20 @@
-"""ViTs on handwritten digits: what positions are worth, in small.
+"""Position embeddings of ViT compared on handwritten digits.
 
     python -m big_vision_like.train --config=configs/vit/digits.py:learned \
         --workdir=runs/digits_learned
 
-The ablation of arXiv:2010.11929 appendix D.4 with four blocks and 1,347 scans: `none`,
-`learned`, `learned2d`, `sincos2d` at the stem, or as `learned,every` and
-`learned,shared` in front of each block; `relative,every` and `relative,shared`. About
-99 % of the test scans with any, half of them without. Two CPU cores: 2 minutes.
+A scaled-down version of the ablation in arXiv:2010.11929 appendix D.4: four blocks of
+width 48, 1,347 training scans, 3,000 steps of batch 64. The argument is
+
+- `none`, `learned`, `learned2d` or `sincos2d` (the default): positions added once,
+  before the first block;
+- `learned,every`: other positions are added before each block;
+- `learned,shared`: the same positions are added before each block;
+- `relative,every` or `relative,shared`: relative positions in each block.
+
+Expected top-1 on 450 test scans, seed 0: about 99 % with any positions (`learned`
+99.3 %, `relative,every` 98.9 %), and 67.6 % with `none`. Takes 2 minutes on two CPU
+cores.
 """
 
 import ml_collections as mlc

@@ -1,17 +1,18 @@
-"""Published weights of ViTs, evaluated without training.
+"""Published ViT weights, evaluated without training.
 
     python -m big_vision_like.evaluate --config=configs/vit/evaluate.py:imagenet \
         --weights=weights/augreg/B_16_imagenet2012_384.npz
 
-DATA is imagenet (with ImageNet-ReaL), cifar10, cifar100, pets or flowers. The model is
-that of the weights, whatever its size; they may be timm's or transformers' too. What
-happens to images is the weights' business as well: size, crop, mean and deviation.
-`--preprocessing=config` has images of 384 pixels in [-1, 1] instead. `--workdir=FOLDER`
-keeps the results. Minutes on an accelerator, hours on CPUs for ImageNet.
+The argument is the data set: imagenet (with ImageNet-ReaL), cifar10, cifar100, pets or
+flowers. Weights may be Google's, timm's or transformers'. They determine the model, and
+how images are prepared: size, crop, mean and standard deviation.
+`--preprocessing=config` uses images of 384 pixels in [-1, 1] instead.
+`--workdir=FOLDER` saves the results.
 
-On ImageNet expect 85.49 of the file above (AugReg's recommended weights,
-gs://vit_models/augreg); `python tools/paper_tables.py 2106.10270` prints the top-1 of
-the others and, as `timm`, of timm's with ReaL.
+Expected top-1 on ImageNet: 85.49 % for the file above (a recommended checkpoint of
+AugReg, arXiv:2106.10270, from gs://vit_models/augreg). `python tools/paper_tables.py
+2106.10270` prints the numbers of the other files and, in its table `timm`, of timm's
+weights with ReaL. ImageNet takes minutes on an accelerator and hours on CPUs.
 """
 
 import ml_collections as mlc

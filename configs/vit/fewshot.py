@@ -3,20 +3,20 @@
     python -m big_vision_like.evaluate --config=configs/vit/fewshot.py:L/16 \
         --workdir=runs/i21k_l16
 
-of a run of i21k.py, from its last checkpoint or any (--step). Ridge regression from the
-features in front of the head to targets of +-1 on 1, 5, 10 and 25 examples of each
-class, mean of three draws: caltech101, cars196, cifar100, dtd, imagenet,
-oxford_iiit_pet and uc_merced. Images are squashed to 256 pixels and the middle 224
-taken.
+evaluates a run of i21k.py, at its last checkpoint or at another one (`--step`). The
+probe is a ridge regression from the features before the head to targets of +-1, on 1,
+5, 10 and 25 examples of each class, averaged over three draws. Data sets: caltech101,
+cars196, cifar100, dtd, imagenet, oxford_iiit_pet and uc_merced. Images are resized to
+256x256 pixels, of which the central 224x224 are used.
 
-To probe the published weights of ImageNet-21k, here `weights/ViT-L_16.npz`, train: the
-one step has a rate of zero.
+To probe the weights published for ImageNet-21k, stored as `weights/ViT-L_16.npz`,
+train; the single step has a learning rate of zero:
 
     python -m big_vision_like.train --config=configs/vit/fewshot.py:L/16 \
         --workdir=runs/fewshot_l16
 
-The paper draws its figures 4 and 5 with such probes and prints none of their numbers;
-those of table 8 are in posemb.py.
+There is no number to expect: the paper plots such probes in figures 4 and 5 without
+printing their values. posemb.py reproduces the probes of table 8, which are printed.
 """
 
 import ml_collections as mlc

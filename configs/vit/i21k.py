@@ -3,14 +3,16 @@
     python -m big_vision_like.train --config=configs/vit/i21k.py:L/16 \
         --workdir=runs/i21k_l16
 
-90 epochs of batch 4,096. Adam with decay 0.03 (times the rate), rate 1e-3 linearly to
-1e-5, sigmoid loss summed over classes, head bias -10, dropout 0.1. The authors report
-validation precision@1 of L/16 49.90 at the end (google-research/vision_transformer
-issue 62), after 0.23k TPUv3-core-days; `python tools/paper_tables.py 2010.11929
---table=upstream` prints the others. Hybrids such as R50+B/16 are trained alike.
+90 epochs of batch 4,096. Adam with weight decay 0.03 (multiplied by the learning rate),
+learning rate from 1e-3 linearly to 1e-5, sigmoid loss summed over classes, head bias
+-10, dropout 0.1. Hybrids such as R50+B/16 use the same settings.
 
-The data are yours to prepare under the name `imagenet21k` with a split `full`, of which
-the first 51,200 examples are held out, as in google-research/big_vision.
+Expected validation precision@1 of L/16 at the end: 49.90 %, reported by the authors
+(google-research/vision_transformer issue 62), after 0.23k TPUv3-core-days. `python
+tools/paper_tables.py 2010.11929 --table=upstream` prints the other models.
+
+You prepare the data yourself, under the name `imagenet21k` with a split `full`. Its
+first 51,200 examples are held out, as in google-research/big_vision.
 """
 
 import ml_collections as mlc

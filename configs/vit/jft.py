@@ -3,14 +3,16 @@
     python -m big_vision_like.train --config=configs/vit/jft.py:H/14 \
         --workdir=runs/jft_h14
 
-Batch 4,096; Adam with decay 0.1 (times the rate), linear decay to zero, sigmoid loss
-summed over classes, no dropout. H/14 took 2.5k TPUv3-core-days, L/16 0.68k. What
-follows is in transfer.py, transfer_hires.py (88.55 top-1 on ImageNet for H/14) and
-vtab.py.
+Batch 4,096. Adam with weight decay 0.1 (multiplied by the learning rate), linear
+schedule to zero, sigmoid loss summed over classes, no dropout. The authors used 2.5k
+TPUv3-core-days for H/14 and 0.68k for L/16.
 
-JFT is not public: prepare your own data under the name `jft` (or give another as
-`--config.train_data.source.name`) with a split `train`, of which the first 51,200
-examples are held out; set `num_classes` and `examples` to what they are.
+To fine-tune the result, use transfer.py, transfer_hires.py (expected top-1 of H/14 on
+ImageNet: 88.55 %) or vtab.py.
+
+JFT is not public: prepare your own data under the name `jft`, or pass another name as
+`--config.train_data.source.name`. They need a split `train`, of which the first 51,200
+examples are held out. Set `num_classes` and `examples` to the numbers of your data.
 """
 
 import ml_collections as mlc
@@ -23,7 +25,7 @@ from big_vision_like.models import vit
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-# Epochs, learning rate: table 3.
+# Epochs and learning rate, from table 3.
 RECIPES = {
   'B/32': (7, 8e-4),
   'B/16': (7, 8e-4),

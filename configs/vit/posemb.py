@@ -3,16 +3,23 @@
     python -m big_vision_like.train --config=configs/vit/posemb.py:1d,stem \
         --workdir=runs/posemb_1d_stem
 
-The argument is KIND,PLACE. KIND is none, 1d (the default: learned, by number of the
-patch), 2d (half of it for the row, half for the column) or relative (keys by distance
-in the raster, in all layers). PLACE is stem, every (learnt anew in front of each block)
-or shared (in front of each block the same). Relative positions have no stem: the paper
-gives one number, taken here as that of `relative,every`. Accuracy of the 5-shot linear
-probe on ImageNet is 0.64206 of `1d,stem`; `python tools/paper_tables.py 2010.11929
---table=8` prints the others.
+The argument is KIND,PLACE. KIND is
 
-Pre-trained as B/16 in jft.py: 7 epochs, rate 8e-4, on data that are yours to prepare
-under the name `jft`.
+- none;
+- 1d (the default): learned, one embedding for each patch;
+- 2d: learned, half of the embedding for the row and half for the column;
+- relative: learned keys by distance in raster order, in all layers.
+
+PLACE is stem (added once), every (other embeddings before each block) or shared (the
+same embeddings before each block). Relative positions have no stem: the paper gives one
+number, which is listed here for `relative,every`.
+
+Expected accuracy of the 5-shot linear probe on ImageNet: 0.64206 for `1d,stem`; `python
+tools/paper_tables.py 2010.11929 --table=8` prints the others. The training time is
+unknown; `python -m big_vision_like.plan` estimates it.
+
+Models are pre-trained as B/16 in jft.py, for 7 epochs at a learning rate of 8e-4, on
+data that you prepare under the name `jft`.
 """
 
 import ml_collections as mlc
@@ -26,7 +33,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('1d,stem', 'none,stem', '2d,shared', 'relative,every')
-# Our names.
+# Names of `vit.ViT.posemb`.
 KINDS = {'none': 'none', '1d': 'learned', '2d': 'learned2d', 'relative': 'relative'}
 
 

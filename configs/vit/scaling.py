@@ -3,13 +3,16 @@
     python -m big_vision_like.train --config=configs/vit/scaling.py:G/14 \
         --workdir=runs/jft3b_G14
 
-A million steps of batch 16,384 with Adafactor, attention pooling, weight decay a
-hundred times stronger on the head, reciprocal square root schedule with cool-down (the
-released configuration: google-research/big_vision, scaling_laws/train_vit_g.py).
+A million steps of batch 16,384: Adafactor, attention pooling, a weight decay of the
+head a hundred times as strong as elsewhere, and a reciprocal square root schedule with
+a cooldown. This is the released configuration (google-research/big_vision,
+scaling_laws/train_vit_g.py). No accuracy is listed here. On a TPU v4:8x8x8, plans
+expect 63,430 chip-hours for g/14 and 105,706 for G/14 (docs/scaling.md).
 
-JFT-3B is not public: prepare your own data under the name `jft3b` (or give another as
-`--config.train_data.source.name`) with a split `train`, of which the first 51,200
-examples are held out; set `num_classes` and `examples` to what they are.
+JFT-3B is not public: prepare your own data under the name `jft3b`, or pass another name
+as `--config.train_data.source.name`. They need a split `train`, of which the first
+51,200 examples are held out. Set `num_classes` and `examples` to the numbers of your
+data.
 """
 
 import ml_collections as mlc

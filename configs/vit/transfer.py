@@ -3,33 +3,37 @@
     python -m big_vision_like.train --config=configs/vit/transfer.py:cifar10,B/16 \
         --workdir=runs/transfer_cifar10_b16
 
-The argument is DATA,MODEL and then, in any order, what pre-trained the weights and
-`tune`. DATA is imagenet, cifar10, cifar100, pets or flowers. Weights are of
+The argument is DATA,MODEL and then, in any order, the source of the weights and `tune`.
+DATA is imagenet, cifar10, cifar100, pets or flowers. Sources of weights:
 
-- i21k (the default): ImageNet-21k, published under gs://vit_models/imagenet21k, here
-  `weights/ViT-B_16.npz` and so on;
-- augreg: the same of arXiv:2106.10270, the recommended files under
-  gs://vit_models/augreg, here `weights/augreg/B_16.npz` and so on, with the crops of
-  google-research/big_vision;
-- i1k, jft: a run of i1k.py or jft.py, here `runs/i1k_b16` and so on.
+- i21k (the default): pre-trained on ImageNet-21k, published under
+  gs://vit_models/imagenet21k, stored as `weights/ViT-B_16.npz` and so on;
+- augreg: pre-trained on ImageNet-21k as in arXiv:2106.10270, the recommended files
+  under gs://vit_models/augreg, stored as `weights/augreg/B_16.npz` and so on. They use
+  the crops of google-research/big_vision;
+- i1k, jft: a run of i1k.py or jft.py, in `runs/i1k_b16` and so on.
 
-Any other goes by `--config.init_from...`. Images have 384 pixels; with patches of 14,
-which do not divide them, 378. 500 steps on Pets and Flowers, 10,000 on CIFAR, 20,000 on
-ImageNet, of 512 images; momentum 0.9, clipping, no decay, cosine. On 8 V100 the
-authors' code took 7 hours with B/16 and 25 with L/16 on CIFAR, 18 and 59 on ImageNet;
-17 minutes with B/16 for the 98.59 of CIFAR-10 after `--config.total_steps=500
---config.task.optimizer.rate.warmup_steps=50`.
+`--config.init_from...` selects any other weights.
 
-`tune` trains on what the paper keeps for it (98 % of CIFAR, 99 % of ImageNet, 90 % of
-Pets and Flowers) and evaluates the rest. Its grid of rates (of ImageNet 0.003, 0.01,
-0.03, 0.06), then three seeds:
+Images have 384 pixels, or 378 with patches of 14, which do not divide 384. Training
+takes 500 steps on Pets and Flowers, 10,000 on CIFAR and 20,000 on ImageNet, of batch
+512, with momentum 0.9, gradient clipping, no weight decay and a cosine schedule. On 8
+V100, the authors' code took 7 hours with B/16 and 25 with L/16 on CIFAR, and 18 and 59
+hours on ImageNet. It took 17 minutes for 98.59 % on CIFAR-10 with B/16, which
+`--config.total_steps=500 --config.task.optimizer.rate.warmup_steps=50` reproduces.
+
+`tune` trains on the part of the training set that the paper uses to tune (98 % of
+CIFAR, 99 % of ImageNet, 90 % of Pets and Flowers) and evaluates on the rest. This
+command tries the paper's learning rates (ImageNet's are 0.003, 0.01, 0.03 and 0.06),
+then trains with three seeds:
 
     python tools/sweep.py configs/vit/transfer.py:cifar10,B/16 --seeds=0,1,2 \
         --over=task.optimizer.rate.peak_value=0.001,0.003,0.01,0.03 \
         --out=runs/sweeps/cifar10_b16
 
-Top-1 of `cifar10,L/16` is 99.15; `python tools/paper_tables.py 2010.11929 --table=5`
-prints the others (AugReg's: 2106.10270). ImageNet in table 2 is transfer_hires.py.
+Expected top-1 of `cifar10,L/16`: 99.15 %. `python tools/paper_tables.py 2010.11929
+--table=5` prints the others (for AugReg: `2106.10270`). The ImageNet numbers of
+table 2 come from transfer_hires.py.
 """
 
 import ml_collections as mlc
@@ -54,7 +58,7 @@ ARGUMENTS = (
   'pets,H/14,jft',
   'flowers,L/32,i1k',
 )
-# Steps, those of the warm-up, and a rate to begin with (tried: table 4).
+# Steps, warm-up steps, and a first learning rate (table 4 lists the rates tried).
 DATA = {
   'imagenet': (20_000, 500, 0.03),
   'cifar10': (10_000, 500, 0.03),
@@ -62,7 +66,7 @@ DATA = {
   'pets': (500, 100, 0.003),
   'flowers': (500, 100, 0.003),
 }
-# The rates and crops of big_vision for AugReg's B/32.
+# Learning rates and crops of big_vision for AugReg's B/32.
 AUGREG = {
   'imagenet': (0.03, 'inception'),
   'cifar10': (0.003, 'small'),
@@ -70,7 +74,7 @@ AUGREG = {
   'pets': (0.003, 'inception'),
   'flowers': (0.003, 'inception'),
 }
-# As in google-research/vision_transformer; none in AugReg.
+# As in google-research/vision_transformer. AugReg uses no dropout.
 DROPOUT = {'L/16': 0.1, 'H/14': 0.1, 'R50+B/16': 0.1, 'R50+L/32': 0.1}
 WEIGHTS = ('i21k', 'augreg', 'i1k', 'jft')
 
@@ -135,7 +139,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def pretrained(model: str, weights: str) -> mlc.ConfigDict:
-  """What reads the weights: a published file, or a run of ours."""
+  """Returns what reads the weights: a published file, or a run of this repository."""
   resnet, plus, body = model.replace('/', '_').rpartition('+')
   if weights == 'i21k':
     path = f'weights/{resnet}{plus}ViT-{body}.npz'
@@ -148,7 +152,7 @@ def pretrained(model: str, weights: str) -> mlc.ConfigDict:
 
 
 def train_transforms(crop: str, size: int) -> list[mlc.ConfigDict]:
-  """A random part of the image; `small` keeps the aspect ratio and most of it."""
+  """Returns a random crop and flip; `small` keeps the aspect ratio and most pixels."""
   if crop == 'small':
     return [
       spec(image.ResizeSmall, size=448),
@@ -159,7 +163,7 @@ def train_transforms(crop: str, size: int) -> list[mlc.ConfigDict]:
 
 
 def eval_transforms(crop: str, size: int) -> list[mlc.ConfigDict]:
-  """`squash`: all of the image, whatever its aspect ratio; else the middle."""
+  """Returns a resize of the whole image for `squash`, else the central crop."""
   if crop == 'squash':
     return [spec(image.Resize, size=size)]
   return [spec(image.ResizeSmall, size=448), spec(image.CentralCrop, size=size)]

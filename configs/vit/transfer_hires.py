@@ -3,14 +3,16 @@
     python -m big_vision_like.train --config=configs/vit/transfer_hires.py:L/16 \
         --workdir=runs/transfer_hires_l16
 
-The ImageNet rows of table 2. As transfer.py:imagenet, with more pixels and with the
-average of the weights (Polyak, 0.9999) evaluated. Top-1 of L/16 is 85.30, mean of
-three runs; `python tools/paper_tables.py 2010.11929 --table=2` prints the others.
+The ImageNet rows of table 2. The recipe of transfer.py:imagenet with larger images; the
+running average of the weights (Polyak, decay 0.9999) is evaluated. Expected top-1 of
+L/16: 85.30 %, the mean of three runs. `python tools/paper_tables.py 2010.11929
+--table=2` prints the others. The training time is unknown; `python -m
+big_vision_like.plan` estimates it.
 
-The argument is MODEL[,jft][,tune]: weights are those published for ImageNet-21k, here
-`weights/ViT-L_16.npz`, or with `jft` those of a run of jft.py, here `runs/jft_l16`;
-`tune` trains on 99 % and evaluates the rest. The rates tried are 0.003, 0.01, 0.03 and
-0.06:
+The argument is MODEL[,jft][,tune]. By default, weights are the published ones for
+ImageNet-21k, stored as `weights/ViT-L_16.npz`; with `jft`, they come from a run of
+jft.py in `runs/jft_l16`. `tune` trains on 99 % of the training set and evaluates on the
+rest. The paper tried learning rates of 0.003, 0.01, 0.03 and 0.06:
 
     python tools/sweep.py configs/vit/transfer_hires.py:L/16 --seeds=0,1,2 \
         --over=task.optimizer.rate.peak_value=0.003,0.01,0.03,0.06 \

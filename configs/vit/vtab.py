@@ -3,23 +3,25 @@
     python -m big_vision_like.train --config=configs/vit/vtab.py:dtd,L/16 \
         --workdir=runs/vtab_dtd_l16
 
-The argument is TASK,MODEL[,jft][,tune]. Tasks are those of benchmarks.VTAB: caltech101,
+The argument is TASK,MODEL[,jft][,tune]. TASK is a key of benchmarks.VTAB: caltech101,
 cifar100, dtd, flowers102, pets, sun397, svhn (natural); patch_camelyon, eurosat,
 resisc45, diabetic_retinopathy (specialised); clevr_count, clevr_dist, dmlab,
 kitti_dist, dsprites_loc, dsprites_ori, smallnorb_azimuth, smallnorb_elevation
-(structured). Weights are those published for ImageNet-21k, here `weights/ViT-L_16.npz`
-and so on; with `jft` those of a run of jft.py, here `runs/jft_l16`.
+(structured). By default, weights are the published ones for ImageNet-21k, stored as
+`weights/ViT-L_16.npz` and so on; with `jft`, they come from a run of jft.py in
+`runs/jft_l16`.
 
-2,500 steps of 512 images at 384 pixels (378 with patches of 14, which do not divide
-those), rate 0.01, on 1,000 examples; accuracy on the whole test set. `tune` trains on
-800 of them and evaluates the other 200. Crops and flips are left out where they may
-change the label. The means by group:
+2,500 steps of batch 512 on 1,000 examples, at 384 pixels (378 with patches of 14, which
+do not divide 384), learning rate 0.01. Accuracy is measured on the whole test set.
+`tune` trains on 800 of the examples and evaluates on the other 200. Random crops and
+flips are left out where they may change the label. For the means by group:
 
     python tools/sweep.py --seeds=0,1,2 --out=runs/sweeps/vtab_l16 \
         configs/vit/vtab.py:{caltech101,cifar100,...,smallnorb_elevation},L/16
 
-with all 19 names between the braces. The mean over all tasks is 72.72 for L/16;
-`python tools/paper_tables.py 2010.11929 --table=9` prints that of each task.
+with all 19 names between the braces. Expected mean over all tasks: 72.72 % for L/16.
+`python tools/paper_tables.py 2010.11929 --table=9` prints the number of each task. The
+training time is unknown; `python -m big_vision_like.plan` estimates it.
 """
 
 import ml_collections as mlc
@@ -99,7 +101,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def pretrained(model: str, jft: bool) -> mlc.ConfigDict:
-  """What reads the weights: a published file, or a run of ours."""
+  """Returns what reads the weights: a published file, or a run of this repository."""
   if jft:
     name = model.lower().replace('/', '').replace('+', '_')
     return spec(init_from.from_run, workdir=f'runs/jft_{name}')

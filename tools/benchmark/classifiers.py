@@ -152,7 +152,7 @@ class Timm(benchmark.OnTorch):
     self.label_B = torch.from_numpy(job.label.astype(np.int64)).to(self.device)
 
   def made(self, job: Job) -> Any:
-    """Makes timm's model, or that of the equations where timm has none."""
+    """Builds the timm model, or the plain PyTorch one where timm has none."""
     if job.name in NOT_IN_TIMM:
       from tools.benchmark import torch_t2t_vit
 
