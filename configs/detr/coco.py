@@ -18,8 +18,8 @@ Batch 64 (`r50_150`: 16). Backbones start from torchvision's IMAGENET1K_V1, stor
 weights/resnet50-0676ba61.pth and weights/resnet101-63fe2227.pth; their norms, root and
 first stage are frozen. AdamW, learning rate 1e-4 (backbone: 1e-5), times 0.1 after 400
 epochs (200 of 300, 100 of 150); weight decay 1e-4 of all parameters, biases included;
-gradients clipped to 0.1; float32. The number of devices does not change what is
-learned. Two things differ from the authors' 16 machines: the classification loss is
+gradients clipped to 0.1; float32. The result does not depend on the number of
+devices. Two things differ from the authors' 16 machines: the classification loss is
 averaged over the whole batch, and images are padded to one of eight shapes
 (docs/boxes.md), not to the largest image of a device.
 
