@@ -307,7 +307,7 @@ def test_a_teacher_is_there_on_every_mesh(
     (
       'task.teacher.width=24',
       r'config.frozen.teacher: the weights do not fit the model:(.|\n)*'
-      r'shape of cls: \(1, 1, 16\) in the weights, \(1, 1, 24\) here',
+      r'shape of cls: \(1, 1, 16\) in the weights, \(1, 1, 24\) in the model',
     ),
     (
       'frozen.teacher.workdir="nowhere"',
