@@ -58,7 +58,7 @@ def chips_of(accelerator: str, topology: str) -> int:
   in_cubes = all(n % 4 == 0 for n in sizes) and sizes == sorted(sizes)
   if dimensions == 3 and topology not in SMALL_CUBES and not in_cubes:
     raise ValueError(
-      f'--topology={topology} of {accelerator}must be one of {", ".join(SMALL_CUBES)},'
+      f'--topology={topology} of {accelerator} must be one of {", ".join(SMALL_CUBES)},'
       ' or multiples of 4 in ascending order, for example 4x4x8'
     )
   chips = math.prod(sizes)
