@@ -1,4 +1,4 @@
-"""The campaign of faults, with a few of each; its figures are in docs/runs.md."""
+"""The campaign of faults, with a few of each; its figures are in docs/lab/runs.md."""
 
 import collections
 
