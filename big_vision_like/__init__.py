@@ -2,6 +2,8 @@
 
 from typing import Any
 
+__version__ = '0.1.0'  # the only place, which pyproject.toml reads too
+
 
 def __getattr__(name: str) -> Any:
   # Imported when it is asked for: the package itself stays light.
