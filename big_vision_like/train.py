@@ -265,6 +265,7 @@ def loop(
         operations[shapes] = prepare(run, state, arrays)
         state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
       first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
+      log.write(step, 'info', {'total_steps': total})  # where configs count epochs
     else:
       if shapes not in operations:
         operations[shapes] = new_shapes(run, state, arrays, operations, step, log)
