@@ -12,6 +12,9 @@ With --out a picture NAME.png is written for each image. Of a ViT: the input, th
 lit where the output draws from (attention rollout, arXiv:2005.00928), the same weights
 alone. Of a DETR: its objects; NAME-attention.png shows where the decoder looked for
 each, and NAME-segments.png what each pixel is of, if the model has masks.
+
+--csv and --json write the predictions for other programs. Boxes are left, top, right,
+bottom in pixels of the image; an image that cannot be read has its error in the JSON.
 """
 
 from big_vision_like.devices import signals
@@ -20,16 +23,17 @@ if __name__ == '__main__':
   signals.catch()  # what is imported below takes seconds
 
 import argparse
+import csv
 import dataclasses
+import io
+import json
 import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.box
-import rich.console
-import rich.table
+import rich.cells
 
 from big_vision_like import cli, errors, files, inference, spec
 from big_vision_like.devices.processes import say
@@ -51,19 +55,49 @@ def free_names(
 
 def table(
   columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, ...]]]]
-) -> rich.table.Table:
-  """Images with what was found; of the columns the first is text, others numbers."""
-  made = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-  made.add_column('image', overflow='fold')
-  for i, column in enumerate(columns):
-    numbers = dict(justify='right', no_wrap=True)
-    made.add_column(column, **(numbers if i else dict(overflow='fold')))
-  for i, (name, found) in enumerate(rows):
-    if i:
-      made.add_section()
-    for rank, cells in enumerate(found):
-      made.add_row(name if rank == 0 else '', *cells)
-  return made
+) -> str:
+  """Returns each image on a line of its own, and below it what was found there.
+
+  Of the columns the first is text, others are numbers.
+  """
+  cells = [columns, *(line for _, found in rows for line in found)]
+  widths = [
+    max(map(rich.cells.cell_len, column)) for column in zip(*cells, strict=True)
+  ]
+
+  def aligned(line: Sequence[str]) -> str:
+    gaps = [
+      ' ' * (w - rich.cells.cell_len(x)) for x, w in zip(line, widths, strict=True)
+    ]
+    first, *others = zip(line, gaps, strict=True)
+    return '    '.join(
+      ['  ' + ''.join(first), *(gap + x for x, gap in others)]
+    ).rstrip()
+
+  lines = [aligned(columns)]
+  for name, found in rows:
+    lines += ['', name, *map(aligned, found)]
+  return '\n'.join(lines)
+
+
+def csv_text(predictions: Sequence[Mapping[str, Any]]) -> str:
+  """Returns a line for each class or object: image, label, class, score, its box."""
+  sides = ('left', 'top', 'right', 'bottom')
+  lines = [
+    {'image': one['image']}
+    | {key: value for key, value in found.items() if key != 'box'}
+    | dict(zip(sides, found.get('box', ()), strict=False))
+    for one in predictions
+    for found in one.get('predictions', ())
+  ]
+  fields = ['image', 'label', 'class', 'score']
+  if any(sides[0] in line for line in lines):
+    fields += sides
+  out = io.StringIO()
+  writer = csv.DictWriter(out, fields, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(lines)
+  return out.getvalue()
 
 
 @errors.told_plainly
@@ -87,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--step', type=int, help="a run's checkpoint; default the newest")
   parser.add_argument('--out', type=pathlib.Path, help='where pictures are written')
+  parser.add_argument('--csv', metavar='FILE', help='also write predictions as CSV')
+  parser.add_argument('--json', metavar='FILE', help='also write predictions as JSON')
   args = parser.parse_args(argv)
   size = args.image_size and sides(args.image_size)
   cli.set_up_jax()
@@ -105,15 +141,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f'--out={args.out} is no folder: {error.strerror}') from error
-  rows, written, status = [], {}, 0
+  rows, predictions, written, status = [], [], {}, 0
   for path in args.images:
     try:
-      found, pictures = predictor(path)
+      lines, found, pictures = predictor(path)
     except UserError as error:
       print(f'error: {error}', file=sys.stderr)
+      predictions.append({'image': str(path), 'error': str(error)})
       status = 1
       continue
-    rows.append((str(path), found))
+    rows.append((str(path), lines))
+    predictions.append({'image': str(path), 'predictions': found})
     if args.out is None:
       continue
     names = free_names(path, list(pictures), written)
@@ -121,7 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       written[name] = args.out / f'{name}.png'
       files.write(written[name], images.png(picture_HWC))
   if rows:
-    rich.console.Console().print(table(predictor.columns, rows))
+    print(table(predictor.columns, rows))
+  if args.csv is not None:
+    files.write(args.csv, csv_text(predictions))
+    say('written', args.csv)
+  if args.json is not None:
+    text = json.dumps(predictions, indent=2, ensure_ascii=False)
+    files.write(args.json, f'{text}\n')
+    say('written', args.json)
   for path in written.values():
     say('written', str(path))
   return status

@@ -55,10 +55,11 @@ class Detector:
     outputs, collected = self.model.apply(variables, *inputs, mutable=['intermediates'])
     return outputs, {'decoder': collected['intermediates']['decoder']}
 
-  def __call__(
-    self, picture: Any
-  ) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
-    """Rows of text, and pictures RGB uint8 by the ends of their names."""
+  def __call__(self, picture: Any) -> tuple[list, list, dict[str, np.ndarray]]:
+    """Rows of text, the same as plain data, and pictures RGB uint8.
+
+    Pictures are given by the ends of their names.
+    """
     shown_HWC = preprocessing.decoded(picture, self.preprocess.channels)
     example = self.preprocess.sized(shown_HWC)
     image_HWC, size, original_size = self.preprocess.normalized(example)
@@ -70,8 +71,12 @@ class Detector:
       best = found[0]
       rows = [(f'none above {self.threshold:g}', '', '')]
       rows += [(f'best: {best.name}', *numbers(best))]
+    plain = [
+      {'label': one.label, 'class': one.name, 'score': one.score, 'box': list(one.box)}
+      for one in objects
+    ]
     if not self.draws:
-      return rows, {}
+      return rows, plain, {}
     shown_HWC = shown_HWC[..., :3]  # without alpha
     drawn = {'': boxes_picture(shown_HWC, objects)}
     if objects:
@@ -80,7 +85,7 @@ class Detector:
       drawn['-attention'] = attention_picture(example, objects, attention_Qhw)
     if 'mask_logits' in outputs:
       drawn['-segments'] = self._segments(shown_HWC, example, outputs)
-    return rows, drawn
+    return rows, plain, drawn
 
   def _segments(self, shown_HWC: np.ndarray, example: Any, outputs: Any) -> np.ndarray:
     things = self.preprocess.num_things
