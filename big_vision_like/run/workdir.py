@@ -31,7 +31,7 @@ from big_vision_like.run.labels import reachable
 # Fields that change no number of the training, nor what an evaluator finds: where it
 # computes, how often it tells and keeps.
 SETTINGS = (
-  *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every'),
+  *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every', 'writers'),
   *('checkpoint_every', 'check_replicas_every', 'keep_last', 'keep_every', 'keep_best'),
 )
 # Those that may differ when a run resumes: what is evaluated may change too.
