@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from big_vision_like import cli, errors, files, spec
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.run import experiment
 
@@ -193,6 +194,7 @@ def page(known: Mapping[str, Size]) -> str:
     lines += [f'## {family}', '']
     for file in members:
       lines += part(file, known)
+    say('counted', f'configs/{family}')
   return '\n'.join(lines)
 
 
@@ -223,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   names = {_name(file) for file in named}
   kept = {k: v for k, v in known.items() if k.partition(':')[0] not in names}
   files.write(PAGE, page(kept))
-  print(f'written   {PAGE}')
+  say('written', str(PAGE))
 
 
 if __name__ == '__main__':
