@@ -98,8 +98,9 @@ def hardware(docstring: str) -> list[str]:
   # Commands are indented; the first line is the title.
   text = re.sub(r'^ {4}.*\n', '', docstring.partition('\n')[2], flags=re.MULTILINE)
   sentences = re.split(r'(?<=[.;])\s+|\n\n+', text)
-  plain = [' '.join(sentence.split()).rstrip(';') for sentence in sentences]
-  return [s for s in plain if HARDWARE.search(s) and len(s) <= LONGEST]
+  plain = [' '.join(sentence.split()).rstrip(';.') for sentence in sentences]
+  told = [s for s in plain if HARDWARE.search(s) and len(s) <= LONGEST]
+  return [f'{s[0].upper()}{s[1:]}.' for s in told]
 
 
 @functools.cache
@@ -186,8 +187,9 @@ def page(known: Mapping[str, Size]) -> str:
     '',
     'Each line is a config: `--config=FILE:ARGUMENT`. Files take more arguments than',
     'these; their docstrings list them. Parameters are those that are trained, with',
-    'the head. Published numbers are from `configs/papers/`; `python',
-    'tools/paper_tables.py PAPER` prints their tables with our results.',
+    'the head. Published numbers are from `configs/papers/`, whose tables',
+    '`python tools/paper_tables.py PAPER` prints with our results. Files without a',
+    'line on hardware state none.',
     '',
   ]
   for family, members in families.items():

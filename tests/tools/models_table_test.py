@@ -62,10 +62,10 @@ def test_hardware_of_a_docstring():
     python train.py  # 3 hours on 8 V100
 
 Rates are 1e-3. On 8 V100 the authors
-took 3.3 hours; 20 GPUs are a lot. Two CPU cores: 2 minutes.
+took 3.3 hours; 20 GPUs are a lot; two CPU cores: 2 minutes.
 """
   assert tool.hardware(docstring) == (
-    ['On 8 V100 the authors took 3.3 hours', 'Two CPU cores: 2 minutes.']
+    ['On 8 V100 the authors took 3.3 hours.', 'Two CPU cores: 2 minutes.']
   )
 
 
