@@ -80,23 +80,15 @@ def table(
   return '\n'.join(lines)
 
 
-def csv_text(predictions: Sequence[Mapping[str, Any]]) -> str:
-  """Returns a line for each class or object: image, label, class, score, its box."""
-  sides = ('left', 'top', 'right', 'bottom')
-  lines = [
-    {'image': one['image']}
-    | {key: value for key, value in found.items() if key != 'box'}
-    | dict(zip(sides, found.get('box', ()), strict=False))
-    for one in predictions
-    for found in one.get('predictions', ())
-  ]
-  fields = ['image', 'label', 'class', 'score']
-  if any(sides[0] in line for line in lines):
-    fields += sides
+def csv_text(predictions: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str:
+  """Returns a line for each class or object: its image, and these fields."""
   out = io.StringIO()
-  writer = csv.DictWriter(out, fields, lineterminator='\n')
-  writer.writeheader()
-  writer.writerows(lines)
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(['image', *fields])
+  for one in predictions:
+    for found in one.get('predictions', ()):
+      plain = [value for key, value in found.items() if key != 'box']
+      writer.writerow([one['image'], *plain, *found.get('box', ())])
   return out.getvalue()
 
 
@@ -161,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if rows:
     print(table(predictor.columns, rows))
   if args.csv is not None:
-    files.write(args.csv, csv_text(predictions))
+    files.write(args.csv, csv_text(predictions, predictor.fields))
     say('written', args.csv)
   if args.json is not None:
     text = json.dumps(predictions, indent=2, ensure_ascii=False)

@@ -26,6 +26,7 @@ class Predictor:
   does = 'name pictures'
   option, explained = 'top', 'says how many classes are shown'
   columns = ('class', 'score')
+  fields = ('label', 'class', 'score')  # of CSV
 
   def __init__(
     self, model: Any, variables: Any, preprocess: Preprocessing, top: int = 5

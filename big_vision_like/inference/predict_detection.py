@@ -32,6 +32,7 @@ class Detector:
   does = 'find objects'
   option, explained = 'threshold', 'says which are shown'
   columns = ('object', 'score', 'left, top, right, bottom')
+  fields = ('label', 'class', 'score', 'left', 'top', 'right', 'bottom')  # of CSV
   undrawn = ''
   draws = False  # set before the first picture
 
