@@ -6,7 +6,8 @@
 Configs are those that a file lists in its ARGUMENTS, and those that reproduce a number
 of configs/papers. Parameters are counted from shapes, without data or weights; of files
 that are not named the page keeps those that it has. Sentences about hardware and time
-are from the file's docstring.
+are from the file's docstring. Prepare the data sets of `make train` first: configs that
+train on them ask how many examples there are.
 """
 
 import ast
@@ -108,7 +109,7 @@ def _size(task: str, data: str, name: str) -> Size:
   """Returns what configs with these tasks and data share; `name` is one of them."""
   overrides = OVERRIDES.get(pathlib.Path(name.partition(':')[0]).stem, ())
   config = spec.load(str(CONFIGS.parent / name), overrides, root=experiment.Settings)
-  run = experiment.make(config, planned_for=jax.devices())
+  run = experiment.make(config, planned_for=jax.devices()[:1])
   networks = run.task.networks().values()
   trained = [n for n in networks if not n.frozen] or list(networks)
   count = sum(leaf.size for leaf in jax.tree.leaves(run.abstract_state.params))
@@ -137,7 +138,8 @@ def size(name: str) -> Size:
   task = {k: v for k, v in config['task'].items() if k != 'optimizer'}
   try:
     return _size(json.dumps(task), json.dumps(config['train_data']), name)
-  except UserError:
+  except UserError as error:
+    say('unknown', f'{name}: {error}')
     return UNKNOWN
 
 

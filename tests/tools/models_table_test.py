@@ -28,7 +28,7 @@ def test_the_page_lists_every_config_with_its_published_numbers(monkeypatch):
     'configs/transformer/reverse.py',
   ],
 )
-def test_sizes_are_those_of_the_configs(name):
+def test_sizes_are_those_of_the_configs(name, data_dir):
   assert tool.known_sizes(text())[name] == tool.size(name), REMEDY
 
 
