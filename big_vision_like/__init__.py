@@ -2,6 +2,8 @@
 
 from typing import Any
 
+__version__ = '0.1.0'  # the only place, which pyproject.toml reads too
+
 
 def __getattr__(name: str) -> Any:
   # Imported on first use, to keep `import big_vision_like` light.

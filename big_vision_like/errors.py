@@ -14,6 +14,9 @@ from typing import Any
 # Disk errors that do not name a file: no space, quota, file size, I/O, read-only.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
+# How help calls this program where it was started by another name than its file's.
+program: str | None = None
+
 
 class UserError(ValueError):
   """Wrong input that one sentence explains; `main` prints it without a traceback."""
@@ -94,6 +97,9 @@ def told_plainly(main: Callable[..., int | None]) -> Callable[..., int]:
     except UserError as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
+    except BrokenPipeError:  # what reads the output, such as `head`, has ended
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 128 + signal.SIGPIPE
     except OSError as error:
       if error.filename is None and error.errno not in FULL:
         raise
@@ -123,4 +129,6 @@ def _expanded(word: str) -> str:
 def parser(description: str, **options: Any) -> argparse.ArgumentParser:
   """Returns a parser whose help shows a program's docstring without reformatting."""
   form = argparse.RawDescriptionHelpFormatter
+  if program is not None:
+    options['prog'] = program
   return _Parser(description=description, formatter_class=form, **options)

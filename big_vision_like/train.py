@@ -12,6 +12,7 @@ if __name__ == '__main__':
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import time
@@ -39,6 +40,7 @@ from big_vision_like.run import (
   metrics,
   preflight,
   replay,
+  writers,
 )
 from big_vision_like.run import experiment as experiments
 from big_vision_like.run import workdir as workdirs
@@ -69,6 +71,7 @@ def train(
   phases = {'import': import_seconds}
   with timed(phases, 'data'), processes.together():
     run = experiments.make(config, inputs=preflight.require(config))
+    own_writers = writers.build(run.settings.writers)
     batches = run.batches()
     run.task.check(run.example)
   with contextlib.ExitStack() as stack:
@@ -94,8 +97,10 @@ def train(
       batches.set_state(position)
     start, total = int(state.step), run.settings.total_steps
     describe(run, workdir, state, resumed_at=None if position is None else start)
+    plain = json.loads(config.to_json())
+    stack.enter_context(writers.started(own_writers, workdir, plain, start))
     log = stack.enter_context(
-      Metrics(workdir, start, total, run.data.batch_size, seconds)
+      Metrics(workdir, start, total, run.data.batch_size, seconds, own_writers)
     )
     workdirs.record(workdir, config, start, changes)
     # Not for runs of earlier versions without facts: their data may have changed since.
@@ -267,6 +272,7 @@ def loop(
         operations[shapes] = prepare(run, state, arrays)
         state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
       first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
+      log.write(step, 'info', {'total_steps': total})  # where configs count epochs
     else:
       if shapes not in operations:
         operations[shapes] = new_shapes(run, state, arrays, operations, step, log)

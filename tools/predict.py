@@ -12,6 +12,9 @@ With --out a picture NAME.png is written for each image. For a ViT it shows the 
 the input weighted by attention rollout (arXiv:2005.00928), and the rollout alone. For a
 DETR it shows the objects; NAME-attention.png shows the decoder's attention for each of
 them, and NAME-segments.png the segment of each pixel if the model predicts masks.
+
+--csv and --json write the predictions for other programs. Boxes are left, top, right,
+bottom in pixels of the image; an image that cannot be read has its error in the JSON.
 """
 
 from big_vision_like.devices import signals
@@ -20,16 +23,17 @@ if __name__ == '__main__':
   signals.catch()  # the imports below take seconds
 
 import argparse
+import csv
 import dataclasses
+import io
+import json
 import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.box
-import rich.console
-import rich.table
+import rich.cells
 
 from big_vision_like import cli, errors, files, inference, spec
 from big_vision_like.devices.processes import say
@@ -51,19 +55,41 @@ def free_names(
 
 def table(
   columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, ...]]]]
-) -> rich.table.Table:
-  """Returns a table of predictions by image; columns after the first hold numbers."""
-  made = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-  made.add_column('image', overflow='fold')
-  for i, column in enumerate(columns):
-    numbers = dict(justify='right', no_wrap=True)
-    made.add_column(column, **(numbers if i else dict(overflow='fold')))
-  for i, (name, found) in enumerate(rows):
-    if i:
-      made.add_section()
-    for rank, cells in enumerate(found):
-      made.add_row(name if rank == 0 else '', *cells)
-  return made
+) -> str:
+  """Returns each image on a line of its own, and its predictions below it.
+
+  The first column is text; the others are numbers.
+  """
+  cells = [columns, *(line for _, found in rows for line in found)]
+  widths = [
+    max(map(rich.cells.cell_len, column)) for column in zip(*cells, strict=True)
+  ]
+
+  def aligned(line: Sequence[str]) -> str:
+    gaps = [
+      ' ' * (w - rich.cells.cell_len(x)) for x, w in zip(line, widths, strict=True)
+    ]
+    first, *others = zip(line, gaps, strict=True)
+    return '    '.join(
+      ['  ' + ''.join(first), *(gap + x for x, gap in others)]
+    ).rstrip()
+
+  lines = [aligned(columns)]
+  for name, found in rows:
+    lines += ['', name, *map(aligned, found)]
+  return '\n'.join(lines)
+
+
+def csv_text(predictions: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str:
+  """Returns a line for each class or object: its image, and these fields."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator='\n')
+  writer.writerow(['image', *fields])
+  for one in predictions:
+    for found in one.get('predictions', ()):
+      plain = [value for key, value in found.items() if key != 'box']
+      writer.writerow([one['image'], *plain, *found.get('box', ())])
+  return out.getvalue()
 
 
 @errors.told_plainly
@@ -91,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--step', type=int, help="step of the run's checkpoint; default: the newest"
   )
   parser.add_argument('--out', type=pathlib.Path, help='folder to write pictures to')
+  parser.add_argument('--csv', metavar='FILE', help='also write predictions as CSV')
+  parser.add_argument('--json', metavar='FILE', help='also write predictions as JSON')
   args = parser.parse_args(argv)
   size = args.image_size and sides(args.image_size)
   cli.set_up_jax()
@@ -109,15 +137,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f'--out={args.out} is not a folder: {error.strerror}') from error
-  rows, written, status = [], {}, 0
+  rows, predictions, written, status = [], [], {}, 0
   for path in args.images:
     try:
-      found, pictures = predictor(path)
+      lines, found, pictures = predictor(path)
     except UserError as error:
       print(f'error: {error}', file=sys.stderr)
+      predictions.append({'image': str(path), 'error': str(error)})
       status = 1
       continue
-    rows.append((str(path), found))
+    rows.append((str(path), lines))
+    predictions.append({'image': str(path), 'predictions': found})
     if args.out is None:
       continue
     names = free_names(path, list(pictures), written)
@@ -125,7 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       written[name] = args.out / f'{name}.png'
       files.write(written[name], images.png(picture_HWC))
   if rows:
-    rich.console.Console().print(table(predictor.columns, rows))
+    print(table(predictor.columns, rows))
+  if args.csv is not None:
+    files.write(args.csv, csv_text(predictions, predictor.fields))
+    say('written', args.csv)
+  if args.json is not None:
+    text = json.dumps(predictions, indent=2, ensure_ascii=False)
+    files.write(args.json, f'{text}\n')
+    say('written', args.json)
   for path in written.values():
     say('written', str(path))
   return status

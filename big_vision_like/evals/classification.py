@@ -21,11 +21,7 @@ class Accuracy(evaluator.MeanEvaluator):
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     hits_BK = best_classes(outputs['logits']) == batch['label'][:, None]
-    return {
-      'top1': hits_BK[:, 0],
-      'top5': hits_BK.any(axis=-1),
-      'loss': outputs['loss'],
-    }
+    return shares(hits_BK, outputs['logits']) | {'loss': outputs['loss']}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -46,11 +42,16 @@ class RealAccuracy(evaluator.MeanEvaluator):
     labels_BS = batch['labels']
     best_BK = best_classes(outputs['logits'])
     hits_BK = (best_BK[:, :, None] == labels_BS[:, None, :]).any(axis=-1)
-    return {
-      'top1': hits_BK[:, 0],
-      'top5': hits_BK.any(axis=-1),
-      'count': (labels_BS >= 0).any(axis=-1),
-    }
+    count = (labels_BS >= 0).any(axis=-1)
+    return shares(hits_BK, outputs['logits']) | {'count': count}
+
+
+def shares(hits_BK: jax.Array, logits_BC: jax.Array) -> dict[str, jax.Array]:
+  """Returns hits of the first class, and of the first five if there are more."""
+  hits = {'top1': hits_BK[:, 0]}
+  if logits_BC.shape[-1] > hits_BK.shape[-1]:  # else every example is a hit
+    hits['top5'] = hits_BK.any(axis=-1)
+  return hits
 
 
 def best_classes(logits_BC: jax.Array) -> jax.Array:

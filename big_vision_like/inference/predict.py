@@ -13,7 +13,7 @@ import numpy as np
 from big_vision_like.errors import UserError
 from big_vision_like.inference import hub_json, imagenet_words, loading
 from big_vision_like.inference.classes import Preprocessing
-from big_vision_like.viz import attention, images
+from big_vision_like.viz import attention, captions, images
 
 SIDE = 384  # most pixels per side of each part of a picture
 SOWN = ('encoder', 'map_head', 'with_position')  # inputs of the rollout
@@ -26,6 +26,7 @@ class Predictor:
   does = 'name pictures'
   option, explained = 'top', 'says how many classes are shown'
   columns = ('class', 'score')
+  fields = ('label', 'class', 'score')  # of CSV
 
   def __init__(
     self, model: Any, variables: Any, preprocess: Preprocessing, top: int = 5
@@ -51,14 +52,24 @@ class Predictor:
     sown = collected['intermediates']
     return outputs['logits'], {k: sown[k] for k in SOWN if k in sown}
 
-  def __call__(self, image: Any) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
-    """Returns rows of text, and RGB uint8 pictures by file name suffix."""
+  def __call__(self, image: Any) -> tuple[list, list, dict[str, np.ndarray]]:
+    """Returns rows of text, the same as plain data, and RGB uint8 pictures.
+
+    Pictures are keyed by the suffix of their file names.
+    """
     sized_HWC = self.preprocess.sized(image)
     logits_C, rollout_hw = self.outputs(sized_HWC)
     best = self.preprocess.top(logits_C, self.top)
-    rows = [(in_words(name), f'{score:.4f}') for name, score in best]
-    drawn = {} if rollout_hw is None else {'': picture(sized_HWC, rollout_hw)}
-    return rows, drawn
+    labels = np.argsort(-logits_C, kind='stable')[: self.top].tolist()
+    found = [
+      {'label': label, 'class': in_words(name), 'score': score}
+      for label, (name, score) in zip(labels, best, strict=True)
+    ]
+    rows = [(one['class'], percent(one['score'])) for one in found]
+    if rollout_hw is None:
+      return rows, found, {}
+    drawn = captions.captioned(picture(sized_HWC, rollout_hw), caption(found[0]))
+    return rows, found, {'': drawn}
 
   def outputs(self, sized_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns logits (C,) of a model-sized picture, and its rollout (h, w) or None."""
@@ -74,6 +85,19 @@ class Predictor:
     )
     grid = self.model.grid(sized_HWC.shape[:2])
     return np.asarray(logits_BC[0]), rollout_BP[0].reshape(grid)
+
+
+def caption(one: dict[str, Any]) -> str:
+  """Returns a class and its score; the class by number where it cannot be drawn."""
+  name = one['class']
+  if name.isdigit() or not captions.writable(name):
+    name = f'class {one["label"]}'
+  return f'{name}  {percent(one["score"])}'
+
+
+def percent(score: float) -> str:
+  """Returns '71.2 %' for 0.712."""
+  return f'{100 * score:.1f} %'
 
 
 def in_words(name: str) -> str:

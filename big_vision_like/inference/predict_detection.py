@@ -32,6 +32,7 @@ class Detector:
   does = 'find objects'
   option, explained = 'threshold', 'says which are shown'
   columns = ('object', 'score', 'left, top, right, bottom')
+  fields = ('label', 'class', 'score', 'left', 'top', 'right', 'bottom')  # of CSV
   undrawn = ''
   draws = False  # set before the first call
 
@@ -55,10 +56,11 @@ class Detector:
     outputs, collected = self.model.apply(variables, *inputs, mutable=['intermediates'])
     return outputs, {'decoder': collected['intermediates']['decoder']}
 
-  def __call__(
-    self, picture: Any
-  ) -> tuple[list[tuple[str, ...]], dict[str, np.ndarray]]:
-    """Returns rows of text, and RGB uint8 pictures by file name suffix."""
+  def __call__(self, picture: Any) -> tuple[list, list, dict[str, np.ndarray]]:
+    """Returns rows of text, the same as plain data, and RGB uint8 pictures.
+
+    Pictures are keyed by the suffix of their file names.
+    """
     shown_HWC = preprocessing.decoded(picture, self.preprocess.channels)
     example = self.preprocess.sized(shown_HWC)
     image_HWC, size, original_size = self.preprocess.normalized(example)
@@ -70,8 +72,12 @@ class Detector:
       best = found[0]
       rows = [(f'none above {self.threshold:g}', '', '')]
       rows += [(f'best: {best.name}', *numbers(best))]
+    plain = [
+      {'label': one.label, 'class': one.name, 'score': one.score, 'box': list(one.box)}
+      for one in objects
+    ]
     if not self.draws:
-      return rows, {}
+      return rows, plain, {}
     shown_HWC = shown_HWC[..., :3]  # without alpha
     drawn = {'': boxes_picture(shown_HWC, objects)}
     if objects:
@@ -80,7 +86,7 @@ class Detector:
       drawn['-attention'] = attention_picture(example, objects, attention_Qhw)
     if 'mask_logits' in outputs:
       drawn['-segments'] = self._segments(shown_HWC, example, outputs)
-    return rows, drawn
+    return rows, plain, drawn
 
   def _segments(self, shown_HWC: np.ndarray, example: Any, outputs: Any) -> np.ndarray:
     things = self.preprocess.num_things

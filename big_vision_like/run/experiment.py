@@ -30,9 +30,10 @@ class Settings:
   ordered rules (path regex, axes). `init_from` is an `init_from.InitFrom` or a list of
   them. `frozen` gives the weights of networks that are not trained, by name.
   `keep_best` names an evaluation scalar such as 'val/top1'; its evaluator knows whether
-  more or less is better. `on_failed_evaluation` is 'stop' or 'continue'. Copies of the
-  state are compared every `check_replicas_every` steps and before each save (0: never).
-  `name` is the name of the config file, as `spec.name_of` gives it.
+  more or less is better. `on_failed_evaluation` is 'stop' or 'continue'. `writers` are
+  `run.writers.Writer`s by name. Copies of the state are compared every
+  `check_replicas_every` steps and before each save (0: never). `name` is the name of
+  the config file, as `spec.name_of` gives it.
   """
 
   task: Any
@@ -51,13 +52,14 @@ class Settings:
   keep_every: int | None = None
   keep_best: str | None = None
   on_failed_evaluation: str = 'stop'
+  writers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   name: str = ''
 
   def __post_init__(self) -> None:
     errors.check_one_of(
       ('stop', 'continue'), on_failed_evaluation=self.on_failed_evaluation
     )
-    for name in ('evals', 'frozen', 'mesh'):
+    for name in ('evals', 'frozen', 'mesh', 'writers'):
       value = getattr(self, name)
       if value is not None and not isinstance(value, (Mapping, mlc.ConfigDict)):
         kind = errors.type_text(type(value))

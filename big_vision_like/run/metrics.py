@@ -17,6 +17,7 @@ import numpy as np
 from big_vision_like import files
 from big_vision_like.devices import chips
 from big_vision_like.devices.processes import say
+from big_vision_like.run.writers import Writer
 
 # Each process prints this many of the records that it replaces.
 BAD_RECORDS_PRINTED = 10
@@ -37,7 +38,9 @@ class Metrics:
     total_steps: int,
     batch_size: int,
     seconds: float = 0.0,
+    writers: Sequence[Writer] = (),
   ):
+    self._writers = writers
     self._total_steps, self._batch_size = total_steps, batch_size
     self._flops: dict[int, int] = {}
     self._start_step, self._before = start_step, seconds
@@ -155,15 +158,20 @@ class Metrics:
     self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-    """Appends scalars to metrics.jsonl and TensorBoard."""
+    """Appends scalars to metrics.jsonl and TensorBoard, and passes them to `writers`."""
     if not self._active:
       return
     record = {'step': step, 'kind': kind} | {k: float(v) for k, v in scalars.items()}
     self._lines.write(json.dumps(record) + '\n')
     self._lines.flush()
-    for key, value in scalars.items():
-      tag = key if kind == 'eval' else f'{kind}/{key}'
-      self._board.add_scalar(tag, float(value), step)
+    tagged = {
+      key if kind == 'eval' else f'{kind}/{key}': float(value)
+      for key, value in scalars.items()
+    }
+    for tag, value in tagged.items():
+      self._board.add_scalar(tag, value, step)
+    for writer in self._writers:
+      writer.write(step, tagged)
 
   def texts(self, step: int, name: str, lines: Sequence[str]) -> None:
     """Writes lines, such as captions, to TensorBoard."""

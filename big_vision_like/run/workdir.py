@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from big_vision_like.run.labels import reachable
 # Fields that affect neither the numbers of training nor the results of an evaluator:
 # where the run computes, and how often it logs and saves.
 SETTINGS = (
-  *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every'),
+  *('name', 'mesh', 'sharding', 'on_failed_evaluation', 'log_every', 'writers'),
   *('checkpoint_every', 'check_replicas_every', 'keep_last', 'keep_every', 'keep_best'),
 )
 # Fields that may differ when a run resumes, including all evaluation fields.
@@ -41,6 +42,7 @@ FREE = re.compile(
 # Fields with the locations of data and weights, which are identified by their content.
 STORED = re.compile(r'train_data\.(.+\.)?source\..+|frozen\..+')
 ACCEPT = ('config', 'data')
+FAILURE = 'failure.txt'  # why the last training in a folder failed, if it did
 
 
 @contextlib.contextmanager
@@ -71,7 +73,11 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
     ) from error
   with file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        time.sleep(0.1)  # `is_owned` holds it for less
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       file.seek(0)
       owner = file.read().strip() or 'another process'
@@ -84,7 +90,33 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
     now = datetime.datetime.now().isoformat(sep=' ', timespec='seconds')
     file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}\n')
     file.flush()
+    with _failures_noted(workdir / FAILURE):
+      yield
+
+
+@contextlib.contextmanager
+def _failures_noted(path: pathlib.Path) -> Iterator[None]:
+  """Writes an error raised inside to a file, which is removed at the start."""
+  path.unlink(missing_ok=True)
+  try:
     yield
+  except Exception as error:
+    kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
+    with contextlib.suppress(OSError):  # the disk may be what has failed
+      files.write(path, f'{kind}{error}\n')
+    raise
+
+
+def is_owned(workdir: pathlib.Path) -> bool:
+  """Returns whether a process, on any machine that shares the folder, trains there."""
+  try:
+    with (workdir / 'lock').open() as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except OSError:  # no lock, or a file system without them
+    return False
+  return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The folder of a run: what may change when it resumes. Real runs: train_test."""
 
+import fcntl
 import json
 import pathlib
 import subprocess
@@ -218,3 +219,26 @@ def test_folders_that_cannot_be_are_one_sentence(tmp_path):
   below = tmp_path / 'file' / 'run'
   with pytest.raises(UserError, match='cannot be written to'), workdir.owned(below):
     pass
+
+
+def test_looking_whether_a_folder_is_owned_keeps_no_training_out(tmp_path, monkeypatch):
+  assert not workdir.is_owned(tmp_path)
+  with workdir.owned(tmp_path):
+    assert workdir.is_owned(tmp_path)
+  assert not workdir.is_owned(tmp_path)
+  # The lock of one who looks is gone a moment later, and the training begins.
+  with (tmp_path / 'lock').open() as looking:
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(workdir.time, 'sleep', lambda _: looking.close())
+    with workdir.owned(tmp_path):
+      assert looking.closed
+
+
+def test_failures_are_noted_and_forgotten(tmp_path):
+  note = tmp_path / workdir.FAILURE
+  with pytest.raises(UserError), workdir.owned(tmp_path):
+    raise UserError('the loss is not finite')
+  assert note.read_text() == 'the loss is not finite\n'
+  with pytest.raises(KeyboardInterrupt), workdir.owned(tmp_path):
+    raise KeyboardInterrupt
+  assert not note.exists()

@@ -1,5 +1,7 @@
 """predict.py on tiny weights, of detectors too, and pictures of all kinds."""
 
+import csv
+import json
 import re
 
 import cv2
@@ -15,6 +17,7 @@ from big_vision_like.inference import predict as classes
 from big_vision_like.inference import predict_detection as detection
 from big_vision_like.inference.objects import Found
 from big_vision_like.models import vit
+from big_vision_like.viz import captions
 from big_vision_like.weights import bit, files, vision_transformer
 from tools import predict as tool
 
@@ -62,11 +65,38 @@ def test_pictures_are_named_and_shown(predict, pictures, weights, tmp_path):
   assert sum(out.count(name) for name in ('ape', 'bee', 'cat', 'dog', 'elk')) == 6
   for name in ('a', 'a-2', 'grey'):
     shown = cv2.imread(str(tmp_path / f'out/{name}.png'))
-    assert shown.shape == (384, 3 * 384 + 2 * 8, 3)
+    assert shown.shape == (28 + 384, 3 * 384 + 2 * 8, 3)
+    assert (shown[:28] < 100).any()  # text
   # The input, at the model's size, is the left one.
-  seen = cv2.imread(str(tmp_path / 'out/a.png'))[8::16, 8:384:16]
+  seen = cv2.imread(str(tmp_path / 'out/a.png'))[28 + 8 :: 16, 8:384:16]
   want = cv2.resize(cv2.imread(str(images[0])), (24, 24))
   np.testing.assert_array_equal(seen, want)
+
+
+def test_names_scores_and_paths_stay_whole(predict, pictures, weights, tmp_path):
+  (tmp_path / 'names.txt').write_text('ape\nbee\ncat\ndog\n' + 'a long name ' * 9)
+  folder = tmp_path / ('a long folder name/' * 5)
+  folder.mkdir(parents=True)
+  image = (pictures / 'a.png').rename(folder / 'a.png')
+  words = f'--labels={tmp_path}/names.txt', f'--csv={tmp_path}/p.csv'
+  status, out, err = predict(weights(), image, *words, f'--json={tmp_path}/p.json')
+  assert (status, err) == (0, '')
+  title, _, path, *lines, _, _ = out.splitlines()[-10:]
+  assert title.split() == ['class', 'score'] and path == str(image)
+  [found] = json.loads((tmp_path / 'p.json').read_text())
+  assert found['image'] == str(image) and len(found['predictions']) == 5
+  for line, one in zip(lines, found['predictions'], strict=True):
+    name, score = re.fullmatch(r'  (.+?) {3,}([\d.]+) %', line).groups()
+    assert name == one['class'].strip()
+    assert float(score) == pytest.approx(100 * one['score'], abs=0.051)
+  assert sum(one['score'] for one in found['predictions']) == pytest.approx(1)
+  with (tmp_path / 'p.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row['class'] for row in rows] == [x['class'] for x in found['predictions']]
+  assert [int(row['label']) for row in rows] == [
+    x['label'] for x in found['predictions']
+  ]
+  assert rows[0].keys() == {'image', 'label', 'class', 'score'}
 
 
 @pytest.mark.parametrize('other', [dict(pool='gap'), dict(pool='map')])
@@ -75,7 +105,7 @@ def test_another_size_and_other_pools(other, predict, pictures, weights, tmp_pat
   status, _, err = predict(weights(**other), pictures / 'a.png', *words)
   assert (status, err) == (0, '')
   shown = cv2.imread(str(tmp_path / 'out/a.png'))
-  assert shown.shape == (9 * 16, 3 * 9 * 40 + 2 * 8, 3)
+  assert shown.shape == (28 + 9 * 16, 3 * 9 * 40 + 2 * 8, 3)
 
 
 def test_what_cannot_be_read_does_not_stop_the_others(predict, pictures, weights):
@@ -123,8 +153,8 @@ def test_objects_are_told_and_drawn(predict, pictures, detector, tmp_path):
   (tmp_path / 'names.txt').write_text('ape\nbee\ncat\ndog\nelk\n')
   words = f'--weights={path}', f'--labels={tmp_path}/names.txt', '--image-size=64'
   images = pictures / 'a.png', pictures / 'broken.jpg', pictures / 'grey.png'
-  more = f'--out={tmp_path}/out', '--threshold=0'
-  status, out, err = predict(*words, *images, *more)
+  more = f'--out={tmp_path}/out', '--threshold=0', f'--json={tmp_path}/p.json'
+  status, out, err = predict(*words, *images, *more, f'--csv={tmp_path}/p.csv')
   assert status == 1 and 'broken.jpg is not a readable' in err
   assert 'shorter side 64, longer at most 107; mean 0.485' in out
   # All seven queries of both pictures, as load() finds them.
@@ -136,6 +166,15 @@ def test_objects_are_told_and_drawn(predict, pictures, detector, tmp_path):
   for row, one in zip(rows[:7], found, strict=True):
     assert ('ape', 'bee', 'cat', 'dog', 'elk')[one.label] in row
     np.testing.assert_allclose([float(x) for x in row.split()[-4:]], one.box, atol=0.06)
+  plain = json.loads((tmp_path / 'p.json').read_text())
+  assert [one['image'] for one in plain] == [*map(str, images)]
+  assert [x['box'] for x in plain[0]['predictions']] == [[*one.box] for one in found]
+  assert plain[1]['error'].endswith('is not a readable JPEG, PNG or WebP')
+  with (tmp_path / 'p.csv').open() as file:
+    lines = list(csv.DictReader(file))
+  assert len(lines) == 14
+  sides = [float(lines[0][side]) for side in ('left', 'top', 'right', 'bottom')]
+  np.testing.assert_allclose(sides, found[0].box)
   # Pictures are enlarged in whole steps; of attention there are 8 in rows of 4.
   shape = {
     name: cv2.imread(str(tmp_path / f'out/{name}.png')).shape
@@ -249,3 +288,23 @@ def test_alpha_is_not_drawn(predict, pictures, tmp_path):
     'a.png is not a readable JPEG, PNG or WebP: it is not RGBA, as 4 channels require\n'
   )
   assert cv2.imread(str(tmp_path / 'out/rgba.png')).shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+  'name, drawn',
+  [('été', 'été  12.3 %'), ('猫', 'class 4  12.3 %'), ('4', 'class 4  12.3 %')],
+)
+def test_captions(name, drawn):
+  one = {'label': 4, 'class': name, 'score': 0.1234}
+  assert classes.caption(one) == drawn
+  picture = np.full((7, 160, 3), 9, np.uint8)
+  shown = captions.captioned(picture, drawn)
+  np.testing.assert_array_equal(shown[28:], picture)
+  assert (shown[:28] < 100).any() and (shown[0] == 255).all()
+
+
+def test_long_captions_are_cut():
+  picture = np.zeros((1, 90, 3), np.uint8)
+  shown = captions.captioned(picture, 'one word after the other')[:28]
+  assert (shown < 100).any() and (shown[:, -4:] == 255).all()
+  assert captions.captioned(picture[:, :2], 'a').shape == (29, 2, 3)
