@@ -158,7 +158,7 @@ class Metrics:
     self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-    """Appends scalars to metrics.jsonl and TensorBoard, and passes them to `writers`."""
+    """Appends scalars to metrics.jsonl and TensorBoard, and passes them to writers."""
     if not self._active:
       return
     record = {'step': step, 'kind': kind} | {k: float(v) for k, v in scalars.items()}
