@@ -1,0 +1,129 @@
+"""Published weights fine-tuned to classify your own images.
+
+    python -m big_vision_like.train \
+        --config=configs/vit/finetune.py:data/birds,weights/ViT-B_16.npz \
+        --workdir=runs/birds
+
+The argument is FOLDER,WEIGHTS and, for images of another size than the weights', their
+side: `data/birds,weights/ViT-B_16.npz,384`. WEIGHTS, by default
+weights/ViT-B_16.npz, may be any classifier that docs/weights.md lists (ViT, BiT, DeiT,
+Swin, ResNet, ...), or the folder of a run. FOLDER holds a folder of images for each
+class, or `train` and `val` (and maybe `test`) with these; without them a fifth of each
+class is held out for validation, by a seed. The model, its images and the classes are
+read from both, and printed. docs/finetuning.md says what follows.
+
+AdamW with a rate of 1e-4, ten times that for the new head, for 20 epochs of batch 32 or
+at least 200 steps; a cosine after a warm-up of a tenth. Crops have a quarter of the
+image or more, and half of them are mirrored: leave out
+`--config.train_data.transforms` where that changes the class, as in letters. On an
+accelerator add `--config.task.model.dtype=bfloat16`; where memory is short,
+`--config.task.accumulate=4`.
+
+No published number: the images are yours.
+"""
+
+import os
+import re
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import own_images
+from big_vision_like.evals import classification
+from big_vision_like.inference import finetuning
+from big_vision_like.inference.classes import Preprocessing
+from big_vision_like.models import vit
+from big_vision_like.run import init_from
+from big_vision_like.spec import epochs, spec
+from big_vision_like.tasks import classification as tasks
+
+ARGUMENTS = ('data/images,weights/ViT-B_16.npz',)
+FOLDER, WEIGHTS = ARGUMENTS[0].split(',')
+BATCH, EPOCHS, LEAST_STEPS = 32, 20, 200
+
+
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  folder, weights, size = parsed(argument)
+  if argument == ARGUMENTS[0] and not os.path.exists(folder):  # to be planned
+    parts = {part: dict(path=folder, part=part) for part in ('train', 'val')}
+    start, rounds, num_classes = planned(), EPOCHS, 1000
+  else:
+    parts = own_images.parts_of(folder)
+    counts = {part: own_images.count(**own) for part, own in parts.items()}
+    classes = parts['train']['classes']
+    finetuning.tell_data(counts, classes)
+    num_classes = len(classes)
+    start = finetuning.start(weights, num_classes, size)
+    rounds = max(EPOCHS, LEAST_STEPS * BATCH / counts['train'])
+  c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(rounds), log_every=20))
+  c.checkpoint_every, c.keep_best = epochs(rounds / 10), 'val/top1'
+  c.init_from = start.init_from
+  c.train_data = spec(
+    pipeline.TrainInput,
+    source=spec(own_images.OwnImages, **parts['train']),
+    transforms=start.train_transforms(),
+    batch_size=BATCH,
+    seed=c.get_ref('seed'),
+    threads=8,
+  )
+  c.task = spec(
+    tasks.Classification,
+    model=start.model,
+    mean=start.images.mean,
+    std=start.images.std,
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.warmup_cosine_decay_schedule,
+        init_value=0.0,
+        peak_value=1e-4,
+        warmup_steps=epochs(rounds / 10),
+        decay_steps=c.get_ref('total_steps'),
+      ),
+      weight_decay=0.05,
+      clip_norm=1.0,
+      rate_rules=[(head, 10.0) for head in start.heads],
+    ),
+  )
+  c.evals = {
+    part: spec(
+      classification.Accuracy,
+      data=spec(
+        pipeline.EvalInput,
+        source=spec(own_images.OwnImages, **own),
+        transforms=start.eval_transforms(),
+        batch_size=BATCH,
+        threads=8,
+      ),
+      every=epochs(rounds / 10) if part == 'val' else 0,
+    )
+    for part, own in parts.items()
+    if part != 'train'
+  }
+  return c
+
+
+def parsed(argument: str) -> tuple[str, str, int | None]:
+  """Returns the folder, the weights and the side of images, None if not given.
+
+  Folders may have commas in their names.
+  """
+  size, found = None, re.fullmatch(r'(.+),([1-9]\d*)', argument)
+  if found and not os.path.exists(os.path.expanduser(argument)):
+    argument, size = found[1], int(found[2])
+  if os.path.isdir(os.path.expanduser(argument)) or ',' not in argument:
+    return argument, WEIGHTS, size
+  folder, _, weights = argument.rpartition(',')
+  return folder, weights, size
+
+
+def planned() -> finetuning.Start:
+  """Returns a ViT-B/16 of ImageNet's classes, where no folder is there yet."""
+  heads = ('head/.*',)
+  model = spec(
+    vit.ViT, num_classes=1000, **vit.variant('B/16'), scan=True, remat='dots'
+  )
+  weights = spec(init_from.from_file, path=WEIGHTS)
+  return finetuning.Start(model, weights, Preprocessing((224, 224)), heads, heads)
