@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
-from big_vision_like.report import distillation, page, self_training, vit
+from big_vision_like.report import confusion, distillation, page, self_training, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
@@ -24,7 +25,10 @@ NUM_FOR_DISTANCE = 128  # images, as in the paper
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """Evaluation examples with what the model makes of them."""
+  """Evaluation examples with what the model makes of them.
+
+  `files` are their paths, where each has a file of its own.
+  """
 
   evaluator: str
   image_BHWC: np.ndarray
@@ -32,6 +36,13 @@ class Predictions:
   id_B: np.ndarray
   probability_BC: np.ndarray
   names: Sequence[str]
+  files: Sequence[str] = ()
+
+  @property
+  def counts_CC(self) -> np.ndarray:
+    """How many examples of each true class each class was given."""
+    best_B = self.probability_BC.argmax(axis=-1)
+    return confusion.counts(self.label_B, best_B, len(self.names))
 
 
 @dataclasses.dataclass
@@ -69,9 +80,9 @@ class Source(report_source.Source):
 
 
 def predict(source: Source) -> Predictions:
-  """Runs the model on the first examples of an evaluator's data."""
+  """Runs the model on examples spread over an evaluator's data."""
   # Those that compare each output with its label; few-shot data has other classes.
-  name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
+  name, made = source.spread_of(MeanEvaluator, 'predicts labels')
   sigmoid = source.log.config['task'].get('loss_type') in classification.BY_CLASS
 
   def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
@@ -92,6 +103,7 @@ def predict(source: Source) -> Predictions:
       f'evals.{name} has labels up to {values["label"].max()}, the model '
       f'{classes} classes.'
     )
+  files = made.data.source.files
   return Predictions(
     evaluator=name,
     image_BHWC=values['image'],
@@ -99,6 +111,7 @@ def predict(source: Source) -> Predictions:
     id_B=values.get('id', found.index_N),
     probability_BC=values['probability'],
     names=class_names(source, made.data, classes),
+    files=[files[i] for i in found.index_N.tolist()] if files else (),
   )
 
 
@@ -142,7 +155,7 @@ def predicted(source: Source) -> tuple[str, str]:
   right = np.nonzero(right_B)[0]
   right = right[evenly(len(right), NUM_RIGHT)]
   text = page.paragraph(
-    f'{right_B.sum():,} of the first {len(right_B):,} examples of '
+    f'{right_B.sum():,} of {len(right_B):,} examples of '
     f'{found.evaluator} are right ({100 * right_B.mean():.2f}\u00a0%).'
   )
   content = ''
@@ -165,9 +178,25 @@ def prediction_card(found: Predictions, row: int) -> str:
   bars = ''.join(
     page.bar(found.names[c], float(probability_C[c]), c == label) for c in best
   )
-  title = page.text_line(f'true: {found.names[label]}')
-  picture = thumbnail(found.image_BHWC[row])
-  return page.card(picture, f'example {found.id_B[row]}', title + bars)
+  lines, title = '', f'example {found.id_B[row]}'
+  if found.files:
+    title = found.files[row]
+    lines = page.text_line(os.path.basename(title))
+  lines += page.text_line(f'true: {found.names[label]}')
+  return page.card(thumbnail(found.image_BHWC[row]), title, lines + bars)
+
+
+def accuracy_by_class(source: Source) -> tuple[str, str]:
+  """How often each class is recognized."""
+  found = source.predictions
+  data = f'{len(found.label_B):,} examples of {found.evaluator}'
+  return confusion.by_class(found.counts_CC, found.names, data)
+
+
+def confusions(source: Source) -> tuple[str, str]:
+  """Which classes are taken for which."""
+  found = source.predictions
+  return confusion.matrix(found.counts_CC, found.names)
 
 
 def attention_rollout(source: Source) -> tuple[str, str]:
@@ -219,6 +248,8 @@ Source.sections = (
     fits=self_training.learns_from_pseudo_labels,
   ),
   Section('Predictions', predicted, 'below'),
+  Section('Accuracy by class', accuracy_by_class, 'beside'),
+  Section('Confusion matrix', confusions, 'below'),
   Section(
     'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
   ),

@@ -4,24 +4,26 @@
         --config=configs/vit/finetune.py:data/birds,weights/ViT-B_16.npz \
         --workdir=runs/birds
 
-The argument is FOLDER,WEIGHTS and, for images of another size than the weights', their
-side: `data/birds,weights/ViT-B_16.npz,384`. WEIGHTS, by default
-weights/ViT-B_16.npz, may be any classifier that docs/weights.md lists (ViT, BiT, DeiT,
-Swin, ResNet, ...), or the folder of a run. FOLDER holds a folder of images for each
-class, or `train` and `val` (and maybe `test`) with these; without them a fifth of each
-class is held out for validation, by a seed. The model, its images and the classes are
-read from both, and printed. docs/finetuning.md says what follows.
+The argument is FOLDER,WEIGHTS and, if wanted, the side of images where it differs from
+the weights' (`data/birds,weights/ViT-B_16.npz,384`) and `plain`. WEIGHTS may be any
+classifier that docs/weights.md lists (ViT, BiT, DeiT, Swin, ResNet, ...), or the folder
+of a run; without them weights/ViT-B_16.npz is taken. FOLDER holds a folder of images
+for each class, or `train` and `val` (and maybe `test`) with such folders; otherwise a
+fifth of each class is held out for validation, by a seed. The model, its images and the
+classes are read from both, and printed. docs/finetuning.md describes the steps after
+training.
 
-AdamW with a rate of 1e-4, ten times that for the new head, for 20 epochs of batch 32 or
-at least 200 steps; a cosine after a warm-up of a tenth. Crops have a quarter of the
-image or more, and half of them are mirrored: leave out
-`--config.train_data.transforms` where that changes the class, as in letters. On an
+AdamW with a rate of 1e-4, ten times that for the new head, for 20 epochs of batch 32,
+but at least 200 steps; a cosine after a warm-up of a tenth. Training crops have a
+quarter of the image or more, and half of them are mirrored; `plain` takes whole images
+as they are, for data whose class a crop or a mirror changes, such as letters. On an
 accelerator add `--config.task.model.dtype=bfloat16`; where memory is short,
 `--config.task.accumulate=4`.
 
 No published number: the images are yours.
 """
 
+import math
 import os
 import re
 
@@ -45,7 +47,7 @@ BATCH, EPOCHS, LEAST_STEPS = 32, 20, 200
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  folder, weights, size = parsed(argument)
+  folder, weights, size, plain = parsed(argument)
   if argument == ARGUMENTS[0] and not os.path.exists(folder):  # to be planned
     parts = {part: dict(path=folder, part=part) for part in ('train', 'val')}
     start, rounds, num_classes = planned(), EPOCHS, 1000
@@ -56,14 +58,14 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     finetuning.tell_data(counts, classes)
     num_classes = len(classes)
     start = finetuning.start(weights, num_classes, size)
-    rounds = max(EPOCHS, LEAST_STEPS * BATCH / counts['train'])
+    rounds = max(EPOCHS, math.ceil(LEAST_STEPS * BATCH / counts['train']))
   c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(rounds), log_every=20))
   c.checkpoint_every, c.keep_best = epochs(rounds / 10), 'val/top1'
   c.init_from = start.init_from
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(own_images.OwnImages, **parts['train']),
-    transforms=start.train_transforms(),
+    transforms=start.eval_transforms() if plain else start.train_transforms(),
     batch_size=BATCH,
     seed=c.get_ref('seed'),
     threads=8,
@@ -105,18 +107,20 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   return c
 
 
-def parsed(argument: str) -> tuple[str, str, int | None]:
-  """Returns the folder, the weights and the side of images, None if not given.
+def parsed(argument: str) -> tuple[str, str, int | None, bool]:
+  """Returns the folder, the weights, the side of images (None: theirs), and `plain`.
 
   Folders may have commas in their names.
   """
-  size, found = None, re.fullmatch(r'(.+),([1-9]\d*)', argument)
-  if found and not os.path.exists(os.path.expanduser(argument)):
-    argument, size = found[1], int(found[2])
+  size, plain = None, False
+  while found := re.fullmatch(r'(.+),([1-9]\d*|plain)', argument):
+    argument, word = found.groups()
+    plain = plain or word == 'plain'
+    size = size if word == 'plain' else int(word)
   if os.path.isdir(os.path.expanduser(argument)) or ',' not in argument:
-    return argument, WEIGHTS, size
+    return argument, WEIGHTS, size, plain
   folder, _, weights = argument.rpartition(',')
-  return folder, weights, size
+  return folder, weights, size, plain
 
 
 def planned() -> finetuning.Start:
