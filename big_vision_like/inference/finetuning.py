@@ -69,12 +69,15 @@ class Start:
     return [self.decode, *steps]
 
 
-def start(path: str, num_classes: int, image_size: int | None = None) -> Start:
+def start(
+  path: str, num_classes: int, image_size: int | None = None, **computes: Any
+) -> Start:
   """Reads published weights, or those of a run, for a model of so many classes.
 
   Everything that the weights tell is found in them and printed: the architecture with
   its activation, norms and heads, and the size and normalization of images.
   `image_size` is another side of images, to which tables of positions are resized.
+  `computes` are arguments for models that have them, such as `scan` and `remat`.
   """
   model, images, weights, source = _read(path)
   if not hasattr(model, 'num_classes'):
@@ -89,7 +92,6 @@ def start(path: str, num_classes: int, image_size: int | None = None) -> Start:
     model = model.clone(rep_size=0)
     leave_out = (*heads, 'pre_logits/.*')
   model = model.clone(num_classes=num_classes)
-  computes = {'scan': True, 'remat': 'dots'}
   node = adapt.like(model, {k: v for k, v in computes.items() if hasattr(model, k)})
   if 'num_heads' in weights:  # so that one override corrects both
     node.num_heads = weights.get_ref('num_heads')
@@ -98,9 +100,15 @@ def start(path: str, num_classes: int, image_size: int | None = None) -> Start:
   say('weights', f'{path}, {source}')
   say('model', f'{type(model).__name__}: {told}')
   if 'num_heads' in weights:
-    say('', 'nothing tells num_heads: published models of this width have as many')
-  say('images', str(images))
-  say('head', f'{listed(leave_out)} of the weights left out')
+    heads_assumed = (
+      f'num_heads={weights.num_heads} is assumed, as published models have'
+    )
+    say('', f'{heads_assumed}; else --config.init_from.weights.num_heads=N')
+  say('images', f'{images} ({images.source})')
+  say(
+    'head',
+    f'new, for {num_classes:,} classes; not from the weights: {listed(leave_out)}',
+  )
   return Start(node, weights, images, heads, leave_out)
 
 

@@ -3,7 +3,6 @@
 Axes: B pictures, H W pixels, C channels or classes, P patches, h w a smaller map.
 """
 
-import functools
 from typing import Any
 
 import cv2
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.inference import hub_json, imagenet_words, loading
+from big_vision_like.inference import loading
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.viz import attention, images
 
@@ -56,7 +55,7 @@ class Predictor:
     sized_HWC = self.preprocess.sized(image)
     logits_C, rollout_hw = self.outputs(sized_HWC)
     best = self.preprocess.top(logits_C, self.top)
-    rows = [(in_words(name), f'{score:.4f}') for name, score in best]
+    rows = [(name, f'{score:.4f}') for name, score in best]
     drawn = {} if rollout_hw is None else {'': picture(sized_HWC, rollout_hw)}
     return rows, drawn
 
@@ -74,18 +73,6 @@ class Predictor:
     )
     grid = self.model.grid(sized_HWC.shape[:2])
     return np.asarray(logits_BC[0]), rollout_BP[0].reshape(grid)
-
-
-def in_words(name: str) -> str:
-  """Returns the name of a class, with words in front of numbers of ImageNet's."""
-  words = _imagenet().get(name)
-  return f'{words} ({name})' if words else name
-
-
-@functools.cache
-def _imagenet() -> dict[str, str]:
-  names = hub_json.imagenet_names()  # none without TFDS
-  return dict(zip(names, imagenet_words.WORDS, strict=True)) if names else {}
 
 
 def picture(sized_HWC: np.ndarray, rollout_hw: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
+from big_vision_like.inference.imagenet_words import in_words
 from big_vision_like.report import confusion, distillation, page, self_training, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
@@ -121,7 +122,7 @@ def class_names(source: Source, data: Any, count: int) -> list[str]:
   They are those of the run, or of a run that knows none those of the data.
   """
   known = source.class_names('label') or labels.vocabulary(data).get('label', {})
-  return [known.get(label, str(label)) for label in range(count)]
+  return [in_words(known.get(label, str(label))) for label in range(count)]
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:

@@ -33,6 +33,7 @@ import optax
 from big_vision_like import optim
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import own_images
+from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.inference import finetuning
 from big_vision_like.inference.classes import Preprocessing
@@ -56,8 +57,13 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     counts = {part: own_images.count(**own) for part, own in parts.items()}
     classes = parts['train']['classes']
     finetuning.tell_data(counts, classes)
+    if weights == WEIGHTS and not os.path.exists(weights):
+      raise UserError(
+        f'{weights} does not exist: name other weights after the folder, as in'
+        f' {folder},FILE (docs/weights.md lists which can be used)'
+      )
     num_classes = len(classes)
-    start = finetuning.start(weights, num_classes, size)
+    start = finetuning.start(weights, num_classes, size, scan=True, remat='dots')
     rounds = max(EPOCHS, math.ceil(LEAST_STEPS * BATCH / counts['train']))
   c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(rounds), log_every=20))
   c.checkpoint_every, c.keep_best = epochs(rounds / 10), 'val/top1'

@@ -76,6 +76,8 @@ class OwnImages(Source):
   @functools.cached_property
   def folder(self) -> folders.Folder:
     """All images of the folder."""
+    if not os.path.isdir(os.path.expanduser(self.path)):
+      raise UserError(missing(self.path))
     return folders.Folder(self.path, self.classes)
 
   @functools.cached_property
@@ -212,8 +214,6 @@ class OwnImages(Source):
 
   def problems(self) -> list[str]:
     """What keeps the images from being used."""
-    if not os.path.isdir(os.path.expanduser(self.path)):
-      return [missing(self.path)]
     try:
       if not len(self):
         why = ''
