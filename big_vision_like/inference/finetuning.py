@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -161,9 +161,9 @@ def heads_of(model: nn.Module, images: Prepare) -> tuple[str, ...]:
   return tuple(f'{re.escape(owner)}/.*' for owner in sorted(owners))
 
 
-def tell_data(counts: dict[str, int], classes: Sequence[str]) -> None:
+def tell_data(counts: Mapping[str, int], classes: Sequence[str]) -> None:
   """Prints how many images each part has, and the classes."""
-  say(
-    'data', ', '.join(f'{count:,} images for {part}' for part, count in counts.items())
-  )
+  uses = {'train': 'training', 'val': 'validation'}
+  texts = [f'{count:,} for {uses.get(part, part)}' for part, count in counts.items()]
+  say('data', f'{sum(counts.values()):,} images: {", ".join(texts)}')
   say('classes', f'{len(classes):,}: {listed(classes, NAMED)}')

@@ -181,7 +181,8 @@ def prediction_card(found: Predictions, row: int) -> str:
   )
   lines, title = '', f'example {found.id_B[row]}'
   if found.files:
-    title = found.files[row]
+    # Names that are not UTF-8 have no place in the page.
+    title = os.fsencode(found.files[row]).decode(errors='replace')
     lines = page.text_line(os.path.basename(title))
   lines += page.text_line(f'true: {found.names[label]}')
   return page.card(thumbnail(found.image_BHWC[row]), title, lines + bars)

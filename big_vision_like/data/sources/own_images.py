@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,13 +97,18 @@ class OwnImages(Source):
   @functools.cached_property
   def checked(self) -> Checked:
     """The images of the part that can be decoded."""
-    files = self.folder.files
+    files, names = self.folder.files, self._names
     if len(self.chosen) >= MANY:
       count = f'{len(self.chosen):,} images'
       _tell(f'{self.path}: decoding {count} once, to leave out damaged files')
     found = shards.on_threads(lambda place: size_of(files[place]), self.chosen.tolist())
-    names = self._names
     good = [i for i, size in enumerate(found) if not isinstance(size, str)]
+    if not good:
+      why = ''
+      if found:
+        file = shown(names[self.chosen[0]])
+        why = f' that can be decoded; of {file}: {found[0]}'
+      raise UserError(f'{self.path} has no image for {self.part!r}{why}')
     return Checked(
       places_N=self.chosen[good],
       sizes_N2=np.array([found[i] for i in good], np.int32).reshape(-1, 2),
@@ -193,16 +199,11 @@ class OwnImages(Source):
         f' {listed(map(shown, deep), 1)}'
       )
     count_C = np.bincount(self._labels, minlength=len(self.label_names))
-    if self.part != 'val':
-      few = [name for name, n in zip(self.label_names, count_C, strict=True) if n == 1]
-      if few:
-        what = 'class has' if len(few) == 1 else 'classes have'
-        found.append(f'{len(few):,} {what} 1 image: {listed(few, NAMED)}')
-    elif absent := [
-      name for name, n in zip(self.label_names, count_C, strict=True) if not n
-    ]:
-      what = 'class has' if len(absent) == 1 else 'classes have'
-      found.append(f'{len(absent):,} {what} no image here: {listed(absent, NAMED)}')
+    for number, what in ((0, 'no image here'), (1, '1 image')):
+      few = [self.label_names[c] for c in np.flatnonzero(count_C == number)]
+      if few and (number == 0 or self.part != 'val'):
+        have = 'class has' if len(few) == 1 else 'classes have'
+        found.append(f'{len(few):,} {have} {what}: {listed(map(shown, few), NAMED)}')
     return found
 
   @property
@@ -215,17 +216,11 @@ class OwnImages(Source):
   def problems(self) -> list[str]:
     """What keeps the images from being used."""
     try:
-      if not len(self):
-        why = ''
-        if self.checked.unreadable:
-          name, reason = next(iter(self.checked.unreadable.items()))
-          why = f': {shown(name)} ({reason}), and so all others'
-        return [f'{self.path} has no image for {self.part!r} that can be decoded{why}']
       absent = set(range(len(self.label_names))) - {*self._labels.tolist()}
     except UserError as error:
       return [str(error)]
     if absent and self.part != 'val' and self.classes is None:
-      each = [self.label_names[label] for label in sorted(absent)]
+      each = [shown(self.label_names[label]) for label in sorted(absent)]
       return [
         f'{self.path} has no readable image of {listed(each, NAMED)}: add some, or'
         ' delete the folder'
@@ -299,6 +294,11 @@ def parts_of(path: str, seed: int = 0, share: float = 0.2) -> dict[str, dict[str
   if 'train' not in splits or len(splits) == 1:
     classes = classes_of(path)
     own = dict(path=path, held_out=share, seed=seed, classes=classes)
+    if not count(**own, part='val'):
+      raise UserError(
+        f'no class of {path} has two images, so none can be held out for validation:'
+        ' add images, or put some into `val` next to `train`'
+      )
     return {part: own | {'part': part} for part in ('train', 'val')}
   classes = classes_of(splits['train'])
   if 'val' not in splits:
@@ -311,10 +311,20 @@ def classes_of(path: str) -> list[str]:
 
   Every class has an image.
   """
-  folder = folders.Folder(path)
+  folder, root = folders.Folder(path), os.path.expanduser(path)
+  loose = [x for x in os.listdir(root) if x.lower().endswith(decoding.SUFFIXES)]
+  if loose and not any(entry.is_dir() for entry in os.scandir(root)):
+    raise UserError(
+      f'{path} has {plural(len(loose), "image")} and no folders: put the images of each'
+      ' class into a folder with its name'
+    )
   names = folder.label_names
+  if odd := [name for name in names if unprintable(name)]:
+    raise UserError(
+      f'{path} has a folder named {odd[0]!r}, which is not printable UTF-8: rename it'
+    )
   if len(names) == 1:
-    inner = os.path.join(os.path.expanduser(path), names[0])
+    inner = os.path.join(root, names[0])
     deeper = sorted(entry.name for entry in os.scandir(inner) if entry.is_dir())
     advice = 'add a folder for each other class'
     if deeper:
@@ -340,7 +350,13 @@ def missing(path: str) -> str:
 
 def shown(name: str) -> str:
   """Returns a file name as text that any terminal prints."""
-  return os.fsencode(name).decode(errors='replace')
+  text = os.fsencode(name).decode(errors='replace')
+  return repr(text) if unprintable(text) else text
+
+
+def unprintable(name: str) -> bool:
+  """Returns whether a name has line breaks, other controls, or bytes of no letter."""
+  return any(unicodedata.category(x) in ('Cc', 'Cs', 'Zl', 'Zp') for x in name)
 
 
 def _top(name: str) -> str:
