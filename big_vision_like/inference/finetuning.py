@@ -77,7 +77,7 @@ def start(
   Everything that the weights tell is found in them and printed: the architecture with
   its activation, norms and heads, and the size and normalization of images.
   `image_size` is another side of images, to which tables of positions are resized.
-  `computes` are arguments for models that have them, such as `scan` and `remat`.
+  `computes` are arguments, such as `scan` and `remat`, for models that have all of them.
   """
   model, images, weights, source = _read(path)
   if not hasattr(model, 'num_classes'):
@@ -92,7 +92,8 @@ def start(
     model = model.clone(rep_size=0)
     leave_out = (*heads, 'pre_logits/.*')
   model = model.clone(num_classes=num_classes)
-  node = adapt.like(model, {k: v for k, v in computes.items() if hasattr(model, k)})
+  known = all(hasattr(model, name) for name in computes)
+  node = adapt.like(model, computes if known else {})
   if 'num_heads' in weights:  # so that one override corrects both
     node.num_heads = weights.get_ref('num_heads')
   arguments = provenance.architecture(model).items()
