@@ -77,7 +77,7 @@ def start(
   Everything that the weights tell is found in them and printed: the architecture with
   its activation, norms and heads, and the size and normalization of images.
   `image_size` is another side of images, to which tables of positions are resized.
-  `computes` are arguments, such as `scan` and `remat`, for models that have all of them.
+  `computes` are arguments, such as `scan` and `remat`, for models that have them all.
   """
   model, images, weights, source = _read(path)
   if not hasattr(model, 'num_classes'):
