@@ -171,7 +171,10 @@ def shrunk(
     kept = {name: node[name] for name in ('name', 'split') if name in node}
     return dict(spec.spec(fake.Fake, **kept, **made_up))
   if fn is own_images.OwnImages:
-    return dict(spec.spec(fake.Fake, name='imagenet2012', **made_up))
+    classes = len(node.get('classes') or ()) or made_up['classes']
+    return dict(
+      spec.spec(fake.Fake, name='imagenet2012', **made_up | {'classes': classes})
+    )
   if fn is coco.Coco:
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
     return dict(spec.spec(fake.Fake, name=name, **made_up))
