@@ -1,4 +1,4 @@
-"""The hour of a new user: weights and a folder of images, fine-tuned and looked at."""
+"""What a new user does: fine-tunes weights on a folder of images, looks at the run."""
 
 import json
 
@@ -164,8 +164,9 @@ def test_a_detector_has_the_classes_of_its_folder(tmp_path, capsys):
   assert source.category_names == ['gull', 'tern'] and len(source) == 1
 
 
-def test_plain_and_prepared_folders_need_no_more_transforms(place, run, tmp_path):
-  folder = place / 'colours'
+def test_plain_and_prepared_folders_need_no_more_transforms(run, tmp_path):
+  folder = tmp_path / 'colours'
+  paint(folder)
   name = ['--name', 'colours', '--split', 'train', '--data-dir', str(tmp_path)]
   done = run('tools/prepare_data.py', '--from', f'folder:{folder}', *name)
   assert done.returncode == 0, done.stderr
