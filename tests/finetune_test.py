@@ -169,7 +169,7 @@ def test_plain_and_prepared_folders_need_no_more_transforms(run, tmp_path):
   paint(folder)
   name = ['--name', 'colours', '--split', 'train', '--data-dir', str(tmp_path)]
   done = run('tools/prepare_data.py', '--from', f'folder:{folder}', *name)
-  assert done.returncode == 0, done.stderr
+  assert not done.returncode, done.stderr
   steps = [image.Decode(), image.Resize(8)]
   for source in (
     folders.Folder(str(folder)),
