@@ -165,7 +165,7 @@ def test_a_detector_has_the_classes_of_its_folder(tmp_path, capsys):
 
 
 def test_plain_and_prepared_folders_need_no_more_transforms(run, tmp_path):
-  folder = tmp_path / 'colours'
+  folder = tmp_path / 'photos'
   paint(folder)
   name = ['--name', 'colours', '--split', 'train', '--data-dir', str(tmp_path)]
   done = run('tools/prepare_data.py', '--from', f'folder:{folder}', *name)
