@@ -37,7 +37,7 @@ from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import set_detection
 
 ARGUMENTS = ('data/objects,weights/detr-r50-e632da11.pth',)
-FOLDER, WEIGHTS = ARGUMENTS[0].split(',')
+WEIGHTS = ARGUMENTS[0].split(',')[1]
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:

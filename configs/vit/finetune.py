@@ -43,7 +43,7 @@ from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('data/images,weights/ViT-B_16.npz',)
-FOLDER, WEIGHTS = ARGUMENTS[0].split(',')
+WEIGHTS = ARGUMENTS[0].split(',')[1]
 BATCH, EPOCHS, LEAST_STEPS = 32, 20, 200
 
 

@@ -280,9 +280,7 @@ def parts_of(path: str, seed: int = 0, share: float = 0.2) -> dict[str, dict[str
   root = os.path.expanduser(path)
   if not os.path.isdir(root):
     raise UserError(missing(path))
-  inside = {
-    entry.name.lower(): entry.name for entry in os.scandir(root) if entry.is_dir()
-  }
+  inside = {name.lower(): name for name in _folders(root)}
   splits = {
     part: os.path.join(path, inside[name])
     for part, names in SPLITS.items()
@@ -313,7 +311,7 @@ def classes_of(path: str) -> list[str]:
   """
   folder, root = folders.Folder(path), os.path.expanduser(path)
   loose = [x for x in os.listdir(root) if x.lower().endswith(decoding.SUFFIXES)]
-  if loose and not any(entry.is_dir() for entry in os.scandir(root)):
+  if loose and not _folders(root):
     raise UserError(
       f'{path} has {plural(len(loose), "image")} and no folders: put the images of each'
       ' class into a folder with its name'
@@ -324,10 +322,8 @@ def classes_of(path: str) -> list[str]:
       f'{path} has a folder named {odd[0]!r}, which is not printable UTF-8: rename it'
     )
   if len(names) == 1:
-    inner = os.path.join(root, names[0])
-    deeper = sorted(entry.name for entry in os.scandir(inner) if entry.is_dir())
     advice = 'add a folder for each other class'
-    if deeper:
+    if deeper := _folders(os.path.join(root, names[0])):
       advice = f'if {listed(deeper, NAMED)} are the classes, name {path}/{names[0]}'
     raise UserError(
       f'{path} has a single class, {names[0]!r}, but a classifier needs two: {advice}'
@@ -359,7 +355,17 @@ def unprintable(name: str) -> bool:
   return any(unicodedata.category(x) in ('Cc', 'Cs', 'Zl', 'Zp') for x in name)
 
 
+def _folders(root: str) -> list[str]:
+  """Returns the names of the folders in a folder, in order, without hidden ones."""
+  return sorted(
+    entry.name
+    for entry in os.scandir(root)
+    if entry.is_dir() and entry.name[0] != '.' and entry.name not in folders.JUNK
+  )
+
+
 def _top(name: str) -> str:
+  """Returns the class of an image by its path below the folder."""
   return name.split(os.sep, 1)[0]
 
 

@@ -149,6 +149,7 @@ def test_layouts(tmp_path):
   assert os.path.basename(found['val']['path']) == 'testing' and len(found) == 2
 
   make(tmp_path / 'alone' / 'train', *many())
+  (tmp_path / 'alone' / '.cache').mkdir()
   found = parts_of(str(tmp_path / 'alone'))
   assert found['val'] == found['train'] | {'part': 'val'}
   # A class may be called so.
