@@ -247,7 +247,7 @@ def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path, capsys):
   assert report.main([str(tmp_path)]) == 0
   reader = pages.Reader(tmp_path / 'report.html')
   assert reader.headings == HEADINGS
-  assert reader.text.count('holds no checkpoint') == 5
+  assert reader.text.count('holds no checkpoint') == 7
   assert 'Training images after all transforms' in reader.text
   (tmp_path / 'metrics.jsonl').unlink()
   assert report.main([str(tmp_path)]) == 1
