@@ -62,7 +62,7 @@ import numpy as np
 from big_vision_like import cli, data, errors, files, optim, spec, train
 from big_vision_like.data.input import bucket
 from big_vision_like.data.prepare import tokenizer
-from big_vision_like.data.sources import coco, fake, pseudo_labels, tfds
+from big_vision_like.data.sources import coco, fake, own_images, pseudo_labels, tfds
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint, experiment, init_from, metrics, preflight
@@ -176,6 +176,11 @@ def shrunk(
   if fn is tfds.Tfds:
     kept = {name: node[name] for name in ('name', 'split') if name in node}
     return dict(spec.spec(fake.Fake, **kept, **made_up))
+  if fn is own_images.OwnImages:
+    classes = len(node.get('classes') or ()) or made_up['classes']
+    return dict(
+      spec.spec(fake.Fake, name='imagenet2012', **made_up | {'classes': classes})
+    )
   if fn is coco.Coco:
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
     return dict(spec.spec(fake.Fake, name=name, **made_up))

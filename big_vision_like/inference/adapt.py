@@ -1,6 +1,8 @@
 """Adaptation of a config to the weights that it evaluates: their model and images."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import ml_collections as mlc
@@ -41,13 +43,13 @@ def with_model(config: mlc.ConfigDict, model: nn.Module, source: str) -> mlc.Con
       ' config.task.model.masks=False, and evaluators that need none'
     )
   config = config.copy_and_resolve_references()
-  config.task.model = _like(model, node)
+  config.task.model = like(model, node)
   if masks is not None:
     config.task.model.masks = masks
   return config
 
 
-def _like(model: nn.Module, node: mlc.ConfigDict) -> mlc.ConfigDict:
+def like(model: nn.Module, node: Mapping[str, Any]) -> mlc.ConfigDict:
   """Returns a recorded call that makes `model`, and computes like `node`'s model."""
   arguments = {k: v for k, v in node.items() if k in COMPUTES}
   for field in dataclasses.fields(model):
@@ -55,9 +57,9 @@ def _like(model: nn.Module, node: mlc.ConfigDict) -> mlc.ConfigDict:
       continue
     value = getattr(model, field.name)
     if isinstance(value, nn.Module):
-      before = node[field.name]
-      same = spec.symbol(before) is type(value)
-      value = _like(value, before if same else mlc.ConfigDict())
+      before = node.get(field.name)
+      same = before is not None and spec.symbol(before) is type(value)
+      value = like(value, before if same else {})
     arguments[field.name] = value
   return spec.spec(type(model), **arguments)
 

@@ -15,6 +15,7 @@ from big_vision_like import spec
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError, check_one_of, shape_text
 from big_vision_like.inference import loading
+from big_vision_like.inference.imagenet_words import in_words
 from big_vision_like.inference.preprocessing import (
   SIZING,
   Prepare,
@@ -116,7 +117,10 @@ class Preprocessing(Prepare):
     return self.normalized(np.stack([self.sized(picture) for picture in pictures]))
 
   def top(self, logits_C: np.ndarray, k: int = 5) -> list[tuple[str, float]]:
-    """Returns names and scores in [0, 1] of an image's best classes, best first."""
+    """Returns names and scores in [0, 1] of an image's best classes, best first.
+
+    Names that are WordNet numbers of ImageNet-1k have words in front.
+    """
     logits_C = np.asarray(logits_C, np.float64)
     if logits_C.ndim != 1:
       raise UserError(f'top() takes the logits of one image, not {logits_C.shape}')
@@ -125,7 +129,7 @@ class Preprocessing(Prepare):
     else:
       score_C = softmax(logits_C)
     best = np.argsort(-logits_C, kind='stable')[:k]
-    return [(self.name(label), float(score_C[label])) for label in best]
+    return [(in_words(self.name(label)), float(score_C[label])) for label in best]
 
   def with_size(self, size: int | Sequence[int]) -> 'Preprocessing':
     """Returns preprocessing for another size, with the crop scaled in proportion."""

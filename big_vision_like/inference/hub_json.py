@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,13 +10,13 @@ import numpy as np
 
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError, prefixed, shape_text
+from big_vision_like.inference import imagenet_numbers
 from big_vision_like.inference.classes import EFFICIENTNET, Preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.inference.preprocessing import (
   IMAGENET_MEAN,
   IMAGENET_STD,
   Prepare,
-  read_names,
 )
 from big_vision_like.weights import fields
 from big_vision_like.weights.fields import FLAG, NULL, POSITIVE, SIDE, TEXT
@@ -115,7 +113,7 @@ def classifier_images(
   if found.source in (_TIMM_FILE, _PROCESSOR_FILE):
     found = fitting(found, num_classes, channels)
   if not found.label_names and num_classes == 1000:
-    found = dataclasses.replace(found, label_names=imagenet_names())
+    found = dataclasses.replace(found, label_names=imagenet_numbers.NUMBERS)
   # Models with more classes than these were pre-trained with independent labels.
   scores = 'sigmoid' if num_classes > 1000 else 'softmax'
   return dataclasses.replace(found, scores=scores)
@@ -350,13 +348,6 @@ def transformers_folder(
     return {'config.json': made, 'preprocessor_config.json': processor}
 
   return files
-
-
-def imagenet_names() -> tuple[str, ...]:
-  """Returns TFDS's names of ImageNet-1k classes, by WordNet number; () without TFDS."""
-  [folder] = importlib.util.find_spec('tensorflow_datasets').submodule_search_locations
-  file = pathlib.Path(folder) / 'datasets' / 'imagenet2012' / 'labels.txt'
-  return read_names(file) if file.is_file() else ()
 
 
 def _check_processor(processor: Mapping[str, Any], source: str) -> None:

@@ -5,6 +5,8 @@ WordNet 3.0 (Copyright 2006 by Princeton University), as published with the 2012
 challenge. Several synsets have the same first word: crane, maillot.
 """
 
+from big_vision_like.inference.imagenet_numbers import NUMBERS
+
 _TEXT = """
 tench, goldfish, great white shark, tiger shark, hammerhead, electric ray, stingray,
 cock, hen, ostrich, brambling, goldfinch, house finch, junco, indigo bunting, robin,
@@ -147,3 +149,10 @@ earthstar, hen-of-the-woods, bolete, ear, toilet tissue
 """
 
 WORDS = tuple(' '.join(_TEXT.split()).split(', '))
+
+_BY_NUMBER = dict(zip(NUMBERS, WORDS, strict=True))
+
+
+def in_words(name: str) -> str:
+  """Returns the name of a class, with words in front of a WordNet number."""
+  return f'{_BY_NUMBER[name]} ({name})' if name in _BY_NUMBER else name

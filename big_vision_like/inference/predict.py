@@ -3,7 +3,6 @@
 Axes: B pictures, H W pixels, C channels or classes, P patches, h w a smaller map.
 """
 
-import functools
 from typing import Any
 
 import cv2
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.inference import hub_json, imagenet_words, loading
+from big_vision_like.inference import loading
 from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.viz import attention, captions, images
 
@@ -62,7 +61,7 @@ class Predictor:
     best = self.preprocess.top(logits_C, self.top)
     labels = np.argsort(-logits_C, kind='stable')[: self.top].tolist()
     found = [
-      {'label': label, 'class': in_words(name), 'score': score}
+      {'label': label, 'class': name, 'score': score}
       for label, (name, score) in zip(labels, best, strict=True)
     ]
     rows = [(one['class'], percent(one['score'])) for one in found]
@@ -88,7 +87,7 @@ class Predictor:
 
 
 def caption(one: dict[str, Any]) -> str:
-  """Returns a class and its score; the class by number where it cannot be drawn."""
+  """Returns a class and its score; the class by number if it cannot be drawn."""
   name = one['class']
   if name.isdigit() or not captions.writable(name):
     name = f'class {one["label"]}'
@@ -98,18 +97,6 @@ def caption(one: dict[str, Any]) -> str:
 def percent(score: float) -> str:
   """Returns '71.2 %' for 0.712."""
   return f'{100 * score:.1f} %'
-
-
-def in_words(name: str) -> str:
-  """Returns the name of a class, with words before ImageNet numbers."""
-  words = _imagenet().get(name)
-  return f'{words} ({name})' if words else name
-
-
-@functools.cache
-def _imagenet() -> dict[str, str]:
-  names = hub_json.imagenet_names()  # empty without TFDS
-  return dict(zip(names, imagenet_words.WORDS, strict=True)) if names else {}
 
 
 def picture(sized_HWC: np.ndarray, rollout_hw: np.ndarray) -> np.ndarray:

@@ -55,8 +55,8 @@ def distils(source: Source) -> bool:
 
 
 def answers(source: Source) -> Answers:
-  """Runs the student and its teacher on the first examples of an evaluator's data."""
-  _, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
+  """Runs the student and its teacher on examples of an evaluator's data."""
+  _, made = source.spread_of(MeanEvaluator, 'predicts labels')
   run = source.restored
   task, teacher = run.task, run.task.networks()[distillation.TEACHER]
   frozen = loading.frozen(run, made.data.abstract())
@@ -112,7 +112,7 @@ def compared(
     cards.append(page.card(pictures[row](), f'example {id_B[row]}', lines))
   content += page.cards(cards) if cards else page.paragraph('There are none.')
   caption = (
-    f'The first {count:,} examples of {evaluator}. A student with two heads predicts '
+    f'{count:,} examples of {evaluator}. A student with two heads predicts '
     'the mean of both. Below each image are its true class and the predictions of '
     'student and teacher with probabilities; green marks the true class. Examples on '
     'which the student is most certain come first.'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.evals.evaluator import MeanEvaluator
-from big_vision_like.report import distillation, page, self_training, vit
+from big_vision_like.inference.imagenet_words import in_words
+from big_vision_like.report import confusion, distillation, page, self_training, vit
 from big_vision_like.report import source as report_source
 from big_vision_like.report.source import Section, evenly
 from big_vision_like.run import labels
@@ -24,7 +26,10 @@ NUM_FOR_DISTANCE = 128  # images, as in the paper
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """Evaluation examples with the predictions of the model."""
+  """Evaluation examples with the predictions of the model.
+
+  `files` are their paths if each example is a file of its own.
+  """
 
   evaluator: str
   image_BHWC: np.ndarray
@@ -32,6 +37,13 @@ class Predictions:
   id_B: np.ndarray
   probability_BC: np.ndarray
   names: Sequence[str]
+  files: Sequence[str] = ()
+
+  @property
+  def counts_CC(self) -> np.ndarray:
+    """How many examples of each true class each class was given."""
+    best_B = self.probability_BC.argmax(axis=-1)
+    return confusion.counts(self.label_B, best_B, len(self.names))
 
 
 @dataclasses.dataclass
@@ -69,9 +81,9 @@ class Source(report_source.Source):
 
 
 def predict(source: Source) -> Predictions:
-  """Runs the model on the first examples of an evaluator's data."""
+  """Runs the model on examples spread over an evaluator's data."""
   # These evaluators compare outputs with labels; few-shot data have other classes.
-  name, made = source.evaluator_of(MeanEvaluator, 'predicts labels')
+  name, made = source.spread_of(MeanEvaluator, 'predicts labels')
   sigmoid = source.log.config['task'].get('loss_type') in classification.BY_CLASS
 
   def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
@@ -92,6 +104,7 @@ def predict(source: Source) -> Predictions:
       f'evals.{name} has labels up to {values["label"].max()}, but the model has '
       f'{classes} classes.'
     )
+  files = made.data.source.files
   return Predictions(
     evaluator=name,
     image_BHWC=values['image'],
@@ -99,6 +112,7 @@ def predict(source: Source) -> Predictions:
     id_B=values.get('id', found.index_N),
     probability_BC=values['probability'],
     names=class_names(source, made.data, classes),
+    files=[files[i] for i in found.index_N.tolist()] if files else (),
   )
 
 
@@ -108,7 +122,7 @@ def class_names(source: Source, data: Any, count: int) -> list[str]:
   The names of the run have precedence over the names of the data.
   """
   known = source.class_names('label') or labels.vocabulary(data).get('label', {})
-  return [known.get(label, str(label)) for label in range(count)]
+  return [in_words(known.get(label, str(label))) for label in range(count)]
 
 
 def sample_inputs(source: Source) -> tuple[str, str]:
@@ -142,7 +156,7 @@ def predicted(source: Source) -> tuple[str, str]:
   right = np.nonzero(right_B)[0]
   right = right[evenly(len(right), NUM_RIGHT)]
   text = page.paragraph(
-    f'{right_B.sum():,} of the first {len(right_B):,} examples of '
+    f'{right_B.sum():,} of {len(right_B):,} examples of '
     f'{found.evaluator} are classified correctly ({100 * right_B.mean():.2f}\u00a0%).'
   )
   content = ''
@@ -165,9 +179,26 @@ def prediction_card(found: Predictions, row: int) -> str:
   bars = ''.join(
     page.bar(found.names[c], float(probability_C[c]), c == label) for c in best
   )
-  title = page.text_line(f'true: {found.names[label]}')
-  picture = thumbnail(found.image_BHWC[row])
-  return page.card(picture, f'example {found.id_B[row]}', title + bars)
+  lines, title = '', f'example {found.id_B[row]}'
+  if found.files:
+    # Names that are not UTF-8 have no place in the page.
+    title = os.fsencode(found.files[row]).decode(errors='replace')
+    lines = page.text_line(os.path.basename(title))
+  lines += page.text_line(f'true: {found.names[label]}')
+  return page.card(thumbnail(found.image_BHWC[row]), title, lines + bars)
+
+
+def accuracy_by_class(source: Source) -> tuple[str, str]:
+  """Shows how often each class is recognized."""
+  found = source.predictions
+  data = f'{len(found.label_B):,} examples of {found.evaluator}'
+  return confusion.by_class(found.counts_CC, found.names, data)
+
+
+def confusions(source: Source) -> tuple[str, str]:
+  """Shows which classes are mistaken for which."""
+  found = source.predictions
+  return confusion.matrix(found.counts_CC, found.names)
 
 
 def attention_rollout(source: Source) -> tuple[str, str]:
@@ -219,6 +250,8 @@ Source.sections = (
     fits=self_training.learns_from_pseudo_labels,
   ),
   Section('Predictions', predicted, 'below'),
+  Section('Accuracy by class', accuracy_by_class, 'beside'),
+  Section('Confusion matrix', confusions, 'below'),
   Section(
     'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
   ),

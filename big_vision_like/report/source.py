@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from big_vision_like import spec as specs
+from big_vision_like.data.sources.spread import Spread
 from big_vision_like.errors import UserError
 from big_vision_like.evals.evaluator import Evaluator, Measure, Rows
 from big_vision_like.report import runs
@@ -104,6 +105,14 @@ class Source:
     if not isinstance(made, kind):
       raise UserError(f'evals.{name} is not an evaluator that {what}.')
     return name, labels.with_labels_of(made, self.known)
+
+  def spread_of(self, kind: type, what: str) -> tuple[str, Any]:
+    """Returns `evaluator_of` on `num_examples` examples spread over its data."""
+    name, made = self.evaluator_of(kind, what)
+    few = Spread(made.data.source, self.num_examples)
+    return name, dataclasses.replace(
+      made, data=dataclasses.replace(made.data, source=few)
+    )
 
   def joined(self, made: Evaluator, measure: Measure) -> Rows:
     """Returns measurements of the first examples of an evaluator's data."""

@@ -452,7 +452,11 @@ def fill(
     for text in source.weights.assumed if isinstance(source.weights, Weights) else ():
       say('', f'assumed: {text}')
     if found := source.differences(model):
-      texts = [f'{k} {ours!r}, not {theirs!r}' for k, (theirs, ours) in found.items()]
+      texts = [
+        f'{k} {ours!r}, not {theirs!r} (to match:'
+        f' --config.task.model.{k.replace("/", ".")}={theirs!r})'
+        for k, (theirs, ours) in found.items()
+      ]
       say('', f'different from the model of the weights: {"; ".join(texts)}')
   return result
 

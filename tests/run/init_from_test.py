@@ -357,7 +357,8 @@ def test_another_activation_is_refused(tmp_path, capsys):
   )
   filled(InitFrom(found), **sizes, activation='gelu_exact', dropout=0.5, epsilon=1e-5)
   out = capsys.readouterr().out
-  assert 'different from the model of the weights: epsilon 1e-05, not 1e-06\n' in out
+  hint = 'epsilon 1e-05, not 1e-06 (to match: --config.task.model.epsilon=1e-06)'
+  assert f'different from the model of the weights: {hint}\n' in out
   (tmp_path / 'config.json').write_text('{"model_args": {"act_layer": "relu"}}')
   found = init_from.from_file(path, num_heads=4)
   with pytest.raises(UserError, match="activation='relu', but the model has 'gelu'"):

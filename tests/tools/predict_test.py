@@ -1,7 +1,9 @@
 """predict.py on tiny weights, of detectors too, and pictures of all kinds."""
 
 import csv
+import importlib.util
 import json
+import pathlib
 import re
 
 import cv2
@@ -12,9 +14,10 @@ import random_weights
 from PIL import Image
 
 from big_vision_like import cli
-from big_vision_like.inference import imagenet_words, loading
+from big_vision_like.inference import imagenet_numbers, imagenet_words, loading
 from big_vision_like.inference import predict as classes
 from big_vision_like.inference import predict_detection as detection
+from big_vision_like.inference.classes import Preprocessing
 from big_vision_like.inference.objects import Found
 from big_vision_like.models import vit
 from big_vision_like.viz import captions
@@ -269,10 +272,16 @@ def test_a_square_grid_is_told(predict, pictures, weights):
 
 
 def test_classes_of_imagenet_have_words():
+  [folder] = importlib.util.find_spec('tensorflow_datasets').submodule_search_locations
+  listed = pathlib.Path(folder) / 'datasets' / 'imagenet2012' / 'labels.txt'
+  assert imagenet_numbers.NUMBERS == tuple(listed.read_text().split())
   assert len({*imagenet_words.WORDS}) == 998 and len(imagenet_words.WORDS) == 1000
-  assert classes.in_words('n02113186') == 'Cardigan (n02113186)'
-  assert classes.in_words('n15075141') == 'toilet tissue (n15075141)'
-  assert classes.in_words('cat') == 'cat'
+  assert imagenet_words.in_words('n02113186') == 'Cardigan (n02113186)'
+  assert imagenet_words.in_words('n15075141') == 'toilet tissue (n15075141)'
+  assert imagenet_words.in_words('cat') == 'cat'
+  named = Preprocessing((8, 8), label_names=imagenet_numbers.NUMBERS)
+  [(best, _)] = named.top(np.eye(1000)[1], k=1)
+  assert best == 'goldfish (n01443537)'
 
 
 def test_alpha_is_not_drawn(predict, pictures, tmp_path):
