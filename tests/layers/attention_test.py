@@ -110,7 +110,7 @@ def test_the_same_sequence_twice_is_one_product(key):
 def test_array_names_tell_the_axes(key):
   with shapes.checked('big_vision_like/layers', 'big_vision_like/ops') as seen:
     jax.eval_shape(attention.MultiHeadAttention(H).init, key, *sequences())
-  assert {'kernel_DTHK', 'y_BNTHK', 'q_BNHK', 'p_BHNM'} <= seen.keys()
+  assert {'kernel_ITHK', 'y_BNTHK', 'q_BNHK', 'p_BHNM'} <= seen.keys()
 
 
 def test_implementation_is_handed_on(key):
