@@ -38,11 +38,11 @@ class Projections:
   """How pixels and tokens become queries, keys and values, alike in all modules.
 
   The defaults are those of the equations of the paper: one head, no biases; pixels are
-  their own keys, and their values are as wide as tokens. With `inner` there is another
-  projection of pixels to keys, their values are as wide as the map, and one more layer
-  makes tokens of what was pooled. Projections of pixels have `groups` of channels, those
-  for attention between tokens `token_groups`: consecutive outputs see consecutive
-  inputs. `GROUPED` is the form of the appendix of the paper's first version.
+  their own keys, and their values are as wide as tokens. With `inner` pixels are
+  projected to keys, their values are as wide as the map, and one more layer makes
+  tokens of what was pooled. Projections of pixels have `groups` of channels, those for
+  attention between tokens `token_groups`: consecutive outputs see consecutive inputs.
+  `GROUPED` is the form of the appendix of the paper's first version.
   """
 
   num_heads: int = 1
@@ -90,7 +90,9 @@ class Filters(nn.Module):
     x_BPC, count = pixels(x_BhwC), self.num_tokens
     filter_CL = self.param('kernel', HE, (x_BPC.shape[-1], count))
     filter_1LC = filter_CL.T[None].astype(x_BPC.dtype)
-    q_BL1C = jnp.broadcast_to(filter_1LC[:, :, None], (len(x_BPC), count, 1, x_BPC.shape[-1]))
+    q_BL1C = jnp.broadcast_to(
+      filter_1LC[:, :, None], (len(x_BPC), count, 1, x_BPC.shape[-1])
+    )
     bias_11L1 = None
     if self.projections.use_bias:
       # The same for all pixels, so that it changes no token: it is there to be counted.
@@ -102,7 +104,7 @@ class Filters(nn.Module):
 
 
 class Recurrent(nn.Module):
-  """Pixels pooled by filters that the tokens of the module before become (equation 2)."""
+  """Pixels pooled by filters made of the tokens of the module before (equation 2)."""
 
   num_tokens: int
   projections: Projections = Projections()
@@ -150,7 +152,9 @@ class Resized(nn.Module):
       rows_rh = resampling.linear_matrix(height, side)
       columns_sw = resampling.linear_matrix(width, side)
       weight_LP = jnp.asarray(np.kron(rows_rh, columns_sw), jnp.float32)
-      weight_B1LP = jnp.broadcast_to(weight_LP[None, None], (batch, 1, *weight_LP.shape))
+      weight_B1LP = jnp.broadcast_to(
+        weight_LP[None, None], (batch, 1, *weight_LP.shape)
+      )
       self.sow('intermediates', 'probs', weight_B1LP)
     v_BhwO = v_BPGV.reshape(batch, height, width, -1)
     y_BrsO = resampling.resize(v_BhwO, (side, side), 'bilinear')

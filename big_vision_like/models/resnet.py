@@ -3,8 +3,8 @@
 As in torchvision: a bottleneck has its stride in the 3x3 convolution (known as v1.5),
 and zeros lie evenly on both sides.
 
-Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
-channels, C channels or classes, D features.
+Axes: B batch, H W image, h w feature map, u v the same after a stride, I O input and
+output channels, C channels or classes, D features.
 """
 
 import functools
@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from big_vision_like.errors import UserError, check_one_of
-from big_vision_like.layers import convolution, residual
+from big_vision_like.layers import convolution, residual, transformer
 from big_vision_like.ops import precision
 
 EPSILON = 1e-5
@@ -50,7 +51,9 @@ class ResNet(nn.Module):
 
   `norm` is 'batch' (statistics in the collection `batch_stats`) or 'frozen': affine and
   statistics are constants, in the collection `constants`. The root and the first
-  `frozen_stages` take no gradient.
+  `frozen_stages` take no gradient. In training, the rate at which examples skip a unit
+  grows linearly from 0 to `drop_path`, and `dropout` is that of features in front of
+  the head.
   """
 
   depths: Sequence[int]
@@ -61,6 +64,8 @@ class ResNet(nn.Module):
   norm: str = 'batch'
   dilated: bool = False
   frozen_stages: int = 0
+  dropout: float = 0.0
+  drop_path: float = 0.0
   dtype: str = 'float32'
 
   # All four stages: some readers take the maps of each.
@@ -88,6 +93,8 @@ class ResNet(nn.Module):
     if self.frozen_stages:
       x_BhwC = jax.lax.stop_gradient(x_BhwC)
     maps = {'root': x_BhwC}
+    rates = np.linspace(0.0, self.drop_path, sum(self.depths))
+    rates = np.split(rates, np.cumsum(self.depths)[:-1])
     for i, (depth, channels) in enumerate(
       zip(self.depths, self.channels, strict=False)
     ):
@@ -99,6 +106,7 @@ class ResNet(nn.Module):
         stride=1 if i == 0 or holes else 2,
         dilation=2 if holes else 1,
         norm=self.norm,
+        drop_paths=tuple(rates[i].tolist()),
         dtype=self.dtype,
         name=f'stage{i + 1}',
       )(x_BhwC, train)
@@ -108,13 +116,17 @@ class ResNet(nn.Module):
     features_BD = x_BhwC.mean(axis=(1, 2))
     outputs = maps | {'features': features_BD}
     if self.num_classes:
-      head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
-      outputs['logits'] = precision.at_least_float32(head(features_BD))
+      y_BD = nn.Dropout(self.dropout, deterministic=not train)(features_BD)
+      logits_BC = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(y_BD)
+      outputs['logits'] = precision.at_least_float32(logits_BC)
     return outputs
 
 
 class Stage(nn.Module):
-  """Units of one width, the first with the stride, the others with the dilation."""
+  """Units of one width, the first with the stride, the others with the dilation.
+
+  `drop_paths` are the rates at which examples skip each unit in training.
+  """
 
   depth: int
   channels: int
@@ -122,17 +134,20 @@ class Stage(nn.Module):
   stride: int = 1
   dilation: int = 1
   norm: str = 'batch'
+  drop_paths: Sequence[float] = ()
   dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x_BhwC: jax.Array, train: bool = False) -> jax.Array:
-    for i in range(self.depth):
+    rates = self.drop_paths or (0.0,) * self.depth
+    for i, drop_path in zip(range(self.depth), rates, strict=True):
       x_BhwC = Unit(
         self.channels,
         self.bottleneck,
         stride=self.stride if i == 0 else 1,
         dilation=1 if i == 0 else self.dilation,
         norm=self.norm,
+        drop_path=drop_path,
         dtype=self.dtype,
         name=f'unit{i + 1}',
       )(x_BhwC, train)
@@ -150,6 +165,7 @@ class Unit(nn.Module):
   stride: int = 1
   dilation: int = 1
   norm: str = 'batch'
+  drop_path: float = 0.0
   dtype: str = 'float32'
 
   @nn.compact
@@ -164,7 +180,13 @@ class Unit(nn.Module):
     sizes = [(narrow, 3, *strided), (narrow, 3, 1, self.dilation)]
     if self.bottleneck:
       sizes = [(narrow, 1), (narrow, 3, *strided), (wide, 1)]
-    return residual.unit(x_BhwI, sizes, self.stride, conv, norm)
+
+    def drop(y_BuvO: jax.Array) -> jax.Array:
+      if not (train and self.drop_path):
+        return y_BuvO
+      return transformer.DropPath(name='drop_path')(y_BuvO, self.drop_path)
+
+    return residual.unit(x_BhwI, sizes, self.stride, conv, norm, drop)
 
 
 class FrozenNorm(nn.Module):

@@ -105,7 +105,8 @@ class VisualTransformer(nn.Module):
         map_width=self.map_width,
         projections=self.projections,
         mixing=self.mixing,
-        projects=self.projectors == 'all' or (self.projectors == 'between' and not last),
+        projects=self.projectors == 'all'
+        or (self.projectors == 'between' and not last),
         drop_path=self.drop_path,
         dtype=self.dtype,
         name=f'module{number}',
