@@ -23,11 +23,11 @@ from big_vision_like.layers import attention, transformer
 from big_vision_like.ops import attention as attention_ops
 from big_vision_like.ops import clustering, resampling
 
-# As He's normal distribution with ReLU: inputs are the first axis, heads are outputs.
-HE_HEADS = nn.initializers.variance_scaling(
-  2.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)
+# As layers of PyTorch start. Inputs are the first axis; heads are outputs.
+START = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+START_HEADS = nn.initializers.variance_scaling(
+  1 / 3, 'fan_in', 'uniform', in_axis=0, out_axis=(1, 2)
 )
-HE = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 # `Projections` with the sizes of the paper's appendix.
 GROUPED = dict(num_heads=16, groups=16, token_groups=4, use_bias=True, inner=True)
@@ -42,7 +42,9 @@ class Projections:
   projected to keys, their values are as wide as the map, and one more layer makes
   tokens of what was pooled. Projections of pixels have `groups` of channels, those for
   attention between tokens `token_groups`: consecutive outputs see consecutive inputs.
-  `GROUPED` is the form of the appendix of the paper's first version.
+  `GROUPED` is the form of the appendix of the paper's first version. With `norm` tokens
+  are normalized wherever they are read, without parameters; the paper does not say so,
+  but SGD at its rates diverges without.
   """
 
   num_heads: int = 1
@@ -50,6 +52,7 @@ class Projections:
   token_groups: int = 1
   use_bias: bool = False
   inner: bool = False
+  norm: bool = False
 
   tiny = dict(num_heads=4, groups=4, token_groups=2)
 
@@ -64,15 +67,24 @@ class Projections:
       self.num_heads,
       channels // self.num_heads,
       use_bias=self.use_bias,
-      kernel_init=HE_HEADS,
+      kernel_init=START_HEADS,
       groups=groups,
       name=name,
     )
 
+  def normed(self, tokens_BLD: jax.Array) -> jax.Array:
+    """Returns tokens as they are read: of mean 0 and variance 1, where there is a norm."""
+    if not self.norm:
+      return tokens_BLD
+    norm = nn.LayerNorm(
+      use_bias=False, use_scale=False, dtype=tokens_BLD.dtype, parent=None
+    )
+    return norm.apply({}, tokens_BLD)
+
   def dense(self, features: int, dtype: str, name: str) -> nn.Dense:
     """Makes a layer that is no attention."""
     return nn.Dense(
-      features, use_bias=self.use_bias, kernel_init=HE, dtype=dtype, name=name
+      features, use_bias=self.use_bias, kernel_init=START, dtype=dtype, name=name
     )
 
 
@@ -88,7 +100,7 @@ class Filters(nn.Module):
     self, x_BhwC: jax.Array, v_BPGV: jax.Array, tokens_BMD: jax.Array | None = None
   ) -> jax.Array:
     x_BPC, count = pixels(x_BhwC), self.num_tokens
-    filter_CL = self.param('kernel', HE, (x_BPC.shape[-1], count))
+    filter_CL = self.param('kernel', START, (x_BPC.shape[-1], count))
     filter_1LC = filter_CL.T[None].astype(x_BPC.dtype)
     q_BL1C = jnp.broadcast_to(
       filter_1LC[:, :, None], (len(x_BPC), count, 1, x_BPC.shape[-1])
@@ -122,7 +134,7 @@ class Recurrent(nn.Module):
     x_BPC, projections = pixels(x_BhwC), self.projections
     channels = x_BPC.shape[-1]
     query = projections.to_heads(channels, 1, 'query')
-    pairs = [(tokens_BMD, query)]
+    pairs = [(projections.normed(tokens_BMD), query)]
     if projections.inner:
       pairs.append((x_BPC, projections.to_heads(channels, projections.groups, 'key')))
     q_BLGK, *keys = attention.project(pairs, self.dtype)
@@ -234,15 +246,16 @@ class TokenTransformer(nn.Module):
   @nn.compact
   def __call__(self, x_BLD: jax.Array, train: bool = False) -> jax.Array:
     width, projections = x_BLD.shape[-1], self.projections
+    y_BLD = projections.normed(x_BLD)
     pairs = [
-      (x_BLD, projections.to_heads(size, projections.token_groups, name))
+      (y_BLD, projections.to_heads(size, projections.token_groups, name))
       for name, size in dict(query=width // 2, key=width // 2, value=width).items()
     ]
     q_BLGK, k_BLGK, v_BLGV = attention.project(pairs, self.dtype)
     y_BLD = _read(self, q_BLGK, k_BLGK, v_BLGV)
     x_BLD = x_BLD + dropped(y_BLD, self.drop_path, train, 'drop_path1')
-    y_BLD = nn.relu(projections.dense(width, self.dtype, 'fc1')(x_BLD))
-    y_BLD = projections.dense(width, self.dtype, 'fc2')(y_BLD)
+    y_BLD = projections.dense(width, self.dtype, 'fc1')(projections.normed(x_BLD))
+    y_BLD = projections.dense(width, self.dtype, 'fc2')(nn.relu(y_BLD))
     return x_BLD + dropped(y_BLD, self.drop_path, train, 'drop_path2')
 
 
@@ -259,7 +272,8 @@ class GraphConvolution(nn.Module):
   @nn.compact
   def __call__(self, x_BLD: jax.Array, train: bool = False) -> jax.Array:
     count, width = x_BLD.shape[1:]
-    y_BLD = self.projections.dense(width, self.dtype, 'fc1')(x_BLD)
+    read = self.projections.normed(x_BLD)
+    y_BLD = self.projections.dense(width, self.dtype, 'fc1')(read)
     edge_ML = self.param('adjacency', lambda key, n: jnp.eye(n), count)
     y_BMD = nn.relu(jnp.einsum('ML,BLD->BMD', edge_ML.astype(y_BLD.dtype), y_BLD))
     return x_BLD + dropped(y_BMD, self.drop_path, train, 'drop_path')
@@ -275,7 +289,8 @@ class EachToken(nn.Module):
   @nn.compact
   def __call__(self, x_BLD: jax.Array, train: bool = False) -> jax.Array:
     width = x_BLD.shape[-1]
-    y_BLD = nn.relu(self.projections.dense(width, self.dtype, 'fc1')(x_BLD))
+    read = self.projections.normed(x_BLD)
+    y_BLD = nn.relu(self.projections.dense(width, self.dtype, 'fc1')(read))
     return x_BLD + dropped(y_BLD, self.drop_path, train, 'drop_path')
 
 
@@ -303,7 +318,7 @@ class Projector(nn.Module):
     self, x_BhwC: jax.Array, tokens_BLD: jax.Array, train: bool = False
   ) -> jax.Array:
     x_BhwC, projections = x_BhwC.astype(self.dtype), self.projections
-    x_BPC = pixels(x_BhwC)
+    x_BPC, tokens_BLD = pixels(x_BhwC), projections.normed(tokens_BLD)
     query = projections.to_heads(self.channels, projections.groups, 'query')
     key, value = (projections.to_heads(self.channels, 1, x) for x in ('key', 'value'))
     q_BPGK, k_BLGK, v_BLGV = attention.project(

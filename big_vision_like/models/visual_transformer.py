@@ -111,7 +111,7 @@ class VisualTransformer(nn.Module):
         dtype=self.dtype,
         name=f'module{number}',
       )(x_BhwE, tokens_BLD, train)
-    features_BD = tokens_BLD.mean(axis=1)
+    features_BD = self.projections.normed(tokens_BLD).mean(axis=1)
     outputs = {'features': features_BD, 'tokens': tokens_BLD, 'map': x_BhwE}
     if self.num_classes:
       y_BD = nn.Dropout(self.dropout, deterministic=not train)(features_BD)
