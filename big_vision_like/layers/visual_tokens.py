@@ -73,7 +73,7 @@ class Projections:
     )
 
   def normed(self, tokens_BLD: jax.Array) -> jax.Array:
-    """Returns tokens as they are read: of mean 0 and variance 1, where there is a norm."""
+    """Returns tokens as they are read, with `norm` of mean 0 and variance 1."""
     if not self.norm:
       return tokens_BLD
     norm = nn.LayerNorm(
