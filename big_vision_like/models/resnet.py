@@ -41,6 +41,12 @@ def variant(name: str) -> dict[str, bool | tuple[int, ...]]:
   return dict(depths=depths, bottleneck=bottleneck)
 
 
+def trunk(name: str) -> dict[str, bool | tuple[int, ...]]:
+  """The sizes of 'R50' and the like without the last stage, as a backbone."""
+  found = variant(name)
+  return found | {'depths': found['depths'][:-1]}
+
+
 class ResNet(nn.Module):
   """Images (B, H, W, C) to maps by name, `root`, `stage1`, ...; and their `features`.
 

@@ -14,7 +14,6 @@ classes, E channels of the map that is written, L tokens, D width of tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,7 +22,6 @@ import jax.numpy as jnp
 from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import convolution, visual_tokens
 from big_vision_like.layers.visual_tokens import Projections
-from big_vision_like.models import resnet
 from big_vision_like.ops import precision
 
 TOKENIZERS = ('filter', 'pooling', 'clustering')
@@ -36,19 +34,13 @@ SIZES = {'R18': (2, 512), 'R34': (3, 512), 'R50': (3, None), 'R101': (3, None)}
 def variant(name: str) -> dict[str, int | None]:
   """Returns the sizes of 'R18' and the like, as arguments of `VisualTransformer`.
 
-  The backbone's are those of `trunk`, and the form is up to `projections`. Sizes of R50
-  and R101 are not verified: the paper's parameters are not theirs.
+  The backbone's are those of `resnet.trunk`, the form is up to `projections`. Sizes of
+  R50 and R101 are not verified: the paper's parameters are not theirs.
   """
   if name not in SIZES:
     raise UserError(f'no Visual Transformer {name!r}: there are {", ".join(SIZES)}')
   depth, map_width = SIZES[name]
   return dict(depth=depth, map_width=map_width)
-
-
-def trunk(name: str) -> dict[str, Any]:
-  """Returns the arguments of a `resnet.ResNet` without its last stage."""
-  found = resnet.variant(name)
-  return found | {'depths': found['depths'][:-1]}
 
 
 class VisualTransformer(nn.Module):

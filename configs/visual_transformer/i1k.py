@@ -162,7 +162,7 @@ def network(argument: str, arg: types.SimpleNamespace, rates: dict) -> mlc.Confi
     visual_transformer.VisualTransformer,
     backbone=spec(
       resnet.ResNet,
-      **visual_transformer.trunk(name),
+      **resnet.trunk(name),
       drop_path=rates.get('drop_path', 0.0),
       dtype='bfloat16',
     ),

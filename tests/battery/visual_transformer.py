@@ -13,7 +13,7 @@ def small(**arguments) -> visual_transformer.VisualTransformer:
 
 def whole(name: str) -> visual_transformer.VisualTransformer:
   return visual_transformer.VisualTransformer(
-    resnet.ResNet(**visual_transformer.trunk(name)),
+    resnet.ResNet(**resnet.trunk(name)),
     num_classes=1000,
     projections=Projections(**GROUPED),
     **visual_transformer.variant(name),

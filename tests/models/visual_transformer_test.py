@@ -35,7 +35,7 @@ def small(projections=EQUATIONS, **arguments):
 
 def whole(name, **arguments):
   return visual_transformer.VisualTransformer(
-    resnet.ResNet(**visual_transformer.trunk(name)),
+    resnet.ResNet(**resnet.trunk(name)),
     num_classes=1000,
     projections=Projections(**GROUPED),
     **visual_transformer.variant(name) | arguments,
