@@ -23,11 +23,14 @@ from big_vision_like.layers import attention, transformer
 from big_vision_like.ops import attention as attention_ops
 from big_vision_like.ops import clustering, resampling
 
-# As layers of PyTorch start. Inputs are the first axis; heads are outputs.
-START = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# As He's for ReLU, in all layers. Inputs are the first axis; heads are outputs.
+START = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 START_HEADS = nn.initializers.variance_scaling(
-  1 / 3, 'fan_in', 'uniform', in_axis=0, out_axis=(1, 2)
+  2.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)
 )
+# Filters are queries: their products with pixels start as large as pixels, so that
+# tokens look at different places from the start.
+START_FILTERS = nn.initializers.normal(1.0)
 
 # `Projections` with the sizes of the paper's appendix.
 GROUPED = dict(num_heads=16, groups=16, token_groups=4, use_bias=True, inner=True)
@@ -100,7 +103,7 @@ class Filters(nn.Module):
     self, x_BhwC: jax.Array, v_BPGV: jax.Array, tokens_BMD: jax.Array | None = None
   ) -> jax.Array:
     x_BPC, count = pixels(x_BhwC), self.num_tokens
-    filter_CL = self.param('kernel', START, (x_BPC.shape[-1], count))
+    filter_CL = self.param('kernel', START_FILTERS, (x_BPC.shape[-1], count))
     filter_1LC = filter_CL.T[None].astype(x_BPC.dtype)
     q_BL1C = jnp.broadcast_to(
       filter_1LC[:, :, None], (len(x_BPC), count, 1, x_BPC.shape[-1])
