@@ -354,11 +354,14 @@ def _read(
   q_BNGK: jax.Array,
   k_BMGK: jax.Array,
   v_BMGV: jax.Array,
-  bias_BGNM: jax.Array | None = None,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns what queries read, (B, N, G * V), and has the module sow the weights."""
+  """Returns what queries read, (B, N, G * V), and has the module sow the weights.
+
+  The bias broadcasts to (B, G, N, M).
+  """
   if module.is_mutable_collection('intermediates'):
-    p_BGNM = attention_ops.probabilities(q_BNGK, k_BMGK, bias_BGNM)
+    p_BGNM = attention_ops.probabilities(q_BNGK, k_BMGK, bias)
     module.sow('intermediates', 'probs', p_BGNM)
-  y_BNGV = attention_ops.attend(q_BNGK, k_BMGK, v_BMGV, bias_BGNM)
+  y_BNGV = attention_ops.attend(q_BNGK, k_BMGK, v_BMGV, bias)
   return y_BNGV.reshape(*y_BNGV.shape[:2], -1)
