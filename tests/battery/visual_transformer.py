@@ -2,12 +2,13 @@ from battery import Case, images
 from big_vision_like.layers.visual_tokens import GROUPED, Projections
 from big_vision_like.models import resnet, visual_transformer
 
-SMALL = dict(num_classes=5, num_tokens=6, width=16)
-RGB = (images(4, 12, 16, 3),)
+# Wide maps of few pixels: with the small random weights of the battery, tokens that are
+# means of many are all alike, and what relates them has no gradient.
+SMALL = dict(num_classes=5, num_tokens=3)
 
 
-def small(**arguments) -> visual_transformer.VisualTransformer:
-  backbone = visual_transformer.Convolutions((4, 8), (1, 2))
+def small(channels: int, **arguments) -> visual_transformer.VisualTransformer:
+  backbone = visual_transformer.Convolutions((channels // 2, channels), (1, 2))
   return visual_transformer.VisualTransformer(backbone, **SMALL | arguments)
 
 
@@ -21,14 +22,15 @@ def whole(name: str) -> visual_transformer.VisualTransformer:
 
 
 CASES = {
-  'vt_equations': Case(small(), RGB),
+  'vt_equations': Case(small(64, width=32), (images(4, 6, 8, 3),)),
   'vt_grouped': Case(
     small(
-      depth=3,
-      map_width=12,
-      projections=Projections(4, 2, 2, use_bias=True, inner=True, norm=True),
+      96,
+      width=64,
+      map_width=64,
+      projections=Projections(2, 2, 2, use_bias=True, inner=True),
     ),
-    RGB,
+    (images(4, 4, 6, 3),),
   ),
   'vt_r18': Case(whole('R18'), (images(1, 224, 224, 3),), ()),
 }
