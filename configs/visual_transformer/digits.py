@@ -9,8 +9,12 @@ Three convolutions make 16x16 pixels of 32 channels of images of 32x32; two modu
 - grouped (52,034 parameters) or equations (59,354): the form of the modules, see
   `layers/visual_tokens.py`; control (14,746): the same convolutions, whose mean is
   classified;
-- and, in any order, other modules (tables 3 to 7 of arXiv:2006.03677): pooling or
-  clustering; no_recurrent; graph or no_mixing; no_projector.
+- and, in any order, other modules (tables 3 to 7 of arXiv:2006.03677): pooling (to 9
+  tokens) or clustering; no_recurrent; graph or no_mixing; no_projector.
+
+660 steps of 64. Top-1 of 450 test scans with seeds 0 and 1: grouped 97.8 and 97.3 %,
+equations 98.9 and 98.2 %, control 96.0 and 95.3 %. Two CPU cores: 2 (control) to 7
+minutes beside other programs.
 """
 
 import types
