@@ -123,8 +123,8 @@ class ResNet(nn.Module):
     outputs = maps | {'features': features_BD}
     if self.num_classes:
       y_BD = nn.Dropout(self.dropout, deterministic=not train)(features_BD)
-      logits_BC = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(y_BD)
-      outputs['logits'] = precision.at_least_float32(logits_BC)
+      head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
+      outputs['logits'] = precision.at_least_float32(head(y_BD))
     return outputs
 
 

@@ -199,7 +199,7 @@ class Pyramid(nn.Module):
 class Convolutions(nn.Module):
   """3x3 convolutions with batch norm and ReLU: a backbone for small images.
 
-  Gives maps by name, `stage1` and so on, and `features` (B, C), the mean of the last;
+  Gives maps by name, `stage1` and so on, and `features` (B, D), the mean of the last;
   with `num_classes` there are `logits` (B, C), float32: a classifier without tokens.
   """
 
@@ -230,6 +230,6 @@ class Convolutions(nn.Module):
     features_BD = x_BhwC.mean(axis=(1, 2))
     outputs['features'] = features_BD
     if self.num_classes:
-      logits_BC = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(features_BD)
-      outputs['logits'] = precision.at_least_float32(logits_BC)
+      head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
+      outputs['logits'] = precision.at_least_float32(head(features_BD))
     return outputs

@@ -422,6 +422,8 @@ def test_axes_are_what_names_say(form, key):
     with shapes.checked(*ours) as seen:
       jax.eval_shape(forward, image)
     assert {'x_BhwC', 'v_BPGV', 'tokens_BLD', 'features_BD', 'x_BPC'} <= seen.keys()
+  with shapes.checked('big_vision_like/models'):
+    jax.eval_shape(model.backbone.clone(num_classes=7).init, key, image)
 
 
 def test_heads_are_split_over_a_mesh():
