@@ -33,7 +33,7 @@ from big_vision_like.models import visual_transformer
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('grouped', 'equations,pooling,graph')
+ARGUMENTS = ('grouped',)
 FORMS = {
   'grouped': dict(num_heads=4, groups=4, token_groups=2, use_bias=True, inner=True),
   'equations': {},
