@@ -3,8 +3,8 @@
 The code follows torchvision: a bottleneck has its stride in the 3x3 convolution (known
 as v1.5), and padding is symmetric.
 
-Axes: B batch, H W image, h w feature map, u v the same after a stride, I input
-channels, C channels or classes, D features.
+Axes: B batch, H W image, h w feature map, u v the same after a stride, I O input and
+output channels, C channels or classes, D features.
 """
 
 import functools
@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from big_vision_like.errors import UserError, check_one_of
-from big_vision_like.layers import convolution, residual
+from big_vision_like.layers import convolution, residual, transformer
 from big_vision_like.ops import precision
 
 EPSILON = 1e-5
@@ -40,6 +41,12 @@ def variant(name: str) -> dict[str, bool | tuple[int, ...]]:
   return dict(depths=depths, bottleneck=bottleneck)
 
 
+def trunk(name: str) -> dict[str, bool | tuple[int, ...]]:
+  """Returns the sizes of 'R50' and so on without the last stage, as a backbone."""
+  found = variant(name)
+  return found | {'depths': found['depths'][:-1]}
+
+
 class ResNet(nn.Module):
   """A ResNet that turns images (B, H, W, C) into named maps and features.
 
@@ -51,7 +58,9 @@ class ResNet(nn.Module):
 
   `norm` is 'batch' (statistics in the collection `batch_stats`) or 'frozen' (scale,
   bias and statistics are constants, in the collection `constants`). If `frozen_stages`
-  is positive, no gradient flows to the root and the first `frozen_stages` stages.
+  is positive, no gradient flows to the root and the first `frozen_stages` stages. The
+  rate of stochastic depth grows linearly from 0 in the first unit to `drop_path` in the
+  last; `dropout` applies to the features before the head.
   """
 
   depths: Sequence[int]
@@ -62,6 +71,8 @@ class ResNet(nn.Module):
   norm: str = 'batch'
   dilated: bool = False
   frozen_stages: int = 0
+  dropout: float = 0.0
+  drop_path: float = 0.0
   dtype: str = 'float32'
 
   # All four stages, because some models read the map of each.
@@ -90,6 +101,8 @@ class ResNet(nn.Module):
     if self.frozen_stages:
       x_BhwC = jax.lax.stop_gradient(x_BhwC)
     maps = {'root': x_BhwC}
+    rates = np.linspace(0.0, self.drop_path, sum(self.depths))
+    rates = np.split(rates, np.cumsum(self.depths)[:-1])
     for i, (depth, channels) in enumerate(
       zip(self.depths, self.channels, strict=False)
     ):
@@ -101,6 +114,7 @@ class ResNet(nn.Module):
         stride=1 if i == 0 or holes else 2,
         dilation=2 if holes else 1,
         norm=self.norm,
+        drop_paths=tuple(rates[i].tolist()),
         dtype=self.dtype,
         name=f'stage{i + 1}',
       )(x_BhwC, train)
@@ -110,13 +124,17 @@ class ResNet(nn.Module):
     features_BD = x_BhwC.mean(axis=(1, 2))
     outputs = maps | {'features': features_BD}
     if self.num_classes:
+      y_BD = nn.Dropout(self.dropout, deterministic=not train)(features_BD)
       head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
-      outputs['logits'] = precision.at_least_float32(head(features_BD))
+      outputs['logits'] = precision.at_least_float32(head(y_BD))
     return outputs
 
 
 class Stage(nn.Module):
-  """Units of one width; the first has the stride, the others the dilation."""
+  """Units of one width; the first has the stride, the others the dilation.
+
+  `drop_paths` are the rates of stochastic depth, one for each unit.
+  """
 
   depth: int
   channels: int
@@ -124,17 +142,20 @@ class Stage(nn.Module):
   stride: int = 1
   dilation: int = 1
   norm: str = 'batch'
+  drop_paths: Sequence[float] = ()
   dtype: str = 'float32'
 
   @nn.compact
   def __call__(self, x_BhwC: jax.Array, train: bool = False) -> jax.Array:
-    for i in range(self.depth):
+    rates = self.drop_paths or (0.0,) * self.depth
+    for i, drop_path in zip(range(self.depth), rates, strict=True):
       x_BhwC = Unit(
         self.channels,
         self.bottleneck,
         stride=self.stride if i == 0 else 1,
         dilation=1 if i == 0 else self.dilation,
         norm=self.norm,
+        drop_path=drop_path,
         dtype=self.dtype,
         name=f'unit{i + 1}',
       )(x_BhwC, train)
@@ -152,6 +173,7 @@ class Unit(nn.Module):
   stride: int = 1
   dilation: int = 1
   norm: str = 'batch'
+  drop_path: float = 0.0
   dtype: str = 'float32'
 
   @nn.compact
@@ -166,7 +188,13 @@ class Unit(nn.Module):
     sizes = [(narrow, 3, *strided), (narrow, 3, 1, self.dilation)]
     if self.bottleneck:
       sizes = [(narrow, 1), (narrow, 3, *strided), (wide, 1)]
-    return residual.unit(x_BhwI, sizes, self.stride, conv, norm)
+
+    def drop(y_BuvO: jax.Array) -> jax.Array:
+      if not (train and self.drop_path):
+        return y_BuvO
+      return transformer.DropPath(name='drop_path')(y_BuvO, self.drop_path)
+
+    return residual.unit(x_BhwI, sizes, self.stride, conv, norm, drop)
 
 
 class FrozenNorm(nn.Module):

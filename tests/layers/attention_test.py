@@ -107,10 +107,44 @@ def test_the_same_sequence_twice_is_one_product(key):
   assert str(once) == str(twice)
 
 
+class Grouped(nn.Module):
+  """Two projections of one sequence, in groups."""
+
+  groups: int
+
+  @nn.compact
+  def __call__(self, x_BND):
+    made = [
+      attention.Projection(3, 4, groups=self.groups, name=name)
+      for name in ('key', 'value')
+    ]
+    return attention.project([(x_BND, p) for p in made], 'float32')
+
+
+@pytest.mark.parametrize('groups', [1, 2, 6])
+def test_groups_of_a_projection_see_their_own_inputs(groups, key):
+  x_BND = np.random.default_rng(0).normal(size=(2, 5, 12)).astype(np.float32)
+  variables = Grouped(groups).init(key, x_BND)
+  for got, name in zip(
+    Grouped(groups).apply(variables, x_BND), ('key', 'value'), strict=True
+  ):
+    kernel = np.asarray(variables['params'][name]['kernel'])
+    assert kernel.shape == (12 // groups, 3, 4)
+    parts = zip(
+      np.split(x_BND, groups, axis=-1),
+      np.split(kernel.reshape(-1, 12), groups, axis=-1),
+      strict=True,
+    )
+    want = np.concatenate([x @ w for x, w in parts], axis=-1)
+    np.testing.assert_allclose(got, want.reshape(2, 5, 3, 4), atol=1e-5)
+  with pytest.raises(UserError, match="'key': 5 groups do not divide 12 inputs and 12"):
+    Grouped(5).init(key, x_BND)
+
+
 def test_array_names_tell_the_axes(key):
   with shapes.checked('big_vision_like/layers', 'big_vision_like/ops') as seen:
     jax.eval_shape(attention.MultiHeadAttention(H).init, key, *sequences())
-  assert {'kernel_DTHK', 'y_BNTHK', 'q_BNHK', 'p_BHNM'} <= seen.keys()
+  assert {'kernel_ITHK', 'y_BNTHK', 'q_BNHK', 'p_BHNM'} <= seen.keys()
 
 
 def test_implementation_is_handed_on(key):

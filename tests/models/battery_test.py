@@ -92,7 +92,7 @@ def test_gradient_reaches_every_parameter(name):
     assert np.isfinite(grad).all(), name
     # Softmax over keys does not see what is added to all of them alike; over queries,
     # what is added to all queries.
-    if not name.endswith(('key/bias', 'norm_slots/bias')):
+    if not name.endswith(('key/bias', 'filter/bias', 'norm_slots/bias')):
       assert np.abs(grad).max() > 1e-6 * largest, name
 
 
