@@ -109,7 +109,7 @@ class Given(nn.Module):
 
 
 def classifier(description: Fields, arrays: Fields) -> Results:
-  """Compares a VT-ResNet of the equations: maps and tokens of modules, loss, gradients."""
+  """Compares a VT-ResNet of the equations: maps, tokens, loss, gradients."""
   config, state = description['config'], select(arrays, 'param/')
   names = table(state, r'vt(\d+)\.', 'module{}/', EQUATIONS)
   names |= backbone_table(state)
