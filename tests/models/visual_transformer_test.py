@@ -1,4 +1,4 @@
-"""Visual Transformers' own properties; golden files have their numbers."""
+"""Properties of Visual Transformers; golden files check their numbers."""
 
 import battery
 import flax.linen as nn
@@ -283,10 +283,13 @@ def test_a_pyramid_joins_levels_of_any_size():
 BAD = {
   'square': (
     dict(tokenizer='pooling', num_tokens=18),
-    "num_tokens=18: tokenizer='pooling' resizes the map to a square of tokens, take 16"
+    "num_tokens=18: tokenizer='pooling' resizes the map to a square of tokens; use 16"
     ' or 25',
   ),
-  'pixels': (dict(tokenizer='clustering', num_tokens=97), '96 vectors do not make 97'),
+  'pixels': (
+    dict(tokenizer='clustering', num_tokens=97),
+    '97 clusters from 96 vectors',
+  ),
   'tokenizer': (
     dict(tokenizer='kmeans'),
     "tokenizer='kmeans' is not one of filter, pooling, clustering",
@@ -302,7 +305,7 @@ BAD = {
   'depth': (dict(depth=0), 'depth=0 and num_tokens=4: .* at least 1 module'),
   'heads': (
     dict(projections=Projections(num_heads=3)),
-    "num_heads=3 heads do not divide the 16 channels of 'value': change them, or width",
+    "num_heads=3 does not divide the 16 channels of 'value': change num_heads, or",
   ),
   'groups': (
     dict(projections=Projections(groups=3)),
@@ -314,7 +317,7 @@ BAD = {
   ),
   'map_width': (
     dict(projections=SMALL_GROUPED, map_width=18),
-    "num_heads=4 heads do not divide the 18 channels of 'query'.*map_width",
+    "num_heads=4 does not divide the 18 channels of 'query'.*map_width",
   ),
 }
 
@@ -328,15 +331,15 @@ def test_bad_input(case):
 
 def test_other_bad_input():
   with pytest.raises(
-    UserError, match="no Visual Transformer 'R26': there are R18, R34"
+    UserError, match="no Visual Transformer 'R26': choose from R18, R34"
   ):
     visual_transformer.variant('R26')
   tokenizer = visual_tokens.Tokenizer('recurrent', 4, 24)
   for tokens, given in (None, 0), (jnp.zeros((2, 3, 24)), 3):
-    with pytest.raises(UserError, match=f'makes 4 tokens of as many: {given} were'):
+    with pytest.raises(UserError, match=f'needs 4 tokens as input, but got {given}'):
       jax.eval_shape(tokenizer.init, jax.random.key(0), MAP, tokens)
   backbone = visual_transformer.Convolutions((4,), (1, 2))
-  with pytest.raises(UserError, match='are not of the same convolutions'):
+  with pytest.raises(UserError, match='must have the same length, at least 1'):
     jax.eval_shape(backbone.init, jax.random.key(0), IMAGES)
   for argument, message in (
     ('i1k.py:R18,pooling,64tokens', 'a ResNet has no 64tokens, pooling'),

@@ -45,5 +45,5 @@ def test_no_gradient_and_too_many_clusters():
   gradient = jax.grad(lambda x: (clustering.k_means(x, 2) * x[:, None, :, 0]).sum())
   # That of the factor alone.
   np.testing.assert_array_equal(gradient(x_BNC)[..., 1], 0)
-  with pytest.raises(UserError, match='6 vectors do not make 7 clusters'):
+  with pytest.raises(UserError, match='cannot form 7 clusters from 6 vectors'):
     clustering.k_means(x_BNC, 7)
