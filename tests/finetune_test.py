@@ -1,4 +1,4 @@
-"""What a new user does: fine-tunes weights on a folder of images, looks at the run."""
+"""A new user fine-tunes weights on a folder of images, and inspects the run."""
 
 import json
 
@@ -118,7 +118,7 @@ def test_words_of_the_argument(place, tmp_path):
   ('argument', 'told'),
   [
     ('{}/colour,{}/ViT.npz', "colour does not exist; did you mean '.*/colours'"),
-    ('{}/colours,{}/ViT-B.npz', r'no weights .*ViT-B.npz; did you mean .*ViT.npz'),
+    ('{}/colours,{}/ViT-B.npz', r'ViT-B.npz does not exist; did you mean .*ViT.npz'),
     ('{}/colours', 'weights/ViT-B_16.npz does not exist: name other weights after'),
   ],
 )
