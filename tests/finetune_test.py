@@ -60,7 +60,7 @@ def test_one_command_finds_everything_and_says_so(trained, place):
     'images    24x24, whatever the aspect ratio, bilinear; mean 0.5, std 0.5',
     'head      new, for 3 classes; not from the weights: head/.*',
     '1 damaged image left out: rot/cut.png',
-    'starting anew: head/bias, head/kernel',
+    'newly initialized: head/bias, head/kernel',
     'best      val/top1',
   ):
     assert line in trained, line

@@ -370,7 +370,7 @@ def test_a_backbone_starts_as_a_published_resnet(tmp_path, capsys):
   told = capsys.readouterr().out
   assert 'loaded 27 of' in told and 'statistics' in told
   assert 'left out of the weights: ' in told and 'stage4' in told
-  assert 'starting anew: ' in told and 'module1/mixing/key/kernel' in told
+  assert 'newly initialized: ' in told and 'module1/mixing/key/kernel' in told
   for kind in ('params', 'batch_stats'):
     for part, array in tree.flatten(found[kind]['backbone']).items():
       np.testing.assert_array_equal(array, tree.flatten(theirs[kind])[part])
