@@ -31,7 +31,7 @@ GROUPS = {
   'Train and evaluate': {
     'train': 'train a config; run it again to resume',
     'evaluate': "run a config's evaluators on a checkpoint or on weights",
-    'sweep': 'tune settings on validation data, then run with seeds',
+    'sweep': 'tune on validation data, then run with several seeds',
     'pseudo-label': 'label images with a teacher, for self-training',
     'average-checkpoints': "average the parameters of a run's last checkpoints",
     'demo': 'pretrain, transfer and report, in minutes',

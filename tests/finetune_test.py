@@ -33,7 +33,7 @@ def paint(root, count=5):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder of images, one of which is damaged, and weights as Google stores them."""
+  """A folder of images, one of them damaged, and weights in Google's format."""
   place = tmp_path_factory.mktemp('own')
   paint(place / 'colours')
   (place / 'colours' / 'rot' / 'cut.png').write_bytes(b'\x89PNG')
@@ -108,7 +108,7 @@ def test_words_of_the_argument(place, tmp_path):
     'RandomResizedCrop',
     'Flip',
   ]
-  # 200 steps of 32 images are more than 20 epochs of 13.
+  # 200 steps of 32 images are more than 20 epochs of 13 images.
   assert cropped.total_steps.epochs == 493
   paint(tmp_path / 'a,b')
   assert load(f'{CONFIG}:{tmp_path}/a,b,{place}/ViT.npz').task.model.num_classes == 3
