@@ -49,8 +49,8 @@ class Projections:
   projected to keys, their values are as wide as the map, and another dense layer maps
   the pooled values to tokens. Projections of pixels have `groups` groups of channels,
   and projections for attention between tokens have `token_groups`; consecutive outputs
-  read consecutive inputs. `GROUPED` has the sizes given in the appendix of the paper's
-  first version. With `norm`, tokens are normalized, without parameters, wherever they
+  read consecutive inputs. `GROUPED` is the form in the appendix of the paper's first
+  version. With `norm`, tokens are normalized, without parameters, wherever they
   are read; the paper does not mention this, but SGD at its learning rates diverges
   without it.
   """

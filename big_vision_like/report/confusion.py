@@ -20,7 +20,10 @@ def counts(label_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> np.nda
 
 
 def by_class(counts_CC: np.ndarray, names: Sequence[str], data: str) -> tuple[str, str]:
-  """Returns a table of classes, worst first, and a caption; `data` names the data."""
+  """Returns a table of classes, worst first, and its caption.
+
+  `data` names the examples, as in '8 examples of val'.
+  """
   true_C, given_C = counts_CC.sum(axis=1), counts_CC.sum(axis=0)
   right_C = np.diagonal(counts_CC)
   shown = np.flatnonzero(true_C)

@@ -52,7 +52,7 @@ def count(variables):
 @pytest.mark.parametrize(
   ('name', 'parameters', 'mmacs'),
   [
-    # Operations of all layers + those of attention's products (2 modules, then 3).
+    # Operations of all layers, plus the products in attention (2 modules, then 3).
     ('R18', 11_604_280, 1561 + 7),
     ('R34', 21_767_736, 3264 + 12),
   ],
