@@ -1,4 +1,4 @@
-"""Makes `python -m big_vision_like` the same as `bvl`."""
+"""Entry point of `python -m big_vision_like`, which is the same command as `bvl`."""
 
 from big_vision_like import commands
 

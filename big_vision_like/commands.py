@@ -1,8 +1,8 @@
-"""All programs and tools as one command: `bvl NAME ...`, `python -m big_vision_like`.
+"""The command `bvl` (`python -m big_vision_like`), which runs all programs and tools.
 
-Programs are modules of the package. Tools are the files of tools/ that define `main`;
-they and configs/ are parts of a checkout and not of the installed package, since people
-edit them. A new tool needs no entry here: it appears in the help below 'Others'.
+Programs are modules of the package. Tools are the files in tools/ that define `main`.
+People edit tools/ and configs/, so these belong to a checkout and not to the installed
+package. A new tool needs no entry in this file: the help lists it under 'Others'.
 """
 
 import pathlib
@@ -24,70 +24,71 @@ PROGRAMS = {
   'plan': 'plan',
   'preflight': 'run.preflight',
 }
-# The help: groups, and a line for each command that fits into a terminal. Commands that
-# are not here follow in the last group, with the first line of their docstring.
+# Groups of commands in the help, with one line for each command. Lines must fit into a
+# terminal of 80 columns. Other commands follow in the last group, with the first line
+# of their docstring.
 GROUPS = {
   'Train and evaluate': {
     'train': 'train a config; run it again to resume',
     'evaluate': "run a config's evaluators on a checkpoint or on weights",
-    'sweep': 'train over values and seeds, choose on validation data',
+    'sweep': 'tune on validation data, then run with several seeds',
     'pseudo-label': 'label images with a teacher, for self-training',
     'average-checkpoints': "average the parameters of a run's last checkpoints",
     'demo': 'pretrain, transfer and report, in minutes',
   },
   'Before a run': {
     'explain': 'show what a config builds, and every parameter',
-    'show-input': 'show the batches that the model sees, and their cost',
-    'preflight': 'try all data that a config reads',
-    'plan': 'predict memory, speed and cost on a slice of TPUs',
+    'show-input': 'show the batches that the model sees, and their timing',
+    'preflight': 'check all data that a config reads',
+    'plan': 'predict memory, speed and cost on a TPU slice',
   },
   'Look at results': {
-    'runs': 'list the runs below a folder with their last results',
+    'runs': 'list the runs in a folder with their last results',
     'report': 'write a page about runs or weights',
-    'predict': 'name pictures, or find the objects in them',
-    'translate': 'translate text, a line at a time',
-    'paper-tables': 'print published tables with our results',
+    'predict': 'classify images, or detect the objects in them',
+    'translate': 'translate text line by line',
+    'paper-tables': 'print published tables alongside our results',
   },
   'Data and weights': {
-    'prepare-data': 'write data sets in the form that training reads',
-    'train-tokenizer': 'make a vocabulary of word pieces',
-    'convert-weights': 'convert weights between the names of their sources',
+    'prepare-data': 'convert data sets to the format that training reads',
+    'train-tokenizer': 'train a vocabulary of word pieces',
+    'convert-weights': 'convert weights between formats of several libraries',
   },
   'Many devices': {
     'launch tpu-vm': 'train on a TPU VM, a pod or several slices',
     'launch jobset': 'print a Kubernetes JobSet for TPUs or GPUs',
-    'launch xla-flags': 'print flags of XLA for many devices',
+    'launch xla-flags': 'print XLA flags for many devices',
   },
   'Develop': {
     'smoke': 'run every config scaled down, with a restart',
-    'check-golden': 'compare with numbers of original implementations',
+    'check-golden': 'compare with outputs of original implementations',
     'models-table': 'write docs/models.md, the list of all configs',
     'scaling-table': 'write the table of docs/scaling.md',
   },
   'Measure': {
-    'benchmark step': 'speed of training and prediction of a config',
-    'benchmark inputs': 'speed of the input on JPEGs like those of ImageNet',
-    'benchmark attention': 'cost of attention, its cache and its stacks',
-    'benchmark classifiers': 'speed of classifiers alongside those of timm',
-    'benchmark detr': 'speed of a DETR alongside that of transformers',
-    'benchmark matching': 'cost of matching targets to queries',
-    'benchmark checkpoints': 'cost of checksums in checkpoints',
-    'benchmark kills': 'kill trainings, resume them, compare their ends',
-    'benchmark faults': 'damage files and runs, count what becomes of it',
+    'benchmark step': 'measure training and prediction speed of a config',
+    'benchmark inputs': 'measure the input pipeline on ImageNet-like JPEGs',
+    'benchmark attention': 'measure the cost of attention, its cache and stacks',
+    'benchmark classifiers': 'compare the speed of classifiers with timm',
+    'benchmark detr': 'compare the speed of a DETR with transformers',
+    'benchmark matching': 'measure the cost of matching targets to queries',
+    'benchmark checkpoints': 'measure the cost of checksums in checkpoints',
+    'benchmark kills': 'kill and resume training runs, compare the results',
+    'benchmark faults': 'damage files and runs, count the outcomes',
   },
 }
 OTHERS = 'Others'
 
 
 class Command(NamedTuple):
-  """A program as a module of the package, or a tool as a file; and what it does."""
+  """A program (a module of the package) or a tool (a file), with a summary."""
 
   summary: str = ''
   module: str = ''
   file: pathlib.Path | None = None
 
   def run(self) -> None:
-    """Runs the program as `python` itself would, with the words of sys.argv."""
+    """Runs the command as `python` itself would, with the arguments in `sys.argv`."""
     if self.file is None:
       runpy.run_module(self.module, run_name='__main__', alter_sys=True)
     else:
@@ -95,14 +96,14 @@ class Command(NamedTuple):
 
 
 def programs() -> dict[str, Command]:
-  """Returns the programs of the package by name."""
+  """Returns the programs of the package, by name."""
   return {
     name: Command(module=f'{__package__}.{module}') for name, module in PROGRAMS.items()
   }
 
 
 def tools(checkout: pathlib.Path) -> dict[str, Command]:
-  """Returns the tools of a checkout by name: 'show-input', 'benchmark step'."""
+  """Returns the tools of a checkout, by names such as 'benchmark step'."""
   return dict(_tools(checkout / 'tools'))
 
 
@@ -118,12 +119,12 @@ def _tools(folder: pathlib.Path) -> Iterator[tuple[str, Command]]:
 
 
 def is_checkout(folder: pathlib.Path) -> bool:
-  """Returns whether a folder is a checkout, with tools and configs."""
+  """Returns whether a folder is a checkout, which has tools and configs."""
   return (folder / 'tools').is_dir() and (folder / 'configs').is_dir()
 
 
 def help_text(commands: Mapping[str, Command]) -> str:
-  """Returns the names of all commands in groups, each with a line about it."""
+  """Returns the help: all commands in groups, with a line about each."""
   known = {name for group in GROUPS.values() for name in group}
   others = {name: c.summary for name, c in commands.items() if name not in known}
   width = max(map(len, commands))
@@ -140,7 +141,7 @@ def help_text(commands: Mapping[str, Command]) -> str:
 
 
 def chosen(words: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, int]:
-  """Returns the command that the first words name, and how many words its name has."""
+  """Returns the command named by the first words, and the number of these words."""
   for count in (2, 1):
     name = ' '.join(words[:count])
     if len(words) >= count and name in commands:
@@ -153,7 +154,7 @@ def chosen(words: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, 
       ' repository and install it with `pip install --editable .`'
     )
   if folder and (len(words) == 1 or words[1].startswith('-')):
-    raise UserError(f'{words[0]} is followed by one of these words: {_ends(folder)}')
+    raise UserError(f'{words[0]} must be followed by one of: {_ends(folder)}')
   near = errors.nearest(name, commands)
   advice = f': did you mean {near[0]!r}?' if near else '.'
   raise UserError(f'there is no command {name!r}{advice} `bvl --help` lists them all.')
@@ -165,7 +166,7 @@ def _ends(names: Sequence[str]) -> str:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints the help, or runs the command that the first words name."""
+  """Prints the help, or runs the command named by the first words."""
   words = sys.argv[1:] if argv is None else list(argv)
   known = programs() | (tools(CHECKOUT) if is_checkout(CHECKOUT) else {})
   if not words or words[0] in ('-h', '--help', 'help'):

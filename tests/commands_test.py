@@ -1,4 +1,4 @@
-"""`bvl` finds every program and tool, and runs it as `python` would."""
+"""Tests of `bvl`, which finds every program and tool and runs it as `python` would."""
 
 import pathlib
 import shutil
@@ -66,8 +66,8 @@ def test_help_imports_no_jax():
     (['pedict'], "there is no command 'pedict': did you mean 'predict'?"),
     (['benchmark', 'stepp'], "did you mean 'benchmark step'?"),
     (['show_inputs'], "did you mean 'show-input'?"),
-    (['launch'], 'launch is followed by one of these words: jobset, tpu-vm, xla-flags'),
-    (['launch', '--help'], 'launch is followed by one of these words: jobset,'),
+    (['launch'], 'launch must be followed by one of: jobset, tpu-vm, xla-flags'),
+    (['launch', '--help'], 'launch must be followed by one of: jobset,'),
     (['qqqqqq'], "there is no command 'qqqqqq'. `bvl --help` lists them all."),
   ],
 )
@@ -105,7 +105,7 @@ def test_tools_and_programs_run_with_their_words_and_status():
   )
   assert (done.stdout, done.returncode) == (script.stdout, script.returncode)
   done = bvl('preflight', '--workdir=gone')
-  assert done.returncode == 1 and '--workdir=gone is not there' in done.stderr
+  assert done.returncode == 1 and '--workdir=gone does not exist' in done.stderr
   done = bvl('predict', '--help')
   assert done.returncode == 0 and done.stdout.startswith('usage: bvl predict ')
 

@@ -1,4 +1,4 @@
-"""What a new user does: fine-tunes weights on a folder of images, looks at the run."""
+"""A new user fine-tunes weights on a folder of images, and inspects the run."""
 
 import json
 
@@ -33,7 +33,7 @@ def paint(root, count=5):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder of images, one of which is damaged, and weights as Google stores them."""
+  """A folder of images, one of them damaged, and weights in Google's format."""
   place = tmp_path_factory.mktemp('own')
   paint(place / 'colours')
   (place / 'colours' / 'rot' / 'cut.png').write_bytes(b'\x89PNG')
@@ -60,7 +60,7 @@ def test_one_command_finds_everything_and_says_so(trained, place):
     'images    24x24, whatever the aspect ratio, bilinear; mean 0.5, std 0.5',
     'head      new, for 3 classes; not from the weights: head/.*',
     '1 damaged image left out: rot/cut.png',
-    'starting anew: head/bias, head/kernel',
+    'newly initialized: head/bias, head/kernel',
     'best      val/top1',
   ):
     assert line in trained, line
@@ -108,7 +108,7 @@ def test_words_of_the_argument(place, tmp_path):
     'RandomResizedCrop',
     'Flip',
   ]
-  # 200 steps of 32 images are more than 20 epochs of 13.
+  # 200 steps of 32 images are more than 20 epochs of 13 images.
   assert cropped.total_steps.epochs == 493
   paint(tmp_path / 'a,b')
   assert load(f'{CONFIG}:{tmp_path}/a,b,{place}/ViT.npz').task.model.num_classes == 3
@@ -118,7 +118,7 @@ def test_words_of_the_argument(place, tmp_path):
   ('argument', 'told'),
   [
     ('{}/colour,{}/ViT.npz', "colour does not exist; did you mean '.*/colours'"),
-    ('{}/colours,{}/ViT-B.npz', r'no weights .*ViT-B.npz; did you mean .*ViT.npz'),
+    ('{}/colours,{}/ViT-B.npz', r'ViT-B.npz does not exist; did you mean .*ViT.npz'),
     ('{}/colours', 'weights/ViT-B_16.npz does not exist: name other weights after'),
   ],
 )

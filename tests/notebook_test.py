@@ -1,4 +1,4 @@
-"""The cells of the notebook run in order, in one process, and do what they say."""
+"""The notebook's cells run in order in one process, with correct results."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ def test_the_notebook_runs(spawn):
   done = spawn('-c', PROGRAM, str(FILE))
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout.splitlines()[-1])
-  # Chance is 10 %. Our loop over the test scans finds what the evaluator found.
+  # Chance is 10 %. The loop over the test scans gives the accuracy of the evaluator.
   assert found['accuracy'] > 0.7
   assert abs(found['accuracy'] - found['top1']) < 0.005
   assert len(found['found']) == 3 and found['picture'][2] == 3

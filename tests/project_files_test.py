@@ -1,4 +1,4 @@
-"""The files about the project agree with it."""
+"""Version, links and make targets in the project's files are correct."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""A writer that appends what it is told to a file, for tests."""
+"""A writer for tests that appends its calls to a file."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from big_vision_like.run import writers
 
 @dataclasses.dataclass(kw_only=True)
 class Recording(writers.Writer):
-  """Each call as a line of JSON: its name and arguments."""
+  """A writer that records each call as a line of JSON: its name and arguments."""
 
   path: str
 

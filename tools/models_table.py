@@ -1,13 +1,14 @@
 """Writes docs/models.md: every config with its model, size, published number, hardware.
 
-    python tools/models_table.py                       # all, some ten minutes
-    python tools/models_table.py configs/swin/i1k.py   # after a change of these files
+    python tools/models_table.py                       # all configs, about ten minutes
+    python tools/models_table.py configs/swin/i1k.py   # after these files changed
 
-Configs are those that a file lists in its ARGUMENTS, and those that reproduce a number
-of configs/papers. Parameters are counted from shapes, without data or weights; of files
-that are not named the page keeps those that it has. Sentences about hardware and time
-are from the file's docstring. Prepare the data sets of `make train` first: configs that
-train on them ask how many examples there are.
+The page has the arguments that a file lists in its ARGUMENTS, and those that reproduce
+a number in configs/papers. Parameters are counted from shapes, without data or weights.
+If files are named, only their configs are counted; the page keeps the numbers of other
+files. Sentences about hardware and time are taken from the file's docstring. Prepare
+the data sets of `make train` first: configs that train on them need the number of
+examples.
 """
 
 import ast
@@ -27,7 +28,7 @@ from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.run import experiment
 
-# Other modules of tools, where this file is started as a script.
+# Finds the other modules of tools if this file is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from tools.papers import cells as paper_cells
@@ -36,21 +37,21 @@ from tools.papers.cells import CONFIGS, Cell
 PAGE = CONFIGS.parent / 'docs' / 'models.md'
 COLUMNS = ('argument', 'model', 'image', 'parameters', 'published')
 RULE = '|---|---|---:|---:|---|'
-MOST = 3  # published numbers of one config that are shown
+MOST = 3  # number of published numbers shown for a config
 HARDWARE = re.compile(
   r'\b(TPU\w*|v\d[ep]?-\d+|[VAPTK]\d{2,3}|GPUs?|CPU|cores?)\b.*'
   r'\b(minutes?|hours?|days?|seconds?|h|\d+ (x )?[VAP]100)\b'
   r'|\b(minutes?|hours?|days?|seconds?|took|had)\b.*'
   r'\b(TPU\w*|v\d[ep]?-\d+|[VAPTK]\d{2,3}|GPUs?|CPU|cores?)\b'
 )
-LONGEST = 250  # letters of a sentence
-# Data of one's own do not tell how many there are before they are there.
+LONGEST = 250  # characters of a sentence about hardware
+# The number of examples of your own data is unknown until the data exist.
 OVERRIDES = {'finetune': ('train_data.source.examples=100',)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """The classes of the networks that a config trains, its images and parameters."""
+  """A config's models, image size and number of parameters, as text."""
 
   model: str
   image: str
@@ -61,7 +62,7 @@ UNKNOWN = Size('', '', 'depend on data or weights')
 
 
 def arguments(file: pathlib.Path) -> list[str]:
-  """Returns the arguments of a config file, '' for one without, its own ones first."""
+  """Returns the arguments of a config file, ARGUMENTS first; '' is no argument."""
   name = _name(file)
   own = [text[len(str(file)) :] for text in spec.variants(file)]
   other = [c.removeprefix(name) for c in published() if c.partition(':')[0] == name]
@@ -70,7 +71,7 @@ def arguments(file: pathlib.Path) -> list[str]:
 
 @functools.cache
 def published() -> Mapping[str, list[Cell]]:
-  """Returns the published numbers by the config that reproduces them."""
+  """Returns the published numbers, by the config that reproduces them."""
   found = collections.defaultdict(list)
   for cell in paper_cells.read('cells', Cell):
     if cell.config:
@@ -79,7 +80,7 @@ def published() -> Mapping[str, list[Cell]]:
 
 
 def published_text(cells: Sequence[Cell]) -> str:
-  """Returns 'top1 81.3 % (2103.14030, tables 1, 4)', the first few of many."""
+  """Returns text such as 'top1 81.3 % (2103.14030, tables 1, 4)'; at most `MOST`."""
   places = collections.defaultdict(list)
   for cell in cells:
     private = f' on {cell.private}' if cell.private else ''
@@ -95,8 +96,8 @@ def published_text(cells: Sequence[Cell]) -> str:
 
 
 def hardware(docstring: str) -> list[str]:
-  """Returns the sentences of a docstring that say on what something ran how long."""
-  # Commands are indented; the first line is the title.
+  """Returns the sentences of a docstring about hardware and the time taken on it."""
+  # Leaves out commands, which are indented, and the title, which is the first line.
   text = re.sub(r'^ {4}.*\n', '', docstring.partition('\n')[2], flags=re.MULTILINE)
   sentences = re.split(r'(?<=[.;])\s+|\n\n+', text)
   plain = [' '.join(sentence.split()).rstrip(';.') for sentence in sentences]
@@ -106,7 +107,7 @@ def hardware(docstring: str) -> list[str]:
 
 @functools.cache
 def _size(task: str, data: str, name: str) -> Size:
-  """Returns what configs with these tasks and data share; `name` is one of them."""
+  """Returns the size for a task and data; `name` is a config that has them."""
   overrides = OVERRIDES.get(pathlib.Path(name.partition(':')[0]).stem, ())
   config = spec.load(str(CONFIGS.parent / name), overrides, root=experiment.Settings)
   run = experiment.make(config, planned_for=jax.devices()[:1])
@@ -121,7 +122,7 @@ def _size(task: str, data: str, name: str) -> Size:
 
 
 def _image(run: experiment.Experiment) -> str:
-  """Returns height and width of the images; the largest where they differ."""
+  """Returns the height and width of the images; the largest if they vary."""
   shapes = {
     tuple(x.shape[1:3])
     for keys, x in jax.tree_util.tree_leaves_with_path(run.abstract_batch)
@@ -131,7 +132,7 @@ def _image(run: experiment.Experiment) -> str:
 
 
 def size(name: str) -> Size:
-  """Returns the size of a config, as far as its data and weights need not be there."""
+  """Returns the size of a config, or `UNKNOWN` if it needs missing data or weights."""
   overrides = OVERRIDES.get(pathlib.Path(name.partition(':')[0]).stem, ())
   path = str(CONFIGS.parent / name)
   config = json.loads(spec.load(path, overrides, root=experiment.Settings).to_json())
@@ -144,7 +145,7 @@ def size(name: str) -> Size:
 
 
 def known_sizes(text: str) -> dict[str, Size]:
-  """Returns the sizes in a page, by the names of configs."""
+  """Returns the sizes that a page contains, by config."""
   found, name = {}, ''
   for line in text.splitlines():
     if line.startswith('### ['):
@@ -159,7 +160,7 @@ def known_sizes(text: str) -> dict[str, Size]:
 def part(file: pathlib.Path, known: Mapping[str, Size]) -> list[str]:
   """Returns the lines about a config file: its title, hardware and configs.
 
-  Configs whose size is not known are counted.
+  Parameters are counted for configs that are not in `known`.
   """
   docstring = ast.get_docstring(ast.parse(file.read_text(encoding='utf-8'))) or ''
   name = _name(file)
@@ -178,7 +179,7 @@ def part(file: pathlib.Path, known: Mapping[str, Size]) -> list[str]:
 
 
 def page(known: Mapping[str, Size]) -> str:
-  """Returns the whole page; configs whose size is not known are counted."""
+  """Returns the whole page; counts parameters of configs that are not in `known`."""
   families = collections.defaultdict(list)
   for file in config_files():
     families[file.parent.name].append(file)
@@ -213,10 +214,13 @@ def _name(file: pathlib.Path) -> str:
 
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
-  """Parses the command line; writes the page, or prints the part of some files."""
+  """Parses the command line and writes the page."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument(
-    'files', nargs='*', type=pathlib.Path, help='config files to count; default: all'
+    'files',
+    nargs='*',
+    type=pathlib.Path,
+    help='config files to count again; default: all',
   )
   args = parser.parse_args(argv)
   cli.set_up_jax()

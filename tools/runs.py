@@ -1,12 +1,12 @@
-"""Lists training runs: how far they are, their state and their last results.
+"""Lists training runs with their step, state and last results.
 
-    python tools/runs.py list                 # all below runs/
+    python tools/runs.py list                 # all runs below runs/
     python tools/runs.py list runs/sweeps --metric test/top1 --sort test/top1
     python tools/runs.py list --state failed --json
 
 A run is `running` while a process trains in its folder, `failed` if its last training
-ended with an error, which is printed below the table, `finished` at its last step, and
-`stopped` otherwise: by a signal, or by the loss of its machine.
+ended with an error, which is printed below the table, `finished` if it reached its last
+step, and `stopped` otherwise, such as after a signal or the loss of its machine.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import checkpoint, metrics, workdir
 
 STATES = ('running', 'failed', 'finished', 'stopped')
-# What training writes: one of these beside a config makes a folder that of a run.
+# Files that training writes. A folder with a config and one of these is a run.
 WRITTEN = {'metrics.jsonl', 'checkpoints'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What the folder of a run says about it."""
+  """The state and the results of a run, read from its folder."""
 
   folder: str
   config: str
@@ -51,7 +51,7 @@ class Run:
 
 
 def find(top: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields the folders of runs in and below a folder, without looking inside runs."""
+  """Yields the folders of all runs in and below a folder, but not inside other runs."""
   for folder, folders, names in os.walk(top):
     begun = 'config.json' in names and WRITTEN & {*names, *folders}
     if begun or workdir.FAILURE in names:
@@ -61,7 +61,7 @@ def find(top: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def read(folder: pathlib.Path) -> Run:
-  """Reads what a folder says; raises a `UserError` where its config is damaged."""
+  """Reads a run from its folder; raises a `UserError` if its config is damaged."""
   path = folder / 'config.json'
   config = files.read_fields(path) if path.exists() else {}
   records = metrics.read(folder)
@@ -69,7 +69,7 @@ def read(folder: pathlib.Path) -> Run:
   step = max([*steps, *checkpoint.steps(folder)], default=0)
   total = config.get('total_steps')
   totals = [r['total_steps'] for r in records if 'total_steps' in r]
-  if not isinstance(total, int):  # a number of epochs, or of examples
+  if not isinstance(total, int):  # a number of epochs or examples
     total = int(totals[-1]) if totals else None
   note = folder / workdir.FAILURE
   failure = note.read_text(errors='replace').strip() if note.exists() else ''
@@ -97,13 +97,13 @@ def read(folder: pathlib.Path) -> Run:
 
 
 def ordered(runs: Sequence[Run], name: str | None) -> list[Run]:
-  """Returns runs by a result, the largest first; runs without it last, in order."""
+  """Returns runs sorted by a result, largest first; runs without it come last."""
   if name is None:
     return list(runs)
   known = sorted({key for run in runs for key in run.results})
   if name not in known:
     near = errors.nearest(name, known)
-    advice = f'; did you mean {near[0]}?' if near else ''
+    advice = f'; did you mean {near[0]}?' if near else '.'
     raise UserError(f'no run has the result {name}{advice} Known: {listed(known)}')
   return sorted(runs, key=lambda run: -_sortable(run.results.get(name)))
 
@@ -113,12 +113,12 @@ def _sortable(value: float | None) -> float:
 
 
 def listed(names: Sequence[str]) -> str:
-  """Returns the names, or that there are none."""
-  return errors.listed(names) if names else 'none, as nothing was evaluated yet'
+  """Returns the names of results as text, also if there are none."""
+  return errors.listed(names) if names else 'none, since no run was evaluated yet'
 
 
 def table(runs: Sequence[Run], names: Sequence[str], top: str) -> rich.table.Table:
-  """Returns a row for each run; `names` are results with columns of their own."""
+  """Returns a table with a row for each run, and columns for the results `names`."""
   columns = {
     'run': [os.path.relpath(run.folder, top) if top else run.folder for run in runs],
     'config': [run.config.removeprefix('configs/') for run in runs],
@@ -133,7 +133,7 @@ def table(runs: Sequence[Run], names: Sequence[str], top: str) -> rich.table.Tab
   columns['updated'] = [age(time.time() - run.updated) for run in runs]
   made = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False)
   for name, cells in columns.items():
-    # Only results may take several lines, and are broken between them.
+    # Only the column of results may wrap, and only between results.
     parts = [part for cell in cells for part in cell.split('  ')]
     justify = 'right' if name in ('step', *names, 'updated') else 'left'
     width = max(map(len, [name, *parts]))
@@ -145,13 +145,13 @@ def table(runs: Sequence[Run], names: Sequence[str], top: str) -> rich.table.Tab
 
 
 def progress(run: Run) -> str:
-  """Returns '1,200 of 1,500', or '1,200' where the total is not known."""
+  """Returns progress as '1,200 of 1,500', or '1,200' if the total is unknown."""
   total = '' if run.total_steps is None else f' of {run.total_steps:,}'
   return f'{run.step:,}{total}'
 
 
 def age(seconds: float) -> str:
-  """Returns '5 s', '3 min', '2 h' or '12 d' ago."""
+  """Returns an age as '5 s ago', '3 min ago', '2 h ago' or '12 d ago'."""
   for size, unit in ((86_400, 'd'), (3_600, 'h'), (60, 'min')):
     if seconds >= size:
       return f'{seconds // size:.0f} {unit} ago'
@@ -159,7 +159,7 @@ def age(seconds: float) -> str:
 
 
 def record(run: Run) -> dict[str, Any]:
-  """Returns a run as plain data, with its time in ISO 8601."""
+  """Returns a run as JSON data, with its time in ISO 8601 and NaN as None."""
   when = datetime.datetime.fromtimestamp(run.updated, datetime.UTC)
   fields = dataclasses.asdict(run) | {'updated': when.isoformat(timespec='seconds')}
   # JSON has no NaN.
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   verbs = parser.add_subparsers(dest='verb', metavar='list', required=True)
   verb = verbs.add_parser(
     'list',
-    help='a table of all runs in and below folders',
+    help='print a table of all runs in and below folders',
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
@@ -184,11 +184,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   verb.add_argument(
     '--metric',
     metavar='NAME,...',
-    help='results with columns of their own, such as test/top1; default: all in one',
+    help='results to show in separate columns, such as test/top1; default: one column',
   )
-  verb.add_argument('--sort', metavar='NAME', help='a result; the largest comes first')
-  verb.add_argument('--state', choices=STATES, help='only runs in this state')
-  verb.add_argument('--json', action='store_true', help='print JSON')
+  verb.add_argument('--sort', metavar='NAME', help='result to sort by, largest first')
+  verb.add_argument('--state', choices=STATES, help='list only runs in this state')
+  verb.add_argument('--json', action='store_true', help='print JSON instead of a table')
   args = parser.parse_args(argv)
   folders = args.folders or [pathlib.Path('runs')]
   runs = []
@@ -211,10 +211,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   console = rich.console.Console()
   if not console.is_terminal:
-    console.width = 200  # a line for each run, for other programs
+    console.width = 200  # other programs get one line per run
   top = '' if len(folders) > 1 or runs[0].folder == str(folders[0]) else folders[0]
   made = table(runs, args.metric.split(',') if args.metric else [], str(top))
-  # On a narrow terminal lines are folded rather than cut.
+  # On a narrow terminal, lines are wrapped by the terminal and not truncated.
   needed = sum(column.min_width + 3 for column in made.columns)
   console.width = max(console.width, needed)
   console.print(made)

@@ -1,4 +1,4 @@
-"""What a config needs to fine-tune weights: their model, images, and a new head."""
+"""Parts of a config to fine-tune weights: the model, its images, and a new head."""
 
 import dataclasses
 import os
@@ -20,18 +20,19 @@ from big_vision_like.run import checkpoint, init_from, provenance
 from big_vision_like.spec import spec
 from big_vision_like.weights import published, tree
 
-# The share of an image that training crops have at least.
+# The smallest share of an image that a training crop covers.
 LEAST_AREA = 0.25
-NAMED = 10  # classes that are printed
+NAMED = 10  # number of classes that are printed
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
   """A model to fine-tune, as parts of a config.
 
-  `model` and `weights` are recorded calls. `heads` are regular expressions of the
-  parameters whose shape depends on the number of classes: they start from new values.
-  `leave_out` are those and other arrays of the weights that the model does not have.
+  `model` and `weights` are recorded calls. `heads` are regular expressions that match
+  the parameters with shapes that depend on the number of classes; these are newly
+  initialized. `leave_out` also matches arrays of the weights that the model does not
+  have.
   """
 
   model: mlc.ConfigDict
@@ -42,18 +43,18 @@ class Start:
 
   @property
   def init_from(self) -> mlc.ConfigDict:
-    """The recorded start from the weights."""
+    """The recorded call of `InitFrom` that loads the weights."""
     return spec(
       init_from.InitFrom, weights=self.weights, leave_out=list(self.leave_out)
     )
 
   @property
   def decode(self) -> mlc.ConfigDict:
-    """The recorded transform that comes first."""
+    """The recorded first transform, which decodes images."""
     return spec(image.Decode, channels=self.images.channels)
 
   def train_transforms(self) -> list[mlc.ConfigDict]:
-    """Returns random crops of the size of the weights' images, and flips."""
+    """Returns the transforms of training: random crops to the image size, and flips."""
     (height, width), method = self.images.size, self.images.interpolation
     if height == width:
       crop = spec(
@@ -64,7 +65,7 @@ class Start:
     return [self.decode, crop, spec(image.Flip)]
 
   def eval_transforms(self) -> list[mlc.ConfigDict]:
-    """Returns what the weights' images were evaluated with."""
+    """Returns the transforms that the weights were evaluated with."""
     steps = (spec(type(x), **dataclasses.asdict(x)) for x in self.images.transforms)
     return [self.decode, *steps]
 
@@ -72,12 +73,12 @@ class Start:
 def start(
   path: str, num_classes: int, image_size: int | None = None, **computes: Any
 ) -> Start:
-  """Reads published weights, or those of a run, for a model of this many classes.
+  """Reads published weights, or the weights of a run, for a model of `num_classes`.
 
-  Everything that the weights tell is found in them and printed: the architecture with
-  its activation, norms and heads, and the size and normalization of images.
-  `image_size` is another side of images, to which tables of positions are resized.
-  `computes` are arguments, such as `scan` and `remat`, for models that have them all.
+  The architecture (with its activation, norms and heads) and the size and normalization
+  of images are read from the weights and printed. `image_size` is another side of
+  images; position embeddings are resized to it. `computes` are arguments such as `scan`
+  and `remat`; they are used only if the model has all of them.
   """
   model, images, weights, source = _read(path)
   if not hasattr(model, 'num_classes'):
@@ -88,7 +89,7 @@ def start(
       model = model.for_images(images.size)
   heads = heads_of(model, images)
   leave_out = heads
-  if getattr(model, 'rep_size', 0):  # a layer of pre-training alone
+  if getattr(model, 'rep_size', 0):  # a layer that is used only in pre-training
     model = model.clone(rep_size=0)
     leave_out = (*heads, 'pre_logits/.*')
   model = model.clone(num_classes=num_classes)
@@ -101,10 +102,10 @@ def start(
   say('weights', f'{path}, {source}')
   say('model', f'{type(model).__name__}: {told}')
   if 'num_heads' in weights:
-    heads_assumed = (
-      f'num_heads={weights.num_heads} is assumed, as published models have'
+    heads_assumed = f'num_heads={weights.num_heads} is assumed, as in published models'
+    say(
+      '', f'{heads_assumed}; to change it, pass --config.init_from.weights.num_heads=N'
     )
-    say('', f'{heads_assumed}; else --config.init_from.weights.num_heads=N')
   say('images', f'{images} ({images.source})')
   say(
     'head',
@@ -114,7 +115,7 @@ def start(
 
 
 def _read(path: str) -> tuple[nn.Module, Prepare, mlc.ConfigDict, str]:
-  """Returns the model of weights, its images, the recorded reader and its source."""
+  """Returns the model, its preprocessing, the recorded reader and the source."""
   file = pathlib.Path(path).expanduser()
   if checkpoint.steps(file):
     run = loading.load_run(file)
@@ -134,7 +135,7 @@ def _read(path: str) -> tuple[nn.Module, Prepare, mlc.ConfigDict, str]:
 
 
 def missing(file: pathlib.Path) -> str:
-  """Returns a sentence about weights that are not there."""
+  """Returns an error message for weights that do not exist."""
   there = os.listdir(file.parent) if file.parent.is_dir() else []
   if close := nearest(file.name, there):
     advice = f'did you mean {file.parent / close[0]}?'
@@ -142,11 +143,11 @@ def missing(file: pathlib.Path) -> str:
     advice = f'{file.parent} holds {listed(sorted(there), 5)}'
   else:
     advice = 'docs/weights.md lists the published files that can be used'
-  return f'there are no weights {file}; {advice}'
+  return f'{file} does not exist; {advice}'
 
 
 def heads_of(model: nn.Module, images: Prepare) -> tuple[str, ...]:
-  """Returns regular expressions of parameters that depend on the number of classes."""
+  """Returns regular expressions for parameters that depend on the number of classes."""
   size = getattr(images, 'size', None) or (256, 256)
   picture = jax.ShapeDtypeStruct((1, *size, images.channels), 'float32')
 
@@ -163,7 +164,7 @@ def heads_of(model: nn.Module, images: Prepare) -> tuple[str, ...]:
 
 
 def tell_data(counts: Mapping[str, int], classes: Sequence[str]) -> None:
-  """Prints how many images each part has, and the classes."""
+  """Prints the number of images of each part, and the classes."""
   uses = {'train': 'training', 'val': 'validation'}
   texts = [f'{count:,} for {uses.get(part, part)}' for part, count in counts.items()]
   say('data', f'{sum(counts.values()):,} images: {", ".join(texts)}')

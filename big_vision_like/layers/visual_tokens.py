@@ -1,12 +1,15 @@
-"""Visual tokens: pooled from a map, related to each other, written back to the map.
+"""Layers for visual tokens: tokenizers, token mixing, and projectors.
 
-arXiv:2006.03677 section 3. VT-ResNet has one map, VT-FPN a map for each level. All
-reading and writing is attention (`ops.attention`): tokens read pixels, other tokens,
-and are read by pixels.
+They implement arXiv:2006.03677, section 3. Tokenizers pool a feature map to tokens,
+mixing layers relate the tokens to each other, and projectors write them back to the
+map. VT-ResNet has one map, VT-FPN one map per level. Filters, transformers and
+projectors are forms of attention (`ops.attention`): tokens attend to pixels, tokens to
+tokens, and pixels to tokens.
 
 Axes: B batch, h w map, P pixels (row by row), C channels of the map, E channels of the
-map that is written, L M tokens, D width of tokens, G heads, K size of a head, V its
-size of values, O all values of a pixel, r s rows and columns of tokens.
+map that is written, L M tokens, D width of tokens, G heads, K size of a head, V size of
+a head's values, O size of a pixel's values over all heads, r s rows and columns of
+tokens.
 """
 
 import dataclasses
@@ -23,31 +26,33 @@ from big_vision_like.layers import attention, transformer
 from big_vision_like.ops import attention as attention_ops
 from big_vision_like.ops import clustering, resampling
 
-# As He's for ReLU, in all layers. Inputs are the first axis; heads are outputs.
+# He initialization for ReLU, in all layers. Kernels of projections to heads have the
+# inputs on their first axis; both other axes are outputs.
 START = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 START_HEADS = nn.initializers.variance_scaling(
   2.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)
 )
-# Filters are queries: their products with pixels start as large as pixels, so that
-# tokens look at different places from the start.
+# Filters are queries. With unit variance, their products with pixels are initially as
+# large as the pixels, so tokens attend to different places from the start.
 START_FILTERS = nn.initializers.normal(1.0)
 
-# `Projections` with the sizes of the paper's appendix.
+# Arguments of `Projections`: the sizes in the paper's appendix.
 GROUPED = dict(num_heads=16, groups=16, token_groups=4, use_bias=True, inner=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Projections:
-  """How pixels and tokens become queries, keys and values, alike in all modules.
+  """Settings of the projections to queries, keys and values, shared by all modules.
 
-  The defaults are those of the equations of the paper: one head, no biases; pixels are
-  their own keys, and their values are as wide as tokens. With `inner` pixels are
-  projected to keys, their values are as wide as the map, and one more layer makes
-  tokens of what was pooled. Projections of pixels have `groups` of channels, those for
-  attention between tokens `token_groups`: consecutive outputs see consecutive inputs.
-  `GROUPED` is the form of the appendix of the paper's first version. With `norm` tokens
-  are normalized wherever they are read, without parameters; the paper does not say so,
-  but SGD at its rates diverges without.
+  The defaults follow the equations of the paper: one head and no biases; pixels are
+  their own keys, and their values are as wide as tokens. With `inner`, pixels are
+  projected to keys, their values are as wide as the map, and another dense layer maps
+  the pooled values to tokens. Projections of pixels have `groups` groups of channels,
+  and projections for attention between tokens have `token_groups`; consecutive outputs
+  read consecutive inputs. `GROUPED` is the form in the appendix of the paper's first
+  version. With `norm`, tokens are normalized, without parameters, wherever they
+  are read; the paper does not mention this, but SGD at its learning rates diverges
+  without it.
   """
 
   num_heads: int = 1
@@ -60,11 +65,11 @@ class Projections:
   tiny = dict(num_heads=4, groups=4, token_groups=2)
 
   def to_heads(self, channels: int, groups: int, name: str) -> attention.Projection:
-    """Makes the projection to the given number of channels of all heads."""
+    """Returns a projection to `channels` channels, divided among the heads."""
     if channels % self.num_heads:
       raise UserError(
-        f'projections.num_heads={self.num_heads} heads do not divide the {channels}'
-        f' channels of {name!r}: change them, or width or map_width of the model'
+        f'projections.num_heads={self.num_heads} does not divide the {channels}'
+        f' channels of {name!r}: change num_heads, or width or map_width of the model'
       )
     return attention.Projection(
       self.num_heads,
@@ -76,7 +81,7 @@ class Projections:
     )
 
   def normed(self, tokens_BLD: jax.Array) -> jax.Array:
-    """Returns tokens as they are read, with `norm` of mean 0 and variance 1."""
+    """Returns tokens; with `norm`, scaled to mean 0 and variance 1."""
     if not self.norm:
       return tokens_BLD
     norm = nn.LayerNorm(
@@ -85,14 +90,14 @@ class Projections:
     return norm.apply({}, tokens_BLD)
 
   def dense(self, features: int, dtype: str, name: str) -> nn.Dense:
-    """Makes a layer that is no attention."""
+    """Returns a dense layer, for use outside attention."""
     return nn.Dense(
       features, use_bias=self.use_bias, kernel_init=START, dtype=dtype, name=name
     )
 
 
 class Filters(nn.Module):
-  """Pixels pooled by learned filters, the same of all images (equation 1)."""
+  """Pooling of pixels by learned filters, shared by all images (equation 1)."""
 
   num_tokens: int
   projections: Projections = Projections()
@@ -110,16 +115,17 @@ class Filters(nn.Module):
     )
     bias_11L1 = None
     if self.projections.use_bias:
-      # The same for all pixels, so that it changes no token: it is there to be counted.
+      # The softmax over pixels cancels this bias, so it changes no token. It exists so
+      # that the number of parameters is as published.
       bias_L = self.param('bias', nn.initializers.zeros, (count,))
       bias_11L1 = bias_L[None, None, :, None] / math.sqrt(x_BPC.shape[-1])
-    # All heads pool alike: they are one.
+    # All heads pool with the same weights, so they are merged into one.
     v_BP1O = v_BPGV.reshape(*v_BPGV.shape[:2], 1, -1)
     return _read(self, q_BL1C, x_BPC[:, :, None], v_BP1O, bias_11L1)
 
 
 class Recurrent(nn.Module):
-  """Pixels pooled by filters made of the tokens of the module before (equation 2)."""
+  """Pooling of pixels by filters from the previous module's tokens (equation 2)."""
 
   num_tokens: int
   projections: Projections = Projections()
@@ -131,8 +137,8 @@ class Recurrent(nn.Module):
   ) -> jax.Array:
     if tokens_BMD is None or tokens_BMD.shape[1] != self.num_tokens:
       raise UserError(
-        f'the recurrent tokenizer makes {self.num_tokens} tokens of as many:'
-        f' {0 if tokens_BMD is None else tokens_BMD.shape[1]} were given'
+        f'the recurrent tokenizer needs {self.num_tokens} tokens as input, but got'
+        f' {0 if tokens_BMD is None else tokens_BMD.shape[1]}'
       )
     x_BPC, projections = pixels(x_BhwC), self.projections
     channels = x_BPC.shape[-1]
@@ -146,7 +152,7 @@ class Recurrent(nn.Module):
 
 
 class Resized(nn.Module):
-  """The map of values resized bilinearly to a square of tokens (table 3, pooling)."""
+  """Bilinear resizing of the values to a square of tokens (table 3, pooling)."""
 
   num_tokens: int
   projections: Projections = Projections()
@@ -160,7 +166,7 @@ class Resized(nn.Module):
     if side**2 != self.num_tokens:
       raise UserError(
         f"num_tokens={self.num_tokens}: tokenizer='pooling' resizes the map to a square"
-        f' of tokens, take {side**2} or {(side + 1) ** 2}'
+        f' of tokens; use {side**2} or {(side + 1) ** 2}'
       )
     batch, height, width, _ = x_BhwC.shape
     if self.is_mutable_collection('intermediates'):
@@ -177,9 +183,9 @@ class Resized(nn.Module):
 
 
 class Clusters(nn.Module):
-  """The mean values of clusters of pixels (table 3, clustering).
+  """Means of the values in each k-means cluster of pixels (table 3, clustering).
 
-  An empty cluster gives zeros.
+  The token of an empty cluster is zero.
   """
 
   num_tokens: int
@@ -197,7 +203,7 @@ class Clusters(nn.Module):
     return jnp.einsum('BLP,BPO->BLO', weight_BLP.astype(v_BPO.dtype), v_BPO)
 
 
-# What makes means of pixels. Modules behind the first may have the second kind.
+# Kinds of tokenizers. 'recurrent' needs the tokens of a previous module.
 POOLS: dict[str, Callable[..., nn.Module]] = {
   'filter': Filters,
   'recurrent': Recurrent,
@@ -207,11 +213,11 @@ POOLS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Tokenizer(nn.Module):
-  """Pools a map (B, h, w, C) to tokens (B, L, D), each a mean of values of pixels.
+  """A pooling of a map (B, h, w, C) to tokens (B, L, D), means of pixels' values.
 
-  `kind` is one of `POOLS`; 'recurrent' needs the tokens of the module before. The
-  weights of pixels (B, heads, L, P) are sown as `probs`, where intermediates are
-  collected, by the module that has the name of the kind.
+  `kind` is one of `POOLS`; 'recurrent' needs the tokens of the previous module. If
+  intermediates are collected, the submodule named `kind` sows the weights of pixels
+  (B, heads, L, P) as `probs`.
   """
 
   kind: str
@@ -237,9 +243,10 @@ class Tokenizer(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-  """Attention between tokens and two layers for each, with residuals (equations 3, 4).
+  """Attention between tokens, then a two-layer MLP, both residual (equations 3, 4).
 
-  Keys and queries are half as wide as tokens. `drop_path` drops the branches.
+  Keys and queries are half as wide as tokens. `drop_path` is the rate at which each of
+  the two branches is dropped.
   """
 
   projections: Projections = Projections()
@@ -263,9 +270,9 @@ class TokenTransformer(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-  """T + ReLU(A T W): tokens are mixed by one matrix A for all images (table 5).
+  """A graph convolution T + ReLU(A T W), with one matrix A for all images (table 5).
 
-  A starts as the identity, which mixes nothing.
+  A is initialized as the identity, which mixes no tokens.
   """
 
   projections: Projections = Projections()
@@ -283,7 +290,7 @@ class GraphConvolution(nn.Module):
 
 
 class EachToken(nn.Module):
-  """T + ReLU(T W): a layer for each token by itself (table 5, no mixing)."""
+  """A layer T + ReLU(T W) that does not mix tokens (table 5)."""
 
   projections: Projections = Projections()
   drop_path: float = 0.0
@@ -297,7 +304,7 @@ class EachToken(nn.Module):
     return x_BLD + dropped(y_BLD, self.drop_path, train, 'drop_path')
 
 
-# What relates tokens to each other.
+# Layers between tokenizer and projector, by name.
 MIXINGS: dict[str, Callable[..., nn.Module]] = {
   'transformer': TokenTransformer,
   'graph': GraphConvolution,
@@ -306,9 +313,10 @@ MIXINGS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Projector(nn.Module):
-  """Adds to each pixel of a map what it reads of the tokens: (B, h, w, E) (equation 5).
+  """Attention of pixels to tokens, added to the map: (B, h, w, E) (equation 5).
 
-  The map becomes `channels` wide, through another layer if it was not.
+  The output has `channels` channels. If the input has another number, a dense layer
+  projects it.
   """
 
   channels: int
@@ -337,13 +345,13 @@ class Projector(nn.Module):
 
 
 def pixels(x_BhwC: jax.Array) -> jax.Array:
-  """Returns a map as its pixels, row by row: (B, P, C)."""
+  """Returns the pixels of a map, row by row: (B, P, C)."""
   batch, height, width, channels = x_BhwC.shape
   return x_BhwC.reshape(batch, height * width, channels)
 
 
 def dropped(x: jax.Array, rate: float, train: bool, name: str) -> jax.Array:
-  """Returns a branch that in training whole examples are without, at this rate."""
+  """Returns a branch, in training dropped for whole examples at the given rate."""
   if not (train and rate):
     return x
   return transformer.DropPath(name=name)(x, rate)
@@ -356,9 +364,10 @@ def _read(
   v_BMGV: jax.Array,
   bias: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns what queries read, (B, N, G * V), and has the module sow the weights.
+  """Returns the output of attention, (B, N, G * V).
 
-  The bias broadcasts to (B, G, N, M).
+  The bias broadcasts to (B, G, N, M). If intermediates are collected, the module sows
+  the attention weights (B, G, N, M) as `probs`.
   """
   if module.is_mutable_collection('intermediates'):
     p_BGNM = attention_ops.probabilities(q_BNGK, k_BMGK, bias)

@@ -1,12 +1,12 @@
-"""Visual Transformers, arXiv:2006.03677: modules of visual tokens behind a ResNet.
+"""Visual Transformers, arXiv:2006.03677: modules of visual tokens after a ResNet.
 
-The last stage of a ResNet, with its stride, makes room for modules. Each pools its map
-to a few tokens, relates these to each other and writes them back to the map; the
-tokens of the last module are averaged and classified. There are no positions, so that
-images may have any size.
+Modules replace the last stage of a ResNet, including its stride. Each module pools its
+map to a few tokens, relates the tokens to each other and writes them back to the map.
+The tokens of the last module are averaged and classified. There are no position
+embeddings, so images may have any size.
 
-No official code exists. `Projections()` is the form of the equations, without biases
-and with one head, `GROUPED` one that has the paper's number of parameters (see
+No official code exists. `Projections()` follows the equations, with one head and
+without biases; `GROUPED` gives the paper's number of parameters (see
 `layers.visual_tokens`).
 
 Axes: B batch, H W image, h w feature map, I channels of the image, C channels or
@@ -27,39 +27,41 @@ from big_vision_like.ops import precision
 TOKENIZERS = ('filter', 'pooling', 'clustering')
 PROJECTORS = ('between', 'all', 'none')
 
-# Modules, and channels of the maps that they write (None: as many as they read).
+# Numbers of modules, and channels of the maps they write (None: as in their input).
 SIZES = {'R18': (2, 512), 'R34': (3, 512), 'R50': (3, None), 'R101': (3, None)}
 
 
 def variant(name: str) -> dict[str, int | None]:
-  """Returns the sizes of 'R18' and the like, as arguments of `VisualTransformer`.
+  """Returns arguments of `VisualTransformer` for a size such as 'R18'.
 
-  The backbone's are those of `resnet.trunk`, the form is up to `projections`. Sizes of
-  R50 and R101 are not verified: the paper's parameters are not theirs.
+  `resnet.trunk` has the arguments of the backbone, and `projections` is chosen
+  separately. R50 and R101 are not verified: their numbers of parameters differ from the
+  paper's.
   """
   if name not in SIZES:
-    raise UserError(f'no Visual Transformer {name!r}: there are {", ".join(SIZES)}')
+    raise UserError(f'no Visual Transformer {name!r}: choose from {", ".join(SIZES)}')
   depth, map_width = SIZES[name]
   return dict(depth=depth, map_width=map_width)
 
 
 class VisualTransformer(nn.Module):
-  """Images (B, H, W, I) to a dict of named arrays.
+  """A Visual Transformer from images (B, H, W, I) to a dict of named arrays.
 
-  `tokens` (B, L, D) are those of the last module, `features` (B, D) their mean, and
-  `map` (B, h, w, E) is the last that was written; with `num_classes` there are `logits`
-  (B, C), float32.
+  `tokens` (B, L, D) are the tokens of the last module and `features` (B, D) their mean.
+  `map` (B, h, w, E) is the last map that was written, or the backbone's map if none
+  was. With `num_classes` > 0 there are also `logits` (B, C), float32.
 
-  `backbone` is a module that gives maps by name, `stage1` and so on, the last of them
-  read, such as a `resnet.ResNet` of three stages or `Convolutions`. The first module of
-  `depth` makes tokens as `tokenizer` says: by 'filter's, by 'pooling' to a square, by
-  'clustering'; so do others unless they are `recurrent`, and filter by the tokens of
-  the module before. `mixing` is one of `visual_tokens.MIXINGS`. `projectors` are
-  'between' modules, behind 'all' of them, or 'none' (tables 3 to 7). `map_width` are
-  channels of the maps they write, by default as many as there are.
+  `backbone` is a module that returns maps named `stage1`, `stage2` and so on, such as a
+  `resnet.ResNet` of three stages or `Convolutions`; the last map is read. The first of
+  `depth` modules makes tokens by `tokenizer`: 'filter', 'pooling' (to a square) or
+  'clustering'. With `recurrent`, the other modules make their filters from the tokens
+  of the previous module; otherwise they use `tokenizer` too. `mixing` is one of
+  `visual_tokens.MIXINGS`. `projectors` are 'between' modules, after 'all' of them, or
+  'none' (tables 3 to 7). Maps are written with `map_width` channels, by default as many
+  as are read.
 
   In training, `drop_path` is the rate at which examples skip branches of modules, and
-  `dropout` that of features in front of the head.
+  `dropout` is the dropout rate of the features before the head.
   """
 
   backbone: nn.Module
@@ -112,21 +114,21 @@ class VisualTransformer(nn.Module):
     return outputs
 
   def check(self) -> None:
-    """Raises a `UserError` for arguments that no model has."""
+    """Raises a `UserError` for invalid arguments."""
     check_one_of(TOKENIZERS, tokenizer=self.tokenizer)
     check_one_of(visual_tokens.MIXINGS, mixing=self.mixing)
     check_one_of(PROJECTORS, projectors=self.projectors)
     if min(self.depth, self.num_tokens) < 1:
       raise UserError(
-        f'depth={self.depth} and num_tokens={self.num_tokens}: a Visual Transformer has'
-        ' at least 1 module and 1 token'
+        f'depth={self.depth} and num_tokens={self.num_tokens}: a Visual Transformer'
+        ' needs at least 1 module and 1 token'
       )
 
 
 class Module(nn.Module):
-  """A tokenizer, what relates tokens to each other, and a projector if it `projects`.
+  """A tokenizer, a mixing layer and, with `projects`, a projector.
 
-  Returns the map, written to or as it was, and the tokens.
+  Returns the map, unchanged without a projector, and the tokens.
   """
 
   tokenizer: str
@@ -158,11 +160,12 @@ class Module(nn.Module):
 
 
 class Pyramid(nn.Module):
-  """Relates the maps of all levels by their visual tokens (section 3.5, VT-FPN).
+  """A feature pyramid that relates its levels by visual tokens (section 3.5, VT-FPN).
 
-  Takes maps (B, h, w, C) by name, of any sizes. Each becomes `num_tokens` tokens by
-  filters; one transformer relates those of all levels, and each map reads its own.
-  Returns maps of the same names and shapes, and the tokens (B, L, D) of all levels.
+  Takes maps (B, h, w, C) by name, of any sizes. Filters pool each map to `num_tokens`
+  tokens, one transformer relates the tokens of all levels, and each map reads its own
+  tokens. Returns maps with the same names and shapes, and the tokens (B, L, D) of all
+  levels.
   """
 
   num_tokens: int = 8
@@ -197,10 +200,11 @@ class Pyramid(nn.Module):
 
 
 class Convolutions(nn.Module):
-  """3x3 convolutions with batch norm and ReLU: a backbone for small images.
+  """A backbone of 3x3 convolutions with batch norm and ReLU, for small images.
 
-  Gives maps by name, `stage1` and so on, and `features` (B, D), the mean of the last;
-  with `num_classes` there are `logits` (B, C), float32: a classifier without tokens.
+  Returns maps named `stage1`, `stage2` and so on, and `features` (B, D), the mean of
+  the last map. With `num_classes` > 0 it is a classifier without tokens, and there are
+  also `logits` (B, C), float32.
   """
 
   channels: Sequence[int] = (16, 32, 32)
@@ -216,8 +220,8 @@ class Convolutions(nn.Module):
   ) -> dict[str, jax.Array]:
     if len(self.channels) != len(self.strides) or not self.channels:
       raise UserError(
-        f'channels={tuple(self.channels)} and strides={tuple(self.strides)} are not of'
-        ' the same convolutions'
+        f'channels={tuple(self.channels)} and strides={tuple(self.strides)} must'
+        ' have the same length, at least 1'
       )
     outputs, x_BhwC = {}, image_BHWI
     sizes = zip(self.channels, self.strides, strict=True)

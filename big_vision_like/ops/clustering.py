@@ -1,6 +1,6 @@
-"""Clusters of vectors by k-means (S. Lloyd, 1982).
+"""Clustering of vectors by k-means (S. Lloyd, 1982).
 
-Axes: B batch, N vectors, C their size, K clusters.
+Axes: B batch, N vectors, C size of a vector, K clusters.
 """
 
 import jax
@@ -11,18 +11,19 @@ from big_vision_like.ops import precision
 
 
 def k_means(x_BNC: jax.Array, num_clusters: int, iterations: int = 10) -> jax.Array:
-  """Returns which vectors are in which cluster: (B, K, N), 0 or 1, in float32.
+  """Returns the membership of vectors in clusters: float32 (B, K, N), 0 or 1.
 
-  The first center is the vector farthest from the mean of all, each other one the
-  vector farthest from the centers so far (T. Gonzalez, 1985), so that nothing is random
-  and the order of the vectors does not matter unless distances are equal. A cluster
-  that loses its vectors keeps its center, and may stay empty. There is no gradient.
+  The first center is the vector farthest from the mean of all vectors. Each further
+  center is the vector farthest from the previous centers (T. Gonzalez, 1985). So
+  nothing is random, and the order of the vectors does not matter unless distances are
+  equal. A cluster that loses all its vectors keeps its center, and may stay empty.
+  There is no gradient.
 
-  Raises `UserError` if there are more clusters than vectors.
+  Raises `UserError` unless 1 <= num_clusters <= N.
   """
   count = x_BNC.shape[1]
   if not 1 <= num_clusters <= count:
-    raise UserError(f'{count} vectors do not make {num_clusters} clusters')
+    raise UserError(f'cannot form {num_clusters} clusters from {count} vectors')
   x_BNC = jax.lax.stop_gradient(precision.at_least_float32(x_BNC))
   far_BN = _distances(x_BNC, x_BNC.mean(axis=1, keepdims=True))[:, 0]
   centers = []
@@ -46,13 +47,13 @@ def k_means(x_BNC: jax.Array, num_clusters: int, iterations: int = 10) -> jax.Ar
 
 
 def _members(x_BNC: jax.Array, center_BKC: jax.Array) -> jax.Array:
-  """Returns the vectors whose nearest center is that of each cluster, (B, K, N)."""
+  """Returns the membership of vectors in clusters by nearest center: (B, K, N)."""
   nearest_BN = _distances(x_BNC, center_BKC).argmin(axis=1)
   return jax.nn.one_hot(nearest_BN, center_BKC.shape[1], axis=1, dtype=x_BNC.dtype)
 
 
 def _distances(x_BNC: jax.Array, center_BKC: jax.Array) -> jax.Array:
-  """Returns squared distances between centers and vectors, (B, K, N)."""
+  """Returns the squared distances between centers and vectors: (B, K, N)."""
   product_BKN = jnp.einsum('BKC,BNC->BKN', center_BKC, x_BNC)
   square_BN, square_BK = (jnp.square(y).sum(axis=-1) for y in (x_BNC, center_BKC))
   return square_BK[:, :, None] + square_BN[:, None] - 2.0 * product_BKN

@@ -8,19 +8,22 @@ from big_vision_like.report import page
 from big_vision_like.report.source import percent
 from big_vision_like.viz import confusion
 
-MOST_ROWS = 12  # of a table that is open
+MOST_ROWS = 12  # of the table that is shown unfolded
 MOST_PAIRS = 12
-MOST_CLASSES = 250  # of a matrix that is drawn
+MOST_CLASSES = 250  # largest matrix that is drawn
 
 
 def counts(label_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> np.ndarray:
-  """Returns int64 (C, C): how many examples of each true class each class was given."""
+  """Returns the number of examples by true and predicted class, int64 (C, C)."""
   pairs = np.bincount(label_N * classes + predicted_N, minlength=classes**2)
   return pairs.reshape(classes, classes)
 
 
 def by_class(counts_CC: np.ndarray, names: Sequence[str], data: str) -> tuple[str, str]:
-  """Returns a table of the classes, the worst first; `data` names the examples."""
+  """Returns a table of classes, worst first, and its caption.
+
+  `data` names the examples, as in '8 examples of val'.
+  """
   true_C, given_C = counts_CC.sum(axis=1), counts_CC.sum(axis=0)
   right_C = np.diagonal(counts_CC)
   shown = np.flatnonzero(true_C)
@@ -41,24 +44,24 @@ def by_class(counts_CC: np.ndarray, names: Sequence[str], data: str) -> tuple[st
     table += page.details(f'all {len(rows):,} classes', page.table(header, rows))
   mean = f'The mean over classes is {percent(recall.mean())}'
   absent = len(true_C) - len(shown)
-  without = f'; {absent:,} of the classes have no example' if absent else ''
-  text = page.paragraph(f'{mean} of {data}{without}.')
+  without = f'; classes without examples: {absent:,}' if absent else ''
+  text = page.paragraph(f'{mean} on {data}{without}.')
   return text + table, (
-    'The classes that are recognized least come first. "Recognized" is the share of '
-    'the class\'s examples that the model gives this class (recall), "right when '
-    'predicted" the share of the examples given this class that are of it (precision).'
+    'The least recognized classes come first. "Recognized" is the share of a class\'s '
+    'examples that the model assigns to it (recall). "Right when predicted" is the '
+    'share of the examples assigned to a class that belong to it (precision).'
   )
 
 
 def mostly(counts_C: np.ndarray, own: int, names: Sequence[str]) -> str:
-  """Returns the two classes that examples of a class are most often mistaken for."""
+  """Returns the two classes that a class is most often mistaken for, with counts."""
   others_C = np.where(np.arange(len(counts_C)) == own, 0, counts_C)
   order = np.argsort(-others_C, kind='stable')[:2]
   return ', '.join(f'{names[c]} ({others_C[c]:,})' for c in order if others_C[c])
 
 
 def matrix(counts_CC: np.ndarray, names: Sequence[str]) -> tuple[str, str]:
-  """Returns a drawing of the confusions, and the most frequent of them as a table."""
+  """Returns a drawing and a table of the most frequent confusions, and a caption."""
   wrong_CC = counts_CC - np.diag(np.diagonal(counts_CC))
   order = np.argsort(-wrong_CC, axis=None, kind='stable')[:MOST_PAIRS]
   pairs = [tuple(map(int, np.unravel_index(place, wrong_CC.shape))) for place in order]
@@ -72,7 +75,7 @@ def matrix(counts_CC: np.ndarray, names: Sequence[str]) -> tuple[str, str]:
   if len(names) <= MOST_CLASSES:
     content = confusion.matrix(counts_CC, names)
     caption = (
-      'A row of the matrix is a true class, a column what the model took it for: the '
+      'Rows of the matrix are true classes and columns are predicted classes, so the '
       'diagonal is right. Cells are shaded by their share of the row.'
     )
   header = ['true class', 'taken for', 'examples', 'share of the true class']

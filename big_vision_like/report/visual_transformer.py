@@ -1,4 +1,4 @@
-"""What a report shows of a Visual Transformer: its tokens over the image."""
+"""Report section of Visual Transformers: their tokens, drawn over the image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ NUM_MEASURED, NUM_IMAGES = 64, 3
 
 
 def tokens_over_image(source: Any) -> tuple[str, str]:
-  """Shows which pixels the tokens of each module are means of."""
+  """Shows the pixels that the tokens of each module attend to."""
   trained = source.trained
   image_BHWC = trained.images()
   image_BHWC = image_BHWC[evenly(len(image_BHWC), NUM_MEASURED)]
@@ -35,10 +35,10 @@ def tokens_over_image(source: Any) -> tuple[str, str]:
       content += page.heading(f'image {row}, {name}')
       content += page.picture(drawn_HWC, f'tokens of {name}')
   caption = (
-    'An image, then for each token the image, lit where its pixels are that the token '
-    'is a mean of (the largest weight bright, on average of the heads). The cosine of '
-    f'two tokens compares these weights, on average of all pairs and {len(image_BHWC)} '
-    'images: 1 where all tokens of a module look at the same places.'
+    'An image, then for each token the image, lit where the token attends (by weight, '
+    'averaged over heads; the largest is brightest). The cosine compares the weights '
+    f'of two tokens, averaged over all pairs of tokens and {len(image_BHWC)} images: '
+    'it is 1 if all tokens of a module attend to the same places.'
   )
   return content, caption
 
@@ -46,7 +46,7 @@ def tokens_over_image(source: Any) -> tuple[str, str]:
 def maps_of_modules(
   trained: Any, sown: Mapping[str, Any], image_BHWC: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Returns weights of pixels in tokens (B, L, h, w), by module and its tokenizer."""
+  """Returns the weights of pixels in tokens (B, L, h, w), by module and tokenizer."""
   shapes = jax.eval_shape(
     lambda image_BHWC: trained.model.apply(
       trained.variables, *trained.inputs(image_BHWC)

@@ -1,4 +1,4 @@
-"""Further places for what a run measures, besides metrics.jsonl and TensorBoard.
+"""Writers that send a run's metrics elsewhere, besides metrics.jsonl and TensorBoard.
 
 A config names them in its field `writers`:
 
@@ -21,39 +21,41 @@ from big_vision_like.errors import UserError
 
 
 class Writer(abc.ABC):
-  """Receives the scalars of a run; only the first process has one.
+  """A receiver of a run's scalars; only the first process has one.
 
-  A writer is built before anything is loaded: what it lacks it says then. Its errors
-  stop the run, so it keeps and retries what a network may lose.
+  A writer is built before anything is loaded, and must raise then if it cannot work,
+  such as for a missing package. Its errors stop the run, so a writer that uses a
+  network should store scalars and retry.
   """
 
   @abc.abstractmethod
   def start(self, workdir: pathlib.Path, config: Mapping[str, Any], step: int) -> None:
-    """Begins at a step, 0 or that of the checkpoint from which the run resumes.
+    """Begins at step 0, or at the step of the checkpoint from which the run resumes.
 
-    Scalars of later steps may have been written before the run was killed; they are
-    written again.
+    If the run was killed, scalars of later steps may have been written already; they
+    are written again.
     """
 
   @abc.abstractmethod
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Takes scalars of a step by names such as 'train/loss' and 'val/top1'.
+    """Writes the scalars of a step, by names such as 'train/loss' and 'val/top1'.
 
-    A step may come several times, with other names.
+    It may be called several times for a step, with different names.
     """
 
   @abc.abstractmethod
   def finish(self, failed: bool) -> None:
-    """Ends, after the last step, a signal to stop, or an error."""
+    """Ends the writer, after the last step, a signal to stop, or an error."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class WandB(Writer):
-  """Weights & Biases; `pip install '.[wandb]'` and `wandb login` first.
+  """A writer for Weights & Biases.
 
-  `name` is the workdir's unless given. A run that resumes continues the same W&B run,
-  whose id is in `wandb_id.txt`. `mode` is 'online', 'offline' (`wandb sync` uploads
-  later) or 'disabled'.
+  Run `pip install '.[wandb]'` and `wandb login` first. The default `name` is the name
+  of the workdir. `wandb_id.txt` stores the id of the W&B run, and a run that resumes
+  continues it. `mode` is 'online', 'offline' (`wandb sync` uploads it later) or
+  'disabled'.
   """
 
   project: str
@@ -67,7 +69,7 @@ class WandB(Writer):
       raise UserError("wandb is not installed: pip install '.[wandb]'")
 
   def start(self, workdir: pathlib.Path, config: Mapping[str, Any], step: int) -> None:
-    import wandb  # an extra
+    import wandb  # an optional dependency
 
     path = workdir / 'wandb_id.txt'
     if not path.exists():
@@ -83,7 +85,7 @@ class WandB(Writer):
       config=dict(config),
       mode=self.mode,
     )
-    # By W&B's own count a step that is written again would be dropped.
+    # With W&B's own step counter, steps that are written again would be dropped.
     self._run.define_metric('step')
     self._run.define_metric('*', step_metric='step')
 
@@ -95,7 +97,7 @@ class WandB(Writer):
 
 
 def build(nodes: Mapping[str, Any]) -> list[Writer]:
-  """Builds the writers of a config; none in processes other than the first."""
+  """Returns the writers of a config, or none in processes other than the first."""
   if jax.process_index() != 0:
     return []
   made = []
@@ -111,7 +113,7 @@ def build(nodes: Mapping[str, Any]) -> list[Writer]:
 def started(
   made: Sequence[Writer], workdir: pathlib.Path, config: Mapping[str, Any], step: int
 ) -> Iterator[None]:
-  """Has writers started inside, and finished in the end."""
+  """Starts writers, and finishes them when the block ends, with or without an error."""
   with contextlib.ExitStack() as stack:
     for writer in made:
       writer.start(workdir, config, step)

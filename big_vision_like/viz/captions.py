@@ -1,4 +1,4 @@
-"""A line of text above a picture.  Axes: H W pixels, C channels."""
+"""Pictures with a line of text above them.  Axes: H W pixels, C channels."""
 
 import functools
 import unicodedata
@@ -7,15 +7,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER = (0, 0, 0), (255, 255, 255)
-LARGEST, SMALLEST = 20, 10  # pixels of text
+LARGEST, SMALLEST = 20, 10  # font sizes in pixels
 MARGIN = 4
 
 
 def captioned(picture_HWC: np.ndarray, text: str) -> np.ndarray:
-  """Returns an RGB uint8 picture below a strip with a line of text.
+  """Returns an RGB uint8 picture with a strip above it that shows a line of text.
 
-  Text too long for the picture is written smaller, and then cut. Accents are left out,
-  and question marks stand for other scripts than Latin (`writable`).
+  If the text is too long for the picture, its font is reduced, and then the text is cut
+  off. Accents are removed, and characters that the font lacks, such as those of other
+  scripts than Latin, become question marks (see `writable`).
   """
   width = picture_HWC.shape[1]
   text = ''.join(char if _has(char) else '?' for char in _without_accents(text))
@@ -33,7 +34,7 @@ def captioned(picture_HWC: np.ndarray, text: str) -> np.ndarray:
 
 
 def writable(text: str) -> bool:
-  """Returns whether `captioned` writes a text without question marks in it."""
+  """Returns whether the font of `captioned` has all characters of a text."""
   return all(map(_has, _without_accents(text)))
 
 
@@ -44,11 +45,11 @@ def _without_accents(text: str) -> str:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-  return ImageFont.load_default(size)  # which comes with Pillow
+  return ImageFont.load_default(size)  # a font that comes with Pillow
 
 
 @functools.cache
 def _has(char: str) -> bool:
-  """Returns whether the font has a character, for which it else draws a box."""
+  """Returns whether the font has a character; for others it draws a box."""
   font = _font(LARGEST)
   return bytes(font.getmask(char)) != bytes(font.getmask('\uffff'))

@@ -1,4 +1,4 @@
-"""A confusion matrix as a drawing.  Axes: C true classes, then predicted ones."""
+"""Drawing of a confusion matrix.  Axes: C true classes, then C predicted classes."""
 
 import html
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ import numpy as np
 from big_vision_like.viz.curves import shortened
 
 RIGHT, WRONG = '#1d8f57', '#d2601a'
-SIZE, GAP = 11, 6  # of letters, and between them and the cells
-LETTERS = 18  # of the name of a class, at most
-WIDTH = 0.6 * SIZE  # of a letter, about
-MOST_NAMED = 40  # classes whose names and counts fit
-FAINTEST = 0.1  # opacity of a cell that holds one of many examples
+SIZE, GAP = 11, 6  # font size, and gap between names and cells
+LETTERS = 18  # of a class name; longer names are shortened
+WIDTH = 0.6 * SIZE  # approximate width of a letter
+MOST_NAMED = 40  # largest number of classes with names and counts
+FAINTEST = 0.1  # opacity of a cell with a tiny share of its row
 
 
 def matrix(counts_CC: np.ndarray, names: Sequence[str]) -> str:
   """Returns an SVG: a row for each true class, a column for each predicted one.
 
-  A cell is the darker the larger its share of the row; green on the diagonal, orange
-  elsewhere. Counts and names are written where there is room, and all are shown when
-  the mouse is over a cell.
+  Cells with a larger share of their row are darker; they are green on the diagonal and
+  orange elsewhere. Names and counts are written where there is room, and always shown
+  when the mouse is over a cell.
   """
   classes = len(names)
   named = classes <= MOST_NAMED

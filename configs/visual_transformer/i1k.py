@@ -5,42 +5,46 @@
     python -m big_vision_like.train --workdir=runs/vt_r18_advanced \
         --config=configs/visual_transformer/i1k.py:VT-R18,advanced
 
-The argument is a model, VT-R18, VT-R34, VT-R50 or VT-R101, or the ResNet it is compared
-with, R18 or R34; and in any order
+The argument is a model, VT-R18, VT-R34, VT-R50 or VT-R101, or a ResNet to compare with,
+R18 or R34; and in any order
 
-- advanced: the recipe of table 8, else that of tables 2 to 7;
-- one part that is another: pooling or clustering, what the first module makes tokens
-  by; no_recurrent, all modules filter as the first does; graph or no_mixing; 32tokens
-  or 64tokens; no_projector; equations, one head and no groups (not in the paper);
-- pretrained: the backbone starts as a ResNet of torchvision, which the paper does not;
+- advanced: the recipe of table 8 instead of the recipe of tables 2 to 7;
+- changes of single parts: pooling or clustering, the tokenizer of the first module;
+  no_recurrent, where all modules use the tokenizer of the first; graph or no_mixing;
+  32tokens or 64tokens; no_projector; equations, with one head and no groups (not in the
+  paper);
+- pretrained: the backbone starts from a ResNet of torchvision, unlike in the paper;
 - no_teacher: the advanced recipe from labels alone.
 
 The recipe of tables 2 to 7 takes 90 epochs of batch 256: crops and flips, SGD with
-momentum 0.9, rate 0.1, a tenth of that every 30 epochs, decay 4e-5. Top-1 of R18 is
-69.9 %, of VT-R18 72.0, of R34 73.3, of VT-R34 74.8.
+momentum 0.9, a learning rate of 0.1 that is divided by 10 every 30 epochs, and a weight
+decay of 4e-5. Top-1 is 69.9 % for R18, 72.0 % for VT-R18, 73.3 % for R34 and 74.8 % for
+VT-R34.
 
-`advanced` takes 400 epochs of batch 2,048: RMSProp, rate 0.01 to 0.16 in 5 epochs, then
-times 0.9875 after each; AutoAugment, label smoothing, stochastic depth (survival 0.9),
-dropout 0.2, an average of decay 0.99985, which is evaluated; 0.8 of the loss is the
-cross-entropy with a teacher's probabilities, 0.2 that with labels. R18 has 73.8 %,
-VT-R18 76.8, R34 77.7, VT-R34 79.9, VT-R50 80.6, VT-R101 82.3. Hours are not published.
-Not trained here. `python tools/paper_tables.py 2006.03677` prints all tables.
+`advanced` takes 400 epochs of batch 2,048: RMSProp with a learning rate that grows from
+0.01 to 0.16 in 5 epochs and is then multiplied by 0.9875 after each epoch; AutoAugment;
+label smoothing; stochastic depth (survival 0.9); dropout 0.2; and a running average of
+decay 0.99985, which is evaluated. The loss is 0.8 times the cross-entropy with the
+probabilities of a teacher plus 0.2 times the cross-entropy with labels. Top-1 is 73.8 %
+for R18, 76.8 % for VT-R18, 77.7 % for R34, 79.9 % for VT-R34, 80.6 % for VT-R50 and
+82.3 % for VT-R101. Hours are not published, and we have not trained these models.
+`python tools/paper_tables.py 2006.03677` prints all tables.
 
-Not given in the paper, and chosen here: changes of images in the first recipe
-(crops and flips as in PyTorch's example); smoothing 0.1, decay 1e-5, decay, momentum
-and epsilon of RMSProp (those of EfficientNet), temperature 1, and which rates of
-stochastic depth (growing to 0.1 in the backbone, 0.1 in all modules). Its teacher,
-FBNetV3-G, is not available: RegNetY-16GF of DeiT (weights/regnety_160-a5fe301d.pth)
-stands for it; for another change `task.teacher` and `frozen.teacher`. What tables 3 and
-5 put in place of a part is not described beyond its name: see
-`layers/visual_tokens.py`.
+The paper does not give some settings, which are chosen here: augmentation in the first
+recipe (crops and flips as in PyTorch's example); smoothing 0.1; weight decay 1e-5;
+decay, momentum and epsilon of RMSProp (as for EfficientNet); temperature 1; and the
+rates of stochastic depth (growing to 0.1 in the backbone, 0.1 in all modules). The
+paper's teacher, FBNetV3-G, is not available; RegNetY-16GF of DeiT
+(weights/regnety_160-a5fe301d.pth) replaces it. To use another teacher, change
+`task.teacher` and `frozen.teacher`. The paper only names the alternative parts of
+tables 3 and 5; `layers/visual_tokens.py` describes ours.
 
 Tokens are normalized where they are read (`projections.norm`, without parameters),
-which is not in the paper. Without it, at a rate of 0.1, the loss of VT-R18 on noise
-(batches of 32 at 64 pixels) leaves float32 after 24 steps.
+which is not in the paper. Without it, at a learning rate of 0.1, the loss of VT-R18 on
+noise (batches of 32 at 64 pixels) overflows float32 after 24 steps.
 
-VT-R18 and VT-R34 have the paper's parameters (11.6 and 21.8 million). VT-R50 and
-VT-R101 have not: 27.4 and 46.4 million here, 21.4 and 41.5 in the paper.
+VT-R18 and VT-R34 have the paper's number of parameters (11.6 and 21.8 million). VT-R50
+and VT-R101 do not: 27.4 and 46.4 million here, 21.4 and 41.5 million in the paper.
 """
 
 import types
@@ -67,7 +71,7 @@ MODELS = dict.fromkeys(
 )
 FORMS = {'grouped': GROUPED, 'equations': {}}
 TEACHERS = ('RegNetY-16GF', 'no_teacher')
-# As published by torchvision.
+# Files published by torchvision.
 WEIGHTS = {
   'R18': 'resnet18-f37072fd.pth',
   'R34': 'resnet34-b627a593.pth',
@@ -150,7 +154,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def network(argument: str, arg: types.SimpleNamespace, rates: dict) -> mlc.ConfigDict:
-  """Returns a Visual Transformer, or the ResNet that it is compared with."""
+  """Returns a Visual Transformer, or a ResNet to compare it with."""
   name = arg.model.removeprefix('VT-')
   if arg.model == name:
     left = set(argument.split(',')) - {name, 'advanced', *TEACHERS}
@@ -180,7 +184,7 @@ def network(argument: str, arg: types.SimpleNamespace, rates: dict) -> mlc.Confi
 
 
 def advanced_recipe() -> dict[str, mlc.ConfigDict | float]:
-  """Returns the arguments of the task in table 8, without its teacher."""
+  """Returns the task's arguments for table 8, without the teacher."""
   rate = spec(
     optax.warmup_exponential_decay_schedule,
     init_value=0.01,
@@ -200,7 +204,7 @@ def advanced_recipe() -> dict[str, mlc.ConfigDict | float]:
 
 
 def backbone_of(name: str) -> mlc.ConfigDict:
-  """Returns a start from a published ResNet, whose last stage and head are left out."""
+  """Returns the `init_from` that loads a published ResNet up to its last stage."""
   return spec(
     init_from.InitFrom,
     weights=spec(init_from.from_backbone, path=f'weights/{WEIGHTS[name]}'),

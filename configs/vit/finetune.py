@@ -4,23 +4,23 @@
         --config=configs/vit/finetune.py:data/birds,weights/ViT-B_16.npz \
         --workdir=runs/birds
 
-The argument is FOLDER,WEIGHTS and, if wanted, the side of images where it differs from
-the weights' (`data/birds,weights/ViT-B_16.npz,384`) and `plain`. WEIGHTS may be any
-classifier that docs/weights.md lists (ViT, BiT, DeiT, Swin, ResNet, ...), or the folder
-of a run; without them weights/ViT-B_16.npz is taken. FOLDER holds a folder of images
-for each class, or `train` and `val` (and maybe `test`) with such folders; otherwise a
-fifth of each class is held out for validation, by a seed. The model, its images and the
-classes are read from both, and printed. docs/finetuning.md describes the steps after
-training.
+The argument is FOLDER,WEIGHTS. It may be followed by another side of images than the
+weights have (`data/birds,weights/ViT-B_16.npz,384`), and by `plain`. WEIGHTS is any
+classifier that docs/weights.md lists (ViT, BiT, DeiT, Swin, ResNet, ...) or the folder
+of a run; the default is weights/ViT-B_16.npz. FOLDER holds a folder of images for each
+class, or folders `train` and `val` (and maybe `test`) that hold such folders. Of images
+that are not split, a fifth of each class is held out for validation, by a seed. The
+config reads the model and its preprocessing from WEIGHTS and the classes from FOLDER,
+and prints them. docs/finetuning.md describes the steps after training.
 
-AdamW with a rate of 1e-4, ten times that for the new head, for 20 epochs of batch 32,
-but at least 200 steps; a cosine after a warm-up of a tenth. Training crops have a
-quarter of the image or more, and half of them are mirrored; `plain` takes whole images
-as they are, for data whose class a crop or a mirror changes, such as letters. On an
-accelerator add `--config.task.model.dtype=bfloat16`; where memory is short,
-`--config.task.accumulate=4`.
+The recipe is AdamW with a learning rate of 1e-4, ten times higher for the new head, for
+20 epochs of batch 32, but at least 200 steps. The rate warms up for a tenth of the
+steps and then follows a cosine. Training crops cover a quarter of the image or more,
+and half of them are mirrored. `plain` uses whole images without mirroring, for classes
+that a crop or a mirror image changes, such as letters. On an accelerator, add
+`--config.task.model.dtype=bfloat16`; to save memory, `--config.task.accumulate=4`.
 
-No published number: the images are yours.
+There is no published number, since the images are yours.
 """
 
 import math
@@ -49,7 +49,7 @@ BATCH, EPOCHS, LEAST_STEPS = 32, 20, 200
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   folder, weights, size, plain = parsed(argument)
-  if argument == ARGUMENTS[0] and not os.path.exists(folder):  # to be planned
+  if argument == ARGUMENTS[0] and not os.path.exists(folder):  # only to plan a run
     parts = {part: dict(path=folder, part=part) for part in ('train', 'val')}
     start, rounds, num_classes = planned(), EPOCHS, 1000
   else:
@@ -60,7 +60,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     if weights == WEIGHTS and not os.path.exists(weights):
       raise UserError(
         f'{weights} does not exist: name other weights after the folder, as in'
-        f' {folder},FILE (docs/weights.md lists which can be used)'
+        f' {folder},FILE (docs/weights.md lists the published files)'
       )
     num_classes = len(classes)
     start = finetuning.start(weights, num_classes, size, scan=True, remat='dots')
@@ -114,9 +114,9 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 
 def parsed(argument: str) -> tuple[str, str, int | None, bool]:
-  """Returns the folder, the weights, the side of images (None: theirs), and `plain`.
+  """Returns the folder, the weights, the side of images, and whether `plain` is given.
 
-  Folders may have commas in their names.
+  The side is None if the argument has none. Names of folders may contain commas.
   """
   size, plain = None, False
   while found := re.fullmatch(r'(.+),([1-9]\d*|plain)', argument):
@@ -130,7 +130,7 @@ def parsed(argument: str) -> tuple[str, str, int | None, bool]:
 
 
 def planned() -> finetuning.Start:
-  """Returns a ViT-B/16 of ImageNet's classes, where no folder is there yet."""
+  """Returns a ViT-B/16 for ImageNet's classes, used while the folder does not exist."""
   heads = ('head/.*',)
   model = spec(
     vit.ViT, num_classes=1000, **vit.variant('B/16'), scan=True, remat='dots'

@@ -2,8 +2,9 @@ from battery import Case, images
 from big_vision_like.layers.visual_tokens import GROUPED, Projections
 from big_vision_like.models import resnet, visual_transformer
 
-# Wide maps of few pixels: with the small random weights of the battery, tokens that are
-# means of many are all alike, and what relates them has no gradient.
+# Maps have many channels and few pixels. With the small random weights of the battery,
+# tokens that are means of many pixels would be nearly equal, and the layers that relate
+# them would get no gradient.
 SMALL = dict(num_classes=5, num_tokens=3)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning starts from weights of every family that is written, with a new head."""
+"""Fine-tuning starts from weights of every family that we write, with a new head."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from big_vision_like.weights import family, files, published
 
 SMALL = dict(num_classes=5, patch=8, width=24, depth=2, num_heads=3, mlp_dim=40)
 HEAD = ('head/.*',)
-# A model, the size of its images, and what does not come from its weights.
+# A model, its image size, and the parameters that are not loaded from its weights.
 MODELS = {
   'vit': (vit.ViT(**SMALL), 48, HEAD),
   'vit_rep': (vit.ViT(**SMALL, rep_size=16), 48, (*HEAD, 'pre_logits/.*')),
@@ -47,7 +47,7 @@ MODELS = {
 
 
 def write(model, size, folder, library=None):
-  """Writes random weights of a model as the first library that has such files."""
+  """Writes random weights of a model in the format of the first library that fits."""
   variables = random_weights.calm(variables_of(model, (size, size)))
   kind = next(x for x in family.families().values() if x.model is type(model))
   found = published.describe(family=kind.name, **variables)
@@ -109,7 +109,7 @@ def test_images_of_another_size(tmp_path):
 def test_one_override_corrects_heads_that_nothing_tells(tmp_path, capsys):
   model, size, _ = MODELS['vit']
   start = finetuning.start(write(model, size, tmp_path, 'timm'), 3)
-  told = 'num_heads=1 is assumed, as published models have; else --config.init_from'
+  told = 'num_heads=1 is assumed, as in published models; to change it, pass --config'
   assert told in capsys.readouterr().out
   assert start.model.activation == 'gelu_exact'
   start.weights.num_heads = 3
@@ -125,7 +125,9 @@ def test_a_detector_keeps_everything_but_its_classes(tmp_path):
 
 def test_weights_that_are_not_there(tmp_path):
   (tmp_path / 'ViT-B_16.npz').touch()
-  with pytest.raises(UserError, match=r'B16\.npz; did you mean .*ViT-B_16\.npz\?'):
+  with pytest.raises(
+    UserError, match=r'B16\.npz does not exist; did you mean .*ViT-B_16'
+  ):
     finetuning.start(str(tmp_path / 'ViT-B16.npz'), 3)
   with pytest.raises(UserError, match=r'docs/weights.md lists the published files'):
     finetuning.start(str(tmp_path / 'x' / 'y.npz'), 3)

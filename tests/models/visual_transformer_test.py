@@ -1,4 +1,4 @@
-"""Visual Transformers' own properties; golden files have their numbers."""
+"""Properties of Visual Transformers; golden files check their numbers."""
 
 import battery
 import flax.linen as nn
@@ -52,7 +52,7 @@ def count(variables):
 @pytest.mark.parametrize(
   ('name', 'parameters', 'mmacs'),
   [
-    # Those of all layers, and of attention's products (2 modules, then 3).
+    # Operations of all layers, plus the products in attention (2 modules, then 3).
     ('R18', 11_604_280, 1561 + 7),
     ('R34', 21_767_736, 3264 + 12),
   ],
@@ -93,7 +93,7 @@ def test_parameters_on_digits(argument, want):
 
 
 def permuted(x_BhwC):
-  """A map with its pixels in another order, and this order."""
+  """Returns a map with permuted pixels, and the permutation."""
   x_BPC = np.asarray(x_BhwC).reshape(len(x_BhwC), -1, x_BhwC.shape[-1])
   order_P = np.random.default_rng(0).permutation(x_BPC.shape[1])
   return x_BPC[:, order_P].reshape(x_BhwC.shape), order_P
@@ -120,7 +120,7 @@ def test_pixels_have_no_order(form, kind):
 
 @pytest.mark.parametrize('kind', visual_transformer.TOKENIZERS)
 def test_tokens_are_means_of_values(kind):
-  """Weights of pixels are not negative and have sum 1; tokens lie between values."""
+  """Shows that pixels' weights are >= 0 with sum 1, and tokens are between values."""
   tokenizer = visual_tokens.Tokenizer(kind, 4, 24)
   variables = battery.variables(tokenizer, MAP)
   tokens_BLD, sown = tokenizer.apply(variables, MAP, mutable=['intermediates'])
@@ -159,7 +159,7 @@ def test_filters_made_of_tokens_that_equal_the_static_ones(form):
   )
   ours = battery.variables(static, MAP)['params']
   filter_CL = ours['filter']['kernel']
-  # Each token is a unit vector, which the query turns into a filter.
+  # Each token is a unit vector, which the query projection maps to a filter.
   tokens_BLD = jnp.broadcast_to(jnp.eye(4, 24), (2, 4, 24))
   other = battery.variables(recurrent, MAP, tokens_BLD)['params']
   query = other['recurrent']['query']
@@ -168,7 +168,7 @@ def test_filters_made_of_tokens_that_equal_the_static_ones(form):
     query['bias'] = 0.0 * query['bias']
     key = other['recurrent']['key']
     key['kernel'] = jnp.tile(jnp.eye(4), (1, 4))[:, None]
-    key['bias'] = jnp.full_like(key['bias'], 0.3)  # which a softmax does not see
+    key['bias'] = jnp.full_like(key['bias'], 0.3)  # a softmax is invariant to it
   params = {**ours, 'recurrent': other['recurrent']}
   del params['filter']
   want = static.apply({'params': ours}, MAP)
@@ -186,7 +186,7 @@ SWITCHES = {
 
 
 class Given(nn.Module):
-  """A backbone that gives its input."""
+  """A backbone that returns its input."""
 
   def __call__(self, x_BhwC, train=False):
     return {'stage1': x_BhwC}
@@ -214,7 +214,7 @@ def test_one_step_of_each_ablation(switch, projectors):
 
 
 def test_mixing_is_what_it_says():
-  """Without it tokens stay apart; a graph begins so, then has one matrix for all."""
+  """Shows which layers mix tokens, and that a graph is initialized to mix none."""
   tokens = battery.images(2, 4, 8)
   changed = tokens.copy()
   changed[:, 2] += 1.0
@@ -242,7 +242,7 @@ def test_norms_have_no_parameters_and_free_tokens_of_their_scale():
   )
   for one, scaled in (module, True), (plain, False):
     branches = [one.apply(variables, s * tokens) - s * tokens for s in (1.0, 100.0)]
-    # What tokens read does not grow with them.
+    # With larger tokens, the normalized tokens that are read stay the same.
     assert (np.abs(branches[1]).max() < 2 * np.abs(branches[0]).max()) == scaled
 
 
@@ -260,7 +260,7 @@ def test_stochastic_depth_and_dropout_are_of_training():
 
   one, two = map(train, jax.random.split(jax.random.key(0)))
   assert np.abs(one[0] - two[0]).max() > 1e-3  # branches
-  assert np.abs(one[1]).max() > 1e-3  # features in front of the head
+  assert np.abs(one[1]).max() > 1e-3  # features before the head
   still = model.clone(dropout=0.0, drop_path=0.0)
   texts = [str(jax.make_jaxpr(m.apply)(variables, MAP)) for m in (model, still)]
   assert texts[0] == texts[1]
@@ -283,10 +283,13 @@ def test_a_pyramid_joins_levels_of_any_size():
 BAD = {
   'square': (
     dict(tokenizer='pooling', num_tokens=18),
-    "num_tokens=18: tokenizer='pooling' resizes the map to a square of tokens, take 16"
+    "num_tokens=18: tokenizer='pooling' resizes the map to a square of tokens; use 16"
     ' or 25',
   ),
-  'pixels': (dict(tokenizer='clustering', num_tokens=97), '96 vectors do not make 97'),
+  'pixels': (
+    dict(tokenizer='clustering', num_tokens=97),
+    '97 clusters from 96 vectors',
+  ),
   'tokenizer': (
     dict(tokenizer='kmeans'),
     "tokenizer='kmeans' is not one of filter, pooling, clustering",
@@ -302,7 +305,7 @@ BAD = {
   'depth': (dict(depth=0), 'depth=0 and num_tokens=4: .* at least 1 module'),
   'heads': (
     dict(projections=Projections(num_heads=3)),
-    "num_heads=3 heads do not divide the 16 channels of 'value': change them, or width",
+    "num_heads=3 does not divide the 16 channels of 'value': change num_heads, or",
   ),
   'groups': (
     dict(projections=Projections(groups=3)),
@@ -314,7 +317,7 @@ BAD = {
   ),
   'map_width': (
     dict(projections=SMALL_GROUPED, map_width=18),
-    "num_heads=4 heads do not divide the 18 channels of 'query'.*map_width",
+    "num_heads=4 does not divide the 18 channels of 'query'.*map_width",
   ),
 }
 
@@ -328,15 +331,15 @@ def test_bad_input(case):
 
 def test_other_bad_input():
   with pytest.raises(
-    UserError, match="no Visual Transformer 'R26': there are R18, R34"
+    UserError, match="no Visual Transformer 'R26': choose from R18, R34"
   ):
     visual_transformer.variant('R26')
   tokenizer = visual_tokens.Tokenizer('recurrent', 4, 24)
   for tokens, given in (None, 0), (jnp.zeros((2, 3, 24)), 3):
-    with pytest.raises(UserError, match=f'makes 4 tokens of as many: {given} were'):
+    with pytest.raises(UserError, match=f'needs 4 tokens as input, but got {given}'):
       jax.eval_shape(tokenizer.init, jax.random.key(0), MAP, tokens)
   backbone = visual_transformer.Convolutions((4,), (1, 2))
-  with pytest.raises(UserError, match='are not of the same convolutions'):
+  with pytest.raises(UserError, match='must have the same length, at least 1'):
     jax.eval_shape(backbone.init, jax.random.key(0), IMAGES)
   for argument, message in (
     ('i1k.py:R18,pooling,64tokens', 'a ResNet has no 64tokens, pooling'),
@@ -367,7 +370,7 @@ def test_a_backbone_starts_as_a_published_resnet(tmp_path, capsys):
   told = capsys.readouterr().out
   assert 'loaded 27 of' in told and 'statistics' in told
   assert 'left out of the weights: ' in told and 'stage4' in told
-  assert 'starting anew: ' in told and 'module1/mixing/key/kernel' in told
+  assert 'newly initialized: ' in told and 'module1/mixing/key/kernel' in told
   for kind in ('params', 'batch_stats'):
     for part, array in tree.flatten(found[kind]['backbone']).items():
       np.testing.assert_array_equal(array, tree.flatten(theirs[kind])[part])
@@ -380,7 +383,7 @@ def test_a_backbone_starts_as_a_published_resnet(tmp_path, capsys):
 
 
 def test_rates_of_both_recipes():
-  """0.1, a tenth every 30 epochs; 0.01 to 0.16 in 5 epochs, then x 0.9875 for each."""
+  """Shows 0.1, divided by 10 every 30 epochs; 0.01 to 0.16, then x 0.9875 per epoch."""
   for argument, batch_size, places in (
     ('VT-R18', 256, {0: 0.1, 29: 0.1, 30: 0.01, 89: 1e-3}),
     (

@@ -18,7 +18,7 @@ def test_groups_that_lie_apart_are_found():
 
 
 def test_centers_are_means_of_their_vectors():
-  """Where nothing changes any more, each vector is nearest to its own mean."""
+  """Shows that at convergence each vector is nearest to the mean of its cluster."""
   x_BNC = np.random.default_rng(1).normal(size=(2, 30, 4)).astype(np.float32)
   member_BKN = np.asarray(clustering.k_means(x_BNC, 5, iterations=50))
   np.testing.assert_array_equal(member_BKN.sum(axis=1), 1)
@@ -43,7 +43,7 @@ def test_equal_vectors_leave_clusters_empty():
 def test_no_gradient_and_too_many_clusters():
   x_BNC = jnp.asarray(np.random.default_rng(3).normal(size=(1, 6, 2)))
   gradient = jax.grad(lambda x: (clustering.k_means(x, 2) * x[:, None, :, 0]).sum())
-  # That of the factor alone.
+  # Only the gradient of the factor remains.
   np.testing.assert_array_equal(gradient(x_BNC)[..., 1], 0)
-  with pytest.raises(UserError, match='6 vectors do not make 7 clusters'):
+  with pytest.raises(UserError, match='cannot form 7 clusters from 6 vectors'):
     clustering.k_means(x_BNC, 7)

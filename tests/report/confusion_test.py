@@ -7,7 +7,7 @@ from big_vision_like.report import confusion
 from big_vision_like.viz import confusion as drawing
 
 NAMES = ['ape', 'bee <i>', 'cat', 'dog']
-# Dogs are never seen; two apes are taken for bees, one cat for a dog.
+# There are no dogs; two apes are mistaken for bees, and one cat for a dog.
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
 FOUND = np.array([0, 0, 1, 1, 1, 1, 2, 3])
 
@@ -29,7 +29,7 @@ def test_the_table_has_the_worst_class_first():
   counts = confusion.counts(LABELS, FOUND, 4)
   page, caption = confusion.by_class(counts, NAMES, '8 examples of val')
   text = text_of(page)
-  mean = 'The mean over classes is 66.7\u00a0% of 8 examples of val; 1 of the classes'
+  mean = 'The mean over classes is 66.7\u00a0% on 8 examples of val; classes without'
   assert mean in text and 'precision' in caption
   rows = [row.split('||') for row in text.split('|||')]
   cells = [[cell.strip('|') for cell in row] for row in rows]

@@ -1,4 +1,4 @@
-"""Writers get what metrics.jsonl gets; W&B by a stand-in for its module."""
+"""Writers get the same scalars as metrics.jsonl; W&B is replaced by a stand-in."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def test_a_training_tells_its_writers_all(run, tmp_path):
   done = run(*words)
   assert done.returncode == 0, done.stderr
   calls = [json.loads(line) for line in (tmp_path / 'calls').read_text().splitlines()]
-  # Started at the start and at the step that was saved; finished without failure.
+  # Writers start at step 0 and at the saved step, and finish without failure.
   assert [call for call in calls if call[0] != 'write'] == [
     ['start', f'{tmp_path}/run', 0, 0],
     ['finish', False],
@@ -43,7 +43,7 @@ def test_a_training_tells_its_writers_all(run, tmp_path):
 
 @pytest.fixture
 def wandb(monkeypatch):
-  """A stand-in for the module; what it is asked is in `calls`."""
+  """A stand-in for the module, which records its calls in `calls`."""
   calls = []
 
   class Run:
@@ -77,7 +77,7 @@ def test_weights_and_biases(wandb, tmp_path):
   assert name == 'init' and (first['project'], first['config']) == ('vit', config)
   assert (first['name'], first['dir'], first['tags']) == ('digits', str(workdir), ['a'])
   assert wandb.calls[3:] == [('log', {'step': 5, 'train/loss': 1.5}), ('finish', 0)]
-  # The same W&B run when training resumes; an error is a failure there.
+  # Resumed training continues the same W&B run; an error marks it as failed.
   wandb.calls.clear()
   with pytest.raises(KeyError), writers.started([made], workdir, config, 5):
     raise KeyError

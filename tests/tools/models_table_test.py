@@ -1,4 +1,4 @@
-"""docs/models.md is what models_table.py writes of the configs as they are."""
+"""docs/models.md is up to date: models_table.py would write the same page."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def text() -> str:
 
 
 def test_the_page_lists_every_config_with_its_published_numbers(monkeypatch):
-  # Nothing is counted here: a config that the page lacks has no size.
+  # No parameters are counted: a config that the page lacks gets the size "missing".
   monkeypatch.setattr(tool, 'size', lambda name: tool.Size('', '', f'{name}: missing'))
   assert tool.page(tool.known_sizes(text())) == text(), REMEDY
 

@@ -1,4 +1,4 @@
-"""`runs.py list` reads what folders of runs say."""
+"""Tests of `runs.py list`, on folders of runs."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from tools import runs
 def write_run(
   folder: pathlib.Path, step: int, total: object = 100, **results: float
 ) -> pathlib.Path:
-  """Writes what a run of this many steps leaves, without its checkpoints' content."""
+  """Writes the folder of a run of `step` steps, with empty checkpoints."""
   (folder / 'checkpoints' / str(step)).mkdir(parents=True)
   config = {'name': 'configs/vit/digits.py:rope', 'total_steps': total}
   (folder / 'config.json').write_text(json.dumps(config))
@@ -34,7 +34,7 @@ def folder(tmp_path):
   write_run(tmp_path / 'sweep' / 'a', 60, {'epochs': 3}, top1=0.5)
   write_run(tmp_path / 'sweep' / 'b', 100, {'epochs': 3}, top1=0.7)
   (tmp_path / 'weights').mkdir()
-  (tmp_path / 'weights' / 'config.json').write_text('{}')  # of other origin
+  (tmp_path / 'weights' / 'config.json').write_text('{}')  # not a run
   return tmp_path
 
 
@@ -80,9 +80,9 @@ def test_running_and_failed(listed, folder):
     raise OverflowError('too\nmuch')
   _, out, _ = listed(folder, '--state=failed')
   assert out.splitlines()[-1] == (
-    f'failed    {folder}/sweep/a: OverflowError: too'  # the first line is enough
+    f'failed    {folder}/sweep/a: OverflowError: too'  # only the first line
   )
-  with workdir.owned(folder / 'sweep' / 'a'):  # which succeeds
+  with workdir.owned(folder / 'sweep' / 'a'):  # now without an error
     pass
   assert 'no failed run' in listed(folder, '--state=failed')[1]
 

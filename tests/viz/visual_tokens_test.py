@@ -17,7 +17,7 @@ def test_mean_cosine_is_that_of_all_pairs():
   np.testing.assert_allclose(visual_tokens.mean_cosine(np.ones((1, 3, 2, 2))), 1.0)
   apart_BLhw = np.eye(6).reshape(1, 6, 2, 3)
   assert visual_tokens.mean_cosine(apart_BLhw) == 0.0
-  with pytest.raises(UserError, match='there is one token'):
+  with pytest.raises(UserError, match='needs at least 2 tokens'):
     visual_tokens.mean_cosine(map_BLhw[:, :1])
 
 
@@ -27,7 +27,7 @@ def test_heads_are_averaged_and_pixels_get_their_places():
   np.testing.assert_allclose(
     map_BLhw[1, 2, 1, 4], probs_BGLP[1, :, 2, 9].mean(), rtol=1e-6
   )
-  with pytest.raises(UserError, match='attention to 15 pixels is not that to .* 4x4'):
+  with pytest.raises(UserError, match='attention to 15 pixels does not fit .* 4x4'):
     visual_tokens.maps_of(probs_BGLP, (4, 4))
 
 

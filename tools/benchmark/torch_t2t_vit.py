@@ -1,8 +1,8 @@
 """T2T-ViT in plain PyTorch, from the equations of arXiv:2101.11986.
 
-timm has no T2T-ViT, so this is the other side of its benchmark. It has the Performer
-between soft splits and plain blocks, names its parameters as the published code does,
-and has neither dropout nor drop path.
+timm has no T2T-ViT, so the benchmark compares ours with this model. It has Performers
+between soft splits, then plain blocks. Parameters have the names of the published code.
+There is neither dropout nor drop path.
 
 Axes: B batch, N tokens, C channels, F random features, D width.
 """
@@ -51,7 +51,7 @@ class Performer(nn.Module):
 
 
 class TokensToToken(nn.Module):
-  """Images (B, C, H, W) to tokens (B, N, D) by three soft splits."""
+  """Three soft splits that map images (B, C, H, W) to tokens (B, N, D)."""
 
   def __init__(self, channels: int, token_dim: int, width: int):
     super().__init__()
@@ -109,7 +109,7 @@ class Block(nn.Module):
 
 
 class T2TViT(nn.Module):
-  """Images (B, C, S, S) to logits; arguments are those of `t2t_vit.T2TViT`."""
+  """A T2T-ViT from images (B, C, S, S) to logits; arguments as in `t2t_vit.T2TViT`."""
 
   def __init__(
     self,
@@ -142,7 +142,7 @@ class T2TViT(nn.Module):
 
 
 def make(name: str, num_classes: int, image_size: int) -> nn.Module:
-  """Makes a published size, such as `14`."""
+  """Returns the model of a published size, such as '14'."""
   sizes: dict[str, Any] = t2t_vit.variant(name)
   kinds = sizes.pop('tokens'), sizes.pop('backbone'), sizes.pop('groups')
   if kinds != ('performer', 'plain', ()):

@@ -1,4 +1,4 @@
-"""Golden files of Visual Transformers: functions from a file to our values by name."""
+"""Golden checks of Visual Transformers: our values by name, from each golden file."""
 
 import re
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from tools.golden.common import (
   widened,
 )
 
-# Values are up to about 20.
+# Values are up to about 20 in size.
 OUTPUT = Tolerance(absolute=2e-5, relative=1e-5)
 GRADIENT = Tolerance(relative=1e-4)
-# Part of the largest gradient of a file. Where attention is nearly one-hot, gradients
-# of queries and keys are small differences of such numbers: those of the reference, in
-# float32, are up to 9 % off.
+# Absolute tolerance as a share of the largest gradient in a file. Where attention is
+# nearly one-hot, gradients of queries and keys are small differences of large numbers:
+# the float32 gradients of the reference have errors of up to 9 %.
 ROUNDING = 1e-6
 EQUATIONS = {
   'tokenizer.W_a': 'tokenizer/filter',
@@ -75,9 +75,10 @@ STATISTICS = {'running_mean': 'mean', 'running_var': 'var'}
 
 
 class Backbone(nn.Module):
-  """The small ResNet of the reference: a convolution, then units of two.
+  """The small ResNet of the reference: a convolution, then units of two convolutions.
 
-  The convolution, and units that change the number of channels, halve height and width.
+  The first convolution, and units that change the number of channels, halve height and
+  width.
   """
 
   root: int
@@ -101,7 +102,7 @@ class Backbone(nn.Module):
 
 
 class Given(nn.Module):
-  """A backbone that gives its input."""
+  """A backbone that returns its input."""
 
   @nn.compact
   def __call__(self, x_BhwC: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -109,7 +110,7 @@ class Given(nn.Module):
 
 
 def classifier(description: Fields, arrays: Fields) -> Results:
-  """Compares a VT-ResNet of the equations: maps, tokens, loss, gradients."""
+  """Runs a VT-ResNet of the equations; returns maps, tokens, loss and gradients."""
   config, state = description['config'], select(arrays, 'param/')
   names = table(state, r'vt(\d+)\.', 'module{}/', EQUATIONS)
   names |= backbone_table(state)
@@ -127,7 +128,7 @@ def classifier(description: Fields, arrays: Fields) -> Results:
     depth=depth,
     num_tokens=config['L'],
     width=config['ct'],
-    # Behind the last module it learns nothing, but has a value.
+    # A projector after the last module gets no gradient, but its output is compared.
     projectors='all' if 'projector' in params[f'module{depth}'] else 'between',
     dtype=float_name(),
   )
@@ -153,7 +154,7 @@ def classifier(description: Fields, arrays: Fields) -> Results:
 
 
 def grouped(description: Fields, arrays: Fields) -> Results:
-  """Modules with heads and grouped projections on a map, and their gradients."""
+  """Runs modules with heads and grouped projections; returns outputs and gradients."""
   heads, depth = description['heads'], description['modules']
   state = select(arrays, 'param/')
   names = table(state, r'm\.(\d+)\.', 'module{}/', GROUPED, first=0)
@@ -191,7 +192,7 @@ def grouped(description: Fields, arrays: Fields) -> Results:
 
 
 def pyramid(description: Fields, arrays: Fields) -> Results:
-  """Maps of several levels, their tokens before and behind the transformer."""
+  """Runs a pyramid; returns its maps, and tokens before and after the transformer."""
   state = select(arrays, 'param/')
   names: linear.Table = {}
   for theirs, ours in EQUATIONS.items():
@@ -206,7 +207,7 @@ def pyramid(description: Fields, arrays: Fields) -> Results:
   model = visual_transformer.Pyramid(
     num_tokens=description['L'], width=description['ct'], dtype=float_name()
   )
-  # Pixels know no places: a column of them does for any map.
+  # Pixels have no positions, so any map can be given as a single column.
   maps = {
     name: split(x_BCP, x_BCP.shape[-1], 1)
     for name, x_BCP in select(arrays, 'input/').items()
@@ -225,7 +226,7 @@ def pyramid(description: Fields, arrays: Fields) -> Results:
 
 
 def of_modules(modules: Mapping[str, tuple], depth: int, first: int) -> Results:
-  """Returns maps and tokens of all modules, the first of which has this number."""
+  """Returns maps and tokens of all modules, numbered from `first`."""
   results: Results = {}
   for number in range(depth):
     x_BhwC, tokens_BLD = modules[f'module{number + 1}']
@@ -238,9 +239,10 @@ def of_modules(modules: Mapping[str, tuple], depth: int, first: int) -> Results:
 def table(
   state: tree.Arrays, before: str, ours: str, parts: Mapping[str, str], first: int = 1
 ) -> linear.Table:
-  """Returns our arrays behind those whose names match `before`, then one of `parts`.
+  """Returns our names of the arrays named `before`, one of `parts`, weight or bias.
 
-  The number in the names, if there is one, is filled into `ours`, counted from 1.
+  `before` is a regular expression. If it captures a number, the number is filled into
+  `ours`, counted from 1; theirs starts at `first`.
   """
   found = {}
   for name in state:
@@ -255,7 +257,7 @@ def table(
 
 
 def backbone_table(state: tree.Arrays) -> linear.Table:
-  """Returns our arrays behind those of the backbone and of the head."""
+  """Returns our names of the arrays of the backbone and the head."""
   numbers = sorted(
     {int(m[1]) for name in state if (m := re.match(r'backbone\.(\d+)\.plain', name))}
   )
@@ -275,14 +277,14 @@ def backbone_table(state: tree.Arrays) -> linear.Table:
 
 
 def read(state: tree.Arrays, names: linear.Table, num_heads: int) -> tree.Tree:
-  """Returns our variables; convolutions over pixels or tokens are matrices here."""
+  """Returns our variables, with 1D convolutions of the reference as matrices."""
   tree.check_names('its parameters', unknown=state.keys() - names.keys())
   plain = {n: x[..., 0] if x.ndim == 3 else x for n, x in state.items()}
   return widened(tree.unflatten(linear.from_state(plain, names, num_heads)))
 
 
 def gradients_of(found: tree.Tree, names: linear.Table) -> Results:
-  """Returns gradients under the names of the reference, convolutions as there."""
+  """Returns gradients with the names and shapes of the reference."""
   state = linear.to_state(tree.flatten(found), names)
   largest = max(float(np.abs(x).max()) for x in state.values())
   tolerance = GRADIENT._replace(absolute=ROUNDING * largest)
@@ -301,7 +303,7 @@ def joined(x_BhwC: np.ndarray) -> np.ndarray:
 def split(x_BCP: np.ndarray, height: int, width: int) -> np.ndarray:
   """Returns (B, C, P) as a map."""
   if height * width != x_BCP.shape[-1]:
-    raise UserError(f'a map of {height}x{width} has not {x_BCP.shape[-1]} pixels')
+    raise UserError(f'a map of {height}x{width} cannot have {x_BCP.shape[-1]} pixels')
   return x_BCP.swapaxes(1, 2).reshape(len(x_BCP), height, width, -1)
 
 

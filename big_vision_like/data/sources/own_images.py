@@ -1,4 +1,4 @@
-"""A folder of one's own images, whole or split by a seed, without damaged files."""
+"""A folder of your own images, whole or split by a seed, without damaged files."""
 
 import collections
 import dataclasses
@@ -24,24 +24,24 @@ from big_vision_like.errors import (
 )
 
 PARTS = ('all', 'train', 'val')
-# Names of folders that hold a part of the images, by the part.
+# Names of the folders that hold the images of each part.
 SPLITS = {
   'train': ('train', 'training'),
   'val': ('val', 'valid', 'validation', 'dev'),
   'test': ('test', 'testing'),
 }
-TINY = 8  # pixels of a side below which an image shows little
-NAMED = 3  # files or classes named in a message
-MANY = 2000  # images whose check takes so long that it is announced
-# JPEGs are checked at an eighth of their size, which finds the same damage sooner.
+TINY = 8  # side in pixels below which an image is reported as tiny
+NAMED = 3  # number of files or classes that a message names
+MANY = 2000  # number of images from which the slow check is announced
+# JPEGs are decoded at an eighth of their size, which finds the same damage faster.
 FACTOR = 8
 
 
 class Checked(NamedTuple):
   """The readable images of a part.
 
-  `places_N` are their places among all images of the folder, `sizes_N2` their heights
-  and widths. `unreadable` has the reason for each file that is left out.
+  `places_N` are their indices among all images of the folder, and `sizes_N2` their
+  heights and widths. `unreadable` maps each file that is left out to the reason.
   """
 
   places_N: np.ndarray
@@ -53,13 +53,14 @@ class Checked(NamedTuple):
 class OwnImages(Source):
   """Readable images of `folders.Folder(path, classes)`, or a part of them.
 
-  `part` is 'all', 'train' or 'val'. The last two share each class's images: `held_out`
-  is the share for 'val', at least one image of each class that has two or more. Which
-  images these are depends on their names and `seed`, not on other classes.
+  `part` is 'all', 'train' or 'val'. 'train' and 'val' divide the images of each class:
+  `held_out` is the share for 'val', which gets at least one image of each class that
+  has two or more. The choice depends on the images' names and `seed`, not on other
+  classes.
 
-  All images of the part are decoded once when they are first needed. Files that fail
-  are left out, counted and named, so neither training nor evaluation meets them.
-  `examples` is the number of images, for plans made before the folder exists.
+  All images of the part are decoded once when they are first needed. Files that cannot
+  be decoded are counted, named and left out of training and evaluation. `examples` is
+  the number of images, for plans made before the folder exists.
   """
 
   path: str
@@ -76,14 +77,14 @@ class OwnImages(Source):
 
   @functools.cached_property
   def folder(self) -> folders.Folder:
-    """All images of the folder."""
+    """The folder with all its images."""
     if not os.path.isdir(os.path.expanduser(self.path)):
       raise UserError(missing(self.path))
     return folders.Folder(self.path, self.classes)
 
   @functools.cached_property
   def chosen(self) -> np.ndarray:
-    """The places of the part's images in the folder, int64 (N,), damaged ones too."""
+    """The indices of the part's images in the folder, int64 (N,), with damaged ones."""
     by_class = collections.defaultdict(list)
     for place, name in enumerate(self._names):
       by_class[_top(name)].append((name, place))
@@ -107,7 +108,7 @@ class OwnImages(Source):
       why = ''
       if found:
         file = shown(names[self.chosen[0]])
-        why = f' that can be decoded; of {file}: {found[0]}'
+        why = f' that can be decoded; for example, {file}: {found[0]}'
       raise UserError(f'{self.path} has no image for {self.part!r}{why}')
     return Checked(
       places_N=self.chosen[good],
@@ -127,12 +128,12 @@ class OwnImages(Source):
 
   @property
   def split(self) -> str:
-    """The part, for people."""
+    """The name of the part, for display."""
     return self.part
 
   @property
   def title(self) -> str:
-    """The name of the folder."""
+    """The name of the class and the folder, for display."""
     name = os.path.basename(os.path.abspath(os.path.expanduser(self.path)))
     return f'{type(self).__name__} {name}'
 
@@ -160,25 +161,25 @@ class OwnImages(Source):
 
   @property
   def left_out(self) -> dict[str, int]:
-    """How many files are not used, by the reason."""
+    """The number of files that are not used, by reason."""
     damaged = len(self.checked.unreadable)
     found = dict(self.folder.left_out)
     return found | ({'images that cannot be decoded': damaged} if damaged else {})
 
   def planned(self) -> Source:
-    """Returns the images, or a stand-in for a plan where the folder does not exist."""
+    """Returns this source, or a stand-in for planning if the folder does not exist."""
     if os.path.isdir(os.path.expanduser(self.path)):
       return self
     return planned.Pictures('imagenet2012', self.examples)
 
   def fingerprint(self) -> str:
-    """Returns a digest of the classes and of names and sizes of the images."""
+    """Returns a digest of the classes and of the images' names and file sizes."""
     names = [self._names[place] for place in self.checked.places_N.tolist()]
     encoded = [os.fsencode(name) for name in names]
     return digest('OwnImages', self.label_names, encoded, self.file_sizes)
 
   def remarks(self) -> list[str]:
-    """Returns what people should know of these images before they are used."""
+    """Returns remarks about damaged, tiny, misplaced and missing images."""
     sizes_N2, unreadable = self.checked.sizes_N2, self.checked.unreadable
     found = []
     if unreadable:
@@ -195,11 +196,11 @@ class OwnImages(Source):
     if deep:
       what = plural(len(deep), 'image')
       found.append(
-        f'{what} in folders inside the folders of classes, which are not classes:'
+        f'{what} in subfolders of class folders, which are not classes themselves:'
         f' {listed(map(shown, deep), 1)}'
       )
     count_C = np.bincount(self._labels, minlength=len(self.label_names))
-    for number, what in ((0, 'no image here'), (1, '1 image')):
+    for number, what in ((0, 'no image in this part'), (1, '1 image')):
       few = [self.label_names[c] for c in np.flatnonzero(count_C == number)]
       if few and (number == 0 or self.part != 'val'):
         have = 'class has' if len(few) == 1 else 'classes have'
@@ -214,7 +215,7 @@ class OwnImages(Source):
     return np.array([labels[_top(self._names[place])] for place in places], np.int64)
 
   def problems(self) -> list[str]:
-    """Returns the reasons why the images cannot be used."""
+    """Returns the reasons why the images cannot be used, if any."""
     try:
       absent = set(range(len(self.label_names))) - {*self._labels.tolist()}
     except UserError as error:
@@ -238,10 +239,10 @@ class OwnImages(Source):
 
 
 def held_out(names: Sequence[str], share: float, seed: int) -> set[str]:
-  """Returns which images of a class are held out: `share` of them, one at least.
+  """Returns the names of a class's held-out images: `share` of all, but at least one.
 
-  They are the first in the order of a hash of seed and name. A class of one image holds
-  out none.
+  They are the first in the order of a hash of seed and name. No image is held out of a
+  class with a single image.
   """
   count = min(max(1, round(share * len(names))), len(names) - 1)
 
@@ -252,12 +253,12 @@ def held_out(names: Sequence[str], share: float, seed: int) -> set[str]:
 
 
 def count(**arguments: Any) -> int:
-  """Returns how many images `OwnImages` of these arguments has, damaged ones too."""
+  """Returns the number of images of `OwnImages(**arguments)`, with damaged ones."""
   return len(OwnImages(**arguments).chosen)
 
 
 def size_of(file: str) -> tuple[int, int] | str:
-  """Returns height and width of an image file, or why it cannot be decoded."""
+  """Returns the height and width of an image file, or why it cannot be decoded."""
   try:
     with open(file, 'rb') as opened:
       encoded = opened.read()
@@ -273,9 +274,9 @@ def size_of(file: str) -> tuple[int, int] | str:
 def parts_of(path: str, seed: int = 0, share: float = 0.2) -> dict[str, dict[str, Any]]:
   """Returns the arguments of `OwnImages` for 'train', 'val' and maybe 'test', by name.
 
-  A folder that holds `train` and another split, by the names in SPLITS, is taken as it
-  is; without validation images the test images take their place. Any other folder is
-  split by the seed. Raises a `UserError` unless there are two classes or more.
+  A folder that holds `train` and another split, by the names in `SPLITS`, is used as it
+  is; if it has no validation images, the test images replace them. Any other folder is
+  split by the seed. Raises a `UserError` for fewer than two classes.
   """
   root = os.path.expanduser(path)
   if not os.path.isdir(root):
@@ -305,9 +306,9 @@ def parts_of(path: str, seed: int = 0, share: float = 0.2) -> dict[str, dict[str
 
 
 def classes_of(path: str) -> list[str]:
-  """Returns the names of the classes in a folder; a `UserError` if there is only one.
+  """Returns the names of the classes in a folder.
 
-  Every class has an image.
+  Raises a `UserError` if there is only one class, or if a class has no image.
   """
   folder, root = folders.Folder(path), os.path.expanduser(path)
   loose = [x for x in os.listdir(root) if x.lower().endswith(decoding.SUFFIXES)]
@@ -333,7 +334,7 @@ def classes_of(path: str) -> list[str]:
 
 
 def missing(path: str) -> str:
-  """Returns a sentence about a path that is not a folder."""
+  """Returns an error message for a path that is not a folder."""
   if os.path.exists(os.path.expanduser(path)):
     return f'{path} is a file: name the folder of your images'
   above, name = os.path.split(path.rstrip(os.sep))
@@ -345,18 +346,18 @@ def missing(path: str) -> str:
 
 
 def shown(name: str) -> str:
-  """Returns a file name as text that any terminal prints."""
+  """Returns a file name as text that any terminal can print."""
   text = os.fsencode(name).decode(errors='replace')
   return repr(text) if unprintable(text) else text
 
 
 def unprintable(name: str) -> bool:
-  """Returns whether a name has line breaks, other controls, or bytes of no letter."""
+  """Returns whether a name has control characters, line breaks or undecodable bytes."""
   return any(unicodedata.category(x) in ('Cc', 'Cs', 'Zl', 'Zp') for x in name)
 
 
 def _folders(root: str) -> list[str]:
-  """Returns the names of the folders in a folder, in order, without hidden ones."""
+  """Returns the sorted names of a folder's subfolders, except hidden ones and junk."""
   return sorted(
     entry.name
     for entry in os.scandir(root)
@@ -365,7 +366,7 @@ def _folders(root: str) -> list[str]:
 
 
 def _top(name: str) -> str:
-  """Returns the class of an image by its path below the folder."""
+  """Returns the class of an image: the first part of its path below the folder."""
   return name.split(os.sep, 1)[0]
 
 

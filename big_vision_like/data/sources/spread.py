@@ -1,4 +1,4 @@
-"""A few examples of a source, from its first to its last."""
+"""A few examples of a source, evenly spread from the first to the last."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from big_vision_like.data.sources.base import Source, as_source, digest
 
 @dataclasses.dataclass(frozen=True)
 class Spread(Source):
-  """At most `count` examples of a source at equal distances.
+  """At most `count` examples of a source, evenly spaced.
 
-  So all classes are among them where the source is in the order of classes.
+  If the source is ordered by class, they cover the classes evenly.
   """
 
   source: Source
@@ -30,7 +30,7 @@ class Spread(Source):
 
   @property
   def features(self) -> Mapping[str, Any]:
-    """TFDS's description of an example of the source."""
+    """TFDS's features of the source's examples."""
     return self.source.features
 
   @property
@@ -40,13 +40,13 @@ class Spread(Source):
 
   @functools.cached_property
   def places(self) -> np.ndarray:
-    """Where in the source the examples are, int64 (N,)."""
+    """The indices of the examples in the source, int64 (N,)."""
     size = len(self.source)
     return np.linspace(0, size - 1, min(size, self.count)).round().astype(int)
 
   @property
   def files(self) -> Sequence[str]:
-    """The paths of the files of these examples, where each has one of its own."""
+    """The paths of the examples' files, or () unless each example has its own file."""
     files = self.source.files
     if len(files) != len(self.source):
       return ()

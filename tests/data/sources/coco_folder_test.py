@@ -12,7 +12,7 @@ PNG = pictures.EXAMPLES[0]['image']
 
 
 def make(root, annotations, images, name='0.png'):
-  """Writes an annotation file of an image, and the image into a folder."""
+  """Writes an image into a folder, and an annotation file for it."""
   entries = dict(
     images=[dict(id=1, file_name=name, height=9, width=12)],
     categories=[dict(id=3, name='cat'), dict(id=7, name='dog')],
@@ -61,10 +61,12 @@ def test_layouts_are_found(layout, tmp_path):
 
 
 def test_what_is_missing_is_one_sentence(tmp_path):
-  with pytest.raises(UserError, match='for train and val, no .json file'):
+  with pytest.raises(UserError, match=r'for train and val \(no .json file\)'):
     parts_of(str(tmp_path))
   make(tmp_path, 'train.json', 'train')
-  with pytest.raises(UserError, match='for val, only train.json: COCO-style folders'):
+  with pytest.raises(
+    UserError, match=r'for val \(only train.json\): COCO-style folders'
+  ):
     parts_of(str(tmp_path))
   make(tmp_path, 'val.json', 'val')
   (tmp_path / 'val' / '0.png').unlink()

@@ -88,12 +88,12 @@ def test_tiny_images_single_ones_and_deep_folders_are_counted(tmp_path):
   make(tmp_path, 'a/pixel.png', content=pixel)
   assert OwnImages(str(tmp_path), 'train', seed=3).remarks() == [
     '1 image with a side below 8 pixels: a/pixel.png',
-    '1 image in folders inside the folders of classes, which are not classes:'
+    '1 image in subfolders of class folders, which are not classes themselves:'
     ' c/d/e/0.png',
     '1 class has 1 image: c',
   ]
   val = OwnImages(str(tmp_path), 'val', seed=3)
-  assert '1 class has no image here: c' in val.remarks()
+  assert '1 class has no image in this part: c' in val.remarks()
 
 
 def test_a_class_without_a_readable_image_is_a_problem(tmp_path):
@@ -103,13 +103,13 @@ def test_a_class_without_a_readable_image_is_a_problem(tmp_path):
   assert OwnImages(str(tmp_path)).problems() == [told]
   fixed = OwnImages(str(tmp_path), classes=['a', 'b', 'c'])
   assert fixed.problems() == []
-  assert '1 class has no image here: c' in fixed.remarks()
+  assert '1 class has no image in this part: c' in fixed.remarks()
 
 
 def test_folders_without_a_readable_image(tmp_path):
   make(tmp_path, 'a/0.png', 'b/0.png', content=b'x')
   source = OwnImages(str(tmp_path))
-  told = f"{tmp_path} has no image for 'all' that can be decoded; of a/0.png: not a"
+  told = f"{tmp_path} has no image for 'all' that can be decoded; for example, a/0.png"
   assert source.problems()[0].startswith(told)
   with pytest.raises(UserError, match='has no image for'):
     len(source)
@@ -152,7 +152,7 @@ def test_layouts(tmp_path):
   (tmp_path / 'alone' / '.cache').mkdir()
   found = parts_of(str(tmp_path / 'alone'))
   assert found['val'] == found['train'] | {'part': 'val'}
-  # A class may be called so.
+  # A class may be called 'train'.
   make(tmp_path / 'traffic', *(f'{x}/{i}.png' for x in ('train', 'bus') for i in '12'))
   assert parts_of(str(tmp_path / 'traffic'))['val']['classes'] == ['bus', 'train']
 
@@ -168,7 +168,7 @@ def test_layouts(tmp_path):
     (['a\nb/0.png', 'b/0.png'], r"a folder named 'a\\nb', which is not printable"),
     (
       [*(f'train/{x}' for x in many()), 'val/x/0.png'],
-      'folders that are no classes: x',
+      'folders that are not classes: x',
     ),
   ],
 )
