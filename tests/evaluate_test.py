@@ -157,9 +157,9 @@ def test_configs_of_something_else(weights, run, tmp_path):
   status, _, err = run()
   assert status == 1 and 'name the folder of a run: --workdir' in err
   status, _, err = run('--workdir=gone', '--image-size=40')
-  assert status == 1 and '--image-size is for --weights' in err
+  assert status == 1 and '--image-size needs --weights' in err
   status, _, err = run('--workdir=gone', '--source-grid=2x2')
-  assert status == 1 and '--source-grid is for --weights' in err
+  assert status == 1 and '--source-grid needs --weights' in err
 
 
 def test_images_of_another_grid_of_as_many_tokens(weights, run, tmp_path):

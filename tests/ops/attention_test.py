@@ -364,8 +364,8 @@ def test_the_kernel_runs_on_each_device_of_a_mesh(batch):
   [
     ({}, 'flash', "'flash' is not one of auto, xla, cudnn, pallas"),
     (dict(dtype='float32'), 'cudnn', 'bfloat16 or float16, not float32'),
-    (dict(dtype='bfloat16', size=132), 'cudnn', 'heads of 132'),
-    (dict(dtype='bfloat16', size=60), 'cudnn', 'heads of 60'),
+    (dict(dtype='bfloat16', size=132), 'cudnn', 'not 132 and 132'),
+    (dict(dtype='bfloat16', size=60), 'cudnn', 'not 60 and 60'),
     (dict(dtype='bfloat16'), 'cudnn', 'no cuDNN'),
     (dict(dtype='float16'), 'pallas', 'bfloat16 or float32, not float16'),
     (dict(size=136), 'pallas', 'heads of 136'),

@@ -33,10 +33,8 @@ def test_sizes_are_those_of_the_configs(name, data_dir):
 
 
 def test_a_size_that_only_data_tell():
-  assert (
-    tool.size('configs/detr/finetune.py')
-    == tool.known_sizes(text())['configs/detr/finetune.py']
-  )
+  name = 'configs/detr/finetune.py:data/objects,weights/detr-r50-e632da11.pth'
+  assert tool.size(name) == tool.known_sizes(text())[name]
 
 
 def test_numbers_of_several_tables():
