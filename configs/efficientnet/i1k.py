@@ -28,6 +28,7 @@ from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import autoaugment, image, randaugment
 from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import efficientnet
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
@@ -37,7 +38,6 @@ AUGMENTATIONS = ('baseline', 'autoaugment', 'randaugment')
 # Magnitude of RandAugment with two operations, by model.
 MAGNITUDES = {'B5': 17, 'B7': 28, 'B8': 28}
 ARGUMENTS = ('B0,autoaugment', 'L2')
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 2048
 
 
@@ -69,8 +69,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       remat='full' if arg.model == 'L2' else 'none',
       dtype='bfloat16',
     ),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     label_smoothing=0.1,
     optimizer=spec(
       optim.rmsprop_tf,

@@ -33,6 +33,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import compose, image, timm_randaugment
 from big_vision_like.evals import classification
+from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import t2t_vit
 from big_vision_like.ops.augmentation import Augment
 from big_vision_like.spec import arguments, epochs, spec
@@ -40,7 +41,6 @@ from big_vision_like.tasks import classification as tasks
 
 ARGUMENTS = ('14', 't_14,384px', '16_ghost,high_rate')
 DECAY = {'7': 0.03, '10': 0.03, '12': 0.03, '19': 0.065, '24': 0.065}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 512
 
 
@@ -72,8 +72,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       remat='dots',
       dtype='bfloat16',
     ),
-    mean=MEAN,
-    std=STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     label_smoothing=0.1,
     augment=spec(Augment, erasing=0.25, mixup=0.8, cutmix=1.0, partner='reversed'),
     optimizer=spec(

@@ -26,11 +26,11 @@ from big_vision_like.models import t2t_vit
 from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
+from big_vision_like.weights.families.t2t_vit import CIFAR_MEAN, CIFAR_STD
 
 ARGUMENTS = ('cifar10,14',)
 DATA = ('cifar10', 'cifar100')
 WEIGHTS = {'14': '81.5_T2T_ViT_14.pth.tar', '19': '81.9_T2T_ViT_19.pth.tar'}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 FROZEN = '(cls|encoder/norm/.*)'
 BATCH, SIDE = 64, 224
 
@@ -67,8 +67,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       remat='dots',
       dtype='bfloat16',
     ),
-    mean=MEAN,
-    std=STD,
+    mean=CIFAR_MEAN,
+    std=CIFAR_STD,
     optimizer=spec(
       optim.momentum,
       rate=[
