@@ -7,11 +7,10 @@ from typing import Any
 
 from big_vision_like.errors import UserError, prefixed
 from big_vision_like.inference import hub_json
-from big_vision_like.inference.classes import Preprocessing
-from big_vision_like.inference.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from big_vision_like.models import regnet
 from big_vision_like.weights import family, torch_regnet, tree
 from big_vision_like.weights.beside import Beside
+from big_vision_like.weights.families import vit
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
@@ -37,19 +36,6 @@ def read(
       f'{beside.path}: config.json: {strange[0]} makes other RegNets than ours'
     )
   return family.Read(torch_regnet.read(arrays, of, str(beside.path)))
-
-
-def as_deit(name: str, size: tuple[int, int] | None, channels: int) -> Preprocessing:
-  """Returns the preprocessing of facebookresearch/deit in evaluation."""
-  return Preprocessing(
-    (224, 224),
-    resize=256,
-    interpolation='pillow_bicubic',
-    rounding=('down', 'nearest'),
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    source='as published with DeiT',
-  )
 
 
 def timm_config(
@@ -112,6 +98,6 @@ FAMILY = family.Family(
     ),
   ),
   describe=describe,
-  images=partial(hub_json.classifier_images, published=as_deit),
+  images=partial(hub_json.classifier_images, published=vit.as_deit),
   stem=('root/conv',),
 )
