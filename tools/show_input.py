@@ -43,8 +43,8 @@ from big_vision_like.viz import boxes, images, video
 # Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from tools.benchmark import input_stages
-from tools.benchmark.input_stages import Stage
+from tools.benchmark.parts import input_stages
+from tools.benchmark.parts.input_stages import Stage
 
 SIDE, LARGE = 112, 336  # largest side in pixels of a tile, and of one with boxes
 NARROW = 90  # smallest width in pixels of a tile, for the text below it
