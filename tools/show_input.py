@@ -474,7 +474,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add(
     '--input', default='train_data', help='input to show, or evals.NAME (%(default)s)'
   )
-  add('--out', type=pathlib.Path, default='looked', metavar='FOLDER')
+  add('--out', type=pathlib.Path, default='looked', help='folder (%(default)s)')
   add('--batches', type=int, default=1, help='number of batches (%(default)s)')
   add('--examples', type=int, default=64, help='at most N of each batch (%(default)s)')
   add('--seconds', type=float, default=3.0, help='time to measure for (%(default)s)')

@@ -1,7 +1,7 @@
 from battery import Case, images
 from big_vision_like.models import detr, resnet
 
-# The softmax over keys cancels what is added to all of them alike.
+# The softmax over keys cancels a constant added to all of them.
 CANCELLED = ('.*key/bias',)
 
 CASES = {

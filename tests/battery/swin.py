@@ -6,7 +6,7 @@ SMALL = dict(width=8, depths=(2, 2), num_heads=(2, 4), window=2, mlp_ratio=2.0)
 RGB = (images(4, 16, 32, 3),)
 LARGE = (images(1, 224, 224, 3),)
 
-# The softmax over keys cancels what is added to all of them alike.
+# The softmax over keys cancels a constant added to all of them.
 CANCELLED = ('.*key/bias',)
 
 CASES = {

@@ -22,7 +22,7 @@ def whole(name: str) -> visual_transformer.VisualTransformer:
   )
 
 
-# The softmax over keys, or over pixels, cancels what is added to all of them alike.
+# The softmax over keys, or over pixels, cancels a constant added to all of them.
 CANCELLED = ('.*key/bias', '.*filter/bias')
 
 CASES = {

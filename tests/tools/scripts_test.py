@@ -6,7 +6,7 @@ import pathlib
 from big_vision_like import commands
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-METHODS = ('.add_argument', '.add_parser', '.add')
+METHODS = ('.add_argument', '.add_parser')
 # The program starts each tool as if it were the only one: with the path and the modules
 # of tools that a new process has.
 PROGRAM = """
@@ -31,6 +31,13 @@ def scripts() -> list[pathlib.Path]:
   return [command.file for command in found]
 
 
+def adds_option(call: ast.Call) -> bool:
+  """Returns whether a call adds an option to a parser, whose method may be `add`."""
+  name = ast.unparse(call.func)
+  option = bool(call.args) and ast.unparse(call.args[0]).startswith("'--")
+  return name.endswith(METHODS) or (name == 'add' and option)
+
+
 def test_a_folder_has_commands_or_modules():
   """All files of a folder can be started, or its `__init__` says that none can."""
   files = [p for p in (REPOSITORY / 'tools').rglob('*.py') if p.name != '__init__.py']
@@ -50,8 +57,9 @@ def test_every_option_has_help():
     f'{path.relative_to(REPOSITORY)}:{node.lineno}: {ast.unparse(node)}'
     for path in places
     for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Call) and f'.{ast.unparse(node.func)}'.endswith(METHODS)
-    if node.args and isinstance(node.args[0], ast.Constant)
+    if isinstance(node, ast.Call) and node.args
+    if ast.unparse(node.func).endswith(METHODS)
+    or ast.unparse(node.args[0])[1:3] == '--'
     if 'help' not in {keyword.arg for keyword in node.keywords}
   ]
   assert not found
