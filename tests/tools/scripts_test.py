@@ -57,9 +57,7 @@ def test_every_option_has_help():
     f'{path.relative_to(REPOSITORY)}:{node.lineno}: {ast.unparse(node)}'
     for path in places
     for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Call) and node.args
-    if ast.unparse(node.func).endswith(METHODS)
-    or ast.unparse(node.args[0])[1:3] == '--'
+    if isinstance(node, ast.Call) and adds_option(node)
     if 'help' not in {keyword.arg for keyword in node.keywords}
   ]
   assert not found
