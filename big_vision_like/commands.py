@@ -63,6 +63,7 @@ GROUPS = {
     'smoke': 'run every config scaled down, with a restart',
     'check-golden': 'compare with outputs of original implementations',
     'models-table': 'write docs/models.md, the list of all configs',
+    'readme-figures': 'train small models, draw the pictures of the README',
     'scaling-table': 'write the table of docs/scaling.md',
   },
   'Measure': {

@@ -111,7 +111,7 @@ def test_no_tool_imports_a_sibling_by_its_bare_name(path):
 
 def test_the_bare_names_of_tools_are_known():
   assert {'report', 'golden', 'benchmark'} <= bare_names(TOOLS)
-  assert {'step', 'trace_bill'} <= bare_names(TOOLS / 'benchmark')
+  assert {'step', 'parts'} <= bare_names(TOOLS / 'benchmark')
 
 
 def our_imports() -> dict[str, set[str]]:

@@ -172,7 +172,13 @@ def check(path: pathlib.Path) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
   parser = errors.parser(__doc__)
-  parser.add_argument('files', nargs='+', type=pathlib.Path, metavar='FILE.npz')
+  parser.add_argument(
+    'files',
+    nargs='+',
+    type=pathlib.Path,
+    metavar='FILE.npz',
+    help='golden arrays; FILE.json describes them',
+  )
   status, files = 0, parser.parse_args(arguments).files
   cli.set_up_jax()
   for path in files:

@@ -96,7 +96,9 @@ def csv_text(predictions: Sequence[Mapping[str, Any]], fields: Sequence[str]) ->
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints a table of predictions; returns 1 if an image could not be read, else 0."""
   parser = errors.parser(__doc__, allow_abbrev=False)
-  parser.add_argument('images', metavar='IMAGE', type=pathlib.Path, nargs='+')
+  parser.add_argument(
+    'images', metavar='IMAGE', type=pathlib.Path, nargs='+', help='pictures to predict'
+  )
   parser.add_argument(
     '--weights', required=True, help='a weights file or a run directory'
   )

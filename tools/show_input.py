@@ -37,14 +37,14 @@ from big_vision_like.devices.processes import say
 from big_vision_like.errors import BadRecordError, UserError, shape_text
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.run import preflight
-from big_vision_like.run.labels import reachable
+from big_vision_like.run.labels import reachable, vocabulary
 from big_vision_like.viz import boxes, images, video
 
 # Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from tools.benchmark import input_stages
-from tools.benchmark.input_stages import Stage
+from tools.benchmark.parts import input_stages
+from tools.benchmark.parts.input_stages import Stage
 
 SIDE, LARGE = 112, 336  # largest side in pixels of a tile, and of one with boxes
 NARROW = 90  # smallest width in pixels of a tile, for the text below it
@@ -65,7 +65,7 @@ class Looked:
 
   `device` has `image` and `target` of each batch, or the numbered inputs of the model.
   `replaced` lists the bad records that were replaced. `names` are the names of the
-  classes, if known.
+  classes, and `box_names` those of objects, if known.
   """
 
   batches: list[pipeline.Batch]
@@ -74,6 +74,7 @@ class Looked:
   names: Sequence[str]
   mean: np.ndarray
   std: np.ndarray
+  box_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
   def name(self, label: int) -> str:
     """Returns the name of a class."""
@@ -189,7 +190,8 @@ def look(data: Any, task: Any, key: jax.Array, batches: int, part: str = '') -> 
     replaced += stream.news() if training else []
   stream.close()
   mean, std = map(np.asarray, task.images or (0.5, 0.5))
-  return Looked(given, device, replaced, names_of(data), mean, std)
+  box_names = vocabulary(data).get('box_labels', {})
+  return Looked(given, device, replaced, names_of(data), mean, std, box_names)
 
 
 def on_device(
@@ -281,7 +283,7 @@ def tiles(looked: Looked) -> Iterator[list[Tile]]:
   for batch, device in zip(looked.batches, looked.device, strict=True):
     for row in range(rows(batch)):
       example = {name: x[row] for name, x in batch.items()}
-      cell = [(picture(example), caption(example, looked))]
+      cell = [(picture(example, looked.box_names), caption(example, looked))]
       if looked.augmented:
         seen_HWC = images.to_rgb(looked.shown(device['image'][row]))
         lines = shares(device['target'][row], looked.name)
@@ -317,8 +319,13 @@ def shares(target_C: np.ndarray, name: Callable[[int], str]) -> Lines:
   return [part if i == 0 else f'+ {part}' for i, part in enumerate(parts)]
 
 
-def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Draws an image with its boxes, or a strip of frames or views: uint8 (H, W, 3)."""
+def picture(
+  example: Mapping[str, np.ndarray], box_names: Mapping[int, str]
+) -> np.ndarray:
+  """Draws an image with its boxes, or a strip of frames or views: uint8 (H, W, 3).
+
+  Boxes without a name in `box_names` have their numbers.
+  """
   image_HWC = example['video' if 'video' in example else 'image']
   if image_HWC.ndim > 3:  # frames, or views
     frames = image_HWC.reshape(-1, *image_HWC.shape[-3:])
@@ -337,7 +344,8 @@ def picture(example: Mapping[str, np.ndarray]) -> np.ndarray:
     sides = np.array([width, height, width, height], np.float32)
     boxes_N4 = np.asarray(box_ops.cxcywh_to_xyxy(boxes_N4)) * sides
   boxes_N4 = boxes_N4 * scale
-  return boxes.draw(grown_HWC, boxes_N4, labels_N[real_N].tolist())
+  labels = [box_names.get(label, label) for label in labels_N[real_N].tolist()]
+  return boxes.draw(grown_HWC, boxes_N4, labels)
 
 
 def seen(image_HWC: np.ndarray) -> np.ndarray:
@@ -466,7 +474,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add(
     '--input', default='train_data', help='input to show, or evals.NAME (%(default)s)'
   )
-  add('--out', type=pathlib.Path, default='looked', metavar='FOLDER')
+  add('--out', type=pathlib.Path, default='looked', help='folder (%(default)s)')
   add('--batches', type=int, default=1, help='number of batches (%(default)s)')
   add('--examples', type=int, default=64, help='at most N of each batch (%(default)s)')
   add('--seconds', type=float, default=3.0, help='time to measure for (%(default)s)')
@@ -539,7 +547,7 @@ def tell(
   write(args.out / f'{name}.json', json.dumps(found, indent=2) + '\n')
   if {'image', 'video'} & looked.batches[0].keys():
     title = [f'{name} of {args.config}: {size} examples{cut}']
-    if 'target' in looked.given:
+    if looked.augmented:
       title.append(
         "pairs: left after the host's transforms, right as the model receives it"
       )

@@ -504,7 +504,12 @@ def place(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the configs and prints a row for each, then a summary."""
   parser = errors.parser(__doc__)
-  parser.add_argument('configs', nargs='*', metavar='CONFIG[:ARGUMENT]')
+  parser.add_argument(
+    'configs',
+    nargs='*',
+    metavar='CONFIG[:ARGUMENT]',
+    help='configs to run; default: all',
+  )
   parser.add_argument(
     '--jobs',
     type=int,

@@ -97,7 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metavar='N',
     help='read from each feature or file; default: 10,000,000',
   )
-  parser.add_argument('--model-type', choices=MODEL_TYPES, default='bpe')
+  parser.add_argument(
+    '--model-type',
+    choices=MODEL_TYPES,
+    default='bpe',
+    help='algorithm; default: %(default)s',
+  )
   parser.add_argument(
     '--character-coverage',
     type=float,
@@ -111,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--data-dir', help='default: $TFDS_DATA_DIR, else ~/tensorflow_datasets'
   )
-  parser.add_argument('--overwrite', action='store_true')
+  parser.add_argument(
+    '--overwrite', action='store_true', help='replace an existing --out'
+  )
   options = parser.parse_args(arguments)
   logging.getLogger('absl').setLevel(logging.ERROR)
   try:

@@ -227,7 +227,9 @@ def _read_lines(file: str | None) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line and prints the translations."""
   parser = errors.parser(__doc__, allow_abbrev=False)
-  parser.add_argument('folder', metavar='FOLDER')
+  parser.add_argument(
+    'folder', metavar='FOLDER', help='a run, or a translation model of Marian'
+  )
   given = parser.add_mutually_exclusive_group()
   given.add_argument(
     '--text', action='append', help='text to translate; may be repeated'

@@ -10,6 +10,7 @@ import numpy as np
 from big_vision_like.viz import images
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def draw(
@@ -39,10 +40,11 @@ def draw(
     # The last row and column of a box belong to it.
     corners = (left, top), (max(right - 1, left), max(bottom - 1, top))
     cv2.rectangle(picture_HWC, *corners, color(labels[i]), thickness)
-  for i in order:
-    text = str(labels[i]) + ('' if scores[i] is None else f' {scores[i]:.2f}')
-    left, top, _, bottom = np.rint(boxes_N4[i]).astype(int).tolist()
-    tag(picture_HWC, text, (left, top, bottom), color(labels[i]))
+  texts = [
+    str(labels[i]) + ('' if scores[i] is None else f' {scores[i]:.2f}') for i in order
+  ]
+  corners = [np.rint(boxes_N4[i]).astype(int).tolist() for i in order]
+  tags(picture_HWC, texts, corners, [color(labels[i]) for i in order])
   return picture_HWC
 
 
@@ -61,27 +63,60 @@ def _area(box_4: np.ndarray) -> float:
   return (right - left) * (bottom - top)
 
 
-def tag(
+def tags(
   picture_HWC: np.ndarray,
-  text: str,
-  place: tuple[int, int, int],
-  fill: tuple[int, int, int],
+  texts: Sequence[str],
+  corners: Sequence[Sequence[int]],
+  fills: Sequence[Sequence[int]],
 ) -> None:
-  """Writes text above a box, or below or in it; `place` is left, top, bottom."""
-  left, top, bottom = place
+  """Writes texts at boxes, where they overlap least; later ones are drawn on top.
+
+  `corners` are left, top, right, bottom. A text is above its box, below or in it, and
+  later texts choose first.
+  """
   height, width = picture_HWC.shape[:2]
   scale = min(max(min(height, width) / 900, 0.35), 1.0)
-  (w, h), below = cv2.getTextSize(text, FONT, scale, 1)
-  margin = max(1, h // 4)
-  tall, wide = h + below // 2 + 2 * margin, w + 2 * margin
-  left = min(max(left, 0), max(width - wide, 0))
-  if top >= tall:
-    top = min(top, height) - tall
-  else:
-    top = bottom if bottom + tall <= height else max(top, 0)
-  bright = np.dot(fill, [0.299, 0.587, 0.114]) > 128
-  ink = (0, 0, 0) if bright else (255, 255, 255)
-  end = left + wide - 1, top + tall - 1
-  cv2.rectangle(picture_HWC, (left, top), end, fill, cv2.FILLED)
-  start = (left + margin, top + margin + h)
-  cv2.putText(picture_HWC, text, start, FONT, scale, ink, 1, cv2.LINE_AA)
+  sizes = [cv2.getTextSize(text, FONT, scale, 1) for text in texts]
+  places: list[Rectangle] = []
+  for ((w, h), below), box in reversed([*zip(sizes, corners, strict=True)]):
+    margin = _margin(h)
+    size = w + 2 * margin, h + below // 2 + 2 * margin
+    options = _options(box, size, (width, height))
+    places.append(min(options, key=lambda one: sum(_shared(one, p) for p in places)))
+  for text, fill, ((_, h), _), place in zip(
+    texts, fills, sizes, reversed(places), strict=True
+  ):
+    left, top, right, bottom = place
+    bright = np.dot(fill, [0.299, 0.587, 0.114]) > 128
+    ink = (0, 0, 0) if bright else (255, 255, 255)
+    end = right - 1, bottom - 1
+    cv2.rectangle(picture_HWC, (left, top), end, fill, cv2.FILLED)
+    start = left + _margin(h), top + _margin(h) + h
+    cv2.putText(picture_HWC, text, start, FONT, scale, ink, 1, cv2.LINE_AA)
+
+
+def _margin(text_height: int) -> int:
+  return max(1, text_height // 4)
+
+
+def _options(
+  box: Sequence[int], size: tuple[int, int], picture: tuple[int, int]
+) -> list[Rectangle]:
+  """Returns places for a tag of a box, the best first; sizes are width and height."""
+  left, top, right, bottom = box
+  wide, tall = size
+  rows = [min(top, picture[1]) - tall] if top >= tall else []
+  rows += [bottom] if bottom + tall <= picture[1] else []
+  rows += [max(top, 0), max(min(bottom, picture[1]) - tall, 0)]
+  columns = [left]
+  if right > left:  # tags of points start there
+    columns += [right - wide, (left + right - wide) // 2]
+  columns = [min(max(column, 0), max(picture[0] - wide, 0)) for column in columns]
+  return [(x, y, x + wide, y + tall) for y in rows for x in columns]
+
+
+def _shared(one: Rectangle, other: Rectangle) -> int:
+  """Returns the area in pixels that two rectangles share."""
+  width = min(one[2], other[2]) - max(one[0], other[0])
+  height = min(one[3], other[3]) - max(one[1], other[1])
+  return max(width, 0) * max(height, 0)

@@ -154,7 +154,7 @@ def panoptic(
   columns = (np.arange(width) + 0.5) * (ids_hw.shape[1] / width)
   ids_HW = ids_hw[rows.astype(int)][:, columns.astype(int)]
   seen: Counter[int] = Counter()
-  tags = []
+  texts, places, fills = [], [], []
   for number, label in segments_S2.tolist():
     mask_HW = ids_HW == number
     pale = 1 - 0.75 ** seen[label]
@@ -163,10 +163,11 @@ def panoptic(
     mixed = (1 - strength) * picture_HWC[mask_HW] + strength * np.array(color)
     picture_HWC[mask_HW] = np.rint(mixed).astype(np.uint8)
     if mask_HW.mean() >= TAGGED:
-      tags.append((str((names or {}).get(label, label)), _inside(mask_HW), color))
+      texts.append(str((names or {}).get(label, label)))
+      places.append(_inside(mask_HW))
+      fills.append(color)
   picture_HWC[_borders(ids_HW)] = 255
-  for text, place, color in tags:
-    boxes.tag(picture_HWC, text, place, color)
+  boxes.tags(picture_HWC, texts, places, fills)
   return picture_HWC
 
 
@@ -195,13 +196,13 @@ def _ratio(image_HWC: np.ndarray, cell: np.ndarray) -> np.ndarray:
   return np.array([wide / width, tall / height] * 2)
 
 
-def _inside(mask_HW: np.ndarray) -> tuple[int, int, int]:
-  """Returns left, top, bottom of the point deepest inside a segment."""
+def _inside(mask_HW: np.ndarray) -> tuple[int, int, int, int]:
+  """Returns the point deepest inside a segment, as left, top, right, bottom."""
   # The edges of the picture count as borders.
   padded = np.pad(mask_HW, 1).astype(np.uint8)
   depth_HW = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
   row, column = divmod(int(depth_HW.argmax()), depth_HW.shape[1])
-  return column, row, row
+  return column, row, column, row
 
 
 def _borders(ids_HW: np.ndarray) -> np.ndarray:

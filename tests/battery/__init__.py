@@ -1,4 +1,8 @@
-"""What the battery runs: `CASES` of each module here, one module for each family."""
+"""What the battery runs: `CASES` of each module here, one module for each family.
+
+A module may also declare `CANCELLED`: regular expressions of parameters that no output
+of the family depends on, with the reason in a comment. Their gradients are zero.
+"""
 
 import functools
 import importlib
@@ -14,12 +18,14 @@ class Case(NamedTuple):
   """A model, example inputs, and those of its outputs that a loss would be of.
 
   The first axis of all inputs is the batch. Of a case without outputs nothing runs:
-  its parameter tree is compared.
+  its parameter tree is compared. `cases` fills in the module and its `CANCELLED`.
   """
 
   model: nn.Module
   inputs: tuple[np.ndarray, ...]
   outputs: tuple[str, ...] = ('logits',)
+  module: str = ''
+  cancelled: tuple[str, ...] = ()
 
 
 def images(*shape: int) -> np.ndarray:
@@ -48,7 +54,10 @@ def cases() -> dict[str, Case]:
   """Returns the cases of all families by name."""
   found = {}
   for _, name, _ in pkgutil.iter_modules(__path__, f'{__name__}.'):
-    here = importlib.import_module(name).CASES
-    assert not found.keys() & here.keys(), name
-    found |= here
+    module = importlib.import_module(name)
+    assert not found.keys() & module.CASES.keys(), name
+    own = dict(
+      module=name.rpartition('.')[-1], cancelled=getattr(module, 'CANCELLED', ())
+    )
+    found |= {key: case._replace(**own) for key, case in module.CASES.items()}
   return found

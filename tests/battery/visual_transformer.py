@@ -22,6 +22,9 @@ def whole(name: str) -> visual_transformer.VisualTransformer:
   )
 
 
+# The softmax over keys, or over pixels, cancels a constant added to all of them.
+CANCELLED = ('.*key/bias', '.*filter/bias')
+
 CASES = {
   'vt_equations': Case(small(64, width=32), (images(4, 6, 8, 3),)),
   'vt_grouped': Case(

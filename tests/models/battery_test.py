@@ -1,11 +1,13 @@
 """What every model must pass; a new one joins with a module of tests/battery.
 
-`PYTHONPATH=tests python tests/models/battery_test.py` writes the golden parameter trees
-anew: the diff of tests/golden/params then shows what a change did.
+`PYTHONPATH=tests python tests/models/battery_test.py [CASE ...]` writes the golden
+parameter trees: the diff of tests/golden/params then shows what a change did.
 """
 
 import functools
 import pathlib
+import re
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -71,6 +73,25 @@ class Run(NamedTuple):
   gradients: dict
 
 
+def unreached(grads: dict[str, np.ndarray], case: battery.Case) -> list[str]:
+  """Returns a sentence for each parameter whose gradient should not be as it is."""
+  largest, file = max(np.abs(g).max() for g in grads.values()), f'{case.module}.py'
+  problems = []
+  for name, grad in grads.items():
+    cancelled = any(re.fullmatch(pattern, name) for pattern in case.cancelled)
+    reached = np.abs(grad).max() > 1e-6 * largest
+    if not reached and not cancelled:
+      problems.append(
+        f'no output depends on {name}: use it, remove it, or, if a norm or a softmax'
+        f' cancels it, add it to CANCELLED in tests/battery/{file} with the reason'
+      )
+    if reached and cancelled:
+      problems.append(
+        f'outputs depend on {name}: remove it from CANCELLED in tests/battery/{file}'
+      )
+  return problems
+
+
 @functools.cache
 def ran(name: str) -> Run:
   case = CASES[name]
@@ -81,19 +102,38 @@ def ran(name: str) -> Run:
 
 @pytest.mark.parametrize('name', CASES)
 def test_parameter_tree_is_the_golden_one(name):
-  assert listed(CASES[name]) == (GOLDEN / f'{name}.txt').read_text()
+  file = GOLDEN / f'{name}.txt'
+  command = f'PYTHONPATH=tests python tests/models/battery_test.py {name}'
+  assert file.exists(), f'to write {file}, run: {command}'
+  assert listed(CASES[name]) == file.read_text()
 
 
 @pytest.mark.parametrize('name', RUNNABLE)
 def test_gradient_reaches_every_parameter(name):
   grads = trees.flatten(ran(name).gradients)
-  largest = max(np.abs(g).max() for g in grads.values())
-  for name, grad in grads.items():
-    assert np.isfinite(grad).all(), name
-    # Softmax over keys does not see what is added to all of them alike; over queries,
-    # what is added to all queries.
-    if not name.endswith(('key/bias', 'filter/bias', 'norm_slots/bias')):
-      assert np.abs(grad).max() > 1e-6 * largest, name
+  assert all(np.isfinite(grad).all() for grad in grads.values())
+  problems = unreached(grads, CASES[name])
+  assert not problems, '\n'.join(problems)
+
+
+@pytest.mark.parametrize('module', sorted({CASES[name].module for name in RUNNABLE}))
+def test_parameters_declared_as_cancelled_exist(module):
+  cases = {name: CASES[name] for name in RUNNABLE if CASES[name].module == module}
+  names = [key for n in cases for key in trees.flatten(ran(n).variables['params'])]
+  for pattern in next(iter(cases.values())).cancelled:
+    assert any(re.fullmatch(pattern, name) for name in names), (
+      f'CANCELLED of tests/battery/{module}.py: no parameter matches {pattern!r}'
+    )
+
+
+def test_what_is_unreached():
+  case = CASES['vit_token']._replace(cancelled=('.*key/bias',))
+  grads = {'a/key/bias': np.zeros(3), 'b/bias': np.zeros(3), 'head': np.ones(3)}
+  [told] = unreached(grads, case)
+  assert told.startswith('no output depends on b/bias') and 'battery/vit.py' in told
+  grads = {'a/key/bias': np.ones(3), 'head': np.ones(3)}
+  [told] = unreached(grads, case)
+  assert told.startswith('outputs depend on a/key/bias')
 
 
 @pytest.mark.parametrize('name', RUNNABLE)
@@ -180,5 +220,5 @@ def test_four_devices_are_one(name):
 
 
 if __name__ == '__main__':
-  for name, case in CASES.items():
-    (GOLDEN / f'{name}.txt').write_text(listed(case))
+  for name in sys.argv[1:] or CASES:
+    (GOLDEN / f'{name}.txt').write_text(listed(CASES[name]))

@@ -16,7 +16,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 't2t_vit_performer.npz'
 
 @pytest.fixture(scope='module')
 def theirs():
-  from tools.benchmark import torch_t2t_vit
+  from tools.benchmark.parts import torch_t2t_vit
 
   return torch_t2t_vit
 

@@ -22,7 +22,7 @@ from big_vision_like.run import experiment
 from big_vision_like.spec import build
 from big_vision_like.tasks import classification
 from tools import show_input
-from tools.benchmark import input_stages
+from tools.benchmark.parts import input_stages
 
 
 @pytest.fixture

@@ -39,6 +39,28 @@ def test_tags_stay_in_the_picture(box, tag):
   assert painted(got, 'zebra')[tag].sum() > 200
 
 
+def test_tags_of_equal_boxes_do_not_overlap():
+  box, labels = [40, 40, 110, 70], ['square', 'disc', 'triangle']
+  got = boxes.draw(grey(), np.array([box] * 3), labels, [0.9, 0.8, 0.7])
+  areas = [painted(got, label).sum() for label in labels]
+  alone = []
+  for label, score in zip(labels, [0.9, 0.8, 0.7], strict=True):
+    one = boxes.draw(grey(), np.array([box]), [label], [score])
+    tag = painted(one, label)
+    tag[41:69] = False  # the sides of the box
+    alone.append(tag.sum() - 70 * 2)
+  assert all(area >= tag for area, tag in zip(areas, alone, strict=True))
+
+
+def test_a_tag_prefers_places_that_are_free():
+  corners = (10, 30, 60, 60)
+  options = boxes._options(corners, (30, 12), (140, 100))
+  assert options[0] == (10, 18, 40, 30)  # above, at the left
+  assert (30, 18, 60, 30) in options and (10, 60, 40, 72) in options
+  assert boxes._shared(options[0], (35, 20, 45, 25)) == 25
+  assert boxes._shared(options[0], (40, 20, 45, 25)) == 0
+
+
 def test_nothing_to_draw_and_no_change_of_what_is_given():
   picture = grey()
   got = boxes.draw(picture, np.zeros((0, 4)), [])

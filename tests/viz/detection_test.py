@@ -158,10 +158,11 @@ def test_segments_are_tinted_and_void_is_not():
 
 
 def test_segments_of_one_label_differ():
-  picture = detection.panoptic(
-    grey(), halves(), np.array([[7, 3], [9, 3]]), strength=1.0
+  segments = np.array([[7, 3], [9, 3]])
+  picture = detection.panoptic(grey(200, 300), halves(), segments, strength=1.0)
+  assert (
+    painted(picture[:, 110:190], 3).any() and not painted(picture[:, 210:], 3).any()
   )
-  assert painted(picture[:, 10:19], 3).any() and not painted(picture[:, 21:], 3).any()
 
 
 def test_a_map_of_another_size_is_stretched_and_tags_can_be_names():

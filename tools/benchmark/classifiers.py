@@ -37,7 +37,7 @@ from big_vision_like.tasks import classification
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
-from tools.benchmark import trace_bill
+from tools.benchmark.parts import trace_bill
 
 CLASSES = 1000
 WORKS = ('train', 'predict')
@@ -154,7 +154,7 @@ class Timm(benchmark.OnTorch):
   def made(self, job: Job) -> Any:
     """Builds the timm model, or the plain PyTorch one where timm has none."""
     if job.name in NOT_IN_TIMM:
-      from tools.benchmark import torch_t2t_vit
+      from tools.benchmark.parts import torch_t2t_vit
 
       size = job.image.shape[1]
       return torch_t2t_vit.make(job.name.removeprefix('t2t_vit_'), CLASSES, size)
@@ -255,10 +255,21 @@ def table(result: dict[str, Any]) -> rich.table.Table:
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__, allow_abbrev=False)
-  parser.add_argument('models', nargs='+', choices=MODELS, metavar='MODEL')
-  parser.add_argument('--batch-size', type=int, default=8)
-  parser.add_argument('--image-size', type=int, default=224)
-  parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
+  parser.add_argument(
+    'models', nargs='+', choices=MODELS, metavar='MODEL', help='one of %(choices)s'
+  )
+  parser.add_argument(
+    '--batch-size', type=int, default=8, help='examples per step; default: %(default)s'
+  )
+  parser.add_argument(
+    '--image-size', type=int, default=224, help='side in pixels; default: %(default)s'
+  )
+  parser.add_argument(
+    '--dtype',
+    choices=['float32', 'bfloat16'],
+    default='float32',
+    help='type of activations; default: %(default)s',
+  )
   parser.add_argument(
     '--repeats',
     type=int,

@@ -45,7 +45,7 @@ from big_vision_like.weights import detr as weights
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
-from tools.benchmark import trace_bill
+from tools.benchmark.parts import trace_bill
 
 ROWS, MEAN_OBJECTS = 100, 7.3  # rows for objects of an image, mean number in COCO
 WORKS = ('train', 'match', 'network', 'predict')
@@ -397,8 +397,15 @@ def size_of(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__, allow_abbrev=False)
-  parser.add_argument('--batch-size', type=int, default=16)
-  parser.add_argument('--image-size', type=size_of, default=(768, 1024))
+  parser.add_argument(
+    '--batch-size', type=int, default=16, help='examples per step; default: %(default)s'
+  )
+  parser.add_argument(
+    '--image-size',
+    type=size_of,
+    default=(768, 1024),
+    help='HEIGHTxWIDTH of padded images; default: 768x1024',
+  )
   parser.add_argument(
     '--repeats',
     type=int,
@@ -411,7 +418,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--only', nargs='+', choices=WORKS, default=WORKS, help='works to measure'
   )
-  parser.add_argument('--against', choices=['transformers'])
+  parser.add_argument(
+    '--against', choices=['transformers'], help='also measure the DETR of this library'
+  )
   parser.add_argument(
     '--eager', action='store_true', help='do not compile on the side of PyTorch'
   )

@@ -187,7 +187,9 @@ def serve(description: dict[str, Any]) -> None:
   if description.pop('kind') == 'ours':
     batches = ours(**description)
   else:
-    from tools.benchmark import tf_input  # imports TensorFlow, only in this process
+    from tools.benchmark.parts import (
+      tf_input,
+    )  # imports TensorFlow, only in this process
 
     batches = tf_input.batches(SIZE, BATCH, **description)
   for _ in range(WARM_UP_BATCHES):
@@ -343,7 +345,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--seconds', type=float, default=5.0, help='duration of a measurement (%(default)g)'
   )
-  parser.add_argument('--against', choices=['tensorflow'])
+  parser.add_argument(
+    '--against',
+    choices=['tensorflow'],
+    help='also measure the input of big_vision in tf.data',
+  )
   parser.add_argument(
     '--python', default=sys.executable, help='Python of an environment with TensorFlow'
   )

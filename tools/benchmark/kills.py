@@ -237,8 +237,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--times', type=int, default=4, help='interruptions of each run; %(default)s'
   )
-  parser.add_argument('--processes', type=int, nargs='+', default=[1, 2])
-  parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
+  parser.add_argument(
+    '--processes',
+    type=int,
+    nargs='+',
+    default=[1, 2],
+    help='numbers of processes per run; default: 1 2',
+  )
+  parser.add_argument(
+    '--workers',
+    type=int,
+    nargs='+',
+    default=[0, 2],
+    help='numbers of input workers; default: 0 2',
+  )
   parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
   parser.add_argument('--json', help='file for the problems')
   args = parser.parse_args(argv)

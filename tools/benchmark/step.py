@@ -45,7 +45,7 @@ from big_vision_like.run import checkpoint, experiment
 # Other modules of tools, if this file is started as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
-from tools.benchmark import trace_bill
+from tools.benchmark.parts import trace_bill
 
 REPEAT_SECONDS = 0.3  # duration of one measurement
 TRACED_STEPS = 5
@@ -623,7 +623,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--with-input', action='store_true', help='measure steps with input, too'
   )
-  parser.add_argument('--against', choices=['timm'])
+  parser.add_argument(
+    '--against', choices=['timm'], help='also measure the same model in timm'
+  )
   parser.add_argument(
     '--profile', metavar='FOLDER', help='write a trace there, print a breakdown of time'
   )

@@ -1,1 +1,1 @@
-"""Faults for `tools/benchmark/faults.py`, with one kind of file in each module."""
+"""Faults for `tools/benchmark/faults.py`, a kind of file in each; none is a command."""

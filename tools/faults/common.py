@@ -37,6 +37,14 @@ OUTCOMES = (
 )
 GOOD = OUTCOMES[:3]
 SECONDS, MEGABYTES = 20, 2000
+# The program of a process that reads: its words are a kind, a folder and names.
+READER = """
+import pathlib, sys
+from big_vision_like import cli
+from tools.faults import common
+cli.set_up_jax()
+common.serve(common.kinds()[sys.argv[1]], pathlib.Path(sys.argv[2]), sys.argv[3:])
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +169,7 @@ def _read_all(
   kind: Kind, top: pathlib.Path, names: list[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Has a process read folders until it is done, hangs or crashes."""
-  command = [sys.executable, '-m', 'tools.faults.common', kind.name, str(top), *names]
+  command = [sys.executable, '-c', READER, kind.name, str(top), *names]
   environment = os.environ | {'HOME': str(top)}  # where indexes of shards are stored
   with tempfile.TemporaryFile('w+') as errors:
     process = subprocess.Popen(
@@ -246,10 +254,3 @@ def kinds() -> dict[str, Kind]:
   modules = [importlib.import_module(f'tools.faults.{name}') for name in names]
   found = [kind for module in modules for kind in getattr(module, 'KINDS', ())]
   return {kind.name: kind for kind in found}
-
-
-if __name__ == '__main__':
-  from big_vision_like import cli
-
-  cli.set_up_jax()
-  serve(kinds()[sys.argv[1]], pathlib.Path(sys.argv[2]), sys.argv[3:])

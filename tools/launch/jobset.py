@@ -219,15 +219,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   words = list(sys.argv[1:] if argv is None else argv)
   cut = words.index('--') if '--' in words else len(words)
   both = argparse.ArgumentParser(add_help=False)
-  both.add_argument('--name', required=True)
-  both.add_argument('--image', required=True)
-  both.add_argument('--max-restarts', type=int, default=10)
+  both.add_argument('--name', required=True, help='name of the JobSet')
+  both.add_argument('--image', required=True, help='container image with the code')
+  both.add_argument(
+    '--max-restarts',
+    type=int,
+    default=10,
+    help='failures before the JobSet fails; default: %(default)s',
+  )
   both.add_argument(
     '--grace', type=int, default=300, help='seconds to save after SIGTERM'
   )
   both.add_argument('--spot', action='store_true', help='use preemptible nodes')
-  both.add_argument('--env', action='append', default=[], metavar='NAME=VALUE')
-  both.add_argument('--volume', action='append', default=[], metavar='CLAIM:/PATH')
+  both.add_argument(
+    '--env',
+    action='append',
+    default=[],
+    metavar='NAME=VALUE',
+    help='environment variable; may be repeated',
+  )
+  both.add_argument(
+    '--volume',
+    action='append',
+    default=[],
+    metavar='CLAIM:/PATH',
+    help='persistent volume claim to mount; may be repeated',
+  )
   both.add_argument('--service-account', help='account with access to the bucket')
   parser = argparse.ArgumentParser(
     description=__doc__,
@@ -235,19 +252,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     allow_abbrev=False,
   )
   kinds = parser.add_subparsers(required=True)
-  on_tpu = kinds.add_parser('tpu', parents=[both], allow_abbrev=False)
+  on_tpu = kinds.add_parser(
+    'tpu', help='slices of TPUs', parents=[both], allow_abbrev=False
+  )
   on_tpu.set_defaults(make=tpu)
   on_tpu.add_argument('--accelerator', required=True, help=', '.join(ACCELERATORS))
   on_tpu.add_argument(
     '--topology', required=True, help='topology of a slice: 4x4, 4x4x4'
   )
-  on_tpu.add_argument('--slices', type=int, default=1)
+  on_tpu.add_argument(
+    '--slices', type=int, default=1, help='number of slices; default: %(default)s'
+  )
   on_tpu.add_argument(
     '--chips-per-node', type=int, help='default: 4; 8 for a 2x4 in one node'
   )
-  on_gpu = kinds.add_parser('gpu', parents=[both], allow_abbrev=False)
+  on_gpu = kinds.add_parser(
+    'gpu', help='nodes with GPUs', parents=[both], allow_abbrev=False
+  )
   on_gpu.set_defaults(make=gpu)
-  on_gpu.add_argument('--nodes', type=int, required=True)
+  on_gpu.add_argument('--nodes', type=int, required=True, help='number of nodes')
   on_gpu.add_argument('--gpus', type=int, required=True, help='GPUs per node')
   on_gpu.add_argument('--accelerator', help='GKE label: nvidia-h100-80gb')
   args = parser.parse_args(words[:cut])

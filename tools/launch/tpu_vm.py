@@ -196,9 +196,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     allow_abbrev=False,
   )
   parser.add_argument('name', help='name of the TPU VM or of the queued resource')
-  parser.add_argument('--zone', required=True)
-  parser.add_argument('--project')
-  parser.add_argument('--slices', type=int, default=1)
+  parser.add_argument('--zone', required=True, help='zone of the machines: us-west4-a')
+  parser.add_argument('--project', help="Google Cloud project; default: gcloud's own")
+  parser.add_argument(
+    '--slices', type=int, default=1, help='number of slices; default: %(default)s'
+  )
   parser.add_argument(
     '--accelerator-type', help='type of machines to request: v5litepod-16'
   )
@@ -212,12 +214,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     '--python', default='python3', help='Python of the workers, 3.11 or later'
   )
   parser.add_argument('--setup', help='command to run on workers before installing')
-  parser.add_argument('--env', action='append', default=[], metavar='NAME=VALUE')
+  parser.add_argument(
+    '--env',
+    action='append',
+    default=[],
+    metavar='NAME=VALUE',
+    help='environment variable of the command; may be repeated',
+  )
   parser.add_argument('--tries', type=int, default=10, help='most failures in a row')
   parser.add_argument(
     '--wait', type=float, default=15.0, help='seconds before a retry, doubled each time'
   )
-  parser.add_argument('--healthy', type=float, default=1800.0, metavar='SECONDS')
+  parser.add_argument(
+    '--healthy',
+    type=float,
+    default=1800.0,
+    metavar='SECONDS',
+    help='runs of this length reset --tries; default: %(default)g',
+  )
   parser.add_argument('--dry-run', action='store_true', help='only print the commands')
   parser.add_argument(
     '--stop', action='store_true', help='make the workers save and end'

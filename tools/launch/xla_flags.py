@@ -7,7 +7,7 @@ in the environment are appended, so that they take precedence. A flag that the i
 XLA does not know ends the process at once; the tests try every one of these.
 """
 
-import sys
+import argparse
 
 # name: (value, purpose)
 GPU = {
@@ -80,14 +80,16 @@ def exports(platform: str) -> str:
   return '\n'.join(lines)
 
 
-def main() -> int:
-  """Prints the lines for the platform on the command line; returns the exit status."""
-  if len(sys.argv) != 2 or sys.argv[1] not in FLAGS:
-    print(f'usage: xla_flags.py {"|".join(FLAGS)}', file=sys.stderr)
-    return 2
-  print(exports(sys.argv[1]))
-  return 0
+def main() -> None:
+  """Prints the lines for the platform on the command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('platform', choices=FLAGS, help='what the workers have')
+  print(exports(parser.parse_args().platform))
 
 
 if __name__ == '__main__':
-  raise SystemExit(main())
+  main()

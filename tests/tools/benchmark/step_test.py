@@ -12,7 +12,7 @@ WORDS += ('--repeats=2', '--steps=3', '--config.train_data.batch_size=64')
 
 @pytest.fixture
 def trace_bill():
-  from tools.benchmark import trace_bill
+  from tools.benchmark.parts import trace_bill
 
   return trace_bill
 

@@ -1,0 +1,1 @@
+"""Modules of the benchmarks; none of them is a command."""
