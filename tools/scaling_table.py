@@ -2,7 +2,8 @@
 
     python tools/scaling_table.py [ROW ...]
 
-Each row takes a minute or two on two cores and needs libtpu (`pip install '.[tpu]'`).
+Rows take a minute or two on two cores, Swin-B and Noisy Student L2 10 to 30 minutes. They
+need libtpu (`pip install '.[tpu]'`).
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,12 @@ ROWS = {
   'L/16': ('vit/i21k.py:L/16', 'v5e:16x16', ('mesh.data=64', 'mesh.fsdp=4')),
   'H/14': ('vit/jft.py:H/14', 'v5e:16x16', ('mesh.data=16', 'mesh.fsdp=16')),
   'DeiT-B': ('deit/i1k.py:B/16', 'v5e:4x4', ()),
-  'Noisy Student L2': ('noisy_student/i1k.py:L2,iter3', 'v4:8x8x8', ()),
+  'Swin-B': ('swin/i1k.py:B', 'v5e:4x4', ()),
+  'Noisy Student L2': (
+    'noisy_student/i1k.py:L2,iter3',
+    'v4:8x8x8',
+    ('task.accumulate=2',),
+  ),
   'g/14': ('vit/scaling.py:g/14', 'v4:8x8x8', ('mesh.data=64', 'mesh.fsdp=8')),
   'G/14': ('vit/scaling.py:G/14', 'v4:8x8x8', ('mesh.data=64', 'mesh.fsdp=8')),
 }

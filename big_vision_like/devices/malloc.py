@@ -3,9 +3,9 @@
 import ctypes
 
 # Parameters of mallopt: one arena, since arenas of threads cannot be large; separate
-# mappings only for 1 GiB or more; and up to 2 GiB of freed memory kept.
+# mappings only for 2 GiB or more; and up to 2 GiB of freed memory kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-MALLOC = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1}
+MALLOC = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: 2**31 - 1, M_TRIM_THRESHOLD: 2**31 - 1}
 
 
 def keep_memory() -> None:
