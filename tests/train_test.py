@@ -22,6 +22,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.evals.evaluator import Results
 from big_vision_like.run import checkpoint, experiment, init_from, metrics
+from big_vision_like.run import workdir as workdirs
 from big_vision_like.tasks.task import State
 
 STEPS = 200
@@ -186,18 +187,71 @@ def test_folder_of_another_config_is_refused(run, unbroken):
   assert (unbroken / 'config.json').read_text() == before
 
 
-def test_a_finished_run_trains_longer(run, unbroken, tmp_path):
+def test_a_finished_run_is_extended(run, unbroken, tmp_path):
   shutil.copytree(unbroken, tmp_path / 'run')
-  words = (*LONG, f'--workdir={tmp_path / "run"}', f'--config.total_steps={STEPS + 3}')
-  refused = run(*words)
+  longer = (f'--workdir={tmp_path / "run"}', f'--config.total_steps={STEPS + 3}')
+  # A saved config does not know that its schedule follows total_steps.
+  refused = run('-m', 'big_vision_like.train', *longer)
   assert refused.returncode == 1
-  assert f'config.total_steps: {STEPS} -> {STEPS + 3}' in refused.stderr
-  again = run(*words, '--accept=config')
+  assert f'from {STEPS} to {STEPS + 3} steps: the learning rate is 0' in refused.stderr
+  again = run(*LONG, *longer)
   assert again.returncode == 0, again.stderr
   assert f'changed   config.total_steps: {STEPS} -> {STEPS + 3}' in again.stdout
+  assert re.search(
+    rf'extended  from {STEPS} to {STEPS + 3} steps; the learning rate is [\d.e-]+ at'
+    rf' step {STEPS + 1}, [\d.e-]+ before, [\d.e-]+ at the end\n',
+    again.stdout,
+  )
   assert checkpoint.steps(tmp_path / 'run')[-1] == STEPS + 3
   (line,) = (tmp_path / 'run' / 'changes.jsonl').read_text().splitlines()
-  assert json.loads(line)['accepted'] == ['config']
+  change = json.loads(line)
+  assert change['extended'] and change['step'] == STEPS and change['accepted'] == []
+  steps = [r['step'] for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
+  assert steps[-2:] == [STEPS, STEPS + 3]
+  rates = [r['rate'] for r in metrics.read(tmp_path / 'run') if 'rate' in r]
+  assert rates[-1] > 0  # of the last step but one of a cosine
+  done = run('-m', 'big_vision_like.train', longer[0])
+  assert f'is already at step {STEPS + 3} of {STEPS + 3}' in done.stdout
+
+
+def test_an_extended_run_is_bit_equal_to_a_longer_one(data_dir, tmp_path):
+  """If its schedule does not depend on the length."""
+
+  def trained(name: str, total: int) -> None:
+    config = tiny_config.get_config()
+    config.total_steps, config.task.optimizer.rate = total, 1e-3
+    config.evals = {}
+    train.train(config, tmp_path / name)
+
+  trained('long', 9)
+  trained('extended', 5)
+  trained('extended', 9)
+  assert_bit_equal(tmp_path / 'long', tmp_path / 'extended', 9)
+
+
+def test_overwriting_starts_anew(run, spawn, unbroken, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  (workdir / 'notes.txt').write_text('mine')
+  words = (*TRAIN, f'--workdir={workdir}', '--overwrite', '--config.total_steps=6')
+  # What is wrong is found before anything is removed.
+  wrong = run(*words, '--config.init_from.weights.workdir=nowhere')
+  assert wrong.returncode == 1 and checkpoint.steps(workdir)[-1] == STEPS
+  both = run(*words, '--accept=config')
+  assert '--overwrite starts anew and --accept resumes' in both.stderr
+  assert checkpoint.steps(workdir)[-1] == STEPS
+  with workdirs.owned(workdir):
+    owned = spawn(*words)
+  assert owned.returncode == 1 and 'is in use by process' in owned.stderr
+  assert checkpoint.steps(workdir)[-1] == STEPS
+  done = run(*words)
+  assert done.returncode == 0, done.stderr
+  assert re.search(r'removed   the run in .*: .*checkpoints/, config.json', done.stdout)
+  assert 'kept notes.txt, not written by training' in done.stdout
+  assert f'{workdir} (new)' in done.stdout
+  assert checkpoint.steps(workdir) == [6]
+  assert metrics.read(workdir)[-1]['step'] == 6
+  assert (workdir / 'notes.txt').read_text() == 'mine'
 
 
 def test_colons_in_the_path_of_a_run(run, unbroken, tmp_path):

@@ -16,7 +16,7 @@ import rich.table
 from big_vision_like import cli, errors, files, spec, train
 from big_vision_like.devices import processes
 from big_vision_like.report import compose
-from big_vision_like.run import experiment, metrics
+from big_vision_like.run import experiment, metrics, progress
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   console = rich.console.Console()
   console.print(table(rows))
   print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
-  print(f'time     {metrics.duration(metrics.process_seconds())}')
+  print(f'time     {progress.duration(metrics.process_seconds())}')
   # After the time is printed: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
   page = runs / 'report.html'

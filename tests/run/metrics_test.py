@@ -265,40 +265,6 @@ def test_unread_scalars_are_fetched_in_order(monkeypatch):
   assert unread.take(99) == []
 
 
-@pytest.mark.parametrize(
-  'arguments, line',
-  [
-    (
-      (200, 1500, {'loss': 1.23456, 'top1': 0.5, 'rate': 0.1}, None),
-      'step   200/1,500   13 %  loss 1.2346  top1 0.5000',
-    ),
-    (
-      (1500, 1500, {'loss': 0.1, 'examples_per_second': 12345.6, 'mfu': 0.4567}, 0.0),
-      'step 1,500/1,500  100 %  loss 0.1000  12,346 examples/s  MFU 45.7 %  ETA 0:00',
-    ),
-    ((0, 10, {}, 3725.0), 'step  0/10    0 %  ETA 1:02:05'),
-  ],
-)
-def test_progress_line(arguments, line):
-  assert metrics.progress_line(*arguments) == line
-
-
-@pytest.mark.parametrize(
-  'seconds, text',
-  [
-    (0, '0:00'),
-    (9.4, '0:09'),
-    (59.6, '1:00'),
-    (245, '4:05'),
-    (3599.4, '59:59'),
-    (3723, '1:02:03'),
-    (100 * 3600, '100:00:00'),
-  ],
-)
-def test_duration(seconds, text):
-  assert metrics.duration(seconds) == text
-
-
 # Compilation
 
 
