@@ -229,6 +229,7 @@ class Session:
   def stopped(self, step: int) -> None:
     """Prints that a signal ended the run at a step."""
     name = signals.received() or 'SIGTERM'  # received by JAX only
+    self.log.finish()
     told = f'on {name} at step {step:,}, saved; {self.rerun} to resume'
     self.log.say('stopped', told)
 
@@ -329,10 +330,9 @@ def loop(
       session.stopped(step)
       return state
   session.checkpoints.wait()
-  log.say(
-    'done',
-    f'{total:,} steps in {progress.duration(log.seconds)}; see {session.workdir}',
-  )
+  log.finish()
+  took = progress.duration(log.seconds)
+  log.say('done', f'{total:,} steps in {took}; see {session.workdir}')
   return state
 
 

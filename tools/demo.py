@@ -46,14 +46,11 @@ def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
   result.add_column('method')
   for name in ('labels', 'random weights', 'pretrained', 'gain'):
     result.add_column(name, justify='right')
-  for method, labels, before, after in rows:
-    result.add_row(
-      method,
-      labels,
-      f'{100 * before:.1f}',
-      f'{100 * after:.1f}',
-      f'{100 * (after - before):+.1f}',
-    )
+  for method, labels, *found in rows:
+    before, after = (round(100 * value, 1) for value in found)
+    # The difference of the numbers as shown, so that the row adds up.
+    gain = f'{after - before:+.1f}'
+    result.add_row(method, labels, f'{before:.1f}', f'{after:.1f}', gain)
   return result
 
 
@@ -109,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
   page = runs / 'report.html'
   files.write(page, compose.of_runs([*map(str, shown)]))
-  print(page)
+  processes.say('written', str(page))
 
 
 if __name__ == '__main__':

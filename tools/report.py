@@ -33,6 +33,7 @@ import pathlib
 from collections.abc import Sequence
 
 from big_vision_like import cli, errors, files
+from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError
 from big_vision_like.report import compose
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   else:
     out, text = about_runs(options)
   files.write(out, text)
-  print(out)
+  say('written', str(out))
 
 
 def about_runs(options: argparse.Namespace) -> tuple[pathlib.Path, str]:

@@ -97,6 +97,7 @@ class Sweep:
     self.results: list[dict[str, Any]] = []
     self.failed: dict[str, str] = {}
     self.number, self.started = 0, time.perf_counter()
+    self._better: dict[str, str] = {}
     if self.file.exists():
       saved = files.read_json(self.file)
       check_same(saved['command'], command, out)
@@ -156,21 +157,22 @@ class Sweep:
 
   def better(self, config: str) -> str:
     """Returns 'max' or 'min': which values of --metric are best, for a config."""
-    first = self.tuning(config)[0]
-    evals = experiment.Settings(**first.load()).evals
-    name = self.command['metric'].partition('/')[0]
-    evaluator = spec.build(evals[name], f'config.evals.{name}')
-    return experiment.best_is(self.command['metric'], {name: evaluator}, '--metric')
+    if config not in self._better:
+      metric, first = self.command['metric'], self.tuning(config)[0]
+      name = metric.partition('/')[0]
+      node = experiment.Settings(**first.load()).evals[name]
+      evaluators = {name: spec.build(node, f'config.evals.{name}')}
+      self._better[config] = experiment.best_is(metric, evaluators, '--metric')
+    return self._better[config]
 
   def rules(self) -> list[tuple[str, str]]:
     """Returns titles and sentences about what chooses values, and what is reported."""
     command, told = self.command, []
     for config in command['configs'] if self.over else ():
       most = {'max': 'highest', 'min': 'lowest'}[self.better(config)]
+      value = f'the values with the {most} {command["metric"]}'
       place = f'of {self.variants[config]}, seed {command["seeds"][0]}'
-      told.append(
-        ('chooses', f'the values with the {most} {command["metric"]} {place}')
-      )
+      told.append(('chooses', f'{value} {place}'))
       if self.on_same_data(config):
         told.append(
           (
@@ -300,7 +302,7 @@ def read_values(text: str) -> tuple[str, list[str]]:
 
 
 def tuning_variant(config: str) -> str:
-  """Returns the config for tuning: CONFIG,tune if there is one, or the config itself."""
+  """Returns the config for tuning: CONFIG,tune if it has one, or itself."""
   spec.load(config)  # raises if the config itself is wrong
   file, argument = spec.split_argument(config)
   if not argument and not spec.takes_argument(file):

@@ -22,6 +22,7 @@ from big_vision_like.run.writers import Writer
 
 # Each process prints this many of the records that it replaces.
 BAD_RECORDS_PRINTED = 10
+STEADY = 2.0  # seconds after which the live rate is that of the newest steps
 
 
 class Metrics:
@@ -73,8 +74,7 @@ class Metrics:
     return self
 
   def __exit__(self, *_) -> None:
-    if self._bar is not None:
-      self._bar.stop()
+    self.finish()
     if self._active:
       self._lines.close()
       self._board.close()
@@ -101,16 +101,19 @@ class Metrics:
     if self._bar is None or not self._bar.is_due():
       return
     last_done, last_time = self._last
-    if done > last_done:
-      elapsed = time.perf_counter() - last_time - self._paused
+    rate, elapsed = self._rate, time.perf_counter() - last_time - self._paused
+    if done > last_done and (elapsed > STEADY or not rate):
       rate = (done - last_done) / max(elapsed, 1e-9)
-    else:
-      rate = self._rate
     scalars = self._shown
     if rate:
       scalars = scalars | {'examples_per_second': rate * self._batch_size}
     left = (self._total_steps - done) / rate if rate else None
     self._bar.update(done, scalars, left)
+
+  def finish(self) -> None:
+    """Removes the bar from a terminal, for the last lines of a run."""
+    if self._bar is not None:
+      self._bar.stop()
 
   def busy(self, text: str) -> None:
     """Shows on a terminal what the run does between two steps."""
