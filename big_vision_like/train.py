@@ -229,7 +229,7 @@ class Session:
   def stopped(self, step: int) -> None:
     """Prints that a signal ended the run at a step."""
     name = signals.received() or 'SIGTERM'  # received by JAX only
-    self.log.finish()
+    self.log.finish(step)
     told = f'on {name} at step {step:,}, saved; {self.rerun} to resume'
     self.log.say('stopped', told)
 
@@ -293,11 +293,10 @@ def loop(
     arrays = sharding.put(batch, run.mesh)
     shapes = shapes_of(arrays)
     if step == start + 1:
-      say('compiling', f'the training step for {", ".join(shapes)}')
+      say('compiling', f'the training step for batches of {sharding.num_rows(arrays)}')
       with timed(phases, 'compile'):
         operations[shapes] = prepare(run, state, arrays)
         state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
-      say('compiled', f'in {phases["compile"]:.1f} s, with the first step')
       first_step(log, phases, step, operations[shapes], sharding.num_rows(arrays))
       log.write(step, 'info', {'total_steps': total})  # where configs count epochs
     else:
@@ -330,7 +329,7 @@ def loop(
       session.stopped(step)
       return state
   session.checkpoints.wait()
-  log.finish()
+  log.finish(total)
   took = progress.duration(log.seconds)
   log.say('done', f'{total:,} steps in {took}; see {session.workdir}')
   return state

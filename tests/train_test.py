@@ -545,8 +545,12 @@ def test_each_shape_compiles_once(looped, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(metrics.Metrics, 'work', lambda self, *step: work.append(step))
   monkeypatch.setattr(metrics.Metrics, 'pause', lambda self, x: paused.append(x))
   looped(wide=50)
-  lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith('compiled')]
-  (line,) = lines
+  told = capsys.readouterr().out.splitlines()
+  assert [x for x in told if x.startswith('compiling')] == [
+    'compiling the training step for batches of 8',
+    'compiling the training step for x float32[8, 50]',
+  ]
+  (line,) = lines = [x for x in told if x.startswith('compiled')]
   where = r'at step 4 for x float32\[8, 50\]; 8e-07 G per example and step'
   assert re.fullmatch(rf'compiled  in \d+\.\d s {where}', line)
   assert work == [(step, 2 * 8 * 8 * (3 if step % 4 else 50)) for step in range(2, 24)]

@@ -317,8 +317,11 @@ def tuning_variant(config: str) -> str:
 
 def default_test(command: Mapping[str, Any]) -> str:
   """Returns test/top1 if all configs have an evaluator `test`, otherwise --metric."""
-  loaded = [spec.load(c, command['overrides']) for c in command['configs']]
-  known = all('test' in (config.get('evals') or {}) for config in loaded)
+  loaded = [
+    spec.load(config, command['overrides'], root=experiment.Settings)
+    for config in command['configs']
+  ]
+  known = all('test' in experiment.Settings(**config).evals for config in loaded)
   return 'test/top1' if known else command['metric']
 
 

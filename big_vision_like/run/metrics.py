@@ -110,10 +110,10 @@ class Metrics:
     left = (self._total_steps - done) / rate if rate else None
     self._bar.update(done, scalars, left)
 
-  def finish(self) -> None:
-    """Removes the bar from a terminal, for the last lines of a run."""
+  def finish(self, step: int | None = None) -> None:
+    """Replaces the bar on a terminal by a line, before the last words of a run."""
     if self._bar is not None:
-      self._bar.stop()
+      self._bar.stop(step)
 
   def busy(self, text: str) -> None:
     """Shows on a terminal what the run does between two steps."""

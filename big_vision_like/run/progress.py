@@ -60,12 +60,13 @@ class Bar:
     """Starts to draw."""
     self._live.start(refresh=True)
 
-  def stop(self) -> None:
-    """Removes the bar, and leaves the last progress as a line."""
+  def stop(self, step: int | None = None) -> None:
+    """Removes the bar, and leaves the progress at the last step as a line."""
     if self._live.is_started:
       self._live.stop()
       if self._scalars:
-        print(line(self._step, self._total, self._scalars, None), flush=True)
+        step = self._step if step is None else step
+        print(line(step, self._total, self._scalars, None), flush=True)
 
   def is_due(self) -> bool:
     """Returns whether the bar was last drawn long enough ago."""
@@ -91,7 +92,7 @@ class Bar:
     made = parts(self._step, self._total, self._scalars, self._left)
     if self._busy:
       made.append(Part(self._busy, 1))
-    width = console.width - 1  # in the last column, some terminals wrap
+    width = console.width - 3  # room for the ^C that the terminal echoes
     text = fitted(made, width)
     room = min(width - rich.text.Text(text).cell_len - 2, WIDEST)
     if room >= NARROWEST:
