@@ -64,6 +64,60 @@ def test_what_is_written(tmp_path, capsys):
   assert (1, 'info/compile_seconds', 2.0) in board
 
 
+def test_a_terminal_gets_a_bar_with_what_the_host_knows(tmp_path, monkeypatch, capsys):
+  told, now = [], [100.0]
+
+  class Bar:
+    def __init__(self, total):
+      told.append(('total', total))
+
+    def start(self):
+      told.append('start')
+
+    def stop(self, step):
+      told.append(('stop', step))
+
+    def is_due(self):
+      return True
+
+    def update(self, step, scalars, left):
+      rate = scalars.get('examples_per_second')
+      told.append((step, scalars.get('loss'), rate, left))
+
+    def busy(self, text):
+      told.append(text)
+
+  monkeypatch.setattr(metrics.progress, 'is_live', lambda: True)
+  monkeypatch.setattr(metrics.progress, 'Bar', Bar)
+  monkeypatch.setattr(metrics.time, 'perf_counter', lambda: now[0])
+  with opened(tmp_path) as log:
+    log.measure(1)
+    log.tick(1)  # nothing is done yet
+    now[0] += 10.0
+    log.tick(6)
+    now[0] += 10.0
+    log.train(10, {'loss': 0.5}, done=11)
+    now[0] += 1.0
+    log.tick(12)  # too early for a rate of its own
+    now[0] += 4.0
+    log.tick(13)
+    log.busy('evaluating val')
+    log.finish(14)
+  assert told[:6] == [
+    ('total', 100),
+    'start',
+    (1, None, None, None),
+    (6, None, 4.0, 188.0),
+    (11, 0.5, 4.0, 178.0),
+    (12, 0.5, 4.0, 176.0),
+  ]
+  step, loss, rate, left = told[6]
+  assert (step, loss) == (13, 0.5)
+  assert (rate, left) == (pytest.approx(3.2), pytest.approx(217.5))
+  assert told[7:9] == ['evaluating val', ('stop', 14)]
+  assert not [x for x in capsys.readouterr().out.splitlines() if x.startswith('step')]
+
+
 def test_lines_are_there_at_once(tmp_path):
   with opened(tmp_path) as log:
     log.write(1, 'train', {'loss': 1.0})
