@@ -89,9 +89,9 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
   with pytest.raises(UserError, match='to another sweep .metric: val/top1 -> val/loss'):
     sweep.Sweep(same | {'metric': 'val/loss'}, out)
   changed = json.loads((out / 'results.json').read_text())
-  changed['command']['test'] = 'test/top9'
+  changed['command']['metric'] = 'val/top9'
   (out / 'results.json').write_text(json.dumps(changed))
-  with pytest.raises(UserError, match="final.* has no 'test/top9', only test/loss"):
+  with pytest.raises(UserError, match="tune.* has no 'val/top9', only val/loss"):
     sweep.Sweep(changed['command'], out).do(config)
   with pytest.raises(UserError, match='belongs to a run with another config'):
     path = pathlib.Path(config)
