@@ -260,7 +260,11 @@ def train(run: Run) -> str | None:
   log = run.folder / 'train.log'
   with log.open('ab') as file:
     start = file.tell()
-    process = subprocess.Popen(run.command(), stdout=file, stderr=subprocess.STDOUT)
+    # In a process group of its own, the training hears of Ctrl-C only below: a second
+    # signal would end it before it has saved.
+    process = subprocess.Popen(
+      run.command(), stdout=file, stderr=subprocess.STDOUT, process_group=0
+    )
     try:
       status = process.wait()
     except BaseException:  # the training saves its state before it stops
@@ -444,9 +448,9 @@ def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
   return command, pathlib.Path(command.pop('out'))
 
 
-def stop(*_) -> NoReturn:
-  """Ends the sweep on SIGTERM as on Ctrl-C: the current run is stopped first."""
-  raise SystemExit(128 + signal.SIGTERM)
+def stop(number: int, _: Any) -> NoReturn:
+  """Ends the sweep on a signal as on Ctrl-C: the current run is stopped first."""
+  raise SystemExit(128 + number)
 
 
 @errors.told_plainly
@@ -455,6 +459,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   jax.config.update('jax_platforms', 'cpu')  # the accelerators are for the runs
   cli.set_up_jax()
   signal.signal(signal.SIGTERM, stop)
+  if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+    signal.signal(signal.SIGHUP, stop)  # the terminal was closed
   sweep = Sweep(*parse(argv))
   sweep.check()
   sweep.save()  # from now on the folder belongs to this sweep

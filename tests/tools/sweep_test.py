@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
 
@@ -152,6 +153,13 @@ def test_the_best_is_the_first_of_equals_and_tests_are_never_looked_at(
   assert asked[6:] == [(config, seed, 'test/top1') for seed in '56']
   assert made.results[0]['chosen'] == {RATE: '0.2', 'total_steps': '1'}
   assert made.results[0]['mean'] == 0.7 and made.results[0]['std'] == 0.0
+
+
+def test_trainings_are_not_in_the_group_that_gets_ctrl_c(tmp_path, monkeypatch):
+  program = 'import os; print(os.getpgrp() == os.getpid()); exit(3)'
+  monkeypatch.setattr(sweep.Run, 'command', lambda _: [sys.executable, '-c', program])
+  run = sweep.Run('a.py', (), {}, '0', tmp_path / 'run', 'val/top1')
+  assert sweep.train(run) == 'True'
 
 
 def test_values_may_be_tuples():
