@@ -214,18 +214,13 @@ def test_a_finished_run_is_extended(run, unbroken, tmp_path):
   assert f'is already at step {STEPS + 3} of {STEPS + 3}' in done.stdout
 
 
-def test_an_extended_run_is_bit_equal_to_a_longer_one(data_dir, tmp_path):
+def test_an_extended_run_is_bit_equal_to_a_longer_one(spawn, tmp_path):
   """If its schedule does not depend on the length."""
-
-  def trained(name: str, total: int) -> None:
-    config = tiny_config.get_config()
-    config.total_steps, config.task.optimizer.rate = total, 1e-3
-    config.evals = {}
-    train.train(config, tmp_path / name)
-
-  trained('long', 9)
-  trained('extended', 5)
-  trained('extended', 9)
+  for name, total in (('long', 9), ('extended', 5), ('extended', 9)):
+    words = ('--config.task.optimizer.rate=1e-3', f'--config.total_steps={total}')
+    done = spawn(*TRAIN, *words, f'--workdir={tmp_path / name}')
+    assert done.returncode == 0, done.stderr
+  assert 'the learning rate is 0.001 at step 6, 0.001 before' in done.stdout
   assert_bit_equal(tmp_path / 'long', tmp_path / 'extended', 9)
 
 

@@ -21,7 +21,7 @@ FIELDS = {'task', 'train_data', 'total_steps'}
 
 
 def remove_run(workdir: pathlib.Path) -> tuple[list[str], list[str]]:
-  """Removes the files of a run from a folder; returns their names and what is left.
+  """Removes the files of a run from a folder; returns their names and the others.
 
   Only the process that owns the folder may call it. Raises, before anything is removed,
   if there are files like those of a run without the config of one, or if one of them is

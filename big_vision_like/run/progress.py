@@ -39,7 +39,7 @@ class _Console(rich.console.Console):
 class Bar:
   """A line at the bottom of a terminal; whatever else is printed appears above it.
 
-  It is drawn by the thread that trains, and only when it is told something new.
+  The thread that trains draws it, and only when there is something new to show.
   """
 
   def __init__(self, total: int):
