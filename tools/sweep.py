@@ -166,7 +166,7 @@ class Sweep:
     return self._better[config]
 
   def rules(self) -> list[tuple[str, str]]:
-    """Returns titles and sentences about what chooses values, and what is reported."""
+    """Returns titles and sentences about the choice of values, and the report."""
     command, told = self.command, []
     for config in command['configs'] if self.over else ():
       most = {'max': 'highest', 'min': 'lowest'}[self.better(config)]
