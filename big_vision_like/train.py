@@ -462,7 +462,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--overwrite',
     action='store_true',
-    help='start anew in a used folder: remove the run in it, and no other files',
+    help='start over in a used folder: remove the run in it, and no other files',
   )
   processes.add_flags(parser)
   args, config = cli.parse(parser, argv)
@@ -472,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   processes.start(args)
   if args.overwrite and args.accept:
     raise UserError(
-      '--overwrite starts anew and --accept resumes another run: give one of them'
+      '--overwrite starts over and --accept resumes another run: give one of them'
     )
   if args.replay is not None:
     run = experiments.make(config, inputs=preflight.require(config))

@@ -224,7 +224,7 @@ def test_an_extended_run_is_bit_equal_to_a_longer_one(spawn, tmp_path):
   assert_bit_equal(tmp_path / 'long', tmp_path / 'extended', 9)
 
 
-def test_overwriting_starts_anew(run, spawn, unbroken, tmp_path):
+def test_overwriting_starts_over(run, spawn, unbroken, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   (workdir / 'notes.txt').write_text('mine')
@@ -233,7 +233,7 @@ def test_overwriting_starts_anew(run, spawn, unbroken, tmp_path):
   wrong = run(*words, '--config.init_from.weights.workdir=nowhere')
   assert wrong.returncode == 1 and checkpoint.steps(workdir)[-1] == STEPS
   both = run(*words, '--accept=config')
-  assert '--overwrite starts anew and --accept resumes' in both.stderr
+  assert '--overwrite starts over and --accept resumes' in both.stderr
   assert checkpoint.steps(workdir)[-1] == STEPS
   with workdirs.owned(workdir):
     owned = spawn(*words)
