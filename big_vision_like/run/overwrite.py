@@ -13,7 +13,7 @@ from big_vision_like.run.workdir import FAILURE
 # Files and folders that training and `evaluate` write, and nobody else. The lock stays.
 FILES = re.compile(
   r'(config|learned|evaluation-\d+)\.json|(changes|metrics)\.jsonl|failure\.txt'
-  r'|bad_records(-\d+)?\.txt'
+  r'|bad_records(-\d+)?\.txt|wandb_id\.txt'
 )
 FOLDERS = re.compile(r'checkpoints|tensorboard|capsule-\d+|unreadable-\d+(\.\d+)?')
 # Fields that every config of a run has.

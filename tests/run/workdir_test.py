@@ -280,7 +280,8 @@ def run_files(folder: pathlib.Path) -> list[str]:
   for name in ('capsule-3', 'unreadable-2.2', 'tensorboard', 'notes', 'checkpoints/7'):
     (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / name / 'file').write_text('x')
-  own = ['bad_records.txt', 'evaluation-2.json', 'learned.json', 'metrics.jsonl']
+  own = ['bad_records.txt', 'evaluation-2.json', 'learned.json', 'wandb_id.txt']
+  own.append('metrics.jsonl')
   for name in [*own, 'train.log', 'my_config.json', 'lock']:
     (folder / name).write_text('x')
   dirs = ['capsule-3/', 'checkpoints/', 'tensorboard/', 'unreadable-2.2/']
