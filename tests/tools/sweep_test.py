@@ -219,23 +219,23 @@ def test_any_config_is_its_own_variant(tmp_path, signature, check, argument, dat
   assert reports == ('reports', 'val/top1 with seed 0')
 
 
-def test_a_sweep_over_an_own_config_without_a_test_set(tmp_path, run):
-  """The lower loss is better, and the smaller rate has the higher one."""
+def test_the_evaluator_knows_that_a_lower_loss_is_better(
+  tmp_path, monkeypatch, data_dir
+):
   file = tmp_path / 'own.py'
   file.write_text(OWN.replace('SIGNATURE', '').replace('CHECK', ''))
-  out = tmp_path / 'out'
-  words = ('tools/sweep.py', str(file), f'--over={RATE}=1e-6,1e-2', '--seeds=1')
-  warmup = '--config.task.optimizer.rate.warmup_steps=1'
-  done = run(*words, '--metric=val/loss', f'--out={out}', warmup)
-  assert done.returncode == 0, done.stderr
-  assert 'chooses   the values with the lowest val/loss' in done.stdout
-  assert 'warning   val/loss chooses on the data on which val/loss' in done.stdout
-  assert 'reports   val/loss with seed 1' in done.stdout
-  saved = json.loads((out / 'results.json').read_text())
-  [result] = saved['results']
-  tuned = [r['scalars']['val/loss'] for k, r in saved['runs'].items() if '/tune/' in k]
-  assert len(tuned) == 2 and result['validation'] == min(tuned) == tuned[1]
-  assert result['chosen'] == {RATE: '1e-2'} and len(result['test']) == 1
+  over = [f'{RATE}=0.1,0.2,0.3']
+  own = command(str(file), over=over, metric='val/loss', test=None, seeds=['1', '2'])
+  made = sweep.Sweep(own, tmp_path / 'out')
+  made.check()
+  assert [title for title, _ in made.rules()] == ['chooses', 'warning', 'reports']
+  assert 'with the lowest val/loss' in made.rules()[0][1]
+  losses = {'0.1': 0.9, '0.2': 0.4, '0.3': 0.7}
+  monkeypatch.setattr(made, 'value', lambda run: losses[run.values[RATE]])
+  made.do(str(file))
+  [result] = made.results
+  assert result['chosen'] == {RATE: '0.2'} and result['validation'] == 0.4
+  assert result['test'] == [0.4, 0.4]
 
 
 def test_the_variant_for_tuning_measures_on_other_data(config, tmp_path, data_dir):
