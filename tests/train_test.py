@@ -194,6 +194,7 @@ def test_a_finished_run_is_extended(run, unbroken, tmp_path):
   refused = run('-m', 'big_vision_like.train', *longer)
   assert refused.returncode == 1
   assert f'from {STEPS} to {STEPS + 3} steps: the learning rate is 0' in refused.stderr
+  assert f'decay_steps={STEPS + 3} --accept=config' in refused.stderr
   again = run(*LONG, *longer)
   assert again.returncode == 0, again.stderr
   assert f'changed   config.total_steps: {STEPS} -> {STEPS + 3}' in again.stdout

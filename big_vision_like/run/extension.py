@@ -27,8 +27,8 @@ def rates(task: Task, workdir: pathlib.Path, total: int) -> str:
       f'{workdir} cannot be extended from {last:,} to {total:,} steps: the learning'
       ' rate is 0 in all of them, because its schedule does not follow total_steps.'
       ' Give the config file that the run was started with, not the saved config.json,'
-      ' or set the length of the schedule too, such as'
-      f' --config.task.optimizer.rate.decay_steps={total}'
+      ' or set the length of the schedule too, and accept it:'
+      f' --config.task.optimizer.rate.decay_steps={total} --accept=config'
     )
   logged = [r['rate'] for r in metrics.read(workdir) if 'rate' in r]
   before = f', {logged[-1]:.3g} before' if logged else ''
