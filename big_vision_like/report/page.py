@@ -31,9 +31,9 @@ p.absent { font-style: italic; }
 a { color: var(--link); }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0 0; font-size: 14px; }
 .wide { overflow-x: auto; margin: 8px 0 16px; }
-table { border-collapse: collapse; font-size: 14px; }
+table { border-collapse: collapse; font-size: 14px; max-width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0;
-  border-bottom: 1px solid var(--faint); overflow-wrap: break-word; }
+  border-bottom: 1px solid var(--faint); overflow-wrap: anywhere; }
 th { font-weight: 600; } tbody th { white-space: nowrap; color: var(--quiet); }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 pre { font: 12.5px/1.45 ui-monospace, Consolas, "DejaVu Sans Mono", monospace;
@@ -67,7 +67,9 @@ svg.chart { max-width: 100%; height: auto; font-family: inherit; }
   .charts, .beside { grid-template-columns: 1fr; }
   .cards { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
   .pairs, .pairs tbody, .pairs tr, .pairs th, .pairs td { display: block; }
-  .pairs th, .pairs td { padding-right: 0; overflow-wrap: anywhere; }
+  .pairs th, .pairs td { padding-right: 0; }
+  table:not(.pairs) { max-width: none; }
+  table:not(.pairs) th, table:not(.pairs) td { overflow-wrap: break-word; }
   .pairs th { border: 0; padding-bottom: 0; white-space: normal; } }
 @media print { :root { --page: #fff; --text: #222; --quiet: #555; --line: #ddd;
     --faint: #eee; --code: #f6f7f8; --share: #dbe9f4; --true: #cdeadd; }
