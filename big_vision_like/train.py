@@ -35,21 +35,23 @@ from big_vision_like.evaluate import measure
 from big_vision_like.ops import sharding
 from big_vision_like.run import (
   checkpoint,
+  extension,
   learned,
   leftovers,
   metrics,
   preflight,
+  progress,
   replay,
   writers,
 )
 from big_vision_like.run import experiment as experiments
+from big_vision_like.run import overwrite as overwriting
 from big_vision_like.run import workdir as workdirs
 from big_vision_like.run.experiment import Experiment
 from big_vision_like.run.metrics import (
   Metrics,
   Unread,
   compilations_told,
-  duration,
   shapes_of,
 )
 from big_vision_like.tasks.task import State
@@ -61,11 +63,13 @@ def train(
   import_seconds: float = 0.0,
   drill: int | None = None,
   accept: Sequence[str] = (),
+  overwrite: bool = False,
 ) -> State:
   """Trains to the config's last step, resuming from a checkpoint in the workdir.
 
   At step `drill` the run is interrupted as a preempted machine would interrupt it.
-  `accept` lists what may differ from the run in the workdir: 'config', 'data'.
+  `accept` lists what may differ from the run in the workdir: 'config', 'data'. With
+  `overwrite`, a run in the workdir is removed, once the new one has its first state.
   """
   workdir = pathlib.Path(workdir)
   phases = {'import': import_seconds}
@@ -81,22 +85,34 @@ def train(
       say('removed', f'{name}, left incomplete by a killed run')
     frozen = run.frozen()
     sums = {name: checkpoint.checksums(x) for name, x in (frozen or {}).items()}
+    first = None
+    if overwrite:
+      say('compiling', 'the first state')
+      with timed(phases, 'init'):
+        first = experiments.Start(run.first_state().replace(frozen=frozen))
+      with processes.together():
+        if jax.process_index() == 0:
+          tell_removed(workdir, *overwriting.remove_run(workdir))
     with processes.together():
       facts = learned.of(run)
       if checkpoint.steps(workdir) and 'data' not in accept:
         learned.check(learned.read(workdir), facts)
       data = workdirs.identities(run.data, run.evaluators, sums)
-      changes = workdirs.claim(workdir, config, data, accept)
+      total = run.settings.total_steps
+      changes = workdirs.claim(workdir, config, data, accept, total)
+      rates = extension.rates(run.task, workdir, total) if changes.extended else ''
     checkpoints = stack.enter_context(run.checkpoints(workdir))
     checkpoints.data = data
-    started = time.perf_counter()
-    state, position, seconds = run.start(checkpoints, frozen)
-    phase = 'init' if position is None else 'restore'
-    phases[phase] = time.perf_counter() - started
+    if first is None and not checkpoints.steps:
+      say('compiling', 'the first state')
+    with timed(phases, 'restore' if checkpoints.steps else 'init'):
+      state, position, seconds = first or run.start(checkpoints, frozen)
     if position is not None:
       batches.set_state(position)
-    start, total = int(state.step), run.settings.total_steps
+    start = int(state.step)
     describe(run, workdir, state, resumed_at=None if position is None else start)
+    if rates:
+      say('extended', rates)
     plain = json.loads(config.to_json())
     stack.enter_context(writers.started(own_writers, workdir, plain, start))
     log = stack.enter_context(
@@ -107,6 +123,8 @@ def train(
     if jax.process_index() == 0 and (start == 0 or learned.read(workdir)):
       learned.write(workdir, facts)
     session = Session(run, workdir, batches, checkpoints, log)
+    if overwrite:
+      session.rerun = 'rerun the command without --overwrite'
     with processes.preemption(drill) as preempted:
       if position is not None and not session.evaluate_missed(state):
         session.stopped(start)
@@ -126,9 +144,11 @@ class Session:
   batches: Batches
   checkpoints: checkpoint.Checkpoints
   log: Metrics
+  rerun: str = 'rerun the command'  # how to resume, for messages
 
   def __post_init__(self) -> None:
     self.saved = self.checkpoints.latest
+    self.compiled: set[str] = set()  # evaluators
     self.best: tuple[int, float] | None = None  # step and value of `keep_best`
     if self.run.settings.keep_best:
       self.best = metrics.best(
@@ -156,6 +176,10 @@ class Session:
     several = jax.process_count() > 1  # a process cannot stop on its own
     results = {}
     for name in names:
+      if name not in self.compiled:
+        say('compiling', f'the evaluator {name}, which runs for the first time')
+        self.compiled.add(name)
+      self.log.busy(f'evaluating {name}')
       try:
         with contextlib.nullcontext() if several else signals.interrupting():
           found, seconds = measure(
@@ -185,7 +209,7 @@ class Session:
     told = f'evals.{name} failed at step {step:,}, which is saved: {error}'
     if self.run.settings.on_failed_evaluation == 'stop':
       raise UserError(
-        f'{told} (Fix it and rerun the command to resume, or train without its results:'
+        f'{told} (Fix it and {self.rerun} to resume, or train without its results:'
         ' --config.on_failed_evaluation=continue)'
       ) from error
     self.log.say('failed', told)
@@ -205,7 +229,8 @@ class Session:
   def stopped(self, step: int) -> None:
     """Prints that a signal ended the run at a step."""
     name = signals.received() or 'SIGTERM'  # received by JAX only
-    told = f'on {name} at step {step:,}, saved; rerun the command to resume'
+    self.log.finish(step)
+    told = f'on {name} at step {step:,}, saved; {self.rerun} to resume'
     self.log.say('stopped', told)
 
   def evaluate_missed(self, state: State) -> bool:
@@ -268,6 +293,7 @@ def loop(
     arrays = sharding.put(batch, run.mesh)
     shapes = shapes_of(arrays)
     if step == start + 1:
+      say('compiling', f'the training step for batches of {sharding.num_rows(arrays)}')
       with timed(phases, 'compile'):
         operations[shapes] = prepare(run, state, arrays)
         state, scalars = jax.block_until_ready(run.compiled_step(state, arrays))
@@ -293,6 +319,7 @@ def loop(
       step, position, scalars, replicas.sums(state.trained) if compare else None
     )
     done = step if due or save else unread.wait()
+    log.tick(done)
     if due or save or is_due(done, run.settings.log_every):
       look(done)
     if save:  # before evaluators, because they may fail
@@ -302,7 +329,9 @@ def loop(
       session.stopped(step)
       return state
   session.checkpoints.wait()
-  log.say('done', f'{total:,} steps in {duration(log.seconds)}; see {session.workdir}')
+  log.finish(total)
+  took = progress.duration(log.seconds)
+  log.say('done', f'{total:,} steps in {took}; see {session.workdir}')
   return state
 
 
@@ -323,11 +352,12 @@ def new_shapes(
 ) -> int:
   """Compiles the step for new shapes during a run; logs the stall, pauses the clock."""
   jax.block_until_ready(state)  # so that earlier steps are not timed as compilation
+  before, own = set().union(*known), shapes_of(arrays)
+  new = ', '.join([shape for shape in own if shape not in before] or own)
+  say('compiling', f'the training step for {new}')
   started = time.perf_counter()
   operations = prepare(run, state, arrays)
   seconds = time.perf_counter() - started
-  before, own = set().union(*known), shapes_of(arrays)
-  new = ', '.join([shape for shape in own if shape not in before] or own)
   each = f'{operations / sharding.num_rows(arrays) / 1e9:.3g} G per example and step'
   log.say('compiled', f'in {seconds:.1f} s at step {step:,} for {new}; {each}')
   log.write(step, 'info', {'compile_seconds': seconds})
@@ -346,6 +376,16 @@ def pictures_of(batch: Any, name: str = '') -> dict[str, np.ndarray]:
     return {f'{name}images': batch['image']}
   parts = [(k, x) for k, x in batch.items() if isinstance(x, dict)]
   return {k: x for key, part in parts for k, x in pictures_of(part, f'{key}/').items()}
+
+
+def tell_removed(
+  workdir: pathlib.Path, removed: Sequence[str], kept: Sequence[str]
+) -> None:
+  """Prints what `--overwrite` removed from a run directory, and what it kept."""
+  if removed:
+    rest = f'; kept {errors.listed(kept)}, not written by training' if kept else ''
+    say('removed', f'the run in {workdir}: {", ".join(removed)}{rest}')
+    say('note', 'leave out --overwrite when you rerun the command to resume this run')
 
 
 def describe(
@@ -419,17 +459,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     default=[],
     help='resume even though the config or the data differ from the run so far',
   )
+  parser.add_argument(
+    '--overwrite',
+    action='store_true',
+    help='start over in a used folder: remove the run in it, and no other files',
+  )
   processes.add_flags(parser)
   args, config = cli.parse(parser, argv)
   if args.workdir is None:
     raise UserError('name a folder for the run: --workdir=runs/NAME')
   drill = processes.drill_step(args.drill)
   processes.start(args)
+  if args.overwrite and args.accept:
+    raise UserError(
+      '--overwrite starts over and --accept resumes another run: give one of them'
+    )
   if args.replay is not None:
     run = experiments.make(config, inputs=preflight.require(config))
     replay.replay(run, pathlib.Path(args.workdir), args.replay)
     return
-  train(config, args.workdir, import_seconds, drill, args.accept)
+  train(config, args.workdir, import_seconds, drill, args.accept, args.overwrite)
 
 
 if __name__ == '__main__':

@@ -61,7 +61,7 @@ class Reader(html.parser.HTMLParser):
   def __init__(self, path: pathlib.Path):
     super().__init__()
     self.text, self.headings, self.images, self._tag = '', [], [], ''
-    self.feed(path.read_text())
+    self.feed(path.read_text().replace('<wbr>', ''))
 
   def handle_starttag(self, tag, attrs):
     self._tag = tag
@@ -116,7 +116,7 @@ def opened(page: pathlib.Path, profile: pathlib.Path) -> dict[str, str]:
 
 def rows_of(text: str) -> list[list[str]]:
   """The cells of all tables."""
-  rows = re.findall('<tr>(.*?)</tr>', text)
+  rows = re.findall('<tr>(.*?)</tr>', text.replace('<wbr>', ''))
   return [
     [html.unescape(cell) for cell in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row)]
     for row in rows

@@ -22,6 +22,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.evals import classification
 from big_vision_like.evals.evaluator import Results
 from big_vision_like.run import checkpoint, experiment, init_from, metrics
+from big_vision_like.run import workdir as workdirs
 from big_vision_like.tasks.task import State
 
 STEPS = 200
@@ -186,18 +187,67 @@ def test_folder_of_another_config_is_refused(run, unbroken):
   assert (unbroken / 'config.json').read_text() == before
 
 
-def test_a_finished_run_trains_longer(run, unbroken, tmp_path):
+def test_a_finished_run_is_extended(run, unbroken, tmp_path):
   shutil.copytree(unbroken, tmp_path / 'run')
-  words = (*LONG, f'--workdir={tmp_path / "run"}', f'--config.total_steps={STEPS + 3}')
-  refused = run(*words)
+  longer = (f'--workdir={tmp_path / "run"}', f'--config.total_steps={STEPS + 3}')
+  # A saved config does not know that its schedule follows total_steps.
+  refused = run('-m', 'big_vision_like.train', *longer)
   assert refused.returncode == 1
-  assert f'config.total_steps: {STEPS} -> {STEPS + 3}' in refused.stderr
-  again = run(*words, '--accept=config')
+  assert f'from {STEPS} to {STEPS + 3} steps: the learning rate is 0' in refused.stderr
+  assert f'decay_steps={STEPS + 3} --accept=config' in refused.stderr
+  again = run(*LONG, *longer)
   assert again.returncode == 0, again.stderr
   assert f'changed   config.total_steps: {STEPS} -> {STEPS + 3}' in again.stdout
+  assert re.search(
+    rf'extended  from {STEPS} to {STEPS + 3} steps; the learning rate is [\d.e-]+ at'
+    rf' step {STEPS + 1}, [\d.e-]+ before, [\d.e-]+ at the end\n',
+    again.stdout,
+  )
   assert checkpoint.steps(tmp_path / 'run')[-1] == STEPS + 3
   (line,) = (tmp_path / 'run' / 'changes.jsonl').read_text().splitlines()
-  assert json.loads(line)['accepted'] == ['config']
+  change = json.loads(line)
+  assert change['extended'] and change['step'] == STEPS and change['accepted'] == []
+  steps = [r['step'] for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
+  assert steps[-2:] == [STEPS, STEPS + 3]
+  rates = [r['rate'] for r in metrics.read(tmp_path / 'run') if 'rate' in r]
+  assert rates[-1] > 0  # of the last step but one of a cosine
+  done = run('-m', 'big_vision_like.train', longer[0])
+  assert f'is already at step {STEPS + 3} of {STEPS + 3}' in done.stdout
+
+
+def test_an_extended_run_is_bit_equal_to_a_longer_one(spawn, tmp_path):
+  """If its schedule does not depend on the length."""
+  for name, total in (('long', 9), ('extended', 5), ('extended', 9)):
+    words = ('--config.task.optimizer.rate=1e-3', f'--config.total_steps={total}')
+    done = spawn(*TRAIN, *words, f'--workdir={tmp_path / name}')
+    assert done.returncode == 0, done.stderr
+  assert 'the learning rate is 0.001 at step 6, 0.001 before' in done.stdout
+  assert_bit_equal(tmp_path / 'long', tmp_path / 'extended', 9)
+
+
+def test_overwriting_starts_over(run, spawn, unbroken, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(unbroken, workdir)
+  (workdir / 'notes.txt').write_text('mine')
+  words = (*TRAIN, f'--workdir={workdir}', '--overwrite', '--config.total_steps=6')
+  # What is wrong is found before anything is removed.
+  wrong = run(*words, '--config.init_from.weights.workdir=nowhere')
+  assert wrong.returncode == 1 and checkpoint.steps(workdir)[-1] == STEPS
+  both = run(*words, '--accept=config')
+  assert '--overwrite starts over and --accept resumes' in both.stderr
+  assert checkpoint.steps(workdir)[-1] == STEPS
+  with workdirs.owned(workdir):
+    owned = spawn(*words)
+  assert owned.returncode == 1 and 'is in use by process' in owned.stderr
+  assert checkpoint.steps(workdir)[-1] == STEPS
+  done = run(*words)
+  assert done.returncode == 0, done.stderr
+  assert re.search(r'removed   the run in .*: .*checkpoints/, config.json', done.stdout)
+  assert 'kept notes.txt, not written by training' in done.stdout
+  assert f'{workdir} (new)' in done.stdout
+  assert checkpoint.steps(workdir) == [6]
+  assert metrics.read(workdir)[-1]['step'] == 6
+  assert (workdir / 'notes.txt').read_text() == 'mine'
 
 
 def test_colons_in_the_path_of_a_run(run, unbroken, tmp_path):
@@ -491,8 +541,12 @@ def test_each_shape_compiles_once(looped, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(metrics.Metrics, 'work', lambda self, *step: work.append(step))
   monkeypatch.setattr(metrics.Metrics, 'pause', lambda self, x: paused.append(x))
   looped(wide=50)
-  lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith('compiled')]
-  (line,) = lines
+  told = capsys.readouterr().out.splitlines()
+  assert [x for x in told if x.startswith('compiling')] == [
+    'compiling the training step for batches of 8',
+    'compiling the training step for x float32[8, 50]',
+  ]
+  (line,) = lines = [x for x in told if x.startswith('compiled')]
   where = r'at step 4 for x float32\[8, 50\]; 8e-07 G per example and step'
   assert re.fullmatch(rf'compiled  in \d+\.\d s {where}', line)
   assert work == [(step, 2 * 8 * 8 * (3 if step % 4 else 50)) for step in range(2, 24)]

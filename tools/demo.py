@@ -16,7 +16,7 @@ import rich.table
 from big_vision_like import cli, errors, files, spec, train
 from big_vision_like.devices import processes
 from big_vision_like.report import compose
-from big_vision_like.run import experiment, metrics
+from big_vision_like.run import experiment, metrics, progress
 
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'
@@ -46,14 +46,11 @@ def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
   result.add_column('method')
   for name in ('labels', 'random weights', 'pretrained', 'gain'):
     result.add_column(name, justify='right')
-  for method, labels, before, after in rows:
-    result.add_row(
-      method,
-      labels,
-      f'{100 * before:.1f}',
-      f'{100 * after:.1f}',
-      f'{100 * (after - before):+.1f}',
-    )
+  for method, labels, *found in rows:
+    before, after = (round(100 * value, 1) for value in found)
+    # The difference of the numbers as shown, so that the row adds up.
+    gain = f'{after - before:+.1f}'
+    result.add_row(method, labels, f'{before:.1f}', f'{after:.1f}', gain)
   return result
 
 
@@ -104,12 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   console = rich.console.Console()
   console.print(table(rows))
   print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
-  print(f'time     {metrics.duration(metrics.process_seconds())}')
+  print(f'time     {progress.duration(metrics.process_seconds())}')
   # After the time is printed: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
   page = runs / 'report.html'
   files.write(page, compose.of_runs([*map(str, shown)]))
-  print(page)
+  processes.say('written', str(page))
 
 
 if __name__ == '__main__':

@@ -68,9 +68,8 @@ def read(folder: pathlib.Path) -> Run:
   steps = [record['step'] for record in records if record['kind'] == 'train']
   step = max([*steps, *checkpoint.steps(folder)], default=0)
   total = config.get('total_steps')
-  totals = [r['total_steps'] for r in records if 'total_steps' in r]
   if not isinstance(total, int):  # a number of epochs or examples
-    total = int(totals[-1]) if totals else None
+    total = metrics.total_steps(folder)
   note = folder / workdir.FAILURE
   failure = note.read_text(errors='replace').strip() if note.exists() else ''
   if workdir.is_owned(folder):

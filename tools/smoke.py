@@ -65,7 +65,14 @@ from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.sources import coco, fake, own_images, pseudo_labels, tfds
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
-from big_vision_like.run import checkpoint, experiment, init_from, metrics, preflight
+from big_vision_like.run import (
+  checkpoint,
+  experiment,
+  init_from,
+  metrics,
+  preflight,
+  progress,
+)
 from big_vision_like.tasks.task import State
 
 LONG_EPOCH = 3 * 10**7  # examples, so long that no warm-up in steps takes a whole run
@@ -527,7 +534,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       rows.append(row)
       print(row, flush=True)
   failed = [row for row in rows if row.problem]
-  took = metrics.duration(time.perf_counter() - started)
+  took = progress.duration(time.perf_counter() - started)
   traced = sum(plan.like != '' for plan in tried)
   passed = f'{len(rows) - len(failed)} of {len(rows)} configs pass, in {took}'
   print(f'\n{passed}; {len(rows) - traced} ran, {traced} were traced')

@@ -4,12 +4,14 @@
         configs/vit/transfer.py:pets,B/16 --seeds=0,1,2 --out=runs/sweeps/b16 \\
         --over=task.optimizer.rate.peak_value=0.001,0.003,0.01,0.03
 
-For each config, the sweep first runs the variant for tuning, CONFIG,tune, with every
-combination of the values and the first seed. It then runs the config itself with each
-seed and the values that are best by --metric (larger is better, the first wins ties),
-and reports mean and sample standard deviation of --test. A config whose get_config
-takes no argument is its own variant. Without --over nothing is tuned. Any field of all
-runs can be overridden: --config.total_steps=500.
+For each config, the sweep first tunes: it trains CONFIG,tune, or the config itself if
+it has no such variant, with every combination of the values and the first seed.
+--metric=EVALUATOR/SCALAR chooses among them: the last SCALAR that this evaluator of the
+config measures, on its own data. The evaluator knows whether more or less is better;
+the first wins ties. The sweep then trains the config with the chosen values and each
+seed, and reports mean and sample standard deviation of --test. It warns if both scalars
+come from the same data. Without --over nothing is tuned. Any field of all runs can be
+overridden: --config.total_steps=500.
 
 Every run is a separate process with its own folder. Rerun the same command to resume
 the sweep: failed runs are tried again, results of finished runs are read.
@@ -17,6 +19,7 @@ the sweep: failed runs are tried again, results of finished runs are read.
 
 import dataclasses
 import itertools
+import json
 import math
 import pathlib
 import re
@@ -35,8 +38,9 @@ import rich.table
 
 from big_vision_like import cli, errors, files, spec
 from big_vision_like.data import benchmarks
-from big_vision_like.errors import UserError
-from big_vision_like.run import experiment, metrics, workdir
+from big_vision_like.devices.processes import say
+from big_vision_like.errors import UserError, plural
+from big_vision_like.run import experiment, metrics, progress, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Run:
     if self.scalar.partition('/')[0] not in evals:
       listed = ', '.join(evals) or 'none'
       raise UserError(
-        f'{self.config} has no evaluator for {self.scalar!r}: it has {listed}.'
+        f'{self.config} has no evaluator for {self.scalar!r}: it has {listed}. Give'
+        ' --metric=EVALUATOR/SCALAR, which chooses values, and --test=EVALUATOR/SCALAR,'
+        ' which is reported.'
       )
     workdir.claim(self.folder, config)
     return config
@@ -79,13 +85,19 @@ class Sweep:
   """The runs of one command and their results so far (results.json in its folder)."""
 
   def __init__(self, command: Mapping[str, Any], out: pathlib.Path):
+    if command['test'] is None:
+      command = {**command, 'test': default_test(command)}
     self.command, self.out = command, out
+    self.variants = {config: config for config in command['configs']}
+    if command['over']:
+      self.variants = {c: tuning_variant(c) for c in self.variants}
     self.over = [read_values(text) for text in command['over']]
     self.file = out / 'results.json'
     self.known: dict[str, dict[str, Any]] = {}
     self.results: list[dict[str, Any]] = []
     self.failed: dict[str, str] = {}
     self.number, self.started = 0, time.perf_counter()
+    self._better: dict[str, str] = {}
     if self.file.exists():
       saved = files.read_json(self.file)
       check_same(saved['command'], command, out)
@@ -102,9 +114,8 @@ class Sweep:
     if not self.over:
       return []
     fields = [field for field, _ in self.over]
-    variant = tuning_variant(config)
     return [
-      self.run(variant, config, 'tune', values, self.command['seeds'][0])
+      self.run(self.variants[config], config, 'tune', values, self.command['seeds'][0])
       for combination in itertools.product(*(values for _, values in self.over))
       for values in [dict(zip(fields, combination, strict=True))]
     ]
@@ -139,27 +150,56 @@ class Sweep:
     # The values of the final runs are not known yet, but their fields are.
     some = {field: values[0] for field, values in self.over}
     for config in self.command['configs']:
-      if self.over:
-        self.check_variant(config)
       for run in [*self.tuning(config), *self.final(config, some)]:
         run.load()
+      if self.over:
+        self.better(config)
 
-  def check_variant(self, config: str) -> None:
-    """Raises unless a config can be loaded for tuning."""
-    spec.load(config)
-    try:
-      spec.load(tuning_variant(config))
-    except UserError as error:
-      raise UserError(
-        f'--over tunes {tuning_variant(config)}, which measures'
-        f' {self.command["metric"]} on validation data, but {error}'
-      ) from error
+  def better(self, config: str) -> str:
+    """Returns 'max' or 'min': which values of --metric are best, for a config."""
+    if config not in self._better:
+      metric, first = self.command['metric'], self.tuning(config)[0]
+      name = metric.partition('/')[0]
+      node = experiment.Settings(**first.load()).evals[name]
+      evaluators = {name: spec.build(node, f'config.evals.{name}')}
+      self._better[config] = experiment.best_is(metric, evaluators, '--metric')
+    return self._better[config]
+
+  def rules(self) -> list[tuple[str, str]]:
+    """Returns titles and sentences about the choice of values, and the report."""
+    command, told = self.command, []
+    for config in command['configs'] if self.over else ():
+      most = {'max': 'highest', 'min': 'lowest'}[self.better(config)]
+      value = f'the values with the {most} {command["metric"]}'
+      place = f'of {self.variants[config]}, seed {command["seeds"][0]}'
+      told.append(('chooses', f'{value} {place}'))
+      if self.on_same_data(config):
+        told.append(
+          (
+            'warning',
+            f'{command["metric"]} chooses on the data on which {command["test"]} is'
+            ' measured, so results are optimistic: give a --metric on other data',
+          )
+        )
+    listed = ', '.join(command['seeds'])
+    seeds = f'seed{"s" if len(command["seeds"]) > 1 else ""} {listed}'
+    return [*told, ('reports', f'{command["test"]} with {seeds}')]
+
+  def on_same_data(self, config: str) -> bool:
+    """Returns whether values are chosen on the data of the reported results."""
+    seen = []
+    for name, scalar in ((self.variants[config], 'metric'), (config, 'test')):
+      loaded = spec.load(name, self.command['overrides'], root=experiment.Settings)
+      evaluator = loaded.evals[self.command[scalar].partition('/')[0]]
+      data = json.loads(evaluator.to_json()).get('data')
+      seen.append(data and data.get('source'))
+    return seen[0] == seen[1]
 
   def value(self, run: Run) -> float | None:
     """Returns the scalar of a run, training it first if needed; None if it failed."""
     self.number += 1
     key = str(run.folder.relative_to(self.out))
-    elapsed = metrics.duration(time.perf_counter() - self.started)
+    elapsed = progress.duration(time.perf_counter() - self.started)
     count = f'[{self.number:>{len(str(self.total))}}/{self.total}]'
     what = f'{run.config}  {shortly({**run.values, "seed": run.seed})}'
     print(f'{count}  {elapsed:>7}  {what}', end='  ', flush=True)
@@ -175,7 +215,7 @@ class Sweep:
       entry |= {'error': error} if error else {'scalars': scalars(run.folder)}
       self.known[key] = entry
       self.save()
-      how = metrics.duration(entry['seconds'])
+      how = progress.duration(entry['seconds'])
     if 'error' in entry:
       self.failed[key] = entry['error']
       print(f'FAILED ({how}): {entry["error"]}', flush=True)
@@ -199,7 +239,8 @@ class Sweep:
       print(f'{config}: all of its tuning runs failed, so it is not run.')
     else:
       if good:
-        result['validation'], best = max(good, key=lambda pair: pair[0])
+        sign = {'max': 1, 'min': -1}[self.better(config)]
+        result['validation'], best = max(good, key=lambda pair: sign * pair[0])
         result['chosen'] = best.values
       tests = [self.value(run) for run in self.final(config, result['chosen'])]
       result['test'] = [value for value in tests if value is not None]
@@ -219,7 +260,11 @@ def train(run: Run) -> str | None:
   log = run.folder / 'train.log'
   with log.open('ab') as file:
     start = file.tell()
-    process = subprocess.Popen(run.command(), stdout=file, stderr=subprocess.STDOUT)
+    # In a process group of its own, the training hears of Ctrl-C only below: a second
+    # signal would end it before it has saved.
+    process = subprocess.Popen(
+      run.command(), stdout=file, stderr=subprocess.STDOUT, process_group=0
+    )
     try:
       status = process.wait()
     except BaseException:  # the training saves its state before it stops
@@ -261,11 +306,27 @@ def read_values(text: str) -> tuple[str, list[str]]:
 
 
 def tuning_variant(config: str) -> str:
-  """Returns the config for tuning: CONFIG,tune if the file takes an argument."""
-  file, _, argument = config.partition(':')
+  """Returns the config for tuning: CONFIG,tune if it has one, or itself."""
+  spec.load(config)  # raises if the config itself is wrong
+  file, argument = spec.split_argument(config)
   if not argument and not spec.takes_argument(file):
     return config
-  return f'{config}{"," if argument else ":"}tune'
+  variant = f'{config}{"," if argument else ":"}tune'
+  try:
+    spec.load(variant)
+  except Exception:  # a config may reject an argument by any error
+    return config
+  return variant
+
+
+def default_test(command: Mapping[str, Any]) -> str:
+  """Returns test/top1 if all configs have an evaluator `test`, otherwise --metric."""
+  loaded = [
+    spec.load(config, command['overrides'], root=experiment.Settings)
+    for config in command['configs']
+  ]
+  known = all('test' in experiment.Settings(**config).evals for config in loaded)
+  return 'test/top1' if known else command['metric']
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Any) -> None:
@@ -366,10 +427,14 @@ def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
   parser.add_argument(
     '--metric',
     default='val/top1',
+    metavar='EVALUATOR/SCALAR',
     help='scalar that chooses values; default: %(default)s',
   )
   parser.add_argument(
-    '--test', default='test/top1', help='scalar to report; default: %(default)s'
+    '--test',
+    metavar='EVALUATOR/SCALAR',
+    help='scalar to report; default: test/top1, or --metric if a config has no'
+    ' evaluator `test`',
   )
   parser.add_argument('--out', required=True, help='folder of the sweep')
   args, rest = parser.parse_known_intermixed_args(argv)
@@ -383,9 +448,9 @@ def parse(argv: Sequence[str] | None) -> tuple[dict[str, Any], pathlib.Path]:
   return command, pathlib.Path(command.pop('out'))
 
 
-def stop(*_) -> NoReturn:
-  """Ends the sweep on SIGTERM as on Ctrl-C: the current run is stopped first."""
-  raise SystemExit(128 + signal.SIGTERM)
+def stop(number: int, _: Any) -> NoReturn:
+  """Ends the sweep on a signal as on Ctrl-C: the current run is stopped first."""
+  raise SystemExit(128 + number)
 
 
 @errors.told_plainly
@@ -394,10 +459,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   jax.config.update('jax_platforms', 'cpu')  # the accelerators are for the runs
   cli.set_up_jax()
   signal.signal(signal.SIGTERM, stop)
+  if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+    signal.signal(signal.SIGHUP, stop)  # the terminal was closed
   sweep = Sweep(*parse(argv))
   sweep.check()
   sweep.save()  # from now on the folder belongs to this sweep
-  print(f'{sweep.total} runs in {sweep.out}', flush=True)
+  print(f'{plural(sweep.total, "run")} in {sweep.out}', flush=True)
+  for title, text in sweep.rules():
+    say(title, text)
   for config in sweep.command['configs']:
     sweep.do(config)
   tell(sweep)

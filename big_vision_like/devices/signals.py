@@ -123,4 +123,8 @@ def _hear(number: int) -> None:
 def end(status: int) -> NoReturn:
   """Ends this process immediately, without Python's exit handlers."""
   sys.stdout.flush()
+  # While a bar is at the bottom of a terminal, rich has replaced the standard output.
+  terminal = getattr(sys.stdout, 'rich_proxied_file', None)
+  if terminal is not None:
+    print(file=terminal, flush=True)  # the shell's prompt belongs below the bar
   os._exit(status)

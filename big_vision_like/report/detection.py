@@ -317,15 +317,15 @@ def precision(source: Source) -> tuple[str, str]:
   precision_TRC = precision_TRC[:, :, there]
   ap_TC = precision_TRC.mean(axis=1)
   called = [str(found.names.get(category, category)) for category in categories]
-  lines = [curves.Curve('all', thresholds_T, ap_TC.mean(axis=1))]
+  lines = [curves.Curve('all', thresholds_T, 100 * ap_TC.mean(axis=1))]
   if 1 < len(called) <= MOST_CURVES:
     lines += [
-      curves.Curve(name, thresholds_T, ap_T)
+      curves.Curve(name, thresholds_T, 100 * ap_T)
       for name, ap_T in zip(called, ap_TC.T, strict=True)
     ]
   by_recall = [
     curves.Curve(
-      f'IoU {thresholds_T[t]:.2g}', recalls_R, precision_TRC[t].mean(axis=-1)
+      f'IoU {thresholds_T[t]:.2g}', recalls_R, 100 * precision_TRC[t].mean(axis=-1)
     )
     for t in PRECISION_AT
   ]
@@ -334,10 +334,11 @@ def precision(source: Source) -> tuple[str, str]:
     f'{percent(ap_TC.mean())}, AP50 {percent(ap_TC[0].mean())} and AP75 '
     f'{percent(ap_TC[5].mean())}.'
   )
+  percentages = dict(from_zero=True, limits=(0.0, 100.0))
   content += page.charts(
     [
-      curves.chart(lines, 'Average precision by IoU', 'IoU', from_zero=True),
-      curves.chart(by_recall, 'Precision by recall', 'recall', from_zero=True),
+      curves.chart(lines, 'Average precision by IoU, %', 'IoU', **percentages),
+      curves.chart(by_recall, 'Precision by recall, %', 'recall', **percentages),
     ]
   )
   objects = [e for e in measured.cocoGt.anns.values() if not e['iscrowd']]

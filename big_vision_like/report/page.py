@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,32 +10,39 @@ import numpy as np
 from big_vision_like.viz import images
 
 STYLE = """
-:root { color-scheme: light; }
+:root { color-scheme: light dark; --page: #fff; --text: #222; --quiet: #555;
+  --line: #ddd; --faint: #eee; --code: #f6f7f8; --link: #0060a0; --edge: #d8d8d8;
+  --share: #dbe9f4; --true: #cdeadd; }
+@media (prefers-color-scheme: dark) { :root { --page: #15181c; --text: #e3e5e8;
+  --quiet: #a5abb3; --line: #3a4048; --faint: #2a2f36; --code: #1e2329;
+  --link: #6db7f2; --edge: #3a4048; --share: #27425a; --true: #1f5140; }
+  svg.chart [fill^="#"], svg.chart [stroke^="#"] { filter: brightness(1.3); } }
 * { box-sizing: border-box; }
-body { max-width: 1160px; margin: 0 auto; padding: 24px 20px 64px; background: #fff;
-  color: #222; font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+body { max-width: 1160px; margin: 0 auto; padding: 24px 20px 64px;
+  background: var(--page); color: var(--text);
+  font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 h1 { font-size: 26px; margin: 8px 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 20px; margin: 40px 0 4px; padding-bottom: 4px;
-  border-bottom: 1px solid #ddd; }
+  border-bottom: 1px solid var(--line); }
 h3 { font-size: 15px; margin: 16px 0 8px; overflow-wrap: anywhere; }
 p { margin: 4px 0 12px; max-width: 80ch; }
-p.note { color: #555; }
-p.absent { color: #666; font-style: italic; }
-a { color: #0060a0; }
+p.note, p.absent { color: var(--quiet); }
+p.absent { font-style: italic; }
+a { color: var(--link); }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0 0; font-size: 14px; }
-table { border-collapse: collapse; margin: 8px 0 16px; font-size: 14px;
-  max-width: 100%; }
+.wide { overflow-x: auto; margin: 8px 0 16px; }
+table { border-collapse: collapse; font-size: 14px; max-width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0;
-  border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
-th { font-weight: 600; } tbody th { white-space: nowrap; color: #444; }
-details { margin: 8px 0; } summary { cursor: pointer; color: #0060a0; }
+  border-bottom: 1px solid var(--faint); overflow-wrap: anywhere; }
+th { font-weight: 600; } tbody th { white-space: nowrap; color: var(--quiet); }
+details { margin: 8px 0; } summary { cursor: pointer; color: var(--link); }
 pre { font: 12.5px/1.45 ui-monospace, Consolas, "DejaVu Sans Mono", monospace;
-  background: #f6f7f8; padding: 12px; margin: 8px 0; white-space: pre-wrap;
+  background: var(--code); padding: 12px; margin: 8px 0; white-space: pre-wrap;
   overflow-wrap: anywhere; border-radius: 4px; }
 figure { margin: 8px 0 16px; }
-figcaption { font-size: 13.5px; color: #555; max-width: 80ch; margin-top: 6px; }
+figcaption { font-size: 13.5px; color: var(--quiet); max-width: 80ch; margin-top: 6px; }
 img { display: block; max-width: 100%; height: auto; }
-.card img, .tiles img { outline: 1px solid #d8d8d8; }
+.card img, .tiles img { outline: 1px solid var(--edge); }
 svg.chart { max-width: 100%; height: auto; font-family: inherit; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr));
   gap: 16px 24px; margin: 8px 0; }
@@ -49,13 +57,23 @@ svg.chart { max-width: 100%; height: auto; font-family: inherit; }
 .card div { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .bar { display: grid; grid-template-columns: 1fr 4.2em; gap: 4px; position: relative;
   font-size: 12px; }
-.bar i { position: absolute; left: 0; top: 1px; bottom: 1px; background: #dbe9f4; }
-.bar.true i { background: #cdeadd; }
+.bar i { position: absolute; left: 0; top: 1px; bottom: 1px; background: var(--share); }
+.bar.true i { background: var(--true); }
 .bar span { position: relative; padding-left: 3px; overflow: hidden;
   text-overflow: ellipsis; }
 .bar span:last-child { text-align: right; }
-@media (max-width: 560px) { .charts, .beside { grid-template-columns: 1fr; } }
-@media print { body { max-width: none; padding: 0; font-size: 11pt; }
+@media (max-width: 560px) {
+  body { padding: 12px 12px 48px; } h1 { font-size: 22px; }
+  .charts, .beside { grid-template-columns: 1fr; }
+  .cards { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); }
+  .pairs, .pairs tbody, .pairs tr, .pairs th, .pairs td { display: block; }
+  .pairs th, .pairs td { padding-right: 0; }
+  table:not(.pairs) { max-width: none; }
+  table:not(.pairs) th, table:not(.pairs) td { overflow-wrap: break-word; }
+  .pairs th { border: 0; padding-bottom: 0; white-space: normal; } }
+@media print { :root { --page: #fff; --text: #222; --quiet: #555; --line: #ddd;
+    --faint: #eee; --code: #f6f7f8; --share: #dbe9f4; --true: #cdeadd; }
+  body { max-width: none; padding: 0; font-size: 11pt; }
   nav { display: none; } h2, h3 { break-after: avoid; } a { color: inherit; }
   .charts, .beside { grid-template-columns: 1fr 1fr; }
   .bar i, pre { print-color-adjust: exact; } }
@@ -115,12 +133,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   head = ''.join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
   body = ''.join(
     f'<tr><th scope="row">{html.escape(name)}</th>'
-    + ''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)
+    + ''.join(f'<td>{breakable(cell)}</td>' for cell in cells)
     + '</tr>'
     for name, *cells in rows
   )
   head = f'<thead><tr>{head}</tr></thead>' if header else ''
-  return f'<table>{head}<tbody>{body}</tbody></table>'
+  # Without a header, rows are pairs of name and value: phones show these as two lines.
+  kind = '' if header else ' class="pairs"'
+  return f'<div class="wide"><table{kind}>{head}<tbody>{body}</tbody></table></div>'
+
+
+def breakable(text: str) -> str:
+  """Returns text that may break after an opening parenthesis, as in recorded calls."""
+  return re.sub(r'(?<=\w)\(', '(<wbr>', html.escape(text))
 
 
 def details(summary: str, content: str) -> str:

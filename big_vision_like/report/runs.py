@@ -11,24 +11,36 @@ from typing import Any
 import numpy as np
 
 from big_vision_like import spec
+from big_vision_like.errors import plural
 from big_vision_like.report import page
 from big_vision_like.viz import curves
 
 # The order of charts and their titles, by the last part of a metric's name. Other
-# charts are titled by that part and come between these and the folded ones.
+# metrics of evaluators are titled by that part and come next; all others are folded.
 TITLES = {
   'loss': 'loss',
   'top1': 'top-1 accuracy',
   'top5': 'top-5 accuracy',
+  'AP': 'average precision (AP)',
+  'AP50': 'AP at IoU 0.5',
+  'AP75': 'AP at IoU 0.75',
   'rate': 'learning rate',
   'gradient_norm': 'gradient norm',
 }
 FOLDED = {
   'examples_per_second': 'examples per second',
+  'input_wait': 'time waiting for input',
   'mfu': 'model FLOPs utilisation',
-  'seconds': 'seconds',
+  'seconds': 'seconds since the start',
 }
 SPREAD = ' std'  # suffix of a metric's standard deviation
+# Metrics of evaluators that refine others: by size or number of objects, and counts.
+MINOR = re.compile(rf'AP[sml]|AR\w*|[RS]Q\w*|PQ(th|st)|count|.*{SPREAD}')
+# Metrics between 0 and 1 that are shown as percentages.
+SHARES = re.compile(
+  r'(\w+_)?top[15]|\d+-shot|AP\w*|AR\w*|ap_[\w.-]+|[PSR]Q\w*|heads_agree|exact|mfu'
+  rf'|input_wait|(\d+-shot{SPREAD})'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,22 +122,41 @@ def final_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
   for record in records:
     for key, value in scalars(record):
       if record['kind'] == 'eval' and not key.endswith(SPREAD):
-        spread = record.get(key + SPREAD)
-        text = f'{value:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
+        text = value_text(key, value, record.get(key + SPREAD))
         last[key] = f'{text} at step {record["step"]:,}'
       elif record['kind'] == 'train' and key == 'loss':
         last['training loss'] = f'{value:.4g} at step {record["step"]:,}'
   return last
 
 
+def is_share(name: str, values: Sequence[float] = ()) -> bool:
+  """Returns whether a metric is a share between 0 and 1, shown as a percentage."""
+  known = SHARES.fullmatch(name.rpartition('/')[2]) is not None
+  return known and all(0.0 <= value <= 1.0 for value in values if np.isfinite(value))
+
+
+def value_text(name: str, value: float, spread: float | None = None) -> str:
+  """Returns a value as '96.1 %', '91.0 ± 1.2 %' or '0.4213'."""
+  if is_share(name, [value]):
+    more = '' if spread is None else f' ± {100 * spread:.1f}'
+    return f'{100 * value:.1f}{more} %'
+  return f'{value:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
+
+
 def learning_curves(logs: Sequence[Log]) -> str:
-  """Returns one chart per quantity, with the curves of all runs and data sets."""
+  """Returns one chart per quantity, with the curves of all runs and data sets.
+
+  Quantities that were measured only once are rows of a table. Charts that explain
+  others, or only the course of training, unfold on a click.
+  """
   groups = collections.defaultdict(list)
+  evaluated = set()
   for index, log in enumerate(logs):
     for (kind, key), pairs in series(log.records).items():
       where, _, quantity = key.rpartition('/')
       label = where or ('training' if kind == 'train' else kind)
       group = groups[quantity]
+      evaluated |= {quantity} if kind == 'eval' else set()
       # Colours distinguish runs, dashes their data sets; for one run, colours do both.
       colour, dash = len(group), 0
       if len(logs) > 1:
@@ -135,21 +166,46 @@ def learning_curves(logs: Sequence[Log]) -> str:
       group.append(curves.Curve(label, steps, values, colour=colour, dash=dash))
   if not groups:
     return page.paragraph('No curves: metrics.jsonl is missing or empty.', 'absent')
-  others = {q: q for q in sorted(groups, key=_natural) if q not in TITLES | FOLDED}
-  spreads = {q: others.pop(q) for q in list(others) if q.endswith(SPREAD)}
-  drawn, folded = (
-    [curve_chart(title, groups[q]) for q, title in titles.items() if q in groups]
-    for titles in (TITLES | others, FOLDED | spreads)
-  )
-  text = page.figure(
-    page.charts(drawn),
-    'Hover over a line for its values. Where a thick line covers a pale one, the pale '
-    'line has the logged values and the thick line their running mean over 2\u00a0% of '
-    'the values.',
+  others = [q for q in sorted(groups, key=_natural) if q not in TITLES | FOLDED]
+  minor = [q for q in others if q not in evaluated or MINOR.fullmatch(q)]
+  shown = [*TITLES, *(q for q in others if q not in minor)]
+  folded = [q for q in [*FOLDED, *minor] if q in groups]
+  text = charts_and_values(
+    {q: groups[q] for q in shown if q in groups},
+    'Hover over a line for its values. Where a thick line covers a pale one, the pale'
+    ' line has the logged values and the thick line their running mean over 2\u00a0%'
+    ' of the values.',
   )
   if folded:
-    text += page.details(f'{len(folded)} more charts', page.charts(folded))
+    content = charts_and_values({q: groups[q] for q in folded})
+    text += page.details(plural(len(folded), 'more measurement'), content)
   return text
+
+
+def charts_and_values(
+  groups: Mapping[str, Sequence[curves.Curve]], *captions: str
+) -> str:
+  """Returns charts of quantities, and a table of those that were measured once."""
+  once = {q for q, group in groups.items() if all(len(c.y) < 2 for c in group)}
+  drawn = [curve_chart(q, group) for q, group in groups.items() if q not in once]
+  text = page.figure(page.charts(drawn), *captions) if drawn else ''
+  return text + single_values({q: groups[q] for q in groups if q in once})
+
+
+def single_values(groups: Mapping[str, Sequence[curves.Curve]]) -> str:
+  """Returns a table of quantities that were measured once; '' if there are none."""
+  rows = [
+    [title_of(q), curve.label, value_text(q, curve.y[0]), f'{curve.x[0]:,}']
+    for q, group in groups.items()
+    for curve in group
+  ]
+  header = ['measured once', 'by', 'value', 'at step']
+  return page.table(header, rows) if rows else ''
+
+
+def title_of(quantity: str) -> str:
+  """Returns the title of a quantity, which is its name unless it has another."""
+  return (TITLES | FOLDED).get(quantity, quantity)
 
 
 def series(
@@ -164,14 +220,21 @@ def series(
   return pairs
 
 
-def curve_chart(title: str, group: Sequence[curves.Curve]) -> str:
-  """Returns a chart of one quantity, with a log axis for losses over 1.5 decades."""
+def curve_chart(quantity: str, group: Sequence[curves.Curve]) -> str:
+  """Returns a chart of one quantity.
+
+  Shares are drawn in percent, and losses over 1.5 decades with a log axis.
+  """
+  title = title_of(quantity)
   values = np.concatenate([np.asarray(curve.y, np.float64) for curve in group])
   values = values[np.isfinite(values)]
   if not len(values):
     return page.paragraph(f'{title}: no finite values.', 'absent')
   log = 'loss' in title and values.min() > 0 and np.ptp(np.log10(values)) > 1.5
-  return curves.chart(group, title, log=bool(log))
+  if not is_share(quantity, values):
+    return curves.chart(group, title, log=bool(log))
+  group = [dataclasses.replace(c, y=[100 * value for value in c.y]) for c in group]
+  return curves.chart(group, f'{title}, %', limits=(0.0, 100.0))
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

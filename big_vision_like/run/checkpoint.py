@@ -331,7 +331,8 @@ def load(workdir: str | pathlib.Path, step: int | None = None) -> tuple[int, Tre
     raise UserError(f'{workdir} holds no checkpoint: has that run been started?')
   if step is not None and step not in there:
     raise UserError(
-      f'{workdir} has no checkpoint of step {step}, only of {listed(there)}.'
+      f'{workdir} has no checkpoint of step {step}, only of'
+      f' step{"s" if len(there) > 1 else ""} {listed(there)}.'
     )
   reasons = {}
   for tried in reversed(there) if step is None else [step]:

@@ -260,16 +260,23 @@ def check_frozen(task: Task, frozen: Mapping[str, Any]) -> None:
       )
 
 
-def best_is(keep_best: str, evaluators: Mapping[str, Evaluator]) -> str:
-  """Returns 'max' or 'min': which value of an evaluation scalar is best."""
-  name, _, scalar = keep_best.partition('/')
+def best_is(
+  wanted: str,
+  evaluators: Mapping[str, Evaluator],
+  place: str = 'config.keep_best',
+) -> str:
+  """Returns 'max' or 'min': which value of an evaluation scalar is best.
+
+  Errors name the `place` where the scalar was given.
+  """
+  name, _, scalar = wanted.partition('/')
   known = [f'{n}/{key}' for n, e in evaluators.items() for key in e.reports()]
   if name in evaluators:
     for pattern, mode in evaluators[name].reports().items():
       if re.fullmatch(pattern, scalar):
         return mode
   raise UserError(
-    f'config.keep_best={keep_best!r} is reported by no evaluator; there are'
+    f'{place}={wanted!r} is reported by no evaluator; there are'
     f' {", ".join(known) or "none"}'
   )
 

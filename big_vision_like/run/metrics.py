@@ -17,10 +17,12 @@ import numpy as np
 from big_vision_like import files
 from big_vision_like.devices import chips
 from big_vision_like.devices.processes import say
+from big_vision_like.run import progress
 from big_vision_like.run.writers import Writer
 
 # Each process prints this many of the records that it replaces.
 BAD_RECORDS_PRINTED = 10
+STEADY = 2.0  # seconds after which the live rate is that of the newest steps
 
 
 class Metrics:
@@ -54,6 +56,8 @@ class Metrics:
     self._bad_records = workdir / name
     _drop_bad_records(self._bad_records, start_step)
     self._active = index == 0
+    self._bar = progress.Bar(total_steps) if index == 0 and progress.is_live() else None
+    self._shown: dict[str, float] = {}  # scalars of the last progress line
     if self._active:
       import tensorboardX  # loads torch if that is installed
 
@@ -70,6 +74,7 @@ class Metrics:
     return self
 
   def __exit__(self, *_) -> None:
+    self.finish()
     if self._active:
       self._lines.close()
       self._board.close()
@@ -88,6 +93,32 @@ class Metrics:
     self._last = (step, time.perf_counter())
     self._paused = self._waited = self._rate = self._flops_rate = 0.0
     self._flops.clear()
+    if self._bar is not None:
+      self._bar.start()
+
+  def tick(self, done: int) -> None:
+    """Advances the bar on a terminal; uses only numbers that the host already has."""
+    if self._bar is None or not self._bar.is_due():
+      return
+    last_done, last_time = self._last
+    rate, elapsed = self._rate, time.perf_counter() - last_time - self._paused
+    if done > last_done and (elapsed > STEADY or not rate):
+      rate = (done - last_done) / max(elapsed, 1e-9)
+    scalars = self._shown
+    if rate:
+      scalars = scalars | {'examples_per_second': rate * self._batch_size}
+    left = (self._total_steps - done) / rate if rate else None
+    self._bar.update(done, scalars, left)
+
+  def finish(self, step: int | None = None) -> None:
+    """Replaces the bar on a terminal by a line, before the last words of a run."""
+    if self._bar is not None:
+      self._bar.stop(step)
+
+  def busy(self, text: str) -> None:
+    """Shows on a terminal what the run does between two steps."""
+    if self._bar is not None:
+      self._bar.busy(text)
 
   def work(self, step: int, flops: int) -> None:
     """Records the number of operations of a step, which depends on batch shapes."""
@@ -145,9 +176,12 @@ class Metrics:
         scalars['mfu'] = self._flops_rate / peak
     scalars['seconds'] = self.seconds
     self.write(step, 'train', scalars)
-    if self._active:
-      left = (self._total_steps - done) / self._rate if self._rate else None
-      print(progress_line(step, self._total_steps, scalars, left), flush=True)
+    self._shown = scalars
+    left = (self._total_steps - done) / self._rate if self._rate else None
+    if self._bar is not None:
+      self._bar.update(done, scalars, left)
+    elif self._active:
+      print(progress.line(step, self._total_steps, scalars, left), flush=True)
 
   def evaluation(
     self, step: int, name: str, scalars: Mapping[str, float], seconds: float
@@ -226,24 +260,6 @@ def listed(scalars: Mapping[str, float]) -> str:
   return '  '.join(parts)
 
 
-def progress_line(
-  step: int, total: int, scalars: Mapping[str, float], seconds_left: float | None
-) -> str:
-  """Returns a line such as 'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'."""
-  width = len(f'{total:,}')
-  parts = [f'step {step:>{width},}/{total:,}  {100 * step // total:>3} %']
-  parts += [f'{k} {scalars[k]:.4f}' for k in ('loss', 'top1') if k in scalars]
-  if 'examples_per_second' in scalars:
-    parts.append(f'{scalars["examples_per_second"]:,.0f} examples/s')
-  if 'mfu' in scalars:
-    parts.append(f'MFU {100 * scalars["mfu"]:.1f} %')
-  if scalars.get('input_wait', 0.0) >= 0.01:
-    parts.append(f'{100 * scalars["input_wait"]:.0f} % waiting for input')
-  if seconds_left is not None:
-    parts.append(f'ETA {duration(seconds_left)}')
-  return '  '.join(parts)
-
-
 def process_seconds() -> float:
   """Returns the age of this process in seconds; 0 if the system does not provide it."""
   try:
@@ -252,13 +268,6 @@ def process_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
   except (OSError, AttributeError, ValueError):
     return 0.0
-
-
-def duration(seconds: float) -> str:
-  """Formats seconds as '1:02:03' or '4:05'."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
 def read(workdir: pathlib.Path | str) -> list[dict]:
@@ -274,6 +283,12 @@ def _is_record(value: Mapping[str, Any]) -> bool:
     and value.get('kind') in ('train', 'eval', 'info')
     and all(type(scalar) in (int, float) for scalar in scalars.values())
   )
+
+
+def total_steps(workdir: pathlib.Path | str) -> int | None:
+  """Returns the last step of a run as training last logged it; None if it did not."""
+  totals = [r['total_steps'] for r in read(workdir) if 'total_steps' in r]
+  return int(totals[-1]) if totals else None
 
 
 def last_evaluation(workdir: pathlib.Path | str) -> dict[str, float]:

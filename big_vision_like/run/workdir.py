@@ -25,7 +25,7 @@ from big_vision_like.data.sources.base import Identified, Source
 from big_vision_like.devices import processes
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, plural
-from big_vision_like.run import checkpoint
+from big_vision_like.run import checkpoint, metrics
 from big_vision_like.run.labels import reachable
 
 # Fields that affect neither the numbers of training nor the results of an evaluator:
@@ -126,6 +126,7 @@ class Changes:
   config: tuple[str, ...] = ()
   data: tuple[str, ...] = ()
   accepted: tuple[str, ...] = ()
+  extended: bool = False
 
 
 def claim(
@@ -133,13 +134,15 @@ def claim(
   config: mlc.ConfigDict,
   data: Mapping[str, Any] | None = None,
   accept: Sequence[str] = (),
+  total_steps: int | None = None,
 ) -> Changes:
   """Compares a config and the identity of its data with the run in a folder.
 
   `data` is the result of `identities`. Settings that affect no number may differ, and
-  so may the locations of data and weights with the same content. Anything else raises,
-  unless `accept` names it ('config' or 'data'). Without a checkpoint there is no run to
-  compare with.
+  so may the locations of data and weights with the same content. A finished run may be
+  extended to more `total_steps`, with the fields that the config computes from them.
+  Anything else raises, unless `accept` names it ('config' or 'data'). Without a
+  checkpoint there is no run to compare with.
   """
   path = workdir / 'config.json'
   if not checkpoint.steps(workdir):
@@ -168,8 +171,19 @@ def claim(
     key: f'config.{key}: {before.get(key, "absent")} -> {now.get(key, "absent")}'
     for key in fields
   }
-  if refused and 'config' not in accept:
+  only_length = bool(refused) and _follow_length(config, saved, refused)
+  end = _total_steps(workdir, saved)
+  last = checkpoint.steps(workdir)[-1]
+  extended = only_length and end is not None and end <= last < (total_steps or 0)
+  if refused and not extended and 'config' not in accept:
     shown = '\n'.join(f'  {lines[key]}' for key in refused)
+    if only_length:
+      raise UserError(
+        f'{workdir} belongs to a run of another length, which is at step {last:,}:\n'
+        f'{shown}\nOnly a finished run can be extended, to more steps: finish it with'
+        f' its own length, use another --workdir, or accept the new one:'
+        ' --accept=config'
+      )
     raise UserError(
       f'{workdir} belongs to a run with another config:\n{shown}\nUse another'
       f' --workdir, or the saved config: --config={path}, or accept the new one:'
@@ -181,10 +195,39 @@ def claim(
       f'{workdir} belongs to a run on other data:\n{shown}\nRestore the data, use'
       ' another --workdir, or accept the new data: --accept=data'
     )
-  found = {'config': refused, 'data': other}
+  found = {'config': [] if extended else refused, 'data': other}
   accepted = [name for name in ACCEPT if found[name]]
   changed = tuple(lines[key] for key in fields)
-  return Changes(changed, tuple(other), tuple(accepted))
+  return Changes(changed, tuple(other), tuple(accepted), extended)
+
+
+def _follow_length(
+  config: mlc.ConfigDict, saved: Mapping[str, Any], fields: Sequence[str]
+) -> bool:
+  """Returns whether fields differ from a saved config only as `total_steps` does.
+
+  With the saved `total_steps`, the config then has the saved values in all of them.
+  """
+  own = config.total_steps
+  with config.unlocked(), config.ignore_type():
+    try:
+      config.total_steps = _thawed(saved.get('total_steps'))
+      plain = json.loads(config.to_json())
+    finally:
+      config.total_steps = own
+  before, now = (dict(spec.leaves(c)) for c in (saved, upgrade.upgraded(plain)))
+  return all(before.get(key, ...) == now.get(key, ...) for key in fields)
+
+
+def _thawed(value: Any) -> Any:
+  """Returns a saved duration as a config holds it."""
+  return mlc.ConfigDict(value) if isinstance(value, Mapping) else value
+
+
+def _total_steps(workdir: pathlib.Path, saved: Mapping[str, Any]) -> int | None:
+  """Returns the last step of the run in a folder; None if it is not known."""
+  total = saved.get('total_steps')
+  return total if isinstance(total, int) else metrics.total_steps(workdir)
 
 
 def identities(

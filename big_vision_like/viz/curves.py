@@ -14,7 +14,14 @@ import numpy as np
 PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#666666')
 DASHES = ('', '6 3', '2 2', '8 3 2 3')
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 58, 20, 32, 42
+# Text and axes have the colour of the page's text, so that they suit dark pages too.
+GRID, AXIS, FAINT = (
+  'stroke="currentColor" stroke-opacity="0.12"',
+  'stroke="currentColor" stroke-opacity="0.5"',
+  'fill-opacity="0.7"',
+)
 LEGEND_ROW = 18
+LONGEST = 7  # letters of a tick label that fit beside the axis
 LETTER = 6.4  # mean width of a letter at 12 px, for the layout of the legend
 MOST_POINTS, MOST_TOOLTIPS, MOST_DOTS, SMOOTH_FROM = 600, 60, 30, 100
 
@@ -76,14 +83,16 @@ def chart(
   y_label: str = '',
   log: bool = False,
   from_zero: bool = False,
+  limits: tuple[float, float] = (-math.inf, math.inf),
   width: int = 540,
   height: int = 290,
 ) -> str:
   """Draws curves over common axes as an `<svg>` element, `width` by `height` pixels.
 
-  `log` makes the y axis logarithmic; `from_zero` starts it at 0. Noisy curves of more
-  than 100 values are drawn pale, with their running mean over 2 % of the values on top.
-  The legend adds to the height; a single unlabelled curve has none. Raises a
+  `log` makes the y axis logarithmic; `from_zero` starts it at 0. The y axis never
+  leaves the `limits` of the quantity, such as 0 to 100 for percentages. Noisy curves of
+  more than 100 values are drawn pale, with their running mean over 2 % of the values on
+  top. The legend adds to the height; a single unlabelled curve has none. Raises a
   `ValueError` if there are no finite values to draw.
   """
   curves = [
@@ -101,7 +110,8 @@ def chart(
   x_low, x_high = padded(x_all[shown], share=0.0)
   x_scale = Scale(x_low, x_high, MARGIN_LEFT, float(width - MARGIN_RIGHT), whole=whole)
   y_low, y_high = padded(y_all[shown], log=log)
-  y_low = 0.0 if from_zero else y_low
+  y_low = 0.0 if from_zero else max(y_low, limits[0])
+  y_high = min(y_high, limits[1])
   y_scale = Scale(y_low, y_high, float(height - MARGIN_BOTTOM), MARGIN_TOP, log)
   legend, rows = legend_text(curves, width, height)
   total = height + rows * LEGEND_ROW
@@ -110,8 +120,8 @@ def chart(
   return (
     f'<svg class="chart" viewBox="0 0 {width} {total}" width="{width}" '
     f'height="{total}" role="img" aria-label="{html.escape(title)}" '
-    'font-size="12" fill="#333">'
-    f'<text x="{MARGIN_LEFT}" y="18" font-size="14" font-weight="600" fill="#111">'
+    'font-size="12" fill="currentColor">'
+    f'<text x="{MARGIN_LEFT}" y="18" font-size="14" font-weight="600">'
     f'{html.escape(title)}</text>{body}{legend}</svg>'
   )
 
@@ -156,23 +166,23 @@ def axes_text(x_scale: Scale, y_scale: Scale, x_label: str, y_label: str) -> str
   ticks = y_scale.ticks()
   for tick, label in zip(ticks, tick_labels(ticks), strict=True):
     y = float(y_scale(np.asarray(tick)))
-    text += f'<path d="M{left} {y:.1f}H{right}" stroke="#e4e4e4"/>'
+    text += f'<path d="M{left} {y:.1f}H{right}" {GRID}/>'
     text += f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
   ticks = x_scale.ticks()
   for tick, label in zip(ticks, tick_labels(ticks), strict=True):
     x = float(x_scale(np.asarray(tick)))
-    text += f'<path d="M{x:.1f} {bottom}v4" stroke="#888"/>'
+    text += f'<path d="M{x:.1f} {bottom}v4" {AXIS}/>'
     text += f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{label}</text>'
-  text += f'<path d="M{left} {bottom}H{right}" stroke="#888"/>'
+  text += f'<path d="M{left} {bottom}H{right}" {AXIS}/>'
   middle = (left + right) / 2
   text += (
-    f'<text x="{middle:.1f}" y="{bottom + 34}" text-anchor="middle" fill="#666">'
+    f'<text x="{middle:.1f}" y="{bottom + 34}" text-anchor="middle" {FAINT}>'
     f'{html.escape(x_label)}</text>'
   )
   middle = (top + bottom) / 2
   return text + (
     f'<text transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle" '
-    f'fill="#666">{html.escape(y_label)}</text>'
+    f'{FAINT}>{html.escape(y_label)}</text>'
   )
 
 
@@ -252,12 +262,17 @@ def running_mean(y: np.ndarray, window: int) -> np.ndarray:
 def padded(
   values: np.ndarray, share: float = 0.05, log: bool = False
 ) -> tuple[float, float]:
-  """Returns the range of the values with a margin; never empty."""
+  """Returns the range of the values with a margin; never empty.
+
+  Equal values get half their size on both sides, and zeros the range from 0 to 1.
+  """
   low, high = float(values.min()), float(values.max())
   if log:
     factor = (high / low) ** share if high > low else 2.0
     return low / factor, high * factor
-  air = share * (high - low) if high > low else max(abs(low), 1.0) / 2
+  if low == high == 0.0:
+    return 0.0, 1.0
+  air = share * (high - low) if high > low else abs(low) / 2
   return low - air, high + air
 
 
@@ -283,14 +298,16 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-  """Returns short labels that distinguish the ticks: 0.25, 20k, 1.5M, 1e-5."""
+  """Returns short labels that distinguish the ticks: 0.25, 20k, 1.5M, 1.975e-3."""
   largest = max((abs(tick) for tick in ticks), default=0.0)
   for unit, suffix in ((1e9, 'G'), (1e6, 'M'), (1e4, 'k')):
     if largest >= unit:
       divisor = 1e3 if suffix == 'k' else unit
       return [f'{tick / divisor:.6g}{suffix}' if tick else '0' for tick in ticks]
-  labels = [f'{tick:.7g}' for tick in ticks]
-  return [label.replace('e-0', 'e-') for label in labels]
+  if 0.0 < largest < 0.01 and max(len(f'{tick:.7g}') for tick in ticks) > LONGEST:
+    power = math.floor(math.log10(largest))
+    return [f'{tick / 10.0**power:.5g}e{power}' if tick else '0' for tick in ticks]
+  return [f'{tick:.7g}'.replace('e-0', 'e-') for tick in ticks]
 
 
 def shortened(text: str, most: int) -> str:

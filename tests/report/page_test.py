@@ -10,7 +10,7 @@ from big_vision_like.report import page
 class Reader(html.parser.HTMLParser):
   """Collects tags, text, and complains of tags closed out of order."""
 
-  VOID = {'meta', 'link', 'img', 'br'}
+  VOID = {'meta', 'link', 'img', 'br', 'wbr'}
 
   def __init__(self, text: str):
     super().__init__()

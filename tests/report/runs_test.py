@@ -36,6 +36,7 @@ def records(scale: float = 1.0) -> list[dict]:
 
 def table_of(text: str) -> dict[str, list[str]]:
   """Rows of the first table."""
+  text = text.replace('<wbr>', '')
   rows = re.findall('<tr>(.*?)</tr>', text.split('</table>')[0])
   cells = [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row) for row in rows]
   return {name: values for name, *values in cells}
@@ -54,7 +55,7 @@ def test_summary_tells_config_and_final_metrics():
     'time': ['1:00:00'],
     'training loss': ['0.01667 at step 60'],
     'val/loss': ['1.25 at step 60'],
-    'digits/5-shot': ['0.91 ± 0.012 at step 60'],
+    'digits/5-shot': ['91.0 ± 1.2 % at step 60'],
   }
 
 
@@ -99,12 +100,63 @@ def legend_of(svg: str) -> list[str]:
 def test_curves_of_one_run_group_by_quantity():
   text = runs.learning_curves([runs.Log('a', config(), records())])
   charts = charts_of(text)
-  assert list(charts) == ['loss', 'learning rate', '5-shot', 'seconds', '5-shot std']
+  assert list(charts) == ['loss', 'learning rate', 'seconds since the start']
   assert legend_of(charts['loss']) == ['training', 'val']
-  assert legend_of(charts['5-shot']) == ['digits']
   shown, folded = text.split('<details>')
-  assert 'aria-label="5-shot"' in shown and 'aria-label="seconds"' in folded
+  assert 'aria-label="learning rate"' in shown and 'aria-label="seconds' in folded
   assert 'compile_seconds' not in text
+  # What was measured once is in tables, and its spread among the folded.
+  assert table_of(shown) == {
+    'measured once': ['by', 'value', 'at step'],
+    '5-shot': ['digits', '91.0 %', '60'],
+  }
+  assert table_of(folded)['5-shot std'] == ['digits', '1.2 %', '60']
+  assert '<summary>2 more measurements</summary>' in folded
+
+
+def ticks_of(svg: str) -> list[float]:
+  return [float(x) for x in re.findall(r'text-anchor="end">([^<]*)<', svg)]
+
+
+def test_charts_do_not_mislead():
+  lines = [
+    {'step': s, 'kind': 'train', 'rate': 5e-4, 'top1': 0.99, 'cardinality_error': 0.5}
+    | {'input_wait': 0.0, 'examples_per_second': 100.0}
+    for s in range(1, 9)
+  ]
+  evals = [
+    {'step': s, 'kind': 'eval', 'val/top1': 1.0, 'val/AP': 0.1 * s, 'val/AR10': 0.5}
+    for s in (4, 8)
+  ]
+  text = runs.learning_curves([runs.Log('a', config(), [*lines, *evals])])
+  charts = charts_of(text)
+  assert list(charts) == [
+    'top-1 accuracy, %',
+    'average precision (AP), %',
+    'learning rate',
+    'examples per second',
+    'time waiting for input, %',
+    'AR10, %',
+    'cardinality_error',
+  ]
+  shown, folded = text.split('<details>')
+  assert 'aria-label="learning rate"' in shown and '5 more' not in folded
+  assert all(f'aria-label="{name}' in folded for name in [*charts][3:])
+  assert max(ticks_of(charts['top-1 accuracy, %'])) == 100
+  assert 'val at 8: 100' in charts['top-1 accuracy, %']
+  rates = ticks_of(charts['learning rate'])
+  assert rates[0] < 5e-4 < rates[-1] and 2e-4 <= rates[0] and rates[-1] <= 8e-4
+  waits = ticks_of(charts['time waiting for input, %'])
+  assert waits[0] == 0.0 and waits[-1] <= 1.0
+  assert 'average precision' in shown and '80.0 % at step 8' in (
+    runs.summary([runs.Log('a', config(), [*lines, *evals])])
+  )
+
+
+def test_a_share_beyond_one_is_no_percentage():
+  lines = [{'step': s, 'kind': 'eval', 'val/top1': 40.0 + s} for s in (1, 2)]
+  text = runs.learning_curves([runs.Log('a', config(), lines)])
+  assert list(charts_of(text)) == ['top-1 accuracy'] and 'val at 2: 42' in text
 
 
 def test_curves_of_two_runs_share_charts():

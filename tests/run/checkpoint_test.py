@@ -34,7 +34,7 @@ def test_keeps_the_last_every_sixth_and_the_best(tmp_path):
   assert step == 15
   np.testing.assert_array_equal(saved['params']['w'], np.full(3, 15.0))
   assert checkpoint.load(tmp_path, 3)[0] == 3
-  with pytest.raises(UserError, match='no checkpoint of step 4, only of 3, 6, 12'):
+  with pytest.raises(UserError, match='only of steps 3, 6, 12'):
     checkpoint.load(tmp_path, 4)
 
 

@@ -64,6 +64,60 @@ def test_what_is_written(tmp_path, capsys):
   assert (1, 'info/compile_seconds', 2.0) in board
 
 
+def test_a_terminal_gets_a_bar_with_what_the_host_knows(tmp_path, monkeypatch, capsys):
+  told, now = [], [100.0]
+
+  class Bar:
+    def __init__(self, total):
+      told.append(('total', total))
+
+    def start(self):
+      told.append('start')
+
+    def stop(self, step):
+      told.append(('stop', step))
+
+    def is_due(self):
+      return True
+
+    def update(self, step, scalars, left):
+      rate = scalars.get('examples_per_second')
+      told.append((step, scalars.get('loss'), rate, left))
+
+    def busy(self, text):
+      told.append(text)
+
+  monkeypatch.setattr(metrics.progress, 'is_live', lambda: True)
+  monkeypatch.setattr(metrics.progress, 'Bar', Bar)
+  monkeypatch.setattr(metrics.time, 'perf_counter', lambda: now[0])
+  with opened(tmp_path) as log:
+    log.measure(1)
+    log.tick(1)  # nothing is done yet
+    now[0] += 10.0
+    log.tick(6)
+    now[0] += 10.0
+    log.train(10, {'loss': 0.5}, done=11)
+    now[0] += 1.0
+    log.tick(12)  # too early for a rate of its own
+    now[0] += 4.0
+    log.tick(13)
+    log.busy('evaluating val')
+    log.finish(14)
+  assert told[:6] == [
+    ('total', 100),
+    'start',
+    (1, None, None, None),
+    (6, None, 4.0, 188.0),
+    (11, 0.5, 4.0, 178.0),
+    (12, 0.5, 4.0, 176.0),
+  ]
+  step, loss, rate, left = told[6]
+  assert (step, loss) == (13, 0.5)
+  assert (rate, left) == (pytest.approx(3.2), pytest.approx(217.5))
+  assert told[7:9] == ['evaluating val', ('stop', 14)]
+  assert not [x for x in capsys.readouterr().out.splitlines() if x.startswith('step')]
+
+
 def test_lines_are_there_at_once(tmp_path):
   with opened(tmp_path) as log:
     log.write(1, 'train', {'loss': 1.0})
@@ -263,40 +317,6 @@ def test_unread_scalars_are_fetched_in_order(monkeypatch):
   assert all(isinstance(scalars['loss'], np.ndarray) for _, _, scalars, _ in taken)
   assert [step for step, *_ in unread.take(99)] == [4, 5]
   assert unread.take(99) == []
-
-
-@pytest.mark.parametrize(
-  'arguments, line',
-  [
-    (
-      (200, 1500, {'loss': 1.23456, 'top1': 0.5, 'rate': 0.1}, None),
-      'step   200/1,500   13 %  loss 1.2346  top1 0.5000',
-    ),
-    (
-      (1500, 1500, {'loss': 0.1, 'examples_per_second': 12345.6, 'mfu': 0.4567}, 0.0),
-      'step 1,500/1,500  100 %  loss 0.1000  12,346 examples/s  MFU 45.7 %  ETA 0:00',
-    ),
-    ((0, 10, {}, 3725.0), 'step  0/10    0 %  ETA 1:02:05'),
-  ],
-)
-def test_progress_line(arguments, line):
-  assert metrics.progress_line(*arguments) == line
-
-
-@pytest.mark.parametrize(
-  'seconds, text',
-  [
-    (0, '0:00'),
-    (9.4, '0:09'),
-    (59.6, '1:00'),
-    (245, '4:05'),
-    (3599.4, '59:59'),
-    (3723, '1:02:03'),
-    (100 * 3600, '100:00:00'),
-  ],
-)
-def test_duration(seconds, text):
-  assert metrics.duration(seconds) == text
 
 
 # Compilation

@@ -14,7 +14,8 @@ import pytest
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import folders
 from big_vision_like.errors import UserError
-from big_vision_like.run import checkpoint, workdir
+from big_vision_like.run import checkpoint, overwrite, workdir
+from big_vision_like.spec import override as spec_override
 from big_vision_like.spec import spec
 from big_vision_like.tasks.task import State
 
@@ -148,12 +149,52 @@ def test_what_changes_the_training_is_refused_or_accepted(begun, field, value):
   folder, config, data = begun
   with config.unlocked():
     config.update_from_flattened_dict({field: value})
-  with pytest.raises(UserError, match=rf'(?s)another config:\n  config.{field}.*: '):
-    workdir.claim(folder, config, data)
+  what = 'of another length.*at step 2' if field == 'total_steps' else 'another config'
+  with pytest.raises(UserError, match=rf'(?s){what}:\n  config.{field}.*: '):
+    workdir.claim(folder, config, data, total_steps=config.total_steps)
   with pytest.raises(UserError, match='--accept=config'):
     workdir.claim(folder, config, data, accept=['data'])
   changes = workdir.claim(folder, config, data, accept=['config'])
   assert changes.accepted == ('config',)
+
+
+@pytest.fixture
+def finished(begun):
+  """A run of two epochs, which are two steps, with a field that follows its length."""
+  folder, config, data = begun
+  config.task.decay = config.get_ref('total_steps')
+  spec_override(config, 'total_steps=epochs(2)')
+  workdir.record(folder, config, 0, workdir.Changes())
+  (folder / 'metrics.jsonl').write_text('{"step": 1, "kind": "info", "total_steps": 2}')
+  return folder, config, data
+
+
+def test_a_finished_run_may_be_extended(finished):
+  folder, config, data = finished
+  spec_override(config, 'total_steps=epochs(4)')
+  changes = workdir.claim(folder, config, data, total_steps=4)
+  assert changes.extended and not changes.accepted
+  assert changes.config == (
+    'config.task.decay.epochs: 2.0 -> 4.0',
+    'config.total_steps.epochs: 2.0 -> 4.0',
+  )
+  assert dict(config.total_steps) == dict(config.task.decay) == {'epochs': 4.0}
+  spec_override(config, 'total_steps=5')
+  changes = workdir.claim(folder, config, data, total_steps=5)
+  assert changes.extended and len(changes.config) == 4
+  # A fixed schedule is no obstacle, but another change is.
+  spec_override(config, 'task.decay=epochs(2)')
+  assert workdir.claim(folder, config, data, total_steps=5).extended
+  spec_override(config, 'task.a=2')
+  with pytest.raises(UserError, match='another config'):
+    workdir.claim(folder, config, data, total_steps=5)
+
+
+def test_a_finished_run_is_not_shortened(finished):
+  folder, config, data = finished
+  spec_override(config, 'total_steps=1')
+  with pytest.raises(UserError, match='of another length, which is at step 2'):
+    workdir.claim(folder, config, data, total_steps=1)
 
 
 def test_data_may_move_but_not_change(begun, tmp_path):
@@ -232,6 +273,52 @@ def test_looking_whether_a_folder_is_owned_keeps_no_training_out(tmp_path, monke
     monkeypatch.setattr(workdir.time, 'sleep', lambda _: looking.close())
     with workdir.owned(tmp_path):
       assert looking.closed
+
+
+def run_files(folder: pathlib.Path) -> list[str]:
+  """Writes files as training and others leave them; returns those of training."""
+  for name in ('capsule-3', 'unreadable-2.2', 'tensorboard', 'notes', 'checkpoints/7'):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / 'file').write_text('x')
+  own = ['bad_records.txt', 'evaluation-2.json', 'learned.json', 'wandb_id.txt']
+  own.append('metrics.jsonl')
+  for name in [*own, 'train.log', 'my_config.json', 'lock']:
+    (folder / name).write_text('x')
+  dirs = ['capsule-3/', 'checkpoints/', 'tensorboard/', 'unreadable-2.2/']
+  return sorted([*own, *dirs, 'config.json'])
+
+
+def test_overwriting_removes_a_run_and_nothing_else(begun):
+  folder = begun[0]
+  own = run_files(folder)
+  removed, kept = overwrite.remove_run(folder)
+  assert removed == own
+  assert kept == ['my_config.json', 'notes/', 'train.log']
+  rest = sorted(path.name for path in folder.iterdir())
+  assert rest == ['lock', 'my_config.json', 'notes', 'train.log']
+  assert overwrite.remove_run(folder) == ([], kept)
+
+
+@pytest.mark.parametrize('config', [None, '{"hidden_size": 768}', '{"task'])
+def test_what_may_not_be_a_run_is_not_overwritten(begun, config):
+  folder = begun[0]
+  run_files(folder)
+  (folder / 'config.json').unlink()
+  if config is not None:
+    (folder / 'config.json').write_text(config)
+  before = sorted(folder.rglob('*'))
+  with pytest.raises(UserError, match='no config.json of a run, so they may belong'):
+    overwrite.remove_run(folder)
+  assert sorted(folder.rglob('*')) == before
+
+
+def test_links_are_not_followed_when_overwriting(begun, tmp_path):
+  folder = begun[0]
+  (folder / 'checkpoints').rename(tmp_path / 'big_disk')
+  (folder / 'checkpoints').symlink_to(tmp_path / 'big_disk')
+  with pytest.raises(UserError, match='checkpoints is a link to .*big_disk: remove or'):
+    overwrite.remove_run(folder)
+  assert (tmp_path / 'big_disk' / '2').is_dir() and (folder / 'config.json').exists()
 
 
 def test_failures_are_noted_and_forgotten(tmp_path):

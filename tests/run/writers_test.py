@@ -7,7 +7,7 @@ import types
 import pytest
 
 from big_vision_like.errors import UserError
-from big_vision_like.run import metrics, writers
+from big_vision_like.run import metrics, progress, writers
 from big_vision_like.spec import spec
 
 
@@ -93,7 +93,7 @@ def test_what_is_missing_is_said_before_a_run(monkeypatch):
     writers.build({'a': spec(writers.WandB, project='vit')})
 
 
-@pytest.mark.parametrize('node', [3, spec(metrics.duration, seconds=1.0)])
+@pytest.mark.parametrize('node', [3, spec(progress.duration, seconds=1.0)])
 def test_only_writers_are_taken(node):
   with pytest.raises(UserError, match='config.writers.a is not a Writer'):
     writers.build({'a': node})

@@ -12,6 +12,9 @@ def test_demo_prints_its_table_and_writes_its_page(run, tmp_path):
   assert done.returncode == 0, done.stderr
   for row in ('5-shot linear probe +50', 'fine-tuning +1,347', 'fine-tuning +100'):
     assert re.search(rf'{row} +[0-9.]+ +[0-9.]+ +[+-][0-9.]+', done.stdout), row
+  for line in re.findall(r'[\d,]+ +([\d.]+ +[\d.]+ +[+-][\d.]+)\n', done.stdout):
+    before, after, gain = map(float, line.split())
+    assert gain == round(after - before, 1), line  # of what is shown
   assert 'glyphs   top-1' in done.stdout
   page = (tmp_path / 'report.html').read_text()
   assert 'Attention rollout' in page and 'digits_all_pretrained' in page

@@ -82,6 +82,9 @@ def test_run_sets_flags_and_keeps_those_of_the_environment():
   assert done.returncode == 3
   ours, theirs = done.stdout.split()[0], done.stdout.split()[-1]
   assert ours.startswith('--xla_tpu_') and theirs == '--xla_mine=1'
+  anew = call(LAUNCH / 'run.sh', 'cpu', 'echo', 'ran', '--overwrite')
+  assert anew.returncode == 2 and anew.stdout == ''
+  assert 'leave out --overwrite: a launcher reruns the command' in anew.stderr
   wrong = call(LAUNCH / 'run.sh', 'abacus', 'true')
   assert wrong.returncode == 2 and 'tpu' in wrong.stderr
 

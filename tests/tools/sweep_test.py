@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
 
@@ -88,10 +89,10 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
 
   with pytest.raises(UserError, match='to another sweep .metric: val/top1 -> val/loss'):
     sweep.Sweep(same | {'metric': 'val/loss'}, out)
+  changed = json.loads((out / 'results.json').read_text())
+  changed['command']['metric'] = 'val/top9'
+  (out / 'results.json').write_text(json.dumps(changed))
   with pytest.raises(UserError, match="tune.* has no 'val/top9', only val/loss"):
-    changed = dict(json.loads((out / 'results.json').read_text()))
-    changed['command']['metric'] = 'val/top9'
-    (out / 'results.json').write_text(json.dumps(changed))
     sweep.Sweep(changed['command'], out).do(config)
   with pytest.raises(UserError, match='belongs to a run with another config'):
     path = pathlib.Path(config)
@@ -110,12 +111,16 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
     (dict(overrides=['total_step=1']), "did you mean 'total_steps'"),
     (dict(test='real/top1'), "no evaluator for 'real/top1': it has test"),
     (dict(metric='test/top1', over=[f'{RATE}=1']), "for 'test/top1': it has val"),
+    (
+      dict(metric='val/top9', over=[f'{RATE}=1']),
+      "--metric='val/top9' is reported by no evaluator; there are val/top1",
+    ),
     (dict(over=[f'{RATE}=1,,2']), 'write FIELD=VALUE,VALUE'),
     (dict(over=[f'{RATE}=1', f'{RATE}=2']), f'--over names {RATE} twice'),
   ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(
-  config, changes, sentence, tmp_path
+  config, changes, sentence, tmp_path, data_dir
 ):
   with pytest.raises(UserError, match=sentence):
     sweep.Sweep(command(config, **changes), tmp_path / 'out').check()
@@ -131,7 +136,7 @@ def test_configs_need_a_variant_for_tuning_only_where_there_is_something_to_tune
 
 
 def test_the_best_is_the_first_of_equals_and_tests_are_never_looked_at(
-  config, tmp_path, monkeypatch
+  config, tmp_path, monkeypatch, data_dir
 ):
   over = [f'{RATE}=0.1,0.2,0.3', 'total_steps=1,2']
   made = sweep.Sweep(command(config, over=over, seeds=['5', '6']), tmp_path)
@@ -148,6 +153,13 @@ def test_the_best_is_the_first_of_equals_and_tests_are_never_looked_at(
   assert asked[6:] == [(config, seed, 'test/top1') for seed in '56']
   assert made.results[0]['chosen'] == {RATE: '0.2', 'total_steps': '1'}
   assert made.results[0]['mean'] == 0.7 and made.results[0]['std'] == 0.0
+
+
+def test_trainings_are_not_in_the_group_that_gets_ctrl_c(tmp_path, monkeypatch):
+  program = 'import os; print(os.getpgrp() == os.getpid()); exit(3)'
+  monkeypatch.setattr(sweep.Run, 'command', lambda _: [sys.executable, '-c', program])
+  run = sweep.Run('a.py', (), {}, '0', tmp_path / 'run', 'val/top1')
+  assert sweep.train(run) == 'True'
 
 
 def test_values_may_be_tuples():
@@ -173,15 +185,62 @@ def test_means_over_vtab_are_those_of_each_seed():
   assert sweep.groups(results[1:]) == []
 
 
-def test_a_config_without_an_argument_is_its_own_variant(tmp_path):
-  tuned = command('tests/tiny_config.py', over=[f'{RATE}=1e-3,1e-2'], test='val/top1')
-  made = sweep.Sweep(tuned, tmp_path)
+OWN = """
+from big_vision_like import spec
+
+def get_config(SIGNATURE):
+  CHECK
+  return spec.load('tests/tiny_config.py', ['total_steps=4', 'evals.val.every=2'])
+"""
+
+
+@pytest.mark.parametrize(
+  ('signature', 'check', 'argument'),
+  [
+    ('', '', ''),
+    ("size='small'", "assert size in ('small', 'large')", ''),
+    ("size='small'", "{'small': 1, 'large': 2}[size]", ':large'),
+  ],
+)
+def test_any_config_is_its_own_variant(tmp_path, signature, check, argument, data_dir):
+  file = tmp_path / 'own.py'
+  file.write_text(OWN.replace('SIGNATURE', signature).replace('CHECK', check))
+  own = f'{file}{argument}'
+  made = sweep.Sweep(command(own, over=[f'{RATE}=1e-3,1e-2'], test=None), tmp_path)
   made.check()
-  assert [run.config for run in made.tuning('tests/tiny_config.py')] == [
-    'tests/tiny_config.py'
-  ] * 2
-  other = command('configs/vit/digits.py', over=[f'{RATE}=1e-3'], test='test/top1')
-  with pytest.raises(
-    UserError, match=r"--over tunes .*digits.py:tune, .* 'tune': take"
-  ):
-    sweep.Sweep(other, tmp_path).check()
+  assert [run.config for run in made.tuning(own)] == [own] * 2
+  assert made.command['test'] == 'val/top1'
+  chooses, warning, reports = made.rules()
+  assert chooses == (
+    'chooses',
+    f'the values with the highest val/top1 of {own}, seed 0',
+  )
+  assert warning[0] == 'warning' and 'results are optimistic' in warning[1]
+  assert reports == ('reports', 'val/top1 with seed 0')
+
+
+def test_the_evaluator_knows_that_a_lower_loss_is_better(
+  tmp_path, monkeypatch, data_dir
+):
+  file = tmp_path / 'own.py'
+  file.write_text(OWN.replace('SIGNATURE', '').replace('CHECK', ''))
+  over = [f'{RATE}=0.1,0.2,0.3']
+  own = command(str(file), over=over, metric='val/loss', test=None, seeds=['1', '2'])
+  made = sweep.Sweep(own, tmp_path / 'out')
+  made.check()
+  assert [title for title, _ in made.rules()] == ['chooses', 'warning', 'reports']
+  assert 'with the lowest val/loss' in made.rules()[0][1]
+  losses = {'0.1': 0.9, '0.2': 0.4, '0.3': 0.7}
+  monkeypatch.setattr(made, 'value', lambda run: losses[run.values[RATE]])
+  made.do(str(file))
+  [result] = made.results
+  assert result['chosen'] == {RATE: '0.2'} and result['validation'] == 0.4
+  assert result['test'] == [0.4, 0.4]
+
+
+def test_the_variant_for_tuning_measures_on_other_data(config, tmp_path, data_dir):
+  made = sweep.Sweep(command(config, over=[f'{RATE}=1'], seeds=['1', '2']), tmp_path)
+  assert made.rules() == [
+    ('chooses', f'the values with the highest val/top1 of {config}:tune, seed 1'),
+    ('reports', 'test/top1 with seeds 1, 2'),
+  ]

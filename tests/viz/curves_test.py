@@ -129,6 +129,7 @@ def test_log_ticks_are_powers_of_ten():
     ([0.0, 0.25, 0.5], ['0', '0.25', '0.5']),
     ([0.0, 1e-5, 2e-5], ['0', '1e-5', '2e-5']),
     ([5.00002, 5.00004], ['5.00002', '5.00004']),
+    ([0.0, 0.001975, 0.00198], ['0', '1.975e-3', '1.98e-3']),
   ],
 )
 def test_tick_labels_are_short(ticks, labels):
@@ -140,6 +141,22 @@ def test_one_value_and_constant_values_can_be_drawn(log):
   for y in ([3.0], [2.0, 2.0]):
     svg = parsed(curves.chart([Curve('', range(len(y)), y)], title='t', log=log))
     assert len(list(svg.iter('circle'))) == 2 * len(y)
+
+
+@pytest.mark.parametrize(
+  ('values', 'low', 'high'),
+  [([5e-4, 5e-4], 2.5e-4, 7.5e-4), ([0.0], 0, 1), ([-2.0, -2.0], -3, -1)],
+)
+def test_equal_values_get_an_axis_of_their_size(values, low, high):
+  assert curves.padded(np.array(values)) == pytest.approx((low, high))
+
+
+def test_axes_keep_the_limits_of_a_quantity():
+  text = curves.chart([Curve('', [1, 2], [90.0, 100.0])], title='t', limits=(0, 100))
+  svg = parsed(text)
+  high = max(float(x) for x in texts(svg) if x.isdigit() and int(x) > 2)
+  top = min(float(c.get('cy')) for c in svg.iter('circle'))
+  assert high == 100 and top == curves.MARGIN_TOP
 
 
 def test_a_chart_from_zero_shows_zero():

@@ -12,6 +12,13 @@ if (($# < 2)); then
   echo "usage: $0 tpu|gpu|cpu COMMAND..." >&2
   exit 2
 fi
+for word in "$@"; do
+  if [[ $word == --overwrite ]]; then
+    echo 'run.sh: leave out --overwrite: a launcher reruns the command to resume after a' \
+      'failure, and each time it would remove the run' >&2
+    exit 2
+  fi
+done
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 flags=$(python3 "$here/xla_flags.py" "$1") || exit
 eval "$flags"
