@@ -2,7 +2,7 @@
 
     python tools/scaling_table.py [ROW ...]
 
-Rows take a minute or two on two cores, Swin-B and Noisy Student L2 10 to 30 minutes. They
+Rows take a minute or two on two cores, Swin-B and Noisy Student L2 10 to 30 minutes, and
 need libtpu (`pip install '.[tpu]'`).
 """
 
