@@ -46,6 +46,7 @@ class Metrics:
     self._start_step, self._before = start_step, seconds
     self._last = (start_step, time.perf_counter())
     self._paused = self._waited = 0.0
+    self._input_cpu = self._input_cpu_before = self._input_cores = 0.0
     self._rate = self._wait_share = self._flops_rate = 0.0
     self._bad = 0
     self._started = time.perf_counter()
@@ -87,6 +88,7 @@ class Metrics:
     """Restarts the throughput clock, after compilation."""
     self._last = (step, time.perf_counter())
     self._paused = self._waited = self._rate = self._flops_rate = 0.0
+    self._input_cpu_before = self._input_cpu
     self._flops.clear()
 
   def work(self, step: int, flops: int) -> None:
@@ -99,6 +101,10 @@ class Metrics:
     started = time.perf_counter()
     yield
     self._waited += time.perf_counter() - started
+
+  def input_cpu(self, seconds: float) -> None:
+    """Records the CPU seconds that this process's input has taken so far."""
+    self._input_cpu = seconds
 
   def bad_records(self, step: int, news: Sequence[str]) -> None:
     """Appends replaced records to the file; each process prints its first ones."""
@@ -132,6 +138,8 @@ class Metrics:
       finished = [number for number in self._flops if number <= done]
       self._flops_rate = sum(self._flops.pop(n) for n in finished) / elapsed
       self._wait_share = self._waited / elapsed
+      self._input_cores = (self._input_cpu - self._input_cpu_before) / elapsed
+      self._input_cpu_before = self._input_cpu
       self._last, self._paused, self._waited = (done, now), 0.0, 0.0
     scalars = dict(scalars)
     if self._bad:
@@ -139,6 +147,7 @@ class Metrics:
     if self._rate:
       scalars['examples_per_second'] = self._rate * self._batch_size
       scalars['input_wait'] = self._wait_share
+      scalars['input_cpu'] = self._input_cores
       chip = chips.of(jax.devices()[0])
       if chip and self._flops_rate:
         peak = chip.peak_flops * jax.device_count()
@@ -147,7 +156,9 @@ class Metrics:
     self.write(step, 'train', scalars)
     if self._active:
       left = (self._total_steps - done) / self._rate if self._rate else None
-      print(progress_line(step, self._total_steps, scalars, left), flush=True)
+      # On CPUs, the input takes time from the step even if the step does not wait.
+      cores = os.cpu_count() if jax.default_backend() == 'cpu' else None
+      print(progress_line(step, self._total_steps, scalars, left, cores), flush=True)
 
   def evaluation(
     self, step: int, name: str, scalars: Mapping[str, float], seconds: float
@@ -155,6 +166,8 @@ class Metrics:
     """Logs and prints the scalars of an evaluator."""
     named = {f'{name}/{key}': value for key, value in scalars.items()}
     self.write(step, 'eval', named)
+    times = {'evaluation_seconds': seconds, 'seconds': self.seconds}
+    self.write(step, 'info', times)
     self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
@@ -227,9 +240,16 @@ def listed(scalars: Mapping[str, float]) -> str:
 
 
 def progress_line(
-  step: int, total: int, scalars: Mapping[str, float], seconds_left: float | None
+  step: int,
+  total: int,
+  scalars: Mapping[str, float],
+  seconds_left: float | None,
+  cores: int | None = None,
 ) -> str:
-  """Returns a line such as 'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'."""
+  """Returns a line such as 'step   200/1,500  13 %  loss 1.234  ...  ETA 1:23'.
+
+  `cores` is the number of cores that training shares with its input, if it does.
+  """
   width = len(f'{total:,}')
   parts = [f'step {step:>{width},}/{total:,}  {100 * step // total:>3} %']
   parts += [f'{k} {scalars[k]:.4f}' for k in ('loss', 'top1') if k in scalars]
@@ -239,6 +259,8 @@ def progress_line(
     parts.append(f'MFU {100 * scalars["mfu"]:.1f} %')
   if scalars.get('input_wait', 0.0) >= 0.01:
     parts.append(f'{100 * scalars["input_wait"]:.0f} % waiting for input')
+  if cores and (share := scalars.get('input_cpu', 0.0) / cores) >= 0.05:
+    parts.append(f'input takes {100 * share:.0f} % of the CPU')
   if seconds_left is not None:
     parts.append(f'ETA {duration(seconds_left)}')
   return '  '.join(parts)
