@@ -527,10 +527,10 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
   yield f'{memory["bytes"] / 2**20:,.0f} MiB ({memory["source"]})'
   if 'with_input' in result:
     found = result['with_input']
+    whole, own = found['process_cpu_seconds'], found['input_cpu_seconds']
     yield (
-      f'with input, a step takes {1e3 * found["process_cpu_seconds"]:,.2f} ms of the'
-      f' CPU time of this process, and its input {1e3 * found["input_cpu_seconds"]:,.2f}'
-      ' ms'
+      f'a step with input takes {1e3 * whole:,.2f} ms of CPU time in this process;'
+      f' {1e3 * own:,.2f} ms are spent on input'
     )
   if 'timm' in result:
     ratio = result['timm']['ratio']
