@@ -94,10 +94,11 @@ class Kept:
   """
 
   def __init__(self, count: int, limit: int):
+    self._full = count > limit  # each takes a byte of `_has` alone
     self._count, self._left = count, limit
     self._arrays: dict[str, np.ndarray] = {}
-    self._has = np.zeros(count if limit else 0, bool)
-    self._lock, self._full = threading.Lock(), not limit
+    self._has = np.zeros(0 if self._full else count, bool)
+    self._lock = threading.Lock()
 
   @property
   def size(self) -> int:
@@ -122,8 +123,10 @@ class Kept:
       if self._full or self._has[index]:
         return
       if not self._arrays:
-        self._arrays = {n: self._column(value) for n, value in example.items()}
-        self._left -= sum(array.nbytes for array in self._arrays.values())
+        each = sum(getattr(value, 'nbytes', 8) for value in example.values())
+        self._left -= self._count * each
+        if self._left >= 0:  # allocating more than there is would fail
+          self._arrays = {n: self._column(value) for n, value in example.items()}
       self._left -= sum(
         sys.getsizeof(x) for x in example.values() if isinstance(x, (str, bytes))
       )

@@ -169,6 +169,13 @@ def test_values_that_may_change_are_not_kept(value):
   assert kept.size == 0
 
 
+@pytest.mark.parametrize('count', [10**7, 10**15])
+def test_no_memory_is_taken_for_a_data_set_that_is_too_large(count):
+  kept = prepared.Kept(count, 2**28)
+  kept.put(0, {'image': np.zeros((500, 500, 3), np.uint8)})
+  assert kept.size == 0 and kept.take([0]) == [None]
+
+
 def test_copies_for_workers_are_empty():
   kept = prepared.Kept(3, 2**20)
   kept.put(1, {'x': 1})
