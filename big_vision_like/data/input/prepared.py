@@ -94,7 +94,8 @@ class Kept:
   """
 
   def __init__(self, count: int, limit: int):
-    self._full = count > limit  # each takes a byte of `_has` alone
+    # Each example takes a byte of `_has` alone.
+    self._full = limit == 0 or count > limit
     self._count, self._left = count, limit
     self._arrays: dict[str, np.ndarray] = {}
     self._has = np.zeros(0 if self._full else count, bool)
@@ -111,10 +112,12 @@ class Kept:
       arrays, has = self._arrays, self._has
     if not arrays:
       return [None] * len(indices)
+    # Before the values are read, as other threads may be writing some.
+    kept = has[indices].tolist()
     columns = [(name, array[indices]) for name, array in arrays.items()]
     return [
-      {name: column[row] for name, column in columns} if kept else None
-      for row, kept in enumerate(has[indices].tolist())
+      {name: column[row] for name, column in columns} if there else None
+      for row, there in enumerate(kept)
     ]
 
   def put(self, index: int, example: Example) -> None:

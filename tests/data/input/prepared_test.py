@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import itertools
 import pickle
+from concurrent import futures
 
 import grain
 import numpy as np
@@ -160,6 +161,23 @@ def test_values_come_back_as_they_were():
     np.testing.assert_array_equal(got[name], value)
   got['g'][:] = 0
   assert kept.take([1])[0]['g'].tolist() == [0, 1, 2]
+
+
+def test_threads_see_no_example_before_it_is_written():
+  kept, wrong = prepared.Kept(2000, 2**28), []
+
+  def write():
+    for index in range(2000):
+      kept.put(index, {'image': np.full(1000, index % 200 + 1, np.uint8)})
+
+  with futures.ThreadPoolExecutor(1) as pool:
+    writing = pool.submit(write)
+    while not writing.done():
+      for index, got in enumerate(kept.take(range(2000))):
+        if got and (got['image'] != index % 200 + 1).any():
+          wrong.append(index)
+    writing.result()
+  assert wrong == [] and kept.size == 2000
 
 
 @pytest.mark.parametrize('value', [[1, 2], {'x': 1}, np.array(['a'], object)])
