@@ -310,6 +310,8 @@ def _field(feature: Any) -> tuple[str, np.dtype | None, list[int] | None] | None
   if type(feature) not in kinds or feature.get_tensor_info().optional:
     return None
   info = feature.get_serialized_info()
+  if isinstance(info, Mapping):  # the shape is stored, too
+    return None
   dtype, shape = np.dtype(info.np_dtype), info.shape
   if dtype.kind not in _LISTS or any(size is None for size in shape[1:]):
     return None

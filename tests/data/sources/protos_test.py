@@ -68,10 +68,11 @@ def test_each_kind_of_feature_is_parsed_as_tfds_does(name):
 
 
 def test_whole_examples_are_parsed_as_tfds_does(monkeypatch):
-  features = f.FeaturesDict({name: feature for name, (feature, _) in FEATURES.items()})
-  del features['none']
-  values = {name: value for name, (_, value) in FEATURES.items() if name != 'none'}
-  record = features.serialize_example(values)
+  whole = {name: pair for name, pair in FEATURES.items() if name != 'none'}
+  features = f.FeaturesDict({name: feature for name, (feature, _) in whole.items()})
+  record = features.serialize_example(
+    {name: value for name, (_, value) in whole.items()}
+  )
   want = protos.parsed(record, features, 'it')
   monkeypatch.setattr(protos, 'parsed', None)  # not needed
   assert_same(protos.Parser(features)(record, 'it'), want)
