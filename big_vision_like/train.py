@@ -288,6 +288,7 @@ def loop(
     position = batches.get_state()
     with log.waiting():
       batch = next(batches)
+    log.input_cpu(batches.cpu_seconds)
     log.bad_records(step, batches.news())
     run.task.check(batch)
     arrays = sharding.put(batch, run.mesh)

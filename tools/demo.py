@@ -7,7 +7,7 @@ to resume. Every part is an ordinary run of the training loop.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.box
 import rich.console
@@ -18,6 +18,8 @@ from big_vision_like.devices import processes
 from big_vision_like.report import compose
 from big_vision_like.run import experiment, metrics, progress
 
+# Phases before the first step, as `metrics.jsonl` names them; compilation is the last.
+START = ('import', 'data', 'init', 'restore', 'compile')
 PRETRAIN = 'configs/vit/pretrain_glyphs.py'
 TRANSFER = 'configs/vit/transfer_digits.py'
 # name of the run: (labels, overrides of the transfer config)
@@ -54,6 +56,37 @@ def table(rows: Sequence[tuple[str, str, float, float]]) -> rich.table.Table:
   return result
 
 
+def times(runs: Mapping[str, Sequence[pathlib.Path]]) -> rich.table.Table:
+  """Returns a table of the time that groups of runs took, by phase."""
+  result = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  result.add_column('time')
+  for name in ('start', 'steps', 'evaluations', 'total'):
+    result.add_column(name, justify='right')
+  for title, workdirs in runs.items():
+    spent = [phases(metrics.read(workdir)) for workdir in workdirs]
+    total = [sum(seconds) for seconds in zip(*spent, strict=True)]
+    result.add_row(title, *map(metrics.duration, [*total, sum(total)]))
+  return result
+
+
+def phases(records: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
+  """Returns the seconds of a run before its first step, in steps and in evaluators."""
+  start = evaluations = 0.0
+  for record in records:
+    if record['kind'] == 'info':
+      start += sum(record.get(f'{name}_seconds', 0.0) for name in START)
+      evaluations += record.get('evaluation_seconds', 0.0)
+  compiling = sum(record.get('compile_seconds', 0.0) for record in records)
+  whole = max(record.get('seconds', 0.0) for record in records)
+  return start, whole - compiling - evaluations, evaluations
+
+
+def first_result(records: Sequence[Mapping[str, float]]) -> float:
+  """Returns the seconds from the start of a program to its first evaluation."""
+  before = sum(r.get(f'{name}_seconds', 0.0) for r in records for name in START[:-1])
+  return before + next(r['seconds'] for r in records if 'evaluation_seconds' in r)
+
+
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the five trainings and the probe."""
@@ -82,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (name := f'digits/{k}-shot') in found
   ]
 
+  tuned = []
   for number, (name, (labels, overrides)) in enumerate(BUDGETS.items(), start=3):
     print(f'\n{number}. Fine-tuning on {labels} labels, pretrained and from scratch\n')
     results = []
@@ -94,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         TRANSFER, [*overrides, *args.override, source], root=experiment.Settings
       )
       train.train(config, workdir)
+      tuned.append(workdir)
       results.append(metrics.last_evaluation(workdir)['test/top1'])
       print()
     rows.append(('fine-tuning', labels, *results))
@@ -101,7 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   console = rich.console.Console()
   console.print(table(rows))
   print(f'glyphs   top-1 {100 * found["val/top1"]:.1f} % of 4,960 test characters')
-  print(f'time     {progress.duration(metrics.process_seconds())}')
+  console.print(times({'pretraining': [pretrained], 'fine-tuning': tuned}))
+  first = progress.duration(first_result(metrics.read(pretrained)))
+  total = progress.duration(metrics.process_seconds())
+  print(f'time     {total}; the first result came after {first}')
   # After the time is printed: the pictures are not part of training.
   shown = [pretrained, runs / 'digits_all_scratch', runs / 'digits_all_pretrained']
   page = runs / 'report.html'

@@ -2,8 +2,8 @@
 
     python tools/scaling_table.py [ROW ...]
 
-Rows take a minute or two on two cores, Swin-B and Noisy Student L2 10 to 30 minutes, and
-need libtpu (`pip install '.[tpu]'`).
+Rows take a minute or two on two cores, those of Swin-B and Noisy Student L2 10 to 30
+minutes; they need libtpu (`pip install '.[tpu]'`).
 """
 
 from collections.abc import Sequence

@@ -48,6 +48,7 @@ class Metrics:
     self._start_step, self._before = start_step, seconds
     self._last = (start_step, time.perf_counter())
     self._paused = self._waited = 0.0
+    self._input_cpu = self._input_cpu_before = self._input_cores = 0.0
     self._rate = self._wait_share = self._flops_rate = 0.0
     self._bad = 0
     self._started = time.perf_counter()
@@ -92,6 +93,7 @@ class Metrics:
     """Restarts the throughput clock, after compilation."""
     self._last = (step, time.perf_counter())
     self._paused = self._waited = self._rate = self._flops_rate = 0.0
+    self._input_cpu_before = self._input_cpu
     self._flops.clear()
     if self._bar is not None:
       self._bar.start()
@@ -131,6 +133,10 @@ class Metrics:
     yield
     self._waited += time.perf_counter() - started
 
+  def input_cpu(self, seconds: float) -> None:
+    """Records the CPU seconds that this process's input has taken so far."""
+    self._input_cpu = seconds
+
   def bad_records(self, step: int, news: Sequence[str]) -> None:
     """Appends replaced records to the file; each process prints its first ones."""
     if not news:
@@ -163,6 +169,8 @@ class Metrics:
       finished = [number for number in self._flops if number <= done]
       self._flops_rate = sum(self._flops.pop(n) for n in finished) / elapsed
       self._wait_share = self._waited / elapsed
+      self._input_cores = (self._input_cpu - self._input_cpu_before) / elapsed
+      self._input_cpu_before = self._input_cpu
       self._last, self._paused, self._waited = (done, now), 0.0, 0.0
     scalars = dict(scalars)
     if self._bad:
@@ -170,12 +178,16 @@ class Metrics:
     if self._rate:
       scalars['examples_per_second'] = self._rate * self._batch_size
       scalars['input_wait'] = self._wait_share
+      scalars['input_cpu'] = self._input_cores
       chip = chips.of(jax.devices()[0])
       if chip and self._flops_rate:
         peak = chip.peak_flops * jax.device_count()
         scalars['mfu'] = self._flops_rate / peak
     scalars['seconds'] = self.seconds
     self.write(step, 'train', scalars)
+    # On CPUs, the input takes time from the step even if the step does not wait.
+    if 'input_cpu' in scalars and jax.default_backend() == 'cpu':
+      scalars = scalars | {'input_share': scalars['input_cpu'] / os.cpu_count()}
     self._shown = scalars
     left = (self._total_steps - done) / self._rate if self._rate else None
     if self._bar is not None:
@@ -189,6 +201,8 @@ class Metrics:
     """Logs and prints the scalars of an evaluator."""
     named = {f'{name}/{key}': value for key, value in scalars.items()}
     self.write(step, 'eval', named)
+    times = {'evaluation_seconds': seconds, 'seconds': self.seconds}
+    self.write(step, 'info', times)
     self.say(name, f'{listed(scalars)}  ({seconds:.1f} s)')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:

@@ -128,6 +128,8 @@ def parts(
     found.append(Part(f'MFU {100 * scalars["mfu"]:.1f} %', 6))
   if scalars.get('input_wait', 0.0) >= 0.01:
     found.append(Part(f'{100 * scalars["input_wait"]:.0f} % waiting for input', 7))
+  if (share := scalars.get('input_share', 0.0)) >= 0.05:
+    found.append(Part(f'input takes {100 * share:.0f} % of the CPU', 7))
   if seconds_left is not None:
     found.append(Part(f'ETA {duration(seconds_left)}', 1))
   return found

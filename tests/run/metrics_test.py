@@ -46,12 +46,15 @@ def test_what_is_written(tmp_path, capsys):
     log.write(1, 'info', {'compile_seconds': 2})
     log.train(5, {'loss': np.float32(0.5), 'rate': jnp.float32(0.25)})
     log.evaluation(5, 'val', {'top1': 0.75}, seconds=1.25)
-  info, train, evaluation = records(tmp_path)
+  info, train, evaluation, times = records(tmp_path)
   assert info == {'step': 1, 'kind': 'info', 'compile_seconds': 2.0}
-  assert train.pop('seconds') > 0 and train.pop('examples_per_second') > 0
-  assert train.pop('input_wait') == 0.0
+  train_seconds = train.pop('seconds')
+  assert train_seconds > 0 and train.pop('examples_per_second') > 0
+  assert train.pop('input_wait') == train.pop('input_cpu') == 0.0
   assert train == {'step': 5, 'kind': 'train', 'loss': 0.5, 'rate': 0.25}
   assert evaluation == {'step': 5, 'kind': 'eval', 'val/top1': 0.75}
+  assert times.pop('seconds') > train_seconds
+  assert times == {'step': 5, 'kind': 'info', 'evaluation_seconds': 1.25}
   assert metrics.read(tmp_path) == records(tmp_path)
 
   printed = capsys.readouterr().out.splitlines()
@@ -249,6 +252,22 @@ def test_time_spent_waiting_for_the_input(tmp_path, clock, capsys):
   assert [r['input_wait'] for r in records(tmp_path)] == [0.2, 0.0]
   first, second = capsys.readouterr().out.splitlines()
   assert '20 % waiting for input' in first and 'input' not in second
+
+
+def test_cpu_time_that_the_input_takes_from_the_step(
+  tmp_path, clock, capsys, monkeypatch
+):
+  monkeypatch.setattr(metrics.os, 'cpu_count', lambda: 4)
+  with opened(tmp_path) as log:
+    log.input_cpu(100.0)  # before the clock starts
+    log.measure(0)
+    for step, seconds in ((10, 112.0), (20, 113.0)):
+      clock[0] += 10.0
+      log.input_cpu(seconds)
+      log.train(step, {'loss': 1.0})
+  assert [r['input_cpu'] for r in records(tmp_path)] == [1.2, 0.1]
+  first, second = capsys.readouterr().out.splitlines()
+  assert 'input takes 30 % of the CPU' in first and 'input' not in second
 
 
 def test_replaced_records_are_written_down(tmp_path, capsys):

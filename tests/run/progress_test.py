@@ -26,6 +26,12 @@ from big_vision_like.run import progress
       'step 1,500/1,500  100 %  loss 0.1000  12,346 examples/s  MFU 45.7 %  ETA 0:00',
     ),
     ((0, 10, {}, 3725.0), 'step  0/10    0 %  ETA 1:02:05'),
+    (
+      (0, 10, {'input_share': 0.25}, None),
+      'step  0/10    0 %  input takes 25 % of the CPU',
+    ),
+    # Shares too small to matter are not shown.
+    ((0, 10, {'input_share': 0.04}, None), 'step  0/10    0 %'),
   ],
 )
 def test_progress_line(arguments, line):

@@ -94,14 +94,17 @@ class Ours:
 
   def loop(
     self, steps: int, inside: Callable[[], Any] = contextlib.nullcontext
-  ) -> tuple[float, list[float]]:
+  ) -> dict[str, Any]:
     """Trains on real input; returns seconds per step, and all waits of the host."""
     with contextlib.closing(self.run.batches()) as batches:
       self.train_on(batches, 2)  # starts the workers
+      clocks = time.perf_counter, time.process_time, lambda: batches.cpu_seconds
+      names = 'step_seconds', 'process_cpu_seconds', 'input_cpu_seconds'
       with inside():
-        started = time.perf_counter()
+        before = [clock() for clock in clocks]
         waits = self.train_on(batches, steps)
-        return (time.perf_counter() - started) / steps, waits
+        spent = [(clock() - x) / steps for clock, x in zip(clocks, before, strict=True)]
+    return dict(zip(names, spent, strict=True)) | {'waits': waits}
 
   def train_on(self, batches: Iterator, steps: int) -> list[float]:
     """Runs steps as in training: the host is one step ahead of the devices."""
@@ -414,10 +417,10 @@ def utilization(
 
 
 def with_input(ours: Ours, steps: int) -> dict[str, Any]:
-  """Measures steps with the config's input: their duration, and the host's waits."""
-  seconds, waits = ours.loop(steps)
-  return {
-    'step_seconds': seconds,
+  """Measures steps with the config's input: times, CPU times and the host's waits."""
+  found = ours.loop(steps)
+  waits, seconds = found.pop('waits'), found['step_seconds']
+  return found | {
     'examples_per_second': ours.run.data.batch_size / seconds,
     'wait_seconds': {'mean': np.mean(waits), 'p90': np.percentile(waits, 90)},
     'wait_share': np.mean(waits) / seconds,
@@ -522,6 +525,13 @@ def remarks(result: dict[str, Any]) -> Iterator[str]:
   if used['mfu_of_data_sheet'] is not None:
     yield f'{100 * used["mfu_of_data_sheet"]:.1f} % of the bfloat16 data sheet'
   yield f'{memory["bytes"] / 2**20:,.0f} MiB ({memory["source"]})'
+  if 'with_input' in result:
+    found = result['with_input']
+    whole, own = found['process_cpu_seconds'], found['input_cpu_seconds']
+    yield (
+      f'a step with input takes {1e3 * whole:,.2f} ms of CPU time in this process;'
+      f' {1e3 * own:,.2f} ms are spent on input'
+    )
   if 'timm' in result:
     ratio = result['timm']['ratio']
     yield (

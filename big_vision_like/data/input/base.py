@@ -21,6 +21,11 @@ class Batches(Iterator[Batch], abc.ABC):
 
   replaced: int
 
+  @property
+  @abc.abstractmethod
+  def cpu_seconds(self) -> float:
+    """CPU seconds that this process's batches have taken so far, with workers."""
+
   @abc.abstractmethod
   def get_state(self) -> dict[str, int]:
     """Returns the position: {'step': number of batches already returned}."""

@@ -16,6 +16,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -27,20 +28,21 @@ from big_vision_like.data.input import bucket as buckets
 from big_vision_like.data.input.base import Batch
 from big_vision_like.data.input.mixture import Mixture, Part, Transforms
 from big_vision_like.data.input.order import Order, epoch_length
+from big_vision_like.data.input.prepared import PICTURES, Prepared, leading
 from big_vision_like.data.input.workers import Workers
 from big_vision_like.data.sources.base import Source, as_source
 from big_vision_like.errors import BadRecordError, UserError, listed, shape_text
 
 # Key for messages about replaced records, in examples and batches.
 REPLACED = '_replaced'
+# Number of records that are read at once. They are in memory, still encoded.
+AT_ONCE = 64
 # Number of other records that are tried in place of a bad one.
 ATTEMPTS = 10
 # The share of bad records is computed over at least this many examples.
 FEW = 1000
 # The length of endless lists; small enough for Grain, which sometimes counts in floats.
 ENDLESS = 2**50
-# Images and videos that are still bytes are a mistake, not texts to leave out.
-PICTURES = ('image', 'video')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,9 @@ class SingleInput(base.Input):
   """Batches of transformed examples of one source.
 
   `workers` is the number of processes that decode and transform; 0 uses `threads`
-  threads of this process instead.
+  threads of this process instead. Threads keep examples as they are before the first
+  random transform, if the images are decoded and the whole source takes at most
+  `keep_mib` MiB.
   """
 
   source: Source
@@ -56,9 +60,11 @@ class SingleInput(base.Input):
   transforms: Transforms = ()
   workers: int = 0
   threads: int = 2
+  keep_mib: float = 256.0
 
   def __post_init__(self) -> None:
     least = {'batch_size': 1, 'workers': 0, 'threads': 0, 'seed': 0, 'repeats': 1}
+    least['keep_mib'] = 0
     for name, number in least.items():
       value = getattr(self, name, number)  # some exist for training only
       if value < number:
@@ -67,12 +73,12 @@ class SingleInput(base.Input):
 
   @property
   @abc.abstractmethod
-  def examples(self) -> grain.MapDataset:
+  def examples(self) -> '_Examples':
     """The examples in the order of batches, each made on demand."""
 
   @property
   @abc.abstractmethod
-  def in_turn(self) -> grain.MapDataset:
+  def in_turn(self) -> '_Examples':
     """The examples in stream order, before they are grouped into batches by shape."""
 
   @abc.abstractmethod
@@ -151,12 +157,12 @@ class TrainInput(SingleInput):
     return epoch_length(len(self.source), self.repeats)
 
   @functools.cached_property
-  def examples(self) -> grain.MapDataset:
+  def examples(self) -> '_Examples':
     return self.in_turn if self.bucket is None else _Grouped(self.in_turn, self)
 
   @functools.cached_property
-  def in_turn(self) -> '_Examples':
-    return _Examples(self)
+  def in_turn(self) -> '_Stream':
+    return _Stream(self)
 
   def layout(self, step: int) -> grouping.Batch:
     return self.examples.layout(step)
@@ -181,10 +187,15 @@ class SingleBatches(base.Batches):
     self._data, self._rows = data, rows
     self._bad_share, self._place = bad_share, place
     self._step = self._used = self.replaced = 0
+    self._cpu_of_workers = 0.0  # of those that have ended
     self._news: list[str] = []
-    own = _Rows(data.examples, data.batch_size, rows)
-    self._batches = own.batch(len(rows), batch_fn=stack)
+    self._batches = _Batches(data.examples, data.batch_size, rows)
     self._iterator = None
+
+  @property
+  def cpu_seconds(self) -> float:
+    workers = getattr(self._iterator, 'cpu_seconds', 0.0)
+    return self._batches.cpu_seconds + self._cpu_of_workers + workers
 
   def __next__(self) -> Batch:
     self._check_share()
@@ -237,6 +248,7 @@ class SingleBatches(base.Batches):
 
   def close(self) -> None:
     if self._iterator is not None:
+      self._cpu_of_workers += getattr(self._iterator, 'cpu_seconds', 0.0)
       self._iterator.close()
     self._iterator = None
 
@@ -303,12 +315,11 @@ class EvalInput(SingleInput):
     return _transformed(grain.MapDataset.source(sizes), transforms, seed=0)
 
   @functools.cached_property
-  def in_turn(self) -> grain.MapDataset:
-    padded = _Padded(self.source, *self.order)
-    return _transformed(grain.MapDataset.source(padded), self.transforms, seed=0)
+  def in_turn(self) -> '_Ordered':
+    return _Ordered(self)
 
   @functools.cached_property
-  def examples(self) -> grain.MapDataset:
+  def examples(self) -> '_Examples':
     if self.bucket is None:
       return self.in_turn
     return _Fitted(self.in_turn, self.bucket, self._plan[2], self.batch_size)
@@ -323,26 +334,46 @@ class EvalInput(SingleInput):
     )
 
 
-class _Padded:
-  """Records of a source in a given order; records that only fill batches are masked."""
+class _Examples(grain.MapDataset):
+  """A list of examples that are made on demand, several at once at a lower cost."""
 
-  def __init__(self, source: Source, places: np.ndarray, masks: np.ndarray):
-    self._source, self._places, self._masks = source, places, masks
+  def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    return self.slice(index) if isinstance(index, slice) else self.make([index])[0]
+
+  def make(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns the examples at these positions."""
+    raise NotImplementedError
+
+
+class _Ordered(_Examples):
+  """The examples of an evaluation; those that only fill batches are masked."""
+
+  def __init__(self, data: EvalInput):
+    super().__init__()
+    self._places, self._masks = data.order
+    added = {'mask': np.True_}
+    keep_mib = 0.0 if data.workers else data.keep_mib
+    self._prepared = Prepared(data.source, data.transforms, keep_mib, added)
 
   def __len__(self) -> int:
     return len(self._places)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    record = self._source[int(self._places[index])]
-    return record | {'mask': np.bool_(self._masks[index])}
+  def make(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    examples = self._prepared.take(self._places[positions].tolist())
+    for position, example in zip(positions, examples, strict=True):
+      if isinstance(example, BadRecordError):
+        raise example
+      if 'mask' in example:  # transforms may have dropped it
+        example['mask'] = np.bool_(self._masks[position])
+    return examples
 
 
-class _Fitted(grain.MapDataset):
+class _Fitted(_Examples):
   """Padded examples in the shapes of their batches."""
 
   def __init__(
     self,
-    parent: grain.MapDataset,
+    parent: _Examples,
     bucket: buckets.Bucket,
     shapes: Sequence[int],
     batch_size: int,
@@ -353,11 +384,12 @@ class _Fitted(grain.MapDataset):
   def __len__(self) -> int:
     return len(self._parent)
 
-  def __getitem__(self, index: SupportsIndex | slice) -> Any:
-    if isinstance(index, slice):
-      return self.slice(index)
-    shape = self._bucket.shapes[self._shapes[index // self._batch_size]]
-    return self._bucket.fit(self._parent[index], shape)
+  def make(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    shapes = [self._shapes[position // self._batch_size] for position in positions]
+    return [
+      self._bucket.fit(example, self._bucket.shapes[shape])
+      for example, shape in zip(self._parent.make(positions), shapes, strict=True)
+    ]
 
 
 class _Endless(grain.MapDataset):
@@ -367,9 +399,9 @@ class _Endless(grain.MapDataset):
     return ENDLESS
 
   def __getitem__(self, index: SupportsIndex | slice) -> Any:
-    return self.slice(index) if isinstance(index, slice) else self.make(index)
+    return self.slice(index) if isinstance(index, slice) else self.item(index)
 
-  def make(self, position: int) -> dict[str, Any]:
+  def item(self, position: int) -> dict[str, Any]:
     raise NotImplementedError
 
 
@@ -380,8 +412,22 @@ class _Records(_Endless):
     super().__init__()
     self._order, self._attempt = order, attempt
 
-  def make(self, position: int) -> dict[str, Any]:
+  def item(self, position: int) -> dict[str, Any]:
     return self._order.source[self._order.index(position, self._attempt)]
+
+
+class _Taken(_Endless):
+  """Examples that have been made already, by position; errors are raised."""
+
+  def __init__(self, examples: Mapping[int, dict[str, Any] | BadRecordError]):
+    super().__init__()
+    self._examples = examples
+
+  def item(self, position: int) -> dict[str, Any]:
+    example = self._examples[position]
+    if isinstance(example, BadRecordError):
+      raise example
+    return example
 
 
 class _Sizes(_Endless):
@@ -392,7 +438,7 @@ class _Sizes(_Endless):
     self._order = order
     self._sizes = grouping.Sizes(grouping.sizes(order.source, bucket))
 
-  def make(self, position: int) -> dict[str, Any]:
+  def item(self, position: int) -> dict[str, Any]:
     return self._sizes[self._order.index(position)]
 
 
@@ -403,58 +449,95 @@ class _Mixed(_Endless):
     super().__init__(parts)
     self._mixture = mixture
 
-  def make(self, position: int) -> dict[str, Any]:
+  def item(self, position: int) -> dict[str, Any]:
     part, place = self._mixture.place(position)
     return self.parents[part][place] | {'part': np.int32(part)}
 
 
-class _Examples(_Endless):
-  """The examples of an input; unusable examples are replaced by others."""
+class _Stream(_Examples):
+  """The examples of a training input; unusable examples are replaced by others."""
 
   def __init__(self, data: TrainInput):
-    self._mixture = data.source if isinstance(data.source, Mixture) else None
-    parts, seeds = self._parts(data), [data.seed]
-    if self._mixture:
-      seeds = np.random.SeedSequence(data.seed).generate_state(len(parts)).tolist()
+    mixed = isinstance(data.source, Mixture)
+    self._mixture = data.source if mixed else None
+    self._parts = [Part(source=data.source)]
+    self._transforms, self._seed, seeds = data.transforms, data.seed, [data.seed]
+    if mixed:
+      self._parts = list(data.source.parts.values())
+      seeds = np.random.SeedSequence(data.seed).generate_state(len(self._parts))
     self._orders = [
-      Order(part.source, seed, data.repeats, data.window)
-      for part, seed in zip(parts, seeds, strict=True)
+      Order(part.source, int(seed), data.repeats, data.window)
+      for part, seed in zip(self._parts, seeds, strict=True)
     ]
-
+    keep_mib = 0.0 if data.workers or data.bucket else data.keep_mib
+    # The transforms of a mixture see the part, which is added after those of its parts.
+    first = [part.transforms if mixed else data.transforms for part in self._parts]
+    self._leading = [leading(transforms) for transforms in first]
+    self._prepared = [
+      Prepared(part.source, transforms, keep_mib)
+      for part, transforms in zip(self._parts, self._leading, strict=True)
+    ]
     super().__init__(
       [
-        self._joined(data, [_Records(order, attempt) for order in self._orders])
+        self._joined([_Records(order, attempt) for order in self._orders])
         for attempt in range(ATTEMPTS + 1)
       ]
     )
 
-  def _parts(self, data: TrainInput) -> list[Part]:
-    if self._mixture:
-      return list(self._mixture.parts.values())
-    return [Part(source=data.source)]
+  def __len__(self) -> int:
+    return ENDLESS
 
   def _joined(
     self,
-    data: TrainInput,
     records: Sequence[grain.MapDataset],
     made: Callable[[Transforms], Transforms] = list,
+    done: Sequence[int] | None = None,
   ) -> grain.MapDataset:
-    """Returns transformed records; `made` may substitute the transforms."""
+    """Returns transformed records.
+
+    `made` may substitute the transforms; `done` counts those that each part's records
+    have been through.
+    """
+    done = done or [0] * len(records)
+    if not self._mixture:
+      return _transformed(records[0], made(self._transforms), self._seed, done[0])
     streams = [
-      _transformed(own, made(part.transforms), order.seed)
-      for own, part, order in zip(records, self._parts(data), self._orders, strict=True)
+      _transformed(own, made(part.transforms), order.seed, count)
+      for own, part, order, count in zip(
+        records, self._parts, self._orders, done, strict=True
+      )
     ]
-    mixed = _Mixed(streams, self._mixture) if self._mixture else streams[0]
-    return _transformed(mixed, made(data.transforms), data.seed)
+    mixed = _Mixed(streams, self._mixture)
+    return _transformed(mixed, made(self._transforms), self._seed)
 
-  def sizes(self, data: TrainInput) -> grain.MapDataset:
+  def sizes(self, bucket: buckets.Bucket) -> grain.MapDataset:
     """Returns the size of each example, without reading it."""
-    records = [_Sizes(order, data.bucket) for order in self._orders]
-    return self._joined(data, records, grouping.of_sizes)
+    records = [_Sizes(order, bucket) for order in self._orders]
+    return self._joined(records, grouping.of_sizes)
 
-  def make(self, position: int) -> dict[str, Any]:
+  def make(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    stream = self._taken(positions)
+    return [self._usable(position, stream) for position in positions]
+
+  def _taken(self, positions: Sequence[int]) -> grain.MapDataset:
+    """Returns a stream of these positions alone, whose records have been read."""
+    by_part: list[list[int]] = [[] for _ in self._parts]
+    for position in positions:
+      part, place = self._place(position)
+      by_part[part].append(place)
+    records = []
+    for places, order, prepared in zip(
+      by_part, self._orders, self._prepared, strict=True
+    ):
+      indices = [order.index(place) for place in places]
+      examples = prepared.take(indices) if indices else ()
+      records.append(_Taken(dict(zip(places, examples, strict=True))))
+    return self._joined(records, done=[len(steps) for steps in self._leading])
+
+  def _usable(self, position: int, first: grain.MapDataset) -> dict[str, Any]:
+    """Returns the example of the first stream, or of another that replaces it."""
     told = []
-    for attempt, stream in enumerate(self.parents):
+    for attempt, stream in enumerate([first, *self.parents[1:]]):
       try:
         example = stream[position]
       except BadRecordError as error:
@@ -463,32 +546,48 @@ class _Examples(_Endless):
         return example | {REPLACED: told} if told else example
     raise UserError(f'{len(told)} records in a row could not be used; {told[-1]}')
 
+  def _place(self, position: int) -> tuple[int, int]:
+    """Returns the part of a position, and the position in the part."""
+    return self._mixture.place(position) if self._mixture else (0, position)
+
   def _name(self, position: int, attempt: int) -> str:
-    part = 0
-    if self._mixture:
-      part, position = self._mixture.place(position)
+    part, place = self._place(position)
     order = self._orders[part]
-    return f'record {order.index(position, attempt):,} of {order.source}'
+    return f'record {order.index(place, attempt):,} of {order.source}'
 
 
-class _Grouped(_Endless):
+class _Grouped(_Examples):
   """Examples reordered within windows, so that each batch has one shape."""
 
-  def __init__(self, examples: _Examples, data: TrainInput):
+  def __init__(self, examples: _Stream, data: TrainInput):
     super().__init__(examples)
     self._batch_size, self._bucket = data.batch_size, data.bucket
     self._windows = grouping.Windows(
-      examples.sizes(data), data.bucket, data.batch_size, data.seed
+      examples.sizes(data.bucket), data.bucket, data.batch_size, data.seed
     )
+
+  def __len__(self) -> int:
+    return ENDLESS
 
   def layout(self, step: int) -> grouping.Batch:
     """Returns the positions of a batch's examples, their sizes and their shape."""
     return self._windows.batch(step)
 
-  def make(self, position: int) -> dict[str, Any]:
-    step, row = divmod(position, self._batch_size)
-    batch = self._windows.batch(step)
-    example = self._parent[int(batch.positions[row])]
+  def make(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    places = [divmod(position, self._batch_size) for position in positions]
+    batches = [self._windows.batch(step) for step, _ in places]
+    rows = [row for _, row in places]
+    examples = self._parent.make(
+      [int(batch.positions[row]) for batch, row in zip(batches, rows, strict=True)]
+    )
+    return [
+      self._fitted(example, batch, row)
+      for example, batch, row in zip(examples, batches, rows, strict=True)
+    ]
+
+  def _fitted(
+    self, example: dict[str, Any], batch: grouping.Batch, row: int
+  ) -> dict[str, Any]:
     # An example that replaces a bad record may have another size.
     if REPLACED not in example:
       self._check(self._bucket.size(example), tuple(batch.sizes[row].tolist()))
@@ -504,27 +603,45 @@ class _Grouped(_Endless):
       )
 
 
-class _Rows(grain.MapDataset):
-  """The given rows of each batch, in order."""
+class _Batches(grain.MapDataset):
+  """The given rows of each batch, stacked; counts the CPU time that this takes."""
 
-  def __init__(self, parent: grain.MapDataset, batch_size: int, rows: np.ndarray):
-    super().__init__(parent)
+  def __init__(self, examples: _Examples, batch_size: int, rows: np.ndarray):
+    super().__init__(examples)
     self._batch_size, self._rows = batch_size, rows
+    self._spent: collections.deque[float] = collections.deque()  # added by threads
+    self._total = 0.0
 
   def __len__(self) -> int:
-    return len(self._parent) // self._batch_size * len(self._rows)
+    return len(self._parent) // self._batch_size
 
   def __getitem__(self, index: SupportsIndex | slice) -> Any:
     if isinstance(index, slice):
       return self.slice(index)
-    step, row = divmod(index, len(self._rows))
-    return self._parent[step * self._batch_size + int(self._rows[row])]
+    started = time.thread_time()
+    positions = (index * self._batch_size + self._rows).tolist()
+    examples: list[dict[str, Any]] = []
+    for first in range(0, len(positions), AT_ONCE):
+      examples += self._parent.make(positions[first : first + AT_ONCE])
+    batch = stack(examples)
+    self._spent.append(time.thread_time() - started)
+    return batch
+
+  @property
+  def cpu_seconds(self) -> float:
+    """CPU seconds of the threads of this process that have made batches."""
+    while self._spent:
+      self._total += self._spent.popleft()
+    return self._total
 
 
 def _transformed(
-  examples: grain.MapDataset, transforms: Transforms, seed: int
+  examples: grain.MapDataset, transforms: Transforms, seed: int, done: int = 0
 ) -> grain.MapDataset:
+  """Applies transforms except the first `done`, each with its own random numbers."""
   for i, transform in enumerate(transforms):
+    if i < done:
+      continue
     if isinstance(transform, grain.transforms.RandomMap):
       own = np.random.SeedSequence((seed, i)).generate_state(1).item()
       examples = examples.random_map(transform, seed=own)

@@ -65,6 +65,10 @@ class SeveralBatches(base.Batches):
   def replaced(self) -> int:
     return sum(part.replaced for part in self._parts.values())
 
+  @property
+  def cpu_seconds(self) -> float:
+    return sum(part.cpu_seconds for part in self._parts.values())
+
   def news(self) -> list[str]:
     return [f'{n}: {line}' for n, part in self._parts.items() for line in part.news()]
 

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -50,19 +51,25 @@ class Workers(Iterator[Any]):
     self, dataset: grain.MapDataset, options: grain.ReadOptions, count: int, place: str
   ):
     self._place, self._turn = place, 0
+    self._cpu_seconds = [0.0] * count
     with _packed((dataset, options), cloudpickle.dumps) as job:
       self._processes = [_start(job, index, count) for index in range(count)]
     self._stop = weakref.finalize(self, _stop, self._processes)
 
   def __next__(self) -> Any:
     process, connection = self._processes[self._turn]
+    kind, value, self._cpu_seconds[self._turn] = self._received(process, connection)
     self._turn = (self._turn + 1) % len(self._processes)
-    kind, value = self._received(process, connection)
     if kind == 'error':
       raise value
     if kind == 'end':
       raise StopIteration
     return value
+
+  @property
+  def cpu_seconds(self) -> float:
+    """CPU seconds of all workers since they made their first element."""
+    return sum(self._cpu_seconds)
 
   def close(self) -> None:
     """Ends the processes."""
@@ -70,7 +77,7 @@ class Workers(Iterator[Any]):
 
   def _received(
     self, process: subprocess.Popen, connection: socket.socket
-  ) -> tuple[str, Any]:
+  ) -> tuple[str, Any, float]:
     with contextlib.suppress(ConnectionError):
       _, descriptors, *_ = socket.recv_fds(connection, 1, 1)
       if descriptors:
@@ -138,15 +145,20 @@ def serve(connection: int, job: int, index: int, count: int) -> None:
 
 
 def _outcomes(job: int, index: int, count: int) -> Iterator[BinaryIO]:
-  """Yields elements, and finally the end of the data set or an error."""
+  """Yields elements, and finally the end of the data set or an error.
+
+  Each comes with the CPU seconds that were spent before it was written.
+  """
+  started = time.process_time()
   try:
     with open(job, 'rb') as memory:
       dataset, options = _unpacked(memory)
     for element in dataset[index::count].to_iter_dataset(options):
-      yield _packed(('element', element))
-    yield _packed(('end', None))
+      yield _packed(('element', element, time.process_time() - started))
+    yield _packed(('end', None, time.process_time() - started))
   except Exception as error:  # any source or transform may raise any type
-    yield _packed(('error', _portable(error)), cloudpickle.dumps)
+    spent = time.process_time() - started
+    yield _packed(('error', _portable(error), spent), cloudpickle.dumps)
 
 
 def _portable(error: Exception) -> Exception:

@@ -16,7 +16,7 @@ from big_vision_like import files
 from big_vision_like.data.sources import shards
 from big_vision_like.data.sources.base import Source, digest, label_names
 from big_vision_like.data.transforms import decoding
-from big_vision_like.errors import BadRecordError, UserError
+from big_vision_like.errors import BadRecordError, UserError, listed
 
 Example = dict[str, Any]
 
@@ -126,8 +126,24 @@ class ExampleFiles(Source):
     return len(self.records)
 
   def __getitem__(self, index: int) -> Example:
-    example = parsed(self.records[index], self._stored, f'example {index}')
+    return self._parsed(self.records[index], index)
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    """Returns many examples at once, in a fraction of the time of single reads."""
+    records = self.records.__getitems__(indices)
+    return [self._parsed(r, i) for r, i in zip(records, indices, strict=True)]
+
+  def _parsed(self, record: bytes, index: int) -> Example:
+    example = self._parser(record, f'example {index}')
     return {name: example[key] for name, key in self._keys.items()}
+
+  @functools.cached_property
+  def _parser(self) -> 'Parser':
+    return Parser(self._stored)
+
+  def remarks(self) -> list[str]:
+    """Returns a remark if examples take long to parse."""
+    return self._parser.remarks()
 
   def problems(self) -> list[str]:
     """Returns why the source cannot be read, or its damaged and missing files."""
@@ -153,7 +169,8 @@ class ExampleFiles(Source):
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers receive cached properties, but open their own files.
-    return {k: v for k, v in self.__dict__.items() if k != 'records'}
+    own = ('records', '_parser')
+    return {k: v for k, v in self.__dict__.items() if k not in own}
 
 
 def _said(folder: str) -> dict[str, int]:
@@ -223,6 +240,84 @@ def parsed(record: bytes, features: Any, name: str) -> Example:
     if value is None and not features[key].get_tensor_info().optional:
       raise BadRecordError(f'{name} has no {key!r}')
   return example
+
+
+# The list of a proto that holds the values of a NumPy kind.
+_LISTS = {'b': 'int64_list', 'i': 'int64_list', 'u': 'int64_list', 'f': 'float_list'}
+# These have the types of Python, so that converting them to NumPy changes nothing.
+_PLAIN = ('int64', 'float32')
+
+
+class Parser:
+  """A parser of examples with given features, equal to `parsed`.
+
+  It reads images, texts, numbers and arrays from the proto in about a tenth of the time
+  that TFDS takes. `others` are the features of other kinds. If there are any, or if a
+  field of an example has another type or size than its feature, TFDS parses the
+  example.
+  """
+
+  def __init__(self, features: Any):
+    self._features = features
+    fields = {name: _field(features[name]) for name in features}
+    self.others = [name for name, field in fields.items() if field is None]
+    self._fields = [(name, *field) for name, field in fields.items() if field]
+
+  def __call__(self, record: bytes, name: str) -> Example:
+    """Returns an example, images still encoded; `name` is its name in messages."""
+    example = None if self.others else self._read(record)
+    return parsed(record, self._features, name) if example is None else example
+
+  def remarks(self) -> list[str]:
+    """Returns a sentence about the features that only TFDS parses."""
+    if not self.others:
+      return []
+    return [f'TFDS parses the examples, slowly, because of {listed(self.others)}']
+
+  def _read(self, record: bytes) -> Example | None:
+    """Returns an example, or None for TFDS to parse it or to name its error."""
+    from google.protobuf import message
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = {}
+    try:
+      stored = tf_example_pb2.Example.FromString(record).features.feature
+      for name, kind, dtype, shape in self._fields:
+        values = getattr(stored[name], kind).value  # empty if missing or of other kind
+        if not values or (shape is None and len(values) > 1):
+          return None
+        if shape is not None:
+          example[name] = np.array(values, dtype).reshape(shape)
+        else:
+          example[name] = values[0] if dtype is None else dtype.type(values[0]).item()
+    except (message.DecodeError, ValueError, OverflowError):
+      return None
+    return example
+
+
+def _field(feature: Any) -> tuple[str, np.dtype | None, list[int] | None] | None:
+  """Returns how to read a feature; None if only TFDS can.
+
+  This is the list of the proto, the type to convert to, and the shape of an array.
+  """
+  import tensorflow_datasets as tfds
+
+  if type(feature) in (tfds.features.Image, tfds.features.Text):
+    encoder = getattr(feature, 'encoder', None)  # makes numbers of texts
+    optional = feature.get_serialized_info().optional
+    return None if encoder or optional else ('bytes_list', None, None)
+  kinds = tfds.features.Tensor, tfds.features.Scalar, tfds.features.ClassLabel
+  if type(feature) not in kinds or feature.get_tensor_info().optional:
+    return None
+  info = feature.get_serialized_info()
+  if isinstance(info, Mapping):  # the shape is stored, too
+    return None
+  dtype, shape = np.dtype(info.np_dtype), info.shape
+  if dtype.kind not in _LISTS or any(size is None for size in shape[1:]):
+    return None
+  if not shape:
+    return _LISTS[dtype.kind], None if dtype in _PLAIN else dtype, None
+  return _LISTS[dtype.kind], dtype, [-1 if size is None else size for size in shape]
 
 
 def unfit(name: str, error: Exception) -> BadRecordError:

@@ -135,11 +135,19 @@ class Tfds(Source):
     return [self._parsed(r, i) for r, i in zip(records, indices, strict=True)]
 
   def _parsed(self, record: bytes, index: int) -> dict[str, Any]:
-    return protos.parsed(record, self.features, f'example {index} of {self.name}')
+    return self._parser(record, f'example {index} of {self.name}')
+
+  @functools.cached_property
+  def _parser(self) -> protos.Parser:
+    return protos.Parser(self.features)
+
+  def remarks(self) -> list[str]:
+    """Returns a remark if examples take long to parse."""
+    return self._parser.remarks()
 
   def __getstate__(self) -> dict[str, Any]:
     # Workers open their own files.
-    own = ('builder', 'features', 'records')
+    own = ('builder', 'features', 'records', '_parser')
     return {k: v for k, v in self.__dict__.items() if k not in own}
 
 

@@ -39,6 +39,8 @@ def test_benchmark_measures_everything(spawn, tmp_path):
   assert result['peak_memory']['bytes'] > 4 * 4 * 4_490
   assert result['with_input']['wait_seconds']['mean'] > 0
   assert 0 < result['with_input']['wait_share'] < 1
+  assert result['with_input']['process_cpu_seconds'] > 0
+  assert result['with_input']['input_cpu_seconds'] > 0
   assert result['checkpoint']['bytes'] > 4 * 4 * 4_490
 
   bill = result['profile']
@@ -51,7 +53,13 @@ def test_benchmark_measures_everything(spawn, tmp_path):
   assert sum(shares) <= 1 + 1e-9
   assert any('encoder/block_*' in entry['name'] for entry in bill['operations'])
   assert list(trace.rglob('*.xplane.pb'))
-  for text in ('examples/s', 'products reach here', 'delays training by', 'compute'):
+  for text in (
+    'examples/s',
+    'ms are spent on input',
+    'products reach here',
+    'delays training by',
+    'compute',
+  ):
     assert text in done.stderr, text
 
 

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from big_vision_like.data.input import mixture, order, pipeline
+from big_vision_like.data.input.prepared import Prepared
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.run import preflight
 
@@ -67,36 +68,66 @@ def of_examples(data: Any, seconds: float) -> list[Stage]:
   rng = np.random.default_rng(data.seed if training else 0)
   count = position = 0
   started = time.perf_counter()
-  while count < AT_LEAST or time.perf_counter() - started < seconds:
-    part, place = data.source.place(position) if mixed else (0, position)
-    position += 1
-    try:
-      took = one_by_one(parts[part], place, rng)
-    except BadRecordError as error:
-      if position > 10 * (count + WARM_UP):
-        raise UserError(f'nearly all records are bad: {error}') from error
-      continue
-    if position <= WARM_UP:
-      started = time.perf_counter()
-      continue
-    count += 1
-    for name, value in took.items():
-      found.setdefault(name, Stage(name)).seconds.append(value)
+
+  def enough() -> bool:
+    return count >= AT_LEAST and time.perf_counter() - started >= seconds
+
+  while not enough():
+    size = AT_LEAST if position else WARM_UP
+    places = [
+      data.source.place(i) if mixed else (0, i)
+      for i in range(position, position + size)
+    ]
+    position += size
+    for part, record, reading in read(parts, places):
+      if enough():
+        break
+      try:
+        took = {'read': reading} | one_by_one(parts[part], record, rng)
+      except BadRecordError as error:
+        if position > 10 * (count + AT_LEAST):
+          raise UserError(f'nearly all records are bad: {error}') from error
+        continue
+      if position == WARM_UP:
+        started = time.perf_counter()
+        continue
+      count += 1
+      for name, value in took.items():
+        found.setdefault(name, Stage(name)).seconds.append(value)
   for stage in found.values():
     stage.examples = count
   return list(found.values())
 
 
+def read(
+  parts: Sequence[Stream], places: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, Any, float]]:
+  """Yields the part, the record or its error, and the seconds of reading it.
+
+  The records of each part are read at once, as in a run.
+  """
+  for number, part in enumerate(parts):
+    indices = [part.index(place) for own, place in places if own == number]
+    if not indices:
+      continue
+    reader = Prepared(part.source, (), keep_mib=0.0, added=part.added)
+    before = time.perf_counter()
+    records = reader.take(indices)
+    each = (time.perf_counter() - before) / len(indices)
+    for record in records:
+      yield number, record, each
+
+
 def one_by_one(
-  stream: Stream, place: int, rng: np.random.Generator
+  stream: Stream, record: Any, rng: np.random.Generator
 ) -> dict[str, float]:
-  """Returns the seconds of each stage for one example."""
-  took, before = {}, time.perf_counter()
-  example = stream.source[stream.index(place)] | stream.added
-  for name, transform in (('read', None), *stream.steps):
-    if transform is not None:
-      before = time.perf_counter()
-      example = preflight.applied(transform, example, rng)
+  """Returns the seconds of each transform for one record; raises its error."""
+  if isinstance(record, BadRecordError):
+    raise record
+  took, example = {}, record
+  for name, transform in stream.steps:
+    before = time.perf_counter()
+    example = preflight.applied(transform, example, rng)
     took[name] = time.perf_counter() - before
   return took
 
