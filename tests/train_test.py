@@ -453,6 +453,8 @@ def test_bad_records_are_replaced_and_written_down(spawn, damaged, tmp_path):
 class Counting:
   """Batches of their number, whose position is known; every fourth may be wider."""
 
+  cpu_seconds = 0.0
+
   def __init__(self, wide: int = 3):
     self.step, self.wide = 0, wide
 

@@ -65,7 +65,7 @@ def times(runs: Mapping[str, Sequence[pathlib.Path]]) -> rich.table.Table:
   for title, workdirs in runs.items():
     spent = [phases(metrics.read(workdir)) for workdir in workdirs]
     total = [sum(seconds) for seconds in zip(*spent, strict=True)]
-    result.add_row(title, *map(metrics.duration, [*total, sum(total)]))
+    result.add_row(title, *map(progress.duration, [*total, sum(total)]))
   return result
 
 

@@ -369,7 +369,7 @@ def test_precision_is_that_of_the_evaluator(source, sections):
   aps = [float(row[2].removesuffix('\u00a0%')) for row in rows]
   assert aps == sorted(aps, reverse=True)
   assert np.mean(aps) == pytest.approx(100 * expected['AP'], abs=0.06)
-  assert f'all at 0.75: {expected["AP75"]:.4g}' in text
+  assert f'all at 0.75: {100 * expected["AP75"]:.4g}' in text
   assert 'IoU 0.5 at 0:' in text and 'IoU 0.75 at 1:' in text
   assert 'green <b> at 0.5:' in text
 

@@ -261,7 +261,8 @@ class Parser:
     self._features = features
     fields = {name: _field(features[name]) for name in features}
     self.others = [name for name, field in fields.items() if field is None]
-    self._fields = [(name, *field) for name, field in fields.items() if field]
+    # In TFDS's order, which messages show.
+    self._fields = [(name, *fields[name]) for name in sorted(fields) if fields[name]]
 
   def __call__(self, record: bytes, name: str) -> Example:
     """Returns an example, images still encoded; `name` is its name in messages."""
