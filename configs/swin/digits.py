@@ -4,8 +4,9 @@
         --workdir=runs/swin_digits
 
 Two stages of two blocks on 32x32 pixels, 371,170 parameters, 660 steps of batch 64.
-Expected top-1: 96.9 % of 450 test scans, seed 0. (The published code reaches 97.2 % on
-360 other scans.) Takes 4 minutes on two CPU cores shared with other programs.
+Expected top-1 on 450 test scans: 96.9, 96.4 and 97.1 % (seeds 0, 1, 2). (The
+published code reaches 97.2 % on 360 other scans.) Takes 4 minutes on two CPU cores
+shared with other programs.
 """
 
 import ml_collections as mlc

@@ -8,8 +8,8 @@ splits reduce them to four tokens; four blocks of width 64 read these and a clas
 The argument is the layer between soft splits, `performer` (203,088 parameters,
 constants included) or `transformer`. 700 steps of batch 64.
 
-Expected top-1 of `performer` on 450 test scans: 98.7 and 99.6 % (seeds 0 and 1). Takes
-three minutes on two CPU cores shared with other programs.
+Expected top-1 of `performer` on 450 test scans: 98.7, 99.6 and 98.7 % (seeds 0, 1,
+2). Takes three minutes on two CPU cores shared with other programs.
 """
 
 import ml_collections as mlc
