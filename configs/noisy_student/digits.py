@@ -16,9 +16,9 @@ one's predictions for the 1,297 other scans.
 - `student,live` has the teacher predict in each step.
 
 Expected top-1 on 450 test scans, mean of seeds 0, 1, 2: `teacher` 74.2 %, `student`
-80.8 %, `student,half` 81.0 %, `student,quiet` 78.0 %. The commands above, run once: 75.1,
-86.4 and 85.8 % (`second`). On two CPU cores a teacher takes 0:42 minutes and a student
-1:10 at most; alongside other programs a student took up to 12:45.
+80.8 %, `student,half` 81.0 %, `student,quiet` 78.0 %. The commands above, run once:
+75.1, 86.4 and 85.8 % (`second`). On two CPU cores a teacher takes 0:42 minutes and a
+student 1:10 at most; alongside other programs a student took up to 12:45.
 """
 
 import ml_collections as mlc
