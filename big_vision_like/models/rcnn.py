@@ -41,10 +41,11 @@ class RCNN(nn.Module):
   """A two-stage detector of objects in normalized images (B, H, W, C).
 
   Returns, for each image, up to `detections` objects by falling score: `boxes_xyxy`
-  (B, K, 4) in pixels, `scores` (B, K) in [0, 1], `labels` (B, K) int32, -1 for rows
-  without an object, and with `masks` `masks` (B, K, M, M), the probability of each
-  pixel of a box. `proposals` (B, N, 4) and `proposal_scores` (B, N) are the regions.
-  Floats are float32. `learn` returns what losses need.
+  (B, K, 4) in pixels, the same as `boxes`, cxcywh in [0, 1] of the picture, `scores`
+  (B, K) in [0, 1], `labels` (B, K) int32, -1 for rows without an object, and with
+  `masks` `masks` (B, K, M, M), the probability of each pixel of a box. `proposals`
+  (B, N, 4) and `proposal_scores` (B, N) are the regions; anchors and their outputs are
+  those of `RPN`. Floats are float32. `learn` returns what losses need.
 
   `size_B2` holds the height and width of the pictures, at the top left of the images;
   boxes are clipped to them. It defaults to the whole images.
@@ -118,6 +119,8 @@ class RCNN(nn.Module):
     there_BN1 = (boxes.area(proposals_BN4) > 0)[..., None]
     probability_BNC = jnp.where(there_BN1, probability_BNC, 0.0)
     outputs = found | self.detected(probability_BNC, boxes_BNG4)
+    corners_BK4 = outputs['boxes_xyxy'] / boxes.corner_scale(size_B2)
+    outputs['boxes'] = boxes.xyxy_to_cxcywh(corners_BK4)
     if self.masks:
       outputs['masks'] = self.drawn(levels, outputs['boxes_xyxy'], outputs['labels'])
     return outputs
