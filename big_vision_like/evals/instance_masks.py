@@ -20,10 +20,10 @@ THRESHOLD = 0.5
 
 
 def encode(mask_HW: np.ndarray) -> Encoded:
-  """Returns the run lengths of a mask, as pycocotools encodes them."""
+  """Returns the run lengths of a mask, as pycocotools encodes them, as text."""
   from pycocotools import mask
 
-  return mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+  return _as_text(mask.encode(np.asfortranarray(mask_HW.astype(np.uint8))))
 
 
 def pasted(
@@ -112,8 +112,13 @@ def of_outline(outline: coco_outlines.Outline, height: int, width: int) -> Encod
   from pycocotools import mask
 
   if isinstance(outline, list):
-    return mask.merge(mask.frPyObjects(outline, height, width))
+    return _as_text(mask.merge(mask.frPyObjects(outline, height, width)))
   return encode(coco_outlines.decoded([outline], height, width, ['of an object'])[0])
+
+
+def _as_text(encoded: Encoded) -> Encoded:
+  # JSON has no bytes; pycocotools takes both.
+  return encoded | {'counts': encoded['counts'].decode('ascii')}
 
 
 def listed(masks: Sequence[Encoded], rows: int) -> np.ndarray:

@@ -88,17 +88,19 @@ def staircase(
   warmup_steps: int,
   boundaries: Sequence[int],
   factor: float = 0.1,
+  start: float = 0.0,
 ) -> Schedule:
   """Returns linear warm-up, then a decay by `factor` after each boundary.
 
-  Step `boundary` still has the earlier rate, as in the BiT-HyperRule.
+  Warm-up starts from the share `start` of the rate. Step `boundary` still has the
+  earlier rate, as in the BiT-HyperRule.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
     passed = sum(jnp.asarray(step) > boundary for boundary in boundaries)
     rate = peak_value * factor ** jnp.asarray(passed, jnp.float32)
     if warmup_steps:
-      rate *= jnp.minimum(1.0, step / warmup_steps)
+      rate *= start + (1 - start) * jnp.minimum(1.0, step / warmup_steps)
     return rate
 
   return schedule
