@@ -271,8 +271,8 @@ class RPN(nn.Module):
     for x_BhwC, stride in zip(levels, STRIDES, strict=True):
       x_BhwC = nn.relu(hidden(x_BhwC))
       logits_BN = precision.at_least_float32(score(x_BhwC)).reshape(len(x_BhwC), -1)
-      deltas_BN4 = precision.at_least_float32(move(x_BhwC))
-      deltas_BN4 = deltas_BN4.reshape(*logits_BN.shape, 4)
+      deltas_BhwX = precision.at_least_float32(move(x_BhwC))
+      deltas_BN4 = deltas_BhwX.reshape(*logits_BN.shape, 4)
       anchors_N4 = regions.anchors(
         x_BhwC.shape[1:3], stride, (ANCHOR_SCALE * stride,), self.ratios, self.rounded
       )

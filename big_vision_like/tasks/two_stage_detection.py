@@ -1,8 +1,8 @@
 """Detection by regions: losses of proposals, of boxes and of masks.
 
-Axes: B batch, H W image, N anchors or regions of an image, S sampled ones, P those that
-may be positive, K rows of true objects, L heads, C classes (logits: and background,
-last), G groups of deltas, M pixels of a side of a mask.
+Axes: B batch, H W image, N anchors or regions of an image, R regions and true boxes, S
+sampled ones, P those that may be positive, K rows of true objects, L heads, C classes
+(logits: and background, last), G groups of deltas, M pixels of a side of a mask.
 """
 
 import dataclasses
@@ -282,20 +282,20 @@ def chosen_regions(
   valid_K: jax.Array,
 ) -> Targets:
   """Returns a sample of an image's regions and of its true boxes."""
-  all_N4 = jnp.concatenate([boxes_N4, true_K4])
-  usable_N = jnp.concatenate([usable_N, valid_K])
-  found = regions.assign(all_N4, true_K4, valid_K, iou, iou)
+  all_R4 = jnp.concatenate([boxes_N4, true_K4])
+  usable_R = jnp.concatenate([usable_N, valid_K])
+  found = regions.assign(all_R4, true_K4, valid_K, iou, iou)
   picked = regions.sample(
     key,
-    found.positive_N & usable_N,
-    found.negative_N & usable_N,
+    found.positive_N & usable_R,
+    found.negative_N & usable_R,
     count,
     most_positive,
   )
   used_S = picked.positive_S | picked.negative_S
   object_S = found.object_N[picked.index_S]
   return Targets(
-    jnp.where(used_S[:, None], all_N4[picked.index_S], 0.0),
+    jnp.where(used_S[:, None], all_R4[picked.index_S], 0.0),
     label_K[object_S],
     object_S,
     picked.positive_S,

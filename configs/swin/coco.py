@@ -67,7 +67,7 @@ WEIGHTS = {
   'S': 'swin_small_patch4_window7_224.pth',
   'B': 'swin_base_patch4_window7_224.pth',
 }
-ARGUMENTS = ('mask_T_1x', 'cascade_T_1x')
+ARGUMENTS = ('cascade_T_1x',)
 # Names without weight decay; biases have it, as in the published code.
 UNDECAYED = 'backbone/(.*/)?(relative_bias|pos_embedding|(embed_)?norm[0-9]*/.*)'
 

@@ -30,7 +30,7 @@ HEADS = {
     ),
   ),
 }
-ARGUMENTS = tuple(HEADS)
+ARGUMENTS = ('mask',)
 CHANNELS = 32
 
 

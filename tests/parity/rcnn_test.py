@@ -7,6 +7,7 @@ Axes: N boxes, B batch, h w map, C channels.
 """
 
 import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +156,7 @@ def test_mask_rcnn_end_to_end():
   )  # fmt: skip
   theirs = random_torch(made)
   state = {name: x.numpy() for name, x in theirs.state_dict().items()}
-  weights = published.of_arrays(state, Beside('random.pth'))
+  weights = published.of_arrays(state, Beside(pathlib.Path('random.pth')))
   assert weights.family.name == 'rcnn' and weights.num_classes == 5
   base = weights.model
   model = base.clone(rpn=base.rpn.clone(candidates=(200, 200), proposals=(150, 150)))

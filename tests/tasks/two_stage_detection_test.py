@@ -31,7 +31,7 @@ MODEL = rcnn.RCNN(
 
 def task(model=MODEL, **changes):
   return TwoStageDetection(
-    model=model, optimizer=optim.adamw(1e-3), anchors=16, regions=8, **changes
+    model=model, optimizer=optim.adamw(1e-3), anchors=1024, regions=8, **changes
   )
 
 
@@ -142,7 +142,7 @@ def test_regions_are_sampled_with_their_targets():
       0.5, 7, 3, jax.random.key(0), regions_N4, boxes.area(regions_N4) > 0,
       true_K4, jnp.asarray([2, 1, 0]), jnp.asarray([True, True, False]),
     )  # fmt: skip
-  assert {'all_N4', 'used_S'} <= seen.keys()
+  assert {'all_R4', 'used_S'} <= seen.keys()
   assert isinstance(found, Targets)
   # Two regions and the two true boxes are positive, of which three are taken.
   assert found.positive_S.tolist() == [True] * 3 + [False] * 4

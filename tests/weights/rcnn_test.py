@@ -1,5 +1,7 @@
 """Axes: C channels, P Q bins, F features."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -45,7 +47,9 @@ def test_mmdetection_and_back(cascade):
   if cascade:
     assert theirs[f'{first}shared_convs.1.bn.running_var'].shape == (8,)
   counts = {f'{first}shared_convs.0.bn.num_batches_tracked': np.array(3)}
-  weights = published.of_arrays(theirs | counts, Beside('mask_rcnn_swin.pth'))
+  weights = published.of_arrays(
+    theirs | counts, Beside(pathlib.Path('mask_rcnn_swin.pth'))
+  )
   assert weights.family.name == 'rcnn'
   assert weights.source == 'mmdetection R-CNN with Swin'
   made = weights.model
@@ -115,7 +119,7 @@ def torchvision_state(masks=True):
 def test_torchvision(masks):
   state, flat = torchvision_state(masks)
   assert 'backbone.fpn.inner_blocks.0.weight' in state and 'rpn.head.conv.bias' in state
-  weights = published.of_arrays(state, Beside('detector.pth'))
+  weights = published.of_arrays(state, Beside(pathlib.Path('detector.pth')))
   assert weights.source == 'torchvision R-CNN' and weights.num_classes == 3
   assert weights.model.samples == 2 and not weights.model.aligned
   assert weights.model.rpn.rounded and weights.model.masks == masks
@@ -128,7 +132,7 @@ def test_torchvision(masks):
 def test_published_files_of_torchvision_have_no_epsilon():
   state, flat = torchvision_state()
   name = 'maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth'
-  weights = published.of_arrays(state, Beside(name))
+  weights = published.of_arrays(state, Beside(pathlib.Path(name)))
   variance = tree.flatten(weights.variables)['constants/backbone/norm_root/var']
   np.testing.assert_allclose(
     variance + 1e-5, flat['constants/backbone/norm_root/var'], rtol=1e-6
@@ -140,7 +144,7 @@ def test_a_head_of_another_size_is_named():
   state, _ = torchvision_state()
   state['roi_heads.box_predictor.bbox_pred.weight'] = np.zeros((20, 12), np.float32)
   with pytest.raises(UserError, match='box_heads_0/move'):
-    published.of_arrays(state, Beside('detector.pth'))
+    published.of_arrays(state, Beside(pathlib.Path('detector.pth')))
 
 
 def test_load_prepares_and_names_objects(tmp_path):
