@@ -6,10 +6,11 @@ region, refine its box, and predict a mask (arXiv:1703.06870). A cascade of head
 from a pyramid (arXiv:1612.03144). The backbone is any module that returns the maps
 `stage1` to `stage4` of strides 4 to 32.
 
-Axes: B batch, H W image, h w a map, C channels or classes (logits: and background,
-last), A anchors of a cell, N regions or anchors of an image, K detections, G groups of
-deltas (classes, or one for all), P Q bins of a region, L heads of a cascade, F features
-of a region, M pixels of a side of a mask.
+Axes: B batch, H W image, I its channels or those of a map, h w a map, C channels or
+classes and background, last, D classes, N regions or anchors of an image, n those of
+all images, R candidates, K detections or proposals, G groups of deltas (classes, or one
+for all), P Q bins of a region, r s of a kernel, F E features of a region, O outputs, M
+pixels of a side of a mask.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,10 +103,10 @@ class RCNN(nn.Module):
       ]
 
   def __call__(
-    self, image_BHWC: jax.Array, size_B2: jax.Array | None = None, train: bool = False
+    self, image_BHWI: jax.Array, size_B2: jax.Array | None = None, train: bool = False
   ) -> dict[str, jax.Array]:
-    size_B2 = whole(image_BHWC, size_B2)
-    levels, found = self.proposed(image_BHWC, size_B2, train)
+    size_B2 = whole(image_BHWI, size_B2)
+    levels, found = self.proposed(image_BHWI, size_B2, train)
     proposals_BN4 = found['proposals']
     logits, boxes_BNG4 = [], None
     boxes_BN4 = proposals_BN4
@@ -114,11 +115,11 @@ class RCNN(nn.Module):
       logits.append(logits_BNC)
       boxes_BNG4 = self.refined(head, boxes_BN4, deltas_BNG4, size_B2)
       boxes_BN4 = likeliest(boxes_BNG4, logits_BNC)
-    probability_BNC = jax.nn.softmax(sum(logits) / len(logits))[..., :-1]
+    probability_BND = jax.nn.softmax(sum(logits) / len(logits))[..., :-1]
     # Proposals that are padding have no area.
     there_BN1 = (boxes.area(proposals_BN4) > 0)[..., None]
-    probability_BNC = jnp.where(there_BN1, probability_BNC, 0.0)
-    outputs = found | self.detected(probability_BNC, boxes_BNG4)
+    probability_BND = jnp.where(there_BN1, probability_BND, 0.0)
+    outputs = found | self.detected(probability_BND, boxes_BNG4)
     corners_BK4 = outputs['boxes_xyxy'] / boxes.corner_scale(size_B2)
     outputs['boxes'] = boxes.xyxy_to_cxcywh(corners_BK4)
     if self.masks:
@@ -126,7 +127,7 @@ class RCNN(nn.Module):
     return outputs
 
   def learn(
-    self, image_BHWC: jax.Array, size_B2: jax.Array, sample: Sampler
+    self, image_BHWI: jax.Array, size_B2: jax.Array, sample: Sampler
   ) -> dict[str, Any]:
     """Returns the outputs for training, with regions that `sample` chooses.
 
@@ -134,7 +135,7 @@ class RCNN(nn.Module):
     and lists with an entry for each head: `boxes` (B, N, 4), `logits` (B, N, C),
     `deltas` (B, N, G, 4), and `mask_logits` (B, N, M, M, C). Boxes have no gradient.
     """
-    levels, found = self.proposed(image_BHWC, size_B2, train=True)
+    levels, found = self.proposed(image_BHWI, size_B2, train=True)
     boxes_BN4 = found['proposals']
     outputs = {name: [] for name in ('boxes', 'logits', 'deltas', 'mask_logits')}
     for head in range(len(self.stds)):
@@ -152,29 +153,30 @@ class RCNN(nn.Module):
     return outputs | {name: found[name] for name in names}
 
   def proposed(
-    self, image_BHWC: jax.Array, size_B2: jax.Array, train: bool
+    self, image_BHWI: jax.Array, size_B2: jax.Array, train: bool
   ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
     """Returns the levels of the pyramid, and the outputs of the proposing network."""
-    levels = self.pyramid(fpn.stages(self.backbone(image_BHWC, train)))
+    levels = self.pyramid(fpn.stages(self.backbone(image_BHWI, train)))
     return levels, self.rpn(levels, size_B2, train)
 
   def judged(
     self, head: int, levels: Sequence[jax.Array], boxes_BN4: jax.Array, train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns a head's class logits (B, N, C) and deltas (B, N, G, 4) of regions."""
-    pooled_BNPQC = roi.align(
+    pooled_BNPQI = roi.align(
       levels[:4], boxes_BN4, STRIDES[:4], BOX_BINS, self.samples, self.aligned
     )
     own = self.features[0 if self.shared else head]
-    x_BNF = own(pooled_BNPQC, train)
+    x_BNF = own(pooled_BNPQI, train)
     if self.enhance is not None and head:
       before, previous = x_BNF, self.box_heads[head - 1]
       if not self.shared:
-        before = self.features[head - 1](pooled_BNPQC, train)
+        before = self.features[head - 1](pooled_BNPQI, train)
       logits_BNC, _ = previous(before)
       kernel_FC, bias_C = previous.classifier()
       more_BNE = self.enhance(levels, x_BNF, kernel_FC, bias_C, logits_BNC)
-      x_BNF = jnp.concatenate([x_BNF, more_BNE.astype(x_BNF.dtype)], axis=-1)
+      more_BNE = more_BNE.astype(x_BNF.dtype)
+      return self.box_heads[head](jnp.concatenate([x_BNF, more_BNE], axis=-1))
     return self.box_heads[head](x_BNF)
 
   def refined(
@@ -185,28 +187,28 @@ class RCNN(nn.Module):
     return clipped(boxes_BNG4, size_B2)
 
   def detected(
-    self, probability_BNC: jax.Array, boxes_BNG4: jax.Array
+    self, probability_BND: jax.Array, boxes_BNG4: jax.Array
   ) -> dict[str, jax.Array]:
     """Returns `boxes_xyxy`, `scores` and `labels` of the objects."""
-    batch, count, classes = probability_BNC.shape
-    boxes_BNC4 = jnp.broadcast_to(boxes_BNG4, (batch, count, classes, 4))
-    sides_BNC2 = boxes_BNC4[..., 2:] - boxes_BNC4[..., :2]
-    large_BNC = (sides_BNC2 >= SMALLEST).all(axis=-1)
-    score_BNC = jnp.where(large_BNC, probability_BNC, 0.0)
-    label_N = jnp.tile(jnp.arange(classes, dtype=jnp.int32), count)
+    batch, count, classes = probability_BND.shape
+    boxes_BND4 = jnp.broadcast_to(boxes_BNG4, (batch, count, classes, 4))
+    sides_BND2 = boxes_BND4[..., 2:] - boxes_BND4[..., :2]
+    large_BND = (sides_BND2 >= SMALLEST).all(axis=-1)
+    score_BND = jnp.where(large_BND, probability_BND, 0.0)
+    label_R = jnp.tile(jnp.arange(classes, dtype=jnp.int32), count)
 
-    def one(boxes_N4: jax.Array, score_N: jax.Array) -> tuple[jax.Array, ...]:
+    def one(boxes_R4: jax.Array, score_R: jax.Array) -> tuple[jax.Array, ...]:
       found = nms.select(
-        boxes_N4, score_N, label_N, self.detections, self.overlap, self.least_score
+        boxes_R4, score_R, label_R, self.detections, self.overlap, self.least_score
       )
       return (
-        jnp.where(found.valid_K[:, None], boxes_N4[found.index_K], 0.0),
+        jnp.where(found.valid_K[:, None], boxes_R4[found.index_K], 0.0),
         jnp.where(found.valid_K, found.scores_K, 0.0),
-        jnp.where(found.valid_K, label_N[found.index_K], -1),
+        jnp.where(found.valid_K, label_R[found.index_K], -1),
       )
 
     found = jax.vmap(one)(
-      boxes_BNC4.reshape(batch, -1, 4), score_BNC.reshape(batch, -1)
+      boxes_BND4.reshape(batch, -1, 4), score_BND.reshape(batch, -1)
     )
     return dict(zip(('boxes_xyxy', 'scores', 'labels'), found, strict=True))
 
@@ -214,20 +216,20 @@ class RCNN(nn.Module):
     self, head: int, levels: Sequence[jax.Array], boxes_BN4: jax.Array
   ) -> jax.Array:
     """Returns a head's mask logits of regions, (B, N, M, M, C), float32."""
-    pooled_BNPQC = roi.align(
+    pooled_BNPQI = roi.align(
       levels[:4], boxes_BN4, STRIDES[:4], MASK_BINS, self.samples, self.aligned
     )
-    return self.mask_heads[head](pooled_BNPQC)
+    return self.mask_heads[head](pooled_BNPQI)
 
   def drawn(
     self, levels: Sequence[jax.Array], boxes_BK4: jax.Array, label_BK: jax.Array
   ) -> jax.Array:
     """Returns the mean over heads of the masks of objects: (B, K, M, M)."""
-    label_BK1111 = jnp.maximum(label_BK, 0)[..., None, None, None]
+    label_BK111 = jnp.maximum(label_BK, 0)[..., None, None, None]
 
     def own(head: int) -> jax.Array:
-      logits_BKMMC = self.masked(head, levels, boxes_BK4)
-      logits_BKMM1 = jnp.take_along_axis(logits_BKMMC, label_BK1111, axis=-1)
+      logits_BKMMD = self.masked(head, levels, boxes_BK4)
+      logits_BKMM1 = jnp.take_along_axis(logits_BKMMD, label_BK111, axis=-1)
       return jax.nn.sigmoid(logits_BKMM1[..., 0])
 
     return sum(map(own, range(len(self.stds)))) / len(self.stds)
@@ -267,34 +269,32 @@ class RPN(nn.Module):
     hidden = conv('conv', self.channels, 3)
     score = conv('score', len(self.ratios), 1)
     move = conv('move', 4 * len(self.ratios), 1)
-    places, logits, deltas, proposals, scores = [], [], [], [], []
-    for x_BhwC, stride in zip(levels, STRIDES, strict=True):
+
+    def of_level(x_BhwC: jax.Array, stride: int) -> tuple[jax.Array, ...]:
       x_BhwC = nn.relu(hidden(x_BhwC))
       logits_BN = precision.at_least_float32(score(x_BhwC)).reshape(len(x_BhwC), -1)
-      deltas_BhwX = precision.at_least_float32(move(x_BhwC))
-      deltas_BN4 = deltas_BhwX.reshape(*logits_BN.shape, 4)
+      deltas_BN4 = precision.at_least_float32(move(x_BhwC)).reshape(*logits_BN.shape, 4)
       anchors_N4 = regions.anchors(
         x_BhwC.shape[1:3], stride, (ANCHOR_SCALE * stride,), self.ratios, self.rounded
       )
-      places.append(anchors_N4)
-      logits.append(logits_BN)
-      deltas.append(deltas_BN4)
       constant = jax.lax.stop_gradient((anchors_N4, logits_BN, deltas_BN4))
-      boxes_BN4, score_BN = self.best(*constant, size_B2, train)
-      proposals.append(boxes_BN4)
-      scores.append(score_BN)
-    score_BN, boxes_BN4 = (
+      return anchors_N4, logits_BN, deltas_BN4, *self.best(*constant, size_B2, train)
+
+    places, logits, deltas, proposals, scores = zip(
+      *map(of_level, levels, STRIDES), strict=True
+    )
+    score_BR, boxes_BR4 = (
       jnp.concatenate(parts, axis=1) for parts in (scores, proposals)
     )
-    most = min(self.proposals[0 if train else 1], score_BN.shape[1])
-    score_BN, chosen_BN = jax.lax.top_k(score_BN, most)
-    boxes_BN4 = jnp.take_along_axis(boxes_BN4, chosen_BN[..., None], axis=1)
+    most = min(self.proposals[0 if train else 1], score_BR.shape[1])
+    score_BK, chosen_BK = jax.lax.top_k(score_BR, most)
+    boxes_BK4 = jnp.take_along_axis(boxes_BR4, chosen_BK[..., None], axis=1)
     return {
       'anchors': jnp.concatenate(places),
       'anchor_logits': jnp.concatenate(logits, axis=1),
       'anchor_deltas': jnp.concatenate(deltas, axis=1),
-      'proposals': jnp.where((score_BN > 0)[..., None], boxes_BN4, 0.0),
-      'proposal_scores': jnp.maximum(score_BN, 0.0),
+      'proposals': jnp.where((score_BK > 0)[..., None], boxes_BK4, 0.0),
+      'proposal_scores': jnp.maximum(score_BK, 0.0),
     }
 
   def best(
@@ -307,16 +307,16 @@ class RPN(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Returns boxes of a level and their scores, -1 for those that do not remain."""
     most = min(self.candidates[0 if train else 1], logits_BN.shape[1])
-    logits_BN, chosen_BN = jax.lax.top_k(logits_BN, most)
-    deltas_BN4 = jnp.take_along_axis(deltas_BN4, chosen_BN[..., None], axis=1)
-    boxes_BN4 = clipped(regions.decode(anchors_N4[chosen_BN], deltas_BN4), size_B2)
-    sides_BN2 = boxes_BN4[..., 2:] - boxes_BN4[..., :2]
-    valid_BN = (sides_BN2 >= SMALLEST_PROPOSAL).all(axis=-1)
-    score_BN = jax.nn.sigmoid(logits_BN)
-    kept_BN = jax.vmap(nms.kept, in_axes=(0, 0, 0, None))(
-      boxes_BN4, score_BN, valid_BN, self.overlap
+    logits_BR, chosen_BR = jax.lax.top_k(logits_BN, most)
+    deltas_BR4 = jnp.take_along_axis(deltas_BN4, chosen_BR[..., None], axis=1)
+    boxes_BR4 = clipped(regions.decode(anchors_N4[chosen_BR], deltas_BR4), size_B2)
+    sides_BR2 = boxes_BR4[..., 2:] - boxes_BR4[..., :2]
+    valid_BR = (sides_BR2 >= SMALLEST_PROPOSAL).all(axis=-1)
+    score_BR = jax.nn.sigmoid(logits_BR)
+    kept_BR = jax.vmap(nms.kept, in_axes=(0, 0, 0, None))(
+      boxes_BR4, score_BR, valid_BR, self.overlap
     )
-    return boxes_BN4, jnp.where(kept_BN, score_BN, -1.0)
+    return boxes_BR4, jnp.where(kept_BR, score_BR, -1.0)
 
 
 class BoxFeatures(nn.Module):
@@ -331,12 +331,12 @@ class BoxFeatures(nn.Module):
   @nn.compact
   def __call__(self, x_BNPQC: jax.Array, train: bool = False) -> jax.Array:
     batch, count, *bins, channels = x_BNPQC.shape
-    x_NPQC = x_BNPQC.reshape(batch * count, *bins, channels)
+    x_nPQC = x_BNPQC.reshape(batch * count, *bins, channels)
     for i in range(1, self.convs + 1):
-      x_NPQC = convolution.ConvNorm(
+      x_nPQC = convolution.ConvNorm(
         self.channels, 3, dtype=self.dtype, name=f'conv{i}'
-      )(x_NPQC, train)
-    x_BNF = x_NPQC.reshape(batch, count, -1)
+      )(x_nPQC, train)
+    x_BNF = x_nPQC.reshape(batch, count, -1)
     for i in range(1, self.fcs + 1):
       x_BNF = nn.relu(
         nn.Dense(
@@ -377,7 +377,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-  """Mask logits of each class from features of regions: (B, N, 2 P, 2 Q, C), float32.
+  """Mask logits of each class from features of regions: (B, N, 2 P, 2 Q, D), float32.
 
   Four 3x3 convolutions, one that doubles the size, and a 1x1 convolution.
   """
@@ -387,28 +387,28 @@ class MaskHead(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BNPQC: jax.Array) -> jax.Array:
+  def __call__(self, x_BNPQI: jax.Array) -> jax.Array:
     def conv(name: str, channels: int, size: int) -> nn.Conv:
       return convolution.conv(name, channels, size, use_bias=True, dtype=self.dtype)
 
-    batch, count, *bins, channels = x_BNPQC.shape
-    x_NPQC = x_BNPQC.reshape(batch * count, *bins, channels)
+    batch, count, *bins, channels = x_BNPQI.shape
+    x_nPQI = x_BNPQI.reshape(batch * count, *bins, channels)
     for i in range(1, 5):
-      x_NPQC = nn.relu(conv(f'conv{i}', self.channels, 3)(x_NPQC))
-    x_NMMC = nn.relu(Double(self.channels, self.dtype, name='double')(x_NPQC))
-    logits_NMMC = precision.at_least_float32(conv('predict', self.classes, 1)(x_NMMC))
-    return logits_NMMC.reshape(batch, count, *logits_NMMC.shape[1:])
+      x_nPQI = nn.relu(conv(f'conv{i}', self.channels, 3)(x_nPQI))
+    x_nMMI = nn.relu(Double(self.channels, self.dtype, name='double')(x_nPQI))
+    logits_nMMD = precision.at_least_float32(conv('predict', self.classes, 1)(x_nMMI))
+    return logits_nMMD.reshape(batch, count, *logits_nMMD.shape[1:])
 
 
 class Double(nn.Module):
-  """A transposed 2x2 convolution of stride 2, (N, P, Q, C) to (N, 2 P, 2 Q, C)."""
+  """A transposed 2x2 convolution of stride 2, (n, P, Q, C) to (n, 2 P, 2 Q, C)."""
 
   channels: int
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_NPQC: jax.Array) -> jax.Array:
-    count, rows, columns, inputs = x_NPQC.shape
+  def __call__(self, x_nPQC: jax.Array) -> jax.Array:
+    count, rows, columns, inputs = x_nPQC.shape
     kernel_CrsO = self.param(
       'kernel',
       nn.initializers.variance_scaling(
@@ -417,27 +417,27 @@ class Double(nn.Module):
       (inputs, 2, 2, self.channels),
     )
     bias_O = self.param('bias', nn.initializers.zeros, (self.channels,))
-    y_NPrQsO = jnp.einsum(
-      'NPQC,CrsO->NPrQsO',
-      x_NPQC.astype(self.dtype),
+    y_nPrQsO = jnp.einsum(
+      'nPQC,CrsO->nPrQsO',
+      x_nPQC.astype(self.dtype),
       kernel_CrsO.astype(self.dtype),
     )
-    y_NMMO = y_NPrQsO.reshape(count, 2 * rows, 2 * columns, self.channels)
-    return y_NMMO + bias_O[None, None, None].astype(y_NMMO.dtype)
+    y_nMMO = y_nPrQsO.reshape(count, 2 * rows, 2 * columns, self.channels)
+    return y_nMMO + bias_O[None, None, None].astype(y_nMMO.dtype)
 
 
-def whole(image_BHWC: jax.Array, size_B2: jax.Array | None) -> jax.Array:
+def whole(image_BHWI: jax.Array, size_B2: jax.Array | None) -> jax.Array:
   """Returns the sizes of pictures, those of the whole images by default: (B, 2)."""
   if size_B2 is not None:
     return size_B2
-  return jnp.tile(jnp.array([image_BHWC.shape[1:3]]), (len(image_BHWC), 1))
+  return jnp.tile(jnp.array([image_BHWI.shape[1:3]]), (len(image_BHWI), 1))
 
 
-def clipped(boxes_BNG4: jax.Array, size_B2: jax.Array) -> jax.Array:
+def clipped(corners: jax.Array, size_B2: jax.Array) -> jax.Array:
   """Clips boxes (B, ..., 4) to the pictures."""
   limits = boxes.corner_scale(size_B2)[:, 0]
-  limits = limits.reshape(len(limits), *[1] * (boxes_BNG4.ndim - 2), 4)
-  return jnp.clip(boxes_BNG4, 0.0, limits)
+  limits = limits.reshape(len(limits), *[1] * (corners.ndim - 2), 4)
+  return jnp.clip(corners, 0.0, limits)
 
 
 def likeliest(boxes_BNG4: jax.Array, logits_BNC: jax.Array) -> jax.Array:

@@ -89,7 +89,7 @@ def test_names_of_axes_are_true():
   variables = jax.eval_shape(made.init, jax.random.key(0), IMAGE, SIZE)
   with shapes.checked('big_vision_like/models/rcnn.py') as seen:
     jax.eval_shape(made.apply, variables, IMAGE, SIZE)
-  assert {'boxes_BNG4', 'logits_BNC', 'pooled_BNPQC', 'y_NPrQsO'} <= seen.keys()
+  assert {'boxes_BNG4', 'logits_BNC', 'pooled_BNPQI', 'y_nPrQsO'} <= seen.keys()
 
 
 def test_an_enhancing_module_reaches_all_heads_but_the_first():

@@ -92,11 +92,11 @@ def config_of() -> mlc.ConfigDict:
         model=model,
         optimizer=spec(optim.adamw, rate=1e-3),
       ),
-      train_data=spec(pipeline.TrainInput, source=examples, batch_size=2),
+      train_data=spec(pipeline.TrainInput, source=examples, batch_size=8),
       evals=dict(
         val=spec(
           precision.CocoAP,
-          data=spec(pipeline.EvalInput, source=examples, batch_size=3),
+          data=spec(pipeline.EvalInput, source=examples, batch_size=8),
           names=('card', 'other'),
         )
       ),

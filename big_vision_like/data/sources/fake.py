@@ -83,6 +83,8 @@ class Fake(Source):
     example = _value(self.features, self.name, rng, index, self.classes)
     if 'panoptic_image' in example:
       example['panoptic_image'] = _panoptic(example)
+      if 'segmentation' in example:
+        example['segmentation'] = _of_objects(example)
     # Serialized and parsed, so that values have the types that TFDS returns.
     record = self.features.serialize_example(example)
     decoders = protos.still_encoded(self.features)
@@ -195,6 +197,14 @@ def _picture(
   if shape[2] == 3:
     return simplejpeg.encode_jpeg(image)
   return cv2.imencode('.png', image)[1].tobytes()
+
+
+def _of_objects(example: dict[str, Any]) -> bytes:
+  """Returns the PNG `segmentation` with numbers of the example's objects only."""
+  encoded = np.frombuffer(example['segmentation'], np.uint8)
+  ids_HW = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+  ids_HW %= len(example['objects']) + 1
+  return cv2.imencode('.png', ids_HW)[1].tobytes()
 
 
 def _panoptic(example: dict[str, Any]) -> bytes:

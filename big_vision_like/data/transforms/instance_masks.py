@@ -22,7 +22,7 @@ import numpy as np
 
 from big_vision_like.data.sources import coco_outlines
 from big_vision_like.data.transforms import objects
-from big_vision_like.errors import UserError
+from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
 # Polygons that reach further than this, in sides of the box, are filled in pixels of
@@ -35,11 +35,17 @@ class SegmentMap(grain.transforms.Map):
   """Conversion of `segmentation`, a PNG with one channel, to `segment_map`.
 
   Its pixels have the object of `objects` that they show, counted from 1. It goes after
-  `Decode` and before `boxes.Objects`.
+  `Decode` and before `boxes.Objects`. Raises `BadRecordError` for other objects.
   """
 
   def map(self, example: Example) -> Example:
     decoded = objects.DecodeSegmentation().map(example)['segmentation']
+    count = len(example['objects']['bbox'])
+    if decoded.max(initial=0) > count:
+      raise BadRecordError(
+        f'the segmentation of the example with id {example.get("id", "unknown")} shows'
+        f' object {decoded.max()}, but it has only {count} objects'
+      )
     return example | {'segment_map': decoded}
 
 
