@@ -118,7 +118,8 @@ class Source(report_source.Source):
   @property
   def sections(self) -> Sequence[Section]:
     nodes = [node for _, node in specs.calls(self.log.config['task'])]
-    if any(specs.symbol(node) is rcnn.RCNN for node in nodes):
+    kinds = (specs.symbol(node) for node in nodes)
+    if any(isinstance(x, type) and issubclass(x, rcnn.RCNN) for x in kinds):
       return OF_REGIONS  # and those of `report.rcnn`
     masks = any(specs.held(node, 'masks') for node in nodes)
     return (*SECTIONS, Section('Panoptic', segments, 'below')) if masks else SECTIONS

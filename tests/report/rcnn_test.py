@@ -15,6 +15,7 @@ from big_vision_like.data.sources.base import Source
 from big_vision_like.evals import detection as precision
 from big_vision_like.models import rcnn, resnet
 from big_vision_like.report import compose
+from big_vision_like.report import rcnn as report_rcnn
 from big_vision_like.spec import spec
 from big_vision_like.tasks import two_stage_detection
 
@@ -107,6 +108,7 @@ def config_of() -> mlc.ConfigDict:
 @pytest.fixture(scope='module')
 def sections(tmp_path_factory) -> dict[str, str]:
   """The page's sections, by heading."""
+  report_rcnn.OF_MODELS[Knowing] = report_rcnn.OF_MODELS[rcnn.RCNN]
   run = pages.untrained(config_of(), tmp_path_factory.mktemp('runs') / 'cards')
   text = compose.render([pages.source_of(run)])
   return dict(re.findall('<section><h2[^>]*>(.*?)</h2>(.*?)</section>', text, re.S))
