@@ -190,7 +190,8 @@ def shrunk(
     )
   if fn is coco.Coco:
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
-    return dict(spec.spec(fake.Fake, name=name, **made_up))
+    outlines = bool(node.get('outlines'))
+    return dict(spec.spec(fake.Fake, name=name, outlines=outlines, **made_up))
   if fn is pseudo_labels.PseudoLabelled:
     own = {name: node.get(name) for name in ('source', 'classes')}
     return dict(spec.spec(pseudo_labels.MadeUp, **own))

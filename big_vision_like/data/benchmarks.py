@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 import ml_collections as mlc
 
 from big_vision_like.data.input import packing, pipeline
-from big_vision_like.data.sources import coco_classes, tfds
+from big_vision_like.data.sources import coco, coco_classes, tfds
 from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import (
   boxes,
   color,
   compose,
   image,
+  instance_masks,
   labels,
   objects,
   text,
@@ -568,7 +569,11 @@ class Detection(Pictures):
   (B, max_boxes, 4), `box_labels` int32, `box_mask` bool (objects that are not crowds),
   `dropped` int32 (B,), and with `panoptic` uint8 `segment_map` (B, H, W): the box of
   each pixel, counted from 1. H and W are one of the shapes. Batches for evaluation have
-  no `segment_map`. They add `crowd` bool and `area` float32 (B, max_boxes), `image_id`
+  no `segment_map`. With `box_masks`, batches for training have uint8 `box_masks`
+  (B, max_boxes, N, N), grids of N = `box_masks` cells over each box, made of the
+  records' `outlines`, or with `drawn` of `segmentation` (`transforms.instance_masks`).
+
+  Batches for evaluation add `crowd` bool and `area` float32 (B, max_boxes), `image_id`
   int32 (B,), `original_size` int32 (B, 2), and with `panoptic` the ground truth of
   `boxes.PanopticTruth`, in maps of `truth_size`; their boxes include crowds. Without
   `masks` there are no maps, only the boxes of things and stuff.
@@ -583,6 +588,8 @@ class Detection(Pictures):
   panoptic: bool = False
   masks: bool = True
   truth_size: tuple[int, int] = (640, 640)
+  box_masks: int = 0
+  drawn: bool = False
 
   def _transforms(self, train: bool) -> list[mlc.ConfigDict]:
     own, shapes, crowds = self.resizing, self.eval_shapes, not train
@@ -599,9 +606,16 @@ class Detection(Pictures):
       names += ['panoptic', 'segments']
     elif self.panoptic and self.masks:
       names.append('segment_map')
+    grids = []
+    if self.box_masks and train:
+      first = instance_masks.SegmentMap if self.drawn else instance_masks.Placed
+      prepare.insert(0, spec(first))
+      names += ['segment_map'] if self.drawn else ['outlines', 'placement']
+      names.append('original_size')
+      grids = [spec(instance_masks.BoxMasks, cells=self.box_masks)]
     pad = spec(boxes.Pad, sizes=shapes, max_boxes=self.max_boxes)
     keep = spec(labels.Keep, names=names)
-    parts = [spec(image.Decode), *prepare, keep, *own, pad]
+    parts = [spec(image.Decode), *prepare, keep, *own, *grids, pad]
     # A deep copy also covers lists of recorded calls.
     return [copy.deepcopy(part.copy_and_resolve_references()) for part in parts]
 
@@ -636,6 +650,41 @@ DETECTION = {
   'coco': _coco('coco/2017', coco_classes.IDS),
   'scenes': _drawn('hidden', (96, 128), 10, augmentation=[spec(boxes.Flip)]),
   'scenes_simple': _drawn('simple', (48, 48), 3),
+}
+
+
+def _instances(annotations: str, images: str, examples: int) -> mlc.ConfigDict:
+  return spec(
+    coco.Coco,
+    annotations=f'data/coco/annotations/{annotations}',
+    images=f'data/coco/{images}',
+    outlines=True,
+    examples=examples,
+  )
+
+
+# Data sets for detection with masks, by two stages. COCO is read from its own files,
+# because TFDS leaves the outlines out; label k is its k-th category of 80.
+INSTANCES = {
+  'coco': dataclasses.replace(
+    _coco('coco/2017', ()),
+    parts=dict(
+      train=_instances('instances_train2017.json', 'train2017', 118_287),
+      val=_instances('instances_val2017.json', 'val2017', 5000),
+    ),
+    ids=None,
+    box_masks=112,
+  ),
+  # Doubled in size, because the smallest anchors have 32 pixels.
+  'scenes_simple': _drawn(
+    'simple',
+    (96, 96),
+    3,
+    augmentation=[spec(boxes.ResizeShort, size=96)],
+    resizing=[spec(boxes.ResizeShort, size=96)],
+    box_masks=56,
+    drawn=True,
+  ),
 }
 # Data sets with stuff and masks. COCO has 201 classes, since its ids go up to 200.
 PANOPTIC = {

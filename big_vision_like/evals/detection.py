@@ -1,6 +1,7 @@
 """COCO's average precision of objects detected in images.
 
-Axes: B images, K true objects of an image, Q predictions of an image.
+Axes: B images, K true objects of an image, Q predictions of an image, M side of a mask
+of a region, h w mask logits.
 """
 
 import contextlib
@@ -20,14 +21,15 @@ from big_vision_like.data.sources import coco_json
 from big_vision_like.data.sources.coco_json import Entry, Truth
 from big_vision_like.data.transforms import labels
 from big_vision_like.errors import UserError, listed
-from big_vision_like.evals import evaluator
-from big_vision_like.evals.evaluator import Arrays, Predict, Results
+from big_vision_like.evals import evaluator, instance_masks
+from big_vision_like.evals.evaluator import Arrays, Predict, Results, Rows
 from big_vision_like.ops import boxes as box_ops
 from big_vision_like.viz import detection as drawing
 
 if TYPE_CHECKING:
   from pycocotools.cocoeval import COCOeval
 
+MASK = 'mask_'
 STATS = tuple('AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl'.split())
 NO_PYCOCOTOOLS = (
   'COCO AP needs the package pycocotools: install the extra `detection`:'
@@ -47,7 +49,8 @@ class CocoAP(evaluator.Evaluator):
   right boxes predicted with a score of at least `shown`.
 
   All predictions of an image count. The prediction has `boxes_xyxy`, in pixels of the
-  original image, `scores` and `labels`. The category of a label is `categories[label]`
+  original image, `scores` and `labels`; rows with label -1 and score 0 are none. The
+  category of a label is `categories[label]`
   (`coco_classes.IDS` for TFDS's labels). Without `categories`, it is the category with
   the name of the label's class in `annotations` or in the source of `data`. Without
   names, it is the label itself. `names` are names of labels, for pictures.
@@ -56,7 +59,15 @@ class CocoAP(evaluator.Evaluator):
   Without it, batches have the ground truth: `boxes` (B, K, 4) of the resized image,
   `box_labels`, `box_mask`, and optionally `crowd` and `area` (of the original image; by
   default the area of the box). `size` and `original_size` (B, 2) are heights and widths
-  before padding and before resizing. `save` is a path for the predictions in COCO's
+  before padding and before resizing.
+
+  With `masks`, all scalars are also measured for masks, as `mask_AP` and so on. The
+  prediction then also has `masks` (B, Q, M, M), probabilities within each box, or
+  `mask_logits` (B, Q, h, w) of the padded image, as DETR has. The true masks are those
+  of `annotations`, of the annotation file of the data's source, or of its records
+  (`instance_masks.of_record`).
+
+  `save` is a path for the predictions in COCO's
   result format; each evaluation overwrites it.
   """
 
@@ -66,14 +77,16 @@ class CocoAP(evaluator.Evaluator):
   save: str | None = None
   pictures: int = 4
   shown: float = 0.5
+  masks: bool = False
 
   @property
   def needs(self) -> tuple[str, ...]:
     truth = ('boxes', 'box_labels', 'box_mask')
-    return ('image_id',) if self.annotations else ('image_id', *truth)
+    return ('image_id',) if self._annotations else ('image_id', *truth)
 
   def reports(self) -> Mapping[str, str]:
-    return dict.fromkeys(STATS, 'max')
+    kinds = ('', MASK) if self.masks else ('',)
+    return {f'{kind}{name}': 'max' for kind in kinds for name in STATS}
 
   def problems(self) -> list[str]:
     found = [] if importlib.util.find_spec('pycocotools') else [NO_PYCOCOTOOLS]
@@ -139,19 +152,27 @@ class CocoAP(evaluator.Evaluator):
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     # Read first, so that errors appear before hours of predictions.
-    truth = coco_json.read_strictly(self.annotations) if self.annotations else None
-    collected = self.joined(
+    truth = self._truth()
+    rows = self.rows(
       self.measure, predict, state, mesh, draw=drawn, pictures=self.pictures
     )
+    collected = evaluator.join(map(self.encoded, rows))
     truth, found = self.entries(collected.values, truth)
     if self.save and jax.process_index() == 0:
       # Leaves out labels that are not categories of the data set.
       known = [entry for entry in found if entry['category_id'] >= 0]
       files.write_json(self.save, known, indent=None)
-    measured = evaluated(truth, found, collected.values['image_id'].tolist())
-    stats = zip(STATS, measured.stats.tolist(), strict=True)
-    # pycocotools returns -1 if no object has that size.
-    scalars = {name: value for name, value in stats if value >= 0}
+    ids, scalars = collected.values['image_id'].tolist(), {}
+    for kind, iou_type in (('', 'bbox'), (MASK, 'segm')):
+      if kind and not self.masks:
+        continue
+      stats = evaluated(truth, found, ids, iou_type).stats.tolist()
+      # pycocotools returns -1 if no object has that size.
+      scalars |= {
+        f'{kind}{name}': value
+        for name, value in zip(STATS, stats, strict=True)
+        if value >= 0
+      }
     shown = collected.drawn
     pictures = {'boxes': self._sheets(shown, truth, found)} if shown else {}
     return Results(scalars, pictures)
@@ -172,7 +193,7 @@ class CocoAP(evaluator.Evaluator):
         ' have its own.'
       )
     if truth is None:
-      truth = coco_json.read_strictly(self.annotations) if self.annotations else None
+      truth = self._truth()
     by_name = self._by_name(truth)
     found = list(self._predicted(rows, by_name))
     return truth or self._true(rows, found, by_name), found
@@ -182,7 +203,9 @@ class CocoAP(evaluator.Evaluator):
     ratio_B4 = ratios(batch)
     rows = {'image_id': batch['image_id']}
     rows |= {name: outputs[name] for name in ('scores', 'labels', 'boxes_xyxy')}
-    if self.annotations is None:
+    if self.masks:
+      rows |= self._masks(outputs, batch)
+    if self._annotations is None:
       boxes_BK4 = batch['boxes'] * ratio_B4[:, None]
       crowd_BK = batch.get('crowd', jnp.zeros_like(batch['box_mask']))
       rows |= {
@@ -194,6 +217,70 @@ class CocoAP(evaluator.Evaluator):
       }
     return rows
 
+  def _masks(self, outputs: Arrays, batch: Arrays) -> Arrays:
+    """Returns the predicted masks of a batch, and the sizes of its images."""
+    names = [name for name in ('masks', 'mask_logits') if name in outputs]
+    if not names:
+      raise UserError(
+        'masks=True needs a model that predicts masks, but its outputs are only'
+        f' {", ".join(outputs)}'
+      )
+    size_B2 = box_ops.valid_size(batch)
+    count, *padded, _ = batch['image'].shape
+    return {
+      names[0]: outputs[names[0]].astype(jnp.float32),
+      'size': size_B2,
+      'original_size': batch.get('original_size', size_B2),
+      'padded': jnp.tile(jnp.array([padded]), (count, 1)),
+    }
+
+  def encoded(self, part: Rows) -> Rows:
+    """Returns rows with masks as run lengths: `segmentation` and `true_segmentation`.
+
+    Both are arrays of objects, (B, Q) and (B, K).
+    """
+    if not self.masks:
+      return part
+    values = dict(part.values)
+    masks = values.pop('masks', None)
+    logits = values.pop('mask_logits', None)
+    sizes = [values[name] for name in ('padded', 'size', 'original_size')]
+    found, true = [], []
+    for row in range(len(part.index_N)):
+      padded, size, original = (tuple(each[row].tolist()) for each in sizes)
+      if masks is not None:
+        own = instance_masks.of_regions(masks[row], values['boxes_xyxy'][row], original)
+      else:
+        own = instance_masks.of_logits(logits[row], padded, size, original)
+      found.append(instance_masks.listed(own, values['scores'].shape[1]))
+      if self._annotations is None:
+        record = self.data.source[int(part.index_N[row])]
+        own, _ = instance_masks.of_record(record)
+        rows = values['true'].shape[1]
+        if len(own) > rows:
+          raise UserError(
+            f'{self.data.source}: an image has {len(own)} objects, but batches only'
+            f' {rows} rows: raise max_boxes'
+          )
+        true.append(instance_masks.listed(own, rows))
+    if len(found):
+      values['segmentation'] = np.stack(found)
+      if true:
+        values['true_segmentation'] = np.stack(true)
+    return part._replace(values=values)
+
+  def _truth(self) -> Truth | None:
+    """Returns the contents of the annotation file, if there is one."""
+    path = self._annotations
+    return coco_json.read_strictly(path) if path else None
+
+  @property
+  def _annotations(self) -> str | None:
+    """The annotation file; for masks, by default that of the data's source."""
+    if self.annotations or not self.masks:
+      return self.annotations
+    return getattr(self.data.source, 'annotations', None)
+
   def _predicted(
     self, rows: dict[str, np.ndarray], by_name: Mapping[int, int] | None
   ) -> Iterable[Entry]:
@@ -204,13 +291,18 @@ class CocoAP(evaluator.Evaluator):
         f'boxes or scores predicted for the image {rows["image_id"][~finite_B][0]} are'
         ' not finite: training has diverged.'
       )
-    category_BQ = self._category(rows['labels'], 'predicted', by_name)
+    there_BQ = (rows['labels'] >= 0) | (scores_BQ > 0)
+    category_N = self._category(rows['labels'][there_BQ], 'predicted', by_name)
     image_BQ = np.repeat(rows['image_id'][:, None], scores_BQ.shape[1], axis=1)
+    columns = {}
+    if 'segmentation' in rows:
+      columns['segmentation'] = rows['segmentation'][there_BQ]
     return entries(
-      image_id=image_BQ.ravel(),
-      category_id=category_BQ.ravel(),
-      bbox=xywh(boxes_BQ4).reshape(-1, 4),
-      score=scores_BQ.astype(np.float64).ravel(),
+      image_id=image_BQ[there_BQ],
+      category_id=category_N,
+      bbox=xywh(boxes_BQ4[there_BQ]),
+      score=scores_BQ[there_BQ].astype(np.float64),
+      **columns,
     )
 
   def _true(
@@ -225,16 +317,21 @@ class CocoAP(evaluator.Evaluator):
     """
     there_BK = rows['true']
     category_N = self._category(rows['true_labels'][there_BK], 'true', by_name)
+    columns, size = {}, {}
+    if 'true_segmentation' in rows:
+      columns['segmentation'] = rows['true_segmentation'][there_BK]
+      size = dict(height=rows['original_size'][:, 0], width=rows['original_size'][:, 1])
     annotations = entries(
       image_id=rows['image_id'][there_BK.nonzero()[0]],
       category_id=category_N,
       bbox=xywh(rows['true_boxes'][there_BK]),
       area=rows['area'][there_BK],
       iscrowd=rows['crowd'][there_BK].astype(int),
+      **columns,
     )
     known = {*category_N.tolist(), *(e['category_id'] for e in found)}
     return {
-      'images': list(entries(id=rows['image_id'])),
+      'images': list(entries(id=rows['image_id'], **size)),
       'categories': [{'id': category} for category in sorted(known)],
       'annotations': list(annotations),
     }
@@ -351,11 +448,12 @@ def evaluated(
     complete = []
     # pycocotools treats a match with the id 0 as no match, so ids start at 1.
     for number, entry in enumerate(annotations, start=1):
-      if iou_type == 'segm':
-        area = float(mask.area(entry['segmentation']))
-      else:
+      if 'area' not in entry:
         area = entry['bbox'][2] * entry['bbox'][3]
-      complete.append({'area': area, 'iscrowd': 0} | entry | {'id': number})
+        if iou_type == 'segm':
+          area = float(mask.area(entry['segmentation']))
+        entry = {'area': area} | entry
+      complete.append({'iscrowd': 0} | entry | {'id': number})
     made.dataset = {**truth, 'annotations': complete}
     made.createIndex()
     return made

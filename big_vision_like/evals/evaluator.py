@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -138,14 +138,7 @@ class Evaluator(abc.ABC, Checked):
     If batches have several shapes, arrays are padded with zeros to the largest. Only
     the first `limit` of the measured examples are returned.
     """
-    parts = list(self.rows(measure, predict, state, *args, limit=limit, **kwargs))
-    index_N = np.concatenate([part.index_N for part in parts])
-    order_N = np.argsort(index_N, kind='stable')[:limit]
-    values = {
-      name: _concatenated([part.values[name] for part in parts])[order_N]
-      for name in parts[0].values
-    }
-    return Rows(index_N[order_N], values, [row for part in parts for row in part.drawn])
+    return join(self.rows(measure, predict, state, *args, limit=limit, **kwargs), limit)
 
   def chosen(
     self,
@@ -185,6 +178,18 @@ class Evaluator(abc.ABC, Checked):
       out = None if mesh is None else sharding.replicated(mesh)
       self._program = jax.jit(on_mesh, out_shardings=out)
     return self._program
+
+
+def join(rows: Iterable[Rows], limit: int | None = None) -> Rows:
+  """Returns the rows of all batches as one, as `Evaluator.joined` does."""
+  parts = list(rows)
+  index_N = np.concatenate([part.index_N for part in parts])
+  order_N = np.argsort(index_N, kind='stable')[:limit]
+  values = {
+    name: _concatenated([part.values[name] for part in parts])[order_N]
+    for name in parts[0].values
+  }
+  return Rows(index_N[order_N], values, [row for part in parts for row in part.drawn])
 
 
 def _measured(

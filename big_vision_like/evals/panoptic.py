@@ -151,7 +151,7 @@ def segments_of(
   if not len(labels_K):
     return np.zeros(shown_size, np.int32), np.zeros((0, 2), np.int32)
   rows, columns = map(_nearest, size, shown_size)
-  masks_KHW = _interpolated(masks_Qhw[kept_Q], padded or size, rows, columns)
+  masks_KHW = interpolated(masks_Qhw[kept_Q], padded or size, rows, columns)
   same_KK = (labels_K[:, None] == labels_K) & (labels_K >= num_things)
   same_KK |= np.eye(len(labels_K), dtype=bool)
   first_K = same_KK.argmax(axis=1)
@@ -182,7 +182,7 @@ def _nearest(old: int, new: int) -> np.ndarray:
   return np.minimum(steps.cumsum().astype(np.int64), old - 1)
 
 
-def _interpolated(
+def interpolated(
   masks_Khw: np.ndarray, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
   """Returns rows and columns of masks resized to `size`, bilinearly between centres."""

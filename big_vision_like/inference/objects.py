@@ -76,8 +76,8 @@ class DetectionPreprocessing(Prepare):
   `boxes.ResizeShort`. With `size`, pictures get this height and width, ignoring their
   aspect ratio. Without both, they keep their size. Then zeros pad images to the
   smallest of `shapes` that fits, as in `boxes.Pad`; larger images shrink first. Without
-  `shapes` nothing is padded. Labels from `num_things` on are stuff; None means that no
-  label is.
+  `shapes` they pad sides to multiples of `multiple`. Labels from `num_things` on are
+  stuff; None means that no label is.
   """
 
   short: int | None = None
@@ -88,12 +88,15 @@ class DetectionPreprocessing(Prepare):
   std: tuple[float, ...] = IMAGENET_STD
   label_names: tuple[str, ...] = ()
   num_things: int | None = None
+  multiple: int = 1
   source: str = ''
 
   def __post_init__(self) -> None:
     super().__post_init__()
     sides = [side for shape in (*self.shapes, self.size or ()) for side in shape]
     sides += [side for side in (self.short, self.longest) if side is not None]
+    if self.multiple < 1:
+      raise UserError(f'multiple={self.multiple} is not positive')
     if min(sides, default=1) < 1:
       raise UserError(
         f'short={self.short}, longest={self.longest}, size={self.size} and'
@@ -129,7 +132,7 @@ class DetectionPreprocessing(Prepare):
     size = self.size_of(*original)
     example = {'image': image_HWC, 'boxes': np.zeros((0, 4), np.float32)}
     image_HWC = boxes.resize(example, *size)['image']
-    shape = size
+    shape = tuple(-(-side // self.multiple) * self.multiple for side in size)
     if self.shapes:
       shape = self.shapes[boxes.Pad(self.shapes, max_boxes=0).choose(size)]
     result = boxes.padded({'image': image_HWC}, *shape)
@@ -155,20 +158,23 @@ class DetectionPreprocessing(Prepare):
   ) -> list[Found]:
     """Returns the objects in a picture that score above the threshold, best first.
 
-    `outputs` are the model's for a batch with only that picture: `logits` (1, Q, C),
-    with "no object" as the last class, and `boxes` (1, Q, 4). Each query gives its best
-    class.
+    `outputs` are the model's for a batch with only that picture: `boxes` (1, Q, 4), and
+    `logits` (1, Q, C), with "no object" as the last class, or `scores` and `labels`
+    (1, Q), negative for no object. Each query gives its best class.
     """
-    logits_BQC = np.asarray(outputs['logits'], np.float64)
-    if len(logits_BQC) != 1:
+    if len(outputs['boxes']) != 1:
       raise UserError(
-        f'objects() takes the outputs for one picture, not for {len(logits_BQC)}'
+        f'objects() takes the outputs for one picture, not for {len(outputs["boxes"])}'
       )
-    scores_QC = softmax(logits_BQC[0])[:, :-1]
+    if 'scores' in outputs:
+      label_Q, score_Q = (np.asarray(outputs[n][0]) for n in ('labels', 'scores'))
+      score_Q = np.where(label_Q < 0, -np.inf, score_Q)
+    else:
+      scores_QC = softmax(np.asarray(outputs['logits'][0], np.float64))[:, :-1]
+      label_Q, score_Q = scores_QC.argmax(axis=-1), scores_QC.max(axis=-1)
     height, width = original_size
     corners_Q4 = box_ops.cxcywh_to_xyxy(np.asarray(outputs['boxes'][0], np.float64))
     corners_Q4 = corners_Q4 * np.array([width, height, width, height])
-    label_Q, score_Q = scores_QC.argmax(axis=-1), scores_QC.max(axis=-1)
     best = [q for q in np.argsort(-score_Q, kind='stable') if score_Q[q] > threshold]
     return [
       Found(
@@ -231,6 +237,8 @@ class DetectionPreprocessing(Prepare):
     if self.short is not None:
       how = f'shorter side {self.short}'
       how += f', longer at most {self.longest}' if self.longest else ''
+    if self.multiple > 1:
+      how += f', padded to multiples of {self.multiple}'
     if self.shapes:
       how += f', padded to {" or ".join(map(shape_text, self.shapes))}'
     return f'{how}; {self.normalization}'

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from big_vision_like.errors import UserError
-from big_vision_like.evals import panoptic
+from big_vision_like.evals import instance_masks, panoptic
 from big_vision_like.inference import preprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing, Found
 from big_vision_like.viz import detection
@@ -54,7 +54,8 @@ class Detector:
     if not self.draws:
       return self.model.apply(variables, *inputs), {}
     outputs, collected = self.model.apply(variables, *inputs, mutable=['intermediates'])
-    return outputs, {'decoder': collected['intermediates']['decoder']}
+    sown = collected.get('intermediates', {})
+    return outputs, {name: sown[name] for name in ('decoder',) if name in sown}
 
   def __call__(self, picture: Any) -> tuple[list, list, dict[str, np.ndarray]]:
     """Returns rows of text, the same as plain data, and RGB uint8 pictures.
@@ -69,9 +70,8 @@ class Detector:
     objects = [one for one in found if one.score > self.threshold]
     rows = [(one.name, *numbers(one)) for one in objects]
     if not rows:
-      best = found[0]
       rows = [(f'none above {self.threshold:g}', '', '')]
-      rows += [(f'best: {best.name}', *numbers(best))]
+      rows += [(f'best: {best.name}', *numbers(best)) for best in found[:1]]
     plain = [
       {'label': one.label, 'class': one.name, 'score': one.score, 'box': list(one.box)}
       for one in objects
@@ -80,13 +80,29 @@ class Detector:
       return rows, plain, {}
     shown_HWC = shown_HWC[..., :3]  # without alpha
     drawn = {'': boxes_picture(shown_HWC, objects)}
-    if objects:
+    if objects and sown:
       grid_hw = outputs['memory'].shape[1:3]
       attention_Qhw = detection.decoder_attention(sown, grid_hw)[0]
       drawn['-attention'] = attention_picture(example, objects, attention_Qhw)
     if 'mask_logits' in outputs:
       drawn['-segments'] = self._segments(shown_HWC, example, outputs)
+    if 'masks' in outputs:
+      drawn['-masks'] = self._masks(shown_HWC, outputs, objects)
     return rows, plain, drawn
+
+  def _masks(
+    self, shown_HWC: np.ndarray, outputs: Any, objects: Sequence[Found]
+  ) -> np.ndarray:
+    """Draws the masks of objects, the best on top."""
+    size = shown_HWC.shape[:2]
+    ids_HW = np.zeros(size, np.int32)
+    for number, one in reversed([*enumerate(objects, start=1)]):
+      mask_MM = np.asarray(outputs['masks'][0, one.query], np.float32)
+      ids_HW[instance_masks.pasted(mask_MM, np.array(one.box), *size)] = number
+    segments = [(number, one.label) for number, one in enumerate(objects, start=1)]
+    segments_S2 = np.array(segments, np.int32).reshape(-1, 2)
+    names = {one.label: one.name for one in objects}
+    return detection.panoptic_sheet(shown_HWC, [(ids_HW, segments_S2)], names, SIDE)
 
   def _segments(self, shown_HWC: np.ndarray, example: Any, outputs: Any) -> np.ndarray:
     things = self.preprocess.num_things

@@ -53,6 +53,17 @@ def valid_size(batch: Mapping[str, Any]) -> Any:
   return np.tile(np.int32([[height, width]]), (num_images, 1))
 
 
+def only_valid(
+  image_BHWC: jax.Array, size_B2: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns images that are zero beyond their sizes, and the sizes."""
+  _, height, width, _ = image_BHWC.shape
+  below_BH1 = jnp.arange(height)[None, :, None] < size_B2[:, :1, None]
+  left_B1W = jnp.arange(width)[None, None] < size_B2[:, 1:, None]
+  valid_BHW1 = (below_BH1 & left_B1W)[..., None]
+  return jnp.where(valid_BHW1, image_BHWC, 0.0), size_B2
+
+
 def corner_scale(size_B2: jax.Array) -> jax.Array:
   """Returns width, height, width, height of images: float32 (B, 1, 4)."""
   size_B2 = jnp.asarray(size_B2, jnp.float32)

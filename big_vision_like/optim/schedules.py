@@ -118,6 +118,29 @@ def step_decay(peak_value: float, every: int, factor: float = 0.1) -> Schedule:
   return schedule
 
 
+def multi_step(
+  peak_value: float,
+  drops: Sequence[int],
+  warmup_steps: int = 0,
+  start: float = 0.0,
+  factor: float = 0.1,
+) -> Schedule:
+  """Returns linear warm-up, then a decay by `factor` at each of the steps `drops`.
+
+  Warm-up starts from the share `start` of the rate, and each drop is the first step
+  with the lower rate, as in Detectron and mmdetection (MultiStepLR of PyTorch).
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    passed = sum(jnp.asarray(step) >= drop for drop in drops)
+    rate = peak_value * factor ** jnp.asarray(passed, jnp.float32)
+    if warmup_steps:
+      rate *= start + (1 - start) * jnp.minimum(1.0, step / warmup_steps)
+    return rate
+
+  return schedule
+
+
 def hyperrule_steps(examples: int) -> tuple[int, ...]:
   """Returns the BiT-HyperRule's steps for a number of training examples.
 

@@ -15,6 +15,7 @@ import numpy as np
 from big_vision_like import spec as specs
 from big_vision_like.errors import UserError, plural, shape_text
 from big_vision_like.evals import detection, evaluator, panoptic
+from big_vision_like.models import rcnn
 from big_vision_like.ops import boxes
 from big_vision_like.report import images, page
 from big_vision_like.report import source as report_source
@@ -101,9 +102,8 @@ class Boxes(Found):
     These are the predictions with at least the score that the evaluator shows, or, if
     there are none, the `instead` best ones.
     """
-    queries = self.score_NQ.shape[1]
-    first = queries * example
-    each = dict(enumerate(self.found[first : first + queries]))
+    number = self.image_id_N[example]
+    each = dict(enumerate(e for e in self.found if e['image_id'] == number))
     order = sorted(each, key=lambda query: -each[query]['score'])
     sure = sum(e['score'] >= self.evaluator.shown for e in each.values())
     return {query: each[query] for query in order[: sure or instead]}
@@ -118,6 +118,9 @@ class Source(report_source.Source):
   @property
   def sections(self) -> Sequence[Section]:
     nodes = [node for _, node in specs.calls(self.log.config['task'])]
+    kinds = (specs.symbol(node) for node in nodes)
+    if any(isinstance(x, type) and issubclass(x, rcnn.RCNN) for x in kinds):
+      return OF_REGIONS  # and those of `report.rcnn`
     masks = any(specs.held(node, 'masks') for node in nodes)
     return (*SECTIONS, Section('Panoptic', segments, 'below')) if masks else SECTIONS
 
@@ -427,3 +430,5 @@ SECTIONS = (
   Section('Queries', queries, 'below'),
   Section('Precision', precision, 'below'),
 )
+# Detectors by regions have no queries, and no decoder that attends.
+OF_REGIONS = (*SECTIONS[:2], SECTIONS[-1])

@@ -82,12 +82,7 @@ class Detection(task.GradientTask):
 
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     image_BHWC = images.normalize(batch['image'], self.mean, self.std)
-    _, height, width, _ = image_BHWC.shape
-    size_B2 = boxes.valid_size(batch)
-    below_BH1 = jnp.arange(height)[None, :, None] < size_B2[:, :1, None]
-    left_B1W = jnp.arange(width)[None, None] < size_B2[:, 1:, None]
-    valid_BHW1 = (below_BH1 & left_B1W)[..., None]
-    return jnp.where(valid_BHW1, image_BHWC, 0.0), size_B2
+    return boxes.only_valid(image_BHWC, boxes.valid_size(batch))
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Adds `num_objects`, the number of objects in the batch over `accumulate`."""

@@ -47,8 +47,10 @@ class Coco(Source):
   `annotations` is the path of the .json file, and `images` the folder that its file
   names are relative to. For panoptic annotations, `panoptic` is the folder of the PNGs.
   `masks` adds `masks`, uint8 (N, H, W), made from outlines of instances; this needs
-  pycocotools. Label k is the k-th category by id; `category_ids` lists the ids.
-  `examples` is the number of images, for plans made before the data are available.
+  pycocotools. `outlines` adds the outlines themselves, as `outlines` (N,), from which
+  `instance_masks.BoxMasks` makes small masks. Label k is the k-th category by id;
+  `category_ids` lists the ids. `examples` is the number of images, for plans made
+  before the data are available.
   `tolerated` is the share of annotations that may be left out.
   """
 
@@ -56,17 +58,22 @@ class Coco(Source):
   images: str
   panoptic: str | None = None
   masks: bool = False
+  outlines: bool = False
   examples: int | None = None
   tolerated: float = 0.05
 
   def __post_init__(self) -> None:
-    if self.masks and self.panoptic is not None:
-      raise UserError('masks=True needs instances; panoptic maps already have segments')
+    for name in ('masks', 'outlines'):
+      if getattr(self, name) and self.panoptic is not None:
+        raise UserError(
+          f'{name}=True needs instances; panoptic maps already have segments'
+        )
 
   @functools.cached_property
   def contents(self) -> coco_json.Contents:
     """The contents of the file; prints what was left out and repaired."""
-    contents = coco_json.read(self.annotations, self.panoptic is not None, self.masks)
+    shapes = self.masks or self.outlines
+    contents = coco_json.read(self.annotations, self.panoptic is not None, shapes)
     if self.examples not in (None, len(contents.names)):
       raise UserError(
         f'{self.annotations} has {len(contents.names):,} images, not the'
@@ -133,7 +140,9 @@ class Coco(Source):
       paths += [os.path.join(folder, name) for name in contents.maps]
     sizes = shards.file_sizes(paths)
     used = contents[:-1]  # without `repaired`
-    return digest('Coco', *used, sizes, self.panoptic is not None, self.masks)
+    kind = (self.panoptic is not None, self.masks)
+    # Sources without outlines keep the digest that older runs have stored.
+    return digest('Coco', *used, sizes, *kind, *([True] if self.outlines else []))
 
   def planned(self) -> Source:
     """Returns this source, or a stand-in for planning if its files are missing."""
@@ -141,7 +150,7 @@ class Coco(Source):
     if all(os.path.exists(os.path.expanduser(path)) for path in paths):
       return self
     name = 'coco/2017' if self.panoptic is None else 'coco/2017_panoptic'
-    return planned.Pictures(name, self.examples, self.masks)
+    return planned.Pictures(name, self.examples, self.masks, self.outlines)
 
   def __len__(self) -> int:
     return len(self.contents.names)
@@ -175,6 +184,8 @@ class Coco(Source):
       example['masks'] = coco_outlines.decoded(
         c.outlines[own], height, width, c.ids_N[own].tolist()
       )
+    if self.outlines:
+      example['outlines'] = coco_outlines.listed(c.outlines[own])
     return example | {'objects': objects}
 
   def _image(self, folder: str, name: str, said: tuple[int, int]) -> bytes:

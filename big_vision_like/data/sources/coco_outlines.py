@@ -83,16 +83,18 @@ def decoded(
   masks = np.zeros((len(outlines), height, width), np.uint8)
   for place, (outline, name) in enumerate(zip(outlines, ids, strict=True)):
     if isinstance(outline, list):
-      masks[place] = _filled(outline, height, width, name)
+      try:
+        masks[place] = filled(outline, height, width)
+      except BadRecordError as error:
+        raise BadRecordError(f'annotation {name} has {error}') from error
     else:
       inside = np.arange(len(outline), dtype=np.uint8) & 1
       masks[place] = np.repeat(inside, outline).reshape(width, height).T
   return masks
 
 
-def _filled(
-  polygons: list[list[float]], height: int, width: int, name: int
-) -> np.ndarray:
+def filled(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
+  """Returns the pixels within any of several polygons, uint8 (H, W) of 0 and 1."""
   try:
     from pycocotools import mask
   except ImportError as error:
@@ -100,7 +102,24 @@ def _filled(
   try:
     return mask.decode(mask.merge(mask.frPyObjects(polygons, height, width)))
   except Exception as error:  # pycocotools raises various types
-    raise BadRecordError(f'annotation {name} has no valid mask: {error}') from error
+    raise BadRecordError(f'no valid mask: {error}') from error
+
+
+def of_boxes(sides_N4: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Returns boxes, as TFDS has them (top, left, bottom, right), as outlines (N,)."""
+  scaled_N4 = np.asarray(sides_N4, np.float64) * [height, width, height, width]
+  return listed(
+    [[[x, y, right, y, right, bottom, x, bottom]]
+     for y, x, bottom, right in scaled_N4.reshape(-1, 4).tolist()]
+  )  # fmt: skip
+
+
+def listed(outlines: Sequence[Outline]) -> np.ndarray:
+  """Returns outlines as an array of objects (N,), whose rows can be chosen."""
+  result = np.empty(len(outlines), object)
+  for place, outline in enumerate(outlines):
+    result[place] = outline
+  return result
 
 
 def _far(polygons: list[list[float]], size: Sequence[int] | None) -> bool:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data.sources import catalogue, protos
+from big_vision_like.data.sources import catalogue, coco_outlines, protos
 from big_vision_like.data.sources.base import Source, digest
 from big_vision_like.data.transforms import decoding
 from big_vision_like.errors import UserError
@@ -33,7 +33,8 @@ class Fake(Source):
   Images stay encoded. Features come from TFDS's catalogue, which has them without the
   data. An unknown data set has `image`, `label` and `id`. Labels cycle through 4 values
   below `classes`, including the lowest and the highest. Examples depend on name, split
-  and index.
+  and index. With `outlines` they also have the boxes of `objects` as outlines, as
+  `coco.Coco` has outlines.
   """
 
   def __init__(
@@ -42,9 +43,10 @@ class Fake(Source):
     split: str = 'train',
     examples: int = 20,
     classes: int = UNKNOWN_CLASSES,
+    outlines: bool = False,
   ):
     self.name, self.split, self.classes = name, split, classes
-    self._examples = examples
+    self._examples, self._outlines = examples, outlines
     self._seed = zlib.crc32(f'{name} {split}'.encode())
     _check_split(name, split)
 
@@ -81,10 +83,16 @@ class Fake(Source):
     example = _value(self.features, self.name, rng, index, self.classes)
     if 'panoptic_image' in example:
       example['panoptic_image'] = _panoptic(example)
+      if 'segmentation' in example:
+        example['segmentation'] = _of_objects(example)
     # Serialized and parsed, so that values have the types that TFDS returns.
     record = self.features.serialize_example(example)
     decoders = protos.still_encoded(self.features)
-    return self.features.deserialize_example_np(record, decoders=decoders)
+    example = self.features.deserialize_example_np(record, decoders=decoders)
+    if self._outlines:
+      size = decoding.image_size(example['image'])
+      example['outlines'] = coco_outlines.of_boxes(example['objects']['bbox'], *size)
+    return example
 
   def __repr__(self) -> str:
     return f'Fake({self.name!r}, {self.split!r})'
@@ -189,6 +197,14 @@ def _picture(
   if shape[2] == 3:
     return simplejpeg.encode_jpeg(image)
   return cv2.imencode('.png', image)[1].tobytes()
+
+
+def _of_objects(example: dict[str, Any]) -> bytes:
+  """Returns the PNG `segmentation` with numbers of the example's objects only."""
+  encoded = np.frombuffer(example['segmentation'], np.uint8)
+  ids_HW = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+  ids_HW %= len(example['objects']) + 1
+  return cv2.imencode('.png', ids_HW)[1].tobytes()
 
 
 def _panoptic(example: dict[str, Any]) -> bytes:

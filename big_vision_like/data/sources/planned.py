@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from big_vision_like.data.sources import coco_classes, fake
+from big_vision_like.data.sources import coco_classes, coco_outlines, fake
 from big_vision_like.data.sources.base import Source, digest, fixed_size
 from big_vision_like.errors import UserError
 
@@ -22,12 +22,14 @@ class Pictures(Source):
 
   They have the features of the data set `name` if it is in TFDS's catalogue, and
   otherwise `image`, `label` and `id`. Labels are 0. Examples of COCO have its most
-  frequent image sizes and, with `masks`, masks that cover the whole image.
+  frequent image sizes; with `masks`, masks that cover the whole image, and with
+  `outlines`, their boxes as outlines.
   """
 
   name: str
   examples: int | None
   masks: bool = False
+  outlines: bool = False
 
   @functools.cached_property
   def made_up(self) -> fake.Fake:
@@ -49,7 +51,9 @@ class Pictures(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of the arguments, which determine every example."""
-    return digest('Pictures', self.name, len(self), self.masks)
+    return digest(
+      'Pictures', self.name, len(self), self.masks, *([True] if self.outlines else [])
+    )
 
   def __len__(self) -> int:
     if self.examples is None:
@@ -73,6 +77,8 @@ class Pictures(Source):
     if self.masks:
       count = len(example['objects']['bbox'])
       example['masks'] = np.ones((count, *size), np.uint8)
+    if self.outlines:
+      example['outlines'] = coco_outlines.of_boxes(example['objects']['bbox'], *size)
     return example
 
 

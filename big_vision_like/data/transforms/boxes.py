@@ -2,8 +2,9 @@
 
 Fields of an example are `image` uint8 (H, W, C); `boxes` float32 (N, 4): left, top,
 right, bottom in pixels; `box_labels` int32 (N,). Optional fields are `masks` uint8
-(N, H, W) of 0 and 1, `crowd` bool (N,), `area` float32 (N,) as in the record, and
-`segment_map` uint8 (H, W): the object of each pixel, counted from 1, or 0 for none.
+(N, H, W) of 0 and 1, `crowd` bool (N,), `area` float32 (N,) as in the record,
+`segment_map` uint8 (H, W): the object of each pixel, counted from 1, or 0 for none, and
+`outlines`, `placement` and `box_masks` of `instance_masks`.
 `dropped`, int32, counts the objects of the record that the transforms removed.
 Geometry follows DETR (arXiv:2005.12872, published code).
 
@@ -32,7 +33,10 @@ Example = dict[str, Any]
 # `flip`, `resize` or `crop`, with all arguments except the example.
 Step = functools.partial
 
-PER_OBJECT = ('boxes', 'box_labels', 'crowd', 'area', 'masks')
+PER_OBJECT = (
+  *('boxes', 'box_labels', 'crowd', 'area', 'masks'),
+  *('outlines', 'box_masks'),
+)
 # Fields whose last two axes are height and width.
 MAPS = ('masks', 'segment_map')
 
@@ -51,7 +55,7 @@ def flip(example: Example) -> Example:
   }
   for name in _there(MAPS, example):
     result[name] = example[name][..., ::-1]
-  return result
+  return _placed(result, -1.0, 1.0, width, 0.0)
 
 
 def resize(example: Example, height: int, width: int) -> Example:
@@ -68,7 +72,7 @@ def resize(example: Example, height: int, width: int) -> Example:
   rows, columns = nearest(old_height, height), nearest(old_width, width)
   for name in _there(MAPS, example):
     result[name] = example[name].take(columns, axis=-1).take(rows, axis=-2)
-  return result
+  return _placed(result, width / old_width, height / old_height)
 
 
 def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -95,7 +99,18 @@ def crop(example: Example, top: int, left: int, height: int, width: int) -> Exam
   }
   for name in _there(MAPS, example):
     result[name] = example[name][..., rows, columns]
+  result = _placed(result, 1.0, 1.0, -left, -top)
   return with_objects(result, has_area(result['boxes']))
+
+
+def _placed(
+  example: Example, wide: float, high: float, right: float = 0.0, down: float = 0.0
+) -> Example:
+  """Scales and shifts the `placement` of an example, if it has one."""
+  if 'placement' not in example:
+    return example
+  scale, shift = np.array([wide, wide, high, high]), np.array([0.0, right, 0.0, down])
+  return example | {'placement': example['placement'] * scale + shift}
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
