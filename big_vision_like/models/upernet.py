@@ -6,7 +6,8 @@ This is the network with which Swin (arXiv:2103.14030) is evaluated on ADE20K; d
 follow mmsegmentation 0.11.
 
 Axes: B batch, H W image, h w finest map, u v another map, f g last map, r sides of a
-pooled map, I input channels, D channels of the decoder, C classes.
+pooled map, I input channels, D channels of the decoder, A channels of the auxiliary
+head, C classes.
 """
 
 import functools
@@ -64,11 +65,11 @@ class UPerNet(nn.Module):
     logits_BhwC = Classifier(**classify, name='classifier')(features_BhwD, train)
     outputs = {'logits': logits_BhwC, 'features': features_BhwD}
     if self.auxiliary_channels:
-      x_BuvD = ConvNorm(
+      x_BuvA = ConvNorm(
         self.auxiliary_channels, 3, dtype=self.dtype, name='auxiliary_conv'
       )(maps[-2].astype(self.dtype), train)
       outputs['auxiliary_logits'] = Classifier(**classify, name='auxiliary_classifier')(
-        x_BuvD, train
+        x_BuvA, train
       )
     return outputs
 

@@ -94,7 +94,7 @@ class Segmentation(task.GradientTask):
     """Returns `logits` (B, h, w, D) of the images, and their `found_map` (B, H, W).
 
     The map has the most likely class of each pixel of the picture of `original_size`
-    (B, 2), by default `size`, at the top left of an area of the shape of `label_map`,
+    (B, 2), by default `size`, at the top left of an area of the shape of `truth_map`,
     by default of `image`. Logits are resized to the image, and then to the picture.
 
     Probabilities are averaged over images of all `scales`: for a scale other than 1,
@@ -104,7 +104,7 @@ class Segmentation(task.GradientTask):
     over windows.
     """
     del key  # nothing is random in evaluation
-    shape = batch.get('label_map', batch['image'][..., 0]).shape[1:]
+    shape = batch.get('truth_map', batch['image'][..., 0]).shape[1:]
     original_B2 = batch.get('original_size', boxes.valid_size(batch))
 
     def apply(image_BHWC: jax.Array) -> jax.Array:
@@ -138,7 +138,7 @@ def check_labels(batch: dict, classes: int) -> None:
       f' {", ".join(batch)}'
     )
   label_BHW, shape = batch['label_map'], batch['image'].shape[:3]
-  if 'original_size' not in batch and label_BHW.shape != shape:
+  if label_BHW.shape != shape:
     raise UserError(
       f'`label_map` is {list(label_BHW.shape)}, but with images'
       f' {list(batch["image"].shape)} it must be {list(shape)}.'
@@ -172,8 +172,8 @@ def view(batch: Arrays, scale: float) -> tuple[jax.Array, jax.Array]:
   if names[0] not in batch:
     raise UserError(
       f'batches have no `{names[0]}`, which scales={scale:g} needs: add the scale to'
-      ' `scales` of the transform label_maps.Views; they have '
-      f'{", ".join(batch)}'
+      ' `scales` of the transforms label_maps.Views and Pad; they have'
+      f' {", ".join(batch)}'
     )
   return batch[names[0]], batch[names[1]]
 
