@@ -22,7 +22,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 class Segmentation(benchmarks.Pictures):
   """Images with label maps: ADE20K, Cityscapes, COCO-Stuff, LIP, or drawn scenes.
 
-  For training, `augmentation` is applied, and images are padded to `shape`. For
+  For training, `augmentation` is applied, and images are padded to one of `shapes`. For
   evaluation, images are resized by `label_maps.Views` with the arguments `views`, if
   there are any, and padded to one of `eval_shapes`. Label maps for evaluation keep
   their original size, up to `truth_size`.
@@ -33,7 +33,7 @@ class Segmentation(benchmarks.Pictures):
   """
 
   classes: Classes
-  shape: tuple[int, int]
+  shapes: Sequence[tuple[int, int]]
   eval_shapes: Sequence[tuple[int, int]]
   truth_size: tuple[int, int]
   augmentation: Sequence[mlc.ConfigDict] = ()
@@ -46,7 +46,7 @@ class Segmentation(benchmarks.Pictures):
     ]
     names = ['image', 'size']
     if train:
-      own += [*self.augmentation, spec(label_maps.Pad, sizes=(self.shape,))]
+      own += [*self.augmentation, spec(label_maps.Pad, sizes=self.shapes)]
       names.append('label_map')
     else:
       own.append(spec(label_maps.Truth, size=self.truth_size))
@@ -65,15 +65,15 @@ class Segmentation(benchmarks.Pictures):
 
 
 def augmentation(
-  size: int, longest: int, shortest: int, most: float = 0.75, colours: bool = True
+  size: int, longest: int, shortest: int, most: float = 0.75
 ) -> list[mlc.ConfigDict]:
   """Returns mmsegmentation's augmentation: random scale, crop, flip and colours."""
-  parts = [
+  return [
     spec(label_maps.RandomResize, longest=longest, shortest=shortest),
     spec(label_maps.RandomCrop, size=size, most=most),
     spec(label_maps.Flip),
+    spec(label_maps.PhotometricDistortion),
   ]
-  return parts + ([spec(label_maps.PhotometricDistortion)] if colours else [])
 
 
 def _folder(name: str, part: str, examples: int, images: str, maps: str, **endings):
@@ -102,7 +102,7 @@ def _drawn(name: str, size: tuple[int, int], factor: int = 1) -> Segmentation:
       for part, (split, examples) in splits.items()
     },
     classes=Classes(names, tuple(range(1, len(names) + 1)), (0,)),
-    shape=(height, width),
+    shapes=((height, width),),
     eval_shapes=((height, width),),
     truth_size=size,
     augmentation=[*enlarged[: factor - 1], spec(label_maps.Flip)],
@@ -123,7 +123,7 @@ def ade20k(size: int = 512) -> Segmentation:
       'val': _folder('ade20k', 'validation', 2000, 'images/{}', 'annotations/{}'),
     },
     classes=label_map_classes.ADE20K,
-    shape=(size, size),
+    shapes=((size, size),),
     eval_shapes=_rounded(size, longest),
     truth_size=(2400, 2400),
     augmentation=augmentation(size, longest, size),
@@ -145,34 +145,50 @@ CITYSCAPES = Segmentation(
     for part, count in (('train', 2975), ('val', 500))
   },
   classes=label_map_classes.CITYSCAPES,
-  shape=(512, 1024),
+  shapes=((1024, 1024),),
   eval_shapes=((1024, 2048),),
   truth_size=(1024, 2048),
   augmentation=augmentation(1024, 2048, 1024),
 )
-# COCO 2017 with the maps of things and stuff in PNG.
-COCO_STUFF = Segmentation(
-  parts={
-    part: _folder('coco', f'{part}2017', count, '{}', 'stuffthingmaps/{}')
-    for part, count in (('train', 118_287), ('val', 5000))
-  },
-  classes=label_map_classes.COCO_STUFF,
-  shape=(640, 640),
-  eval_shapes=((800, 1088), (800, 1344), (1088, 800), (1344, 800)),
-  truth_size=(640, 640),
-  augmentation=augmentation(640, 1333, 800, colours=False),
-  views=dict(longest=1333, shortest=800),
-)
+
+
+def _coco(classes: Classes, maps: str) -> Segmentation:
+  """Returns COCO 2017 at the sizes of detectron2, with label maps in this folder."""
+  return Segmentation(
+    parts={
+      part: _folder('coco', f'{part}2017', count, '{}', maps)
+      for part, count in (('train', 118_287), ('val', 5000))
+    },
+    classes=classes,
+    shapes=benchmarks.DETR_SHAPES,
+    eval_shapes=((800, 1088), (800, 1344), (1088, 800), (1344, 800)),
+    truth_size=(640, 640),
+    augmentation=[
+      spec(label_maps.RandomResize, longest=1333, shortest=800, factors=(0.8, 1.0)),
+      spec(label_maps.Flip),
+    ],
+    views=dict(longest=1333, shortest=800),
+  )
+
+
+COCO_STUFF = _coco(label_map_classes.COCO_STUFF, 'stuffthingmaps/{}')
+# The 53 classes of stuff in COCO's panoptic annotations, and one of all things, in the
+# maps that detectron2's prepare_panoptic_fpn.py writes.
+COCO_STUFF_54 = _coco(label_map_classes.COCO_STUFF_54, 'panoptic_stuff_{}')
 LIP = Segmentation(
   parts={
     part: _folder('lip', part, count, '{}_images', '{}_segmentations')
     for part, count in (('train', 30_462), ('val', 10_000))
   },
   classes=label_map_classes.LIP,
-  shape=(473, 473),
+  shapes=((473, 473),),
   eval_shapes=((473, 473),),
   truth_size=(1024, 1024),
-  augmentation=augmentation(473, 473, 473, most=1.0, colours=False),
+  augmentation=[
+    spec(label_maps.RandomResize, longest=473, shortest=473),
+    spec(label_maps.RandomCrop, size=473, most=1.0),
+    spec(label_maps.Flip, pairs=label_map_classes.LIP_PAIRS),
+  ],
   views=dict(longest=473, shortest=473),
 )
 # Simple scenes are doubled in size, for models whose maps have one cell per 4 pixels.

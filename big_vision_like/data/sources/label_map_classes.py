@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from big_vision_like.data.sources import coco_classes
+
 IGNORED = 255
 
 
@@ -105,4 +107,10 @@ CITYSCAPES = Classes(
   tuple(sorted({*range(34), IGNORED} - {*_CITYSCAPES.values()})),
 )
 COCO_STUFF = _coco_stuff()
+COCO_STUFF_54 = Classes(
+  ('things', *(coco_classes.NAMES[i] for i in coco_classes.STUFF_IDS)),
+  tuple(range(len(coco_classes.STUFF_IDS) + 1)),
+)
 LIP = Classes(tuple(_split(_LIP)), tuple(range(20)))
+# Classes of a left and of a right part, which a mirrored image exchanges.
+LIP_PAIRS = ((14, 15), (16, 17), (18, 19))

@@ -192,14 +192,25 @@ class RandomCrop(bucket.Resizing, grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Flip(grain.transforms.RandomMap):
-  """A horizontal flip with probability 1/2."""
+  """A horizontal flip with probability 1/2.
+
+  Classes of `pairs`, such as a left and a right arm, are exchanged.
+  """
+
+  pairs: Sequence[tuple[int, int]] = ()
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
     if rng.random() < 0.5:
       return example
+    label_map = example['label_map'][:, ::-1]
+    if self.pairs:
+      table = np.arange(IGNORED + 1, dtype=np.uint8)
+      for left, right in self.pairs:
+        table[[left, right]] = right, left
+      label_map = table[label_map]
     return example | {
       'image': np.ascontiguousarray(example['image'][:, ::-1]),
-      'label_map': np.ascontiguousarray(example['label_map'][:, ::-1]),
+      'label_map': np.ascontiguousarray(label_map),
     }
 
 
