@@ -3,8 +3,8 @@
 Each level of the pyramid is upsampled to the size of the finest by convolutions and
 bilinear steps, and the sum of all levels is classified. Details follow detectron2.
 
-Axes: B batch, H W image, h w finest map, u v another map, I input channels, D channels
-of the head, C classes.
+Axes: B batch, H W image, h w finest map, u v another map, f g the same enlarged, I
+input channels, D channels of the head, C classes.
 """
 
 import math
@@ -70,19 +70,19 @@ class Head(nn.Module):
     sizes = [x_BuvI.shape[1:3] for x_BuvI in levels]
     total = 0.0
     for level, x_BuvI in enumerate(levels):
-      y_BuvD = x_BuvI.astype(self.dtype)
+      y_BfgD = x_BuvI.astype(self.dtype)
       for step in range(max(level, 1)):
         name = f'{level + 1}_{step + 1}'
-        y_BuvD = convolution.conv(f'conv{name}', self.channels, 3, dtype=self.dtype)(
-          y_BuvD
+        y_BfgD = convolution.conv(f'conv{name}', self.channels, 3, dtype=self.dtype)(
+          y_BfgD
         )
         groups = math.gcd(32, self.channels)  # 32 at the published size
         norm = nn.GroupNorm(
           groups, epsilon=EPSILON, dtype=self.dtype, name=f'norm{name}'
         )
-        y_BuvD = nn.relu(norm(y_BuvD))
+        y_BfgD = nn.relu(norm(y_BfgD))
         if level:
           size = sizes[level - step - 1]
-          y_BuvD = resampling.resize(y_BuvD, size, 'bilinear')
-      total += y_BuvD
+          y_BfgD = resampling.resize(y_BfgD, size, 'bilinear')
+      total += y_BfgD
     return total

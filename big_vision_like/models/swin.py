@@ -118,8 +118,15 @@ class Swin(nn.Module):
     ),
     '(.*/)?relative_bias': positions.resize_window,
   }
-  # Two stages, so that grids of 16 and 24 tokens divide.
-  tiny = dict(depths=(2, 2), width=16, num_heads=(2, 2), window=4)
+  # Two stages, so that grids of 16 and 24 tokens divide, or all those with maps.
+  tiny = dict(
+    depths=lambda arguments, _: tuple(
+      min(depth, 2) for depth in arguments['depths'][: _stages(arguments)]
+    ),
+    width=16,
+    num_heads=lambda arguments, _: (2,) * _stages(arguments),
+    window=4,
+  )
 
   @property
   def stride(self) -> tuple[int, int]:
@@ -530,6 +537,11 @@ def _table(module: nn.Module, name: str, shape: Sequence[int], what: str) -> jax
         ' resize it with init_from or load(..., image_size=...)'
       )
   return module.param(name, NORMAL, tuple(shape))
+
+
+def _stages(arguments: Mapping[str, Any]) -> int:
+  """Returns the number of stages of a tiny model."""
+  return min(len(arguments['depths']), max(2, 2, *arguments['maps']))
 
 
 def _uniform(inputs: int) -> nn.initializers.Initializer:

@@ -74,13 +74,13 @@ def linear_weights(
   pixels, as `ops.resampling.resize` does for one size; the weights of further pixels
   have no meaning. `mirrored` reverses the order of the new pixels.
   """
-  place_1W = jnp.arange(new_size, dtype=jnp.float32)[None]
   old_B1, new_B1 = (
     sizes_B.astype(jnp.float32)[:, None] for sizes_B in (size_B, new_size_B)
   )
+  place_BW = jnp.tile(jnp.arange(new_size, dtype=jnp.float32), (len(size_B), 1))
   if mirrored:
-    place_1W = new_B1 - 1.0 - place_1W
-  source_BW = (place_1W + 0.5) * (old_B1 / new_B1) - 0.5
+    place_BW = new_B1 - 1.0 - place_BW
+  source_BW = (place_BW + 0.5) * (old_B1 / new_B1) - 0.5
   source_BW = jnp.clip(source_BW, 0.0, old_B1 - 1.0)
   pixel_11w = jnp.arange(size, dtype=jnp.float32)[None, None]
   return jnp.maximum(0.0, 1.0 - jnp.abs(source_BW[:, :, None] - pixel_11w))

@@ -1,7 +1,8 @@
 """Semantic segmentation: the class of each pixel.
 
 Axes: B batch, H W images or label maps, h w logits of the model, u v auxiliary logits
-or a window, C channels or classes, D classes, K windows along a side.
+or a window, C channels, D classes, K L windows along the sides, R S rows and columns of
+a window.
 """
 
 import dataclasses
@@ -202,8 +203,8 @@ def to_picture(
   weights = []
   for axis in range(2):
     image_side, side = image_size[axis], shape[axis]
-    to_image_Wv = resampling.linear_matrix(scores_BhwD.shape[1 + axis], image_side)
-    to_picture_BHW = label_maps.linear_weights(
+    to_image = resampling.linear_matrix(scores_BhwD.shape[1 + axis], image_side)
+    onward = label_maps.linear_weights(
       size_B2[:, axis],
       original_B2[:, axis],
       image_side,
@@ -213,8 +214,8 @@ def to_picture(
     weights.append(
       jnp.einsum(
         'BHW,Wv->BHv',
-        to_picture_BHW,
-        jnp.asarray(to_image_Wv, jnp.float32),
+        onward,
+        jnp.asarray(to_image, jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
       )
     )
@@ -233,7 +234,7 @@ def windowed(
   top_KB, use_KB = label_maps.window_starts(
     size_B2[:, 0], height, rows, min(stride, rows)
   )
-  left_KB, used_KB = label_maps.window_starts(
+  left_LB, used_LB = label_maps.window_starts(
     size_B2[:, 1], width, columns, min(stride, columns)
   )
   window_BuvC = jax.ShapeDtypeStruct((batch, rows, columns, channels), jnp.float32)
@@ -254,20 +255,20 @@ def windowed(
     count_BHW1 = count_BHW1.at[index].add(used_B111)
     return (scores_BHWD, count_BHW1), None
 
-  def pairs(first_KB: jax.Array, second_KB: jax.Array) -> list[jax.Array]:
+  def pairs(first_KB: jax.Array, second_LB: jax.Array) -> list[jax.Array]:
     """Returns both values for each pair of a row and a column of windows."""
-    shape = len(first_KB), len(second_KB), batch
-    both = first_KB[:, None], second_KB[None]
+    shape = len(first_KB), len(second_LB), batch
+    both = first_KB[:, None], second_LB[None]
     return [jnp.broadcast_to(x, shape).reshape(-1, batch) for x in both]
 
-  use, used = pairs(use_KB, used_KB)
+  use, used = pairs(use_KB, used_LB)
   (scores_BHWD, count_BHW1), _ = jax.lax.scan(
     add,
     (
       jnp.zeros((batch, height, width, classes)),
       jnp.zeros((batch, height, width, 1)),
     ),
-    (*pairs(top_KB, left_KB), use & used),
+    (*pairs(top_KB, left_LB), use & used),
   )
   # No window covers the padding of images.
   return scores_BHWD / jnp.maximum(count_BHW1, 1.0)

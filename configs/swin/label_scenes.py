@@ -19,11 +19,11 @@ from big_vision_like.models import swin, upernet
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import semantic_segmentation as tasks
 
-ARGUMENTS = ('simple', 'hidden')
+ARGUMENTS = ('simple',)
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  name = arguments(argument, scenes=ARGUMENTS).scenes
+  name = arguments(argument, scenes=segmentation.DRAWN).scenes
   scenes = segmentation.DRAWN[name]
   names = scenes.classes.names
   c = mlc.ConfigDict(dict(seed=0, total_steps=800, log_every=50))

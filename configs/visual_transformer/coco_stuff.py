@@ -41,7 +41,7 @@ PYRAMIDS = {
   ),
   'fpn': spec(fpn.FPN, extra=0, dtype='bfloat16'),
 }
-ARGUMENTS = ('R50,vt_fpn', 'R50,fpn')
+ARGUMENTS = ('R50,vt_fpn',)
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:

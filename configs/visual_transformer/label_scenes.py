@@ -30,7 +30,7 @@ PYRAMIDS = {
   ),
   'fpn': spec(fpn.FPN, channels=64, extra=0),
 }
-ARGUMENTS = tuple(PYRAMIDS)
+ARGUMENTS = ('vt_fpn', 'fpn')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:

@@ -43,7 +43,7 @@ class LabelMaps(Source):
 
   @functools.cached_property
   def _found(self) -> tuple[list[str], dict[str, int]]:
-    """The names without endings, and counts of what is left out."""
+    """The names without endings, and the number of unused files by kind."""
     images, others = _names(self.images, self.ending)
     maps, other_maps = _names(self.maps, self.map_ending)
     names = sorted(images & maps)

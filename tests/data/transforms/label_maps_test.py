@@ -83,7 +83,9 @@ def test_sizes_are_those_of_mmcv():
 
 def big(height=40, width=64):
   rng = np.random.default_rng(0)
-  label_map = rng.integers(0, 3, (height, width)).astype(np.uint8)
+  label_map = np.kron(
+    rng.integers(0, 3, (height // 8, width // 8)), np.ones((8, 8))
+  ).astype(np.uint8)
   image = np.repeat(label_map[..., None], 3, axis=-1) * 80
   return {'image': image, 'label_map': label_map}
 
@@ -98,7 +100,6 @@ def test_image_and_label_map_move_together():
   for seed in range(6):
     rng = np.random.default_rng(seed)
     found = big()
-    found['image'] = np.repeat(big()['label_map'][..., None], 3, -1) * 80
     size = found['image'].shape[:2]
     for step in steps:
       if hasattr(step, 'size_after'):
@@ -108,7 +109,7 @@ def test_image_and_label_map_move_together():
     # Where the image is not blurred it shows the label.
     clear = np.isin(found['image'][..., 0], (0, 80, 160))
     same = found['image'][..., 0] == found['label_map'] * 80
-    assert clear.mean() > 0.2 and same[clear].mean() > 0.8
+    assert clear.mean() > 0.6 and same[clear].mean() > 0.95
     flipped.add(found['image'].tobytes())
   assert len(flipped) == 6
 
