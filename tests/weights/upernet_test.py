@@ -1,4 +1,4 @@
-"""UPerNets in the names of other libraries; `make parity` compares what they compute."""
+"""UPerNets in the names of other libraries; `make parity` compares their outputs."""
 
 import battery
 import jax
