@@ -191,11 +191,11 @@ def shrunk(
   if fn is coco.Coco:
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
     return dict(spec.spec(fake.Fake, name=name, **made_up))
-  if fn is label_maps.LabelMaps:
-    return dict(spec.spec(label_maps.MadeUp, **label_maps.MadeUp.tiny))
   if fn is pseudo_labels.PseudoLabelled:
     own = {name: node.get(name) for name in ('source', 'classes')}
     return dict(spec.spec(pseudo_labels.MadeUp, **own))
+  if fn is label_maps.LabelMaps:
+    return dict(spec.spec(label_maps.MadeUp, **label_maps.MadeUp.tiny))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
   if not isinstance(fn, type):

@@ -121,7 +121,8 @@ class Swin(nn.Module):
   # Two stages, so that grids of 16 and 24 tokens divide, or all those with maps.
   tiny = dict(
     depths=lambda arguments, _: tuple(
-      min(depth, 2) for depth in arguments['depths'][: _stages(arguments)]
+      min(depth, 2 if stage < 2 else 1)
+      for stage, depth in enumerate(arguments['depths'][: _stages(arguments)])
     ),
     width=16,
     num_heads=lambda arguments, _: (2,) * _stages(arguments),
