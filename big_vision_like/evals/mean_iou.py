@@ -29,8 +29,8 @@ class MeanIoU(evaluator.Evaluator):
   of both. `mIoU` is its mean over the classes that are true or predicted somewhere,
   `mAcc` the mean share of a class's true pixels that are found, and `aAcc` the share of
   all pixels; all are in [0, 1]. Pixels labelled 255 do not count. `classes` lists the
-  IoU of each class, and `label_maps` shows the first `pictures` images, true label maps
-  on the left, predicted ones on the right.
+  IoU of each class, and `label_maps` shows the first `pictures` images, each with its
+  true and its predicted label map.
 
   The prediction has `found_map` (B, H, W), see `tasks.semantic_segmentation`. Batches
   have `truth_map` of the same shape, and `original_size` (B, 2): pixels outside of it

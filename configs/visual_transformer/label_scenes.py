@@ -37,7 +37,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   name = arguments(argument, pyramid=PYRAMIDS).pyramid
   scenes = segmentation.DRAWN['simple']
   names = scenes.classes.names
-  c = mlc.ConfigDict(dict(seed=0, total_steps=800, log_every=50))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=500, log_every=50))
   c.checkpoint_every, c.keep_last = 200, 1
   c.train_data = scenes.train_input(16, seed=c.get_ref('seed'), workers=0)
   c.task = spec(
@@ -72,7 +72,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     val=spec(
       mean_iou.MeanIoU,
       data=scenes.eval_input(50, workers=0),
-      every=400,
+      every=250,
       num_classes=len(names),
       names=names,
     )
