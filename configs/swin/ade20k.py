@@ -89,7 +89,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   scales = data.at_scales()
   evaluator = spec(
     mean_iou.MeanIoU,
-    data=data.eval_input(8, workers=16),
+    data=data.eval_input(16, workers=16),
     every=16_000,
     num_classes=len(names),
     names=names,
@@ -98,7 +98,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     val=evaluator,
     ms=spec(
       mean_iou.MeanIoU,
-      data=scales.eval_input(8, workers=16),
+      data=scales.eval_input(16, workers=16),
       predict_args=dict(scales=segmentation.SCALES, flip=True),
       num_classes=len(names),
       names=names,

@@ -4,7 +4,11 @@
     python -m big_vision_like.train --config=configs/swin/label_scenes.py \
         --workdir=runs/upernet
 
-Squares, discs and triangles in 48x48 pixels, enlarged to 96x96; batch 16.
+Squares, discs and triangles in 48x48 pixels, enlarged to 96x96; 658,084 parameters, 800
+steps of batch 16. Expected on 500 scenes, seed 0: mIoU 99.1 % (98.7 % after 400 steps),
+measured at 48x48. Takes 16 minutes on two CPU cores that others used too, of which 10
+minutes were compilation.
+
 `label_scenes.py:hidden` has six kinds of shapes that hide each other, on four kinds of
 stuff (prepare `label_scenes/hidden`).
 """

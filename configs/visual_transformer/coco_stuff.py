@@ -80,7 +80,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.evals = dict(
     val=spec(
       mean_iou.MeanIoU,
-      data=data.eval_input(8, workers=16),
+      data=data.eval_input(16, workers=16),
       every=5_000,
       num_classes=len(names),
       names=names,
