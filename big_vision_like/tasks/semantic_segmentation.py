@@ -1,8 +1,8 @@
 """Semantic segmentation: the class of each pixel.
 
-Axes: B batch, H W images or label maps, h w logits of the model, u v auxiliary logits
-or a window, C channels, D classes, K L windows along the sides, R S rows and columns of
-a window.
+Axes: B batch, N images and mirrored images, H W images or label maps, h w logits of the
+model, u v a window, C channels, D classes, K L windows along the sides, R S rows and
+columns of a window.
 """
 
 import dataclasses
@@ -115,18 +115,28 @@ class Segmentation(task.GradientTask):
     for scale in scales:
       image_BHWC, size_B2 = view(batch, scale)
       image_BHWC = self.padded(image_BHWC, size_B2)
-      for mirrored in (False, True) if flip else (False,):
-        if mirrored:
-          image_BHWC = mirror(image_BHWC, size_B2[:, 1])
-        if window is None:
-          scores = apply(image_BHWC)
-        else:
-          scores = windowed(apply, image_BHWC, size_B2, window, stride or window)
-        parts.append(
-          to_picture(
-            scores, image_BHWC.shape[1:3], size_B2, original_B2, shape, mirrored
-          )
+      views = [image_BHWC]
+      if flip:
+        views.append(mirror(image_BHWC, size_B2[:, 1]))
+      # Both go through the model as one batch, next to each other on their device.
+      image_NHWC = jnp.stack(views, axis=1).reshape(-1, *image_BHWC.shape[1:])
+      if window is None:
+        scores = apply(image_NHWC)
+      else:
+        size_N2 = jnp.repeat(size_B2, len(views), axis=0)
+        scores = windowed(apply, image_NHWC, size_N2, window, stride or window)
+      scores = scores.reshape(-1, len(views), *scores.shape[1:])
+      parts += [
+        to_picture(
+          scores[:, i],
+          image_BHWC.shape[1:3],
+          size_B2,
+          original_B2,
+          shape,
+          mirrored=i > 0,
         )
+        for i in range(len(views))
+      ]
     logits_BhwD = apply(*self.model_inputs(batch))
     return {'logits': logits_BhwD, 'found_map': label_maps.best_classes(parts)}
 
