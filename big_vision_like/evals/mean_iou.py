@@ -152,8 +152,10 @@ def scores(count_CD: np.ndarray) -> dict[str, float]:
   }
 
 
-def _fewer(predict_args: Mapping[str, Any]) -> dict[str, Any]:
+def _fewer(predict_args: Any) -> Any:
   """Returns arguments for a trial: two scales, and small windows."""
+  if not isinstance(predict_args, Mapping):  # the default of the field
+    return predict_args
   fewer = dict(predict_args)
   if 'scales' in fewer:
     fewer['scales'] = tuple(fewer['scales'][:2])
