@@ -4,8 +4,11 @@
     python -m big_vision_like.train \
         --config=configs/visual_transformer/label_scenes.py:vt_fpn --workdir=runs/vt_fpn
 
-Squares, discs and triangles in 48x48 pixels, enlarged to 96x96; batch 16. `vt_fpn`
-relates the maps of a small ResNet by visual tokens, `fpn` by convolutions.
+Squares, discs and triangles in 48x48 pixels, enlarged to 96x96; 500 steps of batch 16.
+`vt_fpn` relates the maps of a small ResNet by visual tokens, `fpn` by convolutions.
+Expected on 500 scenes, seed 0, measured at 48x48: mIoU 99.0 % with 566,068 parameters
+and 46.4 million multiply-accumulates, and 98.8 % for `fpn` with 531,508 and 69.8
+million. They take 4 and 8 minutes on two CPU cores that others used too.
 """
 
 import ml_collections as mlc
