@@ -69,7 +69,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.evals = dict(
     val=spec(
       mean_iou.MeanIoU,
-      data=scenes.eval_input(50, workers=0),
+      data=scenes.eval_input(64, workers=0),
       every=400,
       num_classes=len(names),
       names=names,
