@@ -1,4 +1,4 @@
-"""Classifies images, or finds the objects in them, and shows where the model looked.
+"""Classifies images, finds objects in them or segments them, and draws what it found.
 
     python tools/predict.py --weights=weights/B_16.npz cat.jpg dog.png --out=looked
     python tools/predict.py --weights=weights/detr-r50-e632da11.pth a.jpg --out=looked
@@ -11,7 +11,8 @@ or by number.
 With --out a picture NAME.png is written for each image. For a ViT it shows the input,
 the input weighted by attention rollout (arXiv:2005.00928), and the rollout alone. For a
 DETR it shows the objects; NAME-attention.png shows the decoder's attention for each of
-them, and NAME-segments.png the segment of each pixel if the model predicts masks.
+them, and NAME-segments.png the segment of each pixel if the model predicts masks. For
+a UPerNet or a semantic FPN it shows the class of each pixel, with a legend.
 
 --csv and --json write the predictions for other programs. Boxes are left, top, right,
 bottom in pixels of the image; an image that cannot be read has its error in the JSON.
@@ -114,6 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--threshold',
     type=float,
     help='smallest score of objects to show; default: 0.7',
+  )
+  parser.add_argument(
+    '--share',
+    type=float,
+    help='smallest share of pixels for a class of a segmented image to be listed;'
+    ' default: 0.005',
   )
   parser.add_argument(
     '--step', type=int, help="step of the run's checkpoint; default: the newest"

@@ -62,7 +62,14 @@ import numpy as np
 from big_vision_like import cli, data, errors, files, optim, spec, train
 from big_vision_like.data.input import bucket
 from big_vision_like.data.prepare import tokenizer
-from big_vision_like.data.sources import coco, fake, own_images, pseudo_labels, tfds
+from big_vision_like.data.sources import (
+  coco,
+  fake,
+  label_maps,
+  own_images,
+  pseudo_labels,
+  tfds,
+)
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
 from big_vision_like.run import (
@@ -195,6 +202,8 @@ def shrunk(
   if fn is pseudo_labels.PseudoLabelled:
     own = {name: node.get(name) for name in ('source', 'classes')}
     return dict(spec.spec(pseudo_labels.MadeUp, **own))
+  if fn is label_maps.LabelMaps:
+    return dict(spec.spec(label_maps.MadeUp, **label_maps.MadeUp.tiny))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
   if not isinstance(fn, type):

@@ -12,6 +12,7 @@ from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError, prefixed, shape_text
 from big_vision_like.inference import imagenet_numbers
 from big_vision_like.inference.classes import EFFICIENTNET, Preprocessing
+from big_vision_like.inference.label_maps import SegmentationPreprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.inference.preprocessing import (
   IMAGENET_MEAN,
@@ -85,6 +86,18 @@ _OWN_OBJECTS: fields.Table = {
   'num_things': fields.either(fields.whole(0), NULL),
   'multiple': fields.whole(1),
   **_OWN,
+}
+_OWN_LABEL_MAPS: fields.Table = {
+  'shortest': fields.either(SIDE, NULL),
+  'longest': fields.either(SIDE, NULL),
+  'multiple': SIDE,
+  'size': fields.either(_PAIR, NULL),
+  **_OWN,
+}
+_OWN_TABLES = {
+  Preprocessing: _OWN_CLASSES,
+  DetectionPreprocessing: _OWN_OBJECTS,
+  SegmentationPreprocessing: _OWN_LABEL_MAPS,
 }
 
 
@@ -238,6 +251,25 @@ def detector_from_transformers(processor: Mapping[str, Any]) -> DetectionPreproc
     )
 
 
+def segmenter_from_transformers(
+  processor: Mapping[str, Any],
+) -> SegmentationPreprocessing:
+  """Reads the preprocessor_config.json of a UPerNet."""
+  source = _PROCESSOR_FILE
+  _check_processor(processor, source)
+  fields.need(processor, ('size', 'image_mean', 'image_std'), source)
+  size = _transformers_size(processor['size'])
+  mean, std = (tuple(processor[f'image_{k}']) for k in ('mean', 'std'))
+  if not processor.get('do_normalize', True):
+    mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+  with prefixed(source):
+    if isinstance(size, int):
+      return SegmentationPreprocessing(
+        shortest=size, longest=4 * size, mean=mean, std=std, source=source
+      )
+    return SegmentationPreprocessing(size=size, mean=mean, std=std, source=source)
+
+
 def to_timm(own: Preprocessing) -> dict[str, Any]:
   """Returns the fields of timm's `pretrained_cfg` for this preprocessing."""
   mode, share = 'squash', 1.0
@@ -308,6 +340,25 @@ def _(own: DetectionPreprocessing) -> dict[str, Any]:
   )
 
 
+@to_transformers.register
+def _(own: SegmentationPreprocessing) -> dict[str, Any]:
+  if own.shortest is None and own.size is None:
+    raise UserError('transformers resizes pictures: write a .safetensors file')
+  size = {'shortest_edge': own.shortest}
+  if own.size is not None:
+    size = {'height': own.size[0], 'width': own.size[1]}
+  return dict(
+    image_processor_type='SegformerImageProcessor',
+    do_resize=True,
+    size=size,
+    resample=2,
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=list(own.mean),
+    image_std=list(own.std),
+  )
+
+
 def timm_folder(config: Callable[[Any, Any], dict[str, Any]]) -> Callable[..., Files]:
   """Makes `weights.family.Source.config` for timm: a folder's JSON files by name.
 
@@ -362,10 +413,9 @@ def _check_processor(processor: Mapping[str, Any], source: str) -> None:
 
 def written(metadata: Mapping[str, Any], kind: type[Prepare]) -> Any:
   """Returns the preprocessing of this kind that our writer stored, None if none."""
-  table = _OWN_CLASSES if kind is Preprocessing else _OWN_OBJECTS
   for name, content in metadata.items():
     told = content.get('preprocessing', {})
-    fields.check(told, table, f'{name}: preprocessing', null=False)
+    fields.check(told, _OWN_TABLES[kind], f'{name}: preprocessing', null=False)
   with prefixed('preprocessing'):
     return kind.written(metadata)
 

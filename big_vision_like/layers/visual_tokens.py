@@ -234,8 +234,13 @@ class Tokenizer(nn.Module):
     x_BPC = pixels(x_BhwC)
     size = x_BPC.shape[-1] if projections.inner else self.width
     value = projections.to_heads(size, projections.groups, 'value')
-    (v_BPGV,) = attention.project([(x_BPC, value)], self.dtype)
     pool = POOLS[self.kind](self.num_tokens, projections, self.dtype, name=self.kind)
+    if self.kind == 'filter' and not projections.inner:
+      # Means of values are values of means, which are fewer than pixels.
+      mean_BLC = pool(x_BhwC, x_BPC[:, :, None])
+      (v_BLGV,) = attention.project([(mean_BLC, value)], self.dtype)
+      return v_BLGV.reshape(*v_BLGV.shape[:2], -1)
+    (v_BPGV,) = attention.project([(x_BPC, value)], self.dtype)
     y_BLO = pool(x_BhwC, v_BPGV, tokens_BMD)
     if not projections.inner:
       return y_BLO
@@ -332,10 +337,18 @@ class Projector(nn.Module):
     x_BPC, tokens_BLD = pixels(x_BhwC), projections.normed(tokens_BLD)
     query = projections.to_heads(self.channels, projections.groups, 'query')
     key, value = (projections.to_heads(self.channels, 1, x) for x in ('key', 'value'))
-    q_BPGK, k_BLGK, v_BLGV = attention.project(
-      [(x_BPC, query), (tokens_BLD, key), (tokens_BLD, value)], self.dtype
+    k_BLGK, v_BLGV = attention.project(
+      [(tokens_BLD, key), (tokens_BLD, value)], self.dtype
     )
-    y_BPE = _read(self, q_BPGK, k_BLGK, v_BLGV)
+    if projections.num_heads == projections.groups == 1 and not projections.use_bias:
+      # Keys are projected to pixels instead of queries to keys, which are more.
+      kernel_CGK, _ = query.parameters(x_BPC.shape[-1])
+      kernel_CGK *= math.sqrt(x_BPC.shape[-1] / self.channels)
+      k_BL1C = jnp.einsum('BLGK,CGK->BLGC', k_BLGK, kernel_CGK.astype(self.dtype))
+      y_BPE = _read(self, x_BPC[:, :, None], k_BL1C, v_BLGV)
+    else:
+      (q_BPGK,) = attention.project([(x_BPC, query)], self.dtype)
+      y_BPE = _read(self, q_BPGK, k_BLGK, v_BLGV)
     if x_BPC.shape[-1] != self.channels:
       x_BPE = projections.dense(self.channels, self.dtype, 'shortcut')(x_BPC)
     else:

@@ -119,10 +119,10 @@ class Swin(nn.Module):
     '(.*/)?relative_bias': positions.resize_window,
   }
   # Two stages, so that grids of 16 and 24 tokens divide, or all those with maps, which
-  # then have one block.
+  # then have one block, or the two of a loop.
   tiny = dict(
     depths=lambda arguments, _: tuple(
-      min(depth, 1 if arguments['maps'] else 2)
+      min(depth, 1 if arguments['maps'] and not arguments['scan'] else 2)
       for depth in arguments['depths'][: _stages(arguments)]
     ),
     width=16,

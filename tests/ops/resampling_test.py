@@ -73,3 +73,15 @@ def test_the_type_stays_and_gradients_flow():
 def test_impossible_sizes_and_methods_are_named(call, words):
   with pytest.raises(UserError, match=words):
     call(jnp.zeros((1, 3, 3, 1)))
+
+
+@pytest.mark.parametrize(
+  ('size', 'factors'), [((1, 4), (5, 2)), ((3, 5), (1, 4)), ((2, 2), (3, 1))]
+)
+def test_enlargement_by_whole_numbers_equals_products(size, factors):
+  x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+  new = [side * factor for side, factor in zip(size, factors, strict=True)]
+  got = resampling.resize(x, tuple(new), 'bilinear')
+  down, right = map(resampling.linear_matrix, size, new)
+  want = np.einsum('Hh,bhwc,Ww->bHWc', down, x, right)
+  np.testing.assert_allclose(got, want, atol=1e-6)

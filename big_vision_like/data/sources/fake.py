@@ -21,6 +21,9 @@ WORDS = (
 LABELS = 4
 # Minimum and maximum number of objects in an image, and of labels of one image.
 THINGS, FEW = (3, 8), (0, 3)
+# Ranges of the values of pictures that are not photographs, by the name of the feature:
+# ids of entities (0 is the background), and classes that all data sets have.
+IDS = {'segmentation': (0, 10), 'label_map': (1, 4)}
 # Range of the sides of images without a fixed size.
 SIDES = (72, 120)
 # Number of classes of a data set that is not in a catalogue.
@@ -158,7 +161,7 @@ def _value(
     case features.Text():
       return ' '.join(rng.choice(WORDS, size=rng.integers(2, 7)))
     case features.Image() if feature.np_dtype == np.uint8:
-      return _picture(feature.shape, rng, ids=name.endswith('.segmentation'))
+      return _picture(feature.shape, rng, IDS.get(name.rpartition('.')[2]))
     case features.BBoxFeature():
       (top, bottom), (left, right) = np.sort(rng.uniform(0, 1, (2, 2)))
       return features.BBox(ymin=top, xmin=left, ymax=bottom, xmax=right)
@@ -184,15 +187,17 @@ def _numbers(feature: Any, rng: np.random.Generator, index: int) -> Any:
 
 
 def _picture(
-  shape: tuple[int | None, int | None, int], rng: np.random.Generator, ids: bool
+  shape: tuple[int | None, int | None, int],
+  rng: np.random.Generator,
+  ids: tuple[int, int] | None,
 ) -> bytes:
   """Returns an image of blurred coloured patches as JPEG, or PNG without 3 channels.
 
-  With `ids`, returns a segmentation of sharp patches with ids 0 (the background) to 9.
+  With `ids`, returns sharp patches with values of this range.
   """
   height, width = (int(rng.integers(*SIDES)) if n is None else n for n in shape[:2])
-  limit, method = (10, cv2.INTER_NEAREST) if ids else (256, cv2.INTER_LINEAR)
-  patches = rng.integers(0, limit, (4, 5, shape[2])).astype(np.uint8)
+  method = cv2.INTER_NEAREST if ids else cv2.INTER_LINEAR
+  patches = rng.integers(*(ids or (0, 256)), (4, 5, shape[2])).astype(np.uint8)
   image = cv2.resize(patches, (width, height), interpolation=method)
   if shape[2] == 3:
     return simplejpeg.encode_jpeg(image)

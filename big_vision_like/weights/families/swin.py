@@ -21,6 +21,8 @@ from big_vision_like.weights.beside import Beside
 from big_vision_like.weights.published import Published
 
 Size = tuple[int, int]
+# Arguments that no shape determines.
+UNTOLD = ('window', 'padding', 'shifted', 'pos_grid', 'activation', 'epsilon')
 # Functions of timm that make the model, by width and depths; each function accepts all
 # sizes.
 _TIMM_MODELS = {
@@ -77,7 +79,7 @@ def read(
   arrays: tree.Arrays, beside: Beside, layout: swin_names.Layout | None = None
 ) -> family.Read:
   """Reads arrays in the names of `layout`, by default in transformers' names."""
-  layout = layout or _layout_of(arrays)
+  layout = layout or layout_of(arrays)
   told, assumed = _told(beside), ()
   heads = beside.num_heads if isinstance(beside.num_heads, list | tuple) else None
   flat, grid = swin_names.flat_positions(layout.read(arrays, heads))
@@ -102,7 +104,7 @@ def _told(beside: Beside) -> dict[str, Any]:
   return {'activation': ours[activation], 'epsilon': epsilon}
 
 
-def _layout_of(names: Collection[str]) -> swin_names.Layout:
+def layout_of(names: Collection[str]) -> swin_names.Layout:
   """Returns the layout of a transformers file, of any version."""
   names = [*names]
   # Transformers 5 writes backbones without this prefix, except for the last norm.
@@ -113,7 +115,7 @@ def _layout_of(names: Collection[str]) -> swin_names.Layout:
 
 def transformers_differences(names: Collection[str]) -> tree.Differences:
   """Returns `Layout.differences` for the names of any version of transformers."""
-  return _layout_of(names).differences(names)
+  return layout_of(names).differences(names)
 
 
 def as_microsoft(name: str, size: Size | None, channels: int) -> Preprocessing:
@@ -318,7 +320,7 @@ FAMILY = family.Family(
     ),
   ),
   describe=describe,
-  untold=('window', 'padding', 'shifted', 'pos_grid', 'activation', 'epsilon'),
+  untold=UNTOLD,
   choices=choices,
   images=partial(hub_json.classifier_images, published=as_microsoft),
   stem=('embed',),
