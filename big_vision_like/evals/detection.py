@@ -49,7 +49,7 @@ class CocoAP(evaluator.Evaluator):
   right boxes predicted with a score of at least `shown`.
 
   All predictions of an image count. The prediction has `boxes_xyxy`, in pixels of the
-  original image, `scores` and `labels`; rows with a negative label are none. The
+  original image, `scores` and `labels`; rows with label -1 and score 0 are none. The
   category of a label is `categories[label]`
   (`coco_classes.IDS` for TFDS's labels). Without `categories`, it is the category with
   the name of the label's class in `annotations` or in the source of `data`. Without
@@ -291,7 +291,7 @@ class CocoAP(evaluator.Evaluator):
         f'boxes or scores predicted for the image {rows["image_id"][~finite_B][0]} are'
         ' not finite: training has diverged.'
       )
-    there_BQ = rows['labels'] >= 0
+    there_BQ = (rows['labels'] >= 0) | (scores_BQ > 0)
     category_N = self._category(rows['labels'][there_BQ], 'predicted', by_name)
     image_BQ = np.repeat(rows['image_id'][:, None], scores_BQ.shape[1], axis=1)
     columns = {}

@@ -83,6 +83,7 @@ _OWN_OBJECTS: fields.Table = {
   'size': fields.either(_PAIR, NULL),
   'shapes': fields.list_of(_PAIR),
   'num_things': fields.either(fields.whole(0), NULL),
+  'multiple': fields.whole(1),
   **_OWN,
 }
 

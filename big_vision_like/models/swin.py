@@ -118,10 +118,12 @@ class Swin(nn.Module):
     ),
     '(.*/)?relative_bias': positions.resize_window,
   }
-  # Two stages, so that grids of 16 and 24 tokens divide, or all those with maps.
+  # Two stages, so that grids of 16 and 24 tokens divide, or all those with maps, which
+  # then have one block.
   tiny = dict(
     depths=lambda arguments, _: tuple(
-      min(depth, 2) for depth in arguments['depths'][: _stages(arguments)]
+      min(depth, 1 if arguments['maps'] else 2)
+      for depth in arguments['depths'][: _stages(arguments)]
     ),
     width=16,
     num_heads=lambda arguments, _: (2,) * _stages(arguments),

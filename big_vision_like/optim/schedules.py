@@ -88,19 +88,17 @@ def staircase(
   warmup_steps: int,
   boundaries: Sequence[int],
   factor: float = 0.1,
-  start: float = 0.0,
 ) -> Schedule:
   """Returns linear warm-up, then a decay by `factor` after each boundary.
 
-  Warm-up starts from the share `start` of the rate. Step `boundary` still has the
-  earlier rate, as in the BiT-HyperRule.
+  Step `boundary` still has the earlier rate, as in the BiT-HyperRule.
   """
 
   def schedule(step: jax.Array) -> jax.Array:
     passed = sum(jnp.asarray(step) > boundary for boundary in boundaries)
     rate = peak_value * factor ** jnp.asarray(passed, jnp.float32)
     if warmup_steps:
-      rate *= start + (1 - start) * jnp.minimum(1.0, step / warmup_steps)
+      rate *= jnp.minimum(1.0, step / warmup_steps)
     return rate
 
   return schedule
@@ -116,6 +114,29 @@ def step_decay(peak_value: float, every: int, factor: float = 0.1) -> Schedule:
     # Integer division, because compilers may round the float quotient down by one.
     passed = jnp.asarray(step) // every
     return peak_value * factor ** jnp.asarray(passed, jnp.float32)
+
+  return schedule
+
+
+def multi_step(
+  peak_value: float,
+  drops: Sequence[int],
+  warmup_steps: int = 0,
+  start: float = 0.0,
+  factor: float = 0.1,
+) -> Schedule:
+  """Returns linear warm-up, then a decay by `factor` at each of the steps `drops`.
+
+  Warm-up starts from the share `start` of the rate, and each drop is the first step
+  with the lower rate, as in Detectron and mmdetection (MultiStepLR of PyTorch).
+  """
+
+  def schedule(step: jax.Array) -> jax.Array:
+    passed = sum(jnp.asarray(step) >= drop for drop in drops)
+    rate = peak_value * factor ** jnp.asarray(passed, jnp.float32)
+    if warmup_steps:
+      rate *= start + (1 - start) * jnp.minimum(1.0, step / warmup_steps)
+    return rate
 
   return schedule
 

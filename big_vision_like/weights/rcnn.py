@@ -10,7 +10,7 @@ Axes: C channels, P Q bins of a region, F features, O outputs.
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ _HEADS = re.compile(r'roi_head\.bbox_head\.(\d+)\.')
 _CONVS = re.compile(r'roi_head\.bbox_head\.(?:\d+\.)?shared_convs\.(\d+)\.')
 _FCS = re.compile(r'roi_head\.bbox_head\.(?:\d+\.)?shared_fcs\.(\d+)\.')
 _LEVELS = range(4)
+_BINS = 7
 _OURS = re.compile(r'(features|box_heads|mask_heads)_(\d+)/')
 
 
@@ -254,17 +255,10 @@ def _of_regions(flat: tree.Arrays, source: str) -> dict[str, np.ndarray]:
 def _to_theirs(name: str, array: np.ndarray) -> np.ndarray:
   """Inverts `_of_regions` for one of our arrays."""
   if re.fullmatch(r'params/features_\d+/fc1/kernel', name):
-    side, channels = _sides(array.shape[0])
-    kernel_PQCF = array.reshape(side, side, channels, -1)
+    if array.shape[0] % _BINS**2:
+      raise UserError(f'{name} has {array.shape[0]} inputs, not regions of 7x7 bins')
+    kernel_PQCF = array.reshape(_BINS, _BINS, -1, array.shape[-1])
     return kernel_PQCF.transpose(2, 0, 1, 3).reshape(array.shape)
   if name.endswith('/double/kernel'):
     return array.transpose(1, 2, 3, 0)
   return array
-
-
-def _sides(inputs: int, bins: Sequence[int] = (7,)) -> tuple[int, int]:
-  """Returns the bins of a side and the channels of a region with so many inputs."""
-  for side in bins:
-    if inputs % side**2 == 0:
-      return side, inputs // side**2
-  raise UserError(f'{inputs} inputs are not regions of {bins[0]}x{bins[0]} bins')

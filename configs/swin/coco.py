@@ -109,10 +109,10 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     optimizer=spec(
       optim.adamw,
       rate=spec(
-        optim.staircase,
+        optim.multi_step,
         peak_value=1e-4,
+        drops=[epochs(drop) for drop in drops],
         warmup_steps=500,
-        boundaries=[epochs(drop) for drop in drops],
         start=1e-3,
       ),
       weight_decay=0.05,

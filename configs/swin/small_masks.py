@@ -5,7 +5,10 @@
         --workdir=runs/swin_masks
 
 One to three squares, discs and triangles, doubled to 96x96 pixels (arXiv:2103.14030
-section 4.2, much reduced). `small_masks.py:cascade` has three heads.
+section 4.2, much reduced). Expected on 500 scenes, seed 0: AP50 of boxes and of masks
+100 %, AP 96.5 and 99.7 %, after 10 minutes of CPU time with compilation (25 minutes on
+two CPU cores shared with many other programs); AP50 is 100 % after the first 500 steps
+already. `small_masks.py:cascade` has three heads.
 """
 
 import ml_collections as mlc

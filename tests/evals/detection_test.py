@@ -331,7 +331,7 @@ def test_without_pycocotools_it_says_what_to_install():
 def test_names_of_arrays_tell_their_axes():
   with shapes.checked('big_vision_like/evals', 'big_vision_like/viz/detection') as seen:
     evaluate(7)
-  assert {'boxes_BK4', 'ratio_B4', 'category_BQ', 'there_BK', 'size_B2'} <= seen.keys()
+  assert {'boxes_BK4', 'ratio_B4', 'image_BQ', 'there_BK', 'size_B2'} <= seen.keys()
 
 
 def overlap(one, other, crowd=False):

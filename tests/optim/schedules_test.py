@@ -56,6 +56,13 @@ def test_step_decay():
     np.testing.assert_allclose(rates, [0.5, 0.5, 0.05, 0.05, 0.005], rtol=1e-6)
 
 
+def test_multi_step():
+  schedule = jax.jit(optim.multi_step(8.0, [3, 5], 2, start=0.25, factor=0.5))
+  want = [2.0, 5.0, 8.0, 4.0, 4.0, 2.0, 2.0]
+  np.testing.assert_allclose(schedule(jnp.arange(7)), want, rtol=1e-6)
+  assert optim.multi_step(8.0, [1])(0) == 8.0
+
+
 def test_exponential_staircase():
   schedule = jax.jit(optim.exponential_staircase(8.0, 3.9, 2.5, factor=0.5))
   # Warm-up of 3 whole steps; the decay falls at steps 2.5, 5, 7.5 and 10.

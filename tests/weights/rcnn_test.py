@@ -91,7 +91,7 @@ def torchvision_state(masks=True):
     array = flat[mine]
     if array.ndim == 4 and 'double' not in mine:
       array = array.transpose(3, 2, 0, 1)
-    elif 'double' in mine:
+    elif array.ndim == 4:
       array = array.transpose(0, 3, 1, 2)
     elif mine.endswith('fc1/kernel'):
       array = array.reshape(7, 7, 8, -1).transpose(2, 0, 1, 3).reshape(array.shape).T

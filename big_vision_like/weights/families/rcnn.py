@@ -17,6 +17,8 @@ from big_vision_like.weights import family, rcnn, torchvision_resnet, tree
 from big_vision_like.weights.beside import Beside
 from big_vision_like.weights.families import swin
 
+# The units of deltas, by the number of heads.
+STDS = {1: models.STDS, 3: models.CASCADE_STDS}
 # Sides of images are multiples of this.
 MULTIPLE = 32
 # How the libraries sample regions and round anchors, and how many regions they take for
@@ -43,13 +45,12 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
   agnostic = len(params['box_heads_0']['move']['bias']) == 4
   channels = len(params['pyramid']['output1']['bias'])
   hidden = len(params['features_0'][f'fc{heads.fcs}']['bias'])
-  stds = {1: models.STDS, 3: models.CASCADE_STDS}
-  if heads.count not in stds:
+  if heads.count not in STDS:
     raise UserError(f'{source}: {heads.count} heads are neither one nor a cascade of 3')
   found = dict(
     num_classes=classes,
     channels=channels,
-    stds=stds[heads.count],
+    heads=heads.count,
     convs=heads.convs,
     fcs=heads.fcs,
     hidden=hidden,
@@ -73,7 +74,7 @@ def check_shapes(params: tree.Tree, told: Mapping[str, Any], source: str) -> Non
   """Raises a `UserError` for shapes of heads that do not fit the others."""
   channels, hidden, classes = (told[n] for n in ('channels', 'hidden', 'num_classes'))
   groups = 1 if told['agnostic'] else classes
-  for head in range(len(told['stds'])):
+  for head in range(told['heads']):
     want = {
       f'box_heads_{head}/classify/kernel': (hidden, classes + 1),
       f'box_heads_{head}/move/kernel': (hidden, 4 * groups),
@@ -91,11 +92,13 @@ def check_shapes(params: tree.Tree, told: Mapping[str, Any], source: str) -> Non
 
 
 def build(
-  backbone: Mapping[str, Any], rpn: Mapping[str, Any], **arguments: Any
+  backbone: Mapping[str, Any], rpn: Mapping[str, Any], heads: int, **arguments: Any
 ) -> models.RCNN:
   """Makes the model with its backbone and its proposing network."""
   kind = swin_models.Swin if 'window' in backbone else resnet_models.ResNet
-  return models.RCNN(backbone=kind(**backbone), rpn=models.RPN(**rpn), **arguments)
+  return models.RCNN(
+    backbone=kind(**backbone), rpn=models.RPN(**rpn), stds=STDS[heads], **arguments
+  )
 
 
 def images(

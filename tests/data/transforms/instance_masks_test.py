@@ -1,11 +1,17 @@
 """Axes: N objects, H W image, M side of a grid."""
 
+import dataclasses
+import json
+
+import cv2
 import numpy as np
 import pytest
 
-from big_vision_like.data.sources import coco_outlines
-from big_vision_like.data.transforms import boxes, instance_masks
-from big_vision_like.errors import UserError
+from big_vision_like import spec
+from big_vision_like.data import benchmarks
+from big_vision_like.data.sources import coco, coco_outlines
+from big_vision_like.data.transforms import boxes, image, instance_masks
+from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import roi
 
 pytest.importorskip('pycocotools')
@@ -141,3 +147,74 @@ def test_records_without_masks_are_named():
     instance_masks.Placed().map({'image': None})
   with pytest.raises(UserError, match='BoxMasks needs `outlines`'):
     instance_masks.BoxMasks().map({'boxes': np.zeros((0, 4))})
+
+
+def test_unusable_outlines_are_counted(tmp_path):
+  """Boxes without area or outside, polygons of two points, other run lengths."""
+  square = [[10.0, 10, 30, 10, 30, 30, 10, 30]]
+  shapes = [
+    ([10, 10, 20, 20], square),
+    ([10, 10, 20, 20], {'size': [60, 80], 'counts': runs(ROUND).tolist()}),
+    ([10, 10, 0, 20], square),
+    ([90, 10, 20, 20], square),
+    ([10, 10, 20, 20], [[10.0, 10, 30, 30]]),
+    ([10, 10, 20, 20], {'size': [9, 9], 'counts': [81]}),
+    ([10, 10, 20, 20], None),
+  ]
+  content = {
+    'images': [
+      dict(id=i, file_name=f'{i}.png', height=HEIGHT, width=WIDTH) for i in (1, 2)
+    ],
+    'categories': [dict(id=7, name='thing')],
+    'annotations': [
+      dict(id=i, image_id=1, category_id=7, bbox=box, iscrowd=0, segmentation=shape)
+      for i, (box, shape) in enumerate(shapes, start=1)
+    ],
+  }
+  path = tmp_path / 'own.json'
+  path.write_text(json.dumps(content))
+  for i in (1, 2):
+    cv2.imwrite(str(tmp_path / f'{i}.png'), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+  source = coco.Coco(str(path), str(tmp_path), outlines=True, tolerated=1.0)
+  assert source.left_out == {
+    'without area': 1,
+    'outside of the image': 1,
+    'whose polygons are malformed': 1,
+    coco_outlines.NEITHER: 2,
+  }
+  many, none = (prepared(source[i]) for i in range(2))
+  assert many['box_mask'].tolist() == [True, True, False]
+  assert many['box_masks'].shape == none['box_masks'].shape == (3, 28, 28)
+  assert many['box_masks'][0].mean() > 250 and not none['box_mask'].any()
+  with pytest.raises(BadRecordError, match='has 2 objects: more than max_boxes=1'):
+    prepared(source[0], max_boxes=1)
+  assert (
+    source.fingerprint() != dataclasses.replace(source, outlines=False).fingerprint()
+  )
+  strict = coco.Coco(str(path), str(tmp_path), outlines=True)
+  with pytest.raises(UserError, match='5 of 7 annotations cannot be used'):
+    len(strict)
+
+
+def prepared(record, max_boxes=3):
+  """Returns a record as a batch for training has it."""
+  for transform in (
+    image.Decode(),
+    instance_masks.Placed(),
+    boxes.Objects(),
+    boxes.ResizeShort(90),
+    instance_masks.BoxMasks(28),
+    boxes.Pad([(96, 128)], max_boxes=max_boxes),
+  ):
+    record = transform.map(record)
+  return record
+
+
+@pytest.mark.parametrize('name', ('coco', 'scenes_simple'))
+def test_data_sets_have_masks_for_training(name):
+  data = benchmarks.INSTANCES[name]
+  names = [spec.symbol(node) for node in data.train_input(2)['transforms']]
+  assert names.index(instance_masks.BoxMasks) == len(names) - 2
+  assert names.index(boxes.Objects) > 1
+  names = [spec.symbol(node) for node in data.eval_input(2)['transforms']]
+  assert instance_masks.BoxMasks not in names
