@@ -1,12 +1,13 @@
-"""Reasoning-RCNN: features of related classes for regions, as part of `models.rcnn`.
+"""Reasoning-RCNN: features of related classes for regions.  Extends `rcnn`.
 
 Between two heads of a cascade, the classifier of the first is a pool of class vectors.
 These are weighted by attention to the image, propagated over a fixed graph of classes,
 and each region gets a mixture of them by its own class probabilities (Xu et al., CVPR
 2019, section 3; the code follows chanyn/Reasoning-RCNN).
 
-Axes: B batch, N regions, h w maps, C classes (background, last, among them), F features
-of a region, X = F + 1, E added features, R channels of the image descriptor.
+Axes: B batch, H W image, N regions, h w maps, u v a smaller map, P Q bins of a region,
+C channels, or classes (background, last, among them), F features of a region, X = F +
+1, E added features, R channels of the image descriptor.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from big_vision_like.layers import convolution, fpn
-from big_vision_like.ops import precision
+from big_vision_like.models import rcnn
+from big_vision_like.ops import precision, roi
 
 # Levels of the pyramid that describe the image, and the one whose size they get.
 LEVELS = slice(1, 5)
@@ -75,8 +77,8 @@ class Reasoning(nn.Module):
     reduce = convolution.conv(
       'reduce', self.reduced, 3, 2, use_bias=True, dtype=self.dtype
     )
-    x_BhwR = precision.at_least_float32(nn.relu(reduce(x_BhwC)))
-    x_BR = x_BhwR.mean(axis=(1, 2))
+    x_BuvR = precision.at_least_float32(nn.relu(reduce(x_BhwC)))
+    x_BR = x_BuvR.mean(axis=(1, 2))
     return nn.relu(nn.Dense(features, name='describe')(x_BR))
 
 
@@ -98,3 +100,49 @@ class Propagation(nn.Module):
     # Attention weights rows, so the product is the same for all images.
     mixed_CE = edges_CC @ (pool_CX @ kernel_XE)
     return nn.relu(attention_BC[..., None] * mixed_CE[None] + bias_E[None, None])
+
+
+class GivenRegions(nn.Module):
+  """Class logits of regions that are given, (B, H, W, 3) and (B, N, 4) to (B, N, C).
+
+  It compares heads without proposals or a pyramid. Regions are pooled from a map that
+  sees 4x4 pixels at each of its points, so that features of a region show little else
+  than the region. Two heads with a common layer follow, the second with `enhance` if
+  there is one, which also gets four coarser maps. Returns `logits`, the mean of both
+  heads, and `first` and `second`; background is the last class.
+  """
+
+  num_classes: int
+  channels: int = 32
+  hidden: int = 64
+  enhance: nn.Module | None = None
+
+  tiny = dict(channels=8, hidden=16)
+
+  @nn.compact
+  def __call__(
+    self, image_BHWC: jax.Array, boxes_BN4: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
+    del train
+    x_BhwC = nn.Conv(self.channels, (4, 4), (4, 4), 'VALID', name='embed')(image_BHWC)
+    levels = [nn.relu(x_BhwC)]
+    for i in range(1, LEVELS.stop):
+      conv = convolution.conv(f'conv{i}', self.channels, 3, 2, use_bias=True)
+      levels.append(nn.relu(conv(levels[-1])))
+    pooled_BNPQC = roi.align(levels[:1], boxes_BN4, rcnn.STRIDES[:1], rcnn.BOX_BINS, 1)
+    features = rcnn.BoxFeatures(self.channels, 0, 1, self.hidden, name='features')
+    x_BNF = features(pooled_BNPQC)
+    heads = [
+      rcnn.BoxHead(self.num_classes + 1, 1, name=f'head{i + 1}') for i in range(2)
+    ]
+    first_BNC, _ = heads[0](x_BNF)
+    if self.enhance is not None:
+      classifier = heads[0].classifier()
+      more_BNE = self.enhance(levels, x_BNF, *classifier, first_BNC)
+      x_BNF = jnp.concatenate([x_BNF, more_BNE], axis=-1)
+    second_BNC, _ = heads[1](x_BNF)
+    return {
+      'logits': (first_BNC + second_BNC) / 2,
+      'first': first_BNC,
+      'second': second_BNC,
+    }
