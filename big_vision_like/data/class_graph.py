@@ -110,8 +110,8 @@ def write(path: str | os.PathLike, graph: ClassGraph) -> None:
     own = {'names': list(graph.names), 'graph': graph.edges.tolist()}
     files.write_json(path, texts | own, indent=None)
   elif path.suffix == '.npz':
-    with path.open('wb') as file:
-      np.savez_compressed(file, names=np.array(graph.names), graph=graph.edges, **texts)
+    own = {'names': np.array(graph.names), 'graph': graph.edges}
+    files.write_npz(path, own | {name: np.array(text) for name, text in texts.items()})
   else:
     raise UserError(f'{path}: a graph of classes is written as .npz or .json')
 
