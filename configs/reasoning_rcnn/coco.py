@@ -64,7 +64,7 @@ HEADS = {
     dict(head_weights=(1.0, 0.5), ious=(0.5, 0.6)),
   ),
 }
-ARGUMENTS = ('reasoning', 'fpn')
+ARGUMENTS = ('reasoning',)
 EPOCHS, DROPS = 12, (8, 11)
 
 

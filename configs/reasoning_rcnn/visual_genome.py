@@ -43,7 +43,7 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import two_stage_detection
 
-CLASSES = ('1000', '3000')
+CLASSES = {'1000': 1_000, '3000': 3_000}
 # Arguments of the model, and of the task.
 HEADS = {
   'fpn': (dict(), dict()),
@@ -111,7 +111,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     two_stage_detection.TwoStageDetection,
     model=spec(
       rcnn.RCNN,
-      num_classes=int(count),
+      num_classes=CLASSES[count],
       backbone=spec(
         resnet.ResNet,
         **resnet.variant('R101'),
