@@ -69,7 +69,7 @@ class ClassGraph:
 
 
 def read(path: str | os.PathLike) -> ClassGraph:
-  """Reads a file; raises a `UserError` that names the file and what is wrong."""
+  """Reads a file; raises a `UserError` that names the file and the problem."""
   path = pathlib.Path(path).expanduser()
   if not path.is_file():
     raise UserError(

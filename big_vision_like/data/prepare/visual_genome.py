@@ -58,7 +58,7 @@ def frequent_classes(objects: str | os.PathLike, most: int) -> list[str]:
 def detection(
   image_data: str | os.PathLike, objects: str | os.PathLike, classes: Sequence[str]
 ) -> tuple[coco_json.Truth, dict[str, int]]:
-  """Returns objects of these classes in COCO's format, and counts of what is left out.
+  """Returns objects of these classes in COCO's format, and counts of objects left out.
 
   Label k is `classes[k]`, the category of id k + 1. File names start with the folder in
   which Visual Genome's archives have an image, as its url does. Images without objects
