@@ -147,13 +147,20 @@ def weights(
 
 
 def of_groups(
-  groups: Sequence[Sequence[str]], names: Sequence[str], at: str = AT
+  groups: Sequence[Sequence[str]],
+  names: Sequence[str],
+  weight: float = 1.0,
+  at: str = AT,
 ) -> dict[str, Any]:
-  """Returns variables like `weights`, with edges between all classes of a group."""
+  """Returns variables like `weights`, with edges between all classes of a group.
+
+  `weight` is the weight of each edge.
+  """
   listed_names = [name for group in groups for name in group]
   member_GC = np.array([[name in group for name in listed_names] for group in groups])
   edges_GG = (member_GC.T.astype(int) @ member_GC.astype(int)) > 0
-  return variables(ClassGraph(tuple(listed_names), edges_GG).ordered(names), at)
+  graph = ClassGraph(tuple(listed_names), weight * edges_GG)
+  return variables(graph.ordered(names), at)
 
 
 def variables(graph: ClassGraph, at: str = AT) -> dict[str, Any]:

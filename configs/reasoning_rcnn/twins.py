@@ -53,7 +53,13 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   if heads == 'reasoning':
     c.init_from = spec(
       init_from.InitFrom,
-      weights=spec(class_graph.of_groups, groups=twins.GROUPS, names=twins.NAMES),
+      # Attention to classes sums to 1; their number as weight makes up for it.
+      weights=spec(
+        class_graph.of_groups,
+        groups=twins.GROUPS,
+        names=twins.NAMES,
+        weight=float(len(twins.NAMES)),
+      ),
       allow_missing=('.*',),
     )
   c.task = spec(

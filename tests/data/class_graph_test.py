@@ -93,11 +93,13 @@ def test_classes_come_from_annotations(tmp_path):
 
 
 def test_groups_link_all_their_classes():
-  found = class_graph.of_groups([('cat', 'cup'), ('table',)], NAMES)
-  np.testing.assert_array_equal(
-    found['constants']['enhance']['graph'],
-    [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0] * 4],
-  )
+  groups = [('cat', 'cup'), ('table',)]
+  for weight in (1, 3):
+    found = class_graph.of_groups(groups, NAMES, weight)
+    np.testing.assert_array_equal(
+      found['constants']['enhance']['graph'],
+      weight * np.array([[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0] * 4]),
+    )
 
 
 @pytest.mark.parametrize(
