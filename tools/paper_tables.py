@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, prints and writes the tables."""
   parser = errors.parser(__doc__)
   parser.add_argument(
-    'paper', nargs='?', help='arXiv number; default: list the known papers'
+    'paper', nargs='?', help='its folder, an arXiv number; default: list known papers'
   )
   parser.add_argument('--table', help='number of a table; default: all')
   parser.add_argument(
@@ -285,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections.append(('Runs left out', [Part('', [], [], unfinished)]))
   for heading, parts in sections:
     show(heading, parts)
-  title = f'{tables[0].paper_title}, arXiv:{args.paper}'
+  is_arxiv = args.paper.replace('.', '').isdecimal()
+  title = f'{tables[0].paper_title}, {"arXiv:" * is_arxiv}{args.paper}'
   name = args.paper + (f'_table_{args.table}' if args.table else '')
   for end, text in (('md', markdown), ('html', document)):
     file = pathlib.Path(args.out) / f'{name}.{end}'

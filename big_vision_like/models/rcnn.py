@@ -59,7 +59,9 @@ class RCNN(nn.Module):
   called with the levels of the pyramid, the features of the regions (B, N, F), the
   kernel (F, C) and the bias (C) of the previous head's classifier, and the class logits
   (B, N, C) that the previous head gives these same regions, and returns further
-  features (B, N, E).
+  features (B, N, E). With `stale`, these logits are in training those of the regions
+  that the previous head learned from, row by row, although the regions are others; this
+  is only to compare with published code.
 
   `samples` and `aligned` are those of `roi.align`. Objects have a score above
   `least_score`, and overlap others of their class with an IoU of at most `overlap`.
@@ -76,6 +78,7 @@ class RCNN(nn.Module):
   agnostic: bool = False
   shared: bool = False
   enhance: nn.Module | None = None
+  stale: bool = False
   masks: bool = False
   samples: int = 0
   aligned: bool = True
@@ -141,7 +144,8 @@ class RCNN(nn.Module):
     for head in range(len(self.stds)):
       boxes_BN4, mask_boxes_BN4 = sample(head, boxes_BN4)
       boxes_BN4 = jax.lax.stop_gradient(boxes_BN4)
-      logits_BNC, deltas_BNG4 = self.judged(head, levels, boxes_BN4, train=True)
+      before = outputs['logits'][-1] if head and self.stale else None
+      logits_BNC, deltas_BNG4 = self.judged(head, levels, boxes_BN4, True, before)
       outputs['boxes'].append(boxes_BN4)
       outputs['logits'].append(logits_BNC)
       outputs['deltas'].append(deltas_BNG4)
@@ -160,21 +164,31 @@ class RCNN(nn.Module):
     return levels, self.rpn(levels, size_B2, train)
 
   def judged(
-    self, head: int, levels: Sequence[jax.Array], boxes_BN4: jax.Array, train: bool
+    self,
+    head: int,
+    levels: Sequence[jax.Array],
+    boxes_BN4: jax.Array,
+    train: bool,
+    before_BNC: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns a head's class logits (B, N, C) and deltas (B, N, G, 4) of regions."""
+    """Returns a head's class logits (B, N, C) and deltas (B, N, G, 4) of regions.
+
+    `before_BNC` replaces the logits of the previous head for `enhance`.
+    """
     pooled_BNPQI = roi.align(
       levels[:4], boxes_BN4, STRIDES[:4], BOX_BINS, self.samples, self.aligned
     )
     own = self.features[0 if self.shared else head]
     x_BNF = own(pooled_BNPQI, train)
     if self.enhance is not None and head:
-      before, previous = x_BNF, self.box_heads[head - 1]
-      if not self.shared:
-        before = self.features[head - 1](pooled_BNPQI, train)
-      logits_BNC, _ = previous(before)
+      previous = self.box_heads[head - 1]
+      if before_BNC is None:
+        y_BNF = x_BNF
+        if not self.shared:
+          y_BNF = self.features[head - 1](pooled_BNPQI, train)
+        before_BNC, _ = previous(y_BNF)
       kernel_FC, bias_C = previous.classifier()
-      more_BNE = self.enhance(levels, x_BNF, kernel_FC, bias_C, logits_BNC)
+      more_BNE = self.enhance(levels, x_BNF, kernel_FC, bias_C, before_BNC)
       more_BNE = more_BNE.astype(x_BNF.dtype)
       return self.box_heads[head](jnp.concatenate([x_BNF, more_BNE], axis=-1))
     return self.box_heads[head](x_BNF)

@@ -15,6 +15,7 @@ from big_vision_like.data.procedural import (
   scenes,
   solids,
   tetrominoes,
+  twins,
 )
 
 # What makes them small.
@@ -25,6 +26,7 @@ TINY = {
   scenes.Scenes: dict(counts=(3, 1)),
   solids.Solids: dict(splits={'train': (2, 4), 'validation': (1, 4)}),
   tetrominoes.Tetrominoes: dict(counts=(3, 1, 1)),
+  twins.Twins: dict(counts=(3, 1)),
 }
 
 
