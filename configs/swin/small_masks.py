@@ -81,7 +81,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.evals = dict(
     val=spec(
       evals.CocoAP,
-      data=scenes.eval_input(50, part='val', workers=0),
+      data=scenes.eval_input(40, part='val', workers=0),
       every=500,
       names=('square', 'disc', 'triangle'),
       masks=True,

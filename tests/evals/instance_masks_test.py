@@ -18,7 +18,6 @@ from big_vision_like.errors import UserError
 from big_vision_like.evals import detection, instance_masks
 
 # pycocotools' own
-pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation')
 HEIGHT, WIDTH, SIDE = 40, 56, 28
 DISCS = ((12, 14, 9), (26, 38, 11), (5, 50, 4))  # the last is a crowd
 

@@ -378,7 +378,6 @@ def outlines():
 
 
 # pycocotools knows an older NumPy.
-@pytest.mark.filterwarnings('ignore:__array__ implementation')
 def test_outlines_become_masks(tmp_path):
   found, drawn = outlines()
   entries = [annotation(i, segmentation=outline) for i, outline in enumerate(found)]
