@@ -79,7 +79,12 @@ class Reasoning(nn.Module):
     )
     x_BuvR = precision.at_least_float32(nn.relu(reduce(x_BhwC)))
     x_BR = x_BuvR.mean(axis=(1, 2))
-    return nn.relu(nn.Dense(features, name='describe')(x_BR))
+    # Small at first: a large descriptor makes attention choose one class for all images,
+    # and then it has no gradient.
+    describe = nn.Dense(
+      features, kernel_init=nn.initializers.normal(0.01), name='describe'
+    )
+    return nn.relu(describe(x_BR))
 
 
 class Propagation(nn.Module):

@@ -47,9 +47,11 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=1_500, log_every=50, keep_last=1))
   c.train_data = data.train_input(32, workers=0)
   c.train_data.seed = c.get_ref('seed')
-  enhance = None
+  enhance, rate_rules = None, ()
   if heads != 'plain':
     enhance = spec(reasoning_rcnn.Reasoning, width=32, reduced=64)
+    # Descriptors of images must grow slowly, or attention to classes saturates.
+    rate_rules = (('enhance/(reduce|describe)/.*', 0.003),)
   if heads == 'reasoning':
     c.init_from = spec(
       init_from.InitFrom,
@@ -76,6 +78,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         warmup_steps=100,
         decay_steps=c.get_ref('total_steps'),
       ),
+      rate_rules=rate_rules,
       weight_decay=1e-4,
       clip_norm=1.0,
     ),
