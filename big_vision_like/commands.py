@@ -53,6 +53,8 @@ GROUPS = {
     'prepare-data': 'convert data sets to the format that training reads',
     'train-tokenizer': 'train a vocabulary of word pieces',
     'convert-weights': 'convert weights between formats of several libraries',
+    'build-class-graph': 'write a graph of classes from triples or annotations',
+    'convert-visual-genome': "convert Visual Genome to COCO's format",
   },
   'Many devices': {
     'launch tpu-vm': 'train on a TPU VM, a pod or several slices',

@@ -89,17 +89,38 @@ def build(
 def main(argv: Sequence[str] | None = None) -> None:
   """Writes the graph; prints its numbers of classes and edges."""
   parser = errors.parser(__doc__)
-  parser.add_argument('kind', choices=('relation', 'attribute', 'cooccurrence'))
+  parser.add_argument(
+    'kind',
+    choices=('relation', 'attribute', 'cooccurrence'),
+    help='what connects two classes',
+  )
   parser.add_argument('data', type=pathlib.Path, help='the file to count in')
-  parser.add_argument('--classes', type=pathlib.Path, required=True, metavar='FILE')
-  parser.add_argument('--normalize', required=True, choices=class_graph.NORMALIZATIONS)
+  parser.add_argument(
+    '--classes',
+    type=pathlib.Path,
+    required=True,
+    metavar='FILE',
+    help='names of the classes, in order',
+  )
+  parser.add_argument(
+    '--normalize',
+    required=True,
+    choices=class_graph.NORMALIZATIONS,
+    help='how edges are divided by the degrees of their classes',
+  )
   parser.add_argument(
     '--most',
     type=int,
     metavar='N',
     help='use only the N most frequent relations or attributes; default: all',
   )
-  parser.add_argument('--out', type=pathlib.Path, required=True, metavar='FILE')
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    required=True,
+    metavar='FILE',
+    help='the .npz or .json file to write',
+  )
   args = parser.parse_args(argv)
   if args.most is not None and (args.most < 1 or args.kind == 'cooccurrence'):
     parser.error('--most is a positive number of relations or attributes')

@@ -79,8 +79,8 @@ class Reasoning(nn.Module):
     )
     x_BuvR = precision.at_least_float32(nn.relu(reduce(x_BhwC)))
     x_BR = x_BuvR.mean(axis=(1, 2))
-    # Small at first: a large descriptor makes attention choose one class for all images,
-    # and then it has no gradient.
+    # Small at first: with a large descriptor, attention chooses one class for all
+    # images, and then has no gradient.
     describe = nn.Dense(
       features, kernel_init=nn.initializers.normal(0.01), name='describe'
     )
