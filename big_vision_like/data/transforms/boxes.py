@@ -24,9 +24,8 @@ import grain
 import numpy as np
 
 from big_vision_like.data.input import bucket
-from big_vision_like.data.sources.base import Source, fixed_size
-from big_vision_like.data.transforms import decoding, labels, resizing
-from big_vision_like.errors import BadRecordError, UserError, shape_text
+from big_vision_like.data.transforms import decoding, labels, padding, resizing
+from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import boxes as box_ops
 
 Example = dict[str, Any]
@@ -463,7 +462,7 @@ def outermost(
 
 
 @dataclasses.dataclass(frozen=True)
-class Pad(bucket.Bucket):
+class Pad(padding.ImageBucket):
   """Padding to one of a few shapes, with zeros to the right, below and after objects.
 
   An image is padded to the smallest of `sizes`, heights and widths, that holds it. With
@@ -477,15 +476,9 @@ class Pad(bucket.Bucket):
   sizes: Sequence[tuple[int, int]]
   max_boxes: int
 
-  noun = 'image'
   resizers = 'transforms of boxes'
-  sides = ('sizes',)
+  remedy = 'resize first, with ResizeShort.'
   tiny = dict(sizes=outermost)
-
-  @property
-  def shapes(self) -> Sequence[tuple[int, int]]:
-    """The heights and widths that images are padded to."""
-    return self.sizes
 
   def map(self, example: Example) -> Example:
     height, width = example['image'].shape[:2]
@@ -502,31 +495,6 @@ class Pad(bucket.Bucket):
       rest = [(0, 0)] * (result[name].ndim - 1)
       result[name] = np.pad(result[name], [(0, self.max_boxes - count), *rest])
     return padded(result, *self.sizes[self.choose((height, width))])
-
-  def measure(self, record: Example) -> tuple[int, int]:
-    """Returns the height and width of a record's image, from its header alone."""
-    return decoding.image_size(record['image'])
-
-  def known(self, source: Source) -> np.ndarray | None:
-    """Returns heights and widths if the source or its features give them, or None."""
-    if source.image_sizes is not None:
-      return source.image_sizes
-    size = fixed_size(source.features)
-    return None if size is None else np.tile(np.array(size, np.int32), (len(source), 1))
-
-  def size(self, example: Example) -> tuple[int, int]:
-    """Returns the height and width of an image without its padding."""
-    return tuple(example['size'].tolist())
-
-  def choose(self, size: tuple[int, int]) -> int:
-    """Returns the index in `sizes` of the size that an image is padded to."""
-    found = bucket.smallest(self.sizes, size)
-    if found is None:
-      raise UserError(
-        f'Pad(sizes={[tuple(size) for size in self.sizes]}) cannot hold an image of'
-        f' {shape_text(size)}: resize first, with ResizeShort.'
-      )
-    return found
 
   def fit(self, example: Example, shape: tuple[int, int]) -> Example:
     """Returns a padded example in another of the shapes, shrunk if it is too large."""

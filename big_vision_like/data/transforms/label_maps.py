@@ -17,8 +17,13 @@ import numpy as np
 from PIL import Image
 
 from big_vision_like.data.input import bucket
-from big_vision_like.data.sources.base import Source, fixed_size
-from big_vision_like.data.transforms import decoding, labels, randaugment, resizing
+from big_vision_like.data.transforms import (
+  decoding,
+  labels,
+  padding,
+  randaugment,
+  resizing,
+)
 from big_vision_like.errors import BadRecordError, UserError, shape_text
 
 Example = dict[str, Any]
@@ -324,7 +329,7 @@ class Views(bucket.Resizing, grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pad(bucket.Bucket):
+class Pad(padding.ImageBucket):
   """Padding to one of a few shapes: images with zeros, label maps with 255.
 
   An image is padded to the smallest of `sizes`, heights and widths, that holds it. With
@@ -336,14 +341,8 @@ class Pad(bucket.Bucket):
   sizes: Sequence[tuple[int, int]]
   scales: Sequence[float] = (1.0,)
 
-  noun = 'image'
   resizers = 'transforms of label maps'
-  sides = ('sizes',)
-
-  @property
-  def shapes(self) -> Sequence[tuple[int, int]]:
-    """The heights and widths that images are padded to."""
-    return self.sizes
+  remedy = 'resize or crop first, or add a larger size.'
 
   def map(self, example: Example) -> Example:
     size = example['image'].shape[:2]
@@ -361,31 +360,6 @@ class Pad(bucket.Bucket):
         inner = tuple(int(np.ceil(side * scale)) for side in shape)
         result[name] = _room(example[name], inner, 0)
     return result
-
-  def measure(self, record: Example) -> tuple[int, int]:
-    """Returns the height and width of a record's image, from its header alone."""
-    return decoding.image_size(record['image'])
-
-  def known(self, source: Source) -> np.ndarray | None:
-    """Returns heights and widths if the source or its features give them, or None."""
-    if source.image_sizes is not None:
-      return source.image_sizes
-    size = fixed_size(source.features)
-    return None if size is None else np.tile(np.array(size, np.int32), (len(source), 1))
-
-  def size(self, example: Example) -> tuple[int, int]:
-    """Returns the height and width of an image without its padding."""
-    return tuple(example['size'].tolist())
-
-  def choose(self, size: tuple[int, int]) -> int:
-    """Returns the index in `sizes` of the size that an image is padded to."""
-    found = bucket.smallest(self.sizes, size)
-    if found is None:
-      raise UserError(
-        f'Pad(sizes={[tuple(size) for size in self.sizes]}) cannot hold an image of'
-        f' {shape_text(size)}: resize or crop first, or add a larger size.'
-      )
-    return found
 
   def fit(self, example: Example, shape: tuple[int, int]) -> Example:
     """Returns a padded example in another of the shapes.
