@@ -56,10 +56,7 @@ class Segmentation(task.GradientTask):
   def padded(self, image_BHWC: jax.Array, size_B2: jax.Array) -> jax.Array:
     """Returns normalized images that are zero outside of their sizes."""
     image_BHWC = images.normalize(image_BHWC, self.mean, self.std)
-    _, height, width, _ = image_BHWC.shape
-    below_BH1 = jnp.arange(height)[None, :, None] < size_B2[:, :1, None]
-    left_B1W = jnp.arange(width)[None, None] < size_B2[:, 1:, None]
-    return jnp.where((below_BH1 & left_B1W)[..., None], image_BHWC, 0.0)
+    return boxes.only_valid(image_BHWC, size_B2)[0]
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
     """Replaces images by what the model sees."""
