@@ -2,7 +2,7 @@
 
     python tools/scaling_table.py [ROW ...]
 
-Rows take a minute or two on two cores, those of Swin-B and Noisy Student L2 10 to 30
+Rows take a minute or two on two cores, those with Swin-B and Noisy Student L2 10 to 30
 minutes; they need libtpu (`pip install '.[tpu]'`).
 """
 
@@ -20,6 +20,8 @@ ROWS = {
   'H/14': ('vit/jft.py:H/14', 'v5e:16x16', ('mesh.data=16', 'mesh.fsdp=16')),
   'DeiT-B': ('deit/i1k.py:B/16', 'v5e:4x4', ()),
   'Swin-B': ('swin/i1k.py:B', 'v5e:4x4', ()),
+  'UPerNet Swin-B': ('swin/ade20k.py:B', 'v5e:4x4', ()),
+  'Cascade Swin-B': ('swin/coco.py:cascade_B_3x', 'v5e:4x4', ()),
   'Noisy Student L2': (
     'noisy_student/i1k.py:L2,iter3',
     'v4:8x8x8',

@@ -17,9 +17,9 @@ anything failed.
 
 Configs that are named all run. Many of the configs compile the same programs, or
 programs with the same options. Without names, therefore, only a subset runs: together
-these configs have every option of every task, model, optimizer and evaluator. One
-config of each task and optimizer is interrupted. The remaining configs are built, their
-data are read, and their step and predictions are traced.
+these configs have every option of every task, model, optimizer and evaluator, apart
+from a `dtype`. One config of each task and optimizer is interrupted. The remaining
+configs are built, their data are read, and their step and predictions are traced.
 
 Nothing has to be prepared. Data sets of TFDS and in COCO's format are replaced by
 made-up ones (see `data/sources/fake.py`), even if they exist, so that results are the
@@ -103,7 +103,8 @@ MOST_PARAMETERS = 2 * 10**6
 # ResNets need sides that STRIDE divides.
 SIDE, STRIDE = 64, 32
 LESS = 8  # sides of pictures with boxes are divided by this
-NO_OPTIONS = ('every', 'pictures', 'rate')  # programs do not depend on them
+# Programs do not depend on them, or can be traced as well with another: a `dtype`.
+NO_OPTIONS = ('dtype', 'every', 'name', 'names', 'parent', 'pictures', 'rate')
 LENGTH = 500  # characters printed of an error
 # Blocks named in rules for parameters, which a shallower model may not have.
 NUMBERED = re.compile(r'block_(?P<from_0>\d+)|(?:unit|stage)(?P<from_1>\d+)')
