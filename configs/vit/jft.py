@@ -4,8 +4,8 @@
         --workdir=runs/jft_h14
 
 Batch 4,096. Adam with weight decay 0.1 (multiplied by the learning rate), linear
-schedule to zero, sigmoid loss summed over classes, no dropout. The authors used 2.5k
-TPUv3-core-days for H/14 and 0.68k for L/16.
+schedule to zero, sigmoid loss summed over classes, no dropout, no gradient clipping.
+The authors used 2.5k TPUv3-core-days for H/14 and 0.68k for L/16.
 
 To fine-tune the result, use transfer.py, transfer_hires.py (expected top-1 of H/14 on
 ImageNet: 88.55 %) or vtab.py.
@@ -74,7 +74,6 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         total_steps=c.get_ref('total_steps'),
       ),
       weight_decay=0.1,
-      clip_norm=1.0,
     ),
   )
   c.evals = dict(

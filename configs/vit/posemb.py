@@ -73,7 +73,6 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         total_steps=c.get_ref('total_steps'),
       ),
       weight_decay=0.1,
-      clip_norm=1.0,
     ),
   )
   val = benchmarks.JFT.eval_input(
