@@ -77,7 +77,7 @@ def config(size=16, num_classes=5, names=(), **model):
 
 @pytest.fixture
 def weights(tmp_path):
-  """Writes a ViT of grey 24-pixel images, cropped from 32, with a mean of its own."""
+  """Writes a ViT of 24-pixel images, cropped from 32, with their own mean and std."""
   params = random_weights.small_vit()
   files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
   told = Preprocessing((24, 24), resize=32, mean=(0.4, 0.3, 0.2), std=(0.2,) * 3)

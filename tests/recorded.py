@@ -14,7 +14,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import preflight
 from big_vision_like.tasks import classification
 
-# Set for one process: the step at which it fails in this way.
+# Set for one process: the step at which it fails in this way, and the time of a step.
 DIE_AT = int(os.environ.get('DIE_AT', 0))
 FAIL_AT = int(os.environ.get('FAIL_AT', 0))
 DRIFT_AT = int(os.environ.get('DRIFT_AT', 0))

@@ -17,7 +17,6 @@ from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection, instance_masks
 
-# warnings of pycocotools itself
 HEIGHT, WIDTH, SIDE = 40, 56, 28
 DISCS = ((12, 14, 9), (26, 38, 11), (5, 50, 4))  # the last is a crowd
 

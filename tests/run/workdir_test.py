@@ -114,7 +114,7 @@ def test_damaged_notes_of_changes_are_left_out(tmp_path, capsys):
     ('frozen.teacher.path', 'elsewhere/teacher.npz'),
   ],
 )
-def test_settings_without_effect_on_results_may_change(begun, field, value):
+def test_settings_without_effect_may_change_and_are_noted(begun, field, value):
   folder, config, _ = begun
   with config.unlocked():
     config.update_from_flattened_dict({field: value})

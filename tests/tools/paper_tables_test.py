@@ -21,7 +21,7 @@ def test_the_files_fit_together():
   assert len(CELLS) == len(ALL)  # no cell twice
   models = {model.model for model in paper_cells.models()}
   for cell in CELLS.values():
-    # Cells without a model have no published size.
+    # A cell names no model if the size of its model was not published.
     assert cell.model in models | {''} and float(cell.value) >= 0
     others = {'TPUv3-core-days', 'images per second', 'GMACs'}
     assert cell.unit in {*paper_cells.FACTORS} | others

@@ -39,7 +39,7 @@ def adds_option(call: ast.Call) -> bool:
 
 
 def test_a_folder_has_commands_or_modules():
-  """Checks that all files of a folder can be started, or that none can, as it says."""
+  """Checks that a folder has only commands, or an `__init__` that says it has none."""
   files = [p for p in (REPOSITORY / 'tools').rglob('*.py') if p.name != '__init__.py']
   known, of_commands = set(scripts()), {path.parent for path in scripts()}
   for path in files:

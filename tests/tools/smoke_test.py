@@ -61,7 +61,7 @@ def test_a_config_is_shrunk(tmp_path):
   assert small.total_steps == 2 and small.init_from is None
   data = build(small.train_data)
   assert (data.batch_size, data.workers, len(data.source)) == (8, 0, 20)
-  assert data.example()['image'].shape == (64, 64, 3)  # 224 pixels, if 256 become 96
+  assert data.example()['image'].shape == (64, 64, 3)  # of 224, as 256 become 96
   assert data.transforms[1].size == 96
   model = build(small.task.model)
   assert (model.width, model.depth, model.num_heads, model.mlp_dim) == (32, 2, 2, 64)

@@ -175,7 +175,7 @@ def test_headers_of_other_writers(tmp_path):
     assert files.read(path)['a'].tolist() == [0, 0]
 
 
-def test_archives_that_expand_beyond_their_declared_size(tmp_path):
+def test_archives_that_declare_more_than_their_file_can_hold(tmp_path):
   path, much = tmp_path / 'weights.npz', 2**28 + 2**20
   with (
     zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as file,

@@ -32,7 +32,7 @@ def small(size=(16, 16), **arguments):
 
 
 def saved(path, params, layout, buffers=True):
-  """Writes a file with the names and, on request, the buffers of a layout."""
+  """Writes a file with the names and, by default, the buffers of a layout."""
   state = layout.written(tree.flatten(params))
   if buffers:
     block = layout.block.format(stage=0, block=1)

@@ -348,7 +348,7 @@ def test_padding_of_coco_is_less_than_a_quarter():
   assert share([(1344, 1344), (1344, 1345)]) > 0.65
 
 
-def test_a_single_shape_needs_no_sizes():
+def test_the_padding_of_a_single_shape_is_refused():
   transforms = [*TRANSFORMS[:-1], boxes.Pad([(80, 80)], max_boxes=2)]
   with pytest.raises(UserError, match='whose Pad has several sizes'):
     train(Images(20), transforms=transforms).padded_share(3)

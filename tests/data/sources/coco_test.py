@@ -377,7 +377,6 @@ def outlines():
   return [[polygon], {'size': [40, 60], 'counts': counts}, text], drawn
 
 
-# pycocotools calls an API that newer NumPy deprecates.
 def test_outlines_become_masks(tmp_path):
   found, drawn = outlines()
   entries = [annotation(i, segmentation=outline) for i, outline in enumerate(found)]

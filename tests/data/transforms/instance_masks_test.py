@@ -15,7 +15,6 @@ from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import roi
 
 pytest.importorskip('pycocotools')
-# warnings of pycocotools itself
 HEIGHT, WIDTH = 60, 80
 TRIANGLE = [[10.0, 8, 50, 8, 30, 48]]
 TWO = [[4.0, 4, 20, 4, 20, 30, 4, 30], [40.0, 10, 70, 10, 70, 50, 40, 50]]
