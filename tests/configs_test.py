@@ -1,7 +1,7 @@
-"""Tests that every config loads and that its start and step have the expected shapes.
+"""Tests that every config loads, and that each file's default starts and steps.
 
-Only the default of each file is tested; `make test-configs` runs all of them with small
-sizes.
+Shapes of the start and the step are checked without computing them;
+`make test-configs` runs all of them with small sizes.
 """
 
 import pathlib

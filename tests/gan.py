@@ -1,7 +1,6 @@
 """A small GAN: two networks, two optimizers, and regularization in every fourth step.
 
-It is a real task that no part of the loop or of the tools knows, and tests exactly
-that.
+It is a real task that neither the loop nor any tool knows about: that is its purpose.
 """
 
 import dataclasses

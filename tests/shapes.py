@@ -1,4 +1,4 @@
-"""A check that array names end in their axes, which runs while code runs.
+"""A check, made while code runs, that array names end in their axes.
 
     with shapes.checked('big_vision_like/models') as seen:
       jax.eval_shape(model.init, key, image)

@@ -150,7 +150,7 @@ def test_a_batch_without_labels_has_no_loss_of_labels(batch):
 
 
 def test_a_mixed_label_counts_by_its_share(batch):
-  """Checks a mix of a labelled and an unlabelled image: the label weighs its share."""
+  """Checks a mix of a labelled and an unlabelled image: the label counts by share."""
   target = np.eye(CLASSES)[batch['label']] * np.array([1, 0, 1, 0, 0, 0, 1, 1])[:, None]
   target = (0.25 * target + 0.75 * target[::-1]).astype(np.float32)
   this = make(weight=0.0)

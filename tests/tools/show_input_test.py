@@ -303,7 +303,7 @@ def test_a_sheet_holds_every_picture():
 
 @dataclasses.dataclass(frozen=True)
 class Scans(Source):
-  """Grey pictures; one of `bad` each cannot be read."""
+  """Grey pictures; every `bad`-th cannot be read."""
 
   bad: int = 1000
 

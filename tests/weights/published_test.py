@@ -105,7 +105,7 @@ def test_sources_are_distinguished(name, source, write):
   assert (got.num_classes, got.channels) == (MODELS[name].num_classes, 3)
   assert got.architecture == want.architecture | COMPUTED.get(source.name, {})
   assert_same(write(got), arrays)
-  # In files of big_vision the class token has no position, which is added to the token.
+  # In files of big_vision the position of the class token is added to the token itself.
   if source.name != 'vision_transformer or big_vision ViT':
     assert_same(got.variables, want.variables)
 
