@@ -77,7 +77,7 @@ def test_unknown_commands(words, message, capsys):
   assert message in told.err and not told.out
 
 
-def test_output_that_nobody_reads_any_more():
+def test_a_closed_output_pipe():
   program = (
     'import os, sys\nfrom big_vision_like import commands\n'
     'reading, writing = os.pipe()\nos.close(reading)\nos.dup2(writing, 1)\n'

@@ -1,6 +1,7 @@
-"""Every config loads; the start and the step of each file's default have their shapes.
+"""Tests that every config loads, and that each file's default starts and steps.
 
-`make test-configs` runs all of them, in small.
+Shapes of the start and the step are checked without computing them;
+`make test-configs` runs all of them with small sizes.
 """
 
 import pathlib
@@ -15,26 +16,26 @@ from big_vision_like.run import experiment
 
 FOLDER = pathlib.Path(__file__).parent.parent / 'configs'
 FILES = sorted(FOLDER.glob('*/*.py'))
-# Data of one's own do not tell how many there are before they are there.
+# A folder of the user's images cannot be counted before it exists.
 OVERRIDES = {'finetune': ['train_data.source.examples=100']}
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda p: f'{p.parent.name}/{p.stem}')
 def test_config(file, data_dir):
-  assert file.read_text().startswith('"""')  # what it reproduces, and how
+  assert file.read_text().startswith('"""')  # says what it reproduces
   overrides = OVERRIDES.get(file.stem, ())
   config, first, *_ = (
     spec.load(name, overrides, root=experiment.Settings)
     for name in (str(file), *spec.variants(file))
   )
-  assert first.to_json() == config.to_json()  # the default, and the same every time
+  assert first.to_json() == config.to_json()  # equals the default
   run = experiment.make(config, planned_for=jax.devices())
   for name, part in run.data.parts.items():
     example = {k: v[None] for k, v in part.example().items()}
-    if (task := run.task.part(name)) is not None:  # None: the whole batch has checks
+    if (task := run.task.part(name)) is not None:  # None: check the whole batch
       task.check(example)
   state, several = run.abstract_state, len(run.data.parts) > 1
-  # Of several shapes the largest; of several tasks each.
+  # Takes the largest of several shapes, and every one of several tasks.
   for signature in run.data.signatures(64) if several else [None]:
     batch = run.abstract_batch_of(signature)
     after, scalars = jax.eval_shape(run.step, state, batch)

@@ -1,4 +1,4 @@
-"""What every test shares: strict JAX, quick compilers, tiny data sets, programs."""
+"""Shared setup of all tests: strict JAX, fast compilation, tiny data sets, programs."""
 
 import atexit
 import collections
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-# JAX and TFDS look at these when they are imported.
+# JAX and TFDS read these variables on import.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['TFDS_DATA_DIR'] = tempfile.mkdtemp(prefix='tensorflow_datasets')
 
@@ -32,29 +32,30 @@ QUICK = cli.QUICK_COMPILATION
 
 atexit.register(shutil.rmtree, os.environ['TFDS_DATA_DIR'], ignore_errors=True)
 
-# Flags that the user has set hold for all tests and the programs that they start:
+# Flags that the user has set apply to all tests and to the programs that they start:
 # `XLA_FLAGS=--xla_cpu_max_isa=AVX2 make test`. JAX reads them now, with eight simulated
-# devices; plans load libtpu later, which aborts on flags that it does not know.
+# devices; plans load libtpu later, which aborts on unknown flags.
 USERS = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=8 {QUICK} {USERS}'
 jax.devices()
 os.environ['XLA_FLAGS'] = USERS
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# What a program under test sets up must not let tests read what others compiled.
+# Programs under test set up a compilation cache, but tests must not read what other
+# tests compiled.
 jax.config.update('jax_enable_compilation_cache', False)
-# One process runs many programs, whose memory is not to be kept.
+# This process runs many programs, and must not keep their memory.
 malloc.MALLOC.clear()
-# Nor may they take away the hook by which pytest hears of what cannot be raised.
+# Programs must not remove the hook that reports unraisable exceptions to pytest either.
 checkpoint.keep_quiet = lambda: None
-# Tracing makes many objects; looking for cycles among them took a sixth of the time.
+# Tracing makes many objects; looking for reference cycles took a sixth of the time.
 gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Starts files of few tests first: most of those run for long, some of many do not.
+  """Starts files with few tests first: most of those run long, many others do not.
 
-  Workers of pytest-xdist take whole files, and none should begin a long one at the end.
+  Workers of pytest-xdist take whole files, and none should start a long one at the end.
   """
   count = collections.Counter(item.path for item in items)
   items.sort(key=lambda item: count[item.path])
@@ -74,7 +75,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture(autouse=True, scope='module')
 def _forget() -> Iterator[None]:
-  """Frees the programs of a file, which JAX keeps: they were gigabytes at the end."""
+  """Frees the compiled programs of a file: JAX keeps them, in the end gigabytes."""
   yield
   jax.clear_caches()
 
@@ -91,7 +92,7 @@ def golden() -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def detector(tmp_path_factory) -> tuple:
-  """A file of torch.save with a DETR with masks; that model, and its variables."""
+  """Returns a `torch.save` file of a DETR with masks, the model and its variables."""
   import random_weights
   import torch_archives
 
@@ -109,7 +110,7 @@ def detector(tmp_path_factory) -> tuple:
 
 @pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
-  """Digits and a glyphs of 620 examples, prepared once; where TFDS looks by default."""
+  """Prepares Digits and 620 examples of Glyphs once, in the default folder of TFDS."""
   import tensorflow_datasets as tfds
 
   from big_vision_like.data.procedural import digits, glyphs
@@ -126,7 +127,7 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def command(data_dir, tmp_path_factory) -> Callable[..., list]:
-  """Makes (argv, environment) of `python -m big_vision_like.MODULE ...`.
+  """Returns a function that makes the arguments of `subprocess.run` for Python.
 
   Programs that are not `quick` to compile are optimized.
   """
@@ -150,7 +151,7 @@ def command(data_dir, tmp_path_factory) -> Callable[..., list]:
 
 @pytest.fixture(scope='session')
 def spawn(command) -> Callable[..., subprocess.CompletedProcess]:
-  """Runs Python with these words in a process of its own."""
+  """Returns a function that runs Python with these arguments in a new process."""
 
   def call(*words: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -162,9 +163,10 @@ def spawn(command) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope='session')
 def run(data_dir) -> Callable[..., subprocess.CompletedProcess]:
-  """Runs a program, `-m MODULE` or tools/FILE.py, in this process, which is quicker.
+  """Returns a function that runs a program in this process, faster than `spawn`.
 
-  It sees so many devices. Returns what it printed and its status, as `spawn` does.
+  The program is `-m MODULE` or tools/FILE.py, and sees the given number of devices. As
+  with `spawn`, the result has its output and its status.
   """
 
   def call(*words: str, devices: int = 1, **environment: str):
@@ -179,7 +181,7 @@ def run(data_dir) -> Callable[..., subprocess.CompletedProcess]:
     ):
       try:
         status = module.main(rest)
-      except SystemExit as end:  # of argparse
+      except SystemExit as end:  # raised by argparse
         status = end.code
     return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
@@ -188,7 +190,7 @@ def run(data_dir) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope='session')
 def vocabulary(tmp_path_factory):
-  """A sentencepiece model of 150 pieces, of `texts.PAIRS`."""
+  """Returns a sentencepiece model of 150 pieces, trained on `texts.PAIRS`."""
   import sentencepiece
   import texts
 

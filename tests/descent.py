@@ -1,4 +1,4 @@
-"""Small parameters and gradients, and what an optimizer makes of them."""
+"""Small parameters and gradients, and the result of an optimizer on them."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ GRADS = [parameters(seed) for seed in (1, 2, 3, 4)]
 
 
 def descend(optimizer, params=None, grads=GRADS):
-  """The parameters after a step for each of `grads`."""
+  """Returns the parameters after a step for each of `grads`."""
   params = parameters() if params is None else params
   state = optimizer.init(params)
   for gradient in grads:

@@ -1,7 +1,8 @@
-"""The recipe of DETR's configs against that of the published code, written out.
+"""Tests of the recipes of DETR's configs against the published code, written out here.
 
-There AdamW has two groups, the backbone's with a tenth of the rate; what is not in one,
-or takes no gradient, stays as it is. StepLR lowers rates at the end of an epoch.
+There AdamW has two groups; the rate of the backbone's is a tenth. A parameter in no
+group, or without a gradient, does not change. StepLR lowers rates at the end of an
+epoch.
 """
 
 import pathlib
@@ -52,7 +53,7 @@ def optimizer_of(name):
     ('panoptic.py:stage2_r50', 25, 15),
   ],
 )
-def test_the_rate_is_that_of_step_lr(name, epochs, drop):
+def test_the_rate_follows_step_lr(name, epochs, drop):
   config = load(name, examples=28, batch_size=4)
   rate = spec.build(config['task']['optimizer']['rate'])
   found = [RATE * 0.1 ** (epoch // drop) for epoch in range(epochs) for _ in range(7)]
@@ -60,7 +61,7 @@ def test_the_rate_is_that_of_step_lr(name, epochs, drop):
   np.testing.assert_allclose(jax.vmap(rate)(jnp.arange(len(found))), found, rtol=1e-5)
 
 
-def test_the_rate_of_so_many_steps_falls_where_it_should():
+def test_the_rate_of_coco_drops_at_the_right_step():
   rate = spec.build(load('coco.py:r50')['task']['optimizer']['rate'])
   first = round(400 * COCO / 64)
   np.testing.assert_allclose(
@@ -71,7 +72,7 @@ def test_the_rate_of_so_many_steps_falls_where_it_should():
 @pytest.mark.parametrize(
   ('name', 'trained'),
   [
-    # As requires_grad of the published code has them.
+    # Counts of parameters whose requires_grad is set in the published code.
     ('coco.py:r50', 41_302_368),
     ('coco.py:r101', 60_242_272),
     ('panoptic.py:stage1_r50', 42_676_888 - 1_333_657),
@@ -92,7 +93,7 @@ def test_as_many_parameters_are_trained_as_published(name, trained):
       assert factor == (0.1 if path.startswith('backbone/') else 1.0), path
 
 
-def test_updates_are_those_of_adamw_with_two_groups():
+def test_updates_match_adamw_with_two_groups():
   rng = np.random.default_rng(0)
   names = {
     'backbone/conv_root/kernel': 0.0,
@@ -148,7 +149,8 @@ def test_a_step_leaves_frozen_parameters_and_norms_as_they_are():
   still = {
     path
     for path, x in trees.flatten(state.params).items()
-    # Decay alone is less than a bit, and queries are still zeros when first they meet.
+    # Decay alone changes less than a bit, and queries are still zeros in the first
+    # block.
     if np.array_equal(x, now[path]) and not path.startswith('decoder/block_0/')
   }
   assert still == {

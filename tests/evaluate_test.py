@@ -1,4 +1,4 @@
-"""Weights evaluated without a run; of a run: train_test."""
+"""Tests of evaluating weights without a run; train_test evaluates runs."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from big_vision_like.weights import files, vision_transformer
 
 @dataclasses.dataclass(frozen=True)
 class Pictures(Source):
-  """7 encoded colour pictures in 5 classes."""
+  """7 encoded colour images in 5 classes."""
 
   names: tuple[str, ...] = ()
 
@@ -49,7 +49,7 @@ class Pictures(Source):
 
 
 def config(size=16, num_classes=5, names=(), **model):
-  """For a much larger model."""
+  """Returns a config whose model is much larger than that of the weights."""
   c = mlc.ConfigDict(dict(total_steps=1))
   c.task = spec.spec(
     tasks.Classification,
@@ -77,7 +77,7 @@ def config(size=16, num_classes=5, names=(), **model):
 
 @pytest.fixture
 def weights(tmp_path):
-  """A ViT whose images are grey levels of another mean, cropped from 32 pixels."""
+  """Writes a ViT of 24-pixel images, cropped from 32, with their own mean and std."""
   params = random_weights.small_vit()
   files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
   told = Preprocessing((24, 24), resize=32, mean=(0.4, 0.3, 0.2), std=(0.2,) * 3)
@@ -162,8 +162,8 @@ def test_configs_of_something_else(weights, run, tmp_path):
   assert status == 1 and '--source-grid needs --weights' in err
 
 
-def test_images_of_another_grid_of_as_many_tokens(weights, run, tmp_path):
-  """Of 3x3 patches as of 1x9; no shape shows which of them positions are for."""
+def test_images_of_another_grid_with_equally_many_tokens(weights, run, tmp_path):
+  """Checks 1x9 patches for positions of 3x3: their shapes cannot be distinguished."""
   keep = f'--weights={weights}', '--preprocessing=config'
   told = (
     'config.evals.test.data has images of 8x72, a grid of 1x9 tokens, but the positions'
@@ -176,7 +176,7 @@ def test_images_of_another_grid_of_as_many_tokens(weights, run, tmp_path):
   assert status == 0, err
 
 
-def test_only_what_sizes_images_is_replaced():
+def test_only_transforms_that_size_images_are_replaced():
   before = config()
   before.evals.test.data.transforms = [
     spec.spec(image.Decode),
@@ -196,7 +196,7 @@ def test_only_what_sizes_images_is_replaced():
   ]
   assert nodes[0]['channels'] == 1 and nodes[2]['size'] == 8
   assert (after.task.mean, after.task.std) == ((0.3,), (0.2,))
-  assert len(before.evals.test.data.transforms) == 5  # the old one is as it was
+  assert len(before.evals.test.data.transforms) == 5  # the old config is unchanged
 
 
 def test_a_task_that_does_not_normalise():
@@ -212,11 +212,11 @@ class Other:
   pass
 
 
-# Weights that find objects
+# Weights of detectors
 
 
 class Scenes(Source):
-  """3 encoded pictures, each with an object."""
+  """3 encoded images, each with an object."""
 
   def __len__(self):
     return 3
@@ -230,7 +230,7 @@ class Scenes(Source):
 
 
 def finding(save='', num_classes=5, masks=False, resize=True):
-  """For a model that is larger in every way, of smaller images."""
+  """Returns a config whose model is larger in every way, with smaller images."""
   c = mlc.ConfigDict(dict(total_steps=1))
   c.task = spec.spec(
     set_detection.Detection,
@@ -298,7 +298,7 @@ def test_detectors_bring_their_sizes(detector, monkeypatch, capsys, tmp_path):
       np.testing.assert_allclose(box, one.box, atol=1e-3)
 
 
-def test_a_detector_keeps_what_the_config_computes_with(detector):
+def test_a_detector_keeps_the_computation_options_of_the_config(detector):
   path, model, _ = detector
   before = finding()
   before.task.model.backbone.dtype = 'bfloat16'
@@ -317,7 +317,7 @@ def test_a_detector_keeps_what_the_config_computes_with(detector):
     adapt.with_model(finding(masks=True), without, str(path))
 
 
-def test_detectors_keep_what_is_the_same():
+def test_detectors_keep_equal_settings():
   def sized(preprocess, **arguments):
     transforms = adapt.with_preprocessing(
       finding(**arguments), preprocess
@@ -337,7 +337,7 @@ def test_detectors_keep_what_is_the_same():
     sized(DetectionPreprocessing(30))
 
 
-def test_what_is_not_resized_has_no_other_size(detector, monkeypatch, tmp_path, capsys):
+def test_without_a_resize_the_size_is_fixed(detector, monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   file = tmp_path / 'config.json'
   file.write_text(finding(resize=False).to_json())

@@ -21,8 +21,8 @@ def test_a_file_or_folder_appears_when_it_is_complete(tmp_path):
   assert os.listdir(path.parent) == ['a.json']
 
 
-def test_a_folder_that_takes_no_file_is_told_by_the_name_of_the_file(tmp_path):
-  path = tmp_path / ('a' * 250)  # the name of the part is too long
+def test_a_folder_that_takes_no_file_is_reported_with_the_name_of_the_file(tmp_path):
+  path = tmp_path / ('a' * 250)  # the name of its temporary file is too long
   with pytest.raises(OSError) as raised:
     files.write(path, 'text')
   assert raised.value.filename == str(path) and not [*tmp_path.iterdir()]
@@ -37,7 +37,7 @@ def test_links_and_devices_stay(tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['file', 'link', 'null']
 
 
-def test_what_cannot_be_written_is_named_as_the_user_did(tmp_path):
+def test_unwritable_paths_are_named_as_the_user_wrote_them(tmp_path):
   (tmp_path / 'folder').mkdir()
   with pytest.raises(IsADirectoryError) as error:
     files.write(tmp_path / 'folder', 'text')
@@ -57,7 +57,7 @@ def test_devices_are_not_read_for_ever():
 
 
 @pytest.mark.parametrize('make', ['touch', 'mkdir'])
-def test_what_fails_leaves_what_was_there(tmp_path, make):
+def test_a_failed_write_keeps_the_old_content(tmp_path, make):
   path = tmp_path / 'a'
   files.write(path, 'before')
   with pytest.raises(OSError, match='full'), files.atomic(path) as part:
@@ -91,7 +91,7 @@ def test_a_bad_file_is_named(tmp_path, content, words):
 def test_a_byte_order_mark_is_passed_over(tmp_path):
   path = tmp_path / 'a.json'
   path.write_bytes(b'\xef\xbb\xbf{"a": NaN}')
-  assert list(files.read_fields(path)) == ['a']  # as Python writes it
+  assert list(files.read_fields(path)) == ['a']  # written by Python
 
 
 @pytest.mark.parametrize(

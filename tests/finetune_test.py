@@ -1,4 +1,4 @@
-"""A new user fine-tunes weights on a folder of images, and inspects the run."""
+"""Tests of a new user who fine-tunes weights on a folder of images."""
 
 import json
 
@@ -33,7 +33,7 @@ def paint(root, count=5):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-  """A folder of images, one of them damaged, and weights in Google's format."""
+  """Returns a folder with images, one of them damaged, and Google's weights."""
   place = tmp_path_factory.mktemp('own')
   paint(place / 'colours')
   (place / 'colours' / 'rot' / 'cut.png').write_bytes(b'\x89PNG')

@@ -1,4 +1,4 @@
-"""What evaluators find, for tests that compare it as one dict."""
+"""Results of evaluators in a form that tests can compare as one dict."""
 
 import functools
 
@@ -6,7 +6,7 @@ from big_vision_like.evals.evaluator import Results
 
 
 def flat(results: Results) -> dict:
-  """Scalars and pictures in one dict."""
+  """Returns scalars and pictures in one dict."""
   return {**results.scalars, **results.pictures}
 
 

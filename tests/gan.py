@@ -1,6 +1,6 @@
-"""A small GAN: two networks, two optimizers, and regularization at every fourth step.
+"""A small GAN: two networks, two optimizers, and regularization in every fourth step.
 
-A real task, which no part of the loop or of the tools knows: that is what it is for.
+It is a real task that neither the loop nor any tool knows about: that is its purpose.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Discriminator(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gan(task.Task):
-  """Non-saturating GAN with R1 (arXiv:1801.04406), lazily as in arXiv:1912.04958."""
+  """Non-saturating GAN with lazy R1 (arXiv:1801.04406), as in arXiv:1912.04958."""
 
   predicts = 'images'
 
@@ -167,7 +167,7 @@ class Gan(task.Task):
 
 @dataclasses.dataclass(kw_only=True)
 class Moments(evaluator.Evaluator):
-  """How far mean and deviation of generated pixels are from those of the data."""
+  """Difference between generated pixels and the data in mean and deviation."""
 
   predict: str = 'generate'
 

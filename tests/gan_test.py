@@ -1,4 +1,4 @@
-"""A task of two networks and two optimizers passes through everything unaltered."""
+"""Tests that a task of two networks and two optimizers works everywhere unchanged."""
 
 import json
 
@@ -17,12 +17,12 @@ CONFIG = gan_config.__file__
 
 @pytest.fixture(scope='module')
 def trained(data_dir, tmp_path_factory):
-  """A run of some hundred steps; its state, and the folder."""
+  """Returns the state and the folder of a run of 400 steps."""
   workdir = tmp_path_factory.mktemp('gan') / 'run'
   return train.train(gan_config.get_config(), workdir), workdir
 
 
-def test_it_learns_what_digits_look_like(trained):
+def test_it_learns_the_look_of_digits(trained):
   records = metrics.read(trained[1])
   found = [r for r in records if r['kind'] == 'eval']
   assert [r['step'] for r in found] == [100, 200, 300, 400]
@@ -31,12 +31,12 @@ def test_it_learns_what_digits_look_like(trained):
     run.evaluators['val'].prediction(run.task), run.init(), run.mesh
   )
   assert found[-1]['val/distance'] < 0.6 * start.scalars['distance']
-  assert all(r['val/distinct'] == 1.0 for r in found)  # no sample comes twice
+  assert all(r['val/distinct'] == 1.0 for r in found)  # no sample occurs twice
   losses = [r for r in records if r['kind'] == 'train']
   assert {'loss_generator', 'loss_discriminator'} <= losses[-1].keys()
 
 
-def test_the_best_checkpoint_is_that_of_the_least_distance(trained):
+def test_the_best_checkpoint_has_the_least_distance(trained):
   found = {
     r['step']: r['val/distance']
     for r in metrics.read(trained[1])

@@ -7,9 +7,9 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / 'big_vision_like'
 TOOLS = REPOSITORY / 'tools'
 
-# What each folder, or file at the top of the package, may import of ours besides itself
-# and BY_ALL: folders, or single modules. The programs at the top, and `cli`, which
-# they share, may import everything.
+# The parts of our package that each folder, or file at its top, may import besides
+# itself and BY_ALL: folders, or single modules. The programs at the top, and `cli`,
+# which they share, may import everything.
 MAY_IMPORT = {
   'errors': set(),
   'files': set(),
@@ -23,7 +23,7 @@ MAY_IMPORT = {
   'data': {'ops', 'spec', 'devices.malloc'},
   'evals': {'ops', 'data', 'viz'},
   'weights': {'ops.crc32c'},
-  # Found by scanning: nothing else imports them.
+  # Families are found by scanning: nothing else imports them.
   'weights.families': {
     *('weights', 'models', 'layers', 'inference', 'run', 'ops', 'data'),
   },
@@ -44,7 +44,7 @@ NEVER_MODULES = {'clu', 'clu.metric_writers', 'flax.training.checkpoints'}
 
 
 def imported_modules(source: str) -> set[str]:
-  """Every module that the source imports at any level; `from a import b` gives a.b."""
+  """Returns all imported modules of the source; `from a import b` gives a.b."""
   names = set()
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
@@ -56,7 +56,7 @@ def imported_modules(source: str) -> set[str]:
 
 
 def violations(path: str, source: str) -> list[str]:
-  """What a file of the package, at `path` within it, may not import."""
+  """Returns the imports that the file at `path` in the package must not have."""
   folder = path.split('/')[0].removesuffix('.py')
   inner = path.rpartition('/')[0].replace('/', '.')
   folder = inner if inner in MAY_IMPORT else folder
@@ -77,7 +77,7 @@ def violations(path: str, source: str) -> list[str]:
 
 
 def extends(source: str, model: str) -> bool:
-  """Whether the docstring of a model file says that it extends another one."""
+  """Returns whether the docstring of a model file says that it extends another one."""
   return f'Extends `{model}`.' in (ast.get_docstring(ast.parse(source)) or '')
 
 
@@ -86,7 +86,7 @@ def files() -> list[str]:
 
 
 @pytest.mark.parametrize('path', files())
-def test_imports_go_one_way(path):
+def test_imports_have_one_direction(path):
   assert violations(path, (PACKAGE / path).read_text()) == []
 
 
@@ -115,7 +115,7 @@ def test_the_bare_names_of_tools_are_known():
 
 
 def our_imports() -> dict[str, set[str]]:
-  """Returns, for each module of the package, those of its modules that it imports."""
+  """Returns, for each module of the package, the modules of ours that it imports."""
   sources = {
     '.'.join(path.relative_to(REPOSITORY).with_suffix('').parts): path.read_text()
     for path in PACKAGE.rglob('*.py')
@@ -123,14 +123,14 @@ def our_imports() -> dict[str, set[str]]:
   found = {}
   for module, source in sources.items():
     names = imported_modules(source)
-    # `from a.b import c` is the module a.b.c, or what the module a.b defines.
+    # `from a.b import c` imports the module a.b.c, or an object of the module a.b.
     names = {name if name in sources else name.rpartition('.')[0] for name in names}
     found[module] = names & sources.keys()
   return found
 
 
 def cycle(imports: dict[str, set[str]]) -> list[str]:
-  """Returns modules of which each imports the next, the last the first; or nothing."""
+  """Returns modules that import each other in a circle, or nothing."""
   done: set[str] = set()
 
   def search(module: str, path: list[str]) -> list[str]:
@@ -199,7 +199,7 @@ def test_a_planted_import_is_caught(path, line, allowed):
 
 @pytest.mark.parametrize('name', ['tensorflow', 'torch'])
 def test_training_loads_no_other_framework(name, spawn, tmp_path):
-  # An importable stand-in, so that libraries that use it where they find it tell too.
+  # An importable stand-in also catches libraries that import the framework if they can.
   (tmp_path / name).mkdir()
   (tmp_path / name / '__init__.py').write_text('class Tensor:\n  pass\n')
   program = (

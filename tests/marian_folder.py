@@ -1,4 +1,4 @@
-"""A tiny Marian folder at random weights: what tests of translation share."""
+"""A tiny Marian folder with random weights, shared by tests of translation."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ LANGUAGES = ['>>deu<<', '>>nds<<']
 
 
 def write(folder: pathlib.Path, languages: bool = True, **changes) -> pathlib.Path:
-  """Writes all files, and returns the folder; `changes` are of config.json."""
+  """Writes all files and returns the folder; `changes` apply to config.json."""
   pieces = {}
   for side, language in ('source', 'en'), ('target', 'de'):
     with (folder / f'{side}.spm').open('wb') as file:
@@ -32,7 +32,7 @@ def write(folder: pathlib.Path, languages: bool = True, **changes) -> pathlib.Pa
     pieces |= dict.fromkeys(map(model.id_to_piece, range(model.get_piece_size())))
   for special in '<unk>', '<s>', '</s>':
     del pieces[special]
-  # As published: EOS, unknown, both sides together, padding last.
+  # In the published order: EOS, unknown, the pieces of both sides, padding last.
   codes = LANGUAGES if languages else []
   vocabulary = ['</s>', '<unk>', *codes, *pieces, '<pad>']
   ids = {piece: i for i, piece in enumerate(vocabulary)}
@@ -60,11 +60,11 @@ def write(folder: pathlib.Path, languages: bool = True, **changes) -> pathlib.Pa
   one = jnp.zeros((1, 1), jnp.int32)
   model = transformer.Transformer(**marian.read_config(folder).model_args)
   params = jax.jit(model.init)(jax.random.key(0), one, one)['params']
-  # What it is to find: an end now and then, padding never.
+  # With these biases, searches find EOS now and then, but never padding.
   bias = np.random.default_rng(0).normal(size=size).astype(np.float32)
   bias[0], bias[pad] = 0.0, 9.0
   state = marian.to_marian(params | {'logits_bias': bias})
-  # Large enough that what is found depends on the source.
+  # Scales weights up, so that the output depends on the source.
   layers = [name for name in state if 'layers' in name and 'norm' not in name]
   state |= {name: 6 * state[name] for name in layers}
   safetensors.numpy.save_file(state, folder / 'model.safetensors')

@@ -1,4 +1,4 @@
-"""Batches of batches on their way to the devices and into capsules."""
+"""Tests of nested batches on their way to the devices and into capsules."""
 
 import types
 
@@ -20,7 +20,7 @@ BATCH = {
 }
 
 
-def test_arrays_are_put_on_devices_as_they_are():
+def test_arrays_are_put_on_devices_unchanged():
   arrays = sharding.put(BATCH, meshes.make_mesh())
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(arrays), BATCH)
   assert metrics.shapes_of(arrays) == (
@@ -36,12 +36,12 @@ def test_rows_that_do_not_divide_are_named_by_their_path():
     sharding.put(odd, mesh)
 
 
-def test_a_capsule_gives_back_what_it_holds(tmp_path):
+def test_a_capsule_returns_its_content(tmp_path):
   flat = traverse_util.flatten_dict(BATCH, sep=replay.INSIDE)
   assert flat.keys() == {'vqa::question::ids', 'vqa::image/id'}
   folder = tmp_path / 'capsule-3'
   folder.mkdir()
-  for i in range(2):  # of two processes
+  for i in range(2):  # one from each of two processes
     rows = np.arange(8)[i::2]
     part = {name: x[rows] for name, x in flat.items()}
     np.savez(folder / f'batch-{i}.npz', **{replay.ROWS: rows}, **part)

@@ -1,8 +1,8 @@
-"""A system adds files and edits none: every tool finds those of a made-up one.
+"""Tests that a new system only adds files: every tool finds those of a made-up one.
 
 `new_system/` has its model, task, evaluator, weights, report, data, config, published
-numbers, golden check and battery case; commands.py is what its user does. All are laid
-over a copy of the repository.
+numbers, golden check and battery case; commands.py runs its user's commands. The files
+are copied over a copy of the repository.
 """
 
 import pathlib
@@ -17,21 +17,21 @@ COPIED = ('big_vision_like', 'configs', 'tools', 'tests/battery')
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory) -> pathlib.Path:
-  """A copy of the repository in which the new system's files are all that is new."""
+  """Returns a copy of the repository to which only the new system's files are added."""
   folder = tmp_path_factory.mktemp('repository')
   for name in COPIED:
     shutil.copytree(REPOSITORY / name, folder / name)
   before = {path for path in folder.rglob('*') if path.is_file()}
   new = REPOSITORY / 'tests' / 'new_system'
   for path in new.rglob('*.*'):
-    assert folder / path.relative_to(new) not in before, path  # nothing is edited
+    assert folder / path.relative_to(new) not in before, path  # no file is edited
   shutil.copytree(new, folder, dirs_exist_ok=True)
   return folder
 
 
 @pytest.fixture(scope='module')
 def done(copy, command) -> subprocess.CompletedProcess:
-  """The commands in that copy, and what they print."""
+  """Runs the commands in that copy, and returns their output."""
   made = command('commands.py', PYTHONPATH=f'{copy}:{copy}/tests', TFDS_DATA_DIR='data')
   return subprocess.run(
     **made | dict(cwd=copy), capture_output=True, text=True, timeout=300
@@ -50,14 +50,14 @@ def test_every_tool_finds_a_new_system(done, copy):
   assert 'It averages into 4096 numbers.' in (copy / 'run' / 'report.html').read_text()
 
 
-def test_its_run_stands_beside_the_published_number(done, copy):
+def test_its_run_appears_next_to_the_published_number(done, copy):
   table = (copy / 'tables' / '2611.00001.md').read_text()
   assert '| Averager | 0.25 |' in table
   assert 'reproduced' in table and '(1)' in table
 
 
 def test_half_a_system_is_named(copy, command):
-  """Each file that declares half of what it must is one sentence that names it."""
+  """Checks that a file that declares only half gives one sentence with its name."""
   folder = copy / 'big_vision_like' / 'weights' / 'families'
   whole = (folder / 'averager.py').read_text()
   (folder / 'averager.py').write_text(whole.replace('  describe=describe,\n', ''))

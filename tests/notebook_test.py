@@ -1,4 +1,4 @@
-"""The notebook's cells run in order in one process, with correct results."""
+"""Tests that the notebook's cells run in order in one process, with correct results."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Pages that tools write: runs to report on, and how tests read and open a page."""
+"""Pages that tools write: runs to report on, and functions to read and open pages."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))),
   None,
 )
-# Added to a copy of the page: what only a browser knows, written where a test finds it.
+# Added to a copy of the page: stores facts that only a browser knows in attributes.
 PROBE = """<script>
   addEventListener('load', () => {
     const all = [...document.querySelectorAll('body *')];
@@ -56,7 +56,7 @@ PROBE = """<script>
 
 
 class Reader(html.parser.HTMLParser):
-  """The text and the headings of a page, and how many pictures it has."""
+  """The text, the headings and the pictures of a page."""
 
   def __init__(self, path: pathlib.Path):
     super().__init__()
@@ -78,7 +78,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def browse(page: pathlib.Path, profile: pathlib.Path) -> tuple[str, str]:
-  """The page's DOM after loading in a browser, and what the browser complained of."""
+  """Returns a page's DOM after loading in a browser, and the browser's messages."""
   if BROWSER is None:
     pytest.skip('no chromium, chromium-browser or google-chrome is installed')
   probed = profile / 'page.html'
@@ -100,13 +100,13 @@ def browse(page: pathlib.Path, profile: pathlib.Path) -> tuple[str, str]:
 
 
 def probed(dom: str) -> dict[str, str]:
-  """What the probe found in a browsed page."""
+  """Returns what the probe measured in a browsed page."""
   [root] = re.findall('<html[^>]*>', dom)
   return dict(re.findall(r'data-(\w+)="([^"]*)"', root))
 
 
 def opened(page: pathlib.Path, profile: pathlib.Path) -> dict[str, str]:
-  """What the probe found in a page that a browser shows whole, and from it alone."""
+  """Opens a page in a browser; checks that it is complete and fetches nothing."""
   dom, log = browse(page, profile)
   found = probed(dom)
   assert 'CONSOLE' not in log and found['fetched'] == found['broken'] == '0'
@@ -115,7 +115,7 @@ def opened(page: pathlib.Path, profile: pathlib.Path) -> dict[str, str]:
 
 
 def rows_of(text: str) -> list[list[str]]:
-  """The cells of all tables."""
+  """Returns the cells of all tables."""
   rows = re.findall('<tr>(.*?)</tr>', text.replace('<wbr>', ''))
   return [
     [html.unescape(cell) for cell in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row)]
@@ -124,14 +124,14 @@ def rows_of(text: str) -> list[list[str]]:
 
 
 def pictures_of(text: str) -> list[np.ndarray]:
-  """The pictures of a page, RGB."""
+  """Returns the pictures of a page, RGB."""
   found = re.findall('src="data:image/png;base64,([^"]*)"', text)
   decoded = (np.frombuffer(base64.b64decode(data), np.uint8) for data in found)
   return [cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] for data in decoded]
 
 
 def untrained(config: mlc.ConfigDict, folder: pathlib.Path) -> pathlib.Path:
-  """Leaves what a run leaves behind, with weights at random: pages are tested."""
+  """Writes the files of a run with random weights, for tests of pages."""
   rng = np.random.default_rng(0)
   # Nothing is compiled; variances must be positive.
   state = jax.tree.map(
@@ -148,12 +148,12 @@ def untrained(config: mlc.ConfigDict, folder: pathlib.Path) -> pathlib.Path:
 
 
 def source_of(folder: pathlib.Path, num_examples: int = 100, evaluator: str = ''):
-  """What the sections of a page about a run are made from."""
+  """Returns the input of all sections of a page about a run."""
   return compose.read(str(folder), None, num_examples, evaluator)
 
 
 def evaluated(source, name: str) -> dict:
-  """What an evaluator of a run finds itself."""
+  """Returns the results of a run's evaluator itself."""
   evaluator = build(source.log.config['evals'][name])
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
   predict = evaluator.prediction(source.run.task)

@@ -1,4 +1,4 @@
-"""Twenty tiny labelled images, and writers of them in every format that is read."""
+"""Twenty tiny labelled images, and writers for every format that the package reads."""
 
 import io
 import json
@@ -37,24 +37,24 @@ def _image(index: int) -> bytes:
 
 
 def suffix(index: int) -> str:
-  """What files of the image at an index end with."""
+  """Returns the suffix of files of the image at an index."""
   return ('png', 'webp', 'jpg')[index % 3]
 
 
-# Sorted by class, as folders are.
+# Sorted by class, like folders.
 EXAMPLES = [{'image': _image(i), 'label': i * 3 // 20, 'id': i} for i in range(20)]
 RECORDS = [FEATURES.serialize_example(example) for example in EXAMPLES]
 
 
 def tfrecord(data: bytes) -> bytes:
-  """A record of a TFRecord file."""
+  """Returns a record of a TFRecord file."""
   length = struct.pack('<Q', len(data))
   checksums = [struct.pack('<I', crc32c.masked(part)) for part in (length, data)]
   return length + checksums[0] + data + checksums[1]
 
 
 def write_tfrecords(folder: pathlib.Path, name: str = 'a') -> list[pathlib.Path]:
-  """Three files of 7, 7 and 6 records."""
+  """Writes three files of 7, 7 and 6 records."""
   files = [folder / f'{name}.tfrecord-{i:05d}-of-00003' for i in range(3)]
   for i, file in enumerate(files):
     file.write_bytes(b''.join(map(tfrecord, RECORDS[i * 7 : i * 7 + 7])))
@@ -62,7 +62,7 @@ def write_tfrecords(folder: pathlib.Path, name: str = 'a') -> list[pathlib.Path]
 
 
 def write_array_records(folder: pathlib.Path, name: str = 'a') -> list[pathlib.Path]:
-  """Three files of 7, 7 and 6 records."""
+  """Writes three files of 7, 7 and 6 records."""
   from array_record.python import array_record_module
 
   files = [folder / f'{name}.array_record-{i:05d}-of-00003' for i in range(3)]
@@ -77,7 +77,7 @@ def write_array_records(folder: pathlib.Path, name: str = 'a') -> list[pathlib.P
 def write_tfds(
   root: pathlib.Path, file_format: str, name: str = 'tiny'
 ) -> list[pathlib.Path]:
-  """A data set `tiny` as TFDS writes it, split train, without its builder."""
+  """Writes a data set `tiny` in the format of TFDS, split train, without a builder."""
   folder = root / name / '1.0.0'
   folder.mkdir(parents=True)
   write = {'tfrecord': write_tfrecords, 'array_record': write_array_records}
@@ -99,7 +99,7 @@ def write_tfds(
 
 
 def write_folders(folder: pathlib.Path) -> pathlib.Path:
-  """Folders of the classes."""
+  """Writes a folder for each class."""
   for example in EXAMPLES:
     place = folder / NAMES[example['label']]
     place.mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def write_classes(
   count: int = 3,
   size: tuple[int, int] = (8, 8),
 ) -> str:
-  """A folder of `count` pictures of one colour for each class."""
+  """Writes a folder for each class, with `count` pictures of a single colour."""
   for number, name in enumerate(names):
     (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(count):
@@ -124,7 +124,7 @@ def write_classes(
 
 
 def write_tars(folder: pathlib.Path, **options) -> list[pathlib.Path]:
-  """Two files of 10 examples: image, class and JSON."""
+  """Writes two files of 10 examples: image, class and JSON."""
   files = [folder / f'a-{i:03d}.tar' for i in range(2)]
   for i, file in enumerate(files):
     with tarfile.open(file, 'w', **options) as tar:
@@ -150,7 +150,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes = b'', **fields: Any) -> No
 def write_parquet(
   folder: pathlib.Path, rows: int = 4, names: list[str] = NAMES
 ) -> list[pathlib.Path]:
-  """Two files of 10 rows in groups of `rows`, described as Hugging Face does."""
+  """Writes two files of 10 rows in groups of `rows`, described as Hugging Face does."""
   import pyarrow
   import pyarrow.parquet
 

@@ -33,17 +33,17 @@ def on_cpu(data_dir):
   return plan.plan(TINY, 'cpu:8')
 
 
-def test_a_plan_is_that_of_the_real_step(on_tpu):
+def test_a_plan_matches_the_real_step(on_tpu):
   run = experiment.make(spec.load(TINY, root=experiment.Settings))
   jaxpr = run.compiled_step.trace(run.abstract_state, run.abstract_batch).jaxpr
   assert on_tpu.flops == flops.total(jaxpr)
   assert on_tpu.mesh == dict(data=2, fsdp=2, tensor=1)
   assert (on_tpu.chips, on_tpu.hosts, on_tpu.batch_size) == (4, 1, 32)
   assert on_tpu.chip is chips.V5E and on_tpu.fits
-  # Without rematerialisation the chips together compute what the step needs.
+  # Without rematerialization, all chips together compute the operations of the step.
   assert on_tpu.costs.flops * 4 == pytest.approx(on_tpu.flops, rel=0.05)
   held = meshes.bytes_per_device(run.abstract_state)
-  assert on_tpu.parameters + on_tpu.optimizer == held  # too small to be split
+  assert on_tpu.parameters + on_tpu.optimizer == held  # too small to be sharded
   assert on_tpu.needed > held
   assert {c.kind for c in on_tpu.costs.collectives} >= {'all-reduce'}
 
@@ -62,7 +62,7 @@ def test_simulated_devices_have_sizes_and_no_times(on_cpu):
 
 
 def test_batches_of_several_shapes():
-  """The largest is planned; how often the others come tells the mean of the work."""
+  """Checks that the largest shape is planned, and that frequencies of all are known."""
   run = experiment.make(
     spec.load(SEVERAL, root=experiment.Settings), planned_for=jax.devices()
   )
@@ -82,7 +82,7 @@ def test_batches_of_several_shapes():
   assert run.abstract_batch['image'].shape == (8, 48, 48, 3)
 
 
-def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
+def test_times_are_for_the_mean_shape(on_tpu, capsys):
   signatures = {'8x4': (0.25, on_tpu.flops // 2), '8x8': (0.75, on_tpu.flops)}
   made = dataclasses.replace(on_tpu, signatures=signatures, padded_share=0.2)
   assert made.mean_seconds == pytest.approx(0.875 * made.seconds, rel=1e-6)
@@ -103,7 +103,7 @@ def test_times_are_those_of_the_mean_shape(on_tpu, capsys):
   assert 'batches' not in capsys.readouterr().out
 
 
-def test_operations_are_those_of_each_of_several_inputs(capsys):
+def test_operations_of_each_of_several_inputs(capsys):
   images = spec.build(spec.load(SEVERAL, root=experiment.Settings).train_data)
   pairs = sequences.Reverse(examples=50, split='train')
   data = alternating.Alternating(
@@ -160,7 +160,7 @@ def test_both_cores_of_a_chip_are_one_device(name, chips):
   assert len(plan.slice_devices(name)) == chips
 
 
-def test_what_does_not_fit_says_by_how_much(capsys):
+def test_a_plan_that_does_not_fit_says_by_how_much(capsys):
   pytest.importorskip('libtpu')
   made = plan.plan(I21K + ':B/16', 'v5e:2x2')
   assert not made.fits and made.needed > made.chip.hbm_bytes
@@ -180,7 +180,7 @@ def test_the_compilers_two_ways_to_say_that_it_is_too_much():
 
 
 def test_a_plan_reads_no_program_compiled_before(tmp_path, on_tpu):
-  """JAX keeps a program for chips that are not there, and cannot read it again."""
+  """Checks this because JAX stores programs for absent chips, but cannot read them."""
   settings = {
     'jax_enable_compilation_cache': True,
     'jax_compilation_cache_dir': str(tmp_path),
@@ -263,7 +263,7 @@ def test_nearest_is_the_first_that_fits_or_the_batch_in_parts(monkeypatch, data_
 
 
 class Planned:
-  """As much of a plan as a sweep looks at."""
+  """The part of a plan that a sweep reads."""
 
   chips, batch_size, needed = 8, 64, 2**20
 
@@ -272,7 +272,7 @@ class Planned:
 
 
 def test_command(spawn, tmp_path):
-  """What a user sees, with not a word of libtpu's."""
+  """Checks a user's output, which must not contain messages of libtpu."""
   pytest.importorskip('libtpu')
   out = tmp_path / 'plan.json'
   words = ['--topology=v5e:2x2', f'--config={TINY}', '--config.task.accumulate=2']

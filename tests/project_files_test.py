@@ -1,4 +1,4 @@
-"""Version, links, make targets and commands in the project's files are correct."""
+"""Tests of version, links, make targets and commands in the project's files."""
 
 import itertools
 import pathlib
@@ -57,7 +57,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
 
 
 def source_of(words: list[str]) -> tuple[str, list[str]]:
-  """Returns the path of what a command starts, and the words after it."""
+  """Returns the path of the file that a command starts, and the words after it."""
   known = commands.programs() | commands.tools(REPOSITORY)
   if words[0] == 'bvl' or words[2:3] == ['big_vision_like']:
     name, count = commands.chosen(words[1 if words[0] == 'bvl' else 3 :], known)

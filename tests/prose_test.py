@@ -1,4 +1,4 @@
-"""Checks of the prose that a program can make: docstrings and worn phrases."""
+"""Checks of prose that a program can make: docstrings and worn phrases."""
 
 import ast
 import io
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-FOLDERS = ('big_vision_like', 'configs', 'tools')
-# First words that end as verbs in the third person do, but are none.
+FOLDERS = ('big_vision_like', 'configs', 'tools', 'tests')
+# First words that end like verbs in the third person, but are none.
 NO_VERBS = {'As', 'Class', 'Does', 'Is', 'Its', 'This', 'Whose'}
-# Phrases that read as translated, and what to write instead.
+# Phrases that read as translated, and a better choice for each.
 PHRASES = {
   'anew': 'again',
   'are told': 'are given',
@@ -43,7 +43,7 @@ def functions(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def starts_with_verb(text: str) -> bool:
-  """Returns whether a docstring starts as `Returns ...` or `Raises ...` do."""
+  """Returns whether a docstring starts like `Returns ...` or `Raises ...`."""
   first = re.match(r'[A-Z][\w-]*', text)
   return bool(first) and first[0].endswith('s') and first[0] not in NO_VERBS
 
@@ -68,7 +68,7 @@ def plain(text: str) -> str:
 
 
 def worn(text: str) -> list[str]:
-  """Returns the phrases in a text that should read otherwise."""
+  """Returns the phrases in a text that should be replaced."""
   return [phrase for phrase in PHRASES if re.search(rf'\b{phrase}\b', text)]
 
 

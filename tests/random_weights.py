@@ -1,4 +1,4 @@
-"""Parameters of a model at random, none of them zero, without compiling it."""
+"""Random parameters of models, none of them zero, made without compiling."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def save_run(folder, config, params, **state):
 
 
 def run_of(config, folder, size=(8, 8)):
-  """Saves a run of a config whose average differs from its parameters; the average."""
+  """Saves a run whose average differs from its parameters; returns the average."""
   model = spec.build(config.task.to_dict()['model'], 'model')
   params, average = (params_of(model, size, 1, seed) for seed in (0, 1))
   save_run(folder, config, params, ema={'params': average})
@@ -53,20 +53,20 @@ def small_bit(family='bit', depths=(2, 1), num_classes=5):
 
 
 def small_resnet(bottleneck=True, norm='frozen', num_classes=0):
-  """A model with units of all kinds."""
+  """Returns a ResNet with units of all kinds."""
   return resnet.ResNet(
     (1, 2, 1, 1), bottleneck, num_classes, root=4, channels=(4, 3, 3, 4), norm=norm
   )
 
 
 def small_regnet(num_classes=5, **arguments):
-  """A model with a stage of one group, of which no width is another number."""
+  """Returns a RegNet with a stage of a single group; all its widths differ."""
   sizes = dict(depths=(1, 2), widths=(8, 24), group_width=12, root=10)
   return regnet.RegNet(**sizes | arguments, num_classes=num_classes)
 
 
 def small_detr(bottleneck=True, **arguments):
-  """A model."""
+  """Returns a DETR with a small ResNet."""
   sizes = dict(
     num_queries=7, width=32, encoder_depth=1, decoder_depth=2, num_heads=4, mlp_dim=24
   )
@@ -75,7 +75,7 @@ def small_detr(bottleneck=True, **arguments):
 
 
 def calm(variables):
-  """The same, so that activations stay small, and with variances that are such."""
+  """Returns variables with which activations stay small and variances are positive."""
 
   def scaled(path, x):
     return 1 + abs(x) if path[-1].key == 'var' else 0.2 * x
@@ -84,7 +84,7 @@ def calm(variables):
 
 
 def assert_same(a, b):
-  """Equal names, types and bits of two trees or flat dicts."""
+  """Checks that two trees or flat dicts have equal names, types and bits."""
   a, b = (dict(jax.tree_util.tree_flatten_with_path(x)[0]) for x in (a, b))
   assert a.keys() == b.keys()
   for name in a:

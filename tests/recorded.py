@@ -1,4 +1,4 @@
-"""A small model, and a task that writes down which examples its process was given."""
+"""A small model, and a task that records the examples of its process."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import preflight
 from big_vision_like.tasks import classification
 
-# Given to one process: what it does at which step, for faults at a known place.
+# Set for one process: the step at which it fails in this way, and the time of a step.
 DIE_AT = int(os.environ.get('DIE_AT', 0))
 FAIL_AT = int(os.environ.get('FAIL_AT', 0))
 DRIFT_AT = int(os.environ.get('DRIFT_AT', 0))
@@ -22,7 +22,7 @@ SECONDS_PER_STEP = float(os.environ.get('SECONDS_PER_STEP', 0))
 
 
 class Mlp(nn.Module):
-  """Digits to logits; its first kernel is large enough to be split."""
+  """A model of digits whose first kernel is large enough to be sharded."""
 
   num_classes: int = 10
   hidden: int = 1024
@@ -36,12 +36,15 @@ class Mlp(nn.Module):
 
 
 class Recorded(classification.Classification):
-  """Appends a line to `ids-PROCESS.jsonl` at each step; the first is no step."""
+  """A task that appends a line to `ids-PROCESS.jsonl` for each step.
+
+  The first line belongs to no step.
+  """
 
   def check(self, batch: dict) -> None:
     super().check(batch)
     if len(batch['id']) == preflight.SAMPLE:
-      return  # looked at before the run
+      return  # a check before the run
     path = f'{os.environ["RECORD_TO"]}/ids-{jax.process_index()}.jsonl'
     with open(path, 'a') as lines:
       lines.write(json.dumps(batch['id'].tolist()) + '\n')
@@ -67,7 +70,7 @@ class Recorded(classification.Classification):
 
 
 def _drifted(x, step):
-  """One device computes something else than the others, once."""
+  """Returns x with a small error on one device at one step."""
   data, fsdp = jax.lax.axis_index('data'), jax.lax.axis_index('fsdp')
   return x + 1e-6 * ((data == 1) & (fsdp == 0) & (step == DRIFT_AT))
 

@@ -1,4 +1,4 @@
-"""The digits and a small model, in two groups of devices that share its parameters."""
+"""The digits and a small model, with parameters sharded over two groups of devices."""
 
 import ml_collections as mlc
 import optax

@@ -1,4 +1,4 @@
-"""A tiny DETR on a stand-in for COCO, whose batches have one of three shapes."""
+"""A tiny DETR on a stand-in for COCO, with batches of three shapes."""
 
 import ml_collections as mlc
 

@@ -1,11 +1,11 @@
-"""Array names end in their axes; this checks, while code runs, that they do not lie.
+"""A check, made while code runs, that array names end in their axes.
 
     with shapes.checked('big_vision_like/models') as seen:
       jax.eval_shape(model.init, key, image)
 
-A suffix is one letter or digit per axis and holds a capital: `x_BND`, `x_hwD`, `y_B11`.
-Within one call a letter has one size, and a digit is the size. Sizes in such a test
-should all differ, or a lie goes unseen.
+A suffix has one letter or digit per axis and contains a capital: `x_BND`, `x_hwD`,
+`y_B11`. Within one call a letter stands for one size, and a digit is the size. All
+sizes in such a test should differ, or a wrong name goes unnoticed.
 """
 
 import collections
@@ -22,7 +22,7 @@ SUFFIX = re.compile(r'_([a-zA-Z0-9]*[A-Z][a-zA-Z0-9]*)$')
 
 @contextlib.contextmanager
 def checked(*folders: str) -> Iterator[collections.Counter[str]]:
-  """Checks local variables of code under `folders`; counts the names it looked at.
+  """Checks local variables of code under `folders`; counts the names that it checks.
 
   Raises `AssertionError` with file, line, name and shape.
   """

@@ -19,7 +19,7 @@ from big_vision_like.ops import (
 
 OURS = ('big_vision_like/models', 'big_vision_like/layers', 'big_vision_like/ops')
 
-# All sizes differ, but the two that share the letter C: channels and classes.
+# All sizes differ, except those that share the letter C: channels and classes.
 BATCH, HEIGHT, WIDTH, CHANNELS = 5, 12, 20, 2
 SIZES = dict(
   num_classes=CHANNELS, patch=(4, 5), width=24, depth=3, num_heads=3, mlp_dim=14
@@ -146,11 +146,11 @@ def test_a_wrong_suffix_is_caught(line, words, tmp_path):
     with shapes.checked(str(tmp_path)):
       planted.call(array)
   with shapes.checked('big_vision_like/ops') as seen:
-    planted.call(array)  # other folders are left alone
+    planted.call(array)  # code in other folders is not checked
   assert not seen
 
 
-def test_a_lie_planted_in_the_encoder_is_caught(tmp_path, key):
+def test_a_wrong_name_planted_in_the_encoder_is_caught(tmp_path, key):
   source = (shapes.ROOT / 'big_vision_like/layers/transformer.py').read_text()
   assert source.count('x_BNF') > 1
   path = tmp_path / 'transformer.py'

@@ -33,7 +33,7 @@ def root(
   parts=(),
   model=None,
 ):
-  """The fields of the configs in this file."""
+  """Declares the fields of the configs in this file."""
 
 
 def overridden(config: mlc.ConfigDict | dict, *texts: str) -> dict:
@@ -67,7 +67,7 @@ def test_a_recorded_call_is_plain_data_under_the_public_name():
     '_fn': 'big_vision_like.data.transforms.image:Resize',
     'size': 8,
   }
-  # Configs of old runs have this path: that of the package, not of its module.
+  # Configs of old runs have this path, which names the package, not its module.
   assert spec.spec(optim.adamw)['_fn'] == 'big_vision_like.optim:adamw'
   assert spec.symbol(spec.spec(optim.Ema)) is optim.Ema
 
@@ -127,7 +127,7 @@ def test_build_goes_through_lists_tuples_and_dicts():
     ),
   ],
 )
-def test_what_is_wrong_is_named_with_its_place(make, words):
+def test_errors_are_named_with_their_place(make, words):
   with pytest.raises(UserError) as error:
     make()
   assert words in str(error.value)
@@ -196,7 +196,7 @@ def test_in_steps():
     parts=(20, 7),
     text='epochs',
   )
-  assert config.total.to_dict() == dict(epochs=2)  # the config stays as it is
+  assert config.total.to_dict() == dict(epochs=2)  # the config is unchanged
 
 
 def test_references_to_a_duration_follow_it():
@@ -430,7 +430,7 @@ def test_load_of_json_builds_the_same(config_file, tmp_path):
   assert build(again.parts) == [image.Resize(3)]
 
 
-def test_load_refuses_what_a_saved_config_should_not_have(tmp_path):
+def test_load_refuses_fields_that_a_saved_config_must_not_have(tmp_path):
   saved = tmp_path / 'config.json'
   for text, words in [
     ('{"stepz": 3}', "config has no field 'stepz'; did you mean 'steps'?"),
@@ -466,7 +466,7 @@ def test_load_names_a_file_that_is_not_there(tmp_path):
     ('a.json', b'{}', 'config needs task, train_data, total_steps'),
   ],
 )
-def test_load_names_what_no_config_is_in(tmp_path, name, content, words):
+def test_load_names_files_without_a_config(tmp_path, name, content, words):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(UserError, match=words):
     spec.load(str(tmp_path / name), root=experiment.Settings)
@@ -539,7 +539,7 @@ def test_a_config_has_one_name_from_wherever_it_is_called(tmp_path, monkeypatch)
   assert spec.name_of('transfer.py:pets,L/16') == 'transfer.py:pets,L/16'
 
 
-def test_override_beside_a_field_that_was_made_none():
+def test_override_next_to_a_field_that_is_none():
   config = mlc.ConfigDict({'start': spec.epochs(1), 'group': {'a': 1, 'b': None}})
   spec.override(config, 'start=None')
   spec.override(config, 'group.a=2')
@@ -553,7 +553,7 @@ def test_a_misspelt_field_lists_each_field_once():
     spec.override(config, 'a.xyz=3')
 
 
-def test_override_adds_no_evaluator_by_a_slip():
+def test_override_of_a_misspelt_evaluator_is_refused():
   config = mlc.ConfigDict({'evals': {'val': {'every': 3}}})
   with pytest.raises(UserError, match="config.evals has no field 'vall'.*'val'"):
     spec.override(config, 'evals.vall=3', root=experiment.Settings)
@@ -570,7 +570,7 @@ def test_override_with_another_type_that_the_annotation_names():
 @pytest.mark.parametrize('name', ['none', 'None', 'true'])
 def test_a_field_of_text_takes_words_as_text(name):
   config = spec.spec(vit.ViT, **vit.variant('Ti/16'), num_classes=3)
-  spec.override(config, f'remat={name}')  # not given before: its default is text
+  spec.override(config, f'remat={name}')  # not set before: its default is text
   assert config.remat == (None if name == 'None' else name)
   config.remat = 'full'
   spec.override(config, 'remat=none')
@@ -597,7 +597,7 @@ def test_an_argument_of_a_class_that_is_not_set_is_opened_by_its_fields():
     ('half', ("knows = 'x'", 'pass'), 'half.b.Kind has no `knows`'),
   ],
 )
-def test_classes_are_found_by_what_they_set(
+def test_classes_are_found_by_their_attributes(
   name, values, problem, tmp_path, monkeypatch
 ):
   monkeypatch.syspath_prepend(tmp_path)
@@ -613,7 +613,7 @@ def test_classes_are_found_by_what_they_set(
 
 
 class Half(abc.ABC):
-  """A class that a config may name and nobody can make."""
+  """A class that a config may name, but that cannot be instantiated."""
 
   @abc.abstractmethod
   def run(self): ...

@@ -1,4 +1,4 @@
-"""The recipes of Swin's detectors against that of the published code, written out."""
+"""Tests of the recipes of Swin's detectors against the published ones, written out."""
 
 import pathlib
 import re
@@ -50,7 +50,7 @@ def test_rates(argument, last, drops):
     ('backbone/embed_norm/scale', False),
     ('backbone/norm4/bias', False),
     ('pyramid/lateral1/bias', True),
-    # Called `bn` there, so that no rule for `norm` applies.
+    # It is called `bn` there, so that no rule for `norm` applies.
     ('features_0/conv1/norm/scale', True),
   ],
 )

@@ -1,4 +1,4 @@
-"""Made-up translations: what tests of texts share."""
+"""Made-up translations, shared by tests of texts."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 NOUNS = [('Hund', 'dog'), ('Kater', 'tomcat'), ('Käfer', 'beetle'), ('Bär', 'bear')]
 VERBS = [('sieht', 'sees'), ('jagt', 'chases'), ('mag', 'likes'), ('sucht', 'seeks')]
 ENDS = [('.', '.'), (' oft, sehr oft.', ' often, very often.'), ('!', '!')]
-# 192 sentences; TFDS gives them as bytes.
+# 192 pairs of sentences; TFDS returns them as bytes.
 PAIRS = [
   {'de': f'Der {a} {v} den {b}{end}', 'en': f'The {x} {w} the {y}{stop}'}
   for a, x in NOUNS
@@ -17,7 +17,7 @@ PAIRS = [
 
 
 class TinyTranslation(tfds.core.GeneratorBasedBuilder):
-  """`PAIRS`, as the translation data sets of TFDS have them."""
+  """`PAIRS` in the form of the translation data sets of TFDS."""
 
   VERSION = tfds.core.Version('1.0.0')
 

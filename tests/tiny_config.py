@@ -1,4 +1,4 @@
-"""A ViT of a few thousand parameters on the digits: everything a run can have on."""
+"""A ViT of a few thousand parameters on the digits, with every option of a run."""
 
 import ml_collections as mlc
 import optax

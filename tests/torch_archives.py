@@ -1,4 +1,4 @@
-"""Files of torch.save, written without PyTorch."""
+"""Files in the format of torch.save, written without PyTorch."""
 
 import zipfile
 
@@ -19,7 +19,7 @@ def save(path, content):
 
 
 def write(path, pickled, blocks):
-  """An archive of a pickle and of numbers in memory."""
+  """Writes an archive of a pickle and of blocks of numbers."""
   with zipfile.ZipFile(path, 'w') as file:
     file.writestr('model/data.pkl', pickled)
     for i, block in enumerate(blocks):
@@ -27,8 +27,8 @@ def write(path, pickled, blocks):
 
 
 def tensor(key, dtype, size, offset, shape, strides):
-  """Pickled: a tensor of the storage `key` of so many numbers."""
-  # By hand, since pickle refuses names of modules that are not installed.
+  """Returns the pickle of a tensor of the storage `key` with `size` numbers."""
+  # Written by hand, since pickle refuses names of modules that are not installed.
   return b''.join(
     [
       b'ctorch._utils\n_rebuild_tensor_v2\n(',
@@ -43,7 +43,7 @@ def tensor(key, dtype, size, offset, shape, strides):
 
 
 def named(name, pickled):
-  """A dict of one entry, which is pickled already."""
+  """Returns the pickle of a dict with one entry, whose value is already pickled."""
   return b'\x80\x02}' + _text(name) + pickled + b's.'
 
 

@@ -1,4 +1,4 @@
-"""The loop as a user meets it: real processes, killed, stopped, misused."""
+"""Tests of the loop as users run it: real processes, killed, stopped and misused."""
 
 import json
 import pathlib
@@ -31,7 +31,7 @@ LONG = (*TRAIN, f'--config.total_steps={STEPS}', '--config.checkpoint_every=25')
 
 
 def saved(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
-  """Every leaf of a checkpoint's state, and the input's position."""
+  """Returns all leaves of a checkpoint's state, and the position of the input."""
   folder = (workdir / 'checkpoints' / str(step)).absolute()
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     like = reader.metadata(folder / 'state').item_metadata.tree
@@ -56,7 +56,7 @@ def assert_bit_equal(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
 def started(
   command, workdir: pathlib.Path, until: int, *words: str
 ) -> subprocess.Popen:
-  """A run in the background that has printed step `until` and saved a checkpoint."""
+  """Starts a run in the background; waits for step `until` and a checkpoint."""
   process = subprocess.Popen(
     **command(*LONG, f'--workdir={workdir}', *words),
     stdout=subprocess.PIPE,
@@ -95,7 +95,7 @@ def test_killed_run_ends_bit_equal(command, spawn, unbroken, tmp_path):
 @pytest.mark.parametrize(
   ('number', 'name'), [(signal.SIGTERM, 'SIGTERM'), (signal.SIGINT, 'Ctrl-C')]
 )
-def test_a_signal_saves_and_the_same_command_goes_on(
+def test_a_signal_saves_and_the_same_command_resumes(
   command, spawn, unbroken, tmp_path, number, name
 ):
   with started(command, tmp_path / 'run', 40) as process:
@@ -190,7 +190,7 @@ def test_folder_of_another_config_is_refused(run, unbroken):
 def test_a_finished_run_is_extended(run, unbroken, tmp_path):
   shutil.copytree(unbroken, tmp_path / 'run')
   longer = (f'--workdir={tmp_path / "run"}', f'--config.total_steps={STEPS + 3}')
-  # A saved config does not know that its schedule follows total_steps.
+  # A saved config does not store that its schedule follows total_steps.
   refused = run('-m', 'big_vision_like.train', *longer)
   assert refused.returncode == 1
   assert f'from {STEPS} to {STEPS + 3} steps: the learning rate is 0' in refused.stderr
@@ -210,13 +210,13 @@ def test_a_finished_run_is_extended(run, unbroken, tmp_path):
   steps = [r['step'] for r in metrics.read(tmp_path / 'run') if r['kind'] == 'train']
   assert steps[-2:] == [STEPS, STEPS + 3]
   rates = [r['rate'] for r in metrics.read(tmp_path / 'run') if 'rate' in r]
-  assert rates[-1] > 0  # of the last step but one of a cosine
+  assert rates[-1] > 0  # the cosine's last step but one
   done = run('-m', 'big_vision_like.train', longer[0])
   assert f'is already at step {STEPS + 3} of {STEPS + 3}' in done.stdout
 
 
 def test_an_extended_run_is_bit_equal_to_a_longer_one(spawn, tmp_path):
-  """If its schedule does not depend on the length."""
+  """Checks a schedule that does not depend on the length."""
   for name, total in (('long', 9), ('extended', 5), ('extended', 9)):
     words = ('--config.task.optimizer.rate=1e-3', f'--config.total_steps={total}')
     done = spawn(*TRAIN, *words, f'--workdir={tmp_path / name}')
@@ -230,7 +230,7 @@ def test_overwriting_starts_over(run, spawn, unbroken, tmp_path):
   shutil.copytree(unbroken, workdir)
   (workdir / 'notes.txt').write_text('mine')
   words = (*TRAIN, f'--workdir={workdir}', '--overwrite', '--config.total_steps=6')
-  # What is wrong is found before anything is removed.
+  # Mistakes are found before anything is removed.
   wrong = run(*words, '--config.init_from.weights.workdir=nowhere')
   assert wrong.returncode == 1 and checkpoint.steps(workdir)[-1] == STEPS
   both = run(*words, '--accept=config')
@@ -259,7 +259,7 @@ def test_colons_in_the_path_of_a_run(run, unbroken, tmp_path):
   )
 
 
-def test_evaluate_finds_what_training_found(run, unbroken):
+def test_evaluate_matches_training(run, unbroken):
   done = run('-m', 'big_vision_like.evaluate', f'--workdir={unbroken}')
   assert done.returncode == 0, done.stderr
   found = json.loads((unbroken / f'evaluation-{STEPS}.json').read_text())
@@ -268,7 +268,7 @@ def test_evaluate_finds_what_training_found(run, unbroken):
   assert found['val/loss'] == pytest.approx(last['val/loss'], rel=1e-5)
 
 
-def test_checkpoints_of_a_gone_model_are_kept(spawn, unbroken, tmp_path):
+def test_checkpoints_of_a_removed_model_are_kept(spawn, unbroken, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(unbroken, workdir)
   change = ('--config.task.model.width=32', f'--workdir={workdir}')
@@ -296,7 +296,7 @@ DISTILL = ('-m', 'big_vision_like.train', '--config=tests/distillation_config.py
 
 
 def test_killed_distillation_ends_bit_equal(command, spawn, unbroken, tmp_path):
-  """The teacher is not in checkpoints and is there again after a restart."""
+  """Checks that the teacher is not in checkpoints, but is loaded again on restart."""
   teacher = dict(TEACHER=str(unbroken))
   whole = spawn(*DISTILL, f'--workdir={tmp_path / "whole"}', **teacher)
   assert whole.returncode == 0, whole.stderr
@@ -319,7 +319,7 @@ def test_killed_distillation_ends_bit_equal(command, spawn, unbroken, tmp_path):
 def test_a_teacher_is_there_on_every_mesh(
   mesh, data_dir, unbroken, tmp_path, monkeypatch
 ):
-  """After the first start and after a restart; a plan does without its file."""
+  """Checks the first start and a restart; a plan does not need the teacher's file."""
   monkeypatch.setenv('TEACHER', str(unbroken))
   config = spec.load('tests/distillation_config.py', root=experiment.Settings)
   config.mesh, config.keep_best = mesh, 'val/top1'
@@ -377,7 +377,7 @@ def test_a_teacher_is_there_on_every_mesh(
     ),
   ],
 )
-def test_what_does_not_fit_is_told_before_the_first_step(
+def test_mistakes_are_reported_before_the_first_step(
   data_dir, unbroken, tmp_path, change, sentence, monkeypatch, capsys
 ):
   monkeypatch.setenv('TEACHER', str(unbroken))
@@ -410,7 +410,7 @@ def test_loss_that_is_not_finite_leaves_a_capsule_to_replay(run, tmp_path):
 
 @pytest.fixture
 def damaged(tmp_path, monkeypatch) -> pathlib.Path:
-  """Forty JPEGs in two classes; one is cut short, one is empty."""
+  """Writes forty JPEGs in two classes; one is truncated, one is empty."""
   folder = tmp_path / 'pictures'
   for index in range(40):
     pixels = np.full((16, 20, 3), 6 * index, np.uint8)
@@ -428,14 +428,14 @@ def test_bad_records_are_replaced_and_written_down(spawn, damaged, tmp_path):
   workdir = tmp_path / 'run'
   done = spawn(*train, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr
-  # 96 examples are two epochs and a bit.
+  # 96 examples are a bit more than two epochs.
   lines = (workdir / 'bad_records.txt').read_text().splitlines()
   assert 4 <= len(lines) <= 8 and done.stdout.count('replaced  record ') == len(lines)
   assert {int(line.split(' record ')[1].split()[0]) for line in lines} == {23, 35}
   assert all(line.startswith('step ') and 'cannot be decoded' in line for line in lines)
   last = [r for r in metrics.read(workdir) if r['kind'] == 'train'][-1]
   assert last['bad_records'] == len(lines) and 0 <= last['input_wait'] < 1
-  assert done.stderr == ''  # no word of shared memory
+  assert done.stderr == ''  # no message about shared memory
 
   again = spawn(
     *train, f'--workdir={tmp_path}/other', '--config.train_data.bad_share=0'
@@ -451,7 +451,7 @@ def test_bad_records_are_replaced_and_written_down(spawn, damaged, tmp_path):
 
 
 class Counting:
-  """Batches of their number, whose position is known; every fourth may be wider."""
+  """Batches that contain their number and have a position; each fourth may be wider."""
 
   cpu_seconds = 0.0
 
@@ -478,7 +478,7 @@ class Counting:
 
 @pytest.fixture
 def looped(tmp_path):
-  """Runs the loop on a trivial task, not finite from step `bad_from` on."""
+  """Returns a function that runs the loop; losses from step `bad_from` on are NaN."""
 
   def call(bad_from=0, wide=3, **settings) -> Counting:
     mesh = meshes.make_mesh()
@@ -529,7 +529,7 @@ def test_nothing_is_fetched_between_logs(looped, tmp_path, monkeypatch):
 
   monkeypatch.setattr(kind, '_value', property(counted))
   looped(check_replicas_every=5)
-  # Each log comes when the devices have done that step, with two more on their way.
+  # A step is logged once the devices have finished it, with two more in flight.
   assert fetched_at == {0, 12, 22, 23}
   records = [r for r in metrics.read(tmp_path) if r['kind'] == 'train']
   assert [(r['step'], r['loss']) for r in records] == [(10, 10), (20, 20), (23, 23)]
@@ -581,7 +581,7 @@ def test_first_bad_step_is_named_however_late_it_is_seen(looped, tmp_path, every
 
 @pytest.fixture
 def evaluated(data_dir, tmp_path, monkeypatch):
-  """Trains the tiny model for 12 steps, evaluated every 3 by what a function gives."""
+  """Returns a function that trains for 12 steps; every 3, `top1` gives the accuracy."""
 
   def call(top1, **settings) -> list[int]:
     config = tiny_config.get_config()
@@ -621,12 +621,12 @@ def test_a_failed_evaluation_loses_nothing(evaluated, tmp_path, capsys):
     evaluated(broken)
   assert checkpoint.steps(tmp_path / 'run')[-1] == 6
   assert evaluated(lambda step: 0.5)[-1] == 12
-  assert evaluated.seen == [6, 9, 12]  # what was missed first
+  assert evaluated.seen == [6, 9, 12]  # the failed evaluation is repeated first
   steps = [r['step'] for r in metrics.read(tmp_path / 'run') if r['kind'] == 'eval']
   assert steps == [3, 6, 9, 12]
 
 
-def test_a_run_may_go_on_without_an_evaluation(evaluated, tmp_path, capsys):
+def test_a_run_may_continue_without_an_evaluation(evaluated, tmp_path, capsys):
   def broken(step: int) -> float:
     return 1 / (step - 6)
 
@@ -634,7 +634,7 @@ def test_a_run_may_go_on_without_an_evaluation(evaluated, tmp_path, capsys):
   assert evaluated.seen == [3, 6, 9, 12]
   out, err = capsys.readouterr()
   assert 'failed    evals.val failed at step 6, which is saved: division' in out
-  assert 'ZeroDivisionError' in err  # where an evaluator is wrong its author looks
+  assert 'ZeroDivisionError' in err  # helps the author of the evaluator
   (failed,) = [r for r in metrics.read(tmp_path / 'run') if 'val/failed' in r]
   assert failed['step'] == 6
 

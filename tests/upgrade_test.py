@@ -1,4 +1,4 @@
-"""Configs that earlier versions saved with their runs."""
+"""Tests of configs that earlier versions saved with their runs."""
 
 import importlib
 import json
@@ -53,14 +53,14 @@ def test_an_old_run_that_started_from_another_still_builds(tmp_path):
   assert spec.symbol(loaded.init_from.weights) is init_from.from_run
   built = spec.build(loaded.init_from.to_dict() | {'weights': {}})
   assert built == init_from.InitFrom({}, ['head/.*'], resize='linear')
-  # The run goes on with its config in the names of today.
+  # The run resumes with its config under the current names.
   (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
   assert workdir.claim(tmp_path, loaded) == workdir.Changes()
 
 
 @pytest.fixture
 def old_run(golden, tmp_path):
-  """A run of tests/tiny_config.py that an earlier version stopped at step 14."""
+  """Returns a run of tests/tiny_config.py that an old version stopped at step 14."""
   with tarfile.open(golden / 'old_run.tar.gz') as archive:
     archive.extractall(tmp_path, filter='data')
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
@@ -69,7 +69,7 @@ def old_run(golden, tmp_path):
 
 
 def test_an_old_run_ends_as_it_would_have_then(golden, old_run, data_dir):
-  """Its average of parameters alone and its position in examples are understood."""
+  """Checks that the old kinds of average and of input position are understood."""
   config = tiny_config.get_config()
   config.keep_last = 1
   state = train.train(config, old_run)
@@ -121,6 +121,6 @@ def test_an_old_run_is_loaded_and_evaluated(old_run, data_dir):
     ),
   ],
 )
-def test_arguments_have_the_names_of_today(old, new):
+def test_arguments_have_current_names(old, new):
   assert upgrade.upgraded({'evals': [old]}) == {'evals': [new]}
   assert upgrade.upgraded(new) == new

@@ -1,4 +1,4 @@
-"""What the battery runs: `CASES` of each module here, one module for each family.
+"""Model cases of the battery: `CASES` of each module here, one module for each family.
 
 A module may also declare `CANCELLED`: regular expressions of parameters that no output
 of the family depends on, with the reason in a comment. Their gradients are zero.
@@ -15,10 +15,11 @@ import numpy as np
 
 
 class Case(NamedTuple):
-  """A model, example inputs, and those of its outputs that a loss would be of.
+  """A model, example inputs, and the names of the outputs that a loss would use.
 
-  The first axis of all inputs is the batch. Of a case without outputs nothing runs:
-  its parameter tree is compared. `cases` fills in the module and its `CANCELLED`.
+  The first axis of all inputs is the batch. The battery does not run a case without
+  outputs; it only compares its parameter tree. `cases` fills in the module and its
+  `CANCELLED`.
   """
 
   model: nn.Module
@@ -39,7 +40,7 @@ def tokens(*shape: int, vocab_size: int) -> np.ndarray:
 
 
 def variables(model: nn.Module, *inputs: Any, **options: Any) -> dict:
-  """Returns random variables, away from special starting points; compiles nothing."""
+  """Returns random variables, away from special initial values; compiles nothing."""
   rng = np.random.default_rng(2)
 
   def drawn(path: tuple, x: jax.ShapeDtypeStruct) -> jax.Array:

@@ -5,7 +5,8 @@ from big_vision_like.models import detr, resnet
 CANCELLED = ('.*key/bias',)
 
 CASES = {
-  # Queries at the input: else all start alike, and the first layer compares zeros.
+  # Queries enter at the input: otherwise all start alike, and the first layer compares
+  # zeros.
   'detr': Case(
     detr.DETR(
       num_classes=5,

@@ -1,7 +1,7 @@
 from battery import Case, images
 from big_vision_like.models import rcnn, resnet, swin
 
-# What is selected has no gradient to all parameters: their trees alone are compared.
+# Selections give some parameters no gradient, so only the parameter trees are compared.
 CASES = {
   'mask_rcnn_r50': Case(
     rcnn.RCNN(

@@ -1,7 +1,7 @@
 from battery import Case, images
 from big_vision_like.models import swin
 
-# Stages with shifted windows, with one window smaller than asked for, of odd depth.
+# Windows have 2 x 2 tokens; the map of the second stage is one window high.
 SMALL = dict(width=8, depths=(2, 2), num_heads=(2, 4), window=2, mlp_ratio=2.0)
 RGB = (images(4, 16, 32, 3),)
 LARGE = (images(1, 224, 224, 3),)

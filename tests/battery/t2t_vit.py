@@ -1,8 +1,8 @@
 from battery import Case, images
 from big_vision_like.models import t2t_vit
 
-# Narrow between soft splits: with the battery's large random weights the features of
-# wide queries and keys vanish.
+# Attention between soft splits is narrow: with the battery's large random weights, the
+# features of wide queries and keys vanish.
 SMALL = dict(num_classes=5, width=24, depth=2, num_heads=3, mlp_dim=72, token_dim=4)
 RGB = (images(4, 32, 48, 3),)
 LARGE = (images(1, 224, 224, 3),)

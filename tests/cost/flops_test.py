@@ -91,7 +91,7 @@ def test_a_loop_body_counts_once_per_trip():
   assert flops.count(jax.jit(nested), array(4, 5), array(5, 5)) == 18 * product
 
 
-def test_of_two_branches_the_dearer_counts():
+def test_the_more_expensive_of_two_branches_counts():
   def branch(x, w):
     return jax.lax.cond(x.sum() > 0, lambda: (x @ w) @ w.T, lambda: x)
 
@@ -111,7 +111,7 @@ def encoder_count(**options):
 
 @pytest.mark.parametrize('compiled', [False, True])
 def test_branches_of_some_steps_count_by_how_often_they_run(compiled):
-  """A lazy penalty with its gradient, as of a GAN, and what runs at all steps."""
+  """Checks a lazy penalty with its gradient, as in a GAN, next to regular work."""
 
   def loss(x, step):
     lazy = branches.every(16, step, lambda x: (x @ x).sum(), lambda x: 0.0 * x.sum(), x)
@@ -120,12 +120,12 @@ def test_branches_of_some_steps_count_by_how_often_they_run(compiled):
   gradient = jax.grad(loss)
   if compiled:
     gradient = jax.jit(gradient)
-  once = 3 * 2 * 8**3  # forward, and for both factors
+  once = 3 * 2 * 8**3  # forward pass, and gradients of both factors
   found = flops.count(gradient, jnp.ones((8, 8)), jnp.int32(3))
   assert found == once + once // 16
 
 
-def test_a_branch_of_some_steps_runs_at_those():
+def test_a_branch_runs_at_its_steps_only():
   @jax.jit
   def f(step):
     return branches.every(3, step, lambda x: x + 1, lambda x: x, jnp.zeros(()))
@@ -136,12 +136,13 @@ def test_a_branch_of_some_steps_runs_at_those():
   assert branches.steps_of('every_3_steps/inner') is None
 
 
-def test_what_is_computed_again_is_not_counted():
+def test_recomputation_is_not_counted():
   forward, backward = encoder_count()
   tokens, width, hidden = 2 * 5, 16, 24
   block = tokens * (4 * width * width + 2 * 5 * width + 2 * width * hidden)
   assert forward == 2 * 3 * block
-  # Twice the forward pass again, but nothing for what has no parameters before it.
+  # Gradients add twice the forward pass, but none is computed for inputs before which
+  # there are no parameters.
   assert 2.5 * forward < backward <= 3 * forward
   for scan in (False, True):
     for remat in ('none', 'dots', 'full'):

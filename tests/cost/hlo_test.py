@@ -19,7 +19,7 @@ V5E = chips.of_kind('TPU v5 lite')
 
 @pytest.fixture(scope='module')
 def tpus():
-  """Four TPU v5e that nobody has."""
+  """Yields four TPU v5e devices of a topology, without hardware."""
   pytest.importorskip('libtpu')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
@@ -36,7 +36,7 @@ def array(*shape, dtype=jnp.float32):
 
 
 def compiled(devices, fn, *args, specs=None, out=None, shape=None, **options):
-  """`fn` on a mesh of axes x, y, or on one device where nothing is said of specs."""
+  """Compiles `fn` for a mesh of axes x and y, or for one device if `specs` is None."""
   if specs is None:
     devices, specs = devices[:1], [P()] * len(args)
   mesh = Mesh(np.reshape(devices, shape or (len(devices), 1)), ('x', 'y'))
@@ -89,7 +89,7 @@ def unrolled(x, ws):
       [(2, 8, 8, 4), (2, 2, 2, 6)],
       2 * 4 * 4 * 6 * 2 * 2 * 2,
     ),
-    # Of 3 x 3 the last column and row of the windows meet padding.
+    # In the last row and column of windows, one of 3 rows or columns is padding.
     (
       functools.partial(conv, padding='SAME'),
       [(1, 8, 8, 3), (3, 3, 3, 4)],
@@ -173,7 +173,7 @@ def test_traffic_with_all_memories_is_what_the_compiler_counts(tpus, fn, shapes)
   program = compiled(tpus, fn, *(array(*s) for s in shapes))
   everywhere = re.sub(r'S\(\d+\)', '', program.as_text())
   found = hlo.costs(everywhere)
-  # The compiler counts what a copy beside the computation moves twice.
+  # The compiler counts copies that overlap with computation twice.
   copied = sum(item.bytes for item in found.items if item.overlapped)
   counted = program.cost_analysis()['bytes accessed']
   assert found.bytes + copied == pytest.approx(counted, rel=0.01)
@@ -233,7 +233,7 @@ def test_counters_that_start_and_step_elsewhere(devices):
   assert read(devices, loop, array(64, 64)).flops == 6 * 2 * 64**3
 
 
-def test_a_loop_that_nobody_knows_the_end_of(devices):
+def test_a_loop_of_unknown_length(devices):
   def loop(x):
     return jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: jnp.tanh(x @ x), x)
 
@@ -242,7 +242,7 @@ def test_a_loop_that_nobody_knows_the_end_of(devices):
   assert len(found.unknown_loops) == 1
 
 
-def test_of_branches_the_dearest_counts(devices):
+def test_the_most_expensive_branch_counts(devices):
   def branch(which, x, w):
     return jax.lax.switch(which, [lambda: x, lambda: (x @ w) @ w.T, lambda: x @ w @ w])
 
@@ -266,7 +266,7 @@ def test_sums_over_axes():
 
 
 def fsdp(devices, depth):
-  """A step of layers whose weights are split over all devices."""
+  """Compiles a step of layers whose weights are sharded over all devices."""
   n = len(devices)
 
   def step(ws, x):
@@ -279,7 +279,7 @@ def fsdp(devices, depth):
 
 
 def totals(found, kinds):
-  """Times, payload and bytes over links of all collectives of these kinds."""
+  """Returns count, payload and link bytes of all collectives of these kinds."""
   chosen = [c for c in found.collectives if c.kind in kinds]
   return tuple(
     sum(getattr(c, k) for c in chosen) for k in ('times', 'payload', 'link_bytes')
@@ -289,7 +289,8 @@ def totals(found, kinds):
 def test_weights_are_gathered_in_each_trip(devices):
   n, depth = len(devices), 6
   found = fsdp(devices, depth)
-  # Forwards and backwards; a TPU gathers what it multiplies, bfloat16.
+  # Once in the forward and once in the backward pass; a TPU gathers bfloat16, the type
+  # of the product.
   size = 256 * 256 * (2 if devices[0].platform == 'tpu' else 4)
   gathered = 2 * depth * size
   expected = (2 * depth, gathered, gathered * (n - 1) / n)
@@ -297,13 +298,13 @@ def test_weights_are_gathered_in_each_trip(devices):
   times, payload, link_bytes = totals(found, {'all-reduce', 'reduce-scatter'})
   summed = depth * 256 * 256 * 4
   assert (times, payload) == (depth, summed)
-  rounds = 1 if devices[0].platform == 'tpu' else 2  # scattered, or each has it all
+  rounds = 1 if devices[0].platform == 'tpu' else 2  # reduce-scatter, or all-reduce
   assert link_bytes == rounds * summed * (n - 1) / n
   assert {c.group for c in found.collectives} == {n}
   assert found.flops == 3 * depth * 2 * 128 * 256 * 256
 
 
-def test_collectives_that_run_beside_computation(tpus):
+def test_collectives_that_overlap_with_computation(tpus):
   found = fsdp(tpus, 6)
   beside = [c for c in found.collectives if c.overlapped]
   assert [(c.kind, c.times) for c in beside] == [('all-gather', 6)]
@@ -353,7 +354,7 @@ def test_groups(groups, size):
       'f32[2]{0} reduce-scatter(%x), replica_groups=[1,4]<=[4]',
       ('reduce-scatter', False, 32, 24),
     ),
-    # Half of it one hop away, a quarter two.
+    # Half of the bytes travel one hop, a quarter two.
     (
       'f32[8]{0} all-to-all(%x), replica_groups=[1,4]<=[4]',
       ('all-to-all', False, 32, 32),
@@ -403,7 +404,7 @@ def test_shapes(shape, size, tiled, hbm):
   assert (found.size, found.tiled, found.hbm) == (size, tiled, hbm)
 
 
-def test_tuples_and_what_nobody_has_heard_of():
+def test_tuples_and_unknown_names():
   text = (
     'HloModule m\n\n'
     'ENTRY %main (x: f32[8]) -> (f32[8], token[], /*index=2*/opaque[]) {\n'

@@ -14,7 +14,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.spec import build, calls, spec, symbol
 
 PARTS = {'fit': 'train800', 'val': 'val200', 'train': 'train800val200', 'test': 'test'}
-# The catalogue has no version 3 of Pets any more.
+# The catalogue no longer has version 3 of Pets.
 NEWER = {'oxford_iiit_pet:3.*.*': 'oxford_iiit_pet:4.*.*'}
 
 
@@ -83,7 +83,7 @@ def test_transfer_parts_divide_the_training_data(name):
   assert parts['fit'][1] == round(parts['train'][1] * share / 100)  # as TFDS rounds
 
 
-def test_fewshot_sets_are_those_of_the_protocol():
+def test_fewshot_sets_follow_the_protocol():
   assert sorted(benchmarks.FEWSHOT) == [
     'caltech101',
     'cars196',
@@ -132,7 +132,7 @@ def test_augmentation(transforms):
   assert len({image.tobytes() for image in batch['image']}) == 6
 
 
-# Name of the data set, and sides of the images.
+# Data set name and image sides.
 SCENES = {
   'tetrominoes': ('tetrominoes', 35),
   'multi_dsprites': ('multi_dsprites', 64),
@@ -151,7 +151,7 @@ PROPERTIES = {
 
 
 def made_up(node):
-  """The input of a config, of examples made up."""
+  """Returns the input of a config, with fake examples."""
   source = fake.Fake(node.source.name, node.source.split, examples=5)
   return symbol(node)(
     source=source, batch_size=node.batch_size, transforms=build(node.transforms)
@@ -171,7 +171,7 @@ def test_objects_are_found_in_pictures_alone_and_judged_by_masks(name):
   assert batch['image'].shape == (3, side, side, 3)
   assert batch['segmentation'].shape == (3, side, side)
   assert batch['segmentation'].dtype == np.uint8
-  # Resized as floats, or not at all.
+  # CLEVR images are resized as float32, all others keep their size and type.
   resized = name == 'clevr'
   assert batch['image'].dtype == (np.float32 if resized else np.uint8)
 
@@ -213,7 +213,7 @@ def test_parts_hold_as_many_as_are_prepared(source):
     counts = dict(zip(('train', 'validation', 'test'), config.counts, strict=True))
   split, _, part = source.split.partition('[')
   if source.name == 'multi_object/clevr6_with_masks' and split == 'train':
-    assert source.examples is None  # what is left of 70,000
+    assert source.examples is None  # depends on how many of the 70,000 are kept
   else:
     held_out = {'': 0, '512:]': 512, ':512]': counts[split] - 512}[part]
     assert source.examples == counts[split] - held_out
@@ -225,7 +225,7 @@ def test_inputs_of_scenes_share_nothing():
   assert (second.source.examples, second.transforms[-1].size) == (320, 128)
 
 
-def test_an_unknown_part_is_told_with_those_there_are():
+def test_the_error_of_an_unknown_part_lists_the_known_ones():
   with pytest.raises(
     UserError, match="no part 'crowd': choose one of train, val, test, "
   ):
@@ -257,7 +257,7 @@ def test_scenes_that_were_prepared(tmp_path):
 
 
 CHOICES = {'detection': benchmarks.DETECTION, 'panoptic': benchmarks.PANOPTIC}
-# Data set, sides, classes, and room for objects.
+# Data set, sides, classes, and maximum number of objects.
 FOUND = {
   'detection coco': ('coco/2017', None, 91, 100),
   'detection scenes': ('scenes/hidden', (96, 128), 6, 10),
@@ -272,7 +272,7 @@ FOUND = {
 def test_objects_are_found_with_boxes(name):
   kind, _, choice = name.partition(' ')
   found, (data_set, shape, classes, room) = CHOICES[kind][choice], FOUND[name]
-  if choice == 'scenes_simple':  # those made up have up to eight
+  if choice == 'scenes_simple':  # these generated scenes have up to eight objects
     found = dataclasses.replace(found, max_boxes=(room := 9))
   train, val = found.train_input(4, workers=0), found.eval_input(3, workers=0)
   assert train.source.name == val.source.name == data_set

@@ -1,4 +1,4 @@
-"""What all tests of data share."""
+"""Shared fixtures of the tests of data."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path_factory) -> pathlib.Path:
-  """A home of its own for each test: what is kept there is not read by others."""
+  """Sets a separate home for each test, so that no test reads the cache of another."""
   folder = tmp_path_factory.mktemp('home')
   monkeypatch.setenv('HOME', str(folder))
   return folder

@@ -31,12 +31,12 @@ def test_of_kind(kind, name, peak):
   assert chips.of(types.SimpleNamespace(device_kind=kind)) == chip
 
 
-def test_nobody_knows_a_cpu():
+def test_a_cpu_is_unknown():
   assert chips.of(jax.devices()[0]) is None
 
 
-def test_a_ring_uses_two_links_of_a_torus_and_all_behind_a_switch():
-  # 400 GB/s both ways over four links; 900 GB/s both ways.
+def test_a_ring_uses_two_links_of_a_torus_and_all_links_of_a_switch():
+  # 400 GB/s in both directions over four links; 900 GB/s in both directions.
   assert chips.of_kind('TPU v5 lite').ring_bandwidth == 400e9 / 2 / 4 * 2
   assert chips.of_kind('NVIDIA H100').ring_bandwidth == 900e9 / 2
 
@@ -63,7 +63,7 @@ def test_a_core_is_half_a_chip():
     ('tpu7x:2x2x1', {}),
   ],
 )
-def test_memory_is_what_the_compiler_allows(monkeypatch, topology, options):
+def test_memory_matches_the_limit_of_the_compiler(monkeypatch, topology, options):
   pytest.importorskip('libtpu')
   monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   device = topologies.get_topology_desc(topology, 'tpu', **options).devices[0]

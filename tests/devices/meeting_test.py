@@ -16,7 +16,7 @@ def port() -> int:
 
 @pytest.fixture
 def meet(port):
-  """Starts processes, which are threads here: calls by index with their outcome."""
+  """Yields a function that starts processes, here threads; it returns their futures."""
   pool = futures.ThreadPoolExecutor(8)
 
   def start(*indices, count=3, seconds=20.0, say=lambda *_: None):
@@ -31,7 +31,7 @@ def meet(port):
 
 
 def connected(port: int, hello: bytes) -> socket.socket:
-  """Returns a connection of somebody who says this."""
+  """Returns a connection that has sent these bytes."""
   while True:
     with contextlib.suppress(ConnectionRefusedError):
       connection = socket.create_connection(('127.0.0.1', port))
@@ -46,16 +46,16 @@ def sentences(calls: list[futures.Future]) -> list[str]:
   return [str(error) for error in errors]
 
 
-def test_all_go_once_all_have_come(meet, port):
+def test_all_start_once_all_have_arrived(meet, port):
   calls = meet(2, 0)
   assert futures.wait(calls, 0.3).done == set()
   for call in [*calls, *meet(1)]:
     assert call.result(20) is None
-  socket.create_server(('', port)).close()  # which JAX's service takes next
+  socket.create_server(('', port)).close()  # JAX's service takes this port next
   assert [call.result(20) for call in meet(0, 1, count=2)] == [None, None]
 
 
-def test_who_has_come_and_dies_is_told_to_all_at_once(meet, port, monkeypatch):
+def test_a_process_that_arrives_and_dies_is_reported_at_once(meet, port, monkeypatch):
   monkeypatch.setattr(meeting, 'GOODBYE_SECONDS', 0.2)
   calls = meet(0, count=4)
   with connected(port, b'2 of 4') as other:
@@ -70,12 +70,12 @@ def test_who_has_come_and_dies_is_told_to_all_at_once(meet, port, monkeypatch):
   )
 
 
-def test_what_process_0_says_is_told(meet, port):
+def test_the_message_of_process_0_is_reported(meet, port):
   with socket.create_server(('127.0.0.1', port)) as server:
     calls = meet(1)
     connection, _ = server.accept()
     with connection:
-      connection.recv(64)  # else closing resets the connection
+      connection.recv(64)  # otherwise closing resets the connection
       connection.sendall(meeting.COME + b'process 2 of 3 died')
   assert sentences(calls) == ['process 2 of 3 died']
 
@@ -91,7 +91,7 @@ def test_process_0_dies(meet, port):
   assert all(sentence.startswith(told) for sentence in sentences(calls))
 
 
-def test_those_who_do_not_come_are_named(meet, monkeypatch):
+def test_absent_processes_are_named(meet, monkeypatch):
   said = []
   monkeypatch.setattr(meeting, 'NOTICE_SECONDS', 0.1)
   calls = meet(0, 2, count=5, seconds=1.5, say=lambda *words: said.append(words))

@@ -111,7 +111,7 @@ def test_fsdp_splits_the_largest_dimension_that_divides(monkeypatch):
   )
 
 
-def test_fsdp_leaves_all_whole_where_its_axis_is_one():
+def test_fsdp_replicates_everything_if_its_axis_has_size_one():
   assert specs_of(meshes.make_mesh(), dict(a=abstract(1024, 1024))) == dict(a=P())
 
 
@@ -159,7 +159,7 @@ def test_rules_of_the_model_leave_the_rest_to_fsdp(monkeypatch):
     kernel=P(None, 'fsdp'), other=P(None, 'fsdp')
   )
   mine = specs_of(mesh, params, rules=[('kernel', ())], model_rules=rules)
-  assert mine['kernel'] == P()  # the config's rules go before, as they are
+  assert mine['kernel'] == P()  # the config's rules come first, and apply unchanged
 
 
 def test_a_rule_that_matches_nothing_names_itself_and_a_parameter():
@@ -181,7 +181,7 @@ def test_heads_that_do_not_divide_are_named():
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
+def test_moments_and_averages_are_sharded_like_their_parameters(scan, monkeypatch):
   monkeypatch.setattr(meshes, 'MIN_FSDP_SIZE', 1)
   model = vit.ViT(
     num_classes=8, patch=4, width=8, depth=2, num_heads=2, mlp_dim=16, scan=scan
@@ -197,7 +197,7 @@ def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
   assert found.ema['params'] == found.params == adam.mu == adam.nu
   block = found.params['encoder']['blocks' if scan else 'block_1']
   query, fc2 = block['attention']['query'], block['mlp']['fc2']
-  first = (None,) if scan else ()  # scanned blocks are never split from each other
+  first = (None,) if scan else ()  # the axis of scanned blocks is never split
   assert query['kernel'].spec == P(*first, 'fsdp', 'tensor')
   assert fc2['kernel'].spec == P(*first, 'tensor', 'fsdp')
   assert found.params['head']['kernel'].spec == P('fsdp')
@@ -206,7 +206,7 @@ def test_moments_and_averages_lie_as_their_parameters(scan, monkeypatch):
 @pytest.mark.parametrize(
   'make', [optim.rmsprop_tf, functools.partial(optim.lamb, weight_decay=0.1)]
 )
-def test_sharded_updates_are_those_of_one_device(make, monkeypatch):
+def test_sharded_updates_match_one_device(make, monkeypatch):
   monkeypatch.setattr(meshes, 'MIN_FSDP_SIZE', 1)
   rng = np.random.default_rng(0)
 
@@ -243,7 +243,7 @@ def test_bytes_per_device():
   assert meshes.bytes_per_device(dict(leaf=leaf, part=part)) == 16 * 3 * 2 + 2 * 3 * 4
 
 
-# Slices and machines that only a slow network joins
+# Slices and machines joined by a slow network
 
 
 @pytest.fixture(scope='module')
@@ -263,8 +263,8 @@ def test_slices_are_spread_over_data(two_slices):
 
 
 @pytest.mark.parametrize('tensor', [1, 2, 8])
-def test_each_process_reads_what_its_devices_hold(tensor, two_slices, monkeypatch):
-  devices = plan.slice_devices('v5e:4x4')  # four processes of four devices
+def test_each_process_reads_the_rows_of_its_devices(tensor, two_slices, monkeypatch):
+  devices = plan.slice_devices('v5e:4x4')  # four processes with four devices each
   mesh = meshes.make_mesh(data=-1, tensor=tensor, devices=devices)
   read = []
   for process in range(4):
@@ -296,7 +296,7 @@ def test_put_splits_rows_over_data_and_fsdp():
     np.testing.assert_array_equal(array, batch[name])
     assert {shard.data.shape[0] for shard in array.addressable_shards} == {2}
   rows = sorted(s.data.tolist() for s in arrays['label'].addressable_shards)
-  # Twice each: the axis `tensor` does not split batches.
+  # Each row appears twice: the axis `tensor` does not split batches.
   assert rows == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5], [6, 7], [6, 7]]
 
 
@@ -321,7 +321,7 @@ def test_put_tree_round_trip(monkeypatch):
 
 TASK = classification.Classification(
   model=vit.ViT(num_classes=4, patch=4, width=8, depth=1, num_heads=2, mlp_dim=16),
-  # Not Adam, whose first steps turn rounding of a small gradient into a whole step.
+  # Not Adam, whose first steps turn the rounding of a small gradient into a whole step.
   optimizer=optim.momentum(0.1, weight_decay=0.1, clip_norm=1.0),
 )
 
@@ -337,7 +337,7 @@ def batch():
 
 @pytest.fixture(scope='module')
 def state(batch):
-  """A state on the host; not the initial one, whose head passes no gradient."""
+  """Returns a state on the host; not the initial one, whose head passes no gradient."""
   shapes = jax.eval_shape(TASK.init, jax.random.key(0), batch)
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   rng = np.random.default_rng(1)
@@ -371,7 +371,7 @@ def on_one_device(state, batch):
   mesh = meshes.make_mesh(devices=jax.devices()[:1])
   result = step_on(mesh, state, batch)
   moved = jax.tree.map(lambda a, b: abs(a - b).max(), result[0].params, state.params)
-  # All but the keys' bias, which no softmax over keys can see.
+  # All parameters except the keys' bias, on which no softmax over keys depends.
   assert sorted(jax.tree.leaves(moved))[1] > 1e-5
   return result
 
@@ -405,7 +405,7 @@ def test_a_step_is_the_same_on_any_mesh(
   assert fc1.is_fully_replicated == (not split)
 
 
-def test_a_step_is_that_of_pmap(state, batch, on_one_device):
+def test_a_step_matches_pmap(state, batch, on_one_device):
   def step(state, batch):
     gradient = jax.value_and_grad(TASK.loss, has_aux=True)
     key = jax.random.key(3)

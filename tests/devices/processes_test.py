@@ -1,4 +1,4 @@
-"""Several real processes on this machine: same results, faults, other numbers."""
+"""Tests with several real processes: equal results, faults, other numbers of them."""
 
 import argparse
 import collections
@@ -23,12 +23,12 @@ from big_vision_like.run import metrics
 
 TRAIN = ('-m', 'big_vision_like.train', '--config=tests/recorded_config.py')
 STEPS = 80
-EXAMPLES = 1347  # in an epoch, of batches of 32
+EXAMPLES = 1347  # per epoch, in batches of 32
 
 
 @dataclasses.dataclass
 class Done:
-  """What one process left behind."""
+  """The exit status and the output of one process."""
 
   returncode: int
   stdout: str
@@ -36,7 +36,7 @@ class Done:
 
   @property
   def sentences(self) -> list[str]:
-    """What it printed itself; Gloo and JAX's C++ talk too."""
+    """Returns lines that the process itself printed, not those of Gloo or JAX's C++."""
     text = self.stdout + self.stderr
     return [line for line in text.splitlines() if re.match(r'process \d|[a-z]', line)]
 
@@ -48,7 +48,7 @@ class Done:
 
 @pytest.fixture(scope='session')
 def launch(command):
-  """Runs the same command in several processes, each with variables of its own."""
+  """Returns a function that runs a command in several processes, each with options."""
 
   def start(words, count, devices, own=(), **environment) -> list[Done]:
     with socket.socket() as probe:
@@ -75,7 +75,7 @@ def launch(command):
 
 @pytest.fixture(scope='session')
 def train(launch):
-  """Trains in a folder; returns what the processes left, and the ids by step."""
+  """Returns a function that trains in a folder; it returns outputs and ids by step."""
 
   def call(folder: pathlib.Path, count, devices, *words, own=()):
     folder.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def train(launch):
 
 @pytest.fixture(scope='session')
 def alone(train, tmp_path_factory):
-  """A run in one process with four devices: its folder and the ids it saw."""
+  """Returns the folder of a run in one process with four devices, and ids by step."""
   folder = tmp_path_factory.mktemp('alone')
   (done,), ids = train(folder, 1, 4)
   assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def alone(train, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def pair(train, tmp_path_factory):
-  """The same run in two processes with two devices each, and what they left."""
+  """Returns the same run in two processes with two devices each, and their outputs."""
   folder = tmp_path_factory.mktemp('pair')
   done, ids = train(folder, 2, 2)
   assert [d.returncode for d in done] == [0, 0], done
@@ -113,7 +113,7 @@ def pair(train, tmp_path_factory):
 
 def losses(workdir: pathlib.Path) -> dict[int, float]:
   records = [r for r in metrics.read(workdir) if r['kind'] == 'train']
-  assert [r['step'] for r in records] == list(range(1, STEPS + 1))  # each once
+  assert [r['step'] for r in records] == list(range(1, STEPS + 1))  # each step once
   return {r['step']: r['loss'] for r in records}
 
 
@@ -123,7 +123,7 @@ def assert_same_losses(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 def assert_same_examples(seen: dict, wanted: dict) -> None:
-  """Every step the same examples, and in an epoch each of them once."""
+  """Checks that every step has the same examples, each of them once per epoch."""
   assert {k: sorted(v) for k, v in seen.items()} == {
     k: sorted(v) for k, v in wanted.items()
   }
@@ -174,7 +174,7 @@ def test_killed_and_preempted_processes_lose_nothing(train, pair, tmp_path):
   assert 'Rerun the same command' in sentence
   assert time.monotonic() - started < 60
 
-  # Process 0 is the one that the others hold on to.
+  # The other processes are connected to process 0.
   (first, second), more = train(tmp_path, 2, 2, own={0: ((), {'DIE_AT': '20'})})
   assert first.start in (15, 20)
   assert first.returncode == -signal.SIGKILL
@@ -212,8 +212,8 @@ def test_other_numbers_of_devices_and_processes(train, alone, tmp_path):
   assert_same_losses(tmp_path / 'run', alone[0])
 
 
-def test_several_tasks_go_on_in_another_number_of_processes(launch, tmp_path):
-  """Two devices add the same two numbers, whoever holds them: to the bit."""
+def test_several_tasks_resume_in_another_number_of_processes(launch, tmp_path):
+  """Checks bit-identical results: two devices always add the same two numbers."""
   words = ('-m', 'big_vision_like.train', '--config=configs/multi_task/digits.py')
   words += ('--config.total_steps=24', '--config.log_every=1')
   words += ('--config.task.optimizer.rate.warmup_steps=4',)
@@ -224,7 +224,7 @@ def test_several_tasks_go_on_in_another_number_of_processes(launch, tmp_path):
   )
   (whole,) = launch((*words, f'--workdir={tmp_path / "whole"}'), 1, 2)
   assert whole.returncode == 0, whole.stderr
-  assert whole.stdout.count('compiled') == 1  # the second task's step
+  assert whole.stdout.count('compiled') == 1  # the step of the second task
   parts = (*words, f'--workdir={tmp_path / "parts"}')
   (first,) = launch((*parts, '--drill=preempt@9'), 1, 2)
   assert first.returncode == 0 and 'at step 9, saved' in first.stdout, first
@@ -261,7 +261,7 @@ def test_copies_that_drift_apart_are_never_saved(train, tmp_path):
   assert [p.name for p in (tmp_path / 'run' / 'checkpoints').iterdir()] == ['10']
 
 
-def test_what_goes_wrong_in_one_process_stops_all(train, tmp_path):
+def test_an_error_in_one_process_stops_all(train, tmp_path):
   started = time.monotonic()
   done, _ = train(tmp_path, 2, 2, own={1: ((), {'FAIL_AT': '12'})})
   assert [process.returncode for process in done] == [1, 1]
@@ -270,7 +270,7 @@ def test_what_goes_wrong_in_one_process_stops_all(train, tmp_path):
   assert time.monotonic() - started < 60
 
 
-def test_a_process_that_is_killed_while_others_start_is_told(command, tmp_path):
+def test_a_process_killed_while_others_start_is_reported(command, tmp_path):
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
@@ -286,7 +286,7 @@ def test_a_process_that_is_killed_while_others_start_is_told(command, tmp_path):
       time.sleep(0.1)
     second.kill()
     second.communicate()
-    out, err = first.communicate(timeout=20)  # not 300 s, as for the third process
+    out, err = first.communicate(timeout=20)  # not 300 s, as for the third
   finally:
     first.kill()
   assert first.returncode == 1
@@ -295,7 +295,7 @@ def test_a_process_that_is_killed_while_others_start_is_told(command, tmp_path):
 
 
 def established(process: int) -> bool:
-  """Whether a process has a connection over TCP."""
+  """Returns whether a process has an established TCP connection."""
   try:
     links = [
       os.readlink(link) for link in pathlib.Path(f'/proc/{process}/fd').iterdir()
@@ -335,12 +335,10 @@ def test_coordinator_that_is_not_there(spawn, tmp_path):
     (['--multi-process'], {}, 'could not be joined by --multi-process'),
   ],
 )
-def test_what_cannot_be_one_run_is_one_sentence(
-  words, variables, sentence, monkeypatch
-):
+def test_inconsistent_flags_are_one_sentence(words, variables, sentence, monkeypatch):
   for name, value in variables.items():
     monkeypatch.setenv(name, value)
-  # JAX would go on, to look for a cluster.
+  # Otherwise JAX would continue and look for a cluster.
   monkeypatch.setattr(processes._Aborted, 'install', lambda sentence: None)
   monkeypatch.setattr(
     processes.jax.distributed, 'initialize', lambda **_: _none_detected()
@@ -362,7 +360,7 @@ def _none_detected() -> None:
     (['--num-processes=1'], {'JAX_COORDINATOR_ADDRESS': 'a:1'}),
   ],
 )
-def test_alone_unless_told_otherwise(words, variables, monkeypatch):
+def test_one_process_unless_requested_otherwise(words, variables, monkeypatch):
   for name, value in variables.items():
     monkeypatch.setenv(name, value)
   monkeypatch.delattr(processes.jax.distributed, 'initialize')
@@ -389,7 +387,7 @@ def test_sigterm_is_seen_and_given_back():
     assert [preempted(step) for step in (1, 2, 3, 4)] == [False, False, True, True]
   assert signal.getsignal(signal.SIGTERM) is before
   with processes.preemption(drill=3) as preempted:
-    assert not preempted(4)  # a step that an earlier start of the run has passed
+    assert not preempted(4)  # an earlier start of the run has passed this step
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -405,13 +403,13 @@ UNAVAILABLE = 'UNAVAILABLE: failed to connect to all addresses'
   'error, lost',
   [
     (jax.errors.JaxRuntimeError(GLOO), True),
-    (ValueError(GLOO), True),  # where a result is fetched, as during a save
+    (ValueError(GLOO), True),  # raised where a result is fetched, as during a save
     (caused(UserError('saving failed'), ValueError(GLOO)), True),
     (ExceptionGroup('both', [OSError('full'), ValueError(GLOO)]), True),
     (jax.errors.JaxRuntimeError('INTERNAL: Barrier failed because: task is set'), True),
     (jax.errors.JaxRuntimeError(UNAVAILABLE), True),
     (RuntimeError('the coordination service detected a fatal error'), True),
-    (ValueError(UNAVAILABLE), False),  # of storage
+    (ValueError(UNAVAILABLE), False),  # an error of storage
     (OSError('No space left on device'), False),
     (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory'), False),
     (UserError('labels.json has the names Gloo and NCCL'), False),
@@ -419,7 +417,7 @@ UNAVAILABLE = 'UNAVAILABLE: failed to connect to all addresses'
   ],
 )
 def test_errors_of_lost_processes(error, lost, monkeypatch):
-  assert not processes.lost_connection(error)  # who is alone loses nobody
+  assert not processes.lost_connection(error)  # a single process cannot lose others
   monkeypatch.setattr(processes.jax.distributed, 'is_initialized', lambda: True)
   assert processes.lost_connection(error) == lost
 

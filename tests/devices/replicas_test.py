@@ -1,4 +1,4 @@
-"""A device whose copy of the state differs by one bit is named."""
+"""Tests that a device whose copy of the state differs by one bit is named."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from big_vision_like.devices.replicas import Replicas
 from big_vision_like.errors import UserError
 from big_vision_like.tasks.task import State
 
-# One kernel is split by `fsdp`, one by `tensor`, the rest is copied everywhere.
+# `fsdp` splits one kernel, `tensor` another; everything else is replicated.
 RULES = [('mlp/kernel', (None, 'fsdp')), ('attention/kernel', ('tensor',))]
 MESHES = [
   dict(data=8),
@@ -22,7 +22,7 @@ MESHES = [
 
 
 def state_on(mesh: jax.sharding.Mesh) -> State:
-  """A state of several types and shapes."""
+  """Returns a state with leaves of several types and shapes."""
   rng = np.random.default_rng(0)
   params = {
     'mlp': {'kernel': rng.normal(size=(6, 8)).astype(np.float32)},
@@ -34,7 +34,7 @@ def state_on(mesh: jax.sharding.Mesh) -> State:
 
 
 def flipped(x: jax.Array, device: int, bit: int = 0) -> jax.Array:
-  """The same global array, with one bit of one device's copy changed."""
+  """Returns the same global array, with one bit of one device's copy changed."""
   parts = []
   for shard in x.addressable_shards:
     part = np.array(shard.data)
@@ -108,7 +108,7 @@ def test_values_that_change_places_are_seen():
     checked(mesh, with_params(state, 'bias', swapped))
 
 
-def test_without_a_majority_all_that_is_known_is_said():
+def test_without_a_majority_all_known_facts_are_reported():
   mesh = meshes.make_mesh(data=8)
   state = state_on(mesh)
   for device in range(4):

@@ -1,4 +1,4 @@
-"""Signals in processes of their own, which do what a training does in small."""
+"""Tests of signals in separate processes, which imitate a training run."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ signals.catch()
 
 
 def told(program: str, *numbers: int) -> tuple[int, str]:
-  """Returns status and output of a program that gets signals when it says so."""
+  """Returns status and output of a program that gets a signal after each line."""
   words = [sys.executable, '-c', BEGIN + program]
   with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
     lines = []

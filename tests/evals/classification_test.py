@@ -27,7 +27,7 @@ def examples():
 
 
 def predict(state, batch, key):
-  """The logits are in the data; `state` scales the loss."""
+  """Returns the logits of the data; `state` scales the loss."""
   log_p = jax.nn.log_softmax(batch['logits'])
   loss = -jnp.take_along_axis(log_p, batch['label'][:, None], axis=1)[:, 0]
   return {'logits': batch['logits'], 'loss': state * loss, 'unused': batch['logits']}
@@ -62,7 +62,7 @@ def test_every_example_counts_once(batch_size, devices, examples, expected):
   assert 0 < got['top1'] < got['top5'] < 1
 
 
-def test_rows_that_fill_a_batch_do_not_count_even_if_not_finite(examples, expected):
+def test_padding_rows_do_not_count_even_if_not_finite(examples, expected):
   def broken(state, batch, key):
     outputs = predict(state, batch, key)
     loss = jnp.where(batch['mask'], outputs['loss'], jnp.nan)
@@ -77,7 +77,7 @@ def test_no_top5_of_fewer_classes():
     {'logits': np.float32([0.1, 0.9]), 'label': np.int32(label)} for label in (0, 1, 1)
   ]
   got = evaluate(examples, 2)
-  # Of two classes the label is always among the first five.
+  # With two classes, the label is always among the first five.
   assert got['top1'] == pytest.approx(2 / 3) and 'top5' not in got
 
 

@@ -19,7 +19,7 @@ PROPERTIES = 3 + sum(ATTRIBUTES) + 1
 
 
 def one_by_one(predictions, targets, threshold, attributes):
-  """The protocol in words of one detection, with sets and lists."""
+  """Returns the average precision by the protocol, one detection at a time."""
   bounds = 3 + np.cumsum([0, *attributes])
   pairs = list(zip(bounds[:-1], bounds[1:], strict=True))
 
@@ -56,7 +56,7 @@ def one_by_one(predictions, targets, threshold, attributes):
 
 
 def scenes(seed, images=12, slots=6, objects=5, noise=0.08):
-  """Targets, and predictions in which many slots find objects, some the same."""
+  """Returns targets and predictions; several slots may find the same object."""
   rng = np.random.default_rng(seed)
   targets = np.zeros((images, objects, PROPERTIES), np.float32)
   targets[..., :3] = rng.random((images, objects, 3))
@@ -66,7 +66,7 @@ def scenes(seed, images=12, slots=6, objects=5, noise=0.08):
     targets[..., first : first + count] = np.eye(count)[values]
     first += count
   targets[..., -1] = 1.0
-  # Padding, also in front of objects.
+  # Padding, also before objects.
   targets[rng.random((images, objects)) < 0.3] = 0.0
   source = rng.integers(objects, size=(images, slots, 1))
   predictions = np.take_along_axis(targets, source, axis=1)
@@ -79,7 +79,7 @@ def scenes(seed, images=12, slots=6, objects=5, noise=0.08):
 
 
 @pytest.mark.parametrize('seed', range(6))
-def test_average_precision_is_that_of_detections_one_by_one(seed):
+def test_average_precision_matches_detections_one_by_one(seed):
   predictions, targets = scenes(seed, noise=[0.02, 0.05, 0.1][seed % 3])
   found = clevr_sets.average_precisions(predictions, targets, THRESHOLDS, ATTRIBUTES)
   expected = [one_by_one(predictions, targets, t, ATTRIBUTES) for t in THRESHOLDS]
@@ -88,7 +88,7 @@ def test_average_precision_is_that_of_detections_one_by_one(seed):
 
 
 def objects(*rows):
-  """Objects with x, the first attribute and presence; all else the same."""
+  """Returns objects with x, the first attribute and presence; all else is equal."""
   array = np.zeros((len(rows), PROPERTIES), np.float32)
   for row, (x, attribute, presence) in zip(array, rows, strict=True):
     row[0], row[3 + attribute], row[5], row[-1] = x, 1.0, 1.0, presence
@@ -100,14 +100,14 @@ def objects(*rows):
   [
     ([(0.5, 0, 1)], [(0.5, 0, 1)], 1.0),
     ([(0.5, 1, 1)], [(0.5, 0, 1)], 0.0),  # another attribute
-    ([(0.5, 0, 1)], [(0.5, 0, 0)] + [(0.5, 1, 1)], 0.0),  # of padding
+    ([(0.5, 0, 1)], [(0.5, 0, 0)] + [(0.5, 1, 1)], 0.0),  # an object that is padding
     ([(0.5, 0, 1), (0.9, 0, 0.5)], [(0.5, 0, 1), (0.9, 0, 1)], 1.0),
-    ([(0.5, 0, 1)], [(0.5, 0, 1), (0.9, 0, 1)], 0.5),  # one of two
-    ([(0.5, 0, 0.9), (0.5, 1, 1)], [(0.5, 0, 1)], 0.5),  # after a wrong one
-    ([(0.5, 0, 1), (0.5, 1, 0.9)], [(0.5, 0, 1)], 1.0),  # before a wrong one
-    # The nearest object has been found already; the second nearest is not tried.
+    ([(0.5, 0, 1)], [(0.5, 0, 1), (0.9, 0, 1)], 0.5),  # finds one of two
+    ([(0.5, 0, 0.9), (0.5, 1, 1)], [(0.5, 0, 1)], 0.5),  # after a wrong detection
+    ([(0.5, 0, 1), (0.5, 1, 0.9)], [(0.5, 0, 1)], 1.0),  # before a wrong detection
+    # The nearest object has already been found; the second nearest is not tried.
     ([(0.5, 0, 1), (0.51, 0, 0.9)], [(0.5, 0, 1), (0.53, 0, 1)], 0.5),
-    # Of equal presence the last comes first.
+    # With equal presence, the last detection comes first.
     ([(0.5, 0, 1), (0.5, 1, 1)], [(0.5, 0, 1)], 0.5),
     ([(0.5, 1, 1), (0.5, 0, 1)], [(0.5, 0, 1)], 1.0),
     # 6 (0.5 - 0.25) = 1.5 is not nearer than 1.5
@@ -131,7 +131,7 @@ def test_the_whole_of_clevr_takes_seconds():
   assert time.perf_counter() - started < 10
 
 
-def test_names_of_arrays_tell_their_axes():
+def test_array_names_match_their_axes():
   predictions, targets = scenes(0, images=7)
   with shapes.checked('big_vision_like/evals') as seen:
     clevr_sets.average_precisions(predictions, targets, THRESHOLDS, ATTRIBUTES)
@@ -152,7 +152,7 @@ def source():
 
 
 def predict(state, batch, key, num_slots=6, iterations=2):
-  """`found` is what the batch says; `huber` is the noise, so that it shows."""
+  """Predicts `found` of the batch; `huber` is the noise, so that tests can see it."""
   batch_size = len(batch['image'])
   logits_BS = jnp.sin(jnp.arange(num_slots)[None] + 10 * batch['image'][:, 0, 0, :1])
   shape = batch_size, iterations, num_slots, 4, 3
@@ -211,7 +211,7 @@ def test_slots_iterations_and_thresholds_can_be_others(whole):
   assert got['attention'].shape[2] < 0.6 * whole['attention'].shape[2]
 
 
-def test_pictures_are_those_of_the_first_images(whole):
+def test_pictures_show_the_first_images(whole):
   assert whole['attention'].shape[0] == 4 and whole['attention'].dtype == np.uint8
   few = evaluate(2, pictures=3)['attention']
   np.testing.assert_array_equal(few, whole['attention'][:3])
@@ -220,13 +220,13 @@ def test_pictures_are_those_of_the_first_images(whole):
   assert 'attention' not in evaluate(pictures=0)
 
 
-def test_no_object_in_the_whole_data_is_told():
+def test_data_without_any_object_is_reported():
   examples = [e | {'targets': np.zeros_like(e['targets'])} for e in source()]
   with pytest.raises(UserError, match='no image of .* shows an object'):
     evaluate(examples=examples)
 
 
-def test_properties_that_do_not_fit_are_told():
+def test_properties_that_do_not_fit_are_reported():
   with pytest.raises(UserError, match=r'\[7, 6, 9\].*are 19 prop.*`attributes`'):
     evaluate(attributes=(2, 2, 3, 8))
   predictions, targets = scenes(0)

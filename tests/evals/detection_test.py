@@ -17,12 +17,12 @@ from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection
 
-SIZE = (24, 40)  # of padded images
+SIZE = (24, 40)  # size of padded images
 ROWS, QUERIES = 4, 6
 
 
 def source(images=7):
-  """Images of several sizes, with objects, crowds and what was found of them."""
+  """Returns images of several sizes, with objects, crowds and detections."""
   rng = np.random.default_rng(0)
   examples = []
   for number in range(images):
@@ -76,7 +76,7 @@ def evaluate(batch_size=7, devices=1, examples=None, **options):
 
 
 def truth(examples, ids=tuple(range(91))):
-  """The examples' objects as COCO's json has them, in pixels of original images."""
+  """Returns the objects of examples in COCO's format, in pixels of original images."""
   annotations = []
   for e in examples:
     scale = (e['original_size'] / e['size'])[::-1]
@@ -100,7 +100,7 @@ def truth(examples, ids=tuple(range(91))):
 
 
 def as_users_do(truth_file, found_file, images=None):
-  """pycocotools' own way from two files to numbers."""
+  """Evaluates two files as users of pycocotools do."""
   with contextlib.redirect_stdout(io.StringIO()):
     true = coco.COCO(truth_file)
     measured = cocoeval.COCOeval(true, true.loadRes(str(found_file)), 'bbox')
@@ -129,7 +129,7 @@ def write(folder, value):
 
 
 @pytest.mark.parametrize('ids', [None, coco_classes.IDS])
-def test_it_is_pycocotools_of_what_is_saved(tmp_path, capsys, ids):
+def test_results_match_pycocotools_on_the_saved_file(tmp_path, capsys, ids):
   file = tmp_path / 'made' / 'found.json'
   got = evaluate(categories=ids, save=str(file), pictures=0)
   assert capsys.readouterr().out == ''
@@ -168,7 +168,7 @@ def test_truth_may_be_a_file_of_more_images(whole, tmp_path):
   assert detection.CocoAP(data=None, annotations=path).needs == ('image_id',)
   got = evaluate(examples=examples, annotations=path)
   assert scalars(got) == pytest.approx(scalars(whole), abs=1e-6)
-  # The names are the file's here.
+  # The class names come from the file.
   assert got['boxes'].shape == whole['boxes'].shape
   assert not np.array_equal(got['boxes'], whole['boxes'])
   named = evaluate(names=[f'class {i}' for i in range(3)])
@@ -191,7 +191,7 @@ def test_areas_may_be_given():
 
 
 def objects(*rows):
-  """Entries of image 1 and category 1, squares of 10 pixels at these places."""
+  """Returns entries of image 1 and category 1, squares of 10 pixels at these places."""
   return [
     {'image_id': 1, 'category_id': 1, 'bbox': [x, 0, 10, 10], **more}
     for x, more in rows
@@ -208,7 +208,7 @@ def objects(*rows):
       [(0, {})],
       [(0, {'score': 0.5}), (20, {'score': 0.5})],
       1.0,
-    ),  # the first is higher
+    ),  # the first scores higher
     ([(0, {}), (20, {})], [(0, {'score': 0.5})], 51 / 101),
     ([(0, {}), (20, {'iscrowd': 1})], [(20, {'score': 0.9}), (0, {'score': 0.5})], 1.0),
     ([(0, {})], [(0, {'score': 0.5}), (0, {'score': 0.9, 'image_id': 2})], 1.0),
@@ -227,7 +227,7 @@ def test_by_hand(true, found, expected):
   assert json.dumps(truth) == before
 
 
-def test_pictures_are_those_of_the_first_images(whole):
+def test_pictures_show_the_first_images(whole):
   assert whole['boxes'].shape[0] == 4 and whole['boxes'].dtype == np.uint8
   few = evaluate(2, pictures=3)['boxes']
   height, width = few.shape[1:3]
@@ -237,7 +237,7 @@ def test_pictures_are_those_of_the_first_images(whole):
   assert not np.array_equal(evaluate(shown=0.9)['boxes'], whole['boxes'])
 
 
-def test_true_and_found_boxes_lie_where_they_are():
+def test_true_and_found_boxes_are_drawn_in_place():
   [example] = source(1)
   box = np.float32([4, 5, 14, 15])
   example |= {
@@ -257,7 +257,7 @@ def test_true_and_found_boxes_lie_where_they_are():
   right = got['boxes'][0, : height * factor, width * factor + 2 :]
   for half in (left, right):
     drawn = (half != 128).any(-1)
-    # The right and the lower side, where no tag is.
+    # The right and the lower side, which no tag covers.
     assert drawn[:, 14 * factor - 1].sum() == 10 * factor
     assert drawn[15 * factor - 1].sum() == 10 * factor
   assert not np.array_equal(left, right)  # one has a score
@@ -276,12 +276,12 @@ def test_true_and_found_boxes_lie_where_they_are():
      'predicted for the image 100 are not finite'),
   ],
 )  # fmt: skip
-def test_what_cannot_be_measured_is_told(change, options, message):
+def test_unusable_inputs_are_reported(change, options, message):
   with pytest.raises(UserError, match=message):
     evaluate(examples=[e | change for e in source()], **options)
 
 
-def test_images_that_annotations_do_not_have_are_told(tmp_path):
+def test_images_missing_from_the_annotations_are_reported(tmp_path):
   path = write(tmp_path, truth(source(3)))
   with pytest.raises(UserError, match='image with `image_id` 109 is not in the annota'):
     evaluate(annotations=path)
@@ -314,13 +314,13 @@ def test_a_malformed_file_names_the_entry(tmp_path, place, value, message):
     coco_json.read_strictly(write(tmp_path, malformed))
 
 
-def test_a_file_that_is_none_is_told(tmp_path):
+def test_a_file_that_is_not_json_is_reported(tmp_path):
   annotations = str(tmp_path / 'truth.json')
   [problem] = detection.CocoAP(data=None, annotations=annotations).problems()
   assert 'truth.json cannot be read' in problem
 
 
-def test_without_pycocotools_it_says_what_to_install():
+def test_a_missing_pycocotools_is_reported_with_the_command():
   with mock.patch.object(detection.importlib.util, 'find_spec', lambda name: None):
     assert detection.CocoAP(data=None).problems() == [detection.NO_PYCOCOTOOLS]
   with mock.patch.dict('sys.modules', {'pycocotools': None}):
@@ -328,14 +328,14 @@ def test_without_pycocotools_it_says_what_to_install():
       evaluate()
 
 
-def test_names_of_arrays_tell_their_axes():
+def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/evals', 'big_vision_like/viz/detection') as seen:
     evaluate(7)
   assert {'boxes_BK4', 'ratio_B4', 'image_BQ', 'there_BK', 'size_B2'} <= seen.keys()
 
 
 def overlap(one, other, crowd=False):
-  """IoU of boxes xywh; with a crowd, the share of the first that lies on it."""
+  """Returns the IoU of boxes xywh; with a crowd, the share of the first inside it."""
   low = np.maximum(one[:2], other[:2])
   high = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
   both = np.prod(np.maximum(high - low, 0))
@@ -344,10 +344,10 @@ def overlap(one, other, crowd=False):
 
 
 def counted(true, found, shown):
-  """Right, wrong and missed of an image, and the right ones' IoUs, box by box."""
+  """Counts right, wrong and missed boxes, box by box; sums the right ones' IoUs."""
   right, wrong, ious, taken = 0, 0, 0.0, set()
   for e in sorted(found, key=lambda e: -e['score']):
-    # pycocotools has no opinion of boxes with a negative side.
+    # pycocotools leaves the results for boxes with a negative side undefined.
     if e['score'] < shown or np.prod(e['bbox'][2:]) < 0:
       continue
     same = [t for t in true if t['category_id'] == e['category_id']]
@@ -367,7 +367,7 @@ def test_agreement_of_images(tmp_path, shown):
   file = tmp_path / 'found.json'
   evaluate(save=str(file), pictures=0, examples=source(20))
   true, found = truth(source(20)), json.loads(file.read_text())
-  ids = [e['image_id'] for e in source(20)][::-1]  # in any order
+  ids = [e['image_id'] for e in source(20)][::-1]  # the order is arbitrary
   got = detection.agreement(detection.evaluated(true, found, ids), ids, shown)
   expected = [
     counted(
@@ -404,11 +404,11 @@ def test_where_nothing_is_nothing_can_be_said():
   np.testing.assert_array_equal(got['quality'], [0, np.nan, 0])
 
 
-def test_precisions_are_what_ap_is_the_mean_of(tmp_path, whole):
+def test_ap_is_the_mean_of_precisions(tmp_path, whole):
   file = tmp_path / 'found.json'
   evaluate(save=str(file), pictures=0)
   true = truth(source())
-  true['categories'].append({'id': 50})  # nothing is of this
+  true['categories'].append({'id': 50})  # has no objects
   ids = [int(e['image_id']) for e in source()]
   measured = detection.evaluated(true, json.loads(file.read_text()), ids)
   got = detection.precisions(measured)

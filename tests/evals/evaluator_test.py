@@ -1,4 +1,4 @@
-"""The one path through evaluation data: keys, masks, order, pictures."""
+"""Tests of the one path through evaluation data: keys, masks, order, pictures."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ SHAPES = ((16, 32), (32, 16))
 
 @dataclasses.dataclass(kw_only=True)
 class Noted(evaluator.Evaluator):
-  """Returns what a prediction gave, example by example."""
+  """An evaluator that returns the predictions of each example."""
 
   def reports(self):
     return {}
@@ -64,7 +64,7 @@ def test_each_batch_has_noise_of_its_own(devices):
 
 
 @pytest.mark.parametrize('batch_size, devices', [(11, 1), (4, 1), (16, 8)])
-def test_rows_that_fill_are_left_out_and_examples_known(batch_size, devices):
+def test_padding_rows_are_left_out_and_examples_known(batch_size, devices):
   mesh = meshes.make_mesh(devices=jax.devices()[:devices])
   found = noted(batch_size).run(noise, None, mesh)
   np.testing.assert_array_equal(found.index_N, np.arange(11))
@@ -100,11 +100,11 @@ def test_a_limit_reads_no_further():
   made = noted(4, Watched(examples(40)))
   rows = list(made.rows(made.measure, noise, None, limit=5))
   assert sum(len(part.index_N) for part in rows) == 8
-  assert max(read) < 40 - 8  # those that are prefetched, and not the last ones
+  assert max(read) < 40 - 8  # some examples are prefetched, but not the last ones
 
 
 def pictures():
-  """Landscapes and portraits in turn, of two shapes after padding."""
+  """Returns landscapes and portraits alternately; padded, they have two shapes."""
   return [
     {
       'image': np.full((10, 20, 3) if i % 2 else (20, 10, 3), i, np.uint8),
@@ -126,13 +126,13 @@ def test_batches_of_several_shapes_are_joined_in_order_of_the_source():
   assert [i for part in seen for i in part] != sorted(i for part in seen for i in part)
   found = made.run(look, None)
   np.testing.assert_array_equal(found.values['number'], np.arange(9))
-  # Rows of pixels are padded to the longest.
+  # Rows of pixels are padded to the longest one.
   assert found.values['first'].shape == (9, 32, 3)
   np.testing.assert_array_equal(found.values['first'][:, 0, 0], np.arange(9))
 
 
 def test_translations_of_reordered_batches_meet_their_references(vocabulary):
-  """Sequences of several lengths come in another order than in the source."""
+  """Checks sequences of several lengths, whose batches are not in source order."""
   pairs = sorted(texts.PAIRS[:11], key=lambda pair: -len(pair['de']))
   pairs = pairs[::2] + pairs[1::2]
   source = [
@@ -178,7 +178,7 @@ def test_only_the_prediction_that_is_named_is_traced():
 
   task, made = Task(), noted()
   made.predict, made.predict_args = 'generate', {'scale': 2.0}
-  for _ in range(2):  # the second finds the compiled program
+  for _ in range(2):  # the second pass reuses the compiled program
     found = made.run(made.prediction(task), None)
   np.testing.assert_array_equal(found.values['number'], 6.0 * np.arange(11))
   assert traced == [('generate', 2.0)]

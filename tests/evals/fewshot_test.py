@@ -15,7 +15,7 @@ CLASSES = 4
 
 
 def examples(count, noise, seed):
-  """One-hot labels and, in `noisy`, the same with noise."""
+  """Returns one-hot labels and, in `noisy`, the same with noise."""
   rng = np.random.default_rng(seed)
   labels = np.arange(count) % CLASSES
   return [
@@ -48,7 +48,7 @@ def probe(predict, devices=1, train=TRAIN, test=TEST, **options):
   return found.run(evaluator, predict, jnp.float32(1.0), mesh)
 
 
-def test_one_hot_labels_as_features_are_learnt_from_one_shot():
+def test_one_hot_labels_as_features_are_learned_from_one_shot():
   got = probe(predict, shots=(1, 5))
   assert got == {'1-shot': 1.0, '1-shot std': 0.0, '5-shot': 1.0, '5-shot std': 0.0}
 
@@ -87,7 +87,7 @@ def test_labels_that_say_nothing_give_chance():
   assert got['5-shot'] < 0.75
 
 
-def test_rare_classes_give_all_that_they_have_and_are_told(capsys):
+def test_rare_classes_give_all_their_examples_and_are_reported(capsys):
   rare = [e for e in TRAIN if e['label'] != 3]
   rare += [e for e in TRAIN if e['label'] == 3][:2]
   data = [pipeline.EvalInput(source=s, batch_size=16) for s in (rare, TEST)]

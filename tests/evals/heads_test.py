@@ -1,4 +1,4 @@
-"""Accuracy of two heads against counting by hand."""
+"""Tests that the accuracy of two heads matches counting by hand."""
 
 import found
 import jax
@@ -17,7 +17,7 @@ def evaluate(predict):
   rng = np.random.default_rng(0)
   scores = rng.normal(size=(SIZE, 2, CLASSES)).astype(np.float32)
   label_B = rng.integers(CLASSES, size=SIZE)
-  scores[::3, :, 2] += 9.0  # here both heads choose the same
+  scores[::3, :, 2] += 9.0  # here both heads choose the same class
   label_B[::2] = scores[::2].mean(axis=1).argmax(axis=-1)
   examples = [
     {'scores': own, 'label': np.int32(label)}

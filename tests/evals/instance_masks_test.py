@@ -17,7 +17,6 @@ from big_vision_like.data.transforms import boxes, image, labels
 from big_vision_like.errors import UserError
 from big_vision_like.evals import detection, instance_masks
 
-# pycocotools' own
 HEIGHT, WIDTH, SIDE = 40, 56, 28
 DISCS = ((12, 14, 9), (26, 38, 11), (5, 50, 4))  # the last is a crowd
 
@@ -98,7 +97,7 @@ def evaluate(share=1.0, records=None, outputs=None, **options):
 
 
 @pytest.mark.parametrize('outlines', (False, True))
-def test_masks_are_measured_beside_boxes(outlines):
+def test_masks_are_measured_next_to_boxes(outlines):
   records = [record(i, outlines)[0] for i in range(3)]
   whole = evaluate(records=records)
   assert whole['AP'] == 1 and whole['mask_AP50'] == 1 and whole['mask_AP'] > 0.7
@@ -113,7 +112,7 @@ def test_without_masks_nothing_changes():
   assert plain == {k: v for k, v in evaluate().items() if not k.startswith('mask_')}
 
 
-def test_it_is_pycocotools_of_what_is_saved(tmp_path):
+def test_results_match_pycocotools_on_the_saved_file(tmp_path):
   path = str(tmp_path / 'found.json')
   maps = [record(i)[1] for i in range(3)]
   ours = evaluate(0.9, save=path)
@@ -146,7 +145,7 @@ def test_it_is_pycocotools_of_what_is_saved(tmp_path):
 
 
 def test_mask_logits_of_a_padded_image():
-  """Logits of every fourth pixel of the padded image, as DETR has them."""
+  """Checks logits at every fourth pixel of the padded image, as DETR predicts them."""
   maps = [record(i)[1] for i in range(3)]
 
   def outputs(found, batch):
@@ -169,7 +168,7 @@ def test_pasted_masks_are_interpolated_at_centres():
   left, top, right, bottom = box_4
 
   def at(y, x):
-    if not (0 <= y <= 4 and 0 <= x <= 4):  # zeros around the mask
+    if not (0 <= y <= 4 and 0 <= x <= 4):  # zeros surround the mask
       padded = np.pad(mask_MM, 1)
       y, x = y + 1, x + 1
     else:
@@ -191,7 +190,7 @@ def test_pasted_masks_are_interpolated_at_centres():
   assert not instance_masks.pasted(mask_MM, np.array([3.0, 3, 3, 9]), 12, 16).any()
 
 
-def test_what_is_missing_is_named():
+def test_missing_fields_are_named():
   records = [record(i)[0] for i in range(3)]
   for one in records:
     del one['segmentation']

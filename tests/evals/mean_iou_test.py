@@ -13,7 +13,7 @@ CLASSES = 4
 
 
 def test_scores_of_a_small_matrix():
-  # Class 1 is never true and is predicted once; class 2 is neither.
+  # Class 1 is never true and is predicted once; class 2 is never true or predicted.
   count = np.array([[6, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 4]])
   np.testing.assert_allclose(
     mean_iou.intersection_over_union(count), [6 / 10, 0, np.nan, 4 / 7]
@@ -28,7 +28,7 @@ def test_scores_of_a_small_matrix():
 
 
 def examples(count=5):
-  """Images of several sizes, padded, with void pixels, and label maps like them."""
+  """Returns padded images of several sizes with void pixels, and their label maps."""
   rng = np.random.default_rng(0)
   rows = []
   for i in range(count):
@@ -77,7 +77,7 @@ def test_all_pixels_of_all_images_count_once(devices):
   assert sheets.dtype == np.uint8 and len(sheets) == 2
 
 
-def test_mean_iou_is_sklearns():
+def test_mean_iou_matches_sklearn():
   metrics = pytest.importorskip('sklearn.metrics')
   rows = examples()
   truth, shown = [], []
@@ -106,7 +106,7 @@ def test_labels_beyond_the_classes_are_one_sentence():
     run(rows, names=('sky',))
 
 
-def test_pictures_are_those_of_the_first_images():
+def test_pictures_show_the_first_images():
   evaluator, results = run(examples(), pictures=0)
   assert not results.pictures and found.flat(results)['aAcc'] > 0.5
   assert evaluator.class_names == {}

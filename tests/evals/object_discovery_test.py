@@ -45,7 +45,7 @@ def iou(true, predicted):
 
 
 def blobs(seed, size, entities, slots, noise):
-  """Bands of entities, and slots that mostly keep to them."""
+  """Returns bands of entities, and slots that mostly agree with them."""
   rng = np.random.default_rng(seed)
   true = np.sort(rng.choice(entities, size, p=rng.dirichlet(np.ones(entities))), axis=1)
   predicted = rng.permutation(max(slots, entities))[true] % slots
@@ -60,7 +60,7 @@ def blobs(seed, size, entities, slots, noise):
   slots=st.integers(1, 9),
   noise=st.sampled_from([0.0, 0.03, 0.5, 1.0]),
 )
-def test_ari_is_that_of_sklearn(seed, entities, slots, noise):
+def test_ari_matches_sklearn(seed, entities, slots, noise):
   true, predicted = blobs(seed, (3, 40), entities, slots, noise)
   expected = [metrics.adjusted_rand_score(*pair) for pair in pairs(true, predicted)]
   np.testing.assert_allclose(ari(true, predicted), expected, atol=1e-6)
@@ -75,12 +75,12 @@ def test_ari_is_that_of_sklearn(seed, entities, slots, noise):
 def test_big_images_lose_nothing_in_float32(noise, entities, slots):
   assert not jax.config.jax_enable_x64
   true, predicted = blobs(0, (2, 240 * 320), entities, slots, noise)
-  true[1] = np.arange(240 * 320) < 5  # hardly anything to find
+  true[1] = np.arange(240 * 320) < 5  # five pixels, hardly anything to find
   expected = [metrics.adjusted_rand_score(*pair) for pair in pairs(true, predicted)]
   np.testing.assert_allclose(ari(true, predicted), expected, atol=3e-6)
 
 
-def test_pixels_that_stand_alone_are_told_apart():
+def test_single_pixels_are_distinguished():
   assert ari([[1, 2, 3, 4]], [[3, 0, 2, 1]]) == 1.0
   assert ari([[1, 2, 3, 4]], [[0, 0, 0, 0]]) == 0.0
 
@@ -92,7 +92,7 @@ def test_pixels_that_stand_alone_are_told_apart():
     ([0, 0, 0, 0], [1, 1, 2, 1], 0.0, 1.0),
     ([0, 0, 0, 1], [1, 2, 1, 2], 0.0, 1.0),  # a single pixel
     ([0, 0, 1, 1], [0, 1, 2, 2], None, 1.0),  # one object, found whole
-    ([0, 0, 1, 1], [0, 0, 1, 2], None, 0.0),  # and in pieces
+    ([0, 0, 1, 1], [0, 0, 1, 2], None, 0.0),  # found in pieces
     ([1, 1, 1, 1], [0, 0, 0, 0], 1.0, 1.0),
   ],
 )
@@ -108,14 +108,14 @@ def test_names_of_slots_and_order_of_pixels_do_not_matter(seed):
   true, predicted = blobs(seed, (2, 30), 4, 5, 0.2)
   rng = np.random.default_rng(seed)
   order, names = rng.permutation(30), rng.permutation(5)
-  predicted[:, 0] = 4  # the same number of slots
+  predicted[:, 0] = 4  # keeps the number of slots equal
   other = true[:, order], names[predicted][:, order]
   for measure in (ari, foreground_ari, iou):
     np.testing.assert_allclose(measure(true, predicted), measure(*other), atol=1e-6)
 
 
 @pytest.mark.parametrize('entities, slots', [(3, 5), (5, 3), (1, 4), (6, 1)])
-def test_iou_is_that_of_the_best_matching(entities, slots):
+def test_iou_uses_the_best_matching(entities, slots):
   true, predicted = blobs(1, (6, 50), entities, slots, 0.3)
   expected = []
   for t, p in pairs(true, predicted):
@@ -140,7 +140,7 @@ def test_background_that_joins_an_object_shows_in_iou_alone():
   np.testing.assert_allclose(iou(true, swallowed), (4 / 6 + 1) / 3, rtol=1e-6)
 
 
-def test_names_of_arrays_tell_their_axes():
+def test_array_names_match_their_axes():
   rng = np.random.default_rng(0)
   outputs = {
     'masks': rng.random((3, SLOTS, *SIZE)),
@@ -157,7 +157,7 @@ NUM_OBJECTS = [2, 0, 1, 3, 2, 2, 1]
 
 
 def source():
-  """Images of NUM_OBJECTS objects; slots find them as far as `found` goes."""
+  """Returns images of NUM_OBJECTS objects; slots find them as well as `found` does."""
   rng = np.random.default_rng(0)
   examples = []
   for count in NUM_OBJECTS:
@@ -175,7 +175,7 @@ def source():
 
 
 def predict(state, batch, key, num_slots=SLOTS, iterations=ITERATIONS):
-  """Finds `found` in the last iteration, half of it before; `mse` is the noise."""
+  """Finds `found` in the last iteration, and half of it before; `mse` is the noise."""
   batch_size = len(batch['image'])
   found = jnp.minimum(batch['found'], num_slots - 1)
   masks = jax.nn.one_hot(found, num_slots, axis=1)
@@ -231,9 +231,9 @@ def test_images_with_objects_count_once(whole):
 def test_neither_batches_nor_devices_matter(whole, batch_size, devices):
   got = evaluate(batch_size, devices)
   assert scalars(got) == pytest.approx(scalars(whole), rel=1e-5)
-  # The first batch of 3 shows two images that count.
+  # The first batch of 3 has two images that count.
   np.testing.assert_array_equal(got['slots'], whole['slots'])
-  if batch_size > 7:  # the same noise, as all are in the first batch
+  if batch_size > 7:  # the noise is the same if all images are in the first batch
     assert got['mse'] == pytest.approx(whole['mse'], rel=1e-5)
 
 
@@ -252,7 +252,7 @@ def test_slots_and_iterations_can_be_others():
   assert got['miou'] < evaluate(pictures=0)['miou']
 
 
-def test_pictures_are_those_of_the_first_images_that_count(whole):
+def test_pictures_show_the_first_images_that_count(whole):
   assert whole['slots'].shape[0] == 4 and whole['slots'].dtype == np.uint8
   few = evaluate(2, pictures=2)['slots']
   np.testing.assert_array_equal(few, whole['slots'][:2])
@@ -265,7 +265,7 @@ def test_pictures_are_those_of_the_first_images_that_count(whole):
   'segmentation_of',
   [lambda s: s[:3], lambda s: s[..., None], lambda s: s.astype(np.int32)],
 )
-def test_a_segmentation_that_does_not_fit_is_told(segmentation_of):
+def test_a_segmentation_that_does_not_fit_is_reported(segmentation_of):
   examples = [
     e | {'segmentation': segmentation_of(e['segmentation'])} for e in source()
   ]

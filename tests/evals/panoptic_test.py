@@ -23,7 +23,7 @@ THINGS, CLASSES = 3, 5
 
 
 def drawn(rng, size=(12, 17), segments=4, crowd=False):
-  """A map of random rectangles on void, and its segments."""
+  """Draws a map of random rectangles on void; returns it with its segments."""
   ids, rows = np.zeros(size, np.int64), []
   for number in rng.permutation(50)[:segments] + 7:
     top, left = rng.integers(0, size[0] - 3), rng.integers(0, size[1] - 3)
@@ -36,7 +36,7 @@ def drawn(rng, size=(12, 17), segments=4, crowd=False):
 
 
 def in_words(true, segments, found, predicted):
-  """The protocol of cocodataset/panopticapi, a pair at a time: (C, 4)."""
+  """Counts by the protocol of cocodataset/panopticapi, one pair at a time: (C, 4)."""
   result = np.zeros((CLASSES, 4))
   matched, crowds = set(), collections.defaultdict(list)
   for p, label in predicted:
@@ -62,11 +62,11 @@ def in_words(true, segments, found, predicted):
 
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(seed=st.integers(0, 9999), alike=st.booleans(), crowd=st.booleans())
-def test_counts_are_those_of_pairs_one_by_one(seed, alike, crowd):
+def test_counts_match_pairs_one_by_one(seed, alike, crowd):
   rng = np.random.default_rng(seed)
   true, segments = drawn(rng, segments=rng.integers(0, 6), crowd=crowd)
   found, predicted = drawn(rng, segments=rng.integers(0, 6))
-  if alike:  # the same, a little shifted, with other ids
+  if alike:  # the same segments, slightly shifted, with other ids
     found, predicted = 3 * np.roll(true, 1, axis=1), segments * [3, 1, 0]
   got = panoptic.counts(true, segments, found, predicted[:, :2], CLASSES)
   expected = in_words(true, segments, found, predicted[:, :2])
@@ -96,7 +96,7 @@ def test_quality_is_the_mean_of_classes_that_are_there():
     ([[1, 0, 0], [2, 9, 0]], 'a true segment has the label 9, but there are 5 classes'),
   ],
 )
-def test_ids_and_labels_that_do_not_fit_are_told(segments, message):
+def test_ids_and_labels_that_do_not_fit_are_reported(segments, message):
   ids = np.array([[0, 1], [2, 2]])
   with pytest.raises(UserError, match=message):
     panoptic.counts(ids, np.array(segments), ids * 0, np.zeros((0, 2), int), CLASSES)
@@ -111,12 +111,12 @@ def scene(seed, queries=7, grid=(9, 13)):
   logits[np.arange(queries), rng.integers(CLASSES + 1, size=queries)] += 5
   masks = rng.normal(size=(queries, *grid)).astype(np.float32)
   masks = np.stack([cv2.GaussianBlur(mask, (0, 0), 1.5) for mask in masks])
-  masks[rng.integers(queries)] -= 0.5  # one that gets few pixels
+  masks[rng.integers(queries)] -= 0.5  # a segment with few pixels
   return logits, masks
 
 
 def step_by_step(logits, masks, size, shown, threshold, padded=None):
-  """Whole masks, softmaxed; a Pillow image brought to the size shown."""
+  """Merges segments from whole softmaxed masks; resizes with Pillow to a shown size."""
   probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   kept = [
     (int(p.argmax()), mask)
@@ -154,7 +154,7 @@ def step_by_step(logits, masks, size, shown, threshold, padded=None):
     ((36, 40), (15, 18), (36, 52)),
   ],
 )
-def test_segments_are_those_of_the_words_of_the_protocol(seed, size, shown, padded):
+def test_segments_match_the_protocol_step_by_step(seed, size, shown, padded):
   logits, masks = scene(seed)
   threshold = 0.85 if seed % 2 else 0.5
   ids, segments = panoptic.segments_of(
@@ -174,7 +174,7 @@ def test_stuff_is_joined_and_things_are_not():
   masks = np.eye(4, dtype=np.float32).reshape(4, 2, 2)
   ids, segments = panoptic.segments_of(sharp([4, 1, 1, 4]), masks, (6, 6), (6, 6), 3)
   assert segments.tolist() == [[1, 4], [2, 1], [3, 1]]
-  # The joined one is dropped, and its pixels are whose they are without it.
+  # The joined segment is dropped; its pixels go to the best of the other segments.
   assert set(np.unique(ids[:3, 3:])) <= {1, 2, 3} and (ids[:2, :2] == 1).all()
 
 
@@ -188,7 +188,7 @@ def test_nothing_found_and_nothing_large_enough():
 
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(old=st.integers(1, 400), new=st.integers(1, 400))
-def test_the_nearest_pixel_is_that_of_pillow(old, new):
+def test_the_nearest_pixel_matches_pillow(old, new):
   image = Image.fromarray(np.arange(old, dtype=np.int32)[None])
   expected = np.asarray(image.resize((new, 1), Image.Resampling.NEAREST))[0]
   np.testing.assert_array_equal(panoptic._nearest(old, new), expected)
@@ -200,7 +200,7 @@ SIZE = (36, 52)
 
 
 def source(images=5):
-  """Maps of original images, and masks that find them more or less."""
+  """Returns maps of original images, and masks that approximate them."""
   rng = np.random.default_rng(0)
   examples = []
   for number in range(images):
@@ -211,7 +211,7 @@ def source(images=5):
     segments[: len(rows)] = rows
     truth = np.zeros((45, 60), np.int32)
     truth[: original[0], : original[1]] = ids
-    truth[original[0] :] = 99  # what is not looked at
+    truth[original[0] :] = 99  # ignored padding
     masks = rng.normal(size=(7, 9, 13)).astype(np.float32)
     for query, row in enumerate(rows):
       there = cv2.resize((ids == row[0]).astype(np.float32), tuple(size[::-1].tolist()))
@@ -253,7 +253,7 @@ def whole():
   return evaluate()
 
 
-def test_results_are_those_of_images_one_by_one(whole):
+def test_results_match_images_one_by_one(whole):
   total = 0
   for e in source():
     size, shown = tuple(e['size'].tolist()), tuple(e['original_size'].tolist())
@@ -275,7 +275,7 @@ def test_neither_batches_nor_devices_matter(whole, batch_size, devices):
   assert got == {k: v for k, v in whole.items() if k != 'panoptic'}
 
 
-def test_pictures_are_those_of_the_first_images(whole):
+def test_pictures_show_the_first_images(whole):
   assert whole['panoptic'].shape[0] == 4 and whole['panoptic'].dtype == np.uint8
   few = evaluate(2, pictures=3)['panoptic']
   height, width = few.shape[1:3]
@@ -295,12 +295,12 @@ def test_the_threshold_matters():
     ({'panoptic': np.zeros((20, 60), np.int32)}, r'`panoptic` is \[20, 60\], but i'),
   ],
 )  # fmt: skip
-def test_truth_that_cannot_be_used_is_told(change, message):
+def test_unusable_truth_is_reported(change, message):
   with pytest.raises(UserError, match=message):
     evaluate(examples=[e | change for e in source()])
 
 
-def test_names_of_arrays_tell_their_axes():
+def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/evals', 'big_vision_like/viz/detection') as seen:
     evaluate(5)
   assert {'masks_KHW', 'same_KK', 'shared_SP', 'label_P', 'counts_C4'} <= seen.keys()

@@ -16,7 +16,7 @@ from big_vision_like.tasks import region_classification as tasks
 
 LABELS = np.int32([[0, 1, 2], [2, 2, 0]])
 THERE = np.array([[True, True, True], [True, True, False]])
-# The likeliest class of each object, which may not be background (3).
+# The most probable class of each object; background (3) must not be chosen.
 BOTH = np.array([[0, 1, 0], [2, 3, 0]])
 
 

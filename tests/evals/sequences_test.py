@@ -51,7 +51,7 @@ def test_shares_of_sequences_and_of_tokens(batch_size, devices):
   }
 
 
-def test_what_stands_behind_eos_counts():
+def test_tokens_after_eos_count():
   got = evaluate(sequences.ExactMatch, [GOES_ON], found, 1)
   assert got == {'exact': 0.0, 'tokens': 1.0}
 
@@ -66,7 +66,7 @@ def test_lengths_may_differ(lengths):
   assert got['exact'] == 0.5 and got['tokens'] == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_what_does_not_fit_beyond_a_short_target_is_a_mistake():
+def test_tokens_beyond_a_short_target_are_a_mistake():
   source = [example([5, 6, EOS], [5, 6, EOS, 0, 9], 3, 5)]
   assert evaluate(sequences.ExactMatch, source, found, 1)['exact'] == 0.0
 
@@ -77,7 +77,7 @@ SUMS = [
 
 
 def sums(state, batch, key):
-  # NaN where a row only fills: it may not count.
+  # NaN in padding rows, which must not count.
   return {
     'nll': state * jnp.where(batch['mask'], batch['nll'], jnp.nan),
     'tokens': batch['tokens'],

@@ -18,7 +18,7 @@ REFERENCES = [pair['en'] for pair in texts.PAIRS[:11]]
 
 @pytest.fixture
 def evaluate(vocabulary):
-  """Scores `translations` (by example, any text) as a model's output."""
+  """Returns a function that scores `translations` (any text) as a model's output."""
 
   def run(translations, batch_size=4, devices=1, **options):
     ids = np.zeros((len(translations), 40), np.int32)
@@ -33,7 +33,7 @@ def evaluate(vocabulary):
     def predict(state, batch, key):
       assert batch['source'].shape == (batch_size, 40)
       found = jnp.asarray(ids)[batch['id']]
-      # A row that only fills the batch would be told by its words.
+      # Gives padding rows other words, which would change the scores.
       return {'ids': jnp.where(batch['mask'][:, None], found, 5), 'logits': state}
 
     tokenize = text.Tokenize(vocabulary, source='de', target='en')
@@ -57,7 +57,7 @@ def test_the_references_score_100(evaluate, batch_size, devices):
 
 
 @pytest.mark.parametrize('tokenize', ['13a', 'intl', 'none'])
-def test_scores_are_those_of_sacrebleu(evaluate, tokenize):
+def test_scores_match_sacrebleu(evaluate, tokenize):
   lines = [line.replace('tomcat', 'bear') for line in REFERENCES]
   lines[0], lines[8] = 'The dog sees, the dog', lines[8].lower()
   bleu = sacrebleu.corpus_bleu(lines, [REFERENCES], tokenize=tokenize, force=True)

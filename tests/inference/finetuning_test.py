@@ -1,4 +1,4 @@
-"""Fine-tuning starts from weights of every family that we write, with a new head."""
+"""Tests of fine-tuning weights of every family that we write, with a new head."""
 
 import jax
 import numpy as np
@@ -106,7 +106,7 @@ def test_images_of_another_size(tmp_path):
   assert start.eval_transforms()[1]['size'] == 96
 
 
-def test_one_override_corrects_heads_that_nothing_tells(tmp_path, capsys):
+def test_one_override_corrects_an_unknown_number_of_heads(tmp_path, capsys):
   model, size, _ = MODELS['vit']
   start = finetuning.start(write(model, size, tmp_path, 'timm'), 3)
   told = 'num_heads=1 is assumed, as in published models; to change it, pass --config'

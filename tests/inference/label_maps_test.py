@@ -15,7 +15,7 @@ PICTURE = RNG.integers(0, 256, (30, 50, 3)).astype(np.uint8)
 
 
 class Halves:
-  """Enough of a model: logits of two classes at half the size."""
+  """A minimal model: logits of two classes at half the size."""
 
   def apply(self, variables, image):
     red = image[:, ::2, ::2, :1]

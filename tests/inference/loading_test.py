@@ -40,7 +40,7 @@ def shapes(model, variables, preprocess):
 
 
 def tiny_run(folder, size=(8, 8), transforms=(), model=None, **task):
-  """A run of the config for tests, whose average differs from its parameters."""
+  """Writes a run of the test config; its averaged parameters differ from the others."""
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.task.update(task)
   config.task.model.update(model or {})
@@ -73,7 +73,7 @@ def test_another_size_resizes_positions(size, grid, tmp_path):
   assert shapes(model, variables, preprocess)['logits'].shape == (1, 5)
 
 
-def test_another_size_that_was_not_asked_for_names_both_grids(tmp_path):
+def test_an_unrequested_other_size_names_both_grids(tmp_path):
   params = random_weights.small_vit()
   files.write(tmp_path / 'a.npz', vision_transformer.to_npz(params))
   model, variables, preprocess = loading.load(tmp_path / 'a.npz')
@@ -94,7 +94,7 @@ def test_hybrids(other, stride, tmp_path):
 
 
 def wide_file(folder, size=(16, 24)):
-  """Published weights of images that are not square, and their parameters."""
+  """Writes published weights for wide images; returns the file and the parameters."""
   params = random_weights.params_of(vit.ViT(num_classes=5, **random_weights.VIT), size)
   files.write(folder / 'a.npz', vision_transformer.to_npz(params))
   return folder / 'a.npz', params['pos_embedding']
@@ -114,7 +114,7 @@ def test_positions_that_are_not_square(tmp_path):
     loading.load(path, (32, 24), source_grid=(4, 3))
 
 
-def test_grids_of_as_many_tokens_are_not_confused(tmp_path):
+def test_grids_with_equally_many_tokens_are_not_confused(tmp_path):
   path, table = wide_file(tmp_path, (32, 32))
   with pytest.raises(UserError, match='16 positions may be a grid of 2x8 or 4x4: give'):
     loading.load(path, (16, 64))
@@ -140,7 +140,7 @@ def test_files_that_say_their_size_are_believed(tmp_path):
 
 
 @pytest.mark.parametrize('size', [0, -8, (8,), 7, 8.5, 'x', True, (8, 10**6)])
-def test_sizes_that_are_none(size, tmp_path):
+def test_invalid_sizes(size, tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'a.npz', flat)
   words = 'is not a positive height and width|7x7 do not divide into patches'
@@ -205,7 +205,7 @@ def test_weights_without_a_head(tmp_path):
   assert outputs['logits'].shape == (1, 0) and outputs['pre_logits'].shape == (1, 8)
 
 
-def test_what_timm_says_beside_its_weights(tmp_path, capsys):
+def test_metadata_of_timm_next_to_its_weights(tmp_path, capsys):
   params = random_weights.small_vit()
   files.write(tmp_path / 'model.safetensors', timm_vit.to_timm(params))
   told = dict(input_size=[3, 24, 24], mean=[0.4] * 3, std=[0.2] * 3)
@@ -236,7 +236,7 @@ def test_a_run(tmp_path, data_dir):
 
 
 def finding_run(folder, ids=None, names=('a', 'b', 'c'), **source):
-  """A run that finds objects, as small as possible."""
+  """Writes a minimal run of a detector."""
   config = spec.load('configs/detr/small.py', root=experiment.Settings)
   config.task.model.update(width=8, num_heads=2, mlp_dim=8, decoder_depth=1)
   config.task.model.backbone.update(root=4, channels=(4, 4))
@@ -253,7 +253,7 @@ def finding_run(folder, ids=None, names=('a', 'b', 'c'), **source):
 
 
 class Scenes(InMemory):
-  """A data set that knows the size of its pictures, and its objects' names."""
+  """A data set that knows the sizes of its pictures and the names of its objects."""
 
   features = None
 
@@ -287,7 +287,7 @@ def test_a_run_that_finds_objects(tmp_path):
     (dict(names=(), ids=coco_classes.IDS), ('0', 'person', 'bicycle')),
   ],
 )
-def test_what_objects_are_called(change, want, tmp_path):
+def test_names_of_objects(change, want, tmp_path):
   finding_run(tmp_path / 'run', **change)
   _, _, preprocess = loading.load(tmp_path / 'run')
   assert preprocess.label_names == want
@@ -299,7 +299,7 @@ def test_pictures_of_any_size_are_padded(tmp_path):
   assert (preprocess.size, preprocess.shapes) == (None, ((48, 48),))
 
 
-def test_what_detection_transforms_come_to():
+def test_sizes_after_detection_transforms():
   steps = [boxes.Objects(), boxes.ResizeShort(60, 90), boxes.Pad([[64, 96]], 3)]
   want = {'short': 60, 'longest': 90, 'shapes': ((64, 96),)}
   assert objects.sizing(steps) == want
@@ -361,7 +361,7 @@ RESIZE, CROP = image.Resize(8), image.CentralCrop(6)
     ),
   ],
 )
-def test_what_transforms_come_to(steps, want):
+def test_sizes_after_transforms(steps, want):
   assert classes.sizing(steps) == want
 
 
@@ -371,7 +371,7 @@ def test_transforms_that_come_to_no_size():
 
 
 def test_the_input_that_tells():
-  """Evaluation before training; an input that decodes nothing does not count."""
+  """Checks that evaluation precedes training, and that an input must decode images."""
 
   def read(split, *transforms):
     source = spec.spec(tfds.Tfds, name='digits', split=split)

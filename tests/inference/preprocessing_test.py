@@ -40,7 +40,7 @@ TRANSFORMERS = dict(
 
 @pytest.fixture(scope='module')
 def picture():
-  """A smooth colour picture, 24 high and 40 wide, whose channels differ."""
+  """Returns a smooth colour image, 24 high and 40 wide, whose channels differ."""
   y, x = np.mgrid[0:24, 0:40]
   channels = [40 + 5 * x, 200 - 5 * y, 60 + 2 * x + 2 * y]
   return np.stack(channels, axis=-1).astype(np.uint8)
@@ -52,7 +52,7 @@ def encoded(picture, mode='RGB', kind='PNG'):
   return file.getvalue()
 
 
-def test_it_is_what_evaluation_does(picture):
+def test_it_matches_evaluation(picture):
   squash = Preprocessing((8, 16))
   want = image.Resize((8, 16)).map({'image': picture})['image']
   np.testing.assert_array_equal(squash.sized(picture), want)
@@ -113,8 +113,8 @@ MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'I;16', 'I;16B', 'P clear')
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('channels', [1, 3])
-def test_a_picture_by_path_is_that_of_pillow(mode, channels, picture, tmp_path):
-  """Files and PIL images with transparency, inks, palettes and 16 bits alike."""
+def test_a_picture_read_from_a_path_matches_pillow(mode, channels, picture, tmp_path):
+  """Checks files and PIL images with transparency, inks, palettes and 16 bits."""
   grey = np.asarray(Image.fromarray(picture).convert('L'))
   path, options = tmp_path / 'a.png', {}
   if mode.startswith('I;16'):
@@ -128,7 +128,7 @@ def test_a_picture_by_path_is_that_of_pillow(mode, channels, picture, tmp_path):
     path = path.with_suffix('.tif')
   else:
     options['exif'] = Image.Exif()
-    options['exif'][0x0112] = 6  # an orientation
+    options['exif'][0x0112] = 6  # a rotated orientation
   made.save(path, **options)
   one = preprocessing.decoded(path, channels).astype(int)
   assert one.shape == (24, 40, channels)
@@ -222,7 +222,7 @@ def test_damaged_pictures(picture, tmp_path):
     preprocessing.decoded('a\0b')
 
 
-def test_what_is_no_picture(tmp_path):
+def test_objects_that_are_not_pictures(tmp_path):
   own = Preprocessing((8, 8))
   (tmp_path / 'a.jpg').write_bytes(b'no image')
   with pytest.raises(UserError, match=r'a\.jpg is not a readable JPEG, PNG or WebP'):
@@ -299,7 +299,7 @@ def test_from_transformers():
   assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
   assert found.label_names == tuple('abcdefghijk')
   crop = dict(size={'shortest_edge': 25}, do_center_crop=True, crop_size=20)
-  config = {'id2label': {'0': 'LABEL_0'}}  # no name
+  config = {'id2label': {'0': 'LABEL_0'}}  # not a real name
   found = hub_json.from_transformers(TRANSFORMERS | crop, config)
   assert (found.size, found.resize, found.label_names) == ((20, 20), 25, ())
   plain = hub_json.from_transformers(TRANSFORMERS | dict(do_normalize=False), {})
@@ -328,7 +328,7 @@ def test_the_processor_of_convnexts_and_regnets_crops(told, resize, size):
 
 
 @pytest.mark.parametrize('resize', ['squash', 256, 257, 333, (250, 250)])
-def test_what_timm_and_transformers_are_told_they_do(resize):
+def test_descriptions_for_timm_and_transformers_round_trip(resize):
   own = Preprocessing(
     (224, 224),
     resize=resize,
@@ -342,7 +342,7 @@ def test_what_timm_and_transformers_are_told_they_do(resize):
     hub_json.from_timm(timm),
     hub_json.from_transformers(transformers, {}),
   ):
-    # How numbers are rounded neither of them says: each has its own way.
+    # Neither library stores the rounding of sizes: each has its own rule.
     assert dataclasses.replace(back, source='', rounding=own.rounding) == own
     assert back.rounding != own.rounding
   with pytest.raises(UserError, match='timm only takes square crops of square'):
@@ -359,7 +359,7 @@ def test_what_timm_and_transformers_are_told_they_do(resize):
     (dict(resample=9), 'resample=9 is not a kernel of Pillow'),
   ],
 )
-def test_what_transformers_may_say_that_is_not_done(change, message):
+def test_unsupported_options_of_transformers(change, message):
   with pytest.raises(UserError, match=message):
     hub_json.from_transformers(TRANSFORMERS | change, {})
 
@@ -375,7 +375,7 @@ def test_what_transformers_may_say_that_is_not_done(change, message):
     (dict(crop_pct=0), 'lacks or misstates'),
   ],
 )
-def test_what_timm_may_say_that_is_not_done(change, message):
+def test_unsupported_options_of_timm(change, message):
   with pytest.raises(UserError, match=message):
     hub_json.from_timm({'pretrained_cfg': TIMM | change})
 
@@ -398,7 +398,7 @@ def test_sizes_that_only_names_tell(name, size):
   assert (found.size, found.resize, found.mean) == ((size, size), 'squash', (0.5,) * 3)
 
 
-def test_who_says_it():
+def test_precedence_of_descriptions():
   beside = {'config.json': {'pretrained_cfg': TIMM}}
   assert vit.FAMILY.images(beside, 'm', None, 5).resize == 25
   beside['preprocessor_config.json'] = TRANSFORMERS
@@ -412,7 +412,7 @@ def test_who_says_it():
 
 
 def test_names_of_imagenet():
-  """In the order of the numbers of WordNet, as every source of 1,000 classes has them.
+  """Checks the order of WordNet's numbers, used by every source of 1,000 classes.
 
   Class 0 is the tench, n01440764.
   """
@@ -420,11 +420,11 @@ def test_names_of_imagenet():
   assert len(names) == 1000 and names[0] == 'n01440764' and list(names) == sorted(names)
 
 
-# Pictures to find objects in
+# Pictures for detectors
 
 
 def of_evaluation(name, encoded_image):
-  """What evaluation has of a picture with one object."""
+  """Returns a picture with one object as evaluation transforms it."""
   data = benchmarks.DETECTION[name].eval_input(1)
   box, label = np.float32([[0.1, 0.1, 0.5, 0.5]]), np.int64([0])
   objects = {'bbox': box, 'label': label, 'is_crowd': np.array([False])}
@@ -436,7 +436,7 @@ def of_evaluation(name, encoded_image):
 
 
 @pytest.mark.parametrize('shape', [(24, 40), (40, 24), (24, 24), (10, 40)])
-def test_detectors_see_what_evaluation_shows_them(shape, picture):
+def test_detectors_get_the_images_of_evaluation(shape, picture):
   padded = ((800, 1088), (800, 1344), (1088, 800), (1344, 800))
   own = DetectionPreprocessing(800, 1333, shapes=padded)
   file = encoded(np.resize(picture, (*shape, 3)))
@@ -450,7 +450,7 @@ def test_detectors_see_what_evaluation_shows_them(shape, picture):
   prepared = own(file)
   np.testing.assert_array_equal(prepared.image_HWC, image_1HWC[0])
   np.testing.assert_array_equal(prepared.size, size_12[0])
-  # Nothing is beside the picture unless it is asked for.
+  # Without `shapes` the picture is not padded.
   alone = DetectionPreprocessing(800, 1333)(file).image_HWC
   height, width = want['size']
   np.testing.assert_array_equal(alone, image_1HWC[0, :height, :width])
@@ -461,7 +461,7 @@ def test_detectors_of_pictures_that_are_not_resized(picture):
   own = DetectionPreprocessing(shapes=((48, 48),))
   want = of_evaluation('scenes_simple', file)['image']
   np.testing.assert_array_equal(own.sized(file)['image'], want)
-  small = own.sized(picture)  # 24x40: there is room
+  small = own.sized(picture)  # 24x40 fits without resizing
   np.testing.assert_array_equal(small['image'][:24, :40], picture)
   assert small['size'].tolist() == [24, 40] and not small['image'][24:].any()
   large = own.sized(np.resize(picture, (96, 60, 3)))
@@ -510,12 +510,12 @@ def test_another_size_of_pictures_to_find_objects_in():
     (dict(std=(0.0,) * 3), 'std not 0'),
   ],
 )
-def test_detection_preprocessing_that_is_none(fields, message):
+def test_invalid_detection_preprocessing(fields, message):
   with pytest.raises(UserError, match=message):
     DetectionPreprocessing(**fields)
 
 
-def test_what_published_detectors_want():
+def test_preprocessing_of_published_detectors():
   def read(num_classes=91, **metadata):
     files = {name.replace('_json', '.json'): v for name, v in metadata.items()}
     return detr.FAMILY.images(files, 'a', None, num_classes)
@@ -558,13 +558,13 @@ def test_cocos_names_are_as_many_as_its_ids():
   assert coco_classes.NAMES[92] == 'banner' and coco_classes.NAMES[184] == 'tree-merged'
 
 
-def test_what_published_resnets_want():
+def test_preprocessing_of_published_resnets():
   own = resnet.FAMILY.images({}, 'resnet50', None, 1000)
   assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
   assert own.interpolation == 'pillow_bilinear' and len(own.label_names) == 1000
 
 
-def test_what_the_teacher_of_deit_wants():
+def test_preprocessing_of_the_teacher_of_deit():
   own = regnet.FAMILY.images({}, 'regnety_160-a5fe301d', None, 1000)
   assert (own.size, own.resize, own.mean) == ((224, 224), 256, (0.485, 0.456, 0.406))
   assert own.interpolation == 'pillow_bicubic' and len(own.label_names) == 1000
@@ -598,7 +598,7 @@ BAD = {
 
 
 @pytest.mark.parametrize('name, case', BAD)
-def test_what_transformers_says_of_images_is_checked(name, case):
+def test_descriptions_by_transformers_are_checked(name, case):
   told = {'preprocessor_config.json': TRANSFORMERS | {name: BAD[name, case]}}
   with pytest.raises(UserError, match=r'preprocessor_config\.json'):
     vit.FAMILY.images(told, 'm', None, 5)
@@ -623,7 +623,7 @@ def test_flags_that_are_null_are_not_set():
     *(('label_descriptions', x) for x in ('a', {'a': 1}, [1] * 5)),
   ],
 )
-def test_what_timm_says_of_images_is_checked(name, value):
+def test_descriptions_by_timm_are_checked(name, value):
   names = dict(label_names=list('abcde'))
   told = {'config.json': {'pretrained_cfg': TIMM | names | {name: value}}}
   with pytest.raises(UserError, match=r"^timm's config\.json"):
@@ -674,7 +674,7 @@ def test_names_of_classes_are_by_number_and_as_many(names):
     {'colour': 1},
   ],
 )
-def test_what_our_writer_says_of_images_is_checked(family, change):
+def test_descriptions_by_our_writer_are_checked(family, change):
   kind = Preprocessing((8, 8)) if family is vit.FAMILY else DetectionPreprocessing(64)
   told = {'w.json': {'preprocessing': kind.to_json() | change}}
   with pytest.raises(UserError, match='preprocessing|channels|name 4'):

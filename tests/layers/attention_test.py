@@ -18,7 +18,7 @@ B, N, M, D, H = 3, 5, 7, 24, 4
 
 
 class Separate(nn.Module):
-  """The same attention with a matrix product for each projection, as published."""
+  """The same attention with one matrix product for each projection, as published."""
 
   @nn.compact
   def __call__(self, x, kv=None):
@@ -41,7 +41,7 @@ def sequences(dtype='float32'):
   return tuple(jnp.asarray(rng.normal(size=(B, n, D)), dtype) for n in (N, M))
 
 
-def test_parameters_are_those_of_separate_projections(key):
+def test_parameters_match_separate_projections(key):
   params, want = (
     flax.traverse_util.flatten_dict(module.init(key, sequences()[0])['params'], sep='/')
     for module in (attention.MultiHeadAttention(H), Separate())
@@ -94,7 +94,7 @@ def test_one_matrix_product_for_each_sequence(cross, widths, key):
     if shape in ((B, N, D), (B, M, D))
   ]
   assert found == widths
-  # Scores, values, output.
+  # Scores, weighted values, output.
   assert len(products) == len(widths) + 3
 
 
@@ -181,17 +181,17 @@ def test_heads_are_split_without_moving_kernels(key):
   text = forward.lower(placed, x_placed).compile().as_text()
   moves = ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter')
   assert not any(move in text for move in moves)
-  assert 'all-reduce' in text  # over the heads, after `out`
+  assert 'all-reduce' in text  # sums over heads, after `out`
   np.testing.assert_allclose(
     forward(placed, x_placed), module.apply({'params': params}, x), rtol=1e-5, atol=1e-6
   )
 
 
-# What later models ask of it
+# Options that other models use
 
 
 def test_sources_of_their_own(key):
-  """Queries, keys and values from three sequences: as DETR adds positions to two."""
+  """Checks queries, keys and values of three sequences; DETR adds positions to two."""
   rng = np.random.default_rng(1)
   x, kv = sequences()
   position = jnp.asarray(rng.normal(size=(B, M, D)), jnp.float32)
@@ -216,7 +216,7 @@ def test_sizes_of_heads():
   assert shapes_of['key'] == {'kernel': (D, 2, 3), 'bias': (2, 3)}
   assert shapes_of['value'] == {'kernel': (D, 2, 5), 'bias': (2, 5)}
   assert shapes_of['out'] == {'kernel': (H, 5, D), 'bias': (D,)}
-  # The same with every head's own keys and values.
+  # Repeats the shared keys and values for every head.
   own = dict(params)
   for name in ('key', 'value'):
     own[name] = jax.tree.map(lambda p: p.repeat(2, axis=-2), params[name])
@@ -242,7 +242,7 @@ def test_normed_queries_and_keys_bound_the_logits(key):
     return state['intermediates']['probs'][0]
 
   np.testing.assert_allclose(probs(1e3 * x), probs(x), rtol=1e-3, atol=1e-4)
-  largest = D // H / np.sqrt(D // H)  # of normed vectors: their length squared
+  largest = D // H / np.sqrt(D // H)  # a normed vector's squared length
   logits = np.log(probs(x))
   assert np.ptp(logits, axis=-1).max() <= 2 * largest + 1e-3
 
@@ -280,7 +280,7 @@ def test_heads_of_keys_must_divide_those_of_queries(key):
 
 @functools.partial(jax.jit, static_argnums=0)
 def extended(module, variables, x):
-  """Outputs for these tokens after those in the cache, and the cache with them."""
+  """Returns outputs of tokens that follow the cached ones, and the extended cache."""
   return module.apply(variables, x, cache_length=N + 2, mutable=['cache'])
 
 
@@ -303,7 +303,7 @@ def test_cached_is_causal_attention(chunks):
   assert cache['cache']['index'] == N
 
 
-def test_what_is_cached_of_another_sequence_serves_all_beams():
+def test_a_cache_of_another_sequence_serves_all_beams():
   x, kv = sequences()
   module = attention.MultiHeadAttention(H)
   params = battery.variables(module, x, kv)['params']
@@ -312,7 +312,7 @@ def test_what_is_cached_of_another_sequence_serves_all_beams():
   _, cache = module.apply(
     {'params': params}, beams[:, :0], kv, mask=mask, cache_length=9, mutable=['cache']
   )
-  assert cache['cache']['keys'].shape == (B, M, H, D // H)  # once, for both beams
+  assert cache['cache']['keys'].shape == (B, M, H, D // H)  # stored once for both beams
   got = module.apply(
     {'params': params, **cache}, beams, kv * jnp.nan, mask=mask, cache_length=9
   )

@@ -14,7 +14,7 @@ X_BhwC = np.random.default_rng(0).normal(3.0, 2.0, (8, 3, 2, 5)).astype(np.float
 
 
 def normed(x_BhwC, **fields):
-  """Returns what batch norm makes of a batch, and its running averages."""
+  """Returns the batch after batch norm, and the running averages."""
   norm = convolution.BatchNorm(momentum=0.0, **fields)
   variables = norm.init(jax.random.key(0), x_BhwC)
   y, changed = norm.apply(variables, x_BhwC, train=True, mutable=['batch_stats'])
@@ -43,7 +43,7 @@ def test_groups_are_normalized_alone_and_averaged():
 
 @pytest.mark.parametrize('groups', (1, 2, 8))
 def test_same_on_one_and_on_eight_devices(groups):
-  """Statistics are those of the whole batch, or of its groups, on any mesh."""
+  """Checks that statistics cover the whole batch, or each group, on any mesh."""
 
   @jax.jit
   def loss_and_gradient(x_BhwC):
@@ -69,7 +69,7 @@ def test_groups_that_do_not_divide_or_have_one_value():
 
 @pytest.mark.parametrize('side', (7, 8))
 def test_padding_of_both_libraries_at_a_stride(side):
-  """A kernel of ones counts which pixels each output sees."""
+  """Sums with a kernel of ones, which shows the pixels that each output sees."""
   image_BhwC = np.arange(side, dtype=np.float32)[None, None, :, None] + np.ones(
     (1, side, 1, 1), np.float32
   )

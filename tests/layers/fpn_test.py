@@ -21,7 +21,7 @@ def test_nearest_takes_the_floor():
 
 
 def test_levels_are_sums_over_coarser_maps(key):
-  """With identity kernels, a level is the sum of its map and all coarser ones."""
+  """Checks with identity kernels that a level sums its map and all coarser ones."""
   maps = [
     RNG.normal(size=(2, *size, 3)).astype(np.float32)
     for size in ((9, 12), (5, 6), (3, 3))

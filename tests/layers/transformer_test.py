@@ -22,7 +22,7 @@ def x():
 
 @pytest.fixture(scope='module')
 def params(x):
-  """Random unrolled parameters."""
+  """Returns random unrolled parameters."""
   shapes = jax.eval_shape(transformer.Stack(**SIZES).init, jax.random.key(0), x)
   rng = np.random.default_rng(0)
 
@@ -68,7 +68,7 @@ def test_no_types_are_promoted_by_accident(scan, x):
     variables = encoder.init(key, x)
     return encoder.apply(variables, x, train=True, rngs={'dropout': key})
 
-  # In float32 only: Flax's own norms promote bfloat16.
+  # Only in float32: Flax's own norms promote bfloat16.
   with jax.numpy_dtype_promotion('strict'):
     assert jax.eval_shape(forward, x).dtype == jnp.float32
 
@@ -120,7 +120,8 @@ def test_drop_path_grows_linearly_with_depth(depth, rates, x):
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_drop_path_of_a_whole_encoder(scan, params, x):
-  # Rate 1 - epsilon in the last block: almost always what comes before it.
+  # A rate of 1 - epsilon in the last block almost always leaves the output of the
+  # first.
   options = SIZES | dict(depth=2)
   two = {name: params[name] for name in ('block_0', 'block_1', 'norm')}
   encoder = transformer.Stack(**options, drop_path=1 - 1e-6, scan=scan)
@@ -166,7 +167,7 @@ def test_dropout_after_every_branch_and_in_the_mlp(x):
 
   with nn.intercept_methods(record):
     jax.eval_shape(functools.partial(encoder.init, train=False), jax.random.key(0), x)
-  assert rates == [0.25] * 3  # after attention, GELU and the second Dense
+  assert rates == [0.25] * 3  # after attention, after GELU and after the second Dense
 
 
 # Kinds of blocks
@@ -186,7 +187,8 @@ def test_post_norm_norms_the_sum(x):
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
     jnp.shape, pre.init(jax.random.key(0), x, 0.0)
   )
-  # Without branches a pre-norm block changes nothing, a post-norm block norms twice.
+  # Without branches, a pre-norm block is the identity, and a post-norm block norms
+  # twice.
   nothing = jax.tree.map(jnp.zeros_like, variables['params'])
   nothing |= {f'norm{n}': variables['params'][f'norm{n}'] for n in (1, 2)}
   np.testing.assert_array_equal(pre.apply({'params': nothing}, x, 0.0), x)
@@ -225,7 +227,7 @@ def test_a_decoder_reads_its_memory(x):
 
 
 def test_positions_go_to_queries_and_keys_alone(x):
-  """Moving tokens with their positions moves the output; values have none."""
+  """Checks that moving tokens and positions moves outputs; values have no positions."""
   position = some((1, 5, 8), 3)
   block = transformer.Block(num_heads=2, mlp_dim=12, norm='post')
   context = transformer.Context(position_BND=position)
@@ -237,7 +239,7 @@ def test_positions_go_to_queries_and_keys_alone(x):
   np.testing.assert_allclose(got, want[:, order], rtol=1e-4, atol=1e-5)
   unmoved = block.apply(variables, x[:, order], 0.0, context=context)
   assert np.abs(unmoved - want[:, order]).max() > 1e-3
-  # With one token alone, the weights are 1 whatever its position.
+  # With a single token, the weights are 1 whatever its position.
   alone = block.apply(
     variables, x[:, :1], 0.0, context=transformer.Context(position_BND=position[:, :1])
   )

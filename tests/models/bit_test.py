@@ -1,4 +1,4 @@
-"""BiT's own properties; the battery has what all models share."""
+"""Tests of BiT alone; the battery tests what all models share."""
 
 import jax
 import jax.numpy as jnp

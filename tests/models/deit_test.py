@@ -1,4 +1,4 @@
-"""What DeiT and DeiT III do otherwise than a ViT; the battery has what all share."""
+"""Tests of DeiT and DeiT III where they differ from a ViT; the battery has the rest."""
 
 import battery
 import flax.linen as nn
@@ -16,8 +16,8 @@ from big_vision_like.weights import tree
 SMALL = dict(num_classes=5, patch=4, width=16, depth=3, num_heads=2, mlp_dim=24)
 IMAGE = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype('float32')
 
-# Parameters, and billions of multiply-accumulates where they are published (timm,
-# results/model_benchmark; README of DeiT III), by model, size and side of images.
+# Parameters, and billions of multiply-accumulates if published (timm,
+# results/model_benchmark; README of DeiT III), by model, size and image side.
 PUBLISHED = {
   ('plain', 'Ti/16', 224): (5_717_416, 1.26),
   ('plain', 'S/16', 224): (22_050_664, 4.61),
@@ -106,7 +106,7 @@ def test_parameters_start_as_published():
   ]
   for part in normal:
     np.testing.assert_allclose(part['kernel'].std(), 0.02, rtol=0.01)
-    # More than two deviations occur, unlike with the usual truncation.
+    # Values beyond two deviations occur, unlike with the usual truncation.
     assert jnp.abs(part['kernel']).max() > 0.06
     assert not part['bias'].any()
   for name in ('cls', 'dist'):
@@ -119,7 +119,7 @@ def test_parameters_start_as_published():
 
 
 def rates_of(model):
-  """The rates of drop path that the blocks of a model are called with."""
+  """Returns the rates of drop path that the blocks of a model are called with."""
   rates = []
 
   def note(next_function, args, kwargs, context):
@@ -139,7 +139,7 @@ def test_the_rates_of_drop_path():
   np.testing.assert_allclose(constant, [0.1] * 3, rtol=1e-6)
 
 
-def test_what_drop_path_keeps_is_right_on_average():
+def test_drop_path_keeps_the_mean():
   drop = transformer.DropPath()
   x_BND = jnp.ones((20_000, 1, 1))
   y_BND = drop.apply({}, x_BND, 0.3, rngs={'dropout': jax.random.key(0)})
@@ -149,7 +149,7 @@ def test_what_drop_path_keeps_is_right_on_average():
 
 
 @pytest.mark.parametrize('kind', [deit.DeiT, deit.DeiT3])
-def test_no_drop_path_is_no_randomness(kind):
+def test_without_drop_path_nothing_is_random(kind):
   model = kind(**SMALL)
   variables = battery.variables(model, IMAGE)
   apply = jax.jit(model.apply, static_argnums=2)
@@ -169,12 +169,12 @@ def test_scanned_blocks_have_the_same_rates():
   rngs = {'dropout': jax.random.key(0)}
   for each, own in ((model, variables), (model.clone(scan=True), scanned)):
     got = jax.jit(each.apply, static_argnums=2)(own, IMAGE, True, rngs=rngs)
-    # All branches of this draw are dropped: what is left is the embedding.
+    # This draw drops all branches, so that only the embedding remains.
     want = embedded(variables, IMAGE)
     np.testing.assert_allclose(got['tokens'], want['tokens'], atol=1e-6)
 
 
-def test_what_cannot_be_is_said():
+def test_invalid_options_are_reported():
   with pytest.raises(UserError, match="pool='gap': a DeiT must use its class token"):
     jax.eval_shape(deit.DeiT(**SMALL, pool='gap').init, jax.random.key(0), IMAGE)
   with pytest.raises(UserError, match='drop_path has 2 rates, but there are 3 blocks'):

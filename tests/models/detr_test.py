@@ -1,4 +1,4 @@
-"""DETR's own properties; the golden files have its numbers."""
+"""Tests of DETR alone; the golden files have its numbers."""
 
 import functools
 
@@ -40,7 +40,7 @@ PUBLISHED = {
   'R50-panoptic': ('R50', False, 250, True, 42_899_288, 106_240),
   'R101-panoptic': ('R101', False, 250, True, 61_839_192, 210_688),
 }
-# What the requires_grad of the published code leaves out: root and first stage.
+# Parameters without requires_grad in the published code: root and first stage.
 FROZEN = 222_400
 
 
@@ -83,7 +83,7 @@ def test_published_operations(width, products):
 @pytest.fixture(scope='module')
 def variables():
   variables = battery.variables(SMALL, IMAGE, SIZE)
-  variables['params']['queries'] *= 5  # which tells them apart
+  variables['params']['queries'] *= 5  # scaled up to make queries distinguishable
   return variables
 
 
@@ -127,7 +127,7 @@ def test_images_without_padding_need_no_size(variables):
 
 
 @pytest.mark.parametrize('image, cells', [((96, 130), (3, 5)), ((90, 96), (6, 6))])
-def test_valid_cells_are_those_of_the_nearest_pixel(image, cells):
+def test_valid_cells_follow_the_nearest_pixel(image, cells):
   sizes = [(image[0], 40), (31, image[1]), (61, 64), (1, 1)]
   valid = detr.valid_cells(jnp.array(sizes), image, cells)
   for (height, width), got in zip(sizes, valid, strict=True):
@@ -177,8 +177,8 @@ def test_outputs_follow_the_queries(variables, outputs, order):
   assert np.abs(np.diff(outputs['boxes'], axis=1)).max() > 1e-3
 
 
-def test_layers_go_on_without_the_final_norm(variables, outputs):
-  """A decoder of the first layer alone gives what that layer gives among others."""
+def test_each_layer_continues_without_the_final_norm(variables, outputs):
+  """Checks that the first layer alone gives the same outputs as among others."""
   params = dict(variables['params'])
   params['decoder'] = {k: v for k, v in params['decoder'].items() if k != 'block_1'}
   short = SMALL.clone(decoder_depth=1)
@@ -232,7 +232,7 @@ def test_places_of_positions(variables, outputs):
   logits = [x['logits'] for x in [outputs, *found]]
   for i, one in enumerate(logits):
     assert all(np.abs(one - other).max() > 1e-3 for other in logits[:i])
-  # Without positions of their own all queries are one.
+  # Without their own positions, all queries are equal.
   same = np.abs(np.diff(logits[-1], axis=1)).max()
   assert same < 1e-5 < np.abs(np.diff(logits[0], axis=1)).max()
 
@@ -249,8 +249,8 @@ def test_without_positions_cells_have_no_order(variables):
   assert np.abs(run(BOXES, maps) - run(BOXES, turned)).max() > 1e-4
 
 
-def test_learned_positions_are_of_columns_then_rows():
-  """At the input they are as good as features, where the projection is the identity."""
+def test_learned_positions_are_columns_then_rows():
+  """Checks positions at the input: with an identity projection they equal features."""
   model = BOXES.clone(positions='learned', positions_at=('input', 'none', 'none'))
   maps = {'stage1': jax.random.normal(jax.random.key(5), (1, 3, 5, 32))}
   variables = battery.variables(model, maps, method='detect')
@@ -293,7 +293,7 @@ def test_bad_input(case):
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 12, 240, 3)))
 
 
-def test_shapes_are_what_names_say():
+def test_array_names_match_their_axes():
   size = jnp.ones((5, 2), jnp.int32)
   with shapes.checked('big_vision_like/models', 'big_vision_like/layers'):
     for model in SMALL, BOXES.clone(positions='learned', norm='pre'):

@@ -1,4 +1,4 @@
-"""EfficientNets' own properties (against TensorFlow's: tools/check_golden.py)."""
+"""Tests of EfficientNets alone (against TensorFlow's: tools/check_golden.py)."""
 
 import battery
 import flax.linen as nn
@@ -16,8 +16,8 @@ from big_vision_like.weights import tree as trees
 
 SMALL = dict(num_classes=5, stem=4, channels=(4, 6, 6), depths=(1, 2, 1), top=7)
 IMAGE = jax.random.normal(jax.random.key(1), (2, 33, 46, 3))
-# Parameters with 1,000 classes, and products in 1e9 at the size, as timm counts them:
-# two for each number that a norm takes as well.
+# Parameters with 1,000 classes, and products in 1e9 at the size, counted as timm does,
+# with two for each number that a norm reads.
 PUBLISHED = {
   'B0': (5_288_548, 0.40),
   'B1': (7_794_184, 0.71),
@@ -112,7 +112,7 @@ def test_stochastic_depth_grows_with_units_and_needs_a_shortcut():
   with nn.intercept_methods(record):
     jax.eval_shape(lambda: model.init(keys, IMAGE, train=True))
   want = {'stage1/unit1': 0.0, 'stage1/unit2': 1, 'stage2/unit2': 3, 'stage3/unit2': 5}
-  del want['stage1/unit1']  # at a rate of 0 nothing is drawn
+  del want['stage1/unit1']  # nothing is drawn at a rate of 0
   assert rates == pytest.approx({name: 0.4 * i / 6 for name, i in want.items()})
 
 
@@ -204,7 +204,7 @@ def test_bad_input(case):
     jax.eval_shape(model.init, jax.random.key(0), IMAGE)
 
 
-def test_shapes_are_what_names_say():
+def test_array_names_match_their_axes():
   model = efficientnet.EfficientNet(**SMALL, drop_path=0.2)
   image = jnp.zeros((3, 64, 160, 10))
   keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}

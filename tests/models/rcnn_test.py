@@ -30,7 +30,7 @@ SIZE = np.int32([[64, 96], [40, 70]])
 
 
 class Extra(nn.Module):
-  """Features that show what an enhancing module gets."""
+  """An enhancing module whose features show its inputs."""
 
   @nn.compact
   def __call__(self, levels, x_BNF, kernel_FC, bias_C, logits_BNC):
@@ -84,7 +84,7 @@ def test_objects_are_sorted_clipped_and_padded(kind):
     assert (found['masks'] >= 0).all() and (found['masks'] <= 1).all()
 
 
-def test_names_of_axes_are_true():
+def test_array_names_match_their_axes():
   made = model(stds=rcnn.CASCADE_STDS, convs=1, fcs=1)
   variables = jax.eval_shape(made.init, jax.random.key(0), IMAGE, SIZE)
   with shapes.checked('big_vision_like/models/rcnn.py') as seen:
@@ -98,7 +98,7 @@ def test_an_enhancing_module_reaches_all_heads_but_the_first():
   assert params['box_heads_0']['classify']['kernel'].shape == (14, 4)
   assert params['box_heads_1']['classify']['kernel'].shape == (14 + 5, 4)
   assert 'features_1' not in params and 'enhance' in params
-  assert params['box_heads_1']['move']['kernel'].shape[1] == 4  # of all classes
+  assert params['box_heads_1']['move']['kernel'].shape[1] == 4  # shared by all classes
 
 
 def test_training_gets_the_regions_that_are_sampled():
@@ -142,7 +142,7 @@ def test_sides_need_not_divide():
   ],
 )
 def test_parameters_of_published_models(variant, cascade, parameters):
-  """The paper rounds them to 48, 69, 86, 107 and 145 million."""
+  """Checks exact numbers; the paper rounds to 48, 69, 86, 107 and 145 million."""
   heads = dict(stds=rcnn.CASCADE_STDS, convs=4, fcs=1) if cascade else {}
   made = rcnn.RCNN(
     num_classes=80,

@@ -34,7 +34,7 @@ INPUTS = dict(
 def edges():
   found = RNG.uniform(size=(CLASSES, CLASSES)).astype(np.float32)
   found = (found + found.T) / 2
-  found[-1], found[:, -1] = 0.0, 0.0  # of background
+  found[-1], found[:, -1] = 0.0, 0.0  # edges of background
   return found
 
 
@@ -51,7 +51,7 @@ def run(graph=None, **changes):
 
 
 def test_without_edges_each_region_gets_the_same_row():
-  """Sheet's point 2: softmax(scores) times a constant row."""
+  """Checks that the features are softmax(scores) times a constant row."""
   found_BNE, _ = run(graph=np.zeros((CLASSES, CLASSES), np.float32))
   row_E = jax.nn.relu(variables()['params']['propagate']['bias'])
   np.testing.assert_allclose(
@@ -85,7 +85,7 @@ def test_relabelled_classes_give_the_same_features():
       rtol=1e-5,
       atol=1e-5,
     )
-  # The graph matters: with its rows alone relabelled, features change.
+  # The graph matters: if only its rows are relabelled, features change.
   other_BNE, _ = run(graph=graph[order])
   assert np.abs(other_BNE - found_BNE).max() > 1e-2
 
@@ -101,7 +101,7 @@ def test_the_pool_has_no_gradient_and_scores_have_one():
   assert np.abs(found['logits_BNC']).max() > 1e-3
 
 
-def test_names_of_axes_are_true():
+def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/models/reasoning_rcnn.py') as seen:
     jax.eval_shape(lambda: run())
   assert {'attention_BC', 'embedding_BCE', 'mixed_CE', 'x_BuvR'} <= seen.keys()
@@ -132,7 +132,7 @@ def learnt(stale):
   """Returns the logits of both heads, where the second gets other regions."""
   made = detector(enhance=reasoning_rcnn.Reasoning(WIDTH, 5), stale=stale)
   start = jax.jit(made.init)(jax.random.key(1), IMAGE)
-  # Larger logits, so that regions have different probabilities of classes.
+  # Larger logits give regions different class probabilities.
   for head in ('box_heads_0', 'box_heads_1'):
     start['params'][head]['classify']['kernel'] *= 30
   start['constants']['enhance']['graph'] = jnp.eye(4)
@@ -166,15 +166,15 @@ def test_it_plugs_into_the_shared_detector():
   assert found['boxes_xyxy'].shape == (2, 9, 4)
 
 
-def test_scores_are_those_of_the_regions_in_use():
-  """The second head gets regions in another order; only `stale` mixes them up."""
+def test_scores_belong_to_the_regions_in_use():
+  """Checks regions in another order for the second head; only `stale` confuses them."""
   _, _, fresh = learnt(False)
   _, _, stale = learnt(True)
   np.testing.assert_array_equal(fresh['logits'][0], stale['logits'][0])
   difference = np.abs(fresh['logits'][1] - stale['logits'][1])
   assert difference.max() > 1e-3
 
-  def one(stale):  # with the same regions in both heads there is no difference
+  def one(stale):  # identical regions in both heads would make no difference
     made, start, _ = learnt(stale)
     boxes_BN4 = jnp.asarray([[[4.0, 4, 30, 40]]] * 2)
     found = learn(made, start, lambda head, _: (boxes_BN4, boxes_BN4))
@@ -185,7 +185,7 @@ def test_scores_are_those_of_the_regions_in_use():
 
 @pytest.mark.parametrize('classes, added', [(80, 940_929), (445, 1_034_369)])
 def test_parameters_of_the_published_sizes(classes, added):
-  """Counts what reasoning adds, the inputs of the wider second head included."""
+  """Counts the parameters of reasoning, including inputs of the wider second head."""
   made = functools.partial(
     rcnn.RCNN,
     num_classes=classes,

@@ -1,4 +1,4 @@
-"""RegNets' own properties (their numbers: tests/parity, and the golden file)."""
+"""Tests of RegNets alone (their numbers: tests/parity, and the golden file)."""
 
 import re
 
@@ -37,7 +37,7 @@ PUBLISHED = {
 
 
 def trained(model, variables, image=IMAGE, seed=0):
-  """Outputs in training, and the next statistics."""
+  """Returns outputs in training, and the next statistics."""
 
   @jax.jit
   def run(variables, image, key):
@@ -61,7 +61,8 @@ def test_published_sizes(name):
 
 
 def test_widths_are_multiples_of_their_groups():
-  # The quantized widths 24 and 48 are in groups of 20: 24 becomes 20, and 48 40.
+  # The quantized widths 24 and 48 are in groups of 20: 24 becomes 20, and 48 becomes
+  # 40.
   sizes = regnet.sizes(depth=3, initial=24, slope=12, quantization=2, group_width=20)
   assert sizes == dict(depths=(1, 2), widths=(20, 40), group_width=20)
 
@@ -81,7 +82,7 @@ def test_a_unit_starts_as_its_shortcut():
   for name, array in flat.items():
     if name.endswith('/scale'):
       assert array.all() != ('conv3' in name), name
-    # The deviation of pycls: sqrt(2 / (size^2 * outputs)).
+    # The deviation in pycls: sqrt(2 / (size^2 * outputs)).
     elif re.search('conv.*/kernel', name) and array.size > 400:
       height, width, _, outputs = array.shape
       want = np.sqrt(2 / (height * width * outputs))
@@ -100,10 +101,10 @@ def test_drop_path_grows_linearly_and_is_off_in_evaluation():
 
   with nn.intercept_methods(record):
     one, _ = trained(model, variables)
-  np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4])  # the first unit drops none
+  np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4])  # the first never drops
   other, _ = trained(model, variables, seed=1)
   assert np.any(one['features'] != other['features'])
-  jax.eval_shape(model.apply, variables, IMAGE)  # draws nothing
+  jax.eval_shape(model.apply, variables, IMAGE)  # draws no random numbers
 
 
 def test_a_dropped_branch_leaves_the_shortcut():
@@ -178,7 +179,7 @@ def test_bad_input(case):
     jax.eval_shape(model.init, jax.random.key(0), IMAGE)
 
 
-def test_shapes_are_what_names_say():
+def test_array_names_match_their_axes():
   model = regnet.RegNet(**SMALL, num_classes=11, drop_path=0.1)
   image = jnp.zeros((5, 24, 68, 3))
 

@@ -1,4 +1,4 @@
-"""ResNets' own properties (their numbers: tests/parity, and golden files of DETR)."""
+"""Tests of ResNets alone (their numbers: tests/parity, and golden files of DETR)."""
 
 import battery
 import jax
@@ -51,7 +51,7 @@ def test_frozen_norms_are_live_ones_in_evaluation(bottleneck):
     assert largest > 0.1
 
 
-def test_constants_are_no_parameters():
+def test_constants_are_not_parameters():
   model = resnet.ResNet(**SMALL, norm='frozen')
   variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
   assert variables.keys() == {'params', 'constants'}
@@ -69,7 +69,7 @@ def test_live_norms_see_the_batch_in_training():
     return model.apply(variables, image, train=True, mutable=['batch_stats'])
 
   _, state = train(variables, IMAGE)
-  # What the first norm sees: a convolution without padding but for zeros.
+  # The input of the first norm: a convolution padded with zeros.
   padded = jnp.pad(IMAGE, ((0, 0), (3, 3), (3, 3), (0, 0)))
   kernel = variables['params']['conv_root']['kernel']
   seen = jax.lax.conv_general_dilated(
@@ -97,7 +97,7 @@ def test_maps_have_the_sizes_of_their_strides(dilated):
 
 
 def test_dilation_takes_the_place_of_the_stride():
-  """Every second cell of the dilated map is the one with a stride, units alike."""
+  """Checks that every second cell of the dilated map equals the cell with a stride."""
   plain = resnet.Stage(1, 3, bottleneck=True, stride=2)
   holes = resnet.Stage(1, 3, bottleneck=True, stride=1, dilation=2)
   x = jax.random.normal(jax.random.key(2), (1, 8, 10, 5))
@@ -151,7 +151,7 @@ def test_variant_unknown():
     resnet.variant('R26')
 
 
-def test_shapes_are_what_names_say():
+def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/models'):
     for norm in resnet.NORMS:
       model = resnet.ResNet(**SMALL, norm=norm, num_classes=11)

@@ -1,6 +1,6 @@
-"""Properties of UPerNet, semantic FPN and VT-FPN; golden files check UPerNet's numbers.
+"""Tests of UPerNet, semantic FPN and VT-FPN; golden files check UPerNet's numbers.
 
-The battery has what all models share.
+The battery tests what all models share.
 """
 
 import battery
@@ -20,7 +20,7 @@ OURS = (
   *('big_vision_like/layers/fpn', 'big_vision_like/ops/resampling'),
 )
 # The bottom-up path of the published ResNets has its strides in 1x1 convolutions, which
-# saves 4.7 GMACs at 800x1216; these numbers are of the parts after the backbone.
+# saves 4.7 GMACs at 800x1216; these numbers are for the parts after the backbone.
 PYRAMIDS = {'fpn': fpn.FPN(extra=0), 'tokens': vt_fpn.TokenPyramid()}
 
 
@@ -119,4 +119,4 @@ def test_dropout_drops_whole_channels():
   variables = layer.init(jax.random.key(0), x_BhwD)
   found = layer.apply(variables, x_BhwD, True, rngs={'dropout': jax.random.key(1)})
   np.testing.assert_allclose(found, jnp.broadcast_to(found[:, :1, :1], found.shape))
-  assert np.abs(found[0] - found[1]).max() > 1e-4  # each example drops its own
+  assert np.abs(found[0] - found[1]).max() > 1e-4  # each example drops its own channels

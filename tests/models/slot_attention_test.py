@@ -1,4 +1,4 @@
-"""Slot Attention's own properties; the golden files have its numbers."""
+"""Tests of Slot Attention alone; the golden files have its numbers."""
 
 import functools
 
@@ -51,7 +51,7 @@ def test_variant_unknown():
 
 @pytest.fixture(scope='module')
 def module():
-  """The module alone, jitted, with parameters away from their start."""
+  """Returns the module alone, jitted, with parameters away from their start."""
   model = slot_attention.SlotAttention(num_slots=4, size=8, hidden=9)
   apply = functools.partial(
     jax.jit(model.apply, static_argnames=('num_slots', 'iterations')),
@@ -90,7 +90,7 @@ def test_any_number_of_slots_and_iterations(module, slots, iterations):
   assert outputs['attention'].shape == (2, iterations, slots, 11)
   np.testing.assert_allclose(outputs['attention'].sum(axis=2), 1.0, atol=1e-5)
   np.testing.assert_array_equal(outputs['slots'], outputs['iterates'][:, -1])
-  # The first iterations are those of shorter runs.
+  # The first iterations match those of shorter runs.
   shorter = module(TOKENS, noise, num_slots=slots, iterations=1)
   np.testing.assert_allclose(
     shorter['slots'], outputs['iterates'][:, 0], rtol=1e-5, atol=1e-5
@@ -116,7 +116,7 @@ def test_implicit_differentiation_is_through_the_last_iteration():
   gradient = jax.jit(jax.grad(total, argnums=(1, 2), has_aux=True), static_argnums=0)
   (grads, noise_grad), outputs = gradient(implicit, params, NOISE)
   (all_grads, all_noise_grad), same = gradient(whole, params, NOISE)
-  # Two programs, which may add in another order.
+  # The two programs may add in different order.
   np.testing.assert_allclose(outputs['slots'], same['slots'], atol=1e-5)
   assert not np.any(noise_grad) and np.any(all_noise_grad)
   assert np.any(grads['params']['query']['kernel'])
@@ -178,7 +178,7 @@ def test_unknown_competition():
     model.init(jax.random.key(0), TOKENS)
 
 
-def test_shapes_are_what_names_say():
+def test_array_names_match_their_axes():
   classifier = slot_attention.SetClassifier(
     num_slots=4, num_properties=11, slot_size=8, hidden=9, encoder_convs=((6, 3, 2),)
   )

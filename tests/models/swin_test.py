@@ -1,4 +1,4 @@
-"""Swin's own properties; the battery has what all models share."""
+"""Tests of Swin alone; the battery tests what all models share."""
 
 import re
 
@@ -41,7 +41,7 @@ def test_published_parameters_and_operations(name, size, classes, count, gmacs):
 
 
 def windows_of(model, variables, image):
-  """What the only pair of blocks gives, and the tokens in front of it."""
+  """Returns the outputs of both blocks of the only pair."""
   _, found = model.apply(variables, image, capture_intermediates=True)
   found = found['intermediates']['stage1']['block_0']
   return found['window']['__call__'][0], found['shifted']['__call__'][0]
@@ -55,7 +55,7 @@ def small():
 
 def test_windows_move_with_the_image(small):
   model, variables = small
-  moved = np.roll(IMAGES, 16, axis=(1, 2))  # by a window of 4 patches of 4 pixels
+  moved = np.roll(IMAGES, 16, axis=(1, 2))  # one window of 4 patches of 4 pixels
   one, _ = windows_of(model, variables, IMAGES)
   other, _ = windows_of(model, variables, moved)
   np.testing.assert_allclose(np.roll(one, 4, axis=(1, 2)), other, atol=1e-6)
@@ -67,7 +67,7 @@ def test_windows_move_with_the_image(small):
   ('shift', 'place', 'rows', 'columns'),
   [
     (0, (1, 6), range(4), range(4, 8)),
-    (2, (1, 1), range(2), range(2)),  # the corner, joined with three others
+    (2, (1, 1), range(2), range(2)),  # the corner, in a window with three other regions
     (2, (1, 4), range(2), range(2, 6)),
     (2, (3, 7), range(2, 6), (6, 7)),
     (2, (4, 3), range(2, 6), range(2, 6)),
@@ -89,7 +89,7 @@ def test_tokens_take_nothing_from_other_regions(shift, place, rows, columns):
 
 @pytest.mark.parametrize('shifted', [True, False])
 def test_only_shifted_windows_compare_patches_across_a_border(shifted):
-  """Without them, what two patches give is a sum: no output says if they are equal."""
+  """Checks that without shifts two patches do not interact: their effects add up."""
   model = swin.Swin(num_classes=2, **SMALL | dict(depths=(4,)), shifted=shifted)
   images = np.stack([IMAGES[0]] * 4)
   for image, signs in zip(images, ((1, 1), (1, -1), (-1, 1), (-1, -1)), strict=True):
@@ -107,7 +107,8 @@ def test_a_size_is_compiled_once_and_its_mask_is_a_constant(small):
     apply(variables, images)
   assert apply._cache_size() == 2
   text = apply.lower(variables, IMAGES).compile().as_text()
-  # Of the 4 windows of a map, whatever the batch; nothing is left to compute it from.
+  # The mask covers the 4 windows of a map, whatever the batch, and needs no
+  # computation.
   assert re.search(r' = pred\[4,16,16\]\S* constant\(', text)
   assert ' iota(' not in text
   still = jax.jit(model.clone(shifted=False).apply)
@@ -229,7 +230,7 @@ def test_parameters_start_as_published(key):
 
 
 def test_rate_of_imagenet():
-  """1e-6, 1e-3 after 20 epochs, 1e-5 at the end, as published."""
+  """Checks 1e-6 at first, 1e-3 after 20 epochs and 1e-5 at the end, as published."""
   config = spec.in_steps(spec.load('configs/swin/i1k.py:T'), 1251 * 1024, 1024)
   optimizer = spec.build(config['task'], 'task').optimizer
   warm, steps = 20 * 1251, 300 * 1251
@@ -247,7 +248,7 @@ def test_rate_of_imagenet():
     dict(padding='dense', maps=(1, 2), posemb='both', pos_grid=(3, 7)),
   ],
 )
-def test_axes_are_what_names_say(options, key):
+def test_array_names_match_their_axes(options, key):
   arguments = SMALL | dict(depths=(2, 3), num_heads=(2, 4), window=2) | options
   model = swin.Swin(**arguments)
   image = jax.ShapeDtypeStruct((5, 32, 48, 3), jnp.float32)
@@ -263,7 +264,7 @@ def test_axes_are_what_names_say(options, key):
   assert expected | {'table_TG', 'x_BuvC', 'x_RNC', 'region_WN'} <= seen.keys()
 
 
-def test_what_decays():
+def test_weight_decay():
   config = spec.in_steps(spec.load('configs/swin/i1k.py:T,both'))
   optimizer = spec.build(config['task'], 'task').optimizer
   model = swin.Swin(num_classes=2, **SMALL, posemb='both')

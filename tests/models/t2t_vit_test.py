@@ -1,4 +1,4 @@
-"""What a T2T-ViT does otherwise than a ViT; the battery has what all share."""
+"""Tests of T2T-ViT where it differs from a ViT; the battery has the rest."""
 
 import functools
 import pathlib
@@ -23,8 +23,8 @@ GOLDEN = pathlib.Path(__file__).parent.parent / 'golden'
 SMALL = dict(num_classes=5, width=24, depth=2, num_heads=3, mlp_dim=72, token_dim=16)
 IMAGE = np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype('float32')
 
-# All parameters, those that are trained, and billions of multiply-accumulates in linear
-# layers, at 1000 classes and 224 pixels (384 where it says so).
+# All parameters, the trained ones, and billions of multiply-accumulates in linear
+# layers, for 1000 classes and 224 pixels (384 where the name says so).
 PUBLISHED = {
   '7': (4_310_222, 4_255_694, 0.976),
   '10': (5_889_230, 5_834_702, 1.285),
@@ -45,7 +45,7 @@ PUBLISHED = {
 
 
 def products(model, side):
-  """Multiply-accumulates of attention: those that linear layers do not have."""
+  """Returns multiply-accumulates of attention, which are not in linear layers."""
   tokens, m, d = (side // 16) ** 2 + 1, model.token_dim // 2, model.token_dim
   count = 2 * model.depth * tokens**2 * model.width
   for stride in (4, 8):
@@ -78,7 +78,7 @@ def test_published_parameters_and_operations(name):
 @pytest.mark.parametrize(
   'name', ['performer', 'transformer', 'se', 'ghost', 'dense'], ids=str
 )
-def test_positions_are_those_of_the_original(name):
+def test_positions_match_the_original(name):
   with np.load(GOLDEN / f't2t_vit_{name}.npz') as arrays:
     want = arrays['param/pos_embed']
   got = positions.sinusoid_table(*want.shape[1:])
@@ -86,7 +86,7 @@ def test_positions_are_those_of_the_original(name):
   np.testing.assert_array_equal(got, want)
 
 
-def test_constants_are_no_parameters():
+def test_constants_are_not_parameters():
   model = t2t_vit.T2TViT(**SMALL)
   variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
   flat = tree.flatten(variables['constants'])
@@ -127,7 +127,7 @@ def test_a_step_leaves_the_constants_and_moves_all_else():
 
 
 def test_the_rates_of_the_recipe():
-  """Of epochs, lr 5e-4: constant in each, with that of the epoch itself."""
+  """Checks rates at lr 5e-4: constant within an epoch, at the value of that epoch."""
   schedule = optim.per_epoch_cosine(
     5e-4, 300 * 7, 7, 10 * 7, warmup_value=1e-6, end_value=1e-5, late=False
   )
@@ -147,7 +147,7 @@ def test_the_performer_has_a_dropout_of_its_own():
     for n in (0, 1)
   )
   assert np.abs(one - other).max() > 1e-3
-  # Without it nothing is random, nor is it in the Transformer.
+  # Without it nothing is random, and the Transformer has none.
   for quiet in (model.clone(token_dropout=0.0), model.clone(tokens='transformer')):
     own = battery.variables(quiet, IMAGE)
     got = jax.jit(functools.partial(quiet.apply, train=True))(own, IMAGE)['logits']
@@ -156,7 +156,7 @@ def test_the_performer_has_a_dropout_of_its_own():
 
 
 def test_half_precision_with_large_inputs():
-  """Features are float32, so that their exponentials neither vanish nor overflow."""
+  """Checks that features are float32: exponentials must not vanish or overflow."""
   model = t2t_vit.T2TViT(**SMALL, dtype='bfloat16')
   variables = battery.variables(model, IMAGE)
   outputs = jax.jit(model.apply)(variables, 4 * IMAGE)
@@ -235,7 +235,7 @@ def test_attention_of_each_block_is_where_pictures_look(backbone):
     (dict(backbone='ghost', mlp_dim=48), (32, 48), 'mlp_dim=48: .* 3 times its width'),
   ],
 )
-def test_what_cannot_be_is_said(changes, size, words):
+def test_invalid_options_are_reported(changes, size, words):
   model = t2t_vit.T2TViT(**SMALL | changes)
   with pytest.raises(UserError, match=words):
     jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *size, 3), 'float32'))

@@ -45,8 +45,9 @@ def test_parameters_are_the_published_number():
 
 @pytest.mark.parametrize(
   'row, millions',
-  # arXiv:1706.03762 table 3, where `base` has 65: all but the rows with another width,
-  # because its vocabulary seems to be larger than the 37,000 of the text.
+  # arXiv:1706.03762 table 3, where `base` has 65: all rows except those with another
+  # width, because the table's vocabulary seems to be larger than the 37,000 of the
+  # text.
   [('dk=16', 58), ('dk=32', 60), ('N=2', 36), ('N=4', 50), ('N=8', 80)]
   + [('dff=1024', 53), ('dff=4096', 90)],
 )
@@ -65,7 +66,7 @@ def ids():
   source, target = (
     rng.integers(3, V, size).astype(np.int32) for size in ((3, 6), (3, 5))
   )
-  source[1, 4:], source[2] = 0, 0  # some padding, and nothing else
+  source[1, 4:], source[2] = 0, 0  # some padding, and a source of nothing but padding
   target[:, 0], target[0, 3:] = 1, 0
   return jnp.asarray(source), jnp.asarray(target)
 
@@ -92,7 +93,7 @@ def test_padding_changes_nothing_and_nothing_is_not_nan(ready, ids):
   source, target = ids
   want = apply(variables, source, target)
   assert all(np.isfinite(x).all() for x in want.values())
-  # What stands behind a source counts for nothing: as many rows, more padding.
+  # Memory of padding does not matter: neither its values nor its length.
   memory = want['memory']
 
   @jax.jit
@@ -106,7 +107,7 @@ def test_padding_changes_nothing_and_nothing_is_not_nan(ready, ids):
 
 
 def test_a_padded_token_is_not_seen(ready, ids):
-  """Another id for padding, with other vectors, and all outputs are the same bits."""
+  """Checks that another padding id, with other vectors, gives bit-identical outputs."""
   model, variables, apply = ready
   source, target = ids
   other = model.clone(pad_id=2)
@@ -124,7 +125,7 @@ def test_pairs_in_one_row_do_not_see_each_other(ready):
   pairs = [(rng.integers(3, V, n), rng.integers(3, V, m)) for n, m in ((4, 3), (3, 5))]
 
   def rows(parts, size):
-    """Ids, segments and positions of sequences side by side in a row of this size."""
+    """Returns ids, segments and positions of sequences packed in rows of this size."""
     count = sum(map(len, parts))
     row = (
       np.concatenate(parts),
@@ -199,7 +200,7 @@ def test_step_by_step_is_the_whole_and_compiles_once(scan, ids):
     (dict(num_heads=3), 'width 8 is not divisible by 3 heads'),
   ],
 )
-def test_what_cannot_be_is_told(options, words):
+def test_invalid_options_are_reported(options, words):
   model = transformer.Transformer(**SMALL | options)
   source = jax.ShapeDtypeStruct((2, 3), jnp.int32)
   target = jax.ShapeDtypeStruct((2, 5), jnp.int32)
@@ -207,13 +208,13 @@ def test_what_cannot_be_is_told(options, words):
     jax.eval_shape(model.init, jax.random.key(0), source, target)
 
 
-def test_an_empty_source_is_told(ids):
+def test_an_empty_source_is_reported(ids):
   model = transformer.Transformer(**SMALL)
   with pytest.raises(UserError, match=r'source of shape \(3, 0\) is not'):
     jax.eval_shape(model.init, jax.random.key(0), ids[0][:, :0], ids[1])
 
 
-def test_unknown_sizes_are_told():
+def test_unknown_sizes_are_reported():
   with pytest.raises(
     UserError, match="unknown Transformer 'huge': choose one of base, big"
   ):
@@ -221,7 +222,7 @@ def test_unknown_sizes_are_told():
 
 
 @pytest.mark.parametrize('style', transformer.STYLES)
-def test_styles_have_what_is_theirs(style):
+def test_styles_have_their_own_parameters(style):
   model = transformer.Transformer(**SMALL, **transformer.STYLES[style])
   params = abstract_params(model)
   biased = 'bias' in params['encoder']['block_0']['attention']['query']
@@ -249,7 +250,8 @@ def test_tokens_start_with_unit_variance(style):
   x, params = model.init_with_output(jax.random.key(0), *inputs, method='embed')
   at_zero = positions.sinusoid(jnp.zeros((1, 1)), 64, model.positions)
   assert np.std(x - at_zero) == pytest.approx(1.0, rel=0.05)
-  # The logits of a token that the features resemble: sqrt(D) if the paper scales.
+  # The logits of a token whose embedding equals the features: sqrt(D) if the paper
+  # scales.
   features = params['params']['embedding'][None]
   features /= jnp.linalg.norm(features, axis=-1, keepdims=True) / 8
   logits = model.apply(params, features, method='logits')[0]

@@ -1,4 +1,4 @@
-"""Properties of Visual Transformers; golden files check their numbers."""
+"""Tests of Visual Transformers; golden files check their numbers."""
 
 import battery
 import flax.linen as nn
@@ -120,7 +120,7 @@ def test_pixels_have_no_order(form, kind):
 
 @pytest.mark.parametrize('kind', visual_transformer.TOKENIZERS)
 def test_tokens_are_means_of_values(kind):
-  """Shows that pixels' weights are >= 0 with sum 1, and tokens are between values."""
+  """Checks that pixel weights are >= 0 with sum 1, and tokens are between values."""
   tokenizer = visual_tokens.Tokenizer(kind, 4, 24)
   variables = battery.variables(tokenizer, MAP)
   tokens_BLD, sown = tokenizer.apply(variables, MAP, mutable=['intermediates'])
@@ -151,7 +151,7 @@ def test_images_may_have_any_size(form):
 @pytest.mark.parametrize('form', FORMS)
 def test_filters_made_of_tokens_that_equal_the_static_ones(form):
   projections = FORMS[form]
-  if form == 'grouped':  # one head, and pixels that are their own keys
+  if form == 'grouped':  # one head, and pixels are their own keys
     projections = Projections(1, 4, 2, use_bias=True, inner=True)
   static, recurrent = (
     visual_tokens.Tokenizer(kind, 4, 24, projections)
@@ -213,8 +213,8 @@ def test_one_step_of_each_ablation(switch, projectors):
   assert ('projector' in params['module1']) == (projectors == 'between')
 
 
-def test_mixing_is_what_it_says():
-  """Shows which layers mix tokens, and that a graph is initialized to mix none."""
+def test_mixing_options():
+  """Checks which layers mix tokens, and that a graph is initialized to mix none."""
   tokens = battery.images(2, 4, 8)
   changed = tokens.copy()
   changed[:, 2] += 1.0
@@ -246,7 +246,7 @@ def test_norms_have_no_parameters_and_free_tokens_of_their_scale():
     assert (np.abs(branches[1]).max() < 2 * np.abs(branches[0]).max()) == scaled
 
 
-def test_stochastic_depth_and_dropout_are_of_training():
+def test_stochastic_depth_and_dropout_apply_in_training_only():
   model = small(SMALL_GROUPED, depth=1, dropout=0.5, drop_path=0.5)
   model = model.clone(backbone=Given())
   variables = battery.variables(model, MAP)
@@ -259,8 +259,8 @@ def test_stochastic_depth_and_dropout_are_of_training():
     return outputs['features'], outputs['logits'] - kept_logits
 
   one, two = map(train, jax.random.split(jax.random.key(0)))
-  assert np.abs(one[0] - two[0]).max() > 1e-3  # branches
-  assert np.abs(one[1]).max() > 1e-3  # features before the head
+  assert np.abs(one[0] - two[0]).max() > 1e-3  # effect of stochastic depth
+  assert np.abs(one[1]).max() > 1e-3  # effect of dropout on features before the head
   still = model.clone(dropout=0.0, drop_path=0.0)
   texts = [str(jax.make_jaxpr(m.apply)(variables, MAP)) for m in (model, still)]
   assert texts[0] == texts[1]
@@ -383,7 +383,7 @@ def test_a_backbone_starts_as_a_published_resnet(tmp_path, capsys):
 
 
 def test_rates_of_both_recipes():
-  """Shows 0.1, divided by 10 every 30 epochs; 0.01 to 0.16, then x 0.9875 per epoch."""
+  """Checks 0.1, divided by 10 every 30 epochs; 0.01 to 0.16, then x 0.9875 an epoch."""
   for argument, batch_size, places in (
     ('VT-R18', 256, {0: 0.1, 29: 0.1, 30: 0.01, 89: 1e-3}),
     (
@@ -405,7 +405,7 @@ def test_rates_of_both_recipes():
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_axes_are_what_names_say(form, key):
+def test_array_names_match_their_axes(form, key):
   for arguments in (
     dict(depth=2, map_width=20),
     dict(tokenizer='pooling', mixing='graph', projectors='all'),

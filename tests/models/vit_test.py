@@ -1,4 +1,4 @@
-"""The ViT's own properties; the battery has what all models share."""
+"""Tests of the ViT alone; the battery tests what all models share."""
 
 import functools
 
@@ -52,8 +52,8 @@ def test_published_parameter_count(name, pool, count):
 
 
 # Billions of multiply-accumulates at 224 pixels (huggingface/pytorch-image-models,
-# results/model_benchmark): products and convolutions, and of ResNets five operations
-# for each normed activation and four for each standardised weight.
+# results/model_benchmark): products and convolutions and, for ResNets, five operations
+# per normalized activation and four per standardized weight.
 GMACS = {
   'Ti/16': 1.26,
   'S/32': 1.15,
@@ -99,7 +99,7 @@ def norm_operations(trunk: resnet.Trunk, image: jax.ShapeDtypeStruct) -> int:
 
 
 def shuffled(image_BHWC: np.ndarray, order: list[int]) -> np.ndarray:
-  """The image with its 4x4 patches in another order."""
+  """Returns the image with its 4x4 patches in another order."""
   b, height, width, c = image_BHWC.shape
   grid = image_BHWC.reshape(b, height // 4, 4, width // 4, 4, c).swapaxes(2, 3)
   patches = grid.reshape(b, -1, 4, 4, c)[:, order]
@@ -160,7 +160,7 @@ def test_head_starts_at_its_bias():
     (dict(remat='all'), "remat='all' is not one of none, dots, full"),
   ],
 )
-def test_what_cannot_be_is_said(change, sentence):
+def test_invalid_options_are_reported(change, sentence):
   model = vit.ViT(**SMALL | change)
   with pytest.raises(ValueError, match=sentence):
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
@@ -183,7 +183,7 @@ def test_another_grid_is_refused_by_name(fields):
 
 
 @pytest.mark.parametrize('posemb', ['learned', 'learned2d', 'sincos2d'])
-def test_every_layer_may_share_what_it_could_have_alone(posemb):
+def test_shared_positions_equal_repeated_ones_in_every_layer(posemb):
   image = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
   shared = vit.ViT(**SMALL, posemb=posemb, posemb_at='shared')
   alone = shared.clone(posemb_at='every')
@@ -200,8 +200,8 @@ def test_every_layer_may_share_what_it_could_have_alone(posemb):
   assert np.abs(one['tokens'] - stem['tokens']).max() > 1e-3
 
 
-def test_relative_keys_are_those_of_distances():
-  # Equal patches everywhere: only the keys by distance tell queries apart.
+def test_relative_keys_depend_on_distances():
+  # All patches are equal: only the keys by distance distinguish queries.
   model = vit.ViT(**SMALL, posemb='relative', posemb_at='every', pool='gap')
   image = jnp.ones((1, 4, 24, 3))
   params = battery.variables(model, image)['params']
@@ -212,7 +212,7 @@ def test_relative_keys_are_those_of_distances():
   np.testing.assert_allclose(same, same[:, :1].repeat(6, axis=1), atol=1e-6)
   (probs_1HNN,) = found['intermediates']['encoder']['block_0']['attention']['probs']
   logits_HNN = np.log(probs_1HNN[0])
-  # A logit is, but for the row's constant, a function of the distance alone.
+  # Except for a constant per row, a logit is a function of the distance alone.
   step_HN = logits_HNN[:, :, 1:] - logits_HNN[:, :, :-1]
   np.testing.assert_allclose(step_HN[:, 1:, 1:], step_HN[:, :-1, :-1], atol=1e-4)
   assert np.abs(step_HN).max() > 1e-4

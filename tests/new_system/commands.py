@@ -1,4 +1,4 @@
-"""What a user of the new system does, one command after another in one process."""
+"""Commands of a user of the new system, one after another in one process."""
 
 import importlib
 import json

@@ -29,7 +29,7 @@ def some_bias(seed: int = 1):
 
 
 def some_mask(seed: int = 2):
-  """Of queries 0 all keys are masked in example 0, and no key in example 1."""
+  """Returns a mask in which query 0 sees no key in example 0, and all in example 1."""
   mask = np.random.default_rng(seed).random((B, H, N, M)) < 0.6
   mask[..., 0] = True
   mask[0, :, 0], mask[1, :, 0] = False, True
@@ -37,7 +37,7 @@ def some_mask(seed: int = 2):
 
 
 def by_loops(q, k, v, bias=None, mask=None):
-  """Section 3.2.1, one query at a time."""
+  """Computes attention by section 3.2.1, one query at a time."""
   q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
   result = np.zeros((B, N, H, v.shape[-1]))
   for b in range(B):
@@ -117,7 +117,8 @@ def test_half_precision_keeps_a_float32_softmax():
   half = inputs(dtype=jnp.bfloat16)
   p = attention.probabilities(*half[:2])
   assert p.dtype == jnp.float32
-  # Rounded inputs, exact softmax: nearer than the 2^-9 of bfloat16 probabilities.
+  # Rounded inputs, exact softmax: more accurate than the 2^-9 of bfloat16
+  # probabilities.
   np.testing.assert_allclose(p.sum(axis=-1), 1.0, rtol=0, atol=1e-6)
   exact = [x.astype(jnp.float32) for x in half]
   want = attention.probabilities(*exact[:2])
@@ -156,13 +157,13 @@ def test_permuting_queries_permutes_outputs_and_keys_do_not_matter(seed, queries
 
 
 def square(batch=2, tokens=5, heads=2, size=64, dtype=jnp.float32, seed=0):
-  """Queries, keys and values of self-attention, as the kernels take them."""
+  """Returns queries, keys and values of self-attention, laid out as for the kernels."""
   x = np.random.default_rng(seed).normal(size=(3, batch, tokens, heads, size))
   return tuple(jnp.asarray(x, dtype))
 
 
 def output_and_gradients(implementation, **options):
-  """A function of (q, k, v) whose gradient weighs every output differently."""
+  """Returns a function of (q, k, v) whose gradient weights every output differently."""
 
   def loss(q, k, v):
     y = attention.attend(q, k, v, implementation=implementation, **options)
@@ -212,7 +213,7 @@ def test_the_kernel_in_several_blocks(monkeypatch):
 
 
 PACKED = jnp.array([[1] * 40 + [2] * 90 + [0] * 10, [3] * 140])
-SEEN = jnp.array([[1] * 90 + [0] * 50, [0] * 140])  # of the second example nothing
+SEEN = jnp.array([[1] * 90 + [0] * 50, [0] * 140])  # no key of the second example
 
 
 MASKS = {
@@ -292,12 +293,12 @@ def test_softmax_over_queries():
   weights = np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
   mean = np.einsum('bhnm,bmhv->bnhv', weights, v)
   np.testing.assert_allclose(y, mean, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(y[0, 0], 0.0)  # that query sees nothing
+  np.testing.assert_array_equal(y[0, 0], 0.0)  # this query sees no key
 
 
 def test_dropout_of_probabilities():
   q, k, _ = inputs()
-  v = jnp.broadcast_to(jnp.eye(M)[None, :, None], (B, M, H, M))  # shows what is taken
+  v = jnp.broadcast_to(jnp.eye(M)[None, :, None], (B, M, H, M))  # y = probabilities
   draw = jax.jit(
     jax.vmap(lambda key: attention.attend(q, k, v, dropout=0.25, dropout_key=key))
   )
@@ -306,7 +307,7 @@ def test_dropout_of_probabilities():
   dropped = taken == 0.0
   np.testing.assert_allclose(taken, np.where(dropped, 0.0, kept), rtol=1e-5, atol=1e-6)
   assert abs(dropped.mean() - 0.25) < 0.005
-  assert abs(dropped.mean(axis=0) - 0.25).max() < 0.12  # of each probability
+  assert abs(dropped.mean(axis=0) - 0.25).max() < 0.12  # each probability is 0.25
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ def test_dropout_of_probabilities():
     (dict(dropout=0.1), 'needs a dropout_key'),
   ],
 )
-def test_what_does_not_fit_is_named(change, words):
+def test_arguments_that_do_not_fit_are_named(change, words):
   arguments = dict(zip(('q_BNHK', 'k_BMGK', 'v_BMGV'), inputs(), strict=True))
   with pytest.raises(UserError, match=words):
     attention.attend(**arguments | change)
@@ -341,7 +342,7 @@ def test_blocks_hold_all_tokens(tokens, want):
   assert attention._blocks(tokens) == want
 
 
-@pytest.mark.parametrize('batch', [8, 3])  # that divides over the mesh, and does not
+@pytest.mark.parametrize('batch', [8, 3])  # divides over the mesh, and does not
 def test_the_kernel_runs_on_each_device_of_a_mesh(batch):
   mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), sharding.AXES)
   qkv = square(batch=batch, tokens=7)
@@ -379,7 +380,7 @@ def test_an_implementation_that_cannot_serve_says_why(options, implementation, m
 
 @pytest.fixture
 def cudnn(monkeypatch):
-  """As on a machine with cuDNN, which JAX asks for its version when it traces."""
+  """Simulates a machine with cuDNN, whose version JAX reads when it traces."""
   monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91_100)
   attention._has_cudnn.cache_clear()
   yield
@@ -398,7 +399,7 @@ def cudnn(monkeypatch):
     (dict(mask=masks.blocks(512, 64)), ()),
   ],
 )
-def test_what_kernels_do_not_take(more, refused, cudnn):
+def test_unsupported_options_of_kernels(more, refused, cudnn):
   qkv = square(tokens=512, dtype='bfloat16')
   for implementation in 'cudnn', 'pallas':
     call = functools.partial(attention.attend, **more, implementation=implementation)
@@ -435,7 +436,7 @@ def test_auto_is_cudnn_on_nvidia_where_it_can(options, taken, cudnn):
   assert 'cudnn' not in lowered('tpu', **options)
 
 
-def test_cudnn_skips_what_is_causal_and_lists_the_rest(cudnn):
+def test_cudnn_handles_causal_masks_and_gets_others_as_a_bias(cudnn):
   options = dict(dtype='bfloat16', tokens=197)
   causal = lowered('cuda', masks.causal(), **options)
   assert 'CAUSAL' in causal and '__cudnn$fmhaScaleBiasSoftmax' not in causal
@@ -458,7 +459,8 @@ def test_cudnn_runs_on_each_device_of_a_mesh(cudnn):
   text = jax.jit(on_mesh).trace(x, x, x).lower(lowering_platforms=('cuda',)).as_text()
   calls = [line for line in text.splitlines() if '__cudnn$fmhaSoftmax' in line]
   assert len(calls) == 2  # forward and backward
-  # Of 8 examples 2, of 4 heads 2; an odd number of tokens has no gradient.
+  # Each device has 2 of 8 examples and 2 of 4 heads; cuDNN has no gradient for an odd
+  # number of tokens, so they are padded.
   assert all('tensor<2x198x2x64xbf16>' in call for call in calls)
   assert 'CustomSPMDPartitioning' not in text
 
@@ -474,7 +476,7 @@ def test_auto_is_exact_on_the_cpu(cudnn):
 
 @pytest.fixture(scope='session')
 def tpu_devices():
-  """The four chips of a slice that programs can be compiled for, without having it."""
+  """Returns four chips of a slice; programs can be compiled for it without hardware."""
   pytest.importorskip('libtpu')
   return plan.slice_devices('v5e:2x2')
 
@@ -505,8 +507,8 @@ def test_memory_of_the_kernel_grows_with_the_tokens_not_their_square(
   x = jax.ShapeDtypeStruct((1, tokens, 8, 64), jnp.bfloat16, sharding=one)
   mask = masks.causal() & masks.blocks(tokens, 512) if masked else None
   step = jax.jit(output_and_gradients('auto', mask=mask)).lower(x, x, x).compile()
-  # Beside arguments and results no more than ten arrays of the queries' shape; one of
-  # all probabilities of a single head would be more than that from 5,120 tokens on.
+  # Besides arguments and results, at most ten arrays of the queries' shape; one array
+  # of all probabilities of a single head would be larger from 5,120 tokens on.
   found = step.memory_analysis().temp_size_in_bytes
   assert found < 10 * (4 * tokens * 8 * 64)
 

@@ -1,4 +1,4 @@
-"""Augmentation of images, and of clips whose frames are treated alike."""
+"""Tests of the augmentation of images, and of clips whose frames are treated alike."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ def clips():
   ],
 )
 def test_frames_of_a_clip_are_treated_as_an_image(augment, clips, monkeypatch):
-  # Noise of erasing differs from frame to frame; the box is the same.
+  # The noise of erasing differs between frames; the box is the same.
   monkeypatch.setattr(jax.random, 'normal', lambda key, shape, dtype: 7.0)
   video, target = clips
   clip, clip_target = jax.jit(augment)(KEY, video, target)
@@ -42,7 +42,7 @@ def test_frames_of_a_clip_are_treated_as_an_image(augment, clips, monkeypatch):
 
 
 @pytest.mark.parametrize('leading', [(4,), (4, 3), (2, 3, 4)])
-def test_normalization_is_of_the_last_axis(leading):
+def test_normalization_applies_to_the_last_axis(leading):
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (*leading, 5, 6, 3), dtype=np.uint8)
   mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -57,7 +57,7 @@ def test_normalization_is_of_the_last_axis(leading):
   np.testing.assert_array_equal(images.normalize(got), got)
 
 
-def test_wrong_fields_are_told():
+def test_wrong_fields_are_reported():
   with pytest.raises(UserError, match="partner='any' is not one of rolled, reversed"):
     Augment(partner='any')
   with pytest.raises(UserError, match='switch=-0.1 is not a probability, 0 to 1'):

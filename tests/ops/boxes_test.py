@@ -12,7 +12,7 @@ def xp(request):
 
 
 def corners(*shape: int) -> np.ndarray:
-  """Valid xyxy boxes of 20x30 pixels and less."""
+  """Returns valid xyxy boxes of at most 20x30 pixels."""
   low, high = np.sort(np.random.default_rng(0).uniform(0, 1, (2, *shape, 2)), axis=0)
   return (np.concatenate([low, high], -1) * [30, 20, 30, 20]).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Checksums of arrays: the same on any mesh, another for any other bits."""
+"""Tests that checksums of arrays are the same on any mesh and differ for other bits."""
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,6 @@ def test_order_and_shape_matter():
   swapped = x.copy()
   swapped[[3, 7]] = x[[7, 3]]
   assert checksum(jnp.asarray(swapped)) != checksum(jnp.asarray(x))
-  negated = np.where(np.isin(x, [3, 7]), -x, x)  # two signs, which a sum would cancel
+  negated = np.where(np.isin(x, [3, 7]), -x, x)  # two signs, which cancel in a sum
   assert checksum(jnp.asarray(negated)) != checksum(jnp.asarray(x))
   assert checksum(jnp.zeros((0, 3))) == 0

@@ -7,7 +7,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import clustering
 
 
-def test_groups_that_lie_apart_are_found():
+def test_separate_groups_are_found():
   rng = np.random.default_rng(0)
   group_BN = rng.permuted(np.tile(np.arange(12) % 3, (4, 1)), axis=1)
   centers_3C = 10.0 * rng.normal(size=(3, 5))
@@ -18,7 +18,7 @@ def test_groups_that_lie_apart_are_found():
 
 
 def test_centers_are_means_of_their_vectors():
-  """Shows that at convergence each vector is nearest to the mean of its cluster."""
+  """Checks that at convergence each vector is nearest to the mean of its cluster."""
   x_BNC = np.random.default_rng(1).normal(size=(2, 30, 4)).astype(np.float32)
   member_BKN = np.asarray(clustering.k_means(x_BNC, 5, iterations=50))
   np.testing.assert_array_equal(member_BKN.sum(axis=1), 1)

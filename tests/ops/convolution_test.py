@@ -22,7 +22,7 @@ def arrays(seed, batch, size, kernel, inputs, channels, groups, dtype=np.float32
 
 
 def both(stride, padding, dilation, groups):
-  """Our convolution and JAX's, as functions of input and kernel."""
+  """Returns our convolution and JAX's, as functions of input and kernel."""
   return [
     functools.partial(
       fn,
@@ -37,7 +37,7 @@ def both(stride, padding, dilation, groups):
 
 
 def with_gradients(fn, x, kernel):
-  """The output, and both gradients of a weighted sum of it."""
+  """Returns the output, and both gradients of a weighted sum of it."""
   y, transposed = jax.vjp(fn, x, kernel)
   dy = jnp.asarray(np.random.default_rng(9).normal(size=y.shape), y.dtype)
   return y, *transposed(dy)
@@ -74,7 +74,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_outputs_and_gradients_are_those_of_jax(name):
+def test_outputs_and_gradients_match_jax(name):
   *shapes, stride, padding, dilation = CASES[name]
   x, kernel = arrays(0, *shapes)
   pair = both(stride, padding, dilation, shapes[-1])
@@ -107,7 +107,7 @@ def test_second_derivatives(name):
   x, kernel = arrays(0, *shapes)
 
   def penalty(fn):
-    """A sum of squared gradients, as those that are penalized."""
+    """Returns a sum of squared gradients, like those of gradient penalties."""
 
     def total(x, kernel):
       return jnp.sin(fn(x, kernel)).sum()
@@ -122,7 +122,7 @@ def test_second_derivatives(name):
 
 
 @pytest.mark.parametrize('name', THREE)
-def test_operations_are_those_of_the_convolution(name):
+def test_operations_match_the_convolution(name):
   (batch, _, *shapes), options = THREE[name]
   x, kernel = arrays(0, batch, (6, 4), *shapes)
   (ours, forward), (theirs, alone) = [
@@ -164,7 +164,7 @@ def test_a_split_batch_gives_the_same():
   check(split(put, kernel), alone, 1e-5)
 
 
-def test_what_has_no_other_form_is_jax():
+def test_unsupported_cases_use_jax():
   x, kernel = arrays(0, 2, (6, 5), (3, 3), 4, 4, 4)
   options = dict(
     window_strides=(1, 1),

@@ -23,14 +23,14 @@ def erased(probability=1.0, mode='const', count=COUNT) -> np.ndarray:
 
 
 def holes(images) -> np.ndarray:
-  """Where something was erased; nothing in the images was 7 by chance."""
+  """Returns where pixels were erased: the images contain no 7 by chance."""
   found = images != 7.0
   assert (found.all(axis=-1) == found.any(axis=-1)).all()
   return found.any(axis=-1)
 
 
 def measured(images) -> list[np.ndarray]:
-  """Height and width of each box, which is checked to be one."""
+  """Returns height and width of each hole, after checking that it is a box."""
   mask = holes(images)
   mask = mask[mask.any(axis=(1, 2))]
   height, width = mask.any(axis=2).sum(axis=1), mask.any(axis=1).sum(axis=1)
@@ -40,14 +40,14 @@ def measured(images) -> list[np.ndarray]:
 
 def test_boxes_are_within_bounds():
   height, width = measured(erased())
-  assert len(height) == COUNT  # with ten attempts, one fits
+  assert len(height) == COUNT  # ten attempts suffice for a box that fits
   area, aspect = height * width / (SIZE[0] * SIZE[1]), height / width
   # Sides are rounded to pixels.
   assert 0.01 < area.min() < 0.03 and 0.30 < area.max() < 0.35
   assert 0.2 < aspect.min() < 0.35 and 2.8 < aspect.max() < 4.0
   assert height.max() < SIZE[0] and width.max() < SIZE[1]
   assert abs(np.log(aspect).mean()) < 0.1
-  # Uniform but for what does not fit, which is large and long.
+  # Uniform except for boxes that do not fit, which are large and elongated.
   assert 0.15 < area.mean() < (0.02 + 1 / 3) / 2 + 0.005
 
 
@@ -56,7 +56,7 @@ def test_boxes_are_anywhere():
   assert (often > 0).mean() > 0.99 and often.max() < 0.45
   for axis in (0, 1):
     line = often.mean(axis=axis)
-    # Most often in the middle, alike on both sides.
+    # Most often in the middle, and symmetric.
     np.testing.assert_allclose(line, line[::-1], atol=0.03)
     assert line.argmax() in range(len(line) // 4, 3 * len(line) // 4)
 
@@ -81,7 +81,7 @@ def test_the_type_stays(mode):
   assert got.dtype == jnp.bfloat16 and got.shape == image.shape
 
 
-def test_what_never_fits_is_left_out():
+def test_a_box_that_never_fits_is_left_out():
   *_, height, width = erasing.boxes(jax.random.key(0), 5, *SIZE, (0.9, 1), (3, 3.3))
   np.testing.assert_array_equal([height, width], np.zeros((2, 5)))
 

@@ -39,7 +39,7 @@ def test_confusion_counts_each_pixel_once():
   np.testing.assert_array_equal(label_maps.confusion(truth, found, 3), want)
 
 
-def test_weights_for_several_sizes_are_those_of_each_size():
+def test_weights_for_several_sizes_match_those_of_each_size():
   old, new = jnp.array([3, 5]), jnp.array([7, 4])
   with shapes.checked('big_vision_like/ops') as seen:
     weights = label_maps.linear_weights(old, new, 6, 9)
@@ -52,7 +52,7 @@ def test_weights_for_several_sizes_are_those_of_each_size():
     assert not weights[i, :new_size, size:].any()
 
 
-def test_classes_are_those_of_mean_probabilities():
+def test_classes_maximize_mean_probabilities():
   # More rows than a block, and not a multiple of it.
   height, width = label_maps.BLOCK + 5, 6
   parts, total = [], 0.0

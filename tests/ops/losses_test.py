@@ -56,7 +56,7 @@ def test_large_logits_stay_finite(loss):
 
 
 def targets(label, classes, smoothing, form):
-  """The smoothed target of one label."""
+  """Returns the smoothed target of one label."""
   if form == 'torch':
     return (1 - smoothing) * np.eye(classes)[label] + smoothing / classes
   others = np.ones(classes)
@@ -95,7 +95,7 @@ def test_binarized_cross_entropy_takes_all_targets_above_zero():
   np.testing.assert_allclose(loss, want, rtol=1e-6)
 
 
-def test_unknown_smoothing_is_told():
+def test_unknown_smoothing_is_reported():
   with pytest.raises(ValueError, match="form 'kl' is not one of t2t, torch, annotated"):
     losses.smoothed_cross_entropy(jnp.ones((1, 1, 3)), jnp.ones((1, 1), int), 0.1, 'kl')
 
@@ -108,12 +108,12 @@ def masks(dtype=np.float32):
 
 
 @pytest.mark.parametrize('alpha, gamma', [(0.25, 2.0), (0.6, 1.5), (0.5, 0.0)])
-def test_focal_loss_is_that_of_optax(alpha, gamma):
+def test_focal_loss_matches_optax(alpha, gamma):
   logits, target = masks()
   got = losses.sigmoid_focal(logits, target, alpha, gamma)
   want = optax.sigmoid_focal_loss(logits, target, alpha=alpha, gamma=gamma)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-9)
-  if gamma == 0:  # half of what it focuses
+  if gamma == 0:  # without focusing, the loss is half as large
     plain = optax.sigmoid_binary_cross_entropy(logits, target)
     np.testing.assert_allclose(got, plain / 2, rtol=1e-5)
 

@@ -10,7 +10,7 @@ from big_vision_like.ops import masks
 
 
 def listed(mask, n, m):
-  """All booleans of a mask, (N, M), for one example and head."""
+  """Returns all booleans of a mask, (N, M), for one example and head."""
   dense = mask.dense(n, m)
   return (
     np.ones((n, m), bool) if dense is None else np.broadcast_to(dense[0, 0], (n, m))
@@ -32,7 +32,7 @@ def test_causal():
   assert not (masks.causal() & masks.padding(jnp.ones((1, 3)))).is_causal_alone
 
 
-def test_up_to_goes_on_at_an_index():
+def test_up_to_continues_at_an_index():
   got = jax.jit(lambda i: masks.up_to(i).dense(2, 5))(jnp.int32(2))
   np.testing.assert_array_equal(got[0, 0], np.tri(5, dtype=bool)[2:4])
 
@@ -96,7 +96,7 @@ def test_both_is_every_condition_of_both():
   kind=st.sampled_from(['none', 'padding', 'segments']),
   seed=st.integers(0, 2**16),
 )
-def test_who_sees_anything(n, m, left, right, kind, seed):
+def test_queries_that_see_any_key(n, m, left, right, kind, seed):
   rng, mask = np.random.default_rng(seed), masks.window(left, right)
   if kind == 'padding':
     mask &= masks.padding(jnp.asarray(rng.integers(0, 2, (2, m))))
@@ -119,6 +119,6 @@ def test_who_sees_anything(n, m, left, right, kind, seed):
     (lambda: masks.listed(jnp.ones((1, 1, 2, 3))), r'\(1, 1, 2, 3\) is float32'),
   ],
 )
-def test_what_is_no_mask_is_told(make, words):
+def test_invalid_masks_are_reported(make, words):
   with pytest.raises(UserError, match=words):
     make()

@@ -10,11 +10,11 @@ from big_vision_like.errors import UserError
 from big_vision_like.ops import matching, sharding
 
 match = jax.jit(matching.match)
-UNMATCHED = 1e6  # more than any matching here costs
+UNMATCHED = 1e6  # exceeds the cost of any matching here
 
 
 def least_costs(cost_BTQ, valid_BT):
-  """By scipy in float64: the least cost, UNMATCHED for each target left without."""
+  """Returns least costs by scipy in float64, UNMATCHED for each unmatched target."""
   cost_BTQ = np.where(np.isfinite(cost_BTQ), cost_BTQ.astype(np.float64), UNMATCHED)
   tables = [
     cost_TQ[valid_T] for cost_TQ, valid_T in zip(cost_BTQ, valid_BT, strict=True)
@@ -23,7 +23,7 @@ def least_costs(cost_BTQ, valid_BT):
 
 
 def costs_of(query_BT, cost_BTQ, valid_BT):
-  """The same of a matching, which is checked to be one."""
+  """Returns the costs of a matching, after checking that it is one."""
   assert query_BT.dtype == np.int32 and query_BT.shape == valid_BT.shape
   assert (query_BT[~valid_BT] == -1).all()
   queries = cost_BTQ.shape[-1]
@@ -37,13 +37,13 @@ def costs_of(query_BT, cost_BTQ, valid_BT):
 
 
 def forbidden(rng, shape):
-  """Whole numbers, and up to all pairs of an instance that may not be."""
+  """Returns integer costs in which some or all pairs of an instance are forbidden."""
   share_B11 = rng.random((shape[0], 1, 1))
   never = rng.choice([np.inf, -np.inf, np.nan], shape)
   return np.where(rng.random(shape) < share_B11, never, rng.integers(0, 9, shape))
 
 
-# How many of each, and what they are made by.
+# The number of instances of each kind, and a function that makes their costs.
 WHOLE = [
   (500, lambda rng, shape: rng.integers(-2, 3, shape)),  # many ties
   (300, lambda rng, shape: rng.integers(0, 99, shape)),
@@ -59,7 +59,7 @@ FLOATS = [
 
 @pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
 @pytest.mark.parametrize('sizes', [(10, 10), (6, 15)], ids=['10x10', '6x15'])
-def test_ten_thousand_matchings_cost_what_those_of_scipy_cost(sizes, padded):
+def test_ten_thousand_matchings_cost_as_much_as_with_scipy(sizes, padded):
   rng = np.random.default_rng(0)
   made = [make(rng, (count, *sizes)) for count, make in WHOLE + FLOATS]
   cost_BTQ = np.concatenate(made).astype(np.float32)
@@ -104,7 +104,7 @@ def test_by_hand(dtype):
   inf, nan = np.inf, np.nan
   cost_BTQ = [
     [[1, 2, 9], [1, 5, 9]],  # query 0 matters more to the second target,
-    [[1, 2, 9], [1, 5, 9]],  # which here is padding
+    [[1, 2, 9], [1, 5, 9]],  # but here the second target is padding
     [[5, inf, nan], [1, nan, inf]],  # both want the only query
   ]
   valid_BT = np.array([[True, True], [True, False], [True, True]])
@@ -124,7 +124,7 @@ def test_no_targets():
   assert match(np.zeros((3, 0, 4), np.float32)).shape == (3, 0)
 
 
-def test_gradients_are_those_of_the_matched_costs_alone():
+def test_gradients_come_only_from_the_matched_costs():
   cost_BTQ = np.random.default_rng(2).random((3, 4, 5), np.float32)
 
   def total(cost_BTQ):
@@ -157,12 +157,12 @@ def test_devices_of_a_mesh_match_their_own(batch_size):
     assert not any(f'all-{x}' in compiled.as_text() for x in ('reduce', 'gather'))
 
 
-def test_more_targets_than_queries_are_told():
+def test_more_targets_than_queries_are_reported():
   with pytest.raises(UserError, match=r'5 targets.* one of 4 queries.*\[2, 5, 4\]'):
     jax.eval_shape(matching.match, np.zeros((2, 5, 4), np.float32))
 
 
-def test_names_of_arrays_tell_their_axes():
+def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/ops') as seen:
     jax.eval_shape(matching.match, np.zeros((2, 3, 5)), np.ones((2, 3), bool))
   assert {'cost_BTQ', 'valid_BT', 'query_BT', 'pairs_BTQ'} <= seen.keys()

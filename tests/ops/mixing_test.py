@@ -16,14 +16,14 @@ def batch():
 
 
 def weights_of(target) -> np.ndarray:
-  """The share of its own label that each of the four examples kept."""
+  """Returns the share of its own label that each of the four examples kept."""
   return np.asarray(target)[np.arange(4), np.arange(4)]
 
 
 def test_the_partner_is_the_example_before(batch, key):
   image, target = batch
   mixed_image, mixed_target = mixing.mixup(key, image, target, alpha=0.8)
-  (weight,) = set(weights_of(mixed_target).tolist())  # one weight for the batch
+  (weight,) = set(weights_of(mixed_target).tolist())  # the batch has a single weight
   assert 0.5 <= weight < 1.0
   partner = [3, 0, 1, 2]
   for i in range(4):
@@ -34,7 +34,7 @@ def test_the_partner_is_the_example_before(batch, key):
     np.testing.assert_allclose(mixed_target[i], want, rtol=1e-5)
 
 
-def test_weights_are_those_of_a_folded_beta(batch):
+def test_weights_follow_a_folded_beta(batch):
   alphas = np.array([0.2, 1.0], np.float32)
 
   @jax.jit
@@ -74,11 +74,11 @@ def test_the_reversed_batch_as_partner(batch):
     for got, x in zip(mixed, batch, strict=True):
       want = weight * x + (1 - weight) * x[::-1]
       np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-  assert 0 < folded < 6  # the weight is as drawn
+  assert 0 < folded < 6  # weights are not folded
 
 
 def test_one_of_mixup_and_cutmix():
-  # Each image holds its number, each target its class.
+  # Each image contains its index, each target its class.
   image = jnp.broadcast_to(jnp.arange(4.0).reshape(4, 1, 1, 1), (4, 6, 10, 1))
   keys = jax.random.split(jax.random.key(2), 60)
 
@@ -91,8 +91,8 @@ def test_one_of_mixup_and_cutmix():
   images, targets = mix(keys, jnp.array([0.0, 0.5, 1.0]))
   own = targets[..., 0, 0]
   np.testing.assert_allclose(targets[..., 0, 3], 1 - own, atol=1e-6)
-  first = np.asarray(images[..., 0, :, :, 0])  # of example 0, whose partner is 3
-  # Either way the target says how much of the image is whose.
+  first = np.asarray(images[..., 0, :, :, 0])  # example 0, whose partner is 3
+  # In both cases the target states the share of each image.
   np.testing.assert_allclose(first.mean(axis=(2, 3)), 3 * (1 - own), atol=1e-5)
   cut = (np.isclose(first, 0) | np.isclose(first, 3)).all(axis=(2, 3)).sum(axis=1)
   assert cut[0] < 5 and 15 < cut[1] < 45 and cut[2] == 60
@@ -106,13 +106,13 @@ def test_cutmix_alone():
   images, targets = cut(keys)
   own = targets[:, 1, 1]
   np.testing.assert_allclose(targets[:, 1, 2], 1 - own, atol=1e-6)
-  second = np.asarray(images[:, 1, ..., 0])  # of example 1, whose partner is 2
+  second = np.asarray(images[:, 1, ..., 0])  # example 1, whose partner is 2
   assert ((second == 1) | (second == 2)).all()
   np.testing.assert_allclose((second == 1).mean(axis=(1, 2)), own, atol=1e-6)
   assert len(np.unique(own)) > 15
 
 
-def test_flips_are_of_single_images():
+def test_single_images_are_flipped():
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.integers(0, 256, (200, 2, 3, 1), dtype=np.uint8))
   got = np.asarray(jax.jit(images.flip)(jax.random.key(0), image))

@@ -27,7 +27,7 @@ def selected(boxes_N4, scores_N, groups_N, *args, **kwargs):
 
 
 def greedy(boxes_N4, scores_N, threshold):
-  """Returns the places of boxes that remain, one after the other."""
+  """Returns the indices of boxes that remain, one after the other."""
   result = []
   for i in np.argsort(-scores_N, kind='stable'):
     if all(boxes.iou(boxes_N4[i], boxes_N4[j]) <= threshold for j in result):

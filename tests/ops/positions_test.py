@@ -43,7 +43,7 @@ def test_resize_keeps_constants_and_prefix(method):
     (((2, 3), (3, 3), 1, 'area'), "'area'.*cubic_torch.*linear"),
   ],
 )
-def test_resize_names_what_does_not_fit(arguments, words):
+def test_resize_names_arguments_that_do_not_fit(arguments, words):
   with pytest.raises(ValueError, match=words):
     positions.resize(np.zeros((1, 7, 4)), *arguments)
 
@@ -75,7 +75,7 @@ def test_sincos2d_names_a_width_that_does_not_divide():
     (196, (14, 28), (14, 14)),
   ],
 )
-def test_a_grid_that_nothing_tells_is_a_square(count, grid_to, want):
+def test_a_grid_is_assumed_to_be_square(count, grid_to, want):
   assert positions.infer_grid(count, grid_to) == want
 
 
@@ -114,7 +114,7 @@ def random_table(*shape):
 
 @settings(max_examples=60, deadline=None)
 @given(grid_from=GRID, grid_to=GRID, prefix=st.tuples(*[st.integers(0, 2)] * 2))
-def test_grids_are_resized_behind_any_leading_tokens(grid_from, grid_to, prefix):
+def test_grids_are_resized_after_any_leading_tokens(grid_from, grid_to, prefix):
   old = prefix[0] + grid_from[0] * grid_from[1]
   new = prefix[1] + grid_to[0] * grid_to[1]
   table, kept = random_table(2, old, 3), min(prefix)
@@ -127,7 +127,7 @@ def test_grids_are_resized_behind_any_leading_tokens(grid_from, grid_to, prefix)
 
 @settings(max_examples=60, deadline=None)
 @given(grid=GRID, prefix=st.integers(0, 2), method=METHOD)
-def test_equal_grids_stay_as_they_are(grid, prefix, method):
+def test_equal_grids_are_unchanged(grid, prefix, method):
   count = prefix + grid[0] * grid[1]
   table = random_table(1, count, 2)
   got = positions.resize_grid(table, table.shape, grid, grid, method)
@@ -140,7 +140,7 @@ def test_equal_grids_stay_as_they_are(grid, prefix, method):
 
 @settings(max_examples=60, deadline=None)
 @given(sides=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 4)))
-def test_other_grids_of_as_many_tokens_are_never_copied(sides):
+def test_other_grids_with_equally_many_tokens_are_never_copied(sides):
   a, b, c = sides
   grid_from, grid_to = (a, b * c), (a * c, b)
   table = random_table(1, a * b * c, 2)
@@ -157,7 +157,7 @@ def test_other_grids_of_as_many_tokens_are_never_copied(sides):
   np.testing.assert_array_equal(kept, keys)
 
 
-def test_tables_of_other_grids_are_told():
+def test_tables_of_other_grids_are_reported():
   table = random_table(1, 17, 2)
   with pytest.raises(ValueError, match='17 positions are not a grid of 4x3 with 0'):
     positions.resize_grid(table, (1, 37, 2), (4, 3), (6, 6))
@@ -221,7 +221,7 @@ def test_sinusoids_are_the_formula(layout):
   'dim, layout, words',
   [(5, 'halves', 'even width, not 5'), (4, 'tape', "layout='tape'")],
 )
-def test_impossible_sinusoids_are_told(dim, layout, words):
+def test_impossible_sinusoids_are_reported(dim, layout, words):
   with pytest.raises(ValueError, match=words):
     positions.sinusoid(jnp.arange(3), dim, layout)
 

@@ -96,8 +96,8 @@ def test_samples_have_the_right_numbers(positives, negatives, expected):
   assert (kinds[np.asarray(picked.negative_S)] == 0).all()
   used = np.asarray(picked.positive_S | picked.negative_S)
   for index_S, used_S in zip(np.asarray(picked.index_S), used, strict=True):
-    assert len({*index_S[used_S]}) == used_S.sum()  # nothing twice
-  if positives == 40:  # each is chosen in about an eighth of the samples
+    assert len({*index_S[used_S]}) == used_S.sum()  # no index twice
+  if positives == 40:  # each index is in about an eighth of the samples
     times = np.bincount(
       np.asarray(picked.index_S)[np.asarray(picked.positive_S)], minlength=len(kind_N)
     )[kind_N == 1]

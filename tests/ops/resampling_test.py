@@ -38,7 +38,7 @@ def test_slopes_are_kept(size, new_size):
   np.testing.assert_allclose(got, centres, atol=1e-12)
 
 
-def test_rows_and_columns_are_told_apart():
+def test_rows_and_columns_are_distinguished():
   x = jnp.arange(2 * 3 * 5 * 4, dtype=jnp.float32).reshape(2, 3, 5, 4)
   with shapes.checked('big_vision_like/ops') as seen:
     got = resampling.resize(x, (7, 6), 'bilinear')
@@ -56,7 +56,7 @@ def test_the_type_stays_and_gradients_flow():
   gradient = jax.grad(lambda x: resampling.resize(x, (6, 6), 'bilinear').sum())(
     jnp.ones((1, 3, 3, 2))
   )
-  np.testing.assert_allclose(gradient, 4.0, rtol=1e-6)  # of each pixel four are made
+  np.testing.assert_allclose(gradient, 4.0, rtol=1e-6)  # each pixel becomes four
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from big_vision_like.ops import ridge
 
 
 def exact_scores(x_train, y_train, x_test, num_classes, l2):
-  """The normal equations in float64."""
+  """Solves the normal equations in float64."""
   mean, std = x_train.mean(axis=0), x_train.std(axis=0) + 1e-5
   a, b = (
     np.pad((x.astype(np.float64) - mean) / std, ((0, 0), (0, 1)), constant_values=100)
@@ -20,7 +20,7 @@ def test_scores_solve_the_normal_equations(num_examples):
   rng = np.random.default_rng(0)
   y_train = rng.permutation(num_examples) % 4
   x_train = rng.normal(size=(num_examples, 16)).astype(np.float32)
-  x_train[:, 0] = 3.0  # a dead feature: its deviation is 0
+  x_train[:, 0] = 3.0  # a constant feature, with deviation 0
   x_test = rng.normal(size=(7, 16)).astype(np.float32)
   got = ridge.ridge_scores(x_train, y_train, x_test, num_classes=4)
   want = exact_scores(x_train, y_train, x_test, 4, 1024.0)
@@ -40,7 +40,7 @@ def test_fewer_shots_of_a_seed_are_part_of_more():
 def test_a_rare_class_gives_all_that_it_has():
   labels = np.array([0, 0, 0, 0, 7, 7])
   drawn = ridge.fewshot_indices(labels, 3, seed=0)
-  # As in the published evaluator: a permutation of each class, cut.
+  # As in the published evaluator: a permutation of each class, truncated.
   rng = np.random.default_rng(0)
   want = [rng.permutation(np.flatnonzero(labels == k))[:3] for k in (0, 7)]
   np.testing.assert_array_equal(drawn, np.concatenate(want))

@@ -75,7 +75,7 @@ def test_align_is_linear_and_its_gradient_the_transpose(samples):
   d = RNG.normal(size=y.shape).astype(np.float32)
   [[dx]] = jax.jit(transpose)(d)
   np.testing.assert_allclose((dx * maps[0]).sum(), (d * y).sum(), rtol=1e-4)
-  # Ones are interpolated to ones.
+  # Interpolating ones gives ones.
   ones = roi.align([np.ones((1, 6, 8, 2), np.float32)], boxes_BN4, (4,), 2, samples)
   np.testing.assert_allclose(ones, np.ones_like(ones), rtol=1e-5)
 
@@ -94,7 +94,7 @@ def test_pool_takes_the_maximum():
     ..., 0
   ]
   np.testing.assert_array_equal(found[0], [[6, 8], [16, 18]])
-  # Corners at 2, 0 and 3, 2: columns 2 and 3, rows 0 to 1 and 1 to 2.
+  # The corners are 2, 0 and 3, 2: columns 2 and 3, rows 0 to 1 and 1 to 2.
   np.testing.assert_array_equal(found[1], [[7, 8], [12, 13]])
   np.testing.assert_array_equal(found[2], np.zeros((2, 2)))  # outside
 
@@ -107,7 +107,7 @@ def test_mask_targets_are_shares_of_bins():
   masks_BNMM = np.tile(mask_MM, (1, 2, 1, 1))
   own, other = roi.mask_targets(masks_BNMM, true_BN4, boxes_BN4, 4)[0]
   np.testing.assert_allclose(own, mask_MM / 255)
-  # The lower left quarter of the box: covered at the top right only.
+  # The box reaches to the lower left: the object covers only its top right.
   np.testing.assert_allclose(other, [[0, 0, 1, 1]] * 2 + [[0] * 4] * 2)
   half = roi.mask_targets(masks_BNMM, true_BN4, true_BN4, 1)
   np.testing.assert_allclose(half.ravel(), [0.5, 0.5])

@@ -13,7 +13,7 @@ EOS, VOCABULARY, LENGTH = 1, 4, 3
 
 
 def table(seed, batch=2):
-  """Logits (B, T, V, V): of a token at an index, after each last token."""
+  """Returns logits (B, T, V, V) of a token at an index, for each last token."""
   rng = np.random.default_rng(seed)
   shape = batch, LENGTH, VOCABULARY, VOCABULARY
   return jnp.asarray(2 * rng.normal(size=shape), jnp.float32)
@@ -32,7 +32,7 @@ def first(logits):
 
 
 def all_sequences(logits, example, alpha):
-  """Every sequence of an example with its score, best first; ended ones if any."""
+  """Returns all sequences of an example with scores, best first; ended ones if any."""
   logp = np.asarray(jax.nn.log_softmax(logits[example]))
   ended, live = [], []
   for ids in itertools.product(range(VOCABULARY), repeat=LENGTH):
@@ -56,7 +56,7 @@ def test_enough_beams_find_the_best_of_all(seed, alpha):
     want = all_sequences(logits, example, alpha)
     np.testing.assert_allclose(scores[example, 0], want[0][0], rtol=1e-5)
     assert tuple(ids[example, 0].tolist()) == want[0][1]
-    # And the others behind it.
+    # The scores of the next best sequences match, too.
     count = min(len(want), 5)
     np.testing.assert_allclose(
       scores[example, :count], [score for score, _ in want[:count]], rtol=1e-5
@@ -110,7 +110,7 @@ def test_all_done_stops_the_steps():
   steps.clear()
   search.beam_search(recording, 0, first(logits), 100, EOS, 3)
   jax.effects_barrier()
-  assert max(steps) < 6  # the likeliest ends at once; what is left cannot beat it
+  assert max(steps) < 6  # the most likely one ends at once, and no other can beat it
 
 
 @pytest.mark.parametrize('find', ['greedy', 'beam'])

@@ -32,13 +32,13 @@ def test_constrain_lays_out_on_a_mesh_and_nothing_elsewhere(mesh):
   assert y_BM.sharding.spec == P(('data', 'fsdp'), 'tensor')
   np.testing.assert_array_equal(y_BM, x_BM)
   assert split(x_BM) is x_BM
-  # Another mesh is none of ours.
+  # The mesh of pmap is not one of ours.
   mapped = jax.pmap(split, 'devices')(x_BM[None, :4].repeat(8, axis=0))
   np.testing.assert_array_equal(mapped[3], x_BM[:4])
 
 
 def test_gathered_weights_have_split_gradients(mesh):
-  """The weight comes together whole, its gradient is summed into its parts."""
+  """Checks that the weight is all-gathered, and its gradient reduced into its parts."""
   x_BD = jax.random.normal(jax.random.key(0), (8, 16))
   w_DM = jax.random.normal(jax.random.key(1), (16, 4))
   split = jax.NamedSharding(mesh, P('fsdp', 'tensor'))
@@ -63,7 +63,7 @@ def test_gathered_weights_have_split_gradients(mesh):
   assert gathered and all('f32[16,2]' in line for line in gathered)
 
 
-def test_dot_general_is_that_of_jax_with_the_kernel_gathered(mesh):
+def test_dot_general_matches_jax_with_the_kernel_gathered(mesh):
   x_BD, kernel_DM = jnp.ones((8, 4)), jnp.arange(8.0).reshape(4, 2)
   dims = (((1,), (0,)), ((), ()))
   dot = sharding.dot_general(None, sharding.TENSOR)

@@ -1,4 +1,4 @@
-"""The soft split against a loop in torch's layout."""
+"""Tests of the soft split against a loop in torch's layout."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_it_is_a_loop(shape, split):
 
 
 def test_it_multiplies_nothing():
-  """So that no precision of products can round what it copies."""
+  """Checks this because the precision of products could round the copied values."""
   x_BHWC = jnp.zeros((2, 16, 16, 3))
   told = str(jax.make_jaxpr(lambda x: soft_split(x, 7, 4, 2))(x_BHWC))
   assert 'dot_general' not in told and 'conv_general' not in told

@@ -59,8 +59,8 @@ def test_zeros_complete_a_map():
 @pytest.mark.parametrize(
   ('grid', 'window', 'shift'), [((6, 9), 3, 1), ((8, 8), 4, 2), ((14, 21), 7, 3)]
 )
-def test_tokens_see_those_that_were_their_neighbours(grid, window, shift):
-  """Two tokens of a shifted window see each other unless the edge was between them."""
+def test_tokens_see_their_former_neighbours(grid, window, shift):
+  """Checks that shifted tokens see each other unless a map's edge was between them."""
   height, width = grid
   place_hw = np.arange(height * width, dtype=np.float32).reshape(1, height, width, 1)
   moved = windows.partition(windows.shifted(place_hw, shift), window)

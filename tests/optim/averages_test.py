@@ -34,12 +34,12 @@ def test_after_its_half_life_an_average_counts_half():
 
 def test_the_half_life_is_bounded_while_few_images_were_seen():
   ema = optim.Ema(half_life=10_000, rampup=0.05)
-  # After 32 images the half-life is 1.6 of them, in the end 10,000.
+  # After 32 images the half-life is 1.6 images; in the end it is 10,000.
   assert ema.decay_at(0, 32) == pytest.approx(0.5 ** (32 / 1.6), rel=1e-4)
   assert ema.decay_at(10**6, 32) == pytest.approx(0.5 ** (32 / 10_000), rel=1e-6)
 
 
-def test_an_average_is_of_the_collections_it_names():
+def test_an_average_covers_the_named_collections():
   variables = {
     'params': {'w': jnp.ones(2)},
     'batch_stats': {'mean': jnp.ones(2, jnp.bfloat16)},
@@ -66,6 +66,6 @@ def test_an_average_is_of_the_collections_it_names():
     (dict(decay=0.5, rampup=0.1), 'rampup must be above 0 and needs half_life'),
   ],
 )
-def test_averages_that_cannot_be_are_told(options, words):
+def test_impossible_averages_are_reported(options, words):
   with pytest.raises(UserError, match=words):
     optim.Ema(**options)

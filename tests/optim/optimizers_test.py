@@ -54,7 +54,7 @@ def test_gradients_are_clipped_to_their_global_norm():
 
 
 def by_group(transform, decay):
-  """Two rates and a frozen head, from parts of optax alone."""
+  """Returns an optimizer with two rates and a frozen head, made only of optax."""
   labels = jax.tree_util.tree_map_with_path(
     lambda keys, _: {'embed': 'slow', 'head': 'none'}.get(keys[0].key, 'all'),
     parameters(),
@@ -97,7 +97,7 @@ def test_a_rate_for_each_group_of_parameters(make, transform):
   trained = {name: part for name, part in parameters().items() if name != 'head'}
   shapes = [x.shape for x in jax.tree.leaves(make(0.1).transform.init(trained))]
   moments = optimizer.init(parameters())[1]
-  assert [x.shape for x in jax.tree.leaves(moments)] == shapes  # none of the head
+  assert [x.shape for x in jax.tree.leaves(moments)] == shapes  # none for the head
   assert float(optimizer.rate_at(0)) == np.float32(1e-3)
   factor = optimizer.rate_factor_of(parameters())
   assert factor['head'] == {'kernel': 0.0, 'bias': 0.0}
@@ -146,11 +146,11 @@ def test_each_group_moves_as_if_it_were_alone(make):
     sum(x.size for x in jax.tree.leaves(state) if x.ndim)
     for state in (optimizer.init(parameters()), make(0.1).init(trained))
   ]
-  assert counts[0] == counts[1]  # no moments of the head
+  assert counts[0] == counts[1]  # none for the head
 
 
 @pytest.mark.parametrize('make', MAKERS)
-def test_what_a_rate_factor_of_zero_freezes_stays(make):
+def test_a_rate_factor_of_zero_freezes(make):
   got = descend(make(0.1, rate_rules=[('embed/.*', 0.0)]))
   assert_close(got['embed'], parameters()['embed'], rtol=0)
   assert not np.allclose(got['head']['bias'], parameters()['head']['bias'])
@@ -183,7 +183,7 @@ def test_rmsprop_tf_is_a_setting_of_optax(momentum):
   assert_close(got, descend(theirs), rtol=1e-5)
 
 
-def test_lamb_is_that_of_optax_where_all_parameters_decay():
+def test_lamb_matches_optax_if_all_parameters_decay():
   rate = optax.linear_schedule(0.1, 0.0, 4)
   ours = optim.lamb(
     rate, b1=0.8, b2=0.9, weight_decay=0.1, clip_norm=None, decay_rules=[('.*', 1.0)]
@@ -192,7 +192,7 @@ def test_lamb_is_that_of_optax_where_all_parameters_decay():
   assert_close(descend(ours), descend(theirs), rtol=1e-5)
 
 
-def test_lamb_moves_what_does_not_decay_as_adamw():
+def test_lamb_updates_undecayed_parameters_like_adamw():
   got = flat(descend(optim.lamb(0.1, weight_decay=0.2)))
   adam = flat(descend(optim.adamw(0.1, weight_decay=0.2, clip_norm=1.0, eps=1e-6)))
   for name, want in adam.items():
@@ -208,7 +208,7 @@ def attention(seed: int) -> dict:
 
 
 def fused(layer: dict) -> dict:
-  """The same with queries, keys and values in one matrix."""
+  """Returns the same layer, with queries, keys and values in one matrix."""
   qkv = [layer[name]['kernel'].reshape(4, 4) for name in ('query', 'key', 'value')]
   return {'qkv': {'kernel': jnp.concatenate(qkv, 1)}, 'out': layer['out']}
 
@@ -279,7 +279,7 @@ def moment_types(state) -> set[str]:
   return {str(x.dtype) for x in jax.tree.leaves(state) if x.ndim > 0}
 
 
-def test_buffers_have_the_type_asked_for():
+def test_buffers_have_the_requested_type():
   params = parameters()
   assert moment_types(optim.momentum(0.1).init(params)) == {'float32'}
   optimizer = optim.momentum(0.1, dtype='bfloat16')
@@ -315,7 +315,7 @@ def test_epsilon_of_adam():
     np.testing.assert_allclose(-updates['x'], want, rtol=2e-3)
 
 
-def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
+def test_the_factored_moment_of_scanned_blocks_matches_each_block():
   def blocks(seed):
     rng = np.random.default_rng(seed)
     shapes = {'kernel': (8, 9), 'bias': (8,), 'scale': (3, 8)}
@@ -325,13 +325,13 @@ def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
           name: jnp.asarray(rng.normal(size=shape), jnp.float32)
           for name, shape in shapes.items()
         }
-        for i in range(5)  # enough to be factored over, wrongly
+        for i in range(5)  # enough blocks to be factored over by mistake
       },
       'head': {'kernel': jnp.asarray(rng.normal(size=(8, 7)), jnp.float32)},
     }
 
   params, grads = blocks(0), [blocks(1), blocks(2)]
-  # In float32: bfloat16 rounds two orders of summation to different sides.
+  # In float32: bfloat16 rounds differently if the summation order differs.
   optimizer = optim.adafactor(
     0.1, weight_decay=0.1, mu_dtype='float32', min_size_to_factor=4
   )

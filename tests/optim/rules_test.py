@@ -81,7 +81,7 @@ def test_a_rule_matches_whole_paths_only(pattern):
     optim.factors(parameters(), [(pattern, 1.0)], 0.0)
 
 
-def test_a_rule_shadowed_by_an_earlier_one_is_no_error():
+def test_a_rule_shadowed_by_an_earlier_one_is_not_an_error():
   rules = [('.*', 2.0), ('.*bias', 1.0)]
   assert set(flat(optim.factors(parameters(), rules, 0.0)).values()) == {2.0}
 
@@ -106,7 +106,7 @@ def test_layer_decay():
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_weights_decay_and_what_is_no_weight_does_not(scan):
+def test_only_weights_decay(scan):
   model = vit.ViT(
     num_classes=3,
     patch=4,

@@ -49,7 +49,7 @@ def test_staircase():
 
 
 def test_step_decay():
-  # Of many steps and compiled, too: a quotient in floats may fall short of a whole one.
+  # Many steps, also compiled: a quotient of floats may be just below a whole number.
   for every in (7, 739_294):
     steps = jnp.array([0, every - 1, every, 2 * every - 1, 2 * every])
     rates = jax.jit(optim.step_decay(0.5, every))(steps)
@@ -65,7 +65,7 @@ def test_multi_step():
 
 def test_exponential_staircase():
   schedule = jax.jit(optim.exponential_staircase(8.0, 3.9, 2.5, factor=0.5))
-  # Warm-up of 3 whole steps; the decay falls at steps 2.5, 5, 7.5 and 10.
+  # The warm-up takes 3 whole steps; the rate drops at steps 2.5, 5, 7.5 and 10.
   want = [0.0, 8 / 3, 16 / 3, 4.0, 4.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.5]
   np.testing.assert_allclose([schedule(n) for n in range(11)], want, rtol=1e-6)
   assert optim.exponential_staircase(8.0, 0, 2)(0) == 8.0
@@ -75,7 +75,7 @@ def test_the_staircase_falls_at_its_steps_however_many_there_were():
   factor, falls = 0.98, np.arange(1, 1000)
   schedule = jax.jit(optim.exponential_staircase(1.0, 0, 1501.3, factor))
   first = -(-falls * 15013 // 10)
-  # As a quotient in float32 the number of falls would be off at some of these steps.
+  # As a quotient in float32, the number of drops would be off at some of these steps.
   assert (np.floor(np.float32(first) / np.float32(1501.3)) != falls).any()
   for steps, passed in (first - 1, falls - 1), (first, falls):
     got = np.log(schedule(steps)) / np.log(factor)
@@ -91,7 +91,7 @@ def test_cosine_whose_clock_includes_the_warmup():
   np.testing.assert_allclose(schedule(np.arange(12)), want, rtol=1e-5)
 
 
-def test_cosine_by_epoch_is_that_of_the_epoch_before():
+def test_cosine_by_epoch_uses_the_epoch_before():
   # 5 epochs of 2.5 steps, which start at steps 0, 3, 5, 8 and 10.
   schedule = jax.jit(
     optim.per_epoch_cosine(1.0, 12.5, 2.5, warmup_steps=5.0, warmup_value=0.2)
@@ -146,6 +146,6 @@ def test_durations_in_part_steps_may_be_overridden(old, text, new):
     (lambda: optim.per_epoch_cosine(1.0, 10, -1.5), '-1.5 steps between two changes'),
   ],
 )
-def test_schedules_that_cannot_be_are_told(make, told):
+def test_impossible_schedules_are_reported(make, told):
   with pytest.raises(UserError, match=told):
     make()

@@ -1,4 +1,4 @@
-"""Augmentation as timm does it."""
+"""Tests of augmentation against timm."""
 
 import random
 from unittest import mock
@@ -35,7 +35,7 @@ def theirs(name: str) -> str:
 
 
 def direction(sign: float):
-  """Their generator, drawing that sign."""
+  """Makes their generator draw this sign."""
   return mock.patch.object(random, 'random', lambda: 0.2 if sign > 0 else 0.8)
 
 
@@ -75,9 +75,9 @@ def test_the_operations_drawn(increasing):
 
 
 def test_images_change_as_much(images, monkeypatch):
-  """Means over many draws of how far pixels go, and how many images stay."""
+  """Compares means over many draws: the change of pixels, the share of equal images."""
 
-  def posterize(picture, bits):  # no bits: as before Pillow 13, which refuses
+  def posterize(picture, bits):  # as before Pillow 13, which refuses 0 bits
     return picture.point(
       [value >> (8 - bits) << (8 - bits) for value in range(256)] * 3
     )
@@ -143,7 +143,7 @@ def test_erased_boxes():
 
 
 def test_cutmix_and_mixup():
-  """Weights of a batch's own labels, over many batches."""
+  """Compares the weights of a batch's own labels over many batches."""
   count, classes = 1500, 4
   np.random.seed(0)
   both = mixup.Mixup(0.8, 1.0, num_classes=classes, label_smoothing=0.1)

@@ -1,4 +1,4 @@
-"""Our BiT and BiTv1 against timm's and transformers' at random weights.
+"""Tests of our BiT and BiTv1 against timm's and transformers' with random weights.
 
 timm's v1 gets the epsilon 1e-6 of the reference in its group norm and, in the variance,
 1e-10 of StdConv; transformers has no arguments for them.
@@ -60,7 +60,7 @@ def test_logits_and_back(library, version):
   with torch.no_grad():
     for parameter in theirs.parameters():
       parameter.add_(0.1 * torch.randn_like(parameter))
-  # An odd size tells the paddings apart.
+  # An odd size distinguishes the kinds of padding.
   image_BHWC = np.random.default_rng(0).uniform(-1, 1, (2, 45, 32, 3)).astype('float32')
   want = theirs(torch.from_numpy(image_BHWC).permute(0, 3, 1, 2))
   want = (want if library == 'timm' else want.logits).detach()
@@ -76,7 +76,7 @@ def test_logits_and_back(library, version):
 
 
 def test_a_folder_runs_in_timm(tmp_path, key):
-  """The smallest model that timm has a function for."""
+  """Checks the smallest model that timm has a function for."""
   from tools import convert_weights as tool
 
   ours = bit.BiT(num_classes=3, **bit.variant('R50x1'))
@@ -92,7 +92,7 @@ def test_a_folder_runs_in_timm(tmp_path, key):
   theirs = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
   got = theirs(torch.from_numpy(image_BHWC).permute(0, 3, 1, 2)).detach()
   want = jax.jit(ours.apply)({'params': params}, image_BHWC)['logits']
-  # Logits of some hundreds.
+  # The logits are some hundreds.
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
   again = published.read(out).params
   flat, again = tree.flatten(params), tree.flatten(again)

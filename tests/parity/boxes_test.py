@@ -1,4 +1,4 @@
-"""Images and masks resized as by Pillow and torch: what DETR's published code uses."""
+"""Tests of resizing against Pillow and torch, which DETR's published code uses."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_masks_of_any_size():
 
 @pytest.mark.parametrize('size', [(240, 320), (301, 401), (250, 500), (600, 800)])
 def test_images(size):
-  """The last bit may differ where OpenCV enlarges."""
+  """Allows the last bit to differ where OpenCV enlarges."""
   rng = np.random.default_rng(0)
   picture = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
   small = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)

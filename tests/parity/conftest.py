@@ -1,12 +1,15 @@
-"""timm and transformers import torchvision, whose compiled part may not fit torch's."""
+"""Fixes imports of torchvision, whose compiled part may not fit torch's.
+
+timm and transformers import it.
+"""
 
 import contextlib
 
 import torch
 
-torch.set_num_threads(1)  # more wait for each other where cores are shared
+torch.set_num_threads(1)  # more threads would wait for each other on shared cores
 
-LIBRARY = torch.library.Library('torchvision', 'FRAGMENT')  # operators last as long
+LIBRARY = torch.library.Library('torchvision', 'FRAGMENT')  # keeps the operators alive
 
 with contextlib.suppress(ImportError):
   try:

@@ -1,7 +1,7 @@
-"""Our DeiT and DeiT III against timm's and transformers' at random weights.
+"""Tests of our DeiT and DeiT III against timm's and transformers' with random weights.
 
-They are read from files of those libraries, and from the names of facebookresearch, and
-what we write runs there. Runs under `make parity`.
+Weights are read from files of those libraries and by facebookresearch's names, and
+weights that we write run in those libraries. Runs under `make parity`.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from tools import convert_weights as tool
 SIZES = dict(patch=8, width=36, depth=2, num_heads=3, mlp_dim=72)
 THEIRS = dict(img_size=24, patch_size=8, embed_dim=36, depth=2, num_heads=3)
 THEIRS |= dict(mlp_ratio=2, num_classes=5)
-# Functions of timm, and our models of what they make.
+# Functions of timm, and the equivalent models of ours.
 MODELS = {
   'deit_tiny_distilled_patch16_224': deit.DeiT,
   'deit3_small_patch16_224': deit.DeiT3,
@@ -38,7 +38,7 @@ IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def moved(theirs):
-  """In eval mode, with parameters that start at constants moved too."""
+  """Returns a model in eval mode, its constant initial parameters changed, too."""
   torch.manual_seed(0)
   with torch.no_grad():
     for parameter in theirs.parameters():
@@ -85,7 +85,7 @@ def test_timm_to_ours(made, tmp_path):
 def test_facebookresearch_to_ours(made, tmp_path):
   kind, theirs = made
   state = theirs.state_dict()
-  for name in list(state):  # DeiT III's are called so there
+  for name in list(state):  # DeiT III has these names there
     state[name.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2')] = (
       state.pop(name)
     )
@@ -111,7 +111,7 @@ def test_facebookresearch_to_ours(made, tmp_path):
   ],
 )
 def test_ours_to_timm_and_back(kind, arguments, tmp_path):
-  """`create_model` builds what the converter wrote, with what it says of images."""
+  """Checks that `create_model` builds the written model, with its image settings."""
   ours = kind(num_classes=5, **SIZES | arguments)
   params = calm(params_of(ours, (24, 24)))
   weights = published.describe(params, 'deit3' if kind is deit.DeiT3 else 'deit')
@@ -167,14 +167,14 @@ def test_transformers_both_ways(made, whose, tmp_path):
 
 
 def test_a_larger_grid_as_in_facebookresearch(tmp_path):
-  """Positions resized by `load` and by the published code of fine-tuning."""
+  """Compares positions resized by `load` and by the published fine-tuning code."""
   one_head = THEIRS | dict(
     embed_dim=64, num_heads=1
-  )  # as assumed without a config.json
+  )  # the default without a config.json
   name = 'deit_tiny_distilled_patch16_224'
   theirs = moved(timm.create_model(name, **one_head))
   torch.save({'model': theirs.state_dict()}, tmp_path / f'{name}.pth')
-  # main.py --finetune of facebookresearch/deit.
+  # The code of main.py --finetune in facebookresearch/deit.
   position = theirs.pos_embed.detach()
   extra, grid = position[:, :2], position[:, 2:]
   grid = grid.reshape(-1, 3, 3, 64).permute(0, 3, 1, 2)

@@ -1,4 +1,7 @@
-"""Our DETR and ResNet against transformers', timm's and PyTorch's at random weights."""
+"""Tests of our DETR and ResNet against transformers, timm and PyTorch.
+
+All weights are random.
+"""
 
 import jax
 import numpy as np
@@ -16,7 +19,7 @@ CHANNELS = (8, 12, 16, 20)
 
 
 def varied(model):
-  """The model in evaluation, all its parameters away from their special starts."""
+  """Returns the model in eval mode, all its parameters away from special values."""
   with torch.no_grad():
     for parameter in model.parameters():
       parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""EfficientNets against those of timm and transformers at random weights."""
+"""Tests of EfficientNets against timm's and transformers' with random weights."""
 
 import json
 
@@ -15,12 +15,12 @@ from big_vision_like.models import efficientnet as models
 from big_vision_like.weights import efficientnet, files, published, tree
 from big_vision_like.weights.families import efficientnet as families
 
-# Sides, so that inputs of strides are odd and even.
+# With these sides, layers with strides have odd and even inputs.
 SIZES = ((64, 64), (75, 92))
 
 
 def random_state(theirs):
-  """Random weights that keep activations near 1, and statistics that matter."""
+  """Sets random weights that keep activations near 1, and statistics with an effect."""
   generator = torch.Generator().manual_seed(0)
   for name, x in theirs.state_dict().items():
     if not x.is_floating_point():
@@ -29,7 +29,7 @@ def random_state(theirs):
     if name.endswith('running_var'):
       x.copy_(1 + noise.abs())
     elif x.ndim == 1:
-      # Scales near 1.5: branches would vanish otherwise.
+      # Scales are near 1.5: otherwise branches would vanish.
       x.copy_(0.2 * noise + (1.5 if name.endswith('weight') else 0))
     else:
       x.copy_(noise / x[0].numel() ** 0.5)
@@ -90,7 +90,7 @@ def test_arrays_of_the_largest(name):
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), 'float32')
   ours = tree.flatten(jax.eval_shape(model.init, jax.random.key(0), image))
   known = efficientnet.table(efficientnet.TIMM, model.depths, head=True)
-  # Views of a single number, of all shapes.
+  # Views of a single number in all shapes.
   whole = {name: np.broadcast_to(np.float32(0), x.shape) for name, x in ours.items()}
   assert known.keys() == theirs.keys()
   assert {*known.values()} == ours.keys()
@@ -127,7 +127,7 @@ def test_logits_of_transformers(head, size, tmp_path):
 
 
 def test_preprocessing_of_transformers():
-  """Its image processor normalizes twice."""
+  """Checks that its image processor normalizes twice."""
   processor = transformers.EfficientNetImageProcessor(
     size=dict(height=40, width=40),
     resample=3,

@@ -1,7 +1,7 @@
-"""Our ViT against transformers' at random weights.
+"""Tests of our ViT against transformers' with random weights.
 
-Theirs is built with our GELU and epsilon, and with its own. transformers has no hybrid
-ViT any more.
+Theirs is built with our GELU and epsilon, and with its own. transformers no longer has
+a hybrid ViT.
 """
 
 import itertools
@@ -79,7 +79,7 @@ def test_a_folder_to_logits_and_back(theirs, tmp_path):
 
 
 def test_ours_in_transformers(tmp_path, key):
-  """A model of ours, from a file of ours, by `from_pretrained` alone."""
+  """Checks that `from_pretrained` alone loads a file that we wrote."""
   ours = vit.ViT(num_classes=5, **SIZES)
   image_BHWC = np.random.default_rng(0).uniform(-1, 1, (2, 24, 24, 3)).astype('float32')
   rng = np.random.default_rng(1)

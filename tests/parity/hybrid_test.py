@@ -1,7 +1,8 @@
-"""Our hybrid ViT against timm's at random weights.
+"""Tests of our hybrid ViT against timm's with random weights.
 
-timm's group norm gets the epsilon 1e-6 of the reference and its StdConv 1e-10. That is
-in the variance, where the reference adds 1e-5 to the deviation: hence 1e-4.
+timm's group norm gets the epsilon 1e-6 of the reference and its StdConv 1e-10. The
+latter is added to the variance, while the reference adds 1e-5 to the deviation: hence
+the tolerance of 1e-4.
 """
 
 import functools

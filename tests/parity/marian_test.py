@@ -1,6 +1,7 @@
-"""Our Transformer against transformers' MarianMTModel at random weights, from a folder.
+"""Tests of our Transformer against transformers' MarianMTModel with random weights.
 
-Runs under `make parity`, where torch and transformers are installed.
+Ours is read from a folder. Runs under `make parity`, where torch and transformers are
+installed.
 """
 
 import functools
@@ -42,11 +43,11 @@ TARGET = np.full((4, 6), PAD)
 for row, ids in enumerate([[6, 7, 8, 9, 10], [2], [], [11, 3, 12]]):
   TARGET[row, : len(ids) + 1] = [*ids, EOS]
 REAL = TARGET != PAD
-EXTRA = 6  # tokens a found target may have more than the source
+EXTRA = 6  # how much longer than the source an output may be
 
 
 def make(seed=0, activation='swish', scale=True):
-  """Their model with nothing at a constant."""
+  """Returns their model, with no parameter at a constant."""
   torch.manual_seed(seed)
   config = transformers.MarianConfig(
     **SIZES, activation_function=activation, scale_embedding=scale
@@ -62,9 +63,9 @@ def make(seed=0, activation='swish', scale=True):
 
 @functools.cache
 def learnt(seed, steps=150):
-  """Their model after learning a little to copy, so that what it finds has an end.
+  """Returns their model after it has learned a little to copy, so that outputs end.
 
-  At random weights it says one token for ever.
+  With random weights it repeats one token forever.
   """
   theirs = make(seed)
   optimizer = torch.optim.Adam(theirs.parameters(), 3e-3)
@@ -113,7 +114,7 @@ def generate(theirs, **arguments):
 
 
 def cut(ids):
-  """Rows up to and with the first EOS."""
+  """Truncates rows after the first EOS."""
   rows = []
   for row in np.asarray(ids).tolist():
     rows.append(row[: row.index(EOS) + 1] if EOS in row else row)
@@ -160,7 +161,7 @@ def test_layers_logits_and_loss(tmp_path, activation, scale):
 
 
 def log_probability(theirs, row, ids):
-  """Of ids, EOS among them, by their model for one of the sources."""
+  """Returns their model's log probability of ids, including EOS, for one source."""
   source, target = torch.from_numpy(SOURCE[row : row + 1]), torch.tensor([ids])
   with torch.no_grad():
     logits = theirs(
@@ -183,10 +184,10 @@ def test_greedy(tmp_path, seed):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_beams(tmp_path, seed):
-  """Without normalisation by length, where both rules are one.
+  """Checks beam search without length normalization, where both scoring rules agree.
 
-  The searches differ in two points: of the 2 K best candidates ours lets all end,
-  theirs only those among the K best; and theirs counts what is cut off as ended.
+  The searches differ in two points: ours lets any of the 2 K best candidates end,
+  theirs only those among the K best; and theirs counts truncated sequences as ended.
   """
   beams = 5
   theirs = learnt(seed)
@@ -243,7 +244,7 @@ TEXTS = [
 ]
 
 
-# The package sacremoses, which it asks for, is made ready and not used.
+# The tokenizer asks for the package sacremoses, but only initializes it.
 @pytest.mark.filterwarnings('ignore:Recommended. pip install sacremoses:UserWarning')
 def test_tokens_and_texts(tmp_path):
   folder = marian_folder.write(tmp_path)
@@ -256,7 +257,7 @@ def test_tokens_and_texts(tmp_path):
     assert [*source.encode(text), source.eos_id] == theirs(text).input_ids
     ids = theirs(text_target=text).input_ids
     assert [*target.encode(text), target.eos_id] == ids
-  # They leave unknown ones out, where we write what sentencepiece does for them.
+  # They omit unknown tokens, while we write what sentencepiece does.
   rng = np.random.default_rng(0)
   for ids in rng.integers(2, len(target.ids), (50, 12)).tolist():
     assert target.decode([*ids, 0]) == theirs.decode(ids, skip_special_tokens=True)

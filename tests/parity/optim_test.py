@@ -1,4 +1,4 @@
-"""Optimizers step by step, and schedules, against those of torch and timm."""
+"""Tests of optimizers, step by step, and of schedules against torch and timm."""
 
 import functools
 
@@ -33,7 +33,7 @@ def ours(optimizer: optim.Optimizer) -> dict:
 
 
 def theirs(make, **decayed) -> dict:
-  """The same steps of a torch optimizer; `decayed` are the settings of kernels."""
+  """Returns the result of a torch optimizer; `decayed` are the settings of kernels."""
   params = {
     f'{name}/{k}': torch.nn.Parameter(torch.tensor(x))
     for name, group in tensors(0).items()
@@ -86,14 +86,14 @@ def theirs(make, **decayed) -> dict:
     ),
   ],
 )
-def test_steps_are_those_of_torch(make, reference, decayed):
+def test_steps_match_torch(make, reference, decayed):
   rates = jnp.float32(RATES)
   got, want = ours(make(lambda step: rates[step])), theirs(reference, **decayed)
   for name, x in want.items():
     np.testing.assert_allclose(got[name], x, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_cosines_are_those_of_timm():
+def test_cosines_match_timm():
   from timm.scheduler import CosineLRScheduler
 
   parameter = torch.nn.Parameter(torch.zeros(1))
@@ -107,7 +107,7 @@ def test_cosines_are_those_of_timm():
     total_steps=150, epoch_steps=7.5, warmup_steps=22.5, **settings
   )
   for t in range(20):
-    want = group.param_groups[0]['lr']  # after `step` of the epoch before
+    want = group.param_groups[0]['lr']  # from `step` of the previous epoch
     assert float(by_epoch(int(np.ceil(7.5 * t)))) == pytest.approx(want, rel=1e-5)
     scheduler.step(t)
     want = group.param_groups[0]['lr']

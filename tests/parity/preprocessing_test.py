@@ -1,4 +1,4 @@
-"""Pictures as timm and transformers prepare them, from the JSON files they write."""
+"""Tests of images prepared by the JSON files of timm and transformers."""
 
 import json
 
@@ -21,7 +21,7 @@ def picture():
 @pytest.mark.parametrize(
   'told',
   [
-    # An even number of pixels is cropped: of an odd one, theirs leaves the other.
+    # The number of cropped pixels is even: for odd ones, theirs drops the other side.
     dict(crop_pct=0.75, crop_mode='center', interpolation='bicubic'),
     dict(crop_pct=1.0, crop_mode='squash', interpolation='bilinear'),
     dict(crop_pct=0.9, crop_mode='squash', interpolation='lanczos'),

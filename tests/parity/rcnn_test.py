@@ -1,7 +1,7 @@
-"""Two-stage detectors against torchvision's, at random weights.
+"""Tests of two-stage detectors against torchvision's with random weights.
 
-torchvision's compiled operators need its own build of PyTorch. Its RoIAlign is also
-written in Python, which is used here; its suppression is written out below.
+torchvision's compiled operators need its own build of PyTorch. Its RoIAlign also exists
+in Python, which is used here; its suppression is written out below.
 
 Axes: N boxes, B batch, h w map, C channels.
 """
@@ -27,7 +27,7 @@ highest = jax.default_matmul_precision('highest')
 
 
 def greedy(boxes, scores, threshold):
-  """Returns the places of boxes that remain, by falling score."""
+  """Returns the indices of boxes that remain, by falling score."""
   left, result = torch.argsort(scores, descending=True, stable=True), []
   while len(left):
     result.append(left[0])
@@ -105,7 +105,8 @@ def test_deltas_anchors_and_assignment():
   np.testing.assert_allclose(np.concatenate(ours), theirs)
 
   matcher = utils.Matcher(0.7, 0.3, allow_low_quality_matches=True)
-  # Of an object that overlaps no anchor, torchvision takes all anchors as its best.
+  # Every object overlaps an anchor: otherwise torchvision takes all anchors as its
+  # best.
   near_N4 = boxes_N4[:6] + np.float32([0, 0, 1, 1]) * np.float32(RNG.uniform(1, 9))
   iou = torchvision.ops.box_iou(torch.tensor(near_N4), torch.tensor(boxes_N4))
   theirs = matcher(iou).numpy()
@@ -151,7 +152,7 @@ def random_torch(model, key=0):
 
 
 def test_mask_rcnn_end_to_end():
-  """Boxes, scores and masks of an image that is neither square nor resized."""
+  """Compares boxes, scores and masks of an image that is not square and not resized."""
   made = detection.maskrcnn_resnet50_fpn(
     weights=None, weights_backbone=None, num_classes=6, min_size=160, max_size=224,
     box_score_thresh=0.05, rpn_pre_nms_top_n_test=200, rpn_post_nms_top_n_test=150,
@@ -197,7 +198,7 @@ def test_mask_rcnn_end_to_end():
 
 
 def test_losses():
-  """Losses of regions that torchvision samples: all of them."""
+  """Compares losses of regions that torchvision samples: all of them."""
   logits = RNG.normal(size=(40, 4)).astype(np.float32)
   deltas = RNG.normal(size=(40, 3, 4)).astype(np.float32)
   labels = RNG.integers(0, 4, 40)  # 0 is the background

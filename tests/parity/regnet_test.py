@@ -1,4 +1,4 @@
-"""Our RegNets against timm's and transformers' at random weights."""
+"""Tests of our RegNets against timm's and transformers' with random weights."""
 
 import json
 
@@ -15,14 +15,14 @@ from big_vision_like.models import regnet
 from big_vision_like.weights import files, published, torch_regnet
 from big_vision_like.weights.families import regnet as families
 
-# A rule of four stages, as timm needs.
+# A rule with four stages, as timm requires.
 RULE = dict(depth=6, w0=16, wa=14.0, wm=1.7)
 SIZES = regnet.sizes(*RULE.values(), group_width=12)
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (3, 61, 47, 3)).astype('float32')
 
 
 def moved(model):
-  """The model with all its arrays at random, statistics too."""
+  """Returns the model with all its arrays random, including statistics."""
   torch.manual_seed(0)
   with torch.no_grad():
     for parameter in model.parameters():
@@ -141,7 +141,7 @@ def test_sizes_and_rates_of_timm(name):
 
 
 def test_a_folder_runs_in_timm_and_back(tmp_path):
-  """The smallest model that timm has a function for, from a file of DeiT's kind."""
+  """Checks the smallest model of timm, written like a file of DeiT."""
   from tools import convert_weights as tool
 
   theirs = moved(timm.create_model('regnety_002', num_classes=3))
@@ -180,7 +180,7 @@ def test_a_folder_of_transformers_and_back(tmp_path, num_classes):
 
 
 def test_ours_in_transformers(tmp_path):
-  """A model with a narrow stage of ours, by `from_pretrained` alone."""
+  """Checks that `from_pretrained` alone loads our model with a narrow stage."""
   from tools import convert_weights as tool
 
   ours = small_regnet()

@@ -1,4 +1,4 @@
-"""Crops and sizes as timm and torch have them, bit by bit where they are uint8."""
+"""Tests of crops and sizes against timm and torch, bit by bit for uint8."""
 
 import random
 
@@ -60,7 +60,7 @@ def test_training_crops_of_the_same_boxes(method, height, width, monkeypatch):
 
 
 @pytest.mark.parametrize('height, width', [(100, 100), (60, 160), (300, 90)])
-def test_boxes_are_distributed_as_those_of_timm(height, width):
+def test_boxes_are_distributed_as_in_timm(height, width):
   theirs = timm.data.transforms.RandomResizedCropAndInterpolation(64)
   given = Image.new('RGB', (width, height))
   random.seed(0)

@@ -1,6 +1,7 @@
-"""Our Swin against timm's and transformers' at random weights, read and written back.
+"""Tests of our Swin against timm's and transformers' with random weights.
 
-Runs under `make parity`, where torch, timm and transformers are installed.
+Weights are read and written back. Runs under `make parity`, where torch, timm and
+transformers are installed.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ OURS = dict(width=24, depths=(2, 2, 2), num_heads=(2, 4, 8), window=4)
 
 
 def moved(theirs):
-  """In eval mode, with parameters that start at constants moved too."""
+  """Returns a model in eval mode, its constant initial parameters changed, too."""
   with torch.no_grad():
     for parameter in theirs.parameters():
       parameter.add_(0.1 * torch.randn_like(parameter))
@@ -48,7 +49,7 @@ def read(theirs, layout):
     ((64, 64), {}),
     ((64, 96), dict(window=2)),
     ((48, 48), dict(window=3)),
-    ((32, 32), {}),  # the last stage has 2x2 tokens, less than a window
+    ((32, 32), {}),  # the last stage has 2x2 tokens, fewer than a window
     ((64, 64), dict(depths=(1, 3, 2), window=2)),
   ],
 )

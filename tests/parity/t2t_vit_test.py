@@ -1,4 +1,4 @@
-"""The plain PyTorch T2T-ViT of the benchmark against golden files and our model."""
+"""Tests of the benchmark's plain PyTorch T2T-ViT against golden files and our model."""
 
 import json
 import pathlib

@@ -1,7 +1,7 @@
-"""Our ViT against timm's at random weights, read from its state dict and written back.
+"""Tests of our ViT against timm's with random weights.
 
-timm's models are built with the tanh GELU and, where it has the argument, the epsilon
-1e-6 of LayerNorm.
+Ours is read from timm's state dict and written back. timm's models are built with the
+tanh GELU and, where it has the argument, the epsilon 1e-6 of LayerNorm.
 
 Runs under `make parity`, where torch and timm are installed.
 """
@@ -41,7 +41,7 @@ SIZES = dict(img_size=(24, 40), patch_size=8, embed_dim=36, depth=2, num_heads=3
 
 
 def moved(theirs):
-  """In eval mode, with parameters that start at constants moved too."""
+  """Returns a model in eval mode, its constant initial parameters changed, too."""
   with torch.no_grad():
     for parameter in theirs.parameters():
       parameter.add_(0.1 * torch.randn_like(parameter))
@@ -78,20 +78,20 @@ def test_logits_and_tokens(models):
   got = ours.apply({'params': params}, image_BHWC)
   np.testing.assert_allclose(got['logits'], want.detach(), rtol=0, atol=1e-5)
   tokens = theirs.forward_features(image).detach()
-  patches = 15  # behind class token and registers
+  patches = 15  # after class token and registers
   np.testing.assert_allclose(
     got['tokens'][:, -patches:], tokens[:, -patches:], rtol=0, atol=1e-5
   )
 
 
-def test_what_is_written_is_the_same_function(models):
+def test_written_weights_give_the_same_function(models):
   theirs, _, their_args = models
   image = torch.rand(2, 3, 24, 40)
   want = theirs(image).detach()
   without = their_args.get('no_embed_class', False)
   params = timm_vit.from_timm(arrays_of(theirs), 3, without)
   back = timm_vit.to_timm(tree.stack_blocks(params))
-  if without:  # written are rows for all tokens
+  if without:  # the written rows are for all tokens
     theirs.no_embed_class = False
     theirs.pos_embed = torch.nn.Parameter(torch.zeros(back['pos_embed'].shape))
   theirs.load_state_dict({name: torch.from_numpy(a) for name, a in back.items()})
@@ -106,13 +106,13 @@ def test_what_is_written_is_the_same_function(models):
   'architecture',
   [
     dict(pool='token', registers=2),
-    dict(pool='gap', mlp_dim=70),  # not a ratio that is exact in floating point
+    dict(pool='gap', mlp_dim=70),  # a ratio that is not exact in floating point
     dict(pool='map', posemb='none'),
     dict(pool='token', resnet=(), patch=4),
   ],
 )
 def test_a_folder_runs_in_timm(architecture, tmp_path, key):
-  """`create_model` builds what the converter wrote; timm's epsilons are its own."""
+  """Checks that `create_model` builds the written model, with timm's own epsilons."""
   from tools import convert_weights as tool
 
   sizes = dict(patch=8, width=48, depth=2, num_heads=4, mlp_dim=96) | architecture
@@ -130,7 +130,7 @@ def test_a_folder_runs_in_timm(architecture, tmp_path, key):
 
 
 def random_like(model, key, image_BHWC):
-  """Parameters with no zeros and ones, small as at the start."""
+  """Returns parameters without zeros and ones, as small as initial ones."""
   params = jax.jit(model.init)(key, image_BHWC)['params']
   rng = np.random.default_rng(1)
   return jax.tree.map(

@@ -1,4 +1,4 @@
-"""Our Transformer against torch.nn.Transformer at random weights.
+"""Tests of our Transformer against torch.nn.Transformer with random weights.
 
 Runs under `make parity`, where torch is installed.
 """
@@ -11,7 +11,7 @@ import torch
 from big_vision_like.models import transformer
 from big_vision_like.weights import torch_transformer, tree
 
-# It tells that norm_first rules out that path.
+# The warning is that norm_first rules out the path for nested tensors.
 pytestmark = pytest.mark.filterwarnings('ignore:enable_nested_tensor:UserWarning')
 
 VOCABULARY, PAD = 17, 0
@@ -23,12 +23,12 @@ TARGET = np.array([[1, 5, 6, 7, 8], [1, 9, 10, 0, 0], [1, 2, 0, 0, 0]])
 
 @pytest.fixture(params=[False, True], ids=['post', 'pre'])
 def models(request):
-  """Theirs in train mode: with padding, eval takes another path through the encoder."""
+  """Returns models, theirs in train mode: eval has another code path for padding."""
   torch.manual_seed(0)
   theirs = torch.nn.Transformer(
     32, 4, 2, 3, 64, dropout=0.0, batch_first=True, norm_first=request.param
   ).train()
-  with torch.no_grad():  # biases and norms start at constants: move them too
+  with torch.no_grad():  # biases and norms start at constants: change them, too
     for parameter in theirs.parameters():
       parameter.add_(0.1 * torch.randn_like(parameter))
   embedding = torch.randn(VOCABULARY, 32)
@@ -51,7 +51,7 @@ def models(request):
 def test_encoder_and_decoder(models):
   theirs, embedding, ours, state = models
   source, target = torch.from_numpy(SOURCE), torch.from_numpy(TARGET)
-  hidden_source = source == PAD  # their masks say what is not seen
+  hidden_source = source == PAD  # their masks are true for hidden tokens
   causal = torch.nn.Transformer.generate_square_subsequent_mask(5) < 0
   with torch.no_grad():
     memory = theirs.encoder(embedding[source], src_key_padding_mask=hidden_source)
@@ -72,10 +72,10 @@ def test_encoder_and_decoder(models):
   ):
     error = np.abs(np.asarray(mine) - other.numpy())[real]
     assert error.max() < 2e-5
-    assert np.abs(other.numpy()).max() > 1  # what is compared is not all small
+    assert np.abs(other.numpy()).max() > 1  # not all compared values are small
 
 
-def test_state_dicts_go_both_ways(models):
+def test_state_dicts_round_trip(models):
   theirs, _, _, state = models
   params = torch_transformer.from_torch(state, num_heads=4)
   back = torch_transformer.to_torch(tree.stack_blocks(params))

@@ -1,6 +1,7 @@
-"""Our UPerNet against transformers' at random weights, read and written back.
+"""Tests of our UPerNet against transformers' with random weights.
 
-Runs under `make parity`, where torch and transformers are installed.
+Weights are read and written back. Runs under `make parity`, where torch and
+transformers are installed.
 """
 
 import json

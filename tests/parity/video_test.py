@@ -1,4 +1,4 @@
-"""Clips cut as by functions of torch: what TimeSformer's published code uses."""
+"""Tests of sampling clips against functions of torch, which TimeSformer's code uses."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_scaled_frames(side):
   rng = np.random.default_rng(0)
   frame = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)
   got = video.with_short_side(frame, side)
-  # The published code resizes what is normalised; the values are compared as uint8.
+  # The published code resizes normalized frames; the values are compared as uint8.
   normal = (torch.tensor(frame).float() / 255 - 0.45) / 0.225
   size = (side, int(np.floor(320 / 240 * side)))
   large = torch.nn.functional.interpolate(

@@ -16,7 +16,7 @@ def text_of(page):
   return html.unescape(re.sub(r'<[^>]*>', '|', page))
 
 
-def test_counts_are_those_of_a_loop():
+def test_counts_match_a_loop():
   rng = np.random.default_rng(0)
   label, found = rng.integers(0, 5, (2, 200))
   want = np.zeros((5, 5), int)
@@ -66,7 +66,7 @@ def test_confusions_are_drawn_and_listed():
   assert 'There are none.' in page
 
 
-def test_cells_lie_at_their_classes_and_darken_with_their_share():
+def test_cells_are_at_their_classes_and_darken_with_their_share():
   counts = confusion.counts(LABELS, FOUND, 4)
   svg = drawing.matrix(counts, NAMES)
   cell = re.compile(

@@ -1,4 +1,4 @@
-"""Reports of runs that find objects."""
+"""Tests of reports about detectors."""
 
 import dataclasses
 import html
@@ -28,17 +28,17 @@ from big_vision_like.tasks import set_detection
 from big_vision_like.viz import detection as drawing
 
 HEIGHT, WIDTH, ROWS, COUNT = 32, 40, 3, 11
-SHIFT = 0.29  # pixels an image
+SHIFT = 0.29  # in pixels, times the index of the image
 NAMES = ('red', 'green <b>', 'sky')  # the last is stuff
 
 
 def sides(index: int) -> tuple[int, int]:
-  """Height and width of an image, which is padded."""
+  """Returns height and width of an image before padding."""
   return (32, 30) if index % 2 else (24, 40)
 
 
 def objects_of(index: int) -> tuple[np.ndarray, np.ndarray]:
-  """True boxes and labels of an image: none of every fifth."""
+  """Returns true boxes and labels of an image; every fifth image has none."""
   count = index % 5 if index % 5 < ROWS else 2
   lefts = 1.0 + 12 * np.arange(count)
   boxes_N4 = np.stack([lefts, lefts + 1, lefts + 8, lefts + 9], axis=1)
@@ -47,10 +47,10 @@ def objects_of(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def found_of(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Boxes, labels and scores that the model has for an image.
+  """Returns boxes, labels and scores that the model predicts for an image.
 
-  The larger its number, the further they are to the right; in image 8 the first is of
-  another class, in image 7 nobody is sure of the second.
+  Boxes are shifted right in proportion to the index. In image 8, the first box has
+  another class; in image 7, the second has a low score.
   """
   boxes_N4, label_N = objects_of(index)
   boxes_N4 = boxes_N4 + np.array([SHIFT * index, 0, SHIFT * index, 0])
@@ -65,7 +65,7 @@ def found_of(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Marks(Source):
-  """Rectangles on grey; the first row says what the model is to find."""
+  """Rectangles on grey; the first row of pixels encodes the model's predictions."""
 
   length: int
 
@@ -111,7 +111,7 @@ class Marks(Source):
 
 
 class Knowing(detr.DETR):
-  """A DETR that is told what to find: by queries 2 to 4, and stuff by query 5."""
+  """A DETR that reads its predictions: of queries 2 to 4, and of stuff by query 5."""
 
   def __call__(
     self, image_BHWC: jax.Array, size_B2: Any = None, train: bool = False
@@ -201,14 +201,14 @@ def page(run, source) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def sections(page) -> dict[str, str]:
-  """The page's sections, by heading."""
+  """Returns the page's sections by heading."""
   return dict(
     re.findall('<section><h2[^>]*>(.*?)</h2>(.*?)</section>', page.read_text(), re.S)
   )
 
 
 def with_config(source, evaluator: str = '', **fields):
-  """The run, had its config these fields."""
+  """Returns the run as if its config had these fields."""
   log = dataclasses.replace(source.log, config={**source.log.config, **fields})
   return dataclasses.replace(source, log=log, evaluator=evaluator)
 
@@ -218,7 +218,7 @@ def percent(share: float) -> str:
 
 
 def overlap(index: int) -> float:
-  """IoU of boxes of 8 pixels, one of them moved."""
+  """Returns the IoU of boxes of 8 pixels, one of which is shifted."""
   return (8 - SHIFT * index) / (8 + SHIFT * index)
 
 
@@ -243,7 +243,7 @@ def test_a_browser_shows_the_page(page, tmp_path):
   pages.opened(page, tmp_path)
 
 
-def test_inputs_are_those_of_training_with_their_boxes(source, sections):
+def test_inputs_show_training_images_with_their_boxes(source, sections):
   content = sections['Inputs']
   _, batch = source.training_batch(report_detection.NUM_INPUTS)
   pictures = pages.pictures_of(content)
@@ -284,11 +284,11 @@ def test_objects_are_counted_and_ordered(sections):
   ]
   sheet = drawing.boxes_sheet(picture_of(8), sets)
   assert worst.shape == sheet.shape
-  # Boxes have been through float32.
+  # Boxes have been rounded to float32.
   assert (worst == sheet).all(axis=-1).mean() > 0.99
 
 
-def test_attention_is_that_of_the_queries_which_found_objects(source, sections):
+def test_attention_is_shown_for_queries_that_found_objects(source, sections):
   _, _, picture = pages.pictures_of(sections['Attention'])
   model, state = source.run.task.model, source.run.state
   example = Marks(COUNT)[8]
@@ -307,18 +307,18 @@ def test_attention_is_that_of_the_queries_which_found_objects(source, sections):
     image, found_N4, names, score_N, weights_Qhw[[2, 3]], size, side=250
   )
   assert picture.shape == sheet.shape == (144, 3 * 240 + 4, 3)
-  # Boxes have been through float32.
+  # Boxes have been rounded to float32.
   assert (picture == sheet).all(axis=-1).mean() > 0.99
   first, second = sheet[:, 242:482], sheet[:, 484:]
   assert (first == second).all(axis=-1).mean() < 0.9
 
 
-def test_nothing_found_is_said(source):
+def test_finding_nothing_is_reported(source):
   val = {**source.log.config['evals']['val'], 'shown': 0.95}
   blind = with_config(source, evals={'val': val})
   content, _ = report_detection.objects_found(blind)
   assert '0 are found (0.0' in content and len(pages.pictures_of(content)) == 3
-  # What most looks like an object is looked at all the same.
+  # The queries with the highest scores are still shown.
   content, _ = report_detection.attention(blind)
   assert [p.shape[1] for p in pages.pictures_of(content)] == 3 * [4 * 240 + 6]
 
@@ -327,7 +327,7 @@ def test_each_query_has_its_boxes(sections):
   content = sections['Queries']
   pictures = pages.pictures_of(content)
   assert 'all queries in the first 11 images' in content
-  # Images with at least one object, or two, of which one is unsure.
+  # Images with at least one object, or with two, one of which has a low score.
   expected = {0: 0, 1: 0, 2: 8 / 11, 3: 5 / 11, 4: 0, 5: 0}
   for query, share in expected.items():
     assert f'>query {query}: {percent(share)}<' in content
@@ -344,14 +344,14 @@ def test_each_query_has_its_boxes(sections):
   assert np.abs(pictures[2] - picture.astype(int)).sum() < 0.1 * ink.sum()
 
 
-def test_of_many_queries_those_that_find_most_are_shown(source, monkeypatch):
+def test_with_many_queries_the_most_successful_are_shown(source, monkeypatch):
   monkeypatch.setattr(report_detection, 'MOST_QUERIES', 2)
   content, _ = report_detection.queries(source)
   assert 'the 2 of 6 queries that find the most objects' in content
   assert re.findall('>query (\\d): ', content) == ['2', '3']
 
 
-def test_precision_is_that_of_the_evaluator(source, sections):
+def test_precision_matches_the_evaluator(source, sections):
   content = sections['Precision']
   expected = pages.evaluated(source, 'val')
   assert 0.1 < expected['AP'] < 1
@@ -414,7 +414,7 @@ def test_a_model_without_masks_has_no_segments(source):
   ]
 
 
-def test_what_cannot_be_shown_has_a_reason(source):
+def test_missing_sections_give_a_reason(source):
   none = with_config(source, evals={})
   with pytest.raises(UserError, match='no evaluator of the config finds objects'):
     report_detection.objects_found(none)

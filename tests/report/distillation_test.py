@@ -1,4 +1,4 @@
-"""Pages about runs with a student and a teacher."""
+"""Tests of pages about runs with a student and a teacher."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ TEACHER = dict(num_classes=3, depths=(1,), bottleneck=False, root=4, channels=(4
 
 @dataclasses.dataclass(frozen=True)
 class Squares(Source):
-  """16 x 24 images with a square in one of three places; some have no label."""
+  """16 x 24 images with a square at one of three positions; some have no label."""
 
   length: int
   labelled: bool = True
@@ -95,7 +95,7 @@ def test_a_page_compares_student_and_teacher(runs):
   reader = pages.Reader(runs / 'two_heads/report.html')
   assert 'Not shown' not in reader.text
   assert 'Student and teacher' in reader.headings
-  assert 'distillation token' in reader.text  # with what it attends to
+  assert 'distillation token' in reader.text  # with its attention
   source = pages.source_of(runs / 'two_heads')
   run, shown = source.run, source.predictions
   image = images.normalize(shown.image_BHWC, 0.5, 0.5)
@@ -116,7 +116,7 @@ def test_a_page_compares_student_and_teacher(runs):
   middle = shown.label_B == 1
   agree = f'{100 * np.mean((best == teacher)[middle]):.1f}\u00a0%'
   assert ('middle', '17', agree) in [(row[0], row[1], row[-1]) for row in rows if row]
-  assert 'no label' in reader.text  # of the training images
+  assert 'no label' in reader.text  # some training images
 
 
 def test_a_student_with_one_head_has_one_row(runs):

@@ -8,7 +8,7 @@ from big_vision_like.report import page
 
 
 class Reader(html.parser.HTMLParser):
-  """Collects tags, text, and complains of tags closed out of order."""
+  """A parser that collects tags and text, and raises if tags close out of order."""
 
   VOID = {'meta', 'link', 'img', 'br', 'wbr'}
 

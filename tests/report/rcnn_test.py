@@ -1,4 +1,4 @@
-"""Reports of runs of two-stage detectors."""
+"""Tests of reports about two-stage detectors."""
 
 import dataclasses
 import re
@@ -107,7 +107,7 @@ def config_of() -> mlc.ConfigDict:
 
 @pytest.fixture(scope='module')
 def sections(tmp_path_factory) -> dict[str, str]:
-  """The page's sections, by heading."""
+  """Returns the page's sections by heading."""
   report_rcnn.OF_MODELS[Knowing] = report_rcnn.OF_MODELS[rcnn.RCNN]
   run = pages.untrained(config_of(), tmp_path_factory.mktemp('runs') / 'cards')
   text = compose.render([pages.source_of(run)])

@@ -1,4 +1,4 @@
-"""What a report says about the classes that images attend to."""
+"""Tests of a report's section about the classes that images attend to."""
 
 import types
 
@@ -43,7 +43,7 @@ def test_the_section():
   assert report.reasons(made)
   content, caption = report.attended(made)
   assert content.count('<img') == 2
-  # Three classes and background; two and one of them are in the images.
+  # Three classes and background; the images contain two classes and one class.
   assert content.count('class="bar') == 2 * 4
   assert content.count('class="bar true"') == 3
   assert '<div title="cup, table">' in content and '<div title="cat">' in content

@@ -35,7 +35,7 @@ def records(scale: float = 1.0) -> list[dict]:
 
 
 def table_of(text: str) -> dict[str, list[str]]:
-  """Rows of the first table."""
+  """Returns the rows of the first table."""
   text = text.replace('<wbr>', '')
   rows = re.findall('<tr>(.*?)</tr>', text.split('</table>')[0])
   cells = [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row) for row in rows]
@@ -59,7 +59,7 @@ def test_summary_tells_config_and_final_metrics():
   }
 
 
-def test_summary_of_two_runs_lists_what_differs():
+def test_summary_of_two_runs_lists_differences():
   logs = [
     runs.Log('a', config(), records()),
     runs.Log('b', config(width=16, seed=3), []),
@@ -105,7 +105,7 @@ def test_curves_of_one_run_group_by_quantity():
   shown, folded = text.split('<details>')
   assert 'aria-label="learning rate"' in shown and 'aria-label="seconds' in folded
   assert 'compile_seconds' not in text
-  # What was measured once is in tables, and its spread among the folded.
+  # Values measured once are in tables; their spread is in the folded ones.
   assert table_of(shown) == {
     'measured once': ['by', 'value', 'at step'],
     '5-shot': ['digits', '91.0 %', '60'],
@@ -153,7 +153,7 @@ def test_charts_do_not_mislead():
   )
 
 
-def test_a_share_beyond_one_is_no_percentage():
+def test_a_share_above_one_is_not_a_percentage():
   lines = [{'step': s, 'kind': 'eval', 'val/top1': 40.0 + s} for s in (1, 2)]
   text = runs.learning_curves([runs.Log('a', config(), lines)])
   assert list(charts_of(text)) == ['top-1 accuracy'] and 'val at 2: 42' in text
@@ -170,7 +170,7 @@ def test_curves_of_two_runs_share_charts():
   assert strokes[0] == strokes[1] != strokes[2] == strokes[3]
 
 
-def test_no_metrics_and_no_finite_metrics_are_said():
+def test_missing_or_infinite_metrics_are_reported():
   assert 'No curves' in runs.learning_curves([runs.Log('a', config(), [])])
   lost = [{'step': s, 'kind': 'train', 'loss': math.nan} for s in (1, 2)]
   assert 'loss: no finite values' in runs.learning_curves(

@@ -14,7 +14,7 @@ NAMES = {0: 'sky', 1: 'sea', 2: 'sand'}
 
 
 def rows():
-  """Three images that are right in all, half, and none of their labelled pixels."""
+  """Returns three images: all, half, and none of their labelled pixels are right."""
   found = []
   for wrong in 0, 4, 8:
     truth = np.tile(np.array([[0, 1], [0, 1]], np.uint8), (2, 2))
@@ -54,7 +54,7 @@ def source():
   )
 
 
-def test_the_class_of_reports_is_found_by_what_the_task_predicts():
+def test_the_class_of_reports_is_found_by_the_prediction_of_the_task():
   config = {
     'task': spec(semantic_segmentation.Segmentation, model=None, optimizer=None)
   }

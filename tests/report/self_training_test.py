@@ -1,4 +1,4 @@
-"""Pages about runs that learn from pseudo labels."""
+"""Tests of pages about runs that learn from pseudo labels."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ VIT = dict(num_classes=10, patch=4, width=8, depth=1, num_heads=2, mlp_dim=8)
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, data_dir):
-  """A run of two steps of a tiny student, and its labels."""
+  """Returns a run of two steps of a tiny student, and its labels."""
   folder = tmp_path_factory.mktemp('self_training')
   overrides = [
     *('total_steps=2', 'log_every=1', f'{SOURCE}.labels={folder}/labels'),
@@ -63,7 +63,7 @@ def test_a_page_shows_confidence_before_and_after(run):
   assert 'Not shown: the training batches' not in page
 
 
-def test_counts_are_those_of_the_choice():
+def test_counts_match_the_choice():
   label, copies = np.array([0, 0, 1, 2]), np.array([2, 0, 3, 0])
   confidence = np.array([0.9, 0.2, 0.8, 0.25])
   drawn = self_training.balance(label, copies, 3)

@@ -1,4 +1,4 @@
-"""Reports of runs from sequences to sequences."""
+"""Tests of reports about runs from sequences to sequences."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ VOCABULARY, LENGTH, HEADS, DEPTH = 9, 6, 3, 2
 
 @dataclasses.dataclass(frozen=True)
 class Syllables:
-  """Every other piece begins a word."""
+  """A vocabulary in which every other piece begins a word."""
 
   ending: str
 
@@ -42,7 +42,7 @@ class Syllables:
 
 @dataclasses.dataclass(frozen=True)
 class Texts(Source):
-  """Copies, some of them in one row when `packed`."""
+  """Sequences to copy; several of them share a row when `packed`."""
 
   length: int
   vocabulary: Syllables
@@ -160,13 +160,13 @@ def test_inputs_are_the_first_of_training(numbers):
   assert f'source {LENGTH + 1} and target {LENGTH + 1}' in caption
 
 
-def test_pairs_that_share_a_row_are_told_apart():
+def test_pairs_that_share_a_row_are_separated():
   batch = {k: v[None] for k, v in Texts(1, Syllables(''), packed=True)[0].items()}
   found = [[ids.tolist() for ids in pair] for pair in report_sequences.pairs(batch)]
   assert found == [[[3, 2], [3, 2]], [[4, 5, 2], [4, 5, 2]]]
 
 
-def test_predictions_are_those_of_the_search(numbers):
+def test_predictions_match_the_search(numbers):
   found = numbers.predictions
   assert (found.evaluator, found.output) == ('strings', 'greedy')
   assert len(found.sources) == len(found.targets) == len(found.found) == 13
@@ -183,7 +183,7 @@ def test_predictions_are_those_of_the_search(numbers):
 
 
 def made(numbers, pairs: list[tuple[list[int], list[int]]]):
-  """The run, as if it had found the second where the first is right."""
+  """Returns the run as if it had predicted the second of each pair, not the first."""
   source = dataclasses.replace(numbers)
   targets, found = (
     [np.array(ids) for ids in side] for side in zip(*pairs, strict=True)
@@ -221,7 +221,7 @@ def test_words_are_joined_where_their_pieces_are_known(runs):
   assert source.text(np.array([3, 4, 5, 2])) == '<3><4> <5>'
 
 
-def test_attention_is_that_of_an_example_alone(runs):
+def test_attention_matches_an_example_alone(runs):
   source = pages.source_of(runs['texts'])
   attended, found, model = source.attention, source.predictions, source.run.task.model
   assert len(attended.rows) == report_sequences.NUM_ATTENDING
@@ -230,7 +230,7 @@ def test_attention_is_that_of_an_example_alone(runs):
   _, collected = jax.jit(functools.partial(model.apply, mutable=['intermediates']))(
     {'params': source.run.state.params},
     reads[None],
-    np.concatenate([[1], writes[:-1]])[None],  # BOS, and not what comes last
+    np.concatenate([[1], writes[:-1]])[None],  # BOS, and without the last token
   )
   for array, *where in (
     (attended.cross_LBHNS, 'decoder', 'cross_attention'),
@@ -253,7 +253,7 @@ def test_right_and_legible_examples_are_attended_to(numbers):
   assert report_sequences.legible(made(numbers, pairs).predictions) == [2, 3, 0, 1]
 
 
-def test_drawings_name_what_reads_and_what_is_read(numbers):
+def test_drawings_name_both_ends_of_attention(numbers):
   source = made(numbers, [([5, 6, 3, 2], [5, 6, 7, 7, 2])])
   content, caption = report_sequences.attention_by_head(source)
   assert 'Example 0 of strings, wrong' in content and 'is generated' in caption
@@ -277,7 +277,7 @@ def test_the_most_attentive_token_reads_another_one():
   assert report_sequences.most_attentive(probs_HSS) == 2
 
 
-def test_what_is_not_sequences_is_a_reason(numbers):
+def test_other_tasks_give_a_reason(numbers):
   with pytest.raises(UserError, match='the training data has no sequences'):
     report_sequences.check({'image': np.zeros((1, 2, 2, 1))}, 'the training data')
   packed = dataclasses.replace(numbers)

@@ -1,4 +1,4 @@
-"""Reports of runs of Slot Attention."""
+"""Tests of reports about runs of Slot Attention."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ class Blocks(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Solids(Source):
-  """Two to four solids, which are told of as by TFDS."""
+  """Two to four solids, described as in TFDS."""
 
   length: int
   split: str
@@ -156,7 +156,7 @@ def sets(runs):
 
 
 def with_evals(source, evals: dict, evaluator: str = ''):
-  """The run, had its config these evaluators."""
+  """Returns the run as if its config had these evaluators."""
   config = {**source.log.config, 'evals': evals}
   log = dataclasses.replace(source.log, config=config)
   return dataclasses.replace(source, log=log, evaluator=evaluator)
@@ -193,7 +193,7 @@ def test_inputs_are_the_first_of_training(blocks, sets):
 
 
 def test_slots_are_measured_as_the_evaluator_does(blocks):
-  assert blocks.found.name == 'more'  # the first that fits
+  assert blocks.found.name == 'more'  # the first evaluator that fits
   values = blocks.found.values
   np.testing.assert_array_equal(values.pop('objects'), [0] + 12 * [3])
   expected = pages.evaluated(blocks, 'more')
@@ -216,11 +216,11 @@ def test_slots_are_measured_as_the_evaluator_does(blocks):
   assert found[shown[0]] == found.max() and found[shown[2]] == found.min()
   assert found[order[5]] <= found[shown[1]] <= found[order[6]]
   for example, picture in zip(shown, pages.pictures_of(content), strict=True):
-    # Other programs round otherwise.
+    # Other programs round differently.
     np.testing.assert_allclose(picture, sheets[example], atol=2)
 
 
-def test_of_few_images_each_is_shown_once():
+def test_few_images_are_shown_once_each():
   titles = report_source.from_best_to_worst
   assert titles(np.array([0.5])) == {0: 'Best'}
   assert titles(np.array([0.5, 0.1])) == {1: 'Best', 0: 'Worst'}
@@ -241,7 +241,7 @@ def test_objects_are_matched_and_measured_as_the_evaluator_does(sets):
   for predictions, objects_OP, slot_O in zip(
     values['predictions'], targets, values['slot'], strict=True
   ):
-    off = np.abs(predictions[None] - objects_OP[:, None])  # below 1: squares
+    off = np.abs(predictions[None] - objects_OP[:, None])  # below 1, losses are squares
     rows, columns = optimize.linear_sum_assignment(np.square(off).sum(axis=-1))
     np.testing.assert_array_equal(slot_O[rows], columns)
   content, _ = report_slots.objects_found(sets)
@@ -259,7 +259,7 @@ def test_objects_are_matched_and_measured_as_the_evaluator_does(sets):
 
 
 def an_object(place, size, material, shape, color, presence):
-  """A row of targets, its coordinates in the scene."""
+  """Returns a row of targets, given the coordinates in the scene."""
   one_hot = [
     np.arange(len(values)) == values.index(value)
     for values, value in zip(
@@ -269,7 +269,7 @@ def an_object(place, size, material, shape, color, presence):
   return np.concatenate([(np.array(place) + 3) / 6, *one_hot, [presence]])
 
 
-def test_objects_stand_beside_their_slots():
+def test_objects_are_listed_next_to_their_slots():
   targets = np.stack(
     [
       an_object((-3, 0, 0.7), 'large', 'metal', 'cube', 'red', 1),
@@ -301,12 +301,12 @@ def test_objects_stand_beside_their_slots():
     f'small gray rubber sphere | 1.50, 2.00, 0.35 | 1 | 90.0{share}'
     ' | small | metal \u2717 | sphere | cyan \u2717 | 1.50, 2.30, 0.75 | 0.50'
   )
-  # Slot 2 is not sure of anything.
+  # Slot 2 has low scores for everything.
   assert third.startswith(f'no object |  | 4 | 60.0{share} | large')
   assert third.endswith('2.00, 2.00, 2.00 | ')
 
 
-def test_names_are_those_of_the_data_set():
+def test_names_come_from_the_data_set():
   import tensorflow_datasets as tfds
 
   features = fake.catalogued('clevr:3.1.0')['objects'].feature
@@ -324,7 +324,7 @@ def test_other_attributes_have_numbers():
   assert report_slots.described(told) == '1 1'
 
 
-def test_what_cannot_be_shown_has_a_reason(runs, blocks, sets):
+def test_missing_sections_give_a_reason(runs, blocks, sets):
   one = pages.source_of(runs['blocks'], evaluator='one')
   with pytest.raises(UserError, match='none of the first 13 examples of one shows 1'):
     report_slots.slots_by_iteration(one)

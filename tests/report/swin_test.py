@@ -44,7 +44,7 @@ def test_only_shifted_windows_see_the_neighbour(scan):
   assert not still.any() and (moved > 0).all()
 
 
-def test_what_sows_no_attention_says_so():
+def test_models_without_recorded_attention_are_reported():
   source = source_of(posemb='without_content')
   with pytest.raises(UserError, match='without_content'):
     report_swin.attention_across(source)

@@ -1,4 +1,4 @@
-"""What a report says that tokens of a T2T-ViT depend on."""
+"""Tests of a report's section about the pixels that tokens of a T2T-ViT depend on."""
 
 import types
 
@@ -14,7 +14,7 @@ SIZES = dict(num_classes=3, width=12, depth=1, num_heads=2, mlp_dim=5, token_dim
 
 
 def trained(silent):
-  """A model for images of 48x80; its attention between soft splits may be silent."""
+  """Returns a model of 48x80 images; silent ones lack attention between soft splits."""
   model = t2t_vit.T2TViT(**SIZES)
   image_BHWC = np.random.default_rng(0).normal(size=(2, 48, 80, 3)).astype('float32')
   variables = battery.variables(model, image_BHWC[:1])
@@ -27,7 +27,7 @@ def trained(silent):
   )
 
 
-def test_without_attention_a_token_sees_what_its_soft_splits_cover():
+def test_without_attention_a_token_sees_the_area_of_its_soft_splits():
   found = trained(silent=True)
   [map_PHW] = tokens.sight(found, found.images()[:1], [6])  # row 1, column 1
   [map_HW] = map_PHW

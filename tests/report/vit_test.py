@@ -13,7 +13,7 @@ SIZES = dict(num_classes=3, patch=4, width=12, depth=2, num_heads=3, mlp_dim=5)
 
 
 def trained(params=None, model=None, **kwargs):
-  """A model for 8 x 16 images of one channel, with 3 of those."""
+  """Returns a model of 8 x 16 images with one channel, and 3 such images."""
   model = model or vit.ViT(**SIZES | kwargs)
   image_BHWC = np.random.default_rng(0).normal(size=(3, 8, 16, 1)).astype(np.float32)
   if params is None:
@@ -78,7 +78,7 @@ def test_tokens_of_class_and_distillation_are_read_apart():
   )
 
 
-def test_positions_are_those_of_the_places_of_the_grid():
+def test_positions_follow_the_cells_of_the_grid():
   random = np.random.default_rng(0)
   table_LND = random.normal(size=(2, 9, 12)).astype(np.float32)
   found = trained({'pos_embedding': table_LND[:1]})
@@ -109,7 +109,7 @@ def test_positions_without_places_are_a_reason(params, message):
     report_vit.grid_positions(trained(params, posemb='none'))
 
 
-def test_the_first_filters_of_a_hybrid_are_those_of_its_resnet():
+def test_the_first_filters_of_a_hybrid_come_from_its_resnet():
   random = np.random.default_rng(0)
   kernel_PQCD = random.normal(2.0, 3.0, size=(7, 7, 3, 64))
   params = {

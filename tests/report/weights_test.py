@@ -23,7 +23,7 @@ HEADINGS = [
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> pathlib.Path:
-  """Weights of a ViT with 7 classes, and of a BiT without head, and two pictures."""
+  """Writes two pictures and the weights of a ViT with 7 classes and a headless BiT."""
   folder, random = tmp_path_factory.mktemp('weights'), np.random.default_rng(0)
   models = {
     'vit': vit.ViT(
@@ -99,7 +99,7 @@ def test_a_bit_has_predictions_and_filters(folder, tmp_path):
     assert text in reader.text, text
 
 
-def test_what_is_no_picture_gets_one_sentence(folder, capsys):
+def test_a_file_that_is_not_a_picture_gives_one_sentence(folder, capsys):
   weights = str(folder / 'vit.npz')
   assert report.main([f'--weights={weights}', '--images', weights]) == 1
   error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is kept. Killing and resuming: train_test."""
+"""Tests of the checkpoints that are kept. Killing and resuming: train_test."""
 
 import argparse
 
@@ -55,14 +55,14 @@ def abstract() -> State:
 
 @pytest.mark.parametrize('kind', faults.KINDS, ids=lambda kind: kind.name)
 def test_no_damage_goes_unnoticed(kind):
-  """Each fault is read by another process, as readers that fail leave tasks behind."""
+  """Runs each fault in another process: readers that fail leave tasks running."""
   found = list(common.campaign(kind, count=30, seed=0))
   assert not [result for result in found if result.outcome not in common.GOOD]
-  # How many of them hit a file that is read is chance: Orbax names its files by hash.
+  # Orbax names its files by hash, so chance decides how many faults hit a file in use.
   assert any(result.outcome == 'one sentence' for result in found)
 
 
-def test_a_damaged_checkpoint_that_is_asked_for_names_the_others(tmp_path):
+def test_a_damaged_checkpoint_names_the_others(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     for step in (5, 6):
       checkpoints.save(step, state_of(step), {'examples': step}, 1.0, wait=True)
@@ -78,6 +78,6 @@ def test_folder_without_checkpoints_says_so(tmp_path):
     checkpoint.load(tmp_path / 'nothing')
 
 
-def test_a_bucket_is_no_folder():
+def test_a_bucket_is_not_a_folder():
   with pytest.raises(UserError, match=r'--workdir=gs://b/x is not a folder: mount'):
     cli.parse(argparse.ArgumentParser(), ['--workdir=gs://b/x'])

@@ -1,4 +1,4 @@
-"""How weights are read and fitted to a model."""
+"""Tests of reading weights and fitting them to a model."""
 
 import dataclasses
 import json
@@ -46,13 +46,13 @@ def small(num_classes=5, **change) -> vit.ViT:
 
 
 def params_of(size=16, seed=0, **change) -> dict:
-  """Random parameters of a small ViT, for images of a side or height and width."""
+  """Returns random parameters of a small ViT, for a side or a height and width."""
   size = (size, size) if isinstance(size, int) else size
   return random_weights.params_of(small(**change), size, seed=seed)
 
 
 def fit(source, params, size=16, **change) -> dict:
-  """The parameters of a small ViT with those of a source."""
+  """Returns the parameters of a small ViT, filled from a source."""
   tables = init_from.tables_of(small(**change), image_of(size))
   return source.fit({'params': params}, *tables)['params']
 
@@ -93,7 +93,7 @@ def test_fit_resizes_positions_of_rows_and_columns():
   ours = params_of(24, posemb='learned2d')
   fitted = fit(InitFrom(weights), ours, 24)
   assert fitted['pos_rows'].shape == fitted['pos_columns'].shape == (1, 6, 8)
-  for end in (0, -1):  # corners stay where they are
+  for end in (0, -1):  # corners are unchanged
     a, b = fitted['pos_rows'][0, end], weights['pos_rows'][0, end]
     np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -163,13 +163,13 @@ def test_fit_published_files_through_a_config(kind, tmp_path):
 
 
 def detector(**change):
-  """A small DETR, and random variables."""
+  """Returns a small DETR and random variables."""
   model = random_weights.small_detr(**change)
   return model, random_weights.calm(random_weights.variables_of(model))
 
 
 def classifier():
-  """A ResNet of the size of its backbone, in torchvision's names."""
+  """Returns a ResNet of the size of its backbone, with torchvision's names."""
   model = random_weights.small_resnet(num_classes=9)
   variables = random_weights.calm(random_weights.variables_of(model))
   state = torchvision_resnet.to_torchvision(variables, 'frozen')
@@ -228,7 +228,7 @@ def test_a_backbone_brings_all_but_its_classifier(suffix, tmp_path):
 
 
 class TwoImages:
-  """Stands for the training data of an experiment: the shapes of a batch."""
+  """A stand-in for the training data of an experiment: the shapes of a batch."""
 
   batch_size = 8
 
@@ -270,7 +270,7 @@ def test_a_run_from_a_backbone_has_its_kernels_and_frozen_norms(tmp_path):
   assert_same(jax.device_get(first.ema['params']['backbone']), variables['params'])
   theirs = {'constants': {'backbone': variables['constants']}}
   assert_same(jax.device_get(first.mutable), theirs)
-  assert np.std(first.params['queries']) > 0.5  # begun anew
+  assert np.std(first.params['queries']) > 0.5  # newly initialized
   image = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype(np.float32)
   inside = {
     kind: tree['backbone'] for kind, tree in jax.device_get(first.variables).items()
@@ -287,9 +287,9 @@ def test_images_must_be_normalised_as_the_weights_know_them(tmp_path):
   with pytest.raises(UserError, match=r'mean=\(0.4, .*the task uses mean=0.5 and std'):
     InitFrom(weights).check(half.images)
   InitFrom(weights, allow_other_normalization=True).check(half.images)
-  for anything in ({}, Weights({})):  # which know no images
+  for anything in ({}, Weights({})):  # these weights have no images
     InitFrom(anything).check(own.images)
-  InitFrom(weights).check(None)  # a task of no images
+  InitFrom(weights).check(None)  # a task without images
 
 
 def test_a_file_brings_its_normalisation(tmp_path):
@@ -325,7 +325,7 @@ def test_a_run_brings_its_normalisation(fields, mean, tmp_path):
 
 
 def timm_file(folder, **change):
-  """A file of timm's of a ViT with 4 heads of 16, which does not tell them."""
+  """Writes a ViT with 4 heads of 16 in timm's format, which lacks their number."""
   sizes = SMALL | dict(width=64, num_heads=4) | change
   flat = timm_vit.to_timm(params_of(**sizes))
   path = folder / 'a.safetensors'
@@ -383,7 +383,7 @@ def test_another_number_of_heads_names_its_remedy(tmp_path):
   told = 'the model has 4 heads, the weights 2: set task.model.num_heads=2$'
   with pytest.raises(UserError, match=told):
     filled(InitFrom(found), **sizes)
-  with pytest.raises(UserError, match='shape of embed/bias'):  # another width too
+  with pytest.raises(UserError, match='shape of embed/bias'):  # another width, too
     filled(InitFrom(found), **sizes | dict(width=32))
 
 
@@ -410,7 +410,7 @@ WIDE = dict(patch=8, width=8, depth=1, num_heads=2, mlp_dim=16, pool='gap')
 
 
 @pytest.mark.parametrize('grid', [None, (2, 8)])
-def test_positions_of_as_many_tokens_are_resized(grid):
+def test_positions_of_other_grids_with_equally_many_tokens_are_resized(grid):
   old, new = params_of(32, **WIDE), params_of((16, 64), 1, **WIDE)
   table = old['pos_embedding']
   assert table.shape == new['pos_embedding'].shape
@@ -451,7 +451,7 @@ def test_positions_that_are_not_square_are_resized_from_their_own_grid(grid):
 
 
 def run_of(folder, size, *transforms, **change):
-  """A run of a small ViT on images of a size; its parameters."""
+  """Writes a run of a small ViT on images of a size; returns its parameters."""
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.task.model.update(WIDE | {'num_classes': 5} | change)
   config.train_data.transforms = [spec.spec(image.Decode), *transforms]
@@ -484,7 +484,7 @@ def test_a_run_knows_its_grid(size, large, tmp_path, capsys):
 @pytest.mark.parametrize(
   'transforms, size',
   [
-    ([], (8, 8)),  # the first image tells
+    ([], (8, 8)),  # the size of the first image
     ([spec.spec(image.InceptionCrop, size=24)], (24, 24)),
     (
       [spec.spec(image.ResizeSmall, size=40), spec.spec(image.RandomCrop, size=32)],
@@ -517,7 +517,7 @@ def test_a_file_that_tells_no_grid_has_a_square(tmp_path, capsys):
   found = init_from.from_file(str(tmp_path / 'a.npz'))
   assert (found.grid, found.tokens) == (None, 16)
   gap = params_of(24, pool='gap')  # without the position of the class token
-  fit(InitFrom(found), params_of())  # 4x4 again, but this is assumed
+  fit(InitFrom(found), params_of())  # also 4x4, but this grid is assumed
   assert 'grid of tokens: 4x4 (assumed) -> 4x4' in capsys.readouterr().out
   source = InitFrom(found, leave_out=['head/.*', 'cls'])
   got = fit(source, gap, 24, pool='gap')['pos_embedding']
@@ -559,7 +559,7 @@ def test_files_that_tell_the_size_of_images(told):
 
 
 def test_one_array_fills_two(capsys):
-  """As the attention of a ViT fills both attentions of each block of a TimeSformer."""
+  """Checks rules that load a ViT's attention into both attentions of a TimeSformer."""
   weights, ours = params_of(seed=1), params_of()
   for i in range(2):
     block = ours['encoder'][f'block_{i}']
@@ -574,7 +574,7 @@ def test_one_array_fills_two(capsys):
   assert_same(
     block | {'temporal_attention': None}, theirs | {'temporal_attention': None}
   )
-  # Without the second rule the names are gone.
+  # Without the second rule, the original names are missing.
   with pytest.raises(
     UserError, match='not in the weights: encoder/block_0/attention/key'
   ):
@@ -588,7 +588,7 @@ def test_one_array_fills_two(capsys):
       [('encodr/(.*)', r'\1')],
       r"'encodr/\(.\*\)' matches no name .* are encod",
     ),
-    ([('encoder', 'a')], "'encoder' matches no name"),  # a part of names is not enough
+    ([('encoder', 'a')], "'encoder' matches no name"),  # matches only a part
     (
       [('(.*)kernel', r'\2')],
       r'is not a regular expression and a template \(inv',
@@ -629,7 +629,7 @@ def test_the_order_of_rules_does_not_matter(names, rules, random):
     assert outcome(rules) == {name: name for name in names}
 
 
-# Several sources, and all of one
+# Several sources, and frozen networks
 
 
 def parts_of(params, *names):
@@ -701,7 +701,7 @@ def test_frozen_networks_take_everything():
 
 
 def frozen(source, size=16, mean=0.5, classes=None) -> dict:
-  """Variables of a small frozen ViT for images of this size."""
+  """Returns the variables of a small frozen ViT for images of this size."""
   shown = Normalization(mean, 0.5)
   network = Network(small(), lambda batch: (batch['image'],), None, shown, frozen=True)
   like = jax.eval_shape(small().init, jax.random.key(0), image_of(size))
@@ -725,7 +725,7 @@ def test_positions_of_a_frozen_network_are_resized_only_if_asked():
   assert text in str(error.value) and '\n' not in str(error.value)
   assert 'images of the size that it was trained with, or' in str(error.value)
   with pytest.raises(UserError, match='for a grid of 4x4, the model has one of 2x8'):
-    frozen(weights, size=(8, 32))  # of as many tokens
+    frozen(weights, size=(8, 32))  # equally many tokens
   got = frozen(InitFrom(weights), size=24)['params']['pos_embedding']
   want = positions.resize(weights.params['pos_embedding'], (4, 4), (6, 6), 1)
   np.testing.assert_array_equal(got, want)
@@ -761,7 +761,7 @@ def test_a_frozen_network_of_a_file_has_the_classes_of_the_data(tmp_path):
     frozen(allowed, classes=dict(enumerate(('yak', *names[1:]))))
 
 
-def test_statistics_of_batch_norm_come_along(capsys):
+def test_statistics_of_batch_norm_are_loaded(capsys):
   model = random_weights.small_resnet(norm='batch', num_classes=5)
   old, new = (
     random_weights.calm(random_weights.variables_of(model, seed=seed))
@@ -771,7 +771,7 @@ def test_statistics_of_batch_norm_come_along(capsys):
   got = InitFrom(old, leave_out=[]).fit(new, {})
   assert_same(got, old)
   assert f'and {len(trees.flatten(old["batch_stats"]))} of' in capsys.readouterr().out
-  # Frozen norms fill those that are trained: their arrays have the same names.
+  # Frozen norms fill trained ones: their arrays have the same names.
   frozen = random_weights.variables_of(random_weights.small_resnet(num_classes=5))
   got = InitFrom(frozen, leave_out=[]).fit(new, {})
   theirs = frozen['constants']['norm_root']
@@ -779,7 +779,7 @@ def test_statistics_of_batch_norm_come_along(capsys):
   np.testing.assert_array_equal(got['batch_stats']['norm_root']['var'], theirs['var'])
 
 
-def test_a_prefix_and_what_is_assumed_are_told(tmp_path, capsys):
+def test_a_prefix_and_assumptions_are_printed(tmp_path, capsys):
   weights = params_of(seed=1)
   state = timm_vit.to_timm(weights)
   state = {f'module.{name}': array for name, array in state.items()}

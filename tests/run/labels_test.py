@@ -1,4 +1,4 @@
-"""Classes of all inputs are compared by name, mapped or refused."""
+"""Tests that classes of all inputs are compared by name, mapped or refused."""
 
 import json
 
@@ -120,7 +120,7 @@ class Unnamed(Source):
     return {'image': picture, 'label': np.int32(index % 3)}
 
 
-def test_who_maps_labels_by_hand_is_believed(config, tmp_path):
+def test_labels_mapped_by_hand_are_trusted(config, tmp_path):
   mapped = spec(labels.Mapped, classes=[0, 2])
   config.evals.val = accuracy(folder(tmp_path / 'val', ['pomme', 'cerise']), mapped)
   found = preflight.check(config)
@@ -219,7 +219,7 @@ def test_names_that_cannot_tell():
     by_name.compared({0: IMAGENET[0]}, {0: 'tench'}, Known({}, 'it'))
   with pytest.raises(UserError, match="several classes are called 'crane'"):
     by_name.compared({0: 'crane'}, {1: 'crane', 2: 'crane'}, Known({}, 'it'))
-  with pytest.raises(UserError, match="new are 'date'"):  # the other one is named
+  with pytest.raises(UserError, match="new are 'date'"):  # the unknown class is named
     by_name.compared({0: '1', 1: 'date'}, {0: '0', 1: '1'}, Known({}, 'it'))
   same = {0: 'crane', 1: 'crane'}
   assert by_name.compared(same, same, Known({}, 'it')) == (None, '')
@@ -228,7 +228,7 @@ def test_names_that_cannot_tell():
     by_name.compared(counted, {0: '0', 1: '1'}, Known({}, 'it'))
 
 
-def test_labels_that_are_none_stay():
+def test_missing_labels_stay():
   mapped = labels.ByName({0: 2, 1: 0}, {}, 'box_labels')
   got = mapped.map({'box_labels': np.array([1, -1, 0])})['box_labels']
   assert got.tolist() == [0, -1, 2] and got.dtype == np.int32
@@ -242,7 +242,7 @@ def test_labels_that_are_none_stay():
 
 
 def annotated(root, categories, objects=3):
-  """A file of images that each show an object, of the categories in turn."""
+  """Writes images that each show an object; the categories repeat in order."""
   ids, images, annotations = list(categories), [], []
   (root / 'images').mkdir(parents=True, exist_ok=True)
   for i in range(3):
@@ -266,7 +266,7 @@ SHAPES = {0: 'square', 7: 'disc', 900: 'bar'}
 
 
 def finder(tmp_path, categories, objects=3, **arguments):
-  """A config with these categories for validation, and what its inputs are."""
+  """Returns a config with these categories for validation."""
   parts = dict(
     train=annotated(tmp_path / 'train', SHAPES),
     val=annotated(tmp_path / 'val', categories, objects),
@@ -306,7 +306,7 @@ def test_annotations_get_their_own_categories_by_name(tmp_path):
     'scores': np.ones((3, 2)),
   }
   truth, entries = evaluator.entries(rows)
-  # Labels of the training data: bar is 2, square is 0, disc is no category there.
+  # Labels of the training data: bar is 2, square is 0; disc is not a category there.
   assert [e['category_id'] for e in entries] == [1, -2, 2, -2, 1, -6]
   assert evaluator.names_of(truth) == {1: 'bar', 2: 'square', -2: 'disc'}
   config.evals.val.categories = [2, 7, 1]
@@ -366,12 +366,12 @@ def test_labels_that_are_ids_already_stay(tmp_path):
   assert [e['category_id'] for e in entries] == [2, 1]
 
 
-def test_images_without_any_object_are_told(tmp_path):
+def test_images_without_any_object_are_reported(tmp_path):
   [(told, _)] = preflight.check(finder(tmp_path, SHAPES, objects=0)).told
   assert told.startswith('evals.val.data: none of 3 images has an object that is not a')
 
 
-# Other things that are told
+# Other messages
 
 
 def test_all_images_are_decoded_when_asked(config, tmp_path):

@@ -1,4 +1,4 @@
-"""What a run learned about its data stays true when the data change."""
+"""Tests that facts that a run stored about its data survive changes of the data."""
 
 import json
 import re
@@ -25,7 +25,7 @@ FRUIT = ('apple', 'banana', 'cherry')
 
 
 def config_of(root, total_steps=1):
-  """The tiny config on folders of images, none of which a transform sizes."""
+  """Returns the tiny config on folders of images, without a transform of sizes."""
   config = tiny_config.get_config()
   config.total_steps, config.log_every = total_steps, 1
   config.task.optimizer.rate = 1e-3
@@ -44,7 +44,7 @@ def config_of(root, total_steps=1):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, run):
-  """A run of one step on fruit, and its data."""
+  """Returns the folder of a run of one step on fruit, next to its data."""
   root = tmp_path_factory.mktemp('fruit')
   for part in ('train', 'val'):
     pictures.write_classes(root / part, FRUIT, size=(16, 24))
@@ -57,7 +57,7 @@ def trained(tmp_path_factory, run):
 
 @pytest.fixture
 def root(trained, tmp_path):
-  """The same, to be changed; its config names the data's new place."""
+  """Returns a copy that tests may change; its config has the new path of the data."""
   shutil.copytree(trained, tmp_path / 'fruit')
   config = tmp_path / 'fruit' / 'run' / 'config.json'
   config.write_text(config.read_text().replace(str(trained), str(tmp_path / 'fruit')))
@@ -65,7 +65,7 @@ def root(trained, tmp_path):
 
 
 def old(root):
-  """The run as one from before facts were stored."""
+  """Returns the run as if it dated from before facts were stored."""
   (root / 'run' / learned.FILE).unlink()
   return root / 'run'
 
@@ -87,7 +87,7 @@ def test_the_facts_are_stored_at_the_start(trained):
 
 
 @pytest.mark.parametrize('change', ['renamed', 'moved'])
-def test_names_and_sizes_are_those_of_the_run(root, change, capsys):
+def test_names_and_sizes_come_from_the_run(root, change, capsys):
   if change == 'renamed':
     (root / 'train' / 'apple').rename(root / 'train' / 'zebra')
     pictures.write_classes(root / 'train', ['zebra'])
@@ -137,7 +137,7 @@ def test_reports_have_the_names_of_the_run(root):
   source = report_images.Source(log, made, '', 4, '')
   found = report_images.predict(source)
   assert found.names == list(FRUIT)
-  assert found.label_B.tolist() == [1, 1, 2, 2]  # spread over all that are left
+  assert found.label_B.tolist() == [1, 1, 2, 2]  # spread over all remaining classes
 
 
 def test_a_run_does_not_resume_on_other_classes(root):
@@ -166,7 +166,7 @@ def test_classes_of_runs_that_a_config_takes_networks_of(root, tmp_path):
   [(told, places)] = preflight.check(config).told
   assert places == ['frozen.teacher'] and "new are 'zebra'; missing are 'apple'" in told
   config.frozen = {}
-  config.init_from = spec(init_from.InitFrom, weights=weights)  # not its head
+  config.init_from = spec(init_from.InitFrom, weights=weights)  # without its head
   assert 'texts left out: file' == preflight.check(config).table[1].split('  ')[-1]
   config.init_from.leave_out = ()
   found = preflight.check(config)
@@ -207,7 +207,7 @@ def test_inputs_of_several_tasks_by_their_names():
   assert learned.image_size(facts, 'digits.model') is None
 
 
-def test_vocabularies_of_texts_are_those_of_the_run(tmp_path, vocabulary):
+def test_vocabularies_of_texts_come_from_the_run(tmp_path, vocabulary):
   tokenize = text.Tokenize(vocabulary, 'de', 'en')
   name = texts.prepared(texts.TinyTranslation, tmp_path)
   data = pipeline.EvalInput(

@@ -6,7 +6,7 @@ import sys
 from big_vision_like import files
 from big_vision_like.run import leftovers
 
-# Writes a file and a folder, and is killed in the middle of both.
+# Writes a file and a folder, and is killed while writing both.
 KILLED = """
 import os, sys, signal
 from big_vision_like import files

@@ -19,7 +19,7 @@ def records(workdir) -> list[dict]:
 
 
 def events(workdir) -> list:
-  """What the TensorBoard files hold: each record is length, crc, data, crc."""
+  """Returns the content of TensorBoard's files; a record is length, crc, data, crc."""
   found = []
   for path in sorted((workdir / 'tensorboard').glob('events.*')):
     content, start = path.read_bytes(), 0
@@ -41,7 +41,7 @@ def opened(workdir, start_step=0, **options):
   return metrics.Metrics(workdir, start_step=start_step, **options)
 
 
-def test_what_is_written(tmp_path, capsys):
+def test_written_records(tmp_path, capsys):
   with opened(tmp_path) as log:
     log.write(1, 'info', {'compile_seconds': 2})
     log.train(5, {'loss': np.float32(0.5), 'rate': jnp.float32(0.25)})
@@ -67,7 +67,7 @@ def test_what_is_written(tmp_path, capsys):
   assert (1, 'info/compile_seconds', 2.0) in board
 
 
-def test_a_terminal_gets_a_bar_with_what_the_host_knows(tmp_path, monkeypatch, capsys):
+def test_a_terminal_gets_a_bar_with_values_of_the_host(tmp_path, monkeypatch, capsys):
   told, now = [], [100.0]
 
   class Bar:
@@ -95,13 +95,13 @@ def test_a_terminal_gets_a_bar_with_what_the_host_knows(tmp_path, monkeypatch, c
   monkeypatch.setattr(metrics.time, 'perf_counter', lambda: now[0])
   with opened(tmp_path) as log:
     log.measure(1)
-    log.tick(1)  # nothing is done yet
+    log.tick(1)  # no step is done yet
     now[0] += 10.0
     log.tick(6)
     now[0] += 10.0
     log.train(10, {'loss': 0.5}, done=11)
     now[0] += 1.0
-    log.tick(12)  # too early for a rate of its own
+    log.tick(12)  # too early for a new rate
     now[0] += 4.0
     log.tick(13)
     log.busy('evaluating val')
@@ -140,7 +140,7 @@ def write_three(tmp_path):
       log.write(step, 'train', {'loss': step})
 
 
-def test_resuming_drops_what_came_after_the_checkpoint(tmp_path):
+def test_resuming_drops_records_after_the_checkpoint(tmp_path):
   write_three(tmp_path)
   with opened(tmp_path, start_step=7) as log:
     assert [r['step'] for r in records(tmp_path)] == [5, 7]
@@ -199,7 +199,7 @@ def test_a_run_without_metrics_has_none(tmp_path):
   assert metrics.read(tmp_path) == [] and metrics.last_evaluation(tmp_path) == {}
 
 
-def test_the_last_evaluation_is_that_of_all_evaluators(tmp_path):
+def test_the_last_evaluation_covers_all_evaluators(tmp_path):
   with opened(tmp_path) as log:
     log.evaluation(3, 'val', {'top1': 0.1, 'old': 1.0}, 0.0)
     log.evaluation(6, 'val', {'top1': 0.2}, 0.0)
@@ -209,7 +209,7 @@ def test_the_last_evaluation_is_that_of_all_evaluators(tmp_path):
   assert metrics.last_evaluation(tmp_path) == found
 
 
-def test_seconds_go_on_counting_after_an_interruption(tmp_path):
+def test_seconds_continue_after_an_interruption(tmp_path):
   with opened(tmp_path, start_step=3, seconds=100.0) as log:
     assert 100.0 < log.seconds < 110.0
 
@@ -219,7 +219,7 @@ def test_seconds_go_on_counting_after_an_interruption(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-  """A clock that only moves when told to."""
+  """Returns a clock that only tests advance."""
   now = [1000.0]
   monkeypatch.setattr(metrics.time, 'perf_counter', lambda: now[0])
   return now
@@ -237,7 +237,7 @@ def test_throughput_leaves_out_evaluation(tmp_path, clock, capsys):
   assert first['examples_per_second'] == 10 * 8 / 5.0
   assert second['examples_per_second'] == 10 * 8 / 4.0
   assert second['seconds'] == 11.0
-  assert 'mfu' not in second  # nobody knows the peak of a CPU
+  assert 'mfu' not in second  # the peak of a CPU is unknown
   assert capsys.readouterr().out.endswith('20 examples/s  ETA 0:32\n')
 
 
@@ -286,7 +286,7 @@ def test_replaced_records_are_written_down(tmp_path, capsys):
   assert printed[-1] == f'replaced  others are in {tmp_path}/bad_records.txt'
   with (tmp_path / 'bad_records.txt').open('a') as file:
     file.write('step 2: cut sho')
-  opened(tmp_path, start_step=3).__exit__()  # as a run that goes on from step 3
+  opened(tmp_path, start_step=3).__exit__()  # as if a run resumed from step 3
   assert (tmp_path / 'bad_records.txt').read_text() == 'step 2: record 7: broken\n'
 
 
@@ -307,7 +307,7 @@ def test_model_flops_utilisation(tmp_path, clock, monkeypatch):
   assert last == pytest.approx(20 / 100)
 
 
-def test_throughput_counts_what_the_devices_have_done(tmp_path, clock):
+def test_throughput_counts_finished_steps(tmp_path, clock):
   with opened(tmp_path, total_steps=100, batch_size=8) as log:
     log.measure(0)
     clock[0] += 6.0
@@ -341,7 +341,7 @@ def test_unread_scalars_are_fetched_in_order(monkeypatch):
 # Compilation
 
 
-def test_compilations_that_were_not_expected_are_told(tmp_path, capsys):
+def test_unexpected_compilations_are_reported(tmp_path, capsys):
   @jax.jit
   def double(x):
     return x * 2
@@ -355,7 +355,7 @@ def test_compilations_that_were_not_expected_are_told(tmp_path, capsys):
       double(four)
       line = capsys.readouterr().out
     double(five)
-    assert capsys.readouterr().out == ''  # nobody listens any more
+    assert capsys.readouterr().out == ''  # the listener was removed
   expected = r'compiled  .*double.* again at step 7 in \S+ s for image float32\[4\]\n'
   assert re.fullmatch(expected, line)
   (record,) = records(tmp_path)

@@ -1,4 +1,4 @@
-"""Faults planted in configs: all are told at once, before anything starts."""
+"""Tests of faults planted in configs: all are reported together, before the start."""
 
 import copy
 import dataclasses
@@ -28,7 +28,7 @@ from big_vision_like.tasks import seq2seq, task
 
 @dataclasses.dataclass(frozen=True)
 class Pictures(Source):
-  """Grey pictures with labels 0 to 9 in turn, of which some are not as they should."""
+  """Grey pictures with labels 0 to 9 in order; some pictures or labels can be wrong."""
 
   corrupt: tuple[int, ...] = ()
   lost: tuple[int, ...] = ()
@@ -68,7 +68,7 @@ def config_of(**evals):
 
 
 def sentence(config, training=True):
-  """The one thing that is wrong."""
+  """Returns the only message."""
   [(told, _)] = preflight.check(config, training).told
   return told
 
@@ -88,7 +88,7 @@ def test_all_is_well(data_dir, capsys):
   ]
 
 
-def test_a_run_reads_what_was_tried(data_dir):
+def test_a_run_uses_the_checked_inputs(data_dir):
   made = preflight.require(tiny_config.get_config())
   run = experiment.make(tiny_config.get_config(), inputs=made)
   assert run.data is made['config.train_data']
@@ -96,7 +96,7 @@ def test_a_run_reads_what_was_tried(data_dir):
   assert run.evaluators['val'].every == 21
 
 
-def test_all_faults_are_told_at_once(data_dir, tmp_path, capsys):
+def test_all_faults_are_reported_at_once(data_dir, tmp_path, capsys):
   none = str(tmp_path)
   tokenize = spec(
     text.Tokenize,
@@ -150,7 +150,7 @@ def test_all_faults_are_told_at_once(data_dir, tmp_path, capsys):
   for start in wanted:
     assert sum(line.startswith(start) for line in found) == 1, (start, found)
   assert 'out of range: the model has 5 classes' in str(error.value)
-  # Each row of the table says which sentences are about it.
+  # Each row of the table refers to the sentences about it.
   _, header, *rows = capsys.readouterr().out.splitlines()
   assert header.split()[0] == 'input' and len(rows) == 11
   for row in rows:
@@ -166,7 +166,7 @@ def _pairs(folder):
   return texts.prepared(texts.TinyTranslation, folder)
 
 
-def test_all_missing_data_sets_are_one_command(data_dir, tmp_path):
+def test_all_missing_data_sets_give_one_command(data_dir, tmp_path):
   here, there = str(tmp_path / 'a'), str(tmp_path / 'b')
   config = config_of(
     present=accuracy(digits('test')),
@@ -202,7 +202,7 @@ def test_without_training_evaluators_alone_are_tried(data_dir):
 def test_a_label_out_of_range_is_found_among_pictures_that_are_not_decoded(data_dir):
   config = config_of()
   config.train_data.source = spec(Pictures, corrupt=tuple(range(1, 99)), odd_label=12)
-  # Of pictures 0, 49 and 99 one is corrupt, as training would find out.
+  # One of pictures 0, 49 and 99 is corrupt, which training would notice.
   odd = [i for i in preflight.spread(Pictures()) if i == 50]
   assert len(odd) == 1
   assert sentence(config).startswith('train_data: label 12 of the example with id 50')
@@ -213,7 +213,7 @@ def test_labels_that_are_computed_are_checked(data_dir):
   config = config_of()
   config.train_data.transforms = [spec(image.Decode, channels=1), binned]
   config.task.model.num_classes = 2
-  assert preflight.check(config).told == []  # as computed, not as stored
+  assert preflight.check(config).told == []  # valid as computed, not as stored
   config.task.model.num_classes = 1
   assert 'label 1 of the example' in sentence(config)
   config.train_data.transforms[1]['values'] = 9
@@ -222,7 +222,7 @@ def test_labels_that_are_computed_are_checked(data_dir):
 
 def test_classes_of_the_data_are_counted(data_dir):
   config = config_of()
-  # One example, of a class that the model knows.
+  # A single example, with a class that the model has.
   some = next(i for i in range(30) if tfds.Tfds('digits')[i]['label'] < 6)
   config.train_data.source.split = f'train[{some}:{some + 1}]'
   config.task.model.num_classes = 6
@@ -250,7 +250,7 @@ def test_probes_have_classes_of_their_own(data_dir):
   assert preflight.check(config).told == []
 
 
-def test_inputs_beside_one_that_cannot_be_built_are_tried(data_dir):
+def test_inputs_are_checked_although_another_cannot_be_built(data_dir):
   probe = spec(
     fewshot.FewShot,
     data=eval_input(digits(), spec(image.Resize, size=8, method='cubist')),
@@ -333,7 +333,7 @@ def test_parts_of_a_mixture_are_tried_one_by_one(data_dir):
 
 @dataclasses.dataclass
 class Several(task.Task):
-  """A task of several inputs; what its parts check is printed."""
+  """A task of several inputs that prints the parts that it checks."""
 
   def init(self, key, batch):
     raise NotImplementedError
@@ -447,7 +447,7 @@ def test_packages_that_are_missing(vocabulary, monkeypatch):
   assert found.table[1].split() == ['evals.bleu', 'see', 'below']
 
 
-def test_a_record_without_a_name_for_what_it_is():
+def test_descriptions_of_records():
   reverse = sequences.Reverse(examples=10, split='train')
   assert preflight.first_look(reverse[0]) == 'source 13, target 13, id'
   assert preflight.first_look({'image': np.zeros((4, 6, 3), np.uint8)}) == '4x6x3'

@@ -1,4 +1,4 @@
-"""Progress lines, and the live bar in a pseudo-terminal."""
+"""Tests of progress lines, and of the live bar in a pseudo-terminal."""
 
 import fcntl
 import os

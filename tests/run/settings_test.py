@@ -6,7 +6,7 @@ from big_vision_like.run import experiment
 
 
 @pytest.mark.parametrize('name', ['evals', 'frozen', 'mesh', 'writers'])
-def test_groups_of_fields_are_no_numbers(name):
+def test_groups_of_fields_are_not_numbers(name):
   with pytest.raises(UserError, match=f'config.{name} is an int, not a group of fiel'):
     experiment.Settings(task=None, train_data=None, total_steps=1, **{name: 3})
 

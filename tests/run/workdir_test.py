@@ -1,4 +1,4 @@
-"""The folder of a run: what may change when it resumes. Real runs: train_test."""
+"""Tests of a run's folder: what may change on resuming. Real runs: train_test."""
 
 import fcntl
 import json
@@ -45,7 +45,7 @@ def identities(config: mlc.ConfigDict) -> dict:
 
 @pytest.fixture
 def begun(tmp_path):
-  """A run with a checkpoint: its folder, config, and the identity of its data."""
+  """Returns a run with a checkpoint: folder, config, and the identity of its data."""
   config = config_of(
     pictures.write_classes(tmp_path / 'train', FRUIT),
     pictures.write_classes(tmp_path / 'val', FRUIT, 2),
@@ -63,7 +63,7 @@ def save(folder: pathlib.Path, config: mlc.ConfigDict, data: dict) -> None:
   workdir.record(folder, config, 0, workdir.Changes())
 
 
-def test_what_is_identified(begun):
+def test_identities_of_data(begun):
   _, _, data = begun
   assert list(data) == [
     'config.train_data.source',
@@ -114,7 +114,7 @@ def test_damaged_notes_of_changes_are_left_out(tmp_path, capsys):
     ('frozen.teacher.path', 'elsewhere/teacher.npz'),
   ],
 )
-def test_what_changes_no_number_may_change_and_is_noted(begun, field, value):
+def test_settings_without_effect_may_change_and_are_noted(begun, field, value):
   folder, config, _ = begun
   with config.unlocked():
     config.update_from_flattened_dict({field: value})
@@ -145,7 +145,7 @@ def test_what_changes_no_number_may_change_and_is_noted(begun, field, value):
     ('init_from', dict(path='x')),
   ],
 )
-def test_what_changes_the_training_is_refused_or_accepted(begun, field, value):
+def test_settings_that_change_training_are_refused_or_accepted(begun, field, value):
   folder, config, data = begun
   with config.unlocked():
     config.update_from_flattened_dict({field: value})
@@ -160,7 +160,7 @@ def test_what_changes_the_training_is_refused_or_accepted(begun, field, value):
 
 @pytest.fixture
 def finished(begun):
-  """A run of two epochs, which are two steps, with a field that follows its length."""
+  """Returns a run of two epochs of one step, with a field that follows its length."""
   folder, config, data = begun
   config.task.decay = config.get_ref('total_steps')
   spec_override(config, 'total_steps=epochs(2)')
@@ -182,7 +182,7 @@ def test_a_finished_run_may_be_extended(finished):
   spec_override(config, 'total_steps=5')
   changes = workdir.claim(folder, config, data, total_steps=5)
   assert changes.extended and len(changes.config) == 4
-  # A fixed schedule is no obstacle, but another change is.
+  # A fixed schedule does not prevent extension, but another change does.
   spec_override(config, 'task.decay=epochs(2)')
   assert workdir.claim(folder, config, data, total_steps=5).extended
   spec_override(config, 'task.a=2')
@@ -203,7 +203,7 @@ def test_data_may_move_but_not_change(begun, tmp_path):
   config.train_data.source.path = str(tmp_path / 'moved')
   changes = workdir.claim(folder, config, identities(config))
   assert len(changes.config) == 1 and 'source.path' in changes.config[0]
-  with pytest.raises(UserError, match='another config'):  # the data are not known
+  with pytest.raises(UserError, match='another config'):  # the data are unknown
     workdir.claim(folder, config)
   pictures.write_classes(tmp_path / 'moved', FRUIT, 4)
   with pytest.raises(
@@ -253,7 +253,7 @@ def test_a_lock_has_one_owner_and_ends_with_it(tmp_path):
     pass
 
 
-def test_folders_that_cannot_be_are_one_sentence(tmp_path):
+def test_unusable_folders_give_one_sentence(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='is a file'), workdir.owned(tmp_path / 'file'):
     pass
@@ -267,7 +267,7 @@ def test_looking_whether_a_folder_is_owned_keeps_no_training_out(tmp_path, monke
   with workdir.owned(tmp_path):
     assert workdir.is_owned(tmp_path)
   assert not workdir.is_owned(tmp_path)
-  # The lock of one who looks is gone a moment later, and the training begins.
+  # The shared lock of a reader is released a moment later, and training starts.
   with (tmp_path / 'lock').open() as looking:
     fcntl.flock(looking, fcntl.LOCK_SH)
     monkeypatch.setattr(workdir.time, 'sleep', lambda _: looking.close())
@@ -276,7 +276,7 @@ def test_looking_whether_a_folder_is_owned_keeps_no_training_out(tmp_path, monke
 
 
 def run_files(folder: pathlib.Path) -> list[str]:
-  """Writes files as training and others leave them; returns those of training."""
+  """Writes files of training and of users; returns those of training."""
   for name in ('capsule-3', 'unreadable-2.2', 'tensorboard', 'notes', 'checkpoints/7'):
     (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / name / 'file').write_text('x')
@@ -300,7 +300,7 @@ def test_overwriting_removes_a_run_and_nothing_else(begun):
 
 
 @pytest.mark.parametrize('config', [None, '{"hidden_size": 768}', '{"task'])
-def test_what_may_not_be_a_run_is_not_overwritten(begun, config):
+def test_only_runs_are_overwritten(begun, config):
   folder = begun[0]
   run_files(folder)
   (folder / 'config.json').unlink()

@@ -1,4 +1,4 @@
-"""Writers get the same scalars as metrics.jsonl; W&B is replaced by a stand-in."""
+"""Tests that writers get the scalars of metrics.jsonl; a stand-in replaces W&B."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ def test_a_training_tells_its_writers_all(run, tmp_path):
 
 @pytest.fixture
 def wandb(monkeypatch):
-  """A stand-in for the module, which records its calls in `calls`."""
+  """Returns a stand-in for the module, which records its calls in `calls`."""
   calls = []
 
   class Run:
@@ -86,7 +86,7 @@ def test_weights_and_biases(wandb, tmp_path):
   assert wandb.calls[-1] == ('finish', 1)
 
 
-def test_what_is_missing_is_said_before_a_run(monkeypatch):
+def test_missing_packages_are_reported_before_a_run(monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   monkeypatch.setattr(writers.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match=r"config.writers.a .*pip install '.\[wandb\]'"):

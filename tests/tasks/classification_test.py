@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 class Small(nn.Module):
-  """Enough of a model for a task: two dense layers and, if asked, a batch norm."""
+  """A minimal model for a task: two dense layers and, on request, a batch norm."""
 
   num_classes: int = CLASSES
   norm: bool = False
@@ -60,7 +60,7 @@ KEY = jax.random.key(0)
 
 
 def start(task, batch):
-  """A state with random parameters, all else ones (statistics) or zeros."""
+  """Returns a state with random parameters; statistics are ones, all else is zero."""
   shapes = jax.eval_shape(task.init, KEY, batch)
   state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def start(task, batch):
 
 
 def stepped(task, batch):
-  """The states before and after a step, and its scalars."""
+  """Returns the states before and after a step, and its scalars."""
   before = start(task, batch)
   after, scalars = jax.jit(task.train_step)(before, batch, KEY)
   return before, after, scalars
@@ -154,7 +154,7 @@ def test_accumulated_parts_have_randomness_of_their_own():
   same = dict(image=np.full((8, 2, 2, 1), 200, np.uint8), label=np.zeros(8, np.int32))
   task = make(model=Small(dropout=0.5), accumulate=8)
   _, parts, _ = stepped(task, same)
-  # One example, dropped as in one of the parts: the mean over parts must differ.
+  # With the dropout of a single part, the mean over parts must differ.
   one = jax.tree.map(lambda x: x[:1], same)
   alone = jax.jit(dataclasses.replace(task, accumulate=1).train_step)
   kernel = parts.params['head']['kernel']
@@ -180,7 +180,7 @@ def test_accumulation_must_divide_the_batch(batch):
     jax.eval_shape(task.train_step, start(task, batch), batch, KEY)
 
 
-# The device's augmentation
+# Augmentation on the device
 
 
 def augmented(batch, **options):
@@ -204,7 +204,7 @@ def test_nothing_is_augmented_unless_asked(batch):
   np.testing.assert_array_equal(target, np.eye(CLASSES)[batch['label']])
 
 
-def test_the_loss_is_that_of_what_is_augmented(batch, monkeypatch):
+def test_the_loss_uses_augmented_images_and_targets(batch, monkeypatch):
   monkeypatch.setattr(jax.random, 'beta', lambda key, a, b: jnp.float32(0.4))
   options = dict(flip=True, erasing=0.5, cutmix=1.0, label_smoothing=0.1)
   before, _, scalars = stepped(make(**split(options)), batch)
@@ -215,7 +215,7 @@ def test_the_loss_is_that_of_what_is_augmented(batch, monkeypatch):
 
 
 def test_more_augmentation_leaves_the_randomness_of_mixup():
-  # What was drawn before a task could also flip and erase: runs go on as they were.
+  # Keys from before tasks could also flip and erase: runs resume with the same draws.
   four, two = (jax.random.key_data(jax.random.split(KEY, n)) for n in (4, 2))
   np.testing.assert_array_equal(four[:2], two)
 
@@ -333,7 +333,7 @@ def test_sigmoid_with_head_bias_starts_from_rare_classes(batch):
 
 
 class Graph(nn.Module):
-  """Mean of the nodes that are there, after one exchange along the edges."""
+  """Mean of the existing nodes, after one exchange along the edges."""
 
   num_classes: int = CLASSES
 
@@ -346,7 +346,7 @@ class Graph(nn.Module):
 
 
 class Video(nn.Module):
-  """Mean of the frames, as `Small` sees it."""
+  """Mean of the frames, each processed by `Small`."""
 
   num_classes: int = CLASSES
 

@@ -1,4 +1,4 @@
-"""Distillation: what a student learns from labels and from its teacher."""
+"""Tests of distillation: the losses of a student from labels and from its teacher."""
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ CLASSES, KEY = 3, jax.random.key(0)
 
 
 class Small(nn.Module):
-  """Two dense layers, with a head for the teacher's decisions if asked."""
+  """Two dense layers and, on request, a head for the teacher's decisions."""
 
   num_classes: int = CLASSES
   distilled: bool = False
@@ -59,7 +59,7 @@ def batch():
 
 
 def started(this, batch):
-  """A state whose teacher has random weights."""
+  """Returns a state whose teacher has random weights."""
   state = jax.jit(this.init)(KEY, batch)
   inputs = this.networks()['teacher'].inputs(batch)
   teacher = this.teacher.init(jax.random.key(7), *inputs)
@@ -68,7 +68,7 @@ def started(this, batch):
 
 @pytest.mark.parametrize('kind', distillation.KINDS)
 @pytest.mark.parametrize('distilled', [False, True])
-def test_the_loss_is_that_of_labels_and_teacher(kind, distilled, batch):
+def test_the_loss_combines_labels_and_teacher(kind, distilled, batch):
   this = make(
     model=Small(distilled=distilled),
     kind=kind,
@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_labels_and_teacher(kind, distilled, batch):
   assert scalars['labelled'] == 1.0
 
 
-def test_the_teacher_sees_what_the_student_sees(batch):
+def test_the_teacher_sees_the_images_of_the_student(batch):
   augment = augmentation.Augment(mixup=0.8, partner='reversed')
   this = make(augment=augment)
   state = started(this, batch)
@@ -120,7 +120,7 @@ def test_the_teacher_sees_what_the_student_sees(batch):
 def test_examples_without_a_label_are_learned_from_the_teacher_alone(
   loss_type, accumulate, batch
 ):
-  """However many parts of the batch have a label: all of them, or only the first."""
+  """Checks batches in which all parts have labels, and in which only the first has."""
   labelled = np.array([True, False, True, False, True, False, True, False])
   hidden = batch | {'label': np.where(labelled, batch['label'], -1)}
   options = dict(loss_type=loss_type, label_smoothing=0.1, weight=0.4)
@@ -149,8 +149,8 @@ def test_a_batch_without_labels_has_no_loss_of_labels(batch):
   assert all(map(np.all, map(np.isfinite, jax.tree.leaves(after.params))))
 
 
-def test_a_mixed_label_counts_as_much_as_there_is_of_it(batch):
-  """Half of an image with a label and half of one without: the label counts half."""
+def test_a_mixed_label_counts_by_its_share(batch):
+  """Checks a mix of a labelled and an unlabelled image: the label counts by share."""
   target = np.eye(CLASSES)[batch['label']] * np.array([1, 0, 1, 0, 0, 0, 1, 1])[:, None]
   target = (0.25 * target + 0.75 * target[::-1]).astype(np.float32)
   this = make(weight=0.0)
@@ -174,7 +174,7 @@ def test_only_examples_to_train_on_may_have_no_label(batch):
 
 
 def test_the_teacher_is_in_evaluation_mode(batch):
-  """It normalizes by its running statistics, which stay as they are."""
+  """Checks that the teacher normalizes by its running statistics, which stay equal."""
   this = make(model=Small(norm=True), teacher=Small(norm=True))
   state = started(this, batch)
   stats = jax.tree.map(lambda x: x + 0.5, state.frozen['teacher']['batch_stats'])
@@ -184,7 +184,7 @@ def test_the_teacher_is_in_evaluation_mode(batch):
   np.testing.assert_allclose(prepared['teacher_logits'], logits, atol=1e-6)
   after, _ = jax.jit(this.train_step)(state, batch, KEY)
   jax.tree.map(np.testing.assert_array_equal, after.frozen, state.frozen)
-  assert np.any(after.mutable['batch_stats']['norm']['mean'])  # the student's move
+  assert np.any(after.mutable['batch_stats']['norm']['mean'])  # the student's change
 
 
 @pytest.mark.parametrize('accumulate', [1, 4])
@@ -226,14 +226,14 @@ def test_predictions_need_no_teacher(batch):
     (dict(loss_type='hinge'), "loss_type='hinge' is not one of"),
   ],
 )
-def test_wrong_fields_are_told(options, words):
+def test_wrong_fields_are_reported(options, words):
   with pytest.raises(UserError, match=words):
     make(**options)
 
 
 def test_labels_teach_the_class_head_and_the_teacher_the_other(batch):
   class Heads(nn.Module):
-    """Two heads and their mean, as a DeiT gives them."""
+    """Two heads and their mean, as in a DeiT."""
 
     num_classes: int = CLASSES
 

@@ -1,4 +1,4 @@
-"""Several tasks on shared parameters."""
+"""Tests of several tasks with shared parameters."""
 
 import flax.linen as nn
 import jax
@@ -84,7 +84,7 @@ def test_tasks_share_all_but_their_own(state):
   assert state.params['digit']['head']['kernel'].shape == (5, 4)
 
 
-def test_a_step_is_that_of_the_task_alone(batches, state):
+def test_a_step_matches_the_task_alone(batches, state):
   this, step = make(), jax.jit(make().train_step)
   alone = classification.Classification(
     model=Small(4), optimizer=optim.momentum(0.1), ema=optim.Ema(decay=0.5)
@@ -104,7 +104,7 @@ def test_a_step_is_that_of_the_task_alone(batches, state):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
   np.testing.assert_allclose(found['loss'], scalars['loss'], rtol=1e-6)
   assert found.keys() == {'loss', 'gradient_norm', 'rate', 'digit/loss', 'digit/top1'}
-  # The other head is not touched; the trunk is.
+  # The step changes the trunk, but not the other head.
   jax.tree.map(
     np.testing.assert_array_equal, after.params['parity'], state.params['parity']
   )
@@ -133,7 +133,7 @@ def test_predictions_and_networks_of_a_task(batches, state):
     this.prediction('digit.generate')
 
 
-def test_what_does_not_fit_is_told(batches):
+def test_tasks_that_do_not_fit_are_reported(batches):
   tasks = {'digit': part(4), 'parity': part(2)}
   with pytest.raises(UserError, match="task 'parity' has no data: train_data gives ba"):
     make().init(KEY, {'digit': batches['digit']})

@@ -72,7 +72,7 @@ def test_predictions_after_each_iteration(state, batch):
   np.testing.assert_allclose(composed, outputs['iterate_reconstructions'], atol=1e-5)
 
 
-def test_error_is_of_each_image(state, batch):
+def test_the_error_is_per_image(state, batch):
   outputs = predict(state, batch, KEY)
   np.testing.assert_allclose(outputs['image'], batch['image'] / 127.5 - 1, atol=1e-6)
   error = np.square(outputs['image'] - outputs['reconstruction'])
@@ -86,7 +86,7 @@ def test_an_average_predicts(state, batch):
   np.testing.assert_array_equal(averaged['masks'], plain['masks'])
 
 
-def test_two_devices_are_one(state, batch):
+def test_two_devices_match_one(state, batch):
   mesh = meshes.make_mesh(devices=jax.devices()[:2])
   _, one = step(state, batch, KEY)
   with sharding.on_mesh(mesh):
@@ -100,7 +100,7 @@ def test_images_of_another_size_are_refused(batch):
     jax.eval_shape(TASK.init, KEY, {'image': batch['image'][:, :4]})
 
 
-def test_shapes_are_what_names_say():
+def test_array_names_match_their_axes():
   image = jnp.zeros((6, 5, 4, 3), jnp.uint8)
   with shapes.checked('big_vision_like'):
     state = jax.eval_shape(TASK.init, KEY, {'image': image})

@@ -4,7 +4,7 @@ CONFIG = 'configs/transformer/reverse.py'
 
 
 def test_learns_to_write_backwards(spawn, tmp_path):
-  """A real run, a third as long as the config's, with a running average instead."""
+  """Trains a third as long as the config does, with a running average instead."""
   done = spawn(
     *('-m', 'big_vision_like.train', f'--config={CONFIG}', f'--workdir={tmp_path}'),
     '--config.total_steps=1000',

@@ -1,4 +1,4 @@
-"""Self-training: what a student learns of labels and of a teacher's predictions."""
+"""Tests of self-training: a student learns from labels and a teacher's predictions."""
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ class Small(nn.Module):
 
 
 class Normed(nn.Module):
-  """The same after batch norm in groups."""
+  """The same model, after batch norm in groups."""
 
   norm_groups: int
   num_classes: int = CLASSES
@@ -73,9 +73,7 @@ def normalized(image):
 
 @pytest.mark.parametrize('kind', self_training.KINDS)
 @pytest.mark.parametrize('accumulate', [1, 2])
-def test_the_loss_is_that_of_labels_and_ratio_times_that_of_pseudo_labels(
-  kind, accumulate
-):
+def test_the_loss_adds_ratio_times_the_loss_of_pseudo_labels(kind, accumulate):
   batch = batch_of()
   this = make(kind=kind, temperature=2.0, accumulate=accumulate)
   state = jax.jit(this.init)(KEY, batch)
@@ -120,7 +118,7 @@ def test_each_group_of_batch_norm_has_both_parts(accumulate):
   batch = batch_of(8, 16)
   this = make(model=Normed(norm_groups=2), accumulate=accumulate)
   state = jax.jit(this.init)(KEY, batch)
-  # With all images of a part equal, groups in proportion have one mean and variance.
+  # All images of a part are equal, so groups in proportion have one mean and variance.
   for name, value in (('labelled', 0), ('unlabelled', 255)):
     batch[name]['image'] = np.full_like(batch[name]['image'], value)
   after, _ = jax.jit(this.train_step)(state, batch, KEY)
@@ -136,7 +134,7 @@ def test_each_group_of_batch_norm_has_both_parts(accumulate):
   )
 
 
-def test_a_batch_that_does_not_divide_is_told():
+def test_a_batch_that_does_not_divide_is_reported():
   batch = batch_of(4, 6)
   this = make(model=Normed(norm_groups=4))
   state = make().init(KEY, batch)
@@ -231,7 +229,7 @@ def without(batch, part, name):
     ),
   ],
 )
-def test_batches_that_cannot_be_learned_from_are_told(options, change, words):
+def test_unusable_batches_are_reported(options, change, words):
   with pytest.raises(UserError, match=words):
     make(**options).check(change(batch_of()))
 
@@ -251,6 +249,6 @@ def test_good_batches_pass():
     (dict(teacher_images=(0.5, 0.5)), 'there is none'),
   ],
 )
-def test_wrong_fields_are_told(options, words):
+def test_wrong_fields_are_reported(options, words):
   with pytest.raises(UserError, match=words):
     make(**options)

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 class Pixels(nn.Module):
-  """Enough of a model: a strided convolution to logits, and one to other logits."""
+  """A minimal model: a strided convolution to logits, and one to auxiliary logits."""
 
   num_classes: int = CLASSES
   auxiliary: bool = True
@@ -92,12 +92,12 @@ def test_padding_changes_nothing():
   with shapes.checked('big_vision_like/tasks/semantic'):
     found = task.predict(state, padded, KEY)['found_map']
   want = task.predict(state, examples, KEY)['found_map']
-  # Logits of the last cells of a map depend on what follows them.
+  # The last cells of a map depend on the pixels after them.
   np.testing.assert_array_equal(found[:, :6, :10], want[:, :6, :10])
 
 
 def predicted(task, state, image, size, mirrored=False):
-  """Returns logits at the original size, one image at a time, as mmsegmentation."""
+  """Returns logits at the original size, one image at a time, as in mmsegmentation."""
   (x,) = task.model_inputs({'image': image[None]})
   x = x[:, :, ::-1] if mirrored else x
   logits = task.model.apply(state.variables, x)['logits']
@@ -188,7 +188,7 @@ def test_windows_are_averaged_where_they_overlap():
     ),
   ],
 )
-def test_bad_batches_are_one_sentence(change, words):
+def test_bad_batches_give_one_sentence(change, words):
   examples = batch()
   change(examples)
   with pytest.raises(UserError, match=words):

@@ -50,7 +50,7 @@ def test_the_decoder_reads_the_target_shifted_right():
   np.testing.assert_array_equal(inputs[:, 1:], batch['target'][:, :-1])
 
 
-def test_every_segment_begins_anew():
+def test_every_segment_is_shifted_separately():
   row = lambda *ids: np.array([ids], np.int32)  # noqa: E731
   batch = dict(
     source=row(5, 2, 6, 2),
@@ -84,7 +84,7 @@ def test_every_token_counts_once(form, started):
 
 def test_parts_of_a_batch_weigh_by_their_tokens(started):
   _, state = started
-  plain = dict(optimizer=optim.momentum(1.0))  # whose step is the gradient
+  plain = dict(optimizer=optim.momentum(1.0))  # one step is the gradient
   whole, parts = make(**plain), make(**plain, accumulate=2)
   state = state.replace(opt_state=whole.optimizer.init(state.params))
   batch, key = some_batch(), jax.random.key(0)
@@ -100,7 +100,7 @@ def test_parts_of_a_batch_weigh_by_their_tokens(started):
 
 @pytest.fixture(scope='module')
 def trained():
-  """Parameters of two blocks that have learnt a batch by heart, nearly."""
+  """Returns parameters of two blocks that have nearly memorized a batch."""
   task, batch = make(model=dict(depth=2)), some_batch()
   state = jax.jit(task.init)(jax.random.key(3), batch)
   step = jax.jit(task.train_step)
@@ -123,7 +123,7 @@ def test_a_learnt_batch_is_found(trained):
 
 
 def uncached(task, variables, source):
-  """A step that knows all tokens so far and runs the whole decoder on them."""
+  """Returns a step that runs the whole decoder on all tokens so far."""
   memory = task.model.apply(variables, source, method='encode')
 
   def step(token, index, ids):
@@ -140,9 +140,9 @@ def uncached(task, variables, source):
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_beams_with_a_cache_are_those_without(scan, trained):
+def test_beams_with_a_cache_match_those_without(scan, trained):
   task = make(model=dict(scan=scan, depth=2), beams=3)
-  batch, length = some_batch(1), S + 2  # which it has not learnt
+  batch, length = some_batch(1), S + 2  # not the memorized batch
   params = tree.stack_blocks(trained) if scan else trained
   variables = {'params': params}
 
@@ -168,12 +168,12 @@ def test_beams_with_a_cache_are_those_without(scan, trained):
   (slow_ids, slow_scores), (ids, scores) = both(variables, batch['source'])
   np.testing.assert_allclose(scores, slow_scores, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(ids, slow_ids)
-  assert len(np.unique(ids[:, 0], axis=0)) > 1  # sources matter
+  assert len(np.unique(ids[:, 0], axis=0)) > 1  # the source has an effect
   assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_a_beam_scores_what_the_model_says(started):
-  """The score of the best beam is its log probability, teacher-forced."""
+def test_the_score_of_a_beam_matches_the_model(started):
+  """Checks that the best beam's score is its log probability, teacher-forced."""
   task, state = started
   batch = some_batch(2)
   found = jax.jit(task.translate)(state, batch, jax.random.key(0))
@@ -196,7 +196,7 @@ def test_a_beam_scores_what_the_model_says(started):
     (dict(source=np.array([[5, 2], [0, 0]])), r'row 1 of \(2, 2\) \(id 8\) is empty'),
   ],
 )
-def test_what_cannot_be_learnt_from_is_told(change, words):
+def test_unusable_batches_are_reported(change, words):
   batch = {name: np.full((2, 2), 3) for name in ('source', 'target')}
   batch['id'] = np.array([7, 8])
   make().check(batch)
@@ -204,6 +204,6 @@ def test_what_cannot_be_learnt_from_is_told(change, words):
     make().check(batch | change)
 
 
-def test_unknown_forms_are_told():
+def test_unknown_forms_are_reported():
   with pytest.raises(UserError, match="smoothing_form='kl' is not one of"):
     make(smoothing_form='kl')

@@ -19,7 +19,7 @@ STD = np.float32([0.229, 0.224, 0.225])
 
 
 class Queries(nn.Module):
-  """Enough of a model for the task: queries that see the mean colour of the picture."""
+  """A minimal model for the task: queries that see the mean colour of the picture."""
 
   num_queries: int = QUERIES
   num_classes: int = CLASSES
@@ -64,7 +64,7 @@ def make(**options):
 
 @pytest.fixture(scope='module')
 def batch():
-  """Pictures of different sizes in one; the first has no objects, the second most."""
+  """Returns pictures of different sizes; the first has no objects, the second most."""
   rng = np.random.default_rng(0)
   size = rng.integers(10, [17, 21], (8, 2)).astype(np.int32)
   sides = np.sort(rng.uniform(0, 1, (8, ROWS, 2, 2)), axis=2) + [[0], [1e-2]]
@@ -97,14 +97,14 @@ def step(task):
 
 @pytest.fixture(scope='module')
 def outputs(batch, state):
-  """What the model gives for the batch as it should see it."""
+  """Returns the outputs of the model for the prepared batch."""
   apply = jax.jit(Queries().apply)
   return apply({'params': state.params}, normalised(batch), batch['size'])
 
 
 @pytest.fixture(scope='module')
 def loss(task, state):
-  """Loss and scalars of a batch, with the parameters of `state`."""
+  """Returns a function of a batch: loss and scalars with the parameters of `state`."""
 
   @jax.jit
   def of(batch):
@@ -121,7 +121,7 @@ def corners(box):
 
 
 def expected_giou(a, b):
-  """One pair of cxcywh boxes, by the definition."""
+  """Returns the generalized IoU of one pair of cxcywh boxes, by the definition."""
   a, b = corners(a), corners(b)
   sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
   both = max(sides[0], 0) * max(sides[1], 0)
@@ -131,7 +131,7 @@ def expected_giou(a, b):
 
 
 def expected_layer(logits, found, labels, truth):
-  """Losses of one layer by numpy and scipy, image by image; and the pairs."""
+  """Returns the losses and pairs of one layer by numpy and scipy, image by image."""
   logits, found = np.float64(logits), np.float64(found)
   p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
   queries, none = p.shape[1], p.shape[2] - 1
@@ -156,7 +156,7 @@ def expected_layer(logits, found, labels, truth):
 
 
 def objects_of(batch):
-  """Labels and boxes, relative to the valid picture, of each image."""
+  """Returns labels and boxes, relative to the valid picture, of each image."""
   limits = np.float64(np.tile(batch['size'][:, ::-1], (1, 2)))[:, None]
   relative = batch['boxes'] / limits
   low, high = relative[..., :2], relative[..., 2:]
@@ -173,8 +173,8 @@ def normalised(batch):
   return image
 
 
-def test_matching_costs_what_scipy_finds():
-  """1000 images; boxes and classes near objects, duplicates, and mere noise."""
+def test_matching_costs_match_scipy():
+  """Checks 1000 images: boxes and classes near objects, duplicates, and pure noise."""
   rng = np.random.default_rng(0)
   images, queries, rows = 1000, 20, 8
   truth = np.float32(rng.uniform(0.1, 0.9, (images, rows, 4)))
@@ -182,7 +182,7 @@ def test_matching_costs_what_scipy_finds():
   near = truth[:, rng.integers(0, rows, queries)]
   near += rng.normal(size=near.shape) * 10.0 ** rng.uniform(-6, 0, (images, 1, 1))
   found = np.float32(np.clip(near, 0.01, 0.99))
-  found[:100] = found[:100, :1]  # all queries alike
+  found[:100] = found[:100, :1]  # all queries are equal
   logits = np.float32(rng.normal(size=(images, queries, 4)) * 3)
   valid = np.arange(rows) < rng.integers(0, rows + 1, (images, 1))
   objects = set_detection.Objects(truth, labels, valid)
@@ -200,7 +200,7 @@ def test_matching_costs_what_scipy_finds():
     np.testing.assert_allclose(got, least, atol=1e-5)
 
 
-def test_loss_is_what_numpy_and_scipy_find(batch, outputs, loss):
+def test_loss_matches_numpy_and_scipy(batch, outputs, loss):
   total, earlier = 0.0, 0.0
   value, scalars = loss(batch)
   for layer in range(LAYERS):
@@ -246,10 +246,10 @@ def test_padding_does_not_matter(batch, state, step):
 
 
 def test_no_gradient_flows_through_the_assignment(batch, outputs):
-  """The gradient is that of the losses of pairs that are given."""
+  """Checks that the gradient equals that of losses with a given assignment."""
   logits_LBQC, boxes_LBQ4 = outputs['layer_logits'], outputs['layer_boxes']
   count = np.float32(batch['box_mask'].sum())
-  # Of all layers and images, as one: which queries are objects, and which objects.
+  # Joins all layers and images: the matched queries, and their objects.
   target_LBQ = np.full((LAYERS, 8, QUERIES), CLASSES)
   pairs, truth_N4 = [], []
   labels, truth = objects_of(batch)
@@ -281,7 +281,7 @@ def test_no_gradient_flows_through_the_assignment(batch, outputs):
       0.1,
     )
     total = sum(set_detection.WEIGHTS[n] * loss_L.sum() for n, loss_L in found.items())
-    return total + query_LBK.astype(jnp.float32).sum()  # whose gradient is zero
+    return total + query_LBK.astype(jnp.float32).sum()  # has a gradient of zero
 
   @jax.jit
   def gradients(*x):
@@ -292,7 +292,7 @@ def test_no_gradient_flows_through_the_assignment(batch, outputs):
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_the_model_sees_zeros_behind_the_picture(batch, task):
+def test_the_model_sees_zeros_in_the_padding(batch, task):
   inputs = jax.jit(task.model_inputs)
   image, size = inputs(batch)
   np.testing.assert_allclose(image, normalised(batch), atol=1e-5)
@@ -321,7 +321,7 @@ def test_no_object_at_all_is_fine(batch, task, state, step, outputs, loss):
   np.testing.assert_allclose(value, scalars['loss'], rtol=1e-6)
 
 
-def test_class_error_counts_matched_queries_that_would_be_else():
+def test_class_error_counts_matched_queries_with_another_class():
   logits = np.zeros((1, 4, CLASSES + 1), np.float32)
   best = [2, CLASSES, 1, 0]
   logits[0, np.arange(4), best] = 1
@@ -329,7 +329,8 @@ def test_class_error_counts_matched_queries_that_would_be_else():
     None, np.array([[2, 1, 1, 9]]), np.array([[1, 1, 1, 0]]) > 0
   )
   found = jax.jit(set_detection.errors)(logits, objects, np.array([[0, 1, 3, -1]]))
-  # Of three objects one is right, one is called none, one another; three are called so.
+  # Of three objects, one is right, one predicted as none, one as another class; three
+  # queries predict an object.
   np.testing.assert_allclose(found['class_error'], 200 / 3, rtol=1e-6)
   np.testing.assert_allclose(found['cardinality_error'], 0)
 
@@ -373,7 +374,7 @@ def test_it_learns(batch, state, step):
   assert losses[-1] < 0.75 * losses[0]
 
 
-def test_dropout_is_of_the_key(batch, state):
+def test_dropout_depends_on_the_key(batch, state):
   task = make(model=Queries(dropout=0.5))
   prepared = task.prepare(batch, KEY)
   loss = jax.jit(lambda key: task.loss(state.params, {}, prepared, key)[0])
@@ -396,7 +397,7 @@ def test_parts_of_the_loss_can_be_left_out(batch, state, loss):
   np.testing.assert_allclose(other, last, rtol=1e-5)
 
 
-def test_costs_are_those_given(batch, outputs):
+def test_costs_have_the_given_weights(batch, outputs):
   objects = set_detection.objects_of(batch)
   cost = jax.jit(set_detection.pair_costs)(
     outputs['logits'], outputs['boxes'], objects, {'class': 3.0, 'l1': 0.0, 'giou': 0.0}
@@ -414,7 +415,7 @@ def test_masks(batch, loss):
   state = jax.jit(task.init)(KEY, with_masks)
   prepared = task.prepare(with_masks, KEY)
   value, (_, scalars) = jax.jit(task.loss)(state.params, {}, prepared, KEY)
-  _, others = loss(batch)  # of a model with the same parameters, less the masks
+  _, others = loss(batch)  # for a model with the same parameters, except those of masks
   plain = sum(
     set_detection.WEIGHTS[name] * others[f'loss_{name}'] for name in set_detection.COSTS
   )
@@ -435,11 +436,11 @@ def test_masks_are_made_of_maps_of_segments(batch):
   segments = np.random.default_rng(3).integers(0, ROWS + 2, (8, 16, 20), np.uint8)
   masks = np.zeros((8, ROWS, 16, 20), bool)
   for i, row, column in np.ndindex(segments.shape):
-    if 1 <= segments[i, row, column] <= ROWS:  # 0 is nothing
+    if 1 <= segments[i, row, column] <= ROWS:  # 0 is no segment
       masks[i, segments[i, row, column] - 1, row, column] = True
   of = jax.jit(set_detection.masks_of)
   np.testing.assert_array_equal(of(batch | {'segment_map': segments}), masks)
-  both = batch | {'segment_map': segments, 'masks': ~masks}  # those that may overlap
+  both = batch | {'segment_map': segments, 'masks': ~masks}  # these may overlap
   np.testing.assert_array_equal(of(both), ~masks)
 
 
@@ -511,7 +512,7 @@ def changed(array, place, value):
     ),
   ],
 )
-def test_objects_that_cannot_be_learnt_from_are_told(batch, task, change, message):
+def test_unusable_objects_are_reported(batch, task, change, message):
   task.check(batch)
   with pytest.raises(UserError, match=message):
     task.check(change(batch))
@@ -540,12 +541,12 @@ def test_padding_is_not_checked_and_rounding_forgiven(batch, task):
     ({'no_object_weight': 0.0}, 'no_object_weight=0.0 is not positive'),
   ],
 )
-def test_options_that_mean_nothing_are_told(options, message):
+def test_meaningless_options_are_reported(options, message):
   with pytest.raises(UserError, match=message):
     make(**options)
 
 
-def test_names_of_arrays_tell_their_axes(batch):
+def test_array_names_match_their_axes(batch):
   task = make(model=Queries(masks=True))
   masks = batch | {'segment_map': np.zeros((8, 16, 20), np.uint8)}
   with shapes.checked('big_vision_like/tasks/set_detection') as seen:

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 
 class Slots(nn.Module):
-  """Enough of a model for the task: slots that are sampled, and see the mean colour."""
+  """A minimal model for the task: sampled slots that see the mean colour."""
 
   num_slots: int = SLOTS
   num_properties: int = PROPERTIES
@@ -74,7 +74,7 @@ def step(task):
 
 
 def expected_huber(predictions_BSP, targets_BOP):
-  """The same by numpy and scipy, image by image."""
+  """Returns the loss by numpy and scipy, image by image."""
   found = []
   for prediction_SP, target_OP in zip(predictions_BSP, targets_BOP, strict=True):
     error_OSP = np.abs(np.float64(target_OP)[:, None] - np.float64(prediction_SP))
@@ -85,7 +85,7 @@ def expected_huber(predictions_BSP, targets_BOP):
 
 
 @pytest.mark.parametrize('slots', [10, 12])
-def test_loss_is_what_scipy_finds(slots):
+def test_loss_matches_scipy(slots):
   rng = np.random.default_rng(0)
   # Beyond [0, 1], where Huber's loss is no longer a square.
   predictions = rng.normal(size=(20, slots, 19)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_loss_is_what_scipy_finds(slots):
   np.testing.assert_allclose(loss, expected_huber(predictions, targets), rtol=2e-6)
 
 
-def test_gradient_is_that_of_the_matched_pairs():
+def test_gradient_comes_from_the_matched_pairs():
   rng = np.random.default_rng(1)
   predictions = rng.random((2, 4, 3), np.float32)
   targets = rng.random((2, 3, 3), np.float32)
@@ -131,7 +131,7 @@ def test_a_step_descends_the_mean_loss(batch, state, step):
 
 
 def test_it_learns(batch, state, step):
-  # The same three objects everywhere.
+  # All images have the same three objects.
   batch = batch | {'targets': np.tile(np.float32(np.eye(3)), (8, 1, 1))}
   losses = []
   for i in range(100):
@@ -169,7 +169,7 @@ def test_prediction_with_other_slots_and_iterations_and_without_targets(
   batch, task, state
 ):
   predict = functools.partial(task.predict, num_slots=7, iterations=3)
-  image = batch['image'] / np.float32(127.5) - 1  # floats are taken as they are
+  image = batch['image'] / np.float32(127.5) - 1  # floats are used unchanged
   outputs = jax.jit(predict)(state, {'image': image}, KEY)
   assert outputs.keys() == {'predictions', 'slots', 'image'}
   assert outputs['predictions'].shape == (8, 7, PROPERTIES)
@@ -213,7 +213,7 @@ def test_a_step_is_the_same_on_two_devices(batch, task, state, step):
     (lambda t: np.where(t == t[5, 0, 0], np.inf, t), r'id 105 hold NaN or infinity'),
   ],
 )
-def test_targets_that_cannot_be_learnt_from_are_told(batch, task, change, message):
+def test_unusable_targets_are_reported(batch, task, change, message):
   targets = batch['targets'] + np.float32(1e-3)
   good = {'targets': targets, 'id': np.arange(100, 108)}
   task.check(good)
@@ -221,7 +221,7 @@ def test_targets_that_cannot_be_learnt_from_are_told(batch, task, change, messag
     task.check(good | {'targets': change(targets)})
 
 
-def test_names_of_arrays_tell_their_axes():
+def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/tasks/set_prediction') as seen:
     jax.eval_shape(
       set_prediction.hungarian_huber, np.zeros((2, 5, 7)), np.zeros((2, 3, 7))

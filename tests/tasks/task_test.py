@@ -1,4 +1,4 @@
-"""What all tasks that take one gradient share."""
+"""Tests of properties that all tasks with a single gradient share."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ X_BD = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
 
 
 class Two(nn.Module):
-  """Two matrices, the first of which may be a constant of the same values."""
+  """Two matrices; the first may be a constant with the same values."""
 
   constant: bool = False
 
@@ -47,7 +47,7 @@ def optimizer(rules):
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
-def test_what_is_frozen_counts_as_a_constant(key, accumulate):
+def test_a_frozen_parameter_acts_like_a_constant(key, accumulate):
   def after_one_step(constant, rules):
     this = Shrink(
       model=Two(constant=constant), optimizer=optimizer(rules), accumulate=accumulate

@@ -56,7 +56,7 @@ def batch(objects=(2, 0)):
     'box_masks': RNG.integers(0, 256, (count, rows, 14, 14)).astype(np.uint8),
   }
   result['boxes'] = result['boxes'].astype(np.float32)
-  # Rows of padding may hold anything.
+  # Rows of padding may contain anything.
   result['boxes'][~result['box_mask']] = np.nan
   result['box_labels'][~result['box_mask']] = -7
   return result
@@ -144,7 +144,7 @@ def test_regions_are_sampled_with_their_targets():
     )  # fmt: skip
   assert {'all_R4', 'used_S'} <= seen.keys()
   assert isinstance(found, Targets)
-  # Two regions and the two true boxes are positive, of which three are taken.
+  # Two regions and the two true boxes are positive, and three of them are taken.
   assert found.positive_S.tolist() == [True] * 3 + [False] * 4
   assert found.negative_S.tolist() == [False] * 3 + [True] + [False] * 3
   for box, label, own in zip(
@@ -192,8 +192,8 @@ def test_losses_of_a_head_by_hand():
   np.testing.assert_allclose(
     found['box'], np.abs(deltas[0, 0, 2] - wanted).sum() / 2, rtol=1e-5
   )
-  # The left half of the region, up to 10 of 16 pixels, is covered: columns of 8 pixels
-  # are covered entirely, and by a quarter.
+  # The left part of the region, up to 10 of 16 pixels, is covered: of the columns of 8
+  # pixels one is covered entirely, the other by a quarter.
   sure, unsure = np.log1p(np.exp(-3)), np.log1p(np.exp(3))
   np.testing.assert_allclose(found['mask'], (sure + unsure) / 2, rtol=1e-5)
 

@@ -28,7 +28,7 @@ def params_of(step):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A run with three checkpoints, each with an optimizer's state."""
+  """Returns a run with three checkpoints, each with an optimizer's state."""
   folder = tmp_path_factory.mktemp('run')
   config = spec.load('configs/transformer/reverse.py', root=experiment.Settings)
   (folder / 'config.json').write_text(config.to_json())
@@ -54,9 +54,9 @@ def test_the_mean_of_the_last(average, workdir, tmp_path, capsys):
   # A run can start from it.
   weights = init_from.from_run(str(out)).params
   assert jax.tree.map(np.shape, weights) == {'embedding': (20, 4)}
-  # Names of classes go with it.
+  # It contains the names of classes.
   assert learned.read(out) == FACTS
-  # What was averaged is as it was.
+  # The averaged checkpoints are unchanged.
   assert checkpoint.steps(workdir) == list(STEPS)
 
 
@@ -67,7 +67,7 @@ def test_the_mean_of_the_last(average, workdir, tmp_path, capsys):
     (['--last=0'], 'at least 1 checkpoint'),
   ],
 )
-def test_what_cannot_be_averaged_is_told(
+def test_checkpoints_that_cannot_be_averaged_are_reported(
   options, words, average, workdir, tmp_path, capsys
 ):
   out = tmp_path / 'average'

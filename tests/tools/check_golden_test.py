@@ -21,7 +21,7 @@ def check_golden():
 
 @pytest.fixture
 def altered(tmp_path):
-  """Writes a copy of a golden file with other arrays or another description."""
+  """Returns a function that copies a golden file with other arrays or descriptions."""
 
   def write(name, arrays=(), drop=(), **description):
     with np.load(GOLDEN / f'{name}.npz') as file:
@@ -68,7 +68,7 @@ def test_a_description_alone(
 
 @pytest.fixture
 def only(check_golden, monkeypatch):
-  """Lets these functions alone check files whose "reference" is "a stub"."""
+  """Makes these functions the only checks, of files whose "reference" is "a stub"."""
 
   def declare(*functions):
     stubs = [check_golden.Check(function, 'a stub') for function in functions]
@@ -155,8 +155,8 @@ def test_half_a_check_is_named(check_golden, words, tmp_path, capsys, monkeypatc
 def cancelling(check_golden, only, tmp_path):
   """Checks a file of one product whose terms cancel to a thousandth of their size.
 
-  Errors are added to the golden value, in units of what one rounding does to it, to our
-  value, and to our float32 value only. Returns the exit status.
+  Errors are added to the golden value, to our value, and only to our float32 value;
+  their unit is the effect of one rounding. The function returns the exit status.
   """
 
   def check(of_file=0.0, of_ours=0.0, of_float32=0.0, relative=1e-7):
@@ -164,7 +164,7 @@ def cancelling(check_golden, only, tmp_path):
     b_N = np.random.default_rng(1).normal(size=1000).astype(np.float32)
     b_N -= a_N * np.float32((a_N @ b_N - 0.03) / (a_N @ a_N))
     exact = a_N.astype(float) @ b_N.astype(float)
-    # Of independent roundings by up to 2^-23 of each number.
+    # The effect of independent roundings of each number by up to 2^-23.
     rounding = 2**-24 * float(np.sqrt(2 * ((a_N * b_N) ** 2).sum()))
 
     def product(description, arrays):
@@ -200,7 +200,7 @@ def test_float64_tells_rounding_from_mistakes(cancelling, capsys):
     dict(of_float32=40),
     dict(of_float32=np.nan),
     dict(of_file=40, of_float32=30),
-    dict(of_file=2, of_float32=-2, relative=0.0),  # to be exact
+    dict(of_file=2, of_float32=-2, relative=0.0),  # the tolerance is zero
   ],
 )
 def test_float64_excuses_no_mistake(cancelling, errors, capsys):
@@ -295,7 +295,7 @@ def test_an_optimizer_with_a_schedule_for_each_group(check_golden, tmp_path, cap
   for step in range(steps):
     grads = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
     arrays |= {f'input/g{step}/{name}': x for name, x in grads.items()}
-    # A frozen parameter neither moves nor decays, nor does its gradient count.
+    # A frozen parameter does not move or decay, and its gradient does not count.
     own, _ = clip.update({name: grads[name] for name in moving}, clip.init(moving))
     updates, state = adam.update(own, state)
     for name, update in updates.items():
@@ -332,7 +332,7 @@ def test_an_optimizer_with_a_schedule_for_each_group(check_golden, tmp_path, cap
   assert 'lr_mults is not one of optax_name' in capsys.readouterr().err
 
 
-def test_positions_of_a_detr_are_of_the_kind_described():
+def test_positions_of_a_detr_follow_its_description():
   from tools.golden import detr
 
   with open(GOLDEN / 'detr_tiny.json') as file:

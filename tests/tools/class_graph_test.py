@@ -1,4 +1,4 @@
-"""Visual Genome's files, as converted for detection and as counted for graphs."""
+"""Tests of Visual Genome's files, converted for detection and counted for graphs."""
 
 import json
 

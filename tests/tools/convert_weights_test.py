@@ -44,7 +44,7 @@ def convert(*words):
     (dict(pool='gap', rep_size=8), 'out.npz', 'big_vision'),
   ],
 )
-def test_vit_there_and_back(other, out, to, tmp_path, capsys):
+def test_vit_round_trip(other, out, to, tmp_path, capsys):
   params = random_weights.small_vit(**other)
   flat = vision_transformer.to_npz(params)
   files.write(tmp_path / 'in.npz', flat)
@@ -66,7 +66,7 @@ def test_vit_there_and_back(other, out, to, tmp_path, capsys):
   'family, write',
   [('bit', bit.BIG_TRANSFER.write), ('bit_v1', bit.BIG_VISION_V1.write)],
 )
-def test_bit_there_and_back(family, write, to, out, tmp_path):
+def test_bit_round_trip(family, write, to, out, tmp_path):
   flat = write(random_weights.small_bit(family))
   files.write(tmp_path / 'in.npz', flat)
   assert convert(tmp_path / 'in.npz', tmp_path / out, f'--to={to}') == 0
@@ -74,7 +74,7 @@ def test_bit_there_and_back(family, write, to, out, tmp_path):
   assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
-def test_what_timm_said_of_images_is_kept(tmp_path):
+def test_settings_from_timm_are_kept(tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'in.npz', flat)
   assert convert(tmp_path / 'in.npz', tmp_path / 'out') == 0
@@ -89,7 +89,7 @@ def test_what_timm_said_of_images_is_kept(tmp_path):
   assert json.loads((tmp_path / 'again/config.json').read_text()) == config
 
 
-def test_what_transformers_said_is_kept(tmp_path):
+def test_settings_from_transformers_are_kept(tmp_path):
   files.write(
     tmp_path / 'in.npz', vision_transformer.to_npz(random_weights.small_vit())
   )
@@ -128,7 +128,7 @@ def test_computed_positions_are_written_out(tmp_path):
 
 @pytest.fixture
 def workdir(tmp_path):
-  """A run of the config for tests."""
+  """Returns a run of the config for tests."""
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   return tmp_path / 'run', run_of(config, tmp_path / 'run')
 
@@ -153,14 +153,14 @@ def test_a_run_on_wide_images_writes_their_size(out, tmp_path, capsys):
   model, variables, images = loading.load(tmp_path / out)
   assert images.size == (16, 64) and model.grid(images.size) == (8, 32)
   assert_same(variables['params']['pos_embedding'], average['pos_embedding'])
-  square = ['--image-size', '32', '32']  # as many tokens
+  square = ['--image-size', '32', '32']  # equally many tokens
   assert convert(tmp_path / 'run', tmp_path / 'no', *square) == 1
   words = 'a grid of 16x16, but the positions of the weights are for 8x32'
   assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('out, to', [('o.npz', 'published'), ('o', 'timm')])
-def test_what_a_run_does_with_images_goes_with_it(tmp_path, out, to):
+def test_preprocessing_of_a_run_is_written(tmp_path, out, to):
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.task.update(mean=0.3, std=0.2)
   config.evals.val.data.transforms = [
@@ -176,7 +176,7 @@ def test_what_a_run_does_with_images_goes_with_it(tmp_path, out, to):
   assert images.interpolation.endswith('bilinear')
 
 
-def test_what_timm_said_is_told_to_transformers(tmp_path):
+def test_settings_from_timm_are_written_for_transformers(tmp_path):
   flat = vision_transformer.to_npz(random_weights.small_vit())
   files.write(tmp_path / 'in.npz', flat)
   assert convert(tmp_path / 'in.npz', tmp_path / 'timm') == 0
@@ -235,7 +235,7 @@ def test_half_a_file_leaves_nothing(tmp_path, monkeypatch):
     ([''], 'already exists: name a new OUT'),
   ],
 )
-def test_what_cannot_be_written(words, message, tmp_path, capsys):
+def test_unsupported_conversions(words, message, tmp_path, capsys):
   params = random_weights.small_vit(pool='gap')
   files.write(tmp_path / 'in.npz', vision_transformer.to_npz(params))
   (tmp_path / 'taken.json').write_text('{}')
@@ -264,7 +264,7 @@ def test_models_that_no_other_code_has(other, message, tmp_path):
 
 
 @pytest.mark.parametrize('out', ['out', 'out.safetensors', 'out.npz'])
-def test_a_grid_that_is_no_square_there_and_back(out, tmp_path):
+def test_a_non_square_grid_round_trip(out, tmp_path):
   model = vit.ViT(num_classes=5, **random_weights.VIT)
   flat = vision_transformer.to_npz(random_weights.params_of(model, (16, 40)))
   files.write(tmp_path / 'in.npz', flat)
@@ -275,7 +275,7 @@ def test_a_grid_that_is_no_square_there_and_back(out, tmp_path):
   assert_same(files.read(tmp_path / 'back.npz'), flat)
 
 
-def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
+def test_the_grid_of_positions_is_stored_or_given(tmp_path, capsys):
   model = vit.ViT(num_classes=5, **random_weights.VIT)
   for size, grid in (((16, 24), '2x3'), ((32, 32), '2x8')):
     params = random_weights.params_of(model, size)
@@ -292,7 +292,7 @@ def test_the_grid_of_positions_is_told_or_given(tmp_path, capsys):
   assert '4x4 tokens: a square, as no other' in capsys.readouterr().out
 
 
-def test_a_grid_that_is_no_square_asks_for_the_size():
+def test_a_non_square_grid_requires_the_size():
   params = random_weights.small_vit()
   params['pos_embedding'] = params['pos_embedding'][:, :7]
   weights = published.describe(params, 'vit')
@@ -307,7 +307,7 @@ def test_a_grid_that_is_no_square_asks_for_the_size():
   'out, to', [('o', 'transformers'), ('o.safetensors', 'transformers')]
 )
 @pytest.mark.parametrize('masks', [True, False])
-def test_detr_there_and_back(masks, out, to, tmp_path):
+def test_detr_round_trip(masks, out, to, tmp_path):
   variables = random_weights.variables_of(random_weights.small_detr(masks=masks))
   state = detr.to_facebook(variables)
   torch_archives.save(tmp_path / 'detr-r50-1.pth', {'model': state})
@@ -326,7 +326,7 @@ def test_detr_there_and_back(masks, out, to, tmp_path):
 
 
 @pytest.mark.parametrize('out, to', [('o.safetensors', 'timm'), ('o', 'transformers')])
-def test_resnet_there_and_back(out, to, tmp_path):
+def test_resnet_round_trip(out, to, tmp_path):
   model = random_weights.small_resnet(num_classes=5)
   variables = random_weights.variables_of(model)
   state = torchvision_resnet.to_torchvision(variables, 'frozen')

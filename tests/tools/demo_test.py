@@ -1,4 +1,4 @@
-"""`make train` in small: the five trainings, the table and the page."""
+"""Tests of `make train` with small sizes: five trainings, the table and the page."""
 
 import re
 
@@ -16,14 +16,14 @@ def test_demo_prints_its_table_and_writes_its_page(run, tmp_path):
     assert re.search(rf'{row} +[0-9.]+ +[0-9.]+ +[+-][0-9.]+', done.stdout), row
   for line in re.findall(r'[\d,]+ +([\d.]+ +[\d.]+ +[+-][\d.]+)\n', done.stdout):
     before, after, gain = map(float, line.split())
-    assert gain == round(after - before, 1), line  # of what is shown
+    assert gain == round(after - before, 1), line  # of the printed numbers
   assert 'glyphs   top-1' in done.stdout
   for row in ('pretraining', 'fine-tuning'):
     assert re.search(rf'{row}(  +\d+:\d\d){{4}}', done.stdout), row
   assert re.search(r'time     \d+:\d\d; the first result came after', done.stdout)
   page = (tmp_path / 'report.html').read_text()
   assert 'Attention rollout' in page and 'digits_all_pretrained' in page
-  # The scratch run starts elsewhere, the pretrained one where pretraining ended.
+  # The scratch run starts elsewhere; the pretrained one starts where pretraining ended.
   loaded = re.findall(r'loaded (\d+) of (\d+) parameters', done.stdout)
   assert [int(of) - int(n) for n, of in loaded] == [2, 2], loaded
 

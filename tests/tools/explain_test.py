@@ -1,4 +1,4 @@
-"""The tree that explain prints."""
+"""Tests of the tree that explain prints."""
 
 import re
 
@@ -14,7 +14,7 @@ def test_explain_counts_parameters_operations_and_rules(run):
   text = done.stdout
   assert re.search(r'  all +4,490 +[0-9.]+', text)
   assert re.search(r'block_1 +17x16 +', text)
-  # 17 tokens of width 16 to 24: multiplications and additions.
+  # 17 tokens with width 16 to 24: multiplications and additions.
   assert re.search(rf'fc1 +17x24 +408 +{2 * 17 * 16 * 24 / 1e6:.3f}', text)
   assert re.search(r'embed/kernel +2x2x1x16 +0.05 +0.5', text)
   assert re.search(r'encoder/block_0/attention/query/kernel +16x2x8 +0.05 +1', text)
@@ -45,7 +45,7 @@ def test_explain_prints_axes_and_bytes_per_device(run):
   assert rows['head/kernel'] == ['16x10', '0.05', '1', 'fsdp', '320']
   query = rows['encoder/block_1/attention/query/kernel']
   assert query == ['16x2x8', '0.05', '1', '-,', 'tensor', '512']
-  assert rows['encoder/norm/scale'] == ['16', '0', '1', '64']  # whole: no axes
+  assert rows['encoder/norm/scale'] == ['16', '0', '1', '64']  # not sharded: no axes
   assert 'State on a mesh of data=2 fsdp=2 tensor=2' in done.stdout
   whole, held, ratio = rows['params']
   assert float(ratio) > 1
@@ -59,7 +59,7 @@ def test_explain_names_a_rule_that_matches_nothing(run):
   assert "the rule 'heads/.*' matches no parameter" in done.stderr
 
 
-def test_explain_counts_what_methods_of_a_model_do(run):
+def test_explain_counts_methods_of_a_model(run):
   done = run('tools/explain.py', '--config=configs/transformer/reverse.py')
   assert done.returncode == 0, done.stderr
   rows = {row[0]: row[1:] for row in map(str.split, done.stdout.splitlines()) if row}

@@ -1,4 +1,4 @@
-"""The campaign of faults, with a few of each; its figures are in docs/lab/runs.md."""
+"""Tests of the campaign of faults, with a few of each; results: docs/lab/runs.md."""
 
 import collections
 
@@ -6,7 +6,7 @@ from tools.benchmark import faults
 from tools.faults import common
 
 
-def test_a_few_faults_are_told():
+def test_a_few_faults_are_reported():
   kind = common.kinds()['COCO JSON, instances']
   results = list(common.campaign(kind, count=8, seed=0))
   assert len(results) == 8

@@ -1,4 +1,4 @@
-"""The launchers: what they print, and that they start again what fails."""
+"""Tests of the launchers: their output, and restarts after failures."""
 
 import os
 import pathlib
@@ -32,7 +32,7 @@ def python(name, *words, **environment):
 
 
 def fake(folder, name, script):
-  """An executable of this name, for PATH."""
+  """Writes an executable of this name, for PATH."""
   path = folder / name
   path.write_text(f'#!/usr/bin/env bash\n{script}\n')
   path.chmod(0o755)
@@ -90,7 +90,7 @@ def test_run_sets_flags_and_keeps_those_of_the_environment():
 
 
 def start(*words, **environment):
-  """A process that has printed its first line."""
+  """Returns a process that has printed its first line."""
   process = subprocess.Popen(
     [LAUNCH / 'run.sh', 'cpu', *words],
     env=os.environ | environment,
@@ -113,7 +113,7 @@ def test_run_tells_stopped_from_done(status, told):
   assert call(LAUNCH / 'run.sh', 'cpu', 'true').returncode == 0
 
 
-def test_run_stops_what_an_earlier_attempt_left(tmp_path):
+def test_run_stops_processes_of_an_earlier_attempt(tmp_path):
   pid_file = str(tmp_path / 'pid')
   old = start('bash', '-c', 'echo ready; exec sleep 60', RUN_PID_FILE=pid_file)
   new = start('bash', '-c', 'echo ready', RUN_PID_FILE=pid_file)
@@ -129,7 +129,7 @@ def test_tpu_vm_prints_its_commands():
   copies, installs, runs = map(shlex.split, done.stdout.splitlines())
   for words in (copies, installs, runs):
     assert words[:4] == ['gcloud', 'compute', 'tpus', 'tpu-vm']
-    # All workers at once: they wait for each other.
+    # All workers in one command: they wait for each other.
     assert {'--worker=all', '--batch-size=all', '--zone=us-west4-a', '--project=p'} < (
       set(words)
     )
@@ -175,7 +175,7 @@ esac
 
 
 @pytest.mark.parametrize('failures, status, runs', [(2, 0, 3), (9, 1, 4)])
-def test_tpu_vm_starts_again_what_fails(tmp_path, failures, status, runs):
+def test_tpu_vm_restarts_after_failures(tmp_path, failures, status, runs):
   done = python(
     *('tpu_vm.py', 'pod', '--zone=z', '--tries=4', '--wait=0.01', '--', *TRAIN),
     PATH=fake(tmp_path, 'gcloud', FAKE_GCLOUD),
@@ -257,7 +257,7 @@ def test_jobset_of_two_tpu_slices():
   assert container['resources']['limits'] == {'google.com/tpu': 4}
   assert container['command'] == ['bash', 'tools/launch/run.sh', 'tpu', *TRAIN]
   assert container['env'] == [{'name': 'A', 'value': 'b=c'}]
-  # What run.sh returns when it was stopped is not counted as a failure.
+  # The status of run.sh after a stop is not counted as a failure.
   codes = [r.get('onExitCodes') for r in spec['podFailurePolicy']['rules']]
   assert codes[0]['values'] == [75]
   (rule,) = jobset['spec']['failurePolicy']['rules']
@@ -304,7 +304,7 @@ V5P = '--accelerator=tpu-v5p-slice'
     (['gpu', '--nodes=2', '--gpus=8', '--volume=runs'], 'write CLAIM:/path'),
   ],
 )
-def test_jobset_says_what_is_wrong(words, said, capsys, monkeypatch):
+def test_jobset_reports_mistakes(words, said, capsys, monkeypatch):
   monkeypatch.syspath_prepend(str(LAUNCH))
   import jobset
 
@@ -347,7 +347,7 @@ def slurm(tmp_path, srun, state='RUNNING', **environment):
   return done, log.read_text().splitlines()
 
 
-def test_slurm_starts_again_what_fails(tmp_path):
+def test_slurm_restarts_after_failures(tmp_path):
   count = f'(($(wc -l <{tmp_path}/log) > 2))'
   done, log = slurm(tmp_path, count)
   assert done.returncode == 0, done.stderr
@@ -364,7 +364,7 @@ def test_slurm_gives_up_in_the_end(tmp_path):
   assert 'giving up after 2 attempts' in done.stderr
 
 
-def test_slurm_requeues_what_was_stopped_unless_it_was_cancelled(tmp_path):
+def test_slurm_requeues_a_stopped_job_unless_it_was_cancelled(tmp_path):
   done, log = slurm(tmp_path, 'exit 75')
   assert done.returncode == 0 and log[1:] == ['scontrol requeue 7']
   (tmp_path / 'log').unlink()

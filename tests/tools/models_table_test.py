@@ -1,4 +1,4 @@
-"""docs/models.md is up to date: models_table.py would write the same page."""
+"""Tests that docs/models.md is what models_table.py would write."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def text() -> str:
 
 
 def test_the_page_lists_every_config_with_its_published_numbers(monkeypatch):
-  # No parameters are counted: a config that the page lacks gets the size "missing".
+  # Parameters are not counted: a config that the page lacks gets the size "missing".
   monkeypatch.setattr(tool, 'size', lambda name: tool.Size('', '', f'{name}: missing'))
   assert tool.page(tool.known_sizes(text())) == text(), REMEDY
 
@@ -28,7 +28,7 @@ def test_the_page_lists_every_config_with_its_published_numbers(monkeypatch):
     'configs/transformer/reverse.py',
   ],
 )
-def test_sizes_are_those_of_the_configs(name, data_dir):
+def test_sizes_match_the_configs(name, data_dir):
   assert tool.known_sizes(text())[name] == tool.size(name), REMEDY
 
 
@@ -67,6 +67,6 @@ took 3.3 hours; 20 GPUs are a lot; two CPU cores: 2 minutes.
   )
 
 
-def test_files_that_are_no_configs(capsys):
+def test_files_that_are_not_configs(capsys):
   assert tool.main(['tools/demo.py']) == 1
   assert 'demo.py is not a config file below' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The tables as published agree with the configs; what runs give stands beside them."""
+"""Tests that published tables agree with the configs and show results of runs."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def test_the_files_fit_together():
   assert len(CELLS) == len(ALL)  # no cell twice
   models = {model.model for model in paper_cells.models()}
   for cell in CELLS.values():
-    # No size was published of models that stand for none.
+    # A cell names no model if the size of its model was not published.
     assert cell.model in models | {''} and float(cell.value) >= 0
     others = {'TPUv3-core-days', 'images per second', 'GMACs'}
     assert cell.unit in {*paper_cells.FACTORS} | others
@@ -30,7 +30,7 @@ def test_the_files_fit_together():
   assert len([c for c in CELLS if c[:2] == ('2010.11929', '9')]) == 3 * 19
 
 
-def test_means_over_tables_are_what_the_paper_prints():
+def test_means_over_tables_match_the_paper():
   means = [cell for cell in CELLS.values() if cell.mean_of]
   assert len(means) == 3
   for cell in means:
@@ -38,7 +38,7 @@ def test_means_over_tables_are_what_the_paper_prints():
     assert sum(parts) / 19 == pytest.approx(float(cell.value), abs=0.011)
 
 
-def test_configs_report_what_the_tables_want_of_them():
+def test_configs_report_the_metrics_of_the_tables():
   for config, metric in {(cell.config, cell.metric) for cell in ALL}:
     assert bool(config) == bool(metric)
     if config:
@@ -67,7 +67,7 @@ def test_sizes_are_the_published_ones(name):
   [model] = [m for m in paper_cells.models() if m.model == name]
   parameters, macs = paper_cells.counted(model)
   assert parameters == int(model.parameters)
-  # What was published of ResNets counts normalisations too.
+  # Published numbers of ResNets also count normalizations.
   tolerance = 0.03 if model.note else 0.01
   assert macs / 1e9 == pytest.approx(float(model.gmacs), rel=tolerance)
 
@@ -76,14 +76,14 @@ def test_a_model_may_be_that_of_a_config_and_not_square():
   [model] = [m for m in paper_cells.models() if m.model == 'DETR R50']
   parameters, macs = paper_cells.counted(model)
   assert parameters == int(model.parameters)
-  # The reference code at 800x1066; published is a mean over pictures of many sizes.
+  # From the reference code at 800x1066; the published number is a mean over many sizes.
   assert macs / 1e9 == pytest.approx(81.2, rel=0.002)
 
 
 def test_a_config_is_counted_at_its_own_size():
   pixels, parameters, macs = paper_cells.counted_config('configs/vit/plain.py:90')
   assert pixels == '224' and macs / 1e9 == pytest.approx(4.6, rel=0.02)
-  # No class token, fixed positions; a layer of the width before the head.
+  # No class token, fixed positions; one more layer of the same width before the head.
   assert parameters == 22_050_664 - 384 * 198 + 384 * 385
 
 
@@ -111,7 +111,7 @@ def runs(tmp_path):
   return folder
 
 
-def test_runs_stand_beside_the_published_number(runs, tmp_path, capsys):
+def test_results_appear_next_to_the_published_number(runs, tmp_path, capsys):
   words = ['2205.01580', '--runs', str(runs), f'--out={tmp_path / "out"}']
   assert paper_tables.main(words) == 0, capsys.readouterr().err
   shown = capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_runs_stand_beside_the_published_number(runs, tmp_path, capsys):
   lines = text.splitlines()
   row = lines.index('| Better plain ViT-S/16 | 76.5 | 78.5 | 80.0 |')
   assert lines[row + 1] == '| reproduced | 76.5 ± 0.1 (2) | to run | to run |'
-  assert f'{runs / "a"}, {runs / "sweep" / "b"} |' in text  # and not the short one
+  assert f'{runs / "a"}, {runs / "sweep" / "b"} |' in text  # the short run is not used
   assert f'{runs / "unfinished"}: at step 5,000 of {STEPS:,}' in text
   assert '| run configs/vit/plain.py:150 | 150 epochs: Better plain ViT-S/16 |' in text
   assert 'original recipe' in text and 'differs from the config' not in text
@@ -130,7 +130,7 @@ def test_runs_stand_beside_the_published_number(runs, tmp_path, capsys):
   assert '76.5 ± 0.1 (2)' in page.text and 'to run' in page.text
 
 
-def test_runs_with_other_settings_count_where_there_are_no_others(tmp_path):
+def test_runs_with_other_settings_count_if_there_are_no_others(tmp_path):
   write_run(tmp_path / 'short', 0.3, overrides=['total_steps=100'], step=100)
   runs, _ = paper_cells.find_runs([str(tmp_path)])
   cell = CELLS['2205.01580', '1', 'Better plain ViT-S/16', '90 epochs']
@@ -142,7 +142,7 @@ def test_runs_with_other_settings_count_where_there_are_no_others(tmp_path):
   assert 'differs from the config: ' in shown.remarks[0]
 
 
-def test_of_runs_with_the_same_seed_the_last_counts_and_is_named(tmp_path):
+def test_the_last_of_runs_with_the_same_seed_counts_and_is_named(tmp_path):
   write_run(tmp_path / 'a', 0.3)
   write_run(tmp_path / 'b', 0.4)
   runs, _ = paper_cells.find_runs([str(tmp_path)])
@@ -176,7 +176,7 @@ def test_a_mean_is_taken_over_the_seeds_that_all_cells_have():
   assert paper_cells.mean_of([*parts, paper_cells.Ours({3: 1.0}, [], [])]) is None
 
 
-def test_why_a_cell_is_missing_is_said():
+def test_missing_cells_give_a_reason():
   why = {
     ('2205.01580', '1', 'Better plain ViT-S/16', '90 epochs'): f'run {CONFIG}',
     ('2010.11929', '2', 'ImageNet', 'BiT-L (ResNet152x4)'): 'JFT-300M is not public',

@@ -1,4 +1,4 @@
-"""predict.py on tiny weights, of detectors too, and pictures of all kinds."""
+"""Tests of predict.py on tiny weights, also of detectors, and on any pictures."""
 
 import csv
 import importlib.util
@@ -70,7 +70,7 @@ def test_pictures_are_named_and_shown(predict, pictures, weights, tmp_path):
     shown = cv2.imread(str(tmp_path / f'out/{name}.png'))
     assert shown.shape == (28 + 384, 3 * 384 + 2 * 8, 3)
     assert (shown[:28] < 100).any()  # text
-  # The input, at the model's size, is the left one.
+  # The input, at the model's size, is on the left.
   seen = cv2.imread(str(tmp_path / 'out/a.png'))[28 + 8 :: 16, 8:384:16]
   want = cv2.resize(cv2.imread(str(images[0])), (24, 24))
   np.testing.assert_array_equal(seen, want)
@@ -111,7 +111,7 @@ def test_another_size_and_other_pools(other, predict, pictures, weights, tmp_pat
   assert shown.shape == (28 + 9 * 16, 3 * 9 * 40 + 2 * 8, 3)
 
 
-def test_what_cannot_be_read_does_not_stop_the_others(predict, pictures, weights):
+def test_an_unreadable_file_does_not_stop_the_others(predict, pictures, weights):
   images = pictures / 'broken.jpg', pictures / 'a.png', pictures / 'gone.jpg'
   status, out, err = predict(weights(), *images)
   assert status == 1 and 'a.png' in out
@@ -151,7 +151,7 @@ def test_bad_words(words, message, predict, pictures, weights, tmp_path):
   assert re.search(message, err), err
 
 
-def test_objects_are_told_and_drawn(predict, pictures, detector, tmp_path):
+def test_objects_are_printed_and_drawn(predict, pictures, detector, tmp_path):
   path, *_ = detector
   (tmp_path / 'names.txt').write_text('ape\nbee\ncat\ndog\nelk\n')
   words = f'--weights={path}', f'--labels={tmp_path}/names.txt', '--image-size=64'
@@ -160,7 +160,7 @@ def test_objects_are_told_and_drawn(predict, pictures, detector, tmp_path):
   status, out, err = predict(*words, *images, *more, f'--csv={tmp_path}/p.csv')
   assert status == 1 and 'broken.jpg is not a readable' in err
   assert 'shorter side 64, longer at most 107; mean 0.485' in out
-  # All seven queries of both pictures, as load() finds them.
+  # All seven queries of both pictures, as found with load().
   _, _, preprocess = loading.load(path, image_size=64)
   found = of_first(detector, preprocess, images[0])
   assert len(found) == 7
@@ -178,7 +178,7 @@ def test_objects_are_told_and_drawn(predict, pictures, detector, tmp_path):
   assert len(lines) == 14
   sides = [float(lines[0][side]) for side in ('left', 'top', 'right', 'bottom')]
   np.testing.assert_allclose(sides, found[0].box)
-  # Pictures are enlarged in whole steps; of attention there are 8 in rows of 4.
+  # Pictures are enlarged by whole factors; 8 pictures of attention are in rows of 4.
   shape = {
     name: cv2.imread(str(tmp_path / f'out/{name}.png')).shape
     for name in ('a', 'a-attention', 'grey', 'grey-segments')
@@ -194,7 +194,7 @@ def of_first(detector, preprocess, path):
   return preprocess.objects(outputs, original_size, threshold=-1.0)
 
 
-def test_attention_is_that_of_the_query_that_found_the_object():
+def test_attention_belongs_to_the_query_that_found_the_object():
   one = Found('a', 0.9, (0.0, 0.0, 16.0, 16.0), label=0, query=1)
   example = {'image': np.full((16, 16, 3), 200, np.uint8)}
   example |= {'size': np.array([16, 16]), 'original_size': np.array([16, 16])}
@@ -252,7 +252,7 @@ def test_a_run_without_a_checkpoint(predict, pictures, tmp_path):
   assert 'has no model.safetensors' in err
 
 
-def test_grids_that_nothing_tells(predict, pictures, tmp_path):
+def test_unknown_grids(predict, pictures, tmp_path):
   model = vit.ViT(num_classes=5, **random_weights.VIT)
   params = random_weights.params_of(model, (16, 24))
   files.write(tmp_path / 'w.npz', vision_transformer.to_npz(params))
@@ -265,7 +265,7 @@ def test_grids_that_nothing_tells(predict, pictures, tmp_path):
   assert status == 0 and 'images    32x32' in out
 
 
-def test_a_square_grid_is_told(predict, pictures, weights):
+def test_a_square_grid_is_reported(predict, pictures, weights):
   status, out, _ = predict(weights(), pictures / 'a.png')
   assert status == 0
   assert 'grid      3x3 tokens: a square, as no other grid is recorded' in out

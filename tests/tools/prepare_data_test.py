@@ -28,7 +28,7 @@ SCRIPT = pathlib.Path(__file__).parents[2] / 'tools' / 'prepare_data.py'
 
 
 class NeedsTensorflow(tfds.core.GeneratorBasedBuilder):
-  """Hands over pixels, as most of the TFDS catalogue does."""
+  """A builder that passes arrays of pixels, like most of the TFDS catalogue."""
 
   VERSION = tfds.core.Version('1.0.0')
 
@@ -46,7 +46,7 @@ class NeedsTensorflow(tfds.core.GeneratorBasedBuilder):
 
 
 class Unreachable(NeedsTensorflow):
-  """Fails as a download without network does."""
+  """A builder that fails like a download without a network."""
 
   def _split_generators(self, dl_manager):
     raise ConnectionError('no route to host')
@@ -119,7 +119,7 @@ def test_a_failed_download_is_one_sentence(tool, capsys, tmp_path):
   assert error == 'unreachable was not prepared: no route to host\n'
 
 
-def test_an_interrupted_preparation_is_begun_again(tool, monkeypatch, tmp_path):
+def test_an_interrupted_preparation_starts_again(tool, monkeypatch, tmp_path):
   from big_vision_like.data.procedural.digits import Digits
 
   original = Digits._generate_examples
@@ -177,7 +177,7 @@ def home(monkeypatch, tmp_path):
 
 @pytest.fixture
 def convert(tool, home, tmp_path):
-  """Converts in this process; returns what `tfds.Tfds` then reads."""
+  """Returns a function that converts in this process; it returns the new source."""
 
   def call(source, *words, name='tiny', split='train'):
     arguments = ['--from', source, '--name', name, '--split', split]
@@ -189,7 +189,7 @@ def convert(tool, home, tmp_path):
 
 
 def written(kind, folder):
-  """The twenty pictures in a format, as `--from` names them."""
+  """Writes the twenty pictures in a format; returns the argument of `--from`."""
   folder.mkdir()
   match kind:
     case 'folder':
@@ -281,7 +281,7 @@ def test_compressed_files_are_converted(convert, tmp_path, kind, compress):
 
 def test_splits_share_features_and_classes(convert, tmp_path, capsys):
   convert(written('folder', tmp_path / 'from'))
-  # One that lacks the first class.
+  # One class, the first, is missing in this split.
   place = tmp_path / 'val' / 'cat'
   place.mkdir(parents=True)
   (place / '0.png').write_bytes(pictures.EXAMPLES[18]['image'])
@@ -366,7 +366,7 @@ def test_restart_markers_are_inserted(convert, capsys, tmp_path):
   (place / '2.jpg').write_bytes(encoded[:-30])
   words = ['--restarts', '--bad-share', '0.4']
   first, second = by_id(convert(f'folder:{tmp_path}/from', *words))
-  assert jpeg.read_header(first['image']).interval == 6  # all of a row
+  assert jpeg.read_header(first['image']).interval == 6  # a whole row
   np.testing.assert_array_equal(
     simplejpeg.decode_jpeg(first['image']), simplejpeg.decode_jpeg(encoded)
   )
@@ -447,7 +447,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tool, home, capsys, tmp_
   assert error == f'{tmp_path}/file/a/1.0.0: Not a directory\n'
 
 
-def test_names_in_texts_become_classes_and_what_is_left_out_is_told(
+def test_names_in_texts_become_classes_and_omissions_are_reported(
   convert, capsys, tmp_path
 ):
   with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
@@ -470,7 +470,7 @@ def test_names_or_from_is_needed(tool, capsys):
     assert 'give either names of data sets or --from' in capsys.readouterr().err
 
 
-def test_a_killed_conversion_goes_on(convert, capsys, tmp_path):
+def test_a_killed_conversion_resumes(convert, capsys, tmp_path):
   place = tmp_path / 'from' / 'a'
   place.mkdir(parents=True)
   pixels = np.random.default_rng(0).integers(0, 256, (600, 500, 3)).astype(np.uint8)
@@ -489,7 +489,7 @@ def test_a_killed_conversion_goes_on(convert, capsys, tmp_path):
       time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
   assert not (folder / 'dataset_info.json').exists()
-  time.sleep(1)  # its processes notice
+  time.sleep(1)  # its workers notice and end
   there = {file: file.stat().st_ino for file in folder.glob(shards)}
   assert 2 <= len(there) < 40
   source = convert(f'folder:{place.parent}', *words)

@@ -1,4 +1,4 @@
-"""The command that labels images with a teacher, on the digits."""
+"""Tests of the command that labels images with a teacher, on the digits."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SOURCE = '--config.train_data.inputs.unlabelled.source'
 
 @pytest.fixture
 def teacher(tmp_path):
-  """A run of a tiny ViT of the digits."""
+  """Returns a run of a tiny ViT on the digits."""
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   random_weights.run_of(config, tmp_path / 'teacher')
   return tmp_path / 'teacher'
@@ -40,7 +40,7 @@ def label(capsys, monkeypatch, data_dir, tmp_path):
   return call
 
 
-def test_images_of_a_config_are_labelled_and_the_choice_told(label, teacher, tmp_path):
+def test_images_of_a_config_are_labelled_and_counted(label, teacher, tmp_path):
   words = f'--weights={teacher}', '--per-file=500', f'{SOURCE}.min_confidence=0.2'
   status, out, err = label(*words, '--all')
   assert (status, err) == (0, '')
@@ -55,7 +55,7 @@ def test_images_of_a_config_are_labelled_and_the_choice_told(label, teacher, tmp
   ]
 
 
-def test_a_teacher_of_other_classes_is_told(label, teacher, tmp_path):
+def test_a_teacher_with_other_classes_is_reported(label, teacher, tmp_path):
   config = spec.load('tests/tiny_config.py', root=experiment.Settings)
   config.task.model.num_classes = 12
   random_weights.run_of(config, tmp_path / 'twelve')
@@ -64,7 +64,7 @@ def test_a_teacher_of_other_classes_is_told(label, teacher, tmp_path):
   assert not (tmp_path / 'labels').exists()
 
 
-def test_a_config_without_pseudo_labels_is_told(capsys, monkeypatch, data_dir):
+def test_a_config_without_pseudo_labels_is_reported(capsys, monkeypatch, data_dir):
   monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
   words = ['--config=configs/noisy_student/digits.py:teacher', '--weights=x']
   assert tool.main(words) == 1

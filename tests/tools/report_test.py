@@ -42,7 +42,7 @@ HEADINGS = [
 
 @dataclasses.dataclass(frozen=True)
 class Bars(Source):
-  """8 x 12 images with a bright bar, lying or standing, or none."""
+  """8 x 12 images with a bright bar, horizontal or vertical, or none."""
 
   length: int
   label_names = ('lying <b>', 'standing & tall', 'neither')
@@ -160,9 +160,9 @@ def test_predictions_agree_with_the_evaluator(runs, token_page):
   assert f'{right} of 50 examples of val are classified' in token_page.read_text()
 
 
-def test_fewer_examples_can_be_asked_for(runs):
+def test_fewer_examples_can_be_requested(runs):
   found = pages.source_of(runs['token'], num_examples=18).predictions
-  # They are spread over all 50, which may be in the order of classes.
+  # They are spread over all 50, which may be sorted by class.
   np.testing.assert_array_equal(found.id_B, np.linspace(0, 49, 18).round())
   assert found.image_BHWC.shape == (18, 8, 12, 3)
 
@@ -215,7 +215,7 @@ def test_labels_beyond_the_classes_are_a_reason(runs):
     report_images.predict(source)
 
 
-def test_several_runs_share_curves_and_tell_their_differences(runs, pair_page):
+def test_several_runs_share_curves_and_list_their_differences(runs, pair_page):
   reader = pages.Reader(pair_page)
   assert reader.headings == HEADINGS and 'Not shown' not in reader.text
   differences = reader.text.split('Where the configs differ')[1].split('Full config')[0]
@@ -231,7 +231,7 @@ def test_several_runs_share_curves_and_tell_their_differences(runs, pair_page):
       assert f'<title>{name}, {where}</title>' in loss
 
 
-def test_a_model_without_patches_shows_what_applies(runs):
+def test_a_model_without_patches_has_the_other_sections(runs):
   assert report.main([str(runs['linear'])]) == 0
   reader = pages.Reader(runs['linear'] / 'report.html')
   assert reader.headings == HEADINGS
@@ -241,7 +241,7 @@ def test_a_model_without_patches_shows_what_applies(runs):
   assert 'Not shown: the model has no position embedding' in reader.text
 
 
-def test_a_run_without_checkpoint_shows_what_applies(runs, tmp_path, capsys):
+def test_a_run_without_checkpoint_has_the_other_sections(runs, tmp_path, capsys):
   for name in ('config.json', 'metrics.jsonl'):
     shutil.copy(runs['token'] / name, tmp_path)
   assert report.main([str(tmp_path)]) == 0

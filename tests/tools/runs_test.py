@@ -82,7 +82,7 @@ def test_running_and_failed(listed, folder):
   assert out.splitlines()[-1] == (
     f'failed    {folder}/sweep/a: OverflowError: too'  # only the first line
   )
-  with workdir.owned(folder / 'sweep' / 'a'):  # now without an error
+  with workdir.owned(folder / 'sweep' / 'a'):  # no error from now on
     pass
   assert 'no failed run' in listed(folder, '--state=failed')[1]
 

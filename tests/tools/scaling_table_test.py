@@ -3,7 +3,7 @@ import pytest
 from tools import scaling_table
 
 
-def test_a_row_says_what_the_plan_does(data_dir, monkeypatch, capsys):
+def test_a_row_matches_the_plan(data_dir, monkeypatch, capsys):
   pytest.importorskip('libtpu')
   row = '../tests/tiny_config.py', 'v5e:2x2', ('mesh.fsdp=2',)
   monkeypatch.setattr(scaling_table, 'ROWS', {'tiny': row})

@@ -1,4 +1,4 @@
-"""Every tool starts as a script, from any folder, and its help explains all options."""
+"""Tests that every tool starts as a script in any folder and explains its options."""
 
 import ast
 import pathlib
@@ -7,8 +7,8 @@ from big_vision_like import commands
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 METHODS = ('.add_argument', '.add_parser')
-# The program starts each tool as if it were the only one: with the path and the modules
-# of tools that a new process has.
+# The program starts each tool as if alone: with the path, and with the modules of
+# tools, that a new process has.
 PROGRAM = """
 import contextlib, io, runpy, sys
 path = list(sys.path)
@@ -39,7 +39,7 @@ def adds_option(call: ast.Call) -> bool:
 
 
 def test_a_folder_has_commands_or_modules():
-  """All files of a folder can be started, or its `__init__` says that none can."""
+  """Checks that a folder has only commands, or an `__init__` that says it has none."""
   files = [p for p in (REPOSITORY / 'tools').rglob('*.py') if p.name != '__init__.py']
   known, of_commands = set(scripts()), {path.parent for path in scripts()}
   for path in files:

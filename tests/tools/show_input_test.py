@@ -1,4 +1,4 @@
-"""What is shown is what a run gets, and where its time goes."""
+"""Tests that the tool shows the input of a run, and the time of each stage."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from tools.benchmark.parts import input_stages
 
 @pytest.fixture
 def shown(tmp_path, capsys, monkeypatch):
-  """Runs the tool; returns its status, what it told, and what it wrote."""
+  """Returns a function that runs the tool; it returns status, output and files."""
   monkeypatch.setattr(cli, 'set_up_jax', lambda: None)
 
   def call(*words, config='tests/tiny_config.py'):
@@ -69,13 +69,13 @@ def test_a_sheet_and_the_numbers_of_it(data_dir, shown):
   ):
     assert text in told.out
   picture_HWC = cv2.imread(str(files['train_data.png']))
-  # 32 pairs of 8x8 scans, 14 times as large, beside each other.
+  # 32 pairs of 8x8 scans, enlarged 14 times, next to each other.
   width = 2 * (112 + 4) + 10
   assert picture_HWC.shape[1] == 10 + width * (1400 // width)
   assert picture_HWC.shape[0] > 7 * 112
 
 
-def test_what_is_shown_is_what_a_run_gets(data_dir):
+def test_shown_batches_are_those_of_a_run(data_dir):
   config = tiny_config.get_config()
   config.task.label_smoothing = 0.1
   run = experiment.make(config)
@@ -93,7 +93,7 @@ def test_what_is_shown_is_what_a_run_gets(data_dir):
   assert found.names == list('0123456789') and found.augmented
 
 
-def test_accumulation_does_not_change_what_is_mixed(monkeypatch):
+def test_accumulation_does_not_change_the_mix(monkeypatch):
   model = vit.ViT(num_classes=4, patch=2, width=8, depth=1, num_heads=1, mlp_dim=8)
   task = classification.Classification(
     model=model,
@@ -123,7 +123,7 @@ def test_accumulation_does_not_change_what_is_mixed(monkeypatch):
 
 
 def test_an_input_of_an_evaluator(data_dir, shown):
-  # Of 450 scans the last batch holds 50, and 14 rows that only fill it.
+  # The last batch has 50 of the 450 scans, and 14 rows of padding.
   words = ('--config.evals.val.data.batch_size=64', '--batches=8')
   status, told, files = shown('--input=evals.val', *words)
   assert status == 0, told.err
@@ -146,7 +146,7 @@ def test_sequences_are_written_out(shown):
   assert ids[0][-2::-1] == ids[1][:-1] and ids[0][-1] == ids[1][-1] == '2'
 
 
-def test_packed_sequences_are_told_apart(vocabulary):
+def test_packed_sequences_are_separated(vocabulary):
   pairs = [('Der Hund', 'The dog'), ('Der Bär', 'The bear')]
   row = {name: np.zeros((1, 40), np.int32) for name in ('source', 'target')}
   row |= {f'{name}_segment': np.zeros((1, 40), np.int32) for name in row}
@@ -183,7 +183,7 @@ def test_shares_of_classes(target, lines):
   assert [line[: len(start)] for line, start in zip(found, lines, strict=True)] == lines
 
 
-def test_names_are_those_of_labels_as_stored(data_dir):
+def test_names_belong_to_labels_as_stored(data_dir):
   grey = image.Decode(channels=1)
   source = tfds.Tfds('glyphs/32')
   data = pipeline.EvalInput(source=source, batch_size=4, transforms=[grey])
@@ -200,7 +200,7 @@ def test_names_are_those_of_labels_as_stored(data_dir):
   assert show_input.names_of(dataclasses.replace(data, source=mixed)) == ()
 
 
-def test_what_is_odd():
+def test_oddities():
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
   fine = {'image': images, 'label': np.arange(20) % 5}
@@ -265,7 +265,7 @@ def test_batches_of_several_shapes(shown, tmp_path, monkeypatch):
   assert f'padding   {100 * share:.1f} % of the pixels shown' in told.out
 
 
-def test_rows_that_fill_are_in_no_shape():
+def test_padding_rows_are_left_out_of_all_shapes():
   masks = [np.array([True, True]), np.array([True, False])]
   batches = [
     {'image': np.full((2, side, 4, 3), side, np.uint8), 'mask': mask, 'id': side + mask}
@@ -285,7 +285,7 @@ def test_boxes_and_clips():
     'box_mask': np.array([[True, False]]),
   }
   [[(drawn_HWC, _)]] = show_input.tiles(looked(example))
-  assert drawn_HWC.shape == (300, 300, 3)  # six times as large, so that tags are read
+  assert drawn_HWC.shape == (300, 300, 3)  # enlarged 6 times to make tags legible
   assert drawn_HWC[120, 60].any() and not drawn_HWC[120, 0].any()
   clip = {'video': np.arange(10, dtype=np.uint8)[None, :, None, None, None]}
   clip['video'] = np.broadcast_to(clip['video'], (1, 10, 40, 30, 1))
@@ -303,7 +303,7 @@ def test_a_sheet_holds_every_picture():
 
 @dataclasses.dataclass(frozen=True)
 class Scans(Source):
-  """Grey pictures, each `bad`th of which cannot be read."""
+  """Grey pictures; every `bad`-th cannot be read."""
 
   bad: int = 1000
 

@@ -1,4 +1,4 @@
-"""Configs in small: how they are shrunk, and what is found to be wrong with them."""
+"""Tests of running configs with small sizes: how they shrink, what faults are found."""
 
 import json
 import pathlib
@@ -61,7 +61,7 @@ def test_a_config_is_shrunk(tmp_path):
   assert small.total_steps == 2 and small.init_from is None
   data = build(small.train_data)
   assert (data.batch_size, data.workers, len(data.source)) == (8, 0, 20)
-  assert data.example()['image'].shape == (64, 64, 3)  # of 224, while 256 is 96
+  assert data.example()['image'].shape == (64, 64, 3)  # of 224, as 256 become 96
   assert data.transforms[1].size == 96
   model = build(small.task.model)
   assert (model.width, model.depth, model.num_heads, model.mlp_dim) == (32, 2, 2, 64)
@@ -71,10 +71,10 @@ def test_a_config_is_shrunk(tmp_path):
     'encoder/block_0/.*',
     'encoder/block_1/.*',
   ]
-  assert small.task.optimizer.rate.decay_steps == 30_000  # of the whole run
+  assert small.task.optimizer.rate.decay_steps == 30_000  # as for the whole run
   few = build(small.evals.few)
   assert (few.shots, few.every, few.data.batch_size) == ((1, 5, 5, 5), 0, 8)
-  assert few.data.transforms[1].size == 32  # small enough
+  assert few.data.transforms[1].size == 32  # already small
 
 
 def test_a_small_config_stays_as_it_is(tmp_path):
@@ -93,11 +93,11 @@ def test_resnets_are_shrunk(tmp_path):
 
 
 @pytest.mark.parametrize('name, side', [('clevr', 64), ('solids', 128)])
-def test_what_is_made_of_slots_is_as_large_as_what_is_given(tmp_path, name, side):
+def test_auto_encoders_have_the_size_of_their_images(tmp_path, name, side):
   config = spec_module.load(f'{smoke.CONFIGS}/slot_attention/discovery.py:{name}')
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
   model = build(small.task.model)
-  assert model.image_shape == (side, side, 3)  # drawn ones are not resized
+  assert model.image_shape == (side, side, 3)  # drawn images are not resized
   assert (model.num_slots, model.slot_size, model.hidden) == (7, 16, 32)
   assert model.iterations == small.evals.more_5.predict_args.iterations == 2
   assert tuple(model.encoder_convs) == 4 * ((8, 3, 1),)
@@ -113,24 +113,24 @@ def test_pictures_with_boxes_shrink_alike(tmp_path):
   assert notes == ['made up: coco/2017, coco/2017_panoptic', 'init_from left out']
   model, data = build(small.task.model), build(small.train_data)
   assert (model.num_queries, model.encoder_depth, model.masks) == (8, 2, True)
-  assert model.backbone.depths == (2, 1, 1, 1)  # masks are made from four stages
+  assert model.backbone.depths == (2, 1, 1, 1)  # masks need maps of four stages
   sizes = {tuple(size) for size in data.transforms[-1].sizes}
-  assert sizes == {(100, 168), (168, 100)}  # an eighth, and not all eight of them
+  assert sizes == {(100, 168), (168, 100)}  # an eighth; only 2 of 8 shapes
   for position in range(8):
     example = data.example(position)
     assert example['image'].shape[:2] in sizes and example['box_mask'].any()
   [batch, *_] = build(small.evals.panoptic.data).epoch()
-  assert batch['panoptic'].shape[1:] == (640, 640)  # room for what is made up
+  assert batch['panoptic'].shape[1:] == (640, 640)  # fits fake examples
 
 
 @pytest.mark.parametrize('name, width', [('simple', 96), ('hidden', 128)])
-def test_drawn_scenes_stay_as_large_as_they_are(tmp_path, name, width):
+def test_drawn_scenes_keep_their_size(tmp_path, name, width):
   config = spec_module.load(f'{smoke.CONFIGS}/detr/small_panoptic.py:{name}')
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
   assert build(small.train_data).example()['image'].shape == (96, width, 3)
 
 
-def test_annotations_of_ones_own_are_made_up(tmp_path):
+def test_annotations_of_the_user_are_replaced_by_fake_ones(tmp_path):
   config = spec_module.load(f'{smoke.CONFIGS}/detr/finetune.py')
   small, notes = smoke.shrink(config, tmp_path / 'words.model')
   assert notes == ['made up: coco/2017', 'init_from left out']
@@ -146,7 +146,7 @@ def test_a_grid_that_is_left_at_its_default_is_shrunk(tmp_path):
   assert build(small.task.model).image_shape == (64, 64, 3)
 
 
-def test_texts_get_a_vocabulary_of_what_is_made_up(tmp_path):
+def test_texts_get_a_vocabulary_of_fake_sentences(tmp_path):
   config = spec_module.load(str(smoke.CONFIGS / 'transformer' / 'table3.py'))
   small, _ = smoke.shrink(config, tmp_path / 'words.model')
   row = build(small.train_data).example()
@@ -167,7 +167,7 @@ def test_a_rate_that_is_not_finite_is_found():
     smoke.check_rates(config)
 
 
-def test_a_restored_state_of_other_bits_is_found(tmp_path):
+def test_a_restored_state_with_different_bits_is_found(tmp_path):
   def state(last):
     params = {'a': jnp.arange(3.0), 'b': {'c': jnp.array([1.0, last])}}
     return State(step=jnp.int32(1), params=params, opt_state=())
@@ -180,7 +180,7 @@ def test_a_restored_state_of_other_bits_is_found(tmp_path):
 
 
 def run_of(folder, evaluation=None, loss=1.0, step=2):
-  """What a run leaves behind, as far as it is looked at."""
+  """Writes the files of a run that the tool checks."""
   (folder / 'checkpoints' / str(step)).mkdir(parents=True)
   records = [
     {'step': 1, 'kind': 'train', 'loss': 1.5},
@@ -208,7 +208,7 @@ def test_records_of_a_run_that_is_well(tmp_path):
     ({}, 'val/top', "config.keep_best='val/top' is not returned by any evaluator"),
   ],
 )
-def test_records_that_show_what_is_wrong(tmp_path, changes, keep_best, problem):
+def test_records_of_a_faulty_run(tmp_path, changes, keep_best, problem):
   config = tiny_config.get_config()
   config.total_steps, config.keep_best = 2, keep_best
   with pytest.raises(UserError, match=problem):
@@ -227,7 +227,7 @@ CHANGES = {
 
 @pytest.fixture
 def changed(tmp_path):
-  """Files of the small config, each with another line."""
+  """Writes variants of the small config, each with one added line."""
   text = pathlib.Path(tiny_config.__file__).read_text()
   for name, line in CHANGES.items():
     changed = text.replace('  return c\n', f'  {line}\n  return c\n')
@@ -235,7 +235,7 @@ def changed(tmp_path):
   return lambda name: str(tmp_path / name)
 
 
-def test_what_is_broken_is_told(changed, capsys):
+def test_broken_configs_are_reported(changed, capsys):
   broken = ['classes.py', 'evaluator.py', 'typo.py', 'absent.py']
   assert smoke.main([*map(changed, broken)]) == 1  # `gan_test.py` has one that passes
   rows, summary = capsys.readouterr().out.split('\n\n')
@@ -254,7 +254,7 @@ def test_every_option_runs_and_every_config_is_traced(changed, tmp_path):
   first, rate, pool, typo, more = smoke.plans(names, words)
   assert more == smoke.Plan(names[4]) and typo == smoke.Plan(names[3])
   assert pool == smoke.Plan(names[2], restarts=False)
-  assert (first.like, rate.like) == (names[4], names[4])  # with one evaluator more
+  assert (first.like, rate.like) == (names[4], names[4])  # which has one more evaluator
   row = smoke.attempt(rate, tmp_path)
   assert str(row).endswith(f'ok; made up: digits; traced, most like {names[4]}')
   for name, problem in ('evaluator.py', 'channels=2'), ('more.py', "'features'"):

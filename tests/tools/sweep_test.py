@@ -1,4 +1,4 @@
-"""A sweep in small: real trainings of four steps on the digits."""
+"""Tests of small sweeps: real trainings of four steps on the digits."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.run import metrics
 from tools import sweep
 
-# Fits on 64 digits; the variant for tuning measures on others than are tested.
+# Trains on 64 digits; the variant for tuning measures on digits that are not tested.
 CONFIG = """
 from big_vision_like import spec
 from big_vision_like.errors import UserError
@@ -51,7 +51,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
   config, run, tmp_path, monkeypatch, capsys
 ):
   out = tmp_path / 'out'
-  # With the first rate the loss is not finite: that run fails.
+  # With the first rate, the loss is not finite, and that run fails.
   over = f'{RATE}=1e30,0.01'
   fixed = ['keep_last=1', 'task.optimizer.rate.warmup_steps=1']
   words = ('tools/sweep.py', config, f'--over={over}', '--seeds=3', f'--out={out}')
@@ -72,7 +72,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
   table = (out / 'results.md').read_text()
   assert f'peak_value=0.01 | {result["validation"]:.4f} | {result["mean"]:.4f}' in table
 
-  # What is finished is read, what failed is tried again.
+  # Finished runs are read, failed ones are tried again.
   trained = []
   monkeypatch.setattr(sweep, 'train', lambda run: trained.append(run) or 'once more')
   same = command(config, over=[over], seeds=['3'], overrides=fixed)
@@ -82,7 +82,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
   assert [run.values[RATE] for run in trained] == ['1e30']
   assert again.results == [result] and list(again.failed.values()) == ['once more']
   assert capsys.readouterr().out.count('(read)') == 2
-  # A run whose folder is gone is made again.
+  # A run whose folder was removed is run again.
   shutil.rmtree(final.parent)
   sweep.Sweep(same, out).do(config)
   assert [run.folder for run in trained[2:]] == [final.parent]
@@ -119,7 +119,7 @@ def test_a_sweep_tunes_reports_resumes_and_survives_a_crash(
     (dict(over=[f'{RATE}=1', f'{RATE}=2']), f'--over names {RATE} twice'),
   ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(
+def test_mistakes_are_reported_before_anything_runs(
   config, changes, sentence, tmp_path, data_dir
 ):
   with pytest.raises(UserError, match=sentence):
@@ -169,7 +169,7 @@ def test_values_may_be_tuples():
   )
 
 
-def test_means_over_vtab_are_those_of_each_seed():
+def test_means_over_vtab_are_taken_for_each_seed():
   results = [
     {'config': f'configs/vit/vtab.py:{task},B/16', 'test': [0.5, 0.01 * i]}
     for i, task in enumerate(benchmarks.VTAB)
@@ -180,7 +180,7 @@ def test_means_over_vtab_are_those_of_each_seed():
   assert rows['all']['mean'] == pytest.approx(0.295)
   assert rows['all']['std'] == pytest.approx(0.41 / 2**0.5)
   assert rows['all']['config'] == 'configs/vit/vtab.py: B/16 all'
-  results[3]['test'] = [0.5]  # a run failed: no mean
+  results[3]['test'] = [0.5]  # a run failed, so there is no mean
   assert sweep.groups(results) == []
   assert sweep.groups(results[1:]) == []
 

@@ -30,7 +30,7 @@ def data_set(tmp_path_factory):
 
 @pytest.fixture
 def fails(tool, capsys):
-  """Runs the tool; gives what it says on the way to status 1."""
+  """Returns a function that runs the tool with status 1 and returns its message."""
 
   def run(*arguments):
     with pytest.raises(SystemExit) as end:
@@ -132,14 +132,14 @@ def test_errors_are_sentences(fails, data_set, tmp_path):
   assert not out.exists()
 
 
-def test_a_data_set_that_is_not_there_is_told_with_the_command(fails, tmp_path):
+def test_a_missing_data_set_is_reported_with_the_command(fails, tmp_path):
   told = fails(
     'digits', '--data-dir', tmp_path, *'--features a --size 9 --out x'.split()
   )
   assert 'Prepare it with: python tools/prepare_data.py digits --data-dir' in told
 
 
-def test_what_is_there_is_not_overwritten(fails, data_set, tmp_path):
+def test_existing_files_are_not_overwritten(fails, data_set, tmp_path):
   out = tmp_path / 'v.model'
   out.write_text('mine')
   told = fails(*data_set, '--features', 'de', '--size', '90', '--out', out)

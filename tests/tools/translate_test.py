@@ -1,4 +1,4 @@
-"""translate.py on a tiny Marian folder, and on a run of ours."""
+"""Tests of translate.py on a tiny Marian folder, and on a run of ours."""
 
 import functools
 import importlib.util
@@ -75,14 +75,14 @@ def test_a_line_for_each_text_whatever_the_batch(translate, folder):
   assert alone == [[found[0]], [found[3]]]
 
 
-def test_what_is_found_is_what_the_task_finds(tool, translate, folder):
+def test_translations_match_the_task(tool, translate, folder):
   translator = tool.open_folder(str(folder), beams=2, alpha=0.6)
   source = np.array([translator.encode(ENGLISH[0])])
   ids, _ = jax.jit(translator.task.search_beams)(translator.variables, source)
   ids = ids[0, 0].tolist()
   ids = ids[: ids.index(0)] if 0 in ids else ids
   want = translator.target.decode(ids)
-  assert translate(folder, '--text', ENGLISH[0])[1] == [want]  # 2 is in config.json
+  assert translate(folder, '--text', ENGLISH[0])[1] == [want]  # with num_beams=2
   greedy = jax.jit(translator.task.search_greedy)(translator.variables, source)[
     0
   ].tolist()
@@ -92,7 +92,7 @@ def test_what_is_found_is_what_the_task_finds(tool, translate, folder):
 
 
 def test_padding_is_as_if_it_were_no_token(tool, folder):
-  """It is what these weights would say first (see `marian_folder`)."""
+  """Checks weights that would generate padding first (see `marian_folder`)."""
   translator = tool.open_folder(str(folder), None, None)
   source = np.array([translator.encode(ENGLISH[0])])
   target = np.array([[translator.task.bos_id]])
@@ -117,7 +117,7 @@ def test_few_shapes_are_compiled(tool, folder):
 
 
 def test_files_and_stdin_are_lines(translate, folder, tmp_path, monkeypatch):
-  # A line separator within a text, an end of lines of Windows, no end at the end.
+  # Has a line separator in a text, a Windows line ending, and no newline at the end.
   data = f'\ufeff{ENGLISH[0]}\r\n\n{ENGLISH[1]}\u2028{ENGLISH[2]}'.encode()
   (tmp_path / 'lines').write_bytes(data)
   _, found, _ = translate(folder, '--file', tmp_path / 'lines')
@@ -127,7 +127,7 @@ def test_files_and_stdin_are_lines(translate, folder, tmp_path, monkeypatch):
   assert translate(folder)[1] == found
 
 
-def test_languages_are_asked_for(translate, several):
+def test_languages_are_required(translate, several):
   lines = ['>>nds<< The dog', 'The dog', '>>xyz<< The dog', '']
   _, found, notes = translate(several, *words_of(lines))
   assert len(found) == 4
@@ -140,7 +140,7 @@ def test_too_long_a_text_is_refused(translate, folder):
   assert 'text 2 has ' in error and 'the model takes at most 40: split it' in error
 
 
-def test_what_is_cut_off_is_told(translate, folder, tmp_path):
+def test_truncation_is_reported(translate, folder, tmp_path):
   copy_of(folder, tmp_path)
   state = safetensors.numpy.load_file(folder / 'model.safetensors')
   state['final_logits_bias'][0, 0] = -50
@@ -164,7 +164,7 @@ def copy_of(folder, path):
     (['{folder}', '--file={folder}/source.spm'], 'source.spm is not UTF-8'),
   ],
 )
-def test_what_cannot_be_done(translate, folder, words, message):
+def test_invalid_arguments(translate, folder, words, message):
   status, found, error = translate(*(word.format(folder=folder) for word in words))
   assert status == 1 and found == [] and message in error
 
@@ -192,7 +192,7 @@ def test_a_vocabulary_of_another_model(translate, folder, tmp_path):
 
 @pytest.fixture(scope='module')
 def write_run(vocabulary, tmp_path_factory):
-  """A run that has made no step: its config and first checkpoint."""
+  """Returns a function that writes a run without steps: config, first checkpoint."""
 
   def write(**model):
     workdir = tmp_path_factory.mktemp('run')

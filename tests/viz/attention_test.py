@@ -19,7 +19,7 @@ def random_probs(tokens: int, seed: int = 0) -> np.ndarray:
 
 
 def plain_rollout(probs: np.ndarray, image: int) -> list[list[float]]:
-  """The definition with nothing but loops: one image's (N, N) matrix."""
+  """Computes the rollout (N, N) of one image by its definition, only with loops."""
   size = probs.shape[-1]
   flow = [[float(i == j) for j in range(size)] for i in range(size)]
   for layer in range(LAYERS):
@@ -97,13 +97,13 @@ def test_attention_distance_names_the_grid_that_does_not_fit():
     ('gap', 1, [0.0, 1 / 3, 1 / 3, 1 / 3]),
   ],
 )
-def test_output_weights_are_of_the_tokens_that_are_pooled(pool, registers, expected):
+def test_output_weights_select_the_pooled_tokens(pool, registers, expected):
   intermediates = {'with_position': (np.zeros((2, 3, 12)),)}
   found_BN = attention.output_weights(intermediates, pool, registers)
   np.testing.assert_allclose(found_BN, [expected, expected])
 
 
-def test_output_weights_of_attention_pooling_are_those_of_its_heads():
+def test_output_weights_of_attention_pooling_are_the_mean_of_heads():
   sizes = dict(num_classes=3, patch=4, width=12, depth=1, num_heads=3, mlp_dim=5)
   model = vit.ViT(**sizes, pool='map', registers=2)
   image_BHWC = jax.random.normal(jax.random.key(0), (2, 8, 16, 1))
@@ -130,7 +130,7 @@ def test_stack_attention_reads_blocks_in_numerical_order():
   np.testing.assert_array_equal(probs[:, 0, 0, 0, 0], range(11))
 
 
-def test_stack_attention_reads_the_module_asked_for():
+def test_stack_attention_reads_the_requested_module():
   decoder = {
     f'block_{i}': {
       'attention': {'probs': (np.zeros((2, 1, 3, 3)),)},
@@ -145,7 +145,7 @@ def test_stack_attention_reads_the_module_asked_for():
   assert probs.shape == (4, 2, 1, 3, 5)
 
 
-def test_stack_attention_says_what_is_missing():
+def test_stack_attention_names_missing_modules():
   with pytest.raises(ValueError, match='no `encoder` of blocks'):
     attention.stack_attention({'stem': {}})
   with pytest.raises(ValueError, match='encoder/block_0 has no sown'):

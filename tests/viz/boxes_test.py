@@ -9,7 +9,7 @@ def grey(height=100, width=140):
 
 
 def painted(picture, label):
-  """Where (H, W) a picture has the colour of a label."""
+  """Returns where (H, W) a picture has the colour of a label."""
   return (picture == boxes.color(label)).all(-1)
 
 
@@ -28,7 +28,7 @@ def test_a_box_has_the_colour_of_its_label_and_a_tag_above():
   'box, tag',
   [
     ([0, 0, 20, 20], slice(20, 35)),  # no room above: below
-    ([0, 0, 140, 100], slice(1, 15)),  # nor below: inside
+    ([0, 0, 140, 100], slice(1, 15)),  # no room below: inside
     ([130, 50, 140, 60], slice(35, 50)),  # moved left, into the picture
     ([-20, -20, 200, 200], slice(0, 15)),
   ],
@@ -55,13 +55,13 @@ def test_tags_of_equal_boxes_do_not_overlap():
 def test_a_tag_prefers_places_that_are_free():
   corners = (10, 30, 60, 60)
   options = boxes._options(corners, (30, 12), (140, 100))
-  assert options[0] == (10, 18, 40, 30)  # above, at the left
+  assert options[0] == (10, 18, 40, 30)  # above, left-aligned
   assert (30, 18, 60, 30) in options and (10, 60, 40, 72) in options
   assert boxes._shared(options[0], (35, 20, 45, 25)) == 25
   assert boxes._shared(options[0], (40, 20, 45, 25)) == 0
 
 
-def test_nothing_to_draw_and_no_change_of_what_is_given():
+def test_drawing_nothing_and_leaving_the_input_unchanged():
   picture = grey()
   got = boxes.draw(picture, np.zeros((0, 4)), [])
   np.testing.assert_array_equal(got, picture)
@@ -69,7 +69,7 @@ def test_nothing_to_draw_and_no_change_of_what_is_given():
   np.testing.assert_array_equal(picture, 128)
 
 
-def test_high_scores_and_small_boxes_lie_on_top():
+def test_high_scores_and_small_boxes_are_on_top():
   large, small = [20, 20, 80, 80], [40, 20, 60, 80]
   got = boxes.draw(grey(), np.array([small, large]), [0, 1])
   assert painted(got, 0)[79, 50]

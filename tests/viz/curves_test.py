@@ -35,7 +35,7 @@ def test_chart_has_title_axes_legend_and_values():
   assert len(colours) == 2
 
 
-def test_every_mark_lies_within_the_axes():
+def test_every_mark_is_within_the_axes():
   random = np.random.default_rng(0)
   svg = parsed(
     curves.chart(

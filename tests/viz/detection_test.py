@@ -25,7 +25,7 @@ SIZE = jnp.array([[16, 17], [9, 24]])
 
 @pytest.fixture(scope='module')
 def seen():
-  """A small DETR's parameters, its outputs, and what it sows, norms included."""
+  """Returns a small DETR's parameters, its outputs, and its recorded intermediates."""
 
   @jax.jit
   def run(key):
@@ -42,7 +42,7 @@ def seen():
   return jax.device_get(run(jax.random.key(0)))
 
 
-def test_decoder_attention_is_that_of_the_last_layer(seen):
+def test_decoder_attention_is_read_from_the_last_layer(seen):
   variables, outputs, sown = seen
   grid = outputs['memory'].shape[1:3]
   assert grid == (4, 6)
@@ -53,7 +53,7 @@ def test_decoder_attention_is_that_of_the_last_layer(seen):
   places = np.asarray(positions.masked_sine2d(jnp.asarray(valid), 8))
   params = variables['params']
   attention = params['decoder']['block_1']['cross_attention']
-  [x] = sown['decoder']['block_1']['norm1']['__call__']  # what self-attention gives
+  [x] = sown['decoder']['block_1']['norm1']['__call__']  # self-attention's output
   query, key = (
     np.einsum('...D,DHK->...HK', y, attention[name]['kernel']) + attention[name]['bias']
     for name, y in (
@@ -81,7 +81,7 @@ def test_decoder_attention_of_scanned_layers_is_the_same(seen):
   np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_what_is_no_decoder_attention_is_an_error(seen):
+def test_other_intermediates_are_an_error(seen):
   _, _, sown = seen
   with pytest.raises(ValueError, match='24 cells does not fit a grid of 4 x 5'):
     detection.decoder_attention(sown, (4, 5))
@@ -94,11 +94,11 @@ def grey(height=20, width=30):
 
 
 def painted(picture, label):
-  """Where (H, W) a picture has the colour of a label."""
+  """Returns where (H, W) a picture has the colour of a label."""
   return (picture == boxes.color(label)).all(-1)
 
 
-def test_sets_of_boxes_lie_beside_each_other_on_an_enlarged_picture():
+def test_sets_of_boxes_are_side_by_side_on_an_enlarged_picture():
   first = np.array([[2.0, 10.0, 12.0, 18.0]])
   second = np.array([[15.0, 10.0, 25.0, 18.0]])
   sheet = detection.boxes_sheet(grey(), [(first, [3]), (second, [4], [0.5])], side=310)
@@ -111,7 +111,7 @@ def test_sets_of_boxes_lie_beside_each_other_on_an_enlarged_picture():
   np.testing.assert_array_equal(alone, grey(200, 300))
 
 
-def test_attention_shows_what_an_object_is_found_by():
+def test_attention_is_shown_for_each_object():
   image = grey(16, 24)
   found = np.array([[0.0, 4.0, 6.0, 12.0], [9.0, 4.0, 15.0, 12.0]])
   attention = np.zeros((2, 2, 3))
@@ -126,7 +126,7 @@ def test_attention_shows_what_an_object_is_found_by():
   assert painted(first, 0).any() and not painted(first, 1).any()
   assert painted(second, 1).any() and not painted(second, 0).any()
   assert np.all(sheet[162:, 162:] == detection.PAPER)
-  # Bright where the weights are, dark elsewhere, in pixels without a box.
+  # Bright where weights are large, dark elsewhere, in pixels outside of boxes.
   assert first[155, 5, 0] == 128 and first[155, 155, 0] == 0
   assert second[155, 115, 0] > 100 and second[155, 5, 0] == 0
 

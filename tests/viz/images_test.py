@@ -34,7 +34,7 @@ def test_to_rgb_repeats_grey_and_scales_floats():
     (np.zeros((2, 2, 3), np.int32), 'int32'),
   ],
 )
-def test_to_rgb_refuses_what_is_no_picture(image, message):
+def test_to_rgb_refuses_arrays_that_are_not_pictures(image, message):
   with pytest.raises(ValueError, match=message):
     images.to_rgb(image)
 

@@ -7,7 +7,7 @@ ITERATIONS, SLOTS, SIZE = 2, 3, (5, 7)
 
 
 def made(channels: int = 3) -> dict[str, np.ndarray]:
-  """Two objects on black; slot 1 ends up with the first, slot 0 with the background."""
+  """Returns two objects on black; slot 1 finds the first, slot 0 the background."""
   segmentation = np.zeros(SIZE, np.uint8)
   segmentation[1:3, 1:3], segmentation[3:, 4:] = 1, 2
   slot_of = np.array([0, 1, 2])[segmentation]
@@ -24,7 +24,7 @@ def made(channels: int = 3) -> dict[str, np.ndarray]:
 
 
 def cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
-  """The cell of a sheet drawn at the size of the pictures, rows of all blocks."""
+  """Returns a cell of a sheet at the size of its pictures; rows count all blocks."""
   height, width = SIZE
   block, part = divmod(row, 2)
   top = 4 + block * (2 * height + 2 + 10) + part * (height + 2)
@@ -45,7 +45,7 @@ def test_a_sheet_has_a_block_for_each_iteration(channels):
   assert np.all(cell(sheet, 2, 0) == slots.PAPER)
   for row in (0, 2):
     np.testing.assert_array_equal(cell(sheet, row, 1), image)
-  # Nothing is found at first, in the end everything.
+  # At first nothing is found; in the end everything is.
   mean = np.mean([slots.BACKGROUND, *slots.PALETTE[:2]], axis=0)
   np.testing.assert_allclose(cell(sheet, 1, 1), np.tile(mean, (*SIZE, 1)), atol=0.51)
   np.testing.assert_array_equal(cell(sheet, 3, 1), truth)
@@ -59,7 +59,7 @@ def test_a_sheet_has_a_block_for_each_iteration(channels):
 def test_small_pictures_are_enlarged_by_whole_pixels_and_big_ones_shrunk():
   arrays = made()
   small = slots.slots_sheet(**arrays, side=8)
-  large = slots.slots_sheet(**arrays, side=23)  # three times
+  large = slots.slots_sheet(**arrays, side=23)  # three times as large
   np.testing.assert_array_equal(
     large[4 : 4 + 15, 4 : 4 + 21], cell(small, 0, 0).repeat(3, 0).repeat(3, 1)
   )
@@ -74,10 +74,10 @@ def test_without_a_segmentation_slots_have_colours_of_their_own():
   np.testing.assert_array_equal(colours, slots.PALETTE[:3])
 
 
-def test_slots_have_the_colours_of_what_they_find():
+def test_slots_have_the_colours_of_their_objects():
   segmentation = made()['segmentation_HW']
   split = segmentation.copy()
-  split[0] = 3  # a strip of the background is a slot of its own
+  split[0] = 3  # a strip of the background has its own slot
   slot_of = np.array([4, 2, 0, 1])[split]
   masks = np.eye(6)[slot_of].transpose(2, 0, 1)
   colours = slots.slot_colours(masks, segmentation)
@@ -85,14 +85,14 @@ def test_slots_have_the_colours_of_what_they_find():
   assert len(np.unique(colours, axis=0)) == 6
 
 
-def test_a_torn_background_takes_no_slot_from_an_object():
+def test_a_split_background_takes_no_slot_from_an_object():
   segmentation = np.zeros((6, 6), int)
   segmentation[0, :2] = 1
   found = np.zeros((6, 6), int)
-  found[2:, :] = 1  # half of the background has a slot that holds nothing else
+  found[2:, :] = 1  # half of the background has a slot with nothing else
   found[:2, 3:] = 2
   masks = (found == np.arange(3)[:, None, None]).astype(np.float32)
-  masks[0, 3:, 3:], masks[1, 3:, 3:] = 1, 0  # most of slot 0 is background too
+  masks[0, 3:, 3:], masks[1, 3:, 3:] = 1, 0  # most of slot 0 is background, too
   colours = slots.slot_colours(masks, segmentation)
   background, entity = slots.entity_colours(2)
   np.testing.assert_array_equal(colours[:2], [entity, background])

@@ -30,7 +30,7 @@ def probs(heads: int, queries: int, keys: int, seed: int = 0) -> np.ndarray:
 
 
 def parsed(text: str) -> ElementTree.Element:
-  """A drawing as a tree: it is well-formed, and nothing runs or is fetched."""
+  """Returns a drawing as a tree; checks that it runs no script and fetches nothing."""
   root = ElementTree.fromstring(text)
   assert not {'script', 'image', 'use', 'a'} & {element.tag for element in root.iter()}
   assert 'url(' not in text and '@import' not in text and 'http' not in text
@@ -42,7 +42,7 @@ def of_class(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
 
 
 def labels(root: ElementTree.Element) -> list[tuple[str, str]]:
-  """What each text shows, and what hovering over it says."""
+  """Returns the shown text and the tooltip of each label."""
   return [
     (''.join(e.itertext()).removesuffix(e.findtext('title')), e.findtext('title'))
     for e in root.iter('text')
@@ -51,7 +51,7 @@ def labels(root: ElementTree.Element) -> list[tuple[str, str]]:
 
 
 def drawn(root: ElementTree.Element) -> Iterator[tuple[tuple, float, str, str]]:
-  """(head, query, key), opacity, tooltip and colour of every line."""
+  """Yields (head, query, key), opacity, tooltip and colour of every line."""
   for query, group in enumerate(of_class(root, 'query')):
     [lines] = of_class(group, 'lines')
     for head in lines:
@@ -86,7 +86,7 @@ def test_lines_go_from_their_query_to_their_key():
         assert float(texts['ab'[query]].get('x')) < x0 < x1
         assert x1 < float(texts['wxyz'[key]].get('x'))
         for y, name in ((y0, 'ab'[query]), (y1, 'wxyz'[key])):
-          # Within the row of 22 pixels, whose baseline lies below its middle.
+          # Within the row of 22 pixels, whose baseline is below its middle.
           assert abs(y - (float(texts[name].get('y')) - 4.5)) < 11
         seen[head.get('class'), query, key] = y0, y1
   assert len(seen) == weights.size
@@ -111,7 +111,7 @@ def test_long_labels_are_cut_and_blank_ones_visible():
 
 
 def squares_of(root: ElementTree.Element, kind: str) -> dict[tuple, float]:
-  """Opacity by head and height."""
+  """Returns opacity by head and height."""
   [group] = of_class(root, kind)
   return {
     (head.get('class'), float(re.findall(r'[\d.]+', mark.get('d'))[1])): float(
@@ -122,7 +122,7 @@ def squares_of(root: ElementTree.Element, kind: str) -> dict[tuple, float]:
   }
 
 
-def test_squares_show_what_a_key_gets():
+def test_squares_show_the_attention_to_a_key():
   weights = np.zeros((2, 3, 3))
   weights[0] = np.eye(3)  # a third each, on average
   weights[1, :, 2] = [1.0, 0.5, 0.3]
@@ -132,7 +132,7 @@ def test_squares_show_what_a_key_gets():
   assert sorted(first.values()) == [0.5, 1.0]
   assert len({height for _, height in first}) == 2, 'at y and z'
   mean = squares_of(root, 'mean')
-  # The most opaque is head 2 on z: 0.6 on average.
+  # Head 2 on z is the most opaque: 0.6 on average.
   assert sorted(mean.values()) == [0.56, 0.56, 0.56, 1.0]
 
 
@@ -148,7 +148,7 @@ def test_heads_have_their_colours_and_a_legend(num_heads):
 
 
 def oklab(colour: str) -> np.ndarray:
-  """Björn Ottosson's perceptual space."""
+  """Converts to Björn Ottosson's perceptual space."""
   rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
   rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
   lms = np.cbrt(
@@ -173,7 +173,7 @@ def oklab(colour: str) -> np.ndarray:
   )
 
 
-def test_colours_can_be_told_apart_and_seen_on_white():
+def test_colours_are_distinguishable_and_visible_on_white():
   colours = np.array([oklab(colour) for colour in token_attention.COLOURS])
   apart = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
   assert len(colours) == 16
@@ -198,8 +198,8 @@ def test_styles_stay_within_drawings():
 
 
 def test_the_mouse_fades_the_lines_of_others(tmp_path):
-  # Emphasis; what the mouse points at; what is seen of each query's heads (1: all, 2: a
-  # line to one key, -: none); the query whose squares are seen, or the mean.
+  # Emphasis; the hovered element; visible lines of each query's heads (1: all, 2: a
+  # line to one key, -: none); the query whose squares are visible, or the mean.
   cases = [
     (None, 'nothing', '111,111', 'mean'),
     (None, '.query:nth-of-type(2)', '---,111', '1'),
@@ -214,7 +214,7 @@ def test_the_mouse_fades_the_lines_of_others(tmp_path):
     f'{token_attention.lines(weights, ["a", "b"], ["x", "y", "z"], emphasis)}</div>'
     for emphasis, pointed, *_ in cases
   )
-  # A browser without a mouse: what it points at has a class instead.
+  # There is no mouse: a class marks the hovered element instead.
   script = """<script>
     const dim = e => +getComputedStyle(e).opacity < 0.1;
     const seen = e => getComputedStyle(e).visibility == 'visible';
@@ -267,7 +267,7 @@ def test_heat_maps_hold_every_weight():
   assert first.get('fill') == '#08306b'
 
 
-def test_heat_maps_lie_in_order():
+def test_heat_maps_are_in_order():
   weights = np.full((1, 3, 4), 0.25)
   root = parsed(token_attention.heads(weights, list('abc'), list('wxyz')))
   cells = [r for r in root.iter('rect') if len(r)]
@@ -289,7 +289,7 @@ def test_heat_maps_lie_in_order():
     (np.full((2, 4, 3), math.nan), r'\(2, 4, 3\) has values from nan'),
   ],
 )
-def test_what_is_no_attention_is_refused(draw, weights, message):
+def test_invalid_attention_is_refused(draw, weights, message):
   with pytest.raises(ValueError, match=message):
     draw(weights, QUERIES, KEYS)
 

@@ -7,7 +7,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.viz import visual_tokens
 
 
-def test_mean_cosine_is_that_of_all_pairs():
+def test_mean_cosine_covers_all_pairs():
   map_BLhw = np.random.default_rng(0).random((2, 4, 3, 5))
   cosines = []
   for map_LP in map_BLhw.reshape(2, 4, 15):

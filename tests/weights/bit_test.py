@@ -12,7 +12,7 @@ FORMATS = {
   'bit_paper': ('bit', bit.BIG_VISION_V2.write, bit.BIG_VISION_V2.read),
   'bit': ('bit_v1', bit.BIG_VISION_V1.write, bit.BIG_VISION_V1.read),
 }
-# As the files have them: name and shape.
+# Names and shapes in the published files.
 NAMES = {
   'big_transfer': {
     'resnet/root_block/standardized_conv2d/kernel': (7, 7, 3, 64),
@@ -44,7 +44,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize('name', FORMATS)
-def test_both_ways(name):
+def test_round_trip(name):
   family, write, read = FORMATS[name]
   params = random_weights.small_bit(family)
   written = write(params)

@@ -1,4 +1,4 @@
-"""DeiT and DeiT III in files of other libraries (against these: tests/parity)."""
+"""Tests of DeiT and DeiT III in files of other libraries (see also tests/parity)."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def logits_of(model, params, image_BHWC=IMAGES):
 
 
 def facebook(params):
-  """The arrays under facebookresearch's names."""
+  """Returns the arrays under facebookresearch's names."""
   return {
     name.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2'): array
     for name, array in timm_deit.to_timm(params).items()
@@ -63,7 +63,7 @@ def test_a_file_to_parameters(family, names, tmp_path):
 def test_names_of_both_authors():
   state = facebook(params_of(KINDS['deit3']))
   assert state['blocks.1.gamma_2'].shape == (36,)
-  assert state['pos_embed'].shape == (1, 9, 36)  # none of the class token
+  assert state['pos_embed'].shape == (1, 9, 36)  # none for the class token
   state = facebook(params_of(KINDS['deit']))
   assert state['dist_token'].shape == (1, 1, 36)
   assert state['pos_embed'].shape == (1, 11, 36)
@@ -97,7 +97,7 @@ def test_written_and_read(family, out, to, changes, tmp_path, capsys):
   assert prepare.resize == 27 and 'assumed' not in capsys.readouterr().out
 
 
-def test_what_timm_has_no_place_for():
+def test_models_that_timm_cannot_represent():
   params = params_of(deit.DeiT(**ARGUMENTS, rep_size=8))
   with pytest.raises(UserError, match='no place for a layer before the head'):
     timm_deit.to_timm(params)
@@ -125,7 +125,7 @@ def test_a_folder_names_the_function_of_timm():
 
 
 def test_no_position_of_either_token(tmp_path):
-  """timm's distilled models may have positions of patches alone."""
+  """Checks that distilled models of timm may have positions only for patches."""
   state = timm_deit.to_timm(params_of(KINDS['deit']))
   state['pos_embed'] = state['pos_embed'][:, 2:]
   files.write(tmp_path / 'deit.safetensors', state)
@@ -180,7 +180,7 @@ def test_plain_deits_are_vits_with_images_of_their_own(name):
     'pillow_bicubic',
     ('down', 'nearest'),
   )
-  # Those of big_vision take [-1, 1], as all others do.
+  # Those of big_vision take [-1, 1], like all others.
   for other in ('bv_deit_3_small_224_1k', 'B_16'):
     assert weights.images(other, (224, 224)).mean == (0.5,) * 3
 
@@ -200,7 +200,7 @@ def test_the_crops_of_published_files():
 
 @pytest.mark.parametrize('family', KINDS)
 def test_a_larger_grid(family, tmp_path):
-  """Bicubic as published, without touching what has no place in the grid."""
+  """Checks bicubic resizing, as published; rows outside of the grid do not change."""
   model, leading = KINDS[family], {'deit': 2, 'deit3': 0}[family]
   params = params_of(model)
   weights = published.describe(params, family)
@@ -258,9 +258,9 @@ def test_another_normalization_is_folded_into_the_first_layer(family, tmp_path, 
   want = logits_of(kinds[family], params, before)
   got = logits_of(model, variables['params'], after.normalized(picture_BHWC))
   np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * np.abs(want).max())
-  # In another way they are other logits.
+  # With the other normalization, logits differ.
   assert np.abs(logits_of(model, variables['params'], before) - want).max() > 1e-2
-  # And back: the first layer to rounding, all others to the bit.
+  # And back: the first layer is equal up to rounding, all others bit for bit.
   words = [tmp_path / 'out', tmp_path / 'back', '--fold-normalization']
   words += [','.join(map(str, values)) for values in IMAGENET.values()]
   assert tool.main([str(word) for word in words]) == 0
@@ -272,7 +272,7 @@ def test_another_normalization_is_folded_into_the_first_layer(family, tmp_path, 
       np.testing.assert_array_equal(back[name], array)
 
 
-def test_what_cannot_be_folded(tmp_path, capsys):
+def test_normalizations_that_cannot_be_folded(tmp_path, capsys):
   flat = {'resnet': {'conv_root': {'kernel': np.ones((7, 7, 3, 4), np.float32)}}}
   half, imagenet = ((0.5,) * 3,) * 2, tuple(IMAGENET.values())
   with pytest.raises(UserError, match='resnet/conv_root has none'):

@@ -1,4 +1,4 @@
-"""DETR in the names of two libraries (against transformers and timm: tests/parity)."""
+"""Tests of DETR with the names of two libraries (the libraries: tests/parity)."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from big_vision_like.weights import torchvision_resnet, tree
 
 
 def published_names():
-  """Those of detr-r50, by the list in its code."""
+  """Returns the names of detr-r50, as listed in the published code."""
 
   def norm(name):
     return [f'{name}.{x}' for x in ('weight', 'bias', 'running_mean', 'running_var')]
@@ -64,7 +64,7 @@ def test_published_names_and_shapes():
 @pytest.mark.parametrize(
   'arguments', [{}, dict(norm='pre'), dict(positions='learned'), dict(masks=True)]
 )
-def test_facebook_both_ways(bottleneck, arguments):
+def test_facebook_round_trip(bottleneck, arguments):
   variables = variables_of(small_detr(bottleneck, **arguments))
   state = weights.to_facebook(variables)
   prefix = 'detr.' if 'masks' in arguments else ''
@@ -93,7 +93,7 @@ def test_where_arrays_go():
 
 @pytest.mark.parametrize('backbone', ['timm', 'transformers'])
 @pytest.mark.parametrize('masks', [True, False])
-def test_transformers_both_ways(backbone, masks):
+def test_transformers_round_trip(backbone, masks):
   variables = variables_of(small_detr(masks=masks))
   state = weights.to_transformers(variables, backbone)
   stem = {'timm': 'conv1', 'transformers': 'embedder.embedder.convolution'}[backbone]
@@ -109,7 +109,7 @@ def test_transformers_both_ways(backbone, masks):
     (dict(positions='learned'), 'unknown params/pos_columns, params/pos_rows'),
   ],
 )
-def test_what_transformers_has_no_place_for(arguments, words):
+def test_models_that_transformers_cannot_represent(arguments, words):
   with pytest.raises(UserError, match=words):
     weights.to_transformers(variables_of(small_detr(**arguments)))
 
@@ -144,7 +144,7 @@ def test_nothing_published_is_unknown_or_missing():
 
 @pytest.mark.parametrize('norm', ['batch', 'frozen'])
 @pytest.mark.parametrize('bottleneck', [True, False])
-def test_resnets_of_torchvision_both_ways(bottleneck, norm):
+def test_resnets_of_torchvision_round_trip(bottleneck, norm):
   variables = variables_of(small_resnet(bottleneck, norm, num_classes=5))
   state = torchvision_resnet.to_torchvision(variables, norm)
   assert ('layer1.0.downsample.0.weight' in state) == bottleneck
@@ -154,7 +154,7 @@ def test_resnets_of_torchvision_both_ways(bottleneck, norm):
 
 
 @pytest.mark.parametrize('classes', [0, 5])
-def test_resnets_of_transformers_both_ways(classes):
+def test_resnets_of_transformers_round_trip(classes):
   variables = variables_of(small_resnet(norm='batch', num_classes=classes))
   state = torchvision_resnet.to_transformers(variables)
   prefix = 'resnet.' if classes else ''

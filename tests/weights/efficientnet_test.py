@@ -1,4 +1,4 @@
-"""EfficientNets of TensorFlow, timm and transformers (these two: tests/parity)."""
+"""Tests of EfficientNets of TensorFlow, timm and transformers (also: tests/parity)."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ SMALL = models.EfficientNet(num_classes=5, **models.scaled(0.25, 0.5))
 
 @pytest.fixture(scope='module')
 def golden():
-  """The golden file, and its variables as a checkpoint has them."""
+  """Returns the golden file, and its variables under the names of a checkpoint."""
   with np.load('tests/golden/efficientnet_tf.npz') as file:
     arrays = dict(file)
   start = 'param/'
@@ -88,7 +88,7 @@ def test_names_of_units_without_expansion(golden):
 
 
 @pytest.mark.parametrize('library', ['tensorflow', 'timm'])
-def test_both_ways(library, variables):
+def test_round_trip(library, variables):
   write = getattr(efficientnet, f'to_{library}')
   state = write(variables)
   assert all(array.flags.c_contiguous for array in state.values())
@@ -223,7 +223,7 @@ def test_transformers_normalizes_twice():
 
 
 def test_transformers_pads_for_one_size():
-  """The published numbers of units are those of transformers' conversion script."""
+  """Checks the numbers of units in transformers' conversion script."""
   for name, padded in {
     'B0': [],
     'B1': [16],

@@ -1,4 +1,4 @@
-"""Families that are made up and found in a package of their own."""
+"""Tests of made-up families that are found in a package of their own."""
 
 import textwrap
 
@@ -25,7 +25,7 @@ FAMILY = family.Family(
 
 @pytest.fixture
 def scan(tmp_path, monkeypatch):
-  """Finds the families of a package with these modules."""
+  """Returns a function that finds the families of a package with these modules."""
 
   def found(name, **modules):
     (tmp_path / name).mkdir()

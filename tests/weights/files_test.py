@@ -20,7 +20,7 @@ ARRAYS = {
 
 
 class Bomb:
-  """Leaves a trace where it is unpickled."""
+  """An object that creates a file if it is unpickled."""
 
   def __init__(self, path):
     self.path = path
@@ -32,7 +32,7 @@ class Bomb:
 @pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
 def test_written_and_read(suffix, tmp_path):
   path = tmp_path / f'weights{suffix}'
-  transposed = ARRAYS | {'a/b': ARRAYS['a/b'].T}  # safetensors writes memory as it lies
+  transposed = ARRAYS | {'a/b': ARRAYS['a/b'].T}  # safetensors writes the memory layout
   files.write(path, transposed)
   got = files.read(path)
   assert got.keys() == ARRAYS.keys()
@@ -127,14 +127,14 @@ def test_nan_and_infinities_are_named():
 
 
 def npy(shape, dtype="'<f4'", numbers=b''):
-  """A file of NumPy whose header says this."""
+  """Returns a NumPy file with this header."""
   header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".encode()
   return b'\x93NUMPY\1\0' + len(header).to_bytes(2, 'little') + header + numbers
 
 
 def archive(path, *members, method=zipfile.ZIP_DEFLATED):
   with zipfile.ZipFile(path, 'w', method) as file, warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of names that are there twice
+    warnings.simplefilter('ignore')  # about repeated names
     for name, content in members:
       file.writestr(name, content)
   return path
@@ -160,7 +160,7 @@ def archive(path, *members, method=zipfile.ZIP_DEFLATED):
     (b'', "'a' is not an array"),
   ],
 )
-def test_headers_that_promise_what_is_not_there(tmp_path, header, words):
+def test_headers_that_contradict_their_content(tmp_path, header, words):
   path = archive(tmp_path / 'weights.npz', ('a.npy', header))
   with pytest.raises(UserError, match=words):
     files.read(path)
@@ -171,11 +171,11 @@ def test_headers_of_other_writers(tmp_path):
   array = b'\x93NUMPY\2\0' + len(header).to_bytes(4, 'little') + header + bytes(8)
   path = archive(tmp_path / 'weights.npz', ('a.npy', array))
   with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # NumPy, of the L
+    warnings.simplefilter('ignore')  # NumPy warns about the L
     assert files.read(path)['a'].tolist() == [0, 0]
 
 
-def test_archives_that_unfold_to_more_than_they_are(tmp_path):
+def test_archives_that_declare_more_than_their_file_can_hold(tmp_path):
   path, much = tmp_path / 'weights.npz', 2**28 + 2**20
   with (
     zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as file,

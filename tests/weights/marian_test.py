@@ -13,7 +13,7 @@ from big_vision_like.models import transformer
 from big_vision_like.ops import positions
 from big_vision_like.weights import marian, tree
 
-# As published ones are written, with sizes that differ.
+# Written like published ones, with sizes that differ.
 CONFIG = dict(
   model_type='marian',
   activation_function='swish',
@@ -54,7 +54,7 @@ def model_args(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def params(model_args):
-  """Of every kind, none of them at a constant."""
+  """Returns parameters of every kind, none of them constant."""
   ids = jnp.zeros((1, 2), jnp.int32)
   model = transformer.Transformer(**model_args)
   shapes = jax.eval_shape(model.init, jax.random.key(0), ids, ids)['params']

@@ -48,7 +48,7 @@ MODELS = {
   'prenorm': small_detr(norm='pre'),
   'learned': small_detr(bottleneck=False, positions='learned'),
 }
-# All files that are written of each: the model, the source, and the writer.
+# All files that can be written for each model: the model, the source, and the writer.
 FILES = [
   pytest.param(name, source, write, id=f'{name}-{source.name}-{library}')
   for name, model in MODELS.items()
@@ -56,7 +56,7 @@ FILES = [
   if type(model) is kind.model
   for source in kind.sources
   for library, write in source.writes.items()
-  # Transformers has no such DETR.
+  # transformers has no such DETR.
   if name not in ('prenorm', 'learned') or library != 'transformers'
 ]
 ARCHITECTURE = VIT | dict(
@@ -69,7 +69,7 @@ ARCHITECTURE = VIT | dict(
   activation='gelu',
   epsilon=1e-6,
 )
-# What is computed otherwise where these come from.
+# The computation differs in models from these sources.
 COMPUTED = {
   'timm ViT': dict(activation='gelu_exact'),
   'transformers ViT': dict(activation='gelu_exact', epsilon=1e-12),
@@ -77,7 +77,7 @@ COMPUTED = {
 
 
 def read(arrays, suffix='.safetensors', num_heads=None, no_embed_class=None, **beside):
-  """Weights of a file that is not there: its arrays, and JSON files beside it."""
+  """Returns weights from arrays, as if read from a file next to these JSON files."""
   path = pathlib.Path(f'weights{suffix}')
   beside = {f'{name}.json': content for name, content in beside.items()}
   known = Beside(path, beside, num_heads, no_embed_class)
@@ -86,7 +86,7 @@ def read(arrays, suffix='.safetensors', num_heads=None, no_embed_class=None, **b
 
 @functools.cache
 def weights_of(name):
-  """Random weights of a small model, which no test changes."""
+  """Returns random weights of a small model, which tests must not change."""
   model = MODELS[name]
   variables = variables_of(model, (24, 24) if name == 'vit' else (64, 96))
   kind = next(n for n, x in family.families().items() if x.model is type(model))
@@ -94,9 +94,9 @@ def weights_of(name):
 
 
 @pytest.mark.parametrize('name, source, write', FILES)
-def test_sources_are_told_apart(name, source, write):
+def test_sources_are_distinguished(name, source, write):
   want = weights_of(name)
-  # A copy but for the names and parents that Flax gives.
+  # Equal except for the names and parents that Flax sets.
   assert want.model.clone(parent=None) == MODELS[name].clone(parent=None)
   heads = want.architecture.get('num_heads')
   arrays = write(want)
@@ -105,7 +105,7 @@ def test_sources_are_told_apart(name, source, write):
   assert (got.num_classes, got.channels) == (MODELS[name].num_classes, 3)
   assert got.architecture == want.architecture | COMPUTED.get(source.name, {})
   assert_same(write(got), arrays)
-  # In files of big_vision the class token has no position: it is added to the token.
+  # In files of big_vision the position of the class token is added to the token itself.
   if source.name != 'vision_transformer or big_vision ViT':
     assert_same(got.variables, want.variables)
 
@@ -146,7 +146,7 @@ def test_computed_positions_are_assumed(tmp_path):
   got = published.read(path)
   assert got.architecture['posemb'] == 'sincos2d'
   assert "posemb='sincos2d'" in got.assumed[0]
-  # Our writer knows.
+  # Files of our writer state it.
   told = got.architecture | {'posemb': 'none'}
   ours = dict(family='vit', architecture=told, assumed=['something else'])
   ours |= {'metadata': {'config.json': {'a': 1}}}
@@ -159,10 +159,10 @@ def test_computed_positions_are_assumed(tmp_path):
     read(arrays, '.npz', weights=ours)
 
 
-def test_heads_come_from_beside_or_are_assumed():
+def test_heads_come_from_a_config_or_are_assumed():
   state = timm_vit.to_timm(random_weights.small_vit(width=128, num_heads=2))
   assumed = read(state)
-  assert assumed.architecture['num_heads'] == 2  # one for 64
+  assert assumed.architecture['num_heads'] == 2  # one per 64
   assert any('num_heads=2' in text for text in assumed.assumed)
   assert read(state, num_heads=4).architecture['num_heads'] == 4
   config = {'model_args': {'num_heads': 8, 'act_layer': 'gelu_tanh'}}
@@ -307,7 +307,7 @@ def test_unknown_and_missing_names_are_listed(name, source, write):
 def test_no_shape_gets_through(name, source, write):
   arrays = write(weights_of(name))
   heads = weights_of(name).architecture.get('num_heads')
-  firsts = {}  # of each kind
+  firsts = {}  # one array of each kind
   for array in arrays:
     firsts.setdefault(re.sub(r'\d', '', array), array)
   assert len(firsts) > 8
@@ -345,7 +345,7 @@ def test_published_sizes(classes, masks):
   assert found.model.clone(parent=None) == model.clone(parent=None)
 
 
-def test_what_files_of_detectors_do_not_tell():
+def test_facts_that_files_of_detectors_lack():
   variables = variables_of(small_detr(num_heads=8))
   state = detr.to_facebook(variables)
 
@@ -381,7 +381,7 @@ def test_what_files_of_detectors_do_not_tell():
       of(path, state, **config | change)
 
 
-def test_our_writer_knows_what_a_detector_is():
+def test_our_writer_stores_a_detectors_architecture():
   state = detr.to_facebook(variables_of(small_detr()))
   told = read(state, num_heads=4).architecture
   told['backbone']['dilated'] = True
@@ -412,7 +412,7 @@ def test_resnets_with_the_same_arrays(config, words):
   'prefix', ['module.', 'model.', '_orig_mod.', '_orig_mod.module.', 'model.encoder.']
 )
 @pytest.mark.parametrize('name', ['vit', 'resnet', 'detr'])
-def test_a_prefix_of_all_names_is_told(name, prefix):
+def test_a_prefix_of_all_names_is_reported(name, prefix):
   want = weights_of(name)
   for source in want.family.sources:
     if '.pth' not in source.suffixes or not source.writes:
@@ -494,7 +494,7 @@ def test_fields_of_configs_have_their_kind(config, name):
 
 @pytest.fixture
 def ours(tmp_path):
-  """The file of weights of our writer, and the fields of that beside it."""
+  """Returns the file of weights of our writer, and the fields of its JSON file."""
   path = tmp_path / 'weights.npz'
   files.write(path, random_arrays())
   return path, dict(
@@ -525,7 +525,7 @@ def ours(tmp_path):
     (dict(preprocessing=None), 'preprocessing is None, not fields by name'),
   ],
 )
-def test_what_our_writer_says_is_checked(ours, change, words):
+def test_fields_of_our_writer_are_checked(ours, change, words):
   path, fields = ours
   if isinstance(change.get('architecture'), dict):
     change = {'architecture': ARCHITECTURE | change['architecture']}
@@ -541,7 +541,7 @@ def test_a_file_of_our_writer_lacks_nothing(ours):
     path.with_suffix('.json').write_text(json.dumps(left))
     with pytest.raises(UserError, match=f'weights.json lacks {name!r}: write it again'):
       published.read(path)
-  # What an earlier file said that was called the same does not count.
+  # Fields of an earlier file with the same name do not count.
   fields['metadata'] = {'weights.json': fields | {'architecture': {}}}
   path.with_suffix('.json').write_text(json.dumps(fields))
   assert published.read(path).architecture == ARCHITECTURE

@@ -58,7 +58,7 @@ def test_mmdetection_and_back(cascade):
     np.testing.assert_array_equal(array, tree.flatten(ours)[name], err_msg=name)
 
 
-def test_regions_are_flattened_by_channel_first_there():
+def test_mmdetection_flattens_regions_channels_first():
   model = models.RCNN(backbone=SWIN, rpn=rpn(), **COMMON)
   ours = variables(model)
   theirs = rcnn.to_mmdetection(ours)['roi_head.bbox_head.shared_fcs.0.weight']

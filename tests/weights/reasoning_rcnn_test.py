@@ -58,7 +58,7 @@ def test_published_names_and_back():
     np.testing.assert_array_equal(array, tree.flatten(variables)[name], err_msg=name)
 
 
-def test_regions_are_flattened_by_channel_first_there():
+def test_published_regions_are_flattened_channels_first():
   variables = ours()
   theirs = reasoning_rcnn.to_published(variables)['branch_fcs.0.weight']
   region_PQC = RNG.normal(size=(7, 7, 8))

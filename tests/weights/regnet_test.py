@@ -1,4 +1,4 @@
-"""What is special to files of RegNets (other tests: published_test, tests/parity)."""
+"""Tests of properties of RegNet files (others: published_test, tests/parity)."""
 
 import numpy as np
 import pytest
@@ -71,13 +71,13 @@ def test_the_statistics_of_a_run_are_written(data_dir, tmp_path):
     (dict(hidden_act='silu'), "hidden_act='silu' makes other"),
   ],
 )
-def test_others_of_the_same_arrays_are_refused(tmp_path, config, words):
+def test_variants_with_the_same_arrays_are_refused(tmp_path, config, words):
   with pytest.raises(UserError, match=f'config.json: {words}'):
     read(tmp_path, STATE, config)
 
 
 @pytest.mark.parametrize('name', ['regnety_160', 'regnety_008_tv', 'regnetx_004'])
-def test_these_are_the_same(tmp_path, name):
+def test_equivalent_models(tmp_path, name):
   assert read(tmp_path, STATE, dict(architecture=name)).assumed == ()
 
 
@@ -104,7 +104,7 @@ def test_groups_that_do_not_divide(tmp_path):
     read(tmp_path, state)
 
 
-def test_the_share_of_squeeze_excite_is_that_of_the_shapes(tmp_path):
+def test_the_share_of_squeeze_excite_follows_from_shapes(tmp_path):
   other = small_regnet(squeeze=0.5, num_classes=0)
   weights = read(tmp_path, torch_regnet.write(variables_of(other)))
   assert weights.model.clone(parent=None) == other.clone(parent=None)
@@ -112,7 +112,7 @@ def test_the_share_of_squeeze_excite_is_that_of_the_shapes(tmp_path):
     torch_regnet.config(weights.architecture, 0)
 
 
-def test_what_timm_and_transformers_are_told(tmp_path):
+def test_configs_for_timm_and_transformers(tmp_path):
   told = models.variant('Y-1.6GF') | dict(squeeze=0.25, root=32)
   config = regnet.timm_config(told, 10, 3)
   assert (config['architecture'], config['num_features']) == ('regnety_016', 888)

@@ -1,4 +1,4 @@
-"""Files of Swin Transformers, made up: read, written, resized, refused."""
+"""Tests of made-up files of Swin Transformers: read, written, resized, refused."""
 
 import json
 
@@ -32,7 +32,7 @@ def small(size=(16, 16), **arguments):
 
 
 def saved(path, params, layout, buffers=True):
-  """Writes a file with the names of a layout, and what else is in such files."""
+  """Writes a file with the names and, by default, the buffers of a layout."""
   state = layout.written(tree.flatten(params))
   if buffers:
     block = layout.block.format(stage=0, block=1)
@@ -88,7 +88,7 @@ def test_a_larger_image_has_larger_windows(tmp_path, capsys):
   _, params = small()
   file = saved(tmp_path / 'a.safetensors', params, swin_names.MICROSOFT)
   model, variables, preprocess = big_vision_like.load(file)
-  assert preprocess.size == (16, 16)  # at which the last stage is one window
+  assert preprocess.size == (16, 16)  # with it, the last stage is one window
   model, variables, preprocess = big_vision_like.load(file, image_size=24)
   told = capsys.readouterr().out
   assert (model.window, preprocess.size) == (3, (24, 24))
@@ -173,7 +173,7 @@ def test_a_backbone_of_detection_has_a_grid_of_positions(tmp_path):
     ),
   ],
 )
-def test_what_has_no_place_elsewhere(change, to, message, tmp_path):
+def test_models_that_other_libraries_cannot_represent(change, to, message, tmp_path):
   _, params = small(**change)
   weights = published.describe(params, 'swin')
   images = weights.images('swin', (16, 16))
@@ -181,7 +181,7 @@ def test_what_has_no_place_elsewhere(change, to, message, tmp_path):
     convert_weights.write(weights, images, tmp_path / 'a.safetensors', to, None)
 
 
-def test_smaller_windows_of_late_stages_are_not_transformers(tmp_path):
+def test_transformers_has_no_smaller_windows_of_late_stages(tmp_path):
   _, params = small((16, 16), window=4)
   weights = published.describe(params, 'swin')
   assert weights.architecture['window'] == 4

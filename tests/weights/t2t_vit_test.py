@@ -1,4 +1,4 @@
-"""T2T-ViTs in the names and files of their authors."""
+"""Tests of T2T-ViTs with the names and files of their authors."""
 
 import dataclasses
 import json
@@ -104,7 +104,7 @@ def test_queries_come_second_in_the_performer():
     ('dense', 'dense', {}, 8),
   ],
 )
-def test_heads_are_those_of_published_models(kind, name, changes, heads, tmp_path):
+def test_heads_match_published_models(kind, name, changes, heads, tmp_path):
   model = model_of(kind, num_heads=heads, **changes)
   files.write(
     tmp_path / f'{name}.safetensors', weights.write(variables_of(model, (32, 32)))
@@ -114,8 +114,8 @@ def test_heads_are_those_of_published_models(kind, name, changes, heads, tmp_pat
   assert found.assumed[0].startswith(f'num_heads={heads}: ')
 
 
-def test_positions_for_larger_images_are_those_of_torch(tmp_path):
-  """Of 224 pixels to 384, bicubically, without the row of the class token."""
+def test_positions_for_larger_images_match_torch(tmp_path):
+  """Checks bicubic resizing from 224 to 384 pixels, without the class token's row."""
   with np.load(GOLDEN / 'torch_resize.npz') as arrays:
     names = [key for key in arrays if 'grid0' in key]
     table_1GD = next(arrays[key] for key in names if key.startswith('input'))
@@ -139,7 +139,7 @@ def test_positions_for_larger_images_are_those_of_torch(tmp_path):
 
 
 def test_starting_a_run_at_another_size(tmp_path, capsys):
-  """The table of the weights is resized; a sinusoid of that size is another one."""
+  """Checks that the loaded table is resized; a sinusoid of the new size differs."""
   model = model_of('performer')
   variables = variables_of(model, (48, 48))
   path = tmp_path / 't2t.safetensors'
@@ -198,14 +198,14 @@ def test_no_larger_array_gets_through(kind):
   assert published.of_arrays(state, known).model == model_of(kind)
   for name, array in state.items():
     for axis in range(array.ndim):
-      if (name, axis) == ('pos_embed', 1):  # for larger images
+      if (name, axis) == ('pos_embed', 1):  # allowed for larger images
         continue
       shape = [size + (i == axis) for i, size in enumerate(array.shape)]
       with pytest.raises(UserError, match='is not|does not|do not fit'):
         published.of_arrays(state | {name: np.ones(shape, np.float32)}, known)
 
 
-def test_what_cannot_be_written_or_folded(tmp_path, capsys):
+def test_models_that_cannot_be_written_or_folded(tmp_path, capsys):
   model = model_of('performer')
   found = published.describe(variables_of(model, (32, 32))['params'], 't2t_vit')
   with pytest.raises(UserError, match='missing pos_embedding'):
@@ -219,7 +219,7 @@ def test_what_cannot_be_written_or_folded(tmp_path, capsys):
   assert 'read it through a norm' in capsys.readouterr().err
 
 
-def test_an_untold_epsilon_survives(tmp_path):
+def test_an_epsilon_that_files_lack_is_kept(tmp_path):
   variables = variables_of(model_of('performer'), (32, 32))
   found = published.describe(
     variables['params'], 't2t_vit', constants=variables['constants']

@@ -1,4 +1,4 @@
-"""Checkpoints of TensorFlow; `tf.compat.v1.train.Saver` of 2.21 wrote the fixture."""
+"""Tests of TensorFlow checkpoints; `tf.compat.v1.train.Saver` 2.21 wrote the files."""
 
 import shutil
 import struct
@@ -62,7 +62,7 @@ def test_flipped_bytes_and_cuts(end, index):
       got = files.read(index)
     except UserError as error:
       assert 'model.ckpt' in str(error)
-    else:  # bytes that nothing is in: of texts, and zeros at the end
+    else:  # unused bytes: in texts, and zeros at the end
       for name, array in want.items():
         np.testing.assert_array_equal(got[name], array, err_msg=f'{name}, byte {i}')
   path.write_bytes(content[:-20])
@@ -84,7 +84,7 @@ def varint(number):
 
 
 def table(rows, packed=lambda block: (block, 0)):
-  """Writes a table of LevelDB of one block, without shared starts of keys."""
+  """Returns a LevelDB table of one block in which keys share no prefixes."""
 
   def block(rows):
     entries = [
@@ -103,7 +103,7 @@ def table(rows, packed=lambda block: (block, 0)):
 
 
 def proto(**fields):
-  """Writes a proto of numbers and bytes; names are f and the number of the field."""
+  """Returns a proto of numbers and bytes; names are f and the number of the field."""
   out = b''
   for name, value in fields.items():
     number = int(name[1:])
@@ -153,7 +153,7 @@ def test_bad_input(case, tmp_path):
 
 
 def literal(content):
-  """Packs up to 256 bytes as Snappy does what it finds no repetition of."""
+  """Returns up to 256 bytes packed by Snappy as a literal, without repetition."""
   return bytes([60 << 2, len(content) - 1]) + content
 
 
@@ -162,7 +162,8 @@ def test_blocks_of_snappy(tmp_path):
     checkpoint(tmp_path, packed=lambda x: (varint(len(x)) + literal(x), 1))
   )
   np.testing.assert_array_equal(got['a'], np.arange(6).reshape(2, 3))
-  # Copies of each kind: one byte of offset, two, four; of more than there is, so far.
+  # Copies of each kind: one, two and four bytes of offset, and one that overlaps
+  # itself.
   packed = b'\x17' + bytes([2 << 2]) + b'abc'
   packed += bytes([2 << 2 | 1, 3]) + bytes([8 << 2 | 2, 9, 0])
   packed += bytes([4 << 2 | 3, 1, 0, 0, 0])

@@ -1,4 +1,4 @@
-"""Against weights of timm (tests/golden/timm_vit)."""
+"""Tests against weights of timm (tests/golden/timm_vit)."""
 
 import json
 import pathlib
@@ -96,7 +96,8 @@ def test_registers_have_no_position_of_their_own():
   assert not state['pos_embed'][:, 1:3].any()
   random_weights.assert_same(timm_vit.from_timm(state, num_heads=3), params)
 
-  # Rows of registers are added to them; without rows for tokens in front, both agree.
+  # Rows of registers are added to them. Without rows for leading tokens, both layouts
+  # agree.
   state['pos_embed'][:, 1:3] = 1
   got = timm_vit.from_timm(state, num_heads=3)
   np.testing.assert_array_equal(got['registers'], params['registers'] + 1)
@@ -133,14 +134,14 @@ def test_whether_tokens_have_positions(tokens, rows, want):
 @pytest.mark.parametrize(
   'sizes, want',
   [
-    ([], True),  # 3x3 and no position of the class token
-    ([(16, 32)], False),  # 2x4 and one
+    ([], True),  # 3x3, and no position of the class token
+    ([(16, 32)], False),  # 2x4, and one
     ([(24, 24)], True),
-    ([(64, 64), (8, 64)], False),  # the first has other positions
+    ([(64, 64), (8, 64)], False),  # positions are for the first size
     ([(64, 64)], True),
   ],
 )
-def test_sizes_that_are_told_decide_whether_tokens_have_positions(sizes, want):
+def test_known_sizes_decide_whether_tokens_have_positions(sizes, want):
   state = {'pos_embed': np.ones((1, 9, 8)), 'cls_token': np.ones((1, 1, 8))}
   state['patch_embed.proj.weight'] = np.ones((8, 3, 8, 8))
   assert timm_vit.positions_without_class(state, sizes) is want

@@ -1,4 +1,4 @@
-"""Files of torch.save; the two here were written by PyTorch 2.13."""
+"""Tests of files of torch.save; PyTorch 2.13 wrote the two fixtures."""
 
 import os
 import pickle
@@ -30,14 +30,14 @@ def test_both_layouts(golden, name):
   )
 
 
-def test_which_of_several_things_is_taken(tmp_path):
+def test_the_state_dict_is_found(tmp_path):
   path, state = tmp_path / 'a.pth', {'w': WEIGHT}
   for content in (state, {'model': state}, {'epoch': 3, 'state_dict': state}):
     torch_archives.save(path, content)
     got = files.read(path)
     assert list(got) == ['w']
     np.testing.assert_array_equal(got['w'], WEIGHT)
-  torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # a name like others
+  torch_archives.save(path, {'model': WEIGHT, 'x': WEIGHT})  # here an array's name
   assert list(files.read(path)) == ['model', 'x']
   torch_archives.save(path, {'shadow': state, **{f'a{i}': i for i in range(20)}})
   words = 'is not a state dict.*; its keys are shadow, a0, .*, a8 ...$'
@@ -46,7 +46,7 @@ def test_which_of_several_things_is_taken(tmp_path):
 
 
 class Runs:
-  """Makes a folder when it is unpickled by anyone who lets it."""
+  """An object that creates a folder if it is unpickled without checks."""
 
   def __init__(self, folder):
     self.folder = str(folder)
@@ -69,7 +69,7 @@ def test_nothing_in_a_file_runs(tmp_path, archive):
     files.read(path)
   assert not (tmp_path / 'ran').exists()
   pickle.loads(content)
-  assert (tmp_path / 'ran').exists()  # it would have
+  assert (tmp_path / 'ran').exists()  # plain pickle creates it
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -83,7 +83,7 @@ def test_cut_files_say_so(golden, tmp_path, name, kept):
 
 
 def archive_of(path, sizes, numbers):
-  """An archive with one tensor of a storage that holds these bytes."""
+  """Writes an archive with one tensor, whose storage has these bytes."""
   tensor = torch_archives.tensor(0, 'float32', *sizes)
   torch_archives.write(path, torch_archives.named('weight', tensor), [numbers])
 
@@ -108,7 +108,7 @@ def test_views_stay_within_their_numbers(tmp_path):
       print(case, files.read(path))
 
 
-def test_other_names_of_what_holds_a_state_dict(tmp_path):
+def test_other_names_of_the_state_dict(tmp_path):
   path, state = tmp_path / 'a.pth', {'w': WEIGHT}
   for content in (
     {'model': {'state_dict': state}},
@@ -138,7 +138,7 @@ def nested(depth, make):
 
 NAME, CALL = torch_archives._text('model'), b'ctorch._utils\n_rebuild_parameter\n'
 HUGE = b'(' + b'K\0' * 100_000 + b'tq\0'
-# Programs that would never end, or fill the memory, and what is said of them.
+# Programs that would never end or fill the memory, and the expected messages.
 ENDLESS = {
   'lists': (b'}' + NAME + nested(40, list) + b's', 'is not a state dict'),
   'a key': (b'}' + nested(40, tuple) + b'K\1s', 'is not a state dict'),

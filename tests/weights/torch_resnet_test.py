@@ -1,4 +1,4 @@
-"""BiT in the names of timm and transformers (against the libraries: tests/parity)."""
+"""Tests of BiT with names of timm and transformers (the libraries: tests/parity)."""
 
 import pytest
 import random_weights
@@ -15,7 +15,7 @@ LIBRARIES = {
     transformers_bit.from_transformers,
   ),
 }
-# Name and shape of some of both versions.
+# Names and shapes of a few arrays of both versions.
 NAMES = {
   'timm': {
     'stem.conv.weight': (64, 3, 7, 7),
@@ -35,7 +35,7 @@ NAMES = {
 
 @pytest.mark.parametrize('library', LIBRARIES)
 @pytest.mark.parametrize('version', FAMILIES)
-def test_both_ways(library, version):
+def test_round_trip(library, version):
   write, read = LIBRARIES[library]
   params = random_weights.small_bit(FAMILIES[version])
   state = write(params, version)
@@ -44,7 +44,7 @@ def test_both_ways(library, version):
   assert ('norm.weight' in state) == (version == 2 and library == 'timm')
   assert all(array.flags.c_contiguous for array in state.values())
   assert_same(read(state, version), params)
-  if library == 'timm':  # a head that is a matrix
+  if library == 'timm':  # the head may be a matrix
     state['head.fc.weight'] = state['head.fc.weight'][:, :, 0, 0]
     assert_same(read(state, version), params)
 

@@ -1,4 +1,4 @@
-"""ViT in the names of transformers (against the library: tests/parity)."""
+"""Tests of ViT with the names of transformers (the library: tests/parity)."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ CLASSIFIER = {
 }
 
 
-def test_a_classifier_both_ways():
+def test_a_classifier_round_trip():
   params = random_weights.small_vit()
   state = transformers_vit.to_transformers(tree.stack_blocks(params))
   for name, shape in CLASSIFIER.items():
@@ -54,6 +54,6 @@ def test_a_pooler_is_the_representation():
     (dict(patch=1, resnet=(1,)), 'unknown resnet/'),
   ],
 )
-def test_what_transformers_has_no_class_for(other, words):
+def test_models_without_a_class_of_transformers(other, words):
   with pytest.raises(UserError, match=words):
     transformers_vit.to_transformers(random_weights.small_vit(**other))

@@ -1,4 +1,4 @@
-"""UPerNets in the names of other libraries; `make parity` compares their outputs."""
+"""Tests of UPerNets with names of other libraries; `make parity` compares outputs."""
 
 import battery
 import jax
@@ -14,7 +14,7 @@ from big_vision_like.weights.families import upernet as family
 
 @pytest.fixture(scope='module')
 def weights():
-  """A small UPerNet with random variables, as read from a file."""
+  """Returns a small UPerNet with random variables, as read from a file."""
   backbone = swin.Swin(
     width=8,
     depths=(1, 2, 1, 1),
@@ -33,7 +33,7 @@ def flat(weights):
 
 
 @pytest.mark.parametrize('library', ['published', 'transformers'])
-def test_names_there_and_back(weights, library, tmp_path):
+def test_names_round_trip(weights, library, tmp_path):
   source = next(s for s in family.FAMILY.sources if library in s.writes)
   path = tmp_path / 'upernet_swin_640x640.safetensors'
   safetensors.numpy.save_file(source.writes[library](weights), path)

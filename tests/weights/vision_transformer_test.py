@@ -53,7 +53,7 @@ def test_the_converted_tree_is_the_same_function(published):
   assert_same(vision_transformer.to_big_vision(again), converted)
 
 
-def test_names_old_and_new_and_what_is_written(published):
+def test_old_and_new_names_and_written_ones(published):
   params = vision_transformer.from_npz(published)
   written = vision_transformer.to_npz(params)
   assert 'Transformer/encoderblock_1/MlpBlock_0/Dense_1/bias' in written
@@ -121,7 +121,7 @@ def test_one_array_under_two_names(published):
     vision_transformer.from_npz(published)
 
 
-def test_parameters_that_are_no_vit():
+def test_parameters_that_are_not_a_vit():
   with pytest.raises(ValueError, match='unknown conv/kernel; missing'):
     vision_transformer.to_npz({'conv': {'kernel': np.ones(3)}})
 
@@ -135,7 +135,7 @@ def test_hybrids_have_a_resnet_too(resnet, patch):
   assert ('block2/unit1/gn_proj/bias' in flat) == bool(resnet)
   assert vision_transformer.differences(flat) == (set(), set())
   assert_same(vision_transformer.from_npz(flat), params)
-  # As group norms were saved once.
+  # Group norms were saved like this once.
   old = {n: a[None, None, None] if 'gn' in n else a for n, a in flat.items()}
   assert old['gn_root/bias'].shape == (1, 1, 1, 64)
   assert_same(vision_transformer.from_npz(old), params)
@@ -153,12 +153,12 @@ def test_hybrids_have_a_resnet_too(resnet, patch):
     (dict(posemb_at='every'), 'no name for pos_embedding of every block$'),
   ],
 )
-def test_what_no_published_file_has_is_not_written(other, words):
+def test_models_without_a_published_format_are_not_written(other, words):
   with pytest.raises(ValueError, match=words):
     vision_transformer.to_npz(random_weights.small_vit(**other))
 
 
-def test_differences_are_told_by_name_alone(published):
+def test_differences_are_reported_by_name_only(published):
   assert vision_transformer.differences(published) == (set(), set())
   stacked = vision_transformer.to_big_vision(
     vision_transformer.from_npz(published), scan=True

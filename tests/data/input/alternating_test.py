@@ -18,7 +18,7 @@ SHARES = {'detect': 0.5, 'parity': 0.3, 'copy': 0.2}
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Source):
-  """Its index and the name of the source, deep in a dict; some records are bad."""
+  """A source of its index and its name, nested deep in a dict; some records are bad."""
 
   count: int
   offset: int = 0
@@ -83,7 +83,7 @@ def test_shares_are_exact_over_whole_windows(weights, seed, windows):
 @hypothesis.given(
   st.lists(st.integers(1, 99), min_size=1, max_size=6), st.integers(0, 999)
 )
-def test_turns_are_counted(weights, turns):
+def test_sources_alternate_by_their_weights(weights, turns):
   proportions = Proportions.of(weights)
   places = [proportions.place(i) for i in range(turns)]
   counts = proportions.counts(turns)
@@ -99,7 +99,7 @@ def test_shares_default_to_the_numbers_of_examples():
   assert data.examples_per_epoch == 49
 
 
-def test_the_length_of_an_epoch_is_that_of_one_input():
+def test_the_length_of_an_epoch_comes_from_one_input():
   data = Alternating(inputs=parts(), shares=SHARES, epoch_of='parity')
   assert data.batch_size == pytest.approx(0.5 * 4 + 0.3 * 6 + 0.2 * 2)
   steps = data.examples_per_epoch / data.batch_size
@@ -128,7 +128,7 @@ def test_the_stream_of_each_input_is_complete_and_in_its_order():
 
 
 @pytest.mark.parametrize('start', [1, 37, 64, 90])
-def test_any_step_can_be_gone_to(start):
+def test_the_stream_resumes_at_any_step(start):
   data = Alternating(inputs=parts(), shares=SHARES, seed=5)
   whole = take(data, 100)
   assert_equal(take(data, 100 - start, start=start), whole[start:])
@@ -193,7 +193,7 @@ def test_signatures_are_those_of_the_inputs():
   assert data.padded_share(steps) == inputs['texts'].padded_share(steps // 4)
 
 
-def test_bad_records_are_told_with_the_input_that_had_them():
+def test_bad_records_are_reported_with_their_input():
   inputs = parts() | {
     'copy': pipeline.TrainInput(source=Numbers(7, bad=(3,)), batch_size=7, bad_share=0)
   }
@@ -223,7 +223,7 @@ def test_bad_records_are_told_with_the_input_that_had_them():
     (dict(inputs={'a': 3}), 'inputs.a must be a TrainInput, not int'),
   ],
 )
-def test_wrong_arguments_are_told(options, told):
+def test_wrong_arguments_are_reported(options, told):
   with pytest.raises(UserError) as error:
     Alternating(**dict(inputs=parts()) | options)
   assert told in str(error.value)

@@ -13,7 +13,7 @@ ARRAYS = {'a': np.arange(5), 'b': np.array([b'x', b'yz'])}
 
 @pytest.fixture(autouse=True)
 def temporary(monkeypatch, tmp_path):
-  """A folder of temporary files of its own, and nothing told before."""
+  """Sets a separate folder for temporary files and forgets earlier warnings."""
   monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
   cache._tell_once.cache_clear()
   return tmp_path
@@ -25,7 +25,7 @@ def made(calls):
 
 
 def got(known=1):
-  """The arrays, and how often they were made."""
+  """Returns the arrays, and how often they were computed."""
   calls = []
   arrays = cache.arrays(cache.file('index', known), lambda: made(calls))
   assert arrays.keys() == ARRAYS.keys()
@@ -58,7 +58,7 @@ def test_damaged_files_are_made_again(damage):
       np.save(file.with_suffix('.npy'), np.arange(3))
       data = file.with_suffix('.npy').read_bytes()
     case 'locked':
-      data[6] |= 1  # as if it had a password
+      data[6] |= 1  # as if the file had a password
       data[data.index(b'PK\1\2') + 8] |= 1
   file.write_bytes(data)
   assert [got(), got()] == [1, 0]
@@ -76,7 +76,7 @@ def test_every_flipped_bit_of_a_file_is_noticed_or_without_effect():
 
 
 @pytest.mark.parametrize('where', ['/proc/nowhere', 'file', 'unknown'])
-def test_without_a_home_temporary_files_are_used_and_that_is_told_once(
+def test_without_a_home_temporary_files_are_used_with_one_warning(
   where, monkeypatch, tmp_path, capfd
 ):
   (tmp_path / 'file').touch()
@@ -93,7 +93,7 @@ def unknown():
   raise RuntimeError('Could not determine home directory.')
 
 
-def test_on_a_full_disk_nothing_is_kept_and_that_is_told_once(monkeypatch, capfd):
+def test_on_a_full_disk_nothing_is_kept_with_one_warning(monkeypatch, capfd):
   def full(path, arrays):
     raise OSError(28, 'No space left on device')
 
@@ -103,7 +103,7 @@ def test_on_a_full_disk_nothing_is_kept_and_that_is_told_once(monkeypatch, capfd
   assert told.count('\n') == 1 and 'No space left on device' in told
 
 
-def test_what_was_kept_is_read_where_nothing_can_be_written(monkeypatch, capfd):
+def test_a_cache_is_read_from_a_read_only_disk(monkeypatch, capfd):
   got()
   monkeypatch.setattr(cache, '_not_writable', lambda folder: 'Read-only file system')
   assert got() == 0 and capfd.readouterr().err == ''

@@ -23,7 +23,7 @@ SHAPES = [(40, 60), (60, 40), (64, 80), (80, 64)]
 
 @dataclasses.dataclass(frozen=True)
 class Images(Source):
-  """Images of many sizes, each of the colour of its index."""
+  """Images of many sizes, each in the colour of its index."""
 
   count: int
   bad: tuple[int, ...] = ()
@@ -120,10 +120,10 @@ def test_examples_are_those_of_the_stream_in_another_order(batches):
       assert batch['box_mask'][i].sum() == count
       if len(found) == 1:
         np.testing.assert_array_equal(batch['boxes'][i, :count], example['boxes'])
-  assert shrunk <= 6  # of one batch
+  assert shrunk <= 6  # at most one batch
 
 
-def test_shapes_are_the_smallest_but_for_what_is_left_over(batches):
+def test_shapes_are_the_smallest_except_for_remainders(batches):
   larger = 0
   for batch in batches:
     height, width = batch['image'].shape[1:3]
@@ -133,7 +133,7 @@ def test_shapes_are_the_smallest_but_for_what_is_left_over(batches):
   assert larger <= 2 * len(SHAPES) * 5
 
 
-def test_any_position_can_be_gone_to(batches):
+def test_the_stream_resumes_at_any_position(batches):
   again = take(train(Images(96)), 5, start=30)
   assert_equal(again, batches[30:35])
 
@@ -213,7 +213,7 @@ def test_mixtures_are_grouped():
   assert len({batch['image'].shape for batch in found}) == 4
 
 
-def test_what_changes_sizes_unforeseen_is_an_error():
+def test_an_unforeseen_change_of_sizes_is_an_error():
   transforms = [TRANSFORMS[0], image.Resize(size=40), *TRANSFORMS[1:]]
   with pytest.raises(UserError, match='only transforms of boxes may change sizes'):
     take(train(Images(96), transforms=transforms), 1)
@@ -239,7 +239,7 @@ def test_evaluation_counts_every_example_once():
   assert_equal(parts[1], [{k: v[1::2] for k, v in batch.items()} for batch in found])
 
 
-# Division
+# Grouping
 
 
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
@@ -257,7 +257,7 @@ def test_everything_is_in_one_batch(batch_size, count, seed):
   assert len(misfits) <= 1
 
 
-def test_those_left_over_go_into_the_next_larger_shape():
+def test_remainders_go_into_the_next_larger_shape():
   shape_N = np.array([0, 0, 0, 2, 1, 1])
   places_MB, shape_M = grouping.together(shape_N, SHAPES, 2)
   found = {
@@ -266,7 +266,7 @@ def test_those_left_over_go_into_the_next_larger_shape():
   assert found == {(0, 0, 0), (1, 1, 1), (2, 0, 2)}
 
 
-# Sizes of images
+# Image sizes
 
 
 def test_sizes_are_read_from_headers_once(home):
@@ -297,12 +297,12 @@ def test_sizes_are_read_from_headers_once(home):
   ]
 
 
-def test_sources_without_images_are_told():
+def test_sources_without_images_are_reported():
   with pytest.raises(UserError, match='has no image that can be read'):
     grouping.sizes(Images(3, bad=(0, 1, 2)), PAD)
 
 
-def test_windows_travel_without_what_they_remember():
+def test_pickled_windows_leave_their_cache_behind():
   data = train(Images(20))
   windows = data.examples._windows
   want = windows.batch(40)
@@ -315,7 +315,7 @@ def test_windows_travel_without_what_they_remember():
 
 
 class Sizes(Source):
-  """As many images of each size as COCO has, a hundredth."""
+  """Images with the sizes of COCO's, one for each hundred."""
 
   def __init__(self):
     counts = np.array([count for *_, count in coco_classes.SIZES]) // 100
@@ -348,7 +348,7 @@ def test_padding_of_coco_is_less_than_a_quarter():
   assert share([(1344, 1344), (1344, 1345)]) > 0.65
 
 
-def test_padding_of_one_shape_is_not_asked_for():
+def test_the_padding_of_a_single_shape_is_refused():
   transforms = [*TRANSFORMS[:-1], boxes.Pad([(80, 80)], max_boxes=2)]
   with pytest.raises(UserError, match='whose Pad has several sizes'):
     train(Images(20), transforms=transforms).padded_share(3)

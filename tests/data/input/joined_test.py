@@ -12,7 +12,7 @@ from big_vision_like.errors import BadRecordError, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Source):
-  """Its index and the name of the source; some records are bad."""
+  """A source of its index and its name; some records are bad."""
 
   count: int
   offset: int = 0
@@ -87,7 +87,7 @@ def test_processes_read_the_same_share_of_every_part():
   assert_equal(together, whole)
 
 
-def test_epochs_are_those_of_one_input():
+def test_epochs_come_from_one_input():
   data = joined.Joined(inputs=inputs(), epoch_of='labelled')
   assert data.batch_size == 12
   assert data.examples_per_epoch / data.batch_size == 10 / 4
@@ -98,7 +98,7 @@ def test_epochs_are_those_of_one_input():
   assert shapes['unlabelled']['id'].shape == (8,)
 
 
-def test_bad_records_are_told_with_their_input():
+def test_bad_records_are_reported_with_their_input():
   _, _, news = take(joined.Joined(inputs=inputs(bad=(3,))), 7)
   assert len(news) == 1 and news[0].startswith('unlabelled: record 3 of')
 
@@ -120,7 +120,7 @@ def test_bad_records_are_told_with_their_input():
     ),
   ],
 )
-def test_what_cannot_be_joined_is_told(made, words):
+def test_inputs_that_cannot_be_joined_are_reported(made, words):
   with pytest.raises(UserError, match=words):
     joined.Joined(inputs=made())
 

@@ -53,7 +53,7 @@ def test_shares_are_exact(weights, start):
   places = [mixed.place(start + i) for i in range(100)]
   for i, (name, weight) in enumerate(zip(parts, weights, strict=True)):
     own = [number for part, number in places if part == i]
-    # One after the other, none left out, none twice.
+    # The examples of each part come in order, none left out, none repeated.
     assert own == list(range(before[name], after[name]))
     assert abs(before[name] - start * weight / total) < len(weights)
   assert sum(after.values()) == start + 100
@@ -120,6 +120,6 @@ def test_parts_must_give_the_same_features():
     (dict(parts=dict(a=Part(source=[0])), epoch_of='b'), "epoch_of='b' is not one of"),
   ],
 )
-def test_what_is_refused(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
   with pytest.raises(UserError, match=message):
     mixture.Mixture(**arguments)

@@ -60,7 +60,7 @@ def test_groups_are_shuffled_in_windows(sizes, window, seed):
   for epoch in epochs(order.Order(source, seed, window=window), length):
     assert sorted(epoch) == list(range(length))
     groups = np.searchsorted(source.groups, epoch, side='right') - 1
-    # Never more groups in use at a time than a window has.
+    # At no time are more groups in use than fit into a window.
     seen = []
     for group in groups:
       if group not in seen:
@@ -86,11 +86,11 @@ def test_repeats():
     found = [repeated.index(epoch * 512 + i) for i in range(512)]
     want = [plain.index(epoch * 600 + i // 3) for i in range(512)]
     assert found == want
-  assert order.epoch_length(100, repeats=3) == 100  # too few to cut
+  assert order.epoch_length(100, repeats=3) == 100  # too few examples to cut
   assert order.epoch_length(600, repeats=1) == 600
 
 
-def test_what_takes_a_place_is_the_same_each_time():
+def test_replacements_are_the_same_each_time():
   own = order.Order(range(100), seed=1)
   found = [own.index(7, attempt) for attempt in range(1, 6)]
   assert found == [order.Order(range(100), seed=1).index(7, a) for a in range(1, 6)]
@@ -99,14 +99,14 @@ def test_what_takes_a_place_is_the_same_each_time():
 
 
 @pytest.mark.parametrize('source', [list(range(30)), Grouped([3, 4, 5])])
-def test_an_order_travels_to_workers(source):
+def test_an_order_can_be_pickled(source):
   own = order.Order(source, seed=5, window=2)
   before = [own.index(i) for i in range(40)]
   copy = pickle.loads(pickle.dumps(own))
   assert [copy.index(i) for i in range(40)] == before
 
 
-def test_what_is_refused():
+def test_wrong_arguments_are_refused():
   with pytest.raises(UserError, match='repeats=0 is less than 1'):
     order.Order(range(3), 0, repeats=0)
   with pytest.raises(UserError, match='holds no examples'):

@@ -21,7 +21,7 @@ NAMES_OF_PAIRS = ('source', 'target')
 
 
 def pairs_of(lengths, padding=0):
-  """Pairs of ids with these lengths, no two alike, EOS at the ends."""
+  """Returns pairs of ids with these lengths, all different, each ending with EOS."""
 
   def ids(index, length):
     body = [3 + index] * (length - 1)
@@ -33,7 +33,7 @@ def pairs_of(lengths, padding=0):
 
 
 def unpacked(row, side):
-  """The sequences of a row; checks segments, positions and padding."""
+  """Returns the sequences of a row; checks segments, positions and padding."""
   ids, segments = row[side], row[f'{side}_segment']
   count = segments.max()
   used = np.count_nonzero(segments)
@@ -47,7 +47,7 @@ def unpacked(row, side):
 
 
 def pairs_in(packed):
-  """All pairs of ids of all rows, sorted."""
+  """Returns all pairs of ids of all rows, sorted."""
   found = []
   for i in range(len(packed)):
     row = packed[i]
@@ -109,7 +109,7 @@ def test_the_plan_depends_on_lengths_and_seed_alone():
 
 
 def sentence_lengths(count):
-  """Skewed and correlated, as those of sentences and their translations."""
+  """Returns skewed and correlated lengths, like those of sentences and translations."""
   rng = np.random.default_rng(0)
   source_N = np.exp(rng.normal(3.13, 0.65, count))
   target_N = source_N * np.exp(rng.normal(0.03, 0.18, count))
@@ -161,17 +161,17 @@ def test_rows_decode_to_the_texts(packed, vocabulary, capsys):
 def test_a_second_start_reads_the_lengths(packed, home, monkeypatch):
   lengths_2N = packed.lengths_2N
   (file,) = (home / '.cache' / 'big_vision_like' / 'packing').glob('*.npz')
-  again = dataclasses.replace(packed, target_length=40, seed=1)  # the same lengths do
+  again = dataclasses.replace(packed, target_length=40, seed=1)  # uses the same lengths
   with monkeypatch.context() as patch:
     patch.delattr(packing.Packed, '_measure')
     np.testing.assert_array_equal(again.lengths_2N, lengths_2N)
   assert {f.suffix for f in file.parent.iterdir()} == {'.npz', '.lock'}
 
 
-def test_other_texts_or_another_vocabulary_are_measured_anew(packed, folder, tmp_path):
+def test_other_texts_or_another_vocabulary_are_measured_again(packed, folder, tmp_path):
   copy = tmp_path / 'copy.model'
   model = pathlib.Path(packed.tokenize.vocabulary.path).read_bytes()
-  copy.write_bytes(model + b'\x1a\x00')  # read the same, another file
+  copy.write_bytes(model + b'\x1a\x00')  # tokenizes alike, but is another file
   changes = [
     dict(source='en', target='de'),
     dict(max_length=9),
@@ -185,7 +185,7 @@ def test_other_texts_or_another_vocabulary_are_measured_anew(packed, folder, tmp
   assert len({other._cache() for other in others}) == len(others)
 
 
-def test_lists_are_measured_anew_when_they_change():
+def test_lists_are_measured_again_when_they_change():
   lengths = [(3, 4)], [(5, 4)]
   for pairs in (*map(pairs_of, lengths), pairs_of(lengths[0], padding=2)):
     packed = packing.Packed(source=pairs, source_length=8, target_length=8)
@@ -193,7 +193,7 @@ def test_lists_are_measured_anew_when_they_change():
     np.testing.assert_array_equal(packed.lengths_2N, want)
 
 
-def test_texts_that_have_changed_are_told(packed, monkeypatch):
+def test_texts_that_have_changed_are_reported(packed, monkeypatch):
   assert len(packed)
   longer = [texts.PAIRS[1] | {'de': 40 * 'Hund '}] * len(packed.source)
   changed = dataclasses.replace(packed, source=longer)
@@ -237,7 +237,7 @@ def test_data_or_a_vocabulary_that_are_not_there_have_a_stand_in(packed, tmp_pat
       len(unknown)
 
 
-def test_what_is_missing_is_told_at_the_start(packed, tmp_path):
+def test_missing_files_are_reported_at_the_start(packed, tmp_path):
   nothing = vocabulary.SentencePiece(str(tmp_path / 'none.model'))
   tokenize = dataclasses.replace(packed.tokenize, vocabulary=nothing)
   with pytest.raises(UserError, match='there is no vocabulary'):

@@ -38,7 +38,7 @@ class Double(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class Draw(grain.transforms.RandomMap):
-  """Adds two random numbers under names of one's choice."""
+  """Adds two random numbers under given names."""
 
   name: str = 'drawn'
 
@@ -78,7 +78,7 @@ def assert_equal(batches, others):
 
 
 def test_each_epoch_is_a_permutation_of_its_own():
-  order = ids(take(train_input(batch_size=4), 10))  # batches go across epochs
+  order = ids(take(train_input(batch_size=4), 10))  # batches may cross epochs
   epochs = [tuple(order[i : i + SIZE]) for i in range(0, 40, SIZE)]
   assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
   assert len(set(epochs)) == 4
@@ -146,7 +146,7 @@ def test_threads_change_nothing(expected):
 
 @dataclasses.dataclass(frozen=True)
 class Process(grain.transforms.Map):
-  """Tells which process it runs in."""
+  """A transform that records the process it runs in."""
 
   def map(self, example):
     return example | {'process': np.int32(os.getpid())}
@@ -168,7 +168,7 @@ def test_workers_change_nothing(workers, expected):
 
 
 @pytest.mark.parametrize('used', [0, 1, 3])
-def test_a_saved_position_goes_on_with_the_same_batches(used, expected):
+def test_a_saved_position_resumes_with_the_same_batches(used, expected):
   data = train_input(**WITH_NOISE)
   batches = iter(data)
   for _ in range(used):
@@ -177,7 +177,7 @@ def test_a_saved_position_goes_on_with_the_same_batches(used, expected):
   assert state == {'step': used}
   batches.close()
   again = iter(data)
-  next(again)  # read ahead of what is restored
+  next(again)  # has read ahead of the restored position
   again.set_state(state)
   assert again.get_state() == state
   assert_equal([next(again) for _ in range(7 - used)], expected[used:])
@@ -204,7 +204,7 @@ def test_the_rows_of_all_processes_are_the_batch_of_one(count, expected):
 
 
 def test_processes_may_come_and_go_within_an_epoch(expected):
-  """Steps of one process, then of two, then of four: nothing lost, nothing twice."""
+  """Checks steps of one process, then two, then four: nothing is lost or repeated."""
   state, got = {'examples': 0}, []
   for count, steps in ((1, 2), (2, 3), (4, 2)):
     parts = []
@@ -284,7 +284,7 @@ BAD = (2, 7)
 
 
 class Damaged(Source):
-  """EXAMPLES of which two cannot be read; another cannot be transformed."""
+  """EXAMPLES, but two cannot be read, and a third cannot be transformed."""
 
   def __len__(self):
     return SIZE
@@ -314,7 +314,7 @@ def damaged(**options):
 
 
 def told(data, count):
-  """Batches, and what was said of replaced records at each step."""
+  """Returns batches, and the messages about replaced records of each step."""
   batches, got, news = iter(data), [], []
   for _ in range(count):
     got.append(next(batches))
@@ -328,7 +328,7 @@ def replaced():
   return told(damaged(), 6)
 
 
-def test_bad_records_are_replaced_and_told(replaced):
+def test_bad_records_are_replaced_and_reported(replaced):
   got, news, count = replaced
   clean = take(
     pipeline.TrainInput(source=EXAMPLES, batch_size=5, seed=3, transforms=[Draw()]), 6
@@ -339,7 +339,7 @@ def test_bad_records_are_replaced_and_told(replaced):
       assert batch['id'][place] not in wrong
       if other['id'][place] not in wrong:
         assert batch['id'][place] == other['id'][place]
-      # Augmentation is the position's.
+      # Augmentation depends on the position, not on the record.
       assert batch['drawn'][place].tolist() == other['drawn'][place].tolist()
   lines = [line for step in news for line in step]
   assert len(lines) == count >= 9  # three in each of three epochs
@@ -352,14 +352,14 @@ def test_bad_records_are_replaced_and_told(replaced):
 
 
 @pytest.mark.parametrize('options', [dict(threads=3), dict(workers=2)])
-def test_what_replaces_them_is_the_same_each_time(options, replaced):
+def test_replacements_are_the_same_each_time(options, replaced):
   got, news, count = told(damaged(**options), 6)
   assert_equal(got, replaced[0])
   assert (news, count) == replaced[1:]
 
 
 def test_more_bad_records_than_allowed_stop_the_run():
-  # Of the first thousand 3 in 10 are bad: more than 5 of them are too many.
+  # 3 in 10 records are bad, but only 5 of the first thousand may be.
   batches = iter(damaged(bad_share=0.005))
   with pytest.raises(UserError) as error:
     for _ in range(20):
@@ -395,7 +395,7 @@ test.serve(made={made})
 
 
 def serve(made: bool) -> None:
-  """Runs a program that starts workers, tells their ids and waits to be killed."""
+  """Starts workers, prints their process ids and waits to be killed."""
   batches = iter(train_input(transforms=[Process()], workers=2))
   if made:
     next(batches), next(batches)
@@ -407,16 +407,17 @@ def serve(made: bool) -> None:
 
 @pytest.mark.parametrize('made', [True, False])
 def test_a_program_that_is_killed_leaves_nothing(made):
-  # Without a batch `made`, the program dies before its workers have imported anything.
+  # Unless a batch is `made`, the program dies before its workers have imported
+  # anything.
   command = [sys.executable, '-c', PROGRAM.format(made=made)]
   pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   with subprocess.Popen(command, **pipes) as program:
     workers = [int(word) for word in program.stdout.readline().split()]
     assert len(set(workers)) == 2 and all(map(running, workers))
-    # What has a name would stay.
+    # Shared memory with a name would outlive the processes.
     assert not any(map(shared_memory_of, [program.pid, *workers]))
     program.kill()
-    assert program.stderr.read() == b''  # they have closed it
+    assert program.stderr.read() == b''  # the workers have closed it
   limit = time.monotonic() + 20
   while any(map(running, workers)) and time.monotonic() < limit:
     time.sleep(0.05)
@@ -432,18 +433,18 @@ def running(process: int) -> bool:
 
 
 def shared_memory_of(process: int) -> list[str]:
-  """Returns what a process has open or mapped in /dev/shm."""
+  """Returns the files in /dev/shm that a process has open or mapped."""
   folder = pathlib.Path(f'/proc/{process}')
   opened = [os.readlink(link) for link in (folder / 'fd').iterdir()]
   lines = [*opened, *(folder / 'maps').read_text().splitlines()]
   return [line for line in lines if '/dev/shm/' in line]
 
 
-def test_a_worker_that_is_killed_is_told():
+def test_a_killed_worker_is_reported():
   batches = iter(train_input(workers=1))
   next(batches)
   ((process, _),) = batches._iterator._processes
-  # What a terminal sends to all processes is for the program alone.
+  # Signals that a terminal sends to all processes are left to the main program.
   process.send_signal(signal.SIGINT)
   process.send_signal(signal.SIGTERM)
   next(batches)
@@ -461,7 +462,7 @@ def test_a_worker_that_is_killed_is_told():
 
 
 class Odd(Exception):
-  """An error that cannot be read again: its arguments are not those it was made of."""
+  """An error that cannot be unpickled: `args` are not its constructor's arguments."""
 
   def __init__(self, first, second):
     super().__init__(f'{first} and {second}')
@@ -469,7 +470,7 @@ class Odd(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Fails(grain.transforms.Map):
-  """Raises an error at example 3, or returns something that no process can send."""
+  """Raises an error at example 3, or returns something that cannot be pickled."""
 
   error: str
 
@@ -501,7 +502,7 @@ def test_errors_of_workers_are_raised_with_their_traceback(error, kind, told):
   batches.close()
 
 
-def test_what_workers_hand_over():
+def test_values_that_workers_send():
   record = {
     'empty': np.zeros((0, 3), np.float32),
     'columns': np.asfortranarray(np.arange(6).reshape(2, 3)),
@@ -510,12 +511,12 @@ def test_what_workers_hand_over():
   }
   epochs = [
     list(pipeline.EvalInput(source=[record] * 3, batch_size=2, workers=count).epoch())
-    for count in (0, 3)  # of which one has nothing to do
+    for count in (0, 3)  # with 0, one of the workers has nothing to do
   ]
   for batch, other in zip(*epochs, strict=True):
     for one, same in zip(base.leaves(batch), base.leaves(other), strict=True):
       assert one.dtype == same.dtype and one.tolist() == same.tolist()
-      same[...] = same  # may be written to
+      same[...] = same  # arrays are writable
 
 
 # Evaluation
@@ -540,14 +541,14 @@ def test_every_example_comes_once_and_in_order(batch_size):
   assert np.array(ids(batches))[masks].tolist() == list(range(SIZE))
 
 
-def test_an_epoch_can_be_had_again():
+def test_an_epoch_can_be_read_again():
   data = eval_input(4, transforms=[Double()])
   first, second = list(data.epoch()), list(data.epoch())
   assert_equal(first, second)
   np.testing.assert_array_equal(first[0]['label'], [0, 2, 4, 0])
 
 
-def test_evaluation_can_go_on_at_a_batch():
+def test_evaluation_can_start_at_a_batch():
   batches = eval_input(4).batches()
   batches.set_state({'step': 1})
   assert_equal(list(batches), list(eval_input(4).epoch())[1:])

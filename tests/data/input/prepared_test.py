@@ -16,7 +16,7 @@ COUNT = 12
 
 
 class Counted(Source):
-  """Images whose reads are counted; one cannot be read."""
+  """Images that count how often each is read; one image cannot be read."""
 
   def __init__(self, bad: int | None = None, sizes: int = 1):
     self.bad, self.sizes = bad, sizes
@@ -114,7 +114,7 @@ def test_an_evaluation_reads_each_record_once():
   first, second = list(data.epoch()), list(data.epoch())
   assert_equal(first, second)
   assert sorted(source.reads[:COUNT]) == list(range(COUNT))
-  # The record that fills the last batch may be read before it is kept.
+  # A record that fills the last batch may be read before it is kept.
   assert len(source.reads) <= COUNT + 4
   assert [batch['mask'].sum() for batch in first] == [8, 4]
 
@@ -122,13 +122,13 @@ def test_an_evaluation_reads_each_record_once():
 @pytest.mark.parametrize(
   'options, source',
   [
-    (dict(keep_mib=COUNT * 16 / 2**20), Counted()),  # too many, with their names
+    (dict(keep_mib=COUNT * 16 / 2**20), Counted()),  # too large with their names
     (dict(transforms=[Encoded()]), Counted()),
     (dict(transforms=[Scribble()]), Counted()),
     (dict(transforms=[]), Counted()),
   ],
 )
-def test_what_is_not_kept(options, source):
+def test_inputs_that_are_not_kept(options, source):
   data = train_input(source, **options)
   with contextlib.closing(iter(data)) as batches:
     for _ in range(6):
@@ -143,7 +143,7 @@ def test_images_of_several_sizes_are_not_kept():
   assert kept.size == 1 and kept.take([0])[0]['name'] == 'file 0'
   kept.put(1, source[1])
   assert kept.size == 0 and kept.take([0, 1]) == [None, None]
-  kept.put(2, source[2])  # never again
+  kept.put(2, source[2])  # nothing is kept any more
   assert kept.size == 0
 
 
@@ -202,7 +202,7 @@ def test_copies_for_workers_are_empty():
   assert (kept.size, copy.size) == (1, 0) and copy.take([1]) == [None]
 
 
-def test_a_bad_record_costs_no_other_and_is_told_each_time():
+def test_a_bad_record_affects_no_other_and_is_reported_each_time():
   source = Counted(bad=5)
   data = train_input(source, bad_share=1.0)
   with contextlib.closing(iter(data)) as batches:

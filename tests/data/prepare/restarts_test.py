@@ -16,7 +16,7 @@ needs_jpegtran = pytest.mark.skipif(
 
 @pytest.fixture(scope='module')
 def picture():
-  """Noise, 60 high and 200 wide."""
+  """Returns noise, 60 high and 200 wide."""
   return np.random.default_rng(0).integers(0, 256, (60, 200, 3)).astype(np.uint8)
 
 
@@ -29,7 +29,7 @@ def saved(picture: np.ndarray, mode: str = 'RGB', **options) -> bytes:
 @pytest.mark.parametrize(
   'width, mcu, want',
   [
-    (500, 16, 4),  # of 32
+    (500, 16, 4),  # of 32 MCUs
     (1000, 16, 3),  # of 63
     (2000, 16, 5),  # of 125
     (333, 16, 3),  # of 21
@@ -42,7 +42,7 @@ def saved(picture: np.ndarray, mode: str = 'RGB', **options) -> bytes:
     (1, 16, 1),
   ],
 )
-def test_rows_are_parted_alike_and_about_every_64_pixels(width, mcu, want):
+def test_rows_are_split_evenly_about_every_64_pixels(width, mcu, want):
   assert restarts.interval(width, mcu) == want
 
 
@@ -71,7 +71,7 @@ def test_encodes_as_pillow_does(channels, quality, picture):
     dict(mode='L'),
     dict(mode='CMYK'),
     dict(exif=b'Exif\0\0 and so on'),
-    dict(restart_marker_blocks=2),  # of 13
+    dict(restart_marker_blocks=2),  # a row has 13 blocks
   ],
 )
 def test_markers_are_inserted_without_a_change(options, picture):
@@ -89,7 +89,7 @@ def test_markers_are_inserted_without_a_change(options, picture):
     assert options['exif'] in got
 
 
-def test_others_stay_as_they_are(picture):
+def test_other_files_stay_unchanged(picture):
   buffer = io.BytesIO()
   Image.fromarray(picture).save(buffer, 'PNG')
   there = saved(picture, restart_marker_rows=1)
@@ -98,7 +98,7 @@ def test_others_stay_as_they_are(picture):
 
 
 def program(folder, monkeypatch, script: str) -> None:
-  """Lets a script be the only jpegtran."""
+  """Replaces jpegtran by a script, the only program on the path."""
   file = folder / 'jpegtran'
   file.write_text(f'#!/bin/sh\n{script}\n')
   file.chmod(0o755)
@@ -120,7 +120,7 @@ def test_what_jpegtran_changes_or_complains_of_stays(
     restarts.insert(encoded[:-100], index=7)
 
 
-def test_a_missing_jpegtran_is_told(tmp_path, monkeypatch):
+def test_a_missing_jpegtran_is_reported(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', str(tmp_path))
   with pytest.raises(UserError, match='jpegtran, .*libjpeg-turbo-progs'):
     restarts.check()

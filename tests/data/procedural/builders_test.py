@@ -1,4 +1,4 @@
-"""What all data sets that are written here have in common."""
+"""Tests of all generated data sets alike."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from big_vision_like.data.procedural import (
   twins,
 )
 
-# What makes them small.
+# Options that make them small.
 TINY = {
   digits.Digits: None,
   glyphs.Glyphs: dict(per_class=(1, 1)),

@@ -57,7 +57,7 @@ def test_processes_load_no_jax_and_use_one_thread_each():
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_what_one_process_raises_is_raised_here(monkeypatch, workers):
+def test_errors_of_workers_are_raised_here(monkeypatch, workers):
   monkeypatch.setattr(drawing, 'CHUNK', 2)
   examples = iter(drawing.drawn(functools.partial(fails_at, 5), 100, workers))
   assert [next(examples)[0] for _ in range(4)] == [0, 1, 2, 3]
@@ -65,7 +65,7 @@ def test_what_one_process_raises_is_raised_here(monkeypatch, workers):
     list(examples)
 
 
-def test_a_process_that_is_killed_is_told():
+def test_a_killed_process_is_reported():
   with pytest.raises(UserError, match='was killed: is there enough memory'):
     list(drawing.drawn(kills_itself, 10, workers=2))
 
@@ -107,7 +107,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path):
 
 
 class Drawn(tfds.core.GeneratorBasedBuilder):
-  """Numbers."""
+  """A data set of numbers."""
 
   VERSION = tfds.core.Version('1.0.0')
 

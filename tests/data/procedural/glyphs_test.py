@@ -40,7 +40,7 @@ def test_characters_that_share_a_form_differ_in_height(alphabet):
   for capital in 'CKOPSUVWXZ':
     capitals = [glyphs._skeleton(t)[0] for t in skeletons(alphabet, capital)]
     smalls = [glyphs._skeleton(t)[0] for t in skeletons(alphabet, capital.lower())]
-    # k reaches the cap line with its stem, p and script z go below the baseline.
+    # The stem of k reaches the cap line; p and script z extend below the baseline.
     assert all(p[:, 1].min() < 0.1 and p[:, 1].max() < 1.1 for p in capitals)
     if capital != 'K':
       assert all(p[:, 1].min() > 0.35 for p in smalls)
@@ -60,7 +60,7 @@ def test_curves_pass_through_their_points_and_keep_corners():
   smooth_N2 = glyphs._smooth(points_N2, [False, True, False, False])
   for point in points_N2:
     assert np.abs(smooth_N2 - point).sum(1).min() < 1e-12
-  # Before the corner the curve is the chord, because both its ends are sharp.
+  # Before the corner, the curve is the chord because both its ends are sharp.
   assert np.allclose(smooth_N2[smooth_N2[:, 0] < 0.39][:4, 1], 0, atol=0.05)
   rounded_N2 = glyphs._smooth(points_N2, [False] * 4)
   assert not np.allclose(smooth_N2[1:9], rounded_N2[1:9])
@@ -136,7 +136,7 @@ def test_the_nearest_neighbour_tells_most_characters_apart():
   assert (train_labels[nearest] == test_labels).mean() > 0.7
 
 
-def test_records_hold_what_draw_draws(builder):
+def test_records_hold_the_drawn_examples(builder):
   assert {k: s.num_examples for k, s in builder.info.splits.items()} == {
     'train': 186,
     'test': 62,

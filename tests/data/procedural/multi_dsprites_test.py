@@ -24,8 +24,8 @@ def alone(values):
   return multi_dsprites.sprite(**{name: values[name] for name in factors})
 
 
-# Pixels of the sprites at scales 0.5 to 1, upright, in the first place of dSprites: its
-# published animation, dsprites.gif.
+# Pixels of the sprites at scales 0.5 to 1, upright, at the first position of dSprites,
+# counted in its published animation, dsprites.gif.
 @pytest.mark.parametrize(
   'shape, pixels, rows, columns, tolerance',
   [
@@ -55,8 +55,8 @@ def test_a_heart_stands_on_its_tip():
   widths = heart_HW.sum(axis=1)[y.min() : y.max() + 1]
   assert widths[-1] <= 2 and widths.argmax() < 6
   top = heart_HW[y.min()]
-  assert np.abs(np.diff(top.astype(int))).sum() == 4  # two bows
-  # The published one, rows 7 to 23 in the first place.
+  assert np.abs(np.diff(top.astype(int))).sum() == 4  # two bows at the top
+  # Row widths of the published heart: rows 7 to 23 at the first position.
   want = [10, 14, 16, 18, 20, 20, 18, 18, 16, 16, 14, 12, 10, 8, 6, 4, 2]
   assert np.abs(widths[: len(want)] - want).max() <= 3
 
@@ -66,7 +66,7 @@ def test_sprites_turn_counterclockwise_as_opencv_turns_them(shape):
   upright_HW = multi_dsprites.sprite(shape, 0.5, 0.5).astype(np.float32)
   for degrees in (30, 90, 200):
     turned_HW = multi_dsprites.sprite(shape, 0.5, 0.5, 1, np.deg2rad(degrees))
-    # OpenCV has the middle of the first pixel at 0.
+    # OpenCV puts the centre of the first pixel at 0.
     matrix = cv2.getRotationMatrix2D((31.5, 31.5), degrees, 1)
     want_HW = cv2.warpAffine(upright_HW, matrix, (64, 64)) > 0.5
     both = (turned_HW & want_HW).sum() / (turned_HW | want_HW).sum()
@@ -117,7 +117,7 @@ def test_later_sprites_hide_earlier_ones(variant):
     assert hidden > 0
 
 
-def test_factors_are_those_of_dsprites():
+def test_factors_match_dsprites():
   objects = [o for scene in scenes('colored_on_grayscale') for o in scene['objects']]
   numbers = {
     'x': np.linspace(0, 1, 32),
@@ -127,7 +127,7 @@ def test_factors_are_those_of_dsprites():
   }
   for name, want in numbers.items():
     found = sorted({o[name] for o in objects})
-    np.testing.assert_allclose(found, want)  # about a thousand draws find all
+    np.testing.assert_allclose(found, want)  # about a thousand draws find all values
   shares = [
     sum(o['shape'] == s for o in objects) for s in ('ellipse', 'heart', 'square')
   ]
@@ -156,7 +156,7 @@ def test_an_example_is_a_function_of_seed_split_and_index():
 
 
 @pytest.mark.parametrize('variant', list(VARIANTS))
-def test_records_hold_what_draw_draws(tmp_path, variant):
+def test_records_hold_the_drawn_examples(tmp_path, variant):
   tfds.disable_progress_bar()
   config = multi_dsprites.MultiDspritesConfig(
     name='tiny', variant=variant, counts=(6, 3, 2), seed=4

@@ -18,7 +18,7 @@ def drawn(name, count=60):
 
 
 def names_of(example):
-  """Which segment each pixel shows, by its id."""
+  """Returns the id of the segment at each pixel."""
   red, green, blue = np.moveaxis(example['panoptic_image'].astype(np.int64), -1, 0)
   return red + 256 * green + 65536 * blue
 
@@ -53,7 +53,7 @@ def test_simple_scenes_are_as_described():
     image, ids_HW = example['image'], example['segmentation'][..., 0]
     assert image.shape == (48, 48, 3)
     assert image[ids_HW == 0].max() <= round(0.15 * 255)
-    assert (names_of(example) > 0).sum() == (ids_HW > 0).sum()  # no stuff
+    assert (names_of(example) > 0).sum() == (ids_HW > 0).sum()  # there is no stuff
     counts.append(len(example['objects']))
     for i, thing in enumerate(example['objects'], start=1):
       colors = np.unique(image[ids_HW == i], axis=0)
@@ -62,9 +62,9 @@ def test_simple_scenes_are_as_described():
       sides.append(round(max(bottom - top, right - left)))
       labels.append(thing['label'])
       box = ids_HW[round(top) : round(bottom), round(left) : round(right)]
-      assert set(np.unique(box)) <= {0, i}  # apart from each other
+      assert set(np.unique(box)) <= {0, i}  # boxes do not overlap
       assert not thing['is_crowd']
-      # What of its box a shape fills.
+      # The share of its box that a shape fills.
       share = thing['area'] / box.size
       want = {'square': 1.0, 'disc': np.pi / 4, 'triangle': 0.5}
       assert share == pytest.approx(want[config.things[thing['label']]], abs=0.07)
@@ -81,10 +81,10 @@ def test_hidden_scenes_have_everything():
   assert {o['label'] for o in stuff} == set(range(6, 10))
   assert all(o['area'] >= scenes.SEEN_PIXELS for o in things)
   crowds = [o for o in things if o['is_crowd']]
-  assert 3 <= len(crowds) <= 18  # of 60 scenes, 15 %
+  assert 3 <= len(crowds) <= 18  # 15 % of 60 scenes
   counts = [sum(not o['is_crowd'] for o in e['objects']) for e in examples]
   assert min(counts) == 3 and max(counts) == 8
-  # What another thing hides: the box of one reaches over the pixels of another.
+  # Counts hidden things: their box reaches over the pixels of another thing.
   covered = 0
   for example in examples:
     ids_HW = example['segmentation'][..., 0]
@@ -121,7 +121,7 @@ def test_an_example_is_a_function_of_seed_split_and_index():
     scenes.draw(config, 'test', 0)
 
 
-def test_records_hold_what_draw_draws(tmp_path):
+def test_records_hold_the_drawn_examples(tmp_path):
   tfds.disable_progress_bar()
   for name, config in CONFIGS.items():
     small = dataclasses.replace(config, name=f'few_{name}', counts=(5, 2))

@@ -13,7 +13,7 @@ TEST = dataclasses.replace(TRAIN, examples=400, split='test')
 
 
 def symbols(ids):
-  """What stands before EOS; checks what stands behind."""
+  """Returns the symbols before EOS; checks that only padding follows."""
   (end,) = np.flatnonzero(ids == 2)
   assert not ids[end + 1 :].any() and (ids[:end] >= 3).all()
   return ids[:end].tolist()
@@ -37,7 +37,7 @@ def test_lengths_and_symbols_are_uniform():
   _, lengths = np.unique([len(x) for x in drawn], return_counts=True)
   values, counts = np.unique(np.concatenate(drawn), return_counts=True)
   assert len(lengths) == 9 and values.tolist() == list(range(3, 20))
-  # Chi-square, degrees of freedom 8 and 16: the bounds are those of one in 10,000.
+  # Chi-square with 8 and 16 degrees of freedom: 1 draw in 10,000 exceeds these bounds.
   assert ((lengths - 3000 / 9) ** 2 / (3000 / 9)).sum() < 31.8
   assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 44.3
 
@@ -46,7 +46,7 @@ def test_no_test_string_occurs_in_training():
   seen = {tuple(TRAIN[i]['source']) for i in range(3000)}
   seen |= {tuple(dataclasses.replace(TRAIN, seed=5)[i]['source']) for i in range(3000)}
   assert not seen & {tuple(TEST[i]['source']) for i in range(400)}
-  # Short strings of few symbols, all of which are seen: 1 in 10 is for tests.
+  # All short strings of few symbols occur; 1 in 10 is reserved for tests.
   few = dict(vocab_size=7, min_length=4, max_length=4)
   strings = {
     split: {
@@ -68,7 +68,7 @@ def test_examples_depend_on_seed_split_and_index_alone():
   assert strings(again) == strings(TRAIN)
   assert strings(dataclasses.replace(TRAIN, seed=1)) != strings(TRAIN)
   assert len({tuple(x) for x in strings(TRAIN)}) == 20
-  # The very numbers, on every machine.
+  # The numbers are the same on every machine.
   assert symbols(TRAIN[0]['source']) == [18, 4, 15, 19, 3, 12, 16, 9, 15, 15]
 
 
@@ -76,7 +76,7 @@ def test_reading_is_fast():
   start = time.process_time()
   for i in range(2000):
     TRAIN[i]
-  # 100,000 a second on a free core; here at least a twentieth of it.
+  # A free core reads 100,000 examples a second; require at least a twentieth of that.
   assert time.process_time() - start < 0.4
 
 
@@ -97,12 +97,12 @@ def test_it_is_a_source_of_the_pipeline():
     (dict(vocab_size=3), 'vocab_size=3 leaves no symbols'),
   ],
 )
-def test_wrong_fields_are_told(wrong, sentence):
+def test_wrong_fields_are_reported(wrong, sentence):
   with pytest.raises(UserError, match=sentence):
     dataclasses.replace(TRAIN, **wrong)
 
 
-def test_too_few_strings_for_two_splits_are_told():
+def test_too_few_strings_for_two_splits_are_reported():
   one = dict(vocab_size=4, min_length=1, max_length=1)
   with pytest.raises(UserError, match='of 1 symbols was found for the split'):
     for split in ('train', 'test'):

@@ -42,7 +42,7 @@ def pixels_of(example):
 
 
 def inside(solid, points_N3):
-  """bool (N,), by what a cube, a sphere and a cylinder are."""
+  """Returns bool (N,) by the equations of a cube, a sphere and a cylinder."""
   x, y, z = (points_N3 - [solid.x, solid.y, 0]).T
   radius = {'small': 0.35, 'large': 0.7}[solid.size]
   if solid.shape == 'sphere':
@@ -55,7 +55,7 @@ def inside(solid, points_N3):
 
 
 def first_met(view, eye_3, scene):
-  """The ids of `cast`, by walks along the rays in small steps."""
+  """Returns the ids of `cast`, found by small steps along the rays."""
   forward = -solids.EYE_3 / np.linalg.norm(solids.EYE_3)
   right = np.cross(forward, [0, 0, 1])
   right /= np.linalg.norm(right)
@@ -77,7 +77,7 @@ def first_met(view, eye_3, scene):
   'view', [solids.View(30, 40), solids.View(32, 32, (29, 64, 192, 192))]
 )
 @pytest.mark.parametrize('seed', range(3))
-def test_ids_are_those_of_what_a_ray_meets_first(view, seed):
+def test_ids_belong_to_the_first_solid_that_a_ray_meets(view, seed):
   rng = np.random.default_rng(seed)
   scene = solids.place(8, rng)
   eye_3 = solids.EYE_3 + rng.uniform(-0.5, 0.5, 3)
@@ -100,7 +100,7 @@ def test_where_rays_meet_a_solid_is_its_surface(shape):
   for t, sign in ((enter, 1), (leave, -1)):
     before, after = ((start + (t + sign * d) * ray)[:, hit].T for d in (-1e-4, 1e-4))
     assert inside(solid, after).all() and not inside(solid, before).any()
-  # Normals point to where the ray comes from.
+  # Normals point towards the origin of the ray.
   at = (start + enter * ray)[:, hit]
   normal = solids._normal(solid, at)
   np.testing.assert_allclose(np.linalg.norm(normal, axis=0), 1, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_an_example_is_a_function_of_seed_split_and_index():
     assert not same(example, solids.draw(*other, SMALL))
 
 
-def test_what_an_example_is(scenes):
+def test_fields_of_an_example(scenes):
   view, examples = scenes
   for i, example in enumerate(examples):
     shape = (view.height, view.width)
@@ -186,7 +186,7 @@ def test_all_properties_occur_and_are_independent():
   for name, values in names.items():
     counts = collections.Counter(getattr(solid, name) for solid in scene)
     assert sorted(counts) == sorted(values)
-    # Large solids more rarely find a place.
+    # Large solids find a position less often.
     assert min(counts.values()) > 0.75 * len(scene) / len(values)
   pairs = collections.Counter((solid.color, solid.shape) for solid in scene)
   assert len(pairs) == 24
@@ -216,20 +216,20 @@ def test_solids_shade_the_floor_away_from_the_lamp(shape):
   empty, _ = picture()
   image, ids = picture(solid)
   darker = (empty - image).mean(axis=-1)
-  near = cv2.dilate(ids, np.ones((3, 3), np.uint8)) > 0  # pixels of its edges too
+  near = cv2.dilate(ids, np.ones((3, 3), np.uint8)) > 0  # includes edges
   darker[near] = 0
-  assert darker.min() >= -1  # nothing is lit more
+  assert darker.min() >= -1  # no pixel is brighter
   shadow = darker > 0.15 * empty.mean(axis=-1)
   assert 40 < shadow.sum() < 0.1 * shadow.size
   columns = np.arange(shadow.shape[1])
-  # The lamp is on the right: the middle of the shadow is left of the solid's.
+  # The lamp is on the right, so the middle of the shadow is left of the solid's.
   assert solids.LAMP_3 @ solids.RIGHT_3 > 1
   middle = {
     name: (m.sum(axis=0) @ columns) / m.sum()
     for name, m in (('shadow', shadow), ('solid', ids > 0))
   }
   assert middle['shadow'] < middle['solid'] - 3
-  # Far away from it nothing changes.
+  # Nothing changes far away from the solid.
   assert (darker[:, -20:] <= 2).all() and (darker[-15:] <= 2).all()
 
 
@@ -280,7 +280,7 @@ def test_other_sizes_show_the_same():
   averaged = large.reshape(60, 4, 80, 4, 3).mean(axis=(1, 3))
   assert np.abs(averaged - small).mean() < 2
   part, _ = picture(*scene, view=solids.View(192, 192, solids.MIDDLE))
-  # Which of 16 places of the lamp a ray sees depends on where the window starts.
+  # The start of the window decides which of 16 lamp positions a ray sees.
   assert np.abs(part - large[29:221, 64:256]).mean() < 0.5
 
 
@@ -297,7 +297,7 @@ def test_wrong_arguments_are_named(monkeypatch):
 # The data set
 
 
-def test_records_hold_what_draw_draws(builder):
+def test_records_hold_the_drawn_examples(builder):
   assert {k: s.num_examples for k, s in builder.info.splits.items()} == {
     'train': 3,
     'crowded': 2,

@@ -38,7 +38,7 @@ def connected(cells):
 
 def test_shapes_are_the_fixed_tetrominoes_without_bars():
   # All sets of four connected cells within three by three, moved into the corner: of
-  # the 19 fixed tetrominoes only the two bars do not fit.
+  # the 19 fixed tetrominoes, only the two bars do not fit.
   every = set()
   for bits in range(1 << 9):
     cells = {divmod(i, 3) for i in range(9) if bits >> i & 1}
@@ -86,7 +86,7 @@ def test_small_scenes_have_pure_colors(name):
 
 
 def test_large_cells_are_lit_as_in_the_published_picture():
-  # The J of its preview (in the README of the published set), top left at 3, 12.
+  # The J in the preview of the published set (in its README), top left at 3, 12.
   scene = next(
     s for s in scenes('35') if any(o['color'] == 'yellow' for o in s['objects'])
   )
@@ -124,7 +124,7 @@ def test_blocks_never_touch():
         max(y.min() - 2, 0) : y.max() + 3, max(x.min() - 2, 0) : x.max() + 3
       ]
       near += len(np.unique(window)) > 2
-  assert near > 500  # nor are they farther apart than that
+  assert near > 500  # blocks are often as close as that
 
 
 def test_every_scene_is_as_likely_as_any_other():
@@ -144,7 +144,7 @@ def test_every_scene_is_as_likely_as_any_other():
   assert set(counts) == set(layouts)
   expected = 10
   chi2 = sum((n - expected) ** 2 / expected for n in counts.values())
-  # The statistic has the mean len - 1 and the variance 2 (len - 1).
+  # The statistic has mean len - 1 and variance 2 (len - 1).
   assert abs(chi2 - (len(layouts) - 1)) < 5 * (2 * (len(layouts) - 1)) ** 0.5
 
 
@@ -180,7 +180,7 @@ TINY = tetrominoes.TetrominoesConfig(
 )
 
 
-def test_records_hold_what_draw_draws(tmp_path):
+def test_records_hold_the_drawn_examples(tmp_path):
   tfds.disable_progress_bar()
   builder = tetrominoes.Tetrominoes(data_dir=tmp_path, config=TINY)
   builder.download_and_prepare(file_format='array_record')

@@ -34,7 +34,7 @@ def test_twins_look_alike_and_contexts_tell_them_apart():
       if label in twins.TWINS:
         count += 1
         alike = [i for i in own if twins.LOOKS[i] == twins.LOOKS[label]]
-        # A twin of neither class of the context is right half of the time.
+        # If the context has neither twin, a guess is right half of the time.
         right += alike[0] == label if alike else 0.5
   total = sum(
     len(twins.draw(CONFIG, 'train', index)['objects']) for index in range(1_000)

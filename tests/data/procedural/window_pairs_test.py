@@ -7,7 +7,7 @@ from big_vision_like.errors import UserError
 
 
 def values(example):
-  """The picture as the model gets it, in RGB."""
+  """Returns the image in RGB, with the values that the model gets."""
   encoded = np.frombuffer(example['image'], np.uint8)
   image_HWC = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
   return (image_HWC / 255 - 0.5) * 6

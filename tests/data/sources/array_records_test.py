@@ -24,7 +24,7 @@ DAMAGES = ['cut in half', 'cut at the end', 'empty', 'zeros']
 
 
 @pytest.mark.parametrize('damage', DAMAGES)
-def test_records_of_a_shard_without_its_end_are_bad_and_others_read(tmp_path, damage):
+def test_a_truncated_shard_gives_bad_records_and_others_are_read(tmp_path, damage):
   files = pictures.write_tfds(tmp_path, 'array_record')
   damaged(files[1], damage)
   source = tfds.Tfds('tiny', data_dir=str(tmp_path))
@@ -89,7 +89,7 @@ def test_a_shard_of_another_length_than_tfds_wrote_is_a_problem(tmp_path):
     source[8]
 
 
-def test_records_that_are_no_examples_are_refused(tmp_path):
+def test_records_that_are_not_examples_are_refused(tmp_path):
   writer = array_record_module.ArrayRecordWriter(str(tmp_path / 'a'), 'group_size:1')
   writer.write(b'\x07what is this')
   writer.close()

@@ -60,7 +60,7 @@ def test_layouts_are_found(layout, tmp_path):
     assert source.problems() == [] and source.category_names == ['cat', 'dog']
 
 
-def test_what_is_missing_is_one_sentence(tmp_path):
+def test_missing_parts_give_one_sentence(tmp_path):
   with pytest.raises(UserError, match=r'for train and val \(no .json file\)'):
     parts_of(str(tmp_path))
   make(tmp_path, 'train.json', 'train')

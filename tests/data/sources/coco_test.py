@@ -39,7 +39,7 @@ def annotation(name, image_id=20, bbox=(6, 10, 12, 20), category_id=7, **rest):
 
 
 def written(folder, annotations, images=IMAGES, categories=CATEGORIES, **options):
-  """An annotation file, and all of its images."""
+  """Writes an annotation file with all of its images and returns the source."""
   folder = pathlib.Path(folder)
   entries = dict(images=images, annotations=annotations, categories=categories)
   (folder / 'a.json').write_text(json.dumps(entries))
@@ -49,7 +49,7 @@ def written(folder, annotations, images=IMAGES, categories=CATEGORIES, **options
   return coco.Coco(str(folder / 'a.json'), str(folder), **options)
 
 
-def test_examples_are_those_of_tfds(tmp_path):
+def test_examples_match_tfds(tmp_path):
   source = written(
     tmp_path,
     [
@@ -66,13 +66,13 @@ def test_examples_are_those_of_tfds(tmp_path):
   assert second['image/filename'] == b'b.png'
   assert second['image'] == (tmp_path / 'b.png').read_bytes()
   objects = second['objects']
-  assert objects['id'].tolist() == [2, 9]  # by id, as in TFDS
+  assert objects['id'].tolist() == [2, 9]  # sorted by id, as in TFDS
   assert objects['area'].tolist() == [400, 100.5]
   assert objects['label'].tolist() == [1, 1]
   assert objects['is_crowd'].tolist() == [False, True]
   want = [[30 / 40, 50 / 60, 50 / 40, 70 / 60], [0.25, 0.1, 0.75, 0.3]]
   np.testing.assert_allclose(objects['bbox'], want, rtol=1e-6)
-  assert source[2]['objects']['bbox'].shape == (0, 4)  # without objects, but there
+  assert source[2]['objects']['bbox'].shape == (0, 4)  # empty, but kept
   with pytest.raises(IndexError):
     source[3]
   copy = pickle.loads(pickle.dumps(source))
@@ -89,7 +89,7 @@ def test_features_describe_the_examples(tmp_path):
   assert again['objects']['label'] == [1] and again['image/id'] == 10
 
 
-def test_boxes_of_batches_are_those_of_the_file(tmp_path):
+def test_boxes_of_batches_match_the_file(tmp_path):
   source = written(
     tmp_path, [annotation(9, iscrowd=1), annotation(2, bbox=[50, 30, 20, 20], area=7)]
   )
@@ -104,7 +104,7 @@ def test_boxes_of_batches_are_those_of_the_file(tmp_path):
   data = pipeline.EvalInput(source=source, batch_size=3, transforms=transforms)
   (batch,) = data.epoch()
   assert batch['image_id'].tolist() == [10, 20, 30]
-  np.testing.assert_allclose(batch['boxes'][1, 0], [50, 30, 60, 40])  # cut
+  np.testing.assert_allclose(batch['boxes'][1, 0], [50, 30, 60, 40])  # clipped
   np.testing.assert_allclose(batch['boxes'][1, 1], [6, 10, 18, 30], rtol=1e-6)
   assert batch['crowd'][1].tolist() == [False, True, False]
   assert batch['box_mask'][1].tolist() == [True, False, False]
@@ -132,7 +132,7 @@ BAD = {
 }
 
 
-def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path, capfd):
+def test_unusable_annotations_are_left_out_counted_and_named(tmp_path, capfd):
   bad = [entry for entries in BAD.values() for entry in entries]
   entries = [annotation(1), *bad, annotation(2, bbox=[-5, 0, 9, 9])]
   source = written(tmp_path, entries, tolerated=0.9)
@@ -165,19 +165,19 @@ def test_many_that_are_left_out_are_counted_and_an_error(tmp_path):
 
 
 def whole(kind, *names):
-  """Writes these fields of all entries as another type."""
+  """Returns a function that converts these fields of an entry to another type."""
   return lambda e: e.update({n: kind(e[n]) for n in names if n in e})
 
 
 def square(entry):
-  """The outline of a box in place of it."""
+  """Replaces the box of an entry by its outline."""
   left, top, width, height = entry.pop('bbox')
   right, bottom = left + width, top + height
   entry['segmentation'] = [[left, top, right, top, right, bottom, left, bottom]]
 
 
 def runs(text):
-  """As run lengths, in numbers or in COCO's text."""
+  """Returns a function that replaces a box by run lengths, numbers or COCO's text."""
 
   def change(entry):
     image = next(i for i in IMAGES if i['id'] == entry['image_id'])
@@ -215,7 +215,7 @@ SAME = {
 
 
 @pytest.mark.parametrize('name', SAME)
-def test_what_has_one_meaning_is_read(tmp_path, name):
+def test_equivalent_files_are_read_alike(tmp_path, name):
   entries = [
     annotation(1, area=240, iscrowd=0),
     annotation(2, image_id=10, bbox=[3, 0, 1, 30], area=30, category_id=3),
@@ -235,7 +235,7 @@ def test_what_has_one_meaning_is_read(tmp_path, name):
   if 'id' not in name:
     assert got.fingerprint() == want.fingerprint()
   assert len(set(got.contents.ids_N.tolist())) == 3
-  # Evaluation judges by the same.
+  # Evaluation reads the same boxes.
   true = coco_json.read_strictly(got.annotations)['annotations']
   boxes = {tuple(map(float, e['bbox'])) for e in true}
   assert boxes == set(map(tuple, want.contents.boxes_N4.tolist()))
@@ -252,7 +252,7 @@ def test_what_has_one_meaning_is_read(tmp_path, name):
     (lambda x, y, w, h: [x / 60, y / 40, w / 60, h / 40], '16 of 16 .* fractions'),
   ],
 )
-def test_boxes_of_another_convention_are_told(tmp_path, change, told):
+def test_boxes_of_another_convention_are_reported(tmp_path, change, told):
   places = [(x, y, 12, 9) for x in (1, 15, 30, 45) for y in (1, 10, 20, 30)]
   plain = written(tmp_path, [annotation(i, bbox=b) for i, b in enumerate(places)])
   assert plain.problems() == []
@@ -301,7 +301,7 @@ def test_boxes_of_another_convention_are_told(tmp_path, change, told):
     ),
   ],
 )
-def test_what_is_no_such_file_is_told_by_its_entry(content, told, tmp_path):
+def test_malformed_files_are_reported_by_entry(content, told, tmp_path):
   source = written(tmp_path, [annotation(1)])
   file = tmp_path / 'a.json'
   if isinstance(content, dict):
@@ -337,7 +337,7 @@ def test_images_that_are_missing_damaged_or_of_another_size_are_bad_records(tmp_
 
 
 @pytest.mark.parametrize('orientation', [1, 6])
-def test_images_that_viewers_turn(tmp_path, orientation):
+def test_images_with_an_orientation_tag(tmp_path, orientation):
   source = written(tmp_path, [annotation(1)], [IMAGES[0] | {'height': 60, 'width': 40}])
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = orientation
@@ -363,7 +363,7 @@ def test_images_in_a_folder_further_up(tmp_path):
 
 
 def outlines():
-  """A polygon, run lengths as numbers and as text, and the masks that they are."""
+  """Returns a polygon, run lengths as numbers and as text, and the equivalent masks."""
   drawn = np.zeros((3, 40, 60), np.uint8)
   polygon = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]
   drawn[0, 5:25, 10:30] = 1
@@ -377,7 +377,6 @@ def outlines():
   return [[polygon], {'size': [40, 60], 'counts': counts}, text], drawn
 
 
-# pycocotools knows an older NumPy.
 def test_outlines_become_masks(tmp_path):
   found, drawn = outlines()
   entries = [annotation(i, segmentation=outline) for i, outline in enumerate(found)]
@@ -407,7 +406,7 @@ def test_outlines_become_masks(tmp_path):
   theirs = pycoco.COCO(plain.annotations)
   for i in range(3):
     np.testing.assert_array_equal(source[1]['masks'][i], theirs.annToMask(entries[i]))
-  # They go on in step with the boxes.
+  # They stay aligned with the boxes.
   example = boxes.Objects().map(image.Decode().map(source[1]))
   turned = boxes.flip(example)
   np.testing.assert_array_equal(turned['masks'], drawn[..., ::-1])
@@ -420,14 +419,14 @@ def test_masks_that_no_memory_holds(tmp_path):
     coco_outlines.decoded([np.array([1 << 28])] * 9, 1 << 14, 1 << 14, range(9))
 
 
-def test_another_number_of_images_than_the_config_says(tmp_path):
+def test_a_number_of_images_that_differs_from_the_config(tmp_path):
   source = written(tmp_path, [])
   with pytest.raises(UserError, match=r'has \d+ images, not the 77 that the config'):
     len(dataclasses.replace(source, examples=77))
   assert len(dataclasses.replace(source, examples=len(source))) == len(source)
 
 
-def test_masks_are_of_instances(tmp_path):
+def test_only_instances_have_masks(tmp_path):
   with pytest.raises(UserError, match='masks=True needs instances'):
     coco.Coco('a', 'b', panoptic='c', masks=True)
 
@@ -436,7 +435,7 @@ def test_masks_are_of_instances(tmp_path):
 
 
 def panoptic(folder, change=lambda entries: None):
-  """Two segments in image 20; image 10 is of one, all of it."""
+  """Writes a panoptic set: image 20 has two segments, image 10 a single one."""
   source = written(folder, [])
   (folder / 'maps').mkdir(exist_ok=True)
   names = np.zeros((40, 60), np.int64)
@@ -507,7 +506,7 @@ def test_panoptic_files_with_errors(tmp_path):
 # COCO itself
 
 
-def test_ids_are_those_of_coco():
+def test_ids_match_coco():
   unused = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
   assert list(coco_classes.IDS) == [i for i in range(1, 91) if i not in unused]
   assert len(coco_classes.IDS) == 80

@@ -1,4 +1,4 @@
-"""Made-up examples have the features of the data sets that they stand for."""
+"""Tests that fake examples have the features of the data sets that they stand for."""
 
 import pickle
 
@@ -43,7 +43,7 @@ def test_a_segmentation_has_few_ids():
     assert 3 < len({*ids.flat}) <= 10 and ids.max() <= 9
 
 
-def test_some_images_have_no_labels_in_a_data_set_of_several():
+def test_some_images_of_a_multi_label_data_set_have_no_labels():
   source = fake.Fake('imagenet2012_real', 'validation')
   counts = {len(source[i]['real_label']) for i in range(len(source))}
   assert min(counts) == 0 and max(counts) > 1
@@ -67,7 +67,7 @@ def test_examples_depend_on_name_split_and_index():
   assert len(images) == 4
 
 
-def test_a_pipeline_reads_what_is_made_up():
+def test_a_pipeline_reads_fake_examples():
   data = pipeline.EvalInput(
     source=fake.Fake('no_such_data', 'full[100:]', examples=5),
     transforms=[image.Decode(), image.Resize(size=16)],
@@ -104,7 +104,7 @@ def test_values_of_a_feature(feature, shape, dtype, monkeypatch):
     assert np.shape(value) == shape and np.asarray(value).dtype == dtype
 
 
-def test_a_feature_that_nobody_makes_up(monkeypatch):
+def test_a_feature_without_fake_values(monkeypatch):
   feature = tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16)
   features = tfds.features.FeaturesDict({'depth': feature})
   monkeypatch.setattr(fake, 'catalogued', lambda name: features)

@@ -29,7 +29,7 @@ def test_another_seed_draws_others(digits):
   assert len({*ids(0)} & {*ids(1)}) < 10
 
 
-def test_rare_classes_give_all_that_they_have_and_are_told(digits):
+def test_rare_classes_give_all_their_examples_and_are_reported(digits):
   every = fewshot.PerClass(digits, count=135)
   counts = np.bincount([digits[i]['label'] for i in range(len(digits))])
   assert len(every) == np.minimum(counts, 135).sum() < 1350
@@ -51,7 +51,7 @@ def test_small_classes_fill_large_batches_in_workers_too(digits):
   assert set(np.bincount(labels[:10])) == {1} == set(np.bincount(labels[10:20]))
 
 
-def test_planned_where_there_are_no_data(digits, tmp_path):
+def test_planned_without_data(digits, tmp_path):
   few = fewshot.PerClass(digits, count=2, classes=10)
   assert few.planned() is few
   absent = tfds.Tfds('cifar10', data_dir=str(tmp_path), examples=50_000)

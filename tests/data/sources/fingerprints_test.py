@@ -1,4 +1,4 @@
-"""Fingerprints follow the content of sources, not the place where it is stored."""
+"""Tests that fingerprints follow the content of sources, not the storage location."""
 
 import dataclasses
 import functools
@@ -76,7 +76,7 @@ def read(kind, folder):
 
 @pytest.fixture(params=WRITERS)
 def stored(request, tmp_path):
-  """The kind of a source, and the folder that it is stored in."""
+  """Returns the kind of a source, and the folder that holds its data."""
   folder = tmp_path / 'here'
   folder.mkdir()
   WRITERS[request.param](folder)
@@ -89,13 +89,13 @@ def test_another_place_is_the_same_content(stored, tmp_path):
   before = source.fingerprint()
   assert before == read(kind, folder).fingerprint() and len(before) == 32
   elsewhere = tmp_path / 'some' / 'where'
-  shutil.copytree(folder, elsewhere)  # with other times
+  shutil.copytree(folder, elsewhere)  # with other modification times
   shutil.rmtree(folder)
   assert read(kind, elsewhere).fingerprint() == before
 
 
 def change(kind, folder, what):
-  """Changes stored data in one way; False where the kind has no such change."""
+  """Changes stored data in one way; returns False if the kind has no such change."""
   tfds_kind = kind.startswith('tfds')
   data = [file for file in folder.rglob('*') if file.is_file()]
   shards = sorted(f for f in data if f.suffix not in ('.json', '.txt'))
@@ -104,14 +104,14 @@ def change(kind, folder, what):
   match what:
     case 'added':
       shutil.copy(last, beside)
-      return not tfds_kind and kind != 'coco'  # which know their files
+      return not tfds_kind and kind != 'coco'  # these know their files
     case 'removed':
       last.unlink()
       return kind != 'coco'
     case 'renamed':
       last.rename(beside)
       return kind != 'coco'
-    case 'swapped':  # with one of another size
+    case 'swapped':  # swaps two files of different sizes
       content = first.read_bytes(), last.read_bytes()
       first.write_bytes(content[1])
       last.write_bytes(content[0])
@@ -136,7 +136,7 @@ def change(kind, folder, what):
 @pytest.mark.parametrize(
   'what', ['added', 'removed', 'renamed', 'swapped', 'class renamed']
 )
-def test_every_change_of_the_files_is_other_content(stored, what):
+def test_every_change_of_the_files_is_different_content(stored, what):
   kind, folder = stored
   before = read(kind, folder).identity()
   if not change(kind, folder, what):
@@ -144,7 +144,7 @@ def test_every_change_of_the_files_is_other_content(stored, what):
   try:
     after = read(kind, folder).identity()
   except UserError:
-    return  # it is refused
+    return  # the change is refused
   assert after['fingerprint'] != before['fingerprint']
 
 
@@ -160,7 +160,7 @@ def test_times_and_the_order_of_listings_do_not_count(stored, monkeypatch):
 
 
 class Backwards:
-  """What is in a folder, from the last name to the first."""
+  """The entries of a folder, from the last name to the first."""
 
   def __init__(self, entries):
     with entries:
@@ -207,11 +207,11 @@ def test_an_identity_counts_each_inner_file_once(tmp_path):
   assert 'inner' not in alone and InMemory(LABELLED).identity()['files'] == 0
 
 
-def test_a_file_that_grows_is_other_content(stored):
+def test_a_file_that_grows_is_different_content(stored):
   kind, folder = stored
   before = read(kind, folder).fingerprint()
   grown = max(path for path in folder.rglob('*') if path.suffix not in ('.json', ''))
-  if kind == 'parquet':  # whose end is looked at
+  if kind == 'parquet':  # reading parquet starts at its end
     pictures.write_parquet(folder, rows=2)
   elif kind == 'array_record':
     shutil.copy(min(folder.iterdir()), grown)
@@ -221,7 +221,7 @@ def test_a_file_that_grows_is_other_content(stored):
   assert read(kind, folder).fingerprint() != before
 
 
-def test_one_file_more_is_other_content(stored):
+def test_one_more_file_is_different_content(stored):
   kind, folder = stored
   before = read(kind, folder).fingerprint()
   match kind:
@@ -235,7 +235,7 @@ def test_one_file_more_is_other_content(stored):
         tar.addfile(tarfile.TarInfo('a.cls'), io.BytesIO())
     case 'coco':
       entries = json.loads((folder / 'a.json').read_text())
-      entries['annotations'][0]['bbox'][0] += 1  # not another size
+      entries['annotations'][0]['bbox'][0] += 1  # a change that keeps the file's size
       (folder / 'a.json').write_text(json.dumps(entries))
     case _:
       pytest.skip('TFDS knows its files')
@@ -256,7 +256,7 @@ def test_splits_of_tfds_have_their_own(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Squares(Source):
-  """What anybody may write: nothing but a length and examples."""
+  """A source as users write it: only a length and examples."""
 
   count: int
   factor: int = 1
@@ -271,7 +271,7 @@ class Squares(Source):
 
 
 class Plain(Source):
-  """The same without arguments that are known."""
+  """The same source, but not a dataclass, so that its arguments are unknown."""
 
   def __init__(self, count, factor=1):
     self._squares = Squares(count, factor)
@@ -342,7 +342,7 @@ LABELLED = [{'label': i % 2, 'x': i} for i in range(8)]
   ],
   ids=lambda made: type(made[0]).__name__,
 )
-def test_other_arguments_are_other_content(made):
+def test_other_arguments_are_different_content(made):
   found = [source.fingerprint() for source in made]
   assert len(set(found)) == len(made)
   assert [source.fingerprint() for source in made] == found
@@ -370,7 +370,7 @@ def test_defaults_of_a_source():
   assert source.__getitems__([0, 3])[1]['id'] == 3
 
 
-def test_what_is_no_source_is_told():
+def test_an_object_that_is_not_a_source_is_reported():
   assert len(as_source(LABELLED)) == 8 and as_source(LABELLED)[3] == LABELLED[3]
   source = Squares(3)
   assert as_source(source) is source

@@ -18,8 +18,8 @@ def make(root, files):
     path.write_bytes(pictures.EXAMPLES[0]['image'])
 
 
-def test_the_order_is_that_of_torchvision(tmp_path):
-  # What torchvision 0.28's ImageFolder gives for these files.
+def test_the_order_matches_torchvision(tmp_path):
+  # Paths in the order of torchvision 0.28's ImageFolder.
   files = ['b/2.png', 'b/10.JPG', 'b/sub/1.jpeg', 'b/a.webp', 'a/z/0.jpg', 'a/b.jpg']
   make(tmp_path, [*files, 'a/readme.txt', 'B/x.PNG', 'é/1.jpg', 'outside.jpg'])
   source = folders.Folder(str(tmp_path))
@@ -56,7 +56,7 @@ def test_every_format_that_is_decoded_is_taken(tmp_path):
     assert pixels.shape == (40, 48, 3) and pixels.min() > 250, example['file']
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_omitted_files_are_counted(tmp_path):
   images = ['a/1.png', 'b/deep/2.png']
   make(
     tmp_path, [*images, 'a/x.svg', 'a/y.SVG', 'a/README', 'outside.png', '.git/z.png']
@@ -126,7 +126,7 @@ def test_classes_of_another_split_keep_their_labels(tmp_path):
     len(dataclasses.replace(source, classes=['a', 'b']))
 
 
-def test_what_is_no_folder_of_classes_is_refused(tmp_path):
+def test_an_unusable_folder_is_refused(tmp_path):
   make(tmp_path, ['flat.png'])
   flat = folders.Folder(str(tmp_path))
   with pytest.raises(UserError, match='holds no folders: it needs one for each class'):
@@ -137,7 +137,7 @@ def test_what_is_no_folder_of_classes_is_refused(tmp_path):
     len(folders.Folder(str(tmp_path)))
 
 
-def test_splits_are_no_classes(tmp_path):
+def test_splits_are_not_classes(tmp_path):
   make(tmp_path, ['train/a/1.png', 'train/b/2.png', 'Val/a/3.png', 'more/a/4.png'])
   with pytest.raises(UserError, match='holds Val, train, which are splits, not class'):
     folders.Folder(str(tmp_path)).label_names  # noqa: B018

@@ -1,4 +1,4 @@
-"""What all formats have in common: the same images stored in each are the same."""
+"""Tests that images stored in any of the formats are read as the same images."""
 
 import pickle
 
@@ -48,7 +48,7 @@ def source(request, tmp_path):
   return stored(request.param, tmp_path)
 
 
-def test_examples_are_those_that_were_stored(source):
+def test_examples_match_the_stored_ones(source):
   assert len(source) == 20
   for i, want in enumerate(pictures.EXAMPLES):
     example = source[i]
@@ -61,13 +61,13 @@ def test_examples_are_those_that_were_stored(source):
   assert source.problems() == []
 
 
-def test_features_are_of_the_same_kinds(source):
+def test_features_have_the_same_types(source):
   features = source.features
   assert isinstance(features, tfds.features.FeaturesDict)
   assert isinstance(features['image'], tfds.features.Image)
   for name in ('id', 'label'):
     assert (features[name].shape, features[name].np_dtype) == ((), np.int64)
-  # Plain records and .cls of tar files know numbers only.
+  # Plain records and .cls members of tar files have numbers but no names.
   known = isinstance(features['label'], tfds.features.ClassLabel)
   assert source.label_names == (pictures.NAMES if known else None)
   plain = tfrecords.TFRecord, array_records.ArrayRecord, tars.Tars

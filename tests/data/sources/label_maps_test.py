@@ -42,7 +42,7 @@ def test_images_and_maps_are_paired_by_name(tmp_path):
     source[2]
 
 
-def test_problems_are_one_sentence(tmp_path):
+def test_problems_give_one_sentence(tmp_path):
   where = write(tmp_path / 'a', ['1.jpg', '2.jpg', '3.jpg'], ['1.png', '3.png'])
   source = label_maps.LabelMaps(**where)
   assert len(source.problems()) == 1

@@ -50,16 +50,16 @@ def test_examples_are_made_once():
       assert example['id'] == index and type(example['id']) is np.int64
       assert example['image'].shape == (4 + index, 4, 1)
       assert (example['image'] == 255 - index).all()
-      example['image'][:] = 1  # nobody else's
+      example['image'][:] = 1  # the caller owns the array
   assert source.reads == 8
 
 
-def test_bad_records_are_told_when_asked_for():
+def test_bad_records_are_raised_when_requested():
   with pytest.raises(BadRecordError, match='example 3 is broken'):
     memory.Cached(Counted())[3]
 
 
-def test_batches_are_those_without_a_cache():
+def test_batches_match_those_without_a_cache():
   data = pipeline.TrainInput(
     source=Counted(), transforms=[Negative(), image.Resize(4)], batch_size=4
   )
@@ -91,13 +91,13 @@ def test_memory_is_given_back():
   cached = memory.Cached(Counted())
   file = pathlib.Path(cached.kept[0])
   assert cached[0] and file.exists()
-  assert file.stat().st_nlink == 0  # a name would stay when the process is killed
+  assert file.stat().st_nlink == 0  # has no name that could outlive a killed process
   del cached
   gc.collect()
   assert not file.exists()
 
 
-def test_full_memory_is_told(tmp_path, monkeypatch):
+def test_full_memory_is_reported(tmp_path, monkeypatch):
   monkeypatch.setattr(memory, 'SHARED', tmp_path)
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -111,7 +111,7 @@ def test_full_memory_is_told(tmp_path, monkeypatch):
   assert f'fill {tmp_path}: make it larger' in str(error.value)
 
 
-def test_what_is_refused():
+def test_wrong_arguments_are_refused():
   with pytest.raises(
     UserError, match='more memory than limit_gib=1e-08: cache smaller'
   ):

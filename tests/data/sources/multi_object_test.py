@@ -12,7 +12,7 @@ from big_vision_like.data.sources import multi_object
 from big_vision_like.data.sources import tfds as sources
 from big_vision_like.errors import BadRecordError, UserError
 
-# Names, sizes of images, entities and features as the published readers have them.
+# Names, image sizes, entities and features as in the published readers.
 NUMBERS = {
   'tetrominoes': ((35, 35, 3), 4, {'x': 1, 'y': 1, 'shape': 1, 'color': 3}, ()),
   'multi_dsprites_binarized': (
@@ -55,7 +55,7 @@ CONFIGS = {config.name: config for config in multi_object.MultiObject.BUILDER_CO
 
 
 def scene(name, index):
-  """A random scene as arrays; entities without an object have zeros."""
+  """Returns a random scene as arrays; entities without an object are zeros."""
   (height, width, channels), entities, factors, codes = NUMBERS[name]
   rng = np.random.default_rng((index, entities))
   objects = int(rng.integers(1, entities))
@@ -77,7 +77,7 @@ def scene(name, index):
 
 
 def proto(arrays, masks_last):
-  """The record, as protobuf writes it."""
+  """Returns the record as protobuf would write it."""
   example = tf_example_pb2.Example()
   for name, array in arrays.items():
     if name == 'mask':
@@ -91,7 +91,7 @@ def proto(arrays, masks_last):
 
 
 def write(folder, name, count):
-  """The file of a config; returns its path and its records."""
+  """Writes the file of a config; returns its path and its records."""
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / FILES[name].rpartition('/')[2]
   masks_last = name.startswith('multi_dsprites')
@@ -102,7 +102,7 @@ def write(folder, name, count):
 
 
 def builder(folder, name, counts, **others):
-  """Of a variant in small; its file lies where TFDS looks by default."""
+  """Returns a builder of a small variant, with its file in TFDS's default folder."""
   tfds.disable_progress_bar()
   published = CONFIGS[name]
   fields = ('file', 'shape', 'entities', 'masks_last', 'factors', 'codes')
@@ -121,7 +121,7 @@ def prepared(folder, name, counts, records=None, **others):
 
 
 @pytest.mark.parametrize('name', list(NUMBERS))
-def test_examples_are_what_the_file_holds(tmp_path, name):
+def test_examples_match_the_file(tmp_path, name):
   few = name == 'clevr_with_masks'
   counts = (2, 1, 1) if few else (4, 3, 2)
   made = prepared(tmp_path, name, counts)
@@ -162,7 +162,7 @@ def test_clevr_has_the_names_of_tfds():
 
 
 def test_scenes_of_many_objects_are_left_out(tmp_path):
-  # The first of the counts is that of all scenes looked at.
+  # The first count includes all scenes that are examined.
   name = 'multi_dsprites_colored_on_grayscale'
   made = prepared(tmp_path, name, (12, 3, 2), records=40, max_objects=2)
   counts = [int(scene(name, i)[0]['visibility'].sum()) - 1 for i in range(40)]
@@ -211,7 +211,7 @@ def test_published_configs():
 
 
 @pytest.mark.parametrize('folder', [None, 'empty', 'other'])
-def test_a_missing_file_is_told_with_where_to_find_it(tmp_path, folder):
+def test_a_missing_file_is_reported_with_its_source(tmp_path, folder):
   manual = tmp_path / 'downloads' / 'manual'
   if folder:
     manual.mkdir(parents=True)
@@ -255,7 +255,7 @@ def damaged(path, how):
     'cut within a header',
   ],
 )
-def test_a_damaged_file_is_told_and_nothing_is_written(tmp_path, how):
+def test_a_damaged_file_is_reported_and_nothing_is_written(tmp_path, how):
   path, _ = write(tmp_path / 'downloads' / 'manual', 'tetrominoes', 9)
   damaged(path, how)
   made = builder(tmp_path, 'tetrominoes', (7, 2, 1))
@@ -266,7 +266,7 @@ def test_a_damaged_file_is_told_and_nothing_is_written(tmp_path, how):
   assert not [f for f in tmp_path.glob('multi_object/tiny_*/**/*') if f.is_file()]
 
 
-def test_a_file_with_too_few_examples_is_told(tmp_path):
+def test_a_file_with_too_few_examples_is_reported(tmp_path):
   path, _ = write(tmp_path / 'downloads' / 'manual', 'tetrominoes', 9)
   made = builder(tmp_path, 'tetrominoes', (7, 2, 1))
   with pytest.raises(UserError, match=f'^{path} ends before validation has its 1 '):
@@ -283,7 +283,7 @@ def shorter(arrays):
 
 
 @pytest.mark.parametrize('change', [lost, shorter])
-def test_records_of_another_kind_are_told(change):
+def test_records_of_another_kind_are_reported(change):
   arrays, _ = scene('tetrominoes', 0)
   change(arrays)
   with pytest.raises(BadRecordError, match='^record 3 is not as published: '):
@@ -294,18 +294,18 @@ def test_records_of_another_kind_are_told(change):
   'record',
   [
     b'no proto',
-    pictures.RECORDS[0],  # has whole files as bytes
+    pictures.RECORDS[0],  # stores whole files as bytes
     b'\x0a\xff',
     b'\x0a\x80',
     b'\x08\x01',
   ],
 )
-def test_what_is_no_such_proto_is_told(record):
+def test_malformed_protos_are_reported(record):
   with pytest.raises(BadRecordError, match='is not as published'):
     multi_object.parsed(record, CONFIGS['tetrominoes'], 'it')
 
 
-def test_values_are_those_that_protobuf_reads():
+def test_values_match_protobuf():
   arrays, _ = scene('multi_dsprites_colored_on_colored', 3)
   record = proto(arrays, True)
   found = multi_object.values(record)

@@ -152,7 +152,7 @@ def test_layouts(tmp_path):
   (tmp_path / 'alone' / '.cache').mkdir()
   found = parts_of(str(tmp_path / 'alone'))
   assert found['val'] == found['train'] | {'part': 'val'}
-  # A class may be called 'train'.
+  # A class may be named 'train'.
   make(tmp_path / 'traffic', *(f'{x}/{i}.png' for x in ('train', 'bus') for i in '12'))
   assert parts_of(str(tmp_path / 'traffic'))['val']['classes'] == ['bus', 'train']
 

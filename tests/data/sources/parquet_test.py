@@ -14,7 +14,7 @@ from big_vision_like.data.sources import parquet
 from big_vision_like.errors import BadRecordError, UserError
 
 
-def test_groups_are_those_of_the_files(tmp_path):
+def test_groups_match_the_files(tmp_path):
   pictures.write_parquet(tmp_path)
   source = parquet.Parquet(f'{tmp_path}/*')
   assert source.groups.tolist() == [0, 4, 8, 10, 14, 18, 20]
@@ -103,7 +103,7 @@ def test_images_are_bytes_however_they_are_stored(tmp_path, images):
     ([{'bytes': None, 'path': 'a.png'}] * 2, "the path of its image, 'a.png', but not"),
   ],
 )
-def test_what_is_no_image_is_told(tmp_path, images, reason):
+def test_values_that_are_not_images_are_reported(tmp_path, images, reason):
   source = table(tmp_path, image=images)
   with pytest.raises(UserError, match=reason):
     source.features['image'] and source[0]
@@ -120,7 +120,7 @@ def test_what_is_no_image_is_told(tmp_path, images, reason):
     ([2, None, 1], None, [2, None, 1]),
     ([True, False, True], None, [1, 0, 1]),
     (pyarrow.array([1, 2, 3], pyarrow.int8()), None, [1, 2, 3]),
-    ([0.5, 1.0, 2.0], None, [0.5, 1.0, 2.0]),  # not of classes
+    ([0.5, 1.0, 2.0], None, [0.5, 1.0, 2.0]),  # a feature that is not a label
   ],
 )
 def test_labels_are_numbers_or_names(tmp_path, labels, names, want):
@@ -134,14 +134,14 @@ def test_labels_are_numbers_or_names(tmp_path, labels, names, want):
       assert source[i] == {'label': label} and type(source[i]['label']) is type(label)
 
 
-def test_names_are_those_of_all_files(tmp_path):
+def test_names_cover_all_files(tmp_path):
   table(tmp_path, 'a', label=['pear', 'fig'])
   table(tmp_path, 'b', label=['apple', 'fig'])
   source = parquet.Parquet(f'{tmp_path}/*')
   assert [example['label'] for example in source] == [2, 1, 0, 1]
 
 
-def test_files_that_contradict_each_other_are_told(tmp_path):
+def test_files_that_contradict_each_other_are_reported(tmp_path):
   table(tmp_path, 'a', label=[0, 1])
   table(tmp_path, 'b', label=['fig', 'pear'])
   source = parquet.Parquet(f'{tmp_path}/*')
@@ -212,14 +212,14 @@ def test_a_cut_file_is_refused(tmp_path):
   assert len(source.problems()) == 1
 
 
-def test_without_pyarrow_the_command_is_told(tmp_path, monkeypatch):
+def test_a_missing_pyarrow_is_reported_with_the_command(tmp_path, monkeypatch):
   pictures.write_parquet(tmp_path)
   monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
   with pytest.raises(UserError, match=r"pip install -e '\.\[parquet\]'"):
     len(parquet.Parquet(f'{tmp_path}/*'))
 
 
-def test_what_is_in_memory_stays_behind(tmp_path):
+def test_pickles_do_not_contain_cached_groups(tmp_path):
   pictures.write_parquet(tmp_path)
   source = parquet.Parquet(f'{tmp_path}/*')
   size = len(pickle.dumps(source))

@@ -22,7 +22,7 @@ def test_data_that_are_not_there_have_a_stand_in():
   example = data.example()
   assert example['image'].shape == (32, 32, 3) and example['image'].dtype == 'uint8'
   assert example['label'] == 0 and example['label'].dtype == 'int32'
-  # As dear as a photograph of ImageNet, on average 110 kB.
+  # As expensive to decode as a photograph of ImageNet, which has 110 kB on average.
   assert 80_000 < len(found[0]['image']) < 140_000
 
 

@@ -1,4 +1,4 @@
-"""Our parser of examples, against that of TFDS."""
+"""Tests of our parser of examples against TFDS."""
 
 import numpy as np
 import pictures
@@ -74,19 +74,19 @@ def test_whole_examples_are_parsed_as_tfds_does(monkeypatch):
     {name: value for name, (_, value) in whole.items()}
   )
   want = protos.parsed(record, features, 'it')
-  monkeypatch.setattr(protos, 'parsed', None)  # not needed
+  monkeypatch.setattr(protos, 'parsed', None)  # TFDS is not called
   assert_same(protos.Parser(features)(record, 'it'), want)
 
 
 @pytest.mark.parametrize('name', OTHERS)
-def test_other_features_are_left_to_tfds_and_told(name):
+def test_other_features_are_left_to_tfds_with_a_message(name):
   features = f.FeaturesDict({'label': np.int64, name: OTHERS[name]})
   parser = protos.Parser(features)
   assert parser.others == [name]
   assert parser.remarks() == [f'TFDS parses the examples, slowly, because of {name}']
 
 
-def test_an_example_of_other_features_is_that_of_tfds():
+def test_an_example_of_other_features_matches_tfds():
   features = f.FeaturesDict({'label': np.int64, 'boxes': f.Sequence(f.BBoxFeature())})
   boxes = [f.BBox(0.0, 0.1, 0.5, 1.0)] * 2
   record = features.serialize_example({'label': 3, 'boxes': boxes})
@@ -96,7 +96,7 @@ def test_an_example_of_other_features_is_that_of_tfds():
 
 
 def changed(**fields):
-  """A record of FEATURES' label and text with fields changed; None deletes one."""
+  """Returns a record with label and text of FEATURES, changed or, for None, deleted."""
   features = f.FeaturesDict({'label': np.uint8, 'text': f.Text(), 'extra': np.int64})
   record = features.serialize_example({'label': 1, 'text': 'x', 'extra': 5})
   proto = tf_example_pb2.Example.FromString(record)
@@ -120,7 +120,7 @@ def changed(**fields):
     {'extra': None},
   ],
 )
-def test_odd_examples_are_those_of_tfds_or_bad_in_the_same_words(fields):
+def test_odd_examples_match_tfds_including_its_errors(fields):
   features = f.FeaturesDict({'label': np.uint8, 'text': f.Text()})
   record = changed(**fields)
 
@@ -136,7 +136,7 @@ def test_odd_examples_are_those_of_tfds_or_bad_in_the_same_words(fields):
   assert isinstance(got, str) or got['text']
 
 
-def test_what_is_no_proto_is_a_bad_record():
+def test_a_malformed_proto_is_a_bad_record():
   with pytest.raises(BadRecordError, match='it does not match its features'):
     protos.Parser(pictures.FEATURES)(b'\x07what is this', 'it')
 

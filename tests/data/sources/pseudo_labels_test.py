@@ -1,4 +1,4 @@
-"""Predictions of a teacher: written, resumed, chosen, and read beside their images."""
+"""Tests of a teacher's predictions: written, resumed, chosen, and read with images."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ CLASSES = 3
 
 
 class Means(nn.Module):
-  """Logits are the means of the channels, times eight."""
+  """A model whose logits are the means of the channels, times eight."""
 
   num_classes: int = CLASSES
 
@@ -33,7 +33,7 @@ class Means(nn.Module):
 
 
 def pictures(count=10, seed=0, bad=()):
-  """Encoded pictures, the channel `index % 2` of which is the brightest."""
+  """Returns encoded pictures; channel `index % 2` is the brightest."""
   rng, examples = np.random.default_rng(seed), []
   for index in range(count):
     image = rng.integers(0, 120, (6, 6, 3), dtype=np.uint8)
@@ -92,7 +92,7 @@ def _parsed(stored):
   ]
 
 
-def test_what_is_missing_is_predicted_and_the_rest_stays(tmp_path, mesh, monkeypatch):
+def test_missing_predictions_are_added_and_others_stay(tmp_path, mesh, monkeypatch):
   source = pictures()
   whole = [x['probabilities'] for x in predict(tmp_path / 'whole', mesh, source)]
   written, write = [], predictions.write
@@ -145,7 +145,7 @@ def test_images_that_cannot_be_read_are_never_chosen(tmp_path, mesh):
   assert found.remarks()[-1] == '2 images could not be read by the teacher'
 
 
-def test_images_are_balanced_and_absent_classes_told(tmp_path, mesh):
+def test_images_are_balanced_and_absent_classes_reported(tmp_path, mesh):
   source = pictures(40)
   every = predict(tmp_path, mesh, source)
   chosen = dataclasses.replace(every, min_confidence=0.5, per_class=30)
@@ -163,7 +163,7 @@ def test_images_are_balanced_and_absent_classes_told(tmp_path, mesh):
     len(dataclasses.replace(every, min_confidence=1.0))
 
 
-def test_a_diverged_teacher_is_told(tmp_path, mesh):
+def test_a_diverged_teacher_is_reported(tmp_path, mesh):
   with pytest.raises(UserError, match='not finite for image 0: it has diverged'):
     predict(tmp_path, mesh, pictures(), teacher(scale=np.nan))
 
@@ -189,12 +189,12 @@ def test_a_plan_makes_them_up(tmp_path, mesh):
     (dict(per_class=0), 'per_class=0 is less than 1'),
   ],
 )
-def test_wrong_fields_are_told(options, words):
+def test_wrong_fields_are_reported(options, words):
   with pytest.raises(UserError, match=words):
     pseudo_labels.PseudoLabelled(pictures(), 'folder', **options)
 
 
-def test_a_damaged_folder_is_told(tmp_path, mesh):
+def test_a_damaged_folder_is_reported(tmp_path, mesh):
   found = predict(tmp_path, mesh, pictures())
   facts = json.loads((tmp_path / pseudo_labels.FACTS).read_text())
   del facts['shards']
@@ -203,7 +203,7 @@ def test_a_damaged_folder_is_told(tmp_path, mesh):
     len(dataclasses.replace(found))
 
 
-def test_what_a_choice_leaves_over_has_no_labels():
+def test_images_that_are_not_chosen_have_no_labels():
   labelled = InMemory([{'label': n % 2, 'id': n} for n in range(9)])
   few = fewshot.PerClass(labelled, count=2)
   rest = fewshot.Remaining(few)

@@ -1,4 +1,4 @@
-"""Files that are missing or empty, in every format of several files."""
+"""Tests of missing and empty files, in every format of several files."""
 
 import json
 
@@ -22,17 +22,17 @@ FORMATS = {
 
 @pytest.fixture(params=FORMATS)
 def stored(request, tmp_path):
-  """Makes a source of the files in a folder, and names these."""
+  """Returns a function that makes a source of files, the files, and their pattern."""
   write, make, pattern = FORMATS[request.param]
   files = write(tmp_path)
-  if request.param == 'tar':  # which say nothing of how many there are
+  if request.param == 'tar':  # their names do not contain the number of files
     files[1] = files[1].rename(tmp_path / 'a-002.tar')
     (tmp_path / 'a-001.tar').write_bytes(files[0].read_bytes())
     files.insert(1, tmp_path / 'a-001.tar')
   return lambda names=pattern: make(names), files, tmp_path / pattern
 
 
-def test_a_missing_file_of_a_set_is_told(stored):
+def test_a_missing_file_of_a_set_is_reported(stored):
   make, files, pattern = stored
   assert make(str(pattern)).problems() == []
   source = make(str(pattern))
@@ -40,13 +40,13 @@ def test_a_missing_file_of_a_set_is_told(stored):
   files[1].unlink()
   (problem,) = make(str(pattern)).problems()
   assert 'lacks 1 of' in problem and 'the first of them number 1: copy' in problem
-  # Who names the others knows; the count is told.
+  # A user who lists the other files knows that one is missing; the count is reported.
   rest = make([str(file) for file in files if file.exists()])
   assert rest.problems() == []
   assert list(rest.left_out.values()) == [1] and 'missing' in [*rest.left_out][0]
 
 
-def test_an_empty_file_is_told(stored):
+def test_an_empty_file_is_reported(stored):
   make, files, pattern = stored
   files[0].write_bytes(b'')
   (problem,) = make(str(pattern)).problems()
@@ -77,11 +77,11 @@ def test_sets_are_known_by_their_numbers(tmp_path, names, lacking):
   assert [(s.count, s.absent, s.first) for s in found] == lacking
 
 
-def test_counts_that_tfds_wrote_beside_the_files_are_compared(tmp_path):
+def test_counts_in_the_metadata_of_tfds_are_compared(tmp_path):
   files = pictures.write_tfds(tmp_path, 'tfrecord')
   source = tfrecords.TFRecord(f'{files[0].parent}/*.tfrecord-*')
   assert source.problems() == []
-  files[1].write_bytes(files[2].read_bytes())  # whole, but another
+  files[1].write_bytes(files[2].read_bytes())  # a complete file, but the wrong one
   source = tfrecords.TFRecord(f'{files[0].parent}/*.tfrecord-*')
   assert source.problems() == [f'{files[1]} holds 6 records, not 7']
   info = files[0].parent / 'dataset_info.json'
@@ -107,7 +107,7 @@ def test_folders_that_describe_other_classes_are_refused(tmp_path):
     tfrecords.TFRecord(str(one[0])).features  # noqa: B018
 
 
-def test_no_more_is_read_than_there_is(tmp_path):
+def test_reading_stops_at_the_last_record(tmp_path):
   file = tmp_path / 'a'
   file.write_bytes(b'0123456789')
   reader = shards.Files()

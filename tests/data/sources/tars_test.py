@@ -26,7 +26,7 @@ NAMES = st.text(
   st.characters(codec='utf-8', exclude_characters='\0', exclude_categories=['Cs']),
   min_size=1,
   max_size=150,
-).filter(lambda name: not name.endswith('/'))  # those of folders
+).filter(lambda name: not name.endswith('/'))  # these would be folders
 
 
 @hypothesis.settings(deadline=None, max_examples=50)
@@ -34,7 +34,7 @@ NAMES = st.text(
   st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=8),
   st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
 )
-def test_members_are_those_that_tarfile_finds(tmp_path_factory, wanted, form):
+def test_members_match_tarfile(tmp_path_factory, wanted, form):
   file = tmp_path_factory.mktemp('tar') / 'a.tar'
   write(file, wanted, format=form)
   with tarfile.open(file) as tar:
@@ -50,7 +50,7 @@ def test_members_are_those_that_tarfile_finds(tmp_path_factory, wanted, form):
   os.close(descriptor)
 
 
-def test_suffixes_say_what_members_are(tmp_path):
+def test_suffixes_name_the_features_of_members(tmp_path):
   members = []
   for i in range(3):
     fields = {'id': i, 'score': [1, 0.5][i % 2], 'url': 'http://é', 'exif': {'a': 1}}
@@ -88,7 +88,7 @@ def test_suffixes_say_what_members_are(tmp_path):
   assert isinstance(features['exif'], tfds.features.Text)
 
 
-def test_members_apart_from_each_other_are_one_example(tmp_path):
+def test_members_that_are_not_adjacent_form_one_example(tmp_path):
   members = [(f'{i}.png', pictures.EXAMPLES[0]['image']) for i in range(4)]
   members += [(f'{i}.cls', str(i).encode()) for i in (2, 0, 3, 1)]
   source = write(tmp_path / 'a.tar', members)
@@ -110,7 +110,7 @@ def test_examples_that_contradict_the_others_are_bad(
 ):
   whole = [(f'{i}.{e}', d) for i in range(2) for e, d in (('jpg', b'x'), ('cls', b'1'))]
   source = write(tmp_path / 'a.tar', whole + members)
-  # As in a large file, where features are not inferred from all.
+  # As in a large file, whose features are inferred from a part of its examples.
   features = write(tmp_path / 'b.tar', whole).features
   source.__dict__['features'] = features
   with pytest.raises(BadRecordError, match=reason):
@@ -183,7 +183,7 @@ def test_labels_that_are_neither_are_bad(tmp_path):
       source[index]
 
 
-def test_dots_in_names_are_told_with_the_remedy(tmp_path):
+def test_dots_in_names_are_reported_with_the_remedy(tmp_path):
   members = [(f'v1.0_{name}', data) for name, data in pairs()]
   source = write(tmp_path / 'a.tar', members)
   with pytest.raises(UserError, match="in v1 the field '0_0.png' .* set dots='last'"):
@@ -200,7 +200,7 @@ def test_dots_in_names_are_told_with_the_remedy(tmp_path):
     tars.Tars('a', dots='both')
 
 
-def test_what_is_no_member_of_an_example_is_counted(tmp_path):
+def test_members_without_an_example_are_counted(tmp_path):
   junk = ['__MACOSX/0.png', './._0.png', '.git/1.png', 'a/Thumbs.db', 'README']
   source = write(tmp_path / 'a.tar', [*pairs(), *((name, b'x') for name in junk)])
   assert len(source) == 4 and source.problems() == []
@@ -242,7 +242,7 @@ def test_sizes_that_make_no_sense_cost_no_memory(tmp_path, size):
 
 
 @pytest.mark.parametrize('form', [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_sparse_files_are_left_out_and_what_follows_is_read(tmp_path, form):
+def test_sparse_files_are_left_out_and_later_members_are_read(tmp_path, form):
   with tarfile.open(tmp_path / 'a.tar', 'w', format=form) as tar:
     kind = {'type': b'S'}
     if form == tarfile.PAX_FORMAT:
@@ -257,7 +257,7 @@ def test_sparse_files_are_left_out_and_what_follows_is_read(tmp_path, form):
 @pytest.mark.parametrize(
   'content, told', [(b'', 'is empty'), (b'text' * 999, 'is damaged, or not a tar')]
 )
-def test_what_is_no_tar_file_is_told(tmp_path, content, told):
+def test_a_malformed_tar_file_is_reported(tmp_path, content, told):
   (tmp_path / 'a.tar').write_bytes(content)
   source = tars.Tars(f'{tmp_path}/*.tar')
   assert told in source.problems()[0]
@@ -293,7 +293,7 @@ def test_the_last_example_of_a_cut_file_is_bad(tmp_path, where):
     ' truncated file'
   )
   assert source[bad - 1]['image'] == pictures.EXAMPLES[bad - 1]['image']
-  assert source[bad + 1]['id'] == 10  # the first of the other file
+  assert source[bad + 1]['id'] == 10  # the first example of the other file
   assert source.problems() == [
     f'{files[0]} is truncated: it lacks the end of a tar file'
   ]

@@ -33,7 +33,7 @@ def test_label_names(digits, data_dir):
   assert len(names) == len(set(names)) == 62
 
 
-def test_a_source_travels_to_workers(digits):
+def test_a_source_can_be_pickled(digits):
   before = digits[7]
   copy = pickle.loads(pickle.dumps(digits))
   assert copy == digits and 'records' not in copy.__dict__
@@ -56,7 +56,7 @@ def test_the_default_folder_is_not_part_of_the_command():
   assert tfds.remedy(wanted) == command
 
 
-def test_an_unknown_split_is_named_with_those_there_are(digits):
+def test_the_error_of_an_unknown_split_lists_the_known_ones(digits):
   with pytest.raises(UserError) as error:
     len(dataclasses.replace(digits, split='validation'))
   message, _, splits = str(error.value).partition('; it has ')
@@ -95,7 +95,7 @@ def test_texts_are_read_beside_other_features(tmp_path, vocabulary):
 
 
 def test_translations_of_the_catalogue_are_found_without_tensorflow(tmp_path):
-  # TFDS by itself finds them only where TensorFlow is installed.
+  # Without TensorFlow, TFDS itself would not find them.
   with pytest.raises(UserError, match='prepare_data.py wmt14_translate/de-en '):
     len(tfds.Tfds('wmt14_translate/de-en', data_dir=str(tmp_path)))
 

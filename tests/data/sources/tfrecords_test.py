@@ -18,7 +18,7 @@ from big_vision_like.ops import crc32c
 @pytest.mark.parametrize(
   'data, checksum',
   [
-    # RFC 3720, appendix B.4, and the check value of the polynomial's catalogue.
+    # RFC 3720, appendix B.4, and the check value in the catalogue of polynomials.
     (bytes(32), 0x8A9136AA),
     (b'\xff' * 32, 0x62A8AB43),
     (bytes(range(32)), 0x46DD794E),
@@ -33,7 +33,7 @@ def test_checksums_of_the_standard(data, checksum):
 
 @hypothesis.given(st.integers(0, 3 * crc32c.PIECE), st.integers(0, 2**32 - 1))
 @hypothesis.settings(deadline=None, max_examples=30)
-def test_checksums_of_long_data_are_those_bit_by_bit(length, seed):
+def test_checksums_of_long_data_match_a_bitwise_computation(length, seed):
   data = np.random.default_rng(seed).bytes(length)
   register = 0xFFFFFFFF
   table = crc32c._byte().tolist()
@@ -64,7 +64,7 @@ def test_splits_are_cut_as_tfds_says(tmp_path):
 
 @pytest.fixture
 def cut(tmp_path):
-  """A TFDS data set whose second shard ends within its fourth record."""
+  """Returns a TFDS data set whose second shard ends within its fourth record."""
   files = pictures.write_tfds(tmp_path, 'tfrecord')
   whole = files[1].read_bytes()
   end = sum(len(pictures.tfrecord(r)) for r in pictures.RECORDS[7:10])
@@ -72,7 +72,7 @@ def cut(tmp_path):
   return files[1], sources.Tfds('tiny', data_dir=str(tmp_path))
 
 
-def test_records_behind_a_cut_are_bad_and_all_others_read(cut):
+def test_records_after_a_truncation_are_bad_and_all_others_read(cut):
   file, source = cut
   assert len(source) == 20
   for i in range(20):
@@ -113,7 +113,7 @@ def test_a_flipped_bit_is_found(tmp_path, place, reason):
   assert source[0]['id'] == 0
   with pytest.raises(BadRecordError, match=f'record 1 of {file} .* {reason}'):
     source[1]
-  # Where a length is lost nobody knows where the next record starts.
+  # Without a record's length, the start of the next record is unknown.
   assert len(source) == (15 if place == 3 else 20)
   assert len(source.problems()) == (place == 3)
 
@@ -173,7 +173,7 @@ def test_features_are_inferred_and_renamed(tmp_path):
     tfrecords.TFRecord(str(file), keys={'image': 'img'}).features  # noqa: B018
 
 
-def test_features_json_beside_the_files_is_believed(tmp_path):
+def test_features_json_next_to_the_files_is_used(tmp_path):
   pictures.write_tfrecords(tmp_path)
   pictures.FEATURES.save_config(str(tmp_path))
   source = tfrecords.TFRecord(f'{tmp_path}/a.tfrecord-*')

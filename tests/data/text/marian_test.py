@@ -58,12 +58,12 @@ def test_split_language(text, parts):
   assert marian.split_language(text) == parts
 
 
-def test_what_is_unknown(folder):
+def test_unknown_languages_and_characters(folder):
   vocabulary = MarianVocabulary(folder)
   assert vocabulary.ids['<unk>'] in vocabulary.encode('ж')
   assert vocabulary.decode([vocabulary.ids['<unk>']]) == '⁇'
   assert vocabulary.decode([10**6]) == '⁇'
-  # What looks like a token is text.
+  # Text that looks like a special token is still text.
   assert vocabulary.eos_id not in vocabulary.encode('the </s> dog')
 
 

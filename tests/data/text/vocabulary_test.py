@@ -29,32 +29,32 @@ def test_ids_with_a_meaning(vocabulary):
   assert (v.pad_id, v.bos_id, v.eos_id, v.unk_id) == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize('copies', [1, 4])  # on one thread, on all
+@pytest.mark.parametrize('copies', [1, 4])  # on one thread, on all threads
 def test_many_texts_as_one_by_one(vocabulary, copies):
   several = [pair['de'] for pair in texts.PAIRS] * copies
   assert vocabulary.encode_all(several) == [vocabulary.encode(t) for t in several]
 
 
-def test_decoding_stops_at_eos_and_drops_what_is_no_text(vocabulary):
+def test_decoding_stops_at_eos_and_drops_special_ids(vocabulary):
   ids = vocabulary.encode(TEXT)
   assert vocabulary.decode([1, 0, *ids, 2, *ids, 0]) == TEXT
   assert vocabulary.decode([2]) == vocabulary.decode([]) == ''
 
 
 def test_ids_that_are_not_in_the_vocabulary_are_unknown(vocabulary):
-  # A model may have more ids than the vocabulary, for the sake of its hardware.
+  # A model may have more ids than the vocabulary, for efficiency on its hardware.
   assert vocabulary.decode([150, 9999]) == vocabulary.decode([3, 3]) != ''
   assert vocabulary.pieces([9999]) == ['<unk>']
 
 
-def test_it_travels_to_workers_without_what_it_loaded(vocabulary):
+def test_it_is_pickled_without_the_loaded_model(vocabulary):
   ids = vocabulary.encode(TEXT)
   copy = pickle.loads(pickle.dumps(vocabulary))
   assert copy == vocabulary and 'processor' not in copy.__dict__
   assert copy.encode(TEXT) == ids
 
 
-def test_a_missing_file_is_told_with_the_command_that_makes_it(tmp_path):
+def test_a_missing_file_is_reported_with_the_command_that_makes_it(tmp_path):
   path = str(tmp_path / 'v.model')
   with pytest.raises(UserError) as error:
     SentencePiece(path, recipe='wmt14_translate/de-en --features de en --size 9').size  # noqa: B018
@@ -64,7 +64,7 @@ def test_a_missing_file_is_told_with_the_command_that_makes_it(tmp_path):
   )
 
 
-def test_another_file_is_no_model(tmp_path):
+def test_a_file_that_is_not_a_model(tmp_path):
   (tmp_path / 'v.model').write_text('not a model')
   with pytest.raises(UserError, match=r'v\.model is not a sentencepiece model'):
     SentencePiece(str(tmp_path / 'v.model')).encode('a')

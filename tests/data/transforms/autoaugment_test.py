@@ -65,7 +65,7 @@ def test_images_get_sub_policies(std, spread, picture, monkeypatch):
   assert all(0 <= magnitude <= 10 for values in seen.values() for magnitude in values)
 
 
-def test_tensorflow_operations_go_far(picture, monkeypatch):
+def test_magnitudes_of_tensorflow_operations(picture, monkeypatch):
   seen = {}
 
   def distort(name, image, magnitude, rng, at_ten):
@@ -85,7 +85,7 @@ def test_tensorflow_operations_go_far(picture, monkeypatch):
   + [autoaugment.EfficientNetAutoAugment()],
   ids=str,
 )
-def test_randomness_is_that_of_the_generator(make, picture):
+def test_randomness_comes_from_the_generator(make, picture):
   def results(seed):
     rng, before = np.random.default_rng(seed), picture.copy()
     images = [make.random_map({'image': picture}, rng)['image'] for _ in range(20)]

@@ -15,7 +15,7 @@ from big_vision_like.spec import build
 
 
 def example(rectangles, height=40, width=60, masks=True):
-  """An image whose object i is bright in channel i; (left, top, right, bottom)."""
+  """Returns an image; rectangle i (left, top, right, bottom) is bright in channel i."""
   image = np.zeros((height, width, 3), np.uint8)
   drawn = np.zeros((len(rectangles), height, width), np.uint8)
   for i, (left, top, right, bottom) in enumerate(rectangles):
@@ -32,7 +32,7 @@ def example(rectangles, height=40, width=60, masks=True):
 
 
 def tight(mask):
-  """The box of what is true of (H, W), or None."""
+  """Returns the tight box around the true pixels of (H, W), or None."""
   rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
   if len(rows) == 0:
     return None
@@ -40,7 +40,7 @@ def tight(mask):
 
 
 def check_consistent(got, tolerance=0.0, mask_tolerance=0.0):
-  """Boxes lie in the image, and where its colours and the masks say, within pixels."""
+  """Checks that boxes are in the image and fit its colours and masks, in pixels."""
   height, width = got['image'].shape[:2]
   assert got['boxes'].dtype == np.float32 and got['box_labels'].dtype == np.int32
   assert (got['boxes'] >= 0).all() and (got['boxes'] <= [width, height] * 2).all()
@@ -49,7 +49,7 @@ def check_consistent(got, tolerance=0.0, mask_tolerance=0.0):
   ):
     seen = tight(got['image'][..., label] > 127)
     assert mask.shape == (height, width) and set(np.unique(mask)) <= {0, 1}
-    if (box[2:] - box[:2] > 1 + 2 * tolerance).all():  # not a sliver
+    if (box[2:] - box[:2] > 1 + 2 * tolerance).all():  # the box is not a sliver
       np.testing.assert_allclose(seen, box, atol=tolerance + 1e-3)
     if (box[2:] - box[:2] > 1 + 2 * mask_tolerance).all():
       np.testing.assert_allclose(tight(mask), box, atol=mask_tolerance + 1e-3)
@@ -57,7 +57,7 @@ def check_consistent(got, tolerance=0.0, mask_tolerance=0.0):
 
 @st.composite
 def rectangles(draw, height=40, width=60):
-  """Up to three, that may overlap, at least five pixels wide and high."""
+  """Draws up to three rectangles of at least 5 x 5 pixels, which may overlap."""
   found = []
   for _ in range(draw(st.integers(0, 3))):
     left, top = draw(st.integers(0, width - 5)), draw(st.integers(0, height - 5))
@@ -86,7 +86,7 @@ def test_boxes_follow_the_image_whatever_is_done(rectangles, steps, seed):
       continue
     got = boxes.Either([step], [], 1.0).random_map(got, np.random.default_rng(seed))
     if isinstance(step, (boxes.ResizeShort, boxes.RandomResizeShort)):
-      # A pixel is as large as it becomes later; the nearest may be one away.
+      # Errors in pixels grow with the image; the nearest pixel may be one away.
       scale = max(np.divide(got['image'].shape, before))
       tolerance, mask_tolerance = tolerance * scale + 0.8, mask_tolerance * scale + 1
   check_consistent(got, tolerance, mask_tolerance)
@@ -111,14 +111,14 @@ def test_flipping_twice_changes_nothing(rectangles):
 @pytest.mark.parametrize(
   'height, width, size, longest, want',
   [
-    (480, 640, 800, 1333, (800, 1066)),  # 1066.67 is cut, not rounded
+    (480, 640, 800, 1333, (800, 1066)),  # 1066.67 is truncated, not rounded
     (640, 480, 800, 1333, (1066, 800)),
     (427, 640, 800, 1333, (800, 1199)),
     (300, 640, 800, 1333, (625, 1333)),  # 1333 * 300 / 640 = 624.8
     (640, 480, 480, 1333, (640, 480)),
     (500, 500, 608, 1333, (608, 608)),
     (333, 500, 800, None, (800, 1201)),
-    (100, 1000, 800, 1333, (133, 1330)),  # longer side below the limit: cut twice
+    (100, 1000, 800, 1333, (133, 1330)),  # longer side below the limit: truncated twice
   ],
 )
 def test_sizes_are_the_published_ones(height, width, size, longest, want):
@@ -163,7 +163,7 @@ def test_crops_have_every_size_and_place():
   assert found == {
     (h, w, top, left)
     for h in (4, 5, 6)
-    for w in (4, 5)  # 6 is more than there is
+    for w in (4, 5)  # 6 exceeds the image
     for top in range(8 - h)
     for left in range(6 - w)
   }
@@ -212,7 +212,7 @@ def test_objects_outside_and_without_area_are_dropped_and_counted():
   assert got['dropped'] == 3
 
 
-def test_crowds_go_unless_asked_for():
+def test_crowds_are_dropped_unless_requested():
   given = record([[0, 0, 0.5, 0.5], [0, 0, 1, 1]], crowd=[True, False])
   without, asked = boxes.Objects().map(given), boxes.Objects(crowds=True).map(given)
   assert without['box_labels'].tolist() == [1] and without['dropped'] == 1
@@ -231,7 +231,7 @@ def test_images_without_objects_stay(empty):
   assert got['boxes'].shape == (3, 4) and not got['box_mask'].any()
 
 
-def test_examples_without_objects_are_told():
+def test_examples_without_the_feature_of_objects_are_reported():
   with pytest.raises(UserError, match="no 'objects/bbox'; they have image"):
     boxes.Objects().map({'image': np.zeros((4, 4, 3), np.uint8)})
 
@@ -239,7 +239,7 @@ def test_examples_without_objects_are_told():
 # Padding
 
 
-def test_pad_makes_one_shape_and_says_what_is_real():
+def test_pad_makes_one_shape_and_masks_the_padding():
   given = example([(5, 3, 20, 30), (0, 0, 60, 40)]) | {'crowd': np.array([True, False])}
   got = boxes.Pad([(50, 70)], max_boxes=5).map(given)
   assert got['image'].shape == (50, 70, 3) and got['masks'].shape == (5, 50, 70)
@@ -282,7 +282,7 @@ def test_normalized_boxes_do_not_depend_on_the_padding():
   assert padded.dtype == np.float32
 
 
-def test_transforms_travel_to_workers():
+def test_transforms_can_be_pickled():
   crop = boxes.RandomSizeCrop(10, 20)
   policy = boxes.Either([boxes.Flip(), boxes.ResizeShort(50)], [crop])
   copy = pickle.loads(pickle.dumps(policy))
@@ -293,13 +293,13 @@ def test_transforms_travel_to_workers():
     )
     for name in given:
       np.testing.assert_array_equal(first[name], second[name])
-  np.testing.assert_array_equal(given['boxes'], [[5, 3, 20, 30]])  # not changed
+  np.testing.assert_array_equal(given['boxes'], [[5, 3, 20, 30]])  # unchanged
 
 
 @pytest.mark.parametrize(
   'size, scale', [((50, 80), 1.0), ((40, 99), 1.0), ((20, 40), 0.5)]
 )
-def test_what_is_padded_can_go_into_another_shape(size, scale):
+def test_padded_examples_fit_into_another_shape(size, scale):
   given = example([(5, 3, 20, 30), (0, 0, 60, 40)])
   got = boxes.fitted(boxes.Pad([(64, 64)], max_boxes=3).map(given), *size)
   small = boxes.resize(given, int(40 * scale), int(60 * scale))
@@ -313,7 +313,7 @@ def test_what_is_padded_can_go_into_another_shape(size, scale):
 
 
 def masks_of(example, count=None):
-  """The mask of each object, or of so many: (N, H, W)."""
+  """Returns the masks (N, H, W) of all objects, or of the first `count`."""
   count = len(example['boxes']) if count is None else count
   numbers = np.arange(1, count + 1)[:, None, None]
   return example['segment_map'][None] == numbers
@@ -345,7 +345,7 @@ def test_segments_follow_masks_that_do_not_overlap(rectangles, steps, seed):
 
 
 def encoded(example):
-  """As TFDS gives it: a dict of lists in place of a list of dicts."""
+  """Returns the example as TFDS gives it: a dict of lists, not a list of dicts."""
   example = dict(example)
   for name in ('objects', 'panoptic_objects'):
     keys = example[name][0]
@@ -434,7 +434,7 @@ def test_crowds_are_segments_unless_marked():
 
 
 def published_size(width, height, size, longest=None):
-  """As published, in the order of Pillow."""
+  """Returns width and height by the published code, in Pillow's order."""
   if longest is not None:
     low, high = float(min(width, height)), float(max(width, height))
     if high / low * size > longest:
@@ -451,7 +451,7 @@ SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
 @pytest.mark.parametrize('width, height', [(640, 427), (333, 500), (612, 612)])
 def test_detr_augmentation(width, height):
-  """Which draws there are, and what they make of pixels, masks and boxes."""
+  """Checks which draws occur, and the sizes and positions that they lead to."""
   transforms = build(benchmarks.detr_augmentation())
   rng = np.random.default_rng(0)
   drawn = []
@@ -503,7 +503,7 @@ def test_detr_augmentation_of_pixels_and_boxes(seed):
   }
   transforms = build(benchmarks.detr_augmentation())
   got = compose.applied(transforms, given, np.random.default_rng(seed))
-  # The same draws once more, by Pillow and float64.
+  # Repeats the same draws with Pillow and float64.
   rng, size, steps = np.random.default_rng(seed), (427, 640), []
   for transform in transforms:
     more = transform.steps(*size, rng)
@@ -527,13 +527,13 @@ def test_detr_augmentation_of_pixels_and_boxes(seed):
       whole = (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
       xyxy, kept = xyxy[whole], kept[whole]
   assert got['image'].shape[:2] == size == shown.size[::-1]
-  # The last bit may differ where OpenCV enlarges, and again where it does so twice.
+  # The last bit may differ where OpenCV enlarges, and again where it enlarges twice.
   assert np.abs(got['image'].astype(int) - np.asarray(shown)).max() <= 2
   np.testing.assert_allclose(got['boxes'], xyxy, atol=2e-3)
   assert got['box_labels'].tolist() == kept.tolist()
   assert got['dropped'] == 6 - len(kept)
 
 
-def test_either_takes_what_changes_places_or_sizes():
+def test_either_takes_only_transforms_of_positions_or_sizes():
   with pytest.raises(UserError, match='Either cannot take Normalize, only transforms'):
     boxes.Either([boxes.Flip()], [boxes.Normalize()])

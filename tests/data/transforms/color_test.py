@@ -39,7 +39,7 @@ def test_jitter_takes_every_order_and_factors_in_range(picture, monkeypatch):
 def test_jitter_of_one_kind(picture):
   rng = np.random.default_rng(0)
   got = color.ColorJitter(saturation=0.5).random_map({'image': picture}, rng)['image']
-  # Greys stay, up to what is cut off.
+  # Greys stay the same, except where values are clipped.
   grey = pillow.luma(picture).astype(int)
   assert abs(pillow.luma(got).astype(int) - grey).mean() < 2
   assert not np.array_equal(got, picture)

@@ -65,7 +65,7 @@ def test_views_of_an_image(picture):
   assert got['local_image'].shape == (6, 8, 8, 3)
   assert got['local_image'].dtype == got['image'].dtype == np.uint8
   views = [*got['image'], *got['local_image']]
-  assert len({view.tobytes() for view in views}) == 8  # each with its own randomness
+  assert len({view.tobytes() for view in views}) == 8  # each has its own randomness
   again = crop.random_map(example, np.random.default_rng(0))
   for name in ('image', 'local_image'):
     np.testing.assert_array_equal(got[name], again[name])
@@ -99,7 +99,7 @@ def test_wrong_arguments_are_named(make, words):
     make()
 
 
-def test_a_clean_image_beside_the_other(picture):
+def test_a_clean_copy_next_to_the_augmented_image(picture):
   made = compose.Beside([image.CentralCrop(4), Add(1)]).map({'image': picture, 'id': 3})
   np.testing.assert_array_equal(made['image'], picture)
   np.testing.assert_array_equal(

@@ -14,7 +14,7 @@ ASPECT = (3 / 4, 4 / 3)
 
 @settings(max_examples=200, deadline=None)
 @given(height=SIDE, width=SIDE, seed=SEED, low=st.floats(0.01, 0.9))
-def test_boxes_are_inside_and_as_large_as_asked_for(height, width, seed, low):
+def test_boxes_are_inside_and_have_the_requested_size(height, width, seed, low):
   rng = np.random.default_rng(seed)
   inception = cropping.inception_box(height, width, rng, (low, 1.0), ASPECT, 10)
   torch = cropping.torch_box(height, width, rng, (low, 1.0), ASPECT)
@@ -31,8 +31,9 @@ INCEPTION = functools.partial(
 EFFICIENTNET = functools.partial(
   cropping.inception_box, area=(0.08, 1.0), aspect=ASPECT, attempts=10, covered=0.1
 )
-# Of 20,000 boxes of tf.image.sample_distorted_bounding_box (TensorFlow 2.21): the mean
-# area, and the 10, 50 and 90 % quantiles of height, width, top and left, as shares.
+# Statistics of 20,000 boxes of tf.image.sample_distorted_bounding_box (TensorFlow
+# 2.21): the mean area, and the 10, 50 and 90 % quantiles of height, width, top and
+# left, as shares.
 TENSORFLOW = [
   (INCEPTION, 375, 500, 0.344, [(0.331, 0.629, 0.931), (0.25, 0.476, 0.752)]),
   (INCEPTION, 100, 400, 0.141, [(0.5, 0.72, 0.95), (0.125, 0.18, 0.26)]),
@@ -42,20 +43,20 @@ TENSORFLOW = [
 
 
 @pytest.mark.parametrize('draw, height, width, mean, sides', TENSORFLOW)
-def test_boxes_are_distributed_as_those_of_tensorflow(draw, height, width, mean, sides):
+def test_boxes_are_distributed_as_in_tensorflow(draw, height, width, mean, sides):
   rng = np.random.default_rng(0)
   boxes = [draw(height, width, rng) or (0, 0, height, width) for _ in range(3000)]
   top, left, h, w = np.array(boxes).T
   assert abs((h * w).mean() / (height * width) - mean) < 0.015
   for shares, want in zip((h / height, w / width), sides, strict=True):
     np.testing.assert_allclose(np.quantile(shares, [0.1, 0.5, 0.9]), want, atol=0.04)
-  # The last row and column are left out unless the box has all of them.
+  # The last row and column are left out unless the box includes all of them.
   room = (height - h) * (width - w) > 0
   assert (top + h < height)[room].all() and (left + w < width)[room].all()
   assert (top == 0).any() and (top + h == height - 1).any()
 
 
-def test_of_little_boxes_efficientnet_takes_none():
+def test_efficientnet_takes_no_small_boxes():
   rng = np.random.default_rng(0)
   draw = functools.partial(cropping.inception_box, 60, 60, rng, aspect=ASPECT)
   assert draw(area=(0.05, 0.09), attempts=50, covered=0.1) is None
@@ -69,7 +70,7 @@ def test_area_and_logarithm_of_the_aspect_are_uniform_for_torch():
   ]
   top, _, h, w = np.array(boxes).T
   quantiles = np.array([0.1, 0.5, 0.9])
-  # Those that are too long to fit are drawn again: mostly large ones, long ones.
+  # Boxes that are too long to fit, mostly large and elongated ones, are drawn again.
   fits = (h * w / 1e6 < 0.25) & (h < 1000)
   area = np.quantile((h * w / 1e6)[fits], quantiles)
   np.testing.assert_allclose(area, 0.1 + 0.15 * quantiles, atol=0.01)

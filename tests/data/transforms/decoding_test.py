@@ -1,4 +1,4 @@
-"""Bytes of all kinds against Pillow; TensorFlow makes the same of them, by hand."""
+"""Tests of decoding any bytes against Pillow; TensorFlow was compared by hand."""
 
 import io
 import struct
@@ -15,14 +15,14 @@ from big_vision_like.data.transforms import decoding, headers
 
 @pytest.fixture(scope='module')
 def picture():
-  """Colours, 48 high and 80 wide, that differ between channels and neighbours."""
+  """Returns an image, 48 x 80 pixels, whose channels and neighbouring pixels differ."""
   y, x = np.mgrid[0:48, 0:80]
   waves = [np.sin(x / 4 + y / 9), np.cos(y / 5), np.sin((x - y) / 7)]
   return (120 + 110 * np.stack(waves, -1)).astype(np.uint8)
 
 
 def saved(picture: np.ndarray, form: str, mode: str = 'RGB', **options) -> bytes:
-  """What Pillow writes of an RGB picture in that mode."""
+  """Returns an RGB picture as Pillow encodes it in that mode."""
   buffer = io.BytesIO()
   Image.fromarray(picture).convert(mode).save(buffer, form, **options)
   return buffer.getvalue()
@@ -44,7 +44,7 @@ def pillow(encoded: bytes, mode: str = 'RGB') -> np.ndarray:
     dict(mode='L'),
   ],
 )
-def test_jpegs_are_those_of_pillow(options, dct, picture):
+def test_jpegs_match_pillow(options, dct, picture):
   encoded = saved(picture, 'JPEG', quality=90, **options)
   got = decoding.decode(encoded, dct=dct)
   limit = 0 if dct == 'accurate' else 8
@@ -52,7 +52,7 @@ def test_jpegs_are_those_of_pillow(options, dct, picture):
 
 
 def with_black(picture: np.ndarray) -> np.ndarray:
-  """CMYK, uint8 (H, W, 4), of which black is what the inks have in common."""
+  """Returns CMYK, uint8 (H, W, 4); black is the ink that all three colours share."""
   ink = 255 - picture
   black = ink.min(-1, keepdims=True)
   return np.concatenate([ink - black, black], axis=-1)
@@ -60,8 +60,8 @@ def with_black(picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize('kind', ['cmyk', 'ycck'])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_four_inks_of_a_jpeg(kind, channels, picture):
-  """ImageNet has some. Adobe writes them inverted, as Pillow and libjpeg do."""
+def test_cmyk_jpegs(kind, channels, picture):
+  """Checks CMYK as in a few files of ImageNet: Adobe, Pillow and libjpeg invert it."""
   inks = with_black(picture)
   if kind == 'cmyk':
     buffer = io.BytesIO()
@@ -97,7 +97,7 @@ def test_orientation_is_ignored(form, picture):
 
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
 def test_tiffs_are_turned_as_pillow_turns_them(orientation, picture):
-  """Their orientation is no EXIF but a part of the format."""
+  """Checks that TIFFs are turned: orientation is part of the format, not of EXIF."""
   turned = Image.Exif()
   turned[0x0112] = orientation
   encoded = saved(picture, 'TIFF', exif=turned)
@@ -108,7 +108,7 @@ def test_tiffs_are_turned_as_pillow_turns_them(orientation, picture):
 
 @pytest.mark.parametrize('mode', ['P', 'L', 'LA', 'RGB', 'RGBA', '1'])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_pngs_are_those_of_pillow(mode, channels, picture):
+def test_pngs_match_pillow(mode, channels, picture):
   encoded = saved(picture, 'PNG', mode)
   want = pillow(encoded, 'L' if channels == 1 else 'RGB').astype(int)
   got = decoding.decode(encoded, channels)
@@ -135,7 +135,7 @@ def test_transparent_pixels_keep_their_colour(picture):
 
 @pytest.mark.parametrize('channels_there', [1, 3, 4])
 def test_the_upper_half_of_16_bits_is_taken(channels_there):
-  """As tf.io.decode_png has it; Pillow would clip the grey one."""
+  """Checks 16 bits against tf.io.decode_png; Pillow would clip grey images."""
   rng = np.random.default_rng(0)
   deep = rng.integers(0, 2**16, (9, 7, channels_there), dtype=np.uint16)
   _, encoded = cv2.imencode('.png', deep)
@@ -146,12 +146,12 @@ def test_the_upper_half_of_16_bits_is_taken(channels_there):
 
 @pytest.mark.parametrize('form', ['BMP', 'GIF', 'WEBP'])
 def test_other_formats(form, picture):
-  """Also in files of another name: the bytes tell."""
+  """Checks that the bytes determine the format, even if the file has another suffix."""
   encoded = saved(picture, form, lossless=True)
   np.testing.assert_array_equal(decoding.decode(encoded), pillow(encoded))
 
 
-def test_of_moving_pictures_the_first_is_taken(picture):
+def test_the_first_frame_of_an_animation_is_taken(picture):
   more = [Image.fromarray(picture[::-1])]
   for form in ('GIF', 'WEBP'):
     moving = saved(picture, form, save_all=True, append_images=more, lossless=True)
@@ -170,7 +170,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize('harm', HARMLESS)
 @pytest.mark.parametrize('channels', [1, 3])
-def test_what_libjpeg_warns_of_is_decoded(harm, channels, picture):
+def test_files_with_warnings_of_libjpeg_are_decoded(harm, channels, picture):
   encoded = saved(picture, 'JPEG', quality=90)
   harmed = HARMLESS[harm](encoded, encoded.index(b'\xff\xda'))
   want = decoding.decode(encoded, channels)
@@ -181,10 +181,10 @@ def test_what_libjpeg_warns_of_is_decoded(harm, channels, picture):
 @pytest.mark.parametrize('share', [0.2, 0.5, 0.9, 0.99, 1.0])
 def test_a_cut_jpeg_is_not_decoded(share, progressive, picture):
   encoded = saved(picture, 'JPEG', quality=90, progressive=progressive)
-  cut = encoded[: int(share * len(encoded)) - 2]  # of the whole, its end alone
+  cut = encoded[: int(share * len(encoded)) - 2]  # of the whole, only the end marker
   with pytest.raises(ValueError, match='Premature end|not a complete'):
     decoding.decode(cut)
-  # Zeros, as of a download that never ended.
+  # Followed by zeros, like a download that never finished.
   with pytest.raises(ValueError):
     decoding.decode(cut[: len(cut) // 2] + bytes(len(cut) // 2))
 
@@ -206,7 +206,7 @@ def test_others_that_are_cut_are_not_decoded(form, picture):
 
 
 def sized(encoded: bytes, height: int, width: int) -> bytes:
-  """A JPEG or PNG whose header says another size."""
+  """Returns a JPEG or PNG whose header states another size."""
   data = bytearray(encoded)
   if decoding.is_jpeg(encoded):
     place = encoded.index(b'\xff\xc0') + 5
@@ -248,7 +248,7 @@ FORMATS = {
 
 @pytest.mark.parametrize('form', FORMATS)
 def test_the_size_in_a_header(form, picture, monkeypatch):
-  """And no more pixels are decoded than the limit allows, whatever the format."""
+  """Checks also that no more pixels are decoded than allowed, in any format."""
   more = [Image.fromarray(picture[::-1])]
   options = FORMATS[form]
   if 'save_all' in options:
@@ -293,8 +293,8 @@ def test_a_jpeg_of_too_many_scans(picture, monkeypatch):
 
 
 @pytest.mark.parametrize('form', FORMATS)
-def test_damage_is_told_by_an_error_alone(form, picture, capfd):
-  """Libraries print nothing of their own."""
+def test_damage_only_raises_an_error(form, picture, capfd):
+  """Checks that libraries print nothing themselves."""
   encoded, rng = saved(picture, **FORMATS[form]), np.random.default_rng(0)
   for i in range(30):
     damaged = bytearray(encoded)
@@ -310,7 +310,7 @@ def test_damage_is_told_by_an_error_alone(form, picture, capfd):
 
 
 def test_parts_of_a_png_that_pixels_do_not_need(picture, capfd):
-  """They may be damaged, or larger than the image."""
+  """Checks that such chunks may be damaged, or larger than the image."""
   encoded = saved(picture, 'PNG')
   junk = b'iCCP' + b'x\0\0' + b'no profile'
   chunk = struct.pack('>I', len(junk) - 4) + junk + bytes(4)
@@ -325,13 +325,13 @@ def test_parts_of_a_png_that_pixels_do_not_need(picture, capfd):
     decoding.decode(encoded[:-20] + bytes([encoded[-20] ^ 1]) + encoded[-19:])
 
 
-def test_what_is_no_image():
+def test_bytes_that_are_not_an_image():
   for junk in (b'', b'\xff\xd8\xff', b'<html>', bytes(5000), b'GIF89a'):
     with pytest.raises(ValueError):
       decoding.decode(junk)
 
 
-# Smaller
+# Reduced sizes
 
 
 @pytest.mark.parametrize('factor', [2, 4, 8])
@@ -353,7 +353,7 @@ def test_others_keep_their_size(picture):
   assert decoding.decode(saved(picture, 'PNG'), factor=4).shape == (48, 80, 3)
 
 
-# A box
+# Boxes
 
 
 FORMS = {
@@ -364,7 +364,7 @@ FORMS = {
   'progressive': dict(progressive=True),
   'what looks like a frame': dict(exif=b'Exif\0\0' + b'\xff\xc0' * 40),
 }
-# Of 48 x 80: at all borders, in all corners, in the middle, all, a pixel.
+# In 48 x 80: at each border, in each corner, in the middle, everything, one pixel.
 BOXES = [
   (0, 0, 9, 80),
   (0, 0, 20, 30),
@@ -380,14 +380,14 @@ BOXES = [
 @pytest.mark.parametrize('box', BOXES)
 @pytest.mark.parametrize('dct', decoding.DCT)
 @pytest.mark.parametrize('form', FORMS)
-def test_a_box_is_that_of_the_whole(form, dct, box, picture):
+def test_a_box_matches_the_whole_image(form, dct, box, picture):
   encoded = saved(picture, 'JPEG', quality=90, **FORMS[form])
   top, left, height, width = box
   whole = decoding.decode(encoded, dct=dct)
   got = decoding.decode_box(encoded, box, dct=dct)
   want = whole[top : top + height, left : left + width]
   np.testing.assert_array_equal(got, want)
-  rows = len(got.base if got.base is not None else got)  # that were decoded
+  rows = len(got.base if got.base is not None else got)  # the number of decoded rows
   ends = top + height + decoding.REACH
   assert rows == (48 if form == 'progressive' else min(ends, 48))
 
@@ -395,7 +395,7 @@ def test_a_box_is_that_of_the_whole(form, dct, box, picture):
 @pytest.mark.parametrize('form', ['PNG', 'WEBP'])
 def test_a_box_of_others(form, picture):
   encoded = saved(picture, form)
-  got = decoding.decode_box(encoded, (5, 6, 7, 8), factor=2)  # which JPEGs alone have
+  got = decoding.decode_box(encoded, (5, 6, 7, 8), factor=2)  # only JPEGs support it
   np.testing.assert_array_equal(got, decoding.decode(encoded)[5:12, 6:14])
 
 
@@ -425,7 +425,8 @@ def test_damage_below_a_box_is_seen_without_restart_markers(picture):
   encoded, box = saved(picture, 'JPEG', quality=90), (0, 0, 10, 80)
   with pytest.raises(ValueError, match='Premature end'):
     decoding.decode_box(encoded[:-40], box)
-  # What is only a warning of the whole is none of its upper rows.
+  # Damage that causes only a warning for the whole image does not affect its upper
+  # rows.
   place = encoded.rindex(b'\xff\xd9')
   extra = encoded[:place] + bytes(20) + encoded[place:]
   whole = decoding.decode(extra)

@@ -11,7 +11,7 @@ from big_vision_like.spec import build, spec
 
 @pytest.fixture(scope='module')
 def picture():
-  """A smooth colour picture, 24 high and 40 wide, whose channels differ."""
+  """Returns a smooth colour image, 24 high and 40 wide, whose channels differ."""
   y, x = np.mgrid[0:24, 0:40]
   channels = [40 + 5 * x, 200 - 5 * y, 60 + 2 * x + 2 * y]
   return np.stack(channels, axis=-1).astype(np.uint8)
@@ -61,7 +61,7 @@ def test_grey_files(name, channels, picture):
   assert np.abs(got.astype(int) - grey).max() <= tolerance
 
 
-def test_decode_keeps_what_else_an_example_has(picture):
+def test_decode_keeps_other_features(picture):
   example = {'image': encode(picture, '.png'), 'label': 3, 'id': 5}
   got = image.Decode().map(example)
   assert (got['label'], got['id']) == (3, 5)
@@ -140,7 +140,7 @@ def test_bilinear_does_not_average_and_area_does():
 
 
 class Drawn:
-  """A generator that draws given numbers: angle, zoom, dx, dy in -1 to 1."""
+  """A generator that returns given numbers: angle, zoom, dx, dy in -1 to 1."""
 
   def __init__(self, *numbers):
     self._numbers = numbers
@@ -155,7 +155,7 @@ def moved(picture, rng, **options):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_affine_of_nothing_is_the_identity(channels, picture):
+def test_affine_without_changes_is_the_identity(channels, picture):
   given = picture[..., :channels]
   got = moved(given, np.random.default_rng(0))
   np.testing.assert_array_equal(got, given)
@@ -198,7 +198,7 @@ def test_affine_draws_from_the_generator_it_is_given(picture):
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-  """Pixels that tell their row, column and a constant."""
+  """Returns pixels that encode their row, their column and a constant."""
   rows, columns = np.mgrid[:height, :width]
   return np.stack([rows, columns, np.full_like(rows, 7)], -1).astype(np.uint8)
 
@@ -211,7 +211,7 @@ def test_crops_resize_their_box_alone(transform):
   crop = transform(size=8, area=(0.18, 0.22), aspect=(1.0, 1.0))
   out = crop.random_map({'image': ramp(40, 40)}, np.random.default_rng(1))['image']
   assert out.shape == (8, 8, 3) and (out[..., 2] == 7).all()
-  assert 9 < np.ptp(out[..., 0]) < 19  # rows of the box, not of all
+  assert 9 < np.ptp(out[..., 0]) < 19  # rows of the box, not of the image
   again = pickle.loads(pickle.dumps(crop))
   same = again.random_map({'image': ramp(40, 40)}, np.random.default_rng(1))['image']
   np.testing.assert_array_equal(same, out)
@@ -223,23 +223,23 @@ def test_crops_without_a_box_that_fits():
   assert image.InceptionCrop(**impossible).box(10, 10, rng) == (0, 0, 10, 10)
   # 4 / 36 of 90 is 10.
   assert image.EfficientNetCrop(**impossible).box(90, 91, rng) == (40, 41, 10, 10)
-  # The widest that is still as flat as asked for.
+  # The widest box that is as flat as requested.
   assert image.RandomResizedCrop(**impossible).box(10, 10, rng) == (4, 0, 1, 10)
 
 
-def test_all_of_an_image_is_a_central_crop_to_efficientnet():
+def test_a_full_efficientnet_box_becomes_a_central_crop():
   crop = image.EfficientNetCrop(size=224, area=(1.0, 1.0), aspect=(1.0, 1.0))
   rng = np.random.default_rng(0)
   assert crop.box(256, 256, rng) == cropping.efficientnet_box(256, 256, 224)
   assert cropping.efficientnet_box(256, 256, 224) == (16, 16, 224, 224)
 
 
-# Decoding and cropping in one
+# Decoding and cropping in one step
 
 
 @pytest.fixture(scope='module')
 def large():
-  """A JPEG of 200 x 300 with waves of a dozen pixels."""
+  """Returns a JPEG of 200 x 300 with waves of a dozen pixels."""
   y, x = np.mgrid[0:200, 0:300]
   waves = [np.sin(x / 5), np.cos(y / 7), np.sin((x + y) / 9)]
   return encode((128 + 100 * np.stack(waves, -1)).astype(np.uint8), '.jpg')
@@ -277,7 +277,7 @@ def test_decode_crop_is_near_to_both(method, channels, large):
     )
     want = image.resized(full[rows, columns], 16, 16, method)
     assert got.shape == want.shape == (16, 16, channels)
-    assert np.abs(got.astype(int) - want).mean() < 2.5  # of waves of +-100
+    assert np.abs(got.astype(int) - want).mean() < 2.5  # waves have amplitude 100
   assert factors == {2, 4}
 
 
@@ -291,7 +291,7 @@ def test_decode_crop_divides_its_box(large):
   np.testing.assert_array_equal(got, want)
 
 
-def test_decode_crop_names_what_it_cannot_decode(large):
+def test_decode_crop_names_files_that_it_cannot_decode(large):
   fused = image.DecodeCrop(image.InceptionCrop(16))
   with pytest.raises(BadRecordError, match=r'id 7 cannot be decoded \(9 bytes'):
     fused.random_map({'image': b'not a jpg', 'id': 7}, np.random.default_rng(0))
@@ -337,7 +337,7 @@ def test_resize_small_keeps_the_aspect(height, width):
 @pytest.mark.parametrize(
   'rounding, size, height, width, want',
   [
-    # 387 * (448 / 384) is half of a pixel more, but less in float32.
+    # 387 * (448 / 384) is half a pixel too much, but less in float32.
     ('nearest', 448, 384, 387, (448, 451)),
     ('nearest', 10, 20, 31, (10, 16)),
     ('down', 10, 20, 31, (10, 15)),
@@ -457,7 +457,7 @@ def test_sizes_that_are_not_square(picture):
     image.CentralCrop((8, 41)).map({'image': picture})
 
 
-def test_what_cannot_be_decoded_is_called_by_its_file():
+def test_an_undecodable_image_is_named_by_its_file():
   example = {'image': b'', 'file': b'cats/7.jpg', '__key__': b'7', 'id': 3}
   with pytest.raises(BadRecordError, match='with id cats/7.jpg cannot be decoded'):
     image.Decode().map(example)

@@ -15,7 +15,6 @@ from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.ops import roi
 
 pytest.importorskip('pycocotools')
-# pycocotools' own
 HEIGHT, WIDTH = 60, 80
 TRIANGLE = [[10.0, 8, 50, 8, 30, 48]]
 TWO = [[4.0, 4, 20, 4, 20, 30, 4, 30], [40.0, 10, 70, 10, 70, 50, 40, 50]]
@@ -29,7 +28,7 @@ def runs(mask_HW):
 
 
 def example(outlines):
-  """Returns an image with objects, of their outlines and of the same masks."""
+  """Returns an image with objects that have these outlines and the same as masks."""
   masks_NHW = coco_outlines.decoded(outlines, HEIGHT, WIDTH, range(len(outlines)))
   found = []
   for mask_HW in masks_NHW:
@@ -106,7 +105,7 @@ def test_images_without_objects_have_no_masks():
 
 
 def test_targets_of_regions_lose_little():
-  """Targets from grids differ from those of whole masks in few pixels."""
+  """Checks that grid targets differ from those of whole masks in few pixels."""
   outlined, masked = example([TRIANGLE, TWO, runs(ROUND)])
   grids = instance_masks.BoxMasks().map(outlined)['box_masks']
   rng, wrong = np.random.default_rng(0), []
@@ -149,7 +148,7 @@ def test_records_without_masks_are_named():
 
 
 def test_unusable_outlines_are_counted(tmp_path):
-  """Boxes without area or outside, polygons of two points, other run lengths."""
+  """Checks boxes without area or outside, polygons of two points, other run lengths."""
   square = [[10.0, 10, 30, 10, 30, 30, 10, 30]]
   shapes = [
     ([10, 10, 20, 20], square),
@@ -196,7 +195,7 @@ def test_unusable_outlines_are_counted(tmp_path):
 
 
 def prepared(record, max_boxes=3):
-  """Returns a record as a batch for training has it."""
+  """Returns a record in the form of a training batch."""
   for transform in (
     image.Decode(),
     instance_masks.Placed(),

@@ -1,4 +1,4 @@
-"""Parts against the whole; Pillow writes the restart markers."""
+"""Tests of parts against whole images; Pillow writes the restart markers."""
 
 import io
 
@@ -14,7 +14,7 @@ MODES = ['4:2:0', '4:2:2', '4:4:4', 'L']
 
 
 def saved(height: int, width: int, mode: str = '4:2:0', seed: int = 0, **options):
-  """A JPEG of blurred noise."""
+  """Returns a JPEG of blurred noise."""
   rng = np.random.default_rng(seed)
   noise = rng.integers(0, 256, (height // 3 + 1, width // 3 + 1, 3)).astype(np.uint8)
   picture = Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR)
@@ -29,7 +29,7 @@ def saved(height: int, width: int, mode: str = '4:2:0', seed: int = 0, **options
 
 @st.composite
 def cases(draw):
-  """A JPEG with restart markers and a box in it."""
+  """Draws a JPEG with restart markers and a box in it."""
   height, width = draw(st.integers(9, 120)), draw(st.integers(9, 150))
   unit = draw(st.sampled_from(['restart_marker_blocks', 'restart_marker_rows']))
   options = {unit: draw(st.integers(1, 6))}
@@ -46,7 +46,7 @@ def cases(draw):
 
 @settings(deadline=None, max_examples=150)
 @given(cases(), st.sampled_from(decoding.DCT), st.sampled_from([1, 3]))
-def test_a_box_between_restart_markers_is_that_of_the_whole(case, dct, channels):
+def test_a_box_between_restart_markers_matches_the_whole(case, dct, channels):
   encoded, (top, left, height, width) = case
   got = decoding.decode_box(encoded, (top, left, height, width), channels, dct)
   whole = decoding.decode(encoded, channels, dct)
@@ -54,8 +54,8 @@ def test_a_box_between_restart_markers_is_that_of_the_whole(case, dct, channels)
   np.testing.assert_array_equal(got, want)
 
 
-# Height and width 100 x 140: 7 x 9 MCUs of 4:2:0, 13 x 18 of the others in height and
-# of 4:4:4 and grey in width.
+# Height and width 100 x 140: 7 x 9 MCUs of 4:2:0; 13 rows of the others, and 18 columns
+# of 4:4:4 and grey.
 BOX = (40, 60, 20, 30)
 
 
@@ -72,7 +72,7 @@ BOX = (40, 60, 20, 30)
     ('L', dict(restart_marker_blocks=6), (32, 48, 32, 48)),
   ],
 )
-def test_no_more_is_cut_out_than_what_markers_allow(mode, options, want):
+def test_markers_limit_the_part_that_is_cut_out(mode, options, want):
   part = jpeg.cut(saved(100, 140, mode, **options), BOX, reach=4)
   assert (part.top, part.left, part.height, part.width) == want and not part.cut_off
   pixels = Image.open(io.BytesIO(part.encoded))
@@ -81,7 +81,7 @@ def test_no_more_is_cut_out_than_what_markers_allow(mode, options, want):
 
 
 def test_the_reach_is_needed():
-  """Without it colours at the edges of the box would lack their neighbours."""
+  """Checks that without `reach`, edge pixels of the box lack neighbouring colours."""
   encoded, box = saved(96, 160, restart_marker_blocks=1), (32, 32, 32, 32)
   want = decoding.decode(encoded)[32:64, 32:64]
   for reach, same in ((0, False), (decoding.REACH, True)):
@@ -103,8 +103,8 @@ def test_without_markers_the_lower_rows_are_left_out():
 @pytest.mark.parametrize(
   'options',
   [
-    dict(restart_marker_blocks=2),  # of 9 in a row
-    dict(restart_marker_blocks=9 * 7),  # all in one
+    dict(restart_marker_blocks=2),  # a row has 9
+    dict(restart_marker_blocks=9 * 7),  # all in one interval
     dict(progressive=True),
     dict(progressive=True, restart_marker_blocks=3),
   ],
@@ -116,13 +116,13 @@ def test_others_are_decoded_as_a_whole(options):
   np.testing.assert_array_equal(decoding.decode_box(encoded, BOX), want)
 
 
-def test_all_of_an_image_is_no_part():
+def test_the_whole_image_is_not_cut():
   encoded = saved(100, 140, restart_marker_blocks=3)
   assert jpeg.cut(encoded, (0, 0, 100, 140), reach=4) is None
   assert jpeg.cut(encoded, (3, 3, 93, 134), reach=4) is None
 
 
-def test_what_else_a_file_holds_is_passed_over():
+def test_other_segments_of_a_file_are_skipped():
   exif = b'Exif\0\0' + b'\xff\xc0\xff\xdd\xff\xda\xff\xd0' * 20
   encoded = saved(100, 140, restart_marker_blocks=3, exif=exif)
   assert jpeg.read_header(encoded).cuttable
@@ -147,7 +147,7 @@ def test_headers():
 
 
 def markers(encoded: bytes) -> list[int]:
-  """Where the restart markers are."""
+  """Returns the positions of the restart markers."""
   start = encoded.index(b'\xff\xda')
   pairs = range(start + 2, len(encoded) - 1)
   return [i for i in pairs if encoded[i] == 0xFF and 0xD0 <= encoded[i + 1] <= 0xD7]
@@ -196,7 +196,7 @@ def test_damaged_markers_are_left_to_the_whole(damage, index):
 
 
 def test_damage_in_the_box_is_left_to_the_whole():
-  """An interval whose bits end too early: libjpeg says so and fills the rest."""
+  """Checks an interval whose bits end too early: libjpeg warns and fills the rest."""
   encoded = saved(100, 140, restart_marker_blocks=3)
   places = markers(encoded)
   row, column = 40 // 16, 60 // 48

@@ -70,8 +70,8 @@ def test_too_many_or_equal_values_are_refused():
       label_maps.Labels(values=tuple(values))
 
 
-def test_sizes_are_those_of_mmcv():
-  # What mmcv 1.3's imrescale gives for the scale (2048, 512).
+def test_sizes_match_mmcv():
+  # Results of mmcv 1.3's imrescale for the scale (2048, 512).
   for size, want in [
     ((683, 512), (683, 512)),
     ((256, 341), (512, 682)),
@@ -106,7 +106,7 @@ def test_image_and_label_map_move_together():
         size = step.size_after(size, np.random.default_rng(0))
       found = step.random_map(found, rng)
       assert found['image'].shape[:2] == found['label_map'].shape == tuple(size)
-    # Where the image is not blurred it shows the label.
+    # Unblurred pixels of the image show the label.
     clear = np.isin(found['image'][..., 0], (0, 80, 160))
     same = found['image'][..., 0] == found['label_map'] * 80
     assert clear.mean() > 0.6 and same[clear].mean() > 0.95
@@ -126,7 +126,7 @@ def test_the_same_key_gives_the_same_example():
   assert len({x.tobytes() for x in found}) > 1
   still = label_maps.PhotometricDistortion(0, (1.0, 1.0), (1.0, 1.0), 0)
   changed = still.random_map({'image': image}, np.random.default_rng(5))['image']
-  # Only the way to hue, saturation and value and back.
+  # Only the conversion to hue, saturation and value and back.
   assert np.abs(changed.astype(int) - image).max() < 8
 
 

@@ -16,7 +16,7 @@ def label(transform, **example):
 
 
 def clevr(*depths):
-  """Objects as TFDS gives them: lists of what each of them has."""
+  """Returns objects as TFDS gives them: one list for each property."""
   places = [np.array([9.0, 200.0, depth], np.float32) for depth in depths]
   return {'pixel_coords': places, 'shape': [0] * len(depths)}
 
@@ -76,7 +76,7 @@ def test_distance_of_clevr(closest, want):
   [
     ([(0, 7.5)], 0),
     ([(1, 8.0), (0, 30.0)], 0),
-    ([(2, 19.0), (5, 3.0)], 1),  # a cyclist is no vehicle
+    ([(2, 19.0), (5, 3.0)], 1),  # a cyclist is not a vehicle
     ([(0, 20.5)], 2),
     ([(3, 5.0), (6, 4.0)], 3),
     ([], 3),

@@ -17,7 +17,7 @@ def picture(height=240, width=320, seed=0):
 
 
 def scene(count=3, seed=0):
-  """Objects of known properties, as TFDS gives them: lists of what each of them has."""
+  """Returns objects with known properties, as TFDS gives them: a list per property."""
   rng = np.random.default_rng(seed)
   numbers = {'size': 2, 'material': 2, 'shape': 3, 'color': 8}
   things = {k: list(rng.integers(0, n, count)) for k, n in numbers.items()}
@@ -28,7 +28,7 @@ def scene(count=3, seed=0):
 # Segmentation
 
 
-def test_ids_are_decoded_as_they_are():
+def test_ids_are_decoded_unchanged():
   ids = np.arange(256, dtype=np.uint8).reshape(8, 32, 1)
   got = objects.DecodeSegmentation().map({'segmentation': drawing.png(ids), 'id': 3})
   assert got['id'] == 3 and got['segmentation'].dtype == np.uint8
@@ -47,7 +47,7 @@ def test_a_damaged_segmentation_is_named():
 
 
 def bilinear(array_HWC, height, width):
-  """Half-pixel centres and no antialiasing, pixel by pixel, in float64."""
+  """Resizes with half-pixel centres and no antialiasing, pixel by pixel, in float64."""
 
   def sides(new, old):
     place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -63,7 +63,7 @@ def bilinear(array_HWC, height, width):
 
 @pytest.mark.parametrize('crop', [CROP, None])
 @pytest.mark.parametrize('size', [128, 50, 300])
-def test_images_are_those_of_the_published_code(size, crop):
+def test_images_match_the_published_code(size, crop):
   pixels = picture()
   got = objects.Resize(size, crop).map({'image': pixels})['image']
   part = pixels[29:221, 64:256] if crop else pixels
@@ -74,14 +74,14 @@ def test_images_are_those_of_the_published_code(size, crop):
 
 
 def test_a_gradient_keeps_its_numbers():
-  # By hand: the centres of the 128 lie 240/128 rows and 320/128 columns apart.
+  # By hand: the centres of the 128 pixels are 240/128 rows and 320/128 columns apart.
   rows, columns = np.mgrid[:240, :320]
   gradient = (rows // 2 + columns // 4).astype(np.uint8)[..., None].repeat(3, axis=-1)
   got = objects.Resize(128).map({'image': gradient})['image'][..., 0]
   # The first centre is at row 0.4375, column 0.75: all four pixels around it are 0.
   assert got[0, 0] == -1
-  # The second row's is at 2.3125, between rows 2 and 3, which are 1; column 3.25 is a
-  # quarter of the way from 0 to 1.
+  # The centre in the second row and column is at row 2.3125, between rows 2 and 3,
+  # which are 1; its column, 3.25, is a quarter of the way from 0 to 1.
   np.testing.assert_allclose(got[1, 1], (1 + 0.25) / 127.5 - 1, atol=1e-7)
 
 
@@ -163,7 +163,7 @@ def test_too_many_objects_are_named():
     objects.ClevrTargets().map(example)
 
 
-def test_targets_say_what_was_drawn():
+def test_targets_describe_the_drawing():
   drawn = solids.draw(0, 'train', 3, solids.View(48, 64))
   names = {'size': solids.RADII, 'material': solids.MATERIALS}
   names |= {'shape': solids.SHAPES, 'color': solids.COLORS}

@@ -28,7 +28,7 @@ def enhanced(kind: str):
 
 
 FACTORS = (0.0, 0.1, 0.55, 1.0, 1.003, 1.9, 3.7)
-# Ours, Pillow's, and arguments.
+# Our function, Pillow's, and arguments.
 COLORS = {
   'autocontrast': (pillow.autocontrast, ImageOps.autocontrast, None),
   'equalize': (randaugment.equalize, ImageOps.equalize, None),
@@ -49,7 +49,7 @@ COLORS = {
 
 
 @pytest.mark.parametrize('name', COLORS)
-def test_colours_are_those_of_pillow(name):
+def test_colours_match_pillow(name):
   ours, theirs, arguments = COLORS[name]
   for kind, image in pictures().items():
     before = image.copy()
@@ -62,11 +62,11 @@ def test_colours_are_those_of_pillow(name):
 
 
 def test_no_bits_are_black():
-  # As before Pillow 13, which refuses; timm's strongest magnitude keeps none.
+  # As before Pillow 13, which refuses it; timm's strongest magnitude keeps no bits.
   assert (pillow.posterize(pictures()['noise'], 0) == 0).all()
 
 
-def test_hues_go_round():
+def test_hues_wrap_around():
   image = np.array([[[255, 0, 0], [0, 0, 255], [90, 90, 90]]], np.uint8)
   np.testing.assert_array_equal(pillow.hue(image, 0.0), image)
   third = pillow.hue(image, 1 / 3)
@@ -79,7 +79,7 @@ FILL = (124, 116, 104)
 
 
 @pytest.mark.parametrize('method', pillow.METHODS)
-def test_what_moves_uncovers_the_fill(method):
+def test_moving_uncovers_the_fill(method):
   image = pictures()['noise']
   left = pillow.translate_x(image, 10 / 31, FILL, method)
   np.testing.assert_array_equal(left[:, :21], image[:, 10:])
@@ -99,7 +99,7 @@ def test_what_moves_uncovers_the_fill(method):
 def test_shears_go_by_the_distance():
   image = pictures()['noise']
   sheared = pillow.shear_x(image, 1.0, FILL, 'nearest')
-  # At the middle of row 4, that is 4.5 from the top.
+  # Sampled in the middle of row 4, which is 4.5 from the top.
   shifts = [s for s in (4, 5) if np.array_equal(sheared[4, :-5], image[4, s : s + 26])]
   assert shifts and (sheared[4, -4:] == FILL).all()
   down = pillow.shear_y(image.swapaxes(0, 1).copy(), 1.0, FILL, 'nearest')

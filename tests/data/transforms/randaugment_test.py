@@ -14,7 +14,8 @@ def test_golden_files_have_all_operations(golden):
   assert names == {*randaugment.NAMES} - {'Cutout'}
 
 
-# What the published code does beyond its ranges, as TensorFlow 2.15 with NumPy 1.26.
+# Tests of the published code outside its ranges, as TensorFlow 2.15 with NumPy 1.26
+# behaves.
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
 
@@ -57,7 +58,7 @@ def test_sharpness_leaves_the_border(picture, factor):
   assert (got[inner] != picture[inner]).any() == (factor != 1.0)
 
 
-def test_what_moves_uncovers_grey(picture):
+def test_moving_uncovers_grey(picture):
   left = randaugment.translate_x(picture, 5.0)
   np.testing.assert_array_equal(left[:, :-5], picture[:, 5:])
   assert (left[:, -5:] == 128).all()
@@ -130,7 +131,7 @@ def test_layers_are_drawn_from_all_and_always_applied(picture, monkeypatch):
   assert 60 < min(drawn.values()) and max(drawn.values()) < 145
 
 
-def test_randomness_is_that_of_the_generator(picture):
+def test_randomness_comes_from_the_generator(picture):
   augment = randaugment.RandAugment(layers=2, magnitude=15)
   first, again, other = (
     [augment.random_map({'image': picture}, rng)['image'] for _ in range(5)]
@@ -190,7 +191,7 @@ def test_places_are_kept_and_stay(picture):
 
 
 def test_greys_at_the_edge_of_rounding():
-  # As TensorFlow 2.21; sums in another order fall on the other side.
+  # As TensorFlow 2.21; a sum in another order would round the other way.
   colors = [(16, 218, 140), (23, 195, 100), (24, 133, 189), (67, 239, 82)]
   got = randaugment.luma(np.array([colors], np.uint8))
   np.testing.assert_array_equal(got, [[148, 132, 107, 170]])

@@ -5,10 +5,11 @@ from PIL import Image
 from big_vision_like.data.transforms import resizing
 from big_vision_like.errors import UserError
 
-# Of numpy.random.default_rng(0).integers(0, 256, (7, 9)), rounded and clipped, what
-# TensorFlow 2.21 makes: tf.compat.v1.image.resize_nearest_neighbor and resize_bicubic
-# for 'nearest' and 'tf1_bicubic'; tf.image.resize for the others, with antialias=True
-# for those of Pillow, whose lanczos is its 'lanczos3'. By method, height and width.
+# Results of TensorFlow 2.21 for numpy.random.default_rng(0).integers(0, 256, (7, 9)),
+# rounded and clipped: tf.compat.v1.image.resize_nearest_neighbor and resize_bicubic for
+# 'nearest' and 'tf1_bicubic', tf.image.resize for the others, with antialias=True for
+# those of Pillow, whose lanczos is TensorFlow's 'lanczos3'. Keys are method, height and
+# width.
 TENSORFLOW = {
   ('nearest', 4, 5): [
     '95 130 217 235 163',
@@ -115,12 +116,12 @@ TENSORFLOW = {
     '72 142 158 129 135 154 255 178 64 107 178',
   ],
 }
-# Pillow rounds and clips the rows before the columns.
+# Pillow rounds and clips the rows before it resizes the columns.
 LIMITS = {'pillow_bicubic': 4, 'pillow_lanczos': 8, 'nearest': 0, 'pillow_nearest': 0}
 
 
 @pytest.mark.parametrize('method, height, width', TENSORFLOW)
-def test_methods_do_what_tensorflow_does(method, height, width):
+def test_methods_match_tensorflow(method, height, width):
   image = np.random.default_rng(0).integers(0, 256, (7, 9, 1), dtype=np.uint8)
   rows = TENSORFLOW[method, height, width]
   want = np.array([row.split() for row in rows]).astype(int)
@@ -130,7 +131,7 @@ def test_methods_do_what_tensorflow_does(method, height, width):
 
 
 def legacy_cubic(image_HWC, height, width):
-  """The formula of TensorFlow 1, weights rounded to 1024 places between pixels."""
+  """Returns the result of TensorFlow 1's formula, weights rounded to 1/1024 pixel."""
 
   def matrix(size, new_size):
     source = np.arange(new_size) * size / new_size
@@ -160,8 +161,8 @@ def test_legacy_bicubic_is_its_formula(size, channels):
 
 
 @pytest.mark.parametrize('size', [(8, 50), (50, 9), (24, 9), (70, 90), (7, 9)])
-def test_area_is_means_of_areas(size):
-  """Also where one side grows and the other shrinks."""
+def test_area_averages_areas(size):
+  """Checks also one side that grows while the other shrinks."""
   image = np.random.default_rng(2).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
   def matrix(size, new_size):

@@ -45,7 +45,7 @@ def test_max_length_keeps_eos(tokenize):
 
 
 @pytest.mark.parametrize('empty', ['', '  \n', b''])
-def test_an_empty_source_is_told_with_the_example(tokenize, empty):
+def test_an_empty_source_is_reported_with_the_example(tokenize, empty):
   with pytest.raises(UserError) as error:
     tokenize.map(PAIR | {'de': empty, 'id': 12})
   assert str(error.value).startswith(
@@ -57,14 +57,14 @@ def test_an_empty_target_is_eos(tokenize):
   assert tokenize.map(PAIR | {'en': ''})['target'].tolist() == [2]
 
 
-def test_features_that_are_no_texts_are_told(tokenize):
+def test_features_that_are_not_texts_are_reported(tokenize):
   with pytest.raises(UserError, match="no text 'en'; they have de, id"):
     tokenize.map({'de': 'Hund', 'id': 1})
   with pytest.raises(UserError, match="'en' is not a text, but int"):
     tokenize.map({'de': 'Hund', 'en': 1})
 
 
-def test_padding_behind_eos():
+def test_padding_follows_eos():
   example = {'source': np.int32([5, 6, 2]), 'target': np.int32([7, 2]), 'id': 3}
   padded = text.Pad(source_length=5, target_length=2).map(example)
   assert padded['source'].tolist() == [5, 6, 2, 0, 0]
@@ -102,7 +102,7 @@ def test_batches_of_texts_in_workers(tokenize):
 
 
 def bucketed(lengths, batch_size=4, **options):
-  """Pairs of ids of these lengths in batches of several shapes."""
+  """Returns an input of pairs with these lengths, in batches of several shapes."""
   pairs = [
     {
       'source': np.int32([*[3 + i] * (s - 1), 2]),
@@ -141,7 +141,7 @@ def test_batches_have_sequences_of_one_of_several_lengths():
   assert data.abstract((8, 8))['target'].shape == (4, 8)
 
 
-def test_any_step_of_several_lengths_can_be_gone_to():
+def test_buckets_resume_at_any_step():
   lengths = np.random.default_rng(0).integers(2, 17, (150, 2)).tolist()
   data = pipeline.TrainInput(**bucketed(lengths), seed=1)
   batches = iter(data)
@@ -192,7 +192,7 @@ def test_lengths_must_grow(lengths, told):
     text.Buckets(lengths)
 
 
-def test_texts_without_tokenize_are_told():
+def test_texts_without_tokenize_are_reported():
   data = pipeline.TrainInput(**bucketed([(3, 3)], source=texts.PAIRS))
   with pytest.raises(
     UserError, match="no ids 'source'; they have de, en: give Buckets"

@@ -21,7 +21,7 @@ def test_names():
   }
 
 
-# arXiv:2012.12877's settings, as published.
+# The published settings of arXiv:2012.12877.
 @pytest.mark.parametrize(
   'name, magnitude, sign, want',
   [
@@ -76,7 +76,7 @@ def test_the_policy_of_deit(picture, monkeypatch):
     got = augment.random_map({'image': picture, 'label': 3}, rng)
     assert got['label'] == 3
     applied[int(got['image'][0, 0, 0]) - int(picture[0, 0, 0])] += 1
-  # Two operations, each with probability 1/2, and each of 15 as likely.
+  # Two operations, each with probability 1/2, all 15 equally likely.
   for times, share in enumerate((0.25, 0.5, 0.25)):
     assert abs(applied[times] / 10_000 - share) < 0.02
   assert abs(len(magnitudes) / 20_000 - 0.5) < 0.015
@@ -103,7 +103,7 @@ def test_both_signs_and_methods_are_drawn(picture):
   assert shares('Color', 'random') == [1.0]
 
 
-def test_randomness_is_that_of_the_generator(picture):
+def test_randomness_comes_from_the_generator(picture):
   augment = pickle.loads(pickle.dumps(timm_randaugment.RandAugment(probability=1.0)))
   first, again, other = (augmented(augment, picture, seed) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)

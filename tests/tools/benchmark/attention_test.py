@@ -26,6 +26,6 @@ def test_parts_are_measured(monkeypatch, tmp_path, capsys):
   assert 'attend' in printed.err and not printed.out
 
 
-def test_unknown_parts_are_told(capsys):
+def test_unknown_parts_are_reported(capsys):
   assert tool.main(['speed']) == 1
   assert "no part 'speed': there are attend, memory, decode" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The benchmark of DETR runs on the small config, without data."""
+"""Tests of the benchmark of DETR on the small config, without data."""
 
 import json
 
@@ -12,7 +12,7 @@ WORDS += ('--config.task.model.num_queries=100', '--batch-size=2', '--image-size
 WORDS += ('--repeats=2', '--steps=2', '--config.task.model.decoder_depth=1')
 
 
-def test_what_is_measured(run, tmp_path):
+def test_measurements(run, tmp_path):
   file = tmp_path / 'result.json'
   done = run(*WORDS, '--only', 'train', 'match', f'--output={file}')
   assert done.returncode == 0, done.stderr
@@ -54,6 +54,6 @@ def test_batches_have_objects_in_pictures_with_padding():
     ),
   ],
 )
-def test_what_cannot_be_measured(run, words, told):
+def test_invalid_arguments(run, words, told):
   done = run(*WORDS, *words)
   assert done.returncode and told in done.stderr and 'Traceback' not in done.stderr

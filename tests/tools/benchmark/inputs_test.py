@@ -5,14 +5,14 @@ import pytest
 from tools.benchmark import inputs as tool
 
 
-def test_photographs_are_like_those_of_imagenet():
+def test_photographs_resemble_those_of_imagenet():
   for markers in (False, True):
     first, second = tool.photographs(2, markers)
     assert first != second and 50_000 < len(first) < 200_000
     assert (b'\xff\xd0' in first) == markers
 
 
-def test_what_is_measured(monkeypatch, capsys):
+def test_measurements(monkeypatch, capsys):
   name = 'crop and flip, restart markers'
   monkeypatch.setattr(tool, 'VARIANTS', {name: tool.VARIANTS[name]})
   monkeypatch.setattr(tool.os, 'sched_getaffinity', lambda process: {0})

@@ -39,6 +39,6 @@ def test_a_wrong_matching_shows(monkeypatch):
     (['2x3x4', '--repeats=0'], '--repeats must be 1 or more'),
   ],
 )
-def test_what_cannot_be_measured_is_told(capsys, words, message):
+def test_invalid_arguments_are_reported(capsys, words, message):
   assert tool.main(words) == 1
   assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The benchmark runs on a tiny config, and its bill adds up."""
+"""Tests of the benchmark on a tiny config, and of the sum of its bill."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_benchmark_measures_everything(spawn, tmp_path):
     / result['train']['step_seconds']['median']
     / used['matmul_peak_per_device']['float32']
   )
-  assert used['mfu_of_data_sheet'] is None  # nobody prints a CPU's
+  assert used['mfu_of_data_sheet'] is None  # no data sheet states a CPU's
   # Parameters, two moments, average: the step holds all of them.
   assert result['peak_memory']['bytes'] > 4 * 4 * 4_490
   assert result['with_input']['wait_seconds']['mean'] > 0
@@ -85,7 +85,7 @@ def test_spans(trace_bill):
   assert trace_bill.length(left) == 8
 
 
-def test_own_times_leave_out_what_ran_inside(trace_bill):
+def test_own_times_exclude_nested_spans(trace_bill):
   operation = trace_bill.Operation
   found = [
     operation('loop', (0.0, 10.0), 'a'),
@@ -133,7 +133,7 @@ GPU = [
 
 
 def plane(name, events):
-  """The text form of one plane of a trace."""
+  """Returns the text form of one plane of a trace."""
   text = f'name: "{name}"\n'
   for i, (_, title, _, _) in enumerate(events, start=1):
     text += f'event_metadata {{ key: {i} value {{ id: {i} name: "{title}" }} }}\n'
@@ -149,7 +149,7 @@ def plane(name, events):
 
 @pytest.mark.parametrize(
   'name, device, collectives',
-  # The collective of the GPU runs beside compute for the first 10 of its 30.
+  # The GPU's collective overlaps with compute for the first 10 of its 30.
   [('/device:TPU:0', TPU, 20), ('/device:GPU:0', GPU, 20)],
 )
 def test_bill_of_an_accelerator(trace_bill, tmp_path, name, device, collectives):
@@ -167,6 +167,6 @@ def test_bill_of_an_accelerator(trace_bill, tmp_path, name, device, collectives)
   assert first['name'].startswith('fusion')
 
 
-def test_bill_says_what_is_missing(trace_bill, tmp_path):
+def test_bill_reports_missing_parts(trace_bill, tmp_path):
   with pytest.raises(ValueError, match='left no trace'):
     trace_bill.bill(tmp_path, steps=1)

@@ -1,4 +1,4 @@
-"""How far an Averager's logits are from its labels (made up)."""
+"""Difference between an Averager's logits and its labels (made up)."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 
 
 class Averager(nn.Module):
-  """Images (B, H, W, C) to `logits` (B, K), by way of `features` (B, width)."""
+  """A linear layer on the mean colour of images (B, H, W, C), in two steps.
+
+  Returns `features` (B, width) and `logits` (B, K).
+  """
 
   num_classes: int
   width: int = 4096

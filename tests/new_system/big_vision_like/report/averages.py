@@ -1,4 +1,4 @@
-"""What a report shows of a run of `Averaging` (made up)."""
+"""A report of a run of `Averaging` (made up)."""
 
 from collections.abc import Sequence
 

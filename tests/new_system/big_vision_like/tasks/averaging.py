@@ -1,4 +1,4 @@
-"""Images to classes by the squared error of one-hot labels (made up)."""
+"""Classification of images by the squared error of one-hot labels (made up)."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ class Averaging(task.GradientTask):
   def predict(
     self, state: task.State, batch: task.Arrays, key: jax.Array
   ) -> task.Arrays:
-    """Returns what the model gives, and the error (B,)."""
+    """Returns the outputs of the model, and the error (B,)."""
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
     return outputs | {'error': squared(outputs['logits'], batch['label'])}
 

@@ -20,19 +20,19 @@ NAMES = {
 
 
 def from_somebody(arrays: Mapping[str, np.ndarray], source: str = '') -> tree.Tree:
-  """Returns our parameters of somebody's state dict."""
+  """Returns our parameters from somebody's state dict."""
   del source
   return tree.unflatten({ours: arrays[name].T for name, ours in NAMES.items()})
 
 
 def to_somebody(params: tree.Tree) -> dict[str, np.ndarray]:
-  """Returns somebody's state dict of our parameters."""
+  """Returns somebody's state dict from our parameters."""
   flat = tree.flatten(params)
   return {name: np.ascontiguousarray(flat[ours].T) for name, ours in NAMES.items()}
 
 
 def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
-  """Returns the arguments of `Averager`, by the shapes of its parameters."""
+  """Returns the arguments of `Averager`, inferred from the shapes of its parameters."""
   width, num_classes = variables['params']['head']['kernel'].shape
   return dict(width=width, num_classes=num_classes)
 
@@ -40,7 +40,7 @@ def describe(variables: tree.Tree, source: str) -> dict[str, Any]:
 def as_published(
   name: str, size: tuple[int, int] | None, channels: int
 ) -> Preprocessing:
-  """Returns what somebody does with images."""
+  """Returns somebody's preprocessing of images."""
   return Preprocessing((16, 16), mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
