@@ -24,7 +24,7 @@ from big_vision_like.data.sources import memory
 from big_vision_like.data.transforms import terms
 from big_vision_like.evals import entailment
 from big_vision_like.models import memory_network
-from big_vision_like.spec import spec
+from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import classification
 
 POOL = 40
@@ -33,6 +33,7 @@ ARGUMENTS = ('matrices', 'encoded', 'raw')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  kind = arguments(argument, kind=ARGUMENTS).kind
   named = spec(terms.NameByPlace, pool=POOL)
   c = mlc.ConfigDict(dict(seed=0, total_steps=6000, log_every=200, keep_last=1))
   c.checkpoint_every = 2000
@@ -42,7 +43,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       memory.Cached,
       source=spec(graphs.RandomGraphs, examples=40_000, split='train'),
     ),
-    transforms=[named if argument == 'raw' else spec(terms.Rename, pool=POOL)],
+    transforms=[named if kind == 'raw' else spec(terms.Rename, pool=POOL)],
     batch_size=128,
     seed=c.get_ref('seed'),
   )
@@ -55,7 +56,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       vocab_size=graphs.FIRST_TERM + POOL,
       width=40,
       hops=4,
-      positions='encoded' if argument == 'encoded' else 'matrices',
+      positions='encoded' if kind == 'encoded' else 'matrices',
       masked=True,
     ),
     optimizer=spec(
@@ -73,7 +74,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   first = spec(terms.NameByPlace, pool=POOL, first=TERMS)
   by_id = spec(terms.RenameById, pool=POOL)
   c.evals = dict(
-    test=_test(named if argument == 'raw' else by_id),
+    test=_test(named if kind == 'raw' else by_id),
     disjoint=_test(first),
   )
   return c
