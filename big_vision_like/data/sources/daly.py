@@ -19,7 +19,7 @@ import numpy as np
 
 from big_vision_like.data.sources import shards, videos
 from big_vision_like.data.sources.base import Example, Source, digest
-from big_vision_like.data.transforms import decoding, video
+from big_vision_like.data.transforms import decoding, video_files
 from big_vision_like.errors import UserError, check_one_of, listed
 from big_vision_like.weights import archives, pickles
 
@@ -364,7 +364,7 @@ def _size(path: str) -> tuple[int, int]:
   opened = videos.opened(path)
   if isinstance(opened, videos.Frames):
     return decoding.image_size(opened[0])
-  return video.frame_size(opened)
+  return video_files.frame_size(opened)
 
 
 def _labels(

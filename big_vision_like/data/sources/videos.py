@@ -246,7 +246,7 @@ def present(
       missing.append(name)
   if not paths or len(missing) > tolerated * len(wanted):
     raise UserError(
-      f'{len(missing):,} of {plural(len(wanted), "listed video")} are not in {where}'
+      f'{where} lacks {len(missing):,} of {plural(len(wanted), "listed video")}'
       f' ({listed(missing, NAMED)}): add them, or raise `tolerated` ({tolerated:g}),'
       ' the share of videos that may be missing'
     )
