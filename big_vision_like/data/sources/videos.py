@@ -338,7 +338,7 @@ class VideoList(Videos):
     for number, line in enumerate(lines):
       if line.strip():
         # Paths may contain the separator: the class is the last field.
-        fields = re.fullmatch(r'\s*"?(.+?)"?(?:\s*,\s*|\s+)(\S+?)\s*', line)
+        fields = re.fullmatch(r'\s*"?(.+?)"?(?:\s*,\s*|\s+)([^\s,]+)\s*', line)
         if fields is None:
           raise UserError(
             f'{self.file} has {line.strip()!r:.60} in line {number + 1}, not a path and'
