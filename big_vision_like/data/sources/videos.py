@@ -125,6 +125,40 @@ def stored(root: str) -> Stored:
   return Stored(sorted(paths), dict(left_out))
 
 
+@dataclasses.dataclass(frozen=True)
+class MadeUp(Source):
+  """Made-up videos of JPEG frames, in place of missing ones: for plans and trials."""
+
+  examples: int | None
+  frames: int = 300
+  size: tuple[int, int] = (256, 340)
+
+  tiny = dict(examples=20, frames=12, size=(24, 32))
+
+  def __len__(self) -> int:
+    if self.examples is None:
+      raise UserError(
+        'the data are not there: give the number of videos with'
+        ' --config.train_data.source.examples=N'
+      )
+    return self.examples
+
+  def __getitem__(self, index: int) -> Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'example {index} of {len(self)}')
+    frame = _drawn(tuple(self.size), index % 8)
+    return {'video': [frame] * self.frames, 'label': 0, 'file': b'', 'id': index}
+
+
+@functools.cache
+def _drawn(size: tuple[int, int], seed: int) -> bytes:
+  """Returns a JPEG of blurred patches."""
+  rng = np.random.default_rng(seed)
+  patches = rng.integers(0, 256, (12, 16, 3)).astype(np.float32)
+  image = cv2.resize(patches, size[::-1], interpolation=cv2.INTER_LINEAR)
+  return simplejpeg.encode_jpeg(image.astype(np.uint8), quality=90)
+
+
 class Listing(NamedTuple):
   """The paths of videos, their labels, the names of classes, and unused items."""
 
@@ -143,6 +177,8 @@ class Videos(Source):
 
   path: str
   examples: int | None = None
+
+  made_up = MadeUp
 
   @property
   @abc.abstractmethod
@@ -440,37 +476,3 @@ class VideoFolder(Videos):
       )
     labels = [numbers[path.split(os.sep)[0]] for path in inside]
     return Listing(inside, labels, names, left_out)
-
-
-@dataclasses.dataclass(frozen=True)
-class MadeUp(Source):
-  """Made-up videos of JPEG frames, in place of missing ones: for plans and trials."""
-
-  examples: int | None
-  frames: int = 300
-  size: tuple[int, int] = (256, 340)
-
-  tiny = dict(examples=20, frames=12, size=(24, 32))
-
-  def __len__(self) -> int:
-    if self.examples is None:
-      raise UserError(
-        'the data are not there: give the number of videos with'
-        ' --config.train_data.source.examples=N'
-      )
-    return self.examples
-
-  def __getitem__(self, index: int) -> Example:
-    if not 0 <= index < len(self):
-      raise IndexError(f'example {index} of {len(self)}')
-    frame = _drawn(tuple(self.size), index % 8)
-    return {'video': [frame] * self.frames, 'label': 0, 'file': b'', 'id': index}
-
-
-@functools.cache
-def _drawn(size: tuple[int, int], seed: int) -> bytes:
-  """Returns a JPEG of blurred patches."""
-  rng = np.random.default_rng(seed)
-  patches = rng.integers(0, 256, (12, 16, 3)).astype(np.float32)
-  image = cv2.resize(patches, size[::-1], interpolation=cv2.INTER_LINEAR)
-  return simplejpeg.encode_jpeg(image.astype(np.uint8), quality=90)
