@@ -337,12 +337,13 @@ class Daly(Source):
 
   @functools.cached_property
   def files(self) -> list[str]:
-    """The paths of the videos, and of the annotations and tubes."""
+    """The paths of the annotations, the tubes and the videos that are files."""
     root = os.path.expanduser(self.path)
-    paths = dict.fromkeys(record['video'] for record in self._records)
+    names = dict.fromkeys(record['video'] for record in self._records)
+    paths = [os.path.join(root, name) for name in names]
     others = [self.annotations, self.tubes, self.validation, self.sizes]
     return [
-      *(os.path.join(root, path) for path in paths),
+      *(path for path in paths if not os.path.isdir(path)),
       *(os.path.expanduser(path) for path in others if path is not None),
     ]
 

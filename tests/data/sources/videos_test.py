@@ -6,6 +6,8 @@ import film
 import numpy as np
 import pytest
 
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.procedural import drawing
 from big_vision_like.data.sources import videos
 from big_vision_like.data.transforms import video
 from big_vision_like.errors import BadRecordError, UserError
@@ -33,8 +35,6 @@ def root(tmp_path, short) -> pathlib.Path:
 
 
 def encoded(number: int) -> bytes:
-  from big_vision_like.data.procedural import drawing
-
   return drawing.png(film.frame(number))
 
 
@@ -74,6 +74,8 @@ def test_lists_of_ucf101_choose_videos(root, tmp_path):
     assert source.left_out['videos that are not listed'] == 2
   wrong = videos.VideoFolder(str(root), listed=listed(tmp_path, 'run/ee.avi 2\n'))
   assert 'clips lacks 1 of 1 listed video (run/ee.avi)' in wrong.problems()[0]
+  none = videos.VideoFolder(str(root), listed='nowhere.txt')
+  assert none.problems() == ['nowhere.txt cannot be read: No such file or directory']
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,11 @@ def test_fingerprints_change_with_content_but_not_with_the_place(root, tmp_path)
   other = videos.VideoList(str(moved), listed(tmp_path, 'aa 1\nbb 1\n'))
   assert other.fingerprint() != before
   (moved / 'run/bb.webm').write_bytes(b'other')
+  frames = videos.VideoFolder(str(moved))
+  assert str(moved / 'run/dd') not in frames.files and len(frames.files) == 3
+  before_frames = frames.fingerprint()
+  (moved / 'run/dd/img_7.png').unlink()
+  assert videos.VideoFolder(str(moved)).fingerprint() != before_frames
   assert videos.VideoList(str(moved), listed(tmp_path, lines)).fingerprint() != before
 
 
@@ -212,6 +219,22 @@ def test_files_that_vanish_later_are_bad_records(root):
   (root / 'run/dd/img_5.png').unlink()
   with pytest.raises(BadRecordError, match='img_5.png cannot be read: No such file'):
     frames_of(example)
+
+
+def test_damaged_videos_are_replaced_and_reported(root, short):
+  (root / 'run/bb.webm').write_bytes(short[:300])
+  crop = video.ScaleAndCrop(32, (36, 44))
+  data = pipeline.TrainInput(
+    source=videos.VideoFolder(str(root)),
+    batch_size=4,
+    bad_share=1.0,
+    transforms=[video.RandomClip(4, 2), video.EachFrameAlike(crop)],
+  )
+  batches = data.batches()
+  batch = next(batches)
+  batches.close()
+  assert batch['video'].shape == (4, 4, 32, 32, 3) and batches.replaced == 1
+  assert 'run/bb.webm' in batches.news()[0]
 
 
 def test_missing_and_empty_folders(root, tmp_path):
