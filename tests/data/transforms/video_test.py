@@ -2,65 +2,36 @@ import pickle
 import struct
 
 import cv2
+import film
 import numpy as np
 import pytest
 
 from big_vision_like.data.transforms import image, video
 from big_vision_like.errors import BadRecordError, UserError
 
-HEIGHT, WIDTH, COUNT = 48, 64, 40
-
-
-def frame(number: int) -> np.ndarray:
-  """Returns a frame that shows its number as six blocks, black or white, above red."""
-  picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-  picture[32:, :, 0] = 200
-  for bit in range(6):
-    picture[:16, 10 * bit : 10 * bit + 10] = 255 * (number >> bit & 1)
-  return picture
-
-
-def numbers(frames: np.ndarray) -> list[int]:
-  """Returns the numbers of frames, after checking that they are RGB."""
-  red, green, blue = frames[..., 40:, 8:-8, :].mean((-3, -2)).T
-  assert (red > 150).all() and (green < 60).all() and (blue < 60).all()
-  bits = [
-    frames[..., 4:12, 10 * b + 3 : 10 * b + 7, :].mean((-3, -2, -1)) for b in range(6)
-  ]
-  return sum((bit > 128).astype(int) << b for b, bit in enumerate(bits)).tolist()
+COUNT = 40
+HEIGHT, WIDTH, frame, numbers = film.HEIGHT, film.WIDTH, film.frame, film.numbers
 
 
 def encoded(number: int) -> bytes:
   return cv2.imencode('.png', frame(number)[..., ::-1])[1].tobytes()
 
 
-def written(path, code: str, count: int = COUNT, fps: float = 15.0) -> bytes:
-  writer = cv2.VideoWriter(
-    str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), fps, (WIDTH, HEIGHT)
-  )
-  assert writer.isOpened()
-  for number in range(count):
-    writer.write(np.ascontiguousarray(frame(number)[..., ::-1]))
-  writer.release()
-  return path.read_bytes()
-
-
 @pytest.fixture(scope='module')
-def files(tmp_path_factory) -> dict[str, bytes]:
-  """Returns videos of 40 frames at 15 frames a second."""
-  folder = tmp_path_factory.mktemp('videos')
+def files() -> dict[str, bytes]:
+  """Videos of 40 frames, 15 a second."""
   return {
-    'mp4': written(folder / 'a.mp4', 'mp4v'),
-    'avi': written(folder / 'a.avi', 'MJPG'),
-    'webm': written(folder / 'a.webm', 'VP80'),
-    # Only concatenated frames, so the file does not state their number.
+    'mp4': film.written(count=COUNT, g='12'),
+    'avi': film.written('avi', 'mjpeg', count=COUNT),
+    'webm': film.written('webm', 'libvpx', count=COUNT),
+    # Frames and nothing else, so that nobody says how many.
     'mjpeg': b''.join(
       cv2.imencode('.jpg', frame(n)[..., ::-1])[1].tobytes() for n in range(COUNT)
     ),
   }
 
 
-# Choice of frames
+# Which frames
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -69,14 +40,14 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_a_clip_starts_at_zero_and_spans_its_length():
   got = video.uniform_clip(300, fps=30.0, frames=8, stride=32)
-  # 256 frames, of which the first and the last are taken; fractions are truncated.
+  # 256 frames, of which the first and the last are taken; fractions are cut.
   np.testing.assert_array_equal(got, [0, 36, 72, 109, 145, 182, 218, 255])
   assert got.dtype == np.int64
 
 
 def test_clips_are_as_long_whatever_the_rate_of_frames():
   slow = video.uniform_clip(300, fps=15.0, frames=8, stride=32)
-  assert slow[0] == 0 and slow[-1] == 127  # 128 frames at 15 a second are 256 at 30
+  assert slow[0] == 0 and slow[-1] == 127  # 128 frames at 15 are 256 at 30
   fast = video.uniform_clip(600, fps=60.0, frames=8, stride=32)
   assert fast[-1] == 511
 
@@ -110,8 +81,8 @@ def test_one_frame_is_the_first_of_its_clip():
   assert video.spread(7.9, 32, 1, 100).tolist() == [7]
 
 
-def test_segments_match_the_published_code():
-  # 100 frames in 8 segments: the ends are multiples of 99 / 8, rounded.
+def test_segments_are_those_of_the_published_code():
+  # 100 frames in 8: ends are multiples of 99 / 8, rounded.
   ends = [0, 12, 25, 37, 50, 62, 74, 87, 99]
   middle = video.middle_segments(100, 8)
   assert middle.tolist() == [(a + b) // 2 for a, b in zip(ends, ends[1:], strict=False)]
@@ -127,7 +98,7 @@ def test_segments_of_few_frames_repeat_them():
 
 def test_clips_cover_a_video_without_overlap():
   got = video.covering_clips(1000, 30.0, frames=8, stride=32)
-  assert got.shape == (4, 8)  # 4 clips of 256 frames
+  assert got.shape == (4, 8)  # 4 of 256
   np.testing.assert_array_equal(got[:, 0], [0, 256, 512, 768])
   np.testing.assert_array_equal(got[:3, -1], [255, 511, 767])
   assert got[3, -1] == 999
@@ -144,9 +115,9 @@ def clip_of(given, **options):
 
 
 @pytest.mark.parametrize('kind', ['mp4', 'avi', 'webm', 'mjpeg'])
-def test_files_give_the_requested_frames_in_rgb(kind, files):
+def test_files_give_the_frames_asked_for_in_rgb(kind, files):
   got = clip_of(files[kind])
-  fps = 25.0 if kind == 'mjpeg' else 15.0  # FFmpeg's default if the file states no rate
+  fps = 25.0 if kind == 'mjpeg' else 15.0  # what FFmpeg takes where none is said
   want = video.uniform_clip(COUNT, fps, frames=5, stride=8)
   assert numbers(got['video']) == want.tolist()
   assert got['video'].shape == (5, HEIGHT, WIDTH, 3) and got['label'] == 3
@@ -163,7 +134,7 @@ def test_every_frame_of_a_file_can_be_had(kind, files):
 @pytest.mark.parametrize('kind', ['list', 'array', 'decoded'])
 def test_frames_in_a_list(kind):
   given = [encoded(number) for number in range(COUNT)]
-  if kind == 'array':  # like sequences of TFDS
+  if kind == 'array':  # as TFDS has sequences
     given = np.array(given, object)
   if kind == 'decoded':
     given = np.stack([frame(number) for number in range(COUNT)])
@@ -231,14 +202,14 @@ def test_videos_that_cannot_be_read_are_named(given, words):
     clip_of(given)
 
 
-def test_a_truncated_file_is_reported(files):
+def test_a_file_that_is_cut_is_told(files):
   with pytest.raises(BadRecordError, match='id 7 cannot be read'):
     clip_of(files['mp4'][: len(files['mp4']) // 2])
   with pytest.raises(BadRecordError, match=r'id 7 is damaged: \d+ of its 40 frames'):
     clip_of(files['avi'][: len(files['avi']) // 2], stride=16)
 
 
-def test_a_file_with_fewer_frames_than_announced(files):
+def test_of_a_file_that_announces_too_many_those_are_taken_that_it_has(files):
   more = bytearray(files['avi'])
   for header, place in [(b'avih', 16), (b'strh', 32)]:
     start = more.index(header) + 8 + place
@@ -262,7 +233,7 @@ def clip(frames=3, height=30, width=40):
 
 
 def tall(frames):
-  """Returns the frames side by side in the channels of one image."""
+  """Frames side by side in the channels of one image."""
   return np.concatenate(list(frames), axis=-1)
 
 
@@ -278,7 +249,7 @@ def test_all_frames_are_drawn_alike(transform, seed):
 
 
 def test_frames_alike_after_any_transform():
-  """Checks that equal frames stay equal and that random numbers are drawn only once."""
+  """Equal frames stay equal, and the generator goes on from one frame's draws."""
   same = np.broadcast_to(clip(1), (4, 30, 40, 3))
   for transform in (image.InceptionCrop(16), image.RandomAffine(20, 0.2, 0.2)):
     generator, one = rng(5), rng(5)
@@ -302,6 +273,13 @@ def test_random_and_other_transforms_are_kept_apart():
     video.EachFrameAlike(image.Resize(4))
 
 
+def test_reversed_channels():
+  given = clip(2)
+  got = video.ReversedChannels().map({'video': given, 'label': 3})
+  np.testing.assert_array_equal(got['video'], given[..., [2, 1, 0]])
+  assert got['label'] == 3
+
+
 @pytest.mark.parametrize('height, width', [(24, 36), (36, 24), (24, 24)])
 def test_scale_and_crop_has_the_published_sizes_and_places(height, width):
   rows, columns = np.mgrid[:height, :width]
@@ -312,7 +290,7 @@ def test_scale_and_crop_has_the_published_sizes_and_places(height, width):
     got = transform.random_map({'image': given}, rng(seed))['image']
     assert got.shape == (20, 20, 3)
     places.add(tuple(got[0, 0, :2].tolist()))
-  # The last offset, height - 20, is never taken.
+  # The last place, height - 20, is never taken.
   assert places == {(y, x) for y in range(height - 20) for x in range(width - 20)}
 
 
@@ -323,7 +301,7 @@ def test_short_sides_are_drawn_between_their_limits():
     generator, drawn = rng(), []
     for _ in range(300):
       got = transform.random_map({'image': ramp(20, 20)}, generator)['image']
-      # The ramp rises by 10 per column over 20 columns.
+      # The ramp rises by 10 a column of 20.
       drawn.append(200 / np.diff(got[5, 1:-1, 0].astype(float)).mean())
     sides.append(np.array(drawn))
   for drawn in sides:
@@ -333,7 +311,7 @@ def test_short_sides_are_drawn_between_their_limits():
 
 
 def ramp(height, width):
-  """Returns an image that gets brighter by 10 from column to column."""
+  """Brighter by 10 from column to column."""
   picture = np.broadcast_to(10 * np.arange(width, dtype=np.uint8), (height, width))
   return picture[..., None].repeat(3, axis=-1)
 
@@ -367,7 +345,7 @@ def test_three_crops_of_other_sizes_and_of_several_clips():
   np.testing.assert_array_equal(square[0], square[2])
 
 
-def test_transforms_can_be_pickled(files):
+def test_transforms_travel_to_workers(files):
   given = {'video': files['mp4']}
   steps = [
     video.RandomClip(4, 4),
