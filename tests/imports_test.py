@@ -20,7 +20,7 @@ MAY_IMPORT = {
   'layers': {'ops'},
   'models': {'layers', 'ops'},
   'tasks': {'models', 'ops', 'optim'},
-  'data': {'ops', 'spec', 'devices.malloc'},
+  'data': {'ops', 'spec', 'devices.malloc', 'weights.archives', 'weights.pickles'},
   'evals': {'ops', 'data', 'viz'},
   'weights': {'ops.crc32c'},
   # Found by scanning: nothing else imports them.

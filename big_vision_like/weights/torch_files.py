@@ -1,7 +1,7 @@
 """Files of torch.save, .pth, read without running anything in them.
 
 Such a file is a pickle, a program that calls functions by name, with raw arrays. It
-never reaches Python's own unpickler. This module follows the few instructions that
+never reaches Python's own unpickler. `pickles` follows the few instructions that
 tensors and plain containers need, and rejects anything else by name. Both layouts are
 read: the archive of PyTorch since 1.6, and the older one, which DETRs were published
 in.
@@ -11,7 +11,6 @@ import io
 import math
 import os
 import pathlib
-import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -20,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from big_vision_like.errors import UserError, listed
-from big_vision_like.weights import archives
+from big_vision_like.weights import archives, pickles
 
 _DTYPES = {
   'DoubleStorage': np.float64,
@@ -51,17 +50,11 @@ _KEYS = (
 )
 # The start of the older layout, which the version and the writer's machine follow.
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
-# Most instructions and bytes of a pickle: training checkpoints have thousands.
-_MOST, _LONGEST = 2_000_000, 2**26
-_ARGUMENTS = 16  # most arguments of a call
+_LONGEST = 2**26  # most bytes of a pickle
 _TENSORS = ('_rebuild_tensor', '_rebuild_tensor_v2')
-# Instructions with the value as argument: numbers, text and bytes of all lengths.
-_VALUES = ('BININT', 'INT', 'LONG', 'BINFLOAT', 'FLOAT', 'BINUNICODE', 'UNICODE')
-_VALUES += ('SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING', 'STRING')
-_VALUES += ('BINBYTES', 'SHORT_BINBYTES')
 # The allowed callables, and stand-ins for their results.
 _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
-  ('collections', 'OrderedDict'): lambda pairs=(): _put(
+  ('collections', 'OrderedDict'): lambda pairs=(): pickles.put(
     {}, [x for name, value in pairs for x in (name, value)]
   ),
   **{('torch._utils', name): lambda *told: _tensor(*told) for name in _TENSORS},
@@ -73,13 +66,6 @@ _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
 
 # Arrays by name, and sentences about what was not read.
 Read = tuple[dict[str, np.ndarray], tuple[str, ...]]
-
-
-class _Named(NamedTuple):
-  """A callable that a pickle names."""
-
-  module: str
-  name: str
 
 
 class _Storage(NamedTuple):
@@ -181,7 +167,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
 
 def _storage(saved: Any) -> _Storage:
   kind, dtype, key, _, size, *view = saved
-  known = isinstance(dtype, _Named) and dtype.name in _DTYPES
+  known = isinstance(dtype, pickles.Named) and dtype.name in _DTYPES
   if kind != 'storage' or not known or (view and view[0]):
     name = dtype.name if known else type(dtype).__name__
     raise UserError(f'it holds tensors of a kind that is not supported, {name}')
@@ -190,122 +176,27 @@ def _storage(saved: Any) -> _Storage:
   return _Storage(str(key), np.dtype(_DTYPES[dtype.name]), size)
 
 
-def _found(module: Any, name: Any) -> _Named:
-  if not isinstance(module, str) or not isinstance(name, str):
-    raise ValueError('it names a callable that is not text')
+def _found(module: str, name: str) -> pickles.Named:
   storage = module in ('torch', 'torch.storage') and name in _DTYPES
   if not storage and (module, name) not in _CALLABLES:
     raise UserError(
       f'it holds a {module}.{name}, which is not read since it may run code: if you'
       ' trust it, save only its tensors'
     )
-  return _Named(module, name)
-
-
-def _put(target: Any, items: list[Any]) -> Any:
-  """Puts alternating names and values into a dict, each name once; returns it.
-
-  Names that are neither text nor numbers may take forever to hash. As no state dict has
-  such names, they are replaced by other objects.
-  """
-  if not isinstance(target, dict):
-    raise ValueError('names for something that is not a dict')
-  for name, value in zip(items[::2], items[1::2], strict=True):
-    name = name if isinstance(name, str | int | float | None) else object()
-    if name in target:
-      raise ValueError('a name occurs twice')
-    target[name] = value
-  return target
+  return pickles.Named(module, name)
 
 
 def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
   """Interprets one pickle; returns its value, and the storages it names by key."""
-  stack: list[Any] = []
-  marks: list[int] = []  # start of each list of several items in the stack
-  memo: dict[int, Any] = {}
   storages: dict[str, _Storage] = {}
-  work = 0
 
-  def popped(count: int | None = None) -> list[Any]:
-    start = marks.pop() if count is None else len(stack) - count
-    if start < (marks[-1] if marks else 0):
-      raise IndexError('a pickle takes more than it has')
-    items = stack[start:]
-    del stack[start:]
-    return items
+  def persistent(saved: Any) -> _Storage:
+    storage = _storage(saved)
+    if storages.setdefault(storage.key, storage) != storage:
+      raise ValueError(f'two storages are called {storage.key}')
+    return storage
 
-  for opcode, argument, _ in pickletools.genops(file):
-    work += 1
-    if work > _MOST:
-      raise UserError(f'its pickle has over {_MOST:,} instructions, which is too many')
-    match opcode.name:
-      case 'PROTO' | 'FRAME':
-        pass
-      case 'STOP':
-        [value] = popped(1)
-        return value, storages
-      case 'MARK':
-        marks.append(len(stack))
-      case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
-        stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[opcode.name])
-      case 'EMPTY_DICT':
-        stack.append({})
-      case 'EMPTY_LIST':
-        stack.append([])
-      case 'EMPTY_TUPLE':
-        stack.append(())
-      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-        stack.append(tuple(popped(int(opcode.name[-1]))))
-      case 'TUPLE':
-        stack.append(tuple(popped()))
-      case 'LIST':
-        stack.append(popped())
-      case 'DICT':
-        stack.append(_put({}, popped()))
-      case 'SETITEM' | 'SETITEMS':
-        items = popped(2 if opcode.name == 'SETITEM' else None)
-        _put(stack[-1], items)
-      case 'APPEND' | 'APPENDS':
-        items = popped(1 if opcode.name == 'APPEND' else None)
-        stack[-1].extend(items)
-      case 'BUILD' | 'POP':  # attributes, which are not needed
-        popped(1)
-      case 'POP_MARK':
-        popped()
-      case 'DUP':
-        stack.append(stack[-1])
-      case 'PUT' | 'BINPUT' | 'LONG_BINPUT':
-        memo[argument] = stack[-1]
-      case 'MEMOIZE':
-        memo[len(memo)] = stack[-1]
-      case 'GET' | 'BINGET' | 'LONG_BINGET':
-        stack.append(memo[argument])
-      case 'GLOBAL':
-        stack.append(_found(*argument.split(' ', 1)))
-      case 'STACK_GLOBAL':
-        stack.append(_found(*popped(2)))
-      case 'REDUCE' | 'NEWOBJ':
-        function, arguments = popped(2)
-        # Other objects may take forever to compare or to pass.
-        if not (isinstance(function, _Named) and type(arguments) is tuple):
-          raise ValueError('it calls something that is not a function')
-        if len(arguments) > _ARGUMENTS:
-          raise ValueError('it calls with too many arguments')
-        # The same long list may occur in every call.
-        work += sum(len(x) for x in arguments if isinstance(x, list | tuple))
-        stack.append(_CALLABLES[function](*arguments))
-      case 'BINPERSID':
-        storage = _storage(*popped(1))
-        if storages.setdefault(storage.key, storage) != storage:
-          raise ValueError(f'two storages are called {storage.key}')
-        stack.append(storage)
-      case _ if opcode.name.startswith(_VALUES):
-        stack.append(argument)
-      case _:
-        raise UserError(
-          f'its pickle has an instruction that is not supported, {opcode.name}'
-        )
-  raise EOFError('a pickle without an end')
+  return pickles.load(file, _found, _CALLABLES, persistent=persistent), storages
 
 
 def _read_archive(path: pathlib.Path) -> Read:

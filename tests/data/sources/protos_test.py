@@ -31,6 +31,7 @@ FEATURES = {
   'bools': (f.Tensor(shape=(3,), dtype=np.bool_), np.array([True, False, True])),
   'bytes': (f.Tensor(shape=(2, 2), dtype=np.uint8), BYTES),
   'free': (f.Tensor(shape=(None, 2), dtype=np.int64), np.arange(6).reshape(3, 2)),
+  'video': (f.Sequence(f.Image(shape=(9, 12, 3), encoding_format='png')), [PNG] * 2),
   'none': (f.Tensor(shape=(None,), dtype=np.int64), np.zeros(0, np.int64)),
 }  # fmt: skip
 OTHERS = {
