@@ -296,3 +296,29 @@ class TimeSformer(vit.ViT, kw_only=True):
         raise UserError(
           f'{name}={getattr(self, name)!r}: a TimeSformer must have {name}={value!r}'
         )
+
+
+def from_vit(attention: str, posemb: str = 'learned') -> dict[str, Any]:
+  """Returns arguments of `run.init_from.InitFrom` for weights of a ViT.
+
+  The attention and the norm before it are copied to all attentions of a block, as in
+  the published code; positions in time and the Dense layers (`_fc`) stay as they are
+  initialized. The published code also computes the exact GELU and normalizes images
+  differently than its ViT.
+  """
+  *extra, _ = SCHEMES[attention] or ('',)
+  block, copies = r'(encoder/block_\d+)/', {'attention': 'attention', 'norm1': 'norm'}
+  rename = [(f'({block}{part}/.*)', r'\1') for part in copies if extra]
+  for kind in extra:
+    rename += [
+      (f'{block}{part}/(.*)', rf'\1/{PREFIXES[kind]}{copy}/\2')
+      for part, copy in copies.items()
+    ]
+  unused = ['pre_logits/.*'] + ['pos_embedding'] * (posemb == 'none')
+  return dict(
+    rename=rename,
+    allow_missing=['time_embedding', '.*_fc/.*'],
+    allow_unused=unused,
+    allow_other_activation=True,
+    allow_other_normalization=True,
+  )

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from big_vision_like.errors import UserError, listed
 from big_vision_like.weights import linear, tree, vit_names
 
 _QKV = ('query', 'key', 'value')
@@ -99,6 +100,10 @@ class Layout:
         modules[name] = [f'encoder/block_{i}/{part}' for part in ours]
     return linear.table(modules, self.plain)
 
+  def theirs(self, ours: str) -> str:
+    """Returns their name for an array of ours that belongs to no block."""
+    return next(name for name, mine in self.table(0).items() if mine == [ours])
+
   def depth(self, names: Collection[str]) -> int:
     """Returns the number of blocks in their names, at least 1."""
     block = re.escape(self.block).replace(r'\{\}', r'(\d+)')
@@ -166,11 +171,13 @@ def scheme(names: Collection[str]) -> str:
   return next(kind for kind, own in EXTRA.items() if found == {*own})
 
 
-def sizes(flat: tree.Arrays) -> tuple[dict[str, int], list[str]]:
-  """Returns sizes by letter, and a sentence for each shape that does not fit."""
-  found: dict[str, int] = {'1': 1}
-  wrong = vit_names.collect_sizes(flat, _SHAPES, found)
-  return found, wrong
+def check_shapes(flat: tree.Arrays, source: str) -> dict[str, int]:
+  """Returns sizes by letter, L blocks; raises a `UserError` that names bad shapes."""
+  sizes = {'1': 1}
+  wrong = vit_names.collect_sizes(flat, _SHAPES, sizes)
+  if wrong:
+    raise UserError(f'{source}: shapes that do not fit: {listed(wrong)}')
+  return sizes | {'L': vit_names.depth(flat)}
 
 
 PUBLISHED = Layout(_PUBLISHED, _PUBLISHED_TOP, _PUBLISHED_BLOCK, 'blocks.{}.')
