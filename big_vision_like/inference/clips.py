@@ -125,8 +125,15 @@ class ClipPreprocessing(Prepare):
     return dataclasses.replace(self, size=new)
 
   def with_frames(self, frames: int) -> 'ClipPreprocessing':
-    """Returns preprocessing to another number of frames, with the same duration."""
+    """Returns preprocessing to another number of frames.
+
+    It has the stride of published models, or else the same duration.
+    """
+    if frames == self.frames:
+      return self
     stride = self.stride and max(self.stride * self.frames // frames, 1)
+    if self.stride == STRIDES.get(self.frames):
+      stride = STRIDES.get(frames, stride)
     return dataclasses.replace(self, frames=frames, stride=stride)
 
   def __str__(self) -> str:

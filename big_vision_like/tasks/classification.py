@@ -39,6 +39,8 @@ class Classification(task.GradientTask):
   every target above 0 counts as 1, as in DeiT III).
   """
 
+  predicts = 'classes'
+
   inputs: Sequence[str] = ('image',)
   loss_type: str = 'softmax'
   label_smoothing: float = 0.0
@@ -52,10 +54,6 @@ class Classification(task.GradientTask):
       raise UserError(
         f"inputs={self.inputs!r} must list names of arrays, such as ('image',)"
       )
-
-  @property
-  def predicts(self) -> str:
-    return 'clips' if 'video' in self.inputs else 'classes'
 
   @property
   def images(self) -> images.Normalization:

@@ -108,6 +108,13 @@ def images(
   return clips.with_processor(found, metadata, hub_json.label_names(config))
 
 
+def with_frames(images: ClipPreprocessing, params: tree.Tree) -> ClipPreprocessing:
+  """Returns preprocessing to as many frames as there are positions in time."""
+  if 'time_embedding' not in params:
+    return images
+  return images.with_frames(params['time_embedding'].shape[1])
+
+
 def fit(
   weights: Published, images: ClipPreprocessing, asked: Size | None, grid: Size | None
 ) -> tuple[Published, ClipPreprocessing]:
@@ -134,8 +141,7 @@ def fit(
       f'--image-size: the positions are for frames of {own[0]}x{own[1]}, and are not'
       ' resized here'
     )
-  frames = weights.params['time_embedding'].shape[1]
-  return weights, images.with_size(own).with_frames(frames)
+  return weights, with_frames(images.with_size(own), weights.params)
 
 
 def config(weights: Published, size: Size) -> dict[str, Any]:
@@ -190,4 +196,5 @@ FAMILY = family.Family(
   images=images,
   stem=('embed',),
   features=lambda told: told['width'],
+  adapt=with_frames,
 )
