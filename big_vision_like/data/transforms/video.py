@@ -1,33 +1,27 @@
 """Transforms of videos to clips.
 
-A video is the bytes of a file, a list of encoded frames, or decoded frames, uint8
-(T, H, W, C). The frames of a clip are chosen first. Other frames are not decoded,
+A video is the path or the bytes of a file, a list of encoded frames, or decoded frames,
+uint8 (T, H, W, C). The frames of a clip are chosen first. Other frames are not decoded,
 except the frames of a file that the chosen ones depend on.
 """
 
 import dataclasses
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 
-from big_vision_like.data.transforms import image, resizing
+from big_vision_like.data.transforms import image, resizing, video_files
 from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
-# A function from the number of frames and the frames per second to the chosen frames.
-Choice = Callable[[int, float], np.ndarray]
+Choice = video_files.Choice
 
 # The frames per second that TimeSformer assumes, and the rate of videos without a file.
-FPS = 30.0
-# Many files only estimate their number of frames and announce a few too many. A file
-# with less than this share of the announced frames is damaged.
-COMPLETE = 0.9
+FPS = video_files.FPS
 
 
 # Choice of frames
@@ -182,7 +176,7 @@ class CoveringClips(grain.transforms.Map):
       filled = len(found)
       if filled > self.clips:
         raise BadRecordError(
-          f'the video of {_named(example)} needs {filled} clips to cover: more than'
+          f'the video {_named(example)} needs {filled} clips to cover: more than'
           f' clips={self.clips}; raise clips.'
         )
       rest = np.full((self.clips - filled, self.frames), available - 1)
@@ -229,14 +223,14 @@ def chosen_frames(example: Example, choose: Choice, fps: float) -> np.ndarray:
   Raises `BadRecordError` if there are no frames, or if one cannot be read.
   """
   video = example['video']
-  if isinstance(video, bytes):
-    indices, frames = _of_file(video, choose, _named(example))
+  if isinstance(video, bytes | os.PathLike):
+    indices, frames = video_files.chosen(video, choose, _named(example))
   else:
     indices, frames = _of_list(video, choose, fps, example)
   shapes = {frame.shape for frame in frames.values()}
   if len(shapes) > 1:
     raise BadRecordError(
-      f'the video of {_named(example)} has frames of several sizes: {sorted(shapes)}.'
+      f'the video {_named(example)} has frames of several sizes: {sorted(shapes)}.'
     )
   clip = np.stack([frames[index] for index in indices.ravel().tolist()])
   return clip.reshape(*indices.shape, *clip.shape[1:])
@@ -246,7 +240,7 @@ def _of_list(
   video: Sequence[Any], choose: Choice, fps: float, example: Example
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
   if len(video) == 0:
-    raise BadRecordError(f'the video of {_named(example)} has no frames.')
+    raise BadRecordError(f'the video {_named(example)} has no frames.')
   indices, decode, frames = choose(len(video), fps), image.Decode(), {}
   for index in np.unique(indices).tolist():
     frame = video[index]
@@ -259,73 +253,11 @@ def _of_list(
   return indices, frames
 
 
-def _of_file(
-  data: bytes, choose: Choice, name: str
-) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-  with tempfile.NamedTemporaryFile() as file:
-    file.write(data)
-    file.flush()
-    announced, fps = _announced(file.name, name)
-    if announced <= 0:  # written as a stream, with unknown length
-      announced = _read(file.name, [np.iinfo(np.int64).max])[0]
-    indices = choose(max(announced, 1), fps)
-    wanted = np.unique(indices).tolist()
-    found, frames = _read(file.name, wanted)
-    if len(frames) < len(wanted):
-      if found == 0 or found < COMPLETE * announced:
-        raise BadRecordError(
-          f'the video of {name} is damaged: {found} of its {announced} frames can be'
-          ' decoded.'
-        )
-      indices = choose(found, fps)
-      _, frames = _read(file.name, np.unique(indices).tolist())
-  return indices, frames
-
-
-def _announced(path: str, name: str) -> tuple[int, float]:
-  """Returns a file's announced number of frames (0 if unknown) and frame rate."""
-  capture = _opened(path)
-  try:
-    if not capture.isOpened():
-      size = os.path.getsize(path)
-      raise BadRecordError(f'the video of {name} cannot be read ({size} bytes).')
-    count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-  finally:
-    capture.release()
-  return int(count) if count > 0 else 0, fps if fps > 0 else FPS
-
-
-def _read(path: str, wanted: Iterable[int]) -> tuple[int, dict[int, np.ndarray]]:
-  """Reads RGB frames; returns the number of decoded frames and the frames by number.
-
-  `wanted` is in ascending order. Stops at the end of the file. Reads frame by frame,
-  because seeking returns wrong frames if the distances between frames vary, and is
-  slower for clips that span most of a video.
-  """
-  capture, frames, decoded = _opened(path), {}, 0
-  try:
-    for index in wanted:
-      while decoded < index and capture.grab():
-        decoded += 1
-      done, frame = capture.read()
-      if not done:
-        break
-      frames[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-      decoded += 1
-  finally:
-    capture.release()
-  return decoded, frames
-
-
-def _opened(path: str) -> cv2.VideoCapture:
-  # One thread, because the input pipeline manages workers and threads.
-  capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-  capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # ignore the orientation, as for images
-  return capture
-
-
 def _named(example: Example) -> str:
-  return f'the example with id {example.get("id", "unknown")}'
+  """Returns the name of a video for messages: its file, or the id of its example."""
+  if file := example.get('file'):
+    return file.decode(errors='replace')
+  return f'of the example with id {example.get("id", "unknown")}'
 
 
 # Transforms of frames
@@ -370,6 +302,17 @@ def _each_frame(example: Example, change: Callable[[Example], Example]) -> Examp
   frames = video.reshape(-1, *video.shape[-3:])
   changed = np.stack([change(example | {'image': frame})['image'] for frame in frames])
   return example | {'video': changed.reshape(*video.shape[:-3], *changed.shape[1:])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReversedChannels(grain.transforms.Map):
+  """Frames as BGR instead of RGB, for models that were trained on frames of OpenCV.
+
+  TimeSformer's published models of Something-Something are such models.
+  """
+
+  def map(self, example: Example) -> Example:
+    return example | {'video': example['video'][..., ::-1]}
 
 
 @dataclasses.dataclass(frozen=True)

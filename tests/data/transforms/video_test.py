@@ -2,57 +2,28 @@ import pickle
 import struct
 
 import cv2
+import film
 import numpy as np
 import pytest
 
 from big_vision_like.data.transforms import image, video
 from big_vision_like.errors import BadRecordError, UserError
 
-HEIGHT, WIDTH, COUNT = 48, 64, 40
-
-
-def frame(number: int) -> np.ndarray:
-  """Its number as six blocks, black or white, above red."""
-  picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-  picture[32:, :, 0] = 200
-  for bit in range(6):
-    picture[:16, 10 * bit : 10 * bit + 10] = 255 * (number >> bit & 1)
-  return picture
-
-
-def numbers(frames: np.ndarray) -> list[int]:
-  """The numbers of frames, once they are seen to be RGB."""
-  red, green, blue = frames[..., 40:, 8:-8, :].mean((-3, -2)).T
-  assert (red > 150).all() and (green < 60).all() and (blue < 60).all()
-  bits = [
-    frames[..., 4:12, 10 * b + 3 : 10 * b + 7, :].mean((-3, -2, -1)) for b in range(6)
-  ]
-  return sum((bit > 128).astype(int) << b for b, bit in enumerate(bits)).tolist()
+COUNT = 40
+HEIGHT, WIDTH, frame, numbers = film.HEIGHT, film.WIDTH, film.frame, film.numbers
 
 
 def encoded(number: int) -> bytes:
   return cv2.imencode('.png', frame(number)[..., ::-1])[1].tobytes()
 
 
-def written(path, code: str, count: int = COUNT, fps: float = 15.0) -> bytes:
-  writer = cv2.VideoWriter(
-    str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), fps, (WIDTH, HEIGHT)
-  )
-  assert writer.isOpened()
-  for number in range(count):
-    writer.write(np.ascontiguousarray(frame(number)[..., ::-1]))
-  writer.release()
-  return path.read_bytes()
-
-
 @pytest.fixture(scope='module')
-def files(tmp_path_factory) -> dict[str, bytes]:
+def files() -> dict[str, bytes]:
   """Videos of 40 frames, 15 a second."""
-  folder = tmp_path_factory.mktemp('videos')
   return {
-    'mp4': written(folder / 'a.mp4', 'mp4v'),
-    'avi': written(folder / 'a.avi', 'MJPG'),
-    'webm': written(folder / 'a.webm', 'VP80'),
+    'mp4': film.written(count=COUNT, g='12'),
+    'avi': film.written('avi', 'mjpeg', count=COUNT),
+    'webm': film.written('webm', 'libvpx', count=COUNT),
     # Frames and nothing else, so that nobody says how many.
     'mjpeg': b''.join(
       cv2.imencode('.jpg', frame(n)[..., ::-1])[1].tobytes() for n in range(COUNT)
@@ -300,6 +271,13 @@ def test_random_and_other_transforms_are_kept_apart():
     video.EachFrame(image.Flip())
   with pytest.raises(UserError, match='Resize.* is not random: use EachFrame'):
     video.EachFrameAlike(image.Resize(4))
+
+
+def test_reversed_channels():
+  given = clip(2)
+  got = video.ReversedChannels().map({'video': given, 'label': 3})
+  np.testing.assert_array_equal(got['video'], given[..., [2, 1, 0]])
+  assert got['label'] == 3
 
 
 @pytest.mark.parametrize('height, width', [(24, 36), (36, 24), (24, 24)])
