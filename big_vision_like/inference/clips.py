@@ -5,7 +5,6 @@ Axes: V views, T frames, H W image, C channels or classes.
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import ml_collections as mlc
 import numpy as np
 
 from big_vision_like import spec
+from big_vision_like.data.sources import videos
 from big_vision_like.data.transforms import video
 from big_vision_like.errors import UserError, shape_text
 from big_vision_like.inference import loading
@@ -86,11 +86,14 @@ class ClipPreprocessing(Prepare):
   def sized(self, picture: Any) -> np.ndarray:
     """Returns the views of a video: uint8 (V, T, H, W, C).
 
-    It may be a path, the bytes of a file, or frames, encoded or uint8 (T, H, W, C).
+    It may be a path of a file or of a folder of frames, the bytes of a file, or frames,
+    encoded or uint8 (T, H, W, C).
     """
-    example = {'video': contents(picture)}
+    example = {'video': picture}
     if isinstance(picture, str | os.PathLike):
-      example['id'] = str(picture)
+      if not os.path.exists(picture):
+        raise UserError(f'there is no video {picture}')
+      example = {'video': videos.opened(picture), 'file': os.fsencode(picture)}
     for step in self.transforms:
       example = step.map(example)
     views_VTHWC = example['video']
@@ -144,17 +147,6 @@ class ClipPreprocessing(Prepare):
       f'{self.frames} frames {way}, {views}{shape_text(self.size)}{colours};'
       f' {self.normalization}'
     )
-
-
-def contents(picture: Any) -> Any:
-  """Returns the bytes of a video file, or frames as they are given."""
-  if not isinstance(picture, str | os.PathLike):
-    return picture
-  path = pathlib.Path(picture)
-  try:
-    return path.read_bytes()
-  except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror}') from error
 
 
 def of_run(
