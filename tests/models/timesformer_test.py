@@ -6,6 +6,7 @@ Axes: B clips, T frames, H W pixels, C channels, R groups, M tokens of a group.
 import functools
 
 import battery
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,8 +237,6 @@ def test_stochastic_depth_drops_groups_not_clips():
     if isinstance(context.module, transformer.DropPath):
       masks[context.module.name] = np.abs(y).sum(axis=(1, 2)) > 0
     return y
-
-  import flax.linen as nn
 
   with nn.intercept_methods(rows):
     block.apply(variables, tokens, 0.5, True, rngs={'dropout': jax.random.key(0)})
