@@ -134,6 +134,11 @@ def pictures(batch: Any) -> Any:
   return rows_BHTWC.reshape(batch_size, height, count * width, channels)
 
 
+def of_images(source: Source) -> bool:
+  """Returns whether a run's inputs are images, and not clips."""
+  return 'video' not in (source.log.config['task'].get('inputs') or ())
+
+
 def class_names(source: Source, data: Any, count: int) -> list[str]:
   """Returns the names of the classes 0 to `count` - 1, or numbers without names.
 
@@ -276,7 +281,7 @@ Source.sections = (
     'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
   ),
   vit.FILTERS,
-  vit.POSITIONS,
-  Section('Attention rollout', attention_rollout, 'below'),
-  vit.DISTANCES,
+  dataclasses.replace(vit.POSITIONS, fits=of_images),
+  Section('Attention rollout', attention_rollout, 'below', fits=of_images),
+  dataclasses.replace(vit.DISTANCES, fits=of_images),
 )

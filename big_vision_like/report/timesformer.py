@@ -49,7 +49,7 @@ def attention(source: Any) -> tuple[str, str]:
   for video_THWC, map_Thw, weight_T, label in zip(
     video_BTHWC, map_BThw, weight_BT, label_B.tolist(), strict=True
   ):
-    frames_THWC = report_images.visible(video_THWC)
+    frames_THWC = np.stack([report_images.visible(x_HWC) for x_HWC in video_THWC])
     drawn_THWC = clips.attended(frames_THWC, map_Thw, weight_T, SIDE)
     sheet = page.picture(clips.sheet(drawn_THWC), f'attention on {names[label]}')
     played = animation(drawn_THWC, f'{names[label]}, played')
