@@ -12,7 +12,9 @@ With --out a picture NAME.png is written for each image. For a ViT it shows the 
 the input weighted by attention rollout (arXiv:2005.00928), and the rollout alone. For a
 DETR it shows the objects; NAME-attention.png shows the decoder's attention for each of
 them, and NAME-segments.png the segment of each pixel if the model predicts masks. For
-a UPerNet or a semantic FPN it shows the class of each pixel, with a legend.
+a UPerNet or a semantic FPN it shows the class of each pixel, with a legend. For a
+TimeSformer, which names videos, it shows the frames, lit by the attention of the class
+token, and how much attention each frame gets; NAME-played.gif plays them.
 
 --csv and --json write the predictions for other programs. Boxes are left, top, right,
 bottom in pixels of the image; an image that cannot be read has its error in the JSON.
@@ -40,7 +42,7 @@ from big_vision_like import cli, errors, files, inference, spec
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, plural
 from big_vision_like.inference import loading, preprocessing
-from big_vision_like.viz import images
+from big_vision_like.viz import clips, images
 
 
 def free_names(
@@ -98,7 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Prints a table of predictions; returns 1 if an image could not be read, else 0."""
   parser = errors.parser(__doc__, allow_abbrev=False)
   parser.add_argument(
-    'images', metavar='IMAGE', type=pathlib.Path, nargs='+', help='pictures to predict'
+    'images',
+    metavar='IMAGE',
+    type=pathlib.Path,
+    nargs='+',
+    help='pictures or videos',
   )
   parser.add_argument(
     '--weights', required=True, help='a weights file or a run directory'
@@ -160,9 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is None:
       continue
     names = free_names(path, list(pictures), written)
-    for name, picture_HWC in zip(names, pictures.values(), strict=True):
-      written[name] = args.out / f'{name}.png'
-      files.write(written[name], images.png(picture_HWC))
+    for name, picture in zip(names, pictures.values(), strict=True):
+      played = picture.ndim == 4  # frames of an animation
+      written[name] = args.out / f'{name}.{"gif" if played else "png"}'
+      files.write(written[name], (clips.gif if played else images.png)(picture))
   if rows:
     print(table(predictor.columns, rows))
   if args.csv is not None:

@@ -69,6 +69,7 @@ from big_vision_like.data.sources import (
   own_images,
   pseudo_labels,
   tfds,
+  videos,
 )
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
@@ -91,6 +92,7 @@ SHOTS, BATCH, DEPTH = 5, 8, 2
 AT_MOST = dict(
   accumulate=2,
   batch_size=BATCH,
+  clips=2,
   every=0,  # evaluators only run at the end
   num_classes=1000,
   pictures=1,
@@ -200,6 +202,8 @@ def shrunk(
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
     outlines = bool(node.get('outlines'))
     return dict(spec.spec(fake.Fake, name=name, outlines=outlines, **made_up))
+  if isinstance(fn, type) and issubclass(fn, videos.Videos):
+    return dict(spec.spec(videos.MadeUp, **videos.MadeUp.tiny))
   if fn is pseudo_labels.PseudoLabelled:
     own = {name: node.get(name) for name in ('source', 'classes')}
     return dict(spec.spec(pseudo_labels.MadeUp, **own))

@@ -14,7 +14,7 @@ import numpy as np
 from big_vision_like import spec
 from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError, check_one_of, shape_text
-from big_vision_like.inference import loading
+from big_vision_like.inference import clips, loading
 from big_vision_like.inference.imagenet_words import in_words
 from big_vision_like.inference.preprocessing import (
   SIZING,
@@ -157,11 +157,13 @@ class Preprocessing(Prepare):
 
 def of_run(
   run: loading.LoadedRun, image_size: tuple[int, int] | None = None
-) -> Preprocessing:
+) -> Preprocessing | clips.ClipPreprocessing:
   """Returns the preprocessing that a classification run uses in evaluation.
 
   `image_size` is the height and width of its images, if no transform determines it.
   """
+  if 'video' in run.task.inputs:
+    return clips.of_run(run, image_size)
   node = loading.encoded_images(run.config)
   decode, *rest = [spec.build(n, 'transforms') for n in node['transforms']]
   size, resize, method, rounding = sizing(rest)

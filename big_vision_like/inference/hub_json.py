@@ -12,6 +12,7 @@ from big_vision_like.data.transforms import image as transforms
 from big_vision_like.errors import UserError, prefixed, shape_text
 from big_vision_like.inference import imagenet_numbers
 from big_vision_like.inference.classes import EFFICIENTNET, Preprocessing
+from big_vision_like.inference.clips import ClipPreprocessing
 from big_vision_like.inference.label_maps import SegmentationPreprocessing
 from big_vision_like.inference.objects import DetectionPreprocessing
 from big_vision_like.inference.preprocessing import (
@@ -94,7 +95,16 @@ _OWN_LABEL_MAPS: fields.Table = {
   'size': fields.either(_PAIR, NULL),
   **_OWN,
 }
+_OWN_CLIPS: fields.Table = {
+  'frames': fields.whole(1),
+  'stride': fields.whole(0),
+  'size': _PAIR,
+  'crops': FLAG,
+  'bgr': FLAG,
+  **_OWN,
+}
 _OWN_TABLES = {
+  ClipPreprocessing: _OWN_CLIPS,
   Preprocessing: _OWN_CLASSES,
   DetectionPreprocessing: _OWN_OBJECTS,
   SegmentationPreprocessing: _OWN_LABEL_MAPS,
@@ -352,6 +362,25 @@ def _(own: SegmentationPreprocessing) -> dict[str, Any]:
     do_resize=True,
     size=size,
     resample=2,
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=list(own.mean),
+    image_std=list(own.std),
+  )
+
+
+@to_transformers.register
+def _(own: ClipPreprocessing) -> dict[str, Any]:
+  if not own.crops:
+    raise UserError('transformers crops frames: write a .safetensors file')
+  height, width = own.size
+  return dict(
+    image_processor_type='VideoMAEImageProcessor',
+    do_resize=True,
+    size={'shortest_edge': height},
+    resample=2,
+    do_center_crop=True,
+    crop_size={'height': height, 'width': width},
     do_rescale=True,
     do_normalize=True,
     image_mean=list(own.mean),

@@ -221,8 +221,7 @@ def _for_size(
   """Resizes all tables in the variables for the images that `preprocess` makes."""
   if not getattr(model, 'resizes', None):
     return variables
-  shape = (1, *preprocess.size, preprocess.channels)
-  image = jax.ShapeDtypeStruct(shape, np.float32)
+  image = jax.ShapeDtypeStruct((1, *preprocess.input_shape), np.float32)
   like = jax.eval_shape(model.init, jax.random.key(0), image)
   like = {name: like[name] for name in variables}
   tables, grid_to = init_from.tables_of(model, image)

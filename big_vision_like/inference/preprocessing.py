@@ -68,6 +68,11 @@ class Prepare(abc.ABC):
     return len(self.mean)
 
   @property
+  def input_shape(self) -> tuple[int, ...]:
+    """The shape of the model's input for one picture of the size `size`."""
+    return (*self.size, self.channels)
+
+  @property
   def normalization(self) -> str:
     """The mean and deviation as text."""
     return f'mean {_listed(self.mean)}, std {_listed(self.std)}'

@@ -4,6 +4,7 @@ Axes: B batch, N tokens, M tokens of the memory, D width, H heads, F hidden unit
 features before and after a layer, L depth.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,9 +52,9 @@ REMAT_POLICIES = {
 # Sharding of the blocks' parameters over a mesh with a `tensor` axis (arXiv:1909.08053
 # section 3): heads and hidden units are sharded; each block sums over devices twice.
 SHARDING_RULES = (
-  ('(.*/)?(cross_)?attention/(query|key|value)/kernel', (None, sharding.TENSOR, None)),
-  ('(.*/)?(cross_)?attention/(query|key|value)/bias', (sharding.TENSOR, None)),
-  ('(.*/)?(cross_)?attention/out/kernel', (sharding.TENSOR, None, None)),
+  (r'(.*/)?(\w+_)?attention/(query|key|value)/kernel', (None, sharding.TENSOR, None)),
+  (r'(.*/)?(\w+_)?attention/(query|key|value)/bias', (sharding.TENSOR, None)),
+  (r'(.*/)?(\w+_)?attention/out/kernel', (sharding.TENSOR, None, None)),
   ('(.*/)?mlp/(fc1|gate)/kernel', (None, sharding.TENSOR)),
   ('(.*/)?mlp/(fc1|gate)/bias', (sharding.TENSOR,)),
   ('(.*/)?mlp/fc2/kernel', (sharding.TENSOR, None)),
@@ -184,61 +185,98 @@ class Block(nn.Module):
     cache_length: int | None = None,
     context: Context = Context(),  # noqa: B008 - it cannot be changed
   ) -> jax.Array:
-    attend = dict(train=train, cache_length=cache_length)
-    attention_args = dict(
-      num_heads=self.num_heads, dtype=self.dtype, **self.attention_args
-    )
-
-    def attention_branch(y_BND: jax.Array) -> jax.Array:
-      # Self-attention passes one sequence, so that its projections are joined.
-      query_BND = _plus(y_BND, context.position_BND)
-      key_BND = None if query_BND is y_BND else query_BND
-      return self.attention_class(**attention_args, name='attention')(
-        query_BND,
-        key_BND,
-        y_BND,
-        context.bias_BHNM,
-        context.mask,
-        relative_RHK=context.relative_RHK,
-        **attend,
-      )
-
-    def memory_branch(y_BND: jax.Array) -> jax.Array:
-      memory_BMD = context.memory_BMD
-      return self.attention_class(**attention_args, name='cross_attention')(
-        _plus(y_BND, context.position_BND),
-        _plus(memory_BMD, context.memory_position_BMD),
-        memory_BMD,
-        mask=context.memory_mask,
-        **attend,
-      )
-
-    def mlp_branch(y_BND: jax.Array) -> jax.Array:
-      return self.mlp_class(
-        self.mlp_dim, self.dropout, self.dtype, **self.mlp_args, name='mlp'
-      )(y_BND, train)
-
     x_BND = _plus(x_BND, context.input_1ND)
     # With fsdp, batch and state are both sharded. This makes XLA gather the state.
     x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
-    branches = [attention_branch, mlp_branch]
+    attend = dict(context=context, train=train, cache_length=cache_length)
+    branches = [functools.partial(self.to_itself, **attend)]
     if context.memory_BMD is not None:
-      branches.insert(1, memory_branch)
+      branches.append(functools.partial(self.to_memory, **attend))
+    branches.append(functools.partial(self.hidden, train=train))
     for number, branch in enumerate(branches, start=1):
-      norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f'norm{number}')
-      y_BND = branch(norm(x_BND) if self.norm == 'pre' else x_BND)
-      if branch is not mlp_branch:  # which has its own dropout
-        y_BND = nn.Dropout(self.dropout, deterministic=not train)(y_BND)
-      if self.layer_scale is not None:
-        init = nn.initializers.constant(self.layer_scale)
-        scale_D = self.param(f'layer_scale{number}', init, y_BND.shape[-1:])
-        y_BND *= scale_D.astype(y_BND.dtype)[None, None]
-      if train and self.stochastic_depth:
-        y_BND = DropPath(name=f'drop_path{number}')(y_BND, drop_path)
-      x_BND = x_BND + y_BND
-      if self.norm == 'post':
-        x_BND = norm(x_BND)
+      x_BND = self.residual(x_BND, branch, drop_path, train, place=str(number))
     return x_BND
+
+  def residual(
+    self,
+    x_BND: jax.Array,
+    branch: Callable[[jax.Array], jax.Array],
+    drop_path: jax.Array,
+    train: bool,
+    place: str = '',
+    prefix: str = '',
+    after: Callable[[jax.Array], jax.Array] | None = None,
+  ) -> jax.Array:
+    """Returns the tokens plus a branch; `after` is applied to what drop path leaves.
+
+    `prefix` and `place` surround the names of the norm and of the branch's scale.
+    """
+    norm = nn.LayerNorm(
+      epsilon=self.epsilon, dtype=self.dtype, name=f'{prefix}norm{place}'
+    )
+    y_BND = branch(norm(x_BND) if self.norm == 'pre' else x_BND)
+    if self.layer_scale is not None:
+      init = nn.initializers.constant(self.layer_scale)
+      scale_D = self.param(f'{prefix}layer_scale{place}', init, y_BND.shape[-1:])
+      y_BND *= scale_D.astype(y_BND.dtype)[None, None]
+    if train and self.stochastic_depth:
+      y_BND = DropPath(name=f'{prefix}drop_path{place}')(y_BND, drop_path)
+    x_BND = x_BND + (y_BND if after is None else after(y_BND))
+    return norm(x_BND) if self.norm == 'post' else x_BND
+
+  def attention_layer(self, name: str) -> nn.Module:
+    """Returns an attention layer of this name with the arguments of the block."""
+    return self.attention_class(
+      num_heads=self.num_heads, dtype=self.dtype, **self.attention_args, name=name
+    )
+
+  def to_itself(
+    self,
+    y_BND: jax.Array,
+    context: Context,
+    train: bool,
+    cache_length: int | None = None,
+  ) -> jax.Array:
+    """Returns the branch of self-attention."""
+    # Self-attention passes one sequence, so that its projections are joined.
+    query_BND = _plus(y_BND, context.position_BND)
+    key_BND = None if query_BND is y_BND else query_BND
+    y_BND = self.attention_layer('attention')(
+      query_BND,
+      key_BND,
+      y_BND,
+      context.bias_BHNM,
+      context.mask,
+      relative_RHK=context.relative_RHK,
+      train=train,
+      cache_length=cache_length,
+    )
+    return nn.Dropout(self.dropout, deterministic=not train)(y_BND)
+
+  def to_memory(
+    self,
+    y_BND: jax.Array,
+    context: Context,
+    train: bool,
+    cache_length: int | None = None,
+  ) -> jax.Array:
+    """Returns the branch of attention to the memory."""
+    memory_BMD = context.memory_BMD
+    y_BND = self.attention_layer('cross_attention')(
+      _plus(y_BND, context.position_BND),
+      _plus(memory_BMD, context.memory_position_BMD),
+      memory_BMD,
+      mask=context.memory_mask,
+      train=train,
+      cache_length=cache_length,
+    )
+    return nn.Dropout(self.dropout, deterministic=not train)(y_BND)
+
+  def hidden(self, y_BND: jax.Array, train: bool) -> jax.Array:
+    """Returns the branch of the MLP, which has its own dropout."""
+    return self.mlp_class(
+      self.mlp_dim, self.dropout, self.dtype, **self.mlp_args, name='mlp'
+    )(y_BND, train)
 
 
 def _plus(x_BND: jax.Array, position: jax.Array | None) -> jax.Array:
@@ -252,10 +290,11 @@ class Stack(nn.Module):
   instead of named `block_0`, .... `remat` ('none', 'dots' or 'full') selects the values
   recomputed in the backward pass. `drop_path` is the stochastic depth rate of the last
   block, growing linearly from 0, or one rate for each block. `block_args` are extra
-  arguments of `Block`. `each` holds fields of `context` that differ between blocks,
-  with a leading axis L. `every` returns the output of each block, (L, B, N, D), all
-  passed through the one final norm, which the next block does not see
-  (arXiv:2005.12872).
+  arguments of `Block`, or of the class that replaces it, `block_class`. `each` holds
+  fields of `context` that differ between blocks, with a leading axis L. `every` returns
+  the output of each block, (L, B, N, D), all passed through the one final norm, which
+  the next block does not see (arXiv:2005.12872). `before_norm` is applied to the output
+  of the last block.
   """
 
   depth: int
@@ -271,6 +310,8 @@ class Stack(nn.Module):
   epsilon: float = LAYER_NORM_EPSILON
   block_args: Mapping[str, Any] = flax.core.FrozenDict()
   every: bool = False
+  block_class: type[nn.Module] = Block
+  before_norm: Callable[[jax.Array], jax.Array] | None = None
 
   @nn.compact
   def __call__(
@@ -284,10 +325,10 @@ class Stack(nn.Module):
     check_one_of(('none', *REMAT_POLICIES), remat=self.remat)
     if self.norm not in ('pre', 'post'):
       raise UserError(f"norm={self.norm!r} is not one of 'pre', 'post'")
-    block_class = Block
+    block_class = self.block_class
     if self.remat != 'none':
       block_class = nn.remat(
-        Block,
+        block_class,
         policy=REMAT_POLICIES[self.remat],
         static_argnums=(3, 4),  # train, cache_length
         prevent_cse=not self.scan,  # a loop body is not merged with its recomputation
@@ -343,6 +384,8 @@ class Stack(nn.Module):
         outputs.append(x_BND)
       outputs = jnp.stack(outputs) if self.every else None
     result = outputs if self.every else x_BND
+    if self.before_norm is not None:
+      result = self.before_norm(result)
     if not self.final_norm:
       return result
     return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name='norm')(result)

@@ -83,13 +83,15 @@ def variant(name: str) -> dict[str, Any]:
 class Start(NamedTuple):
   """Initializers of a ViT's parameters, which models that extend it may replace.
 
-  `token` and `head` are initializers of learned tokens and of the head's kernel.
+  `token`, `positions` and `head` are initializers of learned tokens, of tables of
+  positions, and of the head's kernel.
   `attention` and `mlp` are extra arguments of these layers in each block. `embed` maps
   the number of inputs of the patch embedding to extra arguments of that layer.
   """
 
   token: Callable[..., jax.Array] = nn.initializers.zeros
   head: Callable[..., jax.Array] = nn.initializers.zeros
+  positions: Callable[..., jax.Array] = nn.initializers.normal(0.02)
   attention: Mapping[str, Any] = {}
   mlp: Mapping[str, Any] = {}
   embed: Callable[[int], Mapping[str, Any]] = lambda inputs: {}
@@ -201,6 +203,14 @@ class ViT(nn.Module):
   def __call__(
     self, image_BHWC: jax.Array, train: bool = False
   ) -> dict[str, jax.Array]:
+    x_BND, each = self.placed(image_BHWC, train)
+    self.sow('intermediates', 'with_position', x_BND)
+    return self.finished(self.encoded(x_BND, train, each))
+
+  def placed(
+    self, image_BHWC: jax.Array, train: bool
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns tokens with positions, (B, N, D), and further inputs of each block."""
     x_BhwD = self.embedded(image_BHWC, train)
     grid = x_BhwD.shape[1:3]
     x_BND = x_BhwD.reshape(len(image_BHWC), grid[0] * grid[1], self.width)
@@ -210,15 +220,23 @@ class ViT(nn.Module):
     stem_1ND, each = self.positions(grid)
     if stem_1ND is not None:
       x_BND += stem_1ND.astype(x_BND.dtype)
-    self.sow('intermediates', 'with_position', x_BND)
+    return x_BND, each
+
+  def encoded(
+    self, x_BND: jax.Array, train: bool, each: Mapping[str, jax.Array], **options: Any
+  ) -> jax.Array:
+    """Returns the encoder's output (B, N, D); `options` are arguments of `stack`."""
     x_BMD = x_BND
     if self.registers:
       init = nn.initializers.normal(0.02)
       registers_1PD = self.param('registers', init, (1, self.registers, self.width))
       x_BMD = self.in_front(registers_1PD, x_BND)
     x_BMD = nn.Dropout(self.dropout, deterministic=not train)(x_BMD)
-    x_BMD = self.stack(name='encoder')(x_BMD, train, each=each)
-    tokens_BND = x_BMD[:, self.registers :]
+    x_BMD = self.stack(name='encoder', **options)(x_BMD, train, each=each)
+    return x_BMD[:, self.registers :]
+
+  def finished(self, tokens_BND: jax.Array) -> dict[str, jax.Array]:
+    """Returns the model's outputs for the encoder's output."""
     features_BD = self.pooled(tokens_BND)
     pre_logits_BR = features_BD
     if self.rep_size:
@@ -258,8 +276,8 @@ class ViT(nn.Module):
       name='embed',
     )(map_BfgI)
 
-  def stack(self, name: str) -> nn.Module:
-    """Returns the encoder: blocks and the final norm."""
+  def stack(self, name: str, **options: Any) -> nn.Module:
+    """Returns the encoder: blocks and the final norm, with options of `Stack`."""
     return transformer.Stack(
       depth=self.depth,
       num_heads=self.num_heads,
@@ -270,8 +288,8 @@ class ViT(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
       epsilon=self.epsilon,
-      block_args=self.block_args,
       name=name,
+      **{'block_args': self.block_args, **options},
     )
 
   @property
@@ -352,7 +370,7 @@ class ViT(nn.Module):
   def table(self, name: str, shape: Sequence[int], grid: tuple[int, int]) -> jax.Array:
     """Returns a learned table; raises an error that names both grids on a mismatch."""
     self.check_table('params', name, shape, grid)
-    return self.param(name, nn.initializers.normal(0.02), tuple(shape))
+    return self.param(name, self.start.positions, tuple(shape))
 
   def check_table(
     self, collection: str, name: str, shape: Sequence[int], grid: tuple[int, int]

@@ -346,12 +346,15 @@ def resize(
   `method`: 'linear' aligns the corners of both grids, like scipy.ndimage.zoom of order
   1 in the published ViT code; 'cubic_torch' is torch's bicubic interpolation
   (a = -0.75, half-pixel centres, no antialiasing), as used by DeiT; 'nearest' takes
-  entry floor(i * h / H), as torch does; None raises if the grids differ.
+  entry floor(i * h / H), as torch does; 'raster' does this with the flattened grid,
+  which scrambles rows, as the published code of TimeSformer does; None raises if the
+  grids differ.
 
   Returns float32 (L, num_prefix + H*W, D). Resizing to the same grid is bit-exact.
   """
-  if method is not None and method not in METHODS:
-    raise UserError(f'Unknown method {method!r}; choose from {sorted(METHODS)}.')
+  if method is not None and method not in (*METHODS, RASTER):
+    known = sorted([*METHODS, RASTER])
+    raise UserError(f'Unknown method {method!r}; choose from {known}.')
   if min(*grid_from, *grid_to) < 1:
     raise UserError(f'Grids need sides of at least 1, got {grid_from}, {grid_to}.')
   pos_LND = np.asarray(pos_LND, np.float32)
@@ -371,6 +374,9 @@ def resize(
       f' {shape_text(grid_to)}, and resizing is turned off'
     )
   prefix_LPD, grid_LGD = pos_LND[:, :num_prefix], pos_LND[:, num_prefix:]
+  if method == RASTER:
+    taken = np.arange(math.prod(grid_to)) * (height * width) // math.prod(grid_to)
+    return np.concatenate([prefix_LPD, grid_LGD[:, taken]], axis=1)
   grid_LhwD = grid_LGD.reshape(len(pos_LND), height, width, -1).astype(np.float64)
   rows_Hh = METHODS[method](height, grid_to[0])
   columns_Ww = METHODS[method](width, grid_to[1])
@@ -391,6 +397,7 @@ def _nearest_matrix(size: int, new_size: int) -> np.ndarray:
   return np.eye(size)[np.arange(new_size) * size // new_size]
 
 
+RASTER = 'raster'
 METHODS = {
   'linear': _linear_matrix,
   'cubic_torch': resampling.cubic_matrix,

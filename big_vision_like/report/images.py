@@ -21,6 +21,7 @@ from big_vision_like.tasks import classification
 from big_vision_like.viz import images
 
 NUM_INPUTS, NUM_RIGHT, NUM_WRONG, NUM_ROLLOUTS = 16, 8, 16, 8
+NUM_FRAMES = 4  # of a clip, shown in a row
 NUM_FOR_DISTANCE = 128  # images, as in the paper
 
 
@@ -87,13 +88,14 @@ def predict(source: Source) -> Predictions:
   sigmoid = source.log.config['task'].get('loss_type') in classification.BY_CLASS
 
   def measure(outputs: Any, batch: Any) -> dict[str, jax.Array]:
-    if 'image' not in batch or np.ndim(batch.get('label')) != 1:
+    image_BHWC = pictures(batch)
+    if image_BHWC is None or np.ndim(batch.get('label')) != 1:
       raise UserError(f'the data of evals.{name} is not images with one label each.')
     logits_BC = outputs.get('logits')
     if np.ndim(logits_BC) != 2:
       raise UserError('the task predicts no `logits` over classes.')
     probability = jax.nn.sigmoid if sigmoid else jax.nn.softmax
-    own = {k: batch[k] for k in ('image', 'label', 'id') if k in batch}
+    own = {k: batch[k] for k in ('label', 'id') if k in batch} | {'image': image_BHWC}
     return own | {'probability': probability(logits_BC.astype(jnp.float32))}
 
   found = source.joined(made, measure)
@@ -116,6 +118,27 @@ def predict(source: Source) -> Predictions:
   )
 
 
+def pictures(batch: Any) -> Any:
+  """Returns images (B, H, W, C), a few frames of each clip in a row; None if neither.
+
+  Of several views of a clip, it is the middle one.
+  """
+  if 'image' in batch or 'video' not in batch:
+    return batch.get('image')
+  video = batch['video']
+  if video.ndim == 6:
+    video = video[:, video.shape[1] // 2]
+  frames_BTHWC = video[:, evenly(video.shape[1], NUM_FRAMES)]
+  batch_size, count, height, width, channels = frames_BTHWC.shape
+  rows_BHTWC = frames_BTHWC.swapaxes(1, 2)
+  return rows_BHTWC.reshape(batch_size, height, count * width, channels)
+
+
+def of_images(source: Source) -> bool:
+  """Returns whether a run's inputs are images, and not clips."""
+  return 'video' not in (source.log.config['task'].get('inputs') or ())
+
+
 def class_names(source: Source, data: Any, count: int) -> list[str]:
   """Returns the names of the classes 0 to `count` - 1, or numbers without names.
 
@@ -128,18 +151,20 @@ def class_names(source: Source, data: Any, count: int) -> list[str]:
 def sample_inputs(source: Source) -> tuple[str, str]:
   """Shows the first training examples, augmented."""
   data, batch = source.training_batch(NUM_INPUTS)
-  if 'image' not in batch or np.ndim(batch.get('label')) != 1:
+  image_BHWC = pictures(batch)
+  if image_BHWC is None or np.ndim(batch.get('label')) != 1:
     raise UserError('the training batches are not images with one label each.')
   names = class_names(source, data, int(batch['label'].max()) + 1)
   cards = []
   for image_HWC, label in zip(
-    batch['image'][:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
+    image_BHWC[:NUM_INPUTS], batch['label'][:NUM_INPUTS], strict=True
   ):
     name = names[label] if label >= 0 else 'no label'
     cards.append(page.card(thumbnail(image_HWC), name, page.text_line(name)))
-  size = shape_text(batch['image'].shape[1:])
+  kind = 'image' if 'image' in batch else 'video'
+  size = shape_text(batch[kind].shape[1:])
   caption = (
-    f'Training images after all transforms, as {size} arrays enter the model, each '
+    f'Training {kind}s after all transforms, as {size} arrays enter the model, each '
     'with its label. Augmentation on the device (mixup) is applied later, if any.'
   )
   return page.cards(cards), caption
@@ -256,7 +281,7 @@ Source.sections = (
     'Student and teacher', student_and_teacher, 'below', fits=distillation.distils
   ),
   vit.FILTERS,
-  vit.POSITIONS,
-  Section('Attention rollout', attention_rollout, 'below'),
-  vit.DISTANCES,
+  dataclasses.replace(vit.POSITIONS, fits=of_images),
+  Section('Attention rollout', attention_rollout, 'below', fits=of_images),
+  dataclasses.replace(vit.DISTANCES, fits=of_images),
 )

@@ -50,8 +50,9 @@ def of_input(data: pipeline.SingleInput, batch: Mapping[str, Any]) -> Facts:
   facts: Facts = {field: _listed(names.get(kind)) for field, kind in FIELDS.items()}
   facts['category_ids'] = _category_ids(data, facts['category_names'])
   size = None
-  if 'image' in batch and 'size' not in batch and data.bucket is None:
-    size = [int(side) for side in np.shape(batch['image'])[1:3]]
+  kind = next((name for name in ('image', 'video') if name in batch), None)
+  if kind and 'size' not in batch and data.bucket is None:
+    size = [int(side) for side in np.shape(batch[kind])[-3:-1]]
   facts['image_size'] = size
   facts['tokenizers'] = sorted(labels.tokenizers(data))
   return facts

@@ -95,6 +95,7 @@ class Family:
   `stem` lists modules that may read the image: the first existing one gives its
   channels, unless `channels(params)` does. `features(architecture)` is the width that a
   head reads; without it, weights without a head have a model without one.
+  `adapt(images, params)` corrects the preprocessing by shapes of the parameters.
   `side(architecture)` is the side of images for which a published size is evaluated, if
   shapes determine it, else None. `check(model, source)` raises a `UserError` if no file
   can hold the model of a run. A `backbone` may become a part of other models.
@@ -114,6 +115,7 @@ class Family:
   side: Callable[[Mapping[str, Any]], int | None] | None = None
   backbone: bool = False
   channels: Callable[[tree.Tree], int] | None = None
+  adapt: Callable[[Any, tree.Tree], Any] | None = None
 
 
 @functools.cache

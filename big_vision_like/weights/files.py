@@ -41,7 +41,7 @@ _SAFETENSORS = {
 }
 _SAFETENSORS_LONGEST = 2**24
 # Files of torch.save, and pickles of anything.
-TORCH = ('.pth', '.pt', '.bin', '.tar')  # the last for .pth.tar
+TORCH = ('.pth', '.pt', '.bin', '.tar', '.pyth')  # .pth.tar ends in .tar
 PICKLES = ('.pkl', '.pickle', '.ckpt')
 
 

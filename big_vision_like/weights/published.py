@@ -71,7 +71,9 @@ class Published:
       side = self.family.side(self.architecture)
       size = side and (side, side)
     told = self.metadata, name, size, self.num_classes, self.channels
-    return self.family.images(*told)
+    found = self.family.images(*told)
+    adapt = self.family.adapt
+    return found if adapt is None else adapt(found, self.params)
 
 
 def read(

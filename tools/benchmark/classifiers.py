@@ -1,5 +1,8 @@
 """Measures the speed of classifiers against the models of the same name in timm.
 
+TimeSformers, `timesformer_base` and others, are measured against transformers', with
+clips of --frames frames.
+
     python tools/benchmark/classifiers.py efficientnet_b0 --batch-size=8
 
 Random images stay on the device. `train` is a whole step with cross-entropy and AdamW;
@@ -30,7 +33,15 @@ import rich.table
 from big_vision_like import errors, optim
 from big_vision_like.cost import flops
 from big_vision_like.devices import malloc
-from big_vision_like.models import deit, efficientnet, regnet, swin, t2t_vit, vit
+from big_vision_like.models import (
+  deit,
+  efficientnet,
+  regnet,
+  swin,
+  t2t_vit,
+  timesformer,
+  vit,
+)
 from big_vision_like.tasks import classification
 
 # Other modules of tools, if this file is started as a script.
@@ -48,6 +59,13 @@ def symmetric(name: str) -> nn.Module:
   """Builds an EfficientNet with the padding and the norms of PyTorch."""
   return efficientnet.EfficientNet(
     CLASSES, padding='symmetric', epsilon=1e-5, **efficientnet.variant(name)
+  )
+
+
+def clips(size: str, attention: str) -> nn.Module:
+  """Builds a TimeSformer as transformers does."""
+  return timesformer.TimeSformer(
+    CLASSES, **timesformer.variant(size), attention=attention, drop_path=0.0
   )
 
 
@@ -74,9 +92,18 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     CLASSES, **efficientnet.variant('B0')
   ),
   'regnety_040': lambda: regnet.RegNet(num_classes=CLASSES, **regnet.variant('Y-4GF')),
+  'timesformer_base': functools.partial(clips, 'B/16', 'divided'),
+  'timesformer_small': functools.partial(clips, 'S/16', 'divided'),
+  'timesformer_joint_small': functools.partial(clips, 'S/16', 'joint'),
   'vit_small_patch16_224': lambda: vit.ViT(
     CLASSES, pool='token', activation='gelu_exact', **vit.variant('S/16')
   ),
+}
+# Their attention in transformers, whose models take clips.
+OF_CLIPS = {
+  name: f'{"joint" if "joint" in name else "divided"}_space_time'
+  for name in MODELS
+  if name.startswith('timesformer')
 }
 # Their other side is written in plain PyTorch, from the paper's equations.
 NOT_IN_TIMM = ('t2t_vit_14',)
@@ -87,7 +114,9 @@ class Ours:
 
   def __init__(self, model: nn.Module, batch: dict[str, np.ndarray]):
     self.task = classification.Classification(
-      model=model, optimizer=optim.adamw(1e-4, weight_decay=0.05)
+      model=model,
+      inputs=[name for name in batch if name != 'label'],
+      optimizer=optim.adamw(1e-4, weight_decay=0.05),
     )
     self.batch, self.key = jax.device_put(batch), jax.random.key(0)
     self.state = jax.jit(self.task.init)(self.key, self.batch)
@@ -158,9 +187,34 @@ class Timm(benchmark.OnTorch):
 
       size = job.image.shape[1]
       return torch_t2t_vit.make(job.name.removeprefix('t2t_vit_'), CLASSES, size)
+    if job.name in OF_CLIPS:
+      return self.of_clips(job)
     return self.library.create_model(job.name, pretrained=False, num_classes=CLASSES)
 
+  def of_clips(self, job: Job) -> Any:
+    """Builds the model of transformers for clips, with the sizes of ours."""
+    import transformers
+
+    ours, (_, frames, size, *_) = MODELS[job.name](), job.image.shape
+    config = transformers.TimesformerConfig(
+      image_size=size,
+      patch_size=ours.patch,
+      num_frames=frames,
+      hidden_size=ours.width,
+      num_hidden_layers=ours.depth,
+      num_attention_heads=ours.num_heads,
+      intermediate_size=ours.mlp_dim,
+      attention_type=OF_CLIPS[job.name],
+      drop_path_rate=0,
+      num_labels=CLASSES,
+    )
+    return transformers.TimesformerForVideoClassification(config)
+
   def logits(self) -> Any:
+    if self.image_BHWC.ndim == 5:
+      video_BTCHW = self.image_BHWC.permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
+      with self.autocast():
+        return self.call(video_BTCHW.contiguous()).logits
     image_BCHW = self.image_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1.0
     with self.autocast():
       return self.call(image_BCHW.contiguous(memory_format=self.format))
@@ -186,9 +240,12 @@ class Timm(benchmark.OnTorch):
 def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
   """Yields all measurements of one model."""
   rng = np.random.default_rng(0)
-  size = args.image_size
+  size, of_clips = args.image_size, name in OF_CLIPS
+  shape = (args.frames, size, size, 3) if of_clips else (size, size, 3)
   batch = {
-    'image': rng.integers(0, 256, (args.batch_size, size, size, 3), np.uint8),
+    'video' if of_clips else 'image': rng.integers(
+      0, 256, (args.batch_size, *shape), np.uint8
+    ),
     'label': rng.integers(0, CLASSES, args.batch_size, np.int32),
   }
   ours = Ours(MODELS[name]().clone(dtype=args.dtype), batch)
@@ -202,6 +259,7 @@ def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
       sides = [getattr(ours, work), *(getattr(side, work) for side in theirs)]
       times = benchmark.measured(sides, args.repeats, args.steps)
       library = 'PyTorch' if name in NOT_IN_TIMM else 'timm'
+      library = 'transformers' if of_clips else library
       names = 'ours', *(f'{library}, {side}' for side in args.torch)
       found = {
         side: benchmark.summary(seconds, args.batch_size)
@@ -213,6 +271,7 @@ def run(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         'work': work,
         'batch_size': args.batch_size,
         'image_size': size,
+        **({'frames': args.frames} if of_clips else {}),
         'dtype': args.dtype,
         'device': jax.devices()[0].device_kind,
         'jax': jax.__version__,
@@ -265,6 +324,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--image-size', type=int, default=224, help='side in pixels; default: %(default)s'
   )
   parser.add_argument(
+    '--frames', type=int, default=8, help='frames of a clip; default: %(default)s'
+  )
+  parser.add_argument(
     '--dtype',
     choices=['float32', 'bfloat16'],
     default='float32',
@@ -292,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--output', metavar='FILE', help='file for the JSON; default: stdout'
   )
   args = parser.parse_args(argv)
-  for name in ('batch_size', 'image_size', 'repeats', 'steps'):
+  for name in ('batch_size', 'image_size', 'frames', 'repeats', 'steps'):
     if getattr(args, name) is not None and getattr(args, name) < 1:
       raise errors.UserError(f'--{name.replace("_", "-")} must be 1 or more.')
   # As in training. PyTorch's processes keep their default allocator.

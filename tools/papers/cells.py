@@ -86,7 +86,8 @@ class Model:
   """A published model with 1000 classes, and its published size, if known.
 
   `symbol` is our class, with its `variant` and further `arguments`, or a config that
-  has the model. `size` is a number of pixels, or height and width, such as 800x1066.
+  has the model. `size` is a number of pixels, or height and width, such as 800x1066, or
+  the frames, height and width of a clip, such as 8x224x224.
   """
 
   paper: str
@@ -288,8 +289,8 @@ def build(model: Model) -> Any:
 
 def counted(model: Model) -> tuple[int, int]:
   """Returns the `count` of our version of a published model."""
-  height, _, width = model.size.partition('x')
-  shape = 1, int(height), int(width or height), 3
+  sizes = [int(size) for size in model.size.split('x')]
+  shape = 1, *(sizes * 2 if len(sizes) == 1 else sizes), 3
   return count(build(model), [jax.ShapeDtypeStruct(shape, jnp.float32)])
 
 
@@ -310,6 +311,9 @@ def counted_config(name: str) -> tuple[str, int, int]:
   batch = {k: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for k, x in example.items()}
   network = next(iter(run.task.networks().values()))
   inputs = jax.eval_shape(network.inputs, batch)
-  height, width = example['image'].shape[:2]
-  pixels = str(height) if height == width else f'{height}x{width}'
+  if 'video' in example:
+    pixels = 'x'.join(map(str, example['video'].shape[:3]))
+  else:
+    height, width = example['image'].shape[:2]
+    pixels = str(height) if height == width else f'{height}x{width}'
   return pixels, *count(network.module, inputs)

@@ -120,7 +120,7 @@ def told_of_timm(
   """Returns heads, activation and epsilon of a timm file, and what was assumed."""
   activation = _model_args(beside).get('act_layer')
   told, assumed = _computed(source, activation, epsilon=1e-6)
-  heads, guessed = _num_heads(arrays['patch_embed.proj.bias'].size, beside)
+  heads, guessed = num_heads_of(arrays['patch_embed.proj.bias'].size, beside)
   return heads, told, assumed + guessed
 
 
@@ -148,7 +148,7 @@ def told_of_transformers(
   told, assumed = _computed(source, activation, epsilon)
   bias = 'embeddings.patch_embeddings.projection.bias'
   width = next(array.size for name, array in arrays.items() if name.endswith(bias))
-  heads, guessed = _num_heads(width, beside)
+  heads, guessed = num_heads_of(width, beside)
   return heads, told, assumed + guessed
 
 
@@ -165,7 +165,7 @@ def _computed(
   return {'activation': activation, 'epsilon': epsilon}, assumed
 
 
-def _num_heads(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
+def num_heads_of(width: int, beside: Beside) -> tuple[int, tuple[str, ...]]:
   """Returns the number of heads, and the assumptions made for it."""
   told = beside.config.get('num_attention_heads')
   told = told or _model_args(beside).get('num_heads')
