@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from big_vision_like.data.text import wordpiece
 from big_vision_like.layers import pairs
 from big_vision_like.models import bert, vilbert, visual_bert
 from big_vision_like.weights import bert_names, tree, visual_bert_names
@@ -142,6 +143,36 @@ def test_visual_bert():
   assert state.keys() - back.keys() == {*bert_names.TIED}
   for name in back:
     np.testing.assert_array_equal(back[name], state[name], err_msg=name)
-  assert tree.flatten(params).keys() == tree.flatten(
-    jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
-  ).keys()
+  assert (
+    tree.flatten(params).keys()
+    == tree.flatten(
+      jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
+    ).keys()
+  )
+
+
+TEXTS = [
+  'A man riding a wave on top of a surfboard.',
+  "It's NOT the dog's ball, is it?",
+  'Café naïve ÅNGSTRÖM Straße 3.5kg',
+  '北京 is a city; \u200bzero\u00a0width\tand\nlines\x85end',
+  'unbelievablyverylongword' * 6,
+  '',
+  '@#$%^&*() […] “quotes” — dash',
+]
+
+
+def test_word_pieces(tmp_path):
+  path = tmp_path / 'vocab.txt'
+  path.write_bytes(wordpiece.train(TEXTS[:3] + TEXTS[6:], 150))
+  theirs = transformers.BertTokenizer.from_pretrained(str(tmp_path))
+  ours = wordpiece.WordPiece(str(path))
+  unknown = 0
+  for text in TEXTS:
+    want = theirs(text)['input_ids']
+    assert [ours.cls_id, *ours.encode(text), ours.sep_id] == want, text
+    unknown += ours.unk_id in want
+  assert unknown  # pieces that are missing are compared as well
+  assert ours.decode(ours.encode(TEXTS[0])) == theirs.decode(
+    ours.encode(TEXTS[0]), clean_up_tokenization_spaces=False
+  )
