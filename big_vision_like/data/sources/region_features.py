@@ -37,6 +37,8 @@ Example = dict[str, Any]
 DTYPES = {'float32': '<f4', 'float16': '<f2'}
 # The width of the published features, and the detector's classes with background.
 WIDTH, CLASSES = 2048, 1601
+# Number of made-up images whose ids made-up annotations name.
+FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,8 @@ class RegionFeatures(Source):
   `classes` (N, K), all float32. Images without regions are examples with N = 0. `width`
   is the number F that the model takes; records of another width are an error.
   `examples` is the number of images, for plans made before the data are available.
+  `made_up`, if above 0, is the number of made-up images that replace the data in plans
+  and trials: '0', '1' and so on.
   """
 
   name: str
@@ -55,31 +59,29 @@ class RegionFeatures(Source):
   width: int = WIDTH
   data_dir: str | None = None
   examples: int | None = None
+  made_up: int = 0
 
-  tiny = dict(width=16)
+  tiny = dict(width=16, made_up=lambda arguments, _: 20)
 
   @functools.cached_property
   def _stored(self) -> tfds.Tfds:
     return tfds.Tfds(self.name, self.split, self.data_dir, self.examples)
 
   @property
-  def features(self) -> Any:
-    """TFDS features of a record."""
-    return self._stored.features
-
-  @property
   def files(self) -> list[str]:
     """The paths of the files of the split."""
-    return self._stored.files
+    return [] if self.made_up else self._stored.files
 
   @property
   def title(self) -> str:
     """The name of the data set."""
-    return self._stored.title
+    return self.name if self.made_up else self._stored.title
 
   @functools.cached_property
   def places(self) -> dict[str, int]:
     """The index of each image, by its id."""
+    if self.made_up:
+      return {str(index): index for index in range(self.made_up)}
     path = ids_file(pathlib.Path(self._stored.builder.data_path), self.split)
     if not path.is_file():
       raise UserError(
@@ -96,25 +98,39 @@ class RegionFeatures(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of the stored data set."""
+    if self.made_up:
+      return digest('RegionFeatures', self.made_up, self.width)
     return digest('RegionFeatures', self._stored.fingerprint())
 
   def problems(self) -> list[str]:
     """Returns why the data cannot be read, or damaged files."""
+    if self.made_up:
+      return []
+    try:
+      self.places  # noqa: B018 - reads the ids
+    except UserError as error:
+      return [str(error)]
     return self._stored.problems()
 
   def planned(self) -> Source:
     """Returns this source, or a stand-in for planning if it is not prepared."""
     if isinstance(self._stored.planned(), tfds.Tfds):
       return self
-    return MadeUp(self.examples or 1, self.width)
+    return dataclasses.replace(self, made_up=self.examples or FEW)
 
   def __len__(self) -> int:
-    return len(self._stored)
+    return self.made_up or len(self._stored)
 
   def __getitem__(self, index: int) -> Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'example {index} of {len(self)}')
+    if self.made_up:
+      return made_up(index, self.width)
     return self._decoded(self._stored[index], index)
 
   def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    if self.made_up:
+      return [self[index] for index in indices]
     found = self._stored.__getitems__(indices)
     return [self._decoded(e, i) for e, i in zip(found, indices, strict=True)]
 
@@ -217,38 +233,17 @@ def check(example: Mapping[str, Any], name: str) -> None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class MadeUp(Source):
-  """Made-up regions of the images '0', '1' and so on: for plans and trials."""
-
-  examples: int
-  width: int = WIDTH
-  classes: int = CLASSES
-  regions: tuple[int, int] = (3, 8)
-
-  tiny = dict(width=16)
-
-  def __len__(self) -> int:
-    return self.examples
-
-  def __getitem__(self, index: int) -> Example:
-    if not 0 <= index < self.examples:
-      raise IndexError(f'example {index} of {self.examples}')
-    rng = np.random.default_rng(index)
-    count = int(rng.integers(*self.regions, endpoint=True))
-    corners_N22 = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1)
-    corners_N22[:, 1] += 0.01
-    boxes_N4 = np.concatenate([corners_N22[:, 0], corners_N22[:, 1]], axis=1) * 200
-    likely_NK = rng.uniform(0, 1, (count, self.classes))
-    return {
-      'image_id': str(index),
-      'size': np.array([240, 240], np.int32),
-      'boxes': boxes_N4.astype(np.float32),
-      'features': rng.normal(0, 1, (count, self.width)).astype(np.float32),
-      'classes': (likely_NK / likely_NK.sum(1, keepdims=True)).astype(np.float32),
-    }
-
-  @functools.cached_property
-  def places(self) -> Mapping[str, int]:
-    """The index of each image, by its id."""
-    return {str(index): index for index in range(self.examples)}
+def made_up(index: int, width: int, classes: int = CLASSES) -> Example:
+  """Returns made-up regions of an image, 3 to 8 of them."""
+  rng = np.random.default_rng(index)
+  count = int(rng.integers(3, 8, endpoint=True))
+  corners_N22 = np.sort(rng.uniform(0, 0.95, (count, 2, 2)), axis=1)
+  corners_N22[:, 1] += 0.01
+  likely_NK = rng.uniform(0, 1, (count, classes))
+  return {
+    'image_id': str(index),
+    'size': np.array([240, 240], np.int32),
+    'boxes': (240 * corners_N22).reshape(count, 4).astype(np.float32),
+    'features': rng.normal(0, 1, (count, width)).astype(np.float32),
+    'classes': (likely_NK / likely_NK.sum(1, keepdims=True)).astype(np.float32),
+  }

@@ -69,7 +69,8 @@ class Regions(grain.transforms.Map):
         f'{image} has {plural(count, "region")}, which with the whole image are more'
         f' than rows={self.rows}: raise `rows`, or set truncate=True'
       )
-    detected = example.get(f'num_detected{self.suffix}', count)
+    # Without detections, the mean is that of the true boxes.
+    detected = example.get(f'num_detected{self.suffix}', count) or count
     mean_F = features_NF[count - detected :].mean(axis=0)
     rows = min(count, self.rows - 1)
     regions_RF = np.zeros((self.rows, width), np.float32)
