@@ -1,6 +1,6 @@
 """Statements about images that are true or not: NLVR2 and SNLI-VE.
 
-Examples have `sentence`, `label`, `image_id` and `id`; those of NLVR2 also `image_id_2`.
+Examples have `sentence`, `label`, `image_id` and `id`, and for NLVR2 `image_id_2`.
 """
 
 import collections
