@@ -7,12 +7,13 @@ in the order of the file. Captions without a word are left out and counted.
 import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from big_vision_like import files
+from big_vision_like.data.input import cache
 from big_vision_like.data.sources import language
 from big_vision_like.data.sources.language import Annotations, Example, Read
 from big_vision_like.errors import UserError, check_one_of
@@ -107,6 +108,68 @@ class Karpathy(Annotations):
   def trial(self, index: int, rng: np.random.Generator) -> Example:
     place = index % language.region_features.FEW
     return {'caption': language.words(rng), 'image_number': place}
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearest:
+  """The most similar images of each image, by number, and the places of captions."""
+
+  places: Mapping[int, np.ndarray]
+  nearest: Mapping[int, np.ndarray]
+
+  def other(self, own: int, rng: np.random.Generator) -> int:
+    """Returns the place of a random caption of a random other image."""
+    numbers = list(self.places)
+    while (number := numbers[rng.integers(len(numbers))]) == own:
+      pass
+    return int(rng.choice(self.places[number]))
+
+  def hard(self, own: int, rng: np.random.Generator) -> int:
+    """Returns the place of a random caption of one of the most similar images."""
+    return int(rng.choice(self.places[int(rng.choice(self.nearest[own]))]))
+
+
+def nearest_images(captions: language.WithRegions, count: int) -> Nearest:
+  """Returns the `count` most similar images of each image of the captions.
+
+  The similarity is the cosine between the means of the regions' features. It is
+  computed once and cached. Axes: I images, K nearest images, F features.
+  """
+  by_number = collections.defaultdict(list)
+  for place in range(len(captions)):
+    by_number[captions.text(place)['image_number']].append(place)
+  places = {number: np.array(own) for number, own in by_number.items()}
+  if len(places) < 2:
+    raise UserError(
+      f'{captions.title}: captions of at least 2 images with regions are needed, to'
+      ' draw captions and images that do not belong together'
+    )
+
+  def make() -> dict[str, np.ndarray]:
+    firsts = [own[0] for own in places.values()]
+    means_IF = np.stack([_mean(captions[place]['features']) for place in firsts])
+    return {'nearest_IK': _most_similar(means_IF, min(count, len(places) - 1))}
+
+  known = ['nearest images', captions.fingerprint(), count]
+  nearest_IK = cache.arrays(cache.file('nearest', known), make)['nearest_IK']
+  numbers = np.array([*places])
+  return Nearest(places, dict(zip(places, numbers[nearest_IK], strict=True)))
+
+
+def _mean(features_NF: np.ndarray) -> np.ndarray:
+  mean_F = features_NF.mean(axis=0) if len(features_NF) else features_NF.sum(axis=0)
+  return mean_F / max(np.linalg.norm(mean_F), 1e-12)
+
+
+def _most_similar(means_IF: np.ndarray, count: int) -> np.ndarray:
+  """Returns the indices of the most similar other rows of each row, (I, K)."""
+  found = []
+  for start in range(0, len(means_IF), 1000):  # limits memory
+    near_II = means_IF[start : start + 1000] @ means_IF.T
+    own = np.arange(len(near_II))
+    near_II[own, start + own] = -np.inf
+    found.append(np.argpartition(-near_II, count - 1, axis=1)[:, :count])
+  return np.concatenate(found).astype(np.int32)
 
 
 def _caption(text: str, image: str, number: int, index: int) -> dict[str, Any]:

@@ -228,13 +228,17 @@ class WithRegions(Source):
       annotations = dataclasses.replace(annotations, made_up=count)
     return dataclasses.replace(self, annotations=annotations, **made_up)
 
+  def text(self, index: int) -> Example:
+    """Returns an example without the regions of its image."""
+    return self.annotations[int(self._kept[0][index])]
+
   def __len__(self) -> int:
     return len(self._kept[0])
 
   def __getitem__(self, index: int) -> Example:
     if not 0 <= index < len(self):
       raise IndexError(f'example {index} of {len(self)}')
-    example = dict(self.annotations[int(self._kept[0][index])])
+    example = dict(self.text(index))
     for suffix, image in zip(('', '_2'), images_of(example), strict=False):
       example |= self._regions_of(image, suffix)
     return example
