@@ -89,7 +89,7 @@ class Retrieval(evaluator.Evaluator):
 
 
 def _by_chunks(predict: Predict) -> Predict:
-  """Returns a prediction of `scores` (B, I) for captions, given all images in chunks."""
+  """Returns a prediction of `scores` (B, I) of captions and images in chunks."""
 
   def scored(state: Any, batch: Arrays, key: jax.Array) -> Arrays:
     state, images = state

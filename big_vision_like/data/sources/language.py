@@ -158,7 +158,7 @@ class WithRegions(Source):
 
   @functools.cached_property
   def _kept(self) -> tuple[np.ndarray, int]:
-    """The indices of annotations about images with regions, and the number of others."""
+    """The indices of examples about images with regions, and the number of others."""
     needed = [self.regions] if self.given is None else [self.regions, self.given]
     kept, first = [], ''
     for index in range(len(self.annotations)):

@@ -47,8 +47,8 @@ APOSTROPHES = (
 ).split()
 TWO_APOSTROPHES = (
   "couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've"
-  " somebody'd've someone'd've something'd've there'd've they'd've we'd've who'd've wouldn't've"
-  " y'all'll you'd've"
+  " somebody'd've someone'd've something'd've there'd've they'd've we'd've who'd've"
+  " wouldn't've y'all'll you'd've"
 ).split()
 # Entries that follow no rule; "somebodyd" is what the published table has.
 IRREGULAR = {
