@@ -159,7 +159,8 @@ class Block(nn.Module):
   disables it. `attention_args` and `mlp_args` are extra arguments of
   `MultiHeadAttention` and `Mlp`, or of the classes that replace them:
   `attention_class` takes the number of heads and the dtype and is called like
-  `MultiHeadAttention`; `mlp_class` replaces `Mlp`.
+  `MultiHeadAttention`; `mlp_class` replaces `Mlp`. Without `self_attention` the block
+  attends to the memory only.
   """
 
   num_heads: int
@@ -174,6 +175,7 @@ class Block(nn.Module):
   mlp_args: Mapping[str, Any] = flax.core.FrozenDict()
   attention_class: Callable[..., nn.Module] = attention.MultiHeadAttention
   mlp_class: Callable[..., nn.Module] = Mlp
+  self_attention: bool = True
 
   @nn.compact
   def __call__(
@@ -221,9 +223,10 @@ class Block(nn.Module):
     x_BND = _plus(x_BND, context.input_1ND)
     # With fsdp, batch and state are both sharded. This makes XLA gather the state.
     x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
-    branches = [attention_branch, mlp_branch]
+    branches = [attention_branch] if self.self_attention else []
     if context.memory_BMD is not None:
-      branches.insert(1, memory_branch)
+      branches.append(memory_branch)
+    branches.append(mlp_branch)
     for number, branch in enumerate(branches, start=1):
       norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f'norm{number}')
       y_BND = branch(norm(x_BND) if self.norm == 'pre' else x_BND)
