@@ -1,9 +1,10 @@
 """Transforms of stored image regions to the rows that language-vision models take.
 
 Examples have `boxes` (N, 4) in pixels, `features` (N, F), the `size` of the image, and
-perhaps `classes` (N, K), see `data.sources.region_features`. Row 0 of the results
-represents the whole image, as in ViLBERT (arXiv:1908.02265): its features are the mean
-of all regions, and its location is 0, 0, 1, 1, 1.
+perhaps `classes` (N, K), see `data.sources.region_features`. Without `size`, boxes are
+fractions of the image. Row 0 of the results represents the whole image, as in ViLBERT
+(arXiv:1908.02265): its features are the mean of all regions, and its location is 0, 0,
+1, 1, 1.
 
 Axes: N regions, R rows, F features, K classes; 4 is left, top, right, bottom; 5 is the
 same as fractions, and the fraction of the area.
@@ -123,9 +124,20 @@ class OverlapTargets(grain.transforms.Map):
     return rest | {'target': np.pad(overlap_R, (0, self.rows - len(overlap_R)))}
 
 
+@dataclasses.dataclass(frozen=True)
+class Blank(grain.transforms.Map):
+  """Features of zeros, for a model that must do without the image; before `Regions`."""
+
+  def map(self, example: Example) -> Example:
+    return example | {'features': np.zeros_like(example['features'])}
+
+
 def locations(boxes_N4: np.ndarray, size: Any) -> np.ndarray:
-  """Returns boxes in pixels as fractions of the image, and of its area: (N, 5)."""
-  height, width = np.asarray(size).tolist()
+  """Returns boxes in pixels as fractions of the image, and of its area: (N, 5).
+
+  Without a size, boxes are fractions already.
+  """
+  height, width = (1, 1) if size is None else np.asarray(size).tolist()
   shares_N4 = boxes_N4 / np.array([[width, height, width, height]], np.float32)
   area_N1 = ((shares_N4[:, 2:] - shares_N4[:, :2]).prod(axis=1))[:, None]
   return np.concatenate([shares_N4, area_N1], axis=1).astype(np.float32)
