@@ -19,7 +19,6 @@ from big_vision_like.data.procedural.scene_questions import (
   NOISE,
   OBJECTS,
   SHAPES,
-  SIDE,
   WIDTH,
 )
 
@@ -40,17 +39,15 @@ class CaptionsConfig(tfds.core.BuilderConfig):
 def draw(config: CaptionsConfig, split: str, index: int) -> dict[str, Any]:
   """Draws example `index` of a split.
 
-  `caption` is a text. `boxes` float32 (N, 4), `features` float32 (N, F) and `classes`
-  float32 (N, K) are those of the objects in random order, and `size` is the image's
-  height and width.
+  `caption` is a text. `boxes` float32 (N, 4), as fractions of the image, `features`
+  float32 (N, F) and `classes` float32 (N, K) are those of the objects in random order.
   """
   rng = drawing.generator(config.seed, split, index, SPLITS)
   colors_N, shapes_N = scene_questions.scene(rng)
   features_NF = scene_questions.features(colors_N, shapes_N)
   features_NF += rng.normal(0, config.noise, features_NF.shape)
-  left_N = SIDE * np.arange(OBJECTS)
-  top_N = np.zeros(OBJECTS)
-  boxes_N4 = np.stack([left_N, top_N, left_N + SIDE, top_N + SIDE], axis=1)
+  left_N, top_N = np.arange(OBJECTS) / OBJECTS, np.zeros(OBJECTS)
+  boxes_N4 = np.stack([left_N, top_N, left_N + 1 / OBJECTS, top_N + 1], axis=1)
   classes_NK = np.eye(CLASSES)[colors_N * len(SHAPES) + shapes_N]
   order = rng.permutation(OBJECTS)
   named = zip(colors_N[:NAMED].tolist(), shapes_N[:NAMED].tolist(), strict=True)
@@ -59,7 +56,6 @@ def draw(config: CaptionsConfig, split: str, index: int) -> dict[str, Any]:
     'boxes': boxes_N4[order].astype(np.float32),
     'features': features_NF[order].astype(np.float32),
     'classes': classes_NK[order].astype(np.float32),
-    'size': np.array([SIDE, OBJECTS * SIDE], np.int32),
     'id': index,
   }
 
@@ -79,7 +75,6 @@ class SceneCaptions(drawing.Pictures):
         'boxes': tfds.features.Tensor(shape=(OBJECTS, 4), dtype=np.float32),
         'features': tfds.features.Tensor(shape=(OBJECTS, WIDTH), dtype=np.float32),
         'classes': tfds.features.Tensor(shape=(OBJECTS, CLASSES), dtype=np.float32),
-        'size': tfds.features.Tensor(shape=(2,), dtype=np.int32),
       },
     )
 
