@@ -1,8 +1,7 @@
 """Transforms of texts about images to word pieces, and of answers to targets.
 
 Sequences are [CLS] text [SEP], or [CLS] text [SEP] text [SEP] with token type 1 for the
-second text, as in BERT, followed by padding. `vocabulary` is a `wordpiece.WordPiece`,
-or another object with `encode`, `cls_id`, `sep_id` and `pad_id`.
+second text, as in BERT, followed by padding. `vocabulary` is a `wordpiece.WordPiece`.
 
 Axes: O options, T tokens, C classes.
 """
@@ -16,6 +15,7 @@ import grain
 import numpy as np
 
 from big_vision_like.data.sources import caption_texts, language
+from big_vision_like.data.text import wordpiece
 from big_vision_like.data.transforms import labels
 from big_vision_like.errors import BadRecordError, UserError
 
@@ -31,7 +31,7 @@ class Words(grain.transforms.Map):
   bad record. `task`, if given, becomes the feature `task`, the number of the task.
   """
 
-  vocabulary: Any
+  vocabulary: wordpiece.WordPiece
   text: str
   length: int
   task: int | None = None
@@ -54,7 +54,7 @@ class Options(grain.transforms.Map):
   of the two texts loses words until both fit, as published for VCR.
   """
 
-  vocabulary: Any
+  vocabulary: wordpiece.WordPiece
   length: int
   options: str = 'options'
   text: str | None = None
@@ -149,7 +149,7 @@ class Paired(grain.transforms.Map):
 
 
 def ids_of(
-  vocabulary: Any,
+  vocabulary: wordpiece.WordPiece,
   example: Example,
   name: str,
   place: int | None = None,
@@ -170,7 +170,7 @@ def ids_of(
 
 
 def padded(
-  vocabulary: Any,
+  vocabulary: wordpiece.WordPiece,
   first: Sequence[int],
   second: Sequence[int] | None,
   length: int,
