@@ -132,10 +132,11 @@ def test_gqa(tmp_path):
 
 
 def test_vocabularies_of_answers(tmp_path):
-  missing = vqa.Answers(str(tmp_path / 'none.txt'))
-  assert 'python tools/build_answers.py' in missing.problems()[0]
+  with pytest.raises(UserError, match='python tools/build_answers.py'):
+    vqa.Answers(str(tmp_path / 'none.txt')).names
   (tmp_path / 'twice.txt').write_text('a\nb\na\n')
-  assert "'a' twice" in vqa.Answers(str(tmp_path / 'twice.txt')).problems()[0]
+  with pytest.raises(UserError, match="'a' twice"):
+    vqa.Answers(str(tmp_path / 'twice.txt')).names
 
 
 def karpathy(tmp_path):
