@@ -68,6 +68,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       joint_heads=4,
       text_places=(1, 2),
       image_places=(0, 1),
+      fusion='sum',
       max_length=10,
       dropout=0.0,
       attention_dropout=0.0,

@@ -11,8 +11,9 @@ the true box, if that is at least 0.5, and 0 otherwise. Batch 256, 20 epochs; th
 is 4e-5 after a linear warm-up of 10 % of the steps, and drops by a factor of 10 at
 epochs 12 and 16.
 
-Expected on val, testA and testB: 72.34, 78.52 and 62.61 % (`python tools/paper_tables.py
-1908.02265`). The paper trains on 8 GPUs; the time is not published. Not trained here.
+Expected on val, testA and testB: 72.34, 78.52 and 62.61 % (`python
+tools/paper_tables.py 1908.02265`). The paper trains on 8 GPUs; the time is not
+published. Not trained here.
 """
 
 import ml_collections as mlc
