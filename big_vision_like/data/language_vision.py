@@ -58,8 +58,8 @@ class Texts:
     rows = [spec(regions.Regions, **fit, suffix=suffix) for suffix in suffixes]
     if self.images > 1:
       rows.append(spec(questions.Paired))
-    own = () if self.task is None else ('task',)
-    keep = spec(labels.Keep, names=(*TEXT, *IMAGE, *own, self.answer))
+    names = (*TEXT, *IMAGE, *_own(self.task), self.answer)
+    keep = spec(labels.Keep, names=names)
     parts = [*self.words, *rows, keep]
     return [copy.deepcopy(part) for part in parts]
 
@@ -102,9 +102,10 @@ def stored(name: str, split: str, images: int) -> mlc.ConfigDict:
   return spec(region_features.RegionFeatures, name=name, split=split, examples=images)
 
 
-def words(text: str, length: int) -> mlc.ConfigDict:
-  """Returns the transform of a text to word pieces."""
-  return spec(questions.Words, vocabulary=vocabulary(), text=text, length=length)
+def words(text: str, length: int, task: int | None = None) -> mlc.ConfigDict:
+  """Returns the transform of a text to word pieces, and perhaps a task's number."""
+  fit = dict(text=text, length=length, task=task)
+  return spec(questions.Words, vocabulary=vocabulary(), **fit)
 
 
 def vqa_v2(length: int = 16) -> Texts:
@@ -284,7 +285,9 @@ def flickr30k(split: str) -> mlc.ConfigDict:
   )
 
 
-def retrieval_train(batch_size: int, **options: int) -> mlc.ConfigDict:
+def retrieval_train(
+  batch_size: int, task: int | None = None, **options: int
+) -> mlc.ConfigDict:
   """Returns the input of four pairs for each caption of Flickr30k; one is right."""
   source = spec(
     language.WithRegions,
@@ -293,11 +296,11 @@ def retrieval_train(batch_size: int, **options: int) -> mlc.ConfigDict:
   )
   transforms = [
     spec(questions.Distractors, captions=source),
-    spec(questions.Options, vocabulary=vocabulary(), length=30),
+    spec(questions.Options, vocabulary=vocabulary(), length=30, task=task),
     spec(regions.Regions, rows=101),
     spec(regions.Regions, rows=101, suffix='_2'),
     spec(questions.Paired, order=(0, 0, 1, 0)),
-    spec(labels.Keep, names=(*TEXT, *IMAGE, 'label')),
+    spec(labels.Keep, names=(*TEXT, *IMAGE, *_own(task), 'label')),
   ]
   return spec(
     pipeline.TrainInput,
@@ -309,7 +312,7 @@ def retrieval_train(batch_size: int, **options: int) -> mlc.ConfigDict:
 
 
 def retrieval_eval(
-  split: str, batch_size: int, **options: int
+  split: str, batch_size: int, task: int | None = None, **options: int
 ) -> dict[str, mlc.ConfigDict]:
   """Returns the inputs `data` and `images` of captions and images of Flickr30k."""
   images = spec(
@@ -317,8 +320,9 @@ def retrieval_eval(
     captions=flickr30k(split),
     regions=stored('flickr30k_regions', 'all', 31_783),
   )
+  own = (*TEXT, *_own(task), 'image_number')
   inputs = {
-    'data': (flickr30k(split), [words('caption', 30)], (*TEXT, 'image_number')),
+    'data': (flickr30k(split), [words('caption', 30, task)], own),
     'images': (images, [spec(regions.Regions, rows=101)], IMAGE),
   }
   return {
@@ -331,3 +335,7 @@ def retrieval_eval(
     )
     for name, (source, transforms, names) in inputs.items()
   }
+
+
+def _own(task: int | None) -> Sequence[str]:
+  return () if task is None else ('task',)
