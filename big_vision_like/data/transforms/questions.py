@@ -97,6 +97,36 @@ class Answers(grain.transforms.Map):
 
 
 @dataclasses.dataclass(frozen=True)
+class AskClass(grain.transforms.RandomMap):
+  """A question whether the class of an image is a given one, yes or no at random.
+
+  The results are `question`, `form` with the name of a class, and `label`, 1 for yes.
+  `names` are the names of the classes of the former `label`.
+  """
+
+  names: Sequence[str]
+  form: str = 'is it {}'
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    own = int(labels.feature(example, 'label'))
+    yes = bool(rng.integers(2))
+    other = (own + 1 + int(rng.integers(len(self.names) - 1))) % len(self.names)
+    question = self.form.format(self.names[own if yes else other])
+    return example | {'question': question, 'label': np.int64(yes)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedQuestion(grain.transforms.Map):
+  """The question of `ask` that the id of the example determines, for evaluation."""
+
+  ask: AskClass
+
+  def map(self, example: Example) -> Example:
+    rng = np.random.default_rng(int(labels.feature(example, 'id')))
+    return self.ask.random_map(example, rng)
+
+
+@dataclasses.dataclass(frozen=True)
 class Distractors(grain.transforms.RandomMap):
   """Four pairs of caption and image, of which the first belongs together.
 
