@@ -55,6 +55,8 @@ GROUPS = {
     'convert-weights': 'convert weights between formats of several libraries',
     'build-class-graph': 'write a graph of classes from triples or annotations',
     'convert-visual-genome': "convert Visual Genome to COCO's format",
+    'convert-region-features': 'convert stored features of image regions',
+    'build-answers': 'build the vocabulary of answers to questions about images',
   },
   'Many devices': {
     'launch tpu-vm': 'train on a TPU VM, a pod or several slices',

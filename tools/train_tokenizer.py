@@ -1,4 +1,4 @@
-"""Trains a word-piece vocabulary (sentencepiece) on the texts of a data set.
+"""Trains a vocabulary of word pieces on the texts of a data set.
 
   python tools/train_tokenizer.py wmt14_translate/de-en --features de en \\
       --size 37000 --out vocabularies/wmt14_ende_37k.model
@@ -6,7 +6,9 @@
 
 Texts are drawn at random from the whole split, or from files with one sentence per
 line, up to --max-characters from each feature or file. The ids are 0 padding, 1 BOS, 2
-EOS, 3 unknown, then the pieces. The same command writes the same file.
+EOS, 3 unknown, then the pieces of sentencepiece. With --model-type wordpiece, the file
+is a vocab.txt as of BERT, whose texts are lower-cased: [PAD], [UNK], [CLS], [SEP],
+[MASK], then the pieces. The same command writes the same file.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from collections.abc import Callable, Sequence
 from big_vision_like import errors
 from big_vision_like.errors import UserError, listed
 
-MODEL_TYPES = ('bpe', 'unigram')
+MODEL_TYPES = ('bpe', 'unigram', 'wordpiece')
 
 
 def _reader(options: argparse.Namespace) -> Callable[[], dict[str, list[str]]]:
@@ -53,7 +55,7 @@ def make(options: argparse.Namespace) -> None:
   """Reads the texts, trains and writes the vocabulary, and prints a summary."""
   from big_vision_like import files
   from big_vision_like.data.prepare import tokenizer
-  from big_vision_like.data.text import vocabulary
+  from big_vision_like.data.text import vocabulary, wordpiece
 
   out = pathlib.Path(options.out).expanduser()
   if out.exists() and not options.overwrite:
@@ -64,10 +66,13 @@ def make(options: argparse.Namespace) -> None:
   for name, found in texts.items():
     print(f'{name}: {len(found):,} texts, {sum(map(len, found)):,} characters')
   everything = [line for found in texts.values() for line in found]
-  coverage = options.character_coverage
-  model = tokenizer.train(everything, options.size, options.model_type, coverage)
+  if options.model_type == 'wordpiece':
+    model, kind = wordpiece.train(everything, options.size), wordpiece.WordPiece
+  else:
+    told = options.size, options.model_type, options.character_coverage
+    model, kind = tokenizer.train(everything, *told), vocabulary.SentencePiece
   files.write(out, model)
-  made = vocabulary.SentencePiece(str(out))
+  made = kind(str(out))
   seconds = time.perf_counter() - start
   print(f'{out}: {made.size:,} pieces, {options.model_type}, in {seconds:.1f} s')
   for found in texts.values():
@@ -108,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     type=float,
     default=1.0,
     metavar='SHARE',
-    help='share of the characters with a piece of their own; default: 1.0',
+    help='share of the characters with a piece of their own, of sentencepiece;'
+    ' default: 1.0',
   )
   parser.add_argument(
     '--seed', type=int, default=0, help='seed for drawing texts; default: 0'

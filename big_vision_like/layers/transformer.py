@@ -160,7 +160,8 @@ class Block(nn.Module):
   disables it. `attention_args` and `mlp_args` are extra arguments of
   `MultiHeadAttention` and `Mlp`, or of the classes that replace them:
   `attention_class` takes the number of heads and the dtype and is called like
-  `MultiHeadAttention`; `mlp_class` replaces `Mlp`.
+  `MultiHeadAttention`; `mlp_class` replaces `Mlp`. Without `self_attention` the block
+  attends to the memory only.
   """
 
   num_heads: int
@@ -175,6 +176,7 @@ class Block(nn.Module):
   mlp_args: Mapping[str, Any] = flax.core.FrozenDict()
   attention_class: Callable[..., nn.Module] = attention.MultiHeadAttention
   mlp_class: Callable[..., nn.Module] = Mlp
+  self_attention: bool = True
 
   @nn.compact
   def __call__(
@@ -189,7 +191,9 @@ class Block(nn.Module):
     # With fsdp, batch and state are both sharded. This makes XLA gather the state.
     x_BND = sharding.constrain(x_BND, sharding.BATCH, None, None)
     attend = dict(context=context, train=train, cache_length=cache_length)
-    branches = [functools.partial(self.to_itself, **attend)]
+    branches = []
+    if self.self_attention:
+      branches.append(functools.partial(self.to_itself, **attend))
     if context.memory_BMD is not None:
       branches.append(functools.partial(self.to_memory, **attend))
     branches.append(functools.partial(self.hidden, train=train))

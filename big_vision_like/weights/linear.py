@@ -73,13 +73,13 @@ def written(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
 
 def to_state(flat: tree.Arrays, known: Table) -> dict[str, np.ndarray]:
   """Converts our flat arrays to their names and axes."""
-  return {
-    theirs: np.ascontiguousarray(
-      np.concatenate([to_torch(name, np.asarray(flat[name])) for name in ours])
-    )
-    for theirs, ours in known.items()
-    if ours[0] in flat
-  }
+  state = {}
+  for theirs, ours in known.items():
+    if ours[0] in flat:
+      pieces = [to_torch(name, np.asarray(flat[name])) for name in ours]
+      array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+      state[theirs] = np.array(array, order='C')  # keeps single numbers as they are
+  return state
 
 
 def to_ours(

@@ -99,7 +99,13 @@ def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
   family, source, prefix = _source(arrays, known.path)
   arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
   files.check_finite(arrays, path)
-  if numbers := [name for name, array in arrays.items() if not array.ndim]:
+  # The norm of a whole matrix is one number (torch's weight_norm with dim=None).
+  numbers = [
+    name
+    for name, array in arrays.items()
+    if not array.ndim and not name.endswith('.weight_g')
+  ]
+  if numbers:
     raise UserError(f'{path}: single numbers, not arrays: {files.listed(numbers)}')
   if ours and known.num_heads is None:
     num_heads = ours['architecture'].get('num_heads')

@@ -1,7 +1,7 @@
-"""Tests that every model must pass; a new model joins with a module of tests/battery.
+"""What every model must pass; a new one joins with a module of tests/battery.
 
 `PYTHONPATH=tests python tests/models/battery_test.py [CASE ...]` writes the golden
-parameter trees: the diff of tests/golden/params then shows the effect of a change.
+parameter trees: the diff of tests/golden/params then shows what a change did.
 """
 
 import functools
@@ -25,12 +25,12 @@ from big_vision_like.weights import tree as trees
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'params'
 CASES = battery.cases()
 RUNNABLE = [name for name, case in CASES.items() if case.outputs]
-# Models with randomness, and blocks of one kind.
+# Those with blocks of one kind, and randomness.
 STACKS = [name for name in RUNNABLE if hasattr(CASES[name].model, 'scan')]
 
 
 def listed(case: battery.Case) -> str:
-  """Returns names and shapes of all parameters, one per line."""
+  """Names and shapes of all parameters, one a line."""
   params = jax.eval_shape(case.model.init, jax.random.key(0), *case.inputs)['params']
   flat = trees.flatten(params)
   lines = [f'{name} {"x".join(map(str, flat[name].shape))}' for name in sorted(flat)]
@@ -39,7 +39,7 @@ def listed(case: battery.Case) -> str:
 
 
 def applied(model: nn.Module, variables: dict, inputs: tuple) -> dict:
-  """Returns the model's outputs; only slots are random."""
+  """What the model gives where only slots are random."""
   return model.apply(variables, *inputs, rngs={'slots': jax.random.key(4)})
 
 
@@ -47,7 +47,7 @@ apply = jax.jit(applied, static_argnums=0)
 
 
 def with_gradients(model: nn.Module, names: tuple[str, ...]) -> Callable:
-  """Returns a function of variables and inputs: loss of outputs, outputs, gradients."""
+  """A function of variables and inputs: a loss of these outputs, all, gradients."""
 
   def loss(params, variables, inputs):
     outputs = applied(model, variables | {'params': params}, inputs)
@@ -63,7 +63,7 @@ def with_gradients(model: nn.Module, names: tuple[str, ...]) -> Callable:
 
 
 class Run(NamedTuple):
-  """A case with random variables, its `with_gradients`, and the results of that."""
+  """A case with random variables, `with_gradients` of it, and what that gives."""
 
   case: battery.Case
   variables: dict
@@ -74,7 +74,7 @@ class Run(NamedTuple):
 
 
 def unreached(grads: dict[str, np.ndarray], case: battery.Case) -> list[str]:
-  """Returns a sentence for each parameter that has a wrong zero or nonzero gradient."""
+  """Returns a sentence for each parameter whose gradient should not be as it is."""
   largest, file = max(np.abs(g).max() for g in grads.values()), f'{case.module}.py'
   problems = []
   for name, grad in grads.items():
@@ -126,7 +126,7 @@ def test_parameters_declared_as_cancelled_exist(module):
     )
 
 
-def test_unreached_parameters():
+def test_what_is_unreached():
   case = CASES['vit_token']._replace(cancelled=('.*key/bias',))
   grads = {'a/key/bias': np.zeros(3), 'b/bias': np.zeros(3), 'head': np.ones(3)}
   [told] = unreached(grads, case)
@@ -144,7 +144,7 @@ def test_examples_do_not_see_each_other(name):
     x[1] = x[1, ::-1]
   _, other, _ = run(variables, tuple(changed))
   for name in one:
-    if name.startswith('layer_'):  # its first axis is not the batch
+    if name.startswith('layer_'):  # whose first axis is another one
       continue
     np.testing.assert_allclose(one[name][0], other[name][0], atol=1e-6, err_msg=name)
     assert np.abs(one[name][1] - other[name][1]).max() > 1e-3, name
@@ -159,14 +159,15 @@ def test_training_is_random_and_evaluation_is_not(name):
   @jax.jit
   def train(key):
     rngs = {'dropout': key}
-    return model.apply(variables, *case.inputs, train=True, rngs=rngs)['logits']
+    outputs = model.apply(variables, *case.inputs, train=True, rngs=rngs)
+    return outputs[case.outputs[0]]
 
   keys = jax.random.split(jax.random.key(3))
   one, other = map(train, keys)
   assert np.abs(one - other).max() > 1e-3
   np.testing.assert_array_equal(one, train(keys[0]))
-  assert np.abs(one - ran(name).outputs['logits']).max() > 1e-3
-  # Flax refuses to draw without a key, and this one serves slots only.
+  assert np.abs(one - ran(name).outputs[case.outputs[0]]).max() > 1e-3
+  # Flax refuses to draw without a key, of which this one is for slots alone.
   jax.eval_shape(functools.partial(applied, model), variables, case.inputs)
 
 
@@ -182,7 +183,7 @@ def test_bfloat16_is_finite_and_near(name):
     assert np.isfinite(value.astype(jnp.float32)).all(), name
   scale, error = np.abs(exact[result]).max(), rough[result] - exact[result]
   assert np.abs(error).max() < 0.05 * scale
-  assert np.any(error)  # computed in half precision
+  assert np.any(error)  # half precision was at work
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_scan_and_remat_change_nothing(name, scan, remat):
 
 
 @pytest.mark.parametrize('name', RUNNABLE)
-def test_four_devices_match_one(name):
+def test_four_devices_are_one(name):
   case, variables, _, _, one, _ = ran(name)
   mesh = meshes.make_mesh(devices=jax.devices()[:4])
   named = {str(n): x for n, x in enumerate(case.inputs)}

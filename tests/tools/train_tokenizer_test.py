@@ -8,6 +8,7 @@ import texts
 
 from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.text.vocabulary import SentencePiece
+from big_vision_like.data.text.wordpiece import WordPiece
 from big_vision_like.errors import UserError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / 'tools' / 'train_tokenizer.py'
@@ -164,3 +165,13 @@ def test_help_loads_nothing():
     'assert not loaded & set(sys.modules)\n'
   )
   subprocess.run([sys.executable, '-c', program], check=True, capture_output=True)
+
+
+def test_word_pieces_of_bert(tool, tmp_path, capsys):
+  text, out = tmp_path / 'text', tmp_path / 'vocab.txt'
+  text.write_text('Ein roter Ring.\nein Ring\n')
+  options = '--model-type', 'wordpiece', '--size', '30', '--out', str(out)
+  tool.main(['--text', str(text), *options])
+  made = WordPiece(str(out))
+  assert made.pieces(made.encode('EIN Ring')) == ['ein', 'ring']
+  assert f'{made.size} pieces, wordpiece' in capsys.readouterr().out
