@@ -4,9 +4,8 @@ The cells of an encoder's feature map, or plain patches, take the place of detec
 regions (arXiv:2103.04037 section 3): each has features, and its location in the image.
 The cell in row 0 represents the whole image, as for stored regions.
 
-Axes: B batch, T tokens, H W image, h w grid, P side of a patch, I
-channels, F features, R regions; 5 is
-left, top, right, bottom and area as fractions of the image.
+Axes: B batch, T tokens, H W image, h w grid, P side of a patch, I channels, F features,
+R regions; 5 is left, top, right, bottom and area as fractions of the image.
 """
 
 import flax.linen as nn
