@@ -3,7 +3,8 @@
 A decoder reads the cells of an image encoder's map. At each word, a recurrent decoder
 looks at a weighted sum of the cells (soft attention) or at one of them (hard). Its
 parts differ between the authors' code (kelvinxu/arctic-captions) and the widely used
-tutorial (sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning): see `VARIANTS`. `TransformerDecoder` reads the same cells. Extends `transformer`.
+tutorial (sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning), see `VARIANTS`.
+`TransformerDecoder` reads the same cells. Extends `transformer`.
 
 Axes: B batch, H W image, C channels, h w map, N = h * w cells, D features of a cell, T
 words, V vocabulary, E features of a word, U units of the LSTM, G four gates of them, A
@@ -450,7 +451,7 @@ class Captioner(nn.Module):
       cells = cells.reshape(len(cells), height, width, -1)
     if cells.ndim != 4:
       raise UserError(
-        f'read={self.read!r} has the shape {cells.shape}: it is neither a map nor tokens'
+        f'read={self.read!r} of shape {cells.shape} is neither a map nor tokens'
       )
     return cells if self.side is None else resampling.adaptive_average(cells, self.side)
 
