@@ -21,9 +21,10 @@ import jax.numpy as jnp
 
 from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.models import transformer
-from big_vision_like.ops import precision, resampling
+from big_vision_like.ops import positions, precision, resampling
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh}
+POSITIONS = ('none', 'sincos2d')
 # The stream of random numbers for locations of hard attention.
 LOCATIONS = 'locations'
 State = tuple[jax.Array, jax.Array]
@@ -419,13 +420,16 @@ class Captioner(nn.Module):
   `encoder` is any model of images. `read` names the output that is attended to, a map
   (B, h, w, D) or tokens (B, N, D) of a model with a `grid`, whose other leading tokens
   are left out. `side` resizes it to a square of this side, by adaptive average pooling.
-  Returns the decoder's named arrays, and `cells` (B, h, w, D).
+  `posemb='sincos2d'` adds fixed positions to cells, which a decoder needs to read from
+  left to right if cells do not show where they are. Returns the decoder's named arrays,
+  and `cells` (B, h, w, D).
   """
 
   encoder: nn.Module
   decoder: nn.Module
   read: str = 'tokens'
   side: int | None = None
+  posemb: str = 'none'
 
   tiny = dict(side=4)
 
@@ -453,7 +457,14 @@ class Captioner(nn.Module):
       raise UserError(
         f'read={self.read!r} of shape {cells.shape} is neither a map nor tokens'
       )
-    return cells if self.side is None else resampling.adaptive_average(cells, self.side)
+    if self.side is not None:
+      cells = resampling.adaptive_average(cells, self.side)
+    check_one_of(POSITIONS, posemb=self.posemb)
+    if self.posemb == 'sincos2d':
+      _, height, width, features = cells.shape
+      pos_1ND = positions.sincos2d(height, width, features)
+      cells += pos_1ND.reshape(1, height, width, features).astype(cells.dtype)
+    return cells
 
   @property
   def vocab_size(self) -> int:
