@@ -44,8 +44,8 @@ class Captions(Source):
   each='caption', every caption is an example of its own, for training. `text` selects
   the `tokens` of the file, separated by spaces, or the `raw` text, which published
   evaluations read. `left_out` counts captions without words and those of more than
-  `max_words` words, and images that have no others. `examples` is the number of
-  examples, for plans made before the data are available.
+  `max_words` words, and images that have no others. `examples` is their
+  number, for plans made before the data are available.
   """
 
   file: str
@@ -95,11 +95,6 @@ class Captions(Source):
         )
     if not rows:
       raise UserError(f'{self.file}: no image of {self.split!r} has a caption')
-    if self.examples not in (None, len(rows)):
-      raise UserError(
-        f'{self.file} has {len(rows):,} examples of the split {self.split!r}, not the'
-        f' {self.examples:,} that the config gives: correct `examples`'
-      )
     return rows, dict(left_out)
 
   def _fits(self, text: str, left_out: Counter[str]) -> bool:
