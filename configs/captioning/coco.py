@@ -7,12 +7,13 @@
 data/coco has dataset_coco.json and the folder `images` with train2014 and val2014.
 Encoders start from weights that torchvision or Google published, under weights.
 
-- `soft` and `hard` are the authors' models (kelvinxu/arctic-captions): the 14x14 map of a frozen VGG19, an LSTM of 1,800 units, 10,000 words, Adam, batch 64,
-  doubly stochastic weight 1. Hard attention is trained by REINFORCE with a moving
-  average as baseline. The learning rate is 4e-4 here; the authors' 0.01 is for their
-  own Adam. They group batches by the length of captions and stop when BLEU on the
-  validation images has not improved for ten evaluations, 2,000 updates apart; here a
-  run has a fixed length, and `keep_best` keeps its best checkpoint.
+- `soft` and `hard` are the authors' models (kelvinxu/arctic-captions): the 14x14 map
+  of a frozen VGG19, an LSTM of 1,800 units, 10,000 words, Adam, batch 64, doubly
+  stochastic weight 1. Hard attention is trained by REINFORCE with a moving average as
+  baseline. The learning rate is 4e-4 here; the authors' 0.01 is for their own Adam.
+  They group batches by the length of captions and stop when BLEU on the validation
+  images has not improved for ten evaluations, 2,000 updates apart; here a run has a
+  fixed length, and `keep_best` keeps its best checkpoint.
   Expected on the test images, BLEU-1 to 4 without brevity penalty: `soft` 70.7, 49.2,
   34.4 and 24.3 %, `hard` 71.8, 50.4, 35.7 and 25.0 %.
 - `tutorial` is the PyTorch tutorial's (sgrvinod): ResNet-101 at 256 pixels, its map

@@ -226,7 +226,10 @@ def captioned_features() -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class MadeUp(Source):
-  """Made-up photographs with captions, in place of missing ones: for plans."""
+  """Made-up photographs with captions, in place of missing ones: for plans.
+
+  As there may be no vocabulary, they have ids of words too, `target`.
+  """
 
   examples: int | None
   size: tuple[int, int] = (480, 640)
@@ -253,8 +256,13 @@ class MadeUp(Source):
     texts = [
       ' '.join(rng.choice(fake.WORDS, size=rng.integers(3, 6))) for _ in range(2)
     ]
-    image_HWC = _picture(tuple(self.size), index % 8)
-    return {'image': image_HWC, 'captions': encoded(tuple(texts)), 'id': index}
+    image = _picture(tuple(self.size), index % 8)
+    return {
+      'image': image,
+      'captions': encoded(tuple(texts)),
+      'target': np.array([4, 5, 6], np.int32),
+      'id': index,
+    }
 
 
 @functools.cache

@@ -30,7 +30,8 @@ class Encode(grain.transforms.Map):
   """Replaces `captions` by `target`: int32 ids of the first, the end, then zeros.
 
   `target` has `length` ids, including the end. A longer caption is an error, or with
-  `truncate` loses its last words. Words outside of the vocabulary become unknown.
+  `truncate` loses its last words. Words outside of the vocabulary become unknown. A
+  `target` of ids without an end, which made-up examples have, replaces the caption.
   """
 
   vocabulary: words.Words
@@ -44,8 +45,11 @@ class Encode(grain.transforms.Map):
       raise UserError(f'length={self.length} leaves no room for a word and the end')
 
   def map(self, example: Example) -> Example:
-    texts = texts_of(example)
-    ids = self.vocabulary.encode(decoded(texts[0])) if len(texts) else []
+    if 'target' in example:
+      ids, end = example['target'].tolist(), 2
+    else:
+      texts, end = texts_of(example), self.vocabulary.eos_id
+      ids = self.vocabulary.encode(decoded(texts[0])) if len(texts) else []
     if not ids:
       raise BadRecordError(
         f'the example with id {name_of(example)} has no caption with words'
@@ -57,7 +61,7 @@ class Encode(grain.transforms.Map):
         ' raise it, set truncate, or leave out long captions with max_words of the'
         ' source'
       )
-    ids = [*ids[: self.length - 1], self.vocabulary.eos_id]
+    ids = [*ids[: self.length - 1], end]
     target = np.zeros(self.length, np.int32)
     target[: len(ids)] = ids
     kept = {name: value for name, value in example.items() if name != 'captions'}
