@@ -355,7 +355,8 @@ class RecurrentDecoder(nn.Module):
 class TransformerDecoder(nn.Module):
   """The decoder of a Transformer that attends to the cells of an image.
 
-  The Transformer's encoder is not used: cells take the place of its output.
+  The Transformer's encoder is not used: cells, projected to its width, take the place
+  of its output.
   """
 
   transformer: transformer.Transformer
@@ -369,22 +370,23 @@ class TransformerDecoder(nn.Module):
   def sharding_rules(self) -> Any:
     return self.transformer.sharding_rules
 
+  def setup(self) -> None:
+    self.project = nn.Dense(self.transformer.width, dtype=self.transformer.dtype)
+
   def __call__(
     self, cells_BND: jax.Array, ids_BT: jax.Array, train: bool = False
   ) -> dict[str, jax.Array]:
     """Returns `logits` (B, T, V) for ids that start with BOS and are padded with 0."""
-    features_BTD = self.transformer.decode(
-      ids_BT, cells_BND, _present(cells_BND), train=train
-    )
-    return {'logits': self.transformer.logits(features_BTD)}
+    memory = self.project(cells_BND)
+    features = self.transformer.decode(ids_BT, memory, _present(memory), train=train)
+    return {'logits': self.transformer.logits(features)}
 
   def begin(self, cells_BND: jax.Array, beams: int, length: int) -> jax.Array:
-    """Stores keys and values of the cells in `cache`; returns the cells."""
+    """Stores keys and values of the cells in `cache`; returns the projected cells."""
     none_b0 = jnp.zeros((len(cells_BND) * beams, 0), jnp.int32)
-    self.transformer.decode(
-      none_b0, cells_BND, _present(cells_BND), cache_length=length
-    )
-    return cells_BND
+    memory = self.project(cells_BND)
+    self.transformer.decode(none_b0, memory, _present(memory), cache_length=length)
+    return memory
 
   def next_logits(
     self, token_b: jax.Array, index: jax.Array, memory: jax.Array, length: int

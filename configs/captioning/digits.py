@@ -33,7 +33,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   def transforms() -> list[mlc.ConfigDict]:
     return [
       spec(image.Decode, channels=1),
-      spec(captions.Encode, vocabulary=vocabulary, length=LENGTH),
+      spec(captions.Encode, vocabulary=vocabulary, length=LENGTH, truncate=True),
     ]
 
   c.train_data = spec(
