@@ -474,6 +474,11 @@ class Captioner(nn.Module):
     return self.decoder.vocab_size
 
   @property
+  def num_classes(self) -> int:
+    """The number of words, which are the classes of what is predicted."""
+    return self.vocab_size
+
+  @property
   def sharding_rules(self) -> Any:
     return getattr(self.decoder, 'sharding_rules', ())
 

@@ -5,7 +5,7 @@ vocabulary, L found words, K beams.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,16 @@ class Captioning(task.GradientTask):
   @property
   def images(self) -> images.Normalization:
     return images.Normalization(self.mean, self.std)
+
+  @property
+  def num_classes(self) -> None:
+    """None: labels of images are not words."""
+    return None
+
+  def networks(self) -> Mapping[str, task.Network]:
+    return {
+      'model': task.Network(self.model, self.model_inputs, self._variables, self.images)
+    }
 
   @property
   def recurrent(self) -> bool:

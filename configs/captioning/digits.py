@@ -48,10 +48,12 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     model=spec(
       captioning.Captioner,
       encoder=spec(
-        visual_transformer.Convolutions, channels=(32, 32, 32), strides=(1, 2, 2)
+        visual_transformer.Convolutions,
+        channels=(32, 32, 32, 32),
+        strides=(1, 2, 1, 2),
       ),
       decoder=decoder(name, ids),
-      read='stage3',
+      read='stage4',
       posemb='sincos2d',
     ),
     optimizer=spec(
