@@ -100,11 +100,10 @@ def decoder(name: str, ids: int) -> mlc.ConfigDict:
       transformer=spec(
         transformer.Transformer,
         vocab_size=ids,
-        width=32,
+        width=64,
         depth=1,
-        decoder_depth=1,
         num_heads=1,
-        mlp_dim=64,
+        mlp_dim=128,
         dropout=0.0,
         norm='pre',
         final_norm=True,
