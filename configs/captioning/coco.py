@@ -18,7 +18,7 @@ Encoders start from weights that torchvision or Google published, under weights.
   34.4 and 24.3 %, `hard` 71.8, 50.4, 35.7 and 25.0 %.
 - `tutorial` is the PyTorch tutorial's (sgrvinod): ResNet-101 at 256 pixels, its map
   pooled to 14x14, 512 everywhere, Adam 4e-4, values of gradients clipped to 5, 13
-  epochs of batch 80. `tutorial_finetuned` goes on from its run, runs/captions_tutorial:
+  epochs of batch 80. `tutorial_finetuned` continues its run, runs/captions_tutorial:
   3 epochs of batch 32 with a learning rate of 1e-4 for the encoder from its second
   stage. Norms are frozen here; the tutorial's have the statistics of each batch.
   Expected BLEU-4 on the test images with 1, 3 and 5 beams: 30.28, 33.06 and 33.29 %.
