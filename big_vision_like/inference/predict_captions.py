@@ -75,6 +75,7 @@ class Writer:
     found = [
       {'caption': ' '.join(self.preprocess.words(ids)), 'score': float(score)}
       for ids, score in zip(beams[0], scores[0], strict=True)
+      if score > search.WORST  # otherwise fewer captions have ended
     ]
     rows = [(one['caption'] or '(empty)', f'{one["score"]:.3f}') for one in found]
     if not self.draws:

@@ -29,4 +29,5 @@ def sheet(
   for word, map_hw in zip(words, attention_Thw, strict=True):
     lit_HWC = images.highlight(shown_HWC, np.asarray(map_hw, np.float32))
     parts.append(captions.captioned(lit_HWC, word))
-  return images.tile(np.stack(parts), columns=COLUMNS, gap=GAP)
+  columns = min(COLUMNS, len(parts))
+  return images.tile(np.stack(parts), columns=columns, gap=GAP)

@@ -38,7 +38,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(tfds.Tfds, name='digit_rows', split='train'),
+    source=spec(tfds.Tfds, name='digit_rows', split='train', examples=20_000),
     transforms=transforms(),
     batch_size=64,
     seed=c.get_ref('seed'),
@@ -74,7 +74,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   )
   test = spec(
     pipeline.EvalInput,
-    source=spec(tfds.Tfds, name='digit_rows', split='test'),
+    source=spec(tfds.Tfds, name='digit_rows', split='test', examples=1_000),
     transforms=transforms(),
     batch_size=200,
   )
