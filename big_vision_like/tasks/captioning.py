@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import captioning, transformer
@@ -115,6 +116,13 @@ class Captioning(task.GradientTask):
       raise UserError(
         f'the caption in row {row} of {ids.shape}{which} is empty: leave such captions'
         ' out of the data'
+      )
+    last = np.take_along_axis(ids, (ids != 0).sum(axis=1, keepdims=True) - 1, axis=1)
+    for row in (last[:, 0] != self.eos_id).nonzero()[0]:
+      raise UserError(
+        f'the caption in row {row} of {ids.shape} ends with the id {last[row, 0]}, not'
+        f' with eos_id={self.eos_id}: set eos_id and bos_id of the task to the ids of'
+        ' <end> and <start> in the vocabulary'
       )
 
   def words_read(self, target_BT: jax.Array) -> jax.Array:

@@ -157,6 +157,10 @@ def test_the_encoder_can_have_a_rate_of_its_own():
   [
     ({'target': np.array([[4, V, 2, 0]], np.int32)}, r'word id 9 in row 0: .* 0 to 8'),
     ({'target': np.zeros((1, 4), np.int32), 'id': np.array([7])}, r'\(id 7\) is empty'),
+    (
+      {'target': np.array([[4, 5, 6, 0]], np.int32)},
+      'ends with the id 6, not with eos',
+    ),
   ],
 )
 def test_batches_that_cannot_be_trained_on(change, message):
