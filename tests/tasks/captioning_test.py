@@ -4,6 +4,7 @@ import battery
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from big_vision_like import optim
@@ -150,6 +151,15 @@ def test_the_encoder_can_have_a_rate_of_its_own():
   assert moved['encoder']['stage1_conv1']['kernel'] == 0.0
   assert moved['encoder']['stage2_conv1']['kernel'] == pytest.approx(5e-3, rel=1e-2)
   assert moved['decoder']['out']['head']['bias'] == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_values_of_gradients_are_clipped():
+  optimizer = optim.Optimizer(optax.identity(), rate=1.0, clip_value=0.5)
+  params = {'a': jnp.zeros(3)}
+  gradients = {'a': jnp.array([2.0, -3.0, 0.1])}
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  np.testing.assert_allclose(updates['a'], [-0.5, 0.5, -0.1])
+  assert optim.adamw(1e-3, clip_value=5.0).clip_value == 5.0
 
 
 @pytest.mark.parametrize(
