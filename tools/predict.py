@@ -1,4 +1,4 @@
-"""Classifies images, finds objects in them or segments them, and draws what it found.
+"""Classifies images, finds objects, segments or describes them, and draws the result.
 
     python tools/predict.py --weights=weights/B_16.npz cat.jpg dog.png --out=looked
     python tools/predict.py --weights=weights/detr-r50-e632da11.pth a.jpg --out=looked
@@ -14,7 +14,8 @@ DETR it shows the objects; NAME-attention.png shows the decoder's attention for 
 them, and NAME-segments.png the segment of each pixel if the model predicts masks. For
 a UPerNet or a semantic FPN it shows the class of each pixel, with a legend. For a
 TimeSformer, which names videos, it shows the frames, lit by the attention of the class
-token, and how much attention each frame gets; NAME-played.gif plays them.
+token, and how much attention each frame gets; NAME-played.gif plays them. For
+a captioner it shows the image for each word of the best caption, lit by attention.
 
 --csv and --json write the predictions for other programs. Boxes are left, top, right,
 bottom in pixels of the image; an image that cannot be read has its error in the JSON.
@@ -116,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   loading.add_source_grid(parser)
   parser.add_argument('--labels', help='file with one class name per line')
-  parser.add_argument('--top', type=int, help='number of classes to show; default: 5')
+  parser.add_argument(
+    '--top', type=int, help='number of classes to show, or captions; default: 5, 3'
+  )
   parser.add_argument(
     '--threshold',
     type=float,
@@ -195,7 +198,7 @@ def predictor_of(
   kinds = spec.declared(inference, 'prepares')
   own = kinds[type(preprocess)]
   for kind in kinds.values():
-    if kind is not own and getattr(args, kind.option) is not None:
+    if kind.option != own.option and getattr(args, kind.option) is not None:
       raise UserError(
         f'--{kind.option} is for weights that {kind.does}; these {own.does}:'
         f' --{own.option} {own.explained}'

@@ -33,7 +33,8 @@ class Optimizer:
   """An optax transformation combined with rules for each parameter.
 
   The gradient of the loss plus the penalty sum(l2 * parameter^2) / 2 is clipped to a
-  global norm of `clip_norm`. The update is
+  global norm of `clip_norm`, and each of its values to [-clip_value, clip_value]. The
+  update is
 
       after_rate(-rate(step) * rate_factor * u),  u = transform(gradient) + decay * p
 
@@ -54,6 +55,7 @@ class Optimizer:
   l2_rules: Rules = (('.*', 1.0),)
   adapt: Callable[[Tree, Tree, Tree], Tree] | None = None
   after_rate: optax.GradientTransformation | None = None
+  clip_value: float | None = None
 
   def __post_init__(self) -> None:
     if isinstance(self.rate, (list, tuple)):
@@ -144,6 +146,8 @@ class Optimizer:
       parts.append(_each(lambda g, p, own: g + own * p, self.l2_of(params)))
     if self.clip_norm is not None:
       parts.append(of_trained(optax.clip_by_global_norm(self.clip_norm)))
+    if self.clip_value is not None:
+      parts.append(of_trained(optax.clip(self.clip_value)))
     parts.append(of_trained(self.transform))
     if self.weight_decay:
       parts.append(_each(lambda u, p, d: u + d * p, self.decay_of(params)))
@@ -190,10 +194,12 @@ def adamw(
   decay_rules: Rules = (('.*kernel', 1.0),),
   rate_rules: Rules = (),
   eps: float = 1e-8,
+  clip_value: float | None = None,
 ) -> Optimizer:
   """Returns Adam with decoupled decay, which the rate multiplies (arXiv:1711.05101)."""
   transform = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
-  return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
+  parts = transform, rate, weight_decay, clip_norm, decay_rules, rate_rules
+  return Optimizer(*parts, clip_value=clip_value)
 
 
 def bert_adam(

@@ -13,7 +13,8 @@ from big_vision_like.weights.fields import COUNT, FLAG, SIDES, TEXT
 
 # Files of weights in folders of timm and transformers, and their JSON files.
 _IN_FOLDERS = ('model.safetensors', 'pytorch_model.bin')
-_METADATA = ('config.json', 'preprocessor_config.json')
+# words.json has the words of captions, by id.
+_METADATA = ('config.json', 'preprocessor_config.json', 'words.json')
 _RESNET: fields.Table = {
   'architecture': TEXT,
   'downsample_in_first_stage': FLAG,

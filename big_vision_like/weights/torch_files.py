@@ -2,15 +2,19 @@
 
 Such a file is a pickle, a program that calls functions by name, with raw arrays. It
 never reaches Python's own unpickler. `pickles` follows the few instructions that
-tensors and plain containers need, and rejects anything else by name. Both layouts are
+tensors and plain containers need, and rejects anything else by name. Some files hold
+whole modules instead of their state dicts: objects of the classes in `_OBJECTS` become
+inert records of their attributes, in which arrays are found by name. Both layouts are
 read: the archive of PyTorch since 1.6, and the older one, which DETRs were published
 in.
 """
 
+import dataclasses
 import io
 import math
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -61,11 +65,31 @@ _CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
   ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
   ('torch', 'Size'): tuple,
   ('argparse', 'Namespace'): lambda: None,  # the arguments of a training run
+  ('collections', 'defaultdict'): lambda *_: {},
+  **{(home, 'set'): lambda items=(): None for home in ('builtins', '__builtin__')},
+  ('torch.nn.backends.thnn', '_get_thnn_function_backend'): lambda: None,
 }
+# Modules, and classes of them, whose objects are read as their attributes.
+_OBJECTS = (
+  (r'torch\.nn\.modules\.\w+', r'[A-Z]\w*'),
+  (r'torch\.optim\.\w+', r'[A-Z]\w*'),
+  (r'torchvision\.models\.resnet', r'ResNet|Bottleneck|BasicBlock'),
+  # The captioning tutorial of sgrvinod.
+  (r'models', r'Encoder|DecoderWithAttention|Attention'),
+)
+_PLAIN = ('dict', 'object')  # types that are named, but not called
+_DEEPEST = 50  # levels of modules in modules
 
 
 # Arrays by name, and sentences about what was not read.
 Read = tuple[dict[str, np.ndarray], tuple[str, ...]]
+
+
+@dataclasses.dataclass(eq=False)
+class _Object:
+  """A stand-in for an object: the attributes that a pickle sets."""
+
+  attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Storage(NamedTuple):
@@ -120,6 +144,8 @@ def _state(
 ) -> tuple[dict[str, _Tensor], tuple[str, ...]]:
   """Finds the state dict, and returns sentences about others in the file."""
   within, told = (), ()
+  if arrays := _of_modules(content):
+    content = arrays
   while not _is_state(content):
     there = isinstance(content, dict) and [
       k for k in _KEYS if isinstance(content.get(k), dict) and content[k]
@@ -138,6 +164,35 @@ def _state(
   archives.check_names(content, path)
   archives.check_size(sum(tensor.nbytes for tensor in content.values()), path)
   return content, told
+
+
+def _of_modules(content: Any) -> dict[str, _Tensor]:
+  """Returns the tensors of a module, or of all modules in a dict, by name."""
+  if isinstance(content, _Object):
+    return _of_module(content)
+  found = {}
+  for name, value in content.items() if isinstance(content, dict) else ():
+    if isinstance(name, str) and isinstance(value, _Object):
+      found |= {f'{name}.{inner}': x for inner, x in _of_module(value).items()}
+  return found
+
+
+def _of_module(module: _Object, level: int = 0) -> dict[str, _Tensor]:
+  """Returns the tensors of a module and of its parts, named as in its state dict."""
+  if level > _DEEPEST:
+    raise UserError(f'its modules contain each other more than {_DEEPEST} times')
+  found = {}
+  for kind in ('_parameters', '_buffers', '_modules'):
+    parts = module.attributes.get(kind)
+    for name, value in parts.items() if isinstance(parts, dict) else ():
+      if isinstance(value, _Object):
+        inner = _of_module(value, level + 1)
+        found |= {f'{name}.{key}': x for key, x in inner.items()}
+      elif isinstance(value, _Tensor):
+        found[str(name)] = value
+    if len(found) > pickles.MOST:
+      raise UserError('its modules hold too many arrays')
+  return found
 
 
 def _is_state(content: Any) -> bool:
@@ -165,7 +220,9 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
   return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _storage(saved: Any) -> _Storage:
+def _storage(saved: Any) -> _Storage | pickles.Named:
+  if saved[0] == 'module' and isinstance(saved[1], pickles.Named):
+    return saved[1]  # a class with its source code, which older files hold
   kind, dtype, key, _, size, *view = saved
   known = isinstance(dtype, pickles.Named) and dtype.name in _DTYPES
   if kind != 'storage' or not known or (view and view[0]):
@@ -178,7 +235,9 @@ def _storage(saved: Any) -> _Storage:
 
 def _found(module: str, name: str) -> pickles.Named:
   storage = module in ('torch', 'torch.storage') and name in _DTYPES
-  if not storage and (module, name) not in _CALLABLES:
+  plain = module in ('builtins', '__builtin__') and name in _PLAIN
+  known = storage or plain or _is_object(module, name)
+  if not known and (module, name) not in _CALLABLES:
     raise UserError(
       f'it holds a {module}.{name}, which is not read since it may run code: if you'
       ' trust it, save only its tensors'
@@ -186,17 +245,40 @@ def _found(module: str, name: str) -> pickles.Named:
   return pickles.Named(module, name)
 
 
+def _is_object(module: str, name: str) -> bool:
+  return any(re.fullmatch(x, module) and re.fullmatch(y, name) for x, y in _OBJECTS)
+
+
+class _Callables(dict):
+  """Stand-ins by name; those of the classes in `_OBJECTS` make records."""
+
+  def __missing__(self, named: pickles.Named) -> Callable[..., _Object]:
+    if _is_object(*named):
+      return lambda *_: _Object()
+    raise KeyError(named)
+
+
+def _build(target: Any, state: Any) -> None:
+  """Sets the attributes of a record; those of other objects are not needed."""
+  if isinstance(target, _Object) and isinstance(state, dict):
+    target.attributes = state
+
+
 def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
   """Interprets one pickle; returns its value, and the storages it names by key."""
   storages: dict[str, _Storage] = {}
 
-  def persistent(saved: Any) -> _Storage:
+  def persistent(saved: Any) -> _Storage | pickles.Named:
     storage = _storage(saved)
+    if isinstance(storage, pickles.Named):
+      return storage
     if storages.setdefault(storage.key, storage) != storage:
       raise ValueError(f'two storages are called {storage.key}')
     return storage
 
-  return pickles.load(file, _found, _CALLABLES, persistent=persistent), storages
+  known = _Callables(_CALLABLES)
+  value = pickles.load(file, _found, known, persistent=persistent, build=_build)
+  return value, storages
 
 
 def _read_archive(path: pathlib.Path) -> Read:

@@ -29,7 +29,7 @@ from big_vision_like import optim
 from big_vision_like.data import language_vision
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import caption_texts, language
-from big_vision_like.data.transforms import captions, labels, regions
+from big_vision_like.data.transforms import labels, mismatched, regions
 from big_vision_like.evals import pretraining as evals
 from big_vision_like.layers import pairs
 from big_vision_like.models import bert, vilbert, visual_bert
@@ -124,11 +124,11 @@ def data(split: str, share: float = 1.0) -> dict:
     regions=language_vision.stored('conceptual_captions_regions', split, IMAGES[split]),
     tolerated=0.15,
   )
-  mismatched = spec(captions.Mismatched, captions=source)
+  pairing = spec(mismatched.Mismatched, captions=source)
   if split != 'train':
-    mismatched = spec(captions.FixedMismatch, mismatched=mismatched)
+    pairing = spec(mismatched.FixedMismatch, mismatched=pairing)
   transforms = [
-    mismatched,
+    pairing,
     language_vision.words('caption', LENGTH),
     spec(regions.Regions, rows=ROWS, targets=True, truncate=True),
     spec(labels.Keep, names=(*tasks.INPUTS, 'region_targets', 'aligned')),

@@ -20,7 +20,7 @@ from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import scene_captions
 from big_vision_like.data.sources import tfds
 from big_vision_like.data.text import wordpiece
-from big_vision_like.data.transforms import captions, labels, questions, regions
+from big_vision_like.data.transforms import labels, mismatched, questions, regions
 from big_vision_like.evals import pretraining as evals
 from big_vision_like.layers import pairs
 from big_vision_like.models import vilbert, visual_bert
@@ -109,16 +109,16 @@ def data(
   """Returns the input of a split, in random order with a seed, else for evaluation."""
   examples = 40_000 if split == 'train' else 1_000
   source = spec(tfds.Tfds, name='scene_captions', split=split, examples=examples)
-  mismatched = spec(
-    captions.Mismatched,
+  pairing = spec(
+    mismatched.Mismatched,
     captions=source,
     changed=0.5,
     words=(scene_captions.COLORS, scene_captions.SHAPES),
   )
   if seed is None:
-    mismatched = spec(captions.FixedMismatch, mismatched=mismatched)
+    pairing = spec(mismatched.FixedMismatch, mismatched=pairing)
   transforms = [
-    mismatched,
+    pairing,
     spec(questions.Words, vocabulary=vocabulary, text='caption', length=LENGTH),
     spec(regions.Regions, rows=scene_captions.OBJECTS + 1, targets=True),
     spec(labels.Keep, names=(*tasks.INPUTS, 'region_targets', 'aligned')),

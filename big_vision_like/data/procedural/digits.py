@@ -33,19 +33,9 @@ class Digits(drawing.Pictures):
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-    from sklearn import datasets, model_selection  # slow to import, needed only here
-
-    scans = datasets.load_digits()
-    train, test = model_selection.train_test_split(
-      np.arange(len(scans.target)),
-      test_size=450,
-      random_state=0,
-      stratify=scans.target,
-    )
-    images_NHW = np.round(scans.images * (255 / 16)).astype(np.uint8)
+    images_NHW, labels_N, ids = scans()
     return {
-      'train': self._generate_examples(images_NHW, scans.target, train),
-      'test': self._generate_examples(images_NHW, scans.target, test),
+      split: self._generate_examples(images_NHW, labels_N, ids[split]) for split in ids
     }
 
   def _generate_examples(
@@ -54,3 +44,18 @@ class Digits(drawing.Pictures):
     for position, i in enumerate(ids.tolist()):
       image = drawing.png(images_NHW[i][:, :, None])
       yield position, {'image': image, 'label': int(labels_N[i]), 'id': i}
+
+
+def scans() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+  """Returns all scans, uint8 (N, 8, 8), their labels, and the indices of each split."""
+  from sklearn import datasets, model_selection  # slow to import, needed only here
+
+  found = datasets.load_digits()
+  train, test = model_selection.train_test_split(
+    np.arange(len(found.target)),
+    test_size=450,
+    random_state=0,
+    stratify=found.target,
+  )
+  images_NHW = np.round(found.images * (255 / 16)).astype(np.uint8)
+  return images_NHW, found.target, {'train': train, 'test': test}

@@ -1,4 +1,4 @@
-"""Transforms of captions to captions that do not belong to their image."""
+"""Transforms of images with captions: one caption becomes the ids of its words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,92 +7,79 @@ from typing import Any
 import grain
 import numpy as np
 
-from big_vision_like.data.sources.base import Source
-from big_vision_like.data.transforms import labels
-from big_vision_like.errors import UserError
+from big_vision_like.data.text import words
+from big_vision_like.errors import BadRecordError, UserError
 
 Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Mismatched(grain.transforms.RandomMap):
-  """Replacement of a `share` of the captions; sets `aligned`, False if replaced.
-
-  `captions` is the source of the examples. Of the replacements, the share `changed` has
-  one word of the caption exchanged for another word of its group in `words`; all
-  others, and captions without such a word, become the caption of a random example.
-  """
-
-  captions: Source
-  share: float = 0.5
-  changed: float = 0.0
-  words: Sequence[Sequence[str]] = ()
-  caption: str = 'caption'
-
-  def __post_init__(self) -> None:
-    if self.changed and not self.words:
-      raise UserError(
-        f'changed={self.changed} needs groups of words to exchange: give `words`'
-      )
+class Choose(grain.transforms.RandomMap):
+  """Keeps one of an image's `captions`, drawn at random."""
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
-    own = as_text(labels.feature(example, self.caption))
-    if rng.random() >= self.share:
-      return example | {self.caption: own, 'aligned': np.bool_(True)}
-    other = None
-    if rng.random() < self.changed:
-      other = one_word_changed(own, self.words, rng)
-    if other is None:
-      other = other_caption(self.captions, self.caption, own, rng)
-    return example | {self.caption: other, 'aligned': np.bool_(False)}
+    texts = texts_of(example)
+    if not len(texts):
+      raise BadRecordError(f'the example with id {name_of(example)} has no captions')
+    place = int(rng.integers(len(texts)))
+    return example | {'captions': texts[place : place + 1]}
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedMismatch(grain.transforms.Map):
-  """`Mismatched` for evaluation: the choices depend on the `id` of an example only."""
+class Encode(grain.transforms.Map):
+  """Replaces `captions` by `target`: int32 ids of the first, the end, then zeros.
 
-  mismatched: Mismatched
-  seed: int = 0
+  `target` has `length` ids, including the end. A longer caption is an error, or with
+  `truncate` loses its last words. Words outside of the vocabulary become unknown. A
+  `target` of ids without an end, which made-up examples have, replaces the caption.
+  """
+
+  vocabulary: words.Words
+  length: int
+  truncate: bool = False
+
+  tiny = dict(length=8)
+
+  def __post_init__(self) -> None:
+    if self.length < 2:
+      raise UserError(f'length={self.length} leaves no room for a word and the end')
 
   def map(self, example: Example) -> Example:
-    rng = np.random.default_rng((self.seed, int(labels.feature(example, 'id'))))
-    return self.mismatched.random_map(example, rng)
+    if 'target' in example:
+      ids, end = example['target'].tolist(), 2
+    else:
+      texts, end = texts_of(example), self.vocabulary.eos_id
+      ids = self.vocabulary.encode(decoded(texts[0])) if len(texts) else []
+    if not ids:
+      raise BadRecordError(
+        f'the example with id {name_of(example)} has no caption with words'
+      )
+    if len(ids) > self.length - 1 and not self.truncate:
+      raise BadRecordError(
+        f'the caption of the example with id {name_of(example)} has {len(ids)} words,'
+        f' but length={self.length} leaves room for {self.length - 1} and the end:'
+        ' raise it, set truncate, or leave out long captions with max_words of the'
+        ' source'
+      )
+    ids = [*ids[: self.length - 1], end]
+    target = np.zeros(self.length, np.int32)
+    target[: len(ids)] = ids
+    kept = {name: value for name, value in example.items() if name != 'captions'}
+    return kept | {'target': target}
 
 
-def other_caption(
-  captions: Source, name: str, own: str, rng: np.random.Generator, most: int = 100
-) -> str:
-  """Returns the caption of a random example that differs from `own`."""
-  # Sources with stored regions read the text alone.
-  read = getattr(captions, 'text', captions.__getitem__)
-  for _ in range(most):
-    found = as_text(labels.feature(read(int(rng.integers(len(captions)))), name))
-    if found != own:
-      return found
-  raise UserError(
-    f'{captions}: {most} random captions are all {own[:60]!r}: pairs that do not belong'
-    ' together need different captions'
-  )
+def texts_of(example: Example) -> Sequence[bytes | str]:
+  """Returns the captions of an example; raises a `UserError` if it has none."""
+  if 'captions' not in example:
+    raise UserError(f'examples have no `captions`; they have {", ".join(example)}')
+  return example['captions']
 
 
-def one_word_changed(
-  caption: str, groups: Sequence[Sequence[str]], rng: np.random.Generator
-) -> str | None:
-  """Returns a caption with one word exchanged; None without a word of the groups."""
-  found = caption.split()
-  places = [
-    (place, [other for other in group if other != word])
-    for place, word in enumerate(found)
-    for group in groups
-    if word in group and len(group) > 1
-  ]
-  if not places:
-    return None
-  place, others = places[rng.integers(len(places))]
-  found[place] = others[rng.integers(len(others))]
-  return ' '.join(found)
-
-
-def as_text(value: Any) -> str:
+def decoded(text: bytes | str) -> str:
   """Returns a text, which TFDS stores as bytes."""
-  return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
+  return text.decode(errors='replace') if isinstance(text, bytes) else str(text)
+
+
+def name_of(example: Example) -> Any:
+  """Returns the id of an example, for messages."""
+  return example.get('id', 'unknown')

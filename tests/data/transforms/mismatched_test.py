@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 
-from big_vision_like.data.transforms import captions
+from big_vision_like.data.transforms import mismatched
 from big_vision_like.errors import UserError
 
 GROUPS = (('red', 'blue', 'green'), ('disc', 'ring'))
@@ -19,7 +19,7 @@ def drawn(transform, example, count=1000):
 
 
 def test_half_of_the_captions_are_others():
-  found = drawn(captions.Mismatched(EXAMPLES), EXAMPLES[0])
+  found = drawn(mismatched.Mismatched(EXAMPLES), EXAMPLES[0])
   assert {*found} == {(text, text == TEXTS[0]) for text in TEXTS}
   np.testing.assert_allclose(found['red disc', True], 500, atol=60)
   for text in TEXTS[1:]:
@@ -27,7 +27,7 @@ def test_half_of_the_captions_are_others():
 
 
 def test_one_word_is_changed():
-  transform = captions.Mismatched(EXAMPLES, share=1.0, changed=1.0, words=GROUPS)
+  transform = mismatched.Mismatched(EXAMPLES, share=1.0, changed=1.0, words=GROUPS)
   found = drawn(transform, EXAMPLES[0], 300)
   assert {*found} == {(text, False) for text in ('blue disc', 'green disc', 'red ring')}
   # A caption without such a word becomes another one.
@@ -36,7 +36,7 @@ def test_one_word_is_changed():
 
 
 def test_evaluation_is_the_same_every_time():
-  transform = captions.FixedMismatch(captions.Mismatched(EXAMPLES))
+  transform = mismatched.FixedMismatch(mismatched.Mismatched(EXAMPLES))
   both = [[transform.map(e)['caption'] for e in EXAMPLES] for _ in range(2)]
   assert both[0] == both[1]
   more = [dict(EXAMPLES[0], id=i) for i in range(200)]
@@ -46,8 +46,8 @@ def test_evaluation_is_the_same_every_time():
 
 def test_mistakes_are_sentences():
   with pytest.raises(UserError, match='changed=0.5 needs groups of words'):
-    captions.Mismatched(EXAMPLES, changed=0.5)
-  same = captions.Mismatched(EXAMPLES[:1], share=1.0)
+    mismatched.Mismatched(EXAMPLES, changed=0.5)
+  same = mismatched.Mismatched(EXAMPLES[:1], share=1.0)
   with pytest.raises(UserError, match="100 random captions are all 'red disc'"):
     same.random_map(EXAMPLES[0], np.random.default_rng(0))
   with pytest.raises(UserError, match="examples have no 'caption'"):
