@@ -12,6 +12,7 @@ are classified, G graphs, K features of a graph, N boxes.
 """
 
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.models import i3d
 from big_vision_like.ops import attention, precision, roi
+from big_vision_like.ops.convolution import convolve
 
 MERGES = ('concat', 'sum')
 linear_normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
@@ -109,6 +111,45 @@ class InceptionActor(nn.Module):
     return precision.at_least_float32(x_NSPPC).mean((1, 2, 3)).astype(self.dtype)
 
 
+class ConvTrunk(nn.Module):
+  """Two 3-D convolutions for small clips: the map `trunk` with a quarter of each side.
+
+  A cell sees 11x11 pixels of three frames.
+  """
+
+  channels: Sequence[int] = (16, 24)
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(
+    self, video_BTHWI: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
+    del train
+    x = video_BTHWI
+    for number, (channels, side) in enumerate(zip(self.channels, (7, 3), strict=True)):
+      x = nn.Conv(
+        channels,
+        (2 * number + 1, side, side),
+        (1, 2, 2),
+        dtype=self.dtype,
+        conv_general_dilated=convolve,
+        name=f'conv{number + 1}',
+      )(x)
+      x = nn.relu(x)
+    return {'trunk': x}
+
+
+class MeanActor(nn.Module):
+  """The mean of the region of an actor: (N, D)."""
+
+  @nn.compact
+  def __call__(
+    self, x_NSPPC: jax.Array, mask_N: jax.Array, train: bool = False
+  ) -> jax.Array:
+    del mask_N, train
+    return x_NSPPC.mean(axis=(1, 2, 3))
+
+
 class ContextGraph(nn.Module):
   """Graph layers that update actors by cells of the map: (B, A, D) to (B, A, G K).
 
@@ -138,7 +179,7 @@ class ContextGraph(nn.Module):
     check_one_of(MERGES, merge=self.merge)
     if self.layers < 1:
       raise UserError(f'layers={self.layers}: a context graph needs at least one layer')
-    context_BME = with_places(
+    context_BthwE = with_places(
       nn.Dropout(self.dropout, broadcast_dims=(1, 2, 3), deterministic=not train)(
         map_BthwC
       )
@@ -152,7 +193,7 @@ class ContextGraph(nn.Module):
         self.dropout,
         self.dtype,
         name=f'layer{i + 1}',
-      )(x_BAD, mask_BA, context_BME, train)
+      )(x_BAD, mask_BA, context_BthwE, train)
       if self.merge == 'sum' and i == self.layers - 1:
         x_BAD = y_BAGK.sum(axis=2)
       else:
@@ -165,7 +206,7 @@ class GraphLayer(nn.Module):
 
   An actor's embedding is a query, the embeddings of cells are keys and values. Logits
   are not scaled. They are sown as `logits`, and their softmax as `probs`, both
-  (B, G, A, M) and zero for padding, where intermediates are collected.
+  (B, G, A, t, h, w) and zero for padding, where intermediates are collected.
   """
 
   graphs: int
@@ -179,7 +220,7 @@ class GraphLayer(nn.Module):
     self,
     x_BAD: jax.Array,
     mask_BA: jax.Array,
-    context_BME: jax.Array,
+    context_BthwE: jax.Array,
     train: bool = False,
   ) -> jax.Array:
     def dense(name: str, kernel_init: nn.initializers.Initializer) -> nn.DenseGeneral:
@@ -190,7 +231,8 @@ class GraphLayer(nn.Module):
     q_BAGK = dense('actor', linear_normal)(x_BAD)
     bound = self.context_bound
     context_init = functools.partial(_uniform, bound)
-    k_BMGK = dense('context', context_init)(context_BME)
+    k_BthwGK = dense('context', context_init)(context_BthwE)
+    k_BMGK = k_BthwGK.reshape(len(k_BthwGK), -1, *k_BthwGK.shape[4:])
     # The core divides by sqrt(K).
     scaled_BAGK = q_BAGK * jnp.sqrt(jnp.array(self.width, q_BAGK.dtype))
     if self.is_mutable_collection('intermediates'):
@@ -199,8 +241,10 @@ class GraphLayer(nn.Module):
         'BAGK,BMGK->BGAM', *map(precision.at_least_float32, (q_BAGK, k_BMGK))
       )
       probs_BGAM = attention.probabilities(scaled_BAGK, k_BMGK)
-      self.sow('intermediates', 'logits', jnp.where(real_B1A1, logits_BGAM, 0.0))
-      self.sow('intermediates', 'probs', jnp.where(real_B1A1, probs_BGAM, 0.0))
+      for name, found in ('logits', logits_BGAM), ('probs', probs_BGAM):
+        found = jnp.where(real_B1A1, found, 0.0)
+        shape = *found.shape[:3], *k_BthwGK.shape[1:4]
+        self.sow('intermediates', name, found.reshape(shape))
     u_BAGK = attention.attend(scaled_BAGK, k_BMGK, k_BMGK) + q_BAGK
     u_BAGK = nn.Dropout(self.dropout, deterministic=not train)(u_BAGK)
     kernel_GKK = self.param(
@@ -264,13 +308,14 @@ def coordinates(boxes_BAS4: jax.Array, side: float) -> jax.Array:
 
 
 def with_places(map_BthwC: jax.Array) -> jax.Array:
-  """Returns all cells with their places x and y as channels: (B, M, C + 2)."""
+  """Returns a map with the places x and y of cells as channels: (B, t, h, w, C + 2)."""
   batch, slices, height, width, _ = map_BthwC.shape
   x_w, y_h = jnp.linspace(-1.0, 1.0, width), jnp.linspace(-1.0, 1.0, height)
   grid_hw2 = jnp.stack(jnp.meshgrid(x_w, y_h), axis=-1).astype(map_BthwC.dtype)
-  grid_Bthw2 = jnp.broadcast_to(grid_hw2[None, None], (batch, slices, height, width, 2))
-  cells_BthwE = jnp.concatenate([map_BthwC, grid_Bthw2], axis=-1)
-  return cells_BthwE.reshape(batch, slices * height * width, -1)
+  grid_Bthw2 = jnp.broadcast_to(
+    grid_hw2[None, None], (batch, slices, height, width, 2)
+  )
+  return jnp.concatenate([map_BthwC, grid_Bthw2], axis=-1)
 
 
 def published(

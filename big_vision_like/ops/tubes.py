@@ -1,4 +1,4 @@
-"""Tubes, the boxes of a person over time: labels, suppression and video mAP.
+"""Tubes, the boxes of a person over time: suppression and video mAP.
 
 The protocol is that of arXiv:2107.13648 (published code) for action detection on DALY.
 Arrays are NumPy's, on the host. Boxes are xyxy, frames are numbers of a video.
@@ -8,14 +8,14 @@ with background, P predictions, h w a map.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from big_vision_like.ops import boxes
 
 BACKGROUND = 0
-LABEL_IOU = 0.5  # a tube has the label of an instance that overlaps it by more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,27 +33,38 @@ class Tube:
 
 
 @dataclasses.dataclass(frozen=True)
-class Instance:
-  """An annotated action: its time bounds (inclusive), and boxes of key frames.
+class Truth:
+  """The annotated boxes of an action on its key frames; `label` counts from 1."""
 
-  `label` counts from 1. `tubes` are those of all persons within the bounds, and
-  `scores` (N, D) the mean probabilities of each over its clips. Instances that are
-  `skipped` (reflections, ambiguous ones) give no label to tubes.
+  label: int
+  frames_K: np.ndarray
+  boxes_K4: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+  """The tubes of all persons within the time bounds of an annotated action.
+
+  `truth` has the action itself, and others of which key frames are within the bounds.
+  `scores` (N, D) are the mean probabilities of each tube over its clips.
   """
 
-  video: str
-  number: int
-  label: int
-  bounds: tuple[int, int]
-  key_frames: np.ndarray
-  key_boxes: np.ndarray
-  tubes: Sequence[Tube] = ()
+  truth: Sequence[Truth]
+  tubes: Sequence[Tube]
   scores: np.ndarray | None = None
-  skipped: bool = False
 
-  def within(self, bounds: tuple[int, int]) -> np.ndarray:
-    """Returns which key frames are within bounds, which belong to them."""
-    return (self.key_frames >= bounds[0]) & (self.key_frames <= bounds[1])
+
+def of_record(record: Mapping[str, Any]) -> Instance:
+  """Returns the instance of a record of `sources.daly`, without scores."""
+  first, last = np.asarray(record['frames']).tolist()
+  frames_F = np.arange(first, last + 1)
+  owner_K, frames_K = record['key_instances'], record['key_frames']
+  truth = []
+  for owner in np.unique(owner_K).tolist():
+    own_K = owner_K == owner
+    label = int(record['key_labels'][own_K][0])
+    truth.append(Truth(label, frames_K[own_K], record['key_boxes'][own_K]))
+  return Instance(truth, [Tube(frames_F, boxes_F4) for boxes_F4 in record['boxes']])
 
 
 def overlap(tube: Tube, frames_K: np.ndarray, boxes_K4: np.ndarray) -> float:
@@ -67,24 +78,6 @@ def tube_overlap(one: Tube, other: Tube) -> float:
   """Returns the mean IoU of two tubes over the frames of either."""
   frames_F = np.union1d(one.frames_F, other.frames_F)
   return float(boxes.iou(one.at(frames_F), other.at(frames_F)).mean())
-
-
-def label_of(tube: Tube, instances: Sequence[Instance]) -> int:
-  """Returns the label of a tube, from all instances of its video.
-
-  It is the label of the instance with the largest mean IoU over its key frames within
-  the frames of the tube, if that is above 0.5, else the background.
-  """
-  best, label = LABEL_IOU, BACKGROUND
-  bounds = int(tube.frames_F.min()), int(tube.frames_F.max())
-  for instance in instances:
-    inside_K = instance.within(bounds)
-    if instance.skipped or not inside_K.any():
-      continue
-    found = overlap(tube, instance.key_frames[inside_K], instance.key_boxes[inside_K])
-    if found > best:
-      best, label = found, instance.label
-  return label
 
 
 def suppressed(
@@ -113,24 +106,15 @@ def video_average_precision(
   """Returns the average precision (C,) of all classes but the background, 0 to 1.
 
   A tube has the class and the score of its largest probability. Tubes of one class
-  within an instance are suppressed, and then compared with ground truth of the same
-  instance: its own key boxes, and those within its bounds of each other instance of the
-  video. A prediction is right if the ground truth that it overlaps most, by at least
-  `threshold`, is of no better prediction. A class without ground truth is NaN.
+  within an instance are suppressed, and then compared with the `truth` of the same
+  instance. A prediction is right if the truth that it overlaps most, by at least
+  `threshold`, is not that of a better prediction. A class without truth is NaN.
   """
-  truth: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+  truth: dict[tuple[int, int], list[Truth]] = {}
   found: dict[int, list[tuple[float, int, Tube]]] = {}
   for place, instance in enumerate(instances):
-    for other in instances:
-      if other.video != instance.video:
-        continue
-      inside_K = other.within(instance.bounds)
-      if other is instance:
-        inside_K = np.ones_like(inside_K)
-      if inside_K.any():
-        boxes_K4 = other.key_boxes[inside_K]
-        tube = other.key_frames[inside_K], boxes_K4
-        truth.setdefault((place, other.label), []).append(tube)
+    for known in instance.truth:
+      truth.setdefault((place, known.label), []).append(known)
     if instance.scores is None or not len(instance.tubes):
       continue
     class_N, score_N = instance.scores.argmax(axis=1), instance.scores.max(axis=1)
@@ -149,7 +133,7 @@ def video_average_precision(
 
 def _average_precision(
   found: list[tuple[float, int, Tube]],
-  truth: dict[int, list[tuple[np.ndarray, np.ndarray]]],
+  truth: dict[int, list[Truth]],
   threshold: float,
 ) -> float:
   """Returns the area under precision and recall of one class, by trapezoids."""
@@ -157,7 +141,9 @@ def _average_precision(
   covered: set[tuple[int, int]] = set()
   right_P = np.zeros(len(found))
   for i, (_, place, tube) in enumerate(found):
-    overlaps = [overlap(tube, *known) for known in truth.get(place, [])]
+    overlaps = [
+      overlap(tube, known.frames_K, known.boxes_K4) for known in truth.get(place, [])
+    ]
     if not overlaps:
       continue
     best = int(np.argmax(overlaps))

@@ -6,7 +6,7 @@ import numpy as np
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import context_graph, i3d
-from big_vision_like.ops import convolution, images, roi, tubes
+from big_vision_like.ops import images, roi, tubes
 from big_vision_like.weights import acgcn_names, i3d_names, tree
 from tools.golden.common import (
   EXACT,
@@ -125,8 +125,8 @@ def actors(description: Fields, arrays: Fields) -> Results:
       results[f'output/gcn{layer}'] = (x_NF, LAYER)
       for graph in range(told['graphs']):
         name = f'output/adjacency_logits_layer{layer}_graph{graph}'
-        logits_BAM = modules[f'{module}/logits'][:, graph, : count_B.max()]
-        results[name] = (logits_BAM, LAYER)
+        logits_BAthw = modules[f'{module}/logits'][:, graph, : count_B.max()]
+        results[name] = (logits_BAthw.reshape(*logits_BAthw.shape[:2], -1), LAYER)
   if select(arrays, 'grad/'):
     results |= gradient_results(gradients, lambda x: renamed(x, variables), GRADIENT)
   return results
@@ -167,9 +167,14 @@ def video_map(description: Fields, arrays: Fields) -> Results:
     video, instance, field = name.split('/')
     found.setdefault((video, instance), {})[field] = array
   size = description['width'], description['height']
+  annotated = {place: Fields(fields) for place, fields in found.items()}
   instances = [
-    instance_of(video, number, Fields(fields), size)
-    for (video, number), fields in found.items()
+    tubes.Instance(
+      truth_of(place, annotated, size),
+      [tubes.Tube(x[:, 0].astype(int), x[:, 1:]) for x in tubes_of(fields)],
+      fields['scores'].mean(axis=0),
+    )
+    for place, fields in annotated.items()
   ]
   results: Results = {}
   for threshold in thresholds(arrays):
@@ -190,23 +195,27 @@ def thresholds(arrays: Fields) -> list[str]:
   return [x.removeprefix(start) for x in arrays if x.startswith(start)]
 
 
-def instance_of(
-  video: str, number: str, fields: Fields, size: tuple[int, int]
-) -> tubes.Instance:
-  """Returns an instance with its tubes and the scores of its clips."""
-  count = sum(name.startswith('tube') for name in fields)
-  found = [fields[f'tube{i}'] for i in range(count)]
-  scale_14 = np.array([[*size] * 2], np.float64)
-  return tubes.Instance(
-    video=video,
-    number=int(number),
-    label=int(fields['label']),
-    bounds=tuple(fields['tbound'].tolist()),
-    key_frames=fields['keyframes'],
-    key_boxes=fields['keyframe_boxes_norm_xyxy'] * scale_14,
-    tubes=[tubes.Tube(x[:, 0].astype(int), x[:, 1:]) for x in found],
-    scores=fields['scores'].mean(axis=0),
-  )
+def tubes_of(fields: Fields) -> list[np.ndarray]:
+  """Returns the rows of each tube of an instance."""
+  return [fields[f'tube{i}'] for i in range(sum(x.startswith('tube') for x in fields))]
+
+
+def truth_of(
+  place: tuple[str, str],
+  annotated: dict[tuple[str, str], Fields],
+  size: tuple[int, int],
+) -> list[tubes.Truth]:
+  """Returns the key boxes of an instance, and of others of its video in its bounds."""
+  first, last = annotated[place]['tbound'].tolist()
+  found = []
+  for other, fields in annotated.items():
+    frames_K = fields['keyframes']
+    inside_K = (frames_K >= first) & (frames_K <= last) | (other == place)
+    if other[0] == place[0] and inside_K.any():
+      boxes_K4 = fields['keyframe_boxes_norm_xyxy'] * np.array([[*size] * 2], float)
+      label = int(fields['label'])
+      found.append(tubes.Truth(label, frames_K[inside_K], boxes_K4[inside_K]))
+  return found
 
 
 def channels_last(x_BCthw: np.ndarray) -> jax.Array:
