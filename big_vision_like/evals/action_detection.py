@@ -110,7 +110,7 @@ class VideoMAP(evaluator.Evaluator):
   def line(self, label: int, ap: float) -> str:
     """Returns the text about the AP of a class."""
     name = self.names[label] if self.names else label
-    return f'{name}: {100 * ap:.2f} %' if np.isfinite(ap) else f'{name}: no ground truth'
+    return f'{name}: ' + (f'{100 * ap:.2f} %' if np.isfinite(ap) else 'no truth')
 
   def instances(self, rows: evaluator.Rows) -> tuple[list[tubes.Instance], float]:
     """Returns actions with tubes, scores and truth, and the share of right tubes."""
@@ -142,12 +142,12 @@ class VideoMAP(evaluator.Evaluator):
 class ObjectRecall(evaluator.Evaluator):
   """The share of annotated objects that actors attend to, by arXiv:2107.13648.
 
-  In each layer and graph, the softmax of an actor's attention is taken over the cells of
-  one `slice` of the map alone, the one of the clip's centre. An object is found if its
-  box has more mass than a threshold in any layer and graph. `recall` is the mean over
-  100 thresholds from 0 to 1, `recall_0.5` that of one half, and `mass` the mean of the
-  largest masses. Only actors that act count (`acts`). The prediction is `attend`; the
-  picture `attention` shows what actors of the first clips attend to.
+  In each layer and graph, the softmax of an actor's attention is taken over the cells
+  of one `slice` of the map alone, the one of the clip's centre. An object is found if
+  its box has more mass than a threshold in any layer and graph. `recall` is the mean
+  over 100 thresholds from 0 to 1, `recall_0.5` that of one half, and `mass` the mean of
+  the largest masses. Only actors that act count (`acts`). The prediction is `attend`;
+  the picture `attention` shows what actors of the first clips attend to.
   """
 
   needs = ('object_boxes', 'object_mask', 'acts')

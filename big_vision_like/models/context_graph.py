@@ -26,7 +26,7 @@ from big_vision_like.ops.convolution import convolve
 MERGES = ('concat', 'sum')
 linear_normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 relu_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
-# Bounds of the uniform initial weights of the context, in the first and in other layers.
+# Bounds of uniform initial weights of the context, in the first and in other layers.
 CONTEXT_BOUNDS = (0.024, 0.034)
 
 
@@ -38,12 +38,12 @@ class ActorModel(nn.Module):
   (B, A, D), the pooled actors. Boxes have one entry for each of the S slices of the
   map.
 
-  `backbone` returns the feature map of a clip by the name `endpoint`. `actor` turns
-  the regions of actors, (N, S, P, P, C) with the mask (N,), into features. With `graph`,
-  features are updated by what the actors attend to; without, they are classified as they
-  are (the baseline). Regions have `pool` rows and columns, and `side` is the side of the
-  map to which coordinates of actors are relative. Dropout of rate `dropout` precedes the
-  graph and the classifier. Rows of padding are zero.
+  `backbone` returns the feature map of a clip by the name `endpoint`. `actor` turns the
+  regions of actors, (N, S, P, P, C) with the mask (N,), into features. With `graph`,
+  features are updated by what the actors attend to; without, they are classified as
+  they are (the baseline). Regions have `pool` rows and columns, and `side` is the side
+  of the map to which coordinates of actors are relative. Dropout of rate `dropout`
+  precedes the graph and the classifier. Rows of padding are zero.
   """
 
   num_classes: int
@@ -312,9 +312,7 @@ def with_places(map_BthwC: jax.Array) -> jax.Array:
   batch, slices, height, width, _ = map_BthwC.shape
   x_w, y_h = jnp.linspace(-1.0, 1.0, width), jnp.linspace(-1.0, 1.0, height)
   grid_hw2 = jnp.stack(jnp.meshgrid(x_w, y_h), axis=-1).astype(map_BthwC.dtype)
-  grid_Bthw2 = jnp.broadcast_to(
-    grid_hw2[None, None], (batch, slices, height, width, 2)
-  )
+  grid_Bthw2 = jnp.broadcast_to(grid_hw2[None, None], (batch, slices, height, width, 2))
   return jnp.concatenate([map_BthwC, grid_Bthw2], axis=-1)
 
 

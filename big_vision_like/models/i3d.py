@@ -1,8 +1,8 @@
 """Inception 3-D (I3D), arXiv:1705.07750: the Inception network inflated to videos.
 
-The code follows piergiaj/pytorch-i3d, which copies the TensorFlow original. Convolutions
-and poolings are padded as in TensorFlow, with an odd unit at the end, and max pooling
-pads with zeros. The branch that Inception calls 5x5 is 3x3x3.
+The code follows piergiaj/pytorch-i3d, which copies the TensorFlow original.
+Convolutions and poolings are padded as in TensorFlow, with an odd unit at the end, and
+max pooling pads with zeros. The branch that Inception calls 5x5 is 3x3x3.
 
 Axes: B batch, T H W frames, rows and columns of a video, t h w feature map, u v x y
 parts of it, I input channels, C channels or classes, D features, k a window.

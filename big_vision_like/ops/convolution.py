@@ -1,9 +1,9 @@
 """Convolutions of feature maps, in the fastest form for each platform.
 
 On accelerators this is XLA's own convolution. On CPUs XLA is slow for grouped and
-depthwise kernels, forward and backward, for the gradient of 1x1 kernels, and for videos;
-computing them with matrix products, shifted maps and single frames is 2 to 100 times as
-fast.
+depthwise kernels, forward and backward, for the gradient of 1x1 kernels, and for
+videos; computing them with matrix products, shifted maps and single frames is 2 to 100
+times as fast.
 
 Axes: B batch, h w map, u v the same after a stride, p q the map with its padding, r s
 rows and columns of the kernel, I O input and output channels, C channels; n as r, for

@@ -113,7 +113,7 @@ def check_actors(batch: dict, classes: int | None) -> None:
     )
   wrong_BA = mask_BA & ((label_BA < 0) | (label_BA >= (classes or np.inf)))
   for row, actor in np.argwhere(wrong_BA)[:1]:
-    which = f'row {row}' if 'id' not in batch else f'the clip with id {batch["id"][row]}'
+    which = f'the clip with id {batch["id"][row]}' if 'id' in batch else f'row {row}'
     raise UserError(
       f'actor {actor} of {which} has label {label_BA[row, actor]}, which is out of'
       f' range: the model has {classes} classes (0 to {classes - 1}); set'

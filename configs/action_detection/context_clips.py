@@ -12,7 +12,7 @@ classifies the region. TODO parameters, 300 steps of batch 32.
 
 TODO
 
-`context_clips.py:graph,clips=chosen` has two objects, and the actor's colour says which
+`context_clips.py:graph,chosen` has two objects, and the actor's colour says which
 of them counts (prepare `context_clips/chosen`).
 """
 

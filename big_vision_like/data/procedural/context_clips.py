@@ -1,9 +1,9 @@
 """Clips whose action only the surroundings tell, as the TFDS data set `context_clips`.
 
-An actor, a bright patch that looks the same in all classes, is in a picture with a small
-object, at least 13 pixels away. In `context_clips/object` the class is the colour of the
-object. In `context_clips/chosen` there are two objects, and the actor's own colour says
-which of them counts: red the left one, blue the right one.
+An actor, a bright patch that looks the same in all classes, is in a picture with a
+small object, at least 13 pixels away. In `context_clips/object` the class is the colour
+of the object. In `context_clips/chosen` there are two objects, and the actor's own
+colour says which of them counts: red the left one, blue the right one.
 
 Axes: T frames, H W pixels, C channels.
 """
@@ -102,8 +102,9 @@ def _paint(
 class ContextClips(drawing.Pictures):
   """12,000 training and 1,000 test clips of four frames, 32x32 pixels.
 
-  Examples have `video`, the four frames as PNG, the boxes `actor` and `object`, `label`,
-  an index into `NAMES`, and `id`. Labels cycle, so any stretch of a split is balanced.
+  Examples have `video`, the four frames as PNG, the boxes `actor` and `object`,
+  `label`, an index into `NAMES`, and `id`. Labels cycle, so any stretch of a split is
+  balanced.
   """
 
   BUILDER_CONFIGS = [

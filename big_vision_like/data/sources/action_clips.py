@@ -39,8 +39,8 @@ class ActionClips(Source):
     ]
     if not found:
       raise UserError(
-        f'{self.source.title} has no frames for around={self.around!r}: its actions have'
-        ' no annotated objects'
+        f'{self.source.title} has no frames for around={self.around!r}: its actions'
+        ' have no annotated objects'
       )
     return np.array(found, np.int64)
 

@@ -1,8 +1,8 @@
 """Clips of annotated actions, with the boxes of their actors.
 
 Records are those of `sources.daly`: `video`, the first and last of the `frames` of an
-action, `boxes` (A, F, 4) of its actors in [0, 1], `labels` (A,), and further annotations.
-Transforms make an example for `tasks.action_detection`:
+action, `boxes` (A, F, 4) of its actors in [0, 1], `labels` (A,), and further
+annotations. Transforms make an example for `tasks.action_detection`:
 
 - `video`: uint8 (T, H, W, C)
 - `boxes`: float32 (max_actors, S, 4), left, top, right, bottom in cells of the feature
@@ -33,8 +33,8 @@ class ActorClip(grain.transforms.Map):
 
   It has `frames` frames, from centre - frames / 2 + 1 on. Frames outside of the action
   are its first or last one, with their boxes. Frames are resized to squares of side
-  `size`. The map has a slice for each `every` frames, whose actors are those of the last
-  of these frames, and `map_side` rows and columns. All are as in arXiv:2107.13648.
+  `size`. The map has a slice for each `every` frames, whose actors are those of the
+  last of these frames, and `map_side` rows and columns. All are as in arXiv:2107.13648.
 
   If records have annotated objects, examples also have those of the frame `centre`:
   `object_boxes` float32 (max_objects, 4) in cells and `object_mask`, and `acts` bool
@@ -183,8 +183,8 @@ def named(example: Example) -> str:
 class ContextClip(grain.transforms.Map):
   """The examples of `procedural.context_clips`, whose single actor does not move.
 
-  `video` has frames of `side` pixels, and the map `slices` slices of `map_side` rows and
-  columns. The object that tells the class becomes `object_boxes` (1, 4).
+  `video` has frames of `side` pixels, and the map `slices` slices of `map_side` rows
+  and columns. The object that tells the class becomes `object_boxes` (1, 4).
   """
 
   slices: int = 4
