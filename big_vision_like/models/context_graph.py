@@ -79,7 +79,7 @@ class ActorModel(nn.Module):
     pooled_NSPPC = pooled.reshape(batch * actors, *pooled.shape[2:])
     features_ND = self.actor(pooled_NSPPC, mask_BA.reshape(-1), train)
     features_BAD = features_ND.reshape(batch, actors, -1)
-    features_BAD = jnp.where(mask_BA[..., None], features_BAD, 0.0)
+    features_BAD = jnp.where(mask_BA[..., None], features_BAD, 0.0).astype(self.dtype)
     drop = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
     x_BAF, classifier_init = drop()(features_BAD), linear_normal
     if self.graph is not None:

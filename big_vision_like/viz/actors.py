@@ -1,22 +1,17 @@
-"""What actors of a clip attend to, as pictures and as animated files.
+"""What actors of a clip attend to, as pictures.
 
 Axes: T frames, A actors, S slices of the feature map in time, L layers, G graphs, t h w
 feature map, H W pixels, C channels.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 
-from big_vision_like.errors import UserError
 from big_vision_like.viz import boxes, images
 
 SIDE = 160  # pixels of a frame in a sheet, about
 MOST_ACTORS, MOST_SLICES = 3, 4
-MILLISECONDS = 125  # of a frame in an animation
-FORMATS = {'.gif': 'GIF', '.webp': 'WebP'}
 
 
 def attention_map(logits_LGthw: np.ndarray) -> np.ndarray:
@@ -54,7 +49,9 @@ def overlaid(
   return pictures
 
 
-def sheet(row: Mapping[str, np.ndarray], names: Mapping[int, str] | None = None):
+def sheet(
+  row: Mapping[str, np.ndarray], names: Mapping[int, str] | None = None
+) -> np.ndarray:
   """Draws the first actors of a clip, one row each, over slices of time; RGB uint8.
 
   `row` has `video`, `boxes`, `box_mask`, `logits` and `attention`, as the prediction
@@ -78,25 +75,6 @@ def sheet(row: Mapping[str, np.ndarray], names: Mapping[int, str] | None = None)
     pictures = [images.fit(images.to_rgb(video_THWC[0]), SIDE)]
     return pictures[0]
   return images.tile(np.stack(pictures), len(places))
-
-
-def animation(frames: Sequence[np.ndarray], suffix: str = '.gif') -> bytes:
-  """Encodes RGB frames as an endless GIF or WebP, for '.gif' or '.webp'."""
-  if suffix not in FORMATS:
-    raise UserError(f'{suffix!r} is not an animated format: use {" or ".join(FORMATS)}')
-  if not len(frames):
-    raise UserError('an animation needs at least one frame')
-  first, *rest = map(Image.fromarray, frames)
-  file = io.BytesIO()
-  first.save(
-    file,
-    FORMATS[suffix],
-    save_all=True,
-    append_images=rest,
-    duration=MILLISECONDS,
-    loop=0,
-  )
-  return file.getvalue()
 
 
 def visible(video_THWC: np.ndarray) -> np.ndarray:
