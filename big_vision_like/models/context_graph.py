@@ -114,7 +114,8 @@ class InceptionActor(nn.Module):
 class ConvTrunk(nn.Module):
   """Two 3-D convolutions for small clips: the map `trunk` with a quarter of each side.
 
-  A cell sees 11x11 pixels of three frames.
+  A cell sees 11x11 pixels of three frames. Padding is symmetric, so that cell (i, j) is
+  centred on pixel (4 i, 4 j), as rounded corners of boxes are.
   """
 
   channels: Sequence[int] = (16, 24)
@@ -131,6 +132,7 @@ class ConvTrunk(nn.Module):
         channels,
         (2 * number + 1, side, side),
         (1, 2, 2),
+        ((number, number), (side // 2,) * 2, (side // 2,) * 2),
         dtype=self.dtype,
         conv_general_dilated=convolve,
         name=f'conv{number + 1}',
@@ -284,8 +286,8 @@ def pool_actors(
       f' {[batch, actors, slices, 4]}'
     )
   boxes_BAS4 = jnp.where(mask_BA[..., None, None], boxes_BAS4, 0.0)
-  place_BAS = jnp.arange(batch)[:, None, None] * slices + jnp.arange(slices)[None, None]
-  place_BAS = jnp.broadcast_to(place_BAS, (batch, actors, slices))
+  place_BS = jnp.arange(batch * slices).reshape(batch, slices)
+  place_BAS = jnp.repeat(place_BS[:, None], actors, axis=1)
   pooled_NPQC = roi.pool(
     map_BthwC.reshape(batch * slices, height, width, channels),
     place_BAS.reshape(-1),

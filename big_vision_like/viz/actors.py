@@ -4,7 +4,7 @@ Axes: T frames, A actors, S slices of the feature map in time, L layers, G graph
 feature map, H W pixels, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 

@@ -1,4 +1,5 @@
 import numpy as np
+
 from battery import Case, images
 from big_vision_like.models import context_graph, i3d
 
