@@ -27,7 +27,7 @@ EXAMPLE = '{"video": "a.mp4", "actors": [{"boxes": [[12, 5, 20, 80, 190]]}]}'
 
 
 class Prepared(NamedTuple):
-  """A clip as uint8 (T, H, W, C), boxes of actors in cells (A, S, 4), and their names."""
+  """A clip, uint8 (T, H, W, C), boxes of actors in cells (A, S, 4), and names."""
 
   video_THWC: np.ndarray
   boxes_AS4: np.ndarray
@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ActorPreprocessing(Prepare):
-  """Preprocessing from a JSON file, which names a video and its actors, to model inputs.
+  """Preprocessing to model inputs from a JSON file, which names a video and its actors.
 
   The file has `video`, a path relative to it, and `actors`, each with `boxes`, rows of
   a frame's number and left, top, right, bottom in pixels, and optionally a `name`.
