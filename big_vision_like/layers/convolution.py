@@ -61,7 +61,8 @@ class BatchNorm(nn.Module):
   depend on the number of devices. Running averages, in the collection `batch_stats`,
   use the mean over groups. With `unbiased` they average the variance times n / (n - 1),
   as PyTorch does, otherwise the variance itself, as TensorFlow and Flax do. Statistics
-  are float32.
+  are float32. Examples outside of `mask_B`, such as padding, do not count; a batch of
+  nothing else leaves running averages as they are.
 
   Raises a `UserError` if the batch does not divide into groups, or if a group has a
   single value per channel.
@@ -75,7 +76,9 @@ class BatchNorm(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BhwC: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(
+    self, x_BhwC: jax.Array, train: bool = False, mask_B: jax.Array | None = None
+  ) -> jax.Array:
     channels = x_BhwC.shape[-1:]
     scale_C = self.param('scale', self.scale_init, channels)
     bias_C = self.param('bias', nn.initializers.zeros, channels)
@@ -88,17 +91,35 @@ class BatchNorm(nn.Module):
     x_GnhwC = self.grouped(x_BhwC)
     wide_GnhwC = precision.at_least_float32(x_GnhwC)
     axes = (1, 2, 3)
-    mean_GC = wide_GnhwC.mean(axes)
     # Mean and square are computed in one pass; rounding may make the variance negative.
-    square_GC = jnp.square(wide_GnhwC).mean(axes)
+    count, keep = x_GnhwC[0, ..., 0].size, self.momentum
+    if mask_B is None:
+      mean_GC, square_GC = wide_GnhwC.mean(axes), jnp.square(wide_GnhwC).mean(axes)
+    else:
+      mean_GC, square_GC, count_G1 = self.masked(wide_GnhwC, mask_B)
+      count, keep = (
+        jnp.maximum(count_G1.mean(), 2.0),
+        jnp.where(count_G1.all(), keep, 1),
+      )
     var_GC = jnp.maximum(square_GC - jnp.square(mean_GC), 0.0)
     if not self.is_initializing():
-      count = x_GnhwC[0, ..., 0].size
-      keep, told = self.momentum, count / (count - 1) if self.unbiased else 1.0
+      told = count / (count - 1) if self.unbiased else 1.0
       average_C.value = keep * average_C.value + (1 - keep) * mean_GC.mean(0)
       variance_C.value = keep * variance_C.value + (1 - keep) * told * var_GC.mean(0)
     y_GnhwC = self.normalized(x_GnhwC, mean_GC, var_GC, scale_C, bias_C)
     return y_GnhwC.reshape(x_BhwC.shape)
+
+  def masked(
+    self, wide_GnhwC: jax.Array, mask_B: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns mean and mean square of unmasked values, and their number (G, 1)."""
+    groups, examples, *size, _ = wide_GnhwC.shape
+    mask_Gn111 = mask_B.reshape(groups, examples, 1, 1, 1)
+    count_G1 = mask_Gn111.sum((1, 2, 3), dtype=wide_GnhwC.dtype) * size[0] * size[1]
+    kept_GnhwC = jnp.where(mask_Gn111, wide_GnhwC, 0.0)
+    several_G1 = jnp.maximum(count_G1, 1.0)
+    mean_GC = kept_GnhwC.sum((1, 2, 3)) / several_G1
+    return mean_GC, jnp.square(kept_GnhwC).sum((1, 2, 3)) / several_G1, count_G1
 
   def grouped(self, x_BhwC: jax.Array) -> jax.Array:
     """Splits the batch into groups of consecutive examples, (G, n, h, w, C)."""

@@ -1,4 +1,4 @@
-"""Layers in PyTorch's form: matrices (out, in), convolutions OIHW, heads joined."""
+"""Layers in PyTorch's form: matrices (out, in), convolutions OI..., heads joined."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -99,8 +99,8 @@ def to_ours(
     return 'kernel', array.T.reshape(num_heads, -1, len(array))
   if module == 'head' and array.ndim == 4:  # a 1x1 convolution
     return 'kernel', array[:, :, 0, 0].T
-  if array.ndim == 4:
-    return 'kernel', array.transpose(2, 3, 1, 0)
+  if array.ndim > 3:
+    return 'kernel', np.moveaxis(array, (0, 1), (-1, -2))
   return ('scale', array) if array.ndim == 1 else ('kernel', array.T)
 
 
@@ -113,7 +113,7 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
     return array
   if module.endswith('attention/out'):
     return array.reshape(-1, array.shape[-1]).T
-  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+  return np.moveaxis(array, (-1, -2), (0, 1)) if array.ndim > 3 else array.T
 
 
 def depths(names: Collection[str], block: str) -> dict[str, int]:
