@@ -55,11 +55,15 @@ class Retrieval(evaluator.Evaluator):
     self, predict: Predict, state: Any, mesh: Mesh | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scores of all pairs (N, I), and the image of each caption (N,)."""
-    arrays, count = self._images()
+    arrays, count = self.images_of()
+    chunk = min(self.chunk, count)
+    # Chunks are filled with the first image; its scores there are not used.
+    places = np.pad(np.arange(count), (0, -count % chunk)).reshape(-1, chunk)
+    chunks = {name: values[places] for name, values in arrays.items()}
     if getattr(self, '_scored_with', None) is not predict:
       # The same function each time, so that it is compiled once.
       self._scored_with, self._scored = predict, _by_chunks(predict)
-    found = self.joined(_measured, self._scored, (state, arrays), mesh).values
+    found = self.joined(_measured, self._scored, (state, chunks), mesh).values
     image_N = found['image_number']
     if image_N.min() < 0 or image_N.max() >= count:
       raise UserError(
@@ -71,20 +75,16 @@ class Retrieval(evaluator.Evaluator):
       raise UserError('some scores of pairs are not finite numbers')
     return scores_NI, image_N
 
-  def _images(self) -> tuple[dict[str, np.ndarray], int]:
-    """Returns the arrays of all images in chunks, and the number of images."""
+  def images_of(self) -> tuple[dict[str, np.ndarray], int]:
+    """Returns the arrays of all images (I, ...), and the number of images."""
     index, real = self.images.order
     batches = list(self.images.epoch())
     order = np.argsort(np.where(real, index, len(index)), kind='stable')
     count = int(real.sum())
-    chunk = min(self.chunk, count)
-    rest = -count % chunk
-    arrays = {}
-    for name in IMAGE:
-      values = np.concatenate([batch[name] for batch in batches])[order[:count]]
-      # Chunks are filled with the first image; its scores there are not used.
-      values = np.concatenate([values, np.repeat(values[:1], rest, axis=0)])
-      arrays[name] = values.reshape(-1, chunk, *values.shape[1:])
+    arrays = {
+      name: np.concatenate([batch[name] for batch in batches])[order[:count]]
+      for name in IMAGE
+    }
     return arrays, count
 
 

@@ -68,8 +68,6 @@ class Regions(nn.Module):
   activation: str = 'gelu_exact'
   dtype: str = 'float32'
 
-  tiny = dict(num_outputs=9)
-
   @nn.compact
   def __call__(self, encoded: Encoded, train: bool = False) -> jax.Array:
     x_BRE = encoded.image_BRE

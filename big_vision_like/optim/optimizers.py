@@ -196,6 +196,63 @@ def adamw(
   return Optimizer(transform, rate, weight_decay, clip_norm, decay_rules, rate_rules)
 
 
+def bert_adam(
+  rate: Rate | Rates,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  weight_decay: float = 0.01,
+  tensor_clip_norm: float | None = 1.0,
+  decay_rules: Rules = (('.*kernel', 1.0),),
+  rate_rules: Rules = (),
+  eps: float = 1e-6,
+) -> Optimizer:
+  """Returns the Adam that fine-tunes BERT, without bias correction (arXiv:1810.04805).
+
+  As in its PyTorch code (`BertAdam`), the gradient of each parameter is clipped to its
+  own norm of `tensor_clip_norm`, and that of each scanned block too.
+  """
+  transform = _scale_by_plain_adam(b1, b2, eps)
+  if tensor_clip_norm is not None:
+    transform = optax.chain(_clip_each(tensor_clip_norm), transform)
+  return Optimizer(
+    transform, rate, weight_decay, decay_rules=decay_rules, rate_rules=rate_rules
+  )
+
+
+def _clip_each(norm: float) -> optax.GradientTransformation:
+  """Scales the update of each parameter, and of each scanned block, to a norm."""
+
+  def clipped(keys: Sequence[jax.tree_util.KeyEntry], g: jax.Array) -> jax.Array:
+    axes = tuple(range(is_stacked(path_of(keys)), g.ndim))
+    own = jnp.sqrt(jnp.square(g).sum(axes, keepdims=True))
+    return g * jnp.minimum(1.0, norm / (own + 1e-6))  # as torch's clip_grad_norm_
+
+  return optax.stateless(
+    lambda updates, _: jax.tree_util.tree_map_with_path(clipped, updates)
+  )
+
+
+def _scale_by_plain_adam(
+  b1: float, b2: float, eps: float
+) -> optax.GradientTransformation:
+  """Returns Adam's scaling by moments that start at zero and are not corrected."""
+
+  def init(params: Tree) -> optax.ScaleByAdamState:
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+  def update(
+    updates: Tree, state: optax.ScaleByAdamState, params: Tree | None = None
+  ) -> tuple[Tree, optax.ScaleByAdamState]:
+    del params
+    mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+    nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
+    scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+    return scaled, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
 def momentum(
   rate: Rate | Rates,
   decay: float = 0.9,

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from big_vision_like.errors import UserError, check_one_of
+from big_vision_like.ops import images
+from big_vision_like.ops.images import Normalization
 from big_vision_like.tasks import classification, task
 from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 
@@ -18,7 +20,7 @@ TEXT = ('tokens', 'token_types', 'token_mask')
 IMAGE = ('regions', 'locations', 'region_mask')
 # Axes of one example in these arrays.
 RANKS = dict(tokens=1, token_types=1, token_mask=1, regions=2, locations=2)
-RANKS |= dict(region_mask=1, task=0)
+RANKS |= dict(region_mask=1, task=0, image=3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,9 @@ class Answering(task.GradientTask):
   Batches have `label` (B,), the right candidate, or `target` (B, C), scores in [0, 1].
   `loss_type` is 'softmax', 'sigmoid' (binary cross-entropies, summed over candidates)
   or 'binary' (the mean over candidates, which are right or wrong).
+
+  For a model that sees the pixels of an `image`, name it in `inputs`; uint8 images are
+  normalized by `mean` and `std`.
   """
 
   predicts = 'answers'
@@ -41,9 +46,15 @@ class Answering(task.GradientTask):
   inputs: Sequence[str] = (*TEXT, *IMAGE)
   head: str
   loss_type: str = 'sigmoid'
+  mean: float | Sequence[float] = 0.5
+  std: float | Sequence[float] = 0.5
 
   def __post_init__(self) -> None:
     check_one_of(classification.LOSSES, loss_type=self.loss_type)
+
+  @property
+  def images(self) -> Normalization | None:
+    return Normalization(self.mean, self.std) if 'image' in self.inputs else None
 
   def check(self, batch: dict) -> None:
     for name in self.inputs:
@@ -61,6 +72,8 @@ class Answering(task.GradientTask):
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     """Returns the inputs of the model with one row for each option of each example."""
     arrays = {name: jnp.asarray(batch[name]) for name in self.inputs}
+    if self.images is not None:
+      arrays['image'] = images.normalize(arrays['image'], *self.images)
     options = {
       array.shape[1]
       for name, array in arrays.items()

@@ -17,6 +17,7 @@ from big_vision_like import optim
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import scene_questions
 from big_vision_like.data.sources import tfds
+from big_vision_like.data.text import wordpiece
 from big_vision_like.data.transforms import labels, questions, regions
 from big_vision_like.evals import classification as evals
 from big_vision_like.layers import pairs
@@ -35,7 +36,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   transforms = [
     spec(
       questions.Words,
-      vocabulary=spec(scene_questions.Vocabulary),
+      vocabulary=spec(wordpiece.WordPiece, words=scene_questions.WORDS),
       text='question',
       length=10,
     ),
@@ -54,7 +55,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     answering.Answering,
     model=spec(
       vilbert.ViLBERT,
-      vocab_size=len(scene_questions.WORDS),
+      vocab_size=len(wordpiece.SPECIAL) + len(scene_questions.WORDS),
       width=64,
       depth=3,
       num_heads=4,
@@ -67,6 +68,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       joint_heads=4,
       text_places=(1, 2),
       image_places=(0, 1),
+      fusion='sum',
       max_length=10,
       dropout=0.0,
       attention_dropout=0.0,

@@ -343,3 +343,38 @@ def test_the_factored_moment_of_scanned_blocks_is_that_of_each_block():
   moments = optimizer.init(tree.stack_blocks(params))
   size = sum(x.size for x in jax.tree.leaves(moments))
   assert size < 1.6 * sum(x.size for x in jax.tree.leaves(params))
+
+
+def test_bert_adam_by_hand():
+  grads = [np.array([3.0, -4.0]), np.array([0.3, 0.1])]
+  w, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+  for g in grads:
+    g = g / max(1.0, np.linalg.norm(g) / 2.0)
+    m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+    w = w - 0.1 * (m / (np.sqrt(v) + 1e-3) + 0.5 * w)
+  optimizer = optim.bert_adam(
+    0.1, b1=0.8, b2=0.9, weight_decay=0.5, tensor_clip_norm=2.0, eps=1e-3
+  )
+  # The other parameter has a large gradient, which does not shrink this one's.
+  params = {'kernel': jnp.array([1.0, 2.0]), 'other': jnp.array([1.0])}
+  given = [{'kernel': jnp.float32(g), 'other': jnp.float32([1e3])} for g in grads]
+  got = descend(optimizer, params, given)
+  np.testing.assert_allclose(got['kernel'], w, rtol=1e-5)
+
+
+def test_bert_adam_clips_scanned_blocks_separately():
+  grads = np.float32([[3.0, 4.0], [0.03, 0.04]])
+  optimizer = optim.bert_adam(0.1, weight_decay=0.0)
+  params = {'a': jnp.zeros((2, 2)), 'b': jnp.zeros((2, 2))}
+  names = ('block_0', 'block_1')
+  apart = {name: {'w': x} for name, x in zip(names, params['a'], strict=True)}
+  got = descend(
+    optimizer, {'blocks': {'w': params['a']}}, [{'blocks': {'w': jnp.asarray(grads)}}]
+  )
+  want = descend(
+    optimizer,
+    apart,
+    [{n: {'w': jnp.asarray(g)} for n, g in zip(names, grads, strict=True)}],
+  )
+  for name, block in zip(names, got['blocks']['w'], strict=True):
+    np.testing.assert_allclose(block, want[name]['w'], rtol=1e-6)

@@ -46,3 +46,19 @@ def test_classifiers_against_timm(run):
   assert train['operations_per_step'] > 2 * 2 * 0.38e9 * (32 / 224) ** 2 * 2
   assert train['ratios']['timm, channels_last'] > 0
   assert predict['ratios']['timm, channels_last'] > 0
+
+
+def test_bert_against_transformers(run):
+  done = run(
+    'tools/benchmark/bert.py',
+    '--size=tiny',
+    '--batch-size=2',
+    '--length=8',
+    '--repeats=1',
+    '--steps=1',
+  )
+  assert done.returncode == 0, done.stderr
+  train, predict = json.loads(done.stdout)['results']
+  for result in (train, predict):
+    assert result['ratios'].keys() == {'transformers, eager', 'transformers, sdpa'}
+    assert min(result['ratios'].values()) > 0

@@ -10,7 +10,6 @@ Axes: N objects, F features; 4 is left, top, right, bottom.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,28 +25,12 @@ COUNTS = tuple(map(str, range(OBJECTS + 1)))
 ANSWERS = (*COLORS, *SHAPES, *COUNTS, 'no', 'yes')
 KINDS = ('color', 'shape', 'left', 'count', 'exists')
 WIDTH, NOISE = 24, 0.3
+# The words of questions, for a `wordpiece.WordPiece`.
 WORDS = (
-  *('[PAD]', '[UNK]', '[CLS]', '[SEP]', *COLORS, *SHAPES),
+  *COLORS,
+  *SHAPES,
   *'what how many is there a the of left color shape object objects'.split(),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-  """The words of questions as tokens, with the interface of a `WordPiece`."""
-
-  pad_id: int = WORDS.index('[PAD]')
-  cls_id: int = WORDS.index('[CLS]')
-  sep_id: int = WORDS.index('[SEP]')
-
-  def encode(self, text: str) -> list[int]:
-    """Returns the ids of the words of a text."""
-    return [WORDS.index(word if word in WORDS else '[UNK]') for word in text.split()]
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """Returns the words of ids, without special tokens."""
-    special = self.pad_id, self.cls_id, self.sep_id
-    return ' '.join(WORDS[i] for i in ids if i not in special)
 
 
 @dataclasses.dataclass

@@ -24,7 +24,7 @@ from big_vision_like import files
 from big_vision_like.data.sources import language
 from big_vision_like.data.sources.base import Identified
 from big_vision_like.data.sources.language import Annotations, Example, Read
-from big_vision_like.errors import Checked, UserError
+from big_vision_like.errors import UserError
 
 LEAST = 9  # occurrences of an answer in the vocabulary
 NUMBERS = 'zero one two three four five six seven eight nine ten'.split()
@@ -127,7 +127,7 @@ def annotations_in(path: str) -> list[dict[str, Any]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers(Identified, Checked):
+class Answers(Identified):
   """A vocabulary of answers: a text file with one answer per line, or a JSON list.
 
   tools/build_answers.py writes it.
@@ -159,14 +159,6 @@ class Answers(Identified, Checked):
   def labels(self) -> dict[str, int]:
     """The label of each answer."""
     return {name: label for label, name in enumerate(self.names)}
-
-  def problems(self) -> list[str]:
-    """Returns why the file cannot be used, or an empty list."""
-    try:
-      self.names  # noqa: B018 - reads the file
-    except UserError as error:
-      return [str(error)]
-    return []
 
   def fingerprint(self) -> str:
     """Returns a digest of the answers."""
@@ -207,12 +199,6 @@ class Vqa(Annotations):
   def answer_names(self) -> Sequence[str]:
     """The answers, by label."""
     return self.answers.names
-
-  def problems(self) -> list[str]:
-    """Returns why the files cannot be read, or an empty list."""
-    if self.made_up:
-      return []
-    return self.answers.problems() or Annotations.problems(self)
 
   def read(self) -> Read:
     examples, left_out = [], collections.Counter()
@@ -296,12 +282,6 @@ class Gqa(Annotations):
   def answer_names(self) -> Sequence[str]:
     """The answers, by label."""
     return self.answers.names
-
-  def problems(self) -> list[str]:
-    """Returns why the files cannot be read, or an empty list."""
-    if self.made_up:
-      return []
-    return self.answers.problems() or Annotations.problems(self)
 
   def read(self) -> Read:
     content = files.read_fields(os.path.expanduser(self.path))

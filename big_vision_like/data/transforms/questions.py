@@ -1,8 +1,7 @@
 """Transforms of texts about images to word pieces, and of answers to targets.
 
 Sequences are [CLS] text [SEP], or [CLS] text [SEP] text [SEP] with token type 1 for the
-second text, as in BERT, followed by padding. `vocabulary` is a `wordpiece.WordPiece`,
-or another object with `encode`, `cls_id`, `sep_id` and `pad_id`.
+second text, as in BERT, followed by padding. `vocabulary` is a `wordpiece.WordPiece`.
 
 Axes: O options, T tokens, C classes.
 """
@@ -16,6 +15,7 @@ import grain
 import numpy as np
 
 from big_vision_like.data.sources import caption_texts, language
+from big_vision_like.data.text import wordpiece
 from big_vision_like.data.transforms import labels
 from big_vision_like.errors import BadRecordError, UserError
 
@@ -31,7 +31,7 @@ class Words(grain.transforms.Map):
   bad record. `task`, if given, becomes the feature `task`, the number of the task.
   """
 
-  vocabulary: Any
+  vocabulary: wordpiece.WordPiece
   text: str
   length: int
   task: int | None = None
@@ -54,7 +54,7 @@ class Options(grain.transforms.Map):
   of the two texts loses words until both fit, as published for VCR.
   """
 
-  vocabulary: Any
+  vocabulary: wordpiece.WordPiece
   length: int
   options: str = 'options'
   text: str | None = None
@@ -94,6 +94,36 @@ class Answers(grain.transforms.Map):
     target_C = np.zeros(self.num_answers, np.float32)
     target_C[found] = example['scores']
     return example | {'target': target_C}
+
+
+@dataclasses.dataclass(frozen=True)
+class AskClass(grain.transforms.RandomMap):
+  """A question whether the class of an image is a given one, yes or no at random.
+
+  The results are `question`, `form` with the name of a class, and `label`, 1 for yes.
+  `names` are the names of the classes of the former `label`.
+  """
+
+  names: Sequence[str]
+  form: str = 'is it {}'
+
+  def random_map(self, example: Example, rng: np.random.Generator) -> Example:
+    own = int(labels.feature(example, 'label'))
+    yes = bool(rng.integers(2))
+    other = (own + 1 + int(rng.integers(len(self.names) - 1))) % len(self.names)
+    question = self.form.format(self.names[own if yes else other])
+    return example | {'question': question, 'label': np.int64(yes)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedQuestion(grain.transforms.Map):
+  """The question of `ask` that the id of the example determines, for evaluation."""
+
+  ask: AskClass
+
+  def map(self, example: Example) -> Example:
+    rng = np.random.default_rng(int(labels.feature(example, 'id')))
+    return self.ask.random_map(example, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +179,7 @@ class Paired(grain.transforms.Map):
 
 
 def ids_of(
-  vocabulary: Any,
+  vocabulary: wordpiece.WordPiece,
   example: Example,
   name: str,
   place: int | None = None,
@@ -170,7 +200,7 @@ def ids_of(
 
 
 def padded(
-  vocabulary: Any,
+  vocabulary: wordpiece.WordPiece,
   first: Sequence[int],
   second: Sequence[int] | None,
   length: int,
