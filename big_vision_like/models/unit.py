@@ -274,9 +274,7 @@ class UniT(nn.Module):
       x_BND = jnp.concatenate([self._token(self.image_task, x_BND), x_BND], axis=1)
       seen_BN = jnp.pad(mask_BN, front, constant_values=True)
       placed_BND = jnp.pad(position_BND, [*front, (0, 0)])
-    context = transformer.Context(
-      mask=masks.padding(seen_BN), position_BND=placed_BND
-    )
+    context = transformer.Context(mask=masks.padding(seen_BN), position_BND=placed_BND)
     x_BND = self.encoder(x_BND, train, context)[:, before:]
     if self.residual:
       x_BND = input_BND + x_BND

@@ -232,17 +232,13 @@ def to_mmf(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _parts_of_ours(flat: tree.Arrays) -> Parts:
   """Returns the parts that the names of our variables show."""
-  shared = {
-    name.removeprefix(_SHARED) for name in flat if name.startswith(_SHARED)
-  }
+  shared = {name.removeprefix(_SHARED) for name in flat if name.startswith(_SHARED)}
   own = {name.split('/')[1] for name in flat if name.startswith('params/')}
   tasks = {task: _kind(task, flat) for task in own - {'shared'}}
   first = next(iter(tasks))
   separate = f'params/{first}/decoder/norm/scale' in flat
   start = rf'params/(?:shared|{re.escape(first)})/(encoder|decoder)/block_(\d+)/'
-  sizes = torchvision_resnet.sizes(
-    flat, torchvision_resnet.OURS, f'{_SHARED}backbone/'
-  )
+  sizes = torchvision_resnet.sizes(flat, torchvision_resnet.OURS, f'{_SHARED}backbone/')
   return Parts(
     tasks,
     linear.depths(flat, start),

@@ -61,9 +61,7 @@ def several(description: Fields, arrays: Fields) -> Results:
   tasks = {
     task: kind for kind, own in description['num_queries'].items() for task in own
   }
-  models = {
-    task: made(description, params, task, kind) for task, kind in tasks.items()
-  }
+  models = {task: made(description, params, task, kind) for task, kind in tasks.items()}
   inputs = {task: inputs_of(arrays, kind) for task, kind in tasks.items()}
   for task, model in models.items():
     fit_parameters(model, of_task(params, task, model), *inputs[task])
@@ -124,9 +122,7 @@ def of_task(params: tree.Tree, task: str, model: unit.UniT) -> tree.Tree:
   return {name: part for name, part in found.items() if name not in unused}
 
 
-def made(
-  description: Fields, params: tree.Tree, task: str, kind: str
-) -> unit.UniT:
+def made(description: Fields, params: tree.Tree, task: str, kind: str) -> unit.UniT:
   """Returns the model of a task."""
   own, shared = params[task], params['shared']
   head = own['head']
@@ -204,8 +200,7 @@ def objects_of(arrays: Fields) -> set_detection.Objects:
 
 
 def targets(arrays: Fields) -> tuple[np.ndarray, ...]:
-  """Returns labels, boxes and attributes of objects, padded, and which are no padding.
-  """
+  """Returns labels, boxes and attributes of objects, padded, and which are no padding."""
   count = len(arrays['input/features'])
   labels = [arrays[f'input/target_{i}/labels'] for i in range(count)]
   valid_BK = np.arange(max(map(len, labels)))[None] < [[len(x)] for x in labels]
