@@ -4,13 +4,14 @@ The encoder is that of the Transformer (norms after the residual sums) with lear
 positions, types of tokens (the first or the second text), and exact GELUs. The first
 token, [CLS], stands for the whole text.
 
-Axes: B batch, T tokens, D width, V vocabulary, C classes.
+Axes: B batch, T tokens, P vectors before them, D width, V vocabulary, C classes.
 """
 
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import bert as layers
@@ -40,6 +41,9 @@ class Bert(nn.Module):
   (B, T, D) and `pooled_text` (B, D), made from the first token (without `pooler` there
   is none), and logits of the `heads`: `words` (B, T, V) for masked words, `next_text`
   (B, 2), whose class 0 is a second text that follows the first.
+
+  `before_BPD` are vectors without positions before the embedded text, to which its
+  tokens attend. Outputs do not include them.
   """
 
   vocab_size: int
@@ -68,6 +72,7 @@ class Bert(nn.Module):
     token_types_BT: jax.Array | None = None,
     token_mask_BT: jax.Array | None = None,
     train: bool = False,
+    before_BPD: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
     for head in self.heads:
       check_one_of(HEADS, heads=head)
@@ -81,6 +86,12 @@ class Bert(nn.Module):
       name='embeddings',
     )
     x_BTD = embeddings(tokens_BT, token_types_BT, train=train)
+    count = 0
+    if before_BPD is not None:
+      count = before_BPD.shape[1]
+      x_BTD = jnp.concatenate([before_BPD.astype(x_BTD.dtype), x_BTD], axis=1)
+      if token_mask_BT is not None:
+        token_mask_BT = jnp.pad(token_mask_BT, [(0, 0), (count, 0)], constant_values=1)
     mask = None if token_mask_BT is None else masks.padding(token_mask_BT)
     x_BTD = transformer.Stack(
       depth=self.depth,
@@ -95,7 +106,7 @@ class Bert(nn.Module):
       epsilon=layers.EPSILON,
       block_args=layers.block_args(self.activation, self.attention_dropout),
       name='encoder',
-    )(x_BTD, train, transformer.Context(mask=mask))
+    )(x_BTD, train, transformer.Context(mask=mask))[:, count:]
     outputs = {'text': x_BTD}
     if self.pooler:
       pooled_BD = layers.Dense(self.width, dtype=self.dtype, name='pooler')(x_BTD[:, 0])

@@ -10,6 +10,7 @@ of a map; u v a larger map, b = B * Q.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ MAX_CELLS = 50
 PLACES = ('attention', 'input', 'none')
 
 # PyTorch's initializer of matrices.
-_START = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+MATRIX = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class DETR(nn.Module):
@@ -78,7 +79,7 @@ class DETR(nn.Module):
       raise UserError(
         f'positions_at={self.positions_at!r} must be three of {", ".join(PLACES)}'
       )
-    self.input_proj = nn.Conv(self.width, (1, 1), kernel_init=_START, dtype=self.dtype)
+    self.input_proj = nn.Conv(self.width, (1, 1), kernel_init=MATRIX, dtype=self.dtype)
     self.queries = self.param(
       'queries', nn.initializers.normal(1.0), (self.num_queries, self.width)
     )
@@ -86,7 +87,7 @@ class DETR(nn.Module):
       shape, start = (MAX_CELLS, self.width // 2), nn.initializers.uniform(1.0)
       self.pos_rows = self.param('pos_rows', start, shape)
       self.pos_columns = self.param('pos_columns', start, shape)
-    stack = dict(
+    stack = stack_args(
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
       dropout=self.dropout,
@@ -94,17 +95,12 @@ class DETR(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
       norm=self.norm,
-      epsilon=EPSILON,
-      block_args=dict(
-        attention_args=dict(dropout=self.dropout, init_parts=3),
-        mlp_args=dict(activation='relu'),
-      ),
     )
     self.encoder = transformer.Stack(
       depth=self.encoder_depth, final_norm=self.norm == 'pre', **stack
     )
     self.decoder = transformer.Stack(depth=self.decoder_depth, every=True, **stack)
-    self.class_head = _dense(self.num_classes + 1, self.dtype)
+    self.class_head = dense(self.num_classes + 1, self.dtype)
     self.box_head = BoxHead(self.width, self.dtype)
     if self.masks:
       self.mask_attention = MaskAttention(self.num_heads, self.dtype)
@@ -116,7 +112,7 @@ class DETR(nn.Module):
     maps = self.backbone(image_BHWC, train)
     valid_Bhw = None
     if size_B2 is not None:
-      valid_Bhw = valid_cells(size_B2, image_BHWC.shape[1:3], _last(maps).shape[1:3])
+      valid_Bhw = valid_cells(size_B2, image_BHWC.shape[1:3], last_map(maps).shape[1:3])
     return self.detect(maps, valid_Bhw, train)
 
   def detect(
@@ -126,7 +122,7 @@ class DETR(nn.Module):
     train: bool = False,
   ) -> dict[str, jax.Array]:
     """Returns all outputs from the backbone's maps, with invalid cells masked out."""
-    x_BhwD = self.input_proj(_last(maps))
+    x_BhwD = self.input_proj(last_map(maps))
     batch, height, width = x_BhwD.shape[:3]
     mask = None
     if valid_Bhw is not None:
@@ -195,7 +191,7 @@ class BoxHead(nn.Module):
   def __call__(self, x_LBQD: jax.Array) -> jax.Array:
     for i, features in enumerate((self.hidden, self.hidden, 4), start=1):
       x_LBQD = nn.relu(x_LBQD) if i > 1 else x_LBQD
-      x_LBQD = _dense(features, self.dtype, name=f'fc{i}')(x_LBQD)
+      x_LBQD = dense(features, self.dtype, name=f'fc{i}')(x_LBQD)
     return x_LBQD
 
 
@@ -279,6 +275,19 @@ class MaskHead(nn.Module):
     return precision.at_least_float32(logits_BQuv)
 
 
+def stack_args(*, dropout: float, **stack: Any) -> dict[str, Any]:
+  """Returns the arguments of `transformer.Stack` for DETR's encoder and decoder."""
+  return dict(
+    dropout=dropout,
+    epsilon=EPSILON,
+    block_args=dict(
+      attention_args=dict(dropout=dropout, init_parts=3),
+      mlp_args=dict(activation='relu'),
+    ),
+    **stack,
+  )
+
+
 def valid_cells(
   size_B2: jax.Array, image_size: tuple[int, int], map_size: tuple[int, int]
 ) -> jax.Array:
@@ -322,7 +331,8 @@ def _stages(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
   return [maps[name] for name in sorted(maps) if name.startswith('stage')]
 
 
-def _last(maps: Mapping[str, jax.Array]) -> jax.Array:
+def last_map(maps: Mapping[str, jax.Array]) -> jax.Array:
+  """Returns the coarsest map of a backbone."""
   return _stages(maps)[-1]
 
 
@@ -336,8 +346,9 @@ def _finer(maps: Mapping[str, jax.Array]) -> list[jax.Array]:
   return stages[-2:-5:-1]
 
 
-def _dense(features: int, dtype: str, name: str | None = None) -> nn.Dense:
-  return nn.Dense(features, kernel_init=_START, dtype=dtype, name=name)
+def dense(features: int, dtype: str, name: str | None = None) -> nn.Dense:
+  """Returns a layer whose matrix starts as PyTorch's does."""
+  return nn.Dense(features, kernel_init=MATRIX, dtype=dtype, name=name)
 
 
 def _conv(features: int, size: int, dtype: str, name: str) -> nn.Conv:

@@ -1,6 +1,7 @@
 """Losses as pure functions, in float32.
 
-Axes: B batch, C classes, T tokens, P pixels.
+Axes: B batch, C classes, T tokens, P pixels, K objects, A classes of attributes, N
+attributes of an object.
 """
 
 import jax
@@ -114,3 +115,18 @@ def smoothed_cross_entropy(
   each = smoothing / count
   entropy = -xlogy(1.0 - smoothing, 1.0 - smoothing) - count * xlogy(each, each)
   return -(1.0 - smoothing) * true_BT - each * others_BT - entropy
+
+
+def attributes(logits_BKA: jax.Array, attribute_BKN: jax.Array) -> jax.Array:
+  """Returns the loss of objects' attributes, float32; -1 is padding (arXiv:2102.10772).
+
+  It is half the cross-entropy, averaged over the attributes of each object and over the
+  objects with attributes. As in the published code, objects whose loss is 0 do not
+  count.
+  """
+  log_BKA = jax.nn.log_softmax(precision.at_least_float32(logits_BKA))
+  valid_BKN = attribute_BKN >= 0
+  loss_BKN = -jnp.take_along_axis(log_BKA, jnp.maximum(attribute_BKN, 0), axis=-1)
+  count_BK = jnp.maximum(valid_BKN.sum(axis=-1), 1)
+  loss_BK = 0.5 * jnp.where(valid_BKN, loss_BKN, 0.0).sum(axis=-1) / count_BK
+  return loss_BK.sum() / jnp.maximum((loss_BK != 0).sum(), 1)

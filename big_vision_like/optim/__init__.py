@@ -37,6 +37,7 @@ from big_vision_like.optim.schedules import (
   staircase,
   step_decay,
 )
+from big_vision_like.optim.skipping import skipping_adamw
 
 __all__ = [
   'Ema',
@@ -68,6 +69,7 @@ __all__ = [
   'per_step_cosine',
   'rmsprop_tf',
   'rsqrt',
+  'skipping_adamw',
   'staircase',
   'step_decay',
 ]

@@ -1,13 +1,15 @@
 """Detection of objects in images: boxes, classes and masks.
 
 Axes: B batch, H W image, h w mask logits of the model, L layers of the decoder, Q
-queries, C classes with "no object" last, K rows of targets, N all masks, P pixels.
+queries, C classes with "no object" last, K rows of targets, N all masks, or attributes
+of an object, P pixels, A classes of attributes, D width.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from big_vision_like.tasks.task import Arrays, Frozen, Loss, State
 
 COSTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0}
 WEIGHTS = {'class': 1.0, 'l1': 5.0, 'giou': 2.0, 'focal': 1.0, 'dice': 1.0}
+WEIGHTS |= {'attributes': 1.0}
 # Tolerance in pixels for boxes that rounding puts outside of their image.
 OUTSIDE = 0.5
 
@@ -43,7 +46,8 @@ class Detection(task.GradientTask):
   `size` (B, 2) rows and columns (by default all); `boxes` (B, K, 4), xyxy in pixels;
   `box_labels` (B, K) and `box_mask` (B, K), False for padding. For models with masks
   they also hold `segment_map` (B, H, W), the row of each pixel's object counted from 1,
-  or `masks` (B, K, H, W) if objects overlap.
+  or `masks` (B, K, H, W) if objects overlap. For models with attributes they hold
+  `attributes` (B, K, N), of which -1 is padding.
 
   In each decoder layer separately, objects are matched one-to-one to queries at minimum
   cost. `costs` and `weights` override entries of the paper's `COSTS` and `WEIGHTS` by
@@ -79,6 +83,7 @@ class Detection(task.GradientTask):
   def check(self, batch: dict) -> None:
     check_shapes(batch, self.model.num_queries)
     check_objects(batch, self.num_classes)
+    check_attributes(batch, num_attributes(self.model))
 
   def model_inputs(self, batch: Arrays) -> tuple[jax.Array, ...]:
     image_BHWC = images.normalize(batch['image'], self.mean, self.std)
@@ -114,6 +119,8 @@ class Detection(task.GradientTask):
         outputs['mask_logits'], masks_of(batch), objects, query_LBK[-1], num_objects
       )
       found |= {name: loss[None] for name, loss in of_masks.items()}
+    if num_attributes(self.model):
+      found['attributes'] = self._attribute_losses(params, outputs, batch, query_LBK)
     weights = WEIGHTS | self.weights
     last = sum(weights[name] * loss_L[-1] for name, loss_L in found.items())
     earlier = sum(weights[name] * loss_L[:-1].sum() for name, loss_L in found.items())
@@ -121,6 +128,30 @@ class Detection(task.GradientTask):
     scalars['loss_auxiliary'] = earlier
     scalars |= errors(outputs['logits'], objects, query_LBK[-1])
     return last + earlier, (mutable, scalars)
+
+  def _attribute_losses(
+    self, params: Any, outputs: Arrays, batch: Arrays, query_LBK: jax.Array
+  ) -> jax.Array:
+    """Returns the loss of attributes in each matched layer, (L,) float32.
+
+    The model predicts the attributes of an object given its true class.
+    """
+    if 'attributes' not in batch:
+      raise UserError(
+        'the model predicts attributes, but batches have no `attributes`: they have'
+        f' {", ".join(batch)}; set num_attributes=0, or add attributes to the data.'
+      )
+    attribute_BKN = jnp.where(batch['box_mask'][..., None], batch['attributes'], -1)
+
+    def of_layer(x_BQD: jax.Array, query_BK: jax.Array) -> jax.Array:
+      place_BK1 = jnp.maximum(query_BK, 0)[..., None]
+      x_BKD = jnp.take_along_axis(x_BQD, place_BK1, axis=1)
+      logits_BKA = self.model.apply(
+        {'params': params}, x_BKD, batch['box_labels'], method='attributes'
+      )
+      return losses.attributes(logits_BKA, attribute_BKN)
+
+    return jax.vmap(of_layer)(outputs['layer_features'][-len(query_LBK) :], query_LBK)
 
   def predict(self, state: State, batch: Arrays, key: jax.Array) -> Arrays:
     """Returns the model's outputs, with layers (L) after the batch, and detections.
@@ -132,7 +163,7 @@ class Detection(task.GradientTask):
     """
     del key  # nothing is random in evaluation
     outputs = self.model.apply(state.variables, *self.model_inputs(batch))
-    for name in ('layer_logits', 'layer_boxes'):
+    for name in outputs.keys() & {'layer_logits', 'layer_boxes', 'layer_features'}:
       outputs[name] = jnp.moveaxis(outputs[name], 0, 1)
     logits, found_BQ4 = (
       precision.at_least_float32(outputs[name]) for name in ('logits', 'boxes')
@@ -215,6 +246,24 @@ def check_objects(batch: dict, classes: int) -> None:
         width=size_B2[i, 1],
       )
       raise UserError(f'object {k} of {which} {details}')
+
+
+def num_attributes(model: nn.Module) -> int:
+  """Returns the number of attributes that a model predicts; 0 if it predicts none."""
+  return getattr(model, 'num_attributes', 0)
+
+
+def check_attributes(batch: dict, count: int) -> None:
+  """Raises for the first attribute that the model does not have."""
+  if not count or 'attributes' not in batch:
+    return
+  attribute_BKN = np.where(batch['box_mask'][..., None], batch['attributes'], -1)
+  for i, k, n in np.argwhere((attribute_BKN < -1) | (attribute_BKN >= count)):
+    raise UserError(
+      f'object {k} of row {i} has the attribute {attribute_BKN[i, k, n]}, but the model'
+      f' has {count} (0 to {count - 1}; -1 is padding): set num_attributes of its head'
+      ' to match the data.'
+    )
 
 
 def objects_of(batch: Arrays) -> Objects:

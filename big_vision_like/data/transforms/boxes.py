@@ -4,7 +4,8 @@ Fields of an example are `image` uint8 (H, W, C); `boxes` float32 (N, 4): left, 
 right, bottom in pixels; `box_labels` int32 (N,). Optional fields are `masks` uint8
 (N, H, W) of 0 and 1, `crowd` bool (N,), `area` float32 (N,) as in the record,
 `segment_map` uint8 (H, W): the object of each pixel, counted from 1, or 0 for none, and
-`outlines`, `placement` and `box_masks` of `instance_masks`.
+`outlines`, `placement` and `box_masks` of `instance_masks`, and `attributes` of
+`attributes`.
 `dropped`, int32, counts the objects of the record that the transforms removed.
 Geometry follows DETR (arXiv:2005.12872, published code).
 
@@ -34,7 +35,7 @@ Step = functools.partial
 
 PER_OBJECT = (
   *('boxes', 'box_labels', 'crowd', 'area', 'masks'),
-  *('outlines', 'box_masks'),
+  *('outlines', 'box_masks', 'attributes'),
 )
 # Fields whose last two axes are height and width.
 MAPS = ('masks', 'segment_map')
