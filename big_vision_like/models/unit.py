@@ -10,9 +10,6 @@ M tokens of the memory, Q queries, D width (of the encoder, the text or the deco
 layers of the decoder, C classes, A attributes.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
