@@ -72,10 +72,11 @@ def source_of(config: Mapping[str, Any]) -> type[Source]:
   """Returns the class of reports for the run that a config describes.
 
   A module of this package declares the class for what the task predicts. Runs of other
-  tasks get a page with the general sections only.
+  tasks, or with other inputs, get the general sections and those of their model only.
   """
   task = specs.symbol(config['task'], 'config.task')
-  return specs.declared(report, 'predicts').get(task.predicts, Plain)
+  found = specs.declared(report, 'predicts').get(task.predicts, Plain)
+  return found if found.shows(config) else Plain
 
 
 def sections_of_model(source: Source) -> Sequence[Section]:

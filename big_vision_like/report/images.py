@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,9 +49,14 @@ class Predictions:
 
 @dataclasses.dataclass
 class Source(report_source.Source):
-  """A report on a run whose batches have images."""
+  """A report on a run whose batches have images or clips."""
 
   predicts = 'classes'
+
+  @classmethod
+  def shows(cls, config: Mapping[str, Any]) -> bool:
+    inputs = config['task'].get('inputs') or ('image',)
+    return bool({'image', 'video'} & {*inputs})
 
   @functools.cached_property
   def trained(self) -> vit.Trained:
