@@ -19,7 +19,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import check_one_of
+from big_vision_like.errors import UserError, check_one_of
 
 NORMALIZERS = ('exact', 'graph', 'batch')
 
@@ -163,10 +163,13 @@ def shares(
   maximum that is subtracted from logits first is that of the edges into each node with
   the normalizer 'exact', of all edges of a graph with 'graph', and of the whole batch
   with 'batch', as in the published code of arXiv:2002.05544. With an epsilon, these
-  differ: nodes whose logits are far below the maximum get weights near 0. Weights of
-  edges that do not exist are 0.
+  differ: nodes whose logits are far below the maximum get weights near 0. Without an
+  epsilon, the sum of such nodes could underflow, so 'graph' and 'batch' need one.
+  Weights of edges that do not exist are 0.
   """
   check_one_of(NORMALIZERS, normalizer=normalizer)
+  if normalizer != 'exact' and not epsilon > 0:
+    raise UserError(f'normalizer={normalizer!r} needs an epsilon above 0')
   there_BE1 = edges.weight_BE[..., None] > 0
   if normalizer == 'exact':
     largest_BNH = edges.largest(logits_BEH)

@@ -28,7 +28,7 @@ class Classification(task.GradientTask):
   """Classification by cross-entropy; batches hold `label` (B,) and the model's inputs.
 
   `inputs` names the arrays that the model is called with, in order: `image`, `video`,
-  `nodes`, `edges` and `mask` of graphs, or tokens. uint8 arrays are normalized by
+  `nodes`, `edges` and `node_mask` of graphs, or tokens. uint8 arrays are normalized by
   `mean` and `std` (of values in [0, 1]: one number, or one per channel); the default
   gives [-1, 1], as our own and Google's weights expect. Other arrays are passed to the
   model unchanged.

@@ -121,7 +121,7 @@ def from_geometric_gat(state: tree.Arrays) -> dict[str, np.ndarray]:
 
 
 def to_geometric_gat(flat: tree.Arrays) -> dict[str, np.ndarray]:
-  """Returns our flat parameters of `GAT` in the names of BDI-UFRGS/superpixel-graphs."""
+  """Returns our flat parameters of `GAT` as BDI-UFRGS/superpixel-graphs names them."""
   layers: dict[str, dict[str, np.ndarray]] = {}
   found = {}
   for name, array in flat.items():

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from big_vision_like.data.transforms import superpixels as transforms
 from big_vision_like.models import superpixel_gat as models
 from big_vision_like.ops import graphs, losses
 from big_vision_like.weights import superpixel_gat as names
@@ -30,6 +31,7 @@ from tools.golden.common import (
 
 OUTPUT = Tolerance(absolute=1e-5)
 ATTENTION = Tolerance(absolute=1e-6)
+FEATURES = Tolerance(absolute=1e-4)
 # With published weights, logits are in the thousands.
 PUBLISHED = Tolerance(absolute=1e-4, relative=1e-6)
 EXACT = Tolerance(relative=1e-4)
@@ -207,11 +209,43 @@ def graded(found: Mapping[str, Any]) -> Results:
   return {f'grad/{name}': (x, tolerance) for name, x in found.items()}
 
 
+def superpixels(description: Fields, arrays: Fields) -> Results:
+  """Computes graphs of given superpixels, and the superpixels of grey images."""
+  del description
+  results: Results = {}
+  count = sum(name.startswith('input/image') for name in arrays)
+  for i in range(count):
+    image_HWC, label_HW = arrays[f'input/image{i}'], arrays[f'input/segments{i}']
+    nodes_NF, pairs_E2 = transforms.graph(image_HWC, label_HW)
+    edges_E2, weight_E = transforms.directed(pairs_E2, len(nodes_NF))
+    weight_NN = np.zeros((len(nodes_NF),) * 2, np.int32)
+    weight_NN[edges_E2[:, 1], edges_E2[:, 0]] = weight_E
+    results |= {
+      f'output/features{i}': (nodes_NF, FEATURES),
+      f'output/multiplicity{i}': (weight_NN, ATTENTION),
+    }
+    if f'output/edges{i}' in arrays:
+      # The published order of edges is that of a set: only their numbers are the same.
+      golden_E2 = arrays[f'output/edges{i}']
+      each_E2 = edges_E2.repeat(weight_E.astype(int), axis=0)
+      same = len(golden_E2) == len(each_E2) and bool(
+        (in_order(golden_E2) == in_order(each_E2)).all()
+      )
+      results[f'output/edges{i}'] = (golden_E2 if same else each_E2, ATTENTION)
+  return results
+
+
+def in_order(edges_E2: np.ndarray) -> np.ndarray:
+  """Returns edges sorted by source, then target."""
+  return edges_E2[np.lexsort(edges_E2.T[::-1])]
+
+
 CHECKS: tuple[Check, ...] = tuple(
   Check(function, reference)
   for function, reference in (
     (network, 'model.GAT_MNIST'),
     (layer, 'pytorch_geometric'),
     (geometric_gat, 'BDI-UFRGS/superpixel-graphs'),
+    (superpixels, 'get_graph_from_image'),
   )
 )
