@@ -22,9 +22,8 @@ FORMS = {name: make(EDGES_BE2, WEIGHT_BE, N) for name, make in graphs.FORMS.item
 
 def attended(edges, nodes_BND, normalizer, epsilon=0.0):
   """Returns the sum of the sources of each node, weighted by a softmax of features."""
-  logits_BEH = (
-    edges.of_sources(nodes_BND)[..., :2] + edges.of_targets(nodes_BND)[..., 2:]
-  )
+  from_BED, to_BED = edges.of_sources(nodes_BND), edges.of_targets(nodes_BND)
+  logits_BEH = from_BED[..., :2] + to_BED[..., 2:]
   share_BEH = graphs.shares(edges, 9 * logits_BEH, normalizer, epsilon)
   value_BED = from_BED * share_BEH.repeat(2, axis=-1)
   return edges.into_targets(value_BED)

@@ -26,8 +26,8 @@ class Superpixels(grain.transforms.Map):
   of a superpixel, in [0, 1], and the mean column and row divided by width and height;
   `edges` int32 (max_edges, 2) pairs (source, target): each two neighbours in both
   directions, then a loop of each node, which counts twice in `weights` (max_edges,), as
-  in the published code; `node_mask` (max_nodes,) is False for padding. Values of colour are
-  multiplied by `scale`; published weights for MNIST need 255.
+  in the published code; `node_mask` (max_nodes,) is False for padding. Values of colour
+  are multiplied by `scale`; published weights for MNIST need 255.
 
   `segments` is the number that SLIC aims at. With `wrap`, the left and right border of
   a panorama of 360 degrees touch, and positions are means on a circle. Images of one
@@ -54,7 +54,7 @@ class Superpixels(grain.transforms.Map):
       if count > most:
         raise BadRecordError(
           f'the image of example {example.get("id", "?")} has {count} {what}, and there'
-          f' is room for {most}: raise max_nodes or max_edges, or ask for fewer segments.'
+          f' is room for {most}: raise max_nodes or max_edges, or take fewer segments.'
         )
     result = {k: v for k, v in example.items() if k != 'image'}
     return result | {
