@@ -4,9 +4,10 @@ A graph is a list of directed edges, each from a source to a target. Nodes and e
 padded: an edge with weight 0 does not exist. The weight is the number of times that an
 edge occurs. Three forms give equal results:
 
-- `Incidence` uses products with matrices of zeros and ones, fast on all devices;
-- `Segments` gathers and scatters, which compilers for CPUs and TPUs do slowly, but
-  whose memory grows only with the number of edges;
+- `Segments` gathers and scatters, the fastest on CPUs, and its memory grows only with
+  the number of edges;
+- `Incidence` uses products with matrices of zeros and ones, for accelerators on which
+  scattering is slow;
 - `Dense` has an edge between each two nodes, for small graphs.
 
 Axes: B graphs, N nodes, E edges, D features, H heads, S T sources and targets.

@@ -37,7 +37,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.task = spec(
     tasks.Classification,
     inputs=('nodes', 'edges', 'weights', 'node_mask'),
-    model=spec(MODELS[arg.model], num_classes=10),
+    model=spec(MODELS[arg.model], num_classes=10, form='segments'),
     optimizer=spec(optim.adamw, rate=1e-3),
   )
   c.evals = dict(
