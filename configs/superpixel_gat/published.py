@@ -16,6 +16,8 @@ fashion 83.07 % with 1, 80.88 % with 4; svhn 80.72 %, cifar10 45.93 % with 2 (fr
 memory). Not trained here. Needs scikit-image: pip install '.[graphs]'.
 """
 
+from typing import NamedTuple
+
 import ml_collections as mlc
 
 from big_vision_like import optim
@@ -27,24 +29,35 @@ from big_vision_like.models import superpixel_gat
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-# Name in TFDS, channels, and the default number of heads.
+
+class Data(NamedTuple):
+  """Name in TFDS, channels, default number of heads, images for training and tests."""
+
+  name: str
+  channels: int
+  heads: int
+  train: int
+  test: int
+
+
 DATA = {
-  'mnist': ('mnist', 1, 2),
-  'fashion': ('fashion_mnist', 1, 1),
-  'svhn': ('svhn_cropped', 3, 2),
-  'cifar10': ('cifar10', 3, 2),
+  'mnist': Data('mnist', 1, 2, 60_000, 10_000),
+  'fashion': Data('fashion_mnist', 1, 1, 60_000, 10_000),
+  'svhn': Data('svhn_cropped', 3, 2, 73_257, 26_032),
+  'cifar10': Data('cifar10', 3, 2, 50_000, 10_000),
 }
 ARGUMENTS = ('mnist', 'cifar10')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   arg = arguments(argument, data=DATA, heads=('', '1', '2', '4'))
-  name, channels, heads = DATA[arg.data]
+  data = DATA[arg.data]
+  held_out = data.train // 10
   c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(100), log_every=100))
   c.checkpoint_every = 2000
   c.train_data = spec(
     pipeline.TrainInput,
-    source=graphs(name, channels, 'train[:90%]'),
+    source=graphs(data, f'train[:-{held_out}]', data.train - held_out),
     batch_size=32,
     seed=c.get_ref('seed'),
   )
@@ -52,30 +65,34 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     tasks.Classification,
     inputs=('nodes', 'edges', 'weights', 'node_mask'),
     model=spec(
-      superpixel_gat.SuperpixelGAT, num_classes=10, num_heads=int(arg.heads or heads)
+      superpixel_gat.SuperpixelGAT,
+      num_classes=10,
+      num_heads=int(arg.heads or data.heads),
     ),
     optimizer=spec(optim.adamw, rate=1e-3),
   )
   c.keep_best = 'val/top1'
   c.evals = dict(
-    val=evaluator(name, channels, 'train[90%:]', every=epochs(1)),
-    test=evaluator(name, channels, 'test'),
+    val=evaluator(data, f'train[-{held_out}:]', held_out, every=epochs(1)),
+    test=evaluator(data, 'test', data.test),
   )
   return c
 
 
-def evaluator(name: str, channels: int, split: str, **options) -> mlc.ConfigDict:
-  data = spec(pipeline.EvalInput, source=graphs(name, channels, split), batch_size=200)
-  return spec(classification.Accuracy, data=data, **options)
+def evaluator(data: Data, split: str, examples: int, **options) -> mlc.ConfigDict:
+  batches = spec(
+    pipeline.EvalInput, source=graphs(data, split, examples), batch_size=200
+  )
+  return spec(classification.Accuracy, data=batches, **options)
 
 
-def graphs(name: str, channels: int, split: str) -> mlc.ConfigDict:
+def graphs(data: Data, split: str, examples: int) -> mlc.ConfigDict:
   """Returns images as graphs, which are made once."""
   return spec(
     memory.Cached,
-    source=spec(tfds.Tfds, name=name, split=split),
+    source=spec(tfds.Tfds, name=data.name, split=split, examples=examples),
     transforms=[
-      spec(image.Decode, channels=channels),
+      spec(image.Decode, channels=data.channels),
       spec(superpixels.Superpixels),
     ],
   )

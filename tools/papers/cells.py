@@ -301,7 +301,7 @@ def shape_of(name: str) -> tuple[str, str]:
   data = config['train_data']
   # Images of joined inputs have one size.
   first = next(iter(data['inputs'].values())) if 'inputs' in data else data
-  return json.dumps(model), json.dumps(first['transforms'])
+  return json.dumps(model), json.dumps(first.get('transforms'))
 
 
 def counted_config(name: str) -> tuple[str, int, int]:
@@ -311,9 +311,14 @@ def counted_config(name: str) -> tuple[str, int, int]:
   batch = {k: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for k, x in example.items()}
   network = next(iter(run.task.networks().values()))
   inputs = jax.eval_shape(network.inputs, batch)
+  return pixels_of(example), *count(network.module, inputs)
+
+
+def pixels_of(example: Mapping[str, Any]) -> str:
+  """Returns the size of an example's clip or image as text; empty without either."""
   if 'video' in example:
-    pixels = 'x'.join(map(str, example['video'].shape[:3]))
-  else:
-    height, width = example['image'].shape[:2]
-    pixels = str(height) if height == width else f'{height}x{width}'
-  return pixels, *count(network.module, inputs)
+    return 'x'.join(map(str, example['video'].shape[:3]))
+  if 'image' not in example:
+    return ''
+  height, width = example['image'].shape[:2]
+  return str(height) if height == width else f'{height}x{width}'

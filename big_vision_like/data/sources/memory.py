@@ -73,12 +73,9 @@ class Cached(Source):
 
   def _made(self, index: int) -> dict[str, Any] | BadRecordError:
     try:
-      example = self.source[index]
-      for transform in self.transforms:
-        example = transform.map(example)
+      return Transformed(self.source, self.transforms)[index]
     except BadRecordError as error:
       return error
-    return example
 
   @functools.cached_property
   def _bytes(self) -> np.ndarray:
@@ -121,12 +118,34 @@ class Cached(Source):
     return digest('Cached', self.source, self.transforms)
 
   def planned(self) -> Source:
-    """Returns this source, with a stand-in for the inner source if data are missing."""
+    """Returns this source, or a stand-in that caches nothing if data are missing."""
     source = self.source.planned()
-    return self if source is self.source else dataclasses.replace(self, source=source)
+    return self if source is self.source else Transformed(source, self.transforms)
 
   def __getstate__(self) -> dict[str, Any]:
     # Accessing `kept` makes the file before workers start, so that they find it.
     return {k: v for k, v in self.__dict__.items() if k != '_bytes'} | {
       'kept': self.kept
     }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transformed(Source):
+  """The examples of a source after transforms, made whenever they are read."""
+
+  source: Source
+  transforms: Sequence[grain.transforms.Map] = ()
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    example = self.source[index]
+    for transform in self.transforms:
+      example = transform.map(example)
+    return example
+
+  @property
+  def inner(self) -> dict[str, Source]:
+    """The source that is transformed."""
+    return {'source': self.source}
