@@ -233,7 +233,7 @@ def test_damaged_videos_are_replaced_and_reported(root, short):
   batches = data.batches()
   batch = next(batches)
   batches.close()
-  assert batch['video'].shape == (4, 4, 32, 32, 3) and batches.replaced == 1
+  assert batch['video'].shape == (4, 4, 32, 32, 3) and batches.replaced >= 1
   assert 'run/bb.webm' in batches.news()[0]
 
 
