@@ -46,7 +46,11 @@ class Frames(Sequence):
     return len(self.names)
 
   def __getitem__(self, index: int) -> bytes:
-    return _read(self.folder / self.names[index])
+    path = self.folder / self.names[index]
+    try:
+      return path.read_bytes()
+    except OSError as error:
+      raise BadRecordError(f'{path} cannot be read: {error.strerror}') from error
 
 
 def frame_names(folder: str | os.PathLike) -> list[str]:
@@ -61,13 +65,6 @@ def frame_names(folder: str | os.PathLike) -> list[str]:
 def _number(name: str) -> tuple[int, str]:
   numbers = re.findall(r'\d+', name.rpartition('.')[0])
   return int(numbers[-1]) if numbers else -1, name
-
-
-def _read(path: str | os.PathLike) -> bytes:
-  try:
-    return pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise BadRecordError(f'{path} cannot be read: {error.strerror}') from error
 
 
 def opened(path: str | os.PathLike) -> pathlib.Path | Frames:
@@ -112,10 +109,18 @@ def stored(root: str) -> Stored:
   if not os.path.isdir(top):
     raise UserError(f'there is no folder {root}')
   paths, counts, left_out = [], {}, collections.Counter[str]()
+  seen = set[str]()  # links may form circles
   for place, inner, names in os.walk(top, followlinks=True):
-    inner[:] = [x for x in inner if x[0] != '.' and x not in folders.JUNK]
-    inside = os.path.relpath(place, top)
-    names = [x for x in names if x[0] != '.' and x not in folders.JUNK]
+    inner[:], names = (
+      [x for x in every if x[0] != '.' and x not in folders.JUNK]
+      for every in (inner, names)
+    )
+    inside, real = os.path.relpath(place, top), os.path.realpath(place)
+    if real in seen:
+      inner.clear()
+      left_out['links to a folder that is read already'] += 1
+      continue
+    seen.add(real)
     frames = [x for x in names if x.lower().endswith(decoding.SUFFIXES)]
     if frames and inside != os.curdir:
       paths.append(inside)

@@ -42,12 +42,13 @@ class Packets(NamedTuple):
   """What the packets of a video say about its frames.
 
   `times` are the times of shown frames and `keys` those of key frames, in ascending
-  order; `end` is the end of the last one. Frames can only be found by their times if
-  they are `sound`.
+  order. `total` is the number of packets, with those of hidden frames, and `end` the
+  end of the last one. Frames can only be found by their times if they are `sound`.
   """
 
   times: list[int]
   keys: list[int]
+  total: int
   end: int
   sound: bool
 
@@ -62,20 +63,18 @@ def chosen(
   damaged; if only a few frames are missing at its end, the others are chosen from.
   """
   with _opened(file, name) as (container, stream):
-    announced, fps = stream.frames, float(stream.average_rate or FPS)
+    fps = float(stream.average_rate or FPS)
     packets = _packets(container, stream)
+    _check_whole(container, stream, packets, name)
     count = len(packets.times)
-    if count < COMPLETE * announced or not count:
-      raise _damaged(name, count, announced)
-    _check_duration(container, stream, packets, name)
     indices = choose(count, fps)
     wanted = np.unique(indices).tolist()
     found = _by_times(container, stream, packets, wanted) if packets.sound else None
   if found is None:
     decoded, found = _from_start(file, name, wanted)
     if len(found) < len(wanted):
-      if decoded < COMPLETE * max(count, announced):
-        raise _damaged(name, decoded, max(count, announced))
+      if decoded < COMPLETE * count:
+        raise _damaged(name, decoded, count)
       indices = choose(decoded, fps)
       _, found = _from_start(file, name, np.unique(indices).tolist())
   return indices, found
@@ -165,8 +164,9 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
 
 def _packets(container: Any, stream: Any) -> Packets:
   codec = stream.codec_context.codec.canonical_name
-  times, keys, end = [], [], 0
+  times, keys, total, end = [], [], 0, 0
   for packet in _demuxed(container, stream):
+    total += 1
     if packet.is_keyframe:
       keys.append(packet.pts)
     if not packet.is_discard and _is_shown(packet, codec):
@@ -176,13 +176,22 @@ def _packets(container: Any, stream: Any) -> Packets:
   sound = sound and len({*times}) == len(times) and None not in (*times, *keys)
   # Frames before the first key frame depend on missing ones.
   if not sound or min(times) < min(keys):
-    return Packets(times, keys, end, sound=False)
-  return Packets(sorted(times), sorted(keys), end, sound=True)
+    return Packets(times, keys, total, end, sound=False)
+  return Packets(sorted(times), sorted(keys), total, end, sound=True)
 
 
-def _check_duration(container: Any, stream: Any, packets: Packets, name: str) -> None:
-  """Raises if the only stream ends early in a file that announces no frames."""
-  if stream.frames or len(container.streams) > 1 or not container.duration:
+def _check_whole(container: Any, stream: Any, packets: Packets, name: str) -> None:
+  """Raises if packets are missing that a file announces, or if there is no frame."""
+  announced = stream.frames
+  if container.format.name == INDEXED[0]:
+    # Without the frames that an edit list cuts off.
+    announced = len(stream.index_entries)
+  if packets.total < COMPLETE * announced:
+    raise _damaged(name, packets.total, announced)
+  if not packets.times:
+    raise _damaged(name, 0, 0)
+  # The duration is that of the longest stream.
+  if announced or len(container.streams) > 1 or not container.duration:
     return
   start, total = stream.start_time or 0, container.duration / 1e6  # in microseconds
   seconds = float((packets.end - start) * stream.time_base)

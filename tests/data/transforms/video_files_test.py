@@ -1,5 +1,6 @@
 import io
 import pathlib
+import struct
 import sys
 
 import av
@@ -70,6 +71,17 @@ def test_chosen_frames_are_those_of_decoding_everything(name, files, monkeypatch
     assert frames.keys() == {*picked.tolist()}
     for index, frame in frames.items():
       np.testing.assert_array_equal(frame, every[index])
+
+
+def test_files_trimmed_by_an_edit_list():
+  """As phones trim: the file keeps all frames, but shows a third of them."""
+  data = bytearray(film.written(g='10'))
+  place = data.index(b'elst') + 12  # after version, flags and the number of edits
+  duration, start = struct.unpack_from('>Ii', data, place)
+  struct.pack_into('>Ii', data, place, duration // 3, start + 15 * 1024)
+  _, frames = video_files.chosen(bytes(data), lambda n, fps: np.arange(n), 'x')
+  assert film.numbers(np.stack([*frames.values()])) == [*range(15, 35)]
+  np.testing.assert_array_equal([*frames.values()], every_frame(bytes(data)))
 
 
 def test_all_frames_in_one_pass(files):
