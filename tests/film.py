@@ -37,6 +37,8 @@ def written(
   times: Sequence[int] | None = None,
   rotation: int = 0,
   container: dict[str, str] | None = None,
+  height: int = HEIGHT,
+  width: int = WIDTH,
   **options: str,
 ) -> bytes:
   """Returns a video file of `count` frames; `times` are those of frames, in ms."""
@@ -44,7 +46,7 @@ def written(
   output = av.open(file, 'w', format=kind, container_options=container or {})
   names = {name.replace('_', '-'): value for name, value in options.items()}
   stream = output.add_stream(codec, rate=fps, options=names)
-  stream.width, stream.height = WIDTH, HEIGHT
+  stream.width, stream.height = width, height
   stream.pix_fmt = 'yuvj420p' if codec == 'mjpeg' else 'yuv420p'
   stream.codec_context.thread_count = 1
   if rotation:
@@ -52,7 +54,7 @@ def written(
   if times is not None:
     stream.codec_context.time_base = fractions.Fraction(1, 1000)
   for number in range(count):
-    picture = av.VideoFrame.from_ndarray(frame(number), format='rgb24')
+    picture = av.VideoFrame.from_ndarray(frame(number, height, width), format='rgb24')
     if times is not None:
       picture.pts, picture.time_base = times[number], fractions.Fraction(1, 1000)
     output.mux(stream.encode(picture))

@@ -208,6 +208,8 @@ def shrunk(
     return dict(spec.spec(pseudo_labels.MadeUp, **own))
   if fn is label_maps.LabelMaps:
     return dict(spec.spec(label_maps.MadeUp, **label_maps.MadeUp.tiny))
+  if hasattr(fn, 'made_up'):  # a source of files, with its stand-in
+    return dict(spec.spec(fn.made_up, **fn.made_up.tiny))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
   if not isinstance(fn, type):

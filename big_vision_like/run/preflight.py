@@ -26,7 +26,7 @@ from PIL import Image
 from big_vision_like import cli, errors, spec
 from big_vision_like.data.input import base, grouping, mixture, pipeline
 from big_vision_like.data.sources.base import Source, counted, num_classes
-from big_vision_like.data.transforms import compose
+from big_vision_like.data.transforms import compose, video_files
 from big_vision_like.errors import (
   BadRecordError,
   Checked,
@@ -525,7 +525,13 @@ def described(features: Mapping[str, Any]) -> str:
 def first_look(record: Example) -> str:
   """Describes an example, mainly by its image: 'JPEG 500x375'."""
   for name, value in record.items():
-    frames = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, os.PathLike):  # a video
+      with contextlib.suppress(errors.UserError):
+        height, width = video_files.frame_size(value)
+        return f'{pathlib.Path(value).suffix[1:].upper()} {width}x{height}'
+      return 'unreadable'
+    several = isinstance(value, Sequence) and not isinstance(value, (bytes, str))
+    frames = value if several else [value]
     if len(frames) and isinstance(frames[0], bytes):
       # Pillow raises and warns about many things for damaged or huge images; decoding
       # has one sentence for them.

@@ -5,6 +5,7 @@ import dataclasses
 import re
 
 import cv2
+import film
 import jax
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import tiny_config
 from big_vision_like import cli
 from big_vision_like.data.input import alternating, mixture, pipeline
 from big_vision_like.data.procedural import sequences
-from big_vision_like.data.sources import tfds
+from big_vision_like.data.sources import tfds, videos
 from big_vision_like.data.sources.base import Source
 from big_vision_like.data.text import vocabulary
 from big_vision_like.data.transforms import image, labels, text
@@ -454,6 +455,19 @@ def test_a_record_without_a_name_for_what_it_is():
   assert preflight.first_look({'image': b'x', 'label': 3}) == 'unreadable'
   data = cv2.imencode('.jpg', np.zeros((4, 6, 3), np.uint8))[1].tobytes()
   assert preflight.first_look({'video': [data] * 5}) == '5 x JPEG 6x4'
+
+
+def test_a_video_in_a_file_or_a_folder(tmp_path):
+  path = tmp_path / 'a.webm'
+  path.write_bytes(film.written('webm', 'libvpx', count=2))
+  assert preflight.first_look({'video': path, 'label': 3}) == 'WEBM 64x48'
+  path.write_bytes(b'no video')
+  assert preflight.first_look({'video': path, 'label': 3}) == 'unreadable'
+  frames = tmp_path / 'frames'
+  frames.mkdir()
+  for number in range(3):
+    cv2.imwrite(str(frames / f'{number}.jpg'), np.zeros((4, 6, 3), np.uint8))
+  assert preflight.first_look({'video': videos.opened(frames)}) == '3 x JPEG 6x4'
 
 
 def test_records_that_are_cheap_only_together():

@@ -19,7 +19,7 @@ import numpy as np
 
 from big_vision_like.data.sources import shards, videos
 from big_vision_like.data.sources.base import Example, Source, digest
-from big_vision_like.data.transforms import decoding, video
+from big_vision_like.data.transforms import decoding, video_files
 from big_vision_like.errors import UserError, check_one_of, listed
 from big_vision_like.weights import archives, pickles
 
@@ -66,6 +66,57 @@ class Tubes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class MadeUp(Source):
+  """Made-up instances in place of missing ones, for plans and trials.
+
+  Each has two tubes, one of which performs its action with an object on a key frame.
+  """
+
+  examples: int | None
+  frames: int = 100
+  size: tuple[int, int] = (256, 340)
+
+  tiny = dict(examples=20, frames=12, size=(24, 32))
+
+  def __len__(self) -> int:
+    return len(self._videos)
+
+  @property
+  def _videos(self) -> videos.MadeUp:
+    return videos.MadeUp(self.examples, self.frames, self.size)
+
+  @property
+  def label_names(self) -> list[str]:
+    """The names of the classes; the first is the background."""
+    return list(ACTIONS)
+
+  def __getitem__(self, index: int) -> Example:
+    example, last = self._videos[index], self.frames - 1
+    label = 1 + index % (len(ACTIONS) - 1)
+    boxes_24 = np.array([[0.1, 0.1, 0.5, 0.9], [0.6, 0.2, 0.9, 0.9]], np.float32)
+    boxes_AF4 = np.repeat(boxes_24[:, None], self.frames, axis=1)
+    tracked = Tubes(0, last, boxes_AF4)
+    object_17 = np.array([[0.3, 0.3, 0.4, 0.4, 0, 0, 0]], np.float32)
+    key = np.array([last // 2])
+    instance = Instance(ACTIONS[label], (0.0, 1.0), key, boxes_24[:1], [object_17])
+    numbers = {name: number for number, name in enumerate(ACTIONS)}
+    return {
+      'video': example['video'],
+      'frames': np.array([0, last], np.int64),
+      'boxes': boxes_AF4,
+      'labels': _labels(tracked, [instance], numbers),
+      'label': label,
+      **_keys([instance], 0, tracked, numbers),
+      **_objects(instance),
+      'centres': _centres(tracked, np.random.RandomState(index)),
+      'size': np.array(self.size, np.int32),
+      'file': b'%d.mp4' % index,
+      'instance': 0,
+      'id': index,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
 class Daly(Source):
   """Annotated instances of actions of a split, each with its tubes.
 
@@ -108,6 +159,8 @@ class Daly(Source):
   sizes: str | None = None
   excluded: Sequence[str] = ()
   examples: int | None = None
+
+  made_up = MadeUp
 
   def __post_init__(self) -> None:
     check_one_of(SPLITS, split=self.split)
@@ -284,12 +337,13 @@ class Daly(Source):
 
   @functools.cached_property
   def files(self) -> list[str]:
-    """The paths of the videos, and of the annotations and tubes."""
+    """The paths of the annotations, the tubes and the videos that are files."""
     root = os.path.expanduser(self.path)
-    paths = dict.fromkeys(record['video'] for record in self._records)
+    names = dict.fromkeys(record['video'] for record in self._records)
+    paths = [os.path.join(root, name) for name in names]
     others = [self.annotations, self.tubes, self.validation, self.sizes]
     return [
-      *(os.path.join(root, path) for path in paths),
+      *(path for path in paths if not os.path.isdir(path)),
       *(os.path.expanduser(path) for path in others if path is not None),
     ]
 
@@ -364,7 +418,7 @@ def _size(path: str) -> tuple[int, int]:
   opened = videos.opened(path)
   if isinstance(opened, videos.Frames):
     return decoding.image_size(opened[0])
-  return video.frame_size(opened)
+  return video_files.frame_size(opened)
 
 
 def _labels(
@@ -438,54 +492,3 @@ def _centres(tracked: Tubes, rng: np.random.RandomState) -> np.ndarray:
   if len(frames_F) <= CENTRES:
     return frames_F
   return rng.choice(frames_F, size=CENTRES, replace=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class MadeUp(Source):
-  """Made-up instances in place of missing ones, for plans and trials.
-
-  Each has two tubes, one of which performs its action with an object on a key frame.
-  """
-
-  examples: int | None
-  frames: int = 100
-  size: tuple[int, int] = (256, 340)
-
-  tiny = dict(examples=20, frames=12, size=(24, 32))
-
-  def __len__(self) -> int:
-    return len(self._videos)
-
-  @property
-  def _videos(self) -> videos.MadeUp:
-    return videos.MadeUp(self.examples, self.frames, self.size)
-
-  @property
-  def label_names(self) -> list[str]:
-    """The names of the classes; the first is the background."""
-    return list(ACTIONS)
-
-  def __getitem__(self, index: int) -> Example:
-    example, last = self._videos[index], self.frames - 1
-    label = 1 + index % (len(ACTIONS) - 1)
-    boxes_24 = np.array([[0.1, 0.1, 0.5, 0.9], [0.6, 0.2, 0.9, 0.9]], np.float32)
-    boxes_AF4 = np.repeat(boxes_24[:, None], self.frames, axis=1)
-    tracked = Tubes(0, last, boxes_AF4)
-    object_17 = np.array([[0.3, 0.3, 0.4, 0.4, 0, 0, 0]], np.float32)
-    key = np.array([last // 2])
-    instance = Instance(ACTIONS[label], (0.0, 1.0), key, boxes_24[:1], [object_17])
-    numbers = {name: number for number, name in enumerate(ACTIONS)}
-    return {
-      'video': example['video'],
-      'frames': np.array([0, last], np.int64),
-      'boxes': boxes_AF4,
-      'labels': _labels(tracked, [instance], numbers),
-      'label': label,
-      **_keys([instance], 0, tracked, numbers),
-      **_objects(instance),
-      'centres': _centres(tracked, np.random.RandomState(index)),
-      'size': np.array(self.size, np.int32),
-      'file': b'%d.mp4' % index,
-      'instance': 0,
-      'id': index,
-    }

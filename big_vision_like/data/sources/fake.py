@@ -90,7 +90,7 @@ class Fake(Source):
         example['segmentation'] = _of_objects(example)
     # Serialized and parsed, so that values have the types that TFDS returns.
     record = self.features.serialize_example(example)
-    decoders = protos.still_encoded(self.features)
+    decoders = protos.decoders(self.features)
     example = self.features.deserialize_example_np(record, decoders=decoders)
     if self._outlines:
       size = decoding.image_size(example['image'])

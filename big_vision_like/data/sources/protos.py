@@ -203,11 +203,40 @@ def _described(folder: str) -> Any:
   """Reads the features.json that TFDS wrote to a folder."""
   import tensorflow_datasets as tfds
 
+  content = files.read_json(os.path.join(folder, 'features.json'))
   try:
-    return tfds.features.FeaturesDict.from_config(folder)
+    features = tfds.features.FeatureConnector.from_json(_as_frames(content))
+    features.load_metadata(folder, feature_name=None)
+    return features
   except Exception as error:  # TFDS raises several unrelated types
     reason = ' '.join(str(error).split())
     raise UserError(f'{folder}/features.json cannot be used: {reason}') from error
+
+
+def _as_frames(content: Any) -> Any:
+  """Replaces features of videos by lists of images, as which they are stored.
+
+  TFDS needs TensorFlow for the feature `Video`, even to read.
+  """
+  if not isinstance(content, Mapping):
+    return content
+  if not isinstance(content.get('video'), Mapping) or 'pythonClassName' not in content:
+    return {key: _as_frames(inner) for key, inner in content.items()}
+  image = dict(content['video'])
+  sides = image.get('shape', {}).get('dimensions', ['-1'] * 4)[1:]
+  core = 'tensorflow_datasets.core.features'
+  frame = {
+    'pythonClassName': f'{core}.image_feature.Image',
+    'image': {
+      'shape': {'dimensions': sides},
+      'dtype': image.get('dtype', 'uint8'),
+      'encodingFormat': image.get('encodingFormat', 'png'),
+    },
+  }
+  return {
+    'pythonClassName': f'{core}.sequence_feature.Sequence',
+    'sequence': {'feature': frame, 'length': '-1'},
+  }
 
 
 def described(features: Any) -> str:
@@ -230,11 +259,8 @@ def still_encoded(features: Any) -> dict[str, Any]:
 
 def parsed(record: bytes, features: Any, name: str) -> Example:
   """Parses an example, images still encoded; raises `BadRecordError` if it cannot."""
-  frames = {key: _KeptFrames() for key in features if _is_video(features[key])}
   try:
-    example = features.deserialize_example_np(
-      record, decoders=still_encoded(features) | frames
-    )
+    example = features.deserialize_example_np(record, decoders=decoders(features))
   except ImportError:
     raise
   except Exception as error:  # TFDS and protobuf raise several unrelated types
@@ -243,6 +269,12 @@ def parsed(record: bytes, features: Any, name: str) -> Example:
     if value is None and not features[key].get_tensor_info().optional:
       raise BadRecordError(f'{name} has no {key!r}')
   return example
+
+
+def decoders(features: Any) -> dict[str, Any]:
+  """Returns TFDS decoders that leave images and frames of videos encoded."""
+  frames = {key: _KeptFrames() for key in features if _is_video(features[key])}
+  return still_encoded(features) | frames
 
 
 def _is_video(feature: Any) -> bool:

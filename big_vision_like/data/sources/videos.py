@@ -76,9 +76,13 @@ def opened(path: str | os.PathLike) -> pathlib.Path | Frames:
 
 
 class Stored(NamedTuple):
-  """The videos below a folder, by relative path, and the number of other files."""
+  """The videos below a folder, by relative path, and the number of other files.
+
+  `frames` has the number of frames of each folder of frames.
+  """
 
   paths: list[str]
+  frames: Mapping[str, int]
   left_out: Mapping[str, int]
 
   def by_stem(self) -> dict[str, str]:
@@ -107,7 +111,7 @@ def stored(root: str) -> Stored:
   top = os.path.expanduser(root)
   if not os.path.isdir(top):
     raise UserError(f'there is no folder {root}')
-  paths, left_out = [], collections.Counter[str]()
+  paths, counts, left_out = [], {}, collections.Counter[str]()
   for place, inner, names in os.walk(top, followlinks=True):
     inner[:] = [x for x in inner if x[0] != '.' and x not in folders.JUNK]
     inside = os.path.relpath(place, top)
@@ -115,6 +119,7 @@ def stored(root: str) -> Stored:
     frames = [x for x in names if x.lower().endswith(decoding.SUFFIXES)]
     if frames and inside != os.curdir:
       paths.append(inside)
+      counts[inside] = len(frames)
     elif frames:
       left_out['images outside of folders of frames'] += len(frames)
     for name in names:
@@ -122,14 +127,52 @@ def stored(root: str) -> Stored:
         paths.append(name if inside == os.curdir else os.path.join(inside, name))
       elif not name.lower().endswith(decoding.SUFFIXES):
         left_out[shards.kind(name)] += 1
-  return Stored(sorted(paths), dict(left_out))
+  return Stored(sorted(paths), counts, dict(left_out))
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeUp(Source):
+  """Made-up videos of JPEG frames, in place of missing ones: for plans and trials."""
+
+  examples: int | None
+  frames: int = 300
+  size: tuple[int, int] = (256, 340)
+
+  tiny = dict(examples=20, frames=12, size=(24, 32))
+
+  def __len__(self) -> int:
+    if self.examples is None:
+      raise UserError(
+        'the data are not there: give the number of videos with'
+        ' --config.train_data.source.examples=N'
+      )
+    return self.examples
+
+  def __getitem__(self, index: int) -> Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'example {index} of {len(self)}')
+    frame = _drawn(tuple(self.size), index % 8)
+    return {'video': [frame] * self.frames, 'label': 0, 'file': b'', 'id': index}
+
+
+@functools.cache
+def _drawn(size: tuple[int, int], seed: int) -> bytes:
+  """Returns a JPEG of blurred patches."""
+  rng = np.random.default_rng(seed)
+  patches = rng.integers(0, 256, (12, 16, 3)).astype(np.float32)
+  image = cv2.resize(patches, size[::-1], interpolation=cv2.INTER_LINEAR)
+  return simplejpeg.encode_jpeg(image.astype(np.uint8), quality=90)
 
 
 class Listing(NamedTuple):
-  """The paths of videos, their labels, the names of classes, and unused items."""
+  """The paths of videos, their labels, the names of classes, and unused items.
+
+  `frames` has the number of frames of a folder of frames, and 0 for a file.
+  """
 
   paths: list[str]
   labels: list[int]
+  frames: list[int]
   names: Sequence[str] | None
   left_out: Mapping[str, int]
 
@@ -143,6 +186,8 @@ class Videos(Source):
 
   path: str
   examples: int | None = None
+
+  made_up = MadeUp
 
   @property
   @abc.abstractmethod
@@ -177,9 +222,10 @@ class Videos(Source):
 
   @property
   def files(self) -> list[str]:
-    """The paths of all video files and folders of frames."""
-    root = os.path.expanduser(self.path)
-    return [os.path.join(root, path) for path in self.listing.paths]
+    """The paths of all video files, without folders of frames."""
+    root, found = os.path.expanduser(self.path), self.listing
+    pairs = zip(found.paths, found.frames, strict=True)
+    return [os.path.join(root, path) for path, frames in pairs if not frames]
 
   @property
   def title(self) -> str:
@@ -187,9 +233,10 @@ class Videos(Source):
     return f'{type(self).__name__} {os.path.basename(os.path.abspath(self.path))}'
 
   def fingerprint(self) -> str:
-    """Returns a digest of the names, labels and sizes of all videos."""
-    kind, all_of = type(self).__qualname__, self.listing
-    return digest(kind, all_of.paths, all_of.labels, all_of.names, self.file_sizes)
+    """Returns a digest of names and labels, and of sizes or numbers of frames."""
+    found = self.listing
+    content = found.paths, found.labels, found.names, found.frames
+    return digest(type(self).__qualname__, *content, self.file_sizes)
 
   def problems(self) -> list[str]:
     """Returns why the videos cannot be used, or an empty list."""
@@ -226,9 +273,13 @@ class Videos(Source):
 
 
 def present(
-  wanted: Sequence[tuple[str, int]], there: Stored, where: str, tolerated: float
-) -> tuple[list[str], list[int], dict[str, int]]:
-  """Returns paths and labels of the listed videos that exist, and unused items.
+  wanted: Sequence[tuple[str, int]],
+  names: Sequence[str] | None,
+  there: Stored,
+  where: str,
+  tolerated: float,
+) -> Listing:
+  """Returns the listed videos that exist.
 
   `wanted` has paths, with or without suffix and folder, and labels. More than the share
   `tolerated` of missing videos is an error.
@@ -246,7 +297,7 @@ def present(
       missing.append(name)
   if not paths or len(missing) > tolerated * len(wanted):
     raise UserError(
-      f'{len(missing):,} of {plural(len(wanted), "listed video")} are not in {where}'
+      f'{where} lacks {len(missing):,} of {plural(len(wanted), "listed video")}'
       f' ({listed(missing, NAMED)}): add them, or raise `tolerated` ({tolerated:g}),'
       ' the share of videos that may be missing'
     )
@@ -255,7 +306,9 @@ def present(
     'videos that are not listed': len(exact - {*paths}),
     **there.left_out,
   }
-  return paths, labels, {what: count for what, count in left_out.items() if count}
+  left_out = {what: count for what, count in left_out.items() if count}
+  frames = [there.frames.get(path, 0) for path in paths]
+  return Listing(paths, labels, frames, names, left_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,8 +351,7 @@ class VideoList(Videos):
     positions = {name: number for number, name in enumerate(names or ())}
     wanted = [(name, self._position(label, positions)) for name, label in rows]
     there = stored(self.path)
-    paths, labels, left_out = present(wanted, there, self.path, self.tolerated)
-    return Listing(paths, labels, names, left_out)
+    return present(wanted, names, there, self.path, self.tolerated)
 
   def _position(self, label: str, positions: Mapping[str, int]) -> int:
     """Returns the index of a class given as a name or a number."""
@@ -315,13 +367,7 @@ class VideoList(Videos):
 
   def _rows(self) -> Iterator[tuple[str, str]]:
     """Yields the name and the class of each video."""
-    path = os.path.expanduser(self.file)
-    try:
-      lines = classes.text(storage.read_bytes(path)).splitlines()
-    except OSError as error:
-      raise UserError(f'{self.file} cannot be read: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-      raise UserError(f'{self.file} is not UTF-8: save it as UTF-8') from error
+    lines = _lines(self.file)
     if self.name is None:
       yield from self._pairs(lines)
       return
@@ -338,7 +384,7 @@ class VideoList(Videos):
     for number, line in enumerate(lines):
       if line.strip():
         # Paths may contain the separator: the class is the last field.
-        fields = re.fullmatch(r'\s*"?(.+?)"?(?:\s*,\s*|\s+)(\S+?)\s*', line)
+        fields = re.fullmatch(r'\s*"?(.+?)"?(?:\s*,\s*|\s+)([^\s,]+)\s*', line)
         if fields is None:
           raise UserError(
             f'{self.file} has {line.strip()!r:.60} in line {number + 1}, not a path and'
@@ -386,9 +432,19 @@ class SomethingSomething(Videos):
         ) from error
       except TypeError as error:
         raise UserError(f'{self.annotations}: {entry!r:.80} is no entry') from error
+    names = [by_number[number] for number in sorted(by_number)]
     there = stored(self.path)
-    paths, labels, left_out = present(wanted, there, self.path, self.tolerated)
-    return Listing(paths, labels, [by_number[i] for i in sorted(by_number)], left_out)
+    return present(wanted, names, there, self.path, self.tolerated)
+
+
+def _lines(path: str) -> list[str]:
+  """Returns the lines of a text file; a `UserError` names a file that is unreadable."""
+  try:
+    return classes.text(storage.read_bytes(os.path.expanduser(path))).splitlines()
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}') from error
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path} is not UTF-8: save it as UTF-8') from error
 
 
 def _json(path: str, kind: type) -> Any:
@@ -426,51 +482,17 @@ class VideoFolder(Videos):
     left_out = dict(there.left_out)
     if others:
       left_out['videos and images outside of videos in classes'] = others
+    there = Stored(inside, there.frames, left_out)
     if self.listed is not None:
-      text = classes.text(storage.read_bytes(os.path.expanduser(self.listed)))
-      lines = [line.split() for line in text.splitlines()]
+      lines = map(str.split, _lines(self.listed))
       wanted = [(words[0], 0) for words in lines if words]
-      inside, _, left_out = present(
-        wanted, Stored(inside, left_out), self.path, self.tolerated
-      )
+      found = present(wanted, names, there, self.path, self.tolerated)
+      inside, left_out = found.paths, found.left_out
     if not inside:
       raise UserError(
         f'{self.path} has no videos in folders of classes: it needs CLASS/VIDEO'
         f'{SUFFIXES[0]}, or CLASS/VIDEO/ with the frames as images'
       )
     labels = [numbers[path.split(os.sep)[0]] for path in inside]
-    return Listing(inside, labels, names, left_out)
-
-
-@dataclasses.dataclass(frozen=True)
-class MadeUp(Source):
-  """Made-up videos of JPEG frames, in place of missing ones: for plans and trials."""
-
-  examples: int | None
-  frames: int = 300
-  size: tuple[int, int] = (256, 340)
-
-  tiny = dict(examples=20, frames=12, size=(24, 32))
-
-  def __len__(self) -> int:
-    if self.examples is None:
-      raise UserError(
-        'the data are not there: give the number of videos with'
-        ' --config.train_data.source.examples=N'
-      )
-    return self.examples
-
-  def __getitem__(self, index: int) -> Example:
-    if not 0 <= index < len(self):
-      raise IndexError(f'example {index} of {len(self)}')
-    frame = _drawn(tuple(self.size), index % 8)
-    return {'video': [frame] * self.frames, 'label': 0, 'file': b'', 'id': index}
-
-
-@functools.cache
-def _drawn(size: tuple[int, int], seed: int) -> bytes:
-  """Returns a JPEG of blurred patches."""
-  rng = np.random.default_rng(seed)
-  patches = rng.integers(0, 256, (12, 16, 3)).astype(np.float32)
-  image = cv2.resize(patches, size[::-1], interpolation=cv2.INTER_LINEAR)
-  return simplejpeg.encode_jpeg(image.astype(np.uint8), quality=90)
+    frames = [there.frames.get(path, 0) for path in inside]
+    return Listing(inside, labels, frames, names, left_out)

@@ -106,7 +106,7 @@ def _opened(file: File, name: str) -> Iterator[tuple[Any, Any]]:
   source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
   try:
     container = av.open(source, metadata_errors='ignore')
-  except (av.error.FFmpegError, OSError) as error:
+  except _damage() as error:
     if isinstance(file, bytes):
       size = plural(len(file), 'byte')
     elif pathlib.Path(file).is_file():
@@ -127,6 +127,8 @@ def _opened(file: File, name: str) -> Iterator[tuple[Any, Any]]:
     except ValueError as error:
       raise BadRecordError(f'the video {name} cannot be decoded: {error}.') from error
     context.thread_type, context.thread_count = 'NONE', 1
+    # The size may change between frames.
+    context.options = {'max_pixels': str(decoding.MOST_PIXELS)}
     yield container, streams[0]
 
 
@@ -136,6 +138,14 @@ def _av() -> Any:
   except ImportError as error:
     raise UserError('video files need PyAV: pip install av') from error
   return av
+
+
+def _damage() -> tuple[type[Exception], ...]:
+  """Returns the errors of PyAV for damaged files.
+
+  IndexError is that of a packet of a stream that the file does not announce.
+  """
+  return _av().error.FFmpegError, OSError, IndexError
 
 
 def _is_cover(stream: Any) -> bool:
@@ -149,7 +159,7 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
     for packet in container.demux(stream):
       if packet.size:
         yield packet
-  except (_av().error.FFmpegError, OSError):
+  except _damage():
     return
 
 
@@ -233,7 +243,7 @@ def _by_times(
           break
       if waiting:
         return None
-  except (_av().error.FFmpegError, OSError):
+  except _damage():
     return None
   return found
 
@@ -290,14 +300,13 @@ def _from_start(
 
 
 def _all_frames(container: Any, stream: Any) -> Iterator[Any]:
-  error = _av().error.FFmpegError
   for packet in _demuxed(container, stream):
     try:
       frames = packet.decode()
-    except error:
+    except _damage():
       continue
     yield from frames
-  with contextlib.suppress(error):
+  with contextlib.suppress(*_damage()):
     yield from stream.codec_context.decode(None)
 
 

@@ -1,12 +1,13 @@
 import collections
 import dataclasses
+import json
 import sys
 
 import numpy as np
 import pytest
 
 from big_vision_like.data.procedural import moving_squares
-from big_vision_like.data.sources import tfds
+from big_vision_like.data.sources import array_records, tfds
 from big_vision_like.data.transforms import video
 
 PLAIN, TORUS, OFFSETS = moving_squares.MovingSquares.BUILDER_CONFIGS
@@ -101,4 +102,15 @@ def test_the_builder_writes_frames_that_clips_are_cut_from(tmp_path):
   want = moving_squares.draw(PLAIN, 'train', 6)
   np.testing.assert_array_equal(got['video'], want['video'])
   assert got['label'] == want['label']
+
+  # UCF101 has the feature `Video`, for which TFDS needs TensorFlow.
+  place = tmp_path / 'moving_squares/tiny/1.0.0'
+  stored = json.loads((place / 'features.json').read_text())
+  stored['featuresDict']['features']['video'] = {
+    'pythonClassName': 'tensorflow_datasets.core.features.video_feature.Video',
+    'video': {'shape': {'dimensions': ['-1', '16', '16', '3']}, 'dtype': 'uint8'},
+  }
+  (place / 'features.json').write_text(json.dumps(stored))
+  files = array_records.ArrayRecord(f'{place}/moving_squares-train.array_record*')
+  assert files[6] == example and files.label_names == list(NAMES)
   assert 'tensorflow' not in sys.modules

@@ -254,6 +254,12 @@ def test_huge_pictures_are_not_decoded(files, monkeypatch):
   monkeypatch.setattr(video_files.decoding, 'MOST_PIXELS', 3000)
   with pytest.raises(BadRecordError, match='48x64 pixels, more than the limit'):
     first_and_last(files['key frames'])
+  # The size may grow within a stream.
+  monkeypatch.setattr(video_files.decoding, 'MOST_PIXELS', 100_000)
+  small = film.written('mpegts', count=10)
+  large = film.written('mpegts', count=50, height=480, width=640)
+  with pytest.raises(BadRecordError, match='damaged: 10 of its 60 frames'):
+    first_and_last(small + large)
 
 
 def test_what_to_install_without_pyav(files, monkeypatch):
