@@ -30,7 +30,7 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('base', 'base,divided,none,bgr')
+ARGUMENTS = ('base',)
 # Frames, pixels, shorter sides in training.
 MODELS = {
   'base': (8, 224, (256, 320)),
