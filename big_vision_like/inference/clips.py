@@ -78,8 +78,13 @@ class ClipPreprocessing(Prepare):
     return (choice, video.ThreeCrops(self.size[0])) if self.crops else (choice,)
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Replaces the transforms that choose, crop and recolour frames."""
+    """Replaces the transforms that choose, crop and recolour frames.
+
+    Clips that cover the whole video stay.
+    """
     ours = [spec.spec(type(x), **dataclasses.asdict(x)) for x in self.transforms]
+    covering = [node for node in nodes if spec.symbol(node) is video.CoveringClips]
+    ours[:1] = covering or ours[:1]
     if self.bgr:
       ours.append(spec.spec(video.ReversedChannels))
     kinds = (*SAMPLING, video.ThreeCrops, video.ReversedChannels)
@@ -179,6 +184,12 @@ def of_run(
     label_names=loading.trained_names(run, 'label_names'),
     source=f'{run.workdir}, step {int(run.state.step):,}',
   )
+
+
+def chooses_frames(node: Mapping[str, Any]) -> bool:
+  """Returns whether a recorded call is an input whose first transform chooses frames."""
+  steps = node.get('transforms') or ()
+  return bool(steps) and spec.symbol(steps[0]) in SAMPLING
 
 
 def sampling(
