@@ -187,7 +187,7 @@ def of_run(
 
 
 def chooses_frames(node: Mapping[str, Any]) -> bool:
-  """Returns whether a recorded call is an input whose first transform chooses frames."""
+  """Returns whether the first transform of a recorded input chooses frames."""
   steps = node.get('transforms') or ()
   return bool(steps) and spec.symbol(steps[0]) in SAMPLING
 
