@@ -69,7 +69,6 @@ from big_vision_like.data.sources import (
   own_images,
   pseudo_labels,
   tfds,
-  videos,
 )
 from big_vision_like.data.text import vocabulary
 from big_vision_like.errors import UserError
@@ -202,8 +201,6 @@ def shrunk(
     name = 'coco/2017' if node.get('panoptic') is None else 'coco/2017_panoptic'
     outlines = bool(node.get('outlines'))
     return dict(spec.spec(fake.Fake, name=name, outlines=outlines, **made_up))
-  if isinstance(fn, type) and issubclass(fn, videos.Videos):
-    return dict(spec.spec(videos.MadeUp, **videos.MadeUp.tiny))
   if fn is pseudo_labels.PseudoLabelled:
     own = {name: node.get(name) for name in ('source', 'classes')}
     return dict(spec.spec(pseudo_labels.MadeUp, **own))

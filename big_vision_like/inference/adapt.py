@@ -10,6 +10,7 @@ import ml_collections as mlc
 from big_vision_like import spec
 from big_vision_like.data.transforms import boxes
 from big_vision_like.errors import UserError
+from big_vision_like.inference import clips
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.run import provenance
 
@@ -67,8 +68,10 @@ def like(model: nn.Module, node: Mapping[str, Any]) -> mlc.ConfigDict:
 def with_preprocessing(config: mlc.ConfigDict, preprocess: Prepare) -> mlc.ConfigDict:
   """Returns the config with evaluators that size and normalize images like this."""
   config = config.copy_and_resolve_references()
+  of_clips = isinstance(preprocess, clips.ClipPreprocessing)
+  fits = clips.chooses_frames if of_clips else provenance.decodes
   for _, node in spec.calls(config.evals):
-    if provenance.decodes(node):
+    if fits(node):
       node['transforms'] = preprocess.replaced(node['transforms'])
   for name, values in (('mean', preprocess.mean), ('std', preprocess.std)):
     if spec.held(config.task, name) is None:

@@ -78,9 +78,16 @@ class ClipPreprocessing(Prepare):
     return (choice, video.ThreeCrops(self.size[0])) if self.crops else (choice,)
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    """Replaces the transforms that choose and crop frames."""
-    ours = [spec.spec(type(x), **_arguments(x)) for x in self.transforms]
-    kinds = (*SAMPLING, video.ThreeCrops)
+    """Replaces the transforms that choose, crop and recolour frames.
+
+    Clips that cover the whole video stay.
+    """
+    ours = [spec.spec(type(x), **dataclasses.asdict(x)) for x in self.transforms]
+    covering = [node for node in nodes if spec.symbol(node) is video.CoveringClips]
+    ours[:1] = covering or ours[:1]
+    if self.bgr:
+      ours.append(spec.spec(video.ReversedChannels))
+    kinds = (*SAMPLING, video.ThreeCrops, video.ReversedChannels)
     return [*ours, *(node for node in nodes if spec.symbol(node) not in kinds)]
 
   def sized(self, picture: Any) -> np.ndarray:
@@ -156,7 +163,7 @@ def of_run(
 
   `image_size` is the height and width of frames, if no transform determines it.
   """
-  choice, crops = sampling(run.config)
+  choice, crops, bgr = sampling(run.config)
   size = (spec.held(crops, 'size'),) * 2 if crops else image_size
   size = size or provenance.run_size(run.config, run.workdir)
   if size is None:
@@ -171,6 +178,7 @@ def of_run(
     stride=stride,
     size=tuple(size),
     crops=crops is not None,
+    bgr=bgr,
     mean=mean,
     std=std,
     label_names=loading.trained_names(run, 'label_names'),
@@ -178,15 +186,24 @@ def of_run(
   )
 
 
+def chooses_frames(node: Mapping[str, Any]) -> bool:
+  """Returns whether the first transform of a recorded input chooses frames."""
+  steps = node.get('transforms') or ()
+  return bool(steps) and spec.symbol(steps[0]) in SAMPLING
+
+
 def sampling(
   config: Mapping[str, Any],
-) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-  """Returns the recorded transforms of an evaluator that choose and crop frames."""
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None, bool]:
+  """Returns the recorded transforms of an evaluator that choose and crop frames.
+
+  The last result is whether it reverses the channels of the frames.
+  """
   for _, node in spec.calls(config.get('evals', {})):
     steps = {spec.symbol(step): step for step in node.get('transforms') or ()}
     choice = next((step for kind, step in steps.items() if kind in SAMPLING), None)
     if choice is not None:
-      return choice, steps.get(video.ThreeCrops)
+      return choice, steps.get(video.ThreeCrops), video.ReversedChannels in steps
   known = ', '.join(kind.__name__ for kind in SAMPLING)
   raise UserError(f'no evaluator of the config chooses frames with {known}')
 
@@ -230,10 +247,3 @@ def with_processor(
   return dataclasses.replace(
     own, label_names=tuple(label_names), source=source, **numbers
   )
-
-
-def _arguments(transform: Any) -> dict[str, Any]:
-  return {
-    field.name: getattr(transform, field.name)
-    for field in dataclasses.fields(transform)
-  }

@@ -15,6 +15,7 @@ from big_vision_like.data.transforms import image
 from big_vision_like.devices.processes import say
 from big_vision_like.errors import UserError, listed, nearest
 from big_vision_like.inference import adapt, loading
+from big_vision_like.inference.clips import ClipPreprocessing
 from big_vision_like.inference.preprocessing import Prepare
 from big_vision_like.run import checkpoint, init_from, provenance
 from big_vision_like.spec import spec
@@ -83,6 +84,11 @@ def start(
   model, images, weights, source = _read(path)
   if not hasattr(model, 'num_classes'):
     raise UserError(f'{path} is a {type(model).__name__}, which has no classes')
+  if isinstance(images, ClipPreprocessing):
+    raise UserError(
+      f'{path} is a {type(model).__name__}, which takes videos: fine-tune it with a'
+      ' config such as configs/timesformer/finetune.py'
+    )
   if image_size is not None:
     images = images.with_size(image_size)
     if hasattr(model, 'for_images'):

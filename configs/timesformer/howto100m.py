@@ -11,7 +11,7 @@ logits of the clips in three crops. Training starts from TimeSformer-base on K40
 Kinetics: 15 epochs of batch 64.
 
 Videos are listed in data/howto100m/train.csv and test.csv, tables with the columns
-`video_id` and `label`. Expected top-1: 56.8, 61.2, 62.2 and 62.6 %. The number of
+`video_id` and `task_id`. Expected top-1: 56.8, 61.2, 62.2 and 62.6 %. The number of
 videos is an assumption. Not trained here.
 """
 
@@ -102,6 +102,7 @@ def listed(part: str, examples: int) -> mlc.ConfigDict:
     path='data/howto100m',
     file=f'data/howto100m/{part}.csv',
     name=videos.HOWTO100M,
+    label='task_id',
     tolerated=0.2,
     examples=examples,
   )

@@ -44,7 +44,7 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('k400,base', 'k400,base,joint,space')
+ARGUMENTS = ('k400,base',)
 # Classes, training and test videos, and the name of a video in the lists.
 DATA = {
   'k400': (400, 240_000, 20_000, videos.KINETICS),

@@ -12,8 +12,9 @@ is for pretrained weights, it does not learn), 300 steps of batch 32. The argume
 one of the attention schemes of arXiv:2102.05095. `backwards` is the accuracy on clips
 played backwards, with their own class.
 
-Expected top-1 of 1,000 test clips: see docs/lab/timesformer.md. A run takes about a
-minute on two CPU cores.
+Expected top-1 of 1,000 test clips: 100 % for `divided` and `joint` after 150 steps, 25
+% for `space_only` (docs/lab/timesformer.md). A run takes about a minute on two CPU
+cores.
 """
 
 import ml_collections as mlc
@@ -28,7 +29,7 @@ from big_vision_like.models import timesformer
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('divided', 'axial', 'space_only,reference')
+ARGUMENTS = ('divided', 'space_only,reference')
 DATA = 'moving_squares/plain'
 # The classes are left, right, up and down.
 OPPOSITE = (1, 0, 3, 2)

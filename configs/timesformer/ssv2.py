@@ -22,7 +22,7 @@ import ml_collections as mlc
 from big_vision_like import optim
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.sources import videos
-from big_vision_like.data.transforms import reversal, video
+from big_vision_like.data.transforms import video
 from big_vision_like.evals import classification
 from big_vision_like.inference import clips
 from big_vision_like.models import timesformer
@@ -30,7 +30,7 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
-ARGUMENTS = ('base', 'base,divided,none,bgr')
+ARGUMENTS = ('base',)
 # Frames, pixels, shorter sides in training.
 MODELS = {
   'base': (8, 224, (256, 320)),
@@ -50,7 +50,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     argument, model=MODELS, attention=SCHEMES, positions=tuple(POSITIONS), bgr=False
   )
   frames, size, short_side = MODELS[arg.model]
-  colours = [spec(reversal.Bgr)] if arg.bgr else []
+  colours = [spec(video.ReversedChannels)] if arg.bgr else []
   crop = spec(video.ScaleAndCrop, size=size, short_side=short_side, reciprocal=True)
   c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(15), log_every=50))
   c.checkpoint_every = 1000

@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from big_vision_like import cli
+from big_vision_like import cli, spec
+from big_vision_like.data.transforms import reversal, video
 from big_vision_like.errors import UserError
 from big_vision_like.inference import clip_attention
 from big_vision_like.inference.clips import ClipPreprocessing
@@ -31,20 +32,32 @@ def made(attention):
 
 
 def test_views_are_those_of_the_protocol():
-  video = np.arange(40, dtype=np.uint8)[:, None, None, None]
-  video = np.broadcast_to(video, (40, 16, 24, 3))
-  views = ClipPreprocessing(**FRAMES).sized(video)
+  frames = np.arange(40, dtype=np.uint8)[:, None, None, None]
+  frames = np.broadcast_to(frames, (40, 16, 24, 3))
+  views = ClipPreprocessing(**FRAMES).sized(frames)
   assert views.shape == (3, 4, 16, 16, 3)
   assert views[0, :, 0, 0, 0].tolist() == [0, 10, 20, 31]
-  middle = ClipPreprocessing(**FRAMES | dict(stride=0)).sized(video)
+  middle = ClipPreprocessing(**FRAMES | dict(stride=0)).sized(frames)
   assert middle[0, :, 0, 0, 0].tolist() == [5, 15, 24, 34]
-  normalized = ClipPreprocessing(**FRAMES)(video)
+  normalized = ClipPreprocessing(**FRAMES)(frames)
   np.testing.assert_allclose(
     normalized[0, 1, 0, 0], (10 / 255 - 0.45) / 0.225, rtol=1e-5
   )
-  colours = video * np.array([0, 1, 2], np.uint8)
+  colours = frames * np.array([0, 1, 2], np.uint8)
   rgb, bgr = (ClipPreprocessing(**FRAMES, bgr=bgr)(colours) for bgr in (False, True))
   np.testing.assert_array_equal(bgr, rgb[..., ::-1])
+
+
+def test_the_clips_of_a_config_become_those_of_the_weights():
+  own = ClipPreprocessing(**FRAMES, bgr=True)
+  crops = spec.spec(video.ThreeCrops, size=32)
+  other = spec.spec(reversal.Reversed, classes=[1])
+  nodes = [spec.spec(video.UniformClips, frames=9, stride=1), crops, other]
+  first, second, third, last = own.replaced(nodes)
+  assert (first.frames, first.stride, second.size) == (4, 8, 16)
+  assert spec.symbol(third) is video.ReversedChannels and last == other
+  covering = spec.spec(video.CoveringClips, frames=4, stride=8, clips=2)
+  assert own.replaced([covering, crops])[0] == covering
 
 
 def test_frames_of_another_size_are_refused_without_crops():

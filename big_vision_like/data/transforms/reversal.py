@@ -1,8 +1,6 @@
-"""Clips whose frames or colours are in reverse order."""
+"""Clips played backwards."""
 
 import dataclasses
-
-import grain
 
 from big_vision_like.data.transforms import labels
 from big_vision_like.data.transforms.labels import Example, Names
@@ -21,14 +19,3 @@ class Reversed(labels.Mapped):
   def renamed(self, names: Names) -> Names:
     """Returns the names of the labels, which still mean the same."""
     return names
-
-
-@dataclasses.dataclass(frozen=True)
-class Bgr(grain.transforms.Map):
-  """The colours of `video` in reverse order: RGB becomes BGR.
-
-  The published code of TimeSformer reads Something-Something this way.
-  """
-
-  def map(self, example: Example) -> Example:
-    return example | {'video': example['video'][..., ::-1]}
