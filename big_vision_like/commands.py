@@ -55,8 +55,8 @@ GROUPS = {
     'convert-weights': 'convert weights between formats of several libraries',
     'build-class-graph': 'write a graph of classes from triples or annotations',
     'convert-visual-genome': "convert Visual Genome to COCO's format",
-    'convert-region-features': 'convert stored features of image regions',
-    'build-answers': 'build the vocabulary of answers to questions about images',
+    'convert-regions': 'convert stored features of image regions',
+    'build-answers': 'build the answers that models of VQA choose from',
   },
   'Many devices': {
     'launch tpu-vm': 'train on a TPU VM, a pod or several slices',

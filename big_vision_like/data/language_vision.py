@@ -39,7 +39,7 @@ class Texts:
 
   `parts` are sources. `words` are transforms to word pieces and targets, which come
   before the regions; `rows` is the number of rows of regions with the whole image.
-  `answer` is the feature that says what is right. `images=2` is for pairs of images.
+  `answer` is the feature with the right answer. `images=2` is for pairs of images.
   `task` is the number of the task for models that get it, see `numbered`.
   """
 
@@ -320,10 +320,11 @@ def retrieval_eval(
     captions=flickr30k(split),
     regions=stored('flickr30k_regions', 'all', 31_783),
   )
+  fit = spec(regions.Regions, rows=101)
   own = (*TEXT, *_own(task), 'image_number')
   inputs = {
     'data': (flickr30k(split), [words('caption', 30, task)], own),
-    'images': (images, [spec(regions.Regions, rows=101)], IMAGE),
+    'images': (images, [fit], (*IMAGE, 'image_number')),
   }
   return {
     name: spec(

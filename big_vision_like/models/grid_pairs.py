@@ -4,8 +4,8 @@ The cells of an encoder's feature map, or plain patches, take the place of detec
 regions (arXiv:2103.04037 section 3): each has features, and its location in the image.
 The cell in row 0 represents the whole image, as for stored regions.
 
-Axes: B batch, T tokens, H W image, h w grid, I channels, F features, R regions; 5 is
-left, top, right, bottom and area as fractions of the image.
+Axes: B batch, T tokens, H W image, h w grid, P side of a patch, I channels, F features,
+R regions; 5 is left, top, right, bottom and area as fractions of the image.
 """
 
 import flax.linen as nn
@@ -35,9 +35,9 @@ class Patches(nn.Module):
         ' resize them, or choose another size'
       )
     rows, columns = height // size, width // size
-    x_BhHwWI = image_BHWI.reshape(batch, rows, size, columns, size, channels)
-    x_BhwHWI = x_BhHwWI.swapaxes(2, 3)
-    return {'patches': x_BhwHWI.reshape(batch, rows, columns, -1)}
+    x_BhPwPI = image_BHWI.reshape(batch, rows, size, columns, size, channels)
+    x_BhwPPI = x_BhPwPI.swapaxes(2, 3)
+    return {'patches': x_BhwPPI.reshape(batch, rows, columns, -1)}
 
 
 class GridPairs(nn.Module):

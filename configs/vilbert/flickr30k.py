@@ -59,11 +59,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     head=head,
     loss_type='softmax',
     optimizer=spec(
-      optim.adamw,
+      optim.bert_adam,
       rate=0.0 if zero_shot else rate,
-      eps=1e-6,
-      weight_decay=0.01,
-      clip_norm=1.0,
     ),
   )
   c.evals = dict(

@@ -51,16 +51,13 @@ def get_config() -> mlc.ConfigDict:
     head='regions',
     loss_type='sigmoid',
     optimizer=spec(
-      optim.adamw,
+      optim.bert_adam,
       rate=spec(
         optim.multi_step,
         peak_value=4e-5,
         drops=[epochs(12), epochs(16)],
         warmup_steps=epochs(2),
       ),
-      eps=1e-6,
-      weight_decay=0.01,
-      clip_norm=1.0,
     ),
   )
   c.evals = {

@@ -67,16 +67,13 @@ def get_config() -> mlc.ConfigDict:
     tasks=dict.fromkeys(stages, one),
     own=(),
     optimizer=spec(
-      optim.adamw,
+      optim.bert_adam,
       rate=spec(
         optim.multi_step,
         peak_value=2e-5,
         drops=[epochs(24), epochs(32)],
         warmup_steps=epochs(4),
       ),
-      eps=1e-6,
-      weight_decay=0.01,
-      clip_norm=1.0,
     ),
   )
   c.evals = dict(

@@ -301,7 +301,8 @@ class ImagesOf(Source):
   def __getitem__(self, index: int) -> Example:
     if not 0 <= index < len(self):
       raise IndexError(f'example {index} of {len(self)}')
-    return {**self.regions[self.regions.places[self.ids[index]]], 'id': index}
+    found = self.regions[self.regions.places[self.ids[index]]]
+    return {**found, 'image_number': index, 'id': index}
 
 
 def images_of(example: Mapping[str, Any]) -> list[str]:

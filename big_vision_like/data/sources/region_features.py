@@ -13,7 +13,7 @@ A data set of region features has the layout of TFDS (array_record files with
 
 Arrays are little-endian and in C order, so that a record is read without parsing
 numbers. The file NAME-SPLIT.image_ids.txt has the id of each record, one per line.
-tools/convert_region_features.py writes all of these. Regions are in the order of the
+tools/convert_regions.py writes all of these. Regions are in the order of the
 detector, usually by descending score; whole-image features are not stored, because
 `data.transforms.regions.Regions` computes them.
 
@@ -86,13 +86,13 @@ class RegionFeatures(Source):
     if not path.is_file():
       raise UserError(
         f'{self.name} has no {path.name} in {path.parent}, which lists the ids of its'
-        ' images: write it with tools/convert_region_features.py'
+        ' images: write it with tools/convert_regions.py'
       )
     ids = path.read_text(encoding='utf-8').splitlines()
     if len(ids) != len(self):
       raise UserError(
         f'{path} lists {plural(len(ids), "image")}, but there are {len(self):,}'
-        ' records: rerun tools/convert_region_features.py'
+        ' records: rerun tools/convert_regions.py'
       )
     return {name: place for place, name in enumerate(ids)}
 

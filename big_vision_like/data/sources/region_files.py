@@ -1,4 +1,4 @@
-"""Region features as others have published them, for tools/convert_region_features.py.
+"""Region features as others have published them, for tools/convert_regions.py.
 
 Bottom-up attention (arXiv:1707.07998) writes tab-separated lines without a header, with
 arrays as base64 of little-endian float32. Other programs write an .npz for each image.

@@ -7,7 +7,7 @@ import pytest
 
 from big_vision_like.data.sources import region_features, region_files
 from big_vision_like.errors import BadRecordError, UserError
-from tools import convert_region_features
+from tools import convert_regions
 
 SAMPLES = pathlib.Path(__file__).parents[2] / 'samples'
 
@@ -59,7 +59,7 @@ def test_convert_arrays_as_float16(tmp_path, capsys):
     folder / 'two.npz', boxes=boxes_N4, features=features_NF, height=8, width=9, cls=1
   )
   (folder / 'notes.txt').write_text('')
-  assert not convert_region_features.main(
+  assert not convert_regions.main(
     [f'arrays:{folder}', '--name', 'found', '--data-dir', str(tmp_path), '--half']
     + ['--workers', '1']
   )
@@ -136,7 +136,7 @@ def test_another_width_and_missing_ids(tmp_path):
 def test_two_records_of_one_image(tmp_path, capsys):
   (tmp_path / 'x.tsv').write_text(f'{line()}\n{line()}\n')
   arguments = [f'tsv:{tmp_path}/x.tsv', '--name', 'twice', '--data-dir', str(tmp_path)]
-  assert convert_region_features.main([*arguments, '--workers', '1']) == 1
+  assert convert_regions.main([*arguments, '--workers', '1']) == 1
   assert 'two records of the image 7' in capsys.readouterr().err
 
 

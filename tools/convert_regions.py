@@ -1,7 +1,7 @@
 """Converts stored features of image regions to the format that training reads.
 
-  python tools/convert_region_features.py tsv:'karpathy_*.tsv.*' --name coco_regions
-  python tools/convert_region_features.py arrays:features/flickr30k --name \
+  python tools/convert_regions.py tsv:'karpathy_*.tsv.*' --name coco_regions
+  python tools/convert_regions.py arrays:features/flickr30k --name \
       flickr30k_regions --split train --half
 
 tsv:FILES      tab-separated files of bottom-up attention, with 6 columns, or 7 with the
