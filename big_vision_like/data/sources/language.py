@@ -96,10 +96,15 @@ class Annotations(Source):
     """The kind of the annotations, and the name of their first file."""
     return shards.title(self, self.paths[0])
 
+  def identified_by(self) -> Sequence[Any]:
+    """Returns what else than the annotation files determines the examples."""
+    return ()
+
   def fingerprint(self) -> str:
     """Returns a digest of the examples' number and ends, and of the files' sizes."""
     ends = [self[0], self[len(self) - 1]]
-    return digest(type(self).__qualname__, len(self), self.file_sizes, ends)
+    others = () if self.made_up else self.identified_by()
+    return digest(type(self).__qualname__, len(self), self.file_sizes, ends, others)
 
   def problems(self) -> list[str]:
     """Returns why the files cannot be read, or an empty list."""
