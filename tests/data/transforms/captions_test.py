@@ -3,6 +3,8 @@ import collections
 import numpy as np
 import pytest
 
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import caption_texts
 from big_vision_like.data.transforms import captions
 from big_vision_like.errors import UserError
 
@@ -52,3 +54,18 @@ def test_mistakes_are_sentences():
     same.random_map(EXAMPLES[0], np.random.default_rng(0))
   with pytest.raises(UserError, match="examples have no 'caption'"):
     same.random_map({'id': 0}, np.random.default_rng(0))
+
+
+def test_a_plan_needs_no_captions():
+  source = caption_texts.ConceptualCaptions(path='missing.tsv', examples=30)
+  mismatched = captions.Mismatched(source)
+  for transform in (mismatched, captions.FixedMismatch(mismatched)):
+    data = pipeline.EvalInput(source=source, transforms=[transform], batch_size=4)
+    planned = data.planned()
+    example = planned.source[0]
+    [made] = planned.transforms
+    inner = getattr(made, 'mismatched', made)
+    assert len(inner.captions) == 30 and inner.captions.made_up
+    found = inner.random_map(example, np.random.default_rng(0))
+    assert found['caption'] and 'aligned' in found
+  assert mismatched.captions is source
