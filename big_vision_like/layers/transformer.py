@@ -265,11 +265,11 @@ class Block(nn.Module):
     cache_length: int | None = None,
   ) -> jax.Array:
     """Returns the branch of attention to the memory."""
-    memory_BMD = context.memory_BMD
+    memory_BMI = context.memory_BMD  # its width may differ
     y_BND = self.attention_layer('cross_attention')(
       _plus(y_BND, context.position_BND),
-      _plus(memory_BMD, context.memory_position_BMD),
-      memory_BMD,
+      _plus(memory_BMI, context.memory_position_BMD),
+      memory_BMI,
       mask=context.memory_mask,
       train=train,
       cache_length=cache_length,
