@@ -81,7 +81,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       rate=spec(
         optax.warmup_cosine_decay_schedule,
         init_value=0.0,
-        peak_value=1e-3,
+        peak_value=2e-3,
         warmup_steps=200,
         decay_steps=c.get_ref('total_steps'),
       ),
