@@ -140,8 +140,8 @@ class SingleInput(base.Input):
 
 
 def _planned(part: Any) -> Any:
-  """Returns a transform whose sources, if it has any, are those of a plan."""
-  if isinstance(part, Source):
+  """Returns a transform with stand-ins for missing sources and vocabularies."""
+  if hasattr(part, 'planned'):
     return part.planned()
   if not dataclasses.is_dataclass(part):
     return part
