@@ -70,7 +70,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   elif name == 'transformer':
     encoder, read, side = 'vit', 'tokens', None
     doubly, steps = 0.0, [spec(image.Decode), spec(image.Resize, size=224)]
-    network = spec(vit.ViT, **vit.variant('B/16'), num_classes=0)
+    # The head is not read, but no checkpoint can hold one of no classes.
+    network = spec(vit.ViT, **vit.variant('B/16'), num_classes=1)
     decoder = spec(
       captioning.TransformerDecoder,
       transformer=spec(
@@ -115,6 +116,14 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     leave_out=('encoder/(head|fc.)/.*',),
     allow_missing=('(?!encoder/).*',),
   )
+  if name == 'transformer':
+    c.init_from = spec(
+      init_from.InitFrom,
+      weights=spec(init_from.from_file, path=WEIGHTS[encoder]),
+      rename=[('(.*)', r'encoder/\1')],
+      leave_out=('encoder/(head|pre_logits)/.*',),
+      allow_missing=('(?!encoder/).*', 'encoder/head/.*'),
+    )
   if name == 'tutorial_finetuned':
     batch_size, c.total_steps = 32, epochs(3)
     c.init_from = spec(
@@ -140,6 +149,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     optimizer=optimizer,
     doubly=doubly,
   )
+  if name == 'transformer':
+    c.task.mean, c.task.std = 0.5, 0.5  # as for the weights
 
   def evaluator(split: str, beams: int = 3, every: int = 0) -> mlc.ConfigDict:
     text = 'tokens' if name.startswith('tutorial') else 'raw'

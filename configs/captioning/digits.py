@@ -3,6 +3,17 @@
     python tools/prepare_data.py digit_rows
     python -m big_vision_like.train --config=configs/captioning/digits.py:soft \
         --workdir=runs/digit_captions
+
+Digits are at random places of 16x32 pixels, and test images have unseen scans. A
+convolutional encoder makes a map of 4x8 cells. The argument is the decoder: `soft`
+(72,047 parameters) or `hard`, an LSTM of 64 units with soft or hard attention, or
+`transformer` (81,568), one block of width 64 that attends to the cells. 1,500 steps of
+batch 64.
+
+Expected share of test captions without a mistake, found by greedy search: 97.5, 95.6
+and 94.8 %; share of words at which the largest weight of attention is in the columns of
+the word's digit: 91.4, 90.8 and 94.5 % (seed 0, see docs/lab/captioning.md). Takes
+about 80 seconds of CPU time.
 """
 
 import ml_collections as mlc
