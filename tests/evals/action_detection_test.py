@@ -37,7 +37,7 @@ def action(index, label):
 
 def data(around, *more, max_actors=3):
   how = actors.ActorClip(
-    max_actors, frames=8, size=8, every=4, map_side=6, max_objects=2 if more else 0
+    max_actors, frames=8, size=8, per_slice=4, map_side=6, max_objects=2 if more else 0
   )
   source = ActionClips([action(i, 1 + i % 2) for i in range(3)], around=around)
   return pipeline.EvalInput(

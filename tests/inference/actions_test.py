@@ -12,7 +12,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.inference import actions, predict_actions
 
 PREPARE = actions.ActorPreprocessing(
-  frames=8, size=(24, 24), every=4, map_side=6, label_names=('none', *'abcd')
+  frames=8, size=(24, 24), per_slice=4, map_side=6, label_names=('none', *'abcd')
 )
 CASES = battery.cases()
 

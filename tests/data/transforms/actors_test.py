@@ -30,7 +30,7 @@ def record(**changes):
   return example | changes
 
 
-HOW = actors.ActorClip(3, frames=8, size=16, every=4, map_side=4, max_objects=2)
+HOW = actors.ActorClip(3, frames=8, size=16, per_slice=4, map_side=4, max_objects=2)
 
 
 def test_frames_and_boxes_outside_of_an_action_are_its_first_or_last():
@@ -70,7 +70,7 @@ def test_objects_and_who_acts():
 
 
 def test_random_centres_are_those_of_the_action():
-  how = actors.RandomActorClip(3, frames=4, size=8, every=4, map_side=4)
+  how = actors.RandomActorClip(3, frames=4, size=8, per_slice=4, map_side=4)
   found = {
     int(how.random_map(record(), np.random.default_rng(i))['video'][1, 0, 0, 0])
     for i in range(300)
@@ -95,5 +95,5 @@ def test_bad_records_are_named():
   with pytest.raises(UserError, match='has 2 objects, but max_objects=1'):
     hidden = np.zeros(3, bool)
     actors.ActorClip(3, 8, 16, 4, 4, 1).map(record(object_hidden=hidden))
-  with pytest.raises(UserError, match='frames=6 must be a multiple of every=4'):
+  with pytest.raises(UserError, match='frames=6 must be a multiple of per_slice=4'):
     actors.RandomActorClip(frames=6)
