@@ -52,8 +52,8 @@ class ActorClip(grain.transforms.Map):
   def __post_init__(self) -> None:
     if self.frames < self.per_slice or self.frames % self.per_slice:
       raise UserError(
-        f'frames={self.frames} must be a multiple of per_slice={self.per_slice}, the frames of'
-        ' a slice'
+        f'frames={self.frames} must be a multiple of per_slice={self.per_slice}, the'
+        ' frames of a slice'
       )
 
   def map(self, example: Example) -> Example:

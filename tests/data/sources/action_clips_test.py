@@ -32,6 +32,7 @@ def test_clips_are_ordered_by_action():
   assert len(clips) == 4 and clips[3]['centre'] == 2 and clips[3]['id'] == 3
   with pytest.raises(IndexError):
     clips[4]
+  assert ActionClips(actions(), clips=2).places.tolist() == [[0, 9], [0, 5], [1, 2]]
 
 
 def test_frames_with_visible_objects():
