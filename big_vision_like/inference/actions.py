@@ -52,7 +52,7 @@ class ActorPreprocessing(Prepare):
 
   frames: int = 32
   size: tuple[int, int] = (224, 224)
-  every: int = 4
+  per_slice: int = 4
   map_side: int = 14
   mean: tuple[float, ...] = HALF
   std: tuple[float, ...] = HALF
@@ -83,7 +83,7 @@ class ActorPreprocessing(Prepare):
     boxes_AF4 = np.stack([_interpolated(row, frames_F) for row in rows])
     scale_4 = np.array([width, height, width, height])
     made = actors.ActorClip(
-      len(rows), self.frames, self.size[0], self.every, self.map_side, 0
+      len(rows), self.frames, self.size[0], self.per_slice, self.map_side, 0
     ).map(
       example
       | {
@@ -125,7 +125,7 @@ def of_run(
       if spec.symbol(step) is actors.ActorClip:
         told = {
           name: spec.held(step, name)
-          for name in ('frames', 'size', 'every', 'map_side')
+          for name in ('frames', 'size', 'per_slice', 'map_side')
         }
         mean, std = normalization(run.network, 3)
         return ActorPreprocessing(

@@ -4,7 +4,7 @@ Axes: T frames, A actors, S slices of the feature map in time, L layers, G graph
 feature map, H W pixels, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +47,16 @@ def overlaid(
     box_14 = (boxes_S4[part] * scale_4)[None]
     pictures.append(boxes.draw(picture_HWC.astype(np.uint8), box_14, [label]))
   return pictures
+
+
+def boxed(
+  frame_HWC: np.ndarray, boxes_A4: np.ndarray, labels: Sequence[str | int]
+) -> np.ndarray:
+  """Draws a frame with boxes of actors, as shares of its sides; RGB uint8."""
+  picture_HWC = images.fit(images.to_rgb(visible(frame_HWC)), 2 * SIDE)
+  height, width = picture_HWC.shape[:2]
+  scale_14 = np.array([[width, height, width, height]])
+  return boxes.draw(picture_HWC, boxes_A4 * scale_14, labels)
 
 
 def sheet(

@@ -19,11 +19,15 @@ class ActionClips(Source):
 
   Examples are those of `source` with `centre`, the frame around which the clip is.
   `around` is 'centres', the published test clips of each action, or 'objects', each of
-  its frames that has an annotated object which is not hidden.
+  its frames that has an annotated object which is not hidden. Of these, the first
+  `clips` of each action are used, by default all.
   """
 
   source: Source
   around: str = 'centres'
+  clips: int | None = None
+
+  tiny = dict(clips=lambda arguments, _: 1)
 
   def __post_init__(self) -> None:
     check_one_of(AROUND, around=self.around)
@@ -46,10 +50,10 @@ class ActionClips(Source):
 
   def _centres(self, example: Example) -> np.ndarray:
     if self.around == 'centres':
-      return np.asarray(example['centres'])
+      return np.asarray(example['centres'])[: self.clips]
     first, last = example['frames'].tolist()
     frames = example['object_frames'][~example['object_hidden']]
-    return np.unique(frames[(frames >= first) & (frames <= last)])
+    return np.unique(frames[(frames >= first) & (frames <= last)])[: self.clips]
 
   @property
   def inner(self) -> dict[str, Source]:
@@ -73,7 +77,7 @@ class ActionClips(Source):
 
   def planned(self) -> Source:
     """Returns this source with a stand-in for actions that are missing."""
-    return ActionClips(self.source.planned(), self.around)
+    return dataclasses.replace(self, source=self.source.planned())
 
   def problems(self) -> list[str]:
     """Returns why the source cannot be used, or an empty list."""
@@ -81,7 +85,7 @@ class ActionClips(Source):
 
   def fingerprint(self) -> str:
     """Returns a digest of the source and the choice of clips."""
-    return digest('ActionClips', self.source, self.around)
+    return digest('ActionClips', self.source, self.around, self.clips)
 
   def __len__(self) -> int:
     return len(self.places)

@@ -33,7 +33,7 @@ class ActorClip(grain.transforms.Map):
 
   It has `frames` frames, from centre - frames / 2 + 1 on. Frames outside of the action
   are its first or last one, with their boxes. Frames are resized to squares of side
-  `size`. The map has a slice for each `every` frames, whose actors are those of the
+  `size`. The map has a slice for each `per_slice` frames, whose actors are those of the
   last of these frames, and `map_side` rows and columns. All are as in arXiv:2107.13648.
 
   If records have annotated objects, examples also have those of the frame `centre`:
@@ -45,15 +45,15 @@ class ActorClip(grain.transforms.Map):
   max_actors: int = 20
   frames: int = 32
   size: int = 224
-  every: int = 4
+  per_slice: int = 4
   map_side: int = 14
   max_objects: int = 10
 
   def __post_init__(self) -> None:
-    if self.frames < self.every or self.frames % self.every:
+    if self.frames < self.per_slice or self.frames % self.per_slice:
       raise UserError(
-        f'frames={self.frames} must be a multiple of every={self.every}, the frames of'
-        ' a slice'
+        f'frames={self.frames} must be a multiple of per_slice={self.per_slice}, the'
+        ' frames of a slice'
       )
 
   def map(self, example: Example) -> Example:
@@ -67,7 +67,7 @@ class RandomActorClip(grain.transforms.RandomMap):
   max_actors: int = 20
   frames: int = 32
   size: int = 224
-  every: int = 4
+  per_slice: int = 4
   map_side: int = 14
 
   def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class RandomActorClip(grain.transforms.RandomMap):
   def fixed(self) -> ActorClip:
     """The transform for a given frame."""
     return ActorClip(
-      self.max_actors, self.frames, self.size, self.every, self.map_side, 0
+      self.max_actors, self.frames, self.size, self.per_slice, self.map_side, 0
     )
 
   def random_map(self, example: Example, rng: np.random.Generator) -> Example:
@@ -102,7 +102,7 @@ def clip_at(example: Example, centre: int, how: ActorClip) -> Example:
 
   frames = video.chosen_frames(example, choose, video.FPS)
   clip = np.stack([resizing.resized(f, how.size, how.size, 'bilinear') for f in frames])
-  frame_S = frame_T[how.every - 1 :: how.every]
+  frame_S = frame_T[how.per_slice - 1 :: how.per_slice]
   boxes_AS4 = np.asarray(example['boxes'], np.float32)[:, frame_S - first]
   check_boxes(boxes_AS4, example)
   made = {'video': clip} | rows_of(

@@ -59,8 +59,8 @@ def test_mistakes_are_sentences():
 
 def test_a_plan_needs_no_captions():
   source = caption_texts.ConceptualCaptions(path='missing.tsv', examples=30)
-  mismatched = mismatched.Mismatched(source)
-  for transform in (mismatched, mismatched.FixedMismatch(mismatched)):
+  pairing = mismatched.Mismatched(source)
+  for transform in (pairing, mismatched.FixedMismatch(pairing)):
     words = questions.Words(wordpiece.WordPiece('missing.txt'), 'caption', 8)
     steps = [transform, words]
     planned = pipeline.EvalInput(
