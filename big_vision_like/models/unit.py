@@ -10,9 +10,6 @@ M tokens of the memory, Q queries, D width (of the encoder, the text or the deco
 layers of the decoder, C classes, A attributes.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,9 +56,10 @@ class Objects(nn.Module):
       'layer_logits': logits_LBQC,
       'layer_boxes': boxes_LBQ4,
     }
-    # Attributes belong to a class: in training, that of the matched object.
+    # Attributes belong to a class: in training that of the matched object, here the
+    # most likely one except "no object".
     if self.num_attributes and not train:
-      label_BQ = logits_LBQC[-1].argmax(axis=-1)
+      label_BQ = logits_LBQC[-1, ..., :-1].argmax(axis=-1)
       outputs['attributes'] = self.attributes(x_LBQD[-1], label_BQ)
     return outputs
 

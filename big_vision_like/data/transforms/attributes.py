@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from big_vision_like.data.transforms import labels, questions
+from big_vision_like.data.transforms import boxes, labels, questions
 
 Example = dict[str, Any]
 
@@ -60,3 +60,23 @@ class TextPair(grain.transforms.Map):
     ids = [questions.ids_of(self.vocabulary, example, name) for name in self.texts]
     second = ids[1] if len(ids) > 1 else None
     return example | questions.padded(self.vocabulary, ids[0], second, self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoObjects(grain.transforms.Map):
+  """Empty boxes, so that transforms of `boxes` apply to an image without objects."""
+
+  def map(self, example: Example) -> Example:
+    none = dict(boxes=np.zeros((0, 4), np.float32), box_labels=np.zeros(0, np.int32))
+    return example | none
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost(grain.transforms.Map):
+  """The first `max_boxes` objects; others are counted as dropped."""
+
+  max_boxes: int
+
+  def map(self, example: Example) -> Example:
+    kept = np.arange(len(example['boxes'])) < self.max_boxes
+    return example if kept.all() else boxes.with_objects(example, kept)
