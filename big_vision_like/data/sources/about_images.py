@@ -66,8 +66,8 @@ class AboutImages(Source):
     missing = count - len(kept)
     if not kept or missing > self.tolerated * count:
       raise UserError(
-        f'{self.images} lacks the images of {missing:,} of {plural(count, "example")} of'
-        f' {self.annotations.title}, such as {first}: add them, correct `name`'
+        f'{self.images} lacks the images of {missing:,} of {plural(count, "example")}'
+        f' of {self.annotations.title}, such as {first}: add them, correct `name`'
         f' ({self.name!r}), or raise `tolerated` ({self.tolerated:g})'
       )
     return np.array(kept, np.int64), missing
