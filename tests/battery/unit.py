@@ -3,8 +3,8 @@ import numpy as np
 from battery import Case, images, tokens
 from big_vision_like.models import bert, resnet, unit
 
-# The softmax over keys cancels a constant added to all of them. Values start as zeros in
-# the first layer of the decoder, so that it does not matter what queries attend to.
+# The softmax over keys cancels a constant added to all of them. Values start as zeros
+# in the first layer of the decoder: it does not matter what queries attend to there.
 CANCELLED = (
   '.*key/bias',
   'decoder/block_0/attention/(query|key)/.*',
