@@ -9,7 +9,8 @@ Tasks are named as in mmf. `coco_single`, `vg_single`, `vqa2_single`, `snli_ve_s
 `coco_vg_vqa2_separate` three (450,000), `all8_shared`, `all8_separate` and
 `all8_shared_no_task_token` all (500,000). In models that end in `separate`, each task
 has its own decoder. A second word `coco_init`, as in `all8_shared,coco_init`, starts
-from the run of `coco_single` in runs/unit_coco_single.
+from the run of `coco_single` in runs/unit_coco_single; `zoo` starts from a model of
+mmf's zoo with the same tasks, stored as weights/unit.pth.
 
 Each step trains one task, in the shares of `SHARES`. AdamW, learning rate 5e-5
 (backbone: 1e-5), 2,000 steps of warm-up, cosine decay to 0; weight decay 1e-4 of all
@@ -47,7 +48,7 @@ from big_vision_like.data.transforms import attributes, boxes, image, labels, qu
 from big_vision_like.evals import answering, detection
 from big_vision_like.evals import classification as evals
 from big_vision_like.models import bert, resnet, unit
-from big_vision_like.run import init_from
+from big_vision_like.run import init_from, unit_weights
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import multi_task, set_detection
 from big_vision_like.tasks import unit as tasks
@@ -109,7 +110,7 @@ ROWS = {name: row for row, name in enumerate(SHARES)}
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  told = arguments(argument, model=MODELS, init=('', 'coco_init'))
+  told = arguments(argument, model=MODELS, init=('', 'coco_init', 'zoo'))
   names, steps = MODELS[told.model]
   separate = told.model.endswith('separate')
   c = mlc.ConfigDict(dict(seed=0, total_steps=steps, log_every=50))
@@ -123,7 +124,12 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     shares={name: x / sum(shares) for name, x in zip(names, shares, strict=True)},
     seed=c.get_ref('seed'),
   )
-  c.init_from = coco_run(names, separate) if told.init else published()
+  c.init_from = published()
+  if told.init == 'coco_init':
+    c.init_from = coco_run(names, separate)
+  elif told.init == 'zoo':
+    weights = spec(unit_weights.from_mmf, path='weights/unit.pth')
+    c.init_from = spec(init_from.InitFrom, weights=weights)
   optimizer = optim.adamw if len(names) == len(SHARES) else optim.skipping_adamw
   c.task = spec(
     multi_task.MultiTask,

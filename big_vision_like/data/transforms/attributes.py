@@ -16,13 +16,15 @@ Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributes(grain.transforms.Map):
+class Attributes(labels.Relabeling):
   """The attributes of a record's objects as `attributes`, int32 (K, N); -1 is padding.
 
   It goes before `boxes.Objects`. `name` is a field of the objects with one attribute or
   several for each, of which the first `most` are kept, as published. `label`, if given,
   is the field of the objects that becomes their label.
   """
+
+  makes = 'box_labels'
 
   name: str
   most: int = 16
@@ -39,6 +41,9 @@ class Attributes(grain.transforms.Map):
       label = labels.feature(example, f'objects/{self.label}')
       result['objects'] = example['objects'] | {'label': label}
     return result
+
+  def renamed(self, names: labels.Names) -> labels.Names:
+    return {} if self.label else names
 
 
 @dataclasses.dataclass(frozen=True)
