@@ -103,6 +103,8 @@ class Labels(nn.Module):
   dropout: float = 0.1
   dtype: str = 'float32'
 
+  tiny = dict(num_classes=50)
+
   @nn.compact
   def __call__(self, x_LBQD: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_LBQD[-1, :, 0])
