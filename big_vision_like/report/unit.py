@@ -57,7 +57,7 @@ def attended(source: Any) -> tuple[str, str]:
     raise UserError('no evaluator of the config belongs to a task.')
   return content, (
     'Cross-attention of the last layer of the decoder, averaged over heads: the query '
-    'of a class or an answer, or those of the surest objects. Images are brighter where '
+    'of an answer, or those of the surest objects. Images are brighter where '
     'a query attends; numbers are the weights of words.'
   )
 
