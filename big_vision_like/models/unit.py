@@ -5,9 +5,10 @@ decoder attends to both encodings with queries that belong to the task. A `UniT`
 model of one task; a `MultiTask` shares all parameters but queries and head among the
 models of several tasks.
 
-Axes: B batch, H W image, h w the backbone's last map, N = h * w, T tokens of the text,
-M tokens of the memory, Q queries, D width (of the encoder, the text or the decoder), L
-layers of the decoder, C classes, A attributes.
+Axes: B batch, H W image, h w the backbone's last map, I its features, N = h * w, S the
+token of the task and N cells, T tokens of the text, M tokens of the memory, Q queries,
+D width (of the encoder, the text or the decoder), L layers of the decoder, C classes, A
+attributes.
 """
 
 import flax.linen as nn
@@ -262,28 +263,36 @@ class UniT(nn.Module):
     self, image_BHWC: jax.Array, size_B2: jax.Array, train: bool = False
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Encodes images: returns cells (B, N, D), their positions and their mask."""
-    map_BhwD = detr.last_map(self.backbone(image_BHWC, train))
-    valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], map_BhwD.shape[1:3])
+    map_BhwI = detr.last_map(self.backbone(image_BHWC, train))
+    valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], map_BhwI.shape[1:3])
     mask_BN = valid_Bhw.reshape(len(valid_Bhw), -1)
     position_BhwD = positions.masked_sine2d(valid_Bhw, self.width)
     position_BND = position_BhwD.reshape(*mask_BN.shape, -1).astype(self.dtype)
-    input_BND = self.input_proj(map_BhwD).reshape(*mask_BN.shape, -1)
-    before, x_BND, seen_BN, placed_BND = 0, input_BND, mask_BN, position_BND
+    input_BND = self.input_proj(map_BhwI).reshape(*mask_BN.shape, -1)
+    read = input_BND, mask_BN, position_BND
     if self.task is not None:
-      before, front = 1, [(0, 0), (1, 0)]
-      x_BND = jnp.concatenate([self._token(self.image_task, x_BND), x_BND], axis=1)
-      seen_BN = jnp.pad(mask_BN, front, constant_values=True)
-      placed_BND = jnp.pad(position_BND, [*front, (0, 0)])
-    context = transformer.Context(mask=masks.padding(seen_BN), position_BND=placed_BND)
-    x_BND = self.encoder(x_BND, train, context)[:, before:]
+      read = self._with_task(*read)
+    x_BSD, mask_BS, position_BSD = read
+    context = transformer.Context(
+      mask=masks.padding(mask_BS), position_BND=position_BSD
+    )
+    x_BND = self.encoder(x_BSD, train, context)[:, -mask_BN.shape[1] :]
     if self.residual:
       x_BND = input_BND + x_BND
-    if self.project:
-      x_BND, position_BND = (
-        self.image_proj(x_BND),
-        self.image_position_proj(position_BND),
-      )
-    return x_BND, position_BND, mask_BN
+    if not self.project:
+      return x_BND, position_BND, mask_BN
+    return self.image_proj(x_BND), self.image_position_proj(position_BND), mask_BN
+
+  def _with_task(
+    self, x_BND: jax.Array, mask_BN: jax.Array, position_BND: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns cells after the token of the task, which has no position."""
+    front = [(0, 0), (1, 0)]
+    return (
+      jnp.concatenate([self._token(self.image_task, x_BND), x_BND], axis=1),
+      jnp.pad(mask_BN, front, constant_values=True),
+      jnp.pad(position_BND, [*front, (0, 0)]),
+    )
 
   def read(
     self,

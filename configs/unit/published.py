@@ -85,7 +85,7 @@ MODELS |= {
   f'all8_{x}': (tuple(SHARES), 500_000)
   for x in ('shared', 'separate', 'shared_no_task_token')
 }
-ARGUMENTS = ('all8_shared',)
+ARGUMENTS = ('vg_vqa2_shared',)
 BATCH = 64
 # Classes and attributes. Visual Genome has 1,600 classes and a background.
 OBJECTS = {'detection_coco': (91, 0), 'detection_visual_genome': (1601, 401)}
@@ -109,7 +109,7 @@ GLUE = {
 ROWS = {name: row for row, name in enumerate(SHARES)}
 
 
-def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+def get_config(argument: str = 'all8_shared') -> mlc.ConfigDict:
   told = arguments(argument, model=MODELS, init=('', 'coco_init', 'zoo'))
   names, steps = MODELS[told.model]
   separate = told.model.endswith('separate')

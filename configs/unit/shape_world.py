@@ -41,7 +41,7 @@ SHARES = dict(
   sentences=0.1,
 )
 ALL = ('all', 'separate', 'no_task_token')
-ARGUMENTS = ('all', 'questions')
+ARGUMENTS = ('questions', 'sentences')
 BATCH, WIDTH = 32, 96
 # The texts of a task, its tokens, its classes, and whether it has images.
 TEXTS = {
@@ -57,7 +57,7 @@ OBJECTS = {
 }
 
 
-def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+def get_config(argument: str = 'all') -> mlc.ConfigDict:
   which = arguments(argument, tasks=(*ALL, *SHARES)).tasks
   names = tuple(SHARES) if which in ALL else (which,)
   c = mlc.ConfigDict(dict(seed=0, log_every=100, keep_last=1))
