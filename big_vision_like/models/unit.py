@@ -6,9 +6,9 @@ model of one task; a `MultiTask` shares all parameters but queries and head amon
 models of several tasks.
 
 Axes: B batch, H W image, h w the backbone's last map, I its features, N = h * w, S the
-token of the task and N cells, T tokens of the text, M tokens of the memory, Q queries,
-D width (of the encoder, the text or the decoder), L layers of the decoder, C classes, A
-attributes.
+token of the task and N cells, T tokens of the text, K of them for the decoder, M tokens
+of the memory, Q queries, D width (of the image encoder or the decoder), E width of the
+text, L layers of the decoder, C classes, A attributes.
 """
 
 import flax.linen as nn
@@ -301,18 +301,18 @@ class UniT(nn.Module):
     token_mask_BT: jax.Array,
     train: bool = False,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Encodes texts: returns tokens (B, T, D), their positions and their mask."""
-    task_B1D = None
+    """Encodes texts: returns tokens (B, K, D), their positions and their mask."""
+    task_B1E = None
     if self.task is not None:
       shape = (len(tokens_BT), 1, self.text.width)
-      task_B1D = self._token(self.text_task, jnp.zeros(shape, self.dtype))
-    outputs = self.text(tokens_BT, token_types_BT, token_mask_BT, train, task_B1D)
+      task_B1E = self._token(self.text_task, jnp.zeros(shape, self.dtype))
+    outputs = self.text(tokens_BT, token_types_BT, token_mask_BT, train, task_B1E)
     table = self.text.variables['params']['embeddings']['position']['embedding']
     count = 1 if self.first_token_only else tokens_BT.shape[1]
-    x_BTD = self.text_proj(outputs['text'][:, :count])
-    position_1TD = self.text_position_proj(jnp.asarray(table)[None, :count])
-    position_BTD = jnp.broadcast_to(position_1TD, x_BTD.shape)
-    return x_BTD, position_BTD, token_mask_BT[:, :count].astype(bool)
+    x_BKD = self.text_proj(outputs['text'][:, :count])
+    position_1KD = self.text_position_proj(jnp.asarray(table)[None, :count])
+    position_BKD = jnp.broadcast_to(position_1KD, x_BKD.shape)
+    return x_BKD, position_BKD, token_mask_BT[:, :count].astype(bool)
 
   def _token(self, table: nn.Embed, x_BND: jax.Array) -> jax.Array:
     """Returns the token of the task for each example, (B, 1, D)."""
