@@ -109,7 +109,7 @@ GLUE = {
 ROWS = {name: row for row, name in enumerate(SHARES)}
 
 
-def get_config(argument: str = 'all8_shared') -> mlc.ConfigDict:
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   told = arguments(argument, model=MODELS, init=('', 'coco_init', 'zoo'))
   names, steps = MODELS[told.model]
   separate = told.model.endswith('separate')

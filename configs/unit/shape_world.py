@@ -57,7 +57,7 @@ OBJECTS = {
 }
 
 
-def get_config(argument: str = 'all') -> mlc.ConfigDict:
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   which = arguments(argument, tasks=(*ALL, *SHARES)).tasks
   names = tuple(SHARES) if which in ALL else (which,)
   c = mlc.ConfigDict(dict(seed=0, log_every=100, keep_last=1))
