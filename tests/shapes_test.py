@@ -59,7 +59,7 @@ def test_vit(options, key):
   if model.pool == 'token':
     expected |= {'token_11D', 'learned_1PD', 'learned_BPD'}
   if model.pool == 'map':
-    expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'key_BMD'}
+    expected |= {'probe_11D', 'x_B1D', 'y_B1D', 'key_BMI'}
   if model.posemb == 'relative':
     expected |= {'keys_LRHK', 'logits_BHNR'}
   elif model.posemb != 'none':

@@ -17,6 +17,7 @@ from big_vision_like.data.input import pipeline
 from big_vision_like.errors import UserError, plural
 from big_vision_like.evals import evaluator
 from big_vision_like.evals.evaluator import Arrays, Predict, Results
+from big_vision_like.ops import sharding
 
 TOP = (1, 5, 10)
 IMAGE = ('regions', 'locations', 'region_mask')
@@ -60,6 +61,9 @@ class Retrieval(evaluator.Evaluator):
     # Chunks are filled with the first image; its scores there are not used.
     places = np.pad(np.arange(count), (0, -count % chunk)).reshape(-1, chunk)
     chunks = {name: values[places] for name, values in arrays.items()}
+    # Sent to the devices once, not with every batch of captions.
+    place = None if mesh is None else sharding.replicated(mesh)
+    chunks = jax.device_put(chunks, place)
     if getattr(self, '_scored_with', None) is not predict:
       # The same function each time, so that it is compiled once.
       self._scored_with, self._scored = predict, _by_chunks(predict)

@@ -159,8 +159,8 @@ class MultiHeadAttention(nn.Module):
   def __call__(
     self,
     x_BND: jax.Array,
-    key_BMD: jax.Array | None = None,
-    value_BMD: jax.Array | None = None,
+    key_BMI: jax.Array | None = None,
+    value_BMI: jax.Array | None = None,
     bias_BHNM: jax.Array | None = None,
     mask: Mask | jax.Array | None = None,
     train: bool = False,
@@ -186,13 +186,13 @@ class MultiHeadAttention(nn.Module):
     value = project_to(groups, value_size, name='value')
 
     cached = cache_length is not None and self.has_variable('cache', 'keys')
-    if cached and key_BMD is not None:
+    if cached and key_BMI is not None:
       (q_BNHK,) = self.normed(project([(x_BND, query)], self.dtype))
       k_BMHK, v_BMHK = (self.get_variable('cache', name) for name in ('keys', 'values'))
     else:
-      key_BMD, is_self = (x_BND, True) if key_BMD is None else (key_BMD, False)
-      value_BMD = key_BMD if value_BMD is None else value_BMD
-      pairs = [(x_BND, query), (key_BMD, key), (value_BMD, value)]
+      key_BMI, is_self = (x_BND, True) if key_BMI is None else (key_BMI, False)
+      value_BMI = key_BMI if value_BMI is None else value_BMI
+      pairs = [(x_BND, query), (key_BMI, key), (value_BMI, value)]
       q_BNHK, k_BMHK, v_BMHK = self.normed(project(pairs, self.dtype))
       if cache_length is not None and is_self:
         k_BMHK, v_BMHK, mask = self.remember(k_BMHK, v_BMHK, cache_length)

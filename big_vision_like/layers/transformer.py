@@ -206,11 +206,11 @@ class Block(nn.Module):
       )
 
     def memory_branch(y_BND: jax.Array) -> jax.Array:
-      memory_BMD = context.memory_BMD
+      memory_BMI = context.memory_BMD  # its width may differ
       return self.attention_class(**attention_args, name='cross_attention')(
         _plus(y_BND, context.position_BND),
-        _plus(memory_BMD, context.memory_position_BMD),
-        memory_BMD,
+        _plus(memory_BMI, context.memory_position_BMD),
+        memory_BMI,
         mask=context.memory_mask,
         **attend,
       )

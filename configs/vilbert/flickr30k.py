@@ -31,7 +31,7 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import answering
 
 KINDS = ('tuned', 'zero_shot')
-ARGUMENTS = ('tuned', 'zero_shot')
+ARGUMENTS = ('tuned',)
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:

@@ -35,6 +35,8 @@ FIXED = {
   'dynamic_attention': False,
   'in_batch_pairs': False,
   'fast_mode': False,
+  'fixed_t_layer': 0,
+  'fixed_v_layer': 0,
 }
 OUTPUTS = {
   'sequence_text': 'text',

@@ -103,7 +103,11 @@ class SingleInput(base.Input):
     return {'': 1.0}
 
   def planned(self) -> 'SingleInput':
-    return dataclasses.replace(self, source=self.source.planned())
+    return dataclasses.replace(
+      self,
+      source=self.source.planned(),
+      transforms=[_planned(transform) for transform in self.transforms],
+    )
 
   @property
   def bucket(self) -> buckets.Bucket | None:
@@ -133,6 +137,17 @@ class SingleInput(base.Input):
       real += self.bucket.content(batch.sizes, batch.shape).sum()
       padded += len(batch.sizes) * self.bucket.elements(batch.shape)
     return float(1 - real / padded)
+
+
+def _planned(part: Any) -> Any:
+  """Returns a transform with stand-ins for missing sources and vocabularies."""
+  if hasattr(part, 'planned'):
+    return part.planned()
+  if not dataclasses.is_dataclass(part):
+    return part
+  own = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+  changed = {name: new for name, x in own.items() if (new := _planned(x)) is not x}
+  return dataclasses.replace(part, **changed) if changed else part
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

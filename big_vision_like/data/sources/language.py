@@ -96,10 +96,15 @@ class Annotations(Source):
     """The kind of the annotations, and the name of their first file."""
     return shards.title(self, self.paths[0])
 
+  def identified_by(self) -> Sequence[Any]:
+    """Returns what else than the annotation files determines the examples."""
+    return ()
+
   def fingerprint(self) -> str:
     """Returns a digest of the examples' number and ends, and of the files' sizes."""
     ends = [self[0], self[len(self) - 1]]
-    return digest(type(self).__qualname__, len(self), self.file_sizes, ends)
+    others = () if self.made_up else self.identified_by()
+    return digest(type(self).__qualname__, len(self), self.file_sizes, ends, others)
 
   def problems(self) -> list[str]:
     """Returns why the files cannot be read, or an empty list."""
@@ -111,7 +116,8 @@ class Annotations(Source):
 
   def planned(self) -> Source:
     """Returns this source, or a stand-in for planning if files are missing."""
-    if all(os.path.isfile(os.path.expanduser(path)) for path in self.paths):
+    found = all(os.path.isfile(os.path.expanduser(path)) for path in self.paths)
+    if found or self.made_up:
       return self
     if self.examples is None:
       raise UserError(
@@ -160,6 +166,9 @@ class WithRegions(Source):
   def _kept(self) -> tuple[np.ndarray, int]:
     """The indices of examples about images with regions, and the number of others."""
     needed = [self.regions] if self.given is None else [self.regions, self.given]
+    if getattr(self.annotations, 'made_up', 0) and all(x.made_up for x in needed):
+      # Plans have millions of made-up texts, all of them about made-up images.
+      return np.arange(len(self.annotations)), 0
     kept, first = [], ''
     for index in range(len(self.annotations)):
       images = images_of(self.annotations[index])

@@ -195,10 +195,8 @@ class Vqa(Annotations):
   def paths(self) -> Sequence[str]:
     return [*self.questions, *self.annotations]
 
-  @property
-  def answer_names(self) -> Sequence[str]:
-    """The answers, by label."""
-    return self.answers.names
+  def identified_by(self) -> Sequence[Any]:
+    return [self.answers]
 
   def read(self) -> Read:
     examples, left_out = [], collections.Counter()
@@ -278,10 +276,8 @@ class Gqa(Annotations):
   def paths(self) -> Sequence[str]:
     return [self.path]
 
-  @property
-  def answer_names(self) -> Sequence[str]:
-    """The answers, by label."""
-    return self.answers.names
+  def identified_by(self) -> Sequence[Any]:
+    return [self.answers]
 
   def read(self) -> Read:
     content = files.read_fields(os.path.expanduser(self.path))

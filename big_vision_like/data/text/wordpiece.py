@@ -21,7 +21,7 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK
 PREFIX = '##'
 # Longer words are unknown, as published.
 LONGEST = 100
-# Words with which small vocabularies replace files in trials of configs.
+# Words with which small vocabularies replace files in plans and trials of configs.
 TRIAL = tuple('abcdefghijklmnopqrstuvwxyz') + tuple(
   f'{PREFIX}{letter}' for letter in 'abcdefghijklmnopqrstuvwxyz'
 )
@@ -109,6 +109,12 @@ class WordPiece(Identified, Checked):
     except UserError as error:
       return [str(error)]
     return []
+
+  def planned(self) -> 'WordPiece':
+    """Returns this vocabulary, or letters as a stand-in for a missing file in plans."""
+    if self.words or pathlib.Path(self.path).expanduser().is_file():
+      return self
+    return dataclasses.replace(self, path='', words=TRIAL)
 
   @property
   def _content(self) -> bytes:

@@ -3,7 +3,10 @@ import collections
 import numpy as np
 import pytest
 
-from big_vision_like.data.transforms import captions
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.sources import caption_texts
+from big_vision_like.data.text import wordpiece
+from big_vision_like.data.transforms import captions, questions
 from big_vision_like.errors import UserError
 
 GROUPS = (('red', 'blue', 'green'), ('disc', 'ring'))
@@ -52,3 +55,22 @@ def test_mistakes_are_sentences():
     same.random_map(EXAMPLES[0], np.random.default_rng(0))
   with pytest.raises(UserError, match="examples have no 'caption'"):
     same.random_map({'id': 0}, np.random.default_rng(0))
+
+
+def test_a_plan_needs_no_captions():
+  source = caption_texts.ConceptualCaptions(path='missing.tsv', examples=30)
+  mismatched = captions.Mismatched(source)
+  for transform in (mismatched, captions.FixedMismatch(mismatched)):
+    words = questions.Words(wordpiece.WordPiece('missing.txt'), 'caption', 8)
+    steps = [transform, words]
+    planned = pipeline.EvalInput(
+      source=source, transforms=steps, batch_size=4
+    ).planned()
+    example = planned.source[0]
+    made, words = planned.transforms
+    assert words.map(example)['tokens'].shape == (8,)
+    inner = getattr(made, 'mismatched', made)
+    assert len(inner.captions) == 30 and inner.captions.made_up
+    found = inner.random_map(example, np.random.default_rng(0))
+    assert found['caption'] and 'aligned' in found
+  assert mismatched.captions is source
