@@ -5,7 +5,7 @@ regions (arXiv:2103.04037 section 3): each has features, and its location in the
 The cell in row 0 represents the whole image, as for stored regions.
 
 Axes: B batch, T tokens, H W image, h w grid, P side of a patch, I channels, F features,
-R regions; 5 is left, top, right, bottom and area as fractions of the image.
+N cells, R regions; 5 is left, top, right, bottom and area as fractions of the image.
 """
 
 import flax.linen as nn
@@ -73,9 +73,9 @@ class GridPairs(nn.Module):
       )
     x_BhwF = encoded[self.cells]
     batch, rows, columns, features = x_BhwF.shape
-    cells_BRF = x_BhwF.reshape(batch, rows * columns, features)
-    mean_B1F = cells_BRF.mean(axis=1, keepdims=True)
-    regions_BRF = jnp.concatenate([mean_B1F, cells_BRF], axis=1)
+    cells_BNF = x_BhwF.reshape(batch, rows * columns, features)
+    mean_B1F = cells_BNF.mean(axis=1, keepdims=True)
+    regions_BRF = jnp.concatenate([mean_B1F, cells_BNF], axis=1)
     locations_R5 = jnp.asarray(locations(rows, columns), regions_BRF.dtype)
     count = len(locations_R5)
     return self.pairs(
@@ -92,10 +92,10 @@ class GridPairs(nn.Module):
 
 def locations(rows: int, columns: int) -> np.ndarray:
   """Returns the locations of the whole image and of the cells of a grid, (R, 5)."""
-  top_R, left_R = (x.ravel() for x in np.mgrid[:rows, :columns])
-  right_R, bottom_R = (left_R + 1) / columns, (top_R + 1) / rows
-  area_R = np.full(rows * columns, 1 / (rows * columns))
-  cells_R5 = np.stack(
-    [left_R / columns, top_R / rows, right_R, bottom_R, area_R], axis=1
+  top_N, left_N = (x.ravel() for x in np.mgrid[:rows, :columns])
+  right_N, bottom_N = (left_N + 1) / columns, (top_N + 1) / rows
+  area_N = np.full(rows * columns, 1 / (rows * columns))
+  cells_N5 = np.stack(
+    [left_N / columns, top_N / rows, right_N, bottom_N, area_N], axis=1
   )
-  return np.concatenate([np.array([WHOLE]), cells_R5]).astype(np.float32)
+  return np.concatenate([np.array([WHOLE]), cells_N5]).astype(np.float32)

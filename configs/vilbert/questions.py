@@ -8,6 +8,10 @@ Each scene has five objects as regions. Questions ask for a colour, a shape, the
 neighbour, the number of objects of a colour, or whether an object is there
 (`data/procedural/scene_questions.py`). The model selects one of 19 answers. `text` is
 the control, in which the features of regions are zeros.
+
+Expected accuracy on 1,000 unseen questions, seed 0: 88.9 %, and 47.1 % for questions
+about the left neighbour; 29.3 % is the best possible without the image. Takes 24
+minutes on two CPU cores shared with other programs.
 """
 
 import ml_collections as mlc
@@ -81,7 +85,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       rate=spec(
         optax.warmup_cosine_decay_schedule,
         init_value=0.0,
-        peak_value=1e-3,
+        peak_value=2e-3,
         warmup_steps=200,
         decay_steps=c.get_ref('total_steps'),
       ),

@@ -316,6 +316,17 @@ def test_plans_need_no_files():
   assert len(language.ImagesOf(Two(examples=40), missing).planned()) == 8
 
 
+def test_packed_examples_are_a_list():
+  examples = [{'id': i, 'labels': np.arange(i)} for i in range(3)]
+  packed = language.Packed(examples)
+  assert [example['id'] for example in packed] == [0, 1, 2] and len(packed) == 3
+  assert packed[2]['labels'].tolist() == [0, 1]
+  with pytest.raises(IndexError):
+    packed[3]
+  many = [{'caption': f'a red dog {i}', 'image_id': str(i), 'id': i} for i in range(99)]
+  assert len(pickle.dumps(language.Packed(many))) < 99 * 150
+
+
 def test_nearest_images():
   source = language.WithRegions(Two(), regions_of(), tolerated=0.4)
   found = caption_texts.nearest_images(source, 5)

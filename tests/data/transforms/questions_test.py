@@ -164,3 +164,23 @@ def test_distractors_belong_to_other_images():
   np.testing.assert_array_equal(found['regions'][0], found['regions'][3])
   assert not np.array_equal(found['regions'][0], found['regions'][2])
   assert 'regions_2' not in found
+
+
+def test_questions_about_classes():
+  ask = questions.AskClass(('zero', 'one', 'two'))
+  found = [
+    ask.random_map({'label': 1, 'id': i}, np.random.default_rng(i)) for i in range(200)
+  ]
+  for example in found:
+    assert (example['question'] == 'is it one') == bool(example['label'])
+  asked = {example['question'] for example in found}
+  assert asked == {'is it zero', 'is it one', 'is it two'}
+  assert 70 < sum(example['label'] for example in found) < 130
+  fixed = questions.FixedQuestion(ask)
+  example = {'label': 2, 'id': 17}
+  assert fixed.map(example) == fixed.map(example)
+
+
+def test_blank_regions_have_no_features():
+  found = regions.Regions(5).map(regions.Blank().map(stored()))
+  assert not found['regions'].any() and found['locations'].any()
