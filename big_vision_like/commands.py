@@ -47,6 +47,7 @@ GROUPS = {
     'report': 'write a page about runs or weights',
     'predict': 'classify images, or detect the objects in them',
     'translate': 'translate text line by line',
+    'ask': 'answer questions about a picture with a run of several tasks',
     'paper-tables': 'print published tables alongside our results',
   },
   'Data and weights': {

@@ -122,7 +122,8 @@ def sizes(cells: Sequence[Cell]) -> Part:
         notes[f'{model.note}.'] = True
   first, seen = {}, set()
   for name in dict.fromkeys(cell.config for cell in cells if cell.config):
-    first.setdefault(paper_cells.shape_of(name), name)
+    if shape := paper_cells.shape_of(name):
+      first.setdefault(shape, name)
   for (model, _), name in first.items():
     pixels, *numbers = paper_cells.counted_config(name)
     if (model, pixels) not in seen:  # otherwise only the data differ

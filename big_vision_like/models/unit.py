@@ -5,9 +5,10 @@ decoder attends to both encodings with queries that belong to the task. A `UniT`
 model of one task; a `MultiTask` shares all parameters but queries and head among the
 models of several tasks.
 
-Axes: B batch, H W image, h w the backbone's last map, N = h * w, T tokens of the text,
-M tokens of the memory, Q queries, D width (of the encoder, the text or the decoder), L
-layers of the decoder, C classes, A attributes.
+Axes: B batch, H W image, h w the backbone's last map, I its features, N = h * w, S the
+token of the task and N cells, T tokens of the text, K of them for the decoder, M tokens
+of the memory, Q queries, D width (of the image encoder or the decoder), E width of the
+text, L layers of the decoder, C classes, A attributes.
 """
 
 import flax.linen as nn
@@ -56,9 +57,10 @@ class Objects(nn.Module):
       'layer_logits': logits_LBQC,
       'layer_boxes': boxes_LBQ4,
     }
-    # Attributes belong to a class: in training, that of the matched object.
+    # Attributes belong to a class: in training that of the matched object, here the
+    # most likely one except "no object".
     if self.num_attributes and not train:
-      label_BQ = logits_LBQC[-1].argmax(axis=-1)
+      label_BQ = logits_LBQC[-1, ..., :-1].argmax(axis=-1)
       outputs['attributes'] = self.attributes(x_LBQD[-1], label_BQ)
     return outputs
 
@@ -101,6 +103,8 @@ class Labels(nn.Module):
   num_classes: int
   dropout: float = 0.1
   dtype: str = 'float32'
+
+  tiny = dict(num_classes=50)
 
   @nn.compact
   def __call__(self, x_LBQD: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -259,28 +263,36 @@ class UniT(nn.Module):
     self, image_BHWC: jax.Array, size_B2: jax.Array, train: bool = False
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Encodes images: returns cells (B, N, D), their positions and their mask."""
-    map_BhwD = detr.last_map(self.backbone(image_BHWC, train))
-    valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], map_BhwD.shape[1:3])
+    map_BhwI = detr.last_map(self.backbone(image_BHWC, train))
+    valid_Bhw = detr.valid_cells(size_B2, image_BHWC.shape[1:3], map_BhwI.shape[1:3])
     mask_BN = valid_Bhw.reshape(len(valid_Bhw), -1)
     position_BhwD = positions.masked_sine2d(valid_Bhw, self.width)
     position_BND = position_BhwD.reshape(*mask_BN.shape, -1).astype(self.dtype)
-    input_BND = self.input_proj(map_BhwD).reshape(*mask_BN.shape, -1)
-    before, x_BND, seen_BN, placed_BND = 0, input_BND, mask_BN, position_BND
+    input_BND = self.input_proj(map_BhwI).reshape(*mask_BN.shape, -1)
+    read = input_BND, mask_BN, position_BND
     if self.task is not None:
-      before, front = 1, [(0, 0), (1, 0)]
-      x_BND = jnp.concatenate([self._token(self.image_task, x_BND), x_BND], axis=1)
-      seen_BN = jnp.pad(mask_BN, front, constant_values=True)
-      placed_BND = jnp.pad(position_BND, [*front, (0, 0)])
-    context = transformer.Context(mask=masks.padding(seen_BN), position_BND=placed_BND)
-    x_BND = self.encoder(x_BND, train, context)[:, before:]
+      read = self._with_task(*read)
+    x_BSD, mask_BS, position_BSD = read
+    context = transformer.Context(
+      mask=masks.padding(mask_BS), position_BND=position_BSD
+    )
+    x_BND = self.encoder(x_BSD, train, context)[:, -mask_BN.shape[1] :]
     if self.residual:
       x_BND = input_BND + x_BND
-    if self.project:
-      x_BND, position_BND = (
-        self.image_proj(x_BND),
-        self.image_position_proj(position_BND),
-      )
-    return x_BND, position_BND, mask_BN
+    if not self.project:
+      return x_BND, position_BND, mask_BN
+    return self.image_proj(x_BND), self.image_position_proj(position_BND), mask_BN
+
+  def _with_task(
+    self, x_BND: jax.Array, mask_BN: jax.Array, position_BND: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns cells after the token of the task, which has no position."""
+    front = [(0, 0), (1, 0)]
+    return (
+      jnp.concatenate([self._token(self.image_task, x_BND), x_BND], axis=1),
+      jnp.pad(mask_BN, front, constant_values=True),
+      jnp.pad(position_BND, [*front, (0, 0)]),
+    )
 
   def read(
     self,
@@ -289,18 +301,18 @@ class UniT(nn.Module):
     token_mask_BT: jax.Array,
     train: bool = False,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Encodes texts: returns tokens (B, T, D), their positions and their mask."""
-    task_B1D = None
+    """Encodes texts: returns tokens (B, K, D), their positions and their mask."""
+    task_B1E = None
     if self.task is not None:
       shape = (len(tokens_BT), 1, self.text.width)
-      task_B1D = self._token(self.text_task, jnp.zeros(shape, self.dtype))
-    outputs = self.text(tokens_BT, token_types_BT, token_mask_BT, train, task_B1D)
+      task_B1E = self._token(self.text_task, jnp.zeros(shape, self.dtype))
+    outputs = self.text(tokens_BT, token_types_BT, token_mask_BT, train, task_B1E)
     table = self.text.variables['params']['embeddings']['position']['embedding']
     count = 1 if self.first_token_only else tokens_BT.shape[1]
-    x_BTD = self.text_proj(outputs['text'][:, :count])
-    position_1TD = self.text_position_proj(jnp.asarray(table)[None, :count])
-    position_BTD = jnp.broadcast_to(position_1TD, x_BTD.shape)
-    return x_BTD, position_BTD, token_mask_BT[:, :count].astype(bool)
+    x_BKD = self.text_proj(outputs['text'][:, :count])
+    position_1KD = self.text_position_proj(jnp.asarray(table)[None, :count])
+    position_BKD = jnp.broadcast_to(position_1KD, x_BKD.shape)
+    return x_BKD, position_BKD, token_mask_BT[:, :count].astype(bool)
 
   def _token(self, table: nn.Embed, x_BND: jax.Array) -> jax.Array:
     """Returns the token of the task for each example, (B, 1, D)."""

@@ -1,4 +1,4 @@
-"""AdamW that leaves parameters without a gradient alone, for training of several tasks."""
+"""AdamW that leaves parameters without a gradient alone, to train several tasks."""
 
 from typing import NamedTuple
 

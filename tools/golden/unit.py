@@ -200,7 +200,7 @@ def objects_of(arrays: Fields) -> set_detection.Objects:
 
 
 def targets(arrays: Fields) -> tuple[np.ndarray, ...]:
-  """Returns labels, boxes and attributes of objects, padded, and which are no padding."""
+  """Returns padded labels, boxes and attributes of objects, and which are valid."""
   count = len(arrays['input/features'])
   labels = [arrays[f'input/target_{i}/labels'] for i in range(count)]
   valid_BK = np.arange(max(map(len, labels)))[None] < [[len(x)] for x in labels]

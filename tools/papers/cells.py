@@ -294,9 +294,14 @@ def counted(model: Model) -> tuple[int, int]:
   return count(build(model), [jax.ShapeDtypeStruct(shape, jnp.float32)])
 
 
-def shape_of(name: str) -> tuple[str, str]:
-  """Returns texts that determine the size of a config's model, except its classes."""
+def shape_of(name: str) -> tuple[str, str] | None:
+  """Returns texts that determine the size of a config's model, except its classes.
+
+  Returns None for a config of several tasks, each with its own model.
+  """
   config = json.loads(load(name).to_json())
+  if 'tasks' in config['task']:
+    return None
   model = {k: v for k, v in config['task']['model'].items() if k != 'num_classes'}
   data = config['train_data']
   # Images of joined inputs have one size.

@@ -174,30 +174,32 @@ def statement(shapes: Sequence[Shape], rng: np.random.Generator) -> tuple[str, s
   return (f'there is a {other}', truth) if positive else (f'there is no {words}', truth)
 
 
-def _said(first: str, second: str, form: int) -> str:
-  """Returns a sentence about two shapes, in one of the forms that say the same."""
-  forms = (
-    f'the {first} is left of the {second}',
-    f'the {second} is right of the {first}',
-  )
-  return forms[form]
-
-
 def paraphrase(rng: np.random.Generator) -> tuple[str, str, int]:
-  """Returns two sentences, and 1 if they say the same, else 0."""
-  first, second = (CLASSES[i] for i in rng.choice(len(CLASSES), 2, replace=False))
-  label = int(rng.integers(2))
-  forms = rng.integers(2, size=2)
-  one = _said(first, second, forms[0])
-  pair = (first, second) if label else (second, first)
-  return one, _said(*pair, forms[1]), label
+  """Returns two sentences about a shape, and 1 if they say the same, else 0."""
+  color, kind = (int(rng.integers(len(names))) for names in (COLORS, SHAPES))
+  other_color, other_kind, label = color, kind, int(rng.integers(2))
+  if not label and rng.random() < 0.5:
+    other_color = (color + int(rng.integers(1, len(COLORS)))) % len(COLORS)
+  elif not label:
+    other_kind = (kind + int(rng.integers(1, len(SHAPES)))) % len(SHAPES)
+  pair = (color, kind), (other_color, other_kind)
+  first, second = (_said(*x, int(rng.integers(3))) for x in pair)
+  return first, second, label
+
+
+def _said(color: int, kind: int, form: int) -> str:
+  """Returns one of three ways to say that there is a shape."""
+  words = list(COLORS)[color], SHAPES[kind]
+  forms = ('there is a {0} {1}', 'a {1} is there and the {1} is {0}', 'the {1} is {0}')
+  return forms[form].format(*words)
 
 
 def sentence(rng: np.random.Generator) -> tuple[str, int]:
-  """Returns a sentence, and 1 if it is well-formed; else two of its words changed place."""
+  """Returns a sentence, and 1 if it is well-formed, or 0 if two words are swapped."""
   first, second = (CLASSES[i] for i in rng.choice(len(CLASSES), 2, replace=False))
+  side = ('left', 'right')[int(rng.integers(2))]
   forms = (
-    _said(first, second, int(rng.integers(2))),
+    f'the {first} is {side} of the {second}',
     f'there is a {first} and a {second}',
     f'what color is the {first.split()[1]}',
   )

@@ -69,7 +69,7 @@ class Pictures(Source):
     if 'image' not in example or fixed_size(self.made_up.features):
       return example
     size = tuple(self.image_sizes[index].tolist())
-    example['image'] = _picture(*size)
+    example['image'] = picture(*size)
     if 'panoptic_image' in example:
       few = self.made_up[index % 8]
       name = 'panoptic_objects'
@@ -92,7 +92,7 @@ def _coco_sizes() -> np.ndarray:
 
 
 @functools.cache
-def _picture(height: int, width: int) -> bytes:
+def picture(height: int, width: int) -> bytes:
   """Returns a JPEG; at ImageNet's average size it has the average 110 kB."""
   rng = np.random.default_rng(0)
   shapes = rng.integers(0, 256, (15, 20, 3)).astype(np.float32)

@@ -10,19 +10,21 @@ from typing import Any
 import grain
 import numpy as np
 
-from big_vision_like.data.transforms import labels, questions
+from big_vision_like.data.transforms import boxes, labels, questions
 
 Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributes(grain.transforms.Map):
+class Attributes(labels.Relabeling):
   """The attributes of a record's objects as `attributes`, int32 (K, N); -1 is padding.
 
   It goes before `boxes.Objects`. `name` is a field of the objects with one attribute or
   several for each, of which the first `most` are kept, as published. `label`, if given,
   is the field of the objects that becomes their label.
   """
+
+  makes = 'box_labels'
 
   name: str
   most: int = 16
@@ -39,6 +41,9 @@ class Attributes(grain.transforms.Map):
       label = labels.feature(example, f'objects/{self.label}')
       result['objects'] = example['objects'] | {'label': label}
     return result
+
+  def renamed(self, names: labels.Names) -> labels.Names:
+    return {} if self.label else names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +65,23 @@ class TextPair(grain.transforms.Map):
     ids = [questions.ids_of(self.vocabulary, example, name) for name in self.texts]
     second = ids[1] if len(ids) > 1 else None
     return example | questions.padded(self.vocabulary, ids[0], second, self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoObjects(grain.transforms.Map):
+  """Empty boxes, so that transforms of `boxes` apply to an image without objects."""
+
+  def map(self, example: Example) -> Example:
+    none = dict(boxes=np.zeros((0, 4), np.float32), box_labels=np.zeros(0, np.int32))
+    return example | none
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost(grain.transforms.Map):
+  """The first `max_boxes` objects; others are counted as dropped."""
+
+  max_boxes: int
+
+  def map(self, example: Example) -> Example:
+    kept = np.arange(len(example['boxes'])) < self.max_boxes
+    return example if kept.all() else boxes.with_objects(example, kept)
