@@ -1,7 +1,7 @@
 """The attention of a TimeSformer to the places and the frames of a clip.
 
-Axes: B clips, T frames, h w map of patches, R groups of tokens, G heads, M tokens of a
-group.
+Axes: B clips, T frames, h w map of patches, R groups of tokens with the class token, M
+tokens of such a group, S groups along time, G heads.
 """
 
 import math
@@ -52,10 +52,10 @@ def maps(
     total = map_BThw.sum(axis=axes, keepdims=True)
     map_BThw = map_BThw / np.maximum(total, np.finfo(np.float32).tiny)
   if 'temporal_attention' in probs:
-    given_RGTT = np.asarray(probs['temporal_attention'], np.float32)
+    given_SGTT = np.asarray(probs['temporal_attention'], np.float32)
     places = math.prod(clip[1:])
-    weight_RT = given_RGTT.mean(axis=(1, 2))
-    weight_BT = weight_RT.reshape(-1, places, clip[0]).mean(axis=1)
+    weight_ST = given_SGTT.mean(axis=(1, 2))
+    weight_BT = weight_ST.reshape(-1, places, clip[0]).mean(axis=1)
   else:
     weight_BT = map_BThw.sum(axis=(2, 3))
   return map_BThw, weight_BT / weight_BT.sum(axis=1, keepdims=True)

@@ -20,8 +20,8 @@ In blocks with several attentions the class token takes part in the last one onl
 a copy in each group of tokens, and becomes the mean of its copies.
 
 Axes: B batch, T frames, H W image, h w map of patches, C channels or classes, N tokens
-of a clip, R groups of tokens that attend to each other, M tokens of a group, F = B * T
-frames of all clips, D width.
+of a clip, P patches of a frame, Q of a clip, R groups of M tokens that attend to each
+other (G of K without the class token), F = B * T frames of all clips, D width.
 """
 
 import functools
@@ -85,17 +85,17 @@ class Groups(NamedTuple):
     """Returns the tokens of each group, (R, M, D), group by group for each clip."""
     batch, *clip, width = x_BThwD.shape
     parts, order = self._parts(clip)
-    x_BRMD = x_BThwD.reshape(batch, *parts, width).transpose(0, *order, 7)
-    return x_BRMD.reshape(batch * math.prod(self[:3]), -1, width)
+    split = x_BThwD.reshape(batch, *parts, width).transpose(0, *order, 7)
+    return split.reshape(batch * math.prod(self[:3]), -1, width)
 
   def joined(self, x_RMD: jax.Array, clip: Sequence[int]) -> jax.Array:
     """Returns groups of clips with these frames, rows and columns: (B, T, h, w, D)."""
     parts, order = self._parts(clip)
     split = [parts[i - 1] for i in order]
-    x_B6D = x_RMD.reshape(-1, *split, x_RMD.shape[-1])
-    return x_B6D.transpose(0, *(1 + np.argsort(order)), 7).reshape(
-      len(x_B6D), *clip, x_RMD.shape[-1]
-    )
+    width = x_RMD.shape[-1]
+    apart = x_RMD.reshape(-1, *split, width)
+    whole = apart.transpose(0, *(1 + np.argsort(order)), 7)
+    return whole.reshape(-1, *clip, width)
 
   def _parts(self, clip: Sequence[int]) -> tuple[list[int], list[int]]:
     """Returns the sizes of both parts of each axis, and the axes of groups first."""
@@ -152,12 +152,12 @@ class SpaceTimeBlock(transformer.Block, kw_only=True):
     context: transformer.Context = transformer.Context(),  # noqa: B008
   ) -> jax.Array:
     batch, count, width = x_BND.shape
-    cls_B1D, rest_BND = x_BND[:, :1], x_BND[:, 1:]
-    x_BThwD = rest_BND.reshape(batch, *self.clip, width)
+    cls_B1D, rest_BQD = x_BND[:, :1], x_BND[:, 1:]
+    x_BThwD = rest_BQD.reshape(batch, *self.clip, width)
     *extra, last = self.kinds
     for kind in extra:
       groups, prefix = groups_of(kind, self.clip), PREFIXES[kind]
-      x_RMD = self.residual(
+      x_GKD = self.residual(
         groups.split(x_BThwD),
         functools.partial(self.attention_layer(f'{prefix}attention'), train=train),
         drop_path,
@@ -167,7 +167,7 @@ class SpaceTimeBlock(transformer.Block, kw_only=True):
           width, kernel_init=self.fc_init, dtype=self.dtype, name=f'{prefix}fc'
         ),
       )
-      x_BThwD = groups.joined(x_RMD, self.clip)
+      x_BThwD = groups.joined(x_GKD, self.clip)
     groups = groups_of(last, self.clip)
     copies = batch, math.prod(groups[:3]), width
     cls_RD = jnp.broadcast_to(cls_B1D, copies).reshape(-1, width)
@@ -175,8 +175,8 @@ class SpaceTimeBlock(transformer.Block, kw_only=True):
     attend = functools.partial(self.to_itself, context=context, train=train)
     x_RMD = self.residual(x_RMD, attend, drop_path, train, place='1')
     cls_BD = x_RMD[:, 0].reshape(copies).mean(axis=1)
-    rest_BND = groups.joined(x_RMD[:, 1:], self.clip).reshape(batch, count - 1, width)
-    x_BND = jnp.concatenate([cls_BD[:, None], rest_BND], axis=1)
+    rest_BQD = groups.joined(x_RMD[:, 1:], self.clip).reshape(batch, count - 1, width)
+    x_BND = jnp.concatenate([cls_BD[:, None], rest_BQD], axis=1)
     hidden = functools.partial(self.hidden, train=train)
     return self.residual(x_BND, hidden, drop_path, train, place='2')
 
@@ -238,11 +238,11 @@ class TimeSformer(vit.ViT, kw_only=True):
         return x_FMD.reshape(batch, shape[0], *x_FMD.shape[1:]).mean(axis=1)
 
       return self.finished(self.encoded(x_FMD, train, {}, before_norm=averaged))
-    x_BTMD = x_FMD.reshape(batch, shape[0], *x_FMD.shape[1:])
-    cls_B1D, x_BTMD = x_BTMD[:, 0, :1], x_BTMD[:, :, 1:]
+    x_BTPD = x_FMD.reshape(batch, shape[0], *x_FMD.shape[1:])
+    cls_B1D, x_BTPD = x_BTPD[:, 0, :1], x_BTPD[:, :, 1:]
     if self.posemb_time == 'learned':
-      x_BTMD += self.time_table(shape[0]).astype(x_BTMD.dtype)[:, :, None]
-    x_BND = x_BTMD.reshape(batch, math.prod(clip), self.width)
+      x_BTPD += self.time_table(shape[0]).astype(x_BTPD.dtype)[:, :, None]
+    x_BND = x_BTPD.reshape(batch, math.prod(clip), self.width)
     x_BND = jnp.concatenate([cls_B1D, x_BND], axis=1)
     self.sow('intermediates', 'with_position', x_BND)
     if self.attention == 'joint':

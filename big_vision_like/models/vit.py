@@ -232,8 +232,9 @@ class ViT(nn.Module):
       registers_1PD = self.param('registers', init, (1, self.registers, self.width))
       x_BMD = self.in_front(registers_1PD, x_BND)
     x_BMD = nn.Dropout(self.dropout, deterministic=not train)(x_BMD)
-    x_BMD = self.stack(name='encoder', **options)(x_BMD, train, each=each)
-    return x_BMD[:, self.registers :]
+    # Options may change the number of rows.
+    tokens = self.stack(name='encoder', **options)(x_BMD, train, each=each)
+    return tokens[:, self.registers :]
 
   def finished(self, tokens_BND: jax.Array) -> dict[str, jax.Array]:
     """Returns the model's outputs for the encoder's output."""

@@ -62,8 +62,6 @@ def test_a_video_counts_once_by_the_sum_of_its_views(batch_size, devices, exampl
     'top1': pytest.approx(np.mean(order[:, 0] == labels)),
     'top5': pytest.approx(np.mean((order[:, :5] == labels[:, None]).any(axis=1))),
   }
-  single = np.mean([e['video'][1, 0, 0, :, 0].argmax() == e['label'] for e in examples])
-  assert got['top1'] != single  # which would be the result of one view
 
 
 def test_masked_views_do_not_count(examples):

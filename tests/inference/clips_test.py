@@ -126,7 +126,7 @@ def test_predict_names_a_video_and_plays_where_it_looked(tmp_path, capsys, monke
   )
   told = capsys.readouterr()
   assert status == 1  # a video could not be read
-  assert 'broken.mp4' in told.err and told.err.count('error') == 1
+  assert 'broken.mp4' in told.err
   assert '4 frames' in told.out and 'three crops of 16x16' in told.out
   found = json.loads((tmp_path / 'found.json').read_text())
   assert [len(one.get('predictions', ())) for one in found] == [2, 0, 2]

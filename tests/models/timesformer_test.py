@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shapes
 
 from big_vision_like import optim
 from big_vision_like.cost import flops
@@ -269,6 +270,22 @@ def test_published_rates_and_steps():
     buffer = 0.9 * buffer + g
     want = want - 0.1 * (g + 0.9 * buffer)
   np.testing.assert_allclose(params['norm']['scale'], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('attention', timesformer.SCHEMES)
+def test_names_of_arrays_tell_their_axes(attention, key):
+  model = timesformer.TimeSformer(
+    **SMALL | dict(num_classes=2), attention=attention, scan=True, remat='full'
+  )
+  clip = jax.ShapeDtypeStruct((5, 8, 16, 24, 2), jnp.float32)
+
+  def forward(clip):
+    variables = model.init(key, clip)
+    return model.apply(variables, clip, train=True, rngs={'dropout': key})
+
+  with shapes.checked('big_vision_like/models', 'big_vision_like/layers') as seen:
+    jax.eval_shape(forward, clip)
+  assert {'video_BTHWC', 'image_FHWC', 'x_FMD', 'logits_BC'} <= seen.keys()
 
 
 BAD = {

@@ -51,9 +51,11 @@ def source(request):
     variables=variables,
     params=variables['params'],
   )
-  config = {'task': {'inputs': ['video']}}
+  name = f'{tasks.Classification.__module__}:{tasks.Classification.__name__}'
+  config = {'task': {'_fn': name, 'inputs': ['video']}}
   log = types.SimpleNamespace(config=config)
   found = report_images.Source(log, run, '', 4, '')
+  found.known = {}  # no names of classes
   found.spread_of = lambda kind, what: ('test', made)
   return found
 
