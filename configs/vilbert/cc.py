@@ -40,7 +40,7 @@ from big_vision_like.tasks import multimodal_pretraining as tasks
 MODELS = ('6', '2', '4', '8', 'single_stream')
 SHARES = {'all': 1.0, '25pct': 0.25, '50pct': 0.5}
 RECIPES = ('paper', 'multi_task')
-ARGUMENTS = ('6', 'single_stream', '6,25pct,multi_task')
+ARGUMENTS = ('6',)
 # Lines of the published files, and images whose link was not dead.
 LINES = {'train': 3_318_333, 'validation': 15_840}
 IMAGES = {'train': 3_100_000, 'validation': 14_000}
