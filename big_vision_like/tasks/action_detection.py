@@ -83,7 +83,7 @@ class ActionDetection(task.GradientTask):
     outputs, sown = self.model.apply(
       state.variables, *self.model_inputs(batch), mutable=['intermediates']
     )
-    layers = sown['intermediates'].get('graph', {})
+    layers = sown.get('intermediates', {}).get('graph', {})
     if not layers:
       raise UserError(
         'this model has no context graph, so its actors attend to nothing: use the'

@@ -127,12 +127,17 @@ def mixed_shapes(
 
 
 def divisor_of(flat: tree.Arrays, prefix: str = '') -> int:
-  """Returns the number by which channels are divided: 1 for published files."""
-  wide = flat.get(f'params/{prefix}mixed_4f/b1b/norm/scale')
-  most = i3d.MIXED['mixed_4f'][2]
-  if wide is None or not 0 < len(wide) <= most:
-    return 1
-  return next(n for n in range(1, most + 1) if most // n <= len(wide))
+  """Returns the smallest divisor of channels that fits all norms; 1 if none does."""
+  counts = {
+    f'params/{prefix}{name}/{branch}/norm/scale': count
+    for name, widths in i3d.MIXED.items()
+    for branch, count in zip(BRANCHES, widths, strict=True)
+  }
+  known = {name: count for name, count in counts.items() if name in flat}
+  for divisor in range(1, max(counts.values()) + 1):
+    if all(len(flat[k]) == i3d.divided(n, divisor) for k, n in known.items()):
+      return divisor
+  return 1
 
 
 def _unit(name: str, side: int, before: int, after: int) -> resnet_names.Shapes:

@@ -1,5 +1,6 @@
 """Prediction for a JSON file of a video and its actors."""
 
+import dataclasses
 import json
 
 import battery
@@ -54,7 +55,8 @@ def test_prediction_with_pictures(clip):
   path, _ = clip
   case = CASES['actors_graph']
   variables = battery.variables(case.model, *case.inputs)
-  predictor = predict_actions.ActionPredictor(case.model, variables, PREPARE, top=2)
+  prepare = dataclasses.replace(PREPARE, per_slice=1)  # the model has a slice a frame
+  predictor = predict_actions.ActionPredictor(case.model, variables, prepare, top=2)
   rows, found, pictures = predictor(path)
   assert [row[0] for row in rows] == ['left', 'left', 'actor 2', 'actor 2']
   assert {one['class'] for one in found} <= {'none', *'abcd'} and not pictures
@@ -62,8 +64,8 @@ def test_prediction_with_pictures(clip):
   _, again, pictures = predictor(path)
   assert again == found
   assert pictures[''].ndim == 3 and pictures['-actor2'].shape[0] == 8
-  clip = PREPARE(path)
-  inputs = PREPARE.normalized(clip.video_THWC)[None], clip.boxes_AS4[None]
+  clip = prepare(path)
+  inputs = prepare.normalized(clip.video_THWC)[None], clip.boxes_AS4[None]
   logits = case.model.apply(variables, *inputs, np.ones((1, 2), bool))['logits']
   probs = jax.nn.softmax(logits[0], axis=-1)
   assert found[0]['score'] == pytest.approx(float(probs[0].max()), rel=1e-4)

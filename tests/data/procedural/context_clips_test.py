@@ -40,7 +40,7 @@ def test_the_actor_points_to_the_object_in_chosen():
     top, left, bottom, right = example['actor']
     red, _, blue = example['video'][:, top:bottom, left:right].mean((0, 1, 2))
     frame_HWC = example['video'].mean(axis=0)
-    far_HW = frame_HWC.max(axis=-1) - frame_HWC.min(axis=-1) > 100
+    far_HW = frame_HWC.max(axis=-1) - frame_HWC.min(axis=-1) > 130
     columns = np.flatnonzero(far_HW.any(axis=0))
     own = example['object'][1]
     # The object is the left one of all that is colourful, or the right one.

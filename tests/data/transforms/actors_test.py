@@ -87,7 +87,7 @@ def test_bad_records_are_named():
   with pytest.raises(UserError, match=r'id 5 \(v.mp4\) has 2 actors, but max_actors=1'):
     actors.ActorClip(1, 8, 16, 4, 4).map(record())
   boxes = record()['boxes'].copy()
-  boxes[1, 3, 2] = np.nan
+  boxes[1, 2, 2] = np.nan
   with pytest.raises(BadRecordError, match=r'a box of actor 1 .* is not a number'):
     HOW.map(record(boxes=boxes))
   with pytest.raises(BadRecordError, match='has 5 frames, but an action in it starts'):
