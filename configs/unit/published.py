@@ -40,6 +40,7 @@ from big_vision_like.data.sources import (
   about_images,
   coco,
   coco_classes,
+  glue,
   statements,
   tfds,
   vqa,
@@ -93,10 +94,6 @@ OBJECTS = {'detection_coco': (91, 0), 'detection_visual_genome': (1601, 401)}
 TEXTS = {
   'visual_entailment': (('sentence',), 25, 3),
   'vqa2': (('question',), 25, 3129),
-  'glue_qnli': (('question', 'sentence'), 128, 2),
-  'glue_mnli_mismatched': (('premise', 'hypothesis'), 128, 3),
-  'glue_qqp': (('question1', 'question2'), 128, 2),
-  'glue_sst2': (('sentence',), 128, 2),
 }
 # The name of the data set, the split for evaluation, and the numbers of examples.
 GLUE = {
@@ -104,6 +101,10 @@ GLUE = {
   'glue_mnli_mismatched': ('mnli', 'validation_mismatched', 392_702, 9_832),
   'glue_qqp': ('qqp', 'validation', 363_846, 40_430),
   'glue_sst2': ('sst2', 'validation', 67_349, 872),
+}
+TEXTS |= {
+  name: (glue.TASKS[data[0]][0], 128, len(glue.TASKS[data[0]][1]))
+  for name, data in GLUE.items()
 }
 # Rows of the tables of task tokens.
 ROWS = {name: row for row, name in enumerate(SHARES)}
