@@ -5,7 +5,7 @@ from big_vision_like.models import bert, resnet, unit
 
 # The softmax over keys cancels a constant added to all of them. Values start as zeros
 # in the first layer of the decoder: it does not matter what queries attend to there.
-# Texts have an encoder without blocks (whose own option is `scan`), in which they do not
+# Texts have an encoder without blocks, which have their own `scan`, and so they do not
 # meet the token of the task.
 CANCELLED = (
   '.*key/bias',
