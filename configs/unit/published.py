@@ -19,8 +19,8 @@ parameters without a gradient, as published. A dilated ResNet-50 starts from DET
 stored as weights/detr-r50-dc5-f0fb7ef5.pth, and the text encoder from BERT, stored in
 weights/bert-base-uncased.
 
-Data (docs/unit.md): COCO 2017 and GLUE of TFDS; Visual Genome in
-data/visual_genome, VQA v2 in data/vqa and SNLI-VE in data/snli_ve as read by
+Data (docs/unit.md): COCO 2017 and GLUE of TFDS; Visual Genome, converted, in
+data/visual_genome; VQA v2 in data/vqa and SNLI-VE in data/snli_ve as read by
 `data/sources`, with images of COCO 2017 and Flickr30k. VQA and Visual Genome are split
 as COCO 2017 is.
 
@@ -301,11 +301,11 @@ def genome(train: bool) -> dict[str, mlc.ConfigDict]:
       about_images.WithAttributes,
       objects=spec(
         coco.Coco,
-        annotations=f'data/visual_genome/{part}_by_coco_2017.json',
+        annotations=f'data/visual_genome/{part}_1600.json',
         images='data/visual_genome',
-        examples=98_077 if train else 10_000,
       ),
-      attributes='data/visual_genome/attributes_by_annotation.json',
+      attributes='data/visual_genome/attributes_400.json',
+      about=105_000 if train else 3_000,
     ),
     transforms=[
       spec(image.Decode),
