@@ -12,8 +12,8 @@ tables is not known. The counts of objects that are left out are printed.
       --coco data/coco/annotations/instances_val2017.json --attributes 400
 
 keeps the images of COCO's val2017 for evaluation instead. From attributes.json it also
-writes attributes_400.json, the 400 most frequent attributes and those of each object, on
-which UniT is trained.
+writes attributes_400.json: the 400 most frequent attributes and those of each object,
+on which UniT is trained.
 """
 
 import pathlib
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--coco',
     type=pathlib.Path,
-    help='annotations of COCO whose images are for evaluation',
+    help='annotations of COCO images for evaluation',
   )
   parser.add_argument(
     '--attributes', type=int, default=0, help='number of attributes; default: none'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from big_vision_like.data.prepare import visual_genome
-from big_vision_like.data.sources import about_images, statements
+from big_vision_like.data.sources import about_images, coco, statements
 from big_vision_like.data.sources.base import Source
 from big_vision_like.errors import UserError
 
@@ -52,6 +52,14 @@ def test_a_plan_needs_no_files():
   annotations = statements.SnliVe(path='nowhere.jsonl', examples=7)
   source = about_images.AboutImages(annotations, 'nowhere').planned()
   assert len(source) == 7 and source[6]['image'].startswith(b'\xff\xd8')
+
+
+def test_a_plan_of_objects_needs_no_files():
+  objects = coco.Coco('nowhere.json', 'nowhere')
+  source = about_images.WithAttributes(objects, 'nowhere.json', about=9).planned()
+  assert len(source) == 9
+  found = source[0]['objects']
+  assert found['attributes'] == [[] for _ in found['bbox']]
 
 
 @dataclasses.dataclass(frozen=True)
