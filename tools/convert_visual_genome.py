@@ -7,6 +7,13 @@ val_1000.json to it, which `coco.Coco` and `CocoAP` read, with the folder for im
 file names start with VG_100K or VG_100K_2. Classes are the most frequent first names of
 objects. The images with the highest ids are kept for evaluation; the split of published
 tables is not known. The counts of objects that are left out are printed.
+
+  python tools/convert_visual_genome.py data/visual_genome --classes 1600 \
+      --coco data/coco/annotations/instances_val2017.json --attributes 400
+
+keeps the images of COCO's val2017 for evaluation instead. From attributes.json it also
+writes attributes_400.json: the 400 most frequent attributes and those of each object,
+on which UniT is trained.
 """
 
 import pathlib
@@ -27,17 +34,33 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--test', type=int, default=5000, help='images for evaluation; default: 5000'
   )
+  parser.add_argument(
+    '--coco',
+    type=pathlib.Path,
+    help='annotations of COCO images for evaluation',
+  )
+  parser.add_argument(
+    '--attributes', type=int, default=0, help='number of attributes; default: none'
+  )
   args = parser.parse_args(argv)
   image_data, objects = args.folder / 'image_data.json', args.folder / 'objects.json'
   classes = visual_genome.frequent_classes(objects, args.classes)
   truth, left_out = visual_genome.detection(image_data, objects, classes)
-  for name, part in zip(
-    ('train', 'val'), visual_genome.split(truth, args.test), strict=True
-  ):
+  if args.coco:
+    parts = visual_genome.split_by_coco(truth, image_data, args.coco)
+  else:
+    parts = visual_genome.split(truth, args.test)
+  for name, part in zip(('train', 'val'), parts, strict=True):
     path = args.folder / f'{name}_{args.classes}.json'
     files.write_json(path, part, indent=None)
     images, found = len(part['images']), len(part['annotations'])
     print(f'{path}: {images:,} images, {found:,} objects')
+  if args.attributes:
+    path = args.folder / f'attributes_{args.attributes}.json'
+    source = args.folder / 'attributes.json'
+    found = visual_genome.attributes_of(source, truth, args.attributes)
+    files.write_json(path, found, indent=None)
+    print(f'{path}: attributes of {len(found["of"]):,} objects')
   for reason, count in left_out.items():
     print(f'left out: {errors.plural(count, "object")} {reason}')
 

@@ -19,8 +19,8 @@ parameters without a gradient, as published. A dilated ResNet-50 starts from DET
 stored as weights/detr-r50-dc5-f0fb7ef5.pth, and the text encoder from BERT, stored in
 weights/bert-base-uncased.
 
-Data (docs/unit.md): COCO 2017 and GLUE of TFDS; Visual Genome in
-data/visual_genome, VQA v2 in data/vqa and SNLI-VE in data/snli_ve as read by
+Data (docs/unit.md): COCO 2017 and GLUE of TFDS; Visual Genome, converted, in
+data/visual_genome; VQA v2 in data/vqa and SNLI-VE in data/snli_ve as read by
 `data/sources`, with images of COCO 2017 and Flickr30k. VQA and Visual Genome are split
 as COCO 2017 is.
 
@@ -40,6 +40,7 @@ from big_vision_like.data.sources import (
   about_images,
   coco,
   coco_classes,
+  glue,
   statements,
   tfds,
   vqa,
@@ -93,10 +94,6 @@ OBJECTS = {'detection_coco': (91, 0), 'detection_visual_genome': (1601, 401)}
 TEXTS = {
   'visual_entailment': (('sentence',), 25, 3),
   'vqa2': (('question',), 25, 3129),
-  'glue_qnli': (('question', 'sentence'), 128, 2),
-  'glue_mnli_mismatched': (('premise', 'hypothesis'), 128, 3),
-  'glue_qqp': (('question1', 'question2'), 128, 2),
-  'glue_sst2': (('sentence',), 128, 2),
 }
 # The name of the data set, the split for evaluation, and the numbers of examples.
 GLUE = {
@@ -104,6 +101,10 @@ GLUE = {
   'glue_mnli_mismatched': ('mnli', 'validation_mismatched', 392_702, 9_832),
   'glue_qqp': ('qqp', 'validation', 363_846, 40_430),
   'glue_sst2': ('sst2', 'validation', 67_349, 872),
+}
+TEXTS |= {
+  name: (glue.TASKS[data[0]][0], 128, len(glue.TASKS[data[0]][1]))
+  for name, data in GLUE.items()
 }
 # Rows of the tables of task tokens.
 ROWS = {name: row for row, name in enumerate(SHARES)}
@@ -300,11 +301,11 @@ def genome(train: bool) -> dict[str, mlc.ConfigDict]:
       about_images.WithAttributes,
       objects=spec(
         coco.Coco,
-        annotations=f'data/visual_genome/{part}_by_coco_2017.json',
+        annotations=f'data/visual_genome/{part}_1600.json',
         images='data/visual_genome',
-        examples=98_077 if train else 10_000,
       ),
-      attributes='data/visual_genome/attributes_by_annotation.json',
+      attributes='data/visual_genome/attributes_400.json',
+      about=105_000 if train else 3_000,
     ),
     transforms=[
       spec(image.Decode),

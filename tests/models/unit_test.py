@@ -12,6 +12,7 @@ from big_vision_like.errors import UserError
 from big_vision_like.models import detr, unit
 
 ANSWERS = cases.CASES['unit_answers']
+ANSWERS = ANSWERS._replace(model=ANSWERS.model.clone(text=cases.text()))
 
 
 @pytest.fixture(scope='module')

@@ -19,6 +19,7 @@ from big_vision_like.tasks import unit as tasks
 
 KEY = jax.random.key(0)
 OBJECTS, ANSWERS = (cases.CASES[f'unit_{name}'] for name in ('objects', 'answers'))
+ANSWERS = ANSWERS._replace(model=ANSWERS.model.clone(text=cases.text()))
 SHARED = {'backbone', 'input_proj', 'encoder', 'image_proj', 'image_position_proj'}
 SHARED |= {'image_task', 'text', 'text_proj', 'text_position_proj', 'text_task'}
 SHARED |= {'decoder'}

@@ -119,12 +119,60 @@ def split(truth: coco_json.Truth, test: int) -> tuple[coco_json.Truth, coco_json
       f'{test} of {len(truth["images"]):,} images cannot be kept for evaluation'
     )
   parts = truth['images'][:-test], truth['images'][-test:]
-  made = []
-  for images in parts:
-    ids = {image['id'] for image in images}
-    own = [entry for entry in truth['annotations'] if entry['image_id'] in ids]
-    made.append(truth | {'images': images, 'annotations': own})
-  return made[0], made[1]
+  return _with_images(truth, parts[0]), _with_images(truth, parts[1])
+
+
+def split_by_coco(
+  truth: coco_json.Truth, image_data: str | os.PathLike, validation: str | os.PathLike
+) -> tuple[coco_json.Truth, coco_json.Truth]:
+  """Returns the images outside and inside of a file of COCO, such as that of val2017.
+
+  Half of Visual Genome's images are images of COCO: `coco_id` in `image_data`.
+  """
+  held = {image['id'] for image in files.read_fields(validation)['images']}
+  ids = {_id(x) for x in _list(image_data) if x.get('coco_id') in held}
+  parts = [], []
+  for image in truth['images']:
+    parts[image['id'] in ids].append(image)
+  if not all(parts):
+    raise UserError(f'none or all images of {image_data} are in {validation}')
+  return _with_images(truth, parts[0]), _with_images(truth, parts[1])
+
+
+def _with_images(
+  truth: coco_json.Truth, images: list[dict[str, Any]]
+) -> coco_json.Truth:
+  """Returns some images with their annotations, and all categories."""
+  ids = {image['id'] for image in images}
+  own = [entry for entry in truth['annotations'] if entry['image_id'] in ids]
+  return truth | {'images': images, 'annotations': own}
+
+
+def attributes_of(
+  attributes: str | os.PathLike, truth: coco_json.Truth, most: int
+) -> dict[str, Any]:
+  """Returns the attributes of annotations, for `about_images.WithAttributes`.
+
+  `names` are the `most` frequent attributes of objects, and `of` has their numbers for
+  the id of each annotation with an attribute: those of the objects with its image, box
+  and name.
+  """
+  words: dict[tuple, dict[str, None]] = collections.defaultdict(dict)
+  for image, entry in entries(attributes, 'attributes'):
+    found = entry.get('attributes') or ()
+    if isinstance(found, list):
+      place = (image, name_of(entry), *(entry.get(name) for name in COORDINATES))
+      kept = (' '.join(x.lower().split()) for x in found if isinstance(x, str))
+      words[place] |= dict.fromkeys(filter(None, kept))
+  names = class_graph.frequent([x for own in words.values() for x in own], most)
+  number = {name: place for place, name in enumerate(names)}
+  class_of = {entry['id']: entry['name'] for entry in truth['categories']}
+  of = {}
+  for entry in truth['annotations']:
+    place = entry['image_id'], class_of[entry['category_id']], *entry['bbox']
+    if known := [number[x] for x in words.get(place, ()) if x in number]:
+      of[str(entry['id'])] = known
+  return {'names': names, 'of': of}
 
 
 def triples(relationships: str | os.PathLike) -> list[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 from big_vision_like import files
 from big_vision_like.data.sources import planned
 from big_vision_like.data.sources.base import Source, digest
+from big_vision_like.data.sources.coco import Coco
 from big_vision_like.data.sources.language import Annotations, Example
 from big_vision_like.errors import BadRecordError, UserError, plural
 
@@ -139,11 +140,13 @@ class WithAttributes(Source):
 
   `attributes` is a JSON file with `names`, the attributes by number, and `of`, the
   numbers for the id of an annotation, as text. Objects get `attributes`, a list that
-  may be empty. Without a file, as in plans and trials, it is always empty.
+  may be empty. Without a file, as in plans and trials, it is always empty. `about` is
+  the approximate number of images, for plans made before the data are available.
   """
 
   objects: Source
   attributes: str
+  about: int | None = None
 
   tiny = dict(attributes=lambda arguments, _: '')
 
@@ -194,11 +197,13 @@ class WithAttributes(Source):
 
   def planned(self) -> Source:
     """Returns this source, or one without attributes if files are missing."""
-    there = os.path.isfile(os.path.expanduser(self.attributes))
-    objects = self.objects.planned()
-    if there and objects is self.objects:
+    objects = self.objects
+    if isinstance(objects, Coco) and not _is_file(objects.annotations):
+      objects = dataclasses.replace(objects, examples=objects.examples or self.about)
+    planned = objects.planned()
+    if planned is self.objects and _is_file(self.attributes):
       return self
-    return WithAttributes(objects, '')
+    return WithAttributes(planned, '')
 
   def __len__(self) -> int:
     return len(self.objects)
@@ -207,3 +212,7 @@ class WithAttributes(Source):
     example = dict(self.objects[index])
     own = [self._of.get(str(key), []) for key in example['objects']['id']]
     return example | {'objects': example['objects'] | {'attributes': own}}
+
+
+def _is_file(path: str) -> bool:
+  return os.path.isfile(os.path.expanduser(path))
