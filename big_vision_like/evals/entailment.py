@@ -37,7 +37,7 @@ class Entailment(evaluator.Evaluator):
     return {rf'accuracy|f1|{kinds}|recall_depth_\d+': 'max'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
-    """Returns the answer of each query, and what is known about it."""
+    """Returns the answer of each query, and the facts about it in the batch."""
     known = {name: batch[name] for name in self.needs}
     return known | {'answer': outputs['logits'].argmax(axis=-1)}
 

@@ -1,6 +1,6 @@
 """TimeSformer, arXiv:2102.05095.
 
-Extends `vit`. Each frame of a clip is split into patches. Learned positions in the
+Extends `vit`. Extends `deit`. Each frame of a clip is split into patches. Learned positions in the
 frame are added, then learned positions in time. The blocks attend over space and time
 in one of these schemes (section 3 and figure 2 of the paper):
 

@@ -1,7 +1,7 @@
 """UniT, arXiv:2102.10772: tasks on images, on texts and on both, with one decoder.
 
-Extends `detr` and `bert`. The encoder of DETR reads an image, BERT reads a text, and a
-decoder attends to both encodings with queries that belong to the task. A `UniT` is the
+Extends `detr`. The encoder of DETR reads an image, BERT (`layers.bert`) reads a text,
+and a decoder attends to both encodings with queries that belong to the task. A `UniT` is the
 model of one task; a `MultiTask` shares all parameters but queries and head among the
 models of several tasks.
 

@@ -1,8 +1,8 @@
 """Losses of pretraining on pairs of texts and images, in float32.
 
 Each is a function of outputs, targets and a mask, and returns one number: the mean over
-what is masked, 0 if nothing is. Sources: arXiv:1810.04805, arXiv:1908.02265 section
-3.1 and its published code, arXiv:2103.00020.
+masked words or regions, 0 if nothing is masked. Sources: arXiv:1810.04805,
+arXiv:1908.02265 section 3.1 and its published code, arXiv:2103.00020.
 
 Axes: B batch, T tokens, R regions (without the global one), V vocabulary, C classes or
 features, P width of a vector, N negatives, M all regions of the batch.

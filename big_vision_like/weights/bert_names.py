@@ -30,7 +30,7 @@ _TABLES = {
 }
 _WORDS = {'transform.dense': 'transform', 'transform.LayerNorm': 'norm'}
 TIED = ('cls.predictions.decoder.weight', 'cls.predictions.decoder.bias')
-# Not read: what is tied, and ids that old versions of transformers stored.
+# Not read: tied arrays, and ids that old versions of transformers stored.
 PASSED = (
   r'((bert|visual_bert)\.)?embeddings\.(position_ids|token_type_ids)'
   r'|cls\.predictions\.decoder\.(weight|bias)'

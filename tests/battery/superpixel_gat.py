@@ -12,7 +12,7 @@ INPUTS = (
   np.tile(np.repeat([1.0, 2.0], 6)[None].astype(np.float32), (4, 1)),
   np.tile(np.arange(7)[None] < 6, (4, 1)),
 )
-# A softmax cancels what is added to all logits of a node.
+# A softmax cancels a number that is added to all logits of a node.
 CANCELLED = ('attention.*/logit_bias',)
 CASES = {
   'superpixel_gat': Case(

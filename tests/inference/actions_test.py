@@ -20,7 +20,7 @@ CASES = battery.cases()
 
 @pytest.fixture
 def clip(tmp_path):
-  """A folder of 12 frames, 40x20 pixels, and a file with two actors."""
+  """Writes a folder of 12 frames, 40x20 pixels, and a file with two actors."""
   (tmp_path / 'film').mkdir()
   for i in range(12):
     frame = np.full((20, 40, 3), 20 * i, np.uint8)

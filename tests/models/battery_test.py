@@ -39,7 +39,7 @@ def listed(case: battery.Case) -> str:
 
 
 def applied(model: nn.Module, variables: dict, inputs: tuple) -> dict:
-  """What the model gives where only slots are random."""
+  """Returns the model's outputs; only slots are random."""
   return model.apply(variables, *inputs, rngs={'slots': jax.random.key(4)})
 
 
@@ -47,7 +47,7 @@ apply = jax.jit(applied, static_argnums=0)
 
 
 def with_gradients(model: nn.Module, names: tuple[str, ...]) -> Callable:
-  """A function of variables and inputs: a loss of these outputs, all, gradients."""
+  """Returns a function of variables and inputs: loss of outputs, outputs, gradients."""
 
   def loss(params, variables, inputs):
     outputs = applied(model, variables | {'params': params}, inputs)

@@ -32,7 +32,7 @@ def made(attention='divided', **arguments):
 
 @functools.cache
 def ran(attention='divided'):
-  """A model with random variables away from its start, compiled."""
+  """Returns a model with random variables away from its start, compiled."""
   model = made(attention)
   return jax.jit(model.apply), battery.variables(model, CLIP)
 
@@ -107,7 +107,7 @@ def test_groups_are_those_of_the_paper(kind):
 
 
 def test_divided_attention_is_linear_in_space_plus_time():
-  """The products of queries and keys of a block: N T (N + T), and a bit for the cls."""
+  """Counts products of queries and keys: N T (N + T), and a few for the class token."""
 
   def cost(frames, side):
     model = made(posemb='none', posemb_time='none').clone(depth=1)
@@ -145,7 +145,7 @@ def test_space_only_ignores_the_order():
 
 
 def test_divided_starts_as_if_frames_were_images():
-  """At the published start time adds nothing; with 'wide' it does."""
+  """Checks that time adds nothing at the published start, and does with 'wide'."""
   clip, moved = CLIP, CLIP[:, [1, 2, 3, 0]]
   for initializers, same in (('reference', True), ('wide', False)):
     model = made(initializers=initializers).clone(depth=1)
@@ -161,7 +161,7 @@ def test_divided_starts_as_if_frames_were_images():
 
 
 def test_a_start_from_a_vit_gives_the_features_of_the_vit():
-  """On equal frames, as the attention over time adds nothing yet."""
+  """Uses equal frames, as the attention over time adds nothing yet."""
   image_BHWC = CLIP[:, 0]
   image_model = vit.ViT(**SMALL, activation='gelu_exact')
   theirs = battery.variables(image_model, image_BHWC)
@@ -188,7 +188,7 @@ def test_a_start_from_a_vit_gives_the_features_of_the_vit():
 
 @pytest.mark.parametrize('attention', timesformer.SCHEMES)
 def test_all_schemes_start_from_a_vit(attention):
-  """No rule is without effect, and nothing but time and `_fc` is left."""
+  """Checks that each rule has an effect, and only time and `_fc` are left."""
   model = made(attention)
   theirs = battery.variables(vit.ViT(**SMALL), CLIP[:, 0])
   ours = battery.variables(model, CLIP)
@@ -222,7 +222,7 @@ def test_a_start_from_other_frames_resizes_the_tables(method):
 
 
 def test_stochastic_depth_drops_groups_not_clips():
-  """Of 4 frames of 2 clips; a branch is dropped for a frame or a place of one clip."""
+  """Drops branches for a frame or a place of one clip, of 4 frames of 2 clips."""
   block = timesformer.SpaceTimeBlock(
     num_heads=1,
     mlp_dim=4,

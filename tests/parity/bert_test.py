@@ -34,7 +34,7 @@ LOCATIONS = RNG.uniform(size=(3, 5, 5)).astype(np.float32)
 
 
 def moved(model):
-  """The model in evaluation with all parameters away from their starting points."""
+  """Returns the model in evaluation mode, all parameters away from their start."""
   torch.manual_seed(0)
   with torch.no_grad():
     for parameter in model.parameters():
@@ -50,7 +50,7 @@ def assert_near(ours, theirs, seen=None):
   theirs = theirs.numpy()
   error = np.abs(np.asarray(ours) - theirs)
   assert (error if seen is None else error[seen]).max() < 1e-5
-  assert np.abs(theirs).max() > 0.5  # what is compared is not all small
+  assert np.abs(theirs).max() > 0.5  # the compared values are not all small
 
 
 @pytest.fixture(scope='module')

@@ -79,7 +79,7 @@ def test_transformers(attention_type, tmp_path):
 
 @pytest.mark.parametrize('attention_type', KINDS)
 def test_published_code(attention_type, tmp_path):
-  """A .pyth file with the names of the published code, from transformers' arrays."""
+  """Writes a .pyth file with the names of the published code."""
   theirs = theirs_of(attention_type)
   theirs.save_pretrained(tmp_path / 'theirs')
   found = published.read(tmp_path / 'theirs')
@@ -97,7 +97,7 @@ def test_published_code(attention_type, tmp_path):
 
 
 def test_nesterov_is_that_of_torch():
-  """SGD with weight decay on all parameters, for five steps."""
+  """Compares five steps of SGD with weight decay on all parameters."""
   import jax.numpy as jnp
 
   from big_vision_like import optim

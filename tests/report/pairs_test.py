@@ -49,7 +49,7 @@ def test_pairs_told_apart(monkeypatch):
 
 
 def trained(**options):
-  """A source with a small ViLBERT at random weights, and data for it."""
+  """Returns a source with a small ViLBERT at random weights, and data for it."""
   model = vilbert.ViLBERT(**cases.SMALL | options)
   inputs = cases.inputs()
   names = tasks.INPUTS

@@ -35,7 +35,7 @@ def made(name='actors_graph', **options):
 
 @pytest.fixture(scope='module')
 def trained():
-  """A task, a batch, its first state, the compiled step, and the result of a step."""
+  """Returns a task, a batch, its first state, the compiled step, and its result."""
   task, batch = made()
   state = jax.jit(task.init)(jax.random.key(0), batch)
   step = jax.jit(task.train_step)

@@ -49,7 +49,7 @@ def make(model=None, heads=HEADS, **options):
 
 
 def batch(count=4, length=10, regions=7):
-  """Random pairs, every second of which belongs together, with padding."""
+  """Returns random pairs, every second of which belongs together, with padding."""
   rng = np.random.default_rng(count)
   real = rng.integers(5, length + 1, count)
   position = np.arange(length)[None]
@@ -76,7 +76,7 @@ def batch(count=4, length=10, regions=7):
 
 @pytest.fixture(scope='module')
 def many():
-  """2,000 examples and what a step sees of them."""
+  """Returns 2,000 examples, and the same after `prepare`."""
   examples = batch(2000)
   return examples, jax.device_get(make().prepare(examples, KEY))
 
@@ -170,7 +170,7 @@ def test_a_hidden_modality_has_no_influence():
 
 
 def random_state(task, examples):
-  """A state with random parameters, which compiles nothing."""
+  """Returns a state with random parameters, which compiles nothing."""
   found = battery.variables(task.model, *task.model_inputs(examples))
   return State(np.int32(0), found['params'], None)
 
@@ -183,7 +183,7 @@ def _with_first(examples, word):
 
 @pytest.fixture(scope='module')
 def trained():
-  """A task, its batch, its state after 30 steps, and the first and last scalars."""
+  """Returns a task, its batch, its state after 30 steps, first and last scalars."""
   examples, task = batch(8), make()
   state = jax.jit(task.init)(KEY, examples)
   step, scalars = jax.jit(task.train_step), []
@@ -231,7 +231,7 @@ def test_losses_have_weights():
 
 @pytest.mark.parametrize('name', ['regions_mse', 'regions_nce'])
 def test_regions_may_be_regressed(name):
-  """A model that returns the features themselves has the least loss."""
+  """Checks that a model that returns the features themselves has the least loss."""
   task, examples = make(losses={name: 1.0}), batch()
   prepared = task.prepare(examples, KEY)
   right = jax.numpy.pad(9 * prepared['features'], ((0, 0), (1, 0), (0, 0)))

@@ -74,7 +74,7 @@ def made(**options):
 
 @pytest.fixture(scope='module')
 def trained():
-  """The state before and after a step on answers, and its scalars."""
+  """Returns the state before and after a step on answers, and its scalars."""
   task, all_batches = made(), batches()
   state = jax.jit(task.init)(KEY, all_batches)
   batch = {'answers': all_batches['answers']}

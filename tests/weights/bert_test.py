@@ -201,7 +201,7 @@ def test_vilbert_with_its_config(small_vilbert, tmp_path):
   assert again.architecture['image_heads'] == 3
   assert again.architecture['text_places'] == (0, 1)
   assert again.architecture['fusion'] == 'sum'
-  assert len(again.assumed) == 1  # what is skipped
+  assert len(again.assumed) == 1  # the skipped arrays
 
 
 def test_answers_with_weight_norm(tmp_path):

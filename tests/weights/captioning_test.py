@@ -20,7 +20,7 @@ WORDS = ['<pad>', 'a', 'dog', 'runs', '<unk>', '<start>', '<end>']
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-  """A small captioner with its variables, and its file with words next to it."""
+  """Returns a small captioner, its variables, and its file with words next to it."""
   encoder = resnet.ResNet(
     (1, 1, 1, 1), bottleneck=False, root=4, channels=(4, 4, 4, 8), norm='frozen'
   )
@@ -119,7 +119,7 @@ def test_other_captioners_are_not_written(saved):
 
 
 def test_modules_in_a_file_are_read_as_their_arrays(tmp_path):
-  """A pickled module: its class is named, and never imported."""
+  """Pickles a module, whose class is named and never imported."""
 
   def module(home, attributes):
     return b'c%s\n)\x81}%sb' % (home, attributes)

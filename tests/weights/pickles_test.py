@@ -44,12 +44,12 @@ def test_plain_data_of_every_protocol(protocol):
 
 
 def old_text(data: bytes) -> bytes:
-  """A string as Python 2 pickles it."""
+  """Returns a string as Python 2 pickles it."""
   return b'T' + struct.pack('<i', len(data)) + data
 
 
 def old_array(array: np.ndarray) -> bytes:
-  """An array as NumPy pickled it in Python 2, protocol 2."""
+  """Returns an array as NumPy pickled it in Python 2, protocol 2."""
   shape = b'(' + b''.join(b'J' + struct.pack('<i', n) for n in array.shape) + b't'
   dtype = array.dtype
   kind = b'cnumpy\ndtype\n' + old_text(dtype.str[1:].encode()) + b'K\0K\1\x87R'
@@ -79,7 +79,7 @@ def test_arrays_of_python_2():
 
 
 def test_what_occurs_twice_is_read_once():
-  """Otherwise a small file could fill the memory."""
+  """Checks the limit without which a small file could fill the memory."""
   nest = ['x']
   for _ in range(200):
     nest = [nest, nest]

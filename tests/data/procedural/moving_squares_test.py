@@ -15,7 +15,7 @@ NAMES = moving_squares.NAMES
 
 
 def quiet(config):
-  """The clips of a config without noise: places[index] of each frame, and labels."""
+  """Returns places[index] of each frame, and labels, of a config without noise."""
   places, labels = [], []
   for index in range(200):
     example = moving_squares.draw(config, 'train', index)

@@ -11,7 +11,7 @@ TABLES = scene_questions.features(np.arange(6), np.resize(np.arange(5), 6))
 
 
 def seen(example):
-  """The colours and shapes of objects from left to right, read off their regions."""
+  """Returns colours and shapes of objects from left to right, read off their regions."""
   half = scene_questions.WIDTH // 2
   order = np.argsort(example['boxes'][:, 0])
   found = []
@@ -25,7 +25,7 @@ def seen(example):
 
 
 def answer(question, colors, shapes):
-  """The answer that the words of a question ask for."""
+  """Returns the answer that the words of a question ask for."""
   words = question.split()
   pairs = list(zip(colors, shapes, strict=True))
   if words[0] == 'how':

@@ -14,7 +14,7 @@ from big_vision_like.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-  """A file of statements about three images, two of which are there."""
+  """Returns a file of statements about three images, two of which exist."""
   lines = [
     {'Flickr30K_ID': str(i), 'sentence2': f'text {i}', 'gold_label': 'neutral'}
     for i in range(3)

@@ -16,7 +16,7 @@ W, H = film.WIDTH, film.HEIGHT
 
 
 def instance(keys, objects=(), **flags) -> dict:
-  """An instance with key frames {number: box}, numbers counted from 1."""
+  """Returns an instance with key frames {number: box}, numbers counted from 1."""
   none = np.zeros((0, 7))
   return {
     'beginTime': 0.5,
@@ -36,7 +36,7 @@ def instance(keys, objects=(), **flags) -> dict:
 
 
 def tube(first, last, box) -> np.ndarray:
-  """A tube of frames counted from 1, with a box in [0, 1] as pixels."""
+  """Returns a tube of frames counted from 1, with a box in [0, 1] as pixels."""
   count = last - first + 1
   pixels = np.array(box) * [W, H, W, H]
   return np.column_stack([np.arange(first, last + 1), np.tile(pixels, (count, 1))])
@@ -48,7 +48,7 @@ HIDDEN = (0.6, 0.2, 0.7, 0.4, 0, 1, 0)
 
 
 def content() -> dict[str, object]:
-  """The annotations, tubes and sizes of three training and one test video."""
+  """Returns annotations, tubes and sizes of three training videos and a test video."""
   drinking = instance({6: LEFT, 9: LEFT}, [HAND, HIDDEN])
   annot = {
     'a.mp4': {
@@ -92,7 +92,7 @@ def content() -> dict[str, object]:
 
 @pytest.fixture
 def given(tmp_path) -> dict[str, str]:
-  """The files of DALY; one video is a folder of frames, one is missing."""
+  """Writes the files of DALY; one video is a folder of frames, one is missing."""
   path = tmp_path / 'videos'
   path.mkdir()
   data = film.written(count=40, codec='libx264')

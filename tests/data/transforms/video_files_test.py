@@ -45,7 +45,7 @@ def files() -> dict[str, bytes]:
 
 
 def every_frame(data: bytes) -> list[np.ndarray]:
-  """All frames of a file as FFmpeg decodes them from its start."""
+  """Returns all frames of a file as FFmpeg decodes them from its start."""
   with av.open(io.BytesIO(data)) as container:
     return [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
 
@@ -74,7 +74,7 @@ def test_chosen_frames_are_those_of_decoding_everything(name, files, monkeypatch
 
 
 def test_files_trimmed_by_an_edit_list():
-  """As phones trim: the file keeps all frames, but shows a third of them."""
+  """Trims as phones do: the file keeps all frames, but shows a third of them."""
   data = bytearray(film.written(g='10'))
   place = data.index(b'elst') + 12  # after version, flags and the number of edits
   duration, start = struct.unpack_from('>Ii', data, place)
@@ -92,7 +92,7 @@ def test_all_frames_in_one_pass(files):
 
 
 def test_few_packets_are_decoded_for_a_few_frames(files, monkeypatch):
-  """Of groups of 12 frames, only those with a chosen frame, and up to it."""
+  """Checks that only groups of 12 frames with a chosen one are decoded, up to it."""
   decoded = []
   monkeypatch.setattr(
     video_files,
@@ -197,7 +197,7 @@ def sound_only() -> bytes:
 
 
 def no_frames() -> bytes:
-  """A file with headers only."""
+  """Writes a file with headers only."""
   data = film.written(container={'movflags': 'frag_keyframe+empty_moov'})
   return data[: data.index(b'moof') - 4]
 
@@ -235,7 +235,7 @@ def test_truncated_files_that_only_announce_their_duration(files):
 
 
 def test_a_broken_tail_is_left_out():
-  """A few missing frames at the end of a file that announces more."""
+  """Tolerates a few missing frames at the end of a file that announces more."""
   data = film.written('avi', 'mjpeg')
   start = data.index(b'movi')
   places = [n for n in range(start, len(data)) if data.startswith(b'00dc', n)]

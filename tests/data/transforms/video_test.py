@@ -249,7 +249,7 @@ def test_all_frames_are_drawn_alike(transform, seed):
 
 
 def test_frames_alike_after_any_transform():
-  """Equal frames stay equal, and the generator goes on from one frame's draws."""
+  """Checks that equal frames stay equal, and that one frame's draws are used."""
   same = np.broadcast_to(clip(1), (4, 30, 40, 3))
   for transform in (image.InceptionCrop(16), image.RandomAffine(20, 0.2, 0.2)):
     generator, one = rng(5), rng(5)
@@ -311,7 +311,7 @@ def test_short_sides_are_drawn_between_their_limits():
 
 
 def ramp(height, width):
-  """Brighter by 10 from column to column."""
+  """Returns a video that is brighter by 10 from column to column."""
   picture = np.broadcast_to(10 * np.arange(width, dtype=np.uint8), (height, width))
   return picture[..., None].repeat(3, axis=-1)
 
