@@ -1,8 +1,8 @@
 """TimeSformer, arXiv:2102.05095.
 
-Extends `vit`. Extends `deit`. Each frame of a clip is split into patches. Learned positions in the
-frame are added, then learned positions in time. The blocks attend over space and time
-in one of these schemes (section 3 and figure 2 of the paper):
+Extends `vit`. Extends `deit`. Each frame of a clip is split into patches. Learned
+positions in the frame are added, then learned positions in time. The blocks attend over
+space and time in one of these schemes (section 3 and figure 2 of the paper):
 
 - 'divided' (T+S): over all frames at the same place, then over the frame;
 - 'joint' (ST): over the whole clip at once;

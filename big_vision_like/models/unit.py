@@ -1,9 +1,9 @@
 """UniT, arXiv:2102.10772: tasks on images, on texts and on both, with one decoder.
 
 Extends `detr`. The encoder of DETR reads an image, BERT (`layers.bert`) reads a text,
-and a decoder attends to both encodings with queries that belong to the task. A `UniT` is the
-model of one task; a `MultiTask` shares all parameters but queries and head among the
-models of several tasks.
+and a decoder attends to both encodings with queries that belong to the task. A `UniT`
+is the model of one task; a `MultiTask` shares all parameters but queries and head among
+the models of several tasks.
 
 Axes: B batch, H W image, h w the backbone's last map, I its features, N = h * w, S the
 token of the task and N cells, T tokens of the text, K of them for the decoder, M tokens

@@ -177,7 +177,7 @@ def test_pairs_of_images_are_classified_together(key):
 
 
 def test_weight_norm_keeps_its_starting_point(key):
-  """Starts the norm at that of the kernel, so that the layer starts as a Dense layer."""
+  """Starts the norm at that of the kernel, so the layer starts as a Dense layer."""
   layer = pairs.NormedDense(3)
   x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
   params = layer.init(key, x)['params']

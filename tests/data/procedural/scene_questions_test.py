@@ -11,7 +11,7 @@ TABLES = scene_questions.features(np.arange(6), np.resize(np.arange(5), 6))
 
 
 def seen(example):
-  """Returns colours and shapes of objects from left to right, read off their regions."""
+  """Returns colours and shapes from left to right, read off the regions."""
   half = scene_questions.WIDTH // 2
   order = np.argsort(example['boxes'][:, 0])
   found = []

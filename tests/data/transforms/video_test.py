@@ -117,7 +117,7 @@ def clip_of(given, **options):
 @pytest.mark.parametrize('kind', ['mp4', 'avi', 'webm', 'mjpeg'])
 def test_files_give_the_frames_asked_for_in_rgb(kind, files):
   got = clip_of(files[kind])
-  fps = 25.0 if kind == 'mjpeg' else 15.0  # what FFmpeg takes where none is said
+  fps = 25.0 if kind == 'mjpeg' else 15.0  # FFmpeg's default
   want = video.uniform_clip(COUNT, fps, frames=5, stride=8)
   assert numbers(got['video']) == want.tolist()
   assert got['video'].shape == (5, HEIGHT, WIDTH, 3) and got['label'] == 3
