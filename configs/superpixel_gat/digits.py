@@ -8,6 +8,10 @@ Scans are enlarged to 28x28 and cut into 81 superpixels, once. `sicgat` (the def
 the network of the paper with 2 heads, 55,100 parameters; its weights of edges are
 normalized by graph. `gat` is a GAT of two layers and 4 heads. 60 epochs of batch 32,
 Adam with 1e-3. Needs scikit-image: pip install '.[graphs]'.
+
+Top-1 of `sicgat` on 450 test scans: 33.8 % (seed 0), 5:34 minutes on two busy CPU
+cores. That is far from what the task allows; the published recipe takes 50 times as
+many steps on MNIST.
 """
 
 import ml_collections as mlc
