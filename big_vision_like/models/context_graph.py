@@ -6,9 +6,9 @@ to all cells of the map: to objects, to other actors, to the background. The att
 shows what an action was recognized by.
 
 Axes: B batch, A actors, S slices of the map in time, P Q bins of a box, T H W frames,
-rows and columns of a clip, t h w the map, M all cells of the map, E channels of cells
-with their places, I input channels, C channels or classes, D features, F features that
-are classified, G graphs, K features of a graph, N boxes.
+rows and columns of a clip, t h w the map, M all cells of the map, E channels of the
+map, or of cells with their places, I input channels, C channels or classes, D features,
+F features that are classified, G graphs, K features of a graph, N boxes.
 """
 
 import functools
@@ -72,19 +72,19 @@ class ActorModel(nn.Module):
         f'endpoint={self.endpoint!r} is not a map of the backbone, which has'
         f' {", ".join(maps)}'
       )
-    map_BthwC = maps[self.endpoint]
+    map_BthwE = maps[self.endpoint]
     mask_BA = mask_BA.astype(bool)
-    pooled = pool_actors(map_BthwC, boxes_BAS4, mask_BA, self.pool)
+    pooled = pool_actors(map_BthwE, boxes_BAS4, mask_BA, self.pool)
     batch, actors = mask_BA.shape
-    pooled_NSPPC = pooled.reshape(batch * actors, *pooled.shape[2:])
-    features_ND = self.actor(pooled_NSPPC, mask_BA.reshape(-1), train)
+    pooled_NSPPE = pooled.reshape(batch * actors, *pooled.shape[2:])
+    features_ND = self.actor(pooled_NSPPE, mask_BA.reshape(-1), train)
     features_BAD = features_ND.reshape(batch, actors, -1)
     features_BAD = jnp.where(mask_BA[..., None], features_BAD, 0.0).astype(self.dtype)
     drop = functools.partial(nn.Dropout, self.dropout, deterministic=not train)
     x_BAF, classifier_init = drop()(features_BAD), linear_normal
     if self.graph is not None:
       places_BA4 = coordinates(boxes_BAS4, self.side)
-      x_BAF = drop()(self.graph(x_BAF, places_BA4, mask_BA, map_BthwC, train))
+      x_BAF = drop()(self.graph(x_BAF, places_BA4, mask_BA, map_BthwE, train))
       classifier_init = relu_normal
     head = nn.Dense(
       self.num_classes, dtype=self.dtype, kernel_init=classifier_init, name='head'

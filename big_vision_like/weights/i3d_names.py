@@ -8,14 +8,27 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from big_vision_like.errors import UserError, listed
-from big_vision_like.models import i3d
 from big_vision_like.weights import linear, resnet_names, tree
 
+# Published names of the first convolutions, their channels and sides of kernels.
 _STEM = {
-  'conv_1a': 'Conv3d_1a_7x7',
-  'conv_2b': 'Conv3d_2b_1x1',
-  'conv_2c': 'Conv3d_2c_3x3',
+  'conv_1a': ('Conv3d_1a_7x7', 64, 7),
+  'conv_2b': ('Conv3d_2b_1x1', 64, 1),
+  'conv_2c': ('Conv3d_2c_3x3', 192, 3),
 }
+# Channels of the branches of each mixed layer, as in `models.i3d`.
+MIXED = {
+  'mixed_3b': (64, 96, 128, 16, 32, 32),
+  'mixed_3c': (128, 128, 192, 32, 96, 64),
+  'mixed_4b': (192, 96, 208, 16, 48, 64),
+  'mixed_4c': (160, 112, 224, 24, 64, 64),
+  'mixed_4d': (128, 128, 256, 24, 64, 64),
+  'mixed_4e': (112, 144, 288, 32, 64, 64),
+  'mixed_4f': (256, 160, 320, 32, 128, 128),
+  'mixed_5b': (256, 160, 320, 32, 128, 128),
+  'mixed_5c': (384, 192, 384, 48, 128, 128),
+}
+ENDPOINTS = (*_STEM, *MIXED)
 BRANCHES = ('b0', 'b1a', 'b1b', 'b2a', 'b2b', 'b3b')
 _SIDES = dict(b0=1, b1a=1, b1b=3, b2a=1, b2b=3, b3b=1)
 LEAVES = {
@@ -43,12 +56,12 @@ def of_units(theirs: str, ours: str, units: Sequence[str] = BRANCHES) -> linear.
   }
 
 
-def trunk(endpoint: str = i3d.ENDPOINTS[-1]) -> linear.Table:
+def trunk(endpoint: str = ENDPOINTS[-1]) -> linear.Table:
   """Returns our arrays for each of theirs, without the classifier."""
   found: linear.Table = {}
-  for name in i3d.ENDPOINTS[: i3d.ENDPOINTS.index(endpoint) + 1]:
+  for name in ENDPOINTS[: ENDPOINTS.index(endpoint) + 1]:
     if name in _STEM:
-      found |= of_units(_STEM[name], name, ('',))
+      found |= of_units(_STEM[name][0], name, ('',))
     else:
       found |= of_units(name.capitalize(), name)
   return found
@@ -92,15 +105,15 @@ def check(flat: tree.Arrays, want: resnet_names.Shapes, source: str) -> None:
 
 
 def shapes(
-  divisor: int, channels: int, endpoint: str = i3d.ENDPOINTS[-1], prefix: str = ''
+  divisor: int, channels: int, endpoint: str = ENDPOINTS[-1], prefix: str = ''
 ) -> resnet_names.Shapes:
   """Returns the shapes of all arrays up to an endpoint, under a prefix of modules."""
   want: resnet_names.Shapes = {}
   before = channels
-  for name in i3d.ENDPOINTS[: i3d.ENDPOINTS.index(endpoint) + 1]:
+  for name in ENDPOINTS[: ENDPOINTS.index(endpoint) + 1]:
     if name in _STEM:
-      after, side, _ = i3d.STEM[name]
-      after = i3d.divided(after, divisor)
+      _, after, side = _STEM[name]
+      after = divided(after, divisor)
       want |= _unit(f'{prefix}{name}', side, before, after)
     else:
       found, after = mixed_shapes(f'{prefix}{name}', name, divisor, before)
@@ -113,9 +126,7 @@ def mixed_shapes(
   module: str, name: str, divisor: int, before: int
 ) -> tuple[resnet_names.Shapes, int]:
   """Returns the shapes of a mixed layer's arrays, and its number of channels."""
-  widths = dict(
-    zip(BRANCHES, (i3d.divided(n, divisor) for n in i3d.MIXED[name]), strict=True)
-  )
+  widths = dict(zip(BRANCHES, (divided(n, divisor) for n in MIXED[name]), strict=True))
   inputs = dict.fromkeys(BRANCHES, before) | {
     'b1b': widths['b1a'],
     'b2b': widths['b2a'],
@@ -130,14 +141,19 @@ def divisor_of(flat: tree.Arrays, prefix: str = '') -> int:
   """Returns the smallest divisor of channels that fits all norms; 1 if none does."""
   counts = {
     f'params/{prefix}{name}/{branch}/norm/scale': count
-    for name, widths in i3d.MIXED.items()
+    for name, widths in MIXED.items()
     for branch, count in zip(BRANCHES, widths, strict=True)
   }
   known = {name: count for name, count in counts.items() if name in flat}
   for divisor in range(1, max(counts.values()) + 1):
-    if all(len(flat[k]) == i3d.divided(n, divisor) for k, n in known.items()):
+    if all(len(flat[k]) == divided(n, divisor) for k, n in known.items()):
       return divisor
   return 1
+
+
+def divided(channels: int, divisor: int) -> int:
+  """Returns a number of channels divided by `divisor`, at least 1."""
+  return max(channels // divisor, 1)
 
 
 def _unit(name: str, side: int, before: int, after: int) -> resnet_names.Shapes:

@@ -64,6 +64,7 @@ def test_names_there_and_back(kind, suffix, weights, tmp_path):
 
 
 def test_published_names():
+  assert i3d_names.MIXED == i3d.MIXED and i3d_names.ENDPOINTS == i3d.ENDPOINTS
   names = i3d_names.table(['logits.'])
   assert len(names) == 57 * 5 + 2
   assert 'Mixed_4f.b1b.conv3d.weight' in names and 'logits.conv3d.bias' in names
