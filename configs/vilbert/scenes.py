@@ -6,7 +6,10 @@
 
 Five objects in a row are the regions; the caption names the three on the left. Half of
 the pairs do not belong together: half of these have the caption of another scene, half
-have one word changed. Masks count only in pairs that belong together.
+have one word changed. Masks count only in pairs that belong together. 184,752
+parameters, 4,000 steps of batch 32. Expected on 1,000 pairs, seed 0: 98.8 % told apart
+(78.9 % after 1,000 steps, 96.2 % after 3,000). Took 14 minutes on two CPU cores that
+many others used too.
 
 `scenes.py:single_stream` has one stream (VisualBERT with locations) on the same data
 with the same heads. `text` and `image` are controls, to which only the text, or only
