@@ -475,7 +475,7 @@ class Captioner(nn.Module):
 
   @property
   def num_classes(self) -> int:
-    """The number of words, which are the classes of what is predicted."""
+    """The number of words, which are the classes of predictions."""
     return self.vocab_size
 
   @property

@@ -130,7 +130,7 @@ def numbered(words: Sequence[str]) -> dict[str, int]:
 
 
 def checked(ids: Any, source: str) -> dict[str, int]:
-  """Returns ids by word; a `UserError` names `source` and what is wrong with it."""
+  """Returns ids by word; a `UserError` names `source` and the problem."""
   sound = isinstance(ids, dict) and all(type(i) is int for i in ids.values())
   if not sound or sorted(ids.values()) != [*range(len(ids))]:
     raise UserError(
