@@ -1,12 +1,13 @@
 """UniT's own properties; the battery has what all models share."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import shapes
+from battery import images, variables
 from battery import unit as cases
-from battery import variables
 
 from big_vision_like.errors import UserError
 from big_vision_like.models import detr, unit
@@ -15,10 +16,11 @@ ANSWERS = cases.CASES['unit_answers']
 ANSWERS = ANSWERS._replace(model=ANSWERS.model.clone(text=cases.text()))
 
 
-@pytest.fixture(scope='module')
-def answers():
-  """Variables of a model of images and texts, and its compiled function."""
-  return variables(ANSWERS.model, *ANSWERS.inputs), jax.jit(ANSWERS.model.apply)
+class Maps(nn.Module):
+  """A backbone whose images are its maps: convolutions see the padding of images."""
+
+  def __call__(self, x_BhwI, train=False):
+    return {'stage1': x_BhwI}
 
 
 def test_names_of_arrays_are_true():
@@ -53,17 +55,27 @@ def test_without_texts_residual_and_projections_it_is_detr():
     np.testing.assert_allclose(found[name], want[name], atol=1e-6)
 
 
-def test_padding_of_images_and_texts_changes_nothing(answers):
-  state, apply = answers
-  image_BHWC, size_B2, tokens_BT, types_BT, mask_BT = ANSWERS.inputs
-  image_BHWC = image_BHWC * (np.arange(16) < 12)[None, :, None, None]
-  size_B2 = np.minimum(size_B2, [[12, 32]])
-  want = apply(state, image_BHWC, size_B2, tokens_BT, types_BT, mask_BT)
+def test_padding_of_maps_and_texts_changes_nothing():
+  model = ANSWERS.model.clone(backbone=Maps())
+  tokens_BT, types_BT, mask_BT = ANSWERS.inputs[2:]
+  map_BhwI = images(4, 3, 4, 5)
+  size_B2 = np.array([[3, 4], [2, 4], [3, 1], [1, 2]], np.int32)
+  state = variables(model, map_BhwI, size_B2, *ANSWERS.inputs[2:])
+  apply = jax.jit(model.apply)
+  want = apply(state, map_BhwI, size_B2, tokens_BT, types_BT, mask_BT)
   noise = np.random.default_rng(0).integers(20, size=tokens_BT.shape, dtype=np.int32)
   others_BT = np.where(mask_BT, tokens_BT, noise)
   assert not np.array_equal(others_BT, tokens_BT)
-  wider_BHWC = np.pad(image_BHWC, [(0, 0), (0, 16), (0, 32), (0, 0)])
-  found = apply(state, wider_BHWC, size_B2, others_BT, types_BT, mask_BT)
+  wider_BhwI = np.pad(map_BhwI, [(0, 0), (0, 2), (0, 3), (0, 0)], constant_values=7.0)
+  found = apply(state, wider_BhwI, size_B2, others_BT, types_BT, mask_BT)
+  np.testing.assert_allclose(found['logits'], want['logits'], atol=1e-5)
+  longer = [np.pad(x, [(0, 0), (0, 3)]) for x in (tokens_BT, types_BT, mask_BT)]
+  model = model.clone(text=model.text.clone(max_length=9))
+  rows = state['params']['text']['embeddings']['position']['embedding']
+  state['params']['text']['embeddings']['position']['embedding'] = jnp.pad(
+    rows, [(0, 3), (0, 0)]
+  )
+  found = jax.jit(model.apply)(state, map_BhwI, size_B2, *longer)
   np.testing.assert_allclose(found['logits'], want['logits'], atol=1e-5)
 
 
