@@ -65,7 +65,6 @@ from big_vision_like.data.prepare import tokenizer
 from big_vision_like.data.sources import (
   coco,
   fake,
-  label_maps,
   own_images,
   pseudo_labels,
   tfds,
@@ -204,14 +203,10 @@ def shrunk(
   if fn is pseudo_labels.PseudoLabelled:
     own = {name: node.get(name) for name in ('source', 'classes')}
     return dict(spec.spec(pseudo_labels.MadeUp, **own))
-  if fn is label_maps.LabelMaps:
-    return dict(spec.spec(label_maps.MadeUp, **label_maps.MadeUp.tiny))
-  if hasattr(fn, 'made_up'):  # a source of files, with its stand-in
-    return dict(spec.spec(fn.made_up, **fn.made_up.tiny))
   if fn is vocabulary.SentencePiece:
     return node | {'path': learnt(words)}
-  if hasattr(fn, 'made_up'):  # a replacement of files that may be missing
-    return dict(fn.made_up(node))
+  if hasattr(fn, 'stand_in'):  # a replacement of files that may be missing
+    return dict(fn.stand_in(node))
   if not isinstance(fn, type):
     return node  # schedules and optimizers stay those of the whole run
   arguments = arguments_of(node)

@@ -61,7 +61,7 @@ class Captions(Source):
     check_one_of(TEXTS, text=self.text)
 
   @staticmethod
-  def made_up(node: Mapping[str, Any]) -> Mapping[str, Any]:
+  def stand_in(node: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the recorded call of a source that needs no files, for trials."""
     del node
     return spec(MadeUp, **MadeUp.tiny)

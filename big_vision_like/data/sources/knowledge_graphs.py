@@ -55,7 +55,7 @@ class KnowledgeGraphs(Source):
         raise UserError(f'{name}={getattr(self, name)} must be at least 1')
 
   @staticmethod
-  def made_up(node: Mapping[str, Any]) -> Mapping[str, Any]:
+  def stand_in(node: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the recorded call of a source that needs no files, for trials."""
     del node
     return spec(RandomStandIn, **RandomStandIn.tiny)

@@ -55,7 +55,7 @@ class Words(Identified, Checked):
       raise UserError('give either the path of a vocabulary or its words')
 
   @staticmethod
-  def made_up(node: Mapping[str, Any]) -> Mapping[str, Any]:
+  def stand_in(node: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the recorded call of a vocabulary that needs no file, for trials."""
     return node if node.get('words') else spec(Words, words=tuple(fake.WORDS))
 
