@@ -1,4 +1,5 @@
 import numpy as np
+from flax.core import FrozenDict
 
 from battery import Case, tokens
 from big_vision_like.layers import pairs
@@ -56,12 +57,14 @@ def inputs(
 
 CASES = {
   'vilbert': Case(
-    vilbert.ViLBERT(**SMALL, heads=HEADS, num_tasks=3, fusion='sum', **NO_DROPOUT),
-    (*inputs(), np.array([0, 1, 2, 0], np.int32)),
+    vilbert.ViLBERT(**SMALL, heads=FrozenDict(HEADS), fusion='sum', **NO_DROPOUT),
+    inputs(),
     tuple(HEADS),
   ),
   'visual_bert': Case(
-    visual_bert.VisualBert(**STREAM, heads=PRETRAINING, locations=True, **NO_DROPOUT),
+    visual_bert.VisualBert(
+      **STREAM, heads=FrozenDict(PRETRAINING), locations=True, **NO_DROPOUT
+    ),
     inputs(),
     tuple(PRETRAINING),
   ),

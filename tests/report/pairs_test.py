@@ -40,7 +40,7 @@ def test_pairs_told_apart(monkeypatch):
   }
   monkeypatch.setattr(source, 'evaluator_of', lambda *_: ('val', None))
   monkeypatch.setattr(
-    source, 'joined', lambda *_: Rows(np.arange(3), values), raising=False
+    source, 'joined', lambda *_: Rows(np.arange(3), values, []), raising=False
   )
   content, _ = pairs.told_apart(source)
   wrong, right = content.split('Right')
