@@ -30,7 +30,11 @@ CASES = {
   ),
   'captioning_authors': Case(
     captioning.Captioner(
-      encoder(), recurrent('authors', vocab_size=11, **SMALL), read='stage2', side=3
+      encoder(),
+      # Wide enough for cells of different images to have different scores.
+      recurrent('authors', vocab_size=11, **SMALL | dict(attention_width=60)),
+      read='stage2',
+      side=3,
     ),
     INPUTS,
   ),
