@@ -239,7 +239,7 @@ class RecurrentDecoder(nn.Module):
 
     `logits` (B, T, V) predict the next word, and `attention` (B, T, N) holds the
     weights of cells. The weights used, `seen` (B, T, N), differ from them if attention
-    is hard; `drawn` (B,) marks images whose locations were drawn. All are zero for
+    is hard; then `drawn` (B,) marks images whose locations were drawn. All are zero for
     padding, which does not change the state.
     """
     cells_BND = cells_BND.astype(self.dtype)
@@ -280,12 +280,12 @@ class RecurrentDecoder(nn.Module):
     )
     logits_BTV = self.out(h_BTU, word_BTE, context_BTD, train)
     logits_BTV = precision.at_least_float32(logits_BTV)
-    return {
+    outputs = {
       'logits': jnp.where(live_BT[..., None], logits_BTV, 0.0),
       'attention': attention_BTN,
       'seen': seen_BTN,
-      'drawn': drawn_B,
     }
+    return outputs | ({'drawn': drawn_B} if self.hard else {})
 
   def step(
     self,
@@ -424,7 +424,7 @@ class Captioner(nn.Module):
   are left out. `side` resizes it to a square of this side, by adaptive average pooling.
   `posemb='sincos2d'` adds fixed positions to cells, which a decoder needs to read from
   left to right if cells do not show where they are. Returns the decoder's named arrays,
-  and `cells` (B, h, w, D).
+  and `cells` (B, h, w, D) of type `dtype`.
   """
 
   encoder: nn.Module
@@ -432,6 +432,7 @@ class Captioner(nn.Module):
   read: str = 'tokens'
   side: int | None = None
   posemb: str = 'none'
+  dtype: str = 'float32'
 
   tiny = dict(side=4)
 
@@ -466,7 +467,7 @@ class Captioner(nn.Module):
       _, height, width, features = cells.shape
       pos_1ND = positions.sincos2d(height, width, features)
       cells += pos_1ND.reshape(1, height, width, features).astype(cells.dtype)
-    return cells
+    return cells.astype(self.dtype)
 
   @property
   def vocab_size(self) -> int:

@@ -1,3 +1,5 @@
+from flax.core import FrozenDict
+
 from battery import Case, images, tokens
 from big_vision_like.models import captioning, transformer, vgg
 
@@ -11,7 +13,10 @@ def encoder() -> vgg.VGG:
 
 
 def recurrent(name: str, **sizes: int) -> captioning.RecurrentDecoder:
-  return captioning.RecurrentDecoder(**captioning.variant(name) | sizes)
+  given = captioning.variant(name) | sizes
+  # Modules with dicts cannot be hashed.
+  given |= {k: FrozenDict(x) for k, x in given.items() if isinstance(x, dict)}
+  return captioning.RecurrentDecoder(**given)
 
 
 # The softmax over cells or keys cancels a constant added to all of them.
@@ -25,7 +30,11 @@ CASES = {
   ),
   'captioning_authors': Case(
     captioning.Captioner(
-      encoder(), recurrent('authors', vocab_size=11, **SMALL), read='stage2'
+      encoder(),
+      # Wide enough for cells of different images to have different scores.
+      recurrent('authors', vocab_size=11, **SMALL | dict(attention_width=60)),
+      read='stage2',
+      side=3,
     ),
     INPUTS,
   ),
