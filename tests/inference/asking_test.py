@@ -41,10 +41,12 @@ def run_of(folder):
   }
   state = jax.eval_shape(task.init, jax.random.key(0), batch)
   rng = np.random.default_rng(0)
-  params, mutable = jax.tree.map(
-    lambda x: np.abs(rng.normal(0, 0.3, x.shape)).astype('float32'),
-    (state.params, state.mutable),
-  )
+
+  def drawn(path, x):
+    mean = 1.0 if path[-1].key in ('scale', 'var') else 0.0
+    return rng.normal(mean, 0.05, x.shape).astype('float32')
+
+  params, mutable = jax.tree.map_with_path(drawn, (state.params, state.mutable))
   save_run(folder, config, params, mutable=mutable)
   return folder
 
