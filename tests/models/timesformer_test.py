@@ -191,7 +191,7 @@ def test_all_schemes_start_from_a_vit(attention):
   """No rule is without effect, and nothing but time and `_fc` is left."""
   model = made(attention)
   theirs = battery.variables(vit.ViT(**SMALL), CLIP[:, 0])
-  ours = battery.variables(model, CLIP)
+  ours = jax.tree.map(lambda x: x + 1, battery.variables(model, CLIP))
   told = dict(source_grid=GRID[1:], **timesformer.from_vit(attention))
   source = init_from.InitFrom(theirs['params'], **told)
   filled = tree.flatten(source.fit(ours, *init_from.tables_of(model, CLIP))['params'])
