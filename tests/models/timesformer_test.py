@@ -165,7 +165,7 @@ def test_a_start_from_a_vit_gives_the_features_of_the_vit():
   image_BHWC = CLIP[:, 0]
   image_model = vit.ViT(**SMALL, activation='gelu_exact')
   theirs = battery.variables(image_model, image_BHWC)
-  want = image_model.apply(theirs, image_BHWC)['features']
+  want = jax.jit(image_model.apply)(theirs, image_BHWC)['features']
   model = made()
   ours = jax.jit(model.init)(jax.random.key(0), CLIP)
   told = dict(source_grid=GRID[1:], **timesformer.from_vit('divided'))
@@ -182,7 +182,7 @@ def test_a_start_from_a_vit_gives_the_features_of_the_vit():
       before[f'encoder/block_{i}/norm1/scale'],
     )
   still = np.broadcast_to(image_BHWC[:, None], CLIP.shape)
-  got = model.apply(filled, still)['features']
+  got = jax.jit(model.apply)(filled, still)['features']
   np.testing.assert_allclose(got, want, atol=1e-4)
 
 
@@ -191,7 +191,7 @@ def test_all_schemes_start_from_a_vit(attention):
   """Checks that each rule has an effect, and only time and `_fc` are left."""
   model = made(attention)
   theirs = battery.variables(vit.ViT(**SMALL), CLIP[:, 0])
-  ours = battery.variables(model, CLIP)
+  ours = jax.tree.map(lambda x: x + 1, battery.variables(model, CLIP))
   told = dict(source_grid=GRID[1:], **timesformer.from_vit(attention))
   source = init_from.InitFrom(theirs['params'], **told)
   filled = tree.flatten(source.fit(ours, *init_from.tables_of(model, CLIP))['params'])
