@@ -34,15 +34,15 @@ def test_cells_are_regions_of_the_same_model(key):
   inner = vilbert.ViLBERT(**TINY)
   model = grid_pairs.GridPairs(grid_pairs.Patches(2), inner)
   with shapes.checked('big_vision_like/models') as seen:
-    variables = model.init(key, *text(), image)
+    variables = jax.jit(model.init)(key, *text(), image)
   assert {'x_BhwPPI', 'regions_BRF', 'locations_R5'} <= {*seen}
-  found = model.apply(variables, *text(), image)
+  found = jax.jit(model.apply)(variables, *text(), image)
   cells = grid_pairs.Patches(2)(image)['patches'].reshape(2, 6, 12)
   regions = jnp.concatenate([cells.mean(1, keepdims=True), cells], axis=1)
   places = jnp.broadcast_to(jnp.asarray(grid_pairs.locations(2, 3))[None], (2, 7, 5))
   inputs = (*text(), regions, places, jnp.ones((2, 7), bool))
   own = {'params': variables['params']['pairs']}
-  expected = inner.apply(own, *inputs)
+  expected = jax.jit(inner.apply)(own, *inputs)
   for name in ('answer', 'text', 'image'):
     np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
   with pytest.raises(UserError, match="no output cells='stage9'; it has patches"):
