@@ -47,7 +47,7 @@ GROUPS = {
     'report': 'write a page about runs or weights',
     'predict': 'classify images, or detect the objects in them',
     'translate': 'translate text line by line',
-    'ask': 'answer questions about a picture with a run of several tasks',
+    'ask': 'answer questions about a picture with a run of tasks',
     'paper-tables': 'print published tables alongside our results',
   },
   'Data and weights': {
@@ -78,6 +78,9 @@ GROUPS = {
     'benchmark attention': 'measure the cost of attention, its cache and stacks',
     'benchmark classifiers': 'compare the speed of classifiers with timm',
     'benchmark detr': 'compare the speed of a DETR with transformers',
+    'benchmark bert': 'compare the speed of BERT with transformers',
+    'benchmark videos': 'measure the decoding of clips from video files',
+    'benchmark graphs': 'measure attention over graphs in three forms',
     'benchmark matching': 'measure the cost of matching targets to queries',
     'benchmark checkpoints': 'measure the cost of checksums in checkpoints',
     'benchmark kills': 'kill and resume training runs, compare the results',
