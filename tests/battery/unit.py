@@ -43,7 +43,7 @@ def text(depth=1):
 
 CASES = {
   'unit_objects': Case(
-    unit.UniT(unit.Objects(4, 3, 24), backbone=backbone(), **ARGUMENTS),
+    unit.UniT(unit.Objects(4, 12, 24), backbone=backbone(), **ARGUMENTS),
     (images(4, 16, 32, 3), SIZES),
     ('logits', 'boxes', 'attributes'),
   ),

@@ -175,8 +175,8 @@ def test_shares_of_steps_are_exact_and_equal_on_all_hosts():
     ('answers', dict(image=None), "batches have no 'image'"),
     (
       'objects',
-      dict(attributes=np.full((4, 2, 2), 3)),
-      'object 0 of row 0 has the attribute 3, but the model has 3',
+      dict(attributes=np.full((4, 2, 2), 12)),
+      'object 0 of row 0 has the attribute 12, but the model has 12',
     ),
     ('captions', {}, "batches of 'captions', but the tasks are objects, answers"),
   ],
