@@ -32,7 +32,7 @@ from big_vision_like.tasks import action_detection as tasks
 # Epochs and the largest learning rate.
 RECIPES = {'graph': (450, 4.7e-5), 'baseline': (150, 2.5e-4)}
 HIDDEN = ('Ironing', 'TakingPhotosOrVideos')
-ARGUMENTS = ('graph', 'baseline')
+ARGUMENTS = ('graph',)
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:

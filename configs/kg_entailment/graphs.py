@@ -34,11 +34,11 @@ from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification
 
 POOL = 3_000
-ARGUMENTS = ('', 'raw')
+ARGUMENTS = ('normalized', 'raw')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  raw = arguments(argument, raw=False).raw
+  raw = arguments(argument, names=ARGUMENTS).names == 'raw'
   c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(10), log_every=50))
   c.checkpoint_every = 1000
   by_place = spec(terms.NameByPlace, pool=POOL)
