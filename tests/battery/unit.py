@@ -41,12 +41,13 @@ def text(depth=1):
   return bert.Bert(20, 16, depth, 2, 24, max_length=6, pooler=False)
 
 
+OBJECTS = Case(
+  unit.UniT(unit.Objects(4, 12, 24), backbone=backbone(), **ARGUMENTS),
+  (images(4, 16, 32, 3), SIZES),
+  ('logits', 'boxes', 'attributes'),
+)
+
 CASES = {
-  'unit_objects': Case(
-    unit.UniT(unit.Objects(4, 12, 24), backbone=backbone(), **ARGUMENTS),
-    (images(4, 16, 32, 3), SIZES),
-    ('logits', 'boxes', 'attributes'),
-  ),
   'unit_answers': Case(
     unit.UniT(unit.Labels(6), backbone=backbone(), text=text(0), **ARGUMENTS),
     (images(4, 16, 32, 3), SIZES, *TEXT),

@@ -25,14 +25,14 @@ class Maps(nn.Module):
 
 def test_names_of_arrays_are_true():
   with shapes.checked('big_vision_like/models/unit.py'):
-    for case in cases.CASES.values():
+    for case in (ANSWERS, cases.OBJECTS):
       jax.eval_shape(case.model.init, jax.random.key(0), *case.inputs)
 
 
 def test_without_texts_residual_and_projections_it_is_detr():
   sizes = dict(encoder_depth=1, decoder_depth=2, num_heads=3, mlp_dim=20)
   sizes |= dict(width=24, num_queries=5)
-  image_BHWC, size_B2 = cases.CASES['unit_objects'].inputs
+  image_BHWC, size_B2 = cases.OBJECTS.inputs
   theirs = detr.DETR(num_classes=4, backbone=cases.backbone(), **sizes)
   ours = unit.UniT(
     unit.Objects(4, width=24),

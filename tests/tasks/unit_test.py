@@ -18,7 +18,7 @@ from big_vision_like.tasks import multi_task, set_detection
 from big_vision_like.tasks import unit as tasks
 
 KEY = jax.random.key(0)
-OBJECTS, ANSWERS = (cases.CASES[f'unit_{name}'] for name in ('objects', 'answers'))
+OBJECTS, ANSWERS = cases.OBJECTS, cases.CASES['unit_answers']
 ANSWERS = ANSWERS._replace(model=ANSWERS.model.clone(text=cases.text()))
 SHARED = {'backbone', 'input_proj', 'encoder', 'image_proj', 'image_position_proj'}
 SHARED |= {'image_task', 'text', 'text_proj', 'text_position_proj', 'text_task'}
@@ -125,7 +125,7 @@ def test_the_loss_of_attributes():
 
 def test_padding_has_no_attributes():
   task, batch = made().tasks['objects'], batches()['objects']
-  variables = cases.CASES['unit_objects']
+  variables = cases.OBJECTS
   state = jax.eval_shape(task.model.init, KEY, *variables.inputs)
   params = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), state['params'])
   outputs = {'layer_features': jnp.ones((2, 4, 5, 24))}

@@ -18,7 +18,7 @@ def whole(own):
   text = cases.text().clone(num_heads=HEADS, width=15)
   answers = cases.CASES['unit_answers']
   models = {
-    TASKS[0]: (cases.CASES['unit_objects'].model, answers.inputs[:2]),
+    TASKS[0]: (cases.OBJECTS.model, answers.inputs[:2]),
     TASKS[1]: (answers.model.clone(text=text), answers.inputs),
     TASKS[2]: (
       answers.model.clone(text=text, backbone=None, head=unit.Labels(2)),
