@@ -9,10 +9,16 @@ import pytest
 import tensorflow_datasets as tfds
 
 from big_vision_like.data.procedural import (
+  context_clips,
+  digit_rows,
   digits,
   glyphs,
+  moving_squares,
   multi_dsprites,
+  scene_captions,
+  scene_questions,
   scenes,
+  shape_world,
   solids,
   tetrominoes,
   twins,
@@ -20,10 +26,16 @@ from big_vision_like.data.procedural import (
 
 # Options that make them small.
 TINY = {
+  context_clips.ContextClips: dict(counts=(3, 1)),
+  digit_rows.DigitRows: dict(counts=(3, 1)),
   digits.Digits: None,
   glyphs.Glyphs: dict(per_class=(1, 1)),
+  moving_squares.MovingSquares: dict(counts=(3, 1)),
   multi_dsprites.MultiDsprites: dict(counts=(3, 1, 1)),
+  scene_captions.SceneCaptions: dict(counts=(3, 1)),
+  scene_questions.SceneQuestions: dict(counts=(3, 1)),
   scenes.Scenes: dict(counts=(3, 1)),
+  shape_world.ShapeWorld: dict(counts=(3, 1)),
   solids.Solids: dict(splits={'train': (2, 4), 'validation': (1, 4)}),
   tetrominoes.Tetrominoes: dict(counts=(3, 1, 1)),
   twins.Twins: dict(counts=(3, 1)),
