@@ -31,6 +31,8 @@ from big_vision_like.tasks import action_detection as tasks
 
 # Epochs and the largest learning rate.
 RECIPES = {'graph': (450, 4.7e-5), 'baseline': (150, 2.5e-4)}
+# About as many actions as the videos of each split have, for plans without the data.
+EXAMPLES = {'train': 1_480, 'val': 700, 'test': 1_420}
 HIDDEN = ('Ironing', 'TakingPhotosOrVideos')
 ARGUMENTS = ('graph',)
 
@@ -53,6 +55,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       tubes='data/daly/humantubes_DALY.pkl',
       split=split,
       excluded=excluded,
+      examples=EXAMPLES[split],
     )
 
   arrays = ['video', 'boxes', 'box_labels', 'box_mask']

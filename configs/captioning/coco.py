@@ -156,7 +156,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     text = 'tokens' if name.startswith('tutorial') else 'raw'
     return spec(
       evals.CaptionScores,
-      data=photographs.eval_input(100, steps, split, text),
+      data=photographs.eval_input(104, steps, split, text),
       vocabulary=photographs.vocabulary,
       predict_args=dict(beams=beams),
       every=every,

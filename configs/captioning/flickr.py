@@ -74,7 +74,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   def evaluator(split: str, every: int = 0) -> mlc.ConfigDict:
     return spec(
       evals.CaptionScores,
-      data=photographs.eval_input(100, steps, split),
+      data=photographs.eval_input(104, steps, split),
       vocabulary=photographs.vocabulary,
       every=every,
     )

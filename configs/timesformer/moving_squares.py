@@ -41,7 +41,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   clip = spec(video.UniformClips, frames=4, stride=1)
   c.train_data = spec(
     pipeline.TrainInput,
-    source=spec(tfds.Tfds, name=DATA, split='train'),
+    source=spec(tfds.Tfds, name=DATA, split='train', examples=12_000),
     transforms=[clip],
     batch_size=32,
     seed=c.get_ref('seed'),
@@ -88,9 +88,9 @@ def tested(transforms: list[mlc.ConfigDict]) -> mlc.ConfigDict:
     classification.Accuracy,
     data=spec(
       pipeline.EvalInput,
-      source=spec(tfds.Tfds, name=DATA, split='test'),
+      source=spec(tfds.Tfds, name=DATA, split='test', examples=1_000),
       transforms=transforms,
-      batch_size=250,
+      batch_size=248,
     ),
     every=50,
   )

@@ -196,7 +196,7 @@ def evaluator(name: str, every: int) -> mlc.ConfigDict:
     pipeline.EvalInput,
     source=source(name, 'validation'),
     transforms=transforms(name, train=False),
-    batch_size=250,
+    batch_size=248,
   )
   own = dict(data=data, predict=f'{name}.predict', every=every)
   if name in TEXTS:

@@ -118,7 +118,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
           spec(questions.FixedQuestion, ask=ask),
           *after,
         ],
-        batch_size=150,
+        batch_size=152,
       ),
       every=500,
     )

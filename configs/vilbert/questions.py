@@ -102,7 +102,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
           tfds.Tfds, name='scene_questions', split='validation', examples=1_000
         ),
         transforms=transforms,
-        batch_size=250,
+        batch_size=248,
       ),
       every=500,
     )

@@ -128,7 +128,7 @@ def data(
   ]
   if seed is None:
     return spec(
-      pipeline.EvalInput, source=source, transforms=transforms, batch_size=250
+      pipeline.EvalInput, source=source, transforms=transforms, batch_size=248
     )
   return spec(
     pipeline.TrainInput,

@@ -89,7 +89,9 @@ def run_of(tmp_path, vocabulary):
     spec(image.Resize, size=(8, 12), method='area'),
     spec(transforms.Encode, vocabulary=vocabulary, length=5),
   ]
-  task = types.SimpleNamespace(bos_id=1, eos_id=2, length=7, alpha=0.5)
+  task = types.SimpleNamespace(
+    inputs=('image',), bos_id=1, eos_id=2, length=7, alpha=0.5
+  )
   network = types.SimpleNamespace(images=(0.5, 0.25))
   return types.SimpleNamespace(
     workdir=tmp_path,

@@ -123,7 +123,8 @@ def rates_of(model):
   rates = []
 
   def note(next_function, args, kwargs, context):
-    if isinstance(context.module, transformer.Block):
+    called = context.method_name == '__call__'
+    if called and isinstance(context.module, transformer.Block):
       rates.append(float(args[1]))
     return next_function(*args, **kwargs)
 

@@ -23,7 +23,7 @@ def test_the_files_fit_together():
   for cell in CELLS.values():
     # A cell names no model if the size of its model was not published.
     assert cell.model in models | {''} and float(cell.value) >= 0
-    others = {'TPUv3-core-days', 'images per second', 'GMACs'}
+    others = {'TPUv3-core-days', 'hours', 'images per second', 'GMACs'}
     assert cell.unit in {*paper_cells.FACTORS} | others
     assert cell.spread == '' or float(cell.spread) >= 0
   assert len([c for c in CELLS if c[:2] == ('2010.11929', '2')]) == 5 * 8 - 5

@@ -63,7 +63,7 @@ def test_a_plan_needs_no_captions():
   for transform in (pairing, mismatched.FixedMismatch(pairing)):
     words = questions.Words(wordpiece.WordPiece('missing.txt'), 'caption', 8)
     steps = [transform, words]
-    planned = pipeline.EvalInput(
+    planned = pipeline.TrainInput(
       source=source, transforms=steps, batch_size=4
     ).planned()
     example = planned.source[0]
@@ -73,4 +73,4 @@ def test_a_plan_needs_no_captions():
     assert len(inner.captions) == 30 and inner.captions.made_up
     found = inner.random_map(example, np.random.default_rng(0))
     assert found['caption'] and 'aligned' in found
-  assert mismatched.captions is source
+  assert pairing.captions is source
