@@ -68,7 +68,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         spec(actors.ActorClip, max_objects=10 if more else 0),
         spec(labels.Keep, names=[*arrays, *more]),
       ],
-      batch_size=4,
+      batch_size=8,
       workers=2,
     )
 
