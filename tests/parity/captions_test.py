@@ -162,7 +162,11 @@ def test_torchvisions_vgg(tmp_path):
 
   torch.manual_seed(0)
   cfg = [4, 'M', 6, 6, 'M', 8, 'M', 8, 8, 8, 'M', 8, 'M']
-  model = vgg.VGG(vgg.make_layers(cfg), num_classes=5).eval()
+  model = vgg.VGG(vgg.make_layers(cfg), num_classes=5, init_weights=False).eval()
+  # As torchvision's own, which has 512 channels and 4,096 units whatever `cfg` says.
+  model.classifier[0] = torch.nn.Linear(8 * 7 * 7, 16)
+  model.classifier[3] = torch.nn.Linear(16, 16)
+  model.classifier[6] = torch.nn.Linear(16, 5)
   path = tmp_path / 'vgg.pth'
   torch.save(model.state_dict(), path)
   image = torch.randn(2, 3, 96, 64)
