@@ -4,17 +4,18 @@
     python -m big_vision_like.train --config=configs/superpixel_gat/digits.py \
         --workdir=runs/superpixel_digits
 
-Scans are enlarged to 28x28 and cut into 81 superpixels, once. `sicgat` (the default) is
-the network of the paper with 2 heads, 55,100 parameters; its weights of edges are
-normalized by graph. `gat` is a GAT of two layers and 4 heads. 60 epochs of batch 32,
-Adam with 1e-3. Needs scikit-image: pip install '.[graphs]'.
+Scans are enlarged to 28x28 and cut into 81 superpixels, once; features have about zero
+mean and unit deviation. `sicgat` (the default) is the network of the paper with 2
+heads, 55,100 parameters, and a softmax over edges; `gat` is a GAT of two layers and 4
+heads. 8,000 steps of batch 32. Needs scikit-image: pip install '.[graphs]'.
 
-Top-1 of `sicgat` on 450 test scans: 33.8 % (seed 0), 5:34 minutes on two busy CPU
-cores. That is far from what the task allows; the published recipe takes 50 times as
-many steps on MNIST.
+Top-1 of `sicgat` on 450 test scans: 91.6 % after 1,260 steps (seed 0); the run was not
+finished. With the published features and rate (Adam with 1e-3), 33.8 % after 2,526
+steps: the published recipe takes 170,000 on MNIST.
 """
 
 import ml_collections as mlc
+import optax
 
 from big_vision_like import optim
 from big_vision_like.data.input import pipeline
@@ -31,7 +32,8 @@ ARGUMENTS = tuple(MODELS)
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   arg = arguments(argument, model=ARGUMENTS)
-  c = mlc.ConfigDict(dict(seed=0, total_steps=epochs(60), log_every=100, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=8_000, log_every=200, keep_last=1))
+  more = dict(normalizer='exact') if arg.model == 'sicgat' else {}
   c.train_data = spec(
     pipeline.TrainInput,
     source=graphs('train'),
@@ -41,8 +43,18 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.task = spec(
     tasks.Classification,
     inputs=('nodes', 'edges', 'weights', 'node_mask'),
-    model=spec(MODELS[arg.model], num_classes=10, form='segments'),
-    optimizer=spec(optim.adamw, rate=1e-3),
+    model=spec(MODELS[arg.model], num_classes=10, form='segments', **more),
+    optimizer=spec(
+      optim.adamw,
+      rate=spec(
+        optax.warmup_cosine_decay_schedule,
+        init_value=0.0,
+        peak_value=3e-3,
+        warmup_steps=200,
+        decay_steps=c.get_ref('total_steps'),
+      ),
+      clip_norm=1.0,
+    ),
   )
   c.evals = dict(
     test=spec(
@@ -62,6 +74,6 @@ def graphs(split: str) -> mlc.ConfigDict:
     transforms=[
       spec(image.Decode, channels=1),
       spec(image.Resize, size=28, method='bilinear'),
-      spec(superpixels.Superpixels),
+      spec(superpixels.Superpixels, mean=(0.3, 0.5, 0.5), std=0.3),
     ],
   )

@@ -7,6 +7,7 @@ Axes: H W height and width, C channels, N nodes, E edges, F features.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -27,7 +28,8 @@ class Superpixels(grain.transforms.Map):
   `edges` int32 (max_edges, 2) pairs (source, target): each two neighbours in both
   directions, then a loop of each node, which counts twice in `weights` (max_edges,), as
   in the published code; `node_mask` (max_nodes,) is False for padding. Values of colour
-  are multiplied by `scale`; published weights for MNIST need 255.
+  are multiplied by `scale`; published weights for MNIST need 255. Then `mean` is
+  subtracted and the result divided by `std`: a number, or one for each feature.
 
   `segments` is the number that SLIC aims at. With `wrap`, the left and right border of
   a panorama of 360 degrees touch, and positions are means on a circle. Images of one
@@ -39,6 +41,8 @@ class Superpixels(grain.transforms.Map):
   max_edges: int = 544
   segments: int = 75
   scale: float = 1.0
+  mean: float | Sequence[float] = 0.0
+  std: float | Sequence[float] = 1.0
   wrap: bool = False
 
   def map(self, example: Example) -> Example:
@@ -46,6 +50,7 @@ class Superpixels(grain.transforms.Map):
     label_HW = segmented(image_HWC, self.segments)
     nodes_NF, pairs_E2 = graph(image_HWC, label_HW, self.wrap)
     nodes_NF[:, : image_HWC.shape[2]] *= self.scale / 255
+    nodes_NF = (nodes_NF - np.asarray(self.mean)) / np.asarray(self.std)
     edges_E2, weight_E = directed(pairs_E2, len(nodes_NF))
     for what, count, most in (
       ('superpixels', len(nodes_NF), self.max_nodes),
