@@ -42,7 +42,7 @@ def test_config(file, data_dir):
   # Takes the largest of several shapes, of each of several tasks.
   signatures = [None]
   if several:
-    signatures = {each[0]: each for each in sorted(run.data.signatures(64))}.values()
+    signatures = {each[:1]: each for each in sorted(run.data.signatures(64))}.values()
   for signature in signatures:
     batch = run.abstract_batch_of(signature)
     after, scalars = jax.eval_shape(run.step, state, batch)

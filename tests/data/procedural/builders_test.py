@@ -74,7 +74,9 @@ for kind in builders_test.TINY:
   name = builders_test.prepared(kind, {str(tmp_path)!r}).info.full_name
   name = name.rpartition('/')[0]
   example = Tfds(name, 'train', data_dir={str(tmp_path)!r})[0]
-  assert example['image'].startswith(b'\\x89PNG') and example['id'] >= 0
+  pictures = [example['image']] if 'image' in example else example.get('video', ())
+  assert all(picture.startswith(b'\\x89PNG') for picture in pictures)
+  assert example['id'] >= 0
 assert 'tensorflow' not in sys.modules
 """
   path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
