@@ -8,8 +8,8 @@ from its graph, or has the same form and does not. 40,000 graphs for training, 2
 others for testing; each query has its own graph. Terms have random names of a pool of
 40, drawn again in each epoch, so that only the rules can be learned.
 
-Expected F1 on unseen graphs: 71.9 % after 2,000 steps (seed 0); all 6,000 steps were
-not run. Chance is 50 %.
+Expected F1 on unseen graphs: 72.1 % (seed 0); chance is 50 %. Takes 2:31 minutes on two
+CPU cores.
 
 `matrices` (the default) multiplies words by a learned matrix for each place of a
 triple, `encoded` weights them as the paper does. `raw` trains with the same names in

@@ -9,8 +9,9 @@ mean and unit deviation. `sicgat` (the default) is the network of the paper with
 heads, 55,100 parameters, and a softmax over edges; `gat` is a GAT of two layers and 4
 heads. 8,000 steps of batch 32. Needs scikit-image: pip install '.[graphs]'.
 
-Top-1 of `sicgat` on 450 test scans: 91.6 % after 1,260 steps (seed 0); the run was not
-finished. With the published features and rate (Adam with 1e-3), 33.8 % after 2,526
+Top-1 of `sicgat` on 450 test scans: 97.3 % after 4,600 steps (seed 0), 91.6 % after
+1,260; the rest of the run was not waited for. Takes 5 minutes up to there on two busy
+CPU cores. With the published features and rate (Adam with 1e-3), 33.8 % after 2,526
 steps: the published recipe takes 170,000 on MNIST.
 """
 
