@@ -22,8 +22,7 @@ MAY_IMPORT = {
   'tasks': {'models', 'ops', 'optim'},
   'data': {'ops', 'spec', 'devices.malloc', 'weights.archives', 'weights.pickles'},
   'evals': {'ops', 'data', 'viz'},
-  # `models.i3d` has the widths of its layers as a table.
-  'weights': {'ops.crc32c', 'models.i3d'},
+  'weights': {'ops.crc32c'},
   # Families are found by scanning: nothing else imports them.
   'weights.families': {
     *('weights', 'models', 'layers', 'inference', 'run', 'ops', 'data'),

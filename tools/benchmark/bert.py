@@ -21,9 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.box
 import rich.console
-import rich.table
 
 from big_vision_like import errors, optim
 from big_vision_like.cost import flops
@@ -211,19 +209,6 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
   return results
 
 
-def table(result: dict[str, Any]) -> rich.table.Table:
-  """Returns a table of the measurements of one work."""
-  rows = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD, title=f'{result["model"]}, {result["work"]}'
-  )
-  for name in ('', 'step', 'p10 - p90', 'texts/s', 'speedup of ours'):
-    rows.add_column(name, justify='right' if name else 'left')
-  for side, found in result['sides'].items():
-    ratio = result['ratios'].get(side)
-    rows.add_row(side, *benchmark.cells(found), f'{ratio:.2f}' if ratio else '')
-  return rows
-
-
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
@@ -271,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
   results = run(args)
   for result in results:
-    console.print(table(result))
+    console.print(benchmark.comparison(result, 'texts/s'))
   benchmark.write({'results': results}, args.output)
 
 

@@ -26,9 +26,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import rich.box
 import rich.console
-import rich.table
 
 from big_vision_like import errors, optim
 from big_vision_like.cost import flops
@@ -297,19 +295,6 @@ def profile(ours: Ours, folder: pathlib.Path) -> dict[str, Any]:
   return trace_bill.bill(folder, benchmark.TRACED_STEPS, sources)
 
 
-def table(result: dict[str, Any]) -> rich.table.Table:
-  """Returns a table of the measurements of one work of one model."""
-  rows = rich.table.Table(
-    box=rich.box.SIMPLE_HEAD, title=f'{result["model"]}, {result["work"]}'
-  )
-  for name in ('', 'step', 'p10 - p90', 'images/s', 'speedup of ours'):
-    rows.add_column(name, justify='right' if name else 'left')
-  for side, found in result['sides'].items():
-    ratio = result['ratios'].get(side)
-    rows.add_row(side, *benchmark.cells(found), f'{ratio:.2f}' if ratio else '')
-  return rows
-
-
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
@@ -365,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   results = []
   for name in args.models:
     for result in run(name, args):
-      console.print(table(result))
+      console.print(benchmark.comparison(result, 'images/s'))
       for entry in result.get('profile', {}).get('operations', ()):
         console.print(
           f'{1e3 * entry["seconds"]:9.3f} ms  {entry["name"]}', markup=False

@@ -9,7 +9,6 @@ written to stdout or --output, a table to stderr.
 """
 
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
@@ -76,16 +75,6 @@ def measure(batch: int, nodes: int, edges: int, repeats: int) -> list[dict]:
   ]
 
 
-def parsed(text: str) -> tuple[int, int, int]:
-  """Parses '32x96x440' into graphs, nodes, edges."""
-  if not (found := re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)):
-    raise errors.UserError(
-      f'{text!r} is not a size: write graphs x nodes x edges, such as {SIZES[0]}.'
-    )
-  batch, nodes, edges = map(int, found.groups())
-  return batch, nodes, edges
-
-
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
@@ -101,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--output', metavar='FILE', help='file for the JSON; default: stdout'
   )
   args = parser.parse_args(argv)
-  sizes = [parsed(text) for text in args.sizes or SIZES]
+  sizes = [
+    benchmark.size(text, 'graphs x nodes x edges', SIZES[0])
+    for text in args.sizes or SIZES
+  ]
   if args.repeats < 1:
     raise errors.UserError('--repeats must be 1 or more.')
   cli.set_up_jax()

@@ -16,7 +16,6 @@ stdout or --output, a table to stderr.
 """
 
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -100,16 +99,6 @@ def on_device(f: Any, *arrays: jax.Array) -> benchmark.Work:
   return work
 
 
-def parsed(text: str) -> tuple[int, int, int]:
-  """Parses '64x10x12' into examples, targets, queries."""
-  if not (found := re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)):
-    raise errors.UserError(
-      f'{text!r} is not a size: write examples x targets x queries, such as {SIZES[0]}.'
-    )
-  batch, targets, queries = map(int, found.groups())
-  return batch, targets, queries
-
-
 @errors.told_plainly
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
@@ -125,7 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     '--output', metavar='FILE', help='file for the JSON; default: stdout'
   )
   args = parser.parse_args(argv)
-  sizes = [parsed(text) for text in args.sizes or SIZES]
+  sizes = [
+    benchmark.size(text, 'examples x targets x queries', SIZES[0])
+    for text in args.sizes or SIZES
+  ]
   if args.repeats < 1:
     raise errors.UserError('--repeats must be 1 or more.')
   cli.set_up_jax()

@@ -22,6 +22,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -485,6 +486,30 @@ def cells(found: dict[str, Any]) -> tuple[str, str, str]:
     f'{times["p10"]:,.2f} - {times["p90"]:,.2f}',
     f'{found["examples_per_second"]:,.1f}',
   )
+
+
+def comparison(result: dict[str, Any], unit: str) -> rich.table.Table:
+  """Returns a table of one work of one model on several sides, ours first.
+
+  `unit` is the heading of the column with examples per second.
+  """
+  rows = rich.table.Table(
+    box=rich.box.SIMPLE_HEAD, title=f'{result["model"]}, {result["work"]}'
+  )
+  for name in ('', 'step', 'p10 - p90', unit, 'speedup of ours'):
+    rows.add_column(name, justify='right' if name else 'left')
+  for side, found in result['sides'].items():
+    ratio = result['ratios'].get(side)
+    rows.add_row(side, *cells(found), f'{ratio:.2f}' if ratio else '')
+  return rows
+
+
+def size(text: str, axes: str, example: str) -> tuple[int, int, int]:
+  """Parses a size such as '64x10x12'; `axes` and `example` explain it in the error."""
+  if not (found := re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)):
+    raise errors.UserError(f'{text!r} is not a size: write {axes}, such as {example}.')
+  first, second, third = map(int, found.groups())
+  return first, second, third
 
 
 def table(result: dict[str, Any]) -> rich.table.Table:
