@@ -32,31 +32,29 @@ class Alignment(evaluator.MeanEvaluator):
 
 @dataclasses.dataclass(kw_only=True)
 class Filling(evaluator.Evaluator):
-  """The shares of masked `words` and `regions` that are filled in right.
+  """The shares of masked `words`, `regions` or `patches` that are filled in right.
 
-  All masks have equal weight. The prediction has their numbers, `words` and `regions`
-  (B,), and those of the right ones, `right_words` and `right_regions`. Which tokens and
-  regions are masked is the same in every evaluation.
+  All masks have equal weight. The prediction has their numbers by kind, such as `words`
+  (B,), and those of the right ones, `right_words`. What is masked is the same in every
+  evaluation.
   """
 
   predict: str = 'fill'
 
   def reports(self) -> Mapping[str, str]:
-    return {'words|regions': 'max'}
+    return {'words|regions|patches': 'max'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns the numbers of masks of each example."""
-    names = ('words', 'regions')
-    return {
-      name: x for name, x in outputs.items() if name.removeprefix('right_') in names
-    }
+    kinds = [name for name in outputs if f'right_{name}' in outputs]
+    return {name: outputs[name] for kind in kinds for name in (kind, f'right_{kind}')}
 
   def run(self, predict: Predict, state: Any, mesh: Mesh | None = None) -> Results:
     mean = evaluator.means(self.rows(self.measure, predict, state, mesh), self.data)
     return Results(
       {
-        name: mean[f'right_{name}'] / mean[name]
-        for name in ('words', 'regions')
-        if mean.get(name)
+        kind: mean[f'right_{kind}'] / mean[kind]
+        for kind in mean
+        if f'right_{kind}' in mean and mean[kind]
       }
     )

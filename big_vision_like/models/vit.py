@@ -211,9 +211,12 @@ class ViT(nn.Module):
     self, image_BHWC: jax.Array, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns tokens with positions, (B, N, D), and further inputs of each block."""
-    x_BhwD = self.embedded(image_BHWC, train)
+    return self.with_positions(self.embedded(image_BHWC, train))
+
+  def with_positions(self, x_BhwD: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns what `placed` returns, for patches that are embedded already."""
     grid = x_BhwD.shape[1:3]
-    x_BND = x_BhwD.reshape(len(image_BHWC), grid[0] * grid[1], self.width)
+    x_BND = x_BhwD.reshape(len(x_BhwD), grid[0] * grid[1], self.width)
     for name in reversed(self.leading):
       token_11D = self.param(name, self.start.token, (1, 1, self.width))
       x_BND = self.in_front(token_11D, x_BND)
