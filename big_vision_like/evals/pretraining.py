@@ -35,7 +35,7 @@ class Filling(evaluator.Evaluator):
   """The shares of masked `words`, `regions` or `patches` that are filled in right.
 
   All masks have equal weight. The prediction has their numbers by kind, such as `words`
-  (B,), and those of the right ones, `right_words`. What is masked is the same in every
+  (B,), and those of the right ones, `right_words`. The masks are the same in every
   evaluation.
   """
 

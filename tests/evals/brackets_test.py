@@ -69,7 +69,7 @@ def test_a_mistaken_tag_of_punctuation_is_not_another_sentence():
 
 @pytest.mark.parametrize('batch_size', [8, 3])
 def test_scores_of_predictions(batch_size):
-  """The scores are sums over sentences; what is not a tree has no brackets."""
+  """Checks sums over sentences, and that broken predictions have no brackets."""
   vocabulary = symbols.Symbols(symbols=grammar.VOCABULARY)
   source = grammar.Sentences(examples=4, split='train')
   true = [source[i]['tree'] for i in range(4)]
