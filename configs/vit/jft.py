@@ -10,6 +10,11 @@ The authors used 2.5k TPUv3-core-days for H/14 and 0.68k for L/16.
 To fine-tune the result, use transfer.py, transfer_hires.py (expected top-1 of H/14 on
 ImageNet: 88.55 %) or vtab.py.
 
+`L/16,7` and `R50+L/16,14` train for other numbers of epochs. `R50x1`, `R50x2`,
+`R101x1`, `R152x1` and `R152x2` are the ResNets of table 6, with group norm and weight
+standardization (BiT), trained in the same way. The paper's R200x3 is missing, since its
+learning rate is not published.
+
 JFT is not public: prepare your own data under the name `jft`, or pass another name as
 `--config.train_data.source.name`. They need a split `train`, of which the first 51,200
 examples are held out. Set `num_classes` and `examples` to the numbers of your data.
@@ -21,7 +26,7 @@ from big_vision_like import optim
 from big_vision_like.data import benchmarks
 from big_vision_like.data.transforms import image
 from big_vision_like.evals import classification
-from big_vision_like.models import vit
+from big_vision_like.models import bit, vit
 from big_vision_like.spec import arguments, epochs, spec
 from big_vision_like.tasks import classification as tasks
 
@@ -32,16 +37,25 @@ RECIPES = {
   'L/32': (7, 6e-4),
   'L/16': (14, 4e-4),
   'H/14': (14, 3e-4),
+  'R50+B/32': (7, 8e-4),
   'R50+B/16': (7, 8e-4),
   'R50+L/32': (7, 2e-4),
+  'R50+L/16': (7, 4e-4),
+  'R50x1': (7, 1e-3),
+  'R50x2': (7, 1e-3),
+  'R101x1': (7, 8e-4),
+  'R152x1': (7, 6e-4),
+  'R152x2': (7, 6e-4),
 }
-ARGUMENTS = ('H/14', 'L/16', 'R50+B/16')
+EPOCHS = ('published', '7', '14')
+ARGUMENTS = ('H/14', 'L/16', 'L/16,7', 'R50+B/16', 'R50+L/16,14', 'R152x2,14')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
-  model = arguments(argument, model=RECIPES).model
-  num_epochs, rate = RECIPES[model]
-  sizes = vit.variant(model)
+  arg = arguments(argument, model=RECIPES, epochs=EPOCHS)
+  num_epochs, rate = RECIPES[arg.model]
+  if arg.epochs != 'published':
+    num_epochs = int(arg.epochs)
   c = mlc.ConfigDict(dict(seed=0, log_every=50, checkpoint_every=1000))
   c.keep_every = 50_000
   c.total_steps = epochs(num_epochs)
@@ -54,16 +68,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   )
   c.task = spec(
     tasks.Classification,
-    model=spec(
-      vit.ViT,
-      num_classes=benchmarks.JFT.num_classes,
-      **sizes,
-      rep_size=sizes['width'],
-      head_bias=-10.0,
-      scan=True,
-      remat='dots',
-      dtype='bfloat16',
-    ),
+    model=network(arg.model),
     loss_type='sigmoid',
     optimizer=spec(
       optim.adamw,
@@ -89,3 +94,16 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     )
   )
   return c
+
+
+def network(name: str) -> mlc.ConfigDict:
+  """Returns a ViT, or a ResNet of BiT for names such as 'R152x2'."""
+  shared = dict(
+    num_classes=benchmarks.JFT.num_classes, head_bias=-10.0, dtype='bfloat16'
+  )
+  if 'x' in name:
+    return spec(bit.BiT, **bit.variant(name), **shared)
+  sizes = vit.variant(name)
+  return spec(
+    vit.ViT, **sizes, rep_size=sizes['width'], scan=True, remat='dots', **shared
+  )
