@@ -23,7 +23,7 @@ def test_the_files_fit_together():
   for cell in CELLS.values():
     # A cell names no model if the size of its model was not published.
     assert cell.model in models | {''} and float(cell.value) >= 0
-    others = {'TPUv3-core-days', 'hours', 'images per second', 'GMACs'}
+    others = {'TPUv3-core-days', 'hours', 'images per second', 'GMACs', 'exaFLOPs'}
     assert cell.unit in {*paper_cells.FACTORS} | others
     assert cell.spread == '' or float(cell.spread) >= 0
   assert len([c for c in CELLS if c[:2] == ('2010.11929', '2')]) == 5 * 8 - 5
@@ -195,7 +195,7 @@ def test_missing_cells_give_a_reason():
 def test_bad_input_is_one_sentence(tmp_path, capsys):
   for words, sentence in [
     (['1234.5678'], "no tables of '1234.5678'"),
-    (['2010.11929', '--table=3'], "has no table '3' here, only 2, 5, 8, 9"),
+    (['2010.11929', '--table=3'], "has no table '3' here, only 2, 5, 6, 7, 8, 9"),
     (['2010.11929', '--runs', 'no/such'], '--runs: no folder no/such.'),
   ]:
     assert paper_tables.main([*words, f'--out={tmp_path}']) == 1
