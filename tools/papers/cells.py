@@ -29,8 +29,8 @@ from big_vision_like.run import experiment, metrics, workdir
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 PAPERS = CONFIGS / 'papers'
-# Metrics are shares; these factors convert them to the units of cells.
-FACTORS = {'%': 100.0, 'fraction': 1.0}
+# These factors convert metrics, most of which are shares, to the units of cells.
+FACTORS = {'%': 100.0, 'fraction': 1.0, 'BLEU': 1.0, 'perplexity': 1.0}
 # Arguments that may differ between runs of a cell, as may `workdir.SETTINGS`.
 FREE_ARGUMENTS = {'seed', 'workers', 'threads', 'data_dir', 'scan', 'remat'}
 
