@@ -54,6 +54,7 @@ GROUPS = {
     'prepare-data': 'convert data sets to the format that training reads',
     'train-tokenizer': 'train a vocabulary of word pieces',
     'count-words': 'write the vocabulary of captions',
+    'write-trees': 'write the words and symbols of trees, for a vocabulary',
     'convert-weights': 'convert weights between formats of several libraries',
     'build-class-graph': 'write a graph of classes from triples or annotations',
     'convert-visual-genome': "convert Visual Genome to COCO's format",
