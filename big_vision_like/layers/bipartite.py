@@ -26,8 +26,8 @@ EPSILON = 1e-8
 def normalized(x_BND: jax.Array, norm: str, integration: str) -> jax.Array:
   """Returns elements normalized for their modulation, without parameters.
 
-  The mean is removed if a shift follows ('add', 'both'), and the scale if a gain follows
-  ('mul', 'both'). `norm='layer'` takes statistics over D, 'instance' over N.
+  The mean is removed if a shift follows ('add', 'both'), and the scale if a gain
+  follows ('mul', 'both'). `norm='layer'` takes statistics over D, 'instance' over N.
   """
   if norm == 'none':
     return x_BND
@@ -94,8 +94,8 @@ class BipartiteAttention(nn.Module):
         query_BND, where_1ND, len(y_position_KP), carried_BHKN, train
       )
     else:
-      scores = self._heads(query_BND + where_1ND), self._heads(key_BKD)
-      p_BHNK = self._dropped(attention.probabilities(*scores), train)
+      query_BNHS = self._heads(query_BND + where_1ND)
+      p_BHNK = self._compared(query_BNHS, self._heads(key_BKD), train)
     if self.gate_to:
       gate_BHK = self._gate('to_gate', y_BKW, y_position_KP, 0.0)
       p_BHNK *= gate_BHK[:, :, None]
@@ -145,15 +145,15 @@ class BipartiteAttention(nn.Module):
       centroids_BKHE = jnp.broadcast_to(centroids_KHE[None], shape)
     else:
       centroids_BKHE = _means(carried_BHKN, both_BNHE)
-    for i in range(self.iterations):
-      if i:
-        centroids_BKHE = _means(assignments(p_BHNK), both_BNHE)
-      p_BHNK = attention.probabilities(scaled_BNHE, centroids_BKHE)
-      p_BHNK = self._dropped(p_BHNK, train)
+    p_BHNK = self._compared(scaled_BNHE, centroids_BKHE, train)
+    for _ in range(self.iterations - 1):
+      centroids_BKHE = _means(assignments(p_BHNK), both_BNHE)
+      p_BHNK = self._compared(scaled_BNHE, centroids_BKHE, train)
     return p_BHNK
 
-  def _dropped(self, p_BHNK: jax.Array, train: bool) -> jax.Array:
-    rate = self.dropout / 2
+  def _compared(self, query: jax.Array, key: jax.Array, train: bool) -> jax.Array:
+    """Returns probabilities (B, H, N, K), some of them dropped in training."""
+    p_BHNK, rate = attention.probabilities(query, key), self.dropout / 2
     p_BHNK = nn.Dropout(rate)(p_BHNK, deterministic=not train)
     return nn.Dropout(rate, broadcast_dims=(2,))(p_BHNK, deterministic=not train)
 

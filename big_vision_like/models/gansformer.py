@@ -77,8 +77,8 @@ class Generator(nn.Module):
 
   `components` local components and, unless `has_global` is False, a global one.
   `mapping` has arguments of `MappingNetwork`, and `attention` of `BipartiteAttention`;
-  maps of up to `attention_up_to` rows attend to components. `carry` starts the centroids
-  of a layer from the assignments of the last one. `self_attention_at` is the
+  maps of up to `attention_up_to` rows attend to components. `carry` starts the
+  centroids of a layer from the assignments of the last one. `self_attention_at` is the
   resolution at which pixels attend to each other (SAGAN).
   """
 

@@ -57,8 +57,8 @@ def convolve(
   """Returns the correlation with a square kernel, resampled: (B, u, v, O).
 
   `resample='up'` is a transposed convolution that doubles the map, followed by the
-  filter; 'down' is the filter, followed by a convolution of stride 2. A kernel of size 1
-  is applied to the smaller map.
+  filter; 'down' is the filter, followed by a convolution of stride 2. A kernel of size
+  1 is applied to the smaller map.
   """
   size = len(kernel_rsIO)
   if size == 1:
