@@ -100,9 +100,7 @@ class Discriminator(nn.Module):
     x = from_rgb(image_BHWC)
     for side, after in zip(sides, sides[1:], strict=False):
       if self.components and side <= self.attention_up_to:
-        aggregators_BkA = self._aggregate(
-          side, aggregators_BkA, x, position_kA, train
-        )
+        aggregators_BkA = self._aggregate(side, aggregators_BkA, x, position_kA, train)
       x = Block(widths[side], widths[after], self.dtype, name=f'b{side}')(x)
     scores_BS = self._features(x)
     if self.components:

@@ -48,7 +48,9 @@ def test_second_derivatives_are_finite(drawn, form):
   @jax.grad
   def gradient(style):
     def judged(x):
-      return jnp.tanh(modulation.modulated_conv(x, kernel, style, 'up', form=form)).sum()
+      return jnp.tanh(
+        modulation.modulated_conv(x, kernel, style, 'up', form=form)
+      ).sum()
 
     return jnp.square(jax.grad(judged)(x)).sum()
 
@@ -69,5 +71,7 @@ def test_deviation_within_groups():
   # Equal examples have no deviation, and finite gradients.
   slope = jax.grad(lambda x: modulation.with_deviation(x, 3).sum())(jnp.ones_like(x))
   assert np.isfinite(slope).all()
-  with pytest.raises(UserError, match='batch of 6 images does not divide into groups of'):
+  with pytest.raises(
+    UserError, match='batch of 6 images does not divide into groups of'
+  ):
     modulation.with_deviation(x, 4)
