@@ -258,12 +258,12 @@ class Mixed(nn.Module):
         else:
           y_BuvC = made(y_BuvC, train)
       found += ends or [y_BuvC]
-    pooled_BuvC = pooled(x_BhwI, self.block.pool)
+    pooled_BuvO = pooled(x_BhwI, self.block.pool)
     if self.block.pooled:
       conv = Conv(self.block.pooled)
       made = ConvNorm(conv, self.dtype, name='branch_pool')
-      pooled_BuvC = made(pooled_BuvC, train)
-    return jnp.concatenate([*found, pooled_BuvC], axis=-1)
+      pooled_BuvO = made(pooled_BuvO, train)
+    return jnp.concatenate([*found, pooled_BuvO], axis=-1)
 
 
 def pooled(x_BhwC: jax.Array, how: str) -> jax.Array:
