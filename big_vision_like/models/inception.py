@@ -203,17 +203,17 @@ class Inception(nn.Module):
         f'images of {image_BHWI.shape[1]}x{image_BHWI.shape[2]} are too small for'
         ' Inception, whose maps would vanish: resize them to 299x299, at least to 75x75'
       )
-    outputs, x_BhwC = {}, image_BHWI.astype(self.dtype)
+    outputs, x_BhwO = {}, image_BHWI.astype(self.dtype)
     for name, conv in STEM.items():
       if conv is None:
-        x_BhwC = nn.max_pool(x_BhwC, (3, 3), (2, 2))
-        outputs[name] = x_BhwC
+        x_BhwO = nn.max_pool(x_BhwO, (3, 3), (2, 2))
+        outputs[name] = x_BhwO
       else:
-        x_BhwC = self.convolved(name, conv)(x_BhwC, train)
+        x_BhwO = self.convolved(name, conv)(x_BhwO, train)
     for name, block in BLOCKS.items():
-      x_BhwC = Mixed(self.scaled_block(block), self.dtype, name=name)(x_BhwC, train)
-      outputs[name] = x_BhwC
-    features_BD = precision.at_least_float32(x_BhwC).mean((1, 2))
+      x_BhwO = Mixed(self.scaled_block(block), self.dtype, name=name)(x_BhwO, train)
+      outputs[name] = x_BhwO
+    features_BD = precision.at_least_float32(x_BhwO).mean((1, 2))
     outputs['pre_logits'] = features_BD
     if self.num_classes:
       head = nn.Dense(self.num_classes, dtype=self.dtype, name=HEAD)
@@ -258,12 +258,12 @@ class Mixed(nn.Module):
         else:
           y_BuvC = made(y_BuvC, train)
       found += ends or [y_BuvC]
-    pooled_BuvC = pooled(x_BhwI, self.block.pool)
+    pooled_BuvO = pooled(x_BhwI, self.block.pool)
     if self.block.pooled:
       conv = Conv(self.block.pooled)
       made = ConvNorm(conv, self.dtype, name='branch_pool')
-      pooled_BuvC = made(pooled_BuvC, train)
-    return jnp.concatenate([*found, pooled_BuvC], axis=-1)
+      pooled_BuvO = made(pooled_BuvO, train)
+    return jnp.concatenate([*found, pooled_BuvO], axis=-1)
 
 
 def pooled(x_BhwC: jax.Array, how: str) -> jax.Array:
