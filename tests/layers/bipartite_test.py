@@ -37,18 +37,18 @@ def test_one_component_is_a_constant_gain_of_each_channel():
   assert np.ptp(gain[0, 0]) > 0.1 and np.abs(gain[0, 0] - gain[1, 0]).max() > 0.1
 
 
-@pytest.mark.parametrize(('iterations', 'used'), [(1, False), (3, False)])
-def test_duplex_attention_does_not_use_keys(iterations, used):
+@pytest.mark.parametrize('iterations', [1, 2])
+def test_duplex_attention_does_not_use_keys(iterations):
   layer, params, inputs = made(duplex=True, iterations=iterations)
 
   def total(params):
     found = layer.apply({'params': params}, *inputs)
-    return (found['elements'] * jnp.arange(1.0, 1 + WIDTH)).sum()
+    return (found['elements'] * jnp.arange(1.0, 1 + WIDTH)[None, None]).sum()
 
   grads = jax.grad(total)(params)
   for name in ('key', 'to_position'):
     for leaf in jax.tree.leaves(grads[name]):
-      assert bool(np.any(leaf)) is used
+      assert not np.any(leaf)
   assert np.any(grads['centroids']) and np.any(grads['value']['kernel'])
 
 

@@ -112,7 +112,7 @@ def test_names_of_arrays_of_the_discriminator_are_true():
 @pytest.fixture(scope='module')
 def tiny():
   """Returns a generator of 8x8 images, its variables and latents of four images."""
-  model = gansformer.Generator(8, components=2, **SMALL)
+  model = gansformer.Generator(8, components=2, mapping=dict(layers=2), **SMALL)
   keys = jax.random.split(jax.random.key(0))
   latents = jax.random.normal(keys[0], (4, 3, 8))
   return model, jax.jit(model.init)(keys[1], latents), latents
@@ -180,5 +180,5 @@ def test_bad_arguments_are_named(tiny):
     UserError, match=r'latents of shape .* \(batch, 3 latents, 8 numb'
   ):
     model.apply(variables, latents[:, :2])
-  with pytest.raises(UserError, match=r'images of shape \(16, 12, 3\) are not'):
+  with pytest.raises(UserError, match=r'images of shape 16x12x3 are not'):
     variables_of(discriminator.Discriminator(16), 2, 16, 12, 3)

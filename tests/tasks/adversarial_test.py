@@ -47,7 +47,8 @@ class Generator(nn.Module):
 
   def __call__(self, z, train=False, noise='constant', psi=1.0):
     w = self.styles(z, train)
-    w = self.average.value + psi * (w - self.average.value)
+    average = self.average.value[None, None]
+    w = average + psi * (w - average)
     return self.synthesize(self.for_layers(w), noise, train)
 
 
@@ -108,7 +109,9 @@ def test_losses_are_those_of_the_paper():
   # The gradient of a linear judge is its kernel.
   image = jnp.ones((3, 2, 2, 1))
   kernel = jnp.arange(4.0).reshape(2, 2, 1)
-  square = adversarial.gradient_square(lambda x: (x * kernel).sum((1, 2, 3)), image)
+  square = adversarial.gradient_square(
+    lambda x: (x * kernel[None]).sum((1, 2, 3)), image
+  )
   np.testing.assert_allclose(square, [14.0] * 3)
 
 
@@ -249,9 +252,7 @@ def test_rates_and_moments_are_those_of_fewer_steps():
 def test_images_of_another_shape_are_refused(batch):
   task = make()
   task.check(batch)
-  with pytest.raises(
-    UserError, match=r'images have shape \(3, 4, 1\), but the generator'
-  ):
+  with pytest.raises(UserError, match=r'images have shape 3x4x1, but the generator'):
     task.check({'image': batch['image'][:, :3]})
 
 
