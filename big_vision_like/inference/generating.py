@@ -1,4 +1,4 @@
-"""Images from the generator of a run: by latents, between them, and with parts swapped.
+"""Images from a trained generator: by latents, between them, and with parts swapped.
 
 Axes: B images, K components (the global one last, if there is one), W width of a style,
 H W image, C channels, k local components, h w grid of attention, T steps.
@@ -22,35 +22,34 @@ METHODS = ('styles', 'truncated', 'for_layers', 'synthesize')
 def fits(task: Task) -> bool:
   """Returns whether a task's generator has styles of components to change."""
   network = task.networks().get('generator')
-  return network is not None and all(hasattr(network.module, x) for x in METHODS)
+  return network is not None and has_styles(network.module)
+
+
+def has_styles(module: nn.Module) -> bool:
+  """Returns whether a module is a generator with styles of components."""
+  return all(hasattr(module, name) for name in METHODS)
+
+
+def of_run(task: Task, state: State) -> 'Synthesis':
+  """Returns the generator of a run, with its averaged weights.
+
+  Raises a `UserError` if the task has no generator with styles of components.
+  """
+  if not fits(task):
+    raise UserError(
+      f'{type(task).__name__} has no generator with styles, which would be interpolated'
+      ' and swapped'
+    )
+  network = task.networks()['generator']
+  return Synthesis(network.module, network.variables(state))
 
 
 @dataclasses.dataclass(frozen=True)
 class Synthesis:
-  """The generator of a run, with its averaged weights and constant noise.
+  """A generator, its variables (those of predictions), and constant noise."""
 
-  Raises a `UserError` if the task has no generator with styles of components.
-  """
-
-  task: Task
-  state: State
-
-  def __post_init__(self) -> None:
-    if not fits(self.task):
-      raise UserError(
-        f'{type(self.task).__name__} has no generator with styles, which would be'
-        ' interpolated and swapped'
-      )
-
-  @property
-  def module(self) -> nn.Module:
-    """The generator."""
-    return self.task.networks()['generator'].module
-
-  @functools.cached_property
-  def variables(self) -> Any:
-    """The variables of the generator that predictions use."""
-    return self.task.networks()['generator'].variables(self.state)
+  module: nn.Module
+  variables: Any
 
   @functools.cached_property
   def _styles(self) -> Any:

@@ -167,12 +167,12 @@ class BipartiteAttention(nn.Module):
 
   def _integrated(self, x_BND: jax.Array, control: jax.Array) -> jax.Array:
     x_BND = normalized(x_BND, self.norm, self.integration)
-    gain_BND, shift_BND = control, control
+    gain, shift = control, control
     if self.integration == 'both':
-      gain_BND, shift_BND = jnp.split(control, 2, axis=-1)
+      gain, shift = jnp.split(control, 2, axis=-1)
     if self.integration != 'add':
-      x_BND *= 1 + gain_BND
-    return x_BND if self.integration == 'mul' else x_BND + shift_BND
+      x_BND *= 1 + gain
+    return x_BND if self.integration == 'mul' else x_BND + shift
 
 
 def _means(assignments_BHKN: jax.Array, x_BNHE: jax.Array) -> jax.Array:

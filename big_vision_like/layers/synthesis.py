@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from big_vision_like.errors import UserError
+from big_vision_like.errors import UserError, shape_text
 from big_vision_like.layers import equalized
 from big_vision_like.layers.bipartite import BipartiteAttention
 from big_vision_like.ops import fir, modulation, precision
 
 START = 4  # rows and columns of the first map
+NOISES = ('random', 'constant', 'none')
 HALF = math.sqrt(0.5)  # the gain of both branches of a residual block
 
 
@@ -242,7 +243,7 @@ class SynthesisBlock(nn.Module):
 
     `w_BKLW` starts with the styles of this block. If the next block reads one too, the
     first of them makes this block's image. `carried` are assignments of centroids in
-    the shape of the last map.
+    the shape of the last map. The first block may be given its map.
     """
     residual = self.architecture == 'residual' and not self.is_first
     own = iter(range(w_BKLW.shape[2]))
@@ -263,7 +264,7 @@ class SynthesisBlock(nn.Module):
       return attended['conv0']['assignments'] if attended else None
 
     if self.is_first:
-      x_BuvO = self._start(w_BKLW[:, -1, 0])
+      x_BuvO = self._start(w_BKLW[:, -1, 0]) if x_BhwI is None else x_BhwI
       if self.stem == 'latent':
         next(own)
       x_BuvO = apply('conv1', x_BuvO)
@@ -291,14 +292,13 @@ class SynthesisBlock(nn.Module):
     if self.is_last:
       last = dict(attention=None, self_attention=False, finish=False)
       x_BuvO = apply('conv_last', x_BuvO, **last)
-    if image_BhwC is not None:
-      image_BhwC = fir.upsample(image_BhwC)
+    image_BuvC = None if image_BhwC is None else fir.upsample(image_BhwC)
     if self.is_last or self.architecture == 'skip':
       style, dtype = self.layer['style'], self.layer['dtype']
       to_rgb = ToRgb(self.channels, style, dtype, name='to_rgb')
       seen_BuvC = to_rgb(x_BuvO, w_BKLW[:, :, next(own)])
-      image_BhwC = seen_BuvC if image_BhwC is None else image_BhwC + seen_BuvC
-    return x_BuvO, image_BhwC, attended
+      image_BuvC = seen_BuvC if image_BuvC is None else image_BuvC + seen_BuvC
+    return x_BuvO, image_BuvC, attended
 
   def _start(self, w_BW: jax.Array) -> jax.Array:
     """Returns the first map, (B, 4, 4, O)."""
@@ -322,3 +322,57 @@ def _enlarged(carried_BHkN: jax.Array) -> jax.Array:
   x = carried_BHkN.reshape(*carried_BHkN.shape[:-1], side, side) / 4
   x = x.repeat(2, axis=-1).repeat(2, axis=-2)
   return x.reshape(*carried_BHkN.shape[:-1], -1)
+
+
+class StyleGenerator(nn.Module):
+  """The base class of generators from latents by way of styles.
+
+  Subclasses have `num_latents`, `latent_width`, `num_styles`, a `mapping_network` with
+  the average of styles, and the methods `styles` and `synthesize`.
+  """
+
+  def styles(self, z_BKZ: jax.Array, train: bool = False) -> jax.Array:
+    """Returns one style for each latent, (B, K, W)."""
+    raise NotImplementedError
+
+  def synthesize(
+    self, w_BKLW: jax.Array, noise: str = 'constant', train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Returns `image` for the styles of all layers, and maps of attention."""
+    raise NotImplementedError
+
+  def truncated(self, w_BKW: jax.Array, psi: jax.Array | float) -> jax.Array:
+    """Returns styles moved towards their average in training: psi = 1 changes none."""
+    if self.is_initializing():
+      return w_BKW
+    average_W = self.mapping_network.get_variable('batch_stats', 'average')
+    average_11W = average_W[None, None]
+    return average_11W + psi * (w_BKW - average_11W)
+
+  def for_layers(self, w_BKW: jax.Array) -> jax.Array:
+    """Returns the same styles for every layer, (B, K, L, W)."""
+    return jnp.repeat(w_BKW[:, :, None], self.num_styles, axis=2)
+
+  def __call__(
+    self,
+    z_BKZ: jax.Array,
+    train: bool = False,
+    noise: str = 'constant',
+    psi: jax.Array | float = 1.0,
+  ) -> dict[str, jax.Array]:
+    """Returns the outputs of `synthesize`, and `styles` (B, K, W).
+
+    `noise` is 'random' (a key named `noise`), 'constant' or 'none'.
+    """
+    w_BKW = self.truncated(self.styles(z_BKZ, train), psi)
+    outputs = self.synthesize(self.for_layers(w_BKW), noise, train)
+    return {**outputs, 'styles': w_BKW}
+
+  def check_latents(self, z_BKZ: jax.Array) -> None:
+    """Raises a `UserError` if latents are not (B, num_latents, latent_width)."""
+    want = self.num_latents, self.latent_width
+    if z_BKZ.shape[1:] != want:
+      raise UserError(
+        f'latents of shape {shape_text(z_BKZ.shape)} are not (batch, {want[0]} latents,'
+        f' {want[1]} numbers each)'
+      )

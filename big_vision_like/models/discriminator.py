@@ -5,7 +5,8 @@ every block, and each gets a score of its own (arXiv:2103.01209, figure 3, and i
 TensorFlow code).
 
 Axes: B batch, h w map, u v the same after downsampling, C channels, F features, N
-pixels, k aggregators, A width of aggregators, S features and scores.
+pixels or their features, I channels with the deviation, k aggregators, A width of
+aggregators, S features and scores.
 """
 
 import flax.linen as nn
@@ -96,14 +97,12 @@ class Discriminator(nn.Module):
     from_rgb = equalized.Conv(
       widths[self.resolution], 1, dtype=self.dtype, name='from_rgb'
     )
-    x_BhwC = from_rgb(image_BHWC)
+    x = from_rgb(image_BHWC)
     for side, after in zip(sides, sides[1:], strict=False):
       if self.components and side <= self.attention_up_to:
-        aggregators_BkA = self._aggregate(
-          side, aggregators_BkA, x_BhwC, position_kA, train
-        )
-      x_BhwC = Block(widths[side], widths[after], self.dtype, name=f'b{side}')(x_BhwC)
-    scores_BS = self._features(x_BhwC)
+        aggregators_BkA = self._aggregate(side, aggregators_BkA, x, position_kA, train)
+      x = Block(widths[side], widths[after], self.dtype, name=f'b{side}')(x)
+    scores_BS = self._features(x)
     if self.components:
       own_Bk = self._scores(aggregators_BkA)
       scores_BS = jnp.concatenate([scores_BS, own_Bk], axis=-1)
@@ -113,10 +112,11 @@ class Discriminator(nn.Module):
   def _features(self, x_BhwC: jax.Array) -> jax.Array:
     """Returns the features of the last map, (B, F)."""
     width = x_BhwC.shape[-1]
-    x_BhwC = modulation.with_deviation(x_BhwC, self.deviation_group)
-    x_BhwC = equalized.Conv(width, dtype=self.dtype, name='conv')(x_BhwC)
+    told_BhwI = modulation.with_deviation(x_BhwC, self.deviation_group)
+    conv = equalized.Conv(width, dtype=self.dtype, name='conv')
+    x_BN = conv(told_BhwI).reshape(len(x_BhwC), -1)
     fc = equalized.Dense(width, dtype=self.dtype, name='fc')
-    return equalized.leaky(fc(x_BhwC.reshape(len(x_BhwC), -1)))
+    return equalized.leaky(fc(x_BN))
 
   def _aggregate(
     self,

@@ -21,14 +21,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from big_vision_like.errors import UserError, check_one_of, shape_text
+from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import synthesis
 from big_vision_like.layers.synthesis import Mlp, SynthesisBlock
 from big_vision_like.ops import modulation, precision
 
 ARCHITECTURES = ('residual', 'skip')
 STEMS = ('constant', 'latent')
-NOISES = ('random', 'constant', 'none')
 
 
 class MappingNetwork(nn.Module):
@@ -56,14 +55,14 @@ class MappingNetwork(nn.Module):
       Mlp, self.width, self.layers, self.residual, dtype=self.dtype
     )
     # Local latents of an image are normalized together, the global one alone.
-    local_BkZ, global_BKZ = jnp.split(z_BKZ, [self.components], axis=1)
     parts = []
     if self.components:
-      local_BkZ = modulation.rms_normalized(local_BkZ, (1, 2))
+      local_BkZ = modulation.rms_normalized(z_BKZ[:, : self.components], (1, 2))
       local = mlp(attention=self.attention, name='local')
       parts.append(local(local_BkZ, position_kP, train))
     if self.has_global:
-      parts.append(mlp(name='global')(modulation.rms_normalized(global_BKZ, (1, 2))))
+      global_B1Z = modulation.rms_normalized(z_BKZ[:, self.components :], (1, 2))
+      parts.append(mlp(name='global')(global_B1Z))
     w_BKW = precision.at_least_float32(jnp.concatenate(parts, axis=1))
     average_W = self.variable('batch_stats', 'average', jnp.zeros, (self.width,))
     if train and not self.is_initializing():
@@ -72,7 +71,7 @@ class MappingNetwork(nn.Module):
     return w_BKW
 
 
-class Generator(nn.Module):
+class Generator(synthesis.StyleGenerator):
   """The generator: latents (B, K, latent_width) to images in about [-1, 1].
 
   `components` local components and, unless `has_global` is False, a global one.
@@ -173,18 +172,8 @@ class Generator(nn.Module):
 
   def styles(self, z_BKZ: jax.Array, train: bool = False) -> jax.Array:
     """Returns one style for each latent, (B, K, W)."""
-    self._check_latents(z_BKZ)
+    self.check_latents(z_BKZ)
     return self.mapping_network(z_BKZ, self.position, train)
-
-  def truncated(self, w_BKW: jax.Array, psi: jax.Array | float) -> jax.Array:
-    """Returns styles moved towards their average in training: psi = 1 changes none."""
-    average_W = self.mapping_network.get_variable('batch_stats', 'average')
-    average_11W = average_W[None, None]
-    return average_11W + psi * (w_BKW - average_11W)
-
-  def for_layers(self, w_BKW: jax.Array) -> jax.Array:
-    """Returns the same styles for every layer, (B, K, L, W)."""
-    return jnp.repeat(w_BKW[:, :, None], self.num_styles, axis=2)
 
   def synthesize(
     self, w_BKLW: jax.Array, noise: str = 'constant', train: bool = False
@@ -193,42 +182,19 @@ class Generator(nn.Module):
 
     `attention` is the map of the last layer, the mean over heads: (B, k, h, w).
     """
-    check_one_of(NOISES, noise=noise)
-    x, image_BHWC, carried, first, maps = None, None, None, 0, {}
+    check_one_of(synthesis.NOISES, noise=noise)
+    x, image, carried, first, maps = None, None, None, 0, {}
     for block in self.blocks:
-      own_BKLW = w_BKLW[:, :, first : first + block.num_styles + 1]
+      own = w_BKLW[:, :, first : first + block.num_styles + 1]
       first += block.num_styles
       told = self.position, noise, train, carried
-      x, image_BHWC, attended = block(x, image_BHWC, own_BKLW, *told)
+      x, image, attended = block(x, image, own, *told)
       for name, found in attended.items():
         p_BHNk = found['attention']
         grid = *p_BHNk.swapaxes(-1, -2).shape[:3], block.side, block.side
         maps[f'attention_b{block.side}_{name}'] = p_BHNk.swapaxes(-1, -2).reshape(grid)
         carried = found['assignments'] if self.carry else None
-    outputs = {'image': image_BHWC, **maps}
+    outputs = {'image': image, **maps}
     if maps:
       outputs['attention'] = maps[list(maps)[-1]].mean(axis=1)
     return outputs
-
-  def __call__(
-    self,
-    z_BKZ: jax.Array,
-    train: bool = False,
-    noise: str = 'constant',
-    psi: jax.Array | float = 1.0,
-  ) -> dict[str, jax.Array]:
-    """Returns the outputs of `synthesize`, and `styles` (B, K, W).
-
-    `noise` is 'random' (a key named `noise`), 'constant' or 'none'.
-    """
-    w_BKW = self.truncated(self.styles(z_BKZ, train), psi)
-    outputs = self.synthesize(self.for_layers(w_BKW), noise, train)
-    return {**outputs, 'styles': w_BKW}
-
-  def _check_latents(self, z_BKZ: jax.Array) -> None:
-    want = self.num_latents, self.latent_width
-    if z_BKZ.shape[1:] != want:
-      raise UserError(
-        f'latents of shape {shape_text(z_BKZ.shape)} are not (batch, {want[0]} latents,'
-        f' {want[1]} numbers each)'
-      )

@@ -32,7 +32,7 @@ class Generation(report_source.Source):
   @functools.cached_property
   def synthesis(self) -> generating.Synthesis:
     """The generator of the run."""
-    return generating.Synthesis(self.restored.task, self.restored.state)
+    return generating.of_run(self.restored.task, self.restored.state)
 
   @functools.cached_property
   def outputs(self) -> dict[str, np.ndarray]:

@@ -278,7 +278,7 @@ class Adversarial(task.Task):
     return w_BKLW, synthesize, {**mutable, GENERATOR: own}
 
   def _swapped(self, key: jax.Array, rows: int, layers: int) -> jax.Array:
-    """Returns which layers take other styles, (B, 1, L, 1): those after a random one."""
+    """Returns which layers take other styles, (B, 1, L, 1), after a random one."""
     keys = jax.random.split(key)
     first_B = jax.random.randint(keys[0], (rows,), 1, layers)
     mixed_B = jax.random.bernoulli(keys[1], self.mixing, (rows,))

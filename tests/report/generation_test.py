@@ -55,7 +55,7 @@ def workdir(data_dir, tmp_path_factory):
 @pytest.fixture(scope='module')
 def synthesis(workdir):
   run = loading.load_run(str(workdir))
-  return generating.Synthesis(run.task, run.state)
+  return generating.of_run(run.task, run.state)
 
 
 def test_evaluators_of_a_run(workdir, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_generators_without_styles_show_samples(data_dir, tmp_path):
   assert 'Interpolation' not in text and 'Not shown' not in text
   task = build(gan_config.get_config().task)
   with pytest.raises(UserError, match='Gan has no generator with styles'):
-    generating.Synthesis(task, None)
+    generating.of_run(task, None)
 
 
 def test_styles_depend_on_seed_and_number(synthesis):
