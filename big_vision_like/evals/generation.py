@@ -26,8 +26,8 @@ class Featured(samples.Samples):
   """An evaluator of generated and real images by the features of `network`.
 
   Real images are all of `data`. With a `ratio` below 1, only the rows with content are
-  compared (`samples.content`). What is computed from real images is stored in the cache
-  (`data.input.cache`) for the network, the source and its transforms.
+  compared (`samples.content`). Moments or features of real images are stored in the
+  cache (`data.input.cache`) for the network, the source and its transforms.
   """
 
   network: features.FeatureNetwork
@@ -66,7 +66,7 @@ class Featured(samples.Samples):
   def kept(
     self, kind: str, make: Callable[[], dict[str, np.ndarray]]
   ) -> dict[str, np.ndarray]:
-    """Returns what `make` computes from real images, from the cache if it is there.
+    """Returns the arrays that `make` computes from real images, or their cached copy.
 
     All processes compute together, or none does.
     """

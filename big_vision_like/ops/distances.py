@@ -1,6 +1,6 @@
 """Distances between two sets of images, by the features of a network.
 
-`Moments` and what is computed from them are float64, on the host.
+`Moments` and distances of them are float64, on the host.
 
 Axes: N examples of a set, M examples compared with it, D features, C classes.
 """
@@ -128,7 +128,7 @@ def precision_recall(
 def covered(
   probes_MD: np.ndarray, examples_ND: np.ndarray, neighbours: int
 ) -> np.ndarray:
-  """Returns whether each probe lies in a ball around an example, bool (M,)."""
+  """Returns whether a ball around any example holds each probe, bool (M,)."""
   radii_N = np.concatenate(
     [
       # The nearest is the example itself.

@@ -152,7 +152,7 @@ def test_real_images_are_computed_once_for_equal_data_and_networks(monkeypatch):
 
 
 def test_processes_without_a_shared_cache_compute_together(monkeypatch):
-  """If one process lacks what another has, all compute; both then have it."""
+  # If one process lacks what another has, all compute; both then have it.
   asked = []
   monkeypatch.setattr(
     generation, 'everywhere', lambda here: asked.append(here) or False
@@ -177,7 +177,7 @@ def test_fewer_samples_than_features_are_warned_about_once(capsys):
 
 
 def test_only_content_counts():
-  """Padding of other colours, and what a generator draws there, is not compared."""
+  # Padding of other colours, and what a generator draws there, is not compared.
   images = [x['image'].copy() for x in real(12, (16, 16))]
   black = [x.copy() for x in images]
   for one, other in zip(images, black, strict=True):

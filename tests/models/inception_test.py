@@ -13,7 +13,7 @@ from big_vision_like.models import inception
 
 
 def test_the_published_network():
-  """torchvision's has 23,834,568 parameters without the auxiliary head."""
+  # torchvision's has 23,834,568 parameters without the auxiliary head.
   model, image = inception.Inception(), jnp.zeros((1, 299, 299, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
   counts = [sum(x.size for x in jax.tree.leaves(v)) for v in variables.values()]

@@ -70,7 +70,7 @@ def test_frechet_is_scipy_s():
 
 
 def test_frechet_without_full_rank():
-  """Fewer examples than features have singular covariances, also of equal sets."""
+  # Fewer examples than features have singular covariances, also of equal sets.
   one, other = (distances.moments([RNG.normal(size=(10, 64))]) for _ in 'ab')
   assert distances.frechet(one, one) < 1e-9
   # The spaces of the two sets hardly meet, so the traces remain.

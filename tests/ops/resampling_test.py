@@ -89,7 +89,7 @@ def test_enlargement_by_whole_numbers_equals_products(size, factors):
 
 @pytest.mark.parametrize('size, new_size', [(5, 12), (12, 5), (7, 7), (4, 8)])
 def test_tensorflow_1_keeps_the_first_pixel_in_place(size, new_size):
-  """Without aligned corners it reads at i * size / new_size."""
+  # Without aligned corners it reads at i * size / new_size.
   x = np.arange(size, dtype=np.float32) ** 2
   place = np.arange(new_size) * size / new_size
   want = np.interp(place, np.arange(size), x)
