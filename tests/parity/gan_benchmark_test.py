@@ -1,4 +1,4 @@
-"""Parity of our GANsformer with the plain PyTorch one that it is benchmarked against."""
+"""Parity of our GANsformer with the plain PyTorch one of its benchmark."""
 
 import numpy as np
 import torch
