@@ -70,7 +70,7 @@ def test_losses_are_those_of_the_paper():
 
 
 def test_a_penalty_counts_for_all_steps_that_it_stands_for(batch):
-  """The change by R1 at one step in four is four times the change at every step."""
+  """Checks that R1 at one step in four has four times the effect."""
   start = stepped(make(), batch)[0].params['discriminator']
   changes = {}
   for every in (1, 4):
@@ -118,7 +118,7 @@ def test_operations_of_penalties_are_weighted_by_their_steps(batch):
 
 
 def test_path_lengths_of_a_linear_generator(batch):
-  """The squared length of J^T y for y ~ N(0, 1 / pixels) is the mean square of J."""
+  """Checks that the squared length of J^T y is the mean square of J."""
 
   class Linear(dense_gan.Generator):
     def synthesize(self, w, noise='constant', train=False):
@@ -211,7 +211,7 @@ def test_images_of_another_shape_are_refused(batch):
 
 
 def test_second_derivatives_of_a_real_discriminator_are_finite():
-  """R1 differentiates downsampling, residual blocks and the deviation twice."""
+  """Checks R1, which differentiates downsampling and the deviation twice."""
   model = discriminator.Discriminator(8, channels=1, channel_base=32, channel_max=6)
   image = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
   params = model.init(jax.random.key(1), image)['params']
