@@ -260,9 +260,6 @@ class SynthesisBlock(nn.Module):
         attended[name] = found
       return x
 
-    def assigned() -> jax.Array | None:
-      return attended['conv0']['assignments'] if attended else None
-
     if self.is_first:
       x_BuvO = self._start(w_BKLW[:, -1, 0]) if x_BhwI is None else x_BhwI
       if self.stem == 'latent':
@@ -271,22 +268,11 @@ class SynthesisBlock(nn.Module):
     else:
       if carried is not None:
         carried = _enlarged(carried)
-      skip_BuvO = None
-      if residual:
-        skip = equalized.Conv(
-          self.features,
-          1,
-          'up',
-          use_bias=False,
-          activate=False,
-          gain=HALF,
-          dtype=self.layer['dtype'],
-          name='skip',
-        )
-        skip_BuvO = skip(x_BhwI)
+      skip_BuvO = self._skip(x_BhwI) if residual else None
       x_BuvO = apply('conv0', x_BhwI, carried, resample='up')
-      again = None if carried is None else assigned()
-      x_BuvO = apply('conv1', x_BuvO, again, gain=HALF if residual else 1.0)
+      if carried is not None and attended:
+        carried = attended['conv0']['assignments']
+      x_BuvO = apply('conv1', x_BuvO, carried, gain=HALF if residual else 1.0)
       if skip_BuvO is not None:
         x_BuvO += skip_BuvO
     if self.is_last:
@@ -299,6 +285,20 @@ class SynthesisBlock(nn.Module):
       seen_BuvC = to_rgb(x_BuvO, w_BKLW[:, :, next(own)])
       image_BuvC = seen_BuvC if image_BuvC is None else image_BuvC + seen_BuvC
     return x_BuvO, image_BuvC, attended
+
+  def _skip(self, x_BhwI: jax.Array) -> jax.Array:
+    """Returns the map that bypasses the convolutions, (B, u, v, O)."""
+    conv = equalized.Conv(
+      self.features,
+      1,
+      'up',
+      use_bias=False,
+      activate=False,
+      gain=HALF,
+      dtype=self.layer['dtype'],
+      name='skip',
+    )
+    return conv(x_BhwI)
 
   def _start(self, w_BW: jax.Array) -> jax.Array:
     """Returns the first map, (B, 4, 4, O)."""

@@ -69,8 +69,8 @@ class Adversarial(task.Task):
   gradient at real images, every `r1_every` steps. `path_length` weighs the squared
   deviation of path lengths from their running average, every `path_every` steps for
   half of a batch. With probability `mixing`, layers after a random one take the styles
-  of other latents. `mirror` flips half of the real images. `ema` averages the
-  generator's parameters, which predictions use; its other variables are copied.
+  of other latents. `ema` averages the generator's parameters, which predictions use;
+  its other variables are copied.
   """
 
   predicts = 'images'
@@ -86,7 +86,6 @@ class Adversarial(task.Task):
   path_every: int = 4
   path_decay: float = 0.01
   mixing: float = 0.9
-  mirror: bool = False
   accumulate: int = 1
 
   def networks(self) -> Mapping[str, Network]:
@@ -133,9 +132,9 @@ class Adversarial(task.Task):
     return jax.random.normal(key, shape)
 
   def prepare(self, batch: Arrays, key: jax.Array, frozen: Frozen = None) -> Arrays:
-    """Returns real images in [-1, 1], half of them mirrored with `mirror`."""
-    image_BHWC = images.normalize(batch['image'])
-    return {'image': images.flip(key, image_BHWC) if self.mirror else image_BHWC}
+    """Returns real images in [-1, 1]."""
+    del key, frozen
+    return {'image': images.normalize(batch['image'])}
 
   def init(self, key: jax.Array, batch: Arrays) -> State:
     keys = dict(zip(self.networks(), jax.random.split(key), strict=True))

@@ -1,65 +1,19 @@
 """Tests of adversarial training, with networks of a few dense layers."""
 
-import flax.linen as nn
+import dense_gan
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from big_vision_like import optim
+from big_vision_like import optim, train
 from big_vision_like.cost import flops
 from big_vision_like.errors import UserError
 from big_vision_like.models import discriminator
 from big_vision_like.tasks import adversarial
 
-SIDE, LAYERS, WIDTH = 4, 3, 4
-
-
-class Generator(nn.Module):
-  """Two latents to images of 4x4: each layer adds a matrix product of its styles."""
-
-  resolution: int = SIDE
-  channels: int = 1
-  num_latents: int = 2
-  latent_width: int = WIDTH
-  num_styles: int = LAYERS
-
-  def setup(self):
-    self.mapping = nn.Dense(WIDTH, name='mapping')
-    self.layers = [nn.Dense(SIDE * SIDE, name=f'layer_{i}') for i in range(LAYERS)]
-    self.average = self.variable('batch_stats', 'average', jnp.zeros, (WIDTH,))
-
-  def styles(self, z, train=False):
-    w = self.mapping(z)
-    if train:
-      self.average.value = 0.9 * self.average.value + 0.1 * w.mean(axis=(0, 1))
-    return w
-
-  def for_layers(self, w):
-    return jnp.repeat(w[:, :, None], LAYERS, axis=2)
-
-  def synthesize(self, w, noise='constant', train=False):
-    found = sum(layer(w[:, :, i].sum(axis=1)) for i, layer in enumerate(self.layers))
-    if noise == 'random':
-      found += 0.1 * jax.random.normal(self.make_rng('noise'), found.shape)
-    return {'image': jnp.tanh(found).reshape(-1, SIDE, SIDE, 1)}
-
-  def __call__(self, z, train=False, noise='constant', psi=1.0):
-    w = self.styles(z, train)
-    average = self.average.value[None, None]
-    w = average + psi * (w - average)
-    return self.synthesize(self.for_layers(w), noise, train)
-
-
-class Judge(nn.Module):
-  """Images to logits, by one hidden layer."""
-
-  @nn.compact
-  def __call__(self, image_BHWC, train=False):
-    x_BD = image_BHWC.reshape(len(image_BHWC), -1)
-    x_BD = nn.leaky_relu(nn.Dense(8, name='hidden')(x_BD), 0.2)
-    return {'logit': nn.Dense(1, name='head')(x_BD)[:, 0]}
+SIDE, WIDTH = 4, dense_gan.WIDTH
 
 
 def descent(rate):
@@ -69,8 +23,8 @@ def descent(rate):
 def make(**options):
   return adversarial.Adversarial(
     **{
-      'generator': Generator(),
-      'discriminator': Judge(),
+      'generator': dense_gan.Generator(),
+      'discriminator': dense_gan.Judge(),
       'generator_optimizer': descent(0.01),
       'discriminator_optimizer': descent(0.01),
       'ema': optim.Ema(half_life=16, collections=('params',)),
@@ -166,7 +120,7 @@ def test_operations_of_penalties_are_weighted_by_their_steps(batch):
 def test_path_lengths_of_a_linear_generator(batch):
   """The squared length of J^T y for y ~ N(0, 1 / pixels) is the mean square of J."""
 
-  class Linear(Generator):
+  class Linear(dense_gan.Generator):
     def synthesize(self, w, noise='constant', train=False):
       image = jnp.repeat(w[:, :1, 0].sum(axis=1), SIDE * SIDE // WIDTH, axis=-1)
       return {'image': image.reshape(-1, SIDE, SIDE, 1)}
@@ -273,3 +227,31 @@ def test_second_derivatives_of_a_real_discriminator_are_finite():
   found = jax.tree.leaves(slope(params))
   assert all(np.isfinite(x).all() for x in found)
   assert sum(np.any(x) for x in found) > len(found) / 2
+
+
+@pytest.fixture(scope='module')
+def trained(data_dir, tmp_path_factory):
+  """Returns the state and the folder of a run with all penalties."""
+  workdir = tmp_path_factory.mktemp('adversarial') / 'run'
+  return train.train(dense_gan.get_config(), workdir), workdir
+
+
+def test_a_restart_ends_bit_equal(trained, tmp_path):
+  train.train(dense_gan.get_config(), tmp_path / 'run', drill=3)
+  state = train.train(dense_gan.get_config(), tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, state, trained[0])
+  moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+  assert any(np.any(x) for x in moments)
+
+
+def test_a_penalty_that_is_not_finite_is_named_and_replayed(data_dir, tmp_path, capfd):
+  config = dense_gan.get_config()
+  config.task.r1 = 1e38  # overflows when it is multiplied by the gradient
+  with pytest.raises(UserError) as found:
+    train.train(config, tmp_path / 'run')
+  names = str(found.value).split(' not finite')[0]
+  assert 'gradient_norm_r1' in names and 'loss_generator' not in names
+  assert train.main([f'--workdir={tmp_path / "run"}', '--replay=1']) == 0
+  told = capfd.readouterr().out
+  assert 'parameters before the step: all finite' in told
+  assert 'tasks/adversarial.py' in told.split('first: ')[1] or '_r1_loss' in told
