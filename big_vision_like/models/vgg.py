@@ -38,7 +38,8 @@ class VGG(nn.Module):
 
   Maps are those after the last ReLU of a stage, before it is pooled, so `stage5` has a
   sixteenth of the sides. With `num_classes` > 0 there are also `logits` (B, C), from
-  the last map, pooled to 7x7, by two hidden layers with dropout.
+  the last map, pooled to 7x7, by two hidden layers with dropout, and `pre_logits`
+  (B, F), the second of these layers after its ReLU.
   """
 
   depths: Sequence[int]
@@ -79,6 +80,7 @@ class VGG(nn.Module):
       for number in (1, 2):
         dense = nn.Dense(self.hidden, dtype=self.dtype, name=f'fc{number}')
         x_BF = nn.relu(dense(x_BF))
+        outputs['pre_logits'] = x_BF
         x_BF = nn.Dropout(self.dropout, deterministic=not train)(x_BF)
       logits_BC = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x_BF)
       outputs['logits'] = precision.at_least_float32(logits_BC)

@@ -16,7 +16,9 @@ def resize(x_BhwC: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
   """Resizes to (B, *size, C), like `torch.nn.functional.interpolate`.
 
   `method` is 'bilinear' or 'bicubic' (a = -0.75), with align_corners=False: half-pixel
-  centres, no antialiasing. It computes in float32 and returns the type of `x_BhwC`.
+  centres, no antialiasing. 'tf1_bilinear' keeps the first pixel in place instead, as
+  TensorFlow 1 does without aligned corners. It computes in float32 and returns the type
+  of `x_BhwC`.
   """
   check_one_of(MATRICES, method=method)
   if min(size) < 1:
@@ -48,7 +50,17 @@ def adaptive_average(x_BhwC: jax.Array, size: int) -> jax.Array:
 
 def linear_matrix(size: int, new_size: int) -> np.ndarray:
   """Returns linear weights (new_size, size) of the two pixels around `centres`."""
-  source = np.clip(centres(size, new_size), 0, size - 1)
+  return _between(centres(size, new_size), size)
+
+
+def first_in_place_matrix(size: int, new_size: int) -> np.ndarray:
+  """Returns linear weights (new_size, size) around i * size / new_size."""
+  return _between(np.arange(new_size) * size / new_size, size)
+
+
+def _between(source: np.ndarray, size: int) -> np.ndarray:
+  """Returns linear weights (places, size) of the two pixels around each place."""
+  source = np.clip(source, 0, size - 1)
   return np.maximum(0.0, 1.0 - np.abs(source[:, None] - np.arange(size)[None, :]))
 
 
@@ -88,7 +100,11 @@ def centres(size: int, new_size: int) -> np.ndarray:
   return (np.arange(new_size) + 0.5) * size / new_size - 0.5
 
 
-MATRICES = {'bilinear': linear_matrix, 'bicubic': cubic_matrix}
+MATRICES = {
+  'bilinear': linear_matrix,
+  'bicubic': cubic_matrix,
+  'tf1_bilinear': first_in_place_matrix,
+}
 
 
 def _enlarged(x_BhwC: jax.Array, rows: int, columns: int) -> jax.Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from big_vision_like.viz import images
+from big_vision_like.viz import clips, images
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #222; --quiet: #555;
@@ -118,6 +118,19 @@ def picture(image_HWC: np.ndarray, alt: str) -> str:
   data, alt = base64.b64encode(images.png(image_HWC)).decode(), html.escape(alt)
   return (
     f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
+    f'alt="{alt}" title="{alt}">'
+  )
+
+
+def animation(frames_THWC: np.ndarray, alt: str, seconds: float = 0.4) -> str:
+  """Returns RGB uint8 frames as an embedded GIF, `seconds` each, like `picture`."""
+  height, width = frames_THWC.shape[1:3]
+  data, alt = (
+    base64.b64encode(clips.gif(frames_THWC, seconds)).decode(),
+    html.escape(alt),
+  )
+  return (
+    f'<img src="data:image/gif;base64,{data}" width="{width}" height="{height}" '
     f'alt="{alt}" title="{alt}">'
   )
 

@@ -3,8 +3,6 @@
 Axes: B clips, T frames, H W pixels, C channels, N D positions and their width.
 """
 
-import base64
-import html
 from typing import Any
 
 import jax
@@ -52,7 +50,7 @@ def attention(source: Any) -> tuple[str, str]:
     frames_THWC = np.stack([report_images.visible(x_HWC) for x_HWC in video_THWC])
     drawn_THWC = clips.attended(frames_THWC, map_Thw, weight_T, SIDE)
     sheet = page.picture(clips.sheet(drawn_THWC), f'attention on {names[label]}')
-    played = animation(drawn_THWC, f'{names[label]}, played')
+    played = page.animation(drawn_THWC, f'{names[label]}, played')
     content += page.heading(names[label]) + page.arranged([sheet, played], 'beside')
   caption = (
     f'Clips of {name}. Top: the frames. Below: the frames brightened where the class'
@@ -61,16 +59,6 @@ def attention(source: Any) -> tuple[str, str]:
     ' end if they were equal. Right: the same, played.'
   )
   return content, caption
-
-
-def animation(frames_THWC: np.ndarray, alt: str) -> str:
-  """Returns frames (T, H, W, 3) as an embedded GIF."""
-  height, width = frames_THWC.shape[1:3]
-  data, alt = base64.b64encode(clips.gif(frames_THWC)).decode(), html.escape(alt)
-  return (
-    f'<img src="data:image/gif;base64,{data}" width="{width}" height="{height}" '
-    f'alt="{alt}" title="{alt}">'
-  )
 
 
 def positions_in_time(source: Any) -> tuple[str, str]:

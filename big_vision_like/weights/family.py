@@ -58,7 +58,8 @@ class Source:
   `config(weights, images)`, which returns the JSON files of a folder by name, or raises
   a `UserError` that says why there are none. `fit(weights, images, asked, grid)`
   returns weights and images as they are written, for images of the size `asked` (None:
-  not requested); `grid` is the grid of their positions, None if unknown.
+  not requested); `grid` is the grid of their positions, None if unknown. Names that end
+  in one of `numbers` may be single numbers instead of arrays.
   """
 
   name: str
@@ -70,6 +71,7 @@ class Source:
   )
   config: Callable[[Any, Any], dict[str, dict[str, Any]]] | None = None
   fit: Callable[[Any, Any, Any, Any], tuple[Any, Any]] = with_size
+  numbers: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     if self.writes and '.safetensors' in self.suffixes and self.config is None:

@@ -103,7 +103,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray], known: Beside) -> Published:
   numbers = [
     name
     for name, array in arrays.items()
-    if not array.ndim and not name.endswith('.weight_g')
+    if not array.ndim and not name.endswith(('.weight_g', *source.numbers))
   ]
   if numbers:
     raise UserError(f'{path}: single numbers, not arrays: {files.listed(numbers)}')

@@ -85,3 +85,15 @@ def test_enlargement_by_whole_numbers_equals_products(size, factors):
   down, right = map(resampling.linear_matrix, size, new)
   want = np.einsum('Hh,bhwc,Ww->bHWc', down, x, right)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize('size, new_size', [(5, 12), (12, 5), (7, 7), (4, 8)])
+def test_tensorflow_1_keeps_the_first_pixel_in_place(size, new_size):
+  # Without aligned corners it reads at i * size / new_size.
+  x = np.arange(size, dtype=np.float32) ** 2
+  place = np.arange(new_size) * size / new_size
+  want = np.interp(place, np.arange(size), x)
+  image = jnp.broadcast_to(x[None, :, None, None], (1, size, 3, 2))
+  got = resampling.resize(image, (new_size, 3), 'tf1_bilinear')
+  np.testing.assert_allclose(got[0, :, 1, 0], want, rtol=1e-6)
+  assert got[0, 0, 0, 0] == x[0]

@@ -80,6 +80,11 @@ def test_a_model_may_be_that_of_a_config_and_not_square():
   assert macs / 1e9 == pytest.approx(81.2, rel=0.002)
 
 
+def test_configs_of_several_networks_have_no_single_size():
+  for name in ('gansformer/published.py:ffhq,duplex', 'multi_task/digits.py'):
+    assert paper_cells.shape_of(f'configs/{name}') is None
+
+
 def test_a_config_is_counted_at_its_own_size():
   pixels, parameters, macs = paper_cells.counted_config('configs/vit/plain.py:90')
   assert pixels == '224' and macs / 1e9 == pytest.approx(4.6, rel=0.02)

@@ -297,10 +297,10 @@ def counted(model: Model) -> tuple[int, int]:
 def shape_of(name: str) -> tuple[str, str] | None:
   """Returns texts that determine the size of a config's model, except its classes.
 
-  Returns None for a config of several tasks, each with its own model.
+  Returns None for a config of several tasks or networks, none of which is its `model`.
   """
   config = json.loads(load(name).to_json())
-  if 'tasks' in config['task']:
+  if 'model' not in config['task']:
     return None
   model = {k: v for k, v in config['task']['model'].items() if k != 'num_classes'}
   data = config['train_data']

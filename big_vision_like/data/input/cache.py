@@ -44,13 +44,13 @@ def arrays(
 
   Replaces a damaged file. Warns once if the file cannot be written.
   """
-  if (kept := _read(file)) is not None:
+  if (kept := read(file)) is not None:
     return kept
   with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError):  # if so, the file is not writable either
       file.parent.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_locked(file.with_suffix('.lock')))
-      if (kept := _read(file)) is not None:  # made by the process that had the lock
+      if (kept := read(file)) is not None:  # made by the process that had the lock
         return kept
     made = make()
     try:
@@ -63,7 +63,7 @@ def arrays(
   return made
 
 
-def _read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
+def read(file: pathlib.Path) -> dict[str, np.ndarray] | None:
   """Returns the arrays of a file; None if the file is missing or damaged."""
   try:
     with open(file, 'rb') as opened, np.load(opened) as saved:

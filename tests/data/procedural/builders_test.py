@@ -20,6 +20,7 @@ from big_vision_like.data.procedural import (
   scenes,
   shape_world,
   solids,
+  squares,
   tetrominoes,
   twins,
 )
@@ -37,6 +38,7 @@ TINY = {
   scenes.Scenes: dict(counts=(3, 1)),
   shape_world.ShapeWorld: dict(counts=(3, 1)),
   solids.Solids: dict(splits={'train': (2, 4), 'validation': (1, 4)}),
+  squares.Squares: dict(counts=(3, 1)),
   tetrominoes.Tetrominoes: dict(counts=(3, 1, 1)),
   twins.Twins: dict(counts=(3, 1)),
 }
