@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from big_vision_like.errors import UserError, check_one_of
+from big_vision_like.layers import transformer
 from big_vision_like.ops import bits as binary
 from big_vision_like.ops import positions, precision
 
@@ -155,6 +156,7 @@ class Stack(nn.Module):
 
   depth: int
   scan: bool
+  remat: str
   layer: Mapping[str, Any]
 
   @nn.compact
@@ -166,7 +168,14 @@ class Stack(nn.Module):
     memory_BSLD: jax.Array | None = None,
     train: bool = False,
   ) -> tuple[jax.Array, jax.Array]:
-    shared = weights, hidden_BSL, memory_BSLD
+    shared, layer_class = (weights, hidden_BSL, memory_BSLD), Layer
+    if self.remat != 'none':
+      layer_class = nn.remat(
+        Layer,
+        policy=transformer.REMAT_POLICIES[self.remat],
+        static_argnums=(5,),  # train
+        prevent_cse=not self.scan,
+      )
     if self.scan:
       return nn.scan(
         lambda layer, x_BSQD, shared: layer(x_BSQD, *shared, train),
@@ -174,10 +183,11 @@ class Stack(nn.Module):
         split_rngs={'params': True, 'dropout': True},
         in_axes=nn.broadcast,
         length=self.depth,
-      )(Layer(**self.layer, name='blocks'), x_BSQD, shared)
+      )(layer_class(**self.layer, name='blocks'), x_BSQD, shared)
     each = []
     for i in range(self.depth):
-      x_BSQD, p_BSQL = Layer(**self.layer, name=f'block_{i}')(x_BSQD, *shared, train)
+      layer = layer_class(**self.layer, name=f'block_{i}')
+      x_BSQD, p_BSQL = layer(x_BSQD, *shared, train)
       each.append(p_BSQL)
     return x_BSQD, jnp.stack(each)
 
@@ -207,6 +217,7 @@ class Subroutine(nn.Module):
   residual: float = 1.5
   dropout: float = 0.0
   scan: bool = False
+  remat: str = 'none'
   dtype: str = 'float32'
 
   tiny = dict(depth=2, hidden=16)
@@ -214,6 +225,7 @@ class Subroutine(nn.Module):
   def __post_init__(self) -> None:
     check_one_of(SCORES, scores=self.scores)
     check_one_of(NUMBERS, numbers=self.numbers)
+    check_one_of(('none', *transformer.REMAT_POLICIES), remat=self.remat)
     if not 1 <= self.bits <= 16:
       raise UserError(f'bits={self.bits} must be from 1 to 16')
     super().__post_init__()
@@ -252,7 +264,7 @@ class Subroutine(nn.Module):
       weights = Score(self.width, self.hidden, self.dtype, name='score')()
     layer = dict(hidden=self.hidden, residual=self.residual, dropout=self.dropout)
     stack = functools.partial(
-      *(Stack, self.depth, self.scan, layer | dict(dtype=self.dtype))
+      *(Stack, self.depth, self.scan, self.remat, layer | dict(dtype=self.dtype))
     )
     x_BSLD, _ = stack(name='encoder')(x_BSLD, weights, hidden_BSL, train=train)
     y_BSQD, p_NBSQL = stack(name='decoder')(y_BSQD, weights, hidden_BSL, x_BSLD, train)
@@ -266,7 +278,7 @@ class Subroutine(nn.Module):
 
 
 class MaskNetwork(nn.Module):
-  """Finds the next mask: bool (N, L) and pointers int (N,) to logits (N, L).
+  """Finds the next mask: bool (N, L) and pointers int (N,) to `logits` (N, L).
 
   A slot is hidden in the next step if its logit is positive. It depends on the slot
   and on both neighbours.
@@ -279,7 +291,7 @@ class MaskNetwork(nn.Module):
   @nn.compact
   def __call__(
     self, hidden_NL: jax.Array, pointer_N: jax.Array, train: bool = False
-  ) -> jax.Array:
+  ) -> dict[str, jax.Array]:
     pointed_NL = jax.nn.one_hot(pointer_N, hidden_NL.shape[1])
     x_NL2 = jnp.stack([hidden_NL.astype(pointed_NL.dtype), pointed_NL], axis=-1)
     glorot = nn.initializers.glorot_uniform()
@@ -288,7 +300,7 @@ class MaskNetwork(nn.Module):
     )(2 * x_NL2 - 1)
     x_NLF = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x_NLF))
     logits_NL1 = Dense(1, dtype=self.dtype, name='head')(x_NLF)
-    return precision.at_least_float32(logits_NL1[..., 0])
+    return {'logits': precision.at_least_float32(logits_NL1[..., 0])}
 
 
 class Engine(nn.Module):
@@ -318,7 +330,8 @@ class Engine(nn.Module):
     if self.mask is None:
       return outputs
     slots = hidden_BSL.shape[-1]
-    logits_NL = self.mask(hidden_BSL.reshape(-1, slots), pointer_BS.reshape(-1), train)
+    rows = hidden_BSL.reshape(-1, slots), pointer_BS.reshape(-1)
+    logits_NL = self.mask(*rows, train)['logits']
     return outputs | {'mask_logits': logits_NL.reshape(hidden_BSL.shape)}
 
   def execute(
@@ -334,4 +347,4 @@ class Engine(nn.Module):
 
   def next_mask(self, hidden_BL: jax.Array, pointer_B: jax.Array) -> jax.Array:
     """Returns the logits (B, L) of slots that are hidden in the next step."""
-    return self.mask(hidden_BL, pointer_B)
+    return self.mask(hidden_BL, pointer_B)['logits']

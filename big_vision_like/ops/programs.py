@@ -30,7 +30,7 @@ def _pointed(found: Arrays) -> jax.Array:
 
 
 def _scanned(step: Callable, first: Any, steps: int) -> tuple[Any, Arrays]:
-  """Runs a step repeatedly; arrays of its trace get an axis of steps after the batch."""
+  """Runs a step repeatedly; arrays of its trace get an axis of steps, the second."""
   last, trace = jax.lax.scan(lambda carry, _: step(carry), first, length=steps)
   return last, {name: jnp.moveaxis(x, 0, 1) for name, x in trace.items()}
 

@@ -133,3 +133,62 @@ def _renamed(
   theirs = {name: ours for ours, name in known.items()}
   tree.check_names(source, *tree.differences(state, theirs))
   return {theirs[name]: tree.as_float32(name, x) for name, x in state.items()}
+
+
+def chosen(names: Collection[str]) -> dict[str, dict[str, str]]:
+  """Returns the parts of one engine in names: `subroutine` and perhaps `mask`.
+
+  Each part maps names without the network to those of the file. If there are several
+  engines, it is the selector, which is the last one.
+  """
+  found = networks(names)
+  numbers = sorted(
+    (name for name in found if name.startswith('transformer')),
+    key=lambda name: int(name.rpartition('_')[2] if '_' in name else 0),
+  )
+  if not numbers:
+    return {}
+  end = numbers[-1].removeprefix('transformer')
+  parts = {'subroutine': found[numbers[-1]]}
+  if mask := found.get(f'msk_transform{end}'):
+    parts['mask'] = mask
+  return parts
+
+
+def differences(names: Collection[str]) -> tree.Differences:
+  """Returns the names that checkpoints of engines do not have, and those missing."""
+  parts = chosen(names)
+  if not parts:
+    return set(names), {'transformer/NN/layer-0/kernel'}
+  known = subroutine_names(depth_of(parts['subroutine'])).values()
+  unknown, missing = tree.differences(parts['subroutine'], known)
+  if 'mask' in parts:
+    more = tree.differences(parts['mask'], MASK.values())
+    unknown, missing = unknown | more[0], missing | more[1]
+  return unknown, missing
+
+
+def engine(state: tree.Arrays, source: str) -> tuple[tree.Tree, list[str]]:
+  """Returns our parameters of the `chosen` engine, and the other networks' names."""
+  parts, params = chosen(state), {}
+  readers = {'subroutine': from_published, 'mask': mask_from_published}
+  for part, own in parts.items():
+    arrays = {name: state[theirs] for name, theirs in own.items()}
+    params[part] = tree.unflatten(readers[part](arrays, f'{source}: {part}'))
+  used = {theirs for own in parts.values() for theirs in own.values()}
+  others = [
+    name for name, own in networks(state).items() if not used >= set(own.values())
+  ]
+  return params, sorted(others)
+
+
+def written(params: tree.Tree) -> dict[str, np.ndarray]:
+  """Returns the arrays of an engine in the names of published checkpoints."""
+  found = {}
+  for part, network in (('subroutine', 'transformer'), ('mask', 'msk_transform')):
+    if part in params:
+      own = to_published(tree.flatten(params[part]))
+      for name, array in own.items():
+        theirs = re.sub(r'\b(NN|ffn)/(\d+)', r'\1/layer-\2', name)
+        found[f'{network}/{theirs}'] = array
+  return found

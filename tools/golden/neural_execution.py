@@ -143,7 +143,7 @@ def mask(description: Fields, arrays: Fields) -> Results:
   fit_parameters(model, params, *inputs)
 
   def loss(params: tree.Tree) -> tuple[jax.Array, jax.Array]:
-    logits_NL = model.apply({'params': params}, *inputs)
+    logits_NL = model.apply({'params': params}, *inputs)['logits']
     each_N = losses.sigmoid_cross_entropy(logits_NL, target_NL)
     return each_N.mean() / target_NL.shape[1], logits_NL
 
@@ -173,7 +173,8 @@ def published(description: Fields, arrays: Fields) -> Results:
   engine, variables = published_engine(description, arrays)
   numbers_BL = arrays['input/sort_sequence']
   calls = dict(
-    select=lambda *xs: engine.apply(variables, *xs, method='execute'),
+    # The published code never tells the decoder the previous number.
+    select=lambda *xs: engine.apply(variables, *xs[:2], method='execute'),
     masker=lambda *xs: engine.apply(variables, *xs, method='next_mask'),
   )
   sort = jax.jit(
@@ -189,7 +190,7 @@ def published(description: Fields, arrays: Fields) -> Results:
   add_engine = models.Engine(adder)
 
   def add(*xs: jax.Array) -> dict[str, jax.Array]:
-    return add_engine.apply(add_variables, *xs, method='execute')
+    return add_engine.apply(add_variables, *xs[:2], method='execute')
 
   pairs_BS2 = arrays['input/add_pairs']
   sums = jax.jit(add)(pairs_BS2, jnp.zeros(pairs_BS2.shape, bool))

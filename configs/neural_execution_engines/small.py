@@ -1,0 +1,123 @@
+"""Small engines that sort, merge, add, and find paths and trees (arXiv:2006.08084).
+
+    python -m big_vision_like.train --workdir=runs/nee_sort \
+        --config=configs/neural_execution_engines/small.py:sort
+    python -m big_vision_like.train --workdir=runs/nee_add \
+        --config=configs/neural_execution_engines/small.py:add
+    python -m big_vision_like.train --workdir=runs/nee_dijkstra \
+        --config=configs/neural_execution_engines/small.py:dijkstra
+
+Engines have 2 + 2 layers of width 16 (24 for `add`), and learn from examples of eight
+numbers or nodes. `dijkstra` calls the adder in runs/nee_add. Controls of `sort` are
+`dot` (scaled products instead of the MLP as scores), `table` (an independent vector for
+each number instead of its bits) and `no_mask` (all numbers are always visible, and the
+decoder reads the previous one). `small_transformer.py` is a plain Transformer.
+"""
+
+import ml_collections as mlc
+import optax
+
+from big_vision_like import optim
+from big_vision_like.data.input import pipeline
+from big_vision_like.data.procedural import number_lists, weighted_graphs
+from big_vision_like.evals import algorithms
+from big_vision_like.models import neural_execution
+from big_vision_like.run import init_from
+from big_vision_like.spec import arguments, spec
+from big_vision_like.tasks import algorithm_execution
+
+ARGUMENTS = ('sort', 'merge', 'add', 'dijkstra', 'prim', 'dot', 'table', 'no_mask')
+LENGTHS = (8, 25, 50, 100)
+NODES = (9, 25, 50)
+GRAPHS = ('dijkstra', 'prim')
+STEPS = {'add': 6000}
+EXAMPLES = 1_000_000
+
+
+def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
+  kind = arguments(argument, kind=ARGUMENTS).kind
+  c = mlc.ConfigDict(dict(seed=0, total_steps=STEPS.get(kind, 2500), log_every=100))
+  c.checkpoint_every, c.keep_last = 2500, 1
+  rate = spec(
+    optax.warmup_cosine_decay_schedule,
+    init_value=0.0,
+    peak_value=0.005 if kind == 'add' else 0.008,
+    warmup_steps=400,
+    decay_steps=c.get_ref('total_steps'),
+  )
+  c.task = spec(
+    algorithm_execution.AlgorithmExecution,
+    model=_engine(kind),
+    optimizer=spec(optim.adamw, rate=rate, b2=0.98, eps=1e-9),
+    end=256 if kind == 'merge' else 512,
+    masks=kind != 'no_mask',
+  )
+  if kind == 'dijkstra':
+    c.task.adder = _engine('add')
+    c.frozen = dict(adder=spec(init_from.from_run, workdir='runs/nee_add'))
+  c.train_data = spec(
+    pipeline.TrainInput,
+    source=_steps(kind, 'train', EXAMPLES),
+    batch_size=256 if kind == 'add' else 64,
+    seed=c.get_ref('seed'),
+  )
+  steps = _data(_steps(kind, 'test', 512), 64)
+  steps = spec(algorithms.Steps, data=steps, every=500)
+  c.evals = dict(steps=steps) | _programs(kind)
+  return c
+
+
+def _engine(kind: str) -> mlc.ConfigDict:
+  """Returns an engine; all but the adder have a mask network."""
+  bits = {'add': 9, 'merge': 9}.get(kind, 10)
+  subroutine = spec(
+    neural_execution.Subroutine,
+    bits=bits,
+    width=24 if kind == 'add' else 16,
+    depth=2,
+    hidden=64,
+    positions=kind == 'add',
+    scores='dot' if kind == 'dot' else 'mlp',
+    numbers='table' if kind == 'table' else 'bits',
+    scan=True,
+  )
+  masked = kind not in ('add', 'no_mask')
+  mask = spec(neural_execution.MaskNetwork) if masked else None
+  return spec(neural_execution.Engine, subroutine=subroutine, mask=mask)
+
+
+def _steps(kind: str, split: str, examples: int) -> mlc.ConfigDict:
+  """Returns the steps that an engine learns, or single calls of it."""
+  if kind == 'add':
+    return spec(number_lists.Arithmetic, operation='sum', split=split)
+  if kind in GRAPHS:
+    steps, own = weighted_graphs.GraphSteps, dict(algorithm=kind)
+  else:
+    own = {}
+    steps = number_lists.MergeSteps if kind == 'merge' else number_lists.SortSteps
+  return spec(steps, split=split, examples=examples, **own)
+
+
+def _programs(kind: str) -> dict[str, mlc.ConfigDict]:
+  """Returns evaluators of the program that calls an engine, by length or size."""
+  found = {}
+  if kind in GRAPHS:
+    made = algorithms.ShortestPaths if kind == 'dijkstra' else algorithms.SpanningTrees
+    for nodes in NODES:
+      graphs = spec(
+        weighted_graphs.WeightedGraphs,
+        **dict(nodes=nodes, algorithm=kind, examples=100, split='test'),
+      )
+      found[f'nodes_{nodes}'] = spec(made, data=_data(graphs, 24), every=0)
+  elif kind != 'add':
+    predict = 'merge_sort' if kind == 'merge' else 'selection_sort'
+    for length in LENGTHS:
+      lists = spec(number_lists.NumberLists, length=length, examples=100, split='test')
+      found[f'length_{length}'] = spec(
+        algorithms.Sorting, data=_data(lists, 24), predict=predict, every=0
+      )
+  return found
+
+
+def _data(source: mlc.ConfigDict, batch_size: int) -> mlc.ConfigDict:
+  return spec(pipeline.EvalInput, source=source, batch_size=batch_size)
