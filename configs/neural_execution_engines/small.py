@@ -30,19 +30,22 @@ ARGUMENTS = ('sort', 'merge', 'add', 'dijkstra', 'prim', 'dot', 'table', 'no_mas
 LENGTHS = (8, 25, 50, 100)
 NODES = (9, 25, 50)
 GRAPHS = ('dijkstra', 'prim')
-STEPS = {'add': 6000}
+STEPS, ADD_STEPS = 1500, 4000
+# States of an example differ in number and size.
+BATCH = {'merge': 16, 'add': 256, 'dijkstra': 32, 'prim': 32}
 EXAMPLES = 1_000_000
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, kind=ARGUMENTS).kind
-  c = mlc.ConfigDict(dict(seed=0, total_steps=STEPS.get(kind, 2500), log_every=100))
-  c.checkpoint_every, c.keep_last = 2500, 1
+  c = mlc.ConfigDict(dict(seed=0, log_every=100, keep_last=1))
+  c.total_steps = ADD_STEPS if kind == 'add' else STEPS
+  c.checkpoint_every = 1000
   rate = spec(
     optax.warmup_cosine_decay_schedule,
     init_value=0.0,
     peak_value=0.005 if kind == 'add' else 0.008,
-    warmup_steps=400,
+    warmup_steps=300,
     decay_steps=c.get_ref('total_steps'),
   )
   c.task = spec(
@@ -58,11 +61,11 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.train_data = spec(
     pipeline.TrainInput,
     source=_steps(kind, 'train', EXAMPLES),
-    batch_size=256 if kind == 'add' else 64,
+    batch_size=BATCH.get(kind, 64),
     seed=c.get_ref('seed'),
   )
   steps = _data(_steps(kind, 'test', 512), 64)
-  steps = spec(algorithms.Steps, data=steps, every=500)
+  steps = spec(algorithms.Steps, data=steps, every=1000)
   c.evals = dict(steps=steps) | _programs(kind)
   return c
 
@@ -106,13 +109,13 @@ def _programs(kind: str) -> dict[str, mlc.ConfigDict]:
     for nodes in NODES:
       graphs = spec(
         weighted_graphs.WeightedGraphs,
-        **dict(nodes=nodes, algorithm=kind, examples=100, split='test'),
+        **dict(nodes=nodes, algorithm=kind, examples=48, split='test'),
       )
       found[f'nodes_{nodes}'] = spec(made, data=_data(graphs, 24), every=0)
   elif kind != 'add':
     predict = 'merge_sort' if kind == 'merge' else 'selection_sort'
     for length in LENGTHS:
-      lists = spec(number_lists.NumberLists, length=length, examples=100, split='test')
+      lists = spec(number_lists.NumberLists, length=length, examples=48, split='test')
       found[f'length_{length}'] = spec(
         algorithms.Sorting, data=_data(lists, 24), predict=predict, every=0
       )

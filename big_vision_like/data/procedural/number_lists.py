@@ -100,10 +100,7 @@ class SortSteps(Generated):
       items_N = np.where(items_N > LARGEST + 2, END, np.minimum(items_N, INFINITY))
     items_L = np.append(items_N, END)
     order_S = np.argsort(items_L, kind='stable')
-    hidden_SL = np.zeros((len(order_S) + 1, len(order_S)), bool)
-    for state, slot in enumerate(order_S):
-      hidden_SL[state + 1] = hidden_SL[state]
-      hidden_SL[state + 1, slot] = True
+    hidden_SL = np.argsort(order_S)[None] < np.arange(len(order_S) + 1)[:, None]
     return states(np.tile(items_L, (len(order_S), 1)), hidden_SL, order_S, index)
 
 
