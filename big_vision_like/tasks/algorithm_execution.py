@@ -158,7 +158,7 @@ class AlgorithmExecution(task.GradientTask):
 
 
 def check_numbers(name: str, numbers: np.ndarray, bits: int) -> None:
-  """Raises a `UserError` for numbers that cannot be written with so many bits."""
+  """Raises a `UserError` for numbers that do not fit into the bits of an engine."""
   for place in zip(*((numbers < 0) | (numbers >= 2**bits)).nonzero(), strict=True):
     raise UserError(
       f'{name} {numbers.shape} has {numbers[place]}: an engine of {bits} bits knows 0'

@@ -4,11 +4,12 @@
         --config=configs/neural_execution_engines/small.py:sort
     python -m big_vision_like.train --workdir=runs/nee_add \
         --config=configs/neural_execution_engines/small.py:add
-    python -m big_vision_like.train --workdir=runs/nee_dijkstra \
-        --config=configs/neural_execution_engines/small.py:dijkstra
+    python -m big_vision_like.train --workdir=runs/nee_graphs \
+        --config=configs/neural_execution_engines/small.py:graphs
 
 Engines have 2 + 2 layers of width 16 (24 for `add`), and learn from examples of eight
-numbers or nodes. `dijkstra` calls the adder in runs/nee_add. Controls of `sort` are
+numbers or nodes. `graphs` learns the steps of Dijkstra's and of Prim's algorithm, and
+calls the adder in runs/nee_add for the former. Controls of `sort` are
 `dot` (scaled products instead of the MLP as scores), `table` (an independent vector for
 each number instead of its bits) and `no_mask` (all numbers are always visible, and the
 decoder reads the previous one). `small_transformer.py` is a plain Transformer.
@@ -18,7 +19,7 @@ import ml_collections as mlc
 import optax
 
 from big_vision_like import optim
-from big_vision_like.data.input import pipeline
+from big_vision_like.data.input import mixture, pipeline
 from big_vision_like.data.procedural import number_lists, weighted_graphs
 from big_vision_like.evals import algorithms
 from big_vision_like.models import neural_execution
@@ -26,13 +27,12 @@ from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import algorithm_execution
 
-ARGUMENTS = ('sort', 'merge', 'add', 'dijkstra', 'prim', 'dot', 'table', 'no_mask')
+ARGUMENTS = ('sort', 'merge', 'add', 'graphs', 'dot', 'table', 'no_mask')
 LENGTHS = (8, 25, 50, 100)
 NODES = (9, 25, 50)
-GRAPHS = ('dijkstra', 'prim')
 STEPS, ADD_STEPS = 1500, 4000
 # States of an example differ in number and size.
-BATCH = {'merge': 16, 'add': 256, 'dijkstra': 32, 'prim': 32}
+BATCH = {'merge': 16, 'add': 256, 'graphs': 32}
 EXAMPLES = 1_000_000
 
 
@@ -55,7 +55,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
     end=256 if kind == 'merge' else 512,
     masks=kind != 'no_mask',
   )
-  if kind == 'dijkstra':
+  if kind == 'graphs':
     c.task.adder = _engine('add')
     c.frozen = dict(adder=spec(init_from.from_run, workdir='runs/nee_add'))
   c.train_data = spec(
@@ -91,33 +91,42 @@ def _engine(kind: str) -> mlc.ConfigDict:
 
 def _steps(kind: str, split: str, examples: int) -> mlc.ConfigDict:
   """Returns the steps that an engine learns, or single calls of it."""
-  if kind == 'add':
-    return spec(number_lists.Arithmetic, operation='sum', split=split)
-  if kind in GRAPHS:
-    steps, own = weighted_graphs.GraphSteps, dict(algorithm=kind)
-  else:
-    own = {}
-    steps = number_lists.MergeSteps if kind == 'merge' else number_lists.SortSteps
-  return spec(steps, split=split, examples=examples, **own)
+  drawn = dict(examples=examples, split=split)
+  match kind:
+    case 'add':
+      return spec(number_lists.Arithmetic, operation='sum', split=split)
+    case 'graphs' if split == 'train':
+      parts = {
+        name: spec(
+          mixture.Part,
+          source=spec(weighted_graphs.GraphSteps, algorithm=name, **drawn),
+        )
+        for name in weighted_graphs.ALGORITHMS
+      }
+      return spec(mixture.Mixture, parts=parts)
+    case 'graphs':
+      return spec(weighted_graphs.GraphSteps, algorithm='dijkstra', **drawn)
+    case 'merge':
+      return spec(number_lists.MergeSteps, **drawn)
+  return spec(number_lists.SortSteps, **drawn)
 
 
 def _programs(kind: str) -> dict[str, mlc.ConfigDict]:
   """Returns evaluators of the program that calls an engine, by length or size."""
-  found = {}
-  if kind in GRAPHS:
-    made = algorithms.ShortestPaths if kind == 'dijkstra' else algorithms.SpanningTrees
-    for nodes in NODES:
-      graphs = spec(
-        weighted_graphs.WeightedGraphs,
-        **dict(nodes=nodes, algorithm=kind, examples=48, split='test'),
-      )
-      found[f'nodes_{nodes}'] = spec(made, data=_data(graphs, 24), every=0)
+  found, drawn = {}, dict(examples=48, split='test')
+  if kind == 'graphs':
+    made = dict(dijkstra=algorithms.ShortestPaths, prim=algorithms.SpanningTrees)
+    for algorithm, evaluator in made.items():
+      for nodes in NODES:
+        own = dict(nodes=nodes, algorithm=algorithm)
+        data = _data(spec(weighted_graphs.WeightedGraphs, **own, **drawn), 24)
+        found[f'{algorithm}_{nodes}'] = spec(evaluator, data=data, every=0)
   elif kind != 'add':
     predict = 'merge_sort' if kind == 'merge' else 'selection_sort'
     for length in LENGTHS:
-      lists = spec(number_lists.NumberLists, length=length, examples=48, split='test')
+      data = _data(spec(number_lists.NumberLists, length=length, **drawn), 24)
       found[f'length_{length}'] = spec(
-        algorithms.Sorting, data=_data(lists, 24), predict=predict, every=0
+        algorithms.Sorting, data=data, predict=predict, every=0
       )
   return found
 

@@ -22,7 +22,9 @@ def engine(bits: int, width: int, mask: bool, **options: bool) -> models.Engine:
 
 
 CASES = {
-  'neural_execution': Case(models.Subroutine(**SMALL), INPUTS, OUTPUTS),
+  'neural_execution': Case(
+    models.Subroutine(**SMALL), (*INPUTS, NUMBERS[..., 0]), OUTPUTS
+  ),
   'neural_execution_adder': Case(
     models.Subroutine(**SMALL, positions=True), INPUTS, OUTPUTS
   ),

@@ -65,7 +65,7 @@ def test_sums_have_a_loss_of_numbers_alone():
 
 
 def test_programs_agree_with_single_steps():
-  """The first step of a program is a step from the true state."""
+  # The first step of a program is a step from the true state.
   items = {'items': batch()['numbers'][:, 0, :-1]}
   trace = jax.jit(TASK.selection_sort)(state(), items, KEY)
   outputs = jax.jit(TASK.predict)(state(), batch(), KEY)

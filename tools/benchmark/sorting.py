@@ -1,11 +1,10 @@
 """Measures the sort of lists by an engine: one compiled loop.
 
-  python tools/benchmark/sorting.py [1x100 16x100]
+  python tools/benchmark/sorting.py [1x100x6 16x100x6]
 
-Lists have these sizes: lists x numbers. The engine has the published size (6 + 6
-layers) or, with --small, that of configs/neural_execution_engines/small.py; its weights
-are random, which changes no time. Results are medians of whole sorts after compilation.
-JSON is written to stdout or --output, a table to stderr.
+Sizes are lists x numbers x layers of the encoder and of the decoder; the published
+engine has six. Its weights are random, which changes no time. Results are medians of
+whole sorts after compilation. JSON is written to stdout or --output, a table to stderr.
 """
 
 import pathlib
@@ -29,13 +28,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tools.benchmark import step as benchmark
 
-SIZES = ('1x100', '16x100')
-SMALL = dict(depth=2, hidden=64)
+SIZES = ('1x100x6', '16x100x6')
 
 
-def measure(lists: int, length: int, repeats: int, small: bool) -> dict:
+def measure(lists: int, length: int, depth: int, repeats: int) -> dict:
   """Returns the times of compiling and of running a sort, and its temporaries."""
-  subroutine = neural_execution.Subroutine(10, scan=True, **SMALL if small else {})
+  subroutine = neural_execution.Subroutine(10, depth=depth, scan=True)
   engine = neural_execution.Engine(subroutine, neural_execution.MaskNetwork())
   task = algorithm_execution.AlgorithmExecution(
     model=engine, optimizer=optim.adamw(0.1)
@@ -58,7 +56,7 @@ def measure(lists: int, length: int, repeats: int, small: bool) -> dict:
 
   [seconds] = benchmark.measured([work], repeats, None)
   return dict(
-    size=f'{lists}x{length}',
+    size=f'{lists}x{length}x{depth}',
     compile_s=compiled,
     sort_ms=1e3 * float(np.median(seconds)),
     bytes=program.memory_analysis().temp_size_in_bytes,
@@ -70,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Parses the command line, measures, and prints the results."""
   parser = errors.parser(__doc__)
   parser.add_argument('sizes', nargs='*', metavar='size', help=', '.join(SIZES))
-  parser.add_argument('--small', action='store_true', help='use the small engine')
   parser.add_argument(
     '--repeats', type=int, default=5, help='number of measurements; default: 5'
   )
@@ -79,12 +76,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   sizes = [
-    benchmark.size(text, 'lists x numbers', SIZES[0]) for text in args.sizes or SIZES
+    benchmark.size(text, 'lists x numbers x layers', SIZES[0])
+    for text in args.sizes or SIZES
   ]
   if args.repeats < 1:
     raise errors.UserError('--repeats must be 1 or more.')
   cli.set_up_jax()
-  rows = [measure(*size, args.repeats, args.small) for size in sizes]
+  rows = [measure(*size, args.repeats) for size in sizes]
   table = rich.table.Table(box=None)
   for column in rows[0]:
     table.add_column(column.replace('_', ' '), justify='right')
