@@ -131,7 +131,9 @@ class GraphSteps(number_lists.Generated):
     pairs_SL = np.full((slots, slots), END)
     pairs_SL[:, :2] = pair_S2
     hidden_pairs_SL = np.tile(np.arange(slots) > 1, (slots, 1))
-    hidden_pairs_SL[:, 1] = rng.random(slots) < 0.25
+    # A zero alone is a vector of zeros, which biases of zero leave unchanged: gradients
+    # through the norms of all layers would overflow in the first step.
+    hidden_pairs_SL[:, 1] = (rng.random(slots) < 0.25) & (pair_S2[:, 0] > 0)
     smaller_S = (pair_S2[:, 1] < pair_S2[:, 0]) & ~hidden_pairs_SL[:, 1]
     pointer_S = np.append(pointer_S, smaller_S)
     hidden_SL = np.concatenate([hidden_SL, hidden_pairs_SL])

@@ -60,6 +60,8 @@ def test_states(algorithm):
     assert hidden_SL[:9].sum(axis=1).tolist() == list(range(9))
     assert numbers_SL[8, example['pointer'][8]] == 512
     hidden_pairs += hidden_SL[9:, 1].sum()
+    lone_S = (~hidden_SL).sum(axis=1) == 1
+    assert (example['target'][lone_S] > 0).all()
   assert 0.15 < hidden_pairs / (9 * 50) < 0.35
 
 
