@@ -14,7 +14,7 @@ from big_vision_like.report.source import Section
 from big_vision_like.viz import pointers
 
 NUM_LISTS = 3
-MOST = 50  # numbers of a list whose bars are legible
+MOST = 128  # numbers of a list whose bars are drawn
 KINDS = algorithms.Sorting, algorithms.ShortestPaths, algorithms.SpanningTrees
 TRACE = ('pointer', 'hidden', 'mask_logits', 'number')
 # Fields of a trace with the numbers that are compared in each step.

@@ -12,7 +12,7 @@ POINTED = np.array((214, 96, 40), np.uint8)
 VISIBLE = np.array((52, 106, 160), np.uint8)
 FOUND = np.array((60, 140, 90), np.uint8)
 BACKGROUND = 255
-BAR, HEIGHT, GAP = 6, 64, 8  # pixels
+BAR, HEIGHT, GAP = 5, 64, 8  # pixels
 
 
 def matrix(pointer_TL: np.ndarray, hidden_TL: np.ndarray, cell: int = 8) -> np.ndarray:
