@@ -55,9 +55,11 @@ class Generated(Source):
 class NumberLists(Generated):
   """Lists to sort: `items` int32 (L,), `target`, the same numbers sorted, and `id`.
 
-  A share of `arithmetic` starts with an arithmetic sequence of at most 60 numbers; all
-  lists are shuffled.
+  A share of `arithmetic` has an arithmetic sequence of at most 60 numbers, shuffled
+  among the others.
   """
+
+  tiny = dict(examples=20, length=8)
 
   length: int
   arithmetic: float = 0.4
@@ -156,13 +158,17 @@ class Arithmetic(Source):
   Sums of infinity (256) are infinite. Every pair comes in both orders. Pairs are
   shuffled, and a share of `tested` is in the split 'test'. With `holdout`, this many
   numbers are in no pair for training, and in all pairs for testing. Examples have
-  `numbers` int32 (1, 2), `hidden`, `target` (1,), `importance`, and `id`.
+  `numbers` int32 (1, 2), `hidden`, `target` (1,), `importance`, and `id`. There are at
+  most `most` pairs.
   """
+
+  tiny = dict(most=12)
 
   operation: str
   split: str = dataclasses.field()  # without the default of a source
   holdout: int = 0
   tested: float = 1 / 11
+  most: int = 1_000_000
   seed: int = 0
 
   def __post_init__(self) -> None:
@@ -187,7 +193,7 @@ class Arithmetic(Source):
       test_N = np.isin(pairs_N2, held).any(axis=1)
     else:
       test_N = np.arange(len(pairs_N2)) < self.tested * len(pairs_N2)
-    return pairs_N2[test_N == (self.split == 'test')]
+    return pairs_N2[test_N == (self.split == 'test')][: self.most]
 
   def __len__(self) -> int:
     return 2 * len(self.pairs)

@@ -76,6 +76,8 @@ class WeightedGraphs(number_lists.Generated):
   graphs and grown ones have at most 8 edges, or new edges, of a node.
   """
 
+  tiny = dict(examples=20, nodes=6)
+
   nodes: int
   algorithm: str = 'dijkstra'
 
