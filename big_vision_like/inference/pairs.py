@@ -20,24 +20,29 @@ SENTENCE = (
 
 @dataclasses.dataclass(frozen=True)
 class WithoutImages(Prepare):
-  """The preprocessing of weights that take no images: every use says so."""
+  """The preprocessing of weights that take no images: every use says so.
+
+  `takes` is what the model takes, and `instead` the sentence of errors.
+  """
 
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
   label_names: tuple[str, ...] = ()
   source: str = 'texts'
+  takes: str = 'token ids'
+  instead: str = SENTENCE
 
   def __call__(self, picture: Any) -> Any:
-    raise UserError(SENTENCE)
+    raise UserError(self.instead)
 
   def with_size(self, size: int | Sequence[int]) -> Prepare:
-    raise UserError(SENTENCE)
+    raise UserError(self.instead)
 
   def replaced(self, nodes: Sequence[mlc.ConfigDict]) -> list[mlc.ConfigDict]:
-    raise UserError(SENTENCE)
+    raise UserError(self.instead)
 
   def __str__(self) -> str:
-    return 'none: the model takes token ids'
+    return f'none: the model takes {self.takes}'
 
 
 def of_run(run: Any, image_size: tuple[int, int] | None = None) -> WithoutImages:

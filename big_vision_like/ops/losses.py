@@ -130,3 +130,13 @@ def attributes(logits_BKA: jax.Array, attribute_BKN: jax.Array) -> jax.Array:
   count_BK = jnp.maximum(valid_BKN.sum(axis=-1), 1)
   loss_BK = 0.5 * jnp.where(valid_BKN, loss_BKN, 0.0).sum(axis=-1) / count_BK
   return loss_BK.sum() / jnp.maximum((loss_BK != 0).sum(), 1)
+
+
+def pointer_cross_entropy(p_BC: jax.Array, target_BC: jax.Array) -> jax.Array:
+  """Returns -sum_c target log p for probabilities p, as Keras computes it: (B,).
+
+  Probabilities are normalized again, and clipped to [1e-7, 1 - 1e-7].
+  """
+  p_BC = precision.at_least_float32(p_BC)
+  p_BC = p_BC / p_BC.sum(axis=-1, keepdims=True)
+  return -(target_BC * jnp.log(jnp.clip(p_BC, 1e-7, 1 - 1e-7))).sum(axis=-1)
