@@ -5,8 +5,8 @@ Words are tagged by the vectors of their first pieces, as BERT tags names (arXiv
 has a relation, or none: it is scored from the first and the last word of both entities
 and their kinds.
 
-Axes: B batch, T tokens, W words, N M entities, D width, C tags, K kinds, R relations
-(0: none); 2 is the first and the last word.
+Axes: B batch, T tokens, W words, N M entities, D width, E features of an entity, P of a
+pair, C tags, K kinds, R relations (0: none); 2 is the first and the last word.
 """
 
 import flax.linen as nn
@@ -84,14 +84,14 @@ class Relations(nn.Module):
       for end in (0, 1)
     ]
     kinds_BNK = jax.nn.one_hot(kinds_BN, self.num_kinds, dtype=words_BWD.dtype)
-    entities_BND = jnp.concatenate([*ends, kinds_BNK], axis=-1)
+    entities_BNE = jnp.concatenate([*ends, kinds_BNK], axis=-1)
     # Of each entity first, which is much less than of each pair.
-    subjects_BND, objects_BMD = (
-      layers.Dense(self.pair_width, dtype=self.dtype, name=name)(entities_BND)
+    subjects_BNP, objects_BMP = (
+      layers.Dense(self.pair_width, dtype=self.dtype, name=name)(entities_BNE)
       for name in ('subject', 'object')
     )
-    pairs_BNMD = nn.gelu(subjects_BND[:, :, None] + objects_BMD[:, None])
+    pairs_BNMP = nn.gelu(subjects_BNP[:, :, None] + objects_BMP[:, None])
     logits_BNMR = layers.Dense(self.num_relations, dtype=self.dtype, name='relations')(
-      pairs_BNMD
+      pairs_BNMP
     )
     return precision.at_least_float32(logits_BNMR)

@@ -23,11 +23,11 @@ from big_vision_like.models import bert, relations
 from big_vision_like.spec import spec
 from big_vision_like.tasks import relations as tasks
 
-LENGTH, WORDS, ENTITIES = 48, 32, 8
+LENGTH, WORDS, ENTITIES = 64, 32, 8
 
 
 def get_config() -> mlc.ConfigDict:
-  c = mlc.ConfigDict(dict(seed=0, total_steps=2000, log_every=100, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=1500, log_every=100, keep_last=1))
   names = dict(kinds=facts.KINDS, relations=facts.RELATIONS)
   tag = spec(
     entities.Tag,
@@ -40,7 +40,7 @@ def get_config() -> mlc.ConfigDict:
   c.train_data = spec(
     pipeline.TrainInput,
     source=tagged('train', 20_000, tag),
-    batch_size=64,
+    batch_size=32,
     seed=c.get_ref('seed'),
   )
   c.task = spec(

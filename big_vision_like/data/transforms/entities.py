@@ -59,7 +59,8 @@ class Tag(grain.transforms.Map):
       'entity_mask': np.arange(self.max_entities) < len(found),
       'relations': self._related(where, example, len(found)),
     }
-    return made | ({'id': example['id']} if 'id' in example else {})
+    kept = {name: example[name] for name in ('id', 'mask') if name in example}
+    return made | kept
 
   def _check(
     self, where: str, words: Sequence[str], found: np.ndarray, kinds: Sequence[str]

@@ -1,0 +1,50 @@
+"""Axes: B batch, W words, N entities."""
+
+import jax
+import numpy as np
+import pytest
+import shapes
+from battery import relations as cases
+from battery import variables
+
+from big_vision_like.ops import spans
+
+MODEL, INPUTS, _ = cases.CASES['relations'][:3]
+TEXT = INPUTS[:4]
+
+
+@pytest.fixture(scope='module')
+def known():
+  return variables(MODEL, *INPUTS)
+
+
+def test_given_entities_are_related_as_found_ones(known):
+  found = jax.jit(MODEL.apply)(known, *TEXT)
+  entities = spans.of_tags(found['tags'].argmax(axis=-1), TEXT[3], MODEL.max_entities)
+  assert entities.mask_BN.any()
+  given = jax.jit(MODEL.apply)(known, *TEXT, *entities[:3])
+  np.testing.assert_allclose(found['relations'], given['relations'], atol=1e-6)
+  np.testing.assert_array_equal(found['spans'], entities.spans_BN2)
+
+
+def test_the_direction_of_a_pair_and_the_kinds_matter(known):
+  apply = jax.jit(MODEL.apply)
+  there = apply(known, *INPUTS)['relations']
+  assert np.abs(there[:, 0, 1] - there[:, 1, 0]).max() > 1e-3
+  other = apply(known, *INPUTS[:5], 1 - INPUTS[5], INPUTS[6])['relations']
+  assert np.abs(there - other)[:, 0, 1].max() > 1e-3
+
+
+def test_padding_changes_nothing(known):
+  tokens, seen, *rest = TEXT
+  longer = [np.pad(x, ((0, 0), (0, 2))) for x in (tokens, seen)]
+  apply = jax.jit(MODEL.apply)
+  before, after = (apply(known, *x, *rest) for x in ((tokens, seen), longer))
+  for name in ('tags', 'relations'):
+    np.testing.assert_allclose(before[name], after[name], atol=1e-5)
+
+
+def test_names_of_axes():
+  with shapes.checked('big_vision_like/models'):
+    jax.eval_shape(MODEL.init, jax.random.key(0), *INPUTS)
+    jax.eval_shape(MODEL.init, jax.random.key(0), *TEXT)
