@@ -32,14 +32,14 @@ from big_vision_like.tasks import classification
 
 POOL = 40
 TERMS = 12
-ARGUMENTS = ('matrices', 'encoded', 'raw')
+ARGUMENTS = ('hop_matrices', 'matrices', 'encoded', 'raw')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, kind=ARGUMENTS).kind
   named = spec(terms.NameByPlace, pool=POOL)
-  c = mlc.ConfigDict(dict(seed=0, total_steps=6000, log_every=200, keep_last=1))
-  c.checkpoint_every = 2000
+  c = mlc.ConfigDict(dict(seed=0, total_steps=10_000, log_every=200, keep_last=1))
+  c.checkpoint_every = 5000
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(
@@ -58,9 +58,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       num_classes=2,
       vocab_size=graphs.FIRST_TERM + POOL,
       width=40,
-      hops=4,
-      positions='encoded' if kind == 'encoded' else 'matrices',
-      masked=True,
+      hops=6,
+      positions='hop_matrices' if kind == 'raw' else kind,
     ),
     optimizer=spec(
       optim.adamw,
@@ -92,5 +91,5 @@ def _test(names: mlc.ConfigDict) -> mlc.ConfigDict:
       transforms=[names],
       batch_size=400,
     ),
-    every=1000,
+    every=2000,
   )
