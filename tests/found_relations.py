@@ -100,7 +100,9 @@ def learned():
   @jax.jit
   def train(state):
     def step(state, number):
-      return task.train_step(state, batch, jax.random.fold_in(jax.random.key(1), number))
+      return task.train_step(
+        state, batch, jax.random.fold_in(jax.random.key(1), number)
+      )
 
     return jax.lax.scan(step, state, np.arange(150))
 

@@ -127,8 +127,8 @@ def _spread(weight_BF: jax.Array, facts_BX: jax.Array, size: int) -> jax.Array:
   """Returns the sum of weights of the facts that each word occurs in (B, size)."""
   each_BX = jnp.repeat(weight_BF, facts_BX.shape[1] // weight_BF.shape[1], axis=1)
   row_B1 = jnp.arange(len(weight_BF))[:, None]
-  return jnp.zeros((len(weight_BF), size), each_BX.dtype).at[row_B1, facts_BX].add(
-    each_BX
+  return (
+    jnp.zeros((len(weight_BF), size), each_BX.dtype).at[row_B1, facts_BX].add(each_BX)
   )
 
 

@@ -78,18 +78,20 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.evals = dict(
     test=_test(named if kind == 'raw' else by_id),
     disjoint=_test(first),
+    renamed=spec(entailment.Renamings, data=_data(by_id)),
   )
   return c
 
 
 def _test(names: mlc.ConfigDict) -> mlc.ConfigDict:
+  return spec(entailment.Entailment, data=_data(names), every=2000)
+
+
+def _data(names: mlc.ConfigDict) -> mlc.ConfigDict:
+  source = spec(graphs.RandomGraphs, examples=2_000, split='test')
   return spec(
-    entailment.Entailment,
-    data=spec(
-      pipeline.EvalInput,
-      source=spec(graphs.RandomGraphs, examples=2_000, split='test'),
-      transforms=[names],
-      batch_size=400,
-    ),
-    every=2000,
+    pipeline.EvalInput,
+    source=spec(memory.Cached, source=source),
+    transforms=[names],
+    batch_size=400,
   )

@@ -17,7 +17,9 @@ BATCH = dict(
 
 
 def make(**options):
-  options = dict(kinds='ab', relations=('x', 'y'), optimizer=optim.adamw(3e-3)) | options
+  options = (
+    dict(kinds='ab', relations=('x', 'y'), optimizer=optim.adamw(3e-3)) | options
+  )
   return tasks.Relations(model=MODEL, **options)
 
 
@@ -72,5 +74,7 @@ def test_predictions_relate_different_entities_only(state):
 
 
 def test_names_must_fit_the_model():
-  with pytest.raises(UserError, match='num_kinds=2 and num_relations=3, and the task na'):
+  with pytest.raises(
+    UserError, match='num_kinds=2 and num_relations=3, and the task na'
+  ):
     make(kinds=('a',))

@@ -1,4 +1,4 @@
-"""Triples of texts on the command line, by a run that knows a few sentences by heart."""
+"""Triples of texts on the command line, by a run that knows a few sentences."""
 
 from unittest import mock
 
@@ -61,9 +61,7 @@ def test_the_network_answers_too(call):
     _, lines, _ = call('--text', TEXT, '--follows', '--reasoner', 'other')
   assert lines[-1] == '  anna  rdf:type  cook  follows, depth 1  network 91 %'
   graph, queries = made.probabilities.call_args.args
-  assert len(graph) == 2 and queries == [
-    ('urn:text:anna', rdfs.TYPE, 'urn:text:cook')
-  ]
+  assert len(graph) == 2 and queries == [('urn:text:anna', rdfs.TYPE, 'urn:text:cook')]
 
 
 load = extract_triples.loading.load_run

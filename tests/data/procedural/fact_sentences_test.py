@@ -87,6 +87,8 @@ def test_all_sentences_fit_the_config_and_names_may_be_unknown():
 
 
 def test_equal_arguments_give_equal_sentences():
-  assert facts.draw(CONFIG, 'test', 3)['words'] == facts.draw(CONFIG, 'test', 3)['words']
+  assert (
+    facts.draw(CONFIG, 'test', 3)['words'] == facts.draw(CONFIG, 'test', 3)['words']
+  )
   with pytest.raises(UserError, match='split'):
     facts.draw(CONFIG, 'val', 0)

@@ -48,7 +48,10 @@ def test_bad_conll_files_are_one_sentence(tmp_path, text, sentence):
 
 DOCUMENT = {
   'doc_key': 'X',
-  'sentences': [['We', 'train', 'a', 'parser', '.'], ['It', 'beats', 'the', 'old', '.']],
+  'sentences': [
+    ['We', 'train', 'a', 'parser', '.'],
+    ['It', 'beats', 'the', 'old', '.'],
+  ],
   'ner': [[[3, 3, 'Method']], [[5, 5, 'Generic'], [7, 8, 'Method'], [8, 8, 'Method']]],
   'relations': [[], [[5, 5, 7, 8, 'COMPARE'], [5, 5, 8, 8, 'COMPARE']]],
 }
