@@ -35,8 +35,8 @@ class MemoryNetwork(nn.Module):
   Tables of words are adjacent: that of the output of a hop is that of the input of the
   next. `positions='encoded'` weights the features of a word by its place, 'matrices'
   multiplies them by a learned matrix for each place, and 'hop_matrices' by one for each
-  place and each use of a table: the query, and the inputs and outputs of all hops (the
-  last two are ours). `linear` leaves the softmax
+  place and each input and output of a hop (the last two are ours). The query is encoded
+  as the input of the first hop. `linear` leaves the softmax
   over facts out, for the first epoch of training (arXiv:1503.08895 section 4.2,
   "linear start"). Rows of facts that are empty take part as in the published code, with
   a score of 0: a hop whose query matches no fact attends to them, and reads nothing.
@@ -75,7 +75,7 @@ class MemoryNetwork(nn.Module):
     state_BK = jnp.take(tables[0], query_BW + starts_W[None], axis=0).sum(axis=1)
     empty_BF = (facts_BFW == 0).all(axis=-1)
     for hop in range(self.hops):
-      keys_XK, values_XK = tables[2 * hop + 1 : 2 * hop + 3]
+      keys_XK, values_XK = tables[2 * hop : 2 * hop + 2]
       products_BX = precision.at_least_float32(state_BK @ keys_XK.T)
       products_BX = jnp.take_along_axis(products_BX, facts_BX, axis=1)
       weight_BF = products_BX.reshape(facts_BFW.shape).sum(axis=-1)
@@ -94,16 +94,14 @@ class MemoryNetwork(nn.Module):
     return {'logits': precision.at_least_float32(logits_BC)}
 
   def _tables(self, words: int) -> list[jax.Array]:
-    """Returns the vectors (X, K) of words at places: of the query, keys, values, ..."""
-    uses, width = 2 * self.hops + 1, self.width
-    if self.positions == 'encoded':
-      places_WK = position_weights(words, width).astype(self.dtype)
-    elif self.positions == 'matrices':
-      places_WKL = self.param('places', _near_identity, (words, width, width))
-      places_SWKL = jnp.broadcast_to(places_WKL[None], (uses, words, width, width))
-    else:
-      shape = uses, words, width, width
-      places_SWKL = self.param('places', _near_identity, shape)
+    """Returns vectors (X, K) of words at places: keys, values, keys, and so on."""
+    uses, width = 2 * self.hops, self.width
+    shape: tuple[int, ...] = (words, width, width)
+    if self.positions == 'hop_matrices':
+      shape = uses, *shape
+    if self.positions != 'encoded':
+      places = self.param('places', _near_identity, shape).astype(self.dtype)
+      places_SWKL = jnp.broadcast_to(places, (uses, words, width, width))
     not_nil_V1 = jnp.arange(self.vocab_size)[:, None] > 0
     tables = []
     for hop in range(self.hops + 1):
@@ -112,13 +110,12 @@ class MemoryNetwork(nn.Module):
       tables.append(jnp.where(not_nil_V1, table_VK, 0.0).astype(self.dtype))
     found = []
     for use in range(uses):
-      # The table that one hop reads has the keys of the next one.
-      table_VK = tables[(use + 1) // 2 if use % 2 == 0 else use // 2]
+      table_VK = tables[(use + 1) // 2]
       if self.positions == 'encoded':
-        table_WVK = table_VK[None] * places_WK[:, None]
+        weights_WK = position_weights(words, width).astype(self.dtype)
+        table_WVK = table_VK[None] * weights_WK[:, None]
       else:
-        matrix_WKL = places_SWKL[use].astype(self.dtype)
-        table_WVK = jnp.einsum('VK,WKL->WVL', table_VK, matrix_WKL)
+        table_WVK = jnp.einsum('VK,WKL->WVL', table_VK, places_SWKL[use])
       found.append(table_WVK.reshape(-1, width))
     return found
 

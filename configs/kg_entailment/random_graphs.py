@@ -38,8 +38,8 @@ ARGUMENTS = ('hop_matrices', 'matrices', 'encoded', 'raw')
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, kind=ARGUMENTS).kind
   named = spec(terms.NameByPlace, pool=POOL)
-  c = mlc.ConfigDict(dict(seed=0, total_steps=10_000, log_every=200, keep_last=1))
-  c.checkpoint_every = 5000
+  c = mlc.ConfigDict(dict(seed=0, total_steps=8_000, log_every=200, keep_last=1))
+  c.checkpoint_every = 4000
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(

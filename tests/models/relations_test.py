@@ -1,5 +1,7 @@
 """Axes: B batch, W words, N entities."""
 
+import runpy
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ import shapes
 from battery import relations as cases
 from battery import variables
 
+from big_vision_like.models import bert
 from big_vision_like.ops import spans
+from big_vision_like.run import init_from
 
 MODEL, INPUTS, _ = cases.CASES['relations'][:3]
 TEXT = INPUTS[:4]
@@ -48,3 +52,21 @@ def test_names_of_axes():
   with shapes.checked('big_vision_like/models'):
     jax.eval_shape(MODEL.init, jax.random.key(0), *INPUTS)
     jax.eval_shape(MODEL.init, jax.random.key(0), *TEXT)
+
+
+def test_a_published_encoder_fits_by_the_rules_of_the_config(known):
+  node = runpy.run_path('configs/relations/published.py')['get_config']('scierc')
+  rules = {
+    name: node.init_from[name] for name in ('rename', 'allow_missing', 'allow_unused')
+  }
+  encoder = MODEL.encoder.clone(pooler=True, heads=bert.HEADS)
+  theirs = variables(encoder, TEXT[0])
+  start = init_from.InitFrom(weights=theirs, **rules)
+  found = start.fit(known, {})
+  for name in ('embeddings', 'encoder'):
+    ours = found['params']['encoder'][name]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs['params'][name])
+  for name in ('tags', 'subject', 'relations'):
+    jax.tree.map(
+      np.testing.assert_array_equal, found['params'][name], known['params'][name]
+    )
