@@ -119,6 +119,11 @@ def draw(config: FactsConfig, split: str, index: int) -> dict[str, Any]:
   }
 
 
+def made_up(index: int) -> dict[str, Any]:
+  """Returns a sentence for trials of configs without the data set."""
+  return draw(FactsConfig(name='made_up'), SPLITS[0], index)
+
+
 def _clauses(rng: random.Random, split: str, joined: bool) -> tuple[str, Sequence[str]]:
   """Returns the text of one clause or two, with slots, and its relations."""
   if not joined:
