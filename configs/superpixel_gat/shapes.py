@@ -22,6 +22,8 @@ from big_vision_like.models import superpixel_gat
 from big_vision_like.spec import epochs, spec
 from big_vision_like.tasks import classification as tasks
 
+EXAMPLES = {'train': 2_400, 'test': 600}
+
 
 def get_config() -> mlc.ConfigDict:
   c = mlc.ConfigDict(dict(seed=0, total_steps=3_000, log_every=100, keep_last=1))
@@ -66,7 +68,7 @@ def graphs(split: str) -> mlc.ConfigDict:
   """Returns pictures as graphs, which are made once."""
   return spec(
     memory.Cached,
-    source=spec(tfds.Tfds, name='five_shapes', split=split),
+    source=spec(tfds.Tfds, name='five_shapes', split=split, examples=EXAMPLES[split]),
     transforms=[
       spec(image.Decode, channels=3),
       spec(superpixels.Superpixels, mean=0.5, std=0.3, max_nodes=72, max_edges=432),
