@@ -24,12 +24,13 @@ class Relations(nn.Module):
 
   Inputs are `tokens_BT` and `token_mask_BT` of BERT, `first_BW`, the place of the first
   piece of each word, and `word_mask_BW`, False at padding. Entities are given by
-  `spans_BN2`, `kinds_BN` and `entity_mask_BN`, as in training; otherwise they are the
-  first `max_entities` that the tags describe.
+  `spans_BN2` and `kinds_BN`, as in training; otherwise they are the first
+  `max_entities` that the tags describe.
 
   Returns `tags` (B, W, 1 + 2 num_kinds) and `relations` (B, N, M, num_relations),
-  logits of the relation of entity N, the subject, to entity M, the object; the entities
-  `spans`, `kinds` and `entity_mask`, and `cut` (B,), the number of entities beyond.
+  logits of the relation of entity N, the subject, to entity M, the object. Entities
+  that are not given are returned as `spans`, `kinds` and `entity_mask`, with `cut`
+  (B,), the number of entities beyond.
   """
 
   encoder: bert.Bert
@@ -52,7 +53,6 @@ class Relations(nn.Module):
     word_mask_BW: jax.Array,
     spans_BN2: jax.Array | None = None,
     kinds_BN: jax.Array | None = None,
-    entity_mask_BN: jax.Array | None = None,
     train: bool = False,
   ) -> dict[str, jax.Array]:
     text_BTD = self.encoder(tokens_BT, None, token_mask_BT, train)['text']
@@ -62,18 +62,18 @@ class Relations(nn.Module):
       drop(words_BWD)
     )
     tags_BWC = precision.at_least_float32(tags_BWC)
-    cut_B = jnp.zeros(len(tokens_BT), jnp.int32)
+    outputs = {'tags': tags_BWC}
     if spans_BN2 is None:
       found = spans.of_tags(tags_BWC.argmax(axis=-1), word_mask_BW, self.max_entities)
-      spans_BN2, kinds_BN, entity_mask_BN, cut_B = found
-    return {
-      'tags': tags_BWC,
-      'relations': self._related(drop(words_BWD), spans_BN2, kinds_BN),
-      'spans': spans_BN2,
-      'kinds': kinds_BN,
-      'entity_mask': entity_mask_BN,
-      'cut': cut_B,
-    }
+      spans_BN2, kinds_BN, mask_BN, cut_B = found
+      outputs |= {
+        'spans': spans_BN2,
+        'kinds': kinds_BN,
+        'entity_mask': mask_BN,
+        'cut': cut_B,
+      }
+    related_BNMR = self._related(drop(words_BWD), spans_BN2, kinds_BN)
+    return outputs | {'relations': related_BNMR}
 
   def _related(
     self, words_BWD: jax.Array, spans_BN2: jax.Array, kinds_BN: jax.Array

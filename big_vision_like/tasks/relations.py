@@ -16,7 +16,7 @@ from big_vision_like.tasks import task
 from big_vision_like.tasks.task import Arrays, Loss, State
 
 TEXT = ('tokens', 'token_mask', 'first', 'word_mask')
-ENTITIES = ('spans', 'kinds', 'entity_mask')
+ENTITIES = ('spans', 'kinds')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

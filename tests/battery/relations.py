@@ -7,7 +7,7 @@ FIRST_BW = np.array([[1, 2, 4, 0]] * 4, np.int32)
 WORDS_BW = np.array([[1, 1, 1, 0]] * 4, bool)
 SEEN_BT = np.array([[1] * 6, [1] * 6, [1, 1, 1, 1, 1, 0], [1] * 6], bool)
 SPANS_BN2 = np.array([[[0, 1], [2, 2], [0, 0]]] * 4, np.int32)
-KINDS_BN = np.array([[0, 1, 0]] * 4, np.int32)
+KINDS_BN = np.array([[0, 1, 1]] * 4, np.int32)
 THERE_BN = np.array([[1, 1, 0]] * 4, bool)
 
 # The softmax over keys cancels a constant added to all of them.
@@ -40,7 +40,6 @@ CASES = {
       WORDS_BW,
       SPANS_BN2,
       KINDS_BN,
-      THERE_BN,
     ),
     ('tags', 'relations'),
   )

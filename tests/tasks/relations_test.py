@@ -13,7 +13,7 @@ TAGS = np.array([[1, 2, 3, 0]] * 4, np.int32)
 RELATED = np.array([[[0, 2, 0], [1, 0, 0], [0, 0, 0]]] * 4, np.int32)
 BATCH = dict(
   zip((*tasks.TEXT, *tasks.ENTITIES), cases.CASES['relations'].inputs, strict=True)
-) | {'tags': TAGS, 'relations': RELATED}
+) | {'tags': TAGS, 'relations': RELATED, 'entity_mask': cases.THERE_BN}
 
 
 def make(**options):

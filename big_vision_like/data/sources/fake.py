@@ -36,8 +36,8 @@ class Fake(Source):
   Images stay encoded. Features come from TFDS's catalogue, which has them without the
   data. An unknown data set has `image`, `label` and `id`. Labels cycle through 4 values
   below `classes`, including the lowest and the highest. Examples depend on name, split
-  and index. A module of the package that is named after the data set may have a function
-  `made_up(index)`, which returns them. With `outlines` they also have the boxes of `objects` as outlines, as
+  and index. They come from `made_up(index)` if the module named after the data set has
+  this function. With `outlines` they also have the boxes of `objects` as outlines, as
   `coco.Coco` has outlines.
   """
 
