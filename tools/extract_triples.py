@@ -1,4 +1,4 @@
-"""Reads triples out of texts, and finds what follows from them.
+"""Reads triples out of texts, and finds what follows.
 
     python tools/extract_triples.py runs/fact_sentences \\
         --text "Anna leads Acme. Anna is a novgil. Every novgil is a pelras." --follows
