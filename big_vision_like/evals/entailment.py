@@ -67,9 +67,9 @@ class Renamings(evaluator.Evaluator):
   """Answers to the same queries under several names of the terms.
 
   The data have the transform `RenameById`, whose `seed` becomes 0, 1 and so on.
-  `accuracy` is the mean over all names, and `spread` the largest less the smallest one.
-  `unanimous` is the share of queries whose answer is the same under all names, and
-  `voted_accuracy` that of the most frequent answers.
+  `accuracy` and `f1` are means over all names, and `spread` is the largest less the
+  smallest accuracy. `unanimous` is the share of queries whose answer is the same under
+  all names. `voted_accuracy` and `voted_f1` are those of the most frequent answers.
   """
 
   needs = ('label',)
@@ -83,7 +83,7 @@ class Renamings(evaluator.Evaluator):
       raise UserError('the data have no transform RenameById, which names the terms')
 
   def reports(self) -> Mapping[str, str]:
-    return {'accuracy|unanimous|voted_accuracy': 'max', 'spread': 'min'}
+    return {'(voted_)?(accuracy|f1)|unanimous': 'max', 'spread': 'min'}
 
   def measure(self, outputs: Arrays, batch: Arrays) -> Arrays:
     """Returns the answer and the label of each query."""
@@ -100,16 +100,20 @@ class Renamings(evaluator.Evaluator):
       found.append(self.joined(self.measure, predict, state, mesh, data=data).values)
     answer_RN = np.stack([values['answer'] for values in found])
     label_N = found[0]['label']
-    accuracy_R = (answer_RN == label_N).mean(axis=1)
+    each = [scores(label_N, answer_N) for answer_N in answer_RN]
+    accuracies = [one['accuracy'] for one in each]
     counts_CN = (answer_RN[None] == np.arange(answer_RN.max() + 1)[:, None, None]).sum(
       1
     )
+    voted = scores(label_N, counts_CN.argmax(axis=0))
     return Results(
       {
-        'accuracy': float(accuracy_R.mean()),
-        'spread': float(np.ptp(accuracy_R)),
+        'accuracy': float(np.mean(accuracies)),
+        'f1': float(np.mean([one['f1'] for one in each])),
+        'spread': float(np.ptp(accuracies)),
         'unanimous': float((answer_RN == answer_RN[0]).all(axis=0).mean()),
-        'voted_accuracy': float((counts_CN.argmax(axis=0) == label_N).mean()),
+        'voted_accuracy': voted['accuracy'],
+        'voted_f1': voted['f1'],
       }
     )
 

@@ -26,7 +26,7 @@ EXAMPLES = {'train': 2_400, 'test': 600}
 
 
 def get_config() -> mlc.ConfigDict:
-  c = mlc.ConfigDict(dict(seed=0, total_steps=3_000, log_every=100, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=1_500, log_every=100, keep_last=1))
   c.train_data = spec(
     pipeline.TrainInput,
     source=graphs('train'),

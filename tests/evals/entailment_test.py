@@ -83,10 +83,14 @@ def test_the_same_queries_under_several_names():
   found = made.run(by_label, None).scalars
   assert found == {
     'accuracy': 1.0,
+    'f1': 1.0,
     'spread': 0.0,
     'unanimous': 1.0,
     'voted_accuracy': 1.0,
+    'voted_f1': 1.0,
   }
+  patterns = made.reports()
+  assert all(any(re.fullmatch(x, name) for x in patterns) for name in found)
   found = made.run(by_name, None).scalars
   rows = [
     [terms.RenameById(pool=9, seed=seed).map(x)['query'][0] % 2 for x in source]
@@ -100,6 +104,9 @@ def test_the_same_queries_under_several_names():
     np.isin(answer_RN.sum(axis=0), (0, 4)).mean()
   )
   voted_N = answer_RN.sum(axis=0) > 2
+  of_each = [entailment.scores(label_N, x)['f1'] for x in answer_RN]
+  assert found['f1'] == pytest.approx(np.mean(of_each))
+  assert found['voted_f1'] == entailment.scores(label_N, voted_N.astype(int))['f1']
   assert found['voted_accuracy'] == pytest.approx((voted_N == label_N).mean())
   with pytest.raises(UserError, match='RenameById'):
     entailment.Renamings(data=pipeline.EvalInput(source=source, batch_size=8))
