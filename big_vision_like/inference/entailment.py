@@ -12,6 +12,7 @@ import numpy as np
 from big_vision_like import spec
 from big_vision_like.data import rdfs
 from big_vision_like.data.procedural import graphs
+from big_vision_like.data.sources import memory
 from big_vision_like.data.transforms import terms
 from big_vision_like.errors import UserError
 from big_vision_like.evals import entailment
@@ -40,7 +41,10 @@ class Reasoner:
     if node is None:
       raise UserError(f'{run.workdir} is no run on entailment: docs/entailment.md')
     data = spec.build(node['data'], 'config.evals')
-    self.memory = data.source.memory
+    source = data.source
+    while isinstance(source, memory.Cached):
+      source = source.source
+    self.memory = source.memory
     self.pool = next(
       (transform.pool for transform in data.transforms if hasattr(transform, 'pool')),
       None,

@@ -8,13 +8,15 @@ from its graph, or has the same form and does not. 40,000 graphs for training, 2
 others for testing; each query has its own graph. Terms have random names of a pool of
 40, drawn again in each epoch, so that only the rules can be learned.
 
-Expected F1 on unseen graphs: 72.1 % (seed 0); chance is 50 %. Takes 2:31 minutes on two
-CPU cores.
+Expected F1 on unseen graphs, seed 0: 81.0 %, and 82.2 % of the answer "follows"; the
+most frequent answer under 10 names has 83.1 %. Chance is 50 %. Took 28 minutes on two
+CPU cores that many other programs used.
 
-`matrices` (the default) multiplies words by a learned matrix for each place of a
-triple, `encoded` weights them as the paper does. `raw` trains with the same names in
-all graphs. `test` has unseen graphs with names of the pool, `disjoint` the same graphs
-with fixed names that `raw` has not seen.
+`hop_matrices` (the default) multiplies words by a learned matrix for each place of a
+triple and each input and output of a hop, `matrices` by one for each place; `encoded`
+weights them as the paper does. `raw` trains with the same names in all graphs. `test`
+has unseen graphs with names of the pool, `disjoint` the same graphs with fixed names
+that `raw` has not seen, and `renamed` the graphs of `test` under 10 names.
 """
 
 import ml_collections as mlc

@@ -10,6 +10,7 @@ from big_vision_like import optim
 from big_vision_like.data import rdfs
 from big_vision_like.data.input import pipeline
 from big_vision_like.data.procedural import graphs
+from big_vision_like.data.sources import memory
 from big_vision_like.data.transforms import terms
 from big_vision_like.errors import BadRecordError, UserError
 from big_vision_like.evals import entailment as evals
@@ -26,7 +27,9 @@ QUERIES = [('ann', rdfs.TYPE, 'worker'), ('worker', rdfs.TYPE, 'ann')]
 def config(evaluated=True):
   data = spec(
     pipeline.EvalInput,
-    source=spec(graphs.RandomGraphs, examples=8, split='test'),
+    source=spec(
+      memory.Cached, source=spec(graphs.RandomGraphs, examples=8, split='test')
+    ),
     transforms=[spec(terms.RenameById, pool=POOL)] if evaluated else [],
     batch_size=8,
   )
