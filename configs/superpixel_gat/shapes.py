@@ -4,9 +4,9 @@
     python -m big_vision_like.train --config=configs/superpixel_gat/shapes.py \
         --workdir=runs/superpixel_shapes
 
-A disc, a square, a triangle, a cross or a ring of random colours on 32x32 pixels, cut
-into about 60 superpixels. The model is the one of `digits.py`, with colours. Needs
-scikit-image: pip install '.[graphs]'.
+A disc, a square, a triangle, a cross or a ring of random colours on a dark ground of
+32x32 pixels, cut into about 60 superpixels. The model is the one of `digits.py`, with
+colours. Needs scikit-image: pip install '.[graphs]'.
 """
 
 import ml_collections as mlc
@@ -19,7 +19,7 @@ from big_vision_like.data.sources import memory, tfds
 from big_vision_like.data.transforms import image, superpixels
 from big_vision_like.evals import classification
 from big_vision_like.models import superpixel_gat
-from big_vision_like.spec import epochs, spec
+from big_vision_like.spec import spec
 from big_vision_like.tasks import classification as tasks
 
 EXAMPLES = {'train': 2_400, 'test': 600}
@@ -47,7 +47,7 @@ def get_config() -> mlc.ConfigDict:
       rate=spec(
         optax.warmup_cosine_decay_schedule,
         init_value=0.0,
-        peak_value=3e-3,
+        peak_value=2e-3,
         warmup_steps=200,
         decay_steps=c.get_ref('total_steps'),
       ),
@@ -58,7 +58,7 @@ def get_config() -> mlc.ConfigDict:
     test=spec(
       classification.Accuracy,
       data=spec(pipeline.EvalInput, source=graphs('test'), batch_size=200),
-      every=epochs(5),
+      every=300,
     )
   )
   return c
@@ -71,6 +71,12 @@ def graphs(split: str) -> mlc.ConfigDict:
     source=spec(tfds.Tfds, name='five_shapes', split=split, examples=EXAMPLES[split]),
     transforms=[
       spec(image.Decode, channels=3),
-      spec(superpixels.Superpixels, mean=0.5, std=0.3, max_nodes=72, max_edges=432),
+      spec(
+        superpixels.Superpixels,
+        mean=(0.2, 0.2, 0.2, 0.5, 0.5),
+        std=0.3,
+        max_nodes=72,
+        max_edges=432,
+      ),
     ],
   )

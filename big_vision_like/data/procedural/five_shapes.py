@@ -1,7 +1,7 @@
 """Pictures of one shape of five, as the TFDS data set `five_shapes`.
 
 A disc, a square, a triangle, a cross or a ring of a random colour, size and place, on a
-ground of another colour, with noise. Classes cannot be told by colours alone.
+dark ground, with noise.
 
 Axes: H W image, C channels.
 """
@@ -18,6 +18,7 @@ SPLITS = ('train', 'test')
 SHAPES = ('disc', 'square', 'triangle', 'cross', 'ring')
 SIDE = 32
 RADII = (7.0, 13.0)
+DARK = 0.25  # brightest ground
 CONTRAST = 0.4  # least difference of the colours in some channel
 
 
@@ -40,8 +41,8 @@ def draw(config: FiveShapesConfig, split: str, index: int) -> dict[str, Any]:
   inside = scenes.INSIDE[SHAPES[label]]
   inside_HW = inside((u_HW - left) / radius, (v_HW - top) / radius)
   while True:
-    ground_C, shape_C = rng.uniform(0, 1, (2, 3))
-    if np.abs(ground_C - shape_C).max() >= CONTRAST:
+    ground_C, shape_C = rng.uniform(0, DARK, 3), rng.uniform(0, 1, 3)
+    if (shape_C - ground_C).max() >= CONTRAST:
       break
   image_HWC = np.where(inside_HW[..., None], shape_C, ground_C)
   image_HWC = image_HWC + rng.normal(0, config.noise, image_HWC.shape)
