@@ -128,6 +128,20 @@ def parse(line: str, place: str = 'the triple') -> Triple:
   return tuple(terms)
 
 
+def line(triple: Triple) -> str:
+  """Returns a triple as a line of N-Triples, which `parse` reads."""
+  return ' '.join([*map(_long, triple), '.'])
+
+
+def _long(term: str) -> str:
+  if term.startswith(('_:', '"')):
+    return term
+  for namespace, prefix in NAMESPACES.items():
+    if term.startswith(prefix):
+      return f'<{namespace}{term.removeprefix(prefix)}>'
+  return f'<{term}>'
+
+
 def short(iri: str) -> str:
   """Returns a term of RDF(S) with its prefix, and other IRIs unchanged."""
   for namespace, prefix in NAMESPACES.items():

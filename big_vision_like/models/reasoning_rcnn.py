@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from big_vision_like.layers import convolution, fpn
 from big_vision_like.models import rcnn
-from big_vision_like.ops import precision, roi
+from big_vision_like.ops import graphs, precision, roi
 
 # Levels of the pyramid that describe the image, and the one whose size they get.
 LEVELS = slice(1, 5)
@@ -103,8 +103,9 @@ class Propagation(nn.Module):
     )
     bias_E = self.param('bias', nn.initializers.zeros, (self.features,))
     # Attention weights rows, so the product is the same for all images.
-    mixed_CE = edges_CC @ (pool_CX @ kernel_XE)
-    return nn.relu(attention_BC[..., None] * mixed_CE[None] + bias_E[None, None])
+    edges = graphs.Dense(edges_CC.reshape(1, -1), len(edges_CC))
+    mixed_1CE = edges.mixed((pool_CX @ kernel_XE)[None])
+    return nn.relu(attention_BC[..., None] * mixed_1CE + bias_E[None, None])
 
 
 class GivenRegions(nn.Module):

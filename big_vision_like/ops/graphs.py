@@ -45,6 +45,10 @@ class Incidence:
     """Returns the sum over the edges into each node (B, N, D)."""
     return _product('BEN,BED->BND', self.target_BEN, x_BED)
 
+  def mixed(self, x_BND: jax.Array) -> jax.Array:
+    """Returns the sum of the sources of each node, times the weights of edges."""
+    return _mixed(self, x_BND)
+
   def largest(self, x_BED: jax.Array) -> jax.Array:
     """Returns the maximum over the edges into each node (B, N, D); -inf without any."""
     into_BEN1 = self.target_BEN[..., None] > 0
@@ -71,6 +75,10 @@ class Segments:
   def into_targets(self, x_BED: jax.Array) -> jax.Array:
     """Returns the sum over the edges into each node (B, N, D)."""
     return self._reduced(jax.ops.segment_sum, x_BED)
+
+  def mixed(self, x_BND: jax.Array) -> jax.Array:
+    """Returns the sum of the sources of each node, times the weights of edges."""
+    return _mixed(self, x_BND)
 
   def largest(self, x_BED: jax.Array) -> jax.Array:
     """Returns the maximum over the edges into each node (B, N, D); -inf without any."""
@@ -100,6 +108,12 @@ class Dense:
   def into_targets(self, x_BED: jax.Array) -> jax.Array:
     """Returns the sum over the edges into each node (B, N, D)."""
     return self._square(x_BED).sum(axis=2)
+
+  def mixed(self, x_BND: jax.Array) -> jax.Array:
+    """Returns the sum of the sources of each node, times the weights of edges."""
+    # A product of matrices, without an array of all edges.
+    weight_BTS = self.weight_BE.reshape(-1, self.nodes, self.nodes)
+    return weight_BTS.astype(x_BND.dtype) @ x_BND
 
   def largest(self, x_BED: jax.Array) -> jax.Array:
     """Returns the maximum over the edges into each node (B, N, D); -inf without any."""
@@ -186,6 +200,11 @@ def shares(
   total_BNH = edges.into_targets(exponential_BEH) + epsilon
   total_BEH = edges.of_targets(jnp.where(total_BNH > 0, total_BNH, 1.0))
   return exponential_BEH / jnp.where(there_BE1, total_BEH, 1.0)
+
+
+def _mixed(edges: Incidence | Segments, x_BND: jax.Array) -> jax.Array:
+  weight_BE1 = edges.weight_BE[..., None].astype(x_BND.dtype)
+  return edges.into_targets(weight_BE1 * edges.of_sources(x_BND))
 
 
 def _product(equation: str, matrix: jax.Array, x: jax.Array) -> jax.Array:

@@ -8,13 +8,15 @@ from its graph, or has the same form and does not. 40,000 graphs for training, 2
 others for testing; each query has its own graph. Terms have random names of a pool of
 40, drawn again in each epoch, so that only the rules can be learned.
 
-Expected F1 on unseen graphs: 72.1 % (seed 0); chance is 50 %. Takes 2:31 minutes on two
-CPU cores.
+Expected F1 on unseen graphs, seed 0: 81.0 %, and 82.2 % of the answer "follows"; the
+most frequent answer under 10 names has 83.1 %. Chance is 50 %. Took 28 minutes on two
+CPU cores that many other programs used.
 
-`matrices` (the default) multiplies words by a learned matrix for each place of a
-triple, `encoded` weights them as the paper does. `raw` trains with the same names in
-all graphs. `test` has unseen graphs with names of the pool, `disjoint` the same graphs
-with fixed names that `raw` has not seen.
+`hop_matrices` (the default) multiplies words by a learned matrix for each place of a
+triple and each input and output of a hop, `matrices` by one for each place; `encoded`
+weights them as the paper does. `raw` trains with the same names in all graphs. `test`
+has unseen graphs with names of the pool, `disjoint` the same graphs with fixed names
+that `raw` has not seen, and `renamed` the graphs of `test` under 10 names.
 """
 
 import ml_collections as mlc
@@ -32,14 +34,14 @@ from big_vision_like.tasks import classification
 
 POOL = 40
 TERMS = 12
-ARGUMENTS = ('matrices', 'encoded', 'raw')
+ARGUMENTS = ('hop_matrices', 'matrices', 'encoded', 'raw')
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, kind=ARGUMENTS).kind
   named = spec(terms.NameByPlace, pool=POOL)
-  c = mlc.ConfigDict(dict(seed=0, total_steps=6000, log_every=200, keep_last=1))
-  c.checkpoint_every = 2000
+  c = mlc.ConfigDict(dict(seed=0, total_steps=8_000, log_every=200, keep_last=1))
+  c.checkpoint_every = 4000
   c.train_data = spec(
     pipeline.TrainInput,
     source=spec(
@@ -58,9 +60,8 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       num_classes=2,
       vocab_size=graphs.FIRST_TERM + POOL,
       width=40,
-      hops=4,
-      positions='encoded' if kind == 'encoded' else 'matrices',
-      masked=True,
+      hops=6,
+      positions='hop_matrices' if kind == 'raw' else kind,
     ),
     optimizer=spec(
       optim.adamw,
@@ -79,18 +80,20 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   c.evals = dict(
     test=_test(named if kind == 'raw' else by_id),
     disjoint=_test(first),
+    renamed=spec(entailment.Renamings, data=_data(by_id)),
   )
   return c
 
 
 def _test(names: mlc.ConfigDict) -> mlc.ConfigDict:
+  return spec(entailment.Entailment, data=_data(names), every=2000)
+
+
+def _data(names: mlc.ConfigDict) -> mlc.ConfigDict:
+  source = spec(graphs.RandomGraphs, examples=2_000, split='test')
   return spec(
-    entailment.Entailment,
-    data=spec(
-      pipeline.EvalInput,
-      source=spec(graphs.RandomGraphs, examples=2_000, split='test'),
-      transforms=[names],
-      batch_size=400,
-    ),
-    every=1000,
+    pipeline.EvalInput,
+    source=spec(memory.Cached, source=source),
+    transforms=[names],
+    batch_size=400,
   )

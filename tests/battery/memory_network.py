@@ -21,4 +21,10 @@ CASES = {
     ),
     (FACTS_BFW, tokens(4, 3, vocab_size=17)),
   ),
+  'memory_network_hops': Case(
+    memory_network.MemoryNetwork(
+      num_classes=2, vocab_size=17, width=8, hops=2, positions='hop_matrices'
+    ),
+    (FACTS_BFW, tokens(4, 3, vocab_size=17)),
+  ),
 }

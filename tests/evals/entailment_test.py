@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from big_vision_like.data.input import pipeline
+from big_vision_like.data.transforms import terms
+from big_vision_like.errors import UserError
 from big_vision_like.evals import entailment
 
 LABEL_N = np.array([0, 0, 0, 0, 1, 1, 1])
@@ -57,3 +59,54 @@ def test_names_are_reported():
   patterns = entailment.Entailment(data=data).reports()
   for name in run():
     assert any(re.fullmatch(pattern, name) for pattern in patterns), name
+
+
+def test_the_same_queries_under_several_names():
+  facts, query = np.zeros((2, 3), np.int32), np.array([6, 1, 7], np.int32)
+  source = [
+    {'facts': facts, 'query': query, 'label': np.int64(i % 2), 'id': np.int64(i)}
+    for i in range(40)
+  ]
+  data = pipeline.EvalInput(
+    source=source, transforms=[terms.RenameById(pool=9)], batch_size=8
+  )
+
+  def by_name(state, batch, key):
+    del state, key
+    return {'logits': one_hot(batch['query'][:, 0] % 2)}
+
+  def by_label(state, batch, key):
+    del state, key
+    return {'logits': one_hot(batch['label'])}
+
+  made = entailment.Renamings(data=data, renamings=4)
+  found = made.run(by_label, None).scalars
+  assert found == {
+    'accuracy': 1.0,
+    'f1': 1.0,
+    'spread': 0.0,
+    'unanimous': 1.0,
+    'voted_accuracy': 1.0,
+    'voted_f1': 1.0,
+  }
+  patterns = made.reports()
+  assert all(any(re.fullmatch(x, name) for x in patterns) for name in found)
+  found = made.run(by_name, None).scalars
+  rows = [
+    [terms.RenameById(pool=9, seed=seed).map(x)['query'][0] % 2 for x in source]
+    for seed in range(4)
+  ]
+  answer_RN, label_N = np.array(rows), np.arange(40) % 2
+  each = (answer_RN == label_N).mean(axis=1)
+  assert found['spread'] == pytest.approx(each.max() - each.min()) and found['spread']
+  assert found['accuracy'] == pytest.approx(each.mean())
+  assert found['unanimous'] == pytest.approx(
+    np.isin(answer_RN.sum(axis=0), (0, 4)).mean()
+  )
+  voted_N = answer_RN.sum(axis=0) > 2
+  of_each = [entailment.scores(label_N, x)['f1'] for x in answer_RN]
+  assert found['f1'] == pytest.approx(np.mean(of_each))
+  assert found['voted_f1'] == entailment.scores(label_N, voted_N.astype(int))['f1']
+  assert found['voted_accuracy'] == pytest.approx((voted_N == label_N).mean())
+  with pytest.raises(UserError, match='RenameById'):
+    entailment.Renamings(data=pipeline.EvalInput(source=source, batch_size=8))

@@ -18,17 +18,36 @@ QUERY_BW = RNG.integers(1, 20, (3, 3)).astype(np.int32)
 VARIABLES = jax.jit(MODEL.init)(jax.random.key(0), FACTS_BFW, QUERY_BW)
 
 
-def logits(facts_BFW, model=MODEL):
-  return np.asarray(model.apply(VARIABLES, facts_BFW, QUERY_BW)['logits'])
+def logits(facts_BFW, model=MODEL, variables=VARIABLES):
+  return np.asarray(model.apply(variables, facts_BFW, QUERY_BW)['logits'])
 
 
 @pytest.mark.parametrize('positions', memory_network.POSITIONS)
 def test_the_order_of_facts_changes_nothing(positions):
   model = MODEL.clone(positions=positions)
+  found = jax.jit(model.init)(jax.random.key(0), FACTS_BFW, QUERY_BW)
   order = RNG.permutation(FACTS_BFW.shape[1])
   np.testing.assert_allclose(
-    logits(FACTS_BFW, model), logits(FACTS_BFW[:, order], model), atol=1e-6
+    logits(FACTS_BFW, model, found),
+    logits(FACTS_BFW[:, order], model, found),
+    atol=1e-6,
   )
+
+
+def test_scores_and_sums_of_words_are_those_of_whole_facts():
+  _, sown = MODEL.apply(VARIABLES, FACTS_BFW, QUERY_BW, mutable='intermediates')
+  params = VARIABLES['params']
+
+  def encoded(hop, ids):
+    vectors = np.asarray(params[f'words_{hop}'])[ids]
+    return np.einsum('...WK,WKL->...L', vectors, np.asarray(params['places']))
+
+  state_BK = encoded(0, QUERY_BW)
+  for hop, weight_BF in enumerate(sown['intermediates']['attention']):
+    scores_BF = np.einsum('BFK,BK->BF', encoded(hop, FACTS_BFW), state_BK)
+    wanted_BF = np.exp(scores_BF) / np.exp(scores_BF).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(weight_BF, wanted_BF, rtol=1e-4)
+    state_BK += np.einsum('BF,BFK->BK', wanted_BF, encoded(hop + 1, FACTS_BFW))
 
 
 def test_the_order_of_words_changes_answers():

@@ -104,7 +104,7 @@ def test_the_pool_has_no_gradient_and_scores_have_one():
 def test_array_names_match_their_axes():
   with shapes.checked('big_vision_like/models/reasoning_rcnn.py') as seen:
     jax.eval_shape(lambda: run())
-  assert {'attention_BC', 'embedding_BCE', 'mixed_CE', 'x_BuvR'} <= seen.keys()
+  assert {'attention_BC', 'embedding_BCE', 'mixed_1CE', 'x_BuvR'} <= seen.keys()
 
 
 def detector(**changes):

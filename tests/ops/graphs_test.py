@@ -85,6 +85,16 @@ def test_sums_over_the_edges_into_nodes():
     np.testing.assert_array_equal(edges.into_targets(one_BE1)[..., 0], expected_BN)
 
 
+def test_sources_times_weights_by_hand():
+  expected_BND = np.zeros((B, N, D))
+  for b, e in np.ndindex(B, E):
+    s, t = EDGES_BE2[b, e]
+    expected_BND[b, t] += WEIGHT_BE[b, e] * NODES_BND[b, s]
+  for name, edges in FORMS.items():
+    found_BND = edges.mixed(NODES_BND)
+    np.testing.assert_allclose(found_BND, expected_BND, atol=1e-5, err_msg=name)
+
+
 def test_equal_edges_of_the_dense_form_are_one_with_the_sum_of_weights():
   edges_1E2, weight_1E = np.array([[[0, 1], [0, 1], [1, 0]]]), np.ones((1, 3))
   found = graphs.dense(edges_1E2, weight_1E, 2)

@@ -36,7 +36,8 @@ class Fake(Source):
   Images stay encoded. Features come from TFDS's catalogue, which has them without the
   data. An unknown data set has `image`, `label` and `id`. Labels cycle through 4 values
   below `classes`, including the lowest and the highest. Examples depend on name, split
-  and index. With `outlines` they also have the boxes of `objects` as outlines, as
+  and index. They come from `made_up(index)` if the module named after the data set has
+  this function. With `outlines` they also have the boxes of `objects` as outlines, as
   `coco.Coco` has outlines.
   """
 
@@ -82,8 +83,12 @@ class Fake(Source):
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < self._examples:
       raise IndexError(f'example {index} of {self._examples}')
-    rng = np.random.default_rng((self._seed, index))
-    example = _value(self.features, self.name, rng, index, self.classes)
+    own = catalogue.module(self.name.partition(':')[0].partition('/')[0])
+    if hasattr(own, 'made_up'):  # fields that belong together
+      example = own.made_up(index)
+    else:
+      rng = np.random.default_rng((self._seed, index))
+      example = _value(self.features, self.name, rng, index, self.classes)
     if 'panoptic_image' in example:
       example['panoptic_image'] = _panoptic(example)
       if 'segmentation' in example:

@@ -7,6 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from big_vision_like.data.input import pipeline
+from big_vision_like.data.procedural import fact_sentences
 from big_vision_like.data.sources import fake
 from big_vision_like.data.sources import tfds as sources
 from big_vision_like.data.transforms import image, objects
@@ -112,3 +113,10 @@ def test_a_feature_without_fake_values(monkeypatch):
     UserError, match=r'values of some\.depth \(feature Image\) cannot be made up'
   ):
     fake.Fake('some')[0]
+
+
+def test_a_module_of_ours_may_make_up_examples():
+  example = fake.Fake('fact_sentences', 'train')[3]
+  drawn = fact_sentences.draw(fact_sentences.FactsConfig(name='any'), 'train', 3)
+  assert [word.decode() for word in example['words']] == drawn['words']
+  assert example['entities'].tolist() == drawn['entities'].tolist()

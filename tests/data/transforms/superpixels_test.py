@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from big_vision_like.data.transforms import superpixels
+from big_vision_like.data.procedural import drawing
+from big_vision_like.data.sources import folders, memory
+from big_vision_like.data.transforms import image, superpixels
 from big_vision_like.errors import BadRecordError
 
 pytest.importorskip('skimage')
@@ -41,6 +43,35 @@ def test_images_of_one_colour_have_a_regular_grid(channels):
 def test_grey_images_have_graphs_of_their_own():
   places = [made(np.roll(IMAGE, shift, axis=1))['nodes'][:81, 1:] for shift in (0, 5)]
   assert np.abs(places[0] - places[1]).max() > 0.01
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 3)])
+def test_images_of_one_superpixel_have_one_loop(size):
+  example = made(IMAGE[: size[0], : size[1]], segments=1)
+  assert example['node_mask'].sum() == 1
+  assert example['edges'][example['weights'] > 0].tolist() == [[0, 0]]
+  assert example['weights'].max() == 2
+  assert np.isfinite(example['nodes']).all()
+
+
+def test_folders_of_images_become_graphs(tmp_path):
+  for name, value in (('black', 0), ('white', 255)):
+    (tmp_path / name).mkdir()
+    image_HWC = np.full((20, 30, 3), value, np.uint8)
+    (tmp_path / name / 'one.png').write_bytes(drawing.png(image_HWC))
+  source = memory.Cached(
+    folders.Folder(str(tmp_path)),
+    [
+      image.Decode(channels=3),
+      image.Resize(size=16, method='bilinear'),
+      superpixels.Superpixels(segments=20),
+    ],
+  )
+  black, white = source
+  assert [black['label'], white['label']] == [0, 1]
+  for example, value in ((black, 0), (white, 1)):
+    colours = example['nodes'][example['node_mask'], :3]
+    assert len(colours) > 4 and (colours == value).all()
 
 
 def test_borders_of_a_panorama_touch():
