@@ -97,7 +97,8 @@ class Attributes(nn.Module):
 class Labels(nn.Module):
   """The head of classification: `logits` (B, C) from the first query of the last layer.
 
-  Dropout, the transform of BERT's heads, and a linear layer.
+  Dropout, the transform of BERT's heads, and a linear layer. As published, they start
+  as PyTorch's layers do.
   """
 
   num_classes: int
@@ -109,14 +110,12 @@ class Labels(nn.Module):
   @nn.compact
   def __call__(self, x_LBQD: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_LBQD[-1, :, 0])
-    transform = bert_layers.Dense(x_BD.shape[-1], dtype=self.dtype, name='transform')
-    x_BD = transformer.gelu_exact(transform(x_BD))
+    x_BD = detr.dense(x_BD.shape[-1], self.dtype, name='transform')(x_BD)
+    x_BD = transformer.gelu_exact(x_BD)
     x_BD = nn.LayerNorm(epsilon=bert_layers.EPSILON, dtype=self.dtype, name='norm')(
       x_BD
     )
-    logits_BC = bert_layers.Dense(self.num_classes, dtype=self.dtype, name='labels')(
-      x_BD
-    )
+    logits_BC = detr.dense(self.num_classes, self.dtype, name='labels')(x_BD)
     return {'logits': precision.at_least_float32(logits_BC)}
 
 

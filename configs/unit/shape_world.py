@@ -32,14 +32,14 @@ from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import multi_task, set_detection
 from big_vision_like.tasks import unit as tasks
 
-STEPS = 6000
+STEPS = 4500
 SHARES = dict(
-  objects=0.25,
-  attributes=0.15,
-  questions=0.25,
+  objects=0.22,
+  attributes=0.13,
+  questions=0.22,
   statements=0.1,
-  paraphrases=0.15,
-  sentences=0.1,
+  paraphrases=0.2,
+  sentences=0.13,
 )
 ALL = ('all', 'separate', 'no_task_token')
 ARGUMENTS = ('questions', 'sentences')
@@ -152,6 +152,7 @@ def text_encoder() -> mlc.ConfigDict:
     pooler=False,
     dropout=0.0,
     attention_dropout=0.0,
+    init_std=0.125,
   )
 
 
