@@ -50,7 +50,7 @@ from big_vision_like.data.transforms import attributes, boxes, image, labels, qu
 from big_vision_like.evals import answering, detection
 from big_vision_like.evals import classification as evals
 from big_vision_like.models import bert, resnet, unit
-from big_vision_like.run import init_from, unit_weights
+from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import multi_task, set_detection
 from big_vision_like.tasks import unit as tasks
@@ -107,17 +107,6 @@ TEXTS |= {
   name: (glue.TASKS[data[0]][0], 128, len(glue.TASKS[data[0]][1]))
   for name, data in GLUE.items()
 }
-# Rows of the tables of task tokens, as published; 2 and 4 belong to no task.
-ROWS = {
-  'detection_coco': 0,
-  'detection_visual_genome': 1,
-  'vqa2': 3,
-  'glue_qnli': 5,
-  'glue_mnli_mismatched': 6,
-  'glue_sst2': 7,
-  'glue_qqp': 8,
-  'visual_entailment': 9,
-}
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
@@ -139,7 +128,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   if told.init == 'coco_init':
     c.init_from = coco_run(names, separate)
   elif told.init == 'zoo':
-    weights = spec(unit_weights.from_mmf, path='weights/unit.pth')
+    weights = spec(init_from.from_file, path='weights/unit.pth')
     c.init_from = spec(init_from.InitFrom, weights=weights)
   skips = len(names) in (2, 3) and not separate
   optimizer = optim.skipping_adamw if skips else optim.adamw
@@ -190,8 +179,8 @@ def part(name: str, task_token: bool) -> mlc.ConfigDict:
     num_queries=25 if read else 100,
     backbone=backbone if seen else None,
     text=spec(bert.Bert, **bert.variant('base')) if read else None,
-    task=ROWS[name] if task_token else None,
-    first_token_only=name != 'vqa2',
+    task=unit.ROWS[name] if task_token else None,
+    first_token_only=name not in unit.WHOLE_TEXTS,
   )
   if not read:
     return spec(set_detection.Detection, model=model, optimizer=None)
