@@ -13,6 +13,9 @@ to 0, over 20 epochs of NLVR2's training data for each task. The regions are sto
 for the configs of single tasks, and the weights are those of a run of
 `configs/vilbert/cc.py`, which lack only the token of the task.
 
+Batches, lengths of texts, heads and losses are those of the published vilbert_tasks.yml.
+The published model also has a score for each token of the text, which no task uses.
+
 The paper's numbers are for all twelve tasks, so there is no number to expect. Not
 trained here.
 """
