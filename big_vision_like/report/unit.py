@@ -50,22 +50,21 @@ def attended(source: Any) -> tuple[str, str]:
     if name in source.restored.task.tasks:
       content += page.heading(name)
       try:
-        data = specs.build(node, f'config.evals.{key}').data
-        content += page.cards(_of_task(source, name, data))
+        content += _of_task(source, name, specs.build(node, f'config.evals.{key}'))
       except UserError as reason:
         content += page.paragraph(str(reason), 'absent')
   if not content:
     raise UserError('no evaluator of the config belongs to a task.')
   return content, (
-    'The first examples of each task. Bars are the probabilities of answers; the right '
-    'one is green. Images are brighter where the last layer of the decoder attends, '
-    'averaged over heads: the query of an answer, or those of the surest objects.'
+    'The first examples of each task. Images are brighter where the last layer of the '
+    'decoder attends, averaged over heads: the query of an answer, or those of the '
+    'surest objects.'
   )
 
 
-def _of_task(source: Any, name: str, data: Any) -> list[str]:
-  """Returns cards (HTML) of the first examples of a task."""
-  run = source.restored
+def _of_task(source: Any, name: str, evaluator: Any) -> str:
+  """Returns the first examples of a task, as HTML."""
+  run, data = source.restored, evaluator.data
   part = run.task.tasks[name]
   state = run.task.state_of(name, run.state)
   apply = jax.jit(
@@ -74,10 +73,10 @@ def _of_task(source: Any, name: str, data: Any) -> list[str]:
     )
   )
   kind = 'box_labels' if part.model.text is None else 'label'
-  names = next(
+  names = dict(enumerate(getattr(evaluator, 'names', None) or ())) or next(
     (x.names.get(kind, {}) for k, x in source.known.items() if _named(k) == name), {}
   )
-  cards = []
+  cards, rows = [], []
   for index in range(min(NUM_EXAMPLES, len(data.source))):
     record = data.source[index]
     example = compose.applied(data.transforms, record, np.random.default_rng(0))
@@ -90,11 +89,18 @@ def _of_task(source: Any, name: str, data: Any) -> list[str]:
     prob_QC = np.asarray(jax.nn.softmax(outputs['logits'][0]))  # (C,) of an answer
     if part.model.text is None:
       cards += _of_objects(example['image'], prob_QC[:, :-1], weight_QM, names)
-    else:
-      words = _words(data.transforms, example)
-      whole = not part.model.first_token_only
-      cards.append(_of_answer(example, prob_QC, weight_QM[0], words, whole, names))
-  return cards
+      continue
+    words = _words(data.transforms, example)
+    whole = not part.model.first_token_only
+    row, lit_HWC = _of_answer(example, prob_QC, weight_QM[0], words, whole, names)
+    rows.append(row)
+    if lit_HWC is not None:
+      picture = page.picture(lit_HWC, f'attention for {row[0]!r}')
+      cards.append(page.card(picture, row[0], page.text_line(row[0])))
+  content = page.cards(cards) if cards else ''
+  if rows:
+    content += page.table(['text', 'answers', 'right answer', 'attention'], rows)
+  return content
 
 
 def _named(key: str) -> str:
@@ -112,10 +118,9 @@ def _of_objects(
   cards = []
   for q in np.argsort(-prob_QC.max(-1), kind='stable')[:NUM_QUERIES].tolist():
     label = int(prob_QC[q].argmax())
-    title = f'query {q}: {names.get(label, f"class {label}")}'
-    picture = page.picture(lit(image_HWC, weight_QN[q]), f'attention of {title}')
-    line = page.text_line(f'{title}, {100 * prob_QC[q, label]:.0f} %')
-    cards.append(page.card(picture, title, line))
+    name = f'{names.get(label, f"class {label}")}, {100 * prob_QC[q, label]:.0f} %'
+    picture = page.picture(lit(image_HWC, weight_QN[q]), f'attention for {name}')
+    cards.append(page.card(picture, f'query {q}', page.text_line(name)))
   return cards
 
 
@@ -126,8 +131,8 @@ def _of_answer(
   words: Sequence[str],
   whole: bool,
   names: Mapping[int, str],
-) -> str:
-  """Returns a card with a text, its answers, and what their query attends to.
+) -> tuple[list[str], np.ndarray | None]:
+  """Returns a row about the answer to a text, and the image lit by attention, if any.
 
   `whole` tells whether the memory has all words, with padding, or only the first.
   """
@@ -137,18 +142,16 @@ def _of_answer(
     word for word, there in zip(words, example['token_mask'], strict=True) if there
   ]
   text = ' '.join(valid).replace('[CLS] ', '').replace('[SEP]', '|').rstrip('| ')
-  picture, lines = '', [page.text_line(text)]
+  best = np.argsort(-prob_C, kind='stable')[:NUM_ANSWERS].tolist()
+  answers = [f'{names.get(x, f"class {x}")} {100 * prob_C[x]:.0f} %' for x in best]
   true = int(example['label']) if 'label' in example else -1
-  for label in np.argsort(-prob_C, kind='stable')[:NUM_ANSWERS].tolist():
-    answer = names.get(label, f'class {label}')
-    lines.append(page.bar(answer, float(prob_C[label]), label == true))
+  right = names.get(true, f'class {true}') if true >= 0 else ''
+  shares = [*zip(valid[:count], weight_M[cells:], strict=False)]
   if cells:
-    picture = page.picture(lit(example['image'], weight_M[:cells]), 'attention')
-    shares = [('the image', weight_M[:cells].sum())]
-    shares += zip(valid[:count], weight_M[cells:], strict=False)
-    texts = [f'{word} {100 * share:.0f} %' for word, share in shares]
-    lines.append(page.text_line(f'attends to {", ".join(texts)}'))
-  return page.card(picture, text, ''.join(lines))
+    shares = [('the image', weight_M[:cells].sum()), *shares]
+  attended = ', '.join(f'{word} {100 * share:.0f} %' for word, share in shares)
+  picture_HWC = lit(example['image'], weight_M[:cells]) if cells else None
+  return [text, ', '.join(answers), right, attended], picture_HWC
 
 
 def _words(transforms: Sequence[Any], example: Mapping[str, Any]) -> list[str]:

@@ -108,8 +108,8 @@ def test_the_report_shows_tasks_and_attention(folder, monkeypatch):
   assert 'sentences' in content and '>9<' in content  # answers of questions
   content, _ = report.attended(source)
   assert content.count('<img') == 2 * (2 + 1)  # two objects and a question, twice
-  assert 'attends to the image' in content and 'absent' not in content
-  assert 'class="bar true"' in content or 'class="bar"' in content
+  assert 'the image ' in content and '[CLS] 100 %' in content
+  assert 'absent' not in content
 
 
 def test_an_image_is_bright_where_a_query_attends():
