@@ -48,6 +48,8 @@ GROUPS = {
     'predict': 'classify images, or detect the objects in them',
     'translate': 'translate text line by line',
     'ask': 'answer questions about a picture with a run of tasks',
+    'generate': 'generate images: samples, attention, interpolation',
+    'extract-triples': 'find entities and relations in texts, as triples',
     'paper-tables': 'print published tables alongside our results',
   },
   'Data and weights': {
@@ -82,6 +84,8 @@ GROUPS = {
     'benchmark bert': 'compare the speed of BERT with transformers',
     'benchmark videos': 'measure the decoding of clips from video files',
     'benchmark graphs': 'measure attention over graphs in three forms',
+    'benchmark gan': 'compare the speed of a GANsformer with PyTorch code',
+    'benchmark sorting': 'measure sorts of many numbers by execution engines',
     'benchmark matching': 'measure the cost of matching targets to queries',
     'benchmark checkpoints': 'measure the cost of checksums in checkpoints',
     'benchmark kills': 'kill and resume training runs, compare the results',

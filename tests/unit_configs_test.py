@@ -5,9 +5,18 @@ import runpy
 import jax
 import numpy as np
 import pytest
+from battery import unit as cases
+from battery import variables
+from random_weights import assert_same
 
-from big_vision_like import spec
+from big_vision_like import optim, spec
 from big_vision_like.data.input import alternating
+from big_vision_like.models import bert, detr, unit
+from big_vision_like.run import init_from
+from big_vision_like.tasks import multi_task, set_detection
+from big_vision_like.tasks import unit as tasks
+from big_vision_like.weights import bert_names, files
+from big_vision_like.weights import detr as detr_files
 
 CONFIG = runpy.run_path('configs/unit/published.py')
 
@@ -66,3 +75,47 @@ def test_shares_of_steps_sum_to_one(which):
   np.testing.assert_allclose(sum(data.shares.values()), 1)
   if which.startswith('all8'):
     assert data.shares.to_dict() == pytest.approx(CONFIG['SHARES'])
+  else:
+    assert len({*data.shares.to_dict().values()}) == 1
+
+
+@pytest.mark.parametrize('which', CONFIG['MODELS'])
+def test_optimizers_skip_as_published(which):
+  skips = which in ('coco_vqa2_shared', 'vg_vqa2_shared', 'coco_vg_vqa2_shared')
+  optimizer = spec.symbol(CONFIG['get_config'](which).task.optimizer)
+  assert (optimizer is optim.skipping_adamw) == skips
+
+
+def test_detr_and_bert_start_a_run_together(tmp_path):
+  text = bert.Bert(20, 16, 1, 2, 24, max_length=6)
+  sizes = dict(width=12, encoder_depth=1, decoder_depth=1, num_heads=3, mlp_dim=20)
+  finder = detr.DETR(num_classes=4, num_queries=5, backbone=cases.backbone(), **sizes)
+  image_and_text = cases.CASES['unit_answers'].inputs
+  found = jax.device_get(variables(finder, *image_and_text[:2]))
+  read = jax.device_get(variables(text, *image_and_text[2:]))
+  files.write(tmp_path / 'detr.safetensors', detr_files.to_facebook(found))
+  files.write(tmp_path / 'bert.safetensors', bert_names.to_state(read['params']))
+  parts = {
+    'objects': set_detection.Detection(model=cases.OBJECTS.model, optimizer=None),
+    'answers': tasks.TextClassification(
+      model=cases.CASES['unit_answers'].model.clone(text=text), optimizer=None
+    ),
+  }
+  task = multi_task.MultiTask(tasks=parts, own=unit.OWN, optimizer=optim.momentum(0.1))
+  seen = dict(zip(('image', 'size'), image_and_text[:2], strict=True))
+  texts = dict(zip(tasks.TEXT, image_and_text[2:], strict=True))
+  batch = {'objects': seen, 'answers': seen | texts}
+  state = jax.device_get(jax.jit(task.init)(jax.random.key(0), batch))
+  nodes = CONFIG['published']()
+  for node, name in zip(nodes, ('detr', 'bert'), strict=True):
+    node.weights.path = str(tmp_path / f'{name}.safetensors')
+    node.weights.num_heads = {'detr': 3, 'bert': 2}[name]
+  before = {'params': state.params, **state.mutable}
+  after = init_from.fill([spec.build(x, 'x') for x in nodes], before, task, batch)
+  shared = after['params']['shared']
+  assert_same(shared['backbone'], found['params']['backbone'])
+  assert_same(after['constants']['shared']['backbone'], found['constants']['backbone'])
+  assert_same(shared['text'], read['params'])
+  for name in ('encoder', 'decoder', 'input_proj', 'text_proj'):
+    assert_same(shared[name], state.params['shared'][name])
+  assert_same(after['params']['answers'], state.params['answers'])

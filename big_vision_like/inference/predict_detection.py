@@ -80,7 +80,8 @@ class Detector:
       return rows, plain, {}
     shown_HWC = shown_HWC[..., :3]  # without alpha
     drawn = {'': boxes_picture(shown_HWC, objects)}
-    if objects and sown:
+    # The cells of a UniT have no grid: its report draws what they attend to.
+    if objects and sown and outputs['memory'].ndim == 4:
       grid_hw = outputs['memory'].shape[1:3]
       attention_Qhw = detection.decoder_attention(sown, grid_hw)[0]
       drawn['-attention'] = attention_picture(example, objects, attention_Qhw)

@@ -22,10 +22,12 @@ Dense = functools.partial(nn.Dense, kernel_init=NORMAL)
 
 
 def block_args(
-  activation: str = 'gelu_exact', attention_dropout: float = 0.1
+  activation: str = 'gelu_exact',
+  attention_dropout: float = 0.1,
+  normal: nn.initializers.Initializer = NORMAL,
 ) -> dict[str, Any]:
   """Returns the arguments of `transformer.Block` with which it is a block of BERT."""
-  init = dict(kernel_init=NORMAL)
+  init = dict(kernel_init=normal)
   return dict(
     attention_args=dict(dropout=attention_dropout, **init),
     mlp_args=dict(
@@ -51,10 +53,11 @@ class Embeddings(nn.Module):
   num_tasks: int = 0
   dropout: float = 0.1
   dtype: str = 'float32'
+  normal: nn.initializers.Initializer = NORMAL
 
   def setup(self) -> None:
     embed = functools.partial(
-      nn.Embed, features=self.width, embedding_init=NORMAL, dtype=self.dtype
+      nn.Embed, features=self.width, embedding_init=self.normal, dtype=self.dtype
     )
     self.word = embed(self.vocab_size)
     self.position = embed(self.max_length)

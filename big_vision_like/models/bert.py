@@ -42,6 +42,9 @@ class Bert(nn.Module):
   is none), and logits of the `heads`: `words` (B, T, V) for masked words, `next_text`
   (B, 2), whose class 0 is a second text that follows the first.
 
+  Embeddings and matrices of the encoder start with the deviation `init_std`. That of
+  the paper is small for narrow models, which learn sooner with 1 / sqrt(width).
+
   `before_BPD` are vectors without positions before the embedded text, to which its
   tokens attend. Outputs do not include them.
   """
@@ -58,6 +61,7 @@ class Bert(nn.Module):
   activation: str = 'gelu_exact'
   dropout: float = 0.1
   attention_dropout: float = 0.1
+  init_std: float = 0.02
   scan: bool = False
   remat: str = 'none'
   dtype: str = 'float32'
@@ -76,6 +80,7 @@ class Bert(nn.Module):
   ) -> dict[str, jax.Array]:
     for head in self.heads:
       check_one_of(HEADS, heads=head)
+    normal = nn.initializers.normal(self.init_std)
     embeddings = layers.Embeddings(
       self.vocab_size,
       self.width,
@@ -83,6 +88,7 @@ class Bert(nn.Module):
       self.num_types,
       dropout=self.dropout,
       dtype=self.dtype,
+      normal=normal,
       name='embeddings',
     )
     x_BTD = embeddings(tokens_BT, token_types_BT, train=train)
@@ -104,7 +110,7 @@ class Bert(nn.Module):
       norm='post',
       final_norm=False,
       epsilon=layers.EPSILON,
-      block_args=layers.block_args(self.activation, self.attention_dropout),
+      block_args=layers.block_args(self.activation, self.attention_dropout, normal),
       name='encoder',
     )(x_BTD, train, transformer.Context(mask=mask))[:, count:]
     outputs = {'text': x_BTD}

@@ -11,6 +11,10 @@ of the memory, Q queries, D width (of the image encoder or the decoder), E width
 text, L layers of the decoder, C classes, A attributes.
 """
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,6 +29,19 @@ _MATRIX = nn.initializers.xavier_uniform()
 # Parameters that belong to a task, for `MultiTask.own`; the rest is shared.
 OWN = ('queries', 'head/.*')
 OWN_DECODER = ('decoder/.*', *OWN)
+# The published tasks with their rows in tables of task tokens; 2 and 4 are not used.
+ROWS = {
+  'detection_coco': 0,
+  'detection_visual_genome': 1,
+  'vqa2': 3,
+  'glue_qnli': 5,
+  'glue_mnli_mismatched': 6,
+  'glue_sst2': 7,
+  'glue_qqp': 8,
+  'visual_entailment': 9,
+}
+# Those whose decoder sees all tokens of the text, not only the first.
+WHOLE_TEXTS = ('vqa2',)
 
 
 class Objects(nn.Module):
@@ -97,7 +114,8 @@ class Attributes(nn.Module):
 class Labels(nn.Module):
   """The head of classification: `logits` (B, C) from the first query of the last layer.
 
-  Dropout, the transform of BERT's heads, and a linear layer.
+  Dropout, the transform of BERT's heads, and a linear layer. As published, they start
+  as PyTorch's layers do.
   """
 
   num_classes: int
@@ -109,14 +127,12 @@ class Labels(nn.Module):
   @nn.compact
   def __call__(self, x_LBQD: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_LBQD[-1, :, 0])
-    transform = bert_layers.Dense(x_BD.shape[-1], dtype=self.dtype, name='transform')
-    x_BD = transformer.gelu_exact(transform(x_BD))
+    x_BD = detr.dense(x_BD.shape[-1], self.dtype, name='transform')(x_BD)
+    x_BD = transformer.gelu_exact(x_BD)
     x_BD = nn.LayerNorm(epsilon=bert_layers.EPSILON, dtype=self.dtype, name='norm')(
       x_BD
     )
-    logits_BC = bert_layers.Dense(self.num_classes, dtype=self.dtype, name='labels')(
-      x_BD
-    )
+    logits_BC = detr.dense(self.num_classes, self.dtype, name='labels')(x_BD)
     return {'logits': precision.at_least_float32(logits_BC)}
 
 
@@ -317,3 +333,59 @@ class UniT(nn.Module):
   def _token(self, table: nn.Embed, x_BND: jax.Array) -> jax.Array:
     """Returns the token of the task for each example, (B, 1, D)."""
     return table(jnp.full((len(x_BND), 1), self.task))
+
+
+@dataclasses.dataclass(frozen=True)
+class UniTs:
+  """The models of several tasks with common variables, for prediction.
+
+  In each collection, variables are {'shared': ..., task: its own}, as in a `MultiTask`.
+  """
+
+  tasks: Mapping[str, UniT]
+  separate: bool = False
+
+  @property
+  def num_classes(self) -> int:
+    """The number of classes of the first task of detection; 0 without one."""
+    heads = (model.head for model in self.tasks.values())
+    return next((x.num_classes for x in heads if isinstance(x, Objects)), 0)
+
+  def init(self, key: jax.Array, inputs: Mapping[str, tuple[Any, ...]]) -> Any:
+    """Returns initial variables; `inputs` are those of each task."""
+    own = {'queries', 'head'} | ({'decoder'} if self.separate else set())
+    found: dict[str, dict[str, Any]] = {}
+    for name, model in self.tasks.items():
+      for kind, tree in model.init(key, *inputs[name]).items():
+        for part, variables in tree.items():
+          place = found.setdefault(kind, {})
+          place.setdefault(name if part in own else 'shared', {})[part] = variables
+    return found
+
+  def apply(
+    self, variables: Any, *inputs: Any, task: str | None = None, **options: Any
+  ) -> Any:
+    """Returns the outputs of a task, by default of the first with as many inputs.
+
+    A task takes images and their sizes, or tokens, their types and their mask, or
+    all five.
+    """
+    if task is None:
+      fitting = [n for n, model in self.tasks.items() if _takes(model) == len(inputs)]
+      if not fitting:
+        raise UserError(
+          f'no task of {", ".join(self.tasks)} takes {len(inputs)} arrays'
+        )
+      task = fitting[0]
+    if task not in self.tasks:
+      raise UserError(f'there is no task {task!r}: choose from {", ".join(self.tasks)}')
+    own = {
+      kind: {**tree.get('shared', {}), **tree.get(task, {})}
+      for kind, tree in variables.items()
+    }
+    return self.tasks[task].apply(own, *inputs, **options)
+
+
+def _takes(model: UniT) -> int:
+  """Returns the number of arrays that the model of a task takes."""
+  return 2 * (model.backbone is not None) + 3 * (model.text is not None)

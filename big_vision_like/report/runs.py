@@ -81,10 +81,12 @@ def summary(logs: Sequence[Log]) -> str:
 def highlights(log: Log) -> dict[str, str]:
   """Returns the main facts about a run by their titles."""
   config, task = log.config, dict(log.config.get('task', {}))
-  rows = {
-    'model': described(task.pop('model', None)),
+  parts = task.pop('tasks', {})  # of a task that trains several
+  rows = {} if parts else {'model': described(task.pop('model', None))}
+  rows |= {
     'optimizer': described(task.pop('optimizer', None)),
     'task': described(task),
+    **{f'tasks.{name}': described(part) for name, part in parts.items()},
     **log.facts,
     'steps': f'{max((r["step"] for r in log.records), default=0):,}',
   }

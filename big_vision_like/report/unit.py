@@ -1,11 +1,11 @@
 """Sections of a report on UniT: its tasks, and what their queries attend to.
 
-Axes: H W image, C channels, h w cells of the image, B = 1 example, Q queries, M tokens
-of the memory: cells, then words.
+Axes: H W image, C channels or classes, h w cells of the image, N = h * w, B = 1
+example, Q queries, M tokens of the memory: cells, then words.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from big_vision_like.report import page
 from big_vision_like.report.source import Section
 from big_vision_like.viz import attention
 
-NUM_QUERIES = 3
+NUM_EXAMPLES, NUM_QUERIES, NUM_ANSWERS = 2, 2, 3
 SIDE = 160  # pixels of a picture, about
 
 
@@ -43,74 +43,122 @@ def of_tasks(source: Any) -> tuple[str, str]:
 
 
 def attended(source: Any) -> tuple[str, str]:
-  """Shows what queries of each task attend to in the first example of its data."""
+  """Shows predictions of each task, and what the queries attend to."""
   content = ''
   for key, node in source.log.config.get('evals', {}).items():
     name = str(node.get('predict', '')).partition('.')[0]
     if name in source.restored.task.tasks:
       content += page.heading(name)
       try:
-        content += _of_task(source, name, specs.build(node, f'config.evals.{key}').data)
+        content += _of_task(source, name, specs.build(node, f'config.evals.{key}'))
       except UserError as reason:
         content += page.paragraph(str(reason), 'absent')
   if not content:
     raise UserError('no evaluator of the config belongs to a task.')
   return content, (
-    'Cross-attention of the last layer of the decoder, averaged over heads: the query '
-    'of an answer, or those of the surest objects. Images are brighter where '
-    'a query attends; numbers are the weights of words.'
+    'The first examples of each task. Images are brighter where the last layer of the '
+    'decoder attends, averaged over heads: the query of an answer, or those of the '
+    'surest objects.'
   )
 
 
-def _of_task(source: Any, name: str, data: Any) -> str:
-  """Returns the attention of a task for the first example of its data, as HTML."""
-  run = source.restored
+def _of_task(source: Any, name: str, evaluator: Any) -> str:
+  """Returns the first examples of a task, as HTML."""
+  run, data = source.restored, evaluator.data
   part = run.task.tasks[name]
-  record = data.source[0]
-  example = compose.applied(data.transforms, record, np.random.default_rng(0))
-  batch = {key: np.asarray(x)[None] for key, x in example.items()}
   state = run.task.state_of(name, run.state)
-  outputs, sown = jax.jit(
+  apply = jax.jit(
     lambda variables, inputs: part.model.apply(
       variables, *inputs, mutable=['intermediates']
     )
-  )(state.variables, part.model_inputs(batch))
-  layers = attention.stack_attention(
-    sown['intermediates'], 'decoder', 'cross_attention'
   )
-  weights_QM = layers[-1].mean(axis=1)[0]
-  words = _words(data.transforms, record, example, part.model)
-  queries, titles = [0], ['the query of the answer']
-  if part.model.text is None:
-    probs_QC = np.asarray(jax.nn.softmax(outputs['logits'][0]))[:, :-1]
-    queries = np.argsort(-probs_QC.max(-1), kind='stable')[:NUM_QUERIES].tolist()
-    titles = [f'query {q}, class {probs_QC[q].argmax()}' for q in queries]
-  cards = []
-  for query, title in zip(queries, titles, strict=True):
-    cells = weights_QM.shape[1] - len(words)
-    picture = ''
-    if part.model.backbone is not None:
-      lit_HWC = lit(batch['image'][0], weights_QM[query, :cells])
-      picture = page.picture(lit_HWC, f'attention of {title}')
-    own = weights_QM[query, cells:]
-    lines = [page.text_line(title)] + [
-      page.text_line(f'{word}: {100 * weight:.1f} %')
-      for word, weight in zip(words, own, strict=True)
-    ]
-    cards.append(page.card(picture, title, ''.join(lines)))
-  return page.cards(cards)
+  kind = 'box_labels' if part.model.text is None else 'label'
+  names = dict(enumerate(getattr(evaluator, 'names', None) or ())) or next(
+    (x.names.get(kind, {}) for k, x in source.known.items() if _named(k) == name), {}
+  )
+  cards, rows = [], []
+  for index in range(min(NUM_EXAMPLES, len(data.source))):
+    record = data.source[index]
+    example = compose.applied(data.transforms, record, np.random.default_rng(0))
+    batch = {key: np.asarray(x)[None] for key, x in example.items()}
+    outputs, sown = apply(state.variables, part.model_inputs(batch))
+    layers = attention.stack_attention(
+      sown['intermediates'], 'decoder', 'cross_attention'
+    )
+    weight_QM = layers[-1].mean(axis=1)[0]
+    prob_QC = np.asarray(jax.nn.softmax(outputs['logits'][0]))  # (C,) of an answer
+    if part.model.text is None:
+      cards += _of_objects(example['image'], prob_QC[:, :-1], weight_QM, names)
+      continue
+    words = _words(data.transforms, example)
+    whole = not part.model.first_token_only
+    row, lit_HWC = _of_answer(example, prob_QC, weight_QM[0], words, whole, names)
+    rows.append(row)
+    if lit_HWC is not None:
+      picture = page.picture(lit_HWC, f'attention for {row[0]!r}')
+      cards.append(page.card(picture, row[0], page.text_line(row[0])))
+  content = page.cards(cards) if cards else ''
+  if rows:
+    content += page.table(['text', 'answers', 'right answer', 'attention'], rows)
+  return content
 
 
-def _words(
-  transforms: Sequence[Any], record: Any, example: Any, model: unit.UniT
+def _named(key: str) -> str:
+  """Returns the task of an input, from the name of the input in the config."""
+  return key.rpartition('.')[-1]
+
+
+def _of_objects(
+  image_HWC: np.ndarray,
+  prob_QC: np.ndarray,
+  weight_QN: np.ndarray,
+  names: Mapping[int, str],
 ) -> list[str]:
-  """Returns the word pieces that the decoder attends to, with padding."""
-  if model.text is None:
-    return []
-  found = [x for x in transforms if isinstance(x, attributes.TextPair)]
+  """Returns a card for each of the surest objects of an image."""
+  cards = []
+  for q in np.argsort(-prob_QC.max(-1), kind='stable')[:NUM_QUERIES].tolist():
+    label = int(prob_QC[q].argmax())
+    name = f'{names.get(label, f"class {label}")}, {100 * prob_QC[q, label]:.0f} %'
+    picture = page.picture(lit(image_HWC, weight_QN[q]), f'attention for {name}')
+    cards.append(page.card(picture, f'query {q}', page.text_line(name)))
+  return cards
+
+
+def _of_answer(
+  example: Mapping[str, Any],
+  prob_C: np.ndarray,
+  weight_M: np.ndarray,
+  words: Sequence[str],
+  whole: bool,
+  names: Mapping[int, str],
+) -> tuple[list[str], np.ndarray | None]:
+  """Returns a row about the answer to a text, and the image lit by attention, if any.
+
+  `whole` tells whether the memory has all words, with padding, or only the first.
+  """
+  count = len(words) if whole else 1
+  cells = len(weight_M) - count
+  valid = [
+    word for word, there in zip(words, example['token_mask'], strict=True) if there
+  ]
+  text = ' '.join(valid).replace('[CLS] ', '').replace('[SEP]', '|').rstrip('| ')
+  best = np.argsort(-prob_C, kind='stable')[:NUM_ANSWERS].tolist()
+  answers = [f'{names.get(x, f"class {x}")} {100 * prob_C[x]:.0f} %' for x in best]
+  true = int(example['label']) if 'label' in example else -1
+  right = names.get(true, f'class {true}') if true >= 0 else ''
+  shares = [*zip(valid[:count], weight_M[cells:], strict=False)]
+  if cells:
+    shares = [('the image', weight_M[:cells].sum()), *shares]
+  attended = ', '.join(f'{word} {100 * share:.0f} %' for word, share in shares)
+  picture_HWC = lit(example['image'], weight_M[:cells]) if cells else None
+  return [text, ', '.join(answers), right, attended], picture_HWC
+
+
+def _words(transforms: Sequence[Any], example: Mapping[str, Any]) -> list[str]:
+  """Returns the word pieces of an example, with padding."""
   ids = np.asarray(example['tokens']).tolist()
-  pieces = found[0].vocabulary.pieces(ids) if found else [*map(str, ids)]
-  return pieces[:1] if model.first_token_only else pieces
+  found = [x for x in transforms if isinstance(x, attributes.TextPair)]
+  return found[0].vocabulary.pieces(ids) if found else [*map(str, ids)]
 
 
 def lit(image_HWC: np.ndarray, weight_N: np.ndarray) -> np.ndarray:

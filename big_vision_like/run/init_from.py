@@ -185,8 +185,8 @@ def _with_images(found: published.Published, path: str) -> Weights:
   images = found.images(pathlib.Path(path).stem)
   return Weights(
     found.variables,
-    images.mean,
-    images.std,
+    images.mean or None,  # there are no images
+    images.std or None,
     architecture=trees.flatten(found.architecture),
     assumed=found.assumed,
     label_names=getattr(images, 'label_names', ()),

@@ -226,11 +226,11 @@ def from_mmf(
 def to_mmf(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Inverts `from_mmf`, without the arrays that files hold twice."""
   flat = tree.flatten(tree.unstack_blocks(variables))
-  parts = _parts_of_ours(flat)
+  parts = parts_of_ours(flat)
   return linear.written(flat, images_and_heads(parts) | texts(parts))
 
 
-def _parts_of_ours(flat: tree.Arrays) -> Parts:
+def parts_of_ours(flat: tree.Arrays) -> Parts:
   """Returns the parts that the names of our variables show."""
   shared = {name.removeprefix(_SHARED) for name in flat if name.startswith(_SHARED)}
   own = {name.split('/')[1] for name in flat if name.startswith('params/')}

@@ -12,11 +12,12 @@ has its own decoder. A second word `coco_init`, as in `all8_shared,coco_init`, s
 from the run of `coco_single` in runs/unit_coco_single; `zoo` starts from a model of
 mmf's zoo with the same tasks, stored as weights/unit.pth.
 
-Each step trains one task, in the shares of `SHARES`. AdamW, learning rate 5e-5
-(backbone: 1e-5), 2,000 steps of warm-up, cosine decay to 0; weight decay 1e-4 of all
-parameters; gradients clipped to 0.1; batch 64. Runs on fewer than eight tasks skip
-parameters without a gradient, as published. A dilated ResNet-50 starts from DETR-DC5,
-stored as weights/detr-r50-dc5-f0fb7ef5.pth, and the text encoder from BERT, stored in
+Each step trains one task: of eight tasks in the shares of `SHARES`, of two or three
+equally often. AdamW, learning rate 5e-5 (backbone: 1e-5), 2,000 steps of warm-up,
+cosine decay to 0; weight decay 1e-4 of all parameters; gradients clipped to 0.1; batch
+64. Runs on two or three tasks with a shared decoder skip parameters without a gradient,
+as published. A dilated ResNet-50 starts from DETR-DC5, stored as
+weights/detr-r50-dc5-f0fb7ef5.pth, and the text encoder from BERT, stored in
 weights/bert-base-uncased.
 
 Data (docs/unit.md): COCO 2017 and GLUE of TFDS; Visual Genome, converted, in
@@ -49,12 +50,12 @@ from big_vision_like.data.transforms import attributes, boxes, image, labels, qu
 from big_vision_like.evals import answering, detection
 from big_vision_like.evals import classification as evals
 from big_vision_like.models import bert, resnet, unit
-from big_vision_like.run import init_from, unit_weights
+from big_vision_like.run import init_from
 from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import multi_task, set_detection
 from big_vision_like.tasks import unit as tasks
 
-# The share of steps of each task.
+# The share of steps of each task, if there are eight; fewer have equal shares.
 SHARES = {
   'detection_coco': 0.20,
   'detection_visual_genome': 0.07,
@@ -106,8 +107,6 @@ TEXTS |= {
   name: (glue.TASKS[data[0]][0], 128, len(glue.TASKS[data[0]][1]))
   for name, data in GLUE.items()
 }
-# Rows of the tables of task tokens.
-ROWS = {name: row for row, name in enumerate(SHARES)}
 
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
@@ -116,22 +115,23 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   separate = told.model.endswith('separate')
   c = mlc.ConfigDict(dict(seed=0, total_steps=steps, log_every=50))
   c.checkpoint_every = 5000
-  shares = [SHARES[name] for name in names]
+  shares = SHARES if len(names) == len(SHARES) else dict.fromkeys(names, 1 / len(names))
   c.train_data = spec(
     alternating.Alternating,
     inputs={
       name: train_input(name, number, workers=8) for number, name in enumerate(names)
     },
-    shares={name: x / sum(shares) for name, x in zip(names, shares, strict=True)},
+    shares=dict(shares),
     seed=c.get_ref('seed'),
   )
   c.init_from = published()
   if told.init == 'coco_init':
     c.init_from = coco_run(names, separate)
   elif told.init == 'zoo':
-    weights = spec(unit_weights.from_mmf, path='weights/unit.pth')
+    weights = spec(init_from.from_file, path='weights/unit.pth')
     c.init_from = spec(init_from.InitFrom, weights=weights)
-  optimizer = optim.adamw if len(names) == len(SHARES) else optim.skipping_adamw
+  skips = len(names) in (2, 3) and not separate
+  optimizer = optim.skipping_adamw if skips else optim.adamw
   c.task = spec(
     multi_task.MultiTask,
     tasks={name: part(name, 'no_task_token' not in told.model) for name in names},
@@ -179,8 +179,8 @@ def part(name: str, task_token: bool) -> mlc.ConfigDict:
     num_queries=25 if read else 100,
     backbone=backbone if seen else None,
     text=spec(bert.Bert, **bert.variant('base')) if read else None,
-    task=ROWS[name] if task_token else None,
-    first_token_only=name != 'vqa2',
+    task=unit.ROWS[name] if task_token else None,
+    first_token_only=name not in unit.WHOLE_TEXTS,
   )
   if not read:
     return spec(set_detection.Detection, model=model, optimizer=None)

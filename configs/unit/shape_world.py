@@ -32,18 +32,18 @@ from big_vision_like.spec import arguments, spec
 from big_vision_like.tasks import multi_task, set_detection
 from big_vision_like.tasks import unit as tasks
 
-STEPS = 6000
+STEPS = 7000
 SHARES = dict(
-  objects=0.25,
-  attributes=0.15,
-  questions=0.25,
-  statements=0.1,
-  paraphrases=0.15,
+  objects=0.22,
+  attributes=0.08,
+  questions=0.3,
+  statements=0.12,
+  paraphrases=0.18,
   sentences=0.1,
 )
 ALL = ('all', 'separate', 'no_task_token')
 ARGUMENTS = ('questions', 'sentences')
-BATCH, WIDTH = 32, 96
+WIDTH = 96
 # The texts of a task, its tokens, its classes, and whether it has images.
 TEXTS = {
   'questions': (('question',), 8, len(shape_world.ANSWERS), True),
@@ -71,7 +71,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
         pipeline.TrainInput,
         source=source(name, 'train'),
         transforms=transforms(name),
-        batch_size=BATCH,
+        batch_size=16 if sees(name) else 32,
         seed=number,
       )
       for number, name in enumerate(names)
@@ -88,12 +88,12 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
       rate=spec(
         optax.warmup_cosine_decay_schedule,
         init_value=0.0,
-        peak_value=1e-3,
-        warmup_steps=100,
+        peak_value=5e-4,
+        warmup_steps=200,
         decay_steps=c.get_ref('total_steps'),
       ),
       weight_decay=1e-4,
-      clip_norm=1.0,
+      clip_norm=0.1,
     ),
   )
   c.evals = {name: evaluator(name, c.get_ref('total_steps')) for name in names}
@@ -102,7 +102,7 @@ def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
 
 def part(name: str, task_token: bool) -> mlc.ConfigDict:
   """Returns the task of one name."""
-  seen, read = name in OBJECTS or TEXTS[name][3], name in TEXTS
+  seen, read = sees(name), name in TEXTS
   if read:
     head = spec(unit.Labels, num_classes=TEXTS[name][2], dropout=0.0)
   else:
@@ -129,6 +129,11 @@ def part(name: str, task_token: bool) -> mlc.ConfigDict:
   return spec(kind, model=model, optimizer=None)
 
 
+def sees(name: str) -> bool:
+  """Returns whether a task is about images."""
+  return name in OBJECTS or TEXTS[name][3]
+
+
 def backbone() -> mlc.ConfigDict:
   return spec(
     resnet.ResNet,
@@ -136,7 +141,6 @@ def backbone() -> mlc.ConfigDict:
     bottleneck=False,
     root=32,
     channels=(32, 64),
-    dilated=True,
   )
 
 
@@ -152,6 +156,7 @@ def text_encoder() -> mlc.ConfigDict:
     pooler=False,
     dropout=0.0,
     attention_dropout=0.0,
+    init_std=0.125,
   )
 
 

@@ -5,13 +5,14 @@
 
 The argument names the tasks, such as `vqa+refcoco`. `all` are those of the paper's
 twelve whose data this package reads: VQA v2, GQA, retrieval on Flickr30k, RefCOCO+,
-NLVR2 and SNLI-VE, with their published lengths of texts and batches. All parameters but
-the heads are shared; a token names the task. Each step trains one task, all equally
-often: the paper's dynamic stop-and-go, which pauses a task once it has converged, is
-not implemented. The learning rate is 4e-5 after a linear warm-up of 10 %, then linear
-to 0, over 20 epochs of NLVR2's training data for each task. The regions are stored as
-for the configs of single tasks, and the weights are those of a run of
-`configs/vilbert/cc.py`, which lack only the token of the task.
+NLVR2 and SNLI-VE. Lengths of texts, batches, heads and losses are those of the
+published vilbert_tasks.yml; the published model also has a score for each token, which
+no task uses. All parameters but the heads are shared; a token names the task. Each step
+trains one task, all equally often: the paper's dynamic stop-and-go, which pauses a task
+once it has converged, is not implemented. The learning rate is 4e-5 after a linear
+warm-up of 10 %, then linear to 0, over 20 epochs of NLVR2's training data for each
+task. The regions are stored as for the configs of single tasks, and the weights are
+those of a run of `configs/vilbert/cc.py`, which lack only the token of the task.
 
 The paper's numbers are for all twelve tasks, so there is no number to expect. Not
 trained here.

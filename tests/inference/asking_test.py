@@ -98,6 +98,7 @@ def test_the_report_shows_tasks_and_attention(folder, monkeypatch):
   monkeypatch.setattr(
     tfds.Tfds, '__getitem__', lambda source, _: drawn[source.name.partition('/')[2]]
   )
+  monkeypatch.setattr(tfds.Tfds, '__len__', lambda _: 4)
   for record in drawn.values():
     if 'objects' in record:
       rows = record['objects']
@@ -106,8 +107,9 @@ def test_the_report_shows_tasks_and_attention(folder, monkeypatch):
   content, _ = report.of_tasks(source)
   assert 'sentences' in content and '>9<' in content  # answers of questions
   content, _ = report.attended(source)
-  assert content.count('<img') == 3 + 1  # three objects, one question
-  assert '[CLS]' in content and 'absent' not in content
+  assert content.count('<img') == 2 * (2 + 1)  # two objects and a question, twice
+  assert 'the image ' in content and '[CLS] 100 %' in content
+  assert 'absent' not in content
 
 
 def test_an_image_is_bright_where_a_query_attends():

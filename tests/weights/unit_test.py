@@ -1,13 +1,18 @@
 """UniT in the names of mmf."""
 
+import jax
 import numpy as np
 import pytest
+import torch_archives
 from battery import unit as cases
 from battery import variables
 
+import big_vision_like
 from big_vision_like.errors import UserError
+from big_vision_like.inference import predict_detection
 from big_vision_like.models import unit
-from big_vision_like.weights import tree, unit_names
+from big_vision_like.weights import published, tree, unit_names
+from tools import convert_weights
 
 TASKS = ('detection_visual_genome', 'vqa2', 'glue_sst2')
 HEADS = 3
@@ -101,3 +106,87 @@ def test_a_missing_or_unknown_array_is_named(shared):
     unit_names.from_mmf(state, HEADS, HEADS)
   assert 'extra.weight' in str(error.value)
   assert 'bert_projection.bias' in str(error.value)
+
+
+@pytest.fixture(scope='module')
+def flat(shared):
+  """Returns variables with rows for all published tokens of tasks."""
+  found = dict(shared)
+  for name in ('image_task', 'text_task'):
+    path = f'params/shared/{name}/embedding'
+    found[path] = np.repeat(found[path], 5, axis=0)
+  return found
+
+
+@pytest.fixture(scope='module')
+def saved(flat, tmp_path_factory):
+  path = tmp_path_factory.mktemp('mmf') / 'unit.pth'
+  torch_archives.save(path, unit_names.to_mmf(tree.unflatten(flat)))
+  return path
+
+
+def test_a_file_is_loaded_with_all_tasks(saved):
+  found = published.read(saved, num_heads=HEADS)
+  assert found.source == 'mmf UniT' and found.family.name == 'unit'
+  assert found.architecture['tasks'] == TASKS
+  assert found.architecture['outputs'] == (4, 6, 2) and found.num_classes == 4
+  assert any('dilated=True' in text for text in found.assumed)
+  tasks = found.model.tasks
+  assert [tasks[name].task for name in TASKS] == [1, 3, 7]
+  assert [tasks[name].first_token_only for name in TASKS] == [True, False, True]
+  assert tasks[TASKS[0]].num_attributes == 12 and tasks[TASKS[2]].backbone is None
+  model = tasks[TASKS[1]]
+  image_and_text = cases.CASES['unit_answers'].inputs
+  own = {
+    kind: {**x['shared'], **x.get(TASKS[1], {})} for kind, x in found.variables.items()
+  }
+  want = model.apply(own, *image_and_text)['logits']
+  have = found.model.apply(found.variables, *image_and_text)['logits']
+  np.testing.assert_array_equal(have, want)
+
+
+def test_a_file_answers_and_finds_objects(saved, monkeypatch):
+  monkeypatch.setattr('big_vision_like.weights.families.unit.NUM_HEADS', HEADS)
+  model, state, preprocess = big_vision_like.load(saved)
+  assert preprocess.source == 'as published with UniT' and preprocess.short == 800
+  small = preprocess.with_size(32)
+  picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+  detector = predict_detection.Detector(model, state, small, threshold=0.0)
+  rows, found, _ = detector(picture)
+  assert len(rows) == len(found) == 5 and rows[0][0] in {'0', '1', '2', '3'}
+  image_HWC, size, _ = small(picture)
+  tokens = cases.TEXT[0][:1], cases.TEXT[1][:1], cases.TEXT[2][:1]
+  answers = jax.jit(model.apply)(state, image_HWC[None], size[None], *tokens)
+  assert answers['logits'].shape == (1, 6)
+  wrong = model.apply(state, *tokens)['logits']
+  assert wrong.shape == (1, 2)
+  with pytest.raises(UserError, match="no task 'vqa': choose from detection_visual"):
+    model.apply(state, *tokens, task='vqa')
+  with pytest.raises(UserError, match='takes 1 arrays'):
+    model.apply(state, tokens[0])
+
+
+def test_a_file_is_converted_unchanged(saved, tmp_path):
+  out = tmp_path / 'unit.safetensors'
+  convert_weights.main([str(saved), str(out), '--num-heads', str(HEADS)])
+  first, again = (published.read(path, num_heads=HEADS) for path in (saved, out))
+  jax.tree.map(np.testing.assert_array_equal, first.variables, again.variables)
+  assert first.architecture == again.architecture
+
+
+def test_files_that_do_not_fit_are_refused(flat):
+  def read(change):
+    changed = dict(flat)
+    change(changed)
+    variables = tree.unflatten(changed)
+    return published.describe(family='unit', **variables, source='unit.pth')
+
+  with pytest.raises(UserError, match='unit.pth: shapes that do not fit'):
+    read(lambda x: x.update({'params/vqa2/head/norm/bias': np.zeros(3)}))
+
+  def rename(flat):
+    for name in [n for n in flat if '/vqa2/' in n]:
+      flat[name.replace('/vqa2/', '/hateful_memes/')] = flat.pop(name)
+
+  with pytest.raises(UserError, match="token of the task 'hateful_memes' is in an un"):
+    read(rename)

@@ -43,7 +43,7 @@ WORDS = (
   *COLORS,
   *SHAPES,
   *NUMBERS,
-  *'how many what color is the a there no small large and of left right'.split(),
+  *'how many what color is the a there no small large and of left right it'.split(),
 )
 
 
@@ -176,22 +176,17 @@ def statement(shapes: Sequence[Shape], rng: np.random.Generator) -> tuple[str, s
 
 def paraphrase(rng: np.random.Generator) -> tuple[str, str, int]:
   """Returns two sentences about a shape, and 1 if they say the same, else 0."""
-  color, kind = (int(rng.integers(len(names))) for names in (COLORS, SHAPES))
-  other_color, other_kind, label = color, kind, int(rng.integers(2))
-  if not label and rng.random() < 0.5:
-    other_color = (color + int(rng.integers(1, len(COLORS)))) % len(COLORS)
-  elif not label:
-    other_kind = (kind + int(rng.integers(1, len(SHAPES)))) % len(SHAPES)
-  pair = (color, kind), (other_color, other_kind)
-  first, second = (_said(*x, int(rng.integers(3))) for x in pair)
-  return first, second, label
+  first, label = int(rng.integers(len(CLASSES))), int(rng.integers(2))
+  second = first
+  if not label:
+    second = (first + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)
+  return _said(first, rng), _said(second, rng), label
 
 
-def _said(color: int, kind: int, form: int) -> str:
-  """Returns one of three ways to say that there is a shape."""
-  words = list(COLORS)[color], SHAPES[kind]
-  forms = ('there is a {0} {1}', 'a {1} is there and the {1} is {0}', 'the {1} is {0}')
-  return forms[form].format(*words)
+def _said(number: int, rng: np.random.Generator) -> str:
+  """Returns one of three ways to say that there is a shape of a class."""
+  forms = ('there is a {0} {1}', 'there is a {1} and it is {0}', 'the {1} is {0}')
+  return forms[int(rng.integers(len(forms)))].format(*CLASSES[number].split())
 
 
 def sentence(rng: np.random.Generator) -> tuple[str, int]:
@@ -227,6 +222,11 @@ def _kind(word: str) -> str:
 class ShapeWorld(drawing.Pictures):
   """20,000 training and 1,000 validation examples of each task."""
 
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = {
+    '1.0.0': 'First release.',
+    '1.1.0': 'Paraphrases name each color and shape once; any two classes differ.',
+  }
   BUILDER_CONFIGS = [
     ShapeWorldConfig(name=task, task=task, description=f'The task {task}.')
     for task in TASKS
