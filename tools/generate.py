@@ -11,6 +11,7 @@ local noise is constant.
 """
 
 import pathlib
+import re
 
 import numpy as np
 
@@ -27,10 +28,10 @@ def seeds_of(text: str) -> list[int]:
   """Parses seeds such as '0-15' or '3,7,20-22'."""
   found: list[int] = []
   for part in text.split(','):
-    first, _, last = part.partition('-')
-    if not (first.isdigit() and (last or first).isdigit()):
+    if not (match := re.fullmatch(r'(\d+)(?:-(\d+))?', part)):
       raise UserError(f'--seeds={text}: {part!r} is neither a number nor a range 0-15')
-    found += range(int(first), int(last or first) + 1)
+    first, last = match[1], match[2] or match[1]
+    found += range(int(first), int(last) + 1)
   if not 0 < len(found) <= MOST:
     raise UserError(f'--seeds={text} names {len(found)} seeds; take 1 to {MOST}')
   return found

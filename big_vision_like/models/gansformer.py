@@ -20,6 +20,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import synthesis
@@ -104,6 +105,9 @@ class Generator(synthesis.StyleGenerator):
   )
 
   def __post_init__(self) -> None:
+    # Compiled programs depend on a module's hash, which dicts have not.
+    self.mapping = FrozenDict(self.mapping)
+    self.attention = FrozenDict(self.attention)
     super().__post_init__()
     check_one_of(ARCHITECTURES, architecture=self.architecture)
     check_one_of(STEMS, stem=self.stem)

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from big_vision_like.errors import UserError, check_one_of
 from big_vision_like.layers import equalized, synthesis
@@ -38,6 +39,7 @@ class Generator(synthesis.StyleGenerator):
   tiny = dict(gansformer.Generator.tiny, merge_at=8)
 
   def __post_init__(self) -> None:
+    self.mapping = FrozenDict(self.mapping)  # can be hashed
     super().__post_init__()
     check_one_of(gansformer.ARCHITECTURES, architecture=self.architecture)
     if self.merge_at not in synthesis.resolutions(self.resolution):

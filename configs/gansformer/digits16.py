@@ -27,10 +27,10 @@ ARGUMENTS = ('duplex', 'simplex')
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, attention=ARGUMENTS).attention
-  c = mlc.ConfigDict(dict(seed=0, total_steps=1_500, log_every=50, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=1_000, log_every=50, keep_last=1))
   images = data.digits16()
   c.train_data = images.train_input(batch_size=32, seed=c.get_ref('seed'), workers=0)
-  size = dict(resolution=16, channels=1, channel_base=128, channel_max=32)
+  size = dict(resolution=16, channels=1, channel_base=256, channel_max=32)
   c.task = spec(
     adversarial.Adversarial,
     generator=spec(

@@ -40,7 +40,10 @@ from big_vision_like.tasks import adversarial
 
 GAMMAS = dict(clevr=40.0, bedrooms=100.0, ffhq=10.0, cityscapes=20.0, ffhq1024=10.0)
 MODELS = ('duplex', 'simplex', 'paper', 'stylegan2', 'gan', 'sagan', 'kgan')
-ARGUMENTS = tuple(f'{name},{model}' for name in GAMMAS for model in MODELS)
+ARGUMENTS = (
+  *(f'{name},duplex' for name in GAMMAS),
+  *(f'clevr,{model}' for model in MODELS[1:]),
+)
 IMAGES, BATCH = 25_000_000, 32
 
 

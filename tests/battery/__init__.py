@@ -7,6 +7,7 @@ of the family depends on, with the reason in a comment. Their gradients are zero
 import functools
 import importlib
 import pkgutil
+import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,13 +19,15 @@ class Case(NamedTuple):
   """A model, example inputs, and the names of the outputs that a loss would use.
 
   The first axis of all inputs is the batch. The battery does not run a case without
-  outputs; it only compares its parameter tree. `cases` fills in the module and its
-  `CANCELLED`.
+  outputs; it only compares its parameter tree. `deviations` are pairs of a regular
+  expression of variables ('params/...') and the deviation with which they are drawn,
+  0.2 by default. `cases` fills in the module and its `CANCELLED`.
   """
 
   model: nn.Module
   inputs: tuple[np.ndarray, ...]
   outputs: tuple[str, ...] = ('logits',)
+  deviations: tuple[tuple[str, float], ...] = ()
   module: str = ''
   cancelled: tuple[str, ...] = ()
 
@@ -39,13 +42,21 @@ def tokens(*shape: int, vocab_size: int) -> np.ndarray:
   return np.random.default_rng(shape).integers(1, vocab_size, shape, np.int32)
 
 
-def variables(model: nn.Module, *inputs: Any, **options: Any) -> dict:
+def variables(
+  model: nn.Module,
+  *inputs: Any,
+  deviations: tuple[tuple[str, float], ...] = (),
+  **options: Any,
+) -> dict:
   """Returns random variables, away from special initial values; compiles nothing."""
   rng = np.random.default_rng(2)
 
   def drawn(path: tuple, x: jax.ShapeDtypeStruct) -> jax.Array:
+    name = '/'.join(key.key for key in path)
     mean = 1.0 if path[-1].key in ('scale', 'var') else 0.0
-    return jax.device_put(rng.normal(mean, 0.2, x.shape).astype(x.dtype))
+    found = (own for pattern, own in deviations if re.fullmatch(pattern, name))
+    drawn = rng.normal(mean, next(found, 0.2), x.shape)
+    return jax.device_put(drawn.astype(x.dtype))
 
   init = functools.partial(model.init, **options)
   return jax.tree.map_with_path(drawn, jax.eval_shape(init, jax.random.key(0), *inputs))

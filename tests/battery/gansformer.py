@@ -18,6 +18,13 @@ CANCELLED = (
   r'attention_\d/(key|to_position)/bias',
 )
 
+# With an equalized learning rate, parameters are drawn from N(0, 1) and scaled down by
+# the number of inputs, those of the mapping network by 100 in addition.
+DEVIATIONS = (
+  (r'params/mapping_network/(local|global)/(block_.*|out)/.*', 100.0),
+  (r'params/.*', 1.0),
+)
+
 CASES = {
   'gansformer': Case(
     gansformer.Generator(
@@ -29,11 +36,13 @@ CASES = {
     ),
     (latents(4, 4, 8),),
     ('image',),
+    DEVIATIONS,
   ),
   'kgan': Case(
     kgan.Generator(8, components=3, merge_at=8, mapping=dict(layers=2), **SIZE),
     (latents(4, 3, 8),),
     ('image',),
+    DEVIATIONS,
   ),
   # The deviation within groups of one image is constant: images do not see each other.
   'gan_discriminator': Case(
@@ -47,6 +56,7 @@ CASES = {
     ),
     (images(4, 8, 8, 3),),
     ('logit',),
+    DEVIATIONS,
   ),
   'gansformer_ffhq': Case(
     gansformer.Generator(256, attention=dict(duplex=True)), (latents(1, 17, 32),), ()

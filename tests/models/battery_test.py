@@ -95,7 +95,7 @@ def unreached(grads: dict[str, np.ndarray], case: battery.Case) -> list[str]:
 @functools.cache
 def ran(name: str) -> Run:
   case = CASES[name]
-  variables = battery.variables(case.model, *case.inputs)
+  variables = battery.variables(case.model, *case.inputs, deviations=case.deviations)
   run = with_gradients(case.model, case.outputs)
   return Run(case, variables, run, *run(variables, case.inputs))
 

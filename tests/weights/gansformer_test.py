@@ -56,27 +56,25 @@ def test_a_file_becomes_a_generator(state, tmp_path, suffix):
 
 
 def test_all_names_are_inverted():
-  """A generator with every option, and a discriminator, survive their own names."""
-  models = {
-    gansformer.Generator(
-      8,
-      components=3,
-      latent_width=8,
-      channel_base=64,
-      stem='latent',
-      style=False,
-      architecture='skip',
-      mapping=dict(residual=False, layers=3, attention=False),
-      attention=dict(gate_from=True, gate_to=True, integration='both'),
-    ): ((1, 4, 8), names.to_generator, names.generator),
-    discriminator.Discriminator(8, channel_base=64): (
-      (1, 8, 8, 3),
-      names.to_discriminator,
-      names.discriminator,
-    ),
-  }
+  """Checks a generator with many options, and a discriminator."""
+  generator = gansformer.Generator(
+    8,
+    components=3,
+    latent_width=8,
+    channel_base=64,
+    stem='latent',
+    style=False,
+    architecture='skip',
+    mapping=dict(residual=False, layers=3, attention=False),
+    attention=dict(gate_from=True, gate_to=True, integration='both'),
+  )
+  judge = discriminator.Discriminator(8, channel_base=64)
+  cases = [
+    (generator, (1, 4, 8), names.to_generator, names.generator),
+    (judge, (1, 8, 8, 3), names.to_discriminator, names.discriminator),
+  ]
   rng = np.random.default_rng(0)
-  for model, (shape, write, read) in models.items():
+  for model, shape, write, read in cases:
     like = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32))
     ours = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), like)
     back = tree.flatten(read(write(ours)))
