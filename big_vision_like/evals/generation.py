@@ -3,6 +3,7 @@
 Axes: B batch, N real images, M generated images, D features, C classes.
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -68,25 +69,29 @@ class Featured(samples.Samples):
   ) -> dict[str, np.ndarray]:
     """Returns the arrays that `make` computes from real images, or their cached copy.
 
-    All processes compute together, or none does.
+    All processes compute together unless the cache of each has the same arrays.
     """
     if kind not in (known := self.__dict__.setdefault('_kept', {})):
       data = digest(self.data.source, self.data.transforms)
       facts = [kind, data, self.network.fingerprint(), self.ratio]
       file = cache.file('generation', facts)
       found = cache.read(file)
-      if not everywhere(found is not None):
-        made = make()
-        found = cache.arrays(file, lambda: made)
+      if not alike(found):
+        found = make()
+        with contextlib.suppress(OSError):  # others may have computed it elsewhere
+          file.unlink(missing_ok=True)
+        cache.arrays(file, lambda: found)
       known[kind] = found
     return known[kind]
 
 
-def everywhere(here: bool) -> bool:
-  """Returns whether something holds in every process."""
+def alike(found: Mapping[str, np.ndarray] | None) -> bool:
+  """Returns whether every process has found the same arrays, bit by bit."""
   if jax.process_count() == 1:
-    return here
-  return bool(multihost_utils.process_allgather(np.array(here)).all())
+    return found is not None
+  here = digest(None if found is None else dict(found))
+  every = multihost_utils.process_allgather(np.frombuffer(here.encode(), np.uint8))
+  return found is not None and bool((every == every[:1]).all())
 
 
 @dataclasses.dataclass(kw_only=True)

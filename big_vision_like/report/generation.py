@@ -81,7 +81,8 @@ def attention(source: Generation) -> tuple[str, str]:
   caption = (
     'Attention of the last layer, the mean over its heads. From left to right: the'
     ' image, the component with the greatest attention of each pixel, both blended, and'
-    f' the image where pixels attend to component 1 to {count}, pale elsewhere.'
+    f' the image where pixels attend to component 1 to {count}, pale where they attend'
+    ' to it least.'
   )
   return page.picture(sheet_HWC, 'attention to components'), caption
 

@@ -50,7 +50,8 @@ def attention(
   """Draws which component each pixel attends to, a row for each image.
 
   A row has the image, its pixels in the colours of their components, both blended, and
-  for each component the image where its attention is high, pale where it is low.
+  for each component the image where its attention is high, pale where it is low: from
+  the least to the greatest attention of the image.
   """
   count = attention_NKhw.shape[1]
   colours_K3 = slots.entity_colours(count + 1)[1:] if colours_K3 is None else colours_K3
@@ -60,7 +61,9 @@ def attention(
     weights_KHW = stretched(attention_Khw, picture_HWC.shape[:2])
     map_HWC = colours_K3[weights_KHW.argmax(axis=0)]
     blend_HWC = np.rint(0.5 * picture_HWC + 0.5 * map_HWC).astype(np.uint8)
-    parts = [slots.over_pale(picture_HWC, weights_HW) for weights_HW in weights_KHW]
+    low, spread = weights_KHW.min(), np.ptp(weights_KHW)
+    shares_KHW = (weights_KHW - low) / spread if spread else np.ones_like(weights_KHW)
+    parts = [slots.over_pale(picture_HWC, share_HW) for share_HW in shares_KHW]
     rows += [picture_HWC, map_HWC, blend_HWC, *parts]
   return grid(np.stack(rows), 3 + count, side)
 

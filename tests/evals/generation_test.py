@@ -3,71 +3,23 @@
 Axes: B batch, H W image, C channels, K components.
 """
 
-import dataclasses
-
 import found
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mean_colours import REAL, STATE, MeanColours, generate, made, real
 from scipy import linalg
 
-from big_vision_like.data.input import cache, pipeline
-from big_vision_like.data.sources import base
+from big_vision_like.data.input import cache
 from big_vision_like.devices import mesh as meshes
 from big_vision_like.errors import UserError
-from big_vision_like.evals import evaluator, features, generation, samples
-
-RNG = np.random.default_rng(0)
+from big_vision_like.evals import evaluator, generation, samples
 
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MeanColours(features.FeatureNetwork):
-  """Mean colours of the four corners, times the variables; three classes by colour."""
-
-  factor: float = 1.0
-
-  @property
-  def variables(self):
-    return np.float32(self.factor)
-
-  def outputs(self, variables, image_BHWC):
-    x_BHWC = image_BHWC.astype(jnp.float32) / 255
-    h, w = (side // 2 for side in x_BHWC.shape[1:3])
-    corners = [
-      x_BHWC[:, i : i + h, j : j + w].mean((1, 2)) for i in (0, h) for j in (0, w)
-    ]
-    features_BD = variables * jnp.concatenate(corners, axis=-1)
-    return {'features': features_BD, 'logits': 50 * x_BHWC.mean((1, 2))}
-
-  def fingerprint(self):
-    return base.digest('MeanColours', self.factor)
-
-
-def generate(state, batch, key):
-  """Returns noise around the colour `state`, of the size of the batch's images."""
-  noise_BHWC = jax.random.normal(key, batch['image'].shape)
-  return {'image': jnp.tanh(state[None, None, None] + 0.5 * noise_BHWC)}
-
-
-def real(count=21, size=(8, 8)):
-  images = RNG.integers(0, 256, (count, *size, 3), np.uint8)
-  return [{'image': image, 'id': np.int32(i)} for i, image in enumerate(images)]
-
-
-STATE = jnp.array([0.2, 0.0, -0.3])
-REAL = real()
-
-
-def made(kind=generation.Fid, source=REAL, batch_size=8, **options):
-  data = pipeline.EvalInput(source=source, batch_size=batch_size)
-  options = {'network': MeanColours(), 'samples': 30, 'pictures': 5} | options
-  return kind(data=data, **options)
 
 
 def drawn(count, batch_size=8, size=(8, 8)):
@@ -146,20 +98,17 @@ def test_real_images_are_computed_once_for_equal_data_and_networks(monkeypatch):
   assert made().run(generate, STATE).scalars == first
   assert len(calls) == 1
   made(network=MeanColours(2.0)).run(generate, STATE)
-  made(source=real()).run(generate, STATE)
+  made(source=real(seed=1)).run(generate, STATE)
   made(ratio=0.5).run(generate, STATE)
   assert len(calls) == 4
 
 
-def test_processes_without_a_shared_cache_compute_together(monkeypatch):
-  # If one process lacks what another has, all compute; both then have it.
-  asked = []
-  monkeypatch.setattr(
-    generation, 'everywhere', lambda here: asked.append(here) or False
-  )
+def test_processes_compute_together_unless_all_have_found_the_same(monkeypatch):
+  found = []
+  monkeypatch.setattr(generation, 'alike', lambda arrays: found.append(arrays) or False)
   first = made().run(generate, STATE).scalars
   again = made().run(generate, STATE).scalars
-  assert asked == [False, True] and first == again
+  assert [arrays is None for arrays in found] == [True, False] and first == again
   assert cache.file('generation', ['x']).parent.is_dir()
 
 

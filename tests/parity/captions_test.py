@@ -177,5 +177,9 @@ def test_torchvisions_vgg(tmp_path):
   with torch.no_grad():
     want = model(image)
     last = model.features[:-1](image).permute(0, 2, 3, 1)
+    # Up to the ReLU after the second layer, whose units evaluators of samples compare.
+    units = model.avgpool(model.features(image)).flatten(1)
+    units = model.classifier[:5](units)
   np.testing.assert_allclose(outputs['logits'], want, atol=1e-5)
+  np.testing.assert_allclose(outputs['pre_logits'], units, atol=1e-5)
   np.testing.assert_allclose(outputs['stage5'], last, atol=1e-5)

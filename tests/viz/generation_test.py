@@ -58,6 +58,16 @@ def test_attention_shows_the_component_of_each_pixel():
   np.testing.assert_array_equal(cells[4][0, [0, 7]], [slots.PALE, [100] * 3])
 
 
+def test_small_differences_of_attention_are_visible():
+  image = np.full((1, 8, 8, 3), 100, np.uint8)
+  left = np.full((8, 8), 0.49)
+  left[:, :4] = 0.51
+  sheet = generation.attention(image, np.stack([left, 1 - left])[None], side=8)
+  np.testing.assert_array_equal(sheet[0, [30, 37]], [[100] * 3, slots.PALE])
+  even = generation.attention(image, np.full((1, 2, 8, 8), 0.5), side=8)
+  np.testing.assert_array_equal(even[0, [30, 37]], [[100] * 3] * 2)
+
+
 def test_coarse_maps_keep_their_sum():
   maps = RNG.dirichlet(np.ones(3), (4, 4)).transpose(2, 0, 1)
   large = generation.stretched(maps, (16, 12))
