@@ -13,6 +13,11 @@ calls the adder in runs/nee_add for the former. Controls of `sort` are
 `dot` (scaled products instead of the MLP as scores), `table` (an independent vector for
 each number instead of its bits) and `no_mask` (all numbers are always visible, and the
 decoder reads the previous one). `small_transformer.py` is a plain Transformer.
+
+Measured with seed 0 (docs/lab/algorithms.md): `sort` sorts all lists of 8, 25, 50 and
+100 numbers, `add` is right on all sums that it was not trained on, and `graphs` finds
+all distances in graphs of 9, 25 and 50 nodes, and 95.8 % of trees of 25 and 50 nodes.
+These three take 75 to 170 CPU seconds each; other engines and controls were not run.
 """
 
 import ml_collections as mlc
