@@ -2,8 +2,8 @@
 
     python tools/scaling_table.py [ROW ...]
 
-Rows take a minute or two on two cores, those with Swin-B and Noisy Student L2 10 to 30
-minutes; they need libtpu (`pip install '.[tpu]'`).
+Rows take a minute or two on two cores, those with Swin-B, UniT and Noisy Student L2 10
+to 30 minutes; they need libtpu (`pip install '.[tpu]'`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,11 @@ import jax
 from big_vision_like import cli, errors, plan
 from big_vision_like.devices import chips
 
+# Tasks of UniT, those without texts first.
+UNIT = (
+  *('detection_coco', 'detection_visual_genome', 'visual_entailment', 'vqa2'),
+  *('glue_qnli', 'glue_mnli_mismatched', 'glue_qqp', 'glue_sst2'),
+)
 # Config, slice, overrides. Batch sizes are published; slices and meshes fit them.
 ROWS = {
   'B/16': ('vit/i21k.py:B/16', 'v5e:16x16', ()),
@@ -22,6 +27,15 @@ ROWS = {
   'Swin-B': ('swin/i1k.py:B', 'v5e:4x4', ()),
   'UPerNet Swin-B': ('swin/ade20k.py:B', 'v5e:4x4', ()),
   'Cascade Swin-B': ('swin/coco.py:cascade_B_3x', 'v5e:4x4', ()),
+  'UniT': (
+    'unit/published.py:all8_shared',
+    'v5e:8x8',
+    tuple(
+      f'task.tasks.{name}.model.{part}=True'
+      for part, names in (('scan', UNIT), ('text.scan', UNIT[2:]))
+      for name in names
+    ),
+  ),
   'Noisy Student L2': (
     'noisy_student/i1k.py:L2,iter3',
     'v4:8x8x8',
