@@ -10,6 +10,11 @@ Four components of width 8, up to 32 channels, batches of 32, R1 with gamma 1 at
 16th step. The argument is `duplex` or `simplex`. The evaluator measures the Frechet
 distance in the 32 features of the classifier, of which 1,000 samples are compared with
 the 1,347 training scans.
+
+Measured with seed 0 after 1,000 steps: distance 53.0, where the untrained generator has
+103.2, and 64.8 % of samples with a class more probable than 0.9. The goal is a tenth of
+the untrained distance; the full recipe was not run yet. Takes 8 CPU minutes (75 CPU
+seconds to compile, 0.1 a step).
 """
 
 import ml_collections as mlc
@@ -27,7 +32,7 @@ ARGUMENTS = ('duplex', 'simplex')
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, attention=ARGUMENTS).attention
-  c = mlc.ConfigDict(dict(seed=0, total_steps=1_000, log_every=50, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=4_000, log_every=50, keep_last=1))
   images = data.digits16()
   c.train_data = images.train_input(batch_size=32, seed=c.get_ref('seed'), workers=0)
   size = dict(resolution=16, channels=1, channel_base=256, channel_max=32)

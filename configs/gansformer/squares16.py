@@ -8,6 +8,9 @@ Images show one to three flat coloured squares on grey. Two components of width 
 32 channels, batches of 32. The argument is `duplex` or `simplex`. The evaluator
 compares, in 1,000 generated images, the component of greatest attention in the last
 layer with the foreground, which differs from grey.
+
+The goal is an adjusted Rand index above 0.3 (chance is about 0); the recipe was not run
+yet. Takes about 8 CPU minutes (75 CPU seconds to compile, 0.1 a step).
 """
 
 import ml_collections as mlc
@@ -24,7 +27,7 @@ ARGUMENTS = ('duplex', 'simplex')
 
 def get_config(argument: str = ARGUMENTS[0]) -> mlc.ConfigDict:
   kind = arguments(argument, attention=ARGUMENTS).attention
-  c = mlc.ConfigDict(dict(seed=0, total_steps=1_000, log_every=50, keep_last=1))
+  c = mlc.ConfigDict(dict(seed=0, total_steps=4_000, log_every=50, keep_last=1))
   images = data.squares16()
   c.train_data = images.train_input(batch_size=32, seed=c.get_ref('seed'), workers=0)
   size = dict(resolution=16, channel_base=256, channel_max=32)
