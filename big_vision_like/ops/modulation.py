@@ -27,8 +27,8 @@ def modulated_conv(
   Input channels of the kernel are multiplied by the style. With `demodulate`, the
   kernel of each output channel is then divided by its norm (section 2.2, equation 3).
   `form='scaled'` multiplies inputs and outputs of one shared convolution; 'grouped'
-  convolves each example with its own kernel. The results are equal; `scaled` is faster
-  on CPUs (see tools/benchmark/gan.py) and needs memory for one kernel only.
+  convolves each example with its own kernel. The results are equal; `scaled` needs
+  memory for one kernel only. tools/benchmark/gan.py compares their speed.
   """
   check_one_of(FORMS, form=form)
   demodulation_BO = None
