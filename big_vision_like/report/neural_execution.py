@@ -9,7 +9,7 @@ import numpy as np
 
 from big_vision_like.evals import algorithms
 from big_vision_like.models import neural_execution
-from big_vision_like.report import page, timesformer
+from big_vision_like.report import page
 from big_vision_like.report.source import Section
 from big_vision_like.viz import pointers
 
@@ -54,7 +54,7 @@ def executed(source: Any) -> tuple[str, str]:
       numbers_L = np.where(own['numbers'] > 255, 0, own['numbers'])
       found_T = np.where(found_T > 255, 0, found_T)
       drawn = pointers.frames(numbers_L, hidden_TL, pointer_T, found_T)
-      played = timesformer.animation(drawn, 'the steps, played')
+      played = page.animation(drawn, 'the steps, played')
       parts.append(page.figure(played, 'above: the list; below: what was found'))
     title = f'Example {row + 1}'
     content += page.heading(title) + page.arranged(parts, 'beside')

@@ -12,6 +12,7 @@ def test_learns_to_write_backwards(spawn, tmp_path):
     '--config.task.ema.warmup=True',
     '--config.evals.greedy.every=0',
     '--config.evals.beam.every=0',
+    '--config.evals.longer.every=0',
     quick=False,
   )
   assert done.returncode == 0, done.stderr
