@@ -40,7 +40,7 @@ class Reverse(Source):
   max_length: int = 12
   target: str = 'reverse'
 
-  tiny = dict(examples=20)
+  tiny = dict(examples=20, vocab_size=128)
 
   def __post_init__(self) -> None:
     check_one_of(SPLITS, split=self.split)
