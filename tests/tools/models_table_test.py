@@ -25,7 +25,7 @@ def test_the_page_lists_every_config_with_its_published_numbers(monkeypatch):
     'configs/swin/i1k.py:T',
     'configs/slot_attention/small_sets.py',
     'configs/multi_task/digits.py',
-    'configs/transformer/reverse.py',
+    'configs/transformer/reverse.py:reverse',
   ],
 )
 def test_sizes_match_the_configs(name, data_dir):
