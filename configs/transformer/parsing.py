@@ -7,7 +7,8 @@ A Transformer of two blocks of width 64 reads a sentence of at most 20 words and
 the brackets and tags of its tree, such as `(S (NP PRP )NP (VP VBP (NP DT NN )NP )VP .
 )S`. Where a phrase belongs depends on words (`data/procedural/grammar.py`). Test
 sentences do not occur in training. The scores are those of EVALB, from which a
-prediction that is not a tree over the sentence gets no bracket.
+prediction that is not a tree over the sentence gets no bracket. Expected F1, seed 0:
+99.4 %, 95.7 % after 1,000 steps. Takes about 8 CPU minutes.
 """
 
 import ml_collections as mlc
