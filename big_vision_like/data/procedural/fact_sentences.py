@@ -7,7 +7,6 @@ knowledge, so that graphs can be made of them: `rdf:type` and `rdfs:subClassOf` 
 """
 
 import dataclasses
-import hashlib
 import random
 import re
 from collections.abc import Sequence
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from big_vision_like.data.procedural import drawing
+from big_vision_like.data.procedural import drawing, sequences
 from big_vision_like.errors import check_one_of
 
-SPLITS = ('train', 'test')
 KINDS = ('person', 'group', 'place', 'class')
 RELATIONS = (
   'leads',
@@ -32,8 +30,6 @@ RELATIONS = (
 SYLLABLES = tuple('bal dor fen gil kam lun mir nov pel ras sor tal vim zet'.split())
 # Names of other letters are unknown words to the vocabulary below, as in real texts.
 LETTERS, OTHER = ('bcdfghjklmnprstvwz', 'aeiou'), 0.15
-# Of ten names, and of ten pairs of clauses, the test split has one of its own.
-TEST_ONE_IN = 10
 
 # Slots have the first letter of their kind; the same slot twice is the same entity.
 # Each clause is followed by its relations, 'leads P G' with the names of slots.
@@ -89,9 +85,10 @@ class FactsConfig(tfds.core.BuilderConfig):
 def draw(config: FactsConfig, split: str, index: int) -> dict[str, Any]:
   """Draws sentence `index` of a split, as `data.transforms.entities.Tag` reads it.
 
-  No name, and no pair of clauses, of the test split occurs in the training split.
+  No name, and no pair of clauses, of the test split occurs in the training split. One
+  in ten of them belongs to the test split (`sequences.split_of`).
   """
-  check_one_of(SPLITS, split=split)
+  check_one_of(sequences.SPLITS, split=split)
   rng = random.Random(f'{config.seed} {split} {index}')
   texts, relations = _clauses(rng, split, rng.random() < config.joined)
   words: list[str] = []
@@ -121,7 +118,7 @@ def draw(config: FactsConfig, split: str, index: int) -> dict[str, Any]:
 
 def made_up(index: int) -> dict[str, Any]:
   """Returns a sentence for trials of configs without the data set."""
-  return draw(FactsConfig(name='made_up'), SPLITS[0], index)
+  return draw(FactsConfig(name='made_up'), sequences.SPLITS[0], index)
 
 
 def _clauses(rng: random.Random, split: str, joined: bool) -> tuple[str, Sequence[str]]:
@@ -131,7 +128,7 @@ def _clauses(rng: random.Random, split: str, joined: bool) -> tuple[str, Sequenc
     return text, relations
   while True:
     (one, *first), (other, *second) = rng.choices(CLAUSES, k=2)
-    if _split_of(f'{one} {other}') == split:
+    if sequences.split_of(f'{one} {other}'.encode()) == split:
       break
   # The entities of the second clause are other ones.
   other = SLOT.sub(lambda slot: f'{{{_second(slot[1])}}}', other)
@@ -150,7 +147,8 @@ def _name(rng: random.Random, split: str, used: set[str], most: int) -> list[str
   """Returns the words of a new name of the split, and adds it to `used`."""
   while True:
     words = [_word(rng) for _ in range(rng.randint(1, most))]
-    if all(_split_of(word) == split and word not in used for word in words):
+    own = [w for w in words if sequences.split_of(w.encode()) == split]
+    if own == words and used.isdisjoint(words):
       used.update(words)
       return [word.title() for word in words] if most > 1 else words
 
@@ -159,11 +157,6 @@ def _word(rng: random.Random) -> str:
   if rng.random() < OTHER:
     return ''.join(rng.choice(letters) for _ in range(3) for letters in LETTERS)
   return ''.join(rng.choices(SYLLABLES, k=rng.choice((2, 3))))
-
-
-def _split_of(text: str) -> str:
-  digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
-  return SPLITS[int.from_bytes(digest, 'little') % TEST_ONE_IN == 0]
 
 
 class FactSentences(drawing.Pictures):
@@ -189,5 +182,5 @@ class FactSentences(drawing.Pictures):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, drawing.Counted]:
     config = self.builder_config
-    counts = dict(zip(SPLITS, config.counts, strict=True))
+    counts = dict(zip(sequences.SPLITS, config.counts, strict=True))
     return drawing.by_split(draw, config, counts)

@@ -7,21 +7,18 @@ nouns or verbs, `that` begins a relative clause after a noun and a clause after 
 """
 
 import dataclasses
-import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from big_vision_like.data.procedural import sequences
 from big_vision_like.data.sources.base import Source
 from big_vision_like.data.text import trees
 from big_vision_like.data.text.trees import Tree
 from big_vision_like.errors import UserError, check_one_of
 
-SPLITS = ('train', 'test')
-# One in this many sentences belongs to the test split.
-TEST_ONE_IN = 10
 MAX_DRAWS = 1_000
 MOST_WORDS = 20
 MOST_SYMBOLS = 64
@@ -118,8 +115,8 @@ class _Drawing:
       return Tree('VP', (self.word('VBS'), inner))
     parts = [self.word(kind), self.nouns(depth)]
     if any(tag.label == 'VBD' for tag in parts[1].tags()):
-      pass
-    elif self.chance(0.4, depth):
+      return Tree('VP', tuple(parts))
+    if self.chance(0.4, depth):
       parts.append(Tree('PP', (self.word('IN', ('with',)), self.noun(TOOLS))))
     elif self.chance(0.25, depth):
       parts.append(Tree('ADVP', (self.word('RB'),)))
@@ -141,7 +138,7 @@ class Sentences(Source):
   tiny = dict(examples=20)
 
   def __post_init__(self) -> None:
-    check_one_of(SPLITS, split=self.split)
+    check_one_of(sequences.SPLITS, split=self.split)
 
   def __len__(self) -> int:
     return self.examples
@@ -153,12 +150,6 @@ class Sentences(Source):
     for _ in range(MAX_DRAWS):
       tree = draw(rng)
       words = ' '.join(tree.words())
-      if split_of(words) == self.split:
+      if sequences.split_of(words.encode()) == self.split:
         return {'words': words, 'tree': ' '.join(trees.symbols(tree)), 'id': index}
     raise UserError(f'no sentence of the split {self.split!r} in {MAX_DRAWS} draws')
-
-
-def split_of(words: str) -> str:
-  """Returns the split of a sentence."""
-  digest = hashlib.blake2b(words.encode(), digest_size=4).digest()
-  return SPLITS[int.from_bytes(digest, 'little') % TEST_ONE_IN == 0]

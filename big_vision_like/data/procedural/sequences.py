@@ -17,7 +17,7 @@ TARGETS = {
 }
 EOS = 2
 FIRST_SYMBOL = 3  # after padding, BOS and EOS
-# One in this many strings belongs to the test split.
+# One in this many strings, sentences or words belongs to the test split.
 TEST_ONE_IN = 10
 MAX_DRAWS = 10_000
 
@@ -80,7 +80,7 @@ class Reverse(Source):
       count = np.uint64(self.vocab_size - FIRST_SYMBOL)
       symbols = (words[1 : length + 1] * count >> np.uint64(32)).astype(np.int32)
       symbols += FIRST_SYMBOL
-      if _split_of(symbols) == self.split:
+      if split_of(symbols.astype('<i4').tobytes()) == self.split:
         return symbols
       drawn.update(b'again')
     raise UserError(
@@ -90,7 +90,8 @@ class Reverse(Source):
     )
 
 
-def _split_of(symbols: np.ndarray) -> str:
-  digest = hashlib.blake2b(symbols.astype('<i4').tobytes(), digest_size=4).digest()
+def split_of(content: bytes) -> str:
+  """Returns the split that content belongs to, which depends on nothing else."""
+  digest = hashlib.blake2b(content, digest_size=4).digest()
   is_test = int.from_bytes(digest, 'little') % TEST_ONE_IN == 0
   return 'test' if is_test else 'train'

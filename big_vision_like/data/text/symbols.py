@@ -5,10 +5,9 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from big_vision_like.data.sources.base import Identified, digest
+from big_vision_like.data.text.words import SPECIAL, numbered
 from big_vision_like.errors import Checked, UserError, listed
 
-# Symbols with fixed ids: padding, BOS, EOS and unknown.
-SPECIAL = '<pad>', '<start>', '<end>', '<unk>'
 PAD, BOS, EOS, UNKNOWN = range(len(SPECIAL))
 
 
@@ -31,7 +30,7 @@ class Symbols(Identified, Checked):
 
   @functools.cached_property
   def _id_of(self) -> Mapping[str, int]:
-    return {s: i for i, s in enumerate((*SPECIAL, *self.symbols))}
+    return numbered(self.symbols)
 
   @property
   def size(self) -> int:
@@ -52,14 +51,13 @@ class Symbols(Identified, Checked):
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids up to EOS; ids outside the vocabulary become unknown."""
-    names = (*SPECIAL, *self.symbols)
     kept = []
     for i in ids:
       if i == EOS:
         break
       if i not in (PAD, BOS):
-        kept.append(names[i if 0 <= i < len(names) else UNKNOWN])
-    return ' '.join(kept)
+        kept.append(i)
+    return ' '.join(self.pieces(kept))
 
   def pieces(self, ids: Sequence[int]) -> list[str]:
     """Returns the symbol of each id."""
